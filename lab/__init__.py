@@ -1,0 +1,1 @@
+"""Network namespaces, captures and the demonstration on real packets."""

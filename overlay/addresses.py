@@ -1,0 +1,126 @@
+"""The overlay's names for nodes, circuits and sockets, and how to check them.
+
+=====================  ==========================================================
+``NodeId``             20 bytes: a hash of the identity key, Kademlia's key space
+``OverlayAddress``     16 bytes in ``fd6d:6978::/32``: the node, inside the overlay
+``CircuitAddress``     16 bytes in ``fd63:6972::/32``: one link of one circuit
+``InnerAddress``       4 or 16 bytes: what the exit lends the source
+``Endpoint``           a UDP address on the network that carries the overlay
+=====================  ==========================================================
+
+All but the last are packed (network byte order), as the data path uses them.
+Spec: the overlay and circuit prefixes are unique local addresses (RFC 4193).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from random import Random
+from typing import Final, NamedTuple, NewType
+
+from overlay.errors import Malformed
+
+__all__ = [
+    "CIRCUIT_PREFIX",
+    "NODE_ID_BYTES",
+    "OVERLAY_PREFIX",
+    "CircuitAddress",
+    "Endpoint",
+    "InnerAddress",
+    "IpAddress",
+    "IpNetwork",
+    "NodeId",
+    "OverlayAddress",
+    "format_address",
+    "is_circuit_address",
+    "is_overlay_address",
+    "new_circuit_address",
+]
+
+NodeId = NewType("NodeId", bytes)
+OverlayAddress = NewType("OverlayAddress", bytes)
+CircuitAddress = NewType("CircuitAddress", bytes)
+InnerAddress = NewType("InnerAddress", bytes)
+
+IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+NODE_ID_BYTES: Final = 20
+OVERLAY_PREFIX: Final = bytes.fromhex("fd6d6978")
+CIRCUIT_PREFIX: Final = bytes.fromhex("fd636972")
+
+
+class Endpoint(NamedTuple):
+    """A UDP endpoint: a literal IP address (never a host name) and a port from 1 to 65535."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, host: object, port: object) -> Endpoint:
+        """Check an endpoint that a peer sent and return its canonical form.
+
+        Raises:
+            Malformed: ``host`` is no literal IP address or ``port`` no UDP port. Names
+                are refused: resolving one would block and tell a name server about us.
+        """
+        if not isinstance(host, str) or type(port) is not int or not 1 <= port <= 65535:
+            raise Malformed("an endpoint needs a literal IP address and a port from 1 to 65535")
+        if len(host) > 45 or "%" in host:
+            raise Malformed("an endpoint's address must be a literal IP address without a zone")
+        try:
+            address = ipaddress.ip_address(host)
+        except ValueError as error:
+            raise Malformed("an endpoint's host must be a literal IP address") from error
+        return cls(str(_unmapped(address)), port)
+
+    @classmethod
+    def from_packed(cls, packed: bytes, port: int) -> Endpoint:
+        """Return the endpoint of a packed (4 or 16 bytes) address.
+
+        Raises:
+            Malformed: the address has another size or the port is 0.
+        """
+        if len(packed) not in (4, 16):
+            raise Malformed("a packed address has 4 or 16 bytes")
+        return cls.parse(str(ipaddress.ip_address(packed)), port)
+
+    @property
+    def address(self) -> IpAddress:
+        """The host as an :mod:`ipaddress` value."""
+        return ipaddress.ip_address(self.host)
+
+    @property
+    def packed(self) -> bytes:
+        """The host in network byte order: 4 bytes (IPv4) or 16 (IPv6)."""
+        return socket.inet_pton(socket.AF_INET6 if ":" in self.host else socket.AF_INET, self.host)
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def _unmapped(address: IpAddress) -> IpAddress:
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    return address
+
+
+def is_overlay_address(packed: bytes) -> bool:
+    """Tell whether ``packed`` is a node's overlay address."""
+    return len(packed) == 16 and packed.startswith(OVERLAY_PREFIX)
+
+
+def is_circuit_address(packed: bytes) -> bool:
+    """Tell whether ``packed`` is a circuit address."""
+    return len(packed) == 16 and packed.startswith(CIRCUIT_PREFIX)
+
+
+def new_circuit_address(rng: Random) -> CircuitAddress:
+    """Draw a circuit address: 96 random bits, so that two never meet by chance."""
+    return CircuitAddress(CIRCUIT_PREFIX + rng.randbytes(12))
+
+
+def format_address(packed: bytes) -> str:
+    """Render a packed address for a user who asked for it (never for a log)."""
+    return str(ipaddress.ip_address(packed))

@@ -1,0 +1,1 @@
+"""The userspace backend: policies compiled into a plan per SA."""

@@ -1,0 +1,1 @@
+"""Links between neighbouring nodes: Noise IK handshake, link SAs, one UDP port."""

@@ -1,0 +1,1 @@
+"""Shells around the operating system: UDP, TUN, routes, packet filter."""
