@@ -2,21 +2,42 @@
 
 Private, loopback, link-local, multicast and reserved destinations are refused whatever the
 rules say, unless the exit's operator allows prefixes of them by name.
+
+A policy has two outer forms: plain lists inside a descriptor (:meth:`ExitPolicy.encode`) and
+one line of text a rule in the configuration file (:func:`parse_exit_rule`)::
+
+    accept 203.0.113.0/24:80-443      reject *:25
+    accept [2001:db8::]/32:*          accept *:*
 """
 
 from __future__ import annotations
 
 import ipaddress
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
 from overlay.addresses import IpAddress, IpNetwork
-from overlay.errors import Malformed
+from overlay.errors import ConfigurationError, Malformed
 
-__all__ = ["FORBIDDEN_NETWORKS", "MAX_RULES", "ExitPolicy", "ExitRule", "forbidden_network"]
+__all__ = [
+    "FORBIDDEN_NETWORKS",
+    "MAX_RULES",
+    "ExitPolicy",
+    "ExitRule",
+    "forbidden_network",
+    "format_exit_rules",
+    "parse_exit_rule",
+]
 
 MAX_RULES: Final = 16
-"""Keeps a descriptor below its 1,000 bytes (16 IPv6 rules take at most 400)."""
+"""Keeps a descriptor below its 1,000 bytes: 16 rules for single IPv6 hosts take 464."""
+
+_ALL_NETWORKS: Final[tuple[IpNetwork, IpNetwork]] = (
+    ipaddress.IPv4Network("0.0.0.0/0"),
+    ipaddress.IPv6Network("::/0"),
+)
 
 FORBIDDEN_NETWORKS: Final[tuple[tuple[IpNetwork, str], ...]] = tuple(
     (ipaddress.ip_network(prefix), what)
@@ -63,11 +84,16 @@ class ExitRule:
         if not 0 <= self.first_port <= self.last_port <= 65535:
             raise Malformed("an exit rule's port range must lie within 0 and 65535, in order")
 
+    @property
+    def every_port(self) -> bool:
+        """Tell whether the rule speaks of every port, and so of protocols without ports too."""
+        return self.first_port == 0 and self.last_port == 65535
+
     def covers(self, destination: IpAddress, port: int | None) -> bool:
         """Tell whether the rule speaks of this destination; None stands for any port."""
         if destination.version != self.network.version or destination not in self.network:
             return False
-        if self.first_port == 0 and self.last_port == 65535:
+        if self.every_port:
             return True
         return port is not None and self.first_port <= port <= self.last_port
 
@@ -109,9 +135,34 @@ class ExitPolicy:
                 continue
             if rule.accept:
                 return True
-            if rule.first_port == 0 and rule.last_port == 65535:
+            if rule.every_port:
                 return False
         return False
+
+    def encode(self) -> list[object]:
+        """Return the policy as plain msgpack values: ``[[rule, ...], [opened network, ...]]``.
+
+        A rule is ``[accept, network]``, with ``first port, last port`` behind it unless it
+        speaks of every port; a network is ``version (4 or 6), length in bits, as many bytes
+        of the prefix as the length needs``, without a list of its own in a rule.
+        """
+        return [
+            [_encode_rule(rule) for rule in self.rules],
+            [_encode_network(network) for network in self.allowed_forbidden],
+        ]
+
+    @classmethod
+    def decode(cls, value: object) -> ExitPolicy:
+        """Check what :meth:`encode` made, as it came from a peer.
+
+        Raises:
+            Malformed: whatever else ``value`` is; each policy has exactly one encoding.
+        """
+        rules, opened = _list_of(value, 2, 2)
+        return cls(
+            tuple(_decode_rule(rule) for rule in _list_of(rules, 0, MAX_RULES)),
+            tuple(_decode_network(network) for network in _list_of(opened, 0, MAX_RULES)),
+        )
 
     def _may_be_reached(self, destination: IpAddress) -> bool:
         if forbidden_network(destination) is None:
@@ -120,3 +171,144 @@ class ExitPolicy:
             destination.version == network.version and destination in network
             for network in self.allowed_forbidden
         )
+
+
+# -- within a descriptor -------------------------------------------------------------
+
+
+def _encode_network(network: IpNetwork) -> list[object]:
+    prefix = network.network_address.packed[: -(-network.prefixlen // 8)]
+    return [network.version, network.prefixlen, prefix]
+
+
+def _encode_rule(rule: ExitRule) -> list[object]:
+    ports = [] if rule.every_port else [rule.first_port, rule.last_port]
+    return [rule.accept, *_encode_network(rule.network), *ports]
+
+
+def _decode_network(value: object) -> IpNetwork:
+    version, length, prefix = _list_of(value, 3, 3)
+    bits = {4: 32, 6: 128}.get(version) if type(version) is int else None
+    if bits is None or type(length) is not int or not 0 <= length <= bits:
+        raise Malformed("a network needs an IP version and a length in bits that fits it")
+    if not isinstance(prefix, bytes) or len(prefix) != -(-length // 8):
+        raise Malformed("a network's prefix has as many bytes as its length needs")
+    packed = prefix.ljust(bits // 8, b"\0")
+    try:
+        if bits == 32:
+            return ipaddress.IPv4Network((packed, length))
+        return ipaddress.IPv6Network((packed, length))
+    except ValueError as error:
+        raise Malformed("a network has bits beyond its length") from error
+
+
+def _decode_rule(value: object) -> ExitRule:
+    fields = _list_of(value, 4, 6)
+    accept, network, ports = fields[0], _decode_network(fields[1:4]), fields[4:]
+    if not isinstance(accept, bool) or len(ports) == 1:
+        raise Malformed("an exit rule is [accept, version, length, prefix] and maybe two ports")
+    if not ports:
+        return ExitRule(accept, network)
+    first, last = ports
+    if type(first) is not int or type(last) is not int:
+        raise Malformed("an exit rule's ports are integers")
+    rule = ExitRule(accept, network, first, last)
+    if rule.every_port:
+        raise Malformed("an exit rule for every port leaves the ports out")
+    return rule
+
+
+def _list_of(value: object, at_least: int, at_most: int) -> list[object]:
+    if not isinstance(value, list) or not at_least <= len(value) <= at_most:
+        raise Malformed("an exit policy's lists have fixed sizes")
+    return value
+
+
+# -- in the configuration file ---------------------------------------------------------
+
+_RULE: Final = re.compile(
+    r"(?P<verb>accept|reject)\s+"
+    r"(?P<network>\*|\[(?P<v6>[0-9A-Fa-f:.]+)\](?P<v6_length>/\d{1,3})?|[0-9.]+(/\d{1,2})?)"
+    r":(?P<ports>\*|\d{1,5}(-\d{1,5})?)",
+    re.ASCII,
+)
+
+
+def parse_exit_rule(text: str) -> tuple[ExitRule, ...]:
+    """Read one rule, such as ``accept 203.0.113.0/24:80-443``; ``*`` gives one per IP version.
+
+    Raises:
+        ConfigurationError: it is no rule; the message says how one is written.
+    """
+    match = _RULE.fullmatch(text.strip())
+    if match is None:
+        raise ConfigurationError(
+            f"the exit rule {text!r} cannot be read; write 'accept' or 'reject', a network and "
+            f"its ports, for example 'accept 203.0.113.0/24:80-443', "
+            f"'accept [2001:db8::]/32:*' or 'reject *:25'."
+        )
+    first, last = _parse_ports(text, match["ports"])
+    accept = match["verb"] == "accept"
+    return tuple(ExitRule(accept, net, first, last) for net in _parse_networks(text, match))
+
+
+def format_exit_rules(rules: Iterable[ExitRule]) -> list[str]:
+    """Write rules as :func:`parse_exit_rule` reads them, ``*`` for a pair that it stands for."""
+    lines: list[str] = []
+    pending: ExitRule | None = None
+    for rule in rules:
+        if pending is not None and _is_pair(pending, rule):
+            lines[-1] = _format_rule(rule, "*")
+            pending = None
+            continue
+        lines.append(_format_rule(rule, _format_network(rule.network)))
+        pending = rule
+    return lines
+
+
+def _parse_ports(text: str, ports: str) -> tuple[int, int]:
+    if ports == "*":
+        return 0, 65535
+    first, _, last = ports.partition("-")
+    low, high = int(first), int(last or first)
+    if not low <= high <= 65535:
+        raise ConfigurationError(
+            f"the exit rule {text!r} has ports out of range; write one port, '80-443' "
+            f"with the lower port first and none above 65535, or '*'."
+        )
+    return low, high
+
+
+def _parse_networks(text: str, match: re.Match[str]) -> tuple[IpNetwork, ...]:
+    if match["network"] == "*":
+        return _ALL_NETWORKS
+    prefix = match["v6"] + (match["v6_length"] or "") if match["v6"] else match["network"]
+    try:
+        return (ipaddress.ip_network(prefix),)
+    except ValueError as error:
+        raise ConfigurationError(
+            f"the exit rule {text!r} has no valid network: {error}; write an address and a length "
+            f"in bits with no bits set beyond it, for example 203.0.113.0/24 or [2001:db8::]/32."
+        ) from error
+
+
+def _is_pair(first: ExitRule, second: ExitRule) -> bool:
+    return (first.network, second.network) == _ALL_NETWORKS and (
+        (first.accept, first.first_port, first.last_port)
+        == (second.accept, second.first_port, second.last_port)
+    )
+
+
+def _format_rule(rule: ExitRule, network: str) -> str:
+    ports = f"{rule.first_port}-{rule.last_port}"
+    if rule.every_port:
+        ports = "*"
+    elif rule.first_port == rule.last_port:
+        ports = str(rule.first_port)
+    return f"{'accept' if rule.accept else 'reject'} {network}:{ports}"
+
+
+def _format_network(network: IpNetwork) -> str:
+    if network.version == 6:
+        return f"[{network.network_address}]/{network.prefixlen}"
+    return str(network)

@@ -210,6 +210,8 @@ class Drop(enum.Enum):
     IN_STATE_EXPIRED = "XfrmInStateExpired"
     IN_TMPL_MISMATCH = "XfrmInTmplMismatch"
     IN_NO_POLS = "XfrmInNoPols"
+    OUT_ERROR = "XfrmOutError"
+    """No IP packet, or one that does not fit a tunnel."""
     OUT_NO_STATES = "XfrmOutNoStates"
     OUT_STATE_SEQ_ERROR = "XfrmOutStateSeqError"
     OUT_STATE_EXPIRED = "XfrmOutStateExpired"

@@ -1,0 +1,33 @@
+# The project's front door. Every target sets up what it needs by itself, and only once.
+# The tools of the lab live in sbin, which an ordinary user of Debian has not in the PATH.
+export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
+
+.PHONY: help setup test test-fast lint types demo bench clean
+.DEFAULT_GOAL := help
+
+help: ## Show the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
+
+setup: ## Make the virtual environment, install the lab's tools (or say what is missing)
+	@scripts/setup.sh everything
+
+test: ## Lint, types, import contracts and every test, the lab's included
+	@scripts/test.sh
+
+test-fast: ## The tests that need no namespaces and no patience
+	@scripts/test-fast.sh
+
+lint: ## ruff (rules and format) and the import contracts
+	@scripts/lint.sh
+
+types: ## mypy, strict
+	@scripts/types.sh
+
+demo: ## A whole overlay in namespaces: one anonymous path, a 20 MB download, captures everywhere
+	@scripts/demo.sh
+
+bench: ## Per-packet and per-circuit costs, as a table and as build/bench.json
+	@scripts/bench.sh
+
+clean: ## Remove everything that make has made
+	@scripts/clean.sh

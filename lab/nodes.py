@@ -1,0 +1,141 @@
+"""Nodes of a laboratory: separate processes of the product, each in its host's namespace."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from lab.namespaces import LabError, end_program
+from lab.underlay import Host
+
+__all__ = ["PORT", "NodeProcess", "wait_until"]
+
+PORT: Final = 4500
+_NETWORK_ID: Final = "laboratory"
+_POLL_S: Final = 0.2
+
+
+class NodeProcess:
+    """One node: its directory, its configuration, and its process while it runs."""
+
+    def __init__(
+        self,
+        host: Host,
+        directory: Path,
+        *,
+        exits: bool = False,
+        ipv6: bool = False,
+        settings: str = "",
+        runner: Sequence[str] = (sys.executable, "-m", "overlay"),
+    ) -> None:
+        """Prepare a node on ``host``.
+
+        Args:
+            host: where it runs.
+            directory: its own, made if need be.
+            exits: whether it is a willing exit.
+            ipv6: whether the overlay runs over the underlay's IPv6.
+            settings: further TOML sections.
+            runner: the command that starts the product's command line.
+        """
+        self.host = host
+        self.directory = directory
+        self.address = str(host.ipv6.ip if ipv6 else host.ipv4.ip)
+        self.endpoint = f"[{self.address}]:{PORT}" if ipv6 else f"{self.address}:{PORT}"
+        self._runner = list(runner)
+        self._process: subprocess.Popen[bytes] | None = None
+        directory.mkdir(parents=True, exist_ok=True)
+        self.cli("init", "--dir", str(directory))
+        self.configuration = directory / "overlay.toml"
+        self.configuration.write_text(_configuration(self.endpoint, exits=exits) + settings)
+        self.log = directory / "log"
+
+    @property
+    def running(self) -> bool:
+        """Whether the process lives."""
+        return self._process is not None and self._process.poll() is None
+
+    def start(self, bootstrap: NodeProcess | None = None) -> None:
+        """Start the process; it joins through ``bootstrap`` alone, or by what it remembers."""
+        options = ["--bootstrap", bootstrap.endpoint] if bootstrap else []
+        with self.log.open("ab") as log:
+            self._process = self.host.namespace.popen(
+                [*self._runner, "up", "--config", str(self.configuration), *options],
+                stdout=log,
+                stderr=log,
+            )
+
+    def stop(self) -> None:
+        """Stop the process politely and wait for its end."""
+        process, self._process = self._process, None
+        if process is not None:
+            end_program(process)
+
+    def kill(self) -> None:
+        """End the process as a crash would (SIGKILL)."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait()
+
+    def cli(self, *arguments: str, timeout_s: float = 60.0) -> str:
+        """Run the command line on this node's host and return what it printed.
+
+        Raises:
+            LabError: it failed; with its error output.
+        """
+        return self.host.namespace.run([*self._runner, *arguments], timeout_s=timeout_s).stdout
+
+    def ask(self, *arguments: str, timeout_s: float = 60.0) -> Any:  # noqa: ANN401 - JSON
+        """Run a command with ``--json`` against the running node and return its answer."""
+        output = self.cli(
+            *arguments, "--config", str(self.configuration), "--json", timeout_s=timeout_s
+        )
+        return json.loads(output)
+
+    def status(self) -> dict[str, Any] | None:
+        """Return the node's status, or None while it does not answer yet."""
+        if not self.running:
+            tail = self.log.read_text(errors="replace")[-2000:] if self.log.exists() else ""
+            raise LabError(f"the node {self.host.name} ended: {tail}")
+        try:
+            answer: dict[str, Any] = self.ask("status")
+        except LabError:
+            return None
+        return answer
+
+
+def wait_until(what: str, holds: Callable[[], bool], *, timeout_s: float) -> float:
+    """Poll until ``holds()``; return how many seconds it took.
+
+    Raises:
+        LabError: it did not hold within ``timeout_s``.
+    """
+    begun = time.monotonic()
+    while not holds():
+        if time.monotonic() - begun > timeout_s:
+            raise LabError(f"{what} did not happen within {timeout_s:.0f} s.")
+        time.sleep(_POLL_S)
+    return time.monotonic() - begun
+
+
+def _configuration(endpoint: str, *, exits: bool) -> str:
+    return f"""\
+[network]
+network_id = "{_NETWORK_ID}"
+listen = ["{endpoint}"]
+allow_private_endpoints = true
+
+[roles]
+relay = true
+exit = {str(exits).lower()}
+
+[dht]
+crawl_first_interval_s = 1.0
+
+"""

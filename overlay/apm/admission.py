@@ -1,0 +1,77 @@
+"""Whether a Mix-node takes part in somebody's circuit, and if not, why (as a class)."""
+
+from __future__ import annotations
+
+from overlay.addresses import CircuitAddress, OverlayAddress
+from overlay.apm.connections import AnonymousConnections
+from overlay.apm.control import RefuseReason
+from overlay.apm.layer import ExitLayer, Layer, RelayLayer
+from overlay.apm.switchboard import Switchboard
+from overlay.exit_policy import forbidden_network
+
+__all__ = ["Admission"]
+
+
+class Admission:
+    """The rules under which a circuit of others is admitted: roles, bounds, collisions."""
+
+    def __init__(
+        self, switchboard: Switchboard, connections: AnonymousConnections, *, relay: bool
+    ) -> None:
+        self._board = switchboard
+        self._connections = connections
+        self._relay = relay
+        self._settings = switchboard.settings
+
+    def claim(self, previous: OverlayAddress, layer: Layer, waiting: int) -> RefuseReason | None:
+        """Return why a layer is refused; None if it is admitted: its forward SPI is claimed.
+
+        Args:
+            previous: the neighbour that sent it.
+            layer: what its source asks of us.
+            waiting: how many onions wait for a link already.
+        """
+        if isinstance(layer, ExitLayer):
+            objection = self._objection_as_exit(layer)
+        else:
+            objection = self._objection_as_relay(previous, layer, waiting)
+        if objection is not None:
+            return objection
+        if (
+            self._connections.hops_in_total() >= self._settings.max_circuits
+            or self._connections.hops_from(previous) >= self._settings.max_circuits_per_neighbour
+        ):
+            return RefuseReason.LIMIT
+        if any(self._connections.uses(address) for address in _addresses(layer)):
+            return RefuseReason.COLLISION
+        if not self._board.spis.claim(layer.terms.forward_spi):
+            return RefuseReason.COLLISION
+        return None
+
+    def _objection_as_exit(self, layer: ExitLayer) -> RefuseReason | None:
+        pool = self._board.inner_pool
+        if pool is None or layer.families not in pool.families:
+            return RefuseReason.NOT_OFFERED
+        return None
+
+    def _objection_as_relay(
+        self, previous: OverlayAddress, layer: RelayLayer, waiting: int
+    ) -> RefuseReason | None:
+        peer = layer.next_hop
+        if not self._relay:
+            return RefuseReason.NOT_OFFERED
+        if peer.overlay_address in (self._board.own, previous):
+            return RefuseReason.UNREACHABLE
+        if self._board.link(peer.overlay_address) is not None:
+            return None
+        if not self._settings.allow_private_endpoints and forbidden_network(peer.endpoint.address):
+            return RefuseReason.UNREACHABLE
+        if waiting >= self._settings.max_held_onions:
+            return RefuseReason.LIMIT
+        return None
+
+
+def _addresses(layer: Layer) -> tuple[CircuitAddress, ...]:
+    if isinstance(layer, RelayLayer):
+        return layer.terms.near, layer.far
+    return (layer.terms.near,)

@@ -1,0 +1,247 @@
+"""Carry onion signalling messages to neighbours: in fragments, acknowledged, once.
+
+A message goes as one to sixteen fragments of at most 1,072 bytes; every fragment is one
+UDP payload over the link SA. The receiver answers each fragment with what it has of the
+message; the sender repeats the rest with growing pauses::
+
+    DATA  kind=1 (1) | message id (8) | message length (2) | index (1) | fragment
+    ACK   kind=2 (1) | message id (8) | received fragments, bit i for index i (2)
+
+Fragments have one possible cut for each message length, so a fragment either fits exactly
+or is malformed. The link SA authenticates the neighbour; the carrier bounds what each may
+make us hold. Its users see whole messages, each at most once.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from random import Random
+from typing import Final
+
+from overlay.addresses import OverlayAddress
+from overlay.apm.settings import ApmSettings
+from overlay.apm.timers import Timers
+from overlay.errors import LimitReached, Malformed
+from overlay.wire import ByteReader
+
+__all__ = ["MAX_FRAGMENT_BYTES", "MAX_MESSAGE_BYTES", "SIGNALLING_PORT", "Carrier"]
+
+SIGNALLING_PORT: Final = 6978
+"""UDP port of signalling at both ends, inside the link SA; of our choice."""
+
+MAX_FRAGMENT_BYTES: Final = 1072
+"""1,200 bytes of UDP payload on the network, less the largest ESP overhead of a suite (57),
+IPv6 and UDP (48) and the DATA header (12), rounded down."""
+
+MAX_MESSAGE_BYTES: Final = 16 * MAX_FRAGMENT_BYTES
+
+_DATA: Final = 1
+_ACK: Final = 2
+_ID_BYTES: Final = 8
+
+_MAX_OUTGOING: Final = 512
+_MAX_OUTGOING_PER_PEER: Final = 128
+_MAX_PARTIAL: Final = 128
+_MAX_PARTIAL_PER_PEER: Final = 8
+_MAX_DELIVERED_PER_PEER: Final = 256
+_PARTIAL_S: Final = 20.0
+"""Above the time in which a sender with default settings gives up (15.5 s)."""
+_DELIVERED_S: Final = 60.0
+"""How long a repeated fragment of a delivered message is still known as such."""
+
+_Key = tuple[OverlayAddress, bytes]
+_TimerKey = tuple[str, _Key]
+
+
+def _fragments_of(length: int) -> int:
+    return -(-length // MAX_FRAGMENT_BYTES)
+
+
+@dataclass(slots=True)
+class _Outgoing:
+    circuit: int
+    message: bytes
+    missing: set[int]
+    attempts: int = 0
+
+
+@dataclass(slots=True)
+class _Partial:
+    length: int
+    fragments: dict[int, bytes] = field(default_factory=dict)
+
+    @property
+    def received(self) -> int:
+        return sum(1 << index for index in self.fragments)
+
+
+class Carrier:
+    """Messages out and in, for all neighbours.
+
+    Sole owner of messages in flight: at most 512 outgoing, 128 partly received (8 of one
+    neighbour) and 256 remembered per neighbour; above that, fragments are dropped and come
+    again when the sender repeats them.
+    """
+
+    def __init__(self, settings: ApmSettings, rng: Random) -> None:
+        self._settings = settings
+        self._rng = rng
+        self._outgoing: dict[_Key, _Outgoing] = {}
+        self._partial: dict[_Key, _Partial] = {}
+        self._delivered: dict[_Key, int] = {}
+        self._load: Counter[tuple[str, OverlayAddress]] = Counter()
+        self._timers: Timers[_TimerKey] = Timers()
+        self._payloads: list[tuple[OverlayAddress, bytes]] = []
+        self._failed: list[int] = []
+
+    def send(self, peer: OverlayAddress, message: bytes, circuit: int, now: float) -> None:
+        """Take a message of a circuit for a neighbour to whom a link is up.
+
+        Raises:
+            ValueError: it is empty or larger than 16 fragments.
+            LimitReached: too many messages are under way.
+        """
+        if not 0 < len(message) <= MAX_MESSAGE_BYTES:
+            raise ValueError(f"a signalling message has 1 to {MAX_MESSAGE_BYTES} bytes")
+        if (
+            len(self._outgoing) >= _MAX_OUTGOING
+            or self._load["out", peer] >= _MAX_OUTGOING_PER_PEER
+        ):
+            raise LimitReached("too many signalling messages are under way")
+        key = (peer, self._rng.randbytes(_ID_BYTES))
+        missing = set(range(_fragments_of(len(message))))
+        self._outgoing[key] = _Outgoing(circuit, message, missing)
+        self._load["out", peer] += 1
+        self._transmit(key, now)
+
+    def receive(self, peer: OverlayAddress, payload: bytes, now: float) -> bytes | None:
+        """Take one UDP payload of a neighbour; return a message if this completes one.
+
+        Raises:
+            Malformed: it is neither a fragment nor an acknowledgement.
+            LimitReached: the neighbour has too much under way already.
+        """
+        reader = ByteReader(payload)
+        kind = reader.u8()
+        key = (peer, reader.take(_ID_BYTES))
+        if kind == _ACK:
+            self._acknowledged(key, reader)
+            return None
+        if kind != _DATA:
+            raise Malformed("signalling of an unknown kind")
+        return self._receive_fragment(key, reader, now)
+
+    def link_lost(self, peer: OverlayAddress) -> None:
+        """Forget everything under way with a neighbour; what was to be sent has failed."""
+        for key in [key for key in self._outgoing if key[0] == peer]:
+            self._failed.append(self._outgoing[key].circuit)
+            self._forget("out", key)
+        for kind, table in (("in", self._partial), ("done", self._delivered)):
+            for key in [key for key in table if key[0] == peer]:
+                self._forget(kind, key)
+
+    def failures(self) -> list[int]:
+        """Drain the circuits whose message the neighbour never acknowledged."""
+        failed, self._failed = self._failed, []
+        return failed
+
+    def payloads_to_send(self) -> list[tuple[OverlayAddress, bytes]]:
+        """Drain the UDP payloads that must leave, each with its neighbour."""
+        payloads, self._payloads = self._payloads, []
+        return payloads
+
+    def next_deadline(self) -> float:
+        """Return when :meth:`handle_deadline` has something to do."""
+        return self._timers.next_deadline()
+
+    def handle_deadline(self, now: float) -> None:
+        """Repeat what is unacknowledged, forget what is old."""
+        while (due := self._timers.pop_due(now)) is not None:
+            kind, key = due
+            if kind != "out":
+                self._forget(kind, key)
+            elif self._outgoing[key].attempts >= self._settings.carrier_attempts:
+                self._failed.append(self._outgoing[key].circuit)
+                self._forget("out", key)
+            else:
+                self._transmit(key, now)
+
+    def _transmit(self, key: _Key, now: float) -> None:
+        outgoing = self._outgoing[key]
+        peer, message_id = key
+        head = bytes((_DATA,)) + message_id + len(outgoing.message).to_bytes(2, "big")
+        for index in sorted(outgoing.missing):
+            start = index * MAX_FRAGMENT_BYTES
+            fragment = outgoing.message[start : start + MAX_FRAGMENT_BYTES]
+            self._payloads.append((peer, head + bytes((index,)) + fragment))
+        self._timers.set(("out", key), now + self._settings.carrier_retry_s * 2**outgoing.attempts)
+        outgoing.attempts += 1
+
+    def _acknowledged(self, key: _Key, reader: ByteReader) -> None:
+        received = reader.u16()
+        reader.end()
+        outgoing = self._outgoing.get(key)
+        if outgoing is None:
+            return
+        outgoing.missing = {index for index in outgoing.missing if not received >> index & 1}
+        if not outgoing.missing:
+            self._forget("out", key)
+
+    def _receive_fragment(self, key: _Key, reader: ByteReader, now: float) -> bytes | None:
+        length, index = reader.u16(), reader.u8()
+        fragment = reader.take(reader.remaining)
+        count = _fragments_of(length)
+        expected = min(MAX_FRAGMENT_BYTES, length - index * MAX_FRAGMENT_BYTES)
+        if not 0 < length <= MAX_MESSAGE_BYTES or index >= count or len(fragment) != expected:
+            raise Malformed("a fragment that does not fit its message")
+        if key in self._delivered:
+            self._acknowledge(key, self._delivered[key])
+            return None
+        partial = self._partial_of(key, length, now)
+        partial.fragments.setdefault(index, fragment)
+        if len(partial.fragments) < count:
+            self._acknowledge(key, partial.received)
+            return None
+        return self._deliver(key, partial, now)
+
+    def _partial_of(self, key: _Key, length: int, now: float) -> _Partial:
+        partial = self._partial.get(key)
+        if partial is None:
+            if (
+                len(self._partial) >= _MAX_PARTIAL
+                or self._load["in", key[0]] >= _MAX_PARTIAL_PER_PEER
+                or self._load["done", key[0]] >= _MAX_DELIVERED_PER_PEER
+            ):
+                raise LimitReached("the neighbour has too many signalling messages under way")
+            partial = self._partial[key] = _Partial(length)
+            self._load["in", key[0]] += 1
+            self._timers.set(("in", key), now + _PARTIAL_S)
+        if partial.length != length:
+            raise Malformed("two fragments of one message disagree about its length")
+        return partial
+
+    def _deliver(self, key: _Key, partial: _Partial, now: float) -> bytes:
+        received = partial.received
+        self._forget("in", key)
+        self._delivered[key] = received
+        self._load["done", key[0]] += 1
+        self._timers.set(("done", key), now + _DELIVERED_S)
+        self._acknowledge(key, received)
+        return b"".join(partial.fragments[index] for index in range(len(partial.fragments)))
+
+    def _acknowledge(self, key: _Key, received: int) -> None:
+        peer, message_id = key
+        self._payloads.append((peer, bytes((_ACK,)) + message_id + received.to_bytes(2, "big")))
+
+    def _forget(self, kind: str, key: _Key) -> None:
+        tables: dict[str, dict[_Key, _Outgoing] | dict[_Key, _Partial] | dict[_Key, int]] = {
+            "out": self._outgoing,
+            "in": self._partial,
+            "done": self._delivered,
+        }
+        del tables[kind][key]
+        self._timers.cancel((kind, key))
+        self._load[kind, key[0]] -= 1
+        if not self._load[kind, key[0]]:
+            del self._load[kind, key[0]]

@@ -1,0 +1,192 @@
+"""Circuit control: what source and hop tell each other inside their own onion SAs.
+
+Every message is 64 bytes, so that the ESP packets that carry it have one size::
+
+    version (1) | kind (1) | body | zeros
+
+=====  ========  ==========================================================
+kind   name      body
+=====  ========  ==========================================================
+1      CONFIRM   families (1) | IPv4 inner address (4) | IPv6 one (16)
+2      REFUSE    reason (1)
+3      PING      echo (8)
+4      PONG      echo (8), as in the PING
+5      TEARDOWN  reason (1)
+6, 7             reserved for REKEY (forward secrecy after the confirmation)
+=====  ========  ==========================================================
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Final
+
+from overlay.addresses import InnerAddress
+from overlay.apm.inner_addresses import InnerAddresses
+from overlay.apm.layer import Families
+from overlay.errors import Malformed
+from overlay.wire import ByteReader
+
+__all__ = [
+    "CONTROL_BYTES",
+    "CONTROL_PORT",
+    "ECHO_BYTES",
+    "Confirm",
+    "ControlMessage",
+    "Ping",
+    "Pong",
+    "Refuse",
+    "RefuseReason",
+    "Teardown",
+    "TeardownReason",
+    "encode_control",
+    "parse_control",
+]
+
+CONTROL_BYTES: Final = 64
+CONTROL_PORT: Final = 6979
+"""UDP port of circuit control at both ends, inside the onion SAs; of our choice."""
+
+ECHO_BYTES: Final = 8
+
+_VERSION: Final = 1
+_CONFIRM, _REFUSE, _PING, _PONG, _TEARDOWN = range(1, 6)
+
+
+class RefuseReason(enum.Enum):
+    """Why a hop refused, as a class: no more than the source needs to choose another path."""
+
+    LIMIT = 1
+    """A bound of the hop held; another hop, or later."""
+    UNREACHABLE = 2
+    """The next hop could not be reached."""
+    COLLISION = 3
+    """An SPI or address is taken; draw again."""
+    NOT_OFFERED = 4
+    """The hop does not do what it was asked for."""
+    FAILED = 5
+    """The hop could not set the circuit up."""
+
+
+class TeardownReason(enum.Enum):
+    """Why a circuit ends."""
+
+    CLOSED = 1
+    """The source wants it no more."""
+    NEXT_HOP_LOST = 2
+    """The hop's link to the next hop is gone."""
+    EXPIRED = 3
+    """The circuit's lifetime is over."""
+    SHUTDOWN = 4
+    """The hop stops."""
+
+
+@dataclass(frozen=True, slots=True)
+class Confirm:
+    """From the exit: the circuit stands, and these inner addresses are the source's."""
+
+    inner_addresses: InnerAddresses
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """From the hop that refused."""
+
+    reason: RefuseReason
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """From the source; the hop answers with the same eight bytes."""
+
+    echo: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Pong:
+    """The answer to a PING."""
+
+    echo: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Teardown:
+    """From the source to a hop, or from a hop to the source."""
+
+    reason: TeardownReason
+
+
+ControlMessage = Confirm | Refuse | Ping | Pong | Teardown
+
+
+def encode_control(message: ControlMessage) -> bytes:
+    """Return the 64 bytes of a message."""
+    match message:
+        case Confirm(inner_addresses):
+            kind, body = _CONFIRM, _encode_inner(inner_addresses)
+        case Refuse(refuse_reason):
+            kind, body = _REFUSE, bytes((refuse_reason.value,))
+        case Ping(echo):
+            kind, body = _PING, echo
+        case Pong(echo):
+            kind, body = _PONG, echo
+        case Teardown(teardown_reason):
+            kind, body = _TEARDOWN, bytes((teardown_reason.value,))
+    return (bytes((_VERSION, kind)) + body).ljust(CONTROL_BYTES, b"\0")
+
+
+def _encode_inner(inner: InnerAddresses) -> bytes:
+    return (
+        bytes((inner.families.value,))
+        + (inner.ipv4 or b"").ljust(4, b"\0")
+        + (inner.ipv6 or b"").ljust(16, b"\0")
+    )
+
+
+def parse_control(data: bytes) -> ControlMessage:
+    """Parse a circuit control message.
+
+    Raises:
+        Malformed: whatever the bytes are, if they are no message in its one encoding.
+    """
+    if len(data) != CONTROL_BYTES:
+        raise Malformed("a circuit control message has one size")
+    reader = ByteReader(data)
+    if reader.u8() != _VERSION:
+        raise Malformed("circuit control of an unknown version")
+    message = _parse_body(reader.u8(), reader)
+    if any(reader.take(reader.remaining)):
+        raise Malformed("a circuit control message is padded with zeros")
+    return message
+
+
+def _parse_body(kind: int, reader: ByteReader) -> ControlMessage:
+    try:
+        if kind == _CONFIRM:
+            return Confirm(_parse_inner(reader))
+        if kind == _REFUSE:
+            return Refuse(RefuseReason(reader.u8()))
+        if kind == _PING:
+            return Ping(reader.take(ECHO_BYTES))
+        if kind == _PONG:
+            return Pong(reader.take(ECHO_BYTES))
+        if kind == _TEARDOWN:
+            return Teardown(TeardownReason(reader.u8()))
+    except ValueError as error:
+        raise Malformed("circuit control with an unknown value") from error
+    raise Malformed("circuit control of an unknown kind")
+
+
+def _parse_inner(reader: ByteReader) -> InnerAddresses:
+    families = reader.u8()
+    if not 1 <= families <= 3:
+        raise Malformed("a confirmation brings an IPv4 address, an IPv6 address or both")
+    given = Families(families)
+    ipv4, ipv6 = reader.take(4), reader.take(16)
+    if (Families.IPV4 not in given and any(ipv4)) or (Families.IPV6 not in given and any(ipv6)):
+        raise Malformed("a confirmation brings an address of a family that it does not name")
+    return InnerAddresses(
+        ipv4=InnerAddress(ipv4) if Families.IPV4 in given else None,
+        ipv6=InnerAddress(ipv6) if Families.IPV6 in given else None,
+    )

@@ -1,0 +1,161 @@
+"""What Anonymous Paths Management reports, and the read-only views for users."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from overlay.addresses import IpNetwork, OverlayAddress
+from overlay.apm.inner_addresses import InnerAddresses
+from overlay.errors import PathError
+from overlay.link.model import LinkPeer
+
+__all__ = [
+    "ApmDrop",
+    "ApmEvent",
+    "CircuitClosed",
+    "CircuitEnd",
+    "CircuitFailed",
+    "CircuitLost",
+    "CircuitOpened",
+    "CircuitReport",
+    "CircuitState",
+    "ExitCircuitClosed",
+    "ExitCircuitOpened",
+    "LinkUnused",
+    "LinkWanted",
+    "RelayReport",
+]
+
+
+class CircuitEnd(enum.Enum):
+    """Why a circuit of ours ended."""
+
+    CLOSED = "closed by its user"
+    EXPIRED = "its lifetime is over"
+    SHUTDOWN = "the node stops"
+    UNANSWERED = "the exit does not answer"
+    TORN_DOWN = "a Mix-node of the path ended it"
+    LINK_LOST = "the link to the first Mix-node is gone"
+
+
+class CircuitState(enum.Enum):
+    """Where a circuit of ours stands."""
+
+    WAITING_FOR_LINK = "waiting for the first link"
+    AWAITING_CONFIRMATION = "awaiting confirmation"
+    OPEN = "open"
+
+
+class ApmDrop(enum.Enum):
+    """Why a control packet was dropped; coarse, for counters alone."""
+
+    MALFORMED = "malformed"
+    NOT_AUTHENTIC = "not authentic"
+    REPLAYED = "replayed or expired"
+    LIMIT = "a limit held"
+    UNKNOWN_CIRCUIT = "no such circuit"
+    UNEXPECTED = "unexpected in this state"
+
+
+@dataclass(frozen=True, slots=True)
+class LinkWanted:
+    """Open a link to this peer, or say with ``link_lost`` that it cannot be had."""
+
+    peer: LinkPeer
+
+
+@dataclass(frozen=True, slots=True)
+class LinkUnused:
+    """No circuit uses the link to this neighbour any more."""
+
+    overlay_address: OverlayAddress
+
+
+@dataclass(frozen=True, slots=True)
+class CircuitOpened:
+    """A circuit of ours carries packets from its inner addresses to its destination."""
+
+    circuit: int
+    inner_addresses: InnerAddresses
+    destination: IpNetwork
+
+
+@dataclass(frozen=True, slots=True)
+class CircuitFailed:
+    """A circuit of ours did not open; nothing of it is left."""
+
+    circuit: int
+    error: PathError
+
+
+@dataclass(frozen=True, slots=True)
+class CircuitClosed:
+    """A circuit of ours ended as it should."""
+
+    circuit: int
+    reason: CircuitEnd
+
+
+@dataclass(frozen=True, slots=True)
+class CircuitLost:
+    """An open circuit of ours broke."""
+
+    circuit: int
+    reason: CircuitEnd
+
+
+@dataclass(frozen=True, slots=True)
+class ExitCircuitOpened:
+    """We are the exit of a circuit: forward what comes from these inner addresses."""
+
+    inner_addresses: InnerAddresses
+
+
+@dataclass(frozen=True, slots=True)
+class ExitCircuitClosed:
+    """We are its exit no more: stop forwarding, forget translations."""
+
+    inner_addresses: InnerAddresses
+
+
+ApmEvent = (
+    LinkWanted
+    | LinkUnused
+    | CircuitOpened
+    | CircuitFailed
+    | CircuitClosed
+    | CircuitLost
+    | ExitCircuitOpened
+    | ExitCircuitClosed
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CircuitReport:
+    """One circuit of ours, for the user who asked for it (never for a log).
+
+    ``opened_at`` is in Unix seconds; ``rtt_s`` is the last round trip to the exit. Both are
+    None until there is one.
+    """
+
+    number: int
+    state: CircuitState
+    hops: tuple[OverlayAddress, ...]
+    destination: IpNetwork
+    inner_addresses: InnerAddresses | None = None
+    rtt_s: float | None = None
+    opened_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RelayReport:
+    """What this node does for others: counts alone."""
+
+    relayed: int
+    exits: int
+    waiting: int
+    closing: int
+    remembered_onions: int
+    drops: Mapping[ApmDrop, int]

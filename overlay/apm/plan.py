@@ -1,0 +1,171 @@
+"""From a path to a circuit's plan: SPIs, circuit addresses, keys and the onion's layers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+
+from overlay.addresses import CircuitAddress, OverlayAddress, new_circuit_address
+from overlay.apm.circuits import OnionSas
+from overlay.apm.keys import HopKeys, nesm_generate_sym_key
+from overlay.apm.layer import ExitLayer, Families, Layer, LayerTerms, RelayLayer
+from overlay.apm.onion import OnionHop
+from overlay.apm.settings import EXPIRY_STEP_S, ApmSettings
+from overlay.apm.spi import SpiAllocator
+from overlay.dht.descriptor import MixDescriptor
+from overlay.errors import LimitReached, NoSuitablePath
+from overlay.ipsec.model import BackendCapabilities, Spi
+from overlay.link.model import LinkPeer
+from overlay.selection.selector import MixPath
+
+__all__ = [
+    "CircuitPlan",
+    "allocate_spis",
+    "check_path",
+    "link_peer_of",
+    "onion_sas",
+    "plan_circuit",
+]
+
+SpiPair = tuple[Spi, Spi]
+"""Forward and backward SPI of one hop."""
+
+
+@dataclass(frozen=True, slots=True)
+class CircuitPlan:
+    """What the source keeps (the SAs) and what it tells each hop (the layers)."""
+
+    sas: tuple[OnionSas, ...]
+    onion_hops: tuple[OnionHop, ...]
+
+
+def check_path(
+    path: MixPath, own: OverlayAddress, capabilities: BackendCapabilities, settings: ApmSettings
+) -> None:
+    """Check that a path can carry a circuit of ours.
+
+    Raises:
+        NoSuitablePath: it is too long, meets a node twice or ourselves, or a hop does not
+            speak our suites; ``removed`` counts the hops that each constraint excludes.
+    """
+    most = min(settings.max_hops, capabilities.max_templates - 1)
+    if not 1 <= len(path) <= most:
+        raise NoSuitablePath(
+            f"A circuit has 1 to {most} hops here, this path has {len(path)}.",
+            known=len(path),
+            removed=(("length", max(0, len(path) - most)),),
+        )
+    addresses = {hop.overlay_address for hop in path.hops}
+    removed = (
+        ("met twice", len(path) - len(addresses)),
+        ("this node itself", int(own in addresses)),
+        ("onion suite", sum(h.onion_key(settings.onion_suite) is None for h in path.hops)),
+        ("ESP suite", sum(settings.esp_suite not in h.esp_suites for h in path.hops)),
+        ("endpoint", sum(not h.endpoints for h in path.hops)),
+    )
+    if any(count for _, count in removed) or settings.esp_suite not in capabilities.suites:
+        raise NoSuitablePath(
+            "The path has hops that cannot be part of this circuit.",
+            known=len(path),
+            removed=removed,
+        )
+
+
+def link_peer_of(descriptor: MixDescriptor) -> LinkPeer:
+    """Return how a Mix-node is reached: its first endpoint is the one that it prefers."""
+    return LinkPeer(descriptor.overlay_address, descriptor.link_key, descriptor.endpoints[0])
+
+
+def allocate_spis(count: int, spis: SpiAllocator) -> list[SpiPair]:
+    """Draw the SPIs of ``count`` hops, all or none.
+
+    Raises:
+        LimitReached: too many SPIs are live.
+    """
+    pairs: list[SpiPair] = []
+    try:
+        for _ in range(count):
+            forward = spis.allocate()
+            pairs.append((forward, forward))
+            pairs[-1] = (forward, spis.allocate())
+    except LimitReached:
+        for forward, backward in pairs:
+            spis.release(forward)
+            spis.release(backward)
+        raise
+    return pairs
+
+
+def plan_circuit(
+    path: MixPath,
+    families: Families,
+    spis: Sequence[SpiPair],
+    *,
+    settings: ApmSettings,
+    rng: Random,
+    new_reqid: Callable[[], int],
+    now: float,
+) -> CircuitPlan:
+    """Draw circuit addresses and seeds for a path and lay out its layers.
+
+    The expiry time is the same for every hop and rounded up to five minutes, so that hops
+    of one path do not know each other by it.
+    """
+    near = [new_circuit_address(rng) for _ in path.hops]
+    expires_s = math.ceil((now + settings.onion_validity_s) / EXPIRY_STEP_S) * EXPIRY_STEP_S
+    terms = [
+        LayerTerms(
+            esp_suite=settings.esp_suite,
+            seed=nesm_generate_sym_key(rng),
+            forward_spi=forward,
+            backward_spi=backward,
+            near=address,
+            expires_min=expires_s // 60,
+            lifetime_s=int(settings.lifetime_s),
+        )
+        for address, (forward, backward) in zip(near, spis, strict=True)
+    ]
+    layers = _layers(path, terms, near, families)
+    return CircuitPlan(
+        sas=tuple(
+            _sas(hop.overlay_address, hop_terms, new_reqid)
+            for hop, hop_terms in zip(path.hops, terms, strict=True)
+        ),
+        onion_hops=tuple(
+            OnionHop(hop.onion_key(settings.onion_suite) or b"", layer)
+            for hop, layer in zip(path.hops, layers, strict=True)
+        ),
+    )
+
+
+def _layers(
+    path: MixPath, terms: Sequence[LayerTerms], near: Sequence[CircuitAddress], families: Families
+) -> list[Layer]:
+    relays: list[Layer] = [
+        RelayLayer(terms[i], far=near[i + 1], next_hop=link_peer_of(path.hops[i + 1]))
+        for i in range(len(path) - 1)
+    ]
+    return [*relays, ExitLayer(terms[-1], families)]
+
+
+def _sas(hop: OverlayAddress, terms: LayerTerms, new_reqid: Callable[[], int]) -> OnionSas:
+    return onion_sas(hop, terms, HopKeys.derive(terms.seed, terms.esp_suite), new_reqid)
+
+
+def onion_sas(
+    hop: OverlayAddress, terms: LayerTerms, keys: HopKeys, new_reqid: Callable[[], int]
+) -> OnionSas:
+    """Put together the SAs that a layer's terms describe, with reqids of this host."""
+    return OnionSas(
+        hop=hop,
+        near=terms.near,
+        esp_suite=terms.esp_suite,
+        forward_spi=terms.forward_spi,
+        backward_spi=terms.backward_spi,
+        forward_keymat=keys.forward_keymat,
+        backward_keymat=keys.backward_keymat,
+        forward_reqid=new_reqid(),
+        backward_reqid=new_reqid(),
+    )

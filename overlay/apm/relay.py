@@ -1,0 +1,407 @@
+"""The Mix-node's side of signalling: receive, accept or refuse, forward, forget (Figure 5).
+
+::
+
+    onion -> open -> replay? expired? -> objection? --yes--> REFUSE, lingering, gone
+                                            |no
+             relay: [LinkWanted .. link up] -> soft state -> IPsec -> peeled onion forwarded
+             exit:  inner addresses -> soft state -> IPsec -> CONFIRM until the source speaks
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+from overlay.addresses import CircuitAddress, OverlayAddress
+from overlay.apm.admission import Admission
+from overlay.apm.carrier import Carrier
+from overlay.apm.circuits import ExitIpsecInfo, LinkSecurity, OnionSas, RelayIpsecInfo
+from overlay.apm.connections import (
+    AnonymousConnections,
+    ExitCircuit,
+    HeldCircuit,
+    HopCircuit,
+    InstalledHopCircuit,
+    RelayedCircuit,
+)
+from overlay.apm.control import (
+    Confirm,
+    ControlMessage,
+    Ping,
+    Pong,
+    Refuse,
+    RefuseReason,
+    Teardown,
+    TeardownReason,
+)
+from overlay.apm.crypto import OnionPrivateKey
+from overlay.apm.events import ApmDrop, ExitCircuitClosed, ExitCircuitOpened, RelayReport
+from overlay.apm.inner_addresses import InnerAddresses
+from overlay.apm.layer import ExitLayer, LayerTerms, RelayLayer
+from overlay.apm.onion import SealedOnion, extract_onion_info
+from overlay.apm.plan import onion_sas
+from overlay.apm.replay import ReplayCache
+from overlay.apm.switchboard import Holdings, Switchboard, control_packet
+from overlay.apm.timers import Timers
+from overlay.apm.translator import translate_exit, translate_parting, translate_relay
+from overlay.errors import BackendError, InternalError, LimitReached, Malformed, Replayed
+from overlay.ipsec.model import IpsecConfiguration, SaIdentity
+
+__all__ = ["RelaySide"]
+
+
+class RelaySide:
+    """Circuits of others; it alone accepts, refuses and forgets them."""
+
+    def __init__(
+        self,
+        switchboard: Switchboard,
+        connections: AnonymousConnections,
+        carrier: Carrier,
+        onion_key: OnionPrivateKey,
+        *,
+        relay: bool,
+        inner_taken: Callable[[bytes], bool],
+    ) -> None:
+        self._board = switchboard
+        self._connections = connections
+        self._carrier = carrier
+        self._onion_key = onion_key
+        self._admission = Admission(switchboard, connections, relay=relay)
+        self._inner_taken = inner_taken
+        self._settings = switchboard.settings
+        self._replay = ReplayCache(self._settings.max_replay_entries)
+        self._timers: Timers[int] = Timers()
+        self._waiting: set[int] = set()
+
+    # --- onions ---
+
+    def receive_onion_message(self, previous: OverlayAddress, message: bytes, now: float) -> None:
+        """Take an onion from a neighbour whose link is up.
+
+        Raises:
+            PeerError: it is none, was changed, was seen before or has expired. The
+                neighbour gets no answer.
+        """
+        link = self._board.link(previous)
+        if link is None:
+            raise Malformed("an onion over a link that is not up")
+        onion = SealedOnion.parse(message)
+        self._replay.check(onion.replay_tag)
+        extracted = extract_onion_info(onion, self._onion_key)
+        terms = extracted.layer.terms
+        self._check_time(terms, now)
+        if terms.esp_suite not in self._board.backend.capabilities().suites:
+            raise Malformed("the layer names an ESP suite that this node does not speak")
+        sas = onion_sas(self._board.own, terms, extracted.keys, self._connections.new_reqid)
+        objection = self._remember(onion, terms, now) or self._admission.claim(
+            previous, extracted.layer, len(self._waiting)
+        )
+        if objection is not None:
+            self._refuse(previous, link, sas, objection, now)
+        elif isinstance(extracted.layer, ExitLayer):
+            self._accept_exit(previous, link, sas, extracted.layer, now)
+        else:
+            self._accept_relay(previous, sas, extracted.layer, extracted.peeled or b"", now)
+
+    def _check_time(self, terms: LayerTerms, now: float) -> None:
+        if terms.expires <= now:
+            raise Replayed("the onion signalling message has expired")
+        if terms.expires > now + self._settings.max_onion_validity_s:
+            raise Malformed("the onion signalling message claims to stay valid for too long")
+
+    def _remember(self, onion: SealedOnion, terms: LayerTerms, now: float) -> RefuseReason | None:
+        try:
+            self._replay.remember(onion.replay_tag, terms.expires, now)
+        except LimitReached:
+            return RefuseReason.LIMIT
+        return None
+
+    def _refuse(
+        self,
+        previous: OverlayAddress,
+        link: LinkSecurity,
+        sas: OnionSas,
+        reason: RefuseReason,
+        now: float,
+    ) -> None:
+        """Answer over the hop's own backward SA, which lingers until that has left."""
+        configuration = translate_parting(sas, link)
+        if not self._board.can_part() or not self._install(configuration):
+            self._board.count(ApmDrop.LIMIT)
+            return
+        self._board.use_link(previous)
+        packet = control_packet(self._board.own, sas.near, Refuse(reason))
+        self._board.part(Holdings(configuration, links=(previous,)), [packet], now)
+
+    def _install(self, configuration: IpsecConfiguration) -> bool:
+        try:
+            self._board.backend.install(configuration)
+        except (BackendError, ValueError):
+            return False
+        return True
+
+    # --- acceptance ---
+
+    def _accept_relay(
+        self,
+        previous: OverlayAddress,
+        sas: OnionSas,
+        layer: RelayLayer,
+        peeled: bytes,
+        now: float,
+    ) -> None:
+        held = HeldCircuit(self._connections.new_number(), previous, sas, layer, peeled)
+        self._connections.put_hop(held)
+        self._board.use_link(previous)
+        self._board.use_link(held.next_hop)
+        next_link = self._board.link(held.next_hop)
+        if next_link is None:
+            self._waiting.add(held.number)
+            self._timers.set(held.number, now + self._settings.link_timeout_s)
+            self._board.want_link(layer.next_hop)
+        else:
+            self._forward(held, next_link, now)
+
+    def _forward(self, held: HeldCircuit, next_link: LinkSecurity, now: float) -> None:
+        """Enforce the circuit and pass the peeled onion on."""
+        self._waiting.discard(held.number)
+        ipsec = RelayIpsecInfo(
+            sas=held.sas,
+            previous=self._link_of(held.previous),
+            far=held.layer.far,
+            next_hop=held.next_hop,
+            next_link=next_link,
+        )
+        configuration = translate_relay(ipsec)
+        if not self._install(configuration):
+            self._give_up(held, RefuseReason.FAILED, now)
+            return
+        circuit = RelayedCircuit(
+            number=held.number,
+            previous=held.previous,
+            sas=held.sas,
+            next_hop=held.next_hop,
+            ipsec=ipsec,
+            configuration=configuration,
+            opened_at=now,
+            expires_at=now + self._granted_s(held.layer.terms),
+        )
+        self._connections.put_hop(circuit)
+        self._timers.set(circuit.number, now + self._settings.unconfirmed_expiry_s)
+        try:
+            self._carrier.send(circuit.next_hop, held.peeled, circuit.number, now)
+        except LimitReached:
+            self._close(circuit, Refuse(RefuseReason.LIMIT), now)
+
+    def _link_of(self, neighbour: OverlayAddress) -> LinkSecurity:
+        link = self._board.link(neighbour)
+        if link is None:
+            raise InternalError("a circuit outlived the link that it came over")
+        return link
+
+    def _granted_s(self, terms: LayerTerms) -> float:
+        return min(float(terms.lifetime_s), self._settings.lifetime_s)
+
+    def _accept_exit(
+        self,
+        previous: OverlayAddress,
+        link: LinkSecurity,
+        sas: OnionSas,
+        layer: ExitLayer,
+        now: float,
+    ) -> None:
+        inner = self._assign(layer)
+        if inner is None:
+            self._board.spis.release(sas.forward_spi)
+            self._refuse(previous, link, sas, RefuseReason.LIMIT, now)
+            return
+        ipsec = ExitIpsecInfo(sas, link, inner)
+        circuit = ExitCircuit(
+            number=self._connections.new_number(),
+            previous=previous,
+            sas=sas,
+            ipsec=ipsec,
+            configuration=translate_exit(ipsec),
+            opened_at=now,
+            expires_at=now + self._granted_s(layer.terms),
+        )
+        self._connections.put_hop(circuit)
+        self._board.use_link(previous)
+        if not self._install(circuit.configuration):
+            self._refuse(previous, link, sas, RefuseReason.FAILED, now)
+            self._connections.remove_hop(circuit.number)
+            self._board.release(dataclasses.replace(_holdings(circuit), configuration=None))
+            return
+        self._board.emit(ExitCircuitOpened(inner))
+        self._confirm(circuit, now)
+
+    def _assign(self, layer: ExitLayer) -> InnerAddresses | None:
+        if self._board.inner_pool is None:
+            return None
+        try:
+            return self._board.inner_pool.assign(layer.families, self._inner_taken)
+        except LimitReached:
+            return None
+
+    def _confirm(self, circuit: ExitCircuit, now: float) -> None:
+        """Send CONFIRM, and again later: until the source speaks, it may have been lost."""
+        confirm = Confirm(circuit.ipsec.inner_addresses)
+        self._board.send([control_packet(self._board.own, circuit.sas.near, confirm)])
+        pause = self._settings.confirm_retry_s * 2**circuit.confirmations
+        give_up_at = circuit.opened_at + self._settings.unconfirmed_expiry_s
+        self._timers.set(circuit.number, min(now + pause, give_up_at))
+        confirmations = circuit.confirmations + 1
+        self._connections.put_hop(dataclasses.replace(circuit, confirmations=confirmations))
+
+    def link_established(self, neighbour: OverlayAddress, link: LinkSecurity, now: float) -> None:
+        """Go on with the onions that wait for this link."""
+        for number in sorted(self._waiting):
+            held = self._connections.hop(number)
+            if isinstance(held, HeldCircuit) and held.next_hop == neighbour:
+                self._forward(held, link, now)
+
+    def _give_up(self, held: HeldCircuit, reason: RefuseReason, now: float) -> None:
+        """Refuse a circuit that was accepted and could not be passed on."""
+        self._waiting.discard(held.number)
+        self._timers.cancel(held.number)
+        self._connections.remove_hop(held.number)
+        self._refuse(held.previous, self._link_of(held.previous), held.sas, reason, now)
+        self._board.release(_holdings(held))
+
+    # --- what sources say ---
+
+    def receive(self, near: CircuitAddress, message: ControlMessage, now: float) -> None:
+        """Take circuit control from the source that speaks from ``near``."""
+        circuit = self._connections.hop_by_near(near)
+        match message, circuit:
+            case _, None:
+                self._board.count(ApmDrop.UNKNOWN_CIRCUIT)
+            case Ping(echo), RelayedCircuit() | ExitCircuit():
+                self._board.send([control_packet(self._board.own, near, Pong(echo))])
+                self._source_spoke(circuit, now)
+            case Teardown(), RelayedCircuit() | ExitCircuit():
+                self._close(circuit, None, now)
+            case _:
+                self._board.count(ApmDrop.UNEXPECTED)
+
+    def _source_spoke(self, circuit: InstalledHopCircuit, now: float) -> None:
+        if isinstance(circuit, ExitCircuit) and not circuit.confirmed:
+            self._connections.put_hop(dataclasses.replace(circuit, confirmed=True))
+            idle_at = now + self._settings.idle_expiry_s
+            self._timers.set(circuit.number, min(idle_at, circuit.expires_at))
+
+    # --- time ---
+
+    def next_deadline(self) -> float:
+        """Return when :meth:`handle_deadline` has something to do."""
+        return self._timers.next_deadline()
+
+    def handle_deadline(self, now: float) -> None:
+        """Refuse what waited too long, forget what is unconfirmed, idle or over."""
+        while (number := self._timers.pop_due(now)) is not None:
+            circuit = self._connections.hop(number)
+            if isinstance(circuit, HeldCircuit):
+                self._give_up(circuit, RefuseReason.UNREACHABLE, now)
+            elif circuit is not None:
+                self._review(circuit, now)
+
+    def _review(self, circuit: InstalledHopCircuit, now: float) -> None:
+        """Decide by the use of the forward SA whether a circuit lives on."""
+        last_used = self._last_used(circuit)
+        if circuit.expires_at <= now:
+            self._close(circuit, Teardown(TeardownReason.EXPIRED), now)
+        elif last_used is not None:
+            idle_at = last_used + self._settings.idle_expiry_s
+            if idle_at <= now:
+                self._forget(circuit)
+            else:
+                self._timers.set(circuit.number, min(idle_at, circuit.expires_at))
+        elif circuit.opened_at + self._settings.unconfirmed_expiry_s <= now:
+            self._forget(circuit)
+        elif isinstance(circuit, ExitCircuit):
+            self._confirm(circuit, now)
+
+    def _last_used(self, circuit: InstalledHopCircuit) -> float | None:
+        """Return when the source last sent through this hop, None if it never did."""
+        identity = SaIdentity(circuit.sas.forward_spi, circuit.sas.hop)
+        counters = self._board.backend.query(identity)
+        return counters.last_used if counters is not None and counters.packets else None
+
+    # --- the end ---
+
+    def close_all(self, now: float) -> None:
+        """End all circuits of others, and tell their sources."""
+        for circuit in self._connections.hops():
+            if isinstance(circuit, HeldCircuit):
+                self._give_up(circuit, RefuseReason.FAILED, now)
+            else:
+                self._close(circuit, Teardown(TeardownReason.SHUTDOWN), now)
+
+    def link_lost(self, neighbour: OverlayAddress, now: float) -> None:
+        """End what went over this link; sources behind another link are told."""
+        for circuit in self._connections.hops():
+            if circuit.previous == neighbour:
+                self._forget(circuit)
+            elif isinstance(circuit, HeldCircuit):
+                if circuit.next_hop == neighbour:
+                    self._give_up(circuit, RefuseReason.UNREACHABLE, now)
+            elif isinstance(circuit, RelayedCircuit) and circuit.next_hop == neighbour:
+                self._close(circuit, Teardown(TeardownReason.NEXT_HOP_LOST), now)
+
+    def onion_failed(self, number: int, now: float) -> None:
+        """The next hop never acknowledged the onion."""
+        circuit = self._connections.hop(number)
+        if isinstance(circuit, RelayedCircuit) and self._last_used(circuit) is None:
+            self._close(circuit, Refuse(RefuseReason.UNREACHABLE), now)
+
+    def _close(
+        self, circuit: InstalledHopCircuit, message: Refuse | Teardown | None, now: float
+    ) -> None:
+        """End a circuit whose SAs linger, so that last words pass."""
+        self._drop(circuit)
+        packets = []
+        if message is not None:
+            packets.append(control_packet(self._board.own, circuit.sas.near, message))
+        self._board.part(_holdings(circuit), packets, now)
+
+    def _forget(self, circuit: HopCircuit) -> None:
+        """End a circuit at once and without a word."""
+        self._drop(circuit)
+        self._board.release(_holdings(circuit))
+
+    def _drop(self, circuit: HopCircuit) -> None:
+        self._connections.remove_hop(circuit.number)
+        self._timers.cancel(circuit.number)
+        self._waiting.discard(circuit.number)
+        if isinstance(circuit, ExitCircuit):
+            self._board.emit(ExitCircuitClosed(circuit.ipsec.inner_addresses))
+
+    # --- views ---
+
+    def report(self) -> RelayReport:
+        """Return counts of what this node does for others."""
+        exits = self._connections.count_hops(lambda circuit: isinstance(circuit, ExitCircuit))
+        waiting = len(self._waiting)
+        return RelayReport(
+            relayed=self._connections.hops_in_total() - exits - waiting,
+            exits=exits,
+            waiting=waiting,
+            closing=self._board.partings(),
+            remembered_onions=len(self._replay),
+            drops=self._board.drops(),
+        )
+
+
+def _holdings(circuit: HopCircuit) -> Holdings:
+    spis = (circuit.sas.forward_spi,)
+    match circuit:
+        case HeldCircuit():
+            return Holdings(spis=spis, links=(circuit.previous, circuit.next_hop))
+        case RelayedCircuit():
+            links = (circuit.previous, circuit.next_hop)
+            return Holdings(circuit.configuration, spis, links)
+        case ExitCircuit():
+            inner = circuit.ipsec.inner_addresses
+            return Holdings(circuit.configuration, spis, (circuit.previous,), inner)

@@ -1,0 +1,113 @@
+"""The tunables of Anonymous Paths Management: each one with its unit, range and reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+__all__ = ["EXPIRY_STEP_S", "MAX_HOPS", "ApmSettings"]
+
+MAX_HOPS: Final = 5
+"""Slots of an onion signalling message; six IPsec templates (five layers and the link) carry it."""
+
+EXPIRY_STEP_S: Final = 300
+"""Expiry times are rounded up to five minutes: a finer one would tell hops of one path apart
+from those of another, and fingerprint the source's clock."""
+
+_POSITIVE: Final = (
+    "setup_timeout_s",
+    "link_timeout_s",
+    "keepalive_interval_s",
+    "keepalive_losses",
+    "idle_expiry_s",
+    "unconfirmed_expiry_s",
+    "lifetime_s",
+    "onion_validity_s",
+    "max_onion_validity_s",
+    "max_source_circuits",
+    "max_circuits",
+    "max_circuits_per_neighbour",
+    "max_held_onions",
+    "max_farewells",
+    "max_replay_entries",
+    "farewell_interval_s",
+    "farewell_copies",
+    "confirm_retry_s",
+    "carrier_retry_s",
+    "carrier_attempts",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ApmSettings:
+    """How circuits are asked for, kept, bounded and forgotten; times are in seconds.
+
+    Attributes:
+        onion_suite: onion suite of circuits that this node opens (``overlay.apm.crypto``).
+        esp_suite: ESP suite of the onion SAs of those circuits (``overlay.ipsec.suites``).
+        max_hops: longest path that this node opens, 1 to 5.
+        setup_timeout_s: how long the source waits for the confirmation, link included.
+        link_timeout_s: how long an onion waits at a relay for the link to the next hop.
+        keepalive_interval_s: time between two PINGs from the source to the exit.
+        keepalive_losses: unanswered PINGs in a row after which the circuit is lost.
+        idle_expiry_s: a hop forgets a circuit whose forward SA was unused that long.
+        unconfirmed_expiry_s: a hop forgets a circuit that was never used by then.
+        lifetime_s: what the source asks for, and the most that a hop grants.
+        onion_validity_s: how long an onion signalling message stays acceptable, at least.
+        max_onion_validity_s: a hop refuses one that claims to stay valid longer: the
+            replay cache must remember it that long.
+        max_source_circuits: circuits that this node opens for itself.
+        max_circuits: circuits that it carries for others, in total.
+        max_circuits_per_neighbour: of those, how many may arrive over one link.
+        max_held_onions: onions that wait for a link at the same time.
+        max_farewells: closing circuits whose SAs linger at the same time.
+        max_replay_entries: onion signalling messages remembered against replay.
+        farewell_copies, farewell_interval_s: how often REFUSE and TEARDOWN are sent.
+        confirm_retry_s: first pause before the exit repeats CONFIRM; doubles each time.
+        carrier_retry_s: first pause before a signalling message is repeated over a link;
+            doubles each time.
+        carrier_attempts: how often it is sent in all before the neighbour counts as silent.
+        allow_private_endpoints: let onions name private or loopback next hops (labs).
+    """
+
+    onion_suite: int = 1
+    esp_suite: int = 3
+    max_hops: int = MAX_HOPS
+    setup_timeout_s: float = 20.0
+    link_timeout_s: float = 8.0
+    keepalive_interval_s: float = 10.0
+    keepalive_losses: int = 3
+    idle_expiry_s: float = 60.0
+    unconfirmed_expiry_s: float = 30.0
+    lifetime_s: float = 3600.0
+    onion_validity_s: float = 120.0
+    max_onion_validity_s: float = 900.0
+    max_source_circuits: int = 32
+    max_circuits: int = 2000
+    max_circuits_per_neighbour: int = 500
+    max_held_onions: int = 64
+    max_farewells: int = 256
+    max_replay_entries: int = 20_000
+    farewell_interval_s: float = 0.5
+    farewell_copies: int = 2
+    confirm_retry_s: float = 1.0
+    carrier_retry_s: float = 0.5
+    carrier_attempts: int = 5
+    allow_private_endpoints: bool = False
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.max_hops <= MAX_HOPS:
+            raise ValueError(f"max_hops must lie between 1 and {MAX_HOPS}.")
+        for name in _POSITIVE:
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be greater than 0.")
+        if self.idle_expiry_s <= self.keepalive_interval_s * self.keepalive_losses:
+            raise ValueError(
+                "idle_expiry_s must exceed keepalive_interval_s times keepalive_losses,"
+                " or hops forget circuits that are alive."
+            )
+        if self.max_onion_validity_s < self.onion_validity_s + EXPIRY_STEP_S:
+            raise ValueError(
+                f"max_onion_validity_s must exceed onion_validity_s by {EXPIRY_STEP_S} s,"
+                " the step to which expiry times are rounded."
+            )

@@ -1,0 +1,384 @@
+"""The source's side of signalling: open, confirm, keep alive, close (paper, Figure 4).
+
+::
+
+    anonymous_connection -> [LinkWanted .. link up] -> SPIs -> onion -> soft state -> IPsec
+        -> onion sent ... CONFIRM -> inner policies, CircuitOpened, PING .. PONG ..
+                      ... REFUSE, silence -> CircuitFailed
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from random import Random
+
+from overlay.addresses import IpNetwork, OverlayAddress
+from overlay.apm.carrier import Carrier
+from overlay.apm.circuits import LinkSecurity, SourceIpsecInfo
+from overlay.apm.connections import (
+    AnonymousConnections,
+    OpenCircuit,
+    PendingCircuit,
+    RequestedCircuit,
+    SourceCircuit,
+)
+from overlay.apm.control import (
+    Confirm,
+    ControlMessage,
+    Ping,
+    Pong,
+    Refuse,
+    Teardown,
+    TeardownReason,
+)
+from overlay.apm.events import (
+    ApmDrop,
+    ApmEvent,
+    CircuitClosed,
+    CircuitEnd,
+    CircuitFailed,
+    CircuitLost,
+    CircuitOpened,
+    CircuitReport,
+    CircuitState,
+)
+from overlay.apm.inner_addresses import InnerAddresses, is_inner_address
+from overlay.apm.keepalive import KeepAlive
+from overlay.apm.layer import Families
+from overlay.apm.onion import construct_onion
+from overlay.apm.plan import CircuitPlan, allocate_spis, check_path, link_peer_of, plan_circuit
+from overlay.apm.switchboard import Holdings, Switchboard, control_packet
+from overlay.apm.timers import Timers
+from overlay.apm.translator import translate_inner, translate_source
+from overlay.errors import (
+    BackendError,
+    CircuitRefused,
+    CircuitTimedOut,
+    LimitReached,
+    NotAuthentic,
+    PathError,
+)
+from overlay.ipsec.model import IpsecConfiguration
+from overlay.selection.selector import MixPath
+
+__all__ = ["SourceSide"]
+
+
+class SourceSide:
+    """Circuits of this node; it alone moves them from phase to phase."""
+
+    def __init__(
+        self,
+        switchboard: Switchboard,
+        connections: AnonymousConnections,
+        carrier: Carrier,
+        rng: Random,
+        local_networks: Sequence[IpNetwork],
+    ) -> None:
+        self._board = switchboard
+        self._connections = connections
+        self._carrier = carrier
+        self._rng = rng
+        self._local_networks = tuple(local_networks)
+        self._settings = switchboard.settings
+        self._timers: Timers[int] = Timers()
+
+    # --- opening ---
+
+    def open(self, path: MixPath, destination: IpNetwork, now: float) -> int:
+        """Ask for a circuit; return its number."""
+        check_path(path, self._board.own, self._board.backend.capabilities(), self._settings)
+        if len(self._connections.sources()) >= self._settings.max_source_circuits:
+            raise LimitReached("this node has as many circuits of its own as it may open")
+        first = path.hops[0]
+        request = RequestedCircuit(self._connections.new_number(), path, destination)
+        self._connections.put_source(request)
+        self._board.use_link(first.overlay_address)
+        self._timers.set(request.number, now + self._settings.setup_timeout_s)
+        link = self._board.link(first.overlay_address)
+        if link is None:
+            self._board.want_link(link_peer_of(first))
+        else:
+            self._establish(request, link, now)
+        return request.number
+
+    def _establish(self, request: RequestedCircuit, link: LinkSecurity, now: float) -> None:
+        """Go through Figure 4 from the generation of SPIs on."""
+        try:
+            spis = allocate_spis(len(request.path), self._board.spis)
+        except LimitReached as error:
+            self._fail(request, _failure("too many SPIs are in use", error), now)
+            return
+        plan = plan_circuit(
+            request.path,
+            Families.IPV4 if request.destination.version == 4 else Families.IPV6,
+            spis,
+            settings=self._settings,
+            rng=self._rng,
+            new_reqid=self._connections.new_reqid,
+            now=now,
+        )
+        ipsec = SourceIpsecInfo(plan.sas, link)
+        pending = PendingCircuit(
+            request.number, request.path, request.destination, ipsec, translate_source(ipsec)
+        )
+        self._launch(pending, plan, now)
+
+    def _launch(self, pending: PendingCircuit, plan: CircuitPlan, now: float) -> None:
+        """Construct the onion, remember the circuit, enforce it, send the onion."""
+        try:
+            onion = construct_onion(self._settings.onion_suite, plan.onion_hops, self._rng)
+            self._connections.put_source(pending)
+            self._board.backend.install(pending.configuration)
+            first = pending.path.hops[0].overlay_address
+            self._carrier.send(first, onion, pending.number, now)
+        except (NotAuthentic, BackendError, LimitReached, ValueError) as error:
+            self._connections.put_source(pending)
+            self._fail(pending, _failure("it could not be set up here", error), now, hops=0)
+
+    def link_established(self, neighbour: OverlayAddress, link: LinkSecurity, now: float) -> None:
+        """Go on with the circuits that wait for this link."""
+        for circuit in self._connections.sources():
+            if isinstance(circuit, RequestedCircuit) and _first_hop(circuit) == neighbour:
+                self._establish(circuit, link, now)
+
+    # --- what hops say ---
+
+    def receive(
+        self,
+        circuit: PendingCircuit | OpenCircuit,
+        position: int,
+        message: ControlMessage,
+        now: float,
+    ) -> None:
+        """Take circuit control from the hop at ``position`` (1 is the first)."""
+        match message, circuit:
+            case Confirm(inner_addresses), PendingCircuit() if position == len(circuit.path):
+                self._confirmed(circuit, inner_addresses, now)
+            case Confirm(), OpenCircuit() if position == len(circuit.path):
+                self._confirmed_again(circuit)
+            case Refuse(reason), PendingCircuit():
+                self._refused(circuit, position, reason.name, now)
+            case Teardown(reason), PendingCircuit():
+                self._refused(circuit, position, reason.name, now)
+            case Teardown(), OpenCircuit():
+                self._end(circuit, CircuitLost(circuit.number, CircuitEnd.TORN_DOWN), now)
+            case Pong(), OpenCircuit() if circuit.keepalive.answered(message, now):
+                pass
+            case _:
+                self._board.count(ApmDrop.UNEXPECTED)
+
+    def _confirmed(self, pending: PendingCircuit, inner: InnerAddresses, now: float) -> None:
+        objection = self._objection(pending, inner)
+        if objection is not None:
+            self._fail(pending, PathError(objection), now)
+            return
+        configuration = translate_inner(pending.ipsec, inner, pending.destination)
+        try:
+            self._board.backend.install(configuration)
+        except (BackendError, ValueError) as error:
+            self._fail(pending, _failure("the inner address could not be set up", error), now)
+            return
+        self._opened(pending, inner, configuration, now)
+
+    def _opened(
+        self,
+        pending: PendingCircuit,
+        inner: InnerAddresses,
+        configuration: IpsecConfiguration,
+        now: float,
+    ) -> None:
+        circuit = OpenCircuit(
+            number=pending.number,
+            path=pending.path,
+            destination=pending.destination,
+            ipsec=pending.ipsec,
+            configuration=pending.configuration,
+            inner_addresses=inner,
+            inner_configuration=configuration,
+            opened_at=now,
+            expires_at=now + self._settings.lifetime_s,
+            keepalive=KeepAlive(self._settings.keepalive_losses),
+        )
+        self._connections.put_source(circuit)
+        self._board.emit(CircuitOpened(circuit.number, inner, circuit.destination))
+        self._keep_alive(circuit, now)
+
+    def _objection(self, pending: PendingCircuit, inner: InnerAddresses) -> str | None:
+        """Return why the exit's addresses cannot be used, as a sentence, or None."""
+        if inner.of_version(pending.destination.version) is None:
+            return "The exit gave no inner address of the destination's family."
+        if not all(is_inner_address(address) for address in inner):
+            return "The exit gave an inner address that is not one."
+        if any(self._is_taken(address) for address in inner):
+            return "The exit gave an inner address that is in use here; ask for another circuit."
+        return None
+
+    def _is_taken(self, address: bytes) -> bool:
+        pool = self._board.inner_pool
+        return (
+            self.holds_inner(address)
+            or (pool is not None and pool.lends(address))
+            or any(
+                network.network_address.packed <= address <= network.broadcast_address.packed
+                for network in self._local_networks
+                if len(network.network_address.packed) == len(address)
+            )
+        )
+
+    def holds_inner(self, address: bytes) -> bool:
+        """Tell whether a circuit of ours has this inner address."""
+        return any(
+            address in tuple(circuit.inner_addresses)
+            for circuit in self._connections.sources()
+            if isinstance(circuit, OpenCircuit)
+        )
+
+    def _refused(self, circuit: PendingCircuit, position: int, reason: str, now: float) -> None:
+        error = CircuitRefused("A Mix-node refused the circuit.", hop=position, reason=reason)
+        self._fail(circuit, error, now, hops=position - 1)
+
+    # --- time ---
+
+    def next_deadline(self) -> float:
+        """Return when :meth:`handle_deadline` has something to do."""
+        return self._timers.next_deadline()
+
+    def handle_deadline(self, now: float) -> None:
+        """Give up what was not confirmed, keep alive what is open, end what is over."""
+        while (number := self._timers.pop_due(now)) is not None:
+            circuit = self._connections.source(number)
+            if isinstance(circuit, OpenCircuit):
+                self._keep_alive(circuit, now)
+            elif circuit is not None:
+                self._fail(circuit, CircuitTimedOut("The path did not answer in time."), now)
+
+    def _keep_alive(self, circuit: OpenCircuit, now: float) -> None:
+        if circuit.expires_at <= now:
+            self._end(circuit, CircuitClosed(circuit.number, CircuitEnd.EXPIRED), now)
+        elif circuit.keepalive.is_lost:
+            self._end(circuit, CircuitLost(circuit.number, CircuitEnd.UNANSWERED), now)
+        else:
+            self._ping(circuit, now)
+            next_ping = now + self._settings.keepalive_interval_s
+            self._timers.set(circuit.number, min(next_ping, circuit.expires_at))
+
+    def _confirmed_again(self, circuit: OpenCircuit) -> None:
+        """The exit has not heard us: our PING may be lost."""
+        ping = circuit.keepalive.repeat()
+        if ping is not None:
+            self._board.send([_to_hop(circuit, len(circuit.path), ping)])
+
+    def _ping(self, circuit: OpenCircuit, now: float) -> None:
+        ping = circuit.keepalive.ping(self._rng, now)
+        self._board.send([_to_hop(circuit, len(circuit.path), ping)])
+
+    # --- the end ---
+
+    def close(self, number: int, reason: CircuitEnd, now: float) -> None:
+        """End a circuit of ours; one that is gone already is no error."""
+        circuit = self._connections.source(number)
+        if circuit is not None:
+            self._end(circuit, CircuitClosed(number, reason), now)
+
+    def close_all(self, reason: CircuitEnd, now: float) -> None:
+        """End all circuits of ours."""
+        for circuit in self._connections.sources():
+            self.close(circuit.number, reason, now)
+
+    def link_lost(self, neighbour: OverlayAddress, now: float) -> None:
+        """End what went over this link; there is no way to tell the hops."""
+        for circuit in self._connections.sources():
+            if _first_hop(circuit) != neighbour:
+                continue
+            if isinstance(circuit, OpenCircuit):
+                lost = CircuitLost(circuit.number, CircuitEnd.LINK_LOST)
+                self._end(circuit, lost, now, hops=0)
+            else:
+                error = CircuitTimedOut("There is no link to the path's first Mix-node.")
+                self._fail(circuit, error, now, hops=0)
+
+    def onion_failed(self, number: int, now: float) -> None:
+        """The first Mix-node never acknowledged the onion."""
+        circuit = self._connections.source(number)
+        if isinstance(circuit, PendingCircuit):
+            error = CircuitTimedOut("The path's first Mix-node did not answer.")
+            self._fail(circuit, error, now)
+
+    def _fail(
+        self, circuit: SourceCircuit, error: PathError, now: float, hops: int | None = None
+    ) -> None:
+        self._end(circuit, CircuitFailed(circuit.number, error), now, hops=hops)
+
+    def _end(
+        self, circuit: SourceCircuit, event: ApmEvent, now: float, hops: int | None = None
+    ) -> None:
+        """Forget a circuit; TEARDOWN goes to its first ``hops`` hops (None: to all)."""
+        self._connections.remove_source(circuit.number)
+        self._timers.cancel(circuit.number)
+        self._board.emit(event)
+        if isinstance(circuit, OpenCircuit):
+            self._board.backend.remove(circuit.inner_configuration)
+        holdings = _holdings(circuit)
+        count = len(circuit.path) if hops is None else hops
+        if isinstance(circuit, RequestedCircuit) or not count:
+            self._board.release(holdings)
+            return
+        # The farthest hop first: a hop that is torn down passes nothing on for long.
+        teardown = Teardown(TeardownReason.CLOSED)
+        packets = [_to_hop(circuit, position, teardown) for position in range(count, 0, -1)]
+        self._board.part(holdings, packets, now)
+
+    # --- views ---
+
+    def reports(self) -> list[CircuitReport]:
+        """Return all circuits of ours as values."""
+        return [_report(circuit) for circuit in self._connections.sources()]
+
+
+def _failure(what: str, cause: Exception) -> PathError:
+    error = PathError(f"No circuit: {what}.")
+    error.__cause__ = cause
+    return error
+
+
+def _first_hop(circuit: SourceCircuit) -> OverlayAddress:
+    return circuit.path.hops[0].overlay_address
+
+
+def _to_hop(
+    circuit: PendingCircuit | OpenCircuit, position: int, message: Ping | Teardown
+) -> bytes:
+    sas = circuit.ipsec.hops[position - 1]
+    return control_packet(sas.near, sas.hop, message)
+
+
+def _holdings(circuit: SourceCircuit) -> Holdings:
+    links = (_first_hop(circuit),)
+    if isinstance(circuit, RequestedCircuit):
+        return Holdings(links=links)
+    spis = tuple(spi for sas in circuit.ipsec.hops for spi in (sas.forward_spi, sas.backward_spi))
+    return Holdings(circuit.configuration, spis, links)
+
+
+def _report(circuit: SourceCircuit) -> CircuitReport:
+    report = CircuitReport(
+        number=circuit.number,
+        state=CircuitState.WAITING_FOR_LINK,
+        hops=tuple(hop.overlay_address for hop in circuit.path.hops),
+        destination=circuit.destination,
+    )
+    match circuit:
+        case RequestedCircuit():
+            return report
+        case PendingCircuit():
+            return dataclasses.replace(report, state=CircuitState.AWAITING_CONFIRMATION)
+        case OpenCircuit():
+            return dataclasses.replace(
+                report,
+                state=CircuitState.OPEN,
+                inner_addresses=circuit.inner_addresses,
+                rtt_s=circuit.keepalive.rtt_s,
+                opened_at=circuit.opened_at,
+            )

@@ -1,0 +1,58 @@
+"""Security Parameter Indexes: every one that is live on this host, and new ones beside them."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Final
+
+from overlay.errors import LimitReached
+from overlay.ipsec.model import MIN_SPI, Spi
+
+__all__ = ["SpiAllocator"]
+
+_MAX_SPI: Final = 0xFFFFFFFF
+_MAX_LIVE: Final = 1 << 20
+"""Far above what the tables that hold SPIs allow; keeps a draw's chance to collide below 1/4096."""
+
+
+class SpiAllocator:
+    """Draw random SPIs that are not live, and remember those that peers chose for us.
+
+    Sole owner of the set of live SPIs; it holds at most 2**20 of them.
+    """
+
+    def __init__(self, rng: Random) -> None:
+        self._rng = rng
+        self._live: set[int] = set()
+
+    def __len__(self) -> int:
+        """Return how many SPIs are live."""
+        return len(self._live)
+
+    def allocate(self) -> Spi:
+        """Return a fresh SPI: the paper's ``nitcm_generate_spi()``.
+
+        Random rather than counted: an observer of a link sees link SPIs, and a counter
+        would tell how many circuits and links a node has made.
+
+        Raises:
+            LimitReached: 2**20 SPIs are live.
+        """
+        if len(self._live) >= _MAX_LIVE:
+            raise LimitReached("too many security parameter indexes are in use")
+        while True:
+            spi = self._rng.randint(MIN_SPI, _MAX_SPI)
+            if spi not in self._live:
+                self._live.add(spi)
+                return Spi(spi)
+
+    def claim(self, spi: Spi) -> bool:
+        """Take an SPI that somebody else chose; False if it is reserved or live already."""
+        if not MIN_SPI <= spi <= _MAX_SPI or spi in self._live or len(self._live) >= _MAX_LIVE:
+            return False
+        self._live.add(spi)
+        return True
+
+    def release(self, spi: Spi) -> None:
+        """Give an SPI back; one that is not live is no error."""
+        self._live.discard(spi)

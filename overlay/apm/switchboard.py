@@ -1,0 +1,185 @@
+"""What source side and relay side of signalling share: links, packets, events, partings.
+
+A *parting* is a circuit that is over while its SAs linger: its REFUSE or TEARDOWN is sent
+a few times, and what other hops still send through it passes. Then everything goes.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from overlay.addresses import CircuitAddress, OverlayAddress
+from overlay.apm.circuits import LinkSecurity
+from overlay.apm.control import CONTROL_PORT, ControlMessage, encode_control
+from overlay.apm.datagram import UdpDatagram, build_datagram
+from overlay.apm.events import ApmDrop, ApmEvent, LinkUnused, LinkWanted
+from overlay.apm.inner_addresses import InnerAddresses, InnerAddressPool
+from overlay.apm.settings import ApmSettings
+from overlay.apm.spi import SpiAllocator
+from overlay.apm.timers import Timers
+from overlay.ipsec.model import IpsecBackend, IpsecConfiguration, Spi
+from overlay.link.model import LinkPeer
+
+__all__ = ["Holdings", "Switchboard", "control_packet"]
+
+
+@dataclass(frozen=True, slots=True)
+class Holdings:
+    """What a circuit holds on this host, to be given back as one."""
+
+    configuration: IpsecConfiguration | None = None
+    spis: tuple[Spi, ...] = ()
+    links: tuple[OverlayAddress, ...] = ()
+    inner_addresses: InnerAddresses | None = None
+
+
+@dataclass(slots=True)
+class _Parting:
+    holdings: Holdings
+    packets: Sequence[bytes]
+    copies_left: int
+
+
+def control_packet(
+    source: CircuitAddress | OverlayAddress,
+    destination: CircuitAddress | OverlayAddress,
+    message: ControlMessage,
+) -> bytes:
+    """Return the IPv6 packet of a circuit control message."""
+    payload = encode_control(message)
+    return build_datagram(UdpDatagram(source, destination, CONTROL_PORT, CONTROL_PORT, payload))
+
+
+class Switchboard:
+    """Sole owner of the links in use, of partings and of what waits to be handed out.
+
+    Partings are bounded by ``max_farewells``: above that a circuit goes without a word.
+    """
+
+    def __init__(
+        self,
+        own: OverlayAddress,
+        backend: IpsecBackend,
+        spis: SpiAllocator,
+        settings: ApmSettings,
+        inner_pool: InnerAddressPool | None,
+    ) -> None:
+        self.own = own
+        self.backend = backend
+        self.spis = spis
+        self.settings = settings
+        self.inner_pool = inner_pool
+        self._links: dict[OverlayAddress, LinkSecurity] = {}
+        self._uses: Counter[OverlayAddress] = Counter()
+        self._partings: dict[int, _Parting] = {}
+        self._parting_numbers = itertools.count()
+        self._timers: Timers[int] = Timers()
+        self._packets: list[bytes] = []
+        self._events: list[ApmEvent] = []
+        self._drops: Counter[ApmDrop] = Counter()
+
+    # --- links ---
+
+    def link(self, neighbour: OverlayAddress) -> LinkSecurity | None:
+        """Return a link that is up."""
+        return self._links.get(neighbour)
+
+    def link_is_up(self, neighbour: OverlayAddress, security: LinkSecurity) -> None:
+        """Remember a link."""
+        self._links[neighbour] = security
+
+    def link_is_down(self, neighbour: OverlayAddress) -> None:
+        """Forget a link."""
+        self._links.pop(neighbour, None)
+
+    def use_link(self, neighbour: OverlayAddress) -> None:
+        """Count one more circuit on a link (up or wanted)."""
+        self._uses[neighbour] += 1
+
+    def want_link(self, peer: LinkPeer) -> None:
+        """Ask for a link."""
+        self.emit(LinkWanted(peer))
+
+    def _release_link(self, neighbour: OverlayAddress) -> None:
+        self._uses[neighbour] -= 1
+        if not self._uses[neighbour]:
+            del self._uses[neighbour]
+            self.emit(LinkUnused(neighbour))
+
+    # --- what leaves ---
+
+    def send(self, packets: Iterable[bytes]) -> None:
+        """Queue IPv6 packets."""
+        self._packets.extend(packets)
+
+    def packets(self) -> list[bytes]:
+        """Drain the queued packets."""
+        packets, self._packets = self._packets, []
+        return packets
+
+    def emit(self, event: ApmEvent) -> None:
+        """Queue an event."""
+        self._events.append(event)
+
+    def events(self) -> list[ApmEvent]:
+        """Drain the queued events."""
+        events, self._events = self._events, []
+        return events
+
+    def count(self, drop: ApmDrop) -> None:
+        """Count a control packet that was dropped."""
+        self._drops[drop] += 1
+
+    def drops(self) -> dict[ApmDrop, int]:
+        """Return how many control packets were dropped, by reason."""
+        return dict(self._drops)
+
+    # --- the end of circuits ---
+
+    def part(self, holdings: Holdings, packets: Sequence[bytes], now: float) -> None:
+        """Let a circuit linger while its last packets leave, then release what it holds."""
+        if len(self._partings) >= self.settings.max_farewells:
+            self.release(holdings)
+            return
+        self.send(packets)
+        number = next(self._parting_numbers)
+        self._partings[number] = _Parting(holdings, packets, self.settings.farewell_copies - 1)
+        self._timers.set(number, now + self.settings.farewell_interval_s)
+
+    def can_part(self) -> bool:
+        """Tell whether one more circuit may linger."""
+        return len(self._partings) < self.settings.max_farewells
+
+    def partings(self) -> int:
+        """Return how many circuits linger."""
+        return len(self._partings)
+
+    def release(self, holdings: Holdings) -> None:
+        """Give back at once what a circuit holds."""
+        if holdings.configuration is not None:
+            self.backend.remove(holdings.configuration)
+        for spi in holdings.spis:
+            self.spis.release(spi)
+        if holdings.inner_addresses is not None and self.inner_pool is not None:
+            self.inner_pool.release(holdings.inner_addresses)
+        for neighbour in holdings.links:
+            self._release_link(neighbour)
+
+    def next_deadline(self) -> float:
+        """Return when :meth:`handle_deadline` has something to do."""
+        return self._timers.next_deadline()
+
+    def handle_deadline(self, now: float) -> None:
+        """Repeat last words, release what has lingered long enough."""
+        while (number := self._timers.pop_due(now)) is not None:
+            parting = self._partings[number]
+            if parting.copies_left:
+                parting.copies_left -= 1
+                self.send(parting.packets)
+                self._timers.set(number, now + self.settings.farewell_interval_s)
+            else:
+                del self._partings[number]
+                self.release(parting.holdings)

@@ -1,0 +1,62 @@
+"""Deadlines by key, earliest first."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+from typing import Generic, TypeVar
+
+__all__ = ["Timers"]
+
+K = TypeVar("K")
+
+
+class Timers(Generic[K]):
+    """At most one deadline per key; setting it again moves it.
+
+    Moved and cancelled entries stay in the heap until they surface; it is rebuilt when
+    they outnumber the live ones, so that its size follows the number of keys.
+    """
+
+    def __init__(self) -> None:
+        self._when: dict[K, tuple[float, int]] = {}
+        self._heap: list[tuple[float, int, K]] = []
+        self._ticket = itertools.count()
+
+    def __len__(self) -> int:
+        """Return how many keys have a deadline."""
+        return len(self._when)
+
+    def set(self, key: K, when: float) -> None:
+        """Give ``key`` the deadline ``when``, instead of any other."""
+        ticket = next(self._ticket)
+        self._when[key] = (when, ticket)
+        heapq.heappush(self._heap, (when, ticket, key))
+        if len(self._heap) > 64 and len(self._heap) > 2 * len(self._when):
+            self._heap = [(when, ticket, key) for key, (when, ticket) in self._when.items()]
+            heapq.heapify(self._heap)
+
+    def cancel(self, key: K) -> None:
+        """Forget the deadline of ``key``, if it has one."""
+        self._when.pop(key, None)
+
+    def next_deadline(self) -> float:
+        """Return the earliest deadline, ``math.inf`` if there is none."""
+        self._drop_stale()
+        return self._heap[0][0] if self._heap else math.inf
+
+    def pop_due(self, now: float) -> K | None:
+        """Remove and return the key whose deadline is earliest and not after ``now``."""
+        if self.next_deadline() > now:
+            return None
+        _, _, key = heapq.heappop(self._heap)
+        del self._when[key]
+        return key
+
+    def _drop_stale(self) -> None:
+        while self._heap:
+            when, ticket, key = self._heap[0]
+            if self._when.get(key) == (when, ticket):
+                return
+            heapq.heappop(self._heap)

@@ -1,0 +1,307 @@
+"""From circuits and links to IPsec: the paper's ``nitcm_ipsec_translator()``.
+
+Pure functions. One output serves every backend. Templates are innermost first. For hop i
+of n, overlay address V(i), circuit addresses C(0)..C(n-1), inner address VC::
+
+    source  OUT  VC -> D            f(n) .. f(1), link         data
+            OUT  C(i-1) -> V(i)     f(i) .. f(1), link         circuit control (UDP)
+            IN   V(i) -> C(i-1)     link, below b(i-1)         ESP: b(i) is still to open
+            IN   V(i) -> C(i-1)     b(i) .. b(1), link         circuit control (UDP)
+            IN   any -> VC          b(n) .. b(1), link         data
+    hop i   IN   C(i-1) -> V(i)     previous link              ESP: f(i) is still to open
+            IN   C(i-1) -> V(i)     f(i), previous link        circuit control (UDP)
+            OUT  V(i) -> C(i-1)     b(i), previous link        circuit control (UDP)
+    relay   FWD  C(i) -> V(i+1)     f(i), previous link
+            OUT  C(i) -> V(i+1)     next link
+            FWD  any -> C(i)        next link
+            OUT  any -> C(i)        b(i), previous link
+    exit    FWD  VC -> any          f(n), previous link
+            OUT  any -> VC          b(n), previous link
+    link    IN   Vpeer -> Vself     link                       signalling
+            OUT  Vself -> Vpeer     link
+
+Every in-policy binds a source address to the SA that its packets must come through, so a
+packet that arrives has an authentic source.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from overlay.addresses import Endpoint, IpNetwork, OverlayAddress
+from overlay.apm.circuits import (
+    ExitIpsecInfo,
+    LinkSecurity,
+    OnionSas,
+    RelayIpsecInfo,
+    SourceIpsecInfo,
+)
+from overlay.apm.inner_addresses import InnerAddresses
+from overlay.ipsec.model import (
+    ANY_V4,
+    ANY_V6,
+    Direction,
+    IpsecConfiguration,
+    Prefix,
+    SecurityAssociation,
+    SecurityPolicy,
+    Selector,
+    Template,
+    UdpEncapsulation,
+)
+from overlay.link.model import LinkKeys
+
+__all__ = [
+    "FIRST_CIRCUIT_REQID",
+    "link_associations",
+    "link_configuration",
+    "link_policies",
+    "translate_exit",
+    "translate_inner",
+    "translate_parting",
+    "translate_relay",
+    "translate_source",
+]
+
+FIRST_CIRCUIT_REQID: Final = 1 << 16
+"""Reqids of onion SAs count from here; those of links must lie below."""
+
+_ESP: Final = 50
+_UDP: Final = 17
+
+
+def translate_source(info: SourceIpsecInfo) -> IpsecConfiguration:
+    """Return what the source needs as soon as it sends the onion: SAs and circuit control."""
+    associations = [sa for sas in info.hops for sa in _source_associations(sas)]
+    policies: list[SecurityPolicy] = []
+    for count in range(1, len(info.hops) + 1):
+        policies.extend(_source_policies(info.hops[:count], info.link))
+    return IpsecConfiguration(
+        associations=tuple(associations),
+        policies=tuple(policies),
+        local_addresses=tuple(sas.near for sas in info.hops),
+    )
+
+
+def translate_inner(
+    info: SourceIpsecInfo, inner_addresses: InnerAddresses, destination: IpNetwork
+) -> IpsecConfiguration:
+    """Return what the confirmation adds at the source: the data's policies and address.
+
+    Raises:
+        ValueError: there is no inner address of the destination's family.
+    """
+    inner = inner_addresses.of_version(destination.version)
+    if inner is None:
+        raise ValueError("the circuit has no inner address of the destination's family")
+    own = Prefix.host(inner)
+    target = Prefix(destination.network_address.packed, destination.prefixlen)
+    return IpsecConfiguration(
+        associations=(),
+        policies=(
+            _policy(Direction.OUT, own, target, None, _forward(info.hops, info.link)),
+            _policy(Direction.IN, _any_like(inner), own, None, _backward(info.hops, info.link)),
+        ),
+        local_addresses=(inner,),
+    )
+
+
+def translate_relay(info: RelayIpsecInfo) -> IpsecConfiguration:
+    """Return what a circuit needs at a relay."""
+    far, next_hop = Prefix.host(info.far), Prefix.host(info.next_hop)
+    from_source = (_forward_template(info.sas), _inbound_link(info.previous))
+    to_source = (_backward_template(info.sas), _outbound_link(info.previous))
+    return IpsecConfiguration(
+        associations=_hop_associations(info.sas),
+        policies=(
+            *_hop_policies(info.sas, info.previous),
+            _policy(Direction.FWD, far, next_hop, None, from_source),
+            _policy(Direction.OUT, far, next_hop, None, (_outbound_link(info.next_link),)),
+            _policy(Direction.FWD, ANY_V6, far, None, (_inbound_link(info.next_link),)),
+            _policy(Direction.OUT, ANY_V6, far, None, to_source),
+        ),
+    )
+
+
+def translate_exit(info: ExitIpsecInfo) -> IpsecConfiguration:
+    """Return what a circuit needs at its exit."""
+    from_source = (_forward_template(info.sas), _inbound_link(info.previous))
+    to_source = (_backward_template(info.sas), _outbound_link(info.previous))
+    policies = list(_hop_policies(info.sas, info.previous))
+    for inner in info.inner_addresses:
+        anywhere, own = _any_like(inner), Prefix.host(inner)
+        policies.append(_policy(Direction.FWD, own, anywhere, None, from_source))
+        policies.append(_policy(Direction.OUT, anywhere, own, None, to_source))
+    return IpsecConfiguration(_hop_associations(info.sas), tuple(policies))
+
+
+def translate_parting(sas: OnionSas, previous: LinkSecurity) -> IpsecConfiguration:
+    """Return the least by which a hop can send a REFUSE: its backward SA alone."""
+    return IpsecConfiguration(
+        associations=(_backward_association(sas, inbound=False),),
+        policies=(_control_to_source(sas, previous),),
+    )
+
+
+def link_configuration(
+    local_overlay: OverlayAddress,
+    peer_overlay: OverlayAddress,
+    *,
+    local: Endpoint,
+    remote: Endpoint,
+    keys: LinkKeys,
+    reqid: int,
+    tfc_pad_to: int = 0,
+) -> IpsecConfiguration:
+    """Return a whole link: its first pair of SAs and its policies.
+
+    ``local`` and ``remote`` are the UDP endpoints of RFC 3948 encapsulation, ``tfc_pad_to``
+    the ESP payload size up to which the link pads (RFC 4303, section 2.7). The node's own
+    overlay address is a local address as long as any link is installed.
+    """
+    security = LinkSecurity(reqid, local.packed, remote.packed)
+    return IpsecConfiguration(
+        associations=link_associations(
+            local=local, remote=remote, keys=keys, reqid=reqid, tfc_pad_to=tfc_pad_to
+        ),
+        policies=link_policies(local_overlay, peer_overlay, security),
+        local_addresses=(local_overlay,),
+    )
+
+
+def link_associations(
+    *, local: Endpoint, remote: Endpoint, keys: LinkKeys, reqid: int, tfc_pad_to: int = 0
+) -> tuple[SecurityAssociation, SecurityAssociation]:
+    """Return the inbound and the outbound SA of a pair: all that rekeying installs."""
+    inbound = SecurityAssociation(
+        spi=keys.inbound_spi,
+        reqid=reqid,
+        source=remote.packed,
+        destination=local.packed,
+        suite=keys.suite,
+        keymat=keys.inbound_keymat,
+        inbound=True,
+        encapsulation=UdpEncapsulation(source=remote, destination=local),
+    )
+    outbound = SecurityAssociation(
+        spi=keys.outbound_spi,
+        reqid=reqid,
+        source=local.packed,
+        destination=remote.packed,
+        suite=keys.suite,
+        keymat=keys.outbound_keymat,
+        inbound=False,
+        encapsulation=UdpEncapsulation(source=local, destination=remote),
+        tfc_pad_to=tfc_pad_to,
+    )
+    return inbound, outbound
+
+
+def link_policies(
+    local_overlay: OverlayAddress, peer_overlay: OverlayAddress, link: LinkSecurity
+) -> tuple[SecurityPolicy, SecurityPolicy]:
+    """Return the policies under which neighbours signal to each other."""
+    own, peer = Prefix.host(local_overlay), Prefix.host(peer_overlay)
+    return (
+        _policy(Direction.IN, peer, own, None, (_inbound_link(link),)),
+        _policy(Direction.OUT, own, peer, None, (_outbound_link(link),)),
+    )
+
+
+def _policy(
+    direction: Direction,
+    source: Prefix,
+    destination: Prefix,
+    protocol: int | None,
+    templates: Iterable[Template],
+) -> SecurityPolicy:
+    return SecurityPolicy(direction, Selector(source, destination, protocol), tuple(templates))
+
+
+def _any_like(packed: bytes) -> Prefix:
+    return ANY_V4 if len(packed) == 4 else ANY_V6
+
+
+def _inbound_link(link: LinkSecurity) -> Template:
+    return Template(link.remote, link.local, link.reqid)
+
+
+def _outbound_link(link: LinkSecurity) -> Template:
+    return Template(link.local, link.remote, link.reqid)
+
+
+def _forward_template(sas: OnionSas) -> Template:
+    return Template(sas.near, sas.hop, sas.forward_reqid)
+
+
+def _backward_template(sas: OnionSas) -> Template:
+    return Template(sas.hop, sas.near, sas.backward_reqid)
+
+
+def _forward(hops: tuple[OnionSas, ...], link: LinkSecurity) -> tuple[Template, ...]:
+    return (*(_forward_template(sas) for sas in reversed(hops)), _outbound_link(link))
+
+
+def _backward(hops: tuple[OnionSas, ...], link: LinkSecurity) -> tuple[Template, ...]:
+    return (*(_backward_template(sas) for sas in reversed(hops)), _inbound_link(link))
+
+
+def _forward_association(sas: OnionSas, *, inbound: bool) -> SecurityAssociation:
+    return SecurityAssociation(
+        spi=sas.forward_spi,
+        reqid=sas.forward_reqid,
+        source=sas.near,
+        destination=sas.hop,
+        suite=sas.esp_suite,
+        keymat=sas.forward_keymat,
+        inbound=inbound,
+    )
+
+
+def _backward_association(sas: OnionSas, *, inbound: bool) -> SecurityAssociation:
+    return SecurityAssociation(
+        spi=sas.backward_spi,
+        reqid=sas.backward_reqid,
+        source=sas.hop,
+        destination=sas.near,
+        suite=sas.esp_suite,
+        keymat=sas.backward_keymat,
+        inbound=inbound,
+    )
+
+
+def _source_associations(sas: OnionSas) -> tuple[SecurityAssociation, SecurityAssociation]:
+    return _forward_association(sas, inbound=False), _backward_association(sas, inbound=True)
+
+
+def _source_policies(hops: tuple[OnionSas, ...], link: LinkSecurity) -> Iterator[SecurityPolicy]:
+    """Yield the three policies that concern the last of ``hops``."""
+    near, hop = Prefix.host(hops[-1].near), Prefix.host(hops[-1].hop)
+    yield _policy(Direction.OUT, near, hop, _UDP, _forward(hops, link))
+    yield _policy(Direction.IN, hop, near, _ESP, _backward(hops[:-1], link))
+    yield _policy(Direction.IN, hop, near, _UDP, _backward(hops, link))
+
+
+def _hop_associations(sas: OnionSas) -> tuple[SecurityAssociation, SecurityAssociation]:
+    return _forward_association(sas, inbound=True), _backward_association(sas, inbound=False)
+
+
+def _hop_policies(sas: OnionSas, previous: LinkSecurity) -> tuple[SecurityPolicy, ...]:
+    near, hop = Prefix.host(sas.near), Prefix.host(sas.hop)
+    link = _inbound_link(previous)
+    return (
+        _policy(Direction.IN, near, hop, _ESP, (link,)),
+        _policy(Direction.IN, near, hop, _UDP, (_forward_template(sas), link)),
+        _control_to_source(sas, previous),
+    )
+
+
+def _control_to_source(sas: OnionSas, previous: LinkSecurity) -> SecurityPolicy:
+    return _policy(
+        Direction.OUT,
+        Prefix.host(sas.hop),
+        Prefix.host(sas.near),
+        _UDP,
+        (_backward_template(sas), _outbound_link(previous)),
+    )

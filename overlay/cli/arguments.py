@@ -1,0 +1,134 @@
+"""The grammar of the command line."""
+
+from __future__ import annotations
+
+import argparse
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from overlay.config.sections import MAX_HOPS
+from overlay.logs import LEVELS
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+__all__ = ["parser"]
+
+_ENDPOINT: Final = "ADDRESS:PORT"
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser; ``command`` of its result names what to do ("status", "path open")."""
+    top = argparse.ArgumentParser(
+        prog="overlay",
+        description="Carry IP packets through anonymous circuits of nested IPsec tunnels.",
+        allow_abbrev=False,
+    )
+    top.add_argument(
+        "--version", action="version", version=f"overlay {version('anonymous-overlay')}"
+    )
+    _common(top, absent=None, off=False)
+    commands = top.add_subparsers(metavar="COMMAND", required=True)
+    _init(_command(commands, "init", "make an identity and a commented configuration file"))
+    _up(_command(commands, "up", "run a node until it is stopped"))
+    _command(commands, "status", "tell how the running node is")
+    _command(commands, "peers", "list the Mix-nodes that the running node knows")
+    _path(commands.add_parser("path", help="open, list and close anonymous paths"))
+    _command(commands, "stop", "stop the running node")
+    return top
+
+
+def _command(commands: Commands, name: str, about: str, *, of: str = "") -> argparse.ArgumentParser:
+    added = commands.add_parser(
+        name, help=about, description=f"{about[:1].upper()}{about[1:]}.", allow_abbrev=False
+    )
+    # Options may come before the command as well: what is absent here must not undo them.
+    _common(added, absent=argparse.SUPPRESS, off=argparse.SUPPRESS)
+    added.set_defaults(command=f"{of} {name}".strip())
+    return added
+
+
+def _common(to: argparse.ArgumentParser, *, absent: object, off: object) -> None:
+    group = to.add_argument_group("for every command")
+    group.add_argument("--json", action="store_true", default=off, help="answer in JSON")
+    group.add_argument(
+        "--config", type=Path, default=absent, metavar="FILE", help="the node's configuration file"
+    )
+    group.add_argument(
+        "--socket", type=Path, default=absent, metavar="FILE", help="the node's control socket"
+    )
+    group.add_argument(
+        "--debug", action="store_true", default=off, help="show the traceback of a bug"
+    )
+
+
+def _init(to: argparse.ArgumentParser) -> None:
+    to.add_argument(
+        "--dir",
+        type=Path,
+        help="directory of the new node (default: /var/lib/overlay for root, "
+        "~/.local/state/overlay for others)",
+    )
+    to.add_argument("--network-id", metavar="NAME", help="name of the overlay to join")
+    _listen(to)
+    to.add_argument(
+        "--advertise", action="append", metavar=_ENDPOINT, help="where others reach this node"
+    )
+    _bootstrap(to)
+    to.add_argument("--exit", action="store_true", help="be willing to be the last hop")
+    to.add_argument(
+        "--private",
+        action="store_true",
+        help="allow private and loopback endpoints (laboratories, private meshes)",
+    )
+    to.add_argument(
+        "--force",
+        action="store_true",
+        help="write the configuration anew over an existing one; keys are never overwritten",
+    )
+
+
+def _up(to: argparse.ArgumentParser) -> None:
+    _bootstrap(to)
+    _listen(to)
+    to.add_argument(
+        "--log-level", choices=sorted(LEVELS), default="warning", help="(default: warning)"
+    )
+
+
+def _path(path: argparse.ArgumentParser) -> None:
+    commands = path.add_subparsers(metavar="COMMAND", required=True)
+    opening = _command(commands, "open", "open an anonymous path to a destination", of="path")
+    opening.add_argument("destination", metavar="DEST", help="an IP address or prefix, no name")
+    opening.add_argument(
+        "--hops", type=int, choices=range(1, MAX_HOPS + 1), metavar="N", help=f"1 to {MAX_HOPS}"
+    )
+    opening.add_argument("--strategy", metavar="NAME", help="path selection strategy")
+    opening.add_argument(
+        "--via",
+        nargs="+",
+        default=[],
+        metavar="NODE",
+        help="hops to go through, first hop first: node ids or overlay addresses",
+    )
+    _command(commands, "list", "list the open paths", of="path")
+    closing = _command(commands, "close", "close a path", of="path")
+    which = closing.add_mutually_exclusive_group(required=True)
+    which.add_argument("number", nargs="?", type=int, metavar="NUMBER", help="as the list shows it")
+    which.add_argument("--all", action="store_true", help="close every path")
+
+
+def _listen(to: argparse.ArgumentParser) -> None:
+    to.add_argument(
+        "--listen",
+        action="append",
+        metavar=_ENDPOINT,
+        help="UDP endpoint to listen on (repeatable)",
+    )
+
+
+def _bootstrap(to: argparse.ArgumentParser) -> None:
+    to.add_argument(
+        "--bootstrap", action="append", metavar=_ENDPOINT, help="node to join through (repeatable)"
+    )

@@ -1,0 +1,92 @@
+"""The entry point: every outcome becomes text and an exit status, never a traceback.
+
+====== ======================================================================
+status meaning
+====== ======================================================================
+0      done
+1      it could not be done; one sentence on standard error says why and what to do
+2      the command line itself is wrong; usage on standard error
+130    interrupted
+====== ======================================================================
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Final
+
+from overlay.cli.answers import Answer
+from overlay.cli.arguments import parser
+from overlay.cli.ask import ask
+from overlay.cli.initialise import initialise
+from overlay.cli.tables import printable
+from overlay.cli.up import RunNode, up
+from overlay.control.failure import overlay_error_in
+from overlay.errors import InternalError
+
+__all__ = ["main"]
+
+_DONE: Final = 0
+_FAILED: Final = 1
+_INTERRUPTED: Final = 130
+
+
+def main(argv: Sequence[str] | None = None, *, run_node: RunNode | None = None) -> int:
+    """Run the command line and return its exit status.
+
+    ``run_node`` is what ``overlay up`` runs: :func:`overlay.node.run_node` unless given.
+    """
+    try:
+        arguments = parser().parse_args(argv)
+    except SystemExit as exit_request:  # argparse's way to say "usage" or "help was shown"
+        return exit_request.code if isinstance(exit_request.code, int) else _FAILED
+    try:
+        _run(arguments, run_node)
+    except BrokenPipeError:
+        return _reader_gone()
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except BaseExceptionGroup as group:
+        if group.subgroup(KeyboardInterrupt) is not None:
+            return _INTERRUPTED
+        return _failed(group, show_traceback=arguments.debug)
+    except Exception as error:
+        return _failed(error, show_traceback=arguments.debug)
+    return _DONE
+
+
+def _run(arguments: argparse.Namespace, run_node: RunNode | None) -> None:
+    def show(answer: Answer) -> None:
+        print(answer.shown(as_json=arguments.json), flush=True)
+
+    if arguments.command == "init":
+        show(initialise(arguments))
+    elif arguments.command == "up":
+        up(arguments, run_node, show)
+    else:
+        show(ask(arguments))
+
+
+def _failed(error: BaseException, *, show_traceback: bool) -> int:
+    known = overlay_error_in(error)
+    if known is None or isinstance(known, InternalError):
+        what = str(known) if known is not None else type(error).__name__
+        sentence = (
+            f"this is a bug in overlay: {what} (--debug shows the traceback; please report it)"
+        )
+        if show_traceback:
+            traceback.print_exception(error)
+    else:
+        sentence = str(known)
+    print(f"overlay: {printable(sentence)}", file=sys.stderr)
+    return _FAILED
+
+
+def _reader_gone() -> int:
+    """Whoever read our output stopped, as "head" does; nothing must complain at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return _FAILED

@@ -1,0 +1,55 @@
+"""Where a node's files are: the default directory, the configuration, the control socket."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from overlay.config import Configuration, load_configuration
+
+__all__ = [
+    "CONFIGURATION_FILE",
+    "configuration_of",
+    "control_socket_of",
+    "default_directory",
+    "own_directory",
+]
+
+CONFIGURATION_FILE: Final = "overlay.toml"
+
+_SYSTEM_DIRECTORY: Final = Path("/var/lib/overlay")
+
+
+def default_directory(user: int, environment: Mapping[str, str]) -> Path:
+    """Return where a user's node lives (XDG Base Directory Specification, state files)."""
+    if user == 0:
+        return _SYSTEM_DIRECTORY
+    state = Path(environment.get("XDG_STATE_HOME", ""))
+    if not state.is_absolute():  # as the specification wants it, relative ones are ignored
+        state = Path(environment.get("HOME") or Path.home()) / ".local" / "state"
+    return state / "overlay"
+
+
+def configuration_of(given: Path | None) -> Configuration:
+    """Load the configuration that the user named, or the default one.
+
+    Raises:
+        ConfigurationError: it is missing or holds a mistake.
+    """
+    return load_configuration(given or own_directory() / CONFIGURATION_FILE)
+
+
+def control_socket_of(configuration: Path | None, socket: Path | None) -> Path:
+    """Return the socket that the user named, or the one that the configuration names.
+
+    Raises:
+        ConfigurationError: the configuration is missing or holds a mistake.
+    """
+    return socket or configuration_of(configuration).node.control_socket
+
+
+def own_directory() -> Path:
+    """Return the default directory of the user who runs this."""
+    return default_directory(os.geteuid(), os.environ)

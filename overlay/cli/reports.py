@@ -1,0 +1,150 @@
+"""Reports of a running node as text for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from overlay.cli.tables import facts, table
+from overlay.control.model import PathReport, PeerReport, StatusReport
+
+__all__ = ["path_text", "paths_text", "peers_text", "status_text"]
+
+
+def status_text(report: StatusReport) -> str:
+    """Return how a node is, one fact a line."""
+    return facts(
+        [
+            ("node", report.node_id),
+            ("overlay address", report.overlay_address),
+            ("network", report.network_id),
+            ("version", report.version),
+            ("up for", _duration(report.uptime_s)),
+            ("listening on", _listed(report.listen)),
+            ("roles", _listed(report.roles)),
+            ("joined", "yes" if report.joined else "no"),
+            ("contacts", str(report.contacts)),
+            ("mix-nodes known", f"{report.mix_nodes}, of which exits {report.exits}"),
+            ("links", str(report.links)),
+            ("circuits", _circuits(report)),
+            ("protected", _listed(report.protected)),
+            ("ipsec backend", report.backend),
+            ("tfc", report.tfc),
+            ("forwarding", report.forwarding),
+            ("counters", _counted(report.counters)),
+            ("drops", _counted(report.drops)),
+        ]
+    )
+
+
+def peers_text(reports: Sequence[PeerReport]) -> str:
+    """Return the topology table, a Mix-node a line."""
+    if not reports:
+        return "No Mix-nodes are known yet."
+    heading = (
+        "NODE",
+        "OVERLAY ADDRESS",
+        "ENDPOINTS",
+        "ROLES",
+        "KBIT/S",
+        "LINK",
+        "EXPIRES",
+        "EXIT POLICY",
+    )
+    return table(heading, [_peer_row(report) for report in reports])
+
+
+def paths_text(reports: Sequence[PathReport]) -> str:
+    """Return the paths, one a line."""
+    if not reports:
+        return 'No paths are open; open one with "overlay path open DESTINATION".'
+    heading = (
+        "PATH",
+        "DESTINATION",
+        "STATE",
+        "HOPS",
+        "INNER ADDRESS",
+        "RTT",
+        "AGE",
+        "MTU",
+        "STRATEGY",
+    )
+    return table(heading, [_path_row(report) for report in reports])
+
+
+def path_text(report: PathReport) -> str:
+    """Return one path, one fact a line, its hops in order."""
+    hops = [
+        (f"hop {number}", f"{hop.overlay_address} (node {hop.node_id})")
+        for number, hop in enumerate(report.hops, 1)
+    ]
+    return facts(
+        [
+            ("path", str(report.number)),
+            ("destination", report.destination),
+            ("state", report.state),
+            *hops,
+            ("inner address", _listed(report.inner_addresses)),
+            ("round trip", _rtt(report.rtt_ms)),
+            ("mtu", f"{report.mtu} bytes"),
+            ("strategy", report.strategy),
+        ]
+    )
+
+
+def _peer_row(report: PeerReport) -> tuple[str, ...]:
+    return (
+        report.node_id,
+        report.overlay_address,
+        _listed(report.endpoints),
+        _listed(report.roles),
+        str(report.bandwidth_kbit),
+        "up" if report.linked else "-",
+        _duration(report.expires_in_s),
+        _listed(report.exit_policy),
+    )
+
+
+def _path_row(report: PathReport) -> tuple[str, ...]:
+    return (
+        str(report.number),
+        report.destination,
+        report.state,
+        " > ".join(hop.overlay_address for hop in report.hops) or "-",
+        _listed(report.inner_addresses),
+        _rtt(report.rtt_ms),
+        _duration(report.age_s),
+        str(report.mtu),
+        report.strategy,
+    )
+
+
+def _circuits(report: StatusReport) -> str:
+    return (
+        f"{report.circuits_own} own, {report.circuits_relayed} relayed, "
+        f"{report.circuits_exit} leaving here"
+    )
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in sorted(counts.items()) if count) or "-"
+
+
+def _listed(values: Sequence[str]) -> str:
+    return ", ".join(values) or "-"
+
+
+def _rtt(rtt_ms: float | None) -> str:
+    return "-" if rtt_ms is None else f"{rtt_ms:.1f} ms"
+
+
+def _duration(seconds: float) -> str:
+    """Return a time in its two largest units, as in "2h 05m"."""
+    whole = max(0, int(seconds))
+    minutes, hours, days = whole // 60, whole // 3600, whole // 86400
+    if days:
+        return f"{days}d {hours % 24:02}h"
+    if hours:
+        return f"{hours}h {minutes % 60:02}m"
+    if minutes:
+        return f"{minutes}m {whole % 60:02}s"
+    return f"{whole}s"

@@ -1,0 +1,135 @@
+"""``overlay up``: run a node until it is stopped, by a signal or through its control socket."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import signal
+from collections.abc import Callable
+from typing import Final, Protocol
+
+import trio
+
+from overlay.addresses import Endpoint, format_address
+from overlay.cli.answers import Answer
+from overlay.cli.places import configuration_of
+from overlay.config import Configuration, NetworkSettings
+from overlay.config.values import endpoint
+from overlay.errors import ConfigurationError
+from overlay.identity import LocalIdentity
+from overlay.keyfile import read_identity
+from overlay.logs import configure_logging
+
+__all__ = ["RunNode", "run_until_stopped", "up"]
+
+_STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+Announce = Callable[[Answer], None]
+
+
+class RunNode(Protocol):
+    """Run a node until cancelled; ``task_status.started()`` says that it is up."""
+
+    async def __call__(
+        self,
+        configuration: Configuration,
+        identity: LocalIdentity,
+        *,
+        task_status: trio.TaskStatus[object] = ...,
+    ) -> None:
+        """Run."""
+        ...
+
+
+def up(arguments: argparse.Namespace, run_node: RunNode | None, announce: Announce) -> None:
+    """Run a node and return when it has stopped cleanly.
+
+    Raises:
+        ConfigurationError: configuration, key file or an argument holds a mistake.
+        OverlayError: the node could not start, or failed.
+    """
+    configuration = _with_arguments(configuration_of(arguments.config), arguments)
+    identity = read_identity(configuration.node.key_file)
+    configure_logging("debug" if arguments.debug else arguments.log_level)
+    os.umask(0o077)  # what the node writes is nobody else's business
+    if run_node is None:
+        from overlay.node import run_node as real_run_node
+
+        run_node = real_run_node
+    trio.run(run_until_stopped, run_node, configuration, identity, announce)
+
+
+async def run_until_stopped(
+    run_node: RunNode, configuration: Configuration, identity: LocalIdentity, announce: Announce
+) -> None:
+    """Run the node; SIGINT, SIGTERM and SIGHUP cancel it, and it cleans up after itself."""
+    answer = _up_answer(configuration, identity)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(_cancel_on_signal, nursery.cancel_scope)
+        await run_node(configuration, identity, task_status=_Announcement(announce, answer))
+        # Stopped through its control socket: nobody need wait for signals.
+        nursery.cancel_scope.cancel()
+
+
+class _Announcement:
+    """The task status of a node: tells the user when it is up."""
+
+    def __init__(self, announce: Announce, answer: Answer) -> None:
+        self._announce = announce
+        self._answer = answer
+
+    def started(self, value: object = None) -> None:  # noqa: ARG002 - trio's signature
+        self._announce(self._answer)
+
+
+async def _cancel_on_signal(
+    scope: trio.CancelScope, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    with trio.open_signal_receiver(*_STOP_SIGNALS) as signals:
+        task_status.started()
+        async for _signal in signals:
+            scope.cancel()
+            return
+
+
+def _with_arguments(configuration: Configuration, arguments: argparse.Namespace) -> Configuration:
+    """Listen where the arguments say; join through their nodes besides the file's."""
+    network = configuration.network
+    bootstrap = (*network.bootstrap, *_endpoints("--bootstrap", arguments.bootstrap or []))
+    listen = _endpoints("--listen", arguments.listen or []) or network.listen
+    changed = _checked(network, tuple(dict.fromkeys(listen)), tuple(dict.fromkeys(bootstrap)))
+    control_socket = arguments.socket or configuration.node.control_socket
+    node = dataclasses.replace(configuration.node, control_socket=control_socket.absolute())
+    return dataclasses.replace(configuration, network=changed, node=node)
+
+
+def _checked(
+    network: NetworkSettings, listen: tuple[Endpoint, ...], bootstrap: tuple[Endpoint, ...]
+) -> NetworkSettings:
+    try:
+        return dataclasses.replace(network, listen=listen, bootstrap=bootstrap)
+    except ValueError as error:
+        raise ConfigurationError(f"[network] {error}.") from error
+
+
+def _endpoints(option: str, texts: list[str]) -> tuple[Endpoint, ...]:
+    try:
+        return tuple(endpoint(text) for text in texts)
+    except ValueError as error:
+        raise ConfigurationError(f"{option} {error}.") from error
+
+
+def _up_answer(configuration: Configuration, identity: LocalIdentity) -> Answer:
+    address = format_address(identity.overlay_address)
+    listen = [str(each) for each in configuration.network.listen]
+    socket = configuration.node.control_socket
+    text = f"Node {address} is up on {', '.join(listen)}; control socket {socket}."
+    plain = {
+        "up": True,
+        "node_id": identity.node_id.hex(),
+        "overlay_address": address,
+        "listen": listen,
+        "control_socket": str(socket),
+    }
+    return Answer(text, plain)

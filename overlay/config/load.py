@@ -1,0 +1,251 @@
+"""From a TOML file to a :class:`Configuration`; every mistake is one sentence with its place."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from overlay.config.blocks import (
+    BLOCKS,
+    INHERITED,
+    PLUGIN_GROUPS,
+    block_settings_type,
+    own_fields,
+    plugin_settings_type,
+)
+from overlay.config.model import Configuration
+from overlay.config.sections import (
+    ExitSettings,
+    ForwardingSettings,
+    IpsecSettings,
+    NetworkSettings,
+    NodeSettings,
+    RoleSettings,
+    SelectionSettings,
+    TfcSettings,
+)
+from overlay.config.setting import parser_of
+from overlay.errors import ConfigurationError
+from overlay.plugins import load_plugin, plugin_names, settings_of
+
+__all__ = ["SECTIONS", "load_configuration", "parse_configuration"]
+
+SECTIONS: Final[Mapping[str, type[Any]]] = {
+    "node": NodeSettings,
+    "network": NetworkSettings,
+    "roles": RoleSettings,
+    "exit": ExitSettings,
+    "selection": SelectionSettings,
+    "tfc": TfcSettings,
+    "forwarding": ForwardingSettings,
+    "ipsec": IpsecSettings,
+}
+"""Sections whose settings are declared in ``overlay.config.sections``, in the file's order."""
+
+_MAX_FILE_BYTES: Final = 1_000_000
+_MAX_SOCKET_PATH_BYTES: Final = 107
+"""What Linux takes in a Unix socket's address (unix(7)), less the terminating zero."""
+
+Table = Mapping[str, object]
+
+
+def load_configuration(path: Path) -> Configuration:
+    """Read and check a configuration file.
+
+    Raises:
+        ConfigurationError: the file cannot be read, is no TOML, or holds a mistake.
+    """
+    return parse_configuration(_read(path), path)
+
+
+def parse_configuration(text: str, path: Path) -> Configuration:
+    """Check a configuration's text; ``path`` names it in messages and anchors relative paths.
+
+    Raises:
+        ConfigurationError: the text is no TOML, or holds a mistake.
+    """
+    tables = _parse_toml(text, path)
+    try:
+        return _configuration(tables, path.absolute().parent)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{path}: {error}") from error
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MAX_FILE_BYTES + 1)
+    except FileNotFoundError as error:
+        raise ConfigurationError(
+            f'there is no configuration file {path}; write one with "overlay init", '
+            "or name another with --config."
+        ) from error
+    except OSError as error:
+        raise ConfigurationError(
+            f"{path} cannot be read ({error.strerror}); make it a file that this user may read."
+        ) from error
+    if len(data) > _MAX_FILE_BYTES:
+        raise ConfigurationError(f"{path} is larger than 1 MB, which no configuration is.")
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ConfigurationError(
+            f"{path} is not UTF-8 at line {line}; save it as UTF-8."
+        ) from error
+
+
+def _parse_toml(text: str, path: Path) -> Table:
+    try:
+        return tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        reason = str(error) if isinstance(error, ValueError) else "it is nested too deeply"
+        raise ConfigurationError(
+            f"{path} is not valid TOML: {reason[:1].lower()}{reason[1:]}; correct that place, "
+            'or write a new file with "overlay init --force".'
+        ) from error
+
+
+def _configuration(tables: Table, directory: Path) -> Configuration:
+    _check_names("section", tables, (*SECTIONS, *BLOCKS), "[{}]".format)
+    for section, table in tables.items():
+        if not isinstance(table, dict):
+            raise ConfigurationError(
+                f"{section} must be a section of its own; write [{section}] on a line "
+                "and its settings below."
+            )
+    plugins = _plugin_tables(tables)
+    values = {section: _section(section, _own(tables, section)) for section in SECTIONS}
+    values |= {section: _block(section, tables.get(section, {}), values) for section in BLOCKS}
+    values["node"] = _anchored(values["node"], directory)
+    try:
+        configuration = Configuration(**values, plugin_tables=plugins)
+    except ValueError as error:
+        raise ConfigurationError(f"{error}.") from error
+    _check_implementations(configuration)
+    return configuration
+
+
+def _own(tables: Table, section: str) -> Table:
+    """Return a section's settings without the tables of its plug-ins."""
+    table: Any = tables.get(section, {})
+    if section not in PLUGIN_GROUPS:
+        return dict(table)
+    return {name: value for name, value in table.items() if not isinstance(value, dict)}
+
+
+def _section(section: str, table: Table) -> Any:  # noqa: ANN401 - one of the sections' dataclasses
+    settings_type = SECTIONS[section]
+    declared = {field.name: field for field in dataclasses.fields(settings_type)}
+    _check_names(f"[{section}] setting", table, declared, str)
+    values = {}
+    for name, value in table.items():
+        try:
+            values[name] = parser_of(declared[name])(value)
+        except ValueError as error:
+            raise ConfigurationError(f"[{section}] {name} {error}.") from error
+    try:
+        return settings_type(**values)
+    except ValueError as error:
+        raise ConfigurationError(f"[{section}] {error}.") from error
+
+
+def _block(section: str, table: Any, sections: Table) -> Any:  # noqa: ANN401 - a block's dataclass
+    settings_type = block_settings_type(section)
+    _check_plain(section, settings_type, table)
+    inherited = {
+        field.name: getattr(sections[INHERITED[field.name]], field.name)
+        for field in dataclasses.fields(settings_type)
+        if field.name in INHERITED
+    }
+    return settings_of(section, settings_type, {**table, **inherited})
+
+
+def _check_plain(where: str, settings_type: type[Any], table: Table) -> None:
+    """Check names and numbers for a dataclass of plain values, as blocks and plug-ins have."""
+    for name in table:
+        if name in INHERITED and name in {f.name for f in dataclasses.fields(settings_type)}:
+            raise ConfigurationError(
+                f"[{where}] {name} follows [{INHERITED[name]}] {name}; set it there instead."
+            )
+    _check_names(f"[{where}] setting", table, [f.name for f in own_fields(settings_type)], str)
+    for name, value in table.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigurationError(f"[{where}] {name} must be a finite number, not {value}.")
+
+
+def _plugin_tables(tables: Table) -> dict[tuple[str, str], object]:
+    """Check every [section.plug-in] table of the file."""
+    found: dict[tuple[str, str], object] = {}
+    for section, (group, _setting) in PLUGIN_GROUPS.items():
+        table: Any = tables.get(section, {})
+        for name, settings in table.items():
+            if isinstance(settings, dict):
+                found[group, name] = _plugin_table(section, group, name, settings)
+    return found
+
+
+def _plugin_table(section: str, group: str, name: str, settings: Table) -> object:
+    where = f"{section}.{name}"
+    _check_names("section", [where], [f"{section}.{n}" for n in plugin_names(group)], "[{}]".format)
+    settings_type = plugin_settings_type(group, name)
+    if settings_type is None:
+        if settings:
+            raise ConfigurationError(
+                f"[{where}] has no settings; leave {next(iter(settings))} out."
+            )
+        return None
+    _check_plain(where, settings_type, settings)
+    return settings_of(where, settings_type, settings)
+
+
+def _anchored(node: NodeSettings, directory: Path) -> NodeSettings:
+    """Anchor relative paths, and refuse a socket path that the kernel would not take."""
+    state_dir = directory / node.state_dir
+    socket = state_dir / node.control_socket
+    if len(bytes(socket)) > _MAX_SOCKET_PATH_BYTES:
+        raise ConfigurationError(
+            f"[node] control_socket is {len(bytes(socket))} bytes long with its directory, and a "
+            f"Unix socket's path has at most {_MAX_SOCKET_PATH_BYTES}; write a shorter one, such "
+            'as "/run/overlay/control.sock".'
+        )
+    return NodeSettings(state_dir=state_dir, control_socket=socket)
+
+
+def _check_implementations(configuration: Configuration) -> None:
+    """Insist that every implementation that the file names exists and loads."""
+    for section, (group, setting) in PLUGIN_GROUPS.items():
+        name = getattr(getattr(configuration, section), setting)
+        _check_plugin(section, setting, group, name)
+    if configuration.ipsec.backend != "auto":
+        _check_plugin("ipsec", "backend", "overlay.ipsec", configuration.ipsec.backend)
+
+
+def _check_plugin(section: str, setting: str, group: str, name: str) -> None:
+    try:
+        load_plugin(group, name)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"[{section}] {setting}: {error}") from error
+    except ImportError as error:
+        raise ConfigurationError(
+            f"[{section}] {setting}: {name!r} is installed but cannot be loaded ({error}); "
+            "install what it needs or choose another."
+        ) from error
+
+
+def _check_names(kind: str, given: Iterable[str], known: Iterable[str], show: Any) -> None:  # noqa: ANN401 - str -> str
+    names = list(known)
+    for name in given:
+        if name not in names:
+            close = difflib.get_close_matches(name, names, n=1)
+            hint = f"did you mean {show(close[0])}?" if close else f"known: {_listed(names, show)}."
+            raise ConfigurationError(f"there is no {kind} {show(name)}; {hint}")
+
+
+def _listed(names: list[str], show: Any) -> str:  # noqa: ANN401 - str -> str
+    return ", ".join(show(name) for name in names) or "none"

@@ -1,0 +1,69 @@
+"""The whole configuration as one frozen value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from overlay.config.blocks import block_settings_type, plugin_settings_type
+from overlay.config.sections import (
+    ExitSettings,
+    ForwardingSettings,
+    IpsecSettings,
+    NetworkSettings,
+    NodeSettings,
+    RoleSettings,
+    SelectionSettings,
+    TfcSettings,
+)
+
+if TYPE_CHECKING:
+    from overlay.apm.settings import ApmSettings
+    from overlay.dht.settings import DhtSettings
+    from overlay.link.settings import LinkSettings
+
+__all__ = ["Configuration"]
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """Everything that a node is told by its user; every value has been checked.
+
+    ``plugin_tables`` holds the settings of plug-ins that the file speaks of, by
+    entry-point group and name; :meth:`plugin_settings` fills in the others.
+
+    Raises:
+        ValueError: two sections contradict each other; the message is a full sentence.
+    """
+
+    node: NodeSettings = field(default_factory=NodeSettings)
+    network: NetworkSettings = field(default_factory=NetworkSettings)
+    roles: RoleSettings = field(default_factory=RoleSettings)
+    exit: ExitSettings = field(default_factory=ExitSettings)
+    selection: SelectionSettings = field(default_factory=SelectionSettings)
+    tfc: TfcSettings = field(default_factory=TfcSettings)
+    forwarding: ForwardingSettings = field(default_factory=ForwardingSettings)
+    ipsec: IpsecSettings = field(default_factory=IpsecSettings)
+    apm: ApmSettings = field(default_factory=lambda: block_settings_type("apm")())
+    dht: DhtSettings = field(default_factory=lambda: block_settings_type("dht")())
+    link: LinkSettings = field(default_factory=lambda: block_settings_type("link")())
+    plugin_tables: Mapping[tuple[str, str], object] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.roles.exit and not self.exit.policy:
+            raise ValueError(
+                "[exit] policy must hold at least one rule when [roles] exit = true; "
+                'write policy = ["accept *:*"] or set exit = false'
+            )
+
+    def plugin_settings(self, group: str, name: str) -> Any | None:  # noqa: ANN401 - the plug-in knows its type
+        """Return a plug-in's settings, its defaults if the file is silent, None if it has none.
+
+        Raises:
+            ConfigurationError: nobody registered that name.
+        """
+        if (group, name) in self.plugin_tables:
+            return self.plugin_tables[group, name]
+        settings_type = plugin_settings_type(group, name)
+        return None if settings_type is None else settings_type()

@@ -1,0 +1,148 @@
+"""The file that ``overlay init`` writes: every setting, commented, at its default."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import textwrap
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, cast
+
+from overlay.config.blocks import (
+    BLOCKS,
+    PLUGIN_GROUPS,
+    block_settings_type,
+    field_meanings,
+    own_fields,
+    plugin_settings_type,
+)
+from overlay.config.load import SECTIONS
+from overlay.config.setting import TomlValue, meaning_of, toml_default_of
+from overlay.plugins import plugin_names
+
+__all__ = ["commented_configuration", "toml_value"]
+
+_HEAD: Final = """\
+# Configuration of an overlay node (TOML, https://toml.io). Lines that start with "#" show the
+# defaults: remove the "#" to change one. docs/configuration.md tells more.
+"""
+
+_UNITS: Final = (
+    ("_kbit", "kbit/s"),
+    ("_per_s", "a second"),
+    ("_bytes", "bytes"),
+    ("_pps", "packets a second"),
+    ("_ms", "milliseconds"),
+    ("_s", "seconds"),
+)
+
+Chosen = Mapping[tuple[str, str], TomlValue]
+
+
+def commented_configuration(chosen: Chosen) -> str:
+    """Return a configuration file in which ``chosen[section, setting]`` are set, all else shown.
+
+    Raises:
+        KeyError: ``chosen`` names a setting that does not exist.
+    """
+    remaining = dict(chosen)
+    parts = [_HEAD]
+    for section, settings_type in SECTIONS.items():
+        parts.append(_header(section, (settings_type.__doc__ or "").partition(": ")[2]))
+        for field in dataclasses.fields(settings_type):
+            default = toml_default_of(field)
+            value = remaining.pop((section, field.name), None)
+            parts.append(_entry(field.name, _about(section, field), default, value))
+        parts.extend(_plugin_parts(section))
+    for section in BLOCKS:
+        settings_type = block_settings_type(section)
+        parts.append(_header(section, _first_sentence(settings_type)))
+        parts.extend(_plain_entries(settings_type))
+    if remaining:
+        raise KeyError(next(iter(remaining)))
+    return "\n".join(parts)
+
+
+def _about(section: str, field: dataclasses.Field[Any]) -> str:
+    """Return a setting's meaning, with the names to choose from where it names a plug-in."""
+    meaning = meaning_of(field)
+    group, setting = PLUGIN_GROUPS.get(section, ("overlay.ipsec", "backend"))
+    if field.name == setting:
+        return f"{meaning} Known: {', '.join(plugin_names(group))}."
+    return meaning
+
+
+def _plugin_parts(section: str) -> Iterator[str]:
+    if section not in PLUGIN_GROUPS:
+        return
+    group, _setting = PLUGIN_GROUPS[section]
+    for name in plugin_names(group):
+        settings_type = plugin_settings_type(group, name)
+        if settings_type is not None and own_fields(settings_type):
+            yield _header(f"{section}.{name}", _first_sentence(settings_type))
+            yield from _plain_entries(settings_type)
+
+
+def _plain_entries(settings_type: type[Any]) -> Iterator[str]:
+    meanings = field_meanings(settings_type)
+    for field in own_fields(settings_type):
+        about = meanings.get(field.name) or _from_name(field.name)
+        yield _entry(field.name, _with_unit(field.name, about), _plain_default(field), None)
+
+
+def _plain_default(field: dataclasses.Field[Any]) -> TomlValue:
+    return cast("TomlValue", field.default)
+
+
+def _header(section: str, about: str) -> str:
+    return f"\n[{section}]\n{_comment(about)}" if about else f"\n[{section}]"
+
+
+def _entry(name: str, about: str, default: TomlValue, value: TomlValue | None) -> str:
+    shown = f"# {name} = {toml_value(default)}"
+    if value is not None:
+        shown = f"{name} = {toml_value(value)}"
+        if value != default:
+            about = f"{about} Default: {toml_value(default)}."
+    return f"\n{_comment(about)}\n{shown}"
+
+
+def _comment(text: str) -> str:
+    """Wrap a meaning as a comment that no one takes for a setting without its "#"."""
+    plain = re.sub(r":\w+:`~?([^`]*)`", r"\1", text).replace("``", "")
+    return textwrap.fill(
+        plain[:1].upper() + plain[1:],
+        96,
+        initial_indent="## ",
+        subsequent_indent="## ",
+        break_on_hyphens=False,
+    )
+
+
+def _first_sentence(settings_type: type[Any]) -> str:
+    paragraph = (settings_type.__doc__ or "").strip().partition("\n\n")[0]
+    return " ".join(paragraph.split())
+
+
+def _from_name(name: str) -> str:
+    return re.sub("_(kbit|bytes|pps|ms|s)$", "", name).replace("_", " ").capitalize() + "."
+
+
+def _with_unit(name: str, about: str) -> str:
+    """Add the unit that the name ends with, unless the meaning says it already."""
+    unit = next((unit for suffix, unit in _UNITS if name.endswith(suffix)), None)
+    if unit is None or unit.rstrip("s/") in about:
+        return about
+    return f"{about.rstrip('.')} ({unit})."
+
+
+def toml_value(value: TomlValue) -> str:
+    """Spell a value in TOML; a basic string of TOML 1.0 is a JSON string."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, list):
+        return f"[{', '.join(toml_value(item) for item in value)}]"
+    return repr(value)

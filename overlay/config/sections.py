@@ -1,0 +1,236 @@
+"""The sections of the configuration file that belong to no single block, setting by setting.
+
+Values are checked one by one by their parsers; what two settings must agree on is checked
+in ``__post_init__``, which raises ValueError with a full sentence, so that a section built
+by a program obeys the same rules as one read from a file.
+"""
+
+# ruff: noqa: RUF009 - setting() returns a dataclass field, as dataclasses.field() does
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from overlay.addresses import Endpoint, IpNetwork
+from overlay.config.setting import setting
+from overlay.config.values import (
+    boolean,
+    endpoints,
+    esp_suite,
+    exit_rules,
+    file_path,
+    forbidden_prefixes,
+    inner_ipv4_pool,
+    inner_ipv6_pool,
+    integer,
+    name,
+    network_name,
+)
+from overlay.errors import Malformed
+from overlay.exit_policy import ExitPolicy, ExitRule, forbidden_network
+
+__all__ = [
+    "MAX_HOPS",
+    "ExitSettings",
+    "ForwardingSettings",
+    "IpsecSettings",
+    "NetworkSettings",
+    "NodeSettings",
+    "RoleSettings",
+    "SelectionSettings",
+    "TfcSettings",
+]
+
+MAX_HOPS: Final = 5
+"""The onion-like signalling message has room for five layers."""
+
+_KEY_FILE: Final = "identity.key"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSettings:
+    """[node]: where the node keeps its state and how its user reaches it."""
+
+    state_dir: Path = setting(
+        ".",
+        file_path,
+        "Directory of the key file and of everything that the node remembers. "
+        "A relative path starts at this file's directory.",
+    )
+    control_socket: Path = setting(
+        "run/control.sock",
+        file_path,
+        "Unix socket on which the running node answers its owner; its directory is made with "
+        "mode 0700. A relative path starts at state_dir.",
+    )
+
+    @property
+    def key_file(self) -> Path:
+        """The file of the private keys."""
+        return self.state_dir / _KEY_FILE
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkSettings:
+    """[network]: which overlay, and the UDP endpoints that carry it."""
+
+    network_id: str = setting(
+        "overlay",
+        network_name,
+        "Name of the overlay: nodes of other names are not heard. 1 to 32 letters, digits, "
+        "dots, dashes or underscores.",
+    )
+    listen: tuple[Endpoint, ...] = setting(
+        ["0.0.0.0:4500"],
+        endpoints(1),
+        "UDP endpoints to listen on. ESP and all control traffic share the port.",
+    )
+    advertise: tuple[Endpoint, ...] = setting(
+        [],
+        endpoints(0),
+        "UDP endpoints at which others reach this node, if they differ from those in listen "
+        "(behind a port forwarding, or when listen is a wildcard).",
+    )
+    bootstrap: tuple[Endpoint, ...] = setting(
+        [],
+        endpoints(0),
+        "Nodes to join through: addresses with ports. Names are refused, since resolving one "
+        "tells a name server that you join. A node that has run before needs none.",
+    )
+    allow_private_endpoints: bool = setting(
+        False,  # noqa: FBT003 - a default
+        boolean,
+        "Talk to nodes at private and loopback addresses: for laboratories and private meshes.",
+    )
+    bandwidth_kbit: int = setting(
+        10_000,
+        integer(1, 4_294_967_295),
+        "What this node offers to the circuits of others, in kbit/s; signed into its descriptor.",
+    )
+
+    def __post_init__(self) -> None:
+        if self.allow_private_endpoints:
+            return
+        for where, listed in (("advertise", self.advertise), ("bootstrap", self.bootstrap)):
+            for endpoint in listed:
+                kind = forbidden_network(endpoint.address)
+                if kind is not None:
+                    raise ValueError(
+                        f'{where} has "{endpoint}", a {kind} address; write a public one, or set '
+                        "allow_private_endpoints = true for a laboratory or a private mesh"
+                    )
+
+    @property
+    def advertised(self) -> tuple[Endpoint, ...]:
+        """What the descriptor says: ``advertise``, or those of ``listen`` that others can use.
+
+        Empty if nobody can be told where this node is: then it cannot serve as a relay.
+        """
+        return self.advertise or tuple(e for e in self.listen if self._reachable(e))
+
+    def _reachable(self, endpoint: Endpoint) -> bool:
+        if endpoint.address.is_unspecified:
+            return False
+        return self.allow_private_endpoints or forbidden_network(endpoint.address) is None
+
+
+@dataclass(frozen=True, slots=True)
+class RoleSettings:
+    """[roles]: what this node does for others."""
+
+    relay: bool = setting(
+        True,  # noqa: FBT003 - a default
+        boolean,
+        "Carry the circuits of others from link to link.",
+    )
+    exit: bool = setting(
+        False,  # noqa: FBT003 - a default
+        boolean,
+        "Be the last hop of circuits: destinations then see this machine's address. "
+        "Consider who will answer for that traffic before you turn it on.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ExitSettings:
+    """[exit]: where circuits may leave, if this node is an exit."""
+
+    policy: tuple[ExitRule, ...] = setting(
+        ["accept *:*"],
+        exit_rules,
+        'Rules "accept|reject ADDRESS[/LENGTH]|*:PORT[-PORT]|*"; the first that covers a '
+        "destination decides, none means refusal. Signed into the descriptor.",
+    )
+    allow_forbidden: tuple[IpNetwork, ...] = setting(
+        [],
+        forbidden_prefixes,
+        "Prefixes of private, loopback, link-local, multicast or reserved addresses that "
+        "circuits may reach nevertheless, where policy accepts them.",
+    )
+    inner_ipv4: ipaddress.IPv4Network = setting(
+        "100.64.0.0/10",
+        inner_ipv4_pool,
+        "Prefix from which each circuit is lent an IPv4 address, /8 to /29.",
+    )
+    inner_ipv6: ipaddress.IPv6Network = setting(
+        "fd69:6e6e:6572::/64",
+        inner_ipv6_pool,
+        "Prefix from which each circuit is lent an IPv6 address, /16 to /112, unique local.",
+    )
+
+    def __post_init__(self) -> None:
+        try:
+            self.exit_policy()
+        except Malformed as error:
+            raise ValueError(f"policy and allow_forbidden are too many: {error}") from error
+
+    def exit_policy(self) -> ExitPolicy:
+        """Return the policy as it is signed and enforced."""
+        return ExitPolicy(self.policy, self.allow_forbidden)
+
+
+@dataclass(frozen=True, slots=True)
+class SelectionSettings:
+    """[selection]: how the Mix-nodes of a path are chosen, unless a request says otherwise."""
+
+    strategy: str = setting("uniform", name, "Name of the path selection strategy.")
+    hops: int = setting(
+        3,
+        integer(1, MAX_HOPS),
+        f"Mix-nodes of a path, the exit included, 1 to {MAX_HOPS}. With fewer than 3, one "
+        "node or two that work together see both ends.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class TfcSettings:
+    """[tfc]: what an observer of a link sees."""
+
+    strategy: str = setting("none", name, "Name of the traffic flow confidentiality strategy.")
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardingSettings:
+    """[forwarding]: what is normalised at the source and checked at the exit."""
+
+    rules: str = setting("standard", name, "Name of the anonymous forwarding rules.")
+
+
+@dataclass(frozen=True, slots=True)
+class IpsecSettings:
+    """[ipsec]: who encrypts, and with which ESP suites."""
+
+    backend: str = setting(
+        "auto", name, 'Name of the IPsec backend; "auto" takes the best that this machine has.'
+    )
+    link_suite: int = setting(
+        "aes-256-gcm",
+        esp_suite,
+        "ESP suite of the SAs between neighbours: aes-{128,192,256}-gcm, chacha20-poly1305, "
+        "aes-{128,192,256}-cbc-sha256 or aes-{128,192,256}-cbc-sha1.",
+    )
+    esp_suite: int = setting(
+        "aes-256-gcm", esp_suite, "ESP suite of the onion SAs of our circuits; the same names."
+    )

@@ -1,0 +1,232 @@
+"""Parsers of single settings: a TOML value in, a checked value out.
+
+Each raises ValueError whose message completes "[section] setting ..." and says what to
+write instead.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from overlay.addresses import CIRCUIT_PREFIX, OVERLAY_PREFIX, Endpoint, IpNetwork
+from overlay.errors import ConfigurationError, Malformed
+from overlay.exit_policy import FORBIDDEN_NETWORKS, ExitRule, parse_exit_rule
+
+__all__ = [
+    "boolean",
+    "endpoint",
+    "endpoints",
+    "esp_suite",
+    "exit_rules",
+    "file_path",
+    "forbidden_prefixes",
+    "inner_ipv4_pool",
+    "inner_ipv6_pool",
+    "integer",
+    "name",
+    "network_name",
+]
+
+MAX_ENDPOINTS: Final = 64
+
+_NETWORK_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,32}")
+_HOST_NAME: Final = re.compile(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*\.?")
+_UNIQUE_LOCAL: Final = ipaddress.IPv6Network("fc00::/7")
+_OWN_PREFIXES: Final = tuple(
+    ipaddress.IPv6Network((prefix.ljust(16, b"\0"), 32))
+    for prefix in (OVERLAY_PREFIX, CIRCUIT_PREFIX)
+)
+
+
+def boolean(value: object) -> bool:
+    """Take true or false, nothing that merely resembles them."""
+    if not isinstance(value, bool):
+        raise ValueError(f"must be true or false, not {_shown(value)}")  # noqa: TRY004 - the user's
+    return value
+
+
+def integer(lowest: int, highest: int) -> Callable[[object], int]:
+    """Return a parser of whole numbers within a range."""
+
+    def parse(value: object) -> int:
+        if type(value) is not int or not lowest <= value <= highest:
+            raise ValueError(
+                f"must be a whole number from {lowest} to {highest}, not {_shown(value)}"
+            )
+        return value
+
+    return parse
+
+
+def name(value: object) -> str:
+    """Take the name of an implementation; whether it exists is asked when it is loaded."""
+    return _text(value, 'must be a name in quotes such as "none"')
+
+
+def network_name(value: object) -> str:
+    """Take the name that keeps two overlays apart; it is part of every control message."""
+    text = _text(value, 'must be a name in quotes such as "overlay"')
+    if _NETWORK_NAME.fullmatch(text) is None:
+        raise ValueError(
+            f"must be 1 to 32 letters, digits, dots, dashes or underscores, not {_shown(text)}"
+        )
+    return text
+
+
+def file_path(value: object) -> Path:
+    """Take a file or directory; ``~`` stands for the user's home."""
+    text = _text(value, "must be a path in quotes")
+    if not text or "\0" in text:
+        raise ValueError("must be a path that is not empty")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"names a home directory that is not known: {_shown(text)}") from error
+
+
+def endpoint(value: object) -> Endpoint:
+    """Take ``ADDRESS:PORT`` or ``[IPV6-ADDRESS]:PORT``, never a host name."""
+    text = _text(value, 'must be an endpoint in quotes such as "192.0.2.1:4500"')
+    host, separator, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise ValueError(f'has {_shown(text)}; write an IPv6 endpoint as "[2001:db8::1]:4500"')
+    if not separator or not re.fullmatch(r"[0-9]{1,5}", port):
+        raise ValueError(
+            f'has {_shown(text)}, which names no port; write both, as in "192.0.2.1:4500"'
+        )
+    return _endpoint_of(host, int(port), text)
+
+
+def endpoints(fewest: int) -> Callable[[object], tuple[Endpoint, ...]]:
+    """Return a parser of lists of endpoints, each named once."""
+
+    def parse(value: object) -> tuple[Endpoint, ...]:
+        texts = _texts(value, 'must be a list of endpoints such as ["192.0.2.1:4500"]')
+        if not fewest <= len(texts) <= MAX_ENDPOINTS:
+            raise ValueError(f"must name {fewest} to {MAX_ENDPOINTS} endpoints, not {len(texts)}")
+        parsed = tuple(endpoint(text) for text in texts)
+        if len(set(parsed)) != len(parsed):
+            raise ValueError("names an endpoint twice; write each once")
+        return parsed
+
+    return parse
+
+
+def exit_rules(value: object) -> tuple[ExitRule, ...]:
+    """Take the exit's rules, in the order in which they are tried."""
+    rules: list[ExitRule] = []
+    for text in _texts(value, 'must be a list of rules such as ["reject *:25", "accept *:*"]'):
+        try:
+            rules.extend(parse_exit_rule(text))
+        except ConfigurationError as error:
+            raise ValueError(f"is wrong: {str(error).rstrip('.')}") from error
+    return tuple(rules)
+
+
+def forbidden_prefixes(value: object) -> tuple[IpNetwork, ...]:
+    """Take prefixes inside :data:`FORBIDDEN_NETWORKS` that the operator opens by name."""
+    return tuple(
+        _forbidden_prefix(text)
+        for text in _texts(value, 'must be a list of prefixes such as ["192.168.7.0/24"]')
+    )
+
+
+def inner_ipv4_pool(value: object) -> ipaddress.IPv4Network:
+    """Take the prefix from which the exit lends IPv4 addresses, one to each circuit."""
+    network = _network(_text(value, 'must be a prefix in quotes such as "100.64.0.0/10"'))
+    if not isinstance(network, ipaddress.IPv4Network) or not 8 <= network.prefixlen <= 29:
+        raise ValueError(
+            f'must be an IPv4 prefix from /8 to /29, as "100.64.0.0/10", not "{network}"'
+        )
+    if not network.is_private and not network.subnet_of(ipaddress.IPv4Network("100.64.0.0/10")):
+        raise ValueError(
+            f'must be private or shared, as "100.64.0.0/10", not the public "{network}"'
+        )
+    return network
+
+
+def inner_ipv6_pool(value: object) -> ipaddress.IPv6Network:
+    """Take the prefix from which the exit lends IPv6 addresses: unique local (RFC 4193)."""
+    network = _network(_text(value, 'must be a prefix in quotes such as "fd69:6e6e:6572::/64"'))
+    if not isinstance(network, ipaddress.IPv6Network) or not 16 <= network.prefixlen <= 112:
+        raise ValueError(
+            f'must be an IPv6 prefix from /16 to /112, as "fd69:6e6e:6572::/64", not "{network}"'
+        )
+    if not network.subnet_of(_UNIQUE_LOCAL):
+        raise ValueError(f'must be unique local (inside fc00::/7), not "{network}"')
+    if any(network.overlaps(own) for own in _OWN_PREFIXES):
+        raise ValueError(f'overlaps the overlay\'s own addresses; write another than "{network}"')
+    return network
+
+
+def esp_suite(value: object) -> int:
+    """Take the name of an ESP suite and return its number (``overlay.ipsec.suites``).
+
+    Those of the paper's experiment (3DES) cannot be configured.
+    """
+    from overlay.ipsec.suites import SUITES
+
+    text = _text(value, 'must be the name of an ESP suite such as "aes-256-gcm"')
+    numbers = {suite.name: suite.number for suite in SUITES.values() if not suite.experiment}
+    if text not in numbers:
+        raise ValueError(f"has no ESP suite {_shown(text)}; write one of {', '.join(numbers)}")
+    return numbers[text]
+
+
+def _text(value: object, wanted: str) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{wanted}, not {_shown(value)}")  # noqa: TRY004 - the user's mistake
+    return value
+
+
+def _texts(value: object, wanted: str) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise ValueError(f"{wanted}, not {_shown(value)}")
+    return value
+
+
+def _endpoint_of(host: str, port: int, text: str) -> Endpoint:
+    try:
+        return Endpoint.parse(host, port)
+    except Malformed as error:
+        if not 1 <= port <= 65535:
+            raise ValueError(f"has {_shown(text)}; a port lies between 1 and 65535") from error
+        if _HOST_NAME.fullmatch(host) and not re.fullmatch(r"[0-9.]+", host):
+            raise ValueError(
+                f"has the host name {_shown(host)}: resolving it would tell a name server whom "
+                "you contact; write its address"
+            ) from error
+        raise ValueError(f"has {_shown(text)}; write a literal IP address and a port") from error
+
+
+def _forbidden_prefix(text: str) -> IpNetwork:
+    network = _network(text)
+    for forbidden, _what in FORBIDDEN_NETWORKS:
+        if network.version == forbidden.version and network.subnet_of(forbidden):  # type: ignore[arg-type]  # same version
+            return network
+    raise ValueError(
+        f'has "{network}", which lies in no forbidden range; leave it out, '
+        "and let [exit] policy speak of it"
+    )
+
+
+def _network(text: str) -> IpNetwork:
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError as error:
+        raise ValueError(
+            f'has {_shown(text)}, which is no prefix; write it as "192.168.7.0/24", '
+            "with no bits after its length"
+        ) from error
+
+
+def _shown(value: object) -> str:
+    """Show a user's value, shortened: a whole file pasted into a string is no sentence."""
+    shown = f'"{value}"' if isinstance(value, str) else repr(value)
+    return shown if len(shown) <= 80 else f"{shown[:77]}..."

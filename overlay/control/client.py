@@ -1,0 +1,164 @@
+"""The asker's side of the control socket: blocking, for a command line that asks one thing."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+from overlay.control.codec import (
+    MAX_RESPONSE_BYTES,
+    Failure,
+    decode_report_list,
+    decode_response,
+    encode_request,
+)
+from overlay.control.model import (
+    ClosePathRequest,
+    OpenPathRequest,
+    PathReport,
+    PathsRequest,
+    PeerReport,
+    PeersRequest,
+    Request,
+    StatusReport,
+    StatusRequest,
+    StopRequest,
+)
+from overlay.control.reports import decode_report
+from overlay.errors import (
+    BackendError,
+    ConfigurationError,
+    InternalError,
+    Malformed,
+    OverlayError,
+)
+
+__all__ = ["RESPONSE_TIMEOUT_S", "ControlClient", "RequestFailed"]
+
+RESPONSE_TIMEOUT_S: Final = 150.0
+"""Longer than the node's own limit, so that its sentence arrives rather than ours."""
+
+_RECEIVE_BYTES: Final = 65536
+
+
+class RequestFailed(OverlayError):
+    """The node said no; the message is its sentence, ``kind`` the class of its error."""
+
+    def __init__(self, sentence: str, kind: str) -> None:
+        super().__init__(sentence)
+        self.kind = kind
+
+
+class ControlClient:
+    """One connection to a running node; a context manager that hangs up at its end.
+
+    Every method raises :class:`RequestFailed` when the node says no, :class:`InternalError`
+    when it reports a bug of its own, and :class:`BackendError` when the connection is lost.
+    """
+
+    def __init__(self, path: Path, *, timeout_s: float = RESPONSE_TIMEOUT_S) -> None:
+        """Connect.
+
+        Raises:
+            ConfigurationError: no node answers there.
+        """
+        self._path = path
+        self._received = bytearray()
+        self._socket = _connect(path, timeout_s)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._socket.close()
+
+    def status(self) -> StatusReport:
+        """Ask how the node is."""
+        return decode_report(StatusReport, self._ask(StatusRequest()))
+
+    def peers(self) -> list[PeerReport]:
+        """Ask for the Mix-nodes of the topology table."""
+        return decode_report_list(PeerReport, self._ask(PeersRequest()))
+
+    def paths(self) -> list[PathReport]:
+        """Ask for the paths that the user asked for."""
+        return decode_report_list(PathReport, self._ask(PathsRequest()))
+
+    def open_path(self, request: OpenPathRequest) -> PathReport:
+        """Open a path; returns when it carries packets."""
+        return decode_report(PathReport, self._ask(request))
+
+    def close_path(self, number: int | None) -> int:
+        """Close one path, or all (None); returns how many were closed."""
+        closed = self._ask(ClosePathRequest(number))
+        if type(closed) is not int:
+            raise Malformed("the result must be a number.")
+        return closed
+
+    def stop(self) -> None:
+        """Stop the node; returns when it has begun to stop."""
+        self._ask(StopRequest())
+
+    def _ask(self, request: Request) -> Any:  # noqa: ANN401 - checked by each method
+        try:
+            self._socket.sendall(encode_request(request))
+            line = self._receive_line()
+        except TimeoutError as error:
+            raise BackendError(
+                f"the node at {self._path} did not answer in time; see its log, or restart it."
+            ) from error
+        except OSError as error:
+            raise BackendError(self._lost()) from error
+        result = decode_response(line)
+        if isinstance(result, Failure):
+            if result.kind == InternalError.__name__:
+                raise InternalError(result.error)
+            raise RequestFailed(result.error, result.kind)
+        return result
+
+    def _receive_line(self) -> bytes:
+        while b"\n" not in self._received[-_RECEIVE_BYTES:]:
+            data = self._socket.recv(_RECEIVE_BYTES)
+            if not data:
+                raise BackendError(self._lost())
+            self._received += data
+            if len(self._received) > MAX_RESPONSE_BYTES:
+                raise Malformed("the node's answer is longer than its bound.")
+        line, _, rest = bytes(self._received).partition(b"\n")
+        self._received = bytearray(rest)
+        return line
+
+    def _lost(self) -> str:
+        return f"the node at {self._path} closed the connection; it may have stopped."
+
+
+def _connect(path: Path, timeout_s: float) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.settimeout(timeout_s)
+    try:
+        connection.connect(bytes(path))
+    except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError) as error:
+        connection.close()
+        raise ConfigurationError(
+            f'no node answers at {path}; start one with "overlay up", or name another with '
+            "--config or --socket."
+        ) from error
+    except PermissionError as error:
+        connection.close()
+        raise ConfigurationError(
+            f"the control socket {path} belongs to another user; run as the user of the node."
+        ) from error
+    except OSError as error:
+        connection.close()
+        raise ConfigurationError(
+            f"the control socket {path} cannot be used ({error.strerror or error}); name another "
+            "with --socket."
+        ) from error
+    return connection

@@ -1,0 +1,302 @@
+"""The control socket's JSON: one request or response a line, strict in both directions.
+
+::
+
+    {"method": "open_path", "parameters": {"destination": "192.0.2.7/32", "hops": 3}}
+    {"ok": true, "result": {"number": 1, "destination": "192.0.2.7", ...}}
+    {"ok": false, "error": "there is no path 4; open paths: 1.", "kind": "ConfigurationError"}
+
+Whatever the bytes, decoding gives a value or raises :class:`~overlay.errors.Malformed`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from dataclasses import dataclass
+from typing import Any, Final, NoReturn, TypeVar
+
+from overlay.addresses import (
+    NODE_ID_BYTES,
+    IpNetwork,
+    NodeId,
+    OverlayAddress,
+    format_address,
+    is_overlay_address,
+)
+from overlay.control.model import (
+    MAX_HOPS,
+    ClosePathRequest,
+    OpenPathRequest,
+    PathsRequest,
+    PeersRequest,
+    Request,
+    StatusRequest,
+    StopRequest,
+)
+from overlay.control.reports import Report, decode_report, encode_report
+from overlay.errors import Malformed
+
+__all__ = [
+    "MAX_REQUEST_BYTES",
+    "MAX_RESPONSE_BYTES",
+    "Failure",
+    "decode_report_list",
+    "decode_request",
+    "decode_response",
+    "encode_failure",
+    "encode_request",
+    "encode_success",
+    "parse_destination",
+    "parse_hop",
+]
+
+MAX_REQUEST_BYTES: Final = 64 * 1024
+MAX_RESPONSE_BYTES: Final = 64 * 1024 * 1024
+"""A client's bound; the topology table's own bound keeps real answers far below it."""
+
+_MAX_NAME_CHARACTERS: Final = 64
+_MAX_NUMBER: Final = 2**53 - 1
+"""What every JSON implementation takes as a whole number (RFC 8259, section 6)."""
+
+_PLAIN: Final[dict[str, type[StatusRequest | PeersRequest | PathsRequest | StopRequest]]] = {
+    "status": StatusRequest,
+    "peers": PeersRequest,
+    "paths": PathsRequest,
+    "stop": StopRequest,
+}
+
+R = TypeVar("R", bound=Report)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A response that says no: one sentence, and the class of the error at the node."""
+
+    error: str
+    kind: str
+
+
+def encode_request(request: Request) -> bytes:
+    """Return a request as one line, its newline included."""
+    match request:
+        case OpenPathRequest():
+            return _line({"method": "open_path", "parameters": _open_parameters(request)})
+        case ClosePathRequest(number=number):
+            parameters = {"path": "all" if number is None else number}
+            return _line({"method": "close_path", "parameters": parameters})
+    method = next(name for name, kind in _PLAIN.items() if isinstance(request, kind))
+    return _line({"method": method})
+
+
+def decode_request(line: bytes) -> Request:
+    """Parse one line without its newline.
+
+    Raises:
+        Malformed: the line is no request; the message says why, in words for its author.
+    """
+    if len(line) > MAX_REQUEST_BYTES:
+        raise Malformed(f"a request has at most {MAX_REQUEST_BYTES} bytes.")
+    message = _object(_load(line), "a request", {"method"}, {"parameters"})
+    method, parameters = message["method"], message.get("parameters", {})
+    if method == "open_path":
+        return _decode_open(parameters)
+    if method == "close_path":
+        return _decode_close(parameters)
+    if isinstance(method, str) and method in _PLAIN:
+        _object(parameters, f"the parameters of {method}", set(), set())
+        return _PLAIN[method]()
+    known = ", ".join((*_PLAIN, "open_path", "close_path"))
+    raise Malformed(f"there is no such method; known methods: {known}.")
+
+
+def encode_success(result: Report | list[Report] | int | None) -> bytes:
+    """Return a response that carries a result."""
+    if isinstance(result, list):
+        return _line({"ok": True, "result": [encode_report(report) for report in result]})
+    plain = result if result is None or isinstance(result, int) else encode_report(result)
+    return _line({"ok": True, "result": plain})
+
+
+def encode_failure(failure: Failure) -> bytes:
+    """Return a response that says no."""
+    return _line({"ok": False, "error": failure.error, "kind": failure.kind})
+
+
+def decode_response(line: bytes) -> Any:  # noqa: ANN401 - the caller knows the method's result
+    """Return a response's result as plain JSON, or the :class:`Failure` that it carries.
+
+    Raises:
+        Malformed: the line is no response.
+    """
+    message = _load(line)
+    if isinstance(message, dict) and message.get("ok") is True:
+        return _object(message, "a response", {"ok", "result"}, set())["result"]
+    message = _object(message, "a response", {"ok", "error", "kind"}, set())
+    error, kind = message["error"], message["kind"]
+    if message["ok"] is not False or not isinstance(error, str) or not isinstance(kind, str):
+        raise Malformed("a response is either a result or an error with its kind.")
+    return Failure(error, kind)
+
+
+def decode_report_list(report_type: type[R], value: object) -> list[R]:
+    """Return the reports of a list result.
+
+    Raises:
+        Malformed: the value is no list of such reports.
+    """
+    if not isinstance(value, list):
+        raise Malformed("the result must be a list.")
+    return [decode_report(report_type, item) for item in value]
+
+
+def parse_destination(text: str) -> IpNetwork:
+    """Return the destination that a user wrote: an address, or a prefix without host bits.
+
+    Raises:
+        Malformed: anything else; a host name above all, since resolving it here would leak it.
+    """
+    try:
+        network = ipaddress.ip_network(text)
+    except ValueError:
+        raise Malformed(_why_no_destination(text)) from None
+    address = network.network_address
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.scope_id is not None:
+            raise Malformed(f"{text!r} has a zone; write the address without it.")
+        if address.ipv4_mapped is not None and network.prefixlen == 128:
+            raise Malformed(
+                f"{text!r} is an IPv4 address in disguise; write {address.ipv4_mapped}."
+            )
+    return network
+
+
+def parse_hop(text: str) -> NodeId | OverlayAddress:
+    """Return the Mix-node that a user named: by NodeId (40 hex digits) or overlay address.
+
+    Raises:
+        Malformed: the text is neither.
+    """
+    if len(text) == 2 * NODE_ID_BYTES:
+        try:
+            return NodeId(bytes.fromhex(text))
+        except ValueError:
+            pass  # it may still be an address of that length
+    try:
+        packed = ipaddress.ip_address(text).packed
+    except ValueError:
+        packed = b""
+    if not is_overlay_address(packed) or "%" in text:
+        raise Malformed(
+            f"{text[:64]!r} names no node; write its node id (40 hexadecimal digits) or its "
+            'overlay address (fd6d:6978:...), as "overlay peers" shows them.'
+        )
+    return OverlayAddress(packed)
+
+
+def _why_no_destination(text: str) -> str:
+    shown = repr(text[:80])
+    try:
+        inside = ipaddress.ip_interface(text).network
+    except ValueError:
+        return (
+            f"{shown} is not an IP address or prefix; a host name is refused because resolving "
+            "it here would tell a name server where you go: use an address."
+        )
+    return f"{shown} has bits beyond its prefix; write {inside}, or the address alone."
+
+
+def _open_parameters(request: OpenPathRequest) -> dict[str, object]:
+    parameters: dict[str, object] = {"destination": str(request.destination)}
+    if request.hops is not None:
+        parameters["hops"] = request.hops
+    if request.strategy is not None:
+        parameters["strategy"] = request.strategy
+    if request.via:
+        parameters["via"] = [_format_hop(hop) for hop in request.via]
+    return parameters
+
+
+def _format_hop(hop: bytes) -> str:
+    return hop.hex() if len(hop) == NODE_ID_BYTES else format_address(hop)
+
+
+def _decode_open(parameters: object) -> OpenPathRequest:
+    table = _object(
+        parameters, "the parameters of open_path", {"destination"}, {"hops", "strategy", "via"}
+    )
+    destination = table["destination"]
+    if not isinstance(destination, str):
+        raise Malformed("destination must be an address or a prefix, as text.")
+    hops = table.get("hops")
+    return OpenPathRequest(
+        destination=parse_destination(destination),
+        hops=None if hops is None else _whole_number(hops, "hops", 1, MAX_HOPS),
+        strategy=_decode_strategy(table.get("strategy")),
+        via=_decode_via(table.get("via", [])),
+    )
+
+
+def _decode_strategy(value: object) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str) or not 1 <= len(value) <= _MAX_NAME_CHARACTERS:
+        raise Malformed("strategy must be the name of a path selection strategy.")
+    return value
+
+
+def _decode_via(value: object) -> tuple[NodeId | OverlayAddress, ...]:
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise Malformed("via must be a list of nodes, each a node id or an overlay address.")
+    if len(value) > MAX_HOPS:
+        raise Malformed(f"via names at most {MAX_HOPS} nodes.")
+    return tuple(parse_hop(item) for item in value)
+
+
+def _decode_close(parameters: object) -> ClosePathRequest:
+    path = _object(parameters, "the parameters of close_path", {"path"}, set())["path"]
+    if path == "all":
+        return ClosePathRequest(None)
+    return ClosePathRequest(_whole_number(path, "path", 1, _MAX_NUMBER))
+
+
+def _whole_number(value: object, name: str, lowest: int, highest: int) -> int:
+    if type(value) is not int or not lowest <= value <= highest:
+        raise Malformed(f"{name} must be a whole number from {lowest} to {highest}.")
+    return value
+
+
+def _object(value: object, what: str, required: set[str], optional: set[str]) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise Malformed(f"{what} must be a JSON object.")
+    missing = sorted(required - value.keys())
+    if missing:
+        raise Malformed(f"{what} must have {', '.join(missing)}.")
+    if not value.keys() <= required | optional:
+        known = ", ".join(sorted(required | optional)) or "nothing"
+        raise Malformed(f"{what} may have {known} and nothing else.")
+    return value
+
+
+def _load(line: bytes) -> object:
+    try:
+        return json.loads(
+            line.decode(), parse_constant=_refuse_constant, object_pairs_hook=_distinct
+        )
+    except (ValueError, RecursionError) as error:
+        raise Malformed("the line is not valid JSON in UTF-8.") from error
+
+
+def _refuse_constant(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def _distinct(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        raise ValueError("a name appears twice")
+    return table
+
+
+def _line(message: dict[str, object]) -> bytes:
+    return json.dumps(message, separators=(",", ":"), allow_nan=False).encode() + b"\n"

@@ -1,0 +1,205 @@
+"""What can be asked of a running node, and what it answers.
+
+Reports carry addresses and ids in clear: they go to the node's owner, who asked, and nowhere
+else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from overlay.addresses import IpNetwork, NodeId, OverlayAddress
+
+__all__ = [
+    "MAX_HOPS",
+    "ClosePathRequest",
+    "ControlService",
+    "HopReport",
+    "OpenPathRequest",
+    "PathReport",
+    "PathsRequest",
+    "PeerReport",
+    "PeersRequest",
+    "Request",
+    "StatusReport",
+    "StatusRequest",
+    "StopRequest",
+]
+
+MAX_HOPS: Final = 5
+"""The onion-like signalling message has room for five layers."""
+
+
+@dataclass(frozen=True, slots=True)
+class StatusRequest:
+    """How is the node?"""
+
+
+@dataclass(frozen=True, slots=True)
+class PeersRequest:
+    """Which Mix-nodes does the topology table hold?"""
+
+
+@dataclass(frozen=True, slots=True)
+class PathsRequest:
+    """Which paths did the user ask for?"""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenPathRequest:
+    """Carry packets to ``destination`` through an anonymous circuit.
+
+    None stands for what the configuration says. ``via`` names hops that the user fixed, first
+    hop first: a NodeId (20 bytes) or an overlay address (16 bytes) each, at most ``MAX_HOPS``.
+    """
+
+    destination: IpNetwork
+    hops: int | None = None
+    strategy: str | None = None
+    via: tuple[NodeId | OverlayAddress, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ClosePathRequest:
+    """Close one path by its number; None closes all."""
+
+    number: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class StopRequest:
+    """Stop the node, cleanly."""
+
+
+Request = (
+    StatusRequest | PeersRequest | PathsRequest | OpenPathRequest | ClosePathRequest | StopRequest
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StatusReport:
+    """How the node is.
+
+    Attributes:
+        node_id: 40 hexadecimal digits.
+        overlay_address: IPv6 text.
+        uptime_s: seconds since the node was up.
+        backend: name of the IPsec backend in use.
+        roles: "relay", "exit", both or none.
+        listen: UDP endpoints, as text.
+        joined: whether at least one other node of the overlay has answered.
+        contacts: nodes in the Kademlia routing table.
+        mix_nodes: verified descriptors in the Mix-nodes Topology Table.
+        exits: how many of those are willing exits.
+        links: links that are up.
+        circuits_own: circuits that this node is the source of.
+        circuits_relayed: circuits of others that pass through.
+        circuits_exit: circuits of others that leave the overlay here.
+        counters: packets and bytes since the start, by name.
+        drops: dropped packets, by reason.
+        protected: destinations whose packets leave through a circuit or not at all.
+        tfc: name of the traffic flow confidentiality strategy.
+        forwarding: name of the forwarding rules.
+    """
+
+    version: str
+    node_id: str
+    overlay_address: str
+    network_id: str
+    uptime_s: float
+    backend: str
+    roles: tuple[str, ...]
+    listen: tuple[str, ...]
+    joined: bool
+    contacts: int
+    mix_nodes: int
+    exits: int
+    links: int
+    circuits_own: int
+    circuits_relayed: int
+    circuits_exit: int
+    counters: dict[str, int]
+    drops: dict[str, int]
+    protected: tuple[str, ...]
+    tfc: str
+    forwarding: str
+
+
+@dataclass(frozen=True, slots=True)
+class PeerReport:
+    """One Mix-node of the topology table.
+
+    ``exit_policy`` has one text for each rule, empty if the node is no exit; ``expires_in_s``
+    is how long its descriptor stays valid; ``linked`` tells whether a link to it is up.
+    """
+
+    node_id: str
+    overlay_address: str
+    endpoints: tuple[str, ...]
+    roles: tuple[str, ...]
+    exit_policy: tuple[str, ...]
+    bandwidth_kbit: int
+    expires_in_s: float
+    linked: bool
+
+
+@dataclass(frozen=True, slots=True)
+class HopReport:
+    """One Mix-node of a path."""
+
+    node_id: str
+    overlay_address: str
+
+
+@dataclass(frozen=True, slots=True)
+class PathReport:
+    """One path that the user asked for.
+
+    ``number`` is local to this process. ``state`` is a word for the user ("opening", "open",
+    "rebuilding"). ``hops`` are in order, first hop first, empty while there is no circuit.
+    ``rtt_ms`` is the round trip to the exit, None until measured. ``mtu`` is the largest inner
+    packet in bytes.
+    """
+
+    number: int
+    destination: str
+    state: str
+    hops: tuple[HopReport, ...]
+    inner_addresses: tuple[str, ...]
+    rtt_ms: float | None
+    age_s: float
+    strategy: str
+    mtu: int
+
+
+class ControlService(Protocol):
+    """What a node offers to its owner. An ``OverlayError``'s sentence is the answer."""
+
+    def status(self) -> StatusReport:
+        """Tell how the node is."""
+        ...
+
+    def peers(self) -> list[PeerReport]:
+        """List the Mix-nodes of the topology table."""
+        ...
+
+    def paths(self) -> list[PathReport]:
+        """List the paths that the user asked for."""
+        ...
+
+    async def open_path(self, request: OpenPathRequest) -> PathReport:
+        """Open a path and return when it carries packets.
+
+        Cancelled when the asker hangs up or the time for an answer is over; then nothing of
+        the path may remain.
+        """
+        ...
+
+    async def close_path(self, number: int | None) -> int:
+        """Close one path, or all (None); return how many were closed."""
+        ...
+
+    def stop(self) -> None:
+        """Begin to stop the node; returns at once."""
+        ...

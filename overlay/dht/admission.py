@@ -1,0 +1,126 @@
+"""Who may be answered, and how often: endpoints, cookies and rate limits.
+
+Everything here is cheap, since it is what strangers meet first: one hash for a cookie, a
+table look-up for a rate. Signatures are verified only behind it.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+from collections import OrderedDict
+from functools import lru_cache
+from typing import Final
+
+from overlay.addresses import Endpoint, IpAddress, NodeId, is_circuit_address, is_overlay_address
+from overlay.dht.envelope import COOKIE_BYTES
+from overlay.exit_policy import forbidden_network
+from overlay.sensitive import SecretBytes
+
+__all__ = [
+    "COOKIE_ROTATION_S",
+    "Cookies",
+    "SourceLimiter",
+    "endpoint_allowed",
+    "source_group",
+]
+
+COOKIE_ROTATION_S: Final = 300
+"""The secret changes every 5 minutes and the last one still counts: BEP 5's token rule."""
+
+_MAX_SOURCES: Final = 4096
+_COOKIE_LABEL: Final = b"overlay dht cookie v1"
+
+
+def endpoint_allowed(endpoint: Endpoint, *, allow_private: bool) -> bool:
+    """Tell whether a datagram may go to ``endpoint``.
+
+    Multicast, unspecified, broadcast and reserved addresses never qualify, nor does the
+    overlay's own address space; the rest must be globally reachable unless
+    ``allow_private`` (laboratories and private meshes).
+    """
+    never, is_global = _classify(endpoint.host)
+    return not never and (is_global or allow_private)
+
+
+@lru_cache(maxsize=8192)
+def _classify(host: str) -> tuple[bool, bool]:
+    address = ipaddress.ip_address(host)
+    never = (
+        address.is_multicast
+        or address.is_unspecified
+        or _is_reserved_v4(address)
+        or is_overlay_address(address.packed)
+        or is_circuit_address(address.packed)
+    )
+    return never, address.is_global and forbidden_network(address) is None
+
+
+def _is_reserved_v4(address: IpAddress) -> bool:
+    return address.version == 4 and (address.packed[0] == 0 or address.packed[0] >= 240)
+
+
+def source_group(endpoint: Endpoint, *, limit_private: bool) -> bytes:
+    """Return what counts as one source: the /24 of an IPv4 or the /48 of an IPv6 endpoint.
+
+    Unless ``limit_private``, a private endpoint is a source of its own, so that a
+    laboratory on one machine is not taken for an attacker.
+    """
+    packed = endpoint.packed
+    if not limit_private and not _classify(endpoint.host)[1]:
+        return packed + endpoint.port.to_bytes(2, "big")
+    return packed[:3] if len(packed) == 4 else packed[:6]
+
+
+class Cookies:
+    """Proofs that a sender receives at the address it sends from, without any state.
+
+    A cookie is an HMAC over the address and the sender's NodeId under a secret that
+    changes with each epoch; it counts in its own epoch and the next, 5 to 10 minutes.
+    """
+
+    def __init__(self, master: SecretBytes) -> None:
+        self._master = master
+
+    def issue(self, endpoint: Endpoint, sender: NodeId, now: float) -> bytes:
+        """Return the 16-byte cookie of this address and node."""
+        return self._cookie(endpoint, sender, int(now // COOKIE_ROTATION_S))
+
+    def valid(self, cookie: bytes, endpoint: Endpoint, sender: NodeId, now: float) -> bool:
+        """Tell whether ``cookie`` was issued to this address and node lately."""
+        epoch = int(now // COOKIE_ROTATION_S)
+        return any(
+            hmac.compare_digest(cookie, self._cookie(endpoint, sender, candidate))
+            for candidate in (epoch, epoch - 1)
+        )
+
+    def _cookie(self, endpoint: Endpoint, sender: NodeId, epoch: int) -> bytes:
+        master = self._master.reveal()
+        secret = hmac.digest(
+            master, _COOKIE_LABEL + epoch.to_bytes(8, "big", signed=True), "sha256"
+        )
+        message = sender + endpoint.port.to_bytes(2, "big") + endpoint.packed
+        return hmac.digest(secret, message, "sha256")[:COOKIE_BYTES]
+
+
+class SourceLimiter:
+    """Token buckets, one a source; the least recently used source is forgotten first.
+
+    Holds at most 4,096 sources. Only senders that echoed a cookie are counted, so nobody
+    can use up another's tokens with a forged source address.
+    """
+
+    def __init__(self, rate_per_s: float, burst: int) -> None:
+        self._rate = rate_per_s
+        self._burst = float(burst)
+        self._buckets: OrderedDict[bytes, tuple[float, float]] = OrderedDict()
+
+    def allow(self, source: bytes, now: float) -> bool:
+        """Take one token of ``source``; False if it has none."""
+        tokens, since = self._buckets.pop(source, (self._burst, now))
+        tokens = min(self._burst, tokens + max(0.0, now - since) * self._rate)
+        allowed = tokens >= 1
+        self._buckets[source] = (tokens - 1 if allowed else tokens, now)
+        if len(self._buckets) > _MAX_SOURCES:
+            self._buckets.popitem(last=False)
+        return allowed

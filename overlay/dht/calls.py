@@ -1,0 +1,202 @@
+"""Requests that wait for their answers.
+
+::
+
+    start ──datagram──▶ waiting ──reply that fits──▶ answered(reply)
+                        │  ▲ │
+             challenge  │  │ └─ deadline, attempts left: send again, wait twice as long
+             with cookie└──┘ └─ deadline, none left ──▶ answered(None)
+
+An answer counts only if it comes from the address that was asked, carries the request's
+random id, and is signed, over the request's hash, by the node that was asked (any node, if
+its id was not known: then the reply names it).
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from random import Random
+from typing import Final
+
+from overlay.addresses import Endpoint, NodeId
+from overlay.dht.admission import COOKIE_ROTATION_S
+from overlay.dht.envelope import REQUEST_ID_BYTES, Challenge, Envelopes, UnverifiedReply
+from overlay.dht.events import DhtCount
+from overlay.dht.messages import Contact, Kind, Reply, Request
+from overlay.dht.settings import DhtSettings
+from overlay.errors import PeerError
+
+__all__ = ["Answer", "Calls"]
+
+_MAX_COOKIES: Final = 8192
+_MAX_CHALLENGES: Final = 2
+_MAX_FORGERIES: Final = 3
+
+_ANSWERS: Final = {
+    Kind.PING: {Kind.PONG},
+    Kind.FIND_NODE: {Kind.CONTACTS},
+    Kind.FIND_RECORD: {Kind.RECORD, Kind.CONTACTS},
+    Kind.STORE: {Kind.STORED},
+    Kind.LEAVE: {Kind.LEFT},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A verified reply and the contact that proved to be at its endpoint."""
+
+    contact: Contact
+    reply: Reply
+
+
+OnAnswer = Callable[[Answer | None], None]
+
+
+@dataclass(slots=True)
+class _Call:
+    request: Request
+    endpoint: Endpoint
+    responder: NodeId | None
+    request_id: bytes
+    on_answer: OnAnswer
+    datagram: bytes = b""
+    attempts: int = 0
+    challenges: int = 0
+    forgeries: int = 0
+    deadline: float = field(default=math.inf)
+
+
+class Calls:
+    """All calls under way, and the cookies that peers gave us.
+
+    Owned by the DHT core, whose walks and tasks each bound how many calls they start.
+    ``send`` takes what must leave. Cookies are kept for 8,192 endpoints at most.
+    """
+
+    def __init__(
+        self,
+        envelopes: Envelopes,
+        settings: DhtSettings,
+        rng: Random,
+        send: Callable[[bytes, Endpoint], None],
+        counts: Counter[DhtCount],
+    ) -> None:
+        self._envelopes = envelopes
+        self._settings = settings
+        self._rng = rng
+        self._send = send
+        self._counts = counts
+        self._calls: dict[bytes, _Call] = {}
+        self._deadlines: list[tuple[float, bytes]] = []
+        self._cookies: OrderedDict[Endpoint, tuple[bytes, float]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    def start(
+        self,
+        request: Request,
+        endpoint: Endpoint,
+        responder: NodeId | None,
+        now: float,
+        on_answer: OnAnswer,
+    ) -> None:
+        """Send a request; ``on_answer`` gets its answer later, or None when nobody answered."""
+        request_id = self._rng.randbytes(REQUEST_ID_BYTES)
+        call = _Call(request, endpoint, responder, request_id, on_answer)
+        self._calls[request_id] = call
+        self._transmit(call, now)
+
+    def cancel_all(self) -> None:
+        """Forget every call; nobody is told."""
+        self._calls.clear()
+        self._deadlines.clear()
+
+    def challenged(self, challenge: Challenge, source: Endpoint, now: float) -> None:
+        """Repeat a request with the cookie that its responder demands."""
+        call = self._calls.get(challenge.request_id)
+        if call is None or call.endpoint != source or call.challenges >= _MAX_CHALLENGES:
+            self._counts[DhtCount.UNSOLICITED] += 1
+            return
+        call.challenges += 1
+        call.attempts -= 1  # the peer is there: this try was not lost
+        self._cookies.pop(source, None)
+        self._cookies[source] = (challenge.cookie, now)
+        if len(self._cookies) > _MAX_COOKIES:
+            self._cookies.popitem(last=False)
+        self._transmit(call, now)
+
+    def replied(self, reply: UnverifiedReply, source: Endpoint) -> None:
+        """Match a reply with its call and verify it; all else is counted and dropped."""
+        call = self._calls.get(reply.request_id)
+        if call is None or call.endpoint != source or not _fits(call, reply):
+            self._counts[DhtCount.UNSOLICITED] += 1
+            return
+        try:
+            body = reply.verify(self._envelopes.network_id, call.datagram)
+        except PeerError:
+            self._forged(call)
+            return
+        del self._calls[call.request_id]
+        contact = Contact(reply.sender, source, reply.identity_key)
+        call.on_answer(Answer(contact, body))
+
+    def next_deadline(self) -> float:
+        """Return when the next call runs out of patience."""
+        while self._deadlines and not self._is_due(*self._deadlines[0]):
+            heapq.heappop(self._deadlines)
+        return self._deadlines[0][0] if self._deadlines else math.inf
+
+    def handle_deadline(self, now: float) -> None:
+        """Send again what is due, and give up what was sent often enough."""
+        while self.next_deadline() <= now:
+            _, request_id = heapq.heappop(self._deadlines)
+            call = self._calls[request_id]
+            if call.attempts < self._settings.rpc_attempts:
+                self._transmit(call, now)
+            else:
+                del self._calls[request_id]
+                self._counts[DhtCount.TIMED_OUT] += 1
+                call.on_answer(None)
+
+    def _is_due(self, deadline: float, request_id: bytes) -> bool:
+        call = self._calls.get(request_id)
+        return call is not None and call.deadline == deadline
+
+    def _transmit(self, call: _Call, now: float) -> None:
+        call.datagram = self._envelopes.request(
+            call.request,
+            request_id=call.request_id,
+            responder=call.responder,
+            sent_to=call.endpoint,
+            cookie=self._cookie(call.endpoint, now),
+        )
+        patience = self._settings.rpc_timeout_s * 2**call.attempts
+        call.attempts += 1
+        call.deadline = now + patience
+        heapq.heappush(self._deadlines, (call.deadline, call.request_id))
+        self._send(call.datagram, call.endpoint)
+
+    def _cookie(self, endpoint: Endpoint, now: float) -> bytes:
+        cookie, since = self._cookies.get(endpoint, (b"", now))
+        return cookie if now - since < COOKIE_ROTATION_S else b""
+
+    def _forged(self, call: _Call) -> None:
+        """Count a reply that does not verify; a call that drew several is given up.
+
+        The id is secret to all but the path, so this bounds what an eavesdropper can cost.
+        """
+        self._counts[DhtCount.NOT_AUTHENTIC] += 1
+        call.forgeries += 1
+        if call.forgeries >= _MAX_FORGERIES:
+            del self._calls[call.request_id]
+            call.on_answer(None)
+
+
+def _fits(call: _Call, reply: UnverifiedReply) -> bool:
+    named_right = call.responder is None or reply.sender == call.responder
+    return named_right and reply.kind in _ANSWERS[call.request.kind]

@@ -1,0 +1,194 @@
+"""A crawl of the whole overlay: every node that lives, and every node's descriptor.
+
+The Mix-nodes Topology Table is filled from here alone, so that which node a circuit will
+use never shows on the network. Three steps for every node that comes to be known:
+
+1. FIND_RECORD of its own id: its descriptor, from itself;
+2. FIND_NODE of its own id: its neighbourhood;
+3. FIND_NODE of its own id with one of the leading bits flipped, drawn at random: a sample of
+   its far buckets, which ties the neighbourhoods together.
+
+When that has closed, the descriptors of nodes that stayed silent are taken from the nodes
+nearest to their ids, which hold them until they expire.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from random import Random
+from typing import Final
+
+from overlay.addresses import NODE_ID_BYTES, Endpoint, NodeId
+from overlay.dht.admission import source_group
+from overlay.dht.descriptor import MixDescriptor
+from overlay.dht.lookup import Query
+from overlay.dht.messages import Contact, Contacts, FindNode, FindRecord, Record, Reply
+from overlay.dht.routing import distance
+from overlay.dht.settings import DhtSettings
+from overlay.errors import PeerError
+
+__all__ = ["Crawl"]
+
+_HOLDERS_ASKED: Final = 3
+_MAX_IDS_PER_ENDPOINT: Final = 3
+
+Verify = Callable[[bytes, NodeId], MixDescriptor]
+
+
+@dataclass(slots=True)
+class _Progress:
+    """What one node has still to be asked, and whether it has answered at all."""
+
+    contact: Contact
+    answered: bool = False
+
+
+class Crawl:
+    """One walk over the overlay.
+
+    Args:
+        own_id: never asked.
+        start: contacts to begin with.
+        settings: how many nodes, in flight, of one subnet, and for how long.
+        verify: turns a record into a descriptor of the node asked for, or raises PeerError.
+        on_descriptor: gets each verified descriptor once.
+        rng: draws the far buckets.
+        now: when the time budget begins.
+    """
+
+    def __init__(
+        self,
+        own_id: NodeId,
+        start: Iterable[Contact],
+        settings: DhtSettings,
+        *,
+        verify: Verify,
+        on_descriptor: Callable[[MixDescriptor], None],
+        rng: Random,
+        now: float,
+    ) -> None:
+        self._own_id = own_id
+        self._settings = settings
+        self._verify = verify
+        self._on_descriptor = on_descriptor
+        self._rng = rng
+        self._deadline = now + settings.crawl_time_s
+        self._nodes: dict[NodeId, _Progress] = {}
+        self._subnets: Counter[bytes] = Counter()
+        self._endpoints: Counter[Endpoint] = Counter()
+        self._waiting: deque[Query] = deque()
+        self._silent: list[NodeId] = []
+        self._in_flight = 0
+        self._found: set[NodeId] = set()
+        self.refused_records = 0
+        for contact in start:
+            self._discover(contact)
+
+    @property
+    def descriptors(self) -> int:
+        """How many nodes' descriptors were found."""
+        return len(self._found)
+
+    def queries(self, now: float) -> list[Query]:
+        """Return what to ask now, up to ``crawl_in_flight`` queries at a time."""
+        chosen: list[Query] = []
+        while now < self._deadline and self._in_flight < self._settings.crawl_in_flight:
+            if not self._waiting and not self._in_flight:
+                self._ask_holders()
+            if not self._waiting:
+                break
+            query = self._waiting.popleft()
+            if isinstance(query.request, FindRecord) and query.request.key in self._found:
+                continue
+            self._in_flight += 1
+            chosen.append(query)
+        return chosen
+
+    def answered(self, query: Query, reply: Reply) -> None:
+        """Take a node's contacts or a descriptor."""
+        self._in_flight -= 1
+        progress = self._nodes[query.contact.node_id]
+        if not progress.answered:
+            progress.answered = True
+            self._waiting.extend(self._neighbourhood_queries(query.contact))
+        if isinstance(reply, Record) and isinstance(query.request, FindRecord):
+            self._take(reply.record, query.request.key)
+        elif isinstance(reply, Contacts) and not _is_holder_query(query):
+            # Three replies of k contacts each are all that one node may introduce.
+            for contact in reply.contacts[: self._settings.k]:
+                self._discover(contact)
+
+    def failed(self, query: Query) -> None:
+        """Remember a node that did not answer at all for the second step."""
+        self._in_flight -= 1
+        if _is_own_record_query(query):
+            self._silent.append(query.contact.node_id)
+
+    def finished(self, now: float) -> bool:
+        """Tell whether the walk has closed or its time is over."""
+        nothing_left = not (self._waiting or self._in_flight or self._silent)
+        return nothing_left or now >= self._deadline
+
+    def next_deadline(self) -> float:
+        """Return the end of the time budget."""
+        return self._deadline
+
+    def _discover(self, contact: Contact) -> None:
+        node_id = contact.node_id
+        if node_id == self._own_id or node_id in self._nodes:
+            return
+        if len(self._nodes) >= self._settings.crawl_max_nodes:
+            return
+        group = source_group(contact.endpoint, limit_private=self._settings.limit_private_subnets)
+        self._nodes[node_id] = _Progress(contact)
+        if (
+            self._subnets[group] >= self._settings.crawl_subnet_limit
+            or self._endpoints[contact.endpoint] >= _MAX_IDS_PER_ENDPOINT
+        ):
+            # Perhaps inventions of a liar, made to crowd out who lives there: ask the holders.
+            self._silent.append(node_id)
+            return
+        self._subnets[group] += 1
+        self._endpoints[contact.endpoint] += 1
+        self._waiting.append(Query(contact, FindRecord(node_id)))
+
+    def _neighbourhood_queries(self, contact: Contact) -> list[Query]:
+        """Ask near its id and in one far bucket, of the about log2(n / k) that are full."""
+        far_buckets = max(1, (len(self._nodes) // self._settings.k).bit_length() + 1)
+        bit = 8 * NODE_ID_BYTES - 1 - self._rng.randrange(far_buckets)
+        number = int.from_bytes(contact.node_id, "big") ^ (1 << bit)
+        far = NodeId(number.to_bytes(NODE_ID_BYTES, "big"))
+        return [Query(contact, FindNode(contact.node_id)), Query(contact, FindNode(far))]
+
+    def _ask_holders(self) -> None:
+        """Queue the silent nodes' records with the nodes nearest to them that answered."""
+        living = [node.contact for node in self._nodes.values() if node.answered]
+        silent, self._silent = self._silent, []
+        for node_id in silent:
+            holders = heapq.nsmallest(
+                _HOLDERS_ASKED,
+                living,
+                key=lambda contact: distance(contact.node_id, node_id),
+            )
+            self._waiting.extend(Query(holder, FindRecord(node_id)) for holder in holders)
+
+    def _take(self, record: bytes, key: NodeId) -> None:
+        try:
+            descriptor = self._verify(record, key)
+        except PeerError:
+            self.refused_records += 1
+            return
+        if key not in self._found:
+            self._found.add(key)
+            self._on_descriptor(descriptor)
+
+
+def _is_own_record_query(query: Query) -> bool:
+    return isinstance(query.request, FindRecord) and query.request.key == query.contact.node_id
+
+
+def _is_holder_query(query: Query) -> bool:
+    return isinstance(query.request, FindRecord) and not _is_own_record_query(query)

@@ -1,0 +1,268 @@
+"""The signed datagram around every DHT message.
+
+Three layouts, each one canonical msgpack array of at most 1,200 bytes::
+
+    request    [version, network tag (8), kind, request id (12), responder id (0|20),
+                sent-to address (4|16), sent-to port, cookie (0|16), identity key (32),
+                body, signature (64)]
+    reply      [version, network tag (8), kind, request id (12), identity key (32),
+                body, signature (64)]
+    challenge  [version, network tag (8), 0, request id (12), cookie (16)]
+
+A request's signature covers the responder and the address it was sent to, so that nobody
+can pass it on; a reply's covers the hash of the whole request, so it answers that one
+request, sent to that one node at that one address. A challenge is not signed: it is sent
+before any signature is looked at, and it grants nothing but a cookie.
+
+The network tag is a hash, of fixed size whatever the network's name; the signatures cover
+the name itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Final
+
+from overlay.addresses import NODE_ID_BYTES, Endpoint, NodeId
+from overlay.dht.messages import Kind, Reply, Request, parse_reply, parse_request
+from overlay.errors import Malformed
+from overlay.identity import (
+    PUBLIC_KEY_BYTES,
+    SIGNATURE_BYTES,
+    LocalIdentity,
+    node_id_of,
+    verify_signature,
+)
+from overlay.wire import pack_canonical, unpack_bounded
+
+__all__ = [
+    "COOKIE_BYTES",
+    "MAX_DATAGRAM_BYTES",
+    "REQUEST_ID_BYTES",
+    "Challenge",
+    "Envelopes",
+    "OtherNetwork",
+    "UnverifiedReply",
+    "UnverifiedRequest",
+    "parse_datagram",
+]
+
+VERSION: Final = 1
+MAX_DATAGRAM_BYTES: Final = 1200
+"""Fits IPv6's least MTU of 1,280 with the IP, UDP and control headers."""
+
+REQUEST_ID_BYTES: Final = 12
+COOKIE_BYTES: Final = 16
+NETWORK_TAG_BYTES: Final = 8
+
+_REQUEST_LABEL: Final = b"overlay dht request v1"
+_REPLY_LABEL: Final = b"overlay dht reply v1"
+_TAG_LABEL: Final = b"overlay network tag v1"
+
+
+class OtherNetwork(Malformed):
+    """A well-formed datagram of another version or network."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnverifiedRequest:
+    """A request whose form is right and whose signature nobody has checked."""
+
+    request_id: bytes
+    responder: NodeId | None
+    sent_to: Endpoint
+    cookie: bytes
+    identity_key: bytes
+    sender: NodeId
+    request: Request
+    datagram: bytes
+    _fields: tuple[object, ...]
+    _signature: bytes
+
+    def verify(self, network_id: str) -> Request:
+        """Check the sender's signature and return what it asks.
+
+        Raises:
+            NotAuthentic: the signature does not fit.
+        """
+        signed = pack_canonical([_REQUEST_LABEL, network_id, *self._fields])
+        verify_signature(self.identity_key, self._signature, signed)
+        return self.request
+
+
+@dataclass(frozen=True, slots=True)
+class UnverifiedReply:
+    """A reply that nobody has matched with a request; its body is not even parsed."""
+
+    kind: Kind
+    request_id: bytes
+    identity_key: bytes
+    sender: NodeId
+    _body: list[object]
+    _fields: tuple[object, ...]
+    _signature: bytes
+
+    def verify(self, network_id: str, request_datagram: bytes) -> Reply:
+        """Check that the sender signed this as the answer to exactly that request; parse it.
+
+        Raises:
+            NotAuthentic: the signature does not fit.
+            Malformed: the body does not have its kind's layout.
+        """
+        digest = hashlib.sha256(request_datagram).digest()
+        signed = pack_canonical([_REPLY_LABEL, network_id, digest, *self._fields])
+        verify_signature(self.identity_key, self._signature, signed)
+        return parse_reply(self.kind, self._body)
+
+
+@dataclass(frozen=True, slots=True)
+class Challenge:
+    """Repeat your request with this cookie."""
+
+    request_id: bytes
+    cookie: bytes
+
+
+def network_tag(network_id: str) -> bytes:
+    """Return the 8 bytes that stand for a network's name on the wire."""
+    return hashlib.sha256(_TAG_LABEL + network_id.encode()).digest()[:NETWORK_TAG_BYTES]
+
+
+class Envelopes:
+    """Makes this node's datagrams: knows its identity and its network, nothing else."""
+
+    def __init__(self, identity: LocalIdentity, network_id: str) -> None:
+        self.network_id = network_id
+        self.tag = network_tag(network_id)
+        self._identity = identity
+
+    def request(
+        self,
+        request: Request,
+        *,
+        request_id: bytes,
+        responder: NodeId | None,
+        sent_to: Endpoint,
+        cookie: bytes,
+    ) -> bytes:
+        """Sign a request to ``responder`` (None: not known yet) at ``sent_to``."""
+        fields: list[object] = [
+            VERSION,
+            self.tag,
+            int(request.kind),
+            request_id,
+            responder or b"",
+            sent_to.packed,
+            sent_to.port,
+            cookie,
+            self._identity.identity_key,
+            request.body(),
+        ]
+        signed = pack_canonical([_REQUEST_LABEL, self.network_id, *fields])
+        return pack_canonical([*fields, self._identity.sign(signed)])
+
+    def reply(self, reply: Reply, to: UnverifiedRequest) -> bytes:
+        """Sign the answer to one request."""
+        fields: list[object] = [
+            VERSION,
+            self.tag,
+            int(reply.kind),
+            to.request_id,
+            self._identity.identity_key,
+            reply.body(),
+        ]
+        digest = hashlib.sha256(to.datagram).digest()
+        signed = pack_canonical([_REPLY_LABEL, self.network_id, digest, *fields])
+        return pack_canonical([*fields, self._identity.sign(signed)])
+
+    def challenge(self, request_id: bytes, cookie: bytes) -> bytes:
+        """Return the 44 bytes that a request without a valid cookie gets."""
+        return pack_canonical([VERSION, self.tag, int(Kind.CHALLENGE), request_id, cookie])
+
+
+def parse_datagram(data: bytes, tag: bytes) -> UnverifiedRequest | UnverifiedReply | Challenge:
+    """Parse any DHT datagram of the network whose tag is ``tag``.
+
+    Raises:
+        OtherNetwork: another version or network.
+        Malformed: whatever else the bytes are.
+    """
+    fields = unpack_bounded(data, max_bytes=MAX_DATAGRAM_BYTES)
+    if not isinstance(fields, list) or len(fields) < 5:
+        raise Malformed("a DHT datagram is an array")
+    version, given_tag, number, request_id = fields[:4]
+    if type(version) is not int or not isinstance(given_tag, bytes):
+        raise Malformed("a DHT datagram begins with its version and network")
+    if version != VERSION or given_tag != tag:
+        raise OtherNetwork("the datagram belongs to another version or network")
+    kind = _kind(number)
+    _expect_bytes(request_id, REQUEST_ID_BYTES)
+    if kind is Kind.CHALLENGE:
+        return _challenge(fields)
+    return _request(kind, fields, data) if kind.is_request else _reply(kind, fields)
+
+
+def _challenge(fields: list[object]) -> Challenge:
+    match fields:
+        case [_, _, _, bytes() as request_id, cookie]:
+            return Challenge(request_id, _expect_bytes(cookie, COOKIE_BYTES))
+        case _:
+            raise Malformed("a challenge has five fields")
+
+
+def _request(kind: Kind, fields: list[object], data: bytes) -> UnverifiedRequest:
+    match fields:
+        case [_, _, _, bytes() as request_id, responder, bytes() as host, int() as port,
+              cookie, key, list() as body, signature]:  # fmt: skip
+            pass
+        case _:
+            raise Malformed("a request has eleven fields")
+    if isinstance(port, bool) or not 1 <= port <= 65535:
+        raise Malformed("a port lies within 1 and 65535")
+    identity_key = _expect_bytes(key, PUBLIC_KEY_BYTES)
+    return UnverifiedRequest(
+        request_id=request_id,
+        responder=NodeId(_expect_bytes(responder, 0, NODE_ID_BYTES)) or None,
+        sent_to=Endpoint.from_packed(host, port),
+        cookie=_expect_bytes(cookie, 0, COOKIE_BYTES),
+        identity_key=identity_key,
+        sender=node_id_of(identity_key),
+        request=parse_request(kind, body),
+        datagram=data,
+        _fields=tuple(fields[:-1]),
+        _signature=_expect_bytes(signature, SIGNATURE_BYTES),
+    )
+
+
+def _reply(kind: Kind, fields: list[object]) -> UnverifiedReply:
+    match fields:
+        case [_, _, _, bytes() as request_id, key, list() as body, signature]:
+            pass
+        case _:
+            raise Malformed("a reply has seven fields")
+    identity_key = _expect_bytes(key, PUBLIC_KEY_BYTES)
+    return UnverifiedReply(
+        kind=kind,
+        request_id=request_id,
+        identity_key=identity_key,
+        sender=node_id_of(identity_key),
+        _body=body,
+        _fields=tuple(fields[:-1]),
+        _signature=_expect_bytes(signature, SIGNATURE_BYTES),
+    )
+
+
+def _kind(number: object) -> Kind:
+    if type(number) is not int:
+        raise Malformed("a kind is a number")
+    try:
+        return Kind(number)
+    except ValueError as error:
+        raise Malformed("no such kind of message") from error
+
+
+def _expect_bytes(value: object, *sizes: int) -> bytes:
+    if not isinstance(value, bytes) or len(value) not in sizes:
+        raise Malformed("a field has another type or size")
+    return value

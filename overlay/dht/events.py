@@ -1,0 +1,73 @@
+"""What the DHT tells its owner, and what it counts instead of logging."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from overlay.addresses import Endpoint, NodeId
+from overlay.dht.descriptor import MixDescriptor
+
+__all__ = [
+    "BootstrapUnreachable",
+    "CrawlFinished",
+    "DescriptorFound",
+    "DhtCount",
+    "DhtEvent",
+    "Joined",
+    "NodeLeft",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """The self-lookup is over and the routing table holds this many contacts."""
+
+    contacts: int
+
+
+@dataclass(frozen=True, slots=True)
+class BootstrapUnreachable:
+    """A bootstrap endpoint did not answer in this round; another round follows."""
+
+    endpoint: Endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class DescriptorFound:
+    """A crawl brought a verified descriptor (perhaps one that is known already)."""
+
+    descriptor: MixDescriptor
+
+
+@dataclass(frozen=True, slots=True)
+class NodeLeft:
+    """A node said goodbye under its own signature."""
+
+    node_id: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class CrawlFinished:
+    """A crawl is over; it brought so many distinct descriptors."""
+
+    descriptors: int
+
+
+DhtEvent = Joined | BootstrapUnreachable | DescriptorFound | NodeLeft | CrawlFinished
+
+
+class DhtCount(enum.Enum):
+    """What was dropped or declined, and why."""
+
+    MALFORMED = "no message of ours"
+    OTHER_NETWORK = "another network or version"
+    REFUSED_ENDPOINT = "a source address that configuration refuses"
+    CHALLENGED = "a request without a valid cookie"
+    RATE_LIMITED = "too many requests of one subnet"
+    WRONG_RESPONDER = "meant for another node or another address"
+    NOT_AUTHENTIC = "a signature that does not fit"
+    UNSOLICITED = "a reply that nobody asked for, or from another address"
+    REFUSED_CONTACT = "a contact with an endpoint that configuration refuses"
+    REFUSED_RECORD = "a record that does not verify, or for which there is no room"
+    TIMED_OUT = "a call without an answer"

@@ -1,0 +1,95 @@
+"""Getting into the overlay: rounds of greetings, with back-off, until somebody answers.
+
+A round greets every bootstrap endpoint, whose node ids are not known yet, and a random few
+of the nodes that an earlier run knew. So a restart needs no bootstrap peer, and no single
+peer decides alone where a node gets in.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Final
+
+from overlay.addresses import Endpoint, NodeId
+from overlay.dht.settings import DhtSettings
+
+__all__ = ["Greeting", "Joining"]
+
+_MAX_SEEDS: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Greeting:
+    """Whom to ping; ``node_id`` is None for a bootstrap endpoint."""
+
+    endpoint: Endpoint
+    node_id: NodeId | None
+
+
+class Joining:
+    """Whom to greet and when. Holds at most 4,096 seeds."""
+
+    def __init__(self, settings: DhtSettings, rng: Random) -> None:
+        self._settings = settings
+        self._rng = rng
+        self._bootstrap: tuple[Endpoint, ...] = ()
+        self._seeds: list[Greeting] = []
+        self._pending = 0
+        self._patience = settings.bootstrap_retry_s
+        self._next_round = math.inf
+
+    def add_bootstrap(self, endpoints: Sequence[Endpoint], now: float) -> None:
+        """Use these endpoints from the next round on, which is due at once."""
+        self._bootstrap = tuple(dict.fromkeys([*self._bootstrap, *endpoints]))
+        self.restart(now)
+
+    def add_seeds(self, seeds: Sequence[Greeting], now: float) -> None:
+        """Use a random sample of these known nodes as well."""
+        known = [*self._seeds, *seeds]
+        self._seeds = self._rng.sample(known, min(len(known), _MAX_SEEDS))
+        self.restart(now)
+
+    def restart(self, now: float) -> None:
+        """Begin a round at once, unless there is nobody to greet."""
+        self._patience = self._settings.bootstrap_retry_s
+        self._next_round = now if self._bootstrap or self._seeds else math.inf
+
+    def retry(self, now: float) -> None:
+        """Schedule a round after the back-off, unless there is nobody to greet."""
+        if not (self._bootstrap or self._seeds):
+            return
+        self._next_round = now + self._patience * self._rng.uniform(0.8, 1.2)
+        self._patience = min(2 * self._patience, self._settings.bootstrap_retry_max_s)
+
+    def stop(self) -> None:
+        """Somebody answered: no further round."""
+        self._next_round = math.inf
+
+    def next_deadline(self) -> float:
+        """Return when the next round is due."""
+        return self._next_round
+
+    def round(self, now: float, own: Collection[Endpoint]) -> list[Greeting]:
+        """Return whom to greet if a round is due; never one of our ``own`` endpoints."""
+        if now < self._next_round:
+            return []
+        self._next_round = math.inf
+        seeds = self._rng.sample(self._seeds, min(len(self._seeds), self._settings.seeds_per_round))
+        strangers = [Greeting(endpoint, None) for endpoint in self._bootstrap]
+        greetings = [greeting for greeting in strangers + seeds if greeting.endpoint not in own]
+        self._pending += len(greetings)
+        return greetings
+
+    def failed(self, now: float) -> None:
+        """One greeting had no answer; after the round's last one the next is scheduled."""
+        self._pending -= 1
+        if self._pending == 0 and self._next_round == math.inf:
+            self.retry(now)
+
+    def answered(self) -> None:
+        """One greeting was answered."""
+        self._pending -= 1
+        self.stop()

@@ -1,0 +1,216 @@
+"""An iterative Kademlia lookup over disjoint paths, without any I/O.
+
+The contacts nearest to the target are asked for nearer ones, ``alpha`` at a time, each with
+its own timeout, until the k nearest that live have all answered. Every node is asked once,
+by one path; what a path learns stays on that path, so liars on one cannot steer another
+(S/Kademlia, Baumgart and Mies 2007). A node that failed never comes back and is never
+returned. Hops, queries and time are bounded, so an inventor of ever nearer ids is left.
+"""
+
+from __future__ import annotations
+
+import enum
+import heapq
+from bisect import insort
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from overlay.addresses import Endpoint, NodeId
+from overlay.dht.messages import Contact, Contacts, FindNode, Reply, Request
+from overlay.dht.routing import distance
+from overlay.dht.settings import DhtSettings
+
+__all__ = ["Lookup", "Query", "Walk"]
+
+_MAX_IDS_PER_ENDPOINT: Final = 3
+"""One endpoint cannot make us ask it under ever new ids."""
+
+_MEMORY: Final = 8
+"""How many times k candidates a path remembers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One request that a walk wants to be sent to one contact."""
+
+    contact: Contact
+    request: Request
+
+
+class Walk(Protocol):
+    """A walk over the overlay: says what to ask, is told what came back."""
+
+    def queries(self, now: float) -> list[Query]:
+        """Return what to ask now; each query gets exactly one answered() or failed()."""
+        ...
+
+    def answered(self, query: Query, reply: Reply) -> None:
+        """Take the verified reply to a query."""
+        ...
+
+    def failed(self, query: Query) -> None:
+        """Learn that nobody answered a query."""
+        ...
+
+    def finished(self, now: float) -> bool:
+        """Tell whether nothing is left to ask or to wait for."""
+        ...
+
+    def next_deadline(self) -> float:
+        """Return when the time budget ends."""
+        ...
+
+
+class _State(enum.Enum):
+    ASKED = "asked"
+    ANSWERED = "answered"
+    FAILED = "failed"
+
+
+class _Path:
+    """One of the disjoint paths: the candidates it knows, nearest first, each with its hops."""
+
+    def __init__(self) -> None:
+        self.candidates: dict[NodeId, tuple[Contact, int]] = {}
+        self.order: list[tuple[int, NodeId]] = []
+        self.asking = 0
+
+
+class Lookup:
+    """Find the k nodes nearest to ``target``.
+
+    Args:
+        target: where to look.
+        own_id: never asked, never returned.
+        start: contacts to begin with, nearest first; they are dealt out to the paths.
+        settings: k, alpha, paths and budgets.
+        now: when the time budget begins.
+    """
+
+    def __init__(
+        self,
+        target: NodeId,
+        own_id: NodeId,
+        start: Iterable[Contact],
+        settings: DhtSettings,
+        now: float,
+    ) -> None:
+        self.target = target
+        self._own_id = own_id
+        self._settings = settings
+        self._deadline = now + settings.lookup_time_s
+        self._paths = [_Path() for _ in range(settings.disjoint_paths)]
+        self._asked_by: dict[NodeId, _Path] = {}
+        self._states: dict[NodeId, _State] = {}
+        self._contacts: dict[NodeId, Contact] = {}
+        self._endpoints: Counter[Endpoint] = Counter()
+        for index, contact in enumerate(start):
+            self._add(self._paths[index % len(self._paths)], contact, hops=0)
+
+    def queries(self, now: float) -> list[Query]:
+        """Return the next FIND_NODE requests; the paths take turns."""
+        chosen: list[Query] = []
+        if now >= self._deadline:
+            return chosen
+        found = True
+        while found:
+            found = False
+            for path in sorted(self._paths, key=lambda path: path.asking):
+                contact = self._next(path) if self._may_ask() else None
+                if contact is not None:
+                    self._ask(path, contact)
+                    chosen.append(Query(contact, FindNode(self.target)))
+                    found = True
+        return chosen
+
+    def answered(self, query: Query, reply: Reply) -> None:
+        """Take a node's contacts; they are candidates of the path that asked it."""
+        node_id = query.contact.node_id
+        path = self._settle(node_id, _State.ANSWERED)
+        self._contacts[node_id] = query.contact
+        if not isinstance(reply, Contacts):
+            return
+        hops = path.candidates[node_id][1] + 1
+        if hops <= self._settings.lookup_max_hops:
+            for contact in reply.contacts[: self._settings.k]:
+                self._add(path, contact, hops)
+
+    def failed(self, query: Query) -> None:
+        """Exclude a node for the rest of this lookup."""
+        self._settle(query.contact.node_id, _State.FAILED)
+
+    def finished(self, now: float) -> bool:
+        """Tell whether the k nearest have answered on every path, or a budget is used up."""
+        if now >= self._deadline:
+            return True
+        if self._in_flight():
+            return False
+        return not self._within_budget() or all(self._next(path) is None for path in self._paths)
+
+    def next_deadline(self) -> float:
+        """Return the end of the time budget."""
+        return self._deadline
+
+    def closest(self) -> list[Contact]:
+        """Return the up to k nearest nodes that answered, nearest first."""
+        return heapq.nsmallest(
+            self._settings.k,
+            self._contacts.values(),
+            key=lambda contact: distance(contact.node_id, self.target),
+        )
+
+    def _add(self, path: _Path, contact: Contact, hops: int) -> None:
+        node_id = contact.node_id
+        if node_id == self._own_id or node_id in path.candidates:
+            return
+        if self._states.get(node_id) is _State.FAILED:
+            return
+        path.candidates[node_id] = (contact, hops)
+        insort(path.order, (distance(node_id, self.target), node_id))
+        if len(path.order) > _MEMORY * self._settings.k:
+            self._forget_farthest(path)
+
+    def _forget_farthest(self, path: _Path) -> None:
+        """Keep a path's memory bounded; those that were asked stay for their bookkeeping."""
+        for index in range(len(path.order) - 1, -1, -1):
+            node_id = path.order[index][1]
+            if node_id not in self._states:
+                del path.order[index]
+                del path.candidates[node_id]
+                return
+
+    def _next(self, path: _Path) -> Contact | None:
+        """Return the nearest candidate that nobody asked, if it is among the path's k nearest."""
+        living = 0
+        for _, node_id in path.order:
+            state = self._states.get(node_id)
+            contact = path.candidates[node_id][0]
+            if state is None and self._endpoints[contact.endpoint] < _MAX_IDS_PER_ENDPOINT:
+                return contact
+            living += state in (_State.ASKED, _State.ANSWERED)
+            if living >= self._settings.k:
+                break
+        return None
+
+    def _ask(self, path: _Path, contact: Contact) -> None:
+        self._states[contact.node_id] = _State.ASKED
+        self._asked_by[contact.node_id] = path
+        self._endpoints[contact.endpoint] += 1
+        path.asking += 1
+
+    def _settle(self, node_id: NodeId, state: _State) -> _Path:
+        path = self._asked_by[node_id]
+        path.asking -= 1
+        self._states[node_id] = state
+        return path
+
+    def _in_flight(self) -> int:
+        return sum(path.asking for path in self._paths)
+
+    def _within_budget(self) -> bool:
+        return len(self._states) < self._settings.lookup_max_queries
+
+    def _may_ask(self) -> bool:
+        return self._within_budget() and self._in_flight() < self._settings.alpha

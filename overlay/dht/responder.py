@@ -1,0 +1,164 @@
+"""What a node answers to requests: cheap checks first, signatures last.
+
+::
+
+    request ─▶ source acceptable? ─▶ cookie valid? ─▶ for us? ─▶ rate? ─▶ signature? ─▶ answer
+                     │                  │ no            │          │          │
+                   drop        challenge (44 bytes)    drop       drop       drop
+
+Until a valid cookie has come back nothing but the challenge is sent, and it is smaller than
+any request, so an address never gets more bytes than came from it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from random import Random
+from typing import Final
+
+from overlay.addresses import Endpoint, NodeId
+from overlay.dht.admission import Cookies, SourceLimiter, source_group
+from overlay.dht.descriptor import MixDescriptor
+from overlay.dht.envelope import Envelopes, UnverifiedRequest
+from overlay.dht.events import DhtCount
+from overlay.dht.messages import (
+    Contact,
+    FindNode,
+    FindRecord,
+    Leave,
+    Left,
+    Ping,
+    Pong,
+    Record,
+    Reply,
+    Request,
+    Stored,
+    contacts_that_fit,
+)
+from overlay.dht.messages import Store as StoreRequest
+from overlay.dht.routing import Table, distance
+from overlay.dht.settings import DhtSettings
+from overlay.dht.storage import Store
+from overlay.errors import LimitReached, NotAuthentic, PeerError
+from overlay.sensitive import SecretBytes
+
+__all__ = ["Responder"]
+
+_SECRET_BYTES: Final = 32
+
+
+class Responder:
+    """Answers the requests of others out of the routing table and the store.
+
+    ``on_contact`` learns who proved key and endpoint, ``on_left`` who said goodbye.
+    """
+
+    def __init__(
+        self,
+        own_id: NodeId,
+        envelopes: Envelopes,
+        settings: DhtSettings,
+        rng: Random,
+        *,
+        table: Table,
+        store: Store,
+        counts: Counter[DhtCount],
+        on_contact: Callable[[Contact], None],
+        on_left: Callable[[NodeId], None],
+    ) -> None:
+        self._own_id = own_id
+        self._envelopes = envelopes
+        self._settings = settings
+        self._table = table
+        self._store = store
+        self._counts = counts
+        self._on_contact = on_contact
+        self._on_left = on_left
+        self._cookies = Cookies(SecretBytes(rng.randbytes(_SECRET_BYTES)))
+        self._limiter = SourceLimiter(settings.requests_per_s, settings.request_burst)
+        self.own_endpoints: frozenset[Endpoint] = frozenset()
+        self.own_descriptor: MixDescriptor | None = None
+
+    def answer(self, request: UnverifiedRequest, source: Endpoint, now: float) -> bytes | None:
+        """Return the datagram to send back to ``source``, or None."""
+        if not self._cookies.valid(request.cookie, source, request.sender, now):
+            self._counts[DhtCount.CHALLENGED] += 1
+            cookie = self._cookies.issue(source, request.sender, now)
+            return self._envelopes.challenge(request.request_id, cookie)
+        if not self._is_for_us(request):
+            self._counts[DhtCount.WRONG_RESPONDER] += 1
+            return None
+        group = source_group(source, limit_private=self._settings.limit_private_subnets)
+        if not self._limiter.allow(group, now):
+            self._counts[DhtCount.RATE_LIMITED] += 1
+            return None
+        try:
+            body = request.verify(self._envelopes.network_id)
+        except NotAuthentic:
+            self._counts[DhtCount.NOT_AUTHENTIC] += 1
+            return None
+        contact = Contact(request.sender, source, request.identity_key)
+        return self._envelopes.reply(self._reply(body, contact, group, now), request)
+
+    def _is_for_us(self, request: UnverifiedRequest) -> bool:
+        """Check responder id and address, so that nobody passes others' requests on to us.
+
+        The id may be missing in a PING alone, which is how a bootstrap peer is greeted.
+        """
+        if request.sender == self._own_id:
+            return False
+        if request.responder is None and not isinstance(request.request, Ping):
+            return False
+        if request.responder is not None and request.responder != self._own_id:
+            return False
+        return not self.own_endpoints or request.sent_to in self.own_endpoints
+
+    def _reply(self, request: Request, contact: Contact, group: bytes, now: float) -> Reply:
+        if isinstance(request, Leave):
+            return self._left(request, contact)
+        self._on_contact(contact)
+        match request:
+            case Ping():
+                return Pong()
+            case FindNode(target):
+                return self._contacts(target, contact)
+            case FindRecord(key):
+                record = self._record(key, now)
+                return Record(record) if record is not None else self._contacts(key, contact)
+            case StoreRequest(record):
+                return Stored(self._stored(record, contact, group))
+
+    def _contacts(self, target: NodeId, asker: Contact) -> Reply:
+        closest = self._table.closest(target, self._settings.k, exclude=asker.node_id, alive=True)
+        return contacts_that_fit(closest, self._settings.k)
+
+    def _record(self, key: NodeId, now: float) -> bytes | None:
+        own = self.own_descriptor
+        if key == self._own_id:
+            return own.encoded if own is not None and now < own.expires else None
+        return self._store.get(key)
+
+    def _stored(self, record: bytes, contact: Contact, group: bytes) -> bool:
+        """Take the sender's own descriptor; nobody may store another's."""
+        try:
+            self._store.put(
+                contact.node_id, record, group, responsible=self._is_responsible(contact.node_id)
+            )
+        except (PeerError, LimitReached):
+            self._counts[DhtCount.REFUSED_RECORD] += 1
+            return False
+        return True
+
+    def _is_responsible(self, key: NodeId) -> bool:
+        """Tell whether fewer than k contacts that we know are nearer to ``key`` than we are."""
+        nearest = self._table.closest(key, self._settings.k, exclude=key)
+        if len(nearest) < self._settings.k:
+            return True
+        return distance(self._own_id, key) < distance(nearest[-1].node_id, key)
+
+    def _left(self, request: Leave, contact: Contact) -> Reply:
+        if self._store.leave(contact.node_id, request.sequence):
+            self._table.remove(contact.node_id)
+            self._on_left(contact.node_id)
+        return Left()

@@ -1,0 +1,261 @@
+"""The routing table: the one seam to the ``kademlia`` package.
+
+Kept of the package: ``Node`` with its XOR distance, the buckets' ranges, their split
+arithmetic and their replacement caches. Replaced, because version 2.2.3 gets it wrong:
+
+* a sighting moves a contact to the tail of its bucket and renews its endpoint;
+* ``find_neighbors`` returns the k closest of the whole table;
+* bucket ranges end at 2**160 - 1 and are searched as they are filed;
+* only the bucket that holds our own id is split, so there are at most 160 k contacts;
+* the clock and the randomness are given; nothing is sent from here;
+* only our own lookups count as a refresh of a bucket; strangers cannot suppress one.
+
+New: a subnet (/24 or /48) gets at most a few places per bucket and per table, replacement
+caches counted, so that one operator's address range cannot surround us.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import math
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from random import Random
+from typing import Final
+
+from kademlia.node import Node
+from kademlia.routing import KBucket, RoutingTable
+
+from overlay.addresses import NODE_ID_BYTES, NodeId
+from overlay.dht.admission import source_group
+from overlay.dht.messages import Contact
+from overlay.dht.settings import DhtSettings
+
+__all__ = ["Bucket", "Entry", "Table", "distance", "silence_package_loggers"]
+
+_LAST_ID: Final = 2 ** (8 * NODE_ID_BYTES) - 1
+
+
+def silence_package_loggers() -> None:
+    """Keep ``kademlia`` and ``rpcudp`` from printing peers' addresses, as they do at INFO."""
+    for name in ("kademlia", "rpcudp"):
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.CRITICAL + 1)
+        logger.propagate = False
+        logger.addHandler(logging.NullHandler())
+
+
+silence_package_loggers()
+
+
+def distance(one: bytes, other: bytes) -> int:
+    """Return the XOR distance of two ids."""
+    return int.from_bytes(one, "big") ^ int.from_bytes(other, "big")
+
+
+class Entry(Node):  # type: ignore[misc]  # the package ships no types
+    """A contact in a bucket: the package's node with what we know of its health."""
+
+    def __init__(self, contact: Contact, group: bytes, last_seen: float) -> None:
+        super().__init__(contact.node_id, contact.endpoint.host, contact.endpoint.port)
+        self.contact = contact
+        self.group = group
+        self.last_seen = last_seen
+        self.failures = 0
+
+
+class Bucket(KBucket):  # type: ignore[misc]  # the package ships no types
+    """A k-bucket, least recently seen first; as many replacements as contacts, newest last."""
+
+    nodes: dict[bytes, Entry]
+    replacement_nodes: dict[bytes, Entry]
+    last_updated: float
+
+    def __init__(self, lower: int, upper: int, k: int) -> None:
+        super().__init__(lower, upper, k, replacementNodeFactor=1)
+        self.last_updated = -math.inf
+
+    def touch_last_updated(self) -> None:
+        """Do nothing: the parent reads a clock here; :meth:`Table.refreshed` has its own."""
+
+    def split(self) -> tuple[Bucket, Bucket]:
+        """Return the two halves; each holds its share of contacts and replacements."""
+        middle = (self.range[0] + self.range[1]) // 2
+        halves = (
+            Bucket(self.range[0], middle, self.ksize),
+            Bucket(middle + 1, self.range[1], self.ksize),
+        )
+        for half in halves:
+            half.last_updated = self.last_updated
+        for entry in [*self.nodes.values(), *self.replacement_nodes.values()]:
+            halves[entry.long_id > middle].add_node(entry)
+        return halves
+
+    def add_node(self, node: Entry) -> bool:
+        """Put ``node`` at the tail; False if the bucket is full and it became a replacement."""
+        if node.id in self.nodes or len(self.nodes) < self.ksize:
+            self.replacement_nodes.pop(node.id, None)
+        return bool(super().add_node(node))
+
+    def entries(self) -> Iterator[Entry]:
+        """Yield contacts and replacements."""
+        yield from self.nodes.values()
+        yield from self.replacement_nodes.values()
+
+
+class Table(RoutingTable):  # type: ignore[misc]  # the package ships no types
+    """The contacts whose identity and endpoint are proven, in k-buckets.
+
+    Owned by the DHT core. Bounded by 160 buckets of k contacts and k replacements each.
+    """
+
+    buckets: list[Bucket]
+
+    def __init__(
+        self, own_id: NodeId, settings: DhtSettings, clock: Callable[[], float], rng: Random
+    ) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._rng = rng
+        super().__init__(None, settings.k, Node(own_id))
+
+    # What the parent offers, made right.
+
+    def flush(self) -> None:
+        """Forget every contact."""
+        self.buckets = [Bucket(0, _LAST_ID, self.ksize)]
+
+    def get_bucket_for(self, node: Node) -> int:
+        """Return the index of the one bucket whose range holds the node."""
+        return bisect_left(self.buckets, node.long_id, key=_upper_end)
+
+    def add_contact(self, node: Entry) -> None:
+        """File a node: split our own bucket while it is full, else keep a replacement."""
+        while True:
+            index = self.get_bucket_for(node)
+            bucket = self.buckets[index]
+            if bucket.add_node(node):
+                return
+            if not bucket.has_in_range(self.node):
+                return
+            self.split_bucket(index)
+
+    def find_neighbors(
+        self, node: Node, k: int | None = None, exclude: Node | None = None
+    ) -> list[Entry]:
+        """Return the k closest contacts of the whole table, closest first."""
+        candidates = [
+            entry
+            for bucket in self.buckets
+            for entry in bucket.nodes.values()
+            if entry.id != node.id and not (exclude and entry.same_home_as(exclude))
+        ]
+        return heapq.nsmallest(k or self.ksize, candidates, key=node.distance_to)
+
+    def lonely_buckets(self) -> list[Bucket]:
+        """Return the buckets that no lookup of ours refreshed for a refresh interval."""
+        since = self._clock() - self._settings.refresh_interval_s
+        return [bucket for bucket in self.buckets if bucket.last_updated <= since]
+
+    # What the core uses.
+
+    def seen(self, contact: Contact) -> Contact | None:
+        """Record that a contact proved its key and its endpoint just now.
+
+        Returns:
+            The least recently seen contact of a full bucket that should be pinged before
+            the new one may replace it, or None.
+        """
+        if contact.node_id == self.node.id:
+            return None
+        group = source_group(contact.endpoint, limit_private=self._settings.limit_private_subnets)
+        entry = Entry(contact, group, self._clock())
+        if not self._subnet_has_room(entry):
+            return None
+        self.add_contact(entry)
+        bucket = self.buckets[self.get_bucket_for(entry)]
+        return self._doubtful_head(bucket) if entry.id in bucket.replacement_nodes else None
+
+    def failed(self, node_id: NodeId) -> None:
+        """Record that a contact did not answer; drop it if it is replaceable or fails again."""
+        bucket = self._bucket(node_id)
+        entry = bucket.nodes.get(node_id)
+        if entry is None:
+            bucket.replacement_nodes.pop(node_id, None)
+            return
+        entry.failures += 1
+        if bucket.replacement_nodes or entry.failures >= self._settings.contact_max_failures:
+            bucket.remove_node(entry)
+
+    def remove(self, node_id: NodeId) -> None:
+        """Forget a contact; the most recently seen replacement takes its place."""
+        self.remove_contact(Node(node_id))
+
+    def get(self, node_id: NodeId) -> Contact | None:
+        """Return a contact, or None."""
+        entry = self._bucket(node_id).nodes.get(node_id)
+        return entry.contact if entry is not None else None
+
+    def closest(
+        self, target: NodeId, count: int, *, exclude: NodeId | None = None, alive: bool = False
+    ) -> list[Contact]:
+        """Return the contacts closest to ``target``, itself included, closest first.
+
+        ``alive`` leaves out those whose last call failed: what we hand to others.
+        """
+        goal = Node(target)
+        entries = [
+            entry
+            for bucket in self.buckets
+            for entry in bucket.nodes.values()
+            if entry.id != exclude and not (alive and entry.failures)
+        ]
+        return [entry.contact for entry in heapq.nsmallest(count, entries, key=goal.distance_to)]
+
+    def refreshed(self, target: NodeId) -> None:
+        """Record that a lookup of ours passes through the bucket of ``target``."""
+        self._bucket(target).last_updated = self._clock()
+
+    def refresh_target(self) -> NodeId | None:
+        """Return a random id in a bucket that is due for a refresh, or None."""
+        lonely = self.lonely_buckets()
+        if not lonely:
+            return None
+        number = self._rng.randint(*self._rng.choice(lonely).range)
+        return NodeId(number.to_bytes(NODE_ID_BYTES, "big"))
+
+    def __len__(self) -> int:
+        return sum(len(bucket.nodes) for bucket in self.buckets)
+
+    def __iter__(self) -> Iterator[Contact]:
+        for bucket in self.buckets:
+            for entry in bucket.nodes.values():
+                yield entry.contact
+
+    def _bucket(self, node_id: NodeId) -> Bucket:
+        return self.buckets[self.get_bucket_for(Node(node_id))]
+
+    def _doubtful_head(self, bucket: Bucket) -> Contact | None:
+        head = next(iter(bucket.nodes.values()))
+        if self._clock() - head.last_seen < self._settings.liveness_interval_s:
+            return None
+        return head.contact
+
+    def _subnet_has_room(self, entry: Entry) -> bool:
+        own = self.get_bucket_for(entry)
+        in_table = in_bucket = 0
+        for index, bucket in enumerate(self.buckets):
+            for other in bucket.entries():
+                if other.group == entry.group and other.id != entry.id:
+                    in_table += 1
+                    in_bucket += index == own
+        return (
+            in_bucket < self._settings.bucket_subnet_limit
+            and in_table < self._settings.table_subnet_limit
+        )
+
+
+def _upper_end(bucket: Bucket) -> int:
+    upper: int = bucket.range[1]
+    return upper

@@ -1,0 +1,72 @@
+"""When scheduled work is due, and how its pace slows down."""
+
+from __future__ import annotations
+
+import enum
+import math
+from random import Random
+
+__all__ = ["Pace", "Schedule", "Task"]
+
+
+class Task(enum.Enum):
+    """Work that comes back."""
+
+    REFRESH = "refresh a bucket"
+    PUBLISH = "store our descriptor again"
+    CRAWL = "crawl the overlay"
+
+
+class Schedule:
+    """At most one due time per task."""
+
+    def __init__(self) -> None:
+        self._times: dict[Task, float] = {}
+
+    def at(self, task: Task, when: float) -> None:
+        """Set when a task is due."""
+        self._times[task] = when
+
+    def hasten(self, task: Task, when: float) -> None:
+        """Bring a task forward to ``when``; one that is not scheduled stays so."""
+        if task in self._times:
+            self._times[task] = min(self._times[task], when)
+
+    def cancel(self, task: Task) -> None:
+        """Forget a task."""
+        self._times.pop(task, None)
+
+    def cancel_all(self) -> None:
+        """Forget every task."""
+        self._times.clear()
+
+    def next_deadline(self) -> float:
+        """Return when the first task is due."""
+        return min(self._times.values(), default=math.inf)
+
+    def due(self, now: float) -> list[Task]:
+        """Take out the tasks that are due."""
+        due = [task for task, when in self._times.items() if when <= now]
+        for task in due:
+            del self._times[task]
+        return due
+
+
+class Pace:
+    """Intervals that double from the shortest to the longest, each with 20 % of jitter."""
+
+    def __init__(self, shortest_s: float, longest_s: float, rng: Random) -> None:
+        self._shortest = shortest_s
+        self._longest = longest_s
+        self._current = shortest_s
+        self._rng = rng
+
+    def next(self) -> float:
+        """Return the next interval and double the one after it."""
+        current = self._current
+        self._current = min(2 * current, self._longest)
+        return current * self._rng.uniform(0.8, 1.2)
+
+    def shortest(self) -> float:
+        """Return the shortest interval."""
+        return self._shortest * self._rng.uniform(0.8, 1.2)

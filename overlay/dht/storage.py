@@ -1,0 +1,188 @@
+"""Other nodes' descriptors: verified before they are kept, dropped at their signed expiry.
+
+Nothing here is believed: every record is parsed and verified when it is written, its key is
+a hash of the key that signed it, its sequence number only grows, and storing it again does
+not make it live a second longer. A goodbye leaves a tombstone up to its sequence number.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from kademlia.storage import IStorage
+
+from overlay.addresses import NodeId
+from overlay.dht.descriptor import MAX_VALIDITY_S, MixDescriptor, UnverifiedDescriptor
+from overlay.dht.routing import distance
+from overlay.dht.settings import DhtSettings
+from overlay.errors import LimitReached, NotAuthentic, Replayed
+
+__all__ = ["Store", "verified_record"]
+
+_MAX_TOMBSTONES: Final = 4096
+_OWN_SOURCE: Final = b"own"
+
+
+def verified_record(record: bytes, key: NodeId, *, network_id: str, now: float) -> MixDescriptor:
+    """Turn stored bytes into the descriptor of the node ``key``.
+
+    Raises:
+        PeerError: they do not parse, do not verify, are expired or belong to another node.
+    """
+    descriptor = UnverifiedDescriptor.parse(record).verify(network_id=network_id, now=now)
+    if descriptor.node_id != key:
+        raise NotAuthentic("the record belongs to another node")
+    return descriptor
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    descriptor: MixDescriptor
+    source: bytes
+    stored_at: float
+
+
+class Store(IStorage):  # type: ignore[misc]  # the package ships no types
+    """The records that this node holds for others, and the tombstones of those who left.
+
+    Owned by the DHT core. Holds at most ``max_records``, of which ``max_records_per_source``
+    of one subnet, and 4,096 tombstones. When it is full, a record nearer to our own id
+    displaces the farthest.
+    """
+
+    def __init__(
+        self, own_id: NodeId, network_id: str, settings: DhtSettings, clock: Callable[[], float]
+    ) -> None:
+        self._own_id = own_id
+        self._network_id = network_id
+        self._settings = settings
+        self._clock = clock
+        self._records: OrderedDict[NodeId, _Stored] = OrderedDict()
+        self._sources: Counter[bytes] = Counter()
+        self._expiries: list[tuple[float, NodeId]] = []
+        self._left: OrderedDict[NodeId, tuple[int, float]] = OrderedDict()
+
+    def put(self, key: NodeId, record: bytes, source: bytes, *, responsible: bool) -> None:
+        """Verify and keep a record that a sender of the subnet ``source`` brought.
+
+        ``responsible`` tells that this node is among the closest to ``key`` that it knows:
+        only then may the record displace another.
+
+        Raises:
+            PeerError: the record is not acceptable, or older than what is known.
+            LimitReached: there is no room for it.
+        """
+        now = self._clock()
+        self._drop_expired(now)
+        if record == self.get(key):
+            return
+        descriptor = verified_record(record, key, network_id=self._network_id, now=now)
+        if self.is_left(descriptor):
+            raise Replayed("the node has left since")
+        known = self._records.get(key)
+        if known is not None and descriptor.sequence <= known.descriptor.sequence:
+            raise Replayed("this descriptor's sequence number is not above the known one")
+        self._make_room(key, source, responsible=responsible)
+        self._remove(key)
+        self._records[key] = _Stored(descriptor, source, now)
+        self._sources[source] += 1
+        self._remember_expiry(descriptor)
+
+    def find(self, key: NodeId) -> MixDescriptor | None:
+        """Return the unexpired descriptor of a node, or None."""
+        stored = self._records.get(key)
+        if stored is None or stored.descriptor.expires <= self._clock():
+            return None
+        return stored.descriptor
+
+    def leave(self, key: NodeId, sequence: int) -> bool:
+        """Bury a node's descriptors up to ``sequence``; False if that is no news."""
+        now = self._clock()
+        stored = self._records.get(key)
+        if stored is not None and stored.descriptor.sequence > sequence:
+            return False
+        before, until = self._left.pop(key, (-1, 0.0))
+        self._left[key] = (max(sequence, before), now + MAX_VALIDITY_S)
+        if sequence <= before and now < until:
+            return False
+        self._remove(key)
+        if len(self._left) > _MAX_TOMBSTONES:
+            self._left.popitem(last=False)
+        return True
+
+    def is_left(self, descriptor: MixDescriptor) -> bool:
+        """Tell whether the node said goodbye after it had signed this descriptor."""
+        sequence, until = self._left.get(descriptor.node_id, (-1, 0.0))
+        return descriptor.sequence <= sequence and self._clock() < until
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    # The package's interface; what is written through it is verified like all else.
+
+    def __setitem__(self, key: NodeId, value: bytes) -> None:
+        self.put(key, value, _OWN_SOURCE, responsible=True)
+
+    def __getitem__(self, key: NodeId) -> bytes:
+        descriptor = self.find(key)
+        if descriptor is None:
+            raise KeyError("no such record")
+        return descriptor.encoded
+
+    def get(self, key: NodeId, default: bytes | None = None) -> bytes | None:
+        """Return the encoded descriptor of a node, or ``default``."""
+        descriptor = self.find(key)
+        return default if descriptor is None else descriptor.encoded
+
+    def iter_older_than(self, seconds_old: float) -> Iterator[tuple[NodeId, bytes]]:
+        """Yield key and record of those stored at least so many seconds ago."""
+        before = self._clock() - seconds_old
+        for key, record in self:
+            if self._records[key].stored_at <= before:
+                yield key, record
+
+    def __iter__(self) -> Iterator[tuple[NodeId, bytes]]:
+        for key in list(self._records):
+            record = self.get(key)
+            if record is not None:
+                yield key, record
+
+    def _make_room(self, key: NodeId, source: bytes, *, responsible: bool) -> None:
+        known = self._records.get(key)
+        from_source = self._sources[source] - (known is not None and known.source == source)
+        if from_source >= self._settings.max_records_per_source:
+            raise LimitReached("this source has stored its share")
+        if known is not None or len(self._records) < self._settings.max_records:
+            return
+        farthest = max(self._records, key=lambda other: distance(other, self._own_id))
+        if not responsible or distance(key, self._own_id) >= distance(farthest, self._own_id):
+            raise LimitReached("the store is full")
+        self._remove(farthest)
+
+    def _drop_expired(self, now: float) -> None:
+        while self._expiries and self._expiries[0][0] <= now:
+            _, key = heapq.heappop(self._expiries)
+            stored = self._records.get(key)
+            if stored is not None and stored.descriptor.expires <= now:
+                self._remove(key)
+
+    def _remember_expiry(self, descriptor: MixDescriptor) -> None:
+        heapq.heappush(self._expiries, (descriptor.expires, descriptor.node_id))
+        if len(self._expiries) > 2 * len(self._records) + 64:
+            # Replaced records leave their old dates behind; drop those now and then.
+            self._expiries = [
+                (stored.descriptor.expires, key) for key, stored in self._records.items()
+            ]
+            heapq.heapify(self._expiries)
+
+    def _remove(self, key: NodeId) -> None:
+        stored = self._records.pop(key, None)
+        if stored is None:
+            return
+        self._sources[stored.source] -= 1
+        if not self._sources[stored.source]:
+            del self._sources[stored.source]

@@ -1,0 +1,202 @@
+"""The Mix-nodes Topology Table (MTT): every Mix-node that this node knows (paper, section 2.2).
+
+Descriptors come in through :meth:`TopologyTable.add` once they are verified; selectors read a
+:class:`TopologySnapshot`; Anonymous Paths Management looks keys up by overlay address. The
+table never asks the network: what it does not hold it does not know.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from bisect import bisect_left, insort
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from overlay.addresses import NodeId, OverlayAddress
+from overlay.dht.descriptor import MixDescriptor, OnionKey, Role, is_public
+
+__all__ = ["MAX_ENTRIES", "CryptoInfo", "Rejection", "TopologySnapshot", "TopologyTable"]
+
+MAX_ENTRIES: Final = 20_000
+"""At most 20 MB of descriptors; verifying as many at start takes a few seconds."""
+
+
+class Rejection(enum.Enum):
+    """Why a verified descriptor did not enter the table; counted, never logged."""
+
+    EXPIRED = "expired"
+    PRIVATE_ENDPOINT = "private endpoint"
+    SUPERSEDED = "superseded"
+    """Its sequence number is lower than the known one's."""
+    UNCHANGED = "unchanged"
+    CONFLICTING = "conflicting"
+    """It has the known one's sequence number and another content: its owner misbehaves."""
+    FULL = "table full"
+
+
+@dataclass(frozen=True, slots=True)
+class CryptoInfo:
+    """What a node speaks: its onion keys with their suites, and its ESP suites."""
+
+    onion_keys: tuple[OnionKey, ...]
+    esp_suites: tuple[int, ...]
+
+
+class TopologySnapshot:
+    """The unexpired Mix-nodes at one moment, in the order of their ids; a ``TopologyView``."""
+
+    __slots__ = ("_descriptors",)
+
+    def __init__(self, descriptors: Iterable[tuple[NodeId, MixDescriptor]]) -> None:
+        self._descriptors = dict(descriptors)
+
+    def __iter__(self) -> Iterator[MixDescriptor]:
+        return iter(self._descriptors.values())
+
+    def __len__(self) -> int:
+        return len(self._descriptors)
+
+    def get(self, node_id: NodeId) -> MixDescriptor | None:
+        """Return the descriptor of one node, or None if it was not known at that moment."""
+        return self._descriptors.get(node_id)
+
+
+class TopologyTable:
+    """Owner of the verified descriptors, at most one a node and ``max_entries`` in all.
+
+    A full table prefers whom it knows: a newcomer enters when another expires or leaves, so
+    that a flood of fresh identities cannot wash the known ones out. Of one node the highest
+    sequence number wins. With ``allow_private_endpoints`` False, a descriptor that names an
+    endpoint outside the public Internet is refused whole: everything that reads this table
+    sends to those endpoints, and a stranger's descriptor must not aim it at the own network.
+
+    Entries that expired since the last :meth:`expire` are still found by iteration, ``get``
+    and the look-ups; :meth:`view` leaves them out.
+    """
+
+    def __init__(
+        self, *, allow_private_endpoints: bool = False, max_entries: int = MAX_ENTRIES
+    ) -> None:
+        if max_entries < 1:
+            raise ValueError("a topology table needs room for one entry at least.")
+        self._allow_private_endpoints = allow_private_endpoints
+        self._max_entries = max_entries
+        self._descriptors: dict[NodeId, MixDescriptor] = {}
+        self._ordered: list[NodeId] = []
+        self._by_overlay_address: dict[OverlayAddress, NodeId] = {}
+        self._rejections: Counter[Rejection] = Counter()
+        self._earliest_expiry = math.inf
+        """No entry expires before; it may lie too early after a descriptor was replaced."""
+
+    # -- changes -----------------------------------------------------------------------
+
+    def add(self, descriptor: MixDescriptor, now: float) -> bool:
+        """Take a verified descriptor in; True if the table changed, else the reason is counted."""
+        node_id = descriptor.node_id
+        rejection = self._rejection(node_id, descriptor, now)
+        if rejection is not None:
+            self._rejections[rejection] += 1
+            return False
+        if node_id not in self._descriptors:
+            insort(self._ordered, node_id)
+            self._by_overlay_address[descriptor.overlay_address] = node_id
+        self._descriptors[node_id] = descriptor
+        self._earliest_expiry = min(self._earliest_expiry, descriptor.expires)
+        return True
+
+    def remove(self, node_id: NodeId) -> bool:
+        """Forget one node; False if it was not known."""
+        descriptor = self._descriptors.pop(node_id, None)
+        if descriptor is None:
+            return False
+        del self._ordered[bisect_left(self._ordered, node_id)]
+        del self._by_overlay_address[descriptor.overlay_address]
+        return True
+
+    def expire(self, now: float) -> int:
+        """Forget every node whose descriptor has expired and return how many they were."""
+        if now < self._earliest_expiry:
+            return 0
+        expired = [node_id for node_id, d in self._descriptors.items() if d.expires <= now]
+        for node_id in expired:
+            self.remove(node_id)
+        self._earliest_expiry = min((d.expires for d in self), default=math.inf)
+        return len(expired)
+
+    def next_expiry(self) -> float:
+        """Return a time (Unix seconds) before which :meth:`expire` has nothing to do."""
+        return self._earliest_expiry
+
+    def _rejection(
+        self, node_id: NodeId, descriptor: MixDescriptor, now: float
+    ) -> Rejection | None:
+        if descriptor.expires <= now:
+            return Rejection.EXPIRED
+        if not self._allow_private_endpoints and not all(map(is_public, descriptor.endpoints)):
+            return Rejection.PRIVATE_ENDPOINT
+        known = self._descriptors.get(node_id)
+        if known is not None:
+            return _rejection_beside(known, descriptor)
+        if len(self._descriptors) >= self._max_entries and not self.expire(now):
+            return Rejection.FULL
+        return None
+
+    # -- reading -----------------------------------------------------------------------
+
+    def __iter__(self) -> Iterator[MixDescriptor]:
+        """Yield every descriptor in the order of the node ids."""
+        return (self._descriptors[node_id] for node_id in self._ordered)
+
+    def __len__(self) -> int:
+        return len(self._descriptors)
+
+    def get(self, node_id: NodeId) -> MixDescriptor | None:
+        """Return the descriptor of one node, or None if the table does not know it."""
+        return self._descriptors.get(node_id)
+
+    def by_overlay_address(self, overlay_address: OverlayAddress) -> MixDescriptor | None:
+        """Return the descriptor of the node with this overlay address, or None."""
+        node_id = self._by_overlay_address.get(overlay_address)
+        return None if node_id is None else self._descriptors[node_id]
+
+    def view(self, now: float) -> TopologySnapshot:
+        """Return the Mix-nodes that are unexpired at ``now``, as selectors want them."""
+        return TopologySnapshot(
+            (node_id, descriptor)
+            for node_id in self._ordered
+            if (descriptor := self._descriptors[node_id]).expires > now
+        )
+
+    def lookup_public_key(self, overlay_address: OverlayAddress, suite: int) -> bytes | None:
+        """Return a node's public onion key for a suite (paper: ``mtt_lookup_public_key()``).
+
+        None if the node is not known or does not speak the suite.
+        """
+        descriptor = self.by_overlay_address(overlay_address)
+        return None if descriptor is None else descriptor.onion_key(suite)
+
+    def lookup_crypto_info(self, overlay_address: OverlayAddress) -> CryptoInfo | None:
+        """Return what a node speaks (paper: ``mtt_lookup_crypto_info()``), None if unknown."""
+        descriptor = self.by_overlay_address(overlay_address)
+        if descriptor is None:
+            return None
+        return CryptoInfo(descriptor.onion_keys, descriptor.esp_suites)
+
+    def count(self, role: Role) -> int:
+        """Return how many of the nodes have a role."""
+        return sum(role in descriptor.roles for descriptor in self)
+
+    def rejections(self) -> dict[Rejection, int]:
+        """Return how many descriptors were not taken in, by reason."""
+        return dict(self._rejections)
+
+
+def _rejection_beside(known: MixDescriptor, offered: MixDescriptor) -> Rejection | None:
+    if offered.sequence < known.sequence:
+        return Rejection.SUPERSEDED
+    if offered.sequence > known.sequence:
+        return None
+    return Rejection.UNCHANGED if offered.encoded == known.encoded else Rejection.CONFLICTING

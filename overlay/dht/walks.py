@@ -1,0 +1,86 @@
+"""The walks under way: sends their queries, brings them their answers, ends them in time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from overlay.dht.calls import Answer, Calls
+from overlay.dht.lookup import Query, Walk
+from overlay.dht.messages import Contact, Reply
+
+__all__ = ["Walks"]
+
+
+@dataclass(eq=False, slots=True)
+class _Active:
+    walk: Walk
+    on_finished: Callable[[], None]
+    finished: bool = False
+
+
+class Walks:
+    """Drives lookups and crawls through ``calls``.
+
+    ``on_answer`` sees every answer first and returns the reply as far as it is acceptable;
+    ``on_silence`` learns which contact did not answer. The core bounds how many walks run.
+    """
+
+    def __init__(
+        self,
+        calls: Calls,
+        clock: Callable[[], float],
+        *,
+        on_answer: Callable[[Answer], Reply],
+        on_silence: Callable[[Contact], None],
+    ) -> None:
+        self._calls = calls
+        self._clock = clock
+        self._on_answer = on_answer
+        self._on_silence = on_silence
+        self._active: list[_Active] = []
+
+    def __len__(self) -> int:
+        return len(self._active)
+
+    def launch(self, walk: Walk, on_finished: Callable[[], None]) -> None:
+        """Start a walk; ``on_finished`` is called once, when it has closed or its time is up."""
+        active = _Active(walk, on_finished)
+        self._active.append(active)
+        self._advance(active)
+
+    def cancel_all(self) -> None:
+        """Forget every walk; nobody is told."""
+        self._active.clear()
+
+    def next_deadline(self) -> float:
+        """Return when the next walk's time is up."""
+        return min((active.walk.next_deadline() for active in self._active), default=math.inf)
+
+    def handle_deadline(self, now: float) -> None:
+        """End the walks whose time is up."""
+        for active in [one for one in self._active if one.walk.next_deadline() <= now]:
+            self._advance(active)
+
+    def _advance(self, active: _Active) -> None:
+        if active.finished:
+            return
+        now = self._clock()
+        for query in active.walk.queries(now):
+            on_answer = partial(self._answered, active, query)
+            contact = query.contact
+            self._calls.start(query.request, contact.endpoint, contact.node_id, now, on_answer)
+        if active.walk.finished(now):
+            active.finished = True
+            self._active.remove(active)
+            active.on_finished()
+
+    def _answered(self, active: _Active, query: Query, answer: Answer | None) -> None:
+        if answer is None:
+            self._on_silence(query.contact)
+            active.walk.failed(query)
+        else:
+            active.walk.answered(query, self._on_answer(answer))
+        self._advance(active)

@@ -1,0 +1,189 @@
+"""The ``standard`` forwarding rules: normalise at the source, permit at the exit.
+
+::
+
+    source   parse -> allowed protocol -> rebuilt headers -> circuit
+    exit     circuit -> parse -> not this host -> exit policy (cached) -> the network
+
+A packet that fails a step is dropped and counted; nothing is raised and nothing is logged.
+Changing the source address is the exit's address translation; forgetting is the node's part
+when a circuit ends (connection tracking) and a bound here (the cache of decisions).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from random import Random, SystemRandom
+from typing import ClassVar, Final
+
+from overlay.addresses import IpAddress
+from overlay.exit_policy import ExitPolicy, ExitRule
+from overlay.forwarding.headers import (
+    TCP,
+    UDP,
+    IpHeaders,
+    Refusal,
+    destination_of,
+    parse_headers,
+)
+from overlay.forwarding.identification import IDENTIFICATION_KEY_BYTES
+from overlay.forwarding.normalise import Normaliser
+from overlay.sensitive import SecretBytes
+
+__all__ = ["MAX_CACHED_DECISIONS", "StandardRules", "StandardSettings"]
+
+MAX_CACHED_DECISIONS: Final = 4096
+"""A decision takes some 200 bytes, so that no stranger can make an exit remember over 1 MB."""
+
+_FRAGMENT: Final = -1
+"""In the place of a port: a fragment that shows none, so that every port must be permitted."""
+
+_NO_PORT: Final = -2
+"""In the place of a port: the protocol has none."""
+
+_NORMALISED: Final = "normalised"
+_PERMITTED: Final = "permitted"
+
+
+@dataclass(frozen=True, slots=True)
+class StandardSettings:
+    """Settings of the ``standard`` rules.
+
+    The TCP MSS follows from the path's MTU and is the same for every path length, so that
+    the exit cannot tell the length from packet sizes (docs/decisions/0003).
+
+    Attributes:
+        path_mtu: largest inner packet in bytes that a circuit of the longest length carries
+            without outer fragmentation, 576 to 65535. The default holds for five hops with
+            AES-GCM over an underlay of 1,500 bytes (UDP over IPv6).
+    """
+
+    path_mtu: int = 1038
+
+    def __post_init__(self) -> None:
+        if not 576 <= self.path_mtu <= 65535:
+            raise ValueError(f"path_mtu must lie between 576 and 65535 bytes, not {self.path_mtu}.")
+
+    @property
+    def mss_ipv4(self) -> int:
+        """The largest TCP segment over IPv4: the MTU without 20 + 20 bytes of headers."""
+        return self.path_mtu - 40
+
+    @property
+    def mss_ipv6(self) -> int:
+        """The largest TCP segment over IPv6: the MTU without 40 + 20 bytes of headers."""
+        return self.path_mtu - 60
+
+
+class StandardRules:
+    """Forwarding rules of one node (implements ``ForwardingRules``).
+
+    It owns its counters and the cache of exit decisions, which holds at most
+    :data:`MAX_CACHED_DECISIONS` entries and drops the oldest for a new one.
+    ``exit_policy`` None refuses every packet at the exit. ``local_addresses`` returns the
+    packed addresses of this host (all its interfaces), asked once a batch. ``rng`` draws
+    the one secret that permutes fragment identifications.
+    """
+
+    settings_type: ClassVar[type[StandardSettings]] = StandardSettings
+
+    def __init__(
+        self,
+        settings: StandardSettings,
+        exit_policy: ExitPolicy | None,
+        local_addresses: Callable[[], frozenset[bytes]],
+        *,
+        rng: Random | None = None,
+    ) -> None:
+        key = SecretBytes((rng or SystemRandom()).randbytes(IDENTIFICATION_KEY_BYTES))
+        self._normaliser = Normaliser(settings.mss_ipv4, settings.mss_ipv6, key)
+        self._exit_policy = exit_policy
+        self._local_addresses = local_addresses
+        self._decisions: dict[tuple[bytes, int], bool] = {}
+        self._counts: Counter[str] = Counter()
+
+    def at_source(self, packets: Sequence[bytes]) -> list[bytes]:
+        """Normalise what leaves the source, as :mod:`overlay.forwarding.normalise` lists it."""
+        passed: list[bytes] = []
+        for packet in packets:
+            result = self._normaliser.normalise(packet)
+            if isinstance(result, Refusal):
+                self._counts[result.value] += 1
+                continue
+            if result is not packet:
+                self._counts[_NORMALISED] += 1
+            passed.append(result)
+        return passed
+
+    def at_exit(self, packets: Sequence[bytes]) -> list[bytes]:
+        """Let through, unchanged, what the exit policy permits for its protocol and port.
+
+        Refused are also this host's own addresses, whatever the policy says; a fragment that
+        shows no port, unless every port of its destination is permitted; and IP options and
+        routing headers, which no honest source sends and which could steer the exit's kernel.
+        """
+        local = self._local_addresses()
+        passed: list[bytes] = []
+        for packet in packets:
+            refusal = self._refusal_at_exit(packet, local)
+            if refusal is None:
+                passed.append(packet)
+            else:
+                self._counts[refusal.value] += 1
+        self._counts[_PERMITTED] += len(passed)
+        return passed
+
+    def counters(self) -> dict[str, int]:
+        """Return how many packets were ``normalised``, ``permitted`` and ``dropped_...``."""
+        return dict(self._counts)
+
+    def _refusal_at_exit(self, packet: bytes, local: frozenset[bytes]) -> Refusal | None:
+        headers = parse_headers(packet)
+        if isinstance(headers, Refusal):
+            return headers
+        if headers.has_options:
+            return Refusal.IP_OPTIONS
+        destination = destination_of(packet, headers.version)
+        if destination in local:
+            return Refusal.LOCAL_ADDRESS
+        if not self._permits(destination, _port_of(packet, headers)):
+            return Refusal.EXIT_POLICY
+        return None
+
+    def _permits(self, destination: bytes, port: int) -> bool:
+        known = self._decisions.get((destination, port))
+        if known is not None:
+            return known
+        if len(self._decisions) >= MAX_CACHED_DECISIONS:
+            del self._decisions[next(iter(self._decisions))]
+        decision = self._exit_policy is not None and _decide(self._exit_policy, destination, port)
+        self._decisions[destination, port] = decision
+        return decision
+
+
+def _port_of(packet: bytes, headers: IpHeaders) -> int:
+    if headers.fragment_offset:
+        return _FRAGMENT
+    if headers.protocol in (TCP, UDP):
+        return int.from_bytes(packet[headers.upper + 2 : headers.upper + 4], "big")
+    return _NO_PORT
+
+
+def _decide(policy: ExitPolicy, packed: bytes, port: int) -> bool:
+    destination = ipaddress.ip_address(packed)
+    if port == _FRAGMENT:
+        return policy.permits(destination) and _permits_every_port(policy.rules, destination)
+    return policy.permits(destination, None if port == _NO_PORT else port)
+
+
+def _permits_every_port(rules: Sequence[ExitRule], destination: IpAddress) -> bool:
+    """Tell whether no port of ``destination`` is rejected before a rule accepts them all."""
+    for rule in rules:
+        if rule.covers(destination, None):
+            return rule.accept
+        if not rule.accept and rule.covers(destination, rule.first_port):
+            return False
+    return False

@@ -1,0 +1,354 @@
+"""Seal and open the packets of one SA: tunnel-mode ESP (RFC 4303).
+
+::
+
+    plaintext = IP packet | TFC padding | 1, 2, 3 ... | pad length (1) | next header (1)
+
+    OutboundSa.seal   1 take a sequence number   2 limits   3 pad   4 protect   5 outer header
+    InboundSa.open    1 length   2 window: check   3 limits   4 authenticate and decrypt
+                      5 window: advance   6 trailer, TFC padding, inner header
+
+Neither raises whatever the bytes; a packet that does not pass is a :class:`Drop`, counted
+at its SA. Ciphers are built at an SA's first packet, so that an idle one stays small.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+from typing import Final
+
+from overlay.ipsec.headers import (
+    IPV4,
+    IPV6,
+    MAX_IP_BYTES,
+    NO_NEXT_HEADER,
+    OuterHeader,
+    new_outer_header,
+    packet_length,
+)
+from overlay.ipsec.model import (
+    Drop,
+    Lifetime,
+    SaCounters,
+    SaIdentity,
+    SecurityAssociation,
+    Template,
+)
+from overlay.ipsec.replay import MAX_ESN, MAX_SEQUENCE, ReplayWindow
+from overlay.ipsec.suites import SUITES
+from overlay.ipsec.transforms import Transform, new_transform
+
+__all__ = ["InboundSa", "OutboundSa", "Report", "TemplateKey", "template_key"]
+
+Report = Callable[[SaIdentity], None]
+"""Told once per SA that it passed a soft limit and wants to be replaced."""
+
+TemplateKey = tuple[int, bytes, bytes]
+"""A :class:`Template` as ``(reqid, source, destination)``: compared per packet, so a tuple."""
+
+_MAX_PADDED_BYTES: Final = MAX_IP_BYTES - 256
+"""Payloads up to this size fit one IP packet with any suite's fields around them."""
+
+_PADDING: Final = tuple(bytes(range(1, size + 1)) for size in range(256))
+_TRAILERS: Final = {
+    next_header: tuple(_PADDING[size] + bytes((size, next_header)) for size in range(16))
+    for next_header in (IPV4, IPV6, NO_NEXT_HEADER)
+}
+_unpack_sequence: Final = struct.Struct(">I").unpack_from
+
+
+def template_key(template: Template) -> TemplateKey:
+    """Return what the data path compares of a template."""
+    return (template.reqid, template.source, template.destination)
+
+
+@dataclass(frozen=True, slots=True)
+class _Limits:
+    """Packets and payload bytes after which an SA wants replacing (soft) or dies (hard)."""
+
+    soft_packets: float
+    hard_packets: float
+    soft_bytes: float
+    hard_bytes: float
+
+
+@functools.lru_cache(maxsize=64)
+def _limits(suite: int, lifetime: Lifetime, *, esn: bool) -> _Limits:
+    """Join what an SA is configured with and what its suite and sequence space allow.
+
+    Cached because nearly all SAs of a host share one value.
+    """
+    packets = MAX_ESN if esn else MAX_SEQUENCE
+    hard_packets = _smaller(lifetime.hard_packets, packets)
+    hard_bytes = _smaller(lifetime.hard_bytes, SUITES[suite].max_payload_bytes)
+    return _Limits(
+        soft_packets=_smaller(lifetime.soft_packets, hard_packets - hard_packets // 8),
+        hard_packets=hard_packets,
+        soft_bytes=_smaller(lifetime.soft_bytes, hard_bytes - hard_bytes // 8),
+        hard_bytes=hard_bytes,
+    )
+
+
+def _smaller(configured: int | None, bound: int) -> int:
+    return bound if configured is None else min(configured, bound)
+
+
+class _Sa:
+    """What both directions count and limit.
+
+    ``_watch_*`` are the next thresholds to act on, soft ones first: one comparison each per
+    packet, everything else happens in :meth:`_at_limit`.
+    """
+
+    __slots__ = (
+        "_drops",
+        "_report",
+        "_reported",
+        "_rng",
+        "_started",
+        "_transform",
+        "_watch_bytes",
+        "_watch_packets",
+        "_watch_time",
+        "last_used",
+        "packets",
+        "payload_bytes",
+        "template_key",
+        "value",
+    )
+
+    def __init__(self, value: SecurityAssociation, rng: Random, report: Report) -> None:
+        limits = _limits(value.suite, value.lifetime, esn=value.esn)
+        self.value = value
+        self.template_key: TemplateKey = (value.reqid, value.source, value.destination)
+        self.packets = 0
+        self.payload_bytes = 0
+        self.last_used = -math.inf
+        self._rng = rng
+        self._report = report
+        self._reported = False
+        self._started = math.inf
+        self._transform: Transform | None = None
+        self._drops: dict[Drop, int] | None = None
+        self._watch_packets = limits.soft_packets
+        self._watch_bytes = limits.soft_bytes
+        self._watch_time = math.inf
+
+    def start(self, now: float) -> None:
+        """Begin to count the lifetime in seconds; without a soft one, 7/8 of the hard one."""
+        lifetime = self.value.lifetime
+        hard_s = math.inf if lifetime.hard_s is None else lifetime.hard_s
+        soft_s = hard_s * 0.875 if lifetime.soft_s is None else min(lifetime.soft_s, hard_s)
+        self._started = now
+        self._watch_time = now + soft_s
+
+    def count_drop(self, drop: Drop) -> Drop:
+        """Count a packet dropped at this SA and return why."""
+        if self._drops is None:
+            self._drops = {}
+        self._drops[drop] = self._drops.get(drop, 0) + 1
+        return drop
+
+    def _counters(self, sequence: int) -> SaCounters:
+        return SaCounters(
+            packets=self.packets,
+            payload_bytes=self.payload_bytes,
+            sequence=sequence,
+            last_used=self.last_used,
+            drops=tuple((self._drops or {}).items()),
+        )
+
+    def _cipher(self) -> Transform:
+        value = self.value
+        self._transform = new_transform(
+            SUITES[value.suite], value.keymat.reveal(), value.spi, self._rng, esn=value.esn
+        )
+        return self._transform
+
+    def _at_limit(self, packets: int, payload_bytes: int, now: float) -> bool:
+        """Report a passed soft limit once; tell whether a hard one is passed."""
+        self._report_once()
+        value, hard_s = self.value, self.value.lifetime.hard_s
+        limits = _limits(value.suite, value.lifetime, esn=value.esn)
+        self._watch_packets = limits.hard_packets
+        self._watch_bytes = limits.hard_bytes
+        self._watch_time = math.inf if hard_s is None else self._started + hard_s
+        return (
+            packets > self._watch_packets
+            or payload_bytes > self._watch_bytes
+            or now >= self._watch_time
+        )
+
+    def _report_once(self) -> None:
+        if not self._reported:
+            self._reported = True
+            self._report(self.value.identity)
+
+
+class OutboundSa(_Sa):
+    """An SA that this host seals with. ``endpoint`` is where a link SA's datagrams go."""
+
+    __slots__ = (
+        "_alignment_mask",
+        "_outer",
+        "_pad_to",
+        "endpoint",
+        "outer_next_header",
+        "sequence",
+    )
+
+    def __init__(self, value: SecurityAssociation, rng: Random, report: Report) -> None:
+        super().__init__(value, rng, report)
+        encapsulation = value.encapsulation
+        self.endpoint = None if encapsulation is None else encapsulation.destination
+        self.sequence = 0
+        self.outer_next_header = IPV6 if len(value.destination) == 16 else IPV4
+        self._pad_to = value.tfc_pad_to
+        self._alignment_mask = SUITES[value.suite].alignment - 1
+        self._outer: OuterHeader | None = None
+        if encapsulation is None:
+            self._outer = new_outer_header(value.source, value.destination, rng)
+
+    def seal(self, payload: bytes, next_header: int, now: float) -> bytes | Drop:
+        """Encapsulate one packet.
+
+        Args:
+            payload: an IP packet, or anything for a dummy packet.
+            next_header: 4 (IPv4), 41 (IPv6) or 59 (dummy packet, RFC 4303, section 2.6).
+            now: Unix seconds.
+
+        Returns:
+            The ESP packet from SPI to ICV of a link SA (the socket adds UDP, RFC 3948), the
+            whole outer IP packet of an onion SA, or why nothing was sealed. A sequence
+            number is never used twice, nor does it wrap.
+        """
+        sequence = self.sequence + 1
+        length = len(payload)
+        if length < self._pad_to:
+            length = self._pad_to
+            payload = payload.ljust(length, b"\0")
+        total = self.payload_bytes + length
+        if (
+            sequence > self._watch_packets
+            or total > self._watch_bytes
+            or now >= self._watch_time
+            or length > _MAX_PADDED_BYTES
+        ):
+            refusal = self._refuse(sequence, total, length, now)
+            if refusal is not None:
+                return self.count_drop(refusal)
+        self.sequence = self.packets = sequence
+        self.payload_bytes = total
+        self.last_used = now
+        trailer = _TRAILERS[next_header][-(length + 2) & self._alignment_mask]
+        esp = (self._transform or self._cipher()).seal(sequence, payload + trailer)
+        return esp if self._outer is None else self._outer.wrap(esp)
+
+    def seal_dummy(self, now: float) -> bytes | Drop:
+        """Seal a dummy packet, as large as the SA's TFC padding makes every packet."""
+        return self.seal(b"", NO_NEXT_HEADER, now)
+
+    def counters(self) -> SaCounters:
+        """Return what was sealed so far."""
+        return self._counters(self.sequence)
+
+    def _refuse(self, sequence: int, total: int, length: int, now: float) -> Drop | None:
+        if length > _MAX_PADDED_BYTES:
+            return Drop.OUT_ERROR
+        if not self._at_limit(sequence, total, now):
+            return None
+        last = MAX_ESN if self.value.esn else MAX_SEQUENCE
+        return Drop.OUT_STATE_SEQ_ERROR if sequence > last else Drop.OUT_STATE_EXPIRED
+
+
+class InboundSa(_Sa):
+    """An SA that this host opens packets of. ``unproven`` until its first packet was seen."""
+
+    __slots__ = ("_forgeries", "_smallest", "_window", "unproven")
+
+    def __init__(self, value: SecurityAssociation, rng: Random, report: Report) -> None:
+        super().__init__(value, rng, report)
+        self.unproven = True
+        self._window = ReplayWindow(value.replay_window, esn=value.esn)
+        self._smallest = SUITES[value.suite].smallest_packet
+        self._forgeries = 0
+
+    def open(self, packet: bytes, offset: int, now: float) -> bytes | Drop:
+        """Check, authenticate and decrypt the ESP packet that begins at ``offset``.
+
+        The window moves only after authentication (RFC 4303, 3.4.3 and 3.4.4).
+
+        Args:
+            packet: ends with the ICV: SPI (4) | sequence number (4) | IV | ciphertext | ICV.
+            offset: where the SPI begins; an outer IP header may stand before it.
+            now: Unix seconds.
+
+        Returns:
+            The inner IP packet, whose header is sound and whose size is what that header
+            says, or why there is none.
+        """
+        if len(packet) - offset < self._smallest:
+            return self.count_drop(Drop.IN_HDR_ERROR)
+        sequence = self._window.check(_unpack_sequence(packet, offset + 4)[0])
+        if not sequence:
+            return self.count_drop(Drop.IN_STATE_SEQ_ERROR)
+        if (
+            self.packets >= self._watch_packets
+            or self.payload_bytes >= self._watch_bytes
+            or now >= self._watch_time
+        ) and self._at_limit(self.packets + 1, self.payload_bytes + 1, now):
+            return self.count_drop(Drop.IN_STATE_EXPIRED)
+        plaintext = (self._transform or self._cipher()).open(packet, offset, sequence)
+        if plaintext is None:
+            return self._forged()
+        self._window.advance(sequence)
+        self.packets += 1
+        self.last_used = now
+        inner = _inner_packet(plaintext)
+        if not isinstance(inner, bytes):
+            return self.count_drop(inner)
+        self.payload_bytes += len(inner)
+        return inner
+
+    def counters(self) -> SaCounters:
+        """Return what was opened so far."""
+        return self._counters(self._window.highest)
+
+    def _forged(self) -> Drop:
+        """Count a forgery; those who guess too often end the SA before they guess right."""
+        self._forgeries += 1
+        limit = SUITES[self.value.suite].max_forgeries
+        if self._forgeries >= limit // 2:
+            self._report_once()
+        if self._forgeries >= limit:
+            self._watch_packets = -1
+        return self.count_drop(Drop.IN_STATE_PROTO_ERROR)
+
+    def _at_limit(self, packets: int, payload_bytes: int, now: float) -> bool:
+        exhausted = self._forgeries >= SUITES[self.value.suite].max_forgeries
+        return exhausted or super()._at_limit(packets, payload_bytes, now)
+
+
+def _inner_packet(plaintext: bytes) -> bytes | Drop:
+    """Take off padding and TFC padding; the padding's bytes count 1, 2, 3 ... (RFC 4303, 2.4)."""
+    pad_bytes = plaintext[-2]
+    end = len(plaintext) - 2 - pad_bytes
+    if end < 0 or plaintext[end:-2] != _PADDING[pad_bytes]:
+        return Drop.IN_STATE_PROTO_ERROR
+    next_header = plaintext[-1]
+    if next_header == IPV6:
+        # As packet_length() says, but without its call: all that is in transit passes here.
+        if end >= 40 and plaintext[0] >> 4 == 6:
+            length = 40 + (plaintext[4] << 8) + plaintext[5]
+            if length <= end:
+                return plaintext[:length]
+        return Drop.IN_HDR_ERROR
+    if next_header == IPV4:
+        length = packet_length(plaintext, end) if plaintext[0] >> 4 == 4 else 0
+        return plaintext[:length] if length else Drop.IN_HDR_ERROR
+    return Drop.DUMMY if next_header == NO_NEXT_HEADER else Drop.IN_STATE_PROTO_ERROR

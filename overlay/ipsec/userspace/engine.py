@@ -1,0 +1,263 @@
+"""The userspace IPsec engine: RFC 4301's processing of batches, without any I/O.
+
+Inbound, for each datagram of :meth:`UserspaceEngine.process_inbound`::
+
+    1 link SA by SPI, open
+    2 while the packet is ESP for an address of ours: onion SA by (destination, SPI), open
+      (the SAs passed are the packet's chain, innermost first)
+    3 for an address of ours: the IN policy must want exactly this chain
+        -> to_control (overlay and circuit addresses) or to_host
+    4 for any other: the FWD policy must want exactly this chain, then
+    5 the OUT policy's templates seal it, innermost first, the link last -> to_network
+        or, where there is none: -> to_exit
+
+Outbound packets (:meth:`UserspaceEngine.process_outbound`) begin at 5, and one without an
+OUT policy goes nowhere. What fits no stage is dropped and counted; nothing raises. The
+databases are asked once per flow: :mod:`overlay.ipsec.userspace.plans` remembers.
+
+No hop limit is decremented: the tunnels of a circuit are one hop to what they carry, and a
+count would tell an observer at the exit how many Mix-nodes there were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from random import Random
+
+from overlay.addresses import Endpoint
+from overlay.ipsec.headers import IPV4, IPV6, packet_length
+from overlay.ipsec.model import (
+    MAX_TEMPLATES,
+    BackendCapabilities,
+    Drop,
+    IpsecConfiguration,
+    SaCounters,
+    SaIdentity,
+    Spi,
+)
+from overlay.ipsec.suites import SUITES
+from overlay.ipsec.userspace.plans import PLAN_KEY, Outlet, Passage, Planner, Step, Tunnels
+from overlay.ipsec.userspace.sad import SecurityAssociationDatabase, check_association
+from overlay.ipsec.userspace.spd import SecurityPolicyDatabase, check_policy
+
+__all__ = ["Processed", "UserspaceEngine"]
+
+
+@dataclass(slots=True)
+class Processed:
+    """What a batch became; every list keeps the batch's order.
+
+    ``to_network`` are ESP datagrams; ``to_control`` are IPv6 packets for an overlay or
+    circuit address of this host, ``to_host`` are for its other addresses, ``to_exit`` leave
+    the overlay here; ``first_packets`` are the SPIs of inbound link SAs that authenticated
+    their first packet, which proves that the peer holds the keys.
+    """
+
+    to_network: list[tuple[bytes, Endpoint]] = field(default_factory=list)
+    to_control: list[bytes] = field(default_factory=list)
+    to_host: list[bytes] = field(default_factory=list)
+    to_exit: list[bytes] = field(default_factory=list)
+    first_packets: list[Spi] = field(default_factory=list)
+
+
+class UserspaceEngine:
+    """An :class:`~overlay.ipsec.model.IpsecBackend` that is its own data path.
+
+    Args:
+        rng: ``random.SystemRandom()`` except in simulations; draws IVs.
+        experiment: accept the suites that serve experiments alone (3DES).
+
+    It owns both databases, the local addresses and the counters. Seconds of an SA's lifetime
+    count from the first batch after its installation, for the engine has no clock.
+    """
+
+    def __init__(self, *, rng: Random, experiment: bool = False) -> None:
+        self._suites = frozenset(
+            number for number, suite in SUITES.items() if experiment or not suite.experiment
+        )
+        self._soft_expired: list[SaIdentity] = []
+        self._sad = SecurityAssociationDatabase(rng, self._soft_expired.append)
+        self._spd = SecurityPolicyDatabase()
+        self._local: dict[bytes, int] = {}
+        self._drops: dict[Drop, int] = {}
+        self._planner = Planner(self._sad, self._spd, self._local)
+
+    # What IpsecBackend asks for.
+
+    def capabilities(self) -> BackendCapabilities:
+        """Tell what this backend can do."""
+        return BackendCapabilities("userspace", self._suites, MAX_TEMPLATES, in_kernel=False)
+
+    def install(self, configuration: IpsecConfiguration) -> None:
+        """Install SAs, policies and addresses, all or nothing.
+
+        Key material must be fresh: an SA's sequence numbers start anew with it.
+
+        Raises:
+            ValueError: an SA or policy with the same identity is installed, or a suite, key
+                size, address or template count does not fit.
+        """
+        for association in configuration.associations:
+            check_association(association, self._suites)
+        for policy in configuration.policies:
+            check_policy(policy)
+        for address in configuration.local_addresses:
+            if len(address) not in (4, 16):
+                raise ValueError("A local address must be a packed one, of 4 or 16 bytes.")
+        self._sad.check_new(configuration.associations)
+        self._spd.check_new(configuration.policies)
+        self._planner.forget()
+        for association in configuration.associations:
+            self._sad.add(association)
+        for policy in configuration.policies:
+            self._spd.add(policy)
+        for address in configuration.local_addresses:
+            self._local[address] = self._local.get(address, 0) + 1
+
+    def remove(self, configuration: IpsecConfiguration) -> None:
+        """Remove what :meth:`install` of the same value installed; absent parts are no error.
+
+        An address stays while another configuration holds it. It is released if any SA or
+        policy of this one was still there (or if it has none), so that removing twice is
+        harmless.
+        """
+        self._planner.forget()
+        removed = [self._sad.discard(association) for association in configuration.associations]
+        removed += [self._spd.discard(policy) for policy in configuration.policies]
+        if any(removed) or not removed:
+            for address in configuration.local_addresses:
+                self._release(address)
+
+    def query(self, identity: SaIdentity) -> SaCounters | None:
+        """Return the counters of an SA, or None if it is not installed."""
+        association = self._sad.get(identity)
+        return None if association is None else association.counters()
+
+    def flush(self) -> None:
+        """Remove every SA, policy and address; the drop counters stay."""
+        self._planner.forget()
+        self._sad.clear()
+        self._spd.clear()
+        self._local.clear()
+        self._soft_expired.clear()
+
+    def _release(self, address: bytes) -> None:
+        holders = self._local.get(address, 0)
+        if holders > 1:
+            self._local[address] = holders - 1
+        else:
+            self._local.pop(address, None)
+
+    # What the node drains.
+
+    def drops(self) -> dict[Drop, int]:
+        """Return how many packets were dropped so far, by reason."""
+        return dict(self._drops)
+
+    def soft_expired(self) -> list[SaIdentity]:
+        """Return, once each, the SAs that want to be replaced since the last call."""
+        expired = self._soft_expired.copy()
+        self._soft_expired.clear()
+        return expired
+
+    # The data path.
+
+    def process_inbound(self, datagrams: Sequence[tuple[bytes, Endpoint]], now: float) -> Processed:
+        """Process ESP datagrams of the network.
+
+        Where a datagram came from does not matter: its SPI and ICV tell (NAT may move a peer).
+        """
+        self._sad.start_lifetimes(now)
+        processed = Processed()
+        links = self._planner.links
+        for datagram, _ in datagrams:
+            spi = datagram[:4]
+            passage = links.get(spi) or self._planner.link(spi)
+            if passage is None:
+                self._drop(Drop.IN_NO_STATES)
+                continue
+            link = passage.association
+            packet = link.open(datagram, 0, now)
+            if link.unproven and link.packets:
+                link.unproven = False
+                processed.first_packets.append(link.value.spi)
+            if isinstance(packet, bytes):
+                self._enter(packet, passage, processed, now)
+            else:
+                self._drop(packet)
+        return processed
+
+    def process_outbound(self, packets: Sequence[bytes], now: float) -> Processed:
+        """Seal plain IP packets of this host into the tunnels that their OUT policy names."""
+        self._sad.start_lifetimes(now)
+        processed = Processed()
+        for packet in packets:
+            length = packet_length(packet, len(packet))
+            tunnels = self._planner.outbound(packet) if length else Drop.OUT_ERROR
+            if isinstance(tunnels, Drop):
+                self._drop(tunnels)
+            else:
+                self._leave(packet[:length], tunnels, processed, now)
+        return processed
+
+    def dummy(self, reqid: int, now: float) -> tuple[bytes, Endpoint] | None:
+        """Return one dummy packet (RFC 4303, 2.6) for a link, None if the link cannot send."""
+        self._sad.start_lifetimes(now)
+        link = self._sad.current(reqid)
+        if link is None or link.endpoint is None:
+            self._drop(Drop.OUT_NO_STATES)
+            return None
+        sealed = link.seal_dummy(now)
+        if isinstance(sealed, bytes):
+            return sealed, link.endpoint
+        self._drop(sealed)
+        return None
+
+    def _enter(self, packet: bytes, passage: Passage, processed: Processed, now: float) -> None:
+        """Stages 2 to 4: follow the plan through this host."""
+        while True:
+            step: Step | None = None
+            if packet[0] >> 4 == 6:
+                header = 40
+                step = passage.plan.get(packet[PLAN_KEY])
+            else:
+                header = (packet[0] & 15) << 2
+            if step is None:
+                step = self._planner.step(packet, passage)
+            if isinstance(step, tuple):
+                return self._leave(packet, step, processed, now)
+            if not isinstance(step, Passage):
+                return self._hand_over(packet, step, processed)
+            passage = step
+            opened = passage.association.open(packet, header, now)
+            if not isinstance(opened, bytes):
+                return self._drop(opened)
+            packet = opened
+
+    def _hand_over(self, packet: bytes, outlet: Outlet | Drop, processed: Processed) -> None:
+        """Stages 3 and 5 for what leaves the engine unsealed."""
+        if isinstance(outlet, Drop):
+            self._drop(outlet)
+        elif outlet is Outlet.CONTROL:
+            processed.to_control.append(packet)
+        elif outlet is Outlet.HOST:
+            processed.to_host.append(packet)
+        else:
+            processed.to_exit.append(packet)
+
+    def _leave(self, packet: bytes, tunnels: Tunnels, processed: Processed, now: float) -> None:
+        """Stage 5."""
+        next_header = IPV6 if packet[0] >> 4 == 6 else IPV4
+        for association in tunnels:
+            sealed = association.seal(packet, next_header, now)
+            if not isinstance(sealed, bytes):
+                return self._drop(sealed)
+            packet = sealed
+            next_header = association.outer_next_header
+        if association.endpoint is not None:
+            processed.to_network.append((packet, association.endpoint))
+        return None
+
+    def _drop(self, drop: Drop) -> None:
+        self._drops[drop] = self._drops.get(drop, 0) + 1

@@ -1,0 +1,174 @@
+"""The Security Association Database (RFC 4301, section 4.4.2), keyed as packets look it up.
+
+=============== ============================ ============================================
+table           key                          why
+=============== ============================ ============================================
+inbound links   SPI                          we chose it; UDP and NAT make addresses void
+inbound onions  destination + SPI            as they stand side by side in an IPv6 packet
+outbound        SPI, destination, endpoint   the peers chose the SPIs, two may coincide
+current         reqid                        the SA installed last seals for a template
+=============== ============================ ============================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from random import Random
+from typing import TypeVar
+
+from overlay.addresses import Endpoint
+from overlay.ipsec.esp import InboundSa, OutboundSa, Report
+from overlay.ipsec.headers import MAX_IP_BYTES
+from overlay.ipsec.model import MIN_SPI, SaIdentity, SecurityAssociation
+from overlay.ipsec.suites import SUITES
+
+__all__ = ["Sa", "SecurityAssociationDatabase", "check_association"]
+
+_WINDOW_RANGE = range(32, 8193)
+"""RFC 4303, section 3.4.3: at least 32 must be supported; above it is our bound on memory."""
+
+Sa = InboundSa | OutboundSa
+K = TypeVar("K", bound=Hashable)
+
+_Address = tuple[int, bytes]
+"""SPI and destination: what identifies an SA by RFC 4301; outbound it need not be unique."""
+
+_Key = tuple[int, bytes, Endpoint | None] | bytes | int
+"""What no two SAs may share: outbound, inbound onion, inbound link."""
+
+
+def check_association(sa: SecurityAssociation, suites: frozenset[int]) -> None:
+    """Refuse an SA that cannot work.
+
+    Raises:
+        ValueError: a full sentence that names the field, never its value.
+    """
+    if sa.suite not in suites:
+        raise ValueError(f"The ESP suite {sa.suite} is not one of those supported.")
+    if len(sa.keymat) != SUITES[sa.suite].keymat_bytes:
+        raise ValueError(f"The key material of ESP suite {sa.suite} has another size.")
+    if not MIN_SPI <= sa.spi < 2**32:
+        raise ValueError(f"An SPI must lie between {MIN_SPI} and 2**32 - 1.")
+    if len(sa.source) != len(sa.destination) or len(sa.source) not in (4, 16):
+        raise ValueError("The addresses of an SA must be two packed ones of the same family.")
+    if sa.replay_window not in _WINDOW_RANGE:
+        raise ValueError("A replay window must hold 32 to 8192 packets.")
+    if not 0 <= sa.tfc_pad_to <= MAX_IP_BYTES:
+        raise ValueError(f"TFC padding must not exceed {MAX_IP_BYTES} bytes.")
+
+
+def _onion_key(identity: SaIdentity) -> bytes:
+    return identity.destination + identity.spi.to_bytes(4, "big")
+
+
+def _endpoint(sa: SecurityAssociation) -> Endpoint | None:
+    return None if sa.encapsulation is None else sa.encapsulation.destination
+
+
+def _key(sa: SecurityAssociation) -> _Key:
+    if not sa.inbound:
+        return (sa.spi, sa.destination, _endpoint(sa))
+    return _onion_key(sa.identity) if sa.encapsulation is None else sa.spi
+
+
+class SecurityAssociationDatabase:
+    """All SAs of this host; the engine owns it, and who installs bounds its size.
+
+    ``inbound_links`` and ``inbound_onions`` are for the data path to read.
+    """
+
+    def __init__(self, rng: Random, report: Report) -> None:
+        self._rng = rng
+        self._report = report
+        self._undated: set[Sa] = set()
+        self._outbound: dict[_Address, tuple[OutboundSa, ...]] = {}
+        self._current: dict[int, tuple[OutboundSa, ...]] = {}
+        self.inbound_links: dict[int, InboundSa] = {}
+        self.inbound_onions: dict[bytes, InboundSa] = {}
+
+    def check_new(self, associations: Iterable[SecurityAssociation]) -> None:
+        """Refuse SAs that are installed already, or twice in one configuration (ValueError)."""
+        seen: set[_Key] = set()
+        for sa in associations:
+            key = _key(sa)
+            if key in seen or self._find(sa) is not None:
+                raise ValueError("A security association with the same identity is installed.")
+            seen.add(key)
+
+    def add(self, value: SecurityAssociation) -> None:
+        """Install one SA that :meth:`check_new` let pass."""
+        sa: Sa
+        if not value.inbound:
+            sa = OutboundSa(value, self._rng, self._report)
+            _append(self._outbound, (value.spi, value.destination), sa)
+            _append(self._current, value.reqid, sa)
+        else:
+            sa = InboundSa(value, self._rng, self._report)
+            if value.encapsulation is None:
+                self.inbound_onions[_onion_key(value.identity)] = sa
+            else:
+                self.inbound_links[value.spi] = sa
+        if value.lifetime.soft_s is not None or value.lifetime.hard_s is not None:
+            self._undated.add(sa)
+
+    def discard(self, value: SecurityAssociation) -> bool:
+        """Remove the SA that was installed from an equal value; tell whether it was there."""
+        sa = self._find(value)
+        if sa is None or sa.value != value:
+            return False
+        self._undated.discard(sa)
+        if isinstance(sa, OutboundSa):
+            _take(self._outbound, (value.spi, value.destination), sa)
+            _take(self._current, value.reqid, sa)
+        elif value.encapsulation is None:
+            del self.inbound_onions[_onion_key(value.identity)]
+        else:
+            del self.inbound_links[value.spi]
+        return True
+
+    def clear(self) -> None:
+        """Remove every SA."""
+        for table in (self._outbound, self._current, self.inbound_links, self.inbound_onions):
+            table.clear()
+        self._undated.clear()
+
+    def current(self, reqid: int) -> OutboundSa | None:
+        """Return the outbound SA installed last with this reqid."""
+        installed = self._current.get(reqid)
+        return installed[-1] if installed else None
+
+    def get(self, identity: SaIdentity) -> Sa | None:
+        """Return an SA by its identity, an inbound one first."""
+        link = self.inbound_links.get(identity.spi)
+        if link is not None and link.value.destination == identity.destination:
+            return link
+        onion = self.inbound_onions.get(_onion_key(identity))
+        outbound = self._outbound.get((identity.spi, identity.destination))
+        return onion or (outbound[-1] if outbound else None)
+
+    def start_lifetimes(self, now: float) -> None:
+        """Begin to count the seconds of SAs installed since the last call."""
+        while self._undated:
+            self._undated.pop().start(now)
+
+    def _find(self, value: SecurityAssociation) -> Sa | None:
+        """Return the SA that stands in the way of ``value``, or that it describes."""
+        if value.inbound:
+            if value.encapsulation is None:
+                return self.inbound_onions.get(_onion_key(value.identity))
+            return self.inbound_links.get(value.spi)
+        endpoint = _endpoint(value)
+        installed = self._outbound.get((value.spi, value.destination), ())
+        return next((sa for sa in installed if sa.endpoint == endpoint), None)
+
+
+def _append(table: dict[K, tuple[OutboundSa, ...]], key: K, sa: OutboundSa) -> None:
+    table[key] = (*table.get(key, ()), sa)
+
+
+def _take(table: dict[K, tuple[OutboundSa, ...]], key: K, sa: OutboundSa) -> None:
+    remaining = tuple(other for other in table[key] if other is not sa)
+    if remaining:
+        table[key] = remaining
+    else:
+        del table[key]

@@ -1,0 +1,180 @@
+"""The Security Policy Database (RFC 4301, section 4.4.1), compiled when policies are installed.
+
+No packet searches a list. Policies whose selectors have the same *shape* (destination
+length, source length, protocol) share a hash table on the masked addresses, as classifiers
+with a "tuple space" do, and a relay with a thousand circuits has two or three shapes::
+
+    shapes, most specific first         table of a shape
+    /128 <- /128, any protocol    -->   (source, destination) -> chain
+    /128 <- /0,   any protocol    -->   (0,      destination) -> chain
+
+The most specific selector that matches decides alone: longest destination prefix, then
+longest source prefix, then a named protocol. So the outcome does not depend on the order of
+installation, and a general policy cannot let in what a narrow one refuses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from overlay.ipsec.esp import TemplateKey, template_key
+from overlay.ipsec.model import MAX_TEMPLATES, Direction, Prefix, SecurityPolicy, Selector
+
+__all__ = ["Chain", "SecurityPolicyDatabase", "check_policy"]
+
+Chain = tuple[TemplateKey, ...]
+"""The tunnels of a policy, or of a packet, innermost first."""
+
+_Part = bytes | int
+_Shape = tuple[int, int, int]
+"""Destination length, source length, and the protocol (-1 for any)."""
+
+_Compiled = tuple[int, int | None, int | None, dict[tuple[_Part, _Part], Chain]]
+"""Protocol, source mask, destination mask (None compares whole addresses), and the table."""
+
+_ANY_PROTOCOL: Final = -1
+
+
+def check_policy(policy: SecurityPolicy) -> None:
+    """Refuse a policy that cannot work.
+
+    Raises:
+        ValueError: a full sentence that names the field, never its value.
+    """
+    selector = policy.selector
+    if len(selector.source.network) != len(selector.destination.network):
+        raise ValueError("Both prefixes of a selector must be of one family.")
+    for prefix in (selector.source, selector.destination):
+        bits = len(prefix.network) * 8
+        if bits not in (32, 128) or not 0 <= prefix.length <= bits:
+            raise ValueError("A prefix must be a packed address and a length that fits it.")
+    if selector.protocol is not None and not 0 <= selector.protocol <= 255:
+        raise ValueError("A selector's protocol must lie between 0 and 255.")
+    if not 1 <= len(policy.templates) <= MAX_TEMPLATES:
+        raise ValueError(f"A policy must have 1 to {MAX_TEMPLATES} templates.")
+
+
+def _mask(prefix: Prefix) -> int | None:
+    bits = len(prefix.network) * 8
+    return None if prefix.length == bits else (1 << bits) - (1 << (bits - prefix.length))
+
+
+def _part(address: bytes, mask: int | None) -> _Part:
+    return address if mask is None else int.from_bytes(address, "big") & mask
+
+
+def _shape(selector: Selector) -> _Shape:
+    protocol = _ANY_PROTOCOL if selector.protocol is None else selector.protocol
+    return (selector.destination.length, selector.source.length, protocol)
+
+
+def _entry(selector: Selector) -> tuple[_Part, _Part]:
+    source, destination = selector.source, selector.destination
+    return (
+        _part(source.network, _mask(source)),
+        _part(destination.network, _mask(destination)),
+    )
+
+
+class _PolicyTable:
+    """The policies of one direction and one address family."""
+
+    __slots__ = ("_compiled", "_shapes")
+
+    def __init__(self) -> None:
+        self._shapes: dict[_Shape, _Compiled] = {}
+        self._compiled: tuple[_Compiled, ...] = ()
+
+    def find(self, source: bytes, destination: bytes, protocol: int) -> Chain | None:
+        for wanted, source_mask, destination_mask, table in self._compiled:
+            if wanted >= 0 and wanted != protocol:
+                continue
+            chain = table.get(
+                (
+                    source if source_mask is None else _part(source, source_mask),
+                    destination
+                    if destination_mask is None
+                    else _part(destination, destination_mask),
+                )
+            )
+            if chain is not None:
+                return chain
+        return None
+
+    def chain_of(self, selector: Selector) -> Chain | None:
+        compiled = self._shapes.get(_shape(selector))
+        return None if compiled is None else compiled[3].get(_entry(selector))
+
+    def add(self, selector: Selector, chain: Chain) -> None:
+        shape = _shape(selector)
+        if shape not in self._shapes:
+            masks = (_mask(selector.source), _mask(selector.destination))
+            self._shapes[shape] = (shape[2], *masks, {})
+            self._compile()
+        self._shapes[shape][3][_entry(selector)] = chain
+
+    def remove(self, selector: Selector) -> None:
+        shape = _shape(selector)
+        table = self._shapes[shape][3]
+        del table[_entry(selector)]
+        if not table:
+            del self._shapes[shape]
+            self._compile()
+
+    def _compile(self) -> None:
+        self._compiled = tuple(self._shapes[shape] for shape in sorted(self._shapes, reverse=True))
+
+
+class SecurityPolicyDatabase:
+    """All policies of this host; the engine owns it, and who installs bounds its size."""
+
+    def __init__(self) -> None:
+        self._tables = self._empty_tables()
+
+    @staticmethod
+    def _empty_tables() -> dict[Direction, dict[int, _PolicyTable]]:
+        return {direction: {4: _PolicyTable(), 16: _PolicyTable()} for direction in Direction}
+
+    def find(
+        self, direction: Direction, source: bytes, destination: bytes, protocol: int
+    ) -> Chain | None:
+        """Return the chain of tunnels that the deciding policy asks for, None without a policy.
+
+        ``source`` and ``destination`` are packed and of one family.
+        """
+        return self._tables[direction][len(destination)].find(source, destination, protocol)
+
+    def check_new(self, policies: Iterable[SecurityPolicy]) -> None:
+        """Refuse policies that are installed, or twice in one configuration (ValueError)."""
+        seen: set[tuple[Direction, int, _Shape, tuple[_Part, _Part]]] = set()
+        for policy in policies:
+            selector = policy.selector
+            family = len(selector.source.network)
+            identity = (policy.direction, family, _shape(selector), _entry(selector))
+            if identity in seen or self._table(policy).chain_of(selector) is not None:
+                raise ValueError("A policy with the same direction and selector is installed.")
+            seen.add(identity)
+
+    def add(self, policy: SecurityPolicy) -> None:
+        """Install one policy that :meth:`check_new` let pass."""
+        self._table(policy).add(policy.selector, _chain(policy))
+
+    def discard(self, policy: SecurityPolicy) -> bool:
+        """Remove an equal policy; tell whether it was there."""
+        table = self._tables[policy.direction].get(len(policy.selector.source.network))
+        if table is None or table.chain_of(policy.selector) != _chain(policy):
+            return False
+        table.remove(policy.selector)
+        return True
+
+    def clear(self) -> None:
+        """Remove every policy."""
+        self._tables = self._empty_tables()
+
+    def _table(self, policy: SecurityPolicy) -> _PolicyTable:
+        return self._tables[policy.direction][len(policy.selector.source.network)]
+
+
+def _chain(policy: SecurityPolicy) -> Chain:
+    return tuple(template_key(template) for template in policy.templates)

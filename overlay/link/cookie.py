@@ -1,0 +1,178 @@
+"""What a responder asks before it computes: two cheap MACs, and a cookie under load.
+
+mac1 shows that the sender knows whom it writes to: its key hangs on the receiver's link key
+and the network. mac2 shows that it receives at its address: its key is the cookie, a MAC over
+the sender's endpoint that the responder forgets at once and can compute again. A cookie
+reply is sealed under the receiver's link key and the initiation's mac1, so that only one
+who saw that initiation could have made it or can read it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections import Counter
+from dataclasses import dataclass
+from random import Random
+from typing import Final
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from overlay.addresses import Endpoint
+from overlay.errors import NotAuthentic
+from overlay.link.handshake import GEOMETRY, CookieReply, Initiation
+
+__all__ = [
+    "COOKIE_ROTATION_S",
+    "CookieJar",
+    "LoadMeter",
+    "ReceiverKeys",
+    "open_cookie",
+    "source_prefix",
+    "with_macs",
+]
+
+COOKIE_ROTATION_S: Final = 120.0
+"""A cookie is good for one to two of these: long for a handshake, short for a moving host."""
+
+_MAC1_LABEL: Final = b"overlay link mac1 v1"
+_COOKIE_LABEL: Final = b"overlay link cookie v1"
+_MAX_METERED_PREFIXES: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiverKeys:
+    """The keys that anybody can compute who knows a responder's link key and network."""
+
+    mac1: bytes
+    cookie: bytes
+
+    @classmethod
+    def of(cls, link_key: bytes, network_hash: bytes) -> ReceiverKeys:
+        """Return the keys for messages to the holder of ``link_key``."""
+        return cls(
+            mac1=hashlib.sha256(_MAC1_LABEL + network_hash + link_key).digest(),
+            cookie=hashlib.sha256(_COOKIE_LABEL + network_hash + link_key).digest(),
+        )
+
+    def is_valid(self, initiation: Initiation) -> bool:
+        """Tell whether the initiation's mac1 fits."""
+        return hmac.compare_digest(initiation.mac1, _mac(self.mac1, initiation.authenticated))
+
+
+def with_macs(message: bytes, keys: ReceiverKeys, cookie: bytes | None) -> bytes:
+    """Append mac1 and mac2 to an initiation; without a cookie mac2 is zero."""
+    body = message + _mac(keys.mac1, message)
+    return body + (bytes(GEOMETRY.mac) if cookie is None else _mac(cookie, body))
+
+
+def open_cookie(reply: CookieReply, keys: ReceiverKeys, mac1: bytes) -> bytes:
+    """Return the cookie that a responder sent for the initiation with this ``mac1``.
+
+    Raises:
+        NotAuthentic: it was made for another initiation, or by somebody who did not see it.
+    """
+    key = _reply_key(keys, reply.nonce, mac1)
+    try:
+        return ChaCha20Poly1305(key).decrypt(bytes(12), reply.sealed, None)
+    except InvalidTag as error:
+        raise NotAuthentic("a cookie reply does not decrypt") from error
+
+
+class CookieJar:
+    """Makes and recognises this responder's cookies; remembers two secrets and nothing else."""
+
+    def __init__(self, keys: ReceiverKeys, rng: Random) -> None:
+        self._keys = keys
+        self._rng = rng
+        self._current = rng.randbytes(32)
+        self._previous = rng.randbytes(32)
+        self._rotated_at: float | None = None
+
+    def reply(self, initiation: Initiation, source: Endpoint, now: float) -> CookieReply:
+        """Return the cookie reply to an initiation with a valid mac1."""
+        self._rotate(now)
+        nonce = self._rng.randbytes(GEOMETRY.cookie_nonce)
+        cookie = _mac(self._current, _endpoint_bytes(source))
+        # The key is used once, for it depends on a random 128-bit nonce: a zero AEAD nonce.
+        key = _reply_key(self._keys, nonce, initiation.mac1)
+        sealed = ChaCha20Poly1305(key).encrypt(bytes(12), cookie, None)
+        return CookieReply(initiation.sender_index, nonce, sealed)
+
+    def is_valid(self, initiation: Initiation, source: Endpoint, now: float) -> bool:
+        """Tell whether mac2 proves that the sender receives at ``source``."""
+        self._rotate(now)
+        where = _endpoint_bytes(source)
+        expected = [
+            _mac(_mac(secret, where), initiation.body) for secret in (self._current, self._previous)
+        ]
+        return any([hmac.compare_digest(initiation.mac2, mac2) for mac2 in expected])  # noqa: C419 - compare both, always
+
+    def _rotate(self, now: float) -> None:
+        if self._rotated_at is None:
+            self._rotated_at = now
+        age = now - self._rotated_at
+        if age < COOKIE_ROTATION_S:
+            return
+        fresh = self._rng.randbytes(32)
+        self._previous = self._current if age < 2 * COOKIE_ROTATION_S else self._rng.randbytes(32)
+        self._current, self._rotated_at = fresh, now
+
+
+class LoadMeter:
+    """Counts initiations per second, in all and per source prefix.
+
+    Owned by the responder; holds at most 4,096 prefixes, all forgotten every second.
+    """
+
+    def __init__(self, cookie_above_per_s: int, max_per_prefix_per_s: int) -> None:
+        self._cookie_above = cookie_above_per_s
+        self._max_per_prefix = max_per_prefix_per_s
+        self._second = 0
+        self._count = 0
+        self._previous_count = 0
+        self._prefixes: Counter[bytes] = Counter()
+
+    def is_overloaded(self, now: float) -> bool:
+        """Count one initiation; tell whether this second or the last one saw too many."""
+        self._advance(now)
+        self._count += 1
+        return max(self._count, self._previous_count) > self._cookie_above
+
+    def admits(self, source: Endpoint, now: float) -> bool:
+        """Count one initiation from a proven address; tell whether its prefix may have it."""
+        self._advance(now)
+        prefix = source_prefix(source)
+        if prefix not in self._prefixes and len(self._prefixes) >= _MAX_METERED_PREFIXES:
+            return False
+        self._prefixes[prefix] += 1
+        return self._prefixes[prefix] <= self._max_per_prefix
+
+    def _advance(self, now: float) -> None:
+        second = int(now)
+        if second == self._second:
+            return
+        self._previous_count = self._count if second == self._second + 1 else 0
+        self._second, self._count = second, 0
+        self._prefixes.clear()
+
+
+def source_prefix(source: Endpoint) -> bytes:
+    """Return what one customer usually holds: an IPv4 /24 (3 bytes) or an IPv6 /56 (7)."""
+    packed = source.packed
+    return packed[:3] if len(packed) == 4 else packed[:7]
+
+
+def _mac(key: bytes, data: bytes) -> bytes:
+    return hmac.digest(key, data, "sha256")[: GEOMETRY.mac]
+
+
+def _endpoint_bytes(endpoint: Endpoint) -> bytes:
+    return endpoint.packed + endpoint.port.to_bytes(2, "big")
+
+
+def _reply_key(keys: ReceiverKeys, nonce: bytes, mac1: bytes) -> bytes:
+    return HKDF(SHA256(), 32, nonce, _COOKIE_LABEL + mac1).derive(keys.cookie)

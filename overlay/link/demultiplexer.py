@@ -1,0 +1,80 @@
+"""One UDP port for ESP and control traffic, told apart by the first bytes (RFC 3948, 2.2).
+
+::
+
+    0xFF                                   NAT keepalive (RFC 3948, 2.3)
+    0 0 0 0 | channel | payload            control: channel 1 is the DHT, 2 the link handshake
+    SPI (not 0) | sequence number | ...    ESP
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from overlay.addresses import Endpoint
+
+__all__ = ["NAT_KEEPALIVE", "NON_ESP_MARKER", "Channel", "Demultiplexed", "demultiplex", "frame"]
+
+NON_ESP_MARKER: Final = bytes(4)
+NAT_KEEPALIVE: Final = b"\xff"
+
+_ESP_HEADER_BYTES: Final = 8
+_CHANNEL_OFFSET: Final = len(NON_ESP_MARKER)
+_PAYLOAD_OFFSET: Final = _CHANNEL_OFFSET + 1
+
+
+class Channel(enum.IntEnum):
+    """Who a control datagram is for: the byte after the marker."""
+
+    DHT = 1
+    LINK = 2
+
+
+def frame(channel: Channel, payload: bytes) -> bytes:
+    """Return the UDP payload that carries a control message."""
+    return NON_ESP_MARKER + bytes((channel,)) + payload
+
+
+@dataclass(slots=True)
+class Demultiplexed:
+    """One batch, sorted by receiver; control payloads come without marker and channel."""
+
+    esp: list[tuple[bytes, Endpoint]] = field(default_factory=list)
+    dht: list[tuple[bytes, Endpoint]] = field(default_factory=list)
+    link: list[tuple[bytes, Endpoint]] = field(default_factory=list)
+    keepalives: int = 0
+    malformed: int = 0
+
+
+def demultiplex(batch: Iterable[tuple[bytes, Endpoint]]) -> Demultiplexed:
+    """Sort datagrams by receiver, in order of arrival.
+
+    Raises:
+        Nothing, whatever the bytes: what is neither is counted as ``malformed``.
+    """
+    result = Demultiplexed()
+    for item in batch:
+        data = item[0]
+        if not data.startswith(NON_ESP_MARKER):
+            if len(data) >= _ESP_HEADER_BYTES:
+                result.esp.append(item)
+            elif data == NAT_KEEPALIVE:
+                result.keepalives += 1
+            else:
+                result.malformed += 1
+        else:
+            _control(result, data, item[1])
+    return result
+
+
+def _control(result: Demultiplexed, data: bytes, source: Endpoint) -> None:
+    channel = data[_CHANNEL_OFFSET] if len(data) > _PAYLOAD_OFFSET else 0
+    if channel == Channel.LINK:
+        result.link.append((data[_PAYLOAD_OFFSET:], source))
+    elif channel == Channel.DHT:
+        result.dht.append((data[_PAYLOAD_OFFSET:], source))
+    else:
+        result.malformed += 1

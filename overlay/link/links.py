@@ -1,0 +1,388 @@
+"""Links to neighbouring nodes: handshakes, pairs of SAs, rekeying; the core without I/O.
+
+This class routes: it finds the link that a message or a timer is for, holds the bounds on
+all links together, and leaves the protocol to :mod:`overlay.link.machine`.
+
+For every peer the events form ``(LinkFailed | LinkEstablished (LinkEstablished |
+LinkSaRetired)* LinkClosed)*``: what the first LinkEstablished opened, LinkClosed ends.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from random import Random
+from typing import Final
+
+from overlay.addresses import Endpoint, OverlayAddress
+from overlay.errors import LimitReached, Malformed, NotAuthentic, PeerError, Refused, Replayed
+from overlay.identity import LocalIdentity
+from overlay.ipsec.model import Batch, Spi
+from overlay.link.cookie import source_prefix
+from overlay.link.exchange import Agreement, Credentials, VerifiedInitiation, WrongIdentity
+from overlay.link.handshake import (
+    CookieReply,
+    Initiation,
+    MessageType,
+    Notice,
+    Response,
+    parse_message,
+)
+from overlay.link.keymat import is_authentic_notice
+from overlay.link.machine import Link
+from overlay.link.model import LinkEvent, LinkFailed, LinkFailure, LinkPeer
+from overlay.link.noise import diffie_hellman
+from overlay.link.pair import SaPair
+from overlay.link.replay import InitiationClock
+from overlay.link.responder import Responder
+from overlay.link.services import LinkNumbers, LinkServices, Outbox
+from overlay.link.settings import LinkSettings
+from overlay.link.states import Cause, LinkInput, LinkState
+
+__all__ = ["DEFAULT_LINK_SUITES", "LinkDrop", "Links"]
+
+DEFAULT_LINK_SUITES: Final = (3, 4, 2, 1)
+"""AES-256-GCM first, for most machines have AES instructions; then what resists as long."""
+
+_RESPONDER_REKEY_FACTOR: Final = 1.2
+"""The initiator of a pair rekeys first; the responder only if nothing came of that."""
+
+_REKEY_JITTER: Final = 0.1
+
+
+class LinkDrop(enum.Enum):
+    """Why a datagram of the link channel led to nothing; counted, never logged."""
+
+    MALFORMED = "no message of ours"
+    ENDPOINT = "from an address that is not allowed"
+    NOT_AUTHENTIC = "forged or not for us"
+    REPLAYED = "seen before, too old, or from the future"
+    REFUSED = "valid, but not acceptable"
+    LIMIT = "a bound was reached"
+    UNKNOWN = "for a handshake or pair that we do not have"
+    COOKIE = "answered with a cookie reply"
+
+
+_DROP_OF_ERROR: Final = (
+    (Malformed, LinkDrop.MALFORMED),
+    (NotAuthentic, LinkDrop.NOT_AUTHENTIC),
+    (Replayed, LinkDrop.REPLAYED),
+    (Refused, LinkDrop.REFUSED),
+    (LimitReached, LinkDrop.LIMIT),
+)
+
+
+class Links:
+    """All links of one node, keyed by the peer's overlay address.
+
+    Owns every link. Bounded by the settings: ``max_links`` in all, ``max_accepted_links``
+    up to which strangers may add one, ``max_half_open`` and ``max_half_open_per_prefix``
+    answered but unconfirmed ones.
+    """
+
+    def __init__(
+        self,
+        identity: LocalIdentity,
+        network_id: str,
+        settings: LinkSettings,
+        rng: Random,
+        allocate: Callable[[], Spi],
+        release: Callable[[Spi], None],
+        suites: Sequence[int] = DEFAULT_LINK_SUITES,
+    ) -> None:
+        """Prepare a node without links.
+
+        Args:
+            identity: ours.
+            network_id: nodes of another network can neither answer nor be answered.
+            settings: timers and bounds.
+            rng: the source of keys, indexes and jitter.
+            allocate: draws a free SPI; may raise LimitReached.
+            release: takes it back.
+            suites: ESP suites for links in order of preference, each from 1 to 4.
+
+        Raises:
+            ValueError: ``suites`` is empty or names another suite.
+        """
+        self._settings = settings
+        self._services = LinkServices(
+            credentials=Credentials.of(identity, network_id, suites),
+            settings=settings,
+            rng=rng,
+            numbers=LinkNumbers(rng, allocate, release),
+            outbox=Outbox(),
+            clock=InitiationClock(),
+        )
+        self._responder = Responder(self._services.credentials, settings, rng)
+        self._links: dict[OverlayAddress, Link] = {}
+        self._half_open: dict[OverlayAddress, bytes] = {}
+        self._drops: Counter[LinkDrop] = Counter()
+        self._deadline: float | None = math.inf
+
+    def __len__(self) -> int:
+        return len(self._links)
+
+    def drops(self) -> dict[LinkDrop, int]:
+        """Return how many datagrams were dropped, by cause."""
+        return dict(self._drops)
+
+    # What the node asks for
+
+    def connect(self, peer: LinkPeer, now: float) -> None:
+        """Open a link, unless there is one: LinkEstablished or LinkFailed will follow.
+
+        Raises:
+            ValueError: the peer is this node.
+        """
+        if peer.overlay_address == self._services.credentials.overlay_address:
+            raise ValueError("a node has no link to itself.")
+        link = self._links.get(peer.overlay_address)
+        failure = self._obstacle(peer) if link is None else None
+        if failure is not None:
+            self._services.outbox.announce(LinkFailed(peer.overlay_address, failure))
+            return
+        link = link or Link(self._services, peer.overlay_address)
+        link.feed(LinkInput.CONNECT, Cause(now, peer=peer))
+        self._settle(peer.overlay_address, link)
+
+    def rekey(self, overlay_address: OverlayAddress, now: float) -> None:
+        """Replace a link's SAs soon: at once, or when a change that is under way has ended.
+
+        Also tells a silent peer from a dead one: if no answer comes, the link closes.
+        """
+        link = self._links.get(overlay_address)
+        if link is not None and link.current is not None:
+            link.current.rekey_at = now
+            link.handle_deadline(now)
+            self._settle(overlay_address, link)
+
+    def close(
+        self,
+        overlay_address: OverlayAddress,
+        now: float,
+        reason: LinkFailure = LinkFailure.IDLE,
+    ) -> None:
+        """Drop a link and tell the peer; nothing happens if there is none."""
+        link = self._links.get(overlay_address)
+        if link is not None:
+            link.feed(LinkInput.CLOSE, Cause(now, reason=reason))
+            self._settle(overlay_address, link)
+
+    def close_all(self, now: float) -> None:
+        """Drop all links, because the node stops."""
+        for overlay_address in list(self._links):
+            self.close(overlay_address, now, LinkFailure.SHUTDOWN)
+
+    def first_packet(self, inbound_spi: Spi, now: float) -> None:
+        """An inbound link SA has authenticated its first packet: the peer holds its keys."""
+        found = self._pair(inbound_spi)
+        if found is not None:
+            link, pair = found
+            link.prove(pair, now)
+            self._settle(pair.agreement.overlay_address, link)
+
+    # The five verbs
+
+    def receive(self, batch: Batch, now: float) -> None:
+        """Take payloads of the link channel and where they came from.
+
+        Raises:
+            Nothing, whatever the bytes: what is not acceptable is counted in :meth:`drops`.
+        """
+        for data, source in batch:
+            try:
+                self._receive_one(data, source, now)
+            except (PeerError, LimitReached) as error:
+                self._count_error(error)
+
+    def next_deadline(self) -> float:
+        """Return when to call :meth:`handle_deadline`."""
+        if self._deadline is None:
+            self._deadline = min(
+                (link.deadline() for link in self._links.values()), default=math.inf
+            )
+        return self._deadline
+
+    def handle_deadline(self, now: float) -> None:
+        """Resend, expire, rekey what is due; afterwards the next deadline lies after ``now``."""
+        if now < self.next_deadline():
+            return
+        for overlay_address, link in list(self._links.items()):
+            if link.deadline() <= now:
+                link.handle_deadline(now)
+                self._settle(overlay_address, link)
+
+    def events(self) -> list[LinkEvent]:
+        """Drain what happened; act on it before sending :meth:`datagrams_to_send`."""
+        return self._services.outbox.take_events()
+
+    def datagrams_to_send(self, now: float) -> list[tuple[bytes, Endpoint]]:  # noqa: ARG002 - the verb's shape
+        """Drain what must leave on the link channel."""
+        return self._services.outbox.take_datagrams()
+
+    # Messages
+
+    def _receive_one(self, data: bytes, source: Endpoint, now: float) -> None:
+        if not self._is_allowed(source):
+            self._drops[LinkDrop.ENDPOINT] += 1
+            return
+        message = parse_message(data)
+        if isinstance(message, Initiation):
+            self._on_initiation(message, source, now)
+        elif isinstance(message, Notice):
+            self._on_notice(message, now)
+        else:
+            self._on_reply(message, source, now)
+
+    def _on_initiation(self, initiation: Initiation, source: Endpoint, now: float) -> None:
+        crowded = 2 * len(self._half_open) >= self._settings.max_half_open
+        verdict = self._responder.judge(initiation, source, now, crowded=crowded)
+        if isinstance(verdict, CookieReply):
+            self._drops[LinkDrop.COOKIE] += 1
+            self._services.outbox.send(verdict.encode(), source)
+        else:
+            self._answer(verdict, source, now)
+
+    def _answer(self, initiation: VerifiedInitiation, source: Endpoint, now: float) -> None:
+        overlay_address = initiation.overlay_address
+        credentials, numbers = self._services.credentials, self._services.numbers
+        if overlay_address == credentials.overlay_address:
+            raise Refused("an initiation under our own identity")
+        link = self._links.get(overlay_address)
+        if link is None or link.current is None:
+            self._check_half_open(overlay_address, source)
+        suite = initiation.choose_suite(credentials)
+        outbound_spi = initiation.opened.payload.inbound_spi
+        numbers.claim_outbound(source, outbound_spi)
+        try:
+            inbound_spi = numbers.new_spi(overlay_address)
+        except LimitReached:
+            numbers.release_outbound(source, outbound_spi)
+            raise
+        # No error below: the handshake has used both of the initiator's keys already.
+        agreement, response = initiation.respond(
+            credentials,
+            suite=suite,
+            inbound_spi=inbound_spi,
+            ephemeral=self._services.rng.randbytes(32),
+        )
+        link = link or Link(self._services, overlay_address)
+        pair = self._new_pair(agreement, source, now, ours=False)
+        link.feed_offer(Cause(now, pair=pair, answer=response.encode()))
+        self._settle(overlay_address, link)
+
+    def _on_reply(self, message: Response | CookieReply, source: Endpoint, now: float) -> None:
+        owner = self._services.numbers.owner_of_index(message.receiver_index)
+        link = self._links.get(owner) if owner is not None else None
+        handshake = link.handshake if link is not None else None
+        if link is None or handshake is None or handshake.peer.endpoint != source:
+            self._drops[LinkDrop.UNKNOWN] += 1
+        elif isinstance(message, CookieReply):
+            handshake.take_cookie(message)
+        else:
+            self._on_response(link, message, now)
+
+    def _on_response(self, link: Link, response: Response, now: float) -> None:
+        handshake = link.handshake
+        assert handshake is not None
+        overlay_address, endpoint = handshake.peer.overlay_address, handshake.peer.endpoint
+        try:
+            agreement = handshake.complete(response)
+            self._services.numbers.claim_outbound(endpoint, agreement.secrets.keys.outbound_spi)
+        except WrongIdentity:
+            link.feed(LinkInput.GIVE_UP, Cause(now, reason=LinkFailure.NOT_AUTHENTIC))
+            self._settle(overlay_address, link)
+            raise
+        pair = self._new_pair(agreement, endpoint, now, ours=True)
+        link.feed(LinkInput.RESPONSE, Cause(now, pair=pair))
+        self._settle(overlay_address, link)
+
+    def _on_notice(self, notice: Notice, now: float) -> None:
+        found = self._pair(notice.receiver_spi)
+        if found is None:
+            self._drops[LinkDrop.UNKNOWN] += 1
+            return
+        link, pair = found
+        if not is_authentic_notice(notice, pair.agreement.secrets):
+            raise NotAuthentic("the tag of a notice does not fit")
+        if notice.kind is MessageType.CLOSE:
+            link.peer_closed(pair, now)
+        elif pair is link.offered:
+            link.prove(pair, now)
+        else:
+            link.prove(pair, now)
+            link.acknowledge(pair)
+        self._settle(pair.agreement.overlay_address, link)
+
+    # Bounds and tables
+
+    def _obstacle(self, peer: LinkPeer) -> LinkFailure | None:
+        if not self._is_allowed(peer.endpoint):
+            return LinkFailure.REFUSED
+        if len(self._links) >= self._settings.max_links:
+            return LinkFailure.LIMIT
+        try:
+            diffie_hellman(self._services.credentials.link_private, peer.link_key)
+        except NotAuthentic:
+            return LinkFailure.NOT_AUTHENTIC
+        return None
+
+    def _is_allowed(self, endpoint: Endpoint) -> bool:
+        """Tell whether we speak with this endpoint; it must be in canonical form."""
+        try:
+            if Endpoint.parse(endpoint.host, endpoint.port) != endpoint:
+                return False
+        except Malformed:
+            return False
+        address = endpoint.address
+        if address.is_multicast or address.is_unspecified:
+            return False
+        return address.is_global or self._settings.allow_private_endpoints
+
+    def _check_half_open(self, overlay_address: OverlayAddress, source: Endpoint) -> None:
+        """Raise LimitReached if a stranger's link would be one too many."""
+        known = overlay_address in self._links
+        if not known and len(self._links) >= self._settings.max_accepted_links:
+            raise LimitReached("too many links")
+        others = [
+            prefix for address, prefix in self._half_open.items() if address != overlay_address
+        ]
+        if len(others) >= self._settings.max_half_open:
+            raise LimitReached("too many half-open links")
+        if others.count(source_prefix(source)) >= self._settings.max_half_open_per_prefix:
+            raise LimitReached("too many half-open links from one prefix")
+
+    def _new_pair(
+        self, agreement: Agreement, endpoint: Endpoint, now: float, *, ours: bool
+    ) -> SaPair:
+        jitter = 1 - _REKEY_JITTER * self._services.rng.random()
+        factor = jitter if ours else _RESPONDER_REKEY_FACTOR
+        rekey_at = now + self._settings.rekey_after_s * factor
+        return SaPair(agreement, endpoint, ours=ours, rekey_at=rekey_at)
+
+    def _pair(self, inbound_spi: Spi) -> tuple[Link, SaPair] | None:
+        owner = self._services.numbers.owner_of_spi(inbound_spi)
+        link = self._links.get(owner) if owner is not None else None
+        pair = link.pair(inbound_spi) if link is not None else None
+        return (link, pair) if link is not None and pair is not None else None
+
+    def _settle(self, overlay_address: OverlayAddress, link: Link) -> None:
+        """Bring the tables in line with a link that may have changed."""
+        self._deadline = None
+        if link.state is LinkState.CLOSED:
+            self._links.pop(overlay_address, None)
+        else:
+            self._links[overlay_address] = link
+        if link.current is None and link.offered is not None:
+            self._half_open[overlay_address] = source_prefix(link.offered.endpoint)
+        else:
+            self._half_open.pop(overlay_address, None)
+
+    def _count_error(self, error: PeerError | LimitReached) -> None:
+        for kind, drop in _DROP_OF_ERROR:
+            if isinstance(error, kind):
+                self._drops[drop] += 1
+                return
+        self._drops[LinkDrop.REFUSED] += 1

@@ -1,0 +1,352 @@
+r"""One link as a state machine: what it holds, what may happen, what follows.
+
+A link to a peer may hold a *handshake* of ours, an *offered* pair of SAs (the peer's
+initiation, answered and not yet confirmed) and a *current* pair. The state is which of the
+three it holds; :data:`TRANSITIONS` is the whole protocol::
+
+    CLOSED --connect--> CONNECTING --response--> UP --rekey due--> REKEYING --response--> UP
+      \--offer--> ANSWERED --proven--> UP --offer--> REANSWERED --proven--> UP
+
+When both sides begin at once, the one with the lower overlay address prevails: the other
+drops its own handshake and answers (OUTRANKED); the lower one answers too, for its own
+initiation may never arrive, and whichever pair is completed or confirmed first becomes
+current. A pair that loses stays receivable for the grace period, so no order of arrival
+leaves the two sides with different pairs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Final, TypeVar
+
+from overlay.addresses import OverlayAddress
+from overlay.errors import InternalError
+from overlay.ipsec.model import Spi
+from overlay.link.backoff import Backoff
+from overlay.link.handshake import MessageType
+from overlay.link.keymat import make_notice
+from overlay.link.model import LinkClosed, LinkFailed, LinkFailure, LinkPeer
+from overlay.link.outgoing import OutgoingHandshake
+from overlay.link.pair import SaPair
+from overlay.link.services import LinkServices
+from overlay.link.states import Cause, LinkInput, LinkState
+
+__all__ = ["MAX_OLD_PAIRS", "TRANSITIONS", "Link"]
+
+T = TypeVar("T")
+
+MAX_OLD_PAIRS: Final = 2
+"""The last current pair, and one that lost a crossing; a peer that rekeys faster loses more."""
+
+
+class Link:
+    """One peer's handshake and pairs; owned by ``Links``, which routes messages to it.
+
+    Bounds: one handshake, one offered pair, one current pair, ``MAX_OLD_PAIRS`` old ones.
+    """
+
+    def __init__(self, services: LinkServices, overlay_address: OverlayAddress) -> None:
+        self._services = services
+        self._outbox = services.outbox
+        self._overlay_address = overlay_address
+        self._old: list[SaPair] = []
+        self.state = LinkState.CLOSED
+        self.handshake: OutgoingHandshake | None = None
+        self.offered: SaPair | None = None
+        self.current: SaPair | None = None
+
+    def feed(self, happened: LinkInput, cause: Cause) -> None:
+        """Take one input: act, and move to the next state."""
+        step = TRANSITIONS.get((self.state, happened))
+        if step is None:
+            raise InternalError(f"a link in state {self.state.name} met {happened.name}")
+        action, state = step
+        action(self, cause)
+        self.state = state
+
+    def feed_offer(self, cause: Cause) -> None:
+        """Take a valid initiation of the peer, as OFFER or OUTRANKED."""
+        lower = self._overlay_address < self._services.credentials.overlay_address
+        self.feed(LinkInput.OUTRANKED if lower else LinkInput.OFFER, cause)
+
+    # What the peer says about a pair
+
+    def pair(self, inbound_spi: Spi) -> SaPair | None:
+        """Return the pair that receives on this SPI."""
+        for pair in self._pairs():
+            if pair.inbound_spi == inbound_spi:
+                return pair
+        return None
+
+    def prove(self, pair: SaPair, now: float) -> None:
+        """The peer used ``pair``, in a packet or a notice: it holds the keys."""
+        if pair is self.offered:
+            self.feed(LinkInput.PROVEN, Cause(now))
+        elif pair is self.current and pair.confirming is not None:
+            pair.confirming = None
+            self._limit_old(now)
+
+    def acknowledge(self, pair: SaPair) -> None:
+        """Tell the initiator of ``pair`` that its proof has arrived."""
+        if not pair.ours:
+            self._notify(MessageType.CONFIRM, pair)
+
+    def peer_closed(self, pair: SaPair, now: float) -> None:
+        """The peer has dropped ``pair``."""
+        cause = Cause(now, reason=LinkFailure.PEER_CLOSED)
+        if pair is self.offered:
+            self.feed(LinkInput.OFFER_LOST, cause)
+        elif pair is self.current:
+            self.feed(LinkInput.CURRENT_LOST, cause)
+        else:
+            self._old.remove(pair)
+            self._retire(pair)
+
+    # Timers
+
+    def deadline(self) -> float:
+        """When :meth:`handle_deadline` has something to do."""
+        times = [pair.expires_at for pair in self._pairs()]
+        if self.handshake is not None:
+            times.append(self.handshake.backoff.deadline)
+        if self.current is not None and self.current.confirming is not None:
+            times.append(self.current.confirming.deadline)
+        elif self.current is not None and self.state is LinkState.UP:
+            times.append(self.current.rekey_at)
+        return min(times, default=math.inf)
+
+    def handle_deadline(self, now: float) -> None:
+        """Do all that is due; afterwards the deadline lies after ``now``."""
+        for pair in [pair for pair in self._old if pair.expires_at <= now]:
+            self._old.remove(pair)
+            self._retire(pair)
+        while (due := self._due(now)) is not None:
+            self.feed(due, Cause(now))
+        current = self.current
+        if current is not None and current.confirming and current.confirming.next_at <= now:
+            self._confirm(current, current.confirming, now)
+
+    def _due(self, now: float) -> LinkInput | None:
+        if self.handshake is not None:
+            if self.handshake.backoff.gives_up_at <= now:
+                return LinkInput.GIVE_UP
+            if self.handshake.backoff.next_at <= now:
+                return LinkInput.RETRY_DUE
+        if self.offered is not None and self.offered.expires_at <= now:
+            return LinkInput.OFFER_LOST
+        if self.current is not None:
+            if self.current.confirming is not None:
+                lost = self.current.confirming.gives_up_at <= now
+                return LinkInput.CURRENT_LOST if lost else None
+            if self.state is LinkState.UP and self.current.rekey_at <= now:
+                return LinkInput.REKEY_DUE
+        return None
+
+    # Actions of the table
+
+    def _nothing(self, cause: Cause) -> None:
+        """The state is already what the input asks for."""
+
+    def _start(self, cause: Cause) -> None:
+        peer = cause.peer
+        if peer is None:
+            current = _present(self.current)
+            peer = LinkPeer(self._overlay_address, current.agreement.link_key, current.endpoint)
+        self.handshake = OutgoingHandshake(self._services, peer, cause.now)
+        self.handshake.attempt(cause.now)
+
+    def _retry(self, cause: Cause) -> None:
+        _present(self.handshake).attempt(cause.now)
+
+    def _answer(self, cause: Cause) -> None:
+        """Hold the offered pair; it takes the place of one that the peer offered before."""
+        pair, replaced = _present(cause.pair), self.offered
+        pair.expires_at = cause.now + self._services.settings.unconfirmed_s
+        pair.rekeyed = next(self._pairs(), None) is not None
+        self.offered = pair
+        self._outbox.announce(pair.established(usable=False))
+        if replaced is not None:
+            self._retire(replaced)
+        self._outbox.send(cause.answer, pair.endpoint)
+
+    def _yield(self, cause: Cause) -> None:
+        self._drop_handshake(cause)
+        self._answer(cause)
+
+    def _complete(self, cause: Cause) -> None:
+        """Use the pair of our handshake; whatever was offered meanwhile has lost to it."""
+        _present(self.handshake).finish()
+        self.handshake = None
+        pair = _present(cause.pair)
+        pair.rekeyed = next(self._pairs(), None) is not None
+        self._demote()
+        self.current = pair
+        self._outbox.announce(pair.established(usable=True))
+        pair.confirming = Backoff(self._services.settings, self._services.rng, cause.now)
+        self._confirm(pair, pair.confirming, cause.now)
+
+    def _promote(self, cause: Cause) -> None:
+        """Use the offered pair, and give up a handshake of ours that it makes needless."""
+        self._drop_handshake(cause)
+        pair, self.offered = _present(self.offered), None
+        self._demote()
+        self.current, pair.expires_at = pair, math.inf
+        self._limit_old(cause.now)
+        self._outbox.announce(pair.established(usable=True))
+        self.acknowledge(pair)
+
+    def _drop_handshake(self, cause: Cause) -> None:  # noqa: ARG002 - an action of the table
+        if self.handshake is not None:
+            self.handshake.abandon()
+            self.handshake = None
+
+    def _drop_offer(self, cause: Cause) -> None:  # noqa: ARG002 - an action of the table
+        offered, self.offered = _present(self.offered), None
+        self._retire(offered)
+
+    def _drop_current(self, cause: Cause) -> None:
+        """Fall back to the offered pair alone."""
+        self._drop_handshake(cause)
+        current, self.current = _present(self.current), None
+        self._retire(current)
+        self._limit_old(cause.now)
+
+    def _fail(self, cause: Cause) -> None:
+        self._drop_handshake(cause)
+        self._outbox.announce(LinkFailed(self._overlay_address, cause.reason))
+
+    def _close(self, cause: Cause) -> None:
+        self._drop_handshake(cause)
+        for pair in self._pairs():
+            self._release(pair)
+        self._old.clear()
+        self.offered = self.current = None
+        self._outbox.announce(LinkClosed(self._overlay_address, cause.reason))
+
+    def _take_leave(self, cause: Cause) -> None:
+        for pair in self._pairs():
+            self._notify(MessageType.CLOSE, pair)
+        self._close(cause)
+
+    # Pairs
+
+    def _pairs(self) -> Iterator[SaPair]:
+        if self.current is not None:
+            yield self.current
+        if self.offered is not None:
+            yield self.offered
+        yield from self._old
+
+    def _demote(self) -> None:
+        """Keep what was current or offered receivable; the eldest go if these are too many."""
+        for pair in (self.current, self.offered):
+            if pair is not None:
+                pair.confirming, pair.expires_at = None, math.inf
+                self._old.append(pair)
+        self.current = self.offered = None
+        while len(self._old) > MAX_OLD_PAIRS:
+            self._retire(self._old.pop(0))
+
+    def _limit_old(self, now: float) -> None:
+        """Both sides use the current pair: the older ones have their grace from now on."""
+        for pair in self._old:
+            pair.expires_at = min(pair.expires_at, now + self._services.settings.grace_s)
+
+    def _confirm(self, pair: SaPair, confirming: Backoff, now: float) -> None:
+        confirming.advance(now)
+        self._notify(MessageType.CONFIRM, pair)
+
+    def _notify(self, kind: MessageType, pair: SaPair) -> None:
+        self._outbox.send(make_notice(kind, pair.agreement.secrets).encode(), pair.endpoint)
+
+    def _retire(self, pair: SaPair) -> None:
+        self._release(pair)
+        self._outbox.announce(pair.retired())
+
+    def _release(self, pair: SaPair) -> None:
+        self._services.numbers.release_spi(pair.inbound_spi)
+        self._services.numbers.release_outbound(pair.endpoint, pair.keys.outbound_spi)
+
+
+def _present(value: T | None) -> T:
+    if value is None:
+        raise InternalError("a link's state promises what the link does not hold")
+    return value
+
+
+Step = tuple[Callable[[Link, Cause], None], LinkState]
+
+
+def _table() -> Mapping[tuple[LinkState, LinkInput], Step]:
+    s, i, do = LinkState, LinkInput, Link
+    return MappingProxyType(
+        {
+            (s.CLOSED, i.CONNECT): (do._start, s.CONNECTING),
+            (s.CLOSED, i.OFFER): (do._answer, s.ANSWERED),
+            (s.CLOSED, i.OUTRANKED): (do._answer, s.ANSWERED),
+            #
+            (s.CONNECTING, i.CONNECT): (do._nothing, s.CONNECTING),
+            (s.CONNECTING, i.OFFER): (do._answer, s.CROSSED),
+            (s.CONNECTING, i.OUTRANKED): (do._yield, s.ANSWERED),
+            (s.CONNECTING, i.RESPONSE): (do._complete, s.UP),
+            (s.CONNECTING, i.RETRY_DUE): (do._retry, s.CONNECTING),
+            (s.CONNECTING, i.GIVE_UP): (do._fail, s.CLOSED),
+            (s.CONNECTING, i.CLOSE): (do._fail, s.CLOSED),
+            #
+            (s.ANSWERED, i.CONNECT): (do._nothing, s.ANSWERED),
+            (s.ANSWERED, i.OFFER): (do._answer, s.ANSWERED),
+            (s.ANSWERED, i.OUTRANKED): (do._answer, s.ANSWERED),
+            (s.ANSWERED, i.PROVEN): (do._promote, s.UP),
+            (s.ANSWERED, i.OFFER_LOST): (do._close, s.CLOSED),
+            (s.ANSWERED, i.CLOSE): (do._take_leave, s.CLOSED),
+            #
+            (s.CROSSED, i.CONNECT): (do._nothing, s.CROSSED),
+            (s.CROSSED, i.OFFER): (do._answer, s.CROSSED),
+            (s.CROSSED, i.RESPONSE): (do._complete, s.UP),
+            (s.CROSSED, i.PROVEN): (do._promote, s.UP),
+            (s.CROSSED, i.RETRY_DUE): (do._retry, s.CROSSED),
+            (s.CROSSED, i.GIVE_UP): (do._drop_handshake, s.ANSWERED),
+            (s.CROSSED, i.OFFER_LOST): (do._close, s.CLOSED),
+            (s.CROSSED, i.CLOSE): (do._take_leave, s.CLOSED),
+            #
+            (s.UP, i.CONNECT): (do._nothing, s.UP),
+            (s.UP, i.REKEY_DUE): (do._start, s.REKEYING),
+            (s.UP, i.OFFER): (do._answer, s.REANSWERED),
+            (s.UP, i.OUTRANKED): (do._answer, s.REANSWERED),
+            (s.UP, i.CURRENT_LOST): (do._close, s.CLOSED),
+            (s.UP, i.CLOSE): (do._take_leave, s.CLOSED),
+            #
+            (s.REKEYING, i.CONNECT): (do._nothing, s.REKEYING),
+            (s.REKEYING, i.OFFER): (do._answer, s.REKEY_CROSSED),
+            (s.REKEYING, i.OUTRANKED): (do._yield, s.REANSWERED),
+            (s.REKEYING, i.RESPONSE): (do._complete, s.UP),
+            (s.REKEYING, i.RETRY_DUE): (do._retry, s.REKEYING),
+            (s.REKEYING, i.GIVE_UP): (do._close, s.CLOSED),
+            (s.REKEYING, i.CURRENT_LOST): (do._close, s.CLOSED),
+            (s.REKEYING, i.CLOSE): (do._take_leave, s.CLOSED),
+            #
+            (s.REANSWERED, i.CONNECT): (do._nothing, s.REANSWERED),
+            (s.REANSWERED, i.OFFER): (do._answer, s.REANSWERED),
+            (s.REANSWERED, i.OUTRANKED): (do._answer, s.REANSWERED),
+            (s.REANSWERED, i.PROVEN): (do._promote, s.UP),
+            (s.REANSWERED, i.OFFER_LOST): (do._drop_offer, s.UP),
+            (s.REANSWERED, i.CURRENT_LOST): (do._drop_current, s.ANSWERED),
+            (s.REANSWERED, i.CLOSE): (do._take_leave, s.CLOSED),
+            #
+            (s.REKEY_CROSSED, i.CONNECT): (do._nothing, s.REKEY_CROSSED),
+            (s.REKEY_CROSSED, i.OFFER): (do._answer, s.REKEY_CROSSED),
+            (s.REKEY_CROSSED, i.RESPONSE): (do._complete, s.UP),
+            (s.REKEY_CROSSED, i.PROVEN): (do._promote, s.UP),
+            (s.REKEY_CROSSED, i.RETRY_DUE): (do._retry, s.REKEY_CROSSED),
+            (s.REKEY_CROSSED, i.GIVE_UP): (do._drop_handshake, s.REANSWERED),
+            (s.REKEY_CROSSED, i.OFFER_LOST): (do._drop_offer, s.REKEYING),
+            (s.REKEY_CROSSED, i.CURRENT_LOST): (do._drop_current, s.ANSWERED),
+            (s.REKEY_CROSSED, i.CLOSE): (do._take_leave, s.CLOSED),
+        }
+    )
+
+
+TRANSITIONS: Final = _table()
+"""What each input does in each state; a pair that is missing cannot happen."""

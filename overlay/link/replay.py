@@ -1,0 +1,58 @@
+"""Which initiations are new: a strictly growing timestamp per initiator."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from overlay.errors import Replayed
+
+__all__ = ["MICROSECONDS", "InitiationClock", "TimestampTable"]
+
+MICROSECONDS: Final = 1_000_000
+
+
+class InitiationClock:
+    """Stamps our own initiations: microseconds of Unix time, and never the same twice."""
+
+    def __init__(self) -> None:
+        self._last = 0
+
+    def stamp(self, now: float) -> int:
+        """Return the next timestamp, greater than all before."""
+        self._last = max(int(now * MICROSECONDS), self._last + 1)
+        return self._last
+
+
+class TimestampTable:
+    """The greatest timestamp of each initiator (by link key); at most ``max_initiators``.
+
+    When it is full, the initiator heard longest ago is forgotten. What replaying its last
+    message gains is bounded twice: the message must be younger than the permitted clock
+    skew, and the answer opens SAs that nobody but that initiator can ever confirm.
+    """
+
+    def __init__(self, max_initiators: int, max_clock_skew_s: float) -> None:
+        self._max_initiators = max_initiators
+        self._max_skew_us = int(max_clock_skew_s * MICROSECONDS)
+        self._greatest: dict[bytes, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._greatest)
+
+    def check(self, link_key: bytes, timestamp_us: int, now: float) -> None:
+        """Insist that an initiation is new; remembers nothing yet.
+
+        Raises:
+            Replayed: not newer than the initiator's last one, or too far from our time.
+        """
+        if abs(timestamp_us - int(now * MICROSECONDS)) > self._max_skew_us:
+            raise Replayed("an initiation is too old, or from the future")
+        if timestamp_us <= self._greatest.get(link_key, -1):
+            raise Replayed("an initiation is not newer than the one before")
+
+    def record(self, link_key: bytes, timestamp_us: int) -> None:
+        """Remember an initiation whose sender is proven."""
+        self._greatest.pop(link_key, None)
+        self._greatest[link_key] = timestamp_us
+        if len(self._greatest) > self._max_initiators:
+            del self._greatest[next(iter(self._greatest))]

@@ -1,0 +1,123 @@
+"""What all links of a node share: its numbers, its outbox, its clock and randomness."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+
+from overlay.addresses import Endpoint, OverlayAddress
+from overlay.errors import Refused
+from overlay.ipsec.model import Spi
+from overlay.link.exchange import Credentials
+from overlay.link.model import LinkEvent
+from overlay.link.replay import InitiationClock
+from overlay.link.settings import LinkSettings
+
+__all__ = ["LinkNumbers", "LinkServices", "Outbox"]
+
+
+class LinkNumbers:
+    """Indexes and inbound SPIs in use, and the peer that each leads to.
+
+    Bounded by the number of links: each has at most one index and five SPIs. Also knows
+    the outbound SPIs per destination host, for a pair that a peer chose must not hide
+    another one in the SAD.
+    """
+
+    def __init__(
+        self, rng: Random, allocate: Callable[[], Spi], release: Callable[[Spi], None]
+    ) -> None:
+        self._rng = rng
+        self._allocate = allocate
+        self._release = release
+        self._by_index: dict[int, OverlayAddress] = {}
+        self._by_spi: dict[Spi, OverlayAddress] = {}
+        self._outbound: set[tuple[str, Spi]] = set()
+
+    def new_index(self, owner: OverlayAddress) -> int:
+        """Return 32 random bits that no other handshake of ours uses."""
+        index = self._rng.getrandbits(32)
+        while index in self._by_index:
+            index = self._rng.getrandbits(32)
+        self._by_index[index] = owner
+        return index
+
+    def release_index(self, index: int) -> None:
+        """Forget an index."""
+        del self._by_index[index]
+
+    def owner_of_index(self, index: int) -> OverlayAddress | None:
+        """Return whose handshake has this index."""
+        return self._by_index.get(index)
+
+    def new_spi(self, owner: OverlayAddress) -> Spi:
+        """Return a fresh inbound SPI.
+
+        Raises:
+            LimitReached: the allocator has none left.
+        """
+        spi = self._allocate()
+        self._by_spi[spi] = owner
+        return spi
+
+    def release_spi(self, spi: Spi) -> None:
+        """Give an inbound SPI back."""
+        del self._by_spi[spi]
+        self._release(spi)
+
+    def owner_of_spi(self, spi: Spi) -> OverlayAddress | None:
+        """Return whose pair, present or future, receives on this SPI."""
+        return self._by_spi.get(spi)
+
+    def claim_outbound(self, endpoint: Endpoint, spi: Spi) -> None:
+        """Take an SPI that a peer chose.
+
+        Raises:
+            Refused: another pair to the same host has it.
+        """
+        if (endpoint.host, spi) in self._outbound:
+            raise Refused("another SA to this host has the same SPI")
+        self._outbound.add((endpoint.host, spi))
+
+    def release_outbound(self, endpoint: Endpoint, spi: Spi) -> None:
+        """Forget an SPI that a peer chose."""
+        self._outbound.discard((endpoint.host, spi))
+
+
+class Outbox:
+    """Events and datagrams that wait for the shell, which drains both after every call."""
+
+    def __init__(self) -> None:
+        self._events: list[LinkEvent] = []
+        self._datagrams: list[tuple[bytes, Endpoint]] = []
+
+    def announce(self, event: LinkEvent) -> None:
+        """Queue an event."""
+        self._events.append(event)
+
+    def send(self, payload: bytes, endpoint: Endpoint) -> None:
+        """Queue a payload of the link channel."""
+        self._datagrams.append((payload, endpoint))
+
+    def take_events(self) -> list[LinkEvent]:
+        """Drain the events."""
+        taken, self._events = self._events, []
+        return taken
+
+    def take_datagrams(self) -> list[tuple[bytes, Endpoint]]:
+        """Drain the datagrams."""
+        taken, self._datagrams = self._datagrams, []
+        return taken
+
+
+@dataclass(frozen=True, slots=True)
+class LinkServices:
+    """The shared parts, handed to each link when it is made."""
+
+    credentials: Credentials
+    settings: LinkSettings
+    rng: Random
+    numbers: LinkNumbers
+    outbox: Outbox
+    clock: InitiationClock

@@ -1,0 +1,58 @@
+"""What a user may set about links; times in seconds."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+
+__all__ = ["LinkSettings"]
+
+_MIN_SECONDS = 0.05
+"""Shorter timers would only burn power, and the clock's floats must tell them apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkSettings:
+    """Timers and bounds of the link handshake.
+
+    ``rekey_after_s``: a link key lives a quarter of an hour, so that a seized node gives
+    away no older traffic, at one handshake per second with 900 neighbours.
+    ``unconfirmed_s``: how long a responder keeps SAs of which the initiator has not proved
+    possession; at least ``handshake_timeout_s``, so that an answer outlives the question.
+    ``max_accepted_links``: strangers may open links up to this many; the rest of
+    ``max_links`` is kept for links of our own choice.
+    ``cookie_above_initiations_per_s``: beyond it an initiator must first prove that it
+    receives at its address (one handshake costs about half a millisecond of CPU).
+    ``max_clock_skew_s``: how far an initiator's clock may be off ours.
+    """
+
+    allow_private_endpoints: bool = False
+    handshake_timeout_s: float = 30.0
+    retry_initial_s: float = 0.5
+    retry_max_s: float = 5.0
+    unconfirmed_s: float = 35.0
+    rekey_after_s: float = 900.0
+    grace_s: float = 30.0
+    max_links: int = 1024
+    max_accepted_links: int = 768
+    max_half_open: int = 256
+    max_half_open_per_prefix: int = 16
+    cookie_above_initiations_per_s: int = 50
+    max_initiations_per_prefix_per_s: int = 20
+    max_clock_skew_s: float = 600.0
+    max_known_initiators: int = 8192
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name.endswith("_s") and isinstance(field.default, float):
+                if not (_MIN_SECONDS <= value < math.inf):
+                    raise ValueError(f"{field.name} must be at least {_MIN_SECONDS} seconds.")
+            elif not isinstance(field.default, bool) and value < 1:
+                raise ValueError(f"{field.name} must be at least 1.")
+        if self.retry_max_s < self.retry_initial_s:
+            raise ValueError("retry_max_s must not be below retry_initial_s.")
+        if self.unconfirmed_s < self.handshake_timeout_s:
+            raise ValueError("unconfirmed_s must not be below handshake_timeout_s.")
+        if self.max_accepted_links > self.max_links:
+            raise ValueError("max_accepted_links must not exceed max_links.")

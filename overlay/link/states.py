@@ -1,0 +1,51 @@
+"""The states of a link, and what may happen to it."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from overlay.link.model import LinkFailure, LinkPeer
+from overlay.link.pair import SaPair
+
+__all__ = ["Cause", "LinkInput", "LinkState"]
+
+
+class LinkState(enum.Enum):
+    """Which of handshake, offered pair and current pair a link holds."""
+
+    CLOSED = "nothing"
+    CONNECTING = "handshake"
+    ANSWERED = "offered"
+    CROSSED = "handshake, offered"
+    UP = "current"
+    REKEYING = "handshake, current"
+    REANSWERED = "offered, current"
+    REKEY_CROSSED = "handshake, offered, current"
+
+
+class LinkInput(enum.Enum):
+    """What may happen to a link."""
+
+    CONNECT = "we want a link"
+    REKEY_DUE = "the current pair is to be replaced"
+    OFFER = "the peer's initiation is valid"
+    OUTRANKED = "the peer's initiation is valid, and its address is lower than ours"
+    RESPONSE = "the peer answered our initiation"
+    PROVEN = "the peer proved that it holds the offered pair"
+    RETRY_DUE = "no answer so far"
+    GIVE_UP = "no answer at all, or from somebody else"
+    OFFER_LOST = "the offered pair was not confirmed, or closed by the peer"
+    CURRENT_LOST = "the current pair was not acknowledged, or closed by the peer"
+    CLOSE = "we close the link"
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """What comes with an input: the time, and what that input speaks of."""
+
+    now: float
+    reason: LinkFailure = LinkFailure.TIMED_OUT
+    peer: LinkPeer | None = None
+    pair: SaPair | None = None
+    answer: bytes = b""

@@ -1,0 +1,196 @@
+"""Build a node's cores from its configuration: the one place that knows all five blocks."""
+
+from __future__ import annotations
+
+import ipaddress
+import itertools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from random import Random
+from typing import Any
+
+from overlay.addresses import Endpoint, InnerAddress
+from overlay.apm.inner_addresses import InnerAddressPool
+from overlay.apm.signalling import SignallingManager
+from overlay.apm.spi import SpiAllocator
+from overlay.config import Configuration
+from overlay.dht.core import Dht
+from overlay.dht.topology_table import TopologyTable
+from overlay.errors import ConfigurationError
+from overlay.forwarding.rules import ForwardingRules
+from overlay.identity import LocalIdentity
+from overlay.ipsec.mtu import esp_payload_that_fits, inner_mtu
+from overlay.ipsec.suites import SUITES
+from overlay.ipsec.userspace.engine import UserspaceEngine
+from overlay.link.links import DEFAULT_LINK_SUITES, Links
+from overlay.node.control_plane import ControlPlane
+from overlay.node.datapath import DatagramSink, DataPath
+from overlay.node.neighbours import Neighbours
+from overlay.node.paths import Guard, Paths
+from overlay.node.timers import Chores
+from overlay.plugins import load_plugin
+from overlay.selection.selector import PathSelector
+from overlay.system.exit_filter import exit_gateway
+from overlay.tfc.strategy import TfcStrategy
+
+__all__ = ["Surroundings", "build_control_plane", "build_engine", "path_mtu"]
+
+_UNDERLAY_MTU = 1500
+_UDP_IPV6_HEADERS = 48
+_LONGEST_PATH = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What the cores need of the world; shells in a node, fakes in tests and simulations."""
+
+    network: DatagramSink
+    guard: Guard
+    local_address: Callable[[Endpoint], Endpoint]
+    local_addresses: Callable[[], frozenset[bytes]]
+    forget_inner_addresses: Callable[[Iterable[InnerAddress]], None]
+
+
+def path_mtu(configuration: Configuration) -> int:
+    """Return the inner MTU of every path of this node (docs/decisions/0003)."""
+    return inner_mtu(
+        _UNDERLAY_MTU,
+        hops=_LONGEST_PATH,
+        onion=SUITES[configuration.ipsec.esp_suite],
+        link=SUITES[configuration.ipsec.link_suite],
+        ipv6=True,
+    )
+
+
+def build_engine(configuration: Configuration, rng: Random) -> UserspaceEngine:
+    """Choose and build the IPsec backend.
+
+    Raises:
+        ConfigurationError: there is none of that name, or it carries no packets itself.
+    """
+    name = configuration.ipsec.backend
+    engine = load_plugin("overlay.ipsec", "userspace" if name == "auto" else name)(rng=rng)
+    if not isinstance(engine, UserspaceEngine):
+        raise ConfigurationError(
+            f'[ipsec] backend = "{name}" has no data path; write "auto" or "userspace".'
+        )
+    return engine
+
+
+def build_control_plane(
+    configuration: Configuration,
+    identity: LocalIdentity,
+    surroundings: Surroundings,
+    *,
+    engine: UserspaceEngine,
+    endpoints: tuple[Endpoint, ...],
+    rng: Random,
+) -> ControlPlane:
+    """Wire the cores of one node; ``endpoints`` are those under which others reach it."""
+    spis = SpiAllocator(rng)
+    table = TopologyTable(allow_private_endpoints=configuration.network.allow_private_endpoints)
+    dht = Dht(
+        identity,
+        network_id=configuration.network.network_id,
+        settings=configuration.dht,
+        rng=rng,
+        endpoints=endpoints,
+    )
+    links = Links(
+        identity,
+        network_id=configuration.network.network_id,
+        settings=configuration.link,
+        rng=rng,
+        allocate=spis.allocate,
+        release=spis.release,
+        suites=_link_suites(configuration),
+    )
+    circuits = SignallingManager(
+        identity,
+        engine,
+        spis,
+        configuration.apm,
+        rng,
+        _inner_addresses(configuration, rng),
+        relay=configuration.roles.relay,
+    )
+    tfc: TfcStrategy = _plugin(configuration, "overlay.tfc", configuration.tfc.strategy)(rng)
+    datapath = DataPath(
+        engine,
+        _forwarding_rules(configuration, surroundings),
+        surroundings.network,
+        inner_mtu=path_mtu(configuration),
+    )
+    neighbours = Neighbours(
+        own_address=identity.overlay_address,
+        links=links,
+        backend=engine,
+        circuits=circuits,
+        tfc=tfc,
+        new_reqid=itertools.count(1).__next__,
+        local_address=surroundings.local_address,
+        send_dummy=datapath.send_dummy,
+        link_payload_bytes=esp_payload_that_fits(
+            _UNDERLAY_MTU - _UDP_IPV6_HEADERS, SUITES[configuration.ipsec.link_suite]
+        ),
+    )
+    paths = Paths(
+        circuits=circuits,
+        guard=surroundings.guard,
+        table=table,
+        selector=partial(_selector, configuration),
+        source=identity.node_id,
+        onion_suite=configuration.apm.onion_suite,
+        esp_suite=configuration.ipsec.esp_suite,
+        rng=rng,
+    )
+    return ControlPlane(
+        dht=dht,
+        links=links,
+        circuits=circuits,
+        engine=engine,
+        tfc=tfc,
+        table=table,
+        neighbours=neighbours,
+        paths=paths,
+        datapath=datapath,
+        network=surroundings.network,
+        chores=Chores(),
+        forget_inner_addresses=surroundings.forget_inner_addresses,
+    )
+
+
+def _link_suites(configuration: Configuration) -> tuple[int, ...]:
+    """The configured suite first, then every other that links may use."""
+    preferred = configuration.ipsec.link_suite
+    return (preferred, *(number for number in DEFAULT_LINK_SUITES if number != preferred))
+
+
+def _inner_addresses(configuration: Configuration, rng: Random) -> InnerAddressPool | None:
+    if not configuration.roles.exit:
+        return None
+    pools = (configuration.exit.inner_ipv4, configuration.exit.inner_ipv6)
+    own = [ipaddress.ip_network(exit_gateway(pool)) for pool in pools]
+    return InnerAddressPool(*pools, rng, skip=own)
+
+
+def _forwarding_rules(configuration: Configuration, surroundings: Surroundings) -> ForwardingRules:
+    name = configuration.forwarding.rules
+    policy = configuration.exit.exit_policy() if configuration.roles.exit else None
+    settings = configuration.plugin_settings("overlay.forwarding", name)
+    build = load_plugin("overlay.forwarding", name)
+    rules: ForwardingRules = build(settings, policy, surroundings.local_addresses)
+    return rules
+
+
+def _selector(configuration: Configuration, name: str) -> PathSelector:
+    selector: PathSelector = _plugin(configuration, "overlay.selection", name)()
+    return selector
+
+
+def _plugin(configuration: Configuration, group: str, name: str) -> Callable[..., Any]:
+    """Return a plug-in's constructor, its settings already given if it has any."""
+    implementation: Callable[..., Any] = load_plugin(group, name)
+    settings = configuration.plugin_settings(group, name)
+    return implementation if settings is None else partial(implementation, settings)

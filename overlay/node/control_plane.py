@@ -1,0 +1,192 @@
+"""The node's cores, wired: what one of them reports becomes what another is told.
+
+Sans-I/O: datagrams and ``now`` in, datagrams into a sink, one deadline. The shell in
+``overlay.node.node`` drives it with sockets, the simulator with an event heap.
+
+::
+
+    DHT ──descriptors──> topology table ──view──> paths ──circuits──> APM
+                                                    │                  │ link wanted, unused
+    TFC ──dummies──┐                                │ guard            v
+                   └──> engine <──SAs, policies── neighbours <──keys── links
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from overlay.addresses import Endpoint, InnerAddress
+from overlay.apm.events import (
+    ApmEvent,
+    CircuitClosed,
+    CircuitFailed,
+    CircuitLost,
+    CircuitOpened,
+    ExitCircuitClosed,
+    ExitCircuitOpened,
+    LinkUnused,
+    LinkWanted,
+)
+from overlay.apm.signalling import SignallingManager
+from overlay.dht.core import Dht
+from overlay.dht.events import (
+    BootstrapUnreachable,
+    CrawlFinished,
+    DescriptorFound,
+    DhtEvent,
+    Joined,
+    NodeLeft,
+)
+from overlay.dht.topology_table import TopologyTable
+from overlay.errors import InternalError
+from overlay.ipsec.userspace.engine import UserspaceEngine
+from overlay.link.demultiplexer import Channel, demultiplex, frame
+from overlay.link.links import Links
+from overlay.node.datapath import DatagramSink, DataPath
+from overlay.node.neighbours import Neighbours
+from overlay.node.paths import Paths
+from overlay.node.timers import Chores
+from overlay.tfc.strategy import TfcStrategy
+
+__all__ = ["ControlPlane"]
+
+_MAX_ROUNDS = 64
+"""Cores answer each other within a few rounds; more means that two of them never come to rest."""
+
+
+class ControlPlane:
+    """Route events between the cores; it decides nothing itself."""
+
+    def __init__(
+        self,
+        *,
+        dht: Dht,
+        links: Links,
+        circuits: SignallingManager,
+        engine: UserspaceEngine,
+        tfc: TfcStrategy,
+        table: TopologyTable,
+        neighbours: Neighbours,
+        paths: Paths,
+        datapath: DataPath,
+        network: DatagramSink,
+        chores: Chores,
+        forget_inner_addresses: Callable[[Iterable[InnerAddress]], None],
+    ) -> None:
+        self.dht = dht
+        self.links = links
+        self.circuits = circuits
+        self.engine = engine
+        self.tfc = tfc
+        self.table = table
+        self.neighbours = neighbours
+        self.paths = paths
+        self.datapath = datapath
+        self.chores = chores
+        self.joined = False
+        self.malformed_datagrams = 0
+        self._network = network
+        self._forget_inner_addresses = forget_inner_addresses
+
+    def receive(self, batch: Sequence[tuple[bytes, Endpoint]], now: float) -> None:
+        """Take datagrams from the UDP port: ESP at once, control traffic core by core."""
+        parts = demultiplex(batch)
+        self.malformed_datagrams += parts.malformed
+        quiet = not (parts.dht or parts.link)
+        if parts.esp:
+            processed = self.datapath.from_network(parts.esp, now)
+            quiet = quiet and not (processed.to_control or processed.first_packets)
+            for spi in processed.first_packets:
+                self.links.first_packet(spi, now)
+            if processed.to_control:
+                self.circuits.receive(processed.to_control, now)
+        if quiet:
+            return
+        if parts.dht:
+            self.dht.receive(parts.dht, now)
+        if parts.link:
+            self.links.receive(parts.link, now)
+        self.settle(now)
+
+    def next_deadline(self) -> float:
+        """Return when the first of the cores wants to be woken."""
+        return min(
+            self.dht.next_deadline(),
+            self.links.next_deadline(),
+            self.circuits.next_deadline(),
+            self.paths.next_deadline(),
+            self.tfc.next_deadline(),
+            self.chores.next_deadline(),
+        )
+
+    def handle_deadline(self, now: float) -> None:
+        """Do what is due in every core."""
+        self.dht.handle_deadline(now)
+        self.links.handle_deadline(now)
+        self.circuits.handle_deadline(now)
+        self.paths.handle_deadline(now)
+        self.chores.handle_deadline(now)
+        for link in self.tfc.due(now):
+            self.datapath.send_dummy(link, now)
+        self.settle(now)
+
+    def settle(self, now: float) -> None:
+        """Pass events and datagrams on until every core is at rest."""
+        for _ in range(_MAX_ROUNDS):
+            if not self._round(now):
+                return
+        raise InternalError("the node's cores do not come to rest")
+
+    def _round(self, now: float) -> bool:
+        busy = False
+        for identity in self.engine.soft_expired():
+            self.neighbours.soft_expired(identity, now)
+        for link_event in self.links.events():
+            busy = True
+            self.neighbours.handle(link_event, now)
+        for dht_event in self.dht.events():
+            busy = True
+            self._dht_event(dht_event, now)
+        for circuit_event in self.circuits.events():
+            busy = True
+            self._circuit_event(circuit_event, now)
+        return self._send(now) or busy
+
+    def _send(self, now: float) -> bool:
+        packets = self.circuits.packets_to_send(now)
+        if packets:
+            self.datapath.send(packets, now)
+        framed = [
+            (frame(Channel.LINK, payload), to) for payload, to in self.links.datagrams_to_send(now)
+        ]
+        framed += [
+            (frame(Channel.DHT, payload), to) for payload, to in self.dht.datagrams_to_send(now)
+        ]
+        if framed:
+            self._network.send_batch(framed)
+        return bool(packets or framed)
+
+    def _dht_event(self, event: DhtEvent, now: float) -> None:
+        match event:
+            case DescriptorFound(descriptor=descriptor):
+                self.table.add(descriptor, now)
+            case NodeLeft(node_id=node_id):
+                self.table.remove(node_id)
+            case Joined():
+                self.joined = True
+            case BootstrapUnreachable() | CrawlFinished():
+                pass
+
+    def _circuit_event(self, event: ApmEvent, now: float) -> None:
+        match event:
+            case LinkWanted(peer=peer):
+                self.neighbours.wanted(peer.overlay_address)
+                self.links.connect(peer, now)
+            case LinkUnused(overlay_address=overlay_address):
+                self.neighbours.unused(overlay_address, now)
+            case CircuitOpened() | CircuitFailed() | CircuitLost() | CircuitClosed():
+                self.paths.handle(event, now)
+            case ExitCircuitClosed(inner_addresses=inner_addresses):
+                self._forget_inner_addresses(inner_addresses)
+            case ExitCircuitOpened():
+                pass

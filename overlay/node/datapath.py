@@ -1,0 +1,116 @@
+"""Batches between sockets, TUN devices and the userspace engine; no decision, no per-packet await.
+
+::
+
+    UDP ──demultiplex──┬─ ESP ──> engine ──┬─ to_network ──> UDP      (relay)
+                       │                   ├─ to_host ─────> source TUN
+                       │                   ├─ to_exit ─────> rules ──> exit TUN
+                       │                   └─ to_control ──> signalling
+                       └─ control channels ──> DHT, link handshakes
+
+    source TUN ──> too big? ──> rules ──> engine ──> UDP
+    exit TUN ────────────────────────────> engine ──> UDP
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from overlay.addresses import Endpoint
+from overlay.forwarding.rules import ForwardingRules
+from overlay.forwarding.too_big import packet_too_big
+from overlay.ipsec.userspace.engine import Processed, UserspaceEngine
+
+__all__ = ["DataPath", "DatagramSink", "PacketDevice"]
+
+
+class DatagramSink(Protocol):
+    """Where sealed datagrams go; a full buffer drops and counts, as a network does."""
+
+    def send_batch(self, batch: Sequence[tuple[bytes, Endpoint]]) -> None:
+        """Send without waiting."""
+        ...
+
+
+class PacketDevice(Protocol):
+    """A TUN device."""
+
+    def write_batch(self, packets: Sequence[bytes]) -> None:
+        """Hand packets to the kernel without waiting."""
+        ...
+
+
+class DataPath:
+    """Route batches between the engine, the network and this host; it keeps no packet."""
+
+    def __init__(
+        self,
+        engine: UserspaceEngine,
+        rules: ForwardingRules,
+        network: DatagramSink,
+        *,
+        inner_mtu: int,
+    ) -> None:
+        self._engine = engine
+        self._rules = rules
+        self._network = network
+        self._inner_mtu = inner_mtu
+        self.source_device: PacketDevice | None = None
+        self.exit_device: PacketDevice | None = None
+        self.packets_from_host = 0
+        self.packets_to_host = 0
+
+    def from_network(self, datagrams: Sequence[tuple[bytes, Endpoint]], now: float) -> Processed:
+        """Process ESP datagrams; the caller takes ``to_control`` and ``first_packets``."""
+        processed = self._engine.process_inbound(datagrams, now)
+        if processed.to_network:
+            self._network.send_batch(processed.to_network)
+        if processed.to_host and self.source_device is not None:
+            self.packets_to_host += len(processed.to_host)
+            self.source_device.write_batch(processed.to_host)
+        if processed.to_exit and self.exit_device is not None:
+            permitted = self._rules.at_exit(processed.to_exit)
+            if permitted:
+                self.exit_device.write_batch(permitted)
+        return processed
+
+    def from_source_device(self, packets: Sequence[bytes], now: float) -> None:
+        """Carry what local programs sent to anonymised destinations."""
+        self.packets_from_host += len(packets)
+        fitting = self._refuse_too_big(packets)
+        normalised = self._rules.at_source(fitting)
+        if normalised:
+            self.send(normalised, now)
+
+    def send(self, packets: Sequence[bytes], now: float) -> None:
+        """Seal packets of this host (from the exit TUN, or our own control) and send them."""
+        processed = self._engine.process_outbound(packets, now)
+        if processed.to_network:
+            self._network.send_batch(processed.to_network)
+
+    def send_dummy(self, reqid: int, now: float) -> None:
+        """Send one dummy packet on a link, if it is up."""
+        datagram = self._engine.dummy(reqid, now)
+        if datagram is not None:
+            self._network.send_batch([datagram])
+
+    def _refuse_too_big(self, packets: Sequence[bytes]) -> Sequence[bytes]:
+        """Answer "packet too big" to the local program alone (RFC 1191, RFC 8201).
+
+        What may be fragmented, or must be carried whatever its size (IPv6 up to 1,280 bytes),
+        gets no answer and passes.
+        """
+        limit = self._inner_mtu
+        if all(len(packet) <= limit for packet in packets):
+            return packets
+        passed, answers = [], []
+        for packet in packets:
+            answer = packet_too_big(packet, limit) if len(packet) > limit else None
+            if answer is None:
+                passed.append(packet)
+            else:
+                answers.append(answer)
+        if answers and self.source_device is not None:
+            self.source_device.write_batch(answers)
+        return passed

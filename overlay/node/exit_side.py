@@ -1,0 +1,69 @@
+"""The exit's end in the operating system: a TUN device, forwarding and address translation.
+
+All of it appears when the node starts with the exit role and is gone when it stops; what a
+killed node left behind is removed first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final, Self
+
+from overlay.addresses import InnerAddress, IpNetwork
+from overlay.system.conntrack import forget_connections
+from overlay.system.exit_filter import ExitFilter
+from overlay.system.rtnetlink import Rtnetlink
+from overlay.system.tun import TunDevice
+
+__all__ = ["EXIT_MTU", "ExitSide"]
+
+EXIT_MTU: Final = 1280
+"""What outside hosts may send towards a circuit in one packet: IPv6's minimum, the same for
+every circuit, since the exit does not know their lengths."""
+
+
+class ExitSide:
+    """Owner of the exit TUN and of the packet filter around it; a context manager."""
+
+    def __init__(self, inner_networks: Sequence[IpNetwork]) -> None:
+        self.device = TunDevice.open("exit%d", EXIT_MTU)
+        try:
+            self._filter = ExitFilter(self.device.name, inner_networks, mtu=EXIT_MTU)
+            self._filter.install()
+        except BaseException:
+            self.device.close()
+            raise
+        self._own_addresses = _addresses_of_this_host()
+        self.unforgotten = 0
+
+    def own_addresses(self) -> frozenset[bytes]:
+        """Return the packed addresses of this host, as of the last :meth:`refresh`."""
+        return self._own_addresses
+
+    def refresh(self) -> None:
+        """Learn which addresses this host holds now."""
+        self._own_addresses = _addresses_of_this_host()
+
+    def forget(self, inner_addresses: Iterable[InnerAddress]) -> None:
+        """Forget every tracked connection of a circuit that ended (paper, section 2.5)."""
+        for address in inner_addresses:
+            if forget_connections(address) is None:
+                self.unforgotten += 1
+
+    def close(self) -> None:
+        """Remove the filter, then the device."""
+        try:
+            self._filter.remove()
+        finally:
+            self.device.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _addresses_of_this_host() -> frozenset[bytes]:
+    with Rtnetlink() as kernel:
+        return frozenset(address.packed for address in kernel.addresses())

@@ -1,0 +1,187 @@
+"""Links in the IPsec engine: from handshake events to SAs, policies and usable neighbours.
+
+Each neighbour has one ``reqid`` for as long as a link to it lasts, so that rekeying adds and
+removes SAs but touches no policy (docs/decisions/0004). The responder's outbound SA is
+installed only when the initiator has proved that it holds the keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from overlay.addresses import Endpoint, OverlayAddress
+from overlay.apm.circuits import LinkSecurity
+from overlay.apm.signalling import SignallingManager
+from overlay.apm.translator import link_associations, link_policies
+from overlay.errors import BackendError
+from overlay.ipsec.model import IpsecBackend, IpsecConfiguration, SaIdentity, Spi
+from overlay.link.links import Links
+from overlay.link.model import (
+    LinkClosed,
+    LinkEstablished,
+    LinkEvent,
+    LinkFailed,
+    LinkSaRetired,
+)
+from overlay.tfc.strategy import LinkHandle, TfcStrategy
+
+__all__ = ["Neighbours"]
+
+_IDLE_S = 60.0
+"""How long a link without circuits is kept: the next circuit often wants the same one."""
+
+
+@dataclass(slots=True)
+class _Neighbour:
+    security: LinkSecurity
+    local: Endpoint
+    endpoint: Endpoint
+    policies: IpsecConfiguration
+    pairs: dict[Spi, IpsecConfiguration] = field(default_factory=dict)
+    usable: bool = False
+    idle_since: float | None = None
+
+
+class Neighbours:
+    """Owner of what links have installed; bounded by the links core's own limit."""
+
+    def __init__(
+        self,
+        *,
+        own_address: OverlayAddress,
+        links: Links,
+        backend: IpsecBackend,
+        circuits: SignallingManager,
+        tfc: TfcStrategy,
+        new_reqid: Callable[[], int],
+        local_address: Callable[[Endpoint], Endpoint],
+        send_dummy: Callable[[int, float], None],
+        link_payload_bytes: int,
+    ) -> None:
+        self._own_address = own_address
+        self._links = links
+        self._backend = backend
+        self._circuits = circuits
+        self._tfc = tfc
+        self._new_reqid = new_reqid
+        self._local_address = local_address
+        self._send_dummy = send_dummy
+        self._pad_to = tfc.pad_to(link_payload_bytes)
+        self._neighbours: dict[OverlayAddress, _Neighbour] = {}
+
+    def __len__(self) -> int:
+        return len(self._neighbours)
+
+    def __contains__(self, overlay_address: object) -> bool:
+        return overlay_address in self._neighbours
+
+    def handle(self, event: LinkEvent, now: float) -> None:
+        """Carry out what a handshake yielded or a link's end asks for."""
+        match event:
+            case LinkEstablished():
+                self._established(event, now)
+            case LinkSaRetired():
+                self._retired(event)
+            case LinkFailed():
+                self._circuits.link_lost(event.overlay_address, now)
+            case LinkClosed():
+                self._closed(event.overlay_address, now)
+
+    def unused(self, overlay_address: OverlayAddress, now: float) -> None:
+        """No circuit uses this link any more; it is closed unless one does soon."""
+        neighbour = self._neighbours.get(overlay_address)
+        if neighbour is not None:
+            neighbour.idle_since = now
+
+    def wanted(self, overlay_address: OverlayAddress) -> None:
+        """A circuit uses this link (again)."""
+        neighbour = self._neighbours.get(overlay_address)
+        if neighbour is not None:
+            neighbour.idle_since = None
+
+    def close_idle(self, now: float) -> None:
+        """Close links that no circuit has used for a while."""
+        for address, neighbour in list(self._neighbours.items()):
+            if neighbour.idle_since is not None and now - neighbour.idle_since >= _IDLE_S:
+                self._links.close(address, now)
+
+    def soft_expired(self, identity: SaIdentity, now: float) -> None:
+        """An SA came near its volume limit: rekey the link that it belongs to."""
+        for address, neighbour in self._neighbours.items():
+            for pair in neighbour.pairs.values():
+                if any(sa.identity == identity for sa in pair.associations):
+                    self._links.rekey(address, now)
+                    return
+
+    def _established(self, event: LinkEstablished, now: float) -> None:
+        neighbour = self._neighbours.get(event.overlay_address)
+        if neighbour is not None and neighbour.endpoint != event.endpoint:
+            self._closed(event.overlay_address, now)
+            neighbour = None
+        try:
+            neighbour = neighbour or self._add(event)
+        except BackendError:
+            # The route to the peer went away in the meantime: as good as no answer.
+            self._links.close(event.overlay_address, now)
+            return
+        self._install_pair(neighbour, event)
+        if event.usable:
+            self._usable(event.overlay_address, neighbour, now)
+
+    def _add(self, event: LinkEstablished) -> _Neighbour:
+        local = self._local_address(event.endpoint)
+        security = LinkSecurity(self._new_reqid(), local.packed, event.endpoint.packed)
+        policies = IpsecConfiguration(
+            associations=(),
+            policies=link_policies(self._own_address, event.overlay_address, security),
+            local_addresses=(self._own_address,),
+        )
+        self._backend.install(policies)
+        neighbour = _Neighbour(security, local, event.endpoint, policies)
+        self._neighbours[event.overlay_address] = neighbour
+        return neighbour
+
+    def _install_pair(self, neighbour: _Neighbour, event: LinkEstablished) -> None:
+        """Install the pair's inbound SA, and its outbound one as soon as it may be used."""
+        pair = link_associations(
+            local=neighbour.local,
+            remote=neighbour.endpoint,
+            keys=event.keys,
+            reqid=neighbour.security.reqid,
+            tfc_pad_to=self._pad_to,
+        )
+        wanted = tuple(sa for sa in pair if sa.inbound or event.usable)
+        installed = neighbour.pairs.get(event.keys.inbound_spi)
+        known = {(sa.identity, sa.inbound) for sa in installed.associations} if installed else set()
+        fresh = tuple(sa for sa in wanted if (sa.identity, sa.inbound) not in known)
+        if fresh:
+            self._backend.install(IpsecConfiguration(fresh, ()))
+        neighbour.pairs[event.keys.inbound_spi] = IpsecConfiguration(wanted, ())
+
+    def _usable(self, address: OverlayAddress, neighbour: _Neighbour, now: float) -> None:
+        # The first packet proves to the responder that we hold the keys.
+        self._send_dummy(neighbour.security.reqid, now)
+        if not neighbour.usable:
+            neighbour.usable = True
+            self._tfc.link_opened(LinkHandle(neighbour.security.reqid), now)
+            neighbour.idle_since = now
+            self._circuits.link_established(address, neighbour.security, now)
+
+    def _retired(self, event: LinkSaRetired) -> None:
+        neighbour = self._neighbours.get(event.overlay_address)
+        if neighbour is not None:
+            pair = neighbour.pairs.pop(event.inbound_spi, None)
+            if pair is not None:
+                self._backend.remove(pair)
+
+    def _closed(self, address: OverlayAddress, now: float) -> None:
+        neighbour = self._neighbours.pop(address, None)
+        if neighbour is None:
+            self._circuits.link_lost(address, now)
+            return
+        self._circuits.link_lost(address, now)
+        self._tfc.link_closed(LinkHandle(neighbour.security.reqid))
+        for pair in neighbour.pairs.values():
+            self._backend.remove(pair)
+        self._backend.remove(neighbour.policies)

@@ -1,0 +1,91 @@
+"""What a node tells its owner about itself, its peers and its paths."""
+
+from __future__ import annotations
+
+from overlay import __version__
+from overlay.addresses import format_address
+from overlay.apm.events import CircuitReport
+from overlay.config import Configuration
+from overlay.control.model import HopReport, PathReport, PeerReport, StatusReport
+from overlay.dht.descriptor import MixDescriptor, Role
+from overlay.exit_policy import format_exit_rules
+from overlay.identity import LocalIdentity
+from overlay.node.control_plane import ControlPlane
+from overlay.node.paths import RequestedPath
+
+__all__ = ["path_report", "peer_report", "status_report"]
+
+
+def status_report(
+    configuration: Configuration,
+    identity: LocalIdentity,
+    plane: ControlPlane,
+    *,
+    uptime_s: float,
+    roles: frozenset[Role],
+    counters: dict[str, int],
+) -> StatusReport:
+    """Return how the node is; ``counters`` are those of sockets, devices and rules."""
+    relayed = plane.circuits.relay_report()
+    drops = {drop.value: count for drop, count in plane.engine.drops().items() if count}
+    drops |= {f"control: {drop.value}": n for drop, n in relayed.drops.items() if n}
+    drops |= {f"dht: {drop.value}": n for drop, n in plane.dht.counters().items() if n}
+    return StatusReport(
+        version=__version__,
+        node_id=identity.node_id.hex(),
+        overlay_address=format_address(identity.overlay_address),
+        network_id=configuration.network.network_id,
+        uptime_s=round(uptime_s, 3),
+        backend=plane.engine.capabilities().name,
+        roles=tuple(sorted(role.value for role in roles)),
+        listen=tuple(str(endpoint) for endpoint in configuration.network.listen),
+        joined=plane.joined,
+        contacts=plane.dht.contact_count,
+        mix_nodes=len(plane.table),
+        exits=plane.table.count(Role.EXIT),
+        links=len(plane.neighbours),
+        circuits_own=len(plane.circuits.circuits()),
+        circuits_relayed=relayed.relayed,
+        circuits_exit=relayed.exits,
+        counters=counters,
+        drops=drops,
+        protected=tuple(str(path.destination) for path in plane.paths.all()),
+        tfc=configuration.tfc.strategy,
+        forwarding=configuration.forwarding.rules,
+    )
+
+
+def peer_report(descriptor: MixDescriptor, *, linked: bool, now: float) -> PeerReport:
+    """Return one Mix-node of the topology table."""
+    policy = descriptor.exit_policy
+    return PeerReport(
+        node_id=descriptor.node_id.hex(),
+        overlay_address=format_address(descriptor.overlay_address),
+        endpoints=tuple(str(endpoint) for endpoint in descriptor.endpoints),
+        roles=tuple(sorted(role.value for role in descriptor.roles)),
+        exit_policy=tuple(format_exit_rules(policy.rules)) if policy else (),
+        bandwidth_kbit=descriptor.bandwidth_kbit,
+        expires_in_s=round(descriptor.expires - now, 1),
+        linked=linked,
+    )
+
+
+def path_report(
+    path: RequestedPath, circuit: CircuitReport | None, *, now: float, mtu: int
+) -> PathReport:
+    """Return one path that the user asked for, with what its circuit knows."""
+    hops = path.mix_path.hops if path.mix_path is not None and path.circuit is not None else ()
+    rtt_s = circuit.rtt_s if circuit is not None else None
+    return PathReport(
+        number=path.number,
+        destination=str(path.destination),
+        state=path.state.value,
+        hops=tuple(
+            HopReport(hop.node_id.hex(), format_address(hop.overlay_address)) for hop in hops
+        ),
+        inner_addresses=tuple(format_address(address) for address in path.inner_addresses),
+        rtt_ms=None if rtt_s is None else round(rtt_s * 1000, 3),
+        age_s=round(now - path.requested_at, 3),
+        strategy=path.strategy,
+        mtu=mtu,
+    )

@@ -1,0 +1,199 @@
+"""What every hop must fulfil, and the sentence that says why no path does.
+
+Constraints are applied in a fixed order, and each counts what it removed, so that a user who
+gets no path learns which of them to loosen. The destination itself appears in no message.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from overlay.addresses import IpAddress, NodeId
+from overlay.dht.descriptor import MixDescriptor, Role
+from overlay.errors import NoSuitablePath
+from overlay.exit_policy import forbidden_network
+from overlay.selection.selector import PathRequest, TopologyView
+
+__all__ = [
+    "MAX_HOPS",
+    "Constraint",
+    "Sifted",
+    "check_hops",
+    "common_constraints",
+    "exit_constraints",
+    "named_hops",
+    "no_path",
+    "relay_constraints",
+    "sift",
+]
+
+MAX_HOPS: Final = 5
+"""As many layers as an onion-like signalling message has slots."""
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """One demand on a hop, and how to say of one node, or of many, that it is not met."""
+
+    one: str
+    many: str
+    holds: Callable[[MixDescriptor], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Sifted:
+    """The Mix-nodes that are left, and how many each constraint removed, in order."""
+
+    remaining: tuple[MixDescriptor, ...]
+    removed: tuple[tuple[Constraint, int], ...] = ()
+
+
+def check_hops(request: PathRequest) -> None:
+    """Refuse a number of hops that no circuit has.
+
+    Raises:
+        ValueError: it does not lie within 1 and ``MAX_HOPS``.
+    """
+    if not 1 <= request.hops <= MAX_HOPS:
+        raise ValueError(f"a path has 1 to {MAX_HOPS} hops, not {request.hops}.")
+
+
+def common_constraints(request: PathRequest) -> tuple[Constraint, ...]:
+    """Return what every hop must fulfil.
+
+    The prefix that the source itself lives in is no constraint: leaving it out of every path
+    would tell the hops, over many circuits, in which prefix the source is.
+    """
+    onion, esp = request.onion_suite, request.esp_suite
+    return (
+        Constraint(
+            "is this node itself", "are this node itself", lambda d: d.node_id != request.source
+        ),
+        Constraint(
+            "is avoided because it failed lately",
+            "are avoided because they failed lately",
+            lambda d: d.node_id not in request.avoid,
+        ),
+        Constraint(
+            f"does not speak onion suite {onion}",
+            f"do not speak onion suite {onion}",
+            lambda d: d.onion_key(onion) is not None,
+        ),
+        Constraint(
+            f"does not speak ESP suite {esp}",
+            f"do not speak ESP suite {esp}",
+            lambda d: esp in d.esp_suites,
+        ),
+    )
+
+
+def relay_constraints() -> tuple[Constraint, ...]:
+    """Return what every hop but the last must fulfil besides."""
+    return (Constraint("is no relay", "are no relays", lambda d: Role.RELAY in d.roles),)
+
+
+def exit_constraints(destination: IpAddress) -> tuple[Constraint, ...]:
+    """Return what the last hop must fulfil besides."""
+    return (
+        Constraint("is no exit", "are no exits", lambda d: Role.EXIT in d.roles),
+        Constraint(
+            "is an exit whose policy refuses the destination",
+            "are exits whose policy refuses the destination",
+            lambda d: d.exit_policy is not None and d.exit_policy.might_permit(destination),
+        ),
+    )
+
+
+def sift(nodes: Sifted, constraints: Iterable[Constraint]) -> Sifted:
+    """Apply constraints in order, each to what the ones before it left."""
+    remaining, removed = nodes.remaining, list(nodes.removed)
+    for constraint in constraints:
+        before = len(remaining)
+        remaining = tuple(filter(constraint.holds, remaining))
+        removed.append((constraint, before - len(remaining)))
+    return Sifted(remaining, tuple(removed))
+
+
+def no_path(request: PathRequest, known: int, sifted: Sifted, rest: str) -> NoSuitablePath:
+    """Return the error that counts, constraint by constraint, and ends with ``rest``."""
+    counts = [
+        f"{count} {constraint.one if count == 1 else constraint.many}"
+        for constraint, count in sifted.removed
+        if count
+    ]
+    nodes = "1 known Mix-node" if known == 1 else f"{known} known Mix-nodes"
+    message = (
+        f"no path of {_hops(request.hops)} to the destination: "
+        f"of {nodes} {', '.join([*counts, rest])}.{_about_destination(request.destination)}"
+    )
+    removed = tuple((constraint.many, count) for constraint, count in sifted.removed)
+    return NoSuitablePath(message, known=known, removed=removed)
+
+
+def named_hops(request: PathRequest, table: TopologyView) -> tuple[MixDescriptor, ...]:
+    """Return the Mix-nodes that the request names for the first hops, each one checked.
+
+    Between two hops that the user named, shared prefixes are the user's decision: that
+    constraint guards a blind draw against picking one operator twice.
+
+    Raises:
+        NoSuitablePath: some cannot serve; the message names each by its position.
+    """
+    hops: list[MixDescriptor] = []
+    faults: list[tuple[int, str]] = []
+    for position, node_id in enumerate(request.via, start=1):
+        hop, fault = _named_hop(request, table, position, node_id)
+        if fault is not None:
+            faults.append((position, fault))
+        elif hop is not None:
+            hops.append(hop)
+    if faults:
+        raise _bad_names(request, len(table), faults)
+    return tuple(hops)
+
+
+def _named_hop(
+    request: PathRequest, table: TopologyView, position: int, node_id: NodeId
+) -> tuple[MixDescriptor | None, str | None]:
+    """Return the hop, or what is wrong with it."""
+    first_named = request.via.index(node_id) + 1
+    if first_named != position:
+        return None, f"is named for hop {first_named} already"
+    if node_id == request.source:
+        return None, "is this node itself"
+    hop = table.get(node_id)
+    if hop is None:
+        return None, "is not known, or its descriptor has expired"
+    constraints = common_constraints(request) + (
+        exit_constraints(request.destination) if position == request.hops else relay_constraints()
+    )
+    return hop, next((c.one for c in constraints if not c.holds(hop)), None)
+
+
+def _bad_names(
+    request: PathRequest, known: int, faults: Sequence[tuple[int, str]]
+) -> NoSuitablePath:
+    listed = ", ".join(f"hop {position} {fault}" for position, fault in faults)
+    about = _about_destination(request.destination) if faults[-1][0] == request.hops else ""
+    return NoSuitablePath(
+        f"the Mix-nodes named cannot make a path of {_hops(request.hops)}: {listed}.{about}",
+        known=known,
+        removed=tuple(Counter(fault for _, fault in faults).items()),
+    )
+
+
+def _about_destination(destination: IpAddress) -> str:
+    kind = forbidden_network(destination)
+    if kind is None:
+        return ""
+    return (
+        f" The destination lies in a special range ({kind}), which exits refuse "
+        f"unless their operator allows it by name."
+    )
+
+
+def _hops(count: int) -> str:
+    return "1 hop" if count == 1 else f"{count} hops"

@@ -1,0 +1,92 @@
+"""Forget the connections of an inner address: nothing of a closed circuit stays in the kernel.
+
+An exit masquerades inner addresses, so the kernel's connection tracking table holds which
+destinations a circuit used, for minutes to days (nf_conntrack_tcp_timeout_established is five
+days). Spoken to over netlink directly: dump what the kernel finds for the source address,
+then delete each connection by its own tuple.
+
+Format: Linux uapi ``linux/netfilter/nfnetlink_conntrack.h``; each body begins with
+``nfgenmsg``: family (1) version (1) resource (2).
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Iterator
+from typing import Final
+
+from overlay.system.netlink_messages import (
+    ACKNOWLEDGE,
+    DUMP,
+    acknowledged_error,
+    answers,
+    attribute,
+    attributes,
+    message,
+    nested,
+)
+
+__all__ = ["forget_connections"]
+
+_NETLINK_NETFILTER: Final = 12
+_CT_GET: Final = 1 << 8 | 1
+_CT_DELETE: Final = 1 << 8 | 2
+
+_CTA_TUPLE_ORIG: Final = 1
+_CTA_ZONE: Final = 18
+_CTA_FILTER: Final = 25
+_CTA_FILTER_ORIG_FLAGS: Final = 1
+_FILTER_BY_SOURCE: Final = 1
+_CTA_TUPLE_IP: Final = 1
+_CTA_IP_SOURCE: Final = {4: 1, 16: 3}
+"""Packed size of an address -> CTA_IP_V4_SRC, CTA_IP_V6_SRC."""
+
+_TIMEOUT_S: Final = 1.0
+_NFGENMSG_BYTES: Final = 4
+
+
+def forget_connections(inner_address: bytes) -> int | None:
+    """Delete the tracked connections that ``inner_address`` (packed) began.
+
+    Returns:
+        How many were deleted, or None if this kernel (or our rights) cannot: then they
+        expire by themselves, and the caller counts it.
+    """
+    try:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER) as netlink:
+            netlink.settimeout(_TIMEOUT_S)
+            netlink.bind((0, 0))
+            connections = list(_find(netlink, inner_address))
+            return sum(_delete(netlink, inner_address, found) for found in connections)
+    except OSError:
+        return None
+
+
+def _find(netlink: socket.socket, address: bytes) -> Iterator[bytes]:
+    """Yield the attributes that identify each connection which ``address`` began."""
+    source_kind = _CTA_IP_SOURCE[len(address)]
+    source = nested(_CTA_TUPLE_IP, attribute(source_kind, address))
+    flags = attribute(_CTA_FILTER_ORIG_FLAGS, struct.pack("=I", _FILTER_BY_SOURCE))
+    wanted = nested(_CTA_TUPLE_ORIG, source) + nested(_CTA_FILTER, flags)
+    # Kernels before 5.8 ignore the filter and dump all, so each answer is checked.
+    netlink.send(message(_CT_GET, DUMP, _head(address) + wanted))
+    for body in answers(netlink):
+        found = attributes(body[_NFGENMSG_BYTES:])
+        original = found.get(_CTA_TUPLE_ORIG, b"")
+        addresses = attributes(attributes(original).get(_CTA_TUPLE_IP, b""))
+        if addresses.get(source_kind) == address:
+            zone = found.get(_CTA_ZONE)
+            in_zone = attribute(_CTA_ZONE, zone) if zone is not None else b""
+            yield nested(_CTA_TUPLE_ORIG, original) + in_zone
+
+
+def _delete(netlink: socket.socket, address: bytes, connection: bytes) -> bool:
+    """Delete one connection; False if it has gone meanwhile."""
+    netlink.send(message(_CT_DELETE, ACKNOWLEDGE, _head(address) + connection))
+    return acknowledged_error(netlink) == 0
+
+
+def _head(address: bytes) -> bytes:
+    family = socket.AF_INET if len(address) == 4 else socket.AF_INET6
+    return struct.pack("=BBH", family, 0, 0)

@@ -1,0 +1,216 @@
+"""The destination guard: no packet to a protected destination leaves outside its circuit.
+
+Two walls, both in the kernel, both standing when the node is gone:
+
+*Routing.* A rule before ``main`` sends every packet without the node's own mark to a table
+of ours. For each protected prefix D it holds ``unreachable D`` with a high metric, and, while
+a circuit is open, ``D dev anon0 src VC`` with a low one. The TUN device takes the second one
+along when the node dies; then the first one answers.
+
+*Packet filter.* Routing can be gone around: a socket bound to a device (SO_BINDTODEVICE)
+makes IPv4 assume that D is on that link, and IPv6 skip our table; a connected IPv6 socket
+keeps the route that it had. So a filter drops, after routing, whatever goes to D through
+another device than the circuit's. It also drops packets to VC from any other device, by which
+a neighbour could find out which inner address this host holds (CVE-2019-14899).
+
+::
+
+    unprotected ──protect──> protected ──carry──> carried
+         ^                    │  ^  └── the node died: leftovers, found by protected()
+         └──────release───────┘  └────uncarry────────┘
+
+The state is the kernel's alone: the filter is derived from the routes at each change, so all
+calls are idempotent, and a new process takes over what a killed one left.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Final, Self
+
+from overlay.addresses import InnerAddress, IpNetwork
+from overlay.system.filter_choice import find_packet_filter
+from overlay.system.ownership import Ownership
+from overlay.system.packet_filter import FilterTable, Hook, PacketFilter, Rule, Verdict
+from overlay.system.rtnetlink import Route, RouteKind, Rtnetlink
+
+__all__ = ["GUARD_TABLE", "NODE_MARK", "DestinationGuard", "guard_filter"]
+
+GUARD_TABLE: Final = 0x6D69
+"""Number of the routing table; another node in the same namespace needs another one."""
+
+NODE_MARK: Final = 0x6D69
+"""Firewall mark of the node's own datagrams, which must reach peers also at protected places."""
+
+_RULE_PREFERENCE: Final = 109
+"""After ``local`` (0), before ``main`` (32766) and before common VPN programs' rules."""
+
+_CARRY_METRIC: Final = 1
+_UNREACHABLE_METRIC: Final = 0x7FFFFFFF
+
+
+class DestinationGuard:
+    """The guard of this network namespace; a context manager that leaves protection in place.
+
+    Closing it only gives up the right to change the guard: what is protected stays so until
+    :meth:`release`, by this process or a later one.
+    """
+
+    def __init__(
+        self,
+        *,
+        table: int = GUARD_TABLE,
+        mark: int = NODE_MARK,
+        packet_filter: PacketFilter | None = None,
+    ) -> None:
+        """Take the guard of a table.
+
+        Raises:
+            BackendError: another node has it, there is no permission, or no packet filter.
+        """
+        self._table = table
+        self._mark = mark
+        self._filter_name = f"guard-{table}"
+        self._filter = packet_filter or find_packet_filter()
+        self._ownership = Ownership(
+            self._filter_name, "stop it, or give this node another guard table in its settings"
+        )
+        try:
+            self._routes = Rtnetlink()
+        except BaseException:
+            self._ownership.release()
+            raise
+
+    def protect(self, prefix: IpNetwork) -> None:
+        """From the return on, packets to ``prefix`` leave through a circuit or not at all.
+
+        Raises:
+            BackendError: the kernel refused; the destination may then be blocked or open,
+                and :meth:`release` cleans up.
+        """
+        self._routes.put_route(self._unreachable(prefix))
+        self._routes.add_rule(
+            prefix.version, preference=_RULE_PREFERENCE, unless_mark=self._mark, table=self._table
+        )
+        self._enforce()
+
+    def carry(self, prefix: IpNetwork, device: str, source_address: InnerAddress, mtu: int) -> None:
+        """Send packets to a protected prefix into ``device``.
+
+        Args:
+            prefix: a prefix that :meth:`protect` was called for.
+            device: the source's TUN device; it must hold ``source_address``.
+            source_address: the inner address (VC) that programs use unless they choose one.
+            mtu: bytes of the largest packet that the circuit takes; TCP announces segments
+                that fit.
+
+        Raises:
+            ValueError: the prefix is not protected.
+            BackendError: the kernel refused; the prefix remains protected.
+        """
+        if prefix not in self.protected():
+            raise ValueError("a destination must be protected before it is carried.")
+        source = ipaddress.ip_address(source_address)
+        self._routes.put_route(
+            Route(prefix, RouteKind.UNICAST, self._table, _CARRY_METRIC, device, source, mtu)
+        )
+        self._enforce()
+
+    def uncarry(self, prefix: IpNetwork) -> None:
+        """Stop sending packets to ``prefix`` into the circuit; it remains protected."""
+        self._routes.delete_route(self._carry_route(prefix))
+        self._enforce()
+
+    def release(self, prefix: IpNetwork) -> None:
+        """End the protection of ``prefix``; the last one takes rules and filter along."""
+        self._routes.delete_route(self._carry_route(prefix))
+        # The filter goes first: killed in between, the node leaves what protected() finds.
+        self._enforce(released=prefix)
+        self._routes.delete_route(self._unreachable(prefix))
+        self._remove_idle_rules()
+
+    def protected(self) -> list[IpNetwork]:
+        """Return the protected prefixes, also those that a killed process left."""
+        return [r.destination for r in self._installed() if r.kind is RouteKind.UNREACHABLE]
+
+    def close(self) -> None:
+        """Give up the right to change the guard; harmless if repeated."""
+        self._routes.close()
+        self._ownership.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _installed(self) -> list[Route]:
+        return self._routes.routes(self._table)
+
+    def _enforce(self, released: IpNetwork | None = None) -> None:
+        routes = [route for route in self._installed() if route.destination != released]
+        if routes:
+            self._filter.replace(guard_filter(self._filter_name, self._mark, routes))
+        else:
+            self._filter.remove(self._filter_name)
+
+    def _remove_idle_rules(self) -> None:
+        needed = {route.destination.version for route in self._installed()}
+        for version in {4, 6} - needed:
+            if self._routes.has_rule(version, self._table):
+                self._routes.delete_rule(
+                    version,
+                    preference=_RULE_PREFERENCE,
+                    unless_mark=self._mark,
+                    table=self._table,
+                )
+
+    def _unreachable(self, prefix: IpNetwork) -> Route:
+        return Route(prefix, RouteKind.UNREACHABLE, self._table, _UNREACHABLE_METRIC)
+
+    def _carry_route(self, prefix: IpNetwork) -> Route:
+        return Route(prefix, RouteKind.UNICAST, self._table, _CARRY_METRIC)
+
+
+def guard_filter(name: str, mark: int, routes: list[Route]) -> FilterTable:
+    """Return the filter that holds packets to the routes' destinations to their devices.
+
+    The longest prefix is judged first and finally, as in routing, so that a circuit of its
+    own for a part of another circuit's destination works.
+    """
+    carried = {r.destination: r for r in routes if r.kind is RouteKind.UNICAST and r.device}
+    prefixes = sorted({r.destination for r in routes}, key=lambda p: (-p.prefixlen, str(p)))
+    leaving = [
+        Rule(hook=Hook.POSTROUTING, verdict=Verdict.ACCEPT, out_device="lo"),
+        Rule(hook=Hook.POSTROUTING, verdict=Verdict.ACCEPT, has_mark=True),
+    ]
+    for prefix in prefixes:
+        if prefix in carried:
+            leaving.append(
+                Rule(
+                    hook=Hook.POSTROUTING,
+                    verdict=Verdict.ACCEPT,
+                    out_device=carried[prefix].device,
+                    destination=prefix,
+                )
+            )
+        leaving.append(Rule(hook=Hook.POSTROUTING, verdict=Verdict.DROP, destination=prefix))
+    return FilterTable(name, mark, (*_inner_address_rules(list(carried.values())), *leaving))
+
+
+def _inner_address_rules(carried: list[Route]) -> tuple[Rule, ...]:
+    """Let packets to an inner address in from its circuit's device (or this host) alone."""
+    holders = dict.fromkeys((r.source, r.device) for r in carried if r.source is not None)
+    if not holders:
+        return ()
+    own = Rule(hook=Hook.PREROUTING, verdict=Verdict.ACCEPT, in_device="lo")
+    others = (
+        Rule(
+            hook=Hook.PREROUTING,
+            verdict=Verdict.DROP,
+            not_in_device=device,
+            destination=ipaddress.ip_network(source),
+        )
+        for source, device in holders
+    )
+    return (own, *others)

@@ -1,0 +1,270 @@
+"""What turns a host into an exit: inner packets out under its own address, replies back in.
+
+::
+
+    exit TUN ──> source is in the pool? ──> forward ──> masquerade ──> outward device
+                        else drop             │
+                                              └─ to this host, to another inner address,
+                                                 to any other device: drop
+    outward device ──> belongs to a connection that began inside? ──> MSS clamp ──> exit TUN
+                        else drop
+
+Packets from the exit TUN carry the node's firewall mark: a destination that this node's own
+user has protected must look no different to the circuits of others, or they could probe for it.
+
+The previous kernel settings are kept as notes in the packet filter table itself, so that a
+new process restores what a killed one changed.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Self
+
+from overlay.addresses import IpAddress, IpNetwork
+from overlay.errors import BackendError
+from overlay.system.destination_guard import NODE_MARK
+from overlay.system.filter_choice import find_packet_filter
+from overlay.system.kernel_settings import (
+    KernelSetting,
+    change_setting,
+    parse_note,
+    read_setting,
+)
+from overlay.system.ownership import Ownership
+from overlay.system.packet_filter import FilterTable, Hook, PacketFilter, Rule, Verdict
+from overlay.system.rtnetlink import MAIN_TABLE, Route, RouteKind, Rtnetlink
+from overlay.system.tun import MIN_MTU
+
+__all__ = ["ExitFilter", "ExitPlan", "exit_gateway", "exit_rules"]
+
+_FILTER_NAME: Final = "exit"
+_POOL_METRIC: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ExitPlan:
+    """Where inner packets come from and may go.
+
+    ``device`` is the exit's TUN device; ``pools`` the networks that inner addresses are taken
+    from, at most one of each IP version; ``mtu`` the bytes of the largest inner packet that
+    may come in; ``outward`` the devices towards the outside.
+    """
+
+    device: str
+    pools: tuple[IpNetwork, ...]
+    mtu: int
+    outward: tuple[str, ...]
+
+    @property
+    def versions(self) -> frozenset[int]:
+        """The IP versions that the exit serves."""
+        return frozenset(pool.version for pool in self.pools)
+
+
+def exit_gateway(pool: IpNetwork) -> IpAddress:
+    """Return the pool's first host address: the exit's own, from which its ICMP errors come.
+
+    It must not be lent to a circuit. Without it the kernel would choose another address of
+    this host, perhaps a private one, and show it to the source.
+    """
+    return pool.network_address + 1
+
+
+class ExitFilter:
+    """Everything that an exit changes in the kernel; a context manager that undoes it.
+
+    ::
+
+        with ExitFilter("exit0", (pool4, pool6)): ...
+    """
+
+    def __init__(
+        self,
+        device: str,
+        pools: Sequence[IpNetwork],
+        *,
+        mtu: int = MIN_MTU,
+        outward: Sequence[str] = (),
+        mark: int = NODE_MARK,
+        packet_filter: PacketFilter | None = None,
+    ) -> None:
+        """Describe the exit; nothing is changed yet (see :class:`ExitPlan`).
+
+        Without ``outward`` the devices of the default routes are meant.
+
+        Raises:
+            BackendError: no packet filter works here.
+        """
+        self._plan = ExitPlan(device, tuple(pools), mtu, tuple(outward))
+        self._filter = packet_filter or find_packet_filter()
+        self._mark = mark
+        self._ownership: Ownership | None = None
+
+    def install(self) -> None:
+        """Undo what a killed exit left, then begin to forward; all or nothing.
+
+        Raises:
+            BackendError: another exit runs here, there is no way out, or the kernel refused;
+                nothing of this exit remains.
+        """
+        self._ownership = Ownership("exit", "stop it, or run this exit on another host")
+        try:
+            with Rtnetlink() as netlink:
+                self._restore()
+                if not self._plan.outward:
+                    self._plan = replace(self._plan, outward=_default_devices(netlink, self._plan))
+                self._forward(netlink)
+        except BaseException:
+            self.remove()
+            raise
+
+    def remove(self) -> None:
+        """Stop forwarding and restore the kernel's settings; harmless if repeated.
+
+        Raises:
+            BackendError: the kernel refused.
+        """
+        ownership, self._ownership = self._ownership, None
+        if ownership is None:
+            return
+        try:
+            with Rtnetlink() as netlink:
+                for pool in self._plan.pools:
+                    if _exists(self._plan.device):
+                        netlink.delete_route(_pool_route(self._plan, pool))
+                        netlink.remove_address(self._plan.device, exit_gateway(pool))
+            self._restore()
+        finally:
+            ownership.release()
+
+    def __enter__(self) -> Self:
+        self.install()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.remove()
+
+    def _forward(self, netlink: Rtnetlink) -> None:
+        plan, settings = self._plan, _settings(self._plan)
+        before = [(name, read_setting(name)) for name, _ in settings]
+        notes = tuple(f"{name}={value}" for name, value in before if value is not None)
+        # The filter stands before the first packet can be forwarded.
+        self._filter.replace(FilterTable(_FILTER_NAME, self._mark, exit_rules(plan), notes))
+        for name, value in settings:
+            change_setting(name, value)
+        for pool in plan.pools:
+            if pool.version == 4:
+                change_setting(f"net/ipv4/conf/{plan.device}/forwarding", "1")
+            netlink.add_address(plan.device, exit_gateway(pool))
+            netlink.put_route(_pool_route(plan, pool))
+
+    def _restore(self) -> None:
+        """Give settings the values of the notes (last changed, first restored); drop the table."""
+        notes = self._filter.notes(_FILTER_NAME)
+        if notes is None:
+            return
+        for note in reversed(notes):
+            setting = parse_note(note)
+            if setting is not None and read_setting(setting[0]) is not None:
+                change_setting(*setting)
+        self._filter.remove(_FILTER_NAME)
+
+
+def _exists(device: str) -> bool:
+    return any(name == device for _, name in socket.if_nameindex())
+
+
+def _pool_route(plan: ExitPlan, pool: IpNetwork) -> Route:
+    gateway = exit_gateway(pool)
+    return Route(pool, RouteKind.UNICAST, MAIN_TABLE, _POOL_METRIC, plan.device, gateway, plan.mtu)
+
+
+def _default_devices(netlink: Rtnetlink, plan: ExitPlan) -> tuple[str, ...]:
+    devices = [d for v in sorted(plan.versions) for d in netlink.default_route_devices(v)]
+    if not devices:
+        raise BackendError(
+            "this host has no default route, so an exit has no way out: "
+            "add one, or name the outward device in the settings."
+        )
+    return tuple(dict.fromkeys(devices))
+
+
+def _settings(plan: ExitPlan) -> list[KernelSetting]:
+    """Return the settings an exit needs, in the order in which they must be made.
+
+    IPv4 forwards by incoming device, so no other device of the host begins to. IPv6 knows one
+    switch for all, which stops router advertisements from being accepted unless their setting
+    is 2 (Linux, ip-sysctl: accept_ra).
+    """
+    settings: list[KernelSetting] = []
+    if 4 in plan.versions:
+        for device in plan.outward:
+            settings += [
+                # A reply's source is looked up with the mark that it gets, not without.
+                (f"net/ipv4/conf/{device}/src_valid_mark", "1"),
+                (f"net/ipv4/conf/{device}/forwarding", "1"),
+            ]
+    if 6 in plan.versions:
+        for device in plan.outward:
+            name = f"net/ipv6/conf/{device}/accept_ra"
+            if read_setting(name) == "1":
+                settings.append((name, "2"))
+        settings.append(("net/ipv6/conf/all/forwarding", "1"))
+    return settings
+
+
+def exit_rules(plan: ExitPlan) -> tuple[Rule, ...]:
+    """Return the exit's packet filter, in the order of a packet's way."""
+    return (
+        *_entering(plan),
+        Rule(hook=Hook.INPUT, verdict=Verdict.DROP, in_device=plan.device),
+        *_forwarded(plan),
+        *_masqueraded(plan),
+    )
+
+
+def _entering(plan: ExitPlan) -> list[Rule]:
+    hook, device = Hook.PREROUTING, plan.device
+    rules = [
+        Rule(hook=hook, verdict=Verdict.DROP, in_device=device, not_source=pool)
+        for pool in plan.pools
+    ]
+    rules += [
+        Rule(hook=hook, verdict=Verdict.DROP, in_device=device, version=version)
+        for version in sorted({4, 6} - plan.versions)
+    ]
+    rules.append(Rule(hook=hook, verdict=Verdict.MARK, in_device=device))
+    rules += [
+        Rule(hook=hook, verdict=Verdict.RESTORE_MARK, in_device=outward) for outward in plan.outward
+    ]
+    return rules
+
+
+def _forwarded(plan: ExitPlan) -> list[Rule]:
+    hook, device = Hook.FORWARD, plan.device
+    return [
+        Rule(hook=hook, verdict=Verdict.CLAMP_MSS, in_device=device),
+        Rule(hook=hook, verdict=Verdict.CLAMP_MSS, out_device=device),
+        *(
+            Rule(hook=hook, verdict=Verdict.DROP, in_device=device, destination=pool)
+            for pool in plan.pools
+        ),
+        *(
+            Rule(hook=hook, verdict=Verdict.ACCEPT, in_device=device, out_device=outward)
+            for outward in plan.outward
+        ),
+        Rule(hook=hook, verdict=Verdict.DROP, in_device=device),
+        Rule(hook=hook, verdict=Verdict.ACCEPT, out_device=device, reply=True),
+        Rule(hook=hook, verdict=Verdict.DROP, out_device=device),
+    ]
+
+
+def _masqueraded(plan: ExitPlan) -> list[Rule]:
+    return [
+        Rule(hook=Hook.POSTROUTING, verdict=Verdict.MASQUERADE, source=pool, out_device=outward)
+        for pool in plan.pools
+        for outward in plan.outward
+    ]

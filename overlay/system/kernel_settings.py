@@ -1,0 +1,49 @@
+"""Kernel settings below ``/proc/sys``, and what they were before we changed them.
+
+Names are paths with slashes (``net/ipv4/conf/eth0.100/forwarding``), since the dots of a
+VLAN's name would be ambiguous in sysctl's notation.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from overlay.system.failures import refused
+
+__all__ = ["KernelSetting", "change_setting", "parse_note", "read_setting"]
+
+_ROOT: Final = Path("/proc/sys")
+
+KernelSetting = tuple[str, str]
+"""Name and value."""
+
+
+def read_setting(name: str) -> str | None:
+    """Return a setting's value, or None if the kernel (or the device) has it not."""
+    try:
+        return (_ROOT / name).read_text().strip()
+    except OSError:
+        return None
+
+
+def change_setting(name: str, value: str) -> None:
+    """Write a setting unless it has that value.
+
+    Raises:
+        BackendError: it is read-only here, or unknown.
+    """
+    if read_setting(name) == value:
+        return
+    try:
+        (_ROOT / name).write_text(value)
+    except OSError as error:
+        remedy = f"set it outside, with `sysctl -w {name}={value}`, where /proc/sys is read-only"
+        raise refused(f"setting {name} to {value}", error, remedy) from error
+
+
+def parse_note(note: str) -> KernelSetting | None:
+    """Read back "name=value" as a setting below ``net/``, or None if it is none."""
+    name, separator, value = note.partition("=")
+    safe = name.startswith("net/") and ".." not in name.split("/")
+    return (name, value) if separator and safe and value.isdecimal() else None

@@ -1,0 +1,144 @@
+"""Packet filter tables in nftables' language; one table is one atomic transaction."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Final
+
+from overlay.system.packet_filter import (
+    FilterTable,
+    Hook,
+    Rule,
+    Verdict,
+    run_filter_tool,
+    tool_refused,
+)
+
+__all__ = ["Nftables", "render_nftables"]
+
+_PRIORITIES: Final = {
+    Hook.PREROUTING: "mangle",  # after connection tracking, before the routing decision
+    Hook.INPUT: "filter",
+    Hook.FORWARD: "filter",
+    Hook.POSTROUTING: "filter",  # before source NAT: the rules speak of inner addresses
+}
+
+_PROBE: Final = """table inet anonymous_overlay_probe {
+  chain probe {
+    type nat hook postrouting priority srcnat; policy accept;
+    ip saddr 192.0.2.0/24 ct state established masquerade
+    ip6 saddr 2001:db8::/32 masquerade
+  }
+}
+"""
+
+
+class Nftables:
+    """The ``nft`` program (1.0 or later)."""
+
+    def usable(self) -> bool:
+        """Tell whether this kernel takes tables for both IP versions (nothing is changed)."""
+        return run_filter_tool(["nft", "--check", "--file", "-"], _PROBE).returncode == 0
+
+    def replace(self, table: FilterTable) -> None:
+        """See :class:`~overlay.system.packet_filter.PacketFilter`."""
+        done = run_filter_tool(["nft", "--file", "-"], render_nftables(table))
+        if done.returncode != 0:
+            raise tool_refused("setting the packet filter with nft", done)
+
+    def remove(self, name: str) -> None:
+        """See :class:`~overlay.system.packet_filter.PacketFilter`."""
+        # "add, then delete" removes a table without an error if there is none.
+        full = _table_name(name)
+        script = f"table inet {full}\ndelete table inet {full}\n"
+        done = run_filter_tool(["nft", "--file", "-"], script)
+        if done.returncode != 0:
+            raise tool_refused("removing the packet filter with nft", done)
+
+    def notes(self, name: str) -> tuple[str, ...] | None:
+        """See :class:`~overlay.system.packet_filter.PacketFilter`."""
+        done = run_filter_tool(["nft", "--json", "list", "table", "inet", _table_name(name)])
+        if done.returncode != 0:
+            return None
+        rules = [entry["rule"] for entry in json.loads(done.stdout)["nftables"] if "rule" in entry]
+        return tuple(rule["comment"] for rule in rules if rule["chain"] == "notes")
+
+
+def render_nftables(table: FilterTable) -> str:
+    """Return the script that replaces a table in one transaction."""
+    name = _table_name(table.name)
+    chains = [
+        chunk
+        for hook in Hook
+        for chunk in _chain(
+            hook.value,
+            f"type filter hook {hook.value} priority {_PRIORITIES[hook]}; policy accept;",
+            [
+                _line(rule, table.mark)
+                for rule in table.rules
+                if rule.hook is hook and rule.verdict is not Verdict.MASQUERADE
+            ],
+        )
+    ]
+    chains += _chain(
+        "masquerade",
+        "type nat hook postrouting priority srcnat; policy accept;",
+        [_line(r, table.mark) for r in table.rules if r.verdict is Verdict.MASQUERADE],
+    )
+    chains += _chain("notes", "", [f'return comment "{note}"' for note in table.notes])
+    body = "\n".join(chains)
+    return f"table inet {name}\ndelete table inet {name}\ntable inet {name} {{\n{body}\n}}\n"
+
+
+def _table_name(name: str) -> str:
+    return "anonymous_overlay_" + name.replace("-", "_")
+
+
+def _chain(name: str, head: str, lines: list[str]) -> list[str]:
+    if not lines:
+        return []
+    inside = "\n".join(f"    {line}" for line in ([head] if head else []) + lines)
+    return [f"  chain {name} {{\n{inside}\n  }}"]
+
+
+def _line(rule: Rule, mark: int) -> str:
+    return " ".join((*_conditions(rule, mark), _statement(rule.verdict, mark)))
+
+
+def _conditions(rule: Rule, mark: int) -> Iterator[str]:
+    if rule.ip_version is not None:
+        yield f"meta nfproto ipv{rule.ip_version}"
+    family = "ip6" if rule.ip_version == 6 else "ip"
+    if rule.in_device is not None:
+        yield f'iifname "{rule.in_device}"'
+    if rule.not_in_device is not None:
+        yield f'iifname != "{rule.not_in_device}"'
+    if rule.out_device is not None:
+        yield f'oifname "{rule.out_device}"'
+    if rule.source is not None:
+        yield f"{family} saddr {rule.source}"
+    if rule.not_source is not None:
+        yield f"{family} saddr != {rule.not_source}"
+    if rule.destination is not None:
+        yield f"{family} daddr {rule.destination}"
+    if rule.has_mark:
+        yield f"meta mark {mark:#x}"
+    if rule.reply:
+        yield "ct state established,related"
+    if rule.verdict is Verdict.RESTORE_MARK:
+        yield f"ct mark {mark:#x}"
+    if rule.verdict is Verdict.CLAMP_MSS:
+        yield "tcp flags & (syn | rst) == syn"
+
+
+def _statement(verdict: Verdict, mark: int) -> str:
+    match verdict:
+        case Verdict.MARK:
+            return f"meta mark set {mark:#x} ct mark set {mark:#x}"
+        case Verdict.RESTORE_MARK:
+            return f"meta mark set {mark:#x}"
+        case Verdict.CLAMP_MSS:
+            return "tcp option maxseg size set rt mtu"
+        case _:
+            return str(verdict.value)

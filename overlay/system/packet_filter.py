@@ -1,0 +1,134 @@
+"""Packet filter rules as values, and where the host can put them: nftables or iptables.
+
+A :class:`FilterTable` is replaced as a whole, so the rules are a pure function of what they
+should do, repeating is harmless, and nothing depends on what a killed node left behind.
+
+::
+
+             prerouting ──┬─> input                     (this host)
+                          └─> forward ─> postrouting    (elsewhere)
+    this host's programs ──────────────> postrouting
+"""
+
+from __future__ import annotations
+
+import enum
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from overlay.addresses import IpNetwork
+from overlay.errors import BackendError
+from overlay.system.failures import PRIVILEGE_REMEDY
+
+__all__ = ["FilterTable", "Hook", "PacketFilter", "Rule", "Verdict", "run_filter_tool"]
+
+
+class Hook(enum.Enum):
+    """Where on its way through the kernel a packet is judged."""
+
+    PREROUTING = "prerouting"
+    INPUT = "input"
+    FORWARD = "forward"
+    POSTROUTING = "postrouting"
+
+
+class Verdict(enum.Enum):
+    """What happens to a packet that a rule matches."""
+
+    ACCEPT = "accept"
+    """No further rule of this table and hook is asked; other tables still are."""
+    DROP = "drop"
+    MARK = "mark"
+    """Set the packet's and its connection's firewall mark to the table's; go on."""
+    RESTORE_MARK = "restore mark"
+    """Give a packet of a connection that carries the table's mark that mark; go on."""
+    CLAMP_MSS = "clamp mss"
+    """Lower the TCP segment size that a SYN announces to what the route's MTU allows; go on."""
+    MASQUERADE = "masquerade"
+    """Replace the source address with the outgoing device's (postrouting alone)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """Conditions that must all hold, and the verdict. Networks also fix the IP version.
+
+    ``has_mark`` means the table's mark; ``reply`` that the packet belongs to a connection
+    which the other side began.
+    """
+
+    hook: Hook
+    verdict: Verdict
+    version: int | None = None
+    in_device: str | None = None
+    not_in_device: str | None = None
+    out_device: str | None = None
+    source: IpNetwork | None = None
+    not_source: IpNetwork | None = None
+    destination: IpNetwork | None = None
+    has_mark: bool = False
+    reply: bool = False
+
+    @property
+    def ip_version(self) -> int | None:
+        """4 or 6, or None for a rule that speaks of both."""
+        for network in (self.source, self.not_source, self.destination):
+            if network is not None:
+                return network.version
+        return self.version
+
+
+@dataclass(frozen=True, slots=True)
+class FilterTable:
+    """All rules of one purpose; ``notes`` are kept with them and read back after a crash.
+
+    ``name`` has at most 16 letters, digits and hyphens; a note at most 120 printable
+    characters without quotation marks.
+    """
+
+    name: str
+    mark: int
+    rules: tuple[Rule, ...]
+    notes: tuple[str, ...] = ()
+
+
+class PacketFilter(Protocol):
+    """Nftables or iptables; neither touches any rule but its own."""
+
+    def replace(self, table: FilterTable) -> None:
+        """Install a table in place of the one of that name, without a moment of neither.
+
+        Raises:
+            BackendError: the kernel or the tool refused.
+        """
+        ...
+
+    def remove(self, name: str) -> None:
+        """Remove a table; it need not exist."""
+        ...
+
+    def notes(self, name: str) -> tuple[str, ...] | None:
+        """Return the notes kept with a table, or None if there is no such table."""
+        ...
+
+
+def run_filter_tool(argv: Sequence[str], text_input: str = "") -> subprocess.CompletedProcess[str]:
+    """Run nft or iptables to its end (some ten milliseconds) and return what it said.
+
+    Raises:
+        BackendError: the program is missing.
+    """
+    if shutil.which(argv[0]) is None:
+        raise BackendError(
+            f"setting the packet filter failed ({argv[0]} is not installed): "
+            "install the package nftables, or iptables."
+        )
+    return subprocess.run(argv, input=text_input, capture_output=True, text=True, check=False)
+
+
+def tool_refused(what: str, done: subprocess.CompletedProcess[str]) -> BackendError:
+    """Return the error for a tool that failed, with the first line of what it said."""
+    said = (done.stderr.strip() or done.stdout.strip() or "no reason given").splitlines()[0]
+    return BackendError(f"{what} failed ({said}): {PRIVILEGE_REMEDY}.")

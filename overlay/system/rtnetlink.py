@@ -1,0 +1,288 @@
+"""Addresses, routes and rules of the kernel: the one seam to pyroute2.
+
+pyroute2's dictionaries become :class:`Route` here and its exceptions
+:class:`~overlay.errors.BackendError`. Its synchronous calls run an event loop of their own
+and may be made inside a trio program: each returns within a few milliseconds, and trio is
+not what ``asyncio.get_running_loop()`` finds. The socket must be closed by its owner.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import errno
+import ipaddress
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final, Self
+
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from overlay.addresses import IpAddress, IpNetwork
+from overlay.system.failures import refused
+
+__all__ = [
+    "MAIN_TABLE",
+    "ROUTE_PROTOCOL",
+    "Route",
+    "RouteKind",
+    "Rtnetlink",
+    "add_address",
+    "remove_address",
+]
+
+MAIN_TABLE: Final = 254
+
+ROUTE_PROTOCOL: Final = 0x6D
+"""Marks every route and rule of ours (rtnetlink's rtm_protocol), so that leftovers are known."""
+
+_ABSENT: Final = frozenset((errno.ESRCH, errno.ENOENT, errno.EADDRNOTAVAIL, errno.ENODEV))
+_IFA_F_NODAD: Final = 0x02
+_FIB_RULE_INVERT: Final = 0x02
+_WHOLE_MARK: Final = 0xFFFFFFFF
+
+
+class RouteKind(enum.Enum):
+    """What becomes of a packet (rtnetlink's rtm_type)."""
+
+    UNICAST = 1
+    UNREACHABLE = 7
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One route of ours. The metric is part of its identity; a lower one is preferred.
+
+    ``mtu`` (bytes) is set together with the TCP segment size that we announce; 0 leaves both
+    to the device.
+    """
+
+    destination: IpNetwork
+    kind: RouteKind
+    table: int
+    metric: int
+    device: str | None = None
+    source: IpAddress | None = None
+    mtu: int = 0
+
+
+class Rtnetlink:
+    """A netlink socket of this network namespace; a context manager.
+
+    All changes are idempotent: what is there already, or gone already, is no error.
+    """
+
+    def __init__(self) -> None:
+        with _translated("opening a netlink socket"):
+            self._netlink: Any = IPRoute()
+
+    def close(self) -> None:
+        """Close the socket; the kernel keeps what was installed."""
+        self._netlink.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def add_address(self, device: str, address: IpAddress) -> None:
+        """Give a device an address, usable at once (no duplicate address detection).
+
+        Raises:
+            BackendError: there is no such device, or no permission.
+        """
+        with _translated(f"adding an address to {device}"):
+            self._netlink.addr("replace", **_address_arguments(device, address))
+
+    def remove_address(self, device: str, address: IpAddress) -> None:
+        """Take an address from a device; neither needs to exist."""
+        with _translated(f"removing an address from {device}", absent_is_fine=True):
+            self._netlink.addr("del", **_address_arguments(device, address))
+
+    def addresses(self) -> list[IpAddress]:
+        """Return every address that this host holds, on any device."""
+        with _translated("listing addresses"):
+            found = [
+                message.get("local") or message.get("address")
+                for message in self._netlink.get_addr()
+            ]
+        return [ipaddress.ip_address(address) for address in found if address]
+
+    def put_route(self, route: Route) -> None:
+        """Install a route, or change the one of the same destination, table and metric.
+
+        Raises:
+            BackendError: the kernel refused.
+        """
+        with _translated("installing a route"):
+            self._netlink.route("replace", **_route_arguments(route))
+
+    def delete_route(self, route: Route) -> None:
+        """Delete a route, known by destination, table, kind and metric; it need not exist."""
+        arguments = _route_arguments(route)
+        for what_may_differ in ("oif", "prefsrc", "metrics"):
+            arguments.pop(what_may_differ, None)
+        with _translated("deleting a route", absent_is_fine=True):
+            self._netlink.route("del", **arguments)
+
+    def routes(self, table: int) -> list[Route]:
+        """Return the routes of ours in a table, of both families."""
+        with _translated("listing routes"):
+            found = [
+                _parse_route(message, family)
+                for family in (socket.AF_INET, socket.AF_INET6)
+                for message in self._netlink.get_routes(family=family, table=table)
+                if message["proto"] == ROUTE_PROTOCOL
+            ]
+        return [route for route in found if route is not None]
+
+    def default_route_devices(self, version: int) -> list[str]:
+        """Return the devices of the main table's default routes, for IP version 4 or 6."""
+        with _translated("listing routes"):
+            indices = [
+                index
+                for message in self._netlink.get_routes(family=_family(version), table=MAIN_TABLE)
+                if message["dst_len"] == 0 and message["type"] == RouteKind.UNICAST.value
+                for index in _next_hop_devices(message)
+            ]
+        return list(dict.fromkeys(socket.if_indextoname(index) for index in indices))
+
+    def add_rule(self, version: int, *, preference: int, unless_mark: int, table: int) -> None:
+        """Look packets without the mark up in ``table`` first.
+
+        Raises:
+            BackendError: the kernel has no policy routing, or there is no permission.
+        """
+        arguments = _rule_arguments(version, preference, unless_mark, table)
+        with _translated("adding a routing rule", present_is_fine=True):
+            self._netlink.rule("add", **arguments)
+
+    def delete_rule(self, version: int, *, preference: int, unless_mark: int, table: int) -> None:
+        """Delete the rule of the same arguments; it need not exist."""
+        arguments = _rule_arguments(version, preference, unless_mark, table)
+        with _translated("deleting a routing rule", absent_is_fine=True):
+            self._netlink.rule("del", **arguments)
+
+    def has_rule(self, version: int, table: int) -> bool:
+        """Tell whether a rule of ours leads to ``table``."""
+        with _translated("listing routing rules"):
+            return any(
+                message.get_attr("FRA_TABLE") == table
+                and message.get_attr("FRA_PROTOCOL") == ROUTE_PROTOCOL
+                for message in self._netlink.get_rules(family=_family(version))
+            )
+
+
+def add_address(device: str, packed: bytes) -> None:
+    """Give a device one (packed) address; see :meth:`Rtnetlink.add_address`."""
+    with Rtnetlink() as netlink:
+        netlink.add_address(device, ipaddress.ip_address(packed))
+
+
+def remove_address(device: str, packed: bytes) -> None:
+    """Take one (packed) address from a device; see :meth:`Rtnetlink.remove_address`."""
+    with Rtnetlink() as netlink:
+        netlink.remove_address(device, ipaddress.ip_address(packed))
+
+
+@contextlib.contextmanager
+def _translated(
+    operation: str, *, absent_is_fine: bool = False, present_is_fine: bool = False
+) -> Iterator[None]:
+    try:
+        yield
+    except NetlinkError as error:
+        if absent_is_fine and error.code in _ABSENT:
+            return
+        if present_is_fine and error.code == errno.EEXIST:
+            return
+        raise refused(operation, OSError(error.code, str(error))) from error
+    except OSError as error:
+        if absent_is_fine and error.errno in _ABSENT:
+            return
+        raise refused(operation, error) from error
+
+
+def _family(version: int) -> int:
+    return socket.AF_INET if version == 4 else socket.AF_INET6
+
+
+def _address_arguments(device: str, address: IpAddress) -> dict[str, Any]:
+    arguments: dict[str, Any] = {
+        "index": socket.if_nametoindex(device),
+        "address": str(address),
+        "prefixlen": address.max_prefixlen,
+        "family": _family(address.version),
+    }
+    if address.version == 6:
+        arguments["flags"] = _IFA_F_NODAD
+    return arguments
+
+
+def _route_arguments(route: Route) -> dict[str, Any]:
+    arguments: dict[str, Any] = {
+        "family": _family(route.destination.version),
+        "dst": str(route.destination),
+        "type": route.kind.name.lower(),
+        "table": route.table,
+        "priority": route.metric,
+        "proto": ROUTE_PROTOCOL,
+    }
+    if route.device is not None:
+        arguments["oif"] = socket.if_nametoindex(route.device)
+    if route.source is not None:
+        arguments["prefsrc"] = str(route.source)
+    if route.mtu:
+        headers = 40 if route.destination.version == 4 else 60  # IP and TCP without options
+        arguments["metrics"] = {"mtu": route.mtu, "advmss": route.mtu - headers}
+    return arguments
+
+
+def _rule_arguments(version: int, preference: int, unless_mark: int, table: int) -> dict[str, Any]:
+    return {
+        "family": _family(version),
+        "priority": preference,
+        "table": table,
+        "fwmark": unless_mark,
+        "fwmask": _WHOLE_MARK,
+        "flags": _FIB_RULE_INVERT,
+        "protocol": ROUTE_PROTOCOL,
+    }
+
+
+def _parse_route(message: Any, family: int) -> Route | None:  # noqa: ANN401 - pyroute2 has no types
+    """Return our view of a route, or None for kinds that we never install."""
+    if message["type"] not in (RouteKind.UNICAST.value, RouteKind.UNREACHABLE.value):
+        return None
+    default = "0.0.0.0" if family == socket.AF_INET else "::"
+    destination = f"{message.get_attr('RTA_DST') or default}/{message['dst_len']}"
+    kind = RouteKind(message["type"])
+    index, source = message.get_attr("RTA_OIF"), message.get_attr("RTA_PREFSRC")
+    metrics = message.get_attr("RTA_METRICS")
+    return Route(
+        destination=ipaddress.ip_network(destination),
+        kind=kind,
+        table=message.get_attr("RTA_TABLE"),
+        metric=message.get_attr("RTA_PRIORITY") or 0,
+        device=_device_name(index) if kind is RouteKind.UNICAST else None,
+        source=ipaddress.ip_address(source) if source else None,
+        mtu=(metrics.get_attr("RTAX_MTU") or 0) if metrics else 0,
+    )
+
+
+def _device_name(index: int | None) -> str | None:
+    try:
+        return socket.if_indextoname(index) if index else None
+    except OSError:  # it vanished between the two questions
+        return None
+
+
+def _next_hop_devices(message: Any) -> list[int]:  # noqa: ANN401 - pyroute2 has no types
+    hops = message.get_attr("RTA_MULTIPATH")
+    if hops:
+        return [hop["oif"] for hop in hops]
+    index = message.get_attr("RTA_OIF")
+    return [index] if index else []

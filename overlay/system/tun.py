@@ -1,0 +1,217 @@
+"""A TUN device: the kernel's door for plain IP packets of the source and of the exit.
+
+The device is not persistent: it vanishes with the last descriptor of the process, also
+after ``kill -9``, and takes its addresses and routes along.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+import struct
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, Self
+
+import trio
+
+from overlay.errors import BackendError
+from overlay.system.failures import PRIVILEGE_REMEDY, refused
+
+__all__ = ["MIN_MTU", "TunDevice"]
+
+MIN_MTU: Final = 1280
+"""Below it Linux takes IPv6 off the device (RFC 8200, section 5); routes may carry less."""
+
+_MAX_MTU: Final = 65_535
+_CLONE_DEVICE: Final = Path("/dev/net/tun")
+
+# From Linux's if_tun.h and sockios.h.
+_TUNSETIFF: Final = 0x400454CA
+_IFF_TUN: Final = 0x0001
+_IFF_NO_PI: Final = 0x1000
+_SIOCGIFFLAGS: Final = 0x8913
+_SIOCSIFFLAGS: Final = 0x8914
+_SIOCSIFMTU: Final = 0x8922
+_IFF_UP: Final = 0x0001
+
+_PACKETS_PER_BATCH: Final = 256
+
+_QUIET_IPV6: Final = (
+    ("addr_gen_mode", 1),  # no link-local address, so nothing to announce
+    ("accept_ra", 0),
+    ("autoconf", 0),
+    ("router_solicitations", 0),
+    ("accept_redirects", 0),
+)
+
+
+class TunDevice:
+    """One TUN device of plain IP packets (no packet information header); a context manager.
+
+    ``counters``: ``read``, ``written``, ``dropped_noise`` (multicast of the kernel's own,
+    such as MLD) and ``dropped_write`` (what the kernel did not take).
+    """
+
+    def __init__(self, descriptor: int, name: str, mtu: int) -> None:
+        """Take over an attached descriptor; callers want :meth:`open`."""
+        self._descriptor = descriptor
+        self.name = name
+        self.mtu = mtu
+        self.counters: Counter[str] = Counter()
+
+    @classmethod
+    def open(cls, name: str, mtu: int) -> Self:
+        """Create a device, silence it, and set it up.
+
+        Args:
+            name: its name, or a template: ``anon%d`` gives the first free ``anonN``.
+            mtu: bytes of the largest IP packet, from 1280 to 65535.
+
+        Raises:
+            ValueError: the MTU is out of range or the name too long (15 bytes).
+            BackendError: there is no /dev/net/tun, no permission, or the name is taken.
+        """
+        if not MIN_MTU <= mtu <= _MAX_MTU:
+            raise ValueError(f"a TUN device's MTU must be from {MIN_MTU} to {_MAX_MTU}, not {mtu}.")
+        if not 0 < len(name.encode()) <= 15:
+            raise ValueError(f"a device's name has 1 to 15 bytes, which {name!r} has not.")
+        descriptor = _open_clone_device()
+        try:
+            actual = _attach(descriptor, name)
+            _quieten(actual)
+            _set_up(actual, mtu)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return cls(descriptor, actual, mtu)
+
+    @property
+    def index(self) -> int:
+        """The kernel's number of the device."""
+        return socket.if_nametoindex(self.name)
+
+    async def read_batch(self) -> list[bytes]:
+        """Wait until the kernel routed something here, then return it all, up to a bound.
+
+        Multicast is left out: it is the kernel's own noise, never a circuit's traffic.
+
+        Raises:
+            BackendError: somebody removed the device.
+            trio.ClosedResourceError: it was closed.
+        """
+        if self._descriptor < 0:
+            raise trio.ClosedResourceError
+        await trio.lowlevel.wait_readable(self._descriptor)
+        packets: list[bytes] = []
+        for _ in range(_PACKETS_PER_BATCH):
+            packet = self._read()
+            if packet is None:
+                break
+            if _is_multicast(packet):
+                self.counters["dropped_noise"] += 1
+            else:
+                packets.append(packet)
+        self.counters["read"] += len(packets)
+        return packets
+
+    def write_batch(self, packets: Sequence[bytes]) -> None:
+        """Hand packets to the kernel without waiting; what it does not take is counted."""
+        descriptor, dropped = self._descriptor, 0
+        for packet in packets:
+            try:
+                os.write(descriptor, packet)
+            except OSError:
+                dropped += 1
+        self.counters["written"] += len(packets) - dropped
+        self.counters["dropped_write"] += dropped
+
+    def close(self) -> None:
+        """Remove the device; a task that waits in :meth:`read_batch` is woken."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            with contextlib.suppress(RuntimeError):  # outside trio nobody waits
+                trio.lowlevel.notify_closing(descriptor)
+            os.close(descriptor)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _read(self) -> bytes | None:
+        try:
+            return os.read(self._descriptor, _MAX_MTU)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            raise refused(
+                f"reading the TUN device {self.name}",
+                error,
+                "the device was removed or set down, so restart the node",
+            ) from error
+
+
+def _is_multicast(packet: bytes) -> bool:
+    """Tell whether the destination is multicast or broadcast (224.0.0.0/3, ff00::/8)."""
+    if packet[0] >> 4 == 4:
+        return len(packet) < 20 or packet[16] >= 224
+    return len(packet) < 40 or packet[24] == 0xFF
+
+
+def _open_clone_device() -> int:
+    try:
+        return os.open(_CLONE_DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        remedy = "load the kernel's driver with `modprobe tun`, or pass the device to the container"
+        raise refused(f"opening {_CLONE_DEVICE}", error, remedy) from error
+    except PermissionError as error:
+        remedy = f"run as root, or allow it with `chmod 0666 {_CLONE_DEVICE}`"
+        raise refused(f"opening {_CLONE_DEVICE}", error, remedy) from error
+    except OSError as error:
+        remedy = "load the kernel's driver with `modprobe tun`"
+        raise refused(f"opening {_CLONE_DEVICE}", error, remedy) from error
+
+
+def _attach(descriptor: int, name: str) -> str:
+    request = struct.pack("16sH22x", name.encode(), _IFF_TUN | _IFF_NO_PI)
+    try:
+        answer = fcntl.ioctl(descriptor, _TUNSETIFF, request)
+    except OSError as error:
+        raise _attach_error(name, error) from error
+    return answer[:16].rstrip(b"\0").decode()
+
+
+def _attach_error(name: str, error: OSError) -> BackendError:
+    if error.errno == errno.EBUSY:
+        remedy = "another process uses a device of this name, so stop it or set another name"
+    elif error.errno in (errno.EPERM, errno.EACCES):
+        remedy = PRIVILEGE_REMEDY
+    else:
+        remedy = "check the device's name in the settings"
+    return refused(f"creating the TUN device {name}", error, remedy)
+
+
+def _quieten(name: str) -> None:
+    """Keep IPv6 from talking on its own; where settings are read-only, reading filters it."""
+    for setting, value in _QUIET_IPV6:
+        with contextlib.suppress(OSError):
+            Path("/proc/sys/net/ipv6/conf", name, setting).write_text(str(value))
+
+
+def _set_up(name: str, mtu: int) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        try:
+            fcntl.ioctl(control, _SIOCSIFMTU, struct.pack("16si20x", name.encode(), mtu))
+            request = struct.pack("16sH22x", name.encode(), 0)
+            (flags,) = struct.unpack_from("H", fcntl.ioctl(control, _SIOCGIFFLAGS, request), 16)
+            fcntl.ioctl(
+                control, _SIOCSIFFLAGS, struct.pack("16sH22x", name.encode(), flags | _IFF_UP)
+            )
+        except OSError as error:
+            raise refused(f"setting up the TUN device {name}", error) from error

@@ -1,0 +1,109 @@
+"""The ``pad`` strategy: every link packet as long as the link allows, and dummies at random.
+
+All packets of a link get one size (RFC 4303, section 2.7), so that sizes tell nothing. When a
+rate is set, each link also carries dummy packets (section 2.6) whose times form a Poisson
+process. Padding hides sizes for good; dummies alone only add noise, which a longer
+observation averages out (``docs/how-to-break.md`` has the figures).
+
+Because a Poisson process has no memory, the gap that follows a late call is drawn from the
+time of that call: the process is the same, and dummies missed during a sleep are not made up
+for in a burst that would show the sleep.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import ClassVar, Final
+
+from overlay.tfc.strategy import LinkHandle
+
+__all__ = ["MAX_DUMMY_RATE_PPS", "PadSettings", "PadTfc"]
+
+MAX_DUMMY_RATE_PPS: Final = 1000.0
+"""Beyond one a millisecond the timer's own grain would show, and the link be full (12 Mbit/s)."""
+
+_STALE_ENTRIES: Final = 32
+"""How many entries of closed links the heap may hold beside as many as there are open ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class PadSettings:
+    """Settings of the ``pad`` strategy.
+
+    Attributes:
+        dummy_rate_pps: mean number of dummy packets a second on each link, 0 (none) to 1000.
+    """
+
+    dummy_rate_pps: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.dummy_rate_pps <= MAX_DUMMY_RATE_PPS:
+            raise ValueError(
+                f"dummy_rate_pps must lie between 0 and {MAX_DUMMY_RATE_PPS:g} packets a second, "
+                f"not {self.dummy_rate_pps}."
+            )
+
+
+class PadTfc:
+    """Pad to the link's MTU and draw dummies (implements ``TfcStrategy``).
+
+    Owns one deadline for each open link, in a heap; entries of closed links are skipped, and
+    swept out before they outnumber the open ones.
+    """
+
+    settings_type: ClassVar[type[PadSettings]] = PadSettings
+
+    def __init__(self, settings: PadSettings, rng: Random) -> None:
+        self._rate_pps = settings.dummy_rate_pps
+        self._rng = rng
+        self._deadlines: dict[LinkHandle, float] = {}
+        self._heap: list[tuple[float, LinkHandle]] = []
+
+    def pad_to(self, link_mtu: int) -> int:
+        """Return ``link_mtu``: all packets get the largest size."""
+        return link_mtu
+
+    def link_opened(self, link: LinkHandle, now: float) -> None:
+        """Start the link's Poisson process, or start it anew."""
+        if self._rate_pps > 0.0:
+            self._draw(link, now)
+
+    def link_closed(self, link: LinkHandle) -> None:
+        """End the link's process; an unknown link is no error."""
+        self._deadlines.pop(link, None)
+        self._sweep()
+
+    def next_deadline(self) -> float:
+        """Return the earliest time at which a link is due, ``math.inf`` if none ever is."""
+        return self._heap[0][0] if self._heap else math.inf
+
+    def due(self, now: float) -> Sequence[LinkHandle]:
+        """Return each link whose time has come, once, however late the call is."""
+        links: list[LinkHandle] = []
+        while self._heap and self._heap[0][0] <= now:
+            deadline, link = heapq.heappop(self._heap)
+            if self._deadlines.get(link) == deadline:
+                links.append(link)
+        for link in links:
+            self._draw(link, now)
+        self._sweep()
+        return links
+
+    def _draw(self, link: LinkHandle, now: float) -> None:
+        """Set a link's next time, strictly after ``now`` even where a float's grain is coarse."""
+        deadline = max(now + self._rng.expovariate(self._rate_pps), math.nextafter(now, math.inf))
+        self._deadlines[link] = deadline
+        heapq.heappush(self._heap, (deadline, link))
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Keep a live entry on top of the heap, and the heap in proportion to the links."""
+        if len(self._heap) > 2 * len(self._deadlines) + _STALE_ENTRIES:
+            self._heap = [(deadline, link) for link, deadline in self._deadlines.items()]
+            heapq.heapify(self._heap)
+        while self._heap and self._deadlines.get(self._heap[0][1]) != self._heap[0][0]:
+            heapq.heappop(self._heap)

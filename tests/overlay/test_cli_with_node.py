@@ -1,0 +1,155 @@
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from overlay.cli.main import main
+
+FAKE_NODE = str(Path(__file__).with_name("fake_control.py"))
+TIMEOUT_S = 20
+BUG = "ERROR overlay.control.server: control.bug cause=RuntimeError"
+"""What the fake node logs when it is asked for its bug: the only line at this level."""
+
+
+@contextlib.contextmanager
+def started_node(configuration, *arguments):
+    command = [sys.executable, FAKE_NODE, "up", "--config", str(configuration), *arguments]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def configuration(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("node")
+    assert main(["init", "--dir", str(directory), "--network-id", "test"]) == 0
+    return directory / "overlay.toml"
+
+
+@pytest.fixture(scope="module")
+def node(configuration):
+    """A process of ``overlay up`` with a fake node, up."""
+    with started_node(configuration) as process:
+        assert process.stdout.readline().startswith("Node fd6d:6978:")
+        yield configuration
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=TIMEOUT_S)
+        assert (process.returncode, out) == (0, "")
+        assert {line.split(" ", 2)[2] for line in err.splitlines()} <= {BUG}
+
+
+@pytest.fixture
+def overlay(node, capsys):
+    """Run a command in this process against the fake node."""
+
+    def run(*arguments):
+        status = main([*arguments, "--config", str(node)])
+        return status, *capsys.readouterr()
+
+    return run
+
+
+def test_status_is_readable_and_its_json_complete(overlay):
+    status, out, err = overlay("status")
+    assert (status, err) == (0, "")
+    assert "up for:           1h 02m" in out
+    assert "mix-nodes known:  6, of which exits 2" in out
+    report = json.loads(overlay("status", "--json")[1])
+    assert (report["contacts"], report["protected"]) == (7, ["192.0.2.7/32"])
+
+
+def test_peers_are_a_table_with_one_line_each(overlay):
+    _status, out, _err = overlay("peers")
+    heading, row = out.splitlines()
+    assert heading.split()[:3] == ["NODE", "OVERLAY", "ADDRESS"]
+    assert row.split()[:3] == ["cd" * 20, "fd6d:6978::8", "198.51.100.1:4500"]
+    assert row.index("accept *:*") == heading.index("EXIT POLICY")
+    assert json.loads(overlay("peers", "--json")[1])[0]["linked"] is True
+
+
+def test_path_is_opened_listed_and_closed(overlay):
+    status, out, _err = overlay("path", "open", "192.0.2.7", "--hops", "2", "--via", "fd6d:6978::8")
+    assert status == 0
+    assert "hop 2:          fd6d:6978::9" in out
+    listed = json.loads(overlay("path", "list", "--json")[1])
+    assert [path["destination"] for path in listed] == ["192.0.2.7/32"]
+    assert "fd6d:6978::8 > fd6d:6978::9" in overlay("path", "list")[1]
+    assert overlay("path", "close", str(listed[0]["number"]))[1] == "Closed 1 path.\n"
+    assert json.loads(overlay("path", "close", "--all", "--json")[1]) == {"closed": 0}
+    assert overlay("path", "list")[1].startswith("No paths are open")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["path", "open", "192.0.2.7", "--strategy", "none-left"], "overlay: no exit fits.\n"),
+        (["path", "close", "9"], "overlay: there is no path 9; open paths: none.\n"),
+    ],
+)
+def test_refusal_of_the_node_is_one_sentence(overlay, arguments, sentence):
+    assert overlay(*arguments) == (1, "", sentence)
+
+
+def test_bug_of_the_node_is_called_one(overlay):
+    status, out, err = overlay("path", "open", "192.0.2.7", "--strategy", "buggy")
+    assert (status, out) == (1, "")
+    assert err.count("\n") == 1
+    assert "this is a bug in overlay" in err
+    assert "Traceback" not in err
+    assert "Traceback" in overlay("--debug", "path", "open", "192.0.2.7", "--strategy", "buggy")[2]
+
+
+def test_socket_option_finds_the_node_without_its_configuration(node, capsys):
+    socket = node.parent / "run" / "control.sock"
+    assert main(["--json", "--socket", str(socket), "status"]) == 0
+    assert json.loads(capsys.readouterr().out)["network_id"] == "test"
+
+
+def test_second_node_on_the_same_socket_is_refused_in_a_sentence(node):
+    with started_node(node) as second:
+        out, err = second.communicate(timeout=TIMEOUT_S)
+    assert (second.returncode, out) == (1, "")
+    assert err.startswith("overlay: a node already runs with this control socket")
+    assert err.count("\n") == 1
+
+
+def test_module_runs_as_the_command_does(node):
+    command = [sys.executable, "-m", "overlay", "path", "list", "--config", str(node)]
+    asked = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
+    assert (asked.returncode, asked.stderr) == (0, "")
+    assert asked.stdout.startswith("No paths are open")
+
+
+def test_reader_that_leaves_early_causes_no_complaint(node):
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "overlay", "status", "--config", str(node)]
+    asked = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, timeout=TIMEOUT_S)
+    os.close(writing)
+    assert (asked.returncode, asked.stderr) == (1, b"")
+
+
+@pytest.mark.parametrize("end", ["stop", signal.SIGINT])
+def test_node_stops_cleanly_and_leaves_no_socket(tmp_path, end, capsys):
+    assert main(["init", "--dir", str(tmp_path)]) == 0
+    configuration = tmp_path / "overlay.toml"
+    with started_node(configuration, "--json", "--listen", "127.0.0.1:4600") as process:
+        up = json.loads(process.stdout.readline())
+        assert up["listen"] == ["127.0.0.1:4600"]
+        socket = Path(up["control_socket"])
+        assert socket.exists()
+        if end == "stop":
+            assert main(["stop", "--config", str(configuration)]) == 0
+        else:
+            process.send_signal(end)
+        out, err = process.communicate(timeout=TIMEOUT_S)
+    assert (process.returncode, out, err) == (0, "", "")
+    assert not socket.exists()

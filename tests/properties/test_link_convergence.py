@@ -1,0 +1,222 @@
+"""Two Links cores over a network that loses, delays, reorders, repeats and invents."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from itertools import count
+from random import Random
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from overlay.addresses import Endpoint
+from overlay.identity import LocalIdentity
+from overlay.link.links import Links
+from overlay.link.model import LinkClosed, LinkEstablished, LinkFailed, LinkPeer, LinkSaRetired
+from overlay.link.settings import LinkSettings
+
+NOW = 1_800_000_000.0
+HARDSHIP_S = 40.0
+SETTINGS = LinkSettings(rekey_after_s=60.0)
+IDENTITIES = [LocalIdentity.generate(Random(number)) for number in range(2)]
+ENDPOINTS = [Endpoint("8.8.8.8", 4500), Endpoint("9.9.9.9", 4500)]
+
+
+class Node:
+    """A core, and a strict reader of its events."""
+
+    def __init__(self, number: int, seed: int, spis: count) -> None:
+        self.number = number
+        self.used: set[int] = set()
+        self.spis = spis
+        self.links = Links(
+            IDENTITIES[number], "lab", SETTINGS, Random(seed), self.allocate, self.used.remove
+        )
+        self.open = False
+        self.ended = 0
+        self.pairs: dict[int, LinkEstablished] = {}
+        self.using: LinkEstablished | None = None
+
+    def allocate(self) -> int:
+        spi = next(self.spis)
+        self.used.add(spi)
+        return spi
+
+    def read_events(self) -> None:
+        for event in self.links.events():
+            assert event.overlay_address == IDENTITIES[1 - self.number].overlay_address
+            if isinstance(event, LinkEstablished):
+                known = self.pairs.get(event.keys.inbound_spi)
+                assert event.rekeyed == (known.rekeyed if known else self.open)
+                assert known is None or (event.keys == known.keys and event.usable)
+                self.open = True
+                self.pairs[event.keys.inbound_spi] = event
+                if event.usable:
+                    self.using = event
+            elif isinstance(event, LinkSaRetired):
+                del self.pairs[event.inbound_spi]
+                assert self.pairs
+                if self.using is not None and self.using.keys.inbound_spi == event.inbound_spi:
+                    self.using = None
+            elif isinstance(event, LinkClosed):
+                assert self.open
+                assert self.pairs
+                self.open, self.using = False, None
+                self.pairs.clear()
+                self.ended += 1
+            else:
+                assert isinstance(event, LinkFailed)
+                assert not self.open
+                self.ended += 1
+
+
+class World:
+    """One event heap: datagrams in flight; the cores' deadlines are looked up."""
+
+    def __init__(self, seed: int, loss: float, delay_s: float, repeat: float) -> None:
+        self.rng = Random(seed)
+        self.loss, self.delay_s, self.repeat = loss, delay_s, repeat
+        spis = count(1000)
+        self.nodes = [Node(number, seed + number, spis) for number in range(2)]
+        self.order = count()
+        self.flying: list[tuple[float, int, int, bytes]] = []
+        self.now = NOW
+
+    def pump(self) -> None:
+        for node in self.nodes:
+            node.read_events()
+            for data, endpoint in node.links.datagrams_to_send(self.now):
+                target = ENDPOINTS.index(endpoint)
+                assert target != node.number
+                self.launch(target, data)
+
+    def launch(self, target: int, data: bytes) -> None:
+        copies = 1 + (self.rng.random() < self.repeat)
+        for _ in range(copies):
+            if self.rng.random() >= self.loss:
+                at = self.now + 0.01 + self.rng.random() * self.delay_s
+                heapq.heappush(self.flying, (at, next(self.order), target, data))
+
+    def run(self, until: float) -> None:
+        self.pump()
+        while True:
+            due = min(node.links.next_deadline() for node in self.nodes)
+            landing = self.flying[0][0] if self.flying else math.inf
+            if min(due, landing) > until:
+                break
+            self.now = max(self.now, min(due, landing))
+            if landing <= due:
+                _, _, target, data = heapq.heappop(self.flying)
+                source = ENDPOINTS[1 - target]
+                self.nodes[target].links.receive([(data, source)], self.now)
+                if self.rng.random() < self.repeat:
+                    at = self.rng.randrange(len(data))
+                    forged = (
+                        data[:at] + bytes((data[at] ^ 1 << self.rng.randrange(8),)) + data[at + 1 :]
+                    )
+                    self.nodes[target].links.receive([(forged, source)], self.now)
+            for node in self.nodes:
+                node.links.handle_deadline(self.now)
+                assert node.links.next_deadline() > self.now
+            self.pump()
+        self.now = until
+
+    def act(self, node: int, verb: str) -> None:
+        other = 1 - node
+        links = self.nodes[node].links
+        address = IDENTITIES[other].overlay_address
+        if verb == "connect":
+            links.connect(LinkPeer(address, IDENTITIES[other].link_key, ENDPOINTS[other]), self.now)
+        elif verb == "rekey":
+            links.rekey(address, self.now)
+        elif verb == "packet":
+            # What ESP would tell: the peer used the pair that it deems usable.
+            using = self.nodes[other].using
+            if using is not None:
+                links.first_packet(using.keys.outbound_spi, self.now)
+        elif verb == "close":
+            links.close(address, self.now)
+        else:
+            fresh = Node(node, self.rng.randrange(2**32), self.nodes[node].spis)
+            self.nodes[node] = fresh
+
+
+ACTIONS = st.lists(
+    st.tuples(
+        st.floats(0, HARDSHIP_S),
+        st.integers(0, 1),
+        st.sampled_from(["connect", "connect", "rekey", "rekey", "packet", "close", "restart"]),
+    ),
+    max_size=12,
+)
+
+
+def heal_and_check(world: World) -> None:
+    world.loss = world.repeat = 0.0
+    world.delay_s = 0.02
+    end = world.now
+    for _ in range(2):
+        end += 80.0
+        for number in range(2):
+            world.act(number, "connect")
+        world.run(end)
+    for number in range(2):
+        world.act(number, "connect")
+    world.run(end + 5.0)
+    while world.flying:  # a rekeying may be under way
+        world.run(world.now + 0.1)
+    one, two = (node.using for node in world.nodes)
+    assert one is not None
+    assert two is not None
+    assert one.keys.suite == two.keys.suite
+    assert one.keys.inbound_keymat == two.keys.outbound_keymat
+    assert one.keys.outbound_keymat == two.keys.inbound_keymat
+    assert (one.keys.inbound_spi, one.keys.outbound_spi) == (
+        two.keys.outbound_spi,
+        two.keys.inbound_spi,
+    )
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    loss=st.sampled_from([0.0, 0.2, 0.5]),
+    delay_s=st.sampled_from([0.0, 0.2, 2.0]),
+    repeat=st.sampled_from([0.0, 0.4]),
+    actions=ACTIONS,
+)
+def test_two_nodes_agree_again_whatever_the_network_did(seed, loss, delay_s, repeat, actions):
+    world = World(seed, loss, delay_s, repeat)
+    for at, node, verb in sorted(actions):
+        world.run(NOW + at)
+        world.act(node, verb)
+        world.pump()
+    world.run(NOW + HARDSHIP_S)
+    heal_and_check(world)
+    for node in world.nodes:
+        node.links.close_all(world.now)
+        node.read_events()
+        assert node.used == set()
+        assert not node.open
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    delay_s=st.sampled_from([0.0, 0.2, 1.0]),
+    apart_s=st.floats(0, 0.5),
+    first=st.integers(0, 1),
+)
+def test_crossing_initiations_agree_without_any_loss_of_the_link(seed, delay_s, apart_s, first):
+    world = World(seed, 0.0, delay_s, 0.2)
+    world.act(first, "connect")
+    world.run(NOW + apart_s)
+    world.act(1 - first, "connect")
+    world.run(NOW + 25.0)
+    for number in (first, 1 - first):
+        world.act(number, "rekey")
+        world.run(world.now + apart_s)
+    world.run(NOW + 28.0)
+    heal_and_check(world)
+    assert [node.ended for node in world.nodes] == [0, 0]

@@ -1,0 +1,228 @@
+"""The draw against a brute-force oracle that lists every valid path."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from ipaddress import ip_address
+from random import Random
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from overlay.addresses import Endpoint
+from overlay.dht.descriptor import MixDescriptor, OnionKey, Role
+from overlay.errors import NoSuitablePath
+from overlay.exit_policy import ExitPolicy, parse_exit_rule
+from overlay.selection import uniform
+from overlay.selection.selector import PathRequest
+from overlay.selection.uniform import UniformSelector, network_prefixes
+
+DESTINATION = ip_address("203.0.113.80")
+SOURCE = b"S" * 20
+POLICIES = [
+    ExitPolicy(parse_exit_rule("accept *:443")),
+    ExitPolicy(parse_exit_rule("accept 198.51.100.0/24:*")),
+]
+
+
+def mix(n, *, hosts, relay=True, policy=None, suite=1, esp=3) -> MixDescriptor:
+    roles = {Role.RELAY} if relay else set()
+    return MixDescriptor(
+        network_id="test",
+        identity_key=bytes([n]) * 32,
+        onion_keys=(OnionKey(suite, b"k" * 32),),
+        link_key=b"l" * 32,
+        esp_suites=(esp,),
+        endpoints=tuple(Endpoint(host, 4500) for host in hosts),
+        roles=frozenset(roles | ({Role.EXIT} if policy else set())),
+        exit_policy=policy,
+        bandwidth_kbit=1,
+        sequence=1,
+        valid_from=0,
+        expires=1,
+        encoded=b"",
+    )
+
+
+class Table(dict):
+    def __init__(self, descriptors) -> None:
+        super().__init__({d.node_id: d for d in descriptors})
+
+    def __iter__(self):
+        return iter(self.values())
+
+
+def request(hops, via=(), avoid=()) -> PathRequest:
+    return PathRequest(DESTINATION, hops, SOURCE, 1, 3, tuple(via), frozenset(avoid))
+
+
+def oracle(table, asked, *, distinct=True) -> set[tuple[MixDescriptor, ...]]:
+    """Every valid path, by trying each ordered choice of nodes."""
+    named = tuple(table.get(node_id) for node_id in asked.via)
+    if None in named:
+        return set()
+    return {
+        path
+        for path in itertools.permutations(table, asked.hops)
+        if path[: len(named)] == named
+        and all(d.node_id not in asked.avoid and d.node_id != SOURCE for d in path)
+        and all(d.onion_key(1) and 3 in d.esp_suites for d in path)
+        and all(Role.RELAY in d.roles for d in path[:-1])
+        and path[-1].exit_policy is not None
+        and path[-1].exit_policy.might_permit(DESTINATION)
+        and not (distinct and shares_prefix(path, len(named)))
+    }
+
+
+def shares_prefix(path, named) -> bool:
+    return any(
+        network_prefixes(one) & network_prefixes(other)
+        for (i, one), (j, other) in itertools.combinations(enumerate(path), 2)
+        if max(i, j) >= named
+    )
+
+
+hosts = st.sampled_from(
+    [f"198.{net}.0.{n}" for net in (18, 19, 20, 21) for n in (1, 2)]
+    + [f"2001:db{net}::1" for net in (7, 8, 9)]
+)
+
+
+@st.composite
+def tables(draw):
+    return Table(
+        mix(
+            n,
+            hosts=draw(st.lists(hosts, min_size=1, max_size=3, unique=True)),
+            relay=draw(st.integers(0, 4)) > 0,
+            policy=draw(st.sampled_from([None, POLICIES[0], POLICIES[0], POLICIES[1]])),
+            suite=draw(st.sampled_from([1, 1, 1, 1, 2])),
+            esp=draw(st.sampled_from([3, 3, 3, 3, 4])),
+        )
+        for n in range(draw(st.integers(0, 6)))
+    )
+
+
+@st.composite
+def cases(draw):
+    table = draw(tables())
+    ids = list(table.keys())
+    some = st.lists(st.sampled_from(ids), max_size=2) if ids else st.just([])
+    return table, request(draw(st.integers(1, 5)), draw(some), draw(some))
+
+
+@pytest.mark.parametrize("draws", [0, 50])
+@pytest.mark.parametrize("distinct", [True, False])
+def test_path_is_valid_and_is_found_exactly_if_there_is_one(draws, distinct, monkeypatch):
+    """With no blind draws, the search alone must find it."""
+    monkeypatch.setattr(uniform, "DRAWS", draws)
+    selector = UniformSelector(uniform.UniformSettings(distinct_prefixes=distinct))
+    outcomes = Counter()
+
+    @given(cases(), st.integers(0, 2**32))
+    @settings(max_examples=120, deadline=None)
+    def check(case, seed):
+        table, asked = case
+        valid = oracle(table, asked, distinct=distinct)
+        try:
+            found = selector.select(asked, table, Random(seed))
+        except NoSuitablePath:
+            assert not valid
+        else:
+            assert found.hops in valid
+        outcomes[bool(valid)] += 1
+
+    check()
+    assert min(outcomes[True], outcomes[False]) > 5
+
+
+def chi_squared(counts: Counter, outcomes: int, draws: int) -> float:
+    expected = draws / outcomes
+    seen = sum((count - expected) ** 2 / expected for count in counts.values())
+    return seen + (outcomes - len(counts)) * expected
+
+
+def critical(degrees: int) -> float:
+    """The 99.9 % quantile of chi-squared (Wilson and Hilferty's approximation)."""
+    return degrees * (1 - 2 / (9 * degrees) + 3.0902 * (2 / (9 * degrees)) ** 0.5) ** 3
+
+
+UNEVEN = Table(
+    [
+        # Crowded and lonely prefixes, exits that relay and exits that do not.
+        mix(1, hosts=["198.18.0.1"]),
+        mix(2, hosts=["198.18.0.2"]),
+        mix(3, hosts=["198.18.0.3", "2001:db8::1"]),
+        mix(4, hosts=["198.19.0.1"], policy=POLICIES[0]),
+        mix(5, hosts=["198.20.0.1"], policy=POLICIES[0], relay=False),
+        mix(6, hosts=["2001:db8::2"], policy=POLICIES[0]),
+        mix(7, hosts=["198.21.0.1"]),
+    ]
+)
+
+
+@pytest.mark.parametrize("via", [(), (7,)])
+@pytest.mark.parametrize("hops", [1, 2, 3])
+def test_every_valid_path_is_equally_likely(hops, via):
+    asked = request(hops, [mix(n, hosts=["198.18.0.1"]).node_id for n in via][: hops - 1])
+    valid = oracle(UNEVEN, asked)
+    rng, draws = Random(2024), 40 * len(valid)
+    selector = UniformSelector()
+    counts = Counter(selector.select(asked, UNEVEN, rng).hops for _ in range(draws))
+    assert set(counts) <= valid
+    assert len(valid) > 2
+    assert chi_squared(counts, len(valid), draws) < critical(len(valid) - 1)
+
+
+def test_the_uniformity_test_notices_a_hop_by_hop_draw():
+    """What the module refuses to do, as a check that the test above can fail."""
+    asked = request(3)
+    valid = oracle(UNEVEN, asked)
+    rng, draws = Random(2024), 40 * len(valid)
+
+    def hop_by_hop():
+        while True:
+            path = [rng.choice([d for d in UNEVEN if d.exit_policy])]
+            for _ in range(2):
+                rest = [
+                    d
+                    for d in UNEVEN
+                    if Role.RELAY in d.roles and d not in path and not shares_prefix([*path, d], 0)
+                ]
+                if not rest:
+                    break
+                path.append(rng.choice(rest))
+            if len(path) == 3:
+                return (*path[1:], path[0])
+
+    counts = Counter(hop_by_hop() for _ in range(draws))
+    assert set(counts) <= valid
+    assert chi_squared(counts, len(valid), draws) > critical(len(valid) - 1)
+
+
+def test_equal_seeds_draw_equal_paths():
+    asked = request(3)
+    one, other = Random(9), Random(9)
+    selector = UniformSelector()
+    for _ in range(20):
+        assert selector.select(asked, UNEVEN, one) == selector.select(asked, UNEVEN, other)
+
+
+def test_search_of_one_provider_ends_at_once():
+    """Nodes that all share an IPv6 /32 but no IPv4 /16: pairs would be tried for ever."""
+    relays = [
+        SimpleNamespace(
+            prefixes=(marks := frozenset({b"2001", n.to_bytes(2, "big")})),
+            marks=marks,
+            kind=marks,
+        )
+        for n in range(3000)
+    ]
+    last = SimpleNamespace(prefixes=frozenset({b"exit"}), marks=frozenset({b"exit"}))
+    last.kind = last.marks
+    search = uniform._Search(Random(1))
+    assert search.path([last], relays, 2) is None
+    assert search._scans_left > uniform._SEARCH_SCANS - 10 * len(relays)

@@ -1,0 +1,182 @@
+"""The crawl machine: closes over the overlay, asks holders for the silent, stays bounded."""
+
+from random import Random
+
+import pytest
+from dht_network import make_descriptor, make_identity, public_endpoint
+from overlay.addresses import Endpoint, NodeId
+from overlay.dht.crawl import Crawl
+from overlay.dht.messages import Contact, Contacts, FindNode, FindRecord, Record
+from overlay.dht.routing import distance
+from overlay.dht.settings import DhtSettings
+from overlay.errors import Malformed
+
+OWN = NodeId(bytes(20))
+NOW = 1000.0
+
+
+class World:
+    """Nodes with full routing tables of k per bucket; records are their own keys."""
+
+    def __init__(self, count, k):
+        rng = Random(5)
+        self.k = k
+        self.nodes = {}
+        for number in range(count):
+            node = Contact.of(rng.randbytes(32), public_endpoint(number))
+            self.nodes[node.node_id] = node
+        self.tables = {node_id: self._table(node_id, rng) for node_id in self.nodes}
+        self.silent = set()
+        self.found = []
+        self.asked = []
+
+    def _table(self, own, rng):
+        buckets = {}
+        for other in rng.sample(list(self.nodes.values()), len(self.nodes)):
+            if other.node_id != own:
+                buckets.setdefault(distance(own, other.node_id).bit_length(), []).append(other)
+        return [contact for bucket in buckets.values() for contact in bucket[: self.k]]
+
+    def reply(self, query):
+        match query.request:
+            case FindNode(target):
+                table = self.tables[query.contact.node_id]
+                nearest = sorted(table, key=lambda c: distance(c.node_id, target))
+                return Contacts(tuple(nearest[: self.k]))
+            case FindRecord(key):
+                return Record(key)
+
+    def crawl(self, start, **settings):
+        def verify(record, key):
+            if record != key:
+                raise Malformed("not this one")
+            return key
+
+        return Crawl(
+            OWN,
+            start,
+            DhtSettings(**{"k": self.k, **settings}),
+            verify=verify,
+            on_descriptor=self.found.append,
+            rng=Random(1),
+            now=NOW,
+        )
+
+    def run(self, crawl, reply=None):
+        """Drive to the end; return the largest number of queries in flight."""
+        flying, most = [], 0
+        while not crawl.finished(NOW):
+            flying += crawl.queries(NOW)
+            most = max(most, len(flying))
+            if not flying:
+                continue
+            query = flying.pop(0)
+            self.asked.append(query)
+            if query.contact.node_id in self.silent:
+                crawl.failed(query)
+            else:
+                crawl.answered(query, (reply or self.reply)(query))
+        return most
+
+
+def test_crawl_closes_over_the_whole_overlay_from_one_contact():
+    world = World(400, 8)
+    start = next(iter(world.nodes.values()))
+    crawl = world.crawl([start], crawl_in_flight=16)
+    assert world.run(crawl) == 16
+    assert len(world.found) == len(set(world.found)) == crawl.descriptors == 400
+    assert len(world.asked) == 3 * 400
+
+
+def test_silent_nodes_descriptors_come_from_the_nearest_that_answered():
+    world = World(60, 8)
+    world.silent = set(list(world.nodes)[1:20])
+    crawl = world.crawl([next(iter(world.nodes.values()))])
+    world.run(crawl)
+    assert set(world.found) == set(world.nodes)
+    for query in world.asked:
+        if isinstance(query.request, FindRecord) and query.request.key != query.contact.node_id:
+            living = [c for c in world.nodes.values() if c.node_id not in world.silent]
+            key = query.request.key
+            nearest = sorted(living, key=lambda c: distance(c.node_id, key))[:3]
+            assert query.contact in nearest
+
+
+def test_overlay_without_any_answer_ends_the_crawl():
+    world = World(9, 8)
+    world.silent = set(world.nodes)
+    crawl = world.crawl(world.nodes.values())
+    world.run(crawl)
+    assert crawl.descriptors == 0
+
+
+def test_crawl_of_nothing_is_over_at_once():
+    assert World(9, 8).crawl([]).finished(NOW)
+
+
+def test_wrong_records_are_counted_not_delivered():
+    world = World(9, 8)
+    crawl = world.crawl(world.nodes.values())
+    world.run(crawl, lambda query: Record(b"junk"))
+    assert world.found == []
+    assert crawl.refused_records == 27 - 18  # nine records asked for; contacts were no contacts
+
+
+def test_number_of_nodes_is_bounded():
+    world = World(200, 8)
+    crawl = world.crawl([next(iter(world.nodes.values()))], crawl_max_nodes=50)
+    world.run(crawl)
+    assert crawl.descriptors == 50
+
+
+def test_liar_that_invents_nodes_is_left_soon():
+    rng = Random(3)
+    world = World(9, 8)
+    liar = next(iter(world.nodes.values()))
+
+    def lie(query):
+        if isinstance(query.request, FindRecord):
+            return world.reply(query)
+        return Contacts(
+            tuple(
+                Contact.of(rng.randbytes(32), public_endpoint(rng.randrange(60_000)))
+                for _ in range(20)
+            )
+        )
+
+    crawl = world.crawl([liar])
+    flying = 0
+    while not crawl.finished(NOW):
+        for query in crawl.queries(NOW):
+            flying += 1
+            assert flying < 100
+            if query.contact == liar:
+                crawl.answered(query, lie(query))
+            else:
+                crawl.failed(query)
+    assert crawl.descriptors >= 1
+
+
+@pytest.mark.parametrize(
+    ("endpoints", "limit"),
+    [([Endpoint("80.1.2.3", 4500)] * 9, 3), ([Endpoint("80.1.2.3", n) for n in range(1, 10)], 5)],
+)
+def test_one_endpoint_and_one_subnet_are_asked_a_few_times_only(endpoints, limit):
+    world = World(9, 8)
+    crowd = [Contact.of(bytes([n]) * 32, endpoint) for n, endpoint in enumerate(endpoints)]
+    crawl = world.crawl(crowd, crawl_subnet_limit=5)
+    assert len(crawl.queries(NOW)) == limit
+
+
+def test_time_budget_ends_the_crawl():
+    world = World(9, 8)
+    crawl = world.crawl(world.nodes.values(), crawl_time_s=10)
+    assert crawl.next_deadline() == NOW + 10
+    assert crawl.queries(NOW + 10) == []
+    assert crawl.finished(NOW + 10)
+
+
+def test_own_id_is_never_asked():
+    me = Contact(OWN, public_endpoint(1), make_identity(1).identity_key)
+    assert World(9, 8).crawl([me]).queries(NOW) == []
+    assert make_descriptor(make_identity(1), public_endpoint(1)).node_id != OWN

@@ -1,0 +1,196 @@
+"""The lookup machine: alpha in flight, budgets, the dead stay dead, disjoint paths."""
+
+from random import Random
+
+import pytest
+from dht_network import public_endpoint
+from overlay.addresses import NodeId
+from overlay.dht.lookup import Lookup
+from overlay.dht.messages import Contact, Contacts, Pong
+from overlay.dht.routing import distance
+from overlay.dht.settings import DhtSettings
+
+TARGET = NodeId(b"\x80" * 20)
+OWN = NodeId(bytes(20))
+NOW = 1000.0
+
+
+class World:
+    """Nodes that know each other as Kademlia prescribes; some are dead."""
+
+    def __init__(self, count, k, *, dead=0.0, seed=1):
+        rng = Random(seed)
+        self.k = k
+        self.nodes = [Contact.of(rng.randbytes(32), public_endpoint(n)) for n in range(count)]
+        self.dead = {node.node_id for node in self.nodes if rng.random() < dead}
+        self.known = {node.node_id: rng.sample(self.nodes, 3 * k) for node in self.nodes}
+        for node in self.nodes:
+            self.known[node.node_id] += self.nearest(node.node_id)[:k]
+        self.rng = rng
+
+    def nearest(self, target, among=None):
+        return sorted(among or self.nodes, key=lambda c: distance(c.node_id, target))
+
+    def reply(self, query):
+        known = self.known[query.contact.node_id]
+        return Contacts(tuple(self.nearest(TARGET, known)[: self.k]))
+
+    def run(self, lookup):
+        """Answer in random order; return how many queries were in flight at most, and in all."""
+        flying, most, total = [], 0, 0
+        while not lookup.finished(NOW):
+            fresh = lookup.queries(NOW)
+            flying += fresh
+            total += len(fresh)
+            most = max(most, len(flying))
+            query = flying.pop(self.rng.randrange(len(flying)))
+            if query.contact.node_id in self.dead:
+                lookup.failed(query)
+            else:
+                lookup.answered(query, self.reply(query))
+        return most, total
+
+
+def make_lookup(world, **settings):
+    values = {"k": world.k, "alpha": 4, "disjoint_paths": 2, **settings}
+    start = world.rng.sample(world.nodes, world.k)
+    return Lookup(TARGET, OWN, start, DhtSettings(**values), NOW)
+
+
+@pytest.mark.parametrize("paths", [1, 2, 4])
+def test_lookup_finds_the_true_nearest(paths):
+    world = World(150, 8)
+    lookup = make_lookup(world, disjoint_paths=paths)
+    most, _ = world.run(lookup)
+    found = lookup.closest()
+    assert len(set(found) & set(world.nearest(TARGET)[:8])) >= 7
+    assert most == 4
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_dead_are_never_returned_nor_asked_twice(seed):
+    world = World(150, 8, dead=0.3, seed=seed)
+    lookup = make_lookup(world)
+    _, total = world.run(lookup)
+    found = {contact.node_id for contact in lookup.closest()}
+    living = [node for node in world.nodes if node.node_id not in world.dead]
+    assert not found & world.dead
+    assert len(found & {c.node_id for c in world.nearest(TARGET, living)[:8]}) >= 6
+    assert total < 100
+
+
+def test_failed_peer_that_another_mentions_is_not_asked_again():
+    peers = [Contact.of(bytes([n]) * 32, public_endpoint(n)) for n in range(3)]
+    lookup = Lookup(TARGET, OWN, peers[:2], DhtSettings(disjoint_paths=1), NOW)
+    first, second = lookup.queries(NOW)
+    lookup.failed(first)
+    lookup.answered(second, Contacts((first.contact, peers[2])))
+    (third,) = lookup.queries(NOW)
+    assert third.contact == peers[2]
+    lookup.answered(third, Contacts((first.contact,)))
+    assert lookup.finished(NOW)
+    assert set(lookup.closest()) == {second.contact, third.contact}
+
+
+def test_lookup_without_contacts_is_over_at_once():
+    lookup = Lookup(TARGET, OWN, [], DhtSettings(), NOW)
+    assert lookup.queries(NOW) == []
+    assert lookup.finished(NOW)
+    assert lookup.closest() == []
+
+
+def test_own_id_is_never_asked():
+    me = Contact(OWN, public_endpoint(1), b"m" * 32)
+    lookup = Lookup(TARGET, OWN, [me], DhtSettings(), NOW)
+    assert lookup.queries(NOW) == []
+
+
+def inventor(lookup, rng, *, most=5000):
+    """Answer every query with ever nearer ids; return the number of queries."""
+    total = 0
+    while not lookup.finished(NOW) and total < most:
+        for query in lookup.queries(NOW):
+            total += 1
+            near = distance(query.contact.node_id, TARGET) // 2
+            node_id = NodeId((near ^ int.from_bytes(TARGET, "big")).to_bytes(20, "big"))
+            endpoint = public_endpoint(rng.randrange(50_000))
+            lookup.answered(query, Contacts((Contact(node_id, endpoint, rng.randbytes(32)),)))
+    return total
+
+
+def test_inventor_of_nearer_ids_is_left_after_the_hop_budget():
+    settings = DhtSettings(k=4, lookup_max_hops=10)
+    start = [Contact.of(b"s" * 32, public_endpoint(1))]
+    assert inventor(Lookup(TARGET, OWN, start, settings, NOW), Random(1)) == 11
+
+
+def test_query_budget_ends_a_lookup():
+    settings = DhtSettings(k=20, lookup_max_hops=64, lookup_max_queries=7, disjoint_paths=1)
+    start = [Contact.of(b"s" * 32, public_endpoint(1))]
+    lookup = Lookup(TARGET, OWN, start, settings, NOW)
+    assert inventor(lookup, Random(1)) == 7
+    assert len(lookup.closest()) == 7
+
+
+def test_time_budget_ends_a_lookup_with_what_it_has():
+    peers = [Contact.of(bytes([n]) * 32, public_endpoint(n)) for n in range(3)]
+    lookup = Lookup(TARGET, OWN, peers, DhtSettings(lookup_time_s=20), NOW)
+    first, *_ = lookup.queries(NOW)
+    lookup.answered(first, Contacts(()))
+    assert not lookup.finished(NOW + 19)
+    assert lookup.next_deadline() == NOW + 20
+    assert lookup.finished(NOW + 20)
+    assert lookup.queries(NOW + 20) == []
+    assert lookup.closest() == [first.contact]
+
+
+def test_one_endpoint_is_asked_under_three_ids_only():
+    here = public_endpoint(7)
+    peers = [Contact.of(bytes([n]) * 32, here) for n in range(20)]
+    honest = Contact.of(b"h" * 32, public_endpoint(8))
+    lookup = Lookup(TARGET, OWN, [*peers, honest], DhtSettings(disjoint_paths=1, alpha=20), NOW)
+    asked = [query.contact for query in lookup.queries(NOW)]
+    assert len([contact for contact in asked if contact.endpoint == here]) == 3
+    assert honest in asked
+
+
+def test_a_path_follows_only_what_it_learned_itself():
+    liar, honest = (Contact.of(bytes([n]) * 32, public_endpoint(n)) for n in (1, 2))
+    lookup = Lookup(TARGET, OWN, [liar, honest], DhtSettings(k=2, disjoint_paths=2, alpha=2), NOW)
+    by_contact = {query.contact: query for query in lookup.queries(NOW)}
+    accomplices = tuple(
+        Contact(NodeId(TARGET[:-1] + bytes([n])), public_endpoint(50 + n), b"x" * 32)
+        for n in range(2)
+    )
+    lookup.answered(by_contact[liar], Contacts(accomplices))
+    friend = Contact.of(b"f" * 32, public_endpoint(9))
+    lookup.answered(by_contact[honest], Contacts((friend,)))
+    asked = {query.contact for query in lookup.queries(NOW)}
+    assert friend in asked  # though the accomplices, on the other path, are nearer
+
+
+def test_every_node_is_asked_by_one_path_only():
+    shared = Contact.of(b"s" * 32, public_endpoint(9))
+    peers = [Contact.of(bytes([n]) * 32, public_endpoint(n)) for n in (1, 2)]
+    lookup = Lookup(TARGET, OWN, peers, DhtSettings(disjoint_paths=2), NOW)
+    for query in lookup.queries(NOW):
+        lookup.answered(query, Contacts((shared,)))
+    assert [query.contact for query in lookup.queries(NOW)] == [shared]
+
+
+def test_reply_of_another_kind_counts_as_an_answer_without_contacts():
+    peer = Contact.of(b"p" * 32, public_endpoint(1))
+    lookup = Lookup(TARGET, OWN, [peer], DhtSettings(), NOW)
+    (query,) = lookup.queries(NOW)
+    lookup.answered(query, Pong())
+    assert lookup.finished(NOW)
+    assert lookup.closest() == [peer]
+
+
+def test_memory_of_a_path_is_bounded():
+    rng = Random(1)
+    peers = [Contact.of(rng.randbytes(32), public_endpoint(n)) for n in range(300)]
+    lookup = Lookup(TARGET, OWN, peers, DhtSettings(k=4, disjoint_paths=1), NOW)
+    assert len(lookup._paths[0].order) == len(lookup._paths[0].candidates) == 32
+    nearest = min(peers, key=lambda c: distance(c.node_id, TARGET))
+    assert lookup.queries(NOW)[0].contact == nearest

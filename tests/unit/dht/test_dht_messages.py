@@ -1,0 +1,88 @@
+"""Bodies: strict layouts, and contacts that prove nothing but their form."""
+
+import pytest
+from overlay.addresses import Endpoint
+from overlay.dht.messages import (
+    Contact,
+    Contacts,
+    Kind,
+    parse_reply,
+    parse_request,
+)
+from overlay.errors import Malformed
+from overlay.identity import node_id_of
+
+V4 = Contact.of(b"k" * 32, Endpoint("80.1.2.3", 4500))
+V6 = Contact.of(b"q" * 32, Endpoint("2a00::1", 1))
+
+
+@pytest.mark.parametrize(("contact", "size"), [(V4, 38), (V6, 50)])
+def test_contact_round_trip_and_its_id_is_a_hash_of_its_key(contact, size):
+    assert len(contact.encode()) == size
+    assert Contact.decode(contact.encode()) == contact
+    assert contact.node_id == node_id_of(contact.identity_key)
+
+
+@pytest.mark.parametrize(
+    "packed", [b"", b"x" * 37, b"x" * 39, b"x" * 51, "x" * 38, None, 5, [1, 2, 3]]
+)
+def test_other_shapes_are_no_contacts(packed):
+    with pytest.raises(Malformed):
+        Contact.decode(packed)
+
+
+def test_contact_with_port_zero_is_none():
+    with pytest.raises(Malformed):
+        Contact.decode(b"\x50\1\2\3\0\0" + b"k" * 32)
+
+
+def test_bad_and_repeated_contacts_are_left_out_and_counted():
+    entries = [V4.encode(), b"junk", V4.encode(), V6.encode(), 7]
+    assert parse_reply(Kind.CONTACTS, [entries]) == Contacts((V4, V6), refused=3)
+
+
+def test_more_contacts_than_a_datagram_could_hold_are_refused():
+    parse_reply(Kind.CONTACTS, [[b""] * 32])
+    with pytest.raises(Malformed):
+        parse_reply(Kind.CONTACTS, [[b""] * 33])
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        (Kind.PING, [1]),
+        (Kind.FIND_NODE, []),
+        (Kind.FIND_NODE, [b"x" * 19]),
+        (Kind.FIND_NODE, [b"x" * 21]),
+        (Kind.FIND_NODE, ["x" * 20]),
+        (Kind.FIND_RECORD, [None]),
+        (Kind.STORE, [b""]),
+        (Kind.STORE, [b"x" * 1001]),
+        (Kind.LEAVE, [-1]),
+        (Kind.LEAVE, [True]),
+        (Kind.LEAVE, [1.0]),
+        (Kind.PONG, []),
+    ],
+)
+def test_request_bodies_of_another_layout_are_malformed(kind, body):
+    with pytest.raises(Malformed):
+        parse_request(kind, body)
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        (Kind.PONG, [0]),
+        (Kind.CONTACTS, []),
+        (Kind.CONTACTS, [b"x"]),
+        (Kind.RECORD, [b""]),
+        (Kind.RECORD, [b"x" * 1001]),
+        (Kind.STORED, [1]),
+        (Kind.STORED, []),
+        (Kind.LEFT, [b""]),
+        (Kind.PING, []),
+    ],
+)
+def test_reply_bodies_of_another_layout_are_malformed(kind, body):
+    with pytest.raises(Malformed):
+        parse_reply(kind, body)

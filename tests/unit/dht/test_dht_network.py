@@ -1,0 +1,427 @@
+"""Whole overlays in memory: joining, crawling, hardship, leaving, and liars."""
+
+from random import Random
+
+import pytest
+from dht_network import (
+    Network,
+    grown,
+    make_descriptor,
+    make_identity,
+    public_endpoint,
+)
+from overlay.addresses import Endpoint
+from overlay.dht.envelope import Envelopes, UnverifiedRequest, network_tag, parse_datagram
+from overlay.dht.events import (
+    BootstrapUnreachable,
+    CrawlFinished,
+    DhtCount,
+    Joined,
+    NodeLeft,
+)
+from overlay.dht.messages import (
+    Contact,
+    Contacts,
+    FindNode,
+    FindRecord,
+    Kind,
+    Leave,
+    Ping,
+    Pong,
+    Record,
+    Store,
+    Stored,
+)
+from overlay.dht.settings import DhtSettings
+
+QUICK = DhtSettings(
+    k=8, alpha=4, disjoint_paths=2, crawl_first_interval_s=6.0, crawl_interval_s=60.0
+)
+
+
+def others(member, members):
+    return {other.node_id for other in members if other is not member}
+
+
+@pytest.mark.slow
+def test_thirty_nodes_join_through_one_peer_and_all_know_all_descriptors():
+    network, members = grown(30, settings=QUICK, run=12)
+    for member in members:
+        assert set(member.descriptors()) == others(member, members)
+        assert len(member.of(Joined)) == 1
+        assert member.of(CrawlFinished)[-1].descriptors == 29
+        assert member.dht.contact_count >= QUICK.k
+    assert sum(member.dht.record_count for member in members) >= 29
+    assert not any(member.dht.counters().get(DhtCount.MALFORMED) for member in members)
+
+
+@pytest.mark.slow
+def test_a_tenth_of_all_datagrams_lost_hides_no_node():
+    network, members = grown(12, settings=QUICK, loss=0.1, run=25)
+    for member in members:
+        assert set(member.descriptors()) == others(member, members)
+
+
+@pytest.mark.slow
+def test_dead_nodes_leave_a_newcomer_able_to_find_every_living_one():
+    network, members = grown(13, settings=QUICK, run=5)
+    dead = members[1::3]
+    assert len(dead) >= 0.3 * len(members)
+    for member in dead:
+        network.crash(member)
+    newcomer = network.add(100)
+    network.bootstrap(newcomer, members[0])
+    network.run(20)
+    living = {m.node_id for m in members} - {m.node_id for m in dead}
+    assert living <= set(newcomer.descriptors())
+
+
+def test_descriptor_of_a_silent_node_comes_from_its_holders():
+    network, members = grown(6, settings=QUICK, run=70)  # the second publication is through
+    network.crash(members[3])
+    newcomer = network.add(100)
+    network.bootstrap(newcomer, members[0])
+    network.run(8)
+    assert members[3].node_id in newcomer.descriptors()
+
+
+def test_restart_by_seeds_needs_no_bootstrap_peer():
+    network, members = grown(8, settings=QUICK, run=3)
+    known = [make_descriptor(m.identity, m.endpoint) for m in members]
+    for gone in members[:3]:
+        network.crash(gone)
+    newcomer = network.add(100)
+    network.do(newcomer, lambda dht: dht.seed(known, network.now))
+    network.run(15)
+    assert newcomer.of(Joined)
+    assert {m.node_id for m in members[3:]} <= set(newcomer.descriptors())
+    assert not newcomer.of(BootstrapUnreachable)
+
+
+def test_unreachable_bootstrap_is_reported_once_a_round_and_retried_until_it_answers():
+    network = Network(settings=QUICK)
+    newcomer = network.add(1)
+    peer = public_endpoint(0)
+    network.do(newcomer, lambda dht: dht.bootstrap([peer], network.now))
+    network.run(2)
+    assert newcomer.of(BootstrapUnreachable) == [BootstrapUnreachable(peer)]
+    network.run(30)
+    rounds = len(newcomer.of(BootstrapUnreachable))
+    assert 3 <= rounds <= 10
+    network.add(0)
+    network.run(70)
+    assert newcomer.of(Joined)
+    assert len(newcomer.of(BootstrapUnreachable)) <= rounds + 2
+
+
+def test_goodbye_removes_contact_and_record_and_tells_the_owner():
+    network, members = grown(6, settings=QUICK, run=20)
+    leaver, *rest = members
+    network.do(leaver, lambda dht: dht.leave(network.now))
+    network.run(3)
+    assert leaver.dht.calls_in_flight == 0
+    assert leaver.dht.next_deadline() == float("inf")
+    for member in rest:
+        assert member.of(NodeLeft) == [NodeLeft(leaver.node_id)]
+        assert member.dht.contact_count == 4
+        member.events.clear()
+    for member in rest:
+        network.do(member, lambda dht: dht.crawl(network.now))
+    network.run(5)
+    for member in rest:
+        assert leaver.node_id not in member.descriptors()
+        assert set(member.descriptors()) == others(member, rest)
+
+
+def test_node_that_left_is_welcome_again_with_a_later_descriptor():
+    network, members = grown(4, settings=QUICK, run=3)
+    network.do(members[2], lambda dht: dht.leave(network.now))
+    network.run(3)
+    network.crash(members[2])
+    returned = network.add(2, seed=1, sequence=2)
+    network.bootstrap(returned, members[0])
+    network.run(3)
+    members[1].events.clear()
+    network.do(members[1], lambda dht: dht.crawl(network.now))
+    network.run(3)
+    assert members[1].descriptors()[returned.node_id].sequence == 2
+
+
+def test_node_that_loses_its_last_contact_joins_again_when_the_peer_returns():
+    network = Network(settings=QUICK)
+    first, second = network.add(0), network.add(1)
+    network.bootstrap(second, first)
+    network.run(3)
+    assert len(second.of(Joined)) == 1
+    network.crash(first)
+    network.run(60)
+    assert second.dht.contact_count == 0
+    network.add(0, seed=1)
+    network.run(90)
+    assert second.dht.contact_count == 1
+    assert len(second.of(Joined)) == 2
+
+
+def test_storage_drops_at_signed_expiry_whatever_is_republished():
+    network = Network(settings=DhtSettings(k=8, republish_interval_s=10.0))
+    first = network.add(0)
+    second = network.add(1, lifetime=30)
+    network.bootstrap(second, first)
+    network.run(25)
+    first.events.clear()
+    network.do(first, lambda dht: dht.crawl(network.now))
+    network.run(2)
+    assert set(first.descriptors()) == {second.node_id}
+    network.run(5)
+    first.events.clear()
+    network.do(first, lambda dht: dht.crawl(network.now))
+    network.run(3)
+    assert first.of(CrawlFinished)
+    assert not first.descriptors()
+
+
+def test_quiet_overlay_stays_quiet():
+    network, members = grown(4, settings=DhtSettings(), run=600)
+    network.sent.clear()
+    network.run(600)
+    # A crawl or two of three nodes (9 requests, 9 replies each) and few refreshes, per node.
+    assert 0 < sum(network.sent.values()) < 4 * 100
+
+
+class Liar:
+    """A stranger that answers with valid signatures and whatever bodies ``lie`` makes up."""
+
+    def __init__(self, network, number, lie):
+        self.identity = make_identity(number)
+        self.endpoint = public_endpoint(number)
+        self.envelopes = Envelopes(self.identity, "test-net")
+        self.lie = lie
+        self.asked = 0
+        network.stranger(self.endpoint, self.handle)
+
+    def handle(self, data, source):
+        self.asked += 1
+        message = parse_datagram(data, network_tag("test-net"))
+        if not isinstance(message, UnverifiedRequest):
+            return []
+        reply = Pong() if isinstance(message.request, Ping) else self.lie(message.request)
+        return [self.envelopes.reply(reply, message)] if reply is not None else []
+
+
+def invented(rng, endpoint):
+    return Contact.of(rng.randbytes(32), endpoint)
+
+
+def closer_and_closer(rng):
+    """Invented ids, each nearer to whatever is asked for than any before."""
+
+    def lie(request):
+        target = getattr(request, "target", None) or getattr(request, "key", bytes(20))
+        candidates = [invented(rng, public_endpoint(rng.randrange(60_000))) for _ in range(200)]
+        candidates.sort(key=lambda c: int.from_bytes(c.node_id) ^ int.from_bytes(target))
+        return Contacts(tuple(candidates[:20]))
+
+    return lie
+
+
+def forbidden_neighbours(rng):
+    hosts = ["127.0.0.1", "10.0.0.1", "224.0.0.1", "255.255.255.255", "fe80::1", "fd6d:6978::1"]
+    return lambda request: Contacts(tuple(invented(rng, Endpoint(host, 9)) for host in hosts))
+
+
+class RawContacts:
+    """A CONTACTS body of the liar's own making."""
+
+    kind = Kind.CONTACTS
+
+    def __init__(self, entries):
+        self.entries = entries
+
+    def body(self):
+        return [self.entries]
+
+
+def crooked_neighbours(rng):
+    zero_port = bytes([80, 1, 2, 3, 0, 0]) + rng.randbytes(32)
+    junk = [zero_port, b"", b"x" * 38, 5, None, ["a"], "host:9", True, rng.randbytes(39)]
+    return lambda request: RawContacts(junk)
+
+
+def someone_elses_record(rng):
+    other = make_identity(900)
+    record = make_descriptor(other, public_endpoint(900)).encoded
+    return lambda request: Record(record)
+
+
+LIES = [
+    closer_and_closer,
+    forbidden_neighbours,
+    crooked_neighbours,
+    someone_elses_record,
+    lambda rng: lambda request: Record(rng.randbytes(900)),
+    lambda rng: lambda request: RawContacts([b"\0" * 38] * 26),
+    lambda rng: lambda request: RawContacts([]),
+    lambda rng: lambda request: Stored(True),
+    lambda rng: lambda request: None,
+]
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_lying_neighbour_neither_crashes_nor_loops_nor_poisons(lie):
+    network, members = grown(4, settings=QUICK, run=2)
+    liar = Liar(network, 500, lie(Random(7)))
+    victim = network.add(100)
+    network.do(victim, lambda dht: dht.bootstrap([liar.endpoint, members[0].endpoint], network.now))
+    network.sent.clear()
+    network.run(30)
+    honest = {m.node_id for m in members}
+    assert liar.asked
+    assert set(victim.descriptors()) == honest
+    assert network.sent[victim.endpoint] < 1000
+
+
+def test_private_addresses_of_a_liar_are_never_contacted():
+    network, members = grown(3, settings=QUICK, run=2)
+    network.record_traffic = True
+    liar = Liar(network, 500, forbidden_neighbours(Random(1)))
+    victim = network.add(100)
+    network.do(victim, lambda dht: dht.bootstrap([liar.endpoint], network.now))
+    network.run(10)
+    destinations = {destination for _, _, source, destination in network.traffic}
+    assert destinations
+    assert all(destination.host.startswith("80.") for destination in destinations)
+    assert victim.dht.counters()[DhtCount.REFUSED_CONTACT] >= 6
+
+
+class Stranger:
+    """Somebody outside the overlay who speaks its protocol, one request at a time."""
+
+    def __init__(self, network, number):
+        self.network = network
+        self.identity = make_identity(number)
+        self.endpoint = public_endpoint(number)
+        self.envelopes = Envelopes(self.identity, "test-net")
+        self.heard = []
+        network.stranger(self.endpoint, lambda data, source: self.heard.append(data) or [])
+
+    def ask(self, member, request):
+        """Send with a cookie and return the verified reply, or None."""
+        cookie = b""
+        for _ in range(2):
+            self.heard.clear()
+            datagram = self.envelopes.request(
+                request,
+                request_id=self.network.rng.randbytes(12),
+                responder=member.node_id,
+                sent_to=member.endpoint,
+                cookie=cookie,
+            )
+            self.network.carry(datagram, self.endpoint, member.endpoint)
+            self.network.run(0.2)
+            replies = [parse_datagram(data, self.envelopes.tag) for data in self.heard]
+            answers = [reply for reply in replies if not isinstance(reply, UnverifiedRequest)]
+            if not answers:
+                return None
+            if hasattr(answers[0], "verify"):
+                return answers[0].verify("test-net", datagram)
+            cookie = answers[0].cookie
+        raise AssertionError("challenged twice")
+
+
+def record_cases():
+    identity = make_identity(700)
+    endpoint = public_endpoint(700)
+    good = make_descriptor(identity, endpoint, sequence=5)
+    foreign = make_descriptor(make_identity(701), public_endpoint(701))
+    flipped = bytearray(good.encoded)
+    flipped[-1] ^= 1
+    changed = bytearray(good.encoded)
+    changed[60] ^= 1
+    return {
+        "truncated": good.encoded[:-1],
+        "extended": good.encoded + b"\0",
+        "signature": bytes(flipped),
+        "body": bytes(changed),
+        "wrong key": foreign.encoded,
+        "older": make_descriptor(identity, endpoint, sequence=4).encoded,
+        "same sequence": make_descriptor(
+            identity, endpoint, sequence=5, bandwidth_kbit=7
+        ).encoded,
+        "expired": make_descriptor(
+            identity, endpoint, now=1_699_990_000, lifetime=5_000, sequence=9
+        ).encoded,
+        "future": make_descriptor(identity, endpoint, now=1_700_090_000, sequence=9).encoded,
+        "other network": make_descriptor(
+            identity, endpoint, network_id="other", sequence=9
+        ).encoded,
+        "largest": b"\x91" * 1000,
+    }
+
+
+def test_unacceptable_records_are_never_stored_nor_returned():
+    network = Network(settings=QUICK)
+    member = network.add(0)
+    stranger = Stranger(network, 700)
+    good = make_descriptor(stranger.identity, stranger.endpoint, sequence=5)
+    assert stranger.ask(member, Store(good.encoded)) == Stored(True)
+    for name, record in record_cases().items():
+        assert stranger.ask(member, Store(record)) == Stored(False), name
+        assert stranger.ask(member, FindRecord(good.node_id)) == Record(good.encoded), name
+    assert member.dht.counters()[DhtCount.REFUSED_RECORD] == len(record_cases())
+    assert member.dht.record_count == 1
+
+
+def test_nobody_may_store_anothers_descriptor():
+    network = Network(settings=QUICK)
+    member = network.add(0)
+    thief = Stranger(network, 701)
+    record = make_descriptor(make_identity(700), public_endpoint(700)).encoded
+    assert thief.ask(member, Store(record)) == Stored(False)
+    assert member.dht.record_count == 0
+
+
+def test_node_serves_its_own_descriptor():
+    network = Network(settings=QUICK)
+    member = network.add(0)
+    reply = Stranger(network, 700).ask(member, FindRecord(member.node_id))
+    assert reply == Record(make_descriptor(member.identity, member.endpoint).encoded)
+
+
+def test_goodbye_with_an_older_sequence_is_no_news():
+    network = Network(settings=QUICK)
+    member = network.add(0)
+    stranger = Stranger(network, 700)
+    record = make_descriptor(stranger.identity, stranger.endpoint, sequence=5).encoded
+    assert stranger.ask(member, Store(record)) == Stored(True)
+    stranger.ask(member, Leave(4))
+    assert not member.of(NodeLeft)
+    assert member.dht.record_count == 1
+    stranger.ask(member, Leave(5))
+    stranger.ask(member, Leave(5))
+    assert member.of(NodeLeft) == [NodeLeft(stranger.identity.node_id)]
+    assert member.dht.record_count == 0
+    assert stranger.ask(member, Store(record)) == Stored(False)
+
+
+def test_contacts_come_closest_first_and_never_include_the_asker():
+    network, members = grown(12, settings=QUICK, run=3)
+    stranger = Stranger(network, 700)
+    target = members[5].node_id
+    stranger.ask(members[0], Ping())
+    reply = stranger.ask(members[0], FindNode(target))
+    distances = [int.from_bytes(c.node_id) ^ int.from_bytes(target) for c in reply.contacts]
+    assert distances == sorted(distances)
+    assert len(distances) == QUICK.k
+    assert stranger.identity.node_id not in {c.node_id for c in reply.contacts}
+
+
+def test_one_subnet_cannot_make_a_node_verify_without_end():
+    settings = DhtSettings(requests_per_s=1.0, request_burst=5)
+    network = Network(settings=settings)
+    member = network.add(0)
+    stranger = Stranger(network, 700)
+    replies = [stranger.ask(member, Ping()) for _ in range(12)]
+    assert replies.count(Pong()) < 12
+    assert member.dht.counters()[DhtCount.RATE_LIMITED] == replies.count(None)
+    network.run(5)
+    assert stranger.ask(member, Ping()) == Pong()

@@ -1,0 +1,179 @@
+"""The routing table against Kademlia's rules and a stupid oracle."""
+
+from random import Random
+
+import pytest
+from dht_network import public_endpoint
+from overlay.addresses import Endpoint, NodeId
+from overlay.dht.messages import Contact
+from overlay.dht.routing import Table, distance
+from overlay.dht.settings import DhtSettings
+
+OWN = NodeId(bytes(20))
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+def make_table(**settings):
+    clock = Clock()
+    table = Table(OWN, DhtSettings(**{"k": 4, **settings}), clock, Random(1))
+    return table, clock
+
+
+def contact(number, *, host=None, bucket=None):
+    """A contact with a made-up id: in the far half, unless ``bucket`` says how many zero bits."""
+    node_id = (number + (1 << (159 - (bucket or 0)))).to_bytes(20, "big")
+    endpoint = Endpoint(host, 4500) if host else public_endpoint(number)
+    return Contact(NodeId(node_id), endpoint, b"k" * 32)
+
+
+def test_sighting_moves_a_contact_to_the_tail_and_renews_its_endpoint():
+    table, clock = make_table()
+    contacts = [contact(n) for n in range(4)]
+    for one in contacts:
+        table.seen(one)
+    moved = Contact(contacts[0].node_id, public_endpoint(99), b"k" * 32)
+    clock.now += 10
+    table.seen(moved)
+    order = [e.contact for e in table.buckets[0].nodes.values()]
+    assert order == [contacts[1], contacts[2], contacts[3], moved]
+
+
+def test_full_bucket_asks_for_a_ping_of_its_least_recently_seen_contact():
+    table, clock = make_table(liveness_interval_s=60)
+    contacts = [contact(n) for n in range(4)]
+    for one in contacts:
+        table.seen(one)
+    newcomer = contact(7)
+    assert table.seen(newcomer) is None  # all were seen just now
+    assert table.get(newcomer.node_id) is None
+    clock.now += 60
+    assert table.seen(newcomer) == contacts[0]
+    table.failed(contacts[0].node_id)  # the ping was not answered
+    assert table.get(contacts[0].node_id) is None
+    assert table.get(newcomer.node_id) == newcomer
+
+
+def test_contact_that_answers_the_ping_keeps_its_place():
+    table, clock = make_table()
+    contacts = [contact(n) for n in range(4)]
+    for one in contacts:
+        table.seen(one)
+    clock.now += 60
+    doubtful = table.seen(contact(7))
+    table.seen(doubtful)
+    assert table.get(doubtful.node_id) == doubtful
+    assert len(table) == 4
+    assert table.seen(contact(8)) == contacts[1]
+
+
+def test_single_failure_is_forgiven_while_nobody_waits():
+    table, _ = make_table(contact_max_failures=2)
+    one = contact(1)
+    table.seen(one)
+    table.failed(one.node_id)
+    assert table.get(one.node_id) == one
+    assert table.closest(one.node_id, 4, alive=True) == []
+    table.seen(one)
+    assert table.closest(one.node_id, 4, alive=True) == [one]
+    table.failed(one.node_id)
+    table.failed(one.node_id)
+    assert len(table) == 0
+
+
+def test_own_bucket_splits_and_others_do_not():
+    table, _ = make_table()
+    for number in range(40):
+        table.seen(contact(number))
+        table.seen(contact(number + 100, bucket=1))
+    assert [len(bucket.nodes) for bucket in table.buckets] == [0, 4, 4]
+    lower, upper = zip(*(bucket.range for bucket in table.buckets), strict=True)
+    assert lower[0] == 0
+    assert upper[-1] == 2**160 - 1
+    assert [high + 1 for high in upper[:-1]] == list(lower[1:])
+
+
+def test_own_id_never_enters():
+    table, _ = make_table()
+    assert table.seen(Contact(OWN, public_endpoint(1), b"k" * 32)) is None
+    assert len(table) == 0
+
+
+def test_subnet_gets_two_places_per_bucket_and_three_per_table():
+    table, _ = make_table()
+    for number in range(1, 5):
+        table.seen(contact(number, host=f"80.1.2.{number}"))
+    assert len(table) == 2
+    for number in range(20, 26):
+        table.seen(contact(number, bucket=number % 3))  # fills and splits our own bucket
+    assert len(table.buckets) > 1
+    before = len(table)
+    table.seen(contact(1, host="80.1.2.9", bucket=3))
+    assert len(table) == before + 1
+    table.seen(contact(2, host="80.1.2.10", bucket=5))
+    assert len(table) == before + 1
+    table.seen(contact(3, host="80.1.3.1", bucket=5))
+    assert len(table) == before + 2
+
+
+def test_replacements_count_against_the_subnet():
+    table, _ = make_table(k=1, table_subnet_limit=3)
+    for number in range(1, 8):
+        table.seen(contact(number, host=f"80.1.2.{number}"))
+    assert sum(len(list(bucket.entries())) for bucket in table.buckets) == 2
+
+
+def test_ipv6_subnet_is_a_48():
+    table, _ = make_table(k=8)
+    for number in range(1, 5):
+        table.seen(contact(number, host=f"2a00:1:2:{number}::1"))
+    assert len(table) == 2
+
+
+@pytest.mark.parametrize(("limited", "expected"), [(False, 8), (True, 2)])
+def test_private_subnets_are_exempt_unless_limited(limited, expected):
+    table, _ = make_table(k=8, limit_private_subnets=limited, allow_private_endpoints=True)
+    for number in range(1, 9):
+        table.seen(contact(number, host=f"10.0.0.{number}"))
+    assert len(table) == expected
+
+
+def test_closest_are_the_true_closest():
+    rng = Random(3)
+    table = Table(OWN, DhtSettings(k=20), Clock(), rng)
+    for number in range(300):
+        table.seen(Contact.of(rng.randbytes(32), public_endpoint(number)))
+    everyone = list(table)
+    assert len(everyone) > 60
+    for _ in range(30):
+        target = NodeId(rng.randbytes(20))
+        oracle = sorted(everyone, key=lambda c: distance(c.node_id, target))
+        assert table.closest(target, 20) == oracle[:20]
+        assert table.closest(target, 20, exclude=oracle[0].node_id) == oracle[1:21]
+
+
+def test_refresh_target_lies_in_a_bucket_that_is_due():
+    table, clock = make_table(refresh_interval_s=100)
+    for number in range(9):
+        table.seen(contact(number))
+        table.seen(contact(number + 100, bucket=1))
+    for _ in table.buckets:
+        target = table.refresh_target()
+        assert target is not None
+        table.refreshed(target)
+    assert table.refresh_target() is None
+    clock.now += 100
+    assert table.refresh_target() is not None
+
+
+def test_strangers_cannot_suppress_a_refresh():
+    table, _ = make_table()
+    table.seen(contact(1))
+    table.closest(contact(1).node_id, 4)
+    table.find_neighbors(table.node)
+    assert table.refresh_target() is not None

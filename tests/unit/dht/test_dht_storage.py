@@ -1,0 +1,135 @@
+"""The store: verified, growing, expiring, bounded."""
+
+import pytest
+from dht_network import NETWORK_ID, START, make_descriptor, make_identity, public_endpoint
+from overlay.addresses import NodeId
+from overlay.dht.routing import distance
+from overlay.dht.settings import DhtSettings
+from overlay.dht.storage import Store
+from overlay.errors import LimitReached, Malformed, NotAuthentic, Replayed
+
+OWN = NodeId(bytes(20))
+
+
+class Clock:
+    now = START
+
+    def __call__(self):
+        return self.now
+
+
+def make_store(**settings):
+    clock = Clock()
+    return Store(OWN, NETWORK_ID, DhtSettings(**settings), clock), clock
+
+
+def descriptor(number=1, **changes):
+    return make_descriptor(make_identity(number), public_endpoint(number), **changes)
+
+
+def put(store, one, source=b"s", *, responsible=True):
+    store.put(one.node_id, one.encoded, source, responsible=responsible)
+
+
+def test_record_comes_back_until_its_signed_expiry():
+    store, clock = make_store()
+    one = descriptor(lifetime=100)
+    put(store, one)
+    clock.now += 99
+    put(store, one)  # again, as a republisher would
+    assert store.find(one.node_id) == one
+    assert store[one.node_id] == one.encoded
+    clock.now += 1
+    assert store.find(one.node_id) is None
+    with pytest.raises(KeyError):
+        store[one.node_id]
+    with pytest.raises(Replayed):
+        put(store, one)
+    assert len(store) == 0
+
+
+def test_only_a_growing_sequence_is_accepted():
+    store, _ = make_store()
+    put(store, descriptor(sequence=5))
+    for sequence in (4, 5):
+        with pytest.raises(Replayed):
+            put(store, descriptor(sequence=sequence, bandwidth_kbit=9))
+    newer = descriptor(sequence=6)
+    put(store, newer)
+    assert store.find(newer.node_id) == newer
+    assert len(store) == 1
+
+
+def test_record_under_another_key_is_not_authentic():
+    store, _ = make_store()
+    with pytest.raises(NotAuthentic):
+        store.put(NodeId(b"x" * 20), descriptor().encoded, b"s", responsible=True)
+
+
+def test_writing_through_the_packages_interface_verifies_too():
+    store, _ = make_store()
+    one = descriptor()
+    store[one.node_id] = one.encoded
+    assert list(store) == [(one.node_id, one.encoded)]
+    with pytest.raises(Malformed):
+        store[one.node_id] = b"junk"
+    assert store.get(NodeId(b"x" * 20), b"none") == b"none"
+
+
+def test_iter_older_than_tells_the_age_of_storage():
+    store, clock = make_store()
+    put(store, descriptor(1))
+    clock.now += 50
+    put(store, descriptor(2))
+    assert [key for key, _ in store.iter_older_than(50)] == [descriptor(1).node_id]
+    assert len(list(store.iter_older_than(0))) == 2
+
+
+def test_source_has_a_quota_and_replacing_is_free():
+    store, clock = make_store(max_records_per_source=2)
+    put(store, descriptor(1, lifetime=100))
+    put(store, descriptor(2))
+    with pytest.raises(LimitReached):
+        put(store, descriptor(3))
+    put(store, descriptor(3), b"other")
+    put(store, descriptor(2, sequence=2))
+    clock.now += 100  # the first expires and makes room
+    put(store, descriptor(4))
+    assert len(store) == 3
+
+
+def test_full_store_takes_only_nearer_records_for_which_it_is_responsible():
+    store, _ = make_store(max_records=3)
+    ordered = sorted((descriptor(n) for n in range(5)), key=lambda d: distance(d.node_id, OWN))
+    for number, one in enumerate(ordered[1:4]):
+        put(store, one, bytes([number]))
+    with pytest.raises(LimitReached):
+        put(store, ordered[4], b"z")
+    with pytest.raises(LimitReached):
+        put(store, ordered[0], b"z", responsible=False)
+    put(store, ordered[0], b"z")
+    assert {key for key, _ in store} == {d.node_id for d in ordered[:3]}
+
+
+def test_goodbye_buries_what_was_signed_before_it():
+    store, clock = make_store()
+    put(store, descriptor(sequence=5))
+    assert not store.leave(descriptor().node_id, 4)
+    assert store.leave(descriptor().node_id, 5)
+    assert not store.leave(descriptor().node_id, 5)
+    assert store.is_left(descriptor(sequence=5))
+    with pytest.raises(Replayed):
+        put(store, descriptor(sequence=5))
+    put(store, descriptor(sequence=6))
+    clock.now += 4 * 3600
+    assert not store.is_left(descriptor(sequence=5))
+
+
+def test_dates_and_tombstones_of_a_busy_owner_do_not_pile_up():
+    store, _ = make_store()
+    for sequence in range(1, 300):
+        put(store, descriptor(sequence=sequence))
+    assert len(store._expiries) <= 66
+    for number in range(5000):
+        store.leave(NodeId(number.to_bytes(20, "big")), 1)
+    assert len(store._left) == 4096

@@ -1,0 +1,249 @@
+import ipaddress
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from overlay.addresses import Endpoint
+from overlay.apm.settings import ApmSettings
+from overlay.config import (
+    Configuration,
+    ExitSettings,
+    NetworkSettings,
+    RoleSettings,
+    commented_configuration,
+    load_configuration,
+    parse_configuration,
+)
+from overlay.config.sections import MAX_HOPS
+from overlay.errors import ConfigurationError
+from overlay.exit_policy import MAX_RULES
+from overlay.tfc.pad import PadSettings
+
+FILE = Path("/etc/overlay/overlay.toml")
+
+
+def parse(text):
+    return parse_configuration(text, FILE)
+
+
+def test_empty_file_is_the_default_configuration():
+    configuration = parse("")
+    assert configuration.network.listen == (Endpoint("0.0.0.0", 4500),)
+    assert configuration.roles == RoleSettings(relay=True, exit=False)
+    assert configuration.selection.hops == 3
+    assert configuration.ipsec.esp_suite == 3
+    assert configuration.node.state_dir == Path("/etc/overlay")
+    assert configuration.node.key_file == Path("/etc/overlay/identity.key")
+    assert configuration.network == Configuration().network
+
+
+def test_every_kind_of_setting_is_read():
+    configuration = parse(
+        """
+        [node]
+        state_dir = "/var/lib/o"
+        control_socket = "/run/o/c.sock"
+        [network]
+        network_id = "lab-1"
+        listen = ["127.0.0.1:4500", "[::1]:4501"]
+        bootstrap = ["127.0.0.2:4500"]
+        allow_private_endpoints = true
+        bandwidth_kbit = 500
+        [roles]
+        exit = true
+        [exit]
+        policy = ["reject *:25", "accept 203.0.113.0/24:80-443"]
+        allow_forbidden = ["192.168.7.0/24"]
+        inner_ipv4 = "10.9.0.0/16"
+        [selection]
+        hops = 5
+        [tfc]
+        strategy = "pad"
+        [tfc.pad]
+        dummy_rate_pps = 2
+        [ipsec]
+        backend = "userspace"
+        esp_suite = "chacha20-poly1305"
+        [apm]
+        lifetime_s = 600.0
+        """
+    )
+    assert configuration.node.control_socket == Path("/run/o/c.sock")
+    assert configuration.network.listen == (Endpoint("127.0.0.1", 4500), Endpoint("::1", 4501))
+    assert configuration.network.bandwidth_kbit == 500
+    assert len(configuration.exit.policy) == 3
+    policy = configuration.exit.exit_policy()
+    assert policy.permits(ipaddress.ip_address("203.0.113.9"), 443)
+    assert not policy.permits(ipaddress.ip_address("203.0.113.9"), 25)
+    assert configuration.exit.inner_ipv4 == ipaddress.IPv4Network("10.9.0.0/16")
+    assert configuration.ipsec.esp_suite == 4
+    assert configuration.apm.lifetime_s == 600.0
+    assert configuration.plugin_settings("overlay.tfc", "pad") == PadSettings(dummy_rate_pps=2)
+
+
+def test_plug_in_that_the_file_does_not_mention_gets_its_defaults():
+    assert parse("").plugin_settings("overlay.tfc", "pad") == PadSettings()
+
+
+def test_what_blocks_share_is_set_in_one_place():
+    configuration = parse(
+        '[network]\nallow_private_endpoints = true\n[ipsec]\nesp_suite = "aes-128-gcm"'
+    )
+    assert configuration.apm == ApmSettings(esp_suite=1, allow_private_endpoints=True)
+    assert configuration.link.allow_private_endpoints
+    assert configuration.dht.allow_private_endpoints
+    with pytest.raises(ConfigurationError, match=r"\[apm\] esp_suite follows \[ipsec\] esp_suite"):
+        parse("[apm]\nesp_suite = 1")
+
+
+MISTAKES = {
+    "[netwrok]": r"there is no section \[netwrok\]; did you mean \[network\]\?",
+    "[colours]": r"there is no section \[colours\]; known: \[node\], \[network\]",
+    "network = 3": r"network must be a section of its own; write \[network\]",
+    "[[network]]": r"network must be a section of its own",
+    '[network]\nlissten = ["1.2.3.4:5"]': r"no \[network\] setting lissten; did you mean listen\?",
+    "[network]\nqqq = 1": r"no \[network\] setting qqq; known: network_id, listen",
+    "[network]\nlisten = 4500": r"\[network\] listen must be a list of endpoints",
+    "[network]\nlisten = [4500]": r"\[network\] listen must be a list of endpoints",
+    "[network]\nlisten = []": r"\[network\] listen must name 1 to 64 endpoints, not 0",
+    '[network]\nlisten = ["0.0.0.0"]': r'has "0.0.0.0", which names no port',
+    '[network]\nlisten = ["0.0.0.0:0"]': r"a port lies between 1 and 65535",
+    '[network]\nlisten = ["0.0.0.0:65536"]': r"a port lies between 1 and 65535",
+    '[network]\nlisten = ["0.0.0.0:123456"]': r"which names no port",
+    '[network]\nlisten = ["::1:4500"]': r'write an IPv6 endpoint as "\[2001:db8::1\]:4500"',
+    '[network]\nlisten = ["1.2.3.4.5:1"]': r"write a literal IP address and a port",
+    '[network]\nlisten = ["[fe80::1%eth0]:1"]': r"write a literal IP address and a port",
+    '[network]\nlisten = ["1.2.3.4:5", "1.2.3.4:5"]': r"names an endpoint twice",
+    '[network]\nbootstrap = ["n.example.org:4500"]': r'the host name "n.example.org": resolving it',
+    '[network]\nbootstrap = ["192.168.0.1:4500"]': r"a private address; .*allow_private_endpoints",
+    '[network]\nadvertise = ["127.0.0.1:4500"]': r"advertise has .* a loopback address",
+    '[network]\nnetwork_id = ""': r"must be 1 to 32 letters",
+    '[network]\nnetwork_id = "a b"': r"must be 1 to 32 letters",
+    "[network]\nnetwork_id = 7": r"must be a name in quotes",
+    "[network]\nbandwidth_kbit = 0": r"must be a whole number from 1 to 4294967295, not 0",
+    "[network]\nbandwidth_kbit = true": r"must be a whole number",
+    "[network]\nbandwidth_kbit = 1.5": r"must be a whole number",
+    "[roles]\nexit = 1": r"\[roles\] exit must be true or false, not 1",
+    '[roles]\nexit = "yes"': r"must be true or false",
+    '[exit]\npolicy = ["accept everything"]': r"\[exit\] policy is wrong: the exit rule",
+    '[exit]\npolicy = "accept *:*"': r"must be a list of rules",
+    "[roles]\nexit = true\n[exit]\npolicy = []": r"must hold at least one rule",
+    '[exit]\nallow_forbidden = ["8.8.8.0/24"]': r"lies in no forbidden range",
+    '[exit]\nallow_forbidden = ["192.168.7.1/24"]': r"is no prefix",
+    '[exit]\ninner_ipv4 = "fd00::/64"': r"must be an IPv4 prefix from /8 to /29",
+    '[exit]\ninner_ipv4 = "10.0.0.0/30"': r"must be an IPv4 prefix from /8 to /29",
+    '[exit]\ninner_ipv4 = "8.8.0.0/16"': r"must be private or shared",
+    '[exit]\ninner_ipv6 = "10.0.0.0/8"': r"must be an IPv6 prefix",
+    '[exit]\ninner_ipv6 = "2001:db8::/64"': r"must be unique local",
+    '[exit]\ninner_ipv6 = "fd63:6972::/48"': r"overlaps the overlay's own addresses",
+    '[exit]\ninner_ipv6 = "fd00::/16"': None,
+    '[selection]\nstrategy = "unifrom"': r"\[selection\] strategy: .*did you mean 'uniform'\?",
+    "[selection]\nhops = 6": rf"must be a whole number from 1 to {MAX_HOPS}, not 6",
+    '[tfc]\nstrategy = "loud"': r"\[tfc\] strategy: there is no tfc named 'loud'",
+    "[tfc.padd]\nx = 1": r"there is no section \[tfc.padd\]; did you mean \[tfc.pad\]\?",
+    "[tfc.pad]\ndummy_rate = 1": r"no \[tfc.pad\] setting dummy_rate; did you mean dummy_rate_pps",
+    "[tfc.pad]\ndummy_rate_pps = -1": r"\[tfc.pad\] dummy_rate_pps must lie between",
+    "[tfc.pad]\ndummy_rate_pps = nan": r"\[tfc.pad\] dummy_rate_pps must be a finite number",
+    '[tfc.pad]\ndummy_rate_pps = "1"': r"\[tfc.pad\] dummy_rate_pps must be of the kind",
+    '[forwarding]\nrules = "none"': r"\[forwarding\] rules: there is no forwarding named",
+    '[ipsec]\nbackend = "kernel"': r"\[ipsec\] backend: there is no ipsec named 'kernel'",
+    '[ipsec]\nesp_suite = "aes"': r'has no ESP suite "aes"; write one of aes-128-gcm',
+    '[ipsec]\nlink_suite = "3des-cbc-sha1"': r"has no ESP suite",
+    "[apm]\nlifetime = 3": r"no \[apm\] setting lifetime; did you mean lifetime_s\?",
+    "[apm]\nlifetime_s = 0": r"\[apm\] lifetime_s must be greater than 0",
+    "[apm]\nlifetime_s = inf": r"must be a finite number",
+    "[link]\nmax_links = 1.5": r"\[link\] max_links must be of the kind of its default",
+    "[dht]\nk = 0": r"\[dht\] k must lie between",
+    "[node]\nstate_dir = 3": r"\[node\] state_dir must be a path in quotes",
+    '[node]\nstate_dir = ""': r"must be a path that is not empty",
+    '[node]\nstate_dir = "~nobody-has-this-name/x"': r"names a home directory that is not known",
+    f'[node]\ncontrol_socket = "{"x" * 200}"': r"at most 107; write a shorter one",
+    "[network\nlisten": r"is not valid TOML: .*line 1.*overlay init --force",
+    "a = [" + "[" * 5000: r"is not valid TOML: it is nested too deeply",
+}
+
+
+@pytest.mark.parametrize("text", [text for text, why in MISTAKES.items() if why is not None])
+def test_mistake_is_one_sentence_that_names_its_place(text):
+    with pytest.raises(ConfigurationError, match=MISTAKES[text]) as caught:
+        parse(text)
+    sentence = str(caught.value)
+    assert sentence.startswith(str(FILE))
+    assert sentence.endswith((".", "?"))
+    assert not sentence.endswith("..")
+    assert "\n" not in sentence
+    assert len(sentence) < 400
+
+
+def test_pool_beside_the_overlays_own_prefixes_is_accepted():
+    assert parse('[exit]\ninner_ipv6 = "fd00::/16"').exit.inner_ipv6.prefixlen == 16
+
+
+def test_exit_policy_over_its_limit_is_refused():
+    rules = ", ".join(f'"accept 203.0.113.{i}:80"' for i in range(MAX_RULES + 1))
+    with pytest.raises(ConfigurationError, match=f"at most {MAX_RULES} rules"):
+        parse(f"[exit]\npolicy = [{rules}]")
+
+
+def test_file_that_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(ConfigurationError, match='write one with "overlay init"'):
+        load_configuration(tmp_path / "overlay.toml")
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        load_configuration(tmp_path)
+    (tmp_path / "latin1.toml").write_bytes(b"[node]\n# \xe9\n")
+    with pytest.raises(ConfigurationError, match="not UTF-8 at line 2"):
+        load_configuration(tmp_path / "latin1.toml")
+    (tmp_path / "large.toml").write_bytes(b"#" * 1_000_001)
+    with pytest.raises(ConfigurationError, match="larger than 1 MB"):
+        load_configuration(tmp_path / "large.toml")
+
+
+def test_advertised_endpoints_are_those_that_others_can_use():
+    wildcard, private = Endpoint("0.0.0.0", 4500), Endpoint("192.168.0.1", 4500)
+    public = Endpoint("203.0.113.5", 4500)
+    assert NetworkSettings(listen=(wildcard, private, public)).advertised == (public,)
+    lab = NetworkSettings(listen=(wildcard, private), allow_private_endpoints=True)
+    assert lab.advertised == (private,)
+    assert NetworkSettings(advertise=(public,)).advertised == (public,)
+
+
+def test_section_built_by_a_program_obeys_the_same_rules():
+    with pytest.raises(ValueError, match="a loopback address"):
+        NetworkSettings(bootstrap=(Endpoint("127.0.0.1", 1),))
+    with pytest.raises(ValueError, match="at least one rule"):
+        Configuration(roles=RoleSettings(exit=True), exit=ExitSettings(policy=()))
+
+
+def test_commented_file_is_the_default_configuration():
+    assert parse(commented_configuration({})) == parse(
+        "[selection.uniform]\n[tfc.pad]\n[forwarding.standard]"
+    )
+
+
+def test_commented_file_shows_every_setting_at_its_default():
+    commented = commented_configuration({})
+    shown = tomllib.loads("\n".join(line.removeprefix("# ") for line in commented.splitlines()[3:]))
+    uncommented = parse_configuration(
+        "\n".join(line.removeprefix("# ") for line in commented.splitlines()[3:]), FILE
+    )
+    assert uncommented == parse(commented)
+    assert shown["network"]["listen"] == ["0.0.0.0:4500"]
+    assert len(shown["apm"]) + 2 == len(ApmSettings.__dataclass_fields__)
+
+
+def test_commented_file_carries_what_was_chosen_and_names_the_default():
+    text = commented_configuration({("network", "listen"): ["203.0.113.5:4500"]})
+    assert parse(text).network.listen == (Endpoint("203.0.113.5", 4500),)
+    assert 'Default:\n## ["0.0.0.0:4500"].' in text or 'Default: ["0.0.0.0:4500"].' in text
+    with pytest.raises(KeyError):
+        commented_configuration({("network", "no_such_setting"): 1})
+
+
+def test_documentation_names_every_setting_and_its_default():
+    page = Path(__file__).parents[2] / "docs" / "configuration.md"
+    documented = page.read_text()
+    for line in commented_configuration({}).partition("[apm]")[0].splitlines():
+        if line.startswith("# ") and " = " in line:
+            setting, _, default = line[2:].partition(" = ")
+            assert f"| `{setting}` | `{default}` |" in documented
