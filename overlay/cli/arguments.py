@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from overlay.config.sections import MAX_HOPS
+from overlay.apm.settings import MAX_HOPS
 from overlay.logs import LEVELS
 
 if TYPE_CHECKING:

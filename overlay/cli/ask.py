@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
 
+from overlay.apm.settings import MAX_HOPS
 from overlay.cli.answers import Answer
 from overlay.cli.places import control_socket_of
 from overlay.cli.reports import path_text, paths_text, peers_text, status_text
 from overlay.control.client import ControlClient
 from overlay.control.codec import parse_destination, parse_hop
-from overlay.control.model import MAX_HOPS, OpenPathRequest
+from overlay.control.model import OpenPathRequest
 from overlay.control.reports import Report, encode_report
 from overlay.errors import ConfigurationError, Malformed
 
@@ -80,7 +81,9 @@ QUESTIONS: Final[Mapping[str, Question]] = MappingProxyType(
 
 def _open_request(arguments: argparse.Namespace) -> OpenPathRequest:
     if len(arguments.via) > MAX_HOPS:
-        raise ConfigurationError(f"--via names {len(arguments.via)} nodes; a path has at most 5.")
+        raise ConfigurationError(
+            f"--via names {len(arguments.via)} nodes; a path has at most {MAX_HOPS}."
+        )
     try:
         return OpenPathRequest(
             destination=parse_destination(arguments.destination),

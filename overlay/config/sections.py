@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from overlay.addresses import Endpoint, IpNetwork
+from overlay.apm.settings import MAX_HOPS
 from overlay.config.setting import setting
 from overlay.config.values import (
     boolean,
@@ -32,7 +33,6 @@ from overlay.errors import Malformed
 from overlay.exit_policy import ExitPolicy, ExitRule, forbidden_network
 
 __all__ = [
-    "MAX_HOPS",
     "ExitSettings",
     "ForwardingSettings",
     "IpsecSettings",
@@ -42,9 +42,6 @@ __all__ = [
     "SelectionSettings",
     "TfcSettings",
 ]
-
-MAX_HOPS: Final = 5
-"""The onion-like signalling message has room for five layers."""
 
 _KEY_FILE: Final = "identity.key"
 

@@ -24,8 +24,8 @@ from overlay.addresses import (
     format_address,
     is_overlay_address,
 )
+from overlay.apm.settings import MAX_HOPS
 from overlay.control.model import (
-    MAX_HOPS,
     ClosePathRequest,
     OpenPathRequest,
     PathsRequest,

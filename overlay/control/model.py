@@ -7,12 +7,11 @@ else.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Protocol
 
 from overlay.addresses import IpNetwork, NodeId, OverlayAddress
 
 __all__ = [
-    "MAX_HOPS",
     "ClosePathRequest",
     "ControlService",
     "HopReport",
@@ -26,9 +25,6 @@ __all__ = [
     "StatusRequest",
     "StopRequest",
 ]
-
-MAX_HOPS: Final = 5
-"""The onion-like signalling message has room for five layers."""
 
 
 @dataclass(frozen=True, slots=True)

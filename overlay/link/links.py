@@ -9,7 +9,6 @@ LinkSaRetired)* LinkClosed)*``: what the first LinkEstablished opened, LinkClose
 
 from __future__ import annotations
 
-import enum
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -17,10 +16,11 @@ from random import Random
 from typing import Final
 
 from overlay.addresses import Endpoint, OverlayAddress
-from overlay.errors import LimitReached, Malformed, NotAuthentic, PeerError, Refused, Replayed
+from overlay.errors import LimitReached, NotAuthentic, PeerError, Refused
 from overlay.identity import LocalIdentity
 from overlay.ipsec.model import Batch, Spi
-from overlay.link.cookie import source_prefix
+from overlay.link.bounds import HalfOpenTable, is_allowed_endpoint
+from overlay.link.drops import LinkDrop, drop_of
 from overlay.link.exchange import Agreement, Credentials, VerifiedInitiation, WrongIdentity
 from overlay.link.handshake import (
     CookieReply,
@@ -34,6 +34,7 @@ from overlay.link.keymat import is_authentic_notice
 from overlay.link.machine import Link
 from overlay.link.model import LinkEvent, LinkFailed, LinkFailure, LinkPeer
 from overlay.link.noise import diffie_hellman
+from overlay.link.outgoing import OutgoingHandshake
 from overlay.link.pair import SaPair
 from overlay.link.replay import InitiationClock
 from overlay.link.responder import Responder
@@ -50,28 +51,6 @@ _RESPONDER_REKEY_FACTOR: Final = 1.2
 """The initiator of a pair rekeys first; the responder only if nothing came of that."""
 
 _REKEY_JITTER: Final = 0.1
-
-
-class LinkDrop(enum.Enum):
-    """Why a datagram of the link channel led to nothing; counted, never logged."""
-
-    MALFORMED = "no message of ours"
-    ENDPOINT = "from an address that is not allowed"
-    NOT_AUTHENTIC = "forged or not for us"
-    REPLAYED = "seen before, too old, or from the future"
-    REFUSED = "valid, but not acceptable"
-    LIMIT = "a bound was reached"
-    UNKNOWN = "for a handshake or pair that we do not have"
-    COOKIE = "answered with a cookie reply"
-
-
-_DROP_OF_ERROR: Final = (
-    (Malformed, LinkDrop.MALFORMED),
-    (NotAuthentic, LinkDrop.NOT_AUTHENTIC),
-    (Replayed, LinkDrop.REPLAYED),
-    (Refused, LinkDrop.REFUSED),
-    (LimitReached, LinkDrop.LIMIT),
-)
 
 
 class Links:
@@ -117,7 +96,7 @@ class Links:
         )
         self._responder = Responder(self._services.credentials, settings, rng)
         self._links: dict[OverlayAddress, Link] = {}
-        self._half_open: dict[OverlayAddress, bytes] = {}
+        self._half_open = HalfOpenTable(settings)
         self._drops: Counter[LinkDrop] = Counter()
         self._deadline: float | None = math.inf
 
@@ -195,7 +174,7 @@ class Links:
             try:
                 self._receive_one(data, source, now)
             except (PeerError, LimitReached) as error:
-                self._count_error(error)
+                self._drops[drop_of(error)] += 1
 
     def next_deadline(self) -> float:
         """Return when to call :meth:`handle_deadline`."""
@@ -237,7 +216,7 @@ class Links:
             self._on_reply(message, source, now)
 
     def _on_initiation(self, initiation: Initiation, source: Endpoint, now: float) -> None:
-        crowded = 2 * len(self._half_open) >= self._settings.max_half_open
+        crowded = self._half_open.is_crowded
         verdict = self._responder.judge(initiation, source, now, crowded=crowded)
         if isinstance(verdict, CookieReply):
             self._drops[LinkDrop.COOKIE] += 1
@@ -251,8 +230,10 @@ class Links:
         if overlay_address == credentials.overlay_address:
             raise Refused("an initiation under our own identity")
         link = self._links.get(overlay_address)
+        if link is None and len(self._links) >= self._settings.max_accepted_links:
+            raise LimitReached("too many links")
         if link is None or link.current is None:
-            self._check_half_open(overlay_address, source)
+            self._half_open.check(overlay_address, source)
         suite = initiation.choose_suite(credentials)
         outbound_spi = initiation.opened.payload.inbound_spi
         numbers.claim_outbound(source, outbound_spi)
@@ -282,11 +263,11 @@ class Links:
         elif isinstance(message, CookieReply):
             handshake.take_cookie(message)
         else:
-            self._on_response(link, message, now)
+            self._on_response(link, handshake, message, now)
 
-    def _on_response(self, link: Link, response: Response, now: float) -> None:
-        handshake = link.handshake
-        assert handshake is not None
+    def _on_response(
+        self, link: Link, handshake: OutgoingHandshake, response: Response, now: float
+    ) -> None:
         overlay_address, endpoint = handshake.peer.overlay_address, handshake.peer.endpoint
         try:
             agreement = handshake.complete(response)
@@ -309,11 +290,8 @@ class Links:
             raise NotAuthentic("the tag of a notice does not fit")
         if notice.kind is MessageType.CLOSE:
             link.peer_closed(pair, now)
-        elif pair is link.offered:
-            link.prove(pair, now)
         else:
-            link.prove(pair, now)
-            link.acknowledge(pair)
+            link.confirmed(pair, now)
         self._settle(pair.agreement.overlay_address, link)
 
     # Bounds and tables
@@ -330,29 +308,7 @@ class Links:
         return None
 
     def _is_allowed(self, endpoint: Endpoint) -> bool:
-        """Tell whether we speak with this endpoint; it must be in canonical form."""
-        try:
-            if Endpoint.parse(endpoint.host, endpoint.port) != endpoint:
-                return False
-        except Malformed:
-            return False
-        address = endpoint.address
-        if address.is_multicast or address.is_unspecified:
-            return False
-        return address.is_global or self._settings.allow_private_endpoints
-
-    def _check_half_open(self, overlay_address: OverlayAddress, source: Endpoint) -> None:
-        """Raise LimitReached if a stranger's link would be one too many."""
-        known = overlay_address in self._links
-        if not known and len(self._links) >= self._settings.max_accepted_links:
-            raise LimitReached("too many links")
-        others = [
-            prefix for address, prefix in self._half_open.items() if address != overlay_address
-        ]
-        if len(others) >= self._settings.max_half_open:
-            raise LimitReached("too many half-open links")
-        if others.count(source_prefix(source)) >= self._settings.max_half_open_per_prefix:
-            raise LimitReached("too many half-open links from one prefix")
+        return is_allowed_endpoint(endpoint, allow_private=self._settings.allow_private_endpoints)
 
     def _new_pair(
         self, agreement: Agreement, endpoint: Endpoint, now: float, *, ours: bool
@@ -375,14 +331,5 @@ class Links:
             self._links.pop(overlay_address, None)
         else:
             self._links[overlay_address] = link
-        if link.current is None and link.offered is not None:
-            self._half_open[overlay_address] = source_prefix(link.offered.endpoint)
-        else:
-            self._half_open.pop(overlay_address, None)
-
-    def _count_error(self, error: PeerError | LimitReached) -> None:
-        for kind, drop in _DROP_OF_ERROR:
-            if isinstance(error, kind):
-                self._drops[drop] += 1
-                return
-        self._drops[LinkDrop.REFUSED] += 1
+        half_open = link.offered if link.current is None else None
+        self._half_open.note(overlay_address, half_open.endpoint if half_open else None)

@@ -80,6 +80,13 @@ class Link:
                 return pair
         return None
 
+    def confirmed(self, pair: SaPair, now: float) -> None:
+        """A notice of the peer confirms ``pair``; what it has confirmed before is said again."""
+        known = pair is not self.offered
+        self.prove(pair, now)
+        if known:
+            self._acknowledge(pair)
+
     def prove(self, pair: SaPair, now: float) -> None:
         """The peer used ``pair``, in a packet or a notice: it holds the keys."""
         if pair is self.offered:
@@ -87,11 +94,6 @@ class Link:
         elif pair is self.current and pair.confirming is not None:
             pair.confirming = None
             self._limit_old(now)
-
-    def acknowledge(self, pair: SaPair) -> None:
-        """Tell the initiator of ``pair`` that its proof has arrived."""
-        if not pair.ours:
-            self._notify(MessageType.CONFIRM, pair)
 
     def peer_closed(self, pair: SaPair, now: float) -> None:
         """The peer has dropped ``pair``."""
@@ -195,7 +197,7 @@ class Link:
         self.current, pair.expires_at = pair, math.inf
         self._limit_old(cause.now)
         self._outbox.announce(pair.established(usable=True))
-        self.acknowledge(pair)
+        self._acknowledge(pair)
 
     def _drop_handshake(self, cause: Cause) -> None:  # noqa: ARG002 - an action of the table
         if self.handshake is not None:
@@ -257,6 +259,11 @@ class Link:
     def _confirm(self, pair: SaPair, confirming: Backoff, now: float) -> None:
         confirming.advance(now)
         self._notify(MessageType.CONFIRM, pair)
+
+    def _acknowledge(self, pair: SaPair) -> None:
+        """Tell the initiator of ``pair`` that its proof has arrived."""
+        if not pair.ours:
+            self._notify(MessageType.CONFIRM, pair)
 
     def _notify(self, kind: MessageType, pair: SaPair) -> None:
         self._outbox.send(make_notice(kind, pair.agreement.secrets).encode(), pair.endpoint)

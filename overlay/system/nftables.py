@@ -82,7 +82,7 @@ def render_nftables(table: FilterTable) -> str:
         )
     ]
     chains += _chain(
-        "masquerade",
+        "translation",
         "type nat hook postrouting priority srcnat; policy accept;",
         [_line(r, table.mark) for r in table.rules if r.verdict is Verdict.MASQUERADE],
     )

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from overlay.addresses import Endpoint
-from overlay.apm.settings import ApmSettings
+from overlay.apm.settings import MAX_HOPS, ApmSettings
 from overlay.config import (
     Configuration,
     ExitSettings,
@@ -15,7 +15,6 @@ from overlay.config import (
     load_configuration,
     parse_configuration,
 )
-from overlay.config.sections import MAX_HOPS
 from overlay.errors import ConfigurationError
 from overlay.exit_policy import MAX_RULES
 from overlay.tfc.pad import PadSettings

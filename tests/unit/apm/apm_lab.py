@@ -95,7 +95,9 @@ class Host:
             and not engine._sad.inbound_onions
             and not engine._sad._outbound
             and not any(
-                table._shapes for tables in engine._spd._tables.values() for table in tables.values()
+                table._shapes
+                for tables in engine._spd._tables.values()
+                for table in tables.values()
             )
             and not engine._local
             and not len(self.spis)
@@ -107,7 +109,11 @@ class Net:
     """One event heap; verbs of hardship: ``crash``, ``lose``, ``duplicate``, ``delay``."""
 
     def __init__(
-        self, names: Sequence[str], seed: int = 1, settings: ApmSettings | None = None, **each: object
+        self,
+        names: Sequence[str],
+        seed: int = 1,
+        settings: ApmSettings | None = None,
+        **each: object,
     ) -> None:
         self.rng = Random(seed)
         self.now = START

@@ -18,9 +18,7 @@ from overlay.apm.crypto import (
 from overlay.errors import NotAuthentic
 from overlay.sensitive import SecretBytes
 
-VECTORS = json.loads(
-    (Path(__file__).parents[2] / "vectors" / "hpke-onion-suites.json").read_text()
-)
+VECTORS = json.loads((Path(__file__).parents[2] / "vectors" / "hpke-onion-suites.json").read_text())
 SUITE_OF_KEM = {0x20: X25519_SUITE, 0x647A: HYBRID_SUITE}
 
 

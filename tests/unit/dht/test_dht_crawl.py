@@ -3,7 +3,7 @@
 from random import Random
 
 import pytest
-from dht_network import make_descriptor, make_identity, public_endpoint
+from dht_network import make_identity, public_endpoint
 from overlay.addresses import Endpoint, NodeId
 from overlay.dht.crawl import Crawl
 from overlay.dht.messages import Contact, Contacts, FindNode, FindRecord, Record
@@ -179,4 +179,3 @@ def test_time_budget_ends_the_crawl():
 def test_own_id_is_never_asked():
     me = Contact(OWN, public_endpoint(1), make_identity(1).identity_key)
     assert World(9, 8).crawl([me]).queries(NOW) == []
-    assert make_descriptor(make_identity(1), public_endpoint(1)).node_id != OWN

@@ -7,12 +7,12 @@ from random import Random
 import pytest
 from ipsec_circuits import NOW
 
+from overlay.addresses import Endpoint
 from overlay.ipsec.esp import InboundSa, OutboundSa
 from overlay.ipsec.headers import IPV4
 from overlay.ipsec.model import SecurityAssociation, Spi, UdpEncapsulation
 from overlay.ipsec.suites import SUITES
 from overlay.ipsec.transforms import new_transform
-from overlay.addresses import Endpoint
 from overlay.sensitive import SecretBytes
 
 VECTORS = Path(__file__).parents[2] / "vectors"

@@ -1,0 +1,37 @@
+"""Why datagrams of the link channel led to nothing."""
+
+from __future__ import annotations
+
+import enum
+from typing import Final
+
+from overlay.errors import LimitReached, Malformed, NotAuthentic, PeerError, Refused, Replayed
+
+__all__ = ["LinkDrop", "drop_of"]
+
+
+class LinkDrop(enum.Enum):
+    """Why a datagram of the link channel led to nothing; counted, never logged."""
+
+    MALFORMED = "no message of ours"
+    ENDPOINT = "from an address that is not allowed"
+    NOT_AUTHENTIC = "forged or not for us"
+    REPLAYED = "seen before, too old, or from the future"
+    REFUSED = "valid, but not acceptable"
+    LIMIT = "a bound was reached"
+    UNKNOWN = "for a handshake or pair that we do not have"
+    COOKIE = "answered with a cookie reply"
+
+
+_OF_ERROR: Final = (
+    (Malformed, LinkDrop.MALFORMED),
+    (NotAuthentic, LinkDrop.NOT_AUTHENTIC),
+    (Replayed, LinkDrop.REPLAYED),
+    (Refused, LinkDrop.REFUSED),
+    (LimitReached, LinkDrop.LIMIT),
+)
+
+
+def drop_of(error: PeerError | LimitReached) -> LinkDrop:
+    """Return under which cause an error is counted."""
+    return next((drop for kind, drop in _OF_ERROR if isinstance(error, kind)), LinkDrop.REFUSED)

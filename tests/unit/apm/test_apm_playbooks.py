@@ -1,0 +1,820 @@
+"""Figures 4 and 5 of the paper, and what follows them, as playbooks: >> in, << out."""
+
+from __future__ import annotations
+
+import pytest
+from apm_fakes import NOW, Actor, acks, control, controls, onions
+from apm_lab import BOB_V4, BOB_V6, INNER_V4
+
+from overlay.addresses import InnerAddress
+from overlay.apm.control import (
+    Confirm,
+    Ping,
+    Pong,
+    Refuse,
+    RefuseReason,
+    Teardown,
+    TeardownReason,
+)
+from overlay.apm.datagram import UdpDatagram
+from overlay.apm.events import (
+    CircuitClosed,
+    CircuitEnd,
+    CircuitFailed,
+    CircuitLost,
+    CircuitOpened,
+    CircuitState,
+    ExitCircuitClosed,
+    ExitCircuitOpened,
+    LinkUnused,
+    LinkWanted,
+)
+from overlay.apm.inner_addresses import InnerAddresses
+from overlay.errors import (
+    BackendError,
+    CircuitRefused,
+    CircuitTimedOut,
+    LimitReached,
+    NoSuitablePath,
+    PathError,
+)
+from overlay.ipsec.model import IpsecConfiguration, SaIdentity
+from overlay.selection.selector import MixPath
+
+INNER = InnerAddresses(ipv4=InnerAddress(bytes((100, 64, 3, 4))))
+
+
+def cast(**settings: object) -> tuple[Actor, Actor, Actor]:
+    from apm_lab import lab_settings
+
+    alice, mix1, mix2 = (Actor(seed, lab_settings(**settings)) for seed in (1, 2, 3))
+    alice.link_to(mix1)
+    mix1.link_to(alice)
+    mix1.link_to(mix2)
+    mix2.link_to(mix1)
+    return alice, mix1, mix2
+
+
+def path(*hops: Actor) -> MixPath:
+    return MixPath(tuple(hop.descriptor for hop in hops))
+
+
+def pending(alice: Actor, *hops: Actor) -> tuple[int, list[UdpDatagram]]:
+    """Alice has asked for a circuit and her onion has left."""
+    number = alice.manager.anonymous_connection(path(*hops), BOB_V4, NOW)
+    return number, onions(alice.sends())
+
+
+def nears(alice: Actor) -> list[bytes]:
+    return list(alice.backend.installed[0].local_addresses)
+
+
+# --- Figure 4: the source ---
+
+
+def test_figure_4_order_of_the_calls_at_the_source() -> None:
+    alice, mix1, mix2 = cast()
+    seen: list[object] = []
+    install = alice.backend.install
+
+    def check_then_install(configuration: IpsecConfiguration) -> None:
+        # Soft state comes before enforcement, and the onion leaves after it.
+        seen.extend(report.state for report in alice.manager.circuits())
+        seen.append(onions(alice.sends()))
+        install(configuration)
+
+    alice.backend.install = check_then_install  # type: ignore[method-assign]
+    alice.log.clear()
+    # >> apasm_anonymous_connection()
+    number = alice.manager.anonymous_connection(path(mix1, mix2), BOB_V4, NOW)
+    # << nitcm_generate_spi() per hop and direction, nesm_generate_sym_key() per hop,
+    #    nitcm_ipsec_translator() and enforcement
+    assert alice.log == ["generate SPI"] * 4 + ["generate key"] * 2 + ["install"]
+    assert seen == [CircuitState.AWAITING_CONFIRMATION, []]
+    # << apasm_send_onion_msg() to the first Mix-node
+    [onion] = onions(alice.sends())
+    assert (onion.source, onion.destination) == (alice.address, mix1.address)
+    assert [report.number for report in alice.manager.circuits()] == [number]
+    assert alice.event_names() == []
+
+
+def test_figure_4_goes_on_when_the_first_link_is_up() -> None:
+    alice, mix1 = Actor(1), Actor(2)
+    alice.manager.anonymous_connection(path(mix1), BOB_V4, NOW)
+    [wanted] = alice.manager.events()
+    assert isinstance(wanted, LinkWanted)
+    assert wanted.peer.overlay_address == mix1.address
+    assert wanted.peer.endpoint == mix1.endpoint
+    assert alice.manager.circuits()[0].state is CircuitState.WAITING_FOR_LINK
+    assert (alice.sends(), alice.log, len(alice.spis)) == ([], [], 0)
+    alice.link_to(mix1)
+    assert len(onions(alice.sends())) == 1
+    assert alice.log == ["generate SPI", "generate SPI", "generate key", "install"]
+
+
+def test_confirmation_installs_the_inner_policies_and_opens_the_circuit() -> None:
+    alice, mix1, mix2 = cast()
+    number, _ = pending(alice, mix1, mix2)
+    near = nears(alice)
+    # >> CONFIRM from the exit
+    alice.hears(control(mix2.address, near[1], Confirm(INNER)))
+    # << second configuration, CircuitOpened, PING to the exit
+    assert len(alice.backend.installed) == 2
+    assert alice.backend.installed[1].local_addresses == (INNER.ipv4,)
+    assert alice.manager.events() == [CircuitOpened(number, INNER, BOB_V4)]
+    [ping] = [d for d in alice.sends() if (d.source, d.destination) == (near[1], mix2.address)]
+    [message] = controls([ping])
+    assert isinstance(message, Ping)
+    # >> PONG
+    alice.hears(control(mix2.address, near[1], Pong(message.echo)), now=NOW + 0.25)
+    [report] = alice.manager.circuits()
+    assert (report.state, report.rtt_s, report.opened_at) == (CircuitState.OPEN, 0.25, NOW)
+    assert report.hops == (mix1.address, mix2.address)
+
+
+def test_only_the_exit_can_confirm() -> None:
+    alice, mix1, mix2 = cast()
+    pending(alice, mix1, mix2)
+    near = nears(alice)
+    alice.hears(control(mix1.address, near[0], Confirm(INNER)))
+    alice.hears(control(mix1.address, near[1], Confirm(INNER)))
+    alice.hears(control(mix2.address, near[0], Confirm(INNER)))
+    assert alice.event_names() == []
+    assert alice.manager.circuits()[0].state is CircuitState.AWAITING_CONFIRMATION
+    assert sum(alice.manager.relay_report().drops.values()) == 3
+
+
+def test_repeated_confirmation_repeats_the_ping_and_changes_nothing() -> None:
+    alice, mix1, _ = cast()
+    pending(alice, mix1)
+    confirm = control(mix1.address, nears(alice)[0], Confirm(INNER))
+    alice.hears(confirm)
+    [first] = controls(alice.sends())
+    for _ in range(10):
+        alice.hears(confirm)
+        assert controls(alice.sends()) == [first]
+    assert isinstance(first, Ping)
+    alice.hears(control(mix1.address, nears(alice)[0], Pong(first.echo)))
+    alice.hears(confirm)
+    assert alice.sends() == []
+    assert alice.event_names() == ["CircuitOpened"]
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [
+        InnerAddresses(ipv6=InnerAddress(bytes.fromhex("fd77") + bytes(13) + b"\x01")),
+        InnerAddresses(ipv4=InnerAddress(bytes((127, 0, 0, 1)))),
+        InnerAddresses(ipv4=InnerAddress(bytes((192, 168, 0, 1)))),
+        InnerAddresses(INNER.ipv4, InnerAddress(bytes.fromhex("fd636972") + bytes(12))),
+    ],
+)
+def test_unusable_inner_address_fails_the_circuit_and_tears_it_down(inner: InnerAddresses) -> None:
+    alice, mix1, _ = cast()
+    number, _ = pending(alice, mix1)
+    alice.hears(control(mix1.address, nears(alice)[0], Confirm(inner)))
+    failed, *_ = alice.manager.events()
+    assert isinstance(failed, CircuitFailed)
+    assert failed.circuit == number
+    assert isinstance(failed.error, PathError)
+    assert controls(alice.sends()) == [Teardown(TeardownReason.CLOSED)]
+
+
+def test_inner_address_in_use_here_fails_with_a_clear_error() -> None:
+    alice, mix1, mix2 = cast()
+    pending(alice, mix1)
+    alice.hears(control(mix1.address, nears(alice)[0], Confirm(INNER)))
+    alice.manager.events()
+    alice.manager.anonymous_connection(path(mix1, mix2), BOB_V4, NOW)
+    second = alice.backend.installed[-1].local_addresses
+    alice.hears(control(mix2.address, second[1], Confirm(INNER)))
+    [failed] = [e for e in alice.manager.events() if isinstance(e, CircuitFailed)]
+    assert "in use here" in str(failed.error)
+    assert alice.manager.circuits()[0].state is CircuitState.OPEN
+
+
+def test_inner_address_of_a_local_network_is_not_accepted() -> None:
+    alice, mix1, _ = cast()
+    alice.manager._source._local_networks = (INNER_V4,)
+    pending(alice, mix1)
+    alice.hears(control(mix1.address, nears(alice)[0], Confirm(INNER)))
+    assert alice.event_names() == ["CircuitFailed"]
+
+
+@pytest.mark.parametrize("reason", RefuseReason)
+@pytest.mark.parametrize("position", [1, 2])
+def test_refusal_names_hop_and_reason_and_tears_down_the_hops_before(
+    position: int, reason: RefuseReason
+) -> None:
+    alice, mix1, mix2 = cast()
+    number, _ = pending(alice, mix1, mix2)
+    near, hop = nears(alice)[position - 1], (mix1, mix2)[position - 1]
+    alice.hears(control(hop.address, near, Refuse(reason)))
+    failed = alice.manager.events()[0]
+    assert isinstance(failed, CircuitFailed)
+    assert failed.circuit == number
+    assert isinstance(failed.error, CircuitRefused)
+    assert (failed.error.hop, failed.error.reason) == (position, reason.name)
+    told = [d.destination for d in alice.sends() if controls([d])]
+    assert told == [mix1.address][: position - 1]
+    assert alice.manager.circuits() == []
+
+
+def test_silence_times_out_and_leaves_nothing() -> None:
+    alice, mix1, _ = cast(link_timeout_s=1.0, carrier_attempts=20)
+    pending(alice, mix1)
+    while alice.manager.circuits():
+        alice.manager.handle_deadline(alice.manager.next_deadline())
+    failed = alice.manager.events()[0]
+    assert isinstance(failed, CircuitFailed)
+    assert isinstance(failed.error, CircuitTimedOut)
+    finish(alice, NOW + 20.0)
+    assert (alice.backend.installed, len(alice.spis)) == ([], 0)
+    assert [type(e) for e in alice.manager.events()] == [LinkUnused]
+
+
+def finish(actor: Actor, now: float) -> None:
+    """Run the timers until nothing but replay and carrier memory is left."""
+    for _ in range(20):
+        now = min(max(now, actor.manager.next_deadline()), now + 2.0)
+        actor.manager.handle_deadline(now)
+
+
+def test_first_mix_node_that_acknowledges_nothing_fails_the_circuit() -> None:
+    alice, mix1, _ = cast(carrier_attempts=2)
+    pending(alice, mix1)
+    alice.manager.handle_deadline(NOW + 0.5)
+    assert len(onions(alice.sends())) == 1
+    alice.manager.handle_deadline(NOW + 1.5)
+    failed = alice.manager.events()[0]
+    assert isinstance(failed, CircuitFailed)
+    assert isinstance(failed.error, CircuitTimedOut)
+
+
+def test_link_that_cannot_be_had_fails_the_circuit() -> None:
+    alice, mix1 = Actor(1), Actor(2)
+    alice.manager.anonymous_connection(path(mix1), BOB_V4, NOW)
+    alice.manager.link_lost(mix1.address, NOW + 1)
+    assert alice.event_names() == ["LinkWanted", "CircuitFailed", "LinkUnused"]
+
+
+def test_backend_that_refuses_fails_the_circuit_and_keeps_the_cause() -> None:
+    alice, mix1, _ = cast()
+    alice.backend.fail = True
+    alice.manager.anonymous_connection(path(mix1), BOB_V4, NOW)
+    failed = alice.manager.events()[0]
+    assert isinstance(failed, CircuitFailed)
+    assert isinstance(failed.error.__cause__, BackendError)
+    assert (alice.sends(), len(alice.spis), alice.manager.circuits()) == ([], 0, [])
+
+
+def test_backend_that_refuses_the_inner_policies_fails_the_circuit() -> None:
+    alice, mix1, _ = cast()
+    pending(alice, mix1)
+    alice.backend.fail = True
+    alice.hears(control(mix1.address, nears(alice)[0], Confirm(INNER)))
+    assert alice.event_names() == ["CircuitFailed"]
+    assert controls(alice.sends()) == [Teardown(TeardownReason.CLOSED)]
+
+
+def test_closing_tells_every_hop_the_farthest_first_and_removes_everything() -> None:
+    alice, mix1, mix2 = cast()
+    number, _ = pending(alice, mix1, mix2)
+    alice.hears(control(mix2.address, nears(alice)[1], Confirm(INNER)))
+    alice.manager.events()
+    alice.sends()
+    alice.manager.close(number, NOW + 5)
+    told = [d.destination for d in alice.sends()]
+    assert told == [mix2.address, mix1.address]
+    assert len(alice.backend.installed) == 1, "the data's policies go at once"
+    alice.manager.handle_deadline(NOW + 5.5)
+    assert len(controls(alice.sends())) == 2, "and once more, lest it was lost"
+    alice.manager.handle_deadline(NOW + 6.0)
+    assert (alice.backend.installed, len(alice.spis)) == ([], 0)
+    assert alice.manager.events() == [
+        CircuitClosed(number, CircuitEnd.CLOSED),
+        LinkUnused(mix1.address),
+    ]
+    alice.manager.close(number, NOW + 7)
+    assert alice.manager.events() == []
+
+
+def open_circuit(alice: Actor, *hops: Actor) -> tuple[int, bytes]:
+    number, _ = pending(alice, *hops)
+    near = nears(alice)[len(hops) - 1]
+    alice.hears(control(hops[-1].address, near, Confirm(INNER)))
+    alice.manager.events()
+    return number, near
+
+
+def test_unanswered_keepalive_loses_the_circuit() -> None:
+    alice, mix1, _ = cast()
+    number, _ = open_circuit(alice, mix1)
+    for tick in (10.0, 20.0):
+        alice.manager.handle_deadline(NOW + tick)
+        assert alice.manager.events() == []
+    alice.manager.handle_deadline(NOW + 30.0)
+    assert CircuitLost(number, CircuitEnd.UNANSWERED) in alice.manager.events()
+
+
+def test_answered_keepalive_keeps_the_circuit_until_its_lifetime_is_over() -> None:
+    alice, mix1, _ = cast(lifetime_s=95.0)
+    number, near = open_circuit(alice, mix1)
+    acks_of = Pong
+    for second in range(0, 95, 5):
+        alice.manager.handle_deadline(NOW + second)
+        for message in controls(alice.sends()):
+            if isinstance(message, Ping):
+                alice.hears(control(mix1.address, near, acks_of(message.echo)))
+        alice.manager._carrier._timers.cancel(
+            ("out", next(iter(alice.manager._carrier._outgoing), (mix1.address, b"")))
+        )
+    assert [e for e in alice.manager.events() if isinstance(e, CircuitLost)] == []
+    alice.manager.handle_deadline(NOW + 95)
+    assert CircuitClosed(number, CircuitEnd.EXPIRED) in alice.manager.events()
+
+
+@pytest.mark.parametrize("position", [1, 2])
+def test_teardown_by_a_hop_loses_the_circuit(position: int) -> None:
+    alice, mix1, mix2 = cast()
+    number, _ = open_circuit(alice, mix1, mix2)
+    hop = (mix1, mix2)[position - 1]
+    near = nears(alice)[position - 1]
+    alice.hears(control(hop.address, near, Teardown(TeardownReason.NEXT_HOP_LOST)))
+    assert alice.manager.events() == [CircuitLost(number, CircuitEnd.TORN_DOWN)]
+
+
+def test_lost_link_loses_the_circuit_at_once_and_silently() -> None:
+    alice, mix1, _ = cast()
+    number, _ = open_circuit(alice, mix1)
+    alice.sends()
+    alice.manager.link_lost(mix1.address, NOW + 1)
+    assert alice.manager.events() == [
+        CircuitLost(number, CircuitEnd.LINK_LOST),
+        LinkUnused(mix1.address),
+    ]
+    assert (alice.sends(), alice.backend.installed, len(alice.spis)) == ([], [], 0)
+
+
+def test_moved_link_counts_as_lost_and_a_repeated_report_does_not() -> None:
+    alice, mix1, _ = cast()
+    open_circuit(alice, mix1)
+    alice.link_to(mix1)
+    assert alice.manager.events() == []
+    mix1.seed += 50
+    alice.manager.link_established(
+        path(mix1).hops[0].overlay_address,
+        type(alice.manager._board.link(mix1.address))(1, b"\1" * 4, b"\2" * 4),
+        NOW,
+    )
+    assert "CircuitLost" in alice.event_names()
+
+
+def test_own_circuits_are_bounded() -> None:
+    alice, mix1, mix2 = cast(max_source_circuits=2)
+    pending(alice, mix1)
+    pending(alice, mix2)
+    with pytest.raises(LimitReached):
+        alice.manager.anonymous_connection(path(mix1), BOB_V4, NOW)
+
+
+def test_impossible_paths_are_refused_at_once_with_a_count() -> None:
+    alice, mix1, mix2 = cast()
+    alice.backend.max_templates = 3
+    assert pending(alice, mix1, mix2)
+    wrong = [
+        path(),
+        path(mix1, mix2, Actor(9)),
+        path(mix1, mix1),
+        path(mix1, alice),
+    ]
+    for hops in wrong:
+        with pytest.raises(NoSuitablePath) as caught:
+            alice.manager.anonymous_connection(hops, BOB_V4, NOW)
+        assert caught.value.known == len(hops)
+
+
+# --- Figure 5: the relay and the exit ---
+
+
+def at_relay() -> tuple[Actor, Actor, Actor, UdpDatagram]:
+    alice, mix1, mix2 = cast()
+    _, [onion] = pending(alice, mix1, mix2)
+    return alice, mix1, mix2, onion
+
+
+def test_figure_5_order_of_the_calls_at_a_relay() -> None:
+    _, mix1, mix2, onion = at_relay()
+    seen: list[object] = []
+    install = mix1.backend.install
+
+    def check_then_install(configuration: IpsecConfiguration) -> None:
+        seen.append(len(mix1.spis))
+        seen.append(mix1.manager._connections.hops_in_total())
+        seen.append(onions(mix1.sends()))
+        install(configuration)
+
+    mix1.backend.install = check_then_install  # type: ignore[method-assign]
+    mix1.log.clear()
+    # >> apasm_receive_onion_msg()
+    mix1.hears(onion)
+    # << nesm_extract_onion_info(), soft state, then translation and enforcement
+    assert mix1.log == ["install"]
+    assert seen == [1, 1, []]
+    # << apasm_send_onion_msg(): the peeled onion to the next hop, an acknowledgement back
+    [forwarded] = onions(mix1.sends())
+    assert (forwarded.source, forwarded.destination) == (mix1.address, mix2.address)
+    assert len(forwarded.payload) == len(onion.payload)
+    assert mix1.manager.relay_report().relayed == 1
+    assert mix1.event_names() == []
+
+
+def test_figure_5_at_the_exit_confirms_with_an_inner_address() -> None:
+    alice, mix1, mix2, onion = at_relay()
+    mix1.hears(onion)
+    mix2.hears(*onions(mix1.sends()))
+    sent = mix2.sends()
+    [confirm] = [message for message in controls(sent) if isinstance(message, Confirm)]
+    assert mix2.manager.events() == [ExitCircuitOpened(confirm.inner_addresses)]
+    assert confirm.inner_addresses.ipv6 is None
+    [datagram] = [d for d in sent if controls([d])]
+    assert (datagram.source, datagram.destination) == (mix2.address, nears(alice)[1])
+    assert len(acks(sent)) == 1
+    assert mix2.manager.relay_report().exits == 1
+
+
+def test_exit_gives_the_family_of_the_destination() -> None:
+    alice, mix1, _ = cast()
+    alice.manager.anonymous_connection(path(mix1), BOB_V6, NOW)
+    mix1.hears(*onions(alice.sends()))
+    [confirm] = controls(mix1.sends())
+    assert isinstance(confirm, Confirm)
+    assert confirm.inner_addresses.ipv4 is None
+    assert confirm.inner_addresses.ipv6 is not None
+
+
+def test_exit_repeats_the_confirmation_until_the_source_speaks() -> None:
+    alice, mix1, _ = cast()
+    _, [onion] = pending(alice, mix1)
+    mix1.hears(onion)
+    times = []
+    for _ in range(3):
+        now = mix1.manager.next_deadline()
+        mix1.manager.handle_deadline(now)
+        times.append(now - NOW)
+        assert isinstance(controls(mix1.sends())[-1], Confirm)
+    assert times == [1.0, 3.0, 7.0]
+    mix1.hears(control(nears(alice)[0], mix1.address, Ping(b"12345678")), now=NOW + 8)
+    assert controls(mix1.sends()) == [Pong(b"12345678")]
+    mix1.manager.handle_deadline(NOW + 15)
+    assert controls(mix1.sends()) == []
+
+
+def test_replayed_onion_is_acknowledged_by_nobody_and_dropped() -> None:
+    _, mix1, _, onion = at_relay()
+    mix1.hears(onion)
+    mix1.sends()
+    # Under another message id: the carrier takes it for a new message.
+    replayed = UdpDatagram(
+        onion.source,
+        onion.destination,
+        onion.source_port,
+        onion.destination_port,
+        onion.payload[:1] + bytes(8) + onion.payload[9:],
+    )
+    mix1.hears(replayed)
+    assert onions(mix1.sends()) == []
+    report = mix1.manager.relay_report()
+    assert report.relayed == 1
+    assert {drop.name: count for drop, count in report.drops.items()} == {"REPLAYED": 1}
+
+
+def test_duplicated_fragment_is_no_replay() -> None:
+    _, mix1, _, onion = at_relay()
+    mix1.hears(onion, onion)
+    sent = mix1.sends()
+    assert len(onions(sent)) == 1
+    assert len(acks(sent)) == 2
+    assert mix1.manager.relay_report().drops == {}
+
+
+@pytest.mark.parametrize(("later", "name"), [(100_000.0, "REPLAYED"), (-100_000.0, "MALFORMED")])
+def test_onion_of_another_time_is_dropped(later: float, name: str) -> None:
+    _, mix1, _, onion = at_relay()
+    mix1.hears(onion, now=NOW + later)
+    report = mix1.manager.relay_report()
+    assert (report.relayed, report.remembered_onions) == (0, 0)
+    assert [drop.name for drop in report.drops] == [name]
+
+
+def test_onion_over_an_unknown_link_is_neither_acknowledged_nor_read() -> None:
+    _, _, mix2, onion = at_relay()
+    stranger = Actor(77)
+    mix2.hears(UdpDatagram(stranger.address, mix2.address, 6978, 6978, onion.payload))
+    assert mix2.sends() == []
+
+
+def refusal_at_exit(mix: Actor, alice: Actor) -> list[object]:
+    mix.hears(*onions(alice.sends()))
+    return list(controls(mix.sends()))
+
+
+@pytest.mark.parametrize(
+    ("actor", "hops", "reason"),
+    [
+        (Actor(2, exit_role=False), 1, RefuseReason.NOT_OFFERED),
+        (Actor(2, relay=False), 2, RefuseReason.NOT_OFFERED),
+    ],
+)
+def test_node_refuses_a_role_that_it_does_not_have(
+    actor: Actor, hops: int, reason: RefuseReason
+) -> None:
+    alice, mix2 = Actor(1), Actor(3)
+    alice.link_to(actor)
+    actor.link_to(alice)
+    alice.manager.anonymous_connection(path(*(actor, mix2)[:hops]), BOB_V4, NOW)
+    assert refusal_at_exit(actor, alice) == [Refuse(reason)]
+
+
+def test_refusing_hop_forgets_everything_after_its_last_words() -> None:
+    alice, mix1, _ = cast(max_circuits=1)
+    pending(alice, mix1)
+    onion_of_first = onions(alice.sends())
+    assert onion_of_first == []
+    _, [second] = pending(alice, mix1)
+    third_number, [third] = pending(alice, mix1)
+    assert third_number
+    mix1.hears(second)
+    mix1.sends()
+    before = (list(mix1.backend.installed), len(mix1.spis), len(mix1.pool))
+    mix1.hears(third)
+    assert Refuse(RefuseReason.LIMIT) in controls(mix1.sends())
+    assert mix1.manager.relay_report().closing == 1
+    mix1.manager.handle_deadline(NOW + 0.5)
+    assert Refuse(RefuseReason.LIMIT) in controls(mix1.sends())
+    mix1.manager.handle_deadline(NOW + 1.0)
+    assert (mix1.backend.installed, len(mix1.spis), len(mix1.pool)) == before
+
+
+def test_limit_per_neighbour_spares_other_neighbours() -> None:
+    alice, mix1, _ = cast(max_circuits_per_neighbour=1)
+    carol = Actor(8)
+    carol.link_to(mix1)
+    mix1.link_to(carol)
+    for source in (alice, alice, carol):
+        source.manager.anonymous_connection(path(mix1), BOB_V4, NOW)
+        mix1.hears(*onions(source.sends()))
+    messages = controls(mix1.sends())
+    assert [type(message) for message in messages] == [Confirm, Refuse, Confirm]
+
+
+def test_full_replay_cache_refuses_new_circuits() -> None:
+    alice, mix1, _ = cast(max_replay_entries=1)
+    for expected in (Confirm, Refuse):
+        pending_number = alice.manager.anonymous_connection(path(mix1), BOB_V4, NOW)
+        assert pending_number
+        mix1.hears(*onions(alice.sends()))
+        assert [type(message) for message in controls(mix1.sends())] == [expected]
+
+
+def test_claimed_spi_is_a_collision() -> None:
+    alice, mix1, _ = cast()
+    _, [onion] = pending(alice, mix1)
+    forward = alice.backend.installed[0].associations[0].spi
+    assert mix1.spis.claim(forward)
+    mix1.hears(onion)
+    assert controls(mix1.sends()) == [Refuse(RefuseReason.COLLISION)]
+    assert not mix1.spis.claim(forward), "the other owner keeps it"
+
+
+def test_circuit_address_in_use_is_a_collision_that_spares_the_other_circuit() -> None:
+    alice, mix1, _ = cast()
+    _, [onion] = pending(alice, mix1)
+    mix1.hears(onion)
+    carol = Actor(8)
+    mix1.link_to(carol)
+    carol.link_to(mix1)
+    # Carol draws the same numbers as Alice, so the same circuit address.
+    carol.manager._source._rng = Actor(1).manager._source._rng
+    carol.manager.anonymous_connection(path(mix1), BOB_V4, NOW)
+    mix1.sends()
+    installed = list(mix1.backend.installed)
+    mix1.hears(*onions(carol.sends()))
+    assert controls(mix1.sends()) == []
+    assert mix1.backend.installed == installed
+    assert mix1.manager.relay_report().exits == 1
+
+
+def test_onion_waits_for_the_link_to_the_next_hop() -> None:
+    alice, mix1, mix2 = Actor(1), Actor(2), Actor(3)
+    alice.link_to(mix1)
+    mix1.link_to(alice)
+    _, [onion] = pending(alice, mix1, mix2)
+    mix1.hears(onion)
+    [wanted] = mix1.manager.events()
+    assert isinstance(wanted, LinkWanted)
+    assert wanted.peer.overlay_address == mix2.address
+    assert wanted.peer.link_key == mix2.identity.link_key
+    assert (onions(mix1.sends()), mix1.manager.relay_report().waiting) == ([], 1)
+    mix1.link_to(mix2)
+    assert len(onions(mix1.sends())) == 1
+    report = mix1.manager.relay_report()
+    assert (report.waiting, report.relayed) == (0, 1)
+
+
+@pytest.mark.parametrize("how", ["timeout", "link_lost"])
+def test_unreachable_next_hop_is_refused(how: str) -> None:
+    alice, mix1, mix2 = Actor(1), Actor(2), Actor(3)
+    alice.link_to(mix1)
+    mix1.link_to(alice)
+    _, [onion] = pending(alice, mix1, mix2)
+    mix1.hears(onion)
+    mix1.sends()
+    if how == "timeout":
+        mix1.manager.handle_deadline(NOW + 8.0)
+    else:
+        mix1.manager.link_lost(mix2.address, NOW + 1.0)
+    assert controls(mix1.sends()) == [Refuse(RefuseReason.UNREACHABLE)]
+    finish(mix1, NOW + 10)
+    assert (mix1.backend.installed, len(mix1.spis)) == ([], 0)
+    names = [type(event) for event in mix1.manager.events()]
+    assert names.count(LinkUnused) == 2
+
+
+def test_onion_for_a_private_endpoint_is_refused_unless_allowed() -> None:
+    from overlay.apm.settings import ApmSettings
+
+    alice, mix1, mix2 = Actor(1), Actor(2, ApmSettings()), Actor(3)
+    alice.link_to(mix1)
+    mix1.link_to(alice)
+    pending_number, [onion] = pending(alice, mix1, mix2)
+    assert pending_number
+    mix1.hears(onion)
+    assert mix1.event_names() == []
+    assert controls(mix1.sends()) == [Refuse(RefuseReason.UNREACHABLE)]
+
+
+def test_backend_that_refuses_at_a_relay_makes_it_refuse_or_stay_silent() -> None:
+    _, mix1, _, onion = at_relay()
+    mix1.backend.fail = True
+    mix1.hears(onion)
+    assert (onions(mix1.sends()), len(mix1.spis)) == ([], 0)
+    assert mix1.manager.relay_report().relayed == 0
+
+
+def test_next_hop_that_never_acknowledges_is_unreachable() -> None:
+    alice, mix1, mix2 = cast(carrier_attempts=1)
+    _, [onion] = pending(alice, mix1, mix2)
+    mix1.hears(onion)
+    mix1.sends()
+    mix1.manager.handle_deadline(NOW + 0.5)
+    assert controls(mix1.sends()) == [Refuse(RefuseReason.UNREACHABLE)]
+    assert mix1.manager.relay_report().relayed == 0
+
+
+def test_relay_answers_ping_and_obeys_teardown_of_its_source_alone() -> None:
+    alice, mix1, mix2, onion = at_relay()
+    mix1.hears(onion)
+    mix1.sends()
+    c0, c1 = nears(alice)
+    mix1.hears(control(c0, mix1.address, Ping(b"abcdefgh")))
+    assert controls(mix1.sends()) == [Pong(b"abcdefgh")]
+    # The far address is the next hop's business: nothing said from it counts here.
+    mix1.hears(control(c1, mix1.address, Teardown(TeardownReason.CLOSED)))
+    mix1.hears(control(mix2.address, mix1.address, Teardown(TeardownReason.CLOSED)))
+    assert mix1.manager.relay_report().relayed == 1
+    mix1.hears(control(c0, mix1.address, Teardown(TeardownReason.CLOSED)))
+    assert mix1.manager.relay_report().relayed == 0
+    finish(mix1, NOW + 1)
+    assert (mix1.backend.installed, len(mix1.spis)) == ([], 0)
+
+
+def forward_identity(alice: Actor, mix: Actor, position: int) -> SaIdentity:
+    sa = alice.backend.installed[0].associations[2 * (position - 1)]
+    assert sa.destination == mix.address
+    return sa.identity
+
+
+def test_relay_forgets_an_unconfirmed_circuit() -> None:
+    alice, mix1, mix2, onion = at_relay()
+    mix1.hears(onion)
+    [forwarded] = onions(mix1.sends())
+    mix2.hears(forwarded)
+    mix1.hears(*acks(mix2.sends()))
+    mix1.manager.handle_deadline(NOW + 29.9)
+    assert mix1.manager.relay_report().relayed == 1
+    mix1.manager.handle_deadline(NOW + 30.0)
+    assert mix1.manager.relay_report().relayed == 0
+    assert (mix1.backend.installed, len(mix1.spis)) == ([], 0)
+
+
+def test_relay_keeps_a_used_circuit_and_forgets_an_idle_one() -> None:
+    alice, mix1, mix2, onion = at_relay()
+    mix1.hears(onion)
+    [forwarded] = onions(mix1.sends())
+    mix2.hears(forwarded)
+    mix1.hears(*acks(mix2.sends()))
+    forward = forward_identity(alice, mix1, 1)
+    mix1.backend.used[forward] = NOW + 25
+    mix1.manager.handle_deadline(NOW + 30)
+    mix1.manager.handle_deadline(NOW + 84.9)
+    assert mix1.manager.relay_report().relayed == 1
+    mix1.backend.used[forward] = NOW + 80
+    mix1.manager.handle_deadline(NOW + 85)
+    assert mix1.manager.relay_report().relayed == 1
+    mix1.manager.handle_deadline(NOW + 140)
+    assert mix1.manager.relay_report().relayed == 0
+    assert mix1.backend.installed == []
+
+
+def test_exit_forgets_an_idle_circuit_and_takes_its_address_back() -> None:
+    alice, mix1, _ = cast()
+    _, [onion] = pending(alice, mix1)
+    mix1.hears(onion)
+    mix1.hears(control(nears(alice)[0], mix1.address, Ping(b"abcdefgh")))
+    mix1.backend.used[forward_identity(alice, mix1, 1)] = NOW
+    assert len(mix1.pool) == 1
+    mix1.manager.handle_deadline(NOW + 60)
+    assert (len(mix1.pool), len(mix1.spis), mix1.backend.installed) == (0, 0, [])
+    assert [type(e) for e in mix1.manager.events()] == [
+        ExitCircuitOpened,
+        ExitCircuitClosed,
+        LinkUnused,
+    ]
+
+
+def test_hop_ends_a_circuit_whose_lifetime_is_over_and_says_so() -> None:
+    alice, mix1, _ = cast(lifetime_s=20.0)
+    _, [onion] = pending(alice, mix1)
+    mix1.hears(onion)
+    mix1.hears(control(nears(alice)[0], mix1.address, Ping(b"abcdefgh")))
+    mix1.backend.used[forward_identity(alice, mix1, 1)] = NOW + 19
+    mix1.sends()
+    mix1.manager.handle_deadline(NOW + 20)
+    assert controls(mix1.sends()) == [Teardown(TeardownReason.EXPIRED)]
+
+
+def test_hop_grants_no_more_than_its_own_lifetime() -> None:
+    from apm_lab import lab_settings
+
+    alice, mix1 = Actor(1), Actor(2, lab_settings(lifetime_s=10.0))
+    alice.link_to(mix1)
+    mix1.link_to(alice)
+    _, [onion] = pending(alice, mix1)
+    mix1.hears(onion)
+    mix1.hears(control(nears(alice)[0], mix1.address, Ping(b"abcdefgh")))
+    mix1.sends()
+    mix1.manager.handle_deadline(NOW + 10)
+    assert controls(mix1.sends()) == [Teardown(TeardownReason.EXPIRED)]
+
+
+def test_relay_tells_the_source_when_the_next_link_is_lost() -> None:
+    _, mix1, mix2, onion = at_relay()
+    mix1.hears(onion)
+    mix1.sends()
+    mix1.manager.link_lost(mix2.address, NOW + 1)
+    assert controls(mix1.sends()) == [Teardown(TeardownReason.NEXT_HOP_LOST)]
+
+
+def test_relay_forgets_at_once_when_the_previous_link_is_lost() -> None:
+    alice, mix1, _, onion = at_relay()
+    mix1.hears(onion)
+    mix1.sends()
+    mix1.manager.link_lost(alice.address, NOW + 1)
+    assert (controls(mix1.sends()), mix1.backend.installed, len(mix1.spis)) == ([], [], 0)
+
+
+def test_stopping_node_tells_sources_and_hops() -> None:
+    alice, mix1, mix2, onion = at_relay()
+    mix1.hears(onion)
+    mix1.manager.anonymous_connection(path(mix2), BOB_V4, NOW)
+    mix1.sends()
+    mix1.manager.close_all(NOW + 1)
+    assert sorted(message.reason.name for message in controls(mix1.sends())) == [  # type: ignore[union-attr]
+        "CLOSED",
+        "SHUTDOWN",
+    ]
+    finish(mix1, NOW + 2)
+    assert (mix1.backend.installed, len(mix1.spis)) == ([], 0)
+
+
+def test_too_many_partings_go_without_a_word_and_without_a_trace() -> None:
+    alice, mix1, _ = cast(max_farewells=1)
+    numbers = [pending(alice, mix1)[0] for _ in range(3)]
+    for number in numbers:
+        alice.manager.close(number, NOW)
+    assert len(controls(alice.sends())) == 1
+    finish(alice, NOW)
+    assert (alice.backend.installed, len(alice.spis)) == ([], 0)
+
+
+def test_receive_never_raises_and_counts_what_it_drops() -> None:
+    alice, mix1, _ = cast()
+    packets = [b"", b"\x60", bytes(48), b"\xff" * 1200]
+    alice.manager.receive(packets, NOW)
+    alice.hears(UdpDatagram(mix1.address, alice.address, 1, 2, b""))
+    alice.hears(UdpDatagram(mix1.address, alice.address, 6978, 6978, b""))
+    alice.hears(UdpDatagram(mix1.address, alice.address, 6979, 6979, bytes(64)))
+    alice.hears(UdpDatagram(bytes(16), bytes(16), 6979, 6979, bytes(64)))
+    assert sum(alice.manager.relay_report().drops.values()) == 8
+    assert alice.sends() == []

@@ -1,0 +1,315 @@
+from random import Random
+
+import pytest
+from ipsec_circuits import (
+    BOB_V4,
+    INNER_V4,
+    NOW,
+    SaEnds,
+    circuit_address,
+    ipv4,
+    ipv6,
+    overlay_address,
+    policy,
+    sa_ends,
+    underlay,
+)
+
+from overlay.ipsec.headers import ESP
+from overlay.ipsec.model import (
+    MAX_TEMPLATES,
+    Direction,
+    Drop,
+    IpsecConfiguration,
+    Lifetime,
+    Prefix,
+    SecurityPolicy,
+    Selector,
+)
+from overlay.ipsec.userspace import plans
+from overlay.ipsec.userspace.engine import UserspaceEngine
+
+HERE, THERE = overlay_address(1), overlay_address(2)
+PACKET = ipv6(HERE, THERE, b"signal")
+
+
+def engine() -> UserspaceEngine:
+    return UserspaceEngine(rng=Random(1))
+
+
+def link(spi: int = 0x700, reqid: int = 7, **options) -> SaEnds:
+    udp = (underlay(1), underlay(2))
+    return sa_ends(spi, (reqid, reqid), udp[0].packed, udp[1].packed, udp=udp, **options)
+
+
+def pair(**options) -> tuple[UserspaceEngine, UserspaceEngine]:
+    """A sender and a receiver of PACKET over one link."""
+    ends, sender, receiver = link(**options), engine(), engine()
+    sender.install(
+        IpsecConfiguration(
+            (ends.outbound,), (policy(Direction.OUT, HERE, THERE, ends.outbound),), (HERE,)
+        )
+    )
+    receiver.install(
+        IpsecConfiguration(
+            (ends.inbound,), (policy(Direction.IN, HERE, THERE, ends.inbound),), (THERE,)
+        )
+    )
+    return sender, receiver
+
+
+@pytest.mark.parametrize("packet", [b"", b"\x60", PACKET[:39], PACKET[:-1], b"\x00" * 60])
+def test_what_is_no_ip_packet_is_not_sealed(packet):
+    sender, _ = pair()
+    assert sender.process_outbound([packet], NOW).to_network == []
+    assert sender.drops() == {Drop.OUT_ERROR: 1}
+
+
+def test_bytes_after_an_outbound_packet_are_not_sealed():
+    sender, receiver = pair()
+    sent = sender.process_outbound([PACKET + b"rest"], NOW).to_network
+    assert receiver.process_inbound(sent, NOW).to_control == [PACKET]
+
+
+@pytest.mark.parametrize("datagram", [b"", b"\x00", b"\x00\x00\x07\x00", b"\x00\x00\x07\x01" * 20])
+def test_datagrams_of_no_sa_are_counted_and_dropped(datagram):
+    _, receiver = pair()
+    assert receiver.process_inbound([(datagram, underlay(1))], NOW).to_control == []
+    assert sum(receiver.drops().values()) == 1
+
+
+def test_a_bad_packet_does_not_stop_the_rest_of_its_batch():
+    sender, receiver = pair()
+    (good,) = sender.process_outbound([PACKET], NOW).to_network
+    bad = (b"\x00\x00\x07\x00" + bytes(80), underlay(1))
+    assert receiver.process_inbound([bad, good, bad], NOW).to_control == [PACKET]
+
+
+def test_a_datagram_from_another_endpoint_is_accepted_as_nat_may_move_a_peer():
+    sender, receiver = pair()
+    ((datagram, _),) = sender.process_outbound([PACKET], NOW).to_network
+    assert receiver.process_inbound([(datagram, underlay(9))], NOW).to_control == [PACKET]
+
+
+def test_an_out_policy_without_an_sa_seals_nothing():
+    ends, sender = link(), engine()
+    sender.install(IpsecConfiguration((), (policy(Direction.OUT, HERE, THERE, ends.outbound),)))
+    assert sender.process_outbound([PACKET], NOW).to_network == []
+    assert sender.drops() == {Drop.OUT_NO_STATES: 1}
+    sender.install(IpsecConfiguration((ends.outbound,), ()))
+    assert len(sender.process_outbound([PACKET], NOW).to_network) == 1
+
+
+def test_a_policy_whose_last_tunnel_is_no_link_sends_nothing():
+    onion = sa_ends(0x800, (8, 8), circuit_address(0), THERE)
+    sender = engine()
+    sender.install(
+        IpsecConfiguration((onion.outbound,), (policy(Direction.OUT, HERE, THERE, onion.outbound),))
+    )
+    assert sender.process_outbound([PACKET], NOW).to_network == []
+    assert sender.drops() == {Drop.OUT_NO_STATES: 1}
+
+
+def test_a_link_inside_another_tunnel_sends_nothing():
+    first, second, sender = link(0x700, 7), link(0x701, 8), engine()
+    chain = (first.outbound, second.outbound)
+    sender.install(IpsecConfiguration(chain, (policy(Direction.OUT, HERE, THERE, *chain),)))
+    assert sender.process_outbound([PACKET], NOW).to_network == []
+    assert sender.drops() == {Drop.OUT_NO_STATES: 1}
+
+
+def test_a_dummy_of_an_unknown_link_is_none():
+    sender, _ = pair()
+    assert sender.dummy(99, NOW) is None
+
+
+def test_a_dummy_is_sealed_for_the_links_peer_and_dropped_there():
+    sender, receiver = pair()
+    dummy = sender.dummy(7, NOW)
+    assert dummy is not None
+    assert dummy[1] == underlay(2)
+    assert receiver.process_inbound([dummy], NOW).first_packets == [0x700]
+    assert receiver.drops() == {Drop.DUMMY: 1}
+
+
+def test_a_dummy_of_a_dead_link_is_none():
+    sender, _ = pair(lifetime=Lifetime(hard_packets=1))
+    assert sender.dummy(7, NOW) is not None
+    assert sender.dummy(7, NOW) is None
+    assert sender.drops() == {Drop.OUT_STATE_EXPIRED: 1}
+
+
+def test_soft_expiry_is_reported_once_and_drained():
+    sender, _ = pair(lifetime=Lifetime(soft_packets=1))
+    for _ in range(3):
+        sender.process_outbound([PACKET], NOW)
+    assert sender.soft_expired() == [link().outbound.identity]
+    assert sender.soft_expired() == []
+
+
+def test_seconds_of_a_lifetime_count_from_the_first_batch_after_installation():
+    sender, _ = pair(lifetime=Lifetime(soft_s=10, hard_s=20))
+    sender.process_inbound([], NOW)
+    sender.process_outbound([PACKET], NOW + 9)
+    assert sender.soft_expired() == []
+    sender.process_outbound([PACKET], NOW + 10)
+    assert len(sender.soft_expired()) == 1
+    assert sender.process_outbound([PACKET], NOW + 20).to_network == []
+
+
+def test_outbound_spis_of_two_peers_may_coincide():
+    sender = engine()
+    for peer in (2, 3):
+        udp = (underlay(1), underlay(2)._replace(port=4000 + peer))
+        ends = sa_ends(0x700, (peer, peer), udp[0].packed, udp[1].packed, udp=udp)
+        out = policy(Direction.OUT, HERE, overlay_address(peer), ends.outbound)
+        sender.install(IpsecConfiguration((ends.outbound,), (out,)))
+    packets = [ipv6(HERE, overlay_address(peer), b"x") for peer in (2, 3)]
+    sent = sender.process_outbound(packets, NOW).to_network
+    assert [endpoint.port for _, endpoint in sent] == [4002, 4003]
+
+
+def test_inbound_links_are_found_by_spi_alone_so_it_must_be_unique():
+    receiver = engine()
+    receiver.install(IpsecConfiguration((link().inbound,), ()))
+    other = sa_ends(
+        0x700, (9, 9), underlay(3).packed, underlay(4).packed, udp=(underlay(3), underlay(4))
+    )
+    with pytest.raises(ValueError, match="same identity"):
+        receiver.install(IpsecConfiguration((other.inbound,), ()))
+
+
+def test_onion_sas_over_ipv4_work_alike():
+    ends = link()
+    left, right = bytes((10, 9, 0, 1)), bytes((10, 9, 0, 2))
+    onion = sa_ends(0x800, (8, 8), left, right)
+    packet = ipv4(INNER_V4, BOB_V4, b"x")
+    sender, receiver = engine(), engine()
+    sender.install(
+        IpsecConfiguration(
+            (onion.outbound, ends.outbound),
+            (policy(Direction.OUT, INNER_V4, BOB_V4, onion.outbound, ends.outbound),),
+        )
+    )
+    receiver.install(
+        IpsecConfiguration(
+            (onion.inbound, ends.inbound),
+            (policy(Direction.FWD, INNER_V4, None, onion.inbound, ends.inbound),),
+            (right,),
+        )
+    )
+    sent = sender.process_outbound([packet] * 2, NOW).to_network
+    assert receiver.process_inbound(sent, NOW).to_exit == [packet] * 2
+
+
+def test_a_fragment_of_an_onion_packet_is_not_opened():
+    ends, receiver = link(), engine()
+    left, right = bytes((10, 9, 0, 1)), bytes((10, 9, 0, 2))
+    onion = sa_ends(0x800, (8, 8), left, right)
+    receiver.install(IpsecConfiguration((onion.inbound, ends.inbound), (), (right,)))
+    sender = engine()
+    out = policy(Direction.OUT, left, right, ends.outbound)
+    sender.install(IpsecConfiguration((ends.outbound,), (out,)))
+    whole = ipv4(left, right, b"\x00\x00\x08\x00" + bytes(60), ESP)
+    fragment = whole[:6] + b"\x20\x00" + whole[8:]
+    receiver.process_inbound(sender.process_outbound([fragment], NOW).to_network, NOW)
+    assert receiver.drops() == {Drop.IN_NO_STATES: 1}
+
+
+def test_nesting_deeper_than_any_policy_may_ask_for_is_not_opened():
+    sender, receiver = engine(), engine()
+    ends = link()
+    onions = [
+        sa_ends(0x800 + i, (20 + i, 20 + i), circuit_address(i), THERE)
+        for i in range(MAX_TEMPLATES)
+    ]
+    sender.install(
+        IpsecConfiguration(
+            (*(onion.outbound for onion in onions), ends.outbound),
+            (
+                policy(
+                    Direction.OUT, HERE, THERE, *(o.outbound for o in onions[:-1]), ends.outbound
+                ),
+            ),
+        )
+    )
+    receiver.install(IpsecConfiguration((*(o.inbound for o in onions), ends.inbound), (), (THERE,)))
+    innermost = engine()
+    innermost.install(
+        IpsecConfiguration(
+            (onions[-1].outbound, ends.outbound),
+            (policy(Direction.OUT, HERE, THERE, onions[-1].outbound, ends.outbound),),
+        )
+    )
+    # Take the link off what the innermost engine made, and let the sender wrap it again.
+    opener = engine()
+    opener.install(
+        IpsecConfiguration(
+            (ends.inbound,), (policy(Direction.FWD, None, None, ends.inbound, protocol=ESP),)
+        )
+    )
+    deepest = innermost.process_outbound([PACKET], NOW).to_network
+    assert opener.process_inbound(deepest, NOW).to_exit == []
+    assert opener.drops() == {Drop.OUT_POL_BLOCK: 1}
+    packet = onions[-1].outbound
+    sealed = ipv6(packet.source, packet.destination, deepest[0][0][40:], ESP)
+    wrapping = policy(
+        Direction.OUT,
+        packet.source,
+        packet.destination,
+        *(o.outbound for o in onions[:-1]),
+        ends.outbound,
+    )
+    sender.install(IpsecConfiguration((), (wrapping,)))
+    sent = sender.process_outbound([sealed], NOW).to_network
+    assert receiver.process_inbound(sent, NOW).to_control == []
+    assert list(receiver.drops()) == [Drop.IN_NO_STATES] or list(receiver.drops()) == [
+        Drop.IN_TMPL_MISMATCH
+    ]
+
+
+def test_plans_forget_when_they_are_full(monkeypatch):
+    monkeypatch.setattr(plans, "_MAX_STEPS", 3)
+    ends, onward, relay, sender = link(), link(0x900, 9), engine(), engine()
+    relay.install(
+        IpsecConfiguration(
+            (ends.inbound, onward.outbound),
+            (
+                policy(Direction.FWD, None, THERE, ends.inbound),
+                policy(Direction.OUT, None, THERE, onward.outbound),
+            ),
+        )
+    )
+    out = SecurityPolicy(
+        Direction.OUT,
+        Selector(Prefix(HERE, 32), Prefix.host(THERE)),
+        policy(Direction.OUT, HERE, THERE, ends.outbound).templates,
+    )
+    sender.install(IpsecConfiguration((ends.outbound,), (out,)))
+    packets = [ipv6(overlay_address(50 + i), THERE, bytes(8), ESP) for i in range(20)]
+    sent = sender.process_outbound(packets * 2, NOW).to_network
+    assert len(relay.process_inbound(sent, NOW).to_network) == 40
+    assert sum(len(p.plan) for p in relay._planner.links.values()) <= 3
+
+
+def test_the_most_specific_policy_decides_whatever_the_order_of_installation():
+    ends = link()
+    narrow = policy(Direction.IN, HERE, THERE, ends.inbound, ends.inbound)
+    wide = policy(Direction.IN, None, THERE, ends.inbound)
+    for order in ((narrow, wide), (wide, narrow)):
+        sender, _ = pair()
+        receiver = engine()
+        receiver.install(IpsecConfiguration((ends.inbound,), (order[0],), (THERE,)))
+        receiver.install(IpsecConfiguration((), (order[1],)))
+        sent = sender.process_outbound([PACKET], NOW).to_network
+        assert receiver.process_inbound(sent, NOW).to_control == []
+        assert receiver.drops() == {Drop.IN_TMPL_MISMATCH: 1}
+
+
+def test_a_policy_of_one_protocol_says_nothing_of_others():
+    ends, sender = link(), engine()
+    udp_only = policy(Direction.OUT, HERE, THERE, ends.outbound, protocol=17)
+    sender.install(IpsecConfiguration((ends.outbound,), (udp_only,)))
+    sent = sender.process_outbound([PACKET, ipv6(HERE, THERE, b"", 6)], NOW).to_network
+    assert len(sent) == 1
+    assert sender.drops() == {Drop.OUT_POL_BLOCK: 1}
