@@ -51,8 +51,8 @@ class Demonstration:
         self._build()
         self._join()
         before = host_state(self.alice.host.namespace)
-        path = self._download_through_a_path()
-        self._close(path, before)
+        number, hops = self._download_through_a_path()
+        self._close(number, hops, before)
         return self._verdict()
 
     @property
@@ -77,7 +77,7 @@ class Demonstration:
         self._say("starting the nodes; each one knows the bootstrap node's address and no other")
         boot = self.nodes["boot"]
         boot.start()
-        wait_until("the bootstrap node", lambda: boot.status() is not None, timeout_s=20)
+        wait_until("the bootstrap node's start", lambda: boot.answers, timeout_s=20)
         for node in self.nodes.values():
             if node is not boot:
                 node.start(boot)
@@ -89,7 +89,7 @@ class Demonstration:
         )
         self._say(f"alice's Mix-nodes Topology Table holds all {others} others after {taken:.1f} s")
 
-    def _download_through_a_path(self) -> dict[str, Any]:
+    def _download_through_a_path(self) -> tuple[int, list[str]]:
         with ExitStack() as captures:
             recorded = {host.name: self._record(captures, host) for host in self.underlay.hosts}
             bob = self.web.address
@@ -99,7 +99,7 @@ class Demonstration:
             self._say(f"open: alice -> {' -> '.join(hops)} -> bob ({path['inner_addresses'][0]})")
             self._fetch()
         self._report(recorded, hops)
-        return path
+        return path["number"], hops
 
     def _record(self, captures: ExitStack, host: Host) -> Capture:
         return captures.enter_context(host.capture(self._directory / f"{host.name}.pcap"))
@@ -152,39 +152,43 @@ class Demonstration:
             {s.peer_of("bob") for s in seen["bob"]} == {exit_name},
         )
 
-    def _close(self, path: dict[str, Any], before: dict[str, str]) -> None:
-        self._say("alice closes the path and stops her node")
-        self.alice.ask("path", "close", str(path["number"]))
+    def _close(self, number: int, hops: Sequence[str], before: dict[str, str]) -> None:
+        self._say("alice closes the path")
+        self.alice.ask("path", "close", str(number))
+        for name in ("alice", *hops):
+            self._check(f"{name} keeps no SA and no soft state of the circuit", self._forgot(name))
         status = self.alice.status() or {}
         self._check("no destination is guarded any more", status.get("protected") == [])
-        self._check("no circuit is left at alice", status.get("circuits_own") == 0)
-        for name, node in self.nodes.items():
-            self._settled(name, node)
-        self.alice.stop()
-        after = host_state(self.alice.host.namespace)
-        self._check("SAs, policies, routes, devices and rules are as before", after == before)
+        self._say("all nodes stop")
         for node in self.nodes.values():
             node.stop()
+        after = host_state(self.alice.host.namespace)
+        self._check("alice's routes, devices, rules and filters are as before", after == before)
         for name in self.nodes:
             if name.startswith("exit"):
                 state = host_state(self.nodes[name].host.namespace)
                 self._check(f"{name} left no device and no filter behind", _is_clean(state))
 
-    def _settled(self, name: str, node: NodeProcess) -> None:
+    def _forgot(self, name: str) -> bool:
+        """Wait until a node holds nothing of any circuit; links may stay for the next one."""
+        held = ("circuits_own", "circuits_relayed", "circuits_exit")
+
         def forgotten() -> bool:
-            status = node.status() or {}
-            return status.get("circuits_relayed") == 0 and status.get("circuits_exit") == 0
+            status = self.nodes[name].status() or {}
+            counters = status.get("counters", {})
+            return [status.get(key) for key in held] == [0, 0, 0] and counters["onion SAs"] == 0
 
         try:
-            wait_until(f"{name} forgetting the circuit", forgotten, timeout_s=5)
-        except LabError as error:
-            self._check(str(error), False)
+            wait_until(f"{name} forgetting the circuit", forgotten, timeout_s=10)
+        except LabError:
+            return False
+        return True
 
     # -- telling it ------------------------------------------------------------------
 
     def _name_of(self, overlay_address: str) -> str:
         for name, node in self.nodes.items():
-            if (node.status() or {}).get("overlay_address") == overlay_address:
+            if node.overlay_address == overlay_address:
                 return name
         raise LabError("a hop of the path is no node of ours.")
 

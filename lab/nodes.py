@@ -50,7 +50,8 @@ class NodeProcess:
         self._runner = list(runner)
         self._process: subprocess.Popen[bytes] | None = None
         directory.mkdir(parents=True, exist_ok=True)
-        self.cli("init", "--dir", str(directory))
+        made = json.loads(self.cli("init", "--dir", str(directory), "--json"))
+        self.overlay_address: str = made["overlay_address"]
         self.configuration = directory / "overlay.toml"
         self.configuration.write_text(_configuration(self.endpoint, exits=exits) + settings)
         self.log = directory / "log"
@@ -108,6 +109,11 @@ class NodeProcess:
         except LabError:
             return None
         return answer
+
+    @property
+    def answers(self) -> bool:
+        """Whether the node answers its owner: its control socket is there."""
+        return self.running and (self.directory / "run" / "control.sock").exists()
 
 
 def wait_until(what: str, holds: Callable[[], bool], *, timeout_s: float) -> float:

@@ -44,7 +44,7 @@ _MAX_OUTGOING: Final = 512
 _MAX_OUTGOING_PER_PEER: Final = 128
 _MAX_PARTIAL: Final = 128
 _MAX_PARTIAL_PER_PEER: Final = 8
-_MAX_DELIVERED_PER_PEER: Final = 256
+_MAX_DELIVERED_PER_PEER: Final = 4096
 _PARTIAL_S: Final = 20.0
 """Above the time in which a sender with default settings gives up (15.5 s)."""
 _DELIVERED_S: Final = 60.0
@@ -80,7 +80,7 @@ class Carrier:
     """Messages out and in, for all neighbours.
 
     Sole owner of messages in flight: at most 512 outgoing, 128 partly received (8 of one
-    neighbour) and 256 remembered per neighbour; above that, fragments are dropped and come
+    neighbour) and 4,096 remembered per neighbour; above that, fragments are dropped and come
     again when the sender repeats them.
     """
 

@@ -58,14 +58,15 @@ def check_path(
             removed=(("length", max(0, len(path) - most)),),
         )
     addresses = {hop.overlay_address for hop in path.hops}
+    suites = capabilities.suites
     removed = (
         ("met twice", len(path) - len(addresses)),
         ("this node itself", int(own in addresses)),
         ("onion suite", sum(h.onion_key(settings.onion_suite) is None for h in path.hops)),
-        ("ESP suite", sum(settings.esp_suite not in h.esp_suites for h in path.hops)),
+        ("ESP suite", sum(settings.esp_suite not in suites & {*h.esp_suites} for h in path.hops)),
         ("endpoint", sum(not h.endpoints for h in path.hops)),
     )
-    if any(count for _, count in removed) or settings.esp_suite not in capabilities.suites:
+    if any(count for _, count in removed):
         raise NoSuitablePath(
             "The path has hops that cannot be part of this circuit.",
             known=len(path),
@@ -84,18 +85,15 @@ def allocate_spis(count: int, spis: SpiAllocator) -> list[SpiPair]:
     Raises:
         LimitReached: too many SPIs are live.
     """
-    pairs: list[SpiPair] = []
+    drawn: list[Spi] = []
     try:
-        for _ in range(count):
-            forward = spis.allocate()
-            pairs.append((forward, forward))
-            pairs[-1] = (forward, spis.allocate())
+        for _ in range(2 * count):
+            drawn.append(spis.allocate())  # noqa: PERF401 - those drawn before a failure go back
     except LimitReached:
-        for forward, backward in pairs:
-            spis.release(forward)
-            spis.release(backward)
+        for spi in drawn:
+            spis.release(spi)
         raise
-    return pairs
+    return list(zip(drawn[::2], drawn[1::2], strict=True))
 
 
 def plan_circuit(

@@ -51,7 +51,7 @@ the section's value, and cannot be set apart."""
 
 _ENTRIES: Final = (
     re.compile(r"(?ms)^ {4}(?P<names>\w[\w, ]*): (?P<meaning>.*?)(?=\n {0,4}\S|\n\n|\Z)"),
-    re.compile(r"(?ms)^``(?P<names>\w+)``: (?P<meaning>.*?)(?=\n``|\n\n|\Z)"),
+    re.compile(r"(?ms)^``(?P<names>\w+)``: (?P<meaning>.*?)(?=\n``\w+``:|\n\n|\Z)"),
 )
 """An indented entry of Google's ``Attributes:``, or a line that starts with the marked name."""
 

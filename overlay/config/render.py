@@ -29,13 +29,14 @@ _HEAD: Final = """\
 """
 
 _UNITS: Final = (
-    ("_kbit", "kbit/s"),
-    ("_per_s", "a second"),
-    ("_bytes", "bytes"),
-    ("_pps", "packets a second"),
-    ("_ms", "milliseconds"),
-    ("_s", "seconds"),
+    ("_per_s", "Per second."),
+    ("_kbit", "In kbit/s."),
+    ("_bytes", "In bytes."),
+    ("_pps", "In packets a second."),
+    ("_ms", "In milliseconds."),
+    ("_s", "In seconds."),
 )
+"""How a name tells its unit; the longest ending first."""
 
 Chosen = Mapping[tuple[str, str], TomlValue]
 
@@ -126,15 +127,22 @@ def _first_sentence(settings_type: type[Any]) -> str:
 
 
 def _from_name(name: str) -> str:
-    return re.sub("_(kbit|bytes|pps|ms|s)$", "", name).replace("_", " ").capitalize() + "."
+    return _split_unit(name)[0].replace("_", " ").capitalize() + "."
 
 
 def _with_unit(name: str, about: str) -> str:
     """Add the unit that the name ends with, unless the meaning says it already."""
-    unit = next((unit for suffix, unit in _UNITS if name.endswith(suffix)), None)
-    if unit is None or unit.rstrip("s/") in about:
-        return about
-    return f"{about.rstrip('.')} ({unit})."
+    unit = _split_unit(name)[1]
+    said = unit.rstrip("s.").rpartition(" ")[2] in about
+    return about if said else f"{about} {unit}"
+
+
+def _split_unit(name: str) -> tuple[str, str]:
+    """Return a setting's name without its unit, and a sentence with the unit ("" if none)."""
+    for ending, unit in _UNITS:
+        if name.endswith(ending):
+            return name.removesuffix(ending), unit
+    return name, ""
 
 
 def toml_value(value: TomlValue) -> str:

@@ -15,6 +15,7 @@ from typing import Final
 from overlay.addresses import CIRCUIT_PREFIX, OVERLAY_PREFIX, Endpoint, IpNetwork
 from overlay.errors import ConfigurationError, Malformed
 from overlay.exit_policy import FORBIDDEN_NETWORKS, ExitRule, parse_exit_rule
+from overlay.ipsec.suites import SUITES
 
 __all__ = [
     "boolean",
@@ -170,8 +171,6 @@ def esp_suite(value: object) -> int:
 
     Those of the paper's experiment (3DES) cannot be configured.
     """
-    from overlay.ipsec.suites import SUITES
-
     text = _text(value, 'must be the name of an ESP suite such as "aes-256-gcm"')
     numbers = {suite.name: suite.number for suite in SUITES.values() if not suite.experiment}
     if text not in numbers:

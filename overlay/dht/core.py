@@ -2,14 +2,7 @@
 
 It only routes between complete machines: ``Calls`` (requests under way), ``Responder``
 (requests of others), ``Table`` (contacts), ``Store`` (records), ``Walks`` (lookups and
-crawls), ``Joining`` (bootstrap and seeds).
-
-::
-
-    ALONE ──first contact proves itself──▶ JOINING ──self-lookup──▶ JOINED
-      ▲                                       │                       │
-      └──────── the last contact is gone ─────┴───────────────────────┘
-    leave() ends in LEFT, from anywhere.
+crawls), ``Membership`` (in or out, and with whom), ``Publisher`` (our own descriptor).
 
 No lookup is ever made for a circuit. Descriptors come from scheduled crawls of the whole
 overlay, the same whatever the user does, and paths are chosen from the topology table
@@ -18,7 +11,6 @@ alone; so there is no call here that looks up one node.
 
 from __future__ import annotations
 
-import enum
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -39,18 +31,17 @@ from overlay.dht.envelope import (
     parse_datagram,
 )
 from overlay.dht.events import (
-    BootstrapUnreachable,
     CrawlFinished,
     DescriptorFound,
     DhtCount,
     DhtEvent,
-    Joined,
     NodeLeft,
 )
-from overlay.dht.joining import Greeting, Joining
+from overlay.dht.joining import Greeting
 from overlay.dht.lookup import Lookup
-from overlay.dht.messages import Contact, Contacts, Leave, Ping, Reply, Stored
-from overlay.dht.messages import Store as StoreRequest
+from overlay.dht.membership import Membership, Phase
+from overlay.dht.messages import Contacts, Leave, Reply
+from overlay.dht.publishing import Publisher
 from overlay.dht.responder import Responder
 from overlay.dht.routing import Table
 from overlay.dht.schedule import Pace, Schedule, Task
@@ -62,22 +53,7 @@ from overlay.identity import LocalIdentity
 
 __all__ = ["Dht"]
 
-_FIRST_REPUBLISH_S: Final = 60.0
-"""While the overlay grows around a newcomer, the nodes nearest to it change quickly."""
-
-_REFRESH_PACE_S: Final = 1.0
-"""Between the refreshes of two buckets, so that a join is no burst."""
-
-_MAX_LOOKUPS: Final = 4
-_MAX_PROBES: Final = 16
 _MAX_GOODBYES: Final = 64
-
-
-class _Phase(enum.Enum):
-    ALONE = "alone"
-    JOINING = "joining"
-    JOINED = "joined"
-    LEFT = "left"
 
 
 class Dht:
@@ -109,7 +85,6 @@ class Dht:
         self._rng = rng
         self._endpoints_given = endpoints is not None
         self._now = 0.0
-        self._phase = _Phase.ALONE
         self._outbox: list[tuple[bytes, Endpoint]] = []
         self._events: list[DhtEvent] = []
         self._counts: Counter[DhtCount] = Counter()
@@ -117,8 +92,32 @@ class Dht:
         self._table = Table(self._own_id, settings, self._clock, rng)
         self._store = Store(self._own_id, network_id, settings, self._clock)
         self._calls = Calls(self._envelopes, settings, rng, self._send, self._counts)
+        self._schedule = Schedule()
+        self._membership = Membership(
+            self._own_id,
+            settings,
+            rng,
+            clock=self._clock,
+            calls=self._calls,
+            table=self._table,
+            schedule=self._schedule,
+            look_up=self._look_up,
+            emit=self._events.append,
+            on_joined=self._joined,
+        )
+        self._publisher = Publisher(
+            settings,
+            rng,
+            clock=self._clock,
+            calls=self._calls,
+            schedule=self._schedule,
+            on_silence=self._membership.silent,
+        )
         self._walks = Walks(
-            self._calls, self._clock, on_answer=self._met_and_filtered, on_silence=self._silent
+            self._calls,
+            self._clock,
+            on_answer=self._met_and_filtered,
+            on_silence=self._membership.silent,
         )
         self._responder = Responder(
             self._own_id,
@@ -128,17 +127,12 @@ class Dht:
             table=self._table,
             store=self._store,
             counts=self._counts,
-            on_contact=self._met,
+            on_contact=self._membership.met,
             on_left=self._heard_goodbye,
         )
         self._responder.own_endpoints = frozenset(endpoints or ())
-        self._joining = Joining(settings, rng)
-        self._schedule = Schedule()
         self._crawl_pace = Pace(settings.crawl_first_interval_s, settings.crawl_interval_s, rng)
-        self._publish_pace = self._new_publish_pace()
         self._crawl: Crawl | None = None
-        self._probing: set[NodeId] = set()
-        self._holders: dict[NodeId, Contact] = {}
 
     # What the node asks for.
 
@@ -156,20 +150,19 @@ class Dht:
                     "A bootstrap endpoint must be a public unicast address; set "
                     "allow_private_endpoints in the DHT's settings for a private network."
                 )
-        self._joining.add_bootstrap(endpoints, now)
-        self._greet()
+        self._membership.add_bootstrap(endpoints)
+        self._membership.greet(self._responder.own_endpoints)
 
     def seed(self, descriptors: Iterable[MixDescriptor], now: float) -> None:
         """Greet a random few of these nodes, known from an earlier run, until one answers."""
         self._be_present(now)
-        seeds = [
-            Greeting(endpoint, descriptor.node_id)
-            for descriptor in descriptors
-            if descriptor.node_id != self._own_id
-            for endpoint in filter(self._allowed, descriptor.endpoints[:1])
-        ]
-        self._joining.add_seeds(seeds, now)
-        self._greet()
+        seeds = []
+        for descriptor in descriptors:
+            endpoint = next(filter(self._allowed, descriptor.endpoints), None)
+            if endpoint is not None and descriptor.node_id != self._own_id:
+                seeds.append(Greeting(endpoint, descriptor.node_id))
+        self._membership.add_seeds(seeds)
+        self._membership.greet(self._responder.own_endpoints)
 
     def publish(self, descriptor: MixDescriptor, now: float) -> None:
         """Serve this node's own descriptor and keep it stored with the k nearest nodes.
@@ -178,25 +171,22 @@ class Dht:
         before that.
 
         Raises:
-            ValueError: it is another node's or network's, or older than the last one.
+            ValueError: it is another node's or network's, or not newer than the last one.
         """
         self._be_present(now)
         if (descriptor.node_id, descriptor.network_id) != (self._own_id, self._network_id):
             raise ValueError("only this node's own descriptor, for this network, is published here")
-        last = self._responder.own_descriptor
-        if last is not None and descriptor.sequence < last.sequence:
-            raise ValueError("a descriptor with a higher sequence number was published before")
+        self._publisher.replace(descriptor)
         self._responder.own_descriptor = descriptor
         if not self._endpoints_given:
             self._responder.own_endpoints = frozenset(descriptor.endpoints)
-        self._publish_pace = self._new_publish_pace()
-        if self._phase is _Phase.JOINED:
+        if self._membership.phase is Phase.JOINED:
             self._publish()
 
     def crawl(self, now: float) -> None:
         """Crawl now, unless a crawl is under way."""
         self._now = now
-        if self._crawl is not None or self._phase is _Phase.LEFT:
+        if self._crawl is not None or self._membership.phase is Phase.LEFT:
             return
         self._schedule.cancel(Task.CRAWL)
         self._crawl = Crawl(
@@ -216,18 +206,17 @@ class Dht:
         Datagrams follow until every goodbye was heard or timed out (``calls_in_flight``).
         """
         self._now = now
-        if self._phase is _Phase.LEFT:
+        if self._membership.phase is Phase.LEFT:
             return
-        self._phase = _Phase.LEFT
+        self._membership.leave()
         self._walks.cancel_all()
         self._calls.cancel_all()
         self._schedule.cancel_all()
-        self._joining.stop()
-        own = self._responder.own_descriptor
         nearest = self._table.closest(self._own_id, _MAX_GOODBYES)
-        everyone = self._holders | {contact.node_id: contact for contact in nearest}
+        everyone = self._publisher.holders | {contact.node_id: contact for contact in nearest}
+        goodbye = Leave(self._publisher.sequence)
         for contact in list(everyone.values())[:_MAX_GOODBYES]:
-            self._call(Leave(own.sequence if own else 0), contact, _ignore)
+            self._calls.start(goodbye, contact.endpoint, contact.node_id, now, _ignore)
 
     @property
     def contact_count(self) -> int:
@@ -261,7 +250,7 @@ class Dht:
         return min(
             self._calls.next_deadline(),
             self._walks.next_deadline(),
-            self._joining.next_deadline(),
+            self._membership.next_deadline(),
             self._schedule.next_deadline(),
         )
 
@@ -270,13 +259,14 @@ class Dht:
         self._now = now
         self._calls.handle_deadline(now)
         self._walks.handle_deadline(now)
-        self._greet()
+        self._membership.greet(self._responder.own_endpoints)
         for task in self._schedule.due(now):
             self._run(task)
 
     def events(self) -> list[DhtEvent]:
         """Drain what happened."""
-        events, self._events = self._events, []
+        events = self._events.copy()
+        self._events.clear()
         return events
 
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, Endpoint]]:  # noqa: ARG002 - one of the five verbs
@@ -305,7 +295,7 @@ class Dht:
                 self._calls.replied(message, source)
 
     def _answer(self, request: UnverifiedRequest, source: Endpoint) -> None:
-        if self._phase is _Phase.LEFT:
+        if self._membership.phase is Phase.LEFT:
             return
         datagram = self._responder.answer(request, source, self._now)
         if datagram is not None:
@@ -314,35 +304,9 @@ class Dht:
     def _send(self, datagram: bytes, endpoint: Endpoint) -> None:
         self._outbox.append((datagram, endpoint))
 
-    def _call(
-        self,
-        request: Ping | StoreRequest | Leave,
-        contact: Contact,
-        on_answer: Callable[[Answer | None], None],
-    ) -> None:
-        self._calls.start(request, contact.endpoint, contact.node_id, self._now, on_answer)
-
-    # Contacts.
-
-    def _met(self, contact: Contact) -> None:
-        """File a contact that has just proved its key and its endpoint."""
-        if self._phase is _Phase.LEFT:
-            return
-        is_new = self._table.get(contact.node_id) is None
-        doubtful = self._table.seen(contact)
-        if doubtful is not None:
-            self._probe(doubtful)
-        if self._phase is _Phase.ALONE:
-            self._phase = _Phase.JOINING
-            self._joining.stop()
-            self._look_up(self._own_id, self._looked_around)
-        elif is_new and len(self._table) < self._settings.k:
-            # The overlay is small or we are new to it: it pays to look again soon.
-            self._schedule.hasten(Task.CRAWL, self._now + self._crawl_pace.shortest())
-
     def _met_and_filtered(self, answer: Answer) -> Reply:
         """File who answered; return the reply without contacts that we must not follow."""
-        self._met(answer.contact)
+        self._membership.met(answer.contact)
         reply = answer.reply
         if not isinstance(reply, Contacts):
             return reply
@@ -357,72 +321,24 @@ class Dht:
             self._counts[DhtCount.REFUSED_CONTACT] += refused
         return replace(reply, contacts=acceptable, refused=0)
 
-    def _silent(self, contact: Contact) -> None:
-        self._table.failed(contact.node_id)
-        if not len(self._table) and self._phase is _Phase.JOINED:
-            self._be_alone()
-
-    def _be_alone(self) -> None:
-        self._phase = _Phase.ALONE
-        self._schedule.cancel_all()
-        self._joining.retry(self._now)
-
-    def _probe(self, contact: Contact) -> None:
-        """Ping the least recently seen contact of a full bucket before it is replaced."""
-        if contact.node_id in self._probing or len(self._probing) >= _MAX_PROBES:
-            return
-        self._probing.add(contact.node_id)
-        self._call(Ping(), contact, partial(self._probed, contact))
-
-    def _probed(self, contact: Contact, answer: Answer | None) -> None:
-        self._probing.discard(contact.node_id)
-        if answer is None:
-            self._silent(contact)
-        else:
-            self._met(answer.contact)
-
     def _heard_goodbye(self, node_id: NodeId) -> None:
-        self._holders.pop(node_id, None)
+        self._publisher.holders.pop(node_id, None)
+        self._membership.gone(node_id)
         self._events.append(NodeLeft(node_id))
-        if not len(self._table) and self._phase is _Phase.JOINED:
-            self._be_alone()
 
     def _allowed(self, endpoint: Endpoint) -> bool:
         return endpoint_allowed(endpoint, allow_private=self._settings.allow_private_endpoints)
 
-    # Joining and scheduled work.
+    # Scheduled work.
 
-    def _greet(self) -> None:
-        for greeting in self._joining.round(self._now, self._responder.own_endpoints):
-            on_answer = partial(self._greeted, greeting)
-            self._calls.start(Ping(), greeting.endpoint, greeting.node_id, self._now, on_answer)
-
-    def _greeted(self, greeting: Greeting, answer: Answer | None) -> None:
-        if answer is not None:
-            self._joining.answered()
-            self._met(answer.contact)
-            return
-        self._joining.failed(self._now)
-        if self._phase is not _Phase.ALONE:
-            self._joining.stop()
-        if greeting.node_id is None:
-            self._events.append(BootstrapUnreachable(greeting.endpoint))
-
-    def _looked_around(self, lookup: Lookup) -> None:
-        """End the self-lookup: we have joined, or the contact we had is gone again."""
-        if not lookup.closest() and not len(self._table):
-            self._be_alone()
-            return
-        self._phase = _Phase.JOINED
-        self._events.append(Joined(len(self._table)))
-        self._schedule.at(Task.REFRESH, self._now + self._rng.uniform(0.5, 1.5) * _REFRESH_PACE_S)
+    def _joined(self, lookup: Lookup) -> None:
         self._schedule.at(Task.CRAWL, self._now + self._rng.uniform(0.1, 1.0))
-        self._store_at(lookup)
+        self._publisher.store_at(lookup)
 
     def _run(self, task: Task) -> None:
         match task:
             case Task.REFRESH:
-                self._refresh()
+                self._membership.refresh()
             case Task.PUBLISH:
                 self._publish()
             case Task.CRAWL:
@@ -434,40 +350,8 @@ class Dht:
         lookup = Lookup(target, self._own_id, start, self._settings, self._now)
         self._walks.launch(lookup, partial(on_finished, lookup))
 
-    def _refresh(self) -> None:
-        """Look up a random id in one bucket that is due, at most a few at a time."""
-        spacing = _REFRESH_PACE_S
-        if len(self._walks) < _MAX_LOOKUPS:
-            target = self._table.refresh_target()
-            if target is not None:
-                self._look_up(target, _ignore)
-            else:
-                spacing = 0.1 * self._settings.refresh_interval_s
-        self._schedule.at(Task.REFRESH, self._now + self._rng.uniform(0.5, 1.5) * spacing)
-
     def _publish(self) -> None:
-        self._look_up(self._own_id, self._store_at)
-
-    def _store_at(self, lookup: Lookup) -> None:
-        """Store our descriptor with the k nearest nodes that a lookup of our id found."""
-        own = self._responder.own_descriptor
-        if own is None or self._now >= own.expires:
-            return
-        self._schedule.at(Task.PUBLISH, self._now + self._publish_pace.next())
-        self._holders.clear()
-        for contact in lookup.closest():
-            on_answer = partial(self._stored, contact)
-            self._call(StoreRequest(own.encoded), contact, on_answer)
-
-    def _stored(self, contact: Contact, answer: Answer | None) -> None:
-        if answer is None:
-            self._silent(contact)
-        elif isinstance(answer.reply, Stored) and answer.reply.accepted:
-            self._holders[contact.node_id] = contact
-
-    def _new_publish_pace(self) -> Pace:
-        interval = self._settings.republish_interval_s
-        return Pace(min(_FIRST_REPUBLISH_S, interval), interval, self._rng)
+        self._look_up(self._own_id, self._publisher.store_at)
 
     # Crawling.
 
@@ -484,12 +368,12 @@ class Dht:
             return
         self._counts[DhtCount.REFUSED_RECORD] += crawl.refused_records
         self._events.append(CrawlFinished(crawl.descriptors))
-        if self._phase is _Phase.JOINED:
+        if self._membership.phase is Phase.JOINED:
             self._schedule.at(Task.CRAWL, self._now + self._crawl_pace.next())
 
     def _be_present(self, now: float) -> None:
         self._now = now
-        if self._phase is _Phase.LEFT:
+        if self._membership.phase is Phase.LEFT:
             raise ValueError("this node has left the DHT; a new Dht is needed to come back")
 
     def _clock(self) -> float:

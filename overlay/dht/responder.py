@@ -159,6 +159,5 @@ class Responder:
 
     def _left(self, request: Leave, contact: Contact) -> Reply:
         if self._store.leave(contact.node_id, request.sequence):
-            self._table.remove(contact.node_id)
             self._on_left(contact.node_id)
         return Left()

@@ -56,7 +56,6 @@ class Pace:
     """Intervals that double from the shortest to the longest, each with 20 % of jitter."""
 
     def __init__(self, shortest_s: float, longest_s: float, rng: Random) -> None:
-        self._shortest = shortest_s
         self._longest = longest_s
         self._current = shortest_s
         self._rng = rng
@@ -66,7 +65,3 @@ class Pace:
         current = self._current
         self._current = min(2 * current, self._longest)
         return current * self._rng.uniform(0.8, 1.2)
-
-    def shortest(self) -> float:
-        """Return the shortest interval."""
-        return self._shortest * self._rng.uniform(0.8, 1.2)

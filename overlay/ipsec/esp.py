@@ -71,10 +71,10 @@ def template_key(template: Template) -> TemplateKey:
 class _Limits:
     """Packets and payload bytes after which an SA wants replacing (soft) or dies (hard)."""
 
-    soft_packets: float
-    hard_packets: float
-    soft_bytes: float
-    hard_bytes: float
+    soft_packets: int
+    hard_packets: int
+    soft_bytes: int
+    hard_bytes: int
 
 
 @functools.lru_cache(maxsize=64)

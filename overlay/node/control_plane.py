@@ -50,6 +50,8 @@ from overlay.tfc.strategy import TfcStrategy
 
 __all__ = ["ControlPlane"]
 
+_TIDY_INTERVAL_S = 10.0
+
 _MAX_ROUNDS = 64
 """Cores answer each other within a few rounds; more means that two of them never come to rest."""
 
@@ -87,6 +89,7 @@ class ControlPlane:
         self.malformed_datagrams = 0
         self._network = network
         self._forget_inner_addresses = forget_inner_addresses
+        chores.every(_TIDY_INTERVAL_S, self._tidy, first=0.0)
 
     def receive(self, batch: Sequence[tuple[bytes, Endpoint]], now: float) -> None:
         """Take datagrams from the UDP port: ESP at once, control traffic core by core."""
@@ -136,6 +139,10 @@ class ControlPlane:
             if not self._round(now):
                 return
         raise InternalError("the node's cores do not come to rest")
+
+    def _tidy(self, now: float) -> None:
+        self.table.expire(now)
+        self.neighbours.close_idle(now)
 
     def _round(self, now: float) -> bool:
         busy = False

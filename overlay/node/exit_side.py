@@ -40,7 +40,7 @@ class ExitSide:
         """Return the packed addresses of this host, as of the last :meth:`refresh`."""
         return self._own_addresses
 
-    def refresh(self) -> None:
+    def refresh(self, now: float) -> None:  # noqa: ARG002 - one of the node's chores
         """Learn which addresses this host holds now."""
         self._own_addresses = _addresses_of_this_host()
 

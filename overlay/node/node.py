@@ -28,6 +28,7 @@ from overlay.clock import Clock
 from overlay.config import Configuration
 from overlay.control.model import OpenPathRequest, PathReport, PeerReport, StatusReport
 from overlay.control.server import serve_control
+from overlay.dht.descriptor import is_public
 from overlay.dht.topology_store import TopologyStore
 from overlay.errors import ConfigurationError
 from overlay.identity import LocalIdentity
@@ -45,7 +46,7 @@ from overlay.system.tun import TunDevice
 __all__ = ["AnonymousPath", "OverlayNode", "run_node"]
 
 _SAVE_INTERVAL_S = 30.0
-_EXPIRE_INTERVAL_S = 10.0
+_REFRESH_INTERVAL_S = 10.0
 _CLOSE_GRACE_S = 0.3
 """How long a stopping node keeps its sockets open, so that its goodbyes leave."""
 
@@ -88,6 +89,7 @@ class OverlayNode:
         self._rng = rng or SystemRandom()
         self._engine = engine or build_engine(configuration, self._rng)
         self._lifetime: AbstractAsyncContextManager[None] | None = None
+        self._files_set_aside = 0
         self._stopped = trio.Event()
         self._wake = trio.Event()
 
@@ -175,16 +177,22 @@ class OverlayNode:
     def _join(self) -> None:
         """Start from what is remembered and from the configured peers, whichever answers."""
         now, plane = self._clock.now(), self._plane
+        self._report_set_aside()
         for descriptor in self._store.load(now).descriptors:
             plane.table.add(descriptor, now)
         plane.dht.seed(plane.table.view(now), now)
-        hints = [hint.endpoint for hint in self._store.bootstrap_hints()]
-        known = [*self._configuration.network.bootstrap, *([] if len(plane.table) else hints)]
-        plane.dht.bootstrap([peer for peer in known if peer not in self._endpoints], now)
+        peers = [*self._configuration.network.bootstrap]
+        if not len(plane.table):
+            peers += [hint.endpoint for hint in self._store.bootstrap_hints()]
+        private = self._configuration.network.allow_private_endpoints
+        plane.dht.bootstrap(
+            [p for p in peers if p not in self._endpoints and (private or is_public(p))], now
+        )
         self._publish(now)
         plane.chores.every(RESIGN_INTERVAL_S, self._publish, first=now + RESIGN_INTERVAL_S)
         plane.chores.every(_SAVE_INTERVAL_S, self._save, first=now + _SAVE_INTERVAL_S / 10)
-        plane.chores.every(_EXPIRE_INTERVAL_S, self._expire, first=now + _EXPIRE_INTERVAL_S)
+        if self._exit is not None:
+            plane.chores.every(_REFRESH_INTERVAL_S, self._exit.refresh, first=now)
         selection = self._configuration.selection
         for destination in self._source.leftovers():
             plane.paths.adopt(
@@ -244,6 +252,8 @@ class OverlayNode:
     # -- chores ----------------------------------------------------------------------
 
     def _publish(self, now: float) -> None:
+        if not roles_of(self._configuration):
+            return  # a node that serves nobody has nothing to tell
         suites = self._engine.capabilities().suites
         descriptor = own_descriptor(
             self._configuration,
@@ -256,12 +266,12 @@ class OverlayNode:
 
     def _save(self, now: float) -> None:
         self._store.save(self._plane.table, now)
+        self._report_set_aside()
 
-    def _expire(self, now: float) -> None:
-        self._plane.table.expire(now)
-        self._plane.neighbours.close_idle(now)
-        if self._exit is not None:
-            self._exit.refresh()
+    def _report_set_aside(self) -> None:
+        while self._files_set_aside < len(self._store.set_aside):
+            self._files_set_aside += 1
+            _log.warning("topology.damaged_file_set_aside")
 
     def _open_source_device(self) -> TunDevice:
         device = TunDevice.open("anon%d", max(path_mtu(self._configuration), 1280))
@@ -397,10 +407,15 @@ async def run_node(
     configuration: Configuration,
     identity: LocalIdentity,
     *,
+    engine: UserspaceEngine | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Run a node with its control socket until it is told to stop, or cancelled."""
-    async with OverlayNode(configuration, identity) as node, trio.open_nursery() as nursery:
+    """Run a node with its control socket until it is told to stop, or cancelled.
+
+    ``engine`` is the configured one unless a laboratory watches its own.
+    """
+    node = OverlayNode(configuration, identity, engine=engine)
+    async with node, trio.open_nursery() as nursery:
         await nursery.start(serve_control, node, configuration.node.control_socket)
         task_status.started()
         _log.info("node.up")

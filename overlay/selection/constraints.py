@@ -75,7 +75,7 @@ def common_constraints(request: PathRequest) -> tuple[Constraint, ...]:
         Constraint(
             "is avoided because it failed lately",
             "are avoided because they failed lately",
-            lambda d: d.node_id not in request.avoid,
+            lambda d: not request.avoid or d.node_id not in request.avoid,
         ),
         Constraint(
             f"does not speak onion suite {onion}",
@@ -125,9 +125,10 @@ def no_path(request: PathRequest, known: int, sifted: Sifted, rest: str) -> NoSu
         if count
     ]
     nodes = "1 known Mix-node" if known == 1 else f"{known} known Mix-nodes"
+    findings = "; ".join([", ".join(counts), rest] if counts else [rest])
     message = (
-        f"no path of {_hops(request.hops)} to the destination: "
-        f"of {nodes} {', '.join([*counts, rest])}.{_about_destination(request.destination)}"
+        f"no path of {_hops(request.hops)} to the destination among {nodes}: "
+        f"{findings}.{_about_destination(request.destination)}"
     )
     removed = tuple((constraint.many, count) for constraint, count in sifted.removed)
     return NoSuitablePath(message, known=known, removed=removed)

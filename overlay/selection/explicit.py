@@ -28,8 +28,8 @@ class ExplicitSelector:
         check_hops(request)
         if len(request.via) != request.hops:
             raise NoSuitablePath(
-                f"the explicit strategy needs every hop named, first hop first: the request "
-                f"names {len(request.via)} Mix-nodes for {request.hops} hops.",
+                f"the explicit strategy needs every hop named, first hop first "
+                f"(hops asked for: {request.hops}, named: {len(request.via)}).",
                 known=len(table),
                 removed=(),
             )

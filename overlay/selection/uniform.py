@@ -16,12 +16,11 @@ finds one if there is one; its choice is random, but no longer exactly uniform.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import ClassVar, Final
 
-from overlay.addresses import NodeId
 from overlay.dht.descriptor import MixDescriptor
 from overlay.errors import NoSuitablePath
 from overlay.selection.constraints import (
@@ -60,21 +59,6 @@ class UniformSettings:
     distinct_prefixes: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class _Candidate:
-    """A hop that might be drawn; two with a mark in common cannot be on one path."""
-
-    descriptor: MixDescriptor
-    prefixes: frozenset[bytes]
-    marks: frozenset[bytes]
-    """The prefixes and the node id."""
-
-    @property
-    def kind(self) -> frozenset[bytes]:
-        """Candidates of one kind can stand for each other, as far as other hops are concerned."""
-        return self.prefixes or self.marks
-
-
 def network_prefixes(descriptor: MixDescriptor) -> frozenset[bytes]:
     """Return the /16 (IPv4, 2 bytes) and /32 (IPv6, 4 bytes) of all endpoints of a node."""
     return frozenset(e.packed[: 4 if ":" in e.host else 2] for e in descriptor.endpoints)
@@ -98,8 +82,8 @@ class UniformSelector:
         check_hops(request)
         if len(request.via) > request.hops:
             raise NoSuitablePath(
-                f"the request names {len(request.via)} Mix-nodes for a path of {request.hops}; "
-                f"name fewer or ask for more hops.",
+                f"the request names {len(request.via)} Mix-nodes for a path of "
+                f"{_count(request.hops, 'hop')}; name fewer or ask for more hops.",
                 known=len(table),
                 removed=(),
             )
@@ -117,54 +101,53 @@ class UniformSelector:
     ) -> tuple[MixDescriptor, ...]:
         eligible = sift(
             Sifted(tuple(table)),
-            (*common_constraints(request), *self._beside(request.via, named)),
+            (*common_constraints(request), *self._beside(named)),
         )
         exits = sift(eligible, exit_constraints(request.destination))
         if not exits.remaining:
-            raise no_path(request, len(table), exits, "and no exit remains")
+            raise no_path(request, len(table), exits, "no exit remains")
         relays = sift(eligible, relay_constraints())
         needed = request.hops - len(named) - 1
         if len(relays.remaining) < needed:
-            left = _count(len(relays.remaining), "relay")
-            raise no_path(request, len(table), relays, f"and {left} for {needed} hops remain")
-        drawn = _draw(self._candidates(exits), self._candidates(relays), needed, rng)
+            left = len(relays.remaining)
+            rest = f"{_count(left, 'relay')} for {_count(needed, 'hop')} remain{'s' * (left == 1)}"
+            raise no_path(request, len(table), relays, rest)
+        drawn = _draw(exits.remaining, relays.remaining, needed, self._marks, rng)
         if drawn is None:
             relays_alone = relays.removed[len(eligible.removed) :]
             sifted = Sifted((), (*exits.removed, *relays_alone))
             raise no_path(request, len(table), sifted, self._no_combination(exits, relays))
-        return tuple(candidate.descriptor for candidate in drawn)
+        return drawn
 
-    def _beside(
-        self, via: Sequence[NodeId], named: Sequence[MixDescriptor]
-    ) -> tuple[Constraint, ...]:
+    def _beside(self, named: Sequence[MixDescriptor]) -> tuple[Constraint, ...]:
         """Return what a drawn hop must fulfil because of the named ones."""
-        taken = frozenset[bytes]().union(*map(network_prefixes, named))
-        distinct = self._distinct_prefixes
+        keys = frozenset(d.identity_key for d in named)
+        taken = frozenset[bytes]().union(*map(self._prefixes, named))
         return (
             Constraint(
                 "is named for another hop",
                 "are named for other hops",
-                lambda d: d.node_id not in via,
+                lambda d: d.identity_key not in keys,
             ),
             Constraint(
                 "shares a network prefix with a named hop",
                 "share a network prefix with a named hop",
-                lambda d: not (distinct and taken) or taken.isdisjoint(network_prefixes(d)),
+                lambda d: not taken or taken.isdisjoint(self._prefixes(d)),
             ),
         )
 
-    def _candidates(self, sifted: Sifted) -> list[_Candidate]:
-        candidates = []
-        for descriptor in sifted.remaining:
-            prefixes = network_prefixes(descriptor) if self._distinct_prefixes else frozenset()
-            candidates.append(_Candidate(descriptor, prefixes, prefixes | {descriptor.node_id}))
-        return candidates
+    def _prefixes(self, descriptor: MixDescriptor) -> frozenset[bytes]:
+        return network_prefixes(descriptor) if self._distinct_prefixes else frozenset()
+
+    def _marks(self, descriptor: MixDescriptor) -> frozenset[bytes]:
+        """Return what no other hop of the path may have: the node's own key, and its prefixes."""
+        return self._prefixes(descriptor) | {descriptor.identity_key}
 
     def _no_combination(self, exits: Sifted, relays: Sifted) -> str:
         left = (
             f"{_count(len(exits.remaining), 'exit')} and {_count(len(relays.remaining), 'relay')}"
         )
-        rest = f"and the {left} that remain give no combination of different nodes"
+        rest = f"the {left} that remain give no combination of different nodes"
         if not self._distinct_prefixes:
             return rest
         return (
@@ -179,77 +162,121 @@ def _count(number: int, noun: str) -> str:
 
 # -- drawing -------------------------------------------------------------------------------
 
+_Marks = Callable[[MixDescriptor], frozenset[bytes]]
+"""Two nodes with a mark in common cannot be on one path."""
+
 
 def _draw(
-    exits: list[_Candidate], relays: list[_Candidate], needed: int, rng: Random
-) -> list[_Candidate] | None:
-    """Return ``needed`` relays and an exit without a common mark, or None if there are none."""
+    exits: Sequence[MixDescriptor],
+    relays: Sequence[MixDescriptor],
+    needed: int,
+    marks: _Marks,
+    rng: Random,
+) -> tuple[MixDescriptor, ...] | None:
+    """Return ``needed`` relays and an exit without a common mark, or None if none are found."""
     for _ in range(DRAWS):
-        drawn = _blind_draw(exits, relays, needed, rng)
+        drawn = _blind_draw(exits, relays, needed, marks, rng)
         if drawn is not None:
             return drawn
-    return _Search(rng).path(exits, relays, needed)
+    return _Search(exits, relays, needed, marks, rng).path()
 
 
 def _blind_draw(
-    exits: Sequence[_Candidate], relays: Sequence[_Candidate], needed: int, rng: Random
-) -> list[_Candidate] | None:
+    exits: Sequence[MixDescriptor],
+    relays: Sequence[MixDescriptor],
+    needed: int,
+    marks: _Marks,
+    rng: Random,
+) -> tuple[MixDescriptor, ...] | None:
     """Draw each hop independently; None if two of them cannot be on one path."""
     last = rng.choice(exits)
-    marks = set(last.marks)
+    taken = set(marks(last))
     drawn = []
     for _ in range(needed):
         relay = rng.choice(relays)
-        if not marks.isdisjoint(relay.marks):
+        found = marks(relay)
+        if not taken.isdisjoint(found):
             return None  # as good as drawing the rest and rejecting it all
-        marks |= relay.marks
+        taken |= found
         drawn.append(relay)
-    return [*drawn, last]
+    return (*drawn, last)
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """One node that stands for all of its kind: those with the same shared marks.
+
+    Marks that no other node has cannot stand in any path's way, so they are left out. Nodes
+    of one kind exclude each other, unless the kind has no marks at all (``marks`` then holds
+    the node's own key).
+    """
+
+    descriptor: MixDescriptor
+    marks: frozenset[bytes]
 
 
 class _Search:
     """One search in random order, depth first, bounded by ``_SEARCH_SCANS``."""
 
-    def __init__(self, rng: Random) -> None:
+    def __init__(
+        self,
+        exits: Sequence[MixDescriptor],
+        relays: Sequence[MixDescriptor],
+        needed: int,
+        marks: _Marks,
+        rng: Random,
+    ) -> None:
         self._rng = rng
+        self._needed = needed
         self._scans_left = _SEARCH_SCANS
+        nodes = {d.identity_key: marks(d) for d in (*exits, *relays)}
+        frequency = Counter(mark for found in nodes.values() for mark in found)
+        self._shared = {
+            key: frozenset(mark for mark in found if frequency[mark] > 1)
+            for key, found in nodes.items()
+        }
+        # Of the nodes without shared marks, as many as there are hops are enough.
+        self._exits = self._one_of_each_kind(exits, needed + 1)
+        self._relays = self._one_of_each_kind(relays, needed + 1)
 
-    def path(
-        self, exits: Sequence[_Candidate], relays: Sequence[_Candidate], needed: int
-    ) -> list[_Candidate] | None:
+    def path(self) -> tuple[MixDescriptor, ...] | None:
         """Return relays in random order and an exit behind them."""
-        relays = self._rng.sample(relays, len(relays))
-        failed: set[frozenset[bytes]] = set()
-        for last in self._rng.sample(exits, len(exits)):
-            if last.kind in failed:
-                continue
-            found = self._relays(self._compatible(last, relays), needed)
+        for last in self._exits:
+            found = self._search(self._compatible(last, self._relays), self._needed)
             if found is not None:
-                return [*self._rng.sample(found, needed), last]
-            failed.add(last.kind)
+                return (*self._rng.sample(found, self._needed), last.descriptor)
         return None
 
-    def _relays(self, relays: list[_Candidate], needed: int) -> list[_Candidate] | None:
+    def _one_of_each_kind(
+        self, nodes: Sequence[MixDescriptor], without_kind: int
+    ) -> list[_Candidate]:
+        seen: Counter[frozenset[bytes]] = Counter()
+        kept = []
+        for descriptor in self._rng.sample(nodes, len(nodes)):
+            key = descriptor.identity_key
+            kind = self._shared[key]
+            if seen[kind] < (1 if kind else without_kind):
+                seen[kind] += 1
+                kept.append(_Candidate(descriptor, kind or frozenset({key})))
+        return kept
+
+    def _search(self, relays: list[_Candidate], needed: int) -> list[MixDescriptor] | None:
         """Return ``needed`` of ``relays`` that can be on one path."""
         if needed == 0:
             return []
         if self._are_hit_by_fewer_marks(relays, needed):
             return None
-        failed: set[frozenset[bytes]] = set()
         for index, relay in enumerate(relays):
             if self._scans_left < 0:
                 return None
-            if relay.kind in failed:
-                continue
             # Paths with a relay before this one were searched when that one was tried.
             others = self._compatible(relay, relays[index + 1 :])
-            found = self._relays(others, needed - 1)
+            found = self._search(others, needed - 1)
             if found is not None:
-                return [relay, *found]
-            failed.add(relay.kind)
+                return [relay.descriptor, *found]
         return None
 
-    def _compatible(self, chosen: _Candidate, candidates: Sequence[_Candidate]) -> list[_Candidate]:
+    def _compatible(self, chosen: _Candidate, candidates: list[_Candidate]) -> list[_Candidate]:
         self._scans_left -= len(candidates)
         return [c for c in candidates if c.marks.isdisjoint(chosen.marks)]
 
@@ -262,9 +289,9 @@ class _Search:
         rest = relays
         for _ in range(needed - 1):
             if not rest:
-                return True
+                break
             self._scans_left -= len(rest)
             counts = Counter(mark for relay in rest for mark in relay.marks)
-            frequent, _count = counts.most_common(1)[0]
+            frequent = counts.most_common(1)[0][0]
             rest = [relay for relay in rest if frequent not in relay.marks]
         return not rest

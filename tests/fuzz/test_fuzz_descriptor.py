@@ -67,14 +67,14 @@ def parse_and_verify(data: bytes) -> None:
 @example(b"")
 @example(b"\x91" * 936 + bytes(64))  # nested deeply
 @example(b"\x9d" + b"\x01" * 13 + bytes(64))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_any_bytes_give_a_descriptor_or_a_peer_error(data):
     parse_and_verify(data)
 
 
 @given(st.lists(st.tuples(st.sampled_from(places(GOOD)), plain), max_size=2))
 @example([])
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_any_signed_body_gives_a_descriptor_or_a_peer_error(changes):
     body: object = GOOD
     for path, new in changes:

@@ -1,6 +1,7 @@
 """Fixtures of the laboratory: real namespaces, TUN devices, packet filters and captures."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -47,6 +48,25 @@ def wire_underlay(laboratory):
     """An underlay whose captures show each packet by itself, as a wire would."""
     with Underlay(wire_packets=True) as made:
         yield made
+
+
+@pytest.fixture
+def exchange():
+    """Pass one datagram of each family from host to host, behind all that was sent before."""
+
+    def send_and_receive(sender, receiver):
+        for address in (str(receiver.ipv4.ip), str(receiver.ipv6.ip)):
+            family = socket.AF_INET6 if ":" in address else socket.AF_INET
+            with (
+                receiver.namespace.call(lambda f=family: socket.socket(f, socket.SOCK_DGRAM)) as to,
+                sender.namespace.call(lambda f=family: socket.socket(f, socket.SOCK_DGRAM)) as of,
+            ):
+                to.bind((address, 0))
+                to.settimeout(10)
+                of.sendto(b"control", to.getsockname())
+                assert to.recv(100) == b"control"
+
+    return send_and_receive
 
 
 class Script:

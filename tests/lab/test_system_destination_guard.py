@@ -15,13 +15,13 @@ from overlay.system.local_address import local_address_towards
 from overlay.system.nftables import Nftables
 from overlay.system.rtnetlink import add_address
 from overlay.system.tun import TunDevice
+from overlay.system.udp import bound_socket
 
 PREFIXES = (ipaddress.ip_network("203.0.113.10/32"), ipaddress.ip_network("2001:db8:113::/64"))
 DESTINATIONS = ("203.0.113.10", "2001:db8:113::10")
 INNER = ("100.64.1.2", "fd99::12")
 OTHERS = ("10.2.0.2", "fd00:2::2")
 SO_BINDTODEVICE = 25
-SO_MARK = 36
 
 OWNER = """
 import ipaddress, sys
@@ -125,9 +125,9 @@ def seen(capture, addresses):
 
 
 def test_nothing_leaves_outside_the_circuit_even_when_the_node_is_killed(
-    hosts, script, filter_type, tmp_path
+    hosts, script, exchange, filter_type, tmp_path
 ):
-    alice, _, _ = hosts
+    alice, other, _ = hosts
     early = connected_sockets(alice, (*DESTINATIONS, *OTHERS))
     owner = script(alice.namespace, owner_source(filter_type))
     assert owner.said == "ready"
@@ -138,6 +138,7 @@ def test_nothing_leaves_outside_the_circuit_even_when_the_node_is_killed(
         for each in early:
             with each, contextlib.suppress(OSError):
                 each.send(b"after")
+        exchange(alice, other)
     assert seen(capture, DESTINATIONS) == []
     # The same capture saw the same attempts towards others, so it would have seen these.
     for other in OTHERS:
@@ -145,9 +146,9 @@ def test_nothing_leaves_outside_the_circuit_even_when_the_node_is_killed(
 
 
 def test_a_second_process_finds_and_removes_what_a_killed_one_left(
-    hosts, script, filter_type, tmp_path
+    hosts, script, exchange, filter_type, tmp_path
 ):
-    alice, _, _ = hosts
+    alice, _, bob = hosts
     before = kernel_state(alice.namespace)
     owner = script(alice.namespace, owner_source(filter_type))
     owner.kill()
@@ -166,6 +167,7 @@ def test_a_second_process_finds_and_removes_what_a_killed_one_left(
     assert kernel_state(alice.namespace) == before
     with alice.capture(tmp_path / "alice.pcap") as capture:
         send_in_every_way(alice, DESTINATIONS)
+        exchange(alice, bob)
     for destination in DESTINATIONS:
         assert len([p for p in seen(capture, (destination,)) if p.protocol == UDP]) >= 6
 
@@ -220,25 +222,23 @@ def _route_to(namespace, destination):
     return routes[0] if routes and routes[0].get("type") != "unreachable" else None
 
 
-def test_the_nodes_own_datagrams_reach_a_peer_at_a_protected_place(hosts, script, tmp_path):
+def test_the_nodes_own_datagrams_reach_a_peer_at_a_protected_place(hosts, script):
     alice, _, bob = hosts
     script(alice.namespace, owner_source(Nftables))
-
-    def send():
-        for destination in DESTINATIONS:
-            with socket.socket(family_of(destination), socket.SOCK_DGRAM) as new:
-                new.setsockopt(socket.SOL_SOCKET, SO_MARK, NODE_MARK)
-                new.sendto(b"esp", (destination, 4500))
-        return [
-            str(local_address_towards(Endpoint(destination, 4500), mark=NODE_MARK))
-            for destination in DESTINATIONS
-        ]
-
-    with bob.capture(tmp_path / "bob.pcap") as capture:
-        found = alice.namespace.call(send)
-    assert found == [str(alice.ipv4.ip), str(alice.ipv6.ip)]
-    arrived = [p for p in capture.packets() if p.protocol == UDP]
-    assert {packet.destination for packet in arrived} == set(DESTINATIONS)
+    owns = (str(alice.ipv4.ip), str(alice.ipv6.ip))
+    for destination, own in zip(DESTINATIONS, owns, strict=True):
+        peer = Endpoint(destination, 4500)
+        with (
+            bob.namespace.call(lambda peer=peer: bound_socket(peer)) as receiver,
+            alice.namespace.call(
+                lambda own=own: bound_socket(Endpoint(own, 0), mark=NODE_MARK)
+            ) as sender,
+        ):
+            receiver.settimeout(10)
+            sender.sendto(b"esp", peer)
+            assert receiver.recvfrom(100)[0] == b"esp"
+        found = alice.namespace.call(lambda peer=peer: local_address_towards(peer, mark=NODE_MARK))
+        assert str(found) == own
 
 
 def test_a_neighbour_cannot_find_out_the_inner_address(hosts, script, filter_type):

@@ -3,8 +3,8 @@ import socket
 
 import pytest
 import trio
+from scapy.layers import inet
 from scapy.layers.inet import ICMP, IP
-from scapy.layers.inet import UDP as UdpHeader
 from scapy.layers.inet6 import IPv6
 
 from lab.reading import TCP, UDP
@@ -184,7 +184,7 @@ def test_the_exits_own_services_and_other_inner_addresses_are_out_of_reach(
 
 
 def test_nobody_outside_can_begin_a_connection_to_an_inner_address(
-    hosts, circuit, installed, tmp_path
+    hosts, circuit, installed, exchange, tmp_path
 ):
     exit_host, bob = hosts
     for inner, exits in zip(INNER, (exit_host.ipv4.ip, exit_host.ipv6.ip), strict=True):
@@ -198,7 +198,9 @@ def test_nobody_outside_can_begin_a_connection_to_an_inner_address(
 
     with exit_host.capture(tmp_path / "exit.pcap") as capture:
         bob.namespace.call(send)
-    assert {p.destination for p in capture.packets() if p.protocol == UDP} == set(INNER)
+        exchange(bob, exit_host)
+    probes = [p for p in capture.packets() if p.destination_port == 7000]
+    assert {packet.destination for packet in probes} == set(INNER)
 
     async def nothing_came():
         with trio.move_on_after(0.2):
@@ -208,19 +210,20 @@ def test_nobody_outside_can_begin_a_connection_to_an_inner_address(
     assert trio.run(nothing_came) == []
 
 
-def test_spoofed_sources_do_not_leave(hosts, circuit, installed, tmp_path):
+def test_spoofed_sources_do_not_leave(hosts, circuit, installed, exchange, tmp_path):
     exit_host, bob = hosts
     spoofed = [
-        bytes(IP(src="198.51.100.5", dst=str(bob.ipv4.ip)) / UdpHeader(dport=1) / b"spoofed"),
-        bytes(IPv6(src="2001:db8:5::5", dst=str(bob.ipv6.ip)) / UdpHeader(dport=1) / b"spoofed"),
+        bytes(IP(src="198.51.100.5", dst=str(bob.ipv4.ip)) / inet.UDP(dport=1) / b"spoofed"),
+        bytes(IPv6(src="2001:db8:5::5", dst=str(bob.ipv6.ip)) / inet.UDP(dport=1) / b"spoofed"),
     ]
     honest = [
-        bytes(IP(src=INNER[0], dst=str(bob.ipv4.ip)) / UdpHeader(dport=2) / b"honest"),
-        bytes(IPv6(src=INNER[1], dst=str(bob.ipv6.ip)) / UdpHeader(dport=2) / b"honest"),
+        bytes(IP(src=INNER[0], dst=str(bob.ipv4.ip)) / inet.UDP(dport=2) / b"honest"),
+        bytes(IPv6(src=INNER[1], dst=str(bob.ipv6.ip)) / inet.UDP(dport=2) / b"honest"),
     ]
     with bob.capture(tmp_path / "bob.pcap") as capture:
         circuit.exit_device.write_batch([*spoofed, *honest])
-    arrived = [p for p in capture.packets() if p.protocol == UDP]
+        exchange(exit_host, bob)
+    arrived = [p for p in capture.packets() if p.protocol == UDP and p.destination_port < 3]
     assert [packet.destination_port for packet in arrived] == [2, 2]
     assert [p.source for p in arrived] == [str(exit_host.ipv4.ip), str(exit_host.ipv6.ip)]
 
@@ -247,7 +250,7 @@ def test_errors_come_from_the_exits_inner_address_alone(hosts, circuit, installe
     _, bob = hosts
 
     async def expire():
-        packet = IP(src=INNER[0], dst=str(bob.ipv4.ip), ttl=1) / UdpHeader(dport=3) / b"x"
+        packet = IP(src=INNER[0], dst=str(bob.ipv4.ip), ttl=1) / inet.UDP(dport=3) / b"x"
         circuit.exit_device.write_batch([bytes(packet)])
         with trio.fail_after(3):
             return await circuit.exit_device.read_batch()
@@ -262,7 +265,7 @@ def test_the_connections_of_a_closed_circuit_are_forgotten(hosts, circuit, insta
     others = "100.64.7.7"
     circuit.run(curl(bob.ipv4.ip), curl(bob.ipv6.ip))
     circuit.exit_device.write_batch(
-        [bytes(IP(src=others, dst=str(bob.ipv4.ip)) / UdpHeader(dport=2) / b"x")]
+        [bytes(IP(src=others, dst=str(bob.ipv4.ip)) / inet.UDP(dport=2) / b"x")]
     )
     forgotten = [
         exit_host.namespace.call(lambda a=a: forget_connections(ipaddress.ip_address(a).packed))
@@ -328,7 +331,7 @@ def test_two_exits_in_one_namespace_are_refused(namespace):
     def inside():
         with TunDevice.open("exit%d", MTU) as device:
             filters = [ExitFilter(device.name, POOLS, outward=("lo",)) for _ in range(2)]
-            with filters[0], pytest.raises(BackendError, match="another node .* owns exit"):
+            with filters[0], pytest.raises(BackendError, match=r"another node .* owns exit"):
                 filters[1].install()
 
     namespace.call(inside)

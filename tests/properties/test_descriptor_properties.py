@@ -51,11 +51,13 @@ endpoints = st.builds(
 
 
 @given(policies)
+@settings(deadline=None)
 def test_exit_policy_survives_its_encoding(policy):
     assert ExitPolicy.decode(policy.encode()) == policy
 
 
 @given(st.lists(rules(), max_size=6))
+@settings(deadline=None)
 def test_exit_rules_survive_as_text(given_rules):
     lines = format_exit_rules(given_rules)
     read = [rule for line in lines for rule in parse_exit_rule(line)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from dataclasses import dataclass
 from random import Random
 
@@ -174,7 +175,7 @@ def test_views_of_consecutive_hops_differ_in_about_half_of_their_bits(
 ) -> None:
     path = make_path(length, seed)
     seen = views(path)
-    for left, right in zip(seen, seen[1:], strict=False):
+    for left, right in itertools.pairwise(seen):
         pairs = zip(left[2:], right[2:], strict=True)
         differing = sum((a ^ b).bit_count() for a, b in pairs)
         bits = (GEOMETRY.message_bytes - 2) * 8

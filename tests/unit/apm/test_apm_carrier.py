@@ -137,9 +137,9 @@ def test_neighbour_cannot_make_us_hold_more_than_eight_partial_messages() -> Non
     assert receiver.receive(ALICE, payload, 20.0) is None
 
 
-def test_neighbour_cannot_make_us_remember_more_than_256_messages() -> None:
+def test_neighbour_cannot_make_us_remember_more_than_4096_messages() -> None:
     receiver = make(2)
-    for number in range(256):
+    for number in range(4096):
         payload = b"\x01" + number.to_bytes(8, "big") + b"\x00\x01\x00x"
         assert receiver.receive(ALICE, payload, 0.0) == b"x"
     payload = b"\x01" + bytes([255] * 8) + b"\x00\x01\x00x"

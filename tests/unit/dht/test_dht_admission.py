@@ -1,6 +1,7 @@
 """Endpoints, sources, cookies, rates."""
 
 import pytest
+
 from overlay.addresses import Endpoint, NodeId
 from overlay.dht.admission import Cookies, SourceLimiter, endpoint_allowed, source_group
 from overlay.sensitive import SecretBytes

@@ -5,6 +5,7 @@ from random import Random
 
 import pytest
 from dht_network import make_identity, public_endpoint
+
 from overlay.dht.calls import Calls
 from overlay.dht.envelope import (
     Challenge,

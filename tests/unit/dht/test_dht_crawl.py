@@ -4,6 +4,7 @@ from random import Random
 
 import pytest
 from dht_network import make_identity, public_endpoint
+
 from overlay.addresses import Endpoint, NodeId
 from overlay.dht.crawl import Crawl
 from overlay.dht.messages import Contact, Contacts, FindNode, FindRecord, Record

@@ -4,6 +4,7 @@ from random import Random
 
 import pytest
 from dht_network import make_descriptor, make_identity, public_endpoint
+
 from overlay.addresses import Endpoint
 from overlay.dht.descriptor import MAX_DESCRIPTOR_BYTES
 from overlay.dht.envelope import (

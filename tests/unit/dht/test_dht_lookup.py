@@ -4,6 +4,7 @@ from random import Random
 
 import pytest
 from dht_network import public_endpoint
+
 from overlay.addresses import NodeId
 from overlay.dht.lookup import Lookup
 from overlay.dht.messages import Contact, Contacts, Pong

@@ -1,6 +1,7 @@
 """Bodies: strict layouts, and contacts that prove nothing but their form."""
 
 import pytest
+
 from overlay.addresses import Endpoint
 from overlay.dht.messages import (
     Contact,

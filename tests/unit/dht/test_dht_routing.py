@@ -4,6 +4,7 @@ from random import Random
 
 import pytest
 from dht_network import public_endpoint
+
 from overlay.addresses import Endpoint, NodeId
 from overlay.dht.messages import Contact
 from overlay.dht.routing import Table, distance

@@ -3,6 +3,7 @@
 import dataclasses
 
 import pytest
+
 from overlay.dht.settings import _RANGES, DhtSettings
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 from dht_network import NETWORK_ID, START, make_descriptor, make_identity, public_endpoint
+
 from overlay.addresses import NodeId
 from overlay.dht.routing import distance
 from overlay.dht.settings import DhtSettings

@@ -352,6 +352,10 @@ def test_an_onion_sa_is_replaced_make_before_break_without_touching_a_policy():
     circuit.alice.engine.install(IpsecConfiguration((rekeyed(old.outbound),), ()))
     sent = circuit.alice.engine.process_outbound([packet], NOW).to_network
     assert len(relay.process_inbound([*in_flight, *sent], NOW).to_network) == 2
+    for value in (old.inbound, rekeyed(old.inbound)):
+        counters = relay.query(value.identity)
+        assert counters is not None
+        assert counters.packets == 1
     circuit.alice.engine.remove(IpsecConfiguration((old.outbound,), ()))
     relay.remove(IpsecConfiguration((old.inbound,), ()))
     again = circuit.alice.engine.process_outbound([packet], NOW).to_network

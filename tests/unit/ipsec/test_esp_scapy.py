@@ -79,7 +79,7 @@ every_case = pytest.mark.parametrize(
         for suite in SUITES.values()
         for kind in ("v4", "v6", "nat-t")
         for esn in (False, True)
-        for inner in INNER
+        for inner in ("inner4" if (suite.number + esn) % 2 else "inner6",)
     ],
 )
 

@@ -15,7 +15,9 @@ from ipsec_circuits import (
     underlay,
 )
 
-from overlay.ipsec.headers import ESP
+from overlay.addresses import Endpoint
+from overlay.ipsec.esp import OutboundSa
+from overlay.ipsec.headers import ESP, IPV6
 from overlay.ipsec.model import (
     MAX_TEMPLATES,
     Direction,
@@ -216,56 +218,28 @@ def test_a_fragment_of_an_onion_packet_is_not_opened():
     assert receiver.drops() == {Drop.IN_NO_STATES: 1}
 
 
-def test_nesting_deeper_than_any_policy_may_ask_for_is_not_opened():
-    sender, receiver = engine(), engine()
-    ends = link()
-    onions = [
-        sa_ends(0x800 + i, (20 + i, 20 + i), circuit_address(i), THERE)
-        for i in range(MAX_TEMPLATES)
-    ]
-    sender.install(
-        IpsecConfiguration(
-            (*(onion.outbound for onion in onions), ends.outbound),
-            (
-                policy(
-                    Direction.OUT, HERE, THERE, *(o.outbound for o in onions[:-1]), ends.outbound
-                ),
-            ),
-        )
-    )
+def nested(onions: list[SaEnds], ends: SaEnds) -> list[tuple[bytes, Endpoint]]:
+    packet, next_header = PACKET, IPV6
+    for value in (*(o.outbound for o in onions), ends.outbound):
+        sealed = OutboundSa(value, Random(1), lambda _: None).seal(packet, next_header, NOW)
+        assert isinstance(sealed, bytes)
+        packet = sealed
+    return [(packet, underlay(1))]
+
+
+@pytest.mark.parametrize(
+    ("layers", "drop"),
+    [(MAX_TEMPLATES - 1, Drop.IN_NO_POLS), (MAX_TEMPLATES, Drop.IN_TMPL_MISMATCH)],
+)
+def test_nesting_deeper_than_any_policy_may_ask_for_is_not_opened(layers, drop):
+    ends, receiver = link(), engine()
+    onions = [sa_ends(0x800 + i, (20 + i, 20 + i), HERE, THERE) for i in range(layers)]
     receiver.install(IpsecConfiguration((*(o.inbound for o in onions), ends.inbound), (), (THERE,)))
-    innermost = engine()
-    innermost.install(
-        IpsecConfiguration(
-            (onions[-1].outbound, ends.outbound),
-            (policy(Direction.OUT, HERE, THERE, onions[-1].outbound, ends.outbound),),
-        )
-    )
-    # Take the link off what the innermost engine made, and let the sender wrap it again.
-    opener = engine()
-    opener.install(
-        IpsecConfiguration(
-            (ends.inbound,), (policy(Direction.FWD, None, None, ends.inbound, protocol=ESP),)
-        )
-    )
-    deepest = innermost.process_outbound([PACKET], NOW).to_network
-    assert opener.process_inbound(deepest, NOW).to_exit == []
-    assert opener.drops() == {Drop.OUT_POL_BLOCK: 1}
-    packet = onions[-1].outbound
-    sealed = ipv6(packet.source, packet.destination, deepest[0][0][40:], ESP)
-    wrapping = policy(
-        Direction.OUT,
-        packet.source,
-        packet.destination,
-        *(o.outbound for o in onions[:-1]),
-        ends.outbound,
-    )
-    sender.install(IpsecConfiguration((), (wrapping,)))
-    sent = sender.process_outbound([sealed], NOW).to_network
-    assert receiver.process_inbound(sent, NOW).to_control == []
-    assert list(receiver.drops()) == [Drop.IN_NO_STATES] or list(receiver.drops()) == [
-        Drop.IN_TMPL_MISMATCH
-    ]
+    receiver.process_inbound(nested(onions, ends), NOW)
+    assert receiver.drops() == {drop: 1}
+    innermost = receiver.query(onions[0].inbound.identity)
+    assert innermost is not None
+    assert innermost.packets == (1 if layers < MAX_TEMPLATES else 0)
 
 
 def test_plans_forget_when_they_are_full(monkeypatch):
@@ -313,3 +287,40 @@ def test_a_policy_of_one_protocol_says_nothing_of_others():
     sent = sender.process_outbound([PACKET, ipv6(HERE, THERE, b"", 6)], NOW).to_network
     assert len(sent) == 1
     assert sender.drops() == {Drop.OUT_POL_BLOCK: 1}
+
+
+def test_an_address_stays_until_its_last_holder_is_removed():
+    sender, receiver = pair()
+    other = IpsecConfiguration((link(0x900, 9).inbound,), (), (THERE,))
+    receiver.install(other)
+    for _ in range(2):
+        receiver.remove(other)
+        sent = sender.process_outbound([PACKET], NOW).to_network
+        assert receiver.process_inbound(sent, NOW).to_control == [PACKET]
+
+
+def test_an_address_alone_can_be_held_and_released():
+    sender, receiver = pair()
+    address = IpsecConfiguration((), (), (THERE,))
+    ends = link()
+    held = IpsecConfiguration(
+        (ends.inbound,), (policy(Direction.IN, HERE, THERE, ends.inbound),), (THERE,)
+    )
+    receiver.install(address)
+    receiver.remove(address)
+    sent = sender.process_outbound([PACKET], NOW).to_network
+    assert receiver.process_inbound(sent, NOW).to_control == [PACKET]
+    receiver.remove(held)
+    receiver.install(IpsecConfiguration(held.associations, held.policies))
+    sender.remove(IpsecConfiguration((ends.outbound,), ()))
+    sender.install(IpsecConfiguration((ends.outbound,), ()))
+    sent = sender.process_outbound([PACKET], NOW).to_network
+    assert receiver.process_inbound(sent, NOW).to_control == []
+    assert receiver.drops() == {Drop.IN_NO_POLS: 1}
+
+
+def test_removal_spares_an_sa_of_the_same_identity_that_has_another_key():
+    receiver = engine()
+    receiver.install(IpsecConfiguration((link().inbound,), ()))
+    receiver.remove(IpsecConfiguration((link(key_seed=99).inbound,), ()))
+    assert receiver.query(link().inbound.identity) is not None

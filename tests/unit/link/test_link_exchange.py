@@ -165,3 +165,20 @@ def test_payloads_of_any_other_size_are_malformed(parse):
 def test_unknown_types_and_versions_are_malformed(data):
     with pytest.raises(PeerError):
         parse_message(data)
+
+
+def test_a_responder_that_shows_another_nodes_identity_is_not_authentic():
+    peer = dataclasses.replace(MALLORY.peer, overlay_address=BOB.identity.overlay_address)
+    stolen = dataclasses.replace(
+        Credentials.of(MALLORY.identity, "lab", (3,)), proof=BOB_KEYS.proof
+    )
+    sent = SentInitiation.create(
+        ALICE_KEYS, peer, index=7, inbound_spi=1234, timestamp_us=1, ephemeral=b"\7" * 32
+    )
+    _, response = (
+        OpenedInitiation.open(stolen, parsed(sent.message))
+        .verify()
+        .respond(stolen, suite=3, inbound_spi=5678, ephemeral=b"\x08" * 32)
+    )
+    with pytest.raises(NotAuthentic):
+        sent.complete(response)

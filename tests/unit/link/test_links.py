@@ -7,6 +7,7 @@ import pytest
 from link_lab import NOW, Host, Lab, mirrored
 
 from overlay.addresses import Endpoint
+from overlay.errors import LimitReached
 from overlay.ipsec.suites import SUITES
 from overlay.link.handshake import GEOMETRY, MessageType
 from overlay.link.links import LinkDrop, Links
@@ -686,3 +687,67 @@ def test_unknown_links_and_packets_are_no_error():
     alice.links.first_packet(4711, NOW)
     alice.links.handle_deadline(NOW)
     assert alice.links.events() == []
+
+
+# Numbers and repetition
+
+
+def with_allocator(host: Host, allocate) -> None:
+    host.links = Links(host.identity, "lab", host.settings, bob_rng(), allocate, host.free.add)
+
+
+def test_a_lost_acknowledgement_is_said_again():
+    alice, bob = Host(1), Host(2)
+    lab = Lab(alice, bob)
+    alice.links.connect(bob.peer, NOW)
+    confirms = []
+
+    def keep(data: bytes) -> bool:
+        confirms.append(data) if data[0] == MessageType.CONFIRM else None
+        return len(confirms) != 2  # the second confirm is the first acknowledgement
+
+    lab.run(NOW, NOW + 100, keep)
+    assert len(confirms) == 4
+    assert mirrored(alice, bob)
+
+
+def test_a_half_open_peer_may_try_again_where_its_prefix_is_full():
+    alice, bob = Host(1), Host(2, LinkSettings(max_half_open_per_prefix=1))
+    lab = Lab(alice, bob)
+    alice.links.connect(bob.peer, NOW)
+    lost = iter([True])
+    lab.run(NOW, NOW + 10, lambda data: data[0] != MessageType.RESPONSE or not next(lost, False))
+    assert mirrored(alice, bob)
+
+
+def test_a_peer_may_use_an_spi_again_after_its_pair_is_gone():
+    alice, bob = Host(1), Host(2)
+    with_allocator(alice, lambda: 4711)
+    lab = Lab(alice, bob)
+    for step in range(2):
+        alice.links.connect(bob.peer, NOW + step)
+        lab.settle(NOW + step)
+        assert mirrored(alice, bob)
+        alice.links.close(bob.identity.overlay_address, NOW + step)
+        lab.settle(NOW + step)
+
+
+@pytest.mark.parametrize("exhausted", [1, 2])
+def test_exhausted_spis_only_delay_a_link(exhausted):
+    alice, bob = Host(1), Host(2)
+    short = alice if exhausted == 1 else bob
+    failures = iter([True])
+
+    def allocate():
+        if next(failures, False):
+            raise LimitReached("no SPI left")
+        return 4711
+
+    with_allocator(short, allocate)
+    if short is bob:
+        with_allocator(alice, lambda: 4711)  # the same SPI again: the failed claim must be gone
+    lab = Lab(alice, bob)
+    alice.links.connect(bob.peer, NOW)
+    lab.run(NOW, NOW + 10)
+    assert mirrored(alice, bob)
+    assert bob.links.drops() == ({LinkDrop.LIMIT: 1} if short is bob else {})

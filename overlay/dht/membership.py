@@ -1,0 +1,199 @@
+"""Whether this node is in the overlay, and who its contacts are.
+
+::
+
+    ALONE ──first contact proves itself──▶ JOINING ──self-lookup──▶ JOINED
+      ▲                                       │                       │
+      └──────── the last contact is gone ─────┴───────────────────────┘
+    leave() ends in LEFT, from anywhere.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
+from random import Random
+from typing import Final
+
+from overlay.addresses import Endpoint, NodeId
+from overlay.dht.calls import Answer, Calls
+from overlay.dht.events import BootstrapUnreachable, DhtEvent, Joined
+from overlay.dht.joining import Greeting, Joining
+from overlay.dht.lookup import Lookup
+from overlay.dht.messages import Contact, Ping
+from overlay.dht.routing import Table
+from overlay.dht.schedule import Schedule, Task
+from overlay.dht.settings import DhtSettings
+
+__all__ = ["LookUp", "Membership", "Phase"]
+
+_REFRESH_PACE_S: Final = 1.0
+"""Between the refreshes of two buckets, so that a join is no burst."""
+
+_MAX_REFRESHES: Final = 3
+_MAX_PROBES: Final = 16
+
+LookUp = Callable[[NodeId, Callable[[Lookup], None]], None]
+"""Starts a lookup of an id; the second argument gets it when it is over."""
+
+
+class Phase(enum.Enum):
+    """How far this node has got."""
+
+    ALONE = "alone"
+    JOINING = "joining"
+    JOINED = "joined"
+    LEFT = "left"
+
+
+class Membership:
+    """Greets, files contacts, probes the doubtful ones and refreshes buckets.
+
+    ``look_up`` starts a lookup, ``emit`` takes events, ``on_joined`` gets the self-lookup.
+    At most 16 probes and 3 refreshes are under way at a time.
+    """
+
+    def __init__(
+        self,
+        own_id: NodeId,
+        settings: DhtSettings,
+        rng: Random,
+        *,
+        clock: Callable[[], float],
+        calls: Calls,
+        table: Table,
+        schedule: Schedule,
+        look_up: LookUp,
+        emit: Callable[[DhtEvent], None],
+        on_joined: Callable[[Lookup], None],
+    ) -> None:
+        self.phase = Phase.ALONE
+        self._own_id = own_id
+        self._settings = settings
+        self._rng = rng
+        self._clock = clock
+        self._calls = calls
+        self._table = table
+        self._schedule = schedule
+        self._look_up = look_up
+        self._emit = emit
+        self._on_joined = on_joined
+        self._joining = Joining(settings, rng)
+        self._probing: set[NodeId] = set()
+        self._refreshing = 0
+
+    # Getting in and out.
+
+    def add_bootstrap(self, endpoints: Sequence[Endpoint]) -> None:
+        """Greet these endpoints in a round that is due now."""
+        self._joining.add_bootstrap(endpoints, self._clock())
+
+    def add_seeds(self, seeds: Sequence[Greeting]) -> None:
+        """Greet a sample of these nodes in a round that is due now."""
+        self._joining.add_seeds(seeds, self._clock())
+
+    def greet(self, own: Collection[Endpoint]) -> None:
+        """Send the greetings of a round, if one is due; never to our ``own`` endpoints."""
+        now = self._clock()
+        for greeting in self._joining.round(now, own):
+            on_answer = partial(self._greeted, greeting)
+            self._calls.start(Ping(), greeting.endpoint, greeting.node_id, now, on_answer)
+
+    def next_deadline(self) -> float:
+        """Return when the next round of greetings is due."""
+        return self._joining.next_deadline()
+
+    def leave(self) -> None:
+        """Greet nobody any more and file nobody."""
+        self.phase = Phase.LEFT
+        self._joining.stop()
+
+    # Contacts.
+
+    def met(self, contact: Contact) -> None:
+        """File a contact that has just proved its key and its endpoint."""
+        if self.phase is Phase.LEFT:
+            return
+        is_new = self._table.get(contact.node_id) is None
+        doubtful = self._table.seen(contact)
+        if doubtful is not None:
+            self._probe(doubtful)
+        if self.phase is Phase.ALONE:
+            self.phase = Phase.JOINING
+            self._joining.stop()
+            self._look_up(self._own_id, self._looked_around)
+        elif is_new and len(self._table) < self._settings.k:
+            # The overlay is small or we are new to it: it pays to crawl again soon.
+            soon = self._settings.crawl_first_interval_s * self._rng.uniform(0.8, 1.2)
+            self._schedule.hasten(Task.CRAWL, self._clock() + soon)
+
+    def silent(self, contact: Contact) -> None:
+        """Learn that a contact did not answer a call."""
+        self._table.failed(contact.node_id)
+        self._check_company()
+
+    def gone(self, node_id: NodeId) -> None:
+        """Forget a contact that said goodbye."""
+        self._table.remove(node_id)
+        self._check_company()
+
+    def refresh(self) -> None:
+        """Look up a random id in one bucket that is due, a few at a time."""
+        spacing = _REFRESH_PACE_S
+        if self._refreshing < _MAX_REFRESHES:
+            target = self._table.refresh_target()
+            if target is not None:
+                self._refreshing += 1
+                self._look_up(target, self._refreshed)
+            else:
+                spacing = 0.1 * self._settings.refresh_interval_s
+        self._schedule.at(Task.REFRESH, self._clock() + self._rng.uniform(0.5, 1.5) * spacing)
+
+    def _refreshed(self, _: Lookup) -> None:
+        self._refreshing -= 1
+
+    def _greeted(self, greeting: Greeting, answer: Answer | None) -> None:
+        if answer is not None:
+            self._joining.answered()
+            self.met(answer.contact)
+            return
+        self._joining.failed(self._clock())
+        if self.phase is not Phase.ALONE:
+            self._joining.stop()
+        if greeting.node_id is None:
+            self._emit(BootstrapUnreachable(greeting.endpoint))
+
+    def _looked_around(self, lookup: Lookup) -> None:
+        """End the self-lookup: we have joined, or the contact we had is gone again."""
+        if not len(self._table):
+            self._be_alone()
+            return
+        self.phase = Phase.JOINED
+        self._emit(Joined(len(self._table)))
+        self.refresh()
+        self._on_joined(lookup)
+
+    def _check_company(self) -> None:
+        if not len(self._table) and self.phase is Phase.JOINED:
+            self._be_alone()
+
+    def _be_alone(self) -> None:
+        self.phase = Phase.ALONE
+        self._schedule.cancel_all()
+        self._joining.retry(self._clock())
+
+    def _probe(self, contact: Contact) -> None:
+        """Ping the least recently seen contact of a full bucket before it is replaced."""
+        if contact.node_id in self._probing or len(self._probing) >= _MAX_PROBES:
+            return
+        self._probing.add(contact.node_id)
+        on_answer = partial(self._probed, contact)
+        self._calls.start(Ping(), contact.endpoint, contact.node_id, self._clock(), on_answer)
+
+    def _probed(self, contact: Contact, answer: Answer | None) -> None:
+        self._probing.discard(contact.node_id)
+        if answer is None:
+            self.silent(contact)
+        else:
+            self.met(answer.contact)

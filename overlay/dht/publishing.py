@@ -1,0 +1,88 @@
+"""Keeping this node's own descriptor stored with the k nodes nearest to it.
+
+Only its owner stores a descriptor, and stores it again on schedule: soon at first, while the
+overlay around a newcomer changes, then each ``republish_interval_s``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from random import Random
+from typing import Final
+
+from overlay.addresses import NodeId
+from overlay.dht.calls import Answer, Calls
+from overlay.dht.descriptor import MixDescriptor
+from overlay.dht.lookup import Lookup
+from overlay.dht.messages import Contact, Store, Stored
+from overlay.dht.schedule import Pace, Schedule, Task
+from overlay.dht.settings import DhtSettings
+
+__all__ = ["Publisher"]
+
+_FIRST_REPUBLISH_S: Final = 60.0
+
+
+class Publisher:
+    """The own descriptor, and the at most k nodes that hold it."""
+
+    def __init__(
+        self,
+        settings: DhtSettings,
+        rng: Random,
+        *,
+        clock: Callable[[], float],
+        calls: Calls,
+        schedule: Schedule,
+        on_silence: Callable[[Contact], None],
+    ) -> None:
+        self.descriptor: MixDescriptor | None = None
+        self.holders: dict[NodeId, Contact] = {}
+        self._settings = settings
+        self._rng = rng
+        self._clock = clock
+        self._calls = calls
+        self._schedule = schedule
+        self._on_silence = on_silence
+        self._pace = self._new_pace()
+
+    @property
+    def sequence(self) -> int:
+        """The last published sequence number; 0 before any."""
+        return self.descriptor.sequence if self.descriptor is not None else 0
+
+    def replace(self, descriptor: MixDescriptor) -> None:
+        """Take a new descriptor, to be stored from the next :meth:`store_at` on.
+
+        Raises:
+            ValueError: its sequence number does not exceed the last one's.
+        """
+        last = self.descriptor
+        is_new = last is None or descriptor.encoded != last.encoded
+        if is_new and last is not None and descriptor.sequence <= last.sequence:
+            raise ValueError("a published descriptor's sequence number must exceed the last")
+        self.descriptor = descriptor
+        self._pace = self._new_pace()
+
+    def store_at(self, lookup: Lookup) -> None:
+        """Store the descriptor with the k nearest nodes that a lookup of our id found."""
+        now = self._clock()
+        if self.descriptor is None or now >= self.descriptor.expires:
+            return
+        self._schedule.at(Task.PUBLISH, now + self._pace.next())
+        self.holders.clear()
+        request = Store(self.descriptor.encoded)
+        for contact in lookup.closest():
+            on_answer = partial(self._stored, contact)
+            self._calls.start(request, contact.endpoint, contact.node_id, now, on_answer)
+
+    def _stored(self, contact: Contact, answer: Answer | None) -> None:
+        if answer is None:
+            self._on_silence(contact)
+        elif isinstance(answer.reply, Stored) and answer.reply.accepted:
+            self.holders[contact.node_id] = contact
+
+    def _new_pace(self) -> Pace:
+        interval = self._settings.republish_interval_s
+        return Pace(min(_FIRST_REPUBLISH_S, interval), interval, self._rng)

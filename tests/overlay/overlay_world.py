@@ -1,0 +1,174 @@
+"""A whole overlay in memory: real control planes and engines, one event heap, virtual time."""
+
+import heapq
+import itertools
+from dataclasses import replace
+from ipaddress import ip_network
+from random import Random
+
+from overlay.addresses import Endpoint
+from overlay.config import Configuration
+from overlay.identity import LocalIdentity
+from overlay.ipsec.userspace.engine import UserspaceEngine
+from overlay.node.assembly import Surroundings, build_control_plane
+from overlay.node.own_descriptor import own_descriptor
+
+START = 1_800_000_000.0
+DELAY_S = 0.02
+
+
+class MemoryGuard:
+    """The destination guard of one simulated host."""
+
+    def __init__(self):
+        self.protected, self.carried = set(), {}
+
+    def protect(self, destination):
+        self.protected.add(destination)
+
+    def carry(self, destination, inner_address):
+        assert destination in self.protected
+        self.carried[destination] = inner_address
+
+    def uncarry(self, destination, inner_address):
+        assert self.carried.pop(destination) == inner_address
+
+    def release(self, destination):
+        self.protected.discard(destination)
+
+
+class MemoryDevice:
+    """A TUN device whose kernel side is a list."""
+
+    def __init__(self):
+        self.written = []
+
+    def write_batch(self, packets):
+        self.written += packets
+
+
+class SimulatedNode:
+    """One node: a control plane at an endpoint of the world's network."""
+
+    def __init__(self, world, number, *, exits):
+        self.world, self.name = world, f"node{number}"
+        self.endpoint = Endpoint(f"11.{number}.0.1", 4500)
+        self.identity = LocalIdentity.generate(Random(f"identity {number}"))
+        self.configuration = configuration(exits=exits)
+        self.guard, self.source_device, self.exit_device = (
+            MemoryGuard(),
+            MemoryDevice(),
+            MemoryDevice(),
+        )
+        self.rng = Random(f"rng {number}")
+        self.forgotten = []
+        self.engine = UserspaceEngine(rng=self.rng)
+        self.plane = build_control_plane(
+            self.configuration,
+            self.identity,
+            Surroundings(
+                network=self,
+                guard=self.guard,
+                local_address=lambda peer: self.endpoint,
+                local_addresses=frozenset,
+                forget_inner_addresses=lambda addresses: self.forgotten.extend(addresses),
+            ),
+            engine=self.engine,
+            endpoints=(self.endpoint,),
+            rng=self.rng,
+        )
+        self.plane.datapath.source_device = self.source_device
+        self.plane.datapath.exit_device = self.exit_device
+
+    def send_batch(self, batch):
+        for datagram, to in batch:
+            self.world.carry(datagram, self.endpoint, to)
+
+    def join(self, bootstrap):
+        now = self.world.now
+        descriptor = own_descriptor(
+            self.configuration,
+            self.identity,
+            endpoints=(self.endpoint,),
+            esp_suites=self.engine.capabilities().suites,
+            now=now,
+        )
+        self.plane.dht.publish(descriptor, now)
+        self.plane.dht.bootstrap([] if bootstrap is self else [bootstrap.endpoint], now)
+        self.plane.settle(now)
+
+    def request(self, destination, *, hops=3):
+        path = self.plane.paths.request(
+            ip_network(destination), hops=hops, strategy="uniform", via=(), now=self.world.now
+        )
+        self.plane.settle(self.world.now)
+        return path
+
+    def close(self, path):
+        self.plane.paths.close(path.number, self.world.now)
+        self.plane.settle(self.world.now)
+
+
+class World:
+    """The network between nodes, and the only clock."""
+
+    def __init__(self, count, *, exits=2):
+        self.now = START
+        self.heap, self.order = [], itertools.count()
+        self.nodes, self.crashed, self.wire = {}, set(), []
+        self.all = [SimulatedNode(self, n + 1, exits=n >= count - exits) for n in range(count)]
+        for node in self.all:
+            self.nodes[node.endpoint] = node
+
+    def carry(self, datagram, source, to):
+        self.wire.append((source, to, bytes(datagram)))
+        heapq.heappush(
+            self.heap, (self.now + DELAY_S, next(self.order), bytes(datagram), source, to)
+        )
+
+    def crash(self, node):
+        self.crashed.add(node.endpoint)
+
+    def alive(self):
+        return [node for node in self.all if node.endpoint not in self.crashed]
+
+    def run(self, seconds, until=lambda: False):
+        """Let virtual time pass; return whether ``until`` came to hold."""
+        end = self.now + seconds
+        while not until():
+            due = min(node.plane.next_deadline() for node in self.alive())
+            arrival = self.heap[0][0] if self.heap else float("inf")
+            if min(due, arrival) > end:
+                self.now = end
+                return until()
+            self.now = max(self.now, min(due, arrival))
+            if arrival <= due:
+                self._deliver()
+            else:
+                for node in self.alive():
+                    if node.plane.next_deadline() <= self.now:
+                        node.plane.handle_deadline(self.now)
+                        assert node.plane.next_deadline() > self.now
+        return True
+
+    def _deliver(self):
+        _, _, datagram, source, to = heapq.heappop(self.heap)
+        node = self.nodes.get(to)
+        if node is not None and to not in self.crashed:
+            node.plane.receive([(datagram, source)], self.now)
+
+    def join_all(self):
+        """Let every node join through the first one and learn of all others."""
+        for node in self.all:
+            node.join(self.all[0])
+        others = len(self.all) - 1
+        assert self.run(120, until=lambda: all(len(n.plane.table) >= others for n in self.all))
+
+
+def configuration(*, exits):
+    given = Configuration()
+    return replace(
+        given,
+        roles=replace(given.roles, exit=exits),
+        dht=replace(given.dht, crawl_first_interval_s=1.0),
+    )

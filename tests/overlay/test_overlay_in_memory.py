@@ -1,0 +1,146 @@
+"""The blocks together, without an operating system: join, open, carry, lose, rebuild, close."""
+
+import pytest
+from overlay_world import World
+from scapy.layers.inet import IP, UDP
+from scapy.packet import Raw
+
+from overlay.node.paths import PathState
+
+BOB = "203.0.113.10/32"
+
+
+@pytest.fixture
+def world():
+    made = World(9)
+    made.join_all()
+    return made
+
+
+def inner_packet(path, payload=b"hello bob"):
+    source = ".".join(str(byte) for byte in path.carried_address)
+    return bytes(
+        IP(src=source, dst="203.0.113.10", id=0, flags="DF")
+        / UDP(sport=4000, dport=53)
+        / Raw(payload)
+    )
+
+
+def open_path(world, node, hops=3):
+    path = node.request(BOB, hops=hops)
+    assert world.run(30, until=path.settled.is_set)
+    assert path.state is PathState.OPEN, path.error
+    return path
+
+
+def exit_of(world, path):
+    return next(n for n in world.all if n.identity.node_id == path.mix_path.exit.node_id)
+
+
+@pytest.mark.parametrize("hops", [1, 2, 3, 4, 5])
+def test_packets_travel_both_ways_through_paths_of_every_length(world, hops):
+    alice = world.all[1]
+    path = open_path(world, alice, hops)
+    leaving = exit_of(world, path)
+    packet = inner_packet(path)
+    alice.plane.datapath.from_source_device([packet], world.now)
+    assert world.run(5, until=lambda: leaving.exit_device.written)
+    assert (
+        leaving.exit_device.written == [packet]
+        or IP(leaving.exit_device.written[0]).dst == "203.0.113.10"
+    )
+    answer = bytes(
+        IP(src="203.0.113.10", dst=IP(packet).src) / UDP(sport=53, dport=4000) / Raw(b"hello alice")
+    )
+    leaving.plane.datapath.send([answer], world.now)
+    assert world.run(5, until=lambda: alice.source_device.written)
+    assert alice.source_device.written == [answer]
+
+
+def test_nobody_on_the_way_sees_both_ends(world):
+    alice = world.all[1]
+    path = open_path(world, alice)
+    world.run(2)  # the last of the set-up's own packets have arrived
+    begun = len(world.wire)
+    alice.plane.datapath.from_source_device([inner_packet(path)], world.now)
+    assert world.run(5, until=lambda: exit_of(world, path).exit_device.written)
+    ends = [hop.endpoints[0] for hop in path.mix_path.hops]
+    esp = [(s, t) for s, t, datagram in world.wire[begun:] if not datagram.startswith(bytes(4))]
+    assert esp == [(alice.endpoint, ends[0]), (ends[0], ends[1]), (ends[1], ends[2])]
+    for _, _, datagram in world.wire[begun:]:
+        assert b"hello bob" not in datagram
+        assert bytes([203, 0, 113, 10]) not in datagram
+
+
+def test_closing_leaves_nothing_of_the_circuit_anywhere(world):
+    alice = world.all[1]
+    path = open_path(world, alice)
+    leaving = exit_of(world, path)
+    alice.close(path)
+    world.run(20)
+    for node in world.all:
+        report = node.plane.circuits.relay_report()
+        assert (report.relayed, report.exits, report.waiting) == (0, 0, 0)
+        assert node.plane.circuits.circuits() == []
+    assert not alice.guard.protected
+    assert leaving.forgotten
+    world.run(120)  # links that no circuit uses are closed as well
+    assert [len(node.plane.neighbours) for node in world.all] == [0] * len(world.all)
+
+
+def test_a_relay_that_dies_is_replaced_and_the_destination_stays_guarded(world):
+    alice = world.all[1]
+    path = open_path(world, alice)
+    dead = next(n for n in world.all if n.identity.node_id == path.mix_path.hops[1].node_id)
+    before = path.circuit
+    world.crash(dead)
+    assert world.run(300, until=lambda: path.circuit != before)
+    assert alice.guard.protected
+    assert world.run(300, until=lambda: path.state is PathState.OPEN)
+    packet = inner_packet(path)
+    alice.plane.datapath.from_source_device([packet], world.now)
+    assert world.run(5, until=lambda: exit_of(world, path).exit_device.written)
+
+
+def test_a_link_full_of_garbage_leaves_circuits_running(world):
+    alice, mallory = world.all[1], world.all[0]
+    path = open_path(world, alice)
+    rng = mallory.rng
+    targets = [alice.endpoint, *(hop.endpoints[0] for hop in path.mix_path.hops)]
+    seen = [datagram for _, _, datagram in world.wire[-200:]]
+    for _ in range(300):
+        for target in targets:
+            for junk in (
+                rng.randbytes(rng.randrange(1, 1400)),
+                bytes(4) + rng.randbytes(rng.randrange(1, 300)),
+                bytes(4) + bytes([rng.randrange(1, 3)]) + rng.randbytes(200),
+                _damaged(rng, rng.choice(seen)),
+            ):
+                world.carry(junk, mallory.endpoint, target)
+    world.run(2)
+    packet = inner_packet(path)
+    leaving = exit_of(world, path)
+    leaving.exit_device.written.clear()
+    alice.plane.datapath.from_source_device([packet], world.now)
+    assert world.run(5, until=lambda: leaving.exit_device.written)
+    assert path.state is PathState.OPEN
+
+
+def _damaged(rng, datagram):
+    damaged = bytearray(datagram)
+    damaged[rng.randrange(len(damaged))] ^= 1 << rng.randrange(8)
+    return bytes(damaged)
+
+
+def test_no_datagram_is_sent_for_the_choice_of_a_path(world):
+    """A lookup made for a circuit would tell the DHT about it."""
+    alice = world.all[1]
+    world.run(5)
+    begun = len(world.wire)
+    open_path(world, alice)
+    asked = {
+        to
+        for source, to, datagram in world.wire[begun:]
+        if source == alice.endpoint and not datagram.startswith(bytes(4) + b"\x01")
+    }
+    assert len(asked) == 1

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from apm_lab import BOB_V4, Net
+
+from overlay.apm.circuits import ExitIpsecInfo, RelayIpsecInfo, SourceIpsecInfo
+from overlay.apm.connections import AnonymousConnections, RequestedCircuit
+
+
+def connections_of(net: Net, name: str) -> AnonymousConnections:
+    return net[name].manager._connections
+
+
+def test_translator_gets_what_fits_the_role() -> None:
+    net = Net(["alice", "mix1", "mix2"])
+    number = net.open("alice", ["mix1", "mix2"])
+    net.run(2)
+    assert isinstance(connections_of(net, "alice").request_ipsec_info(number), SourceIpsecInfo)
+    for name, kind in (("mix1", RelayIpsecInfo), ("mix2", ExitIpsecInfo)):
+        [circuit] = connections_of(net, name).hops()
+        assert isinstance(connections_of(net, name).request_ipsec_info(circuit.number), kind)
+
+
+def test_circuit_that_waits_for_a_link_has_no_ipsec_information() -> None:
+    net = Net(["alice", "mix1"])
+    connections = AnonymousConnections()
+    number = connections.new_number()
+    connections.put_source(RequestedCircuit(number, net.path("mix1"), BOB_V4))
+    assert connections.request_ipsec_info(number) is None
+    assert connections.request_ipsec_info(number + 1) is None
+
+
+def test_adjacent_nodes_share_one_circuit_address_and_no_three_do() -> None:
+    net = Net(["alice", "mix1", "mix2", "mix3"])
+    number = net.open("alice", ["mix1", "mix2", "mix3"])
+    net.run(2)
+    info = connections_of(net, "alice").request_ipsec_info(number)
+    assert isinstance(info, SourceIpsecInfo)
+    for address in [sas.near for sas in info.hops]:
+        knowing = [
+            name for name in ("mix1", "mix2", "mix3") if connections_of(net, name).uses(address)
+        ]
+        assert knowing in (["mix1"], ["mix1", "mix2"], ["mix2", "mix3"])
+
+
+def test_removed_circuit_leaves_no_address_behind() -> None:
+    net = Net(["alice", "mix1", "mix2"])
+    number = net.open("alice", ["mix1", "mix2"])
+    net.run(2)
+    net["alice"].manager.close(number, net.now)
+    net.pump(net["alice"])
+    net.run(2)
+    for name in net.hosts:
+        connections = connections_of(net, name)
+        assert not connections._addresses
+        assert not connections._per_neighbour
+        assert connections.hops_in_total() == len(connections.sources()) == 0
