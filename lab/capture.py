@@ -1,38 +1,60 @@
-"""A vantage point: tcpdump on one interface, from "listening" to "nothing was missed".
+"""A vantage point: everything that passes one interface, from the first moment to the last.
 
-A capture is ready when :meth:`Capture.__enter__` returns, and complete when it closes:
-tcpdump is asked (SIGUSR1) until it has written all that the kernel gave it, and packets
-that the kernel had to drop are an error, since a test that did not see cannot judge.
+The kernel writes each packet into a ring of memory shared with us (PACKET_RX_RING,
+packet(7)); nothing runs while the traffic does, and :meth:`Capture.stop` writes the ring into
+a pcap file that tcpdump, tshark and :mod:`lab.reading` understand. It is ready when
+:meth:`Capture.start` returns, and a packet that found no room is an error, since a vantage
+point that did not see cannot judge.
+
+::
+
+    ring: frame | frame | ...    frame: tpacket2_hdr (32) | ... | from tp_mac: the packet
+
+tcpdump itself is not used: it insists on changing its groups, which a user namespace forbids
+to an unprivileged user. Format: Linux uapi ``linux/if_packet.h``, TPACKET_V2.
 """
 
 from __future__ import annotations
 
-import re
-import signal
-import subprocess
+import mmap
+import socket
+import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Final, Self
+from typing import Final, Self
 
-from lab.namespaces import LabError, Namespace, end_program
+from lab.namespaces import LabError, Namespace
 from lab.reading import Packet, read_packets
 
 __all__ = ["Capture"]
 
-_BUFFER_KIB: Final = 65_536
-"""64 MiB: a quarter of a second at 2 Gbit/s."""
+_ETH_P_ALL: Final = 3
+_SOL_PACKET: Final = 263
+_PACKET_RX_RING: Final = 5
+_PACKET_STATISTICS: Final = 6
+_PACKET_VERSION: Final = 10
+_TPACKET_V2: Final = 1
+_STATUS_USER: Final = 1
+_HEADER: Final = struct.Struct("=IIIHHII")
+"""tp_status, tp_len, tp_snaplen, tp_mac, tp_net, tp_sec, tp_nsec."""
 
-_STATISTICS = re.compile(
-    r"(\d+) packets? captured, (\d+) packets? received by filter, (\d+) packets? dropped by kernel"
-)
-_ASK_AT_MOST: Final = 10_000
+_ROOM_BEFORE_PACKET: Final = 80
+"""Header, socket address and alignment, before the network header of a frame."""
+
+_BLOCK_BYTES: Final = 1 << 20
+_LINK_TYPES: Final = {1: 1, 772: 1, 0xFFFE: 101}
+"""ARPHRD of Ethernet, loopback and TUN -> link type in the file."""
+
+_PCAP_NANOSECONDS: Final = 0xA1B23C4D
+_LOOKS: Final = 1000
+"""How often to look again for a packet that another CPU is just writing."""
 
 
 class Capture:
     """Record an interface of a namespace into ``path``; a context manager.
 
-    ``snaplen_bytes`` is how much of each frame is kept (headers fit in 128), ``expression``
-    a filter in pcap-filter(7)'s language.
+    ``snaplen_bytes`` is how much of each frame is kept (headers fit in 128), ``most_packets``
+    how many fit; they take about ``snaplen_bytes + 80`` bytes each.
     """
 
     def __init__(
@@ -42,51 +64,52 @@ class Capture:
         path: Path,
         *,
         snaplen_bytes: int = 128,
-        expression: str = "",
+        most_packets: int = 200_000,
     ) -> None:
         self.path = path
         self.interface = interface
         self._namespace = namespace
-        self._command = [
-            "tcpdump", "-i", interface, "-n", "-p", "-U", "-Z", "root", "--immediate-mode",
-            "-B", str(_BUFFER_KIB), "-s", str(snaplen_bytes), "-w", str(path),
-            *expression.split(),
-        ]  # fmt: skip
-        self._tcpdump: subprocess.Popen[bytes] | None = None
+        self._snaplen = snaplen_bytes
+        self._frame_bytes = (_ROOM_BEFORE_PACKET + snaplen_bytes + 15) & ~15
+        self._frames_per_block = _BLOCK_BYTES // self._frame_bytes
+        self._blocks = -(-most_packets // self._frames_per_block)
+        self._socket: socket.socket | None = None
+        self._ring: mmap.mmap | None = None
+        self._link_type = 0
 
     def start(self) -> None:
-        """Start tcpdump and return once the kernel hands it every packet.
+        """Begin; from the return on the kernel records every packet.
 
         Raises:
-            LabError: tcpdump ended instead, with what it said.
+            LabError: there is no such interface, or no permission.
         """
-        tcpdump = self._namespace.popen(self._command, stderr=subprocess.PIPE)
-        said: list[str] = []
-        for line in _lines(tcpdump):
-            said.append(line)
-            if "listening on" in line:
-                self._tcpdump = tcpdump
-                return
-        end_program(tcpdump)
-        raise LabError(f"capturing on {self.interface} failed: {' '.join(said)}")
+        try:
+            self._socket = self._namespace.call(self._open)
+            self._socket.bind((self.interface, _ETH_P_ALL))
+        except OSError as error:
+            self._release()
+            raise LabError(f"capturing on {self.interface} failed: {error.strerror}.") from error
+        hardware = self._socket.getsockname()[3]
+        self._link_type = _LINK_TYPES.get(hardware, 1)
 
     def stop(self) -> None:
-        """Wait until all that was captured is written, then end tcpdump; harmless if repeated.
+        """End, and write the file; harmless if repeated.
 
         Raises:
-            LabError: the kernel dropped packets, or tcpdump died.
+            LabError: more packets passed than fit.
         """
-        tcpdump, self._tcpdump = self._tcpdump, None
-        if tcpdump is None:
+        if self._socket is None:
             return
         try:
-            dropped = _drained(tcpdump)
+            statistics = self._socket.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, 8)
+            packets, dropped = struct.unpack("=II", statistics)
+            self._write(packets - dropped)
         finally:
-            end_program(tcpdump)
+            self._release()
         if dropped:
             raise LabError(
-                f"the capture on {self.interface} missed {dropped} packets: send less, "
-                "or keep fewer bytes of each."
+                f"the capture on {self.interface} missed {dropped} of {packets} packets: "
+                "give it a larger most_packets."
             )
 
     def packets(self) -> Iterator[Packet]:
@@ -100,27 +123,48 @@ class Capture:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
+    def _open(self) -> socket.socket:
+        # Protocol 0 receives nothing: the ring stands before the first packet comes.
+        new = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+        try:
+            frames = self._frames_per_block * self._blocks
+            request = struct.pack("=IIII", _BLOCK_BYTES, self._blocks, self._frame_bytes, frames)
+            new.setsockopt(_SOL_PACKET, _PACKET_VERSION, _TPACKET_V2)
+            new.setsockopt(_SOL_PACKET, _PACKET_RX_RING, request)
+            self._ring = mmap.mmap(new.fileno(), _BLOCK_BYTES * self._blocks)
+        except BaseException:
+            new.close()
+            raise
+        return new
 
-def _drained(tcpdump: subprocess.Popen[bytes]) -> int:
-    """Ask until captured equals received; return how many packets the kernel dropped."""
-    lines = _lines(tcpdump)
-    for _ in range(_ASK_AT_MOST):
-        tcpdump.send_signal(signal.SIGUSR1)
-        for line in lines:
-            found = _STATISTICS.search(line)
-            if found is not None:
+    def _release(self) -> None:
+        if self._ring is not None:
+            self._ring.close()
+        if self._socket is not None:
+            self._socket.close()
+        self._ring = self._socket = None
+
+    def _write(self, expected: int) -> None:
+        for _ in range(_LOOKS):
+            records = list(self._records())
+            if len(records) >= expected:
                 break
-        else:
-            raise LabError("tcpdump ended while it was capturing.")
-        captured, received, dropped = (int(number) for number in found.groups())
-        if captured + dropped >= received:
-            return dropped
-    raise LabError("tcpdump cannot keep up with the traffic: end the traffic before the capture.")
+        head = struct.pack(
+            "=IHHiIII", _PCAP_NANOSECONDS, 2, 4, 0, 0, self._snaplen, self._link_type
+        )
+        self.path.write_bytes(b"".join((head, *records)))
 
-
-def _lines(tcpdump: subprocess.Popen[bytes]) -> Iterator[str]:
-    stream: IO[bytes] | None = tcpdump.stderr
-    if stream is None:
-        raise LabError("tcpdump was started without a pipe for what it says.")
-    while line := stream.readline():
-        yield line.decode(errors="replace").strip()
+    def _records(self) -> Iterator[bytes]:
+        """Yield the ring's packets as records of the file, oldest first."""
+        ring = self._ring
+        if ring is None:
+            return
+        for block in range(self._blocks):
+            for frame in range(self._frames_per_block):
+                at = block * _BLOCK_BYTES + frame * self._frame_bytes
+                status, length, kept, start, _, seconds, fraction = _HEADER.unpack_from(ring, at)
+                if not status & _STATUS_USER:
+                    return
+                kept = min(kept, self._snaplen)
+                head = struct.pack("=IIII", seconds, fraction, kept, length)
+                yield head + ring[at + start : at + start + kept]

@@ -233,7 +233,6 @@ _PROGRAMS: Final = (
     ("nsenter", "util-linux"),
     ("setpriv", "util-linux"),
     ("sysctl", "procps"),
-    ("tcpdump", "tcpdump"),
 )
 _TUNSETIFF: Final = 0x400454CA
 _IFF_TUN_NO_PI: Final = 0x0001 | 0x1000

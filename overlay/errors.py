@@ -93,7 +93,14 @@ class CircuitRefused(PathError):
 
 
 class CircuitTimedOut(PathError):
-    """The path's confirmation did not arrive in time."""
+    """The path's confirmation did not arrive in time.
+
+    ``silent_hop`` counts from 1 and names the hop that did not answer, None if unknown.
+    """
+
+    def __init__(self, message: str, *, silent_hop: int | None = None) -> None:
+        super().__init__(message)
+        self.silent_hop = silent_hop
 
 
 class BackendError(OverlayError):

@@ -40,6 +40,9 @@ _DATA: Final = 1
 _ACK: Final = 2
 _ID_BYTES: Final = 8
 
+_SUSPICIOUS_ATTEMPTS: Final = 2
+"""Two losses in a row are rare; a neighbour that restarted, and lost its SAs, is not."""
+
 _MAX_OUTGOING: Final = 512
 _MAX_OUTGOING_PER_PEER: Final = 128
 _MAX_PARTIAL: Final = 128
@@ -94,6 +97,7 @@ class Carrier:
         self._timers: Timers[_TimerKey] = Timers()
         self._payloads: list[tuple[OverlayAddress, bytes]] = []
         self._failed: list[int] = []
+        self._silent: list[OverlayAddress] = []
 
     def send(self, peer: OverlayAddress, message: bytes, circuit: int, now: float) -> None:
         """Take a message of a circuit for a neighbour to whom a link is up.
@@ -146,6 +150,11 @@ class Carrier:
         failed, self._failed = self._failed, []
         return failed
 
+    def silent_neighbours(self) -> list[OverlayAddress]:
+        """Drain the neighbours that have left a message unacknowledged for suspiciously long."""
+        silent, self._silent = self._silent, []
+        return silent
+
     def payloads_to_send(self) -> list[tuple[OverlayAddress, bytes]]:
         """Drain the UDP payloads that must leave, each with its neighbour."""
         payloads, self._payloads = self._payloads, []
@@ -165,6 +174,8 @@ class Carrier:
                 self._failed.append(self._outgoing[key].circuit)
                 self._forget("out", key)
             else:
+                if self._outgoing[key].attempts == _SUSPICIOUS_ATTEMPTS:
+                    self._silent.append(key[0])
                 self._transmit(key, now)
 
     def _transmit(self, key: _Key, now: float) -> None:

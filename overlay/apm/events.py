@@ -23,6 +23,7 @@ __all__ = [
     "CircuitState",
     "ExitCircuitClosed",
     "ExitCircuitOpened",
+    "LinkSilent",
     "LinkUnused",
     "LinkWanted",
     "RelayReport",
@@ -64,6 +65,13 @@ class LinkWanted:
     """Open a link to this peer, or say with ``link_lost`` that it cannot be had."""
 
     peer: LinkPeer
+
+
+@dataclass(frozen=True, slots=True)
+class LinkSilent:
+    """A neighbour does not acknowledge signalling: its end of the link may be gone."""
+
+    overlay_address: OverlayAddress
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +130,7 @@ class ExitCircuitClosed:
 
 ApmEvent = (
     LinkWanted
+    | LinkSilent
     | LinkUnused
     | CircuitOpened
     | CircuitFailed

@@ -73,13 +73,13 @@ class ApmSettings:
     onion_suite: int = 1
     esp_suite: int = 3
     max_hops: int = MAX_HOPS
-    setup_timeout_s: float = 20.0
+    setup_timeout_s: float = 15.0
     link_timeout_s: float = 8.0
     keepalive_interval_s: float = 10.0
     keepalive_losses: int = 3
     idle_expiry_s: float = 60.0
     unconfirmed_expiry_s: float = 30.0
-    lifetime_s: float = 3600.0
+    lifetime_s: float = 86_400.0
     onion_validity_s: float = 120.0
     max_onion_validity_s: float = 900.0
     max_source_circuits: int = 32

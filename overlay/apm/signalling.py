@@ -28,7 +28,7 @@ from overlay.apm.connections import AnonymousConnections
 from overlay.apm.control import CONTROL_PORT, parse_control
 from overlay.apm.crypto import X25519_SUITE, OnionPrivateKey
 from overlay.apm.datagram import UdpDatagram, build_datagram, parse_datagram
-from overlay.apm.events import ApmDrop, ApmEvent, CircuitEnd, CircuitReport, RelayReport
+from overlay.apm.events import ApmDrop, ApmEvent, CircuitEnd, CircuitReport, LinkSilent, RelayReport
 from overlay.apm.inner_addresses import InnerAddressPool
 from overlay.apm.relay import RelaySide
 from overlay.apm.settings import ApmSettings
@@ -222,6 +222,8 @@ class SignallingManager:
     def handle_deadline(self, now: float) -> None:
         """Run the timers; harmless if early, afterwards the next deadline lies after ``now``."""
         self._carrier.handle_deadline(now)
+        for neighbour in self._carrier.silent_neighbours():
+            self._board.emit(LinkSilent(neighbour))
         self._onions_failed(now)
         self._source.handle_deadline(now)
         self._relay.handle_deadline(now)

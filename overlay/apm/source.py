@@ -296,14 +296,16 @@ class SourceSide:
                 lost = CircuitLost(circuit.number, CircuitEnd.LINK_LOST)
                 self._end(circuit, lost, now, hops=0)
             else:
-                error = CircuitTimedOut("There is no link to the path's first Mix-node.")
+                error = CircuitTimedOut(
+                    "There is no link to the path's first Mix-node.", silent_hop=1
+                )
                 self._fail(circuit, error, now, hops=0)
 
     def onion_failed(self, number: int, now: float) -> None:
         """The first Mix-node never acknowledged the onion."""
         circuit = self._connections.source(number)
         if isinstance(circuit, PendingCircuit):
-            error = CircuitTimedOut("The path's first Mix-node did not answer.")
+            error = CircuitTimedOut("The path's first Mix-node did not answer.", silent_hop=1)
             self._fail(circuit, error, now)
 
     def _fail(

@@ -27,10 +27,10 @@ class LinkSettings:
     """
 
     allow_private_endpoints: bool = False
-    handshake_timeout_s: float = 30.0
+    handshake_timeout_s: float = 10.0
     retry_initial_s: float = 0.5
     retry_max_s: float = 5.0
-    unconfirmed_s: float = 35.0
+    unconfirmed_s: float = 15.0
     rekey_after_s: float = 900.0
     grace_s: float = 30.0
     max_links: int = 1024

@@ -24,6 +24,7 @@ from overlay.apm.events import (
     CircuitOpened,
     ExitCircuitClosed,
     ExitCircuitOpened,
+    LinkSilent,
     LinkUnused,
     LinkWanted,
 )
@@ -189,6 +190,9 @@ class ControlPlane:
             case LinkWanted(peer=peer):
                 self.neighbours.wanted(peer.overlay_address)
                 self.links.connect(peer, now)
+            case LinkSilent(overlay_address=overlay_address):
+                # New SAs if the peer restarted; an end to the link if it is gone.
+                self.links.rekey(overlay_address, now)
             case LinkUnused(overlay_address=overlay_address):
                 self.neighbours.unused(overlay_address, now)
             case CircuitOpened() | CircuitFailed() | CircuitLost() | CircuitClosed():

@@ -354,6 +354,7 @@ class OverlayNode:
         """Return how the node is (implements ``ControlService``)."""
         plane = self._plane
         counters = dict(self._sockets.counters())
+        counters |= self._engine.association_counts()
         counters |= {
             "packets from host": plane.datapath.packets_from_host,
             "packets to host": plane.datapath.packets_to_host,

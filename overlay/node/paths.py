@@ -23,9 +23,16 @@ from typing import Protocol
 import trio
 
 from overlay.addresses import InnerAddress, IpNetwork, NodeId
+from overlay.apm.control import RefuseReason
 from overlay.apm.events import CircuitClosed, CircuitFailed, CircuitLost, CircuitOpened
 from overlay.dht.topology_table import TopologyTable
-from overlay.errors import CircuitRefused, ConfigurationError, NoSuitablePath, PathError
+from overlay.errors import (
+    CircuitRefused,
+    CircuitTimedOut,
+    ConfigurationError,
+    NoSuitablePath,
+    PathError,
+)
 from overlay.selection.selector import MixPath, PathRequest, PathSelector
 
 __all__ = ["CircuitEvent", "CircuitService", "Guard", "PathState", "Paths", "RequestedPath"]
@@ -292,10 +299,19 @@ class Paths:
         self._rebuild_later(path, now)
 
     def _blame(self, path: RequestedPath, error: PathError) -> None:
-        """Avoid the hop that refused; a time-out tells nothing about who is to blame."""
+        """Avoid the hop that refused and, if it could not reach the next one, that one too.
+
+        A confirmation that does not come tells nothing about who is to blame.
+        """
         hops = path.mix_path.hops if path.mix_path is not None else ()
-        if isinstance(error, CircuitRefused) and 1 <= error.hop <= len(hops):
-            path.avoid |= {hops[error.hop - 1].node_id}
+        match error:
+            case CircuitRefused(hop=first):
+                last = first + (error.reason == RefuseReason.UNREACHABLE.name)
+            case CircuitTimedOut(silent_hop=int(first)):
+                last = first
+            case _:
+                return
+        path.avoid |= {hop.node_id for hop in hops[max(first - 1, 0) : last]}
 
     def _rebuild_later(self, path: RequestedPath, now: float) -> None:
         if path.state is PathState.OPEN:

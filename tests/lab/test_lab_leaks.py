@@ -1,7 +1,6 @@
 """No packet to an anonymised destination leaves outside its circuit, in any state of the node."""
 
 import secrets
-import threading
 
 import pytest
 from lab_overlay import LabOverlay
@@ -37,8 +36,9 @@ def test_nothing_leaks_while_node_and_relay_are_killed_and_the_node_restarts(ove
     alice, web = overlay.alice, overlay.web.address
     with alice.host.capture(tmp_path / "alice.pcap") as capture:
         path = alice.ask("path", "open", web, "--hops", "3")
-        download = threading.Thread(target=lambda: overlay.fetch(check=False))
-        download.start()
+        download = alice.host.namespace.popen(
+            ["curl", "-s", "-o", str(tmp_path / "cut"), f"http://{web}/file"]
+        )
         downloading = lambda: (alice.status() or {})["counters"]["packets to host"] > 2_000  # noqa: E731 - read at once
         wait_until("the download's start", downloading, timeout_s=20)
         alice.kill()
@@ -58,7 +58,8 @@ def test_nothing_leaks_while_node_and_relay_are_killed_and_the_node_restarts(ove
             timeout_s=90,
         )
         assert overlay.fetch("small") == b"small"
-        download.join()
+        download.kill()
+        download.wait()
     assert outside_the_circuit(capture.packets(), overlay) == []
     alice.ask("path", "close", "--all")
     with alice.host.capture(tmp_path / "after.pcap") as after:

@@ -34,7 +34,8 @@ sys.stdin.read()
 """
 
 NGINX = """
-daemon off; master_process off; pid {directory}/pid; error_log {directory}/error.log;
+user root root; daemon off; master_process off;
+pid {directory}/pid; error_log {directory}/error.log;
 events {{}}
 http {{
   access_log {directory}/access.log;

@@ -129,6 +129,13 @@ class World:
     def crash(self, node):
         self.crashed.add(node.endpoint)
 
+    def restart(self, node):
+        """Replace a node by a new process of it that knows nothing of the old one's SAs."""
+        number = int(node.name.removeprefix("node"))
+        fresh = SimulatedNode(self, number, exits=node.configuration.roles.exit)
+        self.all[self.all.index(node)] = self.nodes[node.endpoint] = fresh
+        fresh.join(self.all[0] if node is not self.all[0] else self.all[1])
+
     def alive(self):
         return [node for node in self.all if node.endpoint not in self.crashed]
 

@@ -1,5 +1,7 @@
 """The blocks together, without an operating system: join, open, carry, lose, rebuild, close."""
 
+from ipaddress import ip_network
+
 import pytest
 from overlay_world import World
 from scapy.layers.inet import IP, UDP
@@ -144,3 +146,19 @@ def test_no_datagram_is_sent_for_the_choice_of_a_path(world):
         if source == alice.endpoint and not datagram.startswith(bytes(4) + b"\x01")
     }
     assert len(asked) == 1
+
+
+def test_a_first_hop_that_restarted_without_a_word_is_reached_again_at_once(world):
+    alice = world.all[1]
+    path = open_path(world, alice)
+    first = path.mix_path.hops[0].endpoints[0]
+    alice.close(path)
+    world.run(5)
+    world.restart(world.nodes[first])
+    chosen = [hop.node_id for hop in path.mix_path.hops]
+    again = alice.plane.paths.request(
+        ip_network(BOB), hops=3, strategy="explicit", via=tuple(chosen), now=world.now
+    )
+    alice.plane.settle(world.now)
+    assert world.run(8, until=again.settled.is_set)
+    assert again.state is PathState.OPEN, again.error

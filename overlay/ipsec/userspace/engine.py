@@ -155,6 +155,13 @@ class UserspaceEngine:
         """Return how many packets were dropped so far, by reason."""
         return dict(self._drops)
 
+    def association_counts(self) -> dict[str, int]:
+        """Return how many SAs are installed, by kind, for the node's owner."""
+        return {
+            "link SAs": self._sad.count(links=True),
+            "onion SAs": self._sad.count(links=False),
+        }
+
     def soft_expired(self) -> list[SaIdentity]:
         """Return, once each, the SAs that want to be replaced since the last call."""
         expired = self._soft_expired.copy()

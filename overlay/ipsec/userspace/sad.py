@@ -132,6 +132,12 @@ class SecurityAssociationDatabase:
             table.clear()
         self._undated.clear()
 
+    def count(self, *, links: bool) -> int:
+        """Return how many link SAs, or onion SAs, are installed, both directions together."""
+        inbound = len(self.inbound_links if links else self.inbound_onions)
+        outbound = (sa for installed in self._outbound.values() for sa in installed)
+        return inbound + sum((sa.endpoint is not None) is links for sa in outbound)
+
     def current(self, reqid: int) -> OutboundSa | None:
         """Return the outbound SA installed last with this reqid."""
         installed = self._current.get(reqid)
