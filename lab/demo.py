@@ -23,7 +23,7 @@ from lab.namespaces import LabError, Namespace, isolation_command, missing_requi
 from lab.nodes import NodeProcess, wait_until
 from lab.underlay import Host, Underlay
 from lab.webserver import WebServer
-from lab.witness import Sighting, sightings
+from lab.witness import Sighting, sightings, told
 
 __all__ = ["main"]
 
@@ -123,8 +123,8 @@ class Demonstration:
         self._say("what each vantage point saw:")
         for name in ("alice", *hops, "bob"):
             print(f"\n    on the cable of {name}:")
-            for sighting in seen[name]:
-                print(f"      {sighting}")
+            for line in told(seen[name]):
+                print(f"      {line}")
         print()
         self._judge(seen, hops)
 

@@ -8,7 +8,8 @@
          └── a thread after setns(2)                               call()
 
 An anchor ends when its standard input does, so a namespace cannot outlive us, not even
-after ``kill -9``; its programs get SIGKILL through ``prctl(PR_SET_PDEATHSIG)``. No name is
+after ``kill -9``; its programs get SIGKILL through ``prctl(PR_SET_PDEATHSIG)``, from a few
+milliseconds after their start (a process namespace, see below, leaves no gap). No name is
 written to ``/run/netns``, so the same code works for root and for an unprivileged user::
 
     python -m lab.namespaces PROGRAM [ARGUMENT ...]

@@ -1,4 +1,4 @@
-"""Read what a capture saw: pcap files, as tcpdump writes them, into one record a packet.
+"""Read pcap files, a :class:`~lab.capture.Capture`'s or tcpdump's, into one record a packet.
 
 ::
 
@@ -87,7 +87,7 @@ def read_packets(path: Path) -> Iterator[Packet]:
     with path.open("rb") as file:
         header = file.read(24)
         if len(header) < 24 or header[:4] not in _BYTE_ORDER_AND_FRACTION:
-            raise LabError(f"{path} is no pcap file: write it with tcpdump -w.")
+            raise LabError(f"{path} is no pcap file.")
         order, fraction = _BYTE_ORDER_AND_FRACTION[header[:4]]
         link_type = struct.unpack_from(order + "I", header, 20)[0] & 0x0FFFFFFF
         if link_type != _LINK_RAW and link_type not in _ETHER_TYPE_AT:

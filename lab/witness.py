@@ -9,12 +9,13 @@ from typing import Final
 
 from lab.reading import ARP, TCP, UDP, Packet, read_packets
 
-__all__ = ["BULK_BYTES", "Sighting", "sightings"]
+__all__ = ["BULK_BYTES", "Sighting", "sightings", "told"]
 
 BULK_BYTES: Final = 1_000_000
 """More than this between two hosts is the download, not the overlay's housekeeping."""
 
 _NON_ESP_MARKER: Final = bytes(4)
+_CONTROL: Final = "overlay control"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ class Sighting:
 
 
 def sightings(capture: Path, names: Mapping[str, str]) -> list[Sighting]:
-    """Sum up a capture; ``names`` maps addresses to hosts. ARP is left out: it stays on the cable."""
+    """Sum up a capture; ``names`` maps addresses to hosts. ARP stays on the cable: left out."""
     sums: dict[tuple[str, str, str], tuple[int, int]] = {}
     for packet in read_packets(capture):
         if packet.protocol == ARP:
@@ -61,10 +62,21 @@ def sightings(capture: Path, names: Mapping[str, str]) -> list[Sighting]:
     return sorted(found, key=lambda s: -s.total_bytes)
 
 
+def told(seen: list[Sighting]) -> list[str]:
+    """Return the lines to print: who exchanged data, and the overlay's housekeeping in one."""
+    lines = [str(sighting) for sighting in seen if sighting.what != _CONTROL]
+    control = [sighting for sighting in seen if sighting.what == _CONTROL]
+    if control:
+        packets = sum(sighting.packets for sighting in control)
+        hosts = {name for s in control for name in (s.source, s.destination)}
+        lines.append(f"and {packets:,} packets of overlay control between {len(hosts)} nodes")
+    return lines
+
+
 def _kind(packet: Packet) -> str:
     if packet.protocol == UDP:
         if packet.payload.startswith(_NON_ESP_MARKER):
-            return "overlay control"
+            return _CONTROL
         return "ESP in UDP (encrypted)"
     if packet.protocol == TCP:
         http = 80 in (packet.source_port, packet.destination_port)

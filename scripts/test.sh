@@ -9,5 +9,8 @@ failed=()
 scripts/lint.sh || failed+=(lint)
 scripts/types.sh || failed+=(types)
 [ "${#failed[@]}" = 0 ] || echo "test: failed so far: ${failed[*]}" >&2
-.venv/bin/python -m pytest || failed+=(pytest)
+.venv/bin/python -m pytest -q -n auto -m "not lab" || failed+=(pytest)
+# The laboratory gets the machine to itself, in namespaces of its own, also as an ordinary user.
+.venv/bin/python -m lab.namespaces .venv/bin/python -m pytest -m lab || failed+=(laboratory)
+[ "${#failed[@]}" = 0 ] || echo "test: failed: ${failed[*]}" >&2
 [ "${#failed[@]}" = 0 ]

@@ -165,8 +165,6 @@ class Lookup:
         node_id = contact.node_id
         if node_id == self._own_id or node_id in path.candidates:
             return
-        if self._states.get(node_id) is _State.FAILED:
-            return
         path.candidates[node_id] = (contact, hops)
         insort(path.order, (distance(node_id, self.target), node_id))
         if len(path.order) > _MEMORY * self._settings.k:

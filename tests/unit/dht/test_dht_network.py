@@ -406,12 +406,15 @@ def test_contacts_come_closest_first_and_never_include_the_asker():
     network, members = grown(12, settings=QUICK, run=3)
     stranger = Stranger(network, 700)
     target = members[5].node_id
-    stranger.ask(members[0], Ping())
     reply = stranger.ask(members[0], FindNode(target))
     distances = [int.from_bytes(c.node_id) ^ int.from_bytes(target) for c in reply.contacts]
     assert distances == sorted(distances)
     assert len(distances) == QUICK.k
-    assert stranger.identity.node_id not in {c.node_id for c in reply.contacts}
+    own = stranger.identity.node_id
+    assert own not in {c.node_id for c in stranger.ask(members[0], FindNode(own)).contacts}
+    assert own in {
+        c.node_id for c in Stranger(network, 701).ask(members[0], FindNode(own)).contacts
+    }
 
 
 def test_one_subnet_cannot_make_a_node_verify_without_end():

@@ -64,7 +64,7 @@ NOW = START
 TAG = network_tag(NETWORK_ID)
 
 
-# -- the package, with a fake transport 
+# -- the package, with a fake transport
 
 
 class FakeTransport:
@@ -100,7 +100,7 @@ def in_loop(action):
     return asyncio.run(run())
 
 
-# -- ours, with a hand-driven peer 
+# -- ours, with a hand-driven peer
 
 
 class OurNode:
@@ -157,7 +157,7 @@ def requests_among(datagrams):
     return [message.request for message in parsed if isinstance(message, UnverifiedRequest)]
 
 
-# -- K1: contact addresses are never validated 
+# -- K1: contact addresses are never validated
 
 BAD_ADDRESSES = [("1.2.3.4", 70000), ("1.2.3.4", -1), (None, None), (5, 5), ("host.example", 53)]
 
@@ -199,7 +199,7 @@ def test_k1_ours_drops_such_contacts_and_cannot_even_express_the_others(packed):
     assert all(is_sendable(*destination) for _, destination in sent)
 
 
-# -- K2, K3: storage is handed over for ever, and to the wrong node 
+# -- K2, K3: storage is handed over for ever, and to the wrong node
 
 
 def hand_over_case():
@@ -292,7 +292,7 @@ def test_k3_ours_stores_at_the_k_nearest_of_the_key_itself():
     assert stored_at == set(sorted(others, key=lambda i: distance(i, owner.node_id))[:3])
 
 
-# -- K4: the dead come back 
+# -- K4: the dead come back
 
 
 def test_k4_parent_returns_a_peer_that_was_removed_after_its_timeout():
@@ -316,7 +316,7 @@ def test_k4_ours_never_returns_nor_asks_it_again():
     assert lookup.closest() == [alive]
 
 
-# -- K6: malformed answers crash the caller's lookup 
+# -- K6: malformed answers crash the caller's lookup
 
 MALFORMED_ANSWERS = [[[1, 2, 3]], 5, {"no": "value"}, {"value": []}, [[b"i" * 20, "h", 1, 4]]]
 
@@ -345,7 +345,7 @@ def test_k6_ours_yields_a_value_or_malformed(answer):
         assert lookup.closest() == [peer]
 
 
-# -- K7: no bound on rounds 
+# -- K7: no bound on rounds
 
 
 def ever_closer(node_id, target):
@@ -387,7 +387,7 @@ def test_k7_ours_stops_at_its_hop_budget():
     assert rounds == DhtSettings().lookup_max_hops + 1
 
 
-# -- K9: the first value wins, and is stored again 
+# -- K9: the first value wins, and is stored again
 
 
 def test_k9_parent_returns_a_forged_value_and_restores_it():
@@ -438,7 +438,7 @@ def test_k9_ours_goes_on_until_a_record_verifies_and_stores_none():
     assert {descriptor.node_id for descriptor in found} == {genuine.node_id, forged.node_id}
 
 
-# -- K10: anyone stores anything 
+# -- K10: anyone stores anything
 
 
 def test_k10_parent_stores_whatever_a_stranger_sends():
@@ -461,7 +461,7 @@ def test_k10_ours_stores_only_the_senders_own_verified_descriptor():
     assert node.dht.record_count == 1
 
 
-# -- K11: republishing defeats expiry 
+# -- K11: republishing defeats expiry
 
 
 def test_k11_parent_republished_value_outlives_its_ttl(monkeypatch):
@@ -484,7 +484,7 @@ def test_k11_ours_drops_at_the_signed_expiry():
     assert store.get(one.node_id) is None
 
 
-# -- K12: whoever answers is credited with any id 
+# -- K12: whoever answers is credited with any id
 
 
 def test_k12_parent_lets_one_host_fill_the_table():
@@ -517,7 +517,7 @@ def test_k12_ours_credits_nobody_with_an_id_that_is_not_proven():
     assert counts[DhtCount.UNSOLICITED] == 35
 
 
-# -- K13: one spoofed packet enters the table 
+# -- K13: one spoofed packet enters the table
 
 
 def test_k13_parent_files_a_source_that_proved_nothing():
@@ -541,7 +541,7 @@ def test_k13_ours_files_a_source_only_after_its_cookie_and_signature():
     assert node.dht.contact_count == 1
 
 
-# -- K14: amplification 
+# -- K14: amplification
 
 
 def datagram(name, *args):
@@ -572,7 +572,7 @@ def test_k14_ours_answers_the_unproven_with_fewer_bytes(request_):
         assert 0 < sum(len(answer) for answer, _ in sent) < len(data)
 
 
-# -- K15: least recently seen is really oldest inserted 
+# -- K15: least recently seen is really oldest inserted
 
 
 def test_k15_parent_neither_moves_nor_readdresses_a_known_contact():
@@ -603,7 +603,7 @@ def test_k15_ours_moves_it_to_the_tail_with_its_new_address():
     assert nodes[-1].contact.endpoint == public_endpoint(9)
 
 
-# -- K16: not the k closest 
+# -- K16: not the k closest
 
 
 def share_of_exact_answers(make_table, make_node):
@@ -642,7 +642,7 @@ def test_k16_ours_always_finds_them():
     assert share_of_exact_answers(our_table, make_node) == 1.0
 
 
-# -- K17: the midpoint id is filed in one bucket and searched in the other 
+# -- K17: the midpoint id is filed in one bucket and searched in the other
 
 
 def is_found_again(table, node):
@@ -674,7 +674,7 @@ def test_k17_ours_refuses_ids_of_another_length():
     assert len(OurPeer(2).contact.node_id) == 20
 
 
-# -- K19: exceptions vanish in tasks that nobody holds 
+# -- K19: exceptions vanish in tasks that nobody holds
 
 JUNK = [
     b"\0" * 21 + b"\xc1",
@@ -709,7 +709,7 @@ def test_k19_ours_counts_each_one():
     assert node.dht.counters()[DhtCount.MALFORMED] == len(JUNK) + 3
 
 
-# -- K20: replies are matched by id alone, and cancelled calls leak 
+# -- K20: replies are matched by id alone, and cancelled calls leak
 
 
 def test_k20_parent_accepts_a_reply_from_anywhere():
@@ -757,7 +757,7 @@ def test_k20_ours_compares_the_address_and_forgets_what_ended():
     assert calls.next_deadline() == float("inf")
 
 
-# -- K21: sizes 
+# -- K21: sizes
 
 
 def test_k21_parent_sends_replies_of_any_size():
@@ -787,7 +787,7 @@ def test_k21_ours_stays_below_its_ceiling_both_ways():
         make_descriptor(make_identity(1), public_endpoint(1), network_id="n" * 1000)
 
 
-# -- K28: state in pickles 
+# -- K28: state in pickles
 
 
 class Bomb:

@@ -1,0 +1,94 @@
+"""Unmodified programs use a path: TCP, UDP and ICMP, IPv4 and IPv6, both ways."""
+
+import json
+
+import pytest
+from lab_overlay import LabOverlay
+
+from lab.nodes import wait_until
+
+CONTENT = bytes(range(256)) * 4000
+
+
+@pytest.fixture(scope="module")
+def overlay(laboratory, tmp_path_factory):
+    with LabOverlay(tmp_path_factory.mktemp("programs"), mixes=3) as made:
+        made.web.publish("file", CONTENT)
+        bob = made.underlay.hosts[-1].namespace
+        server = bob.popen(["iperf3", "-s"])
+        yield made
+        server.kill()
+
+
+@pytest.fixture(params=[4, 6], ids=["IPv4", "IPv6"])
+def bob(request, overlay):
+    """Bob's address of either family, with a path to it open."""
+    address = overlay.web.address if request.param == 4 else overlay.web.address6
+    path = overlay.alice.ask("path", "open", address, "--hops", "3")
+    yield address
+    overlay.alice.ask("path", "close", str(path["number"]))
+
+
+def run(overlay, *argv, timeout_s=60):
+    return overlay.alice.host.namespace.run(list(argv), timeout_s=timeout_s).stdout
+
+
+def test_curl_downloads_and_the_server_sees_the_exit(overlay, bob):
+    host = f"[{bob}]" if ":" in bob else bob
+    target = overlay.directory / "curl"
+    run(overlay, "curl", "-sS", "--fail", "-g", "-o", str(target), f"http://{host}/file")
+    assert target.read_bytes() == CONTENT
+    exit_host = overlay.nodes["exit"].host
+    assert overlay.web.clients() <= {str(exit_host.ipv4.ip), str(exit_host.ipv6.ip)}
+
+
+def test_ping_gets_its_answers(overlay, bob):
+    assert " 0% packet loss" in run(overlay, "ping", "-c", "3", "-i", "0.2", bob)
+
+
+def test_large_pings_are_carried_in_fragments(overlay, bob):
+    large = ["ping", "-i", "0.2", "-s", "4000", "-M", "dont", bob]
+    # Over IPv6 bob learns from the first, lost answer what the exit takes (RFC 8201).
+    overlay.alice.host.namespace.run([*large, "-c", "1", "-W", "1"], check=False)
+    assert " 0% packet loss" in run(overlay, *large, "-c", "2")
+
+
+@pytest.mark.parametrize("reverse", [[], ["-R"]], ids=["upload", "download"])
+def test_iperf3_runs_over_tcp(overlay, bob, reverse):
+    report = json.loads(run(overlay, "iperf3", "-c", bob, "-t", "1", "-J", *reverse))
+    assert report["end"]["sum_received"]["bytes"] > 100_000
+
+
+@pytest.mark.parametrize("reverse", [[], ["-R"]], ids=["upload", "download"])
+def test_iperf3_loses_nothing_over_udp_at_a_modest_rate(overlay, bob, reverse):
+    rate = ["-u", "-b", "2M", "-l", "900", "-t", "1"]
+    report = json.loads(run(overlay, "iperf3", "-c", bob, "-J", *rate, *reverse))
+    assert report["end"]["sum"]["packets"] > 100
+    assert report["end"]["sum"]["lost_packets"] == 0
+
+
+@pytest.mark.parametrize("hops", [1, 2, 3, 4, 5])
+def test_paths_of_every_length_carry_a_download(overlay, hops):
+    alice = overlay.alice
+    path = alice.ask("path", "open", overlay.web.address, "--hops", str(hops))
+    assert len(path["hops"]) == hops
+    assert overlay.fetch() == CONTENT
+    wait_until(
+        "a measured round trip",
+        lambda: alice.ask("path", "list")[0]["rtt_ms"] is not None,
+        timeout_s=20,
+    )
+    assert alice.ask("path", "close", "--all")["closed"] == 1
+
+
+def test_the_exit_refuses_what_its_policy_refuses_and_its_own_services(overlay):
+    """Alice's own node refuses to ask; so the exit is asked by packets of a path to bob."""
+    exit_address = overlay.nodes["exit"].address
+    done = overlay.alice.host.namespace.run(
+        [*overlay.alice._runner, "path", "open", exit_address, "--config",
+         str(overlay.alice.configuration)],
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "private" in done.stderr
+    assert done.stderr.count("\n") == 1
