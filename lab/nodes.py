@@ -55,6 +55,7 @@ class NodeProcess:
         self.configuration = directory / "overlay.toml"
         self.configuration.write_text(_configuration(self.endpoint, exits=exits) + settings)
         self.log = directory / "log"
+        self.announcements = directory / "announcements"
 
     @property
     def running(self) -> bool:
@@ -64,10 +65,10 @@ class NodeProcess:
     def start(self, bootstrap: NodeProcess | None = None) -> None:
         """Start the process; it joins through ``bootstrap`` alone, or by what it remembers."""
         options = ["--bootstrap", bootstrap.endpoint] if bootstrap else []
-        with self.log.open("ab") as log:
+        with self.log.open("ab") as log, self.announcements.open("ab") as announcements:
             self._process = self.host.namespace.popen(
                 [*self._runner, "up", "--config", str(self.configuration), *options],
-                stdout=log,
+                stdout=announcements,
                 stderr=log,
             )
 

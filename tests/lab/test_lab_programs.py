@@ -92,3 +92,15 @@ def test_the_exit_refuses_what_its_policy_refuses_and_its_own_services(overlay):
     assert done.returncode == 1
     assert "private" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_the_logs_of_all_nodes_name_nobody(overlay):
+    """Last of this module: after all that the tests above made the nodes do."""
+    words = {overlay.web.address, overlay.web.address6, "100.64.", "fd63:6972", "fd6d:6978"}
+    for node in overlay.nodes.values():
+        words |= {node.address, node.overlay_address, str(node.host.ipv6.ip)}
+        words.add(node.status()["node_id"])
+    for node in overlay.nodes.values():
+        log = node.log.read_text()
+        assert "node.up" in log
+        assert [word for word in words if word in log] == []

@@ -1,5 +1,6 @@
 """The core by hand: what it refuses, what it says, when it wakes."""
 
+import itertools
 import logging
 from random import Random
 
@@ -24,7 +25,7 @@ from overlay.dht.envelope import (
     parse_datagram,
 )
 from overlay.dht.events import CrawlFinished, DhtCount, NodeLeft
-from overlay.dht.messages import FindNode, FindRecord, Leave, Ping, Pong
+from overlay.dht.messages import FindNode, FindRecord, Leave, Ping, Pong, Store, Stored
 from overlay.dht.settings import DhtSettings
 from overlay.errors import ConfigurationError
 
@@ -232,6 +233,77 @@ def test_goodbye_of_the_only_contact_leaves_us_alone():
     ask(dht, Leave(0))
     assert dht.events() == [NodeLeft(BOB.node_id)]
     assert dht.contact_count == 0
+
+
+def far_identities(count):
+    """Identities whose ids differ from Alice's in the first bit: one bucket, never split."""
+    found = []
+    for number in range(100, 200):
+        identity = make_identity(number)
+        if (identity.node_id[0] ^ ALICE.node_id[0]) & 0x80:
+            found.append((identity, public_endpoint(number)))
+    return found[:count]
+
+
+def pings(dht, now):
+    sent = [(parse_datagram(data, TAG), to) for data, to in dht.datagrams_to_send(now)]
+    return [to for m, to in sent if isinstance(m, UnverifiedRequest) and m.request == Ping()]
+
+
+def wait(dht, now, until):
+    while dht.next_deadline() <= until:
+        now = dht.next_deadline()
+        dht.handle_deadline(now)
+    dht.datagrams_to_send(until)
+
+
+def test_silent_contact_of_a_full_bucket_is_pinged_and_gives_way():
+    settings = {"k": 1, "contact_max_failures": 10, "crawl_first_interval_s": 500.0}
+    dht = make_dht(**settings)
+    (old, old_at), (new, new_at), (other, other_at) = far_identities(3)
+    assert ask(dht, Ping(), identity=old, source=old_at) == Pong()
+    wait(dht, START, START + 100)
+    assert dht.contact_count == 1
+    pinged = []
+    for identity, source in ((new, new_at), (new, new_at)):
+        envelopes = Envelopes(identity, NETWORK_ID)
+        fields = {"request_id": b"n" * 12, "responder": ALICE.node_id, "sent_to": ALICE_AT}
+        dht.receive([(envelopes.request(Ping(), cookie=b"", **fields), source)], START + 100)
+        cookie = parse_datagram(dht.datagrams_to_send(START + 100)[-1][0], TAG).cookie
+        dht.receive([(envelopes.request(Ping(), cookie=cookie, **fields), source)], START + 100)
+        pinged += pings(dht, START + 100)
+    assert pinged == [old_at]  # once, though the newcomer asks twice
+    wait(dht, START + 100, START + 110)
+    reply = ask(dht, FindNode(new.node_id), identity=other, source=other_at, now=START + 110)
+    assert [contact.node_id for contact in reply.contacts] == [new.node_id]
+
+
+@pytest.mark.parametrize("neighbour_is_nearer", [False, True])
+def test_full_store_makes_room_only_where_this_node_is_among_the_nearest(neighbour_is_nearer):
+    def nearer_than_alice(one, target):
+        place = int.from_bytes(target[0].node_id)
+        gaps = [int.from_bytes(who.node_id) ^ place for who in (one[0], ALICE)]
+        return gaps[0] < gaps[1]
+
+    people = [(make_identity(n), public_endpoint(n)) for n in range(100, 160)]
+    farthest = max(
+        people, key=lambda p: int.from_bytes(p[0].node_id) ^ int.from_bytes(ALICE.node_id)
+    )
+    later, neighbour = next(
+        (later, neighbour)
+        for later, neighbour in itertools.permutations(people, 2)
+        if farthest not in (later, neighbour)
+        and not nearer_than_alice(farthest, later)
+        and nearer_than_alice(neighbour, later) == neighbour_is_nearer
+    )
+    dht = make_dht(k=1, max_records=1, crawl_first_interval_s=500.0)
+    for identity, at in (farthest, neighbour, later):
+        ask(dht, Ping(), identity=identity, source=at)
+    verdicts = []
+    for identity, at in (farthest, later):
+        record = make_descriptor(identity, at).encoded
+        verdicts.append(ask(dht, Store(record), identity=identity, source=at))
+    assert verdicts == [Stored(True), Stored(not neighbour_is_nearer)]
 
 
 def test_whole_run_logs_no_address_nor_id(caplog):

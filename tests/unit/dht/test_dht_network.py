@@ -40,6 +40,11 @@ QUICK = DhtSettings(
 )
 
 
+def is_store(data):
+    message = parse_datagram(data, network_tag("test-net"))
+    return isinstance(message, UnverifiedRequest) and isinstance(message.request, Store)
+
+
 def others(member, members):
     return {other.node_id for other in members if other is not member}
 
@@ -167,8 +172,12 @@ def test_storage_drops_at_signed_expiry_whatever_is_republished():
     network = Network(settings=DhtSettings(k=8, republish_interval_s=10.0))
     first = network.add(0)
     second = network.add(1, lifetime=30)
+    network.record_traffic = True
     network.bootstrap(second, first)
     network.run(25)
+    stored = [data for _, data, source, _ in network.traffic
+              if source == second.endpoint and is_store(data)]  # fmt: skip
+    assert 3 <= len(stored) <= 6  # at the join, and about every ten seconds
     first.events.clear()
     network.do(first, lambda dht: dht.crawl(network.now))
     network.run(2)
@@ -400,6 +409,20 @@ def test_goodbye_with_an_older_sequence_is_no_news():
     assert member.of(NodeLeft) == [NodeLeft(stranger.identity.node_id)]
     assert member.dht.record_count == 0
     assert stranger.ask(member, Store(record)) == Stored(False)
+
+
+def test_crawl_does_not_bring_back_a_node_that_left():
+    network, (first, second) = grown(2, settings=QUICK, run=2)
+    leaver = Stranger(network, 700)
+    record = make_descriptor(leaver.identity, leaver.endpoint, sequence=5).encoded
+    assert leaver.ask(first, Store(record)) == Stored(True)
+    assert leaver.ask(second, Store(record)) == Stored(True)
+    leaver.ask(first, Leave(5))  # the second one does not hear it
+    first.events.clear()
+    network.do(first, lambda dht: dht.crawl(network.now))
+    network.run(4)
+    assert first.of(CrawlFinished)[0].descriptors == 2
+    assert set(first.descriptors()) == {second.node_id}
 
 
 def test_contacts_come_closest_first_and_never_include_the_asker():
