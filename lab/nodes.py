@@ -102,19 +102,27 @@ class NodeProcess:
 
     def status(self) -> dict[str, Any] | None:
         """Return the node's status, or None while it does not answer yet."""
-        if not self.running:
-            tail = self.log.read_text(errors="replace")[-2000:] if self.log.exists() else ""
-            raise LabError(f"the node {self.host.name} ended: {tail}")
+        self._insist_on_life()
         try:
             answer: dict[str, Any] = self.ask("status")
         except LabError:
             return None
         return answer
 
+    def _insist_on_life(self) -> None:
+        if not self.running:
+            tail = self.log.read_text(errors="replace")[-2000:] if self.log.exists() else ""
+            raise LabError(f"the node {self.host.name} ended: {tail}")
+
     @property
     def answers(self) -> bool:
-        """Whether the node answers its owner: its control socket is there."""
-        return self.running and (self.directory / "run" / "control.sock").exists()
+        """Whether the node answers its owner: its control socket is there.
+
+        Raises:
+            LabError: its process has ended; with the end of its log.
+        """
+        self._insist_on_life()
+        return (self.directory / "run" / "control.sock").exists()
 
 
 def wait_until(what: str, holds: Callable[[], bool], *, timeout_s: float) -> float:

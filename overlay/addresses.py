@@ -14,6 +14,7 @@ Spec: the overlay and circuit prefixes are unique local addresses (RFC 4193).
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import socket
 from random import Random
@@ -34,6 +35,7 @@ __all__ = [
     "OverlayAddress",
     "format_address",
     "is_circuit_address",
+    "is_circuit_address_between",
     "is_overlay_address",
     "new_circuit_address",
 ]
@@ -49,6 +51,9 @@ IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 NODE_ID_BYTES: Final = 20
 OVERLAY_PREFIX: Final = bytes.fromhex("fd6d6978")
 CIRCUIT_PREFIX: Final = bytes.fromhex("fd636972")
+
+_PAIR_LABEL: Final = b"overlay circuit address v1"
+_NONCE_BYTES: Final = 4
 
 
 class Endpoint(NamedTuple):
@@ -116,9 +121,29 @@ def is_circuit_address(packed: bytes) -> bool:
     return len(packed) == 16 and packed.startswith(CIRCUIT_PREFIX)
 
 
-def new_circuit_address(rng: Random) -> CircuitAddress:
-    """Draw a circuit address: 96 random bits, so that two never meet by chance."""
-    return CircuitAddress(CIRCUIT_PREFIX + rng.randbytes(12))
+def new_circuit_address(
+    near_node: OverlayAddress, far_node: OverlayAddress, rng: Random
+) -> CircuitAddress:
+    """Draw a circuit address that two neighbours can share, and nobody else.
+
+    ``prefix (4) | nonce (4) | tag (8)``, the tag a hash of the nonce and both overlay
+    addresses, the one towards the source first (docs/decisions/0010).
+    """
+    nonce = rng.randbytes(_NONCE_BYTES)
+    return CircuitAddress(CIRCUIT_PREFIX + nonce + _pair_tag(nonce, near_node, far_node))
+
+
+def is_circuit_address_between(
+    packed: bytes, near_node: OverlayAddress, far_node: OverlayAddress
+) -> bool:
+    """Tell whether ``packed`` was drawn for these two neighbours, in this order."""
+    start = len(CIRCUIT_PREFIX)
+    nonce, tag = packed[start : start + _NONCE_BYTES], packed[start + _NONCE_BYTES :]
+    return is_circuit_address(packed) and tag == _pair_tag(nonce, near_node, far_node)
+
+
+def _pair_tag(nonce: bytes, near_node: OverlayAddress, far_node: OverlayAddress) -> bytes:
+    return hashlib.sha256(_PAIR_LABEL + nonce + near_node + far_node).digest()[:8]
 
 
 def format_address(packed: bytes) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from overlay.addresses import CircuitAddress, OverlayAddress
+from overlay.addresses import CircuitAddress, OverlayAddress, is_circuit_address_between
 from overlay.apm.connections import AnonymousConnections
 from overlay.apm.control import RefuseReason
 from overlay.apm.layer import ExitLayer, Layer, RelayLayer
 from overlay.apm.switchboard import Switchboard
+from overlay.errors import Malformed
 from overlay.exit_policy import forbidden_network
 
 __all__ = ["Admission"]
@@ -23,8 +24,10 @@ class Admission:
         self._relay = relay
         self._settings = switchboard.settings
 
-    def claim(self, previous: OverlayAddress, layer: Layer, waiting: int) -> RefuseReason | None:
-        """Return why a layer is refused; None if it is admitted: its forward SPI is claimed.
+    def objection(
+        self, previous: OverlayAddress, layer: Layer, waiting: int
+    ) -> RefuseReason | None:
+        """Return why a layer is refused; None if it is admitted.
 
         Args:
             previous: the neighbour that sent it.
@@ -42,11 +45,28 @@ class Admission:
             or self._connections.hops_from(previous) >= self._settings.max_circuits_per_neighbour
         ):
             return RefuseReason.LIMIT
-        if any(self._connections.uses(address) for address in _addresses(layer)):
-            return RefuseReason.COLLISION
-        if not self._board.spis.claim(layer.terms.forward_spi):
+        if self._connections.has_hop_with(layer.terms.forward_spi) or any(
+            self._connections.uses(address) for address in _addresses(layer)
+        ):
             return RefuseReason.COLLISION
         return None
+
+    def check_addresses(self, previous: OverlayAddress, layer: Layer) -> None:
+        """Insist that the circuit addresses are those of our two links in this circuit.
+
+        Else anybody who knows an address of a circuit could ask all nodes which of them
+        has it too, and find the source (docs/decisions/0010).
+
+        Raises:
+            Malformed: they were drawn for other nodes.
+        """
+        own = self._board.own
+        if not is_circuit_address_between(layer.terms.near, previous, own):
+            raise Malformed("the near circuit address is not for this link")
+        if isinstance(layer, RelayLayer) and not is_circuit_address_between(
+            layer.far, own, layer.next_hop.overlay_address
+        ):
+            raise Malformed("the far circuit address is not for the link to the next hop")
 
     def _objection_as_exit(self, layer: ExitLayer) -> RefuseReason | None:
         pool = self._board.inner_pool

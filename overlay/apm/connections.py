@@ -24,7 +24,7 @@ from overlay.apm.keepalive import KeepAlive
 from overlay.apm.layer import RelayLayer
 from overlay.apm.translator import FIRST_CIRCUIT_REQID
 from overlay.errors import InternalError
-from overlay.ipsec.model import IpsecConfiguration
+from overlay.ipsec.model import IpsecConfiguration, Spi
 from overlay.selection.selector import MixPath
 
 __all__ = [
@@ -140,6 +140,7 @@ class AnonymousConnections:
         self._sources: dict[int, SourceCircuit] = {}
         self._hops: dict[int, HopCircuit] = {}
         self._addresses: dict[CircuitAddress, int] = {}
+        self._forward_spis: set[Spi] = set()
         self._per_neighbour: Counter[OverlayAddress] = Counter()
 
     def new_number(self) -> int:
@@ -165,6 +166,14 @@ class AnonymousConnections:
     def uses(self, address: CircuitAddress) -> bool:
         """Tell whether a circuit address belongs to a circuit here, in any role."""
         return address in self._addresses
+
+    def has_hop_with(self, forward_spi: Spi) -> bool:
+        """Tell whether somebody's circuit has this SPI towards us.
+
+        SPIs of links and of our own circuits do not count: those SAs have another destination
+        (RFC 4301, section 4.1), and whoever chose ``forward_spi`` must not learn of them.
+        """
+        return forward_spi in self._forward_spis
 
     # --- circuits of ours ---
 
@@ -208,6 +217,7 @@ class AnonymousConnections:
         """Add somebody's circuit, or replace it by its next phase."""
         if circuit.number not in self._hops:
             self._per_neighbour[circuit.previous] += 1
+            self._forward_spis.add(circuit.sas.forward_spi)
             for address in _addresses_of(circuit):
                 self._addresses[address] = circuit.number
         self._hops[circuit.number] = circuit
@@ -243,6 +253,7 @@ class AnonymousConnections:
         for address in _addresses_of(circuit):
             if self._addresses.pop(address, None) != number:
                 raise InternalError("a circuit address belonged to another circuit")
+        self._forward_spis.discard(circuit.sas.forward_spi)
         self._per_neighbour[circuit.previous] -= 1
         if not self._per_neighbour[circuit.previous]:
             del self._per_neighbour[circuit.previous]

@@ -24,7 +24,6 @@ __all__ = [
     "ExitCircuitClosed",
     "ExitCircuitOpened",
     "LinkSilent",
-    "LinkUnused",
     "LinkWanted",
     "RelayReport",
 ]
@@ -70,13 +69,6 @@ class LinkWanted:
 @dataclass(frozen=True, slots=True)
 class LinkSilent:
     """A neighbour does not acknowledge signalling: its end of the link may be gone."""
-
-    overlay_address: OverlayAddress
-
-
-@dataclass(frozen=True, slots=True)
-class LinkUnused:
-    """No circuit uses the link to this neighbour any more."""
 
     overlay_address: OverlayAddress
 
@@ -131,7 +123,6 @@ class ExitCircuitClosed:
 ApmEvent = (
     LinkWanted
     | LinkSilent
-    | LinkUnused
     | CircuitOpened
     | CircuitFailed
     | CircuitClosed

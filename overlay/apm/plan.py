@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -101,6 +102,7 @@ def plan_circuit(
     families: Families,
     spis: Sequence[SpiPair],
     *,
+    own: OverlayAddress,
     settings: ApmSettings,
     rng: Random,
     new_reqid: Callable[[], int],
@@ -111,7 +113,8 @@ def plan_circuit(
     The expiry time is the same for every hop and rounded up to five minutes, so that hops
     of one path do not know each other by it.
     """
-    near = [new_circuit_address(rng) for _ in path.hops]
+    nodes = (own, *(hop.overlay_address for hop in path.hops))
+    near = [new_circuit_address(left, right, rng) for left, right in itertools.pairwise(nodes)]
     expires_s = math.ceil((now + settings.onion_validity_s) / EXPIRY_STEP_S) * EXPIRY_STEP_S
     terms = [
         LayerTerms(

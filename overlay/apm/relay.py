@@ -94,8 +94,9 @@ class RelaySide:
         self._check_time(terms, now)
         if terms.esp_suite not in self._board.backend.capabilities().suites:
             raise Malformed("the layer names an ESP suite that this node does not speak")
+        self._admission.check_addresses(previous, extracted.layer)
         sas = onion_sas(self._board.own, terms, extracted.keys, self._connections.new_reqid)
-        objection = self._remember(onion, terms, now) or self._admission.claim(
+        objection = self._remember(onion, terms, now) or self._admission.objection(
             previous, extracted.layer, len(self._waiting)
         )
         if objection is not None:
@@ -214,7 +215,6 @@ class RelaySide:
     ) -> None:
         inner = self._assign(layer)
         if inner is None:
-            self._board.spis.release(sas.forward_spi)
             self._refuse(previous, link, sas, RefuseReason.LIMIT, now)
             return
         ipsec = ExitIpsecInfo(sas, link, inner)
@@ -395,13 +395,13 @@ class RelaySide:
 
 
 def _holdings(circuit: HopCircuit) -> Holdings:
-    spis = (circuit.sas.forward_spi,)
     match circuit:
         case HeldCircuit():
-            return Holdings(spis=spis, links=(circuit.previous, circuit.next_hop))
+            return Holdings(links=(circuit.previous, circuit.next_hop))
         case RelayedCircuit():
             links = (circuit.previous, circuit.next_hop)
-            return Holdings(circuit.configuration, spis, links)
+            return Holdings(circuit.configuration, links=links)
         case ExitCircuit():
             inner = circuit.ipsec.inner_addresses
-            return Holdings(circuit.configuration, spis, (circuit.previous,), inner)
+            links = (circuit.previous,)
+            return Holdings(circuit.configuration, links=links, inner_addresses=inner)

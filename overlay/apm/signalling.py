@@ -143,6 +143,10 @@ class SignallingManager:
         self._board.link_is_down(overlay_address)
         self._onions_failed(now)
 
+    def uses_link(self, overlay_address: OverlayAddress) -> bool:
+        """Tell whether a circuit, ours or another's, needs the link to this neighbour."""
+        return self._board.uses_link(overlay_address)
+
     # --- packets ---
 
     def receive(self, packets: Sequence[bytes], now: float) -> None:

@@ -114,6 +114,7 @@ class SourceSide:
             request.path,
             Families.IPV4 if request.destination.version == 4 else Families.IPV6,
             spis,
+            own=self._board.own,
             settings=self._settings,
             rng=self._rng,
             new_reqid=self._connections.new_reqid,

@@ -1,4 +1,4 @@
-"""Security Parameter Indexes: every one that is live on this host, and new ones beside them."""
+"""Security Parameter Indexes that this node draws, none twice at a time."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ _MAX_LIVE: Final = 1 << 20
 
 
 class SpiAllocator:
-    """Draw random SPIs that are not live, and remember those that peers chose for us.
+    """Draw random SPIs that are not live: those of links and of this node's own circuits.
 
-    Sole owner of the set of live SPIs; it holds at most 2**20 of them.
+    Sole owner of the set of live SPIs; it holds at most 2**20 of them. What others chose for
+    their circuits here does not belong to it (docs/decisions/0010).
     """
 
     def __init__(self, rng: Random) -> None:
@@ -45,13 +46,6 @@ class SpiAllocator:
             if spi not in self._live:
                 self._live.add(spi)
                 return Spi(spi)
-
-    def claim(self, spi: Spi) -> bool:
-        """Take an SPI that somebody else chose; False if it is reserved or live already."""
-        if not MIN_SPI <= spi <= _MAX_SPI or spi in self._live or len(self._live) >= _MAX_LIVE:
-            return False
-        self._live.add(spi)
-        return True
 
     def release(self, spi: Spi) -> None:
         """Give an SPI back; one that is not live is no error."""

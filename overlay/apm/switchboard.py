@@ -15,7 +15,7 @@ from overlay.addresses import CircuitAddress, OverlayAddress
 from overlay.apm.circuits import LinkSecurity
 from overlay.apm.control import CONTROL_PORT, ControlMessage, encode_control
 from overlay.apm.datagram import UdpDatagram, build_datagram
-from overlay.apm.events import ApmDrop, ApmEvent, LinkUnused, LinkWanted
+from overlay.apm.events import ApmDrop, ApmEvent, LinkWanted
 from overlay.apm.inner_addresses import InnerAddresses, InnerAddressPool
 from overlay.apm.settings import ApmSettings
 from overlay.apm.spi import SpiAllocator
@@ -99,6 +99,10 @@ class Switchboard:
         """Count one more circuit on a link (up or wanted)."""
         self._uses[neighbour] += 1
 
+    def uses_link(self, neighbour: OverlayAddress) -> bool:
+        """Tell whether a circuit goes over this link, or ends there and lingers."""
+        return neighbour in self._uses
+
     def want_link(self, peer: LinkPeer) -> None:
         """Ask for a link."""
         self.emit(LinkWanted(peer))
@@ -107,7 +111,6 @@ class Switchboard:
         self._uses[neighbour] -= 1
         if not self._uses[neighbour]:
             del self._uses[neighbour]
-            self.emit(LinkUnused(neighbour))
 
     # --- what leaves ---
 

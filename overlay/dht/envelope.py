@@ -177,7 +177,7 @@ class Envelopes:
         return pack_canonical([*fields, self._identity.sign(signed)])
 
     def challenge(self, request_id: bytes, cookie: bytes) -> bytes:
-        """Return the 44 bytes that a request without a valid cookie gets."""
+        """Return the 45 bytes that a request without a valid cookie gets."""
         return pack_canonical([VERSION, self.tag, int(Kind.CHALLENGE), request_id, cookie])
 
 

@@ -4,7 +4,7 @@
 
     request ─▶ source acceptable? ─▶ cookie valid? ─▶ for us? ─▶ rate? ─▶ signature? ─▶ answer
                      │                  │ no            │          │          │
-                   drop        challenge (44 bytes)    drop       drop       drop
+                   drop        challenge (45 bytes)    drop       drop       drop
 
 Until a valid cookie has come back nothing but the challenge is sent, and it is smaller than
 any request, so an address never gets more bytes than came from it.

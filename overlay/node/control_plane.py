@@ -1,12 +1,12 @@
 """The node's cores, wired: what one of them reports becomes what another is told.
 
 Sans-I/O: datagrams and ``now`` in, datagrams into a sink, one deadline. The shell in
-``overlay.node.node`` drives it with sockets, the simulator with an event heap.
+``overlay.node.running`` drives it with sockets, the simulator with an event heap.
 
 ::
 
     DHT ──descriptors──> topology table ──view──> paths ──circuits──> APM
-                                                    │                  │ link wanted, unused
+                                                    │                  │ link wanted
     TFC ──dummies──┐                                │ guard            v
                    └──> engine <──SAs, policies── neighbours <──keys── links
 """
@@ -25,7 +25,6 @@ from overlay.apm.events import (
     ExitCircuitClosed,
     ExitCircuitOpened,
     LinkSilent,
-    LinkUnused,
     LinkWanted,
 )
 from overlay.apm.signalling import SignallingManager
@@ -90,10 +89,15 @@ class ControlPlane:
         self.malformed_datagrams = 0
         self._network = network
         self._forget_inner_addresses = forget_inner_addresses
-        chores.every(_TIDY_INTERVAL_S, self._tidy, first=0.0)
+        chores.every(_TIDY_INTERVAL_S, "tidy", self._tidy, first=0.0)
 
-    def receive(self, batch: Sequence[tuple[bytes, Endpoint]], now: float) -> None:
-        """Take datagrams from the UDP port: ESP at once, control traffic core by core."""
+    def receive(self, batch: Sequence[tuple[bytes, Endpoint]], now: float) -> bool:
+        """Take datagrams from the UDP port: ESP at once, control traffic core by core.
+
+        Returns:
+            Whether any core was told something, so that the next deadline may have changed;
+            batches of mere traffic change none.
+        """
         parts = demultiplex(batch)
         self.malformed_datagrams += parts.malformed
         quiet = not (parts.dht or parts.link)
@@ -105,12 +109,13 @@ class ControlPlane:
             if processed.to_control:
                 self.circuits.receive(processed.to_control, now)
         if quiet:
-            return
+            return False
         if parts.dht:
             self.dht.receive(parts.dht, now)
         if parts.link:
             self.links.receive(parts.link, now)
         self.settle(now)
+        return True
 
     def next_deadline(self) -> float:
         """Return when the first of the cores wants to be woken."""
@@ -188,13 +193,10 @@ class ControlPlane:
     def _circuit_event(self, event: ApmEvent, now: float) -> None:
         match event:
             case LinkWanted(peer=peer):
-                self.neighbours.wanted(peer.overlay_address)
                 self.links.connect(peer, now)
             case LinkSilent(overlay_address=overlay_address):
                 # New SAs if the peer restarted; an end to the link if it is gone.
                 self.links.rekey(overlay_address, now)
-            case LinkUnused(overlay_address=overlay_address):
-                self.neighbours.unused(overlay_address, now)
             case CircuitOpened() | CircuitFailed() | CircuitLost() | CircuitClosed():
                 self.paths.handle(event, now)
             case ExitCircuitClosed(inner_addresses=inner_addresses):

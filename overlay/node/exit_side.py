@@ -10,10 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final, Self
 
 from overlay.addresses import InnerAddress, IpNetwork
-from overlay.system.conntrack import forget_connections
-from overlay.system.exit_filter import ExitFilter
-from overlay.system.rtnetlink import Rtnetlink
-from overlay.system.tun import TunDevice
+from overlay.node.host import Host
 
 __all__ = ["EXIT_MTU", "ExitSide"]
 
@@ -25,15 +22,20 @@ every circuit, since the exit does not know their lengths."""
 class ExitSide:
     """Owner of the exit TUN and of the packet filter around it; a context manager."""
 
-    def __init__(self, inner_networks: Sequence[IpNetwork]) -> None:
-        self.device = TunDevice.open("exit%d", EXIT_MTU)
+    def __init__(self, host: Host, inner_networks: Sequence[IpNetwork]) -> None:
+        """Take device and filter, all or nothing.
+
+        Raises:
+            BackendError: no permission, no TUN device, no packet filter or no way out.
+        """
+        self._host = host
+        self._own_addresses = host.own_addresses()
+        self.device = host.open_tun("exit%d", EXIT_MTU)
         try:
-            self._filter = ExitFilter(self.device.name, inner_networks, mtu=EXIT_MTU)
-            self._filter.install()
+            self._wall = host.open_exit(self.device.name, inner_networks, EXIT_MTU)
         except BaseException:
             self.device.close()
             raise
-        self._own_addresses = _addresses_of_this_host()
         self.unforgotten = 0
 
     def own_addresses(self) -> frozenset[bytes]:
@@ -42,18 +44,18 @@ class ExitSide:
 
     def refresh(self, now: float) -> None:  # noqa: ARG002 - one of the node's chores
         """Learn which addresses this host holds now."""
-        self._own_addresses = _addresses_of_this_host()
+        self._own_addresses = self._host.own_addresses()
 
     def forget(self, inner_addresses: Iterable[InnerAddress]) -> None:
         """Forget every tracked connection of a circuit that ended (paper, section 2.5)."""
         for address in inner_addresses:
-            if forget_connections(address) is None:
+            if not self._host.forget_connections(address):
                 self.unforgotten += 1
 
     def close(self) -> None:
         """Remove the filter, then the device."""
         try:
-            self._filter.remove()
+            self._wall.remove()
         finally:
             self.device.close()
 
@@ -62,8 +64,3 @@ class ExitSide:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _addresses_of_this_host() -> frozenset[bytes]:
-    with Rtnetlink() as kernel:
-        return frozenset(address.packed for address in kernel.addresses())

@@ -44,7 +44,10 @@ class _Neighbour:
 
 
 class Neighbours:
-    """Owner of what links have installed; bounded by the links core's own limit."""
+    """Owner of what links have installed; bounded by the links core's own limit.
+
+    ``refused`` counts links that the host or the engine could not take.
+    """
 
     def __init__(
         self,
@@ -69,6 +72,7 @@ class Neighbours:
         self._send_dummy = send_dummy
         self._pad_to = tfc.pad_to(link_payload_bytes)
         self._neighbours: dict[OverlayAddress, _Neighbour] = {}
+        self.refused = 0
 
     def __len__(self) -> int:
         return len(self._neighbours)
@@ -88,22 +92,14 @@ class Neighbours:
             case LinkClosed():
                 self._closed(event.overlay_address, now)
 
-    def unused(self, overlay_address: OverlayAddress, now: float) -> None:
-        """No circuit uses this link any more; it is closed unless one does soon."""
-        neighbour = self._neighbours.get(overlay_address)
-        if neighbour is not None:
-            neighbour.idle_since = now
-
-    def wanted(self, overlay_address: OverlayAddress) -> None:
-        """A circuit uses this link (again)."""
-        neighbour = self._neighbours.get(overlay_address)
-        if neighbour is not None:
-            neighbour.idle_since = None
-
     def close_idle(self, now: float) -> None:
         """Close links that no circuit has used for a while."""
         for address, neighbour in list(self._neighbours.items()):
-            if neighbour.idle_since is not None and now - neighbour.idle_since >= _IDLE_S:
+            if not neighbour.usable or self._circuits.uses_link(address):
+                neighbour.idle_since = None
+            elif neighbour.idle_since is None:
+                neighbour.idle_since = now
+            elif now - neighbour.idle_since >= _IDLE_S:
                 self._links.close(address, now)
 
     def soft_expired(self, identity: SaIdentity, now: float) -> None:
@@ -121,11 +117,13 @@ class Neighbours:
             neighbour = None
         try:
             neighbour = neighbour or self._add(event)
-        except BackendError:
-            # The route to the peer went away in the meantime: as good as no answer.
+            self._install_pair(neighbour, event)
+        except (BackendError, ValueError):
+            # The route to the peer went away, or the peer chose an SPI that cannot be had: its
+            # link ends, LinkClosed undoes what was installed, and nobody else notices.
+            self.refused += 1
             self._links.close(event.overlay_address, now)
             return
-        self._install_pair(neighbour, event)
         if event.usable:
             self._usable(event.overlay_address, neighbour, now)
 
@@ -165,7 +163,6 @@ class Neighbours:
         if not neighbour.usable:
             neighbour.usable = True
             self._tfc.link_opened(LinkHandle(neighbour.security.reqid), now)
-            neighbour.idle_since = now
             self._circuits.link_established(address, neighbour.security, now)
 
     def _retired(self, event: LinkSaRetired) -> None:

@@ -6,6 +6,7 @@ from overlay.addresses import Endpoint
 from overlay.apm.crypto import X25519_SUITE
 from overlay.config import Configuration
 from overlay.dht.descriptor import MixDescriptor, OnionKey, Role, sign_descriptor
+from overlay.errors import ConfigurationError
 from overlay.identity import LocalIdentity
 
 __all__ = ["RESIGN_INTERVAL_S", "own_descriptor", "roles_of"]
@@ -35,7 +36,25 @@ def own_descriptor(
     """Sign this node's Mix descriptor.
 
     The sequence number is the time in milliseconds: it grows over restarts without a file.
+
+    Raises:
+        ConfigurationError: the descriptor would be too large, or is not acceptable to others.
     """
+    try:
+        return _signed(configuration, identity, endpoints, esp_suites, now)
+    except ValueError as error:
+        raise ConfigurationError(
+            f"{error}; write a shorter [exit] policy, or correct [network] advertise."
+        ) from error
+
+
+def _signed(
+    configuration: Configuration,
+    identity: LocalIdentity,
+    endpoints: tuple[Endpoint, ...],
+    esp_suites: frozenset[int],
+    now: float,
+) -> MixDescriptor:
     roles = roles_of(configuration)
     return sign_descriptor(
         identity,

@@ -7,15 +7,18 @@ circuit or not at all. When a circuit is lost, the path is built anew over other
 ::
 
     request ──> OPENING ──opened──> OPEN ──lost──> REBUILDING ──opened──> OPEN
-                   │ no path             └──────────── close ──────────────> (forgotten)
-                   └──> (forgotten, the user is told why)
+                   │ no path             └───────────┴── close ──> guard ended? ─yes─> (forgotten)
+                   └──> the user is told why ─────────────────────────┘  └─no─> CLOSING, again
+
+What the host refuses (``BackendError``) fails the one path that it happened to, and always
+towards silence: a destination whose guard cannot be ended stays guarded and is tried again.
 """
 
 from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from random import Random
 from typing import Protocol
@@ -27,10 +30,13 @@ from overlay.apm.control import RefuseReason
 from overlay.apm.events import CircuitClosed, CircuitFailed, CircuitLost, CircuitOpened
 from overlay.dht.topology_table import TopologyTable
 from overlay.errors import (
+    BackendError,
     CircuitRefused,
     CircuitTimedOut,
     ConfigurationError,
+    InternalError,
     NoSuitablePath,
+    OverlayError,
     PathError,
 )
 from overlay.selection.selector import MixPath, PathRequest, PathSelector
@@ -53,6 +59,8 @@ class PathState(enum.Enum):
     OPENING = "opening"
     OPEN = "open"
     REBUILDING = "rebuilding"
+    CLOSING = "closing"
+    """Closed, but the host did not end the guard yet."""
 
 
 class CircuitService(Protocol):
@@ -68,7 +76,10 @@ class CircuitService(Protocol):
 
 
 class Guard(Protocol):
-    """What keeps packets to a destination from leaving outside its circuit."""
+    """What keeps packets to a destination from leaving outside its circuit.
+
+    Every call may raise ``BackendError``; the destination then stays guarded.
+    """
 
     def protect(self, destination: IpNetwork) -> None:
         """From now on packets to ``destination`` leave through a circuit or not at all."""
@@ -105,18 +116,20 @@ class RequestedPath:
     failures: int = 0
     avoid: frozenset[NodeId] = frozenset()
     retry_at: float = math.inf
-    error: PathError | None = None
+    error: OverlayError | None = None
     settled: trio.Event = field(default_factory=trio.Event)
 
     @property
     def carried_address(self) -> InnerAddress | None:
         """The inner address of the destination's family."""
-        size = 4 if self.destination.version == 4 else 16
-        return next((a for a in self.inner_addresses if len(a) == size), None)
+        return _of_version(self.inner_addresses, self.destination.version)
 
 
 class Paths:
-    """Owner of every requested path; bounded by ``MAX_PATHS``."""
+    """Owner of every requested path; bounded by ``MAX_PATHS``.
+
+    ``guard_refusals`` counts what the host refused while nobody waited for an answer.
+    """
 
     def __init__(
         self,
@@ -141,6 +154,7 @@ class Paths:
         self._paths: dict[int, RequestedPath] = {}
         self._by_circuit: dict[int, RequestedPath] = {}
         self._last_number = 0
+        self.guard_refusals = 0
 
     def all(self) -> list[RequestedPath]:
         """Return the requested paths, oldest first."""
@@ -158,6 +172,8 @@ class Paths:
             raise ConfigurationError(f"there is no path {number}; open paths: {known}.")
         return path
 
+    # -- what the user asks ----------------------------------------------------------
+
     def request(
         self,
         destination: IpNetwork,
@@ -171,31 +187,73 @@ class Paths:
 
         Raises:
             ConfigurationError: the destination has a path already, or the strategy is unknown.
-            NoSuitablePath: the topology table has no such path.
+            NoSuitablePath: the topology table has no such path; the host was not touched.
+            BackendError: the host did not guard the destination.
+            LimitReached: this node has as many circuits as it may.
         """
-        path = self._add(destination, hops, strategy, via, now)
+        path = self._new(destination, hops, strategy, via, now)
+        mix_path = self._select(path, now)
+        self._paths[path.number] = path
         try:
             self._guard.protect(destination)
-            self._attempt(path, now)
+            self._connect(path, mix_path, now)
         except BaseException:
-            self._forget(path)
+            self._end_quietly(path, now)
             raise
         return path
 
     def adopt(self, destination: IpNetwork, *, hops: int, strategy: str, now: float) -> None:
-        """Take over a destination that a node which died here had guarded, and rebuild its path."""
-        path = self._add(destination, hops, strategy, (), now)
-        self._guard.protect(destination)
-        path.state = PathState.REBUILDING
-        path.retry_at = now
+        """Take over a destination that a node which died here had guarded, and rebuild its path.
+
+        Raises:
+            ConfigurationError: there are more of them than one node may have.
+        """
+        path = self._new(destination, hops, strategy, (), now)
+        path.state, path.retry_at = PathState.REBUILDING, now
+        self._paths[path.number] = path
+        try:
+            self._guard.protect(destination)
+        except BackendError:  # what was left guards it; :meth:`Guard.carry` tries again
+            self.guard_refusals += 1
 
     def close(self, number: int, now: float) -> None:
-        """Tear the path's circuit down, then end the guard of its destination."""
+        """Tear the path's circuit down, then end the guard of its destination.
+
+        Raises:
+            ConfigurationError: there is none of that number.
+            BackendError: the guard did not end. The path remains as CLOSING, and another try
+                follows, at the latest when it is closed again.
+        """
         path = self.get(number)
-        self._drop_circuit(path, now)
-        self._forget(path)
-        path.error = PathError("the path was closed while it was being opened.")
-        path.settled.set()
+        self._part(path, now)
+        self._end(path, now)
+
+    def close_all(self, now: float, *, release: bool) -> int:
+        """Drop every circuit and forget every path, because the node stops.
+
+        Args:
+            now: Unix seconds.
+            release: whether to end the guards as well; else destinations stay blocked.
+
+        Returns:
+            How many guards the host did not end.
+        """
+        for path in self.all():
+            self._part(path, now)
+            if release:
+                self._end_quietly(path, now)
+        remaining = len(self._paths) if release else 0
+        self._paths.clear()
+        return remaining
+
+    def rebuild_all(self, now: float) -> None:
+        """Build every path anew, because the source's TUN device has gone."""
+        for path in self.all():
+            if path.inner_addresses:
+                self._drop_circuit(path, now)
+                self._rebuild_later(path, now)
+
+    # -- what happens meanwhile ------------------------------------------------------
 
     def handle(self, event: CircuitEvent, now: float) -> None:
         """Take note of what became of a circuit."""
@@ -217,14 +275,17 @@ class Paths:
 
     def handle_deadline(self, now: float) -> None:
         """Try again what is due; afterwards the next deadline lies after ``now``."""
-        for path in list(self._paths.values()):
+        for path in self.all():
             if path.retry_at <= now:
                 path.retry_at = math.inf
-                self._retry(path, now)
+                if path.state is PathState.CLOSING:
+                    self._end_quietly(path, now)
+                else:
+                    self._retry(path, now)
 
     # -- one path's life -------------------------------------------------------------
 
-    def _add(
+    def _new(
         self, destination: IpNetwork, hops: int, strategy: str, via: tuple[NodeId, ...], now: float
     ) -> RequestedPath:
         for other in self._paths.values():
@@ -236,12 +297,9 @@ class Paths:
         if len(self._paths) >= MAX_PATHS:
             raise ConfigurationError(f"{MAX_PATHS} paths are open, which is the most; close one.")
         self._last_number += 1
-        path = RequestedPath(self._last_number, destination, hops, strategy, via, now)
-        self._paths[path.number] = path
-        return path
+        return RequestedPath(self._last_number, destination, hops, strategy, via, now)
 
-    def _attempt(self, path: RequestedPath, now: float) -> None:
-        mix_path = self._select(path, now)
+    def _connect(self, path: RequestedPath, mix_path: MixPath, now: float) -> None:
         circuit = self._circuits.anonymous_connection(mix_path, path.destination, now)
         path.circuit, path.mix_path = circuit, mix_path
         self._by_circuit[circuit] = path
@@ -271,34 +329,47 @@ class Paths:
 
     def _retry(self, path: RequestedPath, now: float) -> None:
         try:
-            self._attempt(path, now)
-        except PathError as error:
+            self._connect(path, self._select(path, now), now)
+        except InternalError:
+            raise
+        except OverlayError as error:
             self._failed(path, error, now)
 
     def _opened(self, path: RequestedPath, event: CircuitOpened, now: float) -> None:
-        path.inner_addresses = tuple(event.inner_addresses)
-        address = path.carried_address
-        if address is None:
+        try:
+            self._carry(path.destination, event.inner_addresses)
+        except (PathError, BackendError) as error:
             self._drop_circuit(path, now)
-            self._failed(path, PathError("the exit lent no address of this family."), now)
+            self._failed(path, error, now)
             return
-        self._guard.carry(path.destination, address)
+        path.inner_addresses = tuple(event.inner_addresses)
         path.state, path.opened_at = PathState.OPEN, now
         path.failures, path.avoid, path.error = 0, frozenset(), None
         path.settled.set()
 
-    def _failed(self, path: RequestedPath, error: PathError, now: float) -> None:
+    def _carry(self, destination: IpNetwork, inner_addresses: Iterable[InnerAddress]) -> None:
+        address = _of_version(inner_addresses, destination.version)
+        if address is None:
+            raise PathError("the exit lent no address of this family.")
+        self._guard.carry(destination, address)
+
+    def _failed(self, path: RequestedPath, error: OverlayError, now: float) -> None:
+        """Try another circuit later; a wish that was never fulfilled ends some time.
+
+        What this host refuses, it refuses for every circuit: then one attempt is enough.
+        """
         self._blame(path, error)
         self._detach(path)
         path.failures += 1
-        if path.state is PathState.OPENING and path.failures >= _FIRST_ATTEMPTS:
+        hopeless = path.failures >= _FIRST_ATTEMPTS or isinstance(error, BackendError)
+        if path.state is PathState.OPENING and hopeless:
             path.error = error
-            self._forget(path)
             path.settled.set()
+            self._end_quietly(path, now)
             return
         self._rebuild_later(path, now)
 
-    def _blame(self, path: RequestedPath, error: PathError) -> None:
+    def _blame(self, path: RequestedPath, error: OverlayError) -> None:
         """Avoid the hop that refused and, if it could not reach the next one, that one too.
 
         A confirmation that does not come tells nothing about who is to blame.
@@ -311,13 +382,21 @@ class Paths:
                 last = first
             case _:
                 return
-        path.avoid |= {hop.node_id for hop in hops[max(first - 1, 0) : last]}
+        # Those that the topology table has forgotten need not be avoided any more.
+        known = {node_id for node_id in path.avoid if self._table.get(node_id) is not None}
+        path.avoid = frozenset(known | {hop.node_id for hop in hops[max(first - 1, 0) : last]})
 
     def _rebuild_later(self, path: RequestedPath, now: float) -> None:
         if path.state is PathState.OPEN:
             path.state = PathState.REBUILDING
-        wait_s = _REBUILD_WAIT_S[min(path.failures, len(_REBUILD_WAIT_S) - 1)]
-        path.retry_at = now + max(wait_s, 0.01)
+        path.retry_at = now + _wait_s(path.failures)
+
+    def _part(self, path: RequestedPath, now: float) -> None:
+        """Take a path off its circuit for good, and tell who waits for it."""
+        self._drop_circuit(path, now)
+        path.retry_at = math.inf
+        path.error = path.error or PathError("the path was closed while it was being opened.")
+        path.settled.set()
 
     def _drop_circuit(self, path: RequestedPath, now: float) -> None:
         circuit = path.circuit
@@ -328,14 +407,41 @@ class Paths:
     def _detach(self, path: RequestedPath) -> None:
         """Take the path off its circuit; its destination stays guarded."""
         address = path.carried_address
-        if address is not None:
-            self._guard.uncarry(path.destination, address)
         if path.circuit is not None:
             self._by_circuit.pop(path.circuit, None)
         path.circuit, path.inner_addresses, path.opened_at = None, (), None
+        if address is not None:
+            try:
+                self._guard.uncarry(path.destination, address)
+            except BackendError:  # no circuit takes what still goes into the device
+                self.guard_refusals += 1
 
-    def _forget(self, path: RequestedPath) -> None:
+    def _end(self, path: RequestedPath, now: float) -> None:
+        """End the guard and forget the path; as long as the host refuses, it is CLOSING."""
+        try:
+            self._guard.release(path.destination)
+        except BackendError as error:
+            if path.state is not PathState.CLOSING:
+                path.state, path.failures = PathState.CLOSING, 0
+            path.failures += 1
+            path.retry_at = now + _wait_s(path.failures)
+            raise BackendError(
+                f"path {path.number} carries nothing any more, but its destination stays blocked "
+                f"for now: {error}"
+            ) from error
         self._paths.pop(path.number, None)
-        if path.circuit is not None:
-            self._by_circuit.pop(path.circuit, None)
-        self._guard.release(path.destination)
+
+    def _end_quietly(self, path: RequestedPath, now: float) -> None:
+        try:
+            self._end(path, now)
+        except BackendError:
+            self.guard_refusals += 1
+
+
+def _wait_s(failures: int) -> float:
+    return max(_REBUILD_WAIT_S[min(failures, len(_REBUILD_WAIT_S) - 1)], 0.01)
+
+
+def _of_version(addresses: Iterable[InnerAddress], version: int) -> InnerAddress | None:
+    size = 4 if version == 4 else 16
+    return next((address for address in addresses if len(address) == size), None)

@@ -8,30 +8,46 @@ table of our own, so that a crash turns into silence, never into a packet in the
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable
 
 from overlay.addresses import InnerAddress, IpNetwork
-from overlay.errors import BackendError, InternalError
-from overlay.system.destination_guard import DestinationGuard
-from overlay.system.rtnetlink import add_address, remove_address
-from overlay.system.tun import TunDevice
+from overlay.errors import BackendError
+from overlay.node.host import Host, KernelGuard, Tun
 
 __all__ = ["SourceSide"]
 
 
 class SourceSide:
-    """Implements ``overlay.node.paths.Guard`` on the kernel; owner of the source TUN.
+    """Implements ``overlay.node.paths.Guard`` on a host; owner of the source TUN.
 
     Everything is opened when first needed: a node that only relays needs no privilege.
     """
 
-    def __init__(self, open_device: Callable[[], TunDevice], *, path_mtu: int) -> None:
-        self._open_device = open_device
+    def __init__(
+        self,
+        host: Host,
+        *,
+        device_mtu: int,
+        path_mtu: int,
+        device_opened: Callable[[Tun], None],
+    ) -> None:
+        """Prepare; nothing is opened yet.
+
+        Args:
+            host: whose devices and guard.
+            device_mtu: bytes of the largest packet that the TUN device takes.
+            path_mtu: bytes of the largest packet that circuits take.
+            device_opened: is told of the TUN device as soon as there is one.
+        """
+        self._host = host
+        self._device_mtu = device_mtu
         self._path_mtu = path_mtu
+        self._device_opened = device_opened
         self._users: Counter[InnerAddress] = Counter()
-        self._guard: DestinationGuard | None = None
-        self._device: TunDevice | None = None
+        self._guard: KernelGuard | None = None
+        self._device: Tun | None = None
 
     def leftovers(self) -> list[IpNetwork]:
         """Return what the kernel still guards, though no path of this process asked for it.
@@ -49,30 +65,53 @@ class SourceSide:
         Raises:
             BackendError: no permission, no TUN device, no packet filter.
         """
-        if self._device is None:
-            self._device = self._open_device()
+        self._opened_device()
         self._opened_guard().protect(destination)
 
     def carry(self, destination: IpNetwork, inner_address: InnerAddress) -> None:
-        """Send packets to ``destination`` into the TUN, from the address that the exit lent."""
-        device = self._protected_device()
-        if not self._users[inner_address]:
-            add_address(device.name, inner_address)
-        self._users[inner_address] += 1
-        self._opened_guard().carry(destination, device.name, inner_address, self._path_mtu)
+        """Send packets to ``destination`` into the TUN, from the address that the exit lent.
+
+        Raises:
+            BackendError: the kernel refused; the destination remains protected.
+        """
+        device, guard = self._opened_device(), self._opened_guard()
+        if destination not in guard.protected():
+            guard.protect(destination)  # somebody flushed our routing table
+        self._hold_address(device, inner_address)
+        try:
+            guard.carry(destination, device.name, inner_address, self._path_mtu)
+        except BaseException:
+            with contextlib.suppress(BackendError):
+                self._drop_address(inner_address)
+            raise
 
     def uncarry(self, destination: IpNetwork, inner_address: InnerAddress) -> None:
-        """Stop sending them there; the guard stays."""
-        device = self._protected_device()
-        self._opened_guard().uncarry(destination)
-        self._users[inner_address] -= 1
-        if self._users[inner_address] <= 0:
-            del self._users[inner_address]
-            remove_address(device.name, inner_address)
+        """Stop sending them there; the guard stays.
+
+        Raises:
+            BackendError: the kernel refused. What still enters the device is dropped, since
+                no circuit takes it.
+        """
+        try:
+            self._opened_guard().uncarry(destination)
+        finally:
+            self._drop_address(inner_address)
 
     def release(self, destination: IpNetwork) -> None:
-        """End the protection."""
-        self._opened_guard().release(destination)
+        """End the protection.
+
+        Raises:
+            BackendError: the kernel refused; the destination may still be blocked.
+        """
+        if self._guard is not None:  # else nothing was ever protected here
+            self._guard.release(destination)
+
+    def device_lost(self) -> None:
+        """Give up a device that somebody removed; the next circuit gets a new one."""
+        device, self._device = self._device, None
+        self._users.clear()
+        if device is not None:
+            device.close()
 
     def close(self) -> None:
         """Close the device; what is still guarded stays so, for a later process to take over."""
@@ -81,12 +120,27 @@ class SourceSide:
                 opened.close()
         self._device = self._guard = None
 
-    def _protected_device(self) -> TunDevice:
+    def _hold_address(self, device: Tun, address: InnerAddress) -> None:
+        if not self._users[address]:
+            self._host.add_address(device.name, address)
+        self._users[address] += 1
+
+    def _drop_address(self, address: InnerAddress) -> None:
+        """Take an address from the device with its last user; it may have gone with the device."""
+        self._users[address] -= 1
+        if self._users[address] > 0:
+            return
+        del self._users[address]
+        if self._device is not None:
+            self._host.remove_address(self._device.name, address)
+
+    def _opened_device(self) -> Tun:
         if self._device is None:
-            raise InternalError("a destination is carried that was never protected")
+            self._device = self._host.open_tun("anon%d", self._device_mtu)
+            self._device_opened(self._device)
         return self._device
 
-    def _opened_guard(self) -> DestinationGuard:
+    def _opened_guard(self) -> KernelGuard:
         if self._guard is None:
-            self._guard = DestinationGuard()
+            self._guard = self._host.open_guard()
         return self._guard

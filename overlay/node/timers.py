@@ -6,25 +6,42 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from overlay.errors import InternalError, OverlayError
+from overlay.logs import EventLog, Word
+
 __all__ = ["Chores"]
+
+_RETRY_S = 60.0
+"""A chore that failed is tried again after this time, or its interval if that is shorter."""
+
+_log = EventLog(__name__)
 
 
 @dataclass(slots=True)
 class _Chore:
+    name: str
     interval_s: float
     action: Callable[[float], None]
     due: float
+    failing: bool = False
 
 
 class Chores:
-    """Call each action every so often; sole owner of when. Bounded by what the node adds."""
+    """Call each action every so often; sole owner of when. Bounded by what the node adds.
+
+    A chore that fails (a full disk, a busy kernel) stops nothing: it is counted in
+    ``failures``, logged when that begins and when it ends, and tried again.
+    """
 
     def __init__(self) -> None:
+        self.failures = 0
         self._chores: list[_Chore] = []
 
-    def every(self, interval_s: float, action: Callable[[float], None], *, first: float) -> None:
+    def every(
+        self, interval_s: float, name: str, action: Callable[[float], None], *, first: float
+    ) -> None:
         """Call ``action(now)`` at ``first`` and then every ``interval_s`` seconds."""
-        self._chores.append(_Chore(interval_s, action, first))
+        self._chores.append(_Chore(name, interval_s, action, first))
 
     def next_deadline(self) -> float:
         """Return when :meth:`handle_deadline` wants to be called."""
@@ -32,7 +49,28 @@ class Chores:
 
     def handle_deadline(self, now: float) -> None:
         """Do what is due; afterwards the next deadline lies after ``now``."""
-        for chore in self._chores:
+        for chore in list(self._chores):
             if chore.due <= now:
                 chore.due = now + chore.interval_s
-                chore.action(now)
+                self._attempt(chore, now)
+
+    def cancel_all(self) -> None:
+        """Forget every chore, because the node stops."""
+        self._chores.clear()
+
+    def _attempt(self, chore: _Chore, now: float) -> None:
+        try:
+            chore.action(now)
+        except InternalError:
+            raise
+        except OverlayError as error:
+            self.failures += 1
+            chore.due = now + min(chore.interval_s, _RETRY_S)
+            if not chore.failing:
+                kind = Word(type(error).__name__)
+                _log.warning("chore.failing", chore=Word(chore.name), cause=kind)
+            chore.failing = True
+        else:
+            if chore.failing:
+                _log.info("chore.recovered", chore=Word(chore.name))
+            chore.failing = False

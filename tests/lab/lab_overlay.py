@@ -33,6 +33,14 @@ class LabOverlay:
         )
 
     def __enter__(self):
+        try:
+            self._start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _start(self):
         self.web.__enter__()
         boot = self.nodes["boot"]
         boot.start()
@@ -41,7 +49,6 @@ class LabOverlay:
             if name != "boot":
                 node.start(boot)
         self.wait_known(self.alice)
-        return self
 
     def wait_known(self, node):
         others = len(self.nodes) - 1

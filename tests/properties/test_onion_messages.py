@@ -44,7 +44,8 @@ class Path:
 def make_path(length: int, seed: int) -> Path:
     rng = Random(seed)
     raw = [rng.randbytes(32) for _ in range(length)]
-    near = [new_circuit_address(rng) for _ in range(length + 1)]
+    nodes = [OverlayAddress(bytes.fromhex("fd6d6978") + rng.randbytes(12)) for _ in range(length + 2)]
+    near = [new_circuit_address(*pair, rng) for pair in itertools.pairwise(nodes)]
     layers: list[Layer] = []
     for i in range(length):
         terms = LayerTerms(
@@ -59,8 +60,7 @@ def make_path(length: int, seed: int) -> Path:
         if i == length - 1:
             layers.append(ExitLayer(terms, Families(rng.randint(1, 3))))
         else:
-            address = OverlayAddress(bytes.fromhex("fd6d6978") + rng.randbytes(12))
-            peer = LinkPeer(address, rng.randbytes(32), Endpoint("203.0.113.9", 4500))
+            peer = LinkPeer(nodes[i + 2], rng.randbytes(32), Endpoint("203.0.113.9", 4500))
             layers.append(RelayLayer(terms, near[i + 1], peer))
     hops = [
         OnionHop(X25519PrivateKey.from_private_bytes(r).public_key().public_bytes_raw(), layer)

@@ -140,11 +140,12 @@ class Planner:
         wanted = self._spd.find(Direction.FWD, source, destination, protocol)
         if wanted != chain:
             return Drop.IN_NO_POLS if wanted is None else Drop.IN_TMPL_MISMATCH
+        if not _is_ours(destination):
+            # Though it were an inner address lent here: the exit's rules stand between circuits.
+            return Outlet.EXIT
         onward = self._spd.find(Direction.OUT, source, destination, protocol)
-        if onward is not None:
-            return self._tunnels(onward)
         # A circuit half torn down: what belongs inside the overlay never leaves it.
-        return Drop.OUT_POL_BLOCK if _is_ours(destination) else Outlet.EXIT
+        return Drop.OUT_POL_BLOCK if onward is None else self._tunnels(onward)
 
     def _tunnels(self, chain: Chain) -> Tunnels | Drop:
         tunnels = []

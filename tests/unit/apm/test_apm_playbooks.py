@@ -28,7 +28,6 @@ from overlay.apm.events import (
     ExitCircuitClosed,
     ExitCircuitOpened,
     LinkSilent,
-    LinkUnused,
     LinkWanted,
 )
 from overlay.apm.inner_addresses import InnerAddresses
@@ -232,7 +231,7 @@ def test_silence_times_out_and_leaves_nothing() -> None:
     assert isinstance(failed.error, CircuitTimedOut)
     finish(alice, NOW + 20.0)
     assert (alice.backend.installed, len(alice.spis)) == ([], 0)
-    assert [type(e) for e in alice.manager.events()] == [LinkUnused]
+    assert not alice.manager.uses_link(mix1.address)
 
 
 def finish(actor: Actor, now: float) -> None:
@@ -257,7 +256,8 @@ def test_link_that_cannot_be_had_fails_the_circuit() -> None:
     alice, mix1 = Actor(1), Actor(2)
     alice.manager.anonymous_connection(path(mix1), BOB_V4, NOW)
     alice.manager.link_lost(mix1.address, NOW + 1)
-    assert alice.event_names() == ["LinkWanted", "CircuitFailed", "LinkUnused"]
+    assert alice.event_names() == ["LinkWanted", "CircuitFailed"]
+    assert not alice.manager.uses_link(mix1.address)
 
 
 def test_backend_that_refuses_fails_the_circuit_and_keeps_the_cause() -> None:
@@ -295,7 +295,6 @@ def test_closing_tells_every_hop_the_farthest_first_and_removes_everything() -> 
     assert (alice.backend.installed, len(alice.spis)) == ([], 0)
     assert alice.manager.events() == [
         CircuitClosed(number, CircuitEnd.CLOSED),
-        LinkUnused(mix1.address),
     ]
     alice.manager.close(number, NOW + 7)
     assert alice.manager.events() == []
@@ -349,7 +348,6 @@ def test_lost_link_loses_the_circuit_at_once_and_silently() -> None:
     alice.manager.link_lost(mix1.address, NOW + 1)
     assert alice.manager.events() == [
         CircuitLost(number, CircuitEnd.LINK_LOST),
-        LinkUnused(mix1.address),
     ]
     assert (alice.sends(), alice.backend.installed, len(alice.spis)) == ([], [], 0)
 
@@ -403,7 +401,6 @@ def test_figure_5_order_of_the_calls_at_a_relay() -> None:
     install = mix1.backend.install
 
     def check_then_install(configuration: IpsecConfiguration) -> None:
-        seen.append(len(mix1.spis))
         seen.append(mix1.manager._connections.hops_in_total())
         seen.append(onions(mix1.sends()))
         install(configuration)
@@ -414,7 +411,7 @@ def test_figure_5_order_of_the_calls_at_a_relay() -> None:
     mix1.hears(onion)
     # << nesm_extract_onion_info(), soft state, then translation and enforcement
     assert mix1.log == ["install"]
-    assert seen == [1, 1, []]
+    assert seen == [1, []]
     # << apasm_send_onion_msg(): the peeled onion to the next hop, an acknowledgement back
     [forwarded] = onions(mix1.sends())
     assert (forwarded.source, forwarded.destination) == (mix1.address, mix2.address)
@@ -571,34 +568,6 @@ def test_full_replay_cache_refuses_new_circuits() -> None:
         assert [type(message) for message in controls(mix1.sends())] == [expected]
 
 
-def test_claimed_spi_is_a_collision() -> None:
-    alice, mix1, _ = cast()
-    _, [onion] = pending(alice, mix1)
-    forward = alice.backend.installed[0].associations[0].spi
-    assert mix1.spis.claim(forward)
-    mix1.hears(onion)
-    assert controls(mix1.sends()) == [Refuse(RefuseReason.COLLISION)]
-    assert not mix1.spis.claim(forward), "the other owner keeps it"
-
-
-def test_circuit_address_in_use_is_a_collision_that_spares_the_other_circuit() -> None:
-    alice, mix1, _ = cast()
-    _, [onion] = pending(alice, mix1)
-    mix1.hears(onion)
-    carol = Actor(8)
-    mix1.link_to(carol)
-    carol.link_to(mix1)
-    # Carol draws the same numbers as Alice, so the same circuit address.
-    carol.manager._source._rng = Actor(1).manager._source._rng
-    carol.manager.anonymous_connection(path(mix1), BOB_V4, NOW)
-    mix1.sends()
-    installed = list(mix1.backend.installed)
-    mix1.hears(*onions(carol.sends()))
-    assert controls(mix1.sends()) == []
-    assert mix1.backend.installed == installed
-    assert mix1.manager.relay_report().exits == 1
-
-
 def test_onion_waits_for_the_link_to_the_next_hop() -> None:
     alice, mix1, mix2 = Actor(1), Actor(2), Actor(3)
     alice.link_to(mix1)
@@ -631,8 +600,7 @@ def test_unreachable_next_hop_is_refused(how: str) -> None:
     assert controls(mix1.sends()) == [Refuse(RefuseReason.UNREACHABLE)]
     finish(mix1, NOW + 10)
     assert (mix1.backend.installed, len(mix1.spis)) == ([], 0)
-    names = [type(event) for event in mix1.manager.events()]
-    assert names.count(LinkUnused) == 2
+    assert not any(mix1.manager.uses_link(peer.address) for peer in (alice, mix2))
 
 
 def test_onion_for_a_private_endpoint_is_refused_unless_allowed() -> None:
@@ -731,7 +699,6 @@ def test_exit_forgets_an_idle_circuit_and_takes_its_address_back() -> None:
     assert [type(e) for e in mix1.manager.events()] == [
         ExitCircuitOpened,
         ExitCircuitClosed,
-        LinkUnused,
     ]
 
 

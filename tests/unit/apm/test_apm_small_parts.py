@@ -44,20 +44,6 @@ def test_spi_that_is_live_is_never_allocated_again() -> None:
     assert spis.allocate() == 301
 
 
-def test_spi_can_be_claimed_once_and_again_after_release() -> None:
-    spis = SpiAllocator(Random(1))
-    assert spis.claim(Spi(4711))
-    assert not spis.claim(Spi(4711))
-    spis.release(Spi(4711))
-    assert spis.claim(Spi(4711))
-    assert len(spis) == 1
-
-
-@pytest.mark.parametrize("spi", [0, 1, MIN_SPI - 1, 2**32])
-def test_reserved_spi_cannot_be_claimed(spi: int) -> None:
-    assert not SpiAllocator(Random(1)).claim(Spi(spi))
-
-
 def test_releasing_an_unknown_spi_is_no_error() -> None:
     spis = SpiAllocator(Random(1))
     spis.release(Spi(999))

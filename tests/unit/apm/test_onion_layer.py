@@ -14,20 +14,20 @@ from overlay.link.model import LinkPeer
 from overlay.sensitive import SecretBytes
 
 RNG = Random(7)
+V0, V1, V2 = (OverlayAddress(bytes.fromhex("fd6d6978") + RNG.randbytes(12)) for _ in range(3))
 TERMS = LayerTerms(
     esp_suite=3,
     seed=SecretBytes(RNG.randbytes(32)),
     forward_spi=Spi(1000),
     backward_spi=Spi(2**32 - 1),
-    near=new_circuit_address(RNG),
+    near=new_circuit_address(V0, V1, RNG),
     expires_min=28_000_000,
     lifetime_s=3600,
 )
-V2 = OverlayAddress(bytes.fromhex("fd6d6978") + RNG.randbytes(12))
 LAYERS: list[Layer] = [
     RelayLayer(
         TERMS,
-        new_circuit_address(RNG),
+        new_circuit_address(V1, V2, RNG),
         LinkPeer(V2, RNG.randbytes(32), Endpoint(host, 4500)),
     )
     for host in ("203.0.113.7", "2001:db8::7")

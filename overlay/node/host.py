@@ -1,0 +1,150 @@
+"""What a node takes of its host beside sockets and files: devices, routes, filters, addresses.
+
+All of it needs privileges, and all of it is asked for when first needed, so that a node which
+only relays runs as anybody. Tests give a node a host of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from overlay.addresses import InnerAddress, IpNetwork
+from overlay.system.conntrack import forget_connections
+from overlay.system.destination_guard import DestinationGuard
+from overlay.system.exit_filter import ExitFilter
+from overlay.system.local_address import own_addresses
+from overlay.system.rtnetlink import add_address, remove_address
+from overlay.system.tun import TunDevice
+
+__all__ = ["ExitWall", "Host", "KernelGuard", "LinuxHost", "Tun"]
+
+
+class Tun(Protocol):
+    """A TUN device."""
+
+    @property
+    def name(self) -> str:
+        """What the kernel calls it."""
+        ...
+
+    async def read_batch(self) -> list[bytes]:
+        """Wait for packets that the kernel routed here.
+
+        Raises:
+            BackendError: somebody removed the device.
+        """
+        ...
+
+    def write_batch(self, packets: Sequence[bytes]) -> None:
+        """Hand packets to the kernel without waiting."""
+        ...
+
+    def close(self) -> None:
+        """Remove the device."""
+        ...
+
+
+class KernelGuard(Protocol):
+    """The guard of destinations; see :class:`~overlay.system.destination_guard.DestinationGuard`.
+
+    All calls are idempotent, and all may raise ``BackendError``.
+    """
+
+    def protect(self, prefix: IpNetwork) -> None:
+        """Let packets to ``prefix`` leave through a circuit or not at all."""
+        ...
+
+    def carry(self, prefix: IpNetwork, device: str, source_address: InnerAddress, mtu: int) -> None:
+        """Send packets to a protected prefix into ``device``."""
+        ...
+
+    def uncarry(self, prefix: IpNetwork) -> None:
+        """Stop sending them there."""
+        ...
+
+    def release(self, prefix: IpNetwork) -> None:
+        """End the protection."""
+        ...
+
+    def protected(self) -> list[IpNetwork]:
+        """Return the protected prefixes, also those that a killed process left."""
+        ...
+
+    def close(self) -> None:
+        """Give up the right to change the guard; what is protected stays so."""
+        ...
+
+
+class ExitWall(Protocol):
+    """Forwarding and address translation of an exit, and the filter around them."""
+
+    def remove(self) -> None:
+        """Undo all of it; harmless if repeated."""
+        ...
+
+
+class Host(Protocol):
+    """The operating system as a node sees it; every call may raise ``BackendError``."""
+
+    def open_tun(self, template: str, mtu: int) -> Tun:
+        """Create a TUN device and set it up; ``anon%d`` gives the first free ``anonN``."""
+        ...
+
+    def open_guard(self) -> KernelGuard:
+        """Take the guard of this host."""
+        ...
+
+    def open_exit(self, device: str, inner_networks: Sequence[IpNetwork], mtu: int) -> ExitWall:
+        """Forward packets of the inner networks from ``device`` to the outside."""
+        ...
+
+    def add_address(self, device: str, address: InnerAddress) -> None:
+        """Give a device an address."""
+        ...
+
+    def remove_address(self, device: str, address: InnerAddress) -> None:
+        """Take it away; neither needs to exist."""
+        ...
+
+    def own_addresses(self) -> frozenset[bytes]:
+        """Return the packed addresses of all devices, loopback included."""
+        ...
+
+    def forget_connections(self, inner_address: InnerAddress) -> bool:
+        """Forget what the kernel tracks of an inner address; return whether it could be done."""
+        ...
+
+
+class LinuxHost:
+    """The network namespace that this process runs in."""
+
+    def open_tun(self, template: str, mtu: int) -> Tun:
+        """See :class:`Host`."""
+        return TunDevice.open(template, mtu)
+
+    def open_guard(self) -> KernelGuard:
+        """See :class:`Host`."""
+        return DestinationGuard()
+
+    def open_exit(self, device: str, inner_networks: Sequence[IpNetwork], mtu: int) -> ExitWall:
+        """See :class:`Host`."""
+        wall = ExitFilter(device, inner_networks, mtu=mtu)
+        wall.install()
+        return wall
+
+    def add_address(self, device: str, address: InnerAddress) -> None:
+        """See :class:`Host`."""
+        add_address(device, address)
+
+    def remove_address(self, device: str, address: InnerAddress) -> None:
+        """See :class:`Host`."""
+        remove_address(device, address)
+
+    def own_addresses(self) -> frozenset[bytes]:
+        """See :class:`Host`."""
+        return own_addresses()
+
+    def forget_connections(self, inner_address: InnerAddress) -> bool:
+        """See :class:`Host`."""
+        return forget_connections(inner_address) is not None

@@ -1,0 +1,306 @@
+"""A node that runs: its cores, and the tasks that drive them with sockets, devices and time.
+
+::
+
+    nursery ─┬─ one task a UDP socket     batch -> ControlPlane.receive
+             ├─ one task a TUN device     batch -> DataPath
+             └─ timers                    sleep to the next deadline, or until woken
+
+Nothing is awaited between reading a core's state and acting on it: every batch is handled
+in one go, and whoever changes a core from outside calls :meth:`RunningNode.settle`, which
+also wakes the timers.
+
+What fails where: a peer's bytes become counters inside the cores; what the host refuses
+fails the path, the link or the chore that it happened to. What is left is a bug or the loss
+of a socket or of the exit's device: the task's supervisor records it and the node ends, with
+every destination still guarded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import ExitStack
+from random import Random
+
+import trio
+
+from overlay.addresses import Endpoint, InnerAddress
+from overlay.clock import Clock
+from overlay.config import Configuration
+from overlay.dht.descriptor import is_public
+from overlay.dht.topology_store import TopologyStore
+from overlay.errors import BackendError, ConfigurationError, InternalError, OverlayError
+from overlay.identity import LocalIdentity
+from overlay.ipsec.userspace.engine import UserspaceEngine
+from overlay.logs import EventLog
+from overlay.node.assembly import Surroundings, build_control_plane, path_mtu
+from overlay.node.control_plane import ControlPlane
+from overlay.node.exit_side import ExitSide
+from overlay.node.host import Host, Tun
+from overlay.node.own_descriptor import RESIGN_INTERVAL_S, own_descriptor, roles_of
+from overlay.node.sockets import Sockets
+from overlay.node.source_side import SourceSide
+from overlay.system.tun import MIN_MTU
+
+__all__ = ["RunningNode"]
+
+_SAVE_INTERVAL_S = 30.0
+_REFRESH_INTERVAL_S = 10.0
+_CLOSE_GRACE_S = 0.3
+"""How long a stopping node keeps its sockets open, so that its goodbyes leave."""
+
+_log = EventLog(__name__)
+
+
+class RunningNode:
+    """Owner of a node's sockets, devices, files and cores; ``failed`` tells that a task died."""
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        identity: LocalIdentity,
+        host: Host,
+        engine: UserspaceEngine,
+        rng: Random,
+        stack: ExitStack,
+    ) -> None:
+        """Take what the node needs of the operating system; ``stack`` gives it back.
+
+        Raises:
+            ConfigurationError: the configuration does not fit this host.
+            BackendError: the operating system refused.
+        """
+        self.configuration = configuration
+        self.identity = identity
+        self.host = host
+        self.engine = engine
+        self.clock = Clock.system()
+        self.started_at = self.clock.now()
+        self.failed = False
+        self._files_set_aside = 0
+        self._wake = trio.Event()
+        self._open(stack)
+        self.plane = self._build_plane(rng)
+        stack.callback(engine.flush)
+
+    def _open(self, stack: ExitStack) -> None:
+        configuration, network = self.configuration, self.configuration.network
+        self.sockets = stack.enter_context(Sockets(network.listen))
+        self._endpoints = network.advertised or self.sockets.endpoints_towards(network.bootstrap)
+        if not self._endpoints:
+            raise ConfigurationError(
+                "[network] listen is a wildcard and nothing tells at which address others reach "
+                'this node: write advertise = ["ADDRESS:PORT"].'
+            )
+        self._store = stack.enter_context(
+            TopologyStore(configuration.node.state_dir / "topology.sqlite", network.network_id)
+        )
+        inner = (configuration.exit.inner_ipv4, configuration.exit.inner_ipv6)
+        exit_side = ExitSide(self.host, inner) if configuration.roles.exit else None
+        self._exit = stack.enter_context(exit_side) if exit_side is not None else None
+        mtu = path_mtu(configuration)
+        self._source = SourceSide(
+            self.host,
+            device_mtu=max(mtu, MIN_MTU),
+            path_mtu=mtu,
+            device_opened=self._source_device_opened,
+        )
+        stack.callback(self._source.close)
+
+    def _build_plane(self, rng: Random) -> ControlPlane:
+        exit_side = self._exit
+        surroundings = Surroundings(
+            network=self.sockets,
+            guard=self._source,
+            local_address=self.sockets.local_endpoint,
+            local_addresses=exit_side.own_addresses if exit_side is not None else frozenset,
+            forget_inner_addresses=self._forget,
+        )
+        plane = build_control_plane(
+            self.configuration,
+            self.identity,
+            surroundings,
+            engine=self.engine,
+            endpoints=self._endpoints,
+            rng=rng,
+        )
+        if exit_side is not None:
+            plane.datapath.exit_device = exit_side.device
+        return plane
+
+    # -- life ------------------------------------------------------------------------
+
+    def start(self, nursery: trio.Nursery) -> None:
+        """Start the tasks and join the overlay.
+
+        Raises:
+            ConfigurationError: this node's own descriptor cannot be published.
+            BackendError: what is remembered cannot be read.
+        """
+        self._nursery = nursery
+        for endpoint_socket in self.sockets:
+            self._spawn(self._receive, endpoint_socket.receive_batch)
+        if self._exit is not None:
+            self._spawn(self._read_exit_device, self._exit.device)
+        self._spawn(self._run_timers)
+        now = self.clock.now()
+        self._greet(now)
+        self._publish(now)
+        self._schedule_chores(now)
+        self._adopt_leftovers(now)
+        self.settle(now)
+
+    async def stop(self, *, release: bool) -> None:
+        """Say goodbye and take every circuit down.
+
+        Args:
+            release: whether to end the guards as well; else destinations stay blocked until
+                a node here takes them over.
+        """
+        now, plane = self.clock.now(), self.plane
+        plane.chores.cancel_all()
+        still_guarded = plane.paths.close_all(now, release=release)
+        if still_guarded:
+            _log.warning("guard.not_ended", destinations=still_guarded)
+        plane.circuits.close_all(now)
+        plane.dht.leave(now)
+        plane.settle(now)
+        with trio.move_on_after(_CLOSE_GRACE_S):
+            await self._run_timers()
+        now = self.clock.now()
+        plane.links.close_all(now)
+        plane.settle(now)
+        try:
+            self._save(now)
+        except (BackendError, ConfigurationError):  # of a cache, which the next start fills again
+            _log.warning("topology.not_saved")
+
+    def settle(self, now: float) -> None:
+        """Pass on what a change from outside has caused."""
+        self.plane.settle(now)
+        self._wake_timers()
+
+    def _greet(self, now: float) -> None:
+        """Begin from what is remembered and from the configured peers, whichever answers."""
+        plane = self.plane
+        self._report_set_aside()
+        for descriptor in self._store.load(now).descriptors:
+            plane.table.add(descriptor, now)
+        plane.dht.seed(plane.table.view(now), now)
+        peers = [*self.configuration.network.bootstrap]
+        if not len(plane.table):
+            peers += [hint.endpoint for hint in self._store.bootstrap_hints()]
+        private = self.configuration.network.allow_private_endpoints
+        plane.dht.bootstrap(
+            [p for p in peers if p not in self._endpoints and (private or is_public(p))], now
+        )
+
+    def _schedule_chores(self, now: float) -> None:
+        chores = self.plane.chores
+        chores.every(RESIGN_INTERVAL_S, "publish", self._publish, first=now + RESIGN_INTERVAL_S)
+        chores.every(_SAVE_INTERVAL_S, "save", self._save, first=now + _SAVE_INTERVAL_S / 10)
+        if self._exit is not None:
+            chores.every(_REFRESH_INTERVAL_S, "addresses", self._exit.refresh, first=now)
+
+    def _adopt_leftovers(self, now: float) -> None:
+        selection = self.configuration.selection
+        for destination in self._source.leftovers():
+            self.plane.paths.adopt(
+                destination, hops=selection.hops, strategy=selection.strategy, now=now
+            )
+
+    # -- tasks -----------------------------------------------------------------------
+
+    def _spawn(self, task: Callable[..., Awaitable[None]], *arguments: object) -> None:
+        self._nursery.start_soon(self._supervise, task, *arguments)
+
+    async def _supervise(self, task: Callable[..., Awaitable[None]], *arguments: object) -> None:
+        """Run a task for as long as the node runs; its failure ends the node.
+
+        Raises:
+            InternalError: it failed by a bug.
+            OverlayError: it failed by something else.
+        """
+        try:
+            await task(*arguments)
+        except OverlayError as error:
+            self.failed = True
+            _log.error("node.failed", cause=error)
+            raise
+        except Exception as error:
+            self.failed = True
+            _log.error("node.bug", cause=error)
+            raise InternalError(f"a task of the node failed ({type(error).__name__})") from error
+
+    async def _receive(
+        self, receive_batch: Callable[[], Awaitable[list[tuple[bytes, Endpoint]]]]
+    ) -> None:
+        while True:
+            batch = await receive_batch()
+            if self.plane.receive(batch, self.clock.now()):
+                self._wake_timers()
+
+    async def _read_source_device(self, device: Tun) -> None:
+        while True:
+            try:
+                packets = await device.read_batch()
+            except BackendError:
+                self._source_device_lost()
+                return
+            self.plane.datapath.from_source_device(packets, self.clock.now())
+
+    async def _read_exit_device(self, device: Tun) -> None:
+        while True:
+            packets = await device.read_batch()
+            self.plane.datapath.send(packets, self.clock.now())
+
+    async def _run_timers(self) -> None:
+        while True:
+            deadline = self.clock.to_trio(self.plane.next_deadline())
+            with trio.move_on_at(deadline):
+                await self._wake.wait()
+            self.plane.handle_deadline(self.clock.now())
+
+    def _wake_timers(self) -> None:
+        self._wake.set()
+        self._wake = trio.Event()
+
+    def _source_device_opened(self, device: Tun) -> None:
+        self.plane.datapath.source_device = device
+        self._spawn(self._read_source_device, device)
+
+    def _source_device_lost(self) -> None:
+        """Somebody removed the device: build every path anew, with a new device."""
+        _log.warning("source.device_lost")
+        self.plane.datapath.source_device = None
+        self._source.device_lost()
+        now = self.clock.now()
+        self.plane.paths.rebuild_all(now)
+        self.settle(now)
+
+    # -- chores ----------------------------------------------------------------------
+
+    def _publish(self, now: float) -> None:
+        if not roles_of(self.configuration):
+            return  # a node that serves nobody has nothing to tell
+        descriptor = own_descriptor(
+            self.configuration,
+            self.identity,
+            endpoints=self._endpoints,
+            esp_suites=self.engine.capabilities().suites,
+            now=now,
+        )
+        self.plane.dht.publish(descriptor, now)
+
+    def _save(self, now: float) -> None:
+        self._store.save(self.plane.table, now)
+        self._report_set_aside()
+
+    def _report_set_aside(self) -> None:
+        while self._files_set_aside < len(self._store.set_aside):
+            self._files_set_aside += 1
+            _log.warning("topology.damaged_file_set_aside")
+
+    def _forget(self, inner_addresses: Iterable[InnerAddress]) -> None:
+        if self._exit is not None:
+            self._exit.forget(inner_addresses)

@@ -1,0 +1,223 @@
+"""Sources and hops that ask for what they should not: probing, occupying, redirecting."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import replace
+from random import Random
+
+import pytest
+from apm_fakes import NOW, Actor, control, controls
+from apm_lab import BOB_V4, BOB_V6, Net, lab_settings
+from scapy.layers.inet import IP, UDP
+from scapy.layers.inet6 import IPv6
+from scapy.packet import Raw
+
+from overlay.addresses import CircuitAddress, Endpoint, OverlayAddress, new_circuit_address
+from overlay.apm.carrier import SIGNALLING_PORT
+from overlay.apm.circuits import SourceIpsecInfo
+from overlay.apm.control import Confirm, Ping, Refuse, RefuseReason
+from overlay.apm.datagram import UdpDatagram
+from overlay.apm.events import CircuitOpened, LinkWanted
+from overlay.apm.layer import ExitLayer, Families, Layer, LayerTerms, RelayLayer
+from overlay.apm.onion import OnionHop, construct_onion
+from overlay.apm.settings import ApmSettings
+from overlay.ipsec.model import ANY_V4, ANY_V6, Direction, IpsecConfiguration, Spi
+from overlay.link.model import LinkPeer
+from overlay.selection.selector import MixPath
+from overlay.sensitive import SecretBytes
+
+RNG = Random(99)
+
+
+def terms(
+    near: CircuitAddress, *, forward: int | None = None, backward: int | None = None
+) -> LayerTerms:
+    return LayerTerms(
+        esp_suite=3,
+        seed=SecretBytes(RNG.randbytes(32)),
+        forward_spi=Spi(forward or RNG.randint(256, 2**32 - 1)),
+        backward_spi=Spi(backward or RNG.randint(256, 2**32 - 1)),
+        near=near,
+        expires_min=int(NOW) // 60 + 5,
+        lifetime_s=3600,
+    )
+
+
+def exit_layer(sender: Actor, target: Actor, near: CircuitAddress | None = None, **spis: int) -> Layer:
+    near = near or new_circuit_address(sender.address, target.address, RNG)
+    return ExitLayer(terms(near, **spis), Families.IPV4)
+
+
+def relay_layer(
+    sender: Actor,
+    target: Actor,
+    next_hop: OverlayAddress,
+    far: CircuitAddress | None = None,
+    endpoint: Endpoint = Endpoint("10.1.0.77", 4500),
+) -> Layer:
+    far = far or new_circuit_address(target.address, next_hop, RNG)
+    near = new_circuit_address(sender.address, target.address, RNG)
+    return RelayLayer(terms(near), far, LinkPeer(next_hop, RNG.randbytes(32), endpoint))
+
+
+def send(sender: Actor, target: Actor, layer: Layer, now: float = NOW) -> None:
+    """Deliver an onion with any layer that the sender likes to the target alone."""
+    hops = [OnionHop(target.identity.onion_key, layer)]
+    if isinstance(layer, RelayLayer):
+        behind = new_circuit_address(target.address, layer.next_hop.overlay_address, RNG)
+        unread = ExitLayer(terms(behind), Families.IPV4)
+        hops.append(OnionHop(sender.identity.onion_key, unread))
+    message = construct_onion(1, hops, RNG)
+    head = b"\1" + RNG.randbytes(8) + len(message).to_bytes(2, "big") + b"\0"
+    target.hears(
+        UdpDatagram(
+            sender.address, target.address, SIGNALLING_PORT, SIGNALLING_PORT, head + message
+        ),
+        now=now,
+    )
+
+
+def introduce(left: Actor, right: Actor) -> None:
+    left.link_to(right)
+    right.link_to(left)
+
+
+def anonymous_source() -> tuple[Actor, Actor, Actor, SourceIpsecInfo]:
+    """Alice is the source of a circuit whose exit is Mallory's; Mallory is her neighbour too."""
+    alice, mix, mallory = Actor(1), Actor(2), Actor(3)
+    introduce(alice, mix)
+    introduce(mix, mallory)
+    introduce(alice, mallory)
+    path = MixPath((mix.descriptor, mallory.descriptor))
+    number = alice.manager.anonymous_connection(path, BOB_V4, NOW)
+    alice.sends()
+    info = alice.manager._connections.request_ipsec_info(number)
+    assert isinstance(info, SourceIpsecInfo)
+    return alice, mix, mallory, info
+
+
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_exit_cannot_find_the_source_by_the_spis_of_its_hop(direction: str) -> None:
+    alice, _, mallory, info = anonymous_source()
+    known = info.hops[1].forward_spi if direction == "forward" else info.hops[1].backward_spi
+    send(mallory, alice, exit_layer(mallory, alice, forward=known))
+    assert [type(answer) for answer in controls(alice.sends())] == [Confirm]
+
+
+def test_link_spis_that_observers_see_can_be_taken_by_a_circuit() -> None:
+    """Else a stranger could learn by asking that an SPI on the wire belongs to this node."""
+    alice, mallory = Actor(1), Actor(3)
+    introduce(alice, mallory)
+    link_spi = alice.spis.allocate()
+    send(mallory, alice, exit_layer(mallory, alice, forward=link_spi))
+    assert [type(answer) for answer in controls(alice.sends())] == [Confirm]
+
+
+def test_exit_cannot_find_the_source_by_the_circuit_addresses_of_its_hop() -> None:
+    """The source answers as a bystander does: not at all."""
+    alice, _, mallory, info = anonymous_source()
+    bystander = Actor(9)
+    introduce(bystander, mallory)
+    for asked in (alice, bystander):
+        asked.sends()
+        drops = sum(asked.manager.relay_report().drops.values())
+        for address in (sas.near for sas in info.hops):
+            send(mallory, asked, exit_layer(mallory, asked, near=address))
+            send(mallory, asked, relay_layer(mallory, asked, mallory.address, far=address))
+            send(mallory, asked, relay_layer(mallory, asked, Actor(77).address, far=address))
+        assert controls(asked.sends()) == []
+        assert asked.manager.events() == []
+        report = asked.manager.relay_report()
+        assert sum(report.drops.values()) == drops + 6
+        assert report.relayed + report.exits + report.waiting == 0
+
+
+def test_refused_probe_is_not_remembered_and_costs_no_place_in_the_replay_cache() -> None:
+    alice, _, mallory, info = anonymous_source()
+    send(mallory, alice, exit_layer(mallory, alice, near=info.hops[1].near))
+    assert alice.manager.relay_report().remembered_onions == 0
+
+
+def test_far_address_in_use_is_answered_with_collision() -> None:
+    mix, mallory = Actor(2), Actor(3)
+    introduce(mix, mallory)
+    far = new_circuit_address(mix.address, Actor(77).address, RNG)
+    for _ in range(2):
+        send(mallory, mix, relay_layer(mallory, mix, Actor(77).address, far=far))
+    assert controls(mix.sends()) == [Refuse(RefuseReason.COLLISION)]
+    assert mix.manager.relay_report().waiting == 1
+
+
+def test_forward_spi_in_use_by_another_circuit_is_answered_with_collision() -> None:
+    mix, mallory = Actor(2), Actor(3)
+    introduce(mix, mallory)
+    for _ in range(2):
+        send(mallory, mix, exit_layer(mallory, mix, forward=4711))
+    assert [type(answer) for answer in controls(mix.sends())] == [Confirm, Refuse]
+    assert mix.manager.relay_report().exits == 1
+
+
+def test_near_address_in_use_is_dropped_and_spares_the_circuit_that_has_it() -> None:
+    """No answer is possible: the policy that would carry it belongs to the other circuit."""
+    mix, mallory = Actor(2), Actor(3)
+    introduce(mix, mallory)
+    near = new_circuit_address(mallory.address, mix.address, RNG)
+    send(mallory, mix, exit_layer(mallory, mix, near=near))
+    mix.sends()
+    installed = list(mix.backend.installed)
+    send(mallory, mix, exit_layer(mallory, mix, near=near))
+    assert controls(mix.sends()) == []
+    assert mix.backend.installed == installed
+    assert mix.manager.relay_report().exits == 1
+    mix.hears(control(near, mix.address, Ping(b"12345678")))
+    assert len(controls(mix.sends())) == 1
+
+
+def test_onion_is_good_over_the_link_that_it_was_made_for_alone() -> None:
+    alice, mix, mallory = Actor(1), Actor(2), Actor(3)
+    introduce(alice, mix)
+    introduce(mallory, mix)
+    send(mallory, mix, exit_layer(alice, mix))
+    assert controls(mix.sends()) == []
+    assert mix.manager.relay_report().exits == 0
+
+
+def v4(source: bytes, destination: bytes) -> bytes:
+    header = IP(src=".".join(map(str, source)), dst=".".join(map(str, destination)))
+    return bytes(header / UDP(sport=1, dport=2) / Raw(b"hello neighbour"))
+
+
+def v6(source: bytes, destination: bytes) -> bytes:
+    header = IPv6(
+        src=socket.inet_ntop(socket.AF_INET6, source),
+        dst=socket.inet_ntop(socket.AF_INET6, destination),
+    )
+    return bytes(header / UDP(sport=1, dport=2) / Raw(b"hello neighbour"))
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_circuits_of_one_exit_reach_each_other_through_its_policy_alone(version: int) -> None:
+    """What leaves a circuit leaves the overlay, whatever inner address it is for."""
+    net = Net(["alice", "mallory", "mix1"])
+    inner = {}
+    for name in ("alice", "mallory"):
+        net.open(name, ["mix1"], BOB_V4 if version == 4 else BOB_V6)
+        net.run(2)
+        [opened] = [e for e in net[name].events if isinstance(e, CircuitOpened)]
+        inner[name] = opened.inner_addresses.of_version(version)
+    build = v4 if version == 4 else v6
+    attack = build(inner["mallory"], inner["alice"])
+    # Mallory's host is hers: she seals towards any destination.
+    [circuit] = net["mallory"].manager._connections.sources()
+    engine = net["mallory"].engine
+    [policy] = [
+        p for p in circuit.inner_configuration.policies if p.direction is Direction.OUT
+    ]
+    anywhere = ANY_V4 if version == 4 else ANY_V6
+    wide = replace(policy, selector=replace(policy.selector, destination=anywhere))
+    engine.install(IpsecConfiguration((), (wide,)))
+    net.inject("mallory", attack)
+    net.run(2)
+    assert net["alice"].to_host == []
+    assert net["mix1"].to_exit == [attack], "the exit's rules decide"
