@@ -11,23 +11,48 @@ __all__ = ["DhtSettings"]
 class DhtSettings:
     """How one node keeps its contacts, looks up, stores and crawls.
 
+    Attributes:
+        k: contacts in a bucket and holders of a record (Maymounkov and Mazieres 2002).
+        alpha: requests of one lookup in flight. With half a second of patience, eight brought
+            a lookup among 30 % dead contacts from 25 s down to 1.5 s.
+        disjoint_paths: into how many paths a lookup is dealt; a node is asked by one of them
+            only (S/Kademlia, Baumgart and Mies 2007).
+        rpc_timeout_s: patience with one request.
+        rpc_attempts: how often a request is sent before its node counts as silent.
+        lookup_max_hops, lookup_max_queries, lookup_time_s: where a lookup ends, whatever
+            peers invent.
+        bucket_subnet_limit: contacts of one /24 or /48 in a bucket.
+        table_subnet_limit: contacts of one /24 or /48 in the whole table.
+        limit_private_subnets: apply both to private addresses as well.
+        allow_private_endpoints: talk to private and loopback addresses (labs, private meshes).
+        contact_max_failures: silences after which a contact is dropped.
+        liveness_interval_s: how long a contact is believed alive before it is asked again.
+        refresh_interval_s: how long a bucket goes without a lookup.
+        max_records: descriptors of other nodes that this node stores.
+        max_records_per_source: of those, how many from one /24 or /48.
+        max_record_lifetime_s: the longest that one is kept, whatever it says of itself.
+        republish_interval_s: how often this node stores its own descriptor anew.
+        crawl_interval_s: how often the whole overlay is walked for descriptors.
+        crawl_first_interval_s: the first pause between two crawls; it doubles up to that.
+        crawl_in_flight, crawl_max_nodes, crawl_subnet_limit, crawl_time_s: bounds of a crawl.
+        bootstrap_retry_s, bootstrap_retry_max_s: first and longest pause between two
+            attempts to join.
+        seeds_per_round: remembered nodes that are asked at the same time.
+        requests_per_s: requests of one /24 or /48 that are verified.
+        request_burst: how many more than that at once.
+
     Raises:
         ValueError: a value is out of range; the message is one sentence that names it.
     """
 
-    # Kademlia's own two (Maymounkov and Mazieres 2002). Eight requests in flight and half a
-    # second of patience brought a lookup with 30 % dead contacts from 25 s down to 1.5 s.
     k: int = 20
     alpha: int = 8
-    # S/Kademlia (Baumgart and Mies 2007): a node is asked by one path only.
     disjoint_paths: int = 3
     rpc_timeout_s: float = 0.5
     rpc_attempts: int = 2
     lookup_max_hops: int = 16
     lookup_max_queries: int = 200
     lookup_time_s: float = 20.0
-
-    # The routing table. Subnets are /24 (IPv4) and /48 (IPv6), as go-libp2p and py-libp2p cap them.
     bucket_subnet_limit: int = 2
     table_subnet_limit: int = 3
     limit_private_subnets: bool = False
@@ -35,26 +60,19 @@ class DhtSettings:
     contact_max_failures: int = 2
     liveness_interval_s: float = 60.0
     refresh_interval_s: float = 3600.0
-
-    # Storage of other nodes' descriptors.
     max_records: int = 4096
     max_records_per_source: int = 16
+    max_record_lifetime_s: float = 6 * 3600.0
     republish_interval_s: float = 3600.0
-
-    # The crawl that fills the Mix-nodes Topology Table.
     crawl_interval_s: float = 600.0
     crawl_first_interval_s: float = 10.0
     crawl_in_flight: int = 32
     crawl_max_nodes: int = 20_000
     crawl_subnet_limit: int = 32
     crawl_time_s: float = 300.0
-
-    # Joining.
     bootstrap_retry_s: float = 1.0
     bootstrap_retry_max_s: float = 60.0
     seeds_per_round: int = 16
-
-    # What one source (/24 or /48) may make us verify.
     requests_per_s: float = 50.0
     request_burst: int = 200
 

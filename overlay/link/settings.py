@@ -15,15 +15,25 @@ _MIN_SECONDS = 0.05
 class LinkSettings:
     """Timers and bounds of the link handshake.
 
-    ``rekey_after_s``: a link key lives a quarter of an hour, so that a seized node gives
-    away no older traffic, at one handshake per second with 900 neighbours.
-    ``unconfirmed_s``: how long a responder keeps SAs of which the initiator has not proved
-    possession; at least ``handshake_timeout_s``, so that an answer outlives the question.
-    ``max_accepted_links``: strangers may open links up to this many; the rest of
-    ``max_links`` is kept for links of our own choice.
-    ``cookie_above_initiations_per_s``: beyond it an initiator must first prove that it
-    receives at its address (one handshake costs about half a millisecond of CPU).
-    ``max_clock_skew_s``: how far an initiator's clock may be off ours.
+    Attributes:
+        allow_private_endpoints: open links to private and loopback addresses (labs).
+        handshake_timeout_s: how long a link is asked for before it counts as unreachable.
+        retry_initial_s, retry_max_s: first and longest pause between two initiations.
+        unconfirmed_s: how long a responder keeps SAs of which the initiator has not proved
+            possession; at least ``handshake_timeout_s``, so that an answer outlives the question.
+        rekey_after_s: a link key lives a quarter of an hour, so that a seized node gives away
+            no older traffic, at one handshake per second with 900 neighbours.
+        grace_s: how long replaced SAs still open what was under way.
+        max_links: links at the same time.
+        max_accepted_links: of those, how many strangers may open; the rest is kept for links
+            of our own choice.
+        max_half_open: handshakes under way that others began.
+        max_half_open_per_prefix: of those, how many from one /24 or /48.
+        cookie_above_initiations_per_s: beyond it an initiator must first prove that it receives
+            at its address (one handshake costs about half a millisecond of CPU).
+        max_initiations_per_prefix_per_s: initiations of one /24 or /48 that are looked at then.
+        max_clock_skew_s: how far an initiator's clock may be off ours.
+        max_known_initiators: nodes whose latest initiation is remembered against replay.
     """
 
     allow_private_endpoints: bool = False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -128,7 +127,6 @@ def build_control_plane(
         backend=engine,
         circuits=circuits,
         tfc=tfc,
-        new_reqid=itertools.count(1).__next__,
         local_address=surroundings.local_address,
         send_dummy=datapath.send_dummy,
         link_payload_bytes=esp_payload_that_fits(

@@ -27,6 +27,7 @@ from overlay.apm.events import (
     LinkSilent,
     LinkWanted,
 )
+from overlay.apm.plan import link_peer_of
 from overlay.apm.signalling import SignallingManager
 from overlay.dht.core import Dht
 from overlay.dht.events import (
@@ -42,6 +43,7 @@ from overlay.errors import InternalError
 from overlay.ipsec.userspace.engine import UserspaceEngine
 from overlay.link.demultiplexer import Channel, demultiplex, frame
 from overlay.link.links import Links
+from overlay.link.model import LinkPeer
 from overlay.node.datapath import DatagramSink, DataPath
 from overlay.node.neighbours import Neighbours
 from overlay.node.paths import Paths
@@ -190,10 +192,18 @@ class ControlPlane:
             case BootstrapUnreachable() | CrawlFinished():
                 pass
 
+    def _as_known(self, peer: LinkPeer) -> LinkPeer:
+        """Believe a descriptor of ours before a layer, which any source may have made up.
+
+        Else a wrong endpoint or key in a layer would hold up everybody who wants that link.
+        """
+        descriptor = self.table.by_overlay_address(peer.overlay_address)
+        return link_peer_of(descriptor) if descriptor and descriptor.endpoints else peer
+
     def _circuit_event(self, event: ApmEvent, now: float) -> None:
         match event:
             case LinkWanted(peer=peer):
-                self.links.connect(peer, now)
+                self.links.connect(self._as_known(peer), now)
             case LinkSilent(overlay_address=overlay_address):
                 # New SAs if the peer restarted; an end to the link if it is gone.
                 self.links.rekey(overlay_address, now)

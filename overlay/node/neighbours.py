@@ -7,13 +7,14 @@ installed only when the initiator has proved that it holds the keys.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from overlay.addresses import Endpoint, OverlayAddress
 from overlay.apm.circuits import LinkSecurity
 from overlay.apm.signalling import SignallingManager
-from overlay.apm.translator import link_associations, link_policies
+from overlay.apm.translator import FIRST_CIRCUIT_REQID, link_associations, link_policies
 from overlay.errors import BackendError
 from overlay.ipsec.model import IpsecBackend, IpsecConfiguration, SaIdentity, Spi
 from overlay.link.links import Links
@@ -57,7 +58,6 @@ class Neighbours:
         backend: IpsecBackend,
         circuits: SignallingManager,
         tfc: TfcStrategy,
-        new_reqid: Callable[[], int],
         local_address: Callable[[Endpoint], Endpoint],
         send_dummy: Callable[[int, float], None],
         link_payload_bytes: int,
@@ -67,7 +67,7 @@ class Neighbours:
         self._backend = backend
         self._circuits = circuits
         self._tfc = tfc
-        self._new_reqid = new_reqid
+        self._reqids = itertools.cycle(range(1, FIRST_CIRCUIT_REQID))
         self._local_address = local_address
         self._send_dummy = send_dummy
         self._pad_to = tfc.pad_to(link_payload_bytes)
@@ -113,6 +113,10 @@ class Neighbours:
     def _established(self, event: LinkEstablished, now: float) -> None:
         neighbour = self._neighbours.get(event.overlay_address)
         if neighbour is not None and neighbour.endpoint != event.endpoint:
+            if not event.usable:
+                # Whoever repeats a peer's initiation from elsewhere must not end its link. The
+                # event comes again when the peer has proved that it is there.
+                return
             self._closed(event.overlay_address, now)
             neighbour = None
         try:
@@ -129,7 +133,7 @@ class Neighbours:
 
     def _add(self, event: LinkEstablished) -> _Neighbour:
         local = self._local_address(event.endpoint)
-        security = LinkSecurity(self._new_reqid(), local.packed, event.endpoint.packed)
+        security = LinkSecurity(self._free_reqid(), local.packed, event.endpoint.packed)
         policies = IpsecConfiguration(
             associations=(),
             policies=link_policies(self._own_address, event.overlay_address, security),
@@ -139,6 +143,11 @@ class Neighbours:
         neighbour = _Neighbour(security, local, event.endpoint, policies)
         self._neighbours[event.overlay_address] = neighbour
         return neighbour
+
+    def _free_reqid(self) -> int:
+        """Return the reqid after the last one drawn that no link has; they come round again."""
+        used = {neighbour.security.reqid for neighbour in self._neighbours.values()}
+        return next(reqid for reqid in self._reqids if reqid not in used)
 
     def _install_pair(self, neighbour: _Neighbour, event: LinkEstablished) -> None:
         """Install the pair's inbound SA, and its outbound one as soon as it may be used."""

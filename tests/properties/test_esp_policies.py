@@ -139,9 +139,10 @@ class LinearSpd:
             return Drop.IN_TMPL_MISMATCH
         if direction is Direction.IN:
             return "host" if destination == OUTSIDE else "control"
-        if self.find(Direction.OUT, source, destination, protocol) is not None:
-            return "network"
-        return "exit" if destination == OUTSIDE else Drop.OUT_POL_BLOCK
+        if destination == OUTSIDE:
+            return "exit"
+        onward = self.find(Direction.OUT, source, destination, protocol)
+        return Drop.OUT_POL_BLOCK if onward is None else "network"
 
 
 class Sender:

@@ -8,11 +8,11 @@ Inbound, for each datagram of :meth:`UserspaceEngine.process_inbound`::
     3 for an address of ours: the IN policy must want exactly this chain
         -> to_control (overlay and circuit addresses) or to_host
     4 for any other: the FWD policy must want exactly this chain, then
+        what is for no overlay or circuit address leaves the overlay -> to_exit
     5 the OUT policy's templates seal it, innermost first, the link last -> to_network
-        or, where there is none: -> to_exit
 
-Outbound packets (:meth:`UserspaceEngine.process_outbound`) begin at 5, and one without an
-OUT policy goes nowhere. What fits no stage is dropped and counted; nothing raises. The
+Outbound packets (:meth:`UserspaceEngine.process_outbound`) begin at 5. What has no OUT
+policy goes nowhere. What fits no stage is dropped and counted; nothing raises. The
 databases are asked once per flow: :mod:`overlay.ipsec.userspace.plans` remembers.
 
 No hop limit is decremented: the tunnels of a circuit are one hop to what they carry, and a

@@ -1,0 +1,93 @@
+"""Whole overlays under attack, and over the hours: links, next hops, probes."""
+
+from dataclasses import replace
+from ipaddress import ip_network
+
+import pytest
+from overlay_world import World
+
+from overlay.addresses import Endpoint
+from overlay.apm.translator import FIRST_CIRCUIT_REQID
+from overlay.link.links import Links
+from overlay.link.model import LinkPeer
+from overlay.node.paths import PathState
+
+BOB = "203.0.113.10/32"
+
+
+@pytest.fixture
+def world():
+    made = World(8)
+    made.join_all()
+    return made
+
+
+def open_path(world, node, **wish):
+    path = node.request(BOB, **wish)
+    assert world.run(30, until=path.settled.is_set)
+    assert path.state is PathState.OPEN, path.error
+    return path
+
+
+def node_of(world, descriptor):
+    return next(n for n in world.all if n.identity.node_id == descriptor.node_id)
+
+
+def test_a_circuit_that_carries_nothing_but_keepalives_lasts_for_an_hour(world):
+    """Its links are in use: neither idleness nor four rekeyings may end them."""
+    path = open_path(world, world.all[1])
+    before = path.circuit
+    world.run(3600)
+    assert (path.circuit, path.state) == (before, PathState.OPEN)
+
+
+def test_an_initiation_repeated_from_elsewhere_does_not_end_the_link(world):
+    """An attacker on the path holds back a rekeying's first message and sends it from his address."""
+    alice = world.all[1]
+    path = open_path(world, alice)
+    before = path.circuit
+    first = node_of(world, path.mix_path.hops[0])
+    stolen = []
+    carry = world.carry
+
+    def steal(datagram, source, to):
+        if source == alice.endpoint and to == first.endpoint and datagram[:6] == b"\0\0\0\0\2\1":
+            stolen.append(datagram)
+        else:
+            carry(datagram, source, to)
+
+    world.carry = steal
+    alice.plane.links.rekey(first.identity.overlay_address, world.now)
+    alice.plane.settle(world.now)
+    assert stolen
+    carry(stolen[0], Endpoint("66.6.6.6", 666), first.endpoint)
+    world.run(2)
+    world.carry = carry
+    world.run(30)
+    assert (path.circuit, path.state) == (before, PathState.OPEN)
+
+
+def test_a_wrong_endpoint_in_a_layer_does_not_hold_up_the_link_that_others_want(world):
+    relay, wanted = world.all[0], world.all[2]
+    lie = LinkPeer(wanted.identity.overlay_address, bytes([9]) * 32, Endpoint("99.9.9.9", 9))
+    relay.plane.circuits._board.want_link(lie)
+    relay.plane.settle(world.now)
+    assert world.run(2, until=lambda: wanted.identity.overlay_address in relay.plane.neighbours)
+    assert not any(to.host == "99.9.9.9" for _, to, _ in world.wire)
+
+
+def test_links_never_take_the_reqids_of_circuits(world):
+    alice, mix = world.all[1], world.all[2]
+    neighbours = alice.plane.neighbours
+    for _ in range(FIRST_CIRCUIT_REQID - 2):
+        neighbours._free_reqid()
+    for other in (mix, world.all[3], world.all[4]):
+        alice.plane.links.connect(
+            LinkPeer(other.identity.overlay_address, other.identity.link_key, other.endpoint),
+            world.now,
+        )
+        alice.plane.settle(world.now)
+        world.run(2)
+    reqids = [n.security.reqid for n in neighbours._neighbours.values()]
+    assert len(set(reqids)) == 3
+    assert all(0 < reqid < FIRST_CIRCUIT_REQID for reqid in reqids)
