@@ -30,7 +30,6 @@ class DhtSettings:
         refresh_interval_s: how long a bucket goes without a lookup.
         max_records: descriptors of other nodes that this node stores.
         max_records_per_source: of those, how many from one /24 or /48.
-        max_record_lifetime_s: the longest that one is kept, whatever it says of itself.
         republish_interval_s: how often this node stores its own descriptor anew.
         crawl_interval_s: how often the whole overlay is walked for descriptors.
         crawl_first_interval_s: the first pause between two crawls; it doubles up to that.
@@ -62,7 +61,6 @@ class DhtSettings:
     refresh_interval_s: float = 3600.0
     max_records: int = 4096
     max_records_per_source: int = 16
-    max_record_lifetime_s: float = 6 * 3600.0
     republish_interval_s: float = 3600.0
     crawl_interval_s: float = 600.0
     crawl_first_interval_s: float = 10.0

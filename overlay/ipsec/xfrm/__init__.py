@@ -1,0 +1,13 @@
+"""The Linux kernel as IPsec engine: netlink's XFRM family, and the backend on top of it.
+
+::
+
+    backend.py      XfrmBackend: configurations in, SAs, policies and addresses in the kernel
+    device.py       what holds the overlay's addresses and routes
+    entries.py      our values as netlink messages and back; how our own entries are known
+    algorithms.py   the ESP suites by the kernel's names
+    netlink.py      requests, dumps and events; refusals as one sentence
+    messages.py     the wire format, in pyroute2's declarative style
+    attributes.py   likewise, what hangs off a message
+    encapsulation.py  the UDP socket's part of ESP in UDP
+"""
