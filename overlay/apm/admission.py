@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from overlay.addresses import CircuitAddress, OverlayAddress, is_circuit_address_between
 from overlay.apm.connections import AnonymousConnections
 from overlay.apm.control import RefuseReason
@@ -25,14 +27,14 @@ class Admission:
         self._settings = switchboard.settings
 
     def objection(
-        self, previous: OverlayAddress, layer: Layer, waiting: int
+        self, previous: OverlayAddress, layer: Layer, waiting: Collection[OverlayAddress]
     ) -> RefuseReason | None:
         """Return why a layer is refused; None if it is admitted.
 
         Args:
             previous: the neighbour that sent it.
             layer: what its source asks of us.
-            waiting: how many onions wait for a link already.
+            waiting: over which links the onions came that wait for another link already.
         """
         if isinstance(layer, ExitLayer):
             objection = self._objection_as_exit(layer)
@@ -75,7 +77,7 @@ class Admission:
         return None
 
     def _objection_as_relay(
-        self, previous: OverlayAddress, layer: RelayLayer, waiting: int
+        self, previous: OverlayAddress, layer: RelayLayer, waiting: Collection[OverlayAddress]
     ) -> RefuseReason | None:
         peer = layer.next_hop
         if not self._relay:
@@ -86,7 +88,11 @@ class Admission:
             return None
         if not self._settings.allow_private_endpoints and forbidden_network(peer.endpoint.address):
             return RefuseReason.UNREACHABLE
-        if waiting >= self._settings.max_held_onions:
+        settings = self._settings
+        share = sum(neighbour == previous for neighbour in waiting)
+        if len(waiting) >= settings.max_held_onions or (
+            share >= settings.max_held_onions_per_neighbour
+        ):
             return RefuseReason.LIMIT
         return None
 

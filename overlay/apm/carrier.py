@@ -43,10 +43,13 @@ _ID_BYTES: Final = 8
 _SUSPICIOUS_ATTEMPTS: Final = 2
 """Two losses in a row are rare; a neighbour that restarted, and lost its SAs, is not."""
 
-_MAX_OUTGOING: Final = 512
-_MAX_OUTGOING_PER_PEER: Final = 128
+_MAX_OUTGOING: Final = 2048
+_MAX_OUTGOING_PER_PEER: Final = 64
+"""So that many silent neighbours are needed before nobody else is reached."""
+
 _MAX_PARTIAL: Final = 128
 _MAX_PARTIAL_PER_PEER: Final = 8
+_MAX_DELIVERED: Final = 65_536
 _MAX_DELIVERED_PER_PEER: Final = 4096
 _PARTIAL_S: Final = 20.0
 """Above the time in which a sender with default settings gives up (15.5 s)."""
@@ -82,9 +85,10 @@ class _Partial:
 class Carrier:
     """Messages out and in, for all neighbours.
 
-    Sole owner of messages in flight: at most 512 outgoing, 128 partly received (8 of one
-    neighbour) and 4,096 remembered per neighbour; above that, fragments are dropped and come
-    again when the sender repeats them.
+    Sole owner of messages in flight: at most 2,048 outgoing (64 to one neighbour), 128 partly
+    received (8 of one neighbour) and 65,536 remembered (4,096 of one neighbour); above that,
+    fragments are dropped and come again when the sender repeats them. A message of one
+    fragment is never partly received, so nobody's unfinished ones can keep it out.
     """
 
     def __init__(self, settings: ApmSettings, rng: Random) -> None:
@@ -209,11 +213,19 @@ class Carrier:
         if key in self._delivered:
             self._acknowledge(key, self._delivered[key])
             return None
+        if (
+            len(self._delivered) >= _MAX_DELIVERED
+            or self._load["done", key[0]] >= _MAX_DELIVERED_PER_PEER
+        ):
+            raise LimitReached("the neighbour has sent too many signalling messages")
+        if count == 1:
+            return self._deliver(key, _Partial(length, {0: fragment}), now)
         partial = self._partial_of(key, length, now)
         partial.fragments.setdefault(index, fragment)
         if len(partial.fragments) < count:
             self._acknowledge(key, partial.received)
             return None
+        self._forget("in", key)
         return self._deliver(key, partial, now)
 
     def _partial_of(self, key: _Key, length: int, now: float) -> _Partial:
@@ -222,7 +234,6 @@ class Carrier:
             if (
                 len(self._partial) >= _MAX_PARTIAL
                 or self._load["in", key[0]] >= _MAX_PARTIAL_PER_PEER
-                or self._load["done", key[0]] >= _MAX_DELIVERED_PER_PEER
             ):
                 raise LimitReached("the neighbour has too many signalling messages under way")
             partial = self._partial[key] = _Partial(length)
@@ -234,7 +245,6 @@ class Carrier:
 
     def _deliver(self, key: _Key, partial: _Partial, now: float) -> bytes:
         received = partial.received
-        self._forget("in", key)
         self._delivered[key] = received
         self._load["done", key[0]] += 1
         self._timers.set(("done", key), now + _DELIVERED_S)

@@ -58,7 +58,6 @@ class PendingCircuit:
     path: MixPath
     destination: IpNetwork
     ipsec: SourceIpsecInfo
-    configuration: IpsecConfiguration
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +68,6 @@ class OpenCircuit:
     path: MixPath
     destination: IpNetwork
     ipsec: SourceIpsecInfo
-    configuration: IpsecConfiguration
     inner_addresses: InnerAddresses
     inner_configuration: IpsecConfiguration
     opened_at: float
@@ -102,7 +100,6 @@ class RelayedCircuit:
     sas: OnionSas
     next_hop: OverlayAddress
     ipsec: RelayIpsecInfo
-    configuration: IpsecConfiguration
     opened_at: float
     expires_at: float
 
@@ -115,7 +112,6 @@ class ExitCircuit:
     previous: OverlayAddress
     sas: OnionSas
     ipsec: ExitIpsecInfo
-    configuration: IpsecConfiguration
     opened_at: float
     expires_at: float
     confirmations: int = 0
@@ -151,16 +147,15 @@ class AnonymousConnections:
         """Return a reqid that no SA of this process has had."""
         return next(self._reqids)
 
-    def request_ipsec_info(
-        self, number: int
-    ) -> SourceIpsecInfo | RelayIpsecInfo | ExitIpsecInfo | None:
+    def request_ipsec_info(self, number: int) -> SourceIpsecInfo | RelayIpsecInfo | ExitIpsecInfo:
         """Return what the translator needs of a circuit (``nitcm_request_ipsec_info()``).
 
-        None if there is no such circuit, or it waits for a link.
+        Raises:
+            InternalError: there is no such circuit, or it waits for a link.
         """
         circuit = self._sources.get(number) or self._hops.get(number)
         if circuit is None or isinstance(circuit, RequestedCircuit | HeldCircuit):
-            return None
+            raise InternalError("a circuit has no IPsec information yet, or any more")
         return circuit.ipsec
 
     def uses(self, address: CircuitAddress) -> bool:

@@ -44,7 +44,7 @@ from overlay.apm.plan import onion_sas
 from overlay.apm.replay import ReplayCache
 from overlay.apm.switchboard import Holdings, Switchboard, control_packet
 from overlay.apm.timers import Timers
-from overlay.apm.translator import translate_exit, translate_parting, translate_relay
+from overlay.apm.translator import ipsec_translator, translate_parting
 from overlay.errors import BackendError, InternalError, LimitReached, Malformed, Replayed
 from overlay.ipsec.model import IpsecConfiguration, SaIdentity
 
@@ -71,9 +71,11 @@ class RelaySide:
         self._admission = Admission(switchboard, connections, relay=relay)
         self._inner_taken = inner_taken
         self._settings = switchboard.settings
-        self._replay = ReplayCache(self._settings.max_replay_entries)
+        self._replay = ReplayCache(
+            self._settings.max_replay_entries, self._settings.max_replay_entries_per_neighbour
+        )
         self._timers: Timers[int] = Timers()
-        self._waiting: set[int] = set()
+        self._waiting: dict[int, OverlayAddress] = {}
 
     # --- onions ---
 
@@ -96,8 +98,8 @@ class RelaySide:
             raise Malformed("the layer names an ESP suite that this node does not speak")
         self._admission.check_addresses(previous, extracted.layer)
         sas = onion_sas(self._board.own, terms, extracted.keys, self._connections.new_reqid)
-        objection = self._remember(onion, terms, now) or self._admission.objection(
-            previous, extracted.layer, len(self._waiting)
+        objection = self._remember(onion, previous, terms, now) or self._admission.objection(
+            previous, extracted.layer, self._waiting.values()
         )
         if objection is not None:
             self._refuse(previous, link, sas, objection, now)
@@ -112,9 +114,11 @@ class RelaySide:
         if terms.expires > now + self._settings.max_onion_validity_s:
             raise Malformed("the onion signalling message claims to stay valid for too long")
 
-    def _remember(self, onion: SealedOnion, terms: LayerTerms, now: float) -> RefuseReason | None:
+    def _remember(
+        self, onion: SealedOnion, previous: OverlayAddress, terms: LayerTerms, now: float
+    ) -> RefuseReason | None:
         try:
-            self._replay.remember(onion.replay_tag, terms.expires, now)
+            self._replay.remember(onion.replay_tag, previous, terms.expires, now)
         except LimitReached:
             return RefuseReason.LIMIT
         return None
@@ -129,12 +133,15 @@ class RelaySide:
     ) -> None:
         """Answer over the hop's own backward SA, which lingers until that has left."""
         configuration = translate_parting(sas, link)
-        if not self._board.can_part() or not self._install(configuration):
+        if not self._board.can_refuse() or not self._install(configuration):
             self._board.count(ApmDrop.LIMIT)
             return
         self._board.use_link(previous)
         packet = control_packet(self._board.own, sas.near, Refuse(reason))
         self._board.part(Holdings(configuration, links=(previous,)), [packet], now)
+
+    def _enforce(self, number: int) -> bool:
+        return self._install(ipsec_translator(self._connections.request_ipsec_info(number)))
 
     def _install(self, configuration: IpsecConfiguration) -> bool:
         try:
@@ -159,7 +166,7 @@ class RelaySide:
         self._board.use_link(held.next_hop)
         next_link = self._board.link(held.next_hop)
         if next_link is None:
-            self._waiting.add(held.number)
+            self._waiting[held.number] = held.previous
             self._timers.set(held.number, now + self._settings.link_timeout_s)
             self._board.want_link(layer.next_hop)
         else:
@@ -167,7 +174,7 @@ class RelaySide:
 
     def _forward(self, held: HeldCircuit, next_link: LinkSecurity, now: float) -> None:
         """Enforce the circuit and pass the peeled onion on."""
-        self._waiting.discard(held.number)
+        self._waiting.pop(held.number, None)
         ipsec = RelayIpsecInfo(
             sas=held.sas,
             previous=self._link_of(held.previous),
@@ -175,21 +182,19 @@ class RelaySide:
             next_hop=held.next_hop,
             next_link=next_link,
         )
-        configuration = translate_relay(ipsec)
-        if not self._install(configuration):
-            self._give_up(held, RefuseReason.FAILED, now)
-            return
         circuit = RelayedCircuit(
             number=held.number,
             previous=held.previous,
             sas=held.sas,
             next_hop=held.next_hop,
             ipsec=ipsec,
-            configuration=configuration,
             opened_at=now,
             expires_at=now + self._granted_s(held.layer.terms),
         )
         self._connections.put_hop(circuit)
+        if not self._enforce(circuit.number):
+            self._give_up(held, RefuseReason.FAILED, now)
+            return
         self._timers.set(circuit.number, now + self._settings.unconfirmed_expiry_s)
         try:
             self._carrier.send(circuit.next_hop, held.peeled, circuit.number, now)
@@ -223,13 +228,12 @@ class RelaySide:
             previous=previous,
             sas=sas,
             ipsec=ipsec,
-            configuration=translate_exit(ipsec),
             opened_at=now,
             expires_at=now + self._granted_s(layer.terms),
         )
         self._connections.put_hop(circuit)
         self._board.use_link(previous)
-        if not self._install(circuit.configuration):
+        if not self._enforce(circuit.number):
             self._refuse(previous, link, sas, RefuseReason.FAILED, now)
             self._connections.remove_hop(circuit.number)
             self._board.release(dataclasses.replace(_holdings(circuit), configuration=None))
@@ -264,7 +268,7 @@ class RelaySide:
 
     def _give_up(self, held: HeldCircuit, reason: RefuseReason, now: float) -> None:
         """Refuse a circuit that was accepted and could not be passed on."""
-        self._waiting.discard(held.number)
+        self._waiting.pop(held.number, None)
         self._timers.cancel(held.number)
         self._connections.remove_hop(held.number)
         self._refuse(held.previous, self._link_of(held.previous), held.sas, reason, now)
@@ -374,7 +378,7 @@ class RelaySide:
     def _drop(self, circuit: HopCircuit) -> None:
         self._connections.remove_hop(circuit.number)
         self._timers.cancel(circuit.number)
-        self._waiting.discard(circuit.number)
+        self._waiting.pop(circuit.number, None)
         if isinstance(circuit, ExitCircuit):
             self._board.emit(ExitCircuitClosed(circuit.ipsec.inner_addresses))
 
@@ -400,8 +404,10 @@ def _holdings(circuit: HopCircuit) -> Holdings:
             return Holdings(links=(circuit.previous, circuit.next_hop))
         case RelayedCircuit():
             links = (circuit.previous, circuit.next_hop)
-            return Holdings(circuit.configuration, links=links)
+            return Holdings(ipsec_translator(circuit.ipsec), links=links)
         case ExitCircuit():
-            inner = circuit.ipsec.inner_addresses
-            links = (circuit.previous,)
-            return Holdings(circuit.configuration, links=links, inner_addresses=inner)
+            return Holdings(
+                ipsec_translator(circuit.ipsec),
+                links=(circuit.previous,),
+                inner_addresses=circuit.ipsec.inner_addresses,
+            )

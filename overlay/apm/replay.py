@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from typing import Final
 
+from overlay.addresses import OverlayAddress
 from overlay.apm.timers import Timers
 from overlay.errors import LimitReached, Replayed
 
@@ -25,12 +27,15 @@ def replay_tag(encapsulated_key: bytes) -> bytes:
 class ReplayCache:
     """Remember each accepted layer until its expiry time; refuse new ones when full.
 
-    Dropping the oldest instead would let whoever floods us replay what was dropped.
+    Dropping the oldest instead would let whoever floods us replay what was dropped. Each
+    neighbour has a share, or one alone could fill it and keep all others out.
     """
 
-    def __init__(self, max_entries: int) -> None:
+    def __init__(self, max_entries: int, max_per_neighbour: int) -> None:
         self._max_entries = max_entries
-        self._seen: set[bytes] = set()
+        self._max_per_neighbour = max_per_neighbour
+        self._seen: dict[bytes, OverlayAddress] = {}
+        self._shares: Counter[OverlayAddress] = Counter()
         self._expiry: Timers[bytes] = Timers()
 
     def __len__(self) -> int:
@@ -46,15 +51,26 @@ class ReplayCache:
         if tag in self._seen:
             raise Replayed("this onion signalling message was seen before")
 
-    def remember(self, tag: bytes, expires: float, now: float) -> None:
+    def remember(self, tag: bytes, neighbour: OverlayAddress, expires: float, now: float) -> None:
         """Remember an authentic layer until ``expires`` (Unix seconds).
 
         Raises:
-            LimitReached: the cache is full of layers that have not expired.
+            LimitReached: the cache, or the neighbour's share, is full of layers that have
+                not expired.
         """
         while (expired := self._expiry.pop_due(now)) is not None:
-            self._seen.discard(expired)
-        if len(self._seen) >= self._max_entries:
+            self._forget(expired)
+        if (
+            len(self._seen) >= self._max_entries
+            or self._shares[neighbour] >= self._max_per_neighbour
+        ):
             raise LimitReached("the replay cache is full")
-        self._seen.add(tag)
+        self._seen[tag] = neighbour
+        self._shares[neighbour] += 1
         self._expiry.set(tag, expires)
+
+    def _forget(self, tag: bytes) -> None:
+        neighbour = self._seen.pop(tag)
+        self._shares[neighbour] -= 1
+        if not self._shares[neighbour]:
+            del self._shares[neighbour]

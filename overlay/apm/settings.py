@@ -28,8 +28,10 @@ _POSITIVE: Final = (
     "max_circuits",
     "max_circuits_per_neighbour",
     "max_held_onions",
+    "max_held_onions_per_neighbour",
     "max_farewells",
     "max_replay_entries",
+    "max_replay_entries_per_neighbour",
     "farewell_interval_s",
     "farewell_copies",
     "confirm_retry_s",
@@ -60,8 +62,11 @@ class ApmSettings:
         max_circuits: circuits that it carries for others, in total.
         max_circuits_per_neighbour: of those, how many may arrive over one link.
         max_held_onions: onions that wait for a link at the same time.
+        max_held_onions_per_neighbour: of those, how many may have come over one link.
         max_farewells: closing circuits whose SAs linger at the same time.
         max_replay_entries: onion signalling messages remembered against replay.
+        max_replay_entries_per_neighbour: of those, how many may have come over one link;
+            it bounds what a neighbour may ask in the time that messages stay valid.
         farewell_copies, farewell_interval_s: how often REFUSE and TEARDOWN are sent.
         confirm_retry_s: first pause before the exit repeats CONFIRM; doubles each time.
         carrier_retry_s: first pause before a signalling message is repeated over a link;
@@ -86,8 +91,10 @@ class ApmSettings:
     max_circuits: int = 2000
     max_circuits_per_neighbour: int = 500
     max_held_onions: int = 64
+    max_held_onions_per_neighbour: int = 8
     max_farewells: int = 256
     max_replay_entries: int = 20_000
+    max_replay_entries_per_neighbour: int = 2000
     farewell_interval_s: float = 0.5
     farewell_copies: int = 2
     confirm_retry_s: float = 1.0

@@ -50,7 +50,7 @@ from overlay.apm.onion import construct_onion
 from overlay.apm.plan import CircuitPlan, allocate_spis, check_path, link_peer_of, plan_circuit
 from overlay.apm.switchboard import Holdings, Switchboard, control_packet
 from overlay.apm.timers import Timers
-from overlay.apm.translator import translate_inner, translate_source
+from overlay.apm.translator import ipsec_translator, translate_inner
 from overlay.errors import (
     BackendError,
     CircuitRefused,
@@ -120,9 +120,8 @@ class SourceSide:
             new_reqid=self._connections.new_reqid,
             now=now,
         )
-        ipsec = SourceIpsecInfo(plan.sas, link)
         pending = PendingCircuit(
-            request.number, request.path, request.destination, ipsec, translate_source(ipsec)
+            request.number, request.path, request.destination, SourceIpsecInfo(plan.sas, link)
         )
         self._launch(pending, plan, now)
 
@@ -131,7 +130,8 @@ class SourceSide:
         try:
             onion = construct_onion(self._settings.onion_suite, plan.onion_hops, self._rng)
             self._connections.put_source(pending)
-            self._board.backend.install(pending.configuration)
+            info = self._connections.request_ipsec_info(pending.number)
+            self._board.backend.install(ipsec_translator(info))
             first = pending.path.hops[0].overlay_address
             self._carrier.send(first, onion, pending.number, now)
         except (NotAuthentic, BackendError, LimitReached, ValueError) as error:
@@ -195,7 +195,6 @@ class SourceSide:
             path=pending.path,
             destination=pending.destination,
             ipsec=pending.ipsec,
-            configuration=pending.configuration,
             inner_addresses=inner,
             inner_configuration=configuration,
             opened_at=now,
@@ -362,7 +361,7 @@ def _holdings(circuit: SourceCircuit) -> Holdings:
     if isinstance(circuit, RequestedCircuit):
         return Holdings(links=links)
     spis = tuple(spi for sas in circuit.ipsec.hops for spi in (sas.forward_spi, sas.backward_spi))
-    return Holdings(circuit.configuration, spis, links)
+    return Holdings(ipsec_translator(circuit.ipsec), spis, links)
 
 
 def _report(circuit: SourceCircuit) -> CircuitReport:

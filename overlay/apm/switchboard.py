@@ -152,9 +152,12 @@ class Switchboard:
         self._partings[number] = _Parting(holdings, packets, self.settings.farewell_copies - 1)
         self._timers.set(number, now + self.settings.farewell_interval_s)
 
-    def can_part(self) -> bool:
-        """Tell whether one more circuit may linger."""
-        return len(self._partings) < self.settings.max_farewells
+    def can_refuse(self) -> bool:
+        """Tell whether one more circuit may linger only to be refused.
+
+        Strangers can ask for refusals without end: half of the room is kept for circuits.
+        """
+        return 2 * len(self._partings) < self.settings.max_farewells
 
     def partings(self) -> int:
         """Return how many circuits linger."""

@@ -54,6 +54,7 @@ from overlay.link.model import LinkKeys
 
 __all__ = [
     "FIRST_CIRCUIT_REQID",
+    "ipsec_translator",
     "link_associations",
     "link_configuration",
     "link_policies",
@@ -69,6 +70,19 @@ FIRST_CIRCUIT_REQID: Final = 1 << 16
 
 _ESP: Final = 50
 _UDP: Final = 17
+
+
+def ipsec_translator(
+    info: SourceIpsecInfo | RelayIpsecInfo | ExitIpsecInfo,
+) -> IpsecConfiguration:
+    """Return what a circuit needs on this host, whatever its role here."""
+    match info:
+        case SourceIpsecInfo():
+            return translate_source(info)
+        case RelayIpsecInfo():
+            return translate_relay(info)
+        case ExitIpsecInfo():
+            return translate_exit(info)
 
 
 def translate_source(info: SourceIpsecInfo) -> IpsecConfiguration:

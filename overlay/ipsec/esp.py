@@ -9,7 +9,12 @@
                       5 window: advance   6 trailer, TFC padding, inner header
 
 Neither raises whatever the bytes; a packet that does not pass is a :class:`Drop`, counted
-at its SA. Ciphers are built at an SA's first packet, so that an idle one stays small.
+at its SA.
+
+What sealing and opening need beyond the SA's counters (the cipher, some 2.5 kB of OpenSSL's
+memory, and the outer header) is built at the first packet, which makes the SA *warm*.
+:meth:`_Sa.cool` drops it again: an idle SA stays small, and its next packet pays about 3
+microseconds. :mod:`overlay.ipsec.userspace.warmth` decides when.
 """
 
 from __future__ import annotations
@@ -41,12 +46,15 @@ from overlay.ipsec.model import (
 )
 from overlay.ipsec.replay import MAX_ESN, MAX_SEQUENCE, ReplayWindow
 from overlay.ipsec.suites import SUITES
-from overlay.ipsec.transforms import Transform, new_transform
+from overlay.ipsec.transforms import Transform, new_iv_mask, new_transform
 
-__all__ = ["InboundSa", "OutboundSa", "Report", "TemplateKey", "template_key"]
+__all__ = ["InboundSa", "OutboundSa", "Report", "TemplateKey", "Warmed", "template_key"]
 
 Report = Callable[[SaIdentity], None]
 """Told once per SA that it passed a soft limit and wants to be replaced."""
+
+Warmed = Callable[["_Sa"], None]
+"""Told whenever an SA has built its cipher."""
 
 TemplateKey = tuple[int, bytes, bytes]
 """A :class:`Template` as ``(reqid, source, destination)``: compared per packet, so a tuple."""
@@ -115,22 +123,28 @@ class _Sa:
         "_watch_bytes",
         "_watch_packets",
         "_watch_time",
+        "_warmed",
         "last_used",
         "packets",
         "payload_bytes",
-        "template_key",
         "value",
     )
 
-    def __init__(self, value: SecurityAssociation, rng: Random, report: Report) -> None:
+    def __init__(
+        self,
+        value: SecurityAssociation,
+        rng: Random,
+        report: Report,
+        warmed: Warmed | None = None,
+    ) -> None:
         limits = _limits(value.suite, value.lifetime, esn=value.esn)
         self.value = value
-        self.template_key: TemplateKey = (value.reqid, value.source, value.destination)
         self.packets = 0
         self.payload_bytes = 0
         self.last_used = -math.inf
         self._rng = rng
         self._report = report
+        self._warmed = warmed
         self._reported = False
         self._started = math.inf
         self._transform: Transform | None = None
@@ -138,6 +152,16 @@ class _Sa:
         self._watch_packets = limits.soft_packets
         self._watch_bytes = limits.soft_bytes
         self._watch_time = math.inf
+
+    @property
+    def template_key(self) -> TemplateKey:
+        """What policies name this SA by."""
+        value = self.value
+        return (value.reqid, value.source, value.destination)
+
+    def cool(self) -> None:
+        """Drop what the next packet can build anew."""
+        self._transform = None
 
     def start(self, now: float) -> None:
         """Begin to count the lifetime in seconds; without a soft one, 7/8 of the hard one."""
@@ -163,11 +187,19 @@ class _Sa:
             drops=tuple((self._drops or {}).items()),
         )
 
-    def _cipher(self) -> Transform:
+    def _warm(self, iv_mask: int = 0) -> Transform:
+        """Build the cipher; stage 4 calls it when there is none."""
         value = self.value
         self._transform = new_transform(
-            SUITES[value.suite], value.keymat.reveal(), value.spi, self._rng, esn=value.esn
+            SUITES[value.suite],
+            value.keymat.reveal(),
+            value.spi,
+            self._rng,
+            esn=value.esn,
+            iv_mask=iv_mask,
         )
+        if self._warmed is not None:
+            self._warmed(self)
         return self._transform
 
     def _at_limit(self, packets: int, payload_bytes: int, now: float) -> bool:
@@ -195,6 +227,7 @@ class OutboundSa(_Sa):
 
     __slots__ = (
         "_alignment_mask",
+        "_iv_mask",
         "_outer",
         "_pad_to",
         "endpoint",
@@ -202,17 +235,27 @@ class OutboundSa(_Sa):
         "sequence",
     )
 
-    def __init__(self, value: SecurityAssociation, rng: Random, report: Report) -> None:
-        super().__init__(value, rng, report)
+    def __init__(
+        self,
+        value: SecurityAssociation,
+        rng: Random,
+        report: Report,
+        warmed: Warmed | None = None,
+    ) -> None:
+        super().__init__(value, rng, report, warmed)
         encapsulation = value.encapsulation
         self.endpoint = None if encapsulation is None else encapsulation.destination
         self.sequence = 0
         self.outer_next_header = IPV6 if len(value.destination) == 16 else IPV4
         self._pad_to = value.tfc_pad_to
         self._alignment_mask = SUITES[value.suite].alignment - 1
+        self._iv_mask = new_iv_mask(SUITES[value.suite], rng)
         self._outer: OuterHeader | None = None
-        if encapsulation is None:
-            self._outer = new_outer_header(value.source, value.destination, rng)
+
+    def cool(self) -> None:
+        """Drop what the next packet can build anew."""
+        super().cool()
+        self._outer = None
 
     def seal(self, payload: bytes, next_header: int, now: float) -> bytes | Drop:
         """Encapsulate one packet.
@@ -246,7 +289,7 @@ class OutboundSa(_Sa):
         self.payload_bytes = total
         self.last_used = now
         trailer = _TRAILERS[next_header][-(length + 2) & self._alignment_mask]
-        esp = (self._transform or self._cipher()).seal(sequence, payload + trailer)
+        esp = (self._transform or self._warm_up()).seal(sequence, payload + trailer)
         return esp if self._outer is None else self._outer.wrap(esp)
 
     def seal_dummy(self, now: float) -> bytes | Drop:
@@ -256,6 +299,12 @@ class OutboundSa(_Sa):
     def counters(self) -> SaCounters:
         """Return what was sealed so far."""
         return self._counters(self.sequence)
+
+    def _warm_up(self) -> Transform:
+        value = self.value
+        if value.encapsulation is None:
+            self._outer = new_outer_header(value.source, value.destination, self._rng)
+        return self._warm(self._iv_mask)
 
     def _refuse(self, sequence: int, total: int, length: int, now: float) -> Drop | None:
         if length > _MAX_PADDED_BYTES:
@@ -271,8 +320,14 @@ class InboundSa(_Sa):
 
     __slots__ = ("_forgeries", "_smallest", "_window", "unproven")
 
-    def __init__(self, value: SecurityAssociation, rng: Random, report: Report) -> None:
-        super().__init__(value, rng, report)
+    def __init__(
+        self,
+        value: SecurityAssociation,
+        rng: Random,
+        report: Report,
+        warmed: Warmed | None = None,
+    ) -> None:
+        super().__init__(value, rng, report, warmed)
         self.unproven = True
         self._window = ReplayWindow(value.replay_window, esn=value.esn)
         self._smallest = SUITES[value.suite].smallest_packet
@@ -303,7 +358,7 @@ class InboundSa(_Sa):
             or now >= self._watch_time
         ) and self._at_limit(self.packets + 1, self.payload_bytes + 1, now):
             return self.count_drop(Drop.IN_STATE_EXPIRED)
-        plaintext = (self._transform or self._cipher()).open(packet, offset, sequence)
+        plaintext = (self._transform or self._warm()).open(packet, offset, sequence)
         if plaintext is None:
             return self._forged()
         self._window.advance(sequence)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, NewType, Protocol
 
 from overlay.addresses import Endpoint
@@ -24,6 +24,7 @@ __all__ = [
     "ANY_V6",
     "MAX_TEMPLATES",
     "MIN_SPI",
+    "UNLIMITED",
     "BackendCapabilities",
     "Direction",
     "Drop",
@@ -86,6 +87,10 @@ class Lifetime:
     hard_bytes: int | None = None
 
 
+UNLIMITED: Final = Lifetime()
+"""Only the suite and the sequence numbers end the SA; one value, for nearly all SAs share it."""
+
+
 @dataclass(frozen=True, slots=True)
 class SecurityAssociation:
     """One direction of one ESP tunnel (RFC 4303), as both backends install it.
@@ -114,7 +119,7 @@ class SecurityAssociation:
     esn: bool = True
     replay_window: int = 1024
     tfc_pad_to: int = 0
-    lifetime: Lifetime = field(default_factory=Lifetime)
+    lifetime: Lifetime = UNLIMITED
 
     @property
     def identity(self) -> SaIdentity:

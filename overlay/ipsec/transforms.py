@@ -29,7 +29,7 @@ from cryptography.hazmat.primitives.ciphers.modes import CBC
 
 from overlay.ipsec.suites import CipherKind, Suite
 
-__all__ = ["AeadTransform", "CbcHmacTransform", "Transform", "new_transform"]
+__all__ = ["AeadTransform", "CbcHmacTransform", "Transform", "new_iv_mask", "new_transform"]
 
 _LOW_32: Final = 0xFFFFFFFF
 _pack_header: Final = struct.Struct(">II").pack
@@ -54,14 +54,15 @@ class Transform(Protocol):
 class AeadTransform:
     """AES-GCM or ChaCha20-Poly1305.
 
-    The IV is the sequence number, which never repeats in an SA, XORed with a random
-    constant, which hides the counter's high half and keeps nonces apart even if the same
-    key were installed twice (the kernel's ``seqiv`` does the same).
+    The IV is the sequence number, which never repeats in an SA, XORed with ``iv_mask``: a
+    random constant, which hides the counter's high half and keeps nonces apart even if the
+    same key were installed twice (the kernel's ``seqiv`` does the same). It must be one for
+    the whole life of an SA: with another, an earlier nonce could come again.
     """
 
     __slots__ = ("_decrypt", "_encrypt", "_esn", "_iv_mask", "_salt", "_spi")
 
-    def __init__(self, suite: Suite, keymat: bytes, spi: int, rng: Random, *, esn: bool) -> None:
+    def __init__(self, suite: Suite, keymat: bytes, spi: int, iv_mask: int, *, esn: bool) -> None:
         cipher = AESGCM if suite.kind is CipherKind.AES_GCM else ChaCha20Poly1305
         aead = cipher(keymat[: suite.key_bytes])
         self._encrypt = aead.encrypt
@@ -69,7 +70,7 @@ class AeadTransform:
         self._salt = keymat[suite.key_bytes :]
         self._spi = spi
         self._esn = esn
-        self._iv_mask = rng.getrandbits(64)
+        self._iv_mask = iv_mask
 
     def seal(self, sequence: int, plaintext: bytes) -> bytes:
         """Return the ESP packet, SPI to ICV."""
@@ -141,8 +142,18 @@ class CbcHmacTransform:
         return code[: self._suite.icv_bytes]
 
 
-def new_transform(suite: Suite, keymat: bytes, spi: int, rng: Random, *, esn: bool) -> Transform:
-    """Build the transform of one SA from its key material (``suite.keymat_bytes`` long)."""
+def new_iv_mask(suite: Suite, rng: Random) -> int:
+    """Draw what an outbound SA keeps for its IVs: 64 bits for an AEAD, else nothing (0)."""
+    return rng.getrandbits(64) if suite.salt_bytes else 0
+
+
+def new_transform(
+    suite: Suite, keymat: bytes, spi: int, rng: Random, *, esn: bool, iv_mask: int = 0
+) -> Transform:
+    """Build the transform of one SA from its key material (``suite.keymat_bytes`` long).
+
+    Who seals with an AEAD passes the SA's ``iv_mask`` (:func:`new_iv_mask`), each time.
+    """
     if suite.salt_bytes:
-        return AeadTransform(suite, keymat, spi, rng, esn=esn)
+        return AeadTransform(suite, keymat, spi, iv_mask, esn=esn)
     return CbcHmacTransform(suite, keymat, spi, rng, esn=esn)

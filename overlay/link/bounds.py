@@ -7,7 +7,7 @@ from overlay.errors import LimitReached, Malformed
 from overlay.link.cookie import source_prefix
 from overlay.link.settings import LinkSettings
 
-__all__ = ["HalfOpenTable", "is_allowed_endpoint"]
+__all__ = ["AcceptedTable", "HalfOpenTable", "is_allowed_endpoint"]
 
 
 def is_allowed_endpoint(endpoint: Endpoint, *, allow_private: bool) -> bool:
@@ -24,6 +24,37 @@ def is_allowed_endpoint(endpoint: Endpoint, *, allow_private: bool) -> bool:
     if address.is_multicast or address.is_unspecified:
         return False
     return allow_private or address.is_global
+
+
+class AcceptedTable:
+    """Links that strangers opened, with the prefix they came from.
+
+    Identities are free, addresses are not: without a share for each prefix, one host could
+    take every place. Bounded by the number of links, whose owner says when one is gone.
+    """
+
+    def __init__(self, settings: LinkSettings) -> None:
+        self._settings = settings
+        self._prefixes: dict[OverlayAddress, bytes] = {}
+
+    def check(self, source: Endpoint) -> None:
+        """Insist that one more from there is within the bound.
+
+        Raises:
+            LimitReached: it is not.
+        """
+        prefix = source_prefix(source)
+        share = sum(other == prefix for other in self._prefixes.values())
+        if share >= self._settings.max_accepted_links_per_prefix:
+            raise LimitReached("too many links from one prefix")
+
+    def add(self, overlay_address: OverlayAddress, source: Endpoint) -> None:
+        """Record a link that a stranger opened."""
+        self._prefixes[overlay_address] = source_prefix(source)
+
+    def discard(self, overlay_address: OverlayAddress) -> None:
+        """Forget a link, if it was one of these."""
+        self._prefixes.pop(overlay_address, None)
 
 
 class HalfOpenTable:

@@ -19,7 +19,7 @@ from overlay.addresses import Endpoint, OverlayAddress
 from overlay.errors import LimitReached, NotAuthentic, PeerError, Refused
 from overlay.identity import LocalIdentity
 from overlay.ipsec.model import Batch, Spi
-from overlay.link.bounds import HalfOpenTable, is_allowed_endpoint
+from overlay.link.bounds import AcceptedTable, HalfOpenTable, is_allowed_endpoint
 from overlay.link.drops import LinkDrop, drop_of
 from overlay.link.exchange import Agreement, Credentials, VerifiedInitiation, WrongIdentity
 from overlay.link.handshake import (
@@ -57,8 +57,8 @@ class Links:
     """All links of one node, keyed by the peer's overlay address.
 
     Owns every link. Bounded by the settings: ``max_links`` in all, ``max_accepted_links``
-    up to which strangers may add one, ``max_half_open`` and ``max_half_open_per_prefix``
-    answered but unconfirmed ones.
+    up to which strangers may add one, ``max_accepted_links_per_prefix`` of them from one
+    prefix, ``max_half_open`` and ``max_half_open_per_prefix`` answered but unconfirmed ones.
     """
 
     def __init__(
@@ -96,6 +96,7 @@ class Links:
         )
         self._responder = Responder(self._services.credentials, settings, rng)
         self._links: dict[OverlayAddress, Link] = {}
+        self._accepted = AcceptedTable(settings)
         self._half_open = HalfOpenTable(settings)
         self._drops: Counter[LinkDrop] = Counter()
         self._deadline: float | None = math.inf
@@ -230,8 +231,10 @@ class Links:
         if overlay_address == credentials.overlay_address:
             raise Refused("an initiation under our own identity")
         link = self._links.get(overlay_address)
-        if link is None and len(self._links) >= self._settings.max_accepted_links:
-            raise LimitReached("too many links")
+        if link is None:
+            if len(self._links) >= self._settings.max_accepted_links:
+                raise LimitReached("too many links")
+            self._accepted.check(source)
         if link is None or link.current is None:
             self._half_open.check(overlay_address, source)
         suite = initiation.choose_suite(credentials)
@@ -249,7 +252,9 @@ class Links:
             inbound_spi=inbound_spi,
             ephemeral=self._services.rng.randbytes(32),
         )
-        link = link or Link(self._services, overlay_address)
+        if link is None:
+            link = Link(self._services, overlay_address)
+            self._accepted.add(overlay_address, source)
         pair = self._new_pair(agreement, source, now, ours=False)
         link.feed_offer(Cause(now, pair=pair, answer=response.encode()))
         self._settle(overlay_address, link)
@@ -329,6 +334,7 @@ class Links:
         self._deadline = None
         if link.state is LinkState.CLOSED:
             self._links.pop(overlay_address, None)
+            self._accepted.discard(overlay_address)
         else:
             self._links[overlay_address] = link
         half_open = link.offered if link.current is None else None

@@ -27,11 +27,12 @@ class LinkSettings:
         max_links: links at the same time.
         max_accepted_links: of those, how many strangers may open; the rest is kept for links
             of our own choice.
+        max_accepted_links_per_prefix: of those, how many from one /24 or /56.
         max_half_open: handshakes under way that others began.
-        max_half_open_per_prefix: of those, how many from one /24 or /48.
+        max_half_open_per_prefix: of those, how many from one /24 or /56.
         cookie_above_initiations_per_s: beyond it an initiator must first prove that it receives
             at its address (one handshake costs about half a millisecond of CPU).
-        max_initiations_per_prefix_per_s: initiations of one /24 or /48 that are looked at then.
+        max_initiations_per_prefix_per_s: initiations of one /24 or /56 that are looked at then.
         max_clock_skew_s: how far an initiator's clock may be off ours.
         max_known_initiators: nodes whose latest initiation is remembered against replay.
     """
@@ -45,6 +46,7 @@ class LinkSettings:
     grace_s: float = 30.0
     max_links: int = 1024
     max_accepted_links: int = 768
+    max_accepted_links_per_prefix: int = 64
     max_half_open: int = 256
     max_half_open_per_prefix: int = 16
     cookie_above_initiations_per_s: int = 50

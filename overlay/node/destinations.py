@@ -37,17 +37,17 @@ def check_destination(
     Raises:
         ConfigurationError: one sentence; it does not name the destination.
     """
-    for network in (*_OVERLAY_NETWORKS, *inner_networks):
-        if network.version == destination.version and network.overlaps(destination):
-            raise ConfigurationError(
-                f"the destination overlaps {network}, the overlay's own addresses; "
-                "name one outside of them."
-            )
     for network, what in FORBIDDEN_NETWORKS:
         if _contains(destination, network):
             raise ConfigurationError(
                 f"the destination contains all of {network} ({what}), which no path may take "
                 "over; name smaller prefixes or single addresses."
+            )
+    for network in (*_OVERLAY_NETWORKS, *inner_networks):
+        if network.version == destination.version and network.overlaps(destination):
+            raise ConfigurationError(
+                f"the destination overlaps {network}, the overlay's own addresses; "
+                "name one outside of them."
             )
     own = (ipaddress.ip_address(packed) for packed in own_addresses)
     if any(a.version == destination.version and a in destination for a in own):

@@ -169,16 +169,17 @@ async def run_node(
     identity: LocalIdentity,
     *,
     engine: UserspaceEngine | None = None,
+    host: Host | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run a node with its control socket until it is told to stop, or cancelled.
 
-    ``engine`` is the configured one unless a laboratory watches its own.
+    ``engine`` and ``host`` are as for :class:`OverlayNode`.
 
     Raises:
         OverlayError: the node could not start, or failed.
     """
-    node = OverlayNode(configuration, identity, engine=engine)
+    node = OverlayNode(configuration, identity, engine=engine, host=host)
     async with node:
         with _undisguised():
             async with trio.open_nursery() as nursery:

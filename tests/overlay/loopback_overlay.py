@@ -19,7 +19,6 @@ from overlay.errors import BackendError
 from overlay.identity import LocalIdentity
 from overlay.node import OverlayNode
 
-BOB = ipaddress.ip_network("203.0.113.10/32")
 OWN_ADDRESS = ipaddress.ip_address("192.0.2.77").packed
 
 
@@ -173,6 +172,7 @@ exit = {str(exits).lower()}
 policy = ["accept 203.0.113.0/24:*"]
 [dht]
 crawl_first_interval_s = 1.0
+crawl_interval_s = 10.0
 {settings}
 """
         self.configuration = parse_configuration(text, self.directory / "overlay.toml")

@@ -44,7 +44,9 @@ class Path:
 def make_path(length: int, seed: int) -> Path:
     rng = Random(seed)
     raw = [rng.randbytes(32) for _ in range(length)]
-    nodes = [OverlayAddress(bytes.fromhex("fd6d6978") + rng.randbytes(12)) for _ in range(length + 2)]
+    nodes = [
+        OverlayAddress(bytes.fromhex("fd6d6978") + rng.randbytes(12)) for _ in range(length + 2)
+    ]
     near = [new_circuit_address(*pair, rng) for pair in itertools.pairwise(nodes)]
     layers: list[Layer] = []
     for i in range(length):

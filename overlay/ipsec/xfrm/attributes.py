@@ -9,21 +9,14 @@ address: 16 packed bytes, of which IPv4 uses the first four.
 
 from __future__ import annotations
 
-from typing import Any
+from pyroute2.netlink import nla, nla_string, nlmsg, nlmsg_base
 
-from pyroute2.netlink import (
-    nla,
-    nla_string,
-    nlmsg,
-    nlmsg_base,
-    nlmsg_decoder_generic,
-    nlmsg_encoder_generic,
-)
+from overlay.ipsec.xfrm.packing import PackedStruct
 
 __all__ = ["user_tmpl", "xfrm_message"]
 
 
-class user_tmpl(nlmsg_base, nlmsg_encoder_generic, nlmsg_decoder_generic):
+class user_tmpl(PackedStruct, nlmsg_base):
     """One tunnel that a policy asks for; XFRMA_TMPL holds a plain array of them.
 
     .. code-block:: c
@@ -43,6 +36,7 @@ class user_tmpl(nlmsg_base, nlmsg_encoder_generic, nlmsg_decoder_generic):
     """
 
     header = None
+
     fields = (
         ("daddr", "16s"),
         ("spi", ">I"),
@@ -61,10 +55,8 @@ class user_tmpl(nlmsg_base, nlmsg_encoder_generic, nlmsg_decoder_generic):
         ("calgos", "I"),
     )
 
-    SIZE = 64
 
-
-class xfrm_message(nlmsg):
+class xfrm_message(PackedStruct, nlmsg):
     """Base of all messages of the family: they share one space of attributes."""
 
     prefix = "XFRMA_"
@@ -108,7 +100,7 @@ class xfrm_message(nlmsg):
         ("XFRMA_SA_PCPU", "uint32"),
     )
 
-    class algo(nla):
+    class algo(PackedStruct, nla):
         """An algorithm and its key; ``key_len`` is in bits.
 
         .. code-block:: c
@@ -122,11 +114,7 @@ class xfrm_message(nlmsg):
 
         fields = (("name", "64s"), ("key_len", "I"), ("key", "s"))
 
-        def decode(self) -> None:
-            """Take the key for what follows the fixed part."""
-            _decode_with_tail(self, 68)
-
-    class algo_with_size(nla):
+    class algo_with_size(PackedStruct, nla):
         """An algorithm whose ICV is cut to ``icv_len`` bits (AEAD, or a truncated HMAC).
 
         .. code-block:: c
@@ -141,11 +129,7 @@ class xfrm_message(nlmsg):
 
         fields = (("name", "64s"), ("key_len", "I"), ("icv_len", "I"), ("key", "s"))
 
-        def decode(self) -> None:
-            """Take the key for what follows the fixed part."""
-            _decode_with_tail(self, 72)
-
-    class encap_tmpl(nla):
+    class encap_tmpl(PackedStruct, nla):
         """Encapsulation of ESP in UDP (RFC 3948).
 
         .. code-block:: c
@@ -184,13 +168,13 @@ class xfrm_message(nlmsg):
             """Split the array."""
             nla_string.decode(self)
             raw = self["value"]
-            self.value = []
-            for offset in range(0, len(raw) - user_tmpl.SIZE + 1, user_tmpl.SIZE):
+            self.value, size = [], user_tmpl.struct_bytes()
+            for offset in range(0, len(raw) - size + 1, size):
                 template = user_tmpl(data=raw, offset=offset)
                 template.decode()
                 self.value.append(dict(template))
 
-    class lifetime_cur(nla):
+    class lifetime_cur(PackedStruct, nla):
         """What has passed so far; times are Unix seconds.
 
         .. code-block:: c
@@ -200,7 +184,7 @@ class xfrm_message(nlmsg):
 
         fields = (("bytes", "Q"), ("packets", "Q"), ("add_time", "Q"), ("use_time", "Q"))
 
-    class replay_state(nla):
+    class replay_state(PackedStruct, nla):
         """Sequence numbers and the window of up to 32 packets.
 
         .. code-block:: c
@@ -210,7 +194,7 @@ class xfrm_message(nlmsg):
 
         fields = (("oseq", "I"), ("seq", "I"), ("bitmap", "I"))
 
-    class replay_state_esn(nla):
+    class replay_state_esn(PackedStruct, nla):
         """Sequence numbers of 64 bits, and a window of up to 4096 packets.
 
         .. code-block:: c
@@ -236,11 +220,7 @@ class xfrm_message(nlmsg):
             ("bmp", "s"),
         )
 
-        def decode(self) -> None:
-            """Take the bitmap for what follows the fixed part."""
-            _decode_with_tail(self, 24)
-
-    class mark(nla):
+    class mark(PackedStruct, nla):
         """Packets that an entry is for: those whose mark, under the mask, is the value.
 
         .. code-block:: c
@@ -250,7 +230,7 @@ class xfrm_message(nlmsg):
 
         fields = (("v", "I"), ("m", "I"))
 
-    class userpolicy_type(nla):
+    class userpolicy_type(PackedStruct, nla):
         """Main (0) or sub (1) policy.
 
         .. code-block:: c
@@ -260,7 +240,7 @@ class xfrm_message(nlmsg):
 
         fields = (("type", "B"), ("__pad0", "x"), ("reserved1", "H"), ("reserved2", "B"))
 
-    class address_filter(nla):
+    class address_filter(PackedStruct, nla):
         """Which SAs a dump shows.
 
         .. code-block:: c
@@ -282,7 +262,7 @@ class xfrm_message(nlmsg):
             ("dplen", "B"),
         )
 
-    class user_offload(nla):
+    class user_offload(PackedStruct, nla):
         """The device that carries an SA out.
 
         .. code-block:: c
@@ -291,12 +271,3 @@ class xfrm_message(nlmsg):
         """
 
         fields = (("ifindex", "i"), ("flags", "B"))
-
-
-def _decode_with_tail(attribute: Any, fixed_bytes: int) -> None:  # noqa: ANN401 - pyroute2 has no types
-    """Decode a struct that ends in a flexible array, the last of its ``fields``."""
-    name = attribute.fields[-1][0]
-    attribute.fields = attribute.fields[:-1]
-    nla.decode(attribute)
-    start = attribute.offset + 4 + fixed_bytes
-    attribute[name] = bytes(attribute.data[start : attribute.offset + attribute.length])

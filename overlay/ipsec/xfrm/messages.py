@@ -29,6 +29,7 @@ from pyroute2.netlink import nla, nlmsg
 from pyroute2.netlink.marshal import Marshal
 
 from overlay.ipsec.xfrm.attributes import xfrm_message
+from overlay.ipsec.xfrm.packing import PackedStruct
 
 XFRM_MSG_NEWSA = 0x10
 XFRM_MSG_DELSA = 0x11
@@ -310,7 +311,7 @@ class user_acquire(xfrm_message):
     )
 
 
-class spdinfo(nlmsg):
+class spdinfo(PackedStruct, nlmsg):
     """How many policies there are; as request, ``flags`` is anything."""
 
     prefix = "XFRMA_"
@@ -323,7 +324,7 @@ class spdinfo(nlmsg):
         ("XFRMA_SPD_IPV6_HTHRESH", "hthresh"),
     )
 
-    class info(nla):
+    class info(PackedStruct, nla):
         """Policies by direction; those of sockets apart.
 
         .. code-block:: c
@@ -340,7 +341,7 @@ class spdinfo(nlmsg):
             ("fwdscnt", "I"),
         )
 
-    class hinfo(nla):
+    class hinfo(PackedStruct, nla):
         """The hash table's size.
 
         .. code-block:: c
@@ -350,7 +351,7 @@ class spdinfo(nlmsg):
 
         fields = (("spdhcnt", "I"), ("spdhmcnt", "I"))
 
-    class hthresh(nla):
+    class hthresh(PackedStruct, nla):
         """From which prefix lengths on a policy is hashed.
 
         .. code-block:: c

@@ -151,16 +151,28 @@ def test_neighbour_cannot_make_us_remember_more_than_4096_messages() -> None:
 
 def test_sender_has_bounds_per_neighbour_and_in_total() -> None:
     sender = make()
-    for circuit in range(128):
+    for circuit in range(64):
         sender.send(MIX1, b"x", circuit, 0.0)
     with pytest.raises(LimitReached):
-        sender.send(MIX1, b"x", 128, 0.0)
-    for neighbour in range(3):
+        sender.send(MIX1, b"x", 64, 0.0)
+    for neighbour in range(31):
         peer = OverlayAddress(bytes.fromhex("fd6d6978") + bytes([neighbour] * 12))
-        for circuit in range(128):
+        for circuit in range(64):
             sender.send(peer, b"x", circuit, 0.0)
     with pytest.raises(LimitReached):
         sender.send(ALICE, b"x", 1, 0.0)
+
+
+def test_unfinished_messages_of_many_neighbours_keep_no_short_message_out() -> None:
+    receiver = make()
+    for neighbour in range(16):
+        peer = OverlayAddress(bytes.fromhex("fd6d6978") + bytes([neighbour] * 12))
+        for number in range(8):
+            start = b"\x01" + bytes([number] * 8) + b"\x08\x00\x00" + bytes(1072)
+            assert receiver.receive(peer, start, 0.0) is None
+    with pytest.raises(LimitReached):
+        receiver.receive(ALICE, b"\x01" + bytes(8) + b"\x08\x00\x00" + bytes(1072), 0.0)
+    assert receiver.receive(ALICE, b"\x01" + bytes(8) + b"\x00\x01\x00x", 0.0) == b"x"
 
 
 def test_lost_link_fails_what_was_under_way_and_forgets_the_rest() -> None:

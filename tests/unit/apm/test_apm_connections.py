@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import pytest
 from apm_lab import BOB_V4, Net
 
 from overlay.apm.circuits import ExitIpsecInfo, RelayIpsecInfo, SourceIpsecInfo
 from overlay.apm.connections import AnonymousConnections, RequestedCircuit
+from overlay.errors import InternalError
 
 
 def connections_of(net: Net, name: str) -> AnonymousConnections:
@@ -25,8 +27,9 @@ def test_circuit_that_waits_for_a_link_has_no_ipsec_information() -> None:
     connections = AnonymousConnections()
     number = connections.new_number()
     connections.put_source(RequestedCircuit(number, net.path("mix1"), BOB_V4))
-    assert connections.request_ipsec_info(number) is None
-    assert connections.request_ipsec_info(number + 1) is None
+    for asked in (number, number + 1):
+        with pytest.raises(InternalError):
+            connections.request_ipsec_info(asked)
 
 
 def test_adjacent_nodes_share_one_circuit_address_and_no_three_do() -> None:

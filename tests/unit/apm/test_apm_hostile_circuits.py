@@ -16,18 +16,18 @@ from scapy.packet import Raw
 from overlay.addresses import CircuitAddress, Endpoint, OverlayAddress, new_circuit_address
 from overlay.apm.carrier import SIGNALLING_PORT
 from overlay.apm.circuits import SourceIpsecInfo
-from overlay.apm.control import Confirm, Ping, Refuse, RefuseReason
+from overlay.apm.control import Confirm, Ping, Refuse, RefuseReason, Teardown
 from overlay.apm.datagram import UdpDatagram
-from overlay.apm.events import CircuitOpened, LinkWanted
+from overlay.apm.events import CircuitOpened
 from overlay.apm.layer import ExitLayer, Families, Layer, LayerTerms, RelayLayer
 from overlay.apm.onion import OnionHop, construct_onion
-from overlay.apm.settings import ApmSettings
 from overlay.ipsec.model import ANY_V4, ANY_V6, Direction, IpsecConfiguration, Spi
 from overlay.link.model import LinkPeer
 from overlay.selection.selector import MixPath
 from overlay.sensitive import SecretBytes
 
 RNG = Random(99)
+NOWHERE = Endpoint("10.1.0.77", 4500)
 
 
 def terms(
@@ -44,7 +44,9 @@ def terms(
     )
 
 
-def exit_layer(sender: Actor, target: Actor, near: CircuitAddress | None = None, **spis: int) -> Layer:
+def exit_layer(
+    sender: Actor, target: Actor, near: CircuitAddress | None = None, **spis: int
+) -> Layer:
     near = near or new_circuit_address(sender.address, target.address, RNG)
     return ExitLayer(terms(near, **spis), Families.IPV4)
 
@@ -54,11 +56,10 @@ def relay_layer(
     target: Actor,
     next_hop: OverlayAddress,
     far: CircuitAddress | None = None,
-    endpoint: Endpoint = Endpoint("10.1.0.77", 4500),
 ) -> Layer:
     far = far or new_circuit_address(target.address, next_hop, RNG)
     near = new_circuit_address(sender.address, target.address, RNG)
-    return RelayLayer(terms(near), far, LinkPeer(next_hop, RNG.randbytes(32), endpoint))
+    return RelayLayer(terms(near), far, LinkPeer(next_hop, RNG.randbytes(32), NOWHERE))
 
 
 def send(sender: Actor, target: Actor, layer: Layer, now: float = NOW) -> None:
@@ -183,6 +184,49 @@ def test_onion_is_good_over_the_link_that_it_was_made_for_alone() -> None:
     assert mix.manager.relay_report().exits == 0
 
 
+# --- occupying ---
+
+
+def test_one_neighbour_cannot_take_all_places_where_onions_wait_for_links() -> None:
+    mix, mallory, alice = Actor(2), Actor(3), Actor(1)
+    introduce(mix, mallory)
+    introduce(mix, alice)
+    for number in range(70):
+        send(mallory, mix, relay_layer(mallory, mix, Actor(100 + number).address))
+    assert mix.manager.relay_report().waiting == 8
+    send(alice, mix, relay_layer(alice, mix, Actor(77).address))
+    assert mix.manager.relay_report().waiting == 9
+
+
+def test_one_neighbour_cannot_close_a_relay_to_the_others_by_filling_the_replay_cache() -> None:
+    settings = lab_settings(max_replay_entries=6, max_replay_entries_per_neighbour=3)
+    mix, mallory, alice = Actor(2, settings), Actor(3), Actor(1)
+    introduce(mix, mallory)
+    introduce(mix, alice)
+    for _ in range(9):
+        send(mallory, mix, exit_layer(mallory, mix))
+    mix.sends()
+    send(alice, mix, exit_layer(alice, mix))
+    assert [type(answer) for answer in controls(mix.sends())] == [Confirm]
+
+
+def test_refusals_to_strangers_leave_room_for_the_farewells_of_circuits() -> None:
+    settings = lab_settings(max_farewells=4, max_circuits=1)
+    mix, mallory, alice = Actor(2, settings), Actor(3), Actor(1)
+    introduce(mix, mallory)
+    introduce(mix, alice)
+    send(alice, mix, exit_layer(alice, mix))
+    mix.sends()
+    for _ in range(9):
+        send(mallory, mix, exit_layer(mallory, mix))
+    assert [type(answer) for answer in controls(mix.sends())] == [Refuse, Refuse]
+    mix.manager.close_all(NOW)
+    assert [type(answer) for answer in controls(mix.sends())] == [Teardown]
+
+
+# --- through the exit ---
+
+
 def v4(source: bytes, destination: bytes) -> bytes:
     header = IP(src=".".join(map(str, source)), dst=".".join(map(str, destination)))
     return bytes(header / UDP(sport=1, dport=2) / Raw(b"hello neighbour"))
@@ -211,9 +255,7 @@ def test_circuits_of_one_exit_reach_each_other_through_its_policy_alone(version:
     # Mallory's host is hers: she seals towards any destination.
     [circuit] = net["mallory"].manager._connections.sources()
     engine = net["mallory"].engine
-    [policy] = [
-        p for p in circuit.inner_configuration.policies if p.direction is Direction.OUT
-    ]
+    [policy] = [p for p in circuit.inner_configuration.policies if p.direction is Direction.OUT]
     anywhere = ANY_V4 if version == 4 else ANY_V6
     wide = replace(policy, selector=replace(policy.selector, destination=anywhere))
     engine.install(IpsecConfiguration((), (wide,)))

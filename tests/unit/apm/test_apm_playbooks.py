@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from apm_fakes import NOW, Actor, acks, control, controls, onions
 from apm_lab import BOB_V4, BOB_V6, INNER_V4, lab_settings
 
+import overlay.apm.onion
+import overlay.apm.plan
+import overlay.apm.relay
+import overlay.apm.source
 from overlay.addresses import InnerAddress
 from overlay.apm.circuits import LinkSecurity
 from overlay.apm.control import (
@@ -40,7 +46,7 @@ from overlay.errors import (
     NoSuitablePath,
     PathError,
 )
-from overlay.ipsec.model import IpsecConfiguration, SaIdentity
+from overlay.ipsec.model import SaIdentity
 from overlay.selection.selector import MixPath
 
 INNER = InnerAddresses(ipv4=InnerAddress(bytes((100, 64, 3, 4))))
@@ -69,32 +75,66 @@ def nears(alice: Actor) -> list[bytes]:
     return list(alice.backend.installed[0].local_addresses)
 
 
+def record_calls(actor: Actor, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Write down what an actor calls of the paper's functions, by the paper's names."""
+    calls: list[str] = []
+
+    def watch(owner: object, name: str, called: Callable[..., str]) -> None:
+        real = getattr(owner, name)
+
+        def recorded(*args: object, **kwargs: object) -> object:
+            calls.append(called(*args))
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, recorded)
+
+    manager = actor.manager
+    for owner, name, paper in (
+        (actor.spis, "allocate", "nitcm_generate_spi"),
+        (overlay.apm.plan, "nesm_generate_sym_key", "nesm_generate_sym_key"),
+        (overlay.apm.source, "construct_onion", "nesm_construct_onion"),
+        (overlay.apm.onion, "nesm_encrypt_data", "nesm_encrypt_data"),
+        (manager._relay, "receive_onion_message", "apasm_receive_onion_msg"),
+        (overlay.apm.relay, "extract_onion_info", "nesm_extract_onion_info"),
+        (overlay.apm.onion, "nesm_decrypt_data", "nesm_decrypt_data"),
+        (manager._connections, "request_ipsec_info", "nitcm_request_ipsec_info"),
+        (overlay.apm.source, "ipsec_translator", "nitcm_ipsec_translator"),
+        (overlay.apm.relay, "ipsec_translator", "nitcm_ipsec_translator"),
+        (actor.backend, "install", "enforcement"),
+        (manager._carrier, "send", "apasm_send_onion_msg"),
+    ):
+        watch(owner, name, lambda *_, paper=paper: paper)
+    for name in ("put_source", "put_hop"):
+        watch(manager._connections, name, lambda circuit: f"soft state: {type(circuit).__name__}")
+    calls.clear()
+    return calls
+
+
 # --- Figure 4: the source ---
 
 
-def test_figure_4_order_of_the_calls_at_the_source() -> None:
+def test_figure_4_order_of_the_calls_at_the_source(monkeypatch: pytest.MonkeyPatch) -> None:
     alice, mix1, mix2 = cast()
-    seen: list[object] = []
-    install = alice.backend.install
-
-    def check_then_install(configuration: IpsecConfiguration) -> None:
-        # Soft state comes before enforcement, and the onion leaves after it.
-        seen.extend(report.state for report in alice.manager.circuits())
-        seen.append(onions(alice.sends()))
-        install(configuration)
-
-    alice.backend.install = check_then_install  # type: ignore[method-assign]
-    alice.log.clear()
+    calls = record_calls(alice, monkeypatch)
     # >> apasm_anonymous_connection()
     number = alice.manager.anonymous_connection(path(mix1, mix2), BOB_V4, NOW)
-    # << nitcm_generate_spi() per hop and direction, nesm_generate_sym_key() per hop,
-    #    nitcm_ipsec_translator() and enforcement
-    assert alice.log == ["generate SPI"] * 4 + ["generate key"] * 2 + ["install"]
-    assert seen == [CircuitState.AWAITING_CONFIRMATION, []]
-    # << apasm_send_onion_msg() to the first Mix-node
+    # <<
+    assert calls == [
+        "soft state: RequestedCircuit",  # until there is a link
+        *["nitcm_generate_spi"] * 4,
+        *["nesm_generate_sym_key"] * 2,
+        "nesm_construct_onion",
+        *["nesm_encrypt_data"] * 2,
+        "soft state: PendingCircuit",
+        "nitcm_request_ipsec_info",
+        "nitcm_ipsec_translator",
+        "enforcement",
+        "apasm_send_onion_msg",
+    ]
     [onion] = onions(alice.sends())
     assert (onion.source, onion.destination) == (alice.address, mix1.address)
-    assert [report.number for report in alice.manager.circuits()] == [number]
+    [report] = alice.manager.circuits()
+    assert (report.number, report.state) == (number, CircuitState.AWAITING_CONFIRMATION)
     assert alice.event_names() == []
 
 
@@ -395,24 +435,23 @@ def at_relay() -> tuple[Actor, Actor, Actor, UdpDatagram]:
     return alice, mix1, mix2, onion
 
 
-def test_figure_5_order_of_the_calls_at_a_relay() -> None:
+def test_figure_5_order_of_the_calls_at_a_relay(monkeypatch: pytest.MonkeyPatch) -> None:
     _, mix1, mix2, onion = at_relay()
-    seen: list[object] = []
-    install = mix1.backend.install
-
-    def check_then_install(configuration: IpsecConfiguration) -> None:
-        seen.append(mix1.manager._connections.hops_in_total())
-        seen.append(onions(mix1.sends()))
-        install(configuration)
-
-    mix1.backend.install = check_then_install  # type: ignore[method-assign]
-    mix1.log.clear()
+    calls = record_calls(mix1, monkeypatch)
     # >> apasm_receive_onion_msg()
     mix1.hears(onion)
-    # << nesm_extract_onion_info(), soft state, then translation and enforcement
-    assert mix1.log == ["install"]
-    assert seen == [1, []]
-    # << apasm_send_onion_msg(): the peeled onion to the next hop, an acknowledgement back
+    # <<
+    assert calls == [
+        "apasm_receive_onion_msg",
+        "nesm_extract_onion_info",
+        "nesm_decrypt_data",
+        "soft state: HeldCircuit",
+        "soft state: RelayedCircuit",
+        "nitcm_request_ipsec_info",
+        "nitcm_ipsec_translator",
+        "enforcement",
+        "apasm_send_onion_msg",
+    ]
     [forwarded] = onions(mix1.sends())
     assert (forwarded.source, forwarded.destination) == (mix1.address, mix2.address)
     assert len(forwarded.payload) == len(onion.payload)

@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 
-from overlay.addresses import CIRCUIT_PREFIX, OVERLAY_PREFIX, InnerAddress
+from overlay.addresses import CIRCUIT_PREFIX, OVERLAY_PREFIX, InnerAddress, OverlayAddress
 from overlay.apm.control import Pong
 from overlay.apm.inner_addresses import InnerAddresses, InnerAddressPool, is_inner_address
 from overlay.apm.keepalive import KeepAlive
@@ -19,9 +19,11 @@ from overlay.apm.settings import ApmSettings
 from overlay.apm.spi import SpiAllocator
 from overlay.apm.timers import Timers
 from overlay.errors import LimitReached, Replayed
-from overlay.ipsec.model import MIN_SPI, Spi
+from overlay.ipsec.model import Spi
 from overlay.ipsec.suites import SUITES
 from overlay.sensitive import SecretBytes
+
+MALLORY, ALICE = (OverlayAddress(OVERLAY_PREFIX + bytes([n] * 12)) for n in (1, 2))
 
 V4 = ipaddress.IPv4Network("100.64.8.0/29")
 V6 = ipaddress.IPv6Network("fd77:1::/64")
@@ -80,31 +82,42 @@ def test_moving_a_timer_often_does_not_grow_the_heap() -> None:
 
 
 def test_replayed_layer_is_refused_until_it_expires() -> None:
-    cache = ReplayCache(10)
+    cache = ReplayCache(10, 10)
     tag = replay_tag(b"encapsulated key")
     cache.check(tag)
-    cache.remember(tag, expires=100.0, now=0.0)
+    cache.remember(tag, MALLORY, expires=100.0, now=0.0)
     with pytest.raises(Replayed):
         cache.check(tag)
-    cache.remember(replay_tag(b"other"), expires=300.0, now=99.9)
+    cache.remember(replay_tag(b"other"), MALLORY, expires=300.0, now=99.9)
     with pytest.raises(Replayed):
         cache.check(tag)
-    cache.remember(replay_tag(b"third"), expires=300.0, now=100.0)
+    cache.remember(replay_tag(b"third"), MALLORY, expires=300.0, now=100.0)
     cache.check(tag)
     assert len(cache) == 2
 
 
 def test_full_replay_cache_refuses_rather_than_forgets() -> None:
-    cache = ReplayCache(2)
+    cache = ReplayCache(2, 2)
     tags = [replay_tag(bytes([i])) for i in range(3)]
-    cache.remember(tags[0], 10.0, 0.0)
-    cache.remember(tags[1], 20.0, 0.0)
+    cache.remember(tags[0], MALLORY, 10.0, 0.0)
+    cache.remember(tags[1], MALLORY, 20.0, 0.0)
     with pytest.raises(LimitReached):
-        cache.remember(tags[2], 30.0, 5.0)
+        cache.remember(tags[2], MALLORY, 30.0, 5.0)
     with pytest.raises(Replayed):
         cache.check(tags[0])
-    cache.remember(tags[2], 30.0, 10.0)
+    cache.remember(tags[2], MALLORY, 30.0, 10.0)
     assert len(cache) == 2
+
+
+def test_one_neighbour_fills_no_more_than_its_share_of_the_replay_cache() -> None:
+    cache = ReplayCache(10, 2)
+    for number in range(2):
+        cache.remember(replay_tag(bytes([number])), MALLORY, 100.0, 0.0)
+    with pytest.raises(LimitReached):
+        cache.remember(replay_tag(b"third"), MALLORY, 100.0, 1.0)
+    cache.remember(replay_tag(b"of another neighbour"), ALICE, 100.0, 1.0)
+    cache.remember(replay_tag(b"later"), MALLORY, 200.0, 100.0)
+    assert len(cache) == 1
 
 
 def test_default_settings_are_valid() -> None:

@@ -380,6 +380,27 @@ def test_links_beyond_the_limit_fail_with_limit():
     assert len(alice.links) == 2
 
 
+def test_strangers_of_one_prefix_take_no_more_than_their_share_of_links():
+    alice, bob = Host(1, LinkSettings(max_accepted_links_per_prefix=2)), Host(2)
+    mallories = [Host(number) for number in range(3, 8)]
+    for number, mallory in enumerate(mallories, start=1):
+        mallory.endpoint = Endpoint(f"8.8.99.{number}", 4500)
+    lab = Lab(alice, bob, *mallories)
+    for mallory in mallories[:4]:
+        mallory.links.connect(alice.peer, NOW)
+        lab.settle(NOW)
+    assert len(alice.links) == 2
+    assert alice.links.drops()[LinkDrop.LIMIT] == 2
+    bob.links.connect(alice.peer, NOW)
+    lab.settle(NOW)
+    assert len(alice.links) == 3
+    mallories[0].links.close(alice.identity.overlay_address, NOW)
+    lab.settle(NOW)
+    mallories[4].links.connect(alice.peer, NOW + 1)
+    lab.settle(NOW + 1)
+    assert len(alice.links) == 3
+
+
 @pytest.mark.parametrize(
     "settings",
     [
