@@ -9,19 +9,22 @@ The Python API, beside the command line::
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from overlay.node import OverlayNode
 
-__all__ = ["OverlayNode", "__version__"]
+    __version__: str
 
-__version__ = version("anonymous-overlay")
+__all__ = ["OverlayNode", "__version__"]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - module attributes may be anything
-    """Import the node when it is first named, so that the cores stay light to import."""
+    """Import what is slow when it is first named, so that cores and command line stay light."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("anonymous-overlay")
     if name == "OverlayNode":
         from overlay.node import OverlayNode
 

@@ -84,11 +84,12 @@ class Admission:
             return RefuseReason.NOT_OFFERED
         if peer.overlay_address in (self._board.own, previous):
             return RefuseReason.UNREACHABLE
+        settings = self._settings
+        # Also if there is a link, which is nothing that a source should learn by asking.
+        if not settings.allow_private_endpoints and forbidden_network(peer.endpoint.address):
+            return RefuseReason.UNREACHABLE
         if self._board.link(peer.overlay_address) is not None:
             return None
-        if not self._settings.allow_private_endpoints and forbidden_network(peer.endpoint.address):
-            return RefuseReason.UNREACHABLE
-        settings = self._settings
         share = sum(neighbour == previous for neighbour in waiting)
         if len(waiting) >= settings.max_held_onions or (
             share >= settings.max_held_onions_per_neighbour

@@ -55,7 +55,6 @@ class SignallingManager:
         rng: Random,
         inner_addresses: InnerAddressPool | None,
         relay: bool,
-        local_networks: Sequence[IpNetwork] = (),
     ) -> None:
         """Build the two sides.
 
@@ -67,16 +66,12 @@ class SignallingManager:
             rng: of identifiers, addresses and seeds.
             inner_addresses: what the exit role lends; None for no exit role.
             relay: whether to pass circuits on.
-            local_networks: networks of this host's other interfaces; an inner address
-                inside one of them is not accepted from an exit.
         """
         own = identity.overlay_address
         self._board = Switchboard(own, backend, spis, settings, inner_addresses)
         self._connections = AnonymousConnections()
         self._carrier = Carrier(settings, rng)
-        self._source = SourceSide(
-            self._board, self._connections, self._carrier, rng, local_networks
-        )
+        self._source = SourceSide(self._board, self._connections, self._carrier, rng)
         self._relay = RelaySide(
             self._board,
             self._connections,

@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from random import Random
 
 from overlay.addresses import IpNetwork, OverlayAddress
@@ -74,13 +73,11 @@ class SourceSide:
         connections: AnonymousConnections,
         carrier: Carrier,
         rng: Random,
-        local_networks: Sequence[IpNetwork],
     ) -> None:
         self._board = switchboard
         self._connections = connections
         self._carrier = carrier
         self._rng = rng
-        self._local_networks = tuple(local_networks)
         self._settings = switchboard.settings
         self._timers: Timers[int] = Timers()
 
@@ -217,15 +214,7 @@ class SourceSide:
 
     def _is_taken(self, address: bytes) -> bool:
         pool = self._board.inner_pool
-        return (
-            self.holds_inner(address)
-            or (pool is not None and pool.lends(address))
-            or any(
-                network.network_address.packed <= address <= network.broadcast_address.packed
-                for network in self._local_networks
-                if len(network.network_address.packed) == len(address)
-            )
-        )
+        return self.holds_inner(address) or (pool is not None and pool.lends(address))
 
     def holds_inner(self, address: bytes) -> bool:
         """Tell whether a circuit of ours has this inner address."""

@@ -20,26 +20,25 @@ class Timers(Generic[K]):
     """
 
     def __init__(self) -> None:
-        self._when: dict[K, tuple[float, int]] = {}
+        self._live: dict[K, tuple[float, int, K]] = {}
         self._heap: list[tuple[float, int, K]] = []
         self._ticket = itertools.count()
 
     def __len__(self) -> int:
         """Return how many keys have a deadline."""
-        return len(self._when)
+        return len(self._live)
 
     def set(self, key: K, when: float) -> None:
         """Give ``key`` the deadline ``when``, instead of any other."""
-        ticket = next(self._ticket)
-        self._when[key] = (when, ticket)
-        heapq.heappush(self._heap, (when, ticket, key))
-        if len(self._heap) > 64 and len(self._heap) > 2 * len(self._when):
-            self._heap = [(when, ticket, key) for key, (when, ticket) in self._when.items()]
+        entry = self._live[key] = (when, next(self._ticket), key)
+        heapq.heappush(self._heap, entry)
+        if len(self._heap) > 64 and len(self._heap) > 2 * len(self._live):
+            self._heap = list(self._live.values())
             heapq.heapify(self._heap)
 
     def cancel(self, key: K) -> None:
         """Forget the deadline of ``key``, if it has one."""
-        self._when.pop(key, None)
+        self._live.pop(key, None)
 
     def next_deadline(self) -> float:
         """Return the earliest deadline, ``math.inf`` if there is none."""
@@ -51,12 +50,12 @@ class Timers(Generic[K]):
         if self.next_deadline() > now:
             return None
         _, _, key = heapq.heappop(self._heap)
-        del self._when[key]
+        del self._live[key]
         return key
 
     def _drop_stale(self) -> None:
         while self._heap:
-            when, ticket, key = self._heap[0]
-            if self._when.get(key) == (when, ticket):
+            entry = self._heap[0]
+            if self._live.get(entry[2]) is entry:
                 return
             heapq.heappop(self._heap)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from importlib.metadata import version
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import overlay
 from overlay.apm.settings import MAX_HOPS
 from overlay.logs import LEVELS
 
@@ -25,9 +26,7 @@ def parser() -> argparse.ArgumentParser:
         description="Carry IP packets through anonymous circuits of nested IPsec tunnels.",
         allow_abbrev=False,
     )
-    top.add_argument(
-        "--version", action="version", version=f"overlay {version('anonymous-overlay')}"
-    )
+    top.add_argument("--version", action=_ShowVersion, nargs=0, help="show the version and exit")
     _common(top, absent=None, off=False)
     commands = top.add_subparsers(metavar="COMMAND", required=True)
     _init(_command(commands, "init", "make an identity and a commented configuration file"))
@@ -37,6 +36,14 @@ def parser() -> argparse.ArgumentParser:
     _path(commands.add_parser("path", help="open, list and close anonymous paths"))
     _command(commands, "stop", "stop the running node")
     return top
+
+
+class _ShowVersion(argparse.Action):
+    """Look the version up when asked for it: that takes longer than the rest of the grammar."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        sys.stdout.write(f"overlay {overlay.__version__}\n")
+        parser.exit()
 
 
 def _command(commands: Commands, name: str, about: str, *, of: str = "") -> argparse.ArgumentParser:

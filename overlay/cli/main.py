@@ -17,16 +17,16 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from overlay.cli.answers import Answer
 from overlay.cli.arguments import parser
-from overlay.cli.ask import ask
-from overlay.cli.initialise import initialise
 from overlay.cli.tables import printable
-from overlay.cli.up import RunNode, up
 from overlay.control.failure import overlay_error_in
 from overlay.errors import InternalError
+
+if TYPE_CHECKING:
+    from overlay.cli.up import RunNode
 
 __all__ = ["main"]
 
@@ -63,11 +63,18 @@ def _run(arguments: argparse.Namespace, run_node: RunNode | None) -> None:
     def show(answer: Answer) -> None:
         print(answer.shown(as_json=arguments.json), flush=True)
 
+    # Each command imports what it needs alone: asking a running node must not load another one.
     if arguments.command == "init":
+        from overlay.cli.initialise import initialise
+
         show(initialise(arguments))
     elif arguments.command == "up":
+        from overlay.cli.up import up
+
         up(arguments, run_node, show)
     else:
+        from overlay.cli.ask import ask
+
         show(ask(arguments))
 
 

@@ -1,7 +1,8 @@
 """The control socket: how the owner of a running node asks it what it does and tells it what to do.
 
 ``docs/formats/control-socket.md`` has the format. ``model`` holds requests, reports and what a
-node must offer, ``codec`` their JSON, ``server`` the node's side, ``client`` the command line's.
+node must offer, ``codec`` their JSON, ``client`` the command line's side. ``server``, the node's
+side, is imported from its module: who only asks shall not wait for what it needs.
 """
 
 from overlay.control.client import ControlClient, RequestFailed
@@ -13,7 +14,6 @@ from overlay.control.model import (
     PeerReport,
     StatusReport,
 )
-from overlay.control.server import serve_control
 
 __all__ = [
     "ClosePathRequest",
@@ -24,5 +24,4 @@ __all__ = [
     "PeerReport",
     "RequestFailed",
     "StatusReport",
-    "serve_control",
 ]

@@ -153,7 +153,8 @@ class PathReport:
     """One path that the user asked for.
 
     ``number`` is local to this process. ``state`` is a word for the user ("opening", "open",
-    "rebuilding"). ``hops`` are in order, first hop first, empty while there is no circuit.
+    "rebuilding", "closing"). ``hops`` are in order, first hop first, empty while there is no
+    circuit.
     ``rtt_ms`` is the round trip to the exit, None until measured. ``mtu`` is the largest inner
     packet in bytes.
     """

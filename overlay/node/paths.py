@@ -16,14 +16,10 @@ towards silence: a destination whose guard cannot be ended stays guarded and is 
 
 from __future__ import annotations
 
-import enum
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from random import Random
 from typing import Protocol
-
-import trio
 
 from overlay.addresses import InnerAddress, IpNetwork, NodeId
 from overlay.apm.control import RefuseReason
@@ -39,6 +35,7 @@ from overlay.errors import (
     OverlayError,
     PathError,
 )
+from overlay.node.requested_path import PathState, RequestedPath, of_version
 from overlay.selection.selector import MixPath, PathRequest, PathSelector
 
 __all__ = ["CircuitEvent", "CircuitService", "Guard", "PathState", "Paths", "RequestedPath"]
@@ -51,16 +48,6 @@ _REBUILD_WAIT_S = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
 """Waits before each further attempt; the last one repeats."""
 
 CircuitEvent = CircuitOpened | CircuitFailed | CircuitLost | CircuitClosed
-
-
-class PathState(enum.Enum):
-    """What a requested path is doing, in words for the user."""
-
-    OPENING = "opening"
-    OPEN = "open"
-    REBUILDING = "rebuilding"
-    CLOSING = "closing"
-    """Closed, but the host did not end the guard yet."""
 
 
 class CircuitService(Protocol):
@@ -96,33 +83,6 @@ class Guard(Protocol):
     def release(self, destination: IpNetwork) -> None:
         """End the protection."""
         ...
-
-
-@dataclass(slots=True, eq=False)
-class RequestedPath:
-    """One path that the user asked for; :class:`Paths` alone changes it."""
-
-    number: int
-    destination: IpNetwork
-    hops: int
-    strategy: str
-    via: tuple[NodeId, ...]
-    requested_at: float
-    state: PathState = PathState.OPENING
-    circuit: int | None = None
-    mix_path: MixPath | None = None
-    inner_addresses: tuple[InnerAddress, ...] = ()
-    opened_at: float | None = None
-    failures: int = 0
-    avoid: frozenset[NodeId] = frozenset()
-    retry_at: float = math.inf
-    error: OverlayError | None = None
-    settled: trio.Event = field(default_factory=trio.Event)
-
-    @property
-    def carried_address(self) -> InnerAddress | None:
-        """The inner address of the destination's family."""
-        return _of_version(self.inner_addresses, self.destination.version)
 
 
 class Paths:
@@ -348,7 +308,7 @@ class Paths:
         path.settled.set()
 
     def _carry(self, destination: IpNetwork, inner_addresses: Iterable[InnerAddress]) -> None:
-        address = _of_version(inner_addresses, destination.version)
+        address = of_version(inner_addresses, destination.version)
         if address is None:
             raise PathError("the exit lent no address of this family.")
         self._guard.carry(destination, address)
@@ -440,8 +400,3 @@ class Paths:
 
 def _wait_s(failures: int) -> float:
     return max(_REBUILD_WAIT_S[min(failures, len(_REBUILD_WAIT_S) - 1)], 0.01)
-
-
-def _of_version(addresses: Iterable[InnerAddress], version: int) -> InnerAddress | None:
-    size = 4 if version == 4 else 16
-    return next((address for address in addresses if len(address) == size), None)

@@ -11,7 +11,7 @@ from overlay.dht.descriptor import MixDescriptor, Role
 from overlay.exit_policy import format_exit_rules
 from overlay.identity import LocalIdentity
 from overlay.node.control_plane import ControlPlane
-from overlay.node.paths import RequestedPath
+from overlay.node.requested_path import RequestedPath
 
 __all__ = ["path_report", "peer_report", "status_report"]
 

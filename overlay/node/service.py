@@ -13,8 +13,8 @@ from overlay.errors import BackendError, ConfigurationError
 from overlay.node.assembly import path_mtu
 from overlay.node.destinations import check_destination
 from overlay.node.own_descriptor import roles_of
-from overlay.node.paths import RequestedPath
 from overlay.node.reports import path_report, peer_report, status_report
+from overlay.node.requested_path import RequestedPath
 from overlay.node.running import RunningNode
 
 __all__ = ["NodeService"]

@@ -11,7 +11,8 @@ along when the node dies; then the first one answers.
 makes IPv4 assume that D is on that link, and IPv6 skip our table; a connected IPv6 socket
 keeps the route that it had. So a filter drops, after routing, whatever goes to D through
 another device than the circuit's. It also drops packets to VC from any other device, by which
-a neighbour could find out which inner address this host holds (CVE-2019-14899).
+a neighbour could find out which inner address this host holds (CVE-2019-14899). And from
+the circuit's device it lets in nothing but answers, so that no exit can call on local services.
 
 ::
 
@@ -195,7 +196,26 @@ def guard_filter(name: str, mark: int, routes: list[Route]) -> FilterTable:
                 )
             )
         leaving.append(Rule(hook=Hook.POSTROUTING, verdict=Verdict.DROP, destination=prefix))
-    return FilterTable(name, mark, (*_inner_address_rules(list(carried.values())), *leaving))
+    held = list(carried.values())
+    arriving = (*_inner_address_rules(held), *_unasked_rules(held))
+    return FilterTable(name, mark, (*arriving, *leaving))
+
+
+def _unasked_rules(carried: list[Route]) -> tuple[Rule, ...]:
+    """Let in through a circuit what answers this host alone.
+
+    An exit may send what it likes, under any source address: were it let in, the exit could
+    ask the services of this host, and know it by their banners and keys.
+    """
+    devices = dict.fromkeys(route.device for route in carried)
+    return tuple(
+        rule
+        for device in devices
+        for rule in (
+            Rule(hook=Hook.INPUT, verdict=Verdict.ACCEPT, in_device=device, reply=True),
+            Rule(hook=Hook.INPUT, verdict=Verdict.DROP, in_device=device),
+        )
+    )
 
 
 def _inner_address_rules(carried: list[Route]) -> tuple[Rule, ...]:

@@ -21,7 +21,7 @@ from typing import Protocol
 
 from overlay.addresses import IpNetwork
 from overlay.errors import BackendError
-from overlay.system.failures import PRIVILEGE_REMEDY
+from overlay.system.failures import PRIVILEGE_REMEDY, refused
 
 __all__ = ["FilterTable", "Hook", "PacketFilter", "Rule", "Verdict", "run_filter_tool"]
 
@@ -118,14 +118,17 @@ def run_filter_tool(argv: Sequence[str], text_input: str = "") -> subprocess.Com
     """Run nft or iptables to its end (some ten milliseconds) and return what it said.
 
     Raises:
-        BackendError: the program is missing.
+        BackendError: the program is missing, or cannot be started.
     """
     if shutil.which(argv[0]) is None:
         raise BackendError(
             f"setting the packet filter failed ({argv[0]} is not installed): "
             "install the package nftables, or iptables."
         )
-    return subprocess.run(argv, input=text_input, capture_output=True, text=True, check=False)
+    try:
+        return subprocess.run(argv, input=text_input, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise refused(f"starting {argv[0]}", error) from error
 
 
 def tool_refused(what: str, done: subprocess.CompletedProcess[str]) -> BackendError:

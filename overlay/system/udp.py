@@ -182,7 +182,10 @@ def bound_socket(endpoint: Endpoint, *, mark: int | None = None) -> socket.socke
         BackendError: see :meth:`UdpSocket.open`.
     """
     ipv6 = ":" in endpoint.host
-    new = socket.socket(socket.AF_INET6 if ipv6 else socket.AF_INET, socket.SOCK_DGRAM)
+    try:
+        new = socket.socket(socket.AF_INET6 if ipv6 else socket.AF_INET, socket.SOCK_DGRAM)
+    except OSError as error:
+        raise refused("opening a UDP socket", error) from error
     try:
         new.settimeout(0)
         if ipv6:

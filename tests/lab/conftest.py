@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from kernel_case import pytest_configure  # noqa: F401 - a hook: the mark "kernel"
 
 from lab.namespaces import Namespace, missing_requirements
 from lab.underlay import Underlay

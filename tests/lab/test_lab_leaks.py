@@ -13,7 +13,8 @@ CONTENT = secrets.token_bytes(30_000_000)
 
 @pytest.fixture
 def overlay(laboratory, tmp_path):
-    with LabOverlay(tmp_path, mixes=4) as made:
+    settings = "[apm]\nkeepalive_interval_s = 2.0\n"  # to notice a dead relay the sooner
+    with LabOverlay(tmp_path, mixes=4, settings=settings) as made:
         made.web.publish("file", CONTENT)
         made.web.publish("small", b"small")
         yield made

@@ -5,6 +5,8 @@ import socket
 import sys
 
 import pytest
+from scapy.layers import inet
+from scapy.packet import Raw
 
 from lab.reading import ICMPV6, UDP
 from overlay.addresses import Endpoint, InnerAddress
@@ -347,3 +349,37 @@ def test_without_rights_the_guard_says_how_to_get_them(namespace):
     assert "BackendError: installing a route failed" in done.stderr
     assert "unshare -Urn" in done.stderr
     assert "203.0.113.10" not in done.stderr.splitlines()[-1]
+
+
+def test_an_exit_cannot_call_on_services_of_the_source(namespace, filter_type):
+    """Not even under the destination's address; answers to what the source began pass."""
+
+    def inside():
+        with (
+            DestinationGuard(packet_filter=filter_type()) as guard,
+            TunDevice.open("anon%d", 1400) as device,
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as service,
+        ):
+            packed = InnerAddress(ipaddress.ip_address(INNER[0]).packed)
+            add_address(device.name, packed)
+            guard.protect(PREFIXES[0])
+            guard.carry(PREFIXES[0], device.name, packed, 1300)
+            service.bind(("", 7777))
+            service.settimeout(0.3)
+            heard = []
+            for asked_before in (False, True):
+                if asked_before:
+                    service.sendto(b"question", (DESTINATIONS[0], 53))
+                device.write_batch([_from_exit(b"answer")])
+                try:
+                    heard.append(service.recv(100))
+                except TimeoutError:
+                    heard.append(None)
+            return heard
+
+    assert namespace.call(inside) == [None, b"answer"]
+
+
+def _from_exit(payload):
+    header = inet.IP(src=DESTINATIONS[0], dst=INNER[0])
+    return bytes(header / inet.UDP(sport=53, dport=7777) / Raw(payload))

@@ -144,9 +144,10 @@ class FakeHost:
 
 
 def free_endpoint(number):
-    """Return a UDP endpoint on a loopback network of its own."""
+    """Return a UDP endpoint on a loopback network of its own, which no other process picks."""
+    process = os.getpid()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind((f"127.{number}.0.1", 0))
+        probe.bind((f"127.{number}.{process // 250 % 250}.{process % 250 + 1}", 0))
         return Endpoint(*probe.getsockname())
 
 
@@ -204,11 +205,11 @@ async def running(participants):
         yield nodes
 
 
-async def until(condition, *, within_s=300):
+async def until(condition, *, within_s=300, step_s=0.05):
     """Let the (mocked) time pass until the condition holds."""
     with trio.fail_after(within_s):
         while not condition():
-            await trio.sleep(0.05)
+            await trio.sleep(step_s)
 
 
 def run(program, *arguments, instruments=()):

@@ -11,9 +11,14 @@ import trio
 import trio.testing
 from fake_control import PEER, STATUS, FakeService
 
-from overlay.control import ControlClient, OpenPathRequest, RequestFailed, serve_control
+from overlay.control import ControlClient, OpenPathRequest, RequestFailed
 from overlay.control.codec import MAX_REQUEST_BYTES, parse_destination
-from overlay.control.server import IDLE_TIMEOUT_S, MAX_CONNECTIONS, REQUEST_TIMEOUT_S
+from overlay.control.server import (
+    IDLE_TIMEOUT_S,
+    MAX_CONNECTIONS,
+    REQUEST_TIMEOUT_S,
+    serve_control,
+)
 from overlay.errors import BackendError, ConfigurationError, InternalError
 
 OPEN_NEVER = {

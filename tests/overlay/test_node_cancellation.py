@@ -74,7 +74,7 @@ def test_a_source_that_is_cancelled_at_any_step_of_opening_leaves_nothing(tmp_pa
 
     async def program():
         async with running(others):
-            for count in [*range(1, 30), *range(30, 240, 15)]:
+            for count in [*range(1, 25), *range(25, 200, 25)]:
                 outcomes.append(await opened_and_cancelled(count))
                 assert alice.host.guarded == set()
                 assert_can_start_again(alice)

@@ -13,7 +13,8 @@ Inbound, for each datagram of :meth:`UserspaceEngine.process_inbound`::
 
 Outbound packets (:meth:`UserspaceEngine.process_outbound`) begin at 5. What has no OUT
 policy goes nowhere. What fits no stage is dropped and counted; nothing raises. The
-databases are asked once per flow: :mod:`overlay.ipsec.userspace.plans` remembers.
+databases are asked once per flow: :mod:`overlay.ipsec.userspace.plans` remembers. Plans and
+ciphers are for flows in use: every few seconds those of idle ones go (``warmth``).
 
 No hop limit is decremented: the tunnels of a circuit are one hop to what they carry, and a
 count would tell an observer at the exit how many Mix-nodes there were.
@@ -21,6 +22,7 @@ count would tell an observer at the exit how many Mix-nodes there were.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from random import Random
@@ -40,6 +42,7 @@ from overlay.ipsec.suites import SUITES
 from overlay.ipsec.userspace.plans import PLAN_KEY, Outlet, Passage, Planner, Step, Tunnels
 from overlay.ipsec.userspace.sad import SecurityAssociationDatabase, check_association
 from overlay.ipsec.userspace.spd import SecurityPolicyDatabase, check_policy
+from overlay.ipsec.userspace.warmth import COOLING_S
 
 __all__ = ["Processed", "UserspaceEngine"]
 
@@ -82,6 +85,7 @@ class UserspaceEngine:
         self._local: dict[bytes, int] = {}
         self._drops: dict[Drop, int] = {}
         self._planner = Planner(self._sad, self._spd, self._local)
+        self._next_cooling = -math.inf
 
     # What IpsecBackend asks for.
 
@@ -110,8 +114,7 @@ class UserspaceEngine:
         self._planner.forget()
         for association in configuration.associations:
             self._sad.add(association)
-        for policy in configuration.policies:
-            self._spd.add(policy)
+        self._spd.add(configuration.policies)
         for address in configuration.local_addresses:
             self._local[address] = self._local.get(address, 0) + 1
 
@@ -175,7 +178,7 @@ class UserspaceEngine:
 
         Where a datagram came from does not matter: its SPI and ICV tell (NAT may move a peer).
         """
-        self._sad.start_lifetimes(now)
+        self._begin(now)
         processed = Processed()
         links = self._planner.links
         for datagram, _ in datagrams:
@@ -197,7 +200,7 @@ class UserspaceEngine:
 
     def process_outbound(self, packets: Sequence[bytes], now: float) -> Processed:
         """Seal plain IP packets of this host into the tunnels that their OUT policy names."""
-        self._sad.start_lifetimes(now)
+        self._begin(now)
         processed = Processed()
         for packet in packets:
             length = packet_length(packet, len(packet))
@@ -210,7 +213,7 @@ class UserspaceEngine:
 
     def dummy(self, reqid: int, now: float) -> tuple[bytes, Endpoint] | None:
         """Return one dummy packet (RFC 4303, 2.6) for a link, None if the link cannot send."""
-        self._sad.start_lifetimes(now)
+        self._begin(now)
         link = self._sad.current(reqid)
         if link is None or link.endpoint is None:
             self._drop(Drop.OUT_NO_STATES)
@@ -220,6 +223,14 @@ class UserspaceEngine:
             return sealed, link.endpoint
         self._drop(sealed)
         return None
+
+    def _begin(self, now: float) -> None:
+        """What the first batch after a while does beforehand."""
+        self._sad.start_lifetimes(now)
+        if now >= self._next_cooling:
+            self._next_cooling = now + COOLING_S
+            self._sad.cool_idle(now)
+            self._planner.forget()
 
     def _enter(self, packet: bytes, passage: Passage, processed: Processed, now: float) -> None:
         """Stages 2 to 4: follow the plan through this host."""

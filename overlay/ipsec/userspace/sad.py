@@ -21,6 +21,7 @@ from overlay.ipsec.esp import InboundSa, OutboundSa, Report
 from overlay.ipsec.headers import MAX_IP_BYTES
 from overlay.ipsec.model import MIN_SPI, SaIdentity, SecurityAssociation
 from overlay.ipsec.suites import SUITES
+from overlay.ipsec.userspace.warmth import WarmAssociations
 
 __all__ = ["Sa", "SecurityAssociationDatabase", "check_association"]
 
@@ -81,6 +82,8 @@ class SecurityAssociationDatabase:
         self._rng = rng
         self._report = report
         self._undated: set[Sa] = set()
+        self._warm = WarmAssociations()
+        self._warmed = self._warm.add
         self._outbound: dict[_Address, tuple[OutboundSa, ...]] = {}
         self._current: dict[int, tuple[OutboundSa, ...]] = {}
         self.inbound_links: dict[int, InboundSa] = {}
@@ -98,12 +101,13 @@ class SecurityAssociationDatabase:
     def add(self, value: SecurityAssociation) -> None:
         """Install one SA that :meth:`check_new` let pass."""
         sa: Sa
+        warmed = self._warmed if value.encapsulation is None else None
         if not value.inbound:
-            sa = OutboundSa(value, self._rng, self._report)
+            sa = OutboundSa(value, self._rng, self._report, warmed)
             _append(self._outbound, (value.spi, value.destination), sa)
             _append(self._current, value.reqid, sa)
         else:
-            sa = InboundSa(value, self._rng, self._report)
+            sa = InboundSa(value, self._rng, self._report, warmed)
             if value.encapsulation is None:
                 self.inbound_onions[_onion_key(value.identity)] = sa
             else:
@@ -117,6 +121,7 @@ class SecurityAssociationDatabase:
         if sa is None or sa.value != value:
             return False
         self._undated.discard(sa)
+        self._warm.discard(sa)
         if isinstance(sa, OutboundSa):
             _take(self._outbound, (value.spi, value.destination), sa)
             _take(self._current, value.reqid, sa)
@@ -131,6 +136,7 @@ class SecurityAssociationDatabase:
         for table in (self._outbound, self._current, self.inbound_links, self.inbound_onions):
             table.clear()
         self._undated.clear()
+        self._warm.clear()
 
     def count(self, *, links: bool) -> int:
         """Return how many link SAs, or onion SAs, are installed, both directions together."""
@@ -156,6 +162,14 @@ class SecurityAssociationDatabase:
         """Begin to count the seconds of SAs installed since the last call."""
         while self._undated:
             self._undated.pop().start(now)
+
+    def cool_idle(self, now: float) -> None:
+        """Take their ciphers from onion SAs that were not used of late."""
+        self._warm.cool_idle(now)
+
+    def warm(self) -> int:
+        """Return how many onion SAs hold a cipher."""
+        return len(self._warm)
 
     def _find(self, value: SecurityAssociation) -> Sa | None:
         """Return the SA that stands in the way of ``value``, or that it describes."""

@@ -30,7 +30,10 @@ _Part = bytes | int
 _Shape = tuple[int, int, int]
 """Destination length, source length, and the protocol (-1 for any)."""
 
-_Compiled = tuple[int, int | None, int | None, dict[tuple[_Part, _Part], Chain]]
+_Entry = tuple[_Part, _Part] | _Part
+"""Masked source and destination; the latter alone where a shape takes any source."""
+
+_Compiled = tuple[int, int | None, int | None, dict[_Entry, Chain]]
 """Protocol, source mask, destination mask (None compares whole addresses), and the table."""
 
 _ANY_PROTOCOL: Final = -1
@@ -69,12 +72,18 @@ def _shape(selector: Selector) -> _Shape:
     return (selector.destination.length, selector.source.length, protocol)
 
 
-def _entry(selector: Selector) -> tuple[_Part, _Part]:
+def _masked(
+    source: bytes, source_mask: int | None, destination: bytes, destination_mask: int | None
+) -> _Entry:
+    wanted = destination if destination_mask is None else _part(destination, destination_mask)
+    if source_mask == 0:
+        return wanted
+    return (source if source_mask is None else _part(source, source_mask), wanted)
+
+
+def _entry(selector: Selector) -> _Entry:
     source, destination = selector.source, selector.destination
-    return (
-        _part(source.network, _mask(source)),
-        _part(destination.network, _mask(destination)),
-    )
+    return _masked(source.network, _mask(source), destination.network, _mask(destination))
 
 
 class _PolicyTable:
@@ -90,14 +99,7 @@ class _PolicyTable:
         for wanted, source_mask, destination_mask, table in self._compiled:
             if wanted >= 0 and wanted != protocol:
                 continue
-            chain = table.get(
-                (
-                    source if source_mask is None else _part(source, source_mask),
-                    destination
-                    if destination_mask is None
-                    else _part(destination, destination_mask),
-                )
-            )
+            chain = table.get(_masked(source, source_mask, destination, destination_mask))
             if chain is not None:
                 return chain
         return None
@@ -126,11 +128,38 @@ class _PolicyTable:
         self._compiled = tuple(self._shapes[shape] for shape in sorted(self._shapes, reverse=True))
 
 
+class _LinkChains:
+    """One object for each link: the policies of hundreds of circuits end their chains with it.
+
+    It holds the links of the installed policies, and counts these.
+    """
+
+    __slots__ = ("_used",)
+
+    def __init__(self) -> None:
+        self._used: dict[Chain, tuple[Chain, int]] = {}
+
+    def share(self, chain: Chain) -> Chain:
+        """Count a policy; return an equal chain made of what others hold already."""
+        link, uses = self._used.get(chain[-1:], (chain[-1:], 0))
+        self._used[link] = (link, uses + 1)
+        return (*chain[:-1], *link) if len(chain) > 1 else link
+
+    def release(self, chain: Chain) -> None:
+        """Count a policy less, which :meth:`share` was called for."""
+        link, uses = self._used[chain[-1:]]
+        if uses > 1:
+            self._used[link] = (link, uses - 1)
+        else:
+            del self._used[link]
+
+
 class SecurityPolicyDatabase:
     """All policies of this host; the engine owns it, and who installs bounds its size."""
 
     def __init__(self) -> None:
         self._tables = self._empty_tables()
+        self._links = _LinkChains()
 
     @staticmethod
     def _empty_tables() -> dict[Direction, dict[int, _PolicyTable]]:
@@ -147,7 +176,7 @@ class SecurityPolicyDatabase:
 
     def check_new(self, policies: Iterable[SecurityPolicy]) -> None:
         """Refuse policies that are installed, or twice in one configuration (ValueError)."""
-        seen: set[tuple[Direction, int, _Shape, tuple[_Part, _Part]]] = set()
+        seen: set[tuple[Direction, int, _Shape, _Entry]] = set()
         for policy in policies:
             selector = policy.selector
             family = len(selector.source.network)
@@ -156,9 +185,12 @@ class SecurityPolicyDatabase:
                 raise ValueError("A policy with the same direction and selector is installed.")
             seen.add(identity)
 
-    def add(self, policy: SecurityPolicy) -> None:
-        """Install one policy that :meth:`check_new` let pass."""
-        self._table(policy).add(policy.selector, _chain(policy))
+    def add(self, policies: Iterable[SecurityPolicy]) -> None:
+        """Install policies that :meth:`check_new` let pass, equal chains as one object."""
+        known: dict[Chain, Chain] = {}
+        for policy in policies:
+            chain = self._links.share(_chain(policy))
+            self._table(policy).add(policy.selector, known.setdefault(chain, chain))
 
     def discard(self, policy: SecurityPolicy) -> bool:
         """Remove an equal policy; tell whether it was there."""
@@ -166,11 +198,13 @@ class SecurityPolicyDatabase:
         if table is None or table.chain_of(policy.selector) != _chain(policy):
             return False
         table.remove(policy.selector)
+        self._links.release(_chain(policy))
         return True
 
     def clear(self) -> None:
         """Remove every policy."""
         self._tables = self._empty_tables()
+        self._links = _LinkChains()
 
     def _table(self, policy: SecurityPolicy) -> _PolicyTable:
         return self._tables[policy.direction][len(policy.selector.source.network)]

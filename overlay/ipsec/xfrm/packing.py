@@ -49,14 +49,15 @@ class PackedStruct:
 
     __slots__ = ()
 
+    fields: tuple[tuple[str, str], ...] = ()
     _compiled: _Layout | None = None
 
     @classmethod
     def layout(cls) -> _Layout:
         """Return the compiled fields of this class."""
         if "_compiled" not in cls.__dict__ or cls._compiled is None:
-            cls._compiled = _layout(tuple(cls.fields))  # type: ignore[attr-defined]  # of the class mixed with
-        return cls._compiled  # type: ignore[return-value]  # just set
+            cls._compiled = _layout(cls.fields)
+        return cls._compiled
 
     @classmethod
     def struct_bytes(cls) -> int:

@@ -21,6 +21,7 @@ from overlay.apm.datagram import UdpDatagram
 from overlay.apm.events import CircuitOpened
 from overlay.apm.layer import ExitLayer, Families, Layer, LayerTerms, RelayLayer
 from overlay.apm.onion import OnionHop, construct_onion
+from overlay.apm.settings import ApmSettings
 from overlay.ipsec.model import ANY_V4, ANY_V6, Direction, IpsecConfiguration, Spi
 from overlay.link.model import LinkPeer
 from overlay.selection.selector import MixPath
@@ -182,6 +183,16 @@ def test_onion_is_good_over_the_link_that_it_was_made_for_alone() -> None:
     send(mallory, mix, exit_layer(alice, mix))
     assert controls(mix.sends()) == []
     assert mix.manager.relay_report().exits == 0
+
+
+@pytest.mark.parametrize("has_link", [True, False])
+def test_impossible_endpoint_does_not_tell_whether_there_is_a_link(has_link: bool) -> None:
+    mix, mallory, other = Actor(2, ApmSettings()), Actor(3), Actor(4)
+    introduce(mix, mallory)
+    if has_link:
+        introduce(mix, other)
+    send(mallory, mix, relay_layer(mallory, mix, other.address))
+    assert controls(mix.sends()) == [Refuse(RefuseReason.UNREACHABLE)]
 
 
 # --- occupying ---

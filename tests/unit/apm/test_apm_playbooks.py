@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 from apm_fakes import NOW, Actor, acks, control, controls, onions
-from apm_lab import BOB_V4, BOB_V6, INNER_V4, lab_settings
+from apm_lab import BOB_V4, BOB_V6, lab_settings
 
 import overlay.apm.onion
 import overlay.apm.plan
@@ -231,14 +231,6 @@ def test_inner_address_in_use_here_fails_with_a_clear_error() -> None:
     [failed] = [e for e in alice.manager.events() if isinstance(e, CircuitFailed)]
     assert "in use here" in str(failed.error)
     assert alice.manager.circuits()[0].state is CircuitState.OPEN
-
-
-def test_inner_address_of_a_local_network_is_not_accepted() -> None:
-    alice, mix1, _ = cast()
-    alice.manager._source._local_networks = (INNER_V4,)
-    pending(alice, mix1)
-    alice.hears(control(mix1.address, nears(alice)[0], Confirm(INNER)))
-    assert alice.event_names() == ["CircuitFailed"]
 
 
 @pytest.mark.parametrize("reason", RefuseReason)

@@ -10,7 +10,14 @@ from overlay.addresses import Endpoint, InnerAddress
 from overlay.apm.events import CircuitFailed, CircuitLost, CircuitOpened
 from overlay.dht.descriptor import OnionKey, Role, sign_descriptor
 from overlay.dht.topology_table import TopologyTable
-from overlay.errors import CircuitRefused, CircuitTimedOut, ConfigurationError, NoSuitablePath
+from overlay.errors import (
+    BackendError,
+    CircuitRefused,
+    CircuitTimedOut,
+    ConfigurationError,
+    LimitReached,
+    NoSuitablePath,
+)
 from overlay.exit_policy import ExitPolicy, ExitRule
 from overlay.identity import LocalIdentity
 from overlay.node.paths import MAX_PATHS, Paths, PathState
@@ -23,9 +30,11 @@ VC = InnerAddress(bytes([100, 64, 0, 9]))
 
 class Circuits:
     def __init__(self):
-        self.opened, self.closed = [], []
+        self.opened, self.closed, self.full = [], [], False
 
     def anonymous_connection(self, path, destination, now):
+        if self.full:
+            raise LimitReached("this node has as many circuits as it may open")
         self.opened.append(path)
         return len(self.opened)
 
@@ -35,20 +44,28 @@ class Circuits:
 
 class RecordingGuard:
     def __init__(self):
-        self.protected, self.carried, self.calls = set(), {}, []
+        self.protected, self.carried, self.refuse = set(), {}, set()
+
+    def _may(self, operation):
+        if operation in self.refuse:
+            raise BackendError(f"{operation} failed (Device or resource busy).")
 
     def protect(self, destination):
+        self._may("protect")
         self.protected.add(destination)
 
     def carry(self, destination, inner_address):
+        self._may("carry")
         assert destination in self.protected
         self.carried[destination] = inner_address
 
     def uncarry(self, destination, inner_address):
         assert self.carried.pop(destination) == inner_address
+        self._may("uncarry")
 
     def release(self, destination):
         assert destination not in self.carried
+        self._may("release")
         self.protected.discard(destination)
 
 
@@ -70,8 +87,12 @@ def mix(number, *, exits=False):
     )
 
 
+def unknown_strategy(name):
+    raise ConfigurationError(f"there is no selection named {name!r}.")
+
+
 class World:
-    def __init__(self, mixes):
+    def __init__(self, mixes, *, selector=lambda name: UniformSelector()):
         self.circuits, self.guard = Circuits(), RecordingGuard()
         table = TopologyTable()
         for descriptor in mixes:
@@ -80,7 +101,7 @@ class World:
             circuits=self.circuits,
             guard=self.guard,
             table=table,
-            selector=lambda name: UniformSelector(),
+            selector=selector,
             source=LocalIdentity.generate(Random(999)).node_id,
             onion_suite=1,
             esp_suite=3,
@@ -196,3 +217,133 @@ def test_the_number_of_paths_is_bounded(world):
         world.request(ip_network(f"203.0.{n}.1/32"))
     with pytest.raises(ConfigurationError, match="256 paths"):
         world.request(ip_network("198.51.100.1/32"))
+
+
+# -- what the host refuses ---------------------------------------------------------------
+
+
+def test_a_destination_that_cannot_be_guarded_has_no_path(world):
+    world.guard.refuse.add("protect")
+    with pytest.raises(BackendError, match="protect failed"):
+        world.request()
+    assert world.paths.all() == []
+    assert not world.circuits.opened
+
+
+def test_a_circuit_that_cannot_be_carried_ends_an_opening_path_at_once(world):
+    path = world.request()
+    world.guard.refuse.add("carry")
+    world.open(1)
+    assert isinstance(path.error, BackendError)
+    assert path.settled.is_set()
+    assert world.circuits.closed == [1]
+    assert world.paths.all() == []
+    assert not world.guard.protected
+
+
+def test_a_rebuilt_circuit_that_cannot_be_carried_is_tried_again_behind_the_guard(world):
+    path = world.request()
+    world.open(1)
+    world.paths.handle(CircuitLost(1, "keep-alive unanswered"), NOW + 60)
+    world.guard.refuse.add("carry")
+    for circuit in (2, 3):
+        world.paths.handle_deadline(world.paths.next_deadline())
+        world.open(circuit, NOW + 60 + circuit)
+        assert path.state is PathState.REBUILDING
+        assert world.guard.protected == {BOB}
+    world.guard.refuse.clear()
+    world.paths.handle_deadline(world.paths.next_deadline())
+    world.open(4)
+    assert world.guard.carried == {BOB: VC}
+
+
+def test_a_refused_uncarry_does_not_keep_the_path_from_being_rebuilt(world):
+    path = world.request()
+    world.open(1)
+    world.guard.refuse.add("uncarry")
+    world.paths.handle(CircuitLost(1, "keep-alive unanswered"), NOW + 60)
+    assert world.paths.guard_refusals == 1
+    world.paths.handle_deadline(world.paths.next_deadline())
+    world.open(2)
+    assert path.state is PathState.OPEN
+
+
+def test_a_path_whose_guard_does_not_end_is_closing_until_it_does(world):
+    path = world.request()
+    world.open(1)
+    world.guard.refuse.add("release")
+    now = NOW
+    with pytest.raises(BackendError, match="path 1 carries nothing any more"):
+        world.paths.close(path.number, now)
+    for _ in range(5):
+        assert (path.state, world.guard.protected) == (PathState.CLOSING, {BOB})
+        assert world.paths.next_deadline() > now
+        now = world.paths.next_deadline()
+        world.paths.handle_deadline(now)
+    world.guard.refuse.clear()
+    world.paths.handle_deadline(world.paths.next_deadline())
+    assert world.paths.all() == []
+    assert not world.guard.protected
+    assert len(world.circuits.opened) == 1
+
+
+def test_a_limit_of_ours_is_told_at_the_first_attempt_and_waited_for_at_later_ones(world):
+    path = world.request()
+    world.open(1)
+    world.circuits.full = True
+    world.paths.handle(CircuitLost(1, "keep-alive unanswered"), NOW + 60)
+    world.paths.handle_deadline(world.paths.next_deadline())
+    assert path.state is PathState.REBUILDING
+    with pytest.raises(LimitReached):
+        world.request(ip_network("198.51.100.1/32"))
+    assert world.guard.protected == {BOB}
+
+
+def test_a_strategy_that_nobody_knows_does_not_stop_the_rebuilding_of_what_was_left():
+    world = World([mix(n) for n in range(1, 6)], selector=unknown_strategy)
+    world.paths.adopt(BOB, hops=3, strategy="fancy", now=NOW)
+    world.paths.handle_deadline(NOW)
+    assert world.guard.protected == {BOB}
+    assert world.paths.next_deadline() > NOW
+    with pytest.raises(ConfigurationError, match="there is no selection"):
+        world.request(ip_network("198.51.100.1/32"))
+
+
+def test_what_was_left_is_adopted_even_if_the_host_is_busy(world):
+    world.guard.refuse.add("protect")
+    world.paths.adopt(BOB, hops=3, strategy="uniform", now=NOW)
+    assert [path.state for path in world.paths.all()] == [PathState.REBUILDING]
+
+
+@pytest.mark.parametrize("release", [True, False])
+def test_a_stopping_node_drops_circuits_and_frees_destinations_if_it_should(world, release):
+    path, waiting = world.request(), world.request(ip_network("198.51.100.1/32"))
+    world.open(path.circuit)
+    assert world.paths.close_all(NOW, release=release) == 0
+    assert sorted(world.circuits.closed) == [1, 2]
+    assert waiting.settled.is_set()
+    assert waiting.error is not None
+    assert bool(world.guard.protected) is not release
+    assert not world.guard.carried
+    assert world.paths.next_deadline() == math.inf
+
+
+def test_a_stopping_node_counts_the_guards_that_it_could_not_end(world):
+    world.request()
+    world.guard.refuse.add("release")
+    assert world.paths.close_all(NOW, release=True) == 1
+
+
+def test_what_is_avoided_does_not_outgrow_the_topology_table(world):
+    path = world.request()
+    for turn in range(60):
+        hops = world.circuits.opened[-1].hops
+        world.paths.handle(
+            CircuitFailed(path.circuit, CircuitRefused("no", hop=1, reason="limit")), NOW + turn
+        )
+        if path.settled.is_set():
+            path = world.request()
+            continue
+        assert hops[0].node_id in path.avoid
+        assert len(path.avoid) <= 7
+        world.paths.handle_deadline(world.paths.next_deadline())

@@ -102,6 +102,13 @@ def test_nftables_replaces_the_guard_in_one_transaction():
         '    meta nfproto ipv4 iifname != "anon0" ip daddr 100.64.0.2/32 drop\n'
         '    meta nfproto ipv6 iifname != "anon1" ip6 daddr fd99::2/128 drop\n'
         "  }\n"
+        "  chain input {\n"
+        "    type filter hook input priority filter; policy accept;\n"
+        '    iifname "anon0" ct state established,related accept\n'
+        '    iifname "anon0" drop\n'
+        '    iifname "anon1" ct state established,related accept\n'
+        '    iifname "anon1" drop\n'
+        "  }\n"
         "  chain postrouting {\n"
         "    type filter hook postrouting priority filter; policy accept;\n"
         '    oifname "lo" accept\n'

@@ -1,0 +1,59 @@
+"""One path that the user asked for, as a value; :mod:`overlay.node.paths` gives it a life."""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import trio
+
+from overlay.addresses import InnerAddress, IpNetwork, NodeId
+from overlay.errors import OverlayError
+from overlay.selection.selector import MixPath
+
+__all__ = ["PathState", "RequestedPath", "of_version"]
+
+
+class PathState(enum.Enum):
+    """What a requested path is doing, in words for the user."""
+
+    OPENING = "opening"
+    OPEN = "open"
+    REBUILDING = "rebuilding"
+    CLOSING = "closing"
+    """Closed, but the host did not end the guard yet."""
+
+
+@dataclass(slots=True, eq=False)
+class RequestedPath:
+    """One path that the user asked for; :class:`Paths` alone changes it."""
+
+    number: int
+    destination: IpNetwork
+    hops: int
+    strategy: str
+    via: tuple[NodeId, ...]
+    requested_at: float
+    state: PathState = PathState.OPENING
+    circuit: int | None = None
+    mix_path: MixPath | None = None
+    inner_addresses: tuple[InnerAddress, ...] = ()
+    opened_at: float | None = None
+    failures: int = 0
+    avoid: frozenset[NodeId] = frozenset()
+    retry_at: float = math.inf
+    error: OverlayError | None = None
+    settled: trio.Event = field(default_factory=trio.Event)
+
+    @property
+    def carried_address(self) -> InnerAddress | None:
+        """The inner address of the destination's family."""
+        return of_version(self.inner_addresses, self.destination.version)
+
+
+def of_version(addresses: Iterable[InnerAddress], version: int) -> InnerAddress | None:
+    """Return the first address of IP version 4 or 6."""
+    size = 4 if version == 4 else 16
+    return next((address for address in addresses if len(address) == size), None)

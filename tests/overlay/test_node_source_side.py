@@ -1,0 +1,103 @@
+"""The source's devices, addresses and guard stay in step, whatever the host refuses."""
+
+import ipaddress
+
+import pytest
+from loopback_overlay import FakeHost
+
+from overlay.addresses import InnerAddress
+from overlay.errors import BackendError
+from overlay.node.source_side import SourceSide
+
+BOB = ipaddress.ip_network("203.0.113.10/32")
+CAROL = ipaddress.ip_network("203.0.113.20/32")
+VC = InnerAddress(bytes([100, 64, 0, 9]))
+
+
+@pytest.fixture
+def host():
+    return FakeHost()
+
+
+@pytest.fixture
+def opened():
+    return []
+
+
+@pytest.fixture
+def side(host, opened):
+    return SourceSide(host, device_mtu=1280, path_mtu=1200, device_opened=opened.append)
+
+
+def test_nothing_is_opened_before_the_first_path(host, side):
+    side.release(BOB)
+    side.close()
+    assert not host.devices
+    assert not host.guard_taken
+
+
+def test_an_address_stays_as_long_as_one_path_uses_it(host, side):
+    for destination in (BOB, CAROL):
+        side.protect(destination)
+        side.carry(destination, VC)
+    side.uncarry(BOB, VC)
+    assert host.addresses == {("anon0", VC)}
+    side.uncarry(CAROL, VC)
+    assert host.addresses == set()
+    assert host.guarded == {BOB, CAROL}
+
+
+def test_a_refused_carry_leaves_no_address(host, side):
+    side.protect(BOB)
+    host.refuse.add("carry")
+    with pytest.raises(BackendError):
+        side.carry(BOB, VC)
+    assert host.addresses == set()
+    host.refuse.clear()
+    side.carry(BOB, VC)
+    assert host.addresses == {("anon0", VC)}
+
+
+def test_a_refused_uncarry_gives_the_address_back_all_the_same(host, side):
+    side.protect(BOB)
+    side.carry(BOB, VC)
+    host.refuse.add("uncarry")
+    with pytest.raises(BackendError):
+        side.uncarry(BOB, VC)
+    assert host.addresses == set()
+
+
+def test_a_lost_device_is_replaced_at_the_next_carry(host, side, opened):
+    side.protect(BOB)
+    side.carry(BOB, VC)
+    side.device_lost()
+    side.uncarry(BOB, VC)
+    side.carry(BOB, VC)
+    assert [device.name for device in opened] == ["anon0", "anon1"]
+    assert host.carried == {BOB: ("anon1", VC)}
+    assert host.addresses == {("anon1", VC)}
+
+
+def test_a_flushed_guard_is_put_back_before_packets_are_carried(host, side):
+    side.protect(BOB)
+    host.guarded.clear()
+    side.carry(BOB, VC)
+    assert host.guarded == {BOB}
+
+
+def test_leftovers_are_none_without_the_privilege_to_have_left_any(host, side):
+    host.guarded.add(BOB)
+    assert side.leftovers() == [BOB]
+    without = FakeHost()
+    without.refuse.add("open_guard")
+    denied = SourceSide(without, device_mtu=1280, path_mtu=1200, device_opened=lambda _: None)
+    assert denied.leftovers() == []
+
+
+def test_closing_keeps_the_guard_and_gives_up_the_right_to_change_it(host, side):
+    side.protect(BOB)
+    side.carry(BOB, VC)
+    side.close()
+    assert host.guarded == {BOB}
+    assert not host.guard_taken
+    assert not host.open_devices()

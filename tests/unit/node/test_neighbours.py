@@ -1,0 +1,152 @@
+"""What a link installs: complete, or undone with that link alone."""
+
+from random import Random
+
+import pytest
+
+from overlay.addresses import Endpoint
+from overlay.errors import BackendError
+from overlay.identity import LocalIdentity
+from overlay.ipsec.model import Spi
+from overlay.ipsec.userspace.engine import UserspaceEngine
+from overlay.link.model import LinkClosed, LinkEstablished, LinkFailure, LinkKeys, LinkSaRetired
+from overlay.node.neighbours import Neighbours
+from overlay.sensitive import SecretBytes
+from overlay.tfc.none import NoTfc
+
+NOW = 1_000_000_000.0
+HERE = Endpoint("192.0.2.1", 4500)
+THERE = Endpoint("192.0.2.2", 4500)
+MALLORY, MIX = (LocalIdentity.generate(Random(n)) for n in (1, 2))
+
+
+class Links:
+    """Closing a link is answered with LinkClosed, as the links core does."""
+
+    def __init__(self):
+        self.closed = []
+
+    def close(self, overlay_address, now):
+        self.closed.append(overlay_address)
+
+
+class Circuits:
+    def __init__(self):
+        self.up, self.in_use = [], set()
+
+    def uses_link(self, address):
+        return address in self.in_use
+
+    def link_established(self, address, security, now):
+        self.up.append(address)
+
+    def link_lost(self, address, now):
+        if address in self.up:
+            self.up.remove(address)
+
+
+class World:
+    def __init__(self):
+        self.links, self.circuits = Links(), Circuits()
+        self.engine = UserspaceEngine(rng=Random(3))
+        self.route_exists = True
+        self.dummies = []
+        self.neighbours = Neighbours(
+            own_address=LocalIdentity.generate(Random(9)).overlay_address,
+            links=self.links,
+            backend=self.engine,
+            circuits=self.circuits,
+            tfc=NoTfc(None, Random(4)),
+            local_address=self.local_address,
+            send_dummy=lambda reqid, now: self.dummies.append(reqid),
+            link_payload_bytes=1400,
+        )
+
+    def local_address(self, peer):
+        if not self.route_exists:
+            raise BackendError("finding the local address towards a peer failed.")
+        return HERE
+
+    def establish(self, identity, inbound, outbound, *, usable=True, endpoint=THERE):
+        keys = LinkKeys(
+            3, Spi(inbound), SecretBytes(bytes(36)), Spi(outbound), SecretBytes(bytes(36))
+        )
+        self.neighbours.handle(
+            LinkEstablished(
+                identity.overlay_address, identity.node_id, endpoint, keys, usable, rekeyed=False
+            ),
+            NOW,
+        )
+        self.deliver_closings()
+
+    def deliver_closings(self):
+        closed, self.links.closed = self.links.closed, []
+        for address in closed:
+            self.neighbours.handle(LinkClosed(address, LinkFailure.IDLE), NOW)
+
+    def link_sas(self):
+        return self.engine.association_counts()["link SAs"]
+
+
+@pytest.fixture
+def world():
+    return World()
+
+
+def test_the_responders_outbound_sa_is_installed_only_when_usable(world):
+    world.establish(MIX, 1000, 2000, usable=False)
+    assert (world.link_sas(), world.circuits.up) == (1, [])
+    world.establish(MIX, 1000, 2000, usable=True)
+    assert (world.link_sas(), world.circuits.up) == (2, [MIX.overlay_address])
+    assert world.dummies == [1]
+
+
+def test_a_pair_that_cannot_be_installed_ends_that_link_and_no_other(world):
+    world.establish(MIX, 1000, 2000)
+    world.establish(MALLORY, 1001, 2000)  # the SPI that the honest peer at this endpoint has
+    assert MALLORY.overlay_address not in world.neighbours
+    assert MIX.overlay_address in world.neighbours
+    assert world.circuits.up == [MIX.overlay_address]
+    assert world.link_sas() == 2
+    assert world.neighbours.refused == 1
+    world.establish(MALLORY, 1001, 2001)  # and it may do better
+    assert world.link_sas() == 4
+
+
+def test_a_peer_without_a_route_is_no_neighbour(world):
+    world.route_exists = False
+    world.establish(MIX, 1000, 2000)
+    assert (len(world.neighbours), world.link_sas(), world.circuits.up) == (0, 0, [])
+
+
+def test_rekeying_adds_and_removes_pairs_and_the_end_takes_all_of_them(world):
+    world.establish(MIX, 1000, 2000)
+    world.establish(MIX, 1001, 2001)
+    assert world.link_sas() == 4
+    world.neighbours.handle(LinkSaRetired(MIX.overlay_address, Spi(1000), Spi(2000)), NOW)
+    assert world.link_sas() == 2
+    assert world.circuits.up == [MIX.overlay_address]
+    world.neighbours.handle(LinkClosed(MIX.overlay_address, LinkFailure.PEER_CLOSED), NOW)
+    assert (len(world.neighbours), world.link_sas(), world.circuits.up) == (0, 0, [])
+
+
+def test_a_peer_that_moved_is_a_new_neighbour(world):
+    world.establish(MIX, 1000, 2000)
+    world.establish(MIX, 1001, 2001, endpoint=Endpoint("192.0.2.3", 4500))
+    assert (len(world.neighbours), world.link_sas()) == (1, 2)
+    assert world.circuits.up == [MIX.overlay_address]
+
+
+def test_an_idle_link_is_closed_after_its_grace_and_one_in_use_is_not(world):
+    world.establish(MIX, 1000, 2000)
+    world.circuits.in_use.add(MIX.overlay_address)
+    for later in (0, 100, 200):
+        world.neighbours.close_idle(NOW + later)
+    assert not world.links.closed
+    world.circuits.in_use.clear()
+    world.neighbours.close_idle(NOW + 210)
+    world.neighbours.close_idle(NOW + 269)
+    assert not world.links.closed
+    world.neighbours.close_idle(NOW + 270)
+    world.deliver_closings()
+    assert (len(world.neighbours), world.link_sas()) == (0, 0)
