@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from typing import Final
 
 import trio
 
 from overlay.addresses import NodeId, OverlayAddress
 from overlay.control.model import OpenPathRequest, PathReport, PeerReport, StatusReport
-from overlay.errors import BackendError, ConfigurationError
+from overlay.errors import BackendError, ConfigurationError, NoSuitablePath
 from overlay.node.assembly import path_mtu
 from overlay.node.destinations import check_destination
 from overlay.node.own_descriptor import roles_of
@@ -18,6 +19,11 @@ from overlay.node.requested_path import RequestedPath
 from overlay.node.running import RunningNode
 
 __all__ = ["NodeService"]
+
+_LEARNING_S: Final = 20.0
+"""After its start, how long a node may need for its first crawls of the overlay."""
+
+_ASK_AGAIN_S: Final = 0.25
 
 
 class NodeService:
@@ -43,7 +49,7 @@ class NodeService:
             BackendError: this host refused what a path needs.
             LimitReached: this node has as many circuits as it may.
         """
-        path = self._requested(request)
+        path = await self._requested_patiently(request)
         try:
             self._running.settle(self._now())
             await path.settled.wait()
@@ -89,6 +95,16 @@ class NodeService:
         # What the host refused is tried again, and shows in the list of paths meanwhile.
         with contextlib.suppress(ConfigurationError, BackendError):
             self.close(number)
+
+    async def _requested_patiently(self, request: OpenPathRequest) -> RequestedPath:
+        """Request a path; a node that has just started may still be learning whom there is."""
+        while True:
+            try:
+                return self._requested(request)
+            except NoSuitablePath:
+                if self._now() >= self._running.started_at + _LEARNING_S:
+                    raise
+            await trio.sleep(_ASK_AGAIN_S)
 
     def _requested(self, request: OpenPathRequest) -> RequestedPath:
         configuration = self._running.configuration

@@ -19,6 +19,10 @@ def test_the_python_example_of_the_readme_works_as_printed(laboratory, tmp_path)
         overlay.web.publish("index.html", b"hello")
         alice = overlay.alice
         alice.stop()
+        (alice.directory / "topology.sqlite").unlink()  # as if it had never run
+        bootstrap = f'[network]\nbootstrap = ["{overlay.nodes["boot"].endpoint}"]'
+        settings = alice.configuration.read_text()
+        alice.configuration.write_text(settings.replace("[network]", bootstrap))
         (alice.directory / "example.py").write_text(python_example())
         done = alice.host.namespace.run(
             ["sh", "-c", f"cd {alice.directory} && exec {sys.executable} example.py"]

@@ -1,0 +1,307 @@
+"""A synchronous socket of netlink's XFRM family: requests in batches, dumps, events.
+
+One ``sendmsg`` carries a whole batch; the kernel answers each message of it in order, also
+after one that failed. Errors become one sentence (:func:`overlay.system.failures.refused`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Self
+
+from overlay.errors import BackendError
+from overlay.ipsec.xfrm.messages import XFRMNLGRP_EXPIRE, MarshalXfrm
+from overlay.system.failures import PRIVILEGE_REMEDY, refused
+
+__all__ = [
+    "CREATE",
+    "Refusal",
+    "Request",
+    "XfrmEvents",
+    "XfrmSocket",
+    "refusal_error",
+]
+
+CREATE: Final = 0x600
+"""NLM_F_CREATE and NLM_F_EXCL: what is there already is refused with EEXIST."""
+
+_NETLINK_XFRM: Final = 6
+_SOL_NETLINK: Final = 270
+_NETLINK_ADD_MEMBERSHIP: Final = 1
+_NETLINK_CAP_ACK: Final = 10
+_NETLINK_EXT_ACK: Final = 11
+_SO_RCVBUFFORCE: Final = 33
+
+_REQUEST: Final = 0x01
+_ACKNOWLEDGE: Final = 0x04
+_DUMP: Final = 0x300
+_ATTRIBUTES_FOLLOW: Final = 0x200
+_ERROR: Final = 2
+_DONE: Final = 3
+_HEADER: Final = struct.Struct("=IHHII")
+_HEADER_BYTES: Final = _HEADER.size
+_EXT_ACK_MESSAGE: Final = 1
+
+_RECEIVE_BYTES: Final = 1 << 17
+_EVENT_BUFFER_BYTES: Final = 1 << 20
+_BATCH: Final = 64
+"""Messages in one go: 64 kB at most, and their answers fit into the receive buffer."""
+
+_USE_USERSPACE: Final = 'or set [ipsec] backend = "userspace"'
+_REMEDIES: Final = {
+    errno.EPERM: PRIVILEGE_REMEDY,
+    errno.EACCES: PRIVILEGE_REMEDY,
+    errno.ENOENT: f"the kernel lacks the algorithm, so load its module, {_USE_USERSPACE}",
+    errno.ENOSYS: f"the kernel lacks the algorithm, so load its module, {_USE_USERSPACE}",
+    errno.EEXIST: "another program has an entry of the same identity, so try again, which takes"
+    " a new one",
+    errno.ENOBUFS: "the kernel takes no more, at most five templates a policy: choose a shorter"
+    " path or fewer circuits",
+    errno.ENOMEM: "the kernel takes no more, so allow fewer circuits",
+    errno.EPROTONOSUPPORT: "the kernel has no ESP, so load esp4 and esp6 (CONFIG_INET_ESP,"
+    f" CONFIG_INET6_ESP), {_USE_USERSPACE}",
+    errno.EINVAL: f"this kernel does not know what was asked for, so use a newer one, {_USE_USERSPACE}",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One message to send; ``flags`` beside those of every request."""
+
+    kind: int
+    message: Any
+    flags: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why the kernel refused a request: errno, and its own words if it had any."""
+
+    number: int
+    reason: str = ""
+
+
+def refusal_error(operation: str, refusal: Refusal) -> BackendError:
+    """Return the sentence for a refusal; the kernel's words for it tell no address."""
+    if refusal.reason:
+        operation = f"{operation} ({refusal.reason})"
+    error = OSError(refusal.number, os.strerror(refusal.number))
+    return refused(operation, error, _REMEDIES.get(refusal.number, ""))
+
+
+class XfrmSocket:
+    """A socket for requests in this network namespace; a context manager."""
+
+    def __init__(self) -> None:
+        """Open it.
+
+        Raises:
+            BackendError: the kernel has no XFRM.
+        """
+        self._socket = _open(groups=())
+        self._sequence = 0
+        self._marshal = MarshalXfrm()
+
+    def close(self) -> None:
+        """Close the socket; what was installed stays."""
+        self._socket.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def send(self, requests: Sequence[Request]) -> list[Refusal | None]:
+        """Send requests and return the kernel's verdict on each, None for done.
+
+        Raises:
+            BackendError: the socket failed, so that no verdict is known.
+        """
+        verdicts: list[Refusal | None] = []
+        for start in range(0, len(requests), _BATCH):
+            verdicts += self._send_batch(requests[start : start + _BATCH])
+        return verdicts
+
+    def get(self, request: Request) -> tuple[Any, Refusal | None]:
+        """Return the one message that answers a request, or why there is none."""
+        with _failures("asking the kernel for an IPsec entry"):
+            self._transmit([request], 0)
+            for kind, flags, _, data, offset in self._receive():
+                if kind == _ERROR:
+                    return None, _verdict(flags, data, offset)
+                return self._decoded(kind, data, offset), None
+        raise BackendError("asking the kernel for an IPsec entry failed (no answer).")
+
+    def dump(self, request: Request) -> list[Any]:
+        """Return all entries of a kind.
+
+        Raises:
+            BackendError: no permission, or no XFRM in the kernel.
+        """
+        operation = "listing the kernel's IPsec entries"
+        found: list[Any] = []
+        with _failures(operation):
+            self._transmit([request], _DUMP)
+            while True:
+                for kind, flags, _, data, offset in self._receive():
+                    if kind == _DONE:
+                        return found
+                    if kind == _ERROR:
+                        refusal = _verdict(flags, data, offset)
+                        raise refusal_error(operation, refusal or Refusal(errno.EIO))
+                    found.append(self._decoded(kind, data, offset))
+
+    def _send_batch(self, requests: Sequence[Request]) -> list[Refusal | None]:
+        with _failures("changing the kernel's IPsec entries"):
+            first = self._transmit(requests, _ACKNOWLEDGE)
+            verdicts: dict[int, Refusal | None] = {}
+            while len(verdicts) < len(requests):
+                for kind, flags, sequence, data, offset in self._receive():
+                    if kind == _ERROR:
+                        verdicts[sequence] = _verdict(flags, data, offset)
+        return [verdicts.get(first + index) for index in range(len(requests))]
+
+    def _transmit(self, requests: Sequence[Request], flags: int) -> int:
+        """Send one datagram of all requests; return the sequence number of the first."""
+        first, data = self._sequence + 1, bytearray()
+        for request in requests:
+            self._sequence = (self._sequence + 1) & 0x7FFFFFFF
+            header = request.message["header"]
+            header["type"] = request.kind
+            header["flags"] = _REQUEST | flags | request.flags
+            header["sequence_number"] = self._sequence
+            request.message.encode()
+            data += request.message.data
+        self._socket.send(data)
+        return first
+
+    def _receive(self) -> Iterator[tuple[int, int, int, bytes, int]]:
+        return _split(self._socket.recv(_RECEIVE_BYTES))
+
+    def _decoded(self, kind: int, data: bytes, offset: int) -> Any:  # noqa: ANN401 - pyroute2 has no types
+        return _decode(self._marshal, kind, data, offset)
+
+
+class XfrmEvents:
+    """A socket on which the kernel tells which SAs expire; a context manager.
+
+    ``fileno()`` is for waiting until it is readable; :meth:`drain` never waits. The kernel
+    drops what does not fit into the buffer, so a reader compares with a dump after
+    ``overrun``.
+    """
+
+    def __init__(self, groups: Iterable[int] = (XFRMNLGRP_EXPIRE,)) -> None:
+        """Subscribe.
+
+        Raises:
+            BackendError: the kernel has no XFRM, or there is no permission.
+        """
+        self._socket = _open(groups)
+        self._socket.setblocking(False)
+        self._marshal = MarshalXfrm()
+        self.overrun = False
+
+    def fileno(self) -> int:
+        """Return the descriptor to wait on."""
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        """End the subscription."""
+        self._socket.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def drain(self) -> list[Any]:
+        """Return the messages that have arrived, in order, possibly none."""
+        found: list[Any] = []
+        while True:
+            try:
+                data = self._socket.recv(_RECEIVE_BYTES)
+            except BlockingIOError:
+                return found
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise refused("reading the kernel's IPsec events", error) from error
+                self.overrun = True
+                continue
+            found += [
+                _decode(self._marshal, kind, data, offset)
+                for kind, _, _, _, offset in _split(data)
+                if kind in self._marshal.msg_map
+            ]
+
+
+def _open(groups: Iterable[int]) -> socket.socket:
+    operation = "opening a socket to the kernel's IPsec"
+    remedy = f"use a kernel with CONFIG_XFRM_USER, {_USE_USERSPACE}"
+    try:
+        new = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_XFRM)
+    except OSError as error:
+        raise refused(operation, error, remedy) from error
+    try:
+        new.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
+        new.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
+        with contextlib.suppress(OSError):  # beyond the usual limit only for root
+            new.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _EVENT_BUFFER_BYTES)
+        new.bind((0, 0))
+        for group in groups:
+            new.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, group)
+    except OSError as error:
+        new.close()
+        raise refused(operation, error) from error
+    return new
+
+
+@contextlib.contextmanager
+def _failures(operation: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise refused(operation, error) from error
+
+
+def _split(data: bytes) -> Iterator[tuple[int, int, int, bytes, int]]:
+    """Yield (type, flags, sequence number, data, offset) of each message in a datagram."""
+    offset = 0
+    while offset + _HEADER_BYTES <= len(data):
+        length, kind, flags, sequence, _ = _HEADER.unpack_from(data, offset)
+        if length < _HEADER_BYTES:
+            return
+        yield kind, flags, sequence, data, offset
+        offset += (length + 3) & ~3
+
+
+def _decode(marshal: MarshalXfrm, kind: int, data: bytes, offset: int) -> Any:  # noqa: ANN401 - pyroute2 has no types
+    message = marshal.msg_map[kind](data, offset=offset)
+    message.decode()
+    message["header"]["type"] = kind
+    return message
+
+
+def _verdict(flags: int, data: bytes, offset: int) -> Refusal | None:
+    """Parse an acknowledgement: errno, the request's header, then perhaps attributes."""
+    (length,) = struct.unpack_from("=I", data, offset)
+    (number,) = struct.unpack_from("=i", data, offset + _HEADER_BYTES)
+    if number == 0:
+        return None
+    reason = ""
+    at, end = offset + 2 * _HEADER_BYTES + 4, offset + length
+    while flags & _ATTRIBUTES_FOLLOW and at + 4 <= end:
+        size, kind = struct.unpack_from("=HH", data, at)
+        if size < 4:
+            break
+        if kind & 0x3FFF == _EXT_ACK_MESSAGE:
+            reason = data[at + 4 : at + size].rstrip(b"\0").decode(errors="replace")
+        at += (size + 3) & ~3
+    return Refusal(-number, reason.rstrip("."))
