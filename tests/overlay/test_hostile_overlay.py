@@ -29,6 +29,7 @@ def node_of(world, descriptor):
     return next(n for n in world.all if n.identity.node_id == descriptor.node_id)
 
 
+@pytest.mark.slow
 def test_a_circuit_that_carries_nothing_but_keepalives_lasts_past_every_timer(world):
     """Its links are in use: neither idleness nor two rekeyings may end them."""
     path = open_path(world, world.all[1])

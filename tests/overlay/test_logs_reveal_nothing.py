@@ -54,6 +54,7 @@ def secrets_of(world, path):
     return words
 
 
+@pytest.mark.slow
 def test_a_circuits_whole_life_and_its_failures_leave_no_trace_in_the_logs(captured):
     world = World(8)
     world.join_all()

@@ -68,6 +68,7 @@ def test_a_relay_that_is_cancelled_at_any_step_leaves_nothing(tmp_path, count):
     assert_can_start_again(second)
 
 
+@pytest.mark.slow
 def test_a_source_that_is_cancelled_at_any_step_of_opening_leaves_nothing(tmp_path):
     *others, alice = participants = cast(tmp_path, relays=0, exits=2, alice=True)
     outcomes = []

@@ -186,6 +186,7 @@ def test_a_bug_in_a_task_ends_the_node_as_a_bug_and_keeps_destinations_guarded(w
 # -- requests ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_path_that_cannot_be_had_raises_its_own_error_and_leaves_the_host_alone(world):
     async def scenario():
         with pytest.raises(NoSuitablePath, match="whose policy refuses the destination"):

@@ -74,6 +74,7 @@ def test_nobody_on_the_way_sees_both_ends(world):
         assert bytes([203, 0, 113, 10]) not in datagram
 
 
+@pytest.mark.slow
 def test_closing_leaves_nothing_of_the_circuit_anywhere(world):
     alice = world.all[1]
     path = open_path(world, alice)

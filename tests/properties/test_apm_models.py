@@ -31,7 +31,7 @@ def test_messages_arrive_at_most_once_and_unharmed_through_loss_copies_and_disor
     chance = Random(seed)
     sender = Carrier(ApmSettings(carrier_attempts=12), Random(seed + 1))
     receiver = Carrier(ApmSettings(), Random(seed + 2))
-    messages = [Random(size + i).randbytes(size) for i, size in enumerate(sizes)]
+    messages = [bytes([i]) + Random(seed + i).randbytes(size - 1) for i, size in enumerate(sizes)]
     for number, message in enumerate(messages):
         sender.send(RIGHT, message, number, 0.0)
     received: list[bytes] = []

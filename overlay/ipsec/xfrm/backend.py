@@ -1,0 +1,393 @@
+"""The kernel as :class:`~overlay.ipsec.model.IpsecBackend`: after set-up no program touches a packet.
+
+::
+
+    install   SAs -> policies -> addresses      a refusal undoes what was done
+    remove    addresses -> policies -> SAs
+
+An address comes last and goes first, so that no packet from it ever lacks its policy. What
+this process installed is remembered here, and only that is removed; what a process of ours
+left behind when it was killed is known by its signs (:mod:`overlay.ipsec.xfrm.entries`) and
+removed at the start.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Final, Self
+
+from overlay.addresses import IpNetwork
+from overlay.ipsec.model import (
+    BackendCapabilities,
+    Direction,
+    Drop,
+    IpsecConfiguration,
+    Prefix,
+    SaCounters,
+    SaIdentity,
+    SecurityAssociation,
+    SecurityPolicy,
+    Template,
+)
+from overlay.ipsec.userspace.sad import check_association
+from overlay.ipsec.userspace.spd import check_policy
+from overlay.ipsec.xfrm.device import CircuitDevice
+from overlay.ipsec.xfrm.entries import (
+    KERNEL_MAX_TEMPLATES,
+    MAX_REQID,
+    MAX_WINDOW,
+    counters_of,
+    found_identity,
+    found_policy_id,
+    is_ours,
+    masked,
+    new_association,
+    new_policy,
+    policy_id,
+    sa_id,
+)
+from overlay.ipsec.xfrm.messages import (
+    XFRM_MSG_DELPOLICY,
+    XFRM_MSG_DELSA,
+    XFRM_MSG_EXPIRE,
+    XFRM_MSG_GETPOLICY,
+    XFRM_MSG_GETSA,
+    XFRM_MSG_NEWPOLICY,
+    XFRM_MSG_NEWSA,
+    userpolicy_dump,
+    usersa_dump,
+)
+from overlay.ipsec.xfrm.netlink import (
+    CREATE,
+    Request,
+    XfrmEvents,
+    XfrmSocket,
+    refusal_error,
+)
+from overlay.ipsec.xfrm.probe import usable_suites
+from overlay.system.ownership import Ownership
+
+__all__ = ["XfrmBackend"]
+
+_ABSENT: Final = frozenset((errno.ENOENT, errno.ESRCH))
+_STATISTICS: Final = Path("/proc/thread-self/net/xfrm_stat")
+
+_PolicyKey = tuple[Direction, Prefix, Prefix, int | None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Installed:
+    """What the backend remembers of an SA: no key."""
+
+    reqid: int
+    source: bytes
+    has_soft_limit: bool
+
+
+class XfrmBackend:
+    """The Linux kernel's IPsec in this network namespace; a context manager with one owner.
+
+    Args:
+        rng: ``random.SystemRandom()`` except in tests; draws the SPIs of the probe.
+        experiment: accept the suites that serve experiments alone (3DES).
+        routed: prefixes besides the overlay's that must reach the policies (an exit's inner
+            addresses).
+
+    Raises:
+        BackendError: there is no ESP in this kernel, no permission, or another node in this
+            network namespace uses it.
+    """
+
+    def __init__(
+        self, *, rng: Random, experiment: bool = False, routed: Sequence[IpNetwork] = ()
+    ) -> None:
+        self._associations: dict[SaIdentity, _Installed] = {}
+        self._policies: dict[_PolicyKey, tuple[Template, ...]] = {}
+        self._addresses: Counter[bytes] = Counter()
+        with ExitStack() as opened:
+            owner = Ownership("kernel-ipsec", "stop it, or run this one in a namespace of its own")
+            opened.callback(owner.release)
+            self._netlink = opened.enter_context(XfrmSocket())
+            self.leftovers_removed = _remove_leftovers(self._netlink)
+            self._suites = usable_suites(self._netlink, rng, experiment=experiment)
+            self._events = opened.enter_context(XfrmEvents())
+            self._device = CircuitDevice(routed)
+            opened.callback(self._device.close)
+            self._statistics = _statistics()
+            self._opened = opened.pop_all()
+
+    def close(self) -> None:
+        """Remove everything, the device included; the backend cannot be used any more."""
+        with self._opened:
+            self.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # What IpsecBackend asks for.
+
+    def capabilities(self) -> BackendCapabilities:
+        """Tell what this kernel can do; its suites were tried when the backend started."""
+        return BackendCapabilities("xfrm", self._suites, KERNEL_MAX_TEMPLATES, in_kernel=True)
+
+    def install(self, configuration: IpsecConfiguration) -> None:
+        """Install SAs, policies and addresses, all or nothing.
+
+        Raises:
+            ValueError: an SA or policy with the same identity is installed, or a suite, key
+                size, address or template count does not fit.
+            BackendError: the kernel refused.
+        """
+        self._check(configuration)
+        fresh = [each for each in _distinct(configuration) if not self._addresses[each]]
+        changes = [*_association_changes(configuration), *_policy_changes(configuration)]
+        self._apply(changes)
+        try:
+            self._device.add(fresh)
+        except BaseException:
+            self._undo(changes)
+            raise
+        self._remember(configuration)
+
+    def remove(self, configuration: IpsecConfiguration) -> None:
+        """Remove what :meth:`install` of the same value installed; absent parts are no error.
+
+        An address stays while another configuration holds it. It is released if any SA or
+        policy of this one was still there (or if it has none).
+
+        Raises:
+            BackendError: the kernel refused; the rest is removed nevertheless.
+        """
+        associations = [sa for sa in configuration.associations if self._holds(sa)]
+        policies = [policy for policy in configuration.policies if self._holds_policy(policy)]
+        nothing_to_find = not (configuration.associations or configuration.policies)
+        if associations or policies or nothing_to_find:
+            self._release(configuration.local_addresses)
+        for policy in policies:
+            del self._policies[_policy_key(policy)]
+        for sa in associations:
+            del self._associations[sa.identity]
+        self._delete(
+            [Request(XFRM_MSG_DELPOLICY, policy_id(policy)) for policy in policies]
+            + [Request(XFRM_MSG_DELSA, sa_id(sa.identity)) for sa in associations]
+        )
+
+    def query(self, identity: SaIdentity) -> SaCounters | None:
+        """Return the kernel's counters of an SA of ours, None if there is none (any more)."""
+        if identity not in self._associations:
+            return None
+        message, refusal = self._netlink.get(Request(XFRM_MSG_GETSA, sa_id(identity)))
+        if refusal is None:
+            return counters_of(message)
+        if refusal.number in _ABSENT:
+            return None
+        raise refusal_error("asking for an SA's counters", refusal)
+
+    def flush(self) -> None:
+        """Remove everything that this backend installed, and nothing else."""
+        self._device.remove(list(self._addresses))
+        self._addresses.clear()
+        self._associations.clear()
+        self._policies.clear()
+        _remove_leftovers(self._netlink)
+
+    # What the node drains.
+
+    def fileno(self) -> int:
+        """Return a descriptor that becomes readable when :meth:`soft_expired` has news."""
+        return self._events.fileno()
+
+    def soft_expired(self) -> list[SaIdentity]:
+        """Return, once each, the SAs that want to be replaced since the last call.
+
+        After an overrun of the kernel's queue that is every SA with a soft limit: a key
+        exchange too many does no harm.
+        """
+        expired = [
+            found_identity(message)
+            for message in self._events.drain()
+            if message["header"]["type"] == XFRM_MSG_EXPIRE
+            and not message["hard"]
+            and is_ours(message)
+        ]
+        if self._events.overrun:
+            self._events.overrun = False
+            expired += [key for key, each in self._associations.items() if each.has_soft_limit]
+        return [each for each in dict.fromkeys(expired) if each in self._associations]
+
+    def drops(self) -> dict[Drop, int]:
+        """Return the kernel's error counters since the start, of all IPsec in this namespace."""
+        return {
+            drop: count - self._statistics.get(drop, 0)
+            for drop, count in _statistics().items()
+            if count > self._statistics.get(drop, 0)
+        }
+
+    # Checks, before the kernel is asked.
+
+    def _check(self, configuration: IpsecConfiguration) -> None:
+        for sa in configuration.associations:
+            check_association(sa, self._suites)
+            _check_kernel_association(sa)
+        for policy in configuration.policies:
+            _check_kernel_policy(policy)
+            check_policy(policy)
+        for address in configuration.local_addresses:
+            if len(address) not in (4, 16):
+                raise ValueError("A local address must be a packed one, of 4 or 16 bytes.")
+        self._check_new(configuration)
+
+    def _check_new(self, configuration: IpsecConfiguration) -> None:
+        identities = [sa.identity for sa in configuration.associations]
+        if len(set(identities)) < len(identities) or not self._associations.keys().isdisjoint(
+            identities
+        ):
+            raise ValueError("An SA with the same SPI and destination is installed.")
+        keys = [_policy_key(policy) for policy in configuration.policies]
+        if len(set(keys)) < len(keys) or not self._policies.keys().isdisjoint(keys):
+            raise ValueError("A policy with the same direction and selector is installed.")
+
+    # Changes.
+
+    def _apply(self, changes: Sequence[_Change]) -> None:
+        """Do all, or none.
+
+        Raises:
+            BackendError: the first refusal.
+        """
+        verdicts = self._netlink.send([change.do() for change in changes])
+        refused = [
+            (change, verdict)
+            for change, verdict in zip(changes, verdicts, strict=True)
+            if verdict is not None
+        ]
+        if refused:
+            failed = {id(change) for change, _ in refused}
+            self._undo([change for change in changes if id(change) not in failed])
+            raise refusal_error(refused[0][0].operation, refused[0][1])
+
+    def _undo(self, changes: Iterable[_Change]) -> None:
+        self._delete([change.undo() for change in reversed(list(changes))])
+
+    def _delete(self, requests: Sequence[Request]) -> None:
+        for verdict in self._netlink.send(requests):
+            if verdict is not None and verdict.number not in _ABSENT:
+                raise refusal_error("removing an IPsec entry from the kernel", verdict)
+
+    def _remember(self, configuration: IpsecConfiguration) -> None:
+        for sa in configuration.associations:
+            self._associations[sa.identity] = _remembered(sa)
+        for policy in configuration.policies:
+            self._policies[_policy_key(policy)] = policy.templates
+        self._addresses.update(configuration.local_addresses)
+
+    def _release(self, addresses: Iterable[bytes]) -> None:
+        free = []
+        for address in addresses:
+            self._addresses[address] -= 1
+            if self._addresses[address] <= 0:
+                del self._addresses[address]
+                free.append(address)
+        self._device.remove(free)
+
+    def _holds(self, sa: SecurityAssociation) -> bool:
+        return self._associations.get(sa.identity) == _remembered(sa)
+
+    def _holds_policy(self, policy: SecurityPolicy) -> bool:
+        return self._policies.get(_policy_key(policy)) == policy.templates
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """One entry to install, and how to take it back."""
+
+    operation: str
+    do: Callable[[], Request]
+    undo: Callable[[], Request]
+
+
+def _association_changes(configuration: IpsecConfiguration) -> Iterable[_Change]:
+    for sa in configuration.associations:
+        yield _Change(
+            "installing a security association",
+            lambda sa=sa: Request(XFRM_MSG_NEWSA, new_association(sa), CREATE),
+            lambda sa=sa: Request(XFRM_MSG_DELSA, sa_id(sa.identity)),
+        )
+
+
+def _policy_changes(configuration: IpsecConfiguration) -> Iterable[_Change]:
+    for policy in configuration.policies:
+        yield _Change(
+            "installing a security policy",
+            lambda policy=policy: Request(XFRM_MSG_NEWPOLICY, new_policy(policy), CREATE),
+            lambda policy=policy: Request(XFRM_MSG_DELPOLICY, policy_id(policy)),
+        )
+
+
+def _remembered(sa: SecurityAssociation) -> _Installed:
+    limits = (sa.lifetime.soft_s, sa.lifetime.soft_packets, sa.lifetime.soft_bytes)
+    return _Installed(sa.reqid, sa.source, any(limit is not None for limit in limits))
+
+
+def _policy_key(policy: SecurityPolicy) -> _PolicyKey:
+    selector = policy.selector
+    source, destination = selector.source, selector.destination
+    return policy.direction, masked(source), masked(destination), selector.protocol
+
+
+def _distinct(configuration: IpsecConfiguration) -> list[bytes]:
+    return list(dict.fromkeys(configuration.local_addresses))
+
+
+def _check_kernel_association(sa: SecurityAssociation) -> None:
+    if not 0 < sa.reqid <= MAX_REQID:
+        raise ValueError(f"A reqid must lie between 1 and {MAX_REQID}.")
+    if sa.replay_window > MAX_WINDOW:
+        raise ValueError(f"The kernel's replay window holds {MAX_WINDOW} packets at most.")
+
+
+def _check_kernel_policy(policy: SecurityPolicy) -> None:
+    count = len(policy.templates)
+    if count > KERNEL_MAX_TEMPLATES:
+        raise ValueError(
+            f"The Linux kernel takes at most {KERNEL_MAX_TEMPLATES} templates in a policy (four"
+            f" hops and the link), not {count}: choose a shorter path, or the userspace backend."
+        )
+    if not all(0 < template.reqid <= MAX_REQID for template in policy.templates):
+        raise ValueError(f"A reqid must lie between 1 and {MAX_REQID}.")
+
+
+def _remove_leftovers(netlink: XfrmSocket) -> int:
+    """Remove every entry that bears our signs; return how many there were."""
+    policies = netlink.dump(Request(XFRM_MSG_GETPOLICY, userpolicy_dump()))
+    associations = netlink.dump(Request(XFRM_MSG_GETSA, usersa_dump()))
+    requests = [
+        Request(XFRM_MSG_DELPOLICY, found_policy_id(each)) for each in policies if is_ours(each)
+    ] + [
+        Request(XFRM_MSG_DELSA, sa_id(found_identity(each)))
+        for each in associations
+        if is_ours(each)
+    ]
+    for verdict in netlink.send(requests):
+        if verdict is not None and verdict.number not in _ABSENT:
+            raise refusal_error("removing what an earlier run left in the kernel", verdict)
+    return len(requests)
+
+
+def _statistics() -> dict[Drop, int]:
+    """Return the kernel's counters by our names; none where it keeps none."""
+    known = {drop.value: drop for drop in Drop}
+    try:
+        lines = [line.split() for line in _STATISTICS.read_text().splitlines()]
+    except OSError:
+        return {}
+    return {known[name]: int(count) for name, count in lines if name in known}

@@ -1,0 +1,138 @@
+"""The device that holds this host's overlay, circuit and inner addresses, and their routes.
+
+The kernel looks for a policy only after it has found a route, so the overlay's prefixes lead
+to a device, where what no policy takes ends unseen. It is a TUN device that nobody reads: it
+vanishes with the process, also after ``kill -9``, and all its addresses and routes with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import ipaddress
+import os
+import socket
+import struct
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from overlay.addresses import CIRCUIT_PREFIX, OVERLAY_PREFIX, IpNetwork
+from overlay.system.failures import refused
+from overlay.system.netlink_messages import (
+    ACKNOWLEDGE,
+    acknowledged_error,
+    attribute,
+    message,
+)
+from overlay.system.rtnetlink import MAIN_TABLE, Route, RouteKind, Rtnetlink
+from overlay.system.tun import TunDevice
+
+__all__ = ["CircuitDevice"]
+
+_NAME: Final = "anonsec%d"
+_MTU: Final = 65_535
+"""The greatest: what fits is decided by the network below and by the node's routes."""
+
+_METRIC: Final = 1024
+_RTM_NEWADDR: Final = 20
+_RTM_DELADDR: Final = 21
+_CREATE_OR_REPLACE: Final = 0x500
+_IFA_ADDRESS: Final = 1
+_IFA_LOCAL: Final = 2
+_IFA_FLAGS: Final = 8
+_NODAD_NOPREFIXROUTE: Final = 0x202
+_GONE: Final = frozenset((errno.EADDRNOTAVAIL, errno.ENODEV))
+
+
+class CircuitDevice:
+    """One device, owned by the backend; :meth:`close` takes everything along."""
+
+    def __init__(self, routed: Iterable[IpNetwork]) -> None:
+        """Create it, with routes for the overlay's prefixes and those of ``routed``.
+
+        Raises:
+            BackendError: no TUN devices, or no permission.
+        """
+        self._device = TunDevice.open(_NAME, _MTU)
+        self.name = self._device.name
+        self._index = self._device.index
+        self._netlink: socket.socket | None = None
+        try:
+            self._netlink = _route_socket()
+            with Rtnetlink() as netlink:
+                for prefix in (*_overlay_prefixes(), *routed):
+                    netlink.put_route(
+                        Route(prefix, RouteKind.UNICAST, MAIN_TABLE, _METRIC, self.name)
+                    )
+        except BaseException:
+            self.close()
+            raise
+
+    def add(self, addresses: Sequence[bytes]) -> None:
+        """Hold more (packed) addresses, usable at once.
+
+        Raises:
+            BackendError: the kernel refused one; none of them is held then.
+        """
+        errors = self._change(_RTM_NEWADDR, _CREATE_OR_REPLACE, addresses)
+        if any(errors):
+            added = [address for address, error in zip(addresses, errors, strict=True) if not error]
+            self._change(_RTM_DELADDR, 0, added)
+            number = next(error for error in errors if error)
+            raise refused("adding an overlay address", OSError(number, os.strerror(number)))
+
+    def remove(self, addresses: Sequence[bytes]) -> None:
+        """Hold these addresses no longer; absent ones are no error."""
+        errors = self._change(_RTM_DELADDR, 0, addresses)
+        for number in errors:
+            if number and number not in _GONE:
+                raise refused("removing an overlay address", OSError(number, os.strerror(number)))
+
+    def close(self) -> None:
+        """Remove the device."""
+        self._device.close()
+        if self._netlink is not None:
+            self._netlink.close()
+
+    def _change(self, kind: int, flags: int, addresses: Sequence[bytes]) -> list[int]:
+        """Send one message for each address; return the errno of each, 0 for done."""
+        if self._netlink is None or not addresses:
+            return []
+        errors = []
+        for address in addresses:
+            body = _address_body(self._index, address)
+            self._netlink.send(message(kind, flags | ACKNOWLEDGE, body))
+            errors.append(acknowledged_error(self._netlink))
+        return errors
+
+
+def _overlay_prefixes() -> list[IpNetwork]:
+    return [
+        ipaddress.IPv6Network((prefix + bytes(12), 32))
+        for prefix in (OVERLAY_PREFIX, CIRCUIT_PREFIX)
+    ]
+
+
+def _route_socket() -> socket.socket:
+    try:
+        new = socket.socket(
+            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
+        )
+        with contextlib.ExitStack() as on_failure:
+            on_failure.callback(new.close)
+            new.bind((0, 0))
+            on_failure.pop_all()
+    except OSError as error:
+        raise refused("opening a netlink socket", error) from error
+    return new
+
+
+def _address_body(index: int, address: bytes) -> bytes:
+    """Return an ifaddrmsg (family, prefix length, flags, scope, device) and its attributes."""
+    family = socket.AF_INET if len(address) == 4 else socket.AF_INET6
+    return (
+        struct.pack("=BBBBI", family, len(address) * 8, 0, 0, index)
+        + attribute(_IFA_LOCAL, address)
+        + attribute(_IFA_ADDRESS, address)
+        + attribute(_IFA_FLAGS, struct.pack("=I", _NODAD_NOPREFIXROUTE))
+    )

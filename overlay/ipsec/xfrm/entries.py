@@ -1,0 +1,310 @@
+"""Our values as the kernel's entries and back, and how our own entries are known.
+
+Every entry of ours carries two signs, and only what has both is ever removed at a start:
+
+- The selector's ``user`` is :data:`OWNER`. The kernel stores this field of SAs and policies
+  and shows it (``uid`` in ``ip -s xfrm``), but never matches packets by it. It is part of a
+  policy's identity, so a policy of ours can neither collide with nor delete another program's.
+- The ``reqid`` lies in a band of 2**28 numbers, away from those of IKE daemons, which count
+  from 1: a template of ours never takes an SA of theirs between the same two hosts, nor theirs
+  one of ours.
+
+Priorities: the kernel takes the policy with the lowest number. The most specific selector
+decides, as in the userspace engine: longest destination prefix, then longest source prefix,
+then a named protocol.
+"""
+
+from __future__ import annotations
+
+import math
+import socket
+from typing import Any, Final
+
+from overlay.ipsec.model import (
+    Direction,
+    Drop,
+    Lifetime,
+    Prefix,
+    SaCounters,
+    SaIdentity,
+    SecurityAssociation,
+    SecurityPolicy,
+    Selector,
+    Spi,
+    Template,
+)
+from overlay.ipsec.suites import SUITES
+from overlay.ipsec.xfrm.algorithms import algorithm_attributes
+from overlay.ipsec.xfrm.attributes import user_tmpl
+from overlay.ipsec.xfrm.messages import (
+    UDP_ENCAP_ESPINUDP,
+    XFRM_INF,
+    XFRM_MODE_TUNNEL,
+    XFRM_POLICY_ALLOW,
+    XFRM_POLICY_FWD,
+    XFRM_POLICY_IN,
+    XFRM_POLICY_OUT,
+    XFRM_SA_XFLAG_DONT_ENCAP_DSCP,
+    XFRM_STATE_AF_UNSPEC,
+    XFRM_STATE_ESN,
+    XFRM_STATE_NOECN,
+    XFRM_STATE_NOPMTUDISC,
+    userpolicy_id,
+    userpolicy_info,
+    usersa_id,
+    usersa_info,
+)
+
+__all__ = [
+    "KERNEL_MAX_TEMPLATES",
+    "MAX_REQID",
+    "MAX_WINDOW",
+    "OWNER",
+    "counters_of",
+    "found_identity",
+    "found_policy_id",
+    "is_ours",
+    "masked",
+    "new_association",
+    "new_policy",
+    "policy_id",
+    "priority",
+    "sa_id",
+]
+
+OWNER: Final = 0x6D697861
+"""The selector's ``user`` in every entry of ours ("mixa"); no uid that anybody has."""
+
+MAX_REQID: Final = 2**28 - 1
+_REQID_BAND: Final = 0x60000000
+
+KERNEL_MAX_TEMPLATES: Final = 5
+"""Six give ENOBUFS when a packet comes: the kernel's XFRM_MAX_DEPTH counts the route too."""
+
+MAX_WINDOW: Final = 4096
+"""XFRMA_REPLAY_ESN_MAX, in packets."""
+
+_FIRST_PRIORITY: Final = 1024
+"""Before the policies of IKE daemons, which are wider than ours and begin at some 100,000."""
+
+_ESP: Final = 50
+_OUTBOUND_WINDOW: Final = 32
+"""A sender has no window, but the kernel takes no ESN without one."""
+
+_EVERY_ALGORITHM: Final = 0xFFFFFFFF
+_PREFIX_LENGTHS: Final = 129
+
+_DIRECTIONS: Final = {
+    Direction.IN: XFRM_POLICY_IN,
+    Direction.OUT: XFRM_POLICY_OUT,
+    Direction.FWD: XFRM_POLICY_FWD,
+}
+
+
+# Our values as messages.
+
+
+def new_association(sa: SecurityAssociation) -> usersa_info:
+    """Return the NEWSA of one SA; it holds its keys."""
+    message = usersa_info()
+    message.update(
+        sel_user=OWNER,
+        id_daddr=sa.destination,
+        id_spi=sa.spi,
+        id_proto=_ESP,
+        saddr=sa.source,
+        reqid=_kernel_reqid(sa.reqid),
+        family=_family(sa.destination),
+        mode=XFRM_MODE_TUNNEL,
+        flags=_flags(sa),
+        **_limits(sa.lifetime),
+    )
+    message["attrs"] = [
+        *algorithm_attributes(SUITES[sa.suite], sa.keymat),
+        ("XFRMA_REPLAY_ESN_VAL", _window(sa.replay_window if sa.inbound else _OUTBOUND_WINDOW)),
+        ("XFRMA_SA_EXTRA_FLAGS", XFRM_SA_XFLAG_DONT_ENCAP_DSCP),
+        *_encapsulation(sa),
+    ]
+    if sa.tfc_pad_to and not sa.inbound:
+        message["attrs"].append(("XFRMA_TFCPAD", sa.tfc_pad_to))
+    return message
+
+
+def new_policy(policy: SecurityPolicy) -> userpolicy_info:
+    """Return the NEWPOLICY of one policy."""
+    message = userpolicy_info()
+    message.update(
+        **_selector(policy.selector),
+        **_limits(Lifetime()),
+        priority=priority(policy.selector),
+        dir=_DIRECTIONS[policy.direction],
+        action=XFRM_POLICY_ALLOW,
+    )
+    message["attrs"] = [("XFRMA_TMPL", [_template(each) for each in policy.templates])]
+    return message
+
+
+def sa_id(identity: SaIdentity) -> usersa_id:
+    """Return the body of DELSA and GETSA."""
+    message = usersa_id()
+    message.update(
+        daddr=identity.destination,
+        spi=identity.spi,
+        family=_family(identity.destination),
+        proto=_ESP,
+    )
+    return message
+
+
+def policy_id(policy: SecurityPolicy) -> userpolicy_id:
+    """Return the body of DELPOLICY."""
+    message = userpolicy_id()
+    message.update(**_selector(policy.selector), dir=_DIRECTIONS[policy.direction])
+    return message
+
+
+def priority(selector: Selector) -> int:
+    """Return the kernel's priority: the more specific the selector, the lower."""
+    widths = (128 - selector.destination.length, 128 - selector.source.length)
+    width = widths[0] * _PREFIX_LENGTHS + widths[1]
+    return _FIRST_PRIORITY + 2 * width + (selector.protocol is None)
+
+
+def masked(prefix: Prefix) -> Prefix:
+    """Return the prefix without host bits, for the kernel compares selectors bit by bit."""
+    size = len(prefix.network)
+    host_bits = size * 8 - prefix.length
+    network = int.from_bytes(prefix.network, "big") >> host_bits << host_bits
+    return Prefix(network.to_bytes(size, "big"), prefix.length)
+
+
+def _selector(selector: Selector) -> dict[str, Any]:
+    source, destination = masked(selector.source), masked(selector.destination)
+    return {
+        "sel_saddr": source.network,
+        "sel_prefixlen_s": source.length,
+        "sel_daddr": destination.network,
+        "sel_prefixlen_d": destination.length,
+        "sel_family": _family(source.network),
+        "sel_proto": selector.protocol or 0,
+        "sel_user": OWNER,
+    }
+
+
+def _template(template: Template) -> user_tmpl:
+    return {
+        "saddr": template.source,
+        "daddr": template.destination,
+        "family": _family(template.destination),
+        "proto": _ESP,
+        "mode": XFRM_MODE_TUNNEL,
+        "reqid": _kernel_reqid(template.reqid),
+        "aalgos": _EVERY_ALGORITHM,
+        "ealgos": _EVERY_ALGORITHM,
+        "calgos": _EVERY_ALGORITHM,
+    }
+
+
+def _flags(sa: SecurityAssociation) -> int:
+    """Inner packets of either family; what a tunnel wraps leaves no trace outside.
+
+    A link SA may be fragmented on its way: an ICMP error of a stranger shall not lower our
+    packet size.
+    """
+    flags = XFRM_STATE_AF_UNSPEC | XFRM_STATE_NOECN
+    if sa.encapsulation is not None:
+        flags |= XFRM_STATE_NOPMTUDISC
+    return flags | XFRM_STATE_ESN if sa.esn else flags
+
+
+def _window(packets: int) -> dict[str, Any]:
+    words = (packets + 31) // 32
+    return {"bmp_len": words, "replay_window": packets, "bmp": bytes(4 * words)}
+
+
+def _encapsulation(sa: SecurityAssociation) -> list[tuple[str, dict[str, Any]]]:
+    if sa.encapsulation is None:
+        return []
+    ports = {
+        "type": UDP_ENCAP_ESPINUDP,
+        "sport": sa.encapsulation.source.port,
+        "dport": sa.encapsulation.destination.port,
+    }
+    return [("XFRMA_ENCAP", ports)]
+
+
+def _limits(lifetime: Lifetime) -> dict[str, int]:
+    """No limit is a 0 for seconds and the greatest number for the others."""
+    return {
+        "lft_soft_byte_limit": _count(lifetime.soft_bytes),
+        "lft_hard_byte_limit": _count(lifetime.hard_bytes),
+        "lft_soft_packet_limit": _count(lifetime.soft_packets),
+        "lft_hard_packet_limit": _count(lifetime.hard_packets),
+        "lft_soft_add_expires_seconds": math.ceil(lifetime.soft_s or 0),
+        "lft_hard_add_expires_seconds": math.ceil(lifetime.hard_s or 0),
+    }
+
+
+def _count(limit: int | None) -> int:
+    return XFRM_INF if limit is None else limit
+
+
+def _kernel_reqid(reqid: int) -> int:
+    return _REQID_BAND | reqid
+
+
+def _family(packed: bytes) -> int:
+    return socket.AF_INET if len(packed) == 4 else socket.AF_INET6
+
+
+# The kernel's messages as our values.
+
+
+def is_ours(message: Any) -> bool:  # noqa: ANN401 - pyroute2 has no types
+    """Tell whether an SA or a policy of a dump or an event was installed by this product."""
+    if message["sel_user"] != OWNER:
+        return False
+    if "reqid" in message:
+        return _in_band(message["reqid"])
+    templates = message.get_attr("XFRMA_TMPL") or []
+    return bool(templates) and all(_in_band(each["reqid"]) for each in templates)
+
+
+def found_identity(message: Any) -> SaIdentity:  # noqa: ANN401 - pyroute2 has no types
+    """Return the identity of an SA of a dump or an event."""
+    size = 4 if message["family"] == socket.AF_INET else 16
+    return SaIdentity(Spi(message["id_spi"]), bytes(message["id_daddr"][:size]))
+
+
+def found_policy_id(message: Any) -> userpolicy_id:  # noqa: ANN401 - pyroute2 has no types
+    """Return the body of DELPOLICY for a policy of a dump."""
+    identity = userpolicy_id()
+    identity.update({name: message[name] for name in message if name.startswith("sel_")})
+    identity["dir"] = message["dir"]
+    return identity
+
+
+def counters_of(message: Any) -> SaCounters:  # noqa: ANN401 - pyroute2 has no types
+    """Return the counters of an SA; it has sent, or received, but not both.
+
+    ``payload_bytes`` is what the kernel counts: the encapsulated packets at a sender, with
+    TFC padding left out.
+    """
+    window = message.get_attr("XFRMA_REPLAY_ESN_VAL") or {}
+    received = window.get("seq_hi", 0) << 32 | window.get("seq", 0)
+    sent = window.get("oseq_hi", 0) << 32 | window.get("oseq", 0)
+    drops = (
+        (Drop.IN_STATE_SEQ_ERROR, message["stats_replay"] + message["stats_replay_window"]),
+        (Drop.IN_STATE_PROTO_ERROR, message["stats_integrity_failed"]),
+    )
+    return SaCounters(
+        packets=message["curlft_packets"],
+        payload_bytes=message["curlft_bytes"],
+        sequence=max(received, sent),
+        last_used=float(message.get_attr("XFRMA_LASTUSED") or 0),
+        drops=tuple((drop, count) for drop, count in drops if count),
+    )
+
+
+def _in_band(reqid: int) -> bool:
+    return reqid & ~MAX_REQID == _REQID_BAND

@@ -1,0 +1,82 @@
+"""Which ESP suites this kernel has: each is tried, which also makes the kernel load it.
+
+The SAs of the trial run between addresses that nobody uses, for a millisecond, with keys of
+no value. A suite counts if it works for links (IPv4, in UDP) and for onion SAs (IPv6).
+"""
+
+from __future__ import annotations
+
+import errno
+from random import Random
+from typing import Final
+
+from overlay.addresses import CIRCUIT_PREFIX, Endpoint
+from overlay.ipsec.model import MIN_SPI, SecurityAssociation, Spi, UdpEncapsulation
+from overlay.ipsec.suites import SUITES
+from overlay.ipsec.xfrm.entries import MAX_REQID, new_association, sa_id
+from overlay.ipsec.xfrm.messages import XFRM_MSG_DELSA, XFRM_MSG_NEWSA
+from overlay.ipsec.xfrm.netlink import CREATE, Refusal, Request, XfrmSocket, refusal_error
+from overlay.sensitive import SecretBytes
+
+__all__ = ["usable_suites"]
+
+_LINK_ENDS: Final = (Endpoint("192.0.2.1", 4500), Endpoint("192.0.2.2", 4500))
+"""For documentation (RFC 5737), so never a peer's."""
+
+_ONION_ENDS: Final = (CIRCUIT_PREFIX + bytes(11) + b"\1", CIRCUIT_PREFIX + bytes(11) + b"\2")
+
+
+def usable_suites(netlink: XfrmSocket, rng: Random, *, experiment: bool) -> frozenset[int]:
+    """Return the suites that this kernel takes.
+
+    Raises:
+        BackendError: it takes none: no permission, or no ESP.
+    """
+    usable, refusals = set(), []
+    for number, suite in SUITES.items():
+        if suite.experiment and not experiment:
+            continue
+        refusal = _try(netlink, rng, number)
+        if refusal is None:
+            usable.add(number)
+        else:
+            refusals.append(refusal)
+    if not usable:
+        first = refusals[0] if refusals else Refusal(errno.EPROTONOSUPPORT)
+        raise refusal_error("installing a security association", first)
+    return frozenset(usable)
+
+
+def _try(netlink: XfrmSocket, rng: Random, suite: int) -> Refusal | None:
+    trials = [_link(rng, suite), _onion(rng, suite)]
+    verdicts = netlink.send(
+        [Request(XFRM_MSG_NEWSA, new_association(each), CREATE) for each in trials]
+    )
+    installed = [each for each, verdict in zip(trials, verdicts, strict=True) if verdict is None]
+    netlink.send([Request(XFRM_MSG_DELSA, sa_id(each.identity)) for each in installed])
+    return next((verdict for verdict in verdicts if verdict is not None), None)
+
+
+def _link(rng: Random, suite: int) -> SecurityAssociation:
+    source, destination = _LINK_ENDS
+    encapsulation = UdpEncapsulation(source, destination)
+    return _association(rng, suite, (source.packed, destination.packed), encapsulation)
+
+
+def _onion(rng: Random, suite: int) -> SecurityAssociation:
+    return _association(rng, suite, _ONION_ENDS, None)
+
+
+def _association(
+    rng: Random, suite: int, ends: tuple[bytes, bytes], encapsulation: UdpEncapsulation | None
+) -> SecurityAssociation:
+    return SecurityAssociation(
+        spi=Spi(rng.randrange(MIN_SPI, 2**32)),
+        reqid=MAX_REQID,
+        source=ends[0],
+        destination=ends[1],
+        suite=suite,
+        keymat=SecretBytes(rng.randbytes(SUITES[suite].keymat_bytes)),
+        inbound=False,
+        encapsulation=encapsulation,
+    )
