@@ -48,9 +48,9 @@ from overlay.sensitive import SecretBytes
 HOPS = 3
 MEASURED = 2
 START = 1_700_000_000.0
-IDLE_S = 75
-"""Longer than anything is remembered of signalling, but for the replay cache; and 15 seconds
-after the second keep-alive."""
+IDLE_S = 65
+"""Longer than anything is remembered of signalling, but for the replay cache. The keep-alives,
+every 30 seconds, lie 5 seconds or more before the end of each of the first four such times."""
 STAGES = 4
 """Resident memory is that of three more stages after the first: each stage finds the memory
 that the signalling of the one before has freed, and every hash table has doubled twice."""
@@ -143,17 +143,14 @@ class RemoteNode:
 
     def stop(self) -> None:
         """End the process."""
-        self._pipe.close()
+        self._process.terminate()
         self._process.join()
 
 
 def serve(pipe: Connection, node: Node) -> None:
-    """Be the process behind a :class:`RemoteNode`, until its pipe is closed."""
+    """Be the process behind a :class:`RemoteNode`, until that ends it."""
     while True:
-        try:
-            asked = pipe.recv()
-        except EOFError:
-            return
+        asked = pipe.recv()
         if asked is None:
             gc.collect()
             pages = int(Path("/proc/self/statm").read_text().split()[1])

@@ -62,7 +62,10 @@ _LOAD_SAMPLE_S: Final = 0.1
 # The parent may have died before prctl(PR_SET_PDEATHSIG) took effect.
 _IF_PARENT_LIVES: Final = '[ "$PPID" = "$0" ] && exec "$@"'
 # The kernel's memory is a file. In /dev/shm, which containers keep small, it might not fit.
-_WITH_MEMORY: Final = 'mount -t tmpfs -o "size=$1m" tmpfs "$TMPDIR" && shift && exec "$@"'
+# No "exec": as first process of the namespace the kernel could not abort when it panics.
+_WITH_MEMORY: Final = (
+    'ulimit -c 0; mount -t tmpfs -o "size=$1m" tmpfs "$TMPDIR" && shift && "$@"; exit "$?"'
+)
 
 
 def in_kernel() -> bool:

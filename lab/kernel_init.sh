@@ -19,12 +19,15 @@ power_off() {
 
 # The host's files below, a file system in memory above: nothing that is written reaches the host.
 make_root() {
-    mount -t proc proc /proc
+    # An ordinary user's namespace shows root's files as nobody's, so that "mount", which is
+    # setuid, would lose its rights here. Nothing inside needs that bit.
+    setpriv --no-new-privs mount -t proc proc /proc
     trap power_off EXIT
+    setpriv --no-new-privs mount -o remount,nosuid /
     insmod "$modules/kernel/fs/overlayfs/overlay.ko"
     mount -t tmpfs -o size=75% tmpfs /mnt
     mkdir /mnt/upper /mnt/work /mnt/root
-    mount -t overlay -o lowerdir=/,upperdir=/mnt/upper,workdir=/mnt/work overlay /mnt/root
+    mount -t overlay -o nosuid,lowerdir=/,upperdir=/mnt/upper,workdir=/mnt/work overlay /mnt/root
     cd /mnt/root
     mkdir .host
     # Not chroot: kernel threads, which call modprobe, must see the new root as well.
@@ -54,7 +57,7 @@ mount_the_rest() {
 # A directory of the host, as it is there: what is written to it stays.
 share() {
     mkdir -p "$1"
-    mount -t hostfs -o "$1" hostfs "$1"
+    mount -t hostfs -o nosuid,"$1" hostfs "$1"
 }
 
 # The kernel loads nearly all by itself when asked; not what must be there before it is asked

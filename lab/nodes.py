@@ -18,6 +18,7 @@ __all__ = ["PORT", "NodeProcess", "wait_until"]
 PORT: Final = 4500
 _NETWORK_ID: Final = "laboratory"
 _POLL_S: Final = 0.2
+_LOGGING: Final = ("--log-level", "info")
 
 
 class NodeProcess:
@@ -67,7 +68,7 @@ class NodeProcess:
         options = ["--bootstrap", bootstrap.endpoint] if bootstrap else []
         with self.log.open("ab") as log, self.announcements.open("ab") as announcements:
             self._process = self.host.namespace.popen(
-                [*self._runner, "up", "--config", str(self.configuration), *options],
+                [*self._runner, "up", "--config", str(self.configuration), *options, *_LOGGING],
                 stdout=announcements,
                 stderr=log,
             )

@@ -20,19 +20,22 @@ from lab.kernel import KernelRun, in_kernel, missing_kernel_requirements, select
 from lab.namespaces import LabError
 
 _MARK = "kernel"
+_PLUGIN = "kernel-laboratory"
 _REPORTS = "OVERLAY_KERNEL_REPORTS"
 _SHOWN_CHARACTERS = 4_000
 
 
 def pytest_configure(config):
+    if config.pluginmanager.has_plugin(_PLUGIN):
+        return
     config.addinivalue_line(
         "markers",
         f"{_MARK}(time_limit_s, memory_mib): the module's tests run inside the kernel laboratory",
     )
     if not in_kernel():
-        config.pluginmanager.register(KernelModules(config))
+        config.pluginmanager.register(KernelModules(config), _PLUGIN)
     elif _REPORTS in os.environ:
-        config.pluginmanager.register(ReportWriter(config, Path(os.environ[_REPORTS])))
+        config.pluginmanager.register(ReportWriter(config, Path(os.environ[_REPORTS])), _PLUGIN)
 
 
 class ReportWriter:

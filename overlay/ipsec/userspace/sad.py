@@ -167,10 +167,6 @@ class SecurityAssociationDatabase:
         """Take their ciphers from onion SAs that were not used of late."""
         self._warm.cool_idle(now)
 
-    def warm(self) -> int:
-        """Return how many onion SAs hold a cipher."""
-        return len(self._warm)
-
     def _find(self, value: SecurityAssociation) -> Sa | None:
         """Return the SA that stands in the way of ``value``, or that it describes."""
         if value.inbound:

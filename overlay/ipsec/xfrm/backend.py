@@ -1,4 +1,4 @@
-"""The kernel as :class:`~overlay.ipsec.model.IpsecBackend`: after set-up no program touches a packet.
+"""The kernel as IPsec backend: after set-up no program touches a packet.
 
 ::
 
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import errno
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -264,7 +264,7 @@ class XfrmBackend:
         Raises:
             BackendError: the first refusal.
         """
-        verdicts = self._netlink.send([change.do() for change in changes])
+        verdicts = self._netlink.send([change.do for change in changes])
         refused = [
             (change, verdict)
             for change, verdict in zip(changes, verdicts, strict=True)
@@ -276,7 +276,7 @@ class XfrmBackend:
             raise refusal_error(refused[0][0].operation, refused[0][1])
 
     def _undo(self, changes: Iterable[_Change]) -> None:
-        self._delete([change.undo() for change in reversed(list(changes))])
+        self._delete([change.undo for change in reversed(list(changes))])
 
     def _delete(self, requests: Sequence[Request]) -> None:
         for verdict in self._netlink.send(requests):
@@ -311,16 +311,16 @@ class _Change:
     """One entry to install, and how to take it back."""
 
     operation: str
-    do: Callable[[], Request]
-    undo: Callable[[], Request]
+    do: Request
+    undo: Request
 
 
 def _association_changes(configuration: IpsecConfiguration) -> Iterable[_Change]:
     for sa in configuration.associations:
         yield _Change(
             "installing a security association",
-            lambda sa=sa: Request(XFRM_MSG_NEWSA, new_association(sa), CREATE),
-            lambda sa=sa: Request(XFRM_MSG_DELSA, sa_id(sa.identity)),
+            Request(XFRM_MSG_NEWSA, new_association(sa), CREATE),
+            Request(XFRM_MSG_DELSA, sa_id(sa.identity)),
         )
 
 
@@ -328,8 +328,8 @@ def _policy_changes(configuration: IpsecConfiguration) -> Iterable[_Change]:
     for policy in configuration.policies:
         yield _Change(
             "installing a security policy",
-            lambda policy=policy: Request(XFRM_MSG_NEWPOLICY, new_policy(policy), CREATE),
-            lambda policy=policy: Request(XFRM_MSG_DELPOLICY, policy_id(policy)),
+            Request(XFRM_MSG_NEWPOLICY, new_policy(policy), CREATE),
+            Request(XFRM_MSG_DELPOLICY, policy_id(policy)),
         )
 
 
@@ -362,6 +362,8 @@ def _check_kernel_policy(policy: SecurityPolicy) -> None:
             f"The Linux kernel takes at most {KERNEL_MAX_TEMPLATES} templates in a policy (four"
             f" hops and the link), not {count}: choose a shorter path, or the userspace backend."
         )
+    if policy.selector.protocol == 0:
+        raise ValueError("A selector's protocol must not be 0, which the kernel takes for any.")
     if not all(0 < template.reqid <= MAX_REQID for template in policy.templates):
         raise ValueError(f"A reqid must lie between 1 and {MAX_REQID}.")
 

@@ -35,7 +35,6 @@ from overlay.ipsec.model import (
 )
 from overlay.ipsec.suites import SUITES
 from overlay.ipsec.xfrm.algorithms import algorithm_attributes
-from overlay.ipsec.xfrm.attributes import user_tmpl
 from overlay.ipsec.xfrm.messages import (
     UDP_ENCAP_ESPINUDP,
     XFRM_INF,
@@ -191,7 +190,7 @@ def _selector(selector: Selector) -> dict[str, Any]:
     }
 
 
-def _template(template: Template) -> user_tmpl:
+def _template(template: Template) -> dict[str, Any]:
     return {
         "saddr": template.source,
         "daddr": template.destination,

@@ -66,7 +66,7 @@ _REMEDIES: Final = {
     errno.ENOMEM: "the kernel takes no more, so allow fewer circuits",
     errno.EPROTONOSUPPORT: "the kernel has no ESP, so load esp4 and esp6 (CONFIG_INET_ESP,"
     f" CONFIG_INET6_ESP), {_USE_USERSPACE}",
-    errno.EINVAL: f"this kernel does not know what was asked for, so use a newer one, {_USE_USERSPACE}",
+    errno.EINVAL: f"this kernel knows no such thing, so use a newer one, {_USE_USERSPACE}",
 }
 
 
@@ -204,7 +204,7 @@ class XfrmEvents:
             BackendError: the kernel has no XFRM, or there is no permission.
         """
         self._socket = _open(groups)
-        self._socket.setblocking(False)
+        self._socket.settimeout(0)
         self._marshal = MarshalXfrm()
         self.overrun = False
 
@@ -283,7 +283,7 @@ def _split(data: bytes) -> Iterator[tuple[int, int, int, bytes, int]]:
 
 
 def _decode(marshal: MarshalXfrm, kind: int, data: bytes, offset: int) -> Any:  # noqa: ANN401 - pyroute2 has no types
-    message = marshal.msg_map[kind](data, offset=offset)
+    message: Any = marshal.msg_map[kind](data, offset=offset)
     message.decode()
     message["header"]["type"] = kind
     return message

@@ -32,7 +32,8 @@ def usable_suites(netlink: XfrmSocket, rng: Random, *, experiment: bool) -> froz
     Raises:
         BackendError: it takes none: no permission, or no ESP.
     """
-    usable, refusals = set(), []
+    usable: set[int] = set()
+    refusals: list[Refusal] = []
     for number, suite in SUITES.items():
         if suite.experiment and not experiment:
             continue
@@ -42,8 +43,8 @@ def usable_suites(netlink: XfrmSocket, rng: Random, *, experiment: bool) -> froz
         else:
             refusals.append(refusal)
     if not usable:
-        first = refusals[0] if refusals else Refusal(errno.EPROTONOSUPPORT)
-        raise refusal_error("installing a security association", first)
+        no_esp = [each for each in refusals if each.number == errno.EPROTONOSUPPORT]
+        raise refusal_error("installing a security association", (no_esp or refusals)[0])
     return frozenset(usable)
 
 

@@ -1,0 +1,170 @@
+"""Circuits carried by the kernel, alone and together with userspace nodes.
+
+No error counter of any node's kernel may move while a circuit is up, nothing may be left.
+"""
+
+import contextlib
+import socket
+import threading
+
+import pytest
+from xfrm_circuits import INNER, PORT, Circuit, running
+
+from lab.underlay import Underlay
+from overlay.ipsec.suites import SUITES
+
+pytestmark = pytest.mark.kernel(time_limit_s=900)
+
+MOST_HOPS = 4
+TRANSFER_BYTES = 100_000
+
+
+@pytest.fixture(scope="module")
+def underlay(laboratory):
+    """alice, four Mix-nodes and bob."""
+    with Underlay() as made:
+        for name in ("alice", *(f"mix{number + 1}" for number in range(MOST_HOPS))):
+            made.add_host(name)
+        made.add_server("bob")
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left(underlay):
+    before = [entries(host) for host in underlay.hosts]
+    yield
+    assert [entries(host) for host in underlay.hosts] == before
+
+
+def entries(host):
+    shown = (
+        ["ip", "xfrm", "state"],
+        ["ip", "xfrm", "policy"],
+        ["ip", "-br", "address"],
+        ["ip", "route"],
+        ["ip", "-6", "route"],
+    )
+    return [host.namespace.run(command).stdout for command in shown]
+
+
+def ends(underlay, version):
+    bob = underlay.hosts[-1]
+    return INNER[version == 6], (bob.ipv4 if version == 4 else bob.ipv6).ip
+
+
+def ping(underlay, version):
+    own, target = ends(underlay, version)
+    command = ["ping", "-q", "-c", "3", "-i", "0.05", "-W", "5", "-I", str(own), str(target)]
+    assert " 0% packet loss" in underlay.hosts[0].namespace.run(command, check=False).stdout
+
+
+def tcp_both_ways(underlay, version):
+    """Bob returns, reversed, all that alice sent."""
+    own, target = ends(underlay, version)
+    alice, bob = underlay.hosts[0].namespace, underlay.hosts[-1].namespace
+    sent = bytes(range(250)) * (TRANSFER_BYTES // 250)
+    with bob.call(lambda: socket.create_server((str(target), 0), family=family(version))) as server:
+        answering = threading.Thread(target=answer_reversed, args=(server, len(sent)))
+        answering.start()
+        with alice.call(lambda: socket.socket(family(version), socket.SOCK_STREAM)) as client:
+            client.settimeout(60)
+            client.bind((str(own), 0))
+            client.connect(server.getsockname()[:2])
+            client.sendall(sent)
+            assert receive(client, len(sent)) == sent[::-1]
+        answering.join()
+
+
+def family(version):
+    return socket.AF_INET if version == 4 else socket.AF_INET6
+
+
+def answer_reversed(server, size):
+    server.settimeout(60)
+    with contextlib.suppress(OSError):  # alice's side fails the test
+        accepted, _ = server.accept()
+        with accepted:
+            accepted.settimeout(60)
+            accepted.sendall(receive(accepted, size)[::-1])
+
+
+def receive(stream, size):
+    data = bytearray()
+    while len(data) < size:
+        part = stream.recv(65536)
+        if not part:
+            break
+        data += part
+    return bytes(data)
+
+
+def carries_everything(circuit, underlay, kinds):
+    with running(circuit, underlay, kinds):
+        for version in (4, 6):
+            ping(underlay, version)
+            tcp_both_ways(underlay, version)
+
+
+@pytest.mark.parametrize("underlay_version", [4, 6])
+@pytest.mark.parametrize("hops", range(1, MOST_HOPS + 1))
+def test_the_kernel_carries_circuits(underlay, hops, underlay_version):
+    carries_everything(Circuit(hops, underlay_version=underlay_version), underlay, "k" * (hops + 1))
+
+
+@pytest.mark.parametrize(
+    "kinds", ["ku", "uk", "kuk", "uku", "kkuk", "ukku", "kuuk", "kukuk", "ukuku", "uuukk"]
+)
+def test_kernel_and_userspace_nodes_share_a_circuit(underlay, kinds):
+    carries_everything(Circuit(len(kinds) - 1), underlay, kinds)
+
+
+@pytest.mark.parametrize("kinds", ["kk", "ku", "uk"])
+@pytest.mark.parametrize("suite", SUITES, ids=lambda number: SUITES[number].name)
+def test_every_suite_is_the_same_in_kernel_and_userspace(underlay, suite, kinds):
+    circuit = Circuit(1, onion_suite=suite, link_suite=suite)
+    with running(circuit, underlay, kinds):
+        ping(underlay, 4)
+        ping(underlay, 6)
+
+
+def test_links_with_tfc_padding_carry_traffic(underlay):
+    carries_everything(Circuit(2, link_pad_to=1300), underlay, "kuk")
+
+
+@pytest.mark.parametrize("hops", [1, 3])
+def test_alice_and_each_hop_exchange_control_datagrams(underlay, hops):
+    circuit = Circuit(hops)
+    with running(circuit, underlay, "k" * (hops + 1)):
+        for hop in range(1, hops + 1):
+            near, far = circuit.circuit_address(hop - 1), circuit.overlay_address(hop)
+            exchange_datagram(underlay, (0, near), (hop, far))
+        for left in range(hops):
+            signalling = [(node, circuit.overlay_address(node)) for node in (left, left + 1)]
+            exchange_datagram(underlay, *signalling)
+
+
+def exchange_datagram(underlay, sender, receiver):
+    sockets = []
+    for number, address in (sender, receiver):
+        host = underlay.hosts[number].namespace
+        sockets.append(host.call(lambda: socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)))
+        sockets[-1].bind((socket.inet_ntop(socket.AF_INET6, address), 0))
+        sockets[-1].settimeout(20)
+    near, far = sockets
+    with near, far:
+        near.sendto(b"question", far.getsockname())
+        question, asker = far.recvfrom(100)
+        assert (question, asker) == (b"question", near.getsockname())
+        far.sendto(b"answer", asker)
+        assert near.recv(100) == b"answer"
+
+
+def test_control_without_esp_stays_with_the_nodes_socket(underlay):
+    alice, mix = underlay.hosts[:2]
+    circuit = Circuit(1)
+    with running(circuit, underlay, "kk") as nodes:
+        nodes[1].socket.settimeout(10)
+        nodes[0].socket.sendto(bytes(4) + b"control", (str(mix.ipv4.ip), PORT))
+        assert nodes[1].socket.recvfrom(100) == (
+            bytes(4) + b"control", (str(alice.ipv4.ip), PORT)
+        )  # fmt: skip
