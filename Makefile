@@ -2,11 +2,11 @@
 # The tools of the lab live in sbin, which an ordinary user of Debian has not in the PATH.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
-.PHONY: help setup test test-fast lint types demo bench clean
+.PHONY: help setup test test-fast lint types demo kernel-shell bench clean
 .DEFAULT_GOAL := help
 
 help: ## Show the targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
 
 setup: ## Make the virtual environment, install the lab's tools (or say what is missing)
 	@scripts/setup.sh everything
@@ -25,6 +25,9 @@ types: ## mypy, strict
 
 demo: ## A whole overlay in namespaces: one anonymous path, a 20 MB download, captures everywhere
 	@scripts/demo.sh
+
+kernel-shell: ## A prompt inside a kernel with ESP (User Mode Linux), the demo's hosts up
+	@scripts/kernel-shell.sh
 
 bench: ## Per-packet and per-circuit costs, as a table and as build/bench.json
 	@scripts/bench.sh

@@ -4,13 +4,17 @@ A backend joins by adding its factory to ``BACKENDS``; one that needs what the m
 skips with the reason.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from functools import cache
 from random import Random
 
 import pytest
 
+from lab.namespaces import Namespace, missing_requirements
 from overlay.addresses import Endpoint
+from overlay.errors import BackendError
 from overlay.ipsec.model import (
     ANY_V4,
     ANY_V6,
@@ -29,10 +33,41 @@ from overlay.ipsec.model import (
 )
 from overlay.ipsec.suites import SUITES
 from overlay.ipsec.userspace.engine import UserspaceEngine
+from overlay.ipsec.xfrm.backend import XfrmBackend
 from overlay.sensitive import SecretBytes
 
-BACKENDS: dict[str, Callable[[], IpsecBackend]] = {
-    "userspace": lambda: UserspaceEngine(rng=Random(1)),
+
+@contextmanager
+def userspace() -> Iterator[IpsecBackend]:
+    engine = UserspaceEngine(rng=Random(1))
+    yield engine
+    engine.flush()
+
+
+@contextmanager
+def kernel() -> Iterator[IpsecBackend]:
+    """The kernel's IPsec, in a network namespace of its own."""
+    if reason := kernel_missing():
+        pytest.skip(reason)
+    with Namespace("conformance") as host, host.call(lambda: XfrmBackend(rng=Random(1))) as made:
+        yield made
+
+
+@cache
+def kernel_missing() -> str:
+    """Say why this kernel cannot serve, or nothing; asked once."""
+    if missing := missing_requirements():
+        return " ".join(missing)
+    try:
+        with Namespace("probe") as host, host.call(lambda: XfrmBackend(rng=Random(1))):
+            return ""
+    except BackendError as error:
+        return str(error)
+
+
+BACKENDS: dict[str, Callable[[], AbstractContextManager[IpsecBackend]]] = {
+    "userspace": userspace,
+    "xfrm": kernel,
 }
 
 ALICE, MIX = Endpoint("127.0.0.1", 4500), Endpoint("127.0.0.2", 4500)
@@ -42,9 +77,8 @@ C0 = bytes.fromhex("fd636972000000000000000000000000")
 
 @pytest.fixture(params=BACKENDS)
 def backend(request):
-    made = BACKENDS[request.param]()
-    yield made
-    made.flush()
+    with BACKENDS[request.param]() as made:
+        yield made
 
 
 def onion(spi: int = 0x2000, *, inbound: bool = True, suite: int = 3) -> SecurityAssociation:

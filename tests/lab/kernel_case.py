@@ -23,6 +23,7 @@ _MARK = "kernel"
 _PLUGIN = "kernel-laboratory"
 _REPORTS = "OVERLAY_KERNEL_REPORTS"
 _SHOWN_CHARACTERS = 4_000
+_HERE = Path(__file__).parent
 
 
 def pytest_configure(config):
@@ -81,12 +82,13 @@ class KernelModules:
         if item.path not in self._explanations:
             self._explanations[item.path] = self._run_module(item, mark)
         explanation = self._explanations[item.path]
-        return self._reports.get(item.nodeid) or [
-            _report(item, lambda: pytest.fail(explanation, pytrace=False))
-        ]
+        reports = self._reports.get(item.nodeid, [])
+        if any(report.when == "teardown" for report in reports):
+            return reports
+        return [*reports, _report(item, lambda: pytest.fail(explanation, pytrace=False))]
 
     def _run_module(self, item, mark):
-        """Run the module's selected tests; return why a test might have no report."""
+        """Run the module's selected tests; return why a test might not have ended."""
         tests = [each.nodeid for each in item.session.items if each.path == item.path]
         output = io.BytesIO()
         with tempfile.TemporaryDirectory(prefix="overlay-kernel-reports-") as name:
@@ -98,7 +100,7 @@ class KernelModules:
                 ],
                 directory=self._config.rootpath,
                 environment=selected_environment()
-                | {_REPORTS: str(written), "PYTHONPATH": str(Path(__file__).parent)},
+                | {_REPORTS: str(written), "PYTHONPATH": f"{_HERE}:{_HERE.parent.parent}"},
                 shared=[Path(name)],
                 **mark.kwargs,
             )
@@ -108,16 +110,18 @@ class KernelModules:
                 ending = str(error)
             self._read(written)
         said = output.getvalue().decode(errors="replace")[-_SHOWN_CHARACTERS:]
-        return f"This test has no report: {ending}\nIts output ended:\n{said}"
+        return f"This test did not come to its end: {ending}\nIts output ended:\n{said}"
 
     def _read(self, written):
         for line in written.read_text().splitlines() if written.exists() else ():
             report = self._config.hook.pytest_report_from_serializable(
                 config=self._config, data=json.loads(line)
             )
+            if isinstance(report.longrepr, list):  # JSON knows no tuples; a skip's place is one
+                report.longrepr = tuple(report.longrepr)
             self._reports.setdefault(report.nodeid, []).append(report)
 
 
 def _report(item, end):
-    call = pytest.CallInfo.from_call(end, when="setup")
+    call = pytest.CallInfo.from_call(end, when="call")
     return pytest.TestReport.from_item_and_call(item, call)

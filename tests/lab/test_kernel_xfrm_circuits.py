@@ -13,7 +13,7 @@ from xfrm_circuits import INNER, PORT, Circuit, running
 from lab.underlay import Underlay
 from overlay.ipsec.suites import SUITES
 
-pytestmark = pytest.mark.kernel(time_limit_s=900)
+pytestmark = pytest.mark.kernel(time_limit_s=1800)
 
 MOST_HOPS = 4
 TRANSFER_BYTES = 100_000
@@ -29,22 +29,21 @@ def underlay(laboratory):
         yield made
 
 
+@pytest.fixture(scope="module")
+def untouched(underlay):
+    return [entries(host) for host in underlay.hosts]
+
+
 @pytest.fixture(autouse=True)
-def _nothing_is_left(underlay):
-    before = [entries(host) for host in underlay.hosts]
+def _nothing_is_left(underlay, untouched):
     yield
-    assert [entries(host) for host in underlay.hosts] == before
+    assert [entries(host) for host in underlay.hosts] == untouched
 
 
 def entries(host):
-    shown = (
-        ["ip", "xfrm", "state"],
-        ["ip", "xfrm", "policy"],
-        ["ip", "-br", "address"],
-        ["ip", "route"],
-        ["ip", "-6", "route"],
-    )
-    return [host.namespace.run(command).stdout for command in shown]
+    objects = ("xfrm state", "xfrm policy", "-br address", "route", "-6 route")
+    script = "; ".join(f"ip {each}" for each in objects)
+    return host.namespace.run(["sh", "-c", script]).stdout
 
 
 def ends(underlay, version):

@@ -8,7 +8,6 @@ import contextlib
 import ipaddress
 import os
 import selectors
-import socket
 import threading
 import time
 from dataclasses import dataclass
@@ -39,6 +38,7 @@ from overlay.ipsec.xfrm.encapsulation import decapsulate_esp
 from overlay.link.model import LinkKeys
 from overlay.sensitive import SecretBytes
 from overlay.system.tun import TunDevice
+from overlay.system.udp import bound_socket
 
 PORT = 4500
 POOLS = (ipaddress.ip_network("100.64.0.0/10"), ipaddress.ip_network("fdcc::/16"))
@@ -134,7 +134,7 @@ class KernelNode:
 
     def __init__(self, host, endpoint, *, experiment=False):
         self.host = host
-        self.socket = host.namespace.call(lambda: udp_socket(endpoint))
+        self.socket = host.namespace.call(lambda: bound_socket(endpoint))
         host.namespace.call(lambda: decapsulate_esp(self.socket))
         self.backend = host.namespace.call(
             lambda: XfrmBackend(rng=Random(1), experiment=experiment, routed=POOLS)
@@ -157,7 +157,7 @@ class UserspaceNode:
 
     def __init__(self, host, endpoint, *, experiment=False):
         self.host = host
-        self.socket = host.namespace.call(lambda: udp_socket(endpoint))
+        self.socket = host.namespace.call(lambda: bound_socket(endpoint))
         self.engine = UserspaceEngine(rng=Random(2), experiment=experiment)
         self.tun = None
         self._stop, self._stopped = os.pipe()
@@ -184,13 +184,14 @@ class UserspaceNode:
             selector.register(self.socket, selectors.EVENT_READ, self._from_network)
             selector.register(self._stop, selectors.EVENT_READ, None)
             tun = self.tun and self.tun._descriptor
-            if tun:
+            if tun is not None:
                 selector.register(tun, selectors.EVENT_READ, self._from_host)
             while True:
                 for key, _ in selector.select():
                     if key.data is None:
                         return
-                    key.data()
+                    with contextlib.suppress(BlockingIOError):
+                        key.data()
 
     def _from_network(self):
         data, sender = self.socket.recvfrom(65535)
@@ -220,14 +221,6 @@ class UserspaceNode:
 
 
 KINDS = {"k": KernelNode, "u": UserspaceNode}
-
-
-def udp_socket(endpoint):
-    new = socket.socket(
-        socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET, socket.SOCK_DGRAM
-    )
-    new.bind(tuple(endpoint))
-    return new
 
 
 @contextlib.contextmanager

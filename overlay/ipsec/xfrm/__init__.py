@@ -3,11 +3,15 @@
 ::
 
     backend.py      XfrmBackend: configurations in, SAs, policies and addresses in the kernel
+    checks.py       what the kernel would refuse, told before it is asked
+    changes.py      entries to install and to take back; what a killed process left
+    probe.py        which suites this kernel has
     device.py       what holds the overlay's addresses and routes
     entries.py      our values as netlink messages and back; how our own entries are known
     algorithms.py   the ESP suites by the kernel's names
     netlink.py      requests, dumps and events; refusals as one sentence
     messages.py     the wire format, in pyroute2's declarative style
     attributes.py   likewise, what hangs off a message
+    packing.py      its structs, packed in one step
     encapsulation.py  the UDP socket's part of ESP in UDP
 """

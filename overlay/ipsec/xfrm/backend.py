@@ -13,7 +13,6 @@ removed at the start.
 
 from __future__ import annotations
 
-import errno
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
@@ -35,20 +34,21 @@ from overlay.ipsec.model import (
     SecurityPolicy,
     Template,
 )
-from overlay.ipsec.userspace.sad import check_association
-from overlay.ipsec.userspace.spd import check_policy
+from overlay.ipsec.xfrm.changes import (
+    ABSENT,
+    Change,
+    association_changes,
+    policy_changes,
+    remove_leftovers,
+)
+from overlay.ipsec.xfrm.checks import check_configuration
 from overlay.ipsec.xfrm.device import CircuitDevice
 from overlay.ipsec.xfrm.entries import (
     KERNEL_MAX_TEMPLATES,
-    MAX_REQID,
-    MAX_WINDOW,
     counters_of,
     found_identity,
-    found_policy_id,
     is_ours,
     masked,
-    new_association,
-    new_policy,
     policy_id,
     sa_id,
 )
@@ -56,26 +56,14 @@ from overlay.ipsec.xfrm.messages import (
     XFRM_MSG_DELPOLICY,
     XFRM_MSG_DELSA,
     XFRM_MSG_EXPIRE,
-    XFRM_MSG_GETPOLICY,
     XFRM_MSG_GETSA,
-    XFRM_MSG_NEWPOLICY,
-    XFRM_MSG_NEWSA,
-    userpolicy_dump,
-    usersa_dump,
 )
-from overlay.ipsec.xfrm.netlink import (
-    CREATE,
-    Request,
-    XfrmEvents,
-    XfrmSocket,
-    refusal_error,
-)
+from overlay.ipsec.xfrm.netlink import Request, XfrmEvents, XfrmSocket, refusal_error
 from overlay.ipsec.xfrm.probe import usable_suites
 from overlay.system.ownership import Ownership
 
 __all__ = ["XfrmBackend"]
 
-_ABSENT: Final = frozenset((errno.ENOENT, errno.ESRCH))
 _STATISTICS: Final = Path("/proc/thread-self/net/xfrm_stat")
 
 _PolicyKey = tuple[Direction, Prefix, Prefix, int | None]
@@ -114,7 +102,7 @@ class XfrmBackend:
             owner = Ownership("kernel-ipsec", "stop it, or run this one in a namespace of its own")
             opened.callback(owner.release)
             self._netlink = opened.enter_context(XfrmSocket())
-            self.leftovers_removed = _remove_leftovers(self._netlink)
+            self.leftovers_removed = remove_leftovers(self._netlink)
             self._suites = usable_suites(self._netlink, rng, experiment=experiment)
             self._events = opened.enter_context(XfrmEvents())
             self._device = CircuitDevice(routed)
@@ -147,9 +135,10 @@ class XfrmBackend:
                 size, address or template count does not fit.
             BackendError: the kernel refused.
         """
-        self._check(configuration)
+        check_configuration(configuration, self._suites)
+        self._check_new(configuration)
         fresh = [each for each in _distinct(configuration) if not self._addresses[each]]
-        changes = [*_association_changes(configuration), *_policy_changes(configuration)]
+        changes = [*association_changes(configuration), *policy_changes(configuration)]
         self._apply(changes)
         try:
             self._device.add(fresh)
@@ -170,16 +159,18 @@ class XfrmBackend:
         associations = [sa for sa in configuration.associations if self._holds(sa)]
         policies = [policy for policy in configuration.policies if self._holds_policy(policy)]
         nothing_to_find = not (configuration.associations or configuration.policies)
-        if associations or policies or nothing_to_find:
-            self._release(configuration.local_addresses)
         for policy in policies:
             del self._policies[_policy_key(policy)]
         for sa in associations:
             del self._associations[sa.identity]
-        self._delete(
-            [Request(XFRM_MSG_DELPOLICY, policy_id(policy)) for policy in policies]
-            + [Request(XFRM_MSG_DELSA, sa_id(sa.identity)) for sa in associations]
-        )
+        try:
+            if associations or policies or nothing_to_find:
+                self._release(configuration.local_addresses)
+        finally:
+            self._delete(
+                [Request(XFRM_MSG_DELPOLICY, policy_id(policy)) for policy in policies]
+                + [Request(XFRM_MSG_DELSA, sa_id(sa.identity)) for sa in associations]
+            )
 
     def query(self, identity: SaIdentity) -> SaCounters | None:
         """Return the kernel's counters of an SA of ours, None if there is none (any more)."""
@@ -188,7 +179,7 @@ class XfrmBackend:
         message, refusal = self._netlink.get(Request(XFRM_MSG_GETSA, sa_id(identity)))
         if refusal is None:
             return counters_of(message)
-        if refusal.number in _ABSENT:
+        if refusal.number in ABSENT:
             return None
         raise refusal_error("asking for an SA's counters", refusal)
 
@@ -198,7 +189,7 @@ class XfrmBackend:
         self._addresses.clear()
         self._associations.clear()
         self._policies.clear()
-        _remove_leftovers(self._netlink)
+        remove_leftovers(self._netlink)
 
     # What the node drains.
 
@@ -232,19 +223,7 @@ class XfrmBackend:
             if count > self._statistics.get(drop, 0)
         }
 
-    # Checks, before the kernel is asked.
-
-    def _check(self, configuration: IpsecConfiguration) -> None:
-        for sa in configuration.associations:
-            check_association(sa, self._suites)
-            _check_kernel_association(sa)
-        for policy in configuration.policies:
-            _check_kernel_policy(policy)
-            check_policy(policy)
-        for address in configuration.local_addresses:
-            if len(address) not in (4, 16):
-                raise ValueError("A local address must be a packed one, of 4 or 16 bytes.")
-        self._check_new(configuration)
+    # Changes.
 
     def _check_new(self, configuration: IpsecConfiguration) -> None:
         identities = [sa.identity for sa in configuration.associations]
@@ -256,9 +235,7 @@ class XfrmBackend:
         if len(set(keys)) < len(keys) or not self._policies.keys().isdisjoint(keys):
             raise ValueError("A policy with the same direction and selector is installed.")
 
-    # Changes.
-
-    def _apply(self, changes: Sequence[_Change]) -> None:
+    def _apply(self, changes: Sequence[Change]) -> None:
         """Do all, or none.
 
         Raises:
@@ -275,12 +252,12 @@ class XfrmBackend:
             self._undo([change for change in changes if id(change) not in failed])
             raise refusal_error(refused[0][0].operation, refused[0][1])
 
-    def _undo(self, changes: Iterable[_Change]) -> None:
+    def _undo(self, changes: Iterable[Change]) -> None:
         self._delete([change.undo for change in reversed(list(changes))])
 
     def _delete(self, requests: Sequence[Request]) -> None:
         for verdict in self._netlink.send(requests):
-            if verdict is not None and verdict.number not in _ABSENT:
+            if verdict is not None and verdict.number not in ABSENT:
                 raise refusal_error("removing an IPsec entry from the kernel", verdict)
 
     def _remember(self, configuration: IpsecConfiguration) -> None:
@@ -306,33 +283,6 @@ class XfrmBackend:
         return self._policies.get(_policy_key(policy)) == policy.templates
 
 
-@dataclass(frozen=True, slots=True)
-class _Change:
-    """One entry to install, and how to take it back."""
-
-    operation: str
-    do: Request
-    undo: Request
-
-
-def _association_changes(configuration: IpsecConfiguration) -> Iterable[_Change]:
-    for sa in configuration.associations:
-        yield _Change(
-            "installing a security association",
-            Request(XFRM_MSG_NEWSA, new_association(sa), CREATE),
-            Request(XFRM_MSG_DELSA, sa_id(sa.identity)),
-        )
-
-
-def _policy_changes(configuration: IpsecConfiguration) -> Iterable[_Change]:
-    for policy in configuration.policies:
-        yield _Change(
-            "installing a security policy",
-            Request(XFRM_MSG_NEWPOLICY, new_policy(policy), CREATE),
-            Request(XFRM_MSG_DELPOLICY, policy_id(policy)),
-        )
-
-
 def _remembered(sa: SecurityAssociation) -> _Installed:
     limits = (sa.lifetime.soft_s, sa.lifetime.soft_packets, sa.lifetime.soft_bytes)
     return _Installed(sa.reqid, sa.source, any(limit is not None for limit in limits))
@@ -346,43 +296,6 @@ def _policy_key(policy: SecurityPolicy) -> _PolicyKey:
 
 def _distinct(configuration: IpsecConfiguration) -> list[bytes]:
     return list(dict.fromkeys(configuration.local_addresses))
-
-
-def _check_kernel_association(sa: SecurityAssociation) -> None:
-    if not 0 < sa.reqid <= MAX_REQID:
-        raise ValueError(f"A reqid must lie between 1 and {MAX_REQID}.")
-    if sa.replay_window > MAX_WINDOW:
-        raise ValueError(f"The kernel's replay window holds {MAX_WINDOW} packets at most.")
-
-
-def _check_kernel_policy(policy: SecurityPolicy) -> None:
-    count = len(policy.templates)
-    if count > KERNEL_MAX_TEMPLATES:
-        raise ValueError(
-            f"The Linux kernel takes at most {KERNEL_MAX_TEMPLATES} templates in a policy (four"
-            f" hops and the link), not {count}: choose a shorter path, or the userspace backend."
-        )
-    if policy.selector.protocol == 0:
-        raise ValueError("A selector's protocol must not be 0, which the kernel takes for any.")
-    if not all(0 < template.reqid <= MAX_REQID for template in policy.templates):
-        raise ValueError(f"A reqid must lie between 1 and {MAX_REQID}.")
-
-
-def _remove_leftovers(netlink: XfrmSocket) -> int:
-    """Remove every entry that bears our signs; return how many there were."""
-    policies = netlink.dump(Request(XFRM_MSG_GETPOLICY, userpolicy_dump()))
-    associations = netlink.dump(Request(XFRM_MSG_GETSA, usersa_dump()))
-    requests = [
-        Request(XFRM_MSG_DELPOLICY, found_policy_id(each)) for each in policies if is_ours(each)
-    ] + [
-        Request(XFRM_MSG_DELSA, sa_id(found_identity(each)))
-        for each in associations
-        if is_ours(each)
-    ]
-    for verdict in netlink.send(requests):
-        if verdict is not None and verdict.number not in _ABSENT:
-            raise refusal_error("removing what an earlier run left in the kernel", verdict)
-    return len(requests)
 
 
 def _statistics() -> dict[Drop, int]:

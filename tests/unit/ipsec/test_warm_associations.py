@@ -111,3 +111,16 @@ def test_a_removed_sa_is_no_longer_held_and_flush_forgets_all():
     assert len(circuit.alice.engine._sad._warm) == 2
     circuit.alice.engine.flush()
     assert not len(circuit.alice.engine._sad._warm)
+
+
+def test_policies_share_the_chain_of_a_link_until_the_last_of_them_is_removed():
+    circuit = build_circuit(2)
+    host, spd = circuit.hosts[1], circuit.hosts[1].engine._spd
+    links = {id(chain) for chain, _ in spd._links._used.values()}
+    tables = [table for families in spd._tables.values() for table in families.values()]
+    chains = [chain for t in tables for shape in t._shapes.values() for chain in shape[3].values()]
+    assert {id(chain) for chain in chains if len(chain) == 1} <= links
+    assert sum(uses for _, uses in spd._links._used.values()) == len(chains)
+    host.engine.remove(circuit.configurations[1])
+    host.engine.remove(circuit.configurations[1])
+    assert sum(uses for _, uses in spd._links._used.values()) == len(chains) - 6

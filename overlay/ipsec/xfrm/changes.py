@@ -1,0 +1,85 @@
+"""Requests that change the kernel's entries: how to install each, and how to take it back."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from overlay.ipsec.model import IpsecConfiguration
+from overlay.ipsec.xfrm.entries import (
+    found_identity,
+    found_policy_id,
+    is_ours,
+    new_association,
+    new_policy,
+    policy_id,
+    sa_id,
+)
+from overlay.ipsec.xfrm.messages import (
+    XFRM_MSG_DELPOLICY,
+    XFRM_MSG_DELSA,
+    XFRM_MSG_GETPOLICY,
+    XFRM_MSG_GETSA,
+    XFRM_MSG_NEWPOLICY,
+    XFRM_MSG_NEWSA,
+    userpolicy_dump,
+    usersa_dump,
+)
+from overlay.ipsec.xfrm.netlink import CREATE, Request, XfrmSocket, refusal_error
+
+__all__ = ["ABSENT", "Change", "association_changes", "policy_changes", "remove_leftovers"]
+
+ABSENT: Final = frozenset((errno.ENOENT, errno.ESRCH))
+"""What the kernel answers when a policy, or an SA, is not there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One entry to install, and how to take it back."""
+
+    operation: str
+    do: Request
+    undo: Request
+
+
+def association_changes(configuration: IpsecConfiguration) -> Iterable[Change]:
+    """Yield a change for each SA; it holds the keys until it is dropped."""
+    for sa in configuration.associations:
+        yield Change(
+            "installing a security association",
+            Request(XFRM_MSG_NEWSA, new_association(sa), CREATE),
+            Request(XFRM_MSG_DELSA, sa_id(sa.identity)),
+        )
+
+
+def policy_changes(configuration: IpsecConfiguration) -> Iterable[Change]:
+    """Yield a change for each policy."""
+    for policy in configuration.policies:
+        yield Change(
+            "installing a security policy",
+            Request(XFRM_MSG_NEWPOLICY, new_policy(policy), CREATE),
+            Request(XFRM_MSG_DELPOLICY, policy_id(policy)),
+        )
+
+
+def remove_leftovers(netlink: XfrmSocket) -> int:
+    """Remove every entry that bears our signs; return how many there were.
+
+    Raises:
+        BackendError: no permission.
+    """
+    policies = netlink.dump(Request(XFRM_MSG_GETPOLICY, userpolicy_dump()))
+    associations = netlink.dump(Request(XFRM_MSG_GETSA, usersa_dump()))
+    requests = [
+        Request(XFRM_MSG_DELPOLICY, found_policy_id(each)) for each in policies if is_ours(each)
+    ] + [
+        Request(XFRM_MSG_DELSA, sa_id(found_identity(each)))
+        for each in associations
+        if is_ours(each)
+    ]
+    for verdict in netlink.send(requests):
+        if verdict is not None and verdict.number not in ABSENT:
+            raise refusal_error("removing what an earlier run left in the kernel", verdict)
+    return len(requests)

@@ -1,0 +1,278 @@
+"""XfrmBackend against a kernel with ESP: the conformance suite, and what the kernel then shows."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from lab.namespaces import Namespace
+from overlay.addresses import Endpoint
+from overlay.errors import BackendError
+from overlay.ipsec.model import (
+    ANY_V6,
+    Direction,
+    IpsecConfiguration,
+    Lifetime,
+    Prefix,
+    SaIdentity,
+    SecurityAssociation,
+    SecurityPolicy,
+    Selector,
+    Spi,
+    Template,
+    UdpEncapsulation,
+)
+from overlay.ipsec.suites import SUITES
+from overlay.ipsec.xfrm.algorithms import algorithm_names
+from overlay.ipsec.xfrm.backend import XfrmBackend
+from overlay.ipsec.xfrm.encapsulation import decapsulate_esp
+from overlay.sensitive import SecretBytes
+
+pytestmark = pytest.mark.kernel(time_limit_s=900)
+
+ALICE, MIX = Endpoint("127.0.0.1", 4500), Endpoint("127.0.0.2", 4500)
+V1 = bytes.fromhex("fd6d6978000000000000000000000001")
+C0 = bytes.fromhex("fd636972000000000000000000000000")
+INNER = bytes([100, 64, 0, 2])
+
+
+def onion(spi=0x2000, *, suite=3):
+    keymat = SecretBytes(bytes(range(SUITES[suite].keymat_bytes)))
+    return SecurityAssociation(Spi(spi), spi, C0, V1, suite, keymat, inbound=True)
+
+
+def link(*, suite=3):
+    return replace(
+        onion(0x1000, suite=suite), source=ALICE.packed, destination=MIX.packed,
+        encapsulation=UdpEncapsulation(ALICE, MIX),
+    )  # fmt: skip
+
+
+def policy(*associations, destination=V1):
+    templates = tuple(Template(sa.source, sa.destination, sa.reqid) for sa in associations)
+    return SecurityPolicy(Direction.IN, Selector(ANY_V6, Prefix.host(destination)), templates)
+
+
+CONFIGURATION = IpsecConfiguration((onion(), link()), (policy(onion(), link()),))
+FOREIGN = [
+    "xfrm state add src 127.0.0.1 dst 127.0.0.2 proto esp spi 0x99 reqid 7 mode tunnel "
+    "aead rfc4106(gcm(aes)) 0x" + "11" * 20 + " 128",
+    "xfrm policy add src ::/0 dst fd6d:6978::1/128 dir in priority 9 "
+    "tmpl src 127.0.0.1 dst 127.0.0.2 proto esp reqid 7 mode tunnel",
+]
+KILLED = """
+import random, sys
+sys.path.insert(0, "tests/lab")
+from test_kernel_xfrm_backend import CONFIGURATION
+from overlay.ipsec.xfrm.backend import XfrmBackend
+XfrmBackend(rng=random.Random(3)).install(CONFIGURATION)
+print("installed", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def host(laboratory):
+    with Namespace("host") as made:
+        yield made
+
+
+@pytest.fixture
+def backend(host):
+    with make(host) as made:
+        yield made
+
+
+def make(host, **arguments):
+    return host.call(lambda: XfrmBackend(rng=Random(1), **arguments))
+
+
+def shown(host):
+    commands = (
+        ["ip", "xfrm", "state"], ["ip", "xfrm", "policy"], ["ip", "address"],
+        ["ip", "route"], ["ip", "-6", "route"],
+    )  # fmt: skip
+    return [host.run(command).stdout for command in commands]
+
+
+def test_the_conformance_suite_passes_on_this_kernel():
+    suite = Path(__file__).parents[1] / "conformance" / "test_ipsec_backend.py"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(suite), "-k", "xfrm"],
+        env=dict(os.environ, PYTEST_ADDOPTS=""), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    assert int(re.search(r"(\d+) passed", done.stdout).group(1)) > 20
+    assert int(re.search(r"(\d+) skipped", done.stdout).group(1)) == 1
+
+
+def test_this_kernel_has_every_suite(host):
+    with make(host) as backend:
+        assert backend.capabilities().suites == set(SUITES) - {11}
+        assert backend.capabilities().in_kernel
+    with make(host, experiment=True) as backend:
+        assert backend.capabilities().suites == set(SUITES)
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_ip_shows_each_suite_as_installed(host, suite):
+    with make(host, experiment=True) as backend:
+        backend.install(IpsecConfiguration((onion(suite=suite), link(suite=suite)), ()))
+        state = host.run(["ip", "-s", "xfrm", "state"]).stdout
+    for name in algorithm_names(SUITES[suite]):
+        assert state.count(f" {name} 0x") == 2
+    bits = SUITES[suite].icv_bytes * 8
+    assert state.count(f" bits) {bits}\n") == 2
+    assert state.count("af-unspec") == state.count("esn context") == 2
+    assert state.count("encap type espinudp sport 4500 dport 4500") == 1
+    assert state.count("replay_window 1024, bitmap-length 32") == 2
+
+
+def test_closing_leaves_the_host_as_it_was(host):
+    before = shown(host)
+    with make(host) as backend:
+        backend.install(replace(CONFIGURATION, local_addresses=(onion().destination, INNER)))
+        assert "fd6d:6978::1/128" in host.run(["ip", "address"]).stdout
+        assert shown(host) != before
+    assert shown(host) == before
+
+
+def test_two_hundred_configurations_come_and_go(host):
+    with make(host) as backend:
+        before = shown(host)
+        many = [numbered(number) for number in range(200)]
+        for configuration in many:
+            backend.install(configuration)
+        assert host.run(["ip", "xfrm", "state"]).stdout.count("proto esp spi") == 200
+        for configuration in many:
+            backend.remove(configuration)
+        assert shown(host) == before
+
+
+def numbered(number):
+    sa = replace(onion(0x10000 + number), destination=V1[:14] + bytes([9, number]))
+    return IpsecConfiguration((sa,), (policy(sa, destination=sa.destination),), (sa.destination,))
+
+
+def test_entries_of_other_programs_are_not_touched(host):
+    host.configure(FOREIGN)
+    before = shown(host)
+    with make(host) as backend:
+        backend.install(CONFIGURATION)
+        backend.remove(CONFIGURATION)
+        backend.install(CONFIGURATION)
+        backend.flush()
+        theirs = SaIdentity(Spi(0x99), bytes([127, 0, 0, 2]))
+        assert backend.query(theirs) is None
+    assert shown(host) == before
+    with make(host) as backend:
+        assert backend.leftovers_removed == 0
+    assert shown(host) == before
+
+
+def test_what_a_killed_node_left_is_removed_at_the_next_start(host, script):
+    host.configure(FOREIGN)
+    before = shown(host)
+    started = script(host, KILLED)
+    assert started.said == "installed"
+    started.kill()
+    assert "uid 1835628641" in host.run(["ip", "-s", "xfrm", "policy"]).stdout
+    with make(host) as backend:
+        assert backend.leftovers_removed == 3
+    assert shown(host) == before
+
+
+def test_a_refusal_of_the_kernel_undoes_the_whole_call(host, backend):
+    taken = onion(0x5555)
+    host.configure([
+        f"xfrm state add src ::1 dst {socket.inet_ntop(socket.AF_INET6, taken.destination)} "
+        "proto esp spi 0x5555 mode tunnel aead rfc4106(gcm(aes)) 0x" + "22" * 20 + " 128"
+    ])  # fmt: skip
+    before = shown(host)
+    clash = IpsecConfiguration(
+        (onion(), taken, link()), CONFIGURATION.policies, (taken.destination, INNER)
+    )
+    with pytest.raises(BackendError, match=r"installing a security association.*try again"):
+        backend.install(clash)
+    assert shown(host) == before
+    backend.install(CONFIGURATION)
+
+
+def test_six_templates_are_refused_with_the_reason(backend):
+    with pytest.raises(ValueError, match=r"at most 5 templates .*shorter path"):
+        backend.install(IpsecConfiguration((), (policy(*[onion()] * 6),)))
+    backend.install(IpsecConfiguration((), (policy(*[onion()] * 5),)))
+
+
+def test_an_address_stays_as_long_as_one_configuration_holds_it(host, backend):
+    first = replace(CONFIGURATION, local_addresses=(INNER,))
+    second = replace(numbered(1), local_addresses=(INNER,))
+    backend.install(first)
+    backend.install(second)
+    backend.remove(first)
+    assert "100.64.0.2/32" in host.run(["ip", "address"]).stdout
+    backend.remove(second)
+    assert "100.64.0.2/32" not in host.run(["ip", "address"]).stdout
+
+
+def test_a_second_node_in_the_same_namespace_is_told_so(host, backend):
+    with pytest.raises(BackendError, match="another node in this network namespace"):
+        make(host)
+
+
+def test_soft_limits_are_reported_once_and_hard_ones_end_the_sa(backend):
+    limited = replace(onion(), lifetime=Lifetime(soft_s=1.0, hard_s=3.0))
+    backend.install(IpsecConfiguration((limited, link()), ()))
+    assert expired_within(backend, 30.0) == [limited.identity]
+    assert ended_within(backend, limited.identity, 30.0)
+    assert backend.soft_expired() == []
+    assert backend.query(link().identity) is not None
+
+
+def expired_within(backend, seconds):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        expired = backend.soft_expired()
+        if expired:
+            return expired
+        time.sleep(0.05)
+    return []
+
+
+def ended_within(backend, identity, seconds):
+    deadline = time.monotonic() + seconds
+    while backend.query(identity) is not None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return backend.query(identity) is None
+
+
+def test_without_privileges_the_error_says_what_to_do(host):
+    nobody = ["setpriv", "--reuid=65534", "--clear-groups"]
+    answer = host.run([*nobody, sys.executable, "-c", UNPRIVILEGED], check=False).stdout
+    assert "CAP_NET_ADMIN" in answer
+    assert answer.rstrip().endswith(".")
+
+
+UNPRIVILEGED = """
+import random
+from overlay.errors import BackendError
+from overlay.ipsec.xfrm.backend import XfrmBackend
+try:
+    XfrmBackend(rng=random.Random(3))
+except BackendError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+def test_a_udp_socket_lets_the_kernel_take_esp(host, family):
+    with host.call(lambda: socket.socket(family, socket.SOCK_DGRAM)) as bound:
+        decapsulate_esp(bound)
+        assert bound.getsockopt(socket.IPPROTO_UDP, 100) == 2

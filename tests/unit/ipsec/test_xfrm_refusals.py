@@ -1,0 +1,62 @@
+"""What the user reads when the kernel refuses."""
+
+import errno
+import os
+import struct
+
+import pytest
+
+from overlay.ipsec.xfrm.netlink import Refusal, _split, _verdict, refusal_error
+
+REMEDIES = {
+    errno.EPERM: "CAP_NET_ADMIN",
+    errno.ENOENT: "load its module",
+    errno.ENOSYS: "load its module",
+    errno.EEXIST: "try again",
+    errno.ENOBUFS: "five templates",
+    errno.ENOMEM: "fewer circuits",
+    errno.EPROTONOSUPPORT: "esp4",
+    errno.EINVAL: "a newer one",
+}
+
+
+@pytest.mark.parametrize("number", REMEDIES, ids=errno.errorcode.get)
+def test_a_refusal_is_one_sentence_with_operation_and_remedy(number):
+    sentence = str(refusal_error("installing a security association", Refusal(number)))
+    assert sentence.startswith("installing a security association failed")
+    assert os.strerror(number) in sentence
+    assert REMEDIES[number] in sentence
+    assert sentence.endswith(".")
+    assert ". " not in sentence
+
+
+def test_the_kernels_own_words_are_kept():
+    refusal = Refusal(errno.ENOSYS, "Requested AEAD algorithm not found")
+    assert "(Requested AEAD algorithm not found)" in str(refusal_error("trying", refusal))
+
+
+def acknowledgement(number, words=b"", *, flags=0x300):
+    """nlmsghdr, errno, the request's header, then the kernel's words (NLMSGERR_ATTR_MSG)."""
+    attribute = struct.pack("=HH", 4 + len(words), 1) + words + bytes(-len(words) % 4)
+    body = struct.pack("=i", -number) + bytes(16) + (attribute if words else b"")
+    return struct.pack("=IHHII", 16 + len(body), 2, flags, 7, 0) + body
+
+
+def verdicts(data):
+    return [_verdict(flags, whole, at) for _, flags, _, whole, at in _split(data)]
+
+
+def test_acknowledgements_of_a_batch_are_told_apart():
+    data = acknowledgement(0) + acknowledgement(errno.EEXIST) + acknowledgement(22, b"No.\0")
+    assert verdicts(data) == [None, Refusal(errno.EEXIST), Refusal(22, "No")]
+
+
+def test_attributes_of_broken_length_end_the_words():
+    broken = bytearray(acknowledgement(22, b"No.\0"))
+    broken[36:38] = struct.pack("=H", 1)
+    assert verdicts(bytes(broken)) == [Refusal(22)]
+
+
+def test_a_truncated_datagram_yields_the_whole_messages_alone():
+    data = acknowledgement(0) + acknowledgement(errno.EEXIST)[:10]
+    assert verdicts(data) == [None]
