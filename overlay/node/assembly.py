@@ -69,11 +69,13 @@ def build_engine(configuration: Configuration, rng: Random) -> UserspaceEngine:
         ConfigurationError: there is none of that name, or it carries no packets itself.
     """
     name = configuration.ipsec.backend
-    engine = load_plugin("overlay.ipsec", "userspace" if name == "auto" else name)(rng=rng)
-    if not isinstance(engine, UserspaceEngine):
+    backend = load_plugin("overlay.ipsec", "userspace" if name == "auto" else name)
+    if not issubclass(backend, UserspaceEngine):
         raise ConfigurationError(
-            f'[ipsec] backend = "{name}" has no data path; write "auto" or "userspace".'
+            f'[ipsec] backend = "{name}" is not wired into the node yet; '
+            'write "auto" or "userspace".'
         )
+    engine: UserspaceEngine = backend(rng=rng)
     return engine
 
 
