@@ -4,6 +4,7 @@ A backend joins by adding its factory to ``BACKENDS``; one that needs what the m
 skips with the reason.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
@@ -69,6 +70,9 @@ BACKENDS: dict[str, Callable[[], AbstractContextManager[IpsecBackend]]] = {
     "userspace": userspace,
     "xfrm": kernel,
 }
+if os.environ.get("CI") and kernel_missing():
+    # There tests/lab/test_kernel_xfrm_backend.py runs this suite in a kernel that has ESP.
+    del BACKENDS["xfrm"]
 
 ALICE, MIX = Endpoint("127.0.0.1", 4500), Endpoint("127.0.0.2", 4500)
 V1 = bytes.fromhex("fd6d6978000000000000000000000001")
