@@ -11,6 +11,7 @@ from typing import Any
 
 from overlay.addresses import Endpoint, InnerAddress
 from overlay.apm.inner_addresses import InnerAddressPool
+from overlay.apm.settings import MAX_HOPS
 from overlay.apm.signalling import SignallingManager
 from overlay.apm.spi import SpiAllocator
 from overlay.config import Configuration
@@ -37,7 +38,6 @@ __all__ = ["Surroundings", "build_control_plane", "build_engine", "path_mtu"]
 
 _UNDERLAY_MTU = 1500
 _UDP_IPV6_HEADERS = 48
-_LONGEST_PATH = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ def path_mtu(configuration: Configuration) -> int:
     """Return the inner MTU of every path of this node (docs/decisions/0003)."""
     return inner_mtu(
         _UNDERLAY_MTU,
-        hops=_LONGEST_PATH,
+        hops=MAX_HOPS,
         onion=SUITES[configuration.ipsec.esp_suite],
         link=SUITES[configuration.ipsec.link_suite],
         ipv6=True,

@@ -102,15 +102,6 @@ class Rtnetlink:
         with _translated(f"removing an address from {device}", absent_is_fine=True):
             self._netlink.addr("del", **_address_arguments(device, address))
 
-    def addresses(self) -> list[IpAddress]:
-        """Return every address that this host holds, on any device."""
-        with _translated("listing addresses"):
-            found = [
-                message.get("local") or message.get("address")
-                for message in self._netlink.get_addr()
-            ]
-        return [ipaddress.ip_address(address) for address in found if address]
-
     def put_route(self, route: Route) -> None:
         """Install a route, or change the one of the same destination, table and metric.
 
