@@ -358,16 +358,16 @@ class Dht:
     def _verified(self, record: bytes, key: NodeId) -> MixDescriptor:
         return verified_record(record, key, network_id=self._network_id, now=self._now)
 
-    def _found(self, descriptor: MixDescriptor) -> None:
+    def _found(self, descriptor: MixDescriptor, answered: bool) -> None:
         if not self._store.is_left(descriptor):
-            self._events.append(DescriptorFound(descriptor))
+            self._events.append(DescriptorFound(descriptor, answered))
 
     def _crawled(self) -> None:
         crawl, self._crawl = self._crawl, None
         if crawl is None:
             return
         self._counts[DhtCount.REFUSED_RECORD] += crawl.refused_records
-        self._events.append(CrawlFinished(crawl.descriptors))
+        self._events.append(CrawlFinished(crawl.descriptors, crawl.started_at))
         if self._membership.phase is Phase.JOINED:
             self._schedule.at(Task.CRAWL, self._now + self._crawl_pace.next())
 

@@ -87,6 +87,8 @@ class TopologyTable:
         self._descriptors: dict[NodeId, MixDescriptor] = {}
         self._ordered: list[NodeId] = []
         self._by_overlay_address: dict[OverlayAddress, NodeId] = {}
+        self._heard: dict[NodeId, float] = {}
+        self._crawled_from = -math.inf
         self._rejections: Counter[Rejection] = Counter()
         self._earliest_expiry = math.inf
         """No entry expires before; it may lie too early after a descriptor was replaced."""
@@ -114,7 +116,28 @@ class TopologyTable:
             return False
         del self._ordered[bisect_left(self._ordered, node_id)]
         del self._by_overlay_address[descriptor.overlay_address]
+        self._heard.pop(node_id, None)
         return True
+
+    def heard(self, node_id: NodeId, now: float) -> None:
+        """Record that a known node has just answered by itself."""
+        if node_id in self._descriptors:
+            self._heard[node_id] = now
+
+    def crawled(self, started_at: float) -> None:
+        """Record that everybody there has been asked since ``started_at``."""
+        self._crawled_from = started_at
+
+    def unheard(self) -> frozenset[NodeId]:
+        """Return the nodes that did not answer when everybody was asked last.
+
+        A descriptor outlives its owner's session by hours, so these have most likely left.
+        Empty until the first crawl is over: what an earlier run knew is then not yet asked.
+        """
+        since = self._crawled_from
+        return frozenset(
+            node_id for node_id in self._ordered if self._heard.get(node_id, -math.inf) < since
+        )
 
     def expire(self, now: float) -> int:
         """Forget every node whose descriptor has expired and return how many they were."""

@@ -201,7 +201,7 @@ def test_deadline_handled_early_changes_nothing():
 def test_crawl_without_contacts_finishes_with_nothing():
     dht = make_dht()
     dht.crawl(START)
-    assert dht.events() == [CrawlFinished(0)]
+    assert dht.events() == [CrawlFinished(0, START)]
     assert dht.events() == []
 
 
