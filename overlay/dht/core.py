@@ -292,7 +292,7 @@ class Dht:
             elif isinstance(message, Challenge):
                 self._calls.challenged(message, source, self._now)
             else:
-                self._calls.replied(message, source)
+                self._calls.replied(message, source, self._now)
 
     def _answer(self, request: UnverifiedRequest, source: Endpoint) -> None:
         if self._membership.phase is Phase.LEFT:

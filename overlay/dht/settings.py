@@ -17,7 +17,9 @@ class DhtSettings:
             a lookup among 30 % dead contacts from 25 s down to 1.5 s.
         disjoint_paths: into how many paths a lookup is dealt; a node is asked by one of them
             only (S/Kademlia, Baumgart and Mies 2007).
-        rpc_timeout_s: patience with one request.
+        rpc_timeout_s: patience with an endpoint whose round trip is not known.
+        rpc_timeout_min_s, rpc_timeout_max_s: bounds of the patience that measured round trips
+            suggest (RFC 6298), and of its doubling from one attempt to the next.
         rpc_attempts: how often a request is sent before its node counts as silent.
         lookup_max_hops, lookup_max_queries, lookup_time_s: where a lookup ends, whatever
             peers invent.
@@ -48,6 +50,8 @@ class DhtSettings:
     alpha: int = 8
     disjoint_paths: int = 3
     rpc_timeout_s: float = 0.5
+    rpc_timeout_min_s: float = 0.2
+    rpc_timeout_max_s: float = 2.0
     rpc_attempts: int = 2
     lookup_max_hops: int = 16
     lookup_max_queries: int = 200
@@ -81,6 +85,10 @@ class DhtSettings:
                 raise ValueError(f"{name} must lie between {low:g} and {high:g}, not {value!r}.")
         if self.crawl_first_interval_s > self.crawl_interval_s:
             raise ValueError("crawl_first_interval_s must not exceed crawl_interval_s.")
+        if not self.rpc_timeout_min_s <= self.rpc_timeout_s <= self.rpc_timeout_max_s:
+            raise ValueError(
+                "rpc_timeout_s must not exceed rpc_timeout_max_s, nor rpc_timeout_min_s exceed it."
+            )
         if self.bootstrap_retry_s > self.bootstrap_retry_max_s:
             raise ValueError("bootstrap_retry_s must not exceed bootstrap_retry_max_s.")
         if self.disjoint_paths > self.alpha:
@@ -92,6 +100,8 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("alpha", 1, 64),
     ("disjoint_paths", 1, 16),
     ("rpc_timeout_s", 0.05, 10),
+    ("rpc_timeout_min_s", 0.01, 10),
+    ("rpc_timeout_max_s", 0.05, 60),
     ("rpc_attempts", 1, 5),
     ("lookup_max_hops", 1, 64),
     ("lookup_max_queries", 1, 2000),
