@@ -137,9 +137,7 @@ class Calls:
             self._cookies.popitem(last=False)
         self._transmit(call, now)
 
-    def replied(
-        self, reply: UnverifiedReply, source: Endpoint, now: float | None = None
-    ) -> None:
+    def replied(self, reply: UnverifiedReply, source: Endpoint, now: float | None = None) -> None:
         """Match a reply with its call and verify it; all else is counted and dropped.
 
         Without ``now`` the round trip is not measured.

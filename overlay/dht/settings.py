@@ -32,6 +32,9 @@ class DhtSettings:
         refresh_interval_s: how long a bucket goes without a lookup.
         max_records: descriptors of other nodes that this node stores.
         max_records_per_source: of those, how many from one /24 or /48.
+        identity_cost_bits: what the whole network asks of every identity: the leading zero
+            bits of a hash, found by about 2 to that power of key pairs (S/Kademlia). Nodes
+            below are not heard. 0 takes every identity; an open network should ask for 16.
         republish_interval_s: how often this node stores its own descriptor anew.
         crawl_interval_s: how often the whole overlay is walked for descriptors.
         crawl_first_interval_s: the first pause between two crawls; it doubles up to that.
@@ -65,6 +68,7 @@ class DhtSettings:
     refresh_interval_s: float = 3600.0
     max_records: int = 4096
     max_records_per_source: int = 16
+    identity_cost_bits: int = 0
     republish_interval_s: float = 3600.0
     crawl_interval_s: float = 600.0
     crawl_first_interval_s: float = 10.0
@@ -113,6 +117,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("refresh_interval_s", 1, 86400),
     ("max_records", 1, 1_000_000),
     ("max_records_per_source", 1, 1_000_000),
+    ("identity_cost_bits", 0, 32),
     ("republish_interval_s", 1, 86400),
     ("crawl_interval_s", 1, 86400),
     ("crawl_first_interval_s", 0.1, 86400),

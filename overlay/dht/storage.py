@@ -19,7 +19,8 @@ from overlay.addresses import NodeId
 from overlay.dht.descriptor import MAX_VALIDITY_S, MixDescriptor, UnverifiedDescriptor
 from overlay.dht.routing import distance
 from overlay.dht.settings import DhtSettings
-from overlay.errors import LimitReached, NotAuthentic, Replayed
+from overlay.errors import LimitReached, NotAuthentic, Refused, Replayed
+from overlay.identity import meets_cost
 
 __all__ = ["Store", "verified_record"]
 
@@ -27,15 +28,20 @@ _MAX_TOMBSTONES: Final = 4096
 _OWN_SOURCE: Final = b"own"
 
 
-def verified_record(record: bytes, key: NodeId, *, network_id: str, now: float) -> MixDescriptor:
+def verified_record(
+    record: bytes, key: NodeId, *, network_id: str, now: float, cost_bits: int = 0
+) -> MixDescriptor:
     """Turn stored bytes into the descriptor of the node ``key``.
 
     Raises:
-        PeerError: they do not parse, do not verify, are expired or belong to another node.
+        PeerError: they do not parse, do not verify, are expired, belong to another node, or
+            its identity cost less than ``cost_bits``.
     """
     descriptor = UnverifiedDescriptor.parse(record).verify(network_id=network_id, now=now)
     if descriptor.node_id != key:
         raise NotAuthentic("the record belongs to another node")
+    if not meets_cost(descriptor.identity_key, cost_bits):
+        raise Refused("the identity costs less than this network asks")
     return descriptor
 
 
@@ -92,7 +98,13 @@ class Store(IStorage):  # type: ignore[misc]  # the package ships no types
         self._drop_expired(now)
         if record == self.get(key):
             return
-        descriptor = verified_record(record, key, network_id=self._network_id, now=now)
+        descriptor = verified_record(
+            record,
+            key,
+            network_id=self._network_id,
+            now=now,
+            cost_bits=self._settings.identity_cost_bits,
+        )
         if self.is_left(descriptor):
             raise Replayed("the node has left since")
         known = self._records.get(key)
