@@ -27,6 +27,7 @@ from overlay.dht.admission import COOKIE_ROTATION_S
 from overlay.dht.envelope import REQUEST_ID_BYTES, Challenge, Envelopes, UnverifiedReply
 from overlay.dht.events import DhtCount
 from overlay.dht.messages import Contact, Kind, Reply, Request
+from overlay.dht.round_trips import RoundTrips
 from overlay.dht.settings import DhtSettings
 from overlay.errors import PeerError
 
@@ -67,6 +68,9 @@ class _Call:
     attempts: int = 0
     challenges: int = 0
     forgeries: int = 0
+    sent_at: float = 0.0
+    ambiguous: bool = False
+    """The same bytes were sent twice, so an answer does not tell how long it took."""
     deadline: float = field(default=math.inf)
 
 
@@ -93,6 +97,7 @@ class Calls:
         self._calls: dict[bytes, _Call] = {}
         self._deadlines: list[tuple[float, bytes]] = []
         self._cookies: OrderedDict[Endpoint, tuple[bytes, float]] = OrderedDict()
+        self._round_trips = RoundTrips(settings)
 
     def __len__(self) -> int:
         return len(self._calls)
@@ -122,6 +127,8 @@ class Calls:
         if call is None or call.endpoint != source or call.challenges >= _MAX_CHALLENGES:
             self._counts[DhtCount.UNSOLICITED] += 1
             return
+        self._measure(call, now)
+        call.ambiguous = False  # the cookie makes other bytes of it
         call.challenges += 1
         call.attempts -= 1  # the peer is there: this try was not lost
         self._cookies.pop(source, None)
@@ -130,8 +137,11 @@ class Calls:
             self._cookies.popitem(last=False)
         self._transmit(call, now)
 
-    def replied(self, reply: UnverifiedReply, source: Endpoint) -> None:
-        """Match a reply with its call and verify it; all else is counted and dropped."""
+    def replied(self, reply: UnverifiedReply, source: Endpoint, now: float | None = None) -> None:
+        """Match a reply with its call and verify it; all else is counted and dropped.
+
+        Without ``now`` the round trip is not measured.
+        """
         call = self._calls.get(reply.request_id)
         if call is None or call.endpoint != source or not _fits(call, reply):
             self._counts[DhtCount.UNSOLICITED] += 1
@@ -142,6 +152,8 @@ class Calls:
             self._forged(call)
             return
         del self._calls[call.request_id]
+        if now is not None:
+            self._measure(call, now)
         contact = Contact(reply.sender, source, reply.identity_key)
         call.on_answer(Answer(contact, body))
 
@@ -157,9 +169,11 @@ class Calls:
             _, request_id = heapq.heappop(self._deadlines)
             call = self._calls[request_id]
             if call.attempts < self._settings.rpc_attempts:
+                call.ambiguous = True
                 self._transmit(call, now)
             else:
                 del self._calls[request_id]
+                self._round_trips.lost(call.endpoint)
                 self._counts[DhtCount.TIMED_OUT] += 1
                 call.on_answer(None)
 
@@ -175,11 +189,16 @@ class Calls:
             sent_to=call.endpoint,
             cookie=self._cookie(call.endpoint, now),
         )
-        patience = self._settings.rpc_timeout_s * 2**call.attempts
+        patience = self._round_trips.patience(call.endpoint, call.attempts)
         call.attempts += 1
+        call.sent_at = now
         call.deadline = now + patience
         heapq.heappush(self._deadlines, (call.deadline, call.request_id))
         self._send(call.datagram, call.endpoint)
+
+    def _measure(self, call: _Call, now: float) -> None:
+        if not call.ambiguous:
+            self._round_trips.measured(call.endpoint, now - call.sent_at)
 
     def _cookie(self, endpoint: Endpoint, now: float) -> bytes:
         cookie, since = self._cookies.get(endpoint, (b"", now))

@@ -75,4 +75,5 @@ class DhtCount(enum.Enum):
     UNSOLICITED = "a reply that nobody asked for, or from another address"
     REFUSED_CONTACT = "a contact with an endpoint that configuration refuses"
     REFUSED_RECORD = "a record that does not verify, or for which there is no room"
+    UNDER_COST = "an identity that costs less than this network asks"
     TIMED_OUT = "a call without an answer"

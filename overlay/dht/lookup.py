@@ -3,7 +3,9 @@
 The contacts nearest to the target are asked for nearer ones, ``alpha`` at a time, each with
 its own timeout, until the k nearest that live have all answered. Every node is asked once,
 by one path; what a path learns stays on that path, so liars on one cannot steer another
-(S/Kademlia, Baumgart and Mies 2007). A node that failed never comes back and is never
+(S/Kademlia, Baumgart and Mies 2007). Strictly disjoint paths starve when there are fewer
+contacts to begin with than paths; so a path that never had a candidate gets its share of the
+next answer, and only such a path does. A node that failed never comes back and is never
 returned. Hops, queries and time are bounded, so an inventor of ever nearer ids is left.
 """
 
@@ -134,8 +136,9 @@ class Lookup:
             return
         hops = path.candidates[node_id][1] + 1
         if hops <= self._settings.lookup_max_hops:
-            for contact in reply.contacts[: self._settings.k]:
-                self._add(path, contact, hops)
+            takers = [path, *(other for other in self._paths if not other.candidates)]
+            for index, contact in enumerate(reply.contacts[: self._settings.k]):
+                self._add(takers[index % len(takers)], contact, hops)
 
     def failed(self, query: Query) -> None:
         """Exclude a node for the rest of this lookup."""
