@@ -4,7 +4,7 @@
 
     start ──datagram──▶ waiting ──reply that fits──▶ answered(reply)
                         │  ▲ │
-             challenge  │  │ └─ deadline, attempts left: send again, wait twice as long
+             challenge  │  │ └─ deadline, attempts left: slow(), send again, wait twice as long
              with cookie└──┘ └─ deadline, none left ──▶ answered(None)
 
 An answer counts only if it comes from the address that was asked, carries the request's
@@ -55,6 +55,7 @@ class Answer:
 
 
 OnAnswer = Callable[[Answer | None], None]
+OnSlow = Callable[[], None]
 
 
 @dataclass(slots=True)
@@ -64,6 +65,7 @@ class _Call:
     responder: NodeId | None
     request_id: bytes
     on_answer: OnAnswer
+    on_slow: OnSlow | None = None
     datagram: bytes = b""
     attempts: int = 0
     challenges: int = 0
@@ -109,10 +111,14 @@ class Calls:
         responder: NodeId | None,
         now: float,
         on_answer: OnAnswer,
+        on_slow: OnSlow | None = None,
     ) -> None:
-        """Send a request; ``on_answer`` gets its answer later, or None when nobody answered."""
+        """Send a request; ``on_answer`` gets its answer later, or None when nobody answered.
+
+        ``on_slow`` is called before that, once, if the first attempt stays without answer.
+        """
         request_id = self._rng.randbytes(REQUEST_ID_BYTES)
-        call = _Call(request, endpoint, responder, request_id, on_answer)
+        call = _Call(request, endpoint, responder, request_id, on_answer, on_slow)
         self._calls[request_id] = call
         self._transmit(call, now)
 
@@ -171,11 +177,18 @@ class Calls:
             if call.attempts < self._settings.rpc_attempts:
                 call.ambiguous = True
                 self._transmit(call, now)
+                self._tell_slow(call)
             else:
                 del self._calls[request_id]
                 self._round_trips.lost(call.endpoint)
                 self._counts[DhtCount.TIMED_OUT] += 1
                 call.on_answer(None)
+
+    @staticmethod
+    def _tell_slow(call: _Call) -> None:
+        on_slow, call.on_slow = call.on_slow, None
+        if on_slow is not None:
+            on_slow()
 
     def _is_due(self, deadline: float, request_id: bytes) -> bool:
         call = self._calls.get(request_id)

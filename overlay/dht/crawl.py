@@ -128,6 +128,9 @@ class Crawl:
         if _is_own_record_query(query):
             self._silent.append(query.contact.node_id)
 
+    def slow(self, query: Query) -> None:
+        """Wait on: a crawl has time, and wants everybody who is there."""
+
     def finished(self, now: float) -> bool:
         """Tell whether the walk has closed or its time is over."""
         nothing_left = not (self._waiting or self._in_flight or self._silent)

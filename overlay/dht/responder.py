@@ -147,14 +147,15 @@ class Responder:
         """Take the sender's own descriptor if its place is near ours; nobody stores another's."""
         key = contact.node_id
         k = self._settings.k
-        try:
-            if not self._is_among_nearest(_STORE_SLACK * k, key):
-                raise LimitReached("others are much nearer to this record")
-            self._store.put(key, record, group, responsible=self._is_among_nearest(k, key))
-        except (PeerError, LimitReached):
+        accepted = self._is_among_nearest(_STORE_SLACK * k, key)
+        if accepted:
+            try:
+                self._store.put(key, record, group, responsible=self._is_among_nearest(k, key))
+            except (PeerError, LimitReached):
+                accepted = False
+        if not accepted:
             self._counts[DhtCount.REFUSED_RECORD] += 1
-            return False
-        return True
+        return accepted
 
     def _is_among_nearest(self, count: int, key: NodeId) -> bool:
         """Tell whether fewer than ``count`` contacts that we know are nearer to ``key``."""

@@ -213,3 +213,16 @@ def test_endpoint_that_fell_silent_is_a_stranger_again(bench):
     assert bench.answers[-1] is None
     bench.ask()
     assert bench.calls.next_deadline() == NOW + 0.5
+
+
+def test_who_lets_the_first_attempt_pass_is_slow_once_and_may_still_answer(bench):
+    slow = []
+    bench.calls.start(
+        Ping(), BOB_AT, BOB.node_id, NOW, bench.answers.append, lambda: slow.append("slow")
+    )
+    bench.calls.handle_deadline(NOW + 0.5)
+    assert slow == ["slow"]
+    bench.reply(bench.request(), now=NOW + 0.9)
+    assert len(bench.answers) == 1
+    bench.calls.handle_deadline(NOW + 10)
+    assert slow == ["slow"]
