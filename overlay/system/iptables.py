@@ -8,7 +8,8 @@ all chains of one kernel table at once.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
 from typing import Final
 
 from overlay.errors import BackendError
@@ -59,15 +60,16 @@ class Iptables:
 
     def remove(self, name: str) -> None:
         """See :class:`~overlay.system.packet_filter.PacketFilter`."""
+        ours = {chain for _, _, chain in _chains(name)} | {_notes_chain(name)}
         for program in _PROGRAMS.values():
-            for kernel_table, built_in, chain in _chains(name):
-                base = [program, "-w", "-t", kernel_table]
-                while run_filter_tool([*base, "-D", built_in, "-j", chain]).returncode == 0:
-                    pass
-                run_filter_tool([*base, "-F", chain])
-                run_filter_tool([*base, "-X", chain])
-            for action in ("-F", "-X"):
-                run_filter_tool([program, "-w", "-t", "mangle", action, _notes_chain(name)])
+            for kernel_table in dict.fromkeys(kind for kind, _, _ in _chains(name)):
+                script = _removal(_saved(program, kernel_table), ours)
+                if not script:
+                    continue
+                text = "\n".join([f"*{kernel_table}", *script, "COMMIT", ""])
+                done = run_filter_tool([f"{program}-restore", "-w", "--noflush"], text)
+                if done.returncode != 0:
+                    raise tool_refused(f"removing the packet filter with {program}", done)
 
     def notes(self, name: str) -> tuple[str, ...] | None:
         """See :class:`~overlay.system.packet_filter.PacketFilter`."""
@@ -127,13 +129,38 @@ def _notes_chain(name: str) -> str:
     return f"AO-{name}-NOTES"
 
 
+def _saved(program: str, kernel_table: str) -> list[str]:
+    """Return a kernel table's chains and rules; none where the table is not in use.
+
+    Asking for ``nat`` would load it, and with it connection tracking.
+    """
+    if kernel_table != "mangle" and kernel_table not in _tables_in_use(program):
+        return []
+    return run_filter_tool([program, "-w", "-t", kernel_table, "-S"]).stdout.splitlines()
+
+
+def _tables_in_use(program: str) -> list[str]:
+    family = "ip6" if program.startswith("ip6") else "ip"
+    try:
+        return Path(f"/proc/thread-self/net/{family}_tables_names").read_text().split()
+    except OSError:
+        return []
+
+
+def _removal(saved: Sequence[str], ours: Collection[str]) -> list[str]:
+    """Return the lines that take out every jump into our chains, then the chains."""
+    jumps = [
+        f"-D{line[2:]}" for line in saved if line.startswith("-A") and line.split()[-1] in ours
+    ]
+    chains = [line[3:] for line in saved if line.startswith("-N ") and line[3:] in ours]
+    return [*jumps, *(f"-F {chain}" for chain in chains), *(f"-X {chain}" for chain in chains)]
+
+
 def _missing_jumps(program: str, table: FilterTable) -> list[tuple[str, str, str]]:
     """Return the jumps into our chains that are not there yet."""
     missing = []
     for kernel_table in _kernel_tables(table):
-        present = set(
-            run_filter_tool([program, "-w", "-t", kernel_table, "-S"]).stdout.splitlines()
-        )
+        present = set(_saved(program, kernel_table))
         missing += [
             jump
             for jump in _chains(table.name)
