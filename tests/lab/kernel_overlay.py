@@ -78,13 +78,16 @@ class KernelOverlay:
     def targets(self):
         return [self.bob.ipv4.ip, self.bob.ipv6.ip]
 
+    def request(self, hops, destination):
+        """Return the request for a path through named hops."""
+        via = tuple(ipaddress.ip_address(self.nodes[h].overlay_address).packed for h in hops)
+        return OpenPathRequest(ipaddress.ip_network(destination), None, "explicit", via)
+
     @contextlib.contextmanager
     def path(self, source, hops, destination):
         """A path through named hops while inside."""
-        via = tuple(ipaddress.ip_address(self.nodes[h].overlay_address).packed for h in hops)
-        request = OpenPathRequest(ipaddress.ip_network(destination), None, "explicit", via)
         with client(self.nodes[source]) as asked:
-            report = asked.open_path(request)
+            report = asked.open_path(self.request(hops, destination))
         yield report
         with client(self.nodes[source]) as asked:
             asked.close_path(report.number)

@@ -136,7 +136,8 @@ def test_iptables_gets_the_rules_of_its_own_ip_version_alone():
 
 
 def test_chain_names_fit_iptables_for_every_table_number():
-    table = FilterTable(f"guard-{0xFFFFFFFF}", MARK, ())
+    masquerade = Rule(hook=Hook.POSTROUTING, verdict=Verdict.MASQUERADE, source=POOL4)
+    table = FilterTable(f"guard-{0xFFFFFFFF}", MARK, (masquerade,))
     names = [line[1:].split()[0] for line in render_iptables(table, 4).splitlines() if ":" in line]
     assert len(names) >= 6
     assert max(map(len, names)) <= 28
