@@ -92,13 +92,16 @@ def open_shell(
         return UserspaceShell(configuration, host, network, engine, "the program brought it")
     name = configuration.ipsec.backend
     backend = load_plugin("overlay.ipsec", _KERNEL if name == _AUTO else name)
-    userspace = lambda reason: UserspaceShell(  # noqa: E731 - what follows is either this or that
-        configuration, host, network, load_plugin("overlay.ipsec", _USERSPACE)(rng=rng), reason
-    )
+
+    def userspace(reason: str) -> PacketShell:
+        host.clear_kernel_ipsec()
+        kind = load_plugin("overlay.ipsec", _USERSPACE if name == _AUTO else name)
+        return UserspaceShell(configuration, host, network, kind(rng=rng), reason)
+
     if name == _AUTO:
         return _best(configuration, network, rng, backend, userspace)
     if issubclass(backend, UserspaceEngine):
-        return UserspaceShell(configuration, host, network, backend(rng=rng), _CONFIGURED)
+        return userspace(_CONFIGURED)
     if not issubclass(backend, XfrmBackend):
         raise ConfigurationError(
             f'[ipsec] backend = "{name}" carries no packets for a node; '

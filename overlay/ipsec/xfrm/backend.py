@@ -54,6 +54,7 @@ from overlay.ipsec.xfrm.entries import (
     policy_id,
     sa_id,
 )
+from overlay.ipsec.xfrm.leftovers import KERNEL_IPSEC, STOP_THE_OTHER
 from overlay.ipsec.xfrm.messages import (
     XFRM_MSG_DELPOLICY,
     XFRM_MSG_DELSA,
@@ -103,7 +104,7 @@ class XfrmBackend:
         self._addresses: Counter[bytes] = Counter()
         self._unproven: set[SaIdentity] = set()
         with ExitStack() as opened:
-            owner = Ownership("kernel-ipsec", "stop it, or run this one in a namespace of its own")
+            owner = Ownership(KERNEL_IPSEC, STOP_THE_OTHER)
             opened.callback(owner.release)
             self._netlink = opened.enter_context(XfrmSocket())
             self.leftovers_removed = remove_leftovers(self._netlink)

@@ -14,6 +14,15 @@ from overlay.node.backend_choice import kernel_obstacle, open_shell
 RNG = Random(1)
 
 
+class Host:
+    """A host whose kernel's IPsec is asked to be cleared at most."""
+
+    cleared = 0
+
+    def clear_kernel_ipsec(self):
+        self.cleared += 1
+
+
 class Network:
     """Sockets that nobody uses."""
 
@@ -57,7 +66,7 @@ def test_padding_and_four_hops_are_no_obstacle(tmp_path, text):
 
 @pytest.mark.parametrize("text", OBSTACLES)
 def test_auto_leaves_them_to_userspace_and_says_why(tmp_path, text):
-    shell = open_shell(configured(tmp_path, text), None, Network(), RNG, None)
+    shell = open_shell(configured(tmp_path, text), Host(), Network(), RNG, None)
     assert shell.choice.name == "userspace"
     assert OBSTACLES[text] in shell.choice.reason
 
@@ -66,12 +75,18 @@ def test_auto_leaves_them_to_userspace_and_says_why(tmp_path, text):
 def test_a_forced_kernel_refuses_them_with_a_remedy(tmp_path, text):
     configuration = configured(tmp_path, f'{text}\n[ipsec]\nbackend = "xfrm"')
     with pytest.raises(ConfigurationError, match=OBSTACLES[text]) as refused:
-        open_shell(configuration, None, Network(), RNG, None)
+        open_shell(configuration, Host(), Network(), RNG, None)
     assert 'or [ipsec] backend = "auto"' in str(refused.value)
 
 
+def test_a_userspace_node_clears_what_a_killed_kernel_node_left(tmp_path):
+    host = Host()
+    open_shell(configured(tmp_path, '[ipsec]\nbackend = "userspace"'), host, Network(), RNG, None)
+    assert host.cleared == 1
+
+
 def test_auto_falls_back_where_the_kernel_refuses_and_repeats_its_sentence(tmp_path, without_esp):
-    shell = open_shell(configured(tmp_path, ""), None, Network(), RNG, None)
+    shell = open_shell(configured(tmp_path, ""), Host(), Network(), RNG, None)
     assert shell.choice.name == "userspace"
     assert shell.choice.reason.endswith("the kernel has no ESP")
 
@@ -79,12 +94,12 @@ def test_auto_falls_back_where_the_kernel_refuses_and_repeats_its_sentence(tmp_p
 def test_a_forced_kernel_that_refuses_is_an_error(tmp_path, without_esp):
     configuration = configured(tmp_path, '[ipsec]\nbackend = "xfrm"')
     with pytest.raises(BackendError, match="has no ESP"):
-        open_shell(configuration, None, Network(), RNG, None)
+        open_shell(configuration, Host(), Network(), RNG, None)
 
 
 def test_an_engine_that_a_program_brings_is_used_whatever_is_configured(tmp_path):
     engine = UserspaceEngine(rng=RNG)
     configuration = configured(tmp_path, '[ipsec]\nbackend = "xfrm"')
-    shell = open_shell(configuration, None, Network(), RNG, engine)
+    shell = open_shell(configuration, Host(), Network(), RNG, engine)
     assert shell.backend is engine
     assert SUITES.keys() >= shell.backend.capabilities().suites
