@@ -60,9 +60,11 @@ def _entries():
     with XfrmSocket() as netlink:
         dumps = [(XFRM_MSG_GETSA, usersa_dump()), (XFRM_MSG_GETPOLICY, userpolicy_dump())]
         counts = [len(netlink.dump(Request(*each))) for each in dumps]
-    shown = [(NET / name).read_text() for name in ("if_inet6", "fib_trie", "route")]
-    routes = [line.split()[:5] for line in (NET / "ipv6_route").read_text().splitlines()]
-    return counts, shown, sorted(routes)
+    # Not how the kernel has arranged its table, nor link-local routes, which come when they like.
+    trie = [each for each in (NET / "fib_trie").read_text().splitlines() if "--" not in each]
+    routes = [line.split() for line in (NET / "ipv6_route").read_text().splitlines()]
+    lasting = sorted((*each[:2], each[-1]) for each in routes if each[0][:2] not in ("fe", "ff"))
+    return counts, trie, (NET / "if_inet6").read_text(), lasting
 
 
 def ends(underlay, version):
