@@ -6,6 +6,7 @@ A node's name ends with its backend: ``k`` for the kernel, ``u`` for userspace.
 import contextlib
 import ipaddress
 import socket
+import sys
 import threading
 
 from lab.nodes import NodeProcess, wait_until
@@ -22,6 +23,20 @@ STATE = (
     "cat /proc/sys/net/ipv6/conf/all/forwarding /proc/sys/net/ipv6/auto_flowlabels"
     " /proc/sys/net/ipv4/conf/eth0/forwarding"
 )
+
+
+_IP_RECVTTL, _IP_RECVTOS = 12, 13
+_HEADER_OPTIONS = {
+    4: (socket.IPPROTO_IP, (socket.IP_TTL, socket.IP_TOS, _IP_RECVTTL, _IP_RECVTOS)),
+    6: (
+        socket.IPPROTO_IPV6,
+        (
+            *(socket.IPV6_UNICAST_HOPS, socket.IPV6_TCLASS),
+            *(socket.IPV6_RECVHOPLIMIT, socket.IPV6_RECVTCLASS),
+        ),
+    ),
+}
+"""Level; options that set hop limit and traffic class, and options that tell them."""
 
 
 class KernelOverlay:
@@ -132,6 +147,36 @@ class KernelOverlay:
             server.sendto(question[::-1], asker)
             assert client.recv(2000) == payload[::-1]
         return asker[0]
+
+    def arriving(self, source, target, *, limit, traffic_class):
+        """Send a datagram with its own TTL and traffic class; return what Bob sees of them."""
+        level, names = _HEADER_OPTIONS[target.version]
+        with (
+            self._listening(target, socket.SOCK_DGRAM) as server,
+            self._socket(source, target, socket.SOCK_DGRAM) as client,
+        ):
+            for option in names[2:]:
+                server.setsockopt(level, option, 1)
+            client.setsockopt(level, names[0], limit)
+            client.setsockopt(level, names[1], traffic_class)
+            client.sendto(b"see me", server.getsockname()[:2])
+            _, told, _, _ = server.recvmsg(100, 200)
+        # IPv4 tells the TOS in a single byte and the TTL in an int.
+        found = {kind: int.from_bytes(data, sys.byteorder) for _, kind, data in told}
+        limits = {socket.IP_TTL} if target.version == 4 else {socket.IPV6_HOPLIMIT}
+        seen = next(value for kind, value in found.items() if kind in limits)
+        return seen, next(value for kind, value in found.items() if kind not in limits)
+
+    def timestamps_agreed(self, source, target):
+        """Whether Bob's end of a TCP connection uses the timestamps option."""
+        with (
+            self._listening(target, socket.SOCK_STREAM) as server,
+            self._socket(source, target, socket.SOCK_STREAM) as client,
+        ):
+            client.connect(server.getsockname()[:2])
+            accepted, _ = server.accept()
+            with accepted:
+                return bool(accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 8)[5] & 1)
 
     def _listening(self, target, kind):
         made = self.bob.namespace.call(lambda: socket.socket(_family(target), kind))

@@ -61,6 +61,16 @@ def test_any_mixture_of_nodes_carries_every_kind_of_traffic(overlay, source, hop
     assert overlay.error_counters() == {}
 
 
+@pytest.mark.parametrize("version", [4, 6])
+def test_what_betrays_a_program_is_normalised_at_the_source(overlay, version):
+    target = overlay.targets()[version == 6]
+    with overlay.path("alicek", ["mixk", "exitk"], target):
+        limit, traffic_class = overlay.arriving("alicek", target, limit=100, traffic_class=0x2A)
+        assert traffic_class == 0
+        assert limit == 64 - 2, "the exit and the router of the underlay take one each"
+        assert not overlay.timestamps_agreed("alicek", target)
+
+
 def test_status_names_the_backend_and_the_reason(overlay):
     status = overlay.status("alicek")
     assert (status.backend, status.backend_reason) == ("xfrm", "[ipsec] backend names it")
@@ -117,14 +127,20 @@ def listens(host):
     return ":5201" in host.namespace.run(["ss", "-tlnH"]).stdout
 
 
-def test_a_killed_sources_destination_is_silent_until_the_next_start_carries_it(overlay, tmp_path):
+def test_without_policies_and_when_killed_a_source_is_silent_until_the_next_start(
+    overlay, tmp_path
+):
     target, alice = overlay.targets()[0], overlay.nodes["alicek"]
     namespace = overlay.namespace("alicek")
-    namespace.configure(FOREIGN)
     with client(alice) as asked:
         report = asked.open_path(overlay.request(["mixk", "exitk"], target))
     overlay.ping("alicek", target)
+    with alice.host.capture(tmp_path / "flushed.pcap") as capture:
+        namespace.run(["ip", "xfrm", "policy", "flush"])
+        assert not overlay.ping("alicek", target, check=False)
+    assert str(target) not in {str(p.destination) for p in capture.packets()}
     alice.kill()
+    namespace.configure(FOREIGN)
     with alice.host.capture(tmp_path / "killed.pcap") as capture:
         assert not overlay.ping("alicek", target, check=False)
         bound = ["ping", "-c", "1", "-W", "1", "-I", "eth0", str(target)]
