@@ -20,7 +20,7 @@ from overlay.ipsec.xfrm.backend import XfrmBackend
 from overlay.ipsec.xfrm.netlink import XfrmSocket
 from overlay.ipsec.xfrm.probe import try_suite
 
-pytestmark = pytest.mark.kernel(time_limit_s=600)
+pytestmark = pytest.mark.kernel(time_limit_s=1500)
 
 NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
 BLOCKED = Path("/etc/modprobe.d/laboratory.conf")
