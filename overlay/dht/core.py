@@ -28,7 +28,6 @@ from overlay.dht.envelope import (
     Envelopes,
     OtherNetwork,
     UnverifiedRequest,
-    parse_datagram,
 )
 from overlay.dht.events import (
     CrawlFinished,
@@ -67,6 +66,8 @@ class Dht:
         endpoints: every endpoint under which others reach this node. A request that was
             sent to another address is dropped, as somebody passed it on. None: those of the
             published descriptor; empty: not checked.
+        envelopes: how messages become datagrams; signed msgpack unless a simulation carries
+            the messages themselves.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Dht:
         settings: DhtSettings,
         rng: Random,
         endpoints: Collection[Endpoint] | None = None,
+        envelopes: Envelopes | None = None,
     ) -> None:
         self._identity = identity
         self._own_id = identity.node_id
@@ -88,7 +90,7 @@ class Dht:
         self._outbox: list[tuple[bytes, Endpoint]] = []
         self._events: list[DhtEvent] = []
         self._counts: Counter[DhtCount] = Counter()
-        self._envelopes = Envelopes(identity, network_id)
+        self._envelopes = envelopes or Envelopes(identity, network_id)
         self._table = Table(self._own_id, settings, self._clock, rng)
         self._store = Store(self._own_id, network_id, settings, self._clock)
         self._calls = Calls(self._envelopes, settings, rng, self._send, self._counts)
@@ -279,7 +281,7 @@ class Dht:
     def _receive_one(self, data: bytes, source: Endpoint) -> None:
         try:
             source = Endpoint.parse(*source)
-            message = parse_datagram(data, self._envelopes.tag)
+            message = self._envelopes.parse(data)
         except OtherNetwork:
             self._counts[DhtCount.OTHER_NETWORK] += 1
         except Malformed:
