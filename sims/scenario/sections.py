@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from overlay.apm.settings import MAX_HOPS
 from overlay.errors import ConfigurationError
 from sims.scenario import values
-from sims.scenario.parameters import Parameters
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -83,28 +82,14 @@ class Churn:
 
     model: str = setting(
         "kad2007",
-        values.label,
-        "Session model: a preset of sims.churn such as kad2007 or ipfs2022, a distribution "
-        '(exponential, weibull, pareto), "trace", or "none" for nodes that never leave.',
-    )
-    parameters: Parameters = setting(
-        Parameters(), values.parameters, "Parameters of the distribution, by its own names."
-    )
-    trace: str = setting(
-        "", values.text, 'File of sessions for the model "trace"; relative to the scenario file.'
+        values.line,
+        "Session model as sims.churn reads it: a preset such as kad2007, or distributions of "
+        'sessions and absences such as "weibull(170min, 0.6) / exponential(5h)", or '
+        '"trace(FILE)", relative to the scenario file.',
     )
 
     def __post_init__(self) -> None:
         check_settings(self, "[churn] ")
-        if self.model == "trace" and not self.trace:
-            raise ConfigurationError(
-                '[churn] model is "trace", but no trace is named; write trace = "FILE" as well.'
-            )
-        if self.trace and self.model != "trace":
-            raise ConfigurationError(
-                f"[churn] names a trace but the model {self.model!r}, which reads none; "
-                'write model = "trace" or leave the trace out.'
-            )
 
 
 _SHARES: Final = {"mass-join": 0.5, "mass-failure": 0.3, "flash-crowd": 1.0, "partition": 0.5}

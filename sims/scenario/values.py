@@ -18,6 +18,7 @@ __all__ = [
     "duration",
     "integer",
     "label",
+    "line",
     "names",
     "number",
     "one_of",
@@ -128,6 +129,14 @@ def text(value: object) -> str:
     if any(0xD800 <= ord(c) <= 0xDFFF or ord(c) == 127 for c in value):
         raise ValueError("must be Unicode text without control characters")
     return value
+
+
+def line(value: object) -> str:
+    """Take a text on one line that is not empty."""
+    parsed = text(value)
+    if not parsed.strip() or "\n" in parsed or len(parsed) > 500:
+        raise ValueError(f"must be 1 to 500 characters on one line, not {shown(value)}")
+    return parsed
 
 
 def parameters(value: object) -> Parameters:
