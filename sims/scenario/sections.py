@@ -4,7 +4,7 @@ A section built by a program is checked like one that was read from a file: ever
 through its parser, and what two settings must agree on is checked after that.
 """
 
-# ruff: noqa: RUF009 - setting() returns a dataclass field, as dataclasses.field() does
+
 from __future__ import annotations
 
 from collections.abc import Mapping
