@@ -45,7 +45,7 @@ from overlay.dht.responder import Responder
 from overlay.dht.routing import Table
 from overlay.dht.schedule import Pace, Schedule, Task
 from overlay.dht.settings import DhtSettings
-from overlay.dht.storage import Store, verified_record
+from overlay.dht.storage import Store, VerifyRecord, verified_record
 from overlay.dht.walks import Walks
 from overlay.errors import ConfigurationError, Malformed
 from overlay.identity import LocalIdentity
@@ -68,6 +68,7 @@ class Dht:
             published descriptor; empty: not checked.
         envelopes: how messages become datagrams; signed msgpack unless a simulation carries
             the messages themselves.
+        verify_record: turns stored bytes into the descriptor of a node, or raises PeerError.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Dht:
         rng: Random,
         endpoints: Collection[Endpoint] | None = None,
         envelopes: Envelopes | None = None,
+        verify_record: VerifyRecord = verified_record,
     ) -> None:
         self._identity = identity
         self._own_id = identity.node_id
@@ -92,7 +94,8 @@ class Dht:
         self._counts: Counter[DhtCount] = Counter()
         self._envelopes = envelopes or Envelopes(identity, network_id)
         self._table = Table(self._own_id, settings, self._clock, rng)
-        self._store = Store(self._own_id, network_id, settings, self._clock)
+        self._verify_record = verify_record
+        self._store = Store(self._own_id, network_id, settings, self._clock, verify_record)
         self._calls = Calls(self._envelopes, settings, rng, self._send, self._counts)
         self._schedule = Schedule()
         self._membership = Membership(
@@ -358,7 +361,7 @@ class Dht:
     # Crawling.
 
     def _verified(self, record: bytes, key: NodeId) -> MixDescriptor:
-        return verified_record(record, key, network_id=self._network_id, now=self._now)
+        return self._verify_record(record, key, network_id=self._network_id, now=self._now)
 
     def _found(self, descriptor: MixDescriptor) -> None:
         if not self._store.is_left(descriptor):
