@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["ID_BITS", "Flags", "Ids", "Positions", "closest", "common_prefix", "subtree"]
+__all__ = ["ID_BITS", "Flags", "Ids", "Positions", "closest", "common_prefix", "merged", "subtree"]
 
 Ids = npt.NDArray[np.uint64]
 Positions = npt.NDArray[np.int64]
@@ -35,6 +35,15 @@ def subtree(ids: Ids, prefix_of: Ids, depth: Positions) -> tuple[Positions, Posi
     low = np.searchsorted(ids, low_id, side="left")
     high = np.searchsorted(ids, high_id, side="right")
     return low.astype(np.int64), high.astype(np.int64)
+
+
+def merged(one: Ids, other: Ids) -> Ids:
+    """Return the ids of two sorted arrays, sorted, each once."""
+    both = np.concatenate([one, other])
+    both.sort(kind="stable")  # which merges the two sorted runs
+    first = np.concatenate([both[:1] == both[:1], both[1:] != both[:-1]])
+    once: Ids = both[first]
+    return once
 
 
 def closest(ids: Ids, targets: Ids, count: int) -> Ids:
