@@ -85,6 +85,13 @@ def _init(to: argparse.ArgumentParser) -> None:
     _bootstrap(to)
     to.add_argument("--exit", action="store_true", help="be willing to be the last hop")
     to.add_argument(
+        "--identity-cost-bits",
+        type=int,
+        metavar="BITS",
+        help="what the network asks of an identity; each bit doubles the search for a key "
+        "(16: some seconds, 20: a minute)",
+    )
+    to.add_argument(
         "--private",
         action="store_true",
         help="allow private and loopback endpoints (laboratories, private meshes)",

@@ -48,7 +48,7 @@ from overlay.dht.settings import DhtSettings
 from overlay.dht.storage import Store, VerifyRecord, verified_record
 from overlay.dht.walks import Walks
 from overlay.errors import ConfigurationError, Malformed
-from overlay.identity import LocalIdentity
+from overlay.identity import LocalIdentity, identity_cost_bits, meets_cost
 
 __all__ = ["Dht"]
 
@@ -69,6 +69,9 @@ class Dht:
         envelopes: how messages become datagrams; signed msgpack unless a simulation carries
             the messages themselves.
         verify_record: turns stored bytes into the descriptor of a node, or raises PeerError.
+
+    Raises:
+        ConfigurationError: this identity costs less than the network asks.
     """
 
     def __init__(
@@ -82,6 +85,7 @@ class Dht:
         envelopes: Envelopes | None = None,
         verify_record: VerifyRecord = verified_record,
     ) -> None:
+        _check_own_cost(identity, settings.identity_cost_bits)
         self._identity = identity
         self._own_id = identity.node_id
         self._network_id = network_id
@@ -164,7 +168,8 @@ class Dht:
         seeds = []
         for descriptor in descriptors:
             endpoint = next(filter(self._allowed, descriptor.endpoints), None)
-            if endpoint is not None and descriptor.node_id != self._own_id:
+            affordable = self._meets_cost(descriptor.identity_key)
+            if endpoint is not None and affordable and descriptor.node_id != self._own_id:
                 seeds.append(Greeting(endpoint, descriptor.node_id))
         self._membership.add_seeds(seeds)
         self._membership.greet(self._responder.own_endpoints)
@@ -292,12 +297,14 @@ class Dht:
         else:
             if not self._allowed(source):
                 self._counts[DhtCount.REFUSED_ENDPOINT] += 1
-            elif isinstance(message, UnverifiedRequest):
-                self._answer(message, source)
             elif isinstance(message, Challenge):
                 self._calls.challenged(message, source, self._now)
+            elif not self._meets_cost(message.identity_key):
+                self._counts[DhtCount.UNDER_COST] += 1
+            elif isinstance(message, UnverifiedRequest):
+                self._answer(message, source)
             else:
-                self._calls.replied(message, source)
+                self._calls.replied(message, source, self._now)
 
     def _answer(self, request: UnverifiedRequest, source: Endpoint) -> None:
         if self._membership.phase is Phase.LEFT:
@@ -319,7 +326,9 @@ class Dht:
         acceptable = tuple(
             contact
             for contact in reply.contacts
-            if self._allowed(contact.endpoint) and contact.endpoint not in own
+            if self._allowed(contact.endpoint)
+            and contact.endpoint not in own
+            and self._meets_cost(contact.identity_key)
         )
         refused = reply.refused + len(reply.contacts) - len(acceptable)
         if refused:
@@ -333,6 +342,9 @@ class Dht:
 
     def _allowed(self, endpoint: Endpoint) -> bool:
         return endpoint_allowed(endpoint, allow_private=self._settings.allow_private_endpoints)
+
+    def _meets_cost(self, identity_key: bytes) -> bool:
+        return meets_cost(identity_key, self._settings.identity_cost_bits)
 
     # Scheduled work.
 
@@ -361,18 +373,24 @@ class Dht:
     # Crawling.
 
     def _verified(self, record: bytes, key: NodeId) -> MixDescriptor:
-        return self._verify_record(record, key, network_id=self._network_id, now=self._now)
+        return self._verify_record(
+            record,
+            key,
+            network_id=self._network_id,
+            now=self._now,
+            cost_bits=self._settings.identity_cost_bits,
+        )
 
-    def _found(self, descriptor: MixDescriptor) -> None:
+    def _found(self, descriptor: MixDescriptor, answered: bool) -> None:
         if not self._store.is_left(descriptor):
-            self._events.append(DescriptorFound(descriptor))
+            self._events.append(DescriptorFound(descriptor, answered))
 
     def _crawled(self) -> None:
         crawl, self._crawl = self._crawl, None
         if crawl is None:
             return
         self._counts[DhtCount.REFUSED_RECORD] += crawl.refused_records
-        self._events.append(CrawlFinished(crawl.descriptors))
+        self._events.append(CrawlFinished(crawl.descriptors, crawl.started_at))
         if self._membership.phase is Phase.JOINED:
             self._schedule.at(Task.CRAWL, self._now + self._crawl_pace.next())
 
@@ -383,6 +401,16 @@ class Dht:
 
     def _clock(self) -> float:
         return self._now
+
+
+def _check_own_cost(identity: LocalIdentity, cost_bits: int) -> None:
+    if not meets_cost(identity.identity_key, cost_bits):
+        raise ConfigurationError(
+            f"This node's identity costs {identity_cost_bits(identity.identity_key)} bits and "
+            f"[dht] identity_cost_bits asks for {cost_bits}: move the key file away and search "
+            f'for another with "overlay init --force --identity-cost-bits {cost_bits}", which '
+            "writes the configuration anew."
+        )
 
 
 def _ignore(_: object) -> None:

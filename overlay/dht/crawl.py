@@ -54,7 +54,7 @@ class Crawl:
         start: contacts to begin with.
         settings: how many nodes, in flight, of one subnet, and for how long.
         verify: turns a record into a descriptor of the node asked for, or raises PeerError.
-        on_descriptor: gets each verified descriptor once.
+        on_descriptor: gets each verified descriptor once, and whether its owner gave it.
         rng: draws the far buckets.
         now: when the time budget begins.
     """
@@ -66,7 +66,7 @@ class Crawl:
         settings: DhtSettings,
         *,
         verify: Verify,
-        on_descriptor: Callable[[MixDescriptor], None],
+        on_descriptor: Callable[[MixDescriptor, bool], None],
         rng: Random,
         now: float,
     ) -> None:
@@ -75,6 +75,7 @@ class Crawl:
         self._verify = verify
         self._on_descriptor = on_descriptor
         self._rng = rng
+        self.started_at = now
         self._deadline = now + settings.crawl_time_s
         self._nodes: dict[NodeId, _Progress] = {}
         self._subnets: Counter[bytes] = Counter()
@@ -115,7 +116,7 @@ class Crawl:
             progress.answered = True
             self._waiting.extend(self._neighbourhood_queries(query.contact))
         if isinstance(reply, Record) and isinstance(query.request, FindRecord):
-            self._take(reply.record, query.request.key)
+            self._take(reply.record, query.request.key, answered=not _is_holder_query(query))
         elif isinstance(reply, Contacts) and not _is_holder_query(query):
             # Three replies of k contacts each are all that one node may introduce.
             for contact in reply.contacts[: self._settings.k]:
@@ -126,6 +127,9 @@ class Crawl:
         self._in_flight -= 1
         if _is_own_record_query(query):
             self._silent.append(query.contact.node_id)
+
+    def slow(self, query: Query) -> None:
+        """Wait on: a crawl has time, and wants everybody who is there."""
 
     def finished(self, now: float) -> bool:
         """Tell whether the walk has closed or its time is over."""
@@ -175,7 +179,7 @@ class Crawl:
             )
             self._waiting.extend(Query(holder, FindRecord(node_id)) for holder in holders)
 
-    def _take(self, record: bytes, key: NodeId) -> None:
+    def _take(self, record: bytes, key: NodeId, *, answered: bool) -> None:
         try:
             descriptor = self._verify(record, key)
         except PeerError:
@@ -183,7 +187,7 @@ class Crawl:
             return
         if key not in self._found:
             self._found.add(key)
-            self._on_descriptor(descriptor)
+            self._on_descriptor(descriptor, answered)
 
 
 def _is_own_record_query(query: Query) -> bool:

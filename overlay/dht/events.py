@@ -35,9 +35,13 @@ class BootstrapUnreachable:
 
 @dataclass(frozen=True, slots=True)
 class DescriptorFound:
-    """A crawl brought a verified descriptor (perhaps one that is known already)."""
+    """A crawl brought a verified descriptor (perhaps one that is known already).
+
+    ``answered`` tells that its owner gave it, so is there; else others held it for the owner.
+    """
 
     descriptor: MixDescriptor
+    answered: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +53,10 @@ class NodeLeft:
 
 @dataclass(frozen=True, slots=True)
 class CrawlFinished:
-    """A crawl is over; it brought so many distinct descriptors."""
+    """A crawl that began at ``started_at`` is over; it brought so many distinct descriptors."""
 
     descriptors: int
+    started_at: float
 
 
 DhtEvent = Joined | BootstrapUnreachable | DescriptorFound | NodeLeft | CrawlFinished
@@ -70,4 +75,5 @@ class DhtCount(enum.Enum):
     UNSOLICITED = "a reply that nobody asked for, or from another address"
     REFUSED_CONTACT = "a contact with an endpoint that configuration refuses"
     REFUSED_RECORD = "a record that does not verify, or for which there is no room"
+    UNDER_COST = "an identity that costs less than this network asks"
     TIMED_OUT = "a call without an answer"

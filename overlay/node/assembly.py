@@ -90,7 +90,10 @@ def build_control_plane(
 ) -> ControlPlane:
     """Wire the cores of one node; ``endpoints`` are those under which others reach it."""
     spis = SpiAllocator(rng)
-    table = TopologyTable(allow_private_endpoints=configuration.network.allow_private_endpoints)
+    table = TopologyTable(
+        allow_private_endpoints=configuration.network.allow_private_endpoints,
+        identity_cost_bits=configuration.dht.identity_cost_bits,
+    )
     dht = Dht(
         identity,
         network_id=configuration.network.network_id,

@@ -183,13 +183,17 @@ class ControlPlane:
 
     def _dht_event(self, event: DhtEvent, now: float) -> None:
         match event:
-            case DescriptorFound(descriptor=descriptor):
+            case DescriptorFound(descriptor=descriptor, answered=answered):
                 self.table.add(descriptor, now)
+                if answered:
+                    self.table.heard(descriptor.node_id, now)
             case NodeLeft(node_id=node_id):
                 self.table.remove(node_id)
             case Joined():
                 self.joined = True
-            case BootstrapUnreachable() | CrawlFinished():
+            case CrawlFinished(started_at=started_at):
+                self.table.crawled(started_at)
+            case BootstrapUnreachable():
                 pass
 
     def _as_known(self, peer: LinkPeer) -> LinkPeer:

@@ -16,6 +16,7 @@ towards silence: a destination whose guard cannot be ended stays guarded and is 
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterable
 from random import Random
@@ -265,16 +266,19 @@ class Paths:
         self._by_circuit[circuit] = path
 
     def _select(self, path: RequestedPath, now: float) -> MixPath:
+        """Choose among those who answered lately and did not fail, as long as there is a path.
+
+        Better a Mix-node that was silent than no path at all, and better one that failed.
+        """
         selector = self._selector(path.strategy)
         view = self._table.view(now)
-        try:
-            return selector.select(self._path_request(path, path.avoid), view, self._rng)
-        except NoSuitablePath:
-            if not path.avoid:
-                raise
-            # Better a Mix-node that failed lately than no path at all.
-            path.avoid = frozenset()
-            return selector.select(self._path_request(path, path.avoid), view, self._rng)
+        unheard = self._table.unheard()
+        for avoid in dict.fromkeys((path.avoid | unheard, path.avoid)):
+            if avoid:
+                with contextlib.suppress(NoSuitablePath):
+                    return selector.select(self._path_request(path, avoid), view, self._rng)
+        path.avoid = frozenset()
+        return selector.select(self._path_request(path, path.avoid), view, self._rng)
 
     def _path_request(self, path: RequestedPath, avoid: frozenset[NodeId]) -> PathRequest:
         return PathRequest(

@@ -31,7 +31,9 @@ class SharedVerifier:
         self._known: dict[bytes, tuple[MixDescriptor, NodeId]] = {}
         self._sweep_at = _SWEEP_AT
 
-    def __call__(self, record: bytes, key: NodeId, *, network_id: str, now: float) -> MixDescriptor:
+    def __call__(
+        self, record: bytes, key: NodeId, *, network_id: str, now: float, cost_bits: int = 0
+    ) -> MixDescriptor:
         """Return the descriptor of the node ``key``, or raise what the product raises."""
         known = self._known.get(record)
         if known is not None:
@@ -39,7 +41,9 @@ class SharedVerifier:
             in_time = descriptor.valid_from <= now < descriptor.expires
             if in_time and node_id == key and descriptor.network_id == network_id:
                 return descriptor
-        descriptor = verified_record(record, key, network_id=network_id, now=now)
+        descriptor = verified_record(
+            record, key, network_id=network_id, now=now, cost_bits=cost_bits
+        )
         self._known[descriptor.encoded] = descriptor, key
         if len(self._known) > self._sweep_at:
             self._known = {r: k for r, k in self._known.items() if k[0].expires > now}

@@ -28,7 +28,7 @@ class World:
             self.nodes[node.node_id] = node
         self.tables = {node_id: self._table(node_id, rng) for node_id in self.nodes}
         self.silent = set()
-        self.found = []
+        self.found, self.answered = [], []
         self.asked = []
 
     def _table(self, own, rng):
@@ -47,6 +47,10 @@ class World:
             case FindRecord(key):
                 return Record(key)
 
+    def find(self, descriptor, answered):
+        self.found.append(descriptor)
+        self.answered.append(answered)
+
     def crawl(self, start, **settings):
         def verify(record, key):
             if record != key:
@@ -58,7 +62,7 @@ class World:
             start,
             DhtSettings(**{"k": self.k, **settings}),
             verify=verify,
-            on_descriptor=self.found.append,
+            on_descriptor=self.find,
             rng=Random(1),
             now=NOW,
         )
@@ -95,6 +99,10 @@ def test_silent_nodes_descriptors_come_from_the_nearest_that_answered():
     crawl = world.crawl([next(iter(world.nodes.values()))])
     world.run(crawl)
     assert set(world.found) == set(world.nodes)
+    told_by_others = {
+        key for key, answered in zip(world.found, world.answered, strict=True) if not answered
+    }
+    assert told_by_others == world.silent
     for query in world.asked:
         if isinstance(query.request, FindRecord) and query.request.key != query.contact.node_id:
             living = [c for c in world.nodes.values() if c.node_id not in world.silent]
