@@ -60,7 +60,7 @@ def look_up(
         targets: ids that they look for.
         settings: k, alpha, disjoint paths and the budgets of the product.
         round_trips: draws the round-trip times of queries that are answered.
-        silence_s: what a query costs that nobody answers, all attempts in all.
+        silence_s: how long a query keeps its place in flight if nobody answers.
     """
     crowd = _Crowd(tables, sources, targets, settings, round_trips, silence_s)
     crowd.begin(sources)
@@ -182,21 +182,19 @@ class _Crowd:
         earlier = np.where(known, self._asked_state[rows, None, :used], 0).max(axis=2, initial=0)
         width = ids.shape[1]
         merged_ids = np.concatenate([self._ids[rows, path], ids], axis=1)
-        merged = [
-            np.concatenate([self._state[rows, path], earlier.astype(np.int8)], axis=1),
-            np.concatenate([self._alive[rows, path], alive], axis=1),
-            np.concatenate(
-                [self._hops[rows, path], np.broadcast_to(hops[:, None], (len(rows), width))], axis=1
-            ),
-        ]
+        state = np.concatenate([self._state[rows, path], earlier.astype(np.int8)], axis=1)
+        answers = np.concatenate([self._alive[rows, path], alive], axis=1)
+        fresh = np.broadcast_to(hops[:, None], (len(rows), width))
+        far = np.concatenate([self._hops[rows, path], fresh], axis=1)
         distance = np.where(merged_ids == ABSENT, _FAR, merged_ids ^ self._targets[rows, None])
         distance = _without_repeats(distance)
         order = np.argsort(distance, axis=1, kind="stable")[:, : self._ids.shape[2]]
         self._distance[rows, path] = np.take_along_axis(distance, order, axis=1)
         kept = np.take_along_axis(merged_ids, order, axis=1)
         self._ids[rows, path] = np.where(self._distance[rows, path] == _FAR, ABSENT, kept)
-        for array, values in zip((self._state, self._alive, self._hops), merged, strict=True):
-            array[rows, path] = np.take_along_axis(values, order, axis=1)
+        self._state[rows, path] = np.take_along_axis(state, order, axis=1)
+        self._alive[rows, path] = np.take_along_axis(answers, order, axis=1)
+        self._hops[rows, path] = np.take_along_axis(far, order, axis=1)
 
     def _ask(self, rows: Positions) -> None:
         """Start queries while the budgets permit; paths with fewer in flight come first."""

@@ -51,8 +51,11 @@ def _one_of(what: str, value: str, known: tuple[str, ...]) -> None:
 
 
 def silence_s(settings: DhtSettings) -> float:
-    """Return what a query costs that nobody answers: each attempt waits twice as long."""
-    return settings.rpc_timeout_s * (2.0**settings.rpc_attempts - 1)
+    """Return how long a query that nobody answers keeps its place: its first attempt.
+
+    What follows holds up no lookup once k others have answered, and k nearly always have.
+    """
+    return settings.rpc_timeout_s
 
 
 def notice_s(settings: DhtSettings, scenario: Scenario, online: int) -> float:
