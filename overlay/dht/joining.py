@@ -2,8 +2,8 @@
 
 A round greets every bootstrap endpoint, whose node ids are not known yet, and a random few
 of the nodes that an earlier run knew: first those whose descriptors are still valid (seeds),
-then those that were reached once (hints), which get a quarter of each round at least. So a restart needs no bootstrap peer, and no single
-peer decides alone where a node gets in.
+then those that were reached once (hints), which get a quarter of each round at least. So a
+restart needs no bootstrap peer, and no single peer decides alone where a node gets in.
 """
 
 from __future__ import annotations

@@ -32,8 +32,16 @@ NOW = START
 
 def test_cdf_agrees_with_published_quantiles():
     # NIST/SEMATECH e-Handbook, 1.3.6.7.4: upper critical values of the chi-squared distribution.
-    table = [(2, 5.991, 0.95), (10, 18.307, 0.95), (20, 31.410, 0.95), (40, 55.758, 0.95),
-             (40, 63.691, 0.99), (40, 22.164, 0.01), (40, 26.509, 0.05), (10, 2.558, 0.01)]  # fmt: skip
+    table = [
+        (2, 5.991, 0.95),
+        (10, 18.307, 0.95),
+        (20, 31.410, 0.95),
+        (40, 55.758, 0.95),
+        (40, 63.691, 0.99),
+        (40, 22.164, 0.01),
+        (40, 26.509, 0.05),
+        (10, 2.558, 0.01),
+    ]
     for degrees, x, probability in table:
         assert chi_squared_cdf(x, degrees) == pytest.approx(probability, abs=2e-5)
 
