@@ -98,6 +98,8 @@ class StatusReport:
         protected: destinations whose packets leave through a circuit or not at all.
         tfc: name of the traffic flow confidentiality strategy.
         forwarding: name of the forwarding rules.
+        suspect_regions: regions of the DHT that look eclipsed; what mix_nodes holds of them is
+            doubtful.
     """
 
     version: str
@@ -122,6 +124,7 @@ class StatusReport:
     protected: tuple[str, ...]
     tfc: str
     forwarding: str
+    suspect_regions: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,35 +18,37 @@ from functools import partial
 from random import Random
 from typing import Final
 
-from overlay.addresses import Endpoint, NodeId
+from overlay.addresses import NODE_ID_BYTES, Endpoint, NodeId
 from overlay.dht.admission import endpoint_allowed
 from overlay.dht.calls import Answer, Calls
 from overlay.dht.crawl import Crawl
 from overlay.dht.descriptor import MixDescriptor
+from overlay.dht.eclipse import EclipseWatch
 from overlay.dht.envelope import (
     Challenge,
     Envelopes,
     OtherNetwork,
     UnverifiedRequest,
-    parse_datagram,
 )
 from overlay.dht.events import (
     CrawlFinished,
     DescriptorFound,
+    DhtActivity,
     DhtCount,
     DhtEvent,
+    EclipseSuspected,
     NodeLeft,
 )
 from overlay.dht.joining import Greeting
 from overlay.dht.lookup import Lookup
 from overlay.dht.membership import Membership, Phase
-from overlay.dht.messages import Contacts, Leave, Reply
+from overlay.dht.messages import Contact, Contacts, Leave, Reply
 from overlay.dht.publishing import Publisher
 from overlay.dht.responder import Responder
 from overlay.dht.routing import Table
 from overlay.dht.schedule import Pace, Schedule, Task
 from overlay.dht.settings import DhtSettings
-from overlay.dht.storage import Store, verified_record
+from overlay.dht.storage import Store, VerifyRecord, verified_record
 from overlay.dht.walks import Walks
 from overlay.errors import ConfigurationError, Malformed
 from overlay.identity import LocalIdentity, identity_cost_bits, meets_cost
@@ -67,6 +69,9 @@ class Dht:
         endpoints: every endpoint under which others reach this node. A request that was
             sent to another address is dropped, as somebody passed it on. None: those of the
             published descriptor; empty: not checked.
+        envelopes: how messages become datagrams; signed msgpack unless a simulation carries
+            the messages themselves.
+        verify_record: turns stored bytes into the descriptor of a node, or raises PeerError.
 
     Raises:
         ConfigurationError: this identity costs less than the network asks.
@@ -80,6 +85,8 @@ class Dht:
         settings: DhtSettings,
         rng: Random,
         endpoints: Collection[Endpoint] | None = None,
+        envelopes: Envelopes | None = None,
+        verify_record: VerifyRecord = verified_record,
     ) -> None:
         _check_own_cost(identity, settings.identity_cost_bits)
         self._identity = identity
@@ -92,9 +99,10 @@ class Dht:
         self._outbox: list[tuple[bytes, Endpoint]] = []
         self._events: list[DhtEvent] = []
         self._counts: Counter[DhtCount] = Counter()
-        self._envelopes = Envelopes(identity, network_id)
+        self._envelopes = envelopes or Envelopes(identity, network_id)
         self._table = Table(self._own_id, settings, self._clock, rng)
-        self._store = Store(self._own_id, network_id, settings, self._clock)
+        self._verify_record = verify_record
+        self._store = Store(self._own_id, network_id, settings, self._clock, verify_record)
         self._calls = Calls(self._envelopes, settings, rng, self._send, self._counts)
         self._schedule = Schedule()
         self._membership = Membership(
@@ -137,6 +145,8 @@ class Dht:
         self._responder.own_endpoints = frozenset(endpoints or ())
         self._crawl_pace = Pace(settings.crawl_first_interval_s, settings.crawl_interval_s, rng)
         self._crawl: Crawl | None = None
+        self._watch = EclipseWatch(settings.k)
+        self.activity = DhtActivity()
 
     # What the node asks for.
 
@@ -160,14 +170,32 @@ class Dht:
     def seed(self, descriptors: Iterable[MixDescriptor], now: float) -> None:
         """Greet a random few of these nodes, known from an earlier run, until one answers."""
         self._be_present(now)
-        seeds = []
-        for descriptor in descriptors:
-            endpoint = next(filter(self._allowed, descriptor.endpoints), None)
-            affordable = self._meets_cost(descriptor.identity_key)
-            if endpoint is not None and affordable and descriptor.node_id != self._own_id:
-                seeds.append(Greeting(endpoint, descriptor.node_id))
-        self._membership.add_seeds(seeds)
+        contacts = (
+            Contact.of(descriptor.identity_key, endpoint)
+            for descriptor in descriptors
+            if (endpoint := next(filter(self._allowed, descriptor.endpoints), None)) is not None
+        )
+        self._membership.add_seeds(self._greetings(contacts))
         self._membership.greet(self._responder.own_endpoints)
+
+    def remember(self, contacts: Iterable[Contact], now: float) -> None:
+        """Greet a random few of these too, until somebody answers: nodes reached once.
+
+        They never expire, so that a node comes back after any absence; those that moved or
+        ended cost a datagram.
+        """
+        self._be_present(now)
+        self._membership.add_hints(self._greetings(contacts))
+        self._membership.greet(self._responder.own_endpoints)
+
+    def _greetings(self, contacts: Iterable[Contact]) -> list[Greeting]:
+        return [
+            Greeting(contact.endpoint, contact.node_id)
+            for contact in contacts
+            if contact.node_id != self._own_id
+            and self._allowed(contact.endpoint)
+            and self._meets_cost(contact.identity_key)
+        ]
 
     def publish(self, descriptor: MixDescriptor, now: float) -> None:
         """Serve this node's own descriptor and keep it stored with the k nearest nodes.
@@ -202,7 +230,9 @@ class Dht:
             on_descriptor=self._found,
             rng=self._rng,
             now=now,
+            doubtful=partial(self._watch.suspects, now=now),
         )
+        self.activity.crawls += 1
         self._walks.launch(self._crawl, self._crawled)
 
     def leave(self, now: float) -> None:
@@ -238,6 +268,14 @@ class Dht:
         """How many requests wait for their answer."""
         return len(self._calls)
 
+    def suspect_regions(self, now: float) -> int:
+        """Return how many regions of the key space look eclipsed; what lies there is doubtful."""
+        return self._watch.suspected_regions(now)
+
+    def estimated_size(self, now: float) -> float | None:
+        """Return how many nodes the overlay seems to have; None while too little is known."""
+        return self._watch.size(now)
+
     def counters(self) -> Mapping[DhtCount, int]:
         """Return what was dropped or declined so far."""
         return dict(self._counts)
@@ -248,6 +286,8 @@ class Dht:
         """Take datagrams (without the control channel's framing); never raises."""
         self._now = now
         for data, source in batch:
+            self.activity.datagrams_received += 1
+            self.activity.bytes_received += len(data)
             self._receive_one(data, source)
 
     def next_deadline(self) -> float:
@@ -284,7 +324,7 @@ class Dht:
     def _receive_one(self, data: bytes, source: Endpoint) -> None:
         try:
             source = Endpoint.parse(*source)
-            message = parse_datagram(data, self._envelopes.tag)
+            message = self._envelopes.parse(data)
         except OtherNetwork:
             self._counts[DhtCount.OTHER_NETWORK] += 1
         except Malformed:
@@ -309,6 +349,8 @@ class Dht:
             self._send(datagram, source)
 
     def _send(self, datagram: bytes, endpoint: Endpoint) -> None:
+        self.activity.datagrams_sent += 1
+        self.activity.bytes_sent += len(datagram)
         self._outbox.append((datagram, endpoint))
 
     def _met_and_filtered(self, answer: Answer) -> Reply:
@@ -345,7 +387,7 @@ class Dht:
 
     def _joined(self, lookup: Lookup) -> None:
         self._schedule.at(Task.CRAWL, self._now + self._rng.uniform(0.1, 1.0))
-        self._publisher.store_at(lookup)
+        self._store_in_region(lookup)
 
     def _run(self, task: Task) -> None:
         match task:
@@ -360,15 +402,39 @@ class Dht:
         self._table.refreshed(target)
         start = self._table.closest(target, self._settings.k)
         lookup = Lookup(target, self._own_id, start, self._settings, self._now)
-        self._walks.launch(lookup, partial(on_finished, lookup))
+        self.activity.lookups += 1
+        self._walks.launch(lookup, partial(self._looked_up, lookup, on_finished))
+
+    def _looked_up(self, lookup: Lookup, on_finished: Callable[[Lookup], None]) -> None:
+        nearest = lookup.closest()
+        if nearest and self._now < lookup.next_deadline():
+            self.activity.lookups_succeeded += 1
+        chance = self._watch.looked_up(lookup.target, nearest, self._now)
+        if chance is not None:
+            self.activity.eclipses_suspected += 1
+            own_region = self._watch.suspects(self._own_id, self._now)
+            self._events.append(EclipseSuspected(chance, own_region))
+        on_finished(lookup)
 
     def _publish(self) -> None:
-        self._look_up(self._own_id, self._publisher.store_at)
+        self._look_up(self._own_id, self._store_in_region)
+
+    def _store_in_region(self, lookup: Lookup) -> None:
+        """Store at the k nearest and in the region; look for its other members if it is doubtful.
+
+        Those who surround our id crowd its honest neighbours out of every answer, but not out
+        of answers about the other parts of the region: the ids with one bit of ours flipped.
+        """
+        reach = self._watch.region(self._now)
+        self._publisher.store_at(lookup, reach)
+        if reach and self._watch.suspects(self._own_id, self._now):
+            for bit in (reach.bit_length() - 1, reach.bit_length() - 2):
+                self._look_up(_flipped(self._own_id, bit), self._publisher.store_more)
 
     # Crawling.
 
     def _verified(self, record: bytes, key: NodeId) -> MixDescriptor:
-        return verified_record(
+        return self._verify_record(
             record,
             key,
             network_id=self._network_id,
@@ -385,6 +451,8 @@ class Dht:
         if crawl is None:
             return
         self._counts[DhtCount.REFUSED_RECORD] += crawl.refused_records
+        if crawl.complete:
+            self._watch.crawled(crawl.answered_ids, self._rng, self._now)
         self._events.append(CrawlFinished(crawl.descriptors, crawl.started_at))
         if self._membership.phase is Phase.JOINED:
             self._schedule.at(Task.CRAWL, self._now + self._crawl_pace.next())
@@ -396,6 +464,11 @@ class Dht:
 
     def _clock(self) -> float:
         return self._now
+
+
+def _flipped(node_id: NodeId, bit: int) -> NodeId:
+    number = int.from_bytes(node_id, "big") ^ (1 << bit)
+    return NodeId(number.to_bytes(NODE_ID_BYTES, "big"))
 
 
 def _check_own_cost(identity: LocalIdentity, cost_bits: int) -> None:

@@ -184,6 +184,23 @@ class Lookup:
             key=lambda contact: distance(contact.node_id, self.target),
         )
 
+    def within(self, reach: int) -> list[Contact]:
+        """Return the nodes within ``reach`` of the target that answered, nearest first."""
+        return sorted(
+            (c for c in self._contacts.values() if distance(c.node_id, self.target) <= reach),
+            key=lambda contact: distance(contact.node_id, self.target),
+        )
+
+    @property
+    def asked(self) -> int:
+        """How many nodes were asked."""
+        return len(self._states)
+
+    def hops_to(self, node_id: NodeId) -> int | None:
+        """Return after how many hops a node that was asked had been found; 0 for a contact."""
+        path = self._asked_by.get(node_id)
+        return None if path is None else path.candidates[node_id][1]
+
     def _add(self, path: _Path, contact: Contact, hops: int) -> None:
         node_id = contact.node_id
         if node_id == self._own_id or node_id in path.candidates:

@@ -11,7 +11,7 @@ import heapq
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from kademlia.storage import IStorage
 
@@ -22,10 +22,20 @@ from overlay.dht.settings import DhtSettings
 from overlay.errors import LimitReached, NotAuthentic, Refused, Replayed
 from overlay.identity import meets_cost
 
-__all__ = ["Store", "verified_record"]
+__all__ = ["Store", "VerifyRecord", "verified_record"]
 
 _MAX_TOMBSTONES: Final = 4096
 _OWN_SOURCE: Final = b"own"
+
+
+class VerifyRecord(Protocol):
+    """What turns stored bytes into the descriptor of the node ``key``."""
+
+    def __call__(
+        self, record: bytes, key: NodeId, *, network_id: str, now: float, cost_bits: int = 0
+    ) -> MixDescriptor:
+        """Return the descriptor, or raise PeerError."""
+        ...
 
 
 def verified_record(
@@ -72,12 +82,18 @@ class Store(IStorage):  # type: ignore[misc]  # the package ships no types
     """
 
     def __init__(
-        self, own_id: NodeId, network_id: str, settings: DhtSettings, clock: Callable[[], float]
+        self,
+        own_id: NodeId,
+        network_id: str,
+        settings: DhtSettings,
+        clock: Callable[[], float],
+        verify: VerifyRecord = verified_record,
     ) -> None:
         self._own_id = own_id
         self._network_id = network_id
         self._settings = settings
         self._clock = clock
+        self._verify = verify
         self._records: OrderedDict[NodeId, _Stored] = OrderedDict()
         self._sources: Counter[bytes] = Counter()
         self._expiries: list[tuple[float, NodeId]] = []
@@ -98,7 +114,7 @@ class Store(IStorage):  # type: ignore[misc]  # the package ships no types
         self._drop_expired(now)
         if record == self.get(key):
             return
-        descriptor = verified_record(
+        descriptor = self._verify(
             record,
             key,
             network_id=self._network_id,

@@ -35,6 +35,7 @@ from overlay.dht.events import (
     CrawlFinished,
     DescriptorFound,
     DhtEvent,
+    EclipseSuspected,
     Joined,
     NodeLeft,
 )
@@ -43,6 +44,7 @@ from overlay.errors import InternalError
 from overlay.link.demultiplexer import Channel, demultiplex, frame
 from overlay.link.links import Links
 from overlay.link.model import LinkPeer
+from overlay.logs import EventLog
 from overlay.node.link_proof import is_link_proof
 from overlay.node.neighbours import Neighbours
 from overlay.node.packet_path import Arrived, DatagramSink, NodeBackend, PacketPath
@@ -51,6 +53,8 @@ from overlay.node.timers import Chores
 from overlay.tfc.strategy import TfcStrategy
 
 __all__ = ["ControlPlane"]
+
+_log = EventLog(__name__)
 
 _TIDY_INTERVAL_S = 10.0
 
@@ -205,6 +209,13 @@ class ControlPlane:
                 self.table.remove(node_id)
             case Joined():
                 self.joined = True
+            case EclipseSuspected(chance=chance, own_region=own_region):
+                _log.warning(
+                    "topology.eclipse_suspected",
+                    peer_triggered=True,
+                    chance=chance,
+                    own_region=own_region,
+                )
             case CrawlFinished(started_at=started_at):
                 self.table.crawled(started_at)
             case BootstrapUnreachable():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from overlay import __version__
 from overlay.addresses import format_address
 from overlay.apm.events import CircuitReport
@@ -21,6 +23,7 @@ def status_report(
     identity: LocalIdentity,
     plane: ControlPlane,
     *,
+    now: float,
     uptime_s: float,
     roles: frozenset[Role],
     counters: dict[str, int],
@@ -49,12 +52,17 @@ def status_report(
         circuits_own=len(plane.circuits.circuits()),
         circuits_relayed=relayed.relayed,
         circuits_exit=relayed.exits,
-        counters=counters,
+        counters=counters | _dht_activity(plane),
         drops=drops,
         protected=tuple(str(path.destination) for path in plane.paths.all()),
         tfc=configuration.tfc.strategy,
         forwarding=configuration.forwarding.rules,
+        suspect_regions=plane.dht.suspect_regions(now),
     )
+
+
+def _dht_activity(plane: ControlPlane) -> dict[str, int]:
+    return {f"dht {k.replace('_', ' ')}": n for k, n in asdict(plane.dht.activity).items() if n}
 
 
 def peer_report(descriptor: MixDescriptor, *, linked: bool, now: float) -> PeerReport:

@@ -28,6 +28,7 @@ from overlay.addresses import Endpoint
 from overlay.clock import Clock
 from overlay.config import Configuration
 from overlay.dht.descriptor import is_public
+from overlay.dht.messages import Contact
 from overlay.dht.topology_store import TopologyStore
 from overlay.errors import BackendError, ConfigurationError, InternalError, OverlayError
 from overlay.identity import LocalIdentity
@@ -178,9 +179,10 @@ class RunningNode:
         for descriptor in self._store.load(now).descriptors:
             plane.table.add(descriptor, now)
         plane.dht.seed(plane.table.view(now), now)
-        peers = [*self.configuration.network.bootstrap]
-        if not len(plane.table):
-            peers += [hint.endpoint for hint in self._store.bootstrap_hints()]
+        plane.dht.remember(
+            (Contact.of(h.identity_key, h.endpoint) for h in self._store.bootstrap_hints()), now
+        )
+        peers = self.configuration.network.bootstrap
         private = self.configuration.network.allow_private_endpoints
         plane.dht.bootstrap(
             [p for p in peers if p not in self._endpoints and (private or is_public(p))], now

@@ -157,6 +157,7 @@ class NodeService:
             running.configuration,
             running.identity,
             plane,
+            now=self._now(),
             uptime_s=self._now() - running.started_at,
             roles=roles_of(running.configuration),
             counters=counters | {name: count for name, count in troubles.items() if count},

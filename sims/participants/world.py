@@ -1,0 +1,207 @@
+"""The simulated world: one clock, one network, and every machine on it.
+
+It starts and stops programs and knows, from above, who is alive; what happens between nodes
+is the product's affair. Listeners (measures, clients) are told what cores report.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Sequence
+from random import Random
+from typing import Final
+
+from overlay.addresses import Endpoint
+from overlay.dht.admission import source_group
+from overlay.dht.descriptor import MixDescriptor
+from overlay.dht.events import DhtEvent, Joined
+from overlay.dht.messages import Contact
+from overlay.dht.settings import DhtSettings
+from overlay.identity import LocalIdentity
+from sims.engine.heap import EventHeap
+from sims.engine.keyspace import ID_BITS, KeySpace
+from sims.engine.network import Latency, Network
+from sims.engine.streams import Streams
+from sims.participants.carriers import Carrier
+from sims.participants.core import SimulatedDht
+from sims.participants.costs import CryptoCosts
+from sims.participants.machine import Machine
+from sims.participants.records import SharedVerifier, signed_descriptor
+
+__all__ = ["NETWORK_ID", "START", "World", "honest_core"]
+
+START: Final = 1_800_000_000.0
+"""Unix seconds at which every simulation begins."""
+
+NETWORK_ID: Final = "simulation"
+RESIGN_INTERVAL_S: Final = 3600.0
+_FIRST_NETWORK: Final = int(ipaddress.IPv4Address("11.0.0.1"))
+_EXIT_EVERY: Final = 3
+"""One node in three is an exit."""
+
+Listener = Callable[[Machine, DhtEvent], None]
+CoreFactory = Callable[["World", Machine], SimulatedDht]
+
+
+class World:
+    """Owner of all machines. ``alive`` holds the ids of the honest nodes that are on-line."""
+
+    def __init__(
+        self,
+        streams: Streams,
+        settings: DhtSettings,
+        latency: Latency,
+        carrier: Carrier,
+        *,
+        loss: float = 0.0,
+        costs: CryptoCosts | None = None,
+    ) -> None:
+        self.streams = streams
+        self.settings = settings
+        self.carrier = carrier
+        self.heap = EventHeap(START)
+        self.measure = carrier.measure
+        self.network = Network(
+            self.heap, latency, carrier.measure, streams.stream("network"), loss=loss
+        )
+        self.sending_costs = (costs or CryptoCosts()).of_sending()
+        self.verifier = SharedVerifier()
+        self.alive = KeySpace()
+        self.machines: list[Machine] = []
+        self.by_number: dict[int, Machine] = {}
+        self.bootstrap: tuple[Endpoint, ...] = ()
+        self.listeners: list[Listener] = []
+        self.make_core: CoreFactory = honest_core
+
+    @property
+    def time_s(self) -> float:
+        """Seconds since the start."""
+        return self.heap.now - START
+
+    # Machines.
+
+    def add(self, endpoint: Endpoint | None = None, *, honest: bool = True) -> Machine:
+        """Add a machine, switched off; unless told otherwise it lives in a /24 of its own."""
+        index = len(self.machines)
+        identity = LocalIdentity.generate(self.streams.stream("identity", index))
+        machine = Machine(self, index, endpoint or _own_network(index), identity, honest=honest)
+        self.machines.append(machine)
+        self.by_number[machine.number] = machine
+        return machine
+
+    def start(self, machine: Machine) -> None:
+        """Switch a machine on: it signs a descriptor and joins through whom it knows."""
+        dht = self._switched_on(machine)
+        now = self.heap.now
+        dht.publish(self._sign(machine), now)
+        if machine.remembered:
+            dht.remember(machine.remembered, now)
+        if self.bootstrap:
+            dht.bootstrap([peer for peer in self.bootstrap if peer != machine.endpoint], now)
+        machine.flush()
+
+    def stop(self, machine: Machine, *, goodbye: bool = False) -> None:
+        """Switch a machine off, without a word or (as a clean stop does) with its goodbyes."""
+        if machine.dht is None:
+            return
+        if goodbye:
+            machine.dht.leave(self.heap.now)
+            machine.flush()
+        machine.switch_off()
+        self.network.crash(machine)
+        self.alive.discard(machine.number)
+        self.network.digest.note(self.heap.now, f"off {machine.index}")
+
+    def resume(self, machines: Sequence[Machine]) -> None:
+        """Switch machines on as if they had been members for long.
+
+        Tables are filled from the population: of every bucket's range k living nodes drawn at
+        random, or all if they are fewer. Each descriptor lies with the k nodes nearest to it.
+        No table holds a dead contact at first; the warm-up brings staleness to its own level.
+        """
+        for machine in machines:
+            self._switched_on(machine)
+        rng = self.streams.stream("equilibrium")
+        now = self.heap.now
+        for machine in machines:
+            dht = machine.dht
+            if dht is None:
+                continue
+            dht.resume(self._ideal_contacts(machine, rng), now)
+            dht.publish_later(self._sign(machine), now)
+        for machine in machines:
+            self._lay_out(machine)
+            machine.flush()
+
+    def on_event(self, machine: Machine, event: DhtEvent) -> None:
+        """Take what a core reports."""
+        if isinstance(event, Joined):
+            machine.joined_at = self.heap.now
+        for listener in self.listeners:
+            listener(machine, event)
+
+    # Inside.
+
+    def _switched_on(self, machine: Machine) -> SimulatedDht:
+        self.network.attach(machine)
+        dht = self.make_core(self, machine)
+        machine.switch_on(dht)
+        if machine.honest:
+            self.alive.add(machine.number)
+        self.network.digest.note(self.heap.now, f"on {machine.index}")
+        self.heap.at(self.heap.now + RESIGN_INTERVAL_S, self._resign, machine, dht)
+        return dht
+
+    def _sign(self, machine: Machine) -> MixDescriptor:
+        exits = machine.index % _EXIT_EVERY == 0
+        descriptor = signed_descriptor(
+            machine, network_id=NETWORK_ID, exits=exits, now=self.heap.now
+        )
+        machine.descriptor = descriptor
+        return descriptor
+
+    def _resign(self, machine: Machine, dht: SimulatedDht) -> None:
+        if machine.dht is not dht:
+            return
+        dht.publish(self._sign(machine), self.heap.now)
+        machine.flush()
+        self.heap.at(self.heap.now + RESIGN_INTERVAL_S, self._resign, machine, dht)
+
+    def _ideal_contacts(self, machine: Machine, rng: Random) -> list[Contact]:
+        found: list[Contact] = []
+        for bit in range(ID_BITS):
+            numbers = self.alive.bucket(machine.number, bit, self.settings.k, rng)
+            found += [self.by_number[number].contact for number in numbers]
+            if len(self.alive.with_prefix(machine.number, bit + 1)) <= 1:
+                break
+        return found
+
+    def _lay_out(self, machine: Machine) -> None:
+        descriptor = machine.descriptor
+        if descriptor is None:
+            return
+        group = source_group(
+            machine.endpoint, limit_private=self.settings.limit_private_subnets
+        )
+        for number in self.alive.closest(machine.number, self.settings.k + 1):
+            holder = self.by_number[number]
+            if holder is not machine and holder.dht is not None:
+                holder.dht.keep(descriptor, group)
+
+
+def honest_core(world: World, machine: Machine) -> SimulatedDht:
+    """Build the core of an honest machine; it fills no topology table."""
+    return SimulatedDht(
+        machine.identity,
+        network_id=NETWORK_ID,
+        settings=world.settings,
+        rng=world.streams.stream("core", machine.index, machine.sessions),
+        endpoints=(machine.endpoint,),
+        envelopes=world.carrier.envelopes(machine.identity, NETWORK_ID),
+        crawling=False,
+        verify_record=world.verifier,
+    )
+
+
+def _own_network(index: int) -> Endpoint:
+    return Endpoint(str(ipaddress.IPv4Address(_FIRST_NETWORK + 256 * index)), 4500)
