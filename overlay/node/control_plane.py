@@ -105,7 +105,9 @@ class ControlPlane:
         quiet = not (parts.dht or parts.link)
         if parts.esp:
             processed = self.datapath.from_network(parts.esp, now)
-            quiet = quiet and not (processed.to_control or processed.first_packets)
+            quiet = quiet and not (
+                processed.to_control or processed.first_packets or self.engine.has_soft_expired
+            )
             for spi in processed.first_packets:
                 self.links.first_packet(spi, now)
             if processed.to_control:
@@ -155,7 +157,8 @@ class ControlPlane:
     def _round(self, now: float) -> bool:
         busy = False
         for identity in self.engine.soft_expired():
-            self.neighbours.soft_expired(identity, now)
+            if not self.neighbours.soft_expired(identity, now):
+                self.circuits.soft_expired(identity, now)
         for link_event in self.links.events():
             busy = True
             self.neighbours.handle(link_event, now)

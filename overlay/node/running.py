@@ -247,12 +247,21 @@ class RunningNode:
             except BackendError:
                 self._source_device_lost()
                 return
-            self.plane.datapath.from_source_device(packets, self.clock.now())
+            now = self.clock.now()
+            self.plane.datapath.from_source_device(packets, now)
+            self._rekey_worn(now)
 
     async def _read_exit_device(self, device: Tun) -> None:
         while True:
             packets = await device.read_batch()
-            self.plane.datapath.send(packets, self.clock.now())
+            now = self.clock.now()
+            self.plane.datapath.send(packets, now)
+            self._rekey_worn(now)
+
+    def _rekey_worn(self, now: float) -> None:
+        """SAs that have reached a soft limit are replaced at once, not at the next deadline."""
+        if self.engine.has_soft_expired:
+            self.settle(now)
 
     async def _run_timers(self) -> None:
         while True:
