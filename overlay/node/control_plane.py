@@ -125,6 +125,8 @@ class ControlPlane:
     def _take(self, arrived: Arrived, now: float) -> bool:
         for spi in arrived.first_packets:
             self.links.first_packet(spi, now)
+        if arrived.first_packets:
+            self.settle(now)  # what follows may come over a link that is usable only now
         # A proof has done its work when it was authenticated.
         control = [packet for packet in arrived.to_control if not is_link_proof(packet)]
         if control:
