@@ -19,9 +19,11 @@ from overlay.dht.core import Dht
 from overlay.dht.topology_table import TopologyTable
 from overlay.forwarding.rules import ForwardingRules
 from overlay.identity import LocalIdentity
+from overlay.ipsec.lifetimes import draw_lifetime
 from overlay.ipsec.mtu import esp_payload_that_fits, inner_mtu
 from overlay.ipsec.suites import SUITES
 from overlay.ipsec.userspace.engine import UserspaceEngine
+from overlay.link.lifetimes import link_limits
 from overlay.link.links import DEFAULT_LINK_SUITES, Links
 from overlay.node.control_plane import ControlPlane
 from overlay.node.datapath import DataPath
@@ -164,6 +166,7 @@ def wire_control_plane(
         link_payload_bytes=esp_payload_that_fits(
             _UNDERLAY_MTU - _UDP_IPV6_HEADERS, SUITES[configuration.ipsec.link_suite]
         ),
+        lifetime=partial(draw_lifetime, link_limits(configuration.link), rng=rng),
     )
     paths = Paths(
         circuits=circuits,
