@@ -32,7 +32,7 @@ _MAX_IDS_PER_ENDPOINT: Final = 3
 """One endpoint cannot make us ask it under ever new ids."""
 
 _MEMORY: Final = 8
-"""How many times k candidates a path remembers."""
+"""How many times k candidates a path remembers besides those that were asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +200,8 @@ class Lookup:
             return
         path.candidates[node_id] = (contact, hops)
         insort(path.order, (distance(node_id, self.target), node_id))
-        if len(path.order) > _MEMORY * self._settings.k:
+        # Those that were asked stay, so they must not use up the room of those that were not.
+        if len(path.order) > _MEMORY * self._settings.k + len(self._states):
             self._forget_farthest(path)
 
     def _forget_farthest(self, path: _Path) -> None:
