@@ -81,6 +81,7 @@ class Cookies:
 
     def __init__(self, master: SecretBytes) -> None:
         self._master = master
+        self._secrets: dict[int, bytes] = {}
 
     def issue(self, endpoint: Endpoint, sender: NodeId, now: float) -> bytes:
         """Return the 16-byte cookie of this address and node."""
@@ -89,18 +90,26 @@ class Cookies:
     def valid(self, cookie: bytes, endpoint: Endpoint, sender: NodeId, now: float) -> bool:
         """Tell whether ``cookie`` was issued to this address and node lately."""
         epoch = int(now // COOKIE_ROTATION_S)
-        return any(
+        return len(cookie) == COOKIE_BYTES and any(
             hmac.compare_digest(cookie, self._cookie(endpoint, sender, candidate))
             for candidate in (epoch, epoch - 1)
         )
 
     def _cookie(self, endpoint: Endpoint, sender: NodeId, epoch: int) -> bytes:
-        master = self._master.reveal()
-        secret = hmac.digest(
-            master, _COOKIE_LABEL + epoch.to_bytes(8, "big", signed=True), "sha256"
-        )
         message = sender + endpoint.port.to_bytes(2, "big") + endpoint.packed
-        return hmac.digest(secret, message, "sha256")[:COOKIE_BYTES]
+        return hmac.digest(self._secret(epoch), message, "sha256")[:COOKIE_BYTES]
+
+    def _secret(self, epoch: int) -> bytes:
+        """Return an epoch's secret; those of the two that count are kept."""
+        secret = self._secrets.get(epoch)
+        if secret is None:
+            label = _COOKIE_LABEL + epoch.to_bytes(8, "big", signed=True)
+            secret = hmac.digest(self._master.reveal(), label, "sha256")
+            self._secrets = {
+                each: kept for each, kept in self._secrets.items() if abs(each - epoch) == 1
+            }
+            self._secrets[epoch] = secret
+        return secret
 
 
 class SourceLimiter:

@@ -16,10 +16,10 @@ caches counted, so that one operator's address range cannot surround us.
 
 from __future__ import annotations
 
-import heapq
 import logging
 import math
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Iterator
 from random import Random
 from typing import Final
@@ -72,9 +72,11 @@ class Bucket(KBucket):  # type: ignore[misc]  # the package ships no types
     replacement_nodes: dict[bytes, Entry]
     last_updated: float
 
-    def __init__(self, lower: int, upper: int, k: int) -> None:
+    def __init__(self, lower: int, upper: int, k: int, groups: Counter[bytes]) -> None:
+        """Make an empty one; it counts its contacts' subnets in the table's ``groups``."""
         super().__init__(lower, upper, k, replacementNodeFactor=1)
         self.last_updated = -math.inf
+        self._groups = groups
 
     def touch_last_updated(self) -> None:
         """Do nothing: the parent reads a clock here; :meth:`Table.refreshed` has its own."""
@@ -82,21 +84,44 @@ class Bucket(KBucket):  # type: ignore[misc]  # the package ships no types
     def split(self) -> tuple[Bucket, Bucket]:
         """Return the two halves; each holds its share of contacts and replacements."""
         middle = (self.range[0] + self.range[1]) // 2
+        counted_already: Counter[bytes] = Counter()
         halves = (
-            Bucket(self.range[0], middle, self.ksize),
-            Bucket(middle + 1, self.range[1], self.ksize),
+            Bucket(self.range[0], middle, self.ksize, counted_already),
+            Bucket(middle + 1, self.range[1], self.ksize, counted_already),
         )
+        for entry in self.entries():
+            halves[entry.long_id > middle].add_node(entry)
         for half in halves:
             half.last_updated = self.last_updated
-        for entry in [*self.nodes.values(), *self.replacement_nodes.values()]:
-            halves[entry.long_id > middle].add_node(entry)
+            half._groups = self._groups
         return halves
 
     def add_node(self, node: Entry) -> bool:
         """Put ``node`` at the tail; False if the bucket is full and it became a replacement."""
+        outgoing = self.entry(node.id)
         if node.id in self.nodes or len(self.nodes) < self.ksize:
             self.replacement_nodes.pop(node.id, None)
+        elif outgoing is None and len(self.replacement_nodes) >= self.max_replacement_nodes:
+            outgoing = next(iter(self.replacement_nodes.values()))
+        self._groups[node.group] += 1
+        self._uncount(outgoing)
         return bool(super().add_node(node))
+
+    def remove_node(self, node: Node) -> None:
+        """Forget a contact or replacement; the newest replacement takes a contact's place."""
+        self._uncount(self.entry(node.id))
+        super().remove_node(node)
+
+    def entry(self, node_id: bytes) -> Entry | None:
+        """Return a contact or replacement."""
+        return self.nodes.get(node_id) or self.replacement_nodes.get(node_id)
+
+    def _uncount(self, entry: Entry | None) -> None:
+        if entry is None:
+            return
+        self._groups[entry.group] -= 1
+        if not self._groups[entry.group]:
+            del self._groups[entry.group]
 
     def entries(self) -> Iterator[Entry]:
         """Yield contacts and replacements."""
@@ -124,7 +149,8 @@ class Table(RoutingTable):  # type: ignore[misc]  # the package ships no types
 
     def flush(self) -> None:
         """Forget every contact."""
-        self.buckets = [Bucket(0, _LAST_ID, self.ksize)]
+        self._groups: Counter[bytes] = Counter()
+        self.buckets = [Bucket(0, _LAST_ID, self.ksize, self._groups)]
 
     def get_bucket_for(self, node: Node) -> int:
         """Return the index of the one bucket whose range holds the node."""
@@ -151,7 +177,7 @@ class Table(RoutingTable):  # type: ignore[misc]  # the package ships no types
             for entry in bucket.nodes.values()
             if entry.id != node.id and not (exclude and entry.same_home_as(exclude))
         ]
-        return heapq.nsmallest(k or self.ksize, candidates, key=node.distance_to)
+        return _nearest(candidates, node.long_id, k or self.ksize)
 
     def lonely_buckets(self) -> list[Bucket]:
         """Return the buckets that no lookup of ours refreshed for a refresh interval."""
@@ -182,7 +208,7 @@ class Table(RoutingTable):  # type: ignore[misc]  # the package ships no types
         bucket = self._bucket(node_id)
         entry = bucket.nodes.get(node_id)
         if entry is None:
-            bucket.replacement_nodes.pop(node_id, None)
+            bucket.remove_node(Node(node_id))
             return
         entry.failures += 1
         if bucket.replacement_nodes or entry.failures >= self._settings.contact_max_failures:
@@ -204,14 +230,15 @@ class Table(RoutingTable):  # type: ignore[misc]  # the package ships no types
 
         ``alive`` leaves out those whose last call failed: what we hand to others.
         """
-        goal = Node(target)
-        entries = [
-            entry
-            for bucket in self.buckets
-            for entry in bucket.nodes.values()
-            if entry.id != exclude and not (alive and entry.failures)
-        ]
-        return [entry.contact for entry in heapq.nsmallest(count, entries, key=goal.distance_to)]
+        goal = int.from_bytes(target, "big")
+        # Whoever shares the bucket's prefix with the target is nearer than everybody outside.
+        buckets = [self.buckets[bisect_left(self.buckets, goal, key=_upper_end)]]
+        if len(buckets[0].nodes) < count + bool(exclude):
+            buckets = self.buckets
+        entries = _acceptable(buckets, exclude, alive=alive)
+        if len(entries) < count and len(buckets) < len(self.buckets):
+            entries = _acceptable(self.buckets, exclude, alive=alive)
+        return [entry.contact for entry in _nearest(entries, goal, count)]
 
     def refreshed(self, target: NodeId) -> None:
         """Record that a lookup of ours passes through the bucket of ``target``."""
@@ -234,7 +261,11 @@ class Table(RoutingTable):  # type: ignore[misc]  # the package ships no types
                 yield entry.contact
 
     def _bucket(self, node_id: NodeId) -> Bucket:
-        return self.buckets[self.get_bucket_for(Node(node_id))]
+        return self.buckets[self._index(node_id)]
+
+    def _index(self, node_id: NodeId) -> int:
+        number = int.from_bytes(node_id, "big")
+        return bisect_left(self.buckets, number, key=_upper_end)
 
     def _doubtful_head(self, bucket: Bucket) -> Contact | None:
         head = next(iter(bucket.nodes.values()))
@@ -243,17 +274,32 @@ class Table(RoutingTable):  # type: ignore[misc]  # the package ships no types
         return head.contact
 
     def _subnet_has_room(self, entry: Entry) -> bool:
-        own = self.get_bucket_for(entry)
-        in_table = in_bucket = 0
-        for index, bucket in enumerate(self.buckets):
-            for other in bucket.entries():
-                if other.group == entry.group and other.id != entry.id:
-                    in_table += 1
-                    in_bucket += index == own
+        """Tell whether bucket and table may hold this contact beside others of its subnet."""
+        in_table = self._groups.get(entry.group, 0)
+        if not in_table:
+            return True
+        bucket = self.buckets[self.get_bucket_for(entry)]
+        known = bucket.entry(entry.id)
+        if known is not None and known.group == entry.group:
+            return True  # it has its place already
+        in_bucket = sum(other.group == entry.group for other in bucket.entries())
         return (
             in_bucket < self._settings.bucket_subnet_limit
             and in_table < self._settings.table_subnet_limit
         )
+
+
+def _acceptable(buckets: list[Bucket], exclude: NodeId | None, *, alive: bool) -> list[Entry]:
+    return [
+        entry
+        for bucket in buckets
+        for entry in bucket.nodes.values()
+        if entry.id != exclude and not (alive and entry.failures)
+    ]
+
+
+def _nearest(entries: list[Entry], goal: int, count: int) -> list[Entry]:
+    return sorted(entries, key=lambda entry: entry.long_id ^ goal)[:count]
 
 
 def _upper_end(bucket: Bucket) -> int:
