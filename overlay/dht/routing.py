@@ -19,7 +19,7 @@ from __future__ import annotations
 import logging
 import math
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from random import Random
 from typing import Final
@@ -57,8 +57,12 @@ def distance(one: bytes, other: bytes) -> int:
 class Entry(Node):  # type: ignore[misc]  # the package ships no types
     """A contact in a bucket: the package's node with what we know of its health."""
 
+    __slots__ = ("contact", "failures", "group", "id", "ip", "last_seen", "long_id", "port")
+
     def __init__(self, contact: Contact, group: bytes, last_seen: float) -> None:
-        super().__init__(contact.node_id, contact.endpoint.host, contact.endpoint.port)
+        self.id = contact.node_id
+        self.ip, self.port = contact.endpoint
+        self.long_id = int.from_bytes(contact.node_id, "big")
         self.contact = contact
         self.group = group
         self.last_seen = last_seen
@@ -68,8 +72,8 @@ class Entry(Node):  # type: ignore[misc]  # the package ships no types
 class Bucket(KBucket):  # type: ignore[misc]  # the package ships no types
     """A k-bucket, least recently seen first; as many replacements as contacts, newest last."""
 
-    nodes: dict[bytes, Entry]
-    replacement_nodes: dict[bytes, Entry]
+    nodes: OrderedDict[bytes, Entry]
+    replacement_nodes: OrderedDict[bytes, Entry]
     last_updated: float
 
     def __init__(self, lower: int, upper: int, k: int, groups: Counter[bytes]) -> None:
@@ -123,6 +127,12 @@ class Bucket(KBucket):  # type: ignore[misc]  # the package ships no types
         if not self._groups[entry.group]:
             del self._groups[entry.group]
 
+    def nearest_to(self, goal: int) -> int:
+        """Return the distance from ``goal`` to the nearest id that can be in here."""
+        lower, upper = self.range
+        size: int = upper - lower
+        return (lower ^ goal) & ~size
+
     def entries(self) -> Iterator[Entry]:
         """Yield contacts and replacements."""
         yield from self.nodes.values()
@@ -151,10 +161,16 @@ class Table(RoutingTable):  # type: ignore[misc]  # the package ships no types
         """Forget every contact."""
         self._groups: Counter[bytes] = Counter()
         self.buckets = [Bucket(0, _LAST_ID, self.ksize, self._groups)]
+        self._upper_ends = [_LAST_ID]
+
+    def split_bucket(self, index: int) -> None:
+        """Replace a bucket by its two halves."""
+        super().split_bucket(index)
+        self._upper_ends.insert(index, self.buckets[index].range[1])
 
     def get_bucket_for(self, node: Node) -> int:
         """Return the index of the one bucket whose range holds the node."""
-        return bisect_left(self.buckets, node.long_id, key=_upper_end)
+        return bisect_left(self._upper_ends, node.long_id)
 
     def add_contact(self, node: Entry) -> None:
         """File a node: split our own bucket while it is full, else keep a replacement."""
@@ -193,7 +209,14 @@ class Table(RoutingTable):  # type: ignore[misc]  # the package ships no types
             The least recently seen contact of a full bucket that should be pinged before
             the new one may replace it, or None.
         """
-        if contact.node_id == self.node.id:
+        node_id = contact.node_id
+        bucket = self._bucket(node_id)
+        known = bucket.nodes.get(node_id)
+        if known is not None and known.contact.endpoint == contact.endpoint:
+            known.last_seen, known.failures = self._clock(), 0
+            bucket.nodes.move_to_end(node_id)
+            return None
+        if node_id == self.node.id:
             return None
         group = source_group(contact.endpoint, limit_private=self._settings.limit_private_subnets)
         entry = Entry(contact, group, self._clock())
@@ -231,14 +254,19 @@ class Table(RoutingTable):  # type: ignore[misc]  # the package ships no types
         ``alive`` leaves out those whose last call failed: what we hand to others.
         """
         goal = int.from_bytes(target, "big")
-        # Whoever shares the bucket's prefix with the target is nearer than everybody outside.
-        buckets = [self.buckets[bisect_left(self.buckets, goal, key=_upper_end)]]
-        if len(buckets[0].nodes) < count + bool(exclude):
-            buckets = self.buckets
-        entries = _acceptable(buckets, exclude, alive=alive)
-        if len(entries) < count and len(buckets) < len(self.buckets):
-            entries = _acceptable(self.buckets, exclude, alive=alive)
-        return [entry.contact for entry in _nearest(entries, goal, count)]
+        found: list[Contact] = []
+        # Buckets are subtrees: whoever is in one is nearer than everybody in a farther one.
+        for bucket in sorted(self.buckets, key=lambda bucket: bucket.nearest_to(goal)):
+            near = [
+                (entry.long_id ^ goal, entry)
+                for entry in bucket.nodes.values()
+                if entry.id != exclude and not (alive and entry.failures)
+            ]
+            near.sort()  # no two entries are equally far, so only distances are compared
+            found += [entry.contact for _, entry in near]
+            if len(found) >= count:
+                break
+        return found[:count]
 
     def refreshed(self, target: NodeId) -> None:
         """Record that a lookup of ours passes through the bucket of ``target``."""
@@ -261,11 +289,7 @@ class Table(RoutingTable):  # type: ignore[misc]  # the package ships no types
                 yield entry.contact
 
     def _bucket(self, node_id: NodeId) -> Bucket:
-        return self.buckets[self._index(node_id)]
-
-    def _index(self, node_id: NodeId) -> int:
-        number = int.from_bytes(node_id, "big")
-        return bisect_left(self.buckets, number, key=_upper_end)
+        return self.buckets[bisect_left(self._upper_ends, int.from_bytes(node_id, "big"))]
 
     def _doubtful_head(self, bucket: Bucket) -> Contact | None:
         head = next(iter(bucket.nodes.values()))
@@ -289,19 +313,5 @@ class Table(RoutingTable):  # type: ignore[misc]  # the package ships no types
         )
 
 
-def _acceptable(buckets: list[Bucket], exclude: NodeId | None, *, alive: bool) -> list[Entry]:
-    return [
-        entry
-        for bucket in buckets
-        for entry in bucket.nodes.values()
-        if entry.id != exclude and not (alive and entry.failures)
-    ]
-
-
 def _nearest(entries: list[Entry], goal: int, count: int) -> list[Entry]:
     return sorted(entries, key=lambda entry: entry.long_id ^ goal)[:count]
-
-
-def _upper_end(bucket: Bucket) -> int:
-    upper: int = bucket.range[1]
-    return upper
