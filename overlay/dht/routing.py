@@ -80,6 +80,7 @@ class Bucket(KBucket):  # type: ignore[misc]  # the package ships no types
         """Make an empty one; it counts its contacts' subnets in the table's ``groups``."""
         super().__init__(lower, upper, k, replacementNodeFactor=1)
         self.last_updated = -math.inf
+        self.last_target: int | None = None
         self._groups = groups
 
     def touch_last_updated(self) -> None:
@@ -96,7 +97,11 @@ class Bucket(KBucket):  # type: ignore[misc]  # the package ships no types
         for entry in self.entries():
             halves[entry.long_id > middle].add_node(entry)
         for half in halves:
-            half.last_updated = self.last_updated
+            # A lookup passed through one half only; the other one has still to be refreshed.
+            # So whoever joins with a lookup of its own id goes on to refresh all that is far.
+            target = self.last_target
+            if target is None or half.range[0] <= target <= half.range[1]:
+                half.last_updated, half.last_target = self.last_updated, target
             half._groups = self._groups
         return halves
 
@@ -270,7 +275,9 @@ class Table(RoutingTable):  # type: ignore[misc]  # the package ships no types
 
     def refreshed(self, target: NodeId) -> None:
         """Record that a lookup of ours passes through the bucket of ``target``."""
-        self._bucket(target).last_updated = self._clock()
+        bucket = self._bucket(target)
+        bucket.last_updated = self._clock()
+        bucket.last_target = int.from_bytes(target, "big")
 
     def refresh_target(self) -> NodeId | None:
         """Return a random id in a bucket that is due for a refresh, or None."""
