@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None, *, run_node: RunNode | None = None) 
     ``run_node`` is what ``overlay up`` runs: :func:`overlay.node.run_node` unless given.
     """
     try:
-        arguments = parser().parse_args(argv)
+        arguments = parser(argv).parse_args(argv)
     except SystemExit as exit_request:  # argparse's way to say "usage" or "help was shown"
         return exit_request.code if isinstance(exit_request.code, int) else _FAILED
     try:
@@ -64,6 +64,9 @@ def _run(arguments: argparse.Namespace, run_node: RunNode | None) -> int:
         print(answer.shown(as_json=arguments.json), flush=True)
 
     # Each command imports what it needs alone: asking a running node must not load another one.
+    if "run_added" in arguments:
+        status: int = arguments.run_added(arguments)
+        return status
     if arguments.command == "init":
         from overlay.cli.initialise import initialise
 

@@ -6,6 +6,7 @@ table look-up for a rate. Signatures are verified only behind it.
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import ipaddress
 from collections import OrderedDict
@@ -75,8 +76,9 @@ def source_group(endpoint: Endpoint, *, limit_private: bool) -> bytes:
 class Cookies:
     """Proofs that a sender receives at the address it sends from, without any state.
 
-    A cookie is an HMAC over the address and the sender's NodeId under a secret that
-    changes with each epoch; it counts in its own epoch and the next, 5 to 10 minutes.
+    A cookie is keyed BLAKE2s over the address and the sender's NodeId under a secret that
+    changes with each epoch; it counts in its own epoch and the next, 5 to 10 minutes. (HMAC
+    costs ten times as much, and this is what strangers can ask for at will.)
     """
 
     def __init__(self, master: SecretBytes) -> None:
@@ -90,14 +92,17 @@ class Cookies:
     def valid(self, cookie: bytes, endpoint: Endpoint, sender: NodeId, now: float) -> bool:
         """Tell whether ``cookie`` was issued to this address and node lately."""
         epoch = int(now // COOKIE_ROTATION_S)
-        return len(cookie) == COOKIE_BYTES and any(
-            hmac.compare_digest(cookie, self._cookie(endpoint, sender, candidate))
-            for candidate in (epoch, epoch - 1)
-        )
+        if len(cookie) != COOKIE_BYTES:
+            return False
+        # In this order, as one of the current epoch is by far the most frequent.
+        return hmac.compare_digest(
+            cookie, self._cookie(endpoint, sender, epoch)
+        ) or hmac.compare_digest(cookie, self._cookie(endpoint, sender, epoch - 1))
 
     def _cookie(self, endpoint: Endpoint, sender: NodeId, epoch: int) -> bytes:
         message = sender + endpoint.port.to_bytes(2, "big") + endpoint.packed
-        return hmac.digest(self._secret(epoch), message, "sha256")[:COOKIE_BYTES]
+        secret = self._secret(epoch)
+        return hashlib.blake2s(message, digest_size=COOKIE_BYTES, key=secret).digest()
 
     def _secret(self, epoch: int) -> bytes:
         """Return an epoch's secret; those of the two that count are kept."""

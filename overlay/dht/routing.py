@@ -19,7 +19,7 @@ from __future__ import annotations
 import logging
 import math
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from random import Random
 from typing import Final
@@ -57,8 +57,12 @@ def distance(one: bytes, other: bytes) -> int:
 class Entry(Node):  # type: ignore[misc]  # the package ships no types
     """A contact in a bucket: the package's node with what we know of its health."""
 
+    __slots__ = ("contact", "failures", "group", "id", "ip", "last_seen", "long_id", "port")
+
     def __init__(self, contact: Contact, group: bytes, last_seen: float) -> None:
-        super().__init__(contact.node_id, contact.endpoint.host, contact.endpoint.port)
+        self.id = contact.node_id
+        self.ip, self.port = contact.endpoint
+        self.long_id = int.from_bytes(contact.node_id, "big")
         self.contact = contact
         self.group = group
         self.last_seen = last_seen
@@ -68,14 +72,15 @@ class Entry(Node):  # type: ignore[misc]  # the package ships no types
 class Bucket(KBucket):  # type: ignore[misc]  # the package ships no types
     """A k-bucket, least recently seen first; as many replacements as contacts, newest last."""
 
-    nodes: dict[bytes, Entry]
-    replacement_nodes: dict[bytes, Entry]
+    nodes: OrderedDict[bytes, Entry]
+    replacement_nodes: OrderedDict[bytes, Entry]
     last_updated: float
 
     def __init__(self, lower: int, upper: int, k: int, groups: Counter[bytes]) -> None:
         """Make an empty one; it counts its contacts' subnets in the table's ``groups``."""
         super().__init__(lower, upper, k, replacementNodeFactor=1)
         self.last_updated = -math.inf
+        self.last_target: int | None = None
         self._groups = groups
 
     def touch_last_updated(self) -> None:
@@ -92,7 +97,11 @@ class Bucket(KBucket):  # type: ignore[misc]  # the package ships no types
         for entry in self.entries():
             halves[entry.long_id > middle].add_node(entry)
         for half in halves:
-            half.last_updated = self.last_updated
+            # A lookup passed through one half only; the other one has still to be refreshed.
+            # So whoever joins with a lookup of its own id goes on to refresh all that is far.
+            target = self.last_target
+            if target is None or half.range[0] <= target <= half.range[1]:
+                half.last_updated, half.last_target = self.last_updated, target
             half._groups = self._groups
         return halves
 
@@ -123,6 +132,12 @@ class Bucket(KBucket):  # type: ignore[misc]  # the package ships no types
         if not self._groups[entry.group]:
             del self._groups[entry.group]
 
+    def nearest_to(self, goal: int) -> int:
+        """Return the distance from ``goal`` to the nearest id that can be in here."""
+        lower, upper = self.range
+        size: int = upper - lower
+        return (lower ^ goal) & ~size
+
     def entries(self) -> Iterator[Entry]:
         """Yield contacts and replacements."""
         yield from self.nodes.values()
@@ -151,10 +166,16 @@ class Table(RoutingTable):  # type: ignore[misc]  # the package ships no types
         """Forget every contact."""
         self._groups: Counter[bytes] = Counter()
         self.buckets = [Bucket(0, _LAST_ID, self.ksize, self._groups)]
+        self._upper_ends = [_LAST_ID]
+
+    def split_bucket(self, index: int) -> None:
+        """Replace a bucket by its two halves."""
+        super().split_bucket(index)
+        self._upper_ends.insert(index, self.buckets[index].range[1])
 
     def get_bucket_for(self, node: Node) -> int:
         """Return the index of the one bucket whose range holds the node."""
-        return bisect_left(self.buckets, node.long_id, key=_upper_end)
+        return bisect_left(self._upper_ends, node.long_id)
 
     def add_contact(self, node: Entry) -> None:
         """File a node: split our own bucket while it is full, else keep a replacement."""
@@ -193,7 +214,14 @@ class Table(RoutingTable):  # type: ignore[misc]  # the package ships no types
             The least recently seen contact of a full bucket that should be pinged before
             the new one may replace it, or None.
         """
-        if contact.node_id == self.node.id:
+        node_id = contact.node_id
+        bucket = self._bucket(node_id)
+        known = bucket.nodes.get(node_id)
+        if known is not None and known.contact.endpoint == contact.endpoint:
+            known.last_seen, known.failures = self._clock(), 0
+            bucket.nodes.move_to_end(node_id)
+            return None
+        if node_id == self.node.id:
             return None
         group = source_group(contact.endpoint, limit_private=self._settings.limit_private_subnets)
         entry = Entry(contact, group, self._clock())
@@ -231,18 +259,25 @@ class Table(RoutingTable):  # type: ignore[misc]  # the package ships no types
         ``alive`` leaves out those whose last call failed: what we hand to others.
         """
         goal = int.from_bytes(target, "big")
-        # Whoever shares the bucket's prefix with the target is nearer than everybody outside.
-        buckets = [self.buckets[bisect_left(self.buckets, goal, key=_upper_end)]]
-        if len(buckets[0].nodes) < count + bool(exclude):
-            buckets = self.buckets
-        entries = _acceptable(buckets, exclude, alive=alive)
-        if len(entries) < count and len(buckets) < len(self.buckets):
-            entries = _acceptable(self.buckets, exclude, alive=alive)
-        return [entry.contact for entry in _nearest(entries, goal, count)]
+        found: list[Contact] = []
+        # Buckets are subtrees: whoever is in one is nearer than everybody in a farther one.
+        for bucket in sorted(self.buckets, key=lambda bucket: bucket.nearest_to(goal)):
+            near = [
+                (entry.long_id ^ goal, entry)
+                for entry in bucket.nodes.values()
+                if entry.id != exclude and not (alive and entry.failures)
+            ]
+            near.sort()  # no two entries are equally far, so only distances are compared
+            found += [entry.contact for _, entry in near]
+            if len(found) >= count:
+                break
+        return found[:count]
 
     def refreshed(self, target: NodeId) -> None:
         """Record that a lookup of ours passes through the bucket of ``target``."""
-        self._bucket(target).last_updated = self._clock()
+        bucket = self._bucket(target)
+        bucket.last_updated = self._clock()
+        bucket.last_target = int.from_bytes(target, "big")
 
     def refresh_target(self) -> NodeId | None:
         """Return a random id in a bucket that is due for a refresh, or None."""
@@ -261,11 +296,7 @@ class Table(RoutingTable):  # type: ignore[misc]  # the package ships no types
                 yield entry.contact
 
     def _bucket(self, node_id: NodeId) -> Bucket:
-        return self.buckets[self._index(node_id)]
-
-    def _index(self, node_id: NodeId) -> int:
-        number = int.from_bytes(node_id, "big")
-        return bisect_left(self.buckets, number, key=_upper_end)
+        return self.buckets[bisect_left(self._upper_ends, int.from_bytes(node_id, "big"))]
 
     def _doubtful_head(self, bucket: Bucket) -> Contact | None:
         head = next(iter(bucket.nodes.values()))
@@ -289,19 +320,5 @@ class Table(RoutingTable):  # type: ignore[misc]  # the package ships no types
         )
 
 
-def _acceptable(buckets: list[Bucket], exclude: NodeId | None, *, alive: bool) -> list[Entry]:
-    return [
-        entry
-        for bucket in buckets
-        for entry in bucket.nodes.values()
-        if entry.id != exclude and not (alive and entry.failures)
-    ]
-
-
 def _nearest(entries: list[Entry], goal: int, count: int) -> list[Entry]:
     return sorted(entries, key=lambda entry: entry.long_id ^ goal)[:count]
-
-
-def _upper_end(bucket: Bucket) -> int:
-    upper: int = bucket.range[1]
-    return upper
