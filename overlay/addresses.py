@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import socket
+from functools import lru_cache
 from random import Random
 from typing import Final, NamedTuple, NewType
 
@@ -75,10 +76,9 @@ class Endpoint(NamedTuple):
         if len(host) > 45 or "%" in host:
             raise Malformed("an endpoint's address must be a literal IP address without a zone")
         try:
-            address = ipaddress.ip_address(host)
+            return cls(_canonical(host), port)
         except ValueError as error:
             raise Malformed("an endpoint's host must be a literal IP address") from error
-        return cls(str(_unmapped(address)), port)
 
     @classmethod
     def from_packed(cls, packed: bytes, port: int) -> Endpoint:
@@ -99,10 +99,21 @@ class Endpoint(NamedTuple):
     @property
     def packed(self) -> bytes:
         """The host in network byte order: 4 bytes (IPv4) or 16 (IPv6)."""
-        return socket.inet_pton(socket.AF_INET6 if ":" in self.host else socket.AF_INET, self.host)
+        return _packed(self.host)
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@lru_cache(maxsize=8192)
+def _canonical(host: str) -> str:
+    """Return a literal address as everybody writes it; the same few come with each datagram."""
+    return str(_unmapped(ipaddress.ip_address(host)))
+
+
+@lru_cache(maxsize=8192)
+def _packed(host: str) -> bytes:
+    return socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host)
 
 
 def _unmapped(address: IpAddress) -> IpAddress:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import overlay
 from overlay.apm.settings import MAX_HOPS
+from overlay.cli.commands import add_commands
 from overlay.logs import LEVELS
 
 if TYPE_CHECKING:
@@ -19,8 +21,12 @@ __all__ = ["parser"]
 _ENDPOINT: Final = "ADDRESS:PORT"
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the parser; ``command`` of its result names what to do ("status", "path open")."""
+def parser(argv: Sequence[str] | None = None) -> argparse.ArgumentParser:
+    """Return the parser; ``command`` of its result names what to do ("status", "path open").
+
+    ``argv`` is what it will parse, the process's own arguments unless given: commands that
+    other packages add are looked up only if they may be meant.
+    """
     top = argparse.ArgumentParser(
         prog="overlay",
         description="Carry IP packets through anonymous circuits of nested IPsec tunnels.",
@@ -35,6 +41,7 @@ def parser() -> argparse.ArgumentParser:
     _command(commands, "peers", "list the Mix-nodes that the running node knows")
     _path(commands.add_parser("path", help="open, list and close anonymous paths"))
     _command(commands, "stop", "stop the running node")
+    add_commands(commands, sys.argv[1:] if argv is None else argv)
     return top
 
 

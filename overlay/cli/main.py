@@ -41,11 +41,11 @@ def main(argv: Sequence[str] | None = None, *, run_node: RunNode | None = None) 
     ``run_node`` is what ``overlay up`` runs: :func:`overlay.node.run_node` unless given.
     """
     try:
-        arguments = parser().parse_args(argv)
+        arguments = parser(argv).parse_args(argv)
     except SystemExit as exit_request:  # argparse's way to say "usage" or "help was shown"
         return exit_request.code if isinstance(exit_request.code, int) else _FAILED
     try:
-        _run(arguments, run_node)
+        return _run(arguments, run_node)
     except BrokenPipeError:
         return _reader_gone()
     except KeyboardInterrupt:
@@ -56,14 +56,16 @@ def main(argv: Sequence[str] | None = None, *, run_node: RunNode | None = None) 
         return _failed(group, show_traceback=arguments.debug)
     except Exception as error:
         return _failed(error, show_traceback=arguments.debug)
-    return _DONE
 
 
-def _run(arguments: argparse.Namespace, run_node: RunNode | None) -> None:
+def _run(arguments: argparse.Namespace, run_node: RunNode | None) -> int:
     def show(answer: Answer) -> None:
         print(answer.shown(as_json=arguments.json), flush=True)
 
     # Each command imports what it needs alone: asking a running node must not load another one.
+    if "run_added" in arguments:
+        status: int = arguments.run_added(arguments)
+        return status
     if arguments.command == "init":
         from overlay.cli.initialise import initialise
 
@@ -76,6 +78,7 @@ def _run(arguments: argparse.Namespace, run_node: RunNode | None) -> None:
         from overlay.cli.ask import ask
 
         show(ask(arguments))
+    return _DONE
 
 
 def _failed(error: BaseException, *, show_traceback: bool) -> int:

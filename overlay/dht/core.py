@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from random import Random
 from typing import Final
@@ -310,6 +309,8 @@ class Dht:
 
     def events(self) -> list[DhtEvent]:
         """Drain what happened."""
+        if not self._events:
+            return []
         events = self._events.copy()
         self._events.clear()
         return events
@@ -360,17 +361,20 @@ class Dht:
         if not isinstance(reply, Contacts):
             return reply
         own = self._responder.own_endpoints
-        acceptable = tuple(
-            contact
-            for contact in reply.contacts
-            if self._allowed(contact.endpoint)
-            and contact.endpoint not in own
+        acceptable = [contact for contact in reply.contacts if self._may_follow(contact, own)]
+        refused = reply.refused + len(reply.contacts) - len(acceptable)
+        if not refused:
+            return reply
+        self._counts[DhtCount.REFUSED_CONTACT] += refused
+        return Contacts(tuple(acceptable))
+
+    def _may_follow(self, contact: Contact, own: Collection[Endpoint]) -> bool:
+        endpoint = contact.endpoint
+        return (
+            self._allowed(endpoint)
+            and endpoint not in own
             and self._meets_cost(contact.identity_key)
         )
-        refused = reply.refused + len(reply.contacts) - len(acceptable)
-        if refused:
-            self._counts[DhtCount.REFUSED_CONTACT] += refused
-        return replace(reply, contacts=acceptable, refused=0)
 
     def _heard_goodbye(self, node_id: NodeId) -> None:
         self._publisher.holders.pop(node_id, None)

@@ -32,7 +32,7 @@ _MAX_IDS_PER_ENDPOINT: Final = 3
 """One endpoint cannot make us ask it under ever new ids."""
 
 _MEMORY: Final = 8
-"""How many times k candidates a path remembers."""
+"""How many times k candidates a path remembers besides those that were asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +107,8 @@ class Lookup:
         now: float,
     ) -> None:
         self.target = target
+        self._number = int.from_bytes(target, "big")
+        self._request = FindNode(target)
         self._own_id = own_id
         self._settings = settings
         self._deadline = now + settings.lookup_time_s
@@ -125,13 +127,13 @@ class Lookup:
         if now >= self._deadline:
             return chosen
         found = True
-        while found:
+        while found and self._may_ask():
             found = False
-            for path in sorted(self._paths, key=lambda path: path.asking):
+            for path in sorted(self._paths, key=_requests_under_way):
                 contact = self._next(path) if self._may_ask() else None
                 if contact is not None:
                     self._ask(path, contact)
-                    chosen.append(Query(contact, FindNode(self.target)))
+                    chosen.append(Query(contact, self._request))
                     found = True
         return chosen
 
@@ -206,8 +208,9 @@ class Lookup:
         if node_id == self._own_id or node_id in path.candidates:
             return
         path.candidates[node_id] = (contact, hops)
-        insort(path.order, (distance(node_id, self.target), node_id))
-        if len(path.order) > _MEMORY * self._settings.k:
+        insort(path.order, (int.from_bytes(node_id, "big") ^ self._number, node_id))
+        # Those that were asked stay, so they must not use up the room of those that were not.
+        if len(path.order) > _MEMORY * self._settings.k + len(self._states):
             self._forget_farthest(path)
 
     def _forget_farthest(self, path: _Path) -> None:
@@ -224,12 +227,14 @@ class Lookup:
         living = 0
         for _, node_id in path.order:
             state = self._states.get(node_id)
-            contact = path.candidates[node_id][0]
-            if state is None and self._endpoints[contact.endpoint] < _MAX_IDS_PER_ENDPOINT:
-                return contact
-            living += state in (_State.ASKED, _State.ANSWERED)
-            if living >= self._settings.k:
-                break
+            if state is None:
+                contact = path.candidates[node_id][0]
+                if self._endpoints.get(contact.endpoint, 0) < _MAX_IDS_PER_ENDPOINT:
+                    return contact
+            elif state is _State.ASKED or state is _State.ANSWERED:
+                living += 1
+                if living >= self._settings.k:
+                    break
         return None
 
     def _ask(self, path: _Path, contact: Contact) -> None:
@@ -255,3 +260,7 @@ class Lookup:
 
     def _may_ask(self) -> bool:
         return self._within_budget() and self._in_flight() < self._settings.alpha
+
+
+def _requests_under_way(path: _Path) -> int:
+    return path.asking

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_left, insort
+from collections.abc import Iterator
 from random import Random
 from typing import Final
 
@@ -28,6 +29,9 @@ class KeySpace:
             return False
         index = bisect_left(self._ids, number)
         return index < len(self._ids) and self._ids[index] == number
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._ids)
 
     def add(self, number: int) -> None:
         """A node came to life."""

@@ -127,9 +127,7 @@ class SimulatedDht(Dht):
         lookup = Lookup(target, self._own_id, start, self._settings, now)
         self._walks.launch(lookup, partial(on_finished, lookup))
 
-    def fetch(
-        self, key: NodeId, holders: list[Contact], now: float, on_finished: OnRecord
-    ) -> None:
+    def fetch(self, key: NodeId, holders: list[Contact], now: float, on_finished: OnRecord) -> None:
         """Ask these nodes for a record, one after the other, until one is acceptable."""
         self._now = now
         _Fetch(self, key, holders, on_finished).ask_next()

@@ -125,4 +125,3 @@ class Machine:
         if dht.next_deadline() <= now:
             dht.handle_deadline(now)
         self.flush()
-

@@ -44,7 +44,7 @@ CoreFactory = Callable[["World", Machine], SimulatedDht]
 
 
 class World:
-    """Owner of all machines. ``alive`` holds the ids of the honest nodes that are on-line."""
+    """Owner of all machines. ``alive`` holds the ids of the nodes that are on-line."""
 
     def __init__(
         self,
@@ -133,6 +133,11 @@ class World:
             self._lay_out(machine)
             machine.flush()
 
+    def is_online(self, number: int) -> bool:
+        """Tell whether the node with this id runs, honest or not."""
+        machine = self.by_number.get(number)
+        return machine is not None and machine.dht is not None
+
     def on_event(self, machine: Machine, event: DhtEvent) -> None:
         """Take what a core reports."""
         if isinstance(event, Joined):
@@ -146,8 +151,7 @@ class World:
         self.network.attach(machine)
         dht = self.make_core(self, machine)
         machine.switch_on(dht)
-        if machine.honest:
-            self.alive.add(machine.number)
+        self.alive.add(machine.number)
         self.network.digest.note(self.heap.now, f"on {machine.index}")
         self.heap.at(self.heap.now + RESIGN_INTERVAL_S, self._resign, machine, dht)
         return dht
@@ -180,9 +184,7 @@ class World:
         descriptor = machine.descriptor
         if descriptor is None:
             return
-        group = source_group(
-            machine.endpoint, limit_private=self.settings.limit_private_subnets
-        )
+        group = source_group(machine.endpoint, limit_private=self.settings.limit_private_subnets)
         for number in self.alive.closest(machine.number, self.settings.k + 1):
             holder = self.by_number[number]
             if holder is not machine and holder.dht is not None:

@@ -9,7 +9,13 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Floats = npt.NDArray[np.float64]
 
 __all__ = ["Observation", "Observations", "Progress", "RunOutcome", "ShouldStop", "ShowProgress"]
 
@@ -66,6 +72,22 @@ class Observations:
         for which, time_s, value in zip(self._which, self._times_s, self._values, strict=True):
             metric, label = self._names[which]
             yield Observation(time_s, metric, label, value)
+
+    def columns(self) -> Iterator[tuple[tuple[str, str], Floats, Floats]]:
+        """Yield (metric, label), times and values of each metric, sorted by name.
+
+        Raises:
+            ImportError: NumPy is missing.
+        """
+        import numpy as np
+
+        which = np.frombuffer(self._which, dtype=np.uint32)
+        times_s, values = (
+            np.frombuffer(c, dtype=np.float64) for c in (self._times_s, self._values)
+        )
+        for key in sorted(self._names):
+            chosen = which == self._keys[key]
+            yield key, times_s[chosen], values[chosen]
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Observations):

@@ -9,14 +9,17 @@ from typing import Final
 
 from sims.scenario.values import shown
 
-__all__ = ["COMPARISONS", "STATISTICS", "Expectation", "expectations"]
+__all__ = ["COMPARISONS", "QUANTILES", "STATISTICS", "Expectation", "expectations"]
 
 COMPARISONS: Final = (">=", "<=", ">", "<", "==")
 
 STATISTICS: Final = ("mean", "sd", "min", "max", "count", "sum", "last")
-"""Statistics of one seed's values, besides ``median`` and quantiles ``p1`` ... ``p99.9``."""
+"""Statistics of one seed's values, besides ``median`` and quantiles."""
 
-_QUANTILE: Final = re.compile(r"p([0-9]{1,2}(?:\.[0-9]{1,3})?)")
+QUANTILES: Final = (0.0, 0.001, 0.005, *(n / 100 for n in range(1, 100)), 0.995, 0.999, 1.0)
+"""Quantiles that are kept of every run, and can be asked for as p0.1, p0.5, p1 ... p99.9."""
+
+_QUANTILE: Final = re.compile(r"p([0-9]{1,2}(?:\.[0-9])?)")
 _NAME: Final = r"[A-Za-z][A-Za-z0-9_]{0,63}"
 _TEXT: Final = re.compile(
     rf"\s*({_NAME})(?:\[([A-Za-z0-9._-]{{1,64}})\])?\s+([a-z][a-z0-9.]{{0,15}})"
@@ -88,7 +91,8 @@ class Expectation:
         if self.statistic == "median":
             return 0.5
         matched = _QUANTILE.fullmatch(self.statistic)
-        return float(matched[1]) / 100 if matched else None
+        asked = round(float(matched[1]) / 100, 4) if matched else None
+        return asked if asked in QUANTILES else None
 
     def holds(self, value: float) -> bool:
         """Tell whether a measured value meets the bound; NaN (nothing measured) never does."""

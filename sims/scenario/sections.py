@@ -4,7 +4,6 @@ A section built by a program is checked like one that was read from a file: ever
 through its parser, and what two settings must agree on is checked after that.
 """
 
-
 from __future__ import annotations
 
 from collections.abc import Mapping

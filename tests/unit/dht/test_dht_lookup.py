@@ -253,3 +253,17 @@ def test_a_failure_after_being_late_is_settled_once():
         lookup.failed(query)
     most, _ = world.run(lookup)
     assert most == 4
+
+
+def test_a_long_walk_does_not_forget_the_node_that_it_has_just_found():
+    """With k = 1 a path of more hops than it remembers candidates once ended before its target."""
+    settings = DhtSettings(k=1, alpha=1, disjoint_paths=1)
+    hops = [Contact(NodeId((1 << (159 - n)).to_bytes(20, "big")), public_endpoint(n), b"k" * 32)
+            for n in range(14)]  # fmt: skip
+    lookup = Lookup(NodeId(bytes(20)), NodeId(b"o" * 20), hops[:1], settings, 0.0)
+    for following in hops[1:]:
+        (query,) = lookup.queries(0.0)
+        lookup.answered(query, Contacts((following,)))
+    (query,) = lookup.queries(0.0)
+    assert query.contact == hops[-1]
+    assert lookup.hops_to(hops[-1].node_id) == 13

@@ -1,4 +1,4 @@
-"""Closed forms against the printed check values, and against other points that they do not print."""
+"""Closed forms against the printed check values, and against points that nobody printed."""
 
 import math
 from random import Random
