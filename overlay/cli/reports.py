@@ -28,7 +28,7 @@ def status_text(report: StatusReport) -> str:
             ("links", str(report.links)),
             ("circuits", _circuits(report)),
             ("protected", _listed(report.protected)),
-            ("ipsec backend", report.backend),
+            ("ipsec backend", f"{report.backend} ({report.backend_reason})"),
             ("tfc", report.tfc),
             ("forwarding", report.forwarding),
             ("counters", _counted(report.counters)),

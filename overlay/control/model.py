@@ -82,6 +82,7 @@ class StatusReport:
         overlay_address: IPv6 text.
         uptime_s: seconds since the node was up.
         backend: name of the IPsec backend in use.
+        backend_reason: why it is this one, as a clause.
         roles: "relay", "exit", both or none.
         listen: UDP endpoints, as text.
         joined: whether at least one other node of the overlay has answered.
@@ -107,6 +108,7 @@ class StatusReport:
     network_id: str
     uptime_s: float
     backend: str
+    backend_reason: str
     roles: tuple[str, ...]
     listen: tuple[str, ...]
     joined: bool

@@ -41,13 +41,13 @@ from overlay.dht.events import (
 )
 from overlay.dht.topology_table import TopologyTable
 from overlay.errors import InternalError
-from overlay.ipsec.userspace.engine import UserspaceEngine
 from overlay.link.demultiplexer import Channel, demultiplex, frame
 from overlay.link.links import Links
 from overlay.link.model import LinkPeer
 from overlay.logs import EventLog
-from overlay.node.datapath import DatagramSink, DataPath
+from overlay.node.link_proof import is_link_proof
 from overlay.node.neighbours import Neighbours
+from overlay.node.packet_path import Arrived, DatagramSink, NodeBackend, PacketPath
 from overlay.node.paths import Paths
 from overlay.node.timers import Chores
 from overlay.tfc.strategy import TfcStrategy
@@ -71,12 +71,12 @@ class ControlPlane:
         dht: Dht,
         links: Links,
         circuits: SignallingManager,
-        engine: UserspaceEngine,
+        engine: NodeBackend,
         tfc: TfcStrategy,
         table: TopologyTable,
         neighbours: Neighbours,
         paths: Paths,
-        datapath: DataPath,
+        datapath: PacketPath,
         network: DatagramSink,
         chores: Chores,
         forget_inner_addresses: Callable[[Iterable[InnerAddress]], None],
@@ -108,12 +108,8 @@ class ControlPlane:
         self.malformed_datagrams += parts.malformed
         quiet = not (parts.dht or parts.link)
         if parts.esp:
-            processed = self.datapath.from_network(parts.esp, now)
-            quiet = quiet and not (processed.to_control or processed.first_packets)
-            for spi in processed.first_packets:
-                self.links.first_packet(spi, now)
-            if processed.to_control:
-                self.circuits.receive(processed.to_control, now)
+            arrived = self.datapath.from_network(parts.esp, now)
+            quiet = not self._take(arrived, now) and quiet
         if quiet:
             return False
         if parts.dht:
@@ -122,6 +118,24 @@ class ControlPlane:
             self.links.receive(parts.link, now)
         self.settle(now)
         return True
+
+    def arrived(self, arrived: Arrived, now: float) -> bool:
+        """Take what the backend handed over beside the UDP port; return as :meth:`receive`."""
+        if not self._take(arrived, now):
+            return False
+        self.settle(now)
+        return True
+
+    def _take(self, arrived: Arrived, now: float) -> bool:
+        for spi in arrived.first_packets:
+            self.links.first_packet(spi, now)
+        if arrived.first_packets:
+            self.settle(now)  # what follows may come over a link that is usable only now
+        # A proof has done its work when it was authenticated.
+        control = [packet for packet in arrived.to_control if not is_link_proof(packet)]
+        if control:
+            self.circuits.receive(control, now)
+        return bool(control or arrived.first_packets)
 
     def next_deadline(self) -> float:
         """Return when the first of the cores wants to be woken."""

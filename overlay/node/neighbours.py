@@ -8,7 +8,7 @@ installed only when the initiator has proved that it holds the keys.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from overlay.addresses import Endpoint, OverlayAddress
@@ -25,6 +25,7 @@ from overlay.link.model import (
     LinkFailed,
     LinkSaRetired,
 )
+from overlay.node.link_proof import link_proof
 from overlay.tfc.strategy import LinkHandle, TfcStrategy
 
 __all__ = ["Neighbours"]
@@ -59,7 +60,7 @@ class Neighbours:
         circuits: SignallingManager,
         tfc: TfcStrategy,
         local_address: Callable[[Endpoint], Endpoint],
-        send_dummy: Callable[[int, float], None],
+        send: Callable[[Sequence[bytes], float], None],
         link_payload_bytes: int,
     ) -> None:
         self._own_address = own_address
@@ -69,7 +70,7 @@ class Neighbours:
         self._tfc = tfc
         self._reqids = itertools.cycle(range(1, FIRST_CIRCUIT_REQID))
         self._local_address = local_address
-        self._send_dummy = send_dummy
+        self._send = send
         self._pad_to = tfc.pad_to(link_payload_bytes)
         self._neighbours: dict[OverlayAddress, _Neighbour] = {}
         self.refused = 0
@@ -168,7 +169,7 @@ class Neighbours:
 
     def _usable(self, address: OverlayAddress, neighbour: _Neighbour, now: float) -> None:
         # The first packet proves to the responder that we hold the keys.
-        self._send_dummy(neighbour.security.reqid, now)
+        self._send([link_proof(self._own_address, address)], now)
         if not neighbour.usable:
             neighbour.usable = True
             self._tfc.link_opened(LinkHandle(neighbour.security.reqid), now)

@@ -27,6 +27,7 @@ def status_report(
     uptime_s: float,
     roles: frozenset[Role],
     counters: dict[str, int],
+    backend_reason: str,
 ) -> StatusReport:
     """Return how the node is; ``counters`` are those of sockets, devices and rules."""
     relayed = plane.circuits.relay_report()
@@ -40,6 +41,7 @@ def status_report(
         network_id=configuration.network.network_id,
         uptime_s=round(uptime_s, 3),
         backend=plane.engine.capabilities().name,
+        backend_reason=backend_reason,
         roles=tuple(sorted(role.value for role in roles)),
         listen=tuple(str(endpoint) for endpoint in configuration.network.listen),
         joined=plane.joined,
