@@ -62,7 +62,8 @@ def status_report(
 
 
 def _activity(plane: ControlPlane) -> dict[str, int]:
-    done = {f"dht {name.replace('_', ' ')}": n for name, n in asdict(plane.dht.activity).items()}
+    dht = asdict(plane.dht.activity) | asdict(plane.dht_traffic)
+    done = {f"dht {name.replace('_', ' ')}": count for name, count in dht.items()}
     done["paths tried"] = plane.paths.first_tries
     done["paths opened at first try"] = plane.paths.opened_at_first_try
     return {name: count for name, count in done.items() if count}
