@@ -285,8 +285,6 @@ class Dht:
         """Take datagrams (without the control channel's framing); never raises."""
         self._now = now
         for data, source in batch:
-            self.activity.datagrams_received += 1
-            self.activity.bytes_received += len(data)
             self._receive_one(data, source)
 
     def next_deadline(self) -> float:
@@ -350,8 +348,6 @@ class Dht:
             self._send(datagram, source)
 
     def _send(self, datagram: bytes, endpoint: Endpoint) -> None:
-        self.activity.datagrams_sent += 1
-        self.activity.bytes_sent += len(datagram)
         self._outbox.append((datagram, endpoint))
 
     def _met_and_filtered(self, answer: Answer) -> Reply:

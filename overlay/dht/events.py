@@ -79,15 +79,11 @@ DhtEvent = (
 
 @dataclass(slots=True)
 class DhtActivity:
-    """What the DHT did since its start. Bytes are those of its datagrams, without framing.
+    """What the DHT did since its start.
 
     A lookup succeeded if it closed within its budgets with somebody found.
     """
 
-    datagrams_sent: int = 0
-    bytes_sent: int = 0
-    datagrams_received: int = 0
-    bytes_received: int = 0
     lookups: int = 0
     lookups_succeeded: int = 0
     crawls: int = 0

@@ -14,6 +14,7 @@ Sans-I/O: datagrams and ``now`` in, datagrams into a sink, one deadline. The she
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 from overlay.addresses import Endpoint, InnerAddress
 from overlay.apm.events import (
@@ -62,6 +63,16 @@ _MAX_ROUNDS = 64
 """Cores answer each other within a few rounds; more means that two of them never come to rest."""
 
 
+@dataclass(slots=True)
+class DhtTraffic:
+    """The DHT's share of the UDP port; bytes are those of its datagrams, without framing."""
+
+    datagrams_sent: int = 0
+    bytes_sent: int = 0
+    datagrams_received: int = 0
+    bytes_received: int = 0
+
+
 class ControlPlane:
     """Route events between the cores; it decides nothing itself."""
 
@@ -93,6 +104,7 @@ class ControlPlane:
         self.chores = chores
         self.joined = False
         self.malformed_datagrams = 0
+        self.dht_traffic = DhtTraffic()
         self._network = network
         self._forget_inner_addresses = forget_inner_addresses
         chores.every(_TIDY_INTERVAL_S, "tidy", self._tidy, first=0.0)
@@ -113,6 +125,8 @@ class ControlPlane:
         if quiet:
             return False
         if parts.dht:
+            self.dht_traffic.datagrams_received += len(parts.dht)
+            self.dht_traffic.bytes_received += sum(len(data) for data, _ in parts.dht)
             self.dht.receive(parts.dht, now)
         if parts.link:
             self.links.receive(parts.link, now)
@@ -193,9 +207,10 @@ class ControlPlane:
         framed = [
             (frame(Channel.LINK, payload), to) for payload, to in self.links.datagrams_to_send(now)
         ]
-        framed += [
-            (frame(Channel.DHT, payload), to) for payload, to in self.dht.datagrams_to_send(now)
-        ]
+        for payload, to in self.dht.datagrams_to_send(now):
+            self.dht_traffic.datagrams_sent += 1
+            self.dht_traffic.bytes_sent += len(payload)
+            framed.append((frame(Channel.DHT, payload), to))
         if framed:
             self._network.send_batch(framed)
         return bool(packets or framed)

@@ -52,7 +52,7 @@ def status_report(
         circuits_own=len(plane.circuits.circuits()),
         circuits_relayed=relayed.relayed,
         circuits_exit=relayed.exits,
-        counters=counters | _dht_activity(plane),
+        counters=counters | _activity(plane),
         drops=drops,
         protected=tuple(str(path.destination) for path in plane.paths.all()),
         tfc=configuration.tfc.strategy,
@@ -61,8 +61,12 @@ def status_report(
     )
 
 
-def _dht_activity(plane: ControlPlane) -> dict[str, int]:
-    return {f"dht {k.replace('_', ' ')}": n for k, n in asdict(plane.dht.activity).items() if n}
+def _activity(plane: ControlPlane) -> dict[str, int]:
+    dht = asdict(plane.dht.activity) | asdict(plane.dht_traffic)
+    done = {f"dht {name.replace('_', ' ')}": count for name, count in dht.items()}
+    done["paths tried"] = plane.paths.first_tries
+    done["paths opened at first try"] = plane.paths.opened_at_first_try
+    return {name: count for name, count in done.items() if count}
 
 
 def peer_report(descriptor: MixDescriptor, *, linked: bool, now: float) -> PeerReport:
