@@ -13,7 +13,6 @@ single packets pass at once. The destination hangs on the last node by a cable w
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Sequence
 from contextlib import ExitStack
 from ipaddress import IPv4Address, IPv4Network
@@ -29,6 +28,16 @@ PAPER_RATES: Final = ("rate 100mbit", "rate 100mbit", "rate 100mbit", "rate 10mb
 _QUIET: Final = {"ipv6__conf__default__accept_dad": 0, "ipv4__ip_forward": 1}
 _FORWARD_V6: Final = {"ipv6__conf__all__forwarding": 1}
 _QUEUE_PACKETS: Final = 10_000
+
+_LOOP: Final = (
+    # Without ARP a frame carries its sender's address, so both ends have the same one.
+    "link add cut address 02:00:00:00:00:01 type veth peer name whole address 02:00:00:00:00:01",
+    "link set cut arp off up",
+    "link set whole arp off up",
+    "route add default via 10.6.0.2 table 100",
+    "rule add iif whole lookup 100",
+)
+"""From where a program's packets are cut to where they go on, as if another host had sent them."""
 
 
 def node_address(node: int) -> IPv4Address:
@@ -141,15 +150,24 @@ class Chain:
             )
         self.destination.configure([f"route add default via 10.6.{self.hops}.1"])
 
-    def limit_mtu(self, inner: Sequence[tuple[ipaddress.IPv4Address, int]]) -> None:
+    def limit_mtu(self, inner: Sequence[tuple[IPv4Address, int]]) -> None:
         """Let inner packets to these destinations be small enough for the tunnels.
 
-        At the source that is the node's duty (docs/decisions/0003). The destination would
-        learn it by path MTU discovery; here its routes say it beforehand.
+        The kernel encrypts a local packet whole and fragments the outermost one; the next
+        relay refuses what it finds inside, since it cannot go on in one piece. So packets are
+        cut to the inner MTU (docs/decisions/0003) *before* they meet a policy: they pass a
+        cable that leads from the source to itself, on whose near end IPsec is off. The
+        destination's routes say the same MTU, as path MTU discovery would teach it.
         """
-        self.nodes[0].configure(
-            [f"route add {address} via 10.6.0.2 mtu {mtu}" for address, mtu in inner]
+        source = self.nodes[0]
+        source.configure(_LOOP)
+        source.set_kernel(
+            ipv4__conf__cut__disable_xfrm=1,
+            ipv4__conf__whole__accept_local=1,
+            ipv4__conf__whole__rp_filter=0,
+            ipv4__conf__all__rp_filter=0,
         )
+        source.configure([f"route add {address} dev cut mtu {mtu}" for address, mtu in inner])
         smallest = min(mtu for _, mtu in inner)
         self.destination.configure(
             [
