@@ -17,6 +17,7 @@ import contextlib
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import IPv4Network
 from random import Random
 from typing import Final
@@ -110,7 +111,7 @@ class ApmNode:
                 )
             )
             self._inside = {
-                port: stack.enter_context(namespace.call(lambda port=port: _inside_socket(port)))
+                port: stack.enter_context(namespace.call(partial(_inside_socket, port)))
                 for port in (SIGNALLING_PORT, CONTROL_PORT)
             }
             self._resources = stack.pop_all()
@@ -274,7 +275,7 @@ def _inside_socket(port: int) -> socket.socket:
     made = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
     made.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVPKTINFO, 1)
     made.bind(("::", port))
-    made.setblocking(False)
+    made.settimeout(0)
     return made
 
 
@@ -291,9 +292,7 @@ def _messages(inside: socket.socket, port: int) -> list[UdpDatagram]:
     with contextlib.suppress(BlockingIOError):
         while True:
             payload, ancillary, _, sender = inside.recvmsg(_RECEIVE_BYTES, 64)
-            destination = next(
-                data[:16] for _, kind, data in ancillary if kind == _IPV6_PKTINFO
-            )
+            destination = next(data[:16] for _, kind, data in ancillary if kind == _IPV6_PKTINFO)
             source = socket.inet_pton(socket.AF_INET6, sender[0])
             found.append(UdpDatagram(source, destination, sender[1], port, payload))
     return found

@@ -54,7 +54,7 @@ class Overlay:
         self._selector = self._stack.enter_context(selectors.DefaultSelector())
         self.nodes: list[ApmNode] = []
         try:
-            for number, namespace in enumerate(chain.nodes):
+            for number, _namespace in enumerate(chain.nodes):
                 self._add(number, namespace_node(chain, number, self._suites, rng))
         except BaseException:
             self._stack.close()
@@ -103,7 +103,7 @@ class Overlay:
     def open(
         self, suite: int, hops: int, destination: IPv4Address, *, timeout_s: float = 60.0
     ) -> IPv4Address:
-        """Open a circuit to ``destination`` over the first ``hops`` nodes; return the inner address.
+        """Open a circuit over the first ``hops`` nodes; return its inner address.
 
         Raises:
             LabError: it could not be had.
@@ -153,7 +153,9 @@ def namespace_node(chain: Chain, number: int, suites: Sequence[int], rng: Random
 
 
 @contextlib.contextmanager
-def chain_overlay(chain: Chain, suites: Sequence[int], rng: Random | None = None) -> Iterator[Overlay]:
+def chain_overlay(
+    chain: Chain, suites: Sequence[int], rng: Random | None = None
+) -> Iterator[Overlay]:
     """Run the nodes of a chain; afterwards nothing of them is left in its kernel."""
     overlay = Overlay(chain, suites, rng or SystemRandom())
     try:

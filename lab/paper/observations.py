@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Self
 
 from lab.paper.cells import Cell, Metric
-from lab.paper.estimators import jitter_of_train
+from lab.paper.estimators import jitter_of_train, without_held_up
 
 __all__ = ["ObservationFile", "Visit", "read_visits"]
 
@@ -36,11 +36,29 @@ class Visit:
         """What the visit contributes to its cell.
 
         Of round trips the median: a processor that was taken away for some milliseconds hits a
-        few packets of a visit, and is no property of the tunnels.
+        few packets of a visit, and is no property of the tunnels. Of a train the jitter without
+        such packets.
         """
-        if self.cell.metric == Metric.RTT.value:
+        if self.is_round_trips:
             return statistics.median(self.values_ms)
+        return jitter_of_train(self.steady_ms)
+
+    @property
+    def raw_value_ms(self) -> float:
+        """The same of all packets: the mean round trip, the jitter of the whole train."""
+        if self.is_round_trips:
+            return statistics.fmean(self.values_ms)
         return jitter_of_train(self.values_ms)
+
+    @property
+    def steady_ms(self) -> list[float]:
+        """The values without those that the host held up."""
+        return without_held_up(self.values_ms)
+
+    @property
+    def is_round_trips(self) -> bool:
+        """Whether the values are round-trip times, or else transit times."""
+        return self.cell.metric == Metric.RTT.value
 
     def encode(self) -> str:
         """Return the line, nanoseconds kept."""

@@ -115,7 +115,7 @@ class Probes:
         return self._senders[source]
 
     def _drain(self) -> None:
-        self._receiver.setblocking(False)
+        self._receiver.settimeout(0)
         with contextlib.suppress(BlockingIOError):
             while True:
                 self._receiver.recv(1)
