@@ -71,6 +71,7 @@ def _draw(
             _panel(axis, [row for row in rows if row.cipher == name])
             _axes(axis, limits)
             axis.set_title(f"{_TITLES[figure.metric]}, {CIPHERS[name].label}", loc="left")
+        drawing.suptitle(f"Figure {figure.number}", x=0.01, ha="left", fontsize=9, color="#555555")
         axes[0].set_ylabel(_LABELS[figure.metric])
         axes[0].legend(title="Nested tunnels", loc="upper left", ncols=2)
         files = [directory / f"{figure.file_name}.{kind}" for kind in ("png", "svg")]
