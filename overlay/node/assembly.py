@@ -87,14 +87,20 @@ def build_control_plane(
     engine: UserspaceEngine,
     endpoints: tuple[Endpoint, ...],
     rng: Random,
+    dht: Dht | None = None,
+    make: Callable[..., ControlPlane] = ControlPlane,
 ) -> ControlPlane:
-    """Wire the cores of one node; ``endpoints`` are those under which others reach it."""
+    """Wire the cores of one node; ``endpoints`` are those under which others reach it.
+
+    A simulation brings its own carrier of DHT messages: the ``dht`` core that speaks through
+    it, and what to ``make`` of all cores.
+    """
     spis = SpiAllocator(rng)
     table = TopologyTable(
         allow_private_endpoints=configuration.network.allow_private_endpoints,
         identity_cost_bits=configuration.dht.identity_cost_bits,
     )
-    dht = Dht(
+    dht = dht or Dht(
         identity,
         network_id=configuration.network.network_id,
         settings=configuration.dht,
@@ -148,7 +154,7 @@ def build_control_plane(
         esp_suite=configuration.ipsec.esp_suite,
         rng=rng,
     )
-    return ControlPlane(
+    return make(
         dht=dht,
         links=links,
         circuits=circuits,

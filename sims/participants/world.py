@@ -20,12 +20,13 @@ from overlay.dht.settings import DhtSettings
 from overlay.identity import LocalIdentity
 from sims.engine.heap import EventHeap
 from sims.engine.keyspace import ID_BITS, KeySpace
-from sims.engine.network import Latency, Network
+from sims.engine.network import FRAMING_BYTES, Latency, Network
 from sims.engine.streams import Streams
 from sims.participants.carriers import Carrier
 from sims.participants.core import SimulatedDht
 from sims.participants.costs import CryptoCosts
-from sims.participants.machine import Machine
+from sims.participants.machine import NETWORK_ID, Machine
+from sims.participants.plane import RawDatagram
 from sims.participants.records import SharedVerifier, signed_descriptor
 
 __all__ = ["NETWORK_ID", "START", "World", "honest_core"]
@@ -33,7 +34,6 @@ __all__ = ["NETWORK_ID", "START", "World", "honest_core"]
 START: Final = 1_800_000_000.0
 """Unix seconds at which every simulation begins."""
 
-NETWORK_ID: Final = "simulation"
 RESIGN_INTERVAL_S: Final = 3600.0
 _FIRST_NETWORK: Final = int(ipaddress.IPv4Address("11.0.0.1"))
 _EXIT_EVERY: Final = 3
@@ -60,9 +60,8 @@ class World:
         self.settings = settings
         self.carrier = carrier
         self.heap = EventHeap(START)
-        self.measure = carrier.measure
         self.network = Network(
-            self.heap, latency, carrier.measure, streams.stream("network"), loss=loss
+            self.heap, latency, self.measure, streams.stream("network"), loss=loss
         )
         self.sending_costs = (costs or CryptoCosts()).of_sending()
         self.verifier = SharedVerifier()
@@ -71,6 +70,8 @@ class World:
         self.by_number: dict[int, Machine] = {}
         self.bootstrap: tuple[Endpoint, ...] = ()
         self.listeners: list[Listener] = []
+        self.settled: dict[int, Callable[[], None]] = {}
+        """By a machine's index, who wants to know when its control plane has come to rest."""
         self.make_core: CoreFactory = honest_core
 
     @property
@@ -138,6 +139,22 @@ class World:
         machine = self.by_number.get(number)
         return machine is not None and machine.dht is not None
 
+    def is_exit(self, machine: Machine) -> bool:
+        """Tell whether a machine's node takes the exit role."""
+        return machine.index % _EXIT_EVERY == 0
+
+    def measure(self, datagram: bytes) -> tuple[int, int]:
+        """Return a datagram's size, without what every control message has in front, and kind."""
+        if isinstance(datagram, RawDatagram):
+            return max(0, len(datagram.data) - FRAMING_BYTES), datagram.kind
+        return self.carrier.measure(datagram)
+
+    def on_settled(self, machine: Machine) -> None:
+        """A machine's whole control plane has come to rest."""
+        listener = self.settled.get(machine.index)
+        if listener is not None:
+            listener()
+
     def on_event(self, machine: Machine, event: DhtEvent) -> None:
         """Take what a core reports."""
         if isinstance(event, Joined):
@@ -157,7 +174,7 @@ class World:
         return dht
 
     def _sign(self, machine: Machine) -> MixDescriptor:
-        exits = machine.index % _EXIT_EVERY == 0
+        exits = self.is_exit(machine)
         descriptor = signed_descriptor(
             machine, network_id=NETWORK_ID, exits=exits, now=self.heap.now
         )
@@ -192,7 +209,7 @@ class World:
 
 
 def honest_core(world: World, machine: Machine) -> SimulatedDht:
-    """Build the core of an honest machine; it fills no topology table."""
+    """Build the core of an honest machine."""
     return SimulatedDht(
         machine.identity,
         network_id=NETWORK_ID,
@@ -200,7 +217,7 @@ def honest_core(world: World, machine: Machine) -> SimulatedDht:
         rng=world.streams.stream("core", machine.index, machine.sessions),
         endpoints=(machine.endpoint,),
         envelopes=world.carrier.envelopes(machine.identity, NETWORK_ID),
-        crawling=False,
+        crawling=machine.is_client,
         verify_record=world.verifier,
     )
 
