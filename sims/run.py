@@ -11,6 +11,7 @@ from typing import Final
 
 from overlay.dht.settings import DhtSettings
 from overlay.errors import ConfigurationError
+from sims.adversary.adversary import AdversaryMeasure, Conspiracy
 from sims.engine.streams import Streams
 from sims.latency import build_latency
 from sims.measures.joining import JoinMeasure
@@ -95,6 +96,8 @@ class Simulation:
             TableMeasure(recorder, streams.stream("sample", "tables")),
             RecordMeasure(recorder, streams.stream("sample", "records")),
         ]
+        self.conspiracy = Conspiracy(world, scenario.adversary, population=scenario.nodes)
+        self._sampled.append(AdversaryMeasure(recorder, self.conspiracy))
         self.population = Population(world, scenario, self._switched)
         self._clients = [
             Client(
@@ -117,6 +120,8 @@ class Simulation:
         """Let the whole time pass; False if ``should_stop`` ended it early."""
         heap = self.world.heap
         self.population.begin()
+        self.conspiracy.begin(self.population.rendezvous)
+        self.lookups.target = self.conspiracy.target
         self.lookups.begin()
         for client in self._clients:
             client.begin(max(0.0, self.scenario.warm_up_s - CLIENT_HEAD_START_S))

@@ -95,6 +95,7 @@ class Client:
             self._finished(success=False)
             return
         self._path, self._first_circuit, self._last_state = path, path.circuit, path.state
+        self._settled()  # who colludes must know the hops before the first packet leaves
         self.machine.flush()
 
     def _renew(self, path: RequestedPath, _: object) -> None:
@@ -110,8 +111,12 @@ class Client:
 
     def _settled(self) -> None:
         path = self._path
+        opening = self._recorder.world.opening
+        opening.pop(self.machine.index, None)
         if path is None:
             return
+        if path.state is not PathState.OPEN and path.circuit is not None and path.mix_path:
+            opening[self.machine.index] = tuple(hop.node_id for hop in path.mix_path.hops)
         if path.error is not None:
             self._path = None
             self._finished(success=False)

@@ -7,6 +7,7 @@ identity, the sequence numbers and the peers that it knew (the persistent peer c
 from __future__ import annotations
 
 import math
+from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from overlay.addresses import Endpoint, NodeId
@@ -24,6 +25,8 @@ __all__ = ["NETWORK_ID", "Machine"]
 
 NETWORK_ID: Final = "simulation"
 MAX_REMEMBERED: Final = 64
+_SIGNED_KEPT: Final = 8
+"""More than can be in force at a time."""
 
 
 class Machine:
@@ -45,6 +48,7 @@ class Machine:
         "plane",
         "remembered",
         "sessions",
+        "signed",
         "started_at",
         "world",
     )
@@ -64,6 +68,7 @@ class Machine:
         """Whether its node fills a topology table and opens paths."""
         self.dht: SimulatedDht | None = None
         self.plane: SimulatedPlane | None = None
+        self.signed: deque[bytes] = deque(maxlen=_SIGNED_KEPT)
         self.descriptor: MixDescriptor | None = None
         self.remembered: tuple[Contact, ...] = ()
         self.started_at = self.joined_at = math.nan
@@ -74,6 +79,12 @@ class Machine:
     def node_id(self) -> NodeId:
         """The id of its node."""
         return self.identity.node_id
+
+    def publish(self, descriptor: MixDescriptor) -> MixDescriptor:
+        """Note what its node has signed of late."""
+        self.descriptor = descriptor
+        self.signed.append(descriptor.encoded)
+        return descriptor
 
     @property
     def online(self) -> bool:
@@ -102,6 +113,8 @@ class Machine:
             return
         payload = item[0]
         if isinstance(payload, RawDatagram):
+            if not self.honest and self.world.denies(self.node_id):
+                return
             plane = self.full_plane()
             if plane is not None and not plane.receive(
                 ((payload.data, item[1]),), self.world.heap.now

@@ -6,12 +6,11 @@ is the product's affair. Listeners (measures, clients) are told what cores repor
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable, Sequence
 from random import Random
 from typing import Final
 
-from overlay.addresses import Endpoint
+from overlay.addresses import Endpoint, NodeId
 from overlay.dht.admission import source_group
 from overlay.dht.descriptor import MixDescriptor
 from overlay.dht.events import DhtEvent, Joined
@@ -29,13 +28,16 @@ from sims.participants.machine import NETWORK_ID, Machine
 from sims.participants.plane import RawDatagram
 from sims.participants.records import SharedVerifier, signed_descriptor
 
-__all__ = ["NETWORK_ID", "START", "World", "honest_core"]
+__all__ = ["NETWORK_ID", "START", "World", "honest_core", "own_network"]
 
 START: Final = 1_800_000_000.0
 """Unix seconds at which every simulation begins."""
 
 RESIGN_INTERVAL_S: Final = 3600.0
-_FIRST_NETWORK: Final = int(ipaddress.IPv4Address("11.0.0.1"))
+_FIRST_BLOCK: Final = 11
+_PUBLIC_BLOCKS: Final = 89
+"""From 11.0.0.0/8 to 99.0.0.0/8 every address is public."""
+
 _EXIT_EVERY: Final = 3
 """One node in three is an exit."""
 
@@ -73,6 +75,10 @@ class World:
         self.settled: dict[int, Callable[[], None]] = {}
         """By a machine's index, who wants to know when its control plane has come to rest."""
         self.make_core: CoreFactory = honest_core
+        self.denies: Callable[[NodeId], bool] = _never
+        """Whether a hostile relay kills the circuits over it at this moment."""
+        self.opening: dict[int, tuple[NodeId, ...]] = {}
+        """The hops of circuits that clients are opening, by the client's machine."""
 
     @property
     def time_s(self) -> float:
@@ -81,11 +87,17 @@ class World:
 
     # Machines.
 
-    def add(self, endpoint: Endpoint | None = None, *, honest: bool = True) -> Machine:
+    def add(
+        self,
+        endpoint: Endpoint | None = None,
+        *,
+        honest: bool = True,
+        identity: LocalIdentity | None = None,
+    ) -> Machine:
         """Add a machine, switched off; unless told otherwise it lives in a /24 of its own."""
         index = len(self.machines)
-        identity = LocalIdentity.generate(self.streams.stream("identity", index))
-        machine = Machine(self, index, endpoint or _own_network(index), identity, honest=honest)
+        identity = identity or LocalIdentity.generate(self.streams.stream("identity", index))
+        machine = Machine(self, index, endpoint or own_network(index), identity, honest=honest)
         self.machines.append(machine)
         self.by_number[machine.number] = machine
         return machine
@@ -175,11 +187,9 @@ class World:
 
     def _sign(self, machine: Machine) -> MixDescriptor:
         exits = self.is_exit(machine)
-        descriptor = signed_descriptor(
-            machine, network_id=NETWORK_ID, exits=exits, now=self.heap.now
+        return machine.publish(
+            signed_descriptor(machine, network_id=NETWORK_ID, exits=exits, now=self.heap.now)
         )
-        machine.descriptor = descriptor
-        return descriptor
 
     def _resign(self, machine: Machine, dht: SimulatedDht) -> None:
         if machine.dht is not dht:
@@ -222,5 +232,12 @@ def honest_core(world: World, machine: Machine) -> SimulatedDht:
     )
 
 
-def _own_network(index: int) -> Endpoint:
-    return Endpoint(str(ipaddress.IPv4Address(_FIRST_NETWORK + 256 * index)), 4500)
+def _never(_node_id: NodeId) -> bool:
+    return False
+
+
+def own_network(index: int) -> Endpoint:
+    """Return the address of a machine in a /24, and as far as they reach a /16, of its own."""
+    block, second = divmod(index, 256)
+    third, first = divmod(block, _PUBLIC_BLOCKS)
+    return Endpoint(f"{_FIRST_BLOCK + first}.{second}.{third}.1", 4500)
