@@ -79,10 +79,13 @@ def build_control_plane(
     engine: UserspaceEngine,
     endpoints: tuple[Endpoint, ...],
     rng: Random,
+    dht: Dht | None = None,
+    make: Callable[..., ControlPlane] = ControlPlane,
 ) -> ControlPlane:
     """Wire the cores of one node to a userspace engine, without anything of an operating system.
 
-    ``endpoints`` are those under which others reach it.
+    ``endpoints`` are those under which others reach it. A simulation brings its own carrier
+    of DHT messages: the ``dht`` core that speaks through it, and what to ``make`` of all cores.
     """
     datapath = build_datapath(
         configuration, engine, surroundings.network, surroundings.local_addresses
@@ -95,6 +98,8 @@ def build_control_plane(
         datapath=datapath,
         endpoints=endpoints,
         rng=rng,
+        dht=dht,
+        make=make,
     )
 
 
@@ -122,6 +127,8 @@ def wire_control_plane(
     datapath: PacketPath,
     endpoints: tuple[Endpoint, ...],
     rng: Random,
+    dht: Dht | None = None,
+    make: Callable[..., ControlPlane] = ControlPlane,
 ) -> ControlPlane:
     """Wire the cores of one node to whatever carries its packets."""
     spis = SpiAllocator(rng)
@@ -129,7 +136,7 @@ def wire_control_plane(
         allow_private_endpoints=configuration.network.allow_private_endpoints,
         identity_cost_bits=configuration.dht.identity_cost_bits,
     )
-    dht = Dht(
+    dht = dht or Dht(
         identity,
         network_id=configuration.network.network_id,
         settings=configuration.dht,
@@ -178,7 +185,7 @@ def wire_control_plane(
         esp_suite=configuration.ipsec.esp_suite,
         rng=rng,
     )
-    return ControlPlane(
+    return make(
         dht=dht,
         links=links,
         circuits=circuits,
