@@ -53,15 +53,18 @@ class PreparedNode(NodeProcess):
 
 
 class KernelOverlay:
-    """Nodes of given names (the first is the bootstrap node) and bob, who is no node."""
+    """Nodes of given names (the first is the bootstrap node) and bob, who is no node.
 
-    def __init__(self, directory, names):
+    ``settings`` are TOML sections for all of them.
+    """
+
+    def __init__(self, directory, names, settings=""):
         self.underlay = Underlay()
         self.nodes = {}
         for name in names:
             self.nodes[name] = PreparedNode(
                 self.underlay.add_host(name), directory / name,
-                exits=name.startswith("exit"), backend=BACKENDS[name[-1]],
+                exits=name.startswith("exit"), backend=BACKENDS[name[-1]], settings=settings,
             )  # fmt: skip
         self.bob = self.underlay.add_server("bob")
         self.untouched = {name: self.state(name) for name in names}
