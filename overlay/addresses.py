@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import socket
+from functools import lru_cache
 from random import Random
 from typing import Final, NamedTuple, NewType
 
@@ -25,6 +26,7 @@ from overlay.errors import Malformed
 __all__ = [
     "CIRCUIT_PREFIX",
     "NODE_ID_BYTES",
+    "OVERLAY_NETWORKS",
     "OVERLAY_PREFIX",
     "CircuitAddress",
     "Endpoint",
@@ -52,6 +54,12 @@ NODE_ID_BYTES: Final = 20
 OVERLAY_PREFIX: Final = bytes.fromhex("fd6d6978")
 CIRCUIT_PREFIX: Final = bytes.fromhex("fd636972")
 
+OVERLAY_NETWORKS: Final = tuple(
+    ipaddress.IPv6Network((prefix + bytes(16 - len(prefix)), 8 * len(prefix)))
+    for prefix in (OVERLAY_PREFIX, CIRCUIT_PREFIX)
+)
+"""Where the addresses that circuits are made of lie; no packet to or from them is ever plain."""
+
 _PAIR_LABEL: Final = b"overlay circuit address v1"
 _NONCE_BYTES: Final = 4
 
@@ -75,10 +83,9 @@ class Endpoint(NamedTuple):
         if len(host) > 45 or "%" in host:
             raise Malformed("an endpoint's address must be a literal IP address without a zone")
         try:
-            address = ipaddress.ip_address(host)
+            return cls(_canonical(host), port)
         except ValueError as error:
             raise Malformed("an endpoint's host must be a literal IP address") from error
-        return cls(str(_unmapped(address)), port)
 
     @classmethod
     def from_packed(cls, packed: bytes, port: int) -> Endpoint:
@@ -99,10 +106,21 @@ class Endpoint(NamedTuple):
     @property
     def packed(self) -> bytes:
         """The host in network byte order: 4 bytes (IPv4) or 16 (IPv6)."""
-        return socket.inet_pton(socket.AF_INET6 if ":" in self.host else socket.AF_INET, self.host)
+        return _packed(self.host)
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@lru_cache(maxsize=8192)
+def _canonical(host: str) -> str:
+    """Return a literal address as everybody writes it; the same few come with each datagram."""
+    return str(_unmapped(ipaddress.ip_address(host)))
+
+
+@lru_cache(maxsize=8192)
+def _packed(host: str) -> bytes:
+    return socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host)
 
 
 def _unmapped(address: IpAddress) -> IpAddress:

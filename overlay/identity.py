@@ -26,6 +26,8 @@ __all__ = [
     "PUBLIC_KEY_BYTES",
     "SIGNATURE_BYTES",
     "LocalIdentity",
+    "identity_cost_bits",
+    "meets_cost",
     "node_id_of",
     "overlay_address_of",
     "verify_signature",
@@ -36,6 +38,7 @@ SIGNATURE_BYTES: Final = 64
 
 _NODE_ID_LABEL: Final = b"overlay node id v1"
 _OVERLAY_ADDRESS_LABEL: Final = b"overlay address v1"
+_PUZZLE_LABEL: Final = b"overlay identity puzzle v1"
 
 
 def node_id_of(identity_key: bytes) -> NodeId:
@@ -47,6 +50,22 @@ def overlay_address_of(identity_key: bytes) -> OverlayAddress:
     """Return the overlay address of a 32-byte Ed25519 public key: the prefix and 96 hash bits."""
     digest = hashlib.sha256(_OVERLAY_ADDRESS_LABEL + identity_key).digest()
     return OverlayAddress(OVERLAY_PREFIX + digest[:12])
+
+
+def identity_cost_bits(identity_key: bytes) -> int:
+    """Return what an identity cost its owner: it took about 2 to the power of this many keys.
+
+    The static puzzle of S/Kademlia (Baumgart and Mies 2007): the leading zero bits of a hash
+    of the NodeId, which is itself a hash of the public key. Nothing is stored or sent for it:
+    whoever sees the key sees the cost.
+    """
+    digest = hashlib.sha256(_PUZZLE_LABEL + node_id_of(identity_key)).digest()
+    return 8 * len(digest) - int.from_bytes(digest, "big").bit_length()
+
+
+def meets_cost(identity_key: bytes, cost_bits: int) -> bool:
+    """Tell whether an identity cost at least ``cost_bits``; a network that asks 0 takes all."""
+    return cost_bits == 0 or identity_cost_bits(identity_key) >= cost_bits
 
 
 def verify_signature(identity_key: bytes, signature: bytes, message: bytes) -> None:
@@ -100,9 +119,15 @@ class LocalIdentity:
         )
 
     @classmethod
-    def generate(cls, rng: Random) -> LocalIdentity:
-        """Draw a new identity from ``rng``."""
-        return cls.from_private_bytes(rng.randbytes(32), rng.randbytes(32), rng.randbytes(32))
+    def generate(cls, rng: Random, cost_bits: int = 0) -> LocalIdentity:
+        """Draw a new identity from ``rng`` that cost at least ``cost_bits``.
+
+        It takes about 2 to the power of ``cost_bits`` attempts, some 40 microseconds each.
+        """
+        identity = rng.randbytes(32)
+        while not meets_cost(_public_key_of(identity), cost_bits):
+            identity = rng.randbytes(32)
+        return cls.from_private_bytes(identity, rng.randbytes(32), rng.randbytes(32))
 
     def sign(self, message: bytes) -> bytes:
         """Sign ``message`` with the identity key; 64 bytes (RFC 8032).
@@ -111,3 +136,7 @@ class LocalIdentity:
         one purpose verifies for another.
         """
         return self._signer.sign(message)
+
+
+def _public_key_of(identity: bytes) -> bytes:
+    return Ed25519PrivateKey.from_private_bytes(identity).public_key().public_bytes_raw()

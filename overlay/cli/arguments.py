@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import overlay
 from overlay.apm.settings import MAX_HOPS
+from overlay.cli.commands import add_commands
 from overlay.logs import LEVELS
 
 if TYPE_CHECKING:
@@ -19,8 +21,12 @@ __all__ = ["parser"]
 _ENDPOINT: Final = "ADDRESS:PORT"
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the parser; ``command`` of its result names what to do ("status", "path open")."""
+def parser(argv: Sequence[str] | None = None) -> argparse.ArgumentParser:
+    """Return the parser; ``command`` of its result names what to do ("status", "path open").
+
+    ``argv`` is what it will parse, the process's own arguments unless given: commands that
+    other packages add are looked up only if they may be meant.
+    """
     top = argparse.ArgumentParser(
         prog="overlay",
         description="Carry IP packets through anonymous circuits of nested IPsec tunnels.",
@@ -31,10 +37,16 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(metavar="COMMAND", required=True)
     _init(_command(commands, "init", "make an identity and a commented configuration file"))
     _up(_command(commands, "up", "run a node until it is stopped"))
+    _command(
+        commands,
+        "doctor",
+        "tell what this host lacks for the node, and how to mend it; 1 if it cannot run",
+    )
     _command(commands, "status", "tell how the running node is")
     _command(commands, "peers", "list the Mix-nodes that the running node knows")
     _path(commands.add_parser("path", help="open, list and close anonymous paths"))
     _command(commands, "stop", "stop the running node")
+    add_commands(commands, sys.argv[1:] if argv is None else argv)
     return top
 
 
@@ -84,6 +96,13 @@ def _init(to: argparse.ArgumentParser) -> None:
     )
     _bootstrap(to)
     to.add_argument("--exit", action="store_true", help="be willing to be the last hop")
+    to.add_argument(
+        "--identity-cost-bits",
+        type=int,
+        metavar="BITS",
+        help="what the network asks of an identity; each bit doubles the search for a key "
+        "(16: some seconds, 20: a minute)",
+    )
     to.add_argument(
         "--private",
         action="store_true",

@@ -15,7 +15,7 @@ from overlay.cli.tables import facts
 from overlay.config import Configuration, commented_configuration, parse_configuration
 from overlay.config.setting import TomlValue
 from overlay.errors import ConfigurationError
-from overlay.identity import LocalIdentity
+from overlay.identity import LocalIdentity, identity_cost_bits, meets_cost
 from overlay.keyfile import read_identity, write_identity
 
 __all__ = ["initialise"]
@@ -25,8 +25,8 @@ def initialise(arguments: argparse.Namespace) -> Answer:
     """Write key file and configuration; existing keys stay, whatever was asked.
 
     Raises:
-        ConfigurationError: a configuration exists, the directory is not usable, or an
-            argument holds a mistake.
+        ConfigurationError: a configuration exists, the directory is not usable, the keys
+            that are there cost less than the network asks, or an argument holds a mistake.
     """
     path = _configuration_path(arguments)
     if path.exists() and not arguments.force:
@@ -36,7 +36,7 @@ def initialise(arguments: argparse.Namespace) -> Answer:
     text = commented_configuration(_chosen(arguments))
     configuration = parse_configuration(text, path)
     _make_directory(path.parent)
-    identity, is_new = _identity(configuration.node.key_file)
+    identity, is_new = _identity(configuration.node.key_file, configuration.dht.identity_cost_bits)
     _write_configuration(path, text)
     return _answer(path, configuration, identity, is_new=is_new)
 
@@ -58,6 +58,7 @@ def _chosen(arguments: argparse.Namespace) -> dict[tuple[str, str], TomlValue]:
         ("network", "bootstrap"): arguments.bootstrap,
         ("network", "allow_private_endpoints"): arguments.private or None,
         ("roles", "exit"): arguments.exit or None,
+        ("dht", "identity_cost_bits"): arguments.identity_cost_bits,
     }
     return {setting: value for setting, value in settings.items() if value is not None}
 
@@ -72,10 +73,17 @@ def _make_directory(path: Path) -> None:
         ) from error
 
 
-def _identity(path: Path) -> tuple[LocalIdentity, bool]:
+def _identity(path: Path, cost_bits: int) -> tuple[LocalIdentity, bool]:
     if path.exists():
-        return read_identity(path), False
-    identity = LocalIdentity.generate(SystemRandom())
+        identity = read_identity(path)
+        if not meets_cost(identity.identity_key, cost_bits):
+            raise ConfigurationError(
+                f"{path} holds an identity that costs "
+                f"{identity_cost_bits(identity.identity_key)} bits and this network asks for "
+                f"{cost_bits}; move the file away, so that another is searched for."
+            )
+        return identity, False
+    identity = LocalIdentity.generate(SystemRandom(), cost_bits)
     write_identity(path, identity)
     return identity, True
 
@@ -103,6 +111,7 @@ def _answer(
         ("private keys", f"{key_file} ({'new' if is_new else 'kept'})"),
         ("node", identity.node_id.hex()),
         ("overlay address", address),
+        ("identity cost", f"{identity_cost_bits(identity.identity_key)} bits"),
     ]
     if not configuration.network.advertised:
         pairs.append(
@@ -114,5 +123,6 @@ def _answer(
         "new_keys": is_new,
         "node_id": identity.node_id.hex(),
         "overlay_address": address,
+        "identity_cost_bits": identity_cost_bits(identity.identity_key),
     }
     return Answer(facts(pairs), plain)

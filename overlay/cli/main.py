@@ -4,7 +4,8 @@
 status meaning
 ====== ======================================================================
 0      done
-1      it could not be done; one sentence on standard error says why and what to do
+1      it could not be done; one sentence on standard error says why and what to do (or
+       "overlay doctor" found what keeps the node from running)
 2      the command line itself is wrong; usage on standard error
 130    interrupted
 ====== ======================================================================
@@ -41,11 +42,11 @@ def main(argv: Sequence[str] | None = None, *, run_node: RunNode | None = None) 
     ``run_node`` is what ``overlay up`` runs: :func:`overlay.node.run_node` unless given.
     """
     try:
-        arguments = parser().parse_args(argv)
+        arguments = parser(argv).parse_args(argv)
     except SystemExit as exit_request:  # argparse's way to say "usage" or "help was shown"
         return exit_request.code if isinstance(exit_request.code, int) else _FAILED
     try:
-        _run(arguments, run_node)
+        return _run(arguments, run_node)
     except BrokenPipeError:
         return _reader_gone()
     except KeyboardInterrupt:
@@ -56,14 +57,16 @@ def main(argv: Sequence[str] | None = None, *, run_node: RunNode | None = None) 
         return _failed(group, show_traceback=arguments.debug)
     except Exception as error:
         return _failed(error, show_traceback=arguments.debug)
-    return _DONE
 
 
-def _run(arguments: argparse.Namespace, run_node: RunNode | None) -> None:
+def _run(arguments: argparse.Namespace, run_node: RunNode | None) -> int:
     def show(answer: Answer) -> None:
         print(answer.shown(as_json=arguments.json), flush=True)
 
     # Each command imports what it needs alone: asking a running node must not load another one.
+    if "run_added" in arguments:
+        status: int = arguments.run_added(arguments)
+        return status
     if arguments.command == "init":
         from overlay.cli.initialise import initialise
 
@@ -72,10 +75,17 @@ def _run(arguments: argparse.Namespace, run_node: RunNode | None) -> None:
         from overlay.cli.up import up
 
         up(arguments, run_node, show)
+    elif arguments.command == "doctor":
+        from overlay.cli.doctor import examined
+
+        answer, can_run = examined(arguments)
+        show(answer)
+        return _DONE if can_run else _FAILED
     else:
         from overlay.cli.ask import ask
 
         show(ask(arguments))
+    return _DONE
 
 
 def _failed(error: BaseException, *, show_traceback: bool) -> int:

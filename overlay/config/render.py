@@ -59,7 +59,7 @@ def commented_configuration(chosen: Chosen) -> str:
     for section in BLOCKS:
         settings_type = block_settings_type(section)
         parts.append(_header(section, _first_sentence(settings_type)))
-        parts.extend(_plain_entries(settings_type))
+        parts.extend(_plain_entries(settings_type, section, remaining))
     if remaining:
         raise KeyError(next(iter(remaining)))
     return "\n".join(parts)
@@ -85,11 +85,17 @@ def _plugin_parts(section: str) -> Iterator[str]:
             yield from _plain_entries(settings_type)
 
 
-def _plain_entries(settings_type: type[Any]) -> Iterator[str]:
+def _plain_entries(
+    settings_type: type[Any],
+    section: str = "",
+    chosen: dict[tuple[str, str], TomlValue] | None = None,
+) -> Iterator[str]:
+    """Yield the entries of a block or a plug-in; what is shown as set leaves ``chosen``."""
     meanings = field_meanings(settings_type)
     for field in own_fields(settings_type):
         about = meanings.get(field.name) or _from_name(field.name)
-        yield _entry(field.name, _with_unit(field.name, about), _plain_default(field), None)
+        value = chosen.pop((section, field.name), None) if chosen else None
+        yield _entry(field.name, _with_unit(field.name, about), _plain_default(field), value)
 
 
 def _plain_default(field: dataclasses.Field[Any]) -> TomlValue:

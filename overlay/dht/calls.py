@@ -4,7 +4,7 @@
 
     start ──datagram──▶ waiting ──reply that fits──▶ answered(reply)
                         │  ▲ │
-             challenge  │  │ └─ deadline, attempts left: send again, wait twice as long
+             challenge  │  │ └─ deadline, attempts left: slow(), send again, wait twice as long
              with cookie└──┘ └─ deadline, none left ──▶ answered(None)
 
 An answer counts only if it comes from the address that was asked, carries the request's
@@ -27,6 +27,7 @@ from overlay.dht.admission import COOKIE_ROTATION_S
 from overlay.dht.envelope import REQUEST_ID_BYTES, Challenge, Envelopes, UnverifiedReply
 from overlay.dht.events import DhtCount
 from overlay.dht.messages import Contact, Kind, Reply, Request
+from overlay.dht.round_trips import RoundTrips
 from overlay.dht.settings import DhtSettings
 from overlay.errors import PeerError
 
@@ -54,6 +55,7 @@ class Answer:
 
 
 OnAnswer = Callable[[Answer | None], None]
+OnSlow = Callable[[], None]
 
 
 @dataclass(slots=True)
@@ -63,10 +65,14 @@ class _Call:
     responder: NodeId | None
     request_id: bytes
     on_answer: OnAnswer
+    on_slow: OnSlow | None = None
     datagram: bytes = b""
     attempts: int = 0
     challenges: int = 0
     forgeries: int = 0
+    sent_at: float = 0.0
+    ambiguous: bool = False
+    """The same bytes were sent twice, so an answer does not tell how long it took."""
     deadline: float = field(default=math.inf)
 
 
@@ -93,6 +99,7 @@ class Calls:
         self._calls: dict[bytes, _Call] = {}
         self._deadlines: list[tuple[float, bytes]] = []
         self._cookies: OrderedDict[Endpoint, tuple[bytes, float]] = OrderedDict()
+        self._round_trips = RoundTrips(settings)
 
     def __len__(self) -> int:
         return len(self._calls)
@@ -104,10 +111,14 @@ class Calls:
         responder: NodeId | None,
         now: float,
         on_answer: OnAnswer,
+        on_slow: OnSlow | None = None,
     ) -> None:
-        """Send a request; ``on_answer`` gets its answer later, or None when nobody answered."""
+        """Send a request; ``on_answer`` gets its answer later, or None when nobody answered.
+
+        ``on_slow`` is called before that, once, if the first attempt stays without answer.
+        """
         request_id = self._rng.randbytes(REQUEST_ID_BYTES)
-        call = _Call(request, endpoint, responder, request_id, on_answer)
+        call = _Call(request, endpoint, responder, request_id, on_answer, on_slow)
         self._calls[request_id] = call
         self._transmit(call, now)
 
@@ -122,6 +133,8 @@ class Calls:
         if call is None or call.endpoint != source or call.challenges >= _MAX_CHALLENGES:
             self._counts[DhtCount.UNSOLICITED] += 1
             return
+        self._measure(call, now)
+        call.ambiguous = False  # the cookie makes other bytes of it
         call.challenges += 1
         call.attempts -= 1  # the peer is there: this try was not lost
         self._cookies.pop(source, None)
@@ -130,8 +143,11 @@ class Calls:
             self._cookies.popitem(last=False)
         self._transmit(call, now)
 
-    def replied(self, reply: UnverifiedReply, source: Endpoint) -> None:
-        """Match a reply with its call and verify it; all else is counted and dropped."""
+    def replied(self, reply: UnverifiedReply, source: Endpoint, now: float | None = None) -> None:
+        """Match a reply with its call and verify it; all else is counted and dropped.
+
+        Without ``now`` the round trip is not measured.
+        """
         call = self._calls.get(reply.request_id)
         if call is None or call.endpoint != source or not _fits(call, reply):
             self._counts[DhtCount.UNSOLICITED] += 1
@@ -142,6 +158,8 @@ class Calls:
             self._forged(call)
             return
         del self._calls[call.request_id]
+        if now is not None:
+            self._measure(call, now)
         contact = Contact(reply.sender, source, reply.identity_key)
         call.on_answer(Answer(contact, body))
 
@@ -157,11 +175,20 @@ class Calls:
             _, request_id = heapq.heappop(self._deadlines)
             call = self._calls[request_id]
             if call.attempts < self._settings.rpc_attempts:
+                call.ambiguous = True
                 self._transmit(call, now)
+                self._tell_slow(call)
             else:
                 del self._calls[request_id]
+                self._round_trips.lost(call.endpoint)
                 self._counts[DhtCount.TIMED_OUT] += 1
                 call.on_answer(None)
+
+    @staticmethod
+    def _tell_slow(call: _Call) -> None:
+        on_slow, call.on_slow = call.on_slow, None
+        if on_slow is not None:
+            on_slow()
 
     def _is_due(self, deadline: float, request_id: bytes) -> bool:
         call = self._calls.get(request_id)
@@ -175,11 +202,16 @@ class Calls:
             sent_to=call.endpoint,
             cookie=self._cookie(call.endpoint, now),
         )
-        patience = self._settings.rpc_timeout_s * 2**call.attempts
+        patience = self._round_trips.patience(call.endpoint, call.attempts)
         call.attempts += 1
+        call.sent_at = now
         call.deadline = now + patience
         heapq.heappush(self._deadlines, (call.deadline, call.request_id))
         self._send(call.datagram, call.endpoint)
+
+    def _measure(self, call: _Call, now: float) -> None:
+        if not call.ambiguous:
+            self._round_trips.measured(call.endpoint, now - call.sent_at)
 
     def _cookie(self, endpoint: Endpoint, now: float) -> bytes:
         cookie, since = self._cookies.get(endpoint, (b"", now))

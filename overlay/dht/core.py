@@ -13,43 +13,44 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from random import Random
 from typing import Final
 
-from overlay.addresses import Endpoint, NodeId
+from overlay.addresses import NODE_ID_BYTES, Endpoint, NodeId
 from overlay.dht.admission import endpoint_allowed
 from overlay.dht.calls import Answer, Calls
 from overlay.dht.crawl import Crawl
 from overlay.dht.descriptor import MixDescriptor
+from overlay.dht.eclipse import EclipseWatch
 from overlay.dht.envelope import (
     Challenge,
     Envelopes,
     OtherNetwork,
     UnverifiedRequest,
-    parse_datagram,
 )
 from overlay.dht.events import (
     CrawlFinished,
     DescriptorFound,
+    DhtActivity,
     DhtCount,
     DhtEvent,
+    EclipseSuspected,
     NodeLeft,
 )
 from overlay.dht.joining import Greeting
 from overlay.dht.lookup import Lookup
 from overlay.dht.membership import Membership, Phase
-from overlay.dht.messages import Contacts, Leave, Reply
+from overlay.dht.messages import Contact, Contacts, Leave, Reply
 from overlay.dht.publishing import Publisher
 from overlay.dht.responder import Responder
 from overlay.dht.routing import Table
 from overlay.dht.schedule import Pace, Schedule, Task
 from overlay.dht.settings import DhtSettings
-from overlay.dht.storage import Store, verified_record
+from overlay.dht.storage import Store, VerifyRecord, verified_record
 from overlay.dht.walks import Walks
 from overlay.errors import ConfigurationError, Malformed
-from overlay.identity import LocalIdentity
+from overlay.identity import LocalIdentity, identity_cost_bits, meets_cost
 
 __all__ = ["Dht"]
 
@@ -67,6 +68,12 @@ class Dht:
         endpoints: every endpoint under which others reach this node. A request that was
             sent to another address is dropped, as somebody passed it on. None: those of the
             published descriptor; empty: not checked.
+        envelopes: how messages become datagrams; signed msgpack unless a simulation carries
+            the messages themselves.
+        verify_record: turns stored bytes into the descriptor of a node, or raises PeerError.
+
+    Raises:
+        ConfigurationError: this identity costs less than the network asks.
     """
 
     def __init__(
@@ -77,7 +84,10 @@ class Dht:
         settings: DhtSettings,
         rng: Random,
         endpoints: Collection[Endpoint] | None = None,
+        envelopes: Envelopes | None = None,
+        verify_record: VerifyRecord = verified_record,
     ) -> None:
+        _check_own_cost(identity, settings.identity_cost_bits)
         self._identity = identity
         self._own_id = identity.node_id
         self._network_id = network_id
@@ -88,9 +98,10 @@ class Dht:
         self._outbox: list[tuple[bytes, Endpoint]] = []
         self._events: list[DhtEvent] = []
         self._counts: Counter[DhtCount] = Counter()
-        self._envelopes = Envelopes(identity, network_id)
+        self._envelopes = envelopes or Envelopes(identity, network_id)
         self._table = Table(self._own_id, settings, self._clock, rng)
-        self._store = Store(self._own_id, network_id, settings, self._clock)
+        self._verify_record = verify_record
+        self._store = Store(self._own_id, network_id, settings, self._clock, verify_record)
         self._calls = Calls(self._envelopes, settings, rng, self._send, self._counts)
         self._schedule = Schedule()
         self._membership = Membership(
@@ -133,6 +144,8 @@ class Dht:
         self._responder.own_endpoints = frozenset(endpoints or ())
         self._crawl_pace = Pace(settings.crawl_first_interval_s, settings.crawl_interval_s, rng)
         self._crawl: Crawl | None = None
+        self._watch = EclipseWatch(settings.k)
+        self.activity = DhtActivity()
 
     # What the node asks for.
 
@@ -156,13 +169,32 @@ class Dht:
     def seed(self, descriptors: Iterable[MixDescriptor], now: float) -> None:
         """Greet a random few of these nodes, known from an earlier run, until one answers."""
         self._be_present(now)
-        seeds = []
-        for descriptor in descriptors:
-            endpoint = next(filter(self._allowed, descriptor.endpoints), None)
-            if endpoint is not None and descriptor.node_id != self._own_id:
-                seeds.append(Greeting(endpoint, descriptor.node_id))
-        self._membership.add_seeds(seeds)
+        contacts = (
+            Contact.of(descriptor.identity_key, endpoint)
+            for descriptor in descriptors
+            if (endpoint := next(filter(self._allowed, descriptor.endpoints), None)) is not None
+        )
+        self._membership.add_seeds(self._greetings(contacts))
         self._membership.greet(self._responder.own_endpoints)
+
+    def remember(self, contacts: Iterable[Contact], now: float) -> None:
+        """Greet a random few of these too, until somebody answers: nodes reached once.
+
+        They never expire, so that a node comes back after any absence; those that moved or
+        ended cost a datagram.
+        """
+        self._be_present(now)
+        self._membership.add_hints(self._greetings(contacts))
+        self._membership.greet(self._responder.own_endpoints)
+
+    def _greetings(self, contacts: Iterable[Contact]) -> list[Greeting]:
+        return [
+            Greeting(contact.endpoint, contact.node_id)
+            for contact in contacts
+            if contact.node_id != self._own_id
+            and self._allowed(contact.endpoint)
+            and self._meets_cost(contact.identity_key)
+        ]
 
     def publish(self, descriptor: MixDescriptor, now: float) -> None:
         """Serve this node's own descriptor and keep it stored with the k nearest nodes.
@@ -197,7 +229,9 @@ class Dht:
             on_descriptor=self._found,
             rng=self._rng,
             now=now,
+            doubtful=partial(self._watch.suspects, now=now),
         )
+        self.activity.crawls += 1
         self._walks.launch(self._crawl, self._crawled)
 
     def leave(self, now: float) -> None:
@@ -233,6 +267,14 @@ class Dht:
         """How many requests wait for their answer."""
         return len(self._calls)
 
+    def suspect_regions(self, now: float) -> int:
+        """Return how many regions of the key space look eclipsed; what lies there is doubtful."""
+        return self._watch.suspected_regions(now)
+
+    def estimated_size(self, now: float) -> float | None:
+        """Return how many nodes the overlay seems to have; None while too little is known."""
+        return self._watch.size(now)
+
     def counters(self) -> Mapping[DhtCount, int]:
         """Return what was dropped or declined so far."""
         return dict(self._counts)
@@ -265,6 +307,8 @@ class Dht:
 
     def events(self) -> list[DhtEvent]:
         """Drain what happened."""
+        if not self._events:
+            return []
         events = self._events.copy()
         self._events.clear()
         return events
@@ -279,7 +323,7 @@ class Dht:
     def _receive_one(self, data: bytes, source: Endpoint) -> None:
         try:
             source = Endpoint.parse(*source)
-            message = parse_datagram(data, self._envelopes.tag)
+            message = self._envelopes.parse(data)
         except OtherNetwork:
             self._counts[DhtCount.OTHER_NETWORK] += 1
         except Malformed:
@@ -287,12 +331,14 @@ class Dht:
         else:
             if not self._allowed(source):
                 self._counts[DhtCount.REFUSED_ENDPOINT] += 1
-            elif isinstance(message, UnverifiedRequest):
-                self._answer(message, source)
             elif isinstance(message, Challenge):
                 self._calls.challenged(message, source, self._now)
+            elif not self._meets_cost(message.identity_key):
+                self._counts[DhtCount.UNDER_COST] += 1
+            elif isinstance(message, UnverifiedRequest):
+                self._answer(message, source)
             else:
-                self._calls.replied(message, source)
+                self._calls.replied(message, source, self._now)
 
     def _answer(self, request: UnverifiedRequest, source: Endpoint) -> None:
         if self._membership.phase is Phase.LEFT:
@@ -311,15 +357,20 @@ class Dht:
         if not isinstance(reply, Contacts):
             return reply
         own = self._responder.own_endpoints
-        acceptable = tuple(
-            contact
-            for contact in reply.contacts
-            if self._allowed(contact.endpoint) and contact.endpoint not in own
-        )
+        acceptable = [contact for contact in reply.contacts if self._may_follow(contact, own)]
         refused = reply.refused + len(reply.contacts) - len(acceptable)
-        if refused:
-            self._counts[DhtCount.REFUSED_CONTACT] += refused
-        return replace(reply, contacts=acceptable, refused=0)
+        if not refused:
+            return reply
+        self._counts[DhtCount.REFUSED_CONTACT] += refused
+        return Contacts(tuple(acceptable))
+
+    def _may_follow(self, contact: Contact, own: Collection[Endpoint]) -> bool:
+        endpoint = contact.endpoint
+        return (
+            self._allowed(endpoint)
+            and endpoint not in own
+            and self._meets_cost(contact.identity_key)
+        )
 
     def _heard_goodbye(self, node_id: NodeId) -> None:
         self._publisher.holders.pop(node_id, None)
@@ -329,11 +380,14 @@ class Dht:
     def _allowed(self, endpoint: Endpoint) -> bool:
         return endpoint_allowed(endpoint, allow_private=self._settings.allow_private_endpoints)
 
+    def _meets_cost(self, identity_key: bytes) -> bool:
+        return meets_cost(identity_key, self._settings.identity_cost_bits)
+
     # Scheduled work.
 
     def _joined(self, lookup: Lookup) -> None:
         self._schedule.at(Task.CRAWL, self._now + self._rng.uniform(0.1, 1.0))
-        self._publisher.store_at(lookup)
+        self._store_in_region(lookup)
 
     def _run(self, task: Task) -> None:
         match task:
@@ -348,26 +402,58 @@ class Dht:
         self._table.refreshed(target)
         start = self._table.closest(target, self._settings.k)
         lookup = Lookup(target, self._own_id, start, self._settings, self._now)
-        self._walks.launch(lookup, partial(on_finished, lookup))
+        self.activity.lookups += 1
+        self._walks.launch(lookup, partial(self._looked_up, lookup, on_finished))
+
+    def _looked_up(self, lookup: Lookup, on_finished: Callable[[Lookup], None]) -> None:
+        nearest = lookup.closest()
+        if nearest and self._now < lookup.next_deadline():
+            self.activity.lookups_succeeded += 1
+        chance = self._watch.looked_up(lookup.target, nearest, self._now)
+        if chance is not None:
+            self.activity.eclipses_suspected += 1
+            own_region = self._watch.suspects(self._own_id, self._now)
+            self._events.append(EclipseSuspected(chance, own_region))
+        on_finished(lookup)
 
     def _publish(self) -> None:
-        self._look_up(self._own_id, self._publisher.store_at)
+        self._look_up(self._own_id, self._store_in_region)
+
+    def _store_in_region(self, lookup: Lookup) -> None:
+        """Store at the k nearest and in the region; look for its other members if it is doubtful.
+
+        Those who surround our id crowd its honest neighbours out of every answer, but not out
+        of answers about the other parts of the region: the ids with one bit of ours flipped.
+        """
+        reach = self._watch.region(self._now)
+        self._publisher.store_at(lookup, reach)
+        if reach and self._watch.suspects(self._own_id, self._now):
+            for bit in (reach.bit_length() - 1, reach.bit_length() - 2):
+                self._look_up(_flipped(self._own_id, bit), self._publisher.store_more)
 
     # Crawling.
 
     def _verified(self, record: bytes, key: NodeId) -> MixDescriptor:
-        return verified_record(record, key, network_id=self._network_id, now=self._now)
+        return self._verify_record(
+            record,
+            key,
+            network_id=self._network_id,
+            now=self._now,
+            cost_bits=self._settings.identity_cost_bits,
+        )
 
-    def _found(self, descriptor: MixDescriptor) -> None:
+    def _found(self, descriptor: MixDescriptor, answered: bool) -> None:
         if not self._store.is_left(descriptor):
-            self._events.append(DescriptorFound(descriptor))
+            self._events.append(DescriptorFound(descriptor, answered))
 
     def _crawled(self) -> None:
         crawl, self._crawl = self._crawl, None
         if crawl is None:
             return
         self._counts[DhtCount.REFUSED_RECORD] += crawl.refused_records
-        self._events.append(CrawlFinished(crawl.descriptors))
+        if crawl.complete:
+            self._watch.crawled(crawl.answered_ids, self._rng, self._now)
+        self._events.append(CrawlFinished(crawl.descriptors, crawl.started_at))
         if self._membership.phase is Phase.JOINED:
             self._schedule.at(Task.CRAWL, self._now + self._crawl_pace.next())
 
@@ -378,6 +464,21 @@ class Dht:
 
     def _clock(self) -> float:
         return self._now
+
+
+def _flipped(node_id: NodeId, bit: int) -> NodeId:
+    number = int.from_bytes(node_id, "big") ^ (1 << bit)
+    return NodeId(number.to_bytes(NODE_ID_BYTES, "big"))
+
+
+def _check_own_cost(identity: LocalIdentity, cost_bits: int) -> None:
+    if not meets_cost(identity.identity_key, cost_bits):
+        raise ConfigurationError(
+            f"This node's identity costs {identity_cost_bits(identity.identity_key)} bits and "
+            f"[dht] identity_cost_bits asks for {cost_bits}: move the key file away and search "
+            f'for another with "overlay init --force --identity-cost-bits {cost_bits}", which '
+            "writes the configuration anew."
+        )
 
 
 def _ignore(_: object) -> None:

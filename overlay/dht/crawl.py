@@ -9,7 +9,8 @@ use never shows on the network. Three steps for every node that comes to be know
    its far buckets, which ties the neighbourhoods together.
 
 When that has closed, the descriptors of nodes that stayed silent are taken from the nodes
-nearest to their ids, which hold them until they expire.
+nearest to their ids, which hold them until they expire; several are asked, and the highest
+sequence number counts, since the first to answer may be one that holds back or keeps an old one.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ from overlay.errors import PeerError
 __all__ = ["Crawl"]
 
 _HOLDERS_ASKED: Final = 3
+_DOUBTFUL_HOLDERS: Final = 2
+"""How many times k holders are asked about a node in a region that looks eclipsed."""
 _MAX_IDS_PER_ENDPOINT: Final = 3
 
 Verify = Callable[[bytes, NodeId], MixDescriptor]
@@ -54,7 +57,8 @@ class Crawl:
         start: contacts to begin with.
         settings: how many nodes, in flight, of one subnet, and for how long.
         verify: turns a record into a descriptor of the node asked for, or raises PeerError.
-        on_descriptor: gets each verified descriptor once.
+        on_descriptor: gets each verified descriptor once, and whether its owner gave it.
+        doubtful: tells whether the holders nearest to an id may all be one adversary's.
         rng: draws the far buckets.
         now: when the time budget begins.
     """
@@ -66,15 +70,18 @@ class Crawl:
         settings: DhtSettings,
         *,
         verify: Verify,
-        on_descriptor: Callable[[MixDescriptor], None],
+        on_descriptor: Callable[[MixDescriptor, bool], None],
         rng: Random,
         now: float,
+        doubtful: Callable[[NodeId], bool] = lambda _: False,
     ) -> None:
         self._own_id = own_id
         self._settings = settings
         self._verify = verify
         self._on_descriptor = on_descriptor
         self._rng = rng
+        self._doubtful = doubtful
+        self.started_at = now
         self._deadline = now + settings.crawl_time_s
         self._nodes: dict[NodeId, _Progress] = {}
         self._subnets: Counter[bytes] = Counter()
@@ -82,7 +89,8 @@ class Crawl:
         self._waiting: deque[Query] = deque()
         self._silent: list[NodeId] = []
         self._in_flight = 0
-        self._found: set[NodeId] = set()
+        self._found: dict[NodeId, int] = {}
+        """The highest sequence number of each node."""
         self.refused_records = 0
         for contact in start:
             self._discover(contact)
@@ -92,6 +100,16 @@ class Crawl:
         """How many nodes' descriptors were found."""
         return len(self._found)
 
+    @property
+    def answered_ids(self) -> list[NodeId]:
+        """Who has answered."""
+        return [node_id for node_id, node in self._nodes.items() if node.answered]
+
+    @property
+    def complete(self) -> bool:
+        """Whether nobody that became known was left unasked."""
+        return not (self._waiting or self._in_flight or self._silent)
+
     def queries(self, now: float) -> list[Query]:
         """Return what to ask now, up to ``crawl_in_flight`` queries at a time."""
         chosen: list[Query] = []
@@ -100,11 +118,8 @@ class Crawl:
                 self._ask_holders()
             if not self._waiting:
                 break
-            query = self._waiting.popleft()
-            if isinstance(query.request, FindRecord) and query.request.key in self._found:
-                continue
             self._in_flight += 1
-            chosen.append(query)
+            chosen.append(self._waiting.popleft())
         return chosen
 
     def answered(self, query: Query, reply: Reply) -> None:
@@ -115,7 +130,7 @@ class Crawl:
             progress.answered = True
             self._waiting.extend(self._neighbourhood_queries(query.contact))
         if isinstance(reply, Record) and isinstance(query.request, FindRecord):
-            self._take(reply.record, query.request.key)
+            self._take(reply.record, query.request.key, answered=not _is_holder_query(query))
         elif isinstance(reply, Contacts) and not _is_holder_query(query):
             # Three replies of k contacts each are all that one node may introduce.
             for contact in reply.contacts[: self._settings.k]:
@@ -127,10 +142,12 @@ class Crawl:
         if _is_own_record_query(query):
             self._silent.append(query.contact.node_id)
 
+    def slow(self, query: Query) -> None:
+        """Wait on: a crawl has time, and wants everybody who is there."""
+
     def finished(self, now: float) -> bool:
         """Tell whether the walk has closed or its time is over."""
-        nothing_left = not (self._waiting or self._in_flight or self._silent)
-        return nothing_left or now >= self._deadline
+        return self.complete or now >= self._deadline
 
     def next_deadline(self) -> float:
         """Return the end of the time budget."""
@@ -168,22 +185,23 @@ class Crawl:
         living = [node.contact for node in self._nodes.values() if node.answered]
         silent, self._silent = self._silent, []
         for node_id in silent:
+            doubtful = self._doubtful(node_id)
             holders = heapq.nsmallest(
-                _HOLDERS_ASKED,
+                _DOUBTFUL_HOLDERS * self._settings.k if doubtful else _HOLDERS_ASKED,
                 living,
                 key=lambda contact: distance(contact.node_id, node_id),
             )
             self._waiting.extend(Query(holder, FindRecord(node_id)) for holder in holders)
 
-    def _take(self, record: bytes, key: NodeId) -> None:
+    def _take(self, record: bytes, key: NodeId, *, answered: bool) -> None:
         try:
             descriptor = self._verify(record, key)
         except PeerError:
             self.refused_records += 1
             return
-        if key not in self._found:
-            self._found.add(key)
-            self._on_descriptor(descriptor)
+        if descriptor.sequence > self._found.get(key, -1):
+            self._found[key] = descriptor.sequence
+            self._on_descriptor(descriptor, answered)
 
 
 def _is_own_record_query(query: Query) -> bool:

@@ -130,7 +130,11 @@ def network_tag(network_id: str) -> bytes:
 
 
 class Envelopes:
-    """Makes this node's datagrams: knows its identity and its network, nothing else."""
+    """Makes and reads this node's datagrams: knows its identity and its network, nothing else.
+
+    Whoever carries messages in another form (a simulated network) gives the DHT core a
+    subclass of this.
+    """
 
     def __init__(self, identity: LocalIdentity, network_id: str) -> None:
         self.network_id = network_id
@@ -179,6 +183,10 @@ class Envelopes:
     def challenge(self, request_id: bytes, cookie: bytes) -> bytes:
         """Return the 45 bytes that a request without a valid cookie gets."""
         return pack_canonical([VERSION, self.tag, int(Kind.CHALLENGE), request_id, cookie])
+
+    def parse(self, datagram: bytes) -> UnverifiedRequest | UnverifiedReply | Challenge:
+        """Parse any datagram of this network; see :func:`parse_datagram`."""
+        return parse_datagram(datagram, self.tag)
 
 
 def parse_datagram(data: bytes, tag: bytes) -> UnverifiedRequest | UnverifiedReply | Challenge:

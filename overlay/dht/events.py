@@ -12,8 +12,10 @@ __all__ = [
     "BootstrapUnreachable",
     "CrawlFinished",
     "DescriptorFound",
+    "DhtActivity",
     "DhtCount",
     "DhtEvent",
+    "EclipseSuspected",
     "Joined",
     "NodeLeft",
 ]
@@ -35,9 +37,13 @@ class BootstrapUnreachable:
 
 @dataclass(frozen=True, slots=True)
 class DescriptorFound:
-    """A crawl brought a verified descriptor (perhaps one that is known already)."""
+    """A crawl brought a verified descriptor (perhaps one that is known already).
+
+    ``answered`` tells that its owner gave it, so is there; else others held it for the owner.
+    """
 
     descriptor: MixDescriptor
+    answered: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +55,39 @@ class NodeLeft:
 
 @dataclass(frozen=True, slots=True)
 class CrawlFinished:
-    """A crawl is over; it brought so many distinct descriptors."""
+    """A crawl that began at ``started_at`` is over; it brought so many distinct descriptors."""
 
     descriptors: int
+    started_at: float
 
 
-DhtEvent = Joined | BootstrapUnreachable | DescriptorFound | NodeLeft | CrawlFinished
+@dataclass(frozen=True, slots=True)
+class EclipseSuspected:
+    """So many nodes as a lookup found lie that close with a probability of ``chance``.
+
+    ``own_region`` tells that they surround this node's own id.
+    """
+
+    chance: float
+    own_region: bool
+
+
+DhtEvent = (
+    Joined | BootstrapUnreachable | DescriptorFound | NodeLeft | CrawlFinished | EclipseSuspected
+)
+
+
+@dataclass(slots=True)
+class DhtActivity:
+    """What the DHT did since its start.
+
+    A lookup succeeded if it closed within its budgets with somebody found.
+    """
+
+    lookups: int = 0
+    lookups_succeeded: int = 0
+    crawls: int = 0
+    eclipses_suspected: int = 0
 
 
 class DhtCount(enum.Enum):
@@ -70,4 +103,5 @@ class DhtCount(enum.Enum):
     UNSOLICITED = "a reply that nobody asked for, or from another address"
     REFUSED_CONTACT = "a contact with an endpoint that configuration refuses"
     REFUSED_RECORD = "a record that does not verify, or for which there is no room"
+    UNDER_COST = "an identity that costs less than this network asks"
     TIMED_OUT = "a call without an answer"

@@ -108,6 +108,11 @@ class Contact:
             raise Malformed("a contact is an address, a port and an identity key")
         return _decode_contact(packed)
 
+    @property
+    def encoded_bytes(self) -> int:
+        """How many bytes :meth:`encode` returns."""
+        return (16 if ":" in self.endpoint.host else 4) + 2 + PUBLIC_KEY_BYTES
+
     def encode(self) -> bytes:
         """Return the 38 (IPv4) or 50 (IPv6) bytes that :meth:`decode` reads."""
         return self.endpoint.packed + self.endpoint.port.to_bytes(2, "big") + self.identity_key
@@ -289,7 +294,7 @@ def contacts_that_fit(contacts: Sequence[Contact], count: int) -> Contacts:
     chosen: list[Contact] = []
     room = MAX_CONTACTS_BYTES
     for contact in contacts[:count]:
-        room -= len(contact.encode()) + 2  # two bytes of msgpack header each
+        room -= contact.encoded_bytes + 2  # two bytes of msgpack header each
         if room < 0:
             break
         chosen.append(contact)

@@ -47,6 +47,10 @@ __all__ = ["Responder"]
 
 _SECRET_BYTES: Final = 32
 
+_STORE_SLACK: Final = 2
+"""A record is refused by whoever knows 2 k nodes nearer to it than itself: its owner stores at
+the k nearest and in their region, and does not know exactly whom we know."""
+
 
 class Responder:
     """Answers the requests of others out of the routing table and the store.
@@ -116,7 +120,7 @@ class Responder:
 
     def _reply(self, request: Request, contact: Contact, group: bytes, now: float) -> Reply:
         if isinstance(request, Leave):
-            return self._left(request, contact)
+            return self._left(request, contact, group)
         self._on_contact(contact)
         match request:
             case Ping():
@@ -140,24 +144,27 @@ class Responder:
         return self._store.get(key)
 
     def _stored(self, record: bytes, contact: Contact, group: bytes) -> bool:
-        """Take the sender's own descriptor; nobody may store another's."""
-        try:
-            self._store.put(
-                contact.node_id, record, group, responsible=self._is_responsible(contact.node_id)
-            )
-        except (PeerError, LimitReached):
+        """Take the sender's own descriptor if its place is near ours; nobody stores another's."""
+        key = contact.node_id
+        k = self._settings.k
+        accepted = self._is_among_nearest(_STORE_SLACK * k, key)
+        if accepted:
+            try:
+                self._store.put(key, record, group, responsible=self._is_among_nearest(k, key))
+            except (PeerError, LimitReached):
+                accepted = False
+        if not accepted:
             self._counts[DhtCount.REFUSED_RECORD] += 1
-            return False
-        return True
+        return accepted
 
-    def _is_responsible(self, key: NodeId) -> bool:
-        """Tell whether fewer than k contacts that we know are nearer to ``key`` than we are."""
-        nearest = self._table.closest(key, self._settings.k, exclude=key)
-        if len(nearest) < self._settings.k:
+    def _is_among_nearest(self, count: int, key: NodeId) -> bool:
+        """Tell whether fewer than ``count`` contacts that we know are nearer to ``key``."""
+        nearest = self._table.closest(key, count, exclude=key)
+        if len(nearest) < count:
             return True
         return distance(self._own_id, key) < distance(nearest[-1].node_id, key)
 
-    def _left(self, request: Leave, contact: Contact) -> Reply:
-        if self._store.leave(contact.node_id, request.sequence):
+    def _left(self, request: Leave, contact: Contact, group: bytes) -> Reply:
+        if self._store.leave(contact.node_id, request.sequence, group):
             self._on_left(contact.node_id)
         return Left()

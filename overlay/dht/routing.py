@@ -16,10 +16,10 @@ caches counted, so that one operator's address range cannot surround us.
 
 from __future__ import annotations
 
-import heapq
 import logging
 import math
 from bisect import bisect_left
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from random import Random
 from typing import Final
@@ -57,8 +57,12 @@ def distance(one: bytes, other: bytes) -> int:
 class Entry(Node):  # type: ignore[misc]  # the package ships no types
     """A contact in a bucket: the package's node with what we know of its health."""
 
+    __slots__ = ("contact", "failures", "group", "id", "ip", "last_seen", "long_id", "port")
+
     def __init__(self, contact: Contact, group: bytes, last_seen: float) -> None:
-        super().__init__(contact.node_id, contact.endpoint.host, contact.endpoint.port)
+        self.id = contact.node_id
+        self.ip, self.port = contact.endpoint
+        self.long_id = int.from_bytes(contact.node_id, "big")
         self.contact = contact
         self.group = group
         self.last_seen = last_seen
@@ -68,13 +72,16 @@ class Entry(Node):  # type: ignore[misc]  # the package ships no types
 class Bucket(KBucket):  # type: ignore[misc]  # the package ships no types
     """A k-bucket, least recently seen first; as many replacements as contacts, newest last."""
 
-    nodes: dict[bytes, Entry]
-    replacement_nodes: dict[bytes, Entry]
+    nodes: OrderedDict[bytes, Entry]
+    replacement_nodes: OrderedDict[bytes, Entry]
     last_updated: float
 
-    def __init__(self, lower: int, upper: int, k: int) -> None:
+    def __init__(self, lower: int, upper: int, k: int, groups: Counter[bytes]) -> None:
+        """Make an empty one; it counts its contacts' subnets in the table's ``groups``."""
         super().__init__(lower, upper, k, replacementNodeFactor=1)
         self.last_updated = -math.inf
+        self.last_target: int | None = None
+        self._groups = groups
 
     def touch_last_updated(self) -> None:
         """Do nothing: the parent reads a clock here; :meth:`Table.refreshed` has its own."""
@@ -82,21 +89,54 @@ class Bucket(KBucket):  # type: ignore[misc]  # the package ships no types
     def split(self) -> tuple[Bucket, Bucket]:
         """Return the two halves; each holds its share of contacts and replacements."""
         middle = (self.range[0] + self.range[1]) // 2
+        counted_already: Counter[bytes] = Counter()
         halves = (
-            Bucket(self.range[0], middle, self.ksize),
-            Bucket(middle + 1, self.range[1], self.ksize),
+            Bucket(self.range[0], middle, self.ksize, counted_already),
+            Bucket(middle + 1, self.range[1], self.ksize, counted_already),
         )
-        for half in halves:
-            half.last_updated = self.last_updated
-        for entry in [*self.nodes.values(), *self.replacement_nodes.values()]:
+        for entry in self.entries():
             halves[entry.long_id > middle].add_node(entry)
+        for half in halves:
+            # A lookup passed through one half only; the other one has still to be refreshed.
+            # So whoever joins with a lookup of its own id goes on to refresh all that is far.
+            target = self.last_target
+            if target is None or half.range[0] <= target <= half.range[1]:
+                half.last_updated, half.last_target = self.last_updated, target
+            half._groups = self._groups
         return halves
 
     def add_node(self, node: Entry) -> bool:
         """Put ``node`` at the tail; False if the bucket is full and it became a replacement."""
+        outgoing = self.entry(node.id)
         if node.id in self.nodes or len(self.nodes) < self.ksize:
             self.replacement_nodes.pop(node.id, None)
+        elif outgoing is None and len(self.replacement_nodes) >= self.max_replacement_nodes:
+            outgoing = next(iter(self.replacement_nodes.values()))
+        self._groups[node.group] += 1
+        self._uncount(outgoing)
         return bool(super().add_node(node))
+
+    def remove_node(self, node: Node) -> None:
+        """Forget a contact or replacement; the newest replacement takes a contact's place."""
+        self._uncount(self.entry(node.id))
+        super().remove_node(node)
+
+    def entry(self, node_id: bytes) -> Entry | None:
+        """Return a contact or replacement."""
+        return self.nodes.get(node_id) or self.replacement_nodes.get(node_id)
+
+    def _uncount(self, entry: Entry | None) -> None:
+        if entry is None:
+            return
+        self._groups[entry.group] -= 1
+        if not self._groups[entry.group]:
+            del self._groups[entry.group]
+
+    def nearest_to(self, goal: int) -> int:
+        """Return the distance from ``goal`` to the nearest id that can be in here."""
+        lower, upper = self.range
+        size: int = upper - lower
+        return (lower ^ goal) & ~size
 
     def entries(self) -> Iterator[Entry]:
         """Yield contacts and replacements."""
@@ -124,11 +164,18 @@ class Table(RoutingTable):  # type: ignore[misc]  # the package ships no types
 
     def flush(self) -> None:
         """Forget every contact."""
-        self.buckets = [Bucket(0, _LAST_ID, self.ksize)]
+        self._groups: Counter[bytes] = Counter()
+        self.buckets = [Bucket(0, _LAST_ID, self.ksize, self._groups)]
+        self._upper_ends = [_LAST_ID]
+
+    def split_bucket(self, index: int) -> None:
+        """Replace a bucket by its two halves."""
+        super().split_bucket(index)
+        self._upper_ends.insert(index, self.buckets[index].range[1])
 
     def get_bucket_for(self, node: Node) -> int:
         """Return the index of the one bucket whose range holds the node."""
-        return bisect_left(self.buckets, node.long_id, key=_upper_end)
+        return bisect_left(self._upper_ends, node.long_id)
 
     def add_contact(self, node: Entry) -> None:
         """File a node: split our own bucket while it is full, else keep a replacement."""
@@ -151,7 +198,7 @@ class Table(RoutingTable):  # type: ignore[misc]  # the package ships no types
             for entry in bucket.nodes.values()
             if entry.id != node.id and not (exclude and entry.same_home_as(exclude))
         ]
-        return heapq.nsmallest(k or self.ksize, candidates, key=node.distance_to)
+        return _nearest(candidates, node.long_id, k or self.ksize)
 
     def lonely_buckets(self) -> list[Bucket]:
         """Return the buckets that no lookup of ours refreshed for a refresh interval."""
@@ -167,7 +214,14 @@ class Table(RoutingTable):  # type: ignore[misc]  # the package ships no types
             The least recently seen contact of a full bucket that should be pinged before
             the new one may replace it, or None.
         """
-        if contact.node_id == self.node.id:
+        node_id = contact.node_id
+        bucket = self._bucket(node_id)
+        known = bucket.nodes.get(node_id)
+        if known is not None and known.contact.endpoint == contact.endpoint:
+            known.last_seen, known.failures = self._clock(), 0
+            bucket.nodes.move_to_end(node_id)
+            return None
+        if node_id == self.node.id:
             return None
         group = source_group(contact.endpoint, limit_private=self._settings.limit_private_subnets)
         entry = Entry(contact, group, self._clock())
@@ -182,7 +236,7 @@ class Table(RoutingTable):  # type: ignore[misc]  # the package ships no types
         bucket = self._bucket(node_id)
         entry = bucket.nodes.get(node_id)
         if entry is None:
-            bucket.replacement_nodes.pop(node_id, None)
+            bucket.remove_node(Node(node_id))
             return
         entry.failures += 1
         if bucket.replacement_nodes or entry.failures >= self._settings.contact_max_failures:
@@ -204,18 +258,26 @@ class Table(RoutingTable):  # type: ignore[misc]  # the package ships no types
 
         ``alive`` leaves out those whose last call failed: what we hand to others.
         """
-        goal = Node(target)
-        entries = [
-            entry
-            for bucket in self.buckets
-            for entry in bucket.nodes.values()
-            if entry.id != exclude and not (alive and entry.failures)
-        ]
-        return [entry.contact for entry in heapq.nsmallest(count, entries, key=goal.distance_to)]
+        goal = int.from_bytes(target, "big")
+        found: list[Contact] = []
+        # Buckets are subtrees: whoever is in one is nearer than everybody in a farther one.
+        for bucket in sorted(self.buckets, key=lambda bucket: bucket.nearest_to(goal)):
+            near = [
+                (entry.long_id ^ goal, entry)
+                for entry in bucket.nodes.values()
+                if entry.id != exclude and not (alive and entry.failures)
+            ]
+            near.sort()  # no two entries are equally far, so only distances are compared
+            found += [entry.contact for _, entry in near]
+            if len(found) >= count:
+                break
+        return found[:count]
 
     def refreshed(self, target: NodeId) -> None:
         """Record that a lookup of ours passes through the bucket of ``target``."""
-        self._bucket(target).last_updated = self._clock()
+        bucket = self._bucket(target)
+        bucket.last_updated = self._clock()
+        bucket.last_target = int.from_bytes(target, "big")
 
     def refresh_target(self) -> NodeId | None:
         """Return a random id in a bucket that is due for a refresh, or None."""
@@ -234,7 +296,7 @@ class Table(RoutingTable):  # type: ignore[misc]  # the package ships no types
                 yield entry.contact
 
     def _bucket(self, node_id: NodeId) -> Bucket:
-        return self.buckets[self.get_bucket_for(Node(node_id))]
+        return self.buckets[bisect_left(self._upper_ends, int.from_bytes(node_id, "big"))]
 
     def _doubtful_head(self, bucket: Bucket) -> Contact | None:
         head = next(iter(bucket.nodes.values()))
@@ -243,19 +305,20 @@ class Table(RoutingTable):  # type: ignore[misc]  # the package ships no types
         return head.contact
 
     def _subnet_has_room(self, entry: Entry) -> bool:
-        own = self.get_bucket_for(entry)
-        in_table = in_bucket = 0
-        for index, bucket in enumerate(self.buckets):
-            for other in bucket.entries():
-                if other.group == entry.group and other.id != entry.id:
-                    in_table += 1
-                    in_bucket += index == own
+        """Tell whether bucket and table may hold this contact beside others of its subnet."""
+        in_table = self._groups.get(entry.group, 0)
+        if not in_table:
+            return True
+        bucket = self.buckets[self.get_bucket_for(entry)]
+        known = bucket.entry(entry.id)
+        if known is not None and known.group == entry.group:
+            return True  # it has its place already
+        in_bucket = sum(other.group == entry.group for other in bucket.entries())
         return (
             in_bucket < self._settings.bucket_subnet_limit
             and in_table < self._settings.table_subnet_limit
         )
 
 
-def _upper_end(bucket: Bucket) -> int:
-    upper: int = bucket.range[1]
-    return upper
+def _nearest(entries: list[Entry], goal: int, count: int) -> list[Entry]:
+    return sorted(entries, key=lambda entry: entry.long_id ^ goal)[:count]

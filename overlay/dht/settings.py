@@ -17,7 +17,9 @@ class DhtSettings:
             a lookup among 30 % dead contacts from 25 s down to 1.5 s.
         disjoint_paths: into how many paths a lookup is dealt; a node is asked by one of them
             only (S/Kademlia, Baumgart and Mies 2007).
-        rpc_timeout_s: patience with one request.
+        rpc_timeout_s: patience with an endpoint whose round trip is not known.
+        rpc_timeout_min_s, rpc_timeout_max_s: bounds of the patience that measured round trips
+            suggest (RFC 6298), and of its doubling from one attempt to the next.
         rpc_attempts: how often a request is sent before its node counts as silent.
         lookup_max_hops, lookup_max_queries, lookup_time_s: where a lookup ends, whatever
             peers invent.
@@ -30,6 +32,9 @@ class DhtSettings:
         refresh_interval_s: how long a bucket goes without a lookup.
         max_records: descriptors of other nodes that this node stores.
         max_records_per_source: of those, how many from one /24 or /48.
+        identity_cost_bits: what the whole network asks of every identity: the leading zero
+            bits of a hash, found by about 2 to that power of key pairs (S/Kademlia). Nodes
+            below are not heard. 0 takes every identity; an open network should ask for 16.
         republish_interval_s: how often this node stores its own descriptor anew.
         crawl_interval_s: how often the whole overlay is walked for descriptors.
         crawl_first_interval_s: the first pause between two crawls; it doubles up to that.
@@ -48,6 +53,8 @@ class DhtSettings:
     alpha: int = 8
     disjoint_paths: int = 3
     rpc_timeout_s: float = 0.5
+    rpc_timeout_min_s: float = 0.2
+    rpc_timeout_max_s: float = 2.0
     rpc_attempts: int = 2
     lookup_max_hops: int = 16
     lookup_max_queries: int = 200
@@ -61,6 +68,7 @@ class DhtSettings:
     refresh_interval_s: float = 3600.0
     max_records: int = 4096
     max_records_per_source: int = 16
+    identity_cost_bits: int = 0
     republish_interval_s: float = 3600.0
     crawl_interval_s: float = 600.0
     crawl_first_interval_s: float = 10.0
@@ -81,6 +89,10 @@ class DhtSettings:
                 raise ValueError(f"{name} must lie between {low:g} and {high:g}, not {value!r}.")
         if self.crawl_first_interval_s > self.crawl_interval_s:
             raise ValueError("crawl_first_interval_s must not exceed crawl_interval_s.")
+        if not self.rpc_timeout_min_s <= self.rpc_timeout_s <= self.rpc_timeout_max_s:
+            raise ValueError(
+                "rpc_timeout_s must not exceed rpc_timeout_max_s, nor rpc_timeout_min_s exceed it."
+            )
         if self.bootstrap_retry_s > self.bootstrap_retry_max_s:
             raise ValueError("bootstrap_retry_s must not exceed bootstrap_retry_max_s.")
         if self.disjoint_paths > self.alpha:
@@ -92,6 +104,8 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("alpha", 1, 64),
     ("disjoint_paths", 1, 16),
     ("rpc_timeout_s", 0.05, 10),
+    ("rpc_timeout_min_s", 0.01, 10),
+    ("rpc_timeout_max_s", 0.05, 60),
     ("rpc_attempts", 1, 5),
     ("lookup_max_hops", 1, 64),
     ("lookup_max_queries", 1, 2000),
@@ -103,6 +117,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("refresh_interval_s", 1, 86400),
     ("max_records", 1, 1_000_000),
     ("max_records_per_source", 1, 1_000_000),
+    ("identity_cost_bits", 0, 32),
     ("republish_interval_s", 1, 86400),
     ("crawl_interval_s", 1, 86400),
     ("crawl_first_interval_s", 0.1, 86400),

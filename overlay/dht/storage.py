@@ -11,7 +11,7 @@ import heapq
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from kademlia.storage import IStorage
 
@@ -19,23 +19,39 @@ from overlay.addresses import NodeId
 from overlay.dht.descriptor import MAX_VALIDITY_S, MixDescriptor, UnverifiedDescriptor
 from overlay.dht.routing import distance
 from overlay.dht.settings import DhtSettings
-from overlay.errors import LimitReached, NotAuthentic, Replayed
+from overlay.errors import LimitReached, NotAuthentic, Refused, Replayed
+from overlay.identity import meets_cost
 
-__all__ = ["Store", "verified_record"]
+__all__ = ["Store", "VerifyRecord", "verified_record"]
 
 _MAX_TOMBSTONES: Final = 4096
 _OWN_SOURCE: Final = b"own"
 
 
-def verified_record(record: bytes, key: NodeId, *, network_id: str, now: float) -> MixDescriptor:
+class VerifyRecord(Protocol):
+    """What turns stored bytes into the descriptor of the node ``key``."""
+
+    def __call__(
+        self, record: bytes, key: NodeId, *, network_id: str, now: float, cost_bits: int = 0
+    ) -> MixDescriptor:
+        """Return the descriptor, or raise PeerError."""
+        ...
+
+
+def verified_record(
+    record: bytes, key: NodeId, *, network_id: str, now: float, cost_bits: int = 0
+) -> MixDescriptor:
     """Turn stored bytes into the descriptor of the node ``key``.
 
     Raises:
-        PeerError: they do not parse, do not verify, are expired or belong to another node.
+        PeerError: they do not parse, do not verify, are expired, belong to another node, or
+            its identity cost less than ``cost_bits``.
     """
     descriptor = UnverifiedDescriptor.parse(record).verify(network_id=network_id, now=now)
     if descriptor.node_id != key:
         raise NotAuthentic("the record belongs to another node")
+    if not meets_cost(descriptor.identity_key, cost_bits):
+        raise Refused("the identity costs less than this network asks")
     return descriptor
 
 
@@ -46,25 +62,43 @@ class _Stored:
     stored_at: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Tombstone:
+    sequence: int
+    until: float
+    source: bytes
+
+
+_NO_TOMBSTONE: Final = _Tombstone(-1, 0.0, b"")
+
+
 class Store(IStorage):  # type: ignore[misc]  # the package ships no types
     """The records that this node holds for others, and the tombstones of those who left.
 
     Owned by the DHT core. Holds at most ``max_records``, of which ``max_records_per_source``
-    of one subnet, and 4,096 tombstones. When it is full, a record nearer to our own id
-    displaces the farthest.
+    of one subnet, and 4,096 tombstones, as many of one subnet: who has many identities in one
+    place buries its own tombstones, not those of others. When the store is full, a record
+    nearer to our own id displaces the farthest.
     """
 
     def __init__(
-        self, own_id: NodeId, network_id: str, settings: DhtSettings, clock: Callable[[], float]
+        self,
+        own_id: NodeId,
+        network_id: str,
+        settings: DhtSettings,
+        clock: Callable[[], float],
+        verify: VerifyRecord = verified_record,
     ) -> None:
         self._own_id = own_id
         self._network_id = network_id
         self._settings = settings
         self._clock = clock
+        self._verify = verify
         self._records: OrderedDict[NodeId, _Stored] = OrderedDict()
         self._sources: Counter[bytes] = Counter()
         self._expiries: list[tuple[float, NodeId]] = []
-        self._left: OrderedDict[NodeId, tuple[int, float]] = OrderedDict()
+        self._left: OrderedDict[NodeId, _Tombstone] = OrderedDict()
+        self._left_from: Counter[bytes] = Counter()
 
     def put(self, key: NodeId, record: bytes, source: bytes, *, responsible: bool) -> None:
         """Verify and keep a record that a sender of the subnet ``source`` brought.
@@ -80,7 +114,13 @@ class Store(IStorage):  # type: ignore[misc]  # the package ships no types
         self._drop_expired(now)
         if record == self.get(key):
             return
-        descriptor = verified_record(record, key, network_id=self._network_id, now=now)
+        descriptor = self._verify(
+            record,
+            key,
+            network_id=self._network_id,
+            now=now,
+            cost_bits=self._settings.identity_cost_bits,
+        )
         if self.is_left(descriptor):
             raise Replayed("the node has left since")
         known = self._records.get(key)
@@ -99,25 +139,43 @@ class Store(IStorage):  # type: ignore[misc]  # the package ships no types
             return None
         return stored.descriptor
 
-    def leave(self, key: NodeId, sequence: int) -> bool:
-        """Bury a node's descriptors up to ``sequence``; False if that is no news."""
+    def leave(self, key: NodeId, sequence: int, source: bytes = _OWN_SOURCE) -> bool:
+        """Bury a node's descriptors up to ``sequence``; False if that is no news.
+
+        ``source`` is the subnet that the goodbye came from.
+        """
         now = self._clock()
         stored = self._records.get(key)
         if stored is not None and stored.descriptor.sequence > sequence:
             return False
-        before, until = self._left.pop(key, (-1, 0.0))
-        self._left[key] = (max(sequence, before), now + MAX_VALIDITY_S)
-        if sequence <= before and now < until:
+        known = self._forget_tombstone(key) or _NO_TOMBSTONE
+        self._bury(key, _Tombstone(max(sequence, known.sequence), now + MAX_VALIDITY_S, source))
+        if sequence <= known.sequence and now < known.until:
             return False
         self._remove(key)
-        if len(self._left) > _MAX_TOMBSTONES:
-            self._left.popitem(last=False)
         return True
 
     def is_left(self, descriptor: MixDescriptor) -> bool:
         """Tell whether the node said goodbye after it had signed this descriptor."""
-        sequence, until = self._left.get(descriptor.node_id, (-1, 0.0))
-        return descriptor.sequence <= sequence and self._clock() < until
+        left = self._left.get(descriptor.node_id, _NO_TOMBSTONE)
+        return descriptor.sequence <= left.sequence and self._clock() < left.until
+
+    def _bury(self, key: NodeId, tombstone: _Tombstone) -> None:
+        if self._left_from[tombstone.source] >= self._settings.max_records_per_source:
+            oldest = next(k for k, t in self._left.items() if t.source == tombstone.source)
+            self._forget_tombstone(oldest)
+        elif len(self._left) >= _MAX_TOMBSTONES:
+            self._forget_tombstone(next(iter(self._left)))
+        self._left[key] = tombstone
+        self._left_from[tombstone.source] += 1
+
+    def _forget_tombstone(self, key: NodeId) -> _Tombstone | None:
+        forgotten = self._left.pop(key, None)
+        if forgotten is not None:
+            self._left_from[forgotten.source] -= 1
+            if not self._left_from[forgotten.source]:
+                del self._left_from[forgotten.source]
+        return forgotten
 
     def __len__(self) -> int:
         return len(self._records)

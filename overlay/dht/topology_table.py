@@ -17,6 +17,7 @@ from typing import Final
 
 from overlay.addresses import NodeId, OverlayAddress
 from overlay.dht.descriptor import MixDescriptor, OnionKey, Role, is_public
+from overlay.identity import meets_cost
 
 __all__ = ["MAX_ENTRIES", "CryptoInfo", "Rejection", "TopologySnapshot", "TopologyTable"]
 
@@ -35,6 +36,8 @@ class Rejection(enum.Enum):
     CONFLICTING = "conflicting"
     """It has the known one's sequence number and another content: its owner misbehaves."""
     FULL = "table full"
+    UNDER_COST = "identity under cost"
+    """Its identity costs less than the network asks (``identity_cost_bits``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,20 +76,29 @@ class TopologyTable:
     endpoint outside the public Internet is refused whole: everything that reads this table
     sends to those endpoints, and a stranger's descriptor must not aim it at the own network.
 
+    ``identity_cost_bits`` is the network's (``[dht]``): identities below it are refused.
+
     Entries that expired since the last :meth:`expire` are still found by iteration, ``get``
     and the look-ups; :meth:`view` leaves them out.
     """
 
     def __init__(
-        self, *, allow_private_endpoints: bool = False, max_entries: int = MAX_ENTRIES
+        self,
+        *,
+        allow_private_endpoints: bool = False,
+        max_entries: int = MAX_ENTRIES,
+        identity_cost_bits: int = 0,
     ) -> None:
         if max_entries < 1:
             raise ValueError("a topology table needs room for one entry at least.")
         self._allow_private_endpoints = allow_private_endpoints
         self._max_entries = max_entries
+        self._identity_cost_bits = identity_cost_bits
         self._descriptors: dict[NodeId, MixDescriptor] = {}
         self._ordered: list[NodeId] = []
         self._by_overlay_address: dict[OverlayAddress, NodeId] = {}
+        self._heard: dict[NodeId, float] = {}
+        self._crawled_from = -math.inf
         self._rejections: Counter[Rejection] = Counter()
         self._earliest_expiry = math.inf
         """No entry expires before; it may lie too early after a descriptor was replaced."""
@@ -114,7 +126,28 @@ class TopologyTable:
             return False
         del self._ordered[bisect_left(self._ordered, node_id)]
         del self._by_overlay_address[descriptor.overlay_address]
+        self._heard.pop(node_id, None)
         return True
+
+    def heard(self, node_id: NodeId, now: float) -> None:
+        """Record that a known node has just answered by itself."""
+        if node_id in self._descriptors:
+            self._heard[node_id] = now
+
+    def crawled(self, started_at: float) -> None:
+        """Record that everybody there has been asked since ``started_at``."""
+        self._crawled_from = started_at
+
+    def unheard(self) -> frozenset[NodeId]:
+        """Return the nodes that did not answer when everybody was asked last.
+
+        A descriptor outlives its owner's session by hours, so these have most likely left.
+        Empty until the first crawl is over: what an earlier run knew is then not yet asked.
+        """
+        since = self._crawled_from
+        return frozenset(
+            node_id for node_id in self._ordered if self._heard.get(node_id, -math.inf) < since
+        )
 
     def expire(self, now: float) -> int:
         """Forget every node whose descriptor has expired and return how many they were."""
@@ -137,6 +170,8 @@ class TopologyTable:
             return Rejection.EXPIRED
         if not self._allow_private_endpoints and not all(map(is_public, descriptor.endpoints)):
             return Rejection.PRIVATE_ENDPOINT
+        if not meets_cost(descriptor.identity_key, self._identity_cost_bits):
+            return Rejection.UNDER_COST
         known = self._descriptors.get(node_id)
         if known is not None:
             return _rejection_beside(known, descriptor)

@@ -71,11 +71,18 @@ class Walks:
         for query in active.walk.queries(now):
             on_answer = partial(self._answered, active, query)
             contact = query.contact
-            self._calls.start(query.request, contact.endpoint, contact.node_id, now, on_answer)
+            on_slow = partial(self._slow, active, query)
+            self._calls.start(
+                query.request, contact.endpoint, contact.node_id, now, on_answer, on_slow
+            )
         if active.walk.finished(now):
             active.finished = True
             self._active.remove(active)
             active.on_finished()
+
+    def _slow(self, active: _Active, query: Query) -> None:
+        active.walk.slow(query)
+        self._advance(active)
 
     def _answered(self, active: _Active, query: Query, answer: Answer | None) -> None:
         if answer is None:

@@ -16,6 +16,7 @@ towards silence: a destination whose guard cannot be ended stays guarded and is 
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterable
 from random import Random
@@ -88,7 +89,9 @@ class Guard(Protocol):
 class Paths:
     """Owner of every requested path; bounded by ``MAX_PATHS``.
 
-    ``guard_refusals`` counts what the host refused while nobody waited for an answer.
+    ``guard_refusals`` counts what the host refused while nobody waited for an answer,
+    ``first_tries`` the paths whose first circuit was begun, ``opened_at_first_try`` those that
+    this circuit served.
     """
 
     def __init__(
@@ -115,6 +118,8 @@ class Paths:
         self._by_circuit: dict[int, RequestedPath] = {}
         self._last_number = 0
         self.guard_refusals = 0
+        self.first_tries = 0
+        self.opened_at_first_try = 0
 
     def all(self) -> list[RequestedPath]:
         """Return the requested paths, oldest first."""
@@ -157,6 +162,7 @@ class Paths:
         try:
             self._guard.protect(destination)
             self._connect(path, mix_path, now)
+            self.first_tries += 1
         except BaseException:
             self._end_quietly(path, now)
             raise
@@ -265,16 +271,19 @@ class Paths:
         self._by_circuit[circuit] = path
 
     def _select(self, path: RequestedPath, now: float) -> MixPath:
+        """Choose among those who answered lately and did not fail, as long as there is a path.
+
+        Better a Mix-node that was silent than no path at all, and better one that failed.
+        """
         selector = self._selector(path.strategy)
         view = self._table.view(now)
-        try:
-            return selector.select(self._path_request(path, path.avoid), view, self._rng)
-        except NoSuitablePath:
-            if not path.avoid:
-                raise
-            # Better a Mix-node that failed lately than no path at all.
-            path.avoid = frozenset()
-            return selector.select(self._path_request(path, path.avoid), view, self._rng)
+        unheard = self._table.unheard()
+        for avoid in dict.fromkeys((path.avoid | unheard, path.avoid)):
+            if avoid:
+                with contextlib.suppress(NoSuitablePath):
+                    return selector.select(self._path_request(path, avoid), view, self._rng)
+        path.avoid = frozenset()
+        return selector.select(self._path_request(path, path.avoid), view, self._rng)
 
     def _path_request(self, path: RequestedPath, avoid: frozenset[NodeId]) -> PathRequest:
         return PathRequest(
@@ -302,6 +311,7 @@ class Paths:
             self._drop_circuit(path, now)
             self._failed(path, error, now)
             return
+        self.opened_at_first_try += path.opened_at is None and not path.failures
         path.inner_addresses = tuple(event.inner_addresses)
         path.state, path.opened_at = PathState.OPEN, now
         path.failures, path.avoid, path.error = 0, frozenset(), None

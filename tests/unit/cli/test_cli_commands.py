@@ -10,6 +10,7 @@ from overlay.cli.main import main
 from overlay.cli.places import default_directory
 from overlay.config import load_configuration
 from overlay.errors import BackendError, InternalError
+from overlay.identity import identity_cost_bits, meets_cost
 from overlay.keyfile import read_identity
 
 
@@ -76,6 +77,27 @@ def test_init_never_overwrites_keys(node, overlay):
     assert (status, json.loads(out)["new_keys"]) == (0, False)
     assert (node / "identity.key").read_bytes() == keys
     assert load_configuration(node / "overlay.toml").roles.exit
+
+
+def test_init_searches_for_an_identity_of_the_networks_cost(tmp_path, overlay):
+    status, out, _err = overlay(
+        "init", "--dir", tmp_path / "n", "--identity-cost-bits", 5, "--json"
+    )
+    assert (status, json.loads(out)["identity_cost_bits"] >= 5) == (0, True)
+    assert load_configuration(tmp_path / "n" / "overlay.toml").dht.identity_cost_bits == 5
+    identity = read_identity(tmp_path / "n" / "identity.key")
+    assert meets_cost(identity.identity_key, 5)
+
+
+def test_init_tells_when_the_keys_that_are_there_cost_too_little(tmp_path, node, overlay):
+    before = (node / "overlay.toml").read_bytes()
+    cost = identity_cost_bits(read_identity(node / "identity.key").identity_key)
+    result = overlay("init", "--dir", node, "--force", "--identity-cost-bits", 31)
+    refused(result, f"costs {cost} bits and this network asks for 31; move the file away")
+    assert (node / "overlay.toml").read_bytes() == before
+    result = overlay("init", "--dir", tmp_path / "n", "--identity-cost-bits", 40)
+    refused(result, "identity_cost_bits must lie between 0 and 32, not 40")
+    assert not (tmp_path / "n").exists()
 
 
 def test_init_with_a_mistake_makes_nothing(tmp_path, overlay):

@@ -49,11 +49,11 @@ class Bench:
         assert endpoint == BOB_AT
         return parse_datagram(data, TAG)
 
-    def reply(self, to, reply=None, source=BOB_AT, envelopes=None):
+    def reply(self, to, reply=None, source=BOB_AT, envelopes=None, now=NOW + 0.1):
         data = (envelopes or self.bob).reply(reply or Pong(), to)
         parsed = parse_datagram(data, TAG)
         assert isinstance(parsed, UnverifiedReply)
-        self.calls.replied(parsed, source)
+        self.calls.replied(parsed, source, now)
 
 
 @pytest.fixture
@@ -144,7 +144,7 @@ def test_challenge_is_echoed_at_once_and_remembered_for_the_endpoint(bench):
     again = bench.request()
     assert again.cookie == b"c" * 16
     assert again.request_id == request.request_id
-    assert bench.calls.next_deadline() == NOW + 0.6
+    assert bench.calls.next_deadline() == pytest.approx(NOW + 0.1 + 0.3)  # 0.1 + 4 * 0.1 / 2
     bench.reply(again)
     assert len(bench.answers) == 1
     assert bench.ask().cookie == b"c" * 16
@@ -173,3 +173,56 @@ def test_challenge_from_elsewhere_is_dropped(bench):
     bench.calls.challenged(Challenge(b"x" * 12, b"c" * 16), BOB_AT, NOW)
     assert len(bench.sent) == 1
     assert bench.counts[DhtCount.UNSOLICITED] == 2
+
+
+def test_patience_follows_the_measured_round_trip(bench):
+    for _ in range(30):
+        bench.reply(bench.ask(), now=NOW + 0.1)
+    bench.ask()
+    assert bench.calls.next_deadline() == NOW + 0.2, "the lower bound: 0.1 s without deviation"
+    bench.calls.cancel_all()
+    for _ in range(3):
+        bench.reply(bench.ask(), now=NOW + 0.45)
+    bench.ask()
+    assert NOW + 0.5 < bench.calls.next_deadline() < NOW + 1.0
+
+
+def test_answer_to_a_repeated_request_is_not_measured(bench):
+    request = bench.ask()
+    bench.calls.handle_deadline(NOW + 0.5)
+    bench.reply(request, now=NOW + 0.6)
+    bench.ask()
+    assert bench.calls.next_deadline() == NOW + 0.5, "Karn's rule: still the initial patience"
+
+
+def test_challenge_is_a_measurement_too_and_makes_the_repetition_unambiguous(bench):
+    request = bench.ask()
+    bench.calls.challenged(Challenge(request.request_id, b"c" * 16), BOB_AT, NOW + 0.06)
+    bench.reply(bench.request(), now=NOW + 0.12)
+    bench.ask()
+    assert bench.calls.next_deadline() == pytest.approx(NOW + 0.2)
+
+
+def test_endpoint_that_fell_silent_is_a_stranger_again(bench):
+    bench.reply(bench.ask(), now=NOW + 0.01)
+    bench.ask()
+    assert bench.calls.next_deadline() == NOW + 0.2
+    bench.calls.handle_deadline(NOW + 0.2)
+    assert bench.calls.next_deadline() == NOW + 0.2 + 0.4, "twice as long"
+    bench.calls.handle_deadline(NOW + 0.6)
+    assert bench.answers[-1] is None
+    bench.ask()
+    assert bench.calls.next_deadline() == NOW + 0.5
+
+
+def test_who_lets_the_first_attempt_pass_is_slow_once_and_may_still_answer(bench):
+    slow = []
+    bench.calls.start(
+        Ping(), BOB_AT, BOB.node_id, NOW, bench.answers.append, lambda: slow.append("slow")
+    )
+    bench.calls.handle_deadline(NOW + 0.5)
+    assert slow == ["slow"]
+    bench.reply(bench.request(), now=NOW + 0.9)
+    assert len(bench.answers) == 1
+    bench.calls.handle_deadline(NOW + 10)
+    assert slow == ["slow"]

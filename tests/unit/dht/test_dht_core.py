@@ -201,7 +201,7 @@ def test_deadline_handled_early_changes_nothing():
 def test_crawl_without_contacts_finishes_with_nothing():
     dht = make_dht()
     dht.crawl(START)
-    assert dht.events() == [CrawlFinished(0)]
+    assert dht.events() == [CrawlFinished(0, START)]
     assert dht.events() == []
 
 
@@ -304,6 +304,30 @@ def test_full_store_makes_room_only_where_this_node_is_among_the_nearest(neighbo
         record = make_descriptor(identity, at).encoded
         verdicts.append(ask(dht, Store(record), identity=identity, source=at))
     assert verdicts == [Stored(True), Stored(not neighbour_is_nearer)]
+
+
+def test_record_is_refused_by_a_node_that_knows_twice_k_nearer_ones():
+    def gap(one, other):
+        return int.from_bytes(one.node_id) ^ int.from_bytes(other.node_id)
+
+    people = [(make_identity(n), public_endpoint(n)) for n in range(100, 200)]
+    owner, owner_at = max(people, key=lambda p: gap(p[0], ALICE))
+    record = make_descriptor(owner, owner_at).encoded
+    dht = make_dht(k=4, crawl_first_interval_s=500.0)
+    verdicts = []
+    for identity, at in people:
+        if identity is owner:
+            continue
+        ask(dht, Ping(), identity=identity, source=at)
+        accepted = ask(dht, Store(record), identity=owner, source=owner_at).accepted
+        nearer = sum(
+            gap(contact, owner) < gap(ALICE, owner)
+            for contact in dht._table
+            if contact.node_id != owner.node_id
+        )
+        assert accepted == (nearer < 8), nearer
+        verdicts.append(accepted)
+    assert {True, False} == set(verdicts)
 
 
 def test_whole_run_logs_no_address_nor_id(caplog):

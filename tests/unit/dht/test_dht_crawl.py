@@ -1,6 +1,7 @@
 """The crawl machine: closes over the overlay, asks holders for the silent, stays bounded."""
 
 from random import Random
+from typing import NamedTuple
 
 import pytest
 from dht_network import make_identity, public_endpoint
@@ -16,6 +17,13 @@ OWN = NodeId(bytes(20))
 NOW = 1000.0
 
 
+class Described(NamedTuple):
+    """What a record says: whose it is, and its sequence number, its last byte (0: none)."""
+
+    key: NodeId
+    sequence: int
+
+
 class World:
     """Nodes with full routing tables of k per bucket; records are their own keys."""
 
@@ -28,7 +36,7 @@ class World:
             self.nodes[node.node_id] = node
         self.tables = {node_id: self._table(node_id, rng) for node_id in self.nodes}
         self.silent = set()
-        self.found = []
+        self.found, self.answered = [], []
         self.asked = []
 
     def _table(self, own, rng):
@@ -47,20 +55,25 @@ class World:
             case FindRecord(key):
                 return Record(key)
 
-    def crawl(self, start, **settings):
+    def find(self, descriptor, answered):
+        self.found.append(descriptor.key)
+        self.answered.append(answered)
+
+    def crawl(self, start, doubtful=lambda _: False, **settings):
         def verify(record, key):
-            if record != key:
+            if record[:20] != key:
                 raise Malformed("not this one")
-            return key
+            return Described(key, int.from_bytes(record[20:]))
 
         return Crawl(
             OWN,
             start,
             DhtSettings(**{"k": self.k, **settings}),
             verify=verify,
-            on_descriptor=self.found.append,
+            on_descriptor=self.find,
             rng=Random(1),
             now=NOW,
+            doubtful=doubtful,
         )
 
     def run(self, crawl, reply=None):
@@ -95,6 +108,10 @@ def test_silent_nodes_descriptors_come_from_the_nearest_that_answered():
     crawl = world.crawl([next(iter(world.nodes.values()))])
     world.run(crawl)
     assert set(world.found) == set(world.nodes)
+    told_by_others = {
+        key for key, answered in zip(world.found, world.answered, strict=True) if not answered
+    }
+    assert told_by_others == world.silent
     for query in world.asked:
         if isinstance(query.request, FindRecord) and query.request.key != query.contact.node_id:
             living = [c for c in world.nodes.values() if c.node_id not in world.silent]
@@ -180,3 +197,45 @@ def test_time_budget_ends_the_crawl():
 def test_own_id_is_never_asked():
     me = Contact(OWN, public_endpoint(1), make_identity(1).identity_key)
     assert World(9, 8).crawl([me]).queries(NOW) == []
+
+
+def hidden(world):
+    """Let one node be silent; return its id and the others, nearest to it first."""
+    victim = next(iter(world.nodes))
+    world.silent = {victim}
+    others = [c for c in world.nodes.values() if c.node_id != victim]
+    return victim, sorted(others, key=lambda c: distance(c.node_id, victim))
+
+
+def test_first_holder_that_answers_does_not_decide():
+    world = World(60, 8)
+    victim, nearest = hidden(world)
+    sequences = {holder.node_id: number for number, holder in enumerate(nearest[:3], 1)}
+
+    def reply(query):
+        if isinstance(query.request, FindRecord) and query.request.key == victim:
+            return Record(victim + bytes([sequences[query.contact.node_id]]))
+        return world.reply(query)
+
+    latest = []
+    crawl = world.crawl(world.nodes.values())
+    crawl._on_descriptor = lambda one, answered: latest.append(one)
+    world.run(crawl, reply)
+    assert max(one.sequence for one in latest if one.key == victim) == 3
+
+
+@pytest.mark.parametrize("suspected", [False, True])
+def test_adversary_that_owns_the_nearest_holders_hides_nothing_once_it_is_suspected(suspected):
+    world = World(60, 8)
+    victim, nearest = hidden(world)
+    liars = {holder.node_id for holder in nearest[:5]}
+
+    def reply(query):
+        if isinstance(query.request, FindRecord) and query.request.key == victim:
+            lies = query.contact.node_id in liars
+            return Contacts(()) if lies else Record(victim + b"\1")
+        return world.reply(query)
+
+    crawl = world.crawl(world.nodes.values(), doubtful=lambda key: suspected and key == victim)
+    world.run(crawl, reply)
+    assert (victim in world.found) == suspected

@@ -52,6 +52,11 @@ class World:
         return most, total
 
 
+def late(lookup, flying):
+    for query in flying:
+        lookup.slow(query)
+
+
 def make_lookup(world, **settings):
     values = {"k": world.k, "alpha": 4, "disjoint_paths": 2, **settings}
     start = world.rng.sample(world.nodes, world.k)
@@ -195,3 +200,70 @@ def test_memory_of_a_path_is_bounded():
     assert len(lookup._paths[0].order) == len(lookup._paths[0].candidates) == 32
     nearest = min(peers, key=lambda c: distance(c.node_id, TARGET))
     assert lookup.queries(NOW)[0].contact == nearest
+
+
+def test_who_is_late_frees_its_place_and_holds_up_nothing_once_k_have_answered():
+    world = World(200, 8)
+    lookup = make_lookup(world)
+    first = lookup.queries(NOW)
+    late(lookup, first)
+    others = lookup.queries(NOW)
+    assert len(others) == len(first) == 4
+    for query in others:
+        lookup.answered(query, world.reply(query))
+    world.run(lookup)
+    found = {contact.node_id for contact in lookup.closest()}
+    assert len(found) == 8
+    assert found.isdisjoint(query.contact.node_id for query in first)
+
+
+def test_a_lookup_waits_for_the_late_while_it_has_fewer_than_k():
+    world = World(24, 8)
+    settings = DhtSettings(k=8, alpha=4, disjoint_paths=2)
+    lookup = Lookup(TARGET, OWN, world.nodes[:3], settings, NOW)
+    flying = lookup.queries(NOW)
+    late(lookup, flying)
+    assert not lookup.finished(NOW)
+    lookup.answered(flying[0], Contacts(()))
+    for query in flying[1:]:
+        lookup.failed(query)
+    assert lookup.finished(NOW)
+    assert lookup.closest() == [flying[0].contact]
+
+
+def test_who_answers_late_counts_if_the_lookup_still_runs():
+    world = World(200, 8)
+    lookup = make_lookup(world)
+    tardy, *prompt = lookup.queries(NOW)
+    lookup.slow(tardy)
+    lookup.slow(tardy)
+    lookup.answered(tardy, world.reply(tardy))
+    for query in prompt:
+        lookup.answered(query, world.reply(query))
+    world.run(lookup)
+    assert lookup.finished(NOW)
+
+
+def test_a_failure_after_being_late_is_settled_once():
+    world = World(60, 8, dead=0.5)
+    lookup = make_lookup(world)
+    flying = lookup.queries(NOW)
+    late(lookup, flying)
+    for query in flying:
+        lookup.failed(query)
+    most, _ = world.run(lookup)
+    assert most == 4
+
+
+def test_a_long_walk_does_not_forget_the_node_that_it_has_just_found():
+    """With k = 1 a path of more hops than it remembers candidates once ended before its target."""
+    settings = DhtSettings(k=1, alpha=1, disjoint_paths=1)
+    hops = [Contact(NodeId((1 << (159 - n)).to_bytes(20, "big")), public_endpoint(n), b"k" * 32)
+            for n in range(14)]  # fmt: skip
+    lookup = Lookup(NodeId(bytes(20)), NodeId(b"o" * 20), hops[:1], settings, 0.0)
+    for following in hops[1:]:
+        (query,) = lookup.queries(0.0)
+        lookup.answered(query, Contacts((following,)))
+    (query,) = lookup.queries(0.0)
+    assert query.contact == hops[-1]
+    assert lookup.hops_to(hops[-1].node_id) == 13

@@ -178,3 +178,53 @@ def test_strangers_cannot_suppress_a_refresh():
     table.closest(contact(1).node_id, 4)
     table.find_neighbors(table.node)
     assert table.refresh_target() is not None
+
+
+def test_subnets_are_counted_as_a_recount_would_through_any_history():
+    rng = Random(5)
+    table, clock = make_table(bucket_subnet_limit=2, table_subnet_limit=3, contact_max_failures=1)
+    known = []
+    for _ in range(3000):
+        clock.now += 1
+        if known and rng.random() < 0.3:
+            gone = known.pop(rng.randrange(len(known)))
+            rng.choice([table.failed, table.remove])(gone.node_id)
+        else:
+            host = f"80.1.{rng.randrange(60)}.{rng.randrange(1, 200)}"
+            bucket = rng.choice([0, 0, 0, 1, 2, 5])
+            known.append(contact(rng.randrange(1, 150), host=host, bucket=bucket))
+            table.seen(known[-1])
+        entries = [each for bucket in table.buckets for each in bucket.entries()]
+        groups = [each.group for each in entries]
+        assert dict(table._groups) == {group: groups.count(group) for group in groups}
+        assert all(count <= 3 for count in table._groups.values())
+    assert len(entries) > 10
+
+
+def test_the_closest_of_one_bucket_are_those_that_a_search_of_the_whole_table_finds():
+    rng = Random(6)
+    table, _ = make_table(k=8)
+    for number in range(400):
+        table.seen(contact(number, bucket=rng.choice([0, 1, 2, 3, 8])))
+    everyone = list(table)
+    assert len(everyone) > 20
+    for _ in range(200):
+        target = NodeId(rng.randbytes(20))
+        count, excluded = rng.randrange(1, 12), rng.choice(everyone).node_id
+        left = [one for one in everyone if one.node_id != excluded]
+        nearest = sorted(left, key=lambda one: distance(one.node_id, target))[:count]
+        assert table.closest(target, count, exclude=excluded) == nearest
+
+
+def test_a_lookup_of_ones_own_id_leaves_the_far_buckets_to_be_refreshed():
+    """The bucket that it passed through is split later; once all parts counted as refreshed."""
+    table, _ = make_table()
+    table.refreshed(OWN)
+    for number in range(4):
+        table.seen(contact(number + 1))
+        table.seen(contact(number + 101, bucket=1))
+        table.seen(contact(number + 201, bucket=2))
+    assert len(table.buckets) > 2
+    due = table.lonely_buckets()
+    assert [bucket.has_in_range(table.node) for bucket in table.buckets].count(True) == 1
+    assert due == [bucket for bucket in table.buckets if not bucket.has_in_range(table.node)]

@@ -29,6 +29,8 @@ def test_values_out_of_range_are_named(name, low, high):
         {"crawl_first_interval_s": 700.0},
         {"bootstrap_retry_s": 61.0},
         {"alpha": 2, "disjoint_paths": 3},
+        {"rpc_timeout_s": 3.0},
+        {"rpc_timeout_s": 0.1},
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(values):

@@ -419,7 +419,7 @@ def test_k9_ours_goes_on_until_a_record_verifies_and_stores_none():
         [owner.contact, liar.contact, honest.contact],
         DhtSettings(),
         verify=lambda record, key: verified_record(record, key, network_id=NETWORK_ID, now=NOW),
-        on_descriptor=found.append,
+        on_descriptor=lambda descriptor, answered: found.append(descriptor),
         rng=Random(1),
         now=NOW,
     )

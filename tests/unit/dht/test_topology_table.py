@@ -63,6 +63,28 @@ def test_order_depends_on_nothing_but_the_nodes():
     assert list(filled(*descriptors).view(NOW)) == in_order
 
 
+def test_who_did_not_answer_since_the_last_crawl_began_is_unheard():
+    table = filled(mix(0), mix(1), mix(2))
+    assert table.unheard() == frozenset()
+    table.heard(MIXES[0].node_id, NOW + 5)
+    table.heard(MIXES[1].node_id, NOW - 5)
+    table.crawled(NOW)
+    assert table.unheard() == {MIXES[1].node_id, MIXES[2].node_id}
+    table.heard(MIXES[2].node_id, NOW + 6)
+    assert table.unheard() == {MIXES[1].node_id}
+
+
+def test_only_known_nodes_are_remembered_as_heard():
+    table = filled(mix(0))
+    table.heard(MIXES[1].node_id, NOW)
+    table.heard(MIXES[0].node_id, NOW)
+    table.remove(MIXES[0].node_id)
+    assert table.add(mix(0), NOW)
+    assert table.add(mix(1), NOW)
+    table.crawled(NOW)
+    assert table.unheard() == {MIXES[0].node_id, MIXES[1].node_id}
+
+
 def test_highest_sequence_wins():
     table = filled(mix(0, sequence=5))
     assert table.add(mix(0, sequence=6, bandwidth_kbit=7), NOW)

@@ -94,7 +94,7 @@ def unknown_strategy(name):
 class World:
     def __init__(self, mixes, *, selector=lambda name: UniformSelector()):
         self.circuits, self.guard = Circuits(), RecordingGuard()
-        table = TopologyTable()
+        self.table = table = TopologyTable()
         for descriptor in mixes:
             assert table.add(descriptor, NOW)
         self.paths = Paths(
@@ -151,6 +151,22 @@ def test_the_hop_that_refused_is_avoided_at_the_next_attempt(world):
         world.paths.handle_deadline(world.paths.next_deadline())
         assert refusing not in world.circuits.opened[-1].hops
         world.paths.handle(CircuitFailed(path.circuit, CircuitTimedOut("late")), NOW + 5)
+
+
+def test_who_was_silent_in_the_last_crawl_is_chosen_only_if_nobody_else_is_left(world):
+    heard = [d for d in world.table if Role.EXIT in d.roles][:1]
+    heard += [d for d in world.table if Role.EXIT not in d.roles][:2]
+    for descriptor in heard:
+        world.table.heard(descriptor.node_id, NOW)
+    world.table.crawled(NOW)
+    path = world.request()
+    assert {hop.node_id for hop in world.circuits.opened[0].hops} == {d.node_id for d in heard}
+    refusing = CircuitRefused("no", hop=1, reason="limit")
+    world.paths.handle(CircuitFailed(path.circuit, refusing), NOW)
+    world.paths.handle_deadline(world.paths.next_deadline())
+    second = {hop.node_id for hop in world.circuits.opened[1].hops}
+    assert world.circuits.opened[0].hops[0].node_id not in second
+    assert second - {d.node_id for d in heard}
 
 
 def test_a_path_that_never_opened_ends_with_the_last_error_and_without_guard(world):

@@ -1,0 +1,35 @@
+"""When nodes come and go: session models, arrivals, and the events that they make.
+
+::
+
+    parse_model("kad2007") ─▶ SessionModel(on, off) ──┐
+    Equilibrium() | MassJoin(...) ────────────────────┼─▶ churn_events(...) ─▶ (time, node, on/off)
+    MassFailure(...), FlashCrowd(...) ────────────────┘
+
+All times are seconds from the start of the simulation. The same ``Random`` gives the same
+events, whatever else runs.
+"""
+
+from sims.churn.arrivals import Equilibrium, FlashCrowd, MassFailure, MassJoin
+from sims.churn.events import ChurnEvent, churn_events
+from sims.churn.lifetimes import Lifetimes
+from sims.churn.models import PRESETS, SessionModel
+from sims.churn.parsing import build_model, parse_duration, parse_model
+from sims.churn.trace import Trace, read_trace
+
+__all__ = [
+    "PRESETS",
+    "ChurnEvent",
+    "Equilibrium",
+    "FlashCrowd",
+    "Lifetimes",
+    "MassFailure",
+    "MassJoin",
+    "SessionModel",
+    "Trace",
+    "build_model",
+    "churn_events",
+    "parse_duration",
+    "parse_model",
+    "read_trace",
+]

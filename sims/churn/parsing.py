@@ -1,0 +1,196 @@
+"""Session models as text, for command lines and scenario files.
+
+::
+
+    kad2007                                     a preset
+    weibull(169.5min, 0.615)                    sessions; who leaves is replaced by a newcomer
+    exponential(1h) / exponential(1h)           sessions / absences
+    pareto(30min, 2.1) / fixed(10min)           scale and shape / length
+    trace(sessions.csv)                         the lengths of a file, sessions and absences
+    trace(sessions.csv) / exponential(2h)       only its sessions
+
+Weibull and Pareto take scale and shape, the exponential its mean. Lengths of time carry a
+unit: s, min, h or d.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+from overlay.errors import ConfigurationError
+from sims.churn.lifetimes import Exponential, Fixed, Lifetimes, Observed, Pareto, Weibull
+from sims.churn.models import PRESETS, SessionModel
+from sims.churn.trace import Trace, read_trace
+
+__all__ = ["build_model", "parse_duration", "parse_model"]
+
+_UNITS: Final[Mapping[str, float]] = {
+    "ms": 0.001,
+    "s": 1.0,
+    "min": 60.0,
+    "h": 3600.0,
+    "d": 86400.0,
+}
+_DURATION: Final = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,12})?)\s*(ms|s|min|h|d)")
+_CALL: Final = re.compile(r"([a-z]{1,20})\(([^()]{1,4096})\)")
+_MAX_TEXT: Final = 8192
+
+
+def parse_duration(text: str) -> float:
+    """Return the seconds of a length of time such as ``90min``.
+
+    Raises:
+        ConfigurationError: it is not a number with a unit.
+    """
+    match = _DURATION.fullmatch(text.strip())
+    if match is None:
+        raise ConfigurationError(
+            f"{text!r} is not a length of time; write a number with ms, s, min, h or d, as in "
+            "90min."
+        )
+    return float(match[1]) * _UNITS[match[2]]
+
+
+def parse_model(text: str, directory: Path | None = None) -> SessionModel:
+    """Turn a model's text into a :class:`SessionModel`.
+
+    Args:
+        text: see the module.
+        directory: where relative trace files are looked for; the working directory if None.
+
+    Raises:
+        ConfigurationError: one sentence says what is wrong and what to write instead.
+    """
+    name = text.strip()
+    if name in PRESETS:
+        return PRESETS[name]
+    sessions, slash, absences = name[:_MAX_TEXT].partition("/")
+    trace = _trace(sessions, directory)
+    if trace is not None and not slash:
+        return _model(name, lambda: (Observed(trace.sessions_s), _absences_of(trace)))
+    on = Observed(trace.sessions_s) if trace is not None else None
+    return _model(
+        name,
+        lambda: (on or _lifetimes(sessions, name), _lifetimes(absences, name) if slash else None),
+    )
+
+
+def build_model(
+    name: str, parameters: Mapping[str, object] | None = None, trace: Path | None = None
+) -> SessionModel:
+    """Build a model from a name and named numbers, as a scenario file gives them.
+
+    Presets take no parameters. ``exponential`` takes ``mean_s``, ``fixed`` takes
+    ``length_s``, ``weibull`` and ``pareto`` take ``scale_s`` and ``shape``; the same names
+    after ``off_`` describe the absences. ``trace`` takes the file.
+
+    Raises:
+        ConfigurationError: one sentence says what is wrong and what to write instead.
+    """
+    given = dict(parameters or {})
+    if name == "trace" and trace is not None:
+        observed = read_trace(trace)
+        on, off = Observed(observed.sessions_s), _absences_of(observed)
+        return _model(name, lambda: (on, off)) if not given else _superfluous(name, given)
+    if name in PRESETS:
+        return _superfluous(name, given) if given else PRESETS[name]
+    if name not in _FAMILIES:
+        _lifetimes(name, name)  # raises: it is not in the form name(...) either
+    model = _model(
+        name,
+        lambda: (
+            _family(name, "", given),
+            _family(name, "off_", given) if any(one.startswith("off_") for one in given) else None,
+        ),
+    )
+    return _superfluous(name, given) if given else model
+
+
+def _family(name: str, prefix: str, given: dict[str, object]) -> Lifetimes:
+    names, make = _FAMILIES[name]
+    try:
+        return make(*[_value(prefix + one, given.pop(prefix + one)) for one in names])
+    except KeyError as error:
+        raise ConfigurationError(
+            f"The session model {name!r} lacks {error.args[0]}; it takes "
+            f"{' and '.join(prefix + one for one in names)}."
+        ) from None
+
+
+def _value(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ConfigurationError(f"The parameter {name} must be a number, not {value!r}.")
+    return float(value)
+
+
+def _superfluous(name: str, given: Mapping[str, object]) -> SessionModel:
+    known = _FAMILIES[name][0] if name in _FAMILIES else ()
+    takes = " and ".join([*known, *(f"off_{one}" for one in known)]) or "none"
+    raise ConfigurationError(
+        f"The session model {name!r} has no parameter {', '.join(sorted(given))}; it takes {takes}."
+    )
+
+
+def _model(name: str, build: Callable[[], tuple[Lifetimes, Lifetimes | None]]) -> SessionModel:
+    try:
+        on, off = build()
+    except ValueError as error:
+        raise ConfigurationError(f"The session model {name!r} is impossible: {error}.") from error
+    return SessionModel(name, on, off)
+
+
+def _absences_of(trace: Trace) -> Lifetimes | None:
+    return Observed(trace.absences_s) if trace.absences_s else None
+
+
+def _trace(text: str, directory: Path | None) -> Trace | None:
+    match = _CALL.fullmatch(text.strip())
+    if match is None or match[1] != "trace":
+        return None
+    return read_trace((directory or Path()) / match[2].strip())
+
+
+def _lifetimes(text: str, whole: str) -> Lifetimes:
+    match = _CALL.fullmatch(text.strip())
+    build = _BUILDERS.get(match[1]) if match else None
+    if match is None or build is None:
+        raise ConfigurationError(
+            f"{whole!r} is no session model; write one of {', '.join(PRESETS)}, or "
+            "weibull(scale, shape), pareto(scale, shape), exponential(mean), fixed(length) or "
+            "trace(file), each perhaps with / and a second one for the absences."
+        )
+    arguments = [argument.strip() for argument in match[2].split(",")]
+    count, make = build
+    if len(arguments) != count:
+        raise ConfigurationError(
+            f"{match[1]} in the session model {whole!r} takes {count} "
+            f"value{'s' if count > 1 else ''}, not {len(arguments)}."
+        )
+    return make(arguments)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigurationError(
+            f"{text!r} is not a number; a shape is written as in weibull(2h, 0.6)."
+        ) from None
+
+
+_FAMILIES: Final[Mapping[str, tuple[tuple[str, ...], Callable[..., Lifetimes]]]] = {
+    "weibull": (("scale_s", "shape"), Weibull),
+    "pareto": (("scale_s", "shape"), Pareto),
+    "exponential": (("mean_s",), Exponential),
+    "fixed": (("length_s",), Fixed),
+}
+
+_BUILDERS: Final[Mapping[str, tuple[int, Callable[[list[str]], Lifetimes]]]] = {
+    "weibull": (2, lambda given: Weibull(parse_duration(given[0]), _number(given[1]))),
+    "pareto": (2, lambda given: Pareto(parse_duration(given[0]), _number(given[1]))),
+    "exponential": (1, lambda given: Exponential(parse_duration(given[0]))),
+    "fixed": (1, lambda given: Fixed(parse_duration(given[0]))),
+}

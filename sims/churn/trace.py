@@ -1,0 +1,158 @@
+"""Traces of sessions: a CSV file with one session a line.
+
+::
+
+    node,on_s,off_s
+    peer-a,0,5400
+    peer-a,9000,10800
+    peer-b,60.5,7200
+
+``node`` is any name; ``on_s`` and ``off_s`` are seconds from one common start. The sessions
+of one node must not overlap. The gaps between them are its absences. Files end at 64 MiB and
+1,000,000 sessions, so that a wrong file is refused and not swallowed.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Final, TextIO
+
+from overlay.errors import ConfigurationError
+from sims.churn.events import ChurnEvent
+
+__all__ = ["Trace", "read_trace"]
+
+_HEADER: Final = ["node", "on_s", "off_s"]
+_MAX_BYTES: Final = 64 * 2**20
+_MAX_SESSIONS: Final = 1_000_000
+_MAX_NAME: Final = 100
+_MAX_SECONDS: Final = 1e10
+_MAX_LINE: Final = 400
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """The sessions of each node, first node first, each node's sessions in order."""
+
+    sessions: tuple[tuple[tuple[float, float], ...], ...]
+
+    @property
+    def sessions_s(self) -> tuple[float, ...]:
+        """The lengths of all sessions."""
+        return tuple(off - on for node in self.sessions for on, off in node)
+
+    @property
+    def absences_s(self) -> tuple[float, ...]:
+        """The lengths of all gaps between two sessions of a node."""
+        gaps = (
+            later[0] - earlier[1] for node in self.sessions for earlier, later in pairwise(node)
+        )
+        return tuple(gap for gap in gaps if gap > 0)
+
+    def replay(self, duration_s: float = math.inf) -> Iterator[ChurnEvent]:
+        """Yield the trace's own events in order of time, nodes numbered as they appear."""
+        events = [
+            ChurnEvent(time_s, number, online)
+            for number, node in enumerate(self.sessions)
+            for session in node
+            for time_s, online in zip(session, (True, False), strict=True)
+        ]
+        # At one time a node leaves before it comes back.
+        for event in sorted(events):
+            if event.time_s <= duration_s:
+                yield event
+
+
+def read_trace(path: Path) -> Trace:
+    """Read a trace file.
+
+    Raises:
+        ConfigurationError: the file cannot be read, or a line is not a session; one sentence
+            names the file, the line and what is expected.
+    """
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise ConfigurationError(
+                f"The trace {path} is larger than 64 MiB; cut it to the nodes that you need."
+            )
+        with path.open(encoding="utf-8", newline="") as file:
+            return _parse(path, file)
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise ConfigurationError(
+            f"The trace {path} cannot be read: {_reason(error)}; "
+            "it must be a text file whose first line is node,on_s,off_s."
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return "it is no UTF-8 text" if isinstance(error, UnicodeDecodeError) else str(error)
+
+
+def _parse(path: Path, file: TextIO) -> Trace:
+    rows = enumerate(_rows(path, file), start=1)
+    if next(rows, (0, []))[1] != _HEADER:
+        raise ConfigurationError(f"Line 1 of the trace {path} must be node,on_s,off_s.")
+    sessions: dict[str, list[tuple[float, float]]] = {}
+    for line, row in rows:
+        if line > _MAX_SESSIONS + 1:
+            raise ConfigurationError(f"The trace {path} has more than {_MAX_SESSIONS:,} sessions.")
+        if not row:
+            continue
+        session = _session(row)
+        if session is None:
+            raise ConfigurationError(
+                f"Line {line} of the trace {path} is no session; write a node's name and two "
+                "times in seconds, the later one last, as in peer-a,0,5400."
+            )
+        sessions.setdefault(row[0], []).append(session)
+    if not sessions:
+        raise ConfigurationError(f"The trace {path} has no session.")
+    return Trace(tuple(_ordered(path, name, one) for name, one in sessions.items()))
+
+
+def _rows(path: Path, file: TextIO) -> Iterator[list[str]]:
+    try:
+        yield from csv.reader(_short_lines(path, file))
+    except csv.Error as error:
+        raise ConfigurationError(f"The trace {path} is no CSV file: {error}.") from error
+
+
+def _short_lines(path: Path, file: TextIO) -> Iterable[str]:
+    number = 0
+    while line := file.readline(_MAX_LINE):
+        number += 1
+        if len(line) >= _MAX_LINE:
+            raise ConfigurationError(
+                f"Line {number} of the trace {path} is longer than {_MAX_LINE} characters."
+            )
+        yield line
+
+
+def _session(row: list[str]) -> tuple[float, float] | None:
+    if len(row) != len(_HEADER) or not 0 < len(row[0]) <= _MAX_NAME:
+        return None
+    try:
+        on, off = float(row[1]), float(row[2])
+    except ValueError:
+        return None
+    return (on, off) if 0 <= on < off <= _MAX_SECONDS else None
+
+
+def _ordered(
+    path: Path, name: str, sessions: list[tuple[float, float]]
+) -> tuple[tuple[float, float], ...]:
+    ordered = sorted(sessions)
+    for earlier, later in pairwise(ordered):
+        if later[0] < earlier[1]:
+            raise ConfigurationError(
+                f"The sessions of {name!r} in the trace {path} overlap at {later[0]:g} s; "
+                "a node cannot come on line twice."
+            )
+    return tuple(ordered)

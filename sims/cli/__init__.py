@@ -1,0 +1,1 @@
+"""``overlay sim``: simulations from the command line."""

@@ -1,0 +1,46 @@
+"""What ``overlay sim`` prints of results, and the exit status that follows from them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Final
+
+from sims.results.drawing import Drawn
+
+__all__ = ["HELD", "INTERRUPTED", "NOT_HELD", "answer"]
+
+HELD: Final = 0
+NOT_HELD: Final = 1
+INTERRUPTED: Final = 130
+
+
+def answer(drawn: Drawn, *, as_json: bool) -> int:
+    """Print expected against got, and return the exit status."""
+    if as_json:
+        print(json.dumps({"directory": str(drawn.path), **drawn.plain()}))
+    else:
+        print("\n".join(_lines(drawn)))
+    if drawn.results.state == "interrupted":
+        return INTERRUPTED
+    return HELD if drawn.held else NOT_HELD
+
+
+def _lines(drawn: Drawn) -> Iterator[str]:
+    several = len(drawn.points) > 1
+    for point in drawn.points:
+        if several:
+            yield f"{point.point.name}:"
+        for verdict in point.verdicts:
+            yield f"{'  ' if several else ''}{verdict.sentence()}"
+    results = drawn.results
+    for failure in results.failures:
+        yield f"failed: seed {failure.seed}: {failure.sentence}"
+    yield from results.notes
+    yield from drawn.remarks
+    if not results.complete:
+        whole = sum(run.complete for run in results.runs)
+        yield f"Incomplete ({results.state}): {whole} of {results.study.runs} runs are whole."
+    if not any(point.verdicts for point in drawn.points):
+        yield "The scenario states no expectation; nothing was judged."
+    yield f"Report: {drawn.path / 'report.html'}"

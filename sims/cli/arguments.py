@@ -1,0 +1,152 @@
+"""The grammar of ``overlay sim``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Final
+
+from sims.scenario.sections import ARRIVALS, BEHAVIOURS, LATENCIES
+
+__all__ = ["SETTINGS", "configure"]
+
+SETTINGS: Final = {
+    "name": "name",
+    "nodes": "nodes",
+    "model": "churn.model",
+    "duration": "duration_s",
+    "warm_up": "warm_up_s",
+    "seeds": "seeds",
+    "latency": "latency.model",
+    "loss": "latency.loss",
+    "arrival": "arrival.kind",
+    "adversary_share": "adversary.share",
+    "behaviour": "adversary.behaviours",
+    "lookups_per_hour": "lookups_per_hour",
+    "records": "records",
+    "clients": "circuits.clients",
+    "hops": "circuits.hops",
+    "fidelity": "fidelity",
+    "verify_signatures": "verify_signatures",
+    "expect": "expectations",
+}
+"""Options of ``overlay sim churn`` that change a setting, and which."""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the commands of ``overlay sim``; ``sim_command`` of the result names the chosen one."""
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _churn(_command(commands, "churn", "simulate nodes that come and go, and judge the outcome"))
+    _plot(_command(commands, "plot", "draw figures and report of a results directory again"))
+    _accept(_command(commands, "accept", "hold the simulator against theory and measurements"))
+    _command(commands, "scenarios", "list the scenarios that are shipped")
+
+
+def _command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, about: str
+) -> argparse.ArgumentParser:
+    added = commands.add_parser(
+        name, help=about, description=f"{about[:1].upper()}{about[1:]}.", allow_abbrev=False
+    )
+    added.set_defaults(sim_command=name)
+    # Also before "sim": what is absent here must not undo it.
+    added.add_argument(
+        "--json", action="store_true", default=argparse.SUPPRESS, help="answer in JSON"
+    )
+    added.add_argument(
+        "--debug",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="show the traceback of a bug",
+    )
+    return added
+
+
+def _churn(to: argparse.ArgumentParser) -> None:
+    to.add_argument(
+        "scenario",
+        nargs="?",
+        metavar="SCENARIO",
+        help='a TOML file or a shipped name ("overlay sim scenarios"); defaults if left out',
+    )
+    _scenario(to.add_argument_group("settings of the scenario"))
+    _running(to.add_argument_group("how it is run"))
+
+
+def _scenario(to: argparse._ArgumentGroup) -> None:
+    to.add_argument("--name", metavar="NAME", help="name in reports and files")
+    to.add_argument("--nodes", type=int, metavar="N", help="nodes, those off-line included")
+    to.add_argument("--model", metavar="MODEL", help='sessions: "kad2007", "weibull(3h, 0.6)", ...')
+    to.add_argument("--duration", metavar="TIME", help="measured simulated time, such as 6h")
+    to.add_argument("--warm-up", metavar="TIME", help="simulated time before that")
+    to.add_argument("--seeds", metavar="N", help="how many seeds, or a list of them: 3,7,11")
+    to.add_argument("--latency", choices=LATENCIES, help="latency model")
+    to.add_argument("--loss", type=float, metavar="SHARE", help="share of datagrams that vanish")
+    to.add_argument("--arrival", choices=ARRIVALS, help="what happens to many nodes at once")
+    to.add_argument("--adversary-share", type=float, metavar="SHARE", help="share of bad nodes")
+    to.add_argument(
+        "--behaviour", action="append", choices=BEHAVIOURS, help="what they do (repeatable)"
+    )
+    to.add_argument("--lookups-per-hour", type=float, metavar="N", help="lookups of each node")
+    to.add_argument("--records", type=int, metavar="N", help="records to follow without republish")
+    to.add_argument("--clients", type=int, metavar="N", help="nodes that keep a path")
+    to.add_argument("--hops", type=int, metavar="N", help="Mix-nodes of a path")
+    to.add_argument("--fidelity", choices=("full", "model"), help="the product's code, or a model")
+    to.add_argument(
+        "--verify-signatures",
+        action="store_true",
+        default=None,
+        help="make and check each for real",
+    )
+    to.add_argument(
+        "--expect",
+        action="append",
+        metavar="PROMISE",
+        help='such as "lookup_success mean >= 0.95"; replaces the scenario\'s (repeatable)',
+    )
+    to.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SETTING=VALUE",
+        help="any setting by its name, as in --set dht.alpha=3 (repeatable)",
+    )
+    to.add_argument(
+        "--sweep",
+        action="append",
+        default=[],
+        metavar="SETTING=VALUE,...",
+        help="run every combination, as in --sweep nodes=500,1000 (repeatable)",
+    )
+    to.add_argument("--quick", action="store_true", help="the scenario's small size, for a test")
+
+
+def _running(to: argparse._ArgumentGroup) -> None:
+    to.add_argument(
+        "--out", type=Path, metavar="DIR", help="new directory for results (sim-results/NAME-1)"
+    )
+    to.add_argument("--jobs", type=int, metavar="N", help="runs at a time (one for each core)")
+    to.add_argument("--dask", metavar="ADDRESS", help="run on the Dask cluster of this scheduler")
+    to.add_argument(
+        "--dry-run", action="store_true", help="show the resolved scenario, run nothing"
+    )
+
+
+def _plot(to: argparse.ArgumentParser) -> None:
+    to.add_argument("directory", type=Path, metavar="DIR", help='what "overlay sim churn" wrote')
+
+
+def _accept(to: argparse.ArgumentParser) -> None:
+    to.add_argument(
+        "experiments", nargs="*", metavar="EXPERIMENT", help="such as E6; all if left out"
+    )
+    to.add_argument("--quick", action="store_true", help="the short form, in minutes")
+    to.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="E6.nodes=700",
+        help="another point of an experiment's curve (repeatable)",
+    )
+    to.add_argument("--out", type=Path, metavar="DIR", help="directory for figures and verdicts")
+    to.add_argument("--jobs", type=int, metavar="N", help="experiments at a time")

@@ -1,0 +1,93 @@
+"""``overlay sim churn``: from options to a study, from a study to a verdict."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from overlay.errors import ConfigurationError
+from sims.cli.answer import answer
+from sims.cli.arguments import SETTINGS
+from sims.cli.progress import ProgressLine
+from sims.results.directory import free_directory
+from sims.scenario.files import load_tables
+from sims.scenario.plain import set_by_name
+from sims.scenario.study import Study, parse_axis, parse_value, study_of
+from sims.scenario.toml import render_toml
+from sims.sweep.execute import Options, Watcher, execute
+
+__all__ = ["churn", "study_of_arguments"]
+
+
+def churn(arguments: argparse.Namespace) -> int:
+    """Simulate, write the results directory, and return the verdict as exit status.
+
+    Raises:
+        ConfigurationError: the scenario or an option holds a mistake.
+        BackendError: the results could not be written.
+    """
+    study = study_of_arguments(arguments)
+    if arguments.dry_run:
+        for point in study.points:
+            print(f"# {point.name}\n{render_toml(point.scenario)}")
+        return 0
+    if arguments.jobs is not None and not 1 <= arguments.jobs <= 1024:
+        raise ConfigurationError(f"--jobs must be 1 to 1024, not {arguments.jobs}.")
+    if arguments.jobs is not None and arguments.dask:
+        raise ConfigurationError(
+            "--jobs says nothing to a Dask cluster, which has its own workers; leave one out."
+        )
+    out = arguments.out or free_directory(study.base.name)
+    line = ProgressLine(study, sys.stderr)
+    options = Options(arguments.jobs, arguments.dask, command=tuple(_command()))
+    try:
+        drawn = execute(study, out, options, Watcher(line.progress, line.ended, line.stopping))
+    finally:
+        line.close()
+    return answer(drawn, as_json=arguments.json)
+
+
+def study_of_arguments(arguments: argparse.Namespace) -> Study:
+    """Lay the options over the scenario file, if any.
+
+    Raises:
+        ConfigurationError: one of them holds a mistake.
+    """
+    named = arguments.scenario
+    if named is None and arguments.quick:
+        raise ConfigurationError(
+            "--quick is the small size of a scenario; name one, or write --nodes and --duration."
+        )
+    tables: Mapping[str, object] = load_tables(named, quick=arguments.quick) if named else {}
+    for option, setting in SETTINGS.items():
+        given = getattr(arguments, option)
+        if given is not None:
+            tables = set_by_name(tables, setting, _seeds(given) if option == "seeds" else given)
+    for text in arguments.set:
+        tables = _set(tables, text)
+    try:
+        return study_of(tables, [parse_axis(text) for text in arguments.sweep])
+    except ConfigurationError as error:
+        where = f"{named}: " if named and not str(error).startswith("--") else ""
+        raise ConfigurationError(f"{where}{error}") from error
+
+
+def _seeds(text: str) -> object:
+    numbers = [parse_value(part) for part in text.split(",")]
+    return numbers[0] if len(numbers) == 1 else numbers
+
+
+def _set(tables: Mapping[str, object], text: str) -> Mapping[str, object]:
+    setting, equals, value = text.partition("=")
+    if not equals or not setting.strip():
+        raise ConfigurationError(
+            f"--set {text[:60]} sets nothing; write a setting and its value, as in "
+            "--set dht.alpha=3."
+        )
+    return set_by_name(tables, setting.strip(), parse_value(value))
+
+
+def _command() -> list[str]:
+    return [Path(sys.argv[0]).name, *sys.argv[1:]]

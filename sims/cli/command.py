@@ -1,0 +1,70 @@
+"""The command that the simulator adds to ``overlay`` (entry-point group ``overlay.commands``).
+
+====== ==================================================================
+status meaning
+====== ==================================================================
+0      everything ran, and what the scenario states held
+1      something did not hold, or could not be done; one sentence says so
+130    interrupted; what was measured is kept
+====== ==================================================================
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Final
+
+from overlay.errors import ConfigurationError
+from sims.cli.arguments import configure
+
+__all__ = ["SimCommand"]
+
+Run = Callable[[argparse.Namespace], int]
+
+_EXTRAS: Final = {"numpy": "sims", "matplotlib": "sims", "distributed": "dask", "dask": "dask"}
+
+
+class SimCommand:
+    """``overlay sim``."""
+
+    about = "simulate an overlay under churn, and judge it"
+
+    def configure(self, parser: argparse.ArgumentParser) -> None:
+        """Add the grammar of ``overlay sim``."""
+        configure(parser)
+
+    def run(self, arguments: argparse.Namespace) -> int:
+        """Run one of its commands.
+
+        Raises:
+            OverlayError: it could not be done.
+        """
+        try:
+            return _chosen(arguments.sim_command)(arguments)
+        except ModuleNotFoundError as error:
+            extra = _EXTRAS.get((error.name or "").partition(".")[0])
+            if extra is None:
+                raise
+            raise ConfigurationError(
+                f"this needs the package {error.name}; install anonymous-overlay[{extra}]."
+            ) from error
+
+
+def _chosen(name: str) -> Run:
+    """Import what one command needs, and no more."""
+    if name == "churn":
+        from sims.cli.churn import churn
+
+        return churn
+    if name == "plot":
+        from sims.cli.plot import plot
+
+        return plot
+    if name == "scenarios":
+        from sims.cli.scenarios import scenarios
+
+        return scenarios
+    from sims.accept.command import accept
+
+    return accept

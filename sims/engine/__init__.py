@@ -1,0 +1,1 @@
+"""The simulator's engine: one event heap, virtual time, seeded streams, a simulated network."""

@@ -1,0 +1,153 @@
+"""The simulated network: latency, loss, and hardship by name.
+
+A datagram leaves a host, may be lost, and arrives after the latency model's delay at whoever
+holds the address it was sent to; nobody there, nobody told. The verbs ``partition``,
+``repair``, ``hold``, ``release``, ``crash`` and ``delay`` are the only ways to hurt it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from random import Random
+from typing import Final, Protocol
+
+from overlay.addresses import Endpoint
+from sims.engine.digest import EventDigest
+from sims.engine.heap import EventHeap
+
+__all__ = ["FRAMING_BYTES", "Host", "Latency", "Network"]
+
+FRAMING_BYTES: Final = 5
+"""The non-ESP marker (RFC 3948) and the channel in front of every control message."""
+
+Received = tuple[bytes, Endpoint]
+
+
+class Host(Protocol):
+    """A machine at an address: there or not."""
+
+    index: int
+    endpoint: Endpoint
+
+    def arrived(self, item: Received) -> None:
+        """Take a datagram and the address it came from."""
+        ...
+
+
+class Latency(Protocol):
+    """How long datagrams travel (``sims.latency``)."""
+
+    def delay_s(self, source: int, destination: int, rng: Random) -> float:
+        """Return the one-way delay between two hosts in seconds."""
+        ...
+
+
+class Network:
+    """Carries datagrams between hosts; owner of who holds which address.
+
+    ``sent``, ``bytes_sent``, ``delivered`` and ``lost`` count control datagrams and their UDP
+    payload. ``sent_by`` counts by the number of the message's kind.
+    """
+
+    def __init__(
+        self,
+        heap: EventHeap,
+        latency: Latency,
+        measure: Callable[[bytes], tuple[int, int]],
+        rng: Random,
+        *,
+        loss: float = 0.0,
+    ) -> None:
+        self.heap = heap
+        self.digest = EventDigest()
+        self.sent = self.bytes_sent = self.delivered = self.lost = 0
+        self.sent_by = [0] * 256
+        self._latency = latency
+        self._measure = measure
+        self._rng = rng
+        self._loss = loss
+        self._hosts: dict[Endpoint, Host] = {}
+        self._sides: dict[int, int] = {}
+        self._held: dict[int, list[Received]] = {}
+        self._extra_s: dict[int, float] = {}
+
+    # Who is there.
+
+    def attach(self, host: Host) -> None:
+        """A host holds its address from now on."""
+        self._hosts[host.endpoint] = host
+
+    def crash(self, host: Host) -> None:
+        """A host is gone without a word; what is under way to it is lost."""
+        if self._hosts.get(host.endpoint) is host:
+            del self._hosts[host.endpoint]
+
+    # Hardship.
+
+    def partition(self, sides: Iterable[Iterable[int]]) -> None:
+        """Cut the network: hosts of different sides (by index) cannot reach each other.
+
+        Hosts that no side names are together on a side of their own.
+        """
+        self._sides = {index: number for number, side in enumerate(sides, 1) for index in side}
+
+    def repair(self) -> None:
+        """End a partition."""
+        self._sides = {}
+
+    def hold(self, index: int) -> None:
+        """Keep back what arrives at a host, until :meth:`release`."""
+        self._held.setdefault(index, [])
+
+    def release(self, index: int) -> None:
+        """Deliver at once, and in order, what was kept back from a host."""
+        for item in self._held.pop(index, ()):
+            host = self._host(index)
+            if host is not None:
+                self._hand_over(host, item)
+
+    def delay(self, index: int, extra_s: float) -> None:
+        """Let everything to and from a host travel longer; 0 ends it."""
+        if extra_s > 0:
+            self._extra_s[index] = extra_s
+        else:
+            self._extra_s.pop(index, None)
+
+    # Datagrams.
+
+    def send(self, source: Host, datagram: bytes, to: Endpoint, when: float) -> None:
+        """Let a datagram leave ``source`` at ``when`` (now or a little later)."""
+        size, kind = self._measure(datagram)
+        self.sent += 1
+        self.bytes_sent += size + FRAMING_BYTES
+        self.sent_by[kind] += 1
+        host = self._hosts.get(to)
+        if host is None or (self._loss and self._rng.random() < self._loss):
+            self.lost += 1
+            return
+        here, there = source.index, host.index
+        if self._sides and self._sides.get(here, 0) != self._sides.get(there, 0):
+            self.lost += 1
+            return
+        when += self._latency.delay_s(here, there, self._rng)
+        if self._extra_s:
+            when += self._extra_s.get(here, 0.0) + self._extra_s.get(there, 0.0)
+        self.heap.at(when, self._arrive, host, (datagram, source.endpoint, here, kind, size))
+
+    def _arrive(self, host: Host, flight: tuple[bytes, Endpoint, int, int, int]) -> None:
+        datagram, endpoint, source, kind, size = flight
+        if self._hosts.get(host.endpoint) is not host:
+            self.lost += 1
+            return
+        self.digest.delivery(self.heap.now, source, host.index, kind, size)
+        if self._held and host.index in self._held:
+            self._held[host.index].append((datagram, endpoint))
+        else:
+            self._hand_over(host, (datagram, endpoint))
+
+    def _hand_over(self, host: Host, item: Received) -> None:
+        self.delivered += 1
+        host.arrived(item)
+
+    def _host(self, index: int) -> Host | None:
+        return next((host for host in self._hosts.values() if host.index == index), None)

@@ -1,0 +1,14 @@
+"""How long datagrams travel one way: constant, uniform, or by geography."""
+
+from sims.latency.geographic import Geographic, read_matrix, shipped_matrix
+from sims.latency.models import Constant, LatencyModel, Uniform, build_latency
+
+__all__ = [
+    "Constant",
+    "Geographic",
+    "LatencyModel",
+    "Uniform",
+    "build_latency",
+    "read_matrix",
+    "shipped_matrix",
+]

@@ -1,0 +1,1 @@
+"""What a simulation measures, each measure a small observer beside the world."""

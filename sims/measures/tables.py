@@ -1,0 +1,99 @@
+"""Routing tables and records, seen from above."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Final
+
+from sims.engine.keyspace import ID_BITS
+from sims.measures.recorder import Recorder
+from sims.participants.core import SimulatedDht
+from sims.participants.machine import Machine
+
+__all__ = ["RecordMeasure", "TableMeasure", "online_sample"]
+
+_NODES_SAMPLED: Final = 100
+"""A sample's standard error is a tenth of the spread between nodes; a full scan would cost more
+than the overlay's own work."""
+
+_DEEPEST_BUCKET: Final = 24
+
+
+def online_sample(
+    recorder: Recorder, rng: Random, count: int
+) -> list[tuple[Machine, SimulatedDht]]:
+    """Return up to ``count`` honest machines that are on-line, drawn at random."""
+    world = recorder.world
+    honest = [number for number in world.alive if world.by_number[number].honest]
+    chosen = honest if len(honest) <= count else rng.sample(honest, count)
+    machines = [world.by_number[number] for number in chosen]
+    return [(machine, machine.dht) for machine in machines if machine.dht is not None]
+
+
+class TableMeasure:
+    """Fill, staleness and knowledge of the own neighbourhood, of a sample of members."""
+
+    def __init__(self, recorder: Recorder, rng: Random) -> None:
+        self._recorder = recorder
+        self._rng = rng
+
+    def sample(self) -> None:
+        """Record the mean over the sampled members; buckets apart."""
+        alive = self._recorder.world.alive
+        k = self._recorder.world.settings.k
+        contacts, stale, known = [], [], []
+        buckets = [0] * _DEEPEST_BUCKET
+        members = [
+            (machine, dht)
+            for machine, dht in online_sample(self._recorder, self._rng, _NODES_SAMPLED)
+            if dht.joined
+        ]
+        for machine, dht in members:
+            numbers = [int.from_bytes(contact.node_id, "big") for contact in dht.table]
+            dead = sum(number not in alive for number in numbers)
+            contacts.append(len(numbers))
+            stale.append(dead / len(numbers) if numbers else 0.0)
+            known.append(_known_share(machine, set(numbers), alive.closest(machine.number, k + 1)))
+            for number in numbers:
+                bit = ID_BITS - (number ^ machine.number).bit_length()
+                buckets[min(bit, _DEEPEST_BUCKET - 1)] += 1
+        if not members:
+            return
+        for metric, values in (
+            ("table_contacts", contacts),
+            ("table_stale_share", stale),
+            ("neighbours_known", known),
+        ):
+            self._recorder.add(metric, sum(values) / len(values))
+        for bit, total in enumerate(buckets):
+            if total:
+                self._recorder.add("bucket_fill", total / len(members), f"bucket-{bit}")
+
+
+def _known_share(machine: Machine, known: set[int], nearest: list[int]) -> float:
+    others = [number for number in nearest if number != machine.number]
+    return sum(number in known for number in others) / len(others) if others else 1.0
+
+
+class RecordMeasure:
+    """How many living nodes hold the records of nodes that are on-line."""
+
+    def __init__(self, recorder: Recorder, rng: Random) -> None:
+        self._recorder = recorder
+        self._rng = rng
+
+    def sample(self) -> None:
+        """Ask, from above, the 2k nodes nearest to each sampled record."""
+        world = self._recorder.world
+        holders = []
+        for machine, dht in online_sample(self._recorder, self._rng, _NODES_SAMPLED):
+            if not dht.joined:
+                continue
+            nearest = world.alive.closest(machine.number, 2 * world.settings.k)
+            cores = [world.by_number[number].dht for number in nearest]
+            holders.append(
+                sum(c is not None and c.holds(machine.node_id) is not None for c in cores)
+            )
+        if holders:
+            self._recorder.add("record_holders", sum(holders) / len(holders))
+            self._recorder.add("record_survival", sum(map(bool, holders)) / len(holders))

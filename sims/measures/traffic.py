@@ -1,0 +1,74 @@
+"""How much the overlay talks, and who is there to talk."""
+
+from __future__ import annotations
+
+import math
+
+from sims.measures.recorder import Recorder
+from sims.participants.machine import Machine
+
+__all__ = ["ChurnMeasure", "TrafficMeasure"]
+
+_HOUR_S = 3600.0
+
+
+class TrafficMeasure:
+    """Control datagrams and bytes per on-line node and second, between two samples."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+        self._last = (recorder.world.time_s, 0, 0)
+
+    def sample(self) -> None:
+        """Record the rates since the last sample."""
+        world = self._recorder.world
+        since, datagrams, size = self._last
+        network = world.network
+        self._last = (world.time_s, network.sent, network.bytes_sent)
+        node_seconds = (world.time_s - since) * max(len(world.alive), 1)
+        if node_seconds > 0:
+            self._recorder.add("messages_per_node_s", (network.sent - datagrams) / node_seconds)
+            self._recorder.add("bytes_per_node_s", (network.bytes_sent - size) / node_seconds)
+
+
+class ChurnMeasure:
+    """Who is on-line, how long they stay and stay away, and how fast they change."""
+
+    def __init__(self, recorder: Recorder, nodes: int) -> None:
+        self._recorder = recorder
+        self._nodes = nodes
+        self._began: dict[int, float] = {}
+        self._ended: dict[int, float] = {}
+        self._joins = self._leaves = 0
+        self._since = recorder.world.time_s
+
+    def switched(self, machine: Machine, *, online: bool, seen_whole: bool = True) -> None:
+        """A machine's program began or ended; ``seen_whole`` is False for a run's first session."""
+        now = self._recorder.world.time_s
+        began, ended = self._began, self._ended
+        if online:
+            self._joins += seen_whole
+            self._record("session_off_s", now - ended.pop(machine.index, math.nan))
+            if seen_whole:
+                began[machine.index] = now
+        else:
+            self._leaves += 1
+            self._record("session_on_s", now - began.pop(machine.index, math.nan))
+            ended[machine.index] = now
+
+    def sample(self) -> None:
+        """Record the state of the population."""
+        world = self._recorder.world
+        online = len(world.alive)
+        self._recorder.add("online_nodes", online)
+        self._recorder.add("online_share", online / self._nodes)
+        hours = (world.time_s - self._since) / _HOUR_S
+        if hours > 0:
+            self._recorder.add("joins_per_hour", self._joins / hours)
+            self._recorder.add("leaves_per_hour", self._leaves / hours)
+            self._joins = self._leaves = 0
+            self._since = world.time_s
+
+    def _record(self, metric: str, value: float) -> None:
+        if not math.isnan(value):
+            self._recorder.add(metric, value)

@@ -1,0 +1,1 @@
+"""Simulated machines that run the product's cores, and what carries their messages."""

@@ -1,0 +1,210 @@
+"""Two carriers of DHT messages under the same core: bytes as on the wire, or the values.
+
+``EncodedCarrier`` signs, encodes, parses and verifies as the product does. ``ValueCarrier``
+passes the typed message on and computes the exact size that its encoding would have; who
+signed it is then a fact of the simulation (``authentic``), not of cryptography. A test runs
+one scenario over both and compares the event digests.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Protocol, cast
+
+from overlay.addresses import Endpoint, NodeId
+from overlay.dht.envelope import Challenge, Envelopes, UnverifiedReply, UnverifiedRequest
+from overlay.dht.messages import (
+    Contacts,
+    FindNode,
+    FindRecord,
+    Kind,
+    Leave,
+    Record,
+    Reply,
+    Request,
+    Store,
+    Stored,
+)
+from overlay.errors import NotAuthentic
+from overlay.identity import LocalIdentity
+from overlay.wire import pack_canonical
+
+__all__ = [
+    "CHALLENGE_BYTES",
+    "Carrier",
+    "EncodedCarrier",
+    "ValueCarrier",
+    "ValueChallenge",
+    "ValueReply",
+    "ValueRequest",
+    "body_bytes",
+]
+
+CHALLENGE_BYTES: Final = 45
+_KIND_OFFSET: Final = 12
+"""Array header, version, and the network tag with its two bytes of header precede the kind."""
+
+_REQUEST_BYTES: Final = 1 + 1 + 10 + 1 + 14 + 34 + 66
+"""Header, version, tag, kind, request id, identity key and signature."""
+
+_REPLY_BYTES: Final = 1 + 1 + 10 + 1 + 14 + 34 + 66
+_NO_FIELDS: Final = 1
+_FORGED: Final = b""
+
+
+class Carrier(Protocol):
+    """What a simulation needs of one form of messages."""
+
+    def envelopes(self, identity: LocalIdentity, network_id: str) -> Envelopes:
+        """Return what makes and reads one node's datagrams."""
+        ...
+
+    def measure(self, datagram: bytes) -> tuple[int, int]:
+        """Return a datagram's size in bytes and the number of its kind."""
+        ...
+
+
+class EncodedCarrier:
+    """Datagrams as the product sends them, real Ed25519 signatures included."""
+
+    def envelopes(self, identity: LocalIdentity, network_id: str) -> Envelopes:
+        """Return the product's own."""
+        return Envelopes(identity, network_id)
+
+    def measure(self, datagram: bytes) -> tuple[int, int]:
+        """Return size and kind; what an adversary made up may have any kind."""
+        return len(datagram), datagram[_KIND_OFFSET] if len(datagram) > _KIND_OFFSET else 255
+
+
+class ValueCarrier:
+    """Typed messages with the size that they would have."""
+
+    def envelopes(self, identity: LocalIdentity, network_id: str) -> Envelopes:
+        """Return envelopes that hold the message itself."""
+        return _ValueEnvelopes(identity, network_id)
+
+    def measure(self, datagram: bytes) -> tuple[int, int]:
+        """Return what the message says of itself."""
+        message = cast("ValueRequest | ValueReply | ValueChallenge", datagram)
+        return message.wire_bytes, message.code
+
+
+@dataclass(frozen=True, slots=True)
+class ValueRequest(UnverifiedRequest):
+    """A request that was never encoded."""
+
+    wire_bytes: int
+    code: int
+    authentic: bool = True
+
+    def verify(self, network_id: str) -> Request:  # noqa: ARG002 - the signature binds it already
+        """Return the request if its sender holds the key that it names."""
+        if not self.authentic:
+            raise NotAuthentic("the signature does not fit the identity key")
+        return self.request
+
+
+@dataclass(frozen=True, slots=True)
+class ValueReply(UnverifiedReply):
+    """A reply that was never encoded, to one request."""
+
+    wire_bytes: int
+    code: int
+    reply: Reply
+    answers: object
+    authentic: bool = True
+
+    def verify(self, network_id: str, request_datagram: bytes) -> Reply:  # noqa: ARG002 - as above
+        """Return the reply if it was signed for exactly that request."""
+        if not self.authentic or self.answers is not request_datagram:
+            raise NotAuthentic("the signature does not fit the identity key")
+        return self.reply
+
+
+@dataclass(frozen=True, slots=True)
+class ValueChallenge(Challenge):
+    """A challenge that was never encoded."""
+
+    wire_bytes: int = CHALLENGE_BYTES
+    code: int = int(Kind.CHALLENGE)
+
+
+class _ValueEnvelopes(Envelopes):
+    """Makes values in the place of datagrams; nothing in the core looks inside them.
+
+    The core's type for a datagram is ``bytes``; the casts here are the one place where a
+    simulation passes something else through it.
+    """
+
+    def __init__(self, identity: LocalIdentity, network_id: str) -> None:
+        super().__init__(identity, network_id)
+        self._key = identity.identity_key
+        self._sender = identity.node_id
+
+    def request(
+        self,
+        request: Request,
+        *,
+        request_id: bytes,
+        responder: NodeId | None,
+        sent_to: Endpoint,
+        cookie: bytes,
+    ) -> bytes:
+        """Return the request itself."""
+        size = (
+            _REQUEST_BYTES
+            + (22 if responder else 2)
+            + (18 if ":" in sent_to.host else 6)
+            + _port_bytes(sent_to.port)
+            + 2
+            + len(cookie)
+            + body_bytes(request)
+        )
+        message = ValueRequest(
+            request_id, responder, sent_to, cookie, self._key, self._sender, request,
+            b"", (), _FORGED, size, int(request.kind),
+        )  # fmt: skip
+        return cast(bytes, message)
+
+    def reply(self, reply: Reply, to: UnverifiedRequest) -> bytes:
+        """Return the reply itself, bound to its request."""
+        kind = reply.kind
+        message = ValueReply(
+            kind, to.request_id, self._key, self._sender, [], (), _FORGED,
+            _REPLY_BYTES + body_bytes(reply), int(kind), reply, to,
+        )  # fmt: skip
+        return cast(bytes, message)
+
+    def challenge(self, request_id: bytes, cookie: bytes) -> bytes:
+        """Return the challenge itself."""
+        return cast(bytes, ValueChallenge(request_id, cookie))
+
+    def parse(self, datagram: bytes) -> UnverifiedRequest | UnverifiedReply | Challenge:
+        """Return what was sent."""
+        return cast("ValueRequest | ValueReply | ValueChallenge", datagram)
+
+
+def body_bytes(message: Request | Reply) -> int:
+    """Return the size of a message's body, as :func:`overlay.wire.pack_canonical` makes it."""
+    match message:
+        case FindNode() | FindRecord():
+            return 23
+        case Contacts(contacts):
+            size = 2 if len(contacts) < 16 else 4
+            for contact in contacts:
+                size += 52 if ":" in contact.endpoint.host else 40
+            return size
+        case Store(record) | Record(record):
+            return 1 + (2 if len(record) < 256 else 3) + len(record)
+        case Stored():
+            return 2
+        case Leave(sequence):
+            return 1 + len(pack_canonical(sequence))
+        case _:
+            return _NO_FIELDS
+
+
+def _port_bytes(port: int) -> int:
+    if port < 128:
+        return 1
+    return 2 if port < 256 else 3

@@ -1,0 +1,188 @@
+"""The product's DHT core with the three holds that a simulation needs on it, and no other change.
+
+``resume`` begins in the middle of a long life instead of with a join, ``probe`` starts a lookup
+that is measured (the node itself never looks up single nodes), and ``crawling`` tells whether
+the node fills a topology table: relays that open no circuits of their own may leave it out,
+as N nodes crawling N nodes is what dominates everything else at scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from random import Random
+from typing import Final
+
+from overlay.addresses import Endpoint, NodeId
+from overlay.dht.calls import Answer
+from overlay.dht.core import Dht
+from overlay.dht.descriptor import MixDescriptor
+from overlay.dht.envelope import Envelopes
+from overlay.dht.joining import Greeting
+from overlay.dht.lookup import Lookup
+from overlay.dht.membership import Phase
+from overlay.dht.messages import Contact, FindRecord, Record
+from overlay.dht.schedule import Task
+from overlay.dht.settings import DhtSettings
+from overlay.dht.storage import VerifyRecord
+from overlay.errors import PeerError
+from overlay.identity import LocalIdentity
+
+__all__ = ["SimulatedDht"]
+
+_HOLDERS_WANTED: Final = 3
+"""As many as a crawl asks (``overlay.dht.crawl``)."""
+
+OnLookup = Callable[[Lookup], None]
+OnRecord = Callable[[MixDescriptor | None, int], None]
+"""Gets the descriptor (None: nobody had an acceptable one) and how many were asked for it."""
+
+
+class SimulatedDht(Dht):
+    """One node's DHT core under simulation."""
+
+    def __init__(
+        self,
+        identity: LocalIdentity,
+        *,
+        network_id: str,
+        settings: DhtSettings,
+        rng: Random,
+        endpoints: tuple[Endpoint, ...],
+        envelopes: Envelopes,
+        crawling: bool,
+        verify_record: VerifyRecord,
+    ) -> None:
+        super().__init__(
+            identity,
+            network_id=network_id,
+            settings=settings,
+            rng=rng,
+            endpoints=endpoints,
+            envelopes=envelopes,
+            verify_record=verify_record,
+        )
+        self.crawling = crawling
+
+    @property
+    def joined(self) -> bool:
+        """Whether the node is a member now."""
+        return self._membership.phase is Phase.JOINED
+
+    @property
+    def table(self) -> list[Contact]:
+        """The contacts of the routing table, farthest buckets not apart."""
+        return list(self._table)
+
+    def buckets(self) -> list[list[Contact]]:
+        """Return the contacts of each bucket, replacements included."""
+        return [[entry.contact for entry in bucket.entries()] for bucket in self._table.buckets]
+
+    def holds(self, node_id: NodeId) -> MixDescriptor | None:
+        """Return the unexpired descriptor of another node that is stored here."""
+        return self._store.find(node_id)
+
+    def crawl(self, now: float) -> None:
+        """Crawl, unless this node takes no part in that."""
+        if self.crawling:
+            super().crawl(now)
+
+    def remember(self, contacts: Iterable[Contact], now: float) -> None:
+        """Greet contacts of an earlier life, as a node does with its persistent peer cache."""
+        self._be_present(now)
+        self._membership.add_seeds([Greeting(c.endpoint, c.node_id) for c in contacts])
+        self._membership.greet(self._responder.own_endpoints)
+
+    def resume(self, contacts: Iterable[Contact], now: float) -> None:
+        """Be a member already, with these contacts, and with chores at a random point.
+
+        Every bucket was refreshed at some time within the last interval, and the descriptor
+        is stored again at some time within the next one.
+        """
+        self._be_present(now)
+        rng, settings = self._rng, self._settings
+        for contact in contacts:
+            self._table.seen(contact)
+        self._membership.phase = Phase.JOINED
+        for bucket in self._table.buckets:
+            bucket.last_updated = now - rng.uniform(0.0, settings.refresh_interval_s)
+        self._schedule.at(Task.REFRESH, now + rng.uniform(0.0, 0.1 * settings.refresh_interval_s))
+        self._schedule.at(Task.PUBLISH, now + rng.uniform(0.0, settings.republish_interval_s))
+        self._schedule.at(Task.CRAWL, now + rng.uniform(0.0, settings.crawl_interval_s))
+
+    def publish_later(self, descriptor: MixDescriptor, now: float) -> None:
+        """Serve a descriptor that is stored with others already; it is stored anew on schedule."""
+        self._be_present(now)
+        self._publisher.replace(descriptor)
+        self._responder.own_descriptor = descriptor
+
+    def keep(self, descriptor: MixDescriptor, source: bytes) -> bool:
+        """Hold a record as if its owner had stored it here."""
+        try:
+            self._store.put(descriptor.node_id, descriptor.encoded, source, responsible=True)
+        except PeerError:
+            return False
+        return True
+
+    def probe(self, target: NodeId, now: float, on_finished: OnLookup) -> None:
+        """Look up a node as refreshes and publications do, without touching any bucket's age."""
+        self._now = now
+        start = self._table.closest(target, self._settings.k)
+        lookup = Lookup(target, self._own_id, start, self._settings, now)
+        self._walks.launch(lookup, partial(on_finished, lookup))
+
+    def fetch(self, key: NodeId, holders: list[Contact], now: float, on_finished: OnRecord) -> None:
+        """Ask these nodes for a record, nearest first, until three gave an acceptable one."""
+        self._now = now
+        _Fetch(self, key, holders, on_finished).ask()
+
+
+class _Fetch:
+    """One record's retrieval: three holders at a time, until three gave an acceptable one.
+
+    The newest of them counts, so that one holder that replays an old record harms nobody.
+    """
+
+    __slots__ = ("_answered_by", "_asked", "_best", "_dht", "_holders", "_key", "_on_finished",
+                 "_waiting")  # fmt: skip
+
+    def __init__(
+        self, dht: SimulatedDht, key: NodeId, holders: list[Contact], on_finished: OnRecord
+    ) -> None:
+        self._dht = dht
+        self._key = key
+        self._holders = holders
+        self._on_finished: OnRecord | None = on_finished
+        self._best: MixDescriptor | None = None
+        self._asked = self._waiting = self._answered_by = 0
+
+    def ask(self) -> None:
+        """Ask as many as are still wanted; tell the result when nothing is left to ask."""
+        dht = self._dht
+        while self._waiting + self._answered_by < _HOLDERS_WANTED and self._asked < len(
+            self._holders
+        ):
+            contact = self._holders[self._asked]
+            self._asked += 1
+            self._waiting += 1
+            dht._calls.start(
+                FindRecord(self._key), contact.endpoint, contact.node_id, dht._now, self._answered
+            )
+        if not self._waiting and self._on_finished is not None:
+            told, self._on_finished = self._on_finished, None
+            told(self._best, self._asked)
+
+    def _answered(self, answer: Answer | None) -> None:
+        self._waiting -= 1
+        if answer is not None and isinstance(answer.reply, Record):
+            self._take(answer.reply.record)
+        self.ask()
+
+    def _take(self, record: bytes) -> None:
+        try:
+            descriptor = self._dht._verified(record, self._key)
+        except PeerError:
+            return
+        self._answered_by += 1
+        if self._best is None or descriptor.sequence > self._best.sequence:
+            self._best = descriptor

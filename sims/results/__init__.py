@@ -1,0 +1,1 @@
+"""What simulations yield: observations, statistics over seeds, directories, figures, reports."""

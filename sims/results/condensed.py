@@ -1,0 +1,105 @@
+"""One run's observations, reduced to what statistics over seeds, figures and tables need."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from sims.results.model import Observations
+from sims.scenario.expectation import QUANTILES, Expectation
+from sims.scenario.model import Scenario
+
+__all__ = ["BINS", "Condensed", "Key", "bin_width_s", "condense"]
+
+BINS: Final = 48
+"""Intervals of time into which a run is divided for curves."""
+
+Key = tuple[str, str]
+"""Metric and label."""
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Condensed:
+    """The values of one metric and label in one run, after the warm-up.
+
+    Attributes:
+        count, mean, sd, total, last: of the values; NaN where nothing was measured.
+        quantiles: at :data:`sims.scenario.expectation.QUANTILES`.
+        curve: mean of the values in each of :data:`BINS` intervals, the warm-up's included.
+    """
+
+    count: int
+    mean: float
+    sd: float
+    total: float
+    last: float
+    quantiles: tuple[float, ...]
+    curve: tuple[float, ...]
+
+    def statistic(self, asked: Expectation) -> float:
+        """Return the statistic that an expectation speaks of; NaN if nothing was measured."""
+        if asked.quantile is not None:
+            return self.quantile(asked.quantile)
+        found: dict[str, float] = {
+            "mean": self.mean,
+            "sd": self.sd,
+            "min": self.quantiles[0],
+            "max": self.quantiles[-1],
+            "count": float(self.count),
+            "sum": self.total,
+            "last": self.last,
+        }
+        return found[asked.statistic]
+
+    def quantile(self, share: float) -> float:
+        """Return one of the kept quantiles."""
+        return self.quantiles[QUANTILES.index(share)]
+
+
+def bin_width_s(scenario: Scenario) -> float:
+    """Return the simulated time that one point of a curve stands for."""
+    return scenario.total_s / BINS
+
+
+def condense(observations: Observations, scenario: Scenario) -> Mapping[Key, Condensed]:
+    """Reduce a run's observations, metric by metric."""
+    return {
+        key: _condensed(times_s, values, scenario)
+        for key, times_s, values in observations.columns()
+    }
+
+
+def _condensed(times_s: Floats, values: Floats, scenario: Scenario) -> Condensed:
+    finite = np.isfinite(times_s) & np.isfinite(values)
+    times_s, values = times_s[finite], values[finite]
+    curve = _curve(times_s, values, scenario)
+    counted = values[times_s >= scenario.warm_up_s]
+    if not len(counted):
+        return Condensed(0, math.nan, math.nan, 0.0, math.nan, _NO_QUANTILES, curve)
+    return Condensed(
+        len(counted),
+        float(counted.mean()),
+        float(counted.std(ddof=1)) if len(counted) > 1 else math.nan,
+        float(counted.sum()),
+        float(counted[-1]),
+        tuple(np.quantile(counted, QUANTILES).tolist()),
+        curve,
+    )
+
+
+_NO_QUANTILES: Final = (math.nan,) * len(QUANTILES)
+
+
+def _curve(times_s: Floats, values: Floats, scenario: Scenario) -> tuple[float, ...]:
+    places = np.clip((times_s / bin_width_s(scenario)).astype(np.int64), 0, BINS - 1)
+    counts = np.bincount(places, minlength=BINS)
+    sums = np.bincount(places, weights=values, minlength=BINS)
+    with np.errstate(invalid="ignore"):
+        return tuple((sums / np.where(counts, counts, np.nan)).tolist())

@@ -1,0 +1,78 @@
+"""From what was measured to what is shown: summary.json, digests, figures, report.html."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from overlay.errors import BackendError
+from sims.results.atomic import write_json, write_text
+from sims.results.directory import FORMAT, write_digests
+from sims.results.figures import draw_figures
+from sims.results.reading import Results
+from sims.results.report import report_html
+from sims.results.summary import PointSummary, summarise
+
+__all__ = ["Drawn", "draw"]
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """What was drawn of a results directory.
+
+    Attributes:
+        path: of the directory.
+        results: what it holds.
+        points: each point of the study, summed up.
+        remarks: sentences for the user, such as why there are no figures.
+    """
+
+    path: Path
+    results: Results
+    points: list[PointSummary]
+    remarks: list[str]
+
+    @property
+    def held(self) -> bool:
+        """Whether everything ran to its end and every expectation held."""
+        return self.results.complete and all(v.held for p in self.points for v in p.verdicts)
+
+    def plain(self) -> dict[str, object]:
+        """Return the summary as JSON's own types."""
+        results = self.results
+        return {
+            "format": FORMAT,
+            "state": results.state,
+            "complete": results.complete,
+            "held": self.held,
+            "planned_runs": results.study.runs,
+            "runs": len(results.runs),
+            "failures": [failure.plain() for failure in results.failures],
+            "notes": results.notes,
+            "points": [point.plain() for point in self.points],
+        }
+
+
+def draw(path: Path, results: Results) -> Drawn:
+    """Sum the results up and write everything that follows from them.
+
+    Raises:
+        BackendError: the directory cannot be written.
+    """
+    points = [
+        summarise(point, [run for run in results.runs if run.point == number])
+        for number, point in enumerate(results.study.points)
+    ]
+    try:
+        drawn = Drawn(path, results, points, [])
+        write_json(path / "summary.json", drawn.plain())
+        write_digests(path, results.study, results.runs)
+        figures, remarks = draw_figures(path / "figures", points, results.study)
+        drawn = Drawn(path, results, points, remarks)
+        write_text(path / "report.html", report_html(drawn.results, drawn.points, figures, remarks))
+    except OSError as error:
+        raise BackendError(
+            f"{path} cannot be written ({error.strerror}); make room or permit it, then redraw "
+            f'with "overlay sim plot {path}".'
+        ) from error
+    return drawn

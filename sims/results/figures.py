@@ -1,0 +1,311 @@
+"""Figures of a study, as PNG and SVG files and inline for the report.
+
+Every figure shows means over seeds with 95 % intervals and says how many seeds. Drawing twice
+gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from sims.results.curves import Band, over_time, quantile_band
+from sims.results.metrics import Metric, metric_of
+from sims.results.statistics import t_estimate
+from sims.results.summary import MetricSummary, PointSummary
+from sims.scenario.model import Scenario
+from sims.scenario.study import Study
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
+
+__all__ = ["Figure", "draw_figures"]
+
+_COLOURS: Final = ("#0b6e99", "#d1495b", "#2a9d5c", "#e09f3e", "#7b5ea7", "#5c6b73", "#b5651d")
+"""Told apart in grey and by those who confuse red and green, together with the line styles."""
+
+_LINES: Final = ("-", "--", "-.", ":")
+_INK: Final = "#22303a"
+_FAINT: Final = "#8796a1"
+_MOST_LINES: Final = 6
+
+Floats = npt.NDArray[np.float64]
+
+_STYLE: Final[dict[str, object]] = {
+    "axes.edgecolor": _FAINT,
+    "axes.grid": True,
+    "axes.labelcolor": _INK,
+    "axes.labelsize": 9,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlecolor": _INK,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 9.5,
+    "figure.facecolor": "white",
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "grid.alpha": 0.35,
+    "grid.linewidth": 0.6,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+    "savefig.dpi": 160,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "overlay-sim",
+    "text.color": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One figure of the report.
+
+    Attributes:
+        name: of its files, without suffix.
+        group: chapter that it belongs to.
+        caption: what it shows, in a sentence or two.
+        svg: an element to stand in HTML, with ids of its own.
+    """
+
+    name: str
+    group: str
+    caption: str
+    svg: str
+
+
+def draw_figures(
+    folder: Path, points: Sequence[PointSummary], study: Study
+) -> tuple[list[Figure], list[str]]:
+    """Draw every metric and write the files; the second result says why there are none.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    try:
+        import matplotlib as mpl
+    except ImportError:
+        return [], [
+            "There are no figures, for matplotlib is missing; install anonymous-overlay[sims] "
+            'and redraw with "overlay sim plot".'
+        ]
+    folder.mkdir(exist_ok=True)
+    style: Any = {"backend": "agg", **_STYLE}  # its stubs list every key as a literal
+    with mpl.rc_context(style):
+        if len(points) > 1:
+            return _sweep_figures(folder, points, study), []
+        return _point_figures(folder, points[0]), []
+
+
+def _point_figures(folder: Path, point: PointSummary) -> list[Figure]:
+    figures = []
+    for name in dict.fromkeys(summary.metric for summary in point.metrics):
+        metric = metric_of(name)
+        parts = [summary for summary in point.metrics if summary.metric == name]
+        canvas, axes = _canvas(2 if metric.kind == "distribution" else 1)
+        if len(parts) > _MOST_LINES:
+            _bars(axes[0], metric, parts, point)
+            what = "Mean of each part with its 95 % interval"
+        else:
+            _time_panel(axes[-1], metric, parts, point)
+            what = "Mean over simulated time (the warm-up is shaded) with its 95 % band"
+        if metric.kind == "distribution":
+            _distribution_panel(axes[0], metric, parts, point)
+            what = f"Left: cumulative distribution. Right: {what[0].lower()}{what[1:]}"
+        count = sum(part.observations for part in parts)
+        caption = f"{metric.meaning or name} {what}; {_counted(len(point.runs), count)}."
+        figures.append(_saved(folder, canvas, name, metric, caption))
+    return figures
+
+
+def _counted(seeds: int, observations: int) -> str:
+    return f"n = {seeds} seed{'' if seeds == 1 else 's'}, {observations:,} observations"
+
+
+def _canvas(panels: int) -> tuple[Canvas, list[Axes]]:
+    from matplotlib.figure import Figure as NewCanvas
+
+    canvas = NewCanvas(figsize=(7.6, 2.75), layout="constrained")
+    made = canvas.subplots(1, panels, squeeze=False)
+    return canvas, list(made[0])
+
+
+def _name_of(part: MetricSummary) -> str:
+    return part.label or "all"
+
+
+def _time_panel(
+    axes: Axes, metric: Metric, parts: Sequence[MetricSummary], point: PointSummary
+) -> None:
+    scenario = point.point.scenario
+    for number, part in enumerate(parts):
+        band = over_time(scenario, point.runs, (part.metric, part.label)).where_known()
+        colour, line = _COLOURS[number], _LINES[number % len(_LINES)]
+        x = band.x * _time_unit(scenario)[0]
+        axes.plot(x, band.mean, line, color=colour, label=_name_of(part))
+        axes.fill_between(x, *_within(metric, band), color=colour, alpha=0.18, linewidth=0)
+    _mark_times(axes, scenario)
+    axes.set_xlabel(f"simulated {_time_unit(scenario)[1]} after the warm-up")
+    axes.set_ylabel(_axis_label(metric))
+    _share_limits(axes, metric)
+    if len(parts) > 1:
+        axes.legend()
+
+
+def _time_unit(scenario: Scenario) -> tuple[float, str]:
+    """Return how many of a unit an hour has, and its name."""
+    return (1.0, "hours") if scenario.total_s > 2 * 3600 else (60.0, "minutes")
+
+
+def _within(metric: Metric, band: Band) -> tuple[Floats, Floats]:
+    """Cut a band where no value can be: below 0, and for shares above 1."""
+    above = 1.0 if _is_share(metric, band) else math.inf
+    return np.maximum(band.low, 0.0), np.minimum(band.high, above)
+
+
+def _is_share(metric: Metric, band: Band) -> bool:
+    named = metric.kind == "yes-no" or metric.name.endswith(("_share", "_survival", "_coverage"))
+    return named and not np.nanmax(band.mean, initial=0.0) > 1
+
+
+def _mark_times(axes: Axes, scenario: Scenario) -> None:
+    """Shade the warm-up; draw a line where many nodes are hit at once."""
+    unit_s = 3600 / _time_unit(scenario)[0]
+    axes.set_xlim(-scenario.warm_up_s / unit_s, scenario.duration_s / unit_s)
+    if scenario.warm_up_s:
+        axes.axvspan(-scenario.warm_up_s / unit_s, 0, color=_FAINT, alpha=0.13, linewidth=0)
+    arrival = scenario.arrival
+    if arrival.kind != "equilibrium":
+        begins = arrival.at_s / unit_s
+        axes.axvline(begins, color=_INK, linewidth=0.9, linestyle=":")
+        axes.annotate(
+            arrival.kind,
+            (begins, 1),
+            xycoords=("data", "axes fraction"),
+            xytext=(3, -2),
+            textcoords="offset points",
+            va="top",
+            fontsize=8,
+        )
+        if arrival.lasts_s:
+            ends = (arrival.at_s + arrival.lasts_s) / unit_s
+            axes.axvspan(begins, ends, color=_COLOURS[3], alpha=0.15, linewidth=0)
+
+
+def _share_limits(axes: Axes, metric: Metric) -> None:
+    """Begin at zero where that tells no lie, and give shares a little room at the top."""
+    low, high = axes.get_ylim()
+    is_share = not metric.unit and high <= 1.1 and low >= -0.1
+    if is_share and low > 0.5:
+        axes.set_ylim(max(0.0, min(low, 0.9)), 1.01)
+    elif low < high * 0.6:
+        axes.set_ylim(0, high)
+
+
+def _distribution_panel(
+    axes: Axes, metric: Metric, parts: Sequence[MetricSummary], point: PointSummary
+) -> None:
+    for number, part in enumerate(parts[:_MOST_LINES]):
+        band = quantile_band(point.runs, (part.metric, part.label))
+        colour, line = _COLOURS[number], _LINES[number % len(_LINES)]
+        axes.plot(band.mean, band.x, line, color=colour, label=_name_of(part))
+        axes.fill_betweenx(band.x, *_within(metric, band), color=colour, alpha=0.18, linewidth=0)
+        axes.plot(band.mean[[52, 97]], band.x[[52, 97]], "o", color=colour, markersize=3.5)
+    axes.set_ylim(0, 1.01)
+    axes.set_xlabel(f"{_axis_label(metric)}; dots: median, 95th percentile")
+    axes.set_ylabel("share of values up to x")
+
+
+def _bars(axes: Axes, metric: Metric, parts: Sequence[MetricSummary], point: PointSummary) -> None:
+    del point  # the summaries suffice
+    places = range(len(parts))
+    means = [part.mean.mean for part in parts]
+    halves = [max(part.mean.high - part.mean.mean, 0.0) for part in parts]
+    axes.bar(places, means, color=_COLOURS[0], width=0.7)
+    axes.errorbar(places, means, halves, fmt="none", ecolor=_INK, elinewidth=1, capsize=2)
+    labels = [part.label.rpartition("-")[2] or part.label for part in parts]
+    axes.set_xticks(list(places), labels)
+    common = parts[0].label.rpartition("-")[0]
+    axes.set_xlabel(common or "part")
+    axes.set_ylabel(_axis_label(metric))
+
+
+def _sweep_figures(folder: Path, points: Sequence[PointSummary], study: Study) -> list[Figure]:
+    figures = []
+    names = dict.fromkeys(s.metric for point in points for s in point.metrics if not s.label)
+    for name in names:
+        metric = metric_of(name)
+        canvas, axes = _canvas(1)
+        _sweep_panel(axes[0], name, points, study)
+        axes[0].set_ylabel(_axis_label(metric))
+        _share_limits(axes[0], metric)
+        seeds = min(len(point.runs) for point in points)
+        caption = (
+            f"{metric.meaning or name} Mean at each point of the sweep with its 95 % interval; "
+            f"n = {seeds} seed{'' if seeds == 1 else 's'} or more a point."
+        )
+        figures.append(_saved(folder, canvas, name, metric, caption))
+    return figures
+
+
+def _sweep_panel(axes: Axes, name: str, points: Sequence[PointSummary], study: Study) -> None:
+    """Draw the first axis along x, and a line for each combination of the others."""
+    first = study.axes[0]
+    stride = len(points) // len(first.values)
+    numeric = all(isinstance(v, int | float) and not isinstance(v, bool) for v in first.values)
+    places = list(first.values) if numeric else list(range(len(first.values)))
+    for number in range(stride):
+        rows = points[number::stride]
+        found = [t_estimate([r.values[name, ""].mean for r in p.runs if (name, "") in r.values])
+                 for p in rows]  # fmt: skip
+        label = rows[0].point.name.partition(" ")[2]
+        axes.errorbar(
+            [float(place) for place in places],
+            [each.mean for each in found],
+            [max(each.high - each.mean, 0.0) if each.n > 1 else 0.0 for each in found],
+            color=_COLOURS[number % len(_COLOURS)],
+            linestyle=_LINES[number // len(_COLOURS) % len(_LINES)],
+            marker="o",
+            markersize=3.5,
+            capsize=3,
+            label=label or name,
+        )
+    if not numeric:
+        axes.set_xticks(list(range(len(places))), [str(value) for value in first.values])
+    elif all(float(p) > 0 for p in places) and float(max(places)) > 20 * float(min(places)):
+        axes.set_xscale("log")
+    axes.set_xlabel(first.setting)
+    if stride > 1:
+        axes.legend()
+
+
+def _axis_label(metric: Metric) -> str:
+    return f"{metric.name} [{metric.unit}]" if metric.unit else metric.name
+
+
+def _saved(folder: Path, canvas: Canvas, name: str, metric: Metric, caption: str) -> Figure:
+    canvas.savefig(folder / f"{name}.png", metadata={"Software": None})
+    buffer = io.StringIO()
+    canvas.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    (folder / f"{name}.svg").write_text(buffer.getvalue(), encoding="utf-8")
+    return Figure(name, metric.group, caption, _inline(buffer.getvalue(), name, caption))
+
+
+def _inline(svg: str, name: str, caption: str) -> str:
+    """Make a file's SVG an element of a page: no prolog, ids of its own, a name to be read out."""
+    body = svg[svg.index("<svg") :].strip()
+    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
+    body = re.sub(r'\bid="', f'id="{name}-', body)
+    body = body.replace("url(#", f"url(#{name}-").replace('href="#', f'href="#{name}-')
+    spoken = caption.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+    return body.replace("<svg ", f'<svg role="img" aria-label="{spoken}" ', 1)

@@ -1,0 +1,113 @@
+"""Means with confidence intervals over seeds: the seeds are the sample, never the events.
+
+Events of one run share its overlay and are not independent; runs of different seeds are. So
+each run yields one number for each statistic, and the interval is over those numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+__all__ = ["Estimate", "bootstrap_estimate", "t_estimate", "t_quantile"]
+
+CONFIDENCE: Final = 0.95
+_RESAMPLES: Final = 2000
+_BOOTSTRAP_SEED: Final = 20_110_912  # any constant: the same numbers give the same interval
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean over seeds with its 95 % confidence interval.
+
+    Attributes:
+        mean: of the seeds' values; NaN if there are none.
+        low, high: ends of the interval; NaN with fewer than two seeds.
+        sd: sample standard deviation over the seeds; NaN with fewer than two.
+        n: seeds that have a value.
+    """
+
+    mean: float
+    low: float
+    high: float
+    sd: float
+    n: int
+
+    def plain(self) -> dict[str, float | int | None]:
+        """Return the estimate for JSON, which knows no NaN."""
+        return {
+            "mean": _or_none(self.mean),
+            "ci95_low": _or_none(self.low),
+            "ci95_high": _or_none(self.high),
+            "sd": _or_none(self.sd),
+            "n": self.n,
+        }
+
+
+def t_estimate(values: Sequence[float]) -> Estimate:
+    """Return the mean with Student's interval."""
+    mean, sd, n = _moments(values)
+    half = t_quantile(n - 1) * sd / math.sqrt(n) if n > 1 else math.nan
+    return Estimate(mean, mean - half, mean + half, sd, n)
+
+
+def bootstrap_estimate(values: Sequence[float]) -> Estimate:
+    """Return the mean with a percentile bootstrap interval over the seeds.
+
+    For quantiles, whose distribution over seeds is skewed, Student's symmetry misleads.
+    """
+    mean, sd, n = _moments(values)
+    if n < 2:
+        return Estimate(mean, math.nan, math.nan, sd, n)
+    sample = np.asarray([v for v in values if math.isfinite(v)])
+    draws = np.random.default_rng(_BOOTSTRAP_SEED).integers(0, n, size=(_RESAMPLES, n))
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(sample[draws].mean(axis=1), [tail, 1 - tail])
+    return Estimate(mean, float(low), float(high), sd, n)
+
+
+def t_quantile(degrees: int) -> float:
+    """Return t such that 95 % of Student's distribution lie within -t and t.
+
+    The share within is a finite sum for whole degrees of freedom (Abramowitz and Stegun,
+    26.7.3 and 26.7.4), which is inverted by bisection.
+    """
+    if degrees < 1:
+        return math.nan
+    low, high = 0.0, math.pi / 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        if _share_within(middle, degrees) < CONFIDENCE:
+            low = middle
+        else:
+            high = middle
+    return math.sqrt(degrees) * math.tan(low)
+
+
+def _share_within(theta: float, degrees: int) -> float:
+    """P(|T| < sqrt(degrees) * tan(theta))."""
+    cosine = math.cos(theta)
+    odd = degrees % 2
+    term = cosine if odd else 1.0
+    total = 0.0 if degrees == 1 else term
+    for j in range(2 + odd, degrees - 1, 2):
+        term *= cosine * cosine * (j - 1) / j
+        total += term
+    total *= math.sin(theta)
+    return 2 / math.pi * (theta + total) if odd else total
+
+
+def _moments(values: Sequence[float]) -> tuple[float, float, int]:
+    sample = [value for value in values if math.isfinite(value)]
+    n = len(sample)
+    mean = math.fsum(sample) / n if n else math.nan
+    squares = math.fsum((value - mean) ** 2 for value in sample)
+    return mean, math.sqrt(squares / (n - 1)) if n > 1 else math.nan, n
+
+
+def _or_none(value: float) -> float | None:
+    return value if math.isfinite(value) else None

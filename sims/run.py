@@ -1,0 +1,192 @@
+"""Run one scenario with one seed: build the world, let time pass, return what was measured."""
+
+from __future__ import annotations
+
+import gc
+import resource
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from overlay.dht.settings import DhtSettings
+from overlay.errors import ConfigurationError
+from sims.adversary.adversary import AdversaryMeasure, Conspiracy
+from sims.engine.streams import Streams
+from sims.latency import build_latency
+from sims.measures.joining import JoinMeasure
+from sims.measures.lookups import LookupMeasure
+from sims.measures.recorder import Recorder, Sampled
+from sims.measures.tables import RecordMeasure, TableMeasure
+from sims.measures.topology import TopologyMeasure
+from sims.measures.traffic import ChurnMeasure, TrafficMeasure
+from sims.participants.carriers import EncodedCarrier, ValueCarrier
+from sims.participants.clients import Client
+from sims.participants.machine import Machine
+from sims.participants.population import Population
+from sims.participants.world import START, World
+from sims.results.model import Observations, Progress, RunOutcome
+from sims.scenario.model import Scenario
+
+__all__ = ["Simulation", "run"]
+
+CLIENT_HEAD_START_S: Final = 120.0
+"""Clients ask for their first paths so long before the warm-up ends."""
+
+_YOUNG_OBJECTS: Final = 200_000
+"""Between two passes of the cycle collector: most objects here die by reference count."""
+
+
+def run(
+    scenario: Scenario,
+    seed: int,
+    *,
+    progress: Callable[[Progress], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> RunOutcome:
+    """Simulate a scenario at full fidelity.
+
+    Args:
+        scenario: what to simulate.
+        seed: every random stream derives from it.
+        progress: called every few thousand events.
+        should_stop: asked as often; True ends the run, and what was measured is returned.
+
+    Raises:
+        ConfigurationError: the scenario asks for something that does not exist.
+    """
+    began = time.perf_counter()
+    thresholds = gc.get_threshold()
+    gc.set_threshold(_YOUNG_OBJECTS, 50, 50)
+    try:
+        simulation = Simulation(scenario, seed)
+        complete = simulation.run(progress, should_stop)
+        return simulation.outcome(complete, time.perf_counter() - began)
+    finally:
+        gc.set_threshold(*thresholds)
+
+
+class Simulation:
+    """One run, from its start to its outcome; tests and experiments look into it."""
+
+    def __init__(self, scenario: Scenario, seed: int) -> None:
+        self.scenario = scenario
+        self.seed = seed
+        self.observations = Observations()
+        streams = Streams(seed)
+        self.world = world = World(
+            streams,
+            _settings(scenario),
+            build_latency(
+                scenario.latency.model,
+                low_s=scenario.latency.low_s,
+                high_s=scenario.latency.high_s,
+                matrix=Path(scenario.latency.matrix) if scenario.latency.matrix else None,
+            ),
+            EncodedCarrier() if scenario.verify_signatures else ValueCarrier(),
+            loss=scenario.latency.loss,
+        )
+        recorder = Recorder(world, self.observations)
+        self.lookups = LookupMeasure(recorder, streams.stream("lookups"), scenario.lookups_per_hour)
+        self._churn = ChurnMeasure(recorder, scenario.nodes)
+        self._joins = JoinMeasure(recorder)
+        self._sampled: list[Sampled] = [
+            self._churn,
+            TrafficMeasure(recorder),
+            TableMeasure(recorder, streams.stream("sample", "tables")),
+            RecordMeasure(recorder, streams.stream("sample", "records")),
+        ]
+        self.conspiracy = Conspiracy(world, scenario.adversary, population=scenario.nodes)
+        self._sampled.append(AdversaryMeasure(recorder, self.conspiracy))
+        self.population = Population(world, scenario, self._switched)
+        self._clients = [
+            Client(
+                recorder,
+                machine,
+                streams.stream("client", machine.index),
+                hops=scenario.circuits.hops,
+                strategy=scenario.circuits.strategy,
+                lifetime_s=scenario.circuits.lifetime_s,
+            )
+            for machine in self.population.clients
+        ]
+        self._sampled.append(TopologyMeasure(recorder, self._clients))
+
+    def run(
+        self,
+        progress: Callable[[Progress], None] | None = None,
+        should_stop: Callable[[], bool] | None = None,
+    ) -> bool:
+        """Let the whole time pass; False if ``should_stop`` ended it early."""
+        heap = self.world.heap
+        self.population.begin()
+        self.conspiracy.begin(self.population.rendezvous)
+        self.lookups.target = self.conspiracy.target
+        self.lookups.begin()
+        for client in self._clients:
+            client.begin(max(0.0, self.scenario.warm_up_s - CLIENT_HEAD_START_S))
+        heap.at(START + self.scenario.sample_interval_s, self._sample)
+
+        def stop() -> bool:
+            if progress is not None:
+                progress(self.progress())
+            return should_stop is not None and should_stop()
+
+        return heap.run(START + self.scenario.total_s, stop)
+
+    def progress(self) -> Progress:
+        """Return how far the run has come."""
+        world = self.world
+        return Progress(
+            self.seed, world.time_s, self.scenario.total_s, world.network.sent, len(world.alive)
+        )
+
+    def outcome(self, complete: bool, wall_s: float) -> RunOutcome:  # noqa: FBT001 - one of two facts
+        """Return what was measured so far."""
+        network = self.world.network
+        counters = {
+            "datagrams": network.sent,
+            "delivered": network.delivered,
+            "lost": network.lost,
+            "bytes": network.bytes_sent,
+            "events": self.world.heap.fired,
+            "lookups": self.lookups.started,
+            "machines": len(self.world.machines),
+        }
+        return RunOutcome(
+            seed=self.seed,
+            observations=self.observations,
+            digest=network.digest.hexdigest(),
+            counters=counters,
+            complete=complete,
+            simulated_s=self.world.time_s,
+            wall_s=wall_s,
+            peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        )
+
+    def _sample(self, _one: object, _other: object) -> None:
+        for measure in self._sampled:
+            measure.sample()
+        heap = self.world.heap
+        heap.at(heap.now + self.scenario.sample_interval_s, self._sample)
+
+    def _switched(self, machine: Machine, online: bool, seen_whole: bool) -> None:  # noqa: FBT001 - a callback
+        if machine is not self.population.rendezvous:
+            self._churn.switched(machine, online=online, seen_whole=seen_whole)
+        if online and seen_whole:
+            self._joins.started(machine)
+        if not online:
+            for client in self._clients:
+                client.left(machine.node_id)
+
+
+def _settings(scenario: Scenario) -> DhtSettings:
+    """Return the product's settings with the scenario's changes.
+
+    Raises:
+        ConfigurationError: there is no such setting, or its value is out of range.
+    """
+    try:
+        return DhtSettings(**dict(scenario.dht))  # type: ignore[arg-type]  # checked by the dataclass
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"[dht] {error}; see overlay.dht.settings.") from error

@@ -1,0 +1,1 @@
+"""Scenarios: what to simulate, from a file, from options or from Python."""

@@ -1,0 +1,101 @@
+"""Scenarios by name or file: those that are shipped, and the user's own."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from importlib.resources import files
+from pathlib import Path
+from typing import Final
+
+from overlay.errors import ConfigurationError
+from sims.scenario.model import Scenario
+from sims.scenario.plain import scenario_of
+from sims.scenario.toml import parse_tables
+
+__all__ = ["load_scenario", "load_tables", "shipped_names"]
+
+_MAX_FILE_BYTES: Final = 1_000_000
+_TRACE: Final = re.compile(r"(trace\(\s*)([^()]+?)(\s*\))")
+
+
+def shipped_names() -> list[str]:
+    """Return the names of the scenarios that come with the simulator, sorted."""
+    folder = files("sims") / "scenarios"
+    return sorted(
+        entry.name.removesuffix(".toml")
+        for entry in folder.iterdir()
+        if entry.name.endswith(".toml")
+    )
+
+
+def load_scenario(named: str | Path, *, quick: bool = False) -> Scenario:
+    """Load a shipped scenario by its name, or a file.
+
+    Raises:
+        ConfigurationError: there is no such scenario, or it holds a mistake; one sentence.
+    """
+    try:
+        return scenario_of(load_tables(named, quick=quick))
+    except ConfigurationError as error:
+        if str(error).startswith(f"{named}: "):
+            raise
+        raise ConfigurationError(f"{named}: {error}") from error
+
+
+def load_tables(named: str | Path, *, quick: bool = False) -> dict[str, object]:
+    """Load a scenario's tables, to change some settings before they are checked.
+
+    Raises:
+        ConfigurationError: there is no such scenario, or the file is no TOML.
+    """
+    shipped = str(named) in shipped_names()
+    text = _shipped_text(str(named)) if shipped else _file_text(Path(named))
+    try:
+        tables = parse_tables(text, quick=quick)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{named}: {error}") from error
+    return tables if shipped else _anchored(tables, Path(named).absolute().parent)
+
+
+def _shipped_text(name: str) -> str:
+    return (files("sims") / "scenarios" / f"{name}.toml").read_text(encoding="utf-8")
+
+
+def _file_text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MAX_FILE_BYTES + 1)
+    except (FileNotFoundError, ValueError) as error:  # ValueError: a zero byte in the name
+        raise ConfigurationError(_unknown(path)) from error
+    except OSError as error:
+        raise ConfigurationError(
+            f"{path} cannot be read ({error.strerror}); make it a file that this user may read."
+        ) from error
+    if len(data) > _MAX_FILE_BYTES:
+        raise ConfigurationError(f"{path} is larger than 1 MB, which no scenario is.")
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ConfigurationError(
+            f"{path} is not UTF-8 at line {line}; save it as UTF-8."
+        ) from error
+
+
+def _unknown(path: Path) -> str:
+    close = difflib.get_close_matches(str(path), shipped_names(), n=1)
+    hint = f'did you mean "{close[0]}"?' if close else 'see "overlay sim scenarios".'
+    return f'there is no scenario "{path}", neither a file nor a shipped one; {hint}'
+
+
+def _anchored(tables: dict[str, object], directory: Path) -> dict[str, object]:
+    """Let files that the scenario names start at its own directory."""
+    churn, latency = tables.get("churn"), tables.get("latency")
+    if isinstance(churn, dict) and isinstance(churn.get("model"), str):
+        churn["model"] = _TRACE.sub(
+            lambda found: f"{found[1]}{directory / found[2]}{found[3]}", churn["model"]
+        )
+    if isinstance(latency, dict) and isinstance(latency.get("matrix"), str) and latency["matrix"]:
+        latency["matrix"] = str(directory / latency["matrix"])
+    return tables

@@ -1,0 +1,165 @@
+"""A study: one scenario, or the grid of its variants that a sweep asks for.
+
+``--sweep nodes=500,1000 --sweep adversary.share=0,.1`` makes four points, named after what
+varies: ``nodes=500 adversary.share=0`` and so on, the last setting varying fastest.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from overlay.errors import ConfigurationError
+from sims.scenario.model import Scenario
+from sims.scenario.parameters import Scalar
+from sims.scenario.plain import plain_of, scenario_of, set_by_name
+
+__all__ = ["Axis", "Point", "Study", "parse_axis", "parse_value", "study_of"]
+
+MAX_POINTS: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """One setting that varies, and its values in the order given."""
+
+    setting: str
+    values: tuple[Scalar, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One scenario of a study, with the name that tells it from the others."""
+
+    name: str
+    scenario: Scenario
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """Everything that one results directory answers: at least one point."""
+
+    points: tuple[Point, ...]
+    axes: tuple[Axis, ...] = ()
+
+    @property
+    def base(self) -> Scenario:
+        """The first point's scenario, which names the study."""
+        return self.points[0].scenario
+
+    @property
+    def runs(self) -> int:
+        """How many runs the study takes."""
+        return sum(len(point.scenario.seeds) for point in self.points)
+
+    def plain(self) -> dict[str, object]:
+        """Return the study as JSON's own types."""
+        return {
+            "points": [{"name": p.name, "scenario": plain_of(p.scenario)} for p in self.points],
+            "axes": [{"setting": a.setting, "values": list(a.values)} for a in self.axes],
+        }
+
+    @classmethod
+    def of_plain(cls, plain: Mapping[str, object]) -> Study:
+        """Read what :meth:`plain` wrote.
+
+        Raises:
+            ConfigurationError: it is something else.
+        """
+        try:
+            points = tuple(
+                Point(str(p["name"]), scenario_of(p["scenario"]))
+                for p in plain["points"]  # type: ignore[attr-defined]  # checked by the except
+            )
+            axes = tuple(
+                Axis(str(a["setting"]), tuple(a["values"]))
+                for a in plain["axes"]  # type: ignore[attr-defined]  # likewise
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ConfigurationError(f"this describes no study ({error!r}).") from error
+        if not points:
+            raise ConfigurationError("this describes a study without scenarios.")
+        return cls(points, axes)
+
+
+def study_of(tables: Mapping[str, object], axes: Sequence[Axis] = ()) -> Study:
+    """Build the grid of a scenario's variants; without axes, the scenario alone.
+
+    Raises:
+        ConfigurationError: a setting or a value does not exist, or the grid is too large.
+    """
+    count = math.prod(len(axis.values) for axis in axes)
+    if count > MAX_POINTS:
+        raise ConfigurationError(
+            f"the sweep has {count} points, more than {MAX_POINTS}; name fewer values."
+        )
+    if len({axis.setting for axis in axes}) < len(axes):
+        raise ConfigurationError("--sweep names a setting twice; list all its values at once.")
+    points = [
+        _point(tables, axes, values) for values in itertools.product(*(a.values for a in axes))
+    ]
+    return Study(tuple(points), tuple(axes))
+
+
+def _point(tables: Mapping[str, object], axes: Sequence[Axis], values: Sequence[Scalar]) -> Point:
+    varied = dict(tables)
+    for axis, value in zip(axes, values, strict=True):
+        varied = set_by_name(varied, axis.setting, value)
+    scenario = scenario_of(varied)
+    name = " ".join(f"{a.setting}={_shown(v)}" for a, v in zip(axes, values, strict=True))
+    return Point(name or scenario.name, scenario)
+
+
+def _shown(value: Scalar) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def parse_axis(text: str) -> Axis:
+    """Read ``SETTING=VALUE,VALUE,...``; commas within parentheses do not separate.
+
+    Raises:
+        ConfigurationError: it is written otherwise.
+    """
+    setting, equals, listed = text.partition("=")
+    values = [parse_value(each) for each in _split(listed)] if listed else []
+    if not setting.strip() or not equals or not values:
+        raise ConfigurationError(
+            f"--sweep {text[:60]} says nothing; write a setting and its values, as in "
+            "--sweep nodes=500,1000."
+        )
+    if len(set(values)) < len(values):
+        raise ConfigurationError(f"--sweep {text[:60]} names a value twice; name each once.")
+    return Axis(setting.strip(), tuple(values))
+
+
+def _split(listed: str) -> list[str]:
+    depth, parts = 0, [""]
+    for character in listed:
+        depth += (character == "(") - (character == ")")
+        if character == "," and depth <= 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return parts
+
+
+def parse_value(text: str) -> Scalar:
+    """Read a value of the command line: a number, true, false, or a text as it stands."""
+    text = text.strip()
+    for read in (int, _finite):
+        try:
+            return read(text)
+        except ValueError:
+            continue
+    return json.loads(text) if text in ("true", "false") else text
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value

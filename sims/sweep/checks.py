@@ -1,0 +1,97 @@
+"""What can only be told before the first run: whether the parts exist and the machine suffices."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Final
+
+from overlay.dht.settings import DhtSettings
+from overlay.errors import ConfigurationError
+from overlay.plugins import load_plugin, settings_of
+from sims.churn import parse_model
+from sims.latency import build_latency
+from sims.results.metrics import METRICS
+from sims.scenario.model import Scenario
+from sims.scenario.study import Study
+
+__all__ = ["check_study"]
+
+_BYTES_A_NODE: Final = {"full": 60_000, "model": 1_000}
+"""What a node takes at most, by fidelity; the simulator is built to stay below."""
+
+
+def check_study(study: Study, *, at_a_time: int | None) -> None:
+    """Insist that every scenario can be run.
+
+    Args:
+        study: to be run.
+        at_a_time: runs at the same time on this machine; None if they run elsewhere.
+
+    Raises:
+        ConfigurationError: one sentence: what, where, what to write instead.
+    """
+    for point in study.points:
+        try:
+            _check(point.scenario)
+            if at_a_time is not None:
+                _check_memory(point.scenario, min(at_a_time, study.runs))
+        except ConfigurationError as error:
+            where = f"{point.name}: " if study.axes else ""
+            raise ConfigurationError(f"{where}{error}") from error
+
+
+def _check(scenario: Scenario) -> None:
+    try:
+        parse_model(scenario.churn.model)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"[churn] model: {error}") from error
+    latency = scenario.latency
+    matrix = Path(latency.matrix) if latency.matrix else None
+    try:
+        build_latency(latency.model, low_s=latency.low_s, high_s=latency.high_s, matrix=matrix)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"[latency]: {error}") from error
+    settings_of("dht", DhtSettings, scenario.dht)
+    if scenario.circuits.clients:
+        load_plugin("overlay.selection", scenario.circuits.strategy)
+    if scenario.fidelity == "model":
+        from sims.model.settings import check_expressible
+
+        check_expressible(scenario)
+    for expected in scenario.expectations:
+        _check_metric(expected.metric)
+
+
+def _check_metric(name: str) -> None:
+    if name not in METRICS:
+        close = difflib.get_close_matches(name, METRICS, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(METRICS)}."
+        raise ConfigurationError(f"expectations: nothing measures {name}; {hint}")
+
+
+def _check_memory(scenario: Scenario, at_a_time: int) -> None:
+    available = _available_bytes()
+    needed = scenario.nodes * _BYTES_A_NODE[scenario.fidelity] * at_a_time
+    if available is None or needed <= available:
+        return
+    fitting = available // (_BYTES_A_NODE[scenario.fidelity] * at_a_time)
+    more = "or --jobs 1, " if at_a_time > 1 else ""
+    model = "" if scenario.fidelity == "model" else "or --fidelity model "
+    raise ConfigurationError(
+        f"nodes = {scenario.nodes} in {at_a_time} runs at a time need about {needed / 1e9:.1f} GB "
+        f"of memory, and {available / 1e9:.1f} GB are available; write at most {fitting} nodes, "
+        f"{more}{model}instead."
+    )
+
+
+def _available_bytes() -> int | None:
+    """Return what the kernel thinks can still be had (proc(5), MemAvailable)."""
+    try:
+        text = Path("/proc/meminfo").read_text(encoding="ascii")
+    except OSError:
+        return None
+    for line in text.splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return None

@@ -1,0 +1,146 @@
+"""A Dask cluster: the same jobs on other machines, with the same outcomes.
+
+Its workers need this package at the same version. Each run is one task; a run whose worker
+dies is tried again where the scheduler's ``allowed-failures`` permits, then counts as failed.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Generator, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from overlay.errors import ConfigurationError
+from sims.results.model import Progress, RunOutcome
+from sims.results.record import RunFailure
+from sims.sweep.jobs import Job, JobResult, Runner, ShowJobProgress, Stop, failure_sentence
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+__all__ = ["run_on_dask"]
+
+_PATIENCE_S: Final = 0.5
+_CONNECT_S: Final = 10
+_ASK_EVERY_S: Final = 1.0
+"""How often a run tells its progress, and asks the scheduler whether to stop."""
+
+
+def run_on_dask(
+    jobs: Sequence[Job], runner: Runner, address: str, stop: Stop, show: ShowJobProgress
+) -> Generator[JobResult, None, None]:
+    """Yield each run's outcome as it ends, in whatever order; after a stop, only begun runs'.
+
+    Raises:
+        ConfigurationError: no Dask here, or no scheduler there.
+    """
+    client = _client(address)
+    name = f"overlay-sim-{uuid.uuid4().hex}"
+    try:
+        _subscribe(client, name, jobs, show)
+        futures = {
+            client.submit(_on_worker, job, runner, name, pure=False, key=f"{name}-{number}"): job
+            for number, job in enumerate(jobs)
+        }
+        yield from _results(client, futures, name, stop)
+    finally:
+        client.close(timeout=_CONNECT_S)
+
+
+def _client(address: str) -> Client:
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise ConfigurationError(
+            "--dask needs the package distributed; install anonymous-overlay[dask], or leave "
+            "--dask out to use this machine's cores."
+        ) from error
+    try:
+        return Client(address, timeout=_CONNECT_S, set_as_default=False)
+    except (OSError, TimeoutError, ValueError, TypeError) as error:
+        raise ConfigurationError(
+            f"--dask {address}: no scheduler answers there; write the address that it printed, "
+            "as in tcp://192.0.2.1:8786."
+        ) from error
+
+
+def _subscribe(client: Client, topic: str, jobs: Sequence[Job], show: ShowJobProgress) -> None:
+    by_key = {job.key: job for job in jobs}
+
+    def heard(event: tuple[float, Any]) -> None:
+        point, seed, *progress = event[1]
+        show(by_key[point, seed], Progress(*progress))
+
+    client.subscribe_topic(topic, heard)
+
+
+def _results(
+    client: Client, futures: dict[Future, Job], name: str, stop: Stop
+) -> Generator[JobResult, None, None]:
+    from distributed import Event, wait
+
+    pending = set(futures)
+    told = False
+    while pending:
+        if stop.requested and not told:
+            told = True
+            Event(name, client=client).set()
+        try:
+            done = wait(pending, timeout=_PATIENCE_S, return_when="FIRST_COMPLETED").done
+        except TimeoutError:
+            continue
+        pending -= done
+        for future in sorted(done, key=lambda each: futures[each].key):
+            outcome = _outcome(future, futures[future])
+            if outcome is not None:
+                yield futures[future], outcome
+
+
+def _outcome(future: Future, job: Job) -> RunOutcome | RunFailure | None:
+    error = future.exception()
+    if error is None:
+        answer = future.result()
+        failed = isinstance(answer, str)
+        return RunFailure(job.point, job.seed, answer) if failed else answer
+    if type(error).__name__ == "KilledWorker":
+        sentence = "the workers that tried this run died, as they do when memory runs out."
+    else:
+        sentence = failure_sentence(error)
+    return RunFailure(job.point, job.seed, sentence)
+
+
+def _on_worker(job: Job, runner: Runner, name: str) -> RunOutcome | str | None:
+    """Run one job on a worker; None if the study was stopped before it began."""
+    watch = _Watch(job, name)
+    if watch.should_stop():
+        return None
+    try:
+        return runner(job.scenario, job.seed, progress=watch.show, should_stop=watch.should_stop)
+    except Exception as error:
+        return failure_sentence(error)
+
+
+class _Watch:
+    """The worker's line to the client: progress out, the wish to stop in."""
+
+    def __init__(self, job: Job, name: str) -> None:
+        from distributed import Event, get_worker
+
+        self._job, self._name = job, name
+        self._worker, self._event = get_worker(), Event(name)
+        self._next_show = self._next_ask = 0.0
+        self._stopped = False
+
+    def show(self, progress: Progress) -> None:
+        now = time.monotonic()
+        if now >= self._next_show:
+            self._next_show = now + _ASK_EVERY_S
+            self._worker.log_event(self._name, (*self._job.key, *progress))
+
+    def should_stop(self) -> bool:
+        now = time.monotonic()
+        if not self._stopped and now >= self._next_ask:
+            self._next_ask = now + _ASK_EVERY_S
+            self._stopped = bool(self._event.is_set())
+        return self._stopped

@@ -1,0 +1,152 @@
+"""Run a whole study into a directory, and keep what was measured whatever happens."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+from overlay.errors import BackendError
+from sims.results.directory import ResultsWriter
+from sims.results.drawing import Drawn, draw
+from sims.results.model import Progress
+from sims.results.reading import Results
+from sims.results.record import RunFailure, RunRecord
+from sims.scenario.study import Study
+from sims.sweep.checks import check_study
+from sims.sweep.cluster import run_on_dask
+from sims.sweep.jobs import Job, JobResult, Runner, Stop, jobs_of, run_scenario
+from sims.sweep.local import cores, run_locally
+from sims.sweep.origin import origin_of
+
+__all__ = ["Options", "Watcher", "execute"]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a study is run; nothing of it changes the outcome.
+
+    Attributes:
+        jobs: runs at a time on this machine; None for one on each core.
+        dask: address of a Dask scheduler that runs them instead.
+        runner: the engine.
+        command: the command line that asked for it, for the report; empty from Python.
+    """
+
+    jobs: int | None = None
+    dask: str | None = None
+    runner: Runner = run_scenario
+    command: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Watcher:
+    """What a study tells while it runs; the default says nothing."""
+
+    progress: Callable[[Job, Progress], None] = field(default=lambda _job, _progress: None)
+    ended: Callable[[Job, RunRecord | RunFailure], None] = field(default=lambda _job, _end: None)
+    stopping: Callable[[], None] = field(default=lambda: None)
+
+
+def execute(study: Study, out: Path, options: Options, watcher: Watcher) -> Drawn:
+    """Run every job of a study and draw what came of it.
+
+    Ctrl-C stops it cleanly: what was measured is kept and drawn, the state is ``interrupted``.
+    A second one ends it hard.
+
+    Raises:
+        ConfigurationError: the study cannot be run, or the directory cannot be used.
+        BackendError: the disk is full; what was written before is kept.
+        KeyboardInterrupt: interrupted twice.
+    """
+    workers = options.jobs or cores()
+    check_study(study, at_a_time=None if options.dask else workers)
+    writer = ResultsWriter(out, study, origin_of(options.command))
+    stop = Stop()
+    try:
+        with _clean_stop(stop, watcher.stopping):
+            records, failures = _run(study, writer, options, workers, stop, watcher)
+    except OSError as error:
+        writer.mark_failed()
+        raise BackendError(
+            f"results cannot be written to {out} ({error.strerror}); what was written is kept, "
+            f'"overlay sim plot {out}" reads it.'
+        ) from error
+    except BaseException:
+        writer.mark_failed()
+        raise
+    return draw(out, _results(study, records, failures, stop, writer.origin))
+
+
+def _run(
+    study: Study,
+    writer: ResultsWriter,
+    options: Options,
+    workers: int,
+    stop: Stop,
+    watcher: Watcher,
+) -> tuple[list[RunRecord], list[RunFailure]]:
+    records: list[RunRecord] = []
+    failures: list[RunFailure] = []
+    with closing(_outcomes(study, options, workers, stop, watcher)) as outcomes:
+        for job, outcome in outcomes:
+            if isinstance(outcome, RunFailure):
+                failures.append(outcome)
+                writer.add_failure(outcome)
+                watcher.ended(job, outcome)
+            else:
+                records.append(writer.add(job.point, outcome))
+                watcher.ended(job, records[-1])
+    writer.finish("interrupted" if stop.requested else "complete")
+    return records, failures
+
+
+def _outcomes(
+    study: Study, options: Options, workers: int, stop: Stop, watcher: Watcher
+) -> Generator[JobResult, None, None]:
+    jobs = jobs_of(study)
+    if options.dask:
+        return run_on_dask(jobs, options.runner, options.dask, stop, watcher.progress)
+    return run_locally(jobs, options.runner, workers, stop, watcher.progress)
+
+
+def _results(
+    study: Study,
+    records: list[RunRecord],
+    failures: list[RunFailure],
+    stop: Stop,
+    origin: Mapping[str, object],
+) -> Results:
+    return Results(
+        study,
+        "interrupted" if stop.requested else "complete",
+        dict(origin),
+        sorted(records, key=lambda run: (run.point, run.seed)),
+        sorted(failures, key=lambda failure: (failure.point, failure.seed)),
+        [],
+    )
+
+
+@contextmanager
+def _clean_stop(stop: Stop, stopping: Callable[[], None]) -> Iterator[None]:
+    """Let the first Ctrl-C (or SIGTERM) ask for a stop, and the second one interrupt."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may handle signals
+        return
+
+    def ask(_signal: int, _frame: FrameType | None) -> None:
+        if stop.requested:
+            raise KeyboardInterrupt
+        stop.requested = True
+        stopping()
+
+    before = {each: signal.signal(each, ask) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)

@@ -1,0 +1,112 @@
+"""The special functions that the closed forms need, in plain Python.
+
+Accurate to about 1e-12 over the arguments of this package, which its tests hold against
+identities and tabulated values; no further dependency is worth four functions.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+__all__ = [
+    "binomial_pmf",
+    "chi_squared_cdf",
+    "kolmogorov_p",
+    "regularised_gamma_p",
+    "regularised_gamma_q",
+]
+
+_TINY: Final = 1e-300
+_PRECISION: Final = 1e-15
+_MAX_TERMS: Final = 10_000
+
+
+def regularised_gamma_p(a: float, x: float) -> float:
+    """Return P(a, x), the lower incomplete gamma function over gamma(a).
+
+    Abramowitz and Stegun 6.5.29 (series) below a + 1, else one minus the continued fraction.
+
+    Raises:
+        ValueError: ``a`` is not positive or ``x`` is negative.
+    """
+    if a <= 0 or x < 0:
+        raise ValueError("the incomplete gamma function needs a > 0 and x >= 0")
+    if x == 0:
+        return 0.0
+    return _series(a, x) if x < a + 1 else 1 - _fraction(a, x)
+
+
+def regularised_gamma_q(a: float, x: float) -> float:
+    """Return Q(a, x) = 1 - P(a, x), exact also where it is tiny."""
+    if a <= 0 or x < 0:
+        raise ValueError("the incomplete gamma function needs a > 0 and x >= 0")
+    if x == 0:
+        return 1.0
+    return 1 - _series(a, x) if x < a + 1 else _fraction(a, x)
+
+
+def chi_squared_cdf(x: float, degrees: float) -> float:
+    """Return the probability that a chi-squared variable of so many degrees is at most x."""
+    return regularised_gamma_p(degrees / 2, max(x, 0.0) / 2)
+
+
+def binomial_pmf(count: int, trials: int, probability: float) -> float:
+    """Return P(Bin(trials, probability) = count)."""
+    if not 0 <= count <= trials:
+        return 0.0
+    if probability <= 0 or probability >= 1:
+        return float(count == (trials if probability >= 1 else 0))
+    log = (
+        math.lgamma(trials + 1)
+        - math.lgamma(count + 1)
+        - math.lgamma(trials - count + 1)
+        + count * math.log(probability)
+        + (trials - count) * math.log1p(-probability)
+    )
+    return math.exp(log)
+
+
+def kolmogorov_p(statistic: float, size: int) -> float:
+    """Return the p-value of a one-sample Kolmogorov-Smirnov statistic.
+
+    The limiting series with Stephens' correction for finite samples; good from size 20 on.
+    """
+    root = math.sqrt(size)
+    scaled = (root + 0.12 + 0.11 / root) * statistic
+    if scaled < 0.2:
+        return 1.0
+    terms = (math.copysign(math.exp(-2 * (j * scaled) ** 2), j % 2 - 0.5) for j in range(1, 101))
+    return min(1.0, max(0.0, 2 * sum(terms)))
+
+
+def _series(a: float, x: float) -> float:
+    term = total = 1 / a
+    for n in range(1, _MAX_TERMS):
+        term *= x / (a + n)
+        total += term
+        if term < total * _PRECISION:
+            break
+    return total * math.exp(a * math.log(x) - x - math.lgamma(a))
+
+
+def _fraction(a: float, x: float) -> float:
+    """Evaluate Q(a, x) by Lentz's method (Abramowitz and Stegun 6.5.31)."""
+    b = x + 1 - a
+    c = 1 / _TINY
+    d = 1 / b
+    value = d
+    for n in range(1, _MAX_TERMS):
+        factor = -n * (n - a)
+        b += 2
+        d = _apart_from_zero(factor * d + b)
+        c = _apart_from_zero(b + factor / c)
+        d = 1 / d
+        value *= c * d
+        if abs(c * d - 1) < _PRECISION:
+            break
+    return value * math.exp(a * math.log(x) - x - math.lgamma(a))
+
+
+def _apart_from_zero(value: float) -> float:
+    return value if abs(value) > _TINY else _TINY

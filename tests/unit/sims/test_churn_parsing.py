@@ -1,0 +1,150 @@
+import pytest
+
+from overlay.errors import ConfigurationError
+from sims.churn import PRESETS, build_model, parse_duration, parse_model, read_trace
+from sims.churn.lifetimes import Exponential, Observed, Pareto, Weibull
+
+TRACE = """node,on_s,off_s
+peer-a,0,5400
+peer-b,60.5,7200
+peer-a,9000,10800
+"""
+
+
+@pytest.fixture
+def trace(tmp_path):
+    path = tmp_path / "sessions.csv"
+    path.write_text(TRACE)
+    return path
+
+
+def test_presets_by_name():
+    assert parse_model("kad2007") is PRESETS["kad2007"]
+    assert build_model("ipfs2022") is PRESETS["ipfs2022"]
+
+
+def test_preset_constants_are_those_that_were_published():
+    on, off = PRESETS["kad2007"].on, PRESETS["kad2007"].off
+    assert on.mean() / 60 == pytest.approx(247.1, abs=0.1)
+    assert off.mean() / 60 == pytest.approx(908.0, abs=0.1)
+    assert PRESETS["kad2007"].availability() == pytest.approx(0.2140, abs=1e-4)
+    assert PRESETS["kad2007-stable"].on.mean() / 60 == pytest.approx(617.5, abs=0.1)
+    assert PRESETS["kad2007-stable"].availability() == pytest.approx(0.405, abs=1e-3)
+    assert PRESETS["ipfs2022"].on.survival(7200) == pytest.approx(0.5, abs=1e-3)
+    assert PRESETS["ipfs2022"].on.survival(28_800) == pytest.approx(0.2, abs=1e-3)
+    assert PRESETS["bamboo"].on.survival(84) == pytest.approx(0.5)
+    assert PRESETS["none"].residual_survival(1e9) == 1.0
+
+
+def test_distributions_in_text():
+    model = parse_model("weibull(2h, 0.6) / pareto(30min, 2.5)")
+    assert model.on == Weibull(7200.0, 0.6)
+    assert model.off == Pareto(1800.0, 2.5)
+    assert parse_model("exponential(90 s)").on == Exponential(90.0)
+    assert parse_model("exponential(90s)").off is None
+
+
+def test_distributions_by_parameter():
+    model = build_model(
+        "weibull", {"scale_s": 7200, "shape": 0.6, "off_scale_s": 60, "off_shape": 1}
+    )
+    assert model.on == Weibull(7200, 0.6)
+    assert model.off == Weibull(60, 1)
+    assert build_model("exponential", {"mean_s": 5}).off is None
+
+
+def test_trace_gives_sessions_and_absences_and_can_be_replayed(trace):
+    model = build_model("trace", trace=trace)
+    assert model.on == Observed([5400.0, 1800.0, 7139.5])
+    assert model.off == Observed([3600.0])
+    assert parse_model("trace(sessions.csv)", trace.parent).on.mean() == model.on.mean()
+    mixed = parse_model("trace(sessions.csv) / exponential(2h)", trace.parent)
+    assert mixed.off == Exponential(7200.0)
+    replayed = list(read_trace(trace).replay())
+    assert [(event.time_s, event.node, event.online) for event in replayed] == [
+        (0.0, 0, True),
+        (60.5, 1, True),
+        (5400.0, 0, False),
+        (7200.0, 1, False),
+        (9000.0, 0, True),
+        (10800.0, 0, False),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("kad2008", "kad2008"),
+        ("weibull(2h)", "takes 2 values, not 1"),
+        ("weibull(2h, x)", "'x' is not a number"),
+        ("weibull(2, 0.6)", "'2' is not a length of time"),
+        ("weibull(0s, 0.6)", "scale_s must be a positive number"),
+        ("pareto(1h, 0.9)", "must exceed 1"),
+        ("exponential(1h) /", "no session model"),
+        ("trace(absent.csv)", "absent.csv cannot be read: No such file"),
+        ("(" * 9000, "no session model"),
+        ("", "no session model"),
+    ],
+)
+def test_a_bad_model_gets_one_sentence(text, names, tmp_path):
+    with pytest.raises(ConfigurationError) as caught:
+        parse_model(text, tmp_path)
+    assert names in str(caught.value)
+    assert str(caught.value).endswith(".")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "names"),
+    [
+        ("weibull", {"scale_s": 1.0}, "lacks shape"),
+        ("weibull", {"scale_s": 1.0, "shape": 1.0, "scal": 1.0}, "no parameter scal"),
+        ("kad2007", {"shape": 1.0}, "no parameter shape; it takes none"),
+        ("exponential", {"mean_s": "long"}, "must be a number, not 'long'"),
+        ("exponential", {"mean_s": -1.0}, "must be a positive number"),
+        ("gauss", {}, "no session model"),
+    ],
+)
+def test_bad_parameters_get_one_sentence(name, parameters, names):
+    with pytest.raises(ConfigurationError, match=names):
+        build_model(name, parameters)
+
+
+@pytest.mark.parametrize(
+    ("content", "names"),
+    [
+        (b"", "Line 1"),
+        (b"a,b,c\n", "Line 1"),
+        (b"node,on_s,off_s\n", "no session"),
+        (b"node,on_s,off_s\na,1\n", "Line 2"),
+        (b"node,on_s,off_s\na,2,1\n", "Line 2"),
+        (b"node,on_s,off_s\na,-1,1\n", "Line 2"),
+        (b"node,on_s,off_s\na,0,inf\n", "Line 2"),
+        (b"node,on_s,off_s\na,nan,1\n", "Line 2"),
+        (b"node,on_s,off_s\n,0,1\n", "Line 2"),
+        (b"node,on_s,off_s\na,0,5\nb,0,1\na,4,9\n", "overlap at 4 s"),
+        (b"\xff\xfe\x00", "no UTF-8"),
+        (b"node,on_s,off_s\n" + b"a" * 500, "longer than 400"),
+        (b'node,on_s,off_s\n"a,0,1\n', "Line 2"),
+        (b"node,on_s,off_s\na\x00,0,1\x00\n", "Line 2"),
+    ],
+)
+def test_an_unreadable_trace_gets_one_sentence(content, names, tmp_path):
+    path = tmp_path / "bad.csv"
+    path.write_bytes(content)
+    with pytest.raises(ConfigurationError) as caught:
+        read_trace(path)
+    assert names in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_directory_is_no_trace(tmp_path):
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        read_trace(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90min", 5400), ("1.5h", 5400), ("250 ms", 0.25), ("2d", 172800)]
+)
+def test_durations(text, seconds):
+    assert parse_duration(text) == pytest.approx(seconds)

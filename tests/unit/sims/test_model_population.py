@@ -1,0 +1,68 @@
+"""The model's renewal process against what renewal theory says."""
+
+import numpy as np
+import pytest
+
+from sims.churn.lifetimes import Exponential
+from sims.churn.models import PRESETS, SessionModel
+from sims.model.population import Population
+
+COUNT = 50_000
+
+
+def population(off_s=1800.0):
+    off = Exponential(off_s) if off_s else None
+    sessions = SessionModel("test", Exponential(600.0), off)
+    return Population(COUNT, sessions, np.random.default_rng(3))
+
+
+def test_as_many_are_online_at_every_hour():
+    made = Population(COUNT, PRESETS["kad2007"], np.random.default_rng(5))
+    for hour in range(6):
+        made.advance(hour * 3600.0)
+        assert len(made.live()) / COUNT == pytest.approx(
+            PRESETS["kad2007"].availability(), abs=0.01
+        )
+
+
+def test_those_met_online_stay_as_long_as_renewal_theory_says():
+    sessions = PRESETS["kad2007"]
+    made = Population(COUNT, sessions, np.random.default_rng(5))
+    at_first = np.flatnonzero(made.online)
+    made.advance(7200.0)
+    stayed = made.online[at_first] & np.isneginf(made.online_since[at_first])
+    assert stayed.mean() == pytest.approx(sessions.residual_survival(7200.0), abs=0.02)
+
+
+def test_nodes_leave_at_the_rate_that_their_sessions_say():
+    made = population()
+    made.advance(3600.0)
+    assert made.leaves == pytest.approx(COUNT * 0.25 * 3600 / 600, rel=0.02)
+    assert made.joins == pytest.approx(made.leaves, rel=0.02)
+
+
+def test_who_never_returns_is_replaced_under_another_id():
+    made = population(off_s=None)
+    before = made.ids.copy()
+    made.advance(600.0)
+    changed = made.ids != before
+    assert changed.mean() == pytest.approx(1 - np.exp(-1), abs=0.01)
+    assert len(made.live()) == COUNT
+
+
+def test_those_who_left_are_remembered_for_a_while():
+    made = population()
+    made.advance(1200.0)
+    remembered = made.remembered(1200.0, 60.0)
+    assert not np.isin(remembered, made.live()).any()
+    # 50,000 x 0.25 / 600 s leave in a second, and each lingers for 60 s in the mean.
+    assert len(remembered) == pytest.approx(COUNT * 0.25 / 600 * 60, rel=0.1)
+
+
+def test_a_mass_failure_is_for_good():
+    made = population()
+    online = len(made.live())
+    made.fail(0.5, 0.0)
+    assert len(made.live()) == pytest.approx(online / 2, abs=1)
+    made.advance(36_000.0)
+    assert len(made.live()) < 0.25 * COUNT * 0.9
