@@ -209,6 +209,7 @@ class HandMade:
             backward_keymat=backward,
             forward_reqid=reqid,
             backward_reqid=reqid + 1,
+            chain=SecretBytes(bytes(32)),  # no key of these tunnels is ever replaced
         )
 
 

@@ -60,11 +60,16 @@ _LINKS: Final = LinkSettings(allow_private_endpoints=True, rekey_after_s=_DAY_S)
 
 
 def _settings(suite: int) -> ApmSettings:
-    """No keep-alive disturbs a measurement, and no circuit expires for the lack of one."""
+    """No keep-alive and no new keys disturb a measurement; no circuit expires for the lack of one.
+
+    The first keys are replaced at once after the confirmation, as always.
+    """
     return ApmSettings(
         esp_suite=suite,
         keepalive_interval_s=_DAY_S / 8,
         idle_expiry_s=_DAY_S / 2,
+        rekey_after_s=_DAY_S,
+        rekey_spread_s=0.1,
         max_source_circuits=1000,
         setup_timeout_s=60.0,
         link_timeout_s=30.0,

@@ -24,6 +24,9 @@ from overlay.selection.selector import MixPath
 __all__ = ["Overlay", "Route", "chain_overlay", "path_mtu"]
 
 _UNDERLAY_MTU: Final = 1500
+_QUIET_S: Final = 5.0
+"""Above the pauses of everything that a node repeats, below those after which it tidies up."""
+
 LINK_SUITE: Final = 3
 """AES-256-GCM, whatever the circuits' cipher: links negotiate AEADs alone."""
 
@@ -89,6 +92,13 @@ class Overlay:
                 if node.next_deadline() <= now:
                     node.handle_deadline(now)
 
+    def rest(self, *, timeout_s: float = 60.0) -> None:
+        """Let the nodes work until none has anything to do soon: first keys replaced, all heard."""
+        self.drive(
+            lambda: min(node.next_deadline() for node in self.nodes) > time.time() + _QUIET_S,
+            timeout_s=timeout_s,
+        )
+
     def connect(self, *, timeout_s: float = 60.0) -> None:
         """Open every link of the chain."""
         pairs = list(zip(self.nodes, self.nodes[1:], strict=False))
@@ -136,6 +146,7 @@ class Overlay:
                 inner = self.open(suite, hops, destination)
                 routes[suite, hops] = Route(hops, inner, destination)
                 mtus.append((destination, path_mtu(suite)))
+        self.rest()
         if limit_mtu:
             self.chain.limit_mtu(mtus)
         return routes
