@@ -2,7 +2,7 @@
 # The tools of the lab live in sbin, which an ordinary user of Debian has not in the PATH.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
-.PHONY: help setup test test-fast lint types demo kernel-shell bench clean
+.PHONY: help setup test test-fast lint types demo kernel-shell bench churn-lab clean
 .DEFAULT_GOAL := help
 
 help: ## Show the targets
@@ -31,6 +31,9 @@ kernel-shell: ## A prompt inside a kernel with ESP (User Mode Linux), the demo's
 
 bench: ## Per-packet and per-circuit costs, as a table and as build/bench.json
 	@scripts/bench.sh
+
+churn-lab: ## Twenty minutes of real churn, 30 nodes, held against the simulator: build/churn/report.md
+	@scripts/churn-lab.sh
 
 clean: ## Remove everything that make has made
 	@scripts/clean.sh

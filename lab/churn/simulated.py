@@ -18,6 +18,7 @@ from lab.churn.probing import Probing
 from lab.churn.script import HOPS, ChurnScript, Switch, endpoint_of
 from overlay.addresses import Endpoint, InnerAddress, IpNetwork, NodeId
 from overlay.apm.events import CircuitFailed, CircuitOpened
+from overlay.apm.inner_addresses import InnerAddresses
 from overlay.dht.descriptor import MixDescriptor
 from overlay.dht.events import CrawlFinished, DescriptorFound, DhtEvent, NodeLeft
 from overlay.dht.topology_table import TopologyTable
@@ -36,7 +37,7 @@ from sims.participants.world import NETWORK_ID, START, World
 __all__ = ["simulate"]
 
 _DESTINATION: Final = ipaddress.ip_network("203.0.113.10/32")
-_INNER: Final = InnerAddress(bytes([100, 64, 0, 2]))
+_INNER: Final = InnerAddresses(InnerAddress(bytes([100, 64, 0, 2])), None)
 _SETUP_S: Final = 0.05
 _SETUP_TIMEOUT_S: Final = 4.0
 
@@ -175,7 +176,7 @@ class _Client:
         numbers = [int.from_bytes(hop.node_id, "big") for hop in path.hops]
         silent = next((i for i, n in enumerate(numbers, 1) if not self._world.is_online(n)), None)
         if silent is None:
-            opened = CircuitOpened(number, (_INNER,), destination)
+            opened = CircuitOpened(number, _INNER, destination)
             self._world.heap.at(now + _SETUP_S, self._settled, opened)
         else:
             failed = CircuitFailed(number, CircuitTimedOut("a hop is gone.", silent_hop=silent))
@@ -206,7 +207,9 @@ class _Play:
         script, heap = self.script, self.world.heap
         timing = script.timing
         for node in (script.bootstrap, *script.exits, *script.clients, script.prober):
-            heap.at(START + 0.1 * node, partial(self._switch, Switch(0.1 * node, node, online=True)))
+            heap.at(
+                START + 0.1 * node, partial(self._switch, Switch(0.1 * node, node, online=True))
+            )
         for switch in script.switches:
             heap.at(START + switch.time_s, partial(self._switch, switch))
         heap.at(START + timing.warm_up_s, self._warm)
