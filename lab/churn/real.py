@@ -289,7 +289,7 @@ relay = true
 exit = {str(number in script.exits).lower()}
 
 [apm]
-setup_timeout_s = 4.0
+setup_timeout_s = 6.0
 link_timeout_s = 3.0
 
 [dht]

@@ -20,7 +20,7 @@ NETWORK_ID: Final = "laboratory"
 PORT: Final = 4500
 HOPS: Final = 3
 _EXITS: Final = 3
-_CLIENTS: Final = 3
+_CLIENTS: Final = 5
 _NODES: Final = 30
 _LEAST_SESSION_S: Final = 5.0
 """A process needs about a second to be there at all."""
@@ -56,7 +56,7 @@ FAST: Final = Timing(
     duration_s=110.0,
     mean_session_s=45.0,
     mean_absence_s=20.0,
-    path_pause_s=1.5,
+    path_pause_s=1.0,
     probe_interval_s=0.5,
     settled_s=5.0,
     dht=_DHT

@@ -39,7 +39,7 @@ __all__ = ["simulate"]
 _DESTINATION: Final = ipaddress.ip_network("203.0.113.10/32")
 _INNER: Final = InnerAddresses(InnerAddress(bytes([100, 64, 0, 2])), None)
 _SETUP_S: Final = 0.05
-_SETUP_TIMEOUT_S: Final = 4.0
+_SETUP_TIMEOUT_S: Final = 6.0
 
 
 def simulate(script: ChurnScript, seed: int) -> Measured:

@@ -51,7 +51,7 @@ def test_settled_nodes_have_been_there_for_the_stated_time():
             if switch.time_s <= time_s:
                 online[switch.node] = switch.time_s if switch.online else None
         relays = {n for n, since in online.items() if since is not None and time_s - since >= 5.0}
-        assert set(script.settled(time_s)) == relays | set(range(7))
+        assert set(script.settled(time_s)) == relays | set(range(9))
 
 
 def test_endpoints_are_those_of_the_laboratory():
