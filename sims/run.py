@@ -11,14 +11,17 @@ from typing import Final
 
 from overlay.dht.settings import DhtSettings
 from overlay.errors import ConfigurationError
+from sims.adversary.adversary import AdversaryMeasure, Conspiracy
 from sims.engine.streams import Streams
 from sims.latency import build_latency
 from sims.measures.joining import JoinMeasure
 from sims.measures.lookups import LookupMeasure
 from sims.measures.recorder import Recorder, Sampled
 from sims.measures.tables import RecordMeasure, TableMeasure
+from sims.measures.topology import TopologyMeasure
 from sims.measures.traffic import ChurnMeasure, TrafficMeasure
 from sims.participants.carriers import EncodedCarrier, ValueCarrier
+from sims.participants.clients import Client
 from sims.participants.machine import Machine
 from sims.participants.population import Population
 from sims.participants.world import START, World
@@ -26,6 +29,9 @@ from sims.results.model import Observations, Progress, RunOutcome
 from sims.scenario.model import Scenario
 
 __all__ = ["Simulation", "run"]
+
+CLIENT_HEAD_START_S: Final = 120.0
+"""Clients ask for their first paths so long before the warm-up ends."""
 
 _YOUNG_OBJECTS: Final = 200_000
 """Between two passes of the cycle collector: most objects here die by reference count."""
@@ -90,7 +96,21 @@ class Simulation:
             TableMeasure(recorder, streams.stream("sample", "tables")),
             RecordMeasure(recorder, streams.stream("sample", "records")),
         ]
+        self.conspiracy = Conspiracy(world, scenario.adversary, population=scenario.nodes)
+        self._sampled.append(AdversaryMeasure(recorder, self.conspiracy))
         self.population = Population(world, scenario, self._switched)
+        self._clients = [
+            Client(
+                recorder,
+                machine,
+                streams.stream("client", machine.index),
+                hops=scenario.circuits.hops,
+                strategy=scenario.circuits.strategy,
+                lifetime_s=scenario.circuits.lifetime_s,
+            )
+            for machine in self.population.clients
+        ]
+        self._sampled.append(TopologyMeasure(recorder, self._clients))
 
     def run(
         self,
@@ -100,7 +120,11 @@ class Simulation:
         """Let the whole time pass; False if ``should_stop`` ended it early."""
         heap = self.world.heap
         self.population.begin()
+        self.conspiracy.begin(self.population.rendezvous)
+        self.lookups.target = self.conspiracy.target
         self.lookups.begin()
+        for client in self._clients:
+            client.begin(max(0.0, self.scenario.warm_up_s - CLIENT_HEAD_START_S))
         heap.at(START + self.scenario.sample_interval_s, self._sample)
 
         def stop() -> bool:
@@ -151,6 +175,9 @@ class Simulation:
             self._churn.switched(machine, online=online, seen_whole=seen_whole)
         if online and seen_whole:
             self._joins.started(machine)
+        if not online:
+            for client in self._clients:
+                client.left(machine.node_id)
 
 
 def _settings(scenario: Scenario) -> DhtSettings:

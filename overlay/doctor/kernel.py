@@ -15,14 +15,25 @@ from overlay.ipsec.xfrm.algorithms import algorithm_names
 from overlay.ipsec.xfrm.encapsulation import decapsulate_esp
 from overlay.ipsec.xfrm.netlink import Refusal, XfrmSocket, refusal_error
 from overlay.ipsec.xfrm.probe import try_suite
+from overlay.node.backend_choice import kernel_obstacle
 
-__all__ = ["esp_suites", "udp_encapsulation"]
+__all__ = ["esp_suites", "kernel_settings", "udp_encapsulation"]
 
 Verdicts = tuple[Refusal | None, Refusal | None]
 Trial = Callable[[int], Verdicts]
 
 _KERNEL: Final = (Purpose.KERNEL,)
 _NO_USE: Final = (Purpose.ADVICE,)
+
+
+def kernel_settings(setup: Setup) -> list[Finding]:
+    """Ask the node itself whether the kernel could do what is configured."""
+    obstacle = kernel_obstacle(setup.configuration, SystemRandom())
+    if obstacle is None:
+        said = "the kernel can do what is configured"
+        return [Finding("settings (kernel)", Outcome.WORKS, said, _KERNEL)]
+    said = f"{obstacle.what}; {obstacle.remedy}."
+    return [Finding("settings (kernel)", Outcome.LACKS, said, _KERNEL)]
 
 
 def esp_suites(

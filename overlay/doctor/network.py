@@ -147,36 +147,31 @@ def way_out(
 def forwarding(
     _setup: Setup, read: Read = read_setting, writable: Callable[[str], bool] | None = None
 ) -> list[Finding]:
-    """An exit switches forwarding on by itself; who relays in the kernel needs IPv6's on."""
+    """An exit, and a relay in the kernel, switch forwarding on by themselves, if they may."""
     may_write = writable or _may_write
     return [
-        _exit_forwarding(4, read, may_write),
-        _exit_forwarding(6, read, may_write),
-        _kernel_forwarding(read),
+        _forwarding(4, read, may_write, (Purpose.EXIT,)),
+        _forwarding(6, read, may_write, (Purpose.EXIT, Purpose.KERNEL_RELAY)),
     ]
 
 
-def _exit_forwarding(version: int, read: Read, may_write: Callable[[str], bool]) -> Finding:
-    name, needed_for = _FORWARDING[version], (Purpose.EXIT,)
+def _forwarding(
+    version: int,
+    read: Read,
+    may_write: Callable[[str], bool],
+    needed_for: tuple[Purpose, ...],
+) -> Finding:
+    name = _FORWARDING[version]
     subject, value = f"IPv{version} forwarding", read(name)
     if value == "1":
         return Finding(subject, Outcome.WORKS, "on", needed_for)
     if value is None:
         return _no_protocol(subject, version, needed_for)
     if may_write(name):
-        return Finding(subject, Outcome.WORKS, "off, and an exit switches it on", needed_for)
+        return Finding(
+            subject, Outcome.WORKS, "off, and whoever needs it switches it on", needed_for
+        )
     said = f"off, and this process may not change it; type as this host's root: {_switch_on(name)}"
-    return Finding(subject, Outcome.LACKS, said, needed_for)
-
-
-def _kernel_forwarding(read: Read) -> Finding:
-    name, needed_for = _FORWARDING[6], (Purpose.KERNEL_RELAY,)
-    subject, value = "IPv6 forwarding (kernel)", read(name)
-    if value == "1":
-        return Finding(subject, Outcome.WORKS, "on", needed_for)
-    if value is None:
-        return _no_protocol(subject, 6, needed_for)
-    said = f"off, so the kernel would drop the circuits of others; type: {_switch_on(name)}"
     return Finding(subject, Outcome.LACKS, said, needed_for)
 
 

@@ -25,6 +25,7 @@ CHECKS: Final = (
     Check("forwarding", network.forwarding),
     Check("reverse-path", network.reverse_path),
     Check("tables", limits.kernel_tables),
+    Check("kernel-settings", kernel.kernel_settings),
     Check("esp", kernel.esp_suites),
     Check("encapsulation", kernel.udp_encapsulation),
     Check("namespaces", rights.namespaces),

@@ -68,12 +68,12 @@ def tun_device(
 
 
 def packet_filter(_setup: Setup, find: Callable[[], object] = find_packet_filter) -> list[Finding]:
-    """Find the packet filter that guards destinations and serves an exit."""
+    """Find the packet filter that guards destinations, serves an exit and walls in the kernel."""
 
     def attempt() -> str:
         return f"{type(find()).__name__.lower()} takes rules for IPv4 and IPv6"
 
-    return [tried("packet filter", (Purpose.EXIT, Purpose.OWN_PATHS), attempt)]
+    return [tried("packet filter", (Purpose.EXIT, Purpose.KERNEL, Purpose.OWN_PATHS), attempt)]
 
 
 def namespaces(_setup: Setup, new_namespaces: Callable[[], int] | None = None) -> list[Finding]:

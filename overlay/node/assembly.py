@@ -19,9 +19,11 @@ from overlay.dht.core import Dht
 from overlay.dht.topology_table import TopologyTable
 from overlay.forwarding.rules import ForwardingRules
 from overlay.identity import LocalIdentity
+from overlay.ipsec.lifetimes import draw_lifetime
 from overlay.ipsec.mtu import esp_payload_that_fits, inner_mtu
 from overlay.ipsec.suites import SUITES
 from overlay.ipsec.userspace.engine import UserspaceEngine
+from overlay.link.lifetimes import link_limits
 from overlay.link.links import DEFAULT_LINK_SUITES, Links
 from overlay.node.control_plane import ControlPlane
 from overlay.node.datapath import DataPath
@@ -77,10 +79,13 @@ def build_control_plane(
     engine: UserspaceEngine,
     endpoints: tuple[Endpoint, ...],
     rng: Random,
+    dht: Dht | None = None,
+    make: Callable[..., ControlPlane] = ControlPlane,
 ) -> ControlPlane:
     """Wire the cores of one node to a userspace engine, without anything of an operating system.
 
-    ``endpoints`` are those under which others reach it.
+    ``endpoints`` are those under which others reach it. A simulation brings its own carrier
+    of DHT messages: the ``dht`` core that speaks through it, and what to ``make`` of all cores.
     """
     datapath = build_datapath(
         configuration, engine, surroundings.network, surroundings.local_addresses
@@ -93,6 +98,8 @@ def build_control_plane(
         datapath=datapath,
         endpoints=endpoints,
         rng=rng,
+        dht=dht,
+        make=make,
     )
 
 
@@ -120,6 +127,8 @@ def wire_control_plane(
     datapath: PacketPath,
     endpoints: tuple[Endpoint, ...],
     rng: Random,
+    dht: Dht | None = None,
+    make: Callable[..., ControlPlane] = ControlPlane,
 ) -> ControlPlane:
     """Wire the cores of one node to whatever carries its packets."""
     spis = SpiAllocator(rng)
@@ -127,7 +136,7 @@ def wire_control_plane(
         allow_private_endpoints=configuration.network.allow_private_endpoints,
         identity_cost_bits=configuration.dht.identity_cost_bits,
     )
-    dht = Dht(
+    dht = dht or Dht(
         identity,
         network_id=configuration.network.network_id,
         settings=configuration.dht,
@@ -164,6 +173,7 @@ def wire_control_plane(
         link_payload_bytes=esp_payload_that_fits(
             _UNDERLAY_MTU - _UDP_IPV6_HEADERS, SUITES[configuration.ipsec.link_suite]
         ),
+        lifetime=partial(draw_lifetime, link_limits(configuration.link), rng=rng),
     )
     paths = Paths(
         circuits=circuits,
@@ -175,7 +185,7 @@ def wire_control_plane(
         esp_suite=configuration.ipsec.esp_suite,
         rng=rng,
     )
-    return ControlPlane(
+    return make(
         dht=dht,
         links=links,
         circuits=circuits,

@@ -149,7 +149,7 @@ class ControlPlane:
         control = [packet for packet in arrived.to_control if not is_link_proof(packet)]
         if control:
             self.circuits.receive(control, now)
-        return bool(control or arrived.first_packets)
+        return bool(control or arrived.first_packets or arrived.worn)
 
     def next_deadline(self) -> float:
         """Return when the first of the cores wants to be woken."""
@@ -187,7 +187,8 @@ class ControlPlane:
     def _round(self, now: float) -> bool:
         busy = False
         for identity in self.engine.soft_expired():
-            self.neighbours.soft_expired(identity, now)
+            if not self.neighbours.soft_expired(identity, now):
+                self.circuits.soft_expired(identity, now)
         for link_event in self.links.events():
             busy = True
             self.neighbours.handle(link_event, now)

@@ -69,7 +69,8 @@ class DataPath:
             permitted = self._rules.at_exit(processed.to_exit)
             if permitted:
                 self.exit_device.write_batch(permitted)
-        return Arrived(processed.to_control, processed.first_packets)
+        worn = self._engine.has_soft_expired
+        return Arrived(processed.to_control, processed.first_packets, worn)
 
     def from_source_device(self, packets: Sequence[bytes], now: float) -> None:
         """Carry what local programs sent to anonymised destinations."""

@@ -15,7 +15,7 @@ from overlay.errors import BackendError
 from overlay.ipsec.xfrm.leftovers import clear_leftovers
 from overlay.system.conntrack import forget_connections
 from overlay.system.destination_guard import DestinationGuard
-from overlay.system.exit_filter import ExitFilter
+from overlay.system.exit_filter import ExitFilter, clear_exit_leftovers
 from overlay.system.ipsec_wall import IpsecWall
 from overlay.system.local_address import own_addresses
 from overlay.system.rtnetlink import add_address, remove_address
@@ -157,6 +157,7 @@ class LinuxHost:
         """See :class:`Host`."""
         with contextlib.suppress(BackendError):  # no kernel IPsec, no permission, or in use
             if clear_leftovers():
+                clear_exit_leftovers()
                 IpsecWall((), forwards=False).remove()
 
     def forget_connections(self, inner_address: InnerAddress) -> bool:

@@ -31,7 +31,7 @@ from overlay.node.sockets import Sockets
 from overlay.system.conntrack import forget_connections
 from overlay.system.control_sockets import ControlSocket
 from overlay.system.destination_guard import DestinationGuard
-from overlay.system.exit_filter import ExitFilter
+from overlay.system.exit_filter import ExitFilter, clear_exit_leftovers
 from overlay.system.ipsec_wall import IpsecWall
 from overlay.system.udp import bound_socket
 
@@ -67,6 +67,8 @@ class KernelShell:
             opened.enter_context(IpsecWall(CONTROL_PORTS, forwards=roles.relay or roles.exit))
             if roles.exit:
                 opened.enter_context(_exit_filter(configuration, backend.device_name, mtu))
+            elif backend.leftovers_removed:
+                clear_exit_leftovers()
             self._control = {
                 port: opened.enter_context(ControlSocket(port)) for port in CONTROL_PORTS
             }

@@ -98,12 +98,19 @@ class UserspaceShell:
                 self._source_device_lost(node)
                 return
             self.path.from_source_device(packets, node.now())
+            self._replace_worn(node)
 
     async def _read_exit_device(self, device: Tun) -> None:
         while True:
             packets = await device.read_batch()
             if self._node is not None:
                 self.path.send(packets, self._node.now())
+                self._replace_worn(self._node)
+
+    def _replace_worn(self, node: ShellHost) -> None:
+        """SAs at a soft limit are replaced now, not at the next deadline."""
+        if self.backend.has_soft_expired:
+            node.settle(node.now())
 
     def _source_device_lost(self, node: ShellHost) -> None:
         """Somebody removed the device: build every path anew, with a new device."""

@@ -36,7 +36,7 @@ from overlay.system.packet_filter import FilterTable, Hook, PacketFilter, Rule, 
 from overlay.system.rtnetlink import MAIN_TABLE, Route, RouteKind, Rtnetlink
 from overlay.system.tun import MIN_MTU
 
-__all__ = ["ExitFilter", "ExitPlan", "exit_gateway", "exit_rules"]
+__all__ = ["ExitFilter", "ExitPlan", "clear_exit_leftovers", "exit_gateway", "exit_rules"]
 
 _FILTER_NAME: Final = "exit"
 _POOL_METRIC: Final = 1
@@ -64,6 +64,19 @@ class ExitPlan:
     def versions(self) -> frozenset[int]:
         """The IP versions that the exit serves."""
         return frozenset(pool.version for pool in self.pools)
+
+
+def clear_exit_leftovers() -> None:
+    """Undo what a killed exit left on a host that is no exit any more.
+
+    Raises:
+        BackendError: a running exit owns it, or the kernel refused.
+    """
+    ownership = Ownership("exit", "stop it, or run this exit on another host")
+    try:
+        restore_noted(find_packet_filter(), _FILTER_NAME)
+    finally:
+        ownership.release()
 
 
 def exit_gateway(pool: IpNetwork) -> IpAddress:

@@ -8,6 +8,7 @@ memory and not the owner's presence.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from random import Random
 from typing import Final
 
@@ -20,6 +21,7 @@ __all__ = ["LookupMeasure"]
 
 _HOUR_S: Final = 3600.0
 _ATTEMPTS: Final = 8
+_ON_TARGET: Final = 0.25
 
 
 class LookupMeasure:
@@ -29,6 +31,9 @@ class LookupMeasure:
         self._recorder = recorder
         self._rng = rng
         self._rate = per_node_hour / _HOUR_S
+        self.target: Machine | None = None
+        """Whose record one lookup in four asks for: the victim of an eclipse."""
+        self.results: list[Callable[[bool], None]] = []
         self.started = 0
         self.finished = 0
 
@@ -45,6 +50,8 @@ class LookupMeasure:
     def _next(self, _one: object, _other: object) -> None:
         self._plan()
         source, owner = self._member(), self._member()
+        if self.target is not None and self._rng.random() < _ON_TARGET:
+            owner = self.target
         if source is None or owner is None or source is owner:
             return
         self.look_up(source, owner)
@@ -112,14 +119,22 @@ class _Probe:
             if hops is not None:
                 add("lookup_hops", hops + 1)
         add("lookup_queries", lookup.asked)
+        if self._owner is self._measure.target:
+            others = [world.by_number[n] for n in found if n != self._owner.number]
+            add("eclipse_success", float(not any(machine.honest for machine in others)))
 
     def _fetched(self, descriptor: MixDescriptor | None, _asked: int) -> None:
         world = self._recorder.world
         self._measure.finished += 1
         success = descriptor is not None
+        for told in self._measure.results:
+            told(success)
         self._recorder.add("lookup_success", float(success))
         self._recorder.add("lookup_latency_s", world.heap.now - self._began)
         if descriptor is not None:
+            # A forged one would have to be signed by its owner, and never was.
+            owner_signed = descriptor.encoded in self._owner.signed
+            self._recorder.add("forged_accepted", float(not owner_signed))
             old = descriptor.sequence < self._sequence
             self._recorder.add("replayed_accepted", float(old))
         world.network.digest.note(world.heap.now, f"lookup {self._source.index} {success:d}")

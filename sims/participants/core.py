@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from functools import partial
 from random import Random
+from typing import Final
 
 from overlay.addresses import Endpoint, NodeId
 from overlay.dht.calls import Answer
@@ -28,6 +29,9 @@ from overlay.errors import PeerError
 from overlay.identity import LocalIdentity
 
 __all__ = ["SimulatedDht"]
+
+_HOLDERS_WANTED: Final = 3
+"""As many as a crawl asks (``overlay.dht.crawl``)."""
 
 OnLookup = Callable[[Lookup], None]
 OnRecord = Callable[[MixDescriptor | None, int], None]
@@ -70,9 +74,9 @@ class SimulatedDht(Dht):
         """The contacts of the routing table, farthest buckets not apart."""
         return list(self._table)
 
-    def bucket_sizes(self) -> list[tuple[int, int]]:
-        """Return (lower end, contacts) of each bucket."""
-        return [(bucket.range[0], len(bucket.nodes)) for bucket in self._table.buckets]
+    def buckets(self) -> list[list[Contact]]:
+        """Return the contacts of each bucket, replacements included."""
+        return [[entry.contact for entry in bucket.entries()] for bucket in self._table.buckets]
 
     def holds(self, node_id: NodeId) -> MixDescriptor | None:
         """Return the unexpired descriptor of another node that is stored here."""
@@ -128,15 +132,19 @@ class SimulatedDht(Dht):
         self._walks.launch(lookup, partial(on_finished, lookup))
 
     def fetch(self, key: NodeId, holders: list[Contact], now: float, on_finished: OnRecord) -> None:
-        """Ask these nodes for a record, one after the other, until one is acceptable."""
+        """Ask these nodes for a record, nearest first, until three gave an acceptable one."""
         self._now = now
-        _Fetch(self, key, holders, on_finished).ask_next()
+        _Fetch(self, key, holders, on_finished).ask()
 
 
 class _Fetch:
-    """One record's retrieval from those who should hold it."""
+    """One record's retrieval: three holders at a time, until three gave an acceptable one.
 
-    __slots__ = ("_asked", "_dht", "_holders", "_key", "_on_finished")
+    The newest of them counts, so that one holder that replays an old record harms nobody.
+    """
+
+    __slots__ = ("_answered_by", "_asked", "_best", "_dht", "_holders", "_key", "_on_finished",
+                 "_waiting")  # fmt: skip
 
     def __init__(
         self, dht: SimulatedDht, key: NodeId, holders: list[Contact], on_finished: OnRecord
@@ -144,27 +152,37 @@ class _Fetch:
         self._dht = dht
         self._key = key
         self._holders = holders
-        self._on_finished = on_finished
-        self._asked = 0
+        self._on_finished: OnRecord | None = on_finished
+        self._best: MixDescriptor | None = None
+        self._asked = self._waiting = self._answered_by = 0
 
-    def ask_next(self) -> None:
-        if self._asked == len(self._holders):
-            self._on_finished(None, self._asked)
-            return
-        contact = self._holders[self._asked]
-        self._asked += 1
+    def ask(self) -> None:
+        """Ask as many as are still wanted; tell the result when nothing is left to ask."""
         dht = self._dht
-        dht._calls.start(
-            FindRecord(self._key), contact.endpoint, contact.node_id, dht._now, self._answered
-        )
+        while self._waiting + self._answered_by < _HOLDERS_WANTED and self._asked < len(
+            self._holders
+        ):
+            contact = self._holders[self._asked]
+            self._asked += 1
+            self._waiting += 1
+            dht._calls.start(
+                FindRecord(self._key), contact.endpoint, contact.node_id, dht._now, self._answered
+            )
+        if not self._waiting and self._on_finished is not None:
+            told, self._on_finished = self._on_finished, None
+            told(self._best, self._asked)
 
     def _answered(self, answer: Answer | None) -> None:
-        if answer is None or not isinstance(answer.reply, Record):
-            self.ask_next()
-            return
+        self._waiting -= 1
+        if answer is not None and isinstance(answer.reply, Record):
+            self._take(answer.reply.record)
+        self.ask()
+
+    def _take(self, record: bytes) -> None:
         try:
-            descriptor = self._dht._verified(answer.reply.record, self._key)
+            descriptor = self._dht._verified(record, self._key)
         except PeerError:
-            self.ask_next()
             return
-        self._on_finished(descriptor, self._asked)
+        self._answered_by += 1
+        if self._best is None or descriptor.sequence > self._best.sequence:
+            self._best = descriptor

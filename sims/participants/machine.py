@@ -7,20 +7,26 @@ identity, the sequence numbers and the peers that it knew (the persistent peer c
 from __future__ import annotations
 
 import math
+from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from overlay.addresses import Endpoint, NodeId
 from overlay.dht.descriptor import MixDescriptor
+from overlay.dht.events import DhtEvent
 from overlay.dht.messages import Contact
 from overlay.identity import LocalIdentity
 from sims.participants.core import SimulatedDht
+from sims.participants.plane import PlaneSink, RawDatagram, SimulatedPlane, build_plane
 
 if TYPE_CHECKING:
     from sims.participants.world import World
 
-__all__ = ["Machine"]
+__all__ = ["NETWORK_ID", "Machine"]
 
+NETWORK_ID: Final = "simulation"
 MAX_REMEMBERED: Final = 64
+_SIGNED_KEPT: Final = 8
+"""More than can be in force at a time."""
 
 
 class Machine:
@@ -36,10 +42,13 @@ class Machine:
         "honest",
         "identity",
         "index",
+        "is_client",
         "joined_at",
         "number",
+        "plane",
         "remembered",
         "sessions",
+        "signed",
         "started_at",
         "world",
     )
@@ -55,7 +64,11 @@ class Machine:
         self.number = int.from_bytes(identity.node_id, "big")
         self.contact = Contact(identity.node_id, endpoint, identity.identity_key)
         self.sessions = 0
+        self.is_client = False
+        """Whether its node fills a topology table and opens paths."""
         self.dht: SimulatedDht | None = None
+        self.plane: SimulatedPlane | None = None
+        self.signed: deque[bytes] = deque(maxlen=_SIGNED_KEPT)
         self.descriptor: MixDescriptor | None = None
         self.remembered: tuple[Contact, ...] = ()
         self.started_at = self.joined_at = math.nan
@@ -66,6 +79,12 @@ class Machine:
     def node_id(self) -> NodeId:
         """The id of its node."""
         return self.identity.node_id
+
+    def publish(self, descriptor: MixDescriptor) -> MixDescriptor:
+        """Note what its node has signed of late."""
+        self.descriptor = descriptor
+        self.signed.append(descriptor.encoded)
+        return descriptor
 
     @property
     def online(self) -> bool:
@@ -84,15 +103,44 @@ class Machine:
         if self.dht is not None:
             contacts = self.dht.table
             self.remembered = tuple(contacts[-MAX_REMEMBERED:]) or self.remembered
-        self.dht = None
+        self.dht = self.plane = None
         self._wake = math.inf
 
     def arrived(self, item: tuple[bytes, Endpoint]) -> None:
         """Take one datagram."""
         dht = self.dht
-        if dht is not None:
+        if dht is None:
+            return
+        payload = item[0]
+        if isinstance(payload, RawDatagram):
+            if not self.honest and self.world.denies(self.node_id):
+                return
+            plane = self.full_plane()
+            if plane is not None and not plane.receive(
+                ((payload.data, item[1]),), self.world.heap.now
+            ):
+                return
+        else:
             dht.receive((item,), self.world.heap.now)
-            self.flush()
+        self.flush()
+
+    def full_plane(self) -> SimulatedPlane | None:
+        """Return the whole control plane, built if it was not; None while switched off."""
+        if self.plane is None and self.dht is not None:
+            world = self.world
+            self.plane = build_plane(
+                self.dht,
+                self.identity,
+                self.endpoint,
+                network_id=NETWORK_ID,
+                settings=world.settings,
+                exits=world.is_exit(self),
+                rng=world.streams.stream("plane", self.index, self.sessions),
+                sink=PlaneSink(self._send),
+                send_dht=self._send,
+                on_dht_event=self._tell,
+            )
+        return self.plane
 
     def flush(self) -> None:
         """Pass on what the core wants to send and to tell, and plan its next awakening."""
@@ -101,20 +149,29 @@ class Machine:
             return
         world = self.world
         now = world.heap.now
-        for event in dht.events():
-            world.on_event(self, event)
-        for datagram, to in dht.datagrams_to_send(now):
-            self._send(datagram, to, now)
-        deadline = dht.next_deadline()
+        plane = self.plane
+        if plane is not None:
+            plane.settle(now)
+            world.on_settled(self)
+            deadline = plane.next_deadline()
+        else:
+            for event in dht.events():
+                world.on_event(self, event)
+            for datagram, to in dht.datagrams_to_send(now):
+                self._send(datagram, to)
+            deadline = dht.next_deadline()
         if deadline < self._wake:
             self._wake = deadline
             world.heap.at(deadline, self._awake, dht, deadline)
 
-    def _send(self, datagram: bytes, to: Endpoint, now: float) -> None:
+    def _tell(self, event: DhtEvent) -> None:
+        self.world.on_event(self, event)
+
+    def _send(self, datagram: bytes, to: Endpoint) -> None:
         """Let it leave when the processor has done what this datagram costs."""
         world = self.world
         _, kind = world.measure(datagram)
-        self._free_at = free = max(self._free_at, now) + world.sending_costs[kind]
+        self._free_at = free = max(self._free_at, world.heap.now) + world.sending_costs[kind]
         world.network.send(self, datagram, to, free)
 
     def _awake(self, dht: SimulatedDht, deadline: float) -> None:
@@ -122,6 +179,7 @@ class Machine:
             return  # of an earlier session, or an earlier plan
         self._wake = math.inf
         now = self.world.heap.now
-        if dht.next_deadline() <= now:
-            dht.handle_deadline(now)
+        core = self.plane or dht
+        if core.next_deadline() <= now:
+            core.handle_deadline(now)
         self.flush()

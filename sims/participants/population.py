@@ -50,6 +50,8 @@ class Population:
         self.rendezvous = world.add()
         world.bootstrap = (self.rendezvous.endpoint,)
         self._nodes = [self._new() for _ in range(scenario.nodes)]
+        for machine in self.clients:
+            machine.is_client = machine.honest = True
         self._events = self._churn(world.streams.stream("churn"))
         self._next: ChurnEvent | None = None
 

@@ -6,12 +6,11 @@ is the product's affair. Listeners (measures, clients) are told what cores repor
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable, Sequence
 from random import Random
 from typing import Final
 
-from overlay.addresses import Endpoint
+from overlay.addresses import Endpoint, NodeId
 from overlay.dht.admission import source_group
 from overlay.dht.descriptor import MixDescriptor
 from overlay.dht.events import DhtEvent, Joined
@@ -20,22 +19,25 @@ from overlay.dht.settings import DhtSettings
 from overlay.identity import LocalIdentity
 from sims.engine.heap import EventHeap
 from sims.engine.keyspace import ID_BITS, KeySpace
-from sims.engine.network import Latency, Network
+from sims.engine.network import FRAMING_BYTES, Latency, Network
 from sims.engine.streams import Streams
 from sims.participants.carriers import Carrier
 from sims.participants.core import SimulatedDht
 from sims.participants.costs import CryptoCosts
-from sims.participants.machine import Machine
+from sims.participants.machine import NETWORK_ID, Machine
+from sims.participants.plane import RawDatagram
 from sims.participants.records import SharedVerifier, signed_descriptor
 
-__all__ = ["NETWORK_ID", "START", "World", "honest_core"]
+__all__ = ["NETWORK_ID", "START", "World", "honest_core", "own_network"]
 
 START: Final = 1_800_000_000.0
 """Unix seconds at which every simulation begins."""
 
-NETWORK_ID: Final = "simulation"
 RESIGN_INTERVAL_S: Final = 3600.0
-_FIRST_NETWORK: Final = int(ipaddress.IPv4Address("11.0.0.1"))
+_FIRST_BLOCK: Final = 11
+_PUBLIC_BLOCKS: Final = 89
+"""From 11.0.0.0/8 to 99.0.0.0/8 every address is public."""
+
 _EXIT_EVERY: Final = 3
 """One node in three is an exit."""
 
@@ -60,9 +62,8 @@ class World:
         self.settings = settings
         self.carrier = carrier
         self.heap = EventHeap(START)
-        self.measure = carrier.measure
         self.network = Network(
-            self.heap, latency, carrier.measure, streams.stream("network"), loss=loss
+            self.heap, latency, self.measure, streams.stream("network"), loss=loss
         )
         self.sending_costs = (costs or CryptoCosts()).of_sending()
         self.verifier = SharedVerifier()
@@ -71,7 +72,13 @@ class World:
         self.by_number: dict[int, Machine] = {}
         self.bootstrap: tuple[Endpoint, ...] = ()
         self.listeners: list[Listener] = []
+        self.settled: dict[int, Callable[[], None]] = {}
+        """By a machine's index, who wants to know when its control plane has come to rest."""
         self.make_core: CoreFactory = honest_core
+        self.denies: Callable[[NodeId], bool] = _never
+        """Whether a hostile relay kills the circuits over it at this moment."""
+        self.opening: dict[int, tuple[NodeId, ...]] = {}
+        """The hops of circuits that clients are opening, by the client's machine."""
 
     @property
     def time_s(self) -> float:
@@ -80,11 +87,17 @@ class World:
 
     # Machines.
 
-    def add(self, endpoint: Endpoint | None = None, *, honest: bool = True) -> Machine:
+    def add(
+        self,
+        endpoint: Endpoint | None = None,
+        *,
+        honest: bool = True,
+        identity: LocalIdentity | None = None,
+    ) -> Machine:
         """Add a machine, switched off; unless told otherwise it lives in a /24 of its own."""
         index = len(self.machines)
-        identity = LocalIdentity.generate(self.streams.stream("identity", index))
-        machine = Machine(self, index, endpoint or _own_network(index), identity, honest=honest)
+        identity = identity or LocalIdentity.generate(self.streams.stream("identity", index))
+        machine = Machine(self, index, endpoint or own_network(index), identity, honest=honest)
         self.machines.append(machine)
         self.by_number[machine.number] = machine
         return machine
@@ -138,6 +151,22 @@ class World:
         machine = self.by_number.get(number)
         return machine is not None and machine.dht is not None
 
+    def is_exit(self, machine: Machine) -> bool:
+        """Tell whether a machine's node takes the exit role."""
+        return machine.index % _EXIT_EVERY == 0
+
+    def measure(self, datagram: bytes) -> tuple[int, int]:
+        """Return a datagram's size, without what every control message has in front, and kind."""
+        if isinstance(datagram, RawDatagram):
+            return max(0, len(datagram.data) - FRAMING_BYTES), datagram.kind
+        return self.carrier.measure(datagram)
+
+    def on_settled(self, machine: Machine) -> None:
+        """A machine's whole control plane has come to rest."""
+        listener = self.settled.get(machine.index)
+        if listener is not None:
+            listener()
+
     def on_event(self, machine: Machine, event: DhtEvent) -> None:
         """Take what a core reports."""
         if isinstance(event, Joined):
@@ -157,12 +186,10 @@ class World:
         return dht
 
     def _sign(self, machine: Machine) -> MixDescriptor:
-        exits = machine.index % _EXIT_EVERY == 0
-        descriptor = signed_descriptor(
-            machine, network_id=NETWORK_ID, exits=exits, now=self.heap.now
+        exits = self.is_exit(machine)
+        return machine.publish(
+            signed_descriptor(machine, network_id=NETWORK_ID, exits=exits, now=self.heap.now)
         )
-        machine.descriptor = descriptor
-        return descriptor
 
     def _resign(self, machine: Machine, dht: SimulatedDht) -> None:
         if machine.dht is not dht:
@@ -192,7 +219,7 @@ class World:
 
 
 def honest_core(world: World, machine: Machine) -> SimulatedDht:
-    """Build the core of an honest machine; it fills no topology table."""
+    """Build the core of an honest machine."""
     return SimulatedDht(
         machine.identity,
         network_id=NETWORK_ID,
@@ -200,10 +227,17 @@ def honest_core(world: World, machine: Machine) -> SimulatedDht:
         rng=world.streams.stream("core", machine.index, machine.sessions),
         endpoints=(machine.endpoint,),
         envelopes=world.carrier.envelopes(machine.identity, NETWORK_ID),
-        crawling=False,
+        crawling=machine.is_client,
         verify_record=world.verifier,
     )
 
 
-def _own_network(index: int) -> Endpoint:
-    return Endpoint(str(ipaddress.IPv4Address(_FIRST_NETWORK + 256 * index)), 4500)
+def _never(_node_id: NodeId) -> bool:
+    return False
+
+
+def own_network(index: int) -> Endpoint:
+    """Return the address of a machine in a /24, and as far as they reach a /16, of its own."""
+    block, second = divmod(index, 256)
+    third, first = divmod(block, _PUBLIC_BLOCKS)
+    return Endpoint(f"{_FIRST_BLOCK + first}.{second}.{third}.1", 4500)

@@ -16,7 +16,7 @@ from sims.scenario.model import Scenario
 
 __all__ = ["BINS", "Condensed", "Key", "bin_width_s", "condense"]
 
-BINS: Final = 96
+BINS: Final = 48
 """Intervals of time into which a run is divided for curves."""
 
 Key = tuple[str, str]

@@ -31,6 +31,11 @@ class Band:
     low: Floats
     high: Floats
 
+    def where_known(self) -> Band:
+        """Leave out places without a value, so that lines lead across them."""
+        known = np.isfinite(self.mean)
+        return Band(self.x[known], self.mean[known], self.low[known], self.high[known])
+
 
 def over_time(scenario: Scenario, runs: Sequence[RunRecord], key: Key) -> Band:
     """Return a metric over hours of simulated time; hour 0 is the end of the warm-up."""

@@ -7,13 +7,17 @@ gives the same bytes.
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from sims.results.curves import over_time, quantile_band
+import numpy as np
+import numpy.typing as npt
+
+from sims.results.curves import Band, over_time, quantile_band
 from sims.results.metrics import Metric, metric_of
 from sims.results.statistics import t_estimate
 from sims.results.summary import MetricSummary, PointSummary
@@ -33,6 +37,9 @@ _LINES: Final = ("-", "--", "-.", ":")
 _INK: Final = "#22303a"
 _FAINT: Final = "#8796a1"
 _MOST_LINES: Final = 6
+
+Floats = npt.NDArray[np.float64]
+
 _STYLE: Final[dict[str, object]] = {
     "axes.edgecolor": _FAINT,
     "axes.grid": True,
@@ -111,7 +118,7 @@ def _point_figures(folder: Path, point: PointSummary) -> list[Figure]:
             what = "Mean of each part with its 95 % interval"
         else:
             _time_panel(axes[-1], metric, parts, point)
-            what = "Mean over simulated time (hour 0 ends the warm-up) with its 95 % band"
+            what = "Mean over simulated time (the warm-up is shaded) with its 95 % band"
         if metric.kind == "distribution":
             _distribution_panel(axes[0], metric, parts, point)
             what = f"Left: cumulative distribution. Right: {what[0].lower()}{what[1:]}"
@@ -142,26 +149,44 @@ def _time_panel(
 ) -> None:
     scenario = point.point.scenario
     for number, part in enumerate(parts):
-        band = over_time(scenario, point.runs, (part.metric, part.label))
+        band = over_time(scenario, point.runs, (part.metric, part.label)).where_known()
         colour, line = _COLOURS[number], _LINES[number % len(_LINES)]
-        axes.plot(band.x, band.mean, line, color=colour, label=_name_of(part))
-        axes.fill_between(band.x, band.low, band.high, color=colour, alpha=0.18, linewidth=0)
+        x = band.x * _time_unit(scenario)[0]
+        axes.plot(x, band.mean, line, color=colour, label=_name_of(part))
+        axes.fill_between(x, *_within(metric, band), color=colour, alpha=0.18, linewidth=0)
     _mark_times(axes, scenario)
-    axes.set_xlabel("simulated hours after the warm-up")
+    axes.set_xlabel(f"simulated {_time_unit(scenario)[1]} after the warm-up")
     axes.set_ylabel(_axis_label(metric))
     _share_limits(axes, metric)
     if len(parts) > 1:
         axes.legend()
 
 
+def _time_unit(scenario: Scenario) -> tuple[float, str]:
+    """Return how many of a unit an hour has, and its name."""
+    return (1.0, "hours") if scenario.total_s > 2 * 3600 else (60.0, "minutes")
+
+
+def _within(metric: Metric, band: Band) -> tuple[Floats, Floats]:
+    """Cut a band where no value can be: below 0, and for shares above 1."""
+    above = 1.0 if _is_share(metric, band) else math.inf
+    return np.maximum(band.low, 0.0), np.minimum(band.high, above)
+
+
+def _is_share(metric: Metric, band: Band) -> bool:
+    named = metric.kind == "yes-no" or metric.name.endswith(("_share", "_survival", "_coverage"))
+    return named and not np.nanmax(band.mean, initial=0.0) > 1
+
+
 def _mark_times(axes: Axes, scenario: Scenario) -> None:
     """Shade the warm-up; draw a line where many nodes are hit at once."""
-    axes.set_xlim(-scenario.warm_up_s / 3600, scenario.duration_s / 3600)
+    unit_s = 3600 / _time_unit(scenario)[0]
+    axes.set_xlim(-scenario.warm_up_s / unit_s, scenario.duration_s / unit_s)
     if scenario.warm_up_s:
-        axes.axvspan(-scenario.warm_up_s / 3600, 0, color=_FAINT, alpha=0.13, linewidth=0)
+        axes.axvspan(-scenario.warm_up_s / unit_s, 0, color=_FAINT, alpha=0.13, linewidth=0)
     arrival = scenario.arrival
     if arrival.kind != "equilibrium":
-        begins = arrival.at_s / 3600
+        begins = arrival.at_s / unit_s
         axes.axvline(begins, color=_INK, linewidth=0.9, linestyle=":")
         axes.annotate(
             arrival.kind,
@@ -173,14 +198,14 @@ def _mark_times(axes: Axes, scenario: Scenario) -> None:
             fontsize=8,
         )
         if arrival.lasts_s:
-            ends = (arrival.at_s + arrival.lasts_s) / 3600
+            ends = (arrival.at_s + arrival.lasts_s) / unit_s
             axes.axvspan(begins, ends, color=_COLOURS[3], alpha=0.15, linewidth=0)
 
 
 def _share_limits(axes: Axes, metric: Metric) -> None:
     """Begin at zero where that tells no lie, and give shares a little room at the top."""
     low, high = axes.get_ylim()
-    is_share = not metric.unit and high <= 1.1 and low >= -0.1 and metric.kind != "distribution"
+    is_share = not metric.unit and high <= 1.1 and low >= -0.1
     if is_share and low > 0.5:
         axes.set_ylim(max(0.0, min(low, 0.9)), 1.01)
     elif low < high * 0.6:
@@ -194,7 +219,7 @@ def _distribution_panel(
         band = quantile_band(point.runs, (part.metric, part.label))
         colour, line = _COLOURS[number], _LINES[number % len(_LINES)]
         axes.plot(band.mean, band.x, line, color=colour, label=_name_of(part))
-        axes.fill_betweenx(band.x, band.low, band.high, color=colour, alpha=0.18, linewidth=0)
+        axes.fill_betweenx(band.x, *_within(metric, band), color=colour, alpha=0.18, linewidth=0)
         axes.plot(band.mean[[52, 97]], band.x[[52, 97]], "o", color=colour, markersize=3.5)
     axes.set_ylim(0, 1.01)
     axes.set_xlabel(f"{_axis_label(metric)}; dots: median, 95th percentile")

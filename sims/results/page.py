@@ -28,8 +28,8 @@ p { margin: .5rem 0; max-width: 46rem; }
 .verdict { margin: 1.5rem 0; padding: .9rem 1.2rem; border-left: 6px solid; background: var(--wash);
            font-size: 1.05rem; max-width: none; }
 .verdict strong { font-size: 1.15rem; }
-.good { border-color: var(--good); } .bad { border-color: var(--bad); }
-.doubt { border-color: var(--doubt); }
+.verdict.good { border-color: var(--good); } .verdict.bad { border-color: var(--bad); }
+.verdict.doubt { border-color: var(--doubt); }
 td.good { color: var(--good); font-weight: 600; } td.bad { color: var(--bad); font-weight: 600; }
 td.doubt { color: var(--doubt); font-weight: 600; }
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(10.5rem, 1fr)); gap: .8rem;

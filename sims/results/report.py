@@ -119,7 +119,7 @@ def _cards(points: Sequence[PointSummary]) -> str:
 def _headline(value: float, metric: str) -> str:
     described = metric_of(metric)
     if described.unit or not 0 <= value <= 1:
-        return escape(with_unit(value, described.unit))
+        return escape(with_unit(value, described.unit).replace(" 1/", " / "))
     percent = 100 * value
     return f"{percent:.2f} %" if 99 < percent < 100 or 0 < percent < 1 else f"{percent:.1f} %"
 

@@ -4,6 +4,7 @@ A node's name ends with its backend: ``k`` for the kernel, ``u`` for userspace.
 """
 
 import contextlib
+import io
 import ipaddress
 import socket
 import sys
@@ -11,6 +12,7 @@ import threading
 
 from lab.nodes import NodeProcess, wait_until
 from lab.underlay import Underlay
+from overlay.cli.main import main as overlay_main
 from overlay.control.client import ControlClient
 from overlay.control.model import OpenPathRequest
 
@@ -39,6 +41,17 @@ _HEADER_OPTIONS = {
 """Level; options that set hop limit and traffic class, and options that tell them."""
 
 
+class PreparedNode(NodeProcess):
+    """A node made without starting a program, which takes seconds in this kernel."""
+
+    def cli(self, *arguments, **options):
+        if arguments[0] != "init":
+            return super().cli(*arguments, **options)
+        with contextlib.redirect_stdout(io.StringIO()) as said:
+            assert overlay_main(list(arguments)) == 0
+        return said.getvalue()
+
+
 class KernelOverlay:
     """Nodes of given names (the first is the bootstrap node) and bob, who is no node."""
 
@@ -46,7 +59,7 @@ class KernelOverlay:
         self.underlay = Underlay()
         self.nodes = {}
         for name in names:
-            self.nodes[name] = NodeProcess(
+            self.nodes[name] = PreparedNode(
                 self.underlay.add_host(name), directory / name,
                 exits=name.startswith("exit"), backend=BACKENDS[name[-1]],
             )  # fmt: skip

@@ -19,7 +19,7 @@ from overlay.keyfile import read_identity
 from overlay.node import OverlayNode
 from overlay.selection.selector import MixPath
 
-pytestmark = pytest.mark.kernel(time_limit_s=900)
+pytestmark = pytest.mark.kernel(time_limit_s=1800)
 
 NAMES = ["mixk", "mixu", "exitk", "exitu", "alicek", "aliceu"]
 FOREIGN = [

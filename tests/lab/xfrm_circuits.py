@@ -80,6 +80,7 @@ class Circuit:
             backward_keymat=SecretBytes(Random(f"backward {hop}").randbytes(size)),
             forward_reqid=FIRST_CIRCUIT_REQID + 2 * hop,
             backward_reqid=FIRST_CIRCUIT_REQID + 2 * hop + 1,
+            chain=SecretBytes(bytes(32)),
         )
 
     def link(self, hosts, local, remote):

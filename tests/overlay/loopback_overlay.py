@@ -172,6 +172,8 @@ allow_private_endpoints = true
 {join}
 [roles]
 exit = {str(exits).lower()}
+[ipsec]
+backend = "userspace"
 [exit]
 policy = ["accept 203.0.113.0/24:*"]
 [dht]

@@ -37,14 +37,14 @@ def corrupt(members):
     gang = [Contact.of(m.identity.identity_key, m.endpoint) for m in members]
     for member in members:
         responder = member.dht._responder
-        responder._contacts = lambda target, asker: contacts_that_fit(  # noqa: ARG005
+        responder._contacts = lambda target, asker: contacts_that_fit(
             sorted(
                 (c for c in gang if c.node_id != asker.node_id),
                 key=lambda c: int.from_bytes(c.node_id) ^ int.from_bytes(target),
             ),
             SETTINGS.k,
         )
-        responder._record = lambda key, now: None  # noqa: ARG005
+        responder._record = lambda key, now: None
 
 
 @pytest.fixture(scope="module")

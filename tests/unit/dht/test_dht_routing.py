@@ -214,3 +214,17 @@ def test_the_closest_of_one_bucket_are_those_that_a_search_of_the_whole_table_fi
         left = [one for one in everyone if one.node_id != excluded]
         nearest = sorted(left, key=lambda one: distance(one.node_id, target))[:count]
         assert table.closest(target, count, exclude=excluded) == nearest
+
+
+def test_a_lookup_of_ones_own_id_leaves_the_far_buckets_to_be_refreshed():
+    """The bucket that it passed through is split later; once all parts counted as refreshed."""
+    table, _ = make_table()
+    table.refreshed(OWN)
+    for number in range(4):
+        table.seen(contact(number + 1))
+        table.seen(contact(number + 101, bucket=1))
+        table.seen(contact(number + 201, bucket=2))
+    assert len(table.buckets) > 2
+    due = table.lonely_buckets()
+    assert [bucket.has_in_range(table.node) for bucket in table.buckets].count(True) == 1
+    assert due == [bucket for bucket in table.buckets if not bucket.has_in_range(table.node)]

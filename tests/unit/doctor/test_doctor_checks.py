@@ -10,7 +10,13 @@ from random import Random
 
 import pytest
 
-from overlay.config import Configuration, IpsecSettings, NetworkSettings, NodeSettings
+from overlay.config import (
+    Configuration,
+    IpsecSettings,
+    NetworkSettings,
+    NodeSettings,
+    SelectionSettings,
+)
 from overlay.doctor import Outcome, Purpose, Setup, clock, files, kernel, limits, network, rights
 from overlay.errors import BackendError
 from overlay.identity import LocalIdentity
@@ -180,26 +186,25 @@ def forwarding(values, *, writable):
 
 def test_forwarding_that_is_on_is_enough():
     on = dict.fromkeys(EXIT_OF_TWO, "1")
-    assert [each.outcome for each in forwarding(on, writable=False)] == [WORKS] * 3
+    assert [each.outcome for each in forwarding(on, writable=False)] == [WORKS] * 2
 
 
-def test_forwarding_that_is_off_is_the_exits_to_switch_on_and_the_users_for_the_kernel():
-    v4, v6, relay = forwarding(EXIT_OF_TWO, writable=True)
-    assert (v4.outcome, v6.outcome, relay.outcome) == (WORKS, WORKS, LACKS)
-    assert relay.needed_for == (Purpose.KERNEL_RELAY,)
-    assert "sysctl -w net.ipv6.conf.all.forwarding=1" in relay.said
+def test_forwarding_that_is_off_is_switched_on_by_whoever_needs_it():
+    assert [each.outcome for each in forwarding(EXIT_OF_TWO, writable=True)] == [WORKS] * 2
 
 
 def test_forwarding_that_nobody_here_may_switch_on_lacks_with_the_command():
-    v4, v6, _ = forwarding(EXIT_OF_TWO, writable=False)
+    v4, v6 = forwarding(EXIT_OF_TWO, writable=False)
     assert (v4.outcome, v6.outcome) == (LACKS, LACKS)
     assert "sysctl -w net.ipv4.ip_forward=1" in v4.said
+    assert "sysctl -w net.ipv6.conf.all.forwarding=1" in v6.said
+    assert v4.needed_for == (Purpose.EXIT,)
+    assert v6.needed_for == (Purpose.EXIT, Purpose.KERNEL_RELAY)
 
 
 def test_a_kernel_without_ipv6_says_so():
-    _, v6, relay = forwarding({"net/ipv4/ip_forward": "1"}, writable=True)
+    _, v6 = forwarding({"net/ipv4/ip_forward": "1"}, writable=True)
     assert "has no IPv6" in v6.said
-    assert "has no IPv6" in relay.said
 
 
 @pytest.mark.parametrize(
@@ -313,6 +318,14 @@ def test_a_clock_behind_a_file_is_refused_even_if_somebody_sets_it(node):
 
 NO_ESP, NO_CIPHER = Refusal(errno.EPROTONOSUPPORT), Refusal(errno.ENOSYS, "Requested not found")
 ALL_WORK = dict.fromkeys(SUITES, (None, None))
+
+
+def test_settings_that_no_kernel_can_do_are_told_with_what_to_write():
+    assert only(kernel.kernel_settings(DEFAULTS)).outcome is WORKS
+    long = setup(selection=SelectionSettings(hops=5))
+    finding = only(kernel.kernel_settings(long))
+    assert (finding.outcome, finding.needed_for) == (LACKS, (Purpose.KERNEL,))
+    assert "hops = 4" in finding.said
 
 
 def suites(verdicts, **ipsec):

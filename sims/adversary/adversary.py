@@ -1,0 +1,100 @@
+"""A scenario's adversary in a world: which machines are its own, and what they do there."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from overlay.addresses import NodeId
+from sims.adversary.crowds import identities_near, sybil_endpoint
+from sims.adversary.plot import Plot
+from sims.adversary.responder import corrupt
+from sims.measures.recorder import Recorder
+from sims.participants.core import SimulatedDht
+from sims.participants.machine import Machine
+from sims.participants.world import World, honest_core
+from sims.scenario.sections import Adversary
+
+__all__ = ["AdversaryMeasure", "Conspiracy"]
+
+_CROWD_OVER_S: Final = 60.0
+"""Within so long after the start a crowd's machines join, one by one."""
+
+
+class Conspiracy:
+    """Owner of the plot and of the machines that only the adversary brings."""
+
+    def __init__(self, world: World, settings: Adversary, *, population: int) -> None:
+        self.world = world
+        self.plot = Plot(
+            frozenset(settings.behaviours),
+            settings.drop_probability,
+            world.streams.stream("adversary", "drops"),
+        )
+        self.target: Machine | None = None
+        self.crowd: list[Machine] = []
+        self._settings = settings
+        self._population = population
+        world.make_core = self._core
+        world.denies = self.plot.denies
+        world.opening = self.plot.opening
+
+    def begin(self, target: Machine) -> None:
+        """Let the crowds join: Sybils of one /24, and ids next to the key of ``target``."""
+        settings, world = self._settings, self.world
+        if "sybil" in settings.behaviours:
+            self.crowd += [
+                world.add(sybil_endpoint(number), honest=False) for number in range(settings.sybils)
+            ]
+        if "eclipse" in settings.behaviours:
+            self.target = target
+            found = identities_near(
+                target.node_id,
+                settings.eclipse_ids,
+                self._population,
+                world.streams.stream("adversary", "search"),
+            )
+            self.crowd += [world.add(honest=False, identity=identity) for identity in found]
+        pause = _CROWD_OVER_S / max(len(self.crowd), 1)
+        for number, machine in enumerate(self.crowd):
+            world.heap.at(world.heap.now + round(number * pause, 6), self._join, machine)
+
+    def _join(self, machine: Machine, _: object) -> None:
+        self.world.start(machine)
+
+    def _core(self, world: World, machine: Machine) -> SimulatedDht:
+        dht = honest_core(world, machine)
+        if not machine.honest:
+            self.plot.enlist(machine.contact)
+            corrupt(dht, self.plot, self._record_of)
+        return dht
+
+    def _record_of(self, key: NodeId) -> bytes | None:
+        machine = self.world.by_number.get(int.from_bytes(key, "big"))
+        descriptor = machine.descriptor if machine is not None else None
+        return descriptor.encoded if descriptor is not None else None
+
+
+class AdversaryMeasure:
+    """How many of a crowd's identities got into honest tables, at most."""
+
+    def __init__(self, recorder: Recorder, conspiracy: Conspiracy) -> None:
+        self._recorder = recorder
+        self._conspiracy = conspiracy
+
+    def sample(self) -> None:
+        """Record the largest number over all honest nodes, of tables and of buckets."""
+        sybils = {machine.node_id for machine in self._conspiracy.crowd}
+        if not sybils:
+            return
+        in_table = in_bucket = 0
+        for machine in self._recorder.world.machines:
+            if machine.dht is None or not machine.honest:
+                continue
+            counts = [
+                sum(contact.node_id in sybils for contact in bucket)
+                for bucket in machine.dht.buckets()
+            ]
+            in_table = max(in_table, sum(counts))
+            in_bucket = max(in_bucket, max(counts, default=0))
+        self._recorder.add("table_sybils_max", in_table)
+        self._recorder.add("bucket_sybils_max", in_bucket)

@@ -1,0 +1,44 @@
+"""Identities in numbers: Sybils of one network, and ids next to a key."""
+
+from __future__ import annotations
+
+import heapq
+from random import Random
+from typing import Final
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from overlay.addresses import Endpoint, NodeId
+from overlay.identity import LocalIdentity, node_id_of
+
+__all__ = ["identities_near", "sybil_endpoint"]
+
+_SEARCHED_PER_ID: Final = 2
+"""Times the population: the search that makes nearly all found ids nearer than any honest one."""
+
+_MOST_SEARCHED: Final = 200_000
+
+
+def sybil_endpoint(number: int) -> Endpoint:
+    """Return an address in the adversary's one /24; beyond 254 they share addresses, by port."""
+    port, host = divmod(number, 254)
+    return Endpoint(f"198.41.7.{host + 1}", 4500 + port)
+
+
+def identities_near(key: NodeId, count: int, population: int, rng: Random) -> list[LocalIdentity]:
+    """Search for identities whose ids lie next to a key, as an attacker must: by trying keys."""
+    goal = int.from_bytes(key, "big")
+    tries = min(_MOST_SEARCHED, _SEARCHED_PER_ID * count * max(population, 1))
+    nearest: list[tuple[int, bytes]] = []
+    for _ in range(max(tries, count)):
+        private = rng.randbytes(32)
+        public = Ed25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
+        distance = int.from_bytes(node_id_of(public), "big") ^ goal
+        if len(nearest) < count:
+            heapq.heappush(nearest, (-distance, private))
+        elif -distance > nearest[0][0]:
+            heapq.heapreplace(nearest, (-distance, private))
+    return [
+        LocalIdentity.from_private_bytes(private, rng.randbytes(32), rng.randbytes(32))
+        for _, private in sorted(nearest, reverse=True)
+    ]

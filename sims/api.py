@@ -1,0 +1,69 @@
+"""The simulator from Python: the same as ``overlay sim churn``.
+
+::
+
+    from sims import churn_simulation
+    from sims.scenario.model import Adversary, Scenario
+
+    if __name__ == "__main__":  # runs are processes of their own, which import this file
+        scenario = Scenario(nodes=500, adversary=Adversary(0.2, ("drop",)))
+        drawn = churn_simulation(scenario, out="results", sweep={"adversary.share": [0.1, 0.2]})
+        print(drawn.held, drawn.points[0].metrics[0].mean)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from sims.results.directory import free_directory
+from sims.results.drawing import Drawn
+from sims.results.model import Progress
+from sims.scenario.files import load_tables
+from sims.scenario.model import Scenario
+from sims.scenario.parameters import Scalar
+from sims.scenario.plain import plain_of
+from sims.scenario.study import Axis, study_of
+from sims.sweep.execute import Options, Watcher, execute
+from sims.sweep.jobs import Job
+
+__all__ = ["churn_simulation"]
+
+
+def churn_simulation(
+    scenario: Scenario | str | Path,
+    *,
+    sweep: Mapping[str, Sequence[Scalar]] | None = None,
+    out: str | Path | None = None,
+    jobs: int | None = None,
+    dask: str | None = None,
+    quick: bool = False,
+    progress: Callable[[Job, Progress], None] | None = None,
+) -> Drawn:
+    """Simulate a scenario with all its seeds, and write its results directory.
+
+    Args:
+        scenario: a value, the name of a shipped scenario, or a TOML file.
+        sweep: settings and their values; every combination is run.
+        out: new directory for results; ``sim-results/NAME-1`` and so on unless given.
+        jobs: runs at a time on this machine; one for each core unless given.
+        dask: address of a Dask scheduler that runs them instead.
+        quick: take the small size of a shipped or written scenario.
+        progress: told how far each run is.
+
+    Returns:
+        What was measured, summed up for each point of the sweep, with the verdicts.
+
+    Raises:
+        ConfigurationError: the scenario cannot be run; one sentence.
+        BackendError: the results could not be written.
+        KeyboardInterrupt: interrupted twice; once only ends the study early.
+    """
+    tables = (
+        plain_of(scenario) if isinstance(scenario, Scenario) else load_tables(scenario, quick=quick)
+    )
+    axes = [Axis(setting, tuple(values)) for setting, values in (sweep or {}).items()]
+    study = study_of(tables, axes)
+    watcher = Watcher() if progress is None else Watcher(progress=progress)
+    place = free_directory(study.base.name) if out is None else Path(out)
+    return execute(study, place, Options(jobs, dask), watcher)

@@ -1,0 +1,156 @@
+"""The product's whole control plane on a simulated machine, where circuits are simulated.
+
+Link handshakes, onion signalling and the circuits' own packets are the product's real bytes,
+with real cryptography, through the product's userspace ESP engine; DHT messages stay with the
+simulation's carrier. A relay's plane is built when the first such datagram reaches it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import partial
+from random import Random
+from typing import Any, Final, cast
+
+from overlay.addresses import Endpoint, InnerAddress, IpNetwork
+from overlay.config import Configuration
+from overlay.dht.core import Dht
+from overlay.dht.events import DhtEvent
+from overlay.dht.settings import DhtSettings
+from overlay.identity import LocalIdentity
+from overlay.ipsec.userspace.engine import UserspaceEngine
+from overlay.link.demultiplexer import Channel, frame
+from overlay.node.assembly import Surroundings, build_control_plane
+from overlay.node.control_plane import ControlPlane
+from overlay.node.datapath import DatagramSink
+
+__all__ = ["ESP_KIND", "LINK_KIND", "PlaneSink", "RawDatagram", "SimulatedPlane", "build_plane"]
+
+LINK_KIND: Final = 254
+ESP_KIND: Final = 255
+"""Numbers in the digest and the counters, beside those of DHT messages."""
+
+SendDht = Callable[[bytes, Endpoint], None]
+OnDhtEvent = Callable[[DhtEvent], None]
+
+
+class RawDatagram:
+    """A UDP payload of the product's, beside the DHT messages that the carrier knows."""
+
+    __slots__ = ("data",)
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    @property
+    def kind(self) -> int:
+        """Whether it is a link handshake or ESP."""
+        return LINK_KIND if self.data.startswith(bytes(4)) else ESP_KIND
+
+    def as_payload(self) -> bytes:
+        """Return itself, as what the network carries; it never looks inside."""
+        return cast(bytes, self)
+
+
+class SimulatedPlane(ControlPlane):
+    """The product's control plane, whose DHT messages leave through the simulation's carrier."""
+
+    def __init__(self, *, send_dht: SendDht, on_dht_event: OnDhtEvent, **cores: Any) -> None:  # noqa: ANN401 - the parent's
+        super().__init__(**cores)
+        self._send_dht = send_dht
+        self._on_dht_event = on_dht_event
+
+    def _dht_event(self, event: DhtEvent, now: float) -> None:
+        super()._dht_event(event, now)
+        self._on_dht_event(event)
+
+    def _send(self, now: float) -> bool:
+        packets = self.circuits.packets_to_send(now)
+        if packets:
+            self.datapath.send(packets, now)
+        handshakes = self.links.datagrams_to_send(now)
+        if handshakes:
+            self._network.send_batch([(frame(Channel.LINK, data), to) for data, to in handshakes])
+        messages = self.dht.datagrams_to_send(now)
+        for datagram, to in messages:
+            self._send_dht(datagram, to)
+        return bool(packets or handshakes or messages)
+
+
+class _NoGuard:
+    """A host without routes to protect."""
+
+    def protect(self, destination: IpNetwork) -> None:
+        """Nothing leaves a simulated host beside its circuits."""
+
+    def carry(self, destination: IpNetwork, inner_address: InnerAddress) -> None:
+        """No programs run on it."""
+
+    def uncarry(self, destination: IpNetwork, inner_address: InnerAddress) -> None:
+        """Nor did they."""
+
+    def release(self, destination: IpNetwork) -> None:
+        """Nothing was protected."""
+
+
+def build_plane(
+    dht: Dht,
+    identity: LocalIdentity,
+    endpoint: Endpoint,
+    *,
+    network_id: str,
+    settings: DhtSettings,
+    exits: bool,
+    rng: Random,
+    sink: DatagramSink,
+    send_dht: SendDht,
+    on_dht_event: OnDhtEvent,
+) -> SimulatedPlane:
+    """Wire the product's cores around a DHT core that runs already."""
+    given = _CONFIGURATION
+    configuration = replace(
+        given,
+        network=replace(given.network, network_id=network_id),
+        roles=replace(given.roles, exit=exits),
+        dht=settings,
+    )
+    plane = build_control_plane(
+        configuration,
+        identity,
+        Surroundings(
+            network=sink,
+            guard=_NoGuard(),
+            local_address=lambda _peer: endpoint,
+            local_addresses=frozenset,
+            forget_inner_addresses=_forget,
+        ),
+        engine=UserspaceEngine(rng=rng),
+        endpoints=(endpoint,),
+        rng=rng,
+        dht=dht,
+        make=partial(SimulatedPlane, send_dht=send_dht, on_dht_event=on_dht_event),
+    )
+    assert isinstance(plane, SimulatedPlane)  # what ``make`` made
+    return plane
+
+
+_CONFIGURATION: Final = Configuration()
+
+
+def _forget(_addresses: Iterable[InnerAddress]) -> None:
+    """No connections are tracked."""
+
+
+class PlaneSink:
+    """Where a plane's datagrams go: to the simulated network."""
+
+    __slots__ = ("_send",)
+
+    def __init__(self, send: SendDht) -> None:
+        self._send = send
+
+    def send_batch(self, batch: Sequence[tuple[bytes, Endpoint]]) -> None:
+        """Send without waiting."""
+        for data, to in batch:
+            self._send(RawDatagram(bytes(data)).as_payload(), to)

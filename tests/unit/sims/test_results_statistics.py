@@ -1,0 +1,124 @@
+import math
+
+import numpy as np
+import pytest
+from tiny_engine import tiny_run
+
+from sims.results.condensed import BINS, condense
+from sims.results.curves import over_time, quantile_band
+from sims.results.model import Observations
+from sims.results.numbers import duration, interval, number
+from sims.results.record import record_of
+from sims.results.statistics import bootstrap_estimate, t_estimate, t_quantile
+from sims.results.verdict import verdicts
+from sims.scenario.expectation import Expectation
+from sims.scenario.model import Scenario
+
+
+@pytest.mark.parametrize(
+    ("degrees", "published"),
+    [(1, 12.706), (2, 4.303), (3, 3.182), (4, 2.776), (9, 2.262), (10, 2.228), (29, 2.045)],
+)
+def test_student_s_quantiles_are_those_of_the_tables(degrees, published):
+    assert t_quantile(degrees) == pytest.approx(published, abs=5e-4)
+
+
+def test_an_interval_is_over_the_seeds():
+    estimate = t_estimate([1.0, 2.0, 3.0, math.nan])
+    assert (estimate.mean, estimate.sd, estimate.n) == (2.0, 1.0, 3)
+    assert estimate.high - 2.0 == pytest.approx(4.303 / math.sqrt(3), abs=1e-3)
+    assert t_estimate([5.0]).plain()["ci95_low"] is None
+    assert t_estimate([]).n == 0
+
+
+def test_95_percent_intervals_cover_the_truth_in_95_percent_of_studies():
+    rng = np.random.default_rng(3)
+    studies = rng.normal(7.0, 2.0, size=(1500, 10))
+    covered = [e.low <= 7.0 <= e.high for e in map(t_estimate, studies.tolist())]
+    assert np.mean(covered) == pytest.approx(0.95, abs=0.02)
+
+
+def test_a_bootstrap_interval_is_the_same_each_time_and_holds_the_mean():
+    values = [1.0, 1.1, 0.9, 1.0, 5.0]
+    estimate = bootstrap_estimate(values)
+    assert estimate == bootstrap_estimate(values)
+    assert 0.9 <= estimate.low <= estimate.mean <= estimate.high <= 5.0
+
+
+def test_the_warm_up_counts_in_no_statistic_but_shows_in_curves():
+    scenario = Scenario(duration_s=100, warm_up_s=100)
+    observations = Observations()
+    for second in range(200):
+        observations.add(float(second), "lookup_hops", 9.0 if second < 100 else 2.0)
+    condensed = condense(observations, scenario)["lookup_hops", ""]
+    assert (condensed.count, condensed.mean, condensed.last) == (100, 2.0, 2.0)
+    assert condensed.quantile(0.99) == 2.0
+    assert condensed.curve[0] == 9.0
+    assert condensed.curve[-1] == 2.0
+    assert len(condensed.curve) == BINS
+
+
+def test_what_is_no_number_counts_nowhere():
+    observations = Observations()
+    for value in (1.0, math.nan, math.inf, 3.0):
+        observations.add(5.0, "lookup_hops", value)
+    condensed = condense(observations, Scenario(duration_s=10, warm_up_s=0))
+    assert condensed["lookup_hops", ""].mean == 2.0
+    assert condensed["lookup_hops", ""].count == 2
+
+
+def records(expected=(), seeds=3):
+    scenario = Scenario(duration_s="2h", warm_up_s="10m", expectations=expected)
+    return scenario, [record_of(0, scenario, tiny_run(scenario, s)) for s in range(seeds)]
+
+
+def test_a_verdict_says_what_was_expected_and_what_was_got():
+    expected = [
+        Expectation("lookup_success", "mean", ">=", 1.0),
+        Expectation("lookup_latency_s", "p95", "<=", 0.1),
+        Expectation("bucket_fill", "max", "<=", 20, "bucket-0"),
+        Expectation("path_success", "mean", ">=", 0.5),
+    ]
+    scenario, runs = records(expected)
+    held, late, full, unmeasured = verdicts(scenario.expectations, runs)
+    assert (held.held, late.held, full.held, unmeasured.held) == (True, False, True, False)
+    assert held.certain
+    assert "got 1 [1, 1], 3 seeds" in held.sentence()
+    assert late.sentence().startswith("NOT HELD  expected lookup_latency_s p95 <= 0.1; got ")
+    assert "nothing was measured" in unmeasured.sentence()
+
+
+def test_a_bound_within_the_interval_makes_a_verdict_uncertain():
+    _scenario, runs = records()
+    mean = t_estimate([run.values["lookup_latency_s", ""].mean for run in runs]).mean
+    (verdict,) = verdicts([Expectation("lookup_latency_s", "mean", "<=", mean)], runs)
+    assert verdict.held
+    assert not verdict.certain
+    assert "reaches across the bound" in verdict.sentence()
+
+
+def test_bands_hold_the_mean_and_know_what_was_not_measured():
+    scenario, runs = records()
+    for band in (
+        over_time(scenario, runs, ("lookup_latency_s", "")),
+        quantile_band(runs, ("lookup_latency_s", "")),
+    ):
+        assert np.nanmax(band.low - band.mean) <= 0 <= np.nanmin(band.high - band.mean)
+    nothing = over_time(scenario, runs, ("absent", ""))
+    assert not np.isfinite(nothing.mean).any()
+    assert not len(nothing.where_known().x)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0.0, "0"), (0.97123, "0.971"), (12.345, "12.35"), (123456.7, "123,457"), (1e-6, "1.0e-06")],
+)
+def test_numbers_are_shown_with_the_digits_that_mean_something(value, shown):
+    assert number(value) == shown
+
+
+def test_times_are_shown_in_units_that_fit():
+    assert [duration(s) for s in (0.5, 45, 90, 3600, 5400, 90_000)] == [
+        *("0.5 s", "45 s", "1 min 30 s", "1 h", "1 h 30 min", "1 d 1 h"),
+    ]
+    assert interval(t_estimate([1.0])) == "\N{EN DASH}"
