@@ -1,6 +1,7 @@
 """``python -m lab.churn``: play the script for real and simulated, and compare.
 
-Exit status: 0 they agree, 1 they differ, 2 the laboratory could not be built.
+Exit status: 0 they agree, 1 they differ, 2 the laboratory could not be built, 3 they differ
+on a host that was too busy for a fair comparison.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 from lab.churn.comparison import compare
 from lab.churn.measured import Measured
 from lab.churn.real import play
-from lab.churn.report import page, write_report
+from lab.churn.report import MOST_LAG_S, page, write_report
 from lab.churn.script import FAST, FULL, ChurnScript
 from lab.churn.simulated import simulate
 from lab.namespaces import LabError, missing_requirements
@@ -42,8 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     simulated = _simulate(script, arguments.runs)
     figures = compare(real, simulated)
     write_report(arguments.out, script, real, simulated, figures)
-    sys.stdout.write(page(script, figures, len(simulated)))
-    return 0 if all(figure.agrees for figure in figures) else 1
+    sys.stdout.write(page(script, figures, len(simulated), real.lag_s))
+    if all(figure.agrees for figure in figures):
+        return 0
+    return 3 if real.lag_s > MOST_LAG_S else 1
 
 
 def _simulate(script: ChurnScript, runs: int) -> list[Measured]:

@@ -18,6 +18,8 @@ class Measured:
         lookups, lookups_succeeded: the relays' own lookups, and those that closed in time.
         datagrams_per_s, bytes_per_s: DHT datagrams and bytes that each relay sent in a second
             that it was on-line, one value a relay.
+        lag_s: how late the play's actions came, all but the slowest twentieth of them: what a
+            host that is too busy shows first. 0 in a simulation.
     """
 
     probes: int
@@ -28,6 +30,7 @@ class Measured:
     lookups_succeeded: int
     datagrams_per_s: tuple[float, ...]
     bytes_per_s: tuple[float, ...]
+    lag_s: float = 0.0
 
     def statistics(self) -> dict[str, float]:
         """Return the figures that are compared."""

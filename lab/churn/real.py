@@ -163,6 +163,7 @@ class _Stage:
         self._due: list[tuple[float, int, Callable[[], None]]] = []
         self._order = count()
         self._began_at = 0.0
+        self._lags: list[float] = []
         self._before: dict[int, dict[str, int]] = {}
 
     def run(self) -> Measured:
@@ -204,7 +205,9 @@ class _Stage:
     def _pass_time(self, until_s: float) -> None:
         while self._time_s() < until_s:
             while self._due and self._due[0][0] <= self._time_s():
-                heapq.heappop(self._due)[2]()
+                due_s, _, action = heapq.heappop(self._due)
+                action()
+                self._lags.append(self._time_s() - due_s)
             pause = min(until_s, self._due[0][0] if self._due else until_s) - self._time_s()
             for key, _ in self.selector.select(max(0.0, pause)):
                 key.data()
@@ -253,6 +256,7 @@ class _Stage:
             lookups_succeeded=ledger.total("lookups succeeded"),
             datagrams_per_s=ledger.rates("datagrams"),
             bytes_per_s=ledger.rates("bytes"),
+            lag_s=sorted(self._lags)[int(0.95 * len(self._lags))],
         )
 
     def _gained(self, number: int, name: str) -> int:

@@ -21,6 +21,8 @@ def test_thirty_real_nodes_under_churn_do_what_the_simulator_says(laboratory, tm
         timeout=_PATIENCE_S,
         check=False,
     )
+    if done.returncode == 3:
+        pytest.skip("this host is too busy for thirty nodes at once: " + done.stdout[-200:])
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["agree"]

@@ -81,7 +81,7 @@ def test_report_has_both_columns_and_the_verdict(tmp_path):
     figures = compare(real, simulated)
     write_report(tmp_path / "out", script, real, simulated, figures)
     text = (tmp_path / "out" / "report.md").read_text()
-    assert text == page(script, figures, 4)
+    assert text == page(script, figures, 4, 0.0)
     assert "they differ in path success at first try." in text
     assert text.count("\n| ") == 1 + len(figures)
     report = json.loads((tmp_path / "out" / "report.json").read_text())
