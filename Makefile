@@ -2,7 +2,7 @@
 # The tools of the lab live in sbin, which an ordinary user of Debian has not in the PATH.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
-.PHONY: help setup test test-fast lint types demo kernel-shell bench paper clean
+.PHONY: help setup test test-fast lint types demo kernel-shell bench churn-lab paper clean
 .DEFAULT_GOAL := help
 
 help: ## Show the targets
@@ -32,6 +32,8 @@ kernel-shell: ## A prompt inside a kernel with ESP (User Mode Linux), the demo's
 bench: ## Costs per packet and per circuit, in userspace and in the kernel, as a table and as build/bench.json
 	@scripts/bench.sh
 
+churn-lab: ## Twenty minutes of real churn, 30 nodes, held against the simulator: build/churn/report.md
+	@scripts/churn-lab.sh
 paper: ## The paper's experiment on today's kernel: CSV, figures and docs/paper-experiment.md (20 minutes)
 	@scripts/paper.sh
 

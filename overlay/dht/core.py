@@ -422,13 +422,15 @@ class Dht:
     def _store_in_region(self, lookup: Lookup) -> None:
         """Store at the k nearest and in the region; look for its other members if it is doubtful.
 
-        Those who surround our id crowd its honest neighbours out of every answer, but not out
-        of answers about the other parts of the region: the ids with one bit of ours flipped.
+        Those who surround our id crowd its honest neighbours out of every answer about it, but
+        not out of answers about ids with one bit of ours flipped: from twice the region's
+        reach down to where less than one honest node is expected, each has its neighbours.
         """
         reach = self._watch.region(self._now)
         self._publisher.store_at(lookup, reach)
         if reach and self._watch.suspects(self._own_id, self._now):
-            for bit in (reach.bit_length() - 1, reach.bit_length() - 2):
+            top = min(reach.bit_length(), 8 * NODE_ID_BYTES - 1)
+            for bit in range(max(0, top - 1 - self._settings.k.bit_length()), top + 1):
                 self._look_up(_flipped(self._own_id, bit), self._publisher.store_more)
 
     # Crawling.

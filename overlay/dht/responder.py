@@ -47,9 +47,9 @@ __all__ = ["Responder"]
 
 _SECRET_BYTES: Final = 32
 
-_STORE_SLACK: Final = 2
-"""A record is refused by whoever knows 2 k nodes nearer to it than itself: its owner stores at
-the k nearest and in their region, and does not know exactly whom we know."""
+_STORE_SLACK: Final = 3
+"""A record is refused by whoever knows 3 k nodes nearer to it than itself: its region has up to
+2 k nodes, and k more may have come to surround it, against which it is stored in the region."""
 
 
 class Responder:

@@ -134,8 +134,8 @@ class Bucket(KBucket):  # type: ignore[misc]  # the package ships no types
 
     def nearest_to(self, goal: int) -> int:
         """Return the distance from ``goal`` to the nearest id that can be in here."""
-        lower, upper = self.range
-        size: int = upper - lower
+        lower: int = self.range[0]
+        size: int = self.range[1] - lower
         return (lower ^ goal) & ~size
 
     def entries(self) -> Iterator[Entry]:

@@ -306,14 +306,14 @@ def test_full_store_makes_room_only_where_this_node_is_among_the_nearest(neighbo
     assert verdicts == [Stored(True), Stored(not neighbour_is_nearer)]
 
 
-def test_record_is_refused_by_a_node_that_knows_twice_k_nearer_ones():
+def test_record_is_refused_by_a_node_that_knows_three_times_k_nearer_ones():
     def gap(one, other):
         return int.from_bytes(one.node_id) ^ int.from_bytes(other.node_id)
 
     people = [(make_identity(n), public_endpoint(n)) for n in range(100, 200)]
     owner, owner_at = max(people, key=lambda p: gap(p[0], ALICE))
     record = make_descriptor(owner, owner_at).encoded
-    dht = make_dht(k=4, crawl_first_interval_s=500.0)
+    dht = make_dht(k=3, crawl_first_interval_s=500.0)
     verdicts = []
     for identity, at in people:
         if identity is owner:
@@ -325,7 +325,7 @@ def test_record_is_refused_by_a_node_that_knows_twice_k_nearer_ones():
             for contact in dht._table
             if contact.node_id != owner.node_id
         )
-        assert accepted == (nearer < 8), nearer
+        assert accepted == (nearer < 9), nearer
         verdicts.append(accepted)
     assert {True, False} == set(verdicts)
 

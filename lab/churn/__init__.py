@@ -1,0 +1,11 @@
+"""Real nodes under a scripted churn, held against the same script simulated.
+
+::
+
+    script ──┬──> real:       a process for each node, in a network namespace of its own
+             │                SIGKILL and restart as the script says; clients ask for paths
+             └──> simulated:  the same cores on one event heap, several seeds
+                       └──────> comparison: both columns, intervals, verdict
+
+``python -m lab.churn`` runs all of it (as root, or through ``python -m lab.namespaces``).
+"""

@@ -1,0 +1,101 @@
+"""Real against simulated, figure by figure, each with its interval and a verdict.
+
+The real run is one draw; the simulator's runs of the same script, with other identities,
+delays and choices, show how much one draw scatters. So the difference has two parts: the
+scatter of one run (the larger of what the real run's own counts and the simulated runs tell)
+and the error of the simulated mean. They agree in a figure if zero lies within the 95 %
+interval of the difference.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+
+from lab.churn.measured import Measured
+from sims.results.statistics import t_quantile
+
+__all__ = ["Figure", "compare"]
+
+_Z: float = 1.96
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One figure of both worlds; every interval is one of 95 %.
+
+    Attributes:
+        name: what it is.
+        real, real_half: the real value and half of its interval.
+        simulated, simulated_half: mean of the simulated runs and half of its interval.
+        half: half of the interval of the difference.
+    """
+
+    name: str
+    real: float
+    real_half: float
+    simulated: float
+    simulated_half: float
+    half: float
+
+    @property
+    def difference(self) -> float:
+        """Real less simulated."""
+        return self.real - self.simulated
+
+    @property
+    def agrees(self) -> bool:
+        """Whether no difference is compatible with what was seen."""
+        return abs(self.difference) <= self.half
+
+
+def compare(real: Measured, simulated: Sequence[Measured]) -> list[Figure]:
+    """Return every figure.
+
+    Raises:
+        ValueError: fewer than two simulated runs, which show no scatter.
+    """
+    if len(simulated) < 2:
+        raise ValueError("a comparison needs two simulated runs at least")
+    runs = [one.statistics() for one in simulated]
+    errors = _standard_errors(real)
+    return [
+        _figure(name, value, errors[name], [run[name] for run in runs])
+        for name, value in real.statistics().items()
+    ]
+
+
+def _figure(name: str, value: float, error: float, runs: Sequence[float]) -> Figure:
+    count, scatter = len(runs), stdev(runs)
+    t = t_quantile(count - 1)
+    return Figure(
+        name=name,
+        real=value,
+        real_half=_Z * error,
+        simulated=fmean(runs),
+        simulated_half=t * scatter / math.sqrt(count),
+        half=t * math.hypot(max(error, scatter), scatter / math.sqrt(count)),
+    )
+
+
+def _standard_errors(real: Measured) -> dict[str, float]:
+    proportions = (
+        (real.probes_found, real.probes),
+        (real.paths_opened, real.paths),
+        (real.lookups_succeeded, real.lookups),
+    )
+    errors = [_of_proportion(*each) for each in proportions]
+    errors += [_of_mean(real.datagrams_per_s), _of_mean(real.bytes_per_s)]
+    return dict(zip(real.statistics(), errors, strict=True))
+
+
+def _of_proportion(successes: int, trials: int) -> float:
+    """Return the standard error after Agresti and Coull, which is not zero at 0 and 1."""
+    share = (successes + 2) / (trials + 4)
+    return math.sqrt(share * (1 - share) / (trials + 4))
+
+
+def _of_mean(values: Sequence[float]) -> float:
+    return stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.inf

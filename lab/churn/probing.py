@@ -1,0 +1,39 @@
+"""Record lookups by one member, the same code over real sockets and on the event heap."""
+
+from __future__ import annotations
+
+from functools import partial
+from random import Random
+
+from lab.churn.script import ChurnScript
+from overlay.addresses import NodeId
+from overlay.dht.descriptor import MixDescriptor
+from overlay.dht.lookup import Lookup
+from sims.participants.core import SimulatedDht
+
+__all__ = ["Probing"]
+
+
+class Probing:
+    """Looks up records of members that the script keeps on-line, and counts who found them.
+
+    The owner is not asked, so what is measured is the DHT's memory and not its presence.
+    """
+
+    def __init__(self, script: ChurnScript, ids: list[NodeId], rng: Random) -> None:
+        self._script = script
+        self._ids = ids
+        self._rng = rng
+        self.results: list[bool] = []
+
+    def ask(self, dht: SimulatedDht, time_s: float, now: float) -> None:
+        """Begin one lookup at ``time_s`` of the script."""
+        owner = self._ids[self._rng.choice(self._script.settled(time_s))]
+        dht.probe(owner, now, partial(self._walked, dht, owner))
+
+    def _walked(self, dht: SimulatedDht, owner: NodeId, lookup: Lookup) -> None:
+        holders = [contact for contact in lookup.closest() if contact.node_id != owner]
+        dht.fetch(owner, holders, dht._now, self._fetched)
+
+    def _fetched(self, descriptor: MixDescriptor | None, _asked: int) -> None:
+        self.results.append(descriptor is not None)

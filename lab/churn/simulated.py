@@ -1,0 +1,277 @@
+"""The script on the simulator: its world, its machines, its clock; the product's cores.
+
+Two things stand in for what the simulator does not carry. A circuit opens if every node of
+its path runs at that moment. And a client's topology table is told what its control plane
+would tell it. Which path is chosen, and whether another try follows, decides the product.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections import Counter
+from functools import partial
+from typing import Final
+
+from lab.churn.ledger import Ledger
+from lab.churn.measured import Measured
+from lab.churn.probing import Probing
+from lab.churn.script import HOPS, ChurnScript, Switch, endpoint_of
+from overlay.addresses import Endpoint, InnerAddress, IpNetwork, NodeId
+from overlay.apm.events import CircuitFailed, CircuitOpened
+from overlay.apm.inner_addresses import InnerAddresses
+from overlay.dht.descriptor import MixDescriptor
+from overlay.dht.events import CrawlFinished, DescriptorFound, DhtEvent, NodeLeft
+from overlay.dht.topology_table import TopologyTable
+from overlay.errors import CircuitTimedOut, NoSuitablePath
+from overlay.node.paths import Paths
+from overlay.selection.selector import MixPath
+from overlay.selection.uniform import UniformSelector
+from sims.engine.streams import Streams
+from sims.latency import build_latency
+from sims.participants.carriers import ValueCarrier
+from sims.participants.core import SimulatedDht
+from sims.participants.machine import Machine
+from sims.participants.records import signed_descriptor
+from sims.participants.world import NETWORK_ID, START, World
+
+__all__ = ["simulate"]
+
+_DESTINATION: Final = ipaddress.ip_network("203.0.113.10/32")
+_INNER: Final = InnerAddresses(InnerAddress(bytes([100, 64, 0, 2])), None)
+_SETUP_S: Final = 0.05
+_SETUP_TIMEOUT_S: Final = 6.0
+
+
+def simulate(script: ChurnScript, seed: int) -> Measured:
+    """Play the script once; ``seed`` draws identities, delays and every node's choices."""
+    return _Play(script, seed).run()
+
+
+class _World(World):
+    """The laboratory's hosts: exits by the script, the prober without a descriptor."""
+
+    def __init__(self, script: ChurnScript, seed: int) -> None:
+        carrier = ValueCarrier()
+        super().__init__(
+            Streams(seed),
+            script.timing.dht_settings(),
+            build_latency("uniform", low_s=0.0005, high_s=0.003, matrix=None),
+            carrier,
+        )
+        self._script = script
+        self.datagrams: Counter[int] = Counter()
+        self.bytes: Counter[int] = Counter()
+        self.make_core = _core
+        plain_send = self.network.send
+
+        def counting_send(source: Machine, datagram: bytes, to: Endpoint, when: float) -> None:
+            self.datagrams[source.index] += 1
+            self.bytes[source.index] += carrier.measure(datagram)[0]
+            plain_send(source, datagram, to, when)
+
+        self.network.send = counting_send  # type: ignore[method-assign, assignment]  # a tap
+        for node in range(script.nodes + 1):
+            self.add(endpoint_of(node))
+        self.bootstrap = (endpoint_of(script.bootstrap),)
+
+    def start(self, machine: Machine) -> None:
+        """Start a node; the prober is a member that serves nobody."""
+        if machine.index != self._script.prober:
+            super().start(machine)
+            return
+        dht = self._switched_on(machine)
+        dht.bootstrap(self.bootstrap, self.heap.now)
+        machine.flush()
+
+    def _sign(self, machine: Machine) -> MixDescriptor:
+        exits = machine.index in self._script.exits
+        machine.descriptor = signed_descriptor(
+            machine, network_id=NETWORK_ID, exits=exits, now=self.heap.now
+        )
+        return machine.descriptor
+
+
+def _core(world: World, machine: Machine) -> SimulatedDht:
+    return SimulatedDht(
+        machine.identity,
+        network_id=NETWORK_ID,
+        settings=world.settings,
+        rng=world.streams.stream("core", machine.index, machine.sessions),
+        endpoints=(machine.endpoint,),
+        envelopes=world.carrier.envelopes(machine.identity, NETWORK_ID),
+        crawling=machine.index != len(world.machines) - 1,
+        verify_record=world.verifier,
+    )
+
+
+class _NoGuard:
+    """A host without routes: nothing is carried in a simulation."""
+
+    def protect(self, destination: IpNetwork) -> None:
+        """Do nothing."""
+
+    def carry(self, destination: IpNetwork, inner_address: InnerAddress) -> None:
+        """Do nothing."""
+
+    def uncarry(self, destination: IpNetwork, inner_address: InnerAddress) -> None:
+        """Do nothing."""
+
+    def release(self, destination: IpNetwork) -> None:
+        """Do nothing."""
+
+
+class _Client:
+    """Asks for a path, closes it, pauses, asks again; knows what its crawls brought."""
+
+    def __init__(self, play: _Play, machine: Machine) -> None:
+        world = play.world
+        self._play = play
+        self._world = world
+        self._machine = machine
+        self._last = 0
+        self.table = TopologyTable(allow_private_endpoints=True)
+        self.paths = Paths(
+            circuits=self,
+            guard=_NoGuard(),
+            table=self.table,
+            selector=lambda _: UniformSelector(),
+            source=machine.node_id,
+            onion_suite=1,
+            esp_suite=3,
+            rng=world.streams.stream("paths", machine.index),
+        )
+
+    def told(self, event: DhtEvent) -> None:
+        """Do with an event what the node's control plane does."""
+        now = self._world.heap.now
+        match event:
+            case DescriptorFound(descriptor=descriptor, answered=answered):
+                self.table.add(descriptor, now)
+                if answered:
+                    self.table.heard(descriptor.node_id, now)
+            case NodeLeft(node_id=node_id):
+                self.table.remove(node_id)
+            case CrawlFinished(started_at=started_at):
+                self.table.crawled(started_at)
+            case _:
+                pass
+
+    def ask(self, *_: object) -> None:
+        """Request a path; what is left of the last one goes first."""
+        now = self._world.heap.now
+        for path in self.paths.all():
+            self.paths.close(path.number, now)
+        self._world.heap.at(now + self._play.script.timing.path_pause_s, self.ask)
+        try:
+            self.paths.request(_DESTINATION, hops=HOPS, strategy="uniform", via=(), now=now)
+        except NoSuitablePath:
+            return
+
+    # What paths need of Anonymous Paths Management.
+
+    def anonymous_connection(self, path: MixPath, destination: IpNetwork, now: float) -> int:
+        """Begin a circuit: it opens if every hop runs, else it times out."""
+        self._last += 1
+        number = self._last
+        numbers = [int.from_bytes(hop.node_id, "big") for hop in path.hops]
+        silent = next((i for i, n in enumerate(numbers, 1) if not self._world.is_online(n)), None)
+        if silent is None:
+            opened = CircuitOpened(number, _INNER, destination)
+            self._world.heap.at(now + _SETUP_S, self._settled, opened)
+        else:
+            failed = CircuitFailed(number, CircuitTimedOut("a hop is gone.", silent_hop=silent))
+            self._world.heap.at(now + _SETUP_TIMEOUT_S, self._settled, failed)
+        return number
+
+    def close(self, circuit: int, now: float) -> None:
+        """A circuit needs no end here."""
+
+    def _settled(self, event: CircuitOpened | CircuitFailed, _: object) -> None:
+        # Whether a further try follows does not matter: first tries are counted.
+        self.paths.handle(event, self._world.heap.now)
+
+
+class _Play:
+    def __init__(self, script: ChurnScript, seed: int) -> None:
+        self.script = script
+        self.world = _World(script, seed)
+        machines = self.world.machines
+        ids: list[NodeId] = [machine.node_id for machine in machines]
+        self._probing = Probing(script, ids, self.world.streams.stream("probes"))
+        self._clients = {number: _Client(self, machines[number]) for number in script.clients}
+        self._ledger = Ledger()
+        self._at_warm_up = (0, 0, 0, 0)
+        self.world.listeners.append(self._told)
+
+    def run(self) -> Measured:
+        script, heap = self.script, self.world.heap
+        timing = script.timing
+        for node in (script.bootstrap, *script.exits, *script.clients, script.prober):
+            heap.at(
+                START + 0.1 * node, partial(self._switch, Switch(0.1 * node, node, online=True))
+            )
+        for switch in script.switches:
+            heap.at(START + switch.time_s, partial(self._switch, switch))
+        heap.at(START + timing.warm_up_s, self._warm)
+        heap.at(START + timing.warm_up_s, self._probe)
+        for number, client in self._clients.items():
+            heap.at(START + timing.warm_up_s + 0.1 * number, client.ask)
+        heap.run(START + timing.end_s, lambda: False)
+        for node in script.relays:
+            self._ledger.end(node, timing.end_s, self._counters(node))
+        return self._measured()
+
+    def _switch(self, switch: Switch, *_: object) -> None:
+        machine = self.world.machines[switch.node]
+        if not switch.online:
+            self._ledger.end(switch.node, switch.time_s, self._counters(switch.node))
+            self.world.stop(machine)
+            return
+        node = switch.node
+        if node in self.script.relays and switch.time_s >= self.script.timing.warm_up_s:
+            sent = {"datagrams": self.world.datagrams[node], "bytes": self.world.bytes[node]}
+            self._ledger.begin(node, switch.time_s, sent)
+        self.world.start(machine)
+
+    def _warm(self, *_: object) -> None:
+        for node in self.script.relays:
+            counters = self._counters(node)
+            if counters is not None:
+                self._ledger.begin(node, self.script.timing.warm_up_s, counters)
+
+    def _probe(self, *_: object) -> None:
+        heap, prober = self.world.heap, self.world.machines[self.script.prober]
+        heap.at(heap.now + self.script.timing.probe_interval_s, self._probe)
+        if prober.dht is not None:
+            self._probing.ask(prober.dht, self.world.time_s, heap.now)
+            prober.flush()
+
+    def _told(self, machine: Machine, event: DhtEvent) -> None:
+        client = self._clients.get(machine.index)
+        if client is not None:
+            client.told(event)
+
+    def _counters(self, node: int) -> dict[str, int] | None:
+        dht = self.world.machines[node].dht
+        if dht is None:
+            return None
+        return {
+            "datagrams": self.world.datagrams[node],
+            "bytes": self.world.bytes[node],
+            "lookups": dht.activity.lookups,
+            "lookups succeeded": dht.activity.lookups_succeeded,
+        }
+
+    def _measured(self) -> Measured:
+        paths = [client.paths for client in self._clients.values()]
+        ledger = self._ledger
+        return Measured(
+            probes=len(self._probing.results),
+            probes_found=sum(self._probing.results),
+            paths=sum(each.first_tries for each in paths),
+            paths_opened=sum(each.opened_at_first_try for each in paths),
+            lookups=ledger.total("lookups"),
+            lookups_succeeded=ledger.total("lookups succeeded"),
+            datagrams_per_s=ledger.rates("datagrams"),
+            bytes_per_s=ledger.rates("bytes"),
+        )
