@@ -60,6 +60,10 @@ class Population:
         """The machines that keep paths open."""
         return self._nodes[: self._scenario.circuits.clients]
 
+    def is_newcomer(self, machine: Machine) -> bool:
+        """Tell whether a machine came after the scenario's own nodes."""
+        return machine.index > self._scenario.nodes
+
     def begin(self) -> None:
         """Switch on who is on-line at the start, as old members; then let time do the rest."""
         resumed = [self.rendezvous, *self.clients]
