@@ -2,7 +2,7 @@
 # The tools of the lab live in sbin, which an ordinary user of Debian has not in the PATH.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
-.PHONY: help setup test test-fast lint types demo kernel-shell bench clean
+.PHONY: help setup test test-fast lint types demo kernel-shell bench paper clean
 .DEFAULT_GOAL := help
 
 help: ## Show the targets
@@ -29,8 +29,11 @@ demo: ## A whole overlay in namespaces: one anonymous path, a 20 MB download, ca
 kernel-shell: ## A prompt inside a kernel with ESP (User Mode Linux), the demo's hosts up
 	@scripts/kernel-shell.sh
 
-bench: ## Per-packet and per-circuit costs, as a table and as build/bench.json
+bench: ## Costs per packet and per circuit, in userspace and in the kernel, as a table and as build/bench.json
 	@scripts/bench.sh
+
+paper: ## The paper's experiment on today's kernel: CSV, figures and docs/paper-experiment.md (20 minutes)
+	@scripts/paper.sh
 
 clean: ## Remove everything that make has made
 	@scripts/clean.sh

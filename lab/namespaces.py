@@ -43,7 +43,7 @@ __all__ = [
 _CLONE_NEWNET: Final = 0x40000000
 """From ``linux/sched.h``, for setns(2)."""
 
-_STOP_S: Final = 5.0
+_STOP_S: Final = 20.0
 """How long a program may take to obey SIGTERM before it gets SIGKILL."""
 
 T = TypeVar("T")

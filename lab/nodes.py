@@ -31,6 +31,7 @@ class NodeProcess:
         *,
         exits: bool = False,
         ipv6: bool = False,
+        backend: str = "userspace",
         settings: str = "",
         runner: Sequence[str] = (sys.executable, "-m", "overlay"),
     ) -> None:
@@ -41,6 +42,7 @@ class NodeProcess:
             directory: its own, made if need be.
             exits: whether it is a willing exit.
             ipv6: whether the overlay runs over the underlay's IPv6.
+            backend: its IPsec backend.
             settings: further TOML sections.
             runner: the command that starts the product's command line.
         """
@@ -54,7 +56,8 @@ class NodeProcess:
         made = json.loads(self.cli("init", "--dir", str(directory), "--json"))
         self.overlay_address: str = made["overlay_address"]
         self.configuration = directory / "overlay.toml"
-        self.configuration.write_text(_configuration(self.endpoint, exits=exits) + settings)
+        written = _configuration(self.endpoint, exits=exits, backend=backend)
+        self.configuration.write_text(written + settings)
         self.log = directory / "log"
         self.announcements = directory / "announcements"
 
@@ -140,7 +143,7 @@ def wait_until(what: str, holds: Callable[[], bool], *, timeout_s: float) -> flo
     return time.monotonic() - begun
 
 
-def _configuration(endpoint: str, *, exits: bool) -> str:
+def _configuration(endpoint: str, *, exits: bool, backend: str) -> str:
     return f"""\
 [network]
 network_id = "{_NETWORK_ID}"
@@ -150,6 +153,9 @@ allow_private_endpoints = true
 [roles]
 relay = true
 exit = {str(exits).lower()}
+
+[ipsec]
+backend = "{backend}"
 
 [dht]
 crawl_first_interval_s = 1.0

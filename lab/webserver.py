@@ -42,7 +42,7 @@ class WebServer:
         self.host.namespace.popen(
             ["nginx", "-e", str(self._directory / "error.log"), "-c", str(configuration)]
         )
-        wait_until("the web server", self._answers, timeout_s=10)
+        wait_until("the web server", self._answers, timeout_s=60)
         self._log.write_text("")
         return self
 

@@ -26,6 +26,7 @@ from overlay.errors import Malformed
 __all__ = [
     "CIRCUIT_PREFIX",
     "NODE_ID_BYTES",
+    "OVERLAY_NETWORKS",
     "OVERLAY_PREFIX",
     "CircuitAddress",
     "Endpoint",
@@ -52,6 +53,12 @@ IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 NODE_ID_BYTES: Final = 20
 OVERLAY_PREFIX: Final = bytes.fromhex("fd6d6978")
 CIRCUIT_PREFIX: Final = bytes.fromhex("fd636972")
+
+OVERLAY_NETWORKS: Final = tuple(
+    ipaddress.IPv6Network((prefix + bytes(16 - len(prefix)), 8 * len(prefix)))
+    for prefix in (OVERLAY_PREFIX, CIRCUIT_PREFIX)
+)
+"""Where the addresses that circuits are made of lie; no packet to or from them is ever plain."""
 
 _PAIR_LABEL: Final = b"overlay circuit address v1"
 _NONCE_BYTES: Final = 4

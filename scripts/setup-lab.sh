@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
 
 # command:package, as Debian and Ubuntu name them
-tools="nft:nftables iptables:iptables tcpdump:tcpdump tshark:tshark nginx:nginx-light curl:curl
+tools="strace:strace ss:iproute2 nft:nftables iptables:iptables tcpdump:tcpdump tshark:tshark nginx:nginx-light curl:curl
 ip:iproute2 sysctl:procps ping:iputils-ping iperf3:iperf3 ethtool:ethtool unshare:util-linux nsenter:util-linux"
 
 is_root() { [ "$(id -u)" = 0 ]; }

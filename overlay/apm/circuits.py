@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from overlay.addresses import CircuitAddress, OverlayAddress
 from overlay.apm.inner_addresses import InnerAddresses
-from overlay.ipsec.model import Spi
+from overlay.ipsec.model import UNLIMITED, Lifetime, Spi
 from overlay.sensitive import SecretBytes
 
 __all__ = [
@@ -39,7 +39,10 @@ class OnionSas:
     """The two onion SAs between the source and one hop, as either end knows them.
 
     Forward they run from ``near`` to ``hop``, backward from ``hop`` to ``near``. The
-    reqids are this host's own.
+    reqids are this host's own and outlast the SAs, which are replaced while the circuit lives:
+    ``generation`` counts the exchanges of keys (0 are the onion's), ``chain`` is the secret
+    that the next one must know. ``own_spis`` are those that this host's allocator drew;
+    ``lifetime`` limits either SA.
     """
 
     hop: OverlayAddress
@@ -51,6 +54,10 @@ class OnionSas:
     backward_keymat: SecretBytes
     forward_reqid: int
     backward_reqid: int
+    chain: SecretBytes
+    generation: int = 0
+    own_spis: tuple[Spi, ...] = ()
+    lifetime: Lifetime = UNLIMITED
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,12 @@ A type per phase: what a phase does not have, it does not name.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from random import Random
 
 from overlay.addresses import CircuitAddress, IpNetwork, OverlayAddress
 from overlay.apm.circuits import ExitIpsecInfo, OnionSas, RelayIpsecInfo, SourceIpsecInfo
@@ -24,7 +26,7 @@ from overlay.apm.keepalive import KeepAlive
 from overlay.apm.layer import RelayLayer
 from overlay.apm.translator import FIRST_CIRCUIT_REQID
 from overlay.errors import InternalError
-from overlay.ipsec.model import IpsecConfiguration, Spi
+from overlay.ipsec.model import MIN_SPI, IpsecConfiguration, Spi
 from overlay.selection.selector import MixPath
 
 __all__ = [
@@ -38,6 +40,7 @@ __all__ = [
     "RelayedCircuit",
     "RequestedCircuit",
     "SourceCircuit",
+    "with_renewed_sas",
 ]
 
 
@@ -123,6 +126,17 @@ InstalledHopCircuit = RelayedCircuit | ExitCircuit
 HopCircuit = HeldCircuit | RelayedCircuit | ExitCircuit
 
 
+def with_renewed_sas(circuit: InstalledHopCircuit, sas: OnionSas) -> InstalledHopCircuit:
+    """Return somebody's circuit with SAs in the place of those that it has."""
+    match circuit:
+        case RelayedCircuit():
+            ipsec = dataclasses.replace(circuit.ipsec, sas=sas)
+            return dataclasses.replace(circuit, sas=sas, ipsec=ipsec)
+        case ExitCircuit():
+            exit_ipsec = dataclasses.replace(circuit.ipsec, sas=sas)
+            return dataclasses.replace(circuit, sas=sas, ipsec=exit_ipsec)
+
+
 class AnonymousConnections:
     """All circuits of this node, in any role, by their process-local numbers.
 
@@ -169,6 +183,18 @@ class AnonymousConnections:
         (RFC 4301, section 4.1), and whoever chose ``forward_spi`` must not learn of them.
         """
         return forward_spi in self._forward_spis
+
+    def new_forward_spi(self, rng: Random) -> Spi:
+        """Draw an SPI towards us that no circuit of others has, for an SA that replaces one."""
+        while True:
+            spi = Spi(rng.randint(MIN_SPI, 2**32 - 1))
+            if spi not in self._forward_spis:
+                self._forward_spis.add(spi)
+                return spi
+
+    def release_forward_spi(self, spi: Spi) -> None:
+        """Give back an SPI of an SA that no circuit has any more."""
+        self._forward_spis.discard(spi)
 
     # --- circuits of ours ---
 

@@ -4,16 +4,19 @@ Every message is 64 bytes, so that the ESP packets that carry it have one size::
 
     version (1) | kind (1) | body | zeros
 
-=====  ========  ==========================================================
-kind   name      body
-=====  ========  ==========================================================
-1      CONFIRM   families (1) | IPv4 inner address (4) | IPv6 one (16)
-2      REFUSE    reason (1)
-3      PING      echo (8)
-4      PONG      echo (8), as in the PING
-5      TEARDOWN  reason (1)
-6, 7             reserved for REKEY (forward secrecy after the confirmation)
-=====  ========  ==========================================================
+=====  ===============  =======================================================
+kind   name             body
+=====  ===============  =======================================================
+1      CONFIRM          families (1) | IPv4 inner address (4) | IPv6 one (16)
+2      REFUSE           reason (1)
+3      PING             echo (8)
+4      PONG             echo (8), as in the PING
+5      TEARDOWN         reason (1)
+6      REKEY OFFER      generation (4) | backward SPI (4) | key share (32)
+7      REKEY ANSWER     generation (4) | forward SPI (4) | key share (32) | tag (16)
+8      REKEY SWITCH     generation (4) | tag (16)
+9      REKEY SWITCHED   generation (4) | tag (16)
+=====  ===============  =======================================================
 """
 
 from __future__ import annotations
@@ -26,18 +29,25 @@ from overlay.addresses import InnerAddress
 from overlay.apm.inner_addresses import InnerAddresses
 from overlay.apm.layer import Families
 from overlay.errors import Malformed
+from overlay.ipsec.model import MIN_SPI, Spi
 from overlay.wire import ByteReader
 
 __all__ = [
     "CONTROL_BYTES",
     "CONTROL_PORT",
     "ECHO_BYTES",
+    "SHARE_BYTES",
+    "TAG_BYTES",
     "Confirm",
     "ControlMessage",
     "Ping",
     "Pong",
     "Refuse",
     "RefuseReason",
+    "RekeyAnswer",
+    "RekeyOffer",
+    "RekeySwitch",
+    "RekeySwitched",
     "Teardown",
     "TeardownReason",
     "encode_control",
@@ -50,8 +60,14 @@ CONTROL_PORT: Final = 6979
 
 ECHO_BYTES: Final = 8
 
-_VERSION: Final = 1
+SHARE_BYTES: Final = 32
+"""An X25519 public key (RFC 7748)."""
+
+TAG_BYTES: Final = 16
+
+_VERSION: Final = 2
 _CONFIRM, _REFUSE, _PING, _PONG, _TEARDOWN = range(1, 6)
+_REKEY_OFFER, _REKEY_ANSWER, _REKEY_SWITCH, _REKEY_SWITCHED = range(6, 10)
 
 
 class RefuseReason(enum.Enum):
@@ -117,7 +133,59 @@ class Teardown:
     reason: TeardownReason
 
 
-ControlMessage = Confirm | Refuse | Ping | Pong | Teardown
+@dataclass(frozen=True, slots=True)
+class RekeyOffer:
+    """From the source: new keys for the SAs with this hop, of which it chose the backward SPI.
+
+    ``generation`` grows with every offer of a circuit to a hop; the onion's keys are 0.
+    """
+
+    generation: int
+    backward_spi: Spi
+    share: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RekeyAnswer:
+    """From the hop, which already receives on the forward SPI that it chose.
+
+    The tag proves that it has the new keys; without it (zeros) the answer is part of what
+    these keys are made of.
+    """
+
+    generation: int
+    forward_spi: Spi
+    share: bytes
+    tag: bytes = bytes(TAG_BYTES)
+
+
+@dataclass(frozen=True, slots=True)
+class RekeySwitch:
+    """From the source: it has the new keys, receives with them and sends with them."""
+
+    generation: int
+    tag: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RekeySwitched:
+    """From the hop: it sends with the new keys as well."""
+
+    generation: int
+    tag: bytes
+
+
+ControlMessage = (
+    Confirm
+    | Refuse
+    | Ping
+    | Pong
+    | Teardown
+    | RekeyOffer
+    | RekeyAnswer
+    | RekeySwitch
+    | RekeySwitched
+)
 
 
 def encode_control(message: ControlMessage) -> bytes:
@@ -133,7 +201,19 @@ def encode_control(message: ControlMessage) -> bytes:
             kind, body = _PONG, echo
         case Teardown(teardown_reason):
             kind, body = _TEARDOWN, bytes((teardown_reason.value,))
+        case RekeyOffer(generation, spi, share):
+            kind, body = _REKEY_OFFER, _encode_rekey(generation, spi) + share
+        case RekeyAnswer(generation, spi, share, tag):
+            kind, body = _REKEY_ANSWER, _encode_rekey(generation, spi) + share + tag
+        case RekeySwitch(generation, tag):
+            kind, body = _REKEY_SWITCH, _encode_rekey(generation) + tag
+        case RekeySwitched(generation, tag):
+            kind, body = _REKEY_SWITCHED, _encode_rekey(generation) + tag
     return (bytes((_VERSION, kind)) + body).ljust(CONTROL_BYTES, b"\0")
+
+
+def _encode_rekey(*numbers: int) -> bytes:
+    return b"".join(number.to_bytes(4, "big") for number in numbers)
 
 
 def _encode_inner(inner: InnerAddresses) -> bytes:
@@ -173,9 +253,31 @@ def _parse_body(kind: int, reader: ByteReader) -> ControlMessage:
             return Pong(reader.take(ECHO_BYTES))
         if kind == _TEARDOWN:
             return Teardown(TeardownReason(reader.u8()))
+        if _REKEY_OFFER <= kind <= _REKEY_SWITCHED:
+            return _parse_rekey(kind, reader)
     except ValueError as error:
         raise Malformed("circuit control with an unknown value") from error
     raise Malformed("circuit control of an unknown kind")
+
+
+def _parse_rekey(kind: int, reader: ByteReader) -> ControlMessage:
+    generation = reader.u32()
+    if not generation:
+        raise Malformed("generation 0 is that of the onion's keys")
+    if kind == _REKEY_OFFER:
+        return RekeyOffer(generation, _parse_spi(reader), reader.take(SHARE_BYTES))
+    if kind == _REKEY_ANSWER:
+        spi, share = _parse_spi(reader), reader.take(SHARE_BYTES)
+        return RekeyAnswer(generation, spi, share, reader.take(TAG_BYTES))
+    tag = reader.take(TAG_BYTES)
+    return RekeySwitch(generation, tag) if kind == _REKEY_SWITCH else RekeySwitched(generation, tag)
+
+
+def _parse_spi(reader: ByteReader) -> Spi:
+    number = reader.u32()
+    if number < MIN_SPI:
+        raise Malformed("an SPI below 256 is reserved")
+    return Spi(number)
 
 
 def _parse_inner(reader: ByteReader) -> InnerAddresses:

@@ -38,6 +38,7 @@ class CircuitEnd(enum.Enum):
     UNANSWERED = "the exit does not answer"
     TORN_DOWN = "a Mix-node of the path ended it"
     LINK_LOST = "the link to the first Mix-node is gone"
+    NOT_REKEYED = "a Mix-node did not agree to new keys"
 
 
 class CircuitState(enum.Enum):

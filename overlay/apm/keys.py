@@ -17,14 +17,16 @@ from overlay.apm.crypto import apply_stream
 from overlay.ipsec.suites import SUITES
 from overlay.sensitive import SecretBytes
 
-__all__ = ["SEED_BYTES", "HopKeys", "nesm_generate_sym_key"]
+__all__ = ["CHAIN_BYTES", "SEED_BYTES", "HopKeys", "nesm_generate_sym_key"]
 
 SEED_BYTES: Final = 32
+CHAIN_BYTES: Final = 32
 
 _STREAM_LABEL: Final = b"overlay nesm v1 stream"
 _FILLER_LABEL: Final = b"overlay nesm v1 filler"
 _FORWARD_LABEL: Final = b"overlay nesm v1 esp forward"
 _BACKWARD_LABEL: Final = b"overlay nesm v1 esp backward"
+_CHAIN_LABEL: Final = b"overlay nesm v1 rekey chain"
 
 
 def nesm_generate_sym_key(rng: Random) -> SecretBytes:
@@ -41,13 +43,15 @@ class HopKeys:
     """What one seed yields; forward is away from the source.
 
     ``stream`` decrypts the rest of the onion signalling message at this hop, ``filler``
-    makes the slot that the hop appends, the two key materials are those of the onion SAs.
+    makes the slot that the hop appends, the two key materials are those of the onion SAs,
+    and ``chain`` is what the first exchange of new keys must know (docs/decisions/0015).
     """
 
     stream: SecretBytes
     filler: SecretBytes
     forward_keymat: SecretBytes
     backward_keymat: SecretBytes
+    chain: SecretBytes
 
     @classmethod
     def derive(cls, seed: SecretBytes, esp_suite: int) -> HopKeys:
@@ -65,6 +69,7 @@ class HopKeys:
             filler=_expand(seed, _FILLER_LABEL, 32),
             forward_keymat=_expand(seed, _FORWARD_LABEL + suite_label, keymat_bytes),
             backward_keymat=_expand(seed, _BACKWARD_LABEL + suite_label, keymat_bytes),
+            chain=_expand(seed, _CHAIN_LABEL, CHAIN_BYTES),
         )
 
     def filler_slot(self, size: int) -> bytes:

@@ -12,12 +12,13 @@ from overlay.addresses import CircuitAddress, OverlayAddress, new_circuit_addres
 from overlay.apm.circuits import OnionSas
 from overlay.apm.keys import HopKeys, nesm_generate_sym_key
 from overlay.apm.layer import ExitLayer, Families, Layer, LayerTerms, RelayLayer
+from overlay.apm.lifetimes import source_lifetime
 from overlay.apm.onion import OnionHop
 from overlay.apm.settings import EXPIRY_STEP_S, ApmSettings
 from overlay.apm.spi import SpiAllocator
 from overlay.dht.descriptor import MixDescriptor
 from overlay.errors import LimitReached, NoSuitablePath
-from overlay.ipsec.model import BackendCapabilities, Spi
+from overlay.ipsec.model import BackendCapabilities, Lifetime, Spi
 from overlay.link.model import LinkPeer
 from overlay.selection.selector import MixPath
 
@@ -131,7 +132,14 @@ def plan_circuit(
     layers = _layers(path, terms, near, families)
     return CircuitPlan(
         sas=tuple(
-            _sas(hop.overlay_address, hop_terms, new_reqid)
+            onion_sas(
+                hop.overlay_address,
+                hop_terms,
+                HopKeys.derive(hop_terms.seed, hop_terms.esp_suite),
+                new_reqid,
+                lifetime=source_lifetime(settings, rng),
+                own_spis=(hop_terms.forward_spi, hop_terms.backward_spi),
+            )
             for hop, hop_terms in zip(path.hops, terms, strict=True)
         ),
         onion_hops=tuple(
@@ -151,14 +159,16 @@ def _layers(
     return [*relays, ExitLayer(terms[-1], families)]
 
 
-def _sas(hop: OverlayAddress, terms: LayerTerms, new_reqid: Callable[[], int]) -> OnionSas:
-    return onion_sas(hop, terms, HopKeys.derive(terms.seed, terms.esp_suite), new_reqid)
-
-
 def onion_sas(
-    hop: OverlayAddress, terms: LayerTerms, keys: HopKeys, new_reqid: Callable[[], int]
+    hop: OverlayAddress,
+    terms: LayerTerms,
+    keys: HopKeys,
+    new_reqid: Callable[[], int],
+    *,
+    lifetime: Lifetime,
+    own_spis: SpiPair | tuple[()] = (),
 ) -> OnionSas:
-    """Put together the SAs that a layer's terms describe, with reqids of this host."""
+    """Put together the SAs that a layer's terms describe, with reqids and limits of this host."""
     return OnionSas(
         hop=hop,
         near=terms.near,
@@ -169,4 +179,7 @@ def onion_sas(
         backward_keymat=keys.backward_keymat,
         forward_reqid=new_reqid(),
         backward_reqid=new_reqid(),
+        chain=keys.chain,
+        own_spis=own_spis,
+        lifetime=lifetime,
     )

@@ -6,12 +6,15 @@
                                             |no
              relay: [LinkWanted .. link up] -> soft state -> IPsec -> peeled onion forwarded
              exit:  inner addresses -> soft state -> IPsec -> CONFIRM until the source speaks
+
+What replaces the keys of a circuit is in :mod:`overlay.apm.rekey_hop`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from random import Random
 
 from overlay.addresses import CircuitAddress, OverlayAddress
 from overlay.apm.admission import Admission
@@ -32,6 +35,8 @@ from overlay.apm.control import (
     Pong,
     Refuse,
     RefuseReason,
+    RekeyOffer,
+    RekeySwitch,
     Teardown,
     TeardownReason,
 )
@@ -39,13 +44,16 @@ from overlay.apm.crypto import OnionPrivateKey
 from overlay.apm.events import ApmDrop, ExitCircuitClosed, ExitCircuitOpened, RelayReport
 from overlay.apm.inner_addresses import InnerAddresses
 from overlay.apm.layer import ExitLayer, LayerTerms, RelayLayer
+from overlay.apm.lingering import Outgrown
 from overlay.apm.onion import SealedOnion, extract_onion_info
 from overlay.apm.plan import onion_sas
+from overlay.apm.rekey_hop import HopRekeying
 from overlay.apm.replay import ReplayCache
 from overlay.apm.switchboard import Holdings, Switchboard, control_packet
 from overlay.apm.timers import Timers
 from overlay.apm.translator import ipsec_translator, translate_parting
 from overlay.errors import BackendError, InternalError, LimitReached, Malformed, Replayed
+from overlay.ipsec.lifetimes import hard_lifetime
 from overlay.ipsec.model import IpsecConfiguration, SaIdentity
 
 __all__ = ["RelaySide"]
@@ -60,6 +68,7 @@ class RelaySide:
         connections: AnonymousConnections,
         carrier: Carrier,
         onion_key: OnionPrivateKey,
+        rng: Random,
         *,
         relay: bool,
         inner_taken: Callable[[bytes], bool],
@@ -76,6 +85,7 @@ class RelaySide:
         )
         self._timers: Timers[int] = Timers()
         self._waiting: dict[int, OverlayAddress] = {}
+        self._rekeying = HopRekeying(switchboard, connections, rng)
 
     # --- onions ---
 
@@ -97,7 +107,13 @@ class RelaySide:
         if terms.esp_suite not in self._board.backend.capabilities().suites:
             raise Malformed("the layer names an ESP suite that this node does not speak")
         self._admission.check_addresses(previous, extracted.layer)
-        sas = onion_sas(self._board.own, terms, extracted.keys, self._connections.new_reqid)
+        sas = onion_sas(
+            self._board.own,
+            terms,
+            extracted.keys,
+            self._connections.new_reqid,
+            lifetime=hard_lifetime(terms.esp_suite),
+        )
         objection = self._remember(onion, previous, terms, now) or self._admission.objection(
             previous, extracted.layer, self._waiting.values()
         )
@@ -285,6 +301,8 @@ class RelaySide:
             case Ping(echo), RelayedCircuit() | ExitCircuit():
                 self._board.send([control_packet(self._board.own, near, Pong(echo))])
                 self._source_spoke(circuit, now)
+            case RekeyOffer() | RekeySwitch(), RelayedCircuit() | ExitCircuit():
+                self._rekeying.receive(circuit, message, now)
             case Teardown(), RelayedCircuit() | ExitCircuit():
                 self._close(circuit, None, now)
             case _:
@@ -300,10 +318,11 @@ class RelaySide:
 
     def next_deadline(self) -> float:
         """Return when :meth:`handle_deadline` has something to do."""
-        return self._timers.next_deadline()
+        return min(self._timers.next_deadline(), self._rekeying.next_deadline())
 
     def handle_deadline(self, now: float) -> None:
         """Refuse what waited too long, forget what is unconfirmed, idle or over."""
+        self._rekeying.handle_deadline(now)
         while (number := self._timers.pop_due(now)) is not None:
             circuit = self._connections.hop(number)
             if isinstance(circuit, HeldCircuit):
@@ -329,9 +348,10 @@ class RelaySide:
 
     def _last_used(self, circuit: InstalledHopCircuit) -> float | None:
         """Return when the source last sent through this hop, None if it never did."""
-        identity = SaIdentity(circuit.sas.forward_spi, circuit.sas.hop)
-        counters = self._board.backend.query(identity)
-        return counters.last_used if counters is not None and counters.packets else None
+        in_use = SaIdentity(circuit.sas.forward_spi, circuit.sas.hop)
+        unproven = self._rekeying.unproven(circuit.number)
+        found = [self._board.backend.query(each) for each in (unproven, in_use) if each is not None]
+        return max((each.last_used for each in found if each and each.packets), default=None)
 
     # --- the end ---
 
@@ -364,23 +384,24 @@ class RelaySide:
         self, circuit: InstalledHopCircuit, message: Refuse | Teardown | None, now: float
     ) -> None:
         """End a circuit whose SAs linger, so that last words pass."""
-        self._drop(circuit)
+        outgrown = self._drop(circuit)
         packets = []
         if message is not None:
             packets.append(control_packet(self._board.own, circuit.sas.near, message))
-        self._board.part(_holdings(circuit), packets, now)
+        self._board.part(_holdings(circuit).with_outgrown(outgrown), packets, now)
 
     def _forget(self, circuit: HopCircuit) -> None:
         """End a circuit at once and without a word."""
-        self._drop(circuit)
-        self._board.release(_holdings(circuit))
+        outgrown = self._drop(circuit)
+        self._board.release(_holdings(circuit).with_outgrown(outgrown))
 
-    def _drop(self, circuit: HopCircuit) -> None:
+    def _drop(self, circuit: HopCircuit) -> Outgrown:
         self._connections.remove_hop(circuit.number)
         self._timers.cancel(circuit.number)
         self._waiting.pop(circuit.number, None)
         if isinstance(circuit, ExitCircuit):
             self._board.emit(ExitCircuitClosed(circuit.ipsec.inner_addresses))
+        return self._rekeying.end(circuit.number)
 
     # --- views ---
 

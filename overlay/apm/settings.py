@@ -37,6 +37,14 @@ _POSITIVE: Final = (
     "confirm_retry_s",
     "carrier_retry_s",
     "carrier_attempts",
+    "rekey_after_s",
+    "rekey_after_bytes",
+    "rekey_after_packets",
+    "rekey_spread_s",
+    "rekey_retry_s",
+    "rekey_timeout_s",
+    "rekey_linger_s",
+    "rekey_pause_s",
 )
 
 
@@ -72,6 +80,19 @@ class ApmSettings:
         carrier_retry_s: first pause before a signalling message is repeated over a link;
             doubles each time.
         carrier_attempts: how often it is sent in all before the neighbour counts as silent.
+        rekey_after_s: the keys of an onion SA are replaced after this time: who takes them later
+            reads no more than that much of what was recorded.
+        rekey_after_bytes: they are replaced earlier after so many bytes; at half of what the
+            ESP suite allows, if that is less.
+        rekey_after_packets: they are replaced earlier after so many packets.
+        rekey_spread_s: by up to so much, at random, the first replacement of each hop's keys
+            follows the confirmation, and the change to new keys follows their agreement: else
+            order and timing would tell a hop where in the path it is.
+        rekey_retry_s: first pause before the source repeats what it said about new keys;
+            doubles each time.
+        rekey_timeout_s: a hop that has not answered by then ends the circuit.
+        rekey_linger_s: how long replaced keys still open what was under way.
+        rekey_pause_s: a hop agrees to new keys of a circuit once in that time, at most.
         allow_private_endpoints: let onions name private or loopback next hops (labs).
     """
 
@@ -100,6 +121,14 @@ class ApmSettings:
     confirm_retry_s: float = 1.0
     carrier_retry_s: float = 0.5
     carrier_attempts: int = 5
+    rekey_after_s: float = 900.0
+    rekey_after_bytes: int = 2**36
+    rekey_after_packets: int = 2**30
+    rekey_spread_s: float = 2.0
+    rekey_retry_s: float = 0.5
+    rekey_timeout_s: float = 30.0
+    rekey_linger_s: float = 30.0
+    rekey_pause_s: float = 0.05
     allow_private_endpoints: bool = False
 
     def __post_init__(self) -> None:
@@ -117,4 +146,9 @@ class ApmSettings:
             raise ValueError(
                 f"max_onion_validity_s must exceed onion_validity_s by {EXPIRY_STEP_S} s,"
                 " the step to which expiry times are rounded."
+            )
+        if self.rekey_linger_s < self.rekey_timeout_s:
+            raise ValueError(
+                "rekey_linger_s must not be below rekey_timeout_s, or a hop forgets replaced keys"
+                " before the source has given up on the new ones."
             )

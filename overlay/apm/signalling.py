@@ -37,7 +37,7 @@ from overlay.apm.spi import SpiAllocator
 from overlay.apm.switchboard import Switchboard
 from overlay.errors import LimitReached, Malformed, NotAuthentic, PeerError, Replayed
 from overlay.identity import LocalIdentity
-from overlay.ipsec.model import IpsecBackend
+from overlay.ipsec.model import IpsecBackend, SaIdentity
 from overlay.selection.selector import MixPath
 
 __all__ = ["SignallingManager"]
@@ -77,6 +77,7 @@ class SignallingManager:
             self._connections,
             self._carrier,
             OnionPrivateKey(X25519_SUITE, identity.onion_private),
+            rng,
             relay=relay,
             inner_taken=self._source.holds_inner,
         )
@@ -206,6 +207,15 @@ class SignallingManager:
             for peer, payload in self._carrier.payloads_to_send()
         ]
         return signalling + self._board.packets()
+
+    def soft_expired(self, identity: SaIdentity, now: float) -> bool:
+        """Take an SA that reached a soft limit: the source replaces its keys.
+
+        Returns:
+            Whether it is in use by a circuit of ours. That of a circuit of others waits for
+            its source, whose limits are lower; one that was replaced already needs nothing.
+        """
+        return self._source.soft_expired(identity, now)
 
     # --- time and reports ---
 

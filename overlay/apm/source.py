@@ -5,6 +5,8 @@
     anonymous_connection -> [LinkWanted .. link up] -> SPIs -> onion -> soft state -> IPsec
         -> onion sent ... CONFIRM -> inner policies, CircuitOpened, PING .. PONG ..
                       ... REFUSE, silence -> CircuitFailed
+
+What replaces the keys of an open circuit is in :mod:`overlay.apm.rekey_source`.
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ from overlay.apm.control import (
     Ping,
     Pong,
     Refuse,
+    RekeyAnswer,
+    RekeySwitched,
     Teardown,
     TeardownReason,
 )
@@ -47,6 +51,7 @@ from overlay.apm.keepalive import KeepAlive
 from overlay.apm.layer import Families
 from overlay.apm.onion import construct_onion
 from overlay.apm.plan import CircuitPlan, allocate_spis, check_path, link_peer_of, plan_circuit
+from overlay.apm.rekey_source import SourceRekeying
 from overlay.apm.switchboard import Holdings, Switchboard, control_packet
 from overlay.apm.timers import Timers
 from overlay.apm.translator import ipsec_translator, translate_inner
@@ -58,7 +63,7 @@ from overlay.errors import (
     NotAuthentic,
     PathError,
 )
-from overlay.ipsec.model import IpsecConfiguration
+from overlay.ipsec.model import IpsecConfiguration, SaIdentity
 from overlay.selection.selector import MixPath
 
 __all__ = ["SourceSide"]
@@ -80,6 +85,7 @@ class SourceSide:
         self._rng = rng
         self._settings = switchboard.settings
         self._timers: Timers[int] = Timers()
+        self._rekeying = SourceRekeying(switchboard, connections, rng, self._not_rekeyed)
 
     # --- opening ---
 
@@ -162,6 +168,8 @@ class SourceSide:
                 self._refused(circuit, position, reason.name, now)
             case Teardown(), OpenCircuit():
                 self._end(circuit, CircuitLost(circuit.number, CircuitEnd.TORN_DOWN), now)
+            case RekeyAnswer() | RekeySwitched(), OpenCircuit():
+                self._rekeying.receive((circuit.number, position), message, now)
             case Pong(), OpenCircuit() if circuit.keepalive.answered(message, now):
                 pass
             case _:
@@ -201,6 +209,7 @@ class SourceSide:
         self._connections.put_source(circuit)
         self._board.emit(CircuitOpened(circuit.number, inner, circuit.destination))
         self._keep_alive(circuit, now)
+        self._rekeying.begin(circuit, now)
 
     def _objection(self, pending: PendingCircuit, inner: InnerAddresses) -> str | None:
         """Return why the exit's addresses cannot be used, as a sentence, or None."""
@@ -232,10 +241,11 @@ class SourceSide:
 
     def next_deadline(self) -> float:
         """Return when :meth:`handle_deadline` has something to do."""
-        return self._timers.next_deadline()
+        return min(self._timers.next_deadline(), self._rekeying.next_deadline())
 
     def handle_deadline(self, now: float) -> None:
         """Give up what was not confirmed, keep alive what is open, end what is over."""
+        self._rekeying.handle_deadline(now)
         while (number := self._timers.pop_due(now)) is not None:
             circuit = self._connections.source(number)
             if isinstance(circuit, OpenCircuit):
@@ -262,6 +272,16 @@ class SourceSide:
     def _ping(self, circuit: OpenCircuit, now: float) -> None:
         ping = circuit.keepalive.ping(self._rng, now)
         self._board.send([_to_hop(circuit, len(circuit.path), ping)])
+
+    def soft_expired(self, identity: SaIdentity, now: float) -> bool:
+        """Replace the keys of an SA at its soft limit; tell whether a circuit of ours uses it."""
+        return self._rekeying.soft_expired(identity, now)
+
+    def _not_rekeyed(self, number: int, now: float) -> None:
+        """A hop kept silent about new keys: no circuit goes on with worn ones."""
+        circuit = self._connections.source(number)
+        if circuit is not None:
+            self._end(circuit, CircuitLost(number, CircuitEnd.NOT_REKEYED), now)
 
     # --- the end ---
 
@@ -311,7 +331,8 @@ class SourceSide:
         self._board.emit(event)
         if isinstance(circuit, OpenCircuit):
             self._board.backend.remove(circuit.inner_configuration)
-        holdings = _holdings(circuit)
+        outgrown = self._rekeying.end(circuit.number, len(circuit.path))
+        holdings = _holdings(circuit).with_outgrown(outgrown)
         count = len(circuit.path) if hops is None else hops
         if isinstance(circuit, RequestedCircuit) or not count:
             self._board.release(holdings)
@@ -349,7 +370,7 @@ def _holdings(circuit: SourceCircuit) -> Holdings:
     links = (_first_hop(circuit),)
     if isinstance(circuit, RequestedCircuit):
         return Holdings(links=links)
-    spis = tuple(spi for sas in circuit.ipsec.hops for spi in (sas.forward_spi, sas.backward_spi))
+    spis = tuple(spi for sas in circuit.ipsec.hops for spi in sas.own_spis)
     return Holdings(ipsec_translator(circuit.ipsec), spis, links)
 
 

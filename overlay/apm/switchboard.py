@@ -6,6 +6,7 @@ a few times, and what other hops still send through it passes. Then everything g
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -17,6 +18,7 @@ from overlay.apm.control import CONTROL_PORT, ControlMessage, encode_control
 from overlay.apm.datagram import UdpDatagram, build_datagram
 from overlay.apm.events import ApmDrop, ApmEvent, LinkWanted
 from overlay.apm.inner_addresses import InnerAddresses, InnerAddressPool
+from overlay.apm.lingering import Outgrown
 from overlay.apm.settings import ApmSettings
 from overlay.apm.spi import SpiAllocator
 from overlay.apm.timers import Timers
@@ -34,6 +36,17 @@ class Holdings:
     spis: tuple[Spi, ...] = ()
     links: tuple[OverlayAddress, ...] = ()
     inner_addresses: InnerAddresses | None = None
+
+    def with_outgrown(self, outgrown: Outgrown) -> Holdings:
+        """Return what this holds and SAs that rekeying has replaced, or not yet put to use."""
+        if self.configuration is None:
+            return self
+        associations = self.configuration.associations + outgrown.associations
+        return dataclasses.replace(
+            self,
+            configuration=dataclasses.replace(self.configuration, associations=associations),
+            spis=self.spis + outgrown.spis,
+        )
 
 
 @dataclass(slots=True)

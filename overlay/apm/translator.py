@@ -41,8 +41,10 @@ from overlay.apm.inner_addresses import InnerAddresses
 from overlay.ipsec.model import (
     ANY_V4,
     ANY_V6,
+    UNLIMITED,
     Direction,
     IpsecConfiguration,
+    Lifetime,
     Prefix,
     SecurityAssociation,
     SecurityPolicy,
@@ -54,10 +56,12 @@ from overlay.link.model import LinkKeys
 
 __all__ = [
     "FIRST_CIRCUIT_REQID",
+    "hop_associations",
     "ipsec_translator",
     "link_associations",
     "link_configuration",
     "link_policies",
+    "source_associations",
     "translate_exit",
     "translate_inner",
     "translate_parting",
@@ -87,7 +91,7 @@ def ipsec_translator(
 
 def translate_source(info: SourceIpsecInfo) -> IpsecConfiguration:
     """Return what the source needs as soon as it sends the onion: SAs and circuit control."""
-    associations = [sa for sas in info.hops for sa in _source_associations(sas)]
+    associations = [sa for sas in info.hops for sa in source_associations(sas)]
     policies: list[SecurityPolicy] = []
     for count in range(1, len(info.hops) + 1):
         policies.extend(_source_policies(info.hops[:count], info.link))
@@ -127,7 +131,7 @@ def translate_relay(info: RelayIpsecInfo) -> IpsecConfiguration:
     from_source = (_forward_template(info.sas), _inbound_link(info.previous))
     to_source = (_backward_template(info.sas), _outbound_link(info.previous))
     return IpsecConfiguration(
-        associations=_hop_associations(info.sas),
+        associations=hop_associations(info.sas),
         policies=(
             *_hop_policies(info.sas, info.previous),
             _policy(Direction.FWD, far, next_hop, None, from_source),
@@ -147,7 +151,7 @@ def translate_exit(info: ExitIpsecInfo) -> IpsecConfiguration:
         anywhere, own = _any_like(inner), Prefix.host(inner)
         policies.append(_policy(Direction.FWD, own, anywhere, None, from_source))
         policies.append(_policy(Direction.OUT, anywhere, own, None, to_source))
-    return IpsecConfiguration(_hop_associations(info.sas), tuple(policies))
+    return IpsecConfiguration(hop_associations(info.sas), tuple(policies))
 
 
 def translate_parting(sas: OnionSas, previous: LinkSecurity) -> IpsecConfiguration:
@@ -185,7 +189,13 @@ def link_configuration(
 
 
 def link_associations(
-    *, local: Endpoint, remote: Endpoint, keys: LinkKeys, reqid: int, tfc_pad_to: int = 0
+    *,
+    local: Endpoint,
+    remote: Endpoint,
+    keys: LinkKeys,
+    reqid: int,
+    tfc_pad_to: int = 0,
+    lifetime: Lifetime = UNLIMITED,
 ) -> tuple[SecurityAssociation, SecurityAssociation]:
     """Return the inbound and the outbound SA of a pair: all that rekeying installs."""
     inbound = SecurityAssociation(
@@ -197,6 +207,7 @@ def link_associations(
         keymat=keys.inbound_keymat,
         inbound=True,
         encapsulation=UdpEncapsulation(source=remote, destination=local),
+        lifetime=lifetime,
     )
     outbound = SecurityAssociation(
         spi=keys.outbound_spi,
@@ -208,6 +219,7 @@ def link_associations(
         inbound=False,
         encapsulation=UdpEncapsulation(source=local, destination=remote),
         tfc_pad_to=tfc_pad_to,
+        lifetime=lifetime,
     )
     return inbound, outbound
 
@@ -270,6 +282,7 @@ def _forward_association(sas: OnionSas, *, inbound: bool) -> SecurityAssociation
         suite=sas.esp_suite,
         keymat=sas.forward_keymat,
         inbound=inbound,
+        lifetime=sas.lifetime,
     )
 
 
@@ -282,10 +295,12 @@ def _backward_association(sas: OnionSas, *, inbound: bool) -> SecurityAssociatio
         suite=sas.esp_suite,
         keymat=sas.backward_keymat,
         inbound=inbound,
+        lifetime=sas.lifetime,
     )
 
 
-def _source_associations(sas: OnionSas) -> tuple[SecurityAssociation, SecurityAssociation]:
+def source_associations(sas: OnionSas) -> tuple[SecurityAssociation, SecurityAssociation]:
+    """Return the outbound (forward) and the inbound (backward) SA towards one hop."""
     return _forward_association(sas, inbound=False), _backward_association(sas, inbound=True)
 
 
@@ -297,7 +312,8 @@ def _source_policies(hops: tuple[OnionSas, ...], link: LinkSecurity) -> Iterator
     yield _policy(Direction.IN, hop, near, _UDP, _backward(hops, link))
 
 
-def _hop_associations(sas: OnionSas) -> tuple[SecurityAssociation, SecurityAssociation]:
+def hop_associations(sas: OnionSas) -> tuple[SecurityAssociation, SecurityAssociation]:
+    """Return a hop's inbound (forward) and outbound (backward) SA."""
     return _forward_association(sas, inbound=True), _backward_association(sas, inbound=False)
 
 

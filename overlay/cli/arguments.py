@@ -37,6 +37,11 @@ def parser(argv: Sequence[str] | None = None) -> argparse.ArgumentParser:
     commands = top.add_subparsers(metavar="COMMAND", required=True)
     _init(_command(commands, "init", "make an identity and a commented configuration file"))
     _up(_command(commands, "up", "run a node until it is stopped"))
+    _command(
+        commands,
+        "doctor",
+        "tell what this host lacks for the node, and how to mend it; 1 if it cannot run",
+    )
     _command(commands, "status", "tell how the running node is")
     _command(commands, "peers", "list the Mix-nodes that the running node knows")
     _path(commands.add_parser("path", help="open, list and close anonymous paths"))

@@ -4,7 +4,8 @@
 status meaning
 ====== ======================================================================
 0      done
-1      it could not be done; one sentence on standard error says why and what to do
+1      it could not be done; one sentence on standard error says why and what to do (or
+       "overlay doctor" found what keeps the node from running)
 2      the command line itself is wrong; usage on standard error
 130    interrupted
 ====== ======================================================================
@@ -74,6 +75,12 @@ def _run(arguments: argparse.Namespace, run_node: RunNode | None) -> int:
         from overlay.cli.up import up
 
         up(arguments, run_node, show)
+    elif arguments.command == "doctor":
+        from overlay.cli.doctor import examined
+
+        answer, can_run = examined(arguments)
+        show(answer)
+        return _DONE if can_run else _FAILED
     else:
         from overlay.cli.ask import ask
 

@@ -24,10 +24,11 @@ def status_text(report: StatusReport) -> str:
             ("joined", "yes" if report.joined else "no"),
             ("contacts", str(report.contacts)),
             ("mix-nodes known", f"{report.mix_nodes}, of which exits {report.exits}"),
+            ("coverage", _coverage(report)),
             ("links", str(report.links)),
             ("circuits", _circuits(report)),
             ("protected", _listed(report.protected)),
-            ("ipsec backend", report.backend),
+            ("ipsec backend", f"{report.backend} ({report.backend_reason})"),
             ("tfc", report.tfc),
             ("forwarding", report.forwarding),
             ("counters", _counted(report.counters)),
@@ -122,6 +123,15 @@ def _circuits(report: StatusReport) -> str:
     return (
         f"{report.circuits_own} own, {report.circuits_relayed} relayed, "
         f"{report.circuits_exit} leaving here"
+    )
+
+
+def _coverage(report: StatusReport) -> str:
+    if not report.suspect_regions:
+        return "no eclipse suspected"
+    return (
+        f"doubtful: {report.suspect_regions} regions of the DHT look surrounded "
+        "(one in a hundred does by chance)"
     )
 
 

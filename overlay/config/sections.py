@@ -220,7 +220,10 @@ class IpsecSettings:
     """[ipsec]: who encrypts, and with which ESP suites."""
 
     backend: str = setting(
-        "auto", name, 'Name of the IPsec backend; "auto" takes the best that this machine has.'
+        "auto",
+        name,
+        'Name of the IPsec backend: "xfrm" (the Linux kernel, at most 4 hops), "userspace", or '
+        '"auto": the kernel where it can do what is configured. overlay status says which and why.',
     )
     link_suite: int = setting(
         "aes-256-gcm",

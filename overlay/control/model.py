@@ -82,6 +82,7 @@ class StatusReport:
         overlay_address: IPv6 text.
         uptime_s: seconds since the node was up.
         backend: name of the IPsec backend in use.
+        backend_reason: why it is this one, as a clause.
         roles: "relay", "exit", both or none.
         listen: UDP endpoints, as text.
         joined: whether at least one other node of the overlay has answered.
@@ -97,6 +98,8 @@ class StatusReport:
         protected: destinations whose packets leave through a circuit or not at all.
         tfc: name of the traffic flow confidentiality strategy.
         forwarding: name of the forwarding rules.
+        suspect_regions: regions of the DHT that look eclipsed; what mix_nodes holds of them is
+            doubtful.
     """
 
     version: str
@@ -105,6 +108,7 @@ class StatusReport:
     network_id: str
     uptime_s: float
     backend: str
+    backend_reason: str
     roles: tuple[str, ...]
     listen: tuple[str, ...]
     joined: bool
@@ -120,6 +124,7 @@ class StatusReport:
     protected: tuple[str, ...]
     tfc: str
     forwarding: str
+    suspect_regions: int = 0
 
 
 @dataclass(frozen=True, slots=True)

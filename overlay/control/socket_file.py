@@ -13,7 +13,7 @@ from typing import Final
 
 from overlay.errors import BackendError, ConfigurationError
 
-__all__ = ["claimed_socket"]
+__all__ = ["claimed_socket", "node_answers"]
 
 _BACKLOG: Final = 16
 
@@ -95,7 +95,7 @@ def _remove_if_dead(path: Path) -> None:
             f"{path} is in the way of the control socket and is no socket; move it away, or choose "
             "another path with [node] control_socket."
         )
-    if _answers(path):
+    if node_answers(path):
         raise ConfigurationError(
             f'a node already runs with this control socket ({path}); stop it with "overlay stop", '
             "or give this one a directory of its own."
@@ -103,7 +103,8 @@ def _remove_if_dead(path: Path) -> None:
     path.unlink()
 
 
-def _answers(path: Path) -> bool:
+def node_answers(path: Path) -> bool:
+    """Tell whether a process listens on the socket that lies at ``path``."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
         try:
             probe.connect(bytes(path))

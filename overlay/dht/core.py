@@ -17,11 +17,12 @@ from functools import partial
 from random import Random
 from typing import Final
 
-from overlay.addresses import Endpoint, NodeId
+from overlay.addresses import NODE_ID_BYTES, Endpoint, NodeId
 from overlay.dht.admission import endpoint_allowed
 from overlay.dht.calls import Answer, Calls
 from overlay.dht.crawl import Crawl
 from overlay.dht.descriptor import MixDescriptor
+from overlay.dht.eclipse import EclipseWatch
 from overlay.dht.envelope import (
     Challenge,
     Envelopes,
@@ -31,8 +32,10 @@ from overlay.dht.envelope import (
 from overlay.dht.events import (
     CrawlFinished,
     DescriptorFound,
+    DhtActivity,
     DhtCount,
     DhtEvent,
+    EclipseSuspected,
     NodeLeft,
 )
 from overlay.dht.joining import Greeting
@@ -141,6 +144,8 @@ class Dht:
         self._responder.own_endpoints = frozenset(endpoints or ())
         self._crawl_pace = Pace(settings.crawl_first_interval_s, settings.crawl_interval_s, rng)
         self._crawl: Crawl | None = None
+        self._watch = EclipseWatch(settings.k)
+        self.activity = DhtActivity()
 
     # What the node asks for.
 
@@ -164,14 +169,32 @@ class Dht:
     def seed(self, descriptors: Iterable[MixDescriptor], now: float) -> None:
         """Greet a random few of these nodes, known from an earlier run, until one answers."""
         self._be_present(now)
-        seeds = []
-        for descriptor in descriptors:
-            endpoint = next(filter(self._allowed, descriptor.endpoints), None)
-            affordable = self._meets_cost(descriptor.identity_key)
-            if endpoint is not None and affordable and descriptor.node_id != self._own_id:
-                seeds.append(Greeting(endpoint, descriptor.node_id))
-        self._membership.add_seeds(seeds)
+        contacts = (
+            Contact.of(descriptor.identity_key, endpoint)
+            for descriptor in descriptors
+            if (endpoint := next(filter(self._allowed, descriptor.endpoints), None)) is not None
+        )
+        self._membership.add_seeds(self._greetings(contacts))
         self._membership.greet(self._responder.own_endpoints)
+
+    def remember(self, contacts: Iterable[Contact], now: float) -> None:
+        """Greet a random few of these too, until somebody answers: nodes reached once.
+
+        They never expire, so that a node comes back after any absence; those that moved or
+        ended cost a datagram.
+        """
+        self._be_present(now)
+        self._membership.add_hints(self._greetings(contacts))
+        self._membership.greet(self._responder.own_endpoints)
+
+    def _greetings(self, contacts: Iterable[Contact]) -> list[Greeting]:
+        return [
+            Greeting(contact.endpoint, contact.node_id)
+            for contact in contacts
+            if contact.node_id != self._own_id
+            and self._allowed(contact.endpoint)
+            and self._meets_cost(contact.identity_key)
+        ]
 
     def publish(self, descriptor: MixDescriptor, now: float) -> None:
         """Serve this node's own descriptor and keep it stored with the k nearest nodes.
@@ -206,7 +229,9 @@ class Dht:
             on_descriptor=self._found,
             rng=self._rng,
             now=now,
+            doubtful=partial(self._watch.suspects, now=now),
         )
+        self.activity.crawls += 1
         self._walks.launch(self._crawl, self._crawled)
 
     def leave(self, now: float) -> None:
@@ -241,6 +266,14 @@ class Dht:
     def calls_in_flight(self) -> int:
         """How many requests wait for their answer."""
         return len(self._calls)
+
+    def suspect_regions(self, now: float) -> int:
+        """Return how many regions of the key space look eclipsed; what lies there is doubtful."""
+        return self._watch.suspected_regions(now)
+
+    def estimated_size(self, now: float) -> float | None:
+        """Return how many nodes the overlay seems to have; None while too little is known."""
+        return self._watch.size(now)
 
     def counters(self) -> Mapping[DhtCount, int]:
         """Return what was dropped or declined so far."""
@@ -354,7 +387,7 @@ class Dht:
 
     def _joined(self, lookup: Lookup) -> None:
         self._schedule.at(Task.CRAWL, self._now + self._rng.uniform(0.1, 1.0))
-        self._publisher.store_at(lookup)
+        self._store_in_region(lookup)
 
     def _run(self, task: Task) -> None:
         match task:
@@ -369,10 +402,34 @@ class Dht:
         self._table.refreshed(target)
         start = self._table.closest(target, self._settings.k)
         lookup = Lookup(target, self._own_id, start, self._settings, self._now)
-        self._walks.launch(lookup, partial(on_finished, lookup))
+        self.activity.lookups += 1
+        self._walks.launch(lookup, partial(self._looked_up, lookup, on_finished))
+
+    def _looked_up(self, lookup: Lookup, on_finished: Callable[[Lookup], None]) -> None:
+        nearest = lookup.closest()
+        if nearest and self._now < lookup.next_deadline():
+            self.activity.lookups_succeeded += 1
+        chance = self._watch.looked_up(lookup.target, nearest, self._now)
+        if chance is not None:
+            self.activity.eclipses_suspected += 1
+            own_region = self._watch.suspects(self._own_id, self._now)
+            self._events.append(EclipseSuspected(chance, own_region))
+        on_finished(lookup)
 
     def _publish(self) -> None:
-        self._look_up(self._own_id, self._publisher.store_at)
+        self._look_up(self._own_id, self._store_in_region)
+
+    def _store_in_region(self, lookup: Lookup) -> None:
+        """Store at the k nearest and in the region; look for its other members if it is doubtful.
+
+        Those who surround our id crowd its honest neighbours out of every answer, but not out
+        of answers about the other parts of the region: the ids with one bit of ours flipped.
+        """
+        reach = self._watch.region(self._now)
+        self._publisher.store_at(lookup, reach)
+        if reach and self._watch.suspects(self._own_id, self._now):
+            for bit in (reach.bit_length() - 1, reach.bit_length() - 2):
+                self._look_up(_flipped(self._own_id, bit), self._publisher.store_more)
 
     # Crawling.
 
@@ -394,6 +451,8 @@ class Dht:
         if crawl is None:
             return
         self._counts[DhtCount.REFUSED_RECORD] += crawl.refused_records
+        if crawl.complete:
+            self._watch.crawled(crawl.answered_ids, self._rng, self._now)
         self._events.append(CrawlFinished(crawl.descriptors, crawl.started_at))
         if self._membership.phase is Phase.JOINED:
             self._schedule.at(Task.CRAWL, self._now + self._crawl_pace.next())
@@ -405,6 +464,11 @@ class Dht:
 
     def _clock(self) -> float:
         return self._now
+
+
+def _flipped(node_id: NodeId, bit: int) -> NodeId:
+    number = int.from_bytes(node_id, "big") ^ (1 << bit)
+    return NodeId(number.to_bytes(NODE_ID_BYTES, "big"))
 
 
 def _check_own_cost(identity: LocalIdentity, cost_bits: int) -> None:

@@ -9,7 +9,8 @@ use never shows on the network. Three steps for every node that comes to be know
    its far buckets, which ties the neighbourhoods together.
 
 When that has closed, the descriptors of nodes that stayed silent are taken from the nodes
-nearest to their ids, which hold them until they expire.
+nearest to their ids, which hold them until they expire; several are asked, and the highest
+sequence number counts, since the first to answer may be one that holds back or keeps an old one.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ from overlay.errors import PeerError
 __all__ = ["Crawl"]
 
 _HOLDERS_ASKED: Final = 3
+_DOUBTFUL_HOLDERS: Final = 2
+"""How many times k holders are asked about a node in a region that looks eclipsed."""
 _MAX_IDS_PER_ENDPOINT: Final = 3
 
 Verify = Callable[[bytes, NodeId], MixDescriptor]
@@ -55,6 +58,7 @@ class Crawl:
         settings: how many nodes, in flight, of one subnet, and for how long.
         verify: turns a record into a descriptor of the node asked for, or raises PeerError.
         on_descriptor: gets each verified descriptor once, and whether its owner gave it.
+        doubtful: tells whether the holders nearest to an id may all be one adversary's.
         rng: draws the far buckets.
         now: when the time budget begins.
     """
@@ -69,12 +73,14 @@ class Crawl:
         on_descriptor: Callable[[MixDescriptor, bool], None],
         rng: Random,
         now: float,
+        doubtful: Callable[[NodeId], bool] = lambda _: False,
     ) -> None:
         self._own_id = own_id
         self._settings = settings
         self._verify = verify
         self._on_descriptor = on_descriptor
         self._rng = rng
+        self._doubtful = doubtful
         self.started_at = now
         self._deadline = now + settings.crawl_time_s
         self._nodes: dict[NodeId, _Progress] = {}
@@ -83,7 +89,8 @@ class Crawl:
         self._waiting: deque[Query] = deque()
         self._silent: list[NodeId] = []
         self._in_flight = 0
-        self._found: set[NodeId] = set()
+        self._found: dict[NodeId, int] = {}
+        """The highest sequence number of each node."""
         self.refused_records = 0
         for contact in start:
             self._discover(contact)
@@ -93,6 +100,16 @@ class Crawl:
         """How many nodes' descriptors were found."""
         return len(self._found)
 
+    @property
+    def answered_ids(self) -> list[NodeId]:
+        """Who has answered."""
+        return [node_id for node_id, node in self._nodes.items() if node.answered]
+
+    @property
+    def complete(self) -> bool:
+        """Whether nobody that became known was left unasked."""
+        return not (self._waiting or self._in_flight or self._silent)
+
     def queries(self, now: float) -> list[Query]:
         """Return what to ask now, up to ``crawl_in_flight`` queries at a time."""
         chosen: list[Query] = []
@@ -101,11 +118,8 @@ class Crawl:
                 self._ask_holders()
             if not self._waiting:
                 break
-            query = self._waiting.popleft()
-            if isinstance(query.request, FindRecord) and query.request.key in self._found:
-                continue
             self._in_flight += 1
-            chosen.append(query)
+            chosen.append(self._waiting.popleft())
         return chosen
 
     def answered(self, query: Query, reply: Reply) -> None:
@@ -133,8 +147,7 @@ class Crawl:
 
     def finished(self, now: float) -> bool:
         """Tell whether the walk has closed or its time is over."""
-        nothing_left = not (self._waiting or self._in_flight or self._silent)
-        return nothing_left or now >= self._deadline
+        return self.complete or now >= self._deadline
 
     def next_deadline(self) -> float:
         """Return the end of the time budget."""
@@ -172,8 +185,9 @@ class Crawl:
         living = [node.contact for node in self._nodes.values() if node.answered]
         silent, self._silent = self._silent, []
         for node_id in silent:
+            doubtful = self._doubtful(node_id)
             holders = heapq.nsmallest(
-                _HOLDERS_ASKED,
+                _DOUBTFUL_HOLDERS * self._settings.k if doubtful else _HOLDERS_ASKED,
                 living,
                 key=lambda contact: distance(contact.node_id, node_id),
             )
@@ -185,8 +199,8 @@ class Crawl:
         except PeerError:
             self.refused_records += 1
             return
-        if key not in self._found:
-            self._found.add(key)
+        if descriptor.sequence > self._found.get(key, -1):
+            self._found[key] = descriptor.sequence
             self._on_descriptor(descriptor, answered)
 
 

@@ -12,8 +12,10 @@ __all__ = [
     "BootstrapUnreachable",
     "CrawlFinished",
     "DescriptorFound",
+    "DhtActivity",
     "DhtCount",
     "DhtEvent",
+    "EclipseSuspected",
     "Joined",
     "NodeLeft",
 ]
@@ -59,7 +61,33 @@ class CrawlFinished:
     started_at: float
 
 
-DhtEvent = Joined | BootstrapUnreachable | DescriptorFound | NodeLeft | CrawlFinished
+@dataclass(frozen=True, slots=True)
+class EclipseSuspected:
+    """So many nodes as a lookup found lie that close with a probability of ``chance``.
+
+    ``own_region`` tells that they surround this node's own id.
+    """
+
+    chance: float
+    own_region: bool
+
+
+DhtEvent = (
+    Joined | BootstrapUnreachable | DescriptorFound | NodeLeft | CrawlFinished | EclipseSuspected
+)
+
+
+@dataclass(slots=True)
+class DhtActivity:
+    """What the DHT did since its start.
+
+    A lookup succeeded if it closed within its budgets with somebody found.
+    """
+
+    lookups: int = 0
+    lookups_succeeded: int = 0
+    crawls: int = 0
+    eclipses_suspected: int = 0
 
 
 class DhtCount(enum.Enum):

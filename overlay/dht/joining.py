@@ -1,8 +1,9 @@
 """Getting into the overlay: rounds of greetings, with back-off, until somebody answers.
 
 A round greets every bootstrap endpoint, whose node ids are not known yet, and a random few
-of the nodes that an earlier run knew. So a restart needs no bootstrap peer, and no single
-peer decides alone where a node gets in.
+of the nodes that an earlier run knew: first those whose descriptors are still valid (seeds),
+then those that were reached once (hints), which get a quarter of each round at least. So a
+restart needs no bootstrap peer, and no single peer decides alone where a node gets in.
 """
 
 from __future__ import annotations
@@ -30,13 +31,14 @@ class Greeting:
 
 
 class Joining:
-    """Whom to greet and when. Holds at most 4,096 seeds."""
+    """Whom to greet and when. Holds at most 4,096 seeds and as many hints."""
 
     def __init__(self, settings: DhtSettings, rng: Random) -> None:
         self._settings = settings
         self._rng = rng
         self._bootstrap: tuple[Endpoint, ...] = ()
         self._seeds: list[Greeting] = []
+        self._hints: list[Greeting] = []
         self._pending = 0
         self._patience = settings.bootstrap_retry_s
         self._next_round = math.inf
@@ -48,18 +50,29 @@ class Joining:
 
     def add_seeds(self, seeds: Sequence[Greeting], now: float) -> None:
         """Use a random sample of these known nodes as well."""
-        known = [*self._seeds, *seeds]
-        self._seeds = self._rng.sample(known, min(len(known), _MAX_SEEDS))
+        self._seeds = self._sample([*self._seeds, *seeds], _MAX_SEEDS)
         self.restart(now)
+
+    def add_hints(self, hints: Sequence[Greeting], now: float) -> None:
+        """Use a random sample of these as well: nodes that an earlier run reached, however old."""
+        self._hints = self._sample([*self._hints, *hints], _MAX_SEEDS)
+        self.restart(now)
+
+    def _sample(self, known: list[Greeting], at_most: int) -> list[Greeting]:
+        return self._rng.sample(known, min(len(known), at_most))
+
+    @property
+    def _has_anybody(self) -> bool:
+        return bool(self._bootstrap or self._seeds or self._hints)
 
     def restart(self, now: float) -> None:
         """Begin a round at once, unless there is nobody to greet."""
         self._patience = self._settings.bootstrap_retry_s
-        self._next_round = now if self._bootstrap or self._seeds else math.inf
+        self._next_round = now if self._has_anybody else math.inf
 
     def retry(self, now: float) -> None:
         """Schedule a round after the back-off, unless there is nobody to greet."""
-        if not (self._bootstrap or self._seeds):
+        if not self._has_anybody:
             return
         self._next_round = now + self._patience * self._rng.uniform(0.8, 1.2)
         self._patience = min(2 * self._patience, self._settings.bootstrap_retry_max_s)
@@ -77,9 +90,11 @@ class Joining:
         if now < self._next_round:
             return []
         self._next_round = math.inf
-        seeds = self._rng.sample(self._seeds, min(len(self._seeds), self._settings.seeds_per_round))
+        places = self._settings.seeds_per_round
+        for_hints = min(len(self._hints), max(places - len(self._seeds), -(-places // 4)))
+        known = self._sample(self._seeds, places - for_hints) + self._sample(self._hints, for_hints)
         strangers = [Greeting(endpoint, None) for endpoint in self._bootstrap]
-        greetings = [greeting for greeting in strangers + seeds if greeting.endpoint not in own]
+        greetings = [greeting for greeting in strangers + known if greeting.endpoint not in own]
         self._pending += len(greetings)
         return greetings
 

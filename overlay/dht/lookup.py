@@ -186,6 +186,13 @@ class Lookup:
             key=lambda contact: distance(contact.node_id, self.target),
         )
 
+    def within(self, reach: int) -> list[Contact]:
+        """Return the nodes within ``reach`` of the target that answered, nearest first."""
+        return sorted(
+            (c for c in self._contacts.values() if distance(c.node_id, self.target) <= reach),
+            key=lambda contact: distance(contact.node_id, self.target),
+        )
+
     @property
     def asked(self) -> int:
         """How many nodes were asked."""

@@ -93,6 +93,10 @@ class Membership:
         """Greet a sample of these nodes in a round that is due now."""
         self._joining.add_seeds(seeds, self._clock())
 
+    def add_hints(self, hints: Sequence[Greeting]) -> None:
+        """Greet a sample of these, reached once, in a round that is due now."""
+        self._joining.add_hints(hints, self._clock())
+
     def greet(self, own: Collection[Endpoint]) -> None:
         """Send the greetings of a round, if one is due; never to our ``own`` endpoints."""
         now = self._clock()

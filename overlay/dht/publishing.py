@@ -1,4 +1,7 @@
-"""Keeping this node's own descriptor stored with the k nodes nearest to it.
+"""Keeping this node's own descriptor stored with the k nodes nearest to it, and in its region.
+
+The region is the distance within which k nodes are expected. Whoever wants to hide a record
+places k identities nearest to its key; the honest nodes of the region hold it nevertheless.
 
 Only its owner stores a descriptor, and stores it again on schedule: soon at first, while the
 overlay around a newcomer changes, then each ``republish_interval_s``.
@@ -22,10 +25,12 @@ from overlay.dht.settings import DhtSettings
 __all__ = ["Publisher"]
 
 _FIRST_REPUBLISH_S: Final = 60.0
+_MOST_HOLDERS: Final = 4
+"""How many times k nodes hold the descriptor at most."""
 
 
 class Publisher:
-    """The own descriptor, and the at most k nodes that hold it."""
+    """The own descriptor, and the at most 4 k nodes that hold it."""
 
     def __init__(
         self,
@@ -39,6 +44,7 @@ class Publisher:
     ) -> None:
         self.descriptor: MixDescriptor | None = None
         self.holders: dict[NodeId, Contact] = {}
+        self._asked: set[NodeId] = set()
         self._settings = settings
         self._rng = rng
         self._clock = clock
@@ -65,17 +71,35 @@ class Publisher:
         self.descriptor = descriptor
         self._pace = self._new_pace()
 
-    def store_at(self, lookup: Lookup) -> None:
-        """Store the descriptor with the k nearest nodes that a lookup of our id found."""
+    def store_at(self, lookup: Lookup, reach: int = 0) -> None:
+        """Store the descriptor with those whom a lookup of our id found.
+
+        These are the k nearest, and all within ``reach`` (of the key space) of our id.
+        """
         now = self._clock()
         if self.descriptor is None or now >= self.descriptor.expires:
             return
         self._schedule.at(Task.PUBLISH, now + self._pace.next())
         self.holders.clear()
+        self._asked.clear()
+        self._store([*lookup.closest(), *lookup.within(reach)])
+
+    def store_more(self, lookup: Lookup) -> None:
+        """Store it with the k nearest nodes that a lookup elsewhere in our region found, too."""
+        self._store(lookup.closest())
+
+    def _store(self, contacts: list[Contact]) -> None:
+        now = self._clock()
+        if self.descriptor is None or now >= self.descriptor.expires:
+            return
         request = Store(self.descriptor.encoded)
-        for contact in lookup.closest():
-            on_answer = partial(self._stored, contact)
-            self._calls.start(request, contact.endpoint, contact.node_id, now, on_answer)
+        for contact in contacts:
+            if len(self._asked) >= _MOST_HOLDERS * self._settings.k:
+                return
+            if contact.node_id not in self._asked:
+                self._asked.add(contact.node_id)
+                on_answer = partial(self._stored, contact)
+                self._calls.start(request, contact.endpoint, contact.node_id, now, on_answer)
 
     def _stored(self, contact: Contact, answer: Answer | None) -> None:
         if answer is None:

@@ -24,6 +24,7 @@ from typing import Final, Self
 from overlay.addresses import Endpoint
 from overlay.dht.descriptor import MixDescriptor, UnverifiedDescriptor
 from overlay.errors import BackendError, ConfigurationError, Malformed, PeerError
+from overlay.identity import PUBLIC_KEY_BYTES
 
 __all__ = ["MAX_HINTS", "SCHEMA_VERSION", "BootstrapHint", "StoredTopology", "TopologyStore"]
 
@@ -375,7 +376,9 @@ def _move_aside(path: Path) -> Path:
 def _hint(
     identity_key: object, address: object, port: object, seen: object
 ) -> BootstrapHint | None:
-    if not isinstance(identity_key, bytes) or not isinstance(address, bytes):
+    if not isinstance(identity_key, bytes) or len(identity_key) != PUBLIC_KEY_BYTES:
+        return None
+    if not isinstance(address, bytes):
         return None
     if not isinstance(port, int) or not isinstance(seen, int):
         return None

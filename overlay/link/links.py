@@ -127,13 +127,21 @@ class Links:
         link.feed(LinkInput.CONNECT, Cause(now, peer=peer))
         self._settle(peer.overlay_address, link)
 
-    def rekey(self, overlay_address: OverlayAddress, now: float) -> None:
+    def rekey(self, overlay_address: OverlayAddress, now: float, worn: Spi | None = None) -> None:
         """Replace a link's SAs soon: at once, or when a change that is under way has ended.
 
         Also tells a silent peer from a dead one: if no answer comes, the link closes.
+
+        Args:
+            overlay_address: the peer.
+            now: Unix seconds.
+            worn: the inbound SPI of the pair that is to be replaced, None for any; nothing
+                happens if it has been.
         """
         link = self._links.get(overlay_address)
-        if link is not None and link.current is not None:
+        if link is None or link.current is None:
+            return
+        if worn is None or link.current.inbound_spi == worn:
             link.current.rekey_at = now
             link.handle_deadline(now)
             self._settle(overlay_address, link)

@@ -23,6 +23,9 @@ class LinkSettings:
             possession; at least ``handshake_timeout_s``, so that an answer outlives the question.
         rekey_after_s: a link key lives a quarter of an hour, so that a seized node gives away
             no older traffic, at one handshake per second with 900 neighbours.
+        rekey_after_bytes: they are replaced earlier after so many bytes; at half of what the
+            ESP suite allows, if that is less.
+        rekey_after_packets: they are replaced earlier after so many packets.
         grace_s: how long replaced SAs still open what was under way.
         max_links: links at the same time.
         max_accepted_links: of those, how many strangers may open; the rest is kept for links
@@ -43,6 +46,8 @@ class LinkSettings:
     retry_max_s: float = 5.0
     unconfirmed_s: float = 15.0
     rekey_after_s: float = 900.0
+    rekey_after_bytes: int = 2**38
+    rekey_after_packets: int = 2**31
     grace_s: float = 30.0
     max_links: int = 1024
     max_accepted_links: int = 768

@@ -17,16 +17,18 @@ from overlay.apm.spi import SpiAllocator
 from overlay.config import Configuration
 from overlay.dht.core import Dht
 from overlay.dht.topology_table import TopologyTable
-from overlay.errors import ConfigurationError
 from overlay.forwarding.rules import ForwardingRules
 from overlay.identity import LocalIdentity
+from overlay.ipsec.lifetimes import draw_lifetime
 from overlay.ipsec.mtu import esp_payload_that_fits, inner_mtu
 from overlay.ipsec.suites import SUITES
 from overlay.ipsec.userspace.engine import UserspaceEngine
+from overlay.link.lifetimes import link_limits
 from overlay.link.links import DEFAULT_LINK_SUITES, Links
 from overlay.node.control_plane import ControlPlane
-from overlay.node.datapath import DatagramSink, DataPath
+from overlay.node.datapath import DataPath
 from overlay.node.neighbours import Neighbours
+from overlay.node.packet_path import DatagramSink, NodeBackend, PacketPath
 from overlay.node.paths import Guard, Paths
 from overlay.node.timers import Chores
 from overlay.plugins import load_plugin
@@ -34,7 +36,14 @@ from overlay.selection.selector import PathSelector
 from overlay.system.exit_filter import exit_gateway
 from overlay.tfc.strategy import TfcStrategy
 
-__all__ = ["Surroundings", "build_control_plane", "build_engine", "path_mtu"]
+__all__ = [
+    "Surroundings",
+    "build_control_plane",
+    "build_datapath",
+    "build_tfc",
+    "path_mtu",
+    "wire_control_plane",
+]
 
 _UNDERLAY_MTU = 1500
 _UDP_IPV6_HEADERS = 48
@@ -62,23 +71,6 @@ def path_mtu(configuration: Configuration) -> int:
     )
 
 
-def build_engine(configuration: Configuration, rng: Random) -> UserspaceEngine:
-    """Choose and build the IPsec backend.
-
-    Raises:
-        ConfigurationError: there is none of that name, or it carries no packets itself.
-    """
-    name = configuration.ipsec.backend
-    backend = load_plugin("overlay.ipsec", "userspace" if name == "auto" else name)
-    if not issubclass(backend, UserspaceEngine):
-        raise ConfigurationError(
-            f'[ipsec] backend = "{name}" is not wired into the node yet; '
-            'write "auto" or "userspace".'
-        )
-    engine: UserspaceEngine = backend(rng=rng)
-    return engine
-
-
 def build_control_plane(
     configuration: Configuration,
     identity: LocalIdentity,
@@ -90,11 +82,55 @@ def build_control_plane(
     dht: Dht | None = None,
     make: Callable[..., ControlPlane] = ControlPlane,
 ) -> ControlPlane:
-    """Wire the cores of one node; ``endpoints`` are those under which others reach it.
+    """Wire the cores of one node to a userspace engine, without anything of an operating system.
 
-    A simulation brings its own carrier of DHT messages: the ``dht`` core that speaks through
-    it, and what to ``make`` of all cores.
+    ``endpoints`` are those under which others reach it. A simulation brings its own carrier of
+    DHT messages: the ``dht`` core that speaks through it, and what to ``make`` of all cores.
     """
+    datapath = build_datapath(
+        configuration, engine, surroundings.network, surroundings.local_addresses
+    )
+    return wire_control_plane(
+        configuration,
+        identity,
+        surroundings,
+        backend=engine,
+        datapath=datapath,
+        endpoints=endpoints,
+        rng=rng,
+        dht=dht,
+        make=make,
+    )
+
+
+def build_datapath(
+    configuration: Configuration,
+    engine: UserspaceEngine,
+    network: DatagramSink,
+    local_addresses: Callable[[], frozenset[bytes]],
+) -> DataPath:
+    """Return the userspace backend's data path; ``local_addresses`` are those of this host."""
+    return DataPath(
+        engine,
+        _forwarding_rules(configuration, local_addresses),
+        network,
+        inner_mtu=path_mtu(configuration),
+    )
+
+
+def wire_control_plane(
+    configuration: Configuration,
+    identity: LocalIdentity,
+    surroundings: Surroundings,
+    *,
+    backend: NodeBackend,
+    datapath: PacketPath,
+    endpoints: tuple[Endpoint, ...],
+    rng: Random,
+    dht: Dht | None = None,
+    make: Callable[..., ControlPlane] = ControlPlane,
+) -> ControlPlane:
+    """Wire the cores of one node to whatever carries its packets."""
     spis = SpiAllocator(rng)
     table = TopologyTable(
         allow_private_endpoints=configuration.network.allow_private_endpoints,
@@ -118,31 +154,26 @@ def build_control_plane(
     )
     circuits = SignallingManager(
         identity,
-        engine,
+        backend,
         spis,
         configuration.apm,
         rng,
         _inner_addresses(configuration, rng),
         relay=configuration.roles.relay,
     )
-    tfc: TfcStrategy = _plugin(configuration, "overlay.tfc", configuration.tfc.strategy)(rng)
-    datapath = DataPath(
-        engine,
-        _forwarding_rules(configuration, surroundings),
-        surroundings.network,
-        inner_mtu=path_mtu(configuration),
-    )
+    tfc = build_tfc(configuration, rng)
     neighbours = Neighbours(
         own_address=identity.overlay_address,
         links=links,
-        backend=engine,
+        backend=backend,
         circuits=circuits,
         tfc=tfc,
         local_address=surroundings.local_address,
-        send_dummy=datapath.send_dummy,
+        send=datapath.send,
         link_payload_bytes=esp_payload_that_fits(
             _UNDERLAY_MTU - _UDP_IPV6_HEADERS, SUITES[configuration.ipsec.link_suite]
         ),
+        lifetime=partial(draw_lifetime, link_limits(configuration.link), rng=rng),
     )
     paths = Paths(
         circuits=circuits,
@@ -158,7 +189,7 @@ def build_control_plane(
         dht=dht,
         links=links,
         circuits=circuits,
-        engine=engine,
+        engine=backend,
         tfc=tfc,
         table=table,
         neighbours=neighbours,
@@ -184,12 +215,20 @@ def _inner_addresses(configuration: Configuration, rng: Random) -> InnerAddressP
     return InnerAddressPool(*pools, rng, skip=own)
 
 
-def _forwarding_rules(configuration: Configuration, surroundings: Surroundings) -> ForwardingRules:
+def build_tfc(configuration: Configuration, rng: Random) -> TfcStrategy:
+    """Return the configured traffic flow confidentiality strategy."""
+    strategy: TfcStrategy = _plugin(configuration, "overlay.tfc", configuration.tfc.strategy)(rng)
+    return strategy
+
+
+def _forwarding_rules(
+    configuration: Configuration, local_addresses: Callable[[], frozenset[bytes]]
+) -> ForwardingRules:
     name = configuration.forwarding.rules
     policy = configuration.exit.exit_policy() if configuration.roles.exit else None
     settings = configuration.plugin_settings("overlay.forwarding", name)
     build = load_plugin("overlay.forwarding", name)
-    rules: ForwardingRules = build(settings, policy, surroundings.local_addresses)
+    rules: ForwardingRules = build(settings, policy, local_addresses)
     return rules
 
 

@@ -14,6 +14,7 @@ Sans-I/O: datagrams and ``now`` in, datagrams into a sink, one deadline. The she
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 from overlay.addresses import Endpoint, InnerAddress
 from overlay.apm.events import (
@@ -35,27 +36,41 @@ from overlay.dht.events import (
     CrawlFinished,
     DescriptorFound,
     DhtEvent,
+    EclipseSuspected,
     Joined,
     NodeLeft,
 )
 from overlay.dht.topology_table import TopologyTable
 from overlay.errors import InternalError
-from overlay.ipsec.userspace.engine import UserspaceEngine
 from overlay.link.demultiplexer import Channel, demultiplex, frame
 from overlay.link.links import Links
 from overlay.link.model import LinkPeer
-from overlay.node.datapath import DatagramSink, DataPath
+from overlay.logs import EventLog
+from overlay.node.link_proof import is_link_proof
 from overlay.node.neighbours import Neighbours
+from overlay.node.packet_path import Arrived, DatagramSink, NodeBackend, PacketPath
 from overlay.node.paths import Paths
 from overlay.node.timers import Chores
 from overlay.tfc.strategy import TfcStrategy
 
 __all__ = ["ControlPlane"]
 
+_log = EventLog(__name__)
+
 _TIDY_INTERVAL_S = 10.0
 
 _MAX_ROUNDS = 64
 """Cores answer each other within a few rounds; more means that two of them never come to rest."""
+
+
+@dataclass(slots=True)
+class DhtTraffic:
+    """The DHT's share of the UDP port; bytes are those of its datagrams, without framing."""
+
+    datagrams_sent: int = 0
+    bytes_sent: int = 0
+    datagrams_received: int = 0
+    bytes_received: int = 0
 
 
 class ControlPlane:
@@ -67,12 +82,12 @@ class ControlPlane:
         dht: Dht,
         links: Links,
         circuits: SignallingManager,
-        engine: UserspaceEngine,
+        engine: NodeBackend,
         tfc: TfcStrategy,
         table: TopologyTable,
         neighbours: Neighbours,
         paths: Paths,
-        datapath: DataPath,
+        datapath: PacketPath,
         network: DatagramSink,
         chores: Chores,
         forget_inner_addresses: Callable[[Iterable[InnerAddress]], None],
@@ -89,6 +104,7 @@ class ControlPlane:
         self.chores = chores
         self.joined = False
         self.malformed_datagrams = 0
+        self.dht_traffic = DhtTraffic()
         self._network = network
         self._forget_inner_addresses = forget_inner_addresses
         chores.every(_TIDY_INTERVAL_S, "tidy", self._tidy, first=0.0)
@@ -104,20 +120,36 @@ class ControlPlane:
         self.malformed_datagrams += parts.malformed
         quiet = not (parts.dht or parts.link)
         if parts.esp:
-            processed = self.datapath.from_network(parts.esp, now)
-            quiet = quiet and not (processed.to_control or processed.first_packets)
-            for spi in processed.first_packets:
-                self.links.first_packet(spi, now)
-            if processed.to_control:
-                self.circuits.receive(processed.to_control, now)
+            arrived = self.datapath.from_network(parts.esp, now)
+            quiet = not self._take(arrived, now) and quiet
         if quiet:
             return False
         if parts.dht:
+            self.dht_traffic.datagrams_received += len(parts.dht)
+            self.dht_traffic.bytes_received += sum(len(data) for data, _ in parts.dht)
             self.dht.receive(parts.dht, now)
         if parts.link:
             self.links.receive(parts.link, now)
         self.settle(now)
         return True
+
+    def arrived(self, arrived: Arrived, now: float) -> bool:
+        """Take what the backend handed over beside the UDP port; return as :meth:`receive`."""
+        if not self._take(arrived, now):
+            return False
+        self.settle(now)
+        return True
+
+    def _take(self, arrived: Arrived, now: float) -> bool:
+        for spi in arrived.first_packets:
+            self.links.first_packet(spi, now)
+        if arrived.first_packets:
+            self.settle(now)  # what follows may come over a link that is usable only now
+        # A proof has done its work when it was authenticated.
+        control = [packet for packet in arrived.to_control if not is_link_proof(packet)]
+        if control:
+            self.circuits.receive(control, now)
+        return bool(control or arrived.first_packets or arrived.worn)
 
     def next_deadline(self) -> float:
         """Return when the first of the cores wants to be woken."""
@@ -155,7 +187,8 @@ class ControlPlane:
     def _round(self, now: float) -> bool:
         busy = False
         for identity in self.engine.soft_expired():
-            self.neighbours.soft_expired(identity, now)
+            if not self.neighbours.soft_expired(identity, now):
+                self.circuits.soft_expired(identity, now)
         for link_event in self.links.events():
             busy = True
             self.neighbours.handle(link_event, now)
@@ -174,9 +207,10 @@ class ControlPlane:
         framed = [
             (frame(Channel.LINK, payload), to) for payload, to in self.links.datagrams_to_send(now)
         ]
-        framed += [
-            (frame(Channel.DHT, payload), to) for payload, to in self.dht.datagrams_to_send(now)
-        ]
+        for payload, to in self.dht.datagrams_to_send(now):
+            self.dht_traffic.datagrams_sent += 1
+            self.dht_traffic.bytes_sent += len(payload)
+            framed.append((frame(Channel.DHT, payload), to))
         if framed:
             self._network.send_batch(framed)
         return bool(packets or framed)
@@ -191,6 +225,13 @@ class ControlPlane:
                 self.table.remove(node_id)
             case Joined():
                 self.joined = True
+            case EclipseSuspected(chance=chance, own_region=own_region):
+                _log.warning(
+                    "topology.eclipse_suspected",
+                    peer_triggered=True,
+                    chance=chance,
+                    own_region=own_region,
+                )
             case CrawlFinished(started_at=started_at):
                 self.table.crawled(started_at)
             case BootstrapUnreachable():

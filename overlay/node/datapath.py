@@ -20,17 +20,10 @@ from typing import Protocol
 from overlay.addresses import Endpoint
 from overlay.forwarding.rules import ForwardingRules
 from overlay.forwarding.too_big import packet_too_big
-from overlay.ipsec.userspace.engine import Processed, UserspaceEngine
+from overlay.ipsec.userspace.engine import UserspaceEngine
+from overlay.node.packet_path import Arrived, DatagramSink
 
-__all__ = ["DataPath", "DatagramSink", "PacketDevice"]
-
-
-class DatagramSink(Protocol):
-    """Where sealed datagrams go; a full buffer drops and counts, as a network does."""
-
-    def send_batch(self, batch: Sequence[tuple[bytes, Endpoint]]) -> None:
-        """Send without waiting."""
-        ...
+__all__ = ["DataPath", "PacketDevice"]
 
 
 class PacketDevice(Protocol):
@@ -42,7 +35,10 @@ class PacketDevice(Protocol):
 
 
 class DataPath:
-    """Route batches between the engine, the network and this host; it keeps no packet."""
+    """Route batches between the engine, the network and this host; it keeps no packet.
+
+    Implements ``overlay.node.packet_path.PacketPath`` for the userspace backend.
+    """
 
     def __init__(
         self,
@@ -61,8 +57,8 @@ class DataPath:
         self.packets_from_host = 0
         self.packets_to_host = 0
 
-    def from_network(self, datagrams: Sequence[tuple[bytes, Endpoint]], now: float) -> Processed:
-        """Process ESP datagrams; the caller takes ``to_control`` and ``first_packets``."""
+    def from_network(self, datagrams: Sequence[tuple[bytes, Endpoint]], now: float) -> Arrived:
+        """Process ESP datagrams; what the cores must know is returned."""
         processed = self._engine.process_inbound(datagrams, now)
         if processed.to_network:
             self._network.send_batch(processed.to_network)
@@ -73,7 +69,8 @@ class DataPath:
             permitted = self._rules.at_exit(processed.to_exit)
             if permitted:
                 self.exit_device.write_batch(permitted)
-        return processed
+        worn = self._engine.has_soft_expired
+        return Arrived(processed.to_control, processed.first_packets, worn)
 
     def from_source_device(self, packets: Sequence[bytes], now: float) -> None:
         """Carry what local programs sent to anonymised destinations."""
@@ -94,6 +91,13 @@ class DataPath:
         datagram = self._engine.dummy(reqid, now)
         if datagram is not None:
             self._network.send_batch([datagram])
+
+    def counters(self) -> dict[str, int]:
+        """Return how many packets this host's programs sent and got."""
+        return {
+            "packets from host": self.packets_from_host,
+            "packets to host": self.packets_to_host,
+        }
 
     def _refuse_too_big(self, packets: Sequence[bytes]) -> Sequence[bytes]:
         """Answer "packet too big" to the local program alone (RFC 1191, RFC 8201).

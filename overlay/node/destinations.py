@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable
-from typing import Final
 
-from overlay.addresses import CIRCUIT_PREFIX, OVERLAY_PREFIX, IpNetwork
+from overlay.addresses import OVERLAY_NETWORKS, IpNetwork
 from overlay.errors import ConfigurationError
 from overlay.exit_policy import FORBIDDEN_NETWORKS
 
 __all__ = ["check_destination"]
-
-_OVERLAY_NETWORKS: Final = tuple(
-    ipaddress.IPv6Network((prefix + bytes(12), 8 * len(prefix)))
-    for prefix in (OVERLAY_PREFIX, CIRCUIT_PREFIX)
-)
 
 
 def check_destination(
@@ -43,7 +37,7 @@ def check_destination(
                 f"the destination contains all of {network} ({what}), which no path may take "
                 "over; name smaller prefixes or single addresses."
             )
-    for network in (*_OVERLAY_NETWORKS, *inner_networks):
+    for network in (*OVERLAY_NETWORKS, *inner_networks):
         if network.version == destination.version and network.overlaps(destination):
             raise ConfigurationError(
                 f"the destination overlaps {network}, the overlay's own addresses; "

@@ -6,13 +6,17 @@ only relays runs as anybody. Tests give a node a host of their own.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Protocol
 
 from overlay.addresses import InnerAddress, IpNetwork
+from overlay.errors import BackendError
+from overlay.ipsec.xfrm.leftovers import clear_leftovers
 from overlay.system.conntrack import forget_connections
 from overlay.system.destination_guard import DestinationGuard
-from overlay.system.exit_filter import ExitFilter
+from overlay.system.exit_filter import ExitFilter, clear_exit_leftovers
+from overlay.system.ipsec_wall import IpsecWall
 from overlay.system.local_address import own_addresses
 from overlay.system.rtnetlink import add_address, remove_address
 from overlay.system.tun import TunDevice
@@ -111,6 +115,10 @@ class Host(Protocol):
         """Return the packed addresses of all devices, loopback included."""
         ...
 
+    def clear_kernel_ipsec(self) -> None:
+        """Remove what a killed node left in the kernel's IPsec; harmless without permission."""
+        ...
+
     def forget_connections(self, inner_address: InnerAddress) -> bool:
         """Forget what the kernel tracks of an inner address; return whether it could be done."""
         ...
@@ -144,6 +152,13 @@ class LinuxHost:
     def own_addresses(self) -> frozenset[bytes]:
         """See :class:`Host`."""
         return own_addresses()
+
+    def clear_kernel_ipsec(self) -> None:
+        """See :class:`Host`."""
+        with contextlib.suppress(BackendError):  # no kernel IPsec, no permission, or in use
+            if clear_leftovers():
+                clear_exit_leftovers()
+                IpsecWall((), forwards=False).remove()
 
     def forget_connections(self, inner_address: InnerAddress) -> bool:
         """See :class:`Host`."""

@@ -8,7 +8,7 @@ installed only when the initiator has proved that it holds the keys.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from overlay.addresses import Endpoint, OverlayAddress
@@ -16,7 +16,8 @@ from overlay.apm.circuits import LinkSecurity
 from overlay.apm.signalling import SignallingManager
 from overlay.apm.translator import FIRST_CIRCUIT_REQID, link_associations, link_policies
 from overlay.errors import BackendError
-from overlay.ipsec.model import IpsecBackend, IpsecConfiguration, SaIdentity, Spi
+from overlay.ipsec.lifetimes import hard_lifetime
+from overlay.ipsec.model import IpsecBackend, IpsecConfiguration, Lifetime, SaIdentity, Spi
 from overlay.link.links import Links
 from overlay.link.model import (
     LinkClosed,
@@ -25,6 +26,7 @@ from overlay.link.model import (
     LinkFailed,
     LinkSaRetired,
 )
+from overlay.node.link_proof import link_proof
 from overlay.tfc.strategy import LinkHandle, TfcStrategy
 
 __all__ = ["Neighbours"]
@@ -59,8 +61,9 @@ class Neighbours:
         circuits: SignallingManager,
         tfc: TfcStrategy,
         local_address: Callable[[Endpoint], Endpoint],
-        send_dummy: Callable[[int, float], None],
+        send: Callable[[Sequence[bytes], float], None],
         link_payload_bytes: int,
+        lifetime: Callable[[int], Lifetime] = hard_lifetime,
     ) -> None:
         self._own_address = own_address
         self._links = links
@@ -69,7 +72,8 @@ class Neighbours:
         self._tfc = tfc
         self._reqids = itertools.cycle(range(1, FIRST_CIRCUIT_REQID))
         self._local_address = local_address
-        self._send_dummy = send_dummy
+        self._send = send
+        self._lifetime = lifetime
         self._pad_to = tfc.pad_to(link_payload_bytes)
         self._neighbours: dict[OverlayAddress, _Neighbour] = {}
         self.refused = 0
@@ -102,13 +106,14 @@ class Neighbours:
             elif now - neighbour.idle_since >= _IDLE_S:
                 self._links.close(address, now)
 
-    def soft_expired(self, identity: SaIdentity, now: float) -> None:
-        """An SA came near its volume limit: rekey the link that it belongs to."""
+    def soft_expired(self, identity: SaIdentity, now: float) -> bool:
+        """An SA reached a soft limit: if it is a link's, rekey that; tell whether it is."""
         for address, neighbour in self._neighbours.items():
-            for pair in neighbour.pairs.values():
+            for inbound_spi, pair in neighbour.pairs.items():
                 if any(sa.identity == identity for sa in pair.associations):
-                    self._links.rekey(address, now)
-                    return
+                    self._links.rekey(address, now, worn=inbound_spi)
+                    return True
+        return False
 
     def _established(self, event: LinkEstablished, now: float) -> None:
         neighbour = self._neighbours.get(event.overlay_address)
@@ -151,15 +156,17 @@ class Neighbours:
 
     def _install_pair(self, neighbour: _Neighbour, event: LinkEstablished) -> None:
         """Install the pair's inbound SA, and its outbound one as soon as it may be used."""
+        installed = neighbour.pairs.get(event.keys.inbound_spi)
+        lifetime = installed.associations[0].lifetime if installed else None
         pair = link_associations(
             local=neighbour.local,
             remote=neighbour.endpoint,
             keys=event.keys,
             reqid=neighbour.security.reqid,
             tfc_pad_to=self._pad_to,
+            lifetime=lifetime or self._lifetime(event.keys.suite),
         )
         wanted = tuple(sa for sa in pair if sa.inbound or event.usable)
-        installed = neighbour.pairs.get(event.keys.inbound_spi)
         known = {(sa.identity, sa.inbound) for sa in installed.associations} if installed else set()
         fresh = tuple(sa for sa in wanted if (sa.identity, sa.inbound) not in known)
         if fresh:
@@ -168,7 +175,7 @@ class Neighbours:
 
     def _usable(self, address: OverlayAddress, neighbour: _Neighbour, now: float) -> None:
         # The first packet proves to the responder that we hold the keys.
-        self._send_dummy(neighbour.security.reqid, now)
+        self._send([link_proof(self._own_address, address)], now)
         if not neighbour.usable:
             neighbour.usable = True
             self._tfc.link_opened(LinkHandle(neighbour.security.reqid), now)

@@ -20,7 +20,6 @@ from overlay.errors import ConfigurationError
 from overlay.identity import LocalIdentity
 from overlay.ipsec.userspace.engine import UserspaceEngine
 from overlay.logs import EventLog
-from overlay.node.assembly import build_engine
 from overlay.node.host import Host, LinuxHost
 from overlay.node.running import RunningNode
 from overlay.node.service import NodeService
@@ -54,7 +53,7 @@ class OverlayNode:
         configuration: what the user wants.
         identity: this node's keys.
         rng: randomness; the system's unless a test seeds it.
-        engine: the IPsec engine; the configured one unless a laboratory watches it.
+        engine: a userspace IPsec engine; as configured, unless a laboratory watches one.
         host: the operating system; Linux unless a test has another.
     """
 
@@ -70,7 +69,7 @@ class OverlayNode:
         self._configuration = configuration
         self._identity = identity
         self._rng = rng or SystemRandom()
-        self._engine = engine or build_engine(configuration, self._rng)
+        self._engine = engine
         self._host = host or LinuxHost()
         self._lifetime: AbstractAsyncContextManager[NodeService] | None = None
         self._service: NodeService | None = None

@@ -89,7 +89,9 @@ class Guard(Protocol):
 class Paths:
     """Owner of every requested path; bounded by ``MAX_PATHS``.
 
-    ``guard_refusals`` counts what the host refused while nobody waited for an answer.
+    ``guard_refusals`` counts what the host refused while nobody waited for an answer,
+    ``first_tries`` the paths whose first circuit was begun, ``opened_at_first_try`` those that
+    this circuit served.
     """
 
     def __init__(
@@ -116,6 +118,8 @@ class Paths:
         self._by_circuit: dict[int, RequestedPath] = {}
         self._last_number = 0
         self.guard_refusals = 0
+        self.first_tries = 0
+        self.opened_at_first_try = 0
 
     def all(self) -> list[RequestedPath]:
         """Return the requested paths, oldest first."""
@@ -158,6 +162,7 @@ class Paths:
         try:
             self._guard.protect(destination)
             self._connect(path, mix_path, now)
+            self.first_tries += 1
         except BaseException:
             self._end_quietly(path, now)
             raise
@@ -306,6 +311,7 @@ class Paths:
             self._drop_circuit(path, now)
             self._failed(path, error, now)
             return
+        self.opened_at_first_try += path.opened_at is None and not path.failures
         path.inner_addresses = tuple(event.inner_addresses)
         path.state, path.opened_at = PathState.OPEN, now
         path.failures, path.avoid, path.error = 0, frozenset(), None

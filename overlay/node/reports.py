@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from overlay import __version__
 from overlay.addresses import format_address
 from overlay.apm.events import CircuitReport
@@ -21,9 +23,11 @@ def status_report(
     identity: LocalIdentity,
     plane: ControlPlane,
     *,
+    now: float,
     uptime_s: float,
     roles: frozenset[Role],
     counters: dict[str, int],
+    backend_reason: str,
 ) -> StatusReport:
     """Return how the node is; ``counters`` are those of sockets, devices and rules."""
     relayed = plane.circuits.relay_report()
@@ -37,6 +41,7 @@ def status_report(
         network_id=configuration.network.network_id,
         uptime_s=round(uptime_s, 3),
         backend=plane.engine.capabilities().name,
+        backend_reason=backend_reason,
         roles=tuple(sorted(role.value for role in roles)),
         listen=tuple(str(endpoint) for endpoint in configuration.network.listen),
         joined=plane.joined,
@@ -47,12 +52,21 @@ def status_report(
         circuits_own=len(plane.circuits.circuits()),
         circuits_relayed=relayed.relayed,
         circuits_exit=relayed.exits,
-        counters=counters,
+        counters=counters | _activity(plane),
         drops=drops,
         protected=tuple(str(path.destination) for path in plane.paths.all()),
         tfc=configuration.tfc.strategy,
         forwarding=configuration.forwarding.rules,
+        suspect_regions=plane.dht.suspect_regions(now),
     )
+
+
+def _activity(plane: ControlPlane) -> dict[str, int]:
+    dht = asdict(plane.dht.activity) | asdict(plane.dht_traffic)
+    done = {f"dht {name.replace('_', ' ')}": count for name, count in dht.items()}
+    done["paths tried"] = plane.paths.first_tries
+    done["paths opened at first try"] = plane.paths.opened_at_first_try
+    return {name: count for name, count in done.items() if count}
 
 
 def peer_report(descriptor: MixDescriptor, *, linked: bool, now: float) -> PeerReport:

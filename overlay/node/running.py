@@ -3,7 +3,7 @@
 ::
 
     nursery ─┬─ one task a UDP socket     batch -> ControlPlane.receive
-             ├─ one task a TUN device     batch -> DataPath
+             ├─ tasks of the backend      TUN devices, or control sockets and kernel events
              └─ timers                    sleep to the next deadline, or until woken
 
 Nothing is awaited between reading a core's state and acting on it: every batch is handled
@@ -18,34 +18,33 @@ every destination still guarded.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from random import Random
 
 import trio
 
-from overlay.addresses import Endpoint, InnerAddress
+from overlay.addresses import Endpoint
 from overlay.clock import Clock
 from overlay.config import Configuration
 from overlay.dht.descriptor import is_public
+from overlay.dht.messages import Contact
 from overlay.dht.topology_store import TopologyStore
 from overlay.errors import BackendError, ConfigurationError, InternalError, OverlayError
 from overlay.identity import LocalIdentity
 from overlay.ipsec.userspace.engine import UserspaceEngine
 from overlay.logs import EventLog
-from overlay.node.assembly import Surroundings, build_control_plane, path_mtu
+from overlay.node.assembly import Surroundings, wire_control_plane
+from overlay.node.backend_choice import open_shell
 from overlay.node.control_plane import ControlPlane
-from overlay.node.exit_side import ExitSide
-from overlay.node.host import Host, Tun
+from overlay.node.host import Host
 from overlay.node.own_descriptor import RESIGN_INTERVAL_S, own_descriptor, roles_of
+from overlay.node.packet_path import Arrived
 from overlay.node.sockets import Sockets
-from overlay.node.source_side import SourceSide
-from overlay.system.tun import MIN_MTU
 
 __all__ = ["RunningNode"]
 
 _SAVE_INTERVAL_S = 30.0
-_REFRESH_INTERVAL_S = 10.0
 _CLOSE_GRACE_S = 0.3
 """How long a stopping node keeps its sockets open, so that its goodbyes leave."""
 
@@ -60,11 +59,13 @@ class RunningNode:
         configuration: Configuration,
         identity: LocalIdentity,
         host: Host,
-        engine: UserspaceEngine,
+        engine: UserspaceEngine | None,
         rng: Random,
         stack: ExitStack,
     ) -> None:
         """Take what the node needs of the operating system; ``stack`` gives it back.
+
+        ``engine`` is for the userspace backend whatever the configuration says, or None.
 
         Raises:
             ConfigurationError: the configuration does not fit this host.
@@ -73,17 +74,20 @@ class RunningNode:
         self.configuration = configuration
         self.identity = identity
         self.host = host
-        self.engine = engine
         self.clock = Clock.system()
         self.started_at = self.clock.now()
         self.failed = False
         self._files_set_aside = 0
         self._wake = trio.Event()
-        self._open(stack)
-        self.plane = self._build_plane(rng)
-        stack.callback(engine.flush)
+        self._open(stack, engine, rng)
+        self._plane = self._build_plane(rng)
 
-    def _open(self, stack: ExitStack) -> None:
+    @property
+    def plane(self) -> ControlPlane:
+        """The cores."""
+        return self._plane
+
+    def _open(self, stack: ExitStack, engine: UserspaceEngine | None, rng: Random) -> None:
         configuration, network = self.configuration, self.configuration.network
         self.sockets = stack.enter_context(Sockets(network.listen))
         self._endpoints = network.advertised or self.sockets.endpoints_towards(network.bootstrap)
@@ -95,38 +99,27 @@ class RunningNode:
         self._store = stack.enter_context(
             TopologyStore(configuration.node.state_dir / "topology.sqlite", network.network_id)
         )
-        inner = (configuration.exit.inner_ipv4, configuration.exit.inner_ipv6)
-        exit_side = ExitSide(self.host, inner) if configuration.roles.exit else None
-        self._exit = stack.enter_context(exit_side) if exit_side is not None else None
-        mtu = path_mtu(configuration)
-        self._source = SourceSide(
-            self.host,
-            device_mtu=max(mtu, MIN_MTU),
-            path_mtu=mtu,
-            device_opened=self._source_device_opened,
-        )
-        stack.callback(self._source.close)
+        self.shell = open_shell(configuration, self.host, self.sockets, rng, engine)
+        stack.callback(self.shell.close)
 
     def _build_plane(self, rng: Random) -> ControlPlane:
-        exit_side = self._exit
+        shell = self.shell
         surroundings = Surroundings(
             network=self.sockets,
-            guard=self._source,
+            guard=shell.guard,
             local_address=self.sockets.local_endpoint,
-            local_addresses=exit_side.own_addresses if exit_side is not None else frozenset,
-            forget_inner_addresses=self._forget,
+            local_addresses=shell.own_addresses,
+            forget_inner_addresses=shell.forget,
         )
-        plane = build_control_plane(
+        return wire_control_plane(
             self.configuration,
             self.identity,
             surroundings,
-            engine=self.engine,
+            backend=shell.backend,
+            datapath=shell.path,
             endpoints=self._endpoints,
             rng=rng,
         )
-        if exit_side is not None:
-            plane.datapath.exit_device = exit_side.device
-        return plane
 
     # -- life ------------------------------------------------------------------------
 
@@ -139,10 +132,9 @@ class RunningNode:
         """
         self._nursery = nursery
         for endpoint_socket in self.sockets:
-            self._spawn(self._receive, endpoint_socket.receive_batch)
-        if self._exit is not None:
-            self._spawn(self._read_exit_device, self._exit.device)
-        self._spawn(self._run_timers)
+            self.spawn(self._receive, endpoint_socket.receive_batch)
+        self.shell.start(self)
+        self.spawn(self._run_timers)
         now = self.clock.now()
         self._greet(now)
         self._publish(now)
@@ -187,9 +179,10 @@ class RunningNode:
         for descriptor in self._store.load(now).descriptors:
             plane.table.add(descriptor, now)
         plane.dht.seed(plane.table.view(now), now)
-        peers = [*self.configuration.network.bootstrap]
-        if not len(plane.table):
-            peers += [hint.endpoint for hint in self._store.bootstrap_hints()]
+        plane.dht.remember(
+            (Contact.of(h.identity_key, h.endpoint) for h in self._store.bootstrap_hints()), now
+        )
+        peers = self.configuration.network.bootstrap
         private = self.configuration.network.allow_private_endpoints
         plane.dht.bootstrap(
             [p for p in peers if p not in self._endpoints and (private or is_public(p))], now
@@ -199,19 +192,27 @@ class RunningNode:
         chores = self.plane.chores
         chores.every(RESIGN_INTERVAL_S, "publish", self._publish, first=now + RESIGN_INTERVAL_S)
         chores.every(_SAVE_INTERVAL_S, "save", self._save, first=now + _SAVE_INTERVAL_S / 10)
-        if self._exit is not None:
-            chores.every(_REFRESH_INTERVAL_S, "addresses", self._exit.refresh, first=now)
 
     def _adopt_leftovers(self, now: float) -> None:
         selection = self.configuration.selection
-        for destination in self._source.leftovers():
+        for destination in self.shell.guard.leftovers():
             self.plane.paths.adopt(
                 destination, hops=selection.hops, strategy=selection.strategy, now=now
             )
 
     # -- tasks -----------------------------------------------------------------------
 
-    def _spawn(self, task: Callable[..., Awaitable[None]], *arguments: object) -> None:
+    def now(self) -> float:
+        """Return the time on the node's clock."""
+        return self.clock.now()
+
+    def take(self, arrived: Arrived) -> None:
+        """Tell the cores of packets that came beside the UDP port."""
+        if self.plane.arrived(arrived, self.clock.now()):
+            self._wake_timers()
+
+    def spawn(self, task: Callable[..., Awaitable[None]], *arguments: object) -> None:
+        """Run a task as long as the node runs; its failure ends the node."""
         self._nursery.start_soon(self._supervise, task, *arguments)
 
     async def _supervise(self, task: Callable[..., Awaitable[None]], *arguments: object) -> None:
@@ -240,20 +241,6 @@ class RunningNode:
             if self.plane.receive(batch, self.clock.now()):
                 self._wake_timers()
 
-    async def _read_source_device(self, device: Tun) -> None:
-        while True:
-            try:
-                packets = await device.read_batch()
-            except BackendError:
-                self._source_device_lost()
-                return
-            self.plane.datapath.from_source_device(packets, self.clock.now())
-
-    async def _read_exit_device(self, device: Tun) -> None:
-        while True:
-            packets = await device.read_batch()
-            self.plane.datapath.send(packets, self.clock.now())
-
     async def _run_timers(self) -> None:
         while True:
             deadline = self.clock.to_trio(self.plane.next_deadline())
@@ -265,19 +252,6 @@ class RunningNode:
         self._wake.set()
         self._wake = trio.Event()
 
-    def _source_device_opened(self, device: Tun) -> None:
-        self.plane.datapath.source_device = device
-        self._spawn(self._read_source_device, device)
-
-    def _source_device_lost(self) -> None:
-        """Somebody removed the device: build every path anew, with a new device."""
-        _log.warning("source.device_lost")
-        self.plane.datapath.source_device = None
-        self._source.device_lost()
-        now = self.clock.now()
-        self.plane.paths.rebuild_all(now)
-        self.settle(now)
-
     # -- chores ----------------------------------------------------------------------
 
     def _publish(self, now: float) -> None:
@@ -287,7 +261,7 @@ class RunningNode:
             self.configuration,
             self.identity,
             endpoints=self._endpoints,
-            esp_suites=self.engine.capabilities().suites,
+            esp_suites=self.shell.backend.capabilities().suites,
             now=now,
         )
         self.plane.dht.publish(descriptor, now)
@@ -300,7 +274,3 @@ class RunningNode:
         while self._files_set_aside < len(self._store.set_aside):
             self._files_set_aside += 1
             _log.warning("topology.damaged_file_set_aside")
-
-    def _forget(self, inner_addresses: Iterable[InnerAddress]) -> None:
-        if self._exit is not None:
-            self._exit.forget(inner_addresses)

@@ -114,10 +114,18 @@ class NodeService:
             own_addresses=self._running.host.own_addresses(),
             inner_networks=(exit_settings.inner_ipv4, exit_settings.inner_ipv6),
         )
+        can = self._plane.engine.capabilities()
         every_hop_named = len(request.via) if request.strategy == "explicit" else 0
+        hops = request.hops or every_hop_named or selection.hops
+        if can.in_kernel and hops > can.max_templates - 1:
+            raise ConfigurationError(
+                f'the IPsec backend "{can.name}" carries circuits of at most '
+                f"{can.max_templates - 1} hops, not {hops}: ask for fewer, or write "
+                '[ipsec] backend = "userspace".'
+            )
         return self._plane.paths.request(
             request.destination,
-            hops=request.hops or every_hop_named or selection.hops,
+            hops=hops,
             strategy=request.strategy or selection.strategy,
             via=tuple(self._node_id(via) for via in request.via),
             now=self._now(),
@@ -138,11 +146,8 @@ class NodeService:
         """Return how the node is."""
         running, plane = self._running, self._plane
         counters = dict(running.sockets.counters())
-        counters |= running.engine.association_counts()
-        counters |= {
-            "packets from host": plane.datapath.packets_from_host,
-            "packets to host": plane.datapath.packets_to_host,
-        }
+        counters |= running.shell.backend.association_counts()
+        counters |= running.shell.path.counters()
         troubles = {
             "chores failed": plane.chores.failures,
             "guard changes refused": plane.paths.guard_refusals,
@@ -152,9 +157,11 @@ class NodeService:
             running.configuration,
             running.identity,
             plane,
+            now=self._now(),
             uptime_s=self._now() - running.started_at,
             roles=roles_of(running.configuration),
             counters=counters | {name: count for name, count in troubles.items() if count},
+            backend_reason=running.shell.choice.reason,
         )
 
     def peers(self) -> list[PeerReport]:

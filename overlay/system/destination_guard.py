@@ -20,6 +20,11 @@ the circuit's device it lets in nothing but answers, so that no exit can call on
          ^                    │  ^  └── the node died: leftovers, found by protected()
          └──────release───────┘  └────uncarry────────┘
 
+Where the kernel itself carries the circuits (``by_ipsec``), a packet meets the filter before it
+is encapsulated, already under the name of the underlay's device. Then the filter lets out what
+a policy will put into a tunnel, from the inner address alone, and lets in what came out of one.
+It also normalises there, as far as a packet filter can (docs/decisions/0012).
+
 The state is the kernel's alone: the filter is derived from the routes at each change, so all
 calls are idempotent, and a new process takes over what a killed one left.
 """
@@ -35,7 +40,7 @@ from overlay.system.ownership import Ownership
 from overlay.system.packet_filter import FilterTable, Hook, PacketFilter, Rule, Verdict
 from overlay.system.rtnetlink import Route, RouteKind, Rtnetlink
 
-__all__ = ["GUARD_TABLE", "NODE_MARK", "DestinationGuard", "guard_filter"]
+__all__ = ["GUARD_TABLE", "NODE_MARK", "DestinationGuard", "guard_filter", "ipsec_guard_filter"]
 
 GUARD_TABLE: Final = 0x6D69
 """Number of the routing table; another node in the same namespace needs another one."""
@@ -63,14 +68,16 @@ class DestinationGuard:
         table: int = GUARD_TABLE,
         mark: int = NODE_MARK,
         packet_filter: PacketFilter | None = None,
+        by_ipsec: bool = False,
     ) -> None:
-        """Take the guard of a table.
+        """Take the guard of a table; ``by_ipsec`` if the kernel's IPsec carries the circuits.
 
         Raises:
             BackendError: another node has it, there is no permission, or no packet filter.
         """
         self._table = table
         self._mark = mark
+        self._by_ipsec = by_ipsec
         self._filter_name = f"guard-{table}"
         self._filter = packet_filter or find_packet_filter()
         self._ownership = Ownership(
@@ -151,7 +158,8 @@ class DestinationGuard:
     def _enforce(self, released: IpNetwork | None = None) -> None:
         routes = [route for route in self._installed() if route.destination != released]
         if routes:
-            self._filter.replace(guard_filter(self._filter_name, self._mark, routes))
+            rules_of = ipsec_guard_filter if self._by_ipsec else guard_filter
+            self._filter.replace(rules_of(self._filter_name, self._mark, routes))
         else:
             self._filter.remove(self._filter_name)
 
@@ -234,3 +242,59 @@ def _inner_address_rules(carried: list[Route]) -> tuple[Rule, ...]:
         for source, device in holders
     )
     return (own, *others)
+
+
+def ipsec_guard_filter(name: str, mark: int, routes: list[Route]) -> FilterTable:
+    """Return the filter for circuits that the kernel's IPsec carries; see the module's text."""
+    carried = {r.destination: r for r in routes if r.kind is RouteKind.UNICAST and r.device}
+    prefixes = sorted({r.destination for r in routes}, key=lambda p: (-p.prefixlen, str(p)))
+    held = [ipaddress.ip_network(r.source) for r in carried.values() if r.source is not None]
+    inner = list(dict.fromkeys(held))
+    leaving = [Rule(hook=Hook.POSTROUTING, verdict=Verdict.ACCEPT, out_device="lo")]
+    leaving += [
+        Rule(hook=Hook.POSTROUTING, verdict=Verdict.DROP, source=each, ipsec_out=False)
+        for each in inner
+    ]
+    leaving.append(Rule(hook=Hook.POSTROUTING, verdict=Verdict.ACCEPT, has_mark=True))
+    for prefix in prefixes:
+        leaving += _into_circuit(carried.get(prefix))
+        leaving.append(Rule(hook=Hook.POSTROUTING, verdict=Verdict.DROP, destination=prefix))
+    return FilterTable(name, mark, (*_out_of_circuits(inner), *leaving))
+
+
+_NORMALISATION: Final = (Verdict.HOP_LIMIT, Verdict.TRAFFIC_CLASS, Verdict.STRIP_TIMESTAMPS)
+
+
+def _into_circuit(route: Route | None) -> list[Rule]:
+    if route is None or route.source is None:
+        return []
+    return [
+        Rule(
+            hook=Hook.POSTROUTING,
+            verdict=verdict,
+            source=ipaddress.ip_network(route.source),
+            destination=route.destination,
+            ipsec_out=True,
+        )
+        for verdict in (*_NORMALISATION, Verdict.ACCEPT)
+    ]
+
+
+def _out_of_circuits(inner: list[IpNetwork]) -> list[Rule]:
+    """Let packets to inner addresses in through IPsec alone, and only as answers."""
+    if not inner:
+        return []
+    rules = [Rule(hook=Hook.PREROUTING, verdict=Verdict.ACCEPT, in_device="lo")]
+    for own in inner:
+        rules += [
+            Rule(hook=Hook.PREROUTING, verdict=Verdict.DROP, destination=own, ipsec_in=False),
+            Rule(
+                hook=Hook.INPUT,
+                verdict=Verdict.ACCEPT,
+                destination=own,
+                ipsec_in=True,
+                reply=True,
+            ),
+            Rule(hook=Hook.INPUT, verdict=Verdict.DROP, destination=own, ipsec_in=True),
+        ]
+    return rules

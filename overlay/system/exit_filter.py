@@ -25,20 +25,18 @@ from typing import Final, Self
 
 from overlay.addresses import IpAddress, IpNetwork
 from overlay.errors import BackendError
+from overlay.exit_policy import ExitPolicy
 from overlay.system.destination_guard import NODE_MARK
 from overlay.system.filter_choice import find_packet_filter
-from overlay.system.kernel_settings import (
-    KernelSetting,
-    change_setting,
-    parse_note,
-    read_setting,
-)
+from overlay.system.ipsec_exit import ipsec_exit_rules
+from overlay.system.kernel_settings import KernelSetting, change_setting, read_setting
+from overlay.system.noted_settings import noted, restore_noted
 from overlay.system.ownership import Ownership
 from overlay.system.packet_filter import FilterTable, Hook, PacketFilter, Rule, Verdict
 from overlay.system.rtnetlink import MAIN_TABLE, Route, RouteKind, Rtnetlink
 from overlay.system.tun import MIN_MTU
 
-__all__ = ["ExitFilter", "ExitPlan", "exit_gateway", "exit_rules"]
+__all__ = ["ExitFilter", "ExitPlan", "clear_exit_leftovers", "exit_gateway", "exit_rules"]
 
 _FILTER_NAME: Final = "exit"
 _POOL_METRIC: Final = 1
@@ -50,18 +48,35 @@ class ExitPlan:
 
     ``device`` is the exit's TUN device; ``pools`` the networks that inner addresses are taken
     from, at most one of each IP version; ``mtu`` the bytes of the largest inner packet that
-    may come in; ``outward`` the devices towards the outside.
+    may come in; ``outward`` the devices towards the outside. ``policy`` is given where inner
+    packets come out of the kernel's IPsec instead of the device, so that no program sees them:
+    then the filter enforces it. ``closed`` are devices that forwarded nothing before.
     """
 
     device: str
     pools: tuple[IpNetwork, ...]
     mtu: int
     outward: tuple[str, ...]
+    policy: ExitPolicy | None = None
+    closed: tuple[str, ...] = ()
 
     @property
     def versions(self) -> frozenset[int]:
         """The IP versions that the exit serves."""
         return frozenset(pool.version for pool in self.pools)
+
+
+def clear_exit_leftovers() -> None:
+    """Undo what a killed exit left on a host that is no exit any more.
+
+    Raises:
+        BackendError: a running exit owns it, or the kernel refused.
+    """
+    ownership = Ownership("exit", "stop it, or run this exit on another host")
+    try:
+        restore_noted(find_packet_filter(), _FILTER_NAME)
+    finally:
+        ownership.release()
 
 
 def exit_gateway(pool: IpNetwork) -> IpAddress:
@@ -90,6 +105,7 @@ class ExitFilter:
         outward: Sequence[str] = (),
         mark: int = NODE_MARK,
         packet_filter: PacketFilter | None = None,
+        policy: ExitPolicy | None = None,
     ) -> None:
         """Describe the exit; nothing is changed yet (see :class:`ExitPlan`).
 
@@ -98,7 +114,7 @@ class ExitFilter:
         Raises:
             BackendError: no packet filter works here.
         """
-        self._plan = ExitPlan(device, tuple(pools), mtu, tuple(outward))
+        self._plan = ExitPlan(device, tuple(pools), mtu, tuple(outward), policy)
         self._filter = packet_filter or find_packet_filter()
         self._mark = mark
         self._ownership: Ownership | None = None
@@ -148,9 +164,10 @@ class ExitFilter:
         self.remove()
 
     def _forward(self, netlink: Rtnetlink) -> None:
+        if self._plan.policy is not None:
+            self._plan = replace(self._plan, closed=_closed_devices(self._plan))
         plan, settings = self._plan, _settings(self._plan)
-        before = [(name, read_setting(name)) for name, _ in settings]
-        notes = tuple(f"{name}={value}" for name, value in before if value is not None)
+        notes = noted(settings)
         # The filter stands before the first packet can be forwarded.
         self._filter.replace(FilterTable(_FILTER_NAME, self._mark, exit_rules(plan), notes))
         for name, value in settings:
@@ -162,15 +179,7 @@ class ExitFilter:
             netlink.put_route(_pool_route(plan, pool))
 
     def _restore(self) -> None:
-        """Give settings the values of the notes (last changed, first restored); drop the table."""
-        notes = self._filter.notes(_FILTER_NAME)
-        if notes is None:
-            return
-        for note in reversed(notes):
-            setting = parse_note(note)
-            if setting is not None and read_setting(setting[0]) is not None:
-                change_setting(*setting)
-        self._filter.remove(_FILTER_NAME)
+        restore_noted(self._filter, _FILTER_NAME)
 
 
 def _exists(device: str) -> bool:
@@ -179,7 +188,8 @@ def _exists(device: str) -> bool:
 
 def _pool_route(plan: ExitPlan, pool: IpNetwork) -> Route:
     gateway = exit_gateway(pool)
-    return Route(pool, RouteKind.UNICAST, MAIN_TABLE, _POOL_METRIC, plan.device, gateway, plan.mtu)
+    mtu = plan.mtu if pool.version == 4 else max(plan.mtu, MIN_MTU)
+    return Route(pool, RouteKind.UNICAST, MAIN_TABLE, _POOL_METRIC, plan.device, gateway, mtu)
 
 
 def _default_devices(netlink: Rtnetlink, plan: ExitPlan) -> tuple[str, ...]:
@@ -190,6 +200,17 @@ def _default_devices(netlink: Rtnetlink, plan: ExitPlan) -> tuple[str, ...]:
             "add one, or name the outward device in the settings."
         )
     return tuple(dict.fromkeys(devices))
+
+
+def _closed_devices(plan: ExitPlan) -> tuple[str, ...]:
+    """Return the devices over which links may come and that forward no IPv4 yet."""
+    names = [name for _, name in socket.if_nameindex()]
+    return tuple(
+        name
+        for name in names
+        if name not in ("lo", plan.device)
+        and read_setting(f"net/ipv4/conf/{name}/forwarding") == "0"
+    )
 
 
 def _settings(plan: ExitPlan) -> list[KernelSetting]:
@@ -207,6 +228,7 @@ def _settings(plan: ExitPlan) -> list[KernelSetting]:
                 (f"net/ipv4/conf/{device}/src_valid_mark", "1"),
                 (f"net/ipv4/conf/{device}/forwarding", "1"),
             ]
+        settings += [(f"net/ipv4/conf/{device}/forwarding", "1") for device in plan.closed]
     if 6 in plan.versions:
         for device in plan.outward:
             name = f"net/ipv6/conf/{device}/accept_ra"
@@ -218,6 +240,8 @@ def _settings(plan: ExitPlan) -> list[KernelSetting]:
 
 def exit_rules(plan: ExitPlan) -> tuple[Rule, ...]:
     """Return the exit's packet filter, in the order of a packet's way."""
+    if plan.policy is not None:
+        return ipsec_exit_rules(plan.pools, plan.outward, plan.policy, closed=plan.closed)
     return (
         *_entering(plan),
         Rule(hook=Hook.INPUT, verdict=Verdict.DROP, in_device=plan.device),

@@ -8,11 +8,13 @@ all chains of one kernel table at once.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
 from typing import Final
 
 from overlay.errors import BackendError
 from overlay.system.packet_filter import (
+    HOP_LIMIT,
     FilterTable,
     Hook,
     Rule,
@@ -30,6 +32,7 @@ _HOOK_SUFFIXES: Final = {
     Hook.FORWARD: "FWD",
     Hook.POSTROUTING: "POST",
 }
+_PROTOCOLS: Final = {6: "tcp", 17: "udp"}
 _NOTE: Final = re.compile(r'--comment "?([^"\s]+)"?')
 
 
@@ -49,24 +52,24 @@ class Iptables:
     def replace(self, table: FilterTable) -> None:
         """See :class:`~overlay.system.packet_filter.PacketFilter`."""
         for version, program in _PROGRAMS.items():
-            script = render_iptables(table, version)
+            jumps = _missing_jumps(program, table)
+            script = render_iptables(table, version, jumps)
             done = run_filter_tool([f"{program}-restore", "-w", "--noflush"], script)
             if done.returncode != 0:
                 raise tool_refused(f"setting the packet filter with {program}", done)
-            for kernel_table, built_in, chain in _chains(table.name):
-                _ensure_jump(program, kernel_table, built_in, chain)
 
     def remove(self, name: str) -> None:
         """See :class:`~overlay.system.packet_filter.PacketFilter`."""
+        ours = {chain for _, _, chain in _chains(name)} | {_notes_chain(name)}
         for program in _PROGRAMS.values():
-            for kernel_table, built_in, chain in _chains(name):
-                base = [program, "-w", "-t", kernel_table]
-                while run_filter_tool([*base, "-D", built_in, "-j", chain]).returncode == 0:
-                    pass
-                run_filter_tool([*base, "-F", chain])
-                run_filter_tool([*base, "-X", chain])
-            for action in ("-F", "-X"):
-                run_filter_tool([program, "-w", "-t", "mangle", action, _notes_chain(name)])
+            for kernel_table in dict.fromkeys(kind for kind, _, _ in _chains(name)):
+                script = _removal(_saved(program, kernel_table), ours)
+                if not script:
+                    continue
+                text = "\n".join([f"*{kernel_table}", *script, "COMMIT", ""])
+                done = run_filter_tool([f"{program}-restore", "-w", "--noflush"], text)
+                if done.returncode != 0:
+                    raise tool_refused(f"removing the packet filter with {program}", done)
 
     def notes(self, name: str) -> tuple[str, ...] | None:
         """See :class:`~overlay.system.packet_filter.PacketFilter`."""
@@ -74,20 +77,42 @@ class Iptables:
         return None if done.returncode != 0 else tuple(_NOTE.findall(done.stdout))
 
 
-def render_iptables(table: FilterTable, version: int) -> str:
-    """Return what ``iptables-restore --noflush`` needs to replace our chains' content."""
+def render_iptables(
+    table: FilterTable, version: int, jumps: Collection[tuple[str, str, str]] = ()
+) -> str:
+    """Return what ``iptables-restore --noflush`` needs to replace our chains' content.
+
+    ``jumps`` are (kernel table, built-in chain, our chain) to hook in as well. Without a rule
+    that translates addresses nothing is said of ``nat``, which would make the kernel track
+    connections.
+    """
     rules = [rule for rule in table.rules if rule.ip_version in (None, version)]
-    mangle = [rule for rule in rules if rule.verdict is not Verdict.MASQUERADE]
-    nat = [rule for rule in rules if rule.verdict is Verdict.MASQUERADE]
     notes = _notes_chain(table.name)
-    lines = ["*mangle"]
-    lines += [f":{chain} - [0:0]" for kind, _, chain in _chains(table.name) if kind == "mangle"]
-    lines += [f":{notes} - [0:0]"]
-    lines += [line for rule in mangle for line in _rule_lines(rule, table)]
-    lines += [f'-A {notes} -m comment --comment "{note}" -j RETURN' for note in table.notes]
-    lines += ["COMMIT", "*nat", f":{_nat_chain(table.name)} - [0:0]"]
-    lines += [line for rule in nat for line in _rule_lines(rule, table)]
-    return "\n".join([*lines, "COMMIT", ""])
+    lines = []
+    for kernel_table in _kernel_tables(table):
+        wanted = [rule for rule in rules if _kernel_table(rule) == kernel_table]
+        lines.append(f"*{kernel_table}")
+        lines += [
+            f":{chain} - [0:0]" for kind, _, chain in _chains(table.name) if kind == kernel_table
+        ]
+        if kernel_table == "mangle":
+            lines.append(f":{notes} - [0:0]")
+        lines += [
+            f"-I {built_in} 1 -j {chain}" for kind, built_in, chain in jumps if kind == kernel_table
+        ]
+        lines += [line for rule in wanted for line in _rule_lines(rule, table, version)]
+        if kernel_table == "mangle":
+            lines += [f'-A {notes} -m comment --comment "{note}" -j RETURN' for note in table.notes]
+        lines.append("COMMIT")
+    return "\n".join([*lines, ""])
+
+
+def _kernel_table(rule: Rule) -> str:
+    return "nat" if rule.verdict is Verdict.MASQUERADE else "mangle"
+
+
+def _kernel_tables(table: FilterTable) -> list[str]:
+    return ["mangle", *sorted({_kernel_table(rule) for rule in table.rules} - {"mangle"})]
 
 
 def _chains(name: str) -> list[tuple[str, str, str]]:
@@ -104,16 +129,47 @@ def _notes_chain(name: str) -> str:
     return f"AO-{name}-NOTES"
 
 
-def _ensure_jump(program: str, kernel_table: str, built_in: str, chain: str) -> None:
-    base = [program, "-w", "-t", kernel_table]
-    if run_filter_tool([*base, "-C", built_in, "-j", chain]).returncode == 0:
-        return
-    done = run_filter_tool([*base, "-I", built_in, "1", "-j", chain])
-    if done.returncode != 0:
-        raise tool_refused(f"setting the packet filter with {program}", done)
+def _saved(program: str, kernel_table: str) -> list[str]:
+    """Return a kernel table's chains and rules; none where the table is not in use.
+
+    Asking for ``nat`` would load it, and with it connection tracking.
+    """
+    if kernel_table != "mangle" and kernel_table not in _tables_in_use(program):
+        return []
+    return run_filter_tool([program, "-w", "-t", kernel_table, "-S"]).stdout.splitlines()
 
 
-def _rule_lines(rule: Rule, table: FilterTable) -> list[str]:
+def _tables_in_use(program: str) -> list[str]:
+    family = "ip6" if program.startswith("ip6") else "ip"
+    try:
+        return Path(f"/proc/thread-self/net/{family}_tables_names").read_text().split()
+    except OSError:
+        return []
+
+
+def _removal(saved: Sequence[str], ours: Collection[str]) -> list[str]:
+    """Return the lines that take out every jump into our chains, then the chains."""
+    jumps = [
+        f"-D{line[2:]}" for line in saved if line.startswith("-A") and line.split()[-1] in ours
+    ]
+    chains = [line[3:] for line in saved if line.startswith("-N ") and line[3:] in ours]
+    return [*jumps, *(f"-F {chain}" for chain in chains), *(f"-X {chain}" for chain in chains)]
+
+
+def _missing_jumps(program: str, table: FilterTable) -> list[tuple[str, str, str]]:
+    """Return the jumps into our chains that are not there yet."""
+    missing = []
+    for kernel_table in _kernel_tables(table):
+        present = set(_saved(program, kernel_table))
+        missing += [
+            jump
+            for jump in _chains(table.name)
+            if jump[0] == kernel_table and f"-A {jump[1]} -j {jump[2]}" not in present
+        ]
+    return missing
+
+
+def _rule_lines(rule: Rule, table: FilterTable, version: int) -> list[str]:
     if rule.verdict is Verdict.MASQUERADE:
         chain = _nat_chain(table.name)
     else:
@@ -121,7 +177,7 @@ def _rule_lines(rule: Rule, table: FilterTable) -> list[str]:
     conditions = " ".join(_conditions(rule, table.mark))
     return [
         f"-A {chain} {conditions} -j {target}".replace("  ", " ")
-        for target in _targets(rule.verdict, table.mark)
+        for target in _targets(rule.verdict, table.mark, version)
     ]
 
 
@@ -144,11 +200,19 @@ def _conditions(rule: Rule, mark: int) -> Iterator[str]:
         yield "-m conntrack --ctstate ESTABLISHED,RELATED"
     if rule.verdict is Verdict.RESTORE_MARK:
         yield f"-m connmark --mark {mark:#x}"
-    if rule.verdict is Verdict.CLAMP_MSS:
+    if rule.protocol is not None:
+        yield f"-p {_PROTOCOLS.get(rule.protocol, rule.protocol)}"
+    if rule.ports is not None:
+        yield f"--dport {rule.ports[0]}:{rule.ports[1]}"
+    if rule.ipsec_in is not None:
+        yield f"-m policy --dir in --pol {'ipsec' if rule.ipsec_in else 'none'}"
+    if rule.ipsec_out is not None:
+        yield f"-m policy --dir out --pol {'ipsec' if rule.ipsec_out else 'none'}"
+    if rule.verdict in (Verdict.CLAMP_MSS, Verdict.STRIP_TIMESTAMPS):
         yield "-p tcp --tcp-flags SYN,RST SYN"
 
 
-def _targets(verdict: Verdict, mark: int) -> tuple[str, ...]:
+def _targets(verdict: Verdict, mark: int, version: int) -> tuple[str, ...]:
     match verdict:
         case Verdict.MARK:
             return (f"MARK --set-mark {mark:#x}", f"CONNMARK --set-mark {mark:#x}")
@@ -156,5 +220,11 @@ def _targets(verdict: Verdict, mark: int) -> tuple[str, ...]:
             return (f"MARK --set-mark {mark:#x}",)
         case Verdict.CLAMP_MSS:
             return ("TCPMSS --clamp-mss-to-pmtu",)
+        case Verdict.HOP_LIMIT:
+            return (f"TTL --ttl-set {HOP_LIMIT}" if version == 4 else f"HL --hl-set {HOP_LIMIT}",)
+        case Verdict.TRAFFIC_CLASS:
+            return ("TOS --set-tos 0x00/0xff",)
+        case Verdict.STRIP_TIMESTAMPS:
+            return ("TCPOPTSTRIP --strip-options timestamp",)
         case _:
             return (verdict.name,)

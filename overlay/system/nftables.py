@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from overlay.system.packet_filter import (
+    HOP_LIMIT,
     FilterTable,
     Hook,
     Rule,
@@ -103,7 +104,7 @@ def _chain(name: str, head: str, lines: list[str]) -> list[str]:
 
 
 def _line(rule: Rule, mark: int) -> str:
-    return " ".join((*_conditions(rule, mark), _statement(rule.verdict, mark)))
+    return " ".join((*_conditions(rule, mark), _statement(rule, mark)))
 
 
 def _conditions(rule: Rule, mark: int) -> Iterator[str]:
@@ -126,19 +127,36 @@ def _conditions(rule: Rule, mark: int) -> Iterator[str]:
         yield f"meta mark {mark:#x}"
     if rule.reply:
         yield "ct state established,related"
+    if rule.protocol is not None:
+        yield f"meta l4proto {rule.protocol}"
+    if rule.ports is not None:
+        yield f"th dport {rule.ports[0]}-{rule.ports[1]}"
+    if rule.ipsec_in is not None:
+        yield f"meta ipsec {'exists' if rule.ipsec_in else 'missing'}"
+    if rule.ipsec_out is not None:
+        yield f"rt ipsec {'exists' if rule.ipsec_out else 'missing'}"
     if rule.verdict is Verdict.RESTORE_MARK:
         yield f"ct mark {mark:#x}"
-    if rule.verdict is Verdict.CLAMP_MSS:
+    if rule.verdict in (Verdict.CLAMP_MSS, Verdict.STRIP_TIMESTAMPS):
         yield "tcp flags & (syn | rst) == syn"
 
 
-def _statement(verdict: Verdict, mark: int) -> str:
-    match verdict:
+def _statement(rule: Rule, mark: int) -> str:
+    match rule.verdict:
         case Verdict.MARK:
             return f"meta mark set {mark:#x} ct mark set {mark:#x}"
         case Verdict.RESTORE_MARK:
             return f"meta mark set {mark:#x}"
         case Verdict.CLAMP_MSS:
             return "tcp option maxseg size set rt mtu"
+        case Verdict.HOP_LIMIT:
+            field = "ip6 hoplimit" if rule.ip_version == 6 else "ip ttl"
+            return f"{field} set {HOP_LIMIT}"
+        case Verdict.TRAFFIC_CLASS:
+            if rule.ip_version == 6:
+                return "ip6 dscp set cs0 ip6 ecn set not-ect ip6 flowlabel set 0"
+            return "ip dscp set cs0 ip ecn set not-ect"
+        case Verdict.STRIP_TIMESTAMPS:
+            return "reset tcp option timestamp"
         case _:
-            return str(verdict.value)
+            return str(rule.verdict.value)

@@ -17,13 +17,17 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from overlay.addresses import IpNetwork
 from overlay.errors import BackendError
 from overlay.system.failures import PRIVILEGE_REMEDY, refused
 
-__all__ = ["FilterTable", "Hook", "PacketFilter", "Rule", "Verdict", "run_filter_tool"]
+__all__ = ["HOP_LIMIT", "FilterTable", "Hook", "PacketFilter", "Rule", "Verdict", "run_filter_tool"]
+
+
+HOP_LIMIT: Final = 64
+"""What every packet of every source starts with; the same in ``overlay.forwarding``."""
 
 
 class Hook(enum.Enum):
@@ -49,6 +53,12 @@ class Verdict(enum.Enum):
     """Lower the TCP segment size that a SYN announces to what the route's MTU allows; go on."""
     MASQUERADE = "masquerade"
     """Replace the source address with the outgoing device's (postrouting alone)."""
+    HOP_LIMIT = "hop limit"
+    """Set TTL or hop limit to 64; go on. The rule names an IP version, as for the next one."""
+    TRAFFIC_CLASS = "traffic class"
+    """Set DSCP and ECN (and with nftables the flow label) to 0; go on."""
+    STRIP_TIMESTAMPS = "strip timestamps"
+    """Take the timestamps option out of a TCP SYN, so that neither end uses it; go on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +66,10 @@ class Rule:
     """Conditions that must all hold, and the verdict. Networks also fix the IP version.
 
     ``has_mark`` means the table's mark; ``reply`` that the packet belongs to a connection
-    which the other side began.
+    which the other side began. ``ports`` are the first and last destination port, for a
+    ``protocol`` of TCP or UDP. ``ipsec_in`` tells whether the packet came out of an IPsec
+    tunnel (not for postrouting), ``ipsec_out`` whether a policy will put it into one (for
+    forward and postrouting); None is for both.
     """
 
     hook: Hook
@@ -70,6 +83,10 @@ class Rule:
     destination: IpNetwork | None = None
     has_mark: bool = False
     reply: bool = False
+    protocol: int | None = None
+    ports: tuple[int, int] | None = None
+    ipsec_in: bool | None = None
+    ipsec_out: bool | None = None
 
     @property
     def ip_version(self) -> int | None:

@@ -16,7 +16,7 @@ import errno
 import socket
 import struct
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Self
 
 import trio
@@ -113,6 +113,15 @@ class UdpSocket:
                 self._send_singly(run)
             else:
                 self._send_run(run)
+
+    def prepare(self, change: Callable[[socket.socket], None]) -> None:
+        """Let somebody set options of the socket that end the aggregation of what it receives.
+
+        Raises:
+            BackendError: as ``change`` does.
+        """
+        change(self._socket)
+        self.segments_received = False
 
     def close(self) -> None:
         """Close the socket; a task that waits in :meth:`receive_batch` is woken."""

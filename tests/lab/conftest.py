@@ -63,7 +63,7 @@ def exchange():
                 sender.namespace.call(lambda f=family: socket.socket(f, socket.SOCK_DGRAM)) as of,
             ):
                 to.bind((address, 0))
-                to.settimeout(10)
+                to.settimeout(60)
                 of.sendto(b"control", to.getsockname())
                 assert to.recv(100) == b"control"
 

@@ -44,7 +44,7 @@ class LabOverlay:
         self.web.__enter__()
         boot = self.nodes["boot"]
         boot.start()
-        wait_until("the bootstrap node's start", lambda: boot.answers, timeout_s=20)
+        wait_until("the bootstrap node's start", lambda: boot.answers, timeout_s=60)
         for name, node in self.nodes.items():
             if name != "boot":
                 node.start(boot)
@@ -53,7 +53,7 @@ class LabOverlay:
     def wait_known(self, node):
         others = len(self.nodes) - 1
         known = lambda: (node.status() or {}).get("mix_nodes", 0) >= others  # noqa: E731 - read at once
-        wait_until("the topology table", known, timeout_s=60)
+        wait_until("the topology table", known, timeout_s=180)
 
     def __exit__(self, *_):
         for node in self.nodes.values():
@@ -67,7 +67,7 @@ class LabOverlay:
     def named(self, overlay_address):
         return next(n for n, node in self.nodes.items() if node.overlay_address == overlay_address)
 
-    def fetch(self, name="file", *, check=True, timeout_s=60, **options):
+    def fetch(self, name="file", *, check=True, timeout_s=120, **options):
         target = self.directory / "fetched"
         done = self.alice.host.namespace.run(
             ["curl", "-sS", "--fail", "-o", str(target), f"http://{self.web.address}/{name}"],

@@ -6,17 +6,26 @@ No error counter of any node's kernel may move while a circuit is up, nothing ma
 import contextlib
 import socket
 import threading
+from pathlib import Path
 
 import pytest
 from xfrm_circuits import INNER, PORT, Circuit, running
 
 from lab.underlay import Underlay
 from overlay.ipsec.suites import SUITES
+from overlay.ipsec.xfrm.messages import (
+    XFRM_MSG_GETPOLICY,
+    XFRM_MSG_GETSA,
+    userpolicy_dump,
+    usersa_dump,
+)
+from overlay.ipsec.xfrm.netlink import Request, XfrmSocket
 
 pytestmark = pytest.mark.kernel(time_limit_s=1800)
 
 MOST_HOPS = 4
-TRANSFER_BYTES = 100_000
+NET = Path("/proc/thread-self/net")
+TRANSFER_BYTES = 20_000
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +35,8 @@ def underlay(laboratory):
         for name in ("alice", *(f"mix{number + 1}" for number in range(MOST_HOPS))):
             made.add_host(name)
         made.add_server("bob")
+        for host in made.hosts:
+            host.namespace.set_kernel(ipv4__ip_forward=1, ipv6__conf__all__forwarding=1)
         yield made
 
 
@@ -41,9 +52,19 @@ def _nothing_is_left(underlay, untouched):
 
 
 def entries(host):
-    objects = ("xfrm state", "xfrm policy", "-br address", "route", "-6 route")
-    script = "; ".join(f"ip {each}" for each in objects)
-    return host.namespace.run(["sh", "-c", script]).stdout
+    """SAs, policies, addresses and routes; read without starting a program each time."""
+    return host.namespace.call(_entries)
+
+
+def _entries():
+    with XfrmSocket() as netlink:
+        dumps = [(XFRM_MSG_GETSA, usersa_dump()), (XFRM_MSG_GETPOLICY, userpolicy_dump())]
+        counts = [len(netlink.dump(Request(*each))) for each in dumps]
+    # Not how the kernel has arranged its table, nor link-local routes, which come when they like.
+    trie = [each for each in (NET / "fib_trie").read_text().splitlines() if "--" not in each]
+    routes = [line.split() for line in (NET / "ipv6_route").read_text().splitlines()]
+    lasting = sorted((*each[:2], each[-1]) for each in routes if each[0][:2] not in ("fe", "ff"))
+    return counts, trie, (NET / "if_inet6").read_text(), lasting
 
 
 def ends(underlay, version):
@@ -53,7 +74,7 @@ def ends(underlay, version):
 
 def ping(underlay, version):
     own, target = ends(underlay, version)
-    command = ["ping", "-q", "-c", "3", "-i", "0.05", "-W", "5", "-I", str(own), str(target)]
+    command = ["ping", "-q", "-c", "2", "-i", "0.02", "-W", "5", "-I", str(own), str(target)]
     assert " 0% packet loss" in underlay.hosts[0].namespace.run(command, check=False).stdout
 
 
@@ -104,24 +125,23 @@ def carries_everything(circuit, underlay, kinds):
             tcp_both_ways(underlay, version)
 
 
-@pytest.mark.parametrize("underlay_version", [4, 6])
-@pytest.mark.parametrize("hops", range(1, MOST_HOPS + 1))
+@pytest.mark.parametrize(("hops", "underlay_version"), [(1, 6), (2, 4), (3, 6), (4, 4)])
 def test_the_kernel_carries_circuits(underlay, hops, underlay_version):
     carries_everything(Circuit(hops, underlay_version=underlay_version), underlay, "k" * (hops + 1))
 
 
 @pytest.mark.parametrize(
-    "kinds", ["ku", "uk", "kuk", "uku", "kkuk", "ukku", "kuuk", "kukuk", "ukuku", "uuukk"]
+    "kinds", ["ku", "uk", "uku", "kkuk", "ukku", "kuuk", "kukuk", "ukuku", "uuukk"]
 )
 def test_kernel_and_userspace_nodes_share_a_circuit(underlay, kinds):
     carries_everything(Circuit(len(kinds) - 1), underlay, kinds)
 
 
-@pytest.mark.parametrize("kinds", ["kk", "ku", "uk"])
 @pytest.mark.parametrize("suite", SUITES, ids=lambda number: SUITES[number].name)
-def test_every_suite_is_the_same_in_kernel_and_userspace(underlay, suite, kinds):
-    circuit = Circuit(1, onion_suite=suite, link_suite=suite)
-    with running(circuit, underlay, kinds):
+def test_every_suite_is_the_same_in_kernel_and_userspace(underlay, suite):
+    """In "kuk" the kernel seals for itself and for an engine, on links and in onion SAs."""
+    circuit = Circuit(2, onion_suite=suite, link_suite=suite)
+    with running(circuit, underlay, "kuk"):
         ping(underlay, 4)
         ping(underlay, 6)
 

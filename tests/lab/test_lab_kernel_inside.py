@@ -12,7 +12,7 @@ from lab.namespaces import Namespace
 from overlay.system.filter_choice import find_packet_filter
 from overlay.system.iptables import Iptables
 
-pytestmark = pytest.mark.kernel(time_limit_s=600)
+pytestmark = pytest.mark.kernel(time_limit_s=1500)
 
 AEAD_KEY_BYTES = {
     "rfc4106(gcm(aes))": (20, 28, 36),

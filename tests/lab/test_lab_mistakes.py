@@ -17,7 +17,7 @@ def node(laboratory, tmp_path_factory):
     with Underlay() as underlay:
         made = NodeProcess(underlay.add_host("alice"), tmp_path_factory.mktemp("alice") / "node")
         made.start()
-        wait_until("the node's start", lambda: made.answers, timeout_s=20)
+        wait_until("the node's start", lambda: made.answers, timeout_s=60)
         yield made
         made.stop()
 

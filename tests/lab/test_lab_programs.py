@@ -29,7 +29,7 @@ def bob(request, overlay):
     overlay.alice.ask("path", "close", str(path["number"]))
 
 
-def run(overlay, *argv, timeout_s=60):
+def run(overlay, *argv, timeout_s=120):
     return overlay.alice.host.namespace.run(list(argv), timeout_s=timeout_s).stdout
 
 
@@ -43,7 +43,7 @@ def test_curl_downloads_and_the_server_sees_the_exit(overlay, bob):
 
 
 def test_ping_gets_its_answers(overlay, bob):
-    assert " 0% packet loss" in run(overlay, "ping", "-c", "3", "-i", "0.2", bob)
+    assert " 0% packet loss" in run(overlay, "ping", "-c", "3", "-i", "0.2", "-W", "20", bob)
 
 
 def test_large_pings_are_carried_in_fragments(overlay, bob):
@@ -76,7 +76,7 @@ def test_paths_of_every_length_carry_a_download(overlay, hops):
     wait_until(
         "a measured round trip",
         lambda: alice.ask("path", "list")[0]["rtt_ms"] is not None,
-        timeout_s=20,
+        timeout_s=60,
     )
     assert alice.ask("path", "close", "--all")["closed"] == 1
 

@@ -1,15 +1,18 @@
 """Traffic flow confidentiality on the wire: with ``pad`` all that an observer counts is equal."""
 
+import time
+
 from lab_overlay import LabOverlay
 
 from lab.reading import UDP
 
-SETTINGS = """
+DUMMIES_PER_S = 20.0
+SETTINGS = f"""
 [tfc]
 strategy = "pad"
 
 [tfc.pad]
-dummy_rate_pps = 20.0
+dummy_rate_pps = {DUMMIES_PER_S}
 """
 
 
@@ -22,10 +25,12 @@ def test_padded_links_show_packets_of_one_size_and_dummies_when_idle(laboratory,
             alice.ask("path", "open", overlay.web.address, "--hops", "2")
             assert overlay.fetch() == bytes(200_000)
             assert overlay.fetch("tiny") == b"tiny"
+        begun = time.monotonic()
         with alice.host.capture(tmp_path / "idle.pcap") as idle:
             for _ in range(3):
                 alice.status()
             alice.host.namespace.run(["ping", "-c", "10", "-i", "0.2", "127.0.0.1"])
+        most = 2 * DUMMIES_PER_S * (time.monotonic() - begun) + 100  # a busy machine takes longer
     sizes = {p.length for p in esp_packets(busy)}
     assert len(sizes) == 1, sizes
     assert max(sizes) <= 1500
@@ -33,8 +38,8 @@ def test_padded_links_show_packets_of_one_size_and_dummies_when_idle(laboratory,
     assert {p.length for p in quiet} == sizes
     sent = sum(p.source == alice.address for p in quiet)
     received = len(quiet) - sent
-    assert 10 < sent < 200
-    assert 10 < received < 200
+    assert 10 < sent < most
+    assert 10 < received < most
 
 
 def esp_packets(capture):

@@ -236,7 +236,7 @@ def test_the_nodes_own_datagrams_reach_a_peer_at_a_protected_place(hosts, script
                 lambda own=own: bound_socket(Endpoint(own, 0), mark=NODE_MARK)
             ) as sender,
         ):
-            receiver.settimeout(10)
+            receiver.settimeout(60)
             sender.sendto(b"esp", peer)
             assert receiver.recvfrom(100)[0] == b"esp"
         found = alice.namespace.call(lambda peer=peer: local_address_towards(peer, mark=NODE_MARK))
@@ -272,7 +272,7 @@ def test_a_neighbour_cannot_find_out_the_inner_address(hosts, script, filter_typ
                 sender.sendto(b"control", (destination, 6000))
 
         alice.core.call(control)
-        new.settimeout(5)
+        new.settimeout(60)
         assert new.recv(100) == b"control"
     for new in listening[:2]:
         with pytest.raises(BlockingIOError):

@@ -36,7 +36,7 @@ def test_a_batch_passes_in_both_directions(namespace, version):
             add_address(device.name, ipaddress.ip_address(local).packed)
             namespace.run(["ip", "route", "add", remote, "dev", device.name])
             program.bind((local, 7777))
-            program.settimeout(5)
+            program.settimeout(60)
             device.write_batch([_packet(version, bytes([index])) for index in range(count)])
             inward = [program.recv(100) for _ in range(count)]
             for index in range(count):

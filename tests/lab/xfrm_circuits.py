@@ -11,6 +11,7 @@ import selectors
 import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from random import Random
 
 from overlay.addresses import CircuitAddress, Endpoint, InnerAddress, OverlayAddress
@@ -79,6 +80,7 @@ class Circuit:
             backward_keymat=SecretBytes(Random(f"backward {hop}").randbytes(size)),
             forward_reqid=FIRST_CIRCUIT_REQID + 2 * hop,
             backward_reqid=FIRST_CIRCUIT_REQID + 2 * hop + 1,
+            chain=SecretBytes(bytes(32)),
         )
 
     def link(self, hosts, local, remote):
@@ -139,7 +141,6 @@ class KernelNode:
         self.backend = host.namespace.call(
             lambda: XfrmBackend(rng=Random(1), experiment=experiment, routed=POOLS)
         )
-        host.namespace.set_kernel(ipv4__ip_forward=1, ipv6__conf__all__forwarding=1)
 
     def install(self, configuration):
         self.backend.install(configuration)
@@ -162,7 +163,6 @@ class UserspaceNode:
         self.tun = None
         self._stop, self._stopped = os.pipe()
         self._thread = None
-        host.namespace.set_kernel(ipv4__ip_forward=1, ipv6__conf__all__forwarding=1)
 
     def install(self, configuration):
         self.engine.install(configuration)
@@ -274,7 +274,8 @@ def _routes(underlay, last, targets, first_kind):
 
 def error_counters(host):
     """The counters of /proc/net/xfrm_stat that are not zero."""
-    lines = host.namespace.run(["cat", "/proc/net/xfrm_stat"]).stdout.splitlines()
+    statistics = Path("/proc/thread-self/net/xfrm_stat")
+    lines = host.namespace.call(statistics.read_text).splitlines()
     counters = dict(line.split() for line in lines)
     assert len(counters) > 20
     return {name: int(count) for name, count in counters.items() if int(count)}

@@ -19,6 +19,7 @@ STATUS = StatusReport(
     network_id="test",
     uptime_s=3725.0,
     backend="userspace",
+    backend_reason="[ipsec] backend names it",
     roles=("relay",),
     listen=("127.0.0.1:4500",),
     joined=True,

@@ -4,6 +4,7 @@ import contextlib
 import ipaddress
 import logging
 import resource
+import sqlite3
 from dataclasses import replace
 from functools import partial
 from random import Random
@@ -15,6 +16,7 @@ from loopback_overlay import OWN_ADDRESS, cast, open_descriptors, run, running, 
 from scapy.layers.inet import IP, UDP
 from scapy.packet import Raw
 
+from overlay.cli.reports import status_text
 from overlay.control.model import OpenPathRequest
 from overlay.errors import (
     BackendError,
@@ -101,6 +103,46 @@ def test_a_stopped_node_starts_again_from_what_it_remembers(tmp_path):
             await until(lambda: again.service.status().contacts == 1)
 
     run(program)
+
+
+def test_a_node_comes_back_by_old_peers_when_every_descriptor_has_expired(tmp_path):
+    first, second, third = cast(tmp_path)
+
+    async def program():
+        async with running([first, second, third]):
+            await trio.sleep(4)  # until the first save
+        file = second.configuration.node.state_dir / "topology.sqlite"
+        with contextlib.closing(sqlite3.connect(file)) as database, database:
+            database.execute("DELETE FROM descriptors")
+            assert database.execute("SELECT count(*) FROM hints").fetchone() == (2,)
+        async with second.node() as again, third.node():
+            await until(lambda: again.service.status().contacts == 1)
+
+    run(program)
+
+
+def test_a_suspected_eclipse_is_shown_and_logged_without_naming_anybody(tmp_path, caplog):
+    first, second, third = cast(tmp_path)
+
+    async def program():
+        async with running([first, second, third]) as nodes:
+            running_node = nodes[0].service._running
+            now = running_node.clock.now()
+            dht = running_node.plane.dht
+            dht._watch.looked_up = lambda *_: 1e-7
+            dht._publish()
+            running_node.settle(now)
+            dht._watch._suspect(first.identity.node_id, now)
+            await until(lambda: dht.activity.eclipses_suspected)
+            status = nodes[0].service.status()
+            assert status.suspect_regions == 1
+            assert status.counters["dht eclipses suspected"] >= 1
+            assert "doubtful: 1 regions" in status_text(status)
+
+    with caplog.at_level(logging.WARNING, logger="overlay"):
+        run(program)
+    (line,) = {r.getMessage() for r in caplog.records if "eclipse" in r.getMessage()}
+    assert line.startswith("topology.eclipse_suspected chance=1e-07 own_region=")
 
 
 def test_a_path_carries_both_ways_and_is_gone_when_its_context_ends(world):

@@ -165,6 +165,11 @@ class UserspaceEngine:
             "onion SAs": self._sad.count(links=False),
         }
 
+    @property
+    def has_soft_expired(self) -> bool:
+        """Whether :meth:`soft_expired` has news: to be asked after every batch."""
+        return bool(self._soft_expired)
+
     def soft_expired(self) -> list[SaIdentity]:
         """Return, once each, the SAs that want to be replaced since the last call."""
         expired = self._soft_expired.copy()

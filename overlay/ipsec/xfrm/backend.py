@@ -21,7 +21,7 @@ from pathlib import Path
 from random import Random
 from typing import Final, Self
 
-from overlay.addresses import IpNetwork
+from overlay.addresses import OVERLAY_NETWORKS, IpNetwork
 from overlay.ipsec.model import (
     BackendCapabilities,
     Direction,
@@ -32,12 +32,14 @@ from overlay.ipsec.model import (
     SaIdentity,
     SecurityAssociation,
     SecurityPolicy,
+    Spi,
     Template,
 )
 from overlay.ipsec.xfrm.changes import (
     ABSENT,
     Change,
     association_changes,
+    blocking_changes,
     policy_changes,
     remove_leftovers,
 )
@@ -52,6 +54,7 @@ from overlay.ipsec.xfrm.entries import (
     policy_id,
     sa_id,
 )
+from overlay.ipsec.xfrm.leftovers import KERNEL_IPSEC, STOP_THE_OTHER
 from overlay.ipsec.xfrm.messages import (
     XFRM_MSG_DELPOLICY,
     XFRM_MSG_DELSA,
@@ -76,6 +79,7 @@ class _Installed:
     reqid: int
     source: bytes
     has_soft_limit: bool
+    is_link: bool
 
 
 class XfrmBackend:
@@ -98,8 +102,9 @@ class XfrmBackend:
         self._associations: dict[SaIdentity, _Installed] = {}
         self._policies: dict[_PolicyKey, tuple[Template, ...]] = {}
         self._addresses: Counter[bytes] = Counter()
+        self._unproven: set[SaIdentity] = set()
         with ExitStack() as opened:
-            owner = Ownership("kernel-ipsec", "stop it, or run this one in a namespace of its own")
+            owner = Ownership(KERNEL_IPSEC, STOP_THE_OTHER)
             opened.callback(owner.release)
             self._netlink = opened.enter_context(XfrmSocket())
             self.leftovers_removed = remove_leftovers(self._netlink)
@@ -107,13 +112,14 @@ class XfrmBackend:
             self._events = opened.enter_context(XfrmEvents())
             self._device = CircuitDevice(routed)
             opened.callback(self._device.close)
+            opened.callback(self._clear)
+            self._close_prefixes()
             self._statistics = _statistics()
             self._opened = opened.pop_all()
 
     def close(self) -> None:
         """Remove everything, the device included; the backend cannot be used any more."""
-        with self._opened:
-            self.flush()
+        self._opened.close()
 
     def __enter__(self) -> Self:
         return self
@@ -163,6 +169,7 @@ class XfrmBackend:
             del self._policies[_policy_key(policy)]
         for sa in associations:
             del self._associations[sa.identity]
+            self._unproven.discard(sa.identity)
         try:
             if associations or policies or nothing_to_find:
                 self._release(configuration.local_addresses)
@@ -185,13 +192,33 @@ class XfrmBackend:
 
     def flush(self) -> None:
         """Remove everything that this backend installed, and nothing else."""
-        self._device.remove(list(self._addresses))
-        self._addresses.clear()
-        self._associations.clear()
-        self._policies.clear()
-        remove_leftovers(self._netlink)
+        self._clear()
+        self._close_prefixes()
 
     # What the node drains.
+
+    @property
+    def device_name(self) -> str:
+        """The device to which routes into circuits lead; see ``device.py``."""
+        return self._device.name
+
+    def association_counts(self) -> dict[str, int]:
+        """Return how many SAs are installed, by kind, for the node's owner."""
+        links = sum(each.is_link for each in self._associations.values())
+        return {"link SAs": links, "onion SAs": len(self._associations) - links}
+
+    def has_unproven(self) -> bool:
+        """Tell whether an inbound link SA still waits for its first packet."""
+        return bool(self._unproven)
+
+    def first_packets(self) -> list[Spi]:
+        """Return, once each, the inbound link SAs that have authenticated a packet.
+
+        The kernel does not tell; its counters are asked, for the SAs alone that have none yet.
+        """
+        proven = [each for each in self._unproven if self._has_received(each)]
+        self._unproven.difference_update(proven)
+        return [each.spi for each in proven]
 
     def fileno(self) -> int:
         """Return a descriptor that becomes readable when :meth:`soft_expired` has news."""
@@ -224,6 +251,22 @@ class XfrmBackend:
         }
 
     # Changes.
+
+    def _clear(self) -> None:
+        self._device.remove(list(self._addresses))
+        self._addresses.clear()
+        self._associations.clear()
+        self._policies.clear()
+        self._unproven.clear()
+        remove_leftovers(self._netlink)
+
+    def _close_prefixes(self) -> None:
+        """Let nothing to an overlay or circuit address pass that no other policy speaks of."""
+        self._apply(blocking_changes(OVERLAY_NETWORKS))
+
+    def _has_received(self, identity: SaIdentity) -> bool:
+        counters = self.query(identity)
+        return counters is not None and counters.packets > 0
 
     def _check_new(self, configuration: IpsecConfiguration) -> None:
         identities = [sa.identity for sa in configuration.associations]
@@ -263,6 +306,8 @@ class XfrmBackend:
     def _remember(self, configuration: IpsecConfiguration) -> None:
         for sa in configuration.associations:
             self._associations[sa.identity] = _remembered(sa)
+            if sa.inbound and sa.encapsulation is not None:
+                self._unproven.add(sa.identity)
         for policy in configuration.policies:
             self._policies[_policy_key(policy)] = policy.templates
         self._addresses.update(configuration.local_addresses)
@@ -285,7 +330,8 @@ class XfrmBackend:
 
 def _remembered(sa: SecurityAssociation) -> _Installed:
     limits = (sa.lifetime.soft_s, sa.lifetime.soft_packets, sa.lifetime.soft_bytes)
-    return _Installed(sa.reqid, sa.source, any(limit is not None for limit in limits))
+    has_soft_limit = any(limit is not None for limit in limits)
+    return _Installed(sa.reqid, sa.source, has_soft_limit, sa.encapsulation is not None)
 
 
 def _policy_key(policy: SecurityPolicy) -> _PolicyKey:

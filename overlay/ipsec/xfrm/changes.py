@@ -7,8 +7,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from overlay.ipsec.model import IpsecConfiguration
+from overlay.addresses import IpNetwork
+from overlay.ipsec.model import (
+    ANY_V4,
+    ANY_V6,
+    Direction,
+    IpsecConfiguration,
+    Prefix,
+    SecurityPolicy,
+    Selector,
+)
 from overlay.ipsec.xfrm.entries import (
+    blocking_policy,
     found_identity,
     found_policy_id,
     is_ours,
@@ -29,7 +39,14 @@ from overlay.ipsec.xfrm.messages import (
 )
 from overlay.ipsec.xfrm.netlink import CREATE, Request, XfrmSocket, refusal_error
 
-__all__ = ["ABSENT", "Change", "association_changes", "policy_changes", "remove_leftovers"]
+__all__ = [
+    "ABSENT",
+    "Change",
+    "association_changes",
+    "blocking_changes",
+    "policy_changes",
+    "remove_leftovers",
+]
 
 ABSENT: Final = frozenset((errno.ENOENT, errno.ESRCH))
 """What the kernel answers when a policy, or an SA, is not there."""
@@ -62,6 +79,27 @@ def policy_changes(configuration: IpsecConfiguration) -> Iterable[Change]:
             Request(XFRM_MSG_NEWPOLICY, new_policy(policy), CREATE),
             Request(XFRM_MSG_DELPOLICY, policy_id(policy)),
         )
+
+
+def blocking_changes(networks: Iterable[IpNetwork]) -> list[Change]:
+    """Return changes that drop all packets to some networks, in each direction.
+
+    Any policy of ours for a part of them goes first.
+    """
+    changes = []
+    for network in networks:
+        everywhere = ANY_V4 if network.version == 4 else ANY_V6
+        prefix = Prefix(network.network_address.packed, network.prefixlen)
+        for direction in Direction:
+            policy = SecurityPolicy(direction, Selector(everywhere, prefix), ())
+            changes.append(
+                Change(
+                    "installing a security policy",
+                    Request(XFRM_MSG_NEWPOLICY, blocking_policy(policy), CREATE),
+                    Request(XFRM_MSG_DELPOLICY, policy_id(policy)),
+                )
+            )
+    return changes
 
 
 def remove_leftovers(netlink: XfrmSocket) -> int:

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import ipaddress
 import os
 import socket
 import struct
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from overlay.addresses import CIRCUIT_PREFIX, OVERLAY_PREFIX, IpNetwork
+from overlay.addresses import OVERLAY_NETWORKS, IpNetwork
 from overlay.system.failures import refused
 from overlay.system.netlink_messages import (
     ACKNOWLEDGE,
@@ -60,7 +59,7 @@ class CircuitDevice:
         try:
             self._netlink = _route_socket()
             with Rtnetlink() as netlink:
-                for prefix in (*_overlay_prefixes(), *routed):
+                for prefix in (*OVERLAY_NETWORKS, *routed):
                     netlink.put_route(
                         Route(prefix, RouteKind.UNICAST, MAIN_TABLE, _METRIC, self.name)
                     )
@@ -104,13 +103,6 @@ class CircuitDevice:
             self._netlink.send(message(kind, flags | ACKNOWLEDGE, body))
             errors.append(acknowledged_error(self._netlink))
         return errors
-
-
-def _overlay_prefixes() -> list[IpNetwork]:
-    return [
-        ipaddress.IPv6Network((prefix + bytes(12), 32))
-        for prefix in (OVERLAY_PREFIX, CIRCUIT_PREFIX)
-    ]
 
 
 def _route_socket() -> socket.socket:

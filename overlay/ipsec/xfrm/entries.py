@@ -40,6 +40,7 @@ from overlay.ipsec.xfrm.messages import (
     XFRM_INF,
     XFRM_MODE_TUNNEL,
     XFRM_POLICY_ALLOW,
+    XFRM_POLICY_BLOCK,
     XFRM_POLICY_FWD,
     XFRM_POLICY_IN,
     XFRM_POLICY_OUT,
@@ -53,12 +54,14 @@ from overlay.ipsec.xfrm.messages import (
     usersa_id,
     usersa_info,
 )
+from overlay.system.destination_guard import NODE_MARK
 
 __all__ = [
     "KERNEL_MAX_TEMPLATES",
     "MAX_REQID",
     "MAX_WINDOW",
     "OWNER",
+    "blocking_policy",
     "counters_of",
     "found_identity",
     "found_policy_id",
@@ -90,6 +93,7 @@ _ESP: Final = 50
 _OUTBOUND_WINDOW: Final = 32
 """A sender has no window, but the kernel takes no ESN without one."""
 
+_WHOLE_MARK: Final = 0xFFFFFFFF
 _EVERY_ALGORITHM: Final = 0xFFFFFFFF
 _PREFIX_LENGTHS: Final = 129
 
@@ -140,6 +144,14 @@ def new_policy(policy: SecurityPolicy) -> userpolicy_info:
         action=XFRM_POLICY_ALLOW,
     )
     message["attrs"] = [("XFRMA_TMPL", [_template(each) for each in policy.templates])]
+    return message
+
+
+def blocking_policy(policy: SecurityPolicy) -> userpolicy_info:
+    """Return the NEWPOLICY that drops what matches; it has no templates."""
+    message = new_policy(policy)
+    message["action"] = XFRM_POLICY_BLOCK
+    message["attrs"] = []
     return message
 
 
@@ -221,7 +233,7 @@ def _window(packets: int) -> dict[str, Any]:
     return {"bmp_len": (packets + 31) // 32, "replay_window": packets}
 
 
-def _encapsulation(sa: SecurityAssociation) -> list[tuple[str, dict[str, Any]]]:
+def _encapsulation(sa: SecurityAssociation) -> list[tuple[str, Any]]:
     if sa.encapsulation is None:
         return []
     ports = {
@@ -229,7 +241,11 @@ def _encapsulation(sa: SecurityAssociation) -> list[tuple[str, dict[str, Any]]]:
         "sport": sa.encapsulation.source.port,
         "dport": sa.encapsulation.destination.port,
     }
-    return [("XFRMA_ENCAP", ports)]
+    attributes: list[tuple[str, Any]] = [("XFRMA_ENCAP", ports)]
+    if not sa.inbound:
+        # A peer at a protected place must be reached as by the node's own socket.
+        attributes += [("XFRMA_SET_MARK", NODE_MARK), ("XFRMA_SET_MARK_MASK", _WHOLE_MARK)]
+    return attributes
 
 
 def _limits(lifetime: Lifetime) -> dict[str, int]:
@@ -266,7 +282,9 @@ def is_ours(message: Any) -> bool:  # noqa: ANN401 - pyroute2 has no types
     if "reqid" in message:
         return _in_band(message["reqid"])
     templates = message.get_attr("XFRMA_TMPL") or []
-    return bool(templates) and all(_in_band(each["reqid"]) for each in templates)
+    if not templates:
+        return bool(message["action"] == XFRM_POLICY_BLOCK)
+    return all(_in_band(each["reqid"]) for each in templates)
 
 
 def found_identity(message: Any) -> SaIdentity:  # noqa: ANN401 - pyroute2 has no types

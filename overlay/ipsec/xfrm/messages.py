@@ -11,10 +11,15 @@ DELPOLICY, GETPOLICY            :class:`userpolicy_id`        -, ``userpolicy_in
 GETPOLICY as dump               :class:`userpolicy_dump`      ``userpolicy_info`` each
 FLUSHSA, FLUSHPOLICY            ``usersa_flush``,             acknowledgement
                                 ``userpolicy_flush``
+ALLOCSPI                        :class:`userspi_info`         ``usersa_info``
 GETSPDINFO                      :class:`spdinfo`              ``spdinfo``
+GETSADINFO                      :class:`sadinfo`              ``sadinfo``
+GETAE, NEWAE                    :class:`aevent_id`            ``aevent_id``, -
 EXPIRE, POLEXPIRE, ACQUIRE      ``user_expire``,              (events)
                                 ``user_polexpire``,
                                 ``user_acquire``
+NEWAE, MAPPING                  ``aevent_id``,                (events)
+                                ``user_mapping``
 ==============================  ============================  =========================
 
 Layouts: Linux uapi ``linux/xfrm.h``; see :mod:`overlay.ipsec.xfrm.attributes` for the
@@ -37,6 +42,7 @@ XFRM_MSG_GETSA = 0x12
 XFRM_MSG_NEWPOLICY = 0x13
 XFRM_MSG_DELPOLICY = 0x14
 XFRM_MSG_GETPOLICY = 0x15
+XFRM_MSG_ALLOCSPI = 0x16
 XFRM_MSG_ACQUIRE = 0x17
 XFRM_MSG_EXPIRE = 0x18
 XFRM_MSG_UPDPOLICY = 0x19
@@ -44,19 +50,27 @@ XFRM_MSG_UPDSA = 0x1A
 XFRM_MSG_POLEXPIRE = 0x1B
 XFRM_MSG_FLUSHSA = 0x1C
 XFRM_MSG_FLUSHPOLICY = 0x1D
+XFRM_MSG_NEWAE = 0x1E
+XFRM_MSG_GETAE = 0x1F
+XFRM_MSG_NEWSADINFO = 0x22
+XFRM_MSG_GETSADINFO = 0x23
 XFRM_MSG_NEWSPDINFO = 0x24
 XFRM_MSG_GETSPDINFO = 0x25
+XFRM_MSG_MAPPING = 0x26
 
 XFRMNLGRP_ACQUIRE = 1
 XFRMNLGRP_EXPIRE = 2
 XFRMNLGRP_SA = 3
 XFRMNLGRP_POLICY = 4
+XFRMNLGRP_AEVENTS = 5
+XFRMNLGRP_MAPPING = 8
 
 XFRM_MODE_TUNNEL = 1
 XFRM_POLICY_IN = 0
 XFRM_POLICY_OUT = 1
 XFRM_POLICY_FWD = 2
 XFRM_POLICY_ALLOW = 0
+XFRM_POLICY_BLOCK = 1
 XFRM_STATE_NOECN = 1
 XFRM_STATE_NOPMTUDISC = 4
 XFRM_STATE_AF_UNSPEC = 32
@@ -312,6 +326,80 @@ class user_acquire(xfrm_message):
     )
 
 
+class userspi_info(xfrm_message):
+    """Ask for an SPI between ``min`` and ``max``; the kernel answers with a larval SA.
+
+    .. code-block:: c
+
+        struct xfrm_userspi_info { struct xfrm_usersa_info info; __u32 min, max; };
+    """
+
+    fields = (*usersa_info.fields, ("min", "I"), ("max", "I"))
+
+
+class aevent_id(xfrm_message):
+    """An SA's progress: XFRMA_REPLAY_VAL or XFRMA_REPLAY_ESN_VAL, and XFRMA_LTIME_VAL.
+
+    .. code-block:: c
+
+        struct xfrm_aevent_id {
+            struct xfrm_usersa_id  sa_id;
+            xfrm_address_t         saddr;
+            __u32                  flags;
+            __u32                  reqid;
+        };
+    """
+
+    fields = (*usersa_id.fields, ("saddr", "16s"), ("flags", "I"), ("reqid", "I"))
+
+
+class user_mapping(xfrm_message):
+    """The peer of an encapsulated SA sends from another address or port now.
+
+    .. code-block:: c
+
+        struct xfrm_user_mapping {
+            struct xfrm_usersa_id  id;
+            __u32                  reqid;
+            xfrm_address_t         old_saddr;
+            xfrm_address_t         new_saddr;
+            __be16                 old_sport;
+            __be16                 new_sport;
+        };
+    """
+
+    fields = (
+        *usersa_id.fields,
+        ("reqid", "I"),
+        ("old_saddr", "16s"),
+        ("new_saddr", "16s"),
+        ("old_sport", ">H"),
+        ("new_sport", ">H"),
+    )
+
+
+class sadinfo(PackedStruct, nlmsg):
+    """How many SAs there are; as request, ``flags`` is anything."""
+
+    prefix = "XFRMA_"
+    fields = (("flags", "I"),)
+    nla_map = (
+        ("XFRMA_SAD_UNSPEC", "none"),
+        ("XFRMA_SAD_CNT", "uint32"),
+        ("XFRMA_SAD_HINFO", "hinfo"),
+    )
+
+    class hinfo(PackedStruct, nla):
+        """The hash table's size, and the largest.
+
+        .. code-block:: c
+
+            struct xfrmu_sadhinfo { __u32 sadhcnt, sadhmcnt; };
+        """
+
+        fields = (("sadhcnt", "I"), ("sadhmcnt", "I"))
+
+
 class spdinfo(PackedStruct, nlmsg):
     """How many policies there are; as request, ``flags`` is anything."""
 
@@ -374,5 +462,8 @@ class MarshalXfrm(Marshal):
         XFRM_MSG_ACQUIRE: user_acquire,
         XFRM_MSG_EXPIRE: user_expire,
         XFRM_MSG_POLEXPIRE: user_polexpire,
+        XFRM_MSG_NEWAE: aevent_id,
+        XFRM_MSG_NEWSADINFO: sadinfo,
         XFRM_MSG_NEWSPDINFO: spdinfo,
+        XFRM_MSG_MAPPING: user_mapping,
     }

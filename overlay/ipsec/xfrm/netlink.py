@@ -69,6 +69,13 @@ _REMEDIES: Final = {
     errno.EINVAL: f"this kernel knows no such thing, so use a newer one, {_USE_USERSPACE}",
 }
 
+_LARGER_BUFFERS: Final = (
+    "the socket's buffers are too small, so type: "
+    "sysctl -w net.core.wmem_default=212992 net.core.rmem_default=212992"
+)
+_SOCKET_REMEDIES: Final = {errno.ENOBUFS: _LARGER_BUFFERS, errno.EMSGSIZE: _LARGER_BUFFERS}
+"""Of the socket itself, not of an answer: ENOBUFS means that an answer was lost (netlink(7))."""
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -268,7 +275,7 @@ def _failures(operation: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise refused(operation, error) from error
+        raise refused(operation, error, _SOCKET_REMEDIES.get(error.errno or 0, "")) from error
 
 
 def _split(data: bytes) -> Iterator[tuple[int, int, int, bytes, int]]:

@@ -18,7 +18,7 @@ from overlay.ipsec.xfrm.messages import XFRM_MSG_DELSA, XFRM_MSG_NEWSA
 from overlay.ipsec.xfrm.netlink import CREATE, Refusal, Request, XfrmSocket, refusal_error
 from overlay.sensitive import SecretBytes
 
-__all__ = ["usable_suites"]
+__all__ = ["try_suite", "usable_suites"]
 
 _LINK_ENDS: Final = (Endpoint("192.0.2.1", 4500), Endpoint("192.0.2.2", 4500))
 """For documentation (RFC 5737), so never a peer's."""
@@ -37,7 +37,7 @@ def usable_suites(netlink: XfrmSocket, rng: Random, *, experiment: bool) -> froz
     for number, suite in SUITES.items():
         if suite.experiment and not experiment:
             continue
-        refusal = _try(netlink, rng, number)
+        refusal = next((each for each in try_suite(netlink, rng, number) if each), None)
         if refusal is None:
             usable.add(number)
         else:
@@ -48,14 +48,20 @@ def usable_suites(netlink: XfrmSocket, rng: Random, *, experiment: bool) -> froz
     return frozenset(usable)
 
 
-def _try(netlink: XfrmSocket, rng: Random, suite: int) -> Refusal | None:
+def try_suite(
+    netlink: XfrmSocket, rng: Random, suite: int
+) -> tuple[Refusal | None, Refusal | None]:
+    """Install and remove SAs of a suite; return what the kernel said.
+
+    The first verdict is on an SA of links (IPv4, in UDP), the second on an onion SA (IPv6).
+    """
     trials = [_link(rng, suite), _onion(rng, suite)]
     verdicts = netlink.send(
         [Request(XFRM_MSG_NEWSA, new_association(each), CREATE) for each in trials]
     )
     installed = [each for each, verdict in zip(trials, verdicts, strict=True) if verdict is None]
     netlink.send([Request(XFRM_MSG_DELSA, sa_id(each.identity)) for each in installed])
-    return next((verdict for verdict in verdicts if verdict is not None), None)
+    return verdicts[0], verdicts[1]
 
 
 def _link(rng: Random, suite: int) -> SecurityAssociation:

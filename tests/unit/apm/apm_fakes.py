@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 
 from apm_lab import INNER_V4, INNER_V6, describe, lab_settings
@@ -24,6 +24,7 @@ from overlay.ipsec.model import (
     IpsecConfiguration,
     SaCounters,
     SaIdentity,
+    SecurityAssociation,
     Spi,
 )
 
@@ -51,12 +52,25 @@ class FakeBackend:
         new = [(p.direction, p.selector) for p in configuration.policies]
         if held & set(new) or len(new) != len(set(new)):
             raise ValueError("a policy with the same selector is installed")
+        known = {(sa.identity, sa.inbound) for c in self.installed for sa in c.associations}
+        if known & {(sa.identity, sa.inbound) for sa in configuration.associations}:
+            raise ValueError("an SA with the same identity is installed")
         self.installed.append(configuration)
 
     def remove(self, configuration: IpsecConfiguration) -> None:
+        """Take the parts away one by one, as the real ones do; absent ones are no error."""
         self.log.append("remove")
-        if configuration in self.installed:
-            self.installed.remove(configuration)
+        left = []
+        for held in self.installed:
+            sas = tuple(sa for sa in held.associations if sa not in configuration.associations)
+            policies = tuple(each for each in held.policies if each not in configuration.policies)
+            if sas or policies:
+                left.append(replace(held, associations=sas, policies=policies))
+        self.installed[:] = left
+
+    def associations(self) -> list[SecurityAssociation]:
+        """All SAs, in the order of their installation."""
+        return [sa for held in self.installed for sa in held.associations]
 
     def query(self, identity: SaIdentity) -> SaCounters | None:
         for configuration in self.installed:

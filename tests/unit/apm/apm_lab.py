@@ -204,6 +204,8 @@ class Net:
 
     def pump(self, host: Host) -> None:
         while True:
+            for identity in host.engine.soft_expired():
+                host.manager.soft_expired(identity, self.now)
             events = host.manager.events()
             host.events += events
             for event in events:
@@ -219,6 +221,7 @@ class Net:
         """A plain IP packet from the host's TUN device."""
         host = self.hosts[name]
         self._send(host, host.engine.process_outbound([packet], self.now).to_network)
+        self.pump(host)
 
     def _send(self, sender: Host, datagrams: Sequence[tuple[bytes, Endpoint]]) -> None:
         for data, endpoint in datagrams:

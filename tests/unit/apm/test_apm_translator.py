@@ -54,6 +54,7 @@ def sas(i: int) -> OnionSas:
         backward_keymat=SecretBytes(b"b" * 36),
         forward_reqid=10 * i,
         backward_reqid=10 * i + 1,
+        chain=SecretBytes(bytes(32)),
     )
 
 

@@ -11,6 +11,10 @@ from overlay.apm.control import (
     Pong,
     Refuse,
     RefuseReason,
+    RekeyAnswer,
+    RekeyOffer,
+    RekeySwitch,
+    RekeySwitched,
     Teardown,
     TeardownReason,
     encode_control,
@@ -18,6 +22,7 @@ from overlay.apm.control import (
 )
 from overlay.apm.inner_addresses import InnerAddresses
 from overlay.errors import Malformed
+from overlay.ipsec.model import Spi
 
 V4 = InnerAddress(bytes((100, 64, 1, 2)))
 V6 = InnerAddress(bytes.fromhex("fd770000000000000000000000000001"))
@@ -29,6 +34,10 @@ MESSAGES: list[ControlMessage] = [
     Ping(b"12345678"),
     Pong(b"87654321"),
     *[Teardown(reason) for reason in TeardownReason],
+    RekeyOffer(1, Spi(256), bytes(range(32))),
+    RekeyAnswer(2**32 - 1, Spi(2**32 - 1), bytes(range(32)), bytes(range(16))),
+    RekeySwitch(2, bytes(range(16))),
+    RekeySwitched(3, bytes(range(16))),
 ]
 
 
@@ -61,12 +70,24 @@ def test_flipped_bit_gives_another_message_or_none_never_the_same(message: Contr
         assert encode_control(parsed) == bytes(changed)
 
 
-@pytest.mark.parametrize("kind", [0, 6, 7, 8, 255])
-def test_unknown_and_reserved_kinds_are_malformed(kind: int) -> None:
+@pytest.mark.parametrize("kind", [0, 10, 255])
+def test_unknown_kinds_are_malformed(kind: int) -> None:
     with pytest.raises(Malformed):
-        parse_control(bytes((1, kind)).ljust(CONTROL_BYTES, b"\0"))
+        parse_control(bytes((2, kind)).ljust(CONTROL_BYTES, b"\0"))
+
+
+@pytest.mark.parametrize(
+    "message", [RekeyOffer(1, Spi(256), bytes(32)), RekeyAnswer(1, Spi(256), bytes(32))], ids=repr
+)
+def test_generation_0_and_reserved_spis_are_malformed(message: ControlMessage) -> None:
+    encoded = encode_control(message)
+    assert parse_control(encoded) == message
+    for start, number in ((2, 0), (6, 0), (6, 255)):
+        changed = encoded[:start] + number.to_bytes(4, "big") + encoded[start + 4 :]
+        with pytest.raises(Malformed):
+            parse_control(changed)
 
 
 def test_unknown_version_is_malformed() -> None:
     with pytest.raises(Malformed):
-        parse_control(bytes((2,)) + encode_control(Ping(b"12345678"))[1:])
+        parse_control(bytes((1,)) + encode_control(Ping(b"12345678"))[1:])

@@ -1,6 +1,7 @@
 """The crawl machine: closes over the overlay, asks holders for the silent, stays bounded."""
 
 from random import Random
+from typing import NamedTuple
 
 import pytest
 from dht_network import make_identity, public_endpoint
@@ -14,6 +15,13 @@ from overlay.errors import Malformed
 
 OWN = NodeId(bytes(20))
 NOW = 1000.0
+
+
+class Described(NamedTuple):
+    """What a record says: whose it is, and its sequence number, its last byte (0: none)."""
+
+    key: NodeId
+    sequence: int
 
 
 class World:
@@ -48,14 +56,14 @@ class World:
                 return Record(key)
 
     def find(self, descriptor, answered):
-        self.found.append(descriptor)
+        self.found.append(descriptor.key)
         self.answered.append(answered)
 
-    def crawl(self, start, **settings):
+    def crawl(self, start, doubtful=lambda _: False, **settings):
         def verify(record, key):
-            if record != key:
+            if record[:20] != key:
                 raise Malformed("not this one")
-            return key
+            return Described(key, int.from_bytes(record[20:]))
 
         return Crawl(
             OWN,
@@ -65,6 +73,7 @@ class World:
             on_descriptor=self.find,
             rng=Random(1),
             now=NOW,
+            doubtful=doubtful,
         )
 
     def run(self, crawl, reply=None):
@@ -188,3 +197,45 @@ def test_time_budget_ends_the_crawl():
 def test_own_id_is_never_asked():
     me = Contact(OWN, public_endpoint(1), make_identity(1).identity_key)
     assert World(9, 8).crawl([me]).queries(NOW) == []
+
+
+def hidden(world):
+    """Let one node be silent; return its id and the others, nearest to it first."""
+    victim = next(iter(world.nodes))
+    world.silent = {victim}
+    others = [c for c in world.nodes.values() if c.node_id != victim]
+    return victim, sorted(others, key=lambda c: distance(c.node_id, victim))
+
+
+def test_first_holder_that_answers_does_not_decide():
+    world = World(60, 8)
+    victim, nearest = hidden(world)
+    sequences = {holder.node_id: number for number, holder in enumerate(nearest[:3], 1)}
+
+    def reply(query):
+        if isinstance(query.request, FindRecord) and query.request.key == victim:
+            return Record(victim + bytes([sequences[query.contact.node_id]]))
+        return world.reply(query)
+
+    latest = []
+    crawl = world.crawl(world.nodes.values())
+    crawl._on_descriptor = lambda one, answered: latest.append(one)
+    world.run(crawl, reply)
+    assert max(one.sequence for one in latest if one.key == victim) == 3
+
+
+@pytest.mark.parametrize("suspected", [False, True])
+def test_adversary_that_owns_the_nearest_holders_hides_nothing_once_it_is_suspected(suspected):
+    world = World(60, 8)
+    victim, nearest = hidden(world)
+    liars = {holder.node_id for holder in nearest[:5]}
+
+    def reply(query):
+        if isinstance(query.request, FindRecord) and query.request.key == victim:
+            lies = query.contact.node_id in liars
+            return Contacts(()) if lies else Record(victim + b"\1")
+        return world.reply(query)
+
+    crawl = world.crawl(world.nodes.values(), doubtful=lambda key: suspected and key == victim)
+    world.run(crawl, reply)
+    assert (victim in world.found) == suspected

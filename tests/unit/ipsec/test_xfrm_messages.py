@@ -39,17 +39,29 @@ from overlay.ipsec.xfrm.entries import (
     sa_id,
 )
 from overlay.ipsec.xfrm.messages import (
+    XFRM_MSG_ALLOCSPI,
+    XFRM_MSG_DELPOLICY,
+    XFRM_MSG_DELSA,
+    XFRM_MSG_FLUSHSA,
+    XFRM_MSG_GETPOLICY,
+    XFRM_MSG_GETSA,
+    XFRM_MSG_GETSADINFO,
+    XFRM_MSG_GETSPDINFO,
     XFRM_MSG_NEWPOLICY,
     XFRM_MSG_NEWSA,
+    aevent_id,
+    sadinfo,
     spdinfo,
     user_acquire,
     user_expire,
+    user_mapping,
     user_polexpire,
     userpolicy_id,
     userpolicy_info,
     usersa_flush,
     usersa_id,
     usersa_info,
+    userspi_info,
 )
 from overlay.sensitive import SecretBytes
 
@@ -170,6 +182,45 @@ def test_what_iproute2_sends_is_decoded():
 
 
 @pytest.mark.parametrize(
+    ("name", "cls", "kind"),
+    [
+        ("aes-256-gcm", usersa_info, XFRM_MSG_NEWSA),
+        ("marked", usersa_info, XFRM_MSG_NEWSA),
+        ("policy", userpolicy_info, XFRM_MSG_NEWPOLICY),
+        ("allocspi", userspi_info, XFRM_MSG_ALLOCSPI),
+        ("sad-info", sadinfo, XFRM_MSG_GETSADINFO),
+        ("spd-info", spdinfo, XFRM_MSG_GETSPDINFO),
+        ("sa-get", usersa_id, XFRM_MSG_GETSA),
+        ("sa-delete", usersa_id, XFRM_MSG_DELSA),
+        ("sa-flush", usersa_flush, XFRM_MSG_FLUSHSA),
+        ("policy-get", userpolicy_id, XFRM_MSG_GETPOLICY),
+        ("policy-delete", userpolicy_id, XFRM_MSG_DELPOLICY),
+    ],
+)
+def test_each_message_of_iproute2_is_decoded_and_encoded_to_the_same_bytes(name, cls, kind):
+    message, again = decoded(cls, theirs(name)), cls()
+    assert message["header"]["type"] == kind
+    again.update({field: message[field] for field, fmt in cls.fields if not fmt.endswith("x")})
+    again["attrs"] = [(each[0], each[1]) for each in message.get("attrs", ())]
+    ours = encoded(again, kind)
+    (length,) = struct.unpack_from("=I", ours)
+    assert ours[length:] == bytes(-length % 4), "only padding lies beyond the length"
+    size = cls.struct_bytes()
+    assert parts(ours[:length], size) == parts(theirs(name), size)
+
+
+def test_marks_and_interfaces_of_iproute2_are_decoded():
+    message = decoded(usersa_info, theirs("marked"))
+    mark = message.get_attr("XFRMA_MARK")
+    assert (mark["v"], mark["m"]) == (5, 0xFF)
+    assert message.get_attr("XFRMA_SET_MARK") == 7
+    assert message.get_attr("XFRMA_SET_MARK_MASK") == 0xF
+    assert message.get_attr("XFRMA_IF_ID") == 9
+    assert message["lft_soft_packet_limit"] == 10
+    assert message.get_attr("XFRMA_ALG_AUTH")["name"].rstrip(b"\0") == b"hmac(sha1)"
+
+
+@pytest.mark.parametrize(
     ("cls", "size"),
     [
         (user_tmpl, 64),
@@ -181,6 +232,10 @@ def test_what_iproute2_sends_is_decoded():
         (user_expire, 232),
         (user_polexpire, 176),
         (user_acquire, 280),
+        (userspi_info, 232),
+        (aevent_id, 48),
+        (user_mapping, 64),
+        (sadinfo, 4),
         (spdinfo, 4),
     ],
 )
@@ -189,8 +244,10 @@ def test_structs_are_as_large_as_the_kernels(cls, size):
 
 
 @pytest.mark.parametrize(
-    "cls", [user_expire, user_polexpire, user_acquire, userpolicy_id, usersa_id]
-)
+    "cls",
+    [user_expire, user_polexpire, user_acquire, userpolicy_id, usersa_id,
+     userspi_info, aevent_id, user_mapping],
+)  # fmt: skip
 def test_messages_survive_a_round_trip(cls):
     message = cls()
     values = {

@@ -10,6 +10,7 @@ from overlay.identity import LocalIdentity
 from overlay.ipsec.model import Spi
 from overlay.ipsec.userspace.engine import UserspaceEngine
 from overlay.link.model import LinkClosed, LinkEstablished, LinkFailure, LinkKeys, LinkSaRetired
+from overlay.node.link_proof import is_link_proof, link_proof
 from overlay.node.neighbours import Neighbours
 from overlay.sensitive import SecretBytes
 from overlay.tfc.none import NoTfc
@@ -17,6 +18,7 @@ from overlay.tfc.none import NoTfc
 NOW = 1_000_000_000.0
 HERE = Endpoint("192.0.2.1", 4500)
 THERE = Endpoint("192.0.2.2", 4500)
+OWN = LocalIdentity.generate(Random(9)).overlay_address
 MALLORY, MIX = (LocalIdentity.generate(Random(n)) for n in (1, 2))
 
 
@@ -50,15 +52,15 @@ class World:
         self.links, self.circuits = Links(), Circuits()
         self.engine = UserspaceEngine(rng=Random(3))
         self.route_exists = True
-        self.dummies = []
+        self.sent = []
         self.neighbours = Neighbours(
-            own_address=LocalIdentity.generate(Random(9)).overlay_address,
+            own_address=OWN,
             links=self.links,
             backend=self.engine,
             circuits=self.circuits,
             tfc=NoTfc(None, Random(4)),
             local_address=self.local_address,
-            send_dummy=lambda reqid, now: self.dummies.append(reqid),
+            send=lambda packets, now: self.sent.extend(packets),
             link_payload_bytes=1400,
         )
 
@@ -98,7 +100,8 @@ def test_the_responders_outbound_sa_is_installed_only_when_usable(world):
     assert (world.link_sas(), world.circuits.up) == (1, [])
     world.establish(MIX, 1000, 2000, usable=True)
     assert (world.link_sas(), world.circuits.up) == (2, [MIX.overlay_address])
-    assert world.dummies == [1]
+    assert world.sent == [link_proof(OWN, MIX.overlay_address)]
+    assert is_link_proof(world.sent[0])
 
 
 def test_a_pair_that_cannot_be_installed_ends_that_link_and_no_other(world):

@@ -1,0 +1,402 @@
+"""The source's side of REKEY, which begins soon after the confirmation and at soft limits.
+
+::
+
+    source                                      hop
+    OFFER (generation, backward SPI, share) ->       draws its share and the forward SPI,
+                                                     installs the new inbound SA
+    installs the new inbound SA  <- ANSWER (generation, forward SPI, share, tag)
+    ... waits a moment, at random ...
+    installs the new outbound SA
+    SWITCH (generation, tag) ->                      installs the new outbound SA
+    replaced SAs linger          <- SWITCHED (generation, tag)
+
+Nobody sends on an SA before the other side has proved that it receives on it. OFFER and SWITCH
+are repeated until they are answered. :data:`TRANSITIONS` is the whole protocol at the source.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hmac
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from random import Random
+from types import MappingProxyType
+from typing import Final, TypeVar
+
+from overlay.apm.circuits import OnionSas
+from overlay.apm.connections import AnonymousConnections, OpenCircuit
+from overlay.apm.control import RekeyAnswer, RekeyOffer, RekeySwitch, RekeySwitched
+from overlay.apm.events import ApmDrop
+from overlay.apm.lifetimes import source_lifetime
+from overlay.apm.lingering import Lingering, Outgrown
+from overlay.apm.rekey_keys import EphemeralKey, RekeySecrets
+from overlay.apm.rekey_states import SourceRekeyInput, SourceRekeyState
+from overlay.apm.switchboard import Switchboard, control_packet
+from overlay.apm.timers import Timers
+from overlay.apm.translator import source_associations
+from overlay.errors import BackendError, InternalError, LimitReached, NotAuthentic
+from overlay.ipsec.model import IpsecConfiguration, Lifetime, SaIdentity, SecurityAssociation
+
+__all__ = ["TRANSITIONS", "SourceRekeying"]
+
+_T = TypeVar("_T")
+
+_LONGEST_PAUSE_S: Final = 8.0
+
+_SHORT_SPREAD_S: Final = 0.05
+"""The wait before the switch where a cipher ends soon after its soft limit (3DES): long enough
+to blur how far away the source is, short enough for 50 MB/s."""
+
+_Owner = tuple[int, int]
+"""A circuit's number and the position of its hop, 1 the first."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    offer: RekeyOffer
+    key: EphemeralKey
+
+
+@dataclass(frozen=True, slots=True)
+class _Agreed:
+    """New SAs, and the tags of the two proofs that are still to be given."""
+
+    sas: OnionSas
+    switch: RekeySwitch
+    switched_tag: bytes
+
+
+@dataclass(slots=True, eq=False)
+class _Exchange:
+    """Our side of the exchanges with one hop; times in Unix seconds.
+
+    ``spread_s`` is the longest wait before the switch, ``replaced`` are the SAs of which the
+    hop may still send on the backward one.
+    """
+
+    owner: _Owner
+    state: SourceRekeyState = SourceRekeyState.SETTLED
+    attempts: int = 0
+    spread_s: float = 0.0
+    pause_s: float = 0.0
+    gives_up_at: float = math.inf
+    attempt: _Attempt | None = None
+    agreed: _Agreed | None = None
+    replaced: OnionSas | None = None
+
+
+class SourceRekeying:
+    """Owner of the exchanges of this node's open circuits: one for each hop.
+
+    It alone replaces the SAs of an :class:`OpenCircuit`. Each hop has at most the SAs in use,
+    one new generation and :data:`~overlay.apm.lingering.MAX_LINGERING` replaced ones.
+    """
+
+    def __init__(
+        self,
+        switchboard: Switchboard,
+        connections: AnonymousConnections,
+        rng: Random,
+        lose: Callable[[int, float], None],
+    ) -> None:
+        """Prepare; ``lose`` ends the circuit of that number, since a hop does not answer."""
+        self._board = switchboard
+        self._connections = connections
+        self._rng = rng
+        self._lose = lose
+        self._settings = switchboard.settings
+        self._exchanges: dict[_Owner, _Exchange] = {}
+        self._timers: Timers[_Owner] = Timers()
+        self._lingering: Lingering[_Owner] = Lingering(
+            switchboard.backend, switchboard.spis.release
+        )
+
+    # --- circuits begin and end ---
+
+    def begin(self, circuit: OpenCircuit, now: float) -> None:
+        """Replace the keys of the onion, each hop's after a time of its own."""
+        for position in range(1, len(circuit.path) + 1):
+            exchange = _Exchange((circuit.number, position))
+            exchange.spread_s = self._settings.rekey_spread_s
+            self._exchanges[exchange.owner] = exchange
+            self._timers.set(exchange.owner, now + self._rng.random() * exchange.spread_s)
+
+    def end(self, number: int, hops: int) -> Outgrown:
+        """Forget a circuit; return what is installed for it besides the SAs in use."""
+        outgrown = Outgrown()
+        for owner in ((number, position) for position in range(1, hops + 1)):
+            self._timers.cancel(owner)
+            exchange = self._exchanges.pop(owner, None)
+            if exchange is not None:
+                outgrown += self._held(exchange) + self._lingering.take(owner)
+        return outgrown
+
+    def _held(self, exchange: _Exchange) -> Outgrown:
+        held = Outgrown()
+        if exchange.attempt is not None:
+            held += Outgrown(spis=(exchange.attempt.offer.backward_spi,))
+        if exchange.agreed is not None and exchange.replaced is None:
+            new = exchange.agreed.sas
+            held += Outgrown((_inbound(new),), new.own_spis)
+        if exchange.replaced is not None:
+            held += Outgrown(source_associations(exchange.replaced), exchange.replaced.own_spis)
+        return held
+
+    # --- what happens ---
+
+    def soft_expired(self, identity: SaIdentity, now: float) -> bool:
+        """An SA wants to be replaced; tell whether it is in use by a circuit of ours."""
+        for owner, exchange in self._exchanges.items():
+            if any(sa.identity == identity for sa in source_associations(self._sas(owner))):
+                exchange.spread_s = self._spread_s(self._sas(owner).lifetime)
+                self._feed(exchange, SourceRekeyInput.DUE, now)
+                return True
+        return False
+
+    def _spread_s(self, lifetime: Lifetime) -> float:
+        """Return how long the switch may wait without reaching a hard limit."""
+        hard, soft = lifetime.hard_bytes, lifetime.soft_bytes
+        far = hard is None or soft is None or soft < hard // 4
+        spread_s = self._settings.rekey_spread_s
+        return spread_s if far else min(spread_s, _SHORT_SPREAD_S)
+
+    def receive(self, owner: _Owner, message: RekeyAnswer | RekeySwitched, now: float) -> None:
+        """Take a message of a circuit's hop.
+
+        Raises:
+            NotAuthentic: its tag or share is wrong.
+        """
+        exchange = self._exchanges.get(owner)
+        if exchange is None:
+            self._board.count(ApmDrop.UNEXPECTED)
+        elif isinstance(message, RekeyAnswer):
+            self._on_answer(exchange, message, now)
+        else:
+            self._on_switched(exchange, message, now)
+
+    def _on_answer(self, exchange: _Exchange, answer: RekeyAnswer, now: float) -> None:
+        attempt = exchange.attempt
+        if attempt is None or attempt.offer.generation != answer.generation:
+            self._board.count(ApmDrop.UNEXPECTED)
+            return
+        replaced = self._sas(exchange.owner)
+        secrets = attempt.key.agree(replaced, attempt.offer, answer, answer.share)
+        if not hmac.compare_digest(secrets.answer_tag, answer.tag):
+            raise NotAuthentic("the hop does not have the new keys")
+        agreed = self._agreed(replaced, attempt.offer, answer, secrets)
+        exchange.attempt = None
+        if self._install(_inbound(agreed.sas)):
+            exchange.agreed = agreed
+            self._feed(exchange, SourceRekeyInput.ANSWERED, now)
+        else:
+            self._board.spis.release(attempt.offer.backward_spi)
+
+    def _agreed(
+        self, replaced: OnionSas, offer: RekeyOffer, answer: RekeyAnswer, secrets: RekeySecrets
+    ) -> _Agreed:
+        sas = dataclasses.replace(
+            secrets.renew(replaced, offer, answer),
+            own_spis=(offer.backward_spi,),
+            lifetime=source_lifetime(self._settings, self._rng),
+        )
+        switch = RekeySwitch(offer.generation, secrets.switch_tag)
+        return _Agreed(sas, switch, secrets.switched_tag)
+
+    def _on_switched(self, exchange: _Exchange, message: RekeySwitched, now: float) -> None:
+        agreed = exchange.agreed
+        if (
+            agreed is None
+            or exchange.replaced is None
+            or agreed.switch.generation != message.generation
+        ):
+            self._board.count(ApmDrop.UNEXPECTED)
+        elif not hmac.compare_digest(agreed.switched_tag, message.tag):
+            raise NotAuthentic("the hop does not have the new keys")
+        else:
+            self._feed(exchange, SourceRekeyInput.SWITCHED, now)
+
+    # --- time ---
+
+    def next_deadline(self) -> float:
+        """Return when :meth:`handle_deadline` has something to do."""
+        return min(self._timers.next_deadline(), self._lingering.next_deadline())
+
+    def handle_deadline(self, now: float) -> None:
+        """Begin, repeat, switch and give up what is due; remove what has lingered."""
+        self._lingering.handle_deadline(now)
+        while (owner := self._timers.pop_due(now)) is not None:
+            self._due(self._exchanges[owner], now)
+
+    def _due(self, exchange: _Exchange, now: float) -> None:
+        if exchange.state is SourceRekeyState.SETTLED:
+            self._feed(exchange, SourceRekeyInput.DUE, now)
+        elif exchange.state is SourceRekeyState.AGREED:
+            able = self._install(_outbound(_present(exchange.agreed).sas))
+            happened = SourceRekeyInput.SWITCH_DUE if able else SourceRekeyInput.CANNOT_SWITCH
+            self._feed(exchange, happened, now)
+        elif exchange.gives_up_at <= now:
+            self._feed(exchange, SourceRekeyInput.GIVE_UP, now)
+        else:
+            self._feed(exchange, SourceRekeyInput.REPEAT_DUE, now)
+
+    def _feed(self, exchange: _Exchange, happened: SourceRekeyInput, now: float) -> None:
+        step = TRANSITIONS.get((exchange.state, happened))
+        if step is None:
+            raise InternalError(f"an exchange in state {exchange.state.name} met {happened.name}")
+        action, exchange.state = step
+        action(self, exchange, now)
+
+    # --- actions of the table ---
+
+    def _nothing(self, exchange: _Exchange, now: float) -> None:
+        """The keys in question are being replaced already, or this is remembered by the state."""
+
+    def _offer(self, exchange: _Exchange, now: float) -> None:
+        exchange.gives_up_at = now + self._settings.rekey_timeout_s
+        exchange.pause_s = self._settings.rekey_retry_s
+        self._try(exchange, now)
+
+    def _repeat_offer(self, exchange: _Exchange, now: float) -> None:
+        self._try(exchange, now)
+
+    def _try(self, exchange: _Exchange, now: float) -> None:
+        """Send the offer that is open, or a new one if there is none."""
+        if exchange.attempt is None:
+            exchange.attempt = self._new_attempt(exchange)
+        if exchange.attempt is not None:
+            self._say(exchange, exchange.attempt.offer)
+        self._pause(exchange, now)
+
+    def _new_attempt(self, exchange: _Exchange) -> _Attempt | None:
+        try:
+            spi = self._board.spis.allocate()
+        except LimitReached:
+            return None  # the next time there may be one
+        exchange.attempts += 1
+        key = EphemeralKey(self._rng)
+        return _Attempt(RekeyOffer(exchange.attempts, spi, key.share), key)
+
+    def _wait(self, exchange: _Exchange, now: float) -> None:
+        """Switch after a while, so that the hop does not learn how far away the source is.
+
+        Again, and sooner, if the keys in use wear out meanwhile.
+        """
+        self._timers.set(exchange.owner, now + self._rng.random() * exchange.spread_s)
+
+    def _offer_anew(self, exchange: _Exchange, now: float) -> None:
+        """Drop keys that cannot be used, most likely since the hop's SPI is taken here."""
+        agreed, exchange.agreed = _present(exchange.agreed), None
+        self._lingering.discard(Outgrown((_inbound(agreed.sas),), agreed.sas.own_spis))
+        self._try(exchange, now)
+
+    def _switch(self, exchange: _Exchange, now: float) -> None:
+        """Send with the new keys from now on; the outbound SA is installed."""
+        circuit, position = self._circuit(exchange.owner)
+        agreed, hops = _present(exchange.agreed), list(circuit.ipsec.hops)
+        exchange.replaced, hops[position - 1] = hops[position - 1], agreed.sas
+        ipsec = dataclasses.replace(circuit.ipsec, hops=tuple(hops))
+        self._connections.put_source(dataclasses.replace(circuit, ipsec=ipsec))
+        exchange.gives_up_at = now + self._settings.rekey_timeout_s
+        exchange.pause_s = self._settings.rekey_retry_s
+        self._repeat_switch(exchange, now)
+
+    def _repeat_switch(self, exchange: _Exchange, now: float) -> None:
+        self._say(exchange, _present(exchange.agreed).switch)
+        self._pause(exchange, now)
+
+    def _settle(self, exchange: _Exchange, now: float) -> None:
+        """The hop sends with the new keys: what it sent with the old ones may still come."""
+        self._timers.cancel(exchange.owner)
+        replaced, exchange.replaced = _present(exchange.replaced), None
+        exchange.agreed = None
+        self._lingering.discard(Outgrown((_outbound(replaced),)))
+        outgrown = Outgrown((_inbound(replaced),), replaced.own_spis)
+        self._lingering.add(exchange.owner, outgrown, now + self._settings.rekey_linger_s)
+
+    def _settle_and_offer(self, exchange: _Exchange, now: float) -> None:
+        self._settle(exchange, now)
+        exchange.spread_s = 0.0
+        self._offer(exchange, now)
+
+    def _give_up(self, exchange: _Exchange, now: float) -> None:
+        self._lose(exchange.owner[0], now)
+
+    # --- parts ---
+
+    def _pause(self, exchange: _Exchange, now: float) -> None:
+        self._timers.set(exchange.owner, min(now + exchange.pause_s, exchange.gives_up_at))
+        exchange.pause_s = min(2 * exchange.pause_s, _LONGEST_PAUSE_S)
+
+    def _say(self, exchange: _Exchange, message: RekeyOffer | RekeySwitch) -> None:
+        sas = self._sas(exchange.owner)
+        self._board.send([control_packet(sas.near, sas.hop, message)])
+
+    def _circuit(self, owner: _Owner) -> tuple[OpenCircuit, int]:
+        number, position = owner
+        circuit = self._connections.source(number)
+        if not isinstance(circuit, OpenCircuit):
+            raise InternalError("an exchange of keys outlived its circuit")
+        return circuit, position
+
+    def _sas(self, owner: _Owner) -> OnionSas:
+        circuit, position = self._circuit(owner)
+        return circuit.ipsec.hops[position - 1]
+
+    def _install(self, association: SecurityAssociation) -> bool:
+        try:
+            self._board.backend.install(IpsecConfiguration((association,), ()))
+        except (BackendError, ValueError):
+            return False
+        return True
+
+
+def _outbound(sas: OnionSas) -> SecurityAssociation:
+    return source_associations(sas)[0]
+
+
+def _inbound(sas: OnionSas) -> SecurityAssociation:
+    return source_associations(sas)[1]
+
+
+def _present(value: _T | None) -> _T:
+    if value is None:
+        raise InternalError("the state of an exchange promises what it does not hold")
+    return value
+
+
+_Step = tuple[Callable[[SourceRekeying, _Exchange, float], None], SourceRekeyState]
+
+
+def _table() -> Mapping[tuple[SourceRekeyState, SourceRekeyInput], _Step]:
+    s, i, do = SourceRekeyState, SourceRekeyInput, SourceRekeying
+    return MappingProxyType(
+        {
+            (s.SETTLED, i.DUE): (do._offer, s.OFFERED),
+            #
+            (s.OFFERED, i.DUE): (do._nothing, s.OFFERED),
+            (s.OFFERED, i.ANSWERED): (do._wait, s.AGREED),
+            (s.OFFERED, i.REPEAT_DUE): (do._repeat_offer, s.OFFERED),
+            (s.OFFERED, i.GIVE_UP): (do._give_up, s.OFFERED),
+            #
+            (s.AGREED, i.DUE): (do._wait, s.AGREED),
+            (s.AGREED, i.SWITCH_DUE): (do._switch, s.SWITCHING),
+            (s.AGREED, i.CANNOT_SWITCH): (do._offer_anew, s.OFFERED),
+            #
+            (s.SWITCHING, i.DUE): (do._nothing, s.SWITCHING_AND_DUE),
+            (s.SWITCHING, i.SWITCHED): (do._settle, s.SETTLED),
+            (s.SWITCHING, i.REPEAT_DUE): (do._repeat_switch, s.SWITCHING),
+            (s.SWITCHING, i.GIVE_UP): (do._give_up, s.SWITCHING),
+            #
+            (s.SWITCHING_AND_DUE, i.DUE): (do._nothing, s.SWITCHING_AND_DUE),
+            (s.SWITCHING_AND_DUE, i.SWITCHED): (do._settle_and_offer, s.OFFERED),
+            (s.SWITCHING_AND_DUE, i.REPEAT_DUE): (do._repeat_switch, s.SWITCHING_AND_DUE),
+            (s.SWITCHING_AND_DUE, i.GIVE_UP): (do._give_up, s.SWITCHING_AND_DUE),
+        }
+    )
+
+
+TRANSITIONS: Final = _table()
+"""What each input does in each state; a pair that is missing cannot happen."""

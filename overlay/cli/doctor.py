@@ -1,0 +1,110 @@
+"""``overlay doctor``: what this host lacks for the configured node, and how to mend it."""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+from typing import Final
+
+from overlay.cli.answers import Answer
+from overlay.cli.places import CONFIGURATION_FILE, own_directory
+from overlay.cli.tables import printable
+from overlay.config import Configuration, load_configuration
+from overlay.doctor import Examination, Finding, Outcome, Setup, examine
+
+__all__ = ["examination_answer", "examined", "setup_of"]
+
+_WIDTH: Final = 100
+_NOTE: Final = (
+    "Nothing on this host was changed: what was made to try it (security associations, a device,\n"
+    "sockets) is gone again."
+)
+
+
+def examined(arguments: argparse.Namespace) -> tuple[Answer, bool]:
+    """Examine this host; return the answer and whether the configured node can run.
+
+    Raises:
+        ConfigurationError: the configuration holds a mistake, or the named file is missing.
+    """
+    examination = examine(setup_of(arguments))
+    return examination_answer(examination), examination.can_run
+
+
+def setup_of(arguments: argparse.Namespace) -> Setup:
+    """Return the named configuration, the default one, or the defaults if there is none."""
+    path = arguments.config or own_directory() / CONFIGURATION_FILE
+    if arguments.config is None and not path.exists():
+        return Setup(Configuration())
+    return Setup(load_configuration(path), path)
+
+
+def examination_answer(examination: Examination) -> Answer:
+    """Return the examination as text and as JSON."""
+    purposes = examination.setup.purposes
+    lines = [f"Examined for {_node(examination.setup)}.", ""]
+    width = max((len(finding.subject) for _, finding in examination.findings), default=0)
+    for _, finding in examination.findings:
+        required = finding.required_by(purposes)
+        lines += _finding_lines(finding, required=required, width=width)
+    lines += ["", _verdict(examination), _NOTE]
+    plain = {
+        "configuration": str(examination.setup.path) if examination.setup.path else None,
+        "can_run": examination.can_run,
+        "findings": [
+            {
+                "check": check,
+                "subject": finding.subject,
+                "outcome": finding.outcome.value,
+                "required": finding.required_by(purposes),
+                "needed_for": [purpose.value for purpose in finding.needed_for],
+                "said": finding.said,
+            }
+            for check, finding in examination.findings
+        ],
+    }
+    return Answer("\n".join(lines), plain)
+
+
+def _node(setup: Setup) -> str:
+    roles = [
+        name for name, has in (("relay", setup.configuration.roles.relay),
+                               ("exit", setup.configuration.roles.exit)) if has
+    ]  # fmt: skip
+    what = f"a node ({', '.join(roles) or 'no roles'}; backend {setup.configuration.ipsec.backend})"
+    if setup.path is None:
+        return f"{what} with default settings, since no configuration was found"
+    return f"{what} as {setup.path} has it"
+
+
+def _finding_lines(finding: Finding, *, required: bool, width: int) -> list[str]:
+    mark = _mark(finding.outcome, required=required)
+    said = finding.said
+    if finding.outcome is not Outcome.WORKS:
+        said = f"{said[:-1] if said.endswith('.') else said} (for: {_purposes(finding)})"
+    lead = f"{mark:8}{finding.subject:{width}}  "
+    return textwrap.wrap(
+        printable(said),
+        _WIDTH,
+        initial_indent=lead,
+        subsequent_indent=" " * len(lead),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _mark(outcome: Outcome, *, required: bool) -> str:
+    if outcome is Outcome.LACKS:
+        return "LACKS" if required else "lacks"
+    return "works" if outcome is Outcome.WORKS else "note"
+
+
+def _purposes(finding: Finding) -> str:
+    return ", ".join(purpose.value for purpose in finding.needed_for)
+
+
+def _verdict(examination: Examination) -> str:
+    count = len(examination.obstacles)
+    if not count:
+        return "The node can run. What lacks is needed for what it names alone."
+    return f"The node cannot run: mend what is marked LACKS above ({count})."

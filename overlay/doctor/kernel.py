@@ -1,0 +1,115 @@
+"""The kernel's own IPsec: ESP and each suite's algorithms, and ESP in UDP."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Callable, Sequence
+from random import Random, SystemRandom
+from typing import Final
+
+from overlay.doctor.model import Finding, Outcome, Purpose, Setup, tried
+from overlay.errors import BackendError
+from overlay.ipsec.suites import SUITES
+from overlay.ipsec.xfrm.algorithms import algorithm_names
+from overlay.ipsec.xfrm.encapsulation import decapsulate_esp
+from overlay.ipsec.xfrm.netlink import Refusal, XfrmSocket, refusal_error
+from overlay.ipsec.xfrm.probe import try_suite
+from overlay.node.backend_choice import kernel_obstacle
+
+__all__ = ["esp_suites", "kernel_settings", "udp_encapsulation"]
+
+Verdicts = tuple[Refusal | None, Refusal | None]
+Trial = Callable[[int], Verdicts]
+
+_KERNEL: Final = (Purpose.KERNEL,)
+_NO_USE: Final = (Purpose.ADVICE,)
+
+
+def kernel_settings(setup: Setup) -> list[Finding]:
+    """Ask the node itself whether the kernel could do what is configured."""
+    obstacle = kernel_obstacle(setup.configuration, SystemRandom())
+    if obstacle is None:
+        said = "the kernel can do what is configured"
+        return [Finding("settings (kernel)", Outcome.WORKS, said, _KERNEL)]
+    said = f"{obstacle.what}; {obstacle.remedy}."
+    return [Finding("settings (kernel)", Outcome.LACKS, said, _KERNEL)]
+
+
+def esp_suites(
+    setup: Setup, try_each: Callable[[], dict[int, Verdicts]] | None = None
+) -> list[Finding]:
+    """Install an SA of each suite over IPv4 and IPv6, and remove it."""
+    try:
+        verdicts = (try_each or _try_all)()
+    except BackendError as error:
+        return [Finding("kernel ESP", Outcome.LACKS, str(error), _KERNEL)]
+    general = _general_refusal(list(verdicts.values()))
+    if general is not None:
+        said = str(refusal_error("installing a security association", general))
+        return [Finding("kernel ESP", Outcome.LACKS, said, _KERNEL)]
+    wanted = {setup.configuration.ipsec.link_suite, setup.configuration.ipsec.esp_suite}
+    return [
+        Finding("kernel ESP", Outcome.WORKS, "SAs were installed and removed", _KERNEL),
+        *(_suite(number, verdicts[number], wanted) for number in verdicts),
+    ]
+
+
+def _general_refusal(verdicts: Sequence[Verdicts]) -> Refusal | None:
+    """Return the refusal that explains why no suite works; a kernel without ESP says so last."""
+    refusals = [next((each for each in pair if each), None) for pair in verdicts]
+    told = [each for each in refusals if each is not None]
+    if len(told) < len(refusals):
+        return None
+    no_esp = [each for each in told if each.number == errno.EPROTONOSUPPORT]
+    return next(iter(no_esp or told), None)
+
+
+def _suite(number: int, verdicts: Verdicts, wanted: set[int]) -> Finding:
+    suite = SUITES[number]
+    subject = f"kernel {suite.name}"
+    needed_for = _KERNEL if number in wanted else _NO_USE
+    names = ", ".join(algorithm_names(suite))
+    refusal = next((each for each in verdicts if each), None)
+    if refusal is None:
+        return Finding(subject, Outcome.WORKS, names, needed_for)
+    family = "IPv4" if verdicts[0] else "IPv6"
+    sentence = str(
+        refusal_error(f"installing a security association over {family} with {names}", refusal)
+    )
+    return Finding(subject, Outcome.LACKS, sentence, needed_for)
+
+
+def _try_all(rng: Random | None = None) -> dict[int, Verdicts]:
+    with XfrmSocket() as netlink:
+        return {number: try_suite(netlink, rng or SystemRandom(), number) for number in SUITES}
+
+
+def udp_encapsulation(
+    setup: Setup, decapsulate: Callable[[socket.socket], None] = decapsulate_esp
+) -> list[Finding]:
+    """Set the option on a fresh UDP socket of each family, which is closed at once."""
+    listening = {":" in endpoint.host for endpoint in setup.configuration.network.listen}
+    return [
+        _encapsulation(family, is_ipv6 in listening, decapsulate)
+        for is_ipv6, family in ((False, socket.AF_INET), (True, socket.AF_INET6))
+    ]
+
+
+def _encapsulation(
+    family: socket.AddressFamily, used: bool, decapsulate: Callable[[socket.socket], None]
+) -> Finding:
+    name = "IPv4" if family == socket.AF_INET else "IPv6"
+
+    def attempt() -> str:
+        try:
+            with socket.socket(family, socket.SOCK_DGRAM) as fresh:
+                decapsulate(fresh)
+        except OSError as error:
+            raise BackendError(
+                f"opening a UDP socket over {name} failed ({error.strerror}): "
+                "use a kernel with that protocol, or listen on the other one."
+            ) from error
+        return "the kernel takes ESP out of UDP"
+
+    return tried(f"ESP in UDP over {name}", _KERNEL if used else _NO_USE, attempt)

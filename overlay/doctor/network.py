@@ -1,0 +1,217 @@
+"""The network around the node: ports, who can reach it, MTU, forwarding, source checks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from overlay.addresses import Endpoint, IpAddress
+from overlay.control.socket_file import node_answers
+from overlay.doctor.model import Finding, Outcome, Purpose, Setup, tried
+from overlay.errors import BackendError
+from overlay.system.devices import Device, outward_devices, up_devices
+from overlay.system.kernel_settings import read_setting
+from overlay.system.local_address import local_address_towards
+from overlay.system.udp import bound_socket
+
+__all__ = [
+    "device_mtu",
+    "forwarding",
+    "reachability",
+    "reverse_path",
+    "udp_ports",
+    "way_out",
+]
+
+Read = Callable[[str], str | None]
+
+_USUAL_MTU: Final = 1500
+"""What the node takes for the underlay's: larger ESP datagrams are sent in fragments."""
+
+_LEAST_MTU: Final = 1280
+_STRICT: Final = "1"
+_FORWARDING: Final = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}
+
+
+# -- UDP -------------------------------------------------------------------------------
+
+
+def udp_ports(
+    setup: Setup,
+    bind: Callable[[Endpoint], object] | None = None,
+    runs: Callable[[Path], bool] = node_answers,
+) -> list[Finding]:
+    """Bind each endpoint and let it go; a node of this configuration that runs may have it."""
+    socket_path = setup.configuration.node.control_socket
+    running = setup.path is not None and socket_path.is_socket() and runs(socket_path)
+    return [_port(each, bind or _bind_once, running) for each in setup.configuration.network.listen]
+
+
+def _port(endpoint: Endpoint, bind: Callable[[Endpoint], object], running: bool) -> Finding:
+    subject = f"UDP {endpoint}"
+    if running:
+        said = "held by the node that runs with this configuration"
+        return Finding(subject, Outcome.WORKS, said)
+
+    def attempt() -> str:
+        bind(endpoint)
+        return "free, and this user may listen there"
+
+    return tried(subject, (Purpose.NODE,), attempt)
+
+
+def _bind_once(endpoint: Endpoint) -> None:
+    bound_socket(endpoint).close()
+
+
+def reachability(
+    setup: Setup, towards: Callable[[Endpoint], IpAddress] = local_address_towards
+) -> list[Finding]:
+    """Whether the node knows an address to tell others, and a way to whom it joins through."""
+    network, subject = setup.configuration.network, "own address"
+    if network.advertised:
+        said = ", ".join(str(each) for each in network.advertised)
+        return [Finding(subject, Outcome.WORKS, f"others are told {said}")]
+    for peer in network.bootstrap:
+        with suppress(BackendError):
+            said = f"others are told {towards(peer)}, from which the first peer is reached"
+            return [Finding(subject, Outcome.WORKS, said)]
+    said = (
+        "nothing tells at which address others reach this node; set [network] advertise = "
+        '["ADDRESS:PORT"]'
+        + (", or give this host a route to its bootstrap nodes." if network.bootstrap else ".")
+    )
+    needed_for = (Purpose.NODE,) if setup.path is not None else (Purpose.ADVICE,)
+    return [Finding(subject, Outcome.LACKS, said, needed_for)]
+
+
+# -- devices ---------------------------------------------------------------------------
+
+
+def device_mtu(
+    _setup: Setup,
+    devices: Callable[[], Sequence[Device]] = up_devices,
+    outward: Callable[[], frozenset[str]] = outward_devices,
+) -> list[Finding]:
+    """Compare the MTU of the devices towards the outside with what links are made for.
+
+    The path beyond cannot be measured without sending to somebody, which this does not.
+    """
+    try:
+        names = outward()
+    except BackendError as error:
+        return [Finding("MTU", Outcome.UNKNOWN, str(error), (Purpose.ADVICE,))]
+    found = [device for device in devices() if not device.loopback]
+    towards = [device for device in found if device.name in names] or found
+    if not towards:
+        said = "no network device is up; set one up with: ip link set dev DEVICE up"
+        return [Finding("MTU", Outcome.LACKS, said, (Purpose.ADVICE,))]
+    return [_mtu(device) for device in towards]
+
+
+def _mtu(device: Device) -> Finding:
+    subject = f"MTU of {device.name}"
+    if device.mtu >= _USUAL_MTU:
+        return Finding(subject, Outcome.WORKS, f"{device.mtu} bytes")
+    remedy = f"if its network allows more: ip link set dev {device.name} mtu {_USUAL_MTU}"
+    if device.mtu >= _LEAST_MTU:
+        said = f"{device.mtu} bytes, so large packets travel in fragments; {remedy}"
+        return Finding(subject, Outcome.UNKNOWN, said, (Purpose.ADVICE,))
+    said = f"{device.mtu} bytes, less than IPv6 needs ({_LEAST_MTU}, RFC 8200); {remedy}"
+    return Finding(subject, Outcome.LACKS, said)
+
+
+def way_out(
+    _setup: Setup, outward: Callable[[], frozenset[str]] = outward_devices
+) -> list[Finding]:
+    """An exit sends where the default routes lead."""
+
+    def attempt() -> str:
+        names = sorted(outward())
+        if not names:
+            raise BackendError(
+                "this host has no default route, so an exit has no way out; add one with: "
+                "ip route add default via ROUTER"
+            )
+        return f"default routes lead to {', '.join(names)}"
+
+    return [tried("default route", (Purpose.EXIT,), attempt)]
+
+
+# -- kernel settings -------------------------------------------------------------------
+
+
+def forwarding(
+    _setup: Setup, read: Read = read_setting, writable: Callable[[str], bool] | None = None
+) -> list[Finding]:
+    """An exit, and a relay in the kernel, switch forwarding on by themselves, if they may."""
+    may_write = writable or _may_write
+    return [
+        _forwarding(4, read, may_write, (Purpose.EXIT,)),
+        _forwarding(6, read, may_write, (Purpose.EXIT, Purpose.KERNEL_RELAY)),
+    ]
+
+
+def _forwarding(
+    version: int,
+    read: Read,
+    may_write: Callable[[str], bool],
+    needed_for: tuple[Purpose, ...],
+) -> Finding:
+    name = _FORWARDING[version]
+    subject, value = f"IPv{version} forwarding", read(name)
+    if value == "1":
+        return Finding(subject, Outcome.WORKS, "on", needed_for)
+    if value is None:
+        return _no_protocol(subject, version, needed_for)
+    if may_write(name):
+        return Finding(
+            subject, Outcome.WORKS, "off, and whoever needs it switches it on", needed_for
+        )
+    said = f"off, and this process may not change it; type as this host's root: {_switch_on(name)}"
+    return Finding(subject, Outcome.LACKS, said, needed_for)
+
+
+def _no_protocol(subject: str, version: int, needed_for: tuple[Purpose, ...]) -> Finding:
+    said = f"this kernel has no IPv{version} (or it is disabled); use one that has."
+    return Finding(subject, Outcome.LACKS, said, needed_for)
+
+
+def _switch_on(name: str) -> str:
+    return f"sysctl -w {name.replace('/', '.')}=1"
+
+
+def _may_write(name: str) -> bool:
+    return os.access(Path("/proc/sys", name), os.W_OK)
+
+
+def reverse_path(
+    _setup: Setup,
+    read: Read = read_setting,
+    devices: Callable[[], Sequence[Device]] = up_devices,
+) -> list[Finding]:
+    """Strict source checks drop what comes in by another device than the answer would take.
+
+    With one device towards the outside that is nothing. What the kernel has taken out of ESP
+    is exempt (Linux, ``fib_validate_source``).
+    """
+    outside = [device.name for device in devices() if not device.loopback]
+    strict = [name for name in outside if _effective_check(name, read) == _STRICT]
+    needed_for = (Purpose.ADVICE,)
+    if len(outside) < 2 or not strict:
+        said = "strict on the only device, which is fine" if strict else "not strict"
+        return [Finding("reverse-path filter", Outcome.WORKS, said, needed_for)]
+    commands = " ".join(f"net.ipv4.conf.{name.replace('.', '/')}.rp_filter=2" for name in strict)
+    said = (
+        f"strict on {', '.join(strict)}: with several devices, packets that come in by another "
+        f"one than their answers take are dropped; loosen it with: sysctl -w {commands}"
+    )
+    return [Finding("reverse-path filter", Outcome.UNKNOWN, said, needed_for)]
+
+
+def _effective_check(device: str, read: Read) -> str:
+    """Return the larger of the device's setting and that for all (Linux, ip-sysctl)."""
+    return max(read(f"net/ipv4/conf/{name}/rp_filter") or "0" for name in ("all", device))

@@ -1,0 +1,130 @@
+"""The kernel backend in the operating system: filters, settings, sockets for control traffic.
+
+What the node's process does for packets ends with set-up. Afterwards it is woken for control
+traffic, by expiring SAs, and a few times after a handshake to see whether the peer has sent.
+
+::
+
+    opened    backend (device, SAs, policies) -> wall -> exit's filter -> control sockets
+              -> ESP of the UDP port to the kernel
+    closed    the other way round
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import ExitStack
+from typing import Final
+
+import trio
+
+from overlay.addresses import Endpoint, InnerAddress, IpNetwork
+from overlay.config import Configuration
+from overlay.ipsec.xfrm.backend import XfrmBackend
+from overlay.ipsec.xfrm.encapsulation import decapsulate_esp
+from overlay.node.assembly import path_mtu
+from overlay.node.kernel_path import CONTROL_PORTS, KernelPath
+from overlay.node.kernel_source import KernelSource
+from overlay.node.packet_path import Arrived
+from overlay.node.packet_shell import BackendChoice, ShellHost
+from overlay.node.sockets import Sockets
+from overlay.system.conntrack import forget_connections
+from overlay.system.control_sockets import ControlSocket
+from overlay.system.destination_guard import DestinationGuard
+from overlay.system.exit_filter import ExitFilter, clear_exit_leftovers
+from overlay.system.ipsec_wall import IpsecWall
+from overlay.system.udp import bound_socket
+
+__all__ = ["KernelShell"]
+
+_PROOF_CHECK_S: Final = 0.25
+"""How often the counters of link SAs that wait for a first packet are asked."""
+
+
+class KernelShell:
+    """Implements ``overlay.node.packet_shell.PacketShell`` with the Linux kernel."""
+
+    def __init__(
+        self, configuration: Configuration, network: Sockets, backend: XfrmBackend, reason: str
+    ) -> None:
+        """Take all that the kernel needs to carry circuits, all or nothing.
+
+        ``backend`` is closed with the shell, and at once if the shell cannot be had.
+
+        Raises:
+            BackendError: the operating system refused.
+        """
+        self.choice = BackendChoice(backend.capabilities().name, reason)
+        self.backend = backend
+        self.unforgotten = 0
+        roles, mtu = configuration.roles, path_mtu(configuration)
+        with ExitStack() as opened:
+            opened.callback(backend.close)
+            self.guard = KernelSource(
+                lambda: DestinationGuard(by_ipsec=True), device=backend.device_name, path_mtu=mtu
+            )
+            opened.callback(self.guard.close)
+            opened.enter_context(IpsecWall(CONTROL_PORTS, forwards=roles.relay or roles.exit))
+            if roles.exit:
+                opened.enter_context(_exit_filter(configuration, backend.device_name, mtu))
+            elif backend.leftovers_removed:
+                clear_exit_leftovers()
+            self._control = {
+                port: opened.enter_context(ControlSocket(port)) for port in CONTROL_PORTS
+            }
+            _hand_esp_over(network)
+            self._opened = opened.pop_all()
+        self.path = KernelPath(backend, self._control)
+
+    def start(self, node: ShellHost) -> None:
+        """Start to hear control traffic and the kernel's events."""
+        for each in self._control.values():
+            node.spawn(self._receive, node, each)
+        node.spawn(self._watch_expiry, node)
+        node.spawn(self._watch_proofs, node)
+
+    def own_addresses(self) -> frozenset[bytes]:
+        """Return none: the exit's filter knows what is for this host without a list."""
+        return frozenset()
+
+    def forget(self, inner_addresses: Iterable[InnerAddress]) -> None:
+        """Forget every tracked connection of a circuit that ended (paper, section 2.5)."""
+        for address in inner_addresses:
+            if forget_connections(address) is None:
+                self.unforgotten += 1
+
+    def close(self) -> None:
+        """Remove sockets, filters, settings, SAs, policies, addresses and the device."""
+        self._opened.close()
+
+    async def _receive(self, node: ShellHost, control: ControlSocket) -> None:
+        while True:
+            datagrams = await control.receive_batch()
+            node.take(self.path.received(control.port, datagrams))
+
+    async def _watch_expiry(self, node: ShellHost) -> None:
+        """Let the cores ask for expired SAs whenever the kernel tells of some."""
+        while True:
+            await trio.lowlevel.wait_readable(self.backend.fileno())
+            node.settle(node.now())
+
+    async def _watch_proofs(self, node: ShellHost) -> None:
+        """Notice a first packet that was no control packet, which would have told."""
+        while True:
+            await trio.sleep(_PROOF_CHECK_S)
+            if self.backend.has_unproven():
+                node.take(Arrived(first_packets=self.backend.first_packets()))
+
+
+def _exit_filter(configuration: Configuration, device: str, mtu: int) -> ExitFilter:
+    pools: tuple[IpNetwork, ...] = (configuration.exit.inner_ipv4, configuration.exit.inner_ipv6)
+    return ExitFilter(device, pools, mtu=mtu, policy=configuration.exit.exit_policy())
+
+
+def _hand_esp_over(network: Sockets) -> None:
+    """Let the kernel take ESP from the node's port, once it is known that it can for each."""
+    for family in {":" in each.local.host for each in network}:
+        with bound_socket(Endpoint("::1" if family else "127.0.0.1", 0)) as trial:
+            decapsulate_esp(trial)
+    for each in network:
+        each.prepare(decapsulate_esp)

@@ -1,0 +1,75 @@
+"""What the cores want of the backend that carries packets, whichever it is.
+
+Two implementations: ``overlay.node.datapath`` (the userspace engine in batches) and
+``overlay.node.kernel_path`` (the Linux kernel, which keeps all packets but control to itself).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from overlay.addresses import Endpoint
+from overlay.ipsec.model import Drop, IpsecBackend, SaIdentity, Spi
+
+__all__ = ["Arrived", "DatagramSink", "NodeBackend", "PacketPath"]
+
+
+class DatagramSink(Protocol):
+    """Where datagrams of the UDP port go; a full buffer drops and counts, as a network does."""
+
+    def send_batch(self, batch: Sequence[tuple[bytes, Endpoint]]) -> None:
+        """Send without waiting."""
+        ...
+
+
+class NodeBackend(IpsecBackend, Protocol):
+    """An IPsec backend as a node runs it: beside enforcing, it tells what happened."""
+
+    def soft_expired(self) -> list[SaIdentity]:
+        """Return, once each, the SAs that want to be replaced since the last call."""
+        ...
+
+    def drops(self) -> dict[Drop, int]:
+        """Return how many packets were dropped so far, by reason."""
+        ...
+
+    def association_counts(self) -> dict[str, int]:
+        """Return how many SAs are installed, by kind, for the node's owner."""
+        ...
+
+
+@dataclass(slots=True)
+class Arrived:
+    """What the cores are told of packets that came.
+
+    ``to_control`` are IPv6 packets for an overlay or circuit address of this host that passed
+    its in-policies; ``first_packets`` are the SPIs of inbound link SAs that have authenticated
+    a first packet, which proves that the peer holds the keys; ``worn`` tells that SAs want to
+    be replaced now, and not at the next deadline.
+    """
+
+    to_control: list[bytes] = field(default_factory=list)
+    first_packets: list[Spi] = field(default_factory=list)
+    worn: bool = False
+
+
+class PacketPath(Protocol):
+    """How packets of this node's own reach the network, and control packets its cores."""
+
+    def from_network(self, datagrams: Sequence[tuple[bytes, Endpoint]], now: float) -> Arrived:
+        """Take ESP datagrams that reached the node's own socket."""
+        ...
+
+    def send(self, packets: Sequence[bytes], now: float) -> None:
+        """Seal IPv6 packets between overlay and circuit addresses, and send them."""
+        ...
+
+    def send_dummy(self, reqid: int, now: float) -> None:
+        """Send one dummy packet on a link, if it is up."""
+        ...
+
+    def counters(self) -> dict[str, int]:
+        """Return what the node's owner may see of it."""
+        ...

@@ -1,0 +1,99 @@
+"""A backend's side towards the operating system: devices, sockets, filters and their tasks.
+
+One implementation a backend (``overlay.node.userspace_shell``, ``overlay.node.kernel_shell``);
+the running node knows this Protocol alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from overlay.addresses import InnerAddress, IpNetwork
+from overlay.node.control_plane import ControlPlane
+from overlay.node.packet_path import Arrived, NodeBackend, PacketPath
+from overlay.node.paths import Guard
+
+__all__ = ["BackendChoice", "PacketShell", "ShellHost", "SourceGuard"]
+
+
+@dataclass(frozen=True, slots=True)
+class BackendChoice:
+    """Which backend runs, and why, as a clause for the node's owner."""
+
+    name: str
+    reason: str
+
+
+class SourceGuard(Guard, Protocol):
+    """The guard of destinations as the node's start sees it."""
+
+    def leftovers(self) -> list[IpNetwork]:
+        """Return what the kernel still guards, though no path of this process asked for it."""
+        ...
+
+
+class ShellHost(Protocol):
+    """What a shell needs of the node that runs it."""
+
+    @property
+    def plane(self) -> ControlPlane:
+        """The cores."""
+        ...
+
+    def spawn(self, task: Callable[..., Awaitable[None]], *arguments: object) -> None:
+        """Run a task as long as the node runs; its failure ends the node."""
+        ...
+
+    def now(self) -> float:
+        """Return the time on the node's clock."""
+        ...
+
+    def settle(self, now: float) -> None:
+        """Pass on what a change from outside the cores has caused."""
+        ...
+
+    def take(self, arrived: Arrived) -> None:
+        """Tell the cores of packets that came beside the UDP port."""
+        ...
+
+
+class PacketShell(Protocol):
+    """Owner of what one backend holds of the operating system; a context manager."""
+
+    @property
+    def choice(self) -> BackendChoice:
+        """Which backend this is, and why it was chosen."""
+        ...
+
+    @property
+    def backend(self) -> NodeBackend:
+        """Where IPsec configurations are enforced."""
+        ...
+
+    @property
+    def path(self) -> PacketPath:
+        """How the cores' packets go."""
+        ...
+
+    @property
+    def guard(self) -> SourceGuard:
+        """The source's end: destinations and what carries their packets."""
+        ...
+
+    def start(self, node: ShellHost) -> None:
+        """Start the tasks."""
+        ...
+
+    def own_addresses(self) -> frozenset[bytes]:
+        """Return the packed addresses that an exit lets no circuit reach."""
+        ...
+
+    def forget(self, inner_addresses: Iterable[InnerAddress]) -> None:
+        """Forget every tracked connection of a circuit that ended."""
+        ...
+
+    def close(self) -> None:
+        """Give everything back; what is guarded stays so."""
+        ...

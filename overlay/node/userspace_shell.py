@@ -1,0 +1,122 @@
+"""The userspace backend in the operating system: TUN devices, and an exit's filter around one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import ExitStack
+
+from overlay.addresses import InnerAddress
+from overlay.config import Configuration
+from overlay.errors import BackendError
+from overlay.ipsec.userspace.engine import UserspaceEngine
+from overlay.logs import EventLog
+from overlay.node.assembly import build_datapath, path_mtu
+from overlay.node.exit_side import ExitSide
+from overlay.node.host import Host, Tun
+from overlay.node.packet_path import DatagramSink
+from overlay.node.packet_shell import BackendChoice, ShellHost
+from overlay.node.source_side import SourceSide
+from overlay.system.tun import MIN_MTU
+
+__all__ = ["UserspaceShell"]
+
+_REFRESH_INTERVAL_S = 10.0
+
+_log = EventLog(__name__)
+
+
+class UserspaceShell:
+    """Implements ``overlay.node.packet_shell.PacketShell``; owner of the TUN devices."""
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        host: Host,
+        network: DatagramSink,
+        engine: UserspaceEngine,
+        reason: str,
+    ) -> None:
+        """Take what an exit needs; what a source needs is taken with its first path.
+
+        Raises:
+            BackendError: the operating system refused.
+            ConfigurationError: a plug-in cannot be had.
+        """
+        self.choice = BackendChoice(engine.capabilities().name, reason)
+        self.backend = engine
+        self._node: ShellHost | None = None
+        with ExitStack() as opened:
+            inner = (configuration.exit.inner_ipv4, configuration.exit.inner_ipv6)
+            exit_side = ExitSide(host, inner) if configuration.roles.exit else None
+            self._exit = opened.enter_context(exit_side) if exit_side is not None else None
+            mtu = path_mtu(configuration)
+            self.guard = SourceSide(
+                host,
+                device_mtu=max(mtu, MIN_MTU),
+                path_mtu=mtu,
+                device_opened=self._source_device_opened,
+            )
+            opened.callback(self.guard.close)
+            self.path = build_datapath(configuration, engine, network, self.own_addresses)
+            opened.callback(engine.flush)
+            self._opened = opened.pop_all()
+        if self._exit is not None:
+            self.path.exit_device = self._exit.device
+
+    def start(self, node: ShellHost) -> None:
+        """Start to read the exit's device; the source's is read as soon as there is one."""
+        self._node = node
+        if self._exit is not None:
+            node.spawn(self._read_exit_device, self._exit.device)
+            node.plane.chores.every(
+                _REFRESH_INTERVAL_S, "addresses", self._exit.refresh, first=node.now()
+            )
+
+    def own_addresses(self) -> frozenset[bytes]:
+        """Return the packed addresses that an exit lets no circuit reach."""
+        return self._exit.own_addresses() if self._exit is not None else frozenset()
+
+    def forget(self, inner_addresses: Iterable[InnerAddress]) -> None:
+        """Forget every tracked connection of a circuit that ended."""
+        if self._exit is not None:
+            self._exit.forget(inner_addresses)
+
+    def close(self) -> None:
+        """Remove SAs, devices and filters."""
+        self._opened.close()
+
+    def _source_device_opened(self, device: Tun) -> None:
+        if self._node is not None:
+            self.path.source_device = device
+            self._node.spawn(self._read_source_device, self._node, device)
+
+    async def _read_source_device(self, node: ShellHost, device: Tun) -> None:
+        while True:
+            try:
+                packets = await device.read_batch()
+            except BackendError:
+                self._source_device_lost(node)
+                return
+            self.path.from_source_device(packets, node.now())
+            self._replace_worn(node)
+
+    async def _read_exit_device(self, device: Tun) -> None:
+        while True:
+            packets = await device.read_batch()
+            if self._node is not None:
+                self.path.send(packets, self._node.now())
+                self._replace_worn(self._node)
+
+    def _replace_worn(self, node: ShellHost) -> None:
+        """SAs at a soft limit are replaced now, not at the next deadline."""
+        if self.backend.has_soft_expired:
+            node.settle(node.now())
+
+    def _source_device_lost(self, node: ShellHost) -> None:
+        """Somebody removed the device: build every path anew, with a new device."""
+        _log.warning("source.device_lost")
+        self.path.source_device = None
+        self.guard.device_lost()
+        now = node.now()
+        node.plane.paths.rebuild_all(now)
+        node.settle(now)

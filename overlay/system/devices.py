@@ -1,0 +1,58 @@
+"""The network devices of this network namespace, and which of them lead to the outside."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import socket
+import struct
+from dataclasses import dataclass
+from typing import Final
+
+from overlay.system.rtnetlink import Rtnetlink
+
+__all__ = ["Device", "outward_devices", "up_devices"]
+
+# From Linux's sockios.h and if.h.
+_SIOCGIFFLAGS: Final = 0x8913
+_SIOCGIFMTU: Final = 0x8921
+_IFF_UP: Final = 0x0001
+_IFF_LOOPBACK: Final = 0x0008
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A device that is up; ``mtu`` in bytes."""
+
+    name: str
+    mtu: int
+    loopback: bool = False
+
+
+def up_devices() -> tuple[Device, ...]:
+    """Return all devices that are up, by name; asked by ioctl, since /sys may show another's."""
+    found = []
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        for _, name in socket.if_nameindex():
+            with contextlib.suppress(OSError):  # it went away meanwhile
+                flags = _ask(control, _SIOCGIFFLAGS, name, "H")
+                if flags & _IFF_UP:
+                    mtu = _ask(control, _SIOCGIFMTU, name, "i")
+                    found.append(Device(name, mtu, bool(flags & _IFF_LOOPBACK)))
+    return tuple(sorted(found, key=lambda device: device.name))
+
+
+def outward_devices() -> frozenset[str]:
+    """Return the names of the devices that the default routes of both families lead to.
+
+    Raises:
+        BackendError: the kernel did not tell its routes.
+    """
+    with Rtnetlink() as netlink:
+        return frozenset(each for v in (4, 6) for each in netlink.default_route_devices(v))
+
+
+def _ask(control: socket.socket, request: int, name: str, fmt: str) -> int:
+    answer = fcntl.ioctl(control, request, struct.pack("16s24x", name.encode()))
+    (value,) = struct.unpack_from(fmt, answer, 16)
+    return int(value)

@@ -1,0 +1,149 @@
+"""The exit policy as packet filter rules, where the kernel's IPsec carries the circuits.
+
+::
+
+    IPsec ──> source is in the pool ──> this host? another circuit? the overlay?   drop
+                                        exit policy: first rule that covers it    accept, drop
+    outside ──> in the clear, to or from an inner address                          drop
+            ──> reply to a connection that began inside ──> IPsec will take it     accept
+                                                            else                   drop
+
+The rules do what ``overlay.exit_policy.ExitPolicy.permits`` says, on packets that connection
+tracking has reassembled, so that a port is always there to be judged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from overlay.addresses import OVERLAY_NETWORKS, IpNetwork
+from overlay.exit_policy import FORBIDDEN_NETWORKS, ExitPolicy, ExitRule
+from overlay.system.packet_filter import Hook, Rule, Verdict
+
+__all__ = ["ipsec_exit_rules"]
+
+_PORT_PROTOCOLS: Final = (6, 17)
+
+
+def ipsec_exit_rules(
+    pools: Sequence[IpNetwork],
+    outward: Sequence[str],
+    policy: ExitPolicy,
+    *,
+    closed: Sequence[str],
+) -> tuple[Rule, ...]:
+    """Return the filter of an exit; see ``overlay.system.exit_filter.ExitPlan``."""
+    rules: list[Rule] = [Rule(hook=Hook.PREROUTING, verdict=Verdict.ACCEPT, in_device="lo")]
+    for pool in pools:
+        rules += _entering(pool)
+    rules += [
+        Rule(hook=Hook.PREROUTING, verdict=Verdict.RESTORE_MARK, in_device=each) for each in outward
+    ]
+    for pool in pools:
+        own = Rule(hook=Hook.INPUT, verdict=Verdict.DROP, source=pool, ipsec_in=True)
+        rules += [
+            own,
+            *_outwards(pool, [p for p in pools if p.version == pool.version], outward, policy),
+        ]
+        rules += _inwards(pool)
+    rules += _closed(closed, pools)
+    rules += [
+        Rule(hook=Hook.POSTROUTING, verdict=Verdict.MASQUERADE, source=pool, out_device=each)
+        for pool in pools
+        for each in outward
+    ]
+    return tuple(rules)
+
+
+def _entering(pool: IpNetwork) -> list[Rule]:
+    hook = Hook.PREROUTING
+    return [
+        Rule(hook=hook, verdict=Verdict.DROP, source=pool, ipsec_in=False),
+        Rule(hook=hook, verdict=Verdict.DROP, destination=pool, ipsec_in=False),
+        Rule(hook=hook, verdict=Verdict.MARK, source=pool, ipsec_in=True),
+    ]
+
+
+def _outwards(
+    pool: IpNetwork, pools: Sequence[IpNetwork], outward: Sequence[str], policy: ExitPolicy
+) -> Iterator[Rule]:
+    """Yield what judges packets from one pool; the last rule refuses."""
+    hook, version = Hook.FORWARD, pool.version
+    yield Rule(hook=hook, verdict=Verdict.CLAMP_MSS, source=pool, ipsec_in=True)
+    own = [*pools, *(each for each in OVERLAY_NETWORKS if version == 6)]
+    for network in own:
+        yield Rule(hook=hook, verdict=Verdict.DROP, source=pool, destination=network)
+    rules = [rule for rule in policy.rules if rule.network.version == version]
+    for opened in policy.allowed_forbidden:
+        if opened.version == version:
+            yield from _judged(pool, rules, outward, within=opened)
+    for forbidden, _ in FORBIDDEN_NETWORKS:
+        if forbidden.version == version:
+            yield Rule(hook=hook, verdict=Verdict.DROP, source=pool, destination=forbidden)
+    yield from _judged(pool, rules, outward, within=None)
+
+
+def _judged(
+    pool: IpNetwork, rules: Sequence[ExitRule], outward: Sequence[str], within: IpNetwork | None
+) -> Iterator[Rule]:
+    """Yield the exit's rules for destinations within a network (None for all), then a refusal."""
+    for rule in rules:
+        destination = rule.network if within is None else _common(rule.network, within)
+        if destination is not None:
+            yield from _as_filter_rules(pool, rule, destination, outward)
+    yield Rule(hook=Hook.FORWARD, verdict=Verdict.DROP, source=pool, destination=within)
+
+
+def _common(first: IpNetwork, second: IpNetwork) -> IpNetwork | None:
+    """Return the smaller of two networks of one IP version that overlap, else None."""
+    if not first.overlaps(second):
+        return None
+    return max(first, second, key=lambda network: network.prefixlen)
+
+
+def _as_filter_rules(
+    pool: IpNetwork, rule: ExitRule, destination: IpNetwork, outward: Sequence[str]
+) -> Iterator[Rule]:
+    """Yield one rule for each protocol that a port range speaks of, and each device."""
+    ranges: list[tuple[int | None, tuple[int, int] | None]] = [(None, None)]
+    if not rule.every_port:
+        ranges = [(each, (rule.first_port, rule.last_port)) for each in _PORT_PROTOCOLS]
+    for protocol, ports in ranges:
+        for device in outward if rule.accept else (None,):
+            yield Rule(
+                hook=Hook.FORWARD,
+                verdict=Verdict.ACCEPT if rule.accept else Verdict.DROP,
+                source=pool,
+                destination=destination,
+                protocol=protocol,
+                ports=ports,
+                out_device=device,
+                ipsec_in=True,
+            )
+
+
+def _inwards(pool: IpNetwork) -> list[Rule]:
+    hook = Hook.FORWARD
+    return [
+        Rule(hook=hook, verdict=Verdict.CLAMP_MSS, destination=pool, ipsec_out=True),
+        Rule(hook=hook, verdict=Verdict.ACCEPT, destination=pool, ipsec_out=True, reply=True),
+        Rule(hook=hook, verdict=Verdict.DROP, destination=pool),
+    ]
+
+
+def _closed(devices: Sequence[str], pools: Sequence[IpNetwork]) -> list[Rule]:
+    """Keep devices that forwarded nothing before from forwarding for others now."""
+    if not any(pool.version == 4 for pool in pools):
+        return []
+    return [
+        Rule(
+            hook=Hook.FORWARD,
+            verdict=Verdict.DROP,
+            version=4,
+            in_device=each,
+            ipsec_in=False,
+            ipsec_out=False,
+        )
+        for each in devices
+    ]

@@ -1,0 +1,155 @@
+"""The packet filter and the settings of a host whose kernel carries circuits.
+
+::
+
+    outside, in the clear ──> to or from an overlay or circuit address ──> drop
+    IPsec ──> to an overlay or circuit address here: ESP, control (UDP)    accept, else drop
+    forwarded, to or from such an address ──> a policy will encapsulate it, else drop
+    anything ──> out, to or from such an address, in the clear             drop
+
+Security policies alone would do most of it; two walls are better than one, as for the guard of
+destinations. ICMP between neighbours is dropped as well: it could tell an exit how long the
+path is (by packet sizes), and a relay what a stranger wants it to believe.
+
+IPv6 knows one switch for forwarding on all devices. If it was off, this filter keeps what is
+neither out of nor into a tunnel where it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final, Self
+
+from overlay.addresses import OVERLAY_NETWORKS
+from overlay.system.destination_guard import NODE_MARK
+from overlay.system.filter_choice import find_packet_filter
+from overlay.system.kernel_settings import KernelSetting, change_setting, read_setting
+from overlay.system.noted_settings import noted, restore_noted
+from overlay.system.packet_filter import FilterTable, Hook, PacketFilter, Rule, Verdict
+from overlay.system.rtnetlink import Rtnetlink
+
+__all__ = ["IpsecWall", "wall_rules"]
+
+_FILTER_NAME: Final = "ipsec"
+_FORWARDING: Final = "net/ipv6/conf/all/forwarding"
+_ESP: Final = 50
+_UDP: Final = 17
+
+
+class IpsecWall:
+    """What a node's kernel backend changes beside SAs and policies; a context manager.
+
+    Its owner must own the kernel's IPsec in this network namespace (``XfrmBackend`` does).
+    """
+
+    def __init__(
+        self,
+        control_ports: Iterable[int],
+        *,
+        forwards: bool,
+        packet_filter: PacketFilter | None = None,
+    ) -> None:
+        """Describe it; nothing is changed yet.
+
+        Args:
+            control_ports: UDP ports that overlay and circuit addresses answer at.
+            forwards: whether the circuits of others pass.
+            packet_filter: the host's if None.
+
+        Raises:
+            BackendError: no packet filter works here.
+        """
+        self._ports = tuple(control_ports)
+        self._forwards = forwards
+        self._filter = packet_filter or find_packet_filter()
+
+    def install(self) -> None:
+        """Undo what a killed node left, then stand; all or nothing.
+
+        Raises:
+            BackendError: the kernel refused.
+        """
+        restore_noted(self._filter, _FILTER_NAME)
+        settings = self._settings()
+        closed = self._forwards and read_setting(_FORWARDING) == "0"
+        rules = wall_rules(self._ports, closed=closed)
+        try:
+            self._filter.replace(FilterTable(_FILTER_NAME, NODE_MARK, rules, noted(settings)))
+            for name, value in settings:
+                change_setting(name, value)
+        except BaseException:
+            self.remove()
+            raise
+
+    def remove(self) -> None:
+        """Restore the settings and remove the filter; harmless if repeated."""
+        restore_noted(self._filter, _FILTER_NAME)
+
+    def __enter__(self) -> Self:
+        self.install()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.remove()
+
+    def _settings(self) -> list[KernelSetting]:
+        # A flow label that programs' sockets choose would be copied into every onion layer.
+        settings = [("net/ipv6/auto_flowlabels", "0")]
+        if self._forwards:
+            with Rtnetlink() as netlink:
+                devices = netlink.default_route_devices(6)
+            for device in devices:
+                name = f"net/ipv6/conf/{device}/accept_ra"
+                if read_setting(name) == "1":
+                    settings.append((name, "2"))
+            settings.append((_FORWARDING, "1"))
+        return settings
+
+
+def wall_rules(control_ports: Iterable[int], *, closed: bool) -> tuple[Rule, ...]:
+    """Return the filter; ``closed`` if this host forwarded no IPv6 for anybody before."""
+    rules = [
+        Rule(hook=hook, verdict=Verdict.ACCEPT, in_device="lo")
+        for hook in (Hook.PREROUTING, Hook.INPUT)
+    ]
+    rules.append(Rule(hook=Hook.POSTROUTING, verdict=Verdict.ACCEPT, out_device="lo"))
+    for network in OVERLAY_NETWORKS:
+        rules += [
+            Rule(hook=Hook.PREROUTING, verdict=Verdict.DROP, destination=network, ipsec_in=False),
+            Rule(hook=Hook.PREROUTING, verdict=Verdict.DROP, source=network, ipsec_in=False),
+            Rule(hook=Hook.INPUT, verdict=Verdict.ACCEPT, destination=network, protocol=_ESP),
+        ]
+        rules += [
+            Rule(
+                hook=Hook.INPUT,
+                verdict=Verdict.ACCEPT,
+                destination=network,
+                protocol=_UDP,
+                ports=(port, port),
+            )
+            for port in control_ports
+        ]
+        rules.append(Rule(hook=Hook.INPUT, verdict=Verdict.DROP, destination=network))
+        for hook in (Hook.FORWARD, Hook.POSTROUTING):
+            rules += [
+                Rule(hook=hook, verdict=Verdict.DROP, destination=network, ipsec_out=False),
+                Rule(hook=hook, verdict=Verdict.DROP, source=network, ipsec_out=False),
+            ]
+    rules += [
+        Rule(
+            hook=Hook.INPUT,
+            verdict=Verdict.DROP,
+            version=6,
+            protocol=_UDP,
+            ports=(port, port),
+            ipsec_in=False,
+        )
+        for port in control_ports
+    ]
+    if closed:
+        rules.append(
+            Rule(
+                hook=Hook.FORWARD, verdict=Verdict.DROP, version=6, ipsec_in=False, ipsec_out=False
+            )
+        )
+    return tuple(rules)

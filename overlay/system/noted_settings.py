@@ -1,0 +1,41 @@
+"""Kernel settings that are given back, also after a crash.
+
+What they were before is kept as notes in the packet filter table that is installed with them:
+both vanish with the network namespace, and a new process finds both or neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from overlay.system.kernel_settings import (
+    KernelSetting,
+    change_setting,
+    parse_note,
+    read_setting,
+)
+from overlay.system.packet_filter import PacketFilter
+
+__all__ = ["noted", "restore_noted"]
+
+
+def noted(settings: Iterable[KernelSetting]) -> tuple[str, ...]:
+    """Return a note of what each setting is now, before it is changed."""
+    before = [(name, read_setting(name)) for name, _ in settings]
+    return tuple(f"{name}={value}" for name, value in before if value is not None)
+
+
+def restore_noted(packet_filter: PacketFilter, name: str) -> None:
+    """Give settings the values of a table's notes, last changed first; drop the table.
+
+    Raises:
+        BackendError: a setting cannot be written, or the filter not be removed.
+    """
+    notes = packet_filter.notes(name)
+    if notes is None:
+        return
+    for note in reversed(notes):
+        setting = parse_note(note)
+        if setting is not None and read_setting(setting[0]) is not None:
+            change_setting(*setting)
+    packet_filter.remove(name)

@@ -1,0 +1,237 @@
+"""Node processes inside the kernel laboratory, some carried by the kernel and some by themselves.
+
+A node's name ends with its backend: ``k`` for the kernel, ``u`` for userspace.
+"""
+
+import contextlib
+import io
+import ipaddress
+import socket
+import sys
+import threading
+
+from lab.nodes import NodeProcess, wait_until
+from lab.underlay import Underlay
+from overlay.cli.main import main as overlay_main
+from overlay.control.client import ControlClient
+from overlay.control.model import OpenPathRequest
+
+BACKENDS = {"k": "xfrm", "u": "userspace"}
+ROUTES = "ip route show table all; ip -6 route show table all; ip rule; ip -6 rule"
+STATE = (
+    f"ip xfrm state; ip xfrm policy; ip -br link; ip -br address; {ROUTES};"
+    "iptables-legacy -t mangle -S; ip6tables-legacy -t mangle -S;"
+    "iptables-legacy -t nat -S; ip6tables-legacy -t nat -S;"
+    "cat /proc/sys/net/ipv6/conf/all/forwarding /proc/sys/net/ipv6/auto_flowlabels"
+    " /proc/sys/net/ipv4/conf/eth0/forwarding"
+)
+
+
+_IP_RECVTTL, _IP_RECVTOS = 12, 13
+_HEADER_OPTIONS = {
+    4: (socket.IPPROTO_IP, (socket.IP_TTL, socket.IP_TOS, _IP_RECVTTL, _IP_RECVTOS)),
+    6: (
+        socket.IPPROTO_IPV6,
+        (
+            *(socket.IPV6_UNICAST_HOPS, socket.IPV6_TCLASS),
+            *(socket.IPV6_RECVHOPLIMIT, socket.IPV6_RECVTCLASS),
+        ),
+    ),
+}
+"""Level; options that set hop limit and traffic class, and options that tell them."""
+
+
+class PreparedNode(NodeProcess):
+    """A node made without starting a program, which takes seconds in this kernel."""
+
+    def cli(self, *arguments, **options):
+        if arguments[0] != "init":
+            return super().cli(*arguments, **options)
+        with contextlib.redirect_stdout(io.StringIO()) as said:
+            assert overlay_main(list(arguments)) == 0
+        return said.getvalue()
+
+
+class KernelOverlay:
+    """Nodes of given names (the first is the bootstrap node) and bob, who is no node."""
+
+    def __init__(self, directory, names):
+        self.underlay = Underlay()
+        self.nodes = {}
+        for name in names:
+            self.nodes[name] = PreparedNode(
+                self.underlay.add_host(name), directory / name,
+                exits=name.startswith("exit"), backend=BACKENDS[name[-1]],
+            )  # fmt: skip
+        self.bob = self.underlay.add_server("bob")
+        self.untouched = {name: self.state(name) for name in names}
+
+    def __enter__(self):
+        try:
+            boot, *others = self.nodes.values()
+            self._start([boot], None)
+            self._start(others, boot)
+            for node in self.nodes.values():
+                wait_until("the topology table", lambda n=node: self._knows_all(n), timeout_s=90)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _start(self, nodes, boot):
+        for node in nodes:
+            node.start(boot)
+        for node in nodes:
+            wait_until(f"{node.host.name}'s start", lambda n=node: n.answers, timeout_s=90)
+
+    def _knows_all(self, node):
+        with client(node) as asked:
+            return asked.status().mix_nodes >= len(self.nodes) - 1
+
+    def __exit__(self, *_):
+        for node in self.nodes.values():
+            node.stop()
+        self.underlay.close()
+
+    def namespace(self, name):
+        return self.nodes[name].host.namespace
+
+    def state(self, name):
+        return self.namespace(name).run(["sh", "-c", STATE]).stdout
+
+    def status(self, name):
+        with client(self.nodes[name]) as asked:
+            return asked.status()
+
+    def targets(self):
+        return [self.bob.ipv4.ip, self.bob.ipv6.ip]
+
+    def request(self, hops, destination):
+        """Return the request for a path through named hops."""
+        via = tuple(ipaddress.ip_address(self.nodes[h].overlay_address).packed for h in hops)
+        return OpenPathRequest(ipaddress.ip_network(destination), None, "explicit", via)
+
+    @contextlib.contextmanager
+    def path(self, source, hops, destination):
+        """A path through named hops while inside."""
+        with client(self.nodes[source]) as asked:
+            report = asked.open_path(self.request(hops, destination))
+        yield report
+        with client(self.nodes[source]) as asked:
+            asked.close_path(report.number)
+
+    def error_counters(self):
+        """The counters of /proc/net/xfrm_stat that are not zero, of all hosts."""
+        found = {}
+        for name in self.nodes:
+            lines = self.namespace(name).run(["cat", "/proc/net/xfrm_stat"]).stdout.splitlines()
+            assert len(lines) > 20
+            counted = {(name, k): int(v) for k, v in map(str.split, lines) if int(v)}
+            found.update(counted)
+        return found
+
+    # Traffic from a program that knows of nothing.
+
+    def ping(self, source, target, *, check=True):
+        command = ["ping", "-q", "-c", "3", "-i", "0.05", "-W", "5", str(target)]
+        done = self.namespace(source).run(command, check=False)
+        return " 0% packet loss" in done.stdout if not check else _insist(done)
+
+    def tcp_both_ways(self, source, target, size=60_000):
+        """Bob returns, reversed, all that was sent; return whom he saw."""
+        sent, seen = bytes(range(250)) * (size // 250), []
+        with self._listening(target, socket.SOCK_STREAM) as server:
+            answering = threading.Thread(target=_answer_reversed, args=(server, len(sent), seen))
+            answering.start()
+            with self._socket(source, target, socket.SOCK_STREAM) as client:
+                client.connect(server.getsockname()[:2])
+                client.sendall(sent)
+                assert _receive(client, len(sent)) == sent[::-1]
+            answering.join()
+        return seen[0]
+
+    def udp_both_ways(self, source, target, payload=b"question" * 100):
+        with (
+            self._listening(target, socket.SOCK_DGRAM) as server,
+            self._socket(source, target, socket.SOCK_DGRAM) as client,
+        ):
+            client.sendto(payload, server.getsockname()[:2])
+            question, asker = server.recvfrom(2000)
+            server.sendto(question[::-1], asker)
+            assert client.recv(2000) == payload[::-1]
+        return asker[0]
+
+    def arriving(self, source, target, *, limit, traffic_class):
+        """Send a datagram with its own TTL and traffic class; return what Bob sees of them."""
+        level, names = _HEADER_OPTIONS[target.version]
+        with (
+            self._listening(target, socket.SOCK_DGRAM) as server,
+            self._socket(source, target, socket.SOCK_DGRAM) as client,
+        ):
+            for option in names[2:]:
+                server.setsockopt(level, option, 1)
+            client.setsockopt(level, names[0], limit)
+            client.setsockopt(level, names[1], traffic_class)
+            client.sendto(b"see me", server.getsockname()[:2])
+            _, told, _, _ = server.recvmsg(100, 200)
+        # IPv4 tells the TOS in a single byte and the TTL in an int.
+        found = {kind: int.from_bytes(data, sys.byteorder) for _, kind, data in told}
+        limits = {socket.IP_TTL} if target.version == 4 else {socket.IPV6_HOPLIMIT}
+        seen = next(value for kind, value in found.items() if kind in limits)
+        return seen, next(value for kind, value in found.items() if kind not in limits)
+
+    def timestamps_agreed(self, source, target):
+        """Whether Bob's end of a TCP connection uses the timestamps option."""
+        with (
+            self._listening(target, socket.SOCK_STREAM) as server,
+            self._socket(source, target, socket.SOCK_STREAM) as client,
+        ):
+            client.connect(server.getsockname()[:2])
+            accepted, _ = server.accept()
+            with accepted:
+                return bool(accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 8)[5] & 1)
+
+    def _listening(self, target, kind):
+        made = self.bob.namespace.call(lambda: socket.socket(_family(target), kind))
+        made.settimeout(60)
+        made.bind((str(target), 0))
+        if kind == socket.SOCK_STREAM:
+            made.listen()
+        return made
+
+    def _socket(self, source, target, kind):
+        made = self.namespace(source).call(lambda: socket.socket(_family(target), kind))
+        made.settimeout(60)
+        return made
+
+
+def client(node):
+    return ControlClient(node.directory / "run" / "control.sock")
+
+
+def _insist(done):
+    assert " 0% packet loss" in done.stdout, done.stdout
+    return True
+
+
+def _family(target):
+    return socket.AF_INET if target.version == 4 else socket.AF_INET6
+
+
+def _answer_reversed(server, size, seen):
+    with contextlib.suppress(OSError):  # the other side fails the test
+        accepted, peer = server.accept()
+        seen.append(peer[0])
+        with accepted:
+            accepted.settimeout(60)
+            accepted.sendall(_receive(accepted, size)[::-1])
+
+
+def _receive(stream, size):
+    data = bytearray()
+    while len(data) < size:
+        part = stream.recv(65536)
+        if not part:
+            break
+        data += part
+    return bytes(data)

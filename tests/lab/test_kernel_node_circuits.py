@@ -1,0 +1,270 @@
+"""The node's own processes, with the kernel and without it, in one circuit after the other."""
+
+import ipaddress
+import signal
+import subprocess
+import time
+from dataclasses import dataclass
+
+import pytest
+import trio
+from kernel_overlay import ROUTES, KernelOverlay, client
+
+from lab.nodes import wait_until
+from overlay.apm.events import CircuitFailed, CircuitLost
+from overlay.config.load import load_configuration
+from overlay.control.client import RequestFailed
+from overlay.errors import OverlayError
+from overlay.keyfile import read_identity
+from overlay.node import OverlayNode
+from overlay.selection.selector import MixPath
+
+pytestmark = pytest.mark.kernel(time_limit_s=1800)
+
+NAMES = ["mixk", "mixu", "exitk", "exitu", "alicek", "aliceu"]
+FOREIGN = [
+    "xfrm state add src 127.0.0.1 dst 127.0.0.2 proto esp spi 0x99 reqid 7 mode tunnel "
+    "aead rfc4106(gcm(aes)) 0x" + "11" * 20 + " 128",
+    "xfrm policy add src ::/0 dst fd6d:6978::1/128 dir in priority 9 "
+    "tmpl src 127.0.0.1 dst 127.0.0.2 proto esp reqid 7 mode tunnel",
+]
+RELAYED_MBYTE = 8
+LINGERING_S = 1.5
+"""More than the second in which last words are repeated before SAs go."""
+
+
+@pytest.fixture(scope="module")
+def overlay(tmp_path_factory, laboratory):
+    with KernelOverlay(tmp_path_factory.mktemp("overlay"), NAMES) as made:
+        yield made
+
+
+@pytest.mark.parametrize(
+    ("source", "hops"),
+    [
+        ("alicek", ["mixk", "exitk"]),
+        ("alicek", ["mixu", "mixk", "exitu"]),
+        ("aliceu", ["mixk", "mixu", "exitk"]),
+        ("alicek", ["mixk", "mixu", "exitu", "exitk"]),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, list) else value,
+)
+def test_any_mixture_of_nodes_carries_every_kind_of_traffic(overlay, source, hops):
+    exit_host = overlay.nodes[hops[-1]].host
+    for target in overlay.targets():
+        seen = exit_host.ipv4.ip if target.version == 4 else exit_host.ipv6.ip
+        with overlay.path(source, hops, target) as path:
+            assert path.state == "open"
+            overlay.ping(source, target)
+            assert overlay.tcp_both_ways(source, target) == str(seen)
+            assert overlay.udp_both_ways(source, target) == str(seen)
+    assert overlay.error_counters() == {}
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_what_betrays_a_program_is_normalised_at_the_source(overlay, version):
+    target = overlay.targets()[version == 6]
+    with overlay.path("alicek", ["mixk", "exitk"], target):
+        limit, traffic_class = overlay.arriving("alicek", target, limit=100, traffic_class=0x2A)
+        assert traffic_class == 0
+        assert limit == 64 - 2, "the exit and the router of the underlay take one each"
+        assert not overlay.timestamps_agreed("alicek", target)
+
+
+def test_status_names_the_backend_and_the_reason(overlay):
+    status = overlay.status("alicek")
+    assert (status.backend, status.backend_reason) == ("xfrm", "[ipsec] backend names it")
+
+
+def test_more_than_four_hops_are_refused_with_a_sentence(overlay):
+    hops = ["mixk", "mixu", "exitu", "aliceu", "exitk"]
+    with (
+        pytest.raises(RequestFailed, match=r'backend "xfrm" carries circuits of at most 4 hops'),
+        overlay.path("alicek", hops, overlay.targets()[0]),
+    ):
+        pass
+
+
+def test_a_relays_process_makes_no_system_call_for_a_packet(overlay, tmp_path):
+    target = overlay.targets()[0]
+    process = overlay.nodes["mixk"]._process.pid
+    counted = tmp_path / "counted"
+    with overlay.path("alicek", ["mixk", "exitk"], target):
+        overlay.ping("alicek", target)
+        before = packets_of(overlay, "mixk")
+        tracer = subprocess.Popen(
+            ["strace", "-c", "-f", "-o", str(counted), "-p", str(process)], stderr=subprocess.PIPE
+        )
+        assert b"attached" in tracer.stderr.readline()
+        server = overlay.bob.namespace.popen(["iperf3", "-s", "-1"], stdout=subprocess.DEVNULL)
+        wait_until("iperf3", lambda: listens(overlay.bob), timeout_s=10)
+        begun = time.monotonic()
+        overlay.namespace("alicek").run(
+            ["iperf3", "-c", str(target), "-n", f"{RELAYED_MBYTE}M"], timeout_s=120
+        )
+        lasted = time.monotonic() - begun
+        tracer.send_signal(signal.SIGINT)
+        tracer.communicate(timeout=20)
+        server.wait(timeout=20)
+        relayed = packets_of(overlay, "mixk") - before
+    calls = int(counted.read_text().splitlines()[-1].split()[3])
+    # What is left is the node's own life: chores, the DHT, keep-alives.
+    assert relayed > 5000
+    assert calls < 100 + 60 * lasted, (calls, relayed, lasted)
+
+
+def packets_of(overlay, name):
+    """How many packets the node's kernel has opened and sealed, over all SAs."""
+    shown = overlay.namespace(name).run(["ip", "-s", "xfrm", "state"]).stdout.splitlines()
+    return sum(
+        int(line.split("(bytes), ")[1].split("(packets)")[0])
+        for line in shown
+        if "(bytes), " in line and "(packets)" in line
+    )
+
+
+def listens(host):
+    return ":5201" in host.namespace.run(["ss", "-tlnH"]).stdout
+
+
+def test_without_policies_and_when_killed_a_source_is_silent_until_the_next_start(
+    overlay, tmp_path
+):
+    target, alice = overlay.targets()[0], overlay.nodes["alicek"]
+    namespace = overlay.namespace("alicek")
+    with client(alice) as asked:
+        report = asked.open_path(overlay.request(["mixk", "exitk"], target))
+    overlay.ping("alicek", target)
+    with alice.host.capture(tmp_path / "flushed.pcap") as capture:
+        namespace.run(["ip", "xfrm", "policy", "flush"])
+        assert not overlay.ping("alicek", target, check=False)
+    assert str(target) not in {str(p.destination) for p in capture.packets()}
+    alice.kill()
+    namespace.configure(FOREIGN)
+    with alice.host.capture(tmp_path / "killed.pcap") as capture:
+        assert not overlay.ping("alicek", target, check=False)
+        bound = ["ping", "-c", "1", "-W", "1", "-I", "eth0", str(target)]
+        assert namespace.run(bound, check=False).returncode != 0
+        inner = ["ping", "-c", "1", "-W", "1", "-I", report.inner_addresses[0], str(target)]
+        assert namespace.run(inner, check=False).returncode != 0
+    assert str(target) not in {str(p.destination) for p in capture.packets()}
+    left = namespace.run(["ip", "xfrm", "state"]).stdout
+    assert left.count("proto esp spi") > 1
+    alice.start(overlay.nodes["mixk"])
+    wait_until("alice's restart", lambda: alice.answers and carries(alice), timeout_s=90)
+    overlay.ping("alicek", target)
+    found = namespace.run(["ip", "xfrm", "state"]).stdout
+    assert not spis(left) & spis(found) - {"0x00000099"}
+    policies = namespace.run(["ip", "xfrm", "policy"]).stdout
+    assert "0x00000099" in found
+    assert "reqid 7 " in policies
+    with client(alice) as asked:
+        asked.close_path(None)
+    namespace.configure(
+        [line.replace(" add ", " delete ").split(" reqid")[0] for line in FOREIGN[:1]]
+    )
+    namespace.configure(["xfrm policy delete src ::/0 dst fd6d:6978::1/128 dir in"])
+
+
+def carries(node):
+    try:
+        with client(node) as asked:
+            return [path.state for path in asked.paths()] == ["open"]
+    except OverlayError:  # it does not answer yet
+        return False
+
+
+def spis(shown):
+    return {line.split()[3] for line in shown.splitlines() if "proto esp spi" in line}
+
+
+CIRCUITS, AT_ONCE = 200, 20
+SEEN = "ip xfrm state | grep -c spi; ip xfrm policy; ip -br address; " + ROUTES
+
+
+def test_two_hundred_circuits_come_and_go_without_a_trace(overlay):
+    """Alice's own stack runs in this process: a program each would take minutes to start."""
+    alice = overlay.nodes["alicek"]
+    alice.stop()
+    hops = [overlay.nodes[name].overlay_address for name in ("mixk", "exitk")]
+    names = ("alicek", "mixk", "exitk")
+    looked = overlay.namespace("alicek").call(
+        lambda: trio.run(open_and_close, alice, hops, lambda: seen(overlay, names))
+    )
+    assert looked.busy["mixk"].count("dir fwd ") >= 2 * AT_ONCE
+    assert looked.after == looked.before
+    assert overlay.error_counters() == {}
+
+
+def seen(overlay, names):
+    return {name: overlay.namespace(name).run(["sh", "-c", SEEN]).stdout for name in names}
+
+
+@dataclass
+class Looked:
+    before: dict
+    busy: dict = None
+    after: dict = None
+
+
+async def open_and_close(alice, hops, look):
+    """Open and close circuits in rounds; look before, in the middle and at the end."""
+    configuration = load_configuration(alice.configuration)
+    identity = read_identity(configuration.node.key_file)
+    async with OverlayNode(configuration, identity) as node:
+        plane = node.service._plane
+        addresses = [ipaddress.ip_address(hop).packed for hop in hops]
+        with trio.fail_after(60):
+            while not all(plane.table.by_overlay_address(each) for each in addresses):
+                await trio.sleep(0.1)
+        path = MixPath(tuple(plane.table.by_overlay_address(each) for each in addresses))
+        await one_round(node, plane, path, 1)  # the links that stay are up now
+        looked = Looked(look())
+        for _ in range(CIRCUITS // AT_ONCE):
+            await one_round(node, plane, path, AT_ONCE, looked, look)
+        looked.after = look()
+    return looked
+
+
+async def one_round(node, plane, path, count, looked=None, look=None):
+    destinations = [ipaddress.ip_network(f"203.0.113.{n + 20}") for n in range(count)]
+    now = node.service._now()
+    failed, told = [], plane.paths.handle
+    plane.paths.handle = lambda event, now: (
+        failed.append(event) if isinstance(event, CircuitFailed | CircuitLost) else None,
+        told(event, now),
+    )
+    for each in destinations:
+        plane.circuits.anonymous_connection(path, each, now)
+    node.service._running.settle(now)
+    with trio.fail_after(60):
+        while not all(each.inner_addresses for each in plane.circuits.circuits()):
+            await trio.sleep(0.05)
+    plane.paths.handle = told
+    assert (len(plane.circuits.circuits()), failed) == (count, [])
+    if looked is not None and looked.busy is None:
+        looked.busy = look()
+    now = node.service._now()
+    for each in plane.circuits.circuits():
+        plane.circuits.close(each.number, now)
+    node.service._running.settle(now)
+    await trio.sleep(LINGERING_S)
+
+
+def test_without_the_privilege_the_kernel_is_refused_with_a_sentence(overlay):
+    node = overlay.nodes["mixk"]
+    node.stop()
+    command = ["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin"]
+    done = node.host.namespace.run(
+        [*command, *node._runner, "up", "--config", str(node.configuration)],
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "Operation not permitted" in done.stderr, done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_stopped_nodes_leave_their_hosts_as_they_were(overlay):
+    for node in overlay.nodes.values():
+        node.stop()
+    assert {name: overlay.state(name) for name in NAMES} == overlay.untouched

@@ -1,0 +1,368 @@
+"""Each check by itself, its question to the operating system answered by a fake."""
+
+import errno
+import ipaddress
+import os
+import socket
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from overlay.config import (
+    Configuration,
+    IpsecSettings,
+    NetworkSettings,
+    NodeSettings,
+    SelectionSettings,
+)
+from overlay.doctor import Outcome, Purpose, Setup, clock, files, kernel, limits, network, rights
+from overlay.errors import BackendError
+from overlay.identity import LocalIdentity
+from overlay.ipsec.suites import SUITES
+from overlay.ipsec.xfrm.netlink import Refusal
+from overlay.keyfile import write_identity
+from overlay.system.devices import Device
+from overlay.system.kernel_clock import ClockState
+from overlay.system.privileges import CAP_NET_ADMIN, CAP_NET_RAW
+
+WORKS, LACKS, UNKNOWN = Outcome.WORKS, Outcome.LACKS, Outcome.UNKNOWN
+DEFAULTS = Setup(Configuration())
+EXIT_OF_TWO = {"net/ipv4/ip_forward": "0", "net/ipv6/conf/all/forwarding": "0"}
+
+
+def setup(path=Path("overlay.toml"), **sections):
+    return Setup(replace(Configuration(), **sections), path)
+
+
+def refuse(*_):
+    raise BackendError("trying it failed (Operation not permitted): run as root.")
+
+
+def only(findings):
+    (finding,) = findings
+    return finding
+
+
+@pytest.fixture
+def node(tmp_path):
+    """A configured node's setup, its files as "overlay init" leaves them."""
+    tmp_path.chmod(0o700)
+    settings = NodeSettings(state_dir=tmp_path, control_socket=tmp_path / "run" / "control.sock")
+    write_identity(settings.key_file, LocalIdentity.generate(Random(1)))
+    return setup(path=tmp_path / "overlay.toml", node=settings)
+
+
+# -- files
+
+
+def test_fresh_files_of_a_node_are_fine(node):
+    for check in (files.key_file, files.state_directory, files.control_socket):
+        assert only(check(node)).outcome is WORKS
+
+
+def test_without_a_configuration_no_file_is_looked_for():
+    assert only(files.key_file(DEFAULTS)).outcome is UNKNOWN
+    assert "overlay init" in only(files.key_file(DEFAULTS)).said
+    assert files.state_directory(DEFAULTS) == []
+    assert files.control_socket(DEFAULTS) == []
+
+
+def test_a_key_file_that_others_may_read_is_told_with_the_command(node):
+    node.configuration.node.key_file.chmod(0o640)
+    finding = only(files.key_file(node))
+    assert finding.outcome is LACKS
+    assert "chmod 600" in finding.said
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o707])
+def test_a_state_directory_that_others_may_write_to_is_refused(node, mode):
+    node.configuration.node.state_dir.chmod(mode)
+    assert (
+        f"chmod 700 {node.configuration.node.state_dir}" in only(files.state_directory(node)).said
+    )
+
+
+def test_a_missing_state_directory_is_told_how_to_be_made(tmp_path):
+    missing = setup(node=NodeSettings(state_dir=tmp_path / "none"))
+    assert f"mkdir -p -m 700 {tmp_path}/none" in only(files.state_directory(missing)).said
+
+
+def test_the_control_sockets_directory_must_be_private(node):
+    node.configuration.node.control_socket.parent.mkdir(mode=0o755)
+    assert "chmod 700" in only(files.control_socket(node)).said
+    assert only(files.control_socket(node)).outcome is LACKS
+
+
+def test_a_file_in_the_control_sockets_place_is_named(node):
+    path = node.configuration.node.control_socket
+    path.parent.mkdir(mode=0o700)
+    path.touch()
+    assert "in the way" in only(files.control_socket(node)).said
+
+
+def test_looking_for_the_control_socket_makes_nothing(node):
+    before = sorted(node.configuration.node.state_dir.rglob("*"))
+    files.control_socket(node)
+    assert sorted(node.configuration.node.state_dir.rglob("*")) == before
+
+
+def test_a_node_that_answers_is_no_obstacle(node):
+    path = node.configuration.node.control_socket
+    path.parent.mkdir(mode=0o700)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        assert "answers" in only(files.control_socket(node)).said
+        assert only(network.udp_ports(node, bind=refuse)).outcome is WORKS
+    assert only(files.control_socket(node)).outcome is WORKS, "a dead socket is replaced"
+
+
+# -- UDP, addresses, devices
+
+
+def test_a_port_is_bound_and_given_back():
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind(("127.0.0.1", 0))
+        port = other.getsockname()[1]
+        settings = NetworkSettings(listen=(network.Endpoint("127.0.0.1", port),))
+        taken = only(network.udp_ports(setup(network=settings)))
+    free = only(network.udp_ports(setup(network=settings)))
+    again = only(network.udp_ports(setup(network=settings)))
+    assert (taken.outcome, free.outcome, again.outcome) == (LACKS, WORKS, WORKS)
+    assert "another program has this port" in taken.said
+
+
+PEER = network.Endpoint("198.51.100.7", 4500)
+
+
+def test_an_address_to_tell_others_is_advertised_or_found_by_a_route():
+    advertised = setup(network=NetworkSettings(advertise=(PEER,), allow_private_endpoints=True))
+    joining = setup(network=NetworkSettings(bootstrap=(PEER,), allow_private_endpoints=True))
+    assert only(network.reachability(advertised, refuse)).outcome is WORKS
+    ours = ipaddress.ip_address("192.0.2.9")
+    assert "192.0.2.9" in only(network.reachability(joining, lambda peer: ours)).said
+    lost = only(network.reachability(joining, refuse))
+    assert lost.outcome is LACKS
+    assert "advertise" in lost.said
+    assert "route" in lost.said
+
+
+def test_without_a_configuration_a_missing_address_is_advice():
+    assert only(network.reachability(DEFAULTS)).needed_for == (Purpose.ADVICE,)
+
+
+@pytest.mark.parametrize(
+    ("mtu", "outcome"),
+    [(9000, WORKS), (1500, WORKS), (1499, UNKNOWN), (1280, UNKNOWN), (1279, LACKS)],
+)
+def test_the_mtu_of_the_outward_device_is_judged(mtu, outcome):
+    devices = lambda: [Device("lo", 65_536, loopback=True), Device("a", mtu), Device("b", 100)]  # noqa: E731 - short
+    finding = only(network.device_mtu(DEFAULTS, devices, lambda: frozenset({"a"})))
+    assert finding.outcome is outcome
+    assert finding.subject == "MTU of a"
+
+
+def test_without_default_route_every_device_is_judged_and_without_device_that_is_told():
+    devices = lambda: [Device("a", 1500), Device("b", 1500)]  # noqa: E731 - short
+    assert len(network.device_mtu(DEFAULTS, devices, frozenset)) == 2
+    assert "ip link set" in only(network.device_mtu(DEFAULTS, list, frozenset)).said
+
+
+def test_an_exit_needs_a_default_route():
+    assert only(network.way_out(DEFAULTS, lambda: frozenset({"b", "a"}))).said.endswith("a, b")
+    finding = only(network.way_out(DEFAULTS, frozenset))
+    assert (finding.outcome, finding.needed_for) == (LACKS, (Purpose.EXIT,))
+    assert "ip route add default" in finding.said
+
+
+# -- kernel settings
+
+
+def forwarding(values, *, writable):
+    return network.forwarding(DEFAULTS, values.get, lambda name: writable)
+
+
+def test_forwarding_that_is_on_is_enough():
+    on = dict.fromkeys(EXIT_OF_TWO, "1")
+    assert [each.outcome for each in forwarding(on, writable=False)] == [WORKS] * 2
+
+
+def test_forwarding_that_is_off_is_switched_on_by_whoever_needs_it():
+    assert [each.outcome for each in forwarding(EXIT_OF_TWO, writable=True)] == [WORKS] * 2
+
+
+def test_forwarding_that_nobody_here_may_switch_on_lacks_with_the_command():
+    v4, v6 = forwarding(EXIT_OF_TWO, writable=False)
+    assert (v4.outcome, v6.outcome) == (LACKS, LACKS)
+    assert "sysctl -w net.ipv4.ip_forward=1" in v4.said
+    assert "sysctl -w net.ipv6.conf.all.forwarding=1" in v6.said
+    assert v4.needed_for == (Purpose.EXIT,)
+    assert v6.needed_for == (Purpose.EXIT, Purpose.KERNEL_RELAY)
+
+
+def test_a_kernel_without_ipv6_says_so():
+    _, v6 = forwarding({"net/ipv4/ip_forward": "1"}, writable=True)
+    assert "has no IPv6" in v6.said
+
+
+@pytest.mark.parametrize(
+    ("devices", "settings", "outcome"),
+    [
+        (["a"], {"all": "1"}, WORKS),
+        (["a", "b"], {}, WORKS),
+        (["a", "b"], {"all": "2", "a": "1"}, WORKS),
+        (["a", "b"], {"a": "1"}, UNKNOWN),
+        (["a", "b"], {"all": "1"}, UNKNOWN),
+    ],
+)
+def test_strict_source_checks_matter_with_several_devices(devices, settings, outcome):
+    read = {f"net/ipv4/conf/{name}/rp_filter": value for name, value in settings.items()}.get
+    up = lambda: [Device("lo", 1, loopback=True), *(Device(name, 1500) for name in devices)]  # noqa: E731 - short
+    finding = only(network.reverse_path(DEFAULTS, read, up))
+    assert finding.outcome is outcome
+    assert (outcome is WORKS) or "rp_filter=2" in finding.said
+
+
+@pytest.mark.parametrize(("count", "outcome"), [("10", WORKS), ("90", LACKS), ("100", LACKS)])
+def test_a_full_table_of_connections_is_told(count, outcome):
+    values = {"net/netfilter/nf_conntrack_count": count, "net/netfilter/nf_conntrack_max": "100"}
+    finding = only(limits.kernel_tables(DEFAULTS, values.get))
+    assert finding.outcome is outcome
+    assert (outcome is WORKS) or "sysctl -w net.netfilter.nf_conntrack_max=400" in finding.said
+
+
+@pytest.mark.parametrize(
+    ("name", "least"), [("net/core/rmem_max", 212_992), ("net/ipv6/route/max_size", 4096)]
+)
+def test_small_limits_are_told_with_the_command(name, least):
+    assert only(limits.kernel_tables(DEFAULTS, {name: str(least)}.get)).outcome is WORKS
+    finding = only(limits.kernel_tables(DEFAULTS, {name: str(least - 1)}.get))
+    assert finding.outcome is LACKS
+    assert f"sysctl -w {name.replace('/', '.')}=" in finding.said
+
+
+def test_limits_that_a_kernel_does_not_show_are_not_judged():
+    assert limits.kernel_tables(DEFAULTS, {}.get) == []
+
+
+# -- rights
+
+
+def test_capabilities_are_named_one_by_one():
+    admin, raw = rights.privileges(DEFAULTS, lambda: frozenset({CAP_NET_RAW}))
+    assert (admin.outcome, raw.outcome) == (LACKS, WORKS)
+    assert "CAP_NET_ADMIN" in admin.said
+    admin, raw = rights.privileges(DEFAULTS, lambda: frozenset({CAP_NET_ADMIN}))
+    assert (admin.outcome, raw.outcome) == (WORKS, LACKS)
+
+
+def test_a_refused_device_or_filter_is_told_in_its_own_words():
+    for check in (rights.tun_device, rights.packet_filter):
+        finding = only(check(DEFAULTS, refuse))
+        assert (finding.outcome, finding.said[-12:]) == (LACKS, "run as root.")
+        assert Purpose.EXIT in finding.needed_for
+
+
+def test_the_trial_device_is_closed():
+    closed = []
+
+    class Tun:
+        def close(self):
+            closed.append(self)
+
+    assert only(rights.tun_device(DEFAULTS, lambda name, mtu: Tun())).outcome is WORKS
+    assert len(closed) == 1
+
+
+@pytest.mark.parametrize(("user", "remedy"), [(0, "CAP_SYS_ADMIN"), (1000, "sysctl -w")])
+def test_refused_namespaces_are_told_for_root_and_for_others(monkeypatch, user, remedy):
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    assert only(rights.namespaces(DEFAULTS, lambda: 0)).outcome is WORKS
+    finding = only(rights.namespaces(DEFAULTS, lambda: errno.EPERM))
+    assert remedy in finding.said
+    assert "Operation not permitted" in finding.said
+
+
+# -- clock
+
+
+def judged(now=4e9, *, synchronised=True, error_s=0.01):
+    return only(clock.clock(DEFAULTS, lambda: now, lambda: ClockState(synchronised, error_s)))
+
+
+def test_a_clock_that_somebody_sets_works():
+    assert judged().outcome is WORKS
+
+
+def test_a_clock_that_nobody_sets_is_not_trusted_and_not_refused():
+    assert judged(synchronised=False).outcome is UNKNOWN
+    assert only(clock.clock(DEFAULTS, lambda: 4e9, refuse)).outcome is UNKNOWN
+
+
+def test_a_clock_with_a_great_error_is_refused():
+    assert judged(error_s=601.0).outcome is LACKS
+
+
+def test_a_clock_behind_a_file_is_refused_even_if_somebody_sets_it(node):
+    written = node.configuration.node.key_file.stat().st_mtime
+    ask = lambda: ClockState(synchronised=True, error_s=0.0)  # noqa: E731 - short
+    slow = only(clock.clock(node, lambda: written - 3_600, ask))
+    assert slow.outcome is LACKS
+    assert "60 minutes behind" in slow.said
+    assert only(clock.clock(node, lambda: written - 590, ask)).outcome is WORKS
+
+
+# -- the kernel's IPsec
+
+NO_ESP, NO_CIPHER = Refusal(errno.EPROTONOSUPPORT), Refusal(errno.ENOSYS, "Requested not found")
+ALL_WORK = dict.fromkeys(SUITES, (None, None))
+
+
+def test_settings_that_no_kernel_can_do_are_told_with_what_to_write():
+    assert only(kernel.kernel_settings(DEFAULTS)).outcome is WORKS
+    long = setup(selection=SelectionSettings(hops=5))
+    finding = only(kernel.kernel_settings(long))
+    assert (finding.outcome, finding.needed_for) == (LACKS, (Purpose.KERNEL,))
+    assert "hops = 4" in finding.said
+
+
+def suites(verdicts, **ipsec):
+    return kernel.esp_suites(setup(ipsec=IpsecSettings(**ipsec)), lambda: verdicts)
+
+
+def test_every_suite_is_shown_by_the_kernels_names():
+    esp, *each = suites(ALL_WORK)
+    assert esp.outcome is WORKS
+    assert len(each) == len(SUITES)
+    assert {finding.outcome for finding in each} == {WORKS}
+    assert each[0].said == "rfc4106(gcm(aes))"
+
+
+def test_only_the_configured_suites_are_needed():
+    lacking = ALL_WORK | {4: (None, NO_CIPHER), 11: (NO_CIPHER, NO_CIPHER)}
+    chacha = next(each for each in suites(lacking) if "chacha20" in each.subject)
+    assert (chacha.outcome, chacha.needed_for) == (LACKS, (Purpose.ADVICE,))
+    assert "over IPv6" in chacha.said
+    assert "load its module" in chacha.said
+    chacha = next(each for each in suites(lacking, esp_suite=4) if "chacha20" in each.subject)
+    assert chacha.needed_for == (Purpose.KERNEL,)
+
+
+def test_a_kernel_without_esp_is_one_finding_with_the_modules_name():
+    nothing = dict.fromkeys(SUITES, (NO_CIPHER, NO_CIPHER)) | {5: (NO_ESP, NO_ESP)}
+    finding = only(suites(nothing))
+    assert finding.outcome is LACKS
+    assert "esp4 and esp6" in finding.said
+
+
+def test_a_kernel_without_xfrm_is_told_in_its_own_words():
+    finding = only(kernel.esp_suites(DEFAULTS, refuse))
+    assert (finding.outcome, finding.needed_for) == (LACKS, (Purpose.KERNEL,))
+
+
+def test_encapsulation_is_needed_for_the_families_that_the_node_listens_on():
+    v4, v6 = kernel.udp_encapsulation(DEFAULTS, refuse)
+    assert (v4.outcome, v6.outcome) == (LACKS, LACKS)
+    assert (v4.needed_for, v6.needed_for) == ((Purpose.KERNEL,), (Purpose.ADVICE,))

@@ -1,0 +1,282 @@
+"""The filters around the kernel's IPsec: what they let pass, judged by a stupid model."""
+
+import ipaddress
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from overlay.exit_policy import FORBIDDEN_NETWORKS, ExitPolicy, ExitRule
+from overlay.system.destination_guard import ipsec_guard_filter
+from overlay.system.exit_filter import ExitPlan, exit_rules
+from overlay.system.ipsec_wall import wall_rules
+from overlay.system.iptables import render_iptables
+from overlay.system.nftables import render_nftables
+from overlay.system.packet_filter import FilterTable, Hook, Verdict
+from overlay.system.rtnetlink import Route, RouteKind
+
+MARK = 0x6D69
+POOL4, POOL6 = ipaddress.ip_network("100.64.0.0/10"), ipaddress.ip_network("fd99::/64")
+INNER = {4: "100.64.0.2", 6: "fd99::2"}
+OVERLAY, CIRCUIT = "fd6d:6978::1", "fd63:6972::1"
+OUTSIDE = "2001:db8::7"
+FINAL = {Verdict.ACCEPT, Verdict.DROP}
+
+
+@dataclass
+class Packet:
+    source: str
+    destination: str
+    in_device: str = "eth0"
+    out_device: str = "eth0"
+    protocol: int = 6
+    port: int | None = 443
+    ipsec_in: bool = False
+    ipsec_out: bool = False
+    reply: bool = False
+    mark: int = 0
+
+
+def verdict(rules, hook, packet):
+    """Return the first final verdict, and what was done to the packet before."""
+    done = []
+    for rule in rules:
+        if rule.hook is hook and matches(rule, packet):
+            if rule.verdict in FINAL:
+                return rule.verdict, done
+            done.append(rule.verdict)
+    return Verdict.ACCEPT, done
+
+
+def matches(rule, packet):
+    source, destination = map(ipaddress.ip_address, (packet.source, packet.destination))
+    has_port = packet.protocol in (6, 17) and packet.port is not None
+    return all(
+        (
+            rule.ip_version in (None, source.version),
+            rule.source is None or source in rule.source,
+            rule.destination is None or destination in rule.destination,
+            rule.in_device in (None, packet.in_device),
+            rule.out_device in (None, packet.out_device),
+            rule.protocol in (None, packet.protocol),
+            rule.ports is None or (has_port and rule.ports[0] <= packet.port <= rule.ports[1]),
+            rule.ipsec_in in (None, packet.ipsec_in),
+            rule.ipsec_out in (None, packet.ipsec_out),
+            packet.reply or not rule.reply,
+            packet.mark == MARK or not rule.has_mark,
+        )
+    )
+
+
+# -- the exit's policy -------------------------------------------------------------------
+
+NETWORKS = [
+    ipaddress.ip_network(text)
+    for text in (
+        "0.0.0.0/0",
+        "::/0",
+        "203.0.113.0/24",
+        "203.0.113.7/32",
+        "10.0.0.0/8",
+        "10.1.0.0/16",
+    )
+]
+DESTINATIONS = ["203.0.113.7", "203.0.113.8", "198.51.100.1", "10.1.2.3", "10.2.0.1", OUTSIDE]
+rules = st.builds(
+    ExitRule,
+    st.booleans(),
+    st.sampled_from(NETWORKS),
+    st.sampled_from([0, 80]),
+    st.sampled_from([443, 65535]),
+)
+policies = st.builds(
+    ExitPolicy,
+    st.lists(rules, max_size=4).map(tuple),
+    st.lists(st.sampled_from(NETWORKS[4:]), max_size=2).map(tuple),
+)
+
+
+def plan(policy):
+    return ExitPlan("anonsec0", (POOL4, POOL6), 1038, ("eth0",), policy, ("eth1",))
+
+
+@given(policies, st.sampled_from(DESTINATIONS), st.sampled_from([(6, 80), (17, 500), (1, None)]))
+def test_the_filter_permits_what_the_exit_policy_permits(policy, destination, kind):
+    protocol, port = kind
+    address = ipaddress.ip_address(destination)
+    packet = Packet(
+        INNER[address.version], destination, protocol=protocol, port=port, ipsec_in=True
+    )
+    found, _ = verdict(exit_rules(plan(policy)), Hook.FORWARD, packet)
+    assert (found is Verdict.ACCEPT) is policy.permits(address, port)
+
+
+EVERYTHING = ExitPolicy(
+    tuple(ExitRule(accept=True, network=network) for network in NETWORKS[:2]),
+    (ipaddress.ip_network("fd00::/8"),),
+)
+EXIT = exit_rules(plan(EVERYTHING))
+
+
+@pytest.mark.parametrize("destination", [OVERLAY, CIRCUIT, "fd99::9"])
+def test_no_policy_opens_the_overlay_or_another_circuit(destination):
+    assert EVERYTHING.permits(ipaddress.ip_address(destination), 443)
+    packet = Packet(INNER[6], destination, ipsec_in=True)
+    assert verdict(EXIT, Hook.FORWARD, packet)[0] is Verdict.DROP
+
+
+@pytest.mark.parametrize(
+    ("hook", "packet"),
+    [
+        (Hook.INPUT, Packet(INNER[4], "203.0.113.1", ipsec_in=True)),
+        (Hook.FORWARD, Packet(INNER[4], "203.0.113.7", ipsec_in=True, out_device="eth2")),
+        (Hook.FORWARD, Packet("203.0.113.7", INNER[4], ipsec_out=True)),
+        (Hook.FORWARD, Packet("203.0.113.7", INNER[4], reply=True)),
+        (Hook.FORWARD, Packet("203.0.113.7", "198.51.100.1", in_device="eth1")),
+        (Hook.PREROUTING, Packet("203.0.113.7", INNER[4])),
+        (Hook.PREROUTING, Packet(INNER[4], "203.0.113.7")),
+    ],
+    ids=[
+        "this host itself",
+        "a device that is no way out",
+        "a packet that nobody asked for",
+        "an answer in the clear",
+        "others over a device that did not forward",
+        "to an inner address in the clear",
+        "from an inner address in the clear",
+    ],
+)
+def test_the_exit_refuses(hook, packet):
+    assert verdict(EXIT, hook, packet)[0] is Verdict.DROP
+
+
+def test_the_exit_lets_answers_back_into_ipsec():
+    packet = Packet("203.0.113.7", INNER[4], reply=True, ipsec_out=True)
+    assert verdict(EXIT, Hook.FORWARD, packet) == (Verdict.ACCEPT, [Verdict.CLAMP_MSS])
+
+
+def test_the_forbidden_networks_of_both_versions_are_named():
+    named = {rule.destination for rule in EXIT if rule.verdict is Verdict.DROP}
+    assert {network for network, _ in FORBIDDEN_NETWORKS} <= named
+
+
+# -- the wall ----------------------------------------------------------------------------
+
+WALL = wall_rules((6978, 6979), closed=True)
+OPEN_WALL = wall_rules((6978, 6979), closed=False)
+
+
+@pytest.mark.parametrize("ours", [OVERLAY, CIRCUIT])
+@pytest.mark.parametrize("hook", [Hook.PREROUTING, Hook.FORWARD, Hook.POSTROUTING])
+def test_nothing_to_or_from_the_overlays_addresses_is_ever_plain(ours, hook):
+    for packet in (Packet(OUTSIDE, ours), Packet(ours, OUTSIDE)):
+        assert verdict(WALL, hook, packet)[0] is Verdict.DROP
+        packet.ipsec_in = packet.ipsec_out = True
+        assert verdict(WALL, hook, packet)[0] is Verdict.ACCEPT
+
+
+@pytest.mark.parametrize(
+    ("protocol", "port", "expected"),
+    [
+        (50, None, Verdict.ACCEPT),
+        (17, 6978, Verdict.ACCEPT),
+        (17, 6979, Verdict.ACCEPT),
+        (17, 53, Verdict.DROP),
+        (6, 22, Verdict.DROP),
+        (58, None, Verdict.DROP),
+    ],
+)
+def test_overlay_addresses_answer_to_esp_and_control_alone(protocol, port, expected):
+    packet = Packet(CIRCUIT, OVERLAY, protocol=protocol, port=port, ipsec_in=True)
+    assert verdict(WALL, Hook.INPUT, packet)[0] is expected
+
+
+def test_the_control_ports_are_closed_to_everybody_outside_ipsec():
+    assert verdict(WALL, Hook.INPUT, Packet(OUTSIDE, "2001:db8::1", protocol=17, port=6979))[0] is (
+        Verdict.DROP
+    )
+
+
+def test_a_host_that_forwarded_for_nobody_still_does_not():
+    others = Packet(OUTSIDE, "2001:db8:9::9")
+    assert verdict(WALL, Hook.FORWARD, others)[0] is Verdict.DROP
+    assert verdict(OPEN_WALL, Hook.FORWARD, others)[0] is Verdict.ACCEPT
+
+
+# -- the guard ---------------------------------------------------------------------------
+
+WIDE, NARROW = ipaddress.ip_network("198.51.0.0/16"), ipaddress.ip_network("198.51.100.0/24")
+GUARD = ipsec_guard_filter(
+    "guard-1",
+    MARK,
+    [
+        Route(WIDE, RouteKind.UNREACHABLE, 1, 9),
+        Route(
+            WIDE, RouteKind.UNICAST, 1, 1, "anonsec0", ipaddress.ip_address(INNER[4]), 1038
+        ),
+        Route(NARROW, RouteKind.UNREACHABLE, 1, 9),
+    ],
+).rules  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("packet", "expected"),
+    [
+        (Packet(INNER[4], "198.51.7.7", ipsec_out=True), Verdict.ACCEPT),
+        (Packet(INNER[4], "198.51.7.7"), Verdict.DROP),
+        (Packet("192.0.2.1", "198.51.7.7", ipsec_out=True), Verdict.DROP),
+        (Packet("192.0.2.1", "198.51.7.7"), Verdict.DROP),
+        (Packet("192.0.2.1", "198.51.7.7", mark=MARK), Verdict.ACCEPT),
+        (Packet(INNER[4], "198.51.100.7", ipsec_out=True), Verdict.DROP),
+        (Packet(INNER[4], "203.0.113.1", mark=MARK), Verdict.DROP),
+        (Packet("192.0.2.1", "203.0.113.1"), Verdict.ACCEPT),
+    ],
+)
+def test_the_guard_lets_out_what_ipsec_will_encapsulate_alone(packet, expected):
+    assert verdict(GUARD, Hook.POSTROUTING, packet)[0] is expected
+
+
+def test_the_guard_normalises_what_enters_a_circuit():
+    packet = Packet(INNER[4], "198.51.7.7", ipsec_out=True)
+    done = verdict(GUARD, Hook.POSTROUTING, packet)[1]
+    assert done == [Verdict.HOP_LIMIT, Verdict.TRAFFIC_CLASS, Verdict.STRIP_TIMESTAMPS]
+
+
+def test_inner_addresses_hear_answers_out_of_ipsec_alone():
+    plain = Packet("198.51.7.7", INNER[4])
+    assert verdict(GUARD, Hook.PREROUTING, plain)[0] is Verdict.DROP
+    asked = Packet("198.51.7.7", INNER[4], ipsec_in=True, reply=True)
+    assert verdict(GUARD, Hook.INPUT, asked)[0] is Verdict.ACCEPT
+    unasked = Packet("198.51.7.7", INNER[4], ipsec_in=True)
+    assert verdict(GUARD, Hook.INPUT, unasked)[0] is Verdict.DROP
+
+
+# -- in both languages -------------------------------------------------------------------
+
+
+def test_nftables_and_iptables_say_it_in_their_words():
+    guard, wall = FilterTable("guard-1", MARK, GUARD), FilterTable("ipsec", MARK, WALL)
+    nft = render_nftables(guard)
+    assert "ip saddr 100.64.0.2/32 ip daddr 198.51.0.0/16 rt ipsec exists ip ttl set 64\n" in nft
+    assert "rt ipsec exists tcp flags & (syn | rst) == syn reset tcp option timestamp\n" in nft
+    assert "ip daddr 100.64.0.2/32 meta ipsec missing drop\n" in nft
+    assert "meta l4proto 17 th dport 6979-6979 meta ipsec missing drop\n" in render_nftables(wall)
+    legacy = render_iptables(guard, 4)
+    out = "-s 100.64.0.2/32 -d 198.51.0.0/16 -m policy --dir out --pol ipsec"
+    assert f"{out} -j TTL --ttl-set 64\n" in legacy
+    assert f"{out} -j TOS --set-tos 0x00/0xff\n" in legacy
+    assert "-d 100.64.0.2/32 -m policy --dir in --pol none -j DROP\n" in legacy
+    assert "-p udp --dport 6979:6979 -m policy --dir in --pol none -j DROP\n" in render_iptables(
+        wall, 6
+    )
+    assert "HL --hl-set 64" not in legacy
+
+
+def test_missing_jumps_are_hooked_in_with_the_rules():
+    script = render_iptables(
+        FilterTable("guard-1", MARK, GUARD), 4, [("mangle", "POSTROUTING", "AO-guard-1-POST")]
+    )
+    assert script.index("-I POSTROUTING 1 -j AO-guard-1-POST\n") > script.index(
+        ":AO-guard-1-POST - [0:0]\n"
+    )
