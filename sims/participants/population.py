@@ -115,7 +115,7 @@ class Population:
             shocks.append(MassFailure(at_s, share))
         if arrival.kind == "flash-crowd":
             shocks.append(FlashCrowd(at_s, max(1, round(share * scenario.nodes)), lasts_s))
-        groups = (
+        groups: tuple[tuple[int, MassJoin | None, list[Shock]], ...] = (
             (churning - held, None, shocks),
             (held, MassJoin(at_s, lasts_s), []),
         )
