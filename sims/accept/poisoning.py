@@ -100,7 +100,10 @@ def _measure(settings: Poison, seeds: int, progress: Progress) -> Measurement:
               fooled, 0.0, fooled + 3 * error, error),
         Point("lies told", 5, lies, None, 1 if settings.malicious else 0, math.inf),
     ]  # fmt: skip
-    return Measurement(points, "a newcomer is fooled if all three holders that it asks lie")
+    return Measurement(
+        points,
+        "newcomers are fooled if all three holders asked lie; g: liars among those who answer",
+    )
 
 
 def _holds(table: TopologyTable, node_id: NodeId, record: bytes) -> bool:
@@ -231,7 +234,7 @@ def _clock() -> float:
 E12 = Experiment(
     "E12",
     "Poisoned records",
-    "forged, expired and regressed: 0 exactly; availability >= 0.99; newcomers fooled <= (f / (1 - silent))^3",
+    "forged, expired, regressed: 0 exactly; availability >= 0.99; newcomers fooled <= g^3",
     "1 poisoned, 2 regressed, 3 availability, 4 newcomers fooled, 5 lies",
     "count or share",
     Poison(),
