@@ -135,8 +135,8 @@ class Bucket(KBucket):  # type: ignore[misc]  # the package ships no types
     def nearest_to(self, goal: int) -> int:
         """Return the distance from ``goal`` to the nearest id that can be in here."""
         lower, upper = self.range
-        size: int = upper - lower
-        return (lower ^ goal) & ~size
+        nearest: int = (lower ^ goal) & ~(upper - lower)
+        return nearest
 
     def entries(self) -> Iterator[Entry]:
         """Yield contacts and replacements."""
