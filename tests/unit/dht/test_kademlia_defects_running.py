@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+from collections import Counter
 from random import Random
 from types import SimpleNamespace
 
