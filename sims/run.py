@@ -155,7 +155,7 @@ class Simulation:
             self.seed, world.time_s, self.scenario.total_s, world.network.sent, len(world.alive)
         )
 
-    def outcome(self, complete: bool, wall_s: float) -> RunOutcome:  # noqa: FBT001 - one of two facts
+    def outcome(self, complete: bool, wall_s: float) -> RunOutcome:
         """Return what was measured so far."""
         network = self.world.network
         counters = {
@@ -193,7 +193,7 @@ class Simulation:
         heap = self.world.heap
         heap.at(heap.now + self.scenario.sample_interval_s, self._sample)
 
-    def _switched(self, machine: Machine, online: bool, seen_whole: bool) -> None:  # noqa: FBT001 - a callback
+    def _switched(self, machine: Machine, online: bool, seen_whole: bool) -> None:
         if machine is not self.population.rendezvous:
             self._churn.switched(machine, online=online, seen_whole=seen_whole)
         if online and seen_whole:

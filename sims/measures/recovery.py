@@ -30,7 +30,7 @@ class RecoveryMeasure:
         self._interval_began_s = recorder.world.time_s
         self._recovered = False
 
-    def finished(self, success: bool) -> None:  # noqa: FBT001 - a callback
+    def finished(self, success: bool) -> None:
         """A lookup ended."""
         now = self._recorder.world.time_s
         for tally in [self._interval] + ([self._before] if now < self._shock_at_s else []):
