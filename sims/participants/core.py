@@ -135,6 +135,11 @@ class SimulatedDht(Dht):
         lookup = Lookup(target, self._own_id, start, self._settings, now)
         self._walks.launch(lookup, partial(on_finished, lookup))
 
+    def suspects(self, lookup: Lookup) -> bool:
+        """Judge a finished probe as the node judges its own lookups: is its region eclipsed?"""
+        self._watch.looked_up(lookup.target, lookup.closest(), self._now)
+        return self._watch.suspects(lookup.target, self._now)
+
     def fetch(self, key: NodeId, holders: list[Contact], now: float, on_finished: OnRecord) -> None:
         """Ask these nodes for a record, nearest first, until three gave an acceptable one."""
         self._now = now
