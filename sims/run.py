@@ -68,6 +68,7 @@ def run(
         return simulation.outcome(complete, time.perf_counter() - began)
     finally:
         gc.set_threshold(*thresholds)
+        gc.unfreeze()
 
 
 class Simulation:
@@ -132,6 +133,7 @@ class Simulation:
         """Let the whole time pass; False if ``should_stop`` ended it early."""
         heap = self.world.heap
         self.population.begin()
+        gc.freeze()  # what is there now mostly stays, and need not be searched for cycles
         self.conspiracy.begin(self.population.rendezvous)
         self.lookups.target = self.conspiracy.target
         self._shocks.plan()

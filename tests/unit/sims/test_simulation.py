@@ -79,7 +79,7 @@ def test_tables_and_lookups_of_a_quiet_overlay_are_perfect():
     assert max(values(outcome, "lookup_dead_share")) == 0.0
     assert max(values(outcome, "table_stale_share")) == 0.0
     assert fmean(values(outcome, "neighbours_known")) > 0.97
-    assert set(values(outcome, "online_nodes")) == {41}
+    assert set(values(outcome, "online_nodes")) == {40}
 
 
 def test_a_node_that_starts_joins_and_returns_without_the_bootstrap_peer():
