@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from overlay.dht.events import DhtEvent, Joined
 from overlay.dht.settings import DhtSettings
 from overlay.errors import ConfigurationError
 from sims.adversary.adversary import AdversaryMeasure, Conspiracy
@@ -17,13 +18,16 @@ from sims.latency import build_latency
 from sims.measures.joining import JoinMeasure
 from sims.measures.lookups import LookupMeasure
 from sims.measures.recorder import Recorder, Sampled
+from sims.measures.recovery import RecoveryMeasure
 from sims.measures.tables import RecordMeasure, TableMeasure
 from sims.measures.topology import TopologyMeasure
 from sims.measures.traffic import ChurnMeasure, TrafficMeasure
+from sims.participants.authors import Authors
 from sims.participants.carriers import EncodedCarrier, ValueCarrier
 from sims.participants.clients import Client
 from sims.participants.machine import Machine
 from sims.participants.population import Population
+from sims.participants.shocks import Shocks
 from sims.participants.world import START, World
 from sims.results.model import Observations, Progress, RunOutcome
 from sims.scenario.model import Scenario
@@ -64,6 +68,7 @@ def run(
         return simulation.outcome(complete, time.perf_counter() - began)
     finally:
         gc.set_threshold(*thresholds)
+        gc.unfreeze()
 
 
 class Simulation:
@@ -96,6 +101,8 @@ class Simulation:
             TableMeasure(recorder, streams.stream("sample", "tables")),
             RecordMeasure(recorder, streams.stream("sample", "records")),
         ]
+        self._strangers: dict[int, Machine] = {}
+        world.listeners.append(self._heard)
         self.conspiracy = Conspiracy(world, scenario.adversary, population=scenario.nodes)
         self._sampled.append(AdversaryMeasure(recorder, self.conspiracy))
         self.population = Population(world, scenario, self._switched)
@@ -110,7 +117,13 @@ class Simulation:
             )
             for machine in self.population.clients
         ]
-        self._sampled.append(TopologyMeasure(recorder, self._clients))
+        self._authors = Authors(recorder, scenario.records, scenario.warm_up_s)
+        self._sampled += [TopologyMeasure(recorder, self._clients), self._authors]
+        self._shocks = Shocks(world, self.population, scenario, streams.stream("shocks"))
+        if self._shocks.healed_at_s is not None:
+            recovery = RecoveryMeasure(recorder, self._shocks.at_s, self._shocks.healed_at_s)
+            self.lookups.results.append(recovery.finished)
+            self._sampled.append(recovery)
 
     def run(
         self,
@@ -120,8 +133,11 @@ class Simulation:
         """Let the whole time pass; False if ``should_stop`` ended it early."""
         heap = self.world.heap
         self.population.begin()
+        gc.freeze()  # what is there now mostly stays, and need not be searched for cycles
         self.conspiracy.begin(self.population.rendezvous)
         self.lookups.target = self.conspiracy.target
+        self._shocks.plan()
+        self._authors.plan()
         self.lookups.begin()
         for client in self._clients:
             client.begin(max(0.0, self.scenario.warm_up_s - CLIENT_HEAD_START_S))
@@ -141,7 +157,7 @@ class Simulation:
             self.seed, world.time_s, self.scenario.total_s, world.network.sent, len(world.alive)
         )
 
-    def outcome(self, complete: bool, wall_s: float) -> RunOutcome:  # noqa: FBT001 - one of two facts
+    def outcome(self, complete: bool, wall_s: float) -> RunOutcome:
         """Return what was measured so far."""
         network = self.world.network
         counters = {
@@ -164,13 +180,22 @@ class Simulation:
             peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         )
 
+    def _heard(self, machine: Machine, event: DhtEvent) -> None:
+        """A stranger of a flash crowd looks up the one key as soon as it is a member."""
+        if isinstance(event, Joined) and self._strangers.pop(machine.index, None) is not None:
+            heap = self.world.heap
+            heap.at(heap.now, self._look_up_the_key, machine)
+
+    def _look_up_the_key(self, machine: Machine, _: object) -> None:
+        self.lookups.look_up(machine, self.population.rendezvous)
+
     def _sample(self, _one: object, _other: object) -> None:
         for measure in self._sampled:
             measure.sample()
         heap = self.world.heap
         heap.at(heap.now + self.scenario.sample_interval_s, self._sample)
 
-    def _switched(self, machine: Machine, online: bool, seen_whole: bool) -> None:  # noqa: FBT001 - a callback
+    def _switched(self, machine: Machine, online: bool, seen_whole: bool) -> None:
         if machine is not self.population.rendezvous:
             self._churn.switched(machine, online=online, seen_whole=seen_whole)
         if online and seen_whole:
@@ -178,6 +203,8 @@ class Simulation:
         if not online:
             for client in self._clients:
                 client.left(machine.node_id)
+        elif self.scenario.arrival.kind == "flash-crowd" and self.population.is_newcomer(machine):
+            self._strangers[machine.index] = machine
 
 
 def _settings(scenario: Scenario) -> DhtSettings:

@@ -61,6 +61,7 @@ def _is_reserved_v4(address: IpAddress) -> bool:
     return address.version == 4 and (address.packed[0] == 0 or address.packed[0] >= 240)
 
 
+@lru_cache(maxsize=16_384)
 def source_group(endpoint: Endpoint, *, limit_private: bool) -> bytes:
     """Return what counts as one source: the /24 of an IPv4 or the /48 of an IPv6 endpoint.
 

@@ -84,8 +84,8 @@ def build_control_plane(
 ) -> ControlPlane:
     """Wire the cores of one node to a userspace engine, without anything of an operating system.
 
-    ``endpoints`` are those under which others reach it. A simulation brings its own carrier
-    of DHT messages: the ``dht`` core that speaks through it, and what to ``make`` of all cores.
+    ``endpoints`` are those under which others reach it. A simulation brings its own carrier of
+    DHT messages: the ``dht`` core that speaks through it, and what to ``make`` of all cores.
     """
     datapath = build_datapath(
         configuration, engine, surroundings.network, surroundings.local_addresses

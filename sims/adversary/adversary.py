@@ -32,6 +32,7 @@ class Conspiracy:
         )
         self.target: Machine | None = None
         self.crowd: list[Machine] = []
+        self.sybils: list[Machine] = []
         self._settings = settings
         self._population = population
         world.make_core = self._core
@@ -42,9 +43,10 @@ class Conspiracy:
         """Let the crowds join: Sybils of one /24, and ids next to the key of ``target``."""
         settings, world = self._settings, self.world
         if "sybil" in settings.behaviours:
-            self.crowd += [
+            self.sybils = [
                 world.add(sybil_endpoint(number), honest=False) for number in range(settings.sybils)
             ]
+            self.crowd += self.sybils
         if "eclipse" in settings.behaviours:
             self.target = target
             found = identities_near(
@@ -83,7 +85,7 @@ class AdversaryMeasure:
 
     def sample(self) -> None:
         """Record the largest number over all honest nodes, of tables and of buckets."""
-        sybils = {machine.node_id for machine in self._conspiracy.crowd}
+        sybils = {machine.node_id for machine in self._conspiracy.sybils}
         if not sybils:
             return
         in_table = in_bucket = 0

@@ -54,7 +54,7 @@ class Plot:
             self.archive.setdefault(owner, record)
 
     def denies(self, node_id: NodeId) -> bool:
-        """Tell whether a circuit is being opened over this node that the adversary cannot see through.
+        """Tell whether a circuit that the adversary cannot see through is being opened over a node.
 
         It sees through a circuit whose first and last hop are its own, and kills every other
         (selective denial of service, Borisov et al. 2007).

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from overlay.addresses import NodeId
+from overlay.addresses import Endpoint, NodeId
+from overlay.dht.envelope import UnverifiedRequest
 from overlay.dht.messages import (
     Contact,
     Contacts,
@@ -17,8 +18,6 @@ from overlay.dht.messages import (
     contacts_that_fit,
 )
 from overlay.dht.messages import Store as StoreRequest
-from overlay.dht.envelope import UnverifiedRequest
-from overlay.addresses import Endpoint
 from overlay.dht.responder import Responder
 from sims.adversary.plot import Plot
 from sims.participants.core import SimulatedDht
@@ -39,9 +38,9 @@ class _HostileResponder(Responder):
 
     def answer(self, request: UnverifiedRequest, source: Endpoint, now: float) -> bytes | None:
         asked = isinstance(request.request, FindNode | FindRecord)
-        if asked and "drop" in self.plot.behaviours and request.cookie:
-            if self.plot.rng.random() < self.plot.drop_probability:
-                return None
+        may_drop = asked and "drop" in self.plot.behaviours and request.cookie
+        if may_drop and self.plot.rng.random() < self.plot.drop_probability:
+            return None
         return super().answer(request, source, now)
 
     def _reply(self, request: Request, contact: Contact, group: bytes, now: float) -> Reply:

@@ -148,5 +148,6 @@ def _accept(to: argparse.ArgumentParser) -> None:
         metavar="E6.nodes=700",
         help="another point of an experiment's curve (repeatable)",
     )
+    to.add_argument("--seeds", type=int, metavar="N", help="seeds of each experiment")
     to.add_argument("--out", type=Path, metavar="DIR", help="directory for figures and verdicts")
     to.add_argument("--jobs", type=int, metavar="N", help="experiments at a time")

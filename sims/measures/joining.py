@@ -35,7 +35,9 @@ class JoinMeasure:
                 self._recorder.add("join_s", self._recorder.world.heap.now - began)
 
     def _give_up(self, machine: Machine, session: int) -> None:
-        if machine.sessions == session and self._waiting.pop(machine.index, None) is not None:
-            # A program that ended before its time was up says nothing about joining.
-            if machine.online:
-                self._recorder.add("join_success", 0.0)
+        if machine.sessions != session:
+            return
+        gave_up = self._waiting.pop(machine.index, None) is not None
+        # A program that ended before its time was up says nothing about joining.
+        if gave_up and machine.online:
+            self._recorder.add("join_success", 0.0)

@@ -100,6 +100,10 @@ class _Probe:
         if dht is None:
             return
         found = lookup.closest()
+        eclipsed = self._owner is self._measure.target
+        self._recorder.add(
+            "eclipse_alarm", float(dht.suspects(lookup)), "target" if eclipsed else ""
+        )
         self._judge(lookup, [int.from_bytes(contact.node_id, "big") for contact in found])
         holders = [contact for contact in found if contact.node_id != self._owner.node_id]
         dht.fetch(self._owner.node_id, holders, world.heap.now, self._fetched)

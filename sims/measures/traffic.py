@@ -32,20 +32,21 @@ class TrafficMeasure:
 
 
 class ChurnMeasure:
-    """Who is on-line, how long they stay and stay away, and how fast they change."""
+    """Which of the scenario's nodes are on-line, for how long, and how fast that changes."""
 
     def __init__(self, recorder: Recorder, nodes: int) -> None:
         self._recorder = recorder
         self._nodes = nodes
         self._began: dict[int, float] = {}
         self._ended: dict[int, float] = {}
-        self._joins = self._leaves = 0
+        self._online = self._joins = self._leaves = 0
         self._since = recorder.world.time_s
 
     def switched(self, machine: Machine, *, online: bool, seen_whole: bool = True) -> None:
         """A machine's program began or ended; ``seen_whole`` is False for a run's first session."""
         now = self._recorder.world.time_s
         began, ended = self._began, self._ended
+        self._online += 1 if online else -1
         if online:
             self._joins += seen_whole
             self._record("session_off_s", now - ended.pop(machine.index, math.nan))
@@ -59,9 +60,8 @@ class ChurnMeasure:
     def sample(self) -> None:
         """Record the state of the population."""
         world = self._recorder.world
-        online = len(world.alive)
-        self._recorder.add("online_nodes", online)
-        self._recorder.add("online_share", online / self._nodes)
+        self._recorder.add("online_nodes", self._online)
+        self._recorder.add("online_share", self._online / self._nodes)
         hours = (world.time_s - self._since) / _HOUR_S
         if hours > 0:
             self._recorder.add("joins_per_hour", self._joins / hours)

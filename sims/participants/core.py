@@ -22,7 +22,7 @@ from overlay.dht.joining import Greeting
 from overlay.dht.lookup import Lookup
 from overlay.dht.membership import Phase
 from overlay.dht.messages import Contact, FindRecord, Record
-from overlay.dht.schedule import Task
+from overlay.dht.schedule import Pace, Task
 from overlay.dht.settings import DhtSettings
 from overlay.dht.storage import VerifyRecord
 from overlay.errors import PeerError
@@ -32,6 +32,8 @@ __all__ = ["SimulatedDht"]
 
 _HOLDERS_WANTED: Final = 3
 """As many as a crawl asks (``overlay.dht.crawl``)."""
+
+_FIRST_CRAWL_WITHIN_S: Final = 60.0
 
 OnLookup = Callable[[Lookup], None]
 OnRecord = Callable[[MixDescriptor | None, int], None]
@@ -108,7 +110,9 @@ class SimulatedDht(Dht):
             bucket.last_updated = now - rng.uniform(0.0, settings.refresh_interval_s)
         self._schedule.at(Task.REFRESH, now + rng.uniform(0.0, 0.1 * settings.refresh_interval_s))
         self._schedule.at(Task.PUBLISH, now + rng.uniform(0.0, settings.republish_interval_s))
-        self._schedule.at(Task.CRAWL, now + rng.uniform(0.0, settings.crawl_interval_s))
+        # A table that is full already cannot be given; the first crawl comes at once instead.
+        self._crawl_pace = Pace(settings.crawl_interval_s, settings.crawl_interval_s, rng)
+        self._schedule.at(Task.CRAWL, now + rng.uniform(0.0, _FIRST_CRAWL_WITHIN_S))
 
     def publish_later(self, descriptor: MixDescriptor, now: float) -> None:
         """Serve a descriptor that is stored with others already; it is stored anew on schedule."""
@@ -130,6 +134,11 @@ class SimulatedDht(Dht):
         start = self._table.closest(target, self._settings.k)
         lookup = Lookup(target, self._own_id, start, self._settings, now)
         self._walks.launch(lookup, partial(on_finished, lookup))
+
+    def suspects(self, lookup: Lookup) -> bool:
+        """Judge a finished probe as the node judges its own lookups: is its region eclipsed?"""
+        self._watch.looked_up(lookup.target, lookup.closest(), self._now)
+        return self._watch.suspects(lookup.target, self._now)
 
     def fetch(self, key: NodeId, holders: list[Contact], now: float, on_finished: OnRecord) -> None:
         """Ask these nodes for a record, nearest first, until three gave an acceptable one."""

@@ -102,7 +102,8 @@ class Machine:
         """The program ends without a word; the disk stays."""
         if self.dht is not None:
             contacts = self.dht.table
-            self.remembered = tuple(contacts[-MAX_REMEMBERED:]) or self.remembered
+            spread = contacts[:: -(-len(contacts) // MAX_REMEMBERED) or 1]  # of every bucket some
+            self.remembered = tuple(spread) or self.remembered
         self.dht = self.plane = None
         self._wake = math.inf
 

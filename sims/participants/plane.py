@@ -23,7 +23,7 @@ from overlay.ipsec.userspace.engine import UserspaceEngine
 from overlay.link.demultiplexer import Channel, frame
 from overlay.node.assembly import Surroundings, build_control_plane
 from overlay.node.control_plane import ControlPlane
-from overlay.node.datapath import DatagramSink
+from overlay.node.packet_path import DatagramSink
 
 __all__ = ["ESP_KIND", "LINK_KIND", "PlaneSink", "RawDatagram", "SimulatedPlane", "build_plane"]
 

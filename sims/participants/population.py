@@ -60,6 +60,10 @@ class Population:
         """The machines that keep paths open."""
         return self._nodes[: self._scenario.circuits.clients]
 
+    def is_newcomer(self, machine: Machine) -> bool:
+        """Tell whether a machine came after the scenario's own nodes."""
+        return machine.index > self._scenario.nodes
+
     def begin(self) -> None:
         """Switch on who is on-line at the start, as old members; then let time do the rest."""
         resumed = [self.rendezvous, *self.clients]
@@ -111,7 +115,7 @@ class Population:
             shocks.append(MassFailure(at_s, share))
         if arrival.kind == "flash-crowd":
             shocks.append(FlashCrowd(at_s, max(1, round(share * scenario.nodes)), lasts_s))
-        groups = (
+        groups: tuple[tuple[int, MassJoin | None, list[Shock]], ...] = (
             (churning - held, None, shocks),
             (held, MassJoin(at_s, lasts_s), []),
         )

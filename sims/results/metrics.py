@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -30,6 +31,26 @@ class Metric:
     group: str
     meaning: str
 
+    @property
+    def highest(self) -> float:
+        """The largest value that can be: 1 for rates and shares, else infinity. None is < 0."""
+        return 1.0 if self.kind == "yes-no" or self.name in _SHARES else math.inf
+
+
+_SHARES: Final = frozenset(
+    (
+        "lookup_closest_share",
+        "lookup_dead_share",
+        "mtt_coverage",
+        "mtt_overlap",
+        "mtt_staleness",
+        "neighbours_known",
+        "online_share",
+        "path_available",
+        "record_survival",
+        "table_stale_share",
+    )
+)
 
 _LOOKUPS: Final = "Lookups"
 _TRAFFIC: Final = "Traffic"

@@ -52,7 +52,8 @@ def _sentences(scenario: Scenario) -> Iterator[str]:
     arrival = scenario.arrival
     if arrival.kind != "equilibrium":
         share = f" of {100 * arrival.share:g} % of the nodes" if arrival.share else ""
-        lasts = f", over {duration(arrival.lasts_s)}" if arrival.lasts_s else ""
+        word = "for" if arrival.kind == "partition" else "within"
+        lasts = f", {word} {duration(arrival.lasts_s)}" if arrival.lasts_s else ""
         yield (f"{duration(arrival.at_s)} after the warm-up follows: {arrival.kind}{share}{lasts}.")
     latency = scenario.latency
     if latency.model == "uniform":

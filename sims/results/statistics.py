@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -36,6 +36,13 @@ class Estimate:
     high: float
     sd: float
     n: int
+
+    def possible(self, highest: float) -> Estimate:
+        """Cut the interval where no value can be: below 0 and above ``highest``.
+
+        That covers the truth as often, since the truth is not out there either.
+        """
+        return replace(self, low=_at_least(self.low, 0.0), high=-_at_least(-self.high, -highest))
 
     def plain(self) -> dict[str, float | int | None]:
         """Return the estimate for JSON, which knows no NaN."""
@@ -107,6 +114,10 @@ def _moments(values: Sequence[float]) -> tuple[float, float, int]:
     mean = math.fsum(sample) / n if n else math.nan
     squares = math.fsum((value - mean) ** 2 for value in sample)
     return mean, math.sqrt(squares / (n - 1)) if n > 1 else math.nan, n
+
+
+def _at_least(value: float, bound: float) -> float:
+    return bound if value < bound else value  # NaN stays
 
 
 def _or_none(value: float) -> float | None:

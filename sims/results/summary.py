@@ -131,10 +131,11 @@ def _place(key: Key) -> tuple[int, str, int, str]:
 
 def _metric(key: Key, runs: Sequence[RunRecord]) -> MetricSummary:
     found = [run.values[key] for run in runs if key in run.values]
+    highest = metric_of(key[0]).highest
     return MetricSummary(
         *key,
         sum(each.count for each in found),
-        t_estimate([each.mean for each in found]),
+        t_estimate([each.mean for each in found]).possible(highest),
         {
             name: bootstrap_estimate([each.quantile(share) for each in found])
             for name, share in _QUANTILES.items()

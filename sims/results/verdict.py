@@ -5,12 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
+from sims.results.metrics import metric_of
 from sims.results.record import RunRecord
 from sims.results.statistics import Estimate, bootstrap_estimate, t_estimate
 from sims.scenario.expectation import Expectation
 
 __all__ = ["Verdict", "verdicts"]
+
+_UNBOUNDED: Final = ("sd", "count", "sum")
+"""Statistics that may exceed what a single value can."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +69,8 @@ def _verdict(expected: Expectation, runs: Sequence[RunRecord]) -> Verdict:
     values = [run.values[key].statistic(expected) for run in runs if key in run.values]
     estimate = bootstrap_estimate if expected.quantile is not None else t_estimate
     got = estimate(values)
+    if expected.statistic not in _UNBOUNDED:
+        got = got.possible(metric_of(expected.metric).highest)
     held = expected.holds(got.mean)
     ends = [end for end in (got.low, got.high) if math.isfinite(end)]
     return Verdict(expected, got, held, all(expected.holds(end) == held for end in ends))

@@ -1,7 +1,7 @@
 """A Dask cluster: the same jobs on other machines, with the same outcomes.
 
 Its workers need this package at the same version. Each run is one task; a run whose worker
-dies is tried again where the scheduler's ``allowed-failures`` permits, then counts as failed.
+dies is tried again, alone, and then counts as failed.
 """
 
 from __future__ import annotations
@@ -37,15 +37,24 @@ def run_on_dask(
     """
     client = _client(address)
     name = f"overlay-sim-{uuid.uuid4().hex}"
+    doubtful: list[Job] = []
     try:
         _subscribe(client, name, jobs, show)
-        futures = {
-            client.submit(_on_worker, job, runner, name, pure=False, key=f"{name}-{number}"): job
-            for number, job in enumerate(jobs)
-        }
-        yield from _results(client, futures, name, stop)
+        yield from _results(client, _submitted(client, jobs, runner, name), name, stop, doubtful)
+        for job in sorted(doubtful, key=lambda each: each.key):
+            alone = _submitted(client, [job], runner, name)
+            yield from _results(client, alone, name, stop, None)
     finally:
         client.close(timeout=_CONNECT_S)
+
+
+def _submitted(client: Client, jobs: Sequence[Job], runner: Runner, name: str) -> dict[Future, Job]:
+    return {
+        client.submit(
+            _on_worker, job, runner, name, pure=False, key=f"{name}-{uuid.uuid4().hex}"
+        ): job
+        for job in jobs
+    }
 
 
 def _client(address: str) -> Client:
@@ -76,9 +85,18 @@ def _subscribe(client: Client, topic: str, jobs: Sequence[Job], show: ShowJobPro
 
 
 def _results(
-    client: Client, futures: dict[Future, Job], name: str, stop: Stop
+    client: Client,
+    futures: dict[Future, Job],
+    name: str,
+    stop: Stop,
+    doubtful: list[Job] | None,
 ) -> Generator[JobResult, None, None]:
-    from distributed import Event, wait
+    """Yield what the runs come to; those whose worker died go to ``doubtful``, if given.
+
+    A dead worker takes down with it what else it had been given, so that it takes a second
+    try, alone, to tell a deadly run from an innocent one.
+    """
+    from distributed import Event, KilledWorker, wait
 
     pending = set(futures)
     told = False
@@ -87,27 +105,32 @@ def _results(
             told = True
             Event(name, client=client).set()
         try:
-            done = wait(pending, timeout=_PATIENCE_S, return_when="FIRST_COMPLETED").done
+            with client.as_current():
+                done = wait(pending, timeout=_PATIENCE_S, return_when="FIRST_COMPLETED").done
         except TimeoutError:
             continue
         pending -= done
         for future in sorted(done, key=lambda each: futures[each].key):
-            outcome = _outcome(future, futures[future])
+            job = futures[future]
+            if doubtful is not None and isinstance(future.exception(), KilledWorker):
+                doubtful.append(job)
+                continue
+            outcome = _outcome(future, job)
             if outcome is not None:
-                yield futures[future], outcome
+                yield job, outcome
 
 
 def _outcome(future: Future, job: Job) -> RunOutcome | RunFailure | None:
+    from distributed import KilledWorker
+
     error = future.exception()
-    if error is None:
-        answer = future.result()
-        failed = isinstance(answer, str)
-        return RunFailure(job.point, job.seed, answer) if failed else answer
-    if type(error).__name__ == "KilledWorker":
+    if isinstance(error, KilledWorker):
         sentence = "the workers that tried this run died, as they do when memory runs out."
-    else:
-        sentence = failure_sentence(error)
-    return RunFailure(job.point, job.seed, sentence)
+        return RunFailure(job.point, job.seed, sentence)
+    answer = failure_sentence(error) if error is not None else future.result()
+    if isinstance(answer, RunOutcome) or answer is None:
+        return answer
+    return RunFailure(job.point, job.seed, str(answer))
 
 
 def _on_worker(job: Job, runner: Runner, name: str) -> RunOutcome | str | None:

@@ -38,6 +38,14 @@ def test_95_percent_intervals_cover_the_truth_in_95_percent_of_studies():
     assert np.mean(covered) == pytest.approx(0.95, abs=0.02)
 
 
+def test_no_interval_reaches_where_no_value_can_be():
+    estimate = t_estimate([0.9, 1.0, 1.0]).possible(1.0)
+    assert estimate.high == 1.0
+    assert estimate.low == t_estimate([0.9, 1.0, 1.0]).low
+    assert t_estimate([0.0, 0.1]).possible(1.0).low == 0.0
+    assert math.isnan(t_estimate([0.5]).possible(1.0).high)
+
+
 def test_a_bootstrap_interval_is_the_same_each_time_and_holds_the_mean():
     values = [1.0, 1.1, 0.9, 1.0, 5.0]
     estimate = bootstrap_estimate(values)

@@ -13,8 +13,10 @@ import pytest
 from overlay.cli.main import main
 
 ROOT = Path(__file__).parents[3]
-SMALL = ("--model", "ipfs2022", "--nodes", "24", "--duration", "4m", "--warm-up", "1m")
-SMALL = (*SMALL, "--lookups-per-hour", "60", "--seeds", "2")
+SMALL = (
+    *("--model", "ipfs2022", "--nodes", "12", "--duration", "2m", "--warm-up", "30s"),
+    *("--lookups-per-hour", "120", "--seeds", "2"),
+)
 
 
 def run(*arguments, **options):
@@ -27,6 +29,14 @@ def run(*arguments, **options):
         env={**os.environ, "PYTHONPATH": str(ROOT), **options},
         check=False,
     )
+
+
+def without_figures(directory):
+    """Return a PYTHONPATH on which matplotlib is missing: drawing takes seconds."""
+    hidden = directory / "hidden" / "matplotlib"
+    hidden.mkdir(parents=True)
+    (hidden / "__init__.py").write_text("raise ImportError\n")
+    return os.pathsep.join((str(hidden.parent), str(ROOT)))
 
 
 def refused(capsys, words, *arguments):
@@ -96,7 +106,7 @@ def test_a_run_is_judged_and_can_be_drawn_again(tmp_path):
     assert "NOT HELD  expected lookup_hops max <= 0" in done.stdout
     assert "2 of 2 runs ended" in done.stderr
     config = json.loads((out / "config.json").read_text())
-    assert config["points"][0]["scenario"]["nodes"] == 24
+    assert config["points"][0]["scenario"]["nodes"] == 12
     assert config["versions"]["python"]
     before = (out / "summary.json").read_bytes()
     again = run("plot", out, "--json")
@@ -109,10 +119,11 @@ def test_a_run_is_judged_and_can_be_drawn_again(tmp_path):
 @pytest.mark.slow
 def test_a_held_scenario_exits_with_zero_whatever_the_hash_seed(tmp_path):
     digests = []
+    path = without_figures(tmp_path)
     for seed in ("0", "1"):
         out = tmp_path / seed
         held = ("--expect", "lookup_success mean >= 0.5", "--out", out)
-        done = run("churn", *SMALL, *held, PYTHONHASHSEED=seed)
+        done = run("churn", *SMALL, *held, PYTHONHASHSEED=seed, PYTHONPATH=path)
         assert done.returncode == 0, done.stderr + done.stdout
         digests.append((out / "digests.txt").read_bytes())
     assert digests[0] == digests[1]
@@ -122,13 +133,15 @@ def test_a_held_scenario_exits_with_zero_whatever_the_hash_seed(tmp_path):
 def test_ctrl_c_on_a_terminal_stops_cleanly_and_keeps_what_was_measured(tmp_path):
     leader, follower = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "overlay", "sim", "churn", *SMALL, "--duration", "60d"]
-        + ["--out", str(tmp_path / "out"), "--jobs", "1"],
+        [
+            *(sys.executable, "-m", "overlay", "sim", "churn", *SMALL),
+            *("--duration", "60d", "--out", str(tmp_path / "out"), "--jobs", "1"),
+        ],
         stderr=follower,
         stdout=subprocess.PIPE,
         text=True,
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": without_figures(tmp_path)},
         start_new_session=True,
     )
     os.close(follower)

@@ -1,0 +1,1 @@
+"""The acceptance set: the product's overlay held against theory and published measurements."""

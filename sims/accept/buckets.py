@@ -1,0 +1,154 @@
+"""E3 and E4: how full buckets are, and who knows all its neighbours."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from typing import Final
+
+from overlay.dht.settings import DhtSettings
+from sims.accept.experiment import Experiment, Measurement, Progress
+from sims.accept.verdict import Point, within
+from sims.accept.worlds import bucket_counts, joined_world, known_neighbours
+from sims.run import Simulation
+from sims.scenario.model import Scenario
+from sims.scenario.parameters import Parameters
+from sims.scenario.sections import Churn
+from sims.theory import tables
+
+__all__ = ["E3", "E4"]
+
+_LIVE_KNOWS_ALL: Final = 0.6109
+"""IPFS, 28 crawls (rfm19-dht-routing-table-health): the share that knows all 20."""
+
+_SMALLEST_BUCKET: Final = 2.4
+_LARGE: Final = 10_000
+"""From so many nodes on one network is enough: each node is a sample."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fill:
+    """Overlays of ``nodes`` that joined one after the other; no churn."""
+
+    nodes: tuple[int, ...] = (1000, 10_000)
+    k: int = 20
+
+
+def _measure_fill(settings: Fill, seeds: int, progress: Progress) -> Measurement:
+    points: list[Point] = []
+    for nodes in settings.nodes:
+        runs = 1 if nodes >= _LARGE else seeds
+        totals: Counter[int] = Counter()
+        for seed in range(runs):
+            progress(f"E3: {nodes} nodes join, seed {seed + 1}")
+            world = joined_world(nodes, seed, DhtSettings(k=settings.k), progress)
+            for machine in world.machines:
+                totals.update(bucket_counts(machine))
+        points += _fill_points(settings.k, nodes, runs, totals)
+    return Measurement(points, "buckets with fewer than 2.4 expected contacts are left out")
+
+
+def _fill_points(k: int, nodes: int, runs: int, totals: Counter[int]) -> list[Point]:
+    points = []
+    for bucket in range(math.ceil(math.log2(nodes))):
+        expected = tables.bucket_occupancy(nodes, bucket, k)
+        if expected < _SMALLEST_BUCKET:
+            break
+        # Pairs of nodes fall into a bucket as a Poisson process: that is how one network
+        # scatters around the mean of all networks. A full bucket does not scatter.
+        pairs = runs * nodes * expected / 2
+        error = expected / math.sqrt(pairs) if expected < 0.98 * k else 0.0
+        measured = totals[bucket] / (nodes * runs)
+        low, high = 0.92 * expected - 3 * error, 1.02 * expected + 3 * error
+        points.append(Point(f"N = {nodes}", bucket, measured, expected, low, high, error))
+    return points
+
+
+@dataclass(frozen=True, slots=True)
+class Knowledge:
+    """As E3; then, if ``churn_nodes`` is not 0, that many nodes under ``churn`` as well."""
+
+    nodes: tuple[int, ...] = (2000, 15_371)
+    k: int = 20
+    churn: str = "ipfs2022"
+    churn_nodes: int = 2000
+    churn_hours: float = 6.0
+
+
+def _measure_knowledge(settings: Knowledge, seeds: int, progress: Progress) -> Measurement:
+    points: list[Point] = []
+    for nodes in settings.nodes:
+        runs = 1 if nodes >= _LARGE else seeds
+        known: list[int] = []
+        for seed in range(runs):
+            progress(f"E4: {nodes} nodes join, seed {seed + 1}")
+            world = joined_world(nodes, seed, DhtSettings(k=settings.k), progress)
+            known += [known_neighbours(world, machine) for machine in world.machines]
+        points += _knowledge_points(settings.k, nodes, known)
+    if settings.churn_nodes:
+        points.append(_under_churn(settings, progress))
+    return Measurement(points, f"live IPFS nodes that know all 20: {_LIVE_KNOWS_ALL}")
+
+
+def _knowledge_points(k: int, nodes: int, known: list[int]) -> list[Point]:
+    points = []
+    for curve, least in ((f"all {k} known", k), (f"fewer than {k - 2} known", k - 2)):
+        share = tables.neighbourhood_knowledge(nodes, k, least)
+        measured = sum(one >= least for one in known) / len(known)
+        if least < k:
+            share, measured = 1 - share, 1 - measured
+        # Neighbours share their boundary, so a network has fewer independent samples than
+        # nodes: about one for each k of them.
+        error = math.sqrt(share * (1 - share) * k / len(known))
+        points.append(within(curve, nodes, measured, share, max(0.03, 3 * error), error))
+    return points
+
+
+def _under_churn(settings: Knowledge, progress: Progress) -> Point:
+    nodes = settings.churn_nodes
+    progress(f"E4: {nodes} nodes under {settings.churn} for {settings.churn_hours:g} h")
+    scenario = Scenario(
+        name="accept-e4",
+        nodes=nodes,
+        duration_s=settings.churn_hours * 3600,
+        warm_up_s=0.0,
+        lookups_per_hour=0.0,
+        sample_interval_s=3600.0,
+        seeds=(1,),
+        churn=Churn(settings.churn),
+        dht=Parameters({"k": settings.k}),
+    )
+    simulation = Simulation(scenario, 1)
+    simulation.run()
+    world = simulation.world
+    members = [m for m in world.machines if m.dht is not None and m.dht.joined]
+    share = sum(known_neighbours(world, m) >= settings.k for m in members) / len(members)
+    ideal = tables.neighbourhood_knowledge(len(members), settings.k, settings.k)
+    error = math.sqrt(share * (1 - share) * settings.k / len(members))
+    return Point(
+        f"all {settings.k} known, {settings.churn}", nodes, share, None, _LIVE_KNOWS_ALL,
+        ideal + 3 * error, error,
+    )  # fmt: skip
+
+
+E3 = Experiment(
+    "E3",
+    "Bucket fill after bootstrap and one refresh",
+    "+2 % to -8 % of E[min(Bin(N-1, 2^-(i+1)), k)], and 3 standard errors of one network",
+    "bucket (leading bits shared)",
+    "contacts",
+    Fill(),
+    Fill(nodes=(250,)),
+    _measure_fill,
+)
+E4 = Experiment(
+    "E4",
+    "Knowledge of the own neighbourhood",
+    "±0.03 (or 3 standard errors) without churn; under churn between live IPFS and ideal",
+    "nodes",
+    "share of nodes",
+    Knowledge(),
+    Knowledge(nodes=(250,), churn_nodes=250, churn_hours=2.0),
+    _measure_knowledge,
+)

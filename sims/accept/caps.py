@@ -1,0 +1,118 @@
+"""E14: an attacker with ten thousand identities and one subnet."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections import Counter
+from dataclasses import dataclass
+from random import Random
+from typing import Final
+
+from overlay.addresses import Endpoint
+from overlay.dht.messages import Contact
+from overlay.dht.routing import Table
+from overlay.dht.settings import DhtSettings
+from sims.accept.experiment import Experiment, Measurement, Progress
+from sims.accept.ideal import as_id, contact_of, random_ids
+from sims.accept.verdict import Point
+from sims.engine.keyspace import ID_BITS
+
+__all__ = ["E14"]
+
+_SUBNETS: Final = ("203.0.114.0/24", "2a00:1111:2222::/48")
+_SURROUND: Final = 3
+"""One identity in three is made to lie near the victim, where buckets have room."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sybils:
+    """``identities`` of one subnet, each of which proves key and endpoint, among honest ones."""
+
+    identities: int = 10_000
+    honest: int = 300
+    k: int = 20
+    per_bucket: int = 2
+    per_table: int = 3
+
+
+def _measure(settings: Sybils, seeds: int, progress: Progress) -> Measurement:
+    points: list[Point] = []
+    for number, subnet in enumerate(_SUBNETS, start=1):
+        worst_bucket = worst_table = fewest = 0
+        for seed in range(seeds):
+            progress(f"E14: {settings.identities:,} identities in {subnet}, seed {seed + 1}")
+            bucket, table, honest = _attack(settings, subnet, Random(f"E14 {subnet} {seed}"))
+            worst_bucket, worst_table = max(worst_bucket, bucket), max(worst_table, table)
+            fewest = honest if seed == 0 else min(fewest, honest)
+        points += [
+            Point("most in one bucket", number, worst_bucket, None, 0, settings.per_bucket),
+            Point("most in the table", number, worst_table, None, 0, settings.per_table),
+            Point("honest contacts left", number, fewest, None, settings.k, float("inf")),
+        ]
+    return Measurement(points, f"x: 1 {_SUBNETS[0]}, 2 {_SUBNETS[1]}; replacements are counted")
+
+
+def _attack(settings: Sybils, subnet: str, rng: Random) -> tuple[int, int, int]:
+    """Return the most in a bucket, the most in the table, and the honest that remain."""
+    own = rng.getrandbits(ID_BITS)
+    table = Table(
+        as_id(own),
+        DhtSettings(
+            k=settings.k,
+            bucket_subnet_limit=settings.per_bucket,
+            table_subnet_limit=settings.per_table,
+        ),
+        lambda: 0.0,
+        rng,
+    )
+    network = ipaddress.ip_network(subnet)
+    arrivals = [contact_of(n, i) for i, n in enumerate(random_ids(settings.honest, rng))]
+    arrivals += [_sybil(own, number, network, rng) for number in range(settings.identities)]
+    rng.shuffle(arrivals)
+    worst_bucket = worst_table = 0
+    for contact in arrivals:
+        table.seen(contact)
+        if ipaddress.ip_address(contact.endpoint.host) in network:
+            counts = _counts(table, network)
+            worst_bucket = max(worst_bucket, *counts.values(), 0)
+            worst_table = max(worst_table, sum(counts.values()))
+    honest = sum(ipaddress.ip_address(one.endpoint.host) not in network for one in table)
+    return worst_bucket, worst_table, honest
+
+
+def _counts(table: Table, network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> Counter[int]:
+    """Count the attacker's places in each bucket, replacement caches included."""
+    family = "." if network.version == 4 else ":"
+    counts: Counter[int] = Counter({-1: 0})
+    for index, bucket in enumerate(table.buckets):
+        for entry in bucket.entries():
+            host = entry.contact.endpoint.host
+            if family in host and _starts_with(host, network):
+                counts[index] += 1
+    return counts
+
+
+def _starts_with(host: str, network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> bool:
+    return ipaddress.ip_address(host) in network
+
+
+def _sybil(
+    own: int, number: int, network: ipaddress.IPv4Network | ipaddress.IPv6Network, rng: Random
+) -> Contact:
+    node = rng.getrandbits(ID_BITS)
+    if number % _SURROUND == 0:
+        node = own ^ rng.getrandbits(rng.randrange(1, ID_BITS))
+    host = network[rng.randrange(1, min(network.num_addresses, 1 << 60) - 1)]
+    return Contact(as_id(node), Endpoint(str(host), rng.randrange(1024, 65536)), bytes(32))
+
+
+E14 = Experiment(
+    "E14",
+    "Subnet caps against one subnet with 10,000 identities",
+    "at most 2 per bucket and 3 per table at every moment, exactly",
+    "1 IPv4 /24, 2 IPv6 /48",
+    "contacts",
+    Sybils(),
+    Sybils(identities=4000),
+    _measure,
+)

@@ -1,0 +1,198 @@
+"""E1 and E2: session lengths, and an overlay that begins in equilibrium."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sims.accept.experiment import Experiment, Measurement, Progress
+from sims.accept.verdict import Point, within
+from sims.churn import ChurnEvent, SessionModel, churn_events, parse_model
+from sims.churn.lifetimes import Lifetimes, Pareto, Weibull
+from sims.theory import records
+from sims.theory.special import kolmogorov_p
+
+__all__ = ["E1", "E2"]
+
+_MINUTE = 60.0
+_HOUR = 3600.0
+_LEAST_P = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Draws:
+    """``draws`` lengths of each kind from the model, one by one and at once."""
+
+    model: str = "kad2007"
+    draws: int = 100_000
+
+
+def _measure_draws(settings: Draws, seeds: int, progress: Progress) -> Measurement:
+    model = parse_model(settings.model)
+    points: list[Point] = []
+    for name, lifetimes in (("on", model.on), ("off", model.off)):
+        if lifetimes is None:
+            continue
+        for how, draw in (("one by one", _one_by_one), ("at once", _at_once)):
+            progress(f"E1: {settings.draws:,} draws of {name}-time, {how}")
+            draws = draw(lifetimes, settings.draws, f"{name} {seeds}")
+            points += _judge_draws(f"{name}, {how}", lifetimes, draws)
+    return Measurement(points, "x: 1 mean, 2 median (minutes), 3 p-value of Kolmogorov-Smirnov")
+
+
+def _one_by_one(lifetimes: Lifetimes, count: int, label: str) -> NDArray[np.float64]:
+    rng = Random(f"E1 {label}")
+    return np.array([lifetimes.sample(rng) for _ in range(count)])
+
+
+def _at_once(lifetimes: Lifetimes, count: int, label: str) -> NDArray[np.float64]:
+    return lifetimes.samples(np.random.default_rng(list(label.encode())), count)
+
+
+def _judge_draws(curve: str, lifetimes: Lifetimes, draws: NDArray[np.float64]) -> list[Point]:
+    mean, median, survival = _closed_forms(lifetimes)
+    error = float(np.std(draws)) / math.sqrt(len(draws))
+    p_value = kolmogorov_p(_ks_statistic(draws, survival), len(draws))
+    return [
+        within(curve, 1, float(np.mean(draws)) / _MINUTE, mean / _MINUTE, 0.03 * mean / _MINUTE,
+               error / _MINUTE),
+        within(curve, 2, float(np.median(draws)) / _MINUTE, median / _MINUTE,
+               0.03 * median / _MINUTE),
+        Point(f"{curve}: K-S p", 3, p_value, None, _LEAST_P, 1.0),
+    ]  # fmt: skip
+
+
+def _closed_forms(lifetimes: Lifetimes) -> tuple[float, float, Callable[[float], float]]:
+    """Return mean, median and survival from theory's own code."""
+    if isinstance(lifetimes, Weibull):
+        scale, shape = lifetimes.scale_s, lifetimes.shape
+        return (
+            records.weibull_mean(scale, shape),
+            records.weibull_median(scale, shape),
+            lambda age: records.weibull_survival(age, scale, shape),
+        )
+    if isinstance(lifetimes, Pareto):
+        scale, shape = lifetimes.scale_s, lifetimes.shape
+        return (
+            scale / (shape - 1),
+            scale * (math.pow(2, 1 / shape) - 1),
+            lambda age: math.pow(1 + age / scale, -shape),
+        )
+    raise ValueError("the model must be made of Weibull, exponential or Pareto distributions")
+
+
+def _ks_statistic(draws: NDArray[np.float64], survival: Callable[[float], float]) -> float:
+    ordered = np.sort(draws)
+    fitted = np.array([1 - survival(float(x)) for x in ordered])
+    steps = np.arange(len(ordered) + 1) / len(ordered)
+    return float(max(np.max(steps[1:] - fitted), np.max(fitted - steps[:-1])))
+
+
+@dataclass(frozen=True, slots=True)
+class Equilibria:
+    """An overlay observed every hour; residual lives of those on line at the start."""
+
+    model: str = "kad2007"
+    nodes: int = 2000
+    hours: int = 48
+    minutes: tuple[int, ...] = (60, 120, 360)
+
+
+def _measure_equilibrium(settings: Equilibria, seeds: int, progress: Progress) -> Measurement:
+    model = parse_model(settings.model)
+    if model.off is None:
+        raise ValueError("the model needs absences, else everybody is on line at every hour")
+    share = records.availability(_closed_forms(model.on)[0], _closed_forms(model.off)[0])
+    shares = np.zeros((seeds, settings.hours + 1))
+    lives: list[float] = []
+    for seed in range(seeds):
+        progress(f"E2: {settings.nodes} nodes for {settings.hours} h, seed {seed + 1}")
+        events = list(
+            churn_events(
+                model, settings.nodes, Random(f"E2 {seed}"), duration_s=settings.hours * _HOUR
+            )
+        )
+        shares[seed] = _online_shares(events, settings)
+        lives += _first_lives(events, settings.hours * _HOUR)
+    return Measurement(
+        [*_hourly_points(shares, share, settings), *_life_points(lives, model, settings)],
+        "hours 0 and up, each a mean over the seeds; residual survival at its minute",
+    )
+
+
+def _hourly_points(shares: NDArray[np.float64], share: float, settings: Equilibria) -> list[Point]:
+    seeds = len(shares)
+    error = records.online_deviation(settings.nodes, share) / settings.nodes / math.sqrt(seeds)
+    # The stated band is for 10 seeds of 2,000 nodes; smaller runs get three standard errors.
+    band = max(0.01, 3.5 * error)
+    return [
+        within("on line, by hour", hour, float(np.mean(shares[:, hour])), share, band, error)
+        for hour in range(settings.hours + 1)
+    ]
+
+
+def _life_points(lives: Sequence[float], model: SessionModel, settings: Equilibria) -> list[Point]:
+    points = []
+    for minutes in settings.minutes:
+        expected = _residual(model.on, minutes * _MINUTE)
+        measured = sum(life > minutes * _MINUTE for life in lives) / len(lives)
+        error = math.sqrt(expected * (1 - expected) / len(lives))
+        points.append(
+            within("still on line, by minute", minutes, measured, expected,
+                   max(0.02, 3 * error), error)
+        )  # fmt: skip
+    return points
+
+
+def _residual(lifetimes: Lifetimes, age: float) -> float:
+    if isinstance(lifetimes, Weibull):
+        return records.weibull_residual_survival(age, lifetimes.scale_s, lifetimes.shape)
+    if isinstance(lifetimes, Pareto):
+        return math.pow(1 + age / lifetimes.scale_s, 1 - lifetimes.shape)
+    raise ValueError("the model must be made of Weibull, exponential or Pareto distributions")
+
+
+def _online_shares(events: Sequence[ChurnEvent], settings: Equilibria) -> list[float]:
+    times = [event.time_s for event in events]
+    balance = np.cumsum([1 if event.online else -1 for event in events])
+    counts = [bisect_right(times, hour * _HOUR) for hour in range(settings.hours + 1)]
+    return [float(balance[count - 1]) / settings.nodes if count else 0.0 for count in counts]
+
+
+def _first_lives(events: Sequence[ChurnEvent], duration_s: float) -> list[float]:
+    """Return how long each node that was on line at the start stayed (at least)."""
+    lives = {event.node: duration_s for event in events if event.online and event.time_s == 0}
+    ended: set[int] = set()
+    for event in events:
+        if not event.online and event.node in lives and event.node not in ended:
+            ended.add(event.node)
+            lives[event.node] = event.time_s
+    return list(lives.values())
+
+
+E1 = Experiment(
+    "E1",
+    "Session lengths have their published distribution",
+    "mean and median ±3 %, Kolmogorov-Smirnov p > 0.01",
+    "1 mean, 2 median, 3 p-value",
+    "minutes, or p",
+    Draws(),
+    Draws(),
+    _measure_draws,
+)
+E2 = Experiment(
+    "E2",
+    "The overlay begins in equilibrium and stays in it",
+    "on-line share ±0.01 at every hour, residual survival ±0.02 (or 3 standard errors)",
+    "hour, or minute of residual life",
+    "share of nodes",
+    Equilibria(),
+    Equilibria(hours=24),
+    _measure_equilibrium,
+)

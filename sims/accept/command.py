@@ -1,0 +1,178 @@
+"""``overlay sim accept``: run the acceptance set, draw it, and let the exit status judge."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Final
+
+from overlay.errors import BackendError, ConfigurationError
+from sims.accept.figures import draw
+from sims.accept.registry import EXPERIMENTS
+from sims.accept.runner import parse_overrides, run, selected
+from sims.accept.verdict import Point, Verdict
+
+__all__ = ["accept", "run_all", "table"]
+
+_HELD: Final = 0
+_NOT_HELD: Final = 1
+_MAX_JOBS: Final = 1024
+
+
+def accept(arguments: argparse.Namespace) -> int:
+    """Run what ``arguments`` name: ``experiments``, ``quick``, ``set``, ``out``, ``jobs``.
+
+    Raises:
+        ConfigurationError: an unknown experiment, or a setting that does not fit.
+        BackendError: results cannot be written.
+    """
+    jobs = arguments.jobs if arguments.jobs is not None else 1
+    if not 1 <= jobs <= _MAX_JOBS:
+        raise ConfigurationError(f"--jobs must be 1 to {_MAX_JOBS}, not {jobs}.")
+    verdicts = run_all(
+        arguments.experiments,
+        quick=arguments.quick,
+        seeds=getattr(arguments, "seeds", None),
+        overrides=parse_overrides(arguments.set, EXPERIMENTS),
+        jobs=jobs,
+    )
+    if arguments.out is not None:
+        write(verdicts, arguments.out)
+    if getattr(arguments, "json", False):
+        print(json.dumps([_plain(verdict) for verdict in verdicts]))  # noqa: T201 - a command line
+    else:
+        print(table(verdicts))  # noqa: T201 - a command line
+    return _HELD if all(verdict.passed for verdict in verdicts) else _NOT_HELD
+
+
+def run_all(
+    names: Sequence[str],
+    *,
+    quick: bool,
+    seeds: int | None = None,
+    overrides: Mapping[str, Mapping[str, str]] | None = None,
+    jobs: int = 1,
+) -> list[Verdict]:
+    """Run the named experiments (all if none is named), ``jobs`` at a time.
+
+    Raises:
+        ConfigurationError: an unknown experiment, or a setting that does not fit.
+    """
+    chosen = selected(names, EXPERIMENTS)
+    one = partial(_run_one, quick=quick, seeds=seeds, overrides=dict(overrides or {}))
+    if jobs == 1:
+        return [one(name) for name in chosen]
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        return list(pool.map(one, chosen))
+
+
+def _run_one(
+    name: str,
+    *,
+    quick: bool,
+    seeds: int | None,
+    overrides: Mapping[str, Mapping[str, str]],
+) -> Verdict:
+    (verdict,) = run(
+        [name], EXPERIMENTS, quick=quick, seeds=seeds, progress=_say, overrides=overrides
+    )
+    return verdict
+
+
+def _say(what: str) -> None:
+    print(what, file=sys.stderr, flush=True)  # noqa: T201 - progress
+
+
+def table(verdicts: Sequence[Verdict]) -> str:
+    """Return the verdicts as lines, each experiment with the point nearest to its limit."""
+    lines = []
+    for verdict in verdicts:
+        word = "holds" if verdict.passed else "FAILS"
+        lines.append(f"{verdict.name:4} {word}  {verdict.title} ({verdict.tolerance})")
+        lines += [f"       {_sentence(point)}" for point in _to_show(verdict)]
+    held = sum(verdict.passed for verdict in verdicts)
+    return "\n".join([*lines, f"{held} of {len(verdicts)} hold."])
+
+
+def _to_show(verdict: Verdict) -> list[Point]:
+    failed = [point for point in verdict.points if not point.passed]
+    return failed or list(verdict.points[:3])
+
+
+def _sentence(point: Point) -> str:
+    band = f"[{point.low:.4g}, {point.high:.4g}]"
+    expected = "" if point.expected is None else f", expected {point.expected:.4g}"
+    return f"{point.curve} at {point.x:g}: got {point.measured:.4g}{expected}, allowed {band}"
+
+
+def write(verdicts: Sequence[Verdict], directory: Path) -> None:
+    """Write figures, ``verdicts.json`` and ``acceptance.md`` into a directory.
+
+    Raises:
+        BackendError: they cannot be written.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for verdict in verdicts:
+            draw(verdict, directory)
+        plain = json.dumps([_plain(verdict) for verdict in verdicts], indent=1)
+        (directory / "verdicts.json").write_text(plain + "\n", encoding="utf-8")
+        (directory / "acceptance.md").write_text(markdown(verdicts), encoding="utf-8")
+    except OSError as error:
+        reason = error.strerror or os.strerror(error.errno or 0)
+        raise BackendError(f"The results cannot be written to {directory}: {reason}.") from error
+
+
+def markdown(verdicts: Sequence[Verdict]) -> str:
+    """Return every point of every verdict as tables for a document."""
+    lines: list[str] = []
+    for verdict in verdicts:
+        word = "holds" if verdict.passed else "**fails**"
+        settings = ", ".join(f"`{name}` {_short(v)}" for name, v in verdict.settings.items())
+        lines += [
+            f"### {verdict.name}: {verdict.title} ({word})",
+            "",
+            f"Tolerance: {verdict.tolerance}. Settings: {settings}.",
+            *([f"Note: {verdict.note}."] if verdict.note else []),
+            "",
+            "| curve | x | expected | measured | allowed |",
+            "|---|---|---|---|---|",
+            *[_row(point) for point in verdict.points],
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def _row(point: Point) -> str:
+    expected = "" if point.expected is None else f"{point.expected:.4g}"
+    mark = "" if point.passed else " (!)"
+    return (
+        f"| {point.curve} | {point.x:g} | {expected} | {point.measured:.4g}{mark} "
+        f"| {point.low:.4g} to {point.high:.4g} |"
+    )
+
+
+def _short(value: object) -> str:
+    if isinstance(value, tuple | list):
+        return ", ".join(map(str, value))
+    return str(value)
+
+
+def _plain(verdict: Verdict) -> dict[str, object]:
+    """Return a verdict as JSON has it; an open end of a band is null."""
+    points = [
+        {
+            name: None if isinstance(value, float) and value in (float("inf"),) else value
+            for name, value in (asdict(point) | {"passed": point.passed}).items()
+        }
+        for point in verdict.points
+    ]
+    return asdict(verdict) | {"points": points, "passed": verdict.passed}

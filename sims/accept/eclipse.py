@@ -1,0 +1,104 @@
+"""E13: the product's eclipse alarm against order statistics of uniform ids."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from random import Random
+from statistics import fmean, stdev
+from typing import Final
+
+import numpy as np
+
+from overlay.dht.eclipse import (
+    SIGNIFICANCE,
+    chance_of_density,
+    estimated_size,
+    kth_nearest_distance,
+)
+from sims.accept.experiment import Experiment, Measurement, Progress
+from sims.accept.verdict import Point, within
+from sims.engine.keyspace import ID_BITS
+from sims.theory import eclipse
+
+__all__ = ["E13"]
+
+_SPACE: Final = 2.0**ID_BITS
+_PER_OVERLAY: Final = 50
+"""Lookups in one drawn overlay, far apart, so that few share a neighbour."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """Lookups among ``nodes`` uniform ids, with ``sybils`` ids nearer than every honest one."""
+
+    nodes: int = 1000
+    k: int = 20
+    sybils: tuple[int, ...] = (20, 10, 5)
+    false_alarm_draws: int = 40_000
+    draws: int = 4000
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.k < self.nodes:
+            raise ValueError("k lies between 2 and the number of nodes")
+
+
+def _measure(settings: Alarm, seeds: int, progress: Progress) -> Measurement:
+    progress(f"E13: false alarms among {settings.nodes} nodes")
+    shares = _shares(settings, 0, settings.false_alarm_draws, Random(f"E13 {seeds}"))
+    alarms = _alarm_rate(settings, shares)
+    error = math.sqrt(SIGNIFICANCE / len(shares))
+    points = [
+        within("alarms", 0, alarms, SIGNIFICANCE, max(0.004, 3 * error), error),
+        _size_point(settings, shares),
+    ]
+    for sybils in settings.sybils:
+        progress(f"E13: {sybils} Sybils around a key")
+        rng = Random(f"E13 {seeds} {sybils}")
+        power = _alarm_rate(settings, _shares(settings, sybils, settings.draws, rng))
+        expected = eclipse.eclipse_power(
+            settings.nodes, settings.k, sybils, SIGNIFICANCE, trials=20_000,
+            rng=np.random.default_rng(13),
+        )  # fmt: skip
+        error = math.sqrt(max(expected * (1 - expected), 1e-4) / settings.draws)
+        points.append(within("alarms", sybils, power, expected, 0.05, error))
+    return Measurement(points, f"alarm below a chance of {SIGNIFICANCE}; x: Sybils")
+
+
+def _size_point(settings: Alarm, shares: list[float]) -> Point:
+    estimates = [estimated_size(share, settings.k) for share in shares]
+    deviation = stdev(estimates) / fmean(estimates)
+    expected = eclipse.estimate_deviation(settings.k)
+    return within("relative sd of the size estimate", 0, deviation, expected, 0.01)
+
+
+def _alarm_rate(settings: Alarm, shares: list[float]) -> float:
+    alarms = [chance_of_density(settings.nodes, s, settings.k) < SIGNIFICANCE for s in shares]
+    return sum(alarms) / len(alarms)
+
+
+def _shares(settings: Alarm, sybils: int, draws: int, rng: Random) -> list[float]:
+    """Return the k-th nearest distance of each lookup as a share of the key space."""
+    found: list[float] = []
+    while len(found) < draws:
+        honest = sorted(rng.getrandbits(ID_BITS) for _ in range(settings.nodes))
+        for _ in range(_PER_OVERLAY):
+            target = rng.getrandbits(ID_BITS)
+            ids = honest
+            if sybils:
+                nearest = kth_nearest_distance(honest, target, 1)
+                ids = sorted([*honest, *(target ^ rng.randrange(nearest) for _ in range(sybils))])
+            found.append((kth_nearest_distance(ids, target, settings.k) + 1) / _SPACE)
+    return found
+
+
+E13 = Experiment(
+    "E13",
+    "Eclipse alarm",
+    "false alarms ±0.004, power ±0.05, relative sd of the size estimate ±0.01",
+    "Sybils nearer than every honest node",
+    "share of lookups that raise the alarm",
+    Alarm(),
+    Alarm(false_alarm_draws=20_000, draws=2000),
+    _measure,
+)

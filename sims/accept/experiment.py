@@ -1,0 +1,86 @@
+"""How an acceptance experiment is declared: settings, a quick form of them, and a measurement.
+
+The settings are a frozen dataclass of numbers, texts and tuples of numbers; each can be set
+from outside, and the expectation is computed for whatever they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from overlay.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    from sims.accept.verdict import Point
+
+__all__ = ["Experiment", "Measurement", "Progress", "with_values"]
+
+S = TypeVar("S", bound="DataclassInstance")
+
+Progress = Callable[[str], None]
+"""Told in a few words what is being measured now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """Points and a remark for the reader."""
+
+    points: list[Point]
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment(Generic[S]):
+    """One row of the acceptance set.
+
+    ``measure`` takes the settings, how many seeds to use and whom to tell of progress.
+    """
+
+    name: str
+    title: str
+    tolerance: str
+    x_label: str
+    y_label: str
+    full: S
+    quick: S
+    measure: Callable[[S, int, Progress], Measurement]
+
+
+def with_values(name: str, settings: S, values: dict[str, str]) -> S:
+    """Return settings with some of them replaced by what a user wrote.
+
+    Raises:
+        ConfigurationError: there is no such setting, or the text does not fit its type.
+    """
+    known = {field.name: getattr(settings, field.name) for field in fields(settings)}
+    parsed: dict[str, object] = {}
+    for key, text in values.items():
+        if key not in known:
+            raise ConfigurationError(f"{name} has no setting {key!r}; it has {', '.join(known)}.")
+        parsed[key] = _parsed(f"{name}.{key}", text, known[key])
+    try:
+        return replace(settings, **parsed)
+    except ValueError as error:
+        raise ConfigurationError(f"{name}: {error}.") from error
+
+
+def _parsed(where: str, text: str, like: object) -> object:
+    if isinstance(like, tuple):
+        return tuple(_scalar(where, part.strip(), like[0]) for part in text.split(","))
+    return _scalar(where, text.strip(), like)
+
+
+def _scalar(where: str, text: str, like: object) -> object:
+    if isinstance(like, str):
+        return text
+    try:
+        return int(text) if isinstance(like, int) else float(text)
+    except ValueError:
+        kind = "whole number" if isinstance(like, int) else "number"
+        raise ConfigurationError(
+            f"{where} must be a {kind}, not {text!r}; several are separated by commas."
+        ) from None

@@ -1,0 +1,144 @@
+"""E10: lookups and records right after a third of the overlay has died without a word."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from random import Random
+from statistics import fmean, quantiles
+
+from overlay.dht.descriptor import MixDescriptor
+from overlay.dht.lookup import Lookup
+from overlay.dht.settings import DhtSettings
+from sims.accept.experiment import Experiment, Measurement, Progress
+from sims.accept.verdict import Point
+from sims.accept.worlds import new_world, pass_time
+from sims.participants.machine import Machine
+from sims.participants.world import World
+
+__all__ = ["E10"]
+
+_SPREAD_S = 5.0
+_PATIENCE_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """``nodes`` with ideal tables and stored records, of which a share ``dead`` stops at once.
+
+    Each survivor of a sample then makes one lookup of a living node's record, so that no
+    lookup profits from what another learned by its source.
+    """
+
+    nodes: int = 500
+    dead: float = 0.3
+    k: int = 20
+    lookups: int = 100
+    p50_s: float = 2.0
+    closest: float = 0.95
+    dead_in_result: float = 0.01
+    found: float = 0.99
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.dead < 1 or self.nodes < self.k + 2:
+            raise ValueError("dead lies in [0, 1), and nodes exceed k")
+
+
+@dataclass(slots=True)
+class _Outcomes:
+    """What the lookups of all seeds showed."""
+
+    seconds: list[float] = field(default_factory=list)
+    closest: list[float] = field(default_factory=list)
+    dead: list[float] = field(default_factory=list)
+    found: list[float] = field(default_factory=list)
+
+
+class _Probe:
+    """One lookup and the retrieval that follows it."""
+
+    def __init__(self, world: World, source: Machine, owner: Machine, into: _Outcomes) -> None:
+        self._world = world
+        self._source = source
+        self._owner = owner
+        self._into = into
+        self._began = world.heap.now
+
+    def start(self) -> None:
+        if self._source.dht is not None:
+            self._source.dht.probe(self._owner.node_id, self._began, self._walked)
+            self._source.flush()
+
+    def _walked(self, lookup: Lookup) -> None:
+        world, into = self._world, self._into
+        into.seconds.append(world.heap.now - self._began)
+        numbers = [int.from_bytes(contact.node_id, "big") for contact in lookup.closest()]
+        k = world.settings.k
+        truth = [n for n in world.alive.closest(self._owner.number, k + 1)
+                 if n != self._source.number][:k]  # fmt: skip
+        into.closest.append(len(set(numbers) & set(truth)) / len(truth))
+        into.dead.append(sum(not world.is_online(n) for n in numbers) / max(1, len(numbers)))
+        holders = [c for c in lookup.closest() if c.node_id != self._owner.node_id]
+        if self._source.dht is not None:
+            self._source.dht.fetch(self._owner.node_id, holders, world.heap.now, self._fetched)
+
+    def _fetched(self, descriptor: MixDescriptor | None, _asked: int) -> None:
+        self._into.found.append(float(descriptor is not None))
+
+
+def _measure(settings: Death, seeds: int, progress: Progress) -> Measurement:
+    outcomes = _Outcomes()
+    expected = 0
+    for seed in range(seeds):
+        progress(f"E10: {settings.dead:.0%} of {settings.nodes} nodes die, seed {seed + 1}")
+        expected += _one_world(settings, seed, outcomes)
+    unfinished = expected - len(outcomes.found)
+    ordered = sorted(outcomes.seconds)
+    p50, p90 = _quantile(ordered, 50), _quantile(ordered, 90)
+    points = [
+        Point("lookup p50 (s)", 1, p50, None, 0.0, settings.p50_s),
+        Point("share of the true k closest", 2, fmean(outcomes.closest), None,
+              settings.closest, 1.0),
+        Point("dead in the result", 3, fmean(outcomes.dead), None, 0.0, settings.dead_in_result),
+        Point("live records found", 4, sum(outcomes.found) / expected, None, settings.found, 1.0),
+        Point("lookups that never ended", 5, unfinished, 0.0, 0.0, 0.0),
+    ]  # fmt: skip
+    return Measurement(points, f"{expected} lookups; p90 {p90:.2f} s")
+
+
+def _one_world(settings: Death, seed: int, outcomes: _Outcomes) -> int:
+    world = new_world(seed, DhtSettings(k=settings.k))
+    machines = [world.add() for _ in range(settings.nodes)]
+    world.resume(machines)
+    rng = Random(f"E10 {seed}")
+    for machine in rng.sample(machines, round(settings.dead * settings.nodes)):
+        world.stop(machine)
+    living = [machine for machine in machines if machine.online]
+    sources = rng.sample(living, min(settings.lookups, len(living)))
+    for source in sources:
+        owner = rng.choice([machine for machine in living if machine is not source])
+        probe = _Probe(world, source, owner, outcomes)
+        world.heap.at(world.heap.now + rng.random() * _SPREAD_S, _start, probe)
+    pass_time(world, _SPREAD_S + _PATIENCE_S)
+    return len(sources)
+
+
+def _start(probe: _Probe, _: object) -> None:
+    probe._began = probe._world.heap.now
+    probe.start()
+
+
+def _quantile(ordered: Sequence[float], percent: int) -> float:
+    return quantiles(ordered, n=100, method="inclusive")[percent - 1]
+
+
+E10 = Experiment(
+    "E10",
+    "Lookups when 30 % of all contacts are dead",
+    "gates: p50 <= 2 s, true k closest >= 0.95, dead <= 1 %, live records found >= 0.99",
+    "1 p50 (s), 2 closest, 3 dead, 4 records found, 5 unfinished",
+    "seconds or share",
+    Death(),
+    Death(lookups=60),
+    _measure,
+)

@@ -1,0 +1,85 @@
+"""One figure an experiment: what was measured, what was expected, and the band between."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from overlay.errors import BackendError
+from sims.accept.verdict import Point, Verdict
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["draw"]
+
+_INCHES: Final = (7.0, 4.5)
+_FORMATS: Final = ("png", "svg")
+_WIDE: Final = 50.0
+"""Abscissas that span more than this ratio are drawn on a logarithmic axis."""
+
+
+def draw(verdict: Verdict, directory: Path) -> list[Path]:
+    """Write a verdict's figure as PNG and SVG and return the files.
+
+    Raises:
+        BackendError: a file cannot be written.
+    """
+    os.environ.setdefault("MPLBACKEND", "Agg")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=_INCHES, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    curves = list(dict.fromkeys(point.curve for point in verdict.points))
+    for number, curve in enumerate(curves):
+        _draw_curve(axes, [p for p in verdict.points if p.curve == curve], f"C{number % 10}")
+    if _is_wide([point.x for point in verdict.points]):
+        axes.set_xscale("log", base=2)
+    word = "holds" if verdict.passed else "does NOT hold"
+    axes.set_title(f"{verdict.name} {word}: {verdict.title}\n{verdict.tolerance}", fontsize=9)
+    axes.set_xlabel(verdict.x_label)
+    axes.set_ylabel(verdict.y_label)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=7)
+    return [_save(figure, directory / f"{verdict.name}.{suffix}") for suffix in _FORMATS]
+
+
+def _draw_curve(axes: Axes, points: list[Point], colour: str) -> None:
+    points = sorted(points, key=lambda point: point.x)
+    xs = [point.x for point in points]
+    axes.errorbar(
+        xs,
+        [point.measured for point in points],
+        yerr=[1.96 * point.error for point in points],
+        fmt="o",
+        color=colour,
+        capsize=3,
+        label=points[0].curve,
+    )
+    bounded = [p for p in points if math.isfinite(p.low) and math.isfinite(p.high)]
+    for point in bounded:
+        axes.vlines(point.x, point.low, point.high, color=colour, alpha=0.25, linewidth=7)
+    expected = [(point.x, point.expected) for point in points if point.expected is not None]
+    if expected:
+        axes.plot(*zip(*expected, strict=True), "--", color=colour, linewidth=1)
+    failed = [point for point in points if not point.passed]
+    if failed:
+        axes.plot([p.x for p in failed], [p.measured for p in failed], "x", color="red", ms=12)
+
+
+def _is_wide(xs: list[float]) -> bool:
+    return bool(xs) and min(xs) > 0 and max(xs) / min(xs) > _WIDE
+
+
+def _save(figure: object, path: Path) -> Path:
+    try:
+        figure.savefig(  # type: ignore[attr-defined]  # matplotlib's Figure, imported lazily
+            path, dpi=120, metadata={"Date": None} if path.suffix == ".svg" else None
+        )
+    except OSError as error:
+        raise BackendError(f"{path} cannot be written: {error.strerror}.") from error
+    return path

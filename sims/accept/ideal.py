@@ -1,0 +1,148 @@
+"""Overlays whose routing tables are ideal, and lookups over them without any message.
+
+The tables are the product's ``Table`` objects, filled with random members of every bucket's
+range, and the walks are the product's ``Lookup``; only the network between them is missing:
+a query is answered at once from the responder's table. Tables are built when first asked.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from random import Random
+from typing import Final
+
+from overlay.addresses import NODE_ID_BYTES, Endpoint, NodeId
+from overlay.dht.lookup import Lookup, Query
+from overlay.dht.messages import Contact, Contacts, Reply
+from overlay.dht.routing import Entry, Table
+from overlay.dht.settings import DhtSettings
+from sims.engine.keyspace import ID_BITS, KeySpace
+
+__all__ = ["IdealOverlay", "as_id", "contact_of", "drive", "random_ids"]
+
+_FIRST_ADDRESS: Final = 0x0B000001
+_PORTS: Final = 60_000
+
+AnswerTo = Callable[[Query], Reply | None]
+"""Answers a query, or None where nobody does."""
+
+
+def as_id(number: int) -> NodeId:
+    """Return a number as 20 bytes."""
+    return NodeId(number.to_bytes(NODE_ID_BYTES, "big"))
+
+
+def random_ids(count: int, rng: Random) -> list[int]:
+    """Draw different ids."""
+    ids: dict[int, None] = {}
+    while len(ids) < count:
+        ids[rng.getrandbits(ID_BITS)] = None
+    return list(ids)
+
+
+def contact_of(number: int, index: int) -> Contact:
+    """Return a contact with an address of its own; the key is a placeholder."""
+    address = _FIRST_ADDRESS + 256 * index
+    return Contact(as_id(number), Endpoint.from_packed(address.to_bytes(4, "big"), 4500), bytes(32))
+
+
+class IdealOverlay:
+    """The ids of an overlay and each node's table.
+
+    Args:
+        ids: who takes part.
+        settings: ``k`` is the buckets' room and the length of an answer.
+        rng: draws the contacts.
+        dead: ids that died after all tables were built; tables know that calls to them fail.
+        with_replacement: draw k contacts a bucket one after the other, so that small buckets
+            hold fewer (as the published figures of static resilience assume).
+    """
+
+    def __init__(
+        self,
+        ids: Iterable[int],
+        settings: DhtSettings,
+        rng: Random,
+        *,
+        dead: Iterable[int] = (),
+        with_replacement: bool = False,
+    ) -> None:
+        self.settings = settings
+        self.dead = frozenset(dead)
+        self.contacts = {number: contact_of(number, i) for i, number in enumerate(ids)}
+        self.keys = KeySpace()
+        for number in sorted(self.contacts):
+            self.keys.add(number)
+        self._rng = rng
+        self._with_replacement = with_replacement
+        self._tables: dict[int, Table] = {}
+
+    def table(self, number: int) -> Table:
+        """Return the routing table of a node."""
+        table = self._tables.get(number)
+        if table is None:
+            table = self._tables[number] = self._build(number)
+        return table
+
+    def look_up(
+        self, source: int, target: int, settings: DhtSettings, *, only_nearer: bool = False
+    ) -> Lookup:
+        """Begin a lookup of ``target`` with the contacts of ``source``.
+
+        ``only_nearer`` leaves out those that are not nearer than the source, as a greedy walk
+        does.
+        """
+        start = self.table(source).closest(as_id(target), settings.k, alive=bool(self.dead))
+        if only_nearer:
+            gap = source ^ target
+            start = [one for one in start if int.from_bytes(one.node_id, "big") ^ target < gap]
+        return Lookup(as_id(target), as_id(source), start, settings, 0.0)
+
+    def answer(self, query: Query, count: int) -> Contacts | None:
+        """Answer FIND_NODE as a responder does: its nearest contacts that it believes alive."""
+        number = int.from_bytes(query.contact.node_id, "big")
+        if number in self.dead:
+            return None
+        target = getattr(query.request, "target")  # noqa: B009 - FIND_NODE is all that is asked
+        return Contacts(tuple(self.table(number).closest(target, count, alive=True)))
+
+    def _build(self, number: int) -> Table:
+        table = Table(as_id(number), self.settings, _stopped_clock, self._rng)
+        for bit in range(ID_BITS):
+            for other in self._members(number, bit):
+                contact = self.contacts[other]
+                table.add_contact(Entry(contact, contact.endpoint.packed, 0.0))
+                if other in self.dead:
+                    table.failed(contact.node_id)
+            if len(self.keys.with_prefix(number, bit + 1)) <= 1:
+                break
+        return table
+
+    def _members(self, number: int, bit: int) -> list[int]:
+        k = self.settings.k
+        if not self._with_replacement:
+            return self.keys.bucket(number, bit, k, self._rng)
+        everybody = self.keys.bucket(number, bit, len(self.contacts), self._rng)
+        if not everybody:
+            return []
+        return sorted({self._rng.choice(everybody) for _ in range(k)})
+
+
+def drive(lookup: Lookup, answer: AnswerTo, *, until: NodeId | None = None) -> None:
+    """Run a lookup to its end, or until the node ``until`` is about to be asked."""
+    pending: deque[Query] = deque(lookup.queries(0.0))
+    while pending:
+        query = pending.popleft()
+        if query.contact.node_id == until:
+            return
+        reply = answer(query)
+        if reply is None:
+            lookup.failed(query)
+        else:
+            lookup.answered(query, reply)
+        pending.extend(lookup.queries(0.0))
+
+
+def _stopped_clock() -> float:
+    return 0.0

@@ -1,0 +1,243 @@
+"""E12: liars answer every request for another's record with a forged, expired or old one."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from random import Random
+from typing import Final
+
+from overlay.addresses import NodeId
+from overlay.dht.crawl import Crawl
+from overlay.dht.descriptor import MixDescriptor, OnionKey, Role, sign_descriptor
+from overlay.dht.lookup import Query
+from overlay.dht.messages import Contacts, FindRecord, Record, Reply
+from overlay.dht.settings import DhtSettings
+from overlay.dht.storage import Store, verified_record
+from overlay.dht.topology_table import TopologyTable
+from overlay.identity import LocalIdentity
+from sims.accept.experiment import Experiment, Measurement, Progress
+from sims.accept.ideal import IdealOverlay, as_id, contact_of
+from sims.accept.verdict import Point, exactly
+
+__all__ = ["E12"]
+
+_NETWORK: Final = "acceptance"
+_NOW: Final = 1_800_000_000.0
+_HOLDERS_ASKED: Final = 3
+"""What the documentation of crawls promises: the records of silent nodes from three holders."""
+
+
+@dataclass(frozen=True, slots=True)
+class Poison:
+    """``nodes`` with records at their k nearest; then a share lies and a share is silent.
+
+    Silence makes crawls ask holders, which is where a liar can answer for somebody else.
+    """
+
+    nodes: int = 600
+    k: int = 20
+    malicious: float = 0.2
+    silent: float = 0.2
+    availability: float = 0.99
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.malicious < 1 and 0 <= self.silent < 1 - self.malicious):
+            raise ValueError("the shares of liars and silent nodes add up to less than 1")
+
+
+@dataclass(slots=True)
+class _Overlay:
+    """Who is who, and what everybody's store holds."""
+
+    tables: IdealOverlay
+    records: dict[NodeId, dict[str, bytes]]
+    stores: dict[NodeId, Store]
+    liars: set[NodeId] = field(default_factory=set)
+    silent: set[NodeId] = field(default_factory=set)
+
+
+def _measure(settings: Poison, seeds: int, progress: Progress) -> Measurement:
+    poisoned = regressed = believed = silent_found = living_found = living = lies = 0
+    for seed in range(seeds):
+        progress(f"E12: {settings.malicious:.0%} of {settings.nodes} nodes lie, seed {seed + 1}")
+        rng = Random(f"E12 {seed}")
+        overlay = _build(settings, rng)
+        crawler = rng.choice(sorted(overlay.records))
+        veteran, newcomer = TopologyTable(), TopologyTable()
+        _crawl(overlay, crawler, veteran, settings, rng)
+        everybody = sorted(set(overlay.records) - {crawler})
+        overlay.liars = set(rng.sample(everybody, round(settings.malicious * settings.nodes)))
+        honest = sorted(set(everybody) - overlay.liars)
+        overlay.silent = set(rng.sample(honest, round(settings.silent * settings.nodes)))
+        lies += _crawl(overlay, crawler, veteran, settings, rng)
+        _crawl(overlay, crawler, newcomer, settings, rng)
+        for node_id in everybody:
+            allowed = overlay.records[node_id]
+            for table in (veteran, newcomer):
+                got = table.get(node_id)
+                poisoned += got is not None and got.encoded not in (
+                    allowed["current"], allowed["old"],
+                )  # fmt: skip
+            regressed += _holds(veteran, node_id, allowed["old"])
+            believed += _holds(newcomer, node_id, allowed["old"])
+            silent_found += node_id in overlay.silent and newcomer.get(node_id) is not None
+            if node_id not in overlay.silent and node_id not in overlay.liars:
+                living += 1
+                living_found += _holds(newcomer, node_id, allowed["current"])
+    asked = max(1, silent_found)
+    # The silent cannot be asked, so liars are a larger share of those who can.
+    fooled = (settings.malicious / (1 - settings.silent)) ** _HOLDERS_ASKED
+    error = math.sqrt(fooled * (1 - fooled) / asked)
+    points = [
+        exactly("forged or expired records accepted", 1, poisoned, 0),
+        exactly("records replaced by older ones", 2, regressed, 0),
+        Point("availability of living nodes", 3, living_found / living, None,
+              settings.availability, 1.0),
+        Point("silent nodes of whom a newcomer believes an old record", 4, believed / asked,
+              fooled, 0.0, fooled + 3 * error, error),
+        Point("lies told", 5, lies, None, 1 if settings.malicious else 0, math.inf),
+    ]  # fmt: skip
+    return Measurement(
+        points,
+        "newcomers are fooled if all three holders asked lie; g: liars among those who answer",
+    )
+
+
+def _holds(table: TopologyTable, node_id: NodeId, record: bytes) -> bool:
+    got = table.get(node_id)
+    return got is not None and got.encoded == record
+
+
+def _build(settings: Poison, rng: Random) -> _Overlay:
+    identities = [LocalIdentity.generate(rng) for _ in range(settings.nodes)]
+    numbers = [int.from_bytes(identity.node_id, "big") for identity in identities]
+    dht = DhtSettings(k=settings.k)
+    tables = IdealOverlay(numbers, dht, rng)
+    records: dict[NodeId, dict[str, bytes]] = {}
+    stores = {
+        identity.node_id: Store(identity.node_id, _NETWORK, dht, _clock) for identity in identities
+    }
+    for index, (identity, number) in enumerate(zip(identities, numbers, strict=True)):
+        records[identity.node_id] = _records(identity, number, index)
+        for holder in tables.keys.closest(number, settings.k + 1):
+            if holder != number:
+                current = records[identity.node_id]["current"]
+                source = index.to_bytes(4, "big")
+                stores[as_id(holder)].put(identity.node_id, current, source, responsible=True)
+    return _Overlay(tables, records, stores)
+
+
+def _records(identity: LocalIdentity, number: int, index: int) -> dict[str, bytes]:
+    """Return the owner's current record, an older one still valid, and an expired newer one."""
+
+    def signed(sequence: int, valid_from: float, expires: float) -> bytes:
+        return sign_descriptor(
+            identity,
+            network_id=_NETWORK,
+            onion_keys=(OnionKey(1, identity.onion_key),),
+            esp_suites=(3,),
+            endpoints=(contact_of(number, index).endpoint,),
+            roles={Role.RELAY},
+            exit_policy=None,
+            bandwidth_kbit=1000,
+            sequence=sequence,
+            valid_from=int(valid_from),
+            expires=int(expires),
+        ).encoded
+
+    return {
+        "current": signed(5, _NOW - 60, _NOW + 7200),
+        "old": signed(4, _NOW - 120, _NOW + 7200),
+        "expired": signed(6, _NOW - 7200, _NOW - 1),
+    }
+
+
+def _crawl(
+    overlay: _Overlay, own: NodeId, table: TopologyTable, settings: Poison, rng: Random
+) -> int:
+    """Let the product crawl into a topology table; return how many lies it was told."""
+
+    def verify(record: bytes, key: NodeId) -> MixDescriptor:
+        return verified_record(record, key, network_id=_NETWORK, now=_NOW)
+
+    def take(descriptor: MixDescriptor, _answered: object) -> None:
+        table.add(descriptor, _NOW)
+
+    lies = 0
+    start = overlay.tables.table(int.from_bytes(own, "big"))
+    crawl = Crawl(own, start, DhtSettings(k=settings.k), verify=verify, on_descriptor=take,
+                  rng=rng, now=_NOW)  # fmt: skip
+    pending: deque[Query] = deque(crawl.queries(_NOW))
+    while pending:
+        query = pending.popleft()
+        if query.contact.node_id in overlay.silent:
+            crawl.failed(query)
+        else:
+            reply, is_lie = _reply(overlay, query, settings.k, rng)
+            lies += is_lie
+            crawl.answered(query, reply)
+        pending.extend(crawl.queries(_NOW))
+    return lies
+
+
+def _reply(overlay: _Overlay, query: Query, k: int, rng: Random) -> tuple[Reply, bool]:
+    """Answer as the responder does; a liar lies about every record but its own."""
+    own = query.contact.node_id
+    request = query.request
+    if isinstance(request, FindRecord):
+        if request.key == own:
+            return Record(overlay.records[own]["current"]), False
+        if own in overlay.liars:
+            return Record(rng.choice(_LIES)(overlay, own, request.key)), True
+        record = overlay.stores[own].get(request.key)
+        if record is not None:
+            return Record(record), False
+    target = getattr(request, "key", None) or getattr(request, "target")  # noqa: B009 - FIND_*
+    nearest = overlay.tables.table(int.from_bytes(own, "big")).closest(target, k, alive=True)
+    return Contacts(tuple(nearest)), False
+
+
+def _another_owners(overlay: _Overlay, own: NodeId, key: NodeId) -> bytes:  # noqa: ARG001 - a lie
+    return overlay.records[own]["current"]
+
+
+def _tampered(overlay: _Overlay, own: NodeId, key: NodeId) -> bytes:  # noqa: ARG001 - a lie
+    record = bytearray(overlay.records[key]["current"])
+    record[len(record) // 2] ^= 1
+    return bytes(record)
+
+
+def _expired(overlay: _Overlay, own: NodeId, key: NodeId) -> bytes:  # noqa: ARG001 - a lie
+    return overlay.records[key]["expired"]
+
+
+def _old(overlay: _Overlay, own: NodeId, key: NodeId) -> bytes:  # noqa: ARG001 - a lie
+    return overlay.records[key]["old"]
+
+
+_LIES: Final[tuple[Callable[[_Overlay, NodeId, NodeId], bytes], ...]] = (
+    _another_owners,
+    _tampered,
+    _expired,
+    _old,
+    _old,
+)
+
+
+def _clock() -> float:
+    return _NOW
+
+
+E12 = Experiment(
+    "E12",
+    "Poisoned records",
+    "forged, expired, regressed: 0 exactly; availability >= 0.99; newcomers fooled <= g^3",
+    "1 poisoned, 2 regressed, 3 availability, 4 newcomers fooled, 5 lies",
+    "count or share",
+    Poison(),
+    Poison(nodes=250),
+    _measure,
+)

@@ -1,0 +1,155 @@
+"""E8: how long a record survives that its owner does not store again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+from typing import Final
+
+from overlay.addresses import Endpoint, NodeId
+from overlay.dht.descriptor import MixDescriptor, OnionKey, Role, sign_descriptor
+from overlay.dht.settings import DhtSettings
+from overlay.dht.storage import Store
+from overlay.identity import LocalIdentity
+from sims.accept.experiment import Experiment, Measurement, Progress
+from sims.accept.ideal import IdealOverlay, as_id, drive, random_ids
+from sims.accept.verdict import Point, exactly, within
+from sims.churn import parse_model
+from sims.churn.lifetimes import Lifetimes, Pareto, Weibull
+from sims.theory import records
+
+__all__ = ["E8"]
+
+_NETWORK: Final = "acceptance"
+_START: Final = 1_800_000_000.0
+_NODES: Final = 200
+_LIVES: Final = 200
+"""Independent lives of the holders of one record."""
+
+
+@dataclass(frozen=True, slots=True)
+class Survival:
+    """``draws`` records of ``k`` holders each, asked for after ``minutes``."""
+
+    model: str = "exponential(60min)"
+    k: tuple[int, ...] = (3, 8, 20)
+    minutes: tuple[float, ...] = (60.0,)
+    draws: int = 20_000
+
+    def __post_init__(self) -> None:
+        if not all(0 < minutes < 170 for minutes in self.minutes):
+            raise ValueError("minutes lie between 0 and 170: a record is valid for three hours")
+
+
+class _Clock:
+    """The time that every holder's store reads."""
+
+    def __init__(self) -> None:
+        self.now = _START
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def _measure(settings: Survival, seeds: int, progress: Progress) -> Measurement:
+    model = parse_model(settings.model)
+    points: list[Point] = []
+    for k in settings.k:
+        progress(f"E8: records with {k} holders")
+        rng = Random(f"E8 {seeds} {k}")
+        counts = dict.fromkeys(settings.minutes, 0)
+        made = expired = 0
+        while made < settings.draws:
+            clock = _Clock()
+            descriptor, stores = _stored_record(k, clock, rng)
+            lives = [[model.on.residual(rng) for _ in stores] for _ in range(_LIVES)]
+            for minutes in settings.minutes:
+                clock.now = _START + 60 * minutes
+                counts[minutes] += sum(
+                    _found(descriptor, stores, life, 60 * minutes) for life in lives
+                )
+            clock.now = float(descriptor.expires)
+            expired += sum(store.get(descriptor.node_id) is not None for store in stores)
+            made += _LIVES
+        points += _survival_points(model.on, k, counts, made)
+        points.append(exactly("held beyond its expiry", k, expired, 0))
+    return Measurement(points, "x: minutes for the curves, k for what outlived its expiry")
+
+
+def _survival_points(
+    lifetimes: Lifetimes, k: int, counts: dict[float, int], made: int
+) -> list[Point]:
+    points = []
+    for minutes, count in counts.items():
+        expected = records.record_survival(_residual(lifetimes), 60 * minutes, k)
+        error = math.sqrt(expected * (1 - expected) / made)
+        points.append(within(f"k = {k}", minutes, count / made, expected, 3 * error, error))
+    return points
+
+
+def _residual(lifetimes: Lifetimes) -> Callable[[float], float]:
+    if isinstance(lifetimes, Weibull):
+        scale, shape = lifetimes.scale_s, lifetimes.shape
+        return lambda age: records.weibull_residual_survival(age, scale, shape)
+    if isinstance(lifetimes, Pareto):
+        scale, shape = lifetimes.scale_s, lifetimes.shape
+        return lambda age: math.pow(1 + age / scale, 1 - shape)
+    raise ValueError("the model must be made of Weibull, exponential or Pareto distributions")
+
+
+def _stored_record(k: int, clock: _Clock, rng: Random) -> tuple[MixDescriptor, list[Store]]:
+    """Let an owner find its k nearest nodes and store its record with each."""
+    settings = DhtSettings(k=k, alpha=8)
+    descriptor = _sign(LocalIdentity.generate(rng))
+    own = int.from_bytes(descriptor.node_id, "big")
+    overlay = IdealOverlay([own, *random_ids(_NODES, rng)], settings, rng)
+    lookup = overlay.look_up(own, own, settings)
+    drive(lookup, lambda query: overlay.answer(query, k))
+    stores = []
+    for contact in lookup.closest():
+        store = Store(contact.node_id, _NETWORK, settings, clock)
+        store.put(descriptor.node_id, descriptor.encoded, b"owner", responsible=True)
+        stores.append(store)
+    return descriptor, stores
+
+
+def _sign(identity: LocalIdentity) -> MixDescriptor:
+    return sign_descriptor(
+        identity,
+        network_id=_NETWORK,
+        onion_keys=(OnionKey(1, identity.onion_key),),
+        esp_suites=(3,),
+        endpoints=(Endpoint("11.0.0.1", 4500),),
+        roles={Role.RELAY},
+        exit_policy=None,
+        bandwidth_kbit=1000,
+        sequence=1,
+        valid_from=int(_START),
+        expires=int(_START) + 3 * 3600,
+    )
+
+
+def _found(
+    descriptor: MixDescriptor, stores: list[Store], lives: list[float], age_s: float
+) -> bool:
+    """Tell whether a holder that is still there serves the record."""
+    key: NodeId = as_id(int.from_bytes(descriptor.node_id, "big"))
+    return any(
+        store.get(key) == descriptor.encoded
+        for store, life in zip(stores, lives, strict=True)
+        if life > age_s
+    )
+
+
+E8 = Experiment(
+    "E8",
+    "Record survival without republishing",
+    "1 - (1 - R(t))^k ±3 standard errors; nothing beyond the signed expiry, exactly",
+    "minutes",
+    "share of records found",
+    Survival(),
+    Survival(draws=8000),
+    _measure,
+)

@@ -1,0 +1,111 @@
+"""Run acceptance experiments by name and collect their verdicts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from overlay.errors import ConfigurationError
+from sims.accept.experiment import Experiment, Progress, with_values
+from sims.accept.verdict import Verdict
+
+__all__ = ["DEFAULT_SEEDS", "parse_overrides", "run", "run_one", "selected"]
+
+DEFAULT_SEEDS = 10
+QUICK_SEEDS = 2
+
+Registry = Mapping[str, Experiment[Any]]
+Overrides = Mapping[str, Mapping[str, str]]
+
+
+def parse_overrides(texts: Iterable[str], registry: Registry) -> dict[str, dict[str, str]]:
+    """Turn ``E6.nodes=700`` into settings of experiments.
+
+    Raises:
+        ConfigurationError: a text has another form, or names no experiment.
+    """
+    overrides: dict[str, dict[str, str]] = {}
+    for text in texts:
+        target, equals, value = text.partition("=")
+        name, dot, setting = target.strip().partition(".")
+        if not (equals and dot and setting):
+            raise ConfigurationError(
+                f"{text!r} sets nothing; write EXPERIMENT.setting=value, as in E6.nodes=700."
+            )
+        overrides.setdefault(_known(name, registry), {})[setting] = value
+    return overrides
+
+
+def selected(names: Sequence[str], registry: Registry) -> list[str]:
+    """Return the experiments to run, in the order of the registry; all if none is named.
+
+    Raises:
+        ConfigurationError: a name is none of them.
+    """
+    wanted = {_known(name, registry) for name in names}
+    return [name for name in registry if not wanted or name in wanted]
+
+
+def run(
+    names: Sequence[str],
+    registry: Registry,
+    *,
+    quick: bool,
+    seeds: int | None,
+    progress: Progress,
+    overrides: Overrides,
+) -> list[Verdict]:
+    """Run experiments one after the other.
+
+    Raises:
+        ConfigurationError: an unknown experiment or setting, or a value out of range.
+    """
+    chosen = [registry[name] for name in selected(names, registry)]
+    prepared = [
+        (
+            one,
+            with_values(
+                one.name, one.quick if quick else one.full, dict(overrides.get(one.name, {}))
+            ),
+        )
+        for one in chosen
+    ]
+    count = seeds or (QUICK_SEEDS if quick else DEFAULT_SEEDS)
+    return [run_one(one, settings, count, progress) for one, settings in prepared]
+
+
+def run_one(
+    experiment: Experiment[Any],
+    settings: Any,  # noqa: ANN401 - the experiment's own settings class
+    seeds: int,
+    progress: Progress,
+) -> Verdict:
+    """Run one experiment with these settings."""
+    progress(f"{experiment.name}: {experiment.title}")
+    began = time.perf_counter()
+    try:
+        measured = experiment.measure(settings, seeds, progress)
+    except ValueError as error:
+        raise ConfigurationError(f"{experiment.name} cannot run so: {error}.") from error
+    return Verdict(
+        experiment.name,
+        experiment.title,
+        experiment.tolerance,
+        experiment.x_label,
+        experiment.y_label,
+        asdict(settings) | {"seeds": seeds},
+        tuple(measured.points),
+        time.perf_counter() - began,
+        measured.note,
+    )
+
+
+def _known(name: str, registry: Registry) -> str:
+    upper = name.strip().upper()
+    if upper not in registry:
+        raise ConfigurationError(
+            f"There is no experiment {name.strip()!r}; there are {', '.join(registry)}."
+        )
+    return upper

@@ -1,0 +1,52 @@
+"""What a scenario does to the network and to the peer through which all others join."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+
+from sims.participants.population import Population
+from sims.participants.world import START, World
+from sims.scenario.model import Scenario
+
+__all__ = ["Shocks"]
+
+
+class Shocks:
+    """Cuts and repairs the network, or stops the bootstrap peer, when the scenario says so.
+
+    Mass joins, mass failures and flash crowds are a matter of churn (``Population``).
+    ``healed_at_s`` is when recovery begins: the end of a partition, else the shock itself;
+    None if the scenario has no shock.
+    """
+
+    def __init__(
+        self, world: World, population: Population, scenario: Scenario, rng: Random
+    ) -> None:
+        self._world = world
+        self._population = population
+        self._rng = rng
+        arrival = scenario.arrival
+        self.at_s = scenario.warm_up_s + arrival.at_s
+        lasts_s = (arrival.lasts_s or 0.0) if arrival.kind == "partition" else 0.0
+        shaken = arrival.kind != "equilibrium"
+        self.healed_at_s = self.at_s + lasts_s if shaken else None
+        self._share = arrival.share or 0.0
+        self._kind = arrival.kind
+
+    def plan(self) -> None:
+        """Put the events on the heap."""
+        if self._kind == "partition" and self.healed_at_s is not None:
+            self._at(self.at_s, self._cut)
+            self._at(self.healed_at_s, self._world.network.repair)
+        elif self._kind == "bootstrap-dies":
+            self._at(self.at_s, lambda: self._world.stop(self._population.rendezvous))
+
+    def _cut(self) -> None:
+        """Put a random share of all machines on the far side, the bootstrap peer never."""
+        machines = [m for m in self._world.machines if m is not self._population.rendezvous]
+        chosen = self._rng.sample(machines, round(self._share * len(machines)))
+        self._world.network.partition([[machine.index for machine in chosen]])
+
+    def _at(self, time_s: float, action: Callable[[], None]) -> None:
+        self._world.heap.at(START + time_s, lambda _one, _other: action())
