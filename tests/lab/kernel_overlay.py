@@ -91,6 +91,15 @@ class KernelOverlay:
         with client(node) as asked:
             return asked.status().mix_nodes >= len(self.nodes) - 1
 
+    def stop(self):
+        """Ask all nodes to stop, and wait as long as a busy machine needs for it."""
+        running = [node for node in self.nodes.values() if node.running]
+        for node in running:
+            with client(node) as asked:
+                asked.stop()
+        for node in running:
+            wait_until(f"{node.host.name}'s end", lambda n=node: not n.running, timeout_s=90)
+
     def __exit__(self, *_):
         for node in self.nodes.values():
             node.stop()

@@ -193,7 +193,8 @@ def test_two_hundred_circuits_come_and_go_without_a_trace(overlay):
     )
     assert looked.busy["mixk"].count("dir fwd ") >= 2 * AT_ONCE
     assert looked.after == looked.before
-    assert overlay.error_counters() == {}
+    # Last words are repeated, and a copy that comes when the circuit is gone finds no SA.
+    assert {counter for _, counter in overlay.error_counters()} <= {"XfrmInNoStates"}
 
 
 def seen(overlay, names):
@@ -265,6 +266,5 @@ def test_without_the_privilege_the_kernel_is_refused_with_a_sentence(overlay):
 
 
 def test_stopped_nodes_leave_their_hosts_as_they_were(overlay):
-    for node in overlay.nodes.values():
-        node.stop()
+    overlay.stop()
     assert {name: overlay.state(name) for name in NAMES} == overlay.untouched

@@ -313,7 +313,7 @@ def test_who_waits_for_a_path_is_told_when_somebody_else_closes_it(world):
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(wait_in_vain)
-            await until(lambda: states(world) == ["opening"])
+            await until(lambda: states(world) == ["opening"], step_s=0)
             assert await service.close_path(None) == 1
         with pytest.raises(ConfigurationError, match="there is no path 1"):
             await service.close_path(1)
@@ -328,7 +328,7 @@ def test_a_path_can_be_closed_while_it_is_rebuilt(world):
         report = await service.open_path(REQUEST)
         world.host.refuse.add("open_tun")
         world.host.open_devices("anon")[0].remove()
-        await until(lambda: states(world) == ["rebuilding"])
+        await until(lambda: states(world) == ["rebuilding"], step_s=0)
         assert world.host.guarded == {BOB}
         await service.close_path(report.number)
         assert (world.host.guarded, states(world)) == (set(), [])
@@ -388,7 +388,7 @@ def test_a_removed_tun_device_is_replaced_and_paths_are_built_anew(world):
         await world.alice.service.open_path(REQUEST)
         (device,) = world.host.open_devices("anon")
         device.remove()
-        await until(lambda: not device.open)
+        await until(lambda: not device.open, step_s=0)
         assert (world.host.guarded, world.host.carried) == ({BOB}, {})
         await until(lambda: states(world) == ["open"])
         (another,) = world.host.open_devices("anon")
@@ -405,7 +405,7 @@ def test_a_routing_table_that_somebody_flushed_is_filled_again_with_the_next_cir
         await world.alice.service.open_path(REQUEST)
         world.host.guarded.clear()
         world.host.open_devices("anon")[0].remove()
-        await until(lambda: not world.host.carried)
+        await until(lambda: not world.host.carried, step_s=0)
         await until(lambda: states(world) == ["open"])
         assert world.host.guarded == {BOB}
 
