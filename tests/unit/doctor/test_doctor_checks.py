@@ -90,7 +90,9 @@ def test_a_missing_state_directory_is_told_how_to_be_made(tmp_path):
 
 
 def test_the_control_sockets_directory_must_be_private(node):
-    node.configuration.node.control_socket.parent.mkdir(mode=0o755)
+    directory = node.configuration.node.control_socket.parent
+    directory.mkdir()
+    directory.chmod(0o755)  # whatever umask a test before has left
     assert "chmod 700" in only(files.control_socket(node)).said
     assert only(files.control_socket(node)).outcome is LACKS
 
