@@ -93,7 +93,7 @@ def _standard_errors(real: Measured) -> dict[str, float]:
 
 def _of_proportion(successes: int, trials: int) -> float:
     """Return the standard error after Agresti and Coull, which is not zero at 0 and 1."""
-    share = (successes + 2) / (trials + 4)
+    share = (min(successes, trials) + 2) / (trials + 4)
     return math.sqrt(share * (1 - share) / (trials + 4))
 
 

@@ -68,6 +68,12 @@ def test_success_without_any_failure_leaves_room_for_one():
     assert named(figures, "lookup success").half > 0
 
 
+def test_lookups_that_close_after_the_warm_up_make_no_share_above_one():
+    rng = Random(6)
+    run = replace(draw(rng), lookups=10, lookups_succeeded=20)
+    assert named(compare(run, [run, draw(rng)]), "own lookups closed in time").real == 1.0
+
+
 def test_one_simulated_run_is_no_comparison():
     rng = Random(4)
     with pytest.raises(ValueError, match="two simulated runs"):
