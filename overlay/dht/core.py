@@ -455,7 +455,9 @@ class Dht:
         self._counts[DhtCount.REFUSED_RECORD] += crawl.refused_records
         if crawl.complete:
             self._watch.crawled(crawl.answered_ids, self._rng, self._now)
-        self._events.append(CrawlFinished(crawl.descriptors, crawl.started_at))
+        self._events.append(
+            CrawlFinished(crawl.descriptors, crawl.started_at, crawl.exhaustive, crawl.unanswered())
+        )
         if self._membership.phase is Phase.JOINED:
             self._schedule.at(Task.CRAWL, self._now + self._crawl_pace.next())
 

@@ -47,6 +47,7 @@ class _Progress:
 
     contact: Contact
     answered: bool = False
+    asked: bool = False
 
 
 class Crawl:
@@ -91,6 +92,7 @@ class Crawl:
         self._in_flight = 0
         self._found: dict[NodeId, int] = {}
         """The highest sequence number of each node."""
+        self._overflowed = False
         self.refused_records = 0
         for contact in start:
             self._discover(contact)
@@ -110,6 +112,19 @@ class Crawl:
         """Whether nobody that became known was left unasked."""
         return not (self._waiting or self._in_flight or self._silent)
 
+    @property
+    def exhaustive(self) -> bool:
+        """Whether who is unknown to this crawl is most likely not there: nobody was left out."""
+        return self.complete and not self._overflowed
+
+    def unanswered(self) -> dict[NodeId, Endpoint | None]:
+        """Return who did not answer, and where it was asked; None if it was not asked at all."""
+        return {
+            node_id: node.contact.endpoint if node.asked else None
+            for node_id, node in self._nodes.items()
+            if not node.answered
+        }
+
     def queries(self, now: float) -> list[Query]:
         """Return what to ask now, up to ``crawl_in_flight`` queries at a time."""
         chosen: list[Query] = []
@@ -119,7 +134,9 @@ class Crawl:
             if not self._waiting:
                 break
             self._in_flight += 1
-            chosen.append(self._waiting.popleft())
+            query = self._waiting.popleft()
+            self._nodes[query.contact.node_id].asked = True
+            chosen.append(query)
         return chosen
 
     def answered(self, query: Query, reply: Reply) -> None:
@@ -158,6 +175,7 @@ class Crawl:
         if node_id == self._own_id or node_id in self._nodes:
             return
         if len(self._nodes) >= self._settings.crawl_max_nodes:
+            self._overflowed = True
             return
         group = source_group(contact.endpoint, limit_private=self._settings.limit_private_subnets)
         self._nodes[node_id] = _Progress(contact)

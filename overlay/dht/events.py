@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from overlay.addresses import Endpoint, NodeId
 from overlay.dht.descriptor import MixDescriptor
@@ -55,10 +56,16 @@ class NodeLeft:
 
 @dataclass(frozen=True, slots=True)
 class CrawlFinished:
-    """A crawl that began at ``started_at`` is over; it brought so many distinct descriptors."""
+    """A crawl that began at ``started_at`` is over; it brought so many distinct descriptors.
+
+    ``exhaustive`` tells that nobody was left out; ``unanswered`` holds who did not answer, and
+    where it was asked (None: not at all). Strangers supply ids and endpoints both.
+    """
 
     descriptors: int
     started_at: float
+    exhaustive: bool = True
+    unanswered: Mapping[NodeId, Endpoint | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

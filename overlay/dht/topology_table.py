@@ -11,11 +11,12 @@ import enum
 import math
 from bisect import bisect_left, insort
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
-from overlay.addresses import NodeId, OverlayAddress
+from overlay.addresses import Endpoint, NodeId, OverlayAddress
 from overlay.dht.descriptor import MixDescriptor, OnionKey, Role, is_public
 from overlay.identity import meets_cost
 
@@ -23,6 +24,8 @@ __all__ = ["MAX_ENTRIES", "CryptoInfo", "Rejection", "TopologySnapshot", "Topolo
 
 MAX_ENTRIES: Final = 20_000
 """At most 20 MB of descriptors; verifying as many at start takes a few seconds."""
+
+_NOBODY: Final[Mapping[NodeId, Endpoint | None]] = MappingProxyType({})
 
 
 class Rejection(enum.Enum):
@@ -99,6 +102,7 @@ class TopologyTable:
         self._by_overlay_address: dict[OverlayAddress, NodeId] = {}
         self._heard: dict[NodeId, float] = {}
         self._crawled_from = -math.inf
+        self._excused: frozenset[NodeId] = frozenset()
         self._rejections: Counter[Rejection] = Counter()
         self._earliest_expiry = math.inf
         """No entry expires before; it may lie too early after a descriptor was replaced."""
@@ -134,9 +138,22 @@ class TopologyTable:
         if node_id in self._descriptors:
             self._heard[node_id] = now
 
-    def crawled(self, started_at: float) -> None:
-        """Record that everybody there has been asked since ``started_at``."""
+    def crawled(
+        self, started_at: float, unanswered: Mapping[NodeId, Endpoint | None] = _NOBODY
+    ) -> None:
+        """Record that everybody there has been asked since ``started_at``.
+
+        ``unanswered`` tells where the silent were asked, None if nowhere. Other nodes choose
+        those endpoints, and can use up a subnet's quota: silence counts only at an endpoint
+        that the node's own descriptor names, or liars could make honest nodes look gone.
+        """
         self._crawled_from = started_at
+        self._excused = frozenset(
+            node_id
+            for node_id, endpoint in unanswered.items()
+            if (known := self._descriptors.get(node_id)) is not None
+            and endpoint not in known.endpoints
+        )
 
     def unheard(self) -> frozenset[NodeId]:
         """Return the nodes that did not answer when everybody was asked last.
@@ -146,7 +163,9 @@ class TopologyTable:
         """
         since = self._crawled_from
         return frozenset(
-            node_id for node_id in self._ordered if self._heard.get(node_id, -math.inf) < since
+            node_id
+            for node_id in self._ordered
+            if self._heard.get(node_id, -math.inf) < since and node_id not in self._excused
         )
 
     def expire(self, now: float) -> int:

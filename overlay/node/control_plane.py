@@ -232,8 +232,10 @@ class ControlPlane:
                     chance=chance,
                     own_region=own_region,
                 )
-            case CrawlFinished(started_at=started_at):
-                self.table.crawled(started_at)
+            case CrawlFinished(started_at=started_at, exhaustive=True, unanswered=unanswered):
+                self.table.crawled(started_at, unanswered)
+            case CrawlFinished():
+                pass  # not everybody was asked: who is silent is not known
             case BootstrapUnreachable():
                 pass
 

@@ -120,6 +120,36 @@ def test_silent_nodes_descriptors_come_from_the_nearest_that_answered():
             assert query.contact in nearest
 
 
+def test_liars_cannot_make_an_honest_node_look_asked():
+    """Three invented ids at its endpoint use up the quota; a false endpoint leads astray."""
+    world = World(3, 8)
+    liar, crowded, misplaced = world.nodes.values()
+    invented = [Contact.of(bytes([n]) * 32, crowded.endpoint) for n in range(3)]
+    moved = Contact(misplaced.node_id, public_endpoint(99), misplaced.identity_key)
+    world.silent = {*(each.node_id for each in invented), misplaced.node_id}
+
+    def lie(query):
+        if isinstance(query.request, FindNode):
+            return Contacts((*invented, crowded, moved))
+        return Record(query.request.key)
+
+    crawl = world.crawl([liar])
+    world.run(crawl, lie)
+    assert crawl.exhaustive
+    unanswered = crawl.unanswered()
+    assert unanswered.pop(crowded.node_id) is None
+    assert unanswered.pop(misplaced.node_id) == moved.endpoint
+    assert set(unanswered) == {each.node_id for each in invented}
+
+
+def test_crawl_that_had_no_room_is_not_exhaustive():
+    world = World(30, 8)
+    crawl = world.crawl([next(iter(world.nodes.values()))], crawl_max_nodes=16)
+    world.run(crawl)
+    assert crawl.complete
+    assert not crawl.exhaustive
+
+
 def test_overlay_without_any_answer_ends_the_crawl():
     world = World(9, 8)
     world.silent = set(world.nodes)

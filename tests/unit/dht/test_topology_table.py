@@ -74,6 +74,20 @@ def test_who_did_not_answer_since_the_last_crawl_began_is_unheard():
     assert table.unheard() == {MIXES[1].node_id}
 
 
+def test_silence_counts_only_where_the_descriptor_says_the_node_is():
+    table = filled(mix(0), mix(1), mix(2))
+    elsewhere = Endpoint("198.51.100.77", 9)
+    table.crawled(
+        NOW,
+        {
+            MIXES[0].node_id: elsewhere,
+            MIXES[1].node_id: None,
+            MIXES[2].node_id: mix(2).endpoints[0],
+        },
+    )
+    assert table.unheard() == {MIXES[2].node_id}
+
+
 def test_only_known_nodes_are_remembered_as_heard():
     table = filled(mix(0))
     table.heard(MIXES[1].node_id, NOW)
