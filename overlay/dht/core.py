@@ -139,6 +139,7 @@ class Dht:
             store=self._store,
             counts=self._counts,
             on_contact=self._membership.met,
+            on_pinged=self._membership.pinged,
             on_left=self._heard_goodbye,
         )
         self._responder.own_endpoints = frozenset(endpoints or ())
