@@ -139,8 +139,7 @@ class Calls:
         call.attempts -= 1  # the peer is there: this try was not lost
         self._cookies.pop(source, None)
         self._cookies[source] = (challenge.cookie, now)
-        if len(self._cookies) > _MAX_COOKIES:
-            self._cookies.popitem(last=False)
+        self._forget_cookies(now)
         self._transmit(call, now)
 
     def replied(self, reply: UnverifiedReply, source: Endpoint, now: float | None = None) -> None:
@@ -212,6 +211,14 @@ class Calls:
     def _measure(self, call: _Call, now: float) -> None:
         if not call.ambiguous:
             self._round_trips.measured(call.endpoint, now - call.sent_at)
+
+    def _forget_cookies(self, now: float) -> None:
+        """Drop what is too old to be used, and the oldest of too many."""
+        while self._cookies:
+            _, since = next(iter(self._cookies.values()))
+            if len(self._cookies) <= _MAX_COOKIES and now - since < COOKIE_ROTATION_S:
+                return
+            self._cookies.popitem(last=False)
 
     def _cookie(self, endpoint: Endpoint, now: float) -> bytes:
         cookie, since = self._cookies.get(endpoint, (b"", now))

@@ -139,6 +139,7 @@ class Dht:
             store=self._store,
             counts=self._counts,
             on_contact=self._membership.met,
+            on_pinged=self._membership.pinged,
             on_left=self._heard_goodbye,
         )
         self._responder.own_endpoints = frozenset(endpoints or ())
@@ -357,20 +358,20 @@ class Dht:
         if not isinstance(reply, Contacts):
             return reply
         own = self._responder.own_endpoints
-        acceptable = [contact for contact in reply.contacts if self._may_follow(contact, own)]
+        private, bits = self._settings.allow_private_endpoints, self._settings.identity_cost_bits
+        # Twenty contacts a reply: the hottest lines of a lookup.
+        acceptable = [
+            contact
+            for contact in reply.contacts
+            if endpoint_allowed(contact.endpoint, allow_private=private)
+            and contact.endpoint not in own
+            and (not bits or meets_cost(contact.identity_key, bits))
+        ]
         refused = reply.refused + len(reply.contacts) - len(acceptable)
         if not refused:
             return reply
         self._counts[DhtCount.REFUSED_CONTACT] += refused
         return Contacts(tuple(acceptable))
-
-    def _may_follow(self, contact: Contact, own: Collection[Endpoint]) -> bool:
-        endpoint = contact.endpoint
-        return (
-            self._allowed(endpoint)
-            and endpoint not in own
-            and self._meets_cost(contact.identity_key)
-        )
 
     def _heard_goodbye(self, node_id: NodeId) -> None:
         self._publisher.holders.pop(node_id, None)

@@ -115,13 +115,24 @@ class Membership:
 
     # Contacts.
 
-    def met(self, contact: Contact) -> None:
-        """File a contact that has just proved its key and its endpoint."""
+    def pinged(self, contact: Contact) -> None:
+        """File a contact that asked for nothing but a sign of life.
+
+        No ping follows from a ping: its receiver has a full bucket and a doubtful contact as
+        well, so each would cause another, and a large overlay would do nothing else for ever.
+        """
+        self.met(contact, may_probe=False)
+
+    def met(self, contact: Contact, *, may_probe: bool = True) -> None:
+        """File a contact that has just proved its key and its endpoint.
+
+        Unless told otherwise this may ping another: the doubtful one whose place it could take.
+        """
         if self.phase is Phase.LEFT:
             return
         is_new = self._table.get(contact.node_id) is None
         doubtful = self._table.seen(contact)
-        if doubtful is not None:
+        if doubtful is not None and may_probe:
             self._probe(doubtful)
         if self.phase is Phase.ALONE:
             self.phase = Phase.JOINING

@@ -60,6 +60,9 @@ __all__ = [
 MAX_CONTACTS_BYTES: Final = 1040
 """Room for contacts in one reply: 20 with IPv6 or 26 with IPv4 endpoints."""
 
+_LARGEST_CONTACT_BYTES: Final = 16 + 2 + PUBLIC_KEY_BYTES + 2
+"""An IPv6 address, a port, a key and two bytes of msgpack header."""
+
 _MAX_CONTACTS: Final = 32
 
 
@@ -291,6 +294,8 @@ Reply = Pong | Contacts | Record | Stored | Left
 
 def contacts_that_fit(contacts: Sequence[Contact], count: int) -> Contacts:
     """Take the first ``count`` contacts, fewer if their bytes would not fit one datagram."""
+    if min(count, len(contacts)) * _LARGEST_CONTACT_BYTES <= MAX_CONTACTS_BYTES:
+        return Contacts(tuple(contacts[:count]))
     chosen: list[Contact] = []
     room = MAX_CONTACTS_BYTES
     for contact in contacts[:count]:

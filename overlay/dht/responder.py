@@ -55,7 +55,8 @@ _STORE_SLACK: Final = 3
 class Responder:
     """Answers the requests of others out of the routing table and the store.
 
-    ``on_contact`` learns who proved key and endpoint, ``on_left`` who said goodbye.
+    ``on_contact`` learns who proved key and endpoint, ``on_pinged`` who did so by a mere PING,
+    ``on_left`` who said goodbye.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Responder:
         store: Store,
         counts: Counter[DhtCount],
         on_contact: Callable[[Contact], None],
+        on_pinged: Callable[[Contact], None],
         on_left: Callable[[NodeId], None],
     ) -> None:
         self._own_id = own_id
@@ -78,6 +80,7 @@ class Responder:
         self._store = store
         self._counts = counts
         self._on_contact = on_contact
+        self._on_pinged = on_pinged
         self._on_left = on_left
         self._cookies = Cookies(SecretBytes(rng.randbytes(_SECRET_BYTES)))
         self._limiter = SourceLimiter(settings.requests_per_s, settings.request_burst)
@@ -121,10 +124,11 @@ class Responder:
     def _reply(self, request: Request, contact: Contact, group: bytes, now: float) -> Reply:
         if isinstance(request, Leave):
             return self._left(request, contact, group)
+        if isinstance(request, Ping):
+            self._on_pinged(contact)
+            return Pong()
         self._on_contact(contact)
         match request:
-            case Ping():
-                return Pong()
             case FindNode(target):
                 return self._contacts(target, contact)
             case FindRecord(key):

@@ -16,13 +16,11 @@ INTERRUPTED: Final = 130
 
 
 def answer(drawn: Drawn, *, as_json: bool) -> int:
-    """Print expected against got, and return the exit status."""
+    """Print expected against got, and return the verdict as exit status."""
     if as_json:
         print(json.dumps({"directory": str(drawn.path), **drawn.plain()}))
     else:
         print("\n".join(_lines(drawn)))
-    if drawn.results.state == "interrupted":
-        return INTERRUPTED
     return HELD if drawn.held else NOT_HELD
 
 

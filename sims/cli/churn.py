@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from overlay.errors import ConfigurationError
-from sims.cli.answer import answer
+from sims.cli.answer import INTERRUPTED, answer
 from sims.cli.arguments import SETTINGS
 from sims.cli.progress import ProgressLine
 from sims.results.directory import free_directory
@@ -46,7 +46,8 @@ def churn(arguments: argparse.Namespace) -> int:
         drawn = execute(study, out, options, Watcher(line.progress, line.ended, line.stopping))
     finally:
         line.close()
-    return answer(drawn, as_json=arguments.json)
+    status = answer(drawn, as_json=arguments.json)
+    return INTERRUPTED if drawn.results.state == "interrupted" else status
 
 
 def study_of_arguments(arguments: argparse.Namespace) -> Study:

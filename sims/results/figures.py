@@ -241,10 +241,11 @@ def _sweep_figures(folder: Path, points: Sequence[PointSummary], study: Study) -
         _sweep_panel(axes[0], name, points, study)
         axes[0].set_ylabel(_axis_label(metric))
         _share_limits(axes[0], metric)
-        seeds = min(len(point.runs) for point in points)
+        counts = sorted({len(point.runs) for point in points})
+        seeds = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[0]}"
         caption = (
             f"{metric.meaning or name} Mean at each point of the sweep with its 95 % interval; "
-            f"n = {seeds} seed{'' if seeds == 1 else 's'} or more a point."
+            f"n = {seeds} seed{'' if counts == [1] else 's'} a point."
         )
         figures.append(_saved(folder, canvas, name, metric, caption))
     return figures
@@ -274,7 +275,7 @@ def _sweep_panel(axes: Axes, name: str, points: Sequence[PointSummary], study: S
         )
     if not numeric:
         axes.set_xticks(list(range(len(places))), [str(value) for value in first.values])
-    elif all(float(p) > 0 for p in places) and float(max(places)) > 20 * float(min(places)):
+    elif all(float(p) > 0 for p in places) and float(max(places)) >= 10 * float(min(places)):
         axes.set_xscale("log")
     axes.set_xlabel(first.setting)
     if stride > 1:

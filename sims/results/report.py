@@ -130,7 +130,9 @@ def _expectations(points: Sequence[PointSummary]) -> str:
     for point in points:
         for verdict in point.verdicts:
             word, kind = ("held", "good") if verdict.held else ("not held", "bad")
-            if not verdict.certain and verdict.got.n > 1:
+            if not verdict.got.n:
+                word, kind = "nothing measured", "bad"
+            elif not verdict.certain and verdict.got.n > 1:
                 word, kind = f"{word}, interval crosses the bound", "doubt"
             rows.append(
                 [

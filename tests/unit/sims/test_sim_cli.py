@@ -157,3 +157,4 @@ def test_ctrl_c_on_a_terminal_stops_cleanly_and_keeps_what_was_measured(tmp_path
     assert (summary["state"], summary["runs"]) == ("interrupted", 1)
     assert summary["points"][0]["incomplete_seeds"] == [1]
     os.close(leader)
+    assert run("plot", tmp_path / "out", PYTHONPATH=str(ROOT)).returncode == 1  # incomplete
