@@ -128,7 +128,7 @@ def _under_churn(settings: Knowledge, progress: Progress) -> Point:
     error = math.sqrt(share * (1 - share) * settings.k / len(members))
     return Point(
         f"all {settings.k} known, {settings.churn}", nodes, share, None, _LIVE_KNOWS_ALL,
-        ideal + 3 * error, error,
+        min(1.0, ideal + 3 * error), error,
     )  # fmt: skip
 
 
@@ -149,6 +149,6 @@ E4 = Experiment(
     "nodes",
     "share of nodes",
     Knowledge(),
-    Knowledge(nodes=(250,), churn_nodes=250, churn_hours=2.0),
+    Knowledge(nodes=(250,), churn_nodes=150, churn_hours=0.5),
     _measure_knowledge,
 )

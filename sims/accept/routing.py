@@ -172,6 +172,6 @@ E7 = Experiment(
     "share of dead nodes",
     "share of greedy lookups that arrive",
     Damage(),
-    Damage(k=(1, 4), dead=(0.2, 0.5), error=0.006),
+    Damage(k=(1, 4), dead=(0.5,), error=0.006),
     _measure_damage,
 )
