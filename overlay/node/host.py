@@ -156,8 +156,9 @@ class LinuxHost:
     def clear_kernel_ipsec(self) -> None:
         """See :class:`Host`."""
         with contextlib.suppress(BackendError):  # no kernel IPsec, no permission, or in use
-            if clear_leftovers():
-                IpsecWall((), forwards=False).remove()
+            clear_leftovers()
+            # Also if there were none: who was killed between these two lines left the wall.
+            IpsecWall((), forwards=False).remove()
 
     def forget_connections(self, inner_address: InnerAddress) -> bool:
         """See :class:`Host`."""
