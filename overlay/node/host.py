@@ -158,7 +158,8 @@ class LinuxHost:
         with contextlib.suppress(BackendError):  # no kernel IPsec, no permission, or in use
             if clear_leftovers():
                 clear_exit_leftovers()
-                IpsecWall((), forwards=False).remove()
+            # Also if there were none: who was killed between these two steps left the wall.
+            IpsecWall((), forwards=False).remove()
 
     def forget_connections(self, inner_address: InnerAddress) -> bool:
         """See :class:`Host`."""

@@ -50,6 +50,7 @@ _EXT_ACK_MESSAGE: Final = 1
 
 _RECEIVE_BYTES: Final = 1 << 17
 _EVENT_BUFFER_BYTES: Final = 1 << 20
+_MAX_SEQUENCE: Final = 0x7FFFFFFF
 _BATCH: Final = 64
 """Messages in one go: 64 kB at most, and their answers fit into the receive buffer."""
 
@@ -139,12 +140,14 @@ class XfrmSocket:
     def get(self, request: Request) -> tuple[Any, Refusal | None]:
         """Return the one message that answers a request, or why there is none."""
         with _failures("asking the kernel for an IPsec entry"):
-            self._transmit([request], 0)
-            for kind, flags, _, data, offset in self._receive():
-                if kind == _ERROR:
-                    return None, _verdict(flags, data, offset)
-                return self._decoded(kind, data, offset), None
-        raise BackendError("asking the kernel for an IPsec entry failed (no answer).")
+            asked = self._transmit([request], 0)
+            while True:
+                for kind, flags, sequence, data, offset in self._receive():
+                    if sequence != asked:  # of a request whose answers were given up
+                        continue
+                    if kind == _ERROR:
+                        return None, _verdict(flags, data, offset)
+                    return self._decoded(kind, data, offset), None
 
     def dump(self, request: Request) -> list[Any]:
         """Return all entries of a kind.
@@ -155,9 +158,11 @@ class XfrmSocket:
         operation = "listing the kernel's IPsec entries"
         found: list[Any] = []
         with _failures(operation):
-            self._transmit([request], _DUMP)
+            asked = self._transmit([request], _DUMP)
             while True:
-                for kind, flags, _, data, offset in self._receive():
+                for kind, flags, sequence, data, offset in self._receive():
+                    if sequence != asked:
+                        continue
                     if kind == _DONE:
                         return found
                     if kind == _ERROR:
@@ -168,18 +173,23 @@ class XfrmSocket:
     def _send_batch(self, requests: Sequence[Request]) -> list[Refusal | None]:
         with _failures("changing the kernel's IPsec entries"):
             first = self._transmit(requests, _ACKNOWLEDGE)
+            # After a failed read the queue may hold old answers: one counted for another
+            # request would turn a refusal into "done".
+            awaited = range(first, first + len(requests))
             verdicts: dict[int, Refusal | None] = {}
             while len(verdicts) < len(requests):
                 for kind, flags, sequence, data, offset in self._receive():
-                    if kind == _ERROR:
+                    if kind == _ERROR and sequence in awaited:
                         verdicts[sequence] = _verdict(flags, data, offset)
-        return [verdicts.get(first + index) for index in range(len(requests))]
+        return [verdicts[sequence] for sequence in awaited]
 
     def _transmit(self, requests: Sequence[Request], flags: int) -> int:
         """Send one datagram of all requests; return the sequence number of the first."""
+        if self._sequence + len(requests) > _MAX_SEQUENCE:
+            self._sequence = 0
         first, data = self._sequence + 1, bytearray()
         for request in requests:
-            self._sequence = (self._sequence + 1) & 0x7FFFFFFF
+            self._sequence += 1
             header = request.message["header"]
             header["type"] = request.kind
             header["flags"] = _REQUEST | flags | request.flags

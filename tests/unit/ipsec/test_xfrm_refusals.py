@@ -6,7 +6,19 @@ import struct
 
 import pytest
 
-from overlay.ipsec.xfrm.netlink import Refusal, _split, _verdict, refusal_error
+from overlay.errors import BackendError
+from overlay.ipsec.model import SaIdentity, Spi
+from overlay.ipsec.xfrm import netlink
+from overlay.ipsec.xfrm.entries import sa_id
+from overlay.ipsec.xfrm.messages import XFRM_MSG_DELSA
+from overlay.ipsec.xfrm.netlink import (
+    Refusal,
+    Request,
+    XfrmSocket,
+    _split,
+    _verdict,
+    refusal_error,
+)
 
 REMEDIES = {
     errno.EPERM: "CAP_NET_ADMIN",
@@ -35,11 +47,11 @@ def test_the_kernels_own_words_are_kept():
     assert "(Requested AEAD algorithm not found)" in str(refusal_error("trying", refusal))
 
 
-def acknowledgement(number, words=b"", *, flags=0x300):
+def acknowledgement(number, words=b"", *, flags=0x300, sequence=7):
     """nlmsghdr, errno, the request's header, then the kernel's words (NLMSGERR_ATTR_MSG)."""
     attribute = struct.pack("=HH", 4 + len(words), 1) + words + bytes(-len(words) % 4)
     body = struct.pack("=i", -number) + bytes(16) + (attribute if words else b"")
-    return struct.pack("=IHHII", 16 + len(body), 2, flags, 7, 0) + body
+    return struct.pack("=IHHII", 16 + len(body), 2, flags, sequence, 0) + body
 
 
 def verdicts(data):
@@ -60,3 +72,38 @@ def test_attributes_of_broken_length_end_the_words():
 def test_a_truncated_datagram_yields_the_whole_messages_alone():
     data = acknowledgement(0) + acknowledgement(errno.EEXIST)[:10]
     assert verdicts(data) == [None]
+
+
+class LossyKernel:
+    """Refuses everything from the second request on; its first answer comes after an overrun."""
+
+    def __init__(self):
+        self.answers = []
+
+    def send(self, data):
+        (sequence,) = struct.unpack_from("=I", data, 8)
+        if sequence == 1:
+            self.answers.append(OSError(errno.ENOBUFS, "overrun"))
+        number = 0 if sequence == 1 else errno.EEXIST
+        self.answers.append(acknowledgement(number, sequence=sequence))
+
+    def recv(self, _):
+        answer = self.answers.pop(0)
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    def close(self):
+        pass
+
+
+def test_an_old_answer_is_never_taken_for_that_of_another_request(monkeypatch):
+    monkeypatch.setattr(netlink, "_open", lambda groups: LossyKernel())
+
+    def request():
+        return Request(XFRM_MSG_DELSA, sa_id(SaIdentity(Spi(256), bytes(16))))
+
+    with XfrmSocket() as kernel:
+        with pytest.raises(BackendError):
+            kernel.send([request()])
+        assert kernel.send([request()]) == [Refusal(errno.EEXIST)]
