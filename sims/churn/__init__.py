@@ -14,7 +14,7 @@ from sims.churn.arrivals import Equilibrium, FlashCrowd, MassFailure, MassJoin
 from sims.churn.events import ChurnEvent, churn_events
 from sims.churn.lifetimes import Lifetimes
 from sims.churn.models import PRESETS, SessionModel
-from sims.churn.parsing import build_model, parse_duration, parse_model
+from sims.churn.parsing import parse_duration, parse_model
 from sims.churn.trace import Trace, read_trace
 
 __all__ = [
@@ -27,7 +27,6 @@ __all__ = [
     "MassJoin",
     "SessionModel",
     "Trace",
-    "build_model",
     "churn_events",
     "parse_duration",
     "parse_model",

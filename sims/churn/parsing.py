@@ -25,7 +25,7 @@ from sims.churn.lifetimes import Exponential, Fixed, Lifetimes, Observed, Pareto
 from sims.churn.models import PRESETS, SessionModel
 from sims.churn.trace import Trace, read_trace
 
-__all__ = ["build_model", "parse_duration", "parse_model"]
+__all__ = ["parse_duration", "parse_model"]
 
 _UNITS: Final[Mapping[str, float]] = {
     "ms": 0.001,
@@ -78,62 +78,6 @@ def parse_model(text: str, directory: Path | None = None) -> SessionModel:
     )
 
 
-def build_model(
-    name: str, parameters: Mapping[str, object] | None = None, trace: Path | None = None
-) -> SessionModel:
-    """Build a model from a name and named numbers, as a scenario file gives them.
-
-    Presets take no parameters. ``exponential`` takes ``mean_s``, ``fixed`` takes
-    ``length_s``, ``weibull`` and ``pareto`` take ``scale_s`` and ``shape``; the same names
-    after ``off_`` describe the absences. ``trace`` takes the file.
-
-    Raises:
-        ConfigurationError: one sentence says what is wrong and what to write instead.
-    """
-    given = dict(parameters or {})
-    if name == "trace" and trace is not None:
-        observed = read_trace(trace)
-        on, off = Observed(observed.sessions_s), _absences_of(observed)
-        return _model(name, lambda: (on, off)) if not given else _superfluous(name, given)
-    if name in PRESETS:
-        return _superfluous(name, given) if given else PRESETS[name]
-    if name not in _FAMILIES:
-        _lifetimes(name, name)  # raises: it is not in the form name(...) either
-    model = _model(
-        name,
-        lambda: (
-            _family(name, "", given),
-            _family(name, "off_", given) if any(one.startswith("off_") for one in given) else None,
-        ),
-    )
-    return _superfluous(name, given) if given else model
-
-
-def _family(name: str, prefix: str, given: dict[str, object]) -> Lifetimes:
-    names, make = _FAMILIES[name]
-    try:
-        return make(*[_value(prefix + one, given.pop(prefix + one)) for one in names])
-    except KeyError as error:
-        raise ConfigurationError(
-            f"The session model {name!r} lacks {error.args[0]}; it takes "
-            f"{' and '.join(prefix + one for one in names)}."
-        ) from None
-
-
-def _value(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ConfigurationError(f"The parameter {name} must be a number, not {value!r}.")
-    return float(value)
-
-
-def _superfluous(name: str, given: Mapping[str, object]) -> SessionModel:
-    known = _FAMILIES[name][0] if name in _FAMILIES else ()
-    takes = " and ".join([*known, *(f"off_{one}" for one in known)]) or "none"
-    raise ConfigurationError(
-        f"The session model {name!r} has no parameter {', '.join(sorted(given))}; it takes {takes}."
-    )
-
-
 def _model(name: str, build: Callable[[], tuple[Lifetimes, Lifetimes | None]]) -> SessionModel:
     try:
         on, off = build()
@@ -180,13 +124,6 @@ def _number(text: str) -> float:
             f"{text!r} is not a number; a shape is written as in weibull(2h, 0.6)."
         ) from None
 
-
-_FAMILIES: Final[Mapping[str, tuple[tuple[str, ...], Callable[..., Lifetimes]]]] = {
-    "weibull": (("scale_s", "shape"), Weibull),
-    "pareto": (("scale_s", "shape"), Pareto),
-    "exponential": (("mean_s",), Exponential),
-    "fixed": (("length_s",), Fixed),
-}
 
 _BUILDERS: Final[Mapping[str, tuple[int, Callable[[list[str]], Lifetimes]]]] = {
     "weibull": (2, lambda given: Weibull(parse_duration(given[0]), _number(given[1]))),

@@ -1,7 +1,7 @@
 import pytest
 
 from overlay.errors import ConfigurationError
-from sims.churn import PRESETS, build_model, parse_duration, parse_model, read_trace
+from sims.churn import PRESETS, parse_duration, parse_model, read_trace
 from sims.churn.lifetimes import Exponential, Observed, Pareto, Weibull
 
 TRACE = """node,on_s,off_s
@@ -20,7 +20,7 @@ def trace(tmp_path):
 
 def test_presets_by_name():
     assert parse_model("kad2007") is PRESETS["kad2007"]
-    assert build_model("ipfs2022") is PRESETS["ipfs2022"]
+    assert parse_model(" ipfs2022 ") is PRESETS["ipfs2022"]
 
 
 def test_preset_constants_are_those_that_were_published():
@@ -44,20 +44,10 @@ def test_distributions_in_text():
     assert parse_model("exponential(90s)").off is None
 
 
-def test_distributions_by_parameter():
-    model = build_model(
-        "weibull", {"scale_s": 7200, "shape": 0.6, "off_scale_s": 60, "off_shape": 1}
-    )
-    assert model.on == Weibull(7200, 0.6)
-    assert model.off == Weibull(60, 1)
-    assert build_model("exponential", {"mean_s": 5}).off is None
-
-
 def test_trace_gives_sessions_and_absences_and_can_be_replayed(trace):
-    model = build_model("trace", trace=trace)
+    model = parse_model("trace(sessions.csv)", trace.parent)
     assert model.on == Observed([5400.0, 1800.0, 7139.5])
     assert model.off == Observed([3600.0])
-    assert parse_model("trace(sessions.csv)", trace.parent).on.mean() == model.on.mean()
     mixed = parse_model("trace(sessions.csv) / exponential(2h)", trace.parent)
     assert mixed.off == Exponential(7200.0)
     replayed = list(read_trace(trace).replay())
@@ -92,22 +82,6 @@ def test_a_bad_model_gets_one_sentence(text, names, tmp_path):
     assert names in str(caught.value)
     assert str(caught.value).endswith(".")
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("name", "parameters", "names"),
-    [
-        ("weibull", {"scale_s": 1.0}, "lacks shape"),
-        ("weibull", {"scale_s": 1.0, "shape": 1.0, "scal": 1.0}, "no parameter scal"),
-        ("kad2007", {"shape": 1.0}, "no parameter shape; it takes none"),
-        ("exponential", {"mean_s": "long"}, "must be a number, not 'long'"),
-        ("exponential", {"mean_s": -1.0}, "must be a positive number"),
-        ("gauss", {}, "no session model"),
-    ],
-)
-def test_bad_parameters_get_one_sentence(name, parameters, names):
-    with pytest.raises(ConfigurationError, match=names):
-        build_model(name, parameters)
 
 
 @pytest.mark.parametrize(
