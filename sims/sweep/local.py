@@ -45,6 +45,7 @@ def run_locally(
 ) -> Generator[JobResult, None, None]:
     """Yield each run's outcome as it ends, in whatever order; after a stop, only begun runs'."""
     context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["sims.run", "sims.sweep.local"])  # once, not for each run
     waiting = list(reversed(jobs))
     running: dict[Connection, tuple[Job, ForkServerProcess]] = {}
     told = False
