@@ -4,6 +4,7 @@ import ipaddress
 import signal
 import subprocess
 import time
+from collections import Counter
 from dataclasses import dataclass
 
 import pytest
@@ -192,9 +193,19 @@ def test_two_hundred_circuits_come_and_go_without_a_trace(overlay):
         lambda: trio.run(open_and_close, alice, hops, lambda: seen(overlay, names))
     )
     assert looked.busy["mixk"].count("dir fwd ") >= 2 * AT_ONCE
-    assert looked.after == looked.before
+    assert looked.after["alicek"] == looked.before["alicek"]
+    for name in names[1:]:
+        assert new_lines(looked.before[name], looked.after[name]) == {}
     # Last words are repeated, and a copy that comes when the circuit is gone finds no SA.
     assert {counter for _, counter in overlay.error_counters()} <= {"XfrmInNoStates"}
+
+
+def new_lines(before, after):
+    """What is there that was not. Circuits that a killed source left may expire meanwhile."""
+    count_before, *lines_before = before.splitlines()
+    count_after, *lines_after = after.splitlines()
+    more = Counter(lines_after) - Counter(lines_before)
+    return more if int(count_after) <= int(count_before) else more + Counter(associations=1)
 
 
 def seen(overlay, names):

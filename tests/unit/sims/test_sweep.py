@@ -62,7 +62,7 @@ def test_the_outcome_does_not_depend_on_the_number_of_workers(tmp_path):
 
 @pytest.mark.slow
 def test_a_stop_keeps_what_was_measured(tmp_path):
-    study = study_of(TABLES)
+    study, handler = study_of(TABLES), signal.getsignal(signal.SIGINT)
     began = []
 
     def interrupt(job, _progress):
@@ -78,7 +78,7 @@ def test_a_stop_keeps_what_was_measured(tmp_path):
     assert (results.runs[0].seed, results.runs[0].complete) == (1, True)
     assert not any(run.complete for run in results.runs[1:])
     assert not results.complete
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is handler
 
 
 @pytest.mark.slow
