@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -30,6 +29,7 @@ from overlay.config.sections import (
     TfcSettings,
 )
 from overlay.config.setting import parser_of
+from overlay.config.text import read_text, toml_tables
 from overlay.errors import ConfigurationError
 from overlay.plugins import load_plugin, plugin_names, settings_of
 
@@ -47,7 +47,6 @@ SECTIONS: Final[Mapping[str, type[Any]]] = {
 }
 """Sections whose settings are declared in ``overlay.config.sections``, in the file's order."""
 
-_MAX_FILE_BYTES: Final = 1_000_000
 _MAX_SOCKET_PATH_BYTES: Final = 107
 """What Linux takes in a Unix socket's address (unix(7)), less the terminating zero."""
 
@@ -78,35 +77,20 @@ def parse_configuration(text: str, path: Path) -> Configuration:
 
 def _read(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            data = file.read(_MAX_FILE_BYTES + 1)
+        return read_text(path, kind="configuration")
     except FileNotFoundError as error:
         raise ConfigurationError(
             f'there is no configuration file {path}; write one with "overlay init", '
             "or name another with --config."
         ) from error
-    except OSError as error:
-        raise ConfigurationError(
-            f"{path} cannot be read ({error.strerror}); make it a file that this user may read."
-        ) from error
-    if len(data) > _MAX_FILE_BYTES:
-        raise ConfigurationError(f"{path} is larger than 1 MB, which no configuration is.")
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise ConfigurationError(
-            f"{path} is not UTF-8 at line {line}; save it as UTF-8."
-        ) from error
 
 
 def _parse_toml(text: str, path: Path) -> Table:
     try:
-        return tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        reason = str(error) if isinstance(error, ValueError) else "it is nested too deeply"
+        return toml_tables(text)
+    except ValueError as error:
         raise ConfigurationError(
-            f"{path} is not valid TOML: {reason[:1].lower()}{reason[1:]}; correct that place, "
+            f"{path} is not valid TOML: {error}; correct that place, "
             'or write a new file with "overlay init --force".'
         ) from error
 

@@ -8,6 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
+from overlay.config.text import read_text
 from overlay.errors import ConfigurationError
 from sims.scenario.model import Scenario
 from sims.scenario.plain import scenario_of
@@ -15,7 +16,6 @@ from sims.scenario.toml import parse_tables
 
 __all__ = ["load_scenario", "load_tables", "shipped_names"]
 
-_MAX_FILE_BYTES: Final = 1_000_000
 _TRACE: Final = re.compile(r"(trace\(\s*)([^()]+?)(\s*\))")
 
 
@@ -64,23 +64,9 @@ def _shipped_text(name: str) -> str:
 
 def _file_text(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            data = file.read(_MAX_FILE_BYTES + 1)
-    except (FileNotFoundError, ValueError) as error:  # ValueError: a zero byte in the name
+        return read_text(path, kind="scenario")
+    except (FileNotFoundError, ValueError) as error:
         raise ConfigurationError(_unknown(path)) from error
-    except OSError as error:
-        raise ConfigurationError(
-            f"{path} cannot be read ({error.strerror}); make it a file that this user may read."
-        ) from error
-    if len(data) > _MAX_FILE_BYTES:
-        raise ConfigurationError(f"{path} is larger than 1 MB, which no scenario is.")
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise ConfigurationError(
-            f"{path} is not UTF-8 at line {line}; save it as UTF-8."
-        ) from error
 
 
 def _unknown(path: Path) -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Mapping
 
+from overlay.config.text import toml_tables
 from overlay.errors import ConfigurationError
 from sims.scenario.model import Scenario
 from sims.scenario.plain import merged, plain_of, scenario_of
@@ -54,13 +54,9 @@ def _check_quick(laid_over: Mapping[str, object]) -> None:
 
 def _tables(text: str) -> dict[str, object]:
     try:
-        return tomllib.loads(text)
-    except (ValueError, RecursionError) as error:
-        # ValueError: TOMLDecodeError, but also integers of thousands of digits and bad dates.
-        reason = str(error).split(";")[0] if isinstance(error, ValueError) else "nested too deeply"
-        raise ConfigurationError(
-            f"this is not valid TOML: {reason[:1].lower()}{reason[1:]}; correct that place."
-        ) from error
+        return toml_tables(text)
+    except ValueError as error:
+        raise ConfigurationError(f"this is not valid TOML: {error}; correct that place.") from error
 
 
 def render_toml(scenario: Scenario) -> str:

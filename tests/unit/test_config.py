@@ -160,6 +160,8 @@ MISTAKES = {
     f'[node]\ncontrol_socket = "{"x" * 200}"': r"at most 107; write a shorter one",
     "[network\nlisten": r"is not valid TOML: .*line 1.*overlay init --force",
     "a = [" + "[" * 5000: r"is not valid TOML: it is nested too deeply",
+    "[dht]\nk = " + "9" * 5000: r"is not valid TOML: exceeds the limit .* correct that place",
+    "[dht]\nk = 2026-13-45": r"is not valid TOML: .*line 2.*; correct that place",
 }
 
 

@@ -1,0 +1,58 @@
+"""Reading text files that a user wrote: bounded, and every fault a sentence or a clause of one."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Final
+
+from overlay.errors import ConfigurationError
+
+__all__ = ["read_text", "toml_tables"]
+
+_MAX_FILE_BYTES: Final = 1_000_000
+
+
+def read_text(path: Path, *, kind: str) -> str:
+    """Return the text of a file of at most 1 MB; ``kind`` says in messages what it is not.
+
+    Raises:
+        FileNotFoundError: there is none; the caller knows what to do about that.
+        ValueError: no file can have that name (it holds a zero byte).
+        ConfigurationError: it cannot be read, is too large or is not UTF-8; one sentence.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MAX_FILE_BYTES + 1)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ConfigurationError(
+            f"{path} cannot be read ({error.strerror}); make it a file that this user may read."
+        ) from error
+    if len(data) > _MAX_FILE_BYTES:
+        raise ConfigurationError(f"{path} is larger than 1 MB, which no {kind} is.")
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ConfigurationError(
+            f"{path} is not UTF-8 at line {line}; save it as UTF-8."
+        ) from error
+
+
+def toml_tables(text: str) -> dict[str, object]:
+    """Parse TOML.
+
+    Raises:
+        ValueError: it is none; the message is the reason, a clause in lower case.
+    """
+    try:
+        return tomllib.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    except ValueError as error:
+        # Besides TOMLDecodeError: integers of thousands of digits (what follows the semicolon is
+        # advice to programmers) and dates that no calendar has.
+        reason = str(error).split(";")[0]
+        raise ValueError(f"{reason[:1].lower()}{reason[1:]}") from error
