@@ -19,29 +19,26 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from random import Random
 from types import MappingProxyType
-from typing import Final, TypeVar
+from typing import Final
 
 from overlay.apm.circuits import OnionSas
 from overlay.apm.connections import AnonymousConnections, InstalledHopCircuit, with_renewed_sas
 from overlay.apm.control import RekeyAnswer, RekeyOffer, RekeySwitch, RekeySwitched
 from overlay.apm.lingering import Lingering, Outgrown
 from overlay.apm.rekey_keys import EphemeralKey
-from overlay.apm.rekey_states import HopRekeyInput, HopRekeyState
+from overlay.apm.rekey_states import HopRekeyInput, HopRekeyState, present
 from overlay.apm.switchboard import Switchboard, control_packet
 from overlay.apm.translator import hop_associations
 from overlay.errors import (
-    BackendError,
     InternalError,
     LimitReached,
     Malformed,
     NotAuthentic,
     Replayed,
 )
-from overlay.ipsec.model import IpsecConfiguration, SaIdentity, SecurityAssociation
+from overlay.ipsec.model import SaIdentity
 
 __all__ = ["TRANSITIONS", "HopRekeying"]
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +125,7 @@ class HopRekeying:
         if offer.backward_spi == circuit.sas.backward_spi:
             raise Malformed("new keys need an SPI of their own")
         fresh = self._agree(circuit.sas, offer)
-        if not self._install(hop_associations(fresh.sas)[0]):
+        if not self._board.install_association(hop_associations(fresh.sas)[0]):
             self._connections.release_forward_spi(fresh.sas.forward_spi)
             raise LimitReached("this host could not install new keys")
         self._exchanges[circuit.number] = exchange
@@ -167,7 +164,7 @@ class HopRekeying:
                 continue
             if not hmac.compare_digest(meant.switch_tag, switch.tag):
                 raise NotAuthentic("the source does not have the new keys")
-            if happened is HopRekeyInput.SWITCH and not self._install(
+            if happened is HopRekeyInput.SWITCH and not self._board.install_association(
                 hop_associations(meant.sas)[1]
             ):
                 raise LimitReached("this host could not install new keys")
@@ -188,15 +185,15 @@ class HopRekeying:
         """Receive with the new keys; those of an offer that came to nothing go."""
         if exchange.answered is not None:
             self._lingering.discard(_new_inbound(exchange.answered))
-        exchange.answered, exchange.answered_at = _present(cause.fresh), cause.now
+        exchange.answered, exchange.answered_at = present(cause.fresh), cause.now
         self._answer_again(exchange, cause)
 
     def _answer_again(self, exchange: _Exchange, cause: _Cause) -> None:
-        self._say(cause.circuit, _present(exchange.answered).answer)
+        self._say(cause.circuit, present(exchange.answered).answer)
 
     def _switch(self, exchange: _Exchange, cause: _Cause) -> None:
         """Send with the new keys; the outbound SA is installed."""
-        replaced, answered = cause.circuit.sas, _present(exchange.answered)
+        replaced, answered = cause.circuit.sas, present(exchange.answered)
         exchange.answered, exchange.switched = None, answered
         self._connections.put_hop(with_renewed_sas(cause.circuit, answered.sas))
         outgrown = Outgrown(hop_associations(replaced), (replaced.forward_spi,))
@@ -205,7 +202,7 @@ class HopRekeying:
         self._switch_again(exchange, cause)
 
     def _switch_again(self, exchange: _Exchange, cause: _Cause) -> None:
-        self._say(cause.circuit, _present(exchange.switched).switched)
+        self._say(cause.circuit, present(exchange.switched).switched)
 
     # --- time and the end ---
 
@@ -248,22 +245,9 @@ class HopRekeying:
     def _say(self, circuit: InstalledHopCircuit, message: RekeyAnswer | RekeySwitched) -> None:
         self._board.send([control_packet(self._board.own, circuit.sas.near, message)])
 
-    def _install(self, association: SecurityAssociation) -> bool:
-        try:
-            self._board.backend.install(IpsecConfiguration((association,), ()))
-        except (BackendError, ValueError):
-            return False
-        return True
-
 
 def _new_inbound(answered: _Answered) -> Outgrown:
     return Outgrown((hop_associations(answered.sas)[0],), (answered.sas.forward_spi,))
-
-
-def _present(value: _T | None) -> _T:
-    if value is None:
-        raise InternalError("the state of an exchange promises what it does not hold")
-    return value
 
 
 _Step = tuple[Callable[[HopRekeying, _Exchange, _Cause], None], HopRekeyState]

@@ -24,7 +24,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from random import Random
 from types import MappingProxyType
-from typing import Final, TypeVar
+from typing import Final
 
 from overlay.apm.circuits import OnionSas
 from overlay.apm.connections import AnonymousConnections, OpenCircuit
@@ -33,16 +33,14 @@ from overlay.apm.events import ApmDrop
 from overlay.apm.lifetimes import source_lifetime
 from overlay.apm.lingering import Lingering, Outgrown
 from overlay.apm.rekey_keys import EphemeralKey, RekeySecrets
-from overlay.apm.rekey_states import SourceRekeyInput, SourceRekeyState
+from overlay.apm.rekey_states import SourceRekeyInput, SourceRekeyState, present
 from overlay.apm.switchboard import Switchboard, control_packet
 from overlay.apm.timers import Timers
 from overlay.apm.translator import source_associations
-from overlay.errors import BackendError, InternalError, LimitReached, NotAuthentic
-from overlay.ipsec.model import IpsecConfiguration, Lifetime, SaIdentity, SecurityAssociation
+from overlay.errors import InternalError, LimitReached, NotAuthentic
+from overlay.ipsec.model import Lifetime, SaIdentity, SecurityAssociation
 
 __all__ = ["TRANSITIONS", "SourceRekeying"]
-
-_T = TypeVar("_T")
 
 _LONGEST_PAUSE_S: Final = 8.0
 
@@ -188,7 +186,7 @@ class SourceRekeying:
             raise NotAuthentic("the hop does not have the new keys")
         agreed = self._agreed(replaced, attempt.offer, answer, secrets)
         exchange.attempt = None
-        if self._install(_inbound(agreed.sas)):
+        if self._board.install_association(_inbound(agreed.sas)):
             exchange.agreed = agreed
             self._feed(exchange, SourceRekeyInput.ANSWERED, now)
         else:
@@ -234,7 +232,7 @@ class SourceRekeying:
         if exchange.state is SourceRekeyState.SETTLED:
             self._feed(exchange, SourceRekeyInput.DUE, now)
         elif exchange.state is SourceRekeyState.AGREED:
-            able = self._install(_outbound(_present(exchange.agreed).sas))
+            able = self._board.install_association(_outbound(present(exchange.agreed).sas))
             happened = SourceRekeyInput.SWITCH_DUE if able else SourceRekeyInput.CANNOT_SWITCH
             self._feed(exchange, happened, now)
         elif exchange.gives_up_at <= now:
@@ -288,14 +286,14 @@ class SourceRekeying:
 
     def _offer_anew(self, exchange: _Exchange, now: float) -> None:
         """Drop keys that cannot be used, most likely since the hop's SPI is taken here."""
-        agreed, exchange.agreed = _present(exchange.agreed), None
+        agreed, exchange.agreed = present(exchange.agreed), None
         self._lingering.discard(Outgrown((_inbound(agreed.sas),), agreed.sas.own_spis))
         self._try(exchange, now)
 
     def _switch(self, exchange: _Exchange, now: float) -> None:
         """Send with the new keys from now on; the outbound SA is installed."""
         circuit, position = self._circuit(exchange.owner)
-        agreed, hops = _present(exchange.agreed), list(circuit.ipsec.hops)
+        agreed, hops = present(exchange.agreed), list(circuit.ipsec.hops)
         exchange.replaced, hops[position - 1] = hops[position - 1], agreed.sas
         ipsec = dataclasses.replace(circuit.ipsec, hops=tuple(hops))
         self._connections.put_source(dataclasses.replace(circuit, ipsec=ipsec))
@@ -304,13 +302,13 @@ class SourceRekeying:
         self._repeat_switch(exchange, now)
 
     def _repeat_switch(self, exchange: _Exchange, now: float) -> None:
-        self._say(exchange, _present(exchange.agreed).switch)
+        self._say(exchange, present(exchange.agreed).switch)
         self._pause(exchange, now)
 
     def _settle(self, exchange: _Exchange, now: float) -> None:
         """The hop sends with the new keys: what it sent with the old ones may still come."""
         self._timers.cancel(exchange.owner)
-        replaced, exchange.replaced = _present(exchange.replaced), None
+        replaced, exchange.replaced = present(exchange.replaced), None
         exchange.agreed = None
         self._lingering.discard(Outgrown((_outbound(replaced),)))
         outgrown = Outgrown((_inbound(replaced),), replaced.own_spis)
@@ -345,13 +343,6 @@ class SourceRekeying:
         circuit, position = self._circuit(owner)
         return circuit.ipsec.hops[position - 1]
 
-    def _install(self, association: SecurityAssociation) -> bool:
-        try:
-            self._board.backend.install(IpsecConfiguration((association,), ()))
-        except (BackendError, ValueError):
-            return False
-        return True
-
 
 def _outbound(sas: OnionSas) -> SecurityAssociation:
     return source_associations(sas)[0]
@@ -359,12 +350,6 @@ def _outbound(sas: OnionSas) -> SecurityAssociation:
 
 def _inbound(sas: OnionSas) -> SecurityAssociation:
     return source_associations(sas)[1]
-
-
-def _present(value: _T | None) -> _T:
-    if value is None:
-        raise InternalError("the state of an exchange promises what it does not hold")
-    return value
 
 
 _Step = tuple[Callable[[SourceRekeying, _Exchange, float], None], SourceRekeyState]

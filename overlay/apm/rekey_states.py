@@ -3,8 +3,24 @@
 from __future__ import annotations
 
 import enum
+from typing import TypeVar
 
-__all__ = ["HopRekeyInput", "HopRekeyState", "SourceRekeyInput", "SourceRekeyState"]
+from overlay.errors import InternalError
+
+__all__ = ["HopRekeyInput", "HopRekeyState", "SourceRekeyInput", "SourceRekeyState", "present"]
+
+_T = TypeVar("_T")
+
+
+def present(value: _T | None) -> _T:
+    """Return what the state of an exchange promises that it holds.
+
+    Raises:
+        InternalError: it does not.
+    """
+    if value is None:
+        raise InternalError("the state of an exchange promises what it does not hold")
+    return value
 
 
 class SourceRekeyState(enum.Enum):

@@ -52,9 +52,9 @@ from overlay.apm.replay import ReplayCache
 from overlay.apm.switchboard import Holdings, Switchboard, control_packet
 from overlay.apm.timers import Timers
 from overlay.apm.translator import ipsec_translator, translate_parting
-from overlay.errors import BackendError, InternalError, LimitReached, Malformed, Replayed
+from overlay.errors import InternalError, LimitReached, Malformed, Replayed
 from overlay.ipsec.lifetimes import hard_lifetime
-from overlay.ipsec.model import IpsecConfiguration, SaIdentity
+from overlay.ipsec.model import SaIdentity
 
 __all__ = ["RelaySide"]
 
@@ -149,7 +149,7 @@ class RelaySide:
     ) -> None:
         """Answer over the hop's own backward SA, which lingers until that has left."""
         configuration = translate_parting(sas, link)
-        if not self._board.can_refuse() or not self._install(configuration):
+        if not self._board.can_refuse() or not self._board.install(configuration):
             self._board.count(ApmDrop.LIMIT)
             return
         self._board.use_link(previous)
@@ -157,14 +157,7 @@ class RelaySide:
         self._board.part(Holdings(configuration, links=(previous,)), [packet], now)
 
     def _enforce(self, number: int) -> bool:
-        return self._install(ipsec_translator(self._connections.request_ipsec_info(number)))
-
-    def _install(self, configuration: IpsecConfiguration) -> bool:
-        try:
-            self._board.backend.install(configuration)
-        except (BackendError, ValueError):
-            return False
-        return True
+        return self._board.install(ipsec_translator(self._connections.request_ipsec_info(number)))
 
     # --- acceptance ---
 

@@ -22,7 +22,13 @@ from overlay.apm.lingering import Outgrown
 from overlay.apm.settings import ApmSettings
 from overlay.apm.spi import SpiAllocator
 from overlay.apm.timers import Timers
-from overlay.ipsec.model import IpsecBackend, IpsecConfiguration, Spi
+from overlay.errors import BackendError
+from overlay.ipsec.model import (
+    IpsecBackend,
+    IpsecConfiguration,
+    SecurityAssociation,
+    Spi,
+)
 from overlay.link.model import LinkPeer
 
 __all__ = ["Holdings", "Switchboard", "control_packet"]
@@ -93,6 +99,20 @@ class Switchboard:
         self._packets: list[bytes] = []
         self._events: list[ApmEvent] = []
         self._drops: Counter[ApmDrop] = Counter()
+
+    # --- IPsec ---
+
+    def install(self, configuration: IpsecConfiguration) -> bool:
+        """Install what a circuit needs; False if this host or its engine refuses it."""
+        try:
+            self.backend.install(configuration)
+        except (BackendError, ValueError):
+            return False
+        return True
+
+    def install_association(self, association: SecurityAssociation) -> bool:
+        """Install one more SA under policies that stand; False as :meth:`install`."""
+        return self.install(IpsecConfiguration((association,), ()))
 
     # --- links ---
 
