@@ -1,9 +1,7 @@
 """The source's end in the operating system: one TUN device and the guard of destinations.
 
-The TUN device appears with the first path and dies with the process. What outlives the
-process, on purpose, is the guard: an unreachable route to each destination in a routing
-table of our own, so that a crash turns into silence, never into a packet in the clear
-(docs/decisions/0005).
+The TUN device appears with the first path and dies with the process; the guard does not
+(:mod:`overlay.node.source_guard`).
 """
 
 from __future__ import annotations
@@ -14,12 +12,13 @@ from collections.abc import Callable
 
 from overlay.addresses import InnerAddress, IpNetwork
 from overlay.errors import BackendError
-from overlay.node.host import Host, KernelGuard, Tun
+from overlay.node.host import Host, Tun
+from overlay.node.source_guard import GuardedSource
 
 __all__ = ["SourceSide"]
 
 
-class SourceSide:
+class SourceSide(GuardedSource):
     """Implements ``overlay.node.paths.Guard`` on a host; owner of the source TUN.
 
     Everything is opened when first needed: a node that only relays needs no privilege.
@@ -41,23 +40,13 @@ class SourceSide:
             path_mtu: bytes of the largest packet that circuits take.
             device_opened: is told of the TUN device as soon as there is one.
         """
+        super().__init__(lambda: host.open_guard())
         self._host = host
         self._device_mtu = device_mtu
         self._path_mtu = path_mtu
         self._device_opened = device_opened
         self._users: Counter[InnerAddress] = Counter()
-        self._guard: KernelGuard | None = None
         self._device: Tun | None = None
-
-    def leftovers(self) -> list[IpNetwork]:
-        """Return what the kernel still guards, though no path of this process asked for it.
-
-        A node without the privilege to guard finds nothing: it could not have left anything.
-        """
-        try:
-            return self._opened_guard().protected()
-        except BackendError:
-            return []
 
     def protect(self, destination: IpNetwork) -> None:
         """From now on packets to ``destination`` leave through a circuit or not at all.
@@ -74,9 +63,7 @@ class SourceSide:
         Raises:
             BackendError: the kernel refused; the destination remains protected.
         """
-        device, guard = self._opened_device(), self._opened_guard()
-        if destination not in guard.protected():
-            guard.protect(destination)  # somebody flushed our routing table
+        device, guard = self._opened_device(), self._guarding(destination)
         self._hold_address(device, inner_address)
         try:
             guard.carry(destination, device.name, inner_address, self._path_mtu)
@@ -97,15 +84,6 @@ class SourceSide:
         finally:
             self._drop_address(inner_address)
 
-    def release(self, destination: IpNetwork) -> None:
-        """End the protection.
-
-        Raises:
-            BackendError: the kernel refused; the destination may still be blocked.
-        """
-        if self._guard is not None:  # else nothing was ever protected here
-            self._guard.release(destination)
-
     def device_lost(self) -> None:
         """Give up a device that somebody removed; the next circuit gets a new one."""
         device, self._device = self._device, None
@@ -114,11 +92,11 @@ class SourceSide:
             device.close()
 
     def close(self) -> None:
-        """Close the device; what is still guarded stays so, for a later process to take over."""
-        for opened in (self._device, self._guard):
-            if opened is not None:
-                opened.close()
-        self._device = self._guard = None
+        """Close the device, then give up the guard; what it protects stays so."""
+        device, self._device = self._device, None
+        if device is not None:
+            device.close()
+        super().close()
 
     def _hold_address(self, device: Tun, address: InnerAddress) -> None:
         if not self._users[address]:
@@ -139,8 +117,3 @@ class SourceSide:
             self._device = self._host.open_tun("anon%d", self._device_mtu)
             self._device_opened(self._device)
         return self._device
-
-    def _opened_guard(self) -> KernelGuard:
-        if self._guard is None:
-            self._guard = self._host.open_guard()
-        return self._guard
