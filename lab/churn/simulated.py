@@ -20,7 +20,7 @@ from overlay.addresses import Endpoint, InnerAddress, IpNetwork, NodeId
 from overlay.apm.events import CircuitFailed, CircuitOpened
 from overlay.apm.inner_addresses import InnerAddresses
 from overlay.dht.descriptor import MixDescriptor
-from overlay.dht.events import CrawlFinished, DescriptorFound, DhtEvent, NodeLeft
+from overlay.dht.events import DhtEvent
 from overlay.dht.topology_table import TopologyTable
 from overlay.errors import CircuitTimedOut, NoSuitablePath
 from overlay.node.paths import Paths
@@ -31,8 +31,9 @@ from sims.latency import build_latency
 from sims.participants.carriers import ValueCarrier
 from sims.participants.core import SimulatedDht
 from sims.participants.machine import Machine
+from sims.participants.plane import NoGuard
 from sims.participants.records import signed_descriptor
-from sims.participants.world import NETWORK_ID, START, World
+from sims.participants.world import NETWORK_ID, START, World, honest_core
 
 __all__ = ["simulate"]
 
@@ -92,32 +93,7 @@ class _World(World):
 
 
 def _core(world: World, machine: Machine) -> SimulatedDht:
-    return SimulatedDht(
-        machine.identity,
-        network_id=NETWORK_ID,
-        settings=world.settings,
-        rng=world.streams.stream("core", machine.index, machine.sessions),
-        endpoints=(machine.endpoint,),
-        envelopes=world.carrier.envelopes(machine.identity, NETWORK_ID),
-        crawling=machine.index != len(world.machines) - 1,
-        verify_record=world.verifier,
-    )
-
-
-class _NoGuard:
-    """A host without routes: nothing is carried in a simulation."""
-
-    def protect(self, destination: IpNetwork) -> None:
-        """Do nothing."""
-
-    def carry(self, destination: IpNetwork, inner_address: InnerAddress) -> None:
-        """Do nothing."""
-
-    def uncarry(self, destination: IpNetwork, inner_address: InnerAddress) -> None:
-        """Do nothing."""
-
-    def release(self, destination: IpNetwork) -> None:
-        """Do nothing."""
+    return honest_core(world, machine, crawling=machine.index != len(world.machines) - 1)
 
 
 class _Client:
@@ -132,7 +108,7 @@ class _Client:
         self.table = TopologyTable(allow_private_endpoints=True)
         self.paths = Paths(
             circuits=self,
-            guard=_NoGuard(),
+            guard=NoGuard(),
             table=self.table,
             selector=lambda _: UniformSelector(),
             source=machine.node_id,
@@ -143,18 +119,7 @@ class _Client:
 
     def told(self, event: DhtEvent) -> None:
         """Do with an event what the node's control plane does."""
-        now = self._world.heap.now
-        match event:
-            case DescriptorFound(descriptor=descriptor, answered=answered):
-                self.table.add(descriptor, now)
-                if answered:
-                    self.table.heard(descriptor.node_id, now)
-            case NodeLeft(node_id=node_id):
-                self.table.remove(node_id)
-            case CrawlFinished(started_at=started_at):
-                self.table.crawled(started_at)
-            case _:
-                pass
+        self.table.take(event, self._world.heap.now)
 
     def ask(self, *_: object) -> None:
         """Request a path; what is left of the last one goes first."""

@@ -18,6 +18,7 @@ from typing import Final
 
 from overlay.addresses import Endpoint, NodeId, OverlayAddress
 from overlay.dht.descriptor import MixDescriptor, OnionKey, Role, is_public
+from overlay.dht.events import CrawlFinished, DescriptorFound, DhtEvent, NodeLeft
 from overlay.identity import meets_cost
 
 __all__ = ["MAX_ENTRIES", "CryptoInfo", "Rejection", "TopologySnapshot", "TopologyTable"]
@@ -132,6 +133,21 @@ class TopologyTable:
         del self._by_overlay_address[descriptor.overlay_address]
         self._heard.pop(node_id, None)
         return True
+
+    def take(self, event: DhtEvent, now: float) -> None:
+        """Do with a DHT's event what concerns the table; most do not."""
+        match event:
+            case DescriptorFound(descriptor=descriptor, answered=answered):
+                self.add(descriptor, now)
+                if answered:
+                    self.heard(descriptor.node_id, now)
+            case NodeLeft(node_id=node_id):
+                self.remove(node_id)
+            case CrawlFinished(started_at=started_at, exhaustive=True, unanswered=unanswered):
+                # After one that left somebody out it is not known who is silent.
+                self.crawled(started_at, unanswered)
+            case _:
+                pass
 
     def heard(self, node_id: NodeId, now: float) -> None:
         """Record that a known node has just answered by itself."""

@@ -216,13 +216,8 @@ class ControlPlane:
         return bool(packets or framed)
 
     def _dht_event(self, event: DhtEvent, now: float) -> None:
+        self.table.take(event, now)
         match event:
-            case DescriptorFound(descriptor=descriptor, answered=answered):
-                self.table.add(descriptor, now)
-                if answered:
-                    self.table.heard(descriptor.node_id, now)
-            case NodeLeft(node_id=node_id):
-                self.table.remove(node_id)
             case Joined():
                 self.joined = True
             case EclipseSuspected(chance=chance, own_region=own_region):
@@ -232,11 +227,7 @@ class ControlPlane:
                     chance=chance,
                     own_region=own_region,
                 )
-            case CrawlFinished(started_at=started_at, exhaustive=True, unanswered=unanswered):
-                self.table.crawled(started_at, unanswered)
-            case CrawlFinished():
-                pass  # not everybody was asked: who is silent is not known
-            case BootstrapUnreachable():
+            case DescriptorFound() | NodeLeft() | CrawlFinished() | BootstrapUnreachable():
                 pass
 
     def _as_known(self, peer: LinkPeer) -> LinkPeer:

@@ -25,7 +25,15 @@ from overlay.node.assembly import Surroundings, build_control_plane
 from overlay.node.control_plane import ControlPlane
 from overlay.node.packet_path import DatagramSink
 
-__all__ = ["ESP_KIND", "LINK_KIND", "PlaneSink", "RawDatagram", "SimulatedPlane", "build_plane"]
+__all__ = [
+    "ESP_KIND",
+    "LINK_KIND",
+    "NoGuard",
+    "PlaneSink",
+    "RawDatagram",
+    "SimulatedPlane",
+    "build_plane",
+]
 
 LINK_KIND: Final = 254
 ESP_KIND: Final = 255
@@ -78,7 +86,7 @@ class SimulatedPlane(ControlPlane):
         return bool(packets or handshakes or messages)
 
 
-class _NoGuard:
+class NoGuard:
     """A host without routes to protect."""
 
     def protect(self, destination: IpNetwork) -> None:
@@ -120,7 +128,7 @@ def build_plane(
         identity,
         Surroundings(
             network=sink,
-            guard=_NoGuard(),
+            guard=NoGuard(),
             local_address=lambda _peer: endpoint,
             local_addresses=frozenset,
             forget_inner_addresses=_forget,

@@ -218,8 +218,8 @@ class World:
                 holder.dht.keep(descriptor, group)
 
 
-def honest_core(world: World, machine: Machine) -> SimulatedDht:
-    """Build the core of an honest machine."""
+def honest_core(world: World, machine: Machine, *, crawling: bool | None = None) -> SimulatedDht:
+    """Build the core of an honest machine; only clients crawl unless ``crawling`` says else."""
     return SimulatedDht(
         machine.identity,
         network_id=NETWORK_ID,
@@ -227,7 +227,7 @@ def honest_core(world: World, machine: Machine) -> SimulatedDht:
         rng=world.streams.stream("core", machine.index, machine.sessions),
         endpoints=(machine.endpoint,),
         envelopes=world.carrier.envelopes(machine.identity, NETWORK_ID),
-        crawling=machine.is_client,
+        crawling=machine.is_client if crawling is None else crawling,
         verify_record=world.verifier,
     )
 

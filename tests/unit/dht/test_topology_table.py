@@ -7,6 +7,7 @@ import pytest
 
 from overlay.addresses import Endpoint
 from overlay.dht.descriptor import MixDescriptor, OnionKey, Role, sign_descriptor
+from overlay.dht.events import CrawlFinished, DescriptorFound, NodeLeft
 from overlay.dht.topology_table import CryptoInfo, Rejection, TopologyTable
 from overlay.exit_policy import ExitPolicy, parse_exit_rule
 from overlay.identity import LocalIdentity
@@ -205,3 +206,16 @@ def test_roles_are_counted():
 def test_table_without_room_is_misuse():
     with pytest.raises(ValueError, match="room"):
         TopologyTable(max_entries=0)
+
+
+def test_only_a_crawl_that_left_nobody_out_tells_who_is_silent():
+    table = TopologyTable()
+    table.take(DescriptorFound(mix(0), answered=True), NOW)
+    table.take(DescriptorFound(mix(1), answered=False), NOW)
+    table.take(CrawlFinished(2, NOW - 1, exhaustive=False), NOW)
+    assert len(table) == 2
+    assert table.unheard() == frozenset()
+    table.take(CrawlFinished(2, NOW - 1), NOW)
+    assert table.unheard() == {MIXES[1].node_id}
+    table.take(NodeLeft(MIXES[1].node_id), NOW)
+    assert table.get(MIXES[1].node_id) is None
