@@ -142,11 +142,8 @@ class Calls:
         self._forget_cookies(now)
         self._transmit(call, now)
 
-    def replied(self, reply: UnverifiedReply, source: Endpoint, now: float | None = None) -> None:
-        """Match a reply with its call and verify it; all else is counted and dropped.
-
-        Without ``now`` the round trip is not measured.
-        """
+    def replied(self, reply: UnverifiedReply, source: Endpoint, now: float) -> None:
+        """Match a reply with its call and verify it; all else is counted and dropped."""
         call = self._calls.get(reply.request_id)
         if call is None or call.endpoint != source or not _fits(call, reply):
             self._counts[DhtCount.UNSOLICITED] += 1
@@ -157,8 +154,7 @@ class Calls:
             self._forged(call)
             return
         del self._calls[call.request_id]
-        if now is not None:
-            self._measure(call, now)
+        self._measure(call, now)
         contact = Contact(reply.sender, source, reply.identity_key)
         call.on_answer(Answer(contact, body))
 

@@ -7,7 +7,6 @@ and which ones it must have come through; this module knows addresses and ports 
 
 from __future__ import annotations
 
-import contextlib
 import socket
 import struct
 from collections import Counter
@@ -19,6 +18,7 @@ import trio
 
 from overlay.addresses import is_circuit_address, is_overlay_address
 from overlay.system.failures import refused
+from overlay.system.udp import close_waking
 
 __all__ = ["ControlDatagram", "ControlSocket"]
 
@@ -103,10 +103,7 @@ class ControlSocket:
 
     def close(self) -> None:
         """Close the socket; a task that waits in :meth:`receive_batch` is woken."""
-        if self._socket.fileno() >= 0:
-            with contextlib.suppress(RuntimeError):  # outside trio nobody waits
-                trio.lowlevel.notify_closing(self._socket)
-        self._socket.close()
+        close_waking(self._socket)
 
     def __enter__(self) -> Self:
         return self

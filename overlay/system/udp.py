@@ -26,7 +26,7 @@ from overlay.errors import BackendError
 from overlay.system.failures import refused
 from overlay.system.segmentation import Run, runs_of, split_segments
 
-__all__ = ["UdpSocket", "bound_socket"]
+__all__ = ["UdpSocket", "bound_socket", "close_waking"]
 
 # From Linux's uapi headers; the socket module of Python 3.11 lacks them.
 _UDP_SEGMENT: Final = 103
@@ -125,10 +125,7 @@ class UdpSocket:
 
     def close(self) -> None:
         """Close the socket; a task that waits in :meth:`receive_batch` is woken."""
-        if self._socket.fileno() >= 0:
-            with contextlib.suppress(RuntimeError):  # outside trio nobody waits
-                trio.lowlevel.notify_closing(self._socket)
-        self._socket.close()
+        close_waking(self._socket)
 
     def __enter__(self) -> Self:
         return self
@@ -213,6 +210,14 @@ def bound_socket(endpoint: Endpoint, *, mark: int | None = None) -> socket.socke
         new.close()
         raise
     return new
+
+
+def close_waking(used: socket.socket) -> None:
+    """Close a socket; a task that waits for it is woken with ``trio.ClosedResourceError``."""
+    if used.fileno() >= 0:
+        with contextlib.suppress(RuntimeError):  # outside trio nobody waits
+            trio.lowlevel.notify_closing(used)
+    used.close()
 
 
 def _enlarge_buffers(new: socket.socket) -> None:

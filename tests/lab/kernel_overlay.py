@@ -10,6 +10,8 @@ import socket
 import sys
 import threading
 
+from streams import answer_reversed, family, receive
+
 from lab.nodes import NodeProcess, wait_until
 from lab.underlay import Underlay
 from overlay.cli.main import main as overlay_main
@@ -153,12 +155,12 @@ class KernelOverlay:
         """Bob returns, reversed, all that was sent; return whom he saw."""
         sent, seen = bytes(range(250)) * (size // 250), []
         with self._listening(target, socket.SOCK_STREAM) as server:
-            answering = threading.Thread(target=_answer_reversed, args=(server, len(sent), seen))
+            answering = threading.Thread(target=answer_reversed, args=(server, len(sent), seen))
             answering.start()
             with self._socket(source, target, socket.SOCK_STREAM) as client:
                 client.connect(server.getsockname()[:2])
                 client.sendall(sent)
-                assert _receive(client, len(sent)) == sent[::-1]
+                assert receive(client, len(sent)) == sent[::-1]
             answering.join()
         return seen[0]
 
@@ -204,7 +206,7 @@ class KernelOverlay:
                 return bool(accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 8)[5] & 1)
 
     def _listening(self, target, kind):
-        made = self.bob.namespace.call(lambda: socket.socket(_family(target), kind))
+        made = self.bob.namespace.call(lambda: socket.socket(family(target), kind))
         made.settimeout(60)
         made.bind((str(target), 0))
         if kind == socket.SOCK_STREAM:
@@ -212,7 +214,7 @@ class KernelOverlay:
         return made
 
     def _socket(self, source, target, kind):
-        made = self.namespace(source).call(lambda: socket.socket(_family(target), kind))
+        made = self.namespace(source).call(lambda: socket.socket(family(target), kind))
         made.settimeout(60)
         return made
 
@@ -224,26 +226,3 @@ def client(node):
 def _insist(done):
     assert " 0% packet loss" in done.stdout, done.stdout
     return True
-
-
-def _family(target):
-    return socket.AF_INET if target.version == 4 else socket.AF_INET6
-
-
-def _answer_reversed(server, size, seen):
-    with contextlib.suppress(OSError):  # the other side fails the test
-        accepted, peer = server.accept()
-        seen.append(peer[0])
-        with accepted:
-            accepted.settimeout(60)
-            accepted.sendall(_receive(accepted, size)[::-1])
-
-
-def _receive(stream, size):
-    data = bytearray()
-    while len(data) < size:
-        part = stream.recv(65536)
-        if not part:
-            break
-        data += part
-    return bytes(data)

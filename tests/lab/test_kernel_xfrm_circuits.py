@@ -3,12 +3,12 @@
 No error counter of any node's kernel may move while a circuit is up, nothing may be left.
 """
 
-import contextlib
 import socket
 import threading
 from pathlib import Path
 
 import pytest
+from streams import answer_reversed, family, receive
 from xfrm_circuits import INNER, PORT, Circuit, running
 
 from lab.underlay import Underlay
@@ -83,39 +83,16 @@ def tcp_both_ways(underlay, version):
     own, target = ends(underlay, version)
     alice, bob = underlay.hosts[0].namespace, underlay.hosts[-1].namespace
     sent = bytes(range(250)) * (TRANSFER_BYTES // 250)
-    with bob.call(lambda: socket.create_server((str(target), 0), family=family(version))) as server:
-        answering = threading.Thread(target=answer_reversed, args=(server, len(sent)))
+    with bob.call(lambda: socket.create_server((str(target), 0), family=family(target))) as server:
+        answering = threading.Thread(target=answer_reversed, args=(server, len(sent), []))
         answering.start()
-        with alice.call(lambda: socket.socket(family(version), socket.SOCK_STREAM)) as client:
+        with alice.call(lambda: socket.socket(family(target), socket.SOCK_STREAM)) as client:
             client.settimeout(60)
             client.bind((str(own), 0))
             client.connect(server.getsockname()[:2])
             client.sendall(sent)
             assert receive(client, len(sent)) == sent[::-1]
         answering.join()
-
-
-def family(version):
-    return socket.AF_INET if version == 4 else socket.AF_INET6
-
-
-def answer_reversed(server, size):
-    server.settimeout(60)
-    with contextlib.suppress(OSError):  # alice's side fails the test
-        accepted, _ = server.accept()
-        with accepted:
-            accepted.settimeout(60)
-            accepted.sendall(receive(accepted, size)[::-1])
-
-
-def receive(stream, size):
-    data = bytearray()
-    while len(data) < size:
-        part = stream.recv(65536)
-        if not part:
-            break
-        data += part
-    return bytes(data)
 
 
 def carries_everything(circuit, underlay, kinds):

@@ -513,7 +513,7 @@ def test_k12_ours_credits_nobody_with_an_id_that_is_not_proven():
         claimed = NodeId(digest(number))
         calls.start(Ping(), host.endpoint, claimed, NOW, answers.append)
         reply = host.envelopes.reply(Pong(), parse_datagram(sent[-1], TAG))
-        calls.replied(parse_datagram(reply, TAG), host.endpoint)
+        calls.replied(parse_datagram(reply, TAG), host.endpoint, NOW)
     assert answers == []
     assert counts[DhtCount.UNSOLICITED] == 35
 
@@ -749,10 +749,10 @@ def test_k20_ours_compares_the_address_and_forgets_what_ended():
     calls.start(Ping(), host.endpoint, host.identity.node_id, NOW, answers.append)
     reply = parse_datagram(host.envelopes.reply(Pong(), parse_datagram(sent[0], TAG)), TAG)
     assert isinstance(reply, UnverifiedReply)
-    calls.replied(reply, public_endpoint(66))
+    calls.replied(reply, public_endpoint(66), NOW)
     assert answers == []
     calls.cancel_all()
-    calls.replied(reply, host.endpoint)
+    calls.replied(reply, host.endpoint, NOW)
     assert answers == []
     assert len(calls) == 0
     assert calls.next_deadline() == float("inf")
