@@ -11,7 +11,7 @@ from typing import Final
 
 from overlay.dht.events import DhtEvent, Joined
 from overlay.dht.settings import DhtSettings
-from overlay.errors import ConfigurationError
+from overlay.plugins import settings_of
 from sims.adversary.adversary import AdversaryMeasure, Conspiracy
 from sims.engine.streams import Streams
 from sims.latency import build_latency
@@ -81,7 +81,7 @@ class Simulation:
         streams = Streams(seed)
         self.world = world = World(
             streams,
-            _settings(scenario),
+            settings_of("dht", DhtSettings, scenario.dht),
             build_latency(
                 scenario.latency.model,
                 low_s=scenario.latency.low_s,
@@ -205,15 +205,3 @@ class Simulation:
                 client.left(machine.node_id)
         elif self.scenario.arrival.kind == "flash-crowd" and self.population.is_newcomer(machine):
             self._strangers[machine.index] = machine
-
-
-def _settings(scenario: Scenario) -> DhtSettings:
-    """Return the product's settings with the scenario's changes.
-
-    Raises:
-        ConfigurationError: there is no such setting, or its value is out of range.
-    """
-    try:
-        return DhtSettings(**dict(scenario.dht))  # type: ignore[arg-type]  # checked by the dataclass
-    except (TypeError, ValueError) as error:
-        raise ConfigurationError(f"[dht] {error}; see overlay.dht.settings.") from error

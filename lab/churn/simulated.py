@@ -103,7 +103,6 @@ class _Client:
         world = play.world
         self._play = play
         self._world = world
-        self._machine = machine
         self._last = 0
         self.table = TopologyTable(allow_private_endpoints=True)
         self.paths = Paths(
@@ -165,7 +164,6 @@ class _Play:
         self._probing = Probing(script, ids, self.world.streams.stream("probes"))
         self._clients = {number: _Client(self, machines[number]) for number in script.clients}
         self._ledger = Ledger()
-        self._at_warm_up = (0, 0, 0, 0)
         self.world.listeners.append(self._told)
 
     def run(self) -> Measured:

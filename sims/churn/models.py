@@ -43,11 +43,6 @@ class SessionModel:
         if not 0 <= self.permanent_share <= 1:
             raise ValueError("permanent_share must lie in [0, 1]")
 
-    @property
-    def returns(self) -> bool:
-        """Whether a node that left comes back."""
-        return self.off is not None
-
     def availability(self) -> float:
         """Return the share of time for which a node is there: E[on] / (E[on] + E[off])."""
         if self.off is None:

@@ -18,7 +18,6 @@ from overlay.dht.calls import Answer
 from overlay.dht.core import Dht
 from overlay.dht.descriptor import MixDescriptor
 from overlay.dht.envelope import Envelopes
-from overlay.dht.joining import Greeting
 from overlay.dht.lookup import Lookup
 from overlay.dht.membership import Phase
 from overlay.dht.messages import Contact, FindRecord, Record
@@ -89,10 +88,10 @@ class SimulatedDht(Dht):
         if self.crawling:
             super().crawl(now)
 
-    def remember(self, contacts: Iterable[Contact], now: float) -> None:
-        """Greet contacts of an earlier life, as a node does with its persistent peer cache."""
+    def seed_with(self, contacts: Iterable[Contact], now: float) -> None:
+        """Greet contacts of an earlier life, as :meth:`seed` does with unexpired descriptors."""
         self._be_present(now)
-        self._membership.add_seeds([Greeting(c.endpoint, c.node_id) for c in contacts])
+        self._membership.add_seeds(self._greetings(contacts))
         self._membership.greet(self._responder.own_endpoints)
 
     def resume(self, contacts: Iterable[Contact], now: float) -> None:

@@ -43,7 +43,6 @@ class Machine:
         "identity",
         "index",
         "is_client",
-        "joined_at",
         "number",
         "plane",
         "remembered",
@@ -71,7 +70,7 @@ class Machine:
         self.signed: deque[bytes] = deque(maxlen=_SIGNED_KEPT)
         self.descriptor: MixDescriptor | None = None
         self.remembered: tuple[Contact, ...] = ()
-        self.started_at = self.joined_at = math.nan
+        self.started_at = math.nan
         self._wake = math.inf
         self._free_at = 0.0
 
@@ -95,7 +94,7 @@ class Machine:
         """The program starts."""
         self.dht = dht
         self.sessions += 1
-        self.started_at, self.joined_at = self.world.heap.now, math.nan
+        self.started_at = self.world.heap.now
         self._wake, self._free_at = math.inf, 0.0
 
     def switch_off(self) -> None:

@@ -13,7 +13,7 @@ from typing import Final
 from overlay.addresses import Endpoint, NodeId
 from overlay.dht.admission import source_group
 from overlay.dht.descriptor import MixDescriptor
-from overlay.dht.events import DhtEvent, Joined
+from overlay.dht.events import DhtEvent
 from overlay.dht.messages import Contact
 from overlay.dht.settings import DhtSettings
 from overlay.identity import LocalIdentity
@@ -108,7 +108,7 @@ class World:
         now = self.heap.now
         dht.publish(self._sign(machine), now)
         if machine.remembered:
-            dht.remember(machine.remembered, now)
+            dht.seed_with(machine.remembered, now)
         if self.bootstrap:
             dht.bootstrap([peer for peer in self.bootstrap if peer != machine.endpoint], now)
         machine.flush()
@@ -169,8 +169,6 @@ class World:
 
     def on_event(self, machine: Machine, event: DhtEvent) -> None:
         """Take what a core reports."""
-        if isinstance(event, Joined):
-            machine.joined_at = self.heap.now
         for listener in self.listeners:
             listener(machine, event)
 
