@@ -35,9 +35,32 @@ def shaped(size: int) -> st.SearchStrategy[bytes]:
     return st.lists(SPARSE, min_size=size, max_size=size).map(bytes)
 
 
+BODY_BYTES = {1: 21, 2: 1, 3: 8, 4: 8, 5: 1, 6: 40, 7: 56, 8: 20, 9: 20}
+PLAUSIBLE_CONTROL = st.builds(
+    lambda version, kind, body, cut: (
+        bytes((version, kind)) + body[: BODY_BYTES.get(kind, 62) - cut]
+    ).ljust(CONTROL_BYTES, b"\0"),
+    st.sampled_from([1, 2, 2, 2]),
+    st.integers(0, 10),
+    st.binary(min_size=62, max_size=62),
+    st.sampled_from([0, 0, 0, 1, -1]),
+)
+"""A body of its kind's size, or one byte more or less, so that every kind's fields are parsed."""
+
+
 @given(st.binary(max_size=200) | shaped(CONTROL_BYTES))
 @settings(deadline=None, max_examples=50)
 def test_circuit_control_parses_to_its_one_encoding_or_peer_error(data: bytes) -> None:
+    parses_to_its_one_encoding_or_peer_error(data)
+
+
+@given(PLAUSIBLE_CONTROL)
+@settings(deadline=None, max_examples=300)
+def test_plausible_circuit_control_does_so_too(data: bytes) -> None:
+    parses_to_its_one_encoding_or_peer_error(data)
+
+
+def parses_to_its_one_encoding_or_peer_error(data: bytes) -> None:
     try:
         message = parse_control(data)
     except PeerError:
