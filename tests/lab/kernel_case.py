@@ -25,6 +25,10 @@ _REPORTS = "OVERLAY_KERNEL_REPORTS"
 _SHOWN_CHARACTERS = 4_000
 _HERE = Path(__file__).parent
 
+UNPRIVILEGED = ["setpriv", "--bounding-set", "-all"]
+"""Before a command: run it without any capability. It keeps its user, so that it may read a
+checkout that lies in a directory of root's alone."""
+
 
 def pytest_configure(config):
     if config.pluginmanager.has_plugin(_PLUGIN):

@@ -11,6 +11,7 @@ from random import Random
 
 import pytest
 from doctor_case import Doctor, configured, facts
+from kernel_case import UNPRIVILEGED
 
 from lab.namespaces import Namespace
 from overlay.errors import BackendError
@@ -22,7 +23,6 @@ from overlay.ipsec.xfrm.probe import try_suite
 
 pytestmark = pytest.mark.kernel(time_limit_s=1500)
 
-NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
 READ_ONLY_SETTINGS = [
     "unshare", "--mount", "sh", "-c", 'mount --bind /proc/sys /proc/sys && '
     'mount -o remount,bind,ro /proc/sys && exec "$@"', "sh",
@@ -154,7 +154,7 @@ def test_forwarding_that_is_forbidden_is_mended_by_the_command_that_is_told(host
 def test_an_ordinary_user_is_told_of_the_privilege(host, tmp_path):
     configuration = configured(tmp_path / "node", **XFRM)
     tmp_path.chmod(0o711)
-    examined = Doctor(host, configuration, prefix=["setpriv", "--bounding-set", "-all"])
+    examined = Doctor(host, configuration, prefix=UNPRIVILEGED)
     assert {"CAP_NET_ADMIN", "kernel ESP", "TUN device"} <= set(examined.obstacles)
     one_sentence(examined.said("kernel ESP"), "Operation not permitted", "CAP_NET_ADMIN")
 
@@ -176,7 +176,7 @@ try:
 except BackendError as error:
     print(error)
 """
-    said = host.run([*NOBODY, sys.executable, "-c", program]).stdout.strip()
+    said = host.run([*UNPRIVILEGED, sys.executable, "-c", program]).stdout.strip()
     operation = "listing" if what == "state" else "installing a security association"
     one_sentence(said, operation, "Operation not permitted", "CAP_NET_ADMIN")
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from kernel_case import UNPRIVILEGED
 
 from lab.namespaces import Namespace
 from overlay.addresses import Endpoint
@@ -255,13 +256,13 @@ def ended_within(backend, identity, seconds):
 
 
 def test_without_privileges_the_error_says_what_to_do(host):
-    nobody = ["setpriv", "--reuid=65534", "--clear-groups"]
-    answer = host.run([*nobody, sys.executable, "-c", UNPRIVILEGED], check=False).stdout
+    command = [*UNPRIVILEGED, sys.executable, "-c", MAKES_A_BACKEND]
+    answer = host.run(command, check=False).stdout
     assert "CAP_NET_ADMIN" in answer
     assert answer.rstrip().endswith(".")
 
 
-UNPRIVILEGED = """
+MAKES_A_BACKEND = """
 import random
 from overlay.errors import BackendError
 from overlay.ipsec.xfrm.backend import XfrmBackend
