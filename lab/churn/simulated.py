@@ -33,7 +33,7 @@ from sims.participants.core import SimulatedDht
 from sims.participants.machine import Machine
 from sims.participants.plane import NoGuard
 from sims.participants.records import signed_descriptor
-from sims.participants.world import NETWORK_ID, START, World, honest_core
+from sims.participants.world import NETWORK_ID, START, World, own_core
 
 __all__ = ["simulate"]
 
@@ -94,7 +94,7 @@ class _World(World):
 
 
 def _core(world: World, machine: Machine) -> SimulatedDht:
-    return honest_core(world, machine, crawling=machine.index != len(world.machines) - 1)
+    return own_core(world, machine, crawling=machine.index != len(world.machines) - 1)
 
 
 class _Client:

@@ -76,6 +76,9 @@ class Dht:
         ConfigurationError: this identity costs less than the network asks.
     """
 
+    make_responder: Callable[..., Responder] = Responder
+    """Builds what answers the requests of others; a simulated adversary has its own."""
+
     def __init__(
         self,
         identity: LocalIdentity,
@@ -131,7 +134,7 @@ class Dht:
             on_answer=self._met_and_filtered,
             on_silence=self._membership.silent,
         )
-        self._responder = Responder(
+        self._responder = self.make_responder(
             self._own_id,
             self._envelopes,
             settings,

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final
 
 from overlay.addresses import NodeId
 from sims.adversary.crowds import identities_near, sybil_endpoint
 from sims.adversary.plot import Plot
-from sims.adversary.responder import corrupt
+from sims.adversary.responder import HostileDht
 from sims.measures.recorder import Recorder
 from sims.participants.core import SimulatedDht
 from sims.participants.machine import Machine
-from sims.participants.world import World, honest_core
+from sims.participants.world import World, own_core
 from sims.scenario.sections import Adversary
 
 __all__ = ["AdversaryMeasure", "Conspiracy"]
@@ -64,11 +65,11 @@ class Conspiracy:
         self.world.start(machine)
 
     def _core(self, world: World, machine: Machine) -> SimulatedDht:
-        dht = honest_core(world, machine)
-        if not machine.honest:
-            self.plot.enlist(machine.contact)
-            corrupt(dht, self.plot, self._record_of)
-        return dht
+        if machine.honest:
+            return own_core(world, machine)
+        self.plot.enlist(machine.contact)
+        hostile = partial(HostileDht, self.plot, self._record_of)
+        return own_core(world, machine, core=hostile)
 
     def _record_of(self, key: NodeId) -> bytes | None:
         machine = self.world.by_number.get(int.from_bytes(key, "big"))

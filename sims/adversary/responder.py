@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from functools import partial
+from typing import Any, Final
 
 from overlay.addresses import Endpoint, NodeId
 from overlay.dht.envelope import UnverifiedRequest
@@ -22,7 +23,7 @@ from overlay.dht.responder import Responder
 from sims.adversary.plot import Plot
 from sims.participants.core import SimulatedDht
 
-__all__ = ["corrupt"]
+__all__ = ["HostileDht"]
 
 _FLIPPED_BYTE: Final = -70
 """Lies in the body in front of the signature."""
@@ -30,11 +31,16 @@ _FLIPPED_BYTE: Final = -70
 RecordOf = Callable[[NodeId], bytes | None]
 
 
-class _HostileResponder(Responder):
-    """Stays in tables (PING, STORE and LEAVE are answered as they should be) and lies elsewhere."""
+class HostileResponder(Responder):
+    """Stays in tables (PING, STORE and LEAVE are answered as they should be) and lies elsewhere.
 
-    plot: Plot
-    record_of: RecordOf
+    ``record_of`` gives a node's true record, which a forger bends.
+    """
+
+    def __init__(self, plot: Plot, record_of: RecordOf, *args: Any, **parts: Any) -> None:  # noqa: ANN401 - the parent's
+        super().__init__(*args, **parts)
+        self.plot = plot
+        self.record_of = record_of
 
     def answer(self, request: UnverifiedRequest, source: Endpoint, now: float) -> bytes | None:
         asked = isinstance(request.request, FindNode | FindRecord)
@@ -73,13 +79,12 @@ class _HostileResponder(Responder):
         return contacts_that_fit(self.plot.nearest(target, k), k)
 
 
-def corrupt(dht: SimulatedDht, plot: Plot, record_of: RecordOf) -> None:
-    """Let a core answer for the adversary from now on."""
-    responder = dht._responder
-    responder.__class__ = _HostileResponder
-    assert isinstance(responder, _HostileResponder)  # just made one
-    responder.plot = plot
-    responder.record_of = record_of
+class HostileDht(SimulatedDht):
+    """A core that answers for the adversary."""
+
+    def __init__(self, plot: Plot, record_of: RecordOf, *args: Any, **parts: Any) -> None:  # noqa: ANN401 - the parent's
+        self.make_responder = partial(HostileResponder, plot, record_of)
+        super().__init__(*args, **parts)
 
 
 def forged(record: bytes) -> bytes:

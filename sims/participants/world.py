@@ -27,7 +27,7 @@ from sims.participants.costs import CryptoCosts
 from sims.participants.machine import NETWORK_ID, Machine
 from sims.participants.records import SharedVerifier, signed_descriptor
 
-__all__ = ["NETWORK_ID", "START", "World", "honest_core", "own_network"]
+__all__ = ["NETWORK_ID", "START", "World", "own_core", "own_network"]
 
 START: Final = 1_800_000_000.0
 """Unix seconds at which every simulation begins."""
@@ -72,7 +72,7 @@ class World:
         self.listeners: list[Listener] = []
         self.settled: dict[int, Callable[[], None]] = {}
         """By a machine's index, who wants to know when its control plane has come to rest."""
-        self.make_core: CoreFactory = honest_core
+        self.make_core: CoreFactory = own_core
         self.denies: Callable[[NodeId], bool] = _never
         """Whether a hostile relay kills the circuits over it at this moment."""
         self.opening: dict[int, tuple[NodeId, ...]] = {}
@@ -208,9 +208,18 @@ class World:
                 holder.dht.keep(descriptor, group)
 
 
-def honest_core(world: World, machine: Machine, *, crawling: bool | None = None) -> SimulatedDht:
-    """Build the core of an honest machine; only clients crawl unless ``crawling`` says else."""
-    return SimulatedDht(
+def own_core(
+    world: World,
+    machine: Machine,
+    *,
+    crawling: bool | None = None,
+    core: Callable[..., SimulatedDht] = SimulatedDht,
+) -> SimulatedDht:
+    """Build a machine's core, an honest one unless ``core`` builds another.
+
+    Only clients crawl unless ``crawling`` says else.
+    """
+    return core(
         machine.identity,
         network_id=NETWORK_ID,
         settings=world.settings,
