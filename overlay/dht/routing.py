@@ -21,6 +21,7 @@ import math
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from random import Random
 from typing import Final
 
@@ -57,16 +58,31 @@ def distance(one: bytes, other: bytes) -> int:
 class Entry(Node):  # type: ignore[misc]  # the package ships no types
     """A contact in a bucket: the package's node with what we know of its health."""
 
-    __slots__ = ("contact", "failures", "group", "id", "ip", "last_seen", "long_id", "port")
+    __slots__ = ("contact", "failures", "group", "id", "last_seen", "long_id")
 
     def __init__(self, contact: Contact, group: bytes, last_seen: float) -> None:
         self.id = contact.node_id
-        self.ip, self.port = contact.endpoint
-        self.long_id = int.from_bytes(contact.node_id, "big")
+        self.long_id = _shared_number(contact.node_id)
         self.contact = contact
         self.group = group
         self.last_seen = last_seen
         self.failures = 0
+
+    @property
+    def ip(self) -> str:
+        """The address of its endpoint."""
+        return self.contact.endpoint.host
+
+    @property
+    def port(self) -> int:
+        """The port of its endpoint."""
+        return self.contact.endpoint.port
+
+
+@lru_cache(maxsize=32_768)
+def _shared_number(node_id: NodeId) -> int:
+    """Read an id as a number; tables of one process share it, which is a tenth of their size."""
+    return int.from_bytes(node_id, "big")
 
 
 class Bucket(KBucket):  # type: ignore[misc]  # the package ships no types
