@@ -18,6 +18,7 @@ import enum
 import heapq
 from bisect import insort
 from collections.abc import Iterable
+from itertools import cycle
 from typing import Final, NamedTuple, Protocol
 
 from overlay.addresses import Endpoint, NodeId
@@ -147,9 +148,8 @@ class Lookup:
             return
         hops = path.candidates[node_id][1] + 1
         if hops <= self._settings.lookup_max_hops:
-            takers = [path, *(other for other in self._paths if not other.candidates)]
-            for index, contact in enumerate(reply.contacts[: self._settings.k]):
-                taker = takers[index % len(takers)]
+            takers = cycle([path, *[other for other in self._paths if not other.candidates]])
+            for taker, contact in zip(takers, reply.contacts[: self._settings.k], strict=False):
                 if contact.node_id not in taker.candidates:  # most of them are known by now
                     self._add(taker, contact, hops)
 
