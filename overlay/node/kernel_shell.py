@@ -5,8 +5,8 @@ traffic, by expiring SAs, and a few times after a handshake to see whether the p
 
 ::
 
-    opened    backend (device, SAs, policies) -> wall -> exit's filter -> control sockets
-              -> ESP of the UDP port to the kernel
+    opened    backend (device, SAs, policies) -> fragmenting device -> wall -> exit's filter
+              -> control sockets -> ESP of the UDP port to the kernel
     closed    the other way round
 """
 
@@ -20,8 +20,10 @@ import trio
 
 from overlay.addresses import Endpoint, InnerAddress, IpNetwork
 from overlay.config import Configuration
+from overlay.errors import BackendError
 from overlay.ipsec.xfrm.backend import XfrmBackend
 from overlay.ipsec.xfrm.encapsulation import decapsulate_esp
+from overlay.logs import EventLog, Word
 from overlay.node.assembly import path_mtu
 from overlay.node.kernel_path import CONTROL_PORTS, KernelPath
 from overlay.node.kernel_source import KernelSource
@@ -32,10 +34,13 @@ from overlay.system.conntrack import forget_connections
 from overlay.system.control_sockets import ControlSocket
 from overlay.system.destination_guard import DestinationGuard
 from overlay.system.exit_filter import ExitFilter, clear_exit_leftovers
+from overlay.system.fragmenting_device import FragmentingDevice, clear_fragmenting_leftovers
 from overlay.system.ipsec_wall import IpsecWall
 from overlay.system.udp import bound_socket
 
 __all__ = ["KernelShell"]
+
+_log = EventLog(__name__)
 
 _PROOF_CHECK_S: Final = 0.25
 """How often the counters of link SAs that wait for a first packet are asked."""
@@ -60,13 +65,18 @@ class KernelShell:
         roles, mtu = configuration.roles, path_mtu(configuration)
         with ExitStack() as opened:
             opened.callback(backend.close)
+            fragmenting = _fragmenting(opened)
             self.guard = KernelSource(
-                lambda: DestinationGuard(by_ipsec=True), device=backend.device_name, path_mtu=mtu
+                lambda: DestinationGuard(by_ipsec=True),
+                device=backend.device_name,
+                path_mtu=mtu,
+                fragmenting=fragmenting,
             )
             opened.callback(self.guard.close)
             opened.enter_context(IpsecWall(CONTROL_PORTS, forwards=roles.relay or roles.exit))
             if roles.exit:
-                opened.enter_context(_exit_filter(configuration, backend.device_name, mtu))
+                exits = _exit_filter(configuration, backend.device_name, mtu, fragmenting)
+                opened.enter_context(exits)
             elif backend.leftovers_removed:
                 clear_exit_leftovers()
             self._control = {
@@ -116,9 +126,26 @@ class KernelShell:
                 node.take(Arrived(first_packets=self.backend.first_packets()))
 
 
-def _exit_filter(configuration: Configuration, device: str, mtu: int) -> ExitFilter:
+def _fragmenting(opened: ExitStack) -> FragmentingDevice | None:
+    """Return the device before which packets are cut, or None where they cannot be.
+
+    The node runs without it: what it lacks then is said by the log and the doctor, and concerns
+    large packets of other protocols than TCP alone.
+    """
+    try:
+        return opened.enter_context(FragmentingDevice())
+    except BackendError as error:
+        _log.warning("source.large_packets_are_lost", reason=Word(error))
+        clear_fragmenting_leftovers()
+        return None
+
+
+def _exit_filter(
+    configuration: Configuration, device: str, mtu: int, fragmenting: FragmentingDevice | None
+) -> ExitFilter:
     pools: tuple[IpNetwork, ...] = (configuration.exit.inner_ipv4, configuration.exit.inner_ipv6)
-    return ExitFilter(device, pools, mtu=mtu, policy=configuration.exit.exit_policy())
+    policy = configuration.exit.exit_policy()
+    return ExitFilter(device, pools, mtu=mtu, policy=policy, fragmenting=fragmenting)
 
 
 def _hand_esp_over(network: Sockets) -> None:

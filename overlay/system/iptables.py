@@ -196,6 +196,8 @@ def _conditions(rule: Rule, mark: int) -> Iterator[str]:
         yield f"-d {rule.destination}"
     if rule.has_mark:
         yield f"-m mark --mark {mark:#x}"
+    if rule.mark is not None:
+        yield f"-m mark --mark {rule.mark:#x}"
     if rule.reply:
         yield "-m conntrack --ctstate ESTABLISHED,RELATED"
     if rule.verdict is Verdict.RESTORE_MARK:

@@ -125,6 +125,8 @@ def _conditions(rule: Rule, mark: int) -> Iterator[str]:
         yield f"{family} daddr {rule.destination}"
     if rule.has_mark:
         yield f"meta mark {mark:#x}"
+    if rule.mark is not None:
+        yield f"meta mark {rule.mark:#x}"
     if rule.reply:
         yield "ct state established,related"
     if rule.protocol is not None:

@@ -65,11 +65,11 @@ class Verdict(enum.Enum):
 class Rule:
     """Conditions that must all hold, and the verdict. Networks also fix the IP version.
 
-    ``has_mark`` means the table's mark; ``reply`` that the packet belongs to a connection
-    which the other side began. ``ports`` are the first and last destination port, for a
-    ``protocol`` of TCP or UDP. ``ipsec_in`` tells whether the packet came out of an IPsec
-    tunnel (not for postrouting), ``ipsec_out`` whether a policy will put it into one (for
-    forward and postrouting); None is for both.
+    ``has_mark`` means the table's mark, ``mark`` a certain other one; ``reply`` that the packet
+    belongs to a connection which the other side began. ``ports`` are the first and last
+    destination port, for a ``protocol`` of TCP or UDP. ``ipsec_in`` tells whether the packet came
+    out of an IPsec tunnel (not for postrouting), ``ipsec_out`` whether a policy will put it into
+    one (for forward and postrouting); None is for both.
     """
 
     hook: Hook
@@ -82,6 +82,7 @@ class Rule:
     not_source: IpNetwork | None = None
     destination: IpNetwork | None = None
     has_mark: bool = False
+    mark: int | None = None
     reply: bool = False
     protocol: int | None = None
     ports: tuple[int, int] | None = None

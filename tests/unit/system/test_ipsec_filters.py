@@ -1,7 +1,7 @@
 """The filters around the kernel's IPsec: what they let pass, judged by a stupid model."""
 
 import ipaddress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import given
@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from overlay.exit_policy import FORBIDDEN_NETWORKS, ExitPolicy, ExitRule
 from overlay.system.destination_guard import ipsec_guard_filter
 from overlay.system.exit_filter import ExitPlan, exit_rules
+from overlay.system.fragmenting_device import REROUTE_MARK
 from overlay.system.ipsec_wall import wall_rules
 from overlay.system.iptables import render_iptables
 from overlay.system.nftables import render_nftables
@@ -65,6 +66,7 @@ def matches(rule, packet):
             rule.ipsec_out in (None, packet.ipsec_out),
             packet.reply or not rule.reply,
             packet.mark == MARK or not rule.has_mark,
+            rule.mark in (None, packet.mark),
         )
     )
 
@@ -156,6 +158,29 @@ def test_the_exit_lets_answers_back_into_ipsec():
     assert verdict(EXIT, Hook.FORWARD, packet) == (Verdict.ACCEPT, [Verdict.CLAMP_MSS])
 
 
+CUT_EXIT = exit_rules(replace(plan(EVERYTHING), fragmenting="anonfrag0"))
+
+
+@pytest.mark.parametrize(
+    ("version", "device", "ipsec_out", "reply", "expected"),
+    [
+        (4, "anonfrag0", False, True, Verdict.ACCEPT),
+        (4, "anonfrag0", False, False, Verdict.DROP),
+        (4, "eth1", False, True, Verdict.DROP),
+        (6, "anonsec0", True, True, Verdict.ACCEPT),
+        (6, "anonfrag0", False, True, Verdict.DROP),
+    ],
+)
+def test_an_exit_that_cuts_lets_answers_to_the_device_that_does(
+    version, device, ipsec_out, reply, expected
+):
+    outside = "203.0.113.7" if version == 4 else OUTSIDE
+    packet = Packet(outside, INNER[version], out_device=device, ipsec_out=ipsec_out, reply=reply)
+    found, done = verdict(CUT_EXIT, Hook.FORWARD, packet)
+    assert found is expected
+    assert found is not Verdict.ACCEPT or done == [Verdict.CLAMP_MSS]
+
+
 def test_the_forbidden_networks_of_both_versions_are_named():
     named = {rule.destination for rule in EXIT if rule.verdict is Verdict.DROP}
     assert {network for network, _ in FORBIDDEN_NETWORKS} <= named
@@ -235,6 +260,47 @@ GUARD = ipsec_guard_filter(
 )
 def test_the_guard_lets_out_what_ipsec_will_encapsulate_alone(packet, expected):
     assert verdict(GUARD, Hook.POSTROUTING, packet)[0] is expected
+
+
+CUT_GUARD = ipsec_guard_filter(
+    "guard-1",
+    MARK,
+    [
+        Route(WIDE, RouteKind.UNREACHABLE, 1, 9),
+        Route(
+            WIDE, RouteKind.UNICAST, 1, 1, "anonfrag0", ipaddress.ip_address(INNER[4]), 1038, True
+        ),
+    ],
+).rules  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("packet", "expected"),
+    [
+        (Packet(INNER[4], "198.51.7.7", out_device="anonfrag0"), Verdict.ACCEPT),
+        (Packet(INNER[4], "198.51.7.7", mark=REROUTE_MARK, ipsec_out=True), Verdict.ACCEPT),
+        (Packet(INNER[4], "198.51.7.7", mark=REROUTE_MARK), Verdict.DROP),
+        (Packet("192.0.2.1", "198.51.7.7", mark=REROUTE_MARK), Verdict.DROP),
+        (Packet("192.0.2.1", "198.51.7.7", mark=REROUTE_MARK, ipsec_out=True), Verdict.ACCEPT),
+        (Packet("192.0.2.1", "198.51.7.7", ipsec_out=True), Verdict.DROP),
+    ],
+    ids=[
+        "on its way to be cut",
+        "a fragment into its circuit",
+        "a fragment without a policy",
+        "the mark alone",
+        "another circuit's answer, inside the destination",
+        "another IPsec of this host",
+    ],
+)
+def test_what_is_cut_passes_twice_and_leaves_through_ipsec_alone(packet, expected):
+    assert verdict(CUT_GUARD, Hook.POSTROUTING, packet)[0] is expected
+
+
+def test_fragments_are_normalised_where_they_enter_the_circuit():
+    fragment = Packet(INNER[4], "198.51.7.7", mark=REROUTE_MARK, ipsec_out=True)
+    done = verdict(CUT_GUARD, Hook.POSTROUTING, fragment)[1]
+    assert done == [Verdict.HOP_LIMIT, Verdict.TRAFFIC_CLASS, Verdict.STRIP_TIMESTAMPS]
 
 
 def test_the_guard_normalises_what_enters_a_circuit():
