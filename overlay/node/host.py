@@ -18,6 +18,7 @@ from overlay.system.destination_guard import DestinationGuard
 from overlay.system.exit_filter import ExitFilter, clear_exit_leftovers
 from overlay.system.fragmenting_device import clear_fragmenting_leftovers
 from overlay.system.ipsec_wall import IpsecWall
+from overlay.system.link_detour import clear_link_detour_leftovers
 from overlay.system.local_address import own_addresses
 from overlay.system.rtnetlink import add_address, remove_address
 from overlay.system.tun import TunDevice
@@ -170,6 +171,7 @@ class LinuxHost:
             # Also if there were none: who was killed between these two steps left the wall.
             IpsecWall((), forwards=False).remove()
             clear_fragmenting_leftovers()
+            clear_link_detour_leftovers()
 
     def forget_connections(self, inner_address: InnerAddress) -> bool:
         """See :class:`Host`."""

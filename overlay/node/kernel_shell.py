@@ -5,16 +5,16 @@ traffic, by expiring SAs, and a few times after a handshake to see whether the p
 
 ::
 
-    opened    backend (device, SAs, policies) -> fragmenting device -> wall -> exit's filter
-              -> control sockets -> ESP of the UDP port to the kernel
+    opened    backend (device, SAs, policies) -> devices for large packets -> wall
+              -> exit's filter -> control sockets -> ESP of the UDP port to the kernel
     closed    the other way round
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from typing import Final
+from typing import Final, TypeVar
 
 import trio
 
@@ -34,13 +34,16 @@ from overlay.system.conntrack import forget_connections
 from overlay.system.control_sockets import ControlSocket
 from overlay.system.destination_guard import DestinationGuard
 from overlay.system.exit_filter import ExitFilter, clear_exit_leftovers
-from overlay.system.fragmenting_device import FragmentingDevice, clear_fragmenting_leftovers
+from overlay.system.fragmenting_device import FragmentingDevice
 from overlay.system.ipsec_wall import IpsecWall
+from overlay.system.link_detour import LinkDetour
 from overlay.system.udp import bound_socket
 
 __all__ = ["KernelShell"]
 
 _log = EventLog(__name__)
+
+_Made = TypeVar("_Made", FragmentingDevice, LinkDetour)
 
 _PROOF_CHECK_S: Final = 0.25
 """How often the counters of link SAs that wait for a first packet are asked."""
@@ -65,7 +68,9 @@ class KernelShell:
         roles, mtu = configuration.roles, path_mtu(configuration)
         with ExitStack() as opened:
             opened.callback(backend.close)
-            fragmenting = _fragmenting(opened)
+            forwards = roles.relay or roles.exit
+            fragmenting = _if_possible(opened, FragmentingDevice)
+            large = forwards and fragmenting and _if_possible(opened, LinkDetour)
             self.guard = KernelSource(
                 lambda: DestinationGuard(by_ipsec=True),
                 device=backend.device_name,
@@ -73,7 +78,8 @@ class KernelShell:
                 fragmenting=fragmenting,
             )
             opened.callback(self.guard.close)
-            opened.enter_context(IpsecWall(CONTROL_PORTS, forwards=roles.relay or roles.exit))
+            wall = IpsecWall(CONTROL_PORTS, forwards=forwards, cuts_links=bool(large))
+            opened.enter_context(wall)
             if roles.exit:
                 exits = _exit_filter(configuration, backend.device_name, mtu, fragmenting)
                 opened.enter_context(exits)
@@ -126,17 +132,16 @@ class KernelShell:
                 node.take(Arrived(first_packets=self.backend.first_packets()))
 
 
-def _fragmenting(opened: ExitStack) -> FragmentingDevice | None:
-    """Return the device before which packets are cut, or None where they cannot be.
+def _if_possible(opened: ExitStack, make: Callable[[], _Made]) -> _Made | None:
+    """Make what large packets need, or return None where the kernel or our rights forbid it.
 
-    The node runs without it: what it lacks then is said by the log and the doctor, and concerns
-    large packets of other protocols than TCP alone.
+    The node runs without: what it loses then is said by the log and the doctor, and concerns
+    packets of other protocols than TCP alone.
     """
     try:
-        return opened.enter_context(FragmentingDevice())
+        return opened.enter_context(make())
     except BackendError as error:
-        _log.warning("source.large_packets_are_lost", reason=Word(error))
-        clear_fragmenting_leftovers()
+        _log.warning("kernel.large_packets_are_lost", reason=Word(error))
         return None
 
 

@@ -40,7 +40,14 @@ from overlay.addresses import InnerAddress, IpNetwork
 from overlay.system.filter_choice import find_packet_filter
 from overlay.system.fragmenting_device import REROUTE_MARK
 from overlay.system.ownership import Ownership
-from overlay.system.packet_filter import FilterTable, Hook, PacketFilter, Rule, Verdict
+from overlay.system.packet_filter import (
+    LARGE_MARK,
+    FilterTable,
+    Hook,
+    PacketFilter,
+    Rule,
+    Verdict,
+)
 from overlay.system.rtnetlink import MarkRule, Route, RouteKind, Rtnetlink
 
 __all__ = ["GUARD_TABLE", "NODE_MARK", "DestinationGuard", "guard_filter", "ipsec_guard_filter"]
@@ -272,7 +279,10 @@ def ipsec_guard_filter(name: str, mark: int, routes: list[Route]) -> FilterTable
         Rule(hook=Hook.POSTROUTING, verdict=Verdict.DROP, source=each, ipsec_out=False)
         for each in inner
     ]
-    leaving.append(Rule(hook=Hook.POSTROUTING, verdict=Verdict.ACCEPT, has_mark=True))
+    leaving += [
+        Rule(hook=Hook.POSTROUTING, verdict=Verdict.ACCEPT, has_mark=True),
+        Rule(hook=Hook.POSTROUTING, verdict=Verdict.ACCEPT, mark=mark | LARGE_MARK),
+    ]
     for prefix in prefixes:
         leaving += _into_circuit(carried.get(prefix))
         leaving.append(_REPLY_OF_AN_EXIT)

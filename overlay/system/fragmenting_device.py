@@ -60,10 +60,10 @@ class FragmentingDevice:
             BackendError: no permission, or the kernel cannot do it.
         """
         with ExitStack() as opened, Rtnetlink() as netlink:
+            opened.callback(clear_fragmenting_leftovers)
             self.name, self.program = _cutting(opened, netlink, _NAME)
             second = opened.enter_context(TunDevice.open(_NAME, _MTU)).name
             netlink.put_route(Route(_EVERYWHERE, RouteKind.UNICAST, _TABLE, _METRIC, second))
-            opened.callback(clear_fragmenting_leftovers)
             netlink.add_rule(_RULE)
             self._opened = opened.pop_all()
 
