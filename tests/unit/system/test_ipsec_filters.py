@@ -14,7 +14,7 @@ from overlay.system.fragmenting_device import REROUTE_MARK
 from overlay.system.ipsec_wall import wall_rules
 from overlay.system.iptables import render_iptables
 from overlay.system.nftables import render_nftables
-from overlay.system.packet_filter import FilterTable, Hook, Verdict
+from overlay.system.packet_filter import LARGE_MARK, FilterTable, Hook, Verdict
 from overlay.system.rtnetlink import Route, RouteKind
 
 MARK = 0x6D69
@@ -37,6 +37,7 @@ class Packet:
     ipsec_out: bool = False
     reply: bool = False
     mark: int = 0
+    length: int = 60
 
 
 def verdict(rules, hook, packet):
@@ -67,6 +68,7 @@ def matches(rule, packet):
             packet.reply or not rule.reply,
             packet.mark == MARK or not rule.has_mark,
             rule.mark in (None, packet.mark),
+            rule.longer_than is None or packet.length > rule.longer_than,
         )
     )
 
@@ -229,6 +231,20 @@ def test_a_host_that_forwarded_for_nobody_still_does_not():
     assert verdict(OPEN_WALL, Hook.FORWARD, others)[0] is Verdict.ACCEPT
 
 
+CUTTING_WALL = wall_rules((6978, 6979), closed=True, cuts_links=True)
+
+
+@pytest.mark.parametrize("ours", [OVERLAY, CIRCUIT])
+@pytest.mark.parametrize(
+    ("length", "ipsec_in", "done"),
+    [(1281, True, [Verdict.LARGE]), (1280, True, []), (1281, False, [])],
+)
+def test_what_fits_no_link_is_marked_on_its_way_through_circuits(ours, length, ipsec_in, done):
+    packet = Packet(CIRCUIT, ours, protocol=50, length=length, ipsec_in=ipsec_in)
+    assert verdict(CUTTING_WALL, Hook.PREROUTING, packet)[1] == done
+    assert verdict(WALL, Hook.PREROUTING, packet)[1] == []
+
+
 # -- the guard ---------------------------------------------------------------------------
 
 WIDE, NARROW = ipaddress.ip_network("198.51.0.0/16"), ipaddress.ip_network("198.51.100.0/24")
@@ -253,6 +269,8 @@ GUARD = ipsec_guard_filter(
         (Packet("192.0.2.1", "198.51.7.7", ipsec_out=True), Verdict.DROP),
         (Packet("192.0.2.1", "198.51.7.7"), Verdict.DROP),
         (Packet("192.0.2.1", "198.51.7.7", mark=MARK), Verdict.ACCEPT),
+        (Packet("192.0.2.1", "198.51.7.7", mark=MARK | LARGE_MARK), Verdict.ACCEPT),
+        (Packet("192.0.2.1", "198.51.7.7", mark=LARGE_MARK), Verdict.DROP),
         (Packet(INNER[4], "198.51.100.7", ipsec_out=True), Verdict.DROP),
         (Packet(INNER[4], "203.0.113.1", mark=MARK), Verdict.DROP),
         (Packet("192.0.2.1", "203.0.113.1"), Verdict.ACCEPT),
@@ -337,6 +355,19 @@ def test_nftables_and_iptables_say_it_in_their_words():
         wall, 6
     )
     assert "HL --hl-set 64" not in legacy
+
+
+def test_what_is_cut_is_said_in_both_languages():
+    guard, wall = FilterTable("guard-1", MARK, CUT_GUARD), FilterTable("ipsec", MARK, CUTTING_WALL)
+    assert "meta nfproto ipv4 meta mark 0x6d66 rt ipsec exists accept\n" in render_nftables(guard)
+    assert "meta length > 1280 meta ipsec exists meta mark set 0x10000\n" in render_nftables(wall)
+    assert "-m mark --mark 0x6d66 -m policy --dir out --pol ipsec -j ACCEPT\n" in render_iptables(
+        guard, 4
+    )
+    assert (
+        "-d fd63:6972::/32 -m length --length 1281:65535 -m policy --dir in --pol ipsec "
+        "-j MARK --set-mark 0x10000\n"
+    ) in render_iptables(wall, 6)
 
 
 def test_missing_jumps_are_hooked_in_with_the_rules():
