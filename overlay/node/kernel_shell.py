@@ -70,7 +70,7 @@ class KernelShell:
             opened.callback(backend.close)
             forwards = roles.relay or roles.exit
             fragmenting = _if_possible(opened, FragmentingDevice)
-            large = forwards and fragmenting and _if_possible(opened, LinkDetour)
+            cuts_links = forwards and _if_possible(opened, LinkDetour) is not None
             self.guard = KernelSource(
                 lambda: DestinationGuard(by_ipsec=True),
                 device=backend.device_name,
@@ -78,8 +78,7 @@ class KernelShell:
                 fragmenting=fragmenting,
             )
             opened.callback(self.guard.close)
-            wall = IpsecWall(CONTROL_PORTS, forwards=forwards, cuts_links=bool(large))
-            opened.enter_context(wall)
+            opened.enter_context(IpsecWall(CONTROL_PORTS, forwards=forwards, cuts_links=cuts_links))
             if roles.exit:
                 exits = _exit_filter(configuration, backend.device_name, mtu, fragmenting)
                 opened.enter_context(exits)
