@@ -130,9 +130,11 @@ class KernelOverlay:
         """A path through named hops while inside."""
         with client(self.nodes[source]) as asked:
             report = asked.open_path(self.request(hops, destination))
-        yield report
-        with client(self.nodes[source]) as asked:
-            asked.close_path(report.number)
+        try:
+            yield report
+        finally:
+            with client(self.nodes[source]) as asked:
+                asked.close_path(report.number)
 
     def error_counters(self):
         """The counters of /proc/net/xfrm_stat that are not zero, of all hosts."""
