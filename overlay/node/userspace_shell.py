@@ -47,9 +47,9 @@ class UserspaceShell:
         self._node: ShellHost | None = None
         with ExitStack() as opened:
             inner = (configuration.exit.inner_ipv4, configuration.exit.inner_ipv6)
-            exit_side = ExitSide(host, inner) if configuration.roles.exit else None
-            self._exit = opened.enter_context(exit_side) if exit_side is not None else None
             mtu = path_mtu(configuration)
+            exit_side = ExitSide(host, inner, mtu) if configuration.roles.exit else None
+            self._exit = opened.enter_context(exit_side) if exit_side is not None else None
             self.guard = SourceSide(
                 host,
                 device_mtu=max(mtu, MIN_MTU),

@@ -55,6 +55,7 @@ from overlay.ipsec.xfrm.messages import (
     usersa_info,
 )
 from overlay.system.destination_guard import NODE_MARK
+from overlay.system.packet_filter import LARGE_MARK
 
 __all__ = [
     "KERNEL_MAX_TEMPLATES",
@@ -244,7 +245,8 @@ def _encapsulation(sa: SecurityAssociation) -> list[tuple[str, Any]]:
     attributes: list[tuple[str, Any]] = [("XFRMA_ENCAP", ports)]
     if not sa.inbound:
         # A peer at a protected place must be reached as by the node's own socket.
-        attributes += [("XFRMA_SET_MARK", NODE_MARK), ("XFRMA_SET_MARK_MASK", _WHOLE_MARK)]
+        mask = _WHOLE_MARK & ~LARGE_MARK
+        attributes += [("XFRMA_SET_MARK", NODE_MARK), ("XFRMA_SET_MARK_MASK", mask)]
     return attributes
 
 
