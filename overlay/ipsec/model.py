@@ -227,12 +227,15 @@ class Drop(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class SaCounters:
-    """What has passed an SA since it was installed, and what was dropped at it."""
+    """What has passed an SA since it was installed, and what was dropped at it.
+
+    ``last_used`` is in Unix seconds, None where the engine does not know.
+    """
 
     packets: int
     payload_bytes: int
     sequence: int
-    last_used: float
+    last_used: float | None
     drops: tuple[tuple[Drop, int], ...] = ()
 
 

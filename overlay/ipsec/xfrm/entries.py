@@ -305,7 +305,8 @@ def counters_of(message: Any) -> SaCounters:  # noqa: ANN401 - pyroute2 has no t
     """Return the counters of an SA; it has sent, or received, but not both.
 
     ``payload_bytes`` is what the kernel counts: the encapsulated packets at a sender, with
-    TFC padding left out.
+    TFC padding left out. When the SA was last used is left out: kernels before 6.2 do not tell,
+    and later ones tell it by a clock that somebody may set.
     """
     window = message.get_attr("XFRMA_REPLAY_ESN_VAL") or {}
     received = window.get("seq_hi", 0) << 32 | window.get("seq", 0)
@@ -318,7 +319,7 @@ def counters_of(message: Any) -> SaCounters:  # noqa: ANN401 - pyroute2 has no t
         packets=message["curlft_packets"],
         payload_bytes=message["curlft_bytes"],
         sequence=max(received, sent),
-        last_used=float(message.get_attr("XFRMA_LASTUSED") or 0),
+        last_used=None,
         drops=tuple((drop, count) for drop, count in drops if count),
     )
 
