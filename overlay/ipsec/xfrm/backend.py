@@ -51,9 +51,8 @@ from overlay.ipsec.xfrm.entries import (
     found_identity,
     is_ours,
     masked,
-    policy_id,
-    sa_id,
 )
+from overlay.ipsec.xfrm.forms import policy_bodies, sa_id_body
 from overlay.ipsec.xfrm.leftovers import KERNEL_IPSEC, STOP_THE_OTHER
 from overlay.ipsec.xfrm.messages import (
     XFRM_MSG_DELPOLICY,
@@ -175,15 +174,15 @@ class XfrmBackend:
                 self._release(configuration.local_addresses)
         finally:
             self._delete(
-                [Request(XFRM_MSG_DELPOLICY, policy_id(policy)) for policy in policies]
-                + [Request(XFRM_MSG_DELSA, sa_id(sa.identity)) for sa in associations]
+                [Request(XFRM_MSG_DELPOLICY, policy_bodies(policy)[1]) for policy in policies]
+                + [Request(XFRM_MSG_DELSA, sa_id_body(sa.identity)) for sa in associations]
             )
 
     def query(self, identity: SaIdentity) -> SaCounters | None:
         """Return the kernel's counters of an SA of ours, None if there is none (any more)."""
         if identity not in self._associations:
             return None
-        message, refusal = self._netlink.get(Request(XFRM_MSG_GETSA, sa_id(identity)))
+        message, refusal = self._netlink.get(Request(XFRM_MSG_GETSA, sa_id_body(identity)))
         if refusal is None:
             return counters_of(message)
         if refusal.number in ABSENT:

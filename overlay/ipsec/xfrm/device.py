@@ -17,12 +17,7 @@ from typing import Final
 
 from overlay.addresses import OVERLAY_NETWORKS, IpNetwork
 from overlay.system.failures import refused
-from overlay.system.netlink_messages import (
-    ACKNOWLEDGE,
-    acknowledged_error,
-    attribute,
-    message,
-)
+from overlay.system.netlink_messages import attribute, exchange
 from overlay.system.rtnetlink import MAIN_TABLE, Route, RouteKind, Rtnetlink
 from overlay.system.tun import TunDevice
 
@@ -56,6 +51,7 @@ class CircuitDevice:
         self.name = self._device.name
         self._index = self._device.index
         self._netlink: socket.socket | None = None
+        self._sequence = 1
         try:
             self._netlink = _route_socket()
             with Rtnetlink() as netlink:
@@ -94,15 +90,19 @@ class CircuitDevice:
             self._netlink.close()
 
     def _change(self, kind: int, flags: int, addresses: Sequence[bytes]) -> list[int]:
-        """Send one message for each address; return the errno of each, 0 for done."""
+        """Send one message for each address; return the errno of each, 0 for done.
+
+        Raises:
+            BackendError: the socket failed, so that nothing is known.
+        """
         if self._netlink is None or not addresses:
             return []
-        errors = []
-        for address in addresses:
-            body = _address_body(self._index, address)
-            self._netlink.send(message(kind, flags | ACKNOWLEDGE, body))
-            errors.append(acknowledged_error(self._netlink))
-        return errors
+        bodies = [_address_body(self._index, address) for address in addresses]
+        first, self._sequence = self._sequence, self._sequence + len(bodies)
+        try:
+            return exchange(self._netlink, kind, flags, bodies, first)
+        except OSError as error:
+            raise refused("changing the overlay's addresses", error) from error
 
 
 def _route_socket() -> socket.socket:

@@ -9,7 +9,7 @@ import pytest
 from overlay.errors import BackendError
 from overlay.ipsec.model import SaIdentity, Spi
 from overlay.ipsec.xfrm import netlink
-from overlay.ipsec.xfrm.entries import sa_id
+from overlay.ipsec.xfrm.forms import sa_id_body
 from overlay.ipsec.xfrm.messages import XFRM_MSG_DELSA
 from overlay.ipsec.xfrm.netlink import (
     Refusal,
@@ -101,7 +101,7 @@ def test_an_old_answer_is_never_taken_for_that_of_another_request(monkeypatch):
     monkeypatch.setattr(netlink, "_open", lambda groups: LossyKernel())
 
     def request():
-        return Request(XFRM_MSG_DELSA, sa_id(SaIdentity(Spi(256), bytes(16))))
+        return Request(XFRM_MSG_DELSA, sa_id_body(SaIdentity(Spi(256), bytes(16))))
 
     with XfrmSocket() as kernel:
         with pytest.raises(BackendError):
