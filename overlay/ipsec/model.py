@@ -270,11 +270,18 @@ class IpsecBackend(Protocol):
         ...
 
     def remove(self, configuration: IpsecConfiguration) -> None:
-        """Remove what :meth:`install` of the same value installed; absent parts are no error."""
+        """Remove what :meth:`install` of the same value installed; absent parts are no error.
+
+        It never fails: what the operating system keeps is the backend's to remove later.
+        """
         ...
 
     def query(self, identity: SaIdentity) -> SaCounters | None:
-        """Return the counters of an SA, or None if it is not installed."""
+        """Return the counters of an SA, or None if it is not installed.
+
+        Raises:
+            BackendError: the operating system could not be asked.
+        """
         ...
 
     def flush(self) -> None:
