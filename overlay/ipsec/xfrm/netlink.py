@@ -145,7 +145,7 @@ class XfrmSocket:
 
     def get(self, request: Request) -> tuple[Any, Refusal | None]:
         """Return the one message that answers a request, or why there is none."""
-        with _failures("asking the kernel for an IPsec entry"):
+        with self._exchange("asking the kernel for an IPsec entry"):
             asked = self._transmit([request], 0)
             while True:
                 for kind, flags, sequence, data, offset in self._receive():
@@ -163,7 +163,7 @@ class XfrmSocket:
         """
         operation = "listing the kernel's IPsec entries"
         found: list[Any] = []
-        with _failures(operation):
+        with self._exchange(operation):
             asked = self._transmit([request], _DUMP)
             while True:
                 for kind, flags, sequence, data, offset in self._receive():
@@ -177,7 +177,7 @@ class XfrmSocket:
                     found.append(self._decoded(kind, data, offset))
 
     def _send_batch(self, requests: Sequence[Request]) -> list[Refusal | None]:
-        with _failures("changing the kernel's IPsec entries"):
+        with self._exchange("changing the kernel's IPsec entries"):
             first = self._transmit(requests, 0, last=_ACKNOWLEDGE)
             # After a failed read the queue may hold old answers: one counted for another
             # request would turn a refusal into "done".
@@ -188,6 +188,21 @@ class XfrmSocket:
                     if kind == _ERROR and sequence in awaited:
                         verdicts[sequence] = _verdict(flags, data, offset)
         return [verdicts.get(sequence) for sequence in awaited]
+
+    @contextlib.contextmanager
+    def _exchange(self, operation: str) -> Iterator[None]:
+        """Translate what the socket itself says, and make it fit for the next exchange."""
+        try:
+            yield
+        except OSError as error:
+            self._drain()
+            raise refused(operation, error, _SOCKET_REMEDIES.get(error.errno or 0, "")) from error
+
+    def _drain(self) -> None:
+        """Drop answers that wait: where they fill the queue, the kernel adds no further one."""
+        with contextlib.suppress(OSError):  # most likely EAGAIN, for there is none left
+            while True:
+                self._socket.recv(_RECEIVE_BYTES, socket.MSG_DONTWAIT)
 
     def _transmit(self, requests: Sequence[Request], flags: int, *, last: int = 0) -> int:
         """Send one datagram of all requests; return the sequence number of the first.
@@ -284,14 +299,6 @@ def _open(groups: Iterable[int]) -> socket.socket:
         new.close()
         raise refused(operation, error) from error
     return new
-
-
-@contextlib.contextmanager
-def _failures(operation: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise refused(operation, error, _SOCKET_REMEDIES.get(error.errno or 0, "")) from error
 
 
 def _split(data: bytes) -> Iterator[tuple[int, int, int, bytes, int]]:

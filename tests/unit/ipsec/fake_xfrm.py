@@ -31,6 +31,7 @@ class FakeKernel:
         self.refuse = {}
         self.lose_answers = 0
         self.deaf = 0
+        self.room = 100
         self.count = 0
 
     def socket(self, groups=()):
@@ -104,13 +105,16 @@ class FakeSocket:
             self._kernel.deaf -= 1
             raise OSError(errno.ENOBUFS, "no room")
         answers = self._kernel.work(bytes(data))
-        if self._kernel.lose_answers:
-            self._kernel.lose_answers -= 1
-            self._answers.append(OSError(errno.ENOBUFS, "overrun"))
+        if self._kernel.lose_answers or len(self._answers) > self._kernel.room:
+            self._kernel.lose_answers -= bool(self._kernel.lose_answers)
+            # The error is told first, and what is in the queue stays there.
+            self._answers.insert(0, OSError(errno.ENOBUFS, "overrun"))
             return
         self._answers += answers
 
-    def recv(self, _):
+    def recv(self, _, flags=0):
+        if flags and not self._answers:
+            raise BlockingIOError
         answer = self._answers.pop(0)
         if isinstance(answer, OSError):
             raise answer

@@ -133,6 +133,16 @@ def test_lost_answers_undo_what_was_done_though_nobody_knows_what(kernel, backen
     backend.install(CIRCUIT)
 
 
+def test_a_queue_full_of_old_answers_does_not_keep_later_ones_out(kernel, backend):
+    before = kernel.entries()
+    kernel.lose_answers = 1
+    backend._netlink._socket._answers += [bytes(16)] * (kernel.room + 1)
+    with pytest.raises(BackendError):
+        backend.install(CIRCUIT)
+    assert more(kernel, before) == (0, 0)
+    assert KEPT not in backend.association_counts()
+
+
 def test_undoing_in_the_dark_spares_an_sa_of_another_program(kernel, backend):
     theirs = foreign(kernel, CIRCUIT.associations[1])
     before = kernel.entries()

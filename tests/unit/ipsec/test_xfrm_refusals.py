@@ -87,7 +87,9 @@ class LossyKernel:
         number = 0 if sequence == 1 else errno.EEXIST
         self.answers.append(acknowledgement(number, sequence=sequence))
 
-    def recv(self, _):
+    def recv(self, _, flags=0):
+        if flags:
+            raise BlockingIOError
         answer = self.answers.pop(0)
         if isinstance(answer, OSError):
             raise answer
