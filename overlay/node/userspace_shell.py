@@ -81,6 +81,11 @@ class UserspaceShell:
         if self._exit is not None:
             self._exit.forget(inner_addresses)
 
+    @property
+    def unforgotten(self) -> int:
+        """How many inner addresses' connections could not be forgotten."""
+        return self._exit.unforgotten if self._exit is not None else 0
+
     def close(self) -> None:
         """Remove SAs, devices and filters."""
         self._opened.close()
