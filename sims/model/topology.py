@@ -86,11 +86,14 @@ class TopologyTables:
         for client in due:
             pause_s = self._interval_s * self._rng.uniform(1 - _JITTER, 1 + _JITTER)
             self._next[client] = now + pause_s
-            found = self._found(everybody)
-            self._tables[client] = _merged(self._tables[client], found, now)
+            old, found = self._tables[client], self._found(everybody)
+            # After a crawl that left somebody out it is not known who is silent.
+            silent = found is everybody
+            old = _Table(old.ids, old.expires, old.heard & (not silent))
+            self._tables[client] = _merged(old, found, now)
 
     def _found(self, everybody: _Table) -> _Table:
-        """Return whom one crawl finds: of too many a random part, and then nobody is silent."""
+        """Return whom one crawl finds: everybody, or of too many a random part."""
         count = len(everybody.ids)
         if count <= self._most:
             return everybody
@@ -123,9 +126,8 @@ def _merged(old: _Table, new: _Table, now: float) -> _Table:
     taken = ~newcomer | (np.cumsum(newcomer) <= room)
     ids = np.concatenate([new.ids[taken], old.ids[kept]])
     order = np.argsort(ids, kind="stable")
-    silent = np.zeros(int(kept.sum()), np.bool_)
     return _Table(
         ids[order],
         np.concatenate([new.expires[taken], old.expires[kept]])[order],
-        np.concatenate([new.heard[taken], silent])[order],
+        np.concatenate([new.heard[taken], old.heard[kept]])[order],
     )
