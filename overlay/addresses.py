@@ -112,13 +112,13 @@ class Endpoint(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-@lru_cache(maxsize=8192)
+@lru_cache(maxsize=32_768)
 def _canonical(host: str) -> str:
     """Return a literal address as everybody writes it; the same few come with each datagram."""
     return str(_unmapped(ipaddress.ip_address(host)))
 
 
-@lru_cache(maxsize=8192)
+@lru_cache(maxsize=32_768)
 def _packed(host: str) -> bytes:
     return socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host)
 

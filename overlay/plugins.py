@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TypeVar
 
@@ -22,7 +23,7 @@ S = TypeVar("S")
 
 def plugin_names(group: str) -> list[str]:
     """Return the registered names of a group, sorted."""
-    return sorted({entry.name for entry in entry_points(group=group)})
+    return sorted({entry.name for entry in _registered(group)})
 
 
 def load_plugin(group: str, name: str) -> Any:  # noqa: ANN401 - each group's caller knows its Protocol
@@ -31,7 +32,7 @@ def load_plugin(group: str, name: str) -> Any:  # noqa: ANN401 - each group's ca
     Raises:
         ConfigurationError: nobody registered that name; the message lists those known.
     """
-    found: list[EntryPoint] = [entry for entry in entry_points(group=group) if entry.name == name]
+    found = [entry for entry in _registered(group) if entry.name == name]
     if not found:
         known = plugin_names(group)
         close = difflib.get_close_matches(name, known, n=1)
@@ -41,6 +42,12 @@ def load_plugin(group: str, name: str) -> Any:  # noqa: ANN401 - each group's ca
             f"known names are {', '.join(known) or '(none)'}."
         )
     return found[0].load()
+
+
+@cache
+def _registered(group: str) -> tuple[EntryPoint, ...]:
+    """Read once what is installed: it is a file for each distribution there is."""
+    return tuple(entry_points(group=group))
 
 
 def settings_of(where: str, settings_type: type[S], given: Mapping[str, object]) -> S:

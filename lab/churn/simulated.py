@@ -52,12 +52,11 @@ class _World(World):
     """The laboratory's hosts: exits by the script, the prober without a descriptor."""
 
     def __init__(self, script: ChurnScript, seed: int) -> None:
-        carrier = ValueCarrier()
         super().__init__(
             Streams(seed),
             script.timing.dht_settings(),
             build_latency("uniform", low_s=0.0005, high_s=0.003, matrix=None),
-            carrier,
+            ValueCarrier(),
         )
         self._script = script
         self.datagrams: Counter[int] = Counter()
@@ -65,10 +64,12 @@ class _World(World):
         self.make_core = _core
         plain_send = self.network.send
 
-        def counting_send(source: Machine, datagram: bytes, to: Endpoint, when: float) -> None:
+        def counting_send(
+            source: Machine, datagram: bytes, to: Endpoint, when: float, size: int, kind: int
+        ) -> None:
             self.datagrams[source.index] += 1
-            self.bytes[source.index] += carrier.measure(datagram)[0]
-            plain_send(source, datagram, to, when)
+            self.bytes[source.index] += size
+            plain_send(source, datagram, to, when, size, kind)
 
         self.network.send = counting_send  # type: ignore[method-assign, assignment]  # a tap
         for node in range(script.nodes + 1):

@@ -22,7 +22,7 @@ __all__ = [
     "COOKIE_ROTATION_S",
     "Cookies",
     "SourceLimiter",
-    "endpoint_allowed",
+    "host_allowed",
     "source_group",
 ]
 
@@ -33,19 +33,14 @@ _MAX_SOURCES: Final = 4096
 _COOKIE_LABEL: Final = b"overlay dht cookie v1"
 
 
-def endpoint_allowed(endpoint: Endpoint, *, allow_private: bool) -> bool:
-    """Tell whether a datagram may go to ``endpoint``.
+@lru_cache(maxsize=32_768)
+def host_allowed(host: str, allow_private: bool) -> bool:
+    """Tell whether a datagram may go to a canonical address.
 
     Multicast, unspecified, broadcast and reserved addresses never qualify, nor does the
     overlay's own address space; the rest must be globally reachable unless
     ``allow_private`` (laboratories and private meshes).
     """
-    never, is_global = _classify(endpoint.host)
-    return not never and (is_global or allow_private)
-
-
-@lru_cache(maxsize=8192)
-def _classify(host: str) -> tuple[bool, bool]:
     address = ipaddress.ip_address(host)
     never = (
         address.is_multicast
@@ -54,14 +49,18 @@ def _classify(host: str) -> tuple[bool, bool]:
         or is_overlay_address(address.packed)
         or is_circuit_address(address.packed)
     )
-    return never, address.is_global and forbidden_network(address) is None
+    return not never and (allow_private or _is_public(address))
+
+
+def _is_public(address: IpAddress) -> bool:
+    return address.is_global and forbidden_network(address) is None
 
 
 def _is_reserved_v4(address: IpAddress) -> bool:
     return address.version == 4 and (address.packed[0] == 0 or address.packed[0] >= 240)
 
 
-@lru_cache(maxsize=16_384)
+@lru_cache(maxsize=32_768)
 def source_group(endpoint: Endpoint, *, limit_private: bool) -> bytes:
     """Return what counts as one source: the /24 of an IPv4 or the /48 of an IPv6 endpoint.
 
@@ -69,7 +68,7 @@ def source_group(endpoint: Endpoint, *, limit_private: bool) -> bytes:
     laboratory on one machine is not taken for an attacker.
     """
     packed = endpoint.packed
-    if not limit_private and not _classify(endpoint.host)[1]:
+    if not limit_private and not _is_public(endpoint.address):
         return packed + endpoint.port.to_bytes(2, "big")
     return packed[:3] if len(packed) == 4 else packed[:6]
 
@@ -102,19 +101,17 @@ class Cookies:
 
     def _cookie(self, endpoint: Endpoint, sender: NodeId, epoch: int) -> bytes:
         message = sender + endpoint.port.to_bytes(2, "big") + endpoint.packed
-        secret = self._secret(epoch)
+        secret = self._secrets.get(epoch) or self._new_secret(epoch)
         return hashlib.blake2s(message, digest_size=COOKIE_BYTES, key=secret).digest()
 
-    def _secret(self, epoch: int) -> bytes:
-        """Return an epoch's secret; those of the two that count are kept."""
-        secret = self._secrets.get(epoch)
-        if secret is None:
-            label = _COOKIE_LABEL + epoch.to_bytes(8, "big", signed=True)
-            secret = hmac.digest(self._master.reveal(), label, "sha256")
-            self._secrets = {
-                each: kept for each, kept in self._secrets.items() if abs(each - epoch) == 1
-            }
-            self._secrets[epoch] = secret
+    def _new_secret(self, epoch: int) -> bytes:
+        """Derive an epoch's secret; those of the two that count are kept."""
+        label = _COOKIE_LABEL + epoch.to_bytes(8, "big", signed=True)
+        secret = hmac.digest(self._master.reveal(), label, "sha256")
+        self._secrets = {
+            each: kept for each, kept in self._secrets.items() if abs(each - epoch) == 1
+        }
+        self._secrets[epoch] = secret
         return secret
 
 

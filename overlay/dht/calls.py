@@ -20,7 +20,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
-from typing import Final
+from typing import Final, NamedTuple
 
 from overlay.addresses import Endpoint, NodeId
 from overlay.dht.admission import COOKIE_ROTATION_S
@@ -46,8 +46,7 @@ _ANSWERS: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """A verified reply and the contact that proved to be at its endpoint."""
 
     contact: Contact
@@ -160,9 +159,14 @@ class Calls:
 
     def next_deadline(self) -> float:
         """Return when the next call runs out of patience."""
-        while self._deadlines and not self._is_due(*self._deadlines[0]):
-            heapq.heappop(self._deadlines)
-        return self._deadlines[0][0] if self._deadlines else math.inf
+        deadlines = self._deadlines
+        while deadlines:
+            deadline, request_id = deadlines[0]
+            call = self._calls.get(request_id)
+            if call is not None and call.deadline == deadline:
+                return deadline
+            heapq.heappop(deadlines)
+        return math.inf
 
     def handle_deadline(self, now: float) -> None:
         """Send again what is due, and give up what was sent often enough."""
@@ -184,10 +188,6 @@ class Calls:
         on_slow, call.on_slow = call.on_slow, None
         if on_slow is not None:
             on_slow()
-
-    def _is_due(self, deadline: float, request_id: bytes) -> bool:
-        call = self._calls.get(request_id)
-        return call is not None and call.deadline == deadline
 
     def _transmit(self, call: _Call, now: float) -> None:
         call.datagram = self._envelopes.request(

@@ -18,7 +18,7 @@ from random import Random
 from typing import Final
 
 from overlay.addresses import NODE_ID_BYTES, Endpoint, NodeId
-from overlay.dht.admission import endpoint_allowed
+from overlay.dht.admission import host_allowed
 from overlay.dht.calls import Answer, Calls
 from overlay.dht.crawl import Crawl
 from overlay.dht.descriptor import MixDescriptor
@@ -92,6 +92,7 @@ class Dht:
         self._own_id = identity.node_id
         self._network_id = network_id
         self._settings = settings
+        self._asks_cost = settings.identity_cost_bits > 0
         self._rng = rng
         self._endpoints_given = endpoints is not None
         self._now = 0.0
@@ -330,11 +331,11 @@ class Dht:
         except Malformed:
             self._counts[DhtCount.MALFORMED] += 1
         else:
-            if not self._allowed(source):
+            if not host_allowed(source.host, self._settings.allow_private_endpoints):
                 self._counts[DhtCount.REFUSED_ENDPOINT] += 1
             elif isinstance(message, Challenge):
                 self._calls.challenged(message, source, self._now)
-            elif not self._meets_cost(message.identity_key):
+            elif self._asks_cost and not self._meets_cost(message.identity_key):
                 self._counts[DhtCount.UNDER_COST] += 1
             elif isinstance(message, UnverifiedRequest):
                 self._answer(message, source)
@@ -358,15 +359,15 @@ class Dht:
         if not isinstance(reply, Contacts):
             return reply
         own = self._responder.own_endpoints
-        private, bits = self._settings.allow_private_endpoints, self._settings.identity_cost_bits
+        private = self._settings.allow_private_endpoints
         # Twenty contacts a reply: the hottest lines of a lookup.
         acceptable = [
             contact
             for contact in reply.contacts
-            if endpoint_allowed(contact.endpoint, allow_private=private)
-            and contact.endpoint not in own
-            and (not bits or meets_cost(contact.identity_key, bits))
+            if host_allowed(contact.endpoint.host, private) and contact.endpoint not in own
         ]
+        if self._asks_cost:
+            acceptable = [each for each in acceptable if self._meets_cost(each.identity_key)]
         refused = reply.refused + len(reply.contacts) - len(acceptable)
         if not refused:
             return reply
@@ -379,7 +380,7 @@ class Dht:
         self._events.append(NodeLeft(node_id))
 
     def _allowed(self, endpoint: Endpoint) -> bool:
-        return endpoint_allowed(endpoint, allow_private=self._settings.allow_private_endpoints)
+        return host_allowed(endpoint.host, self._settings.allow_private_endpoints)
 
     def _meets_cost(self, identity_key: bytes) -> bool:
         return meets_cost(identity_key, self._settings.identity_cost_bits)

@@ -97,7 +97,7 @@ class DhtActivity:
     eclipses_suspected: int = 0
 
 
-class DhtCount(enum.Enum):
+class DhtCount(enum.StrEnum):
     """What was dropped or declined, and why."""
 
     MALFORMED = "no message of ours"

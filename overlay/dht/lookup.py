@@ -17,10 +17,8 @@ from __future__ import annotations
 import enum
 import heapq
 from bisect import insort
-from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from overlay.addresses import Endpoint, NodeId
 from overlay.dht.messages import Contact, Contacts, FindNode, Reply, Request
@@ -36,8 +34,7 @@ _MEMORY: Final = 8
 """How many times k candidates a path remembers besides those that were asked."""
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
+class Query(NamedTuple):
     """One request that a walk wants to be sent to one contact."""
 
     contact: Contact
@@ -82,6 +79,8 @@ class _State(enum.Enum):
 class _Path:
     """One of the disjoint paths: the candidates it knows, nearest first, each with its hops."""
 
+    __slots__ = ("asking", "candidates", "order")
+
     def __init__(self) -> None:
         self.candidates: dict[NodeId, tuple[Contact, int]] = {}
         self.order: list[tuple[int, NodeId]] = []
@@ -117,7 +116,8 @@ class Lookup:
         self._asked_by: dict[NodeId, _Path] = {}
         self._states: dict[NodeId, _State] = {}
         self._contacts: dict[NodeId, Contact] = {}
-        self._endpoints: Counter[Endpoint] = Counter()
+        self._endpoints: dict[Endpoint, int] = {}
+        self._in_flight = 0
         self._late = 0
         for index, contact in enumerate(start):
             self._add(self._paths[index % len(self._paths)], contact, hops=0)
@@ -149,7 +149,9 @@ class Lookup:
         if hops <= self._settings.lookup_max_hops:
             takers = [path, *(other for other in self._paths if not other.candidates)]
             for index, contact in enumerate(reply.contacts[: self._settings.k]):
-                self._add(takers[index % len(takers)], contact, hops)
+                taker = takers[index % len(takers)]
+                if contact.node_id not in taker.candidates:  # most of them are known by now
+                    self._add(taker, contact, hops)
 
     def slow(self, query: Query) -> None:
         """Go on without a node that is late: most of them are dead, and do not end a lookup.
@@ -169,7 +171,7 @@ class Lookup:
         """Tell whether the k nearest have answered on every path, or a budget is used up."""
         if now >= self._deadline:
             return True
-        if self._in_flight():
+        if self._in_flight:
             return False
         if self._within_budget() and any(self._next(path) is not None for path in self._paths):
             return False
@@ -225,23 +227,25 @@ class Lookup:
 
     def _next(self, path: _Path) -> Contact | None:
         """Return the nearest candidate that nobody asked, if it is among the path's k nearest."""
-        living = 0
+        states, failed, slow = self._states, _State.FAILED, _State.SLOW
+        living_wanted = self._settings.k
         for _, node_id in path.order:
-            state = self._states.get(node_id)
+            state = states.get(node_id)
             if state is None:
                 contact = path.candidates[node_id][0]
                 if self._endpoints.get(contact.endpoint, 0) < _MAX_IDS_PER_ENDPOINT:
                     return contact
-            elif state is _State.ASKED or state is _State.ANSWERED:
-                living += 1
-                if living >= self._settings.k:
+            elif state is not failed and state is not slow:
+                living_wanted -= 1
+                if not living_wanted:
                     break
         return None
 
     def _ask(self, path: _Path, contact: Contact) -> None:
         self._states[contact.node_id] = _State.ASKED
         self._asked_by[contact.node_id] = path
-        self._endpoints[contact.endpoint] += 1
+        self._endpoints[contact.endpoint] = self._endpoints.get(contact.endpoint, 0) + 1
+        self._in_flight += 1
         path.asking += 1
 
     def _settle(self, node_id: NodeId, state: _State) -> _Path:
@@ -250,17 +254,15 @@ class Lookup:
             self._late -= 1
         else:
             path.asking -= 1
+            self._in_flight -= 1
         self._states[node_id] = state
         return path
-
-    def _in_flight(self) -> int:
-        return sum(path.asking for path in self._paths)
 
     def _within_budget(self) -> bool:
         return len(self._states) < self._settings.lookup_max_queries
 
     def _may_ask(self) -> bool:
-        return self._within_budget() and self._in_flight() < self._settings.alpha
+        return self._in_flight < self._settings.alpha and self._within_budget()
 
 
 def _requests_under_way(path: _Path) -> int:

@@ -128,7 +128,7 @@ class Membership:
 
         Unless told otherwise this may ping another: the doubtful one whose place it could take.
         """
-        if self.phase is Phase.LEFT:
+        if self.phase is Phase.LEFT or self._table.renewed(contact):
             return
         is_new = self._table.get(contact.node_id) is None
         doubtful = self._table.seen(contact)

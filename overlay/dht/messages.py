@@ -28,7 +28,7 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from overlay.addresses import NODE_ID_BYTES, Endpoint, NodeId
 from overlay.dht.descriptor import MAX_DESCRIPTOR_BYTES
@@ -87,8 +87,7 @@ class Kind(enum.IntEnum):
         return Kind.PING <= self <= Kind.LEAVE
 
 
-@dataclass(frozen=True, slots=True)
-class Contact:
+class Contact(NamedTuple):
     """Another node: the id follows from the key; the endpoint is a claim until it answers."""
 
     node_id: NodeId

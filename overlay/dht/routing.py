@@ -220,14 +220,7 @@ class Table(RoutingTable):  # type: ignore[misc]  # the package ships no types
             The least recently seen contact of a full bucket that should be pinged before
             the new one may replace it, or None.
         """
-        node_id = contact.node_id
-        bucket = self._bucket(node_id)
-        known = bucket.nodes.get(node_id)
-        if known is not None and known.contact.endpoint == contact.endpoint:
-            known.last_seen, known.failures = self._clock(), 0
-            bucket.nodes[node_id] = bucket.nodes.pop(node_id)
-            return None
-        if node_id == self.node.id:
+        if contact.node_id == self.node.id or self.renewed(contact):
             return None
         group = source_group(contact.endpoint, limit_private=self._settings.limit_private_subnets)
         entry = Entry(contact, group, self._clock())
@@ -236,6 +229,17 @@ class Table(RoutingTable):  # type: ignore[misc]  # the package ships no types
         self.add_contact(entry)
         bucket = self.buckets[self.get_bucket_for(entry)]
         return self._doubtful_head(bucket) if entry.id in bucket.replacement_nodes else None
+
+    def renewed(self, contact: Contact) -> bool:
+        """Move a contact to the tail of its bucket if it is in the table with this endpoint."""
+        node_id = contact.node_id
+        nodes = self.buckets[bisect_left(self._upper_ends, int.from_bytes(node_id, "big"))].nodes
+        known = nodes.get(node_id)
+        if known is None or known.contact.endpoint != contact.endpoint:
+            return False
+        known.last_seen, known.failures = self._clock(), 0
+        nodes[node_id] = nodes.pop(node_id)
+        return True
 
     def failed(self, node_id: NodeId) -> None:
         """Record that a contact did not answer; drop it if it is replaceable or fails again."""
@@ -267,7 +271,7 @@ class Table(RoutingTable):  # type: ignore[misc]  # the package ships no types
         goal = int.from_bytes(target, "big")
         found: list[Contact] = []
         # Buckets are subtrees: whoever is in one is nearer than everybody in a farther one.
-        for bucket in sorted(self.buckets, key=lambda bucket: bucket.nearest_to(goal)):
+        for bucket in self._nearest_first(goal):
             near = [
                 (entry.long_id ^ goal, entry)
                 for entry in bucket.nodes.values()
@@ -278,6 +282,20 @@ class Table(RoutingTable):  # type: ignore[misc]  # the package ships no types
             if len(found) >= count:
                 break
         return found[:count]
+
+    def _nearest_first(self, goal: int) -> Iterator[Bucket]:
+        """Yield the buckets, that which holds ``goal`` first: often nobody needs a second."""
+        buckets = self.buckets
+        home = bisect_left(self._upper_ends, goal)
+        yield buckets[home]
+        others = [
+            (bucket.nearest_to(goal), index)
+            for index, bucket in enumerate(buckets)
+            if index != home
+        ]
+        others.sort()
+        for _, index in others:
+            yield buckets[index]
 
     def refreshed(self, target: NodeId) -> None:
         """Record that a lookup of ours passes through the bucket of ``target``."""
@@ -294,7 +312,7 @@ class Table(RoutingTable):  # type: ignore[misc]  # the package ships no types
         return NodeId(number.to_bytes(NODE_ID_BYTES, "big"))
 
     def __len__(self) -> int:
-        return sum(len(bucket.nodes) for bucket in self.buckets)
+        return sum([len(bucket.nodes) for bucket in self.buckets])
 
     def __iter__(self) -> Iterator[Contact]:
         for bucket in self.buckets:

@@ -22,34 +22,43 @@ class Schedule:
 
     def __init__(self) -> None:
         self._times: dict[Task, float] = {}
+        self._next = math.inf
 
     def at(self, task: Task, when: float) -> None:
         """Set when a task is due."""
         self._times[task] = when
+        self._note_next()
 
     def hasten(self, task: Task, when: float) -> None:
         """Bring a task forward to ``when``; one that is not scheduled stays so."""
         if task in self._times:
-            self._times[task] = min(self._times[task], when)
+            self.at(task, min(self._times[task], when))
 
     def cancel(self, task: Task) -> None:
         """Forget a task."""
         self._times.pop(task, None)
+        self._note_next()
 
     def cancel_all(self) -> None:
         """Forget every task."""
         self._times.clear()
+        self._note_next()
 
     def next_deadline(self) -> float:
         """Return when the first task is due."""
-        return min(self._times.values(), default=math.inf)
+        return self._next
 
     def due(self, now: float) -> list[Task]:
         """Take out the tasks that are due."""
         due = [task for task, when in self._times.items() if when <= now]
         for task in due:
             del self._times[task]
+        self._note_next()
         return due
+
+    def _note_next(self) -> None:
+        """Asked for after every datagram, changed once in a while."""
+        self._next = min(self._times.values(), default=math.inf)
 
 
 class Pace:

@@ -57,7 +57,9 @@ class Walks:
 
     def next_deadline(self) -> float:
         """Return when the next walk's time is up."""
-        return min((active.walk.next_deadline() for active in self._active), default=math.inf)
+        if not self._active:
+            return math.inf
+        return min([active.walk.next_deadline() for active in self._active])
 
     def handle_deadline(self, now: float) -> None:
         """End the walks whose time is up."""
@@ -69,12 +71,10 @@ class Walks:
             return
         now = self._clock()
         for query in active.walk.queries(now):
+            contact, request = query
             on_answer = partial(self._answered, active, query)
-            contact = query.contact
             on_slow = partial(self._slow, active, query)
-            self._calls.start(
-                query.request, contact.endpoint, contact.node_id, now, on_answer, on_slow
-            )
+            self._calls.start(request, contact.endpoint, contact.node_id, now, on_answer, on_slow)
         if active.walk.finished(now):
             active.finished = True
             self._active.remove(active)

@@ -36,7 +36,9 @@ class EventHeap:
     def at(self, when: float, action: Action, one: object = None, other: object = None) -> None:
         """Let ``action(one, other)`` happen at ``when``, but never before now."""
         self._serial += 1
-        heapq.heappush(self._heap, (max(when, self.now), self._serial, action, one, other))
+        now = self.now
+        entry = (when if when > now else now, self._serial, action, one, other)
+        heapq.heappush(self._heap, entry)
 
     def run(self, until: float, should_stop: Callable[[], bool] | None = None) -> bool:
         """Let everything happen that is due up to ``until``; time then stands there.

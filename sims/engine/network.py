@@ -7,7 +7,7 @@ holds the address it was sent to; nobody there, nobody told. The verbs ``partiti
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from random import Random
 from typing import Final, Protocol
 
@@ -53,7 +53,6 @@ class Network:
         self,
         heap: EventHeap,
         latency: Latency,
-        measure: Callable[[bytes], tuple[int, int]],
         rng: Random,
         *,
         loss: float = 0.0,
@@ -63,7 +62,6 @@ class Network:
         self.sent = self.bytes_sent = self.delivered = self.lost = 0
         self.sent_by = [0] * 256
         self._latency = latency
-        self._measure = measure
         self._rng = rng
         self._loss = loss
         self._hosts: dict[Endpoint, Host] = {}
@@ -104,7 +102,8 @@ class Network:
         for item in self._held.pop(index, ()):
             host = self._host(index)
             if host is not None:
-                self._hand_over(host, item)
+                self.delivered += 1
+                host.arrived(item)
 
     def delay(self, index: int, extra_s: float) -> None:
         """Let everything to and from a host travel longer; 0 ends it."""
@@ -115,9 +114,10 @@ class Network:
 
     # Datagrams.
 
-    def send(self, source: Host, datagram: bytes, to: Endpoint, when: float) -> None:
-        """Let a datagram leave ``source`` at ``when`` (now or a little later)."""
-        size, kind = self._measure(datagram)
+    def send(
+        self, source: Host, datagram: bytes, to: Endpoint, when: float, size: int, kind: int
+    ) -> None:
+        """Let a datagram of ``size`` bytes leave ``source`` at ``when`` (now or a little later)."""
         self.sent += 1
         self.bytes_sent += size + FRAMING_BYTES
         self.sent_by[kind] += 1
@@ -142,12 +142,9 @@ class Network:
         self.digest.delivery(self.heap.now, source, host.index, kind, size)
         if self._held and host.index in self._held:
             self._held[host.index].append((datagram, endpoint))
-        else:
-            self._hand_over(host, (datagram, endpoint))
-
-    def _hand_over(self, host: Host, item: Received) -> None:
+            return
         self.delivered += 1
-        host.arrived(item)
+        host.arrived((datagram, endpoint))
 
     def _host(self, index: int) -> Host | None:
         return next((host for host in self._hosts.values() if host.index == index), None)

@@ -15,8 +15,9 @@ from overlay.dht.descriptor import MixDescriptor
 from overlay.dht.events import DhtEvent
 from overlay.dht.messages import Contact
 from overlay.identity import LocalIdentity
+from sims.participants.carriers import RawDatagram
 from sims.participants.core import SimulatedDht
-from sims.participants.plane import PlaneSink, RawDatagram, SimulatedPlane, build_plane
+from sims.participants.plane import PlaneSink, SimulatedPlane, build_plane
 
 if TYPE_CHECKING:
     from sims.participants.world import World
@@ -170,9 +171,10 @@ class Machine:
     def _send(self, datagram: bytes, to: Endpoint) -> None:
         """Let it leave when the processor has done what this datagram costs."""
         world = self.world
-        _, kind = world.measure(datagram)
-        self._free_at = free = max(self._free_at, world.heap.now) + world.sending_costs[kind]
-        world.network.send(self, datagram, to, free)
+        size, kind = world.measure(datagram)
+        free, now = self._free_at, world.heap.now
+        self._free_at = free = (free if free > now else now) + world.sending_costs[kind]
+        world.network.send(self, datagram, to, free, size, kind)
 
     def _awake(self, dht: SimulatedDht, deadline: float) -> None:
         if dht is not self.dht or deadline != self._wake:

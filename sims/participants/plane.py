@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from random import Random
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from overlay.addresses import Endpoint, InnerAddress, IpNetwork
 from overlay.config import Configuration
@@ -24,41 +24,17 @@ from overlay.link.demultiplexer import Channel, frame
 from overlay.node.assembly import Surroundings, build_control_plane
 from overlay.node.control_plane import ControlPlane
 from overlay.node.packet_path import DatagramSink
+from sims.participants.carriers import RawDatagram
 
 __all__ = [
-    "ESP_KIND",
-    "LINK_KIND",
     "NoGuard",
     "PlaneSink",
-    "RawDatagram",
     "SimulatedPlane",
     "build_plane",
 ]
 
-LINK_KIND: Final = 254
-ESP_KIND: Final = 255
-"""Numbers in the digest and the counters, beside those of DHT messages."""
-
 SendDht = Callable[[bytes, Endpoint], None]
 OnDhtEvent = Callable[[DhtEvent], None]
-
-
-class RawDatagram:
-    """A UDP payload of the product's, beside the DHT messages that the carrier knows."""
-
-    __slots__ = ("data",)
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-
-    @property
-    def kind(self) -> int:
-        """Whether it is a link handshake or ESP."""
-        return LINK_KIND if self.data.startswith(bytes(4)) else ESP_KIND
-
-    def as_payload(self) -> bytes:
-        """Return itself, as what the network carries; it never looks inside."""
-        return cast(bytes, self)
 
 
 class SimulatedPlane(ControlPlane):

@@ -19,13 +19,12 @@ from overlay.dht.settings import DhtSettings
 from overlay.identity import LocalIdentity
 from sims.engine.heap import EventHeap
 from sims.engine.keyspace import ID_BITS, KeySpace
-from sims.engine.network import FRAMING_BYTES, Latency, Network
+from sims.engine.network import Latency, Network
 from sims.engine.streams import Streams
 from sims.participants.carriers import Carrier
 from sims.participants.core import SimulatedDht
 from sims.participants.costs import CryptoCosts
 from sims.participants.machine import NETWORK_ID, Machine
-from sims.participants.plane import RawDatagram
 from sims.participants.records import SharedVerifier, signed_descriptor
 
 __all__ = ["NETWORK_ID", "START", "World", "honest_core", "own_network"]
@@ -62,9 +61,8 @@ class World:
         self.settings = settings
         self.carrier = carrier
         self.heap = EventHeap(START)
-        self.network = Network(
-            self.heap, latency, self.measure, streams.stream("network"), loss=loss
-        )
+        self.network = Network(self.heap, latency, streams.stream("network"), loss=loss)
+        self.measure = carrier.measure
         self.sending_costs = (costs or CryptoCosts()).of_sending()
         self.verifier = SharedVerifier()
         self.alive = KeySpace()
@@ -154,12 +152,6 @@ class World:
     def is_exit(self, machine: Machine) -> bool:
         """Tell whether a machine's node takes the exit role."""
         return machine.index % _EXIT_EVERY == 0
-
-    def measure(self, datagram: bytes) -> tuple[int, int]:
-        """Return a datagram's size, without what every control message has in front, and kind."""
-        if isinstance(datagram, RawDatagram):
-            return max(0, len(datagram.data) - FRAMING_BYTES), datagram.kind
-        return self.carrier.measure(datagram)
 
     def on_settled(self, machine: Machine) -> None:
         """A machine's whole control plane has come to rest."""

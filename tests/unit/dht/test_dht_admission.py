@@ -3,7 +3,7 @@
 import pytest
 
 from overlay.addresses import Endpoint, NodeId
-from overlay.dht.admission import Cookies, SourceLimiter, endpoint_allowed, source_group
+from overlay.dht.admission import Cookies, SourceLimiter, host_allowed, source_group
 from overlay.sensitive import SecretBytes
 
 NOW = 1_700_000_100.0  # on an epoch's border: 1_700_000_100 = 300 * 5_666_667
@@ -13,7 +13,7 @@ HERE = Endpoint("80.1.2.3", 4500)
 
 @pytest.mark.parametrize("host", ["80.1.2.3", "2a00::1"])
 def test_public_endpoints_are_allowed(host):
-    assert endpoint_allowed(Endpoint(host, 1), allow_private=False)
+    assert host_allowed(host, False)
 
 
 @pytest.mark.parametrize(
@@ -21,8 +21,8 @@ def test_public_endpoints_are_allowed(host):
              "100.64.0.1", "192.0.2.1"]
 )  # fmt: skip
 def test_private_endpoints_are_allowed_only_by_configuration(host):
-    assert not endpoint_allowed(Endpoint(host, 1), allow_private=False)
-    assert endpoint_allowed(Endpoint(host, 1), allow_private=True)
+    assert not host_allowed(host, False)
+    assert host_allowed(host, True)
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def test_private_endpoints_are_allowed_only_by_configuration(host):
              "fd6d:6978::1", "fd63:6972::1"]
 )  # fmt: skip
 def test_multicast_broadcast_unspecified_and_overlay_addresses_are_always_refused(host):
-    assert not endpoint_allowed(Endpoint(host, 1), allow_private=True)
+    assert not host_allowed(host, True)
 
 
 def test_source_is_the_24_or_48_and_private_ones_count_by_endpoint_unless_limited():

@@ -19,12 +19,15 @@ class Host:
         self.heard.append((self.network.heap.now, item[0]))
 
 
+def send(source, datagram, to, when):
+    source.network.send(source, datagram, to, when, len(datagram), datagram[0])
+
+
 @pytest.fixture
 def network():
     return Network(
         EventHeap(),
         Constant(0.5),
-        lambda datagram: (len(datagram), datagram[0]),
         Streams(1).stream("network"),
     )
 
@@ -76,7 +79,7 @@ def test_a_stream_depends_on_seed_and_labels_and_nothing_else():
 
 
 def test_a_datagram_arrives_after_the_delay_and_is_counted(network, hosts):
-    network.send(hosts[0], b"\x02hello", hosts[1].endpoint, 0.0)
+    send(hosts[0], b"\x02hello", hosts[1].endpoint, 0.0)
     network.heap.run(1.0)
     assert hosts[1].heard == [(0.5, b"\x02hello")]
     assert (network.sent, network.delivered, network.sent_by[2]) == (1, 1, 1)
@@ -84,9 +87,9 @@ def test_a_datagram_arrives_after_the_delay_and_is_counted(network, hosts):
 
 
 def test_a_crashed_host_gets_nothing_not_even_what_is_under_way(network, hosts):
-    network.send(hosts[0], b"\x01", hosts[1].endpoint, 0.0)
+    send(hosts[0], b"\x01", hosts[1].endpoint, 0.0)
     network.crash(hosts[1])
-    network.send(hosts[0], b"\x01", hosts[1].endpoint, 0.0)
+    send(hosts[0], b"\x01", hosts[1].endpoint, 0.0)
     network.heap.run(1.0)
     assert hosts[1].heard == []
     assert network.lost == 2
@@ -95,9 +98,9 @@ def test_a_crashed_host_gets_nothing_not_even_what_is_under_way(network, hosts):
 def test_partition_cuts_between_sides_until_repair(network, hosts):
     network.partition([[0], [1]])
     for to in (1, 2):
-        network.send(hosts[0], b"\x01", hosts[to].endpoint, 0.0)
+        send(hosts[0], b"\x01", hosts[to].endpoint, 0.0)
     network.repair()
-    network.send(hosts[0], b"\x02", hosts[1].endpoint, 0.0)
+    send(hosts[0], b"\x02", hosts[1].endpoint, 0.0)
     network.heap.run(1.0)
     assert [data for _, data in hosts[1].heard] == [b"\x02"]
     assert hosts[2].heard == []
@@ -106,7 +109,7 @@ def test_partition_cuts_between_sides_until_repair(network, hosts):
 def test_hold_keeps_back_and_release_delivers_in_order(network, hosts):
     network.hold(1)
     for data in (b"\x01", b"\x02"):
-        network.send(hosts[0], data, hosts[1].endpoint, 0.0)
+        send(hosts[0], data, hosts[1].endpoint, 0.0)
     network.heap.run(1.0)
     assert hosts[1].heard == []
     network.release(1)
@@ -115,23 +118,21 @@ def test_hold_keeps_back_and_release_delivers_in_order(network, hosts):
 
 def test_delay_slows_a_host_down_both_ways_until_it_ends(network, hosts):
     network.delay(1, 2.0)
-    network.send(hosts[0], b"\x01", hosts[1].endpoint, 0.0)
-    network.send(hosts[1], b"\x01", hosts[0].endpoint, 0.0)
+    send(hosts[0], b"\x01", hosts[1].endpoint, 0.0)
+    send(hosts[1], b"\x01", hosts[0].endpoint, 0.0)
     network.heap.run(3.0)
     assert [hosts[0].heard[0][0], hosts[1].heard[0][0]] == [2.5, 2.5]
     network.delay(1, 0.0)
-    network.send(hosts[0], b"\x02", hosts[1].endpoint, 3.0)
+    send(hosts[0], b"\x02", hosts[1].endpoint, 3.0)
     network.heap.run(4.0)
     assert hosts[1].heard[-1] == (3.5, b"\x02")
 
 
-def test_loss_loses_its_share(hosts):
-    network = Network(
-        EventHeap(), Constant(0.1), lambda _: (1, 0), Streams(3).stream("network"), loss=0.3
-    )
-    host = Host(network, 1)
+def test_loss_loses_its_share():
+    network = Network(EventHeap(), Constant(0.1), Streams(3).stream("network"), loss=0.3)
+    source, host = Host(network, 0), Host(network, 1)
     for _ in range(2000):
-        network.send(hosts[0], b"x", host.endpoint, 0.0)
+        send(source, b"x", host.endpoint, 0.0)
     network.heap.run(1.0)
     assert 0.66 < len(host.heard) / 2000 < 0.74
 
