@@ -9,11 +9,13 @@ from sims.accept.experiment import Experiment, Measurement, Progress
 from sims.accept.verdict import Point
 from sims.model.validation import compare
 from sims.scenario.model import Scenario
-from sims.scenario.sections import Adversary, Churn, Circuits, Latency
+from sims.scenario.sections import Adversary, Arrival, Churn, Circuits, Latency
 
 __all__ = ["M1", "scenario_of"]
 
+_CASES: Final = ("kad2007", "kad2007+constant", "kad2007+drop", "kad2007+failure", "p2psim")
 _DROPPING: Final = 0.2
+_FAILING: Final = 0.33
 _CONSTANT_S: Final = 0.05
 _CLIENTS: Final = 4
 _RECORDS_SHARE: Final = 0.01
@@ -27,12 +29,13 @@ _NODES_IN_ALL: Final = 3000
 class Fidelities:
     """Each case at each size, for ``minutes`` after ``warm_up_minutes``.
 
-    A case is a session model, with ``+drop`` if a fifth of the nodes answers no lookup, and with
-    ``+constant`` if every datagram takes equally long.
+    A case is a session model, with ``+drop`` if a fifth of the nodes answers no lookup, with
+    ``+constant`` if every datagram takes equally long, with ``+failure`` if a third of those
+    on-line stops for good when a third of the minutes has passed.
     """
 
     nodes: tuple[int, ...] = (1000, 3000, 10_000)
-    cases: tuple[str, ...] = ("kad2007", "p2psim", "kad2007+drop", "kad2007+constant")
+    cases: tuple[str, ...] = _CASES
     warm_up_minutes: float = 60.0
     minutes: float = 60.0
 
@@ -44,11 +47,13 @@ def scenario_of(case: str, nodes: int, warm_up_minutes: float, minutes: float) -
         ValueError: the case has an unknown addition.
     """
     model, *additions = case.split("+")
-    unknown = set(additions) - {"drop", "constant"}
-    if unknown:
-        raise ValueError(f"a case is a session model with +drop or +constant, not {case!r}")
+    if set(additions) - {"constant", "drop", "failure"}:
+        raise ValueError(
+            f"a case is a session model with +constant, +drop or +failure, not {case!r}"
+        )
     drop = Adversary(_DROPPING, ("drop",)) if "drop" in additions else Adversary()
     constant = Latency("constant", _CONSTANT_S) if "constant" in additions else Latency()
+    failure = Arrival("mass-failure", 60 * minutes / 3, _FAILING)
     return Scenario(
         name="accept-m1",
         nodes=nodes,
@@ -60,6 +65,7 @@ def scenario_of(case: str, nodes: int, warm_up_minutes: float, minutes: float) -
         churn=Churn(model),
         adversary=drop,
         latency=constant,
+        arrival=failure if "failure" in additions else Arrival(),
         seeds=(1,),
     )
 

@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from overlay.dht.round_trips import MAX_MEASURED
 from overlay.dht.settings import DhtSettings
 from sims.model.attention import Attention
 from sims.model.habits import Habits
@@ -71,7 +72,7 @@ class Moment:
             scenario.latency,
             settings,
             (attention.calls_of_contacts_per_s(), attention.calls_of_others_per_s()),
-            len(live.ids),
+            _measured_s(attention, live, now),
             rng,
         )
         return cls(
@@ -86,6 +87,19 @@ class Moment:
             attention=attention,
             publications=publications,
         )
+
+
+def _measured_s(attention: Attention, live: Sessions, now: float) -> float:
+    """Return for how long nodes have measured round trips that they still remember.
+
+    That is since they are there, or as long as it takes to call so many others that the first
+    are forgotten.
+    """
+    age_s = float((now - np.where(np.isneginf(live.since), 0.0, live.since)).mean())
+    if len(live.ids) <= MAX_MEASURED:
+        return age_s
+    calls_per_s = attention.calls_of_others_per_s() * len(live.ids) + attention.pings_per_s()
+    return min(age_s, MAX_MEASURED / calls_per_s)
 
 
 def _known(sessions: Sessions, mute: Floats, now: float, attempts: int) -> Known:

@@ -107,7 +107,8 @@ class Population:
     def visited(self, ids: Ids, since: float, until: float) -> None:
         """Remember guests who belong to nobody's churn, on-line from ``since`` until ``until``."""
         count = len(ids)
-        self._ended.append(Sessions(ids, np.full(count, since), np.full(count, until)))
+        if count:
+            self._ended.append(Sessions(ids, np.full(count, since), np.full(count, until)))
 
     def live(self) -> Ids:
         """Return the sorted ids of those on-line."""

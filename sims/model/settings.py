@@ -37,6 +37,11 @@ def check_expressible(scenario: Scenario) -> None:
     """
     _one_of("[arrival] kind", scenario.arrival.kind, ARRIVALS)
     _one_of("[latency] model", scenario.latency.model, LATENCIES)
+    if scenario.latency.loss:
+        raise ConfigurationError(
+            f'[latency] loss = {scenario.latency.loss:g} is not known to fidelity = "model"; write '
+            'fidelity = "full" for it.'
+        )
     for behaviour in scenario.adversary.behaviours:
         _one_of("[adversary] behaviours", behaviour, BEHAVIOURS)
 

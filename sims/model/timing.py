@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 from overlay.dht.admission import COOKIE_ROTATION_S
-from overlay.dht.round_trips import MAX_MEASURED
 from overlay.dht.settings import DhtSettings
 from sims.scenario.sections import Latency
 
@@ -33,7 +32,7 @@ class Timing:
         latency: of the scenario; constant or uniform.
         settings: bounds of patience.
         calls_per_s: how often a node calls another of its contacts, and another node at all.
-        online: how many nodes there are.
+        measured_s: for how long a node has measured round trips that it remembers.
         rng: draws.
     """
 
@@ -42,7 +41,7 @@ class Timing:
         latency: Latency,
         settings: DhtSettings,
         calls_per_s: tuple[float, float],
-        online: int,
+        measured_s: float,
         rng: np.random.Generator,
     ) -> None:
         self._low_s = latency.low_s
@@ -55,7 +54,7 @@ class Timing:
             settings.rpc_timeout_max_s,
         )
         self._patience_s = known_s, settings.rpc_timeout_s
-        self._measured = 1.0, -float(np.expm1(-MAX_MEASURED / max(online, 1)))
+        self._measured = tuple(-float(np.expm1(-rate * measured_s)) for rate in calls_per_s)
 
     @property
     def cookies(self) -> tuple[float, float]:

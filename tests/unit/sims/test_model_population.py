@@ -63,6 +63,16 @@ def test_sessions_are_remembered_for_a_while_after_their_end():
     assert recent.sum() == pytest.approx(COUNT * 0.25 / 600 * 60, rel=0.1)
 
 
+def test_guests_are_remembered_like_all_others_and_no_guests_change_nothing():
+    made = population(memory_s=60.0)
+    made.visited(np.array([], np.uint64), 0.0, 10.0)
+    made.visited(np.array([7], np.uint64), 0.0, 10.0)
+    made.advance(30.0)
+    assert 7 in made.sessions().ids
+    made.advance(100.0)
+    assert 7 not in made.sessions().ids
+
+
 def test_those_who_never_leave_are_always_there():
     made = population(always=7)
     made.advance(36_000.0)

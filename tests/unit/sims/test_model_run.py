@@ -107,6 +107,7 @@ def test_a_run_stops_when_asked_and_keeps_what_it_has():
     [
         {"arrival": Arrival(kind="partition")},
         {"latency": Latency(model="geographic")},
+        {"latency": Latency(loss=0.01)},
         {"adversary": Adversary(share=0.1, behaviours=("lie",))},
     ],
 )
