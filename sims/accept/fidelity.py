@@ -20,7 +20,6 @@ _CONSTANT_S: Final = 0.05
 _CLIENTS: Final = 4
 _RECORDS_SHARE: Final = 0.01
 _FEWEST_RECORDS: Final = 5
-_MODEL_RUNS: Final = 4
 _NODES_IN_ALL: Final = 3000
 """As many runs of one size as make so many nodes together, but one at least."""
 
@@ -38,6 +37,7 @@ class Fidelities:
     cases: tuple[str, ...] = _CASES
     warm_up_minutes: float = 60.0
     minutes: float = 60.0
+    model_runs: int = 8
 
 
 def scenario_of(case: str, nodes: int, warm_up_minutes: float, minutes: float) -> Scenario:
@@ -75,10 +75,14 @@ def _measure(settings: Fidelities, seeds: int, progress: Progress) -> Measuremen
     for case in settings.cases:
         for nodes in settings.nodes:
             runs = max(1, min(seeds, _NODES_IN_ALL // nodes))
-            progress(f"M1: {case}, {nodes} nodes, {runs} full runs and {_MODEL_RUNS} of the model")
+            progress(
+                f"M1: {case}, {nodes} nodes, {runs} full runs and {settings.model_runs} of the model"
+            )
             scenario = scenario_of(case, nodes, settings.warm_up_minutes, settings.minutes)
             compared = compare(
-                scenario, full_seeds=range(1, runs + 1), model_seeds=range(1, _MODEL_RUNS + 1)
+                scenario,
+                full_seeds=range(1, runs + 1),
+                model_seeds=range(1, settings.model_runs + 1),
             )
             points += [
                 Point(
@@ -102,6 +106,6 @@ M1 = Experiment(
     "nodes",
     "value",
     Fidelities(),
-    Fidelities(nodes=(1000,), cases=("kad2007",), warm_up_minutes=10.0, minutes=10.0),
+    Fidelities((1000,), ("kad2007",), warm_up_minutes=10.0, minutes=10.0, model_runs=4),
     _measure,
 )

@@ -49,6 +49,7 @@ class Attention:
         now: seconds from the start of the run.
         holders_since: since when a sample of nodes is on-line.
         walks: when those walked towards their own ids: (nodes, times), NaN where there is none.
+        gone_s: how long ago others left.
     """
 
     def __init__(
@@ -58,11 +59,11 @@ class Attention:
         now: float,
         holders_since: Floats,
         walks: Floats,
+        gone_s: Floats,
     ) -> None:
         self._now, self._settings, self._habits = now, settings, habits
         depths = range(ID_BITS + 1)
         sizes = np.array([habits.in_bucket(depth) for depth in depths])
-        self._full = np.array([_chance_of_more(settings.k, size) for size in sizes])
         self._nearest = np.clip((_REACHED * settings.k - sizes) / np.maximum(sizes, 1e-9), 0, 1)
         traffic = [Traffic.into(settings, habits, depth) for depth in depths]
         self._notice_s = np.array([each.notice_s(settings) for each in traffic])
@@ -84,6 +85,13 @@ class Attention:
             )
             for fewer_than in (1, settings.contact_max_failures)
         )
+        # The dead take places too, so that a bucket may be full of more than who is there.
+        walked, not_walked = (
+            float(np.interp(gone_s, _AGES_S, share).sum()) for share in self._standing_near[1]
+        )
+        dead = self._nearest * walked + (1 - self._nearest) * not_walked
+        filling = sizes * (1 + dead / max(habits.online, 1))
+        self._full = np.array([_chance_of_more(settings.k, size) for size in filling])
 
     def calls_of_contacts_per_s(self) -> float:
         """Return how often a node calls one of the contacts that its lookups begin with."""

@@ -33,7 +33,8 @@ class Moment:
     """What is true of the overlay now.
 
     ``live`` are all that are on-line, ``honest`` those of them that do as they should; both
-    sorted. ``since`` belongs to ``live``, ``hostile`` to ``sessions``.
+    sorted. ``since`` belongs to ``live``, ``hostile`` to ``sessions``. ``publishing_per_s`` is how
+    often a node stored its descriptor since the last sample.
     """
 
     now: float
@@ -46,6 +47,7 @@ class Moment:
     timing: Timing
     attention: Attention
     publications: Publications
+    publishing_per_s: float
 
     @classmethod
     def of(
@@ -62,7 +64,10 @@ class Moment:
         live = sessions.chosen(is_live)
         publications = Publications(settings, rng)
         some = rng.choice(live.since, min(_HOLDERS_LOOKED_AT, len(live.since)), replace=False)
-        attention = Attention(settings, habits, now, some, publications.of(some, now))
+        walks = publications.of(some, now)
+        gone_s = now - sessions.until[~is_live & (sessions.until > now - _REMEMBERED_S)]
+        attention = Attention(settings, habits, now, some, walks, gone_s)
+        lately = walks > now - scenario.sample_interval_s
         adversary = scenario.adversary
         share = adversary.share if adversary.behaviours else 0.0
         hostile = is_hostile(sessions.ids, share)
@@ -86,6 +91,7 @@ class Moment:
             timing=timing,
             attention=attention,
             publications=publications,
+            publishing_per_s=float(lately.sum()) / len(some) / scenario.sample_interval_s,
         )
 
 

@@ -148,7 +148,7 @@ class _Model:
     def _fail_if_due(self, then: float) -> None:
         arrival = self._scenario.arrival
         at = self._scenario.warm_up_s + arrival.at_s
-        if not self._failed and at <= then:
+        if not self._failed and at < then:
             self._failed = True
             self._population.advance(at)
             self._population.fail(arrival.share or 0.0, at)

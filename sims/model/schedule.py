@@ -27,6 +27,7 @@ VALIDITY_S: Final = 3 * 3600.0 - 60.0
 
 _FIRST_PAUSE_S: Final = 60.0
 _JITTER: Final = 0.2
+_WALK_TAKES_S: Final = 2.0
 
 
 def signed_at(since: Floats, until: Floats) -> Floats:
@@ -68,7 +69,7 @@ class Publications:
         return at_hand / len(offsets)
 
     def of(self, since: Floats, now: float) -> Floats:
-        """Return the times up to ``now`` of the current and the last series: (nodes, times).
+        """Return when walks began that are over ``now``, of two series: (nodes, times).
 
         NaN stands where there is none.
         """
@@ -87,7 +88,7 @@ class Publications:
         jitter = self._rng.uniform(1 - _JITTER, 1 + _JITTER, (len(began), len(self._pauses_s)))
         offsets = np.cumsum(self._pauses_s * jitter, axis=1)
         times = began[:, None] + np.concatenate([np.zeros((len(began), 1)), offsets], axis=1)
-        there = (times <= now) & (times < began[:, None] + RESIGN_S)
+        there = (times <= now - _WALK_TAKES_S) & (times < began[:, None] + RESIGN_S)
         return np.asarray(np.where(there, times, np.nan))
 
 

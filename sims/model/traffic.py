@@ -13,7 +13,6 @@ from overlay.dht.settings import DhtSettings
 from sims.model.attention import Attention
 from sims.model.habits import Habits, refreshes_per_s
 from sims.model.lookups import LookupResults
-from sims.model.schedule import Publications
 
 __all__ = ["Conversation", "messages_per_node_s"]
 
@@ -50,7 +49,7 @@ def messages_per_node_s(
     settings: DhtSettings,
     habits: Habits,
     attention: Attention,
-    publications: Publications,
+    publishing: tuple[float, float],
     walks: tuple[Conversation, Conversation],
     cookies: tuple[float, float],
     crawling: int,
@@ -61,7 +60,8 @@ def messages_per_node_s(
         settings: of the product.
         habits: how often they look up, and leave.
         attention: how often they ping whom.
-        publications: how often they store their descriptor, and with cookies at hand or not.
+        publishing: how often they store their descriptor, and how probably the cookies of their
+            neighbours are at hand then.
         walks: to random targets, and to the node's own id.
         cookies: how probably one is at hand for a contact, and for another node.
         crawling: how many nodes crawl the overlay.
@@ -70,16 +70,14 @@ def messages_per_node_s(
     first = habits.first_hand * cookies[0] + (1 - habits.first_hand) * cookies[1]
     lookups = habits.lookups_per_s * (far.datagrams(settings, first) + _HOLDERS_ASKED * _ANSWERED)
     refreshes = attention.buckets * refreshes_per_s(settings, habits)
-    stores = publications.per_s * _HOLDERS * settings.k * _ANSWERED
-    publishing = publications.per_s * own.datagrams(settings, publications.cookie_share)
+    stores = _HOLDERS * settings.k * _ANSWERED + own.datagrams(settings, publishing[1])
     pings = attention.pings_per_s() * (_ANSWERED + _CHALLENGED * (1 - cookies[0]))
     joins = habits.leaving_per_s * settings.seeds_per_round * (_ANSWERED + _CHALLENGED)
     crawls = crawling * _OF_A_CRAWL / settings.crawl_interval_s
     return (
         lookups
         + refreshes * far.datagrams(settings, first)
-        + stores
-        + publishing
+        + publishing[0] * stores
         + pings
         + joins
         + crawls

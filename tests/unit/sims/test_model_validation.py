@@ -59,6 +59,8 @@ def test_scatter_of_runs_widens_a_bound_to_three_standard_errors():
 def test_few_events_of_the_full_simulation_widen_it_too():
     few = judged([1.0, 0.0], [[0.5, 0.5], [0.5, 0.5]], "path_first_try")["path_first_try"]
     assert few.error == pytest.approx(math.sqrt(0.25 / 2))
+    agreed = judged([1.0] * 8, [[1.0], [1.0]], "path_first_try")["path_first_try"]
+    assert agreed.error == pytest.approx(math.sqrt(0.9 * 0.1 / 8))
 
 
 def test_quantiles_and_labels_are_told_apart():
