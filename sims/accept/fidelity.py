@@ -75,9 +75,7 @@ def _measure(settings: Fidelities, seeds: int, progress: Progress) -> Measuremen
     for case in settings.cases:
         for nodes in settings.nodes:
             runs = max(1, min(seeds, _NODES_IN_ALL // nodes))
-            progress(
-                f"M1: {case}, {nodes} nodes, {runs} full runs and {settings.model_runs} of the model"
-            )
+            progress(f"M1: {case}, {nodes} nodes, {runs} runs of the full simulation")
             scenario = scenario_of(case, nodes, settings.warm_up_minutes, settings.minutes)
             compared = compare(
                 scenario,
