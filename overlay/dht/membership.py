@@ -145,7 +145,7 @@ class Membership:
 
     def silent(self, contact: Contact) -> None:
         """Learn that a contact did not answer a call."""
-        self._table.failed(contact.node_id)
+        self._table.failed(contact)
         self._check_company()
 
     def gone(self, node_id: NodeId) -> None:
