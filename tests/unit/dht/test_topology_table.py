@@ -161,6 +161,20 @@ def test_full_table_keeps_whom_it_knows():
     assert {d.node_id for d in table} == {MIXES[0].node_id, MIXES[1].node_id}
 
 
+def test_flood_of_nodes_that_never_answer_shuts_out_nobody_who_does():
+    table = TopologyTable(max_entries=3)
+    table.take(DescriptorFound(mix(0), answered=True), NOW)
+    for flood in (1, 2, 3):
+        table.take(DescriptorFound(mix(flood), answered=False), NOW)
+    assert table.rejections() == {Rejection.FULL: 1}
+    for newcomer in (4, 5):
+        table.take(DescriptorFound(mix(newcomer), answered=True), NOW)
+        assert table.get(MIXES[newcomer].node_id) == mix(newcomer)
+    table.take(DescriptorFound(mix(3), answered=True), NOW)
+    assert {d.node_id for d in table} == {MIXES[n].node_id for n in (0, 4, 5)}
+    assert table.rejections() == {Rejection.FULL: 2}
+
+
 def test_full_table_makes_room_when_a_node_expired():
     table = filled(mix(0, lasts=60), mix(1), max_entries=2)
     assert table.add(mix(2), NOW + 60)
