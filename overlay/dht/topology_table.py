@@ -189,6 +189,10 @@ class TopologyTable:
             if self._heard.get(node_id, -math.inf) < since and node_id not in self._excused
         )
 
+    def never_heard(self) -> frozenset[NodeId]:
+        """Return the nodes that never answered by themselves since they are known."""
+        return frozenset(self._descriptors.keys() - self._heard.keys())
+
     def expire(self, now: float) -> int:
         """Forget every node whose descriptor has expired and return how many they were."""
         if now < self._earliest_expiry:

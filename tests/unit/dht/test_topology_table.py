@@ -100,6 +100,13 @@ def test_only_known_nodes_are_remembered_as_heard():
     assert table.unheard() == {MIXES[0].node_id, MIXES[1].node_id}
 
 
+def test_who_answered_once_is_not_among_the_never_heard():
+    table = filled(mix(0), mix(1), mix(2))
+    table.heard(MIXES[1].node_id, NOW)
+    table.crawled(NOW + 10)
+    assert table.never_heard() == {MIXES[0].node_id, MIXES[2].node_id}
+
+
 def test_highest_sequence_wins():
     table = filled(mix(0, sequence=5))
     assert table.add(mix(0, sequence=6, bandwidth_kbit=7), NOW)
