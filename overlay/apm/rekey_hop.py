@@ -102,7 +102,8 @@ class HopRekeying:
         """Take a message of a circuit's source.
 
         Raises:
-            Replayed, Malformed, NotAuthentic, LimitReached: it is none that fits; no answer.
+            Replayed, Malformed, Refused, NotAuthentic, LimitReached: it is none that fits; no
+                answer.
         """
         exchange = self._exchanges.get(circuit.number) or _Exchange(circuit.number)
         if isinstance(message, RekeyOffer):
@@ -136,19 +137,16 @@ class HopRekeying:
 
         Raises:
             NotAuthentic: the source's share contributes nothing.
+            Refused: another SA towards us has the forward SPI.
         """
         key = EphemeralKey(self._rng)
-        spi = self._connections.new_forward_spi(self._rng)
-        unproven = RekeyAnswer(offer.generation, spi, key.share)
-        try:
-            secrets = key.agree(replaced, offer, unproven, offer.share)
-        except NotAuthentic:
-            self._connections.release_forward_spi(spi)
-            raise
+        unproven = RekeyAnswer(offer.generation, key.share)
+        secrets = key.agree(replaced, offer, unproven, offer.share)
+        self._connections.claim_forward_spi(offer.forward_spi)
         return _Answered(
             offer=offer,
             answer=dataclasses.replace(unproven, tag=secrets.answer_tag),
-            sas=secrets.renew(replaced, offer, unproven),
+            sas=secrets.renew(replaced, offer),
             switch_tag=secrets.switch_tag,
             switched=RekeySwitched(offer.generation, secrets.switched_tag),
         )
