@@ -58,7 +58,7 @@ class _Exchange:
 
     number: int
     state: HopRekeyState = HopRekeyState.SETTLED
-    answered_at: float = -math.inf
+    tried_at: float = -math.inf
     answered: _Answered | None = None
     switched: _Answered | None = None
 
@@ -77,7 +77,7 @@ class HopRekeying:
 
     It alone replaces the SAs of an installed circuit. Bounded for each circuit: the SAs in
     use, one new inbound SA, and :data:`~overlay.apm.lingering.MAX_LINGERING` replaced pairs;
-    one agreement in ``rekey_pause_s``.
+    one agreement, or attempt at one, in ``rekey_pause_s``.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class HopRekeying:
         )
 
     def __len__(self) -> int:
-        """Return how many circuits have an exchange under way, or replaced SAs."""
+        """Return how many circuits have an exchange under way or failed, or replaced SAs."""
         return len(self._exchanges)
 
     def receive(
@@ -121,15 +121,16 @@ class HopRekeying:
         latest = circuit.sas.generation if answered is None else answered.offer.generation
         if offer.generation <= latest:
             raise Replayed("an offer of keys that is older than the latest")
-        if now < exchange.answered_at + self._settings.rekey_pause_s:
+        if now < exchange.tried_at + self._settings.rekey_pause_s:
             raise LimitReached("the source wants new keys too often")
         if offer.backward_spi == circuit.sas.backward_spi:
             raise Malformed("new keys need an SPI of their own")
+        # Noted before it is known to fail, for that costs as much.
+        self._exchanges[circuit.number], exchange.tried_at = exchange, now
         fresh = self._agree(circuit.sas, offer)
         if not self._board.install_association(hop_associations(fresh.sas)[0]):
             self._connections.release_forward_spi(fresh.sas.forward_spi)
             raise LimitReached("this host could not install new keys")
-        self._exchanges[circuit.number] = exchange
         self._feed(exchange, HopRekeyInput.OFFER, _Cause(circuit, now, fresh))
 
     def _agree(self, replaced: OnionSas, offer: RekeyOffer) -> _Answered:
@@ -183,7 +184,7 @@ class HopRekeying:
         """Receive with the new keys; those of an offer that came to nothing go."""
         if exchange.answered is not None:
             self._lingering.discard(_new_inbound(exchange.answered))
-        exchange.answered, exchange.answered_at = present(cause.fresh), cause.now
+        exchange.answered = present(cause.fresh)
         self._answer_again(exchange, cause)
 
     def _answer_again(self, exchange: _Exchange, cause: _Cause) -> None:

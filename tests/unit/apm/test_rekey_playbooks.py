@@ -310,10 +310,10 @@ def test_share_that_contributes_nothing_is_refused(share: bytes) -> None:
     scene.mix.hears(changed(offer, share=share), now=LATER)
     assert scene.mix.sends(LATER) == []
     assert scene.drops(scene.mix) == {ApmDrop.NOT_AUTHENTIC: 1}
-    scene.mix.hears(offer, now=LATER)
-    scene.alice.hears(changed(rekey_of(scene.mix.sends(LATER)), share=share), now=LATER)
+    scene.mix.hears(offer, now=LATER + 1)
+    scene.alice.hears(changed(rekey_of(scene.mix.sends(LATER + 1)), share=share), now=LATER + 1)
     assert scene.drops(scene.alice) == {ApmDrop.NOT_AUTHENTIC: 1}
-    scene.finish(LATER + 1)
+    scene.finish(LATER + 2)
 
 
 def test_offer_under_the_spi_in_use_is_malformed() -> None:
@@ -336,13 +336,13 @@ def test_offer_under_a_forward_spi_in_use_gets_no_answer() -> None:
     offer, before = scene.offer(), scene.mix.backend.associations()
     spis = [circuit.sas.forward_spi for circuit in scene.mix.manager._connections.hops()]
     assert len(spis) == 2
-    for spi in spis:
-        scene.mix.hears(changed(offer, forward_spi=spi), now=LATER)
-    assert [d for d in scene.mix.sends(LATER) if is_rekey(d)] == []
+    for later, spi in enumerate(spis):
+        scene.mix.hears(changed(offer, forward_spi=spi), now=LATER + later)
+    assert [d for d in scene.mix.sends(LATER + 1) if is_rekey(d)] == []
     assert scene.drops(scene.mix) == {ApmDrop.UNEXPECTED: 2}
     assert scene.mix.backend.associations() == before
-    scene.mix.hears(offer, now=LATER)
-    assert len(controls(scene.mix.sends(LATER))) == 1, "and a free one is still answered"
+    scene.mix.hears(offer, now=LATER + 2)
+    assert len(controls(scene.mix.sends(LATER + 2))) == 1, "and a free one is still answered"
 
 
 def test_rekey_from_the_wrong_side_or_for_no_circuit_is_dropped() -> None:
@@ -378,6 +378,17 @@ def test_every_spi_of_the_source_is_one_that_it_drew() -> None:
     spis = {sa.spi for sa in scene.alice.backend.associations()}
     assert len(spis) == 3, "forward, backward, and the backward one that lingers"
     assert spis <= scene.alice.spis._live
+
+
+def test_offers_that_come_to_nothing_are_slowed_down_as_well() -> None:
+    scene = Scene(rekey_pause_s=1.0)
+    offer = scene.offer()
+    for number in range(50):
+        scene.mix.hears(changed(offer, share=SMALL_ORDER[0]), now=LATER + number / 100)
+    assert scene.drops(scene.mix) == {ApmDrop.NOT_AUTHENTIC: 1, ApmDrop.LIMIT: 49}
+    scene.mix.hears(offer, now=LATER + 1)
+    assert len(controls(scene.mix.sends(LATER + 1))) == 1
+    scene.finish(LATER + 2)
 
 
 # --- a hop that keeps silent, a host that refuses ---
