@@ -60,6 +60,7 @@ class KernelShell:
         roles, mtu = configuration.roles, path_mtu(configuration)
         with ExitStack() as opened:
             opened.callback(backend.close)
+            clear_exit_leftovers()
             self.guard = KernelSource(
                 lambda: DestinationGuard(by_ipsec=True), device=backend.device_name, path_mtu=mtu
             )
@@ -67,8 +68,6 @@ class KernelShell:
             opened.enter_context(IpsecWall(CONTROL_PORTS, forwards=roles.relay or roles.exit))
             if roles.exit:
                 opened.enter_context(_exit_filter(configuration, backend.device_name, mtu))
-            elif backend.leftovers_removed:
-                clear_exit_leftovers()
             self._control = {
                 port: opened.enter_context(ControlSocket(port)) for port in CONTROL_PORTS
             }
