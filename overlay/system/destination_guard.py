@@ -36,6 +36,7 @@ from typing import Final, Self
 
 from overlay.addresses import InnerAddress, IpNetwork
 from overlay.system.filter_choice import find_packet_filter
+from overlay.system.orphaned_sockets import abort_orphaned_sockets
 from overlay.system.ownership import Ownership
 from overlay.system.packet_filter import FilterTable, Hook, PacketFilter, Rule, Verdict
 from overlay.system.rtnetlink import Route, RouteKind, Rtnetlink
@@ -130,8 +131,12 @@ class DestinationGuard:
         self._enforce()
 
     def release(self, prefix: IpNetwork) -> None:
-        """End the protection of ``prefix``; the last one takes rules and filter along."""
+        """End the protection of ``prefix``; the last one takes rules and filter along.
+
+        Connections that went through a circuit end with it, as far as this kernel can do it.
+        """
         self._routes.delete_route(self._carry_route(prefix))
+        abort_orphaned_sockets(prefix)
         # The filter goes first: killed in between, the node leaves what protected() finds.
         self._enforce(released=prefix)
         self._routes.delete_route(self._unreachable(prefix))
