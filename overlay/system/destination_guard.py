@@ -13,6 +13,8 @@ keeps the route that it had. So a filter drops, after routing, whatever goes to 
 another device than the circuit's. It also drops packets to VC from any other device, by which
 a neighbour could find out which inner address this host holds (CVE-2019-14899). And from
 the circuit's device it lets in nothing but answers, so that no exit can call on local services.
+What leaves from VC to anywhere else is dropped: were it this host's own firewall that answers an
+exit (REJECT), whoever the exit named as source would get that answer from here.
 
 ::
 
@@ -32,6 +34,7 @@ calls are idempotent, and a new process takes over what a killed one left.
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterator
 from typing import Final, Self
 
 from overlay.addresses import InnerAddress, IpNetwork
@@ -210,6 +213,7 @@ def guard_filter(name: str, mark: int, routes: list[Route]) -> FilterTable:
             )
         leaving.append(Rule(hook=Hook.POSTROUTING, verdict=Verdict.DROP, destination=prefix))
     held = list(carried.values())
+    leaving += _from_inner_addresses(held)
     arriving = (*_inner_address_rules(held), *_unasked_rules(held))
     return FilterTable(name, mark, (*arriving, *leaving))
 
@@ -229,6 +233,12 @@ def _unasked_rules(carried: list[Route]) -> tuple[Rule, ...]:
             Rule(hook=Hook.INPUT, verdict=Verdict.DROP, in_device=device),
         )
     )
+
+
+def _from_inner_addresses(carried: list[Route]) -> Iterator[Rule]:
+    """Drop what no rule before has let into a circuit."""
+    for source in dict.fromkeys(r.source for r in carried if r.source is not None):
+        yield Rule(hook=Hook.POSTROUTING, verdict=Verdict.DROP, source=ipaddress.ip_network(source))
 
 
 def _inner_address_rules(carried: list[Route]) -> tuple[Rule, ...]:

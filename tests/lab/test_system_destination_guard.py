@@ -175,6 +175,32 @@ def test_a_second_process_finds_and_removes_what_a_killed_one_left(
         assert len([p for p in seen(capture, (destination,)) if p.protocol == UDP]) >= 6
 
 
+def test_nothing_leaves_from_an_inner_address_but_into_its_circuit(
+    hosts, script, exchange, filter_type, tmp_path
+):
+    """Not even to destinations that are not protected: an exit that sends from such a one might
+    be answered by this host's own firewall (REJECT), and whoever sits there would see this host."""
+    alice, other, _ = hosts
+    owner = script(alice.namespace, owner_source(filter_type))
+    assert owner.said == "ready"
+
+    def send(sources):
+        for source, destination in zip(sources, OTHERS, strict=True):
+            with socket.socket(family_of(destination), socket.SOCK_DGRAM) as new:
+                new.bind((source, 0))
+                with contextlib.suppress(PermissionError):  # the filter's, told at once
+                    new.sendto(b"from here", (destination, 5000))
+
+    own = (str(alice.ipv4.ip), str(alice.ipv6.ip))
+    with alice.capture(tmp_path / "alice.pcap") as capture:
+        alice.namespace.call(lambda: send(INNER))
+        alice.namespace.call(lambda: send(own))
+        exchange(alice, other)
+    sources = {p.source for p in capture.packets() if p.destination in OTHERS}
+    assert sources.isdisjoint(INNER)
+    assert sources.issuperset(own)
+
+
 def test_what_spoke_through_a_circuit_does_not_go_on_outside_once_the_guard_ends(
     hosts, exchange, filter_type, tmp_path
 ):
