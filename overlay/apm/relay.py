@@ -357,6 +357,8 @@ class RelaySide:
                 self._give_up(circuit, RefuseReason.FAILED, now)
             else:
                 self._close(circuit, Teardown(TeardownReason.SHUTDOWN), now)
+            if isinstance(circuit, ExitCircuit):  # nobody is there when it has lingered
+                self._board.emit(ExitCircuitClosed(circuit.ipsec.inner_addresses))
 
     def link_lost(self, neighbour: OverlayAddress, now: float) -> None:
         """End what went over this link; sources behind another link are told."""
@@ -395,8 +397,6 @@ class RelaySide:
         self._timers.cancel(circuit.number)
         self._waiting.pop(circuit.number, None)
         self._usage.forget(circuit.number)
-        if isinstance(circuit, ExitCircuit):
-            self._board.emit(ExitCircuitClosed(circuit.ipsec.inner_addresses))
         return self._rekeying.end(circuit.number)
 
     # --- views ---

@@ -16,7 +16,7 @@ from overlay.addresses import CircuitAddress, OverlayAddress
 from overlay.apm.circuits import LinkSecurity
 from overlay.apm.control import CONTROL_PORT, ControlMessage, encode_control
 from overlay.apm.datagram import UdpDatagram, build_datagram
-from overlay.apm.events import ApmDrop, ApmEvent, LinkWanted
+from overlay.apm.events import ApmDrop, ApmEvent, ExitCircuitClosed, LinkWanted
 from overlay.apm.inner_addresses import InnerAddresses, InnerAddressPool
 from overlay.apm.lingering import Outgrown
 from overlay.apm.settings import ApmSettings
@@ -212,6 +212,7 @@ class Switchboard:
             self.spis.release(spi)
         if holdings.inner_addresses is not None and self.inner_pool is not None:
             self.inner_pool.release(holdings.inner_addresses)
+            self.emit(ExitCircuitClosed(holdings.inner_addresses))
         for neighbour in holdings.links:
             self._release_link(neighbour)
 

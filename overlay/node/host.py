@@ -126,7 +126,7 @@ class Host(Protocol):
         ...
 
     def clear_kernel_ipsec(self) -> None:
-        """Remove what a killed node left in the kernel's IPsec; harmless without permission."""
+        """Remove what a killed node left in the kernel; harmless without permission."""
         ...
 
     def forget_connections(self, inner_address: InnerAddress) -> bool:
@@ -165,9 +165,10 @@ class LinuxHost:
 
     def clear_kernel_ipsec(self) -> None:
         """See :class:`Host`."""
+        with contextlib.suppress(BackendError):  # no permission, or no packet filter
+            clear_exit_leftovers()
         with contextlib.suppress(BackendError):  # no kernel IPsec, no permission, or in use
-            if clear_leftovers():
-                clear_exit_leftovers()
+            clear_leftovers()
             # Also if there were none: who was killed between these two steps left the wall.
             IpsecWall((), forwards=False).remove()
             clear_fragmenting_leftovers()

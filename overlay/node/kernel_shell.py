@@ -68,6 +68,7 @@ class KernelShell:
         roles, mtu = configuration.roles, path_mtu(configuration)
         with ExitStack() as opened:
             opened.callback(backend.close)
+            clear_exit_leftovers()
             forwards = roles.relay or roles.exit
             fragmenting = _if_possible(opened, FragmentingDevice)
             cuts_links = forwards and _if_possible(opened, LinkDetour) is not None
@@ -82,8 +83,6 @@ class KernelShell:
             if roles.exit:
                 exits = _exit_filter(configuration, backend.device_name, mtu, fragmenting)
                 opened.enter_context(exits)
-            elif backend.leftovers_removed:
-                clear_exit_leftovers()
             self._control = {
                 port: opened.enter_context(ControlSocket(port)) for port in CONTROL_PORTS
             }

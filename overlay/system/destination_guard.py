@@ -13,6 +13,8 @@ keeps the route that it had. So a filter drops, after routing, whatever goes to 
 another device than the circuit's. It also drops packets to VC from any other device, by which
 a neighbour could find out which inner address this host holds (CVE-2019-14899). And from
 the circuit's device it lets in nothing but answers, so that no exit can call on local services.
+What leaves from VC to anywhere else is dropped: were it this host's own firewall that answers an
+exit (REJECT), whoever the exit named as source would get that answer from here.
 
 ::
 
@@ -33,12 +35,14 @@ calls are idempotent, and a new process takes over what a killed one left.
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final, Self
 
 from overlay.addresses import InnerAddress, IpNetwork
 from overlay.system.filter_choice import find_packet_filter
 from overlay.system.fragmenting_device import REROUTE_MARK
+from overlay.system.orphaned_sockets import abort_orphaned_sockets
 from overlay.system.ownership import Ownership
 from overlay.system.packet_filter import (
     LARGE_MARK,
@@ -152,8 +156,12 @@ class DestinationGuard:
         self._enforce()
 
     def release(self, prefix: IpNetwork) -> None:
-        """End the protection of ``prefix``; the last one takes rules and filter along."""
+        """End the protection of ``prefix``; the last one takes rules and filter along.
+
+        Connections that went through a circuit end with it, as far as this kernel can do it.
+        """
         self._routes.delete_route(self._carry_route(prefix))
+        abort_orphaned_sockets(prefix)
         # The filter goes first: killed in between, the node leaves what protected() finds.
         self._enforce(released=prefix)
         self._routes.delete_route(self._unreachable(prefix))
@@ -225,6 +233,7 @@ def guard_filter(name: str, mark: int, routes: list[Route]) -> FilterTable:
             )
         leaving.append(Rule(hook=Hook.POSTROUTING, verdict=Verdict.DROP, destination=prefix))
     held = list(carried.values())
+    leaving += _from_inner_addresses(held)
     arriving = (*_inner_address_rules(held), *_unasked_rules(held))
     return FilterTable(name, mark, (*arriving, *leaving))
 
@@ -244,6 +253,12 @@ def _unasked_rules(carried: list[Route]) -> tuple[Rule, ...]:
             Rule(hook=Hook.INPUT, verdict=Verdict.DROP, in_device=device),
         )
     )
+
+
+def _from_inner_addresses(carried: list[Route]) -> Iterator[Rule]:
+    """Drop what no rule before has let into a circuit."""
+    for source in dict.fromkeys(r.source for r in carried if r.source is not None):
+        yield Rule(hook=Hook.POSTROUTING, verdict=Verdict.DROP, source=ipaddress.ip_network(source))
 
 
 def _inner_address_rules(carried: list[Route]) -> tuple[Rule, ...]:

@@ -70,16 +70,29 @@ class ExitPlan:
 
 
 def clear_exit_leftovers() -> None:
-    """Undo what a killed exit left on a host that is no exit any more.
+    """Undo what a killed exit left; what a running one has is not touched.
+
+    An exit of the kernel was made after the node's wall, which changes some of the same
+    settings: its leftovers go first, or its notes would tell what the wall had made of them.
 
     Raises:
-        BackendError: a running exit owns it, or the kernel refused.
+        BackendError: the kernel refused, or no packet filter works here.
     """
-    ownership = Ownership("exit", "stop it, or run this exit on another host")
+    packet_filter = find_packet_filter()
+    if packet_filter.notes(_FILTER_NAME) is None:
+        return  # and takes no right that an exit wants that starts in this moment
     try:
-        restore_noted(find_packet_filter(), _FILTER_NAME)
+        ownership = _own_exit()
+    except BackendError:
+        return
+    try:
+        restore_noted(packet_filter, _FILTER_NAME)
     finally:
         ownership.release()
+
+
+def _own_exit() -> Ownership:
+    return Ownership("exit", "stop it, or run this exit on another host")
 
 
 def exit_gateway(pool: IpNetwork) -> IpAddress:
@@ -139,7 +152,7 @@ class ExitFilter:
             BackendError: another exit runs here, there is no way out, or the kernel refused;
                 nothing of this exit remains.
         """
-        self._ownership = Ownership("exit", "stop it, or run this exit on another host")
+        self._ownership = _own_exit()
         try:
             with Rtnetlink() as netlink:
                 self._restore()

@@ -738,6 +738,32 @@ def test_exit_forgets_an_idle_circuit_and_takes_its_address_back() -> None:
     ]
 
 
+def test_exit_tells_that_a_circuit_is_over_only_when_nothing_passes_any_more() -> None:
+    """Else the host would track what its source still sends, long after all was forgotten."""
+    alice, mix1, _ = cast()
+    _, [onion] = pending(alice, mix1)
+    mix1.hears(onion)
+    mix1.hears(control(nears(alice)[0], mix1.address, Ping(b"abcdefgh")))
+    assert mix1.event_names() == ["ExitCircuitOpened"]
+    mix1.hears(control(nears(alice)[0], mix1.address, Teardown(TeardownReason.CLOSED)))
+    now = NOW
+    while mix1.backend.installed:
+        assert mix1.event_names() == []
+        now += 0.5
+        mix1.manager.handle_deadline(now)
+    assert now > NOW
+    assert mix1.event_names() == ["ExitCircuitClosed"]
+
+
+def test_a_stopping_exit_tells_at_once_that_its_circuits_are_over() -> None:
+    """It does not run when they have lingered."""
+    alice, mix1, _ = cast()
+    _, [onion] = pending(alice, mix1)
+    mix1.hears(onion)
+    mix1.manager.close_all(NOW)
+    assert mix1.event_names() == ["ExitCircuitOpened", "ExitCircuitClosed"]
+
+
 def test_hop_ends_a_circuit_whose_lifetime_is_over_and_says_so() -> None:
     alice, mix1, _ = cast(lifetime_s=20.0)
     _, [onion] = pending(alice, mix1)
