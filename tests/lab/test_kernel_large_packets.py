@@ -1,7 +1,7 @@
 """What programs and servers send in pieces larger than the inner MTU, on the kernel backend."""
 
 import pytest
-from kernel_overlay import KernelOverlay, client
+from kernel_overlay import BUSY_S, KernelOverlay, client
 
 from lab.nodes import wait_until
 from lab.reading import UDP
@@ -86,7 +86,7 @@ def test_a_killed_source_leaks_no_fragment_and_the_next_start_mends_it(overlay, 
         assert not overlay.ping("alicek", target, check=False, size=ECHO_BYTES)
     assert str(target) not in {str(packet.destination) for packet in capture.packets()}
     alice.start(overlay.nodes["mix1k"])
-    wait_until("alice's restart", lambda: alice.answers and carries(alice), timeout_s=90)
+    wait_until("alice's restart", lambda: alice.answers and carries(alice), timeout_s=BUSY_S)
     overlay.ping("alicek", target, size=ECHO_BYTES)
     with client(alice) as asked:
         asked.close_path(None)
