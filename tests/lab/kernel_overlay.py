@@ -18,6 +18,9 @@ from overlay.cli.main import main as overlay_main
 from overlay.control.client import ControlClient
 from overlay.control.model import OpenPathRequest
 
+BUSY_S = 240
+"""How long nodes may take to start or stop where others use the machine as well."""
+
 BACKENDS = {"k": "xfrm", "u": "userspace"}
 ROUTES = "ip route show table all; ip -6 route show table all; ip rule; ip -6 rule"
 STATE = (
@@ -77,7 +80,9 @@ class KernelOverlay:
             self._start([boot], None)
             self._start(others, boot)
             for node in self.nodes.values():
-                wait_until("the topology table", lambda n=node: self._knows_all(n), timeout_s=90)
+                wait_until(
+                    "the topology table", lambda n=node: self._knows_all(n), timeout_s=BUSY_S
+                )
         except BaseException:
             self.__exit__()
             raise
@@ -87,7 +92,7 @@ class KernelOverlay:
         for node in nodes:
             node.start(boot)
         for node in nodes:
-            wait_until(f"{node.host.name}'s start", lambda n=node: n.answers, timeout_s=90)
+            wait_until(f"{node.host.name}'s start", lambda n=node: n.answers, timeout_s=BUSY_S)
 
     def _knows_all(self, node):
         with client(node) as asked:
@@ -100,7 +105,7 @@ class KernelOverlay:
             with client(node) as asked:
                 asked.stop()
         for node in running:
-            wait_until(f"{node.host.name}'s end", lambda n=node: not n.running, timeout_s=90)
+            wait_until(f"{node.host.name}'s end", lambda n=node: not n.running, timeout_s=BUSY_S)
 
     def __exit__(self, *_):
         for node in self.nodes.values():

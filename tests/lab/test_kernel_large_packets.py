@@ -1,7 +1,7 @@
 """What programs and servers send in pieces larger than the inner MTU, on the kernel backend."""
 
 import pytest
-from kernel_overlay import KernelOverlay, client
+from kernel_overlay import BUSY_S, KernelOverlay, client
 
 from lab.nodes import wait_until
 from lab.reading import UDP
@@ -59,7 +59,8 @@ def test_on_the_wire_each_fragment_is_a_datagram_of_its_own(overlay, tmp_path):
     packets = [packet for packet in capture.packets() if packet.protocol == UDP]
     full = [packet for packet in packets if packet.source_port and packet.length == FULL_BYTES]
     assert len(full) >= 2 * (4000 // 1016 + 3 * (ECHO_BYTES // 1016)), "both ways"
-    assert str(target) not in {end for p in packets for end in (p.source, p.destination)}
+    # What comes out of IPsec is seen here once more, as it is for the host.
+    assert str(target) not in {packet.destination for packet in packets}
 
 
 def test_without_its_rule_a_large_packet_goes_nowhere_and_not_round(overlay, tmp_path):
@@ -86,7 +87,7 @@ def test_a_killed_source_leaks_no_fragment_and_the_next_start_mends_it(overlay, 
         assert not overlay.ping("alicek", target, check=False, size=ECHO_BYTES)
     assert str(target) not in {str(packet.destination) for packet in capture.packets()}
     alice.start(overlay.nodes["mix1k"])
-    wait_until("alice's restart", lambda: alice.answers and carries(alice), timeout_s=90)
+    wait_until("alice's restart", lambda: alice.answers and carries(alice), timeout_s=BUSY_S)
     overlay.ping("alicek", target, size=ECHO_BYTES)
     with client(alice) as asked:
         asked.close_path(None)
