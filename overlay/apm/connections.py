@@ -17,7 +17,6 @@ import itertools
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from random import Random
 
 from overlay.addresses import CircuitAddress, IpNetwork, OverlayAddress
 from overlay.apm.circuits import ExitIpsecInfo, OnionSas, RelayIpsecInfo, SourceIpsecInfo
@@ -25,8 +24,8 @@ from overlay.apm.inner_addresses import InnerAddresses
 from overlay.apm.keepalive import KeepAlive
 from overlay.apm.layer import RelayLayer
 from overlay.apm.translator import FIRST_CIRCUIT_REQID
-from overlay.errors import InternalError
-from overlay.ipsec.model import MIN_SPI, IpsecConfiguration, Spi
+from overlay.errors import InternalError, Refused
+from overlay.ipsec.model import IpsecConfiguration, Spi
 from overlay.selection.selector import MixPath
 
 __all__ = [
@@ -184,13 +183,15 @@ class AnonymousConnections:
         """
         return forward_spi in self._forward_spis
 
-    def new_forward_spi(self, rng: Random) -> Spi:
-        """Draw an SPI towards us that no circuit of others has, for an SA that replaces one."""
-        while True:
-            spi = Spi(rng.randint(MIN_SPI, 2**32 - 1))
-            if spi not in self._forward_spis:
-                self._forward_spis.add(spi)
-                return spi
+    def claim_forward_spi(self, spi: Spi) -> None:
+        """Take an SPI towards us, for an SA that replaces one.
+
+        Raises:
+            Refused: a circuit of others has it.
+        """
+        if self.has_hop_with(spi):
+            raise Refused("another SA towards this host has the same SPI")
+        self._forward_spis.add(spi)
 
     def release_forward_spi(self, spi: Spi) -> None:
         """Give back an SPI of an SA that no circuit has any more."""

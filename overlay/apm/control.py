@@ -12,8 +12,8 @@ kind   name             body
 3      PING             echo (8)
 4      PONG             echo (8), as in the PING
 5      TEARDOWN         reason (1)
-6      REKEY OFFER      generation (4) | backward SPI (4) | key share (32)
-7      REKEY ANSWER     generation (4) | forward SPI (4) | key share (32) | tag (16)
+6      REKEY OFFER      generation (4) | forward, backward SPI (4 each) | key share (32)
+7      REKEY ANSWER     generation (4) | key share (32) | tag (16)
 8      REKEY SWITCH     generation (4) | tag (16)
 9      REKEY SWITCHED   generation (4) | tag (16)
 =====  ===============  =======================================================
@@ -135,26 +135,26 @@ class Teardown:
 
 @dataclass(frozen=True, slots=True)
 class RekeyOffer:
-    """From the source: new keys for the SAs with this hop, of which it chose the backward SPI.
+    """From the source: new keys for the SAs with this hop, under SPIs that it drew.
 
     ``generation`` grows with every offer of a circuit to a hop; the onion's keys are 0.
     """
 
     generation: int
+    forward_spi: Spi
     backward_spi: Spi
     share: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class RekeyAnswer:
-    """From the hop, which already receives on the forward SPI that it chose.
+    """From the hop, which already receives with the new keys.
 
     The tag proves that it has the new keys; without it (zeros) the answer is part of what
     these keys are made of.
     """
 
     generation: int
-    forward_spi: Spi
     share: bytes
     tag: bytes = bytes(TAG_BYTES)
 
@@ -201,10 +201,11 @@ def encode_control(message: ControlMessage) -> bytes:
             kind, body = _PONG, echo
         case Teardown(teardown_reason):
             kind, body = _TEARDOWN, bytes((teardown_reason.value,))
-        case RekeyOffer(generation, spi, share):
-            kind, body = _REKEY_OFFER, _encode_rekey(generation, spi) + share
-        case RekeyAnswer(generation, spi, share, tag):
-            kind, body = _REKEY_ANSWER, _encode_rekey(generation, spi) + share + tag
+        case RekeyOffer(generation, forward_spi, backward_spi, share):
+            kind = _REKEY_OFFER
+            body = _encode_rekey(generation, forward_spi, backward_spi) + share
+        case RekeyAnswer(generation, share, tag):
+            kind, body = _REKEY_ANSWER, _encode_rekey(generation) + share + tag
         case RekeySwitch(generation, tag):
             kind, body = _REKEY_SWITCH, _encode_rekey(generation) + tag
         case RekeySwitched(generation, tag):
@@ -265,10 +266,11 @@ def _parse_rekey(kind: int, reader: ByteReader) -> ControlMessage:
     if not generation:
         raise Malformed("generation 0 is that of the onion's keys")
     if kind == _REKEY_OFFER:
-        return RekeyOffer(generation, _parse_spi(reader), reader.take(SHARE_BYTES))
+        forward_spi, backward_spi = _parse_spi(reader), _parse_spi(reader)
+        return RekeyOffer(generation, forward_spi, backward_spi, reader.take(SHARE_BYTES))
     if kind == _REKEY_ANSWER:
-        spi, share = _parse_spi(reader), reader.take(SHARE_BYTES)
-        return RekeyAnswer(generation, spi, share, reader.take(TAG_BYTES))
+        share = reader.take(SHARE_BYTES)
+        return RekeyAnswer(generation, share, reader.take(TAG_BYTES))
     tag = reader.take(TAG_BYTES)
     return RekeySwitch(generation, tag) if kind == _REKEY_SWITCH else RekeySwitched(generation, tag)
 

@@ -116,7 +116,7 @@ class ExitCircuitOpened:
 
 @dataclass(frozen=True, slots=True)
 class ExitCircuitClosed:
-    """We are its exit no more: stop forwarding, forget translations."""
+    """We are its exit no more, and its last packets have passed: forget what they were."""
 
     inner_addresses: InnerAddresses
 

@@ -24,6 +24,7 @@ from overlay.selection.selector import MixPath
 
 __all__ = [
     "CircuitPlan",
+    "SpiPair",
     "allocate_spis",
     "check_path",
     "link_peer_of",

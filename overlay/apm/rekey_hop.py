@@ -58,7 +58,7 @@ class _Exchange:
 
     number: int
     state: HopRekeyState = HopRekeyState.SETTLED
-    answered_at: float = -math.inf
+    tried_at: float = -math.inf
     answered: _Answered | None = None
     switched: _Answered | None = None
 
@@ -77,7 +77,7 @@ class HopRekeying:
 
     It alone replaces the SAs of an installed circuit. Bounded for each circuit: the SAs in
     use, one new inbound SA, and :data:`~overlay.apm.lingering.MAX_LINGERING` replaced pairs;
-    one agreement in ``rekey_pause_s``.
+    one agreement, or attempt at one, in ``rekey_pause_s``.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class HopRekeying:
         )
 
     def __len__(self) -> int:
-        """Return how many circuits have an exchange under way, or replaced SAs."""
+        """Return how many circuits have an exchange under way or failed, or replaced SAs."""
         return len(self._exchanges)
 
     def receive(
@@ -102,7 +102,8 @@ class HopRekeying:
         """Take a message of a circuit's source.
 
         Raises:
-            Replayed, Malformed, NotAuthentic, LimitReached: it is none that fits; no answer.
+            Replayed, Malformed, Refused, NotAuthentic, LimitReached: it is none that fits; no
+                answer.
         """
         exchange = self._exchanges.get(circuit.number) or _Exchange(circuit.number)
         if isinstance(message, RekeyOffer):
@@ -120,15 +121,16 @@ class HopRekeying:
         latest = circuit.sas.generation if answered is None else answered.offer.generation
         if offer.generation <= latest:
             raise Replayed("an offer of keys that is older than the latest")
-        if now < exchange.answered_at + self._settings.rekey_pause_s:
+        if now < exchange.tried_at + self._settings.rekey_pause_s:
             raise LimitReached("the source wants new keys too often")
         if offer.backward_spi == circuit.sas.backward_spi:
             raise Malformed("new keys need an SPI of their own")
+        # Noted before it is known to fail, for that costs as much.
+        self._exchanges[circuit.number], exchange.tried_at = exchange, now
         fresh = self._agree(circuit.sas, offer)
         if not self._board.install_association(hop_associations(fresh.sas)[0]):
             self._connections.release_forward_spi(fresh.sas.forward_spi)
             raise LimitReached("this host could not install new keys")
-        self._exchanges[circuit.number] = exchange
         self._feed(exchange, HopRekeyInput.OFFER, _Cause(circuit, now, fresh))
 
     def _agree(self, replaced: OnionSas, offer: RekeyOffer) -> _Answered:
@@ -136,19 +138,16 @@ class HopRekeying:
 
         Raises:
             NotAuthentic: the source's share contributes nothing.
+            Refused: another SA towards us has the forward SPI.
         """
         key = EphemeralKey(self._rng)
-        spi = self._connections.new_forward_spi(self._rng)
-        unproven = RekeyAnswer(offer.generation, spi, key.share)
-        try:
-            secrets = key.agree(replaced, offer, unproven, offer.share)
-        except NotAuthentic:
-            self._connections.release_forward_spi(spi)
-            raise
+        unproven = RekeyAnswer(offer.generation, key.share)
+        secrets = key.agree(replaced, offer, unproven, offer.share)
+        self._connections.claim_forward_spi(offer.forward_spi)
         return _Answered(
             offer=offer,
             answer=dataclasses.replace(unproven, tag=secrets.answer_tag),
-            sas=secrets.renew(replaced, offer, unproven),
+            sas=secrets.renew(replaced, offer),
             switch_tag=secrets.switch_tag,
             switched=RekeySwitched(offer.generation, secrets.switched_tag),
         )
@@ -185,7 +184,7 @@ class HopRekeying:
         """Receive with the new keys; those of an offer that came to nothing go."""
         if exchange.answered is not None:
             self._lingering.discard(_new_inbound(exchange.answered))
-        exchange.answered, exchange.answered_at = present(cause.fresh), cause.now
+        exchange.answered = present(cause.fresh)
         self._answer_again(exchange, cause)
 
     def _answer_again(self, exchange: _Exchange, cause: _Cause) -> None:

@@ -96,11 +96,11 @@ class RekeySecrets:
     switch_tag: bytes
     switched_tag: bytes
 
-    def renew(self, replaced: OnionSas, offer: RekeyOffer, answer: RekeyAnswer) -> OnionSas:
+    def renew(self, replaced: OnionSas, offer: RekeyOffer) -> OnionSas:
         """Return the SAs that take the place of ``replaced``; SPIs and limits are to be owned."""
         return replace(
             replaced,
-            forward_spi=answer.forward_spi,
+            forward_spi=offer.forward_spi,
             backward_spi=offer.backward_spi,
             forward_keymat=self.forward_keymat,
             backward_keymat=self.backward_keymat,

@@ -3,9 +3,9 @@
 ::
 
     source                                      hop
-    OFFER (generation, backward SPI, share) ->       draws its share and the forward SPI,
-                                                     installs the new inbound SA
-    installs the new inbound SA  <- ANSWER (generation, forward SPI, share, tag)
+    OFFER (generation, both SPIs, share) ->          draws its share, installs the new
+                                                     inbound SA
+    installs the new inbound SA  <- ANSWER (generation, share, tag)
     ... waits a moment, at random ...
     installs the new outbound SA
     SWITCH (generation, tag) ->                      installs the new outbound SA
@@ -32,6 +32,7 @@ from overlay.apm.control import RekeyAnswer, RekeyOffer, RekeySwitch, RekeySwitc
 from overlay.apm.events import ApmDrop
 from overlay.apm.lifetimes import source_lifetime
 from overlay.apm.lingering import Lingering, Outgrown
+from overlay.apm.plan import SpiPair, allocate_spis
 from overlay.apm.rekey_keys import EphemeralKey, RekeySecrets
 from overlay.apm.rekey_states import SourceRekeyInput, SourceRekeyState, present
 from overlay.apm.switchboard import Switchboard, control_packet
@@ -135,7 +136,7 @@ class SourceRekeying:
     def _held(self, exchange: _Exchange) -> Outgrown:
         held = Outgrown()
         if exchange.attempt is not None:
-            held += Outgrown(spis=(exchange.attempt.offer.backward_spi,))
+            held += Outgrown(spis=_spis(exchange.attempt.offer))
         if exchange.agreed is not None and exchange.replaced is None:
             new = exchange.agreed.sas
             held += Outgrown((_inbound(new),), new.own_spis)
@@ -184,20 +185,18 @@ class SourceRekeying:
         secrets = attempt.key.agree(replaced, attempt.offer, answer, answer.share)
         if not hmac.compare_digest(secrets.answer_tag, answer.tag):
             raise NotAuthentic("the hop does not have the new keys")
-        agreed = self._agreed(replaced, attempt.offer, answer, secrets)
+        agreed = self._agreed(replaced, attempt.offer, secrets)
         exchange.attempt = None
         if self._board.install_association(_inbound(agreed.sas)):
             exchange.agreed = agreed
             self._feed(exchange, SourceRekeyInput.ANSWERED, now)
         else:
-            self._board.spis.release(attempt.offer.backward_spi)
+            self._lingering.discard(Outgrown(spis=_spis(attempt.offer)))
 
-    def _agreed(
-        self, replaced: OnionSas, offer: RekeyOffer, answer: RekeyAnswer, secrets: RekeySecrets
-    ) -> _Agreed:
+    def _agreed(self, replaced: OnionSas, offer: RekeyOffer, secrets: RekeySecrets) -> _Agreed:
         sas = dataclasses.replace(
-            secrets.renew(replaced, offer, answer),
-            own_spis=(offer.backward_spi,),
+            secrets.renew(replaced, offer),
+            own_spis=_spis(offer),
             lifetime=source_lifetime(self._settings, self._rng),
         )
         switch = RekeySwitch(offer.generation, secrets.switch_tag)
@@ -270,12 +269,13 @@ class SourceRekeying:
 
     def _new_attempt(self, exchange: _Exchange) -> _Attempt | None:
         try:
-            spi = self._board.spis.allocate()
+            [(forward_spi, backward_spi)] = allocate_spis(1, self._board.spis)
         except LimitReached:
             return None  # the next time there may be one
         exchange.attempts += 1
         key = EphemeralKey(self._rng)
-        return _Attempt(RekeyOffer(exchange.attempts, spi, key.share), key)
+        offer = RekeyOffer(exchange.attempts, forward_spi, backward_spi, key.share)
+        return _Attempt(offer, key)
 
     def _wait(self, exchange: _Exchange, now: float) -> None:
         """Switch after a while, so that the hop does not learn how far away the source is.
@@ -285,7 +285,7 @@ class SourceRekeying:
         self._timers.set(exchange.owner, now + self._rng.random() * exchange.spread_s)
 
     def _offer_anew(self, exchange: _Exchange, now: float) -> None:
-        """Drop keys that cannot be used, most likely since the hop's SPI is taken here."""
+        """Drop keys that this host could not put to use."""
         agreed, exchange.agreed = present(exchange.agreed), None
         self._lingering.discard(Outgrown((_inbound(agreed.sas),), agreed.sas.own_spis))
         self._try(exchange, now)
@@ -342,6 +342,10 @@ class SourceRekeying:
     def _sas(self, owner: _Owner) -> OnionSas:
         circuit, position = self._circuit(owner)
         return circuit.ipsec.hops[position - 1]
+
+
+def _spis(offer: RekeyOffer) -> SpiPair:
+    return offer.forward_spi, offer.backward_spi
 
 
 def _outbound(sas: OnionSas) -> SecurityAssociation:

@@ -24,6 +24,7 @@ import heapq
 from bisect import insort
 from collections import Counter
 from collections.abc import Iterable
+from itertools import cycle
 from typing import Final, NamedTuple, Protocol
 
 from overlay.addresses import NodeId
@@ -179,9 +180,8 @@ class Lookup:
             return
         hops = path.candidates[node_id].hops + 1
         if hops <= self._settings.lookup_max_hops:
-            takers = [path, *(other for other in self._paths if not other.candidates)]
-            for index, contact in enumerate(reply.contacts[: self._settings.k]):
-                taker = takers[index % len(takers)]
+            takers = cycle([path, *[other for other in self._paths if not other.candidates]])
+            for taker, contact in zip(takers, reply.contacts[: self._settings.k], strict=False):
                 known = taker.candidates.get(contact.node_id)  # most of them are by now
                 if known is None:
                     self._add(taker, contact, hops)

@@ -48,6 +48,9 @@ _FIRST_ATTEMPTS = 4
 _REBUILD_WAIT_S = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
 """Waits before each further attempt; the last one repeats."""
 
+_LASTING_S = 10.0
+"""A circuit lost sooner says something about its path: any hop can tear it down at once."""
+
 CircuitEvent = CircuitOpened | CircuitFailed | CircuitLost | CircuitClosed
 
 
@@ -232,8 +235,7 @@ class Paths:
             case CircuitFailed(error=error):
                 self._failed(path, error, now)
             case CircuitLost() | CircuitClosed():
-                self._detach(path)
-                self._rebuild_later(path, now)
+                self._lost(path, now)
 
     def next_deadline(self) -> float:
         """Return when the next circuit is to be tried."""
@@ -311,7 +313,7 @@ class Paths:
             self._drop_circuit(path, now)
             self._failed(path, error, now)
             return
-        self.opened_at_first_try += path.opened_at is None and not path.failures
+        self.opened_at_first_try += path.state is PathState.OPENING and not path.failures
         path.inner_addresses = tuple(event.inner_addresses)
         path.state, path.opened_at = PathState.OPEN, now
         path.failures, path.avoid, path.error = 0, frozenset(), None
@@ -339,6 +341,12 @@ class Paths:
             return
         self._rebuild_later(path, now)
 
+    def _lost(self, path: RequestedPath, now: float) -> None:
+        lasted = path.opened_at is not None and now >= path.opened_at + _LASTING_S
+        path.fleeting = 0 if lasted else path.fleeting + 1
+        self._detach(path)
+        self._rebuild_later(path, now)
+
     def _blame(self, path: RequestedPath, error: OverlayError) -> None:
         """Avoid the hop that refused and, if it could not reach the next one, that one too.
 
@@ -359,7 +367,7 @@ class Paths:
     def _rebuild_later(self, path: RequestedPath, now: float) -> None:
         if path.state is PathState.OPEN:
             path.state = PathState.REBUILDING
-        path.retry_at = now + _wait_s(path.failures)
+        path.retry_at = now + _wait_s(path.failures + path.fleeting)
 
     def _part(self, path: RequestedPath, now: float) -> None:
         """Take a path off its circuit for good, and tell who waits for it."""

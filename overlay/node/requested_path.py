@@ -28,7 +28,11 @@ class PathState(enum.Enum):
 
 @dataclass(slots=True, eq=False)
 class RequestedPath:
-    """One path that the user asked for; :class:`Paths` alone changes it."""
+    """One path that the user asked for; :class:`Paths` alone changes it.
+
+    ``failures`` counts the circuits in a row that could not be had, ``fleeting`` those that were
+    lost as soon as they were open.
+    """
 
     number: int
     destination: IpNetwork
@@ -42,6 +46,7 @@ class RequestedPath:
     inner_addresses: tuple[InnerAddress, ...] = ()
     opened_at: float | None = None
     failures: int = 0
+    fleeting: int = 0
     avoid: frozenset[NodeId] = frozenset()
     retry_at: float = math.inf
     error: OverlayError | None = None

@@ -1,4 +1,5 @@
 import contextlib
+import errno
 import ipaddress
 import json
 import socket
@@ -172,6 +173,73 @@ def test_a_second_process_finds_and_removes_what_a_killed_one_left(
         exchange(alice, bob)
     for destination in DESTINATIONS:
         assert len([p for p in seen(capture, (destination,)) if p.protocol == UDP]) >= 6
+
+
+def test_nothing_leaves_from_an_inner_address_but_into_its_circuit(
+    hosts, script, exchange, filter_type, tmp_path
+):
+    """Not even to destinations that are not protected: an exit that sends from such a one might
+    be answered by this host's own firewall (REJECT), and whoever sits there would see this host."""
+    alice, other, _ = hosts
+    owner = script(alice.namespace, owner_source(filter_type))
+    assert owner.said == "ready"
+
+    def send(sources):
+        for source, destination in zip(sources, OTHERS, strict=True):
+            with socket.socket(family_of(destination), socket.SOCK_DGRAM) as new:
+                new.bind((source, 0))
+                with contextlib.suppress(PermissionError):  # the filter's, told at once
+                    new.sendto(b"from here", (destination, 5000))
+
+    own = (str(alice.ipv4.ip), str(alice.ipv6.ip))
+    with alice.capture(tmp_path / "alice.pcap") as capture:
+        alice.namespace.call(lambda: send(INNER))
+        alice.namespace.call(lambda: send(own))
+        exchange(alice, other)
+    sources = {p.source for p in capture.packets() if p.destination in OTHERS}
+    assert sources.isdisjoint(INNER)
+    assert sources.issuperset(own)
+
+
+def test_what_spoke_through_a_circuit_does_not_go_on_outside_once_the_guard_ends(
+    hosts, exchange, filter_type, tmp_path
+):
+    """Linux checks an IPv6 source address when a socket is bound to it, and never again."""
+    alice, _, bob = hosts
+    prefix, destination = PREFIXES[1], DESTINATIONS[1]
+    (early,) = connected_sockets(alice, [destination])
+
+    def from_inner_address(kind):
+        new = socket.socket(socket.AF_INET6, kind)
+        new.settimeout(0)
+        new.bind((INNER[1], 0))
+        with contextlib.suppress(BlockingIOError):
+            new.connect((destination, 5000))
+        return new
+
+    def speak_until_the_guard_ends():
+        with DestinationGuard(packet_filter=filter_type()) as guard:
+            with TunDevice.open("anon%d", 1400) as device:
+                packed = InnerAddress(ipaddress.ip_address(INNER[1]).packed)
+                add_address(device.name, packed)
+                guard.protect(prefix)
+                guard.carry(prefix, device.name, packed, 1300)
+                made = [from_inner_address(k) for k in (socket.SOCK_DGRAM, socket.SOCK_STREAM)]
+            guard.release(prefix)
+        return made
+
+    with alice.capture(tmp_path / "alice.pcap") as capture:
+        datagrams, stream = alice.namespace.call(speak_until_the_guard_ends)
+        with early, datagrams, stream:
+            for each in (datagrams, early):
+                with contextlib.suppress(OSError):
+                    each.send(b"after")
+            refusal = stream.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        exchange(alice, bob)
+    sources = {p.source for p in seen(capture, [destination]) if p.protocol == UDP}
+    assert INNER[1] not in sources
+    assert refusal == errno.ECONNABORTED
+    assert str(alice.ipv6.ip) in sources, "what never was in a circuit goes on"
 
 
 def kernel_state(namespace):

@@ -57,8 +57,8 @@ def vector() -> str:
         chain=SecretBytes(bytes([3] * 32)),
     )
     source, hop = (EphemeralKey(Fixed(byte)) for byte in (4, 5))
-    offer = RekeyOffer(1, Spi(0x4000), source.share)
-    answer = RekeyAnswer(1, Spi(0x3000), hop.share)
+    offer = RekeyOffer(1, Spi(0x3000), Spi(0x4000), source.share)
+    answer = RekeyAnswer(1, hop.share)
     ours = source.agree(sas, offer, answer, answer.share)
     assert ours == hop.agree(sas, offer, answer, offer.share)
     lines = {

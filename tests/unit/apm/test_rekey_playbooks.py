@@ -259,7 +259,7 @@ def test_an_older_offer_is_dropped_and_a_newer_one_takes_its_place() -> None:
     offer = scene.offer()
     scene.mix.hears(offer, now=LATER)
     scene.mix.sends(LATER)
-    newer = changed(offer, generation=5, backward_spi=Spi(0x7777))
+    newer = changed(offer, generation=5, forward_spi=Spi(0x6666), backward_spi=Spi(0x7777))
     scene.mix.hears(newer, now=LATER + 1)
     assert len(keys(scene.mix, inbound=True)) == 2
     scene.mix.sends(LATER + 1)
@@ -310,10 +310,10 @@ def test_share_that_contributes_nothing_is_refused(share: bytes) -> None:
     scene.mix.hears(changed(offer, share=share), now=LATER)
     assert scene.mix.sends(LATER) == []
     assert scene.drops(scene.mix) == {ApmDrop.NOT_AUTHENTIC: 1}
-    scene.mix.hears(offer, now=LATER)
-    scene.alice.hears(changed(rekey_of(scene.mix.sends(LATER)), share=share), now=LATER)
+    scene.mix.hears(offer, now=LATER + 1)
+    scene.alice.hears(changed(rekey_of(scene.mix.sends(LATER + 1)), share=share), now=LATER + 1)
     assert scene.drops(scene.alice) == {ApmDrop.NOT_AUTHENTIC: 1}
-    scene.finish(LATER + 1)
+    scene.finish(LATER + 2)
 
 
 def test_offer_under_the_spi_in_use_is_malformed() -> None:
@@ -324,10 +324,33 @@ def test_offer_under_the_spi_in_use_is_malformed() -> None:
     assert scene.drops(scene.mix) == {ApmDrop.MALFORMED: 1}
 
 
+def test_offer_under_a_forward_spi_in_use_gets_no_answer() -> None:
+    """Neither of the circuit itself nor of another: two SAs would answer to one name."""
+    scene = Scene()
+    carol = Actor(3, scene.mix.settings)
+    carol.link_to(scene.mix)
+    scene.mix.link_to(carol)
+    carol.manager.anonymous_connection(MixPath((scene.mix.descriptor,)), BOB_V4, NOW)
+    scene.mix.hears(*onions(carol.sends()))
+    scene.mix.sends()
+    offer, before = scene.offer(), scene.mix.backend.associations()
+    spis = [circuit.sas.forward_spi for circuit in scene.mix.manager._connections.hops()]
+    assert len(spis) == 2
+    for later, spi in enumerate(spis):
+        scene.mix.hears(changed(offer, forward_spi=spi), now=LATER + later)
+    assert [d for d in scene.mix.sends(LATER + 1) if is_rekey(d)] == []
+    assert scene.drops(scene.mix) == {ApmDrop.UNEXPECTED: 2}
+    assert scene.mix.backend.associations() == before
+    scene.mix.hears(offer, now=LATER + 2)
+    assert len(controls(scene.mix.sends(LATER + 2))) == 1, "and a free one is still answered"
+
+
 def test_rekey_from_the_wrong_side_or_for_no_circuit_is_dropped() -> None:
     scene = Scene()
     near = scene.alice.backend.installed[0].local_addresses[0]
-    scene.alice.hears(control(scene.mix.address, near, RekeyOffer(1, Spi(999), bytes(32))))
+    scene.alice.hears(
+        control(scene.mix.address, near, RekeyOffer(1, Spi(998), Spi(999), bytes(32)))
+    )
     scene.mix.hears(control(near, scene.mix.address, RekeySwitched(1, bytes(16))))
     scene.mix.hears(control(near, scene.mix.address, RekeySwitch(1, bytes(16))))
     scene.alice.hears(control(scene.mix.address, near, RekeySwitched(1, bytes(16))))
@@ -339,11 +362,33 @@ def test_a_source_that_wants_keys_all_the_time_is_slowed_down() -> None:
     scene = Scene(rekey_pause_s=1.0)
     offer = scene.offer()
     for generation in range(1, 50):
-        fresh = changed(offer, generation=generation, backward_spi=Spi(5000 + generation))
+        spis = {"forward_spi": Spi(4000 + generation), "backward_spi": Spi(5000 + generation)}
+        fresh = changed(offer, generation=generation, **spis)
         scene.mix.hears(fresh, now=LATER + generation / 100)
     assert len([d for d in scene.mix.sends(LATER + 1) if is_rekey(d)]) == 1
     assert scene.drops(scene.mix) == {ApmDrop.LIMIT: 48}
     assert len(keys(scene.mix, inbound=True)) == 2
+
+
+def test_every_spi_of_the_source_is_one_that_it_drew() -> None:
+    """A hop that chose one could name that of another circuit through it, and would learn by what
+    the source then cannot install that both circuits are the same source's."""
+    scene = Scene()
+    scene.alice.hears(scene.switched(), now=LATER + 2)
+    spis = {sa.spi for sa in scene.alice.backend.associations()}
+    assert len(spis) == 3, "forward, backward, and the backward one that lingers"
+    assert spis <= scene.alice.spis._live
+
+
+def test_offers_that_come_to_nothing_are_slowed_down_as_well() -> None:
+    scene = Scene(rekey_pause_s=1.0)
+    offer = scene.offer()
+    for number in range(50):
+        scene.mix.hears(changed(offer, share=SMALL_ORDER[0]), now=LATER + number / 100)
+    assert scene.drops(scene.mix) == {ApmDrop.NOT_AUTHENTIC: 1, ApmDrop.LIMIT: 49}
+    scene.mix.hears(offer, now=LATER + 1)
+    assert len(controls(scene.mix.sends(LATER + 1))) == 1
+    scene.finish(LATER + 2)
 
 
 # --- a hop that keeps silent, a host that refuses ---

@@ -1,20 +1,164 @@
-"""What a node of the userspace backend clears of a killed one of the kernel's."""
+"""What a node clears of a killed one, and that settings are given back last changed first."""
 
-from overlay.node import host
+import contextlib
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
+import pytest
+
+from overlay.config.load import parse_configuration
+from overlay.errors import BackendError
+from overlay.ipsec.model import BackendCapabilities
+from overlay.node import host, kernel_shell
+from overlay.system import exit_filter, ipsec_wall, kernel_settings
+from overlay.system.packet_filter import FilterTable
+
+FORWARDING = "net/ipv6/conf/all/forwarding"
+LABELS = "net/ipv6/auto_flowlabels"
 
 
-def test_the_wall_goes_also_where_no_policy_is_left(monkeypatch):
-    removed = []
+class Filter:
+    """Tables in memory."""
 
-    class Wall:
-        def __init__(self, ports, *, forwards):
-            assert not tuple(ports)
-            assert not forwards
+    def __init__(self):
+        self.tables = {}
 
-        def remove(self):
-            removed.append(self)
+    def replace(self, table):
+        self.tables[table.name] = table
 
+    def remove(self, name):
+        self.tables.pop(name, None)
+
+    def notes(self, name):
+        return self.tables[name].notes if name in self.tables else None
+
+
+class Ownership:
+    """Rights that nobody holds, but for those in ``taken``."""
+
+    taken: frozenset[str] = frozenset()
+
+    def __init__(self, what, _):
+        if what in self.taken:
+            raise BackendError(f"another node owns {what}")
+
+    def release(self):
+        pass
+
+
+@dataclass
+class Machine:
+    """Kernel settings and packet filter of a host, as a killed node left them."""
+
+    root: object
+    filter: Filter = field(default_factory=Filter)
+
+    def setting(self, name):
+        return (self.root / name).read_text()
+
+    def set(self, name, value):
+        (self.root / name).parent.mkdir(parents=True, exist_ok=True)
+        (self.root / name).write_text(value)
+
+    def left(self, name, *notes):
+        self.filter.replace(FilterTable(name, 1, (), notes))
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    machine = Machine(tmp_path / "proc")
+    machine.set(FORWARDING, "0")
+    machine.set(LABELS, "1")
+    monkeypatch.setattr(kernel_settings, "_ROOT", machine.root)
+    monkeypatch.setattr(exit_filter, "Ownership", Ownership)
+    monkeypatch.setattr(Ownership, "taken", frozenset())
+    for module in (exit_filter, ipsec_wall):
+        monkeypatch.setattr(module, "find_packet_filter", lambda: machine.filter)
+    netlink = contextlib.nullcontext(SimpleNamespace(default_route_devices=lambda _: []))
+    monkeypatch.setattr(ipsec_wall, "Rtnetlink", lambda: netlink)
     monkeypatch.setattr(host, "clear_leftovers", lambda: 0)
-    monkeypatch.setattr(host, "IpsecWall", Wall)
+    return machine
+
+
+def killed_exit_of_the_kernel(machine):
+    """It made the wall, which turned forwarding on, and then the exit's filter."""
+    machine.set(FORWARDING, "1")
+    machine.set(LABELS, "0")
+    machine.left("ipsec", f"{LABELS}=1", f"{FORWARDING}=0")
+    machine.left("exit", f"{FORWARDING}=1")
+
+
+def killed_exit_of_userspace(machine):
+    machine.set(FORWARDING, "1")
+    machine.left("exit", f"{FORWARDING}=0")
+
+
+KILLED = pytest.mark.parametrize("killed", [killed_exit_of_the_kernel, killed_exit_of_userspace])
+
+
+@pytest.fixture
+def start_kernel(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        kernel_shell, "ControlSocket", lambda _: contextlib.closing(SimpleNamespace(close=list))
+    )
+    monkeypatch.setattr(kernel_shell, "_hand_esp_over", lambda _: None)
+    backend = SimpleNamespace(
+        capabilities=lambda: BackendCapabilities("xfrm", frozenset({1, 3}), 5, in_kernel=True),
+        close=lambda: None,
+        device_name="anonsec0",
+    )
+
+    def start(*, relay):
+        text = f"[roles]\nrelay = {str(relay).lower()}"
+        configuration = parse_configuration(text, tmp_path / "overlay.toml")
+        return kernel_shell.KernelShell(configuration, [], backend, "a test")
+
+    return start
+
+
+@KILLED
+@pytest.mark.parametrize("relay", [True, False])
+def test_the_kernel_backend_starts_from_what_was_before_a_killed_exit(
+    machine, start_kernel, killed, relay
+):
+    killed(machine)
+    shell = start_kernel(relay=relay)
+    assert machine.setting(FORWARDING) == str(int(relay))
+    assert list(machine.filter.tables) == ["ipsec"]
+    assert (f"{FORWARDING}=0" in machine.filter.notes("ipsec")) is relay
+    shell.close()
+    assert (machine.setting(FORWARDING), machine.setting(LABELS)) == ("0", "1")
+    assert machine.filter.tables == {}
+
+
+@KILLED
+def test_a_node_of_userspace_gives_back_what_a_killed_exit_changed(machine, killed):
+    killed(machine)
     host.LinuxHost().clear_kernel_ipsec()
-    assert len(removed) == 1
+    assert (machine.setting(FORWARDING), machine.setting(LABELS)) == ("0", "1")
+    assert machine.filter.tables == {}
+
+
+def test_what_a_running_exit_has_is_not_touched(machine, start_kernel, monkeypatch):
+    killed_exit_of_userspace(machine)
+    monkeypatch.setattr(Ownership, "taken", frozenset({"exit"}))
+    host.LinuxHost().clear_kernel_ipsec()
+    start_kernel(relay=False).close()
+    assert machine.setting(FORWARDING) == "1"
+    assert list(machine.filter.tables) == ["exit"]
+
+
+def test_the_wall_of_a_running_kernel_node_is_not_touched(machine, monkeypatch):
+    def in_use():
+        raise BackendError("another node owns kernel-ipsec")
+
+    monkeypatch.setattr(host, "clear_leftovers", in_use)
+    machine.left("ipsec", f"{LABELS}=1")
+    host.LinuxHost().clear_kernel_ipsec()
+    assert list(machine.filter.tables) == ["ipsec"]
+
+
+def test_the_wall_goes_also_where_no_policy_is_left(machine):
+    machine.left("ipsec", f"{LABELS}=1")
+    host.LinuxHost().clear_kernel_ipsec()
+    assert machine.filter.tables == {}

@@ -7,7 +7,7 @@ from random import Random
 import pytest
 
 from overlay.addresses import Endpoint, InnerAddress
-from overlay.apm.events import CircuitFailed, CircuitLost, CircuitOpened
+from overlay.apm.events import CircuitEnd, CircuitFailed, CircuitLost, CircuitOpened
 from overlay.dht.descriptor import OnionKey, Role, sign_descriptor
 from overlay.dht.topology_table import TopologyTable
 from overlay.errors import (
@@ -141,6 +141,32 @@ def test_a_lost_circuit_leaves_the_guard_and_is_replaced(world):
     world.open(2, NOW + 61)
     assert path.state is PathState.OPEN
     assert world.guard.carried == {BOB: VC}
+
+
+def test_circuits_that_are_torn_down_as_soon_as_they_open_are_replaced_ever_more_slowly(world):
+    """Else one hostile hop makes a source build circuits as fast as the network carries them."""
+    path, now, pauses = world.request(), NOW, []
+    for _ in range(7):
+        world.open(path.circuit, now)
+        world.paths.handle(CircuitLost(path.circuit, CircuitEnd.TORN_DOWN), now + 0.1)
+        pauses.append(world.paths.next_deadline() - now - 0.1)
+        now = world.paths.next_deadline()
+        world.paths.handle_deadline(now)
+    assert pauses == pytest.approx([1, 2, 5, 10, 30, 30, 30], abs=1e-3)
+    world.open(path.circuit, now)
+    world.paths.handle(CircuitLost(path.circuit, CircuitEnd.UNANSWERED), now + 600)
+    assert world.paths.next_deadline() < now + 601, "one that lasted is replaced at once"
+
+
+def test_only_the_first_circuit_of_a_path_counts_as_first_try(world):
+    path = world.request()
+    world.open(path.circuit)
+    for number in range(1, 4):
+        now = NOW + 60 * number
+        world.paths.handle(CircuitLost(path.circuit, CircuitEnd.UNANSWERED), now)
+        world.paths.handle_deadline(world.paths.next_deadline())
+        world.open(path.circuit, now + 1)
+    assert (world.paths.first_tries, world.paths.opened_at_first_try) == (1, 1)
 
 
 def test_the_hop_that_refused_is_avoided_at_the_next_attempt(world):

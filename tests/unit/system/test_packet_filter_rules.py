@@ -26,7 +26,7 @@ def carried(prefix, device, source):
     return Route(prefix, RouteKind.UNICAST, 1, 1, device, ipaddress.ip_address(source), 1300)
 
 
-def verdict(table, *, out_device, destination, mark=0):
+def verdict(table, *, out_device, destination, mark=0, source=None):
     """A stupid model of the postrouting hook."""
     address = ipaddress.ip_address(destination)
     for rule in table.rules:
@@ -37,6 +37,8 @@ def verdict(table, *, out_device, destination, mark=0):
         if rule.out_device not in (None, out_device):
             continue
         if rule.destination is not None and address not in rule.destination:
+            continue
+        if rule.source is not None and (source is None or source not in rule.source):
             continue
         return rule.verdict
     return Verdict.ACCEPT
@@ -74,6 +76,24 @@ GUARD = guard_filter(
 )
 def test_the_guard_holds_each_destination_to_its_device(out_device, destination, mark, expected):
     assert verdict(GUARD, out_device=out_device, destination=destination, mark=mark) is expected
+
+
+@pytest.mark.parametrize(
+    ("out_device", "destination", "expected"),
+    [
+        ("anon0", "198.51.7.7", Verdict.ACCEPT),
+        ("eth0", "198.51.7.7", Verdict.DROP),
+        ("eth0", "203.0.113.1", Verdict.DROP),
+        ("anon0", "203.0.113.1", Verdict.DROP),
+        ("lo", "203.0.113.1", Verdict.ACCEPT),
+    ],
+)
+def test_the_guard_lets_an_inner_address_speak_into_its_circuit_alone(
+    out_device, destination, expected
+):
+    inner = ipaddress.ip_address("100.64.0.2")
+    found = verdict(GUARD, out_device=out_device, destination=destination, source=inner)
+    assert found is expected
 
 
 def test_a_carrying_device_that_is_gone_lets_nothing_through():
@@ -118,6 +138,8 @@ def test_nftables_replaces_the_guard_in_one_transaction():
         "    meta nfproto ipv4 ip daddr 198.51.100.0/24 drop\n"
         '    meta nfproto ipv4 oifname "anon0" ip daddr 198.51.0.0/16 accept\n'
         "    meta nfproto ipv4 ip daddr 198.51.0.0/16 drop\n"
+        "    meta nfproto ipv4 ip saddr 100.64.0.2/32 drop\n"
+        "    meta nfproto ipv6 ip6 saddr fd99::2/128 drop\n"
         "  }\n"
         "}\n"
     )
