@@ -87,22 +87,27 @@ class _State(enum.Enum):
 class _Candidate:
     """Whom a path may ask: where it is said to be, first claim first, and after how many hops."""
 
-    __slots__ = ("claims", "hops")
+    __slots__ = ("claims", "hops", "node_id", "used")
 
     def __init__(self, contact: Contact, hops: int) -> None:
+        self.node_id = contact.node_id
         self.claims = [contact]
+        self.used = 0
+        """How many claims need not be looked at again."""
         self.hops = hops
 
 
 class _Path:
     """One of the disjoint paths: the candidates it knows, nearest first, and whom it asked."""
 
-    __slots__ = ("asking", "candidates", "order", "subnets")
+    __slots__ = ("asking", "candidates", "full", "order", "subnets")
 
     def __init__(self) -> None:
         self.candidates: dict[NodeId, _Candidate] = {}
-        self.order: list[tuple[int, NodeId]] = []
+        self.order: list[tuple[int, _Candidate]] = []
         self.subnets: Counter[bytes] = Counter()
+        self.full: set[bytes] = set()
+        """The subnets whose places are used up: none, as a rule."""
         self.asking = 0
 
 
@@ -148,7 +153,7 @@ class Lookup:
         self._in_flight = 0
         self._late = 0
         for index, contact in enumerate(start):
-            self._learn(self._paths[index % len(self._paths)], contact, hops=0)
+            self._add(self._paths[index % len(self._paths)], contact, hops=0)
 
     def queries(self, now: float) -> list[Query]:
         """Return the next FIND_NODE requests; the paths take turns."""
@@ -177,7 +182,11 @@ class Lookup:
         if hops <= self._settings.lookup_max_hops:
             takers = cycle([path, *[other for other in self._paths if not other.candidates]])
             for taker, contact in zip(takers, reply.contacts[: self._settings.k], strict=False):
-                self._learn(taker, contact, hops)
+                known = taker.candidates.get(contact.node_id)  # most of them are by now
+                if known is None:
+                    self._add(taker, contact, hops)
+                elif contact not in known.claims and len(known.claims) < _MAX_CLAIMS:
+                    known.claims.append(contact)
 
     def slow(self, query: Query) -> None:
         """Go on without a node that is late: most of them are dead, and do not end a lookup.
@@ -231,20 +240,12 @@ class Lookup:
         ask = self._latest.get(node_id)
         return None if ask is None else ask.path.candidates[node_id].hops
 
-    def _learn(self, path: _Path, contact: Contact, hops: int) -> None:
-        """Make somebody a candidate; of who is one already, remember where else it may be."""
-        node_id = contact.node_id
-        known = path.candidates.get(node_id)  # most of them are by now
-        if known is None:
-            if node_id != self._own_id:
-                self._add(path, contact, hops)
-        elif contact not in known.claims and len(known.claims) < _MAX_CLAIMS:
-            known.claims.append(contact)
-
     def _add(self, path: _Path, contact: Contact, hops: int) -> None:
         node_id = contact.node_id
-        path.candidates[node_id] = _Candidate(contact, hops)
-        insort(path.order, (int.from_bytes(node_id, "big") ^ self._number, node_id))
+        if node_id == self._own_id or node_id in path.candidates:
+            return
+        path.candidates[node_id] = candidate = _Candidate(contact, hops)
+        insort(path.order, (int.from_bytes(node_id, "big") ^ self._number, candidate))
         # Those that were asked stay, so they must not use up the room of those that were not.
         if len(path.order) > _MEMORY * self._settings.k + len(self._latest):
             self._forget_farthest(path)
@@ -252,7 +253,7 @@ class Lookup:
     def _forget_farthest(self, path: _Path) -> None:
         """Keep a path's memory bounded; those that were asked stay for their bookkeeping."""
         for index in range(len(path.order) - 1, -1, -1):
-            node_id = path.order[index][1]
+            node_id = path.order[index][1].node_id
             if node_id not in self._latest:
                 del path.order[index]
                 del path.candidates[node_id]
@@ -262,27 +263,26 @@ class Lookup:
         """Return the nearest candidate that nobody asked, if it is among the path's k nearest."""
         latest, failed, slow = self._latest, _State.FAILED, _State.SLOW
         living_wanted = self._settings.k
-        for _, node_id in path.order:
-            ask = latest.get(node_id)
-            if ask is None or ask.state is failed or ask.state is slow:
-                contact = self._untried(path, node_id)
-                if contact is not None:
-                    return contact
+        for _, candidate in path.order:
+            ask = latest.get(candidate.node_id)
+            if ask is None or (state := ask.state) is failed or state is slow:
+                if candidate.used < len(candidate.claims):
+                    contact = self._unused(path, candidate)
+                    if contact is not None:
+                        return contact
             else:
                 living_wanted -= 1
                 if not living_wanted:
                     break
         return None
 
-    def _untried(self, path: _Path, node_id: NodeId) -> Contact | None:
-        """Return a candidate where nobody asked it yet, unless its subnet's places are used up."""
-        for contact in path.candidates[node_id].claims:
-            if contact not in self._asks and self._has_place(path, contact):
+    def _unused(self, path: _Path, candidate: _Candidate) -> Contact | None:
+        """Return where nobody asked a candidate yet, if its subnet has a place left."""
+        for contact in candidate.claims[candidate.used :]:
+            if contact not in self._asks and not (path.full and self._subnet(contact) in path.full):
                 return contact
+            candidate.used += 1
         return None
-
-    def _has_place(self, path: _Path, contact: Contact) -> bool:
-        return path.subnets[self._subnet(contact)] < self._settings.table_subnet_limit
 
     def _subnet(self, contact: Contact) -> bytes:
         limit_private = self._settings.limit_private_subnets
@@ -290,7 +290,10 @@ class Lookup:
 
     def _ask(self, path: _Path, contact: Contact) -> None:
         self._asks[contact] = self._latest[contact.node_id] = _Ask(path)
-        path.subnets[self._subnet(contact)] += 1
+        subnet = self._subnet(contact)
+        path.subnets[subnet] += 1
+        if path.subnets[subnet] >= self._settings.table_subnet_limit:
+            path.full.add(subnet)
         self._in_flight += 1
         path.asking += 1
 
