@@ -23,7 +23,6 @@ from lab.paper.chain import Chain, destination_address
 from lab.paper.circuits import Overlay, Route, chain_overlay, path_mtu
 from overlay.ipsec.model import IpsecConfiguration
 from overlay.ipsec.xfrm.changes import association_changes, policy_changes
-from overlay.ipsec.xfrm.netlink import CREATE
 
 SUITE = 3
 HOPS = 3
@@ -35,6 +34,7 @@ COLD_STARTS = 3
 TRANSFER_S = 2
 TRANSFERS = 5
 _NETLINK_XFRM = 6
+_ACKNOWLEDGE = 0x04
 
 
 def milliseconds(action: Callable[[], object]) -> float:
@@ -56,14 +56,8 @@ class RawMessages:
         )
         self._socket.bind((0, 0))
         self._count = len(changes)
-        self._add = b"".join(self._encoded(each.do, CREATE) for each in changes)
-        self._remove = b"".join(self._encoded(each.undo, 0) for each in reversed(changes))
-
-    def _encoded(self, request: object, flags: int) -> bytes:
-        message = request.message  # type: ignore[attr-defined]
-        message["header"].update(type=request.kind, flags=0x05 | flags, sequence_number=1)  # type: ignore[attr-defined]
-        message.encode()
-        return bytes(message.data)
+        self._add = b"".join(each.do.encode(_ACKNOWLEDGE, 1) for each in changes)
+        self._remove = b"".join(each.undo.encode(_ACKNOWLEDGE, 1) for each in reversed(changes))
 
     def add(self) -> None:
         """Install it."""

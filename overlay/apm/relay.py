@@ -52,6 +52,7 @@ from overlay.apm.replay import ReplayCache
 from overlay.apm.switchboard import Holdings, Switchboard, control_packet
 from overlay.apm.timers import Timers
 from overlay.apm.translator import ipsec_translator, translate_parting
+from overlay.apm.usage import CircuitUsage
 from overlay.errors import InternalError, LimitReached, Malformed, Replayed
 from overlay.ipsec.lifetimes import hard_lifetime
 from overlay.ipsec.model import SaIdentity
@@ -86,6 +87,7 @@ class RelaySide:
         self._timers: Timers[int] = Timers()
         self._waiting: dict[int, OverlayAddress] = {}
         self._rekeying = HopRekeying(switchboard, connections, rng)
+        self._usage = CircuitUsage(switchboard.backend)
 
     # --- onions ---
 
@@ -325,7 +327,7 @@ class RelaySide:
 
     def _review(self, circuit: InstalledHopCircuit, now: float) -> None:
         """Decide by the use of the forward SA whether a circuit lives on."""
-        last_used = self._last_used(circuit)
+        last_used = self._last_used(circuit, now)
         if circuit.expires_at <= now:
             self._close(circuit, Teardown(TeardownReason.EXPIRED), now)
         elif last_used is not None:
@@ -339,12 +341,12 @@ class RelaySide:
         elif isinstance(circuit, ExitCircuit):
             self._confirm(circuit, now)
 
-    def _last_used(self, circuit: InstalledHopCircuit) -> float | None:
+    def _last_used(self, circuit: InstalledHopCircuit, now: float) -> float | None:
         """Return when the source last sent through this hop, None if it never did."""
         in_use = SaIdentity(circuit.sas.forward_spi, circuit.sas.hop)
         unproven = self._rekeying.unproven(circuit.number)
-        found = [self._board.backend.query(each) for each in (unproven, in_use) if each is not None]
-        return max((each.last_used for each in found if each and each.packets), default=None)
+        forward = [each for each in (unproven, in_use) if each is not None]
+        return self._usage.last_used(circuit.number, forward, now)
 
     # --- the end ---
 
@@ -372,7 +374,7 @@ class RelaySide:
     def onion_failed(self, number: int, now: float) -> None:
         """The next hop never acknowledged the onion."""
         circuit = self._connections.hop(number)
-        if isinstance(circuit, RelayedCircuit) and self._last_used(circuit) is None:
+        if isinstance(circuit, RelayedCircuit) and self._last_used(circuit, now) is None:
             self._close(circuit, Refuse(RefuseReason.UNREACHABLE), now)
 
     def _close(
@@ -394,6 +396,7 @@ class RelaySide:
         self._connections.remove_hop(circuit.number)
         self._timers.cancel(circuit.number)
         self._waiting.pop(circuit.number, None)
+        self._usage.forget(circuit.number)
         return self._rekeying.end(circuit.number)
 
     # --- views ---

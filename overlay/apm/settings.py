@@ -71,7 +71,8 @@ class ApmSettings:
         max_circuits_per_neighbour: of those, how many may arrive over one link.
         max_held_onions: onions that wait for a link at the same time.
         max_held_onions_per_neighbour: of those, how many may have come over one link.
-        max_farewells: closing circuits whose SAs linger at the same time.
+        max_farewells: closing circuits whose SAs linger at the same time, each for twice as long
+            as farewells are sent.
         max_replay_entries: onion signalling messages remembered against replay.
         max_replay_entries_per_neighbour: of those, how many may have come over one link;
             it bounds what a neighbour may ask in the time that messages stay valid.
@@ -113,7 +114,7 @@ class ApmSettings:
     max_circuits_per_neighbour: int = 500
     max_held_onions: int = 64
     max_held_onions_per_neighbour: int = 8
-    max_farewells: int = 256
+    max_farewells: int = 512
     max_replay_entries: int = 20_000
     max_replay_entries_per_neighbour: int = 2000
     farewell_interval_s: float = 0.5

@@ -60,6 +60,7 @@ class _Parting:
     holdings: Holdings
     packets: Sequence[bytes]
     copies_left: int
+    said_until: float
 
 
 def control_packet(
@@ -176,14 +177,21 @@ class Switchboard:
     # --- the end of circuits ---
 
     def part(self, holdings: Holdings, packets: Sequence[bytes], now: float) -> None:
-        """Let a circuit linger while its last packets leave, then release what it holds."""
+        """Let a circuit linger while its last packets leave, then release what it holds.
+
+        Last words are said during the first half of that time and heard during all of it: a
+        copy finds the other side's SAs unless the network held it up for the other half.
+        """
         if len(self._partings) >= self.settings.max_farewells:
             self.release(holdings)
             return
         self.send(packets)
         number = next(self._parting_numbers)
-        self._partings[number] = _Parting(holdings, packets, self.settings.farewell_copies - 1)
-        self._timers.set(number, now + self.settings.farewell_interval_s)
+        half_s = self.settings.farewell_copies * self.settings.farewell_interval_s
+        copies = self.settings.farewell_copies - 1 if packets else 0
+        self._partings[number] = _Parting(holdings, packets, copies, now + half_s)
+        pause_s = self.settings.farewell_interval_s if copies else 2 * half_s
+        self._timers.set(number, now + pause_s)
 
     def can_refuse(self) -> bool:
         """Tell whether one more circuit may linger only to be refused.
@@ -217,9 +225,18 @@ class Switchboard:
         while (number := self._timers.pop_due(now)) is not None:
             parting = self._partings[number]
             if parting.copies_left:
-                parting.copies_left -= 1
-                self.send(parting.packets)
-                self._timers.set(number, now + self.settings.farewell_interval_s)
+                self._repeat(number, parting, now)
             else:
                 del self._partings[number]
                 self.release(parting.holdings)
+
+    def _repeat(self, number: int, parting: _Parting, now: float) -> None:
+        """Say last words again, unless this host comes to it so late that nobody listens."""
+        parting.copies_left -= 1
+        if now < parting.said_until:
+            self.send(parting.packets)
+        else:
+            parting.copies_left = 0
+        half_s = self.settings.farewell_copies * self.settings.farewell_interval_s
+        soon = now + self.settings.farewell_interval_s
+        self._timers.set(number, soon if parting.copies_left else parting.said_until + half_s)

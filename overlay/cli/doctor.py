@@ -47,10 +47,13 @@ def examination_answer(examination: Examination) -> Answer:
     for _, finding in examination.findings:
         required = finding.required_by(purposes)
         lines += _finding_lines(finding, required=required, width=width)
-    lines += ["", _verdict(examination), _NOTE]
+    lines += ["", _verdict(examination), *_backend_lines(examination), _NOTE]
+    backend, reason = examination.backend
     plain = {
         "configuration": str(examination.setup.path) if examination.setup.path else None,
         "can_run": examination.can_run,
+        "backend": backend,
+        "backend_reason": reason,
         "findings": [
             {
                 "check": check,
@@ -75,6 +78,11 @@ def _node(setup: Setup) -> str:
     if setup.path is None:
         return f"{what} with default settings, since no configuration was found"
     return f"{what} as {setup.path} has it"
+
+
+def _backend_lines(examination: Examination) -> list[str]:
+    name, reason = examination.backend
+    return textwrap.wrap(printable(f"Its IPsec backend would be {name} ({reason})."), _WIDTH)
 
 
 def _finding_lines(finding: Finding, *, required: bool, width: int) -> list[str]:

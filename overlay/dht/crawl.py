@@ -11,11 +11,12 @@ use never shows on the network. Three steps for every node that comes to be know
 When that has closed, the descriptors of nodes that stayed silent are taken from the nodes
 nearest to their ids, which hold them until they expire; several are asked, and the highest
 sequence number counts, since the first to answer may be one that holds back or keeps an old one.
+Most of the silent may be inventions, so their holders are looked up one at a time, and no holder
+is asked about more of them than a real neighbourhood could have: nobody aims a crawl at it.
 """
 
 from __future__ import annotations
 
-import heapq
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -25,9 +26,9 @@ from typing import Final
 from overlay.addresses import NODE_ID_BYTES, Endpoint, NodeId
 from overlay.dht.admission import source_group
 from overlay.dht.descriptor import MixDescriptor
+from overlay.dht.eclipse import nearest_numbers
 from overlay.dht.lookup import Query
 from overlay.dht.messages import Contact, Contacts, FindNode, FindRecord, Record, Reply
-from overlay.dht.routing import distance
 from overlay.dht.settings import DhtSettings
 from overlay.errors import PeerError
 
@@ -36,6 +37,8 @@ __all__ = ["Crawl"]
 _HOLDERS_ASKED: Final = 3
 _DOUBTFUL_HOLDERS: Final = 2
 """How many times k holders are asked about a node in a region that looks eclipsed."""
+_QUESTIONS_PER_HOLDER: Final = 4
+"""How many times k silent nodes one holder is asked about."""
 _MAX_IDS_PER_ENDPOINT: Final = 3
 
 Verify = Callable[[bytes, NodeId], MixDescriptor]
@@ -88,7 +91,11 @@ class Crawl:
         self._subnets: Counter[bytes] = Counter()
         self._endpoints: Counter[Endpoint] = Counter()
         self._waiting: deque[Query] = deque()
-        self._silent: list[NodeId] = []
+        self._silent: deque[NodeId] = deque()
+        self._all_asked = False
+        self._holders: list[int] = []
+        """Who had answered once everybody was asked, in ascending order."""
+        self._questions: Counter[int] = Counter()
         self._in_flight = 0
         self._found: dict[NodeId, int] = {}
         """The highest sequence number of each node."""
@@ -129,8 +136,8 @@ class Crawl:
         """Return what to ask now, up to ``crawl_in_flight`` queries at a time."""
         chosen: list[Query] = []
         while now < self._deadline and self._in_flight < self._settings.crawl_in_flight:
-            if not self._waiting and not self._in_flight:
-                self._ask_holders()
+            if not self._waiting:
+                self._turn_to_the_silent()
             if not self._waiting:
                 break
             self._in_flight += 1
@@ -198,18 +205,25 @@ class Crawl:
         far = NodeId(number.to_bytes(NODE_ID_BYTES, "big"))
         return [Query(contact, FindNode(contact.node_id)), Query(contact, FindNode(far))]
 
-    def _ask_holders(self) -> None:
-        """Queue the silent nodes' records with the nodes nearest to them that answered."""
-        living = [node.contact for node in self._nodes.values() if node.answered]
-        silent, self._silent = self._silent, []
-        for node_id in silent:
-            doubtful = self._doubtful(node_id)
-            holders = heapq.nsmallest(
-                _DOUBTFUL_HOLDERS * self._settings.k if doubtful else _HOLDERS_ASKED,
-                living,
-                key=lambda contact: distance(contact.node_id, node_id),
-            )
-            self._waiting.extend(Query(holder, FindRecord(node_id)) for holder in holders)
+    def _turn_to_the_silent(self) -> None:
+        """Queue what to ask about the next silent node, once everybody was asked."""
+        if not self._all_asked and not self._in_flight:
+            self._all_asked = True
+            self._holders = sorted(int.from_bytes(each, "big") for each in self.answered_ids)
+        while self._all_asked and self._silent and not self._waiting:
+            self._ask_holders(self._silent.popleft())
+
+    def _ask_holders(self, node_id: NodeId) -> None:
+        """Queue a silent node's record with the nodes nearest to it that answered."""
+        crowd = _DOUBTFUL_HOLDERS * self._settings.k
+        wanted = crowd if self._doubtful(node_id) else _HOLDERS_ASKED
+        request = FindRecord(node_id)
+        near = nearest_numbers(self._holders, int.from_bytes(node_id, "big"), crowd)
+        at_most = _QUESTIONS_PER_HOLDER * self._settings.k
+        for number in [each for each in near if self._questions[each] < at_most][:wanted]:
+            self._questions[number] += 1
+            holder = self._nodes[NodeId(number.to_bytes(NODE_ID_BYTES, "big"))].contact
+            self._waiting.append(Query(holder, request))
 
     def _take(self, record: bytes, key: NodeId, *, answered: bool) -> None:
         try:

@@ -38,6 +38,7 @@ __all__ = [
     "chi_squared_cdf",
     "estimated_size",
     "kth_nearest_distance",
+    "nearest_numbers",
 ]
 
 SIGNIFICANCE: Final = 0.01
@@ -94,11 +95,11 @@ def chance_of_density(size: float, share: float, k: int) -> float:
     return chi_squared_cdf(2 * size * share, 2 * k)
 
 
-def kth_nearest_distance(ordered: Sequence[int], target: int, k: int) -> int:
-    """Return the XOR distance of the k-th nearest of at least k ids in ascending order.
+def nearest_numbers(ordered: Sequence[int], target: int, count: int) -> list[int]:
+    """Return up to ``count`` ids of an ascending order, those nearest to ``target`` first.
 
     The ids that share the target's first bits stand together, and are nearer than all
-    others; so only the smallest such group with k members needs to be looked at.
+    others; so only the smallest such group with enough members needs to be looked at.
     """
     low, high = 0, _ID_BITS  # bits that the group shares: enough members at low, too few above
     first, last = 0, len(ordered)
@@ -107,11 +108,16 @@ def kth_nearest_distance(ordered: Sequence[int], target: int, k: int) -> int:
         start = target >> (_ID_BITS - bits) << (_ID_BITS - bits)
         left = bisect_left(ordered, start)
         right = bisect_left(ordered, start + (1 << (_ID_BITS - bits)))
-        if right - left >= k:
+        if right - left >= count:
             low, first, last = bits, left, right
         else:
             high = bits - 1
-    return sorted(number ^ target for number in ordered[first:last])[k - 1]
+    return sorted(ordered[first:last], key=lambda number: number ^ target)[:count]
+
+
+def kth_nearest_distance(ordered: Sequence[int], target: int, k: int) -> int:
+    """Return the XOR distance of the k-th nearest of at least k ids in ascending order."""
+    return nearest_numbers(ordered, target, k)[k - 1] ^ target
 
 
 @dataclass(frozen=True, slots=True)

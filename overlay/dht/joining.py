@@ -1,9 +1,10 @@
-"""Getting into the overlay: rounds of greetings, with back-off, until somebody answers.
+"""Getting into the overlay: rounds of greetings, with back-off, until one is answered.
 
 A round greets every bootstrap endpoint, whose node ids are not known yet, and a random few
 of the nodes that an earlier run knew: first those whose descriptors are still valid (seeds),
 then those that were reached once (hints), which get a quarter of each round at least. So a
-restart needs no bootstrap peer, and no single peer decides alone where a node gets in.
+restart needs no bootstrap peer, and no single peer decides alone where a node gets in. Whoever
+comes to us ends no greeting: an adversary that comes first would else be all we ever know.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ class Joining:
         self._seeds: list[Greeting] = []
         self._hints: list[Greeting] = []
         self._pending = 0
+        self._answered = False
         self._patience = settings.bootstrap_retry_s
         self._next_round = math.inf
 
@@ -78,7 +80,7 @@ class Joining:
         self._patience = min(2 * self._patience, self._settings.bootstrap_retry_max_s)
 
     def stop(self) -> None:
-        """Somebody answered: no further round."""
+        """Begin no further round."""
         self._next_round = math.inf
 
     def next_deadline(self) -> float:
@@ -89,7 +91,7 @@ class Joining:
         """Return whom to greet if a round is due; never one of our ``own`` endpoints."""
         if now < self._next_round:
             return []
-        self._next_round = math.inf
+        self._next_round, self._answered = math.inf, False
         places = self._settings.seeds_per_round
         for_hints = min(len(self._hints), max(places - len(self._seeds), -(-places // 4)))
         known = self._sample(self._seeds, places - for_hints) + self._sample(self._hints, for_hints)
@@ -99,12 +101,13 @@ class Joining:
         return greetings
 
     def failed(self, now: float) -> None:
-        """One greeting had no answer; after the round's last one the next is scheduled."""
+        """One greeting had no answer; if none of its round had, the next round is scheduled."""
         self._pending -= 1
-        if self._pending == 0 and self._next_round == math.inf:
+        if self._pending == 0 and self._next_round == math.inf and not self._answered:
             self.retry(now)
 
     def answered(self) -> None:
-        """One greeting was answered."""
+        """One greeting was answered: no further round."""
         self._pending -= 1
+        self._answered = True
         self.stop()

@@ -5,11 +5,16 @@ its own timeout, until the k nearest that live have all answered. One that is la
 place in flight and holds nothing up once k others have answered: a dead one would else cost
 each path all its attempts (``overlay sim accept E10`` measures what is left).
 
-Every node is asked once, by one path; what a path learns stays on that path, so liars on one
-cannot steer another (S/Kademlia, Baumgart and Mies 2007). Strictly disjoint paths starve when
-there are fewer contacts to begin with than paths; so a path that never had a candidate gets its
-share of the next answer, and only such a path does. A node that failed never comes back and is
-never returned. Hops, queries and time are bounded, so an inventor of ever nearer ids is left.
+Every node is asked by one path; what a path learns stays on that path, so liars on one cannot
+steer another (S/Kademlia, Baumgart and Mies 2007). Strictly disjoint paths starve when there are
+fewer contacts to begin with than paths; so a path that never had a candidate gets its share of
+the next answer, and only such a path does. Hops, queries and time are bounded, so an inventor of
+ever nearer ids is left.
+
+Where a node is, others say. Who does not answer at one endpoint is asked where else it is said
+to be, by whichever path heard so: else one liar could hide the honest from all paths. Nobody is
+asked at one endpoint twice, and who never answered is never returned. Each path has its own few
+places for one subnet, which a liar on another path cannot use up.
 """
 
 from __future__ import annotations
@@ -17,18 +22,21 @@ from __future__ import annotations
 import enum
 import heapq
 from bisect import insort
+from collections import Counter
 from collections.abc import Iterable
+from itertools import cycle
 from typing import Final, NamedTuple, Protocol
 
-from overlay.addresses import Endpoint, NodeId
+from overlay.addresses import NodeId
+from overlay.dht.admission import source_group
 from overlay.dht.messages import Contact, Contacts, FindNode, Reply, Request
 from overlay.dht.routing import distance
 from overlay.dht.settings import DhtSettings
 
 __all__ = ["Lookup", "Query", "Walk"]
 
-_MAX_IDS_PER_ENDPOINT: Final = 3
-"""One endpoint cannot make us ask it under ever new ids."""
+_MAX_CLAIMS: Final = 3
+"""At how many endpoints a path remembers a node to be."""
 
 _MEMORY: Final = 8
 """How many times k candidates a path remembers besides those that were asked."""
@@ -76,15 +84,36 @@ class _State(enum.Enum):
     FAILED = "failed"
 
 
-class _Path:
-    """One of the disjoint paths: the candidates it knows, nearest first, each with its hops."""
+class _Candidate:
+    """Whom a path may ask: where it is said to be, first claim first, and after how many hops."""
 
-    __slots__ = ("asking", "candidates", "order")
+    __slots__ = ("claims", "hops")
+
+    def __init__(self, contact: Contact, hops: int) -> None:
+        self.claims = [contact]
+        self.hops = hops
+
+
+class _Path:
+    """One of the disjoint paths: the candidates it knows, nearest first, and whom it asked."""
+
+    __slots__ = ("asking", "candidates", "order", "subnets")
 
     def __init__(self) -> None:
-        self.candidates: dict[NodeId, tuple[Contact, int]] = {}
+        self.candidates: dict[NodeId, _Candidate] = {}
         self.order: list[tuple[int, NodeId]] = []
+        self.subnets: Counter[bytes] = Counter()
         self.asking = 0
+
+
+class _Ask:
+    """One request: which path made it, and what became of it."""
+
+    __slots__ = ("path", "state")
+
+    def __init__(self, path: _Path) -> None:
+        self.path = path
+        self.state = _State.ASKED
 
 
 class Lookup:
@@ -113,14 +142,13 @@ class Lookup:
         self._settings = settings
         self._deadline = now + settings.lookup_time_s
         self._paths = [_Path() for _ in range(settings.disjoint_paths)]
-        self._asked_by: dict[NodeId, _Path] = {}
-        self._states: dict[NodeId, _State] = {}
+        self._asks: dict[Contact, _Ask] = {}
+        self._latest: dict[NodeId, _Ask] = {}
         self._contacts: dict[NodeId, Contact] = {}
-        self._endpoints: dict[Endpoint, int] = {}
         self._in_flight = 0
         self._late = 0
         for index, contact in enumerate(start):
-            self._add(self._paths[index % len(self._paths)], contact, hops=0)
+            self._learn(self._paths[index % len(self._paths)], contact, hops=0)
 
     def queries(self, now: float) -> list[Query]:
         """Return the next FIND_NODE requests; the paths take turns."""
@@ -141,31 +169,28 @@ class Lookup:
     def answered(self, query: Query, reply: Reply) -> None:
         """Take a node's contacts; they are candidates of the path that asked it."""
         node_id = query.contact.node_id
-        path = self._settle(node_id, _State.ANSWERED)
+        path = self._settle(query.contact, _State.ANSWERED)
         self._contacts[node_id] = query.contact
         if not isinstance(reply, Contacts):
             return
-        hops = path.candidates[node_id][1] + 1
+        hops = path.candidates[node_id].hops + 1
         if hops <= self._settings.lookup_max_hops:
-            takers = [path, *(other for other in self._paths if not other.candidates)]
-            for index, contact in enumerate(reply.contacts[: self._settings.k]):
-                taker = takers[index % len(takers)]
-                if contact.node_id not in taker.candidates:  # most of them are known by now
-                    self._add(taker, contact, hops)
+            takers = cycle([path, *[other for other in self._paths if not other.candidates]])
+            for taker, contact in zip(takers, reply.contacts[: self._settings.k], strict=False):
+                self._learn(taker, contact, hops)
 
     def slow(self, query: Query) -> None:
         """Go on without a node that is late: most of them are dead, and do not end a lookup.
 
         If it answers while the lookup still runs, it counts again.
         """
-        node_id = query.contact.node_id
-        if self._states[node_id] is _State.ASKED:
-            self._settle(node_id, _State.SLOW)
+        if self._asks[query.contact].state is _State.ASKED:
+            self._settle(query.contact, _State.SLOW)
             self._late += 1
 
     def failed(self, query: Query) -> None:
-        """Exclude a node for the rest of this lookup."""
-        self._settle(query.contact.node_id, _State.FAILED)
+        """Ask the node never again at that endpoint."""
+        self._settle(query.contact, _State.FAILED)
 
     def finished(self, now: float) -> bool:
         """Tell whether the k nearest have answered on every path, or a budget is used up."""
@@ -198,68 +223,91 @@ class Lookup:
 
     @property
     def asked(self) -> int:
-        """How many nodes were asked."""
-        return len(self._states)
+        """How many requests were made."""
+        return len(self._asks)
 
     def hops_to(self, node_id: NodeId) -> int | None:
         """Return after how many hops a node that was asked had been found; 0 for a contact."""
-        path = self._asked_by.get(node_id)
-        return None if path is None else path.candidates[node_id][1]
+        ask = self._latest.get(node_id)
+        return None if ask is None else ask.path.candidates[node_id].hops
+
+    def _learn(self, path: _Path, contact: Contact, hops: int) -> None:
+        """Make somebody a candidate; of who is one already, remember where else it may be."""
+        node_id = contact.node_id
+        known = path.candidates.get(node_id)  # most of them are by now
+        if known is None:
+            if node_id != self._own_id:
+                self._add(path, contact, hops)
+        elif contact not in known.claims and len(known.claims) < _MAX_CLAIMS:
+            known.claims.append(contact)
 
     def _add(self, path: _Path, contact: Contact, hops: int) -> None:
         node_id = contact.node_id
-        if node_id == self._own_id or node_id in path.candidates:
-            return
-        path.candidates[node_id] = (contact, hops)
+        path.candidates[node_id] = _Candidate(contact, hops)
         insort(path.order, (int.from_bytes(node_id, "big") ^ self._number, node_id))
         # Those that were asked stay, so they must not use up the room of those that were not.
-        if len(path.order) > _MEMORY * self._settings.k + len(self._states):
+        if len(path.order) > _MEMORY * self._settings.k + len(self._latest):
             self._forget_farthest(path)
 
     def _forget_farthest(self, path: _Path) -> None:
         """Keep a path's memory bounded; those that were asked stay for their bookkeeping."""
         for index in range(len(path.order) - 1, -1, -1):
             node_id = path.order[index][1]
-            if node_id not in self._states:
+            if node_id not in self._latest:
                 del path.order[index]
                 del path.candidates[node_id]
                 return
 
     def _next(self, path: _Path) -> Contact | None:
         """Return the nearest candidate that nobody asked, if it is among the path's k nearest."""
-        states, failed, slow = self._states, _State.FAILED, _State.SLOW
+        latest, failed, slow = self._latest, _State.FAILED, _State.SLOW
         living_wanted = self._settings.k
         for _, node_id in path.order:
-            state = states.get(node_id)
-            if state is None:
-                contact = path.candidates[node_id][0]
-                if self._endpoints.get(contact.endpoint, 0) < _MAX_IDS_PER_ENDPOINT:
+            ask = latest.get(node_id)
+            if ask is None or ask.state is failed or ask.state is slow:
+                contact = self._untried(path, node_id)
+                if contact is not None:
                     return contact
-            elif state is not failed and state is not slow:
+            else:
                 living_wanted -= 1
                 if not living_wanted:
                     break
         return None
 
+    def _untried(self, path: _Path, node_id: NodeId) -> Contact | None:
+        """Return a candidate where nobody asked it yet, unless its subnet's places are used up."""
+        for contact in path.candidates[node_id].claims:
+            if contact not in self._asks and self._has_place(path, contact):
+                return contact
+        return None
+
+    def _has_place(self, path: _Path, contact: Contact) -> bool:
+        return path.subnets[self._subnet(contact)] < self._settings.table_subnet_limit
+
+    def _subnet(self, contact: Contact) -> bytes:
+        limit_private = self._settings.limit_private_subnets
+        return source_group(contact.endpoint, limit_private=limit_private)
+
     def _ask(self, path: _Path, contact: Contact) -> None:
-        self._states[contact.node_id] = _State.ASKED
-        self._asked_by[contact.node_id] = path
-        self._endpoints[contact.endpoint] = self._endpoints.get(contact.endpoint, 0) + 1
+        self._asks[contact] = self._latest[contact.node_id] = _Ask(path)
+        path.subnets[self._subnet(contact)] += 1
         self._in_flight += 1
         path.asking += 1
 
-    def _settle(self, node_id: NodeId, state: _State) -> _Path:
-        path = self._asked_by[node_id]
-        if self._states[node_id] is _State.SLOW:
+    def _settle(self, contact: Contact, state: _State) -> _Path:
+        ask = self._asks[contact]
+        if ask.state is _State.SLOW:
             self._late -= 1
         else:
-            path.asking -= 1
+            ask.path.asking -= 1
             self._in_flight -= 1
-        self._states[node_id] = state
-        return path
+        ask.state = state
+        if state is _State.ANSWERED:
+            self._latest[contact.node_id] = ask
+        return ask.path
 
     def _within_budget(self) -> bool:
-        return len(self._states) < self._settings.lookup_max_queries
+        return len(self._asks) < self._settings.lookup_max_queries
 
     def _may_ask(self) -> bool:
         return self._in_flight < self._settings.alpha and self._within_budget()

@@ -136,7 +136,6 @@ class Membership:
             self._probe(doubtful)
         if self.phase is Phase.ALONE:
             self.phase = Phase.JOINING
-            self._joining.stop()
             self._look_up(self._own_id, self._looked_around)
         elif is_new and len(self._table) < self._settings.k:
             # The overlay is small or we are new to it: it pays to crawl again soon.
@@ -145,7 +144,7 @@ class Membership:
 
     def silent(self, contact: Contact) -> None:
         """Learn that a contact did not answer a call."""
-        self._table.failed(contact.node_id)
+        self._table.failed(contact)
         self._check_company()
 
     def gone(self, node_id: NodeId) -> None:
@@ -174,8 +173,6 @@ class Membership:
             self.met(answer.contact)
             return
         self._joining.failed(self._clock())
-        if self.phase is not Phase.ALONE:
-            self._joining.stop()
         if greeting.node_id is None:
             self._emit(BootstrapUnreachable(greeting.endpoint))
 

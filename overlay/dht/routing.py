@@ -257,12 +257,15 @@ class Table(RoutingTable):  # type: ignore[misc]  # the package ships no types
         nodes[node_id] = nodes.pop(node_id)
         return True
 
-    def failed(self, node_id: NodeId) -> None:
-        """Record that a contact did not answer; drop it if it is replaceable or fails again."""
-        bucket = self._bucket(node_id)
-        entry = bucket.nodes.get(node_id)
-        if entry is None:
-            bucket.remove_node(Node(node_id))
+    def failed(self, contact: Contact) -> None:
+        """Record that a contact did not answer; drop it if it is replaceable or fails again.
+
+        Silence counts at the endpoint alone that it had proved: anybody may claim another one
+        for it, and nobody is there.
+        """
+        bucket = self._bucket(contact.node_id)
+        entry = bucket.entry(contact.node_id)
+        if entry is None or entry.contact.endpoint != contact.endpoint:
             return
         entry.failures += 1
         if bucket.replacement_nodes or entry.failures >= self._settings.contact_max_failures:

@@ -24,7 +24,8 @@ class DhtSettings:
         lookup_max_hops, lookup_max_queries, lookup_time_s: where a lookup ends, whatever
             peers invent.
         bucket_subnet_limit: contacts of one /24 or /48 in a bucket.
-        table_subnet_limit: contacts of one /24 or /48 in the whole table.
+        table_subnet_limit: contacts of one /24 or /48 in the whole table, and those that one path
+            of a lookup asks.
         limit_private_subnets: apply both to private addresses as well.
         allow_private_endpoints: talk to private and loopback addresses (labs, private meshes).
         contact_max_failures: silences after which a contact is dropped.

@@ -15,13 +15,13 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from overlay.addresses import Endpoint
+from overlay.addresses import Endpoint, NodeId
 from overlay.dht.descriptor import MixDescriptor, UnverifiedDescriptor
 from overlay.errors import BackendError, ConfigurationError, Malformed, PeerError
 from overlay.identity import PUBLIC_KEY_BYTES
@@ -142,22 +142,27 @@ class TopologyStore:
                 found.append(self._verified(node_id, encoded, now))
         return StoredTopology(tuple(found), len(self._saved) - len(found))
 
-    def save(self, table: Iterable[MixDescriptor], now: float) -> int:
+    def save(
+        self, table: Iterable[MixDescriptor], now: float, *, never_heard: Collection[NodeId] = ()
+    ) -> int:
         """Make the file hold what the table holds, and return how many rows that changed.
 
         Only differences are written, in one transaction: after a crash at any moment the
         file holds the table of this save or of the one before. New and renewed descriptors
         refresh their hints; rows of vanished ones go, their hints stay.
+
+        ``never_heard`` are the nodes of the table that did not answer by themselves. They get
+        no hint: one subnet can make thousands of them known, more than there are hints.
         """
         wanted = {bytes(descriptor.node_id): descriptor for descriptor in table}
         try:
-            return self._write(wanted, now)
+            return self._write(wanted, now, never_heard)
         except sqlite3.DatabaseError as error:
             if not _is_damage(error):
                 raise self._backend_error("write", error) from error
         with self._translated("rebuild"):
             self._rebuild()
-            return self._write(wanted, now)
+            return self._write(wanted, now, never_heard)
 
     def bootstrap_hints(self) -> list[BootstrapHint]:
         """Return where Mix-nodes of this network were reached, last seen first."""
@@ -171,7 +176,9 @@ class TopologyStore:
 
     # -- writing -------------------------------------------------------------------------
 
-    def _write(self, wanted: dict[bytes, MixDescriptor], now: float) -> int:
+    def _write(
+        self, wanted: dict[bytes, MixDescriptor], now: float, never_heard: Collection[NodeId]
+    ) -> int:
         changed = {k: d for k, d in wanted.items() if self._saved.get(k) != d.encoded}
         vanished = [node_id for node_id in self._saved if node_id not in wanted]
         if not changed and not vanished:
@@ -185,7 +192,8 @@ class TopologyStore:
                 (self._network_id, node_id, d.encoded) for node_id, d in changed.items()
             )
             for descriptor in changed.values():
-                self._refresh_hints(descriptor, int(now))
+                if descriptor.node_id not in never_heard:
+                    self._refresh_hints(descriptor, int(now))
             self._forget_oldest_hints()
         self._saved = {node_id: d.encoded for node_id, d in wanted.items()}
         return len(changed) + len(vanished)

@@ -75,8 +75,10 @@ class TopologyTable:
     """Owner of the verified descriptors, at most one a node and ``max_entries`` in all.
 
     A full table prefers whom it knows: a newcomer enters when another expires or leaves, so
-    that a flood of fresh identities cannot wash the known ones out. Of one node the highest
-    sequence number wins. With ``allow_private_endpoints`` False, a descriptor that names an
+    that a flood of fresh identities cannot wash the known ones out. Nor can it shut newcomers
+    out: one that answers by itself takes the place of one that never did, and those who do not
+    answer are all that one subnet can fill a table with. Of one node the highest sequence
+    number wins. With ``allow_private_endpoints`` False, a descriptor that names an
     endpoint outside the public Internet is refused whole: everything that reads this table
     sends to those endpoints, and a stranger's descriptor must not aim it at the own network.
 
@@ -110,10 +112,13 @@ class TopologyTable:
 
     # -- changes -----------------------------------------------------------------------
 
-    def add(self, descriptor: MixDescriptor, now: float) -> bool:
-        """Take a verified descriptor in; True if the table changed, else the reason is counted."""
+    def add(self, descriptor: MixDescriptor, now: float, *, answered: bool = False) -> bool:
+        """Take a verified descriptor in; True if the table changed, else the reason is counted.
+
+        ``answered`` tells that its owner gave it just now.
+        """
         node_id = descriptor.node_id
-        rejection = self._rejection(node_id, descriptor, now)
+        rejection = self._rejection(node_id, descriptor, now, answered)
         if rejection is not None:
             self._rejections[rejection] += 1
             return False
@@ -138,7 +143,7 @@ class TopologyTable:
         """Do with a DHT's event what concerns the table; most do not."""
         match event:
             case DescriptorFound(descriptor=descriptor, answered=answered):
-                self.add(descriptor, now)
+                self.add(descriptor, now, answered=answered)
                 if answered:
                     self.heard(descriptor.node_id, now)
             case NodeLeft(node_id=node_id):
@@ -184,6 +189,10 @@ class TopologyTable:
             if self._heard.get(node_id, -math.inf) < since and node_id not in self._excused
         )
 
+    def never_heard(self) -> frozenset[NodeId]:
+        """Return the nodes that never answered by themselves since they are known."""
+        return frozenset(self._descriptors.keys() - self._heard.keys())
+
     def expire(self, now: float) -> int:
         """Forget every node whose descriptor has expired and return how many they were."""
         if now < self._earliest_expiry:
@@ -199,7 +208,7 @@ class TopologyTable:
         return self._earliest_expiry
 
     def _rejection(
-        self, node_id: NodeId, descriptor: MixDescriptor, now: float
+        self, node_id: NodeId, descriptor: MixDescriptor, now: float, answered: bool
     ) -> Rejection | None:
         if descriptor.expires <= now:
             return Rejection.EXPIRED
@@ -210,9 +219,18 @@ class TopologyTable:
         known = self._descriptors.get(node_id)
         if known is not None:
             return _rejection_beside(known, descriptor)
-        if len(self._descriptors) >= self._max_entries and not self.expire(now):
+        if len(self._descriptors) >= self._max_entries and not self._make_room(now, answered):
             return Rejection.FULL
         return None
+
+    def _make_room(self, now: float, answered: bool) -> bool:
+        """Forget the expired or, for one that answered, who is known longest and never did."""
+        if self.expire(now):
+            return True
+        if not answered:
+            return False
+        never_heard = next((each for each in self._descriptors if each not in self._heard), None)
+        return never_heard is not None and self.remove(never_heard)
 
     # -- reading -----------------------------------------------------------------------
 

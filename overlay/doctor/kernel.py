@@ -1,4 +1,4 @@
-"""The kernel's own IPsec: ESP and each suite's algorithms, and ESP in UDP."""
+"""The kernel's own IPsec: ESP and each suite's algorithms, ESP in UDP, fragments before ESP."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from overlay.ipsec.xfrm.encapsulation import decapsulate_esp
 from overlay.ipsec.xfrm.netlink import Refusal, XfrmSocket, refusal_error
 from overlay.ipsec.xfrm.probe import try_suite
 from overlay.node.backend_choice import kernel_obstacle
+from overlay.system.fragmenting_device import try_fragmenting
 
-__all__ = ["esp_suites", "kernel_settings", "udp_encapsulation"]
+__all__ = ["esp_suites", "kernel_settings", "large_packets", "udp_encapsulation"]
 
 Verdicts = tuple[Refusal | None, Refusal | None]
 Trial = Callable[[int], Verdicts]
@@ -113,3 +114,13 @@ def _encapsulation(
         return "the kernel takes ESP out of UDP"
 
     return tried(f"ESP in UDP over {name}", _KERNEL if used else _NO_USE, attempt)
+
+
+def large_packets(_setup: Setup, attempt: Callable[[], None] = try_fragmenting) -> list[Finding]:
+    """Make the device before which packets are cut, and remove it; the node runs without it."""
+
+    def cut() -> str:
+        attempt()
+        return "over IPv4 they are cut before the kernel encrypts them"
+
+    return [tried("packets larger than the inner MTU", _NO_USE, cut)]

@@ -102,6 +102,20 @@ class Examination:
         )
 
     @property
+    def backend(self) -> tuple[str, str]:
+        """Which IPsec backend the node would run with here, and why, as a clause."""
+        configured = self.setup.configuration.ipsec.backend
+        if configured != "auto":
+            return configured, "[ipsec] backend names it"
+        roles, wanted = self.setup.configuration.roles, {Purpose.KERNEL}
+        if roles.relay or roles.exit:
+            wanted.add(Purpose.KERNEL_RELAY)
+        for _, finding in self.findings:
+            if finding.outcome is Outcome.LACKS and finding.required_by(frozenset(wanted)):
+                return "userspace", f"{finding.subject}: {finding.said.rstrip('.')}"
+        return "xfrm", "this kernel can do what is configured"
+
+    @property
     def can_run(self) -> bool:
         """Whether nothing stands in the way of the configured node."""
         return not self.obstacles

@@ -227,12 +227,15 @@ class Drop(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class SaCounters:
-    """What has passed an SA since it was installed, and what was dropped at it."""
+    """What has passed an SA since it was installed, and what was dropped at it.
+
+    ``last_used`` is in Unix seconds, None where the engine does not know.
+    """
 
     packets: int
     payload_bytes: int
     sequence: int
-    last_used: float
+    last_used: float | None
     drops: tuple[tuple[Drop, int], ...] = ()
 
 
@@ -267,11 +270,18 @@ class IpsecBackend(Protocol):
         ...
 
     def remove(self, configuration: IpsecConfiguration) -> None:
-        """Remove what :meth:`install` of the same value installed; absent parts are no error."""
+        """Remove what :meth:`install` of the same value installed; absent parts are no error.
+
+        It never fails: what the operating system keeps is the backend's to remove later.
+        """
         ...
 
     def query(self, identity: SaIdentity) -> SaCounters | None:
-        """Return the counters of an SA, or None if it is not installed."""
+        """Return the counters of an SA, or None if it is not installed.
+
+        Raises:
+            BackendError: the operating system could not be asked.
+        """
         ...
 
     def flush(self) -> None:

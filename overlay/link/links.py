@@ -4,7 +4,8 @@ This class routes: it finds the link that a message or a timer is for, holds the
 all links together, and leaves the protocol to :mod:`overlay.link.machine`.
 
 For every peer the events form ``(LinkFailed | LinkEstablished (LinkEstablished |
-LinkSaRetired)* LinkClosed)*``: what the first LinkEstablished opened, LinkClosed ends.
+LinkSaSuperseded | LinkSaRetired)* LinkClosed)*``: what the first LinkEstablished opened,
+LinkClosed ends.
 """
 
 from __future__ import annotations
@@ -130,21 +131,26 @@ class Links:
     def rekey(self, overlay_address: OverlayAddress, now: float, worn: Spi | None = None) -> None:
         """Replace a link's SAs soon: at once, or when a change that is under way has ended.
 
-        Also tells a silent peer from a dead one: if no answer comes, the link closes.
+        It waits until they are ``rekey_pause_s`` old. Also tells a silent peer from a dead one: if
+        no answer comes, the link closes.
 
         Args:
             overlay_address: the peer.
             now: Unix seconds.
-            worn: the inbound SPI of the pair that is to be replaced, None for any; nothing
-                happens if it has been.
+            worn: the inbound SPI of the pair that is to be replaced, None for the current one;
+                nothing happens if it has been.
         """
         link = self._links.get(overlay_address)
-        if link is None or link.current is None:
+        if link is None:
             return
-        if worn is None or link.current.inbound_spi == worn:
-            link.current.rekey_at = now
-            link.handle_deadline(now)
-            self._settle(overlay_address, link)
+        # A pair that the peer has offered wears out too while its proof is under way.
+        for pair in (link.current, link.offered):
+            if pair is not None and worn in (pair.inbound_spi, None):
+                soonest = max(now, pair.agreed_at + self._settings.rekey_pause_s)
+                pair.rekey_at = min(pair.rekey_at, soonest)
+                link.handle_deadline(now)
+                self._settle(overlay_address, link)
+                return
 
     def close(
         self,
@@ -329,7 +335,7 @@ class Links:
         jitter = 1 - _REKEY_JITTER * self._services.rng.random()
         factor = jitter if ours else _RESPONDER_REKEY_FACTOR
         rekey_at = now + self._settings.rekey_after_s * factor
-        return SaPair(agreement, endpoint, ours=ours, rekey_at=rekey_at)
+        return SaPair(agreement, endpoint, ours=ours, agreed_at=now, rekey_at=rekey_at)
 
     def _pair(self, inbound_spi: Spi) -> tuple[Link, SaPair] | None:
         owner = self._services.numbers.owner_of_spi(inbound_spi)

@@ -37,8 +37,9 @@ __all__ = ["MAX_OLD_PAIRS", "TRANSITIONS", "Link"]
 
 T = TypeVar("T")
 
-MAX_OLD_PAIRS: Final = 2
-"""The last current pair, and one that lost a crossing; a peer that rekeys faster loses more."""
+MAX_OLD_PAIRS: Final = 4
+"""Those of the last two changes: the current pair, and one that lost a crossing. Both sides wait
+``rekey_pause_s`` between changes; what a peer that does not sends late is lost."""
 
 
 class Link:
@@ -110,7 +111,7 @@ class Link:
 
     def deadline(self) -> float:
         """When :meth:`handle_deadline` has something to do."""
-        times = [pair.expires_at for pair in self._pairs()]
+        times = [min(pair.expires_at, pair.sends_until) for pair in self._pairs()]
         if self.handshake is not None:
             times.append(self.handshake.backoff.deadline)
         if self.current is not None and self.current.confirming is not None:
@@ -121,14 +122,21 @@ class Link:
 
     def handle_deadline(self, now: float) -> None:
         """Do all that is due; afterwards the deadline lies after ``now``."""
-        for pair in [pair for pair in self._old if pair.expires_at <= now]:
-            self._old.remove(pair)
-            self._retire(pair)
+        self._end_old(now)
         while (due := self._due(now)) is not None:
             self.feed(due, Cause(now))
         current = self.current
         if current is not None and current.confirming and current.confirming.next_at <= now:
             self._confirm(current, current.confirming, now)
+
+    def _end_old(self, now: float) -> None:
+        for pair in [pair for pair in self._old if pair.expires_at <= now]:
+            self._old.remove(pair)
+            self._retire(pair)
+        for pair in self._old:
+            if pair.sends_until <= now:
+                pair.sends_until = math.inf
+                self._outbox.announce(pair.superseded())
 
     def _due(self, now: float) -> LinkInput | None:
         if self.handshake is not None:
@@ -183,7 +191,7 @@ class Link:
         self.handshake = None
         pair = _present(cause.pair)
         pair.rekeyed = next(self._pairs(), None) is not None
-        self._demote()
+        self._demote(cause.now)
         self.current = pair
         self._outbox.announce(pair.established(usable=True))
         pair.confirming = Backoff(self._services.settings, self._services.rng, cause.now)
@@ -193,7 +201,7 @@ class Link:
         """Use the offered pair, and give up a handshake of ours that it makes needless."""
         self._drop_handshake(cause)
         pair, self.offered = _present(self.offered), None
-        self._demote()
+        self._demote(cause.now)
         self.current, pair.expires_at = pair, math.inf
         self._limit_old(cause.now)
         self._outbox.announce(pair.established(usable=True))
@@ -241,8 +249,14 @@ class Link:
             yield self.offered
         yield from self._old
 
-    def _demote(self) -> None:
-        """Keep what was current or offered receivable; the eldest go if these are too many."""
+    def _demote(self, now: float) -> None:
+        """Keep what was current or offered receivable; the eldest go if these are too many.
+
+        The outbound SA stays for a moment as well: a packet under way inside this host may have
+        found it before the newer one was there.
+        """
+        if self.current is not None:
+            self.current.sends_until = now + self._services.settings.rekey_pause_s / 2
         for pair in (self.current, self.offered):
             if pair is not None:
                 pair.confirming, pair.expires_at = None, math.inf

@@ -18,6 +18,7 @@ __all__ = [
     "LinkKeys",
     "LinkPeer",
     "LinkSaRetired",
+    "LinkSaSuperseded",
 ]
 
 
@@ -76,6 +77,19 @@ class LinkEstablished:
 
 
 @dataclass(frozen=True, slots=True)
+class LinkSaSuperseded:
+    """Nothing is sent on an older pair any more: remove its outbound SA, and no other.
+
+    An engine that chose among several outbound SAs by rules of its own might else go back to
+    this one (the Linux kernel does, once the newer one has reached its soft limit), after the
+    peer has ceased to receive on it.
+    """
+
+    overlay_address: OverlayAddress
+    inbound_spi: Spi
+
+
+@dataclass(frozen=True, slots=True)
 class LinkSaRetired:
     """An older pair of SAs has had its grace period: remove it."""
 
@@ -100,4 +114,4 @@ class LinkClosed:
     reason: LinkFailure
 
 
-LinkEvent = LinkEstablished | LinkSaRetired | LinkFailed | LinkClosed
+LinkEvent = LinkEstablished | LinkSaSuperseded | LinkSaRetired | LinkFailed | LinkClosed

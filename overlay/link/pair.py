@@ -9,7 +9,7 @@ from overlay.addresses import Endpoint
 from overlay.ipsec.model import Spi
 from overlay.link.backoff import Backoff
 from overlay.link.exchange import Agreement
-from overlay.link.model import LinkEstablished, LinkKeys, LinkSaRetired
+from overlay.link.model import LinkEstablished, LinkKeys, LinkSaRetired, LinkSaSuperseded
 
 __all__ = ["SaPair"]
 
@@ -19,15 +19,18 @@ class SaPair:
     """An agreed pair and its timers, in seconds of Unix time.
 
     ``ours`` tells whether our initiation made it. ``expires_at`` is when an offered pair
-    was not confirmed in time, or an old one has had its grace. ``confirming`` runs at the
-    initiator until the responder has acknowledged that it knows the pair to be in use.
+    was not confirmed in time, or an old one has had its grace. ``sends_until`` is when the
+    outbound SA of a pair that was replaced goes. ``confirming`` runs at the initiator until
+    the responder has acknowledged that it knows the pair to be in use.
     """
 
     agreement: Agreement
     endpoint: Endpoint
     ours: bool
+    agreed_at: float
     rekey_at: float
     expires_at: float = math.inf
+    sends_until: float = math.inf
     confirming: Backoff | None = None
     rekeyed: bool = False
 
@@ -51,6 +54,10 @@ class SaPair:
             usable=usable,
             rekeyed=self.rekeyed,
         )
+
+    def superseded(self) -> LinkSaSuperseded:
+        """Return the event that takes its outbound SA away."""
+        return LinkSaSuperseded(self.agreement.overlay_address, self.keys.inbound_spi)
 
     def retired(self) -> LinkSaRetired:
         """Return the event that takes it away."""

@@ -26,6 +26,8 @@ class LinkSettings:
         rekey_after_bytes: they are replaced earlier after so many bytes; at half of what the
             ESP suite allows, if that is less.
         rekey_after_packets: they are replaced earlier after so many packets.
+        rekey_pause_s: they are never replaced earlier than that, however soon they wear out: what
+            was sent under older keys must have arrived when yet newer ones push those out.
         grace_s: how long replaced SAs still open what was under way.
         max_links: links at the same time.
         max_accepted_links: of those, how many strangers may open; the rest is kept for links
@@ -48,6 +50,7 @@ class LinkSettings:
     rekey_after_s: float = 900.0
     rekey_after_bytes: int = 2**38
     rekey_after_packets: int = 2**31
+    rekey_pause_s: float = 1.0
     grace_s: float = 30.0
     max_links: int = 1024
     max_accepted_links: int = 768

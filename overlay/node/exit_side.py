@@ -7,32 +7,36 @@ killed node left behind is removed first.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Final, Self
+from typing import Self
 
 from overlay.addresses import InnerAddress, IpNetwork
 from overlay.node.host import Host
+from overlay.system.tun import MIN_MTU
 
-__all__ = ["EXIT_MTU", "ExitSide"]
-
-EXIT_MTU: Final = 1280
-"""What outside hosts may send towards a circuit in one packet: IPv6's minimum, the same for
-every circuit, since the exit does not know their lengths."""
+__all__ = ["ExitSide"]
 
 
 class ExitSide:
     """Owner of the exit TUN and of the packet filter around it; a context manager."""
 
-    def __init__(self, host: Host, inner_networks: Sequence[IpNetwork]) -> None:
+    def __init__(self, host: Host, inner_networks: Sequence[IpNetwork], path_mtu: int) -> None:
         """Take device and filter, all or nothing.
+
+        Args:
+            host: where they are taken.
+            inner_networks: the pools of inner addresses.
+            path_mtu: bytes of the largest packet that outside hosts may send towards a circuit,
+                the same for every circuit, since the exit does not know their lengths. Over
+                IPv6 it is the protocol's least, 1280, if that is more.
 
         Raises:
             BackendError: no permission, no TUN device, no packet filter or no way out.
         """
         self._host = host
         self._own_addresses = host.own_addresses()
-        self.device = host.open_tun("exit%d", EXIT_MTU)
+        self.device = host.open_tun("exit%d", max(path_mtu, MIN_MTU))
         try:
-            self._wall = host.open_exit(self.device.name, inner_networks, EXIT_MTU)
+            self._wall = host.open_exit(self.device.name, inner_networks, path_mtu)
         except BaseException:
             self.device.close()
             raise

@@ -16,7 +16,9 @@ from overlay.ipsec.xfrm.leftovers import clear_leftovers
 from overlay.system.conntrack import forget_connections
 from overlay.system.destination_guard import DestinationGuard
 from overlay.system.exit_filter import ExitFilter, clear_exit_leftovers
+from overlay.system.fragmenting_device import clear_fragmenting_leftovers
 from overlay.system.ipsec_wall import IpsecWall
+from overlay.system.link_detour import clear_link_detour_leftovers
 from overlay.system.local_address import own_addresses
 from overlay.system.rtnetlink import add_address, remove_address
 from overlay.system.tun import TunDevice
@@ -59,8 +61,16 @@ class KernelGuard(Protocol):
         """Let packets to ``prefix`` leave through a circuit or not at all."""
         ...
 
-    def carry(self, prefix: IpNetwork, device: str, source_address: InnerAddress, mtu: int) -> None:
-        """Send packets to a protected prefix into ``device``."""
+    def carry(
+        self,
+        prefix: IpNetwork,
+        device: str,
+        source_address: InnerAddress,
+        mtu: int,
+        *,
+        program: int | None = None,
+    ) -> None:
+        """Send packets to a protected prefix into ``device``, or through its ``program``."""
         ...
 
     def uncarry(self, prefix: IpNetwork) -> None:
@@ -161,6 +171,8 @@ class LinuxHost:
             clear_leftovers()
             # Also if there were none: who was killed between these two steps left the wall.
             IpsecWall((), forwards=False).remove()
+            clear_fragmenting_leftovers()
+            clear_link_detour_leftovers()
 
     def forget_connections(self, inner_address: InnerAddress) -> bool:
         """See :class:`Host`."""

@@ -5,23 +5,25 @@ traffic, by expiring SAs, and a few times after a handshake to see whether the p
 
 ::
 
-    opened    backend (device, SAs, policies) -> wall -> exit's filter -> control sockets
-              -> ESP of the UDP port to the kernel
+    opened    backend (device, SAs, policies) -> devices for large packets -> wall
+              -> exit's filter -> control sockets -> ESP of the UDP port to the kernel
     closed    the other way round
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from typing import Final
+from typing import Final, TypeVar
 
 import trio
 
 from overlay.addresses import Endpoint, InnerAddress, IpNetwork
 from overlay.config import Configuration
+from overlay.errors import BackendError
 from overlay.ipsec.xfrm.backend import XfrmBackend
 from overlay.ipsec.xfrm.encapsulation import decapsulate_esp
+from overlay.logs import EventLog, Word
 from overlay.node.assembly import path_mtu
 from overlay.node.kernel_path import CONTROL_PORTS, KernelPath
 from overlay.node.kernel_source import KernelSource
@@ -32,10 +34,16 @@ from overlay.system.conntrack import forget_connections
 from overlay.system.control_sockets import ControlSocket
 from overlay.system.destination_guard import DestinationGuard
 from overlay.system.exit_filter import ExitFilter, clear_exit_leftovers
+from overlay.system.fragmenting_device import FragmentingDevice
 from overlay.system.ipsec_wall import IpsecWall
+from overlay.system.link_detour import LinkDetour
 from overlay.system.udp import bound_socket
 
 __all__ = ["KernelShell"]
+
+_log = EventLog(__name__)
+
+_Made = TypeVar("_Made", FragmentingDevice, LinkDetour)
 
 _PROOF_CHECK_S: Final = 0.25
 """How often the counters of link SAs that wait for a first packet are asked."""
@@ -61,13 +69,20 @@ class KernelShell:
         with ExitStack() as opened:
             opened.callback(backend.close)
             clear_exit_leftovers()
+            forwards = roles.relay or roles.exit
+            fragmenting = _if_possible(opened, FragmentingDevice)
+            cuts_links = forwards and _if_possible(opened, LinkDetour) is not None
             self.guard = KernelSource(
-                lambda: DestinationGuard(by_ipsec=True), device=backend.device_name, path_mtu=mtu
+                lambda: DestinationGuard(by_ipsec=True),
+                device=backend.device_name,
+                path_mtu=mtu,
+                fragmenting=fragmenting,
             )
             opened.callback(self.guard.close)
-            opened.enter_context(IpsecWall(CONTROL_PORTS, forwards=roles.relay or roles.exit))
+            opened.enter_context(IpsecWall(CONTROL_PORTS, forwards=forwards, cuts_links=cuts_links))
             if roles.exit:
-                opened.enter_context(_exit_filter(configuration, backend.device_name, mtu))
+                exits = _exit_filter(configuration, backend.device_name, mtu, fragmenting)
+                opened.enter_context(exits)
             self._control = {
                 port: opened.enter_context(ControlSocket(port)) for port in CONTROL_PORTS
             }
@@ -115,9 +130,25 @@ class KernelShell:
                 node.take(Arrived(first_packets=self.backend.first_packets()))
 
 
-def _exit_filter(configuration: Configuration, device: str, mtu: int) -> ExitFilter:
+def _if_possible(opened: ExitStack, make: Callable[[], _Made]) -> _Made | None:
+    """Make what large packets need, or return None where the kernel or our rights forbid it.
+
+    The node runs without: what it loses then is said by the log and the doctor, and concerns
+    packets of other protocols than TCP alone.
+    """
+    try:
+        return opened.enter_context(make())
+    except BackendError as error:
+        _log.warning("kernel.large_packets_are_lost", reason=Word(error))
+        return None
+
+
+def _exit_filter(
+    configuration: Configuration, device: str, mtu: int, fragmenting: FragmentingDevice | None
+) -> ExitFilter:
     pools: tuple[IpNetwork, ...] = (configuration.exit.inner_ipv4, configuration.exit.inner_ipv6)
-    return ExitFilter(device, pools, mtu=mtu, policy=configuration.exit.exit_policy())
+    policy = configuration.exit.exit_policy()
+    return ExitFilter(device, pools, mtu=mtu, policy=policy, fragmenting=fragmenting)
 
 
 def _hand_esp_over(network: Sockets) -> None:

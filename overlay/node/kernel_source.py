@@ -1,7 +1,8 @@
 """The source's end where the kernel carries the circuits: the guard, and routes to one device.
 
 The device belongs to the backend, which also holds the inner addresses: they come and go with
-the policies that put packets from them into circuits.
+the policies that put packets from them into circuits. Packets over IPv4 are cut first where the
+kernel can do it (docs/decisions/0014); those over IPv6 it cuts by itself.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from overlay.addresses import InnerAddress, IpNetwork
 from overlay.node.host import KernelGuard
 from overlay.node.source_guard import GuardedSource
+from overlay.system.fragmenting_device import FragmentingDevice
 
 __all__ = ["KernelSource"]
 
@@ -19,7 +21,12 @@ class KernelSource(GuardedSource):
     """Implements ``overlay.node.packet_shell.SourceGuard``; owner of the guard."""
 
     def __init__(
-        self, open_guard: Callable[[], KernelGuard], *, device: str, path_mtu: int
+        self,
+        open_guard: Callable[[], KernelGuard],
+        *,
+        device: str,
+        path_mtu: int,
+        fragmenting: FragmentingDevice | None = None,
     ) -> None:
         """Prepare; the guard is opened when first needed.
 
@@ -27,10 +34,12 @@ class KernelSource(GuardedSource):
             open_guard: opens the guard of this host.
             device: where routes into circuits lead.
             path_mtu: bytes of the largest packet that circuits take.
+            fragmenting: where packets over IPv4 are cut to that, if they can be.
         """
         super().__init__(open_guard)
         self._device = device
         self._path_mtu = path_mtu
+        self._fragmenting = fragmenting
 
     def protect(self, destination: IpNetwork) -> None:
         """From now on packets to ``destination`` leave through a circuit or not at all.
@@ -46,8 +55,11 @@ class KernelSource(GuardedSource):
         Raises:
             BackendError: the kernel refused; the destination remains protected.
         """
-        guard = self._guarding(destination)
-        guard.carry(destination, self._device, inner_address, self._path_mtu)
+        guard, cut = self._guarding(destination), self._fragmenting
+        if cut is None or destination.version == 6:
+            guard.carry(destination, self._device, inner_address, self._path_mtu)
+        else:
+            guard.carry(destination, cut.name, inner_address, self._path_mtu, program=cut.program)
 
     def uncarry(self, destination: IpNetwork, inner_address: InnerAddress) -> None:  # noqa: ARG002 - the Protocol's signature; the backend holds the address
         """Stop sending them there; the guard stays.

@@ -25,6 +25,7 @@ from overlay.link.model import (
     LinkEvent,
     LinkFailed,
     LinkSaRetired,
+    LinkSaSuperseded,
 )
 from overlay.node.link_proof import link_proof
 from overlay.tfc.strategy import LinkHandle, TfcStrategy
@@ -89,6 +90,8 @@ class Neighbours:
         match event:
             case LinkEstablished():
                 self._established(event, now)
+            case LinkSaSuperseded():
+                self._superseded(event)
             case LinkSaRetired():
                 self._retired(event)
             case LinkFailed():
@@ -180,6 +183,15 @@ class Neighbours:
             neighbour.usable = True
             self._tfc.link_opened(LinkHandle(neighbour.security.reqid), now)
             self._circuits.link_established(address, neighbour.security, now)
+
+    def _superseded(self, event: LinkSaSuperseded) -> None:
+        neighbour = self._neighbours.get(event.overlay_address)
+        pair = neighbour.pairs.get(event.inbound_spi) if neighbour is not None else None
+        if neighbour is not None and pair is not None:
+            kept = tuple(sa for sa in pair.associations if sa.inbound)
+            outbound = tuple(sa for sa in pair.associations if not sa.inbound)
+            neighbour.pairs[event.inbound_spi] = IpsecConfiguration(kept, ())
+            self._backend.remove(IpsecConfiguration(outbound, ()))
 
     def _retired(self, event: LinkSaRetired) -> None:
         neighbour = self._neighbours.get(event.overlay_address)

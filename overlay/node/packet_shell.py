@@ -78,6 +78,11 @@ class PacketShell(Protocol):
         ...
 
     @property
+    def unforgotten(self) -> int:
+        """How many inner addresses' connections could not be forgotten; see :meth:`forget`."""
+        ...
+
+    @property
     def guard(self) -> SourceGuard:
         """The source's end: destinations and what carries their packets."""
         ...

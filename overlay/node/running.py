@@ -267,7 +267,8 @@ class RunningNode:
         self.plane.dht.publish(descriptor, now)
 
     def _save(self, now: float) -> None:
-        self._store.save(self.plane.table, now)
+        table = self.plane.table
+        self._store.save(table, now, never_heard=table.never_heard())
         self._report_set_aside()
 
     def _report_set_aside(self) -> None:

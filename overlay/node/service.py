@@ -152,6 +152,7 @@ class NodeService:
             "chores failed": plane.chores.failures,
             "guard changes refused": plane.paths.guard_refusals,
             "links refused": plane.neighbours.refused,
+            "inner addresses not forgotten": running.shell.unforgotten,
         }
         return status_report(
             running.configuration,

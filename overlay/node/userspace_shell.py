@@ -47,9 +47,9 @@ class UserspaceShell:
         self._node: ShellHost | None = None
         with ExitStack() as opened:
             inner = (configuration.exit.inner_ipv4, configuration.exit.inner_ipv6)
-            exit_side = ExitSide(host, inner) if configuration.roles.exit else None
-            self._exit = opened.enter_context(exit_side) if exit_side is not None else None
             mtu = path_mtu(configuration)
+            exit_side = ExitSide(host, inner, mtu) if configuration.roles.exit else None
+            self._exit = opened.enter_context(exit_side) if exit_side is not None else None
             self.guard = SourceSide(
                 host,
                 device_mtu=max(mtu, MIN_MTU),
@@ -80,6 +80,11 @@ class UserspaceShell:
         """Forget every tracked connection of a circuit that ended."""
         if self._exit is not None:
             self._exit.forget(inner_addresses)
+
+    @property
+    def unforgotten(self) -> int:
+        """How many inner addresses' connections could not be forgotten."""
+        return self._exit.unforgotten if self._exit is not None else 0
 
     def close(self) -> None:
         """Remove SAs, devices and filters."""

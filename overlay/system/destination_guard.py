@@ -25,7 +25,8 @@ exit (REJECT), whoever the exit named as source would get that answer from here.
 Where the kernel itself carries the circuits (``by_ipsec``), a packet meets the filter before it
 is encapsulated, already under the name of the underlay's device. Then the filter lets out what
 a policy will put into a tunnel, from the inner address alone, and lets in what came out of one.
-It also normalises there, as far as a packet filter can (docs/decisions/0012).
+It also normalises there, as far as a packet filter can (docs/decisions/0012). Packets that are cut
+first (docs/decisions/0014) pass it twice: towards the fragmenting device, then with a policy.
 
 The state is the kernel's alone: the filter is derived from the routes at each change, so all
 calls are idempotent, and a new process takes over what a killed one left.
@@ -35,14 +36,23 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Final, Self
 
 from overlay.addresses import InnerAddress, IpNetwork
 from overlay.system.filter_choice import find_packet_filter
+from overlay.system.fragmenting_device import REROUTE_MARK
 from overlay.system.orphaned_sockets import abort_orphaned_sockets
 from overlay.system.ownership import Ownership
-from overlay.system.packet_filter import FilterTable, Hook, PacketFilter, Rule, Verdict
-from overlay.system.rtnetlink import Route, RouteKind, Rtnetlink
+from overlay.system.packet_filter import (
+    LARGE_MARK,
+    FilterTable,
+    Hook,
+    PacketFilter,
+    Rule,
+    Verdict,
+)
+from overlay.system.rtnetlink import MarkRule, Route, RouteKind, Rtnetlink
 
 __all__ = ["GUARD_TABLE", "NODE_MARK", "DestinationGuard", "guard_filter", "ipsec_guard_filter"]
 
@@ -101,12 +111,18 @@ class DestinationGuard:
                 and :meth:`release` cleans up.
         """
         self._routes.put_route(self._unreachable(prefix))
-        self._routes.add_rule(
-            prefix.version, preference=_RULE_PREFERENCE, unless_mark=self._mark, table=self._table
-        )
+        self._routes.add_rule(self._rule(prefix.version))
         self._enforce()
 
-    def carry(self, prefix: IpNetwork, device: str, source_address: InnerAddress, mtu: int) -> None:
+    def carry(
+        self,
+        prefix: IpNetwork,
+        device: str,
+        source_address: InnerAddress,
+        mtu: int,
+        *,
+        program: int | None = None,
+    ) -> None:
         """Send packets to a protected prefix into ``device``.
 
         Args:
@@ -115,6 +131,8 @@ class DestinationGuard:
             source_address: the inner address (VC) that programs use unless they choose one.
             mtu: bytes of the largest packet that the circuit takes; TCP announces segments
                 that fit.
+            program: takes packets on that were cut to this MTU, if the device is the
+                fragmenting one (``overlay.system.fragmenting_device``).
 
         Raises:
             ValueError: the prefix is not protected.
@@ -122,10 +140,14 @@ class DestinationGuard:
         """
         if prefix not in self.protected():
             raise ValueError("a destination must be protected before it is carried.")
-        source = ipaddress.ip_address(source_address)
-        self._routes.put_route(
-            Route(prefix, RouteKind.UNICAST, self._table, _CARRY_METRIC, device, source, mtu)
+        route = replace(
+            self._carry_route(prefix),
+            device=device,
+            source=ipaddress.ip_address(source_address),
+            mtu=mtu,
+            rerouted=program is not None,
         )
+        self._routes.put_route(route, program)
         self._enforce()
 
     def uncarry(self, prefix: IpNetwork) -> None:
@@ -175,12 +197,10 @@ class DestinationGuard:
         needed = {route.destination.version for route in self._installed()}
         for version in {4, 6} - needed:
             if self._routes.has_rule(version, self._table):
-                self._routes.delete_rule(
-                    version,
-                    preference=_RULE_PREFERENCE,
-                    unless_mark=self._mark,
-                    table=self._table,
-                )
+                self._routes.delete_rule(self._rule(version))
+
+    def _rule(self, version: int) -> MarkRule:
+        return MarkRule(version, _RULE_PREFERENCE, self._mark, self._table, others=True)
 
     def _unreachable(self, prefix: IpNetwork) -> Route:
         return Route(prefix, RouteKind.UNREACHABLE, self._table, _UNREACHABLE_METRIC)
@@ -265,17 +285,30 @@ def ipsec_guard_filter(name: str, mark: int, routes: list[Route]) -> FilterTable
     prefixes = sorted({r.destination for r in routes}, key=lambda p: (-p.prefixlen, str(p)))
     held = [ipaddress.ip_network(r.source) for r in carried.values() if r.source is not None]
     inner = list(dict.fromkeys(held))
-    leaving = [Rule(hook=Hook.POSTROUTING, verdict=Verdict.ACCEPT, out_device="lo")]
+    fragmenting = dict.fromkeys(r.device for r in carried.values() if r.rerouted)
+    leaving = [
+        Rule(hook=Hook.POSTROUTING, verdict=Verdict.ACCEPT, out_device=each)
+        for each in ("lo", *fragmenting)
+    ]
     leaving += [
         Rule(hook=Hook.POSTROUTING, verdict=Verdict.DROP, source=each, ipsec_out=False)
         for each in inner
     ]
-    leaving.append(Rule(hook=Hook.POSTROUTING, verdict=Verdict.ACCEPT, has_mark=True))
+    leaving += [
+        Rule(hook=Hook.POSTROUTING, verdict=Verdict.ACCEPT, has_mark=True),
+        Rule(hook=Hook.POSTROUTING, verdict=Verdict.ACCEPT, mark=mark | LARGE_MARK),
+    ]
     for prefix in prefixes:
         leaving += _into_circuit(carried.get(prefix))
+        leaving.append(_REPLY_OF_AN_EXIT)
         leaving.append(Rule(hook=Hook.POSTROUTING, verdict=Verdict.DROP, destination=prefix))
     return FilterTable(name, mark, (*_out_of_circuits(inner), *leaving))
 
+
+_REPLY_OF_AN_EXIT: Final = Rule(
+    hook=Hook.POSTROUTING, verdict=Verdict.ACCEPT, version=4, mark=REROUTE_MARK, ipsec_out=True
+)
+"""One that was cut; on its first way through here it had the node's mark."""
 
 _NORMALISATION: Final = (Verdict.HOP_LIMIT, Verdict.TRAFFIC_CLASS, Verdict.STRIP_TIMESTAMPS)
 

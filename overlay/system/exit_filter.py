@@ -28,6 +28,7 @@ from overlay.errors import BackendError
 from overlay.exit_policy import ExitPolicy
 from overlay.system.destination_guard import NODE_MARK
 from overlay.system.filter_choice import find_packet_filter
+from overlay.system.fragmenting_device import FragmentingDevice
 from overlay.system.ipsec_exit import ipsec_exit_rules
 from overlay.system.kernel_settings import KernelSetting, change_setting, read_setting
 from overlay.system.noted_settings import noted, restore_noted
@@ -51,6 +52,7 @@ class ExitPlan:
     may come in; ``outward`` the devices towards the outside. ``policy`` is given where inner
     packets come out of the kernel's IPsec instead of the device, so that no program sees them:
     then the filter enforces it. ``closed`` are devices that forwarded nothing before.
+    ``fragmenting`` is the device that answers over IPv4 pass before IPsec takes them, if any.
     """
 
     device: str
@@ -59,6 +61,7 @@ class ExitPlan:
     outward: tuple[str, ...]
     policy: ExitPolicy | None = None
     closed: tuple[str, ...] = ()
+    fragmenting: str | None = None
 
     @property
     def versions(self) -> frozenset[int]:
@@ -119,15 +122,25 @@ class ExitFilter:
         mark: int = NODE_MARK,
         packet_filter: PacketFilter | None = None,
         policy: ExitPolicy | None = None,
+        fragmenting: FragmentingDevice | None = None,
     ) -> None:
         """Describe the exit; nothing is changed yet (see :class:`ExitPlan`).
 
-        Without ``outward`` the devices of the default routes are meant.
+        Without ``outward`` the devices of the default routes are meant. ``fragmenting`` is for
+        an exit with a ``policy``.
 
         Raises:
             BackendError: no packet filter works here.
         """
-        self._plan = ExitPlan(device, tuple(pools), mtu, tuple(outward), policy)
+        self._plan = ExitPlan(
+            device,
+            tuple(pools),
+            mtu,
+            tuple(outward),
+            policy,
+            fragmenting=fragmenting.name if fragmenting is not None else None,
+        )
+        self._program = fragmenting.program if fragmenting is not None else None
         self._filter = packet_filter or find_packet_filter()
         self._mark = mark
         self._ownership: Ownership | None = None
@@ -162,8 +175,10 @@ class ExitFilter:
         try:
             with Rtnetlink() as netlink:
                 for pool in self._plan.pools:
+                    route = _pool_route(self._plan, pool)
+                    if route.device is not None and _exists(route.device):
+                        netlink.delete_route(route)
                     if _exists(self._plan.device):
-                        netlink.delete_route(_pool_route(self._plan, pool))
                         netlink.remove_address(self._plan.device, exit_gateway(pool))
             self._restore()
         finally:
@@ -189,7 +204,8 @@ class ExitFilter:
             if pool.version == 4:
                 change_setting(f"net/ipv4/conf/{plan.device}/forwarding", "1")
             netlink.add_address(plan.device, exit_gateway(pool))
-            netlink.put_route(_pool_route(plan, pool))
+            route = _pool_route(plan, pool)
+            netlink.put_route(route, self._program if route.rerouted else None)
 
     def _restore(self) -> None:
         restore_noted(self._filter, _FILTER_NAME)
@@ -201,8 +217,12 @@ def _exists(device: str) -> bool:
 
 def _pool_route(plan: ExitPlan, pool: IpNetwork) -> Route:
     gateway = exit_gateway(pool)
-    mtu = plan.mtu if pool.version == 4 else max(plan.mtu, MIN_MTU)
-    return Route(pool, RouteKind.UNICAST, MAIN_TABLE, _POOL_METRIC, plan.device, gateway, mtu)
+    route = Route(pool, RouteKind.UNICAST, MAIN_TABLE, _POOL_METRIC, plan.device, gateway)
+    if pool.version == 6:
+        return replace(route, mtu=max(plan.mtu, MIN_MTU))
+    if plan.fragmenting is None:
+        return replace(route, mtu=plan.mtu)
+    return replace(route, mtu=plan.mtu, device=plan.fragmenting, rerouted=True)
 
 
 def _default_devices(netlink: Rtnetlink, plan: ExitPlan) -> tuple[str, ...]:
@@ -254,7 +274,13 @@ def _settings(plan: ExitPlan) -> list[KernelSetting]:
 def exit_rules(plan: ExitPlan) -> tuple[Rule, ...]:
     """Return the exit's packet filter, in the order of a packet's way."""
     if plan.policy is not None:
-        return ipsec_exit_rules(plan.pools, plan.outward, plan.policy, closed=plan.closed)
+        return ipsec_exit_rules(
+            plan.pools,
+            plan.outward,
+            plan.policy,
+            closed=plan.closed,
+            fragmenting=plan.fragmenting,
+        )
     return (
         *_entering(plan),
         Rule(hook=Hook.INPUT, verdict=Verdict.DROP, in_device=plan.device),

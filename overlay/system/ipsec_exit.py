@@ -5,7 +5,8 @@
     IPsec ──> source is in the pool ──> this host? another circuit? the overlay?   drop
                                         exit policy: first rule that covers it    accept, drop
     outside ──> in the clear, to or from an inner address                          drop
-            ──> reply to a connection that began inside ──> IPsec will take it     accept
+            ──> reply to a connection that began inside ──> IPsec will take it,
+                                                            or it is cut first     accept
                                                             else                   drop
 
 The rules do what ``overlay.exit_policy.ExitPolicy.permits`` says, on packets that connection
@@ -15,6 +16,7 @@ tracking has reassembled, so that a port is always there to be judged.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Final
 
 from overlay.addresses import OVERLAY_NETWORKS, IpNetwork
@@ -32,6 +34,7 @@ def ipsec_exit_rules(
     policy: ExitPolicy,
     *,
     closed: Sequence[str],
+    fragmenting: str | None = None,
 ) -> tuple[Rule, ...]:
     """Return the filter of an exit; see ``overlay.system.exit_filter.ExitPlan``."""
     rules: list[Rule] = [Rule(hook=Hook.PREROUTING, verdict=Verdict.ACCEPT, in_device="lo")]
@@ -46,7 +49,7 @@ def ipsec_exit_rules(
             own,
             *_outwards(pool, [p for p in pools if p.version == pool.version], outward, policy),
         ]
-        rules += _inwards(pool)
+        rules += _inwards(pool, fragmenting if pool.version == 4 else None)
     rules += _closed(closed, pools)
     rules += [
         Rule(hook=Hook.POSTROUTING, verdict=Verdict.MASQUERADE, source=pool, out_device=each)
@@ -123,12 +126,19 @@ def _as_filter_rules(
             )
 
 
-def _inwards(pool: IpNetwork) -> list[Rule]:
-    hook = Hook.FORWARD
+def _inwards(pool: IpNetwork, fragmenting: str | None) -> list[Rule]:
+    """Let in answers alone, into IPsec or to the device from which it takes fragments."""
+    into = Rule(
+        hook=Hook.FORWARD,
+        verdict=Verdict.ACCEPT,
+        destination=pool,
+        out_device=fragmenting,
+        ipsec_out=True if fragmenting is None else None,
+    )
     return [
-        Rule(hook=hook, verdict=Verdict.CLAMP_MSS, destination=pool, ipsec_out=True),
-        Rule(hook=hook, verdict=Verdict.ACCEPT, destination=pool, ipsec_out=True, reply=True),
-        Rule(hook=hook, verdict=Verdict.DROP, destination=pool),
+        replace(into, verdict=Verdict.CLAMP_MSS),
+        replace(into, reply=True),
+        Rule(hook=Hook.FORWARD, verdict=Verdict.DROP, destination=pool),
     ]
 
 

@@ -4,6 +4,7 @@
 
     outside, in the clear ──> to or from an overlay or circuit address ──> drop
     IPsec ──> to an overlay or circuit address here: ESP, control (UDP)    accept, else drop
+    IPsec ──> to such an address, and larger than any link surely carries           mark
     forwarded, to or from such an address ──> a policy will encapsulate it, else drop
     anything ──> out, to or from such an address, in the clear             drop
 
@@ -32,6 +33,9 @@ __all__ = ["IpsecWall", "wall_rules"]
 
 _FILTER_NAME: Final = "ipsec"
 _FORWARDING: Final = "net/ipv6/conf/all/forwarding"
+_SURELY_CARRIED: Final = 1280
+"""Bytes that fit a link, also with a layer around them, and with the largest suite."""
+
 _ESP: Final = 50
 _UDP: Final = 17
 
@@ -47,6 +51,7 @@ class IpsecWall:
         control_ports: Iterable[int],
         *,
         forwards: bool,
+        cuts_links: bool = False,
         packet_filter: PacketFilter | None = None,
     ) -> None:
         """Describe it; nothing is changed yet.
@@ -54,6 +59,7 @@ class IpsecWall:
         Args:
             control_ports: UDP ports that overlay and circuit addresses answer at.
             forwards: whether the circuits of others pass.
+            cuts_links: whether there is a ``LinkDetour`` for packets that fit no link.
             packet_filter: the host's if None.
 
         Raises:
@@ -61,6 +67,7 @@ class IpsecWall:
         """
         self._ports = tuple(control_ports)
         self._forwards = forwards
+        self._cuts_links = cuts_links
         self._filter = packet_filter or find_packet_filter()
 
     def install(self) -> None:
@@ -72,7 +79,7 @@ class IpsecWall:
         restore_noted(self._filter, _FILTER_NAME)
         settings = self._settings()
         closed = self._forwards and read_setting(_FORWARDING) == "0"
-        rules = wall_rules(self._ports, closed=closed)
+        rules = wall_rules(self._ports, closed=closed, cuts_links=self._cuts_links)
         try:
             self._filter.replace(FilterTable(_FILTER_NAME, NODE_MARK, rules, noted(settings)))
             for name, value in settings:
@@ -106,7 +113,9 @@ class IpsecWall:
         return settings
 
 
-def wall_rules(control_ports: Iterable[int], *, closed: bool) -> tuple[Rule, ...]:
+def wall_rules(
+    control_ports: Iterable[int], *, closed: bool, cuts_links: bool = False
+) -> tuple[Rule, ...]:
     """Return the filter; ``closed`` if this host forwarded no IPv6 for anybody before."""
     rules = [
         Rule(hook=hook, verdict=Verdict.ACCEPT, in_device="lo")
@@ -119,6 +128,16 @@ def wall_rules(control_ports: Iterable[int], *, closed: bool) -> tuple[Rule, ...
             Rule(hook=Hook.PREROUTING, verdict=Verdict.DROP, source=network, ipsec_in=False),
             Rule(hook=Hook.INPUT, verdict=Verdict.ACCEPT, destination=network, protocol=_ESP),
         ]
+        if cuts_links:
+            rules.append(
+                Rule(
+                    hook=Hook.PREROUTING,
+                    verdict=Verdict.LARGE,
+                    destination=network,
+                    longer_than=_SURELY_CARRIED,
+                    ipsec_in=True,
+                )
+            )
         rules += [
             Rule(
                 hook=Hook.INPUT,

@@ -15,6 +15,7 @@ from typing import Final
 from overlay.errors import BackendError
 from overlay.system.packet_filter import (
     HOP_LIMIT,
+    LARGE_MARK,
     FilterTable,
     Hook,
     Rule,
@@ -196,6 +197,8 @@ def _conditions(rule: Rule, mark: int) -> Iterator[str]:
         yield f"-d {rule.destination}"
     if rule.has_mark:
         yield f"-m mark --mark {mark:#x}"
+    if rule.mark is not None:
+        yield f"-m mark --mark {rule.mark:#x}"
     if rule.reply:
         yield "-m conntrack --ctstate ESTABLISHED,RELATED"
     if rule.verdict is Verdict.RESTORE_MARK:
@@ -204,6 +207,8 @@ def _conditions(rule: Rule, mark: int) -> Iterator[str]:
         yield f"-p {_PROTOCOLS.get(rule.protocol, rule.protocol)}"
     if rule.ports is not None:
         yield f"--dport {rule.ports[0]}:{rule.ports[1]}"
+    if rule.longer_than is not None:
+        yield f"-m length --length {rule.longer_than + 1}:65535"
     if rule.ipsec_in is not None:
         yield f"-m policy --dir in --pol {'ipsec' if rule.ipsec_in else 'none'}"
     if rule.ipsec_out is not None:
@@ -218,6 +223,8 @@ def _targets(verdict: Verdict, mark: int, version: int) -> tuple[str, ...]:
             return (f"MARK --set-mark {mark:#x}", f"CONNMARK --set-mark {mark:#x}")
         case Verdict.RESTORE_MARK:
             return (f"MARK --set-mark {mark:#x}",)
+        case Verdict.LARGE:
+            return (f"MARK --set-mark {LARGE_MARK:#x}",)
         case Verdict.CLAMP_MSS:
             return ("TCPMSS --clamp-mss-to-pmtu",)
         case Verdict.HOP_LIMIT:

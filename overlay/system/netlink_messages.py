@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "answers",
     "attribute",
     "attributes",
+    "exchange",
     "message",
     "nested",
 ]
@@ -39,9 +40,9 @@ _TYPE_MASK: Final = 0x3FFF
 _HEADER: Final = struct.Struct("=IHHII")
 
 
-def message(kind: int, flags: int, body: bytes) -> bytes:
+def message(kind: int, flags: int, body: bytes, sequence: int = 1) -> bytes:
     """Return one request."""
-    return _HEADER.pack(_HEADER.size + len(body), kind, flags | _REQUEST, 1, 0) + body
+    return _HEADER.pack(_HEADER.size + len(body), kind, flags | _REQUEST, sequence, 0) + body
 
 
 def attribute(kind: int, value: bytes) -> bytes:
@@ -88,6 +89,43 @@ def answers(netlink: socket.socket) -> Iterator[bytes]:
 def acknowledged_error(netlink: socket.socket) -> int:
     """Return the errno of the acknowledgement that comes next; 0 for success."""
     return -_error_number(netlink.recv(RECEIVE_BYTES)[_HEADER.size :])
+
+
+def exchange(
+    netlink: socket.socket, kind: int, flags: int, bodies: Sequence[bytes], first: int
+) -> list[int]:
+    """Send requests of one type in one datagram; return the errno of each, 0 for done.
+
+    The kernel answers what it refused, and the last one in any case.
+
+    Args:
+        netlink: of the family that understands them.
+        kind: their type.
+        flags: beside the usual ones.
+        bodies: at least one.
+        first: the first one's sequence number, greater than all before: a late answer to an
+            earlier request is none to these.
+
+    Raises:
+        OSError: the socket failed, so that nothing is known.
+    """
+    last = first + len(bodies) - 1
+    netlink.send(
+        b"".join(
+            message(kind, flags | (ACKNOWLEDGE if sequence == last else 0), body, sequence)
+            for sequence, body in enumerate(bodies, first)
+        )
+    )
+    errors = [0] * len(bodies)
+    while True:
+        data = netlink.recv(RECEIVE_BYTES)
+        while len(data) >= _HEADER.size:
+            length, answer, _, sequence, _ = _HEADER.unpack_from(data)
+            if answer == _ERROR and first <= sequence <= last:
+                errors[sequence - first] = -_error_number(data[_HEADER.size :])
+                if sequence == last:
+                    return errors
+            data = data[(max(length, _HEADER.size) + 3) & ~3 :]
 
 
 def _error_number(body: bytes) -> int:

@@ -8,6 +8,7 @@ from typing import Final
 
 from overlay.system.packet_filter import (
     HOP_LIMIT,
+    LARGE_MARK,
     FilterTable,
     Hook,
     Rule,
@@ -125,12 +126,16 @@ def _conditions(rule: Rule, mark: int) -> Iterator[str]:
         yield f"{family} daddr {rule.destination}"
     if rule.has_mark:
         yield f"meta mark {mark:#x}"
+    if rule.mark is not None:
+        yield f"meta mark {rule.mark:#x}"
     if rule.reply:
         yield "ct state established,related"
     if rule.protocol is not None:
         yield f"meta l4proto {rule.protocol}"
     if rule.ports is not None:
         yield f"th dport {rule.ports[0]}-{rule.ports[1]}"
+    if rule.longer_than is not None:
+        yield f"meta length > {rule.longer_than}"
     if rule.ipsec_in is not None:
         yield f"meta ipsec {'exists' if rule.ipsec_in else 'missing'}"
     if rule.ipsec_out is not None:
@@ -147,6 +152,8 @@ def _statement(rule: Rule, mark: int) -> str:
             return f"meta mark set {mark:#x} ct mark set {mark:#x}"
         case Verdict.RESTORE_MARK:
             return f"meta mark set {mark:#x}"
+        case Verdict.LARGE:
+            return f"meta mark set {LARGE_MARK:#x}"
         case Verdict.CLAMP_MSS:
             return "tcp option maxseg size set rt mtu"
         case Verdict.HOP_LIMIT:

@@ -23,11 +23,24 @@ from overlay.addresses import IpNetwork
 from overlay.errors import BackendError
 from overlay.system.failures import PRIVILEGE_REMEDY, refused
 
-__all__ = ["HOP_LIMIT", "FilterTable", "Hook", "PacketFilter", "Rule", "Verdict", "run_filter_tool"]
+__all__ = [
+    "HOP_LIMIT",
+    "LARGE_MARK",
+    "FilterTable",
+    "Hook",
+    "PacketFilter",
+    "Rule",
+    "Verdict",
+    "run_filter_tool",
+]
 
 
 HOP_LIMIT: Final = 64
 """What every packet of every source starts with; the same in ``overlay.forwarding``."""
+
+
+LARGE_MARK: Final = 0x10000
+"""Firewall mark of packets that fit no link in one piece; one bit, which links' SAs let stand."""
 
 
 class Hook(enum.Enum):
@@ -57,6 +70,8 @@ class Verdict(enum.Enum):
     """Set TTL or hop limit to 64; go on. The rule names an IP version, as for the next one."""
     TRAFFIC_CLASS = "traffic class"
     """Set DSCP and ECN (and with nftables the flow label) to 0; go on."""
+    LARGE = "large"
+    """Set the packet's mark to :data:`LARGE_MARK`; go on."""
     STRIP_TIMESTAMPS = "strip timestamps"
     """Take the timestamps option out of a TCP SYN, so that neither end uses it; go on."""
 
@@ -65,11 +80,12 @@ class Verdict(enum.Enum):
 class Rule:
     """Conditions that must all hold, and the verdict. Networks also fix the IP version.
 
-    ``has_mark`` means the table's mark; ``reply`` that the packet belongs to a connection
-    which the other side began. ``ports`` are the first and last destination port, for a
-    ``protocol`` of TCP or UDP. ``ipsec_in`` tells whether the packet came out of an IPsec
-    tunnel (not for postrouting), ``ipsec_out`` whether a policy will put it into one (for
-    forward and postrouting); None is for both.
+    ``has_mark`` means the table's mark, ``mark`` a certain other one; ``reply`` that the packet
+    belongs to a connection which the other side began. ``ports`` are the first and last
+    destination port, for a ``protocol`` of TCP or UDP. ``longer_than`` are bytes of the whole
+    packet. ``ipsec_in`` tells whether the packet came
+    out of an IPsec tunnel (not for postrouting), ``ipsec_out`` whether a policy will put it into
+    one (for forward and postrouting); None is for both.
     """
 
     hook: Hook
@@ -82,9 +98,11 @@ class Rule:
     not_source: IpNetwork | None = None
     destination: IpNetwork | None = None
     has_mark: bool = False
+    mark: int | None = None
     reply: bool = False
     protocol: int | None = None
     ports: tuple[int, int] | None = None
+    longer_than: int | None = None
     ipsec_in: bool | None = None
     ipsec_out: bool | None = None
 

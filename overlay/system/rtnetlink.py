@@ -26,6 +26,7 @@ from overlay.system.failures import refused
 __all__ = [
     "MAIN_TABLE",
     "ROUTE_PROTOCOL",
+    "MarkRule",
     "Route",
     "RouteKind",
     "Rtnetlink",
@@ -56,7 +57,8 @@ class Route:
     """One route of ours. The metric is part of its identity; a lower one is preferred.
 
     ``mtu`` (bytes) is set together with the TCP segment size that we announce; 0 leaves both
-    to the device.
+    to the device. ``rerouted`` tells that a program takes packets on before they reach the
+    device (``overlay.system.reroute_program``).
     """
 
     destination: IpNetwork
@@ -66,6 +68,18 @@ class Route:
     device: str | None = None
     source: IpAddress | None = None
     mtu: int = 0
+    rerouted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MarkRule:
+    """Look packets of an IP version with a firewall mark (or all others) up in a table first."""
+
+    version: int
+    preference: int
+    mark: int
+    table: int
+    others: bool = False
 
 
 class Rtnetlink:
@@ -102,14 +116,18 @@ class Rtnetlink:
         with _translated(f"removing an address from {device}", absent_is_fine=True):
             self._netlink.addr("del", **_address_arguments(device, address))
 
-    def put_route(self, route: Route) -> None:
+    def put_route(self, route: Route, program: int | None = None) -> None:
         """Install a route, or change the one of the same destination, table and metric.
+
+        Args:
+            route: what it shall be.
+            program: the descriptor of the program of a route that is ``rerouted``.
 
         Raises:
             BackendError: the kernel refused.
         """
         with _translated("installing a route"):
-            self._netlink.route("replace", **_route_arguments(route))
+            self._netlink.route("replace", **_route_arguments(route), **_program(program))
 
     def delete_route(self, route: Route) -> None:
         """Delete a route, known by destination, table, kind and metric; it need not exist."""
@@ -141,21 +159,19 @@ class Rtnetlink:
             ]
         return list(dict.fromkeys(socket.if_indextoname(index) for index in indices))
 
-    def add_rule(self, version: int, *, preference: int, unless_mark: int, table: int) -> None:
-        """Look packets without the mark up in ``table`` first.
+    def add_rule(self, rule: MarkRule) -> None:
+        """Install a rule.
 
         Raises:
             BackendError: the kernel has no policy routing, or there is no permission.
         """
-        arguments = _rule_arguments(version, preference, unless_mark, table)
         with _translated("adding a routing rule", present_is_fine=True):
-            self._netlink.rule("add", **arguments)
+            self._netlink.rule("add", **_rule_arguments(rule))
 
-    def delete_rule(self, version: int, *, preference: int, unless_mark: int, table: int) -> None:
-        """Delete the rule of the same arguments; it need not exist."""
-        arguments = _rule_arguments(version, preference, unless_mark, table)
+    def delete_rule(self, rule: MarkRule) -> None:
+        """Delete a rule of ours; it need not exist."""
         with _translated("deleting a routing rule", absent_is_fine=True):
-            self._netlink.rule("del", **arguments)
+            self._netlink.rule("del", **_rule_arguments(rule))
 
     def has_rule(self, version: int, table: int) -> bool:
         """Tell whether a rule of ours leads to ``table``."""
@@ -232,14 +248,20 @@ def _route_arguments(route: Route) -> dict[str, Any]:
     return arguments
 
 
-def _rule_arguments(version: int, preference: int, unless_mark: int, table: int) -> dict[str, Any]:
+def _program(descriptor: int | None) -> dict[str, Any]:
+    if descriptor is None:
+        return {}
+    return {"encap": {"type": "bpf", "xmit": {"fd": descriptor, "name": "overlay"}}}
+
+
+def _rule_arguments(rule: MarkRule) -> dict[str, Any]:
     return {
-        "family": _family(version),
-        "priority": preference,
-        "table": table,
-        "fwmark": unless_mark,
+        "family": _family(rule.version),
+        "priority": rule.preference,
+        "table": rule.table,
+        "fwmark": rule.mark,
         "fwmask": _WHOLE_MARK,
-        "flags": _FIB_RULE_INVERT,
+        "flags": _FIB_RULE_INVERT if rule.others else 0,
         "protocol": ROUTE_PROTOCOL,
     }
 
@@ -261,6 +283,7 @@ def _parse_route(message: Any, family: int) -> Route | None:  # noqa: ANN401 - p
         device=_device_name(index) if kind is RouteKind.UNICAST else None,
         source=ipaddress.ip_address(source) if source else None,
         mtu=(metrics.get_attr("RTAX_MTU") or 0) if metrics else 0,
+        rerouted=message.get_attr("RTA_ENCAP_TYPE") is not None,
     )
 
 

@@ -130,7 +130,7 @@ class _Paths:
         pending: deque[Query] = deque(self._lookup.queries(0.0))
         while pending and len(done) < len(self._lookup._paths):
             query = pending.popleft()
-            path = id(self._lookup._asked_by[query.contact.node_id])
+            path = id(self._lookup._asks[query.contact].path)
             reply = self._reply(query.contact)
             if path in done:
                 reply = []

@@ -114,7 +114,7 @@ class IdealOverlay:
                 contact = self.contacts[other]
                 table.add_contact(Entry(contact, contact.endpoint.packed, 0.0))
                 if other in self.dead:
-                    table.failed(contact.node_id)
+                    table.failed(contact)
             if len(self.keys.with_prefix(number, bit + 1)) <= 1:
                 break
         return table

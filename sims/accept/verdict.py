@@ -53,7 +53,7 @@ class Verdict:
     """The outcome of one experiment.
 
     Attributes:
-        name: E1 to E25.
+        name: E1 to E25, or M1.
         title: the question in a few words.
         tolerance: how far from the expectation a measurement may lie, in words.
         x_label, y_label: the axes of its figure.

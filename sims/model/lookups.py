@@ -7,8 +7,8 @@ are independent of each other, so their own clocks may run apart.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,15 +17,25 @@ from overlay.dht.settings import DhtSettings
 from sims.model.tables import ABSENT, Tables
 from sims.model.xor import Flags, Ids, Positions
 
-__all__ = ["LookupResults", "RoundTrips", "look_up"]
+__all__ = ["CallTimes", "LookupResults", "look_up"]
 
 Floats = npt.NDArray[np.float64]
-RoundTrips = Callable[[int], Floats]
-"""Draws that many round-trip times in seconds."""
 
 _UNASKED, _ASKED, _ANSWERED, _FAILED = range(4)
 _FAR = np.iinfo(np.uint64).max
 _MEMORY = 8
+
+
+class CallTimes(Protocol):
+    """How long calls take, to contacts of one's own (``first_hand``) and to others."""
+
+    def answered(self, first_hand: Flags) -> Floats:
+        """Draw how long answers take, in seconds."""
+        ...
+
+    def silence(self, first_hand: Flags) -> Floats:
+        """Draw how long calls that nobody answers keep their place in flight."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +44,15 @@ class LookupResults:
 
     ``closest`` are the up to k nodes found, closest first (``ABSENT`` where fewer); ``hops``
     counts replies from the start to the closest of them; ``queries`` includes those that
-    nobody answered, of which there were ``silent``.
+    nobody answered, of which there were ``silent``; ``first_hand`` of them went to contacts
+    of the source's own table.
     """
 
     closest: Ids
     hops: Positions
     queries: Positions
     silent: Positions
+    first_hand: Positions
     latency_s: Floats
 
 
@@ -49,8 +61,7 @@ def look_up(
     sources: Ids,
     targets: Ids,
     settings: DhtSettings,
-    round_trips: RoundTrips,
-    silence_s: float,
+    times: CallTimes,
 ) -> LookupResults:
     """Look each target up from its source.
 
@@ -59,10 +70,9 @@ def look_up(
         sources: ids of the nodes that ask.
         targets: ids that they look for.
         settings: k, alpha, disjoint paths and the budgets of the product.
-        round_trips: draws the round-trip times of queries that are answered.
-        silence_s: how long a query keeps its place in flight if nobody answers.
+        times: draws how long queries take, answered or not.
     """
-    crowd = _Crowd(tables, sources, targets, settings, round_trips, silence_s)
+    crowd = _Crowd(tables, sources, targets, settings, times)
     crowd.begin(sources)
     while crowd.step():
         pass
@@ -78,13 +88,12 @@ class _Crowd:
         sources: Ids,
         targets: Ids,
         settings: DhtSettings,
-        round_trips: RoundTrips,
-        silence_s: float,
+        times: CallTimes,
     ) -> None:
         count, paths = len(targets), settings.disjoint_paths
         memory = _MEMORY * settings.k
         self._tables, self._settings = tables, settings
-        self._round_trips, self._silence_s = round_trips, silence_s
+        self._times = times
         self._sources, self._targets = sources, targets
         shape = (count, paths, memory)
         self._ids = np.full(shape, ABSENT)
@@ -106,7 +115,7 @@ class _Crowd:
 
     def begin(self, sources: Ids) -> None:
         """Deal the source's own closest contacts out to the paths."""
-        known = self._tables.closest(sources, self._targets)
+        known = self._tables.closest(sources, self._targets, own=True)
         distance = np.where(known.ids == ABSENT, _FAR, known.ids ^ self._targets[:, None])
         order = np.argsort(distance, axis=1, kind="stable")
         ids = np.take_along_axis(known.ids, order, axis=1)
@@ -149,6 +158,7 @@ class _Crowd:
             hops=self._asked_hops[rows, order[:, 0]].astype(np.int64) + 1,
             queries=self._queries.copy(),
             silent=(used & ~self._asked_alive).sum(axis=1),
+            first_hand=(used & (self._asked_hops == 0)).sum(axis=1),
             latency_s=self._now.copy(),
         )
 
@@ -226,7 +236,8 @@ class _Crowd:
             return
         node, slot = self._ids[rows, path, index], self._queries[rows]
         alive = self._alive[rows, path, index]
-        took = np.where(alive, self._round_trips(len(rows)), self._silence_s)
+        first_hand = self._hops[rows, path, index] == 0
+        took = np.where(alive, self._times.answered(first_hand), self._times.silence(first_hand))
         self._asked_ids[rows, slot] = node
         self._asked_state[rows, slot] = _ASKED
         self._asked_path[rows, slot] = path

@@ -1,21 +1,47 @@
-"""Who is on-line: a million nodes that come and go, as three arrays."""
+"""Who is on-line: a million nodes that come and go, as three arrays, and who was until lately."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from sims.churn.models import SessionModel
-from sims.model.xor import Flags, Ids
+from sims.model.xor import Flags, Ids, Positions
 
-__all__ = ["Population"]
+__all__ = ["BEFORE", "Population", "Sessions", "is_hostile"]
 
 Floats = npt.NDArray[np.float64]
 
-_FORGOTTEN_AFTER: Final = 12.0
-"""In units of the mean time to forget: exp(-12) of the departures would still be remembered."""
+BEFORE: Final = -np.inf
+"""Since when those are on-line who were there before the run began."""
+
+_MOST_KEPT: Final = 2
+"""How many times the population the sessions that ended are at most that are remembered."""
+
+
+_MODULUS: Final = 1_000_003
+
+
+def is_hostile(ids: Ids, share: float) -> Flags:
+    """Tell who belongs to an adversary of that share: the same ids at every moment."""
+    hostile: Flags = ids % np.uint64(_MODULUS) < np.uint64(round(share * _MODULUS))
+    return hostile
+
+
+@dataclass(frozen=True, slots=True)
+class Sessions:
+    """Stays on-line, in the order of their ids: from ``since`` until ``until`` (inf: still)."""
+
+    ids: Ids
+    since: Floats
+    until: Floats
+
+    def chosen(self, which: Flags | Positions) -> Sessions:
+        """Return some of them, in the same order."""
+        return Sessions(self.ids[which], self.since[which], self.until[which])
 
 
 class Population:
@@ -28,22 +54,34 @@ class Population:
         count: nodes in all, on-line or not.
         sessions: how long they stay and stay away.
         rng: draws ids and times.
+        memory_s: how long a session is remembered after its end.
+        always: so many of them are on-line for ever.
     """
 
-    def __init__(self, count: int, sessions: SessionModel, rng: np.random.Generator) -> None:
+    def __init__(
+        self,
+        count: int,
+        sessions: SessionModel,
+        rng: np.random.Generator,
+        *,
+        memory_s: float = 0.0,
+        always: int = 0,
+    ) -> None:
         self.ids: Ids = rng.integers(1, 2**64, count, dtype=np.uint64)
         self.online: Flags = np.ones(count, np.bool_)
-        self.online_since: Floats = np.full(count, -np.inf)
+        self.online_since: Floats = np.full(count, BEFORE)
         self.joins = self.leaves = 0
         self._sessions, self._rng = sessions, rng
+        self._memory_s = memory_s
         self._next: Floats = sessions.on.residuals(rng, count)
         permanent = rng.random(count) < sessions.permanent_share
+        permanent[:always] = True
         if sessions.off is not None:
             on, off = sessions.on.mean(), sessions.off.mean()
             self.online = (rng.random(count) < on / (on + off)) | permanent
             self._next = np.where(self.online, self._next, sessions.off.residuals(rng, count))
         self._next[permanent] = np.inf
-        self._departed: list[tuple[float, Ids, Floats]] = []
+        self._ended: list[Sessions] = []
 
     def advance(self, now: float) -> None:
         """Let everything happen that happens up to ``now`` (seconds from the start)."""
@@ -55,39 +93,47 @@ class Population:
             self.online[came] = True
             self.online_since[came] = self._next[came]
             self._next[came] += self._sessions.on.samples(self._rng, len(came))
+        self._forget(now)
 
     def fail(self, share: float, now: float) -> None:
         """Let a share of those on-line stop without a word, for good."""
         online = np.flatnonzero(self.online)
         victims = self._rng.choice(online, round(share * len(online)), replace=False)
         self.leaves += len(victims)
-        self._note_departures(victims, np.full(len(victims), now))
+        self._remember(victims, np.full(len(victims), now))
         self.online[victims] = False
         self._next[victims] = np.inf
+
+    def visited(self, ids: Ids, since: float, until: float) -> None:
+        """Remember guests who belong to nobody's churn, on-line from ``since`` until ``until``."""
+        count = len(ids)
+        if count:
+            self._ended.append(Sessions(ids, np.full(count, since), np.full(count, until)))
 
     def live(self) -> Ids:
         """Return the sorted ids of those on-line."""
         return np.sort(self.ids[self.online])
 
-    def remembered(self, now: float, notice_s: float) -> Ids:
-        """Return the sorted ids of who left and still stands in tables.
+    def sessions(self) -> Sessions:
+        """Return who is on-line and whose session ended within the memory, by id.
 
-        A departure goes unnoticed for a time that is exponentially distributed with the mean
-        ``notice_s``; who returned with its old id does not count.
+        A node that came back is there once for each of its sessions.
         """
-        oldest = now - _FORGOTTEN_AFTER * notice_s
-        self._departed = [each for each in self._departed if each[0] > oldest]
-        if not self._departed:
-            return self.ids[:0]
-        ids = np.concatenate([ids for _, ids, _ in self._departed])
-        age = now - np.concatenate([times for _, _, times in self._departed])
-        unnoticed = self._rng.random(len(ids)) < np.exp(-age / notice_s)
-        return np.setdiff1d(ids[unnoticed], self.ids[self.online])
+        online = np.flatnonzero(self.online)
+        now = Sessions(self.ids[online], self.online_since[online], np.full(len(online), np.inf))
+        parts = [now, *self._ended]
+        return _ordered(
+            Sessions(
+                np.concatenate([part.ids for part in parts]),
+                np.concatenate([part.since for part in parts]),
+                np.concatenate([part.until for part in parts]),
+            )
+        )
 
-    def _leave(self, nodes: npt.NDArray[np.int64]) -> None:
+    def _leave(self, nodes: Positions) -> None:
         self.leaves += len(nodes)
         when = self._next[nodes]
-        self._note_departures(nodes, when)
+        self._remember(nodes, when)
         sessions = self._sessions
         if sessions.off is not None:
             self.online[nodes] = False
@@ -98,6 +144,17 @@ class Population:
         self.online_since[nodes] = when
         self._next[nodes] += sessions.on.samples(self._rng, len(nodes))
 
-    def _note_departures(self, nodes: npt.NDArray[np.int64], when: Floats) -> None:
-        if len(nodes):
-            self._departed.append((float(when.max()), self.ids[nodes].copy(), when.copy()))
+    def _remember(self, nodes: Positions, when: Floats) -> None:
+        if len(nodes) and self._memory_s > 0:
+            ended = Sessions(self.ids[nodes].copy(), self.online_since[nodes].copy(), when.copy())
+            self._ended.append(ended)
+
+    def _forget(self, now: float) -> None:
+        oldest = now - self._memory_s
+        self._ended = [each for each in self._ended if each.until.max() > oldest]
+        while sum(len(each.ids) for each in self._ended) > _MOST_KEPT * len(self.ids):
+            del self._ended[0]
+
+
+def _ordered(sessions: Sessions) -> Sessions:
+    return sessions.chosen(np.argsort(sessions.ids, kind="stable"))

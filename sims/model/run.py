@@ -2,9 +2,9 @@
 
 ::
 
-    population ──advance──▶ who is on-line ──▶ tables ──▶ lookups, bucket fill
-        │                         └──▶ clients' topology tables ──▶ coverage, paths
-        └──▶ records and their holders
+    population ──advance──▶ sessions ──attention──▶ tables ──▶ lookups, buckets, traffic
+                               │  └──▶ records and their holders
+                               └──▶ clients' topology tables ──▶ coverage, paths
 """
 
 from __future__ import annotations
@@ -19,20 +19,31 @@ import numpy as np
 from overlay.dht.settings import DhtSettings
 from sims.churn import SessionModel
 from sims.engine.streams import Streams
-from sims.model.lookups import LookupResults, RoundTrips, look_up
+from sims.model.habits import Habits
+from sims.model.lookups import LookupResults
+from sims.model.measures import Measures
+from sims.model.moment import Moment
 from sims.model.population import Population
-from sims.model.records import Records
-from sims.model.settings import Bounds, check_expressible, notice_s, silence_s
-from sims.model.tables import Tables, bucket_fill
+from sims.model.schedule import RESIGN_S, VALIDITY_S
+from sims.model.settings import Bounds, check_expressible
 from sims.model.topology import TopologyTables
-from sims.model.xor import Ids, closest, merged
 from sims.results.model import Observations, Progress, RunOutcome, ShouldStop, ShowProgress
 from sims.scenario.model import Scenario
 
 __all__ = ["run_model"]
 
-_VALIDITY_S: Final = 3 * 3600.0
-_RESIGN_S: Final = 3600.0
+_LINGERS_S: Final = 1200.0
+"""For so long somebody names a node that left: of its k neighbours the last to call it."""
+
+_AUTHORS_STAY_S: Final = 90.0
+_STORED_AFTER_S: Final = np.array([2.0, 62.0])
+"""An author stores its record when it has joined, and again a minute later."""
+
+_LEAST_ANSWERED: Final = 0.05
+"""Below that, right after most have failed, rates of calls would mean nothing."""
+
+_FIRST_QUERIES: Final = 1.5
+"""In units of k: a guess at the queries of a lookup, until the first sample has counted them."""
 
 
 def run_model(
@@ -96,17 +107,22 @@ class _Model:
         self.observations = Observations()
         self.now = 0.0
         self.lookups = self.samples = self.online = 0
-        self._scenario, self._settings, self._bounds = scenario, settings, bounds
+        self._scenario, self._settings, self._sessions = scenario, settings, sessions
         self._rng = np.random.default_rng(Streams(seed).number("model"))
-        self._population = Population(scenario.nodes, sessions, self._rng)
-        self._records: Records | None = None
-        clients = min(bounds.clients, scenario.circuits.clients or bounds.clients)
-        self._topology = TopologyTables(
-            clients, settings.crawl_interval_s, _VALIDITY_S, _RESIGN_S, self._rng
+        self._population = Population(
+            scenario.nodes,
+            sessions,
+            self._rng,
+            memory_s=VALIDITY_S + RESIGN_S,
+            always=scenario.circuits.clients,
         )
-        self._circuit_hops = scenario.circuits.hops if scenario.circuits.clients else 0
+        self._measures = Measures(self.observations, settings, bounds, self._rng)
+        clients = min(bounds.clients, scenario.circuits.clients or bounds.clients)
+        self._topology = TopologyTables(clients, settings, self._rng)
+        self._authors = self._rng.integers(1, 2**64, scenario.records, dtype=np.uint64)
+        self._authors_left = False
         self._failed = scenario.arrival.kind != "mass-failure"
-        self._round_trips = _round_trips(scenario, self._rng)
+        self._queries, self._answered, self._first_hand = _FIRST_QUERIES * settings.k, 1.0, 0.4
 
     def step(self) -> None:
         """Advance to the next sample and take it."""
@@ -115,8 +131,13 @@ class _Model:
         self._fail_if_due(then)
         while (crawl := self._topology.next_crawl()) <= then:
             self._population.advance(crawl)
-            self._topology.crawl(self._population, crawl)
+            adversary = self._scenario.adversary
+            self._topology.crawl(self._population, crawl, _LINGERS_S, adversary.share)
         self._population.advance(then)
+        if not self._authors_left and self._scenario.warm_up_s <= then:
+            self._authors_left = True
+            until = self._scenario.warm_up_s
+            self._population.visited(self._authors, max(0.0, until - _AUTHORS_STAY_S), until)
         per_hour = 3600.0 / (then - self.now)
         self.now = then
         self._note("joins_per_hour", (self._population.joins - joins) * per_hour)
@@ -127,104 +148,54 @@ class _Model:
     def _fail_if_due(self, then: float) -> None:
         arrival = self._scenario.arrival
         at = self._scenario.warm_up_s + arrival.at_s
-        if not self._failed and at <= then:
+        if not self._failed and at < then:
             self._failed = True
             self._population.advance(at)
             self._population.fail(arrival.share or 0.0, at)
 
     def _sample(self) -> None:
-        live = self._population.live()
-        self.online = len(live)
-        self._note("online_nodes", len(live))
-        self._note("online_share", len(live) / self._scenario.nodes)
-        if len(live) <= self._settings.k:
+        self.online = int(self._population.online.sum())
+        self._note("online_nodes", self.online)
+        self._note("online_share", self.online / self._scenario.nodes)
+        if self.online <= self._settings.k:
             return  # too few for an overlay: nothing to measure
-        gone = self._population.remembered(
-            self.now, notice_s(self._settings, self._scenario, len(live))
+        habits = self._habits()
+        moment = Moment.of(
+            self._scenario, self._settings, self._population.sessions(), habits, self.now, self._rng
         )
-        silent = self._dropping(live)
-        answering = np.setdiff1d(live, silent) if len(silent) else live
-        self._note("table_stale_share", len(gone) / (len(gone) + len(live)))
-        self._sample_buckets(merged(live, gone))
-        self._sample_lookups(Tables(answering, merged(gone, silent), self._settings.k, self._rng))
-        self._sample_records()
-        self._sample_topology(live)
+        measures = self._measures
+        measures.tables(moment)
+        wanted = int(habits.lookups_per_s * self._scenario.sample_interval_s * self.online)
+        found = measures.lookups(moment, wanted)
+        self._learn(found)
+        measures.traffic(moment, habits, found, self._scenario.circuits.clients)
+        stored_at = max(0.0, self._scenario.warm_up_s - _AUTHORS_STAY_S) + _STORED_AFTER_S
+        once = self._authors_left and len(self._authors)
+        measures.records(moment, (self._authors, stored_at) if once else None)
+        hops = self._scenario.circuits.hops if self._scenario.circuits.clients else 0
+        measures.topology(moment, self._topology, hops)
 
-    def _dropping(self, live: Ids) -> Ids:
-        """Return the adversary's nodes, which answer nothing; the same as long as they live."""
-        adversary = self._scenario.adversary
-        if "drop" not in adversary.behaviours:
-            return live[:0]
-        share = adversary.share * adversary.drop_probability
-        return live[live % np.uint64(1_000_003) < np.uint64(round(share * 1_000_003))]
-
-    def _sample_buckets(self, known: Ids) -> None:
-        depths = range(max(4, len(known).bit_length()))
-        fill = bucket_fill(known, self._settings.k, depths, self._rng, self._bounds.tables)
-        for depth, contacts in zip(depths, fill, strict=True):
-            self._note("bucket_fill", float(contacts), f"bucket-{depth}")
-        self._note("table_contacts", float(fill.sum()))
-
-    def _sample_lookups(self, tables: Tables) -> None:
-        wanted = self._scenario.lookups_per_hour / 3600 * self._scenario.sample_interval_s
-        count = min(self._bounds.lookups, int(wanted * len(tables.live)))
-        if not count:
-            return
-        sources = self._rng.choice(tables.live, count)
-        targets = self._rng.choice(tables.live, count)
-        found = look_up(
-            tables, sources, targets, self._settings, self._round_trips, silence_s(self._settings)
+    def _habits(self) -> Habits:
+        leaving = (1 - self._sessions.permanent_share) / self._sessions.on.mean()
+        return Habits(
+            online=self.online,
+            leaving_per_s=leaving,
+            lookups_per_s=self._scenario.lookups_per_hour / 3600,
+            queries=self._queries,
+            answered=self._answered,
+            first_hand=self._first_hand,
         )
-        self.lookups += count
-        self._note_lookups(found, targets, tables.live)
 
-    def _note_lookups(self, found: LookupResults, targets: Ids, live: Ids) -> None:
-        k = self._settings.k
-        nearest = closest(live, targets, min(k, len(live)))
-        share = (nearest[:, :, None] == found.closest[:, None, :]).any(axis=2).mean(axis=1)
-        success = found.closest[:, 0] == targets
-        for index in range(len(targets)):
-            self._note("lookup_success", float(success[index]))
-            self._note("lookup_hops", float(found.hops[index]))
-            self._note("lookup_latency_s", float(found.latency_s[index]))
-            self._note("lookup_queries", float(found.queries[index]))
-            self._note("lookup_closest_share", float(share[index]))
+    def _learn(self, found: LookupResults) -> None:
+        """Take from this sample's lookups what the next one's habits are."""
+        self.lookups += len(found.queries)
+        self._queries = float(found.queries.mean())
+        silent = float(found.silent.sum() / max(found.queries.sum(), 1))
+        self._answered = max(_LEAST_ANSWERED, 1 - silent)
+        self._first_hand = float(found.first_hand.sum() / max(found.queries.sum(), 1))
 
-    def _sample_records(self) -> None:
-        count = self._scenario.records
-        if not count or self.now < self._scenario.warm_up_s:
-            return
-        if self._records is None:
-            self._records = Records.stored(self._population, count, self._settings.k, self._rng)
-        holders = self._records.holders(self._population)
-        self._note("record_holders", float(holders.mean()))
-        self._note("record_survival", float((holders > 0).mean()))
-
-    def _sample_topology(self, live: Ids) -> None:
-        tables = [self._topology.table(client, self.now) for client in range(len(self._topology))]
-        for table in tables:
-            if not len(table):
-                continue
-            alive = np.isin(table, live, assume_unique=True)
-            self._note("mtt_coverage", float(alive.sum()) / len(live))
-            self._note("mtt_staleness", float(1 - alive.mean()))
-            if self._circuit_hops and len(table) >= self._circuit_hops:
-                chosen = self._rng.choice(len(table), self._circuit_hops, replace=False)
-                self._note("path_first_try", float(alive[chosen].all()))
-        for one, other in zip(tables[::2], tables[1::2], strict=False):
-            common = len(one) + len(other) - len(merged(one, other))
-            if len(one) + len(other):
-                self._note("mtt_overlap", common / (len(one) + len(other) - common))
-
-    def _note(self, metric: str, value: float, label: str = "") -> None:
-        self.observations.add(self.now, metric, value, label)
-
-
-def _round_trips(scenario: Scenario, rng: np.random.Generator) -> RoundTrips:
-    latency = scenario.latency
-    low = latency.low_s
-    high = latency.high_s if latency.model == "uniform" else low
-    return lambda count: rng.uniform(low, high, count) + rng.uniform(low, high, count)
+    def _note(self, metric: str, value: float) -> None:
+        self._measures.note(self.now, metric, value)
 
 
 def _digest(observations: Observations) -> str:

@@ -3,22 +3,72 @@
 A node's k-bucket of depth d holds up to k of the nodes that share exactly d leading bits with it,
 a random choice if there are more. A lookup passes each (node, bucket) pair rarely, so drawing the
 choice anew each time changes no mean. Some of the nodes that tables hold are gone without the
-holders having noticed; nobody answers there.
+holders having noticed; nobody answers there (``sims/model/attention.py`` tells how many).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from sims.model.xor import Flags, Ids, Positions, common_prefix, subtree
+from sims.model.xor import Flags, Ids, Positions, common_prefix, smallest_subtree, subtree
 
-__all__ = ["ABSENT", "Replies", "Tables", "bucket_fill"]
+__all__ = ["ABSENT", "Known", "Replies", "Staying", "Tables"]
+
+Floats = npt.NDArray[np.float64]
 
 ABSENT = np.uint64(0)
 """In place of a contact that is not there; no node has this id."""
+
+_ENOUGH = 2
+"""How many times k nodes around a target are looked at to find k that a holder has."""
+
+_DRAWN = 8
+"""How many times k are drawn from a range that has more, to choose k different ones of them."""
+
+
+class Staying(Protocol):
+    """Who stands in buckets: :class:`sims.model.attention.Attention`."""
+
+    def standing(self, depth: Positions, age_s: Floats, *, in_answers: bool) -> Floats:
+        """Return the share of holders that keep a contact that left ``age_s`` ago."""
+        ...
+
+    def mute_standing(self, depth: Positions, deaf_share: Floats, *, in_answers: bool) -> Floats:
+        """Return the share of holders that keep a contact that does not answer lookups."""
+        ...
+
+    def presence(self, depth: Positions, since: Floats) -> Floats:
+        """Return how probably a node stands in a bucket of that depth, by when it came."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Whom tables may hold, in the order of the ids.
+
+    ``since`` and ``gone_s`` are when they came and how long ago they left (0: they are there);
+    ``mute`` tells how probably one that is there does not answer a lookup at first, ``deaf``
+    how probably it does not answer at all.
+    """
+
+    ids: Ids
+    since: Floats
+    gone_s: Floats
+    mute: Floats
+    deaf: Floats
+
+    @classmethod
+    def of(cls, live: Ids, gone: Ids) -> Known:
+        """Return those who are there and those who are not, known all alike."""
+        ids = np.concatenate([live, gone])
+        left = np.concatenate([np.zeros(len(live)), np.ones(len(gone))])
+        order = np.argsort(ids, kind="stable")
+        none = np.zeros(len(ids))
+        return cls(ids[order], np.full(len(ids), -np.inf), left[order], none, none)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,98 +80,140 @@ class Replies:
 
 
 class Tables:
-    """The routing tables of the nodes in ``live``.
+    """The routing tables of an overlay at one moment.
 
     Args:
-        live: who is on-line; sorted ids.
-        gone: who is not, but still stands in tables as often as those on-line; sorted ids.
+        known: whom they may hold.
         k: contacts in a bucket.
         rng: draws contacts.
+        staying: who stands in which buckets; None: everybody alike.
     """
 
-    def __init__(self, live: Ids, gone: Ids, k: int, rng: np.random.Generator) -> None:
-        self.live = live
+    def __init__(
+        self, known: Known, k: int, rng: np.random.Generator, staying: Staying | None = None
+    ) -> None:
         self.k = k
-        self._known = np.sort(np.concatenate([live, gone]))
-        self._rng = rng
+        self._known, self._rng, self._staying = known, rng, staying
 
-    def closest(self, holders: Ids, targets: Ids) -> Replies:
+    def closest(self, holders: Ids, targets: Ids, *, own: bool = False) -> Replies:
         """Return the up to k contacts of each holder that are closest to its target.
 
         Those are the bucket at the target's side of the tree, and, where that holds fewer than
-        k, the holder's nearest neighbours on its own side.
+        k, what lies around it. ``own`` tells that the holder reads
+        its table for itself: to others it does not name who failed it lately.
         """
         depth = common_prefix(holders, targets)
-        low, high = subtree(self._known, targets, np.minimum(depth + 1, 64))
-        there = self._choose(low, high)
-        missing = self.k - (there != ABSENT).sum(axis=1)
-        rows = np.flatnonzero((missing > 0) & (depth < 64))
+        low, high = subtree(self._known.ids, targets, np.minimum(depth + 1, 64))
+        there = self._choose(low, high, depth, own=own)
+        rows = np.flatnonzero((there < 0).any(axis=1))
         if len(rows):
-            there[rows] = self._completed(there[rows], holders[rows], targets[rows], depth[rows])
-        return Replies(there, self._answers(there))
+            there[rows] = self._around(holders[rows], targets[rows], depth[rows], own=own)
+        return self._replies(there)
 
-    def _answers(self, ids: Ids) -> Flags:
-        position = np.searchsorted(self.live, ids)
-        alive: Flags = self.live[np.minimum(position, len(self.live) - 1)] == ids
-        return alive
+    def bucket(self, holders: Ids, depth: int) -> Replies:
+        """Return each holder's contacts that share exactly ``depth`` leading bits with it."""
+        others = holders ^ (np.uint64(1) << np.uint64(63 - depth))
+        depths = np.full(len(holders), depth, np.int64)
+        low, high = subtree(self._known.ids, others, depths + 1)
+        return self._replies(self._choose(low, high, depths, own=True))
 
-    def _choose(self, low: Positions, high: Positions) -> Ids:
-        """Return k random ids of each range, all of them if there are fewer."""
+    def _replies(self, positions: Positions) -> Replies:
+        known, there = self._known, positions >= 0
+        ids = np.where(there, known.ids[positions], ABSENT)
+        speaks = self._rng.random(positions.shape) >= known.mute[positions]
+        return Replies(ids, there & (known.gone_s[positions] == 0) & speaks)
+
+    def _choose(self, low: Positions, high: Positions, depth: Positions, *, own: bool) -> Positions:
+        """Return up to k different positions of each range, -1 where there are fewer."""
+        found, lots = self._drawn(low, high, depth, own=own)
+        if found.shape[1] <= self.k:
+            return _padded(found, self.k)
+        kept = np.argpartition(lots, self.k - 1, axis=1)[:, : self.k]
+        return np.take_along_axis(found, kept, axis=1)
+
+    def _drawn(
+        self, low: Positions, high: Positions, depth: Positions, *, own: bool
+    ) -> tuple[Positions, Floats]:
+        """Return different positions of each range (-1: none there), and each one's lot.
+
+        All that are known there, or a random choice if they are more than eight times k.
+        """
         size = (high - low)[:, None]
-        wide = size > 8 * self.k
-        width = int(min(8 * self.k, max(1, size.max(initial=1))))
+        width = int(min(_DRAWN * self.k, max(1, size.max(initial=1))))
+        wide = size > width
         column = np.arange(width)
         drawn = (self._rng.random((len(low), width)) * size).astype(np.int64)
-        positions = low[:, None] + np.where(wide, drawn, column)
+        drawn = np.where(wide, drawn, column)
         here = wide | (column < size)
-        found = self._known[np.minimum(positions, len(self._known) - 1)]
-        if width > self.k:
-            found, here = self._thinned(found, here, wide)
-        found = np.where(here, found, ABSENT)
+        positions = np.where(here, low[:, None] + drawn, 0)
+        if np.any(wide):
+            positions, here = _distinct(positions, here)
+        here, lots = self._lots(positions, here, depth[:, None], own=own)
+        return np.where(here, positions, -1), lots
+
+    def _lots(
+        self, positions: Positions, here: Flags, depth: Positions, *, own: bool
+    ) -> tuple[Flags, Floats]:
+        """Leave out whom the holder has given up; return the others' lots, the lowest enter."""
+        lots = self._rng.standard_exponential(positions.shape)
+        staying, known = self._staying, self._known
+        if staying is not None:
+            gone_s = known.gone_s[positions]
+            depth = np.broadcast_to(depth, positions.shape)
+            gone = np.nonzero(here & (gone_s > 0))
+            stands = staying.standing(depth[gone], gone_s[gone], in_answers=not own)
+            here[gone] = self._rng.random(len(stands)) < stands
+            mute = np.nonzero(here & (known.deaf[positions] > 0))
+            deaf = known.deaf[positions[mute]]
+            stands = staying.mute_standing(depth[mute], deaf, in_answers=not own)
+            here[mute] = self._rng.random(len(stands)) < stands
+            lots /= np.maximum(staying.presence(depth, known.since[positions]), 1e-12)
+        lots[~here] = np.inf
+        return here, lots
+
+    def _around(self, holders: Ids, targets: Ids, depth: Positions, *, own: bool) -> Positions:
+        """Return the contacts closest to each target out of all buckets that lie around it."""
+        ids = self._known.ids
+        enough = smallest_subtree(ids, targets, min(_ENOUGH * self.k, len(ids)))
+        low, high = subtree(ids, targets, np.minimum(enough, depth))
+        positions = low[:, None] + np.arange(int((high - low).max(initial=1)))
+        here = positions < high[:, None]
+        positions = np.where(here, positions, 0)
+        here &= ids[positions] != holders[:, None]
+        shared = common_prefix(np.broadcast_to(holders[:, None], positions.shape), ids[positions])
+        here, lots = self._lots(positions, here, shared, own=own)
+        here &= _first_of_each(shared, lots, self.k)
+        far = np.iinfo(np.uint64).max
+        distance = np.where(here, ids[positions] ^ targets[:, None], far)
+        order = np.argsort(distance, axis=1, kind="stable")[:, : self.k]
+        found = np.take_along_axis(np.where(here, positions, -1), order, axis=1)
         return _padded(found, self.k)
 
-    def _thinned(self, found: Ids, here: Flags, wide: Flags) -> tuple[Ids, Flags]:
-        """Keep k of each row, at random; where positions were drawn, any k distinct ones."""
-        key = self._rng.random(found.shape)
-        if np.any(wide):
-            order = np.argsort(found, axis=1, kind="stable")
-            ordered = np.take_along_axis(found, order, axis=1)
-            again = np.zeros(found.shape, np.bool_)
-            repeated = ordered[:, 1:] == ordered[:, :-1]
-            np.put_along_axis(again, order[:, 1:], repeated, axis=1)
-            here = here & ~(again & wide)
-        key[~here] = 2.0
-        kept = np.argpartition(key, self.k - 1, axis=1)[:, : self.k]
-        return np.take_along_axis(found, kept, axis=1), np.take_along_axis(here, kept, axis=1)
 
-    def _completed(self, there: Ids, holders: Ids, targets: Ids, depth: Positions) -> Ids:
-        """Fill up with neighbours from the holder's own side, closest to the target first."""
-        low, high = subtree(self._known, holders, np.minimum(depth + 1, 64))
-        own_side = self._choose(low, high)
-        own_side = np.where(own_side == holders[:, None], ABSENT, own_side)
-        both = np.concatenate([there, own_side], axis=1)
-        distance = np.where(both == ABSENT, np.iinfo(np.uint64).max, both ^ targets[:, None])
-        order = np.argsort(distance, axis=1, kind="stable")[:, : self.k]
-        completed: Ids = np.take_along_axis(both, order, axis=1)
-        return completed
+def _distinct(positions: Positions, here: Flags) -> tuple[Positions, Flags]:
+    """Sort each row and keep one of what was drawn twice."""
+    order = np.argsort(positions, axis=1, kind="stable")
+    positions = np.take_along_axis(positions, order, axis=1)
+    here = np.take_along_axis(here, order, axis=1)
+    here[:, 1:] &= (positions[:, 1:] != positions[:, :-1]) | ~here[:, :-1]
+    return positions, here
 
 
-def bucket_fill(
-    live: Ids, k: int, depths: range, rng: np.random.Generator, sample: int = 10_000
-) -> npt.NDArray[np.float64]:
-    """Return how many contacts a bucket of each depth holds in the mean (E[min(Bin, k)])."""
-    holders = rng.choice(live, min(sample, len(live)), replace=False)
-    fill = []
-    for depth in depths:
-        bit = np.uint64(1) << np.uint64(63 - depth)
-        sibling = holders ^ bit
-        low, high = subtree(live, sibling, np.full(len(holders), depth + 1, np.int64))
-        fill.append(float(np.minimum(high - low, k).mean()))
-    return np.array(fill)
+def _first_of_each(group: Positions, lots: Floats, count: int) -> Flags:
+    """Return which entries are among the ``count`` lowest lots of their group in their row."""
+    order = np.lexsort((lots, group), axis=1)
+    ordered = np.take_along_axis(group, order, axis=1)
+    column = np.broadcast_to(np.arange(group.shape[1]), group.shape)
+    begins = np.ones(group.shape, np.bool_)
+    begins[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    first = np.maximum.accumulate(np.where(begins, column, 0), axis=1)
+    kept = np.zeros(group.shape, np.bool_)
+    np.put_along_axis(kept, order, column - first < count, axis=1)
+    return kept
 
 
-def _padded(found: Ids, width: int) -> Ids:
+def _padded(found: Positions, width: int) -> Positions:
     if found.shape[1] >= width:
         return found
-    filler = np.full((len(found), width - found.shape[1]), ABSENT)
+    filler = np.full((len(found), width - found.shape[1]), -1)
     return np.concatenate([found, filler], axis=1)

@@ -1,21 +1,40 @@
 """Clients' Mix-nodes Topology Tables in the model: who was found when, and until when it is kept.
 
-A client crawls the whole overlay every so often. It then knows whoever was on-line, and keeps
-each descriptor until its signed expiry: a node that has left stays in the table for what is left
-of that. So a table is full of the dead where sessions are short and validity is long.
+A client crawls the whole overlay every so often. It then hears whoever is on-line, and learns of
+those who left lately and still stand in tables: their descriptors lie with other nodes. It keeps
+each until its signed expiry, so a table is full of the dead where sessions are short and validity
+is long; but paths are drawn from those who answered the last crawl.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Final
+
 import numpy as np
 import numpy.typing as npt
 
-from sims.model.population import Population
-from sims.model.xor import Ids
+from overlay.dht.settings import DhtSettings
+from overlay.dht.topology_table import MAX_ENTRIES
+from sims.model.population import Population, is_hostile
+from sims.model.schedule import VALIDITY_S, signed_at
+from sims.model.xor import Flags, Ids
 
 __all__ = ["TopologyTables"]
 
 Floats = npt.NDArray[np.float64]
+
+_FIRST_CRAWL_WITHIN_S: Final = 60.0
+_JITTER: Final = 0.2
+
+
+@dataclass(slots=True)
+class _Table:
+    """Sorted ids with their expiry, and which of them answered the last crawl."""
+
+    ids: Ids
+    expires: Floats
+    heard: Flags
 
 
 class TopologyTables:
@@ -23,52 +42,92 @@ class TopologyTables:
 
     Args:
         clients: how many.
-        crawl_interval_s: pause between two crawls of one client.
-        validity_s: how long a descriptor is valid from its signing.
-        resign_s: how often an on-line node signs a new one.
-        rng: staggers the crawls and draws ages of descriptors.
+        settings: pauses between two crawls of one client.
+        rng: staggers the crawls.
     """
 
-    def __init__(
-        self,
-        clients: int,
-        crawl_interval_s: float,
-        validity_s: float,
-        resign_s: float,
-        rng: np.random.Generator,
-    ) -> None:
-        self._interval_s, self._validity_s, self._resign_s = crawl_interval_s, validity_s, resign_s
+    def __init__(self, clients: int, settings: DhtSettings, rng: np.random.Generator) -> None:
+        self._interval_s, self._most = settings.crawl_interval_s, settings.crawl_max_nodes
         self._rng = rng
-        self._next = rng.random(clients) * crawl_interval_s
-        self._known: list[Ids] = [np.array([], np.uint64) for _ in range(clients)]
-        self._expires: list[Floats] = [np.array([]) for _ in range(clients)]
+        self._next = rng.random(clients) * _FIRST_CRAWL_WITHIN_S
+        nobody = _Table(np.array([], np.uint64), np.array([]), np.array([], np.bool_))
+        self._tables = [nobody] * clients
 
     def __len__(self) -> int:
-        return len(self._known)
+        return len(self._tables)
 
     def next_crawl(self) -> float:
         """Return when the next client crawls."""
         return float(self._next.min(initial=np.inf))
 
-    def crawl(self, population: Population, now: float) -> None:
-        """Let every client crawl that is due: it learns all that are on-line."""
-        live: Ids | None = None
-        for client in np.flatnonzero(self._next <= now):
-            if live is None:
-                live = population.live()
-            self._next[client] += self._interval_s
-            fresh = now - self._rng.random(len(live)) * self._resign_s + self._validity_s
-            keep = self._expires[client] > now
-            known = self._known[client][keep]
-            older = ~np.isin(known, live, assume_unique=True, kind="sort")
-            ids = np.concatenate([live, known[older]])
-            order = np.argsort(ids, kind="stable")
-            self._known[client] = ids[order]
-            self._expires[client] = np.concatenate([fresh, self._expires[client][keep][older]])[
-                order
-            ]
+    def crawl(
+        self, population: Population, now: float, lingers_s: float, hostile_share: float
+    ) -> None:
+        """Let every client crawl that is due.
+
+        Args:
+            population: who is there to be found.
+            now: seconds from the start of the run.
+            lingers_s: how long those who left are still named by somebody.
+            hostile_share: of an adversary whose nodes do not give their descriptors themselves.
+        """
+        due = np.flatnonzero(self._next <= now)
+        if not len(due):
+            return
+        sessions = population.sessions()
+        sessions = sessions.chosen(sessions.until > now - lingers_s)
+        # Of one node's sessions the last one counts.
+        sessions = sessions.chosen(np.lexsort((sessions.until, sessions.ids)))
+        newest = np.concatenate([sessions.ids[1:] != sessions.ids[:-1], [True]])
+        sessions = sessions.chosen(newest[: len(sessions.ids)])
+        heard = np.isinf(sessions.until) & ~is_hostile(sessions.ids, hostile_share)
+        expires = signed_at(sessions.since, np.minimum(sessions.until, now)) + VALIDITY_S
+        everybody = _Table(sessions.ids, expires, heard)
+        for client in due:
+            pause_s = self._interval_s * self._rng.uniform(1 - _JITTER, 1 + _JITTER)
+            self._next[client] = now + pause_s
+            old, found = self._tables[client], self._found(everybody)
+            # After a crawl that left somebody out it is not known who is silent.
+            silent = found is everybody
+            old = _Table(old.ids, old.expires, old.heard & (not silent))
+            self._tables[client] = _merged(old, found, now)
+
+    def _found(self, everybody: _Table) -> _Table:
+        """Return whom one crawl finds: everybody, or of too many a random part."""
+        count = len(everybody.ids)
+        if count <= self._most:
+            return everybody
+        some = np.sort(self._rng.choice(count, self._most, replace=False))
+        unasked = np.ones(self._most, np.bool_)
+        return _Table(everybody.ids[some], everybody.expires[some], unasked)
 
     def table(self, client: int, now: float) -> Ids:
         """Return the sorted ids that a client holds unexpired."""
-        held: Ids = self._known[client][self._expires[client] > now]
+        table = self._tables[client]
+        held: Ids = table.ids[table.expires > now]
         return held
+
+    def eligible(self, client: int, now: float) -> Ids:
+        """Return the sorted ids of those that paths are drawn from: they answered lately."""
+        table = self._tables[client]
+        chosen: Ids = table.ids[table.heard & (table.expires > now)]
+        return chosen
+
+
+def _merged(old: _Table, new: _Table, now: float) -> _Table:
+    """Return a client's table after a crawl; what is told anew replaces what was known.
+
+    A full table keeps whom it knows and takes no more newcomers than it has room for.
+    """
+    valid = old.expires > now
+    kept = valid & ~np.isin(old.ids, new.ids, assume_unique=True, kind="sort")
+    newcomer = ~np.isin(new.ids, old.ids[valid], assume_unique=True, kind="sort")
+    room = max(0, MAX_ENTRIES - int(valid.sum()))
+    taken = ~newcomer | (np.cumsum(newcomer) <= room)
+    ids = np.concatenate([new.ids[taken], old.ids[kept]])
+    order = np.argsort(ids, kind="stable")
+    return _Table(
+        ids[order],
+        np.concatenate([new.expires[taken], old.expires[kept]])[order],
+        np.concatenate([new.heard[taken], old.heard[kept]])[order],
+    )

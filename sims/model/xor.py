@@ -10,7 +10,17 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["ID_BITS", "Flags", "Ids", "Positions", "closest", "common_prefix", "merged", "subtree"]
+__all__ = [
+    "ID_BITS",
+    "Flags",
+    "Ids",
+    "Positions",
+    "closest",
+    "common_prefix",
+    "merged",
+    "smallest_subtree",
+    "subtree",
+]
 
 Ids = npt.NDArray[np.uint64]
 Positions = npt.NDArray[np.int64]
@@ -54,7 +64,7 @@ def closest(ids: Ids, targets: Ids, count: int) -> Ids:
     """
     if len(ids) < count:
         raise ValueError("there are fewer ids than are asked for")
-    depth = _smallest_subtree(ids, targets, count)
+    depth = smallest_subtree(ids, targets, count)
     low, high = subtree(ids, targets, depth)
     width = int((high - low).max())
     positions = low[:, None] + np.arange(width)
@@ -67,7 +77,7 @@ def closest(ids: Ids, targets: Ids, count: int) -> Ids:
     return nearest
 
 
-def _smallest_subtree(ids: Ids, targets: Ids, count: int) -> Positions:
+def smallest_subtree(ids: Ids, targets: Ids, count: int) -> Positions:
     """Return the greatest depth at which each target's subtree holds ``count`` ids."""
     low, high = np.zeros(len(targets), np.int64), np.full(len(targets), ID_BITS, np.int64)
     while np.any(low < high):

@@ -18,6 +18,9 @@ from overlay.cli.main import main as overlay_main
 from overlay.control.client import ControlClient
 from overlay.control.model import OpenPathRequest
 
+BUSY_S = 240
+"""How long nodes may take to start or stop where others use the machine as well."""
+
 BACKENDS = {"k": "xfrm", "u": "userspace"}
 ROUTES = "ip route show table all; ip -6 route show table all; ip rule; ip -6 rule"
 STATE = (
@@ -25,7 +28,7 @@ STATE = (
     "iptables-legacy -t mangle -S; ip6tables-legacy -t mangle -S;"
     "iptables-legacy -t nat -S; ip6tables-legacy -t nat -S;"
     "cat /proc/sys/net/ipv6/conf/all/forwarding /proc/sys/net/ipv6/auto_flowlabels"
-    " /proc/sys/net/ipv4/conf/eth0/forwarding"
+    " /proc/sys/net/ipv4/conf/eth0/forwarding; ls /proc/sys/net/ipv4/conf"
 )
 
 
@@ -77,7 +80,9 @@ class KernelOverlay:
             self._start([boot], None)
             self._start(others, boot)
             for node in self.nodes.values():
-                wait_until("the topology table", lambda n=node: self._knows_all(n), timeout_s=90)
+                wait_until(
+                    "the topology table", lambda n=node: self._knows_all(n), timeout_s=BUSY_S
+                )
         except BaseException:
             self.__exit__()
             raise
@@ -87,7 +92,7 @@ class KernelOverlay:
         for node in nodes:
             node.start(boot)
         for node in nodes:
-            wait_until(f"{node.host.name}'s start", lambda n=node: n.answers, timeout_s=90)
+            wait_until(f"{node.host.name}'s start", lambda n=node: n.answers, timeout_s=BUSY_S)
 
     def _knows_all(self, node):
         with client(node) as asked:
@@ -100,7 +105,7 @@ class KernelOverlay:
             with client(node) as asked:
                 asked.stop()
         for node in running:
-            wait_until(f"{node.host.name}'s end", lambda n=node: not n.running, timeout_s=90)
+            wait_until(f"{node.host.name}'s end", lambda n=node: not n.running, timeout_s=BUSY_S)
 
     def __exit__(self, *_):
         for node in self.nodes.values():
@@ -130,9 +135,11 @@ class KernelOverlay:
         """A path through named hops while inside."""
         with client(self.nodes[source]) as asked:
             report = asked.open_path(self.request(hops, destination))
-        yield report
-        with client(self.nodes[source]) as asked:
-            asked.close_path(report.number)
+        try:
+            yield report
+        finally:
+            with client(self.nodes[source]) as asked:
+                asked.close_path(report.number)
 
     def error_counters(self):
         """The counters of /proc/net/xfrm_stat that are not zero, of all hosts."""
@@ -146,8 +153,8 @@ class KernelOverlay:
 
     # Traffic from a program that knows of nothing.
 
-    def ping(self, source, target, *, check=True):
-        command = ["ping", "-q", "-c", "3", "-i", "0.05", "-W", "5", str(target)]
+    def ping(self, source, target, *, check=True, size=56):
+        command = ["ping", "-q", "-c", "3", "-i", "0.05", "-W", "5", "-s", str(size), str(target)]
         done = self.namespace(source).run(command, check=False)
         return " 0% packet loss" in done.stdout if not check else _insist(done)
 
@@ -164,16 +171,25 @@ class KernelOverlay:
             answering.join()
         return seen[0]
 
-    def udp_both_ways(self, source, target, payload=b"question" * 100):
+    def udp_both_ways(self, source, target, payload=b"question" * 100, *, timeout_s=60):
         with (
             self._listening(target, socket.SOCK_DGRAM) as server,
             self._socket(source, target, socket.SOCK_DGRAM) as client,
         ):
+            for each in (server, client):
+                each.settimeout(timeout_s)
             client.sendto(payload, server.getsockname()[:2])
-            question, asker = server.recvfrom(2000)
+            question, asker = server.recvfrom(65_535)
             server.sendto(question[::-1], asker)
-            assert client.recv(2000) == payload[::-1]
+            assert client.recv(65_535) == payload[::-1]
         return asker[0]
+
+    def udp_learning_the_mtu(self, source, target, payload):
+        """The same, but Bob's first answer may only teach him how large a packet may be."""
+        try:
+            return self.udp_both_ways(source, target, payload, timeout_s=2)
+        except TimeoutError:
+            return self.udp_both_ways(source, target, payload)
 
     def arriving(self, source, target, *, limit, traffic_class):
         """Send a datagram with its own TTL and traffic class; return what Bob sees of them."""

@@ -1,7 +1,13 @@
-"""A TCP conversation in which one side returns, reversed, all that the other sent."""
+"""A TCP conversation in which one side returns, reversed, all that the other sent; a UDP echo."""
 
 import contextlib
 import socket
+import threading
+import time
+
+_SO_RCVBUFFORCE = 33
+_BUFFER_BYTES = 8_000_000
+_ENOUGH_S = 20
 
 
 def family(address):
@@ -29,3 +35,49 @@ def receive(stream, size):
             break
         data += part
     return bytes(data)
+
+
+def roomy(datagrams):
+    """Give a UDP socket a buffer that a machine without time for seconds does not fill."""
+    datagrams.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER_BYTES)
+    return datagrams
+
+
+@contextlib.contextmanager
+def echoing(server):
+    """While inside, return each datagram that comes to a bound UDP socket."""
+    ended = threading.Event()
+    server.settimeout(0.2)
+
+    def answer():
+        while not ended.is_set():
+            with contextlib.suppress(TimeoutError):
+                server.sendto(*server.recvfrom(65_536))
+
+    answering = threading.Thread(target=answer)
+    answering.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        answering.join()
+
+
+def numbered_echoes(client, *, count, rate_pps, size):
+    """Send numbered datagrams on a connected UDP socket; return the numbers in order of return."""
+
+    def send():
+        begun = time.monotonic()
+        for number in range(count):
+            time.sleep(max(0.0, begun + number / rate_pps - time.monotonic()))
+            client.send(number.to_bytes(4, "big").ljust(size, b"\0"))
+
+    client.settimeout(_ENOUGH_S)
+    sending = threading.Thread(target=send)
+    sending.start()
+    returned = []
+    with contextlib.suppress(TimeoutError):
+        while len(returned) < count:
+            returned.append(int.from_bytes(client.recv(size + 1)[:4], "big"))
+    sending.join()
+    return returned

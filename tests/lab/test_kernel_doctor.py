@@ -164,13 +164,14 @@ def test_every_request_of_an_ordinary_user_names_operation_and_privilege(host, w
     program = f"""
 import random, sys
 from overlay.errors import BackendError
+from overlay.ipsec.xfrm.forms import body_of
 from overlay.ipsec.xfrm.messages import XFRM_MSG_GETSA, usersa_dump
 from overlay.ipsec.xfrm.netlink import Request, XfrmEvents, XfrmSocket
 from overlay.ipsec.xfrm.probe import usable_suites
 try:
     with XfrmSocket() as netlink:
         if {what!r} == "state":
-            netlink.dump(Request(XFRM_MSG_GETSA, usersa_dump()))
+            netlink.dump(Request(XFRM_MSG_GETSA, body_of(usersa_dump())))
         else:
             usable_suites(netlink, random.Random(1), experiment=False)
 except BackendError as error:

@@ -1,5 +1,6 @@
 """XfrmBackend against a kernel with ESP: the conformance suite, and what the kernel then shows."""
 
+import ipaddress
 import os
 import re
 import socket
@@ -134,6 +135,38 @@ def test_ip_shows_each_suite_as_installed(host, suite):
     assert state.count("af-unspec") == state.count("esn context") == 2
     assert state.count("encap type espinudp sport 4500 dport 4500") == 1
     assert state.count("replay_window 1024, bitmap-length 32") == 2
+
+
+MANY = 40
+"""More refusals than fit into the smallest buffer that a socket may have."""
+
+
+def test_answers_that_are_lost_leave_nothing_behind_and_spare_what_is_not_ours(host, backend):
+    taken = [onion(0x3000 + number) for number in range(MANY)]
+    theirs = [
+        f"xfrm state add src {address(sa.source)} dst {address(sa.destination)} proto esp spi "
+        f"{sa.spi} reqid 7 mode tunnel aead rfc4106(gcm(aes)) 0x{'22' * 20} 128"
+        for sa in taken
+    ]
+    host.configure(theirs)
+    before = shown(host)
+    answers = backend._netlink._socket
+    usual = answers.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+    answers.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)
+    wanted = IpsecConfiguration((onion(), *taken, link()), CONFIGURATION.policies)
+    with pytest.raises(BackendError, match=r"No buffer space available.*sysctl -w net\.core"):
+        backend.install(wanted)
+    assert shown(host) == before
+    assert set(backend.association_counts()) == {"link SAs", "onion SAs"}, "nothing is kept"
+    answers.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, usual)
+    with pytest.raises(BackendError, match="installing a security association failed"):
+        backend.install(wanted)
+    assert shown(host) == before
+    backend.install(CONFIGURATION)
+
+
+def address(packed):
+    return str(ipaddress.ip_address(packed))
 
 
 def test_closing_leaves_the_host_as_it_was(host):

@@ -13,6 +13,7 @@ from xfrm_circuits import INNER, PORT, Circuit, running
 
 from lab.underlay import Underlay
 from overlay.ipsec.suites import SUITES
+from overlay.ipsec.xfrm.forms import body_of
 from overlay.ipsec.xfrm.messages import (
     XFRM_MSG_GETPOLICY,
     XFRM_MSG_GETSA,
@@ -58,7 +59,10 @@ def entries(host):
 
 def _entries():
     with XfrmSocket() as netlink:
-        dumps = [(XFRM_MSG_GETSA, usersa_dump()), (XFRM_MSG_GETPOLICY, userpolicy_dump())]
+        dumps = [
+            (XFRM_MSG_GETSA, body_of(usersa_dump())),
+            (XFRM_MSG_GETPOLICY, body_of(userpolicy_dump())),
+        ]
         counts = [len(netlink.dump(Request(*each))) for each in dumps]
     # Not how the kernel has arranged its table, nor link-local routes, which come when they like.
     trie = [each for each in (NET / "fib_trie").read_text().splitlines() if "--" not in each]

@@ -6,6 +6,7 @@ from overlay_world import World
 from overlay.addresses import Endpoint
 from overlay.apm.translator import FIRST_CIRCUIT_REQID
 from overlay.link.model import LinkPeer
+from overlay.link.settings import LinkSettings
 from overlay.node.paths import PathState
 
 BOB = "203.0.113.10/32"
@@ -54,6 +55,7 @@ def test_an_initiation_repeated_from_elsewhere_does_not_end_the_link(world):
             carry(datagram, source, to)
 
     world.carry = steal
+    world.run(LinkSettings().rekey_pause_s)  # no younger link changes its keys
     alice.plane.links.rekey(first.identity.overlay_address, world.now)
     alice.plane.settle(world.now)
     assert stolen

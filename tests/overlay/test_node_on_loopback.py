@@ -373,6 +373,21 @@ def test_a_guard_that_cannot_be_ended_is_told_and_tried_again(world):
     world.play(scenario)
 
 
+def test_an_exit_tells_of_connections_that_it_could_not_forget(world):
+    async def scenario():
+        for each in world.participants:
+            each.host.refuse.add("forget_connections")
+        report = await world.alice.service.open_path(REQUEST)
+        await world.alice.service.close_path(report.number)
+        name = "inner addresses not forgotten"
+        await until(lambda: any(n.service.status().counters.get(name) for n in world.nodes))
+        [told] = [n.service.status() for n in world.nodes if name in n.service.status().counters]
+        assert "exit" in told.roles
+        assert name in status_text(told)
+
+    world.play(scenario)
+
+
 def test_a_node_stops_even_if_a_guard_cannot_be_ended(world, caplog):
     async def scenario():
         await world.alice.service.open_path(REQUEST)

@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 from overlay.addresses import Endpoint
 from overlay.identity import LocalIdentity
 from overlay.link.links import Links
-from overlay.link.model import LinkClosed, LinkEstablished, LinkFailed, LinkPeer, LinkSaRetired
+from overlay.link.model import (
+    LinkClosed,
+    LinkEstablished,
+    LinkFailed,
+    LinkPeer,
+    LinkSaRetired,
+    LinkSaSuperseded,
+)
 from overlay.link.settings import LinkSettings
 
 NOW = 1_800_000_000.0
@@ -54,6 +61,9 @@ class Node:
                 self.pairs[event.keys.inbound_spi] = event
                 if event.usable:
                     self.using = event
+            elif isinstance(event, LinkSaSuperseded):
+                assert event.inbound_spi in self.pairs
+                assert self.using is None or self.using.keys.inbound_spi != event.inbound_spi
             elif isinstance(event, LinkSaRetired):
                 del self.pairs[event.inbound_spi]
                 assert self.pairs

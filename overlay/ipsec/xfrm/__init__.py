@@ -5,6 +5,7 @@
     backend.py      XfrmBackend: configurations in, SAs, policies and addresses in the kernel
     checks.py       what the kernel would refuse, told before it is asked
     changes.py      entries to install and to take back; what a killed process left
+    debris.py       what a failure left in the kernel, until it is removed
     probe.py        which suites this kernel has
     device.py       what holds the overlay's addresses and routes
     entries.py      our values as netlink messages and back; how our own entries are known
@@ -13,5 +14,6 @@
     messages.py     the wire format, in pyroute2's declarative style
     attributes.py   likewise, what hangs off a message
     packing.py      its structs, packed in one step
+    forms.py        messages of one shape: encoded once by those classes, then filled in
     encapsulation.py  the UDP socket's part of ESP in UDP
 """

@@ -2,8 +2,8 @@
 
 ::
 
-    install   SAs -> policies -> addresses      a refusal undoes what was done
-    remove    addresses -> policies -> SAs
+    install   SAs -> policies -> addresses      a failure undoes what was done
+    remove    addresses -> policies -> SAs      never fails: see debris.py
 
 An address comes last and goes first, so that no packet from it ever lacks its policy. What
 this process installed is remembered here, and only that is removed; what a process of ours
@@ -22,6 +22,7 @@ from random import Random
 from typing import Final, Self
 
 from overlay.addresses import OVERLAY_NETWORKS, IpNetwork
+from overlay.errors import BackendError
 from overlay.ipsec.model import (
     BackendCapabilities,
     Direction,
@@ -44,6 +45,7 @@ from overlay.ipsec.xfrm.changes import (
     remove_leftovers,
 )
 from overlay.ipsec.xfrm.checks import check_configuration
+from overlay.ipsec.xfrm.debris import Debris
 from overlay.ipsec.xfrm.device import CircuitDevice
 from overlay.ipsec.xfrm.entries import (
     KERNEL_MAX_TEMPLATES,
@@ -51,9 +53,8 @@ from overlay.ipsec.xfrm.entries import (
     found_identity,
     is_ours,
     masked,
-    policy_id,
-    sa_id,
 )
+from overlay.ipsec.xfrm.forms import policy_bodies, sa_id_body
 from overlay.ipsec.xfrm.leftovers import KERNEL_IPSEC, STOP_THE_OTHER
 from overlay.ipsec.xfrm.messages import (
     XFRM_MSG_DELPOLICY,
@@ -107,6 +108,7 @@ class XfrmBackend:
             owner = Ownership(KERNEL_IPSEC, STOP_THE_OTHER)
             opened.callback(owner.release)
             self._netlink = opened.enter_context(XfrmSocket())
+            self._debris = Debris(self._netlink)
             self.leftovers_removed = remove_leftovers(self._netlink)
             self._suites = usable_suites(self._netlink, rng, experiment=experiment)
             self._events = opened.enter_context(XfrmEvents())
@@ -149,7 +151,7 @@ class XfrmBackend:
         try:
             self._device.add(fresh)
         except BaseException:
-            self._undo(changes)
+            self._debris.remove([change.undo for change in reversed(changes)])
             raise
         self._remember(configuration)
 
@@ -157,10 +159,8 @@ class XfrmBackend:
         """Remove what :meth:`install` of the same value installed; absent parts are no error.
 
         An address stays while another configuration holds it. It is released if any SA or
-        policy of this one was still there (or if it has none).
-
-        Raises:
-            BackendError: the kernel refused; the rest is removed nevertheless.
+        policy of this one was still there (or if it has none). What the kernel does not let go
+        now is removed when it does; :meth:`association_counts` tells how much that is.
         """
         associations = [sa for sa in configuration.associations if self._holds(sa)]
         policies = [policy for policy in configuration.policies if self._holds_policy(policy)]
@@ -170,20 +170,23 @@ class XfrmBackend:
         for sa in associations:
             del self._associations[sa.identity]
             self._unproven.discard(sa.identity)
-        try:
-            if associations or policies or nothing_to_find:
-                self._release(configuration.local_addresses)
-        finally:
-            self._delete(
-                [Request(XFRM_MSG_DELPOLICY, policy_id(policy)) for policy in policies]
-                + [Request(XFRM_MSG_DELSA, sa_id(sa.identity)) for sa in associations]
-            )
+        if associations or policies or nothing_to_find:
+            self._release(configuration.local_addresses)
+        self._debris.retry()
+        self._debris.remove(
+            [Request(XFRM_MSG_DELPOLICY, policy_bodies(policy)[1]) for policy in policies]
+            + [Request(XFRM_MSG_DELSA, sa_id_body(sa.identity)) for sa in associations]
+        )
 
     def query(self, identity: SaIdentity) -> SaCounters | None:
-        """Return the kernel's counters of an SA of ours, None if there is none (any more)."""
+        """Return the kernel's counters of an SA of ours, None if there is none (any more).
+
+        Raises:
+            BackendError: the kernel could not be asked.
+        """
         if identity not in self._associations:
             return None
-        message, refusal = self._netlink.get(Request(XFRM_MSG_GETSA, sa_id(identity)))
+        message, refusal = self._netlink.get(Request(XFRM_MSG_GETSA, sa_id_body(identity)))
         if refusal is None:
             return counters_of(message)
         if refusal.number in ABSENT:
@@ -205,7 +208,9 @@ class XfrmBackend:
     def association_counts(self) -> dict[str, int]:
         """Return how many SAs are installed, by kind, for the node's owner."""
         links = sum(each.is_link for each in self._associations.values())
-        return {"link SAs": links, "onion SAs": len(self._associations) - links}
+        counts = {"link SAs": links, "onion SAs": len(self._associations) - links}
+        kept = len(self._debris) + self._device.kept
+        return counts | {"entries that the kernel keeps": kept} if kept else counts
 
     def has_unproven(self) -> bool:
         """Tell whether an inbound link SA still waits for its first packet."""
@@ -259,13 +264,17 @@ class XfrmBackend:
         self._policies.clear()
         self._unproven.clear()
         remove_leftovers(self._netlink)
+        self._debris.forget()
 
     def _close_prefixes(self) -> None:
         """Let nothing to an overlay or circuit address pass that no other policy speaks of."""
         self._apply(blocking_changes(OVERLAY_NETWORKS))
 
     def _has_received(self, identity: SaIdentity) -> bool:
-        counters = self.query(identity)
+        try:
+            counters = self.query(identity)
+        except BackendError:  # it is asked again soon, and the peer says it again as well
+            return False
         return counters is not None and counters.packets > 0
 
     def _check_new(self, configuration: IpsecConfiguration) -> None:
@@ -282,9 +291,14 @@ class XfrmBackend:
         """Do all, or none.
 
         Raises:
-            BackendError: the first refusal.
+            BackendError: the first refusal, or the socket failed.
         """
-        verdicts = self._netlink.send([change.do for change in changes])
+        self._debris.retry()
+        try:
+            verdicts = self._netlink.send([change.do for change in changes])
+        except BackendError:
+            self._debris.remove_what_is_ours([change.undo for change in reversed(changes)])
+            raise
         refused = [
             (change, verdict)
             for change, verdict in zip(changes, verdicts, strict=True)
@@ -292,16 +306,9 @@ class XfrmBackend:
         ]
         if refused:
             failed = {id(change) for change, _ in refused}
-            self._undo([change for change in changes if id(change) not in failed])
+            done = [change for change in changes if id(change) not in failed]
+            self._debris.remove([change.undo for change in reversed(done)])
             raise refusal_error(refused[0][0].operation, refused[0][1])
-
-    def _undo(self, changes: Iterable[Change]) -> None:
-        self._delete([change.undo for change in reversed(list(changes))])
-
-    def _delete(self, requests: Sequence[Request]) -> None:
-        for verdict in self._netlink.send(requests):
-            if verdict is not None and verdict.number not in ABSENT:
-                raise refusal_error("removing an IPsec entry from the kernel", verdict)
 
     def _remember(self, configuration: IpsecConfiguration) -> None:
         for sa in configuration.associations:

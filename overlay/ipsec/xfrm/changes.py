@@ -17,16 +17,8 @@ from overlay.ipsec.model import (
     SecurityPolicy,
     Selector,
 )
-from overlay.ipsec.xfrm.entries import (
-    blocking_policy,
-    found_identity,
-    found_policy_id,
-    is_ours,
-    new_association,
-    new_policy,
-    policy_id,
-    sa_id,
-)
+from overlay.ipsec.xfrm.entries import found_identity, found_policy_id, is_ours
+from overlay.ipsec.xfrm.forms import association_body, body_of, policy_bodies, sa_id_body
 from overlay.ipsec.xfrm.messages import (
     XFRM_MSG_DELPOLICY,
     XFRM_MSG_DELSA,
@@ -66,19 +58,24 @@ def association_changes(configuration: IpsecConfiguration) -> Iterable[Change]:
     for sa in configuration.associations:
         yield Change(
             "installing a security association",
-            Request(XFRM_MSG_NEWSA, new_association(sa), CREATE),
-            Request(XFRM_MSG_DELSA, sa_id(sa.identity)),
+            Request(XFRM_MSG_NEWSA, association_body(sa), CREATE),
+            Request(XFRM_MSG_DELSA, sa_id_body(sa.identity)),
         )
 
 
 def policy_changes(configuration: IpsecConfiguration) -> Iterable[Change]:
     """Yield a change for each policy."""
     for policy in configuration.policies:
-        yield Change(
-            "installing a security policy",
-            Request(XFRM_MSG_NEWPOLICY, new_policy(policy), CREATE),
-            Request(XFRM_MSG_DELPOLICY, policy_id(policy)),
-        )
+        yield _policy_change(policy)
+
+
+def _policy_change(policy: SecurityPolicy, *, blocks: bool = False) -> Change:
+    body, identity = policy_bodies(policy, blocks=blocks)
+    return Change(
+        "installing a security policy",
+        Request(XFRM_MSG_NEWPOLICY, body, CREATE),
+        Request(XFRM_MSG_DELPOLICY, identity),
+    )
 
 
 def blocking_changes(networks: Iterable[IpNetwork]) -> list[Change]:
@@ -92,13 +89,7 @@ def blocking_changes(networks: Iterable[IpNetwork]) -> list[Change]:
         prefix = Prefix(network.network_address.packed, network.prefixlen)
         for direction in Direction:
             policy = SecurityPolicy(direction, Selector(everywhere, prefix), ())
-            changes.append(
-                Change(
-                    "installing a security policy",
-                    Request(XFRM_MSG_NEWPOLICY, blocking_policy(policy), CREATE),
-                    Request(XFRM_MSG_DELPOLICY, policy_id(policy)),
-                )
-            )
+            changes.append(_policy_change(policy, blocks=True))
     return changes
 
 
@@ -108,12 +99,14 @@ def remove_leftovers(netlink: XfrmSocket) -> int:
     Raises:
         BackendError: no permission.
     """
-    policies = netlink.dump(Request(XFRM_MSG_GETPOLICY, userpolicy_dump()))
-    associations = netlink.dump(Request(XFRM_MSG_GETSA, usersa_dump()))
+    policies = netlink.dump(Request(XFRM_MSG_GETPOLICY, body_of(userpolicy_dump())))
+    associations = netlink.dump(Request(XFRM_MSG_GETSA, body_of(usersa_dump())))
     requests = [
-        Request(XFRM_MSG_DELPOLICY, found_policy_id(each)) for each in policies if is_ours(each)
+        Request(XFRM_MSG_DELPOLICY, body_of(found_policy_id(each)))
+        for each in policies
+        if is_ours(each)
     ] + [
-        Request(XFRM_MSG_DELSA, sa_id(found_identity(each)))
+        Request(XFRM_MSG_DELSA, sa_id_body(found_identity(each)))
         for each in associations
         if is_ours(each)
     ]

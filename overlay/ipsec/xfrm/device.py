@@ -16,13 +16,9 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from overlay.addresses import OVERLAY_NETWORKS, IpNetwork
+from overlay.errors import BackendError
 from overlay.system.failures import refused
-from overlay.system.netlink_messages import (
-    ACKNOWLEDGE,
-    acknowledged_error,
-    attribute,
-    message,
-)
+from overlay.system.netlink_messages import attribute, exchange
 from overlay.system.rtnetlink import MAIN_TABLE, Route, RouteKind, Rtnetlink
 from overlay.system.tun import TunDevice
 
@@ -56,6 +52,8 @@ class CircuitDevice:
         self.name = self._device.name
         self._index = self._device.index
         self._netlink: socket.socket | None = None
+        self._sequence = 1
+        self._kept: dict[bytes, None] = {}
         try:
             self._netlink = _route_socket()
             with Rtnetlink() as netlink:
@@ -73,19 +71,35 @@ class CircuitDevice:
         Raises:
             BackendError: the kernel refused one; none of them is held then.
         """
-        errors = self._change(_RTM_NEWADDR, _CREATE_OR_REPLACE, addresses)
+        for address in addresses:
+            self._kept.pop(address, None)
+        try:
+            errors = self._change(_RTM_NEWADDR, _CREATE_OR_REPLACE, addresses)
+        except BackendError:
+            self.remove(addresses)
+            raise
         if any(errors):
-            added = [address for address, error in zip(addresses, errors, strict=True) if not error]
-            self._change(_RTM_DELADDR, 0, added)
+            self.remove([each for each, error in zip(addresses, errors, strict=True) if not error])
             number = next(error for error in errors if error)
             raise refused("adding an overlay address", OSError(number, os.strerror(number)))
 
     def remove(self, addresses: Sequence[bytes]) -> None:
-        """Hold these addresses no longer; absent ones are no error."""
-        errors = self._change(_RTM_DELADDR, 0, addresses)
-        for number in errors:
-            if number and number not in _GONE:
-                raise refused("removing an overlay address", OSError(number, os.strerror(number)))
+        """Hold these addresses no longer; absent ones are no error.
+
+        What the kernel does not let go is kept in mind, and tried again with the next ones.
+        """
+        self._kept.update(dict.fromkeys(addresses))
+        wanted = list(self._kept)
+        with contextlib.suppress(BackendError):
+            errors = self._change(_RTM_DELADDR, 0, wanted)
+            for address, number in zip(wanted, errors, strict=True):
+                if not number or number in _GONE:
+                    del self._kept[address]
+
+    @property
+    def kept(self) -> int:
+        """How many addresses the kernel holds against our will."""
+        return len(self._kept)
 
     def close(self) -> None:
         """Remove the device."""
@@ -94,15 +108,19 @@ class CircuitDevice:
             self._netlink.close()
 
     def _change(self, kind: int, flags: int, addresses: Sequence[bytes]) -> list[int]:
-        """Send one message for each address; return the errno of each, 0 for done."""
+        """Send one message for each address; return the errno of each, 0 for done.
+
+        Raises:
+            BackendError: the socket failed, so that nothing is known.
+        """
         if self._netlink is None or not addresses:
             return []
-        errors = []
-        for address in addresses:
-            body = _address_body(self._index, address)
-            self._netlink.send(message(kind, flags | ACKNOWLEDGE, body))
-            errors.append(acknowledged_error(self._netlink))
-        return errors
+        bodies = [_address_body(self._index, address) for address in addresses]
+        first, self._sequence = self._sequence, self._sequence + len(bodies)
+        try:
+            return exchange(self._netlink, kind, flags, bodies, first)
+        except OSError as error:
+            raise refused("changing the overlay's addresses", error) from error
 
 
 def _route_socket() -> socket.socket:

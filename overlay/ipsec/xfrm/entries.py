@@ -55,8 +55,10 @@ from overlay.ipsec.xfrm.messages import (
     usersa_info,
 )
 from overlay.system.destination_guard import NODE_MARK
+from overlay.system.packet_filter import LARGE_MARK
 
 __all__ = [
+    "DIRECTIONS",
     "KERNEL_MAX_TEMPLATES",
     "MAX_REQID",
     "MAX_WINDOW",
@@ -66,6 +68,8 @@ __all__ = [
     "found_identity",
     "found_policy_id",
     "is_ours",
+    "kernel_reqid",
+    "limit_values",
     "masked",
     "new_association",
     "new_policy",
@@ -97,7 +101,7 @@ _WHOLE_MARK: Final = 0xFFFFFFFF
 _EVERY_ALGORITHM: Final = 0xFFFFFFFF
 _PREFIX_LENGTHS: Final = 129
 
-_DIRECTIONS: Final = {
+DIRECTIONS: Final = {
     Direction.IN: XFRM_POLICY_IN,
     Direction.OUT: XFRM_POLICY_OUT,
     Direction.FWD: XFRM_POLICY_FWD,
@@ -116,7 +120,7 @@ def new_association(sa: SecurityAssociation) -> usersa_info:
         id_spi=sa.spi,
         id_proto=_ESP,
         saddr=sa.source,
-        reqid=_kernel_reqid(sa.reqid),
+        reqid=kernel_reqid(sa.reqid),
         family=_family(sa.destination),
         mode=XFRM_MODE_TUNNEL,
         flags=_flags(sa),
@@ -140,7 +144,7 @@ def new_policy(policy: SecurityPolicy) -> userpolicy_info:
         **_selector(policy.selector),
         **_limits(Lifetime()),
         priority=priority(policy.selector),
-        dir=_DIRECTIONS[policy.direction],
+        dir=DIRECTIONS[policy.direction],
         action=XFRM_POLICY_ALLOW,
     )
     message["attrs"] = [("XFRMA_TMPL", [_template(each) for each in policy.templates])]
@@ -170,7 +174,7 @@ def sa_id(identity: SaIdentity) -> usersa_id:
 def policy_id(policy: SecurityPolicy) -> userpolicy_id:
     """Return the body of DELPOLICY."""
     message = userpolicy_id()
-    message.update(**_selector(policy.selector), dir=_DIRECTIONS[policy.direction])
+    message.update(**_selector(policy.selector), dir=DIRECTIONS[policy.direction])
     return message
 
 
@@ -185,6 +189,8 @@ def masked(prefix: Prefix) -> Prefix:
     """Return the prefix without host bits, for the kernel compares selectors bit by bit."""
     size = len(prefix.network)
     host_bits = size * 8 - prefix.length
+    if not host_bits:
+        return prefix
     network = int.from_bytes(prefix.network, "big") >> host_bits << host_bits
     return Prefix(network.to_bytes(size, "big"), prefix.length)
 
@@ -209,7 +215,7 @@ def _template(template: Template) -> dict[str, Any]:
         "family": _family(template.destination),
         "proto": _ESP,
         "mode": XFRM_MODE_TUNNEL,
-        "reqid": _kernel_reqid(template.reqid),
+        "reqid": kernel_reqid(template.reqid),
         "aalgos": _EVERY_ALGORITHM,
         "ealgos": _EVERY_ALGORITHM,
         "calgos": _EVERY_ALGORITHM,
@@ -244,27 +250,46 @@ def _encapsulation(sa: SecurityAssociation) -> list[tuple[str, Any]]:
     attributes: list[tuple[str, Any]] = [("XFRMA_ENCAP", ports)]
     if not sa.inbound:
         # A peer at a protected place must be reached as by the node's own socket.
-        attributes += [("XFRMA_SET_MARK", NODE_MARK), ("XFRMA_SET_MARK_MASK", _WHOLE_MARK)]
+        mask = _WHOLE_MARK & ~LARGE_MARK
+        attributes += [("XFRMA_SET_MARK", NODE_MARK), ("XFRMA_SET_MARK_MASK", mask)]
     return attributes
 
 
+_LIMIT_FIELDS: Final = (
+    "lft_soft_byte_limit",
+    "lft_hard_byte_limit",
+    "lft_soft_packet_limit",
+    "lft_hard_packet_limit",
+    "lft_soft_add_expires_seconds",
+    "lft_hard_add_expires_seconds",
+)
+
+
+def limit_values(lifetime: Lifetime) -> tuple[int, int, int, int, int, int]:
+    """Return bytes, packets and seconds, soft before hard, as the kernel's struct has them.
+
+    No limit is a 0 for seconds and the greatest number for the others.
+    """
+    return (
+        _count(lifetime.soft_bytes),
+        _count(lifetime.hard_bytes),
+        _count(lifetime.soft_packets),
+        _count(lifetime.hard_packets),
+        math.ceil(lifetime.soft_s or 0),
+        math.ceil(lifetime.hard_s or 0),
+    )
+
+
 def _limits(lifetime: Lifetime) -> dict[str, int]:
-    """No limit is a 0 for seconds and the greatest number for the others."""
-    return {
-        "lft_soft_byte_limit": _count(lifetime.soft_bytes),
-        "lft_hard_byte_limit": _count(lifetime.hard_bytes),
-        "lft_soft_packet_limit": _count(lifetime.soft_packets),
-        "lft_hard_packet_limit": _count(lifetime.hard_packets),
-        "lft_soft_add_expires_seconds": math.ceil(lifetime.soft_s or 0),
-        "lft_hard_add_expires_seconds": math.ceil(lifetime.hard_s or 0),
-    }
+    return dict(zip(_LIMIT_FIELDS, limit_values(lifetime), strict=True))
 
 
 def _count(limit: int | None) -> int:
     return XFRM_INF if limit is None else limit
 
 
-def _kernel_reqid(reqid: int) -> int:
+def kernel_reqid(reqid: int) -> int:
+    """Return the kernel's number for one of ours."""
     return _REQID_BAND | reqid
 
 
@@ -305,7 +330,8 @@ def counters_of(message: Any) -> SaCounters:  # noqa: ANN401 - pyroute2 has no t
     """Return the counters of an SA; it has sent, or received, but not both.
 
     ``payload_bytes`` is what the kernel counts: the encapsulated packets at a sender, with
-    TFC padding left out.
+    TFC padding left out. When the SA was last used is left out: kernels before 6.2 do not tell,
+    and later ones tell it by a clock that somebody may set.
     """
     window = message.get_attr("XFRMA_REPLAY_ESN_VAL") or {}
     received = window.get("seq_hi", 0) << 32 | window.get("seq", 0)
@@ -318,7 +344,7 @@ def counters_of(message: Any) -> SaCounters:  # noqa: ANN401 - pyroute2 has no t
         packets=message["curlft_packets"],
         payload_bytes=message["curlft_bytes"],
         sequence=max(received, sent),
-        last_used=float(message.get_attr("XFRMA_LASTUSED") or 0),
+        last_used=None,
         drops=tuple((drop, count) for drop, count in drops if count),
     )
 

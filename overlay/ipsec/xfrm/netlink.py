@@ -1,7 +1,8 @@
 """A synchronous socket of netlink's XFRM family: requests in batches, dumps, events.
 
-One ``sendmsg`` carries a whole batch; the kernel answers each message of it in order, also
-after one that failed. Errors become one sentence (:func:`overlay.system.failures.refused`).
+One system call carries a whole batch. The kernel works it off in order, also after a message that
+failed, before that call returns; it says something about each one that it refused, and about the
+last one in any case. Errors become one sentence (:func:`overlay.system.failures.refused`).
 """
 
 from __future__ import annotations
@@ -80,11 +81,16 @@ _SOCKET_REMEDIES: Final = {errno.ENOBUFS: _LARGER_BUFFERS, errno.EMSGSIZE: _LARG
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One message to send; ``flags`` beside those of every request."""
+    """One message to send: its type, what follows the header, and flags beside the usual ones."""
 
     kind: int
-    message: Any
+    body: bytes
     flags: int = 0
+
+    def encode(self, flags: int, sequence: int) -> bytes:
+        """Return the whole message."""
+        size = _HEADER_BYTES + len(self.body)
+        return _HEADER.pack(size, self.kind, _REQUEST | flags | self.flags, sequence, 0) + self.body
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +145,7 @@ class XfrmSocket:
 
     def get(self, request: Request) -> tuple[Any, Refusal | None]:
         """Return the one message that answers a request, or why there is none."""
-        with _failures("asking the kernel for an IPsec entry"):
+        with self._exchange("asking the kernel for an IPsec entry"):
             asked = self._transmit([request], 0)
             while True:
                 for kind, flags, sequence, data, offset in self._receive():
@@ -157,7 +163,7 @@ class XfrmSocket:
         """
         operation = "listing the kernel's IPsec entries"
         found: list[Any] = []
-        with _failures(operation):
+        with self._exchange(operation):
             asked = self._transmit([request], _DUMP)
             while True:
                 for kind, flags, sequence, data, offset in self._receive():
@@ -171,32 +177,47 @@ class XfrmSocket:
                     found.append(self._decoded(kind, data, offset))
 
     def _send_batch(self, requests: Sequence[Request]) -> list[Refusal | None]:
-        with _failures("changing the kernel's IPsec entries"):
-            first = self._transmit(requests, _ACKNOWLEDGE)
+        with self._exchange("changing the kernel's IPsec entries"):
+            first = self._transmit(requests, 0, last=_ACKNOWLEDGE)
             # After a failed read the queue may hold old answers: one counted for another
             # request would turn a refusal into "done".
             awaited = range(first, first + len(requests))
             verdicts: dict[int, Refusal | None] = {}
-            while len(verdicts) < len(requests):
+            while awaited[-1] not in verdicts:
                 for kind, flags, sequence, data, offset in self._receive():
                     if kind == _ERROR and sequence in awaited:
                         verdicts[sequence] = _verdict(flags, data, offset)
-        return [verdicts[sequence] for sequence in awaited]
+        return [verdicts.get(sequence) for sequence in awaited]
 
-    def _transmit(self, requests: Sequence[Request], flags: int) -> int:
-        """Send one datagram of all requests; return the sequence number of the first."""
+    @contextlib.contextmanager
+    def _exchange(self, operation: str) -> Iterator[None]:
+        """Translate what the socket itself says, and make it fit for the next exchange."""
+        try:
+            yield
+        except OSError as error:
+            self._drain()
+            raise refused(operation, error, _SOCKET_REMEDIES.get(error.errno or 0, "")) from error
+
+    def _drain(self) -> None:
+        """Drop answers that wait: where they fill the queue, the kernel adds no further one."""
+        with contextlib.suppress(OSError):  # most likely EAGAIN, for there is none left
+            while True:
+                self._socket.recv(_RECEIVE_BYTES, socket.MSG_DONTWAIT)
+
+    def _transmit(self, requests: Sequence[Request], flags: int, *, last: int = 0) -> int:
+        """Send one datagram of all requests; return the sequence number of the first.
+
+        ``last`` are flags of the last request alone.
+        """
         if self._sequence + len(requests) > _MAX_SEQUENCE:
             self._sequence = 0
-        first, data = self._sequence + 1, bytearray()
-        for request in requests:
-            self._sequence += 1
-            header = request.message["header"]
-            header["type"] = request.kind
-            header["flags"] = _REQUEST | flags | request.flags
-            header["sequence_number"] = self._sequence
-            request.message.encode()
-            data += request.message.data
-        self._socket.send(data)
+        first, end = self._sequence + 1, self._sequence + len(requests)
+        data = [
+            each.encode(flags | last if sequence == end else flags, sequence)
+            for sequence, each in enumerate(requests, first)
+        ]
+        self._sequence = end
+        self._socket.send(b"".join(data))
         return first
 
     def _receive(self) -> Iterator[tuple[int, int, int, bytes, int]]:
@@ -278,14 +299,6 @@ def _open(groups: Iterable[int]) -> socket.socket:
         new.close()
         raise refused(operation, error) from error
     return new
-
-
-@contextlib.contextmanager
-def _failures(operation: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise refused(operation, error, _SOCKET_REMEDIES.get(error.errno or 0, "")) from error
 
 
 def _split(data: bytes) -> Iterator[tuple[int, int, int, bytes, int]]:

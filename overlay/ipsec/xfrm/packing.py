@@ -23,6 +23,7 @@ class _Layout(NamedTuple):
     names: tuple[str, ...]
     defaults: tuple[object, ...]
     packer: struct.Struct
+    offsets: dict[str, int]
     swapped: tuple[tuple[int, int], ...]
     tail: str | None
 
@@ -35,6 +36,10 @@ def _layout(fields: tuple[tuple[str, str], ...]) -> _Layout:
         names=tuple(name for name, _ in values),
         defaults=tuple(b"" if fmt.endswith("s") else 0 for _, fmt in values),
         packer=struct.Struct("=" + "".join(fmt.lstrip(">") for _, fmt in fixed)),
+        offsets={
+            name: struct.calcsize("=" + "".join(each.lstrip(">") for _, each in fixed[:index]))
+            for index, (name, _) in enumerate(fixed)
+        },
         swapped=tuple(
             (index, struct.calcsize(fmt))
             for index, (_, fmt) in enumerate(values)
@@ -63,6 +68,11 @@ class PackedStruct:
     def struct_bytes(cls) -> int:
         """Return the size of the fixed part."""
         return cls.layout().packer.size
+
+    @classmethod
+    def offset_of(cls, field: str) -> int:
+        """Return where a field of the fixed part begins."""
+        return cls.layout().offsets[field]
 
     def ft_encode(self: Any, offset: int) -> tuple[int, int]:
         """Append the struct to ``data``; return the offset behind it and the padding."""

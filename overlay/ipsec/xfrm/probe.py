@@ -13,7 +13,8 @@ from typing import Final
 from overlay.addresses import CIRCUIT_PREFIX, Endpoint
 from overlay.ipsec.model import MIN_SPI, SecurityAssociation, Spi, UdpEncapsulation
 from overlay.ipsec.suites import SUITES
-from overlay.ipsec.xfrm.entries import MAX_REQID, new_association, sa_id
+from overlay.ipsec.xfrm.entries import MAX_REQID
+from overlay.ipsec.xfrm.forms import association_body, sa_id_body
 from overlay.ipsec.xfrm.messages import XFRM_MSG_DELSA, XFRM_MSG_NEWSA
 from overlay.ipsec.xfrm.netlink import CREATE, Refusal, Request, XfrmSocket, refusal_error
 from overlay.sensitive import SecretBytes
@@ -57,10 +58,10 @@ def try_suite(
     """
     trials = [_link(rng, suite), _onion(rng, suite)]
     verdicts = netlink.send(
-        [Request(XFRM_MSG_NEWSA, new_association(each), CREATE) for each in trials]
+        [Request(XFRM_MSG_NEWSA, association_body(each), CREATE) for each in trials]
     )
     installed = [each for each, verdict in zip(trials, verdicts, strict=True) if verdict is None]
-    netlink.send([Request(XFRM_MSG_DELSA, sa_id(each.identity)) for each in installed])
+    netlink.send([Request(XFRM_MSG_DELSA, sa_id_body(each.identity)) for each in installed])
     return verdicts[0], verdicts[1]
 
 

@@ -214,7 +214,7 @@ def test_relay_that_notices_its_next_hop_gone_tells_the_source_at_once() -> None
     net.run(5)
     net.crash("mix3")
     net.notice_crash(of="mix3", by="mix2")
-    net.run(2)
+    net.run(3)
     losses = [event for event in net["alice"].events if isinstance(event, CircuitLost)]
     assert [loss.reason for loss in losses] == [CircuitEnd.TORN_DOWN]
     for name in ("alice", "mix1", "mix2"):

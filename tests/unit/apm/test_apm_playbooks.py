@@ -325,11 +325,14 @@ def test_closing_tells_every_hop_the_farthest_first_and_removes_everything() -> 
     assert len(alice.backend.installed) == 1, "the data's policies go at once"
     alice.manager.handle_deadline(NOW + 5.5)
     assert len(controls(alice.sends())) == 2, "and once more, lest it was lost"
-    alice.manager.handle_deadline(NOW + 6.0)
+    alice.manager.handle_deadline(NOW + 6.9)
+    assert (len(alice.backend.installed), controls(alice.sends())) == (1, []), (
+        "a copy may be under way"
+    )
+    alice.manager.handle_deadline(NOW + 7.0)
     assert (alice.backend.installed, len(alice.spis)) == ([], 0)
-    assert alice.manager.events() == [
-        CircuitClosed(number, CircuitEnd.CLOSED),
-    ]
+    ended = [event for event in alice.manager.events() if not isinstance(event, LinkSilent)]
+    assert ended == [CircuitClosed(number, CircuitEnd.CLOSED)]
     alice.manager.close(number, NOW + 7)
     assert alice.manager.events() == []
 
@@ -576,7 +579,7 @@ def test_refusing_hop_forgets_everything_after_its_last_words() -> None:
     assert mix1.manager.relay_report().closing == 1
     mix1.manager.handle_deadline(NOW + 0.5)
     assert Refuse(RefuseReason.LIMIT) in controls(mix1.sends())
-    mix1.manager.handle_deadline(NOW + 1.0)
+    mix1.manager.handle_deadline(NOW + 2.0)
     assert (mix1.backend.installed, len(mix1.spis), len(mix1.pool)) == before
 
 
@@ -812,6 +815,18 @@ def test_stopping_node_tells_sources_and_hops() -> None:
     ]
     finish(mix1, NOW + 2)
     assert (mix1.backend.installed, len(mix1.spis)) == ([], 0)
+
+
+def test_who_comes_to_the_copy_of_last_words_too_late_does_not_say_them() -> None:
+    alice, mix1, _ = cast()
+    number, _ = pending(alice, mix1)
+    alice.manager.close(number, NOW)
+    assert len(controls(alice.sends())) == 1
+    alice.manager.handle_deadline(NOW + 1.0)
+    assert controls(alice.sends()) == [], "the hop may have forgotten the circuit when that arrives"
+    assert alice.backend.installed
+    alice.manager.handle_deadline(NOW + 2.0)
+    assert (alice.backend.installed, len(alice.spis)) == ([], 0)
 
 
 def test_too_many_partings_go_without_a_word_and_without_a_trace() -> None:

@@ -1,5 +1,6 @@
 """The crawl machine: closes over the overlay, asks holders for the silent, stays bounded."""
 
+from collections import Counter
 from random import Random
 from typing import NamedTuple
 
@@ -84,13 +85,16 @@ class World:
             most = max(most, len(flying))
             if not flying:
                 continue
-            query = flying.pop(0)
-            self.asked.append(query)
-            if query.contact.node_id in self.silent:
-                crawl.failed(query)
-            else:
-                crawl.answered(query, (reply or self.reply)(query))
+            self.answer(crawl, flying.pop(0), reply)
         return most
+
+    def answer(self, crawl, query, reply=None):
+        """Settle one query."""
+        self.asked.append(query)
+        if query.contact.node_id in self.silent:
+            crawl.failed(query)
+        else:
+            crawl.answered(query, (reply or self.reply)(query))
 
 
 def test_crawl_closes_over_the_whole_overlay_from_one_contact():
@@ -203,6 +207,46 @@ def test_liar_that_invents_nodes_is_left_soon():
             else:
                 crawl.failed(query)
     assert crawl.descriptors >= 1
+
+
+def test_inventions_cost_their_reader_and_one_holder_little():
+    """A liar introduces a crowd next to one honest node; nobody of it is there."""
+    world = World(60, 4)
+    liar, target, *_ = world.nodes.values()
+    near = int.from_bytes(target.node_id, "big")
+    crowd = [
+        Contact(NodeId((near ^ n).to_bytes(20, "big")), public_endpoint(1000 + n), b"x" * 32)
+        for n in range(1, 400)
+    ]
+    world.silent = {each.node_id for each in crowd}
+    looked_up = []
+    crawl = world.crawl(
+        [liar, *crowd], lambda node_id: bool(looked_up.append(node_id)), crawl_in_flight=16
+    )
+    world.run(crawl)
+    assert set(looked_up) == world.silent
+    asked_about_others = Counter(
+        query.contact.node_id
+        for query in world.asked
+        if isinstance(query.request, FindRecord) and query.request.key != query.contact.node_id
+    )
+    assert asked_about_others[target.node_id] == max(asked_about_others.values()) == 4 * 4
+
+
+def test_holders_of_the_silent_are_looked_up_as_their_turn_comes():
+    """All at once would hold up every packet that this node forwards."""
+    world = World(60, 8)
+    world.silent = set(list(world.nodes)[1:40])
+    looked_up = []
+    crawl = world.crawl(
+        world.nodes.values(), lambda node_id: bool(looked_up.append(node_id)), crawl_in_flight=6
+    )
+    flying = []
+    while not looked_up:
+        flying += crawl.queries(NOW)
+        if not looked_up:
+            world.answer(crawl, flying.pop(0))
+    assert len(looked_up) == 2  # three questions each
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from random import Random
 import pytest
 from dht_network import public_endpoint
 
-from overlay.addresses import NodeId
+from overlay.addresses import Endpoint, NodeId
 from overlay.dht.lookup import Lookup
 from overlay.dht.messages import Contact, Contacts, Pong
 from overlay.dht.routing import distance
@@ -182,6 +182,87 @@ def test_every_node_is_asked_by_one_path_only():
     for query in lookup.queries(NOW):
         lookup.answered(query, Contacts((shared,)))
     assert [query.contact for query in lookup.queries(NOW)] == [shared]
+
+
+HONEST = tuple(Contact.of(bytes([100 + n]) * 32, public_endpoint(100 + n)) for n in range(4))
+MISPLACED = tuple(one._replace(endpoint=public_endpoint(200 + n)) for n, one in enumerate(HONEST))
+
+
+def who_answers(lookup, reply, *, nobody=Lookup.failed):
+    """Run a lookup in which ``reply`` tells what a contact says, or None if nobody is there."""
+    while fresh := lookup.queries(NOW):
+        for query in fresh:
+            contacts = reply(query.contact)
+            if contacts is None:
+                nobody(lookup, query)
+            else:
+                lookup.answered(query, Contacts(contacts))
+    assert lookup.finished(NOW)
+    return set(lookup.closest())
+
+
+@pytest.mark.parametrize("nobody", [Lookup.failed, Lookup.slow])
+@pytest.mark.parametrize("paths", [1, 2])
+def test_liar_that_misplaces_the_honest_hides_them_from_nobody(paths, nobody):
+    liar, friend = (Contact.of(bytes([n]) * 32, public_endpoint(n)) for n in (1, 2))
+    says = {liar: MISPLACED, friend: HONEST} | dict.fromkeys(HONEST, ())
+    settings = DhtSettings(k=6, disjoint_paths=paths, alpha=6)
+    lookup = Lookup(TARGET, OWN, [liar, friend], settings, NOW)
+    first, second = sorted(lookup.queries(NOW), key=lambda query: query.contact != liar)
+    lookup.answered(first, Contacts(MISPLACED))
+    lies = lookup.queries(NOW)
+    assert lies
+    for query in lies:
+        nobody(lookup, query)
+    lookup.answered(second, Contacts(HONEST))
+    assert who_answers(lookup, says.get, nobody=nobody) == set(says)
+
+
+def test_who_has_answered_is_not_asked_where_else_it_is_said_to_be():
+    settings = DhtSettings(disjoint_paths=1)
+    lookup = Lookup(TARGET, OWN, HONEST, settings, NOW)
+    assert who_answers(lookup, lambda _: MISPLACED) == set(HONEST)
+    assert lookup.asked == len(HONEST)
+
+
+def test_claims_about_one_node_are_bounded():
+    claims = [HONEST[0]._replace(endpoint=public_endpoint(200 + n)) for n in range(9)]
+    peers = [Contact.of(bytes([n]) * 32, public_endpoint(n)) for n in range(9)]
+    lookup = Lookup(TARGET, OWN, peers, DhtSettings(disjoint_paths=1), NOW)
+    claimed = dict(zip(peers, claims, strict=True))
+    who_answers(lookup, lambda one: (claimed[one],) if one in claimed else None)
+    assert lookup.asked == len(peers) + 3
+
+
+def neighbours_of_the_target(count, endpoint):
+    return tuple(
+        Contact(NodeId(TARGET[:-1] + bytes([n])), endpoint(n), b"x" * 32) for n in range(count)
+    )
+
+
+def test_one_host_with_many_ids_and_ports_gets_a_few_places_of_each_path():
+    crowd = neighbours_of_the_target(40, lambda n: Endpoint("203.0.114.9", 5000 + n))
+    says = {one: tuple(other for other in crowd[n // 20 * 20 :][:20] if other != one)
+            for n, one in enumerate(crowd)}  # fmt: skip
+    start = [*HONEST, crowd[0], crowd[1], crowd[20]]
+    lookup = Lookup(TARGET, OWN, start, DhtSettings(k=20, disjoint_paths=3), NOW)
+    found = who_answers(lookup, lambda one: says.get(one, ()))
+    assert found >= set(HONEST)
+    assert len(found & set(crowd)) <= 9
+
+
+def test_a_path_cannot_use_up_the_places_of_an_honest_endpoint_on_another():
+    liar, friend = (Contact.of(bytes([n]) * 32, public_endpoint(n)) for n in (1, 2))
+    inventions = neighbours_of_the_target(3, lambda _: HONEST[0].endpoint)
+    lookup = Lookup(TARGET, OWN, [liar, friend], DhtSettings(disjoint_paths=2), NOW)
+    first, second = sorted(lookup.queries(NOW), key=lambda query: query.contact != liar)
+    lookup.answered(first, Contacts(inventions))
+    lies = lookup.queries(NOW)
+    assert len(lies) == 3
+    for query in lies:
+        lookup.failed(query)
+    lookup.answered(second, Contacts(HONEST[:1]))
+    assert HONEST[0] in who_answers(lookup, lambda _: ())
 
 
 def test_reply_of_another_kind_counts_as_an_answer_without_contacts():

@@ -120,6 +120,23 @@ def test_unreachable_bootstrap_is_reported_once_a_round_and_retried_until_it_ans
     assert len(newcomer.of(BootstrapUnreachable)) <= rounds + 2
 
 
+def test_stranger_that_comes_first_does_not_keep_a_node_from_its_bootstrap_peers():
+    network = Network(settings=QUICK)
+    victim, mallory = network.add(2), network.add(3)
+    network.do(victim, lambda dht: dht.bootstrap([public_endpoint(0)], network.now))
+    network.bootstrap(mallory, victim)
+    network.run(10)
+    assert victim.of(Joined)
+    peer, other = network.add(0), network.add(1)
+    network.bootstrap(other, peer)
+    network.run(70)
+    assert {peer.node_id, other.node_id} <= set(victim.descriptors())
+    greetings = len(victim.of(BootstrapUnreachable))
+    assert greetings
+    network.run(200)
+    assert len(victim.of(BootstrapUnreachable)) == greetings
+
+
 def test_goodbye_removes_contact_and_record_and_tells_the_owner():
     network, members = grown(6, settings=QUICK, run=20)
     leaver, *rest = members

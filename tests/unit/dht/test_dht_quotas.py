@@ -76,7 +76,7 @@ def busy_node():
 
 def test_every_table_of_the_dht_is_listed_with_a_bound():
     found = tables_below(busy_node(), TopologyTable())
-    assert "Lookup._states" in found
+    assert "Lookup._asks" in found
     assert "Crawl._nodes" in found
     listed = set(re.findall(r"`(\w+\.\w+)`", section()))
     assert set(found) - listed == set()

@@ -55,7 +55,7 @@ def test_full_bucket_asks_for_a_ping_of_its_least_recently_seen_contact():
     assert table.get(newcomer.node_id) is None
     clock.now += 60
     assert table.seen(newcomer) == contacts[0]
-    table.failed(contacts[0].node_id)  # the ping was not answered
+    table.failed(contacts[0])  # the ping was not answered
     assert table.get(contacts[0].node_id) is None
     assert table.get(newcomer.node_id) == newcomer
 
@@ -77,14 +77,27 @@ def test_single_failure_is_forgiven_while_nobody_waits():
     table, _ = make_table(contact_max_failures=2)
     one = contact(1)
     table.seen(one)
-    table.failed(one.node_id)
+    table.failed(one)
     assert table.get(one.node_id) == one
     assert table.closest(one.node_id, 4, alive=True) == []
     table.seen(one)
     assert table.closest(one.node_id, 4, alive=True) == [one]
-    table.failed(one.node_id)
-    table.failed(one.node_id)
+    table.failed(one)
+    table.failed(one)
     assert len(table) == 0
+
+
+def test_silence_at_an_endpoint_that_a_liar_claims_costs_a_contact_nothing():
+    """Or whoever answers lookups could empty our table of everybody else."""
+    table, _ = make_table(contact_max_failures=1)
+    contacts = [contact(n) for n in range(5)]
+    for one in contacts:
+        table.seen(one)  # the last one waits for a place
+    for one in contacts:
+        table.failed(one._replace(endpoint=public_endpoint(99)))
+    assert list(table) == contacts[:4]
+    table.failed(contacts[0])
+    assert set(table) == set(contacts[1:])
 
 
 def test_own_bucket_splits_and_others_do_not():
@@ -188,7 +201,10 @@ def test_subnets_are_counted_as_a_recount_would_through_any_history():
         clock.now += 1
         if known and rng.random() < 0.3:
             gone = known.pop(rng.randrange(len(known)))
-            rng.choice([table.failed, table.remove])(gone.node_id)
+            if rng.random() < 0.5:
+                table.failed(gone)
+            else:
+                table.remove(gone.node_id)
         else:
             host = f"80.1.{rng.randrange(60)}.{rng.randrange(1, 200)}"
             bucket = rng.choice([0, 0, 0, 1, 2, 5])

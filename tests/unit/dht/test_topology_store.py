@@ -134,6 +134,18 @@ def test_hints_are_bounded_and_the_oldest_give_way(path, monkeypatch):
     assert owners == [MIXES[n].identity_key for n in (4, 4, 3, 3)]
 
 
+def test_nodes_that_never_answered_push_out_no_hint(path, monkeypatch):
+    monkeypatch.setattr(topology_store, "MAX_HINTS", 4)
+    honest, flood = [mix(0), mix(1)], [mix(n) for n in range(2, 9)]
+    with TopologyStore(path, "test") as store:
+        store.save(honest, NOW)
+        silent = {descriptor.node_id for descriptor in flood}
+        assert store.save([*honest, *flood], NOW + 5, never_heard=silent) == len(flood)
+        owners = {hint.identity_key for hint in store.bootstrap_hints()}
+    assert owners == {descriptor.identity_key for descriptor in honest}
+    assert loaded(path) == {*honest, *flood}
+
+
 # -- what the disk may do to it -----------------------------------------------------------
 
 

@@ -100,6 +100,13 @@ def test_only_known_nodes_are_remembered_as_heard():
     assert table.unheard() == {MIXES[0].node_id, MIXES[1].node_id}
 
 
+def test_who_answered_once_is_not_among_the_never_heard():
+    table = filled(mix(0), mix(1), mix(2))
+    table.heard(MIXES[1].node_id, NOW)
+    table.crawled(NOW + 10)
+    assert table.never_heard() == {MIXES[0].node_id, MIXES[2].node_id}
+
+
 def test_highest_sequence_wins():
     table = filled(mix(0, sequence=5))
     assert table.add(mix(0, sequence=6, bandwidth_kbit=7), NOW)
@@ -159,6 +166,20 @@ def test_full_table_keeps_whom_it_knows():
     assert table.rejections() == {Rejection.FULL: 1}
     assert table.add(mix(1, sequence=2), NOW), "a known node may renew itself"
     assert {d.node_id for d in table} == {MIXES[0].node_id, MIXES[1].node_id}
+
+
+def test_flood_of_nodes_that_never_answer_shuts_out_nobody_who_does():
+    table = TopologyTable(max_entries=3)
+    table.take(DescriptorFound(mix(0), answered=True), NOW)
+    for flood in (1, 2, 3):
+        table.take(DescriptorFound(mix(flood), answered=False), NOW)
+    assert table.rejections() == {Rejection.FULL: 1}
+    for newcomer in (4, 5):
+        table.take(DescriptorFound(mix(newcomer), answered=True), NOW)
+        assert table.get(MIXES[newcomer].node_id) == mix(newcomer)
+    table.take(DescriptorFound(mix(3), answered=True), NOW)
+    assert {d.node_id for d in table} == {MIXES[n].node_id for n in (0, 4, 5)}
+    assert table.rejections() == {Rejection.FULL: 2}
 
 
 def test_full_table_makes_room_when_a_node_expired():

@@ -364,6 +364,13 @@ def test_a_kernel_without_xfrm_is_told_in_its_own_words():
     assert (finding.outcome, finding.needed_for) == (LACKS, (Purpose.KERNEL,))
 
 
+def test_a_node_runs_without_cutting_large_packets_and_is_told_what_it_lacks():
+    lacks = only(kernel.large_packets(setup(ipsec=IpsecSettings(backend="xfrm")), refuse))
+    assert (lacks.outcome, lacks.needed_for) == (LACKS, (Purpose.ADVICE,))
+    assert "run as root" in lacks.said
+    assert only(kernel.large_packets(DEFAULTS, lambda: None)).outcome is WORKS
+
+
 def test_encapsulation_is_needed_for_the_families_that_the_node_listens_on():
     v4, v6 = kernel.udp_encapsulation(DEFAULTS, refuse)
     assert (v4.outcome, v6.outcome) == (LACKS, LACKS)

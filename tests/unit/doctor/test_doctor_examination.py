@@ -90,6 +90,8 @@ def test_json_tells_each_finding_and_the_verdict():
     assert json.loads(json.dumps(plain)) == {
         "configuration": None,
         "can_run": True,
+        "backend": "xfrm",
+        "backend_reason": "this kernel can do what is configured",
         "findings": [
             {
                 "check": "thing", "subject": "a thing", "outcome": "lacks", "required": False,
@@ -107,3 +109,33 @@ def test_a_missing_or_broken_configuration_is_one_sentence(tmp_path, capsys):
         out, err = capsys.readouterr()
         assert (out, err.count("\n")) == ("", 1)
         assert words in err
+
+
+@pytest.mark.parametrize(
+    ("configured", "found", "backend"),
+    [
+        (setup(), [], ("xfrm", "this kernel can do what is configured")),
+        (setup(), [lacking(EXIT)], ("xfrm", "this kernel can do what is configured")),
+        (
+            setup(),
+            [lacking(EXIT), lacking(KERNEL), lacking(KERNEL, NODE)],
+            ("userspace", "a thing: it is not there; type: make thing"),
+        ),
+        (
+            setup(),
+            [lacking(Purpose.KERNEL_RELAY)],
+            ("userspace", "a thing: it is not there; type: make thing"),
+        ),
+        (
+            setup(relay=False),
+            [lacking(Purpose.KERNEL_RELAY)],
+            ("xfrm", "this kernel can do what is configured"),
+        ),
+        (setup(backend="xfrm"), [lacking(KERNEL)], ("xfrm", "[ipsec] backend names it")),
+        (setup(backend="userspace"), [], ("userspace", "[ipsec] backend names it")),
+    ],
+)
+def test_the_backend_that_would_run_is_shown_with_its_reason(configured, found, backend):
+    answer = examination_answer(examination(*found, of=configured))
+    assert (answer.plain["backend"], answer.plain["backend_reason"]) == backend
+    assert f"Its IPsec backend would be {backend[0]} ({backend[1]})." in answer.text

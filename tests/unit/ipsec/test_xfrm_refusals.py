@@ -9,7 +9,7 @@ import pytest
 from overlay.errors import BackendError
 from overlay.ipsec.model import SaIdentity, Spi
 from overlay.ipsec.xfrm import netlink
-from overlay.ipsec.xfrm.entries import sa_id
+from overlay.ipsec.xfrm.forms import sa_id_body
 from overlay.ipsec.xfrm.messages import XFRM_MSG_DELSA
 from overlay.ipsec.xfrm.netlink import (
     Refusal,
@@ -87,7 +87,9 @@ class LossyKernel:
         number = 0 if sequence == 1 else errno.EEXIST
         self.answers.append(acknowledgement(number, sequence=sequence))
 
-    def recv(self, _):
+    def recv(self, _, flags=0):
+        if flags:
+            raise BlockingIOError
         answer = self.answers.pop(0)
         if isinstance(answer, OSError):
             raise answer
@@ -101,7 +103,7 @@ def test_an_old_answer_is_never_taken_for_that_of_another_request(monkeypatch):
     monkeypatch.setattr(netlink, "_open", lambda groups: LossyKernel())
 
     def request():
-        return Request(XFRM_MSG_DELSA, sa_id(SaIdentity(Spi(256), bytes(16))))
+        return Request(XFRM_MSG_DELSA, sa_id_body(SaIdentity(Spi(256), bytes(16))))
 
     with XfrmSocket() as kernel:
         with pytest.raises(BackendError):

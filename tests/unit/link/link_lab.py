@@ -17,6 +17,7 @@ from overlay.link.model import (
     LinkKeys,
     LinkPeer,
     LinkSaRetired,
+    LinkSaSuperseded,
 )
 from overlay.link.settings import LinkSettings
 
@@ -59,6 +60,9 @@ class Host:
                 self.pairs[event.keys.inbound_spi] = event.keys
                 if event.usable:
                     self.usable[event.keys.inbound_spi] = event.keys
+            elif isinstance(event, LinkSaSuperseded):
+                assert len(self.usable) > 1
+                del self.usable[event.inbound_spi]
             elif isinstance(event, LinkSaRetired):
                 del self.pairs[event.inbound_spi]
                 self.usable.pop(event.inbound_spi, None)

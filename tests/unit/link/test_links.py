@@ -11,6 +11,7 @@ from overlay.errors import LimitReached
 from overlay.ipsec.suites import SUITES
 from overlay.link.handshake import GEOMETRY, MessageType
 from overlay.link.links import LinkDrop, Links
+from overlay.link.machine import MAX_OLD_PAIRS
 from overlay.link.model import (
     LinkClosed,
     LinkEstablished,
@@ -18,6 +19,7 @@ from overlay.link.model import (
     LinkFailure,
     LinkPeer,
     LinkSaRetired,
+    LinkSaSuperseded,
 )
 from overlay.link.settings import LinkSettings
 
@@ -631,8 +633,10 @@ def test_a_restarted_peer_replaces_the_old_link():
     alice.links.connect(bob.peer, NOW + 5)
     lab.run(NOW + 5, NOW + 100)
     assert mirrored(alice, bob)
-    assert bob.log[-2].rekeyed
-    assert isinstance(bob.log[-1], LinkSaRetired)
+    renewed, superseded, retired = bob.log[-3:]
+    assert renewed.rekeyed
+    assert isinstance(superseded, LinkSaSuperseded)
+    assert isinstance(retired, LinkSaRetired)
 
 
 def test_a_peer_that_moved_is_answered_at_its_new_endpoint():
@@ -643,7 +647,7 @@ def test_a_peer_that_moved_is_answered_at_its_new_endpoint():
     alice.links.rekey(bob.identity.overlay_address, NOW + 5)
     lab.run(NOW + 5, NOW + 100)
     assert mirrored(alice, bob)
-    assert bob.log[-2].endpoint == alice.endpoint
+    assert bob.log[-3].endpoint == alice.endpoint
 
 
 def test_a_peer_that_rekeys_fast_does_not_grow_our_tables():
@@ -651,8 +655,49 @@ def test_a_peer_that_rekeys_fast_does_not_grow_our_tables():
     for step in range(1, 10):
         alice.links.rekey(bob.identity.overlay_address, NOW + step)
         lab.settle(NOW + step)
-    assert len(alice.pairs) <= 3
-    assert len(bob.pairs) <= 3
+    assert len(alice.pairs) == len(bob.pairs) == 1 + MAX_OLD_PAIRS
+
+
+def test_a_replaced_pair_ends_to_send_soon_and_to_receive_after_its_grace():
+    alice, bob, lab = connected()
+    [old] = alice.pairs
+    alice.links.rekey(bob.identity.overlay_address, NOW + 5)
+    lab.settle(NOW + 5)
+    assert all(len(host.usable) == 2 for host in (alice, bob)), "for what is under way"
+    lab.run(NOW + 5, NOW + 5 + alice.settings.rekey_pause_s / 2)
+    assert mirrored(alice, bob)
+    assert old in alice.pairs
+    lab.run(NOW + 6, NOW + 100)
+    told = [event for event in alice.log if isinstance(event, LinkSaSuperseded)]
+    assert told == [LinkSaSuperseded(bob.identity.overlay_address, old)]
+    assert old not in alice.pairs
+
+
+def test_a_pair_is_not_replaced_before_it_has_rested_however_worn_it_is():
+    alice, bob, lab = connected()
+    pause = alice.settings.rekey_pause_s
+    [worn] = bob.pairs
+    bob.links.rekey(alice.identity.overlay_address, NOW + pause / 4, worn=worn)
+    lab.run(NOW + pause / 4, NOW + pause - 0.01)
+    assert len(bob.pairs) == 1
+    lab.run(NOW + pause - 0.01, NOW + pause)
+    assert len(bob.pairs) == 2
+    assert mirrored(alice, bob) is False
+    bob.links.rekey(alice.identity.overlay_address, NOW + 3 * pause, worn=worn)
+    lab.run(NOW + pause, NOW + 5 * pause)
+    assert len(bob.pairs) == 2, "what has been replaced asks for nothing"
+
+
+def test_a_pair_that_wears_out_before_it_is_proven_is_replaced_afterwards():
+    alice, bob, lab = connected()
+    alice.links.rekey(bob.identity.overlay_address, NOW + 5)
+    lab.settle(NOW + 5, is_not_a(MessageType.CONFIRM))
+    offered = max(bob.pairs)
+    assert offered not in bob.usable
+    bob.links.rekey(alice.identity.overlay_address, NOW + 5.1, worn=offered)
+    lab.run(NOW + 5.1, NOW + 8)
+    assert max(bob.usable) > offered
+    assert mirrored(alice, bob)
 
 
 # Closing

@@ -7,9 +7,16 @@ import pytest
 from overlay.addresses import Endpoint
 from overlay.errors import BackendError
 from overlay.identity import LocalIdentity
-from overlay.ipsec.model import Spi
+from overlay.ipsec.model import SaIdentity, Spi
 from overlay.ipsec.userspace.engine import UserspaceEngine
-from overlay.link.model import LinkClosed, LinkEstablished, LinkFailure, LinkKeys, LinkSaRetired
+from overlay.link.model import (
+    LinkClosed,
+    LinkEstablished,
+    LinkFailure,
+    LinkKeys,
+    LinkSaRetired,
+    LinkSaSuperseded,
+)
 from overlay.node.link_proof import is_link_proof, link_proof
 from overlay.node.neighbours import Neighbours
 from overlay.sensitive import SecretBytes
@@ -131,6 +138,21 @@ def test_rekeying_adds_and_removes_pairs_and_the_end_takes_all_of_them(world):
     assert world.circuits.up == [MIX.overlay_address]
     world.neighbours.handle(LinkClosed(MIX.overlay_address, LinkFailure.PEER_CLOSED), NOW)
     assert (len(world.neighbours), world.link_sas(), world.circuits.up) == (0, 0, [])
+
+
+def test_a_superseded_pair_receives_but_sends_no_more(world):
+    world.establish(MIX, 1000, 2000)
+    world.establish(MIX, 1001, 2001)
+    superseded = LinkSaSuperseded(MIX.overlay_address, Spi(1000))
+    for _ in range(2):
+        world.neighbours.handle(superseded, NOW)
+        assert world.link_sas() == 3
+        assert world.engine.query(SaIdentity(Spi(1000), HERE.packed)) is not None
+        assert world.engine.query(SaIdentity(Spi(2000), THERE.packed)) is None
+    world.neighbours.handle(LinkSaRetired(MIX.overlay_address, Spi(1000), Spi(2000)), NOW)
+    world.neighbours.handle(superseded, NOW)
+    world.neighbours.handle(LinkSaSuperseded(MALLORY.overlay_address, Spi(1000)), NOW)
+    assert world.link_sas() == 2
 
 
 def test_a_peer_that_moved_is_a_new_neighbour(world):

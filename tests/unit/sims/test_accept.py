@@ -93,7 +93,7 @@ def test_a_bad_setting_gets_one_sentence(text, names):
 
 def test_experiments_are_chosen_by_name_in_the_registrys_order():
     assert selected(["e25", "E1"], EXPERIMENTS) == ["E1", "E25"]
-    assert len(selected([], EXPERIMENTS)) == 15
+    assert len(selected([], EXPERIMENTS)) == 16
     with pytest.raises(ConfigurationError, match="no experiment 'E15'"):
         selected(["E15"], EXPERIMENTS)
 

@@ -7,7 +7,7 @@ import pytest
 
 from overlay.dht.settings import DhtSettings
 from sims.model.lookups import look_up
-from sims.model.tables import ABSENT, Tables, bucket_fill
+from sims.model.tables import ABSENT, Known, Tables
 from sims.model.xor import closest, common_prefix, subtree
 
 NOBODY = np.array([], np.uint64)
@@ -56,9 +56,12 @@ def test_a_subtree_is_the_range_that_shares_the_prefix(rng, depth):
 @pytest.mark.parametrize(("count", "populations"), [(1000, 20), (10_000, 2)])
 def test_buckets_fill_as_the_binomial_law_says(rng, count, populations):
     k, depths = 20, range(3, 13)
-    fill = np.mean(
-        [bucket_fill(random_ids(rng, count), k, depths, rng) for _ in range(populations)], axis=0
-    )
+    fill = np.zeros(len(depths))
+    for _ in range(populations):
+        live = random_ids(rng, count)
+        tables = Tables(Known.of(live, NOBODY), k, rng)
+        fill += [(tables.bucket(live, depth).ids != ABSENT).sum() / count for depth in depths]
+    fill /= populations
     for depth, measured in zip(depths, fill, strict=True):
         assert measured == pytest.approx(
             mean_of_bounded_binomial(count, depth, k), rel=0.05, abs=0.05
@@ -80,13 +83,26 @@ def log_binomial(trials, successes, share):
     )  # fmt: skip
 
 
+class Calls:
+    """Answers in 50 to 150 ms, whoever is called."""
+
+    def __init__(self, rng, silence_s):
+        self.rng, self.silence_s = rng, silence_s
+
+    def answered(self, first_hand):
+        return self.rng.uniform(0.05, 0.15, len(first_hand))
+
+    def silence(self, first_hand):
+        return np.full(len(first_hand), self.silence_s)
+
+
 def look_up_many(rng, live, gone, settings, count, silence_s=1.5, targets=None):
     if targets is None:
         targets = rng.integers(0, 2**64, count, dtype=np.uint64)
-    tables = Tables(live, gone, settings.k, rng)
+    tables = Tables(Known.of(live, gone), settings.k, rng)
     return targets, look_up(
         tables, rng.choice(live, count), targets, settings,
-        lambda many: rng.uniform(0.05, 0.15, many), silence_s,
+        Calls(rng, silence_s),
     )  # fmt: skip
 
 

@@ -5,15 +5,15 @@ import pytest
 
 from sims.churn.lifetimes import Exponential
 from sims.churn.models import PRESETS, SessionModel
-from sims.model.population import Population
+from sims.model.population import Population, is_hostile
 
 COUNT = 50_000
 
 
-def population(off_s=1800.0):
+def population(off_s=1800.0, **options):
     off = Exponential(off_s) if off_s else None
     sessions = SessionModel("test", Exponential(600.0), off)
-    return Population(COUNT, sessions, np.random.default_rng(3))
+    return Population(COUNT, sessions, np.random.default_rng(3), **options)
 
 
 def test_as_many_are_online_at_every_hour():
@@ -50,13 +50,40 @@ def test_who_never_returns_is_replaced_under_another_id():
     assert len(made.live()) == COUNT
 
 
-def test_those_who_left_are_remembered_for_a_while():
-    made = population()
+def test_sessions_are_remembered_for_a_while_after_their_end():
+    made = population(memory_s=60.0)
     made.advance(1200.0)
-    remembered = made.remembered(1200.0, 60.0)
-    assert not np.isin(remembered, made.live()).any()
-    # 50,000 x 0.25 / 600 s leave in a second, and each lingers for 60 s in the mean.
-    assert len(remembered) == pytest.approx(COUNT * 0.25 / 600 * 60, rel=0.1)
+    sessions = made.sessions()
+    over = np.isfinite(sessions.until)
+    assert np.array_equal(np.sort(sessions.ids[~over]), made.live())
+    assert np.all(np.diff(sessions.ids.astype(np.float64)) >= 0)
+    assert np.all(sessions.since[over] < sessions.until[over])
+    # 50,000 x 0.25 / 600 s leave in a second.
+    recent = sessions.until[over] > 1140.0
+    assert recent.sum() == pytest.approx(COUNT * 0.25 / 600 * 60, rel=0.1)
+
+
+def test_guests_are_remembered_like_all_others_and_no_guests_change_nothing():
+    made = population(memory_s=60.0)
+    made.visited(np.array([], np.uint64), 0.0, 10.0)
+    made.visited(np.array([7], np.uint64), 0.0, 10.0)
+    made.advance(30.0)
+    assert 7 in made.sessions().ids
+    made.advance(100.0)
+    assert 7 not in made.sessions().ids
+
+
+def test_those_who_never_leave_are_always_there():
+    made = population(always=7)
+    made.advance(36_000.0)
+    assert made.online[:7].all()
+
+
+def test_an_adversary_has_its_share_and_always_the_same_nodes():
+    ids = population().ids
+    assert is_hostile(ids, 0.2).mean() == pytest.approx(0.2, abs=0.01)
+    assert np.array_equal(is_hostile(ids, 0.2), is_hostile(ids, 0.2))
+    assert not is_hostile(ids, 0.0).any()
 
 
 def test_a_mass_failure_is_for_good():

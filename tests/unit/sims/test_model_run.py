@@ -46,7 +46,8 @@ def measured():
 
 
 def test_the_same_seed_gives_the_same_observations():
-    assert run().digest == run().digest != run(seed=2).digest
+    short = replace(SCENARIO, duration_s=900.0, warm_up_s=0.0)
+    assert run(short).digest == run(short).digest != run(short, seed=2).digest
 
 
 def test_churn_is_that_of_the_session_model(measured):
@@ -64,14 +65,18 @@ def test_lookups_find_what_is_there(measured):
 def test_tables_of_clients_miss_few_and_keep_many_who_left(measured):
     assert measured["mtt_coverage"] > 0.95
     assert 0.05 < measured["mtt_staleness"] < 0.4
-    alive = 1 - measured["mtt_staleness"]
-    assert measured["path_first_try"] == pytest.approx(alive**3, abs=0.25)
+    # Paths are drawn from who answered the last crawl, ten minutes ago at most.
+    assert measured["path_first_try"] == pytest.approx(KAD.residual_survival(300.0) ** 3, abs=0.1)
 
 
 def test_records_outlive_many_of_their_holders(measured):
     expected = 20 * KAD.residual_survival(1800.0)
-    assert measured["record_holders"] == pytest.approx(expected, rel=0.1)
-    assert measured["record_survival"] == 1.0
+    # A few of the first holders were authors themselves, and left with them.
+    authors = SCENARIO.records / (SCENARIO.records + 5000 * KAD.availability())
+    expected *= 1 - authors
+    assert measured["record_holders once"] == pytest.approx(expected, rel=0.1)
+    assert measured["record_survival once"] == 1.0
+    assert 20.0 < measured["record_holders"] < 23.0
 
 
 def test_a_mass_failure_halves_the_overlay():
@@ -80,9 +85,13 @@ def test_a_mass_failure_halves_the_overlay():
     assert online[-1] == pytest.approx(online[0] / 2, rel=0.15)
 
 
-def test_those_who_drop_requests_cost_time():
+def test_those_who_drop_requests_cost_time(measured):
     hostile = replace(SCENARIO, adversary=Adversary(share=0.3, behaviours=("drop",)))
-    assert means(run(hostile))["lookup_latency_s"] > means(run())["lookup_latency_s"]
+    dropped = means(run(hostile))
+    assert dropped["lookup_latency_s"] > measured["lookup_latency_s"]
+    assert dropped["lookup_closest_share"] == pytest.approx(0.7, abs=0.05)
+    assert dropped["neighbours_known"] < measured["neighbours_known"]
+    assert dropped["mtt_adversary_ratio"] == pytest.approx(1.0, abs=0.1)
 
 
 def test_a_run_stops_when_asked_and_keeps_what_it_has():
@@ -98,6 +107,7 @@ def test_a_run_stops_when_asked_and_keeps_what_it_has():
     [
         {"arrival": Arrival(kind="partition")},
         {"latency": Latency(model="geographic")},
+        {"latency": Latency(loss=0.01)},
         {"adversary": Adversary(share=0.1, behaviours=("lie",))},
     ],
 )

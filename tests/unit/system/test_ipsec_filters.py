@@ -1,7 +1,7 @@
 """The filters around the kernel's IPsec: what they let pass, judged by a stupid model."""
 
 import ipaddress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import given
@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from overlay.exit_policy import FORBIDDEN_NETWORKS, ExitPolicy, ExitRule
 from overlay.system.destination_guard import ipsec_guard_filter
 from overlay.system.exit_filter import ExitPlan, exit_rules
+from overlay.system.fragmenting_device import REROUTE_MARK
 from overlay.system.ipsec_wall import wall_rules
 from overlay.system.iptables import render_iptables
 from overlay.system.nftables import render_nftables
-from overlay.system.packet_filter import FilterTable, Hook, Verdict
+from overlay.system.packet_filter import LARGE_MARK, FilterTable, Hook, Verdict
 from overlay.system.rtnetlink import Route, RouteKind
 
 MARK = 0x6D69
@@ -36,6 +37,7 @@ class Packet:
     ipsec_out: bool = False
     reply: bool = False
     mark: int = 0
+    length: int = 60
 
 
 def verdict(rules, hook, packet):
@@ -65,6 +67,8 @@ def matches(rule, packet):
             rule.ipsec_out in (None, packet.ipsec_out),
             packet.reply or not rule.reply,
             packet.mark == MARK or not rule.has_mark,
+            rule.mark in (None, packet.mark),
+            rule.longer_than is None or packet.length > rule.longer_than,
         )
     )
 
@@ -156,6 +160,29 @@ def test_the_exit_lets_answers_back_into_ipsec():
     assert verdict(EXIT, Hook.FORWARD, packet) == (Verdict.ACCEPT, [Verdict.CLAMP_MSS])
 
 
+CUT_EXIT = exit_rules(replace(plan(EVERYTHING), fragmenting="anonfrag0"))
+
+
+@pytest.mark.parametrize(
+    ("version", "device", "ipsec_out", "reply", "expected"),
+    [
+        (4, "anonfrag0", False, True, Verdict.ACCEPT),
+        (4, "anonfrag0", False, False, Verdict.DROP),
+        (4, "eth1", False, True, Verdict.DROP),
+        (6, "anonsec0", True, True, Verdict.ACCEPT),
+        (6, "anonfrag0", False, True, Verdict.DROP),
+    ],
+)
+def test_an_exit_that_cuts_lets_answers_to_the_device_that_does(
+    version, device, ipsec_out, reply, expected
+):
+    outside = "203.0.113.7" if version == 4 else OUTSIDE
+    packet = Packet(outside, INNER[version], out_device=device, ipsec_out=ipsec_out, reply=reply)
+    found, done = verdict(CUT_EXIT, Hook.FORWARD, packet)
+    assert found is expected
+    assert found is not Verdict.ACCEPT or done == [Verdict.CLAMP_MSS]
+
+
 def test_the_forbidden_networks_of_both_versions_are_named():
     named = {rule.destination for rule in EXIT if rule.verdict is Verdict.DROP}
     assert {network for network, _ in FORBIDDEN_NETWORKS} <= named
@@ -204,6 +231,20 @@ def test_a_host_that_forwarded_for_nobody_still_does_not():
     assert verdict(OPEN_WALL, Hook.FORWARD, others)[0] is Verdict.ACCEPT
 
 
+CUTTING_WALL = wall_rules((6978, 6979), closed=True, cuts_links=True)
+
+
+@pytest.mark.parametrize("ours", [OVERLAY, CIRCUIT])
+@pytest.mark.parametrize(
+    ("length", "ipsec_in", "done"),
+    [(1281, True, [Verdict.LARGE]), (1280, True, []), (1281, False, [])],
+)
+def test_what_fits_no_link_is_marked_on_its_way_through_circuits(ours, length, ipsec_in, done):
+    packet = Packet(CIRCUIT, ours, protocol=50, length=length, ipsec_in=ipsec_in)
+    assert verdict(CUTTING_WALL, Hook.PREROUTING, packet)[1] == done
+    assert verdict(WALL, Hook.PREROUTING, packet)[1] == []
+
+
 # -- the guard ---------------------------------------------------------------------------
 
 WIDE, NARROW = ipaddress.ip_network("198.51.0.0/16"), ipaddress.ip_network("198.51.100.0/24")
@@ -228,6 +269,8 @@ GUARD = ipsec_guard_filter(
         (Packet("192.0.2.1", "198.51.7.7", ipsec_out=True), Verdict.DROP),
         (Packet("192.0.2.1", "198.51.7.7"), Verdict.DROP),
         (Packet("192.0.2.1", "198.51.7.7", mark=MARK), Verdict.ACCEPT),
+        (Packet("192.0.2.1", "198.51.7.7", mark=MARK | LARGE_MARK), Verdict.ACCEPT),
+        (Packet("192.0.2.1", "198.51.7.7", mark=LARGE_MARK), Verdict.DROP),
         (Packet(INNER[4], "198.51.100.7", ipsec_out=True), Verdict.DROP),
         (Packet(INNER[4], "203.0.113.1", mark=MARK), Verdict.DROP),
         (Packet("192.0.2.1", "203.0.113.1"), Verdict.ACCEPT),
@@ -235,6 +278,47 @@ GUARD = ipsec_guard_filter(
 )
 def test_the_guard_lets_out_what_ipsec_will_encapsulate_alone(packet, expected):
     assert verdict(GUARD, Hook.POSTROUTING, packet)[0] is expected
+
+
+CUT_GUARD = ipsec_guard_filter(
+    "guard-1",
+    MARK,
+    [
+        Route(WIDE, RouteKind.UNREACHABLE, 1, 9),
+        Route(
+            WIDE, RouteKind.UNICAST, 1, 1, "anonfrag0", ipaddress.ip_address(INNER[4]), 1038, True
+        ),
+    ],
+).rules  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("packet", "expected"),
+    [
+        (Packet(INNER[4], "198.51.7.7", out_device="anonfrag0"), Verdict.ACCEPT),
+        (Packet(INNER[4], "198.51.7.7", mark=REROUTE_MARK, ipsec_out=True), Verdict.ACCEPT),
+        (Packet(INNER[4], "198.51.7.7", mark=REROUTE_MARK), Verdict.DROP),
+        (Packet("192.0.2.1", "198.51.7.7", mark=REROUTE_MARK), Verdict.DROP),
+        (Packet("192.0.2.1", "198.51.7.7", mark=REROUTE_MARK, ipsec_out=True), Verdict.ACCEPT),
+        (Packet("192.0.2.1", "198.51.7.7", ipsec_out=True), Verdict.DROP),
+    ],
+    ids=[
+        "on its way to be cut",
+        "a fragment into its circuit",
+        "a fragment without a policy",
+        "the mark alone",
+        "another circuit's answer, inside the destination",
+        "another IPsec of this host",
+    ],
+)
+def test_what_is_cut_passes_twice_and_leaves_through_ipsec_alone(packet, expected):
+    assert verdict(CUT_GUARD, Hook.POSTROUTING, packet)[0] is expected
+
+
+def test_fragments_are_normalised_where_they_enter_the_circuit():
+    fragment = Packet(INNER[4], "198.51.7.7", mark=REROUTE_MARK, ipsec_out=True)
+    done = verdict(CUT_GUARD, Hook.POSTROUTING, fragment)[1]
+    assert done == [Verdict.HOP_LIMIT, Verdict.TRAFFIC_CLASS, Verdict.STRIP_TIMESTAMPS]
 
 
 def test_the_guard_normalises_what_enters_a_circuit():
@@ -271,6 +355,19 @@ def test_nftables_and_iptables_say_it_in_their_words():
         wall, 6
     )
     assert "HL --hl-set 64" not in legacy
+
+
+def test_what_is_cut_is_said_in_both_languages():
+    guard, wall = FilterTable("guard-1", MARK, CUT_GUARD), FilterTable("ipsec", MARK, CUTTING_WALL)
+    assert "meta nfproto ipv4 meta mark 0x6d66 rt ipsec exists accept\n" in render_nftables(guard)
+    assert "meta length > 1280 meta ipsec exists meta mark set 0x10000\n" in render_nftables(wall)
+    assert "-m mark --mark 0x6d66 -m policy --dir out --pol ipsec -j ACCEPT\n" in render_iptables(
+        guard, 4
+    )
+    assert (
+        "-d fd63:6972::/32 -m length --length 1281:65535 -m policy --dir in --pol ipsec "
+        "-j MARK --set-mark 0x10000\n"
+    ) in render_iptables(wall, 6)
 
 
 def test_missing_jumps_are_hooked_in_with_the_rules():

@@ -1,0 +1,109 @@
+"""M1: the model of ``--fidelity model`` held against the full simulation where both run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from sims.accept.experiment import Experiment, Measurement, Progress
+from sims.accept.verdict import Point
+from sims.model.validation import compare
+from sims.scenario.model import Scenario
+from sims.scenario.sections import Adversary, Arrival, Churn, Circuits, Latency
+
+__all__ = ["M1", "scenario_of"]
+
+_CASES: Final = ("kad2007", "kad2007+constant", "kad2007+drop", "kad2007+failure", "p2psim")
+_DROPPING: Final = 0.2
+_FAILING: Final = 0.33
+_CONSTANT_S: Final = 0.05
+_CLIENTS: Final = 4
+_RECORDS_SHARE: Final = 0.01
+_FEWEST_RECORDS: Final = 5
+_NODES_IN_ALL: Final = 3000
+"""As many runs of one size as make so many nodes together, but one at least."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fidelities:
+    """Each case at each size, for ``minutes`` after ``warm_up_minutes``.
+
+    A case is a session model, with ``+drop`` if a fifth of the nodes answers no lookup, with
+    ``+constant`` if every datagram takes equally long, with ``+failure`` if a third of those
+    on-line stops for good when a third of the minutes has passed.
+    """
+
+    nodes: tuple[int, ...] = (1000, 3000, 10_000)
+    cases: tuple[str, ...] = _CASES
+    warm_up_minutes: float = 60.0
+    minutes: float = 60.0
+    model_runs: int = 8
+
+
+def scenario_of(case: str, nodes: int, warm_up_minutes: float, minutes: float) -> Scenario:
+    """Return the scenario of one case and size.
+
+    Raises:
+        ValueError: the case has an unknown addition.
+    """
+    model, *additions = case.split("+")
+    if set(additions) - {"constant", "drop", "failure"}:
+        raise ValueError(
+            f"a case is a session model with +constant, +drop or +failure, not {case!r}"
+        )
+    drop = Adversary(_DROPPING, ("drop",)) if "drop" in additions else Adversary()
+    constant = Latency("constant", _CONSTANT_S) if "constant" in additions else Latency()
+    failure = Arrival("mass-failure", 60 * minutes / 3, _FAILING)
+    return Scenario(
+        name="accept-m1",
+        nodes=nodes,
+        warm_up_s=60 * warm_up_minutes,
+        duration_s=60 * minutes,
+        sample_interval_s=300.0,
+        records=max(_FEWEST_RECORDS, round(_RECORDS_SHARE * nodes)),
+        circuits=Circuits(clients=_CLIENTS),
+        churn=Churn(model),
+        adversary=drop,
+        latency=constant,
+        arrival=failure if "failure" in additions else Arrival(),
+        seeds=(1,),
+    )
+
+
+def _measure(settings: Fidelities, seeds: int, progress: Progress) -> Measurement:
+    points: list[Point] = []
+    for case in settings.cases:
+        for nodes in settings.nodes:
+            runs = max(1, min(seeds, _NODES_IN_ALL // nodes))
+            progress(f"M1: {case}, {nodes} nodes, {runs} runs of the full simulation")
+            scenario = scenario_of(case, nodes, settings.warm_up_minutes, settings.minutes)
+            compared = compare(
+                scenario,
+                full_seeds=range(1, runs + 1),
+                model_seeds=range(1, settings.model_runs + 1),
+            )
+            points += [
+                Point(
+                    f"{case}: {each.measure.name}",
+                    nodes,
+                    each.model,
+                    each.full,
+                    each.full - each.tolerance,
+                    each.full + each.tolerance,
+                    each.error,
+                )
+                for each in compared
+            ]
+    return Measurement(points, "expected: the full simulation; measured: the model")
+
+
+M1 = Experiment(
+    "M1",
+    "The vectorised model against the full simulation",
+    "the bound of each measure (docs/simulator.md), or 3 standard errors",
+    "nodes",
+    "value",
+    Fidelities(),
+    Fidelities((1000,), ("kad2007",), warm_up_minutes=10.0, minutes=10.0, model_runs=4),
+    _measure,
+)

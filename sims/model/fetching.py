@@ -1,0 +1,40 @@
+"""Asking those whom a lookup found for a record: three at a time, until three had it.
+
+As ``sims/participants/core.py`` asks, and as a crawl asks the holders of a silent node.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from sims.model.timing import Timing
+from sims.model.xor import Flags
+
+__all__ = ["fetch"]
+
+Floats = npt.NDArray[np.float64]
+
+_WANTED: Final = 3
+
+
+def fetch(asked: Flags, has_it: Flags, timing: Timing) -> tuple[Flags, Floats]:
+    """Return which records were found, and how many seconds it took.
+
+    Args:
+        asked: which places in a lookup's result hold somebody who is asked, nearest first.
+        has_it: which of them have the record.
+        timing: draws round trips; a cookie is at hand, as each has just been called.
+    """
+    rows = np.arange(len(asked))
+    free_at = np.zeros((len(asked), _WANTED))
+    content = np.zeros((len(asked), _WANTED), np.bool_)
+    for place in range(asked.shape[1]):
+        lane = np.argmin(np.where(content, np.inf, free_at), axis=1)
+        asks = asked[:, place] & ~content.all(axis=1)
+        took = np.where(asks, timing.round_trips(len(rows)), 0.0)
+        free_at[rows, lane] += took
+        content[rows, lane] |= asks & has_it[:, place]
+    return np.asarray(content.any(axis=1)), np.asarray(free_at.max(axis=1))

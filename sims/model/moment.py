@@ -1,0 +1,120 @@
+"""The overlay at one moment, as far as lookups and tables depend on it: built for each sample."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from overlay.dht.round_trips import MAX_MEASURED
+from overlay.dht.settings import DhtSettings
+from sims.model.attention import Attention
+from sims.model.habits import Habits
+from sims.model.population import Sessions, is_hostile
+from sims.model.schedule import Publications
+from sims.model.tables import Known, Tables
+from sims.model.timing import Timing
+from sims.model.xor import Flags, Ids
+from sims.scenario.model import Scenario
+
+__all__ = ["Moment"]
+
+Floats = npt.NDArray[np.float64]
+
+_HOLDERS_LOOKED_AT: Final = 200
+_REMEMBERED_S: Final = 4 * 3600.0
+"""Nobody stands in a table for longer than that after it left."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What is true of the overlay now.
+
+    ``live`` are all that are on-line, ``honest`` those of them that do as they should; both
+    sorted. ``since`` belongs to ``live``, ``hostile`` to ``sessions``. ``publishing_per_s`` is how
+    often a node stored its descriptor since the last sample.
+    """
+
+    now: float
+    live: Ids
+    since: Floats
+    honest: Ids
+    sessions: Sessions
+    hostile: Flags
+    tables: Tables
+    timing: Timing
+    attention: Attention
+    publications: Publications
+    publishing_per_s: float
+
+    @classmethod
+    def of(
+        cls,
+        scenario: Scenario,
+        settings: DhtSettings,
+        sessions: Sessions,
+        habits: Habits,
+        now: float,
+        rng: np.random.Generator,
+    ) -> Moment:
+        """Return the overlay in which nodes with these habits had these sessions."""
+        is_live = np.isinf(sessions.until)
+        live = sessions.chosen(is_live)
+        publications = Publications(settings, rng)
+        some = rng.choice(live.since, min(_HOLDERS_LOOKED_AT, len(live.since)), replace=False)
+        walks = publications.of(some, now)
+        gone_s = now - sessions.until[~is_live & (sessions.until > now - _REMEMBERED_S)]
+        attention = Attention(settings, habits, now, some, walks, gone_s)
+        lately = walks > now - scenario.sample_interval_s
+        adversary = scenario.adversary
+        share = adversary.share if adversary.behaviours else 0.0
+        hostile = is_hostile(sessions.ids, share)
+        mute = np.where(hostile, adversary.drop_probability, 0.0)
+        known = _known(sessions, mute, now, settings.rpc_attempts)
+        timing = Timing(
+            scenario.latency,
+            settings,
+            (attention.calls_of_contacts_per_s(), attention.calls_of_others_per_s()),
+            _measured_s(attention, live, now),
+            rng,
+        )
+        return cls(
+            now=now,
+            live=live.ids,
+            since=live.since,
+            honest=live.ids[~hostile[is_live]],
+            sessions=sessions,
+            hostile=hostile,
+            tables=Tables(known, settings.k, rng, attention),
+            timing=timing,
+            attention=attention,
+            publications=publications,
+            publishing_per_s=float(lately.sum()) / len(some) / scenario.sample_interval_s,
+        )
+
+
+def _measured_s(attention: Attention, live: Sessions, now: float) -> float:
+    """Return for how long nodes have measured round trips that they still remember.
+
+    That is since they are there, or as long as it takes to call so many others that the first
+    are forgotten.
+    """
+    age_s = float((now - np.where(np.isneginf(live.since), 0.0, live.since)).mean())
+    if len(live.ids) <= MAX_MEASURED:
+        return age_s
+    calls_per_s = attention.calls_of_others_per_s() * len(live.ids) + attention.pings_per_s()
+    return min(age_s, MAX_MEASURED / calls_per_s)
+
+
+def _known(sessions: Sessions, mute: Floats, now: float, attempts: int) -> Known:
+    """Return whom tables may hold: each node once, by its last session."""
+    recent = np.flatnonzero(sessions.until > now - _REMEMBERED_S)
+    recent = recent[np.lexsort((sessions.until[recent], sessions.ids[recent]))]
+    newest = np.ones(len(recent), np.bool_)
+    newest[:-1] = sessions.ids[recent[1:]] != sessions.ids[recent[:-1]]
+    kept = recent[newest]
+    last = sessions.chosen(kept)
+    gone_s = np.where(np.isinf(last.until), 0.0, np.maximum(now - last.until, 1e-3))
+    return Known(last.ids, last.since, gone_s, mute[kept], mute[kept] ** attempts)

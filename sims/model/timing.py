@@ -1,0 +1,86 @@
+"""How long calls take: round trips, the cookie that a stranger must fetch first, and patience.
+
+A node answers nobody whose cookie it has not seen within its epoch, so a call to somebody who
+was not called lately takes two round trips. Nobody answers for the dead: such a call holds its
+place in a lookup for the patience with its first attempt (``overlay/dht/round_trips.py``).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from overlay.dht.admission import COOKIE_ROTATION_S
+from overlay.dht.settings import DhtSettings
+from sims.scenario.sections import Latency
+
+__all__ = ["Timing"]
+
+Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+
+_MEASURED_ONCE: Final = 3.0
+"""Patience after one measurement r: its mean r and four times its deviation r / 2 (RFC 6298)."""
+
+
+class Timing:
+    """Draws how long calls take.
+
+    Args:
+        latency: of the scenario; constant or uniform.
+        settings: bounds of patience.
+        calls_per_s: how often a node calls another of its contacts, and another node at all.
+        measured_s: for how long a node has measured round trips that it remembers.
+        rng: draws.
+    """
+
+    def __init__(
+        self,
+        latency: Latency,
+        settings: DhtSettings,
+        calls_per_s: tuple[float, float],
+        measured_s: float,
+        rng: np.random.Generator,
+    ) -> None:
+        self._low_s = latency.low_s
+        self._high_s = latency.high_s if latency.model == "uniform" else latency.low_s
+        self._rng = rng
+        self._cookie = tuple(_still_there(rate, COOKIE_ROTATION_S) for rate in calls_per_s)
+        round_trip_s = self._low_s + self._high_s
+        known_s = min(
+            max(_MEASURED_ONCE * round_trip_s, settings.rpc_timeout_min_s),
+            settings.rpc_timeout_max_s,
+        )
+        self._patience_s = known_s, settings.rpc_timeout_s
+        self._measured = tuple(-float(np.expm1(-rate * measured_s)) for rate in calls_per_s)
+
+    @property
+    def cookies(self) -> tuple[float, float]:
+        """How probably a cookie is at hand for a contact, and for another node."""
+        return self._cookie[0], self._cookie[1]
+
+    def round_trips(self, count: int) -> Floats:
+        """Draw round trips of calls whose cookie is at hand, in seconds."""
+        low, high, draw = self._low_s, self._high_s, self._rng.uniform
+        return draw(low, high, count) + draw(low, high, count)
+
+    def answered(self, first_hand: Flags) -> Floats:
+        """Draw how long an answer takes, from contacts of one's own or from others."""
+        challenged = self._rng.random(len(first_hand)) >= np.where(first_hand, *self._cookie)
+        again = self.round_trips(len(first_hand))
+        return self.round_trips(len(first_hand)) + np.where(challenged, again, 0.0)
+
+    def silence(self, first_hand: Flags) -> Floats:
+        """Draw how long a call without an answer holds its place."""
+        measured = self._rng.random(len(first_hand)) < np.where(first_hand, *self._measured)
+        return np.where(measured, *self._patience_s)
+
+
+def _still_there(calls_per_s: float, lasts_s: float) -> float:
+    """Return how probably the last call that fetched a cookie is less than ``lasts_s`` ago.
+
+    A cookie is fetched by the first call after the last one has become too old.
+    """
+    return calls_per_s * lasts_s / (1 + calls_per_s * lasts_s)

@@ -1,0 +1,57 @@
+"""The userspace engine changes keys of links and circuits under a UDP stream without a loss."""
+
+import socket
+
+import pytest
+from lab_overlay import LabOverlay
+from streams import echoing, numbered_echoes, roomy
+
+from lab.watched import read_key_file
+
+SETTINGS = """
+[apm]
+keepalive_interval_s = 3.0
+idle_expiry_s = 10.0
+rekey_after_packets = 200
+rekey_spread_s = 0.3
+
+[link]
+rekey_after_packets = 150
+rekey_pause_s = 0.5
+"""
+HOPS = 2
+DATAGRAMS, RATE_PPS, SIZE = 2000, 250.0, 200
+CHANGES = 3
+"""Of 200 packets each, in 2000; a machine that hangs for seconds makes fewer of them."""
+
+
+@pytest.fixture
+def overlay(laboratory, tmp_path):
+    with LabOverlay(tmp_path, mixes=1, watched=True, settings=SETTINGS) as made:
+        yield made
+
+
+def test_a_udp_stream_loses_nothing_and_keeps_its_order_while_keys_change(overlay):
+    alice, bob = overlay.alice, overlay.web.host
+    opened = alice.ask("path", "open", overlay.web.address, "--hops", str(HOPS))
+    with (
+        bob.namespace.call(udp_socket) as server,
+        alice.host.namespace.call(udp_socket) as client,
+    ):
+        server.bind((overlay.web.address, 0))
+        client.connect(server.getsockname())
+        with echoing(server):
+            returned = numbered_echoes(client, count=DATAGRAMS, rate_pps=RATE_PPS, size=SIZE)
+    assert returned == list(range(DATAGRAMS))
+    [path] = alice.ask("path", "list")
+    assert path["inner_addresses"] == opened["inner_addresses"], "it was not rebuilt"
+    for name, node in overlay.nodes.items():
+        drops = node.status()["drops"]
+        assert not [each for each in drops if each.startswith("Xfrm")], (name, drops)
+    installed = list(read_key_file(overlay.directory / "alice.keys"))
+    assert sum(sa.link and sa.inbound for sa in installed) > CHANGES
+    assert sum(not sa.link and sa.inbound for sa in installed) > HOPS * CHANGES
+
+
+def udp_socket():
+    return roomy(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
