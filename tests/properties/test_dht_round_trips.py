@@ -83,10 +83,11 @@ class Steps:
         if action == "seen":
             self.table.seen(contact)
             self.seen[contact.node_id] = contact
+        elif action == "failed":
+            self.table.failed(contact)
         else:
-            getattr(self.table, action)(contact.node_id)
-            if action == "remove":
-                self.seen.pop(contact.node_id, None)
+            self.table.remove(contact.node_id)
+            self.seen.pop(contact.node_id, None)
 
 
 @settings(max_examples=60, deadline=None)
