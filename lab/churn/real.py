@@ -118,32 +118,48 @@ class _Node:
 
 
 class _Asker:
-    """A client's standing wish: open a path, close it, pause, again; never blocks."""
+    """A client's standing wish: open a path, close it, pause, again; never blocks.
+
+    Each round has a connection of its own: a node closes those on which nothing is said.
+    """
 
     def __init__(self, node: _Node, stage: _Stage) -> None:
+        self._control_socket = str(node.control_socket)
         self._stage = stage
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket.connect(str(node.control_socket))
+        self._socket: socket.socket | None = None
         self._buffer = b""
-        stage.selector.register(self._socket, selectors.EVENT_READ, self._readable)
 
     def ask(self) -> None:
         """Request a path; the answer comes when it is open, or when there is none to be had."""
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.connect(self._control_socket)
+        self._stage.selector.register(self._socket, selectors.EVENT_READ, self._readable)
         self._say("open_path", {"destination": _DESTINATION, "hops": HOPS})
 
     def _say(self, method: str, parameters: dict[str, Any]) -> None:
+        assert self._socket is not None  # a round is under way
         line = json.dumps({"method": method, "parameters": parameters}).encode() + b"\n"
         self._socket.sendall(line)
 
     def _readable(self) -> None:
-        self._buffer += self._socket.recv(65536)
+        assert self._socket is not None  # it was registered
+        received = self._socket.recv(65536)
+        if not received:
+            raise LabError("a client's node ended the connection before it had answered")
+        self._buffer += received
         while b"\n" in self._buffer:
             line, _, self._buffer = self._buffer.partition(b"\n")
             answer = json.loads(line)
             if answer["ok"] and isinstance(answer["result"], dict):
                 self._say("close_path", {"path": "all"})
             else:  # closed, or refused after several tries
-                self._stage.after(self._stage.script.timing.path_pause_s, self.ask)
+                self._end_round()
+
+    def _end_round(self) -> None:
+        assert self._socket is not None  # it had the answer
+        self._stage.selector.unregister(self._socket)
+        self._socket.close()
+        self._stage.after(self._stage.script.timing.path_pause_s, self.ask)
 
 
 class _Stage:

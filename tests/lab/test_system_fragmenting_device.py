@@ -25,7 +25,7 @@ INNER = ipaddress.ip_address("100.64.1.2")
 MTU = 1038
 FRAGMENT = MTU - (MTU - 20) % 8
 SO_MARK = 36
-OWNED = "ip rule; ip route show table all; ip -br link; ls /proc/sys/net/ipv4/conf"
+OWNED = "ip rule; ip -4 route show table all; ip -br link; ls /proc/sys/net/ipv4/conf"
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0, reason="packet programs are for root of the host itself"

@@ -13,7 +13,11 @@ from overlay.system.packet_filter import LARGE_MARK
 SO_MARK = 36
 MTU = 1500
 LARGE = NODE_MARK | LARGE_MARK
-OWNED = "ip rule; ip -6 rule; ip route show table all; ip -6 route show table all; ip -br link"
+OWNED = (
+    "ip rule; ip -6 rule; ip -4 route show table all; ip -br link; "
+    # But for link-local routes, which come when duplicate address detection has ended.
+    "ip -6 route show table all | grep -v -e fe80: -e ff00:"
+)
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0, reason="packet programs are for root of the host itself"
