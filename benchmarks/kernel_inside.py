@@ -30,7 +30,7 @@ LONGEST = 4
 DELAY_S = 0.025
 REPETITIONS = 30
 OPENINGS = 10
-COLD_STARTS = 3
+COLD_STARTS = 9
 TRANSFER_S = 2
 TRANSFERS = 5
 _NETLINK_XFRM = 6
@@ -99,16 +99,17 @@ def _enforcing(
     raw = RawMessages(namespace, configuration)
     lines = list(ip_commands(configuration))
     undo = [line.replace(" add ", " del ", 1) for line in reversed(lines)]
-    times: dict[str, list[float]] = {"backend": [], "raw": [], "batch": [], "empty": []}
+    times: dict[str, list[float]] = {"backend": [], "raw": [], "batch": []}
     for _ in range(REPETITIONS):
         times["backend"].append(milliseconds(lambda: backend.install(configuration)))
         backend.remove(configuration)
         times["raw"].append(milliseconds(raw.add))
         raw.remove()
     for _ in range(REPETITIONS // 5):
-        times["batch"].append(milliseconds(lambda: namespace.configure(lines)))
+        took = milliseconds(lambda: namespace.configure(lines))
         namespace.configure([_deleting(line) for line in undo])
-        times["empty"].append(milliseconds(lambda: namespace.configure([])))
+        # To start a program is most of it here, so it is taken off each time anew.
+        times["batch"].append(took - milliseconds(lambda: namespace.configure([])))
     raw.close()
     found = {name: statistics.median(values) for name, values in times.items()}
     return {
@@ -118,9 +119,9 @@ def _enforcing(
         "addresses": len(configuration.local_addresses),
         "install_ms": round(found["backend"], 3),
         "raw_messages_ms": round(found["raw"], 3),
-        "ip_batch_ms": round(found["batch"] - found["empty"], 3),
+        "ip_batch_ms": round(found["batch"], 3),
         "of_raw": round(found["backend"] / found["raw"], 2),
-        "of_ip_batch": round(found["backend"] / (found["batch"] - found["empty"]), 2),
+        "of_ip_batch": round(found["backend"] / found["batch"], 2),
     }
 
 
@@ -229,6 +230,7 @@ def setting_up() -> dict[str, object]:
         "cold_least_ms": least_cold,
         "cold_ms": round(statistics.median(cold), 1),
         "cold_of_least": round(statistics.median(cold) / least_cold, 3),
+        "cold_worst_ms": round(max(cold), 1),
     }
 
 
