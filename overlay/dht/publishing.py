@@ -4,7 +4,8 @@ The region is the distance within which k nodes are expected. Whoever wants to h
 places k identities nearest to its key; the honest nodes of the region hold it nevertheless.
 
 Only its owner stores a descriptor, and stores it again on schedule: soon at first, while the
-overlay around a newcomer changes, then each ``republish_interval_s``.
+overlay around a newcomer changes, then each ``republish_interval_s``. One that is merely signed
+anew is stored at once and keeps that pace; one that names other endpoints begins anew.
 """
 
 from __future__ import annotations
@@ -68,8 +69,14 @@ class Publisher:
         is_new = last is None or descriptor.encoded != last.encoded
         if is_new and last is not None and descriptor.sequence <= last.sequence:
             raise ValueError("a published descriptor's sequence number must exceed the last")
+        if last is not None and set(last.endpoints) != set(descriptor.endpoints):
+            self._pace = self._new_pace()
         self.descriptor = descriptor
-        self._pace = self._new_pace()
+
+    def settle(self) -> None:
+        """Take the pace of a node that has been a member for long."""
+        interval = self._settings.republish_interval_s
+        self._pace = Pace(interval, interval, self._rng)
 
     def store_at(self, lookup: Lookup, reach: int = 0) -> None:
         """Store the descriptor with those whom a lookup of our id found.

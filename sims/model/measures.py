@@ -181,7 +181,7 @@ class Measures:
             self._settings,
             habits,
             moment.attention,
-            (moment.publishing_per_s, moment.publications.cookie_share),
+            (moment.publishing_per_s, moment.cookie_share),
             (Conversation.of(found), Conversation.of(walked)),
             moment.timing.cookies,
             crawling,

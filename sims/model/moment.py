@@ -13,7 +13,7 @@ from overlay.dht.settings import DhtSettings
 from sims.model.attention import Attention
 from sims.model.habits import Habits
 from sims.model.population import Sessions, is_hostile
-from sims.model.schedule import Publications
+from sims.model.schedule import Publications, cookies_at_hand
 from sims.model.tables import Known, Tables
 from sims.model.timing import Timing
 from sims.model.xor import Flags, Ids
@@ -34,7 +34,8 @@ class Moment:
 
     ``live`` are all that are on-line, ``honest`` those of them that do as they should; both
     sorted. ``since`` belongs to ``live``, ``hostile`` to ``sessions``. ``publishing_per_s`` is how
-    often a node stored its descriptor since the last sample.
+    often a node stored its descriptor since the last sample, ``cookie_share`` at how many of those
+    times the cookies of its neighbours still counted.
     """
 
     now: float
@@ -48,6 +49,7 @@ class Moment:
     attention: Attention
     publications: Publications
     publishing_per_s: float
+    cookie_share: float
 
     @classmethod
     def of(
@@ -67,7 +69,7 @@ class Moment:
         walks = publications.of(some, now)
         gone_s = now - sessions.until[~is_live & (sessions.until > now - _REMEMBERED_S)]
         attention = Attention(settings, habits, now, some, walks, gone_s)
-        lately = walks > now - scenario.sample_interval_s
+        last_sample = now - scenario.sample_interval_s
         adversary = scenario.adversary
         share = adversary.share if adversary.behaviours else 0.0
         hostile = is_hostile(sessions.ids, share)
@@ -91,7 +93,10 @@ class Moment:
             timing=timing,
             attention=attention,
             publications=publications,
-            publishing_per_s=float(lately.sum()) / len(some) / scenario.sample_interval_s,
+            publishing_per_s=float((walks > last_sample).sum())
+            / len(some)
+            / scenario.sample_interval_s,
+            cookie_share=cookies_at_hand(walks, last_sample),
         )
 
 

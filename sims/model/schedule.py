@@ -1,10 +1,10 @@
 """When nodes walk towards their own id to store their descriptor there.
 
 A node does so when it joins, again after a minute, after two more, and so on, the pauses
-doubling up to ``republish_interval_s`` (``overlay/dht/publishing.py``); each descriptor that it
-signs anew starts that series again. Who is there when a run begins is as the full simulation has
-it (``sims/participants/core.py``): its first series begins at a random moment of the first
-interval, and it signs anew on the full hours of the run.
+doubling up to ``republish_interval_s``, and whenever it signs its descriptor anew
+(``overlay/dht/publishing.py``). Who is there when a run begins is as the full simulation has
+it (``sims/participants/core.py``): it keeps the longest pause, the first of them up to a random
+moment, and signs anew on the full hours of the run.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy.typing as npt
 from overlay.dht.admission import COOKIE_ROTATION_S
 from overlay.dht.settings import DhtSettings
 
-__all__ = ["RESIGN_S", "VALIDITY_S", "Publications", "signed_at"]
+__all__ = ["RESIGN_S", "VALIDITY_S", "Publications", "cookies_at_hand", "signed_at"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -46,55 +46,54 @@ class Publications:
     """
 
     def __init__(self, settings: DhtSettings, rng: np.random.Generator) -> None:
-        self._pauses_s = _pauses(settings.republish_interval_s)
         self._interval_s = settings.republish_interval_s
+        self._pauses_s = _pauses(self._interval_s)
         self._rng = rng
 
-    @property
-    def per_s(self) -> float:
-        """How often a node stores its descriptor, in the mean of its series."""
-        return float((np.cumsum(self._pauses_s) < RESIGN_S).sum() + 1) / RESIGN_S
-
-    @property
-    def cookie_share(self) -> float:
-        """How many of a series' walks come while the last cookies of the neighbours still count."""
-        offsets = np.concatenate([[0.0], np.cumsum(self._pauses_s)])
-        fetched_at, at_hand = -np.inf, 0
-        offsets = offsets[offsets < RESIGN_S]
-        for offset in offsets:
-            if offset - fetched_at < COOKIE_ROTATION_S:
-                at_hand += 1
-            else:
-                fetched_at = offset
-        return at_hand / len(offsets)
-
     def of(self, since: Floats, now: float) -> Floats:
-        """Return when walks began that are over ``now``, of two series: (nodes, times).
+        """Return when walks began that are over ``now``: (nodes, times), in order.
 
-        NaN stands where there is none.
+        They are those of the last hour and more; NaN stands where there is none.
         """
-        began = signed_at(since, np.full(len(since), now))
-        there_before = np.isneginf(since)
-        first = self._rng.random(len(since)) * self._interval_s
-        in_first = there_before & (began == 0.0)
-        current = self._series(np.where(in_first, first, began), now)
-        begin_again = np.where(there_before & (began == RESIGN_S), first, began - RESIGN_S)
-        had_one = ~in_first & (there_before | (begin_again >= since))
-        last = self._series(np.where(had_one, begin_again, np.nan), now)
-        last[last >= began[:, None]] = np.nan
-        return np.concatenate([last, current], axis=1)
+        signed = signed_at(since, np.full(len(since), now))
+        began = np.where(np.isneginf(since), 0.0, since)
+        from_the_start = signed - RESIGN_S <= began
+        first = np.where(from_the_start, began, signed - RESIGN_S)
+        resigns = first + RESIGN_S
+        settled = ~from_the_start | np.isneginf(since)
+        pause = np.where(settled, len(self._pauses_s) - 1, 0)
+        there_before = from_the_start & np.isneginf(since)
+        phases = self._rng.random(len(since)) * self._interval_s
+        next_at = np.where(there_before, np.minimum(phases, RESIGN_S), first)
+        times = []
+        while (next_at <= now - _WALK_TAKES_S).any():
+            times.append(next_at)
+            resigns = np.where(next_at >= resigns, resigns + RESIGN_S, resigns)
+            jitter = self._rng.uniform(1 - _JITTER, 1 + _JITTER, len(since))
+            next_at = np.minimum(next_at + self._pauses_s[pause] * jitter, resigns)
+            pause = np.minimum(pause + 1, len(self._pauses_s) - 1)
+        walks = np.array(times).T if times else np.full((len(since), 1), np.nan)
+        return np.asarray(np.where(walks <= now - _WALK_TAKES_S, walks, np.nan))
 
-    def _series(self, began: Floats, now: float) -> Floats:
-        jitter = self._rng.uniform(1 - _JITTER, 1 + _JITTER, (len(began), len(self._pauses_s)))
-        offsets = np.cumsum(self._pauses_s * jitter, axis=1)
-        times = began[:, None] + np.concatenate([np.zeros((len(began), 1)), offsets], axis=1)
-        there = (times <= now - _WALK_TAKES_S) & (times < began[:, None] + RESIGN_S)
-        return np.asarray(np.where(there, times, np.nan))
+
+def cookies_at_hand(walks: Floats, after: float) -> float:
+    """Return how many of the walks after a moment find the neighbours' cookies still valid.
+
+    ``walks`` is what :meth:`Publications.of` returns.
+    """
+    fetched_at = np.full(len(walks), -np.inf)
+    counted = at_hand = 0
+    for begun in walks.T:
+        known = begun - fetched_at < COOKIE_ROTATION_S
+        counted += int((begun > after).sum())
+        at_hand += int((known & (begun > after)).sum())
+        fetched_at = np.where(known | np.isnan(begun), fetched_at, begun)
+    return at_hand / counted if counted else 0.0
 
 
 def _pauses(longest_s: float) -> Floats:
-    """Return the pauses of one series, without jitter."""
+    """Return the pauses of a newcomer, without jitter, up to the first of the longest ones."""
     pauses = [min(_FIRST_PAUSE_S, longest_s)]
-    while sum(pauses) < RESIGN_S / (1 - _JITTER):
+    while pauses[-1] < longest_s:
         pauses.append(min(2 * pauses[-1], longest_s))
     return np.array(pauses)

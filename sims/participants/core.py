@@ -105,6 +105,7 @@ class SimulatedDht(Dht):
         for contact in contacts:
             self._table.seen(contact)
         self._membership.phase = Phase.JOINED
+        self._publisher.settle()
         for bucket in self._table.buckets:
             bucket.last_updated = now - rng.uniform(0.0, settings.refresh_interval_s)
         self._schedule.at(Task.REFRESH, now + rng.uniform(0.0, 0.1 * settings.refresh_interval_s))

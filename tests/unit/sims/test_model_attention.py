@@ -9,7 +9,7 @@ from overlay.dht.settings import DhtSettings
 from sims.model.attention import Attention
 from sims.model.fetching import fetch
 from sims.model.habits import Habits, Traffic
-from sims.model.schedule import RESIGN_S, Publications, signed_at
+from sims.model.schedule import RESIGN_S, Publications, cookies_at_hand, signed_at
 from sims.model.tables import Known, Tables
 from sims.model.timing import Timing
 from sims.scenario.sections import Latency
@@ -117,22 +117,36 @@ def test_tables_hold_as_many_of_the_dead_as_their_standing_says(rng):
     assert 1 - replies.alive.mean() == pytest.approx(expected, abs=0.01)
 
 
-def test_publications_double_their_pauses_and_begin_again_with_each_signature(rng):
+def test_a_newcomer_doubles_its_pauses_and_stores_what_it_signs_anew(rng):
     since = np.full(400, 1000.0)
     now = 1000.0 + RESIGN_S + 1000.0
     times = Publications(SETTINGS, rng).of(since, now)
     assert np.nanmax(times) < now
-    offsets = np.sort(times, axis=1) - 1000.0
+    offsets = times - 1000.0
     pauses = np.diff(offsets[:, :5], axis=1).mean(axis=0)
     assert pauses == pytest.approx([60, 120, 240, 480], rel=0.05)
     assert np.isclose(offsets, RESIGN_S).any(axis=1).all()
+    assert (offsets < RESIGN_S).sum(axis=1).tolist() == pytest.approx([6.5] * 400, abs=1)
+
+
+def test_who_has_been_there_for_long_stores_once_or_twice_an_hour(rng):
+    times = Publications(SETTINGS, rng).of(np.full(400, 1000.0), 1000.0 + 10.5 * RESIGN_S)
+    an_hour = (times > 1000.0 + 9.5 * RESIGN_S).sum(axis=1)
+    assert set(an_hour.tolist()) <= {1, 2}
+    assert an_hour.mean() == pytest.approx(1.5, abs=0.1)
 
 
 def test_who_was_there_before_publishes_first_at_a_random_moment(rng):
     times = Publications(SETTINGS, rng).of(np.full(500, -np.inf), 1800.0)
     published = np.isfinite(times).any(axis=1)
     assert published.mean() == pytest.approx(0.5, abs=0.08)
-    assert Publications(SETTINGS, rng).per_s == pytest.approx(6 / 3600)
+
+
+def test_cookies_of_neighbours_count_for_five_minutes():
+    walks = np.array([[0.0, 60.0, 180.0, 420.0, np.nan], [0.0, 3600.0, 3700.0, np.nan, np.nan]])
+    assert cookies_at_hand(walks, -1.0) == pytest.approx(3 / 7)
+    assert cookies_at_hand(walks, 3650.0) == 1.0
+    assert cookies_at_hand(walks, 5000.0) == 0.0
 
 
 def test_descriptors_are_signed_each_hour_of_a_session():
