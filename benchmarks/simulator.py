@@ -37,6 +37,7 @@ def resident_bytes() -> int:
 
 def ours(nodes: int, seconds: float, budget_s: float) -> dict[str, Any]:
     """Measure a network of ours."""
+    from sims.engine.collector import patient_collector
     from sims.participants.world import START
     from sims.run import Simulation
     from sims.scenario.model import Churn, Scenario
@@ -49,16 +50,16 @@ def ours(nodes: int, seconds: float, budget_s: float) -> dict[str, Any]:
         lookups_per_hour=6.0,
         sample_interval_s=86_400.0,
     )
-    gc.set_threshold(200_000, 50, 50)
-    before = resident_bytes()
-    simulation = Simulation(scenario, 1)
-    simulation.population.begin()
-    gc.collect()
-    idle_bytes = (resident_bytes() - before) / nodes
-    simulation.lookups.begin()
-    world, began, busy = simulation.world, time.perf_counter(), time.process_time()
-    world.heap.run(START + seconds, lambda: time.perf_counter() - began > budget_s)
-    wall_s, cpu_s = time.perf_counter() - began, time.process_time() - busy
+    with patient_collector():
+        before = resident_bytes()
+        simulation = Simulation(scenario, 1)
+        simulation.population.begin()
+        gc.collect()
+        idle_bytes = (resident_bytes() - before) / nodes
+        simulation.lookups.begin()
+        world, began, busy = simulation.world, time.perf_counter(), time.process_time()
+        world.heap.run(START + seconds, lambda: time.perf_counter() - began > budget_s)
+        wall_s, cpu_s = time.perf_counter() - began, time.process_time() - busy
     return {
         "nodes": nodes,
         "datagrams": world.network.sent,

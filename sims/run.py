@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import resource
 import time
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from overlay.dht.events import DhtEvent, Joined
 from overlay.dht.settings import DhtSettings
 from overlay.plugins import settings_of
 from sims.adversary.adversary import AdversaryMeasure, Conspiracy
+from sims.engine.collector import freeze, patient_collector
 from sims.engine.streams import Streams
 from sims.latency import build_latency
 from sims.measures.joining import JoinMeasure
@@ -37,9 +37,6 @@ __all__ = ["Simulation", "run"]
 CLIENT_HEAD_START_S: Final = 120.0
 """Clients ask for their first paths so long before the warm-up ends."""
 
-_YOUNG_OBJECTS: Final = 200_000
-"""Between two passes of the cycle collector: most objects here die by reference count."""
-
 
 def run(
     scenario: Scenario,
@@ -60,15 +57,10 @@ def run(
         ConfigurationError: the scenario asks for something that does not exist.
     """
     began = time.perf_counter()
-    thresholds = gc.get_threshold()
-    gc.set_threshold(_YOUNG_OBJECTS, 50, 50)
-    try:
+    with patient_collector():
         simulation = Simulation(scenario, seed)
         complete = simulation.run(progress, should_stop)
         return simulation.outcome(complete, time.perf_counter() - began)
-    finally:
-        gc.set_threshold(*thresholds)
-        gc.unfreeze()
 
 
 class Simulation:
@@ -133,7 +125,7 @@ class Simulation:
         """Let the whole time pass; False if ``should_stop`` ended it early."""
         heap = self.world.heap
         self.population.begin()
-        gc.freeze()  # what is there now mostly stays, and need not be searched for cycles
+        freeze()
         self.conspiracy.begin(self.population.rendezvous)
         self.lookups.target = self.conspiracy.target
         self._shocks.plan()

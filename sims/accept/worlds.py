@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Final
 
 from overlay.dht.settings import DhtSettings
+from sims.engine.collector import patient_collector
 from sims.engine.keyspace import ID_BITS
 from sims.engine.streams import Streams
 from sims.latency import Uniform
@@ -46,7 +47,8 @@ def joined_world(
     key = (nodes, seed, settings)
     known = next((world for made, world in _LAST if made == key), None)
     if known is None:
-        known = _joined(nodes, seed, settings, progress)
+        with patient_collector():
+            known = _joined(nodes, seed, settings, progress)
         if nodes <= _SMALL:
             _LAST.append((key, known))
             del _LAST[:-_KEPT]
