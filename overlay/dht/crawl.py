@@ -12,7 +12,8 @@ When that has closed, the descriptors of nodes that stayed silent are taken from
 nearest to their ids, which hold them until they expire; several are asked, and the highest
 sequence number counts, since the first to answer may be one that holds back or keeps an old one.
 Most of the silent may be inventions, so their holders are looked up one at a time, and no holder
-is asked about more of them than a real neighbourhood could have: nobody aims a crawl at it.
+is asked about more of them than a real neighbourhood could have: nobody aims a crawl at it. A
+subnet that introduced too many of them is believed no more: whom it alone names is not asked.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from overlay.addresses import NODE_ID_BYTES, Endpoint, NodeId
 from overlay.dht.admission import source_group
 from overlay.dht.descriptor import MixDescriptor
 from overlay.dht.eclipse import nearest_numbers
+from overlay.dht.introductions import Introductions
 from overlay.dht.lookup import Query
 from overlay.dht.messages import Contact, Contacts, FindNode, FindRecord, Record, Reply
 from overlay.dht.settings import DhtSettings
@@ -49,8 +51,13 @@ class _Progress:
     """What one node has still to be asked, and whether it has answered at all."""
 
     contact: Contact
+    introducers: list[bytes | None]
+    """The subnets that named it before it was asked, the first of which answers for its being
+    there; None: our own table."""
     answered: bool = False
     asked: bool = False
+    shelved: bool = False
+    """Its turn came when none of those was believed any more."""
 
 
 class Crawl:
@@ -88,6 +95,7 @@ class Crawl:
         self.started_at = now
         self._deadline = now + settings.crawl_time_s
         self._nodes: dict[NodeId, _Progress] = {}
+        self._introductions = Introductions()
         self._subnets: Counter[bytes] = Counter()
         self._endpoints: Counter[Endpoint] = Counter()
         self._waiting: deque[Query] = deque()
@@ -102,7 +110,7 @@ class Crawl:
         self._overflowed = False
         self.refused_records = 0
         for contact in start:
-            self._discover(contact)
+            self._discover(contact, None)
 
     @property
     def descriptors(self) -> int:
@@ -140,9 +148,14 @@ class Crawl:
                 self._turn_to_the_silent()
             if not self._waiting:
                 break
-            self._in_flight += 1
             query = self._waiting.popleft()
-            self._nodes[query.contact.node_id].asked = True
+            progress = self._nodes[query.contact.node_id]
+            if not progress.asked and not self._is_believed(progress):
+                progress.shelved = True
+                continue
+            self._in_flight += 1
+            progress.asked = True
+            del progress.introducers[1:]
             chosen.append(query)
         return chosen
 
@@ -152,19 +165,22 @@ class Crawl:
         progress = self._nodes[query.contact.node_id]
         if not progress.answered:
             progress.answered = True
+            self._introductions.answered(progress.introducers[0])
             self._waiting.extend(self._neighbourhood_queries(query.contact))
         if isinstance(reply, Record) and isinstance(query.request, FindRecord):
             self._take(reply.record, query.request.key, answered=not _is_holder_query(query))
         elif isinstance(reply, Contacts) and not _is_holder_query(query):
             # Three replies of k contacts each are all that one node may introduce.
+            introducer = self._group(query.contact)
             for contact in reply.contacts[: self._settings.k]:
-                self._discover(contact)
+                self._discover(contact, introducer)
 
     def failed(self, query: Query) -> None:
         """Remember a node that did not answer at all for the second step."""
         self._in_flight -= 1
         if _is_own_record_query(query):
             self._silent.append(query.contact.node_id)
+            self._introductions.silent(self._nodes[query.contact.node_id].introducers[0])
 
     def slow(self, query: Query) -> None:
         """Wait on: a crawl has time, and wants everybody who is there."""
@@ -177,25 +193,48 @@ class Crawl:
         """Return the end of the time budget."""
         return self._deadline
 
-    def _discover(self, contact: Contact) -> None:
+    def _discover(self, contact: Contact, introducer: bytes | None) -> None:
         node_id = contact.node_id
-        if node_id == self._own_id or node_id in self._nodes:
+        known = self._nodes.get(node_id)
+        if known is not None:
+            self._heard_again(known, contact, introducer)
+        elif node_id != self._own_id and self._introductions.may_add(introducer):
+            if len(self._nodes) >= self._settings.crawl_max_nodes:
+                self._overflowed = True
+                return
+            self._nodes[node_id] = _Progress(contact, [introducer])
+            self._introductions.add(introducer)
+            self._enqueue(contact)
+
+    def _heard_again(self, known: _Progress, contact: Contact, introducer: bytes | None) -> None:
+        """Note who else names a node that was not asked yet, as long as we believe them."""
+        if known.asked or introducer in known.introducers:
             return
-        if len(self._nodes) >= self._settings.crawl_max_nodes:
-            self._overflowed = True
+        if not self._introductions.believed(introducer):
             return
-        group = source_group(contact.endpoint, limit_private=self._settings.limit_private_subnets)
-        self._nodes[node_id] = _Progress(contact)
+        known.introducers.append(introducer)
+        if known.shelved:
+            known.shelved, known.contact = False, contact
+            self._enqueue(contact)
+
+    def _is_believed(self, progress: _Progress) -> bool:
+        return any(self._introductions.believed(each) for each in progress.introducers)
+
+    def _enqueue(self, contact: Contact) -> None:
+        group = self._group(contact)
         if (
             self._subnets[group] >= self._settings.crawl_subnet_limit
             or self._endpoints[contact.endpoint] >= _MAX_IDS_PER_ENDPOINT
         ):
             # Perhaps inventions of a liar, made to crowd out who lives there: ask the holders.
-            self._silent.append(node_id)
+            self._silent.append(contact.node_id)
             return
         self._subnets[group] += 1
         self._endpoints[contact.endpoint] += 1
-        self._waiting.append(Query(contact, FindRecord(node_id)))
+        self._waiting.append(Query(contact, FindRecord(contact.node_id)))
+
+    def _group(self, contact: Contact) -> bytes:
+        return source_group(contact.endpoint, limit_private=self._settings.limit_private_subnets)
 
     def _neighbourhood_queries(self, contact: Contact) -> list[Query]:
         """Ask near its id and in one far bucket, of the about log2(n / k) that are full."""

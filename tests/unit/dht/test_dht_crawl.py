@@ -9,6 +9,7 @@ from dht_network import make_identity, public_endpoint
 
 from overlay.addresses import Endpoint, NodeId
 from overlay.dht.crawl import Crawl
+from overlay.dht.introductions import MAX_OPEN, MAX_SILENT
 from overlay.dht.messages import Contact, Contacts, FindNode, FindRecord, Record
 from overlay.dht.routing import distance
 from overlay.dht.settings import DhtSettings
@@ -36,6 +37,7 @@ class World:
             node = Contact.of(rng.randbytes(32), public_endpoint(number))
             self.nodes[node.node_id] = node
         self.tables = {node_id: self._table(node_id, rng) for node_id in self.nodes}
+        self.rng = rng
         self.silent = set()
         self.found, self.answered = [], []
         self.asked = []
@@ -207,6 +209,114 @@ def test_liar_that_invents_nodes_is_left_soon():
             else:
                 crawl.failed(query)
     assert crawl.descriptors >= 1
+
+
+class Flood:
+    """Identities of a few /24s that answer, and introduce somebody new each time."""
+
+    def __init__(self, world, subnets, each=32):
+        self.world = world
+        self.rng = Random(3)
+        self.liars = [
+            Contact.of(self.rng.randbytes(32), Endpoint(f"90.0.{subnet}.{number}", 4500))
+            for subnet in range(subnets)
+            for number in range(1, each + 1)
+        ]
+        self.ids = {liar.node_id for liar in self.liars}
+        self.invented = set()
+        self.also_named = ()
+
+    def reply(self, query):
+        if query.contact.node_id not in self.ids:
+            named = self.world.reply(query)
+            if isinstance(named, Contacts):  # liars stand in honest tables, too
+                return Contacts((*named.contacts[:-1], self.rng.choice(self.liars)))
+            return named
+        if isinstance(query.request, FindRecord):
+            return Record(query.request.key)
+        return Contacts((*self.also_named, *(self._new() for _ in range(20)))[:20])
+
+    def _new(self):
+        endpoint = public_endpoint(self.rng.randrange(100_000, 200_000))
+        nobody = Contact.of(self.rng.randbytes(32), endpoint)
+        self.invented.add(nobody.node_id)
+        self.world.silent.add(nobody.node_id)
+        return nobody
+
+
+def test_a_few_subnets_that_invent_nodes_neither_busy_a_crawl_nor_fill_it():
+    world = World(200, 20)
+    flood = Flood(world, subnets=4)
+    crawl = world.crawl([*list(world.nodes.values())[:3], *flood.liars], crawl_in_flight=8)
+    world.run(crawl, flood.reply)
+    assert crawl.exhaustive
+    assert set(world.nodes) <= set(world.found)
+    assert len(flood.invented) == 4 * 32 * 40
+    asked = {query.contact.node_id for query in world.asked} & flood.invented
+    assert 4 * MAX_SILENT <= len(asked) <= 4 * (MAX_SILENT + 8)
+    assert len(crawl._nodes) <= 200 + 4 * (32 + MAX_OPEN)
+    assert {crawl.unanswered().get(each) for each in flood.invented - asked} == {None}
+
+
+def test_whom_liars_name_first_is_asked_if_anybody_else_names_it():
+    """Before inventions cost them their credit, three subnets name all the honest, too."""
+    world = World(30, 20)
+    first, *others = world.nodes.values()
+    flood = Flood(world, subnets=3)
+    named = Counter()
+
+    def reply(query):
+        if isinstance(query.request, FindRecord):
+            return Record(query.request.key)
+        if query.contact == first:
+            return Contacts(tuple(others[:20]))
+        if query.contact.node_id not in flood.ids:
+            return Contacts(())
+        subnet = query.contact.endpoint.packed[:3]
+        named[subnet] += 20
+        inventing = named[subnet] <= MAX_SILENT + 20
+        flood.also_named = () if inventing else world.rng.sample(others, 20)
+        return flood.reply(query)
+
+    in_turn = sorted(flood.liars, key=lambda liar: liar.endpoint.packed[3])
+    crawl = world.crawl([*in_turn, first], crawl_in_flight=1)
+    world.run(crawl, reply)
+    assert len(flood.invented) > 3 * MAX_SILENT
+    assert {each.node_id for each in others[:20]} <= set(world.found)
+    assert not {each.node_id for each in others[20:]} & set(world.found)
+
+
+def test_who_was_passed_over_is_asked_when_somebody_credible_names_it():
+    world = World(30, 20)
+    first, late, *others = world.nodes.values()
+    flood = Flood(world, subnets=1)
+    flood.also_named = others[:1]
+    crawl = world.crawl([*flood.liars, late], crawl_in_flight=1)
+
+    def reply(query):
+        if query.contact.node_id in flood.ids:
+            return flood.reply(query)
+        if query.contact == late:
+            return Record(query.request.key) if _is_for_record(query) else Contacts((first,))
+        return world.reply(query)
+
+    world.run(crawl, reply)
+    assert set(world.nodes) <= set(world.found)
+
+
+def _is_for_record(query):
+    return isinstance(query.request, FindRecord)
+
+
+def test_one_node_that_names_the_dead_of_a_mass_failure_is_believed():
+    world = World(400, 20)
+    first, *others = world.nodes.values()
+    world.silent = {each.node_id for each in others[::2]}
+    crawl = world.crawl([first])
+    world.run(crawl)
+    assert {query.contact.node_id for query in world.asked} >= set(world.nodes) - world.silent
+    assert set(crawl.unanswered()) <= world.silent
+    assert None not in crawl.unanswered().values()
 
 
 def test_inventions_cost_their_reader_and_one_holder_little():
