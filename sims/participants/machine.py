@@ -179,9 +179,15 @@ class Machine:
     def _awake(self, dht: SimulatedDht, deadline: float) -> None:
         if dht is not self.dht or deadline != self._wake:
             return  # of an earlier session, or an earlier plan
-        self._wake = math.inf
         now = self.world.heap.now
         core = self.plane or dht
-        if core.next_deadline() <= now:
+        due = core.next_deadline()
+        if now < due < math.inf and self.plane is None:
+            # What it waited for came in time, as most does: there is nothing to do or to send.
+            self._wake = due
+            self.world.heap.at(due, self._awake, dht, due)
+            return
+        self._wake = math.inf
+        if due <= now:
             core.handle_deadline(now)
         self.flush()
