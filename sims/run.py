@@ -83,6 +83,7 @@ class Simulation:
             EncodedCarrier() if scenario.verify_signatures else ValueCarrier(),
             loss=scenario.latency.loss,
         )
+        world.everybody_crawls = scenario.crawls == "all"
         recorder = Recorder(world, self.observations)
         self.lookups = LookupMeasure(recorder, streams.stream("lookups"), scenario.lookups_per_hour)
         self._churn = ChurnMeasure(recorder, scenario.nodes)

@@ -16,8 +16,8 @@ from sims.participants.world import World
 
 __all__ = ["bucket_counts", "joined_world", "known_neighbours", "new_world", "pass_time"]
 
-JOIN_SPACING_S: Final = 0.05
-SETTLE_S: Final = 120.0
+JOIN_SPACING_S: Final = 0.02
+SETTLE_S: Final = 60.0
 """A join, with one refresh of every bucket, is over well before."""
 
 _SMALL: Final = 1000

@@ -14,6 +14,7 @@ from typing import Final
 
 from overlay.dht.descriptor import MixDescriptor
 from overlay.dht.lookup import Lookup
+from sims.engine.keyspace import ID_BITS
 from sims.measures.recorder import Recorder
 from sims.participants.machine import Machine
 
@@ -64,6 +65,20 @@ class LookupMeasure:
         _Probe(self, self._recorder, source, owner)
         source.flush()
 
+    def place_of(self, owner: Machine) -> str:
+        """Tell where an owner stands to the eclipsed one: ``target``, ``beside`` it, or neither.
+
+        Beside it is within twice the distance that holds k nodes: the crowd is among the nearest
+        of all these keys, so an alarm about them is none that is false.
+        """
+        if self.target is None:
+            return ""
+        if owner is self.target:
+            return "target"
+        world = self._recorder.world
+        reach = 2 * world.settings.k * (1 << ID_BITS) // max(len(world.alive), 1)
+        return "beside" if owner.number ^ self.target.number < reach else ""
+
     def _member(self) -> Machine | None:
         """Draw an honest member; None if there seems to be none."""
         world = self._recorder.world
@@ -100,9 +115,8 @@ class _Probe:
         if dht is None:
             return
         found = lookup.closest()
-        eclipsed = self._owner is self._measure.target
         self._recorder.add(
-            "eclipse_alarm", float(dht.suspects(lookup)), "target" if eclipsed else ""
+            "eclipse_alarm", float(dht.suspects(lookup)), self._measure.place_of(self._owner)
         )
         self._judge(lookup, [int.from_bytes(contact.node_id, "big") for contact in found])
         holders = [contact for contact in found if contact.node_id != self._owner.node_id]

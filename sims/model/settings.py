@@ -13,6 +13,7 @@ __all__ = ["Bounds", "check_expressible"]
 ARRIVALS: Final = ("equilibrium", "mass-failure")
 BEHAVIOURS: Final = ("drop",)
 LATENCIES: Final = ("constant", "uniform")
+CRAWLS: Final = ("clients",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,7 @@ def check_expressible(scenario: Scenario) -> None:
     """
     _one_of("[arrival] kind", scenario.arrival.kind, ARRIVALS)
     _one_of("[latency] model", scenario.latency.model, LATENCIES)
+    _one_of("crawls", scenario.crawls, CRAWLS)
     if scenario.latency.loss:
         raise ConfigurationError(
             f'[latency] loss = {scenario.latency.loss:g} is not known to fidelity = "model"; write '

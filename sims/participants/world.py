@@ -72,6 +72,8 @@ class World:
         self.listeners: list[Listener] = []
         self.settled: dict[int, Callable[[], None]] = {}
         """By a machine's index, who wants to know when its control plane has come to rest."""
+        self.everybody_crawls = False
+        """Whether nodes crawl that are no clients."""
         self.make_core: CoreFactory = own_core
         self.denies: Callable[[NodeId], bool] = _never
         """Whether a hostile relay kills the circuits over it at this moment."""
@@ -212,13 +214,9 @@ def own_core(
     world: World,
     machine: Machine,
     *,
-    crawling: bool | None = None,
     core: Callable[..., SimulatedDht] = SimulatedDht,
 ) -> SimulatedDht:
-    """Build a machine's core, an honest one unless ``core`` builds another.
-
-    Only clients crawl unless ``crawling`` says else.
-    """
+    """Build a machine's core, an honest one unless ``core`` builds another."""
     return core(
         machine.identity,
         network_id=NETWORK_ID,
@@ -226,7 +224,7 @@ def own_core(
         rng=world.streams.stream("core", machine.index, machine.sessions),
         endpoints=(machine.endpoint,),
         envelopes=world.carrier.envelopes(machine.identity, NETWORK_ID),
-        crawling=machine.is_client if crawling is None else crawling,
+        crawling=machine.is_client or world.everybody_crawls,
         verify_record=world.verifier,
     )
 

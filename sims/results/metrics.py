@@ -124,7 +124,8 @@ _ALL: Final = (
     Metric("replayed_accepted", "", "yes-no", _ADVERSARY,
            "Did a lookup return an old record though a newer one was published?"),
     Metric("eclipse_alarm", "", "yes-no", _ADVERSARY,
-           "Did the eclipse alarm of a lookup sound?"),
+           "Did the eclipse alarm of a lookup sound: of the eclipsed key (target), of keys so near "
+           "to it that the crowd is among their nearest (beside), of all others?"),
     Metric("eclipse_success", "", "yes-no", _ADVERSARY,
            "Were all k nodes that a lookup of the target found the adversary's?"),
     Metric("table_sybils_max", "", "series", _ADVERSARY,

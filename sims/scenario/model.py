@@ -97,6 +97,12 @@ class Scenario:
     sample_interval_s: float = setting(
         60.0, values.duration(1, _DAY_S), "Pause between two samples of the overlay's state."
     )
+    crawls: str = setting(
+        "clients",
+        values.one_of("clients", "all"),
+        "Who crawls the whole overlay, as every real node does: N nodes send 6 N^2 datagrams each "
+        "crawl_interval_s for it, so all is for hundreds of nodes.",
+    )
     fidelity: str = setting(
         "full",
         values.one_of("full", "model"),
