@@ -214,9 +214,15 @@ def own_core(
     world: World,
     machine: Machine,
     *,
+    crawling: bool | None = None,
     core: Callable[..., SimulatedDht] = SimulatedDht,
 ) -> SimulatedDht:
-    """Build a machine's core, an honest one unless ``core`` builds another."""
+    """Build a machine's core, an honest one unless ``core`` builds another.
+
+    Clients crawl, or everybody if the world says so, unless ``crawling`` says else.
+    """
+    if crawling is None:
+        crawling = machine.is_client or world.everybody_crawls
     return core(
         machine.identity,
         network_id=NETWORK_ID,
@@ -224,7 +230,7 @@ def own_core(
         rng=world.streams.stream("core", machine.index, machine.sessions),
         endpoints=(machine.endpoint,),
         envelopes=world.carrier.envelopes(machine.identity, NETWORK_ID),
-        crawling=machine.is_client or world.everybody_crawls,
+        crawling=crawling,
         verify_record=world.verifier,
     )
 
