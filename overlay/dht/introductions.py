@@ -36,7 +36,7 @@ class Introductions:
     def may_add(self, introducer: bytes | None) -> bool:
         """Tell whether one more that it introduces should be kept in mind."""
         return introducer is None or (
-            self._open[introducer] < MAX_OPEN and self._silent[introducer] < MAX_SILENT
+            self.believed(introducer) and self._open[introducer] < MAX_OPEN
         )
 
     def add(self, introducer: bytes | None) -> None:

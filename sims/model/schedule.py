@@ -85,8 +85,9 @@ def cookies_at_hand(walks: Floats, after: float) -> float:
     counted = at_hand = 0
     for begun in walks.T:
         known = begun - fetched_at < COOKIE_ROTATION_S
-        counted += int((begun > after).sum())
-        at_hand += int((known & (begun > after)).sum())
+        lately = begun > after
+        counted += int(lately.sum())
+        at_hand += int((known & lately).sum())
         fetched_at = np.where(known | np.isnan(begun), fetched_at, begun)
     return at_hand / counted if counted else 0.0
 
