@@ -109,6 +109,7 @@ def test_a_run_stops_when_asked_and_keeps_what_it_has():
         {"latency": Latency(model="geographic")},
         {"latency": Latency(loss=0.01)},
         {"adversary": Adversary(share=0.1, behaviours=("lie",))},
+        {"crawls": "all"},
     ],
 )
 def test_what_the_model_does_not_know_is_refused_in_a_sentence(beyond):

@@ -9,7 +9,15 @@ import pytest
 
 from overlay.errors import ConfigurationError
 from sims.run import Simulation, run
-from sims.scenario.model import Adversary, Arrival, Churn, Circuits, Latency, Scenario
+from sims.scenario.model import (
+    Adversary,
+    Arrival,
+    Churn,
+    Circuits,
+    Latency,
+    Parameters,
+    Scenario,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -137,6 +145,27 @@ def test_clients_keep_working_paths_through_real_control_planes():
     assert fmean(values(outcome, "path_success")) == 1.0
     assert fmean(values(outcome, "mtt_coverage")) > 0.9
     assert values(outcome, "path_available")[-1] == 1.0
+
+
+@pytest.mark.parametrize("crawls", ["clients", "all"])
+def test_relays_crawl_if_the_scenario_says_that_all_do(crawls):
+    simulation = Simulation(scenario(churn=Churn("none"), crawls=crawls), 1)
+    simulation.run()
+    crawled = {machine.dht.activity.crawls > 0 for machine in simulation.world.machines}
+    assert crawled == {crawls == "all"}
+
+
+def test_keys_beside_an_eclipsed_one_are_counted_apart():
+    eclipse = Adversary(0.0, ("eclipse",), eclipse_ids=4)
+    simulation = Simulation(scenario(adversary=eclipse, dht=Parameters({"k": 4})), 1)
+    simulation.run()
+    world, lookups = simulation.world, simulation.lookups
+    target = lookups.target
+    assert lookups.place_of(target) == "target"
+    nearest = [world.by_number[number] for number in world.alive.closest(target.number, 5)]
+    assert {lookups.place_of(each) for each in nearest if each is not target} == {"beside"}
+    farthest = max(world.machines, key=lambda machine: machine.number ^ target.number)
+    assert lookups.place_of(farthest) == ""
 
 
 def test_signatures_cost_simulated_time():
