@@ -32,10 +32,9 @@ class MassJoin:
 
 @dataclass(frozen=True, slots=True)
 class MassFailure:
-    """At ``at_s`` a random ``share`` of the nodes on line vanish without a word.
+    """At ``at_s`` a random ``share`` of the nodes on line vanish without a word, for good.
 
-    Each returns after an absence of its model; where leavers never return, no newcomer
-    takes the place of these.
+    Nobody takes their places, be it they themselves or newcomers.
     """
 
     at_s: float

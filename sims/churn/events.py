@@ -181,5 +181,3 @@ class _Population:
             life.online = False
             life.epoch += 1
             yield ChurnEvent(failure.at_s, node, online=False)
-            if self._model.off is not None and not life.once:
-                self._push(node, failure.at_s + self._model.off.sample(life.rng), online=True)

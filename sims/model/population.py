@@ -72,7 +72,7 @@ class Population:
         self.online_since: Floats = np.full(count, BEFORE)
         self.joins = self.leaves = 0
         self._sessions, self._rng = sessions, rng
-        self._memory_s = memory_s
+        self._memory_s, self._always = memory_s, always
         self._next: Floats = sessions.on.residuals(rng, count)
         permanent = rng.random(count) < sessions.permanent_share
         permanent[:always] = True
@@ -96,8 +96,8 @@ class Population:
         self._forget(now)
 
     def fail(self, share: float, now: float) -> None:
-        """Let a share of those on-line stop without a word, for good."""
-        online = np.flatnonzero(self.online)
+        """Let a share of those on-line stop without a word, for good; nobody who is always there."""
+        online = self._always + np.flatnonzero(self.online[self._always :])
         victims = self._rng.choice(online, round(share * len(online)), replace=False)
         self.leaves += len(victims)
         self._remember(victims, np.full(len(victims), now))
