@@ -96,7 +96,7 @@ class Population:
         self._forget(now)
 
     def fail(self, share: float, now: float) -> None:
-        """Let a share of those on-line stop without a word, for good; nobody who is always there."""
+        """Let a share of those on-line stop for good, without a word; who is always there stays."""
         online = self._always + np.flatnonzero(self.online[self._always :])
         victims = self._rng.choice(online, round(share * len(online)), replace=False)
         self.leaves += len(victims)

@@ -10,7 +10,7 @@ import socket
 import sys
 import threading
 
-from streams import answer_reversed, family, receive
+from streams import answer_reversed, ask_reversed, family
 
 from lab.nodes import NodeProcess, wait_until
 from lab.underlay import Underlay
@@ -166,8 +166,7 @@ class KernelOverlay:
             answering.start()
             with self._socket(source, target, socket.SOCK_STREAM) as client:
                 client.connect(server.getsockname()[:2])
-                client.sendall(sent)
-                assert receive(client, len(sent)) == sent[::-1]
+                ask_reversed(client, sent)
             answering.join()
         return seen[0]
 

@@ -24,6 +24,18 @@ def answer_reversed(server, size, seen):
         with accepted:
             accepted.settimeout(60)
             accepted.sendall(receive(accepted, size)[::-1])
+            receive(accepted, 1)  # the other side ends first
+
+
+def ask_reversed(stream, sent):
+    """Send all on a connected socket and check the answer and its end.
+
+    Whoever asks ends first and sees the other's end, so nothing is under way to it afterwards.
+    """
+    stream.sendall(sent)
+    assert receive(stream, len(sent)) == sent[::-1]
+    stream.shutdown(socket.SHUT_WR)
+    assert receive(stream, 1) == b""
 
 
 def receive(stream, size):

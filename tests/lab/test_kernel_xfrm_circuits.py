@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from streams import answer_reversed, family, receive
+from streams import answer_reversed, ask_reversed, family
 from xfrm_circuits import INNER, PORT, Circuit, running
 
 from lab.underlay import Underlay
@@ -94,8 +94,7 @@ def tcp_both_ways(underlay, version):
             client.settimeout(60)
             client.bind((str(own), 0))
             client.connect(server.getsockname()[:2])
-            client.sendall(sent)
-            assert receive(client, len(sent)) == sent[::-1]
+            ask_reversed(client, sent)
         answering.join()
 
 
