@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from overlay.dht.settings import DhtSettings
-from sims.accept.experiment import Experiment, Measurement, Progress
+from sims.accept.experiment import Experiment, Measurement, Progress, told
 from sims.accept.verdict import Point, within
 from sims.accept.worlds import bucket_counts, joined_world, known_neighbours
 from sims.run import Simulation
@@ -45,12 +45,12 @@ def _measure_fill(settings: Fill, seeds: int, progress: Progress) -> Measurement
             world = joined_world(nodes, seed, DhtSettings(k=settings.k), progress)
             for machine in world.machines:
                 totals.update(bucket_counts(machine))
-        points += _fill_points(settings.k, nodes, runs, totals)
+        points += told("E3", _fill_points(settings.k, nodes, runs, totals), progress)
     return Measurement(points, "buckets with fewer than 2.4 expected contacts are left out")
 
 
 def _fill_points(k: int, nodes: int, runs: int, totals: Counter[int]) -> list[Point]:
-    points = []
+    points: list[Point] = []
     for bucket in range(math.ceil(math.log2(nodes))):
         expected = tables.bucket_occupancy(nodes, bucket, k)
         if expected < _SMALLEST_BUCKET:
@@ -85,7 +85,7 @@ def _measure_knowledge(settings: Knowledge, seeds: int, progress: Progress) -> M
             progress(f"E4: {nodes} nodes join, seed {seed + 1}")
             world = joined_world(nodes, seed, DhtSettings(k=settings.k), progress)
             known += [known_neighbours(world, machine) for machine in world.machines]
-        points += _knowledge_points(settings.k, nodes, known)
+        points += told("E4", _knowledge_points(settings.k, nodes, known), progress)
     if settings.churn_nodes:
         points.append(_under_churn(settings, progress))
     return Measurement(points, f"live IPFS nodes that know all 20: {_LIVE_KNOWS_ALL}")

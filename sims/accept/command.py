@@ -6,8 +6,9 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from functools import partial
 from multiprocessing import get_context
@@ -30,6 +31,9 @@ _MAX_JOBS: Final = 1024
 def accept(arguments: argparse.Namespace) -> int:
     """Run what ``arguments`` name: ``experiments``, ``quick``, ``set``, ``out``, ``jobs``.
 
+    Each verdict is told, and written to ``out``, as soon as it is there: the whole set takes
+    hours, and whoever interrupts it keeps what has ended.
+
     Raises:
         ConfigurationError: an unknown experiment, or a setting that does not fit.
         BackendError: results cannot be written.
@@ -37,15 +41,20 @@ def accept(arguments: argparse.Namespace) -> int:
     jobs = arguments.jobs if arguments.jobs is not None else 1
     if not 1 <= jobs <= _MAX_JOBS:
         raise ConfigurationError(f"--jobs must be 1 to {_MAX_JOBS}, not {jobs}.")
-    verdicts = run_all(
+    if arguments.out is not None:
+        _make(arguments.out)  # a place that cannot be written is told now, not in hours
+    verdicts: list[Verdict] = []
+    for verdict in run_each(
         arguments.experiments,
         quick=arguments.quick,
         seeds=getattr(arguments, "seeds", None),
         overrides=parse_overrides(arguments.set, EXPERIMENTS),
         jobs=jobs,
-    )
-    if arguments.out is not None:
-        write(verdicts, arguments.out)
+    ):
+        verdicts = in_order([*verdicts, verdict])
+        _say(f"{verdict.name} {_word(verdict)} after {verdict.seconds:.0f} s")
+        if arguments.out is not None:
+            write(verdicts, arguments.out)
     if getattr(arguments, "json", False):
         print(json.dumps([_plain(verdict) for verdict in verdicts]))  # noqa: T201 - a command line
     else:
@@ -61,7 +70,30 @@ def run_all(
     overrides: Mapping[str, Mapping[str, str]] | None = None,
     jobs: int = 1,
 ) -> list[Verdict]:
-    """Run the named experiments (all if none is named), ``jobs`` at a time.
+    """Run the named experiments (all if none is named); return the verdicts in their order.
+
+    Raises:
+        ConfigurationError: an unknown experiment, or a setting that does not fit.
+    """
+    each = run_each(names, quick=quick, seeds=seeds, overrides=overrides, jobs=jobs)
+    return in_order(each)
+
+
+def in_order(verdicts: Iterable[Verdict]) -> list[Verdict]:
+    """Return verdicts in the order of the registry."""
+    names = list(EXPERIMENTS)
+    return sorted(verdicts, key=lambda verdict: names.index(verdict.name))
+
+
+def run_each(
+    names: Sequence[str],
+    *,
+    quick: bool,
+    seeds: int | None = None,
+    overrides: Mapping[str, Mapping[str, str]] | None = None,
+    jobs: int = 1,
+) -> Iterator[Verdict]:
+    """Run the named experiments, ``jobs`` at a time; yield each verdict when it is there.
 
     Raises:
         ConfigurationError: an unknown experiment, or a setting that does not fit.
@@ -69,9 +101,11 @@ def run_all(
     chosen = selected(names, EXPERIMENTS)
     one = partial(_run_one, quick=quick, seeds=seeds, overrides=dict(overrides or {}))
     if jobs == 1:
-        return [one(name) for name in chosen]
+        yield from map(one, chosen)
+        return
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        return list(pool.map(one, chosen))
+        for ended in as_completed([pool.submit(one, name) for name in chosen]):
+            yield ended.result()
 
 
 def _run_one(
@@ -95,22 +129,19 @@ def table(verdicts: Sequence[Verdict]) -> str:
     """Return the verdicts as lines, each experiment with the point nearest to its limit."""
     lines = []
     for verdict in verdicts:
-        word = "holds" if verdict.passed else "FAILS"
-        lines.append(f"{verdict.name:4} {word}  {verdict.title} ({verdict.tolerance})")
-        lines += [f"       {_sentence(point)}" for point in _to_show(verdict)]
+        lines.append(f"{verdict.name:4} {_word(verdict)}  {verdict.title} ({verdict.tolerance})")
+        lines += [f"       {point}" for point in _to_show(verdict)]
     held = sum(verdict.passed for verdict in verdicts)
     return "\n".join([*lines, f"{held} of {len(verdicts)} hold."])
+
+
+def _word(verdict: Verdict) -> str:
+    return "holds" if verdict.passed else "FAILS"
 
 
 def _to_show(verdict: Verdict) -> list[Point]:
     failed = [point for point in verdict.points if not point.passed]
     return failed or list(verdict.points[:3])
-
-
-def _sentence(point: Point) -> str:
-    band = f"[{point.low:.4g}, {point.high:.4g}]"
-    expected = "" if point.expected is None else f", expected {point.expected:.4g}"
-    return f"{point.curve} at {point.x:g}: got {point.measured:.4g}{expected}, allowed {band}"
 
 
 def write(verdicts: Sequence[Verdict], directory: Path) -> None:
@@ -119,16 +150,29 @@ def write(verdicts: Sequence[Verdict], directory: Path) -> None:
     Raises:
         BackendError: they cannot be written.
     """
+    _make(directory)
     try:
-        directory.mkdir(parents=True, exist_ok=True)
         for verdict in verdicts:
             draw(verdict, directory)
         plain = json.dumps([_plain(verdict) for verdict in verdicts], indent=1)
         (directory / "verdicts.json").write_text(plain + "\n", encoding="utf-8")
         (directory / "acceptance.md").write_text(markdown(verdicts), encoding="utf-8")
     except OSError as error:
-        reason = error.strerror or os.strerror(error.errno or 0)
-        raise BackendError(f"The results cannot be written to {directory}: {reason}.") from error
+        raise _unwritable(directory, error) from error
+
+
+def _make(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        raise _unwritable(directory, error) from error
+
+
+def _unwritable(directory: Path, error: OSError) -> BackendError:
+    reason = error.strerror or os.strerror(error.errno or 0)
+    return BackendError(f"The results cannot be written to {directory}: {reason}.")
 
 
 def markdown(verdicts: Sequence[Verdict]) -> str:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from sims.accept.verdict import Point
 
-__all__ = ["Experiment", "Measurement", "Progress", "with_values"]
+__all__ = ["Experiment", "Measurement", "Progress", "told", "with_values"]
 
 S = TypeVar("S", bound="DataclassInstance")
 
@@ -48,6 +48,13 @@ class Experiment(Generic[S]):
     full: S
     quick: S
     measure: Callable[[S, int, Progress], Measurement]
+
+
+def told(name: str, points: list[Point], progress: Progress) -> list[Point]:
+    """Tell of points that took long to measure before the next ones begin; return them."""
+    for point in points:
+        progress(f"{name}: {point}")
+    return points
 
 
 def with_values(name: str, settings: S, values: dict[str, str]) -> S:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from sims.accept.experiment import Experiment, Measurement, Progress
+from sims.accept.experiment import Experiment, Measurement, Progress, told
 from sims.accept.verdict import Point
-from sims.model.validation import compare
+from sims.model.validation import Comparison, compare
 from sims.scenario.model import Scenario
 from sims.scenario.sections import Adversary, Arrival, Churn, Circuits, Latency
 
@@ -82,19 +82,21 @@ def _measure(settings: Fidelities, seeds: int, progress: Progress) -> Measuremen
                 full_seeds=range(1, runs + 1),
                 model_seeds=range(1, settings.model_runs + 1),
             )
-            points += [
-                Point(
-                    f"{case}: {each.measure.name}",
-                    nodes,
-                    each.model,
-                    each.full,
-                    each.full - each.tolerance,
-                    each.full + each.tolerance,
-                    each.error,
-                )
-                for each in compared
-            ]
+            points += told("M1", [_point(case, nodes, each) for each in compared], progress)
     return Measurement(points, "expected: the full simulation; measured: the model")
+
+
+def _point(case: str, nodes: int, compared: Comparison) -> Point:
+    full, tolerance = compared.full, compared.tolerance
+    return Point(
+        f"{case}: {compared.measure.name}",
+        nodes,
+        compared.model,
+        full,
+        full - tolerance,
+        full + tolerance,
+        compared.error,
+    )
 
 
 M1 = Experiment(

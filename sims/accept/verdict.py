@@ -34,6 +34,12 @@ class Point:
         """Whether the measured value lies in its band; one that is no number does not."""
         return self.low <= self.measured <= self.high
 
+    def __str__(self) -> str:
+        """The point and its band in a line."""
+        expected = "" if self.expected is None else f", expected {self.expected:.4g}"
+        band = f"allowed [{self.low:.4g}, {self.high:.4g}]"
+        return f"{self.curve} at {self.x:g}: got {self.measured:.4g}{expected}, {band}"
+
 
 def within(
     curve: str, x: float, measured: float, expected: float, tolerance: float, error: float = 0.0

@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import re
 from dataclasses import dataclass
 
 import pytest
@@ -134,6 +135,30 @@ def test_results_that_cannot_be_written_get_one_sentence(tmp_path):
     blocked.write_text("")
     with pytest.raises(BackendError, match="cannot be written"):
         write([], blocked)
+
+
+def test_a_place_that_cannot_be_written_is_told_before_anything_runs(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(command, "_run_one", lambda *_, **__: pytest.fail("it ran"))
+    with pytest.raises(BackendError, match="cannot be written"):
+        accept(options(experiments=["E14"], out=tmp_path / "file" / "results"))
+
+
+def test_what_has_ended_is_kept_when_the_rest_is_interrupted(tmp_path, monkeypatch, capsys):
+    whole = command._run_one
+
+    def interrupted(name, **options):
+        if name == "E14":
+            raise KeyboardInterrupt
+        return whole(name, **options)
+
+    monkeypatch.setattr(command, "_run_one", interrupted)
+    chosen = options(experiments=["E1", "E14"], set=["E1.draws=3000"], out=tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        accept(chosen)
+    (kept,) = json.loads((tmp_path / "verdicts.json").read_text())
+    assert kept["name"] == "E1"
+    assert re.search(r"^E1 (holds|FAILS) after \d+ s$", capsys.readouterr().err, re.MULTILINE)
 
 
 def test_jobs_are_bounded():
