@@ -104,6 +104,24 @@ class Attention:
         walks = habits.lookups_per_s + self.buckets * refreshes_per_s(self._settings, habits)
         return walks * habits.queries / max(habits.online, 1)
 
+    def not_called_since(self, gone_s: Floats) -> tuple[float, float]:
+        """Return what share of the dead whom a walk calls nobody called since they left.
+
+        The holders of those in tables, and the askers of those whom others name. After a call
+        in vain a node forgets what it has measured of an endpoint.
+        """
+        if not len(gone_s):
+            return 1.0, 1.0
+        depths = np.arange(len(self._places))
+        weights = 4.0 ** -(depths + 1.0) * self._places  # met there, and held there
+        shape = (len(depths), len(gone_s))
+        where, ages_s = np.broadcast_to(depths[:, None], shape), np.broadcast_to(gone_s, shape)
+        kept = weights[:, None] * self.standing(where, ages_s, in_answers=False)
+        named = weights[:, None] * self.standing(where, ages_s, in_answers=True)
+        unknown = np.exp(-self.calls_of_others_per_s() * gone_s)
+        total = max(float(named.sum()), 1e-12)
+        return total / max(float(kept.sum()), 1e-12), float((named * unknown).sum()) / total
+
     def region_known_after_s(self) -> float:
         """Return how long a node must look around until it knows how large the overlay is."""
         habits = self._habits

@@ -80,6 +80,7 @@ class Moment:
             settings,
             (attention.calls_of_contacts_per_s(), attention.calls_of_others_per_s()),
             _measured_s(attention, live, now),
+            attention.not_called_since(gone_s),
             rng,
         )
         return cls(

@@ -33,6 +33,8 @@ class Timing:
         settings: bounds of patience.
         calls_per_s: how often a node calls another of its contacts, and another node at all.
         measured_s: for how long a node has measured round trips that it remembers.
+        not_called: what share of the dead, contacts and others, a node has not called in vain
+            yet; of the rest it has forgotten the round trips.
         rng: draws.
     """
 
@@ -42,6 +44,7 @@ class Timing:
         settings: DhtSettings,
         calls_per_s: tuple[float, float],
         measured_s: float,
+        not_called: tuple[float, float],
         rng: np.random.Generator,
     ) -> None:
         self._low_s = latency.low_s
@@ -54,7 +57,10 @@ class Timing:
             settings.rpc_timeout_max_s,
         )
         self._patience_s = known_s, settings.rpc_timeout_s
-        self._measured = tuple(-float(np.expm1(-rate * measured_s)) for rate in calls_per_s)
+        self._measured = tuple(
+            -float(np.expm1(-rate * measured_s)) * share
+            for rate, share in zip(calls_per_s, not_called, strict=True)
+        )
 
     @property
     def cookies(self) -> tuple[float, float]:

@@ -155,13 +155,31 @@ def test_descriptors_are_signed_each_hour_of_a_session():
 
 
 def test_a_call_to_a_stranger_takes_two_round_trips_and_one_to_an_acquaintance_one(rng):
-    timing = Timing(LATENCY, SETTINGS, (1e9, 0.0), 60.0, rng)
+    timing = Timing(LATENCY, SETTINGS, (1e9, 0.0), 60.0, (1.0, 1.0), rng)
     assert timing.answered(np.array([True, False])) == pytest.approx([0.1, 0.2])
     assert timing.silence(np.array([True, False])) == pytest.approx([0.3, 0.5])
 
 
+def test_a_round_trip_is_forgotten_after_a_call_in_vain(rng):
+    timing = Timing(LATENCY, SETTINGS, (1e9, 1e9), 60.0, (0.0, 1.0), rng)
+    assert timing.silence(np.array([True, False])) == pytest.approx([0.5, 0.3])
+
+
+def test_the_longer_somebody_is_gone_the_likelier_somebody_called():
+    walks = np.tile([NOW - 900.0, NOW - 300.0], (50, 1))
+    seen = attention(walks=walks)
+    shares = [seen.not_called_since(np.full(20, age)) for age in (10.0, 600.0, 3000.0)]
+    own, others = zip(*shares, strict=True)
+    assert own[0] > 0.95
+    assert others[0] > 0.95
+    assert list(own) == sorted(own, reverse=True)
+    assert list(others) == sorted(others, reverse=True)
+    assert others[2] < 0.9
+    assert seen.not_called_since(NOBODY) == (1.0, 1.0)
+
+
 def test_a_record_is_fetched_from_three_at_a_time_until_three_had_it(rng):
-    timing = Timing(LATENCY, SETTINGS, (0.0, 0.0), 0.0, rng)
+    timing = Timing(LATENCY, SETTINGS, (0.0, 0.0), 0.0, (1.0, 1.0), rng)
     asked = np.ones((3, 5), np.bool_)
     has_it = np.array([[1, 1, 1, 1, 1], [0, 1, 1, 1, 1], [0, 0, 0, 0, 0]], np.bool_)
     found, took_s = fetch(asked, has_it, timing)
