@@ -95,7 +95,7 @@ class Crawl:
         self.started_at = now
         self._deadline = now + settings.crawl_time_s
         self._nodes: dict[NodeId, _Progress] = {}
-        self._introductions = Introductions()
+        self._introductions = Introductions(settings.k)
         self._subnets: Counter[bytes] = Counter()
         self._endpoints: Counter[Endpoint] = Counter()
         self._waiting: deque[Query] = deque()

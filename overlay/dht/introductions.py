@@ -13,30 +13,35 @@ from __future__ import annotations
 from collections import Counter
 from typing import Final
 
-__all__ = ["MAX_OPEN", "MAX_SILENT", "Introductions"]
+__all__ = ["MAX_OPEN_K", "MAX_SILENT_K", "Introductions"]
 
-MAX_SILENT: Final = 64
-"""So many silent introductions cost a subnet its credit: more than the 60 of one node (k = 20)."""
+MAX_SILENT_K: Final = 3
+"""A subnet loses its credit by more silent introductions than one node can make: 3 k."""
 
-MAX_OPEN: Final = 256
-"""So many that have not answered are kept in mind for one subnet."""
+MAX_OPEN_K: Final = 12
+"""So many times k that have not answered are kept in mind for one subnet."""
 
 
 class Introductions:
-    """Counts by introducing subnet; None stands for this node's own table, which is believed."""
+    """Counts by introducing subnet; None stands for this node's own table, which is believed.
 
-    def __init__(self) -> None:
+    Args:
+        k: contacts in a reply.
+    """
+
+    def __init__(self, k: int) -> None:
+        self._max_silent, self._max_open = MAX_SILENT_K * k, MAX_OPEN_K * k
         self._open: Counter[bytes] = Counter()
         self._silent: Counter[bytes] = Counter()
 
     def believed(self, introducer: bytes | None) -> bool:
         """Tell whether those that it introduced should be asked."""
-        return introducer is None or self._silent[introducer] < MAX_SILENT
+        return introducer is None or self._silent[introducer] <= self._max_silent
 
     def may_add(self, introducer: bytes | None) -> bool:
         """Tell whether one more that it introduces should be kept in mind."""
         return introducer is None or (
-            self.believed(introducer) and self._open[introducer] < MAX_OPEN
+            self.believed(introducer) and self._open[introducer] < self._max_open
         )
 
     def add(self, introducer: bytes | None) -> None:

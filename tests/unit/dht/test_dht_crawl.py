@@ -9,7 +9,7 @@ from dht_network import make_identity, public_endpoint
 
 from overlay.addresses import Endpoint, NodeId
 from overlay.dht.crawl import Crawl
-from overlay.dht.introductions import MAX_OPEN, MAX_SILENT
+from overlay.dht.introductions import MAX_OPEN_K, MAX_SILENT_K
 from overlay.dht.messages import Contact, Contacts, FindNode, FindRecord, Record
 from overlay.dht.routing import distance
 from overlay.dht.settings import DhtSettings
@@ -253,8 +253,8 @@ def test_a_few_subnets_that_invent_nodes_neither_busy_a_crawl_nor_fill_it():
     assert set(world.nodes) <= set(world.found)
     assert len(flood.invented) == 4 * 32 * 40
     asked = {query.contact.node_id for query in world.asked} & flood.invented
-    assert 4 * MAX_SILENT <= len(asked) <= 4 * (MAX_SILENT + 8)
-    assert len(crawl._nodes) <= 200 + 4 * (32 + MAX_OPEN)
+    assert 4 * MAX_SILENT_K * 20 < len(asked) <= 4 * (MAX_SILENT_K * 20 + 9)
+    assert len(crawl._nodes) <= 200 + 4 * (32 + MAX_OPEN_K * 20)
     assert {crawl.unanswered().get(each) for each in flood.invented - asked} == {None}
 
 
@@ -274,14 +274,14 @@ def test_whom_liars_name_first_is_asked_if_anybody_else_names_it():
             return Contacts(())
         subnet = query.contact.endpoint.packed[:3]
         named[subnet] += 20
-        inventing = named[subnet] <= MAX_SILENT + 20
+        inventing = named[subnet] <= MAX_SILENT_K * 20 + 20
         flood.also_named = () if inventing else world.rng.sample(others, 20)
         return flood.reply(query)
 
     in_turn = sorted(flood.liars, key=lambda liar: liar.endpoint.packed[3])
     crawl = world.crawl([*in_turn, first], crawl_in_flight=1)
     world.run(crawl, reply)
-    assert len(flood.invented) > 3 * MAX_SILENT
+    assert len(flood.invented) > 3 * MAX_SILENT_K * 20
     assert {each.node_id for each in others[:20]} <= set(world.found)
     assert not {each.node_id for each in others[20:]} & set(world.found)
 
@@ -308,8 +308,9 @@ def _is_for_record(query):
     return isinstance(query.request, FindRecord)
 
 
-def test_one_node_that_names_the_dead_of_a_mass_failure_is_believed():
-    world = World(400, 20)
+@pytest.mark.parametrize("k", [8, 20, 40])
+def test_one_node_that_names_the_dead_of_a_mass_failure_is_believed(k):
+    world = World(400, k)
     first, *others = world.nodes.values()
     world.silent = {each.node_id for each in others[::2]}
     crawl = world.crawl([first])
