@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import enum
 import heapq
-from bisect import insort
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable
 from itertools import cycle
@@ -98,9 +98,13 @@ class _Candidate:
 
 
 class _Path:
-    """One of the disjoint paths: the candidates it knows, nearest first, and whom it asked."""
+    """One of the disjoint paths: the candidates it knows, nearest first, and whom it asked.
 
-    __slots__ = ("asking", "candidates", "full", "order", "subnets")
+    Of the first ``passed`` of ``order`` nobody is left to ask, and ``living`` of them answered
+    or are being asked.
+    """
+
+    __slots__ = ("asking", "candidates", "full", "living", "order", "passed", "subnets")
 
     def __init__(self) -> None:
         self.candidates: dict[NodeId, _Candidate] = {}
@@ -109,6 +113,11 @@ class _Path:
         self.full: set[bytes] = set()
         """The subnets whose places are used up: none, as a rule."""
         self.asking = 0
+        self.passed = self.living = 0
+
+    def look_again(self) -> None:
+        """Begin with the nearest candidate once more: there is news of one that was passed."""
+        self.passed = self.living = 0
 
 
 class _Ask:
@@ -187,6 +196,7 @@ class Lookup:
                     self._add(taker, contact, hops)
                 elif contact not in known.claims and len(known.claims) < _MAX_CLAIMS:
                     known.claims.append(contact)
+                    taker.look_again()
 
     def slow(self, query: Query) -> None:
         """Go on without a node that is late: most of them are dead, and do not end a lookup.
@@ -245,7 +255,11 @@ class Lookup:
         if node_id == self._own_id or node_id in path.candidates:
             return
         path.candidates[node_id] = candidate = _Candidate(contact, hops)
-        insort(path.order, (int.from_bytes(node_id, "big") ^ self._number, candidate))
+        place = (int.from_bytes(node_id, "big") ^ self._number, candidate)
+        index = bisect_left(path.order, place)
+        path.order.insert(index, place)
+        if index < path.passed:
+            path.look_again()
         # Those that were asked stay, so they must not use up the room of those that were not.
         if len(path.order) > _MEMORY * self._settings.k + len(self._latest):
             self._forget_farthest(path)
@@ -257,23 +271,24 @@ class Lookup:
             if node_id not in self._latest:
                 del path.order[index]
                 del path.candidates[node_id]
+                if index < path.passed:
+                    path.look_again()
                 return
 
     def _next(self, path: _Path) -> Contact | None:
         """Return the nearest candidate that nobody asked, if it is among the path's k nearest."""
-        latest, failed, slow = self._latest, _State.FAILED, _State.SLOW
-        living_wanted = self._settings.k
-        for _, candidate in path.order:
+        latest, order, wanted = self._latest, path.order, self._settings.k
+        while path.living < wanted and path.passed < len(order):
+            candidate = order[path.passed][1]
             ask = latest.get(candidate.node_id)
-            if ask is None or (state := ask.state) is failed or state is slow:
+            if ask is None or ask.state is _State.FAILED or ask.state is _State.SLOW:
                 if candidate.used < len(candidate.claims):
                     contact = self._unused(path, candidate)
                     if contact is not None:
                         return contact
             else:
-                living_wanted -= 1
-                if not living_wanted:
-                    break
+                path.living += 1
+            path.passed += 1
         return None
 
     def _unused(self, path: _Path, candidate: _Candidate) -> Contact | None:
@@ -289,6 +304,8 @@ class Lookup:
         return source_group(contact.endpoint, limit_private=limit_private)
 
     def _ask(self, path: _Path, contact: Contact) -> None:
+        if contact.node_id in self._latest or any([each.full for each in self._paths]):
+            self._look_again()  # some path may have passed it as one that cannot be asked
         self._asks[contact] = self._latest[contact.node_id] = _Ask(path)
         subnet = self._subnet(contact)
         path.subnets[subnet] += 1
@@ -304,10 +321,16 @@ class Lookup:
         else:
             ask.path.asking -= 1
             self._in_flight -= 1
+        if ask.state is not _State.ASKED or state is not _State.ANSWERED:
+            self._look_again()
         ask.state = state
         if state is _State.ANSWERED:
             self._latest[contact.node_id] = ask
         return ask.path
+
+    def _look_again(self) -> None:
+        for path in self._paths:
+            path.look_again()
 
     def _within_budget(self) -> bool:
         return len(self._asks) < self._settings.lookup_max_queries

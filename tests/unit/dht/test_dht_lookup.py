@@ -4,6 +4,8 @@ from random import Random
 
 import pytest
 from dht_network import public_endpoint
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from overlay.addresses import Endpoint, NodeId
 from overlay.dht.lookup import Lookup
@@ -348,3 +350,63 @@ def test_a_long_walk_does_not_forget_the_node_that_it_has_just_found():
     (query,) = lookup.queries(0.0)
     assert query.contact == hops[-1]
     assert lookup.hops_to(hops[-1].node_id) == 13
+
+
+class LookingThroughAll(Lookup):
+    """Chooses whom to ask by looking through all candidates of a path, each time."""
+
+    def _next(self, path):
+        living = 0
+        for _, candidate in path.order:
+            ask = self._latest.get(candidate.node_id)
+            if ask is None or ask.state.value in ("failed", "slow"):
+                contact = self._unused(path, candidate)
+                if contact is not None:
+                    return contact
+            else:
+                living += 1
+                if living == self._settings.k:
+                    break
+        return None
+
+
+@given(st.integers(0, 2**32))
+@settings(max_examples=300)
+def test_whom_a_path_asks_next_does_not_depend_on_where_it_began_to_look(seed):
+    """Nodes that die, dawdle, move and crowd one subnet, as a stranger sees them."""
+    rng = Random(seed)
+    keys = [rng.randbytes(32) for _ in range(rng.choice((5, 30, 120)))]
+    crowd = [Endpoint(f"198.41.7.{n}", 4500) for n in range(1, 40)]
+    places = [public_endpoint(n) for n in range(len(keys))] + crowd
+    crowded = rng.choice((0.2, 0.6))
+
+    def someone():
+        key = rng.choice(keys)
+        usual = rng.random() >= crowded
+        return Contact.of(key, places[keys.index(key)] if usual else rng.choice(places))
+
+    values = DhtSettings(
+        k=rng.choice((2, 4, 8)), alpha=3, disjoint_paths=rng.choice((1, 2, 3)), lookup_max_queries=60
+    )
+    start = [someone() for _ in range(rng.randrange(1, 9))]
+    both = [kind(TARGET, OWN, start, values, NOW) for kind in (Lookup, LookingThroughAll)]
+    flying, slow = [], []
+    while not both[0].finished(NOW):
+        asked, expected = (each.queries(NOW) for each in both)
+        assert asked == expected
+        flying += asked
+        happens = rng.random()
+        if happens < 0.2 and flying:
+            what, query = "slow", flying.pop(rng.randrange(len(flying)))
+            slow.append(query)
+        else:
+            pool = flying if flying and (not slow or rng.random() < 0.7) else slow
+            if not pool:
+                break
+            query = pool.pop(rng.randrange(len(pool)))
+            what = "failed" if happens < 0.5 else "answered"
+        reply = (Contacts(tuple(someone() for _ in range(values.k))),) if what == "answered" else ()
+        for each in both:
+            getattr(each, what)(query, *reply)
+        assert both[0].finished(NOW) == both[1].finished(NOW)
+    assert both[0].closest() == both[1].closest()
