@@ -118,13 +118,15 @@ class Cookies:
 class SourceLimiter:
     """Token buckets, one a source; the least recently used source is forgotten first.
 
-    Holds at most 4,096 sources. Only senders that echoed a cookie are counted, so nobody
-    can use up another's tokens with a forged source address.
+    Holds at most 4,096 sources, and none for longer than it takes to have all tokens again:
+    who asked earlier than that need not be remembered. Only senders that echoed a cookie are
+    counted, so nobody can use up another's tokens with a forged source address.
     """
 
     def __init__(self, rate_per_s: float, burst: int) -> None:
         self._rate = rate_per_s
         self._burst = float(burst)
+        self._full_after_s = burst / rate_per_s
         self._buckets: OrderedDict[bytes, tuple[float, float]] = OrderedDict()
 
     def allow(self, source: bytes, now: float) -> bool:
@@ -133,6 +135,11 @@ class SourceLimiter:
         tokens = min(self._burst, tokens + max(0.0, now - since) * self._rate)
         allowed = tokens >= 1
         self._buckets[source] = (tokens - 1 if allowed else tokens, now)
-        if len(self._buckets) > _MAX_SOURCES:
-            self._buckets.popitem(last=False)
+        self._forget(now - self._full_after_s)
         return allowed
+
+    def _forget(self, before: float) -> None:
+        """Forget who was last seen before that, and the first of too many."""
+        buckets = self._buckets
+        while len(buckets) > _MAX_SOURCES or next(iter(buckets.values()))[1] < before:
+            buckets.popitem(last=False)

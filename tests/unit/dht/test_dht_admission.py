@@ -78,6 +78,15 @@ def test_clock_that_steps_back_gives_no_tokens():
     assert not limiter.allow(b"x", NOW - 50)
 
 
+def test_limiter_forgets_who_has_all_tokens_again_and_nobody_else():
+    limiter = SourceLimiter(2.0, 10)
+    for second in range(100):
+        assert limiter.allow(second.to_bytes(3, "big"), NOW + second)
+    assert len(limiter._buckets) == 6, "those of the last five seconds"
+    assert [limiter.allow(b"x", NOW + 100) for _ in range(11)] == [True] * 10 + [False]
+    assert [limiter.allow(b"x", NOW + 103) for _ in range(7)] == [True] * 6 + [False]
+
+
 def test_limiter_remembers_a_bounded_number_of_sources():
     limiter = SourceLimiter(1.0, 1)
     for number in range(5000):

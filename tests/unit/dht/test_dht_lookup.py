@@ -386,7 +386,10 @@ def test_whom_a_path_asks_next_does_not_depend_on_where_it_began_to_look(seed):
         return Contact.of(key, places[keys.index(key)] if usual else rng.choice(places))
 
     values = DhtSettings(
-        k=rng.choice((2, 4, 8)), alpha=3, disjoint_paths=rng.choice((1, 2, 3)), lookup_max_queries=60
+        k=rng.choice((2, 4, 8)),
+        alpha=3,
+        disjoint_paths=rng.choice((1, 2, 3)),
+        lookup_max_queries=60,
     )
     start = [someone() for _ in range(rng.randrange(1, 9))]
     both = [kind(TARGET, OWN, start, values, NOW) for kind in (Lookup, LookingThroughAll)]
