@@ -304,7 +304,7 @@ class Lookup:
         return source_group(contact.endpoint, limit_private=limit_private)
 
     def _ask(self, path: _Path, contact: Contact) -> None:
-        if contact.node_id in self._latest or any([each.full for each in self._paths]):
+        if contact.node_id in self._latest or any(each.full for each in self._paths):
             self._look_again()  # some path may have passed it as one that cannot be asked
         self._asks[contact] = self._latest[contact.node_id] = _Ask(path)
         subnet = self._subnet(contact)
