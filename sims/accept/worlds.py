@@ -17,6 +17,11 @@ from sims.participants.world import World
 __all__ = ["bucket_counts", "joined_world", "known_neighbours", "new_world", "pass_time"]
 
 JOIN_SPACING_S: Final = 0.02
+_DOUBLING_S: Final = 16.0
+"""Nodes join 20 ms apart, and in a large network as many as it has within 16 s: a join takes about
+eight, so half of the network is joining at any time. Were the rate constant, the chores of those
+who have joined would outgrow the joins."""
+
 SETTLE_S: Final = 60.0
 """A join, with one refresh of every bucket, is over well before."""
 
@@ -62,7 +67,7 @@ def _joined(nodes: int, seed: int, settings: DhtSettings, progress: Callable[[st
     world.start(rendezvous)
     for number in range(1, nodes):
         world.start(world.add())
-        pass_time(world, JOIN_SPACING_S)
+        pass_time(world, min(JOIN_SPACING_S, _DOUBLING_S / number))
         if number % 500 == 0:
             progress(f"{number} of {nodes} nodes have joined")
     pass_time(world, SETTLE_S)
