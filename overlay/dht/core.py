@@ -464,7 +464,8 @@ class Dht:
             CrawlFinished(crawl.descriptors, crawl.started_at, crawl.exhaustive, crawl.unanswered())
         )
         if self._membership.phase is Phase.JOINED:
-            self._schedule.at(Task.CRAWL, self._now + self._crawl_pace.next())
+            spent_s = crawl.queries_sent / self._settings.crawl_queries_per_s
+            self._schedule.at(Task.CRAWL, self._now + max(self._crawl_pace.next(), spent_s))
 
     def _be_present(self, now: float) -> None:
         self._now = now

@@ -93,6 +93,7 @@ class Crawl:
         self._rng = rng
         self._doubtful = doubtful
         self.started_at = now
+        self.queries_sent = 0
         self._deadline = now + settings.crawl_time_s
         self._nodes: dict[NodeId, _Progress] = {}
         self._introductions = Introductions(settings.k)
@@ -154,6 +155,7 @@ class Crawl:
                 progress.shelved = True
                 continue
             self._in_flight += 1
+            self.queries_sent += 1
             progress.asked = True
             del progress.introducers[1:]
             chosen.append(query)

@@ -39,6 +39,8 @@ class DhtSettings:
         republish_interval_s: how often this node stores its own descriptor anew.
         crawl_interval_s: how often the whole overlay is walked for descriptors.
         crawl_first_interval_s: the first pause between two crawls; it doubles up to that.
+        crawl_queries_per_s: how many queries crawls send in the mean; after a larger one the
+            pause is longer, as it is in overlays of more than 4,000 nodes.
         crawl_in_flight, crawl_max_nodes, crawl_subnet_limit, crawl_time_s: bounds of a crawl.
         bootstrap_retry_s, bootstrap_retry_max_s: first and longest pause between two
             attempts to join.
@@ -73,6 +75,7 @@ class DhtSettings:
     republish_interval_s: float = 3600.0
     crawl_interval_s: float = 600.0
     crawl_first_interval_s: float = 10.0
+    crawl_queries_per_s: float = 20.0
     crawl_in_flight: int = 32
     crawl_max_nodes: int = 20_000
     crawl_subnet_limit: int = 32
@@ -122,6 +125,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("republish_interval_s", 1, 86400),
     ("crawl_interval_s", 1, 86400),
     ("crawl_first_interval_s", 0.1, 86400),
+    ("crawl_queries_per_s", 0.1, 10_000),
     ("crawl_in_flight", 1, 1024),
     ("crawl_max_nodes", 1, 1_000_000),
     ("crawl_subnet_limit", 1, 65536),

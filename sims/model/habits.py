@@ -8,9 +8,11 @@ from typing import Final
 
 from overlay.dht.settings import DhtSettings
 
-__all__ = ["Habits", "Traffic", "near_calls_per_s", "refreshes_per_s"]
+__all__ = ["Habits", "Traffic", "crawl_pause_s", "near_calls_per_s", "refreshes_per_s"]
 
 _HOLDERS_ASKED: Final = 3
+_QUERIES_OF_A_CRAWL: Final = 3
+"""To each node."""
 
 _NEIGHBOURHOOD: Final = 1.3
 """A walk calls all neighbours if its target lies among the nearest 1.3 k."""
@@ -106,6 +108,12 @@ class Traffic:
 def refreshes_per_s(settings: DhtSettings, habits: Habits) -> float:
     """Return how often a node refreshes one bucket: once an interval, and when it joins."""
     return 1 / settings.refresh_interval_s + habits.leaving_per_s
+
+
+def crawl_pause_s(settings: DhtSettings, nodes: int) -> float:
+    """Return how long a node waits between two crawls that come across so many nodes."""
+    queries = _QUERIES_OF_A_CRAWL * min(nodes, settings.crawl_max_nodes)
+    return max(settings.crawl_interval_s, queries / settings.crawl_queries_per_s)
 
 
 def near_calls_per_s(settings: DhtSettings, habits: Habits) -> float:

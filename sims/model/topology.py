@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from overlay.dht.settings import DhtSettings
 from overlay.dht.topology_table import MAX_ENTRIES
+from sims.model.habits import crawl_pause_s
 from sims.model.population import Population, is_hostile
 from sims.model.schedule import VALIDITY_S, signed_at
 from sims.model.xor import Flags, Ids
@@ -47,7 +48,7 @@ class TopologyTables:
     """
 
     def __init__(self, clients: int, settings: DhtSettings, rng: np.random.Generator) -> None:
-        self._interval_s, self._most = settings.crawl_interval_s, settings.crawl_max_nodes
+        self._settings, self._most = settings, settings.crawl_max_nodes
         self._rng = rng
         self._next = rng.random(clients) * _FIRST_CRAWL_WITHIN_S
         nobody = _Table(np.array([], np.uint64), np.array([]), np.array([], np.bool_))
@@ -83,8 +84,9 @@ class TopologyTables:
         heard = np.isinf(sessions.until) & ~is_hostile(sessions.ids, hostile_share)
         expires = signed_at(sessions.since, np.minimum(sessions.until, now)) + VALIDITY_S
         everybody = _Table(sessions.ids, expires, heard)
+        mean_pause_s = crawl_pause_s(self._settings, len(sessions.ids))
         for client in due:
-            pause_s = self._interval_s * self._rng.uniform(1 - _JITTER, 1 + _JITTER)
+            pause_s = mean_pause_s * self._rng.uniform(1 - _JITTER, 1 + _JITTER)
             self._next[client] = now + pause_s
             old, found = self._tables[client], self._found(everybody)
             # After a crawl that left somebody out it is not known who is silent.

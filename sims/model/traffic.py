@@ -11,7 +11,7 @@ from typing import Final
 
 from overlay.dht.settings import DhtSettings
 from sims.model.attention import Attention
-from sims.model.habits import Habits, refreshes_per_s
+from sims.model.habits import Habits, crawl_pause_s, refreshes_per_s
 from sims.model.lookups import LookupResults
 
 __all__ = ["Conversation", "messages_per_node_s"]
@@ -73,7 +73,7 @@ def messages_per_node_s(
     stores = _HOLDERS * settings.k * _ANSWERED + own.datagrams(settings, publishing[1])
     pings = attention.pings_per_s() * (_ANSWERED + _CHALLENGED * (1 - cookies[0]))
     joins = habits.leaving_per_s * settings.seeds_per_round * (_ANSWERED + _CHALLENGED)
-    crawls = crawling * _OF_A_CRAWL / settings.crawl_interval_s
+    crawls = crawling * _OF_A_CRAWL / crawl_pause_s(settings, habits.online)
     return (
         lookups
         + refreshes * far.datagrams(settings, first)

@@ -1,5 +1,6 @@
 """Whole overlays in memory: joining, crawling, hardship, leaving, and liars."""
 
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -213,6 +214,18 @@ def test_quiet_overlay_stays_quiet():
     network.run(600)
     # A crawl or two of three nodes (9 requests, 9 replies each) and few refreshes, per node.
     assert 0 < sum(network.sent.values()) < 4 * 100
+
+
+def test_a_crawl_that_took_many_queries_is_followed_by_a_longer_pause():
+    crawls = {}
+    for rate in (20.0, 0.1):
+        network, members = grown(6, settings=replace(QUICK, crawl_queries_per_s=rate), run=200)
+        members[0].events.clear()
+        network.run(300)
+        crawls[rate] = len(members[0].of(CrawlFinished))
+    # Every 60 s, give or take 20 %; and 15 queries at 0.1 a second are 150 s.
+    assert 4 <= crawls[20.0] <= 6
+    assert 1 <= crawls[0.1] <= 2
 
 
 class Liar:

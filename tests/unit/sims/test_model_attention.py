@@ -8,7 +8,7 @@ import pytest
 from overlay.dht.settings import DhtSettings
 from sims.model.attention import Attention
 from sims.model.fetching import fetch
-from sims.model.habits import Habits, Traffic
+from sims.model.habits import Habits, Traffic, crawl_pause_s
 from sims.model.schedule import RESIGN_S, Publications, cookies_at_hand, signed_at
 from sims.model.tables import Known, Tables
 from sims.model.timing import Timing
@@ -38,6 +38,11 @@ def attention(habits=HABITS, settings=SETTINGS, walks=None, since=BEFORE):
 
 def at(depth, ages):
     return np.full(len(ages), depth), np.array(ages, float)
+
+
+def test_crawls_of_many_nodes_come_more_rarely():
+    pauses = [crawl_pause_s(SETTINGS, nodes) for nodes in (100, 4000, 10_000, 1_000_000)]
+    assert pauses == [600.0, 600.0, 1500.0, 3000.0]
 
 
 def test_nobody_forgets_who_is_there_and_everybody_who_is_long_gone():
