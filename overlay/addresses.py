@@ -83,7 +83,7 @@ class Endpoint(NamedTuple):
         if len(host) > 45 or "%" in host:
             raise Malformed("an endpoint's address must be a literal IP address without a zone")
         try:
-            return cls(_canonical(host), port)
+            return _canonical(host, port)
         except ValueError as error:
             raise Malformed("an endpoint's host must be a literal IP address") from error
 
@@ -113,9 +113,9 @@ class Endpoint(NamedTuple):
 
 
 @lru_cache(maxsize=32_768)
-def _canonical(host: str) -> str:
-    """Return a literal address as everybody writes it; the same few come with each datagram."""
-    return str(_unmapped(ipaddress.ip_address(host)))
+def _canonical(host: str, port: int) -> Endpoint:
+    """Write a literal address as everybody does; the same few come with each datagram."""
+    return Endpoint(str(_unmapped(ipaddress.ip_address(host))), port)
 
 
 @lru_cache(maxsize=32_768)

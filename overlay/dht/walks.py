@@ -41,6 +41,7 @@ class Walks:
         self._on_answer = on_answer
         self._on_silence = on_silence
         self._active: list[_Active] = []
+        self._next = math.inf
 
     def __len__(self) -> int:
         return len(self._active)
@@ -49,17 +50,17 @@ class Walks:
         """Start a walk; ``on_finished`` is called once, when it has closed or its time is up."""
         active = _Active(walk, on_finished)
         self._active.append(active)
+        self._note_next()
         self._advance(active)
 
     def cancel_all(self) -> None:
         """Forget every walk; nobody is told."""
         self._active.clear()
+        self._note_next()
 
     def next_deadline(self) -> float:
         """Return when the next walk's time is up."""
-        if not self._active:
-            return math.inf
-        return min([active.walk.next_deadline() for active in self._active])
+        return self._next
 
     def handle_deadline(self, now: float) -> None:
         """End the walks whose time is up."""
@@ -78,7 +79,12 @@ class Walks:
         if active.walk.finished(now):
             active.finished = True
             self._active.remove(active)
+            self._note_next()
             active.on_finished()
+
+    def _note_next(self) -> None:
+        """Asked for after every datagram, changed with each walk: a walk's time does not move."""
+        self._next = min((each.walk.next_deadline() for each in self._active), default=math.inf)
 
     def _slow(self, active: _Active, query: Query) -> None:
         active.walk.slow(query)
