@@ -21,7 +21,7 @@ from sims.accept.registry import EXPERIMENTS
 from sims.accept.runner import parse_overrides, run, selected
 from sims.accept.verdict import Point, Verdict
 
-__all__ = ["accept", "run_all", "table"]
+__all__ = ["accept", "run_each", "table"]
 
 _HELD: Final = 0
 _NOT_HELD: Final = 1
@@ -54,29 +54,12 @@ def accept(arguments: argparse.Namespace) -> int:
         verdicts = in_order([*verdicts, verdict])
         _say(f"{verdict.name} {_word(verdict)} after {verdict.seconds:.0f} s")
         if arguments.out is not None:
-            write(verdicts, arguments.out)
+            write(verdicts, arguments.out, draws=[verdict])
     if getattr(arguments, "json", False):
         print(json.dumps([_plain(verdict) for verdict in verdicts]))  # noqa: T201 - a command line
     else:
         print(table(verdicts))  # noqa: T201 - a command line
     return _HELD if all(verdict.passed for verdict in verdicts) else _NOT_HELD
-
-
-def run_all(
-    names: Sequence[str],
-    *,
-    quick: bool,
-    seeds: int | None = None,
-    overrides: Mapping[str, Mapping[str, str]] | None = None,
-    jobs: int = 1,
-) -> list[Verdict]:
-    """Run the named experiments (all if none is named); return the verdicts in their order.
-
-    Raises:
-        ConfigurationError: an unknown experiment, or a setting that does not fit.
-    """
-    each = run_each(names, quick=quick, seeds=seeds, overrides=overrides, jobs=jobs)
-    return in_order(each)
 
 
 def in_order(verdicts: Iterable[Verdict]) -> list[Verdict]:
@@ -144,15 +127,22 @@ def _to_show(verdict: Verdict) -> list[Point]:
     return failed or list(verdict.points[:3])
 
 
-def write(verdicts: Sequence[Verdict], directory: Path) -> None:
+def write(
+    verdicts: Sequence[Verdict], directory: Path, *, draws: Sequence[Verdict] | None = None
+) -> None:
     """Write figures, ``verdicts.json`` and ``acceptance.md`` into a directory.
+
+    Args:
+        verdicts: all that there are.
+        directory: where to.
+        draws: those whose figures are not there yet; None: all.
 
     Raises:
         BackendError: they cannot be written.
     """
     _make(directory)
     try:
-        for verdict in verdicts:
+        for verdict in verdicts if draws is None else draws:
             draw(verdict, directory)
         plain = json.dumps([_plain(verdict) for verdict in verdicts], indent=1)
         (directory / "verdicts.json").write_text(plain + "\n", encoding="utf-8")

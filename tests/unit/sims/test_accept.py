@@ -10,7 +10,7 @@ import pytest
 
 from overlay.errors import BackendError, ConfigurationError
 from sims.accept import command, routing
-from sims.accept.command import accept, run_all, table, write
+from sims.accept.command import accept, run_each, table, write
 from sims.accept.experiment import Experiment, Measurement, with_values
 from sims.accept.registry import EXPERIMENTS
 from sims.accept.runner import parse_overrides, run, run_one, selected
@@ -174,7 +174,7 @@ def test_a_failed_point_is_shown_with_its_band():
 
 @pytest.mark.slow
 def test_another_point_of_a_printed_curve_can_be_asked():
-    (verdict,) = run_all(
+    (verdict,) = run_each(
         ["E6"],
         quick=True,
         seeds=1,
@@ -195,6 +195,6 @@ def test_a_wrong_overlay_fails(monkeypatch):
         lambda ids, settings, rng: whole(ids, routing.greedy(settings.k // 2), rng),
     )
     overrides = {"E6": {"nodes": "512", "k": "8", "lookups": "400"}}
-    (verdict,) = run_all(["E6"], quick=True, seeds=1, overrides=overrides)
+    (verdict,) = run_each(["E6"], quick=True, seeds=1, overrides=overrides)
     assert not verdict.passed
     assert command.table([verdict]).endswith("0 of 1 hold.")

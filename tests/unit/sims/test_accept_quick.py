@@ -2,14 +2,14 @@
 
 import pytest
 
-from sims.accept.command import markdown, run_all, table, write
+from sims.accept.command import markdown, run_each, table, write
 from sims.accept.registry import EXPERIMENTS
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_experiment_holds_in_its_quick_form(name, tmp_path):
-    (verdict,) = run_all([name], quick=True)
+    (verdict,) = run_each([name], quick=True)
     assert verdict.passed, table([verdict])
     write([verdict], tmp_path)
     assert {f"{name}.png", f"{name}.svg", "verdicts.json"} <= {p.name for p in tmp_path.iterdir()}
