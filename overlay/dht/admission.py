@@ -23,6 +23,7 @@ __all__ = [
     "Cookies",
     "SourceLimiter",
     "host_allowed",
+    "origin",
     "source_group",
 ]
 
@@ -50,6 +51,17 @@ def host_allowed(host: str, allow_private: bool) -> bool:
         or is_circuit_address(address.packed)
     )
     return not never and (allow_private or _is_public(address))
+
+
+@lru_cache(maxsize=32_768)
+def origin(host: str, port: int, allow_private: bool) -> Endpoint | None:
+    """Return where a datagram came from in its canonical form; None if nothing may go there.
+
+    Raises:
+        Malformed: this is no endpoint.
+    """
+    endpoint = Endpoint.parse(host, port)
+    return endpoint if host_allowed(endpoint.host, allow_private) else None
 
 
 def _is_public(address: IpAddress) -> bool:

@@ -18,7 +18,7 @@ from random import Random
 from typing import Final
 
 from overlay.addresses import NODE_ID_BYTES, Endpoint, NodeId
-from overlay.dht.admission import host_allowed
+from overlay.dht.admission import host_allowed, origin
 from overlay.dht.calls import Answer, Calls
 from overlay.dht.crawl import Crawl
 from overlay.dht.descriptor import MixDescriptor
@@ -327,23 +327,23 @@ class Dht:
 
     def _receive_one(self, data: bytes, source: Endpoint) -> None:
         try:
-            source = Endpoint.parse(*source)
+            came_from = origin(*source, self._settings.allow_private_endpoints)
             message = self._envelopes.parse(data)
         except OtherNetwork:
             self._counts[DhtCount.OTHER_NETWORK] += 1
         except Malformed:
             self._counts[DhtCount.MALFORMED] += 1
         else:
-            if not host_allowed(source.host, self._settings.allow_private_endpoints):
+            if came_from is None:
                 self._counts[DhtCount.REFUSED_ENDPOINT] += 1
             elif isinstance(message, Challenge):
-                self._calls.challenged(message, source, self._now)
+                self._calls.challenged(message, came_from, self._now)
             elif self._asks_cost and not self._meets_cost(message.identity_key):
                 self._counts[DhtCount.UNDER_COST] += 1
             elif isinstance(message, UnverifiedRequest):
-                self._answer(message, source)
+                self._answer(message, came_from)
             else:
-                self._calls.replied(message, source, self._now)
+                self._calls.replied(message, came_from, self._now)
 
     def _answer(self, request: UnverifiedRequest, source: Endpoint) -> None:
         if self._membership.phase is Phase.LEFT:

@@ -131,13 +131,13 @@ class Membership:
         if self.phase is Phase.LEFT or self._table.renewed(contact):
             return
         is_new = self._table.get(contact.node_id) is None
-        doubtful = self._table.seen(contact)
+        doubtful = self._table.file(contact)
         if doubtful is not None and may_probe:
             self._probe(doubtful)
         if self.phase is Phase.ALONE:
             self.phase = Phase.JOINING
             self._look_up(self._own_id, self._looked_around)
-        elif is_new and len(self._table) < self._settings.k:
+        elif is_new and self._table.has_fewer_than(self._settings.k):
             # The overlay is small or we are new to it: it pays to crawl again soon.
             soon = self._settings.crawl_first_interval_s * self._rng.uniform(0.8, 1.2)
             self._schedule.hasten(Task.CRAWL, self._clock() + soon)
@@ -178,7 +178,7 @@ class Membership:
 
     def _looked_around(self, lookup: Lookup) -> None:
         """End the self-lookup: we have joined, or the contact we had is gone again."""
-        if not len(self._table):
+        if self._table.has_fewer_than(1):
             self._be_alone()
             return
         self.phase = Phase.JOINED
@@ -187,7 +187,7 @@ class Membership:
         self._on_joined(lookup)
 
     def _check_company(self) -> None:
-        if not len(self._table) and self.phase is Phase.JOINED:
+        if self.phase is Phase.JOINED and self._table.has_fewer_than(1):
             self._be_alone()
 
     def _be_alone(self) -> None:

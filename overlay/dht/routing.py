@@ -236,8 +236,15 @@ class Table(RoutingTable):  # type: ignore[misc]  # the package ships no types
             The least recently seen contact of a full bucket that should be pinged before
             the new one may replace it, or None.
         """
-        if contact.node_id == self.node.id or self.renewed(contact):
+        return None if self.renewed(contact) else self.file(contact)
+
+    def file(self, contact: Contact) -> Contact | None:
+        """Do what :meth:`seen` does for one that is not in the table with this endpoint."""
+        if contact.node_id == self.node.id:
             return None
+        bucket = self._bucket(contact.node_id)
+        if self._renewed_replacement(bucket, contact):
+            return self._doubtful_head(bucket)
         group = source_group(contact.endpoint, limit_private=self._settings.limit_private_subnets)
         entry = Entry(contact, group, self._clock())
         if not self._subnet_has_room(entry):
@@ -255,6 +262,21 @@ class Table(RoutingTable):  # type: ignore[misc]  # the package ships no types
             return False
         known.last_seen, known.failures = self._clock(), 0
         nodes[node_id] = nodes.pop(node_id)
+        return True
+
+    def _renewed_replacement(self, bucket: Bucket, contact: Contact) -> bool:
+        """Move a replacement to the tail if it is known with this endpoint; most who ask are.
+
+        Our own bucket may be split, and is where a replacement can become a contact.
+        """
+        waiting = bucket.replacement_nodes
+        known = waiting.get(contact.node_id)
+        if known is None or known.contact.endpoint != contact.endpoint:
+            return False
+        if bucket.has_in_range(self.node):
+            return False
+        known.last_seen, known.failures = self._clock(), 0
+        waiting[known.id] = waiting.pop(known.id)
         return True
 
     def failed(self, contact: Contact) -> None:
@@ -332,6 +354,14 @@ class Table(RoutingTable):  # type: ignore[misc]  # the package ships no types
 
     def __len__(self) -> int:
         return sum([len(bucket.nodes) for bucket in self.buckets])
+
+    def has_fewer_than(self, count: int) -> bool:
+        """Tell whether there are fewer contacts than that; ``len`` would look at all buckets."""
+        for bucket in self.buckets:
+            count -= len(bucket.nodes)
+            if count <= 0:
+                return False
+        return True
 
     def __iter__(self) -> Iterator[Contact]:
         for bucket in self.buckets:

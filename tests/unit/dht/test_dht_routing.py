@@ -244,3 +244,32 @@ def test_a_lookup_of_ones_own_id_leaves_the_far_buckets_to_be_refreshed():
     due = table.lonely_buckets()
     assert [bucket.has_in_range(table.node) for bucket in table.buckets].count(True) == 1
     assert due == [bucket for bucket in table.buckets if not bucket.has_in_range(table.node)]
+
+
+class LongWay(Table):
+    """Files a replacement that is seen again as it would file a stranger."""
+
+    def _renewed_replacement(self, bucket, contact):
+        return False
+
+
+def test_a_replacement_that_is_seen_again_is_where_filing_it_anew_would_put_it():
+    rng, clock = Random(5), Clock()
+    settings = DhtSettings(k=4, liveness_interval_s=30)
+    short, long = (kind(OWN, settings, clock, Random(1)) for kind in (Table, LongWay))
+    known = [contact(n, bucket=rng.randrange(6)) for n in range(60)]
+    for _ in range(2000):
+        clock.now += rng.random()
+        one = rng.choice(known)
+        if rng.random() < 0.1:
+            one = Contact(one.node_id, public_endpoint(rng.randrange(60)), one.identity_key)
+        verb = "seen" if rng.random() < 0.8 else "failed"
+        assert getattr(short, verb)(one) == getattr(long, verb)(one)
+        assert contents(short) == contents(long)
+        assert [short.has_fewer_than(n) for n in (len(short), len(short) + 1)] == [False, True]
+
+
+def contents(table):
+    return [
+        [(e.contact, e.last_seen, e.failures) for e in bucket.entries()] for bucket in table.buckets
+    ]
