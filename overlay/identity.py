@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
 from random import Random
 from typing import Final
 
@@ -41,8 +42,12 @@ _OVERLAY_ADDRESS_LABEL: Final = b"overlay address v1"
 _PUZZLE_LABEL: Final = b"overlay identity puzzle v1"
 
 
+@lru_cache(maxsize=4096)
 def node_id_of(identity_key: bytes) -> NodeId:
-    """Return the NodeId of a 32-byte Ed25519 public key: the first 160 bits of a SHA-256."""
+    """Return the NodeId of a 32-byte Ed25519 public key: the first 160 bits of a SHA-256.
+
+    Every datagram asks for its sender's; the same few are remembered.
+    """
     return NodeId(hashlib.sha256(_NODE_ID_LABEL + identity_key).digest()[:NODE_ID_BYTES])
 
 

@@ -55,8 +55,11 @@ def distance(one: bytes, other: bytes) -> int:
     return int.from_bytes(one, "big") ^ int.from_bytes(other, "big")
 
 
-class Entry(Node):  # type: ignore[misc]  # the package ships no types
-    """A contact in a bucket: the package's node with what we know of its health."""
+class Entry:
+    """A contact in a bucket, with what we know of its health.
+
+    It stands where the package has a node, and is none: each would carry an unused dict.
+    """
 
     __slots__ = ("contact", "failures", "group", "id", "last_seen", "long_id")
 
@@ -77,6 +80,10 @@ class Entry(Node):  # type: ignore[misc]  # the package ships no types
     def port(self) -> int:
         """The port of its endpoint."""
         return self.contact.endpoint.port
+
+    def same_home_as(self, other: Node) -> bool:
+        """Tell whether a node is said to be at the same endpoint."""
+        return (self.ip, self.port) == (other.ip, other.port)
 
 
 @lru_cache(maxsize=32_768)

@@ -130,7 +130,7 @@ class Store(IStorage):  # type: ignore[misc]  # the package ships no types
         self._remove(key)
         self._records[key] = _Stored(descriptor, source, now)
         self._sources[source] += 1
-        self._remember_expiry(descriptor)
+        self._remember_expiry(descriptor.expires, key)
 
     def find(self, key: NodeId) -> MixDescriptor | None:
         """Return the unexpired descriptor of a node, or None."""
@@ -228,8 +228,8 @@ class Store(IStorage):  # type: ignore[misc]  # the package ships no types
             if stored is not None and stored.descriptor.expires <= now:
                 self._remove(key)
 
-    def _remember_expiry(self, descriptor: MixDescriptor) -> None:
-        heapq.heappush(self._expiries, (descriptor.expires, descriptor.node_id))
+    def _remember_expiry(self, expires: float, key: NodeId) -> None:
+        heapq.heappush(self._expiries, (expires, key))
         if len(self._expiries) > 2 * len(self._records) + 64:
             # Replaced records leave their old dates behind; drop those now and then.
             self._expiries = [
