@@ -2,7 +2,7 @@
 # The tools of the lab live in sbin, which an ordinary user of Debian has not in the PATH.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
-.PHONY: help setup test test-fast lint types demo kernel-shell bench accept churn-lab paper clean
+.PHONY: help setup test test-fast lint types demo kernel-shell bench accept scenarios churn-lab paper clean
 .DEFAULT_GOAL := help
 
 help: ## Show the targets
@@ -34,11 +34,15 @@ bench: ## Costs per packet and per circuit, in userspace and in the kernel, as a
 
 churn-lab: ## Twenty minutes of real churn, 30 nodes, held against the simulator: build/churn/report.md
 	@scripts/churn-lab.sh
+
 paper: ## The paper's experiment on today's kernel: CSV, figures and docs/paper-experiment.md (20 minutes)
 	@scripts/paper.sh
 
 accept: ## The overlay held against theory and measurements, in full (hours); see docs/acceptance.md
 	@scripts/accept.sh
+
+scenarios: ## Every shipped scenario with ten seeds (hours), and docs/scenarios.md of what came of them
+	@scripts/scenarios.sh
 
 clean: ## Remove everything that make has made
 	@scripts/clean.sh

@@ -1,0 +1,126 @@
+"""The studies of several results directories on one page of Markdown.
+
+    python -m sims.results.markdown DIRECTORY...
+
+``make scenarios`` makes docs/scenarios.md of the shipped ones with it.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from overlay.errors import ConfigurationError
+from sims.results.numbers import duration, interval, number
+from sims.results.reading import read_results
+from sims.results.statistics import Estimate, t_estimate
+from sims.results.summary import PointSummary, summarise
+from sims.scenario.model import Scenario
+
+__all__ = ["main", "page"]
+
+_COLUMNS: Final = (
+    ("lookups found it", "lookup_success", ""),
+    ("median latency (s)", "lookup_latency_s", "median"),
+    ("hops", "lookup_hops", ""),
+    ("dead in tables", "table_stale_share", ""),
+    ("datagrams per node and s", "messages_per_node_s", ""),
+    ("bytes per node and s", "bytes_per_node_s", ""),
+)
+"""What every study measures: heading, metric, quantile (the mean if empty)."""
+
+
+def page(studies: Sequence[PointSummary]) -> str:
+    """Return one page: the measures of all beside each other, then the promises of each."""
+    lines = [
+        "# The shipped scenarios: what came of them",
+        "",
+        *_preface(),
+        "",
+        *_side_by_side(studies),
+    ]
+    for study in studies:
+        lines += ["", *_section(study)]
+    return "\n".join(lines) + "\n"
+
+
+def _preface() -> Iterator[str]:
+    yield "Written by `make scenarios`. In brackets: 95 % confidence intervals over seeds; every"
+    yield "measure is in each report (`overlay sim churn NAME`). What is simulated and what is not:"
+    yield "[simulator.md](simulator.md)."
+
+
+def _side_by_side(studies: Iterable[PointSummary]) -> Iterator[str]:
+    yield "| scenario | nodes on-line | " + " | ".join(name for name, _, _ in _COLUMNS) + " |"
+    yield "|---" * (2 + len(_COLUMNS)) + "|"
+    for study in studies:
+        cells = [_value(study, metric, quantile) for _, metric, quantile in _COLUMNS]
+        online = number(_estimate(study, "online_nodes", "").mean)
+        yield f"| {study.point.scenario.name} | {online} | {' | '.join(cells)} |"
+
+
+def _section(study: PointSummary) -> Iterator[str]:
+    scenario = study.point.scenario
+    yield f"## {scenario.name}"
+    yield ""
+    yield f"{scenario.question} {_size(scenario, len(study.runs))}"
+    yield ""
+    yield "| promise | measured | |"
+    yield "|---|---|---|"
+    for verdict in study.verdicts:
+        said = "holds" if verdict.held else "**does not hold**"
+        doubt = "" if verdict.certain else ", but the interval reaches across the bound"
+        yield f"| {verdict.expectation} | {_with_interval(verdict.got)} | {said}{doubt} |"
+
+
+def _size(scenario: Scenario, runs: int) -> str:
+    nodes = f"{scenario.nodes:,} nodes (`{scenario.churn.model}`)"
+    lasts = f"{duration(scenario.duration_s)} after {duration(scenario.warm_up_s)} of warm-up"
+    return f"{nodes}, {lasts}, {runs} seeds."
+
+
+def _value(study: PointSummary, metric: str, quantile: str) -> str:
+    return _with_interval(_estimate(study, metric, quantile))
+
+
+def _estimate(study: PointSummary, metric: str, quantile: str) -> Estimate:
+    for each in study.metrics:
+        if (each.metric, each.label) == (metric, ""):
+            return each.quantiles[quantile] if quantile else each.mean
+    return t_estimate(())
+
+
+def _with_interval(estimate: Estimate) -> str:
+    ends = f" [{interval(estimate)}]" if math.isfinite(estimate.low) else ""
+    return f"{number(estimate.mean)}{ends}"
+
+
+def read_study(directory: Path) -> PointSummary:
+    """Return the one point of a study that ran to its end.
+
+    Raises:
+        ConfigurationError: it did not, or has several points; one sentence.
+    """
+    results = read_results(directory)
+    if not results.complete:
+        raise ConfigurationError(f"{directory} is not complete; run it again.")
+    if len(results.study.points) != 1:
+        raise ConfigurationError(f"{directory} is a sweep; its report.html compares the points.")
+    return summarise(results.study.points[0], results.runs)
+
+
+def main(directories: Sequence[str]) -> int:
+    """Print the page; 1 and a sentence if a directory cannot be used."""
+    try:
+        sys.stdout.write(page([read_study(Path(each)) for each in directories]))
+    except ConfigurationError as error:
+        sys.stderr.write(f"markdown: {error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
