@@ -25,6 +25,7 @@ who have joined would outgrow the joins."""
 SETTLE_S: Final = 60.0
 """A join, with one refresh of every bucket, is over well before."""
 
+_SETTLE_STEPS: Final = 10
 _SMALL: Final = 1000
 _KEPT: Final = 3
 
@@ -70,7 +71,10 @@ def _joined(nodes: int, seed: int, settings: DhtSettings, progress: Callable[[st
         pass_time(world, min(JOIN_SPACING_S, _DOUBLING_S / number))
         if number % 500 == 0:
             progress(f"{number} of {nodes} nodes have joined")
-    pass_time(world, SETTLE_S)
+    for step in range(_SETTLE_STEPS):
+        pass_time(world, SETTLE_S / _SETTLE_STEPS)
+        if nodes >= 500:
+            progress(f"all {nodes} have joined and settle: {step + 1} of {_SETTLE_STEPS} parts")
     return world
 
 
