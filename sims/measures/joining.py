@@ -24,8 +24,8 @@ class JoinMeasure:
     def started(self, machine: Machine) -> None:
         """A program starts now."""
         world = self._recorder.world
-        self._waiting[machine.index] = world.heap.now
-        world.heap.at(world.heap.now + _PATIENCE_S, self._give_up, machine, machine.sessions)
+        began = self._waiting[machine.index] = world.heap.now
+        world.heap.at(began + _PATIENCE_S, self._give_up, machine, began)
 
     def _heard(self, machine: Machine, event: DhtEvent) -> None:
         if isinstance(event, Joined):
@@ -34,10 +34,10 @@ class JoinMeasure:
                 self._recorder.add("join_success", 1.0)
                 self._recorder.add("join_s", self._recorder.world.heap.now - began)
 
-    def _give_up(self, machine: Machine, session: int) -> None:
-        if machine.sessions != session:
-            return
-        gave_up = self._waiting.pop(machine.index, None) is not None
+    def _give_up(self, machine: Machine, began: float) -> None:
+        if self._waiting.get(machine.index) != began:
+            return  # it has joined, or has started again since
+        del self._waiting[machine.index]
         # A program that ended before its time was up says nothing about joining.
-        if gave_up and machine.online:
+        if machine.online:
             self._recorder.add("join_success", 0.0)

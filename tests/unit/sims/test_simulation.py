@@ -103,6 +103,24 @@ def test_a_node_that_starts_joins_and_returns_without_the_bootstrap_peer():
     assert returning.sessions == 2
 
 
+def test_strangers_who_find_no_bootstrap_peer_are_counted_as_joins_that_failed():
+    dies_at_s = 300.0
+    outcome = run(
+        scenario(
+            churn=Churn("exponential(10min)"),
+            duration_s=600.0,
+            warm_up_s=0.0,
+            arrival=Arrival("bootstrap-dies", at_s=dies_at_s),
+        ),
+        1,
+    )
+    joins = [(o.time_s, o.value) for o in outcome.observations if o.metric == "join_success"]
+    assert {value for time_s, value in joins if time_s < dies_at_s} == {1.0}
+    failed = [value for time_s, value in joins if time_s > dies_at_s + 10]
+    assert len(failed) > 5
+    assert set(failed) == {0.0}
+
+
 def test_a_partition_hurts_lookups_and_its_repair_heals_them():
     outcome = run(
         scenario(
