@@ -113,10 +113,12 @@ class Simulation:
         self._authors = Authors(recorder, scenario.records, scenario.warm_up_s)
         self._sampled += [TopologyMeasure(recorder, self._clients), self._authors]
         self._shocks = Shocks(world, self.population, scenario, streams.stream("shocks"))
+        self._recovery: RecoveryMeasure | None = None
         if self._shocks.healed_at_s is not None:
             recovery = RecoveryMeasure(recorder, self._shocks.at_s, self._shocks.healed_at_s)
             self.lookups.results.append(recovery.finished)
             self._sampled.append(recovery)
+            self._recovery = recovery
 
     def run(
         self,
@@ -141,7 +143,10 @@ class Simulation:
                 progress(self.progress())
             return should_stop is not None and should_stop()
 
-        return heap.run(START + self.scenario.total_s, stop)
+        complete = heap.run(START + self.scenario.total_s, stop)
+        if complete and self._recovery is not None:
+            self._recovery.end()
+        return complete
 
     def progress(self) -> Progress:
         """Return how far the run has come."""

@@ -18,7 +18,8 @@ class RecoveryMeasure:
 
     Recovered is the overlay at the end of the first interval after the healing in which
     lookups succeed as often as before the shock, within 2 points; the resolution is the
-    sample interval. Before that, nothing is recorded.
+    sample interval. One that does not recover before the run ends counts with that time, so
+    that it cannot pass for one that was not asked.
     """
 
     def __init__(self, recorder: Recorder, shock_at_s: float, healed_at_s: float) -> None:
@@ -51,3 +52,9 @@ class RecoveryMeasure:
         if good / count >= self._before[0] / self._before[1] - _TOLERANCE:
             self._recovered = True
             self._recorder.add("recovery_s", now - self._healed_at_s)
+
+    def end(self) -> None:
+        """The run is over."""
+        lasted = self._recorder.world.time_s - self._healed_at_s
+        if not self._recovered and lasted > 0:
+            self._recorder.add("recovery_s", lasted)

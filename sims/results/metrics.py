@@ -110,7 +110,8 @@ _ALL: Final = (
     Metric("join_s", "s", "distribution", _COMING,
            "From the start of a node until it is a member of the overlay."),
     Metric("recovery_s", "s", "distribution", _COMING,
-           "From the disturbance until lookups succeed again as often as before."),
+           "From the disturbance (of a partition: its end) until lookups succeed again as often "
+           "as before; if they never do, until the end of the run."),
     Metric("online_nodes", "", "series", _CHURN, "Nodes that are on-line."),
     Metric("online_share", "", "series", _CHURN, "Share of all nodes that are on-line."),
     Metric("session_on_s", "s", "distribution", _CHURN,
