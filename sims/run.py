@@ -115,10 +115,9 @@ class Simulation:
         self._shocks = Shocks(world, self.population, scenario, streams.stream("shocks"))
         self._recovery: RecoveryMeasure | None = None
         if self._shocks.healed_at_s is not None:
-            recovery = RecoveryMeasure(recorder, self._shocks.at_s, self._shocks.healed_at_s)
-            self.lookups.results.append(recovery.finished)
-            self._sampled.append(recovery)
-            self._recovery = recovery
+            self._recovery = RecoveryMeasure(recorder, self._shocks.at_s, self._shocks.healed_at_s)
+            self.lookups.results.append(self._recovery.finished)
+            self._sampled.append(self._recovery)
 
     def run(
         self,

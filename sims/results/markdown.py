@@ -57,8 +57,8 @@ def _side_by_side(studies: Iterable[PointSummary]) -> Iterator[str]:
     yield "| scenario | nodes on-line | " + " | ".join(name for name, _, _ in _COLUMNS) + " |"
     yield "|---" * (2 + len(_COLUMNS)) + "|"
     for study in studies:
-        cells = [_value(study, metric, quantile) for _, metric, quantile in _COLUMNS]
-        online = number(_estimate(study, "online_nodes", "").mean)
+        cells = [_with_interval(_estimate(study, *column)) for _, *column in _COLUMNS]
+        online = number(_estimate(study, "online_nodes").mean)
         yield f"| {study.point.scenario.name} | {online} | {' | '.join(cells)} |"
 
 
@@ -82,15 +82,11 @@ def _size(scenario: Scenario, runs: int) -> str:
     return f"{nodes}, {lasts}, {runs} seeds."
 
 
-def _value(study: PointSummary, metric: str, quantile: str) -> str:
-    return _with_interval(_estimate(study, metric, quantile))
-
-
-def _estimate(study: PointSummary, metric: str, quantile: str) -> Estimate:
-    for each in study.metrics:
-        if (each.metric, each.label) == (metric, ""):
-            return each.quantiles[quantile] if quantile else each.mean
-    return t_estimate(())
+def _estimate(study: PointSummary, metric: str, quantile: str = "") -> Estimate:
+    found = {each.metric: each for each in study.metrics if not each.label}.get(metric)
+    if found is None:
+        return t_estimate(())
+    return found.quantiles[quantile] if quantile else found.mean
 
 
 def _with_interval(estimate: Estimate) -> str:
