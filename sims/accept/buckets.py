@@ -9,8 +9,10 @@ from typing import Final
 
 from overlay.dht.settings import DhtSettings
 from sims.accept.experiment import Experiment, Measurement, Progress, told
+from sims.accept.ranges import ranged
 from sims.accept.verdict import Point, within
 from sims.accept.worlds import bucket_counts, joined_world, known_neighbours
+from sims.churn import parse_model
 from sims.run import Simulation
 from sims.scenario.model import Scenario
 from sims.scenario.parameters import Parameters
@@ -20,6 +22,7 @@ from sims.theory import tables
 __all__ = ["E3", "E4"]
 
 _LIVE_KNOWS_ALL: Final = 0.6109
+_LIVE_K: Final = 20
 """IPFS, 28 crawls (rfm19-dht-routing-table-health): the share that knows all 20."""
 
 _SMALLEST_BUCKET: Final = 2.4
@@ -31,8 +34,8 @@ _LARGE: Final = 10_000
 class Fill:
     """Overlays of ``nodes`` that joined one after the other; no churn."""
 
-    nodes: tuple[int, ...] = (1000, 10_000)
-    k: int = 20
+    nodes: tuple[int, ...] = ranged((1000, 10_000), 20, 100_000)
+    k: int = ranged(20, 3, 64)
 
 
 def _measure_fill(settings: Fill, seeds: int, progress: Progress) -> Measurement:
@@ -69,11 +72,21 @@ def _fill_points(k: int, nodes: int, runs: int, totals: Counter[int]) -> list[Po
 class Knowledge:
     """As E3; then, if ``churn_nodes`` is not 0, that many nodes under ``churn`` as well."""
 
-    nodes: tuple[int, ...] = (2000, 15_371)
-    k: int = 20
+    nodes: tuple[int, ...] = ranged((2000, 15_371), 20, 100_000)
+    k: int = ranged(20, 3, 64)
     churn: str = "ipfs2022"
-    churn_nodes: int = 2000
-    churn_hours: float = 6.0
+    churn_nodes: int = ranged(2000, 0, 100_000)
+    churn_hours: float = ranged(6.0, 0.01, 1000)
+
+    def __post_init__(self) -> None:
+        if min(self.nodes) < 2 * self.k:
+            raise ValueError(f"nodes must be at least twice k, so {2 * self.k}")
+        online = self.churn_nodes * parse_model(self.churn).availability()
+        if self.churn_nodes and online < 2 * self.k:
+            raise ValueError(
+                f"of {self.churn_nodes} churn_nodes some {online:.0f} would be on-line, and twice "
+                "k are needed; set churn_nodes to more, or to 0"
+            )
 
 
 def _measure_knowledge(settings: Knowledge, seeds: int, progress: Progress) -> Measurement:
@@ -124,12 +137,15 @@ def _under_churn(settings: Knowledge, progress: Progress) -> Point:
     world = simulation.world
     members = [m for m in world.machines if m.dht is not None and m.dht.joined]
     share = sum(known_neighbours(world, m) >= settings.k for m in members) / len(members)
+    if len(members) <= settings.k:
+        raise ValueError(f"{len(members)} nodes were on-line at the end; set churn_nodes to more")
     ideal = tables.neighbourhood_knowledge(len(members), settings.k, settings.k)
-    error = math.sqrt(share * (1 - share) * settings.k / len(members))
-    return Point(
-        f"all {settings.k} known, {settings.churn}", nodes, share, None, _LIVE_KNOWS_ALL,
-        min(1.0, ideal + 3 * error), error,
-    )  # fmt: skip
+    error = math.sqrt(ideal * (1 - ideal) * settings.k / len(members))
+    # Of 20 neighbours all are known so often; of k neighbours, if each is known as probably.
+    live = _LIVE_KNOWS_ALL ** (settings.k / _LIVE_K)
+    low, high = min(live, ideal - 3 * error), min(1.0, ideal + max(0.03, 3 * error))
+    curve = f"all {settings.k} known, {settings.churn}"
+    return Point(curve, nodes, share, None, low, high, error)
 
 
 E3 = Experiment(

@@ -1,8 +1,9 @@
-"""E14: an attacker with ten thousand identities and one subnet."""
+"""E14: an attacker with thousands of identities and one subnet."""
 
 from __future__ import annotations
 
 import ipaddress
+import math
 from collections import Counter
 from dataclasses import dataclass
 from random import Random
@@ -14,6 +15,7 @@ from overlay.dht.routing import Table
 from overlay.dht.settings import DhtSettings
 from sims.accept.experiment import Experiment, Measurement, Progress
 from sims.accept.ideal import as_id, contact_of, random_ids
+from sims.accept.ranges import ranged
 from sims.accept.verdict import Point
 from sims.engine.keyspace import ID_BITS
 
@@ -28,11 +30,11 @@ _SURROUND: Final = 3
 class Sybils:
     """``identities`` of one subnet, each of which proves key and endpoint, among honest ones."""
 
-    identities: int = 10_000
-    honest: int = 300
-    k: int = 20
-    per_bucket: int = 2
-    per_table: int = 3
+    identities: int = ranged(10_000, 1, 1_000_000)
+    honest: int = ranged(300, 1, 100_000)
+    k: int = ranged(20, 1, 64)
+    per_bucket: int = ranged(2, 1, 64)
+    per_table: int = ranged(3, 1, 1000)
 
 
 def _measure(settings: Sybils, seeds: int, progress: Progress) -> Measurement:
@@ -47,8 +49,9 @@ def _measure(settings: Sybils, seeds: int, progress: Progress) -> Measurement:
         points += [
             Point("most in one bucket", number, worst_bucket, None, 0, settings.per_bucket),
             Point("most in the table", number, worst_table, None, 0, settings.per_table),
-            Point("honest contacts left", number, fewest, None, settings.k, float("inf")),
-        ]
+            Point("honest contacts left", number, fewest, None,
+                  min(settings.k, settings.honest), math.inf),
+        ]  # fmt: skip
     return Measurement(points, f"x: 1 {_SUBNETS[0]}, 2 {_SUBNETS[1]}; replacements are counted")
 
 
@@ -108,8 +111,8 @@ def _sybil(
 
 E14 = Experiment(
     "E14",
-    "Subnet caps against one subnet with 10,000 identities",
-    "at most 2 per bucket and 3 per table at every moment, exactly",
+    "Subnet caps against one subnet with thousands of identities",
+    "never more than per_bucket in a bucket and per_table in the table, exactly",
     "1 IPv4 /24, 2 IPv6 /48",
     "contacts",
     Sybils(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 import tempfile
@@ -18,7 +19,7 @@ from typing import Final
 from overlay.errors import BackendError, ConfigurationError
 from sims.accept.figures import draw
 from sims.accept.registry import EXPERIMENTS
-from sims.accept.runner import parse_overrides, run, selected
+from sims.accept.runner import parse_overrides, prepared, run, selected
 from sims.accept.verdict import Point, Verdict
 
 __all__ = ["accept", "run_each", "table"]
@@ -79,10 +80,12 @@ def run_each(
     """Run the named experiments, ``jobs`` at a time; yield each verdict when it is there.
 
     Raises:
-        ConfigurationError: an unknown experiment, or a setting that does not fit.
+        ConfigurationError: an unknown experiment, or a setting that does not fit; before any
+            of them runs.
     """
-    chosen = selected(names, EXPERIMENTS)
-    one = partial(_run_one, quick=quick, seeds=seeds, overrides=dict(overrides or {}))
+    chosen, given = selected(names, EXPERIMENTS), dict(overrides or {})
+    prepared(names, EXPERIMENTS, quick=quick, overrides=given)
+    one = partial(_run_one, quick=quick, seeds=seeds, overrides=given)
     if jobs == 1:
         yield from map(one, chosen)
         return
@@ -98,9 +101,8 @@ def _run_one(
     seeds: int | None,
     overrides: Mapping[str, Mapping[str, str]],
 ) -> Verdict:
-    (verdict,) = run(
-        [name], EXPERIMENTS, quick=quick, seeds=seeds, progress=_say, overrides=overrides
-    )
+    own = {name: overrides[name]} if name in overrides else {}
+    (verdict,) = run([name], EXPERIMENTS, quick=quick, seeds=seeds, progress=_say, overrides=own)
     return verdict
 
 
@@ -201,10 +203,10 @@ def _short(value: object) -> str:
 
 
 def _plain(verdict: Verdict) -> dict[str, object]:
-    """Return a verdict as JSON has it; an open end of a band is null."""
+    """Return a verdict as JSON has it; an open end of a band is null, as is no number."""
     points = [
         {
-            name: None if isinstance(value, float) and value in (float("inf"),) else value
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in (asdict(point) | {"passed": point.passed}).items()
         }
         for point in verdict.points

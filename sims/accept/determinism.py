@@ -14,6 +14,7 @@ from typing import Final
 
 from overlay.errors import BackendError
 from sims.accept.experiment import Experiment, Measurement, Progress
+from sims.accept.ranges import leaving_model, ranged
 from sims.accept.verdict import Point, exactly
 from sims.run import run
 from sims.scenario.model import Scenario
@@ -36,11 +37,14 @@ print(json.dumps(digests_of(nodes, duration_s, model, seeds, workers)))
 class Reruns:
     """One scenario, run with each seed under other hash seeds and numbers of workers."""
 
-    nodes: int = 200
-    duration_s: float = 3600.0
+    nodes: int = ranged(200, 20, 100_000)
+    duration_s: float = ranged(3600.0, 60, 1e6)
     model: str = "p2psim"
-    hash_seeds: tuple[int, ...] = (0, 1)
-    workers: tuple[int, ...] = (1, 2)
+    hash_seeds: tuple[int, ...] = ranged((0, 1), 0, 2**32 - 1)
+    workers: tuple[int, ...] = ranged((1, 2), 1, 64)
+
+    def __post_init__(self) -> None:
+        leaving_model(self.model)
 
 
 def digests_of(

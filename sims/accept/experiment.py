@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from overlay.errors import ConfigurationError
+from sims.accept.ranges import check_ranges
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -61,7 +62,8 @@ def with_values(name: str, settings: S, values: dict[str, str]) -> S:
     """Return settings with some of them replaced by what a user wrote.
 
     Raises:
-        ConfigurationError: there is no such setting, or the text does not fit its type.
+        ConfigurationError: there is no such setting, the text does not fit its type, or the
+            value is out of range.
     """
     known = {field.name: getattr(settings, field.name) for field in fields(settings)}
     parsed: dict[str, object] = {}
@@ -70,9 +72,11 @@ def with_values(name: str, settings: S, values: dict[str, str]) -> S:
             raise ConfigurationError(f"{name} has no setting {key!r}; it has {', '.join(known)}.")
         parsed[key] = _parsed(f"{name}.{key}", text, known[key])
     try:
-        return replace(settings, **parsed)
+        made = replace(settings, **parsed)
     except ValueError as error:
-        raise ConfigurationError(f"{name}: {error}.") from error
+        raise ConfigurationError(f"{name}: {str(error).rstrip('.')}.") from error
+    check_ranges(name, made)
+    return made
 
 
 def _parsed(where: str, text: str, like: object) -> object:

@@ -1,4 +1,4 @@
-"""E10: lookups and records right after a third of the overlay has died without a word."""
+"""E10: lookups and records right after a part of the overlay has died without a word."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from overlay.dht.descriptor import MixDescriptor
 from overlay.dht.lookup import Lookup
 from overlay.dht.settings import DhtSettings
 from sims.accept.experiment import Experiment, Measurement, Progress
+from sims.accept.ranges import ranged
 from sims.accept.verdict import Point
 from sims.accept.worlds import new_world, pass_time
 from sims.participants.machine import Machine
@@ -27,21 +28,25 @@ class Death:
     """``nodes`` with ideal tables and stored records, of which a share ``dead`` stops at once.
 
     Each survivor of a sample then makes one lookup of a living node's record, so that no
-    lookup profits from what another learned by its source.
+    lookup profits from what another learned by its source. The gates are those that are set
+    for 30 % dead.
     """
 
-    nodes: int = 500
-    dead: float = 0.3
-    k: int = 20
-    lookups: int = 100
-    p50_s: float = 2.0
-    closest: float = 0.95
-    dead_in_result: float = 0.01
-    found: float = 0.99
+    nodes: int = ranged(500, 20, 100_000)
+    dead: float = ranged(0.3, 0, 0.9)
+    k: int = ranged(20, 1, 64)
+    lookups: int = ranged(100, 2, 100_000)
+    p50_s: float = ranged(2.0, 0, 60)
+    closest: float = ranged(0.95, 0, 1)
+    dead_in_result: float = ranged(0.01, 0, 1)
+    found: float = ranged(0.99, 0, 1)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.dead < 1 or self.nodes < self.k + 2:
-            raise ValueError("dead lies in [0, 1), and nodes exceed k")
+        living = self.nodes - round(self.dead * self.nodes)
+        if living < self.k + 2:
+            raise ValueError(
+                f"{living} nodes would live, and {self.k + 2} are needed; set nodes to more"
+            )
 
 
 @dataclass(slots=True)
@@ -134,8 +139,9 @@ def _quantile(ordered: Sequence[float], percent: int) -> float:
 
 E10 = Experiment(
     "E10",
-    "Lookups when 30 % of all contacts are dead",
-    "gates: p50 <= 2 s, true k closest >= 0.95, dead <= 1 %, live records found >= 0.99",
+    "Lookups right after a share of all nodes has died",
+    "gates, set for 30 % dead: p50 <= 2 s, true k closest >= 0.95, dead in the result <= 1 %, "
+    "live records found >= 0.99",
     "1 p50 (s), 2 closest, 3 dead, 4 records found, 5 unfinished",
     "seconds or share",
     Death(),

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from sims.accept.experiment import Experiment, Measurement, Progress, told
+from sims.accept.ranges import ranged
 from sims.accept.verdict import Point
+from sims.churn import parse_model
 from sims.model.validation import Comparison, compare
 from sims.scenario.model import Scenario
 from sims.scenario.sections import Adversary, Arrival, Churn, Circuits, Latency
@@ -33,11 +35,15 @@ class Fidelities:
     on-line stops for good when a third of the minutes has passed.
     """
 
-    nodes: tuple[int, ...] = (1000, 3000, 10_000)
+    nodes: tuple[int, ...] = ranged((1000, 3000, 10_000), 100, 100_000)
     cases: tuple[str, ...] = _CASES
-    warm_up_minutes: float = 60.0
-    minutes: float = 60.0
-    model_runs: int = 8
+    warm_up_minutes: float = ranged(60.0, 5, 10_000)
+    minutes: float = ranged(60.0, 5, 10_000)
+    model_runs: int = ranged(8, 1, 1000)
+
+    def __post_init__(self) -> None:
+        for case in self.cases:
+            parse_model(scenario_of(case, 1000, self.warm_up_minutes, self.minutes).churn.model)
 
 
 def scenario_of(case: str, nodes: int, warm_up_minutes: float, minutes: float) -> Scenario:

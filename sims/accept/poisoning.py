@@ -20,6 +20,7 @@ from overlay.dht.topology_table import TopologyTable
 from overlay.identity import LocalIdentity
 from sims.accept.experiment import Experiment, Measurement, Progress
 from sims.accept.ideal import IdealOverlay, as_id, contact_of
+from sims.accept.ranges import ranged
 from sims.accept.verdict import Point, exactly
 
 __all__ = ["E12"]
@@ -30,6 +31,11 @@ _HOLDERS_ASKED: Final = 3
 """What the documentation of crawls promises: the records of silent nodes from three holders."""
 
 
+_MOST_AMISS: Final = 0.9
+_ENOUGH: Final = 10
+"""Silent nodes times the share of liars, from which on somebody must have lied."""
+
+
 @dataclass(frozen=True, slots=True)
 class Poison:
     """``nodes`` with records at their k nearest; then a share lies and a share is silent.
@@ -37,15 +43,15 @@ class Poison:
     Silence makes crawls ask holders, which is where a liar can answer for somebody else.
     """
 
-    nodes: int = 600
-    k: int = 20
-    malicious: float = 0.2
-    silent: float = 0.2
-    availability: float = 0.99
+    nodes: int = ranged(600, 50, 100_000)
+    k: int = ranged(20, 8, 64)
+    malicious: float = ranged(0.2, 0, 0.8)
+    silent: float = ranged(0.2, 0, 0.8)
+    availability: float = ranged(0.99, 0, 1)
 
     def __post_init__(self) -> None:
-        if not (0 <= self.malicious < 1 and 0 <= self.silent < 1 - self.malicious):
-            raise ValueError("the shares of liars and silent nodes add up to less than 1")
+        if self.malicious + self.silent > _MOST_AMISS:
+            raise ValueError(f"malicious and silent add up to {_MOST_AMISS} at the most")
 
 
 @dataclass(slots=True)
@@ -69,6 +75,7 @@ def _measure(settings: Poison, seeds: int, progress: Progress) -> Measurement:
         veteran, newcomer = TopologyTable(), TopologyTable()
         _crawl(overlay, crawler, veteran, settings, rng)
         everybody = sorted(set(overlay.records) - {crawler})
+        known = {one for one in everybody if veteran.get(one) is not None}
         overlay.liars = set(rng.sample(everybody, round(settings.malicious * settings.nodes)))
         honest = sorted(set(everybody) - overlay.liars)
         overlay.silent = set(rng.sample(honest, round(settings.silent * settings.nodes)))
@@ -81,7 +88,7 @@ def _measure(settings: Poison, seeds: int, progress: Progress) -> Measurement:
                 poisoned += got is not None and got.encoded not in (
                     allowed["current"], allowed["old"],
                 )  # fmt: skip
-            regressed += _holds(veteran, node_id, allowed["old"])
+            regressed += node_id in known and _holds(veteran, node_id, allowed["old"])
             believed += _holds(newcomer, node_id, allowed["old"])
             silent_found += node_id in overlay.silent and newcomer.get(node_id) is not None
             if node_id not in overlay.silent and node_id not in overlay.liars:
@@ -91,6 +98,8 @@ def _measure(settings: Poison, seeds: int, progress: Progress) -> Measurement:
     # The silent cannot be asked, so liars are a larger share of those who can.
     fooled = (settings.malicious / (1 - settings.silent)) ** _HOLDERS_ASKED
     error = math.sqrt(fooled * (1 - fooled) / asked)
+    # A liar answers for somebody else where a silent node's holders are asked.
+    least_lies = 1 if settings.malicious * silent_found >= _ENOUGH else 0
     points = [
         exactly("forged or expired records accepted", 1, poisoned, 0),
         exactly("records replaced by older ones", 2, regressed, 0),
@@ -98,7 +107,7 @@ def _measure(settings: Poison, seeds: int, progress: Progress) -> Measurement:
               settings.availability, 1.0),
         Point("silent nodes of whom a newcomer believes an old record", 4, believed / asked,
               fooled, 0.0, fooled + 3 * error, error),
-        Point("lies told", 5, lies, None, 1 if settings.malicious else 0, math.inf),
+        Point("lies told", 5, lies, None, least_lies, math.inf),
     ]  # fmt: skip
     return Measurement(
         points,

@@ -15,8 +15,9 @@ from overlay.dht.storage import Store
 from overlay.identity import LocalIdentity
 from sims.accept.experiment import Experiment, Measurement, Progress
 from sims.accept.ideal import IdealOverlay, as_id, drive, random_ids
+from sims.accept.ranges import leaving_model, ranged
 from sims.accept.verdict import Point, exactly, within
-from sims.churn import parse_model
+from sims.churn import SessionModel
 from sims.churn.lifetimes import Lifetimes, Pareto, Weibull
 from sims.theory import records
 
@@ -34,13 +35,13 @@ class Survival:
     """``draws`` records of ``k`` holders each, asked for after ``minutes``."""
 
     model: str = "exponential(60min)"
-    k: tuple[int, ...] = (3, 8, 20)
-    minutes: tuple[float, ...] = (60.0,)
-    draws: int = 20_000
+    k: tuple[int, ...] = ranged((3, 8, 20), 1, 64)
+    minutes: tuple[float, ...] = ranged((60.0,), 0.1, 170)
+    """At most 170: a record is valid for three hours."""
+    draws: int = ranged(20_000, 200, 10_000_000)
 
     def __post_init__(self) -> None:
-        if not all(0 < minutes < 170 for minutes in self.minutes):
-            raise ValueError("minutes lie between 0 and 170: a record is valid for three hours")
+        _residual(leaving_model(self.model))
 
 
 class _Clock:
@@ -54,7 +55,7 @@ class _Clock:
 
 
 def _measure(settings: Survival, seeds: int, progress: Progress) -> Measurement:
-    model = parse_model(settings.model)
+    model = leaving_model(settings.model)
     points: list[Point] = []
     for k in settings.k:
         progress(f"E8: records with {k} holders")
@@ -64,7 +65,7 @@ def _measure(settings: Survival, seeds: int, progress: Progress) -> Measurement:
         while made < settings.draws:
             clock = _Clock()
             descriptor, stores = _stored_record(k, clock, rng)
-            lives = [[model.on.residual(rng) for _ in stores] for _ in range(_LIVES)]
+            lives = [[_life(model, rng) for _ in stores] for _ in range(_LIVES)]
             for minutes in settings.minutes:
                 clock.now = _START + 60 * minutes
                 counts[minutes] += sum(
@@ -73,23 +74,36 @@ def _measure(settings: Survival, seeds: int, progress: Progress) -> Measurement:
             clock.now = float(descriptor.expires)
             expired += sum(store.get(descriptor.node_id) is not None for store in stores)
             made += _LIVES
-        points += _survival_points(model.on, k, counts, made)
+        points += _survival_points(model, k, counts, made)
         points.append(exactly("held beyond its expiry", k, expired, 0))
     return Measurement(points, "x: minutes for the curves, k for what outlived its expiry")
 
 
 def _survival_points(
-    lifetimes: Lifetimes, k: int, counts: dict[float, int], made: int
+    model: SessionModel, k: int, counts: dict[float, int], made: int
 ) -> list[Point]:
     points = []
     for minutes, count in counts.items():
-        expected = records.record_survival(_residual(lifetimes), 60 * minutes, k)
+        expected = records.record_survival(_residual(model), 60 * minutes, k)
         error = math.sqrt(expected * (1 - expected) / made)
         points.append(within(f"k = {k}", minutes, count / made, expected, 3 * error, error))
     return points
 
 
-def _residual(lifetimes: Lifetimes) -> Callable[[float], float]:
+def _life(model: SessionModel, rng: Random) -> float:
+    """Draw how long a holder that is there stays; some never leave."""
+    if model.permanent_share and rng.random() < model.permanent_share:
+        return math.inf
+    return model.on.residual(rng)
+
+
+def _residual(model: SessionModel) -> Callable[[float], float]:
+    """Return the share of holders that stay for a time, from theory's own code."""
+    moving, permanent = _residual_of_moving(model.on), model.permanent_share
+    return lambda age: permanent + (1 - permanent) * moving(age)
+
+
+def _residual_of_moving(lifetimes: Lifetimes) -> Callable[[float], float]:
     if isinstance(lifetimes, Weibull):
         scale, shape = lifetimes.scale_s, lifetimes.shape
         return lambda age: records.weibull_residual_survival(age, scale, shape)

@@ -11,10 +11,11 @@ from overlay.errors import ConfigurationError
 from sims.accept.experiment import Experiment, Progress, with_values
 from sims.accept.verdict import Verdict
 
-__all__ = ["DEFAULT_SEEDS", "parse_overrides", "run", "run_one", "selected"]
+__all__ = ["DEFAULT_SEEDS", "parse_overrides", "prepared", "run", "run_one", "selected"]
 
 DEFAULT_SEEDS = 10
 QUICK_SEEDS = 2
+_MOST_SEEDS = 10_000
 
 Registry = Mapping[str, Experiment[Any]]
 Overrides = Mapping[str, Mapping[str, str]]
@@ -48,6 +49,28 @@ def selected(names: Sequence[str], registry: Registry) -> list[str]:
     return [name for name in registry if not wanted or name in wanted]
 
 
+def prepared(
+    names: Sequence[str], registry: Registry, *, quick: bool, overrides: Overrides
+) -> list[tuple[Experiment[Any], Any]]:
+    """Return the experiments to run, each with its settings.
+
+    Raises:
+        ConfigurationError: an unknown experiment or setting, a value out of range, or a setting
+            of an experiment that is not to be run.
+    """
+    chosen = selected(names, registry)
+    for name, values in overrides.items():
+        if name not in chosen:
+            raise ConfigurationError(
+                f"{name}.{next(iter(values))} is set, but {name} is not to be run; name it as well."
+            )
+    return [
+        (one, with_values(name, one.quick if quick else one.full, dict(overrides.get(name, {}))))
+        for name in chosen
+        for one in (registry[name],)
+    ]
+
+
 def run(
     names: Sequence[str],
     registry: Registry,
@@ -60,20 +83,13 @@ def run(
     """Run experiments one after the other.
 
     Raises:
-        ConfigurationError: an unknown experiment or setting, or a value out of range.
+        ConfigurationError: as :func:`prepared` says, or there are to be no seeds, or too many.
     """
-    chosen = [registry[name] for name in selected(names, registry)]
-    prepared = [
-        (
-            one,
-            with_values(
-                one.name, one.quick if quick else one.full, dict(overrides.get(one.name, {}))
-            ),
-        )
-        for one in chosen
-    ]
-    count = seeds or (QUICK_SEEDS if quick else DEFAULT_SEEDS)
-    return [run_one(one, settings, count, progress) for one, settings in prepared]
+    count = seeds if seeds is not None else QUICK_SEEDS if quick else DEFAULT_SEEDS
+    if not 1 <= count <= _MOST_SEEDS:
+        raise ConfigurationError(f"--seeds must be 1 to {_MOST_SEEDS:,}, not {count}.")
+    chosen = prepared(names, registry, quick=quick, overrides=overrides)
+    return [run_one(one, settings, count, progress) for one, settings in chosen]
 
 
 def run_one(
@@ -88,7 +104,8 @@ def run_one(
     try:
         measured = experiment.measure(settings, seeds, progress)
     except ValueError as error:
-        raise ConfigurationError(f"{experiment.name} cannot run so: {error}.") from error
+        reason = str(error).rstrip(".")
+        raise ConfigurationError(f"{experiment.name} cannot run so: {reason}.") from error
     return Verdict(
         experiment.name,
         experiment.title,

@@ -35,9 +35,14 @@ def estimate_size(distances: Sequence[float], k: int) -> float:
     return (k - 1) * sum(1 / distance for distance in distances) / len(distances)
 
 
-def estimate_deviation(k: int, lookups: int = 1) -> float:
-    """Return the relative standard deviation of that estimate, 1/sqrt(k-2) for one lookup."""
-    return 1 / math.sqrt((k - 2) * lookups)
+def estimate_deviation(k: int, nodes: float = math.inf, lookups: int = 1) -> float:
+    """Return the relative standard deviation of that estimate.
+
+    The k-th smallest of N uniform shares is Beta(k, N - k + 1), of which 1/d has this one:
+    sqrt((N - k + 1) / (N (k - 2))). In a large overlay that is 1/sqrt(k - 2) for one lookup.
+    """
+    left = 1.0 if math.isinf(nodes) else (nodes - k + 1) / nodes
+    return math.sqrt(left / ((k - 2) * lookups))
 
 
 def eclipse_power(

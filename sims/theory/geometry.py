@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from random import Random
 
+import numpy as np
+
 __all__ = ["gain_bits", "greedy_hops", "hops_formula", "static_resilience"]
 
 
@@ -28,7 +30,7 @@ def hops_formula(nodes: int, k: int) -> float:
     return (math.log2(nodes) - math.log2(k)) / gain_bits(k) + 1
 
 
-def greedy_hops(nodes: int, k: int, *, trials: int, rng: Random) -> float:
+def greedy_hops(nodes: int, k: int, *, trials: int, rng: np.random.Generator) -> float:
     """Return the mean number of hops from a random node to another one.
 
     At every hop the walk goes to the closest of k random nodes of the bucket in which the
@@ -37,39 +39,30 @@ def greedy_hops(nodes: int, k: int, *, trials: int, rng: Random) -> float:
     return sum(_walk(nodes, k, rng) for _ in range(trials)) / trials
 
 
-def _walk(nodes: int, k: int, rng: Random) -> int:
-    # Distances to the target of all other nodes, lazily: the bucket of the target as seen from
-    # a node at distance d holds whoever is nearer than the highest power of two up to d.
-    distances = sorted(rng.random() for _ in range(nodes - 1))
-    here = rng.choice(distances)
+def _walk(nodes: int, k: int, rng: np.random.Generator) -> int:
+    # Distances to the target are uniform and independent, so of those nearer than a distance d
+    # each is nearer than e with probability e / d, and the r-th of m below e is distributed as
+    # e * Beta(r, m - r + 1). So nothing is drawn but what the walk sees.
+    here = float(rng.random())
+    nearer = int(rng.binomial(nodes - 2, here))
     hops = 0
     while True:
         hops += 1
+        # The bucket of the target as seen from here: whoever is below the highest power of two.
         edge = _power_below(here)
-        inside = _count_below(distances, edge)
+        inside = int(rng.binomial(nearer, edge / here))
         if inside + 1 <= k:  # the target itself is one of them
             return hops
-        picks = rng.sample(range(inside + 1), k)
-        nearest = min(picks)
+        nearest = int(rng.choice(inside + 1, k, replace=False, shuffle=False).min())
         if nearest == 0:
             return hops
-        here = distances[nearest - 1]
+        here = edge * float(rng.beta(nearest, inside - nearest + 1))
+        nearer = nearest - 1
 
 
 def _power_below(distance: float) -> float:
     mantissa, exponent = math.frexp(distance)
     return math.ldexp(0.5, exponent) if mantissa else 0.0
-
-
-def _count_below(ordered: list[float], edge: float) -> int:
-    low, high = 0, len(ordered)
-    while low < high:
-        middle = (low + high) // 2
-        if ordered[middle] < edge:
-            low = middle + 1
-        else:
-            high = middle
-    return low
 
 
 def static_resilience(

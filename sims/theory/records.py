@@ -9,7 +9,9 @@ __all__ = [
     "availability",
     "exponential_residual_survival",
     "online_deviation",
+    "pareto_deviation",
     "record_survival",
+    "weibull_deviation",
     "weibull_mean",
     "weibull_median",
     "weibull_residual_survival",
@@ -32,6 +34,18 @@ def online_deviation(nodes: int, share: float) -> float:
 def weibull_mean(scale: float, shape: float) -> float:
     """Return scale * gamma(1 + 1/shape)."""
     return scale * math.gamma(1 + 1 / shape)
+
+
+def weibull_deviation(scale: float, shape: float) -> float:
+    """Return scale * sqrt(gamma(1 + 2/shape) - gamma(1 + 1/shape)^2)."""
+    return scale * math.sqrt(math.gamma(1 + 2 / shape) - math.gamma(1 + 1 / shape) ** 2)
+
+
+def pareto_deviation(scale: float, shape: float) -> float:
+    """Return the standard deviation of a Lomax variable; infinite up to a shape of 2."""
+    if shape <= 2:
+        return math.inf
+    return scale / (shape - 1) * math.sqrt(shape / (shape - 2))
 
 
 def weibull_median(scale: float, shape: float) -> float:

@@ -40,10 +40,11 @@ def neighbourhood_knowledge(nodes: int, k: int, at_least: int) -> float:
     """
     if not 0 <= at_least <= k or k >= nodes:
         raise ValueError("at_least must lie between 0 and k, and k below the number of nodes")
-    return sum(
+    share = sum(
         probability * _knows_at_least(at_least - closer, k - closer, members, k)
         for closer, members, probability in _boundaries(nodes, k)
     )
+    return min(1.0, share)  # not even by the rounding of a thousand terms
 
 
 def _boundaries(nodes: int, k: int) -> Iterator[tuple[int, int, float]]:

@@ -12,6 +12,7 @@ from overlay.errors import BackendError, ConfigurationError
 from sims.accept import command, routing
 from sims.accept.command import accept, run_each, table, write
 from sims.accept.experiment import Experiment, Measurement, with_values
+from sims.accept.ranges import check_ranges
 from sims.accept.registry import EXPERIMENTS
 from sims.accept.runner import parse_overrides, run, run_one, selected
 from sims.accept.verdict import Point, exactly, within
@@ -92,6 +93,82 @@ def test_a_bad_setting_gets_one_sentence(text, names):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("E1.draws=0", "E1.draws must lie between 1,000 and 10,000,000, not 0."),
+        ("E1.model=none", "nobody ever leaves under 'none'"),
+        ("E2.hours=5", "360 minutes cannot be seen within 5 hours"),
+        ("E2.model=bamboo", "the model needs absences"),
+        ("E3.k=2", "E3.k must lie between 3 and 64, not 2."),
+        ("E4.nodes=22", "nodes must be at least twice k, so 40."),
+        ("E4.churn=nonsense", "'nonsense' is no session model"),
+        ("E4.churn_nodes=10", "twice k are needed; set churn_nodes to more, or to 0."),
+        ("E5.nodes=16", "E5.nodes must lie between 64 and"),
+        ("E6.nodes=100000000", "E6.nodes must lie between 2 and 200,000"),
+        ("E7.dead=nan", "E7.dead must lie between 0 and 0.95, not nan."),
+        ("E7.bits=2", "of 2^2 nodes would live; set bits to more."),
+        ("E8.minutes=60,60", "E8.minutes names a value twice; write each of them once."),
+        ("E10.p50_s=inf", "E10.p50_s must lie between 0 and 60, not inf."),
+        ("E10.nodes=30", "21 nodes would live, and 22 are needed"),
+        ("E11.paths=9", "paths must not exceed k, which is 8."),
+        ("E12.silent=0.75", "malicious and silent add up to 0.9 at the most."),
+        ("E13.nodes=100", "nodes must be at least 10 k, so 200."),
+        ("E13.sybils=-5", "E13.sybils must lie between 1 and 1,000, not -5."),
+        ("E14.identities=0", "E14.identities must lie between 1 and 1,000,000, not 0."),
+        ("E25.workers=0", "E25.workers must lie between 1 and 64, not 0."),
+        ("M1.cases=kad2007+luck", "+constant, +drop or +failure, not 'kad2007+luck'."),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_refused_before_anything_runs(text, says, monkeypatch):
+    monkeypatch.setattr(command, "_run_one", lambda *_, **__: pytest.fail("it ran"))
+    with pytest.raises(ConfigurationError, match=re.escape(says)):
+        accept(options(experiments=["E9", text.partition(".")[0]], set=[text]))
+
+
+def test_a_setting_of_what_is_not_to_be_run_is_refused():
+    with pytest.raises(ConfigurationError, match=r"E6.nodes is set, but E6 is not to be run"):
+        accept(options(experiments=["E5"], set=["E6.nodes=50"]))
+
+
+@pytest.mark.parametrize("seeds", [0, -3, 10_001])
+def test_seeds_are_bounded(seeds):
+    with pytest.raises(ConfigurationError, match=r"--seeds must be 1 to 10,000"):
+        accept(options(experiments=["E14"], seeds=seeds))
+
+
+def test_full_and_quick_settings_lie_in_their_own_ranges():
+    for experiment in EXPERIMENTS.values():
+        for settings in (experiment.full, experiment.quick):
+            check_ranges(experiment.name, settings)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("E1", {"draws": "1000"}),
+        ("E1", {"model": "weibull(1h,0.2)"}),
+        ("E1", {"model": "pareto(2h,1.5)"}),
+        ("E4", {"nodes": "50", "k": "4", "churn": "kad2007", "churn_nodes": "60",
+                "churn_hours": "0.1"}),
+        ("E4", {"nodes": "50", "churn": "none", "churn_nodes": "60", "churn_hours": "0.1"}),
+        ("E5", {"nodes": "64,100"}),
+        ("E6", {"nodes": "2,5,50", "k": "1,3"}),
+        ("E7", {"bits": "5", "dead": "0.6,0.7", "k": "1,2"}),
+        ("E8", {"model": "relay-mix", "k": "1", "minutes": "169.9"}),
+        ("E11", {"lookups": "200", "malicious": "0.6"}),
+        ("E12", {"nodes": "100", "k": "8", "silent": "0"}),
+        ("E13", {"nodes": "200", "k": "8", "sybils": "5"}),
+        ("E14", {"honest": "10", "identities": "100"}),
+    ],
+)  # fmt: skip
+def test_a_small_or_odd_point_holds_as_well(name, settings):
+    """Bands are as wide as such a run scatters, and what is expected is exact there too."""
+    (verdict,) = run_each([name], quick=True, seeds=1, overrides={name: settings})
+    assert verdict.passed, table([verdict])
+
+
 def test_experiments_are_chosen_by_name_in_the_registrys_order():
     assert selected(["e25", "E1"], EXPERIMENTS) == ["E1", "E25"]
     assert len(selected([], EXPERIMENTS)) == 16
@@ -110,10 +187,10 @@ def test_the_exit_status_is_the_verdict(capsys):
     status = accept(options(experiments=["E14"], set=["E14.identities=50"]))
     assert status == 0
     assert "1 of 1 hold." in capsys.readouterr().out
-    # A simulator whose table had no caps would be told so.
-    status = accept(options(experiments=["E14"], set=["E14.identities=50", "E14.honest=3"]))
+    hasty = ["nodes=60", "k=8", "lookups=2", "p50_s=0"]
+    status = accept(options(experiments=["E10"], set=[f"E10.{each}" for each in hasty], seeds=1))
     assert status == 1
-    assert "E14  FAILS" in capsys.readouterr().out
+    assert "E10  FAILS" in capsys.readouterr().out
 
 
 @pytest.mark.slow

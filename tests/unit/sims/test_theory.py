@@ -119,7 +119,7 @@ def test_neighbourhood_knowledge_refuses_nonsense():
 )
 def test_greedy_hops_are_the_printed_ones(nodes, printed):
     for k, value in printed.items():
-        hops = geometry.greedy_hops(nodes, k, trials=1500, rng=Random(1))
+        hops = geometry.greedy_hops(nodes, k, trials=1500, rng=np.random.default_rng(1))
         assert hops == pytest.approx(value, rel=0.04)
 
 
@@ -128,12 +128,54 @@ def test_hops_formula_gives_the_printed_values_and_is_somewhat_high():
     assert geometry.hops_formula(16_384, 20) == pytest.approx(2.70, abs=0.005)
     assert geometry.hops_formula(256, 8) == pytest.approx(2.13, abs=0.005)
     assert [round(geometry.gain_bits(k), 2) for k in (8, 16, 20)] == [4.42, 5.38, 5.69]
-    hops = geometry.greedy_hops(700, 8, trials=1500, rng=Random(2))
+    hops = geometry.greedy_hops(700, 8, trials=1500, rng=np.random.default_rng(2))
     assert hops < geometry.hops_formula(700, 8) < 1.13 * hops
 
 
+@pytest.mark.parametrize(("nodes", "k"), [(2, 1), (5, 1), (24, 1), (40, 3), (700, 5)])
+def test_greedy_hops_agree_with_walks_over_drawn_ids(nodes, k):
+    """The same by brute force: all ids are drawn, and buckets are filled from them."""
+    rng = Random(f"{nodes} {k}")
+    walked = [_hops_over_drawn_ids(nodes, k, rng) for _ in range(3000)]
+    hops = geometry.greedy_hops(nodes, k, trials=10_000, rng=np.random.default_rng(3))
+    assert hops == pytest.approx(sum(walked) / len(walked), rel=0.035)
+
+
+def _hops_over_drawn_ids(nodes, k, rng):
+    ids = rng.sample(range(1 << 62), nodes)
+    here, target = rng.sample(ids, 2)
+    hops = 0
+    while here != target:
+        size = 1 << ((here ^ target).bit_length() - 1)
+        bucket = [one for one in ids if (one ^ target) < size]
+        known = rng.sample(bucket, min(k, len(bucket)))
+        here = min(known, key=lambda one: one ^ target)
+        hops += 1
+    return hops
+
+
+@pytest.mark.parametrize(("nodes", "k"), [(50, 20), (200, 20), (1000, 20), (200, 8)])
+def test_the_deviation_of_the_size_estimate_is_that_of_order_statistics(nodes, k):
+    draws = (k - 1) / np.random.default_rng(4).beta(k, nodes - k + 1, 400_000)
+    deviation = float(np.std(draws) / np.mean(draws))
+    assert eclipse.estimate_deviation(k, nodes) == pytest.approx(deviation, rel=0.02)
+
+
+def test_deviations_of_session_lengths_are_those_of_draws():
+    rng = np.random.default_rng(5)
+    weibull = float(np.std(3600 * rng.weibull(0.7, 1_000_000)))
+    assert records.weibull_deviation(3600, 0.7) == pytest.approx(weibull, rel=0.02)
+    pareto = float(np.std(3600 * rng.pareto(6.0, 1_000_000)))
+    assert records.pareto_deviation(3600, 6.0) == pytest.approx(pareto, rel=0.02)
+    assert records.pareto_deviation(3600, 2.0) == math.inf
+
+
+def test_all_is_known_in_an_overlay_of_one_more_than_a_bucket():
+    assert tables.neighbourhood_knowledge(21, 20, 20) == 1
+
+
 def test_an_overlay_that_fits_one_bucket_takes_one_hop():
-    assert geometry.greedy_hops(8, 20, trials=50, rng=Random(1)) == 1
+    assert geometry.greedy_hops(8, 20, trials=50, rng=np.random.default_rng(1)) == 1
 
 
 @pytest.mark.parametrize(
@@ -249,4 +291,4 @@ def test_size_estimates_scatter_as_printed(k, printed):
     estimates = [eclipse.estimate_size([float(draw)], k) for draw in draws]
     assert np.mean(estimates) == pytest.approx(1000, rel=0.02)
     assert np.std(estimates) / np.mean(estimates) == pytest.approx(printed, rel=0.05)
-    assert eclipse.estimate_deviation(k, 4) == pytest.approx(printed / 2, abs=5e-4)
+    assert eclipse.estimate_deviation(k, lookups=4) == pytest.approx(printed / 2, abs=5e-4)
