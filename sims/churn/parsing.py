@@ -35,7 +35,8 @@ _UNITS: Final[Mapping[str, float]] = {
     "d": 86400.0,
 }
 _DURATION: Final = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,12})?)\s*(ms|s|min|h|d)")
-_CALL: Final = re.compile(r"([a-z]{1,20})\(([^()]{1,4096})\)")
+_CALL: Final = re.compile(r"([a-z]{1,20})\(((?:[^()]|\([^()]*\)){1,4096})\)")
+"""A path may hold pairs of parentheses, as in trace(results (1)/sessions.csv)."""
 _MAX_TEXT: Final = 8192
 
 
@@ -67,7 +68,7 @@ def parse_model(text: str, directory: Path | None = None) -> SessionModel:
     name = text.strip()
     if name in PRESETS:
         return PRESETS[name]
-    sessions, slash, absences = name[:_MAX_TEXT].partition("/")
+    sessions, slash, absences = _halves(name[:_MAX_TEXT])
     trace = _trace(sessions, directory)
     if trace is not None and not slash:
         return _model(name, lambda: (Observed(trace.sessions_s), _absences_of(trace)))
@@ -76,6 +77,16 @@ def parse_model(text: str, directory: Path | None = None) -> SessionModel:
         name,
         lambda: (on or _lifetimes(sessions, name), _lifetimes(absences, name) if slash else None),
     )
+
+
+def _halves(text: str) -> tuple[str, str, str]:
+    """Part sessions and absences at the first slash that is not within a trace's path."""
+    depth = 0
+    for place, character in enumerate(text):
+        depth += (character == "(") - (character == ")")
+        if character == "/" and depth == 0:
+            return text[:place], "/", text[place + 1 :]
+    return text, "", ""
 
 
 def _model(name: str, build: Callable[[], tuple[Lifetimes, Lifetimes | None]]) -> SessionModel:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import csv
 import math
+import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -76,7 +77,11 @@ def read_trace(path: Path) -> Trace:
             names the file, the line and what is expected.
     """
     try:
-        if path.stat().st_size > _MAX_BYTES:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):  # opening a pipe would wait for its writer
+            what = "a directory" if stat.S_ISDIR(found.st_mode) else "no regular file"
+            raise ValueError(f"it is {what}")  # noqa: TRY301 - said below, as of other files
+        if found.st_size > _MAX_BYTES:
             raise ConfigurationError(
                 f"The trace {path} is larger than 64 MiB; cut it to the nodes that you need."
             )

@@ -16,7 +16,7 @@ from sims.scenario.toml import parse_tables
 
 __all__ = ["load_scenario", "load_tables", "shipped_names"]
 
-_TRACE: Final = re.compile(r"(trace\(\s*)([^()]+?)(\s*\))")
+_TRACE: Final = re.compile(r"(trace\(\s*)((?:[^()]|\([^()]*\))+?)(\s*\))")
 
 
 def shipped_names() -> list[str]:

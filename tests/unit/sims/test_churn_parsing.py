@@ -1,3 +1,5 @@
+import os
+
 import pytest
 
 from overlay.errors import ConfigurationError
@@ -61,6 +63,17 @@ def test_trace_gives_sessions_and_absences_and_can_be_replayed(trace):
     ]
 
 
+@pytest.mark.parametrize("folder", ["plain", "results (1)"])
+def test_a_trace_s_path_may_hold_slashes_and_pairs_of_parentheses(trace, folder):
+    place = trace.parent / folder / "sessions.csv"
+    place.parent.mkdir()
+    trace.rename(place)
+    for text in (f"trace({place})", f"trace({folder}/sessions.csv)"):
+        assert len(parse_model(text, trace.parent).on.lengths_s) == 3
+        mixed = parse_model(f"{text} / exponential(2h)", trace.parent)
+        assert mixed.off == Exponential(7200.0)
+
+
 @pytest.mark.parametrize(
     ("text", "names"),
     [
@@ -72,6 +85,9 @@ def test_trace_gives_sessions_and_absences_and_can_be_replayed(trace):
         ("pareto(1h, 0.9)", "must exceed 1"),
         ("exponential(1h) /", "no session model"),
         ("trace(absent.csv)", "absent.csv cannot be read: No such file"),
+        ("trace(/nope.csv)", "/nope.csv cannot be read: No such file"),
+        ("trace(/tmp)", "/tmp cannot be read: it is a directory"),
+        ("trace(/dev/zero)", "/dev/zero cannot be read: it is no regular file"),
         ("(" * 9000, "no session model"),
         ("", "no session model"),
     ],
@@ -115,6 +131,12 @@ def test_an_unreadable_trace_gets_one_sentence(content, names, tmp_path):
 def test_a_directory_is_no_trace(tmp_path):
     with pytest.raises(ConfigurationError, match="cannot be read"):
         read_trace(tmp_path)
+
+
+def test_a_pipe_is_refused_without_waiting_for_its_writer(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ConfigurationError, match="cannot be read: it is no regular file"):
+        parse_model("trace(pipe)", tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -109,14 +109,15 @@ def test_commas_inside_parentheses_belong_to_a_value():
     assert axis == Axis("churn.model", ("weibull(3h, 0.6)", "kad2007"))
 
 
-def test_files_that_a_scenario_names_start_at_its_directory(tmp_path):
+@pytest.mark.parametrize("trace", ["sessions.csv", "runs (1)/sessions.csv"])
+def test_files_that_a_scenario_names_start_at_its_directory(tmp_path, trace):
     file = tmp_path / "s.toml"
     file.write_text(
-        '[churn]\nmodel = "trace(sessions.csv) / exponential(2h)"\n'
+        f'[churn]\nmodel = "trace({trace}) / exponential(2h)"\n'
         '[latency]\nmodel = "geographic"\nmatrix = "m.csv"\n'
     )
     scenario = load_scenario(file)
-    assert scenario.churn.model == f"trace({tmp_path}/sessions.csv) / exponential(2h)"
+    assert scenario.churn.model == f"trace({tmp_path}/{trace}) / exponential(2h)"
     assert scenario.latency.matrix == f"{tmp_path}/m.csv"
 
 

@@ -117,6 +117,21 @@ def test_a_run_is_judged_and_can_be_drawn_again(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_scenario_file_runs_with_the_trace_beside_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # drawing takes seconds
+    (tmp_path / "t.csv").write_text("node,on_s,off_s\na,0,900\na,1000,4000\nb,0,1800\n")
+    scenario = tmp_path / "traced.toml"
+    scenario.write_text(
+        'nodes = 12\nduration_s = "2m"\nwarm_up_s = "30s"\nseeds = 1\n'
+        'expectations = ["lookup_success mean >= 0.5"]\nlookups_per_hour = 120\n'
+        '[churn]\nmodel = "trace(t.csv)"\n'
+    )
+    out = tmp_path / "out"
+    assert main(["sim", "churn", str(scenario), "--jobs", "1", "--out", str(out)]) == 0
+    assert capsys.readouterr().out.startswith("held ")
+
+
+@pytest.mark.slow
 def test_a_held_scenario_exits_with_zero_whatever_the_hash_seed(tmp_path):
     digests = []
     path = without_figures(tmp_path)
