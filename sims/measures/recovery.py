@@ -18,8 +18,9 @@ class RecoveryMeasure:
 
     Recovered is the overlay at the end of the first interval after the healing in which
     lookups succeed as often as before the shock, within 2 points; the resolution is the
-    sample interval. One that does not recover before the run ends counts with that time, so
-    that it cannot pass for one that was not asked.
+    sample interval. Where none succeeds, before or after, there is nothing to recover to, or
+    nothing that did. One that does not recover before the run ends counts with that time, so
+    that it cannot pass for one that was not asked; ``recovered`` tells it from one that did.
     """
 
     def __init__(self, recorder: Recorder, shock_at_s: float, healed_at_s: float) -> None:
@@ -47,7 +48,7 @@ class RecoveryMeasure:
             self._interval_began_s = began
             return
         self._interval = [0, 0]
-        if self._recovered or began < self._healed_at_s or not self._before[1] or not count:
+        if self._recovered or began < self._healed_at_s or not self._before[0] or not good:
             return
         if good / count >= self._before[0] / self._before[1] - _TOLERANCE:
             self._recovered = True
@@ -56,5 +57,8 @@ class RecoveryMeasure:
     def end(self) -> None:
         """The run is over."""
         lasted = self._recorder.world.time_s - self._healed_at_s
-        if not self._recovered and lasted > 0:
+        if lasted <= 0:
+            return
+        self._recorder.add("recovered", float(self._recovered))
+        if not self._recovered:
             self._recorder.add("recovery_s", lasted)

@@ -18,6 +18,7 @@ from sims.results.numbers import duration, interval, number
 from sims.results.reading import read_results
 from sims.results.statistics import Estimate, t_estimate
 from sims.results.summary import PointSummary, summarise
+from sims.results.verdict import Verdict
 from sims.scenario.model import Scenario
 
 __all__ = ["main", "page"]
@@ -72,8 +73,14 @@ def _section(study: PointSummary) -> Iterator[str]:
     yield "|---|---|---|"
     for verdict in study.verdicts:
         said = "holds" if verdict.held else "**does not hold**"
-        doubt = "" if verdict.certain else ", but the interval reaches across the bound"
+        doubt = _doubt(verdict)
         yield f"| {verdict.expectation} | {_with_interval(verdict.got)} | {said}{doubt} |"
+
+
+def _doubt(verdict: Verdict) -> str:
+    if not verdict.doubt:
+        return ""
+    return f": {verdict.doubt}" if verdict.unrecovered else f", but {verdict.doubt}"
 
 
 def _size(scenario: Scenario, runs: int) -> str:

@@ -112,6 +112,8 @@ _ALL: Final = (
     Metric("recovery_s", "s", "distribution", _COMING,
            "From the disturbance (of a partition: its end) until lookups succeed again as often "
            "as before; if they never do, until the end of the run."),
+    Metric("recovered", "", "yes-no", _COMING,
+           "Did lookups succeed again as often as before, in the run's time?"),
     Metric("online_nodes", "", "series", _CHURN, "Nodes that are on-line."),
     Metric("online_share", "", "series", _CHURN, "Share of all nodes that are on-line."),
     Metric("session_on_s", "s", "distribution", _CHURN,

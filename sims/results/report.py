@@ -132,6 +132,8 @@ def _expectations(points: Sequence[PointSummary]) -> str:
             word, kind = ("held", "good") if verdict.held else ("not held", "bad")
             if not verdict.got.n:
                 word, kind = "nothing measured", "bad"
+            elif verdict.unrecovered:
+                word = f"{word}: {verdict.doubt}"
             elif not verdict.certain and verdict.got.n > 1:
                 word, kind = f"{word}, interval crosses the bound", "doubt"
             rows.append(

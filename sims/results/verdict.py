@@ -17,6 +17,9 @@ __all__ = ["Verdict", "verdicts"]
 _UNBOUNDED: Final = ("sd", "count", "sum")
 """Statistics that may exceed what a single value can."""
 
+_UPPER: Final = ("<=", "<", "==")
+"""Comparisons that a value fails which is only known to be larger than what was measured."""
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -27,12 +30,17 @@ class Verdict:
         got: the statistic over the seeds.
         held: whether its mean meets the bound.
         certain: whether the whole confidence interval lies on the same side of the bound.
+        runs: how many were asked.
+        unrecovered: in how many of them the overlay did not recover before the end. Their
+            ``recovery_s`` is the time until then, which meets no upper bound, however short.
     """
 
     expectation: Expectation
     got: Estimate
     held: bool
     certain: bool
+    runs: int = 0
+    unrecovered: int = 0
 
     def sentence(self) -> str:
         """Say it for people: expected, got, with interval and number of seeds."""
@@ -42,21 +50,29 @@ class Verdict:
         interval = (
             f" [{self.got.low:.4g}, {self.got.high:.4g}]" if math.isfinite(self.got.low) else ""
         )
-        doubt = "" if self.certain else "; the interval reaches across the bound"
         seeds = "seed" if self.got.n == 1 else "seeds"
         return (
             f"{word}  expected {self.expectation}; got {self.got.mean:.4g}{interval}, "
-            f"{self.got.n} {seeds}{doubt}"
+            f"{self.got.n} {seeds}{f'; {self.doubt}' if self.doubt else ''}"
         )
+
+    @property
+    def doubt(self) -> str:
+        """What must be known beside the numbers, in a clause; empty if they tell all."""
+        if self.unrecovered:
+            runs = "run" if self.runs == 1 else "runs"
+            return f"{self.unrecovered} of {self.runs} {runs} did not recover before the end"
+        return "" if self.certain else "the interval reaches across the bound"
 
     def plain(self) -> dict[str, object]:
         """Return the verdict as JSON's own types."""
-        return {
+        plain: dict[str, object] = {
             "expected": str(self.expectation),
             "got": self.got.plain(),
             "held": self.held,
             "certain": self.certain,
         }
+        return {**plain, "unrecovered": self.unrecovered} if self.unrecovered else plain
 
 
 def verdicts(expected: Sequence[Expectation], runs: Sequence[RunRecord]) -> list[Verdict]:
@@ -71,6 +87,20 @@ def _verdict(expected: Expectation, runs: Sequence[RunRecord]) -> Verdict:
     got = estimate(values)
     if expected.statistic not in _UNBOUNDED:
         got = got.possible(metric_of(expected.metric).highest)
-    held = expected.holds(got.mean)
+    unrecovered = _unrecovered(expected, runs)
+    held = expected.holds(got.mean) and not unrecovered
     ends = [end for end in (got.low, got.high) if math.isfinite(end)]
-    return Verdict(expected, got, held, all(expected.holds(end) == held for end in ends))
+    certain = bool(unrecovered) or all(expected.holds(end) == held for end in ends)
+    return Verdict(expected, got, held, certain, len(runs), unrecovered)
+
+
+def _unrecovered(expected: Expectation, runs: Sequence[RunRecord]) -> int:
+    """Count the runs whose time of recovery lies beyond their end, if that speaks against it.
+
+    What was measured before there was such a metric is judged by its times alone.
+    """
+    bounds_time = expected.comparison in _UPPER and expected.statistic != "count"
+    if expected.metric != "recovery_s" or not bounds_time:
+        return 0
+    told = (run.values.get(("recovered", "")) for run in runs)
+    return sum(each is not None and each.last == 0 for each in told)

@@ -28,15 +28,24 @@ def measured(succeeds, *, end_s=END_S):
 )
 def test_it_ends_with_the_first_interval_as_good_as_before(well_again_s, recovery_s):
     said = measured(lambda now, n: not SHOCK_S < now <= well_again_s or n < 5)
-    assert said == [("recovery_s", recovery_s)]
+    assert said == [("recovery_s", recovery_s), ("recovered", 1.0)]
 
 
 def test_whoever_was_never_better_recovers_to_what_was():
-    assert measured(lambda now, n: n < 5) == [("recovery_s", 60.0)]
+    assert measured(lambda now, n: n < 5) == [("recovery_s", 60.0), ("recovered", 1.0)]
 
 
-def test_one_that_never_comes_counts_with_the_time_until_the_end():
-    assert measured(lambda now, n: now <= SHOCK_S) == [("recovery_s", END_S - HEALED_S)]
+@pytest.mark.parametrize(
+    "succeeds",
+    [
+        pytest.param(lambda now, n: now <= SHOCK_S, id="never again"),
+        pytest.param(lambda now, n: False, id="never at all"),
+        pytest.param(lambda now, n: now > HEALED_S, id="never before"),
+        pytest.param(lambda now, n: now == 6.0, id="hardly ever before and never again"),
+    ],
+)
+def test_one_that_never_comes_counts_with_the_time_until_the_end(succeeds):
+    assert measured(succeeds) == [("recovered", 0.0), ("recovery_s", END_S - HEALED_S)]
 
 
 def test_a_run_that_ends_before_the_healing_says_nothing():

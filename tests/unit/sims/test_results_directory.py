@@ -8,6 +8,7 @@ import pytest
 from tiny_engine import tiny_run
 
 from overlay.errors import BackendError, ConfigurationError
+from sims.results import markdown
 from sims.results.directory import ResultsWriter, free_directory
 from sims.results.drawing import draw
 from sims.results.reading import read_results
@@ -154,6 +155,23 @@ def test_the_summary_says_everything_in_plain_json(tmp_path):
     assert latency["ci95_low"] < latency["mean"] < latency["ci95_high"]
     assert latency["quantiles"]["median"]["n"] == 3
     assert point["performance"]["simulated_per_wall"]["mean"] > 0
+
+
+def test_a_run_that_never_recovered_is_told_wherever_it_is_drawn(tmp_path, capsys):
+    study = study_of({**TABLES, "seeds": 2, "expectations": ["recovery_s max <= 600"]})
+    writer = ResultsWriter(tmp_path / "out", study, {})
+    for seed, recovered in ((1, 1.0), (2, 0.0)):
+        outcome = tiny_run(study.base, seed)
+        outcome.observations.add(4200.0, "recovered", recovered)
+        outcome.observations.add(4200.0, "recovery_s", 300.0)
+        writer.add(0, outcome)
+    writer.finish("complete")
+    drawn = draw(tmp_path / "out", read_results(tmp_path / "out"))
+    assert drawn.results.complete
+    assert not drawn.held
+    assert markdown.main([str(tmp_path / "out")]) == 0
+    told = (tmp_path / "out" / "report.html").read_text(), capsys.readouterr().out
+    assert all("1 of 2 runs did not recover before the end" in each for each in told)
 
 
 class Outside(html.parser.HTMLParser):

@@ -6,7 +6,7 @@ from tiny_engine import tiny_run
 
 from sims.results.condensed import BINS, condense
 from sims.results.curves import over_time, quantile_band
-from sims.results.model import Observations
+from sims.results.model import Observations, RunOutcome
 from sims.results.numbers import duration, interval, number
 from sims.results.record import record_of
 from sims.results.statistics import bootstrap_estimate, t_estimate, t_quantile
@@ -94,6 +94,44 @@ def test_a_verdict_says_what_was_expected_and_what_was_got():
     assert "got 1 [1, 1], 3 seeds" in held.sentence()
     assert late.sentence().startswith("NOT HELD  expected lookup_latency_s p95 <= 0.1; got ")
     assert "nothing was measured" in unmeasured.sentence()
+
+
+def recoveries(*told):
+    """Runs with ``recovery_s`` and ``recovered``, the latter None as in older directories."""
+    scenario, runs = Scenario(duration_s=900, warm_up_s=0), []
+    for seed, (recovery_s, recovered) in enumerate(told):
+        observations = Observations()
+        observations.add(800.0, "recovery_s", recovery_s)
+        if recovered is not None:
+            observations.add(900.0, "recovered", recovered)
+        runs.append(record_of(0, scenario, RunOutcome(seed, observations, "")))
+    return runs
+
+
+@pytest.mark.parametrize(
+    ("promise", "told", "held"),
+    [
+        ("recovery_s max <= 600", [(60.0, 1.0), (120.0, 1.0)], True),
+        ("recovery_s max <= 600", [(60.0, 1.0), (600.0, 0.0)], False),
+        ("recovery_s mean < 601", [(60.0, 1.0), (600.0, 0.0)], False),
+        ("recovery_s mean == 600", [(600.0, 0.0)], False),
+        ("recovery_s mean >= 600", [(600.0, 0.0)], True),
+        ("recovery_s count <= 1", [(600.0, 0.0)], True),
+        ("recovery_s max <= 600", [(600.0, None)], True),
+        ("recovered mean >= 1", [(60.0, 1.0), (600.0, 0.0)], False),
+    ],
+)
+def test_a_run_that_never_recovered_meets_no_upper_bound(promise, told, held):
+    (verdict,) = verdicts([Expectation.parse(promise)], recoveries(*told))
+    assert verdict.held == held
+
+
+def test_a_verdict_says_in_how_many_runs_nothing_recovered():
+    promise = Expectation.parse("recovery_s max <= 600")
+    (verdict,) = verdicts([promise], recoveries((60.0, 1.0), (600.0, 0.0), (600.0, 0.0)))
+    assert verdict.sentence().startswith("NOT HELD  expected recovery_s max <= 600.0; got 420 [")
+    assert verdict.sentence().endswith(", 3 seeds; 2 of 3 runs did not recover before the end")
+    assert verdict.plain()["unrecovered"] == 2
 
 
 def test_a_bound_within_the_interval_makes_a_verdict_uncertain():
