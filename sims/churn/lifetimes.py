@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from random import Random
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,9 @@ from sims.theory.special import regularised_gamma_q
 __all__ = ["Exponential", "Fixed", "Lifetimes", "Observed", "Pareto", "Weibull"]
 
 Floats = NDArray[np.float64]
+
+_MOST_EXPONENT: Final = 600.0
+"""Residuals of a Pareto near its least shape leave the float range; e^600 s is as good as ever."""
 
 
 class Lifetimes(Protocol):
@@ -156,7 +159,8 @@ class Pareto:
 
     def residual(self, rng: Random) -> float:
         """Draw what is left of a session that is met under way."""
-        return self.scale_s * math.expm1(rng.expovariate(1.0) / (self.shape - 1))
+        exponent = min(rng.expovariate(1.0) / (self.shape - 1), _MOST_EXPONENT)
+        return self.scale_s * math.expm1(exponent)
 
     def samples(self, rng: np.random.Generator, count: int) -> Floats:
         """Draw many lengths."""
@@ -164,7 +168,8 @@ class Pareto:
 
     def residuals(self, rng: np.random.Generator, count: int) -> Floats:
         """Draw many residuals."""
-        return self.scale_s * np.expm1(rng.standard_exponential(count) / (self.shape - 1))
+        exponents = rng.standard_exponential(count) / (self.shape - 1)
+        return self.scale_s * np.expm1(np.minimum(exponents, _MOST_EXPONENT))
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,13 @@
     trace(sessions.csv) / exponential(2h)       only its sessions
 
 Weibull and Pareto take scale and shape, the exponential its mean. Lengths of time carry a
-unit: s, min, h or d.
+unit: s, min, h or d. Sessions last a second or more in the mean, and nothing lasts more than
+100 years in it.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -38,6 +40,10 @@ _DURATION: Final = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,12})?)\s*(ms|s|min|h|d)
 _CALL: Final = re.compile(r"([a-z]{1,20})\(((?:[^()]|\([^()]*\)){1,4096})\)")
 """A path may hold pairs of parentheses, as in trace(results (1)/sessions.csv)."""
 _MAX_TEXT: Final = 8192
+_LEAST_MEAN_S: Final = 1.0
+"""Below it nodes come and go faster than they could join."""
+
+_MOST_MEAN_S: Final = 100 * 365.25 * 86400.0
 
 
 def parse_duration(text: str) -> float:
@@ -92,9 +98,31 @@ def _halves(text: str) -> tuple[str, str, str]:
 def _model(name: str, build: Callable[[], tuple[Lifetimes, Lifetimes | None]]) -> SessionModel:
     try:
         on, off = build()
+        _check_means(on, off)
     except ValueError as error:
         raise ConfigurationError(f"The session model {name!r} is impossible: {error}.") from error
     return SessionModel(name, on, off)
+
+
+def _check_means(on: Lifetimes, off: Lifetimes | None) -> None:
+    for name, lifetimes in (("sessions", on), ("absences", off)):
+        if lifetimes is not None and not _mean_s(lifetimes) <= _MOST_MEAN_S:
+            raise ValueError(
+                f"its {name} last more than 100 years in the mean; write shorter ones, or a "
+                "larger shape"
+            )
+    if on.mean() < _LEAST_MEAN_S:
+        raise ValueError(
+            f"its sessions last {on.mean():.3g} s in the mean, too short to join in; write "
+            f"lengths whose mean is at least {_LEAST_MEAN_S:g} s"
+        )
+
+
+def _mean_s(lifetimes: Lifetimes) -> float:
+    try:
+        return lifetimes.mean()
+    except OverflowError:  # of a Weibull whose shape is next to nothing
+        return math.inf
 
 
 def _absences_of(trace: Trace) -> Lifetimes | None:

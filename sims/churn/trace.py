@@ -8,8 +8,9 @@
     peer-b,60.5,7200
 
 ``node`` is any name; ``on_s`` and ``off_s`` are seconds from one common start. The sessions
-of one node must not overlap. The gaps between them are its absences. Files end at 64 MiB and
-1,000,000 sessions, so that a wrong file is refused and not swallowed.
+of one node last a millisecond at least and must not overlap. The gaps between them are its
+absences. Files end at 64 MiB and 1,000,000 sessions, so that a wrong file is refused and not
+swallowed.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ _MAX_BYTES: Final = 64 * 2**20
 _MAX_SESSIONS: Final = 1_000_000
 _MAX_NAME: Final = 100
 _MAX_SECONDS: Final = 1e10
+_LEAST_SESSION_S: Final = 0.001
+"""Times are written in seconds to a few decimals; less is a slip, such as another unit."""
 _MAX_LINE: Final = 400
 
 
@@ -114,7 +117,8 @@ def _parse(path: Path, file: TextIO) -> Trace:
         if session is None:
             raise ConfigurationError(
                 f"Line {line} of the trace {path} is no session; write a node's name and two "
-                "times in seconds, the later one last, as in peer-a,0,5400."
+                "times in seconds, the second at least a millisecond after the first, as in "
+                "peer-a,0,5400."
             )
         sessions.setdefault(row[0], []).append(session)
     if not sessions:
@@ -147,7 +151,7 @@ def _session(row: list[str]) -> tuple[float, float] | None:
         on, off = float(row[1]), float(row[2])
     except ValueError:
         return None
-    return (on, off) if 0 <= on < off <= _MAX_SECONDS else None
+    return (on, off) if 0 <= on <= off - _LEAST_SESSION_S <= _MAX_SECONDS else None
 
 
 def _ordered(

@@ -113,3 +113,13 @@ def test_nothing_drawn_is_negative_or_endless(lifetimes):
 def test_impossible_distributions_are_refused(build):
     with pytest.raises(ValueError, match=r"must|needs"):
         build()
+
+
+def test_what_is_left_of_a_session_is_a_number_also_next_to_the_least_shape():
+    lifetimes = Pareto(60.0, 1.01)
+    one_by_one = [lifetimes.residual(Random(seed)) for seed in range(5000)]
+    at_once = lifetimes.residuals(np.random.default_rng(1), 5000)
+    assert max(one_by_one) > 1e100
+    assert max(at_once) > 1e100
+    assert np.isfinite(one_by_one).all()
+    assert np.isfinite(at_once).all()

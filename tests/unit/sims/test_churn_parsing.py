@@ -83,6 +83,12 @@ def test_a_trace_s_path_may_hold_slashes_and_pairs_of_parentheses(trace, folder)
         ("weibull(2, 0.6)", "'2' is not a length of time"),
         ("weibull(0s, 0.6)", "scale_s must be a positive number"),
         ("pareto(1h, 0.9)", "must exceed 1"),
+        ("weibull(1h, 0.001)", "its sessions last more than 100 years in the mean"),
+        ("weibull(1h, 1e-320)", "its sessions last more than 100 years in the mean"),
+        ("exponential(1h)/weibull(1h, 0.002)", "its absences last more than 100 years"),
+        ("fixed(999999999999d)", "its sessions last more than 100 years"),
+        ("pareto(1d, 1.000001)", "its sessions last more than 100 years"),
+        ("exponential(1ms)", "its sessions last 0.001 s in the mean, too short to join in"),
         ("exponential(1h) /", "no session model"),
         ("trace(absent.csv)", "absent.csv cannot be read: No such file"),
         ("trace(/nope.csv)", "/nope.csv cannot be read: No such file"),
@@ -111,6 +117,7 @@ def test_a_bad_model_gets_one_sentence(text, names, tmp_path):
         (b"node,on_s,off_s\na,-1,1\n", "Line 2"),
         (b"node,on_s,off_s\na,0,inf\n", "Line 2"),
         (b"node,on_s,off_s\na,nan,1\n", "Line 2"),
+        (b"node,on_s,off_s\na,0,9\na,10,10.0004\n", "Line 3"),
         (b"node,on_s,off_s\n,0,1\n", "Line 2"),
         (b"node,on_s,off_s\na,0,5\nb,0,1\na,4,9\n", "overlap at 4 s"),
         (b"\xff\xfe\x00", "no UTF-8"),
@@ -126,6 +133,16 @@ def test_an_unreadable_trace_gets_one_sentence(content, names, tmp_path):
         read_trace(path)
     assert names in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_sessions_too_short_to_join_in_are_refused_in_a_trace_as_well(tmp_path):
+    (tmp_path / "short.csv").write_text("node,on_s,off_s\na,0,0.5\na,1,1.25\n")
+    with pytest.raises(ConfigurationError, match=r"last 0\.375 s in the mean"):
+        parse_model("trace(short.csv)", tmp_path)
+
+
+def test_absences_may_be_short():
+    assert parse_model("exponential(1h) / fixed(1ms)").off.mean() == 0.001
 
 
 def test_a_directory_is_no_trace(tmp_path):
