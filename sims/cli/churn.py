@@ -16,6 +16,7 @@ from sims.scenario.files import load_tables
 from sims.scenario.plain import set_by_name
 from sims.scenario.study import Study, parse_axis, parse_value, study_of
 from sims.scenario.toml import render_toml
+from sims.sweep.checks import check_study
 from sims.sweep.execute import Options, Watcher, execute
 
 __all__ = ["churn", "study_of_arguments"]
@@ -29,19 +30,20 @@ def churn(arguments: argparse.Namespace) -> int:
         BackendError: the results could not be written.
     """
     study = study_of_arguments(arguments)
-    if arguments.dry_run:
-        for point in study.points:
-            print(f"# {point.name}\n{render_toml(point.scenario)}")
-        return 0
     if arguments.jobs is not None and not 1 <= arguments.jobs <= 1024:
         raise ConfigurationError(f"--jobs must be 1 to 1024, not {arguments.jobs}.")
     if arguments.jobs is not None and arguments.dask:
         raise ConfigurationError(
             "--jobs says nothing to a Dask cluster, which has its own workers; leave one out."
         )
+    options = Options(arguments.jobs, arguments.dask, command=tuple(_command()))
+    if arguments.dry_run:
+        check_study(study, at_a_time=options.at_a_time)
+        for point in study.points:
+            print(f"# {point.name}\n{render_toml(point.scenario)}")
+        return 0
     out = arguments.out or free_directory(study.base.name)
     line = ProgressLine(study, sys.stderr)
-    options = Options(arguments.jobs, arguments.dask, command=tuple(_command()))
     try:
         drawn = execute(study, out, options, Watcher(line.progress, line.ended, line.stopping))
     finally:

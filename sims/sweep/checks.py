@@ -53,8 +53,10 @@ def _check(scenario: Scenario) -> None:
     except ConfigurationError as error:
         raise ConfigurationError(f"[latency]: {error}") from error
     settings_of("dht", DhtSettings, scenario.dht)
-    if scenario.circuits.clients:
+    try:
         load_plugin("overlay.selection", scenario.circuits.strategy)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"[circuits] strategy: {error}") from error
     if scenario.fidelity == "model":
         from sims.model.settings import check_expressible
 

@@ -42,6 +42,11 @@ class Options:
     runner: Runner = run_scenario
     command: tuple[str, ...] = ()
 
+    @property
+    def at_a_time(self) -> int | None:
+        """Runs at the same time on this machine; None if they run elsewhere."""
+        return None if self.dask else self.jobs or cores()
+
 
 @dataclass(slots=True)
 class Watcher:
@@ -63,13 +68,12 @@ def execute(study: Study, out: Path, options: Options, watcher: Watcher) -> Draw
         BackendError: the disk is full; what was written before is kept.
         KeyboardInterrupt: interrupted twice.
     """
-    workers = options.jobs or cores()
-    check_study(study, at_a_time=None if options.dask else workers)
+    check_study(study, at_a_time=options.at_a_time)
     writer = ResultsWriter(out, study, origin_of(options.command))
     stop = Stop()
     try:
         with _clean_stop(stop, watcher.stopping):
-            records, failures = _run(study, writer, options, workers, stop, watcher)
+            records, failures = _run(study, writer, options, stop, watcher)
     except OSError as error:
         writer.mark_failed()
         raise BackendError(
@@ -86,13 +90,12 @@ def _run(
     study: Study,
     writer: ResultsWriter,
     options: Options,
-    workers: int,
     stop: Stop,
     watcher: Watcher,
 ) -> tuple[list[RunRecord], list[RunFailure]]:
     records: list[RunRecord] = []
     failures: list[RunFailure] = []
-    with closing(_outcomes(study, options, workers, stop, watcher)) as outcomes:
+    with closing(_outcomes(study, options, stop, watcher)) as outcomes:
         for job, outcome in outcomes:
             if isinstance(outcome, RunFailure):
                 failures.append(outcome)
@@ -106,11 +109,12 @@ def _run(
 
 
 def _outcomes(
-    study: Study, options: Options, workers: int, stop: Stop, watcher: Watcher
+    study: Study, options: Options, stop: Stop, watcher: Watcher
 ) -> Generator[JobResult, None, None]:
     jobs = jobs_of(study)
     if options.dask:
         return run_on_dask(jobs, options.runner, options.dask, stop, watcher.progress)
+    workers = options.jobs or cores()
     return run_locally(jobs, options.runner, workers, stop, watcher.progress)
 
 

@@ -171,6 +171,7 @@ def _alive(pid):
         ({"dht": {"alfa": 3}}, "[dht] has no setting 'alfa'"),
         ({"dht": {"alpha": 0}}, "alpha must lie between"),
         ({"circuits": {"clients": 3, "strategy": "unifrom"}}, "did you mean 'uniform'?"),
+        ({"circuits": {"strategy": "bogus"}}, "[circuits] strategy: there is no selection named"),
         ({"expectations": ["lookup_sucess mean > 0"]}, "did you mean lookup_success?"),
         ({"nodes": 10_000_000}, "GB are available; write at most"),
         ({"fidelity": "model", "arrival": {"kind": "partition"}}, 'fidelity = "full"'),
