@@ -7,16 +7,20 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from overlay.errors import ConfigurationError
 from sims.results.condensed import Condensed, Key, condense
+from sims.results.directory import FORMAT
 from sims.results.model import Observations
 from sims.results.record import RunFailure, RunRecord
 from sims.results.table import read_table
 from sims.scenario.study import Study
 
 __all__ = ["Results", "read_results"]
+
+_BEYOND: Final = 1e18
+"""No count and no cost of a run comes near it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +59,16 @@ def read_results(path: Path) -> Results:
     """Read a directory that ``overlay sim churn`` wrote.
 
     Raises:
-        ConfigurationError: it holds no study; one sentence. Anything less damaged is read as far
-            as it goes, with notes.
+        ConfigurationError: it holds no study, or one that a newer version wrote, which must not
+            be drawn over; one sentence. Anything less damaged is read as far as it goes, with
+            notes.
     """
     notes: list[str] = []
     config = _config(path)
-    study = _study(path, config)
     manifest = _object(path / "manifest.json", notes)
+    for file, told in (("config.json", config), ("manifest.json", manifest)):
+        _check_format(path / file, told)
+    study = _study(path, config)
     values = _observations(path, study, notes)
     runs = list(_runs(path, study, values, notes))
     origin = {k: v for k, v in config.items() if k not in ("points", "axes", "format")}
@@ -85,6 +92,15 @@ def _config(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise ConfigurationError(f"{file} is no object of JSON; run again.")
     return config
+
+
+def _check_format(file: Path, told: Mapping[str, object]) -> None:
+    written = told.get("format")
+    if type(written) is int and written > FORMAT:
+        raise ConfigurationError(
+            f"{file} was written by a newer version of this program (format {str(written)[:20]}, "
+            f"and this one reads up to {FORMAT}); draw it with that version."
+        )
 
 
 def _study(path: Path, config: dict[str, Any]) -> Study:
@@ -170,7 +186,7 @@ def _run(
         point,
         seed,
         str(told.get("digest", "")),
-        {str(name): count for name, count in counted.items() if type(count) is int},
+        {str(name): count for name, count in counted.items() if _is_count(count)},
         told.get("complete") is True,
         _number(told.get("simulated_s")),
         _number(told.get("wall_s")),
@@ -179,8 +195,12 @@ def _run(
     )
 
 
+def _is_count(value: object) -> bool:
+    return type(value) is int and abs(value) < _BEYOND
+
+
 def _number(value: object) -> float:
-    usable = isinstance(value, int | float) and abs(value) < 1e18 and math.isfinite(value)
+    usable = isinstance(value, int | float) and abs(value) < _BEYOND and math.isfinite(value)
     return float(value) if usable else 0.0  # type: ignore[arg-type]  # usable says so
 
 
@@ -189,5 +209,5 @@ def _failures(manifest: dict[str, Any], notes: list[str]) -> Iterator[RunFailure
     for each in listed if isinstance(listed, list) else []:
         try:
             yield RunFailure(int(each["point"]), int(each["seed"]), str(each["sentence"]))
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             notes.append("A failure in manifest.json is damaged.")

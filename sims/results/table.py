@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -15,6 +14,8 @@ __all__ = ["HEADER", "read_table", "table_lines"]
 
 HEADER: Final = "scenario,seed,time_s,metric,label,value\n"
 _COLUMNS: Final = HEADER.strip().split(",")
+_BEYOND: Final = 1e15
+"""No time and no measure comes near it, and the squares of what lies below have a sum."""
 
 
 def table_lines(point: str, seed: int, observations: Observations) -> Iterator[str]:
@@ -51,7 +52,7 @@ def _row(cells: list[str]) -> tuple[str, int, Observation] | None:
         number = int(seed)
     except ValueError:
         return None
-    if not metric or not math.isfinite(read.time_s) or not math.isfinite(read.value):
+    if not metric or not (abs(read.time_s) < _BEYOND and abs(read.value) < _BEYOND):  # nor NaN
         return None
     return point, number, read
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from overlay.errors import ConfigurationError
 from sims.scenario.model import Scenario
@@ -70,20 +70,46 @@ class Study:
         Raises:
             ConfigurationError: it is something else.
         """
-        try:
-            points = tuple(
-                Point(str(p["name"]), scenario_of(p["scenario"]))
-                for p in plain["points"]  # type: ignore[attr-defined]  # checked by the except
-            )
-            axes = tuple(
-                Axis(str(a["setting"]), tuple(a["values"]))
-                for a in plain["axes"]  # type: ignore[attr-defined]  # likewise
-            )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ConfigurationError(f"this describes no study ({error!r}).") from error
+        points = tuple(
+            Point(str(name), scenario_of(_table(scenario, "the scenario of a point")))
+            for name, scenario in _entries(plain, "points", "name", "scenario")
+        )
+        axes = tuple(
+            Axis(str(setting), tuple(_list(values, "the values of an axis")))
+            for setting, values in _entries(plain, "axes", "setting", "values")
+        )
         if not points:
             raise ConfigurationError("this describes a study without scenarios.")
+        if math.prod(len(axis.values) for axis in axes) != len(points):
+            raise ConfigurationError(
+                f"this describes no study: its points (there are {len(points)}) are not one for "
+                "each combination of the values on its axes."
+            )
         return cls(points, axes)
+
+
+def _entries(plain: Mapping[str, object], kind: str, *names: str) -> Iterator[list[Any]]:
+    """Yield what each entry of a list has under some names."""
+    for entry in _list(plain.get(kind), f'its list "{kind}"'):
+        table = _table(entry, f'an entry of its list "{kind}"')
+        missing = [name for name in names if name not in table]
+        if missing:
+            raise ConfigurationError(
+                f'this describes no study: an entry of its list "{kind}" has no "{missing[0]}".'
+            )
+        yield [table[name] for name in names]
+
+
+def _list(value: object, what: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise ConfigurationError(f"this describes no study: {what} is missing or no list.")
+    return value
+
+
+def _table(value: object, what: str) -> Mapping[str, object]:
+    if not isinstance(value, Mapping):
+        raise ConfigurationError(f"this describes no study: {what} is no table.")
+    return value
 
 
 def study_of(tables: Mapping[str, object], axes: Sequence[Axis] = ()) -> Study:

@@ -94,14 +94,18 @@ def test_a_killed_program_leaves_what_can_be_read_and_is_incomplete(tmp_path):
     [
         ("manifest.json", b"{", "manifest.json is missing or damaged"),
         ("manifest.json", None, "manifest.json is missing or damaged"),
+        ("manifest.json", b'{"failures": [{"point": 1e400, "seed": 1, "sentence": ""}]}',
+         "A failure in manifest.json is damaged"),
         ("runs/000-2.json", b"\xff", "000-2.json is missing or damaged"),
         ("observations.csv", b"small,1,60,lookup_succ", "1 damaged rows"),
         ("observations.csv", b"small,1,x,lookup_success,,1\nother,1,1,a,,1\n", "2 damaged rows"),
         ("observations.csv", b'small,1,"\n' + b"y" * 200_000, "1 damaged rows"),
+        ("observations.csv", b"small,1,60,lookup_success,,1e308\n", "1 damaged rows"),
+        ("observations.csv", b"small,1,1e308,lookup_success,,1\n", "1 damaged rows"),
         ("observations.csv", b"small,9,60,lookup_success,,1\n", "runs that the study does not"),
         ("observations.csv", None, "observations of small, seed 1, are missing"),
     ],
-)
+)  # fmt: skip
 def test_a_damaged_directory_is_read_as_far_as_it_goes(tmp_path, file, damage, note):
     written(tmp_path / "out")
     place = tmp_path / "out" / file
@@ -119,13 +123,48 @@ def test_a_damaged_directory_is_read_as_far_as_it_goes(tmp_path, file, damage, n
     assert len(drawn.results.runs) == 3
 
 
-@pytest.mark.parametrize("content", [None, b"", b"[]", b"{}", b'{"points": [], "axes": []}'])
-def test_without_its_configuration_a_directory_is_refused_with_a_sentence(tmp_path, content):
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "cannot be read"),
+        (b"", "is damaged"),
+        (b"[]", "no object of JSON"),
+        (b"{}", 'its list "points" is missing'),
+        (b'{"points": [], "axes": []}', "a study without scenarios"),
+        (b'{"points": []}', 'its list "axes" is missing'),
+        (b'{"points": 1, "axes": []}', 'its list "points" is missing or no list'),
+        (b'{"points": [1], "axes": []}', 'an entry of its list "points" is no table'),
+        (b'{"points": [{"name": "x"}], "axes": []}', 'of its list "points" has no "scenario"'),
+        (b'{"points": [{"name": "x", "scenario": 1}], "axes": []}', "of a point is no table"),
+        (b'{"points": [{"name": "x", "scenario": {}}], "axes": [{"setting": "n", "values": []}]}',
+         "(there are 1) are not one for each combination"),
+        (b'{"format": 99}', "written by a newer version of this program (format 99,"),
+    ],
+)  # fmt: skip
+def test_without_its_configuration_a_directory_is_refused_with_a_sentence(tmp_path, content, words):
     written(tmp_path / "out")
     config = tmp_path / "out" / "config.json"
     config.unlink() if content is None else config.write_bytes(content)
-    with pytest.raises(ConfigurationError, match=r"config\.json"):
+    with pytest.raises(ConfigurationError, match=r"config\.json") as caught:
         read_results(tmp_path / "out")
+    assert words in str(caught.value)
+    assert "Error" not in str(caught.value)
+
+
+def test_what_a_newer_version_wrote_is_not_drawn_over(tmp_path):
+    written(tmp_path / "out")
+    manifest = tmp_path / "out" / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "format": 99}))
+    with pytest.raises(ConfigurationError, match=r"manifest\.json was written by a newer version"):
+        read_results(tmp_path / "out")
+
+
+def test_a_count_that_no_run_reaches_is_left_out(tmp_path):
+    written(tmp_path / "out")
+    run = tmp_path / "out" / "runs" / "000-1.json"
+    run.write_text(json.dumps({**json.loads(run.read_text()), "counters": {"datagrams": 10**400}}))
+    drawn = draw(tmp_path / "out", read_results(tmp_path / "out"))
+    assert drawn.points[0].performance()["datagrams_per_wall_s"].n == 2
 
 
 def test_results_are_never_written_over(tmp_path):
