@@ -85,12 +85,12 @@ class Weibull:
     shape: float
 
     def __post_init__(self) -> None:
-        _positive(scale_s=self.scale_s, shape=self.shape)
+        _positive(scale=self.scale_s, shape=self.shape)
 
     @classmethod
     def with_mean(cls, mean_s: float, shape: float) -> Weibull:
         """Build the one with this mean: scale = mean / gamma(1 + 1/shape)."""
-        _positive(mean_s=mean_s, shape=shape)
+        _positive(mean=mean_s, shape=shape)
         return cls(mean_s / math.gamma(1 + 1 / shape), shape)
 
     def mean(self) -> float:
@@ -126,6 +126,7 @@ class Exponential(Weibull):
     """1 - F(x) = exp(-x / mean): what is left never depends on what has passed."""
 
     def __init__(self, mean_s: float) -> None:
+        _positive(mean=mean_s)
         super().__init__(mean_s, 1.0)
 
 
@@ -137,7 +138,7 @@ class Pareto:
     shape: float
 
     def __post_init__(self) -> None:
-        _positive(scale_s=self.scale_s, shape=self.shape)
+        _positive(scale=self.scale_s, shape=self.shape)
         if self.shape <= 1:
             raise ValueError(f"shape must exceed 1, else there is no mean, not {self.shape!r}")
 
@@ -179,7 +180,7 @@ class Fixed:
     length_s: float
 
     def __post_init__(self) -> None:
-        _positive(length_s=self.length_s)
+        _positive(length=self.length_s)
 
     def mean(self) -> float:
         """Return the length."""

@@ -10,8 +10,8 @@
     trace(sessions.csv) / exponential(2h)       only its sessions
 
 Weibull and Pareto take scale and shape, the exponential its mean. Lengths of time carry a
-unit: s, min, h or d. Sessions last a second or more in the mean, and nothing lasts more than
-100 years in it.
+unit: ms, s, m or min, h or d. Sessions last a second or more in the mean, and neither they nor
+absences more than 100 years.
 """
 
 from __future__ import annotations
@@ -32,11 +32,12 @@ __all__ = ["parse_duration", "parse_model"]
 _UNITS: Final[Mapping[str, float]] = {
     "ms": 0.001,
     "s": 1.0,
+    "m": 60.0,
     "min": 60.0,
     "h": 3600.0,
     "d": 86400.0,
 }
-_DURATION: Final = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,12})?)\s*(ms|s|min|h|d)")
+_DURATION: Final = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,12})?)\s*(ms|s|m|min|h|d)")
 _CALL: Final = re.compile(r"([a-z]{1,20})\(((?:[^()]|\([^()]*\)){1,4096})\)")
 """A path may hold pairs of parentheses, as in trace(results (1)/sessions.csv)."""
 _MAX_TEXT: Final = 8192
@@ -55,8 +56,8 @@ def parse_duration(text: str) -> float:
     match = _DURATION.fullmatch(text.strip())
     if match is None:
         raise ConfigurationError(
-            f"{text!r} is not a length of time; write a number with ms, s, min, h or d, as in "
-            "90min."
+            f"{text!r} is not a length of time; write a number with ms, s, m or min, h or d, as "
+            "in 90min."
         )
     return float(match[1]) * _UNITS[match[2]]
 

@@ -81,7 +81,10 @@ def test_a_trace_s_path_may_hold_slashes_and_pairs_of_parentheses(trace, folder)
         ("weibull(2h)", "takes 2 values, not 1"),
         ("weibull(2h, x)", "'x' is not a number"),
         ("weibull(2, 0.6)", "'2' is not a length of time"),
-        ("weibull(0s, 0.6)", "scale_s must be a positive number"),
+        ("weibull(0s, 0.6)", "impossible: scale must be a positive number"),
+        ("pareto(0s, 2)", "impossible: scale must be a positive number"),
+        ("exponential(0s)", "impossible: mean must be a positive number"),
+        ("fixed(0s)", "impossible: length must be a positive number"),
         ("pareto(1h, 0.9)", "must exceed 1"),
         ("weibull(1h, 0.001)", "its sessions last more than 100 years in the mean"),
         ("weibull(1h, 1e-320)", "its sessions last more than 100 years in the mean"),
@@ -157,7 +160,8 @@ def test_a_pipe_is_refused_without_waiting_for_its_writer(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("90min", 5400), ("1.5h", 5400), ("250 ms", 0.25), ("2d", 172800)]
+    ("text", "seconds"),
+    [("90min", 5400), ("1.5h", 5400), ("5m", 300), ("250 ms", 0.25), ("2d", 172800)],
 )
 def test_durations(text, seconds):
     assert parse_duration(text) == pytest.approx(seconds)
