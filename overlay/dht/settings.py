@@ -100,7 +100,11 @@ class DhtSettings:
         if self.bootstrap_retry_s > self.bootstrap_retry_max_s:
             raise ValueError("bootstrap_retry_s must not exceed bootstrap_retry_max_s.")
         if self.disjoint_paths > self.alpha:
-            raise ValueError("disjoint_paths must not exceed alpha: each path needs a request.")
+            raise ValueError(
+                "disjoint_paths must not exceed alpha, for each path needs a request; set "
+                f"disjoint_paths to at most {self.alpha} as well, or alpha to at least "
+                f"{self.disjoint_paths}."
+            )
 
 
 _RANGES: tuple[tuple[str, float, float], ...] = (

@@ -12,7 +12,7 @@ from overlay.plugins import load_plugin, settings_of
 from sims.churn import parse_model
 from sims.latency import build_latency
 from sims.results.metrics import METRICS
-from sims.scenario.model import Scenario
+from sims.scenario.model import Arrival, Scenario
 from sims.scenario.study import Study
 
 __all__ = ["check_study"]
@@ -46,6 +46,7 @@ def _check(scenario: Scenario) -> None:
         parse_model(scenario.churn.model)
     except ConfigurationError as error:
         raise ConfigurationError(f"[churn] model: {error}") from error
+    _check_arrival(scenario)
     latency = scenario.latency
     matrix = Path(latency.matrix) if latency.matrix else None
     try:
@@ -63,6 +64,23 @@ def _check(scenario: Scenario) -> None:
         check_expressible(scenario)
     for expected in scenario.expectations:
         _check_metric(expected.metric)
+
+
+def _check_arrival(scenario: Scenario) -> None:
+    """Refuse what would pass without a trace; results of earlier days are read as they are."""
+    arrival = scenario.arrival
+    if arrival.kind == "equilibrium" and arrival.at_s != Arrival().at_s:
+        raise ConfigurationError(
+            f"[arrival] at_s = {arrival.at_s:g} says nothing about 'equilibrium', in which nothing "
+            "happens to many at once; leave it out, or choose another kind."
+        )
+    lasts_s = arrival.lasts_s or 0.0
+    if arrival.kind == "partition" and arrival.at_s + lasts_s >= scenario.duration_s:
+        raise ConfigurationError(
+            f"[arrival] at_s + lasts_s = {arrival.at_s + lasts_s:g} lies after the end of the run, "
+            "so that no recovery could be measured; write less than duration_s = "
+            f"{scenario.duration_s:g}."
+        )
 
 
 def _check_metric(name: str) -> None:

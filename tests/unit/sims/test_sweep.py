@@ -13,6 +13,7 @@ from overlay.errors import BackendError, ConfigurationError
 from sims.results.model import RunOutcome
 from sims.results.reading import read_results
 from sims.results.record import RunFailure
+from sims.scenario.files import load_tables, shipped_names
 from sims.scenario.model import Scenario
 from sims.scenario.study import parse_axis, study_of
 from sims.sweep import checks
@@ -172,6 +173,12 @@ def _alive(pid):
         ({"dht": {"alpha": 0}}, "alpha must lie between"),
         ({"circuits": {"clients": 3, "strategy": "unifrom"}}, "did you mean 'uniform'?"),
         ({"circuits": {"strategy": "bogus"}}, "[circuits] strategy: there is no selection named"),
+        ({"dht": {"alpha": 1}}, "set disjoint_paths to at most 1 as well"),
+        ({"arrival": {"at_s": 300}}, "at_s = 300 says nothing about 'equilibrium'"),
+        (
+            {"duration_s": 120, "arrival": {"kind": "partition", "at_s": 60, "lasts_s": "2d"}},
+            "at_s + lasts_s = 172860 lies after the end of the run",
+        ),
         ({"expectations": ["lookup_sucess mean > 0"]}, "did you mean lookup_success?"),
         ({"nodes": 10_000_000}, "GB are available; write at most"),
         ({"fidelity": "model", "arrival": {"kind": "partition"}}, 'fidelity = "full"'),
@@ -183,6 +190,12 @@ def test_what_cannot_be_run_is_refused_before_the_first_run(tables, words, monke
         check_study(study_of(tables), at_a_time=2)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_every_shipped_scenario_can_be_run():
+    for name in shipped_names():
+        for quick in (False, True):
+            check_study(study_of(load_tables(name, quick=quick)), at_a_time=None)
 
 
 def test_memory_is_no_matter_of_this_machine_on_a_cluster():
