@@ -158,7 +158,7 @@ class _Paths:
 E11 = Experiment(
     "E11",
     "Disjoint paths among liars",
-    "mean of 1 - prod(1 - (1-f)^i) over the measured path lengths i, ±0.03",
+    "mean of 1 - prod(1 - (1-f)^i) over the measured path lengths i, ±0.03 (or 3 standard errors)",
     "disjoint paths",
     "share of lookups that reach their target",
     Liars(),

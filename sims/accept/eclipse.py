@@ -101,7 +101,8 @@ def _shares(settings: Alarm, sybils: int, draws: int, rng: Random) -> list[float
 E13 = Experiment(
     "E13",
     "Eclipse alarm",
-    "false alarms ±0.004, power ±0.05, relative sd of the size estimate ±0.01",
+    "false alarms ±0.004, power ±0.05 (or 3 standard errors), "
+    "relative sd of the size estimate ±0.01",
     "Sybils nearer than every honest node",
     "share of lookups that raise the alarm",
     Alarm(),

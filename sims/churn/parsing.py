@@ -144,7 +144,8 @@ def _lifetimes(text: str, whole: str) -> Lifetimes:
         raise ConfigurationError(
             f"{whole!r} is no session model; write one of {', '.join(PRESETS)}, or "
             "weibull(scale, shape), pareto(scale, shape), exponential(mean), fixed(length) or "
-            "trace(file), each perhaps with / and a second one for the absences."
+            "trace(file), each perhaps with / and one of those lengths for the absences, which no "
+            "trace can give alone."
         )
     arguments = [argument.strip() for argument in match[2].split(",")]
     count, make = build
