@@ -104,6 +104,7 @@ class Machine:
             contacts = self.dht.table
             spread = contacts[:: -(-len(contacts) // MAX_REMEMBERED) or 1]  # of every bucket some
             self.remembered = tuple(spread) or self.remembered
+            self.dht.end()
         self.dht = self.plane = None
         self._wake = math.inf
 

@@ -1,13 +1,16 @@
 """Whole simulations, seconds each: deterministic, and right in what can be foretold."""
 
+import gc
 import os
 import subprocess
 import sys
+import weakref
 from statistics import fmean
 
 import pytest
 
 from overlay.errors import ConfigurationError
+from sims.participants.machine import Machine
 from sims.run import Simulation, run
 from sims.scenario.model import (
     Adversary,
@@ -101,6 +104,26 @@ def test_a_node_that_starts_joins_and_returns_without_the_bootstrap_peer():
     world.heap.run(world.heap.now + 30)
     assert returning.dht.joined
     assert returning.sessions == 2
+
+
+def test_whoever_leaves_is_forgotten_at_once(monkeypatch):
+    """Parts of a core hold each other: hours of churn would leave more of them than nodes."""
+    tables, switch_on = weakref.WeakSet(), Machine.switch_on
+
+    def noted(machine, dht):
+        tables.add(dht._table)
+        switch_on(machine, dht)
+
+    monkeypatch.setattr(Machine, "switch_on", noted)
+    simulation = Simulation(scenario(duration_s=1800.0, circuits=Circuits(clients=1)), 1)
+    gc.disable()
+    try:
+        simulation.run()
+        sessions = sum(machine.sessions for machine in simulation.world.machines)
+        online = sum(machine.online for machine in simulation.world.machines)
+        assert len(tables) == online < sessions
+    finally:
+        gc.enable()
 
 
 def test_strangers_who_find_no_bootstrap_peer_are_counted_as_joins_that_failed():
