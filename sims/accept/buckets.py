@@ -136,9 +136,9 @@ def _under_churn(settings: Knowledge, progress: Progress) -> Point:
     simulation.run()
     world = simulation.world
     members = [m for m in world.machines if m.dht is not None and m.dht.joined]
-    share = sum(known_neighbours(world, m) >= settings.k for m in members) / len(members)
     if len(members) <= settings.k:
         raise ValueError(f"{len(members)} nodes were on-line at the end; set churn_nodes to more")
+    share = sum(known_neighbours(world, m) >= settings.k for m in members) / len(members)
     ideal = tables.neighbourhood_knowledge(len(members), settings.k, settings.k)
     error = math.sqrt(ideal * (1 - ideal) * settings.k / len(members))
     # Of 20 neighbours all are known so often; of k neighbours, if each is known as probably.

@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sims.accept.experiment import Experiment, Measurement, Progress
-from sims.accept.ranges import leaving_model, ranged
+from sims.accept.ranges import ranged
+from sims.accept.sessions import closed_forms, leaving_model
 from sims.accept.verdict import Point, within
 from sims.churn import ChurnEvent, SessionModel, churn_events
-from sims.churn.lifetimes import Lifetimes, Pareto, Weibull
+from sims.churn.lifetimes import Lifetimes
 from sims.theory import records
 from sims.theory.special import kolmogorov_p
 
@@ -66,7 +67,7 @@ def _at_once(lifetimes: Lifetimes, count: int, label: str) -> NDArray[np.float64
 
 
 def _judge_draws(curve: str, lifetimes: Lifetimes, draws: NDArray[np.float64]) -> list[Point]:
-    mean, deviation, median, survival = _closed_forms(lifetimes)
+    mean, deviation, median, survival, _ = closed_forms(lifetimes)
     p_value = kolmogorov_p(_ks_statistic(draws, survival), len(draws))
     of_mean = deviation / math.sqrt(len(draws))
     of_median = _error_of_median(median, survival, len(draws))
@@ -96,29 +97,8 @@ def _in_closed_form(model: SessionModel) -> SessionModel:
     """Return the model if theory knows its distributions; ValueError else."""
     for lifetimes in (model.on, model.off):
         if lifetimes is not None:
-            _closed_forms(lifetimes)
+            closed_forms(lifetimes)
     return model
-
-
-def _closed_forms(lifetimes: Lifetimes) -> tuple[float, float, float, Callable[[float], float]]:
-    """Return mean, standard deviation, median and survival from theory's own code."""
-    if isinstance(lifetimes, Weibull):
-        scale, shape = lifetimes.scale_s, lifetimes.shape
-        return (
-            records.weibull_mean(scale, shape),
-            records.weibull_deviation(scale, shape),
-            records.weibull_median(scale, shape),
-            lambda age: records.weibull_survival(age, scale, shape),
-        )
-    if isinstance(lifetimes, Pareto):
-        scale, shape = lifetimes.scale_s, lifetimes.shape
-        return (
-            scale / (shape - 1),
-            records.pareto_deviation(scale, shape),
-            scale * (math.pow(2, 1 / shape) - 1),
-            lambda age: math.pow(1 + age / scale, -shape),
-        )
-    raise ValueError("the model must be made of Weibull, exponential or Pareto distributions")
 
 
 def _ks_statistic(draws: NDArray[np.float64], survival: Callable[[float], float]) -> float:
@@ -151,7 +131,7 @@ def _measure_equilibrium(settings: Equilibria, seeds: int, progress: Progress) -
     model = leaving_model(settings.model)
     if model.off is None:
         raise ValueError("the model has no absences")
-    share = records.availability(_closed_forms(model.on)[0], _closed_forms(model.off)[0])
+    share = records.availability(closed_forms(model.on).mean, closed_forms(model.off).mean)
     shares = np.zeros((seeds, settings.hours + 1))
     lives: list[float] = []
     for seed in range(seeds):
@@ -183,7 +163,7 @@ def _hourly_points(shares: NDArray[np.float64], share: float, settings: Equilibr
 def _life_points(lives: Sequence[float], model: SessionModel, settings: Equilibria) -> list[Point]:
     points = []
     for minutes in settings.minutes:
-        expected = _residual(model.on, minutes * _MINUTE)
+        expected = closed_forms(model.on).residual(minutes * _MINUTE)
         measured = sum(life > minutes * _MINUTE for life in lives) / len(lives)
         error = math.sqrt(expected * (1 - expected) / len(lives))
         points.append(
@@ -191,14 +171,6 @@ def _life_points(lives: Sequence[float], model: SessionModel, settings: Equilibr
                    max(0.02, 3 * error), error)
         )  # fmt: skip
     return points
-
-
-def _residual(lifetimes: Lifetimes, age: float) -> float:
-    if isinstance(lifetimes, Weibull):
-        return records.weibull_residual_survival(age, lifetimes.scale_s, lifetimes.shape)
-    if isinstance(lifetimes, Pareto):
-        return math.pow(1 + age / lifetimes.scale_s, 1 - lifetimes.shape)
-    raise ValueError("the model must be made of Weibull, exponential or Pareto distributions")
 
 
 def _online_shares(events: Sequence[ChurnEvent], settings: Equilibria) -> list[float]:

@@ -14,7 +14,8 @@ from typing import Final
 
 from overlay.errors import BackendError
 from sims.accept.experiment import Experiment, Measurement, Progress
-from sims.accept.ranges import leaving_model, ranged
+from sims.accept.ranges import ranged
+from sims.accept.sessions import leaving_model
 from sims.accept.verdict import Point, exactly
 from sims.run import run
 from sims.scenario.model import Scenario

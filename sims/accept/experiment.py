@@ -50,6 +50,10 @@ class Experiment(Generic[S]):
     quick: S
     measure: Callable[[S, int, Progress], Measurement]
 
+    def form(self, *, quick: bool) -> S:
+        """Return the settings of one of its two forms."""
+        return self.quick if quick else self.full
+
 
 def told(name: str, points: list[Point], progress: Progress) -> list[Point]:
     """Tell of points that took long to measure before the next ones begin; return them."""
@@ -71,12 +75,11 @@ def with_values(name: str, settings: S, values: dict[str, str]) -> S:
         if key not in known:
             raise ConfigurationError(f"{name} has no setting {key!r}; it has {', '.join(known)}.")
         parsed[key] = _parsed(f"{name}.{key}", text, known[key])
+    check_ranges(name, type(settings), parsed)  # first: what follows counts with them
     try:
-        made = replace(settings, **parsed)
+        return replace(settings, **parsed)
     except ValueError as error:
         raise ConfigurationError(f"{name}: {str(error).rstrip('.')}.") from error
-    check_ranges(name, made)
-    return made
 
 
 def _parsed(where: str, text: str, like: object) -> object:

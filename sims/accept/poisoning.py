@@ -30,7 +30,6 @@ _NOW: Final = 1_800_000_000.0
 _HOLDERS_ASKED: Final = 3
 """What the documentation of crawls promises: the records of silent nodes from three holders."""
 
-
 _MOST_AMISS: Final = 0.9
 _ENOUGH: Final = 10
 """Silent nodes times the share of liars, from which on somebody must have lied."""

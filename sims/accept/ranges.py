@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import field, fields
 from typing import TYPE_CHECKING, Any, Final
 
 from overlay.errors import ConfigurationError
-from sims.churn import SessionModel, parse_model
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-__all__ = ["check_ranges", "leaving_model", "ranged"]
+__all__ = ["check_ranges", "ranged"]
 
 _RANGE: Final = "range"
 
@@ -22,15 +22,16 @@ def ranged(default: object, low: float, high: float) -> Any:  # noqa: ANN401 - a
     return field(default=default, metadata={_RANGE: (low, high)})
 
 
-def check_ranges(name: str, settings: DataclassInstance) -> None:
-    """Hold the settings of the experiment ``name`` against what they declare.
+def check_ranges(name: str, settings: type[DataclassInstance], given: Mapping[str, object]) -> None:
+    """Hold values for settings of the experiment ``name`` against what these declare.
 
     Raises:
         ConfigurationError: one sentence that names the setting, its range and what was given.
     """
     for declared in fields(settings):
-        where = f"{name}.{declared.name}"
-        value = getattr(settings, declared.name)
+        if declared.name not in given:
+            continue
+        where, value = f"{name}.{declared.name}", given[declared.name]
         values = value if isinstance(value, tuple) else (value,)
         if len(set(values)) < len(values):
             raise ConfigurationError(f"{where} names a value twice; write each of them once.")
@@ -42,19 +43,6 @@ def check_ranges(name: str, settings: DataclassInstance) -> None:
                 raise ConfigurationError(
                     f"{where} must lie between {_plain(low)} and {_plain(high)}, not {each!r}."
                 )
-
-
-def leaving_model(text: str) -> SessionModel:
-    """Return a session model under which nodes leave.
-
-    Raises:
-        ConfigurationError: there is no such model.
-        ValueError: nobody ever leaves under it.
-    """
-    model = parse_model(text)
-    if model.permanent_share == 1:
-        raise ValueError(f"nobody ever leaves under {text!r}; take a model with sessions")
-    return model
 
 
 def _plain(bound: float) -> str:

@@ -15,10 +15,10 @@ from overlay.dht.storage import Store
 from overlay.identity import LocalIdentity
 from sims.accept.experiment import Experiment, Measurement, Progress
 from sims.accept.ideal import IdealOverlay, as_id, drive, random_ids
-from sims.accept.ranges import leaving_model, ranged
+from sims.accept.ranges import ranged
+from sims.accept.sessions import closed_forms, leaving_model
 from sims.accept.verdict import Point, exactly, within
 from sims.churn import SessionModel
-from sims.churn.lifetimes import Lifetimes, Pareto, Weibull
 from sims.theory import records
 
 __all__ = ["E8"]
@@ -99,18 +99,8 @@ def _life(model: SessionModel, rng: Random) -> float:
 
 def _residual(model: SessionModel) -> Callable[[float], float]:
     """Return the share of holders that stay for a time, from theory's own code."""
-    moving, permanent = _residual_of_moving(model.on), model.permanent_share
+    moving, permanent = closed_forms(model.on).residual, model.permanent_share
     return lambda age: permanent + (1 - permanent) * moving(age)
-
-
-def _residual_of_moving(lifetimes: Lifetimes) -> Callable[[float], float]:
-    if isinstance(lifetimes, Weibull):
-        scale, shape = lifetimes.scale_s, lifetimes.shape
-        return lambda age: records.weibull_residual_survival(age, scale, shape)
-    if isinstance(lifetimes, Pareto):
-        scale, shape = lifetimes.scale_s, lifetimes.shape
-        return lambda age: math.pow(1 + age / scale, 1 - shape)
-    raise ValueError("the model must be made of Weibull, exponential or Pareto distributions")
 
 
 def _stored_record(k: int, clock: _Clock, rng: Random) -> tuple[MixDescriptor, list[Store]]:

@@ -65,9 +65,8 @@ def prepared(
                 f"{name}.{next(iter(values))} is set, but {name} is not to be run; name it as well."
             )
     return [
-        (one, with_values(name, one.quick if quick else one.full, dict(overrides.get(name, {}))))
-        for name in chosen
-        for one in (registry[name],)
+        (one, with_values(one.name, one.form(quick=quick), dict(overrides.get(one.name, {}))))
+        for one in (registry[name] for name in chosen)
     ]
 
 

@@ -43,9 +43,14 @@ class Options:
     command: tuple[str, ...] = ()
 
     @property
+    def workers(self) -> int:
+        """Processes that runs get on this machine."""
+        return self.jobs or cores()
+
+    @property
     def at_a_time(self) -> int | None:
         """Runs at the same time on this machine; None if they run elsewhere."""
-        return None if self.dask else self.jobs or cores()
+        return None if self.dask else self.workers
 
 
 @dataclass(slots=True)
@@ -114,8 +119,7 @@ def _outcomes(
     jobs = jobs_of(study)
     if options.dask:
         return run_on_dask(jobs, options.runner, options.dask, stop, watcher.progress)
-    workers = options.jobs or cores()
-    return run_locally(jobs, options.runner, workers, stop, watcher.progress)
+    return run_locally(jobs, options.runner, options.workers, stop, watcher.progress)
 
 
 def _results(
