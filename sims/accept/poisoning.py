@@ -43,7 +43,7 @@ class Poison:
     """
 
     nodes: int = ranged(600, 50, 100_000)
-    k: int = ranged(20, 8, 64)
+    k: int = ranged(20, _HOLDERS_ASKED, 64)
     malicious: float = ranged(0.2, 0, 0.8)
     silent: float = ranged(0.2, 0, 0.8)
     availability: float = ranged(0.99, 0, 1)

@@ -116,7 +116,7 @@ class Damage:
     ``error`` is the standard error to reach on either side; it decides how many lookups.
     """
 
-    bits: int = ranged(10, 2, 14)
+    bits: int = ranged(10, 2, 20)
     k: tuple[int, ...] = ranged((1, 2, 4, 8), 1, 64)
     dead: tuple[float, ...] = ranged((0.1, 0.2, 0.5), 0, 0.95)
     error: float = ranged(0.004, 0.001, 0.1)

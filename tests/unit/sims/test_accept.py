@@ -107,7 +107,7 @@ def test_a_bad_setting_gets_one_sentence(text, names):
         ("E5.nodes=16", "E5.nodes must lie between 64 and"),
         ("E6.nodes=100000000", "E6.nodes must lie between 2 and 200,000"),
         ("E7.dead=nan", "E7.dead must lie between 0 and 0.95, not nan."),
-        ("E7.bits=5000", "E7.bits must lie between 2 and 14, not 5000."),
+        ("E7.bits=5000", "E7.bits must lie between 2 and 20, not 5000."),
         ("E7.bits=2", "of 2^2 nodes would live; set bits to more."),
         ("E8.minutes=60,60", "E8.minutes names a value twice; write each of them once."),
         ("E10.p50_s=inf", "E10.p50_s must lie between 0 and 60, not inf."),
