@@ -66,6 +66,17 @@ class NodeProcess:
         """Whether the process lives."""
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def pid(self) -> int:
+        """The number of the running process.
+
+        Raises:
+            LabError: none runs.
+        """
+        if self._process is None:
+            raise LabError(f"the node {self.host.name} does not run.")
+        return self._process.pid
+
     def start(self, bootstrap: NodeProcess | None = None) -> None:
         """Start the process; it joins through ``bootstrap`` alone, or by what it remembers."""
         options = ["--bootstrap", bootstrap.endpoint] if bootstrap else []

@@ -6,7 +6,8 @@ import argparse
 import dataclasses
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Final, Protocol
 
 import trio
@@ -20,6 +21,7 @@ from overlay.errors import ConfigurationError
 from overlay.identity import LocalIdentity
 from overlay.keyfile import read_identity
 from overlay.logs import configure_logging
+from overlay.system.confinement import confine_process
 
 __all__ = ["RunNode", "run_until_stopped", "up"]
 
@@ -52,12 +54,22 @@ def up(arguments: argparse.Namespace, run_node: RunNode | None, announce: Announ
     configuration = _with_arguments(configuration_of(arguments.config), arguments)
     identity = read_identity(configuration.node.key_file)
     configure_logging("debug" if arguments.debug else arguments.log_level)
-    os.umask(0o077)  # what the node writes is nobody else's business
+    os.umask(0o077)  # the node's files are for its user alone
     if run_node is None:
         from overlay.node import run_node as real_run_node
 
+        # A program that brings a node of its own decides about its process itself.
+        confine_process(_files(configuration, arguments))
         run_node = real_run_node
     trio.run(run_until_stopped, run_node, configuration, identity, announce)
+
+
+def _files(configuration: Configuration, arguments: argparse.Namespace) -> Iterator[Path]:
+    """Yield what the node reads and writes; root needs a right of its own if it is not root's."""
+    node = configuration.node
+    yield from (node.state_dir, node.key_file, node.control_socket.parent)
+    if arguments.config is not None:
+        yield arguments.config
 
 
 async def run_until_stopped(

@@ -57,7 +57,8 @@ def load_configuration(path: Path) -> Configuration:
     """Read and check a configuration file.
 
     Raises:
-        ConfigurationError: the file cannot be read, is no TOML, or holds a mistake.
+        ConfigurationError: the file cannot be read, may be changed by another user, is no
+            TOML, or holds a mistake.
     """
     return parse_configuration(_read(path), path)
 
@@ -77,7 +78,7 @@ def parse_configuration(text: str, path: Path) -> Configuration:
 
 def _read(path: Path) -> str:
     try:
-        return read_text(path, kind="configuration")
+        return read_text(path, kind="configuration", trusted=True)
     except FileNotFoundError as error:
         raise ConfigurationError(
             f'there is no configuration file {path}; write one with "overlay init", '

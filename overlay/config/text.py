@@ -6,6 +6,7 @@ import tomllib
 from pathlib import Path
 from typing import Final
 
+from overlay.config.trust import insist_on_trust
 from overlay.errors import ConfigurationError
 
 __all__ = ["read_text", "toml_tables"]
@@ -13,16 +14,21 @@ __all__ = ["read_text", "toml_tables"]
 _MAX_FILE_BYTES: Final = 1_000_000
 
 
-def read_text(path: Path, *, kind: str) -> str:
+def read_text(path: Path, *, kind: str, trusted: bool = False) -> str:
     """Return the text of a file of at most 1 MB; ``kind`` says in messages what it is not.
+
+    ``trusted`` refuses a file that another user may change (:mod:`overlay.config.trust`).
 
     Raises:
         FileNotFoundError: there is none; the caller knows what to do about that.
         ValueError: no file can have that name (it holds a zero byte).
-        ConfigurationError: it cannot be read, is too large or is not UTF-8; one sentence.
+        ConfigurationError: it cannot be read, is too large, is not UTF-8 or must not be
+            trusted; one sentence.
     """
     try:
         with path.open("rb") as file:
+            if trusted:
+                insist_on_trust(path, file.fileno())
             data = file.read(_MAX_FILE_BYTES + 1)
     except FileNotFoundError:
         raise

@@ -32,7 +32,7 @@ from overlay.system.fragmenting_device import FragmentingDevice
 from overlay.system.ipsec_exit import ipsec_exit_rules
 from overlay.system.kernel_settings import KernelSetting, change_setting, read_setting
 from overlay.system.noted_settings import noted, restore_noted
-from overlay.system.ownership import Ownership
+from overlay.system.ownership import LOCK_PREFIX, Ownership
 from overlay.system.packet_filter import FilterTable, Hook, PacketFilter, Rule, Verdict
 from overlay.system.rtnetlink import MAIN_TABLE, Route, RouteKind, Rtnetlink
 from overlay.system.tun import MIN_MTU
@@ -242,6 +242,7 @@ def _closed_devices(plan: ExitPlan) -> tuple[str, ...]:
         name
         for name in names
         if name not in ("lo", plan.device)
+        and not name.startswith(LOCK_PREFIX)
         and read_setting(f"net/ipv4/conf/{name}/forwarding") == "0"
     )
 

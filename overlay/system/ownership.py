@@ -1,40 +1,46 @@
 """One owner for each piece of kernel state, so that two nodes cannot undo each other's work.
 
-The lock is an abstract Unix socket: it belongs to the network namespace as routes and
-filters do, leaves no file, and is free again as soon as its process is gone, however it went.
+The lock is the name of a TUN device that stays down and carries nothing. Such a name belongs to
+the network namespace, as routes and filters do. Only a process that may change these can take
+it (CAP_NET_ADMIN), so that no other local user can keep a node from its work. It is free again
+as soon as its process is gone, however that process ended.
 """
 
 from __future__ import annotations
 
-import errno
-import socket
+import os
+from typing import Final
 
 from overlay.errors import BackendError
-from overlay.system.failures import refused
+from overlay.system.tun import MAX_NAME_BYTES, claim_device_name
 
-__all__ = ["Ownership"]
+__all__ = ["LOCK_PREFIX", "Ownership"]
+
+LOCK_PREFIX: Final = "ao-"
+"""Beginning of the names of all devices that are locks."""
 
 
 class Ownership:
     """The sole right to some kernel state of this network namespace, until :meth:`release`."""
 
     def __init__(self, what: str, remedy: str) -> None:
-        """Take the right to ``what`` (letters, digits, hyphens).
+        """Take the right to ``what`` (letters, digits, hyphens; at most 12 bytes).
 
         Raises:
-            BackendError: another running process has it; ``remedy`` says what to do.
+            ValueError: the name does not fit into a device's name.
+            BackendError: another running process has it and ``remedy`` says what to do, or
+                this process may not make devices.
         """
-        self._lock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        try:
-            self._lock.bind(f"\0anonymous-overlay-{what}")
-        except OSError as error:
-            self._lock.close()
-            if error.errno != errno.EADDRINUSE:
-                raise refused(f"taking the right to {what}", error) from error
-            raise BackendError(
-                f"another node in this network namespace owns {what}: {remedy}."
-            ) from error
+        name = f"{LOCK_PREFIX}{what}"
+        if len(name.encode()) > MAX_NAME_BYTES:
+            raise ValueError(f"{what!r} is too long for the name of a lock.")
+        descriptor = claim_device_name(name)
+        if descriptor is None:
+            raise BackendError(f"another node in this network namespace owns {what}: {remedy}.")
+        self._descriptor = descriptor
 
     def release(self) -> None:
         """Give the right back; harmless if repeated."""
-        self._lock.close()
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)

@@ -22,10 +22,13 @@ import trio
 from overlay.errors import BackendError
 from overlay.system.failures import PRIVILEGE_REMEDY, refused
 
-__all__ = ["MIN_MTU", "TunDevice"]
+__all__ = ["MAX_NAME_BYTES", "MIN_MTU", "TunDevice", "claim_device_name"]
 
 MIN_MTU: Final = 1280
 """Below it Linux takes IPv6 off the device (RFC 8200, section 5); routes may carry less."""
+
+MAX_NAME_BYTES: Final = 15
+"""Of a device's name, without the terminating zero (IFNAMSIZ in Linux's if.h is 16)."""
 
 _MAX_MTU: Final = 65_535
 _CLONE_DEVICE: Final = Path("/dev/net/tun")
@@ -34,6 +37,7 @@ _CLONE_DEVICE: Final = Path("/dev/net/tun")
 _TUNSETIFF: Final = 0x400454CA
 _IFF_TUN: Final = 0x0001
 _IFF_NO_PI: Final = 0x1000
+_IFF_TUN_EXCL: Final = 0x8000
 _SIOCGIFFLAGS: Final = 0x8913
 _SIOCSIFFLAGS: Final = 0x8914
 _SIOCSIFMTU: Final = 0x8922
@@ -78,11 +82,11 @@ class TunDevice:
         """
         if not MIN_MTU <= mtu <= _MAX_MTU:
             raise ValueError(f"a TUN device's MTU must be from {MIN_MTU} to {_MAX_MTU}, not {mtu}.")
-        if not 0 < len(name.encode()) <= 15:
+        if not 0 < len(name.encode()) <= MAX_NAME_BYTES:
             raise ValueError(f"a device's name has 1 to 15 bytes, which {name!r} has not.")
         descriptor = _open_clone_device()
         try:
-            actual = _attach(descriptor, name)
+            actual = _attached(descriptor, name)
             _quieten(actual)
             _set_up(actual, mtu)
         except BaseException:
@@ -178,12 +182,35 @@ def _open_clone_device() -> int:
         raise refused(f"opening {_CLONE_DEVICE}", error, remedy) from error
 
 
-def _attach(descriptor: int, name: str) -> str:
-    request = struct.pack("16sH22x", name.encode(), _IFF_TUN | _IFF_NO_PI)
+def claim_device_name(name: str) -> int | None:
+    """Create a device that stays down, and return the descriptor that keeps it.
+
+    Returns:
+        None if a device of that name exists already.
+
+    Raises:
+        BackendError: there is no /dev/net/tun, or no permission.
+    """
+    descriptor = _open_clone_device()
     try:
-        answer = fcntl.ioctl(descriptor, _TUNSETIFF, request)
+        _attach(descriptor, name, _IFF_TUN | _IFF_NO_PI | _IFF_TUN_EXCL)
+    except OSError as error:
+        os.close(descriptor)
+        if error.errno in (errno.EBUSY, errno.EEXIST):
+            return None
+        raise refused(f"claiming the device name {name}", error) from error
+    return descriptor
+
+
+def _attached(descriptor: int, name: str) -> str:
+    try:
+        return _attach(descriptor, name, _IFF_TUN | _IFF_NO_PI)
     except OSError as error:
         raise _attach_error(name, error) from error
+
+
+def _attach(descriptor: int, name: str, flags: int) -> str:
+    answer = fcntl.ioctl(descriptor, _TUNSETIFF, struct.pack("16sH22x", name.encode(), flags))
     return answer[:16].rstrip(b"\0").decode()
 
 

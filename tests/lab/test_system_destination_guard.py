@@ -414,7 +414,7 @@ def test_without_rights_the_guard_says_how_to_get_them(namespace):
          sys.executable, "-c", code],
         check=False,
     )  # fmt: skip
-    assert "BackendError: installing a route failed" in done.stderr
+    assert "BackendError: claiming the device name ao-guard-28009 failed" in done.stderr
     assert "unshare -Urn" in done.stderr
     assert "203.0.113.10" not in done.stderr.splitlines()[-1]
 

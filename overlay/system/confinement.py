@@ -1,0 +1,145 @@
+"""Give up what a node does not need of the operating system before it speaks to strangers.
+
+A program that runs as root holds some forty capabilities. A node needs four of them at most, so
+a fault in its parsers must not be worth more than these::
+
+    CAP_NET_ADMIN          devices, routes, packet filters, IPsec, firewall marks
+    CAP_NET_RAW            iptables-legacy talks to the kernel through a raw socket
+    CAP_NET_BIND_SERVICE   UDP ports below 1024, also after a reload
+    CAP_BPF                the programs that route large packets again (docs/decisions/0014);
+                           CAP_SYS_ADMIN before Linux 5.8, which has no CAP_BPF
+
+The others leave the effective, permitted and inheritable sets and the bounding set, so that the
+programs which the node starts (nft, iptables) cannot have them either. Core dumps and debuggers
+of the same user are refused, because the process holds private keys.
+
+Sources: capabilities(7), prctl(2), capset(2), core(5).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import resource
+import struct
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from overlay.errors import BackendError
+from overlay.system.failures import refused
+from overlay.system.filter_choice import find_packet_filter
+from overlay.system.privileges import CAP_NET_ADMIN, CAP_NET_RAW, effective_capabilities
+
+__all__ = ["confine_process", "forbid_dumps", "keep_capabilities", "needed_capabilities"]
+
+_CAP_DAC_OVERRIDE: Final = 1
+_CAP_NET_BIND_SERVICE: Final = 10
+_CAP_SYS_ADMIN: Final = 21
+_CAP_BPF: Final = 39
+
+# From Linux's uapi prctl.h and capability.h.
+_PR_SET_DUMPABLE: Final = 4
+_PR_CAPBSET_READ: Final = 23
+_PR_CAPBSET_DROP: Final = 24
+_PR_SET_NO_NEW_PRIVS: Final = 38
+_CAPABILITY_VERSION_3: Final = 0x20080522
+
+_LAST_CAPABILITY: Final = Path("/proc/sys/kernel/cap_last_cap")
+
+
+def confine_process(files: Iterable[Path]) -> frozenset[int]:
+    """Forbid dumps and give up what a node does not need; call it before any thread is started.
+
+    Args:
+        files: what the node reads and writes; see :func:`needed_capabilities`.
+
+    Returns:
+        The capabilities that are held afterwards.
+
+    Raises:
+        BackendError: the kernel refused.
+    """
+    # iptables-legacy loads its kernel modules itself, which takes CAP_SYS_MODULE.
+    with contextlib.suppress(BackendError):
+        find_packet_filter()
+    forbid_dumps()
+    return keep_capabilities(needed_capabilities(files))
+
+
+def forbid_dumps() -> None:
+    """Keep this process's memory out of core dumps and away from debuggers of the same user."""
+    _prctl(_PR_SET_DUMPABLE, 0)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def needed_capabilities(files: Iterable[Path]) -> frozenset[int]:
+    """Return the capabilities that a node keeps.
+
+    Args:
+        files: what the node reads and writes. If one belongs to another user, root needs
+            CAP_DAC_OVERRIDE to use it.
+    """
+    last = int(_LAST_CAPABILITY.read_text(encoding="ascii"))
+    needed = {CAP_NET_ADMIN, CAP_NET_RAW, _CAP_NET_BIND_SERVICE}
+    needed.add(_CAP_BPF if last >= _CAP_BPF else _CAP_SYS_ADMIN)
+    if any(each.exists() and each.stat().st_uid != os.geteuid() for each in files):
+        needed.add(_CAP_DAC_OVERRIDE)
+    return frozenset(needed)
+
+
+def keep_capabilities(needed: frozenset[int]) -> frozenset[int]:
+    """Give up every capability but the needed ones, for this process and its children.
+
+    It concerns the calling thread and the threads and processes that it starts later.
+
+    Returns:
+        What is held afterwards; an ordinary user held none before.
+
+    Raises:
+        BackendError: the kernel refused.
+    """
+    kept = effective_capabilities() & needed
+    _drop_from_bounding_set(needed)
+    _set_capabilities(kept)
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+    return kept
+
+
+def _drop_from_bounding_set(needed: frozenset[int]) -> None:
+    """Drop all others; without CAP_SETPCAP the set stays, and no_new_privs makes up for it."""
+    last = int(_LAST_CAPABILITY.read_text(encoding="ascii"))
+    for capability in range(last + 1):
+        if capability in needed or _libc().prctl(_PR_CAPBSET_READ, capability, 0, 0, 0) != 1:
+            continue
+        try:
+            _prctl(_PR_CAPBSET_DROP, capability)
+        except OSError as error:
+            if error.errno == errno.EPERM:
+                return
+            raise refused("giving up a capability", error) from error
+
+
+def _set_capabilities(kept: frozenset[int]) -> None:
+    """Make the kept capabilities effective, permitted and inheritable (capset(2), version 3)."""
+    bits = sum(1 << number for number in kept)
+    low, high = bits & 0xFFFFFFFF, bits >> 32
+    header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
+    sets = struct.pack("=IIIIII", low, low, low, high, high, high)
+    if _libc().capset(header, sets) != 0:
+        number = ctypes.get_errno()
+        raise refused("giving up capabilities", OSError(number, os.strerror(number)))
+
+
+def _prctl(option: int, value: int) -> None:
+    if _libc().prctl(option, value, 0, 0, 0) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def _libc() -> ctypes.CDLL:
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl.argtypes = [ctypes.c_int, *[ctypes.c_ulong] * 4]
+    return libc
