@@ -1,6 +1,8 @@
-"""Whom a node speaks with, and how many strangers may wait at its door."""
+"""With which endpoints a node opens links, and how many links strangers may open."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from overlay.addresses import Endpoint, OverlayAddress
 from overlay.errors import LimitReached, Malformed
@@ -26,66 +28,100 @@ def is_allowed_endpoint(endpoint: Endpoint, *, allow_private: bool) -> bool:
     return allow_private or address.is_global
 
 
+@dataclass(slots=True)
+class _Origin:
+    """Where a link came from, and whether the sender has shown that it receives there."""
+
+    prefix: bytes
+    proved: bool
+
+
 class AcceptedTable:
     """Links that strangers opened, with the prefix they came from.
 
     Identities are free, addresses are not: without a share for each prefix, one host could
-    take every place. Bounded by the number of links, whose owner says when one is gone.
+    take every place. A source address is easily forged, so a link counts against its prefix
+    only when its address is proved, by a cookie or by the confirmation. Bounded by the number
+    of links, whose owner says when one is gone.
     """
 
     def __init__(self, settings: LinkSettings) -> None:
         self._settings = settings
-        self._prefixes: dict[OverlayAddress, bytes] = {}
+        self._origins: dict[OverlayAddress, _Origin] = {}
+
+    @property
+    def unproved(self) -> int:
+        """How many links came from an address that is not proved."""
+        return sum(not origin.proved for origin in self._origins.values())
 
     def check(self, source: Endpoint) -> None:
-        """Insist that one more from there is within the bound.
+        """Insist that the prefix of ``source`` may open one more link.
 
         Raises:
-            LimitReached: it is not.
+            LimitReached: the prefix has its share of links from proved addresses.
         """
         prefix = source_prefix(source)
-        share = sum(other == prefix for other in self._prefixes.values())
+        share = sum(each.proved and each.prefix == prefix for each in self._origins.values())
         if share >= self._settings.max_accepted_links_per_prefix:
             raise LimitReached("too many links from one prefix")
 
-    def add(self, overlay_address: OverlayAddress, source: Endpoint) -> None:
-        """Record a link that a stranger opened."""
-        self._prefixes[overlay_address] = source_prefix(source)
+    def add(self, overlay_address: OverlayAddress, source: Endpoint, *, proved: bool) -> None:
+        """Record a link that a stranger opened; ``proved`` if it brought a valid cookie."""
+        self._origins[overlay_address] = _Origin(source_prefix(source), proved)
+
+    def prove(self, overlay_address: OverlayAddress) -> None:
+        """Count a link from now on, if it is one of these: its address is proved."""
+        origin = self._origins.get(overlay_address)
+        if origin is not None:
+            origin.proved = True
 
     def discard(self, overlay_address: OverlayAddress) -> None:
         """Forget a link, if it was one of these."""
-        self._prefixes.pop(overlay_address, None)
+        self._origins.pop(overlay_address, None)
 
 
 class HalfOpenTable:
     """Links that a peer began and has not confirmed, with the prefix they came from.
 
-    Holds at most ``max_half_open`` of strangers, ``max_half_open_per_prefix`` from one prefix.
+    Two separate shares, so that forged source addresses take nothing from an honest node:
+
+    - Initiations with a valid cookie: ``max_half_open`` in all and ``max_half_open_per_prefix``
+      from one prefix.
+    - Initiations without one: ``max_unproved_half_open`` in all and
+      ``max_unproved_half_open_per_prefix`` from one prefix. Beyond these a cookie is asked for.
     """
 
     def __init__(self, settings: LinkSettings) -> None:
         self._settings = settings
-        self._prefixes: dict[OverlayAddress, bytes] = {}
+        self._proved: dict[OverlayAddress, bytes] = {}
+        self._unproved: dict[OverlayAddress, bytes] = {}
 
-    @property
-    def is_crowded(self) -> bool:
-        """Half full: from here on strangers must prove their address first."""
-        return 2 * len(self._prefixes) >= self._settings.max_half_open
+    def wants_cookie(self, source: Endpoint) -> bool:
+        """Tell whether the next initiation from ``source`` must bring a cookie."""
+        if len(self._unproved) >= self._settings.max_unproved_half_open:
+            return True
+        share = list(self._unproved.values()).count(source_prefix(source))
+        return share >= self._settings.max_unproved_half_open_per_prefix
 
-    def note(self, overlay_address: OverlayAddress, source: Endpoint | None) -> None:
+    def note(
+        self, overlay_address: OverlayAddress, source: Endpoint | None, *, proved: bool = False
+    ) -> None:
         """Record where a peer's half-open link came from; None if it has none (any more)."""
-        if source is None:
-            self._prefixes.pop(overlay_address, None)
-        else:
-            self._prefixes[overlay_address] = source_prefix(source)
+        self._proved.pop(overlay_address, None)
+        self._unproved.pop(overlay_address, None)
+        if source is not None:
+            table = self._proved if proved else self._unproved
+            table[overlay_address] = source_prefix(source)
 
     def check(self, overlay_address: OverlayAddress, source: Endpoint) -> None:
-        """Insist that one more is within the bounds; a peer's own earlier one does not count.
+        """Insist that one more from a proved address is within the bounds.
+
+        A peer's own earlier one does not count, because the new one replaces it.
 
         Raises:
             LimitReached: it is not.
         """
-        others = [prefix for peer, prefix in self._prefixes.items() if peer != overlay_address]
+        others = [prefix for peer, prefix in self._proved.items() if peer != overlay_address]
         if len(others) >= self._settings.max_half_open:
             raise LimitReached("too many half-open links")
         if others.count(source_prefix(source)) >= self._settings.max_half_open_per_prefix:

@@ -128,6 +128,11 @@ class Initiation:
         """The part that mac2 covers."""
         return self.encoded[: -GEOMETRY.mac]
 
+    @property
+    def has_mac2(self) -> bool:
+        """Whether the initiator claims to have a cookie; without one mac2 is zero."""
+        return any(self.mac2)
+
 
 @dataclass(frozen=True, slots=True)
 class Response:

@@ -22,7 +22,7 @@ from overlay.identity import LocalIdentity
 from overlay.ipsec.model import Batch, Spi
 from overlay.link.bounds import AcceptedTable, HalfOpenTable, is_allowed_endpoint
 from overlay.link.drops import LinkDrop, drop_of
-from overlay.link.exchange import Agreement, Credentials, VerifiedInitiation, WrongIdentity
+from overlay.link.exchange import Agreement, Credentials, WrongIdentity
 from overlay.link.handshake import (
     CookieReply,
     Initiation,
@@ -38,7 +38,7 @@ from overlay.link.noise import diffie_hellman
 from overlay.link.outgoing import OutgoingHandshake
 from overlay.link.pair import SaPair
 from overlay.link.replay import InitiationClock
-from overlay.link.responder import Responder
+from overlay.link.responder import Admitted, Responder
 from overlay.link.services import LinkNumbers, LinkServices, Outbox
 from overlay.link.settings import LinkSettings
 from overlay.link.states import Cause, LinkInput, LinkState
@@ -59,7 +59,7 @@ class Links:
 
     Owns every link. Bounded by the settings: ``max_links`` in all, ``max_accepted_links``
     up to which strangers may add one, ``max_accepted_links_per_prefix`` of them from one
-    prefix, ``max_half_open`` and ``max_half_open_per_prefix`` answered but unconfirmed ones.
+    prefix, and the half-open ones by :class:`~overlay.link.bounds.HalfOpenTable`.
     """
 
     def __init__(
@@ -231,25 +231,26 @@ class Links:
             self._on_reply(message, source, now)
 
     def _on_initiation(self, initiation: Initiation, source: Endpoint, now: float) -> None:
-        crowded = self._half_open.is_crowded
-        verdict = self._responder.judge(initiation, source, now, crowded=crowded)
+        wants_cookie = self._half_open.wants_cookie(source)
+        verdict = self._responder.judge(initiation, source, now, wants_cookie=wants_cookie)
         if isinstance(verdict, CookieReply):
             self._drops[LinkDrop.COOKIE] += 1
             self._services.outbox.send(verdict.encode(), source)
         else:
             self._answer(verdict, source, now)
 
-    def _answer(self, initiation: VerifiedInitiation, source: Endpoint, now: float) -> None:
+    def _answer(self, admitted: Admitted, source: Endpoint, now: float) -> None:
+        initiation, proved = admitted.initiation, admitted.address_proved
         overlay_address = initiation.overlay_address
         credentials, numbers = self._services.credentials, self._services.numbers
         if overlay_address == credentials.overlay_address:
             raise Refused("an initiation under our own identity")
         link = self._links.get(overlay_address)
         if link is None:
-            if len(self._links) >= self._settings.max_accepted_links:
+            if len(self._links) - self._accepted.unproved >= self._settings.max_accepted_links:
                 raise LimitReached("too many links")
             self._accepted.check(source)
-        if link is None or link.current is None:
+        if proved and (link is None or link.current is None):
             self._half_open.check(overlay_address, source)
         suite = initiation.choose_suite(credentials)
         outbound_spi = initiation.opened.payload.inbound_spi
@@ -268,8 +269,9 @@ class Links:
         )
         if link is None:
             link = Link(self._services, overlay_address)
-            self._accepted.add(overlay_address, source)
+            self._accepted.add(overlay_address, source, proved=proved)
         pair = self._new_pair(agreement, source, now, ours=False)
+        pair.address_proved = proved
         link.feed_offer(Cause(now, pair=pair, answer=response.encode()))
         self._settle(overlay_address, link)
 
@@ -351,5 +353,10 @@ class Links:
             self._accepted.discard(overlay_address)
         else:
             self._links[overlay_address] = link
-        half_open = link.offered if link.current is None else None
-        self._half_open.note(overlay_address, half_open.endpoint if half_open else None)
+        if link.current is not None:
+            self._accepted.prove(overlay_address)
+        elif link.offered is not None:
+            offered = link.offered
+            self._half_open.note(overlay_address, offered.endpoint, proved=offered.address_proved)
+            return
+        self._half_open.note(overlay_address, None)

@@ -18,7 +18,8 @@ __all__ = ["SaPair"]
 class SaPair:
     """An agreed pair and its timers, in seconds of Unix time.
 
-    ``ours`` tells whether our initiation made it. ``expires_at`` is when an offered pair
+    ``ours`` tells whether our initiation made it. ``address_proved`` tells whether the peer's
+    initiation brought a valid cookie. ``expires_at`` is when an offered pair
     was not confirmed in time, or an old one has had its grace. ``sends_until`` is when the
     outbound SA of a pair that was replaced goes. ``confirming`` runs at the initiator until
     the responder has acknowledged that it knows the pair to be in use.
@@ -33,6 +34,7 @@ class SaPair:
     sends_until: float = math.inf
     confirming: Backoff | None = None
     rekeyed: bool = False
+    address_proved: bool = False
 
     @property
     def keys(self) -> LinkKeys:

@@ -2,13 +2,14 @@
 
 ::
 
-    mac1 -> load: mac2 and the prefix's rate -> decrypt -> timestamp -> identity signature
+    mac1 -> mac2 -> cookie wanted? -> rate of the prefix -> decrypt -> timestamp -> signature
 
-Everything up to the load check costs two hashes; a failed check leaves no state behind.
+Everything before the decryption costs a few hashes; a failed check leaves no state behind.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from random import Random
 
 from overlay.addresses import Endpoint
@@ -19,7 +20,15 @@ from overlay.link.handshake import CookieReply, Initiation
 from overlay.link.replay import TimestampTable
 from overlay.link.settings import LinkSettings
 
-__all__ = ["Responder"]
+__all__ = ["Admitted", "Responder"]
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """An initiation of a proved node; ``address_proved`` if it brought a valid cookie."""
+
+    initiation: VerifiedInitiation
+    address_proved: bool
 
 
 class Responder:
@@ -39,9 +48,9 @@ class Responder:
         self._timestamps = TimestampTable(settings.max_known_initiators, settings.max_clock_skew_s)
 
     def judge(
-        self, initiation: Initiation, source: Endpoint, now: float, *, crowded: bool
-    ) -> VerifiedInitiation | CookieReply:
-        """Check an initiation; ``crowded`` asks for a cookie whatever the rate.
+        self, initiation: Initiation, source: Endpoint, now: float, *, wants_cookie: bool
+    ) -> Admitted | CookieReply:
+        """Check an initiation; ``wants_cookie`` asks for a cookie whatever the rate.
 
         Raises:
             NotAuthentic: mac1, encryption or identity do not fit.
@@ -51,13 +60,14 @@ class Responder:
         """
         if not self._keys.is_valid(initiation):
             raise NotAuthentic("mac1 of an initiation does not fit")
-        if self._load.is_overloaded(now) or crowded:
-            if not self._cookies.is_valid(initiation, source, now):
-                return self._cookies.reply(initiation, source, now)
-            if not self._load.admits(source, now):
-                raise LimitReached("too many initiations from one prefix")
+        overloaded = self._load.is_overloaded(now)
+        proved = initiation.has_mac2 and self._cookies.is_valid(initiation, source, now)
+        if (overloaded or wants_cookie) and not proved:
+            return self._cookies.reply(initiation, source, now)
+        if overloaded and not self._load.admits(source, now):
+            raise LimitReached("too many initiations from one prefix")
         opened = OpenedInitiation.open(self._credentials, initiation)
         self._timestamps.check(opened.link_key, opened.payload.timestamp_us, now)
         verified = opened.verify()
         self._timestamps.record(opened.link_key, opened.payload.timestamp_us)
-        return verified
+        return Admitted(verified, proved)

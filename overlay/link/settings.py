@@ -33,8 +33,13 @@ class LinkSettings:
         max_accepted_links: of those, how many strangers may open; the rest is kept for links
             of our own choice.
         max_accepted_links_per_prefix: of those, how many from one /24 or /56.
-        max_half_open: handshakes under way that others began.
+        max_half_open: handshakes under way that others began, from addresses that a cookie proved.
         max_half_open_per_prefix: of those, how many from one /24 or /56.
+        max_unproved_half_open: handshakes under way that others began without a cookie; they
+            count apart, because their source address may be forged. Beyond it every initiator
+            must bring a cookie, which takes one more round trip.
+        max_unproved_half_open_per_prefix: of those, how many from one /24 or /56, before
+            initiators of that prefix must bring a cookie.
         cookie_above_initiations_per_s: beyond it an initiator must first prove that it receives
             at its address (one handshake costs about half a millisecond of CPU).
         max_initiations_per_prefix_per_s: initiations of one /24 or /56 that are looked at then.
@@ -57,6 +62,8 @@ class LinkSettings:
     max_accepted_links_per_prefix: int = 64
     max_half_open: int = 256
     max_half_open_per_prefix: int = 16
+    max_unproved_half_open: int = 16
+    max_unproved_half_open_per_prefix: int = 4
     cookie_above_initiations_per_s: int = 50
     max_initiations_per_prefix_per_s: int = 20
     max_clock_skew_s: float = 600.0
