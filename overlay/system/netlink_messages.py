@@ -25,6 +25,7 @@ __all__ = [
     "attributes",
     "exchange",
     "message",
+    "messages",
     "nested",
 ]
 
@@ -43,6 +44,16 @@ _HEADER: Final = struct.Struct("=IHHII")
 def message(kind: int, flags: int, body: bytes, sequence: int = 1) -> bytes:
     """Return one request."""
     return _HEADER.pack(_HEADER.size + len(body), kind, flags | _REQUEST, sequence, 0) + body
+
+
+def messages(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield type and body of each message in a datagram; stop at the first broken one."""
+    while len(data) >= _HEADER.size:
+        length, kind, *_ = _HEADER.unpack_from(data)
+        if not _HEADER.size <= length <= len(data):
+            return
+        yield kind, data[_HEADER.size : length]
+        data = data[(length + 3) & ~3 :]
 
 
 def attribute(kind: int, value: bytes) -> bytes:
