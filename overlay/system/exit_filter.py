@@ -27,6 +27,8 @@ from overlay.addresses import IpAddress, IpNetwork
 from overlay.errors import BackendError
 from overlay.exit_policy import ExitPolicy
 from overlay.system.destination_guard import NODE_MARK
+from overlay.system.egress_wall import install_egress_wall, remove_egress_wall
+from overlay.system.exit_wall import after_translation, unknown_connections
 from overlay.system.filter_choice import find_packet_filter
 from overlay.system.fragmenting_device import FragmentingDevice
 from overlay.system.ipsec_exit import ipsec_exit_rules
@@ -87,6 +89,7 @@ def clear_exit_leftovers() -> None:
         return
     try:
         restore_noted(packet_filter, _FILTER_NAME)
+        remove_egress_wall()
     finally:
         ownership.release()
 
@@ -198,6 +201,7 @@ class ExitFilter:
         notes = noted(settings)
         # The filter stands before the first packet can be forwarded.
         self._filter.replace(FilterTable(_FILTER_NAME, self._mark, exit_rules(plan), notes))
+        install_egress_wall(plan.pools, _inside(plan))
         for name, value in settings:
             change_setting(name, value)
         for pool in plan.pools:
@@ -209,10 +213,16 @@ class ExitFilter:
 
     def _restore(self) -> None:
         restore_noted(self._filter, _FILTER_NAME)
+        remove_egress_wall()
 
 
 def _exists(device: str) -> bool:
     return any(name == device for _, name in socket.if_nameindex())
+
+
+def _inside(plan: ExitPlan) -> tuple[str, ...]:
+    """Return the devices that lead into circuits."""
+    return tuple(each for each in (plan.device, plan.fragmenting) if each is not None)
 
 
 def _pool_route(plan: ExitPlan, pool: IpNetwork) -> Route:
@@ -287,6 +297,7 @@ def exit_rules(plan: ExitPlan) -> tuple[Rule, ...]:
         Rule(hook=Hook.INPUT, verdict=Verdict.DROP, in_device=plan.device),
         *_forwarded(plan),
         *_masqueraded(plan),
+        *after_translation(plan.pools, _inside(plan)),
     )
 
 
@@ -310,6 +321,11 @@ def _entering(plan: ExitPlan) -> list[Rule]:
 def _forwarded(plan: ExitPlan) -> list[Rule]:
     hook, device = Hook.FORWARD, plan.device
     return [
+        *(
+            Rule(hook=hook, verdict=Verdict.DROP, not_in_device=device, source=pool)
+            for pool in plan.pools
+        ),
+        *(unknown_connections(pool) for pool in plan.pools),
         Rule(hook=hook, verdict=Verdict.CLAMP_MSS, in_device=device),
         Rule(hook=hook, verdict=Verdict.CLAMP_MSS, out_device=device),
         *(

@@ -21,6 +21,7 @@ from typing import Final
 
 from overlay.addresses import OVERLAY_NETWORKS, IpNetwork
 from overlay.exit_policy import FORBIDDEN_NETWORKS, ExitPolicy, ExitRule
+from overlay.system.exit_wall import after_translation, unknown_connections
 from overlay.system.packet_filter import Hook, Rule, Verdict
 
 __all__ = ["ipsec_exit_rules"]
@@ -47,6 +48,7 @@ def ipsec_exit_rules(
         own = Rule(hook=Hook.INPUT, verdict=Verdict.DROP, source=pool, ipsec_in=True)
         rules += [
             own,
+            unknown_connections(pool),
             *_outwards(pool, [p for p in pools if p.version == pool.version], outward, policy),
         ]
         rules += _inwards(pool, fragmenting if pool.version == 4 else None)
@@ -56,6 +58,7 @@ def ipsec_exit_rules(
         for pool in pools
         for each in outward
     ]
+    rules += after_translation(pools, (), ipsec=True)
     return tuple(rules)
 
 

@@ -1,8 +1,9 @@
 """Packet filter tables for kernels whose nftables lacks families: legacy iptables, v4 and v6.
 
 One chain for each hook, in the kernel's ``mangle`` table (``nat`` for masquerading), reached
-by one jump from the built-in chain. ``iptables-restore --noflush`` replaces the content of
-all chains of one kernel table at once.
+by one jump from the built-in chain. None of its tables sees a packet after its addresses were
+translated, so rules for that place are left out. ``iptables-restore --noflush`` replaces the
+content of all chains of one kernel table at once.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ def render_iptables(
     that translates addresses nothing is said of ``nat``, which would make the kernel track
     connections.
     """
-    rules = [rule for rule in table.rules if rule.ip_version in (None, version)]
+    rules = [r for r in table.rules if r.ip_version in (None, version) and r.hook in _HOOK_SUFFIXES]
     notes = _notes_chain(table.name)
     lines = []
     for kernel_table in _kernel_tables(table):
@@ -118,7 +119,7 @@ def _kernel_tables(table: FilterTable) -> list[str]:
 
 def _chains(name: str) -> list[tuple[str, str, str]]:
     """Return (kernel table, built-in chain, our chain) for all that are hooked in."""
-    hooked = [("mangle", hook.name, f"AO-{name}-{_HOOK_SUFFIXES[hook]}") for hook in Hook]
+    hooked = [("mangle", h.name, f"AO-{name}-{suffix}") for h, suffix in _HOOK_SUFFIXES.items()]
     return [*hooked, ("nat", Hook.POSTROUTING.name, _nat_chain(name))]
 
 
@@ -184,11 +185,11 @@ def _rule_lines(rule: Rule, table: FilterTable, version: int) -> list[str]:
 
 def _conditions(rule: Rule, mark: int) -> Iterator[str]:
     if rule.in_device is not None:
-        yield f"-i {rule.in_device}"
+        yield f"-i {_device(rule.in_device)}"
     if rule.not_in_device is not None:
-        yield f"! -i {rule.not_in_device}"
+        yield f"! -i {_device(rule.not_in_device)}"
     if rule.out_device is not None:
-        yield f"-o {rule.out_device}"
+        yield f"-o {_device(rule.out_device)}"
     if rule.source is not None:
         yield f"-s {rule.source}"
     if rule.not_source is not None:
@@ -201,6 +202,8 @@ def _conditions(rule: Rule, mark: int) -> Iterator[str]:
         yield f"-m mark --mark {rule.mark:#x}"
     if rule.reply:
         yield "-m conntrack --ctstate ESTABLISHED,RELATED"
+    if rule.unknown:
+        yield "-m conntrack --ctstate INVALID,UNTRACKED"
     if rule.verdict is Verdict.RESTORE_MARK:
         yield f"-m connmark --mark {mark:#x}"
     if rule.protocol is not None:
@@ -215,6 +218,10 @@ def _conditions(rule: Rule, mark: int) -> Iterator[str]:
         yield f"-m policy --dir out --pol {'ipsec' if rule.ipsec_out else 'none'}"
     if rule.verdict in (Verdict.CLAMP_MSS, Verdict.STRIP_TIMESTAMPS):
         yield "-p tcp --tcp-flags SYN,RST SYN"
+
+
+def _device(name: str) -> str:
+    return f"{name[:-1]}+" if name.endswith("*") else name
 
 
 def _targets(verdict: Verdict, mark: int, version: int) -> tuple[str, ...]:

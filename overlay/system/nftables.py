@@ -24,7 +24,11 @@ _PRIORITIES: Final = {
     Hook.INPUT: "filter",
     Hook.FORWARD: "filter",
     Hook.POSTROUTING: "filter",  # before source NAT: the rules speak of inner addresses
+    Hook.LEAVING: "srcnat + 10",
 }
+
+_HOOKS: Final = {Hook.LEAVING: Hook.POSTROUTING.value}
+"""The kernel's name of a hook, if it is another one than ours."""
 
 _PROBE: Final = """table inet anonymous_overlay_probe {
   chain probe {
@@ -75,7 +79,8 @@ def render_nftables(table: FilterTable) -> str:
         for hook in Hook
         for chunk in _chain(
             hook.value,
-            f"type filter hook {hook.value} priority {_PRIORITIES[hook]}; policy accept;",
+            f"type filter hook {_HOOKS.get(hook, hook.value)} priority {_PRIORITIES[hook]}; "
+            "policy accept;",
             [
                 _line(rule, table.mark)
                 for rule in table.rules
@@ -130,6 +135,8 @@ def _conditions(rule: Rule, mark: int) -> Iterator[str]:
         yield f"meta mark {rule.mark:#x}"
     if rule.reply:
         yield "ct state established,related"
+    if rule.unknown:
+        yield "ct state invalid,untracked"
     if rule.protocol is not None:
         yield f"meta l4proto {rule.protocol}"
     if rule.ports is not None:

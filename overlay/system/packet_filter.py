@@ -6,8 +6,8 @@ should do, repeating is harmless, and nothing depends on what a killed node left
 ::
 
              prerouting ──┬─> input                     (this host)
-                          └─> forward ─> postrouting    (elsewhere)
-    this host's programs ──────────────> postrouting
+                          └─> forward ─> postrouting ─> leaving    (elsewhere)
+    this host's programs ──────────────> postrouting ─> leaving
 """
 
 from __future__ import annotations
@@ -50,6 +50,8 @@ class Hook(enum.Enum):
     INPUT = "input"
     FORWARD = "forward"
     POSTROUTING = "postrouting"
+    LEAVING = "leaving"
+    """After postrouting and the translation of addresses; iptables has no such place."""
 
 
 class Verdict(enum.Enum):
@@ -81,11 +83,12 @@ class Rule:
     """Conditions that must all hold, and the verdict. Networks also fix the IP version.
 
     ``has_mark`` means the table's mark, ``mark`` a certain other one; ``reply`` that the packet
-    belongs to a connection which the other side began. ``ports`` are the first and last
-    destination port, for a ``protocol`` of TCP or UDP. ``longer_than`` are bytes of the whole
-    packet. ``ipsec_in`` tells whether the packet came
-    out of an IPsec tunnel (not for postrouting), ``ipsec_out`` whether a policy will put it into
-    one (for forward and postrouting); None is for both.
+    belongs to a connection which the other side began; ``unknown`` that connection tracking has
+    no connection for it, so that none of its addresses is translated. ``ports`` are the first and
+    last destination port, for a ``protocol`` of TCP or UDP. ``longer_than`` are bytes of the
+    whole packet. ``ipsec_in`` tells whether the packet came out of an IPsec tunnel (not for
+    postrouting), ``ipsec_out`` whether a policy will put it into one (for forward and the hooks
+    after it); None is for both. A device's name that ends with ``*`` is for all that begin alike.
     """
 
     hook: Hook
@@ -100,6 +103,7 @@ class Rule:
     has_mark: bool = False
     mark: int | None = None
     reply: bool = False
+    unknown: bool = False
     protocol: int | None = None
     ports: tuple[int, int] | None = None
     longer_than: int | None = None

@@ -2,6 +2,7 @@
 
 import ipaddress
 from dataclasses import dataclass, replace
+from fnmatch import fnmatch
 
 import pytest
 from hypothesis import given
@@ -36,6 +37,7 @@ class Packet:
     ipsec_in: bool = False
     ipsec_out: bool = False
     reply: bool = False
+    unknown: bool = False
     mark: int = 0
     length: int = 60
 
@@ -60,12 +62,13 @@ def matches(rule, packet):
             rule.source is None or source in rule.source,
             rule.destination is None or destination in rule.destination,
             rule.in_device in (None, packet.in_device),
-            rule.out_device in (None, packet.out_device),
+            rule.out_device is None or fnmatch(packet.out_device, rule.out_device),
             rule.protocol in (None, packet.protocol),
             rule.ports is None or (has_port and rule.ports[0] <= packet.port <= rule.ports[1]),
             rule.ipsec_in in (None, packet.ipsec_in),
             rule.ipsec_out in (None, packet.ipsec_out),
             packet.reply or not rule.reply,
+            packet.unknown or not rule.unknown,
             packet.mark == MARK or not rule.has_mark,
             rule.mark in (None, packet.mark),
             rule.longer_than is None or packet.length > rule.longer_than,
@@ -140,6 +143,9 @@ def test_no_policy_opens_the_overlay_or_another_circuit(destination):
         (Hook.FORWARD, Packet("203.0.113.7", "198.51.100.1", in_device="eth1")),
         (Hook.PREROUTING, Packet("203.0.113.7", INNER[4])),
         (Hook.PREROUTING, Packet(INNER[4], "203.0.113.7")),
+        (Hook.FORWARD, Packet(INNER[4], "203.0.113.7", ipsec_in=True, unknown=True)),
+        (Hook.LEAVING, Packet(INNER[4], "203.0.113.7", ipsec_in=True)),
+        (Hook.LEAVING, Packet(INNER[6], OUTSIDE, out_device="eth7")),
     ],
     ids=[
         "this host itself",
@@ -149,6 +155,9 @@ def test_no_policy_opens_the_overlay_or_another_circuit(destination):
         "others over a device that did not forward",
         "to an inner address in the clear",
         "from an inner address in the clear",
+        "what connection tracking does not know",
+        "what was not translated",
+        "the exit's own address in the pool, over any device",
     ],
 )
 def test_the_exit_refuses(hook, packet):
@@ -158,6 +167,20 @@ def test_the_exit_refuses(hook, packet):
 def test_the_exit_lets_answers_back_into_ipsec():
     packet = Packet("203.0.113.7", INNER[4], reply=True, ipsec_out=True)
     assert verdict(EXIT, Hook.FORWARD, packet) == (Verdict.ACCEPT, [Verdict.CLAMP_MSS])
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        Packet("192.0.2.9", "203.0.113.7"),
+        Packet(INNER[4], "100.64.0.9", ipsec_out=True),
+        Packet(INNER[4], "203.0.113.7", out_device="anon0"),
+        Packet(INNER[4], INNER[4], out_device="lo"),
+    ],
+    ids=["translated", "into a circuit", "this node's own path, by another exit", "to itself"],
+)
+def test_what_is_translated_or_enters_a_circuit_leaves(packet):
+    assert verdict(EXIT, Hook.LEAVING, packet)[0] is Verdict.ACCEPT
 
 
 CUT_EXIT = exit_rules(replace(plan(EVERYTHING), fragmenting="anonfrag0"))

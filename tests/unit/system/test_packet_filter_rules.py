@@ -195,6 +195,29 @@ def test_the_exit_drops_whatever_it_did_not_accept_before():
     assert {r.out_device for r in outward if r.verdict is Verdict.ACCEPT} == {"eth0", "wan1"}
 
 
+def test_the_exit_refuses_what_connection_tracking_does_not_know_before_it_accepts():
+    script = render_nftables(EXIT)
+    unknown = "meta nfproto ipv4 ip saddr 100.64.0.0/10 ct state invalid,untracked drop"
+    assert script.index(unknown) < script.index('iifname "exit0" oifname "eth0" accept')
+    legacy = render_iptables(EXIT, 6)
+    unknown = f"-s {POOL6} -m conntrack --ctstate INVALID,UNTRACKED -j DROP"
+    assert legacy.index(unknown) < legacy.index("-i exit0 -o eth0 -j ACCEPT")
+
+
+def test_after_translation_no_pool_address_leaves_except_into_circuits():
+    script = render_nftables(EXIT)
+    assert (
+        "  chain leaving {\n"
+        "    type filter hook postrouting priority srcnat + 10; policy accept;\n"
+        '    oifname "lo" accept\n'
+        '    oifname "anon*" accept\n'
+        '    oifname "exit0" accept\n'
+        "    meta nfproto ipv4 ip saddr 100.64.0.0/10 drop\n"
+        "    meta nfproto ipv6 ip6 saddr fd99::/64 drop\n"
+    ) in script
+    assert "anon" not in render_iptables(EXIT, 4), "iptables has no place after translation"
+
+
 def test_an_exit_of_one_ip_version_drops_the_other_at_its_door():
     rules = exit_rules(ExitPlan("exit0", (POOL4,), 1280, ("eth0",)))
     expected = Rule(hook=Hook.PREROUTING, verdict=Verdict.DROP, in_device="exit0", version=6)

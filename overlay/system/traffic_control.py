@@ -1,0 +1,198 @@
+"""Rules below the packet filter: what traffic control (tc) does to every packet of a device.
+
+They see packets on their way in before any hook of the packet filter, those that IPsec has opened
+included, and on their way out after the last one. Other programs' rules stay as they are.
+
+Formats: Linux uapi ``linux/rtnetlink.h`` (tcmsg) and ``linux/pkt_sched.h`` (clsact).
+"""
+
+from __future__ import annotations
+
+import enum
+import errno
+import os
+import socket
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final, Self
+
+from overlay.errors import BackendError
+from overlay.system.failures import PRIVILEGE_REMEDY, refused
+from overlay.system.netlink_messages import (
+    ACKNOWLEDGE,
+    DUMP,
+    acknowledged_error,
+    answers,
+    attribute,
+    message,
+    nested,
+)
+
+__all__ = ["EVERY_PROTOCOL", "GO_ON", "Direction", "TrafficControl", "TrafficRule", "indexes"]
+
+EVERY_PROTOCOL: Final = 0x0003
+"""ETH_P_ALL."""
+
+GO_ON: Final = -1
+"""TC_ACT_UNSPEC, an action: the next filter is asked, whoever installed it."""
+
+_RTM_NEWQDISC: Final = 36
+_RTM_DELQDISC: Final = 37
+_RTM_NEWTFILTER: Final = 44
+_RTM_DELTFILTER: Final = 45
+_RTM_GETTFILTER: Final = 46
+_CREATE: Final = 0x400
+_EXCLUSIVE: Final = 0x200
+
+_TCMSG: Final = struct.Struct("=BxHiIII")
+"""Family, device, handle, parent, and preference and protocol."""
+
+_CLSACT: Final = 0xFFFFFFF1
+_CLSACT_HANDLE: Final = 0xFFFF0000
+_TCA_KIND: Final = 1
+_TCA_OPTIONS: Final = 2
+
+_ABSENT: Final = frozenset((errno.ENOENT, errno.ENODEV, errno.EINVAL))
+
+
+class Direction(enum.Enum):
+    """Which way a packet passes the device; the value is the parent of the filter."""
+
+    INGRESS = 0xFFFFFFF2
+    EGRESS = 0xFFFFFFF3
+
+
+@dataclass(frozen=True, slots=True)
+class TrafficRule:
+    """A filter of kind ``kind`` for packets of an EtherType.
+
+    ``preference`` (1 to 65,535) is its identity on a device, for each direction; ``options`` are
+    the attributes inside TCA_OPTIONS; ``needs`` are the kernel modules of which it is made.
+    """
+
+    preference: int
+    direction: Direction
+    protocol: int
+    kind: str
+    options: bytes
+    needs: str
+
+
+class TrafficControl:
+    """A netlink socket of this network namespace; a context manager. All changes are idempotent."""
+
+    def __init__(self) -> None:
+        """Open it.
+
+        Raises:
+            BackendError: the kernel has no such sockets.
+        """
+        try:
+            self._netlink = socket.socket(
+                socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
+            )
+        except OSError as error:
+            raise refused("opening a netlink socket", error) from error
+
+    def close(self) -> None:
+        """Close the socket; the kernel keeps what was installed."""
+        self._netlink.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def put(self, device: int, rule: TrafficRule) -> None:
+        """Install a rule on a device (by its index), in place of the one with its preference.
+
+        Raises:
+            BackendError: no permission, or the kernel lacks a part.
+        """
+        head = _TCMSG.pack(0, 0, device, _CLSACT_HANDLE, _CLSACT, 0)
+        number = self._ask(
+            _RTM_NEWQDISC, _CREATE | _EXCLUSIVE, head + attribute(_TCA_KIND, b"clsact\0")
+        )
+        # Another program's ingress or clsact discipline takes our filters as well.
+        if number not in (0, errno.EEXIST, errno.ENODEV):
+            raise _refused(number, rule.needs)
+        if rule.preference in self.preferences(device, rule.direction):
+            self.remove(device, rule)
+        body = (
+            _place(device, rule)
+            + attribute(_TCA_KIND, rule.kind.encode() + b"\0")
+            + nested(_TCA_OPTIONS, rule.options)
+        )
+        number = self._ask(_RTM_NEWTFILTER, _CREATE | _EXCLUSIVE, body)
+        if number not in (0, errno.ENODEV):
+            raise _refused(number, rule.needs)
+
+    def remove(self, device: int, rule: TrafficRule) -> None:
+        """Remove what has the rule's direction, preference and protocol; it need not exist.
+
+        Raises:
+            BackendError: no permission.
+        """
+        number = self._ask(_RTM_DELTFILTER, 0, _place(device, rule))
+        if number and number not in _ABSENT:
+            raise _refused(number, rule.needs)
+
+    def remove_everywhere(self, rule: TrafficRule) -> None:
+        """Remove the rule from all devices, and a clsact discipline that is left without filters.
+
+        Raises:
+            BackendError: no permission.
+        """
+        for device in indexes(()).values():
+            if rule.preference in self.preferences(device, rule.direction):
+                self.remove(device, rule)
+                if not any(self.preferences(device, each) for each in Direction):
+                    head = _TCMSG.pack(0, 0, device, _CLSACT_HANDLE, _CLSACT, 0)
+                    self._ask(_RTM_DELQDISC, 0, head)
+
+    def preferences(self, device: int, direction: Direction) -> frozenset[int]:
+        """Return the preferences of all filters of a device, other programs' included."""
+        head = _TCMSG.pack(0, 0, device, 0, direction.value, 0)
+        try:
+            self._netlink.send(message(_RTM_GETTFILTER, DUMP, head))
+            bodies = list(answers(self._netlink))
+        except OSError:  # the device is gone
+            return frozenset()
+        found = [_TCMSG.unpack_from(body) for body in bodies if len(body) >= _TCMSG.size]
+        return frozenset(info >> 16 for *_, parent, info in found if parent == direction.value)
+
+    def _ask(self, kind: int, flags: int, body: bytes) -> int:
+        try:
+            self._netlink.send(message(kind, flags | ACKNOWLEDGE, body))
+            return acknowledged_error(self._netlink)
+        except OSError as error:
+            raise refused("changing traffic control", error, PRIVILEGE_REMEDY) from error
+
+
+def indexes(excluded: Iterable[str]) -> dict[str, int]:
+    """Return name and index of every device but loopback and those excluded.
+
+    A name that ends with ``*`` excludes all that begin alike.
+    """
+    names = ("lo", *excluded)
+    begins = tuple(each[:-1] for each in names if each.endswith("*"))
+    return {
+        name: index
+        for index, name in socket.if_nameindex()
+        if name not in names and not (begins and name.startswith(begins))
+    }
+
+
+def _place(device: int, rule: TrafficRule) -> bytes:
+    protocol = socket.htons(rule.protocol)
+    return _TCMSG.pack(0, 0, device, 0, rule.direction.value, rule.preference << 16 | protocol)
+
+
+def _refused(number: int, needs: str) -> BackendError:
+    if number in (errno.EPERM, errno.EACCES):
+        remedy = PRIVILEGE_REMEDY
+    else:
+        remedy = f"use a kernel with the modules {needs}"
+    return refused("changing traffic control", OSError(number, os.strerror(number)), remedy)
