@@ -1,7 +1,7 @@
 """Where an exit lets circuits out: an ordered list of rules, signed into its Mix descriptor.
 
-Private, loopback, link-local, multicast and reserved destinations are refused whatever the
-rules say, unless the exit's operator allows prefixes of them by name.
+Destinations that are not globally reachable (:mod:`overlay.special_networks`) are refused
+whatever the rules say, unless the exit's operator allows prefixes of them by name.
 
 A policy has two outer forms: plain lists inside a descriptor (:meth:`ExitPolicy.encode`) and
 one line of text a rule in the configuration file (:func:`parse_exit_rule`)::
@@ -20,13 +20,12 @@ from typing import Final
 
 from overlay.addresses import IpAddress, IpNetwork
 from overlay.errors import ConfigurationError, Malformed
+from overlay.special_networks import DOCUMENTATION_NETWORKS, forbidden_network
 
 __all__ = [
-    "FORBIDDEN_NETWORKS",
     "MAX_RULES",
     "ExitPolicy",
     "ExitRule",
-    "forbidden_network",
     "format_exit_rules",
     "parse_exit_rule",
 ]
@@ -38,52 +37,6 @@ _ALL_NETWORKS: Final[tuple[IpNetwork, IpNetwork]] = (
     ipaddress.IPv4Network("0.0.0.0/0"),
     ipaddress.IPv6Network("::/0"),
 )
-
-FORBIDDEN_NETWORKS: Final[tuple[tuple[IpNetwork, str], ...]] = tuple(
-    (ipaddress.ip_network(prefix), what)
-    for prefix, what in (
-        ("0.0.0.0/8", "unspecified"),
-        ("10.0.0.0/8", "private"),
-        ("100.64.0.0/10", "shared, the overlay's inner addresses"),
-        ("127.0.0.0/8", "loopback"),
-        ("169.254.0.0/16", "link-local"),
-        ("172.16.0.0/12", "private"),
-        ("192.168.0.0/16", "private"),
-        ("224.0.0.0/4", "multicast"),
-        ("240.0.0.0/4", "reserved"),
-        ("::/127", "unspecified or loopback"),
-        ("::ffff:0:0/96", "IPv4-mapped"),
-        ("64:ff9b::/96", "translated IPv4"),
-        ("2002::/16", "IPv4 in 6to4"),
-        ("fc00::/7", "private"),
-        ("fe80::/10", "link-local"),
-        ("ff00::/8", "multicast"),
-    )
-)
-"""Destinations that could reach the exit itself or its operator's network (and why)."""
-
-_FORBIDDEN_PREFIXES: Final = {
-    version: tuple(
-        (
-            host_bits := network.max_prefixlen - network.prefixlen,
-            int(network.network_address) >> host_bits,
-            what,
-        )
-        for network, what in FORBIDDEN_NETWORKS
-        if network.version == version
-    )
-    for version in (4, 6)
-}
-"""The same as integers: path selection asks once for each known exit."""
-
-
-def forbidden_network(destination: IpAddress) -> str | None:
-    """Return what kind of forbidden destination this is ("private", ...), or None if it is not."""
-    number = int(destination)
-    for host_bits, prefix, what in _FORBIDDEN_PREFIXES[destination.version]:
-        if number >> host_bits == prefix:
-            return what
-    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,15 +70,16 @@ class ExitRule:
 class ExitPolicy:
     """The first rule that covers a destination decides; none means refusal.
 
-    ``allowed_forbidden`` are prefixes inside :data:`FORBIDDEN_NETWORKS` that the operator
-    opened by name.
+    ``allowed_forbidden`` are forbidden prefixes that the operator opened by name. The
+    documentation networks, which laboratories open, count for nothing in the limit.
     """
 
     rules: tuple[ExitRule, ...]
     allowed_forbidden: tuple[IpNetwork, ...] = ()
 
     def __post_init__(self) -> None:
-        if len(self.rules) + len(self.allowed_forbidden) > MAX_RULES:
+        opened = set(self.allowed_forbidden).difference(DOCUMENTATION_NETWORKS)
+        if len(self.rules) + len(opened) > MAX_RULES or len(self.allowed_forbidden) > MAX_RULES:
             raise Malformed(f"an exit policy holds at most {MAX_RULES} rules")
 
     def permits(self, destination: IpAddress, port: int | None = None) -> bool:

@@ -37,7 +37,8 @@ from sims.participants.world import NETWORK_ID, START, World, own_core
 
 __all__ = ["simulate"]
 
-_DESTINATION: Final = ipaddress.ip_network("203.0.113.10/32")
+_DESTINATION: Final = ipaddress.ip_network("203.0.114.10/32")
+"""A public address, because exits refuse those of documentation."""
 _INNER: Final = InnerAddresses(InnerAddress(bytes([100, 64, 0, 2])), None)
 _SETUP_S: Final = 0.05
 _SETUP_TIMEOUT_S: Final = 6.0

@@ -10,7 +10,7 @@ from overlay.apm.control import RefuseReason
 from overlay.apm.layer import ExitLayer, Layer, RelayLayer
 from overlay.apm.switchboard import Switchboard
 from overlay.errors import Malformed
-from overlay.exit_policy import forbidden_network
+from overlay.special_networks import forbidden_network
 
 __all__ = ["Admission"]
 

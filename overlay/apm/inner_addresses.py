@@ -10,20 +10,23 @@ from typing import Final
 
 from overlay.addresses import (
     CIRCUIT_PREFIX,
+    OVERLAY_NETWORKS,
     OVERLAY_PREFIX,
     InnerAddress,
     IpNetwork,
 )
 from overlay.apm.layer import Families
 from overlay.errors import LimitReached
+from overlay.special_networks import PRIVATE_NETWORKS, lies_in
 
-__all__ = ["InnerAddressPool", "InnerAddresses", "is_inner_address"]
+__all__ = ["InnerAddressPool", "InnerAddresses", "is_inner_address", "pool_problem"]
 
 _DRAWS: Final = 64
 """Draws before a pool counts as full: at half use the chance to miss a free address is 2**-64."""
 
-_SHARED_V4: Final = ipaddress.IPv4Network("100.64.0.0/10")
-_UNIQUE_LOCAL: Final = ipaddress.IPv6Network("fc00::/7")
+_SHORTEST: Final = {4: 8, 6: 16}
+_LONGEST: Final = {4: 29, 6: 112}
+"""So that a pool has room for a gateway, some circuits, and draws that find a free address."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +62,33 @@ class InnerAddresses:
 def is_inner_address(packed: bytes) -> bool:
     """Tell whether a source accepts this address from an exit.
 
-    Only shared address space (RFC 6598) and unique local addresses (RFC 4193) outside of
-    the overlay's own prefixes: else an exit could make a source hold an address of its
-    local network, or a public one, and draw traffic into the circuit.
+    Only addresses of private use (RFC 1918), shared ones (RFC 6598) and unique local ones
+    (RFC 4193) outside of the overlay's own prefixes. Whether the source's host uses the address
+    itself is another question, which the host answers.
     """
     address = ipaddress.ip_address(packed)
-    if isinstance(address, ipaddress.IPv4Address):
-        return address in _SHARED_V4
-    return address in _UNIQUE_LOCAL and not packed.startswith((OVERLAY_PREFIX, CIRCUIT_PREFIX))
+    return any(
+        address.version == network.version and address in network for network in PRIVATE_NETWORKS
+    ) and not packed.startswith((OVERLAY_PREFIX, CIRCUIT_PREFIX))
+
+
+def pool_problem(network: IpNetwork) -> str | None:
+    """Return why no exit may lend addresses of this network, as words after "must", or None."""
+    shortest, longest = _SHORTEST[network.version], _LONGEST[network.version]
+    if not shortest <= network.prefixlen <= longest:
+        return f"be a prefix from /{shortest} to /{longest}"
+    alike = [each for each in PRIVATE_NETWORKS if each.version == network.version]
+    if not any(lies_in(network, each) for each in alike):
+        return f"lie in {_listed(alike)}"
+    for own in OVERLAY_NETWORKS:
+        if own.version == network.version and network.overlaps(own):
+            return f"lie apart from the overlay's own prefix {own}"
+    return None
+
+
+def _listed(networks: list[IpNetwork]) -> str:
+    *most, last = map(str, networks)
+    return f"{', '.join(most)} or {last}" if most else last
 
 
 class InnerAddressPool:
@@ -83,20 +105,17 @@ class InnerAddressPool:
         rng: Random,
         skip: Iterable[IpNetwork] = (),
     ) -> None:
-        """Serve addresses of ``ipv4`` (4 to 30 bits long) and ``ipv6`` (8 to 120 bits long).
+        """Serve addresses of ``ipv4`` and ``ipv6``; :func:`pool_problem` says which may be.
 
         Raises:
             ValueError: no prefix, or one whose addresses no source would accept.
         """
         if ipv4 is None and ipv6 is None:
             raise ValueError("the exit's inner addresses need an IPv4 or an IPv6 prefix.")
-        if ipv4 is not None and not (ipv4.subnet_of(_SHARED_V4) and ipv4.prefixlen <= 30):
-            raise ValueError("the inner IPv4 prefix must lie in 100.64.0.0/10, /30 or shorter.")
-        if ipv6 is not None and not _is_usable_v6(ipv6):
-            raise ValueError(
-                "the inner IPv6 prefix must be a unique local one (fc00::/7), /120 or shorter,"
-                " apart from the overlay's own prefixes."
-            )
+        for network in (ipv4, ipv6):
+            problem = pool_problem(network) if network is not None else None
+            if problem is not None:
+                raise ValueError(f"the inner prefix {network} must {problem}.")
         self._ipv4 = ipv4
         self._ipv6 = ipv6
         self._rng = rng
@@ -152,15 +171,3 @@ class InnerAddressPool:
             if not any(address.version == net.version and address in net for net in self._skip):
                 return InnerAddress(address.packed)
         raise LimitReached("no inner address is free")
-
-
-def _is_usable_v6(network: ipaddress.IPv6Network) -> bool:
-    reserved = (
-        ipaddress.IPv6Network((OVERLAY_PREFIX.ljust(16, b"\0"), 32)),
-        ipaddress.IPv6Network((CIRCUIT_PREFIX.ljust(16, b"\0"), 32)),
-    )
-    return (
-        network.subnet_of(_UNIQUE_LOCAL)
-        and network.prefixlen <= 120
-        and not any(network.overlaps(prefix) for prefix in reserved)
-    )

@@ -17,10 +17,12 @@ from overlay.config.sections import (
     SelectionSettings,
     TfcSettings,
 )
+from overlay.special_networks import DOCUMENTATION_NETWORKS
 
 if TYPE_CHECKING:
     from overlay.apm.settings import ApmSettings
     from overlay.dht.settings import DhtSettings
+    from overlay.exit_policy import ExitPolicy
     from overlay.link.settings import LinkSettings
 
 __all__ = ["Configuration"]
@@ -56,6 +58,17 @@ class Configuration:
                 "[exit] policy must hold at least one rule when [roles] exit = true; "
                 'write policy = ["accept *:*"] or set exit = false'
             )
+
+    def exit_policy(self) -> ExitPolicy | None:
+        """Return the exit policy as it is signed and enforced; None if this node is no exit.
+
+        Laboratories play the public Internet with documentation addresses, so an exit that
+        talks to private endpoints lets circuits reach these.
+        """
+        if not self.roles.exit:
+            return None
+        laboratory = self.network.allow_private_endpoints
+        return self.exit.exit_policy(DOCUMENTATION_NETWORKS if laboratory else ())
 
     def plugin_settings(self, group: str, name: str) -> Any | None:  # noqa: ANN401 - the plug-in knows its type
         """Return a plug-in's settings, its defaults if the file is silent, None if it has none.

@@ -30,7 +30,8 @@ from overlay.config.values import (
     network_name,
 )
 from overlay.errors import Malformed
-from overlay.exit_policy import ExitPolicy, ExitRule, forbidden_network
+from overlay.exit_policy import ExitPolicy, ExitRule
+from overlay.special_networks import forbidden_network
 
 __all__ = [
     "ExitSettings",
@@ -99,7 +100,8 @@ class NetworkSettings:
     allow_private_endpoints: bool = setting(
         False,  # noqa: FBT003 - a default
         boolean,
-        "Talk to nodes at private and loopback addresses: for laboratories and private meshes.",
+        "Talk to nodes at private, loopback and documentation addresses, and let circuits reach "
+        "documentation addresses through this exit: for laboratories and private meshes.",
     )
     bandwidth_kbit: int = setting(
         10_000,
@@ -114,8 +116,10 @@ class NetworkSettings:
             for endpoint in listed:
                 kind = forbidden_network(endpoint.address)
                 if kind is not None:
+                    article = "an" if kind[0] in "aeiou" else "a"
                     raise ValueError(
-                        f'{where} has "{endpoint}", a {kind} address; write a public one, or set '
+                        f'{where} has "{endpoint}", {article} {kind} address; '
+                        "write a public one, or set "
                         "allow_private_endpoints = true for a laboratory or a private mesh"
                     )
 
@@ -163,18 +167,21 @@ class ExitSettings:
     allow_forbidden: tuple[IpNetwork, ...] = setting(
         [],
         forbidden_prefixes,
-        "Prefixes of private, loopback, link-local, multicast or reserved addresses that "
-        "circuits may reach nevertheless, where policy accepts them.",
+        "Prefixes of addresses that are not public (private, loopback, link-local, multicast, "
+        "reserved and IANA's other special ones) that circuits may reach nevertheless, where "
+        "policy accepts them.",
     )
     inner_ipv4: ipaddress.IPv4Network = setting(
         "100.64.0.0/10",
         inner_ipv4_pool,
-        "Prefix from which each circuit is lent an IPv4 address, /8 to /29.",
+        "Prefix from which each circuit is lent an IPv4 address, /8 to /29: any part of "
+        "10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16 or 100.64.0.0/10 that this host does not use.",
     )
     inner_ipv6: ipaddress.IPv6Network = setting(
         "fd69:6e6e:6572::/64",
         inner_ipv6_pool,
-        "Prefix from which each circuit is lent an IPv6 address, /16 to /112, unique local.",
+        "Prefix from which each circuit is lent an IPv6 address, /16 to /112: any unique local "
+        "one (fc00::/7) that this host does not use.",
     )
 
     def __post_init__(self) -> None:
@@ -183,9 +190,10 @@ class ExitSettings:
         except Malformed as error:
             raise ValueError(f"policy and allow_forbidden are too many: {error}") from error
 
-    def exit_policy(self) -> ExitPolicy:
-        """Return the policy as it is signed and enforced."""
-        return ExitPolicy(self.policy, self.allow_forbidden)
+    def exit_policy(self, opened: tuple[IpNetwork, ...] = ()) -> ExitPolicy:
+        """Return the policy as it is signed and enforced, with more forbidden prefixes opened."""
+        more = tuple(network for network in opened if network not in self.allow_forbidden)
+        return ExitPolicy(self.policy, self.allow_forbidden + more)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from overlay.addresses import CIRCUIT_PREFIX, OVERLAY_PREFIX, Endpoint, IpNetwork
+from overlay.addresses import Endpoint, IpNetwork
+from overlay.apm.inner_addresses import pool_problem
 from overlay.errors import ConfigurationError, Malformed
-from overlay.exit_policy import FORBIDDEN_NETWORKS, ExitRule, parse_exit_rule
+from overlay.exit_policy import ExitRule, parse_exit_rule
 from overlay.ipsec.suites import SUITES
+from overlay.special_networks import FORBIDDEN_NETWORKS, forbidden_network, lies_in
 
 __all__ = [
     "boolean",
@@ -36,11 +38,6 @@ MAX_ENDPOINTS: Final = 64
 
 _NETWORK_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,32}")
 _HOST_NAME: Final = re.compile(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*\.?")
-_UNIQUE_LOCAL: Final = ipaddress.IPv6Network("fc00::/7")
-_OWN_PREFIXES: Final = tuple(
-    ipaddress.IPv6Network((prefix.ljust(16, b"\0"), 32))
-    for prefix in (OVERLAY_PREFIX, CIRCUIT_PREFIX)
-)
 
 
 def boolean(value: object) -> bool:
@@ -140,29 +137,26 @@ def forbidden_prefixes(value: object) -> tuple[IpNetwork, ...]:
 
 def inner_ipv4_pool(value: object) -> ipaddress.IPv4Network:
     """Take the prefix from which the exit lends IPv4 addresses, one to each circuit."""
-    network = _network(_text(value, 'must be a prefix in quotes such as "100.64.0.0/10"'))
-    if not isinstance(network, ipaddress.IPv4Network) or not 8 <= network.prefixlen <= 29:
-        raise ValueError(
-            f'must be an IPv4 prefix from /8 to /29, as "100.64.0.0/10", not "{network}"'
-        )
-    if not network.is_private and not network.subnet_of(ipaddress.IPv4Network("100.64.0.0/10")):
-        raise ValueError(
-            f'must be private or shared, as "100.64.0.0/10", not the public "{network}"'
-        )
+    network = _inner_pool(value, "10.77.0.0/16")
+    if not isinstance(network, ipaddress.IPv4Network):
+        raise ValueError(f'must be an IPv4 prefix, as "10.77.0.0/16", not "{network}"')  # noqa: TRY004 - the user's
     return network
 
 
 def inner_ipv6_pool(value: object) -> ipaddress.IPv6Network:
     """Take the prefix from which the exit lends IPv6 addresses: unique local (RFC 4193)."""
-    network = _network(_text(value, 'must be a prefix in quotes such as "fd69:6e6e:6572::/64"'))
-    if not isinstance(network, ipaddress.IPv6Network) or not 16 <= network.prefixlen <= 112:
-        raise ValueError(
-            f'must be an IPv6 prefix from /16 to /112, as "fd69:6e6e:6572::/64", not "{network}"'
-        )
-    if not network.subnet_of(_UNIQUE_LOCAL):
-        raise ValueError(f'must be unique local (inside fc00::/7), not "{network}"')
-    if any(network.overlaps(own) for own in _OWN_PREFIXES):
-        raise ValueError(f'overlaps the overlay\'s own addresses; write another than "{network}"')
+    network = _inner_pool(value, "fd69:6e6e:6572::/64")
+    if not isinstance(network, ipaddress.IPv6Network):
+        raise ValueError(f'must be an IPv6 prefix, as "fd69:6e6e:6572::/64", not "{network}"')  # noqa: TRY004 - the user's
+    return network
+
+
+def _inner_pool(value: object, example: str) -> IpNetwork:
+    network = _network(_text(value, f'must be a prefix in quotes such as "{example}"'))
+    problem = pool_problem(network)
+    if problem is not None:
+        kind = forbidden_network(network.network_address) or "public"
+        raise ValueError(f'must {problem}, as "{example}", not the {kind} "{network}"')
     return network
 
 
@@ -207,7 +201,7 @@ def _endpoint_of(host: str, port: int, text: str) -> Endpoint:
 def _forbidden_prefix(text: str) -> IpNetwork:
     network = _network(text)
     for forbidden, _what in FORBIDDEN_NETWORKS:
-        if network.version == forbidden.version and network.subnet_of(forbidden):  # type: ignore[arg-type]  # same version
+        if lies_in(network, forbidden):
             return network
     raise ValueError(
         f'has "{network}", which lies in no forbidden range; leave it out, '

@@ -15,8 +15,8 @@ from typing import Final
 
 from overlay.addresses import Endpoint, IpAddress, NodeId, is_circuit_address, is_overlay_address
 from overlay.dht.envelope import COOKIE_BYTES
-from overlay.exit_policy import forbidden_network
 from overlay.sensitive import SecretBytes
+from overlay.special_networks import forbidden_network
 
 __all__ = [
     "COOKIE_ROTATION_S",
@@ -65,7 +65,7 @@ def origin(host: str, port: int, allow_private: bool) -> Endpoint | None:
 
 
 def _is_public(address: IpAddress) -> bool:
-    return address.is_global and forbidden_network(address) is None
+    return forbidden_network(address) is None
 
 
 def _is_reserved_v4(address: IpAddress) -> bool:

@@ -23,7 +23,7 @@ from typing import Final
 
 from overlay.addresses import Endpoint, NodeId, OverlayAddress
 from overlay.errors import Malformed, NotAuthentic, Replayed
-from overlay.exit_policy import ExitPolicy, forbidden_network
+from overlay.exit_policy import ExitPolicy
 from overlay.identity import (
     PUBLIC_KEY_BYTES,
     SIGNATURE_BYTES,
@@ -32,6 +32,7 @@ from overlay.identity import (
     overlay_address_of,
     verify_signature,
 )
+from overlay.special_networks import forbidden_network
 from overlay.wire import pack_canonical, unpack_bounded
 
 __all__ = [

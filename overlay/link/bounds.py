@@ -8,6 +8,7 @@ from overlay.addresses import Endpoint, OverlayAddress
 from overlay.errors import LimitReached, Malformed
 from overlay.link.cookie import source_prefix
 from overlay.link.settings import LinkSettings
+from overlay.special_networks import forbidden_network
 
 __all__ = ["AcceptedTable", "HalfOpenTable", "is_allowed_endpoint"]
 
@@ -25,7 +26,7 @@ def is_allowed_endpoint(endpoint: Endpoint, *, allow_private: bool) -> bool:
     address = endpoint.address
     if address.is_multicast or address.is_unspecified:
         return False
-    return allow_private or address.is_global
+    return allow_private or forbidden_network(address) is None
 
 
 @dataclass(slots=True)

@@ -225,7 +225,7 @@ def _forwarding_rules(
     configuration: Configuration, local_addresses: Callable[[], frozenset[bytes]]
 ) -> ForwardingRules:
     name = configuration.forwarding.rules
-    policy = configuration.exit.exit_policy() if configuration.roles.exit else None
+    policy = configuration.exit_policy()
     settings = configuration.plugin_settings("overlay.forwarding", name)
     build = load_plugin("overlay.forwarding", name)
     rules: ForwardingRules = build(settings, policy, local_addresses)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from overlay.addresses import OVERLAY_NETWORKS, IpNetwork
 from overlay.errors import ConfigurationError
-from overlay.exit_policy import FORBIDDEN_NETWORKS
+from overlay.special_networks import SITE_NETWORKS
 
 __all__ = ["check_destination"]
 
@@ -31,7 +31,7 @@ def check_destination(
     Raises:
         ConfigurationError: one sentence; it does not name the destination.
     """
-    for network, what in FORBIDDEN_NETWORKS:
+    for network, what in SITE_NETWORKS:
         if _contains(destination, network):
             raise ConfigurationError(
                 f"the destination contains all of {network} ({what}), which no path may take "

@@ -147,7 +147,7 @@ def _exit_filter(
     configuration: Configuration, device: str, mtu: int, fragmenting: FragmentingDevice | None
 ) -> ExitFilter:
     pools: tuple[IpNetwork, ...] = (configuration.exit.inner_ipv4, configuration.exit.inner_ipv6)
-    policy = configuration.exit.exit_policy()
+    policy = configuration.exit_policy()
     return ExitFilter(device, pools, mtu=mtu, policy=policy, fragmenting=fragmenting)
 
 

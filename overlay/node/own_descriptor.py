@@ -63,7 +63,7 @@ def _signed(
         esp_suites=tuple(sorted(esp_suites)),
         endpoints=endpoints,
         roles=roles,
-        exit_policy=configuration.exit.exit_policy() if Role.EXIT in roles else None,
+        exit_policy=configuration.exit_policy() if Role.EXIT in roles else None,
         bandwidth_kbit=configuration.network.bandwidth_kbit,
         sequence=int(now * 1000),
         valid_from=int(now) - _BACKDATED_S,

@@ -14,8 +14,8 @@ from typing import Final
 from overlay.addresses import IpAddress, NodeId
 from overlay.dht.descriptor import MixDescriptor, Role
 from overlay.errors import NoSuitablePath
-from overlay.exit_policy import forbidden_network
 from overlay.selection.selector import PathRequest, TopologyView
+from overlay.special_networks import forbidden_network
 
 __all__ = [
     "MAX_HOPS",

@@ -20,7 +20,8 @@ from dataclasses import replace
 from typing import Final
 
 from overlay.addresses import OVERLAY_NETWORKS, IpNetwork
-from overlay.exit_policy import FORBIDDEN_NETWORKS, ExitPolicy, ExitRule
+from overlay.exit_policy import ExitPolicy, ExitRule
+from overlay.special_networks import FORBIDDEN_NETWORKS
 from overlay.system.exit_wall import after_translation, unknown_connections
 from overlay.system.packet_filter import Hook, Rule, Verdict
 

@@ -19,7 +19,8 @@ _RETRY_S: Final = 30.0
 _FIRST_REQUEST_S: Final = 60.0
 """A client asks for its first path some time in this span after its first crawl."""
 
-_DESTINATION: Final = ipaddress.ip_network("203.0.113.10/32")
+_DESTINATION: Final = ipaddress.ip_network("203.0.114.10/32")
+"""A public address, because exits refuse those of documentation."""
 
 
 class Client:

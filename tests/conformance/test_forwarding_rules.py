@@ -14,17 +14,17 @@ from overlay.forwarding.rules import ForwardingRules
 from overlay.plugins import load_plugin, plugin_names, settings_of
 
 GROUP = "overlay.forwarding"
-OWN = ipaddress.ip_address("203.0.113.1")
+OWN = ipaddress.ip_address("203.0.114.1")
 EVERYWHERE = ipaddress.ip_network("0.0.0.0/0")
 POLICY = ExitPolicy(
     (
         ExitRule(accept=True, network=EVERYWHERE, first_port=443, last_port=443),
-        ExitRule(accept=True, network=ipaddress.ip_network("2001:db8::/32")),
+        ExitRule(accept=True, network=ipaddress.ip_network("2a00:db8::/32")),
     )
 )
 GOOD = [
-    bytes(IP(src="100.64.0.7", dst="198.51.100.9") / TCP(dport=443, flags="A") / b"data"),
-    bytes(IPv6(src="fd00::7", dst="2001:db8::9") / UDP(dport=53) / b"data"),
+    bytes(IP(src="100.64.0.7", dst="198.51.101.9") / TCP(dport=443, flags="A") / b"data"),
+    bytes(IPv6(src="fd00::7", dst="2a00:db8::9") / UDP(dport=53) / b"data"),
 ]
 GARBAGE = [b"", b"\x45", b"\x60" * 40, bytes(60), random.Random(1).randbytes(200)]
 
@@ -62,7 +62,7 @@ def test_garbage_is_left_out_counted_and_the_rest_keeps_its_order(rules: Forward
 
 def test_the_exit_refuses_ports_itself_and_forbidden_ranges(rules: ForwardingRules) -> None:
     refused = [
-        bytes(IP(dst="198.51.100.9") / TCP(dport=80)),
+        bytes(IP(dst="198.51.101.9") / TCP(dport=80)),
         bytes(IP(dst=str(OWN)) / TCP(dport=443)),
         bytes(IP(dst="10.0.0.1") / TCP(dport=443)),
         bytes(IP(dst="127.0.0.1") / TCP(dport=443)),

@@ -16,7 +16,7 @@ from overlay.plugins import load_plugin, plugin_names
 from overlay.selection import MixPath, PathRequest, PathSelector
 
 NAMES = plugin_names("overlay.selection")
-DESTINATION = ip_address("203.0.113.80")
+DESTINATION = ip_address("203.0.114.80")
 
 
 @pytest.fixture(params=NAMES)

@@ -12,6 +12,7 @@ from overlay.identity import LocalIdentity
 from overlay.ipsec.userspace.engine import UserspaceEngine
 from overlay.node.assembly import Surroundings, build_control_plane
 from overlay.node.own_descriptor import own_descriptor
+from overlay.special_networks import DOCUMENTATION_NETWORKS
 
 START = 1_800_000_000.0
 DELAY_S = 0.02
@@ -177,5 +178,6 @@ def configuration(*, exits):
     return replace(
         given,
         roles=replace(given.roles, exit=exits),
+        exit=replace(given.exit, allow_forbidden=DOCUMENTATION_NETWORKS),  # Bob has one
         dht=replace(given.dht, crawl_first_interval_s=1.0),
     )

@@ -126,8 +126,8 @@ def test_normalising_twice_changes_only_identifications_that_serve(packet: Packe
         assert once is twice or once == twice
 
 
-networks_v4 = st.sampled_from(["0.0.0.0/0", "198.51.100.0/24", "198.51.100.128/25", "10.0.0.0/8"])
-networks_v6 = st.sampled_from(["::/0", "2001:db8::/32", "2001:db8::/64", "fc00::/7"])
+networks_v4 = st.sampled_from(["0.0.0.0/0", "198.51.101.0/24", "198.51.101.128/25", "10.0.0.0/8"])
+networks_v6 = st.sampled_from(["::/0", "2a00:db8::/32", "2a00:db8::/64", "fc00::/7"])
 exit_rules = st.builds(
     lambda accept, network, low, high: ExitRule(
         accept=accept,
@@ -149,8 +149,8 @@ policies = st.builds(
 )
 destinations = st.sampled_from(
     [
-        *("198.51.100.9", "198.51.100.200", "10.1.2.3", "192.0.2.1", "127.0.0.1"),
-        *("2001:db8::9", "2001:db8:1::9", "fd00::9", "::1"),
+        *("198.51.101.9", "198.51.101.200", "10.1.2.3", "192.0.2.1", "127.0.0.1"),
+        *("2a00:db8::9", "2a00:db8:1::9", "fd00::9", "::1"),
     ]
 )
 

@@ -19,11 +19,11 @@ from overlay.selection import uniform
 from overlay.selection.selector import PathRequest
 from overlay.selection.uniform import UniformSelector, network_prefixes
 
-DESTINATION = ip_address("203.0.113.80")
+DESTINATION = ip_address("203.0.114.80")
 SOURCE = b"S" * 20
 POLICIES = [
     ExitPolicy(parse_exit_rule("accept *:443")),
-    ExitPolicy(parse_exit_rule("accept 198.51.100.0/24:*")),
+    ExitPolicy(parse_exit_rule("accept 198.51.101.0/24:*")),
 ]
 
 
@@ -150,12 +150,12 @@ def critical(degrees: int) -> float:
 UNEVEN = Table(
     [
         # Crowded and lonely prefixes, exits that relay and exits that do not.
-        mix(1, hosts=["198.18.0.1"]),
-        mix(2, hosts=["198.18.0.2"]),
-        mix(3, hosts=["198.18.0.3", "2001:db8::1"]),
+        mix(1, hosts=["198.20.0.1"]),
+        mix(2, hosts=["198.20.0.2"]),
+        mix(3, hosts=["198.20.0.3", "2a00:db8::1"]),
         mix(4, hosts=["198.19.0.1"], policy=POLICIES[0]),
         mix(5, hosts=["198.20.0.1"], policy=POLICIES[0], relay=False),
-        mix(6, hosts=["2001:db8::2"], policy=POLICIES[0]),
+        mix(6, hosts=["2a00:db8::2"], policy=POLICIES[0]),
         mix(7, hosts=["198.21.0.1"]),
     ]
 )
@@ -164,7 +164,7 @@ UNEVEN = Table(
 @pytest.mark.parametrize("via", [(), (7,)])
 @pytest.mark.parametrize("hops", [1, 2, 3])
 def test_every_valid_path_is_equally_likely(hops, via):
-    asked = request(hops, [mix(n, hosts=["198.18.0.1"]).node_id for n in via][: hops - 1])
+    asked = request(hops, [mix(n, hosts=["198.20.0.1"]).node_id for n in via][: hops - 1])
     valid = oracle(UNEVEN, asked)
     rng, draws = Random(2024), 40 * len(valid)
     selector = UniformSelector()
@@ -214,9 +214,9 @@ def test_search_of_one_provider_ends_at_once(monkeypatch):
     marks = {
         d: frozenset({d.identity_key, b"2001", n.to_bytes(3, "big")})
         for n in range(120)
-        for d in (mix(n, hosts=["198.18.0.1"]), mix(n + 120, hosts=["198.18.0.1"]))
+        for d in (mix(n, hosts=["198.20.0.1"]), mix(n + 120, hosts=["198.20.0.1"]))
     }
-    last = mix(250, hosts=["198.18.0.1"])
+    last = mix(250, hosts=["198.20.0.1"])
     marks[last] = frozenset({last.identity_key, b"exit"})
     search = uniform._Search([last], list(marks), 2, marks.__getitem__, Random(1))
     assert search.path() is None

@@ -16,7 +16,7 @@ from overlay.config import (
     parse_configuration,
 )
 from overlay.errors import ConfigurationError
-from overlay.exit_policy import MAX_RULES
+from overlay.exit_policy import MAX_RULES, ExitPolicy
 from overlay.tfc.pad import PadSettings
 
 FILE = Path("/etc/overlay/overlay.toml")
@@ -72,13 +72,32 @@ def test_every_kind_of_setting_is_read():
     assert configuration.network.listen == (Endpoint("127.0.0.1", 4500), Endpoint("::1", 4501))
     assert configuration.network.bandwidth_kbit == 500
     assert len(configuration.exit.policy) == 3
-    policy = configuration.exit.exit_policy()
+    policy = configuration.exit_policy()
     assert policy.permits(ipaddress.ip_address("203.0.113.9"), 443)
     assert not policy.permits(ipaddress.ip_address("203.0.113.9"), 25)
     assert configuration.exit.inner_ipv4 == ipaddress.IPv4Network("10.9.0.0/16")
     assert configuration.ipsec.esp_suite == 4
     assert configuration.apm.lifetime_s == 600.0
     assert configuration.plugin_settings("overlay.tfc", "pad") == PadSettings(dummy_rate_pps=2)
+
+
+def test_documentation_addresses_are_open_to_circuits_in_a_laboratory_alone():
+    bob = ipaddress.ip_address("203.0.113.9")
+    laboratory = "[network]\nallow_private_endpoints = true\n"
+    exits = "[roles]\nexit = true\n"
+    assert parse(exits + laboratory).exit_policy().permits(bob, 443)
+    assert not parse(exits).exit_policy().permits(bob, 443)
+    opened = parse(exits + '[exit]\nallow_forbidden = ["203.0.113.0/24"]').exit_policy()
+    assert opened.permits(bob, 443)
+    assert not parse(exits + laboratory).exit_policy().permits(ipaddress.ip_address("10.0.0.1"))
+    assert parse(laboratory).exit_policy() is None
+
+
+def test_documentation_addresses_take_no_room_from_the_rules():
+    rules = ", ".join(f'"accept 203.0.114.{i}:80"' for i in range(MAX_RULES))
+    laboratory = "[network]\nallow_private_endpoints = true\n[roles]\nexit = true\n"
+    policy = parse(f"{laboratory}[exit]\npolicy = [{rules}]").exit_policy()
+    assert ExitPolicy.decode(policy.encode()) == policy
 
 
 def test_plug_in_that_the_file_does_not_mention_gets_its_defaults():
@@ -117,6 +136,9 @@ MISTAKES = {
     '[network]\nbootstrap = ["n.example.org:4500"]': r'the host name "n.example.org": resolving it',
     '[network]\nbootstrap = ["192.168.0.1:4500"]': r"a private address; .*allow_private_endpoints",
     '[network]\nadvertise = ["127.0.0.1:4500"]': r"advertise has .* a loopback address",
+    '[network]\nadvertise = ["[::]:4500"]': r"advertise has .* an unspecified or loopback address",
+    '[network]\nbootstrap = ["192.0.2.1:4500"]': r"a documentation address; .*allow_private",
+    '[network]\nbootstrap = ["[fec0::1]:4500"]': r"a site-local address; .*allow_private",
     '[network]\nnetwork_id = ""': r"must be 1 to 32 letters",
     '[network]\nnetwork_id = "a b"': r"must be 1 to 32 letters",
     "[network]\nnetwork_id = 7": r"must be a name in quotes",
@@ -130,12 +152,25 @@ MISTAKES = {
     "[roles]\nexit = true\n[exit]\npolicy = []": r"must hold at least one rule",
     '[exit]\nallow_forbidden = ["8.8.8.0/24"]': r"lies in no forbidden range",
     '[exit]\nallow_forbidden = ["192.168.7.1/24"]': r"is no prefix",
-    '[exit]\ninner_ipv4 = "fd00::/64"': r"must be an IPv4 prefix from /8 to /29",
-    '[exit]\ninner_ipv4 = "10.0.0.0/30"': r"must be an IPv4 prefix from /8 to /29",
-    '[exit]\ninner_ipv4 = "8.8.0.0/16"': r"must be private or shared",
+    '[exit]\ninner_ipv4 = "fd00::/64"': r"must be an IPv4 prefix, as ",
+    '[exit]\ninner_ipv4 = "10.0.0.0/30"': r"must be a prefix from /8 to /29",
+    '[exit]\ninner_ipv4 = "10.0.0.0/7"': r"must be a prefix from /8 to /29",
+    '[exit]\ninner_ipv4 = "8.8.0.0/16"': r"must lie in 10.0.0.0/8, .* not the public",
+    '[exit]\ninner_ipv4 = "127.0.0.0/24"': r"must lie in 10.0.0.0/8, .* not the loopback",
+    '[exit]\ninner_ipv4 = "169.254.0.0/16"': r"must lie in 10.0.0.0/8, .* not the link-local",
+    '[exit]\ninner_ipv4 = "172.0.0.0/8"': r"must lie in 10.0.0.0/8, .* not the public",
+    '[exit]\ninner_ipv4 = "192.0.2.0/24"': r"must lie in 10.0.0.0/8, .* not the documentation",
+    '[exit]\ninner_ipv4 = "198.18.0.0/16"': r"must lie in 10.0.0.0/8, .* not the benchmarking",
+    '[exit]\ninner_ipv4 = "224.0.0.0/8"': r"must lie in 10.0.0.0/8, .* not the multicast",
+    '[exit]\ninner_ipv4 = "240.0.0.0/8"': r"must lie in 10.0.0.0/8, .* not the reserved",
+    '[exit]\ninner_ipv4 = "10.99.0.0/16"': None,
+    '[exit]\ninner_ipv4 = "172.16.0.0/12"': None,
+    '[exit]\ninner_ipv4 = "192.168.77.0/24"': None,
+    '[exit]\ninner_ipv4 = "100.127.0.0/16"': None,
     '[exit]\ninner_ipv6 = "10.0.0.0/8"': r"must be an IPv6 prefix",
-    '[exit]\ninner_ipv6 = "2001:db8::/64"': r"must be unique local",
-    '[exit]\ninner_ipv6 = "fd63:6972::/48"': r"overlaps the overlay's own addresses",
+    '[exit]\ninner_ipv6 = "2001:db8::/64"': r"must lie in fc00::/7, .* not the documentation",
+    '[exit]\ninner_ipv6 = "fe80::/64"': r"must lie in fc00::/7, .* not the link-local",
+    '[exit]\ninner_ipv6 = "fd63:6972::/48"': r"must lie apart from the overlay's own prefix",
     '[exit]\ninner_ipv6 = "fd00::/16"': None,
     '[selection]\nstrategy = "unifrom"': r"\[selection\] strategy: .*did you mean 'uniform'\?",
     "[selection]\nhops = 6": rf"must be a whole number from 1 to {MAX_HOPS}, not 6",
@@ -202,7 +237,7 @@ def test_file_that_cannot_be_read_is_named(tmp_path):
 
 def test_advertised_endpoints_are_those_that_others_can_use():
     wildcard, private = Endpoint("0.0.0.0", 4500), Endpoint("192.168.0.1", 4500)
-    public = Endpoint("203.0.113.5", 4500)
+    public = Endpoint("203.0.114.5", 4500)
     assert NetworkSettings(listen=(wildcard, private, public)).advertised == (public,)
     lab = NetworkSettings(listen=(wildcard, private), allow_private_endpoints=True)
     assert lab.advertised == (private,)

@@ -231,7 +231,8 @@ def test_failed_assignment_of_the_second_family_lends_nothing() -> None:
     ("ipv4", "ipv6"),
     [
         (None, None),
-        ("192.168.0.0/24", None),
+        ("192.0.2.0/24", None),
+        ("172.0.0.0/8", None),
         ("100.64.0.0/31", None),
         (None, "2001:db8::/64"),
         (None, "fd63:6972::/64"),
@@ -250,6 +251,15 @@ def test_pool_of_addresses_that_no_source_accepts_is_refused(
         )
 
 
+@pytest.mark.parametrize("ipv4", ["10.0.0.0/8", "172.16.4.0/22", "192.168.0.0/29", "100.64.0.0/10"])
+def test_pool_lends_from_every_private_network(ipv4: str) -> None:
+    network = ipaddress.IPv4Network(ipv4)
+    lent = InnerAddressPool(network, None, Random(1)).assign(Families.IPV4, free).ipv4
+    assert lent is not None
+    assert ipaddress.ip_address(lent) in network
+    assert is_inner_address(lent)
+
+
 def test_inner_addresses_need_at_least_one_family() -> None:
     with pytest.raises(ValueError, match="at least one"):
         InnerAddresses()
@@ -261,7 +271,15 @@ def test_inner_addresses_need_at_least_one_family() -> None:
         ("100.64.0.1", True),
         ("fd77::1", True),
         ("127.0.0.1", False),
-        ("192.168.1.1", False),
+        ("192.168.1.1", True),
+        ("10.1.2.3", True),
+        ("172.31.0.1", True),
+        ("172.32.0.1", False),
+        ("192.0.2.1", False),
+        ("198.18.0.1", False),
+        ("169.254.1.1", False),
+        ("224.0.0.1", False),
+        ("fec0::1", False),
         ("8.8.8.8", False),
         ("::1", False),
         ("2001:db8::1", False),

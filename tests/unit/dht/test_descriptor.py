@@ -64,7 +64,7 @@ def sign(identity: LocalIdentity = ALICE, **changes: object) -> MixDescriptor:
         "network_id": NETWORK,
         "onion_keys": [OnionKey(1, identity.onion_key)],
         "esp_suites": [3, 4],
-        "endpoints": [Endpoint("198.51.100.7", 4500), Endpoint("2001:db8::7", 4500)],
+        "endpoints": [Endpoint("198.51.101.7", 4500), Endpoint("2a00:db8::7", 4500)],
         "roles": {Role.RELAY, Role.EXIT},
         "exit_policy": EVERYTHING,
         "bandwidth_kbit": 10_000,
@@ -103,7 +103,7 @@ def test_signed_descriptor_verifies_to_itself():
     assert descriptor.overlay_address == ALICE.overlay_address
     assert descriptor.onion_key(1) == ALICE.onion_key
     assert descriptor.onion_key(2) is None
-    assert descriptor.endpoints[1] == Endpoint("2001:db8::7", 4500)
+    assert descriptor.endpoints[1] == Endpoint("2a00:db8::7", 4500)
 
 
 def test_claims_can_be_read_before_they_are_verified():
@@ -122,10 +122,10 @@ def test_suites_of_later_versions_pass_unused():
 
 
 def test_largest_useful_descriptor_fits():
-    hosts = [f"accept [2001:db8:ffff::{n:x}]/128:1000-65535" for n in range(16)]
+    hosts = [f"accept [2a00:db8:ffff::{n:x}]/128:1000-65535" for n in range(16)]
     descriptor = sign(
         network_id="n" * 32,
-        endpoints=[Endpoint(f"2001:db8::{n}", 65535) for n in range(1, 5)],
+        endpoints=[Endpoint(f"2a00:db8::{n}", 65535) for n in range(1, 5)],
         exit_policy=ExitPolicy(tuple(r for text in hosts for r in parse_exit_rule(text))),
         esp_suites=range(1, 17),
         bandwidth_kbit=2**32 - 1,
@@ -305,7 +305,7 @@ def test_descriptor_over_its_size_limit_is_refused():
         {"onion_keys": [OnionKey(1, bytes(32))]},
         {"endpoints": []},
         {"endpoints": [Endpoint("host.example", 4500)]},
-        {"endpoints": [Endpoint("198.51.100.7", 0)]},
+        {"endpoints": [Endpoint("198.51.101.7", 0)]},
         {"roles": []},
         {"roles": [Role.RELAY]},
         {"exit_policy": None},
@@ -323,7 +323,7 @@ def test_signing_refuses_what_nobody_would_accept(changes):
 
 def test_signing_refuses_a_policy_that_does_not_fit():
     rules = tuple(
-        rule for n in range(16) for rule in parse_exit_rule(f"accept [2001:db8::{n:x}]/128:1-9999")
+        rule for n in range(16) for rule in parse_exit_rule(f"accept [2a00:db8::{n:x}]/128:1-9999")
     )
     keys = [OnionKey(suite, b"k" * 64) for suite in range(2, 6)]
     with pytest.raises(ValueError, match="1000 bytes"):
@@ -332,12 +332,12 @@ def test_signing_refuses_a_policy_that_does_not_fit():
             onion_keys=keys,
             network_id="n" * 32,
             esp_suites=range(1, 17),
-            endpoints=[Endpoint(f"2001:db8::{n}", 4500) for n in range(1, 5)],
+            endpoints=[Endpoint(f"2a00:db8::{n}", 4500) for n in range(1, 5)],
         )
 
 
 def test_private_endpoints_are_told_from_public_ones():
-    assert is_public(Endpoint("198.51.100.7", 1))
+    assert is_public(Endpoint("198.51.101.7", 1))
     assert is_public(Endpoint("2a00::7", 1))
     for host in ("127.0.0.1", "10.1.2.3", "169.254.1.1", "::1", "fd00::1", "fe80::1"):
         assert not is_public(Endpoint(host, 1))

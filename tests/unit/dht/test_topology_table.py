@@ -22,7 +22,7 @@ def mix(
     sequence: int = 1,
     lasts: int = 3600,
     exits: bool = False,
-    host: str = "198.51.100.7",
+    host: str = "198.51.101.7",
     bandwidth_kbit: int = 1000,
 ) -> MixDescriptor:
     identity = MIXES[n]
@@ -31,7 +31,7 @@ def mix(
         network_id="test",
         onion_keys=[OnionKey(1, identity.onion_key)],
         esp_suites=[3, 4],
-        endpoints=[Endpoint("203.0.113.5", 4500), Endpoint(host, 4500)],
+        endpoints=[Endpoint("203.0.114.5", 4500), Endpoint(host, 4500)],
         roles=Role if exits else [Role.RELAY],
         exit_policy=ExitPolicy(parse_exit_rule("accept *:*")) if exits else None,
         bandwidth_kbit=bandwidth_kbit,
@@ -77,7 +77,7 @@ def test_who_did_not_answer_since_the_last_crawl_began_is_unheard():
 
 def test_silence_counts_only_where_the_descriptor_says_the_node_is():
     table = filled(mix(0), mix(1), mix(2))
-    elsewhere = Endpoint("198.51.100.77", 9)
+    elsewhere = Endpoint("198.51.101.77", 9)
     table.crawled(
         NOW,
         {

@@ -6,8 +6,8 @@ from ipaddress import ip_network
 import pytest
 
 from overlay.errors import ConfigurationError
-from overlay.exit_policy import FORBIDDEN_NETWORKS
 from overlay.node.destinations import check_destination
+from overlay.special_networks import SITE_NETWORKS
 
 OWN = [ipaddress.ip_address(text).packed for text in ("192.0.2.77", "2001:db8::77")]
 INNER = (ip_network("100.64.0.0/10"), ip_network("fd69:6e6e:6572::/64"))
@@ -35,7 +35,7 @@ def test_ordinary_destinations_pass(destination):
     check(ip_network(destination))
 
 
-@pytest.mark.parametrize("network", [network for network, _ in FORBIDDEN_NETWORKS], ids=str)
+@pytest.mark.parametrize("network", [network for network, _ in SITE_NETWORKS], ids=str)
 def test_no_prefix_may_contain_a_whole_special_range(network):
     for destination in (network, network.supernet(), network.supernet(new_prefix=0)):
         with pytest.raises(ConfigurationError, match="contains all of"):

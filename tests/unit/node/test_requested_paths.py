@@ -24,7 +24,7 @@ from overlay.node.paths import MAX_PATHS, Paths, PathState
 from overlay.selection.uniform import UniformSelector
 
 NOW = 1_000_000_000.0
-BOB = ip_network("203.0.113.10/32")
+BOB = ip_network("203.0.114.10/32")
 VC = InnerAddress(bytes([100, 64, 0, 9]))
 
 
@@ -256,9 +256,9 @@ def test_adopted_destinations_wait_for_a_topology_without_spinning():
 
 def test_the_number_of_paths_is_bounded(world):
     for n in range(MAX_PATHS):
-        world.request(ip_network(f"203.0.{n}.1/32"))
+        world.request(ip_network(f"203.1.{n}.1/32"))
     with pytest.raises(ConfigurationError, match="256 paths"):
-        world.request(ip_network("198.51.100.1/32"))
+        world.request(ip_network("198.51.101.1/32"))
 
 
 # -- what the host refuses ---------------------------------------------------------------
@@ -337,7 +337,7 @@ def test_a_limit_of_ours_is_told_at_the_first_attempt_and_waited_for_at_later_on
     world.paths.handle_deadline(world.paths.next_deadline())
     assert path.state is PathState.REBUILDING
     with pytest.raises(LimitReached):
-        world.request(ip_network("198.51.100.1/32"))
+        world.request(ip_network("198.51.101.1/32"))
     assert world.guard.protected == {BOB}
 
 
@@ -348,7 +348,7 @@ def test_a_strategy_that_nobody_knows_does_not_stop_the_rebuilding_of_what_was_l
     assert world.guard.protected == {BOB}
     assert world.paths.next_deadline() > NOW
     with pytest.raises(ConfigurationError, match="there is no selection"):
-        world.request(ip_network("198.51.100.1/32"))
+        world.request(ip_network("198.51.101.1/32"))
 
 
 def test_what_was_left_is_adopted_even_if_the_host_is_busy(world):
@@ -359,7 +359,7 @@ def test_what_was_left_is_adopted_even_if_the_host_is_busy(world):
 
 @pytest.mark.parametrize("release", [True, False])
 def test_a_stopping_node_drops_circuits_and_frees_destinations_if_it_should(world, release):
-    path, waiting = world.request(), world.request(ip_network("198.51.100.1/32"))
+    path, waiting = world.request(), world.request(ip_network("198.51.101.1/32"))
     world.open(path.circuit)
     assert world.paths.close_all(NOW, release=release) == 0
     assert sorted(world.circuits.closed) == [1, 2]

@@ -16,7 +16,7 @@ from overlay.selection.explicit import ExplicitSelector
 from overlay.selection.selector import PathRequest
 from overlay.selection.uniform import UniformSelector, UniformSettings, network_prefixes
 
-DESTINATION = "203.0.113.80"
+DESTINATION = "203.0.114.80"
 SOURCE = NodeId(b"S" * 20)
 
 
@@ -125,8 +125,8 @@ def test_laboratory_turns_the_prefix_constraint_off():
 
 def test_prefixes_of_every_endpoint_count():
     both = mix(1)
-    object.__setattr__(both, "endpoints", (Endpoint("198.51.100.7", 1), Endpoint("2001:db8::7", 1)))
-    assert network_prefixes(both) == {b"\xc6\x33", b"\x20\x01\x0d\xb8"}
+    object.__setattr__(both, "endpoints", (Endpoint("198.51.101.7", 1), Endpoint("2a00:db8::7", 1)))
+    assert network_prefixes(both) == {b"\xc6\x33", b"\x2a\x00\x0d\xb8"}
 
 
 def test_report_counts_each_constraint_in_order():
@@ -136,7 +136,7 @@ def test_report_counts_each_constraint_in_order():
         mix(3, esp_suite=4),
         mix(4),
         mix(5),
-        mix(6, relay=False, exit_rule="accept 198.51.100.0/24:*"),
+        mix(6, relay=False, exit_rule="accept 198.51.101.0/24:*"),
         mix(7, relay=False, exit_rule="reject *:*"),
     )
     asked = request(3, source=mix(1).node_id, avoid=frozenset({mix(4).node_id}))

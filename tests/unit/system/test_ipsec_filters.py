@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overlay.exit_policy import FORBIDDEN_NETWORKS, ExitPolicy, ExitRule
+from overlay.exit_policy import ExitPolicy, ExitRule
+from overlay.special_networks import FORBIDDEN_NETWORKS
 from overlay.system.destination_guard import ipsec_guard_filter
 from overlay.system.exit_filter import ExitPlan, exit_rules
 from overlay.system.fragmenting_device import REROUTE_MARK
@@ -22,7 +23,7 @@ MARK = 0x6D69
 POOL4, POOL6 = ipaddress.ip_network("100.64.0.0/10"), ipaddress.ip_network("fd99::/64")
 INNER = {4: "100.64.0.2", 6: "fd99::2"}
 OVERLAY, CIRCUIT = "fd6d:6978::1", "fd63:6972::1"
-OUTSIDE = "2001:db8::7"
+OUTSIDE = "2a00:db8::7"
 FINAL = {Verdict.ACCEPT, Verdict.DROP}
 
 
@@ -83,13 +84,13 @@ NETWORKS = [
     for text in (
         "0.0.0.0/0",
         "::/0",
-        "203.0.113.0/24",
-        "203.0.113.7/32",
+        "203.0.114.0/24",
+        "203.0.114.7/32",
         "10.0.0.0/8",
         "10.1.0.0/16",
     )
 ]
-DESTINATIONS = ["203.0.113.7", "203.0.113.8", "198.51.100.1", "10.1.2.3", "10.2.0.1", OUTSIDE]
+DESTINATIONS = ["203.0.114.7", "203.0.114.8", "198.51.101.1", "10.1.2.3", "10.2.0.1", OUTSIDE]
 rules = st.builds(
     ExitRule,
     st.booleans(),
@@ -136,15 +137,15 @@ def test_no_policy_opens_the_overlay_or_another_circuit(destination):
 @pytest.mark.parametrize(
     ("hook", "packet"),
     [
-        (Hook.INPUT, Packet(INNER[4], "203.0.113.1", ipsec_in=True)),
-        (Hook.FORWARD, Packet(INNER[4], "203.0.113.7", ipsec_in=True, out_device="eth2")),
-        (Hook.FORWARD, Packet("203.0.113.7", INNER[4], ipsec_out=True)),
-        (Hook.FORWARD, Packet("203.0.113.7", INNER[4], reply=True)),
-        (Hook.FORWARD, Packet("203.0.113.7", "198.51.100.1", in_device="eth1")),
-        (Hook.PREROUTING, Packet("203.0.113.7", INNER[4])),
-        (Hook.PREROUTING, Packet(INNER[4], "203.0.113.7")),
-        (Hook.FORWARD, Packet(INNER[4], "203.0.113.7", ipsec_in=True, unknown=True)),
-        (Hook.LEAVING, Packet(INNER[4], "203.0.113.7", ipsec_in=True)),
+        (Hook.INPUT, Packet(INNER[4], "203.0.114.1", ipsec_in=True)),
+        (Hook.FORWARD, Packet(INNER[4], "203.0.114.7", ipsec_in=True, out_device="eth2")),
+        (Hook.FORWARD, Packet("203.0.114.7", INNER[4], ipsec_out=True)),
+        (Hook.FORWARD, Packet("203.0.114.7", INNER[4], reply=True)),
+        (Hook.FORWARD, Packet("203.0.114.7", "198.51.101.1", in_device="eth1")),
+        (Hook.PREROUTING, Packet("203.0.114.7", INNER[4])),
+        (Hook.PREROUTING, Packet(INNER[4], "203.0.114.7")),
+        (Hook.FORWARD, Packet(INNER[4], "203.0.114.7", ipsec_in=True, unknown=True)),
+        (Hook.LEAVING, Packet(INNER[4], "203.0.114.7", ipsec_in=True)),
         (Hook.LEAVING, Packet(INNER[6], OUTSIDE, out_device="eth7")),
     ],
     ids=[
@@ -165,7 +166,7 @@ def test_the_exit_refuses(hook, packet):
 
 
 def test_the_exit_lets_answers_back_into_ipsec():
-    packet = Packet("203.0.113.7", INNER[4], reply=True, ipsec_out=True)
+    packet = Packet("203.0.114.7", INNER[4], reply=True, ipsec_out=True)
     assert verdict(EXIT, Hook.FORWARD, packet) == (Verdict.ACCEPT, [Verdict.CLAMP_MSS])
 
 
@@ -199,7 +200,7 @@ CUT_EXIT = exit_rules(replace(plan(EVERYTHING), fragmenting="anonfrag0"))
 def test_an_exit_that_cuts_lets_answers_to_the_device_that_does(
     version, device, ipsec_out, reply, expected
 ):
-    outside = "203.0.113.7" if version == 4 else OUTSIDE
+    outside = "203.0.114.7" if version == 4 else OUTSIDE
     packet = Packet(outside, INNER[version], out_device=device, ipsec_out=ipsec_out, reply=reply)
     found, done = verdict(CUT_EXIT, Hook.FORWARD, packet)
     assert found is expected
@@ -243,13 +244,13 @@ def test_overlay_addresses_answer_to_esp_and_control_alone(protocol, port, expec
 
 
 def test_the_control_ports_are_closed_to_everybody_outside_ipsec():
-    assert verdict(WALL, Hook.INPUT, Packet(OUTSIDE, "2001:db8::1", protocol=17, port=6979))[0] is (
+    assert verdict(WALL, Hook.INPUT, Packet(OUTSIDE, "2a00:db8::1", protocol=17, port=6979))[0] is (
         Verdict.DROP
     )
 
 
 def test_a_host_that_forwarded_for_nobody_still_does_not():
-    others = Packet(OUTSIDE, "2001:db8:9::9")
+    others = Packet(OUTSIDE, "2a00:db8:9::9")
     assert verdict(WALL, Hook.FORWARD, others)[0] is Verdict.DROP
     assert verdict(OPEN_WALL, Hook.FORWARD, others)[0] is Verdict.ACCEPT
 
@@ -270,7 +271,7 @@ def test_what_fits_no_link_is_marked_on_its_way_through_circuits(ours, length, i
 
 # -- the guard ---------------------------------------------------------------------------
 
-WIDE, NARROW = ipaddress.ip_network("198.51.0.0/16"), ipaddress.ip_network("198.51.100.0/24")
+WIDE, NARROW = ipaddress.ip_network("198.51.0.0/16"), ipaddress.ip_network("198.51.101.0/24")
 GUARD = ipsec_guard_filter(
     "guard-1",
     MARK,
@@ -294,9 +295,9 @@ GUARD = ipsec_guard_filter(
         (Packet("192.0.2.1", "198.51.7.7", mark=MARK), Verdict.ACCEPT),
         (Packet("192.0.2.1", "198.51.7.7", mark=MARK | LARGE_MARK), Verdict.ACCEPT),
         (Packet("192.0.2.1", "198.51.7.7", mark=LARGE_MARK), Verdict.DROP),
-        (Packet(INNER[4], "198.51.100.7", ipsec_out=True), Verdict.DROP),
-        (Packet(INNER[4], "203.0.113.1", mark=MARK), Verdict.DROP),
-        (Packet("192.0.2.1", "203.0.113.1"), Verdict.ACCEPT),
+        (Packet(INNER[4], "198.51.101.7", ipsec_out=True), Verdict.DROP),
+        (Packet(INNER[4], "203.0.114.1", mark=MARK), Verdict.DROP),
+        (Packet("192.0.2.1", "203.0.114.1"), Verdict.ACCEPT),
     ],
 )
 def test_the_guard_lets_out_what_ipsec_will_encapsulate_alone(packet, expected):
