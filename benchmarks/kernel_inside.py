@@ -50,7 +50,7 @@ class RawMessages:
     """The netlink messages of a configuration, encoded beforehand, and a bare socket."""
 
     def __init__(self, namespace: Namespace, configuration: IpsecConfiguration) -> None:
-        changes = [*association_changes(configuration), *policy_changes(configuration)]
+        changes = [*association_changes(configuration, Random(1)), *policy_changes(configuration)]
         self._socket = namespace.call(
             lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_XFRM)
         )

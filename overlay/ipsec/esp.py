@@ -44,7 +44,7 @@ from overlay.ipsec.model import (
     SecurityAssociation,
     Template,
 )
-from overlay.ipsec.replay import MAX_ESN, MAX_SEQUENCE, ReplayWindow
+from overlay.ipsec.replay import MAX_ESN, MAX_SEQUENCE, MAX_START, ReplayWindow, draw_start
 from overlay.ipsec.suites import SUITES
 from overlay.ipsec.transforms import Transform, new_iv_mask, new_transform
 
@@ -91,7 +91,7 @@ def _limits(suite: int, lifetime: Lifetime, *, esn: bool) -> _Limits:
 
     Cached because nearly all SAs of a host share one value.
     """
-    packets = MAX_ESN if esn else MAX_SEQUENCE
+    packets = _last_sequence(esn=esn) - MAX_START
     hard_packets = _smaller(lifetime.hard_packets, packets)
     hard_bytes = _smaller(lifetime.hard_bytes, SUITES[suite].max_payload_bytes)
     return _Limits(
@@ -100,6 +100,10 @@ def _limits(suite: int, lifetime: Lifetime, *, esn: bool) -> _Limits:
         soft_bytes=_smaller(lifetime.soft_bytes, hard_bytes - hard_bytes // 8),
         hard_bytes=hard_bytes,
     )
+
+
+def _last_sequence(*, esn: bool) -> int:
+    return MAX_ESN if esn else MAX_SEQUENCE
 
 
 def _smaller(configured: int | None, bound: int) -> int:
@@ -223,16 +227,20 @@ class _Sa:
 
 
 class OutboundSa(_Sa):
-    """An SA that this host seals with. ``endpoint`` is where a link SA's datagrams go."""
+    """An SA that this host seals with. ``endpoint`` is where a link SA's datagrams go.
+
+    ``start`` is the sequence number before that of the first packet: drawn at random, so that
+    the numbers of an SA tell nothing about another one that carries the same packets.
+    """
 
     __slots__ = (
         "_alignment_mask",
         "_iv_mask",
         "_outer",
         "_pad_to",
+        "_start",
         "endpoint",
         "outer_next_header",
-        "sequence",
     )
 
     def __init__(
@@ -241,11 +249,15 @@ class OutboundSa(_Sa):
         rng: Random,
         report: Report,
         warmed: Warmed | None = None,
+        *,
+        start: int | None = None,
     ) -> None:
         super().__init__(value, rng, report, warmed)
         encapsulation = value.encapsulation
         self.endpoint = None if encapsulation is None else encapsulation.destination
-        self.sequence = 0
+        self._start = draw_start(rng) if start is None else start
+        room = _last_sequence(esn=value.esn) - self._start
+        self._watch_packets = min(self._watch_packets, room - room // 8)
         self.outer_next_header = IPV6 if len(value.destination) == 16 else IPV4
         self._pad_to = value.tfc_pad_to
         self._alignment_mask = SUITES[value.suite].alignment - 1
@@ -270,26 +282,26 @@ class OutboundSa(_Sa):
             whole outer IP packet of an onion SA, or why nothing was sealed. A sequence
             number is never used twice, nor does it wrap.
         """
-        sequence = self.sequence + 1
+        packets = self.packets + 1
         length = len(payload)
         if length < self._pad_to:
             length = self._pad_to
             payload = payload.ljust(length, b"\0")
         total = self.payload_bytes + length
         if (
-            sequence > self._watch_packets
+            packets > self._watch_packets
             or total > self._watch_bytes
             or now >= self._watch_time
             or length > _MAX_PADDED_BYTES
         ):
-            refusal = self._refuse(sequence, total, length, now)
+            refusal = self._refuse(packets, total, length, now)
             if refusal is not None:
                 return self.count_drop(refusal)
-        self.sequence = self.packets = sequence
+        self.packets = packets
         self.payload_bytes = total
         self.last_used = now
         trailer = _TRAILERS[next_header][-(length + 2) & self._alignment_mask]
-        esp = (self._transform or self._warm_up()).seal(sequence, payload + trailer)
+        esp = (self._transform or self._warm_up()).seal(self._start + packets, payload + trailer)
         return esp if self._outer is None else self._outer.wrap(esp)
 
     def seal_dummy(self, now: float) -> bytes | Drop:
@@ -298,7 +310,7 @@ class OutboundSa(_Sa):
 
     def counters(self) -> SaCounters:
         """Return what was sealed so far."""
-        return self._counters(self.sequence)
+        return self._counters(self._start + self.packets)
 
     def _warm_up(self) -> Transform:
         value = self.value
@@ -306,13 +318,15 @@ class OutboundSa(_Sa):
             self._outer = new_outer_header(value.source, value.destination, self._rng)
         return self._warm(self._iv_mask)
 
-    def _refuse(self, sequence: int, total: int, length: int, now: float) -> Drop | None:
+    def _refuse(self, packets: int, total: int, length: int, now: float) -> Drop | None:
         if length > _MAX_PADDED_BYTES:
             return Drop.OUT_ERROR
-        if not self._at_limit(sequence, total, now):
-            return None
-        last = MAX_ESN if self.value.esn else MAX_SEQUENCE
-        return Drop.OUT_STATE_SEQ_ERROR if sequence > last else Drop.OUT_STATE_EXPIRED
+        at_limit = self._at_limit(packets, total, now)
+        room = _last_sequence(esn=self.value.esn) - max(self._start, MAX_START)
+        self._watch_packets = min(self._watch_packets, room)
+        if packets > room:
+            return Drop.OUT_STATE_SEQ_ERROR
+        return Drop.OUT_STATE_EXPIRED if at_limit else None
 
 
 class InboundSa(_Sa):

@@ -13,7 +13,7 @@ from random import Random
 from typing import Final
 
 from overlay.ipsec.model import Lifetime
-from overlay.ipsec.replay import MAX_ESN, MAX_SEQUENCE
+from overlay.ipsec.replay import MAX_ESN, MAX_SEQUENCE, MAX_START
 from overlay.ipsec.suites import SUITES
 
 __all__ = ["RekeyLimits", "draw_lifetime", "hard_lifetime"]
@@ -71,7 +71,7 @@ def hard_lifetime(suite: int, *, esn: bool = True) -> Lifetime:
     One value for each suite, for a relay has many such SAs.
     """
     return Lifetime(
-        hard_packets=_finite(MAX_ESN if esn else MAX_SEQUENCE),
+        hard_packets=_finite((MAX_ESN if esn else MAX_SEQUENCE) - MAX_START),
         hard_bytes=_finite(SUITES[suite].max_payload_bytes),
     )
 

@@ -4,6 +4,7 @@ A backend joins by adding its factory to ``BACKENDS``; one that needs what the m
 skips with the reason.
 """
 
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -128,6 +129,24 @@ def test_an_installed_sa_has_counters_at_zero(backend):
         counters = backend.query(association.identity)
         assert counters is not None
         assert (counters.packets, counters.payload_bytes) == (0, 0)
+
+
+@pytest.mark.parametrize("esn", [False, True])
+def test_each_outbound_sa_begins_to_count_at_a_random_number(backend, esn):
+    """Layers of one circuit carry the same packets, so equal numbers would tell which they are."""
+    made = [each(spi, inbound=False) for each in (onion, link) for spi in range(0x3000, 0x3008)]
+    outbound = [replace(sa, esn=esn, spi=Spi(sa.spi + n)) for n, sa in enumerate(made)]
+    backend.install(IpsecConfiguration(tuple(outbound), ()))
+    counters = [backend.query(sa.identity) for sa in outbound]
+    starts = sorted(each.sequence for each in counters)
+    assert all(each.packets == 0 for each in counters)
+    assert all(after - before > 1000 for before, after in itertools.pairwise(starts))
+    assert 2**30 < starts[-1] < 2**31
+
+
+def test_a_receiver_expects_any_number(backend):
+    backend.install(CONFIGURATION)
+    assert [backend.query(sa.identity).sequence for sa in CONFIGURATION.associations] == [0, 0]
 
 
 def test_an_unknown_sa_has_no_counters(backend):

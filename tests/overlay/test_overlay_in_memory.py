@@ -62,7 +62,7 @@ def test_packets_travel_both_ways_through_paths_of_every_length(world, hops):
 def test_nobody_on_the_way_sees_both_ends(world):
     alice = world.all[1]
     path = open_path(world, alice)
-    world.run(2)  # the last of the set-up's own packets have arrived
+    world.run(5)  # the last of the set-up's own packets have arrived
     begun = len(world.wire)
     alice.plane.datapath.from_source_device([inner_packet(path)], world.now)
     assert world.run(5, until=lambda: exit_of(world, path).exit_device.written)

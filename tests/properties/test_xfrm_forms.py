@@ -18,6 +18,7 @@ from overlay.ipsec.model import (
     Template,
     UdpEncapsulation,
 )
+from overlay.ipsec.replay import MAX_START
 from overlay.ipsec.suites import SUITES
 from overlay.ipsec.xfrm.entries import (
     KERNEL_MAX_TEMPLATES,
@@ -89,9 +90,9 @@ def policies(draw: st.DrawFn) -> SecurityPolicy:
 
 
 @settings(deadline=None, max_examples=60)
-@given(associations())
-def test_an_association_is_as_declared(sa: SecurityAssociation) -> None:
-    assert association_body(sa) == body_of(new_association(sa))
+@given(associations(), st.integers(0, MAX_START))
+def test_an_association_is_as_declared(sa: SecurityAssociation, start: int) -> None:
+    assert association_body(sa, start) == body_of(new_association(sa, start))
     assert association_body(sa) == association_body(sa), "a form is not written on"
 
 

@@ -87,7 +87,8 @@ class XfrmBackend:
     """The Linux kernel's IPsec in this network namespace; a context manager with one owner.
 
     Args:
-        rng: ``random.SystemRandom()`` except in tests; draws the SPIs of the probe.
+        rng: ``random.SystemRandom()`` except in tests; draws the SPIs of the probe, and where
+            the sequence numbers of outbound SAs begin.
         experiment: accept the suites that serve experiments alone (3DES).
         routed: prefixes besides the overlay's that must reach the policies (an exit's inner
             addresses).
@@ -100,6 +101,7 @@ class XfrmBackend:
     def __init__(
         self, *, rng: Random, experiment: bool = False, routed: Sequence[IpNetwork] = ()
     ) -> None:
+        self._rng = rng
         self._associations: dict[SaIdentity, _Installed] = {}
         self._policies: dict[_PolicyKey, tuple[Template, ...]] = {}
         self._addresses: Counter[bytes] = Counter()
@@ -146,7 +148,7 @@ class XfrmBackend:
         check_configuration(configuration, self._suites)
         self._check_new(configuration)
         fresh = [each for each in _distinct(configuration) if not self._addresses[each]]
-        changes = [*association_changes(configuration), *policy_changes(configuration)]
+        changes = [*association_changes(configuration, self._rng), *policy_changes(configuration)]
         self._apply(changes)
         try:
             self._device.add(fresh)

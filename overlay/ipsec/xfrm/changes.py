@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterable
 from dataclasses import dataclass
+from random import Random
 from typing import Final
 
 from overlay.addresses import IpNetwork
@@ -17,6 +18,7 @@ from overlay.ipsec.model import (
     SecurityPolicy,
     Selector,
 )
+from overlay.ipsec.replay import draw_start
 from overlay.ipsec.xfrm.entries import found_identity, found_policy_id, is_ours
 from overlay.ipsec.xfrm.forms import association_body, body_of, policy_bodies, sa_id_body
 from overlay.ipsec.xfrm.messages import (
@@ -53,12 +55,16 @@ class Change:
     undo: Request
 
 
-def association_changes(configuration: IpsecConfiguration) -> Iterable[Change]:
-    """Yield a change for each SA; it holds the keys until it is dropped."""
+def association_changes(configuration: IpsecConfiguration, rng: Random) -> Iterable[Change]:
+    """Yield a change for each SA; it holds the keys until it is dropped.
+
+    ``rng`` draws where each outbound SA begins to count.
+    """
     for sa in configuration.associations:
+        start = 0 if sa.inbound else draw_start(rng)
         yield Change(
             "installing a security association",
-            Request(XFRM_MSG_NEWSA, association_body(sa), CREATE),
+            Request(XFRM_MSG_NEWSA, association_body(sa, start), CREATE),
             Request(XFRM_MSG_DELSA, sa_id_body(sa.identity)),
         )
 

@@ -111,8 +111,11 @@ DIRECTIONS: Final = {
 # Our values as messages.
 
 
-def new_association(sa: SecurityAssociation) -> usersa_info:
-    """Return the NEWSA of one SA; it holds its keys."""
+def new_association(sa: SecurityAssociation, start: int = 0) -> usersa_info:
+    """Return the NEWSA of one SA; it holds its keys.
+
+    ``start`` is the sequence number before that of the first packet, if the SA is outbound.
+    """
     message = usersa_info()
     message.update(
         sel_user=OWNER,
@@ -128,7 +131,7 @@ def new_association(sa: SecurityAssociation) -> usersa_info:
     )
     message["attrs"] = [
         *algorithm_attributes(SUITES[sa.suite], sa.keymat),
-        ("XFRMA_REPLAY_ESN_VAL", _window(sa.replay_window if sa.inbound else _OUTBOUND_WINDOW)),
+        ("XFRMA_REPLAY_ESN_VAL", _inbound_window(sa) if sa.inbound else _outbound_window(start)),
         ("XFRMA_SA_EXTRA_FLAGS", XFRM_SA_XFLAG_DONT_ENCAP_DSCP),
         *_encapsulation(sa),
     ]
@@ -234,9 +237,14 @@ def _flags(sa: SecurityAssociation) -> int:
     return flags | XFRM_STATE_ESN if sa.esn else flags
 
 
-def _window(packets: int) -> dict[str, Any]:
-    """The bitmap itself is left out: the kernel makes it, all zero."""
-    return {"bmp_len": (packets + 31) // 32, "replay_window": packets}
+def _inbound_window(sa: SecurityAssociation) -> dict[str, Any]:
+    """Return the window without its bitmap: the kernel makes that, all zero."""
+    return {"bmp_len": (sa.replay_window + 31) // 32, "replay_window": sa.replay_window}
+
+
+def _outbound_window(start: int) -> dict[str, Any]:
+    """Return the counter of a sender; its high half is 0, because it starts below 2**31."""
+    return {"bmp_len": 1, "replay_window": _OUTBOUND_WINDOW, "oseq": start}
 
 
 def _encapsulation(sa: SecurityAssociation) -> list[tuple[str, Any]]:

@@ -85,6 +85,7 @@ class _AssociationForm:
 
     blank: bytes
     keys: tuple[tuple[int, int, int], ...]
+    start: int
     ports: int
     tfc_pad: int
 
@@ -96,8 +97,11 @@ _SA_LIMITS: Final = usersa_info.offset_of("lft_soft_byte_limit")
 _SA_REQID: Final = usersa_info.offset_of("reqid")
 
 
-def association_body(sa: SecurityAssociation) -> bytes:
-    """Return the body of NEWSA for one SA; it holds its keys."""
+def association_body(sa: SecurityAssociation, start: int = 0) -> bytes:
+    """Return the body of NEWSA for one SA; it holds its keys.
+
+    ``start`` is the sequence number before that of the first packet, if the SA is outbound.
+    """
     form = _association_form(
         sa.suite,
         len(sa.destination),
@@ -116,6 +120,8 @@ def association_body(sa: SecurityAssociation) -> bytes:
     secret = sa.keymat.reveal()
     for offset, first, end in form.keys:
         body[offset : offset + end - first] = secret[first:end]
+    if not sa.inbound:
+        _NUMBER.pack_into(body, form.start, start)
     if sa.encapsulation is not None:
         ends = sa.encapsulation.source.port, sa.encapsulation.destination.port
         _NETWORK_PORTS.pack_into(body, form.ports, *ends)
@@ -171,8 +177,13 @@ def _association_form(
         )
     )
     values = _attributes(blank, usersa_info.struct_bytes())
-    ports = values.get("XFRMA_ENCAP", 0) + xfrm_message.encap_tmpl.offset_of("sport")
-    return _AssociationForm(blank, _key_places(suite, values), ports, values.get("XFRMA_TFCPAD", 0))
+    return _AssociationForm(
+        blank,
+        _key_places(suite, values),
+        start=values["XFRMA_REPLAY_ESN_VAL"] + xfrm_message.replay_state_esn.offset_of("oseq"),
+        ports=values.get("XFRMA_ENCAP", 0) + xfrm_message.encap_tmpl.offset_of("sport"),
+        tfc_pad=values.get("XFRMA_TFCPAD", 0),
+    )
 
 
 def _key_places(suite: int, values: dict[str, int]) -> tuple[tuple[int, int, int], ...]:

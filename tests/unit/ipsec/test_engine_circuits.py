@@ -163,8 +163,9 @@ def test_the_right_link_is_not_mistaken_for_the_wrong_one_after_a_plan_was_made(
     first, second = sent.to_network
     assert circuit.hosts[1].engine.process_inbound([first], NOW).to_network
     onion = ipv6(circuit_address(1), overlay_address(2), bytes(64), ESP)
-    out = OutboundSa(circuit.forward[0].outbound, Random(3), lambda _: None)
-    out.sequence = 500
+    value = circuit.forward[0].outbound
+    counters = circuit.alice.engine.query(value.identity)
+    out = OutboundSa(value, Random(3), lambda _: None, start=counters.sequence + 500)
     stolen = out.seal(onion, IPV6, NOW)
     assert isinstance(stolen, bytes)
     expect_drop(circuit, 1, by_mallory(circuit, 1, stolen), Drop.IN_TMPL_MISMATCH)

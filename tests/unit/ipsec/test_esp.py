@@ -8,7 +8,9 @@ from ipsec_circuits import BOB_V4, INNER_V4, NOW, SaEnds, ipv4, ipv6, keymat, sa
 from overlay.addresses import Endpoint
 from overlay.ipsec.esp import InboundSa, OutboundSa
 from overlay.ipsec.headers import IPV4, IPV6, NO_NEXT_HEADER
+from overlay.ipsec.lifetimes import RekeyLimits, draw_lifetime
 from overlay.ipsec.model import Drop, Lifetime, SaIdentity, Spi
+from overlay.ipsec.replay import MAX_START
 from overlay.ipsec.suites import SUITES
 from overlay.ipsec.transforms import new_transform
 
@@ -22,11 +24,11 @@ every_suite = pytest.mark.parametrize("suite", SUITES, ids=[s.name for s in SUIT
 class Pair:
     """Both ends of one link SA."""
 
-    def __init__(self, **options) -> None:
+    def __init__(self, *, start: int = 0, **options) -> None:
         ends: SaEnds = sa_ends(FIRST, (1, 1), ALICE.packed, MIX.packed, udp=(ALICE, MIX), **options)
         self.reported: list[SaIdentity] = []
         self.rng = Random(1)
-        self.out = OutboundSa(ends.outbound, self.rng, self.reported.append)
+        self.out = OutboundSa(ends.outbound, self.rng, self.reported.append, start=start)
         self.into = InboundSa(ends.inbound, self.rng, self.reported.append)
 
     def seal(self, packet: bytes = PACKET, now: float = NOW) -> bytes:
@@ -135,16 +137,15 @@ def test_a_packet_left_of_the_window_is_dropped(esn, drop):
 
 
 def test_packets_go_on_over_the_rollover_of_the_low_half():
-    pair = Pair(esn=True)
-    pair.out.sequence = pair.into._window.highest = 2**32 - 3
+    pair = Pair(esn=True, start=2**32 - 3)
+    pair.into._window.highest = 2**32 - 3
     for _ in range(6):
         assert pair.into.open(pair.seal(), 0, NOW) == PACKET
     assert pair.into.counters().sequence == 2**32 + 3
 
 
 def test_without_esn_the_sequence_number_never_wraps():
-    pair = Pair(esn=False)
-    pair.out.sequence = 2**32 - 2
+    pair = Pair(esn=False, start=2**32 - 2)
     assert pair.seal()[4:8] == b"\xff\xff\xff\xff"
     assert pair.out.seal(PACKET, IPV4, NOW) is Drop.OUT_STATE_SEQ_ERROR
     assert pair.out.counters().sequence == 2**32 - 1
@@ -152,18 +153,17 @@ def test_without_esn_the_sequence_number_never_wraps():
 
 
 def test_esn_never_wraps_either():
-    pair = Pair(esn=True)
-    pair.out.sequence = 2**64 - 1
+    pair = Pair(esn=True, start=2**64 - 1)
     assert pair.out.seal(PACKET, IPV4, NOW) is Drop.OUT_STATE_SEQ_ERROR
 
 
 def test_the_end_of_the_sequence_space_is_reported_well_before():
-    pair = Pair(esn=False)
-    pair.out.sequence = 2**32 - 2**29
-    pair.seal()
+    pair = Pair(esn=False, start=2**32 - 801)  # 800 numbers are left
+    for _ in range(700):
+        pair.seal()
+    assert pair.reported == []
     pair.seal()
     assert pair.reported == [SaIdentity(Spi(FIRST), MIX.packed)]
-    assert 2**32 - pair.out.sequence > 500_000_000
 
 
 def test_iv_of_an_aead_never_repeats():
@@ -197,8 +197,8 @@ def test_soft_packets_are_reported_once_and_hard_packets_end_the_sa():
     assert pair.out.seal(PACKET, IPV4, NOW) is Drop.OUT_STATE_EXPIRED
     assert pair.out.counters().packets == 4
     assert [pair.into.open(esp, 0, NOW) for esp in sealed] == [PACKET] * 4
-    pair.out = OutboundSa(replace(pair.out.value, lifetime=Lifetime()), Random(2), lambda _: None)
-    pair.out.sequence = 4
+    value = replace(pair.out.value, lifetime=Lifetime())
+    pair.out = OutboundSa(value, Random(2), lambda _: None, start=4)
     assert pair.into.open(pair.seal(), 0, NOW) is Drop.IN_STATE_EXPIRED
 
 
@@ -316,7 +316,7 @@ def test_a_peer_with_the_keys_cannot_pass_a_malformed_packet(plaintext, drop):
 def test_a_payload_that_fits_no_tunnel_is_dropped():
     pair = Pair()
     assert pair.out.seal(bytes(65_400), NO_NEXT_HEADER, NOW) is Drop.OUT_ERROR
-    assert pair.out.sequence == 0
+    assert pair.out.counters().packets == 0
 
 
 def test_counters_tell_what_passed():
@@ -332,3 +332,65 @@ def test_counters_tell_what_passed():
 @every_suite
 def test_key_material_has_the_size_that_its_suite_tells(suite):
     assert len(keymat(suite, 1)) == SUITES[suite].keymat_bytes
+
+
+# Where sequence numbers begin
+
+
+def sequence_of(esp: bytes) -> int:
+    return int.from_bytes(esp[4:8], "big")
+
+
+def test_sequence_numbers_begin_at_random_and_grow_by_one():
+    rng = Random(4)
+    value = sa_ends(FIRST, (1, 1), ALICE.packed, MIX.packed, udp=(ALICE, MIX)).outbound
+    sas = [OutboundSa(value, rng, lambda _: None) for _ in range(200)]
+    numbers = [[sequence_of(sa.seal(PACKET, IPV4, NOW)) for _ in range(3)] for sa in sas]
+    assert all(second == first + 1 and third == first + 2 for first, second, third in numbers)
+    firsts = sorted(first for first, _, _ in numbers)
+    assert 0 < firsts[0] < 2**26
+    assert 2**31 - 2**26 < firsts[-1] <= 2**31
+    assert all(sa.counters().packets == 3 for sa in sas)
+
+
+def test_dummies_and_packets_share_one_counter():
+    value = sa_ends(FIRST, (1, 1), ALICE.packed, MIX.packed, udp=(ALICE, MIX)).outbound
+    sa = OutboundSa(value, Random(4), lambda _: None)
+    sealed = [sa.seal_dummy(NOW), sa.seal(PACKET, IPV4, NOW), sa.seal_dummy(NOW)]
+    first, second, third = (sequence_of(esp) for esp in sealed)
+    assert (second, third) == (first + 1, first + 2)
+    assert first > 1
+
+
+@pytest.mark.parametrize("esn", [False, True])
+@pytest.mark.parametrize("start", [0, 1023, 2**30, MAX_START])
+def test_a_receiver_takes_any_first_number_and_reorders_around_it(esn, start):
+    pair = Pair(esn=esn, start=start)
+    sealed = [pair.seal() for _ in range(4)]
+    for index in (2, 0, 3, 1):
+        assert pair.into.open(sealed[index], 0, NOW) == PACKET
+    assert [pair.into.open(esp, 0, NOW) for esp in sealed] == [Drop.IN_STATE_SEQ_ERROR] * 4
+    assert pair.into.counters().sequence == start + 4
+
+
+@pytest.mark.parametrize("esn", [False, True])
+@pytest.mark.parametrize("start", [0, MAX_START])
+def test_limits_count_packets_wherever_the_numbers_begin(esn, start):
+    pair = Pair(esn=esn, start=start, lifetime=Lifetime(soft_packets=3, hard_packets=5))
+    for sealed in [pair.seal() for _ in range(3)]:
+        pair.into.open(sealed, 0, NOW)
+    assert pair.reported == []
+    pair.seal()
+    assert pair.reported == [pair.out.value.identity]
+    pair.seal()
+    assert pair.out.seal(PACKET, IPV4, NOW) is Drop.OUT_STATE_EXPIRED
+    assert pair.out.counters().packets == 5
+
+
+@pytest.mark.parametrize("esn", [False, True])
+def test_the_soft_limit_comes_long_before_the_numbers_end_wherever_they_begin(esn):
+    limits = RekeyLimits(soft_s=None, hard_s=60, soft_bytes=2**62, soft_packets=2**31)
+    for seed in range(20):
+        lifetime = draw_lifetime(limits, 3, Random(seed), esn=esn)
+        last = 2**64 - 1 if esn else 2**32 - 1
+        assert MAX_START + 2 * lifetime.soft_packets <= last

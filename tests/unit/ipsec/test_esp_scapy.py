@@ -86,8 +86,8 @@ every_case = pytest.mark.parametrize(
 
 @every_case
 def test_scapy_opens_what_we_seal(suite, kind, esn, inner):
-    sa = OutboundSa(ends(suite, kind, esn=esn).outbound, Random(1), lambda _: None)
-    sa.sequence = (HIGH << 32 if esn else 0) + 41
+    start = (HIGH << 32 if esn else 0) + 41
+    sa = OutboundSa(ends(suite, kind, esn=esn).outbound, Random(1), lambda _: None, start=start)
     sealed = sa.seal(INNER[inner], IPV4 if inner == "inner4" else IPV6, NOW)
     if kind == "nat-t":
         packet = outer(kind) / UDP(sport=4500, dport=4500) / ESP(sealed)

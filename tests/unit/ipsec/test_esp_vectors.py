@@ -67,8 +67,7 @@ def test_rfc_7634_packet_is_sealed_byte_for_byte():
     keymat = bytes.fromhex(case["key"] + case["salt"])
     mask = int(case["iv"], 16) ^ 5
     rng = Fixed(mask.to_bytes(8, "big"))
-    sa = OutboundSa(link(0x01020304, 4, keymat, inbound=False), rng, lambda _: None)
-    sa.sequence = 4
+    sa = OutboundSa(link(0x01020304, 4, keymat, inbound=False), rng, lambda _: None, start=4)
     sealed = sa.seal(bytes.fromhex(case["plaintext"])[:84], IPV4, NOW)
     assert sealed == bytes.fromhex(case["packet"])
 

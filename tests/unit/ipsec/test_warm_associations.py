@@ -46,8 +46,9 @@ def test_a_cooled_sa_goes_on_where_it_was(suite):
 def test_a_cooled_sa_keeps_its_iv_mask_so_that_no_nonce_comes_again(suite):
     out, _, _ = ends_of(suite=suite)
     masks = set()
-    for sequence in range(1, 6):
-        iv = int.from_bytes(out.seal(PACKET, IPV4, NOW)[48:56], "big")
+    for _ in range(5):
+        sealed = out.seal(PACKET, IPV4, NOW)
+        sequence, iv = (int.from_bytes(sealed[a:b], "big") for a, b in ((44, 48), (48, 56)))
         masks.add(iv ^ sequence)
         out.cool()
     assert len(masks) == 1
