@@ -20,6 +20,7 @@ import gc
 import ipaddress
 import itertools
 import json
+import math
 import multiprocessing
 import resource
 import statistics
@@ -44,6 +45,7 @@ from overlay.ipsec.userspace.engine import UserspaceEngine
 from overlay.link.model import LinkKeys
 from overlay.selection.selector import MixPath
 from overlay.sensitive import SecretBytes
+from overlay.work_budget import WorkBudget
 
 HOPS = 3
 MEASURED = 2
@@ -70,7 +72,14 @@ class Node:
         self.engine = UserspaceEngine(rng=rng)
         pool = InnerAddressPool(ipaddress.IPv4Network("100.64.0.0/10"), None, rng)
         self.manager = SignallingManager(
-            self.identity, self.engine, SpiAllocator(rng), settings, rng, pool, relay=True
+            self.identity,
+            self.engine,
+            SpiAllocator(rng),
+            settings,
+            rng,
+            pool,
+            relay=True,
+            budget=WorkBudget(math.inf),
         )
 
     @property
@@ -166,11 +175,11 @@ class Chain:
         settings = ApmSettings(
             keepalive_interval_s=30.0,
             idle_expiry_s=120.0,
-            max_source_circuits=100_000,
-            max_circuits=100_000,
-            max_circuits_per_neighbour=100_000,
-            max_replay_entries=100_000,
-            max_replay_entries_per_neighbour=100_000,
+            max_source_circuits=1_000_000,
+            max_circuits=1_000_000,
+            max_circuits_per_neighbour=1_000_000,
+            max_replay_entries=1_000_000,
+            max_replay_entries_per_neighbour=1_000_000,
             allow_private_endpoints=True,
         )
         nodes = [Node(number, settings) for number in range(HOPS + 1)]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 from overlay.addresses import CircuitAddress, OverlayAddress, is_circuit_address_between
 from overlay.apm.connections import AnonymousConnections
 from overlay.apm.control import RefuseReason
 from overlay.apm.layer import ExitLayer, Layer, RelayLayer
+from overlay.apm.neighbour_shares import NeighbourShares
 from overlay.apm.switchboard import Switchboard
 from overlay.errors import Malformed
 from overlay.special_networks import forbidden_network
@@ -16,7 +15,10 @@ __all__ = ["Admission"]
 
 
 class Admission:
-    """The rules under which a circuit of others is admitted: roles, bounds, collisions."""
+    """The rules under which a circuit of others is admitted: roles, bounds, collisions.
+
+    Owns the shares of the circuits that are carried, and of those that wait for a link.
+    """
 
     def __init__(
         self, switchboard: Switchboard, connections: AnonymousConnections, *, relay: bool
@@ -24,28 +26,32 @@ class Admission:
         self._board = switchboard
         self._connections = connections
         self._relay = relay
-        self._settings = switchboard.settings
+        self._settings = settings = switchboard.settings
+        self.circuits: NeighbourShares[int] = NeighbourShares(
+            settings.max_circuits, settings.max_circuits_per_neighbour, switchboard.groups
+        )
+        self.held: NeighbourShares[int] = NeighbourShares(
+            settings.max_held_onions, settings.max_held_onions_per_neighbour, switchboard.groups
+        )
 
-    def objection(
-        self, previous: OverlayAddress, layer: Layer, waiting: Collection[OverlayAddress]
-    ) -> RefuseReason | None:
+    def can_answer(self, previous: OverlayAddress) -> bool:
+        """Tell whether opening an onion of this neighbour can lead to anything but a drop."""
+        return self.circuits.admits(previous) or self._board.can_refuse(previous)
+
+    def objection(self, previous: OverlayAddress, layer: Layer) -> RefuseReason | None:
         """Return why a layer is refused; None if it is admitted.
 
         Args:
             previous: the neighbour that sent it.
             layer: what its source asks of us.
-            waiting: over which links the onions came that wait for another link already.
         """
         if isinstance(layer, ExitLayer):
             objection = self._objection_as_exit(layer)
         else:
-            objection = self._objection_as_relay(previous, layer, waiting)
+            objection = self._objection_as_relay(previous, layer)
         if objection is not None:
             return objection
-        if (
-            self._connections.hops_in_total() >= self._settings.max_circuits
-            or self._connections.hops_from(previous) >= self._settings.max_circuits_per_neighbour
-        ):
+        if not self.circuits.admits(previous):
             return RefuseReason.LIMIT
         if self._connections.has_hop_with(layer.terms.forward_spi) or any(
             self._connections.uses(address) for address in _addresses(layer)
@@ -77,7 +83,7 @@ class Admission:
         return None
 
     def _objection_as_relay(
-        self, previous: OverlayAddress, layer: RelayLayer, waiting: Collection[OverlayAddress]
+        self, previous: OverlayAddress, layer: RelayLayer
     ) -> RefuseReason | None:
         peer = layer.next_hop
         if not self._relay:
@@ -90,12 +96,7 @@ class Admission:
             return RefuseReason.UNREACHABLE
         if self._board.link(peer.overlay_address) is not None:
             return None
-        share = sum(neighbour == previous for neighbour in waiting)
-        if len(waiting) >= settings.max_held_onions or (
-            share >= settings.max_held_onions_per_neighbour
-        ):
-            return RefuseReason.LIMIT
-        return None
+        return None if self.held.admits(previous) else RefuseReason.LIMIT
 
 
 def _addresses(layer: Layer) -> tuple[CircuitAddress, ...]:

@@ -20,6 +20,7 @@ from random import Random
 from typing import Final
 
 from overlay.addresses import OverlayAddress
+from overlay.apm.neighbour_shares import GroupsOf, NeighbourShares, no_groups
 from overlay.apm.settings import ApmSettings
 from overlay.apm.timers import Timers
 from overlay.errors import LimitReached, Malformed
@@ -86,18 +87,23 @@ class Carrier:
     """Messages out and in, for all neighbours.
 
     Sole owner of messages in flight: at most 2,048 outgoing (64 to one neighbour), 128 partly
-    received (8 of one neighbour) and 65,536 remembered (4,096 of one neighbour); above that,
-    fragments are dropped and come again when the sender repeats them. A message of one
+    received (8 of one neighbour) and 65,536 remembered (4,096 of one neighbour), with shares by
+    prefix of what is received. Above that, fragments are dropped and come again when the
+    sender repeats them. A message of one
     fragment is never partly received, so nobody's unfinished ones can keep it out.
     """
 
-    def __init__(self, settings: ApmSettings, rng: Random) -> None:
+    def __init__(self, settings: ApmSettings, rng: Random, groups: GroupsOf = no_groups) -> None:
         self._settings = settings
         self._rng = rng
         self._outgoing: dict[_Key, _Outgoing] = {}
         self._partial: dict[_Key, _Partial] = {}
         self._delivered: dict[_Key, int] = {}
-        self._load: Counter[tuple[str, OverlayAddress]] = Counter()
+        self._load: Counter[OverlayAddress] = Counter()
+        self._shares: dict[str, NeighbourShares[_Key]] = {
+            "in": NeighbourShares(_MAX_PARTIAL, _MAX_PARTIAL_PER_PEER, groups),
+            "done": NeighbourShares(_MAX_DELIVERED, _MAX_DELIVERED_PER_PEER, groups),
+        }
         self._timers: Timers[_TimerKey] = Timers()
         self._payloads: list[tuple[OverlayAddress, bytes]] = []
         self._failed: list[int] = []
@@ -112,15 +118,12 @@ class Carrier:
         """
         if not 0 < len(message) <= MAX_MESSAGE_BYTES:
             raise ValueError(f"a signalling message has 1 to {MAX_MESSAGE_BYTES} bytes")
-        if (
-            len(self._outgoing) >= _MAX_OUTGOING
-            or self._load["out", peer] >= _MAX_OUTGOING_PER_PEER
-        ):
+        if len(self._outgoing) >= _MAX_OUTGOING or self._load[peer] >= _MAX_OUTGOING_PER_PEER:
             raise LimitReached("too many signalling messages are under way")
         key = (peer, self._rng.randbytes(_ID_BYTES))
         missing = set(range(_fragments_of(len(message))))
         self._outgoing[key] = _Outgoing(circuit, message, missing)
-        self._load["out", peer] += 1
+        self._load[peer] += 1
         self._transmit(key, now)
 
     def receive(self, peer: OverlayAddress, payload: bytes, now: float) -> bytes | None:
@@ -213,10 +216,7 @@ class Carrier:
         if key in self._delivered:
             self._acknowledge(key, self._delivered[key])
             return None
-        if (
-            len(self._delivered) >= _MAX_DELIVERED
-            or self._load["done", key[0]] >= _MAX_DELIVERED_PER_PEER
-        ):
+        if not self._shares["done"].admits(key[0]):
             raise LimitReached("the neighbour has sent too many signalling messages")
         if count == 1:
             return self._deliver(key, _Partial(length, {0: fragment}), now)
@@ -231,13 +231,10 @@ class Carrier:
     def _partial_of(self, key: _Key, length: int, now: float) -> _Partial:
         partial = self._partial.get(key)
         if partial is None:
-            if (
-                len(self._partial) >= _MAX_PARTIAL
-                or self._load["in", key[0]] >= _MAX_PARTIAL_PER_PEER
-            ):
+            if not self._shares["in"].admits(key[0]):
                 raise LimitReached("the neighbour has too many signalling messages under way")
             partial = self._partial[key] = _Partial(length)
-            self._load["in", key[0]] += 1
+            self._shares["in"].add(key, key[0])
             self._timers.set(("in", key), now + _PARTIAL_S)
         if partial.length != length:
             raise Malformed("two fragments of one message disagree about its length")
@@ -246,7 +243,7 @@ class Carrier:
     def _deliver(self, key: _Key, partial: _Partial, now: float) -> bytes:
         received = partial.received
         self._delivered[key] = received
-        self._load["done", key[0]] += 1
+        self._shares["done"].add(key, key[0])
         self._timers.set(("done", key), now + _DELIVERED_S)
         self._acknowledge(key, received)
         return b"".join(partial.fragments[index] for index in range(len(partial.fragments)))
@@ -263,6 +260,9 @@ class Carrier:
         }
         del tables[kind][key]
         self._timers.cancel((kind, key))
-        self._load[kind, key[0]] -= 1
-        if not self._load[kind, key[0]]:
-            del self._load[kind, key[0]]
+        if kind != "out":
+            self._shares[kind].discard(key)
+            return
+        self._load[key[0]] -= 1
+        if not self._load[key[0]]:
+            del self._load[key[0]]

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -150,7 +149,6 @@ class AnonymousConnections:
         self._hops: dict[int, HopCircuit] = {}
         self._addresses: dict[CircuitAddress, int] = {}
         self._forward_spis: set[Spi] = set()
-        self._per_neighbour: Counter[OverlayAddress] = Counter()
 
     def new_number(self) -> int:
         """Return a number that no circuit of this process has had."""
@@ -238,7 +236,6 @@ class AnonymousConnections:
     def put_hop(self, circuit: HopCircuit) -> None:
         """Add somebody's circuit, or replace it by its next phase."""
         if circuit.number not in self._hops:
-            self._per_neighbour[circuit.previous] += 1
             self._forward_spis.add(circuit.sas.forward_spi)
             for address in _addresses_of(circuit):
                 self._addresses[address] = circuit.number
@@ -265,10 +262,6 @@ class AnonymousConnections:
         """Return how many circuits of others there are."""
         return len(self._hops)
 
-    def hops_from(self, neighbour: OverlayAddress) -> int:
-        """Return how many of them came over this neighbour's link."""
-        return self._per_neighbour[neighbour]
-
     def remove_hop(self, number: int) -> None:
         """Forget somebody's circuit."""
         circuit = self._hops.pop(number)
@@ -276,9 +269,6 @@ class AnonymousConnections:
             if self._addresses.pop(address, None) != number:
                 raise InternalError("a circuit address belonged to another circuit")
         self._forward_spis.discard(circuit.sas.forward_spi)
-        self._per_neighbour[circuit.previous] -= 1
-        if not self._per_neighbour[circuit.previous]:
-            del self._per_neighbour[circuit.previous]
 
 
 def _addresses_of(circuit: HopCircuit) -> tuple[CircuitAddress, ...]:

@@ -62,9 +62,13 @@ class ApmDrop(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class LinkWanted:
-    """Open a link to this peer, or say with ``link_lost`` that it cannot be had."""
+    """Open a link to this peer, or say with ``link_lost`` that it cannot be had.
+
+    ``for_others`` tells that a circuit of others needs it: then strangers chose the peer.
+    """
 
     peer: LinkPeer
+    for_others: bool = False
 
 
 @dataclass(frozen=True, slots=True)

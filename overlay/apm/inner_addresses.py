@@ -127,6 +127,13 @@ class InnerAddressPool:
         return len(self._in_use)
 
     @property
+    def places(self) -> int:
+        """How many circuits can have an address of each family at the same time."""
+        return min(
+            network.num_addresses - 2 for network in (self._ipv4, self._ipv6) if network is not None
+        )
+
+    @property
     def families(self) -> Families:
         """Which families can be had."""
         families = Families(0)

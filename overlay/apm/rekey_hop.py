@@ -37,6 +37,7 @@ from overlay.errors import (
     Replayed,
 )
 from overlay.ipsec.model import SaIdentity
+from overlay.work_budget import Work
 
 __all__ = ["TRANSITIONS", "HopRekeying"]
 
@@ -125,7 +126,9 @@ class HopRekeying:
             raise LimitReached("the source wants new keys too often")
         if offer.backward_spi == circuit.sas.backward_spi:
             raise Malformed("new keys need an SPI of their own")
-        # Noted before it is known to fail, for that costs as much.
+        if not self._board.afford(Work.REKEY, circuit.previous, now):
+            raise LimitReached("strangers have used up this second's CPU time")
+        # Recorded before it is known to fail, because a failure costs as much.
         self._exchanges[circuit.number], exchange.tried_at = exchange, now
         fresh = self._agree(circuit.sas, offer)
         if not self._board.install_association(hop_associations(fresh.sas)[0]):

@@ -2,8 +2,8 @@
 
 ::
 
-    onion -> open -> replay? expired? -> objection? --yes--> REFUSE, lingering, gone
-                                            |no
+    onion -> replay? room? budget? -> open -> expired? -> objection? --yes--> REFUSE, lingers, gone
+                                                             |no
              relay: [LinkWanted .. link up] -> soft state -> IPsec -> peeled onion forwarded
              exit:  inner addresses -> soft state -> IPsec -> CONFIRM until the source speaks
 
@@ -42,7 +42,6 @@ from overlay.apm.control import (
 )
 from overlay.apm.crypto import OnionPrivateKey
 from overlay.apm.events import ApmDrop, ExitCircuitClosed, ExitCircuitOpened, RelayReport
-from overlay.apm.inner_addresses import InnerAddresses
 from overlay.apm.layer import ExitLayer, LayerTerms, RelayLayer
 from overlay.apm.lingering import Outgrown
 from overlay.apm.onion import SealedOnion, extract_onion_info
@@ -56,6 +55,7 @@ from overlay.apm.usage import CircuitUsage
 from overlay.errors import InternalError, LimitReached, Malformed, Replayed
 from overlay.ipsec.lifetimes import hard_lifetime
 from overlay.ipsec.model import SaIdentity
+from overlay.work_budget import Work
 
 __all__ = ["RelaySide"]
 
@@ -82,10 +82,12 @@ class RelaySide:
         self._inner_taken = inner_taken
         self._settings = switchboard.settings
         self._replay = ReplayCache(
-            self._settings.max_replay_entries, self._settings.max_replay_entries_per_neighbour
+            self._settings.max_replay_entries,
+            self._settings.max_replay_entries_per_neighbour,
+            switchboard.groups,
         )
         self._timers: Timers[int] = Timers()
-        self._waiting: dict[int, OverlayAddress] = {}
+        self._waiting: set[int] = set()
         self._rekeying = HopRekeying(switchboard, connections, rng)
         self._usage = CircuitUsage(switchboard.backend)
 
@@ -97,27 +99,32 @@ class RelaySide:
         Raises:
             PeerError: it is none, was changed, was seen before or has expired. The
                 neighbour gets no answer.
+            LimitReached: the neighbour, or its prefix, has had its share. There is no answer
+                either, and nothing is remembered: to answer without remembering would let
+                the same keys be used again.
         """
         link = self._board.link(previous)
         if link is None:
             raise Malformed("an onion over a link that is not up")
         onion = SealedOnion.parse(message)
         self._replay.check(onion.replay_tag)
+        self._check_shares(previous, now)
         extracted = extract_onion_info(onion, self._onion_key)
         terms = extracted.layer.terms
         self._check_time(terms, now)
         if terms.esp_suite not in self._board.backend.capabilities().suites:
             raise Malformed("the layer names an ESP suite that this node does not speak")
         self._admission.check_addresses(previous, extracted.layer)
+        objection = self._admission.objection(previous, extracted.layer)
+        if objection is not None and not self._board.can_refuse(previous):
+            raise LimitReached("too many circuits of this neighbour are being refused")
+        self._replay.remember(onion.replay_tag, previous, terms.expires)
         sas = onion_sas(
             self._board.own,
             terms,
             extracted.keys,
             self._connections.new_reqid,
             lifetime=hard_lifetime(terms.esp_suite),
-        )
-        objection = self._remember(onion, previous, terms, now) or self._admission.objection(
-            previous, extracted.layer, self._waiting.values()
         )
         if objection is not None:
             self._refuse(previous, link, sas, objection, now)
@@ -132,14 +139,14 @@ class RelaySide:
         if terms.expires > now + self._settings.max_onion_validity_s:
             raise Malformed("the onion signalling message claims to stay valid for too long")
 
-    def _remember(
-        self, onion: SealedOnion, previous: OverlayAddress, terms: LayerTerms, now: float
-    ) -> RefuseReason | None:
-        try:
-            self._replay.remember(onion.replay_tag, previous, terms.expires, now)
-        except LimitReached:
-            return RefuseReason.LIMIT
-        return None
+    def _check_shares(self, previous: OverlayAddress, now: float) -> None:
+        """Insist that an onion may be acted upon, before the costly work of opening it."""
+        if not self._replay.admits(previous, now):
+            raise LimitReached("the replay cache has no room for this neighbour")
+        if not self._admission.can_answer(previous):
+            raise LimitReached("this neighbour has its share of circuits and of refusals")
+        if not self._board.afford(Work.ONION, previous, now):
+            raise LimitReached("strangers have used up this second's CPU time")
 
     def _refuse(
         self,
@@ -151,12 +158,14 @@ class RelaySide:
     ) -> None:
         """Answer over the hop's own backward SA, which lingers until that has left."""
         configuration = translate_parting(sas, link)
-        if not self._board.can_refuse() or not self._board.install(configuration):
+        if not self._board.can_refuse(previous) or not self._board.install(configuration):
             self._board.count(ApmDrop.LIMIT)
             return
         self._board.use_link(previous)
         packet = control_packet(self._board.own, sas.near, Refuse(reason))
-        self._board.part(Holdings(configuration, links=(previous,)), [packet], now)
+        self._board.part(
+            Holdings(configuration, links=(previous,)), [packet], now, previous, refusal=True
+        )
 
     def _enforce(self, number: int) -> bool:
         return self._board.install(ipsec_translator(self._connections.request_ipsec_info(number)))
@@ -173,19 +182,21 @@ class RelaySide:
     ) -> None:
         held = HeldCircuit(self._connections.new_number(), previous, sas, layer, peeled)
         self._connections.put_hop(held)
+        self._admission.circuits.add(held.number, previous)
         self._board.use_link(previous)
         self._board.use_link(held.next_hop)
         next_link = self._board.link(held.next_hop)
         if next_link is None:
-            self._waiting[held.number] = held.previous
+            self._admission.held.add(held.number, previous)
+            self._waiting.add(held.number)
             self._timers.set(held.number, now + self._settings.link_timeout_s)
-            self._board.want_link(layer.next_hop)
+            self._board.want_link(layer.next_hop, for_others=True)
         else:
             self._forward(held, next_link, now)
 
     def _forward(self, held: HeldCircuit, next_link: LinkSecurity, now: float) -> None:
         """Enforce the circuit and pass the peeled onion on."""
-        self._waiting.pop(held.number, None)
+        self._waits_no_more(held.number)
         ipsec = RelayIpsecInfo(
             sas=held.sas,
             previous=self._link_of(held.previous),
@@ -229,7 +240,7 @@ class RelaySide:
         layer: ExitLayer,
         now: float,
     ) -> None:
-        inner = self._assign(layer)
+        inner = self._board.lend(layer.families, previous, self._inner_taken)
         if inner is None:
             self._refuse(previous, link, sas, RefuseReason.LIMIT, now)
             return
@@ -243,22 +254,15 @@ class RelaySide:
             expires_at=now + self._granted_s(layer.terms),
         )
         self._connections.put_hop(circuit)
+        self._admission.circuits.add(circuit.number, previous)
         self._board.use_link(previous)
         if not self._enforce(circuit.number):
             self._refuse(previous, link, sas, RefuseReason.FAILED, now)
-            self._connections.remove_hop(circuit.number)
+            self._remove(circuit.number)
             self._board.release(dataclasses.replace(_holdings(circuit), configuration=None))
             return
         self._board.emit(ExitCircuitOpened(inner))
         self._confirm(circuit, now)
-
-    def _assign(self, layer: ExitLayer) -> InnerAddresses | None:
-        if self._board.inner_pool is None:
-            return None
-        try:
-            return self._board.inner_pool.assign(layer.families, self._inner_taken)
-        except LimitReached:
-            return None
 
     def _confirm(self, circuit: ExitCircuit, now: float) -> None:
         """Send CONFIRM, and again later: until the source speaks, it may have been lost."""
@@ -279,9 +283,9 @@ class RelaySide:
 
     def _give_up(self, held: HeldCircuit, reason: RefuseReason, now: float) -> None:
         """Refuse a circuit that was accepted and could not be passed on."""
-        self._waiting.pop(held.number, None)
+        self._waits_no_more(held.number)
         self._timers.cancel(held.number)
-        self._connections.remove_hop(held.number)
+        self._remove(held.number)
         self._refuse(held.previous, self._link_of(held.previous), held.sas, reason, now)
         self._board.release(_holdings(held))
 
@@ -385,7 +389,8 @@ class RelaySide:
         packets = []
         if message is not None:
             packets.append(control_packet(self._board.own, circuit.sas.near, message))
-        self._board.part(_holdings(circuit).with_outgrown(outgrown), packets, now)
+        holdings = _holdings(circuit).with_outgrown(outgrown)
+        self._board.part(holdings, packets, now, circuit.previous)
 
     def _forget(self, circuit: HopCircuit) -> None:
         """End a circuit at once and without a word."""
@@ -393,11 +398,19 @@ class RelaySide:
         self._board.release(_holdings(circuit).with_outgrown(outgrown))
 
     def _drop(self, circuit: HopCircuit) -> Outgrown:
-        self._connections.remove_hop(circuit.number)
+        self._remove(circuit.number)
         self._timers.cancel(circuit.number)
-        self._waiting.pop(circuit.number, None)
+        self._waits_no_more(circuit.number)
         self._usage.forget(circuit.number)
         return self._rekeying.end(circuit.number)
+
+    def _remove(self, number: int) -> None:
+        self._connections.remove_hop(number)
+        self._admission.circuits.discard(number)
+
+    def _waits_no_more(self, number: int) -> None:
+        self._waiting.discard(number)
+        self._admission.held.discard(number)
 
     # --- views ---
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from typing import Final
 
 from overlay.addresses import OverlayAddress
+from overlay.apm.neighbour_shares import GroupsOf, NeighbourShares, no_groups
 from overlay.apm.timers import Timers
-from overlay.errors import LimitReached, Replayed
+from overlay.errors import Replayed
 
 __all__ = ["ReplayCache", "replay_tag"]
 
@@ -25,52 +25,38 @@ def replay_tag(encapsulated_key: bytes) -> bytes:
 
 
 class ReplayCache:
-    """Remember each accepted layer until its expiry time; refuse new ones when full.
+    """Remember each layer that was acted upon until its expiry time; admit none when full.
 
-    Dropping the oldest instead would let whoever floods us replay what was dropped. Each
-    neighbour has a share, or one alone could fill it and keep all others out.
+    Dropping the oldest instead would let a flood make room for replays. Neighbours and the
+    prefixes of their addresses have shares, so that one of them cannot fill the cache.
     """
 
-    def __init__(self, max_entries: int, max_per_neighbour: int) -> None:
-        self._max_entries = max_entries
-        self._max_per_neighbour = max_per_neighbour
-        self._seen: dict[bytes, OverlayAddress] = {}
-        self._shares: Counter[OverlayAddress] = Counter()
+    def __init__(
+        self, max_entries: int, max_per_neighbour: int, groups: GroupsOf = no_groups
+    ) -> None:
+        self._seen: NeighbourShares[bytes] = NeighbourShares(max_entries, max_per_neighbour, groups)
         self._expiry: Timers[bytes] = Timers()
 
     def __len__(self) -> int:
         """Return how many layers are remembered."""
         return len(self._seen)
 
+    def admits(self, neighbour: OverlayAddress, now: float) -> bool:
+        """Tell whether one more layer of this neighbour can be remembered (Unix seconds)."""
+        while (expired := self._expiry.pop_due(now)) is not None:
+            self._seen.discard(expired)
+        return self._seen.admits(neighbour)
+
     def check(self, tag: bytes) -> None:
         """Insist that a layer is new, before any costly work.
 
         Raises:
-            Replayed: it was accepted before.
+            Replayed: it was acted upon before.
         """
         if tag in self._seen:
             raise Replayed("this onion signalling message was seen before")
 
-    def remember(self, tag: bytes, neighbour: OverlayAddress, expires: float, now: float) -> None:
-        """Remember an authentic layer until ``expires`` (Unix seconds).
-
-        Raises:
-            LimitReached: the cache, or the neighbour's share, is full of layers that have
-                not expired.
-        """
-        while (expired := self._expiry.pop_due(now)) is not None:
-            self._forget(expired)
-        if (
-            len(self._seen) >= self._max_entries
-            or self._shares[neighbour] >= self._max_per_neighbour
-        ):
-            raise LimitReached("the replay cache is full")
-        self._seen[tag] = neighbour
-        self._shares[neighbour] += 1
+    def remember(self, tag: bytes, neighbour: OverlayAddress, expires: float) -> None:
+        """Remember an authentic layer that was admitted until ``expires`` (Unix seconds)."""
+        self._seen.add(tag, neighbour)
         self._expiry.set(tag, expires)
-
-    def _forget(self, tag: bytes) -> None:
-        neighbour = self._seen.pop(tag)
-        self._shares[neighbour] -= 1
-        if not self._shares[neighbour]:
-            del self._shares[neighbour]

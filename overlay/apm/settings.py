@@ -68,7 +68,9 @@ class ApmSettings:
             replay cache must remember it that long.
         max_source_circuits: circuits that this node opens for itself.
         max_circuits: circuits that it carries for others, in total.
-        max_circuits_per_neighbour: of those, how many may arrive over one link.
+        max_circuits_per_neighbour: of those, how many may arrive over one link. Of this and of
+            every other table below, prefixes of addresses have shares as well
+            (``overlay.shares``).
         max_held_onions: onions that wait for a link at the same time.
         max_held_onions_per_neighbour: of those, how many may have come over one link.
         max_farewells: closing circuits whose SAs linger at the same time, each for twice as long
@@ -111,11 +113,11 @@ class ApmSettings:
     max_onion_validity_s: float = 900.0
     max_source_circuits: int = 32
     max_circuits: int = 2000
-    max_circuits_per_neighbour: int = 500
-    max_held_onions: int = 64
+    max_circuits_per_neighbour: int = 200
+    max_held_onions: int = 128
     max_held_onions_per_neighbour: int = 8
     max_farewells: int = 512
-    max_replay_entries: int = 20_000
+    max_replay_entries: int = 32_768
     max_replay_entries_per_neighbour: int = 2000
     farewell_interval_s: float = 0.5
     farewell_copies: int = 2

@@ -39,6 +39,7 @@ from overlay.errors import LimitReached, Malformed, NotAuthentic, PeerError, Rep
 from overlay.identity import LocalIdentity
 from overlay.ipsec.model import IpsecBackend, SaIdentity
 from overlay.selection.selector import MixPath
+from overlay.work_budget import WorkBudget
 
 __all__ = ["SignallingManager"]
 
@@ -55,6 +56,7 @@ class SignallingManager:
         rng: Random,
         inner_addresses: InnerAddressPool | None,
         relay: bool,
+        budget: WorkBudget | None = None,
     ) -> None:
         """Build the two sides.
 
@@ -66,11 +68,12 @@ class SignallingManager:
             rng: of identifiers, addresses and seeds.
             inner_addresses: what the exit role lends; None for no exit role.
             relay: whether to pass circuits on.
+            budget: of expensive work for others; one of its own by default.
         """
         own = identity.overlay_address
-        self._board = Switchboard(own, backend, spis, settings, inner_addresses)
+        self._board = Switchboard(own, backend, spis, settings, inner_addresses, budget)
         self._connections = AnonymousConnections()
-        self._carrier = Carrier(settings, rng)
+        self._carrier = Carrier(settings, rng, self._board.groups)
         self._source = SourceSide(self._board, self._connections, self._carrier, rng)
         self._relay = RelaySide(
             self._board,

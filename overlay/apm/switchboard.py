@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from overlay.addresses import CircuitAddress, OverlayAddress
@@ -18,11 +18,13 @@ from overlay.apm.control import CONTROL_PORT, ControlMessage, encode_control
 from overlay.apm.datagram import UdpDatagram, build_datagram
 from overlay.apm.events import ApmDrop, ApmEvent, ExitCircuitClosed, LinkWanted
 from overlay.apm.inner_addresses import InnerAddresses, InnerAddressPool
+from overlay.apm.layer import Families
 from overlay.apm.lingering import Outgrown
+from overlay.apm.neighbour_shares import NeighbourShares
 from overlay.apm.settings import ApmSettings
 from overlay.apm.spi import SpiAllocator
 from overlay.apm.timers import Timers
-from overlay.errors import BackendError
+from overlay.errors import BackendError, LimitReached
 from overlay.ipsec.model import (
     IpsecBackend,
     IpsecConfiguration,
@@ -30,6 +32,8 @@ from overlay.ipsec.model import (
     Spi,
 )
 from overlay.link.model import LinkPeer
+from overlay.shares import Groups, groups_of
+from overlay.work_budget import Work, WorkBudget
 
 __all__ = ["Holdings", "Switchboard", "control_packet"]
 
@@ -76,7 +80,8 @@ def control_packet(
 class Switchboard:
     """Sole owner of the links in use, of partings and of what waits to be handed out.
 
-    Partings are bounded by ``max_farewells``: above that a circuit goes without a word.
+    At most ``max_farewells`` partings of others' circuits linger, and neighbours have shares of
+    them: above that a circuit goes without a word. Inner addresses are shared in the same way.
     """
 
     def __init__(
@@ -86,6 +91,7 @@ class Switchboard:
         spis: SpiAllocator,
         settings: ApmSettings,
         inner_pool: InnerAddressPool | None,
+        budget: WorkBudget | None = None,
     ) -> None:
         self.own = own
         self.backend = backend
@@ -94,6 +100,13 @@ class Switchboard:
         self.inner_pool = inner_pool
         self._links: dict[OverlayAddress, LinkSecurity] = {}
         self._uses: Counter[OverlayAddress] = Counter()
+        self._budget = budget or WorkBudget()
+        most = settings.max_farewells
+        self._farewells: NeighbourShares[int] = NeighbourShares(most, most, self.groups)
+        self._refusals: NeighbourShares[int] = NeighbourShares((most + 1) // 2, most, self.groups)
+        # An address that was lent lingers with its circuit, so both count as places.
+        places = 0 if inner_pool is None else min(settings.max_circuits + most, inner_pool.places)
+        self._lent: NeighbourShares[InnerAddresses] = NeighbourShares(places, places, self.groups)
         self._partings: dict[int, _Parting] = {}
         self._parting_numbers = itertools.count()
         self._timers: Timers[int] = Timers()
@@ -137,14 +150,42 @@ class Switchboard:
         """Tell whether a circuit goes over this link, or ends there and lingers."""
         return neighbour in self._uses
 
-    def want_link(self, peer: LinkPeer) -> None:
-        """Ask for a link."""
-        self.emit(LinkWanted(peer))
+    def want_link(self, peer: LinkPeer, *, for_others: bool = False) -> None:
+        """Ask for a link, of our own choice or for a circuit of others."""
+        self.emit(LinkWanted(peer, for_others))
 
     def _release_link(self, neighbour: OverlayAddress) -> None:
         self._uses[neighbour] -= 1
         if not self._uses[neighbour]:
             del self._uses[neighbour]
+
+    # --- shares of neighbours ---
+
+    def groups(self, neighbour: OverlayAddress) -> Groups:
+        """Return which groups share the address of a neighbour's link; none if it is down."""
+        link = self._links.get(neighbour)
+        return groups_of(link.remote) if link is not None else ()
+
+    def afford(self, work: Work, neighbour: OverlayAddress, now: float) -> bool:
+        """Take expensive work for a neighbour from the budget of strangers, if it is there."""
+        return self._budget.spend(work, self.groups(neighbour), now)
+
+    def lend(
+        self, families: Families, neighbour: OverlayAddress, taken: Callable[[bytes], bool]
+    ) -> InnerAddresses | None:
+        """Lend inner addresses to a circuit that came over this neighbour's link.
+
+        Returns:
+            None if this is no exit, no address is free, or the neighbour has its share.
+        """
+        if self.inner_pool is None or not self._lent.admits(neighbour):
+            return None
+        try:
+            addresses = self.inner_pool.assign(families, taken)
+        except LimitReached:
+            return None
+        self._lent.add(addresses, neighbour)
+        return addresses
 
     # --- what leaves ---
 
@@ -176,29 +217,53 @@ class Switchboard:
 
     # --- the end of circuits ---
 
-    def part(self, holdings: Holdings, packets: Sequence[bytes], now: float) -> None:
+    def part(
+        self,
+        holdings: Holdings,
+        packets: Sequence[bytes],
+        now: float,
+        previous: OverlayAddress | None = None,
+        *,
+        refusal: bool = False,
+    ) -> None:
         """Let a circuit linger while its last packets leave, then release what it holds.
 
         Last words are said during the first half of that time and heard during all of it: a
         copy finds the other side's SAs unless the network held it up for the other half.
+
+        Args:
+            holdings: what to release.
+            packets: the last ones.
+            now: Unix seconds.
+            previous: whose share this takes; None for a circuit of our own, which others
+                must not keep out, so that those have as many places apart.
+            refusal: whether the circuit was refused, and :meth:`can_refuse` was asked.
         """
-        if len(self._partings) >= self.settings.max_farewells:
+        if previous is None:
+            admitted = len(self._partings) - len(self._farewells) < self.settings.max_farewells
+        else:
+            admitted = self._farewells.admits(previous)
+        if not admitted:
             self.release(holdings)
             return
         self.send(packets)
         number = next(self._parting_numbers)
+        if previous is not None:
+            self._farewells.add(number, previous)
+        if previous is not None and refusal:
+            self._refusals.add(number, previous)
         half_s = self.settings.farewell_copies * self.settings.farewell_interval_s
         copies = self.settings.farewell_copies - 1 if packets else 0
         self._partings[number] = _Parting(holdings, packets, copies, now + half_s)
         pause_s = self.settings.farewell_interval_s if copies else 2 * half_s
         self._timers.set(number, now + pause_s)
 
-    def can_refuse(self) -> bool:
+    def can_refuse(self, previous: OverlayAddress) -> bool:
         """Tell whether one more circuit may linger only to be refused.
 
-        Strangers can ask for refusals without end: half of the room is kept for circuits.
+        Refusals are cheap to cause, so half of the room is kept for circuits that were open.
         """
-        return 2 * len(self._partings) < self.settings.max_farewells
+        return self._refusals.admits(previous) and self._farewells.admits(previous)
 
     def partings(self) -> int:
         """Return how many circuits linger."""
@@ -212,6 +277,7 @@ class Switchboard:
             self.spis.release(spi)
         if holdings.inner_addresses is not None and self.inner_pool is not None:
             self.inner_pool.release(holdings.inner_addresses)
+            self._lent.discard(holdings.inner_addresses)
             self.emit(ExitCircuitClosed(holdings.inner_addresses))
         for neighbour in holdings.links:
             self._release_link(neighbour)
@@ -228,6 +294,8 @@ class Switchboard:
                 self._repeat(number, parting, now)
             else:
                 del self._partings[number]
+                self._farewells.discard(number)
+                self._refusals.discard(number)
                 self.release(parting.holdings)
 
     def _repeat(self, number: int, parting: _Parting, now: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Network
 from random import Random
 
 from apm_lab import INNER_V4, INNER_V6, describe, lab_settings
@@ -115,14 +116,17 @@ class Actor:
     settings: ApmSettings = field(default_factory=lab_settings)
     exit_role: bool = True
     relay: bool = True
+    where: Endpoint | None = None
+    inner_v4: IPv4Network = INNER_V4
+    make_backend: type[FakeBackend] = FakeBackend
 
     def __post_init__(self) -> None:
         self.log: list[str] = []
         self.identity = LocalIdentity.generate(Random(self.seed))
-        self.backend = FakeBackend(self.log)
+        self.backend = self.make_backend(self.log)
         rng = RecordingRandom(self.seed + 1000, self.log)
         self.spis = RecordingSpis(Random(self.seed + 2000), self.log)
-        self.pool = InnerAddressPool(INNER_V4, INNER_V6, Random(self.seed + 3000))
+        self.pool = InnerAddressPool(self.inner_v4, INNER_V6, Random(self.seed + 3000))
         self.manager = SignallingManager(
             self.identity,
             self.backend,
@@ -139,7 +143,7 @@ class Actor:
 
     @property
     def endpoint(self) -> Endpoint:
-        return Endpoint(f"10.1.0.{self.seed}", 4500)
+        return self.where or Endpoint(f"10.1.0.{self.seed}", 4500)
 
     @property
     def descriptor(self) -> MixDescriptor:

@@ -55,5 +55,4 @@ def test_removed_circuit_leaves_no_address_behind() -> None:
     for name in net.hosts:
         connections = connections_of(net, name)
         assert not connections._addresses
-        assert not connections._per_neighbour
         assert connections.hops_in_total() == len(connections.sources()) == 0

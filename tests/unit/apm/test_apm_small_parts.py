@@ -85,39 +85,39 @@ def test_replayed_layer_is_refused_until_it_expires() -> None:
     cache = ReplayCache(10, 10)
     tag = replay_tag(b"encapsulated key")
     cache.check(tag)
-    cache.remember(tag, MALLORY, expires=100.0, now=0.0)
+    cache.remember(tag, MALLORY, expires=100.0)
     with pytest.raises(Replayed):
         cache.check(tag)
-    cache.remember(replay_tag(b"other"), MALLORY, expires=300.0, now=99.9)
+    assert cache.admits(MALLORY, now=99.9)
     with pytest.raises(Replayed):
         cache.check(tag)
-    cache.remember(replay_tag(b"third"), MALLORY, expires=300.0, now=100.0)
+    assert cache.admits(MALLORY, now=100.0)
     cache.check(tag)
-    assert len(cache) == 2
+    assert len(cache) == 0
 
 
 def test_full_replay_cache_refuses_rather_than_forgets() -> None:
     cache = ReplayCache(2, 2)
     tags = [replay_tag(bytes([i])) for i in range(3)]
-    cache.remember(tags[0], MALLORY, 10.0, 0.0)
-    cache.remember(tags[1], MALLORY, 20.0, 0.0)
-    with pytest.raises(LimitReached):
-        cache.remember(tags[2], MALLORY, 30.0, 5.0)
+    cache.remember(tags[0], MALLORY, 10.0)
+    cache.remember(tags[1], MALLORY, 20.0)
+    assert not cache.admits(MALLORY, now=5.0)
     with pytest.raises(Replayed):
         cache.check(tags[0])
-    cache.remember(tags[2], MALLORY, 30.0, 10.0)
+    assert cache.admits(MALLORY, now=10.0)
+    cache.remember(tags[2], MALLORY, 30.0)
     assert len(cache) == 2
 
 
 def test_one_neighbour_fills_no_more_than_its_share_of_the_replay_cache() -> None:
     cache = ReplayCache(10, 2)
     for number in range(2):
-        cache.remember(replay_tag(bytes([number])), MALLORY, 100.0, 0.0)
-    with pytest.raises(LimitReached):
-        cache.remember(replay_tag(b"third"), MALLORY, 100.0, 1.0)
-    cache.remember(replay_tag(b"of another neighbour"), ALICE, 100.0, 1.0)
-    cache.remember(replay_tag(b"later"), MALLORY, 200.0, 100.0)
-    assert len(cache) == 1
+        assert cache.admits(MALLORY, now=0.0)
+        cache.remember(replay_tag(bytes([number])), MALLORY, 100.0)
+    assert not cache.admits(MALLORY, now=1.0)
+    assert cache.admits(ALICE, now=1.0)
+    assert cache.admits(MALLORY, now=100.0)
+    assert len(cache) == 0
 
 
 def test_default_settings_are_valid() -> None:
