@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import heapq
 from typing import Final
 
 from overlay.addresses import OverlayAddress
 from overlay.apm.neighbour_shares import GroupsOf, NeighbourShares, no_groups
-from overlay.apm.timers import Timers
 from overlay.errors import Replayed
 
 __all__ = ["ReplayCache", "replay_tag"]
@@ -35,7 +35,9 @@ class ReplayCache:
         self, max_entries: int, max_per_neighbour: int, groups: GroupsOf = no_groups
     ) -> None:
         self._seen: NeighbourShares[bytes] = NeighbourShares(max_entries, max_per_neighbour, groups)
-        self._expiry: Timers[bytes] = Timers()
+        # Layers expire at full minutes, so a few lists hold them all.
+        self._expiring: dict[float, list[bytes]] = {}
+        self._expiries: list[float] = []
 
     def __len__(self) -> int:
         """Return how many layers are remembered."""
@@ -43,8 +45,9 @@ class ReplayCache:
 
     def admits(self, neighbour: OverlayAddress, now: float) -> bool:
         """Tell whether one more layer of this neighbour can be remembered (Unix seconds)."""
-        while (expired := self._expiry.pop_due(now)) is not None:
-            self._seen.discard(expired)
+        while self._expiries and self._expiries[0] <= now:
+            for expired in self._expiring.pop(heapq.heappop(self._expiries)):
+                self._seen.discard(expired)
         return self._seen.admits(neighbour)
 
     def check(self, tag: bytes) -> None:
@@ -59,4 +62,7 @@ class ReplayCache:
     def remember(self, tag: bytes, neighbour: OverlayAddress, expires: float) -> None:
         """Remember an authentic layer that was admitted until ``expires`` (Unix seconds)."""
         self._seen.add(tag, neighbour)
-        self._expiry.set(tag, expires)
+        if expires not in self._expiring:
+            self._expiring[expires] = []
+            heapq.heappush(self._expiries, expires)
+        self._expiring[expires].append(tag)
