@@ -171,6 +171,25 @@ class ExitSettings:
         "reserved and IANA's other special ones) that circuits may reach nevertheless, where "
         "policy accepts them.",
     )
+    max_connections_per_circuit: int = setting(
+        4096,
+        integer(0, 28_000),
+        "Connections that one circuit may have through this exit at a time, of every protocol and "
+        "for each IP version, 0 to 28000; 0 means no limit. An exit has 28,000 ports towards one "
+        "server.",
+    )
+    max_connection_rate_per_s: int = setting(
+        200,
+        integer(0, 10_000),
+        "New connections that each circuit may begin per second, 0 to 10000; 0 means no limit. "
+        "Ten times as many may begin at once.",
+    )
+    max_connections: int = setting(
+        131_072,
+        integer(0, 16_777_216),
+        "Connections of all circuits together, 0 to 16777216. It is never more than three "
+        "quarters of what the kernel tracks (nf_conntrack_max), which is also what 0 means.",
+    )
     inner_ipv4: ipaddress.IPv4Network = setting(
         "100.64.0.0/10",
         inner_ipv4_pool,

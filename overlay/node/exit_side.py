@@ -10,7 +10,9 @@ from collections.abc import Iterable, Sequence
 from typing import Self
 
 from overlay.addresses import InnerAddress, IpNetwork
+from overlay.node.exit_destinations import host_networks
 from overlay.node.host import Host
+from overlay.system.exit_limits import ExitLimits
 from overlay.system.tun import MIN_MTU
 
 __all__ = ["ExitSide"]
@@ -19,12 +21,19 @@ __all__ = ["ExitSide"]
 class ExitSide:
     """Owner of the exit TUN and of the packet filter around it; a context manager."""
 
-    def __init__(self, host: Host, inner_networks: Sequence[IpNetwork], path_mtu: int) -> None:
+    def __init__(
+        self,
+        host: Host,
+        inner_networks: Sequence[IpNetwork],
+        path_mtu: int,
+        limits: ExitLimits,
+    ) -> None:
         """Take device and filter, all or nothing.
 
         Args:
             host: where they are taken.
             inner_networks: the pools of inner addresses.
+            limits: connections of one circuit and of all.
             path_mtu: bytes of the largest packet that outside hosts may send towards a circuit,
                 the same for every circuit, since the exit does not know their lengths. Over
                 IPv6 it is the protocol's least, 1280, if that is more.
@@ -36,19 +45,29 @@ class ExitSide:
         self._own_addresses = host.own_addresses()
         self.device = host.open_tun("exit%d", max(path_mtu, MIN_MTU))
         try:
-            self._wall = host.open_exit(self.device.name, inner_networks, path_mtu)
+            self._wall = host.open_exit(self.device.name, inner_networks, path_mtu, limits)
         except BaseException:
             self.device.close()
             raise
+        self._refused: frozenset[bytes] = frozenset()
         self.unforgotten = 0
 
     def own_addresses(self) -> frozenset[bytes]:
-        """Return the packed addresses of this host, as of the last :meth:`refresh`."""
-        return self._own_addresses
+        """Return the packed addresses that lead to this host, as of the last :meth:`refresh`."""
+        return self._own_addresses | self._refused
 
     def refresh(self, now: float) -> None:  # noqa: ARG002 - one of the node's chores
         """Learn which addresses this host holds now."""
         self._own_addresses = self._host.own_addresses()
+
+    def refuse_destinations(self, addresses: frozenset[bytes]) -> None:
+        """Let no circuit reach these packed addresses, instead of the ones before.
+
+        Raises:
+            BackendError: the kernel refused.
+        """
+        self._refused = addresses
+        self._wall.refuse_destinations(host_networks(addresses))
 
     def forget(self, inner_addresses: Iterable[InnerAddress]) -> None:
         """Forget every tracked connection of a circuit that ended (paper, section 2.5)."""

@@ -7,7 +7,7 @@ only relays runs as anybody. Tests give a node a host of their own.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from overlay.addresses import InnerAddress, IpNetwork
@@ -15,7 +15,9 @@ from overlay.errors import BackendError
 from overlay.ipsec.xfrm.leftovers import clear_leftovers
 from overlay.system.conntrack import forget_connections
 from overlay.system.destination_guard import DestinationGuard
+from overlay.system.devices import default_gateways
 from overlay.system.exit_filter import ExitFilter, clear_exit_leftovers
+from overlay.system.exit_limits import ExitLimits
 from overlay.system.fragmenting_device import clear_fragmenting_leftovers
 from overlay.system.ipsec_wall import IpsecWall
 from overlay.system.link_detour import clear_link_detour_leftovers
@@ -93,6 +95,10 @@ class KernelGuard(Protocol):
 class ExitWall(Protocol):
     """Forwarding and address translation of an exit, and the filter around them."""
 
+    def refuse_destinations(self, networks: Iterable[IpNetwork]) -> None:
+        """Let no circuit reach these networks from now on, instead of the ones before."""
+        ...
+
     def remove(self) -> None:
         """Undo all of it; harmless if repeated."""
         ...
@@ -109,8 +115,14 @@ class Host(Protocol):
         """Take the guard of this host."""
         ...
 
-    def open_exit(self, device: str, inner_networks: Sequence[IpNetwork], mtu: int) -> ExitWall:
-        """Forward packets of the inner networks from ``device`` to the outside."""
+    def open_exit(
+        self, device: str, inner_networks: Sequence[IpNetwork], mtu: int, limits: ExitLimits
+    ) -> ExitWall:
+        """Forward packets of the inner networks from ``device`` to the outside, within limits."""
+        ...
+
+    def gateways(self) -> frozenset[bytes]:
+        """Return the packed addresses of the routers that the default routes lead to."""
         ...
 
     def add_address(self, device: str, address: InnerAddress) -> None:
@@ -145,11 +157,17 @@ class LinuxHost:
         """See :class:`Host`."""
         return DestinationGuard()
 
-    def open_exit(self, device: str, inner_networks: Sequence[IpNetwork], mtu: int) -> ExitWall:
+    def open_exit(
+        self, device: str, inner_networks: Sequence[IpNetwork], mtu: int, limits: ExitLimits
+    ) -> ExitWall:
         """See :class:`Host`."""
-        wall = ExitFilter(device, inner_networks, mtu=mtu)
+        wall = ExitFilter(device, inner_networks, mtu=mtu, limits=limits)
         wall.install()
         return wall
+
+    def gateways(self) -> frozenset[bytes]:
+        """See :class:`Host`."""
+        return default_gateways()
 
     def add_address(self, device: str, address: InnerAddress) -> None:
         """See :class:`Host`."""

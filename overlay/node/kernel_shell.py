@@ -25,6 +25,7 @@ from overlay.ipsec.xfrm.backend import XfrmBackend
 from overlay.ipsec.xfrm.encapsulation import decapsulate_esp
 from overlay.logs import EventLog, Word
 from overlay.node.assembly import path_mtu
+from overlay.node.exit_destinations import exit_limits, host_networks
 from overlay.node.kernel_path import CONTROL_PORTS, KernelPath
 from overlay.node.kernel_source import KernelSource
 from overlay.node.packet_path import Arrived
@@ -65,6 +66,7 @@ class KernelShell:
         self.choice = BackendChoice(backend.capabilities().name, reason)
         self.backend = backend
         self.unforgotten = 0
+        self._exit: ExitFilter | None = None
         roles, mtu = configuration.roles, path_mtu(configuration)
         with ExitStack() as opened:
             opened.callback(backend.close)
@@ -82,7 +84,7 @@ class KernelShell:
             opened.enter_context(IpsecWall(CONTROL_PORTS, forwards=forwards, cuts_links=cuts_links))
             if roles.exit:
                 exits = _exit_filter(configuration, backend.device_name, mtu, fragmenting)
-                opened.enter_context(exits)
+                self._exit = opened.enter_context(exits)
             self._control = {
                 port: opened.enter_context(ControlSocket(port)) for port in CONTROL_PORTS
             }
@@ -100,6 +102,11 @@ class KernelShell:
     def own_addresses(self) -> frozenset[bytes]:
         """Return none: the exit's filter knows what is for this host without a list."""
         return frozenset()
+
+    def refuse_destinations(self, addresses: frozenset[bytes]) -> None:
+        """Let an exit's circuits reach none of these packed addresses."""
+        if self._exit is not None:
+            self._exit.refuse_destinations(host_networks(addresses))
 
     def forget(self, inner_addresses: Iterable[InnerAddress]) -> None:
         """Forget every tracked connection of a circuit that ended (paper, section 2.5)."""
@@ -148,7 +155,14 @@ def _exit_filter(
 ) -> ExitFilter:
     pools: tuple[IpNetwork, ...] = (configuration.exit.inner_ipv4, configuration.exit.inner_ipv6)
     policy = configuration.exit_policy()
-    return ExitFilter(device, pools, mtu=mtu, policy=policy, fragmenting=fragmenting)
+    return ExitFilter(
+        device,
+        pools,
+        mtu=mtu,
+        policy=policy,
+        fragmenting=fragmenting,
+        limits=exit_limits(configuration),
+    )
 
 
 def _hand_esp_over(network: Sockets) -> None:

@@ -95,6 +95,14 @@ class PacketShell(Protocol):
         """Return the packed addresses that an exit lets no circuit reach."""
         ...
 
+    def refuse_destinations(self, addresses: frozenset[bytes]) -> None:
+        """Let an exit's circuits reach none of these packed addresses.
+
+        Raises:
+            BackendError: the kernel refused.
+        """
+        ...
+
     def forget(self, inner_addresses: Iterable[InnerAddress]) -> None:
         """Forget every tracked connection of a circuit that ended."""
         ...

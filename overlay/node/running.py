@@ -37,6 +37,7 @@ from overlay.logs import EventLog
 from overlay.node.assembly import Surroundings, wire_control_plane
 from overlay.node.backend_choice import open_shell
 from overlay.node.control_plane import ControlPlane
+from overlay.node.exit_destinations import refused_addresses
 from overlay.node.host import Host
 from overlay.node.own_descriptor import RESIGN_INTERVAL_S, own_descriptor, roles_of
 from overlay.node.packet_path import Arrived
@@ -45,6 +46,7 @@ from overlay.node.sockets import Sockets
 __all__ = ["RunningNode"]
 
 _SAVE_INTERVAL_S = 30.0
+_REFUSE_INTERVAL_S = 10.0
 _CLOSE_GRACE_S = 0.3
 """How long a stopping node keeps its sockets open, so that its goodbyes leave."""
 
@@ -192,6 +194,8 @@ class RunningNode:
         chores = self.plane.chores
         chores.every(RESIGN_INTERVAL_S, "publish", self._publish, first=now + RESIGN_INTERVAL_S)
         chores.every(_SAVE_INTERVAL_S, "save", self._save, first=now + _SAVE_INTERVAL_S / 10)
+        if self.configuration.roles.exit:
+            chores.every(_REFUSE_INTERVAL_S, "own addresses", self._refuse_own, first=now)
 
     def _adopt_leftovers(self, now: float) -> None:
         selection = self.configuration.selection
@@ -265,6 +269,11 @@ class RunningNode:
             now=now,
         )
         self.plane.dht.publish(descriptor, now)
+
+    def _refuse_own(self, now: float) -> None:  # noqa: ARG002 - one of the node's chores
+        """Keep circuits from this host's public address and from its routers."""
+        endpoints = (*self._endpoints, *self.configuration.network.advertise)
+        self.shell.refuse_destinations(refused_addresses(endpoints, self.host.gateways()))
 
     def _save(self, now: float) -> None:
         table = self.plane.table

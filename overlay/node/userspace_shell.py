@@ -11,6 +11,7 @@ from overlay.errors import BackendError
 from overlay.ipsec.userspace.engine import UserspaceEngine
 from overlay.logs import EventLog
 from overlay.node.assembly import build_datapath, path_mtu
+from overlay.node.exit_destinations import exit_limits
 from overlay.node.exit_side import ExitSide
 from overlay.node.host import Host, Tun
 from overlay.node.packet_path import DatagramSink
@@ -48,7 +49,11 @@ class UserspaceShell:
         with ExitStack() as opened:
             inner = (configuration.exit.inner_ipv4, configuration.exit.inner_ipv6)
             mtu = path_mtu(configuration)
-            exit_side = ExitSide(host, inner, mtu) if configuration.roles.exit else None
+            exit_side = (
+                ExitSide(host, inner, mtu, exit_limits(configuration))
+                if configuration.roles.exit
+                else None
+            )
             self._exit = opened.enter_context(exit_side) if exit_side is not None else None
             self.guard = SourceSide(
                 host,
@@ -75,6 +80,11 @@ class UserspaceShell:
     def own_addresses(self) -> frozenset[bytes]:
         """Return the packed addresses that an exit lets no circuit reach."""
         return self._exit.own_addresses() if self._exit is not None else frozenset()
+
+    def refuse_destinations(self, addresses: frozenset[bytes]) -> None:
+        """Let an exit's circuits reach none of these packed addresses."""
+        if self._exit is not None:
+            self._exit.refuse_destinations(addresses)
 
     def forget(self, inner_addresses: Iterable[InnerAddress]) -> None:
         """Forget every tracked connection of a circuit that ended."""

@@ -104,6 +104,11 @@ def exit_constraints(destination: IpAddress) -> tuple[Constraint, ...]:
             "are exits whose policy refuses the destination",
             lambda d: d.exit_policy is not None and d.exit_policy.might_permit(destination),
         ),
+        Constraint(
+            "is an exit that is the destination itself",
+            "are exits that are the destination themselves",
+            lambda d: all(each.address != destination for each in d.endpoints),
+        ),
     )
 
 

@@ -11,7 +11,7 @@ from typing import Final
 
 from overlay.system.rtnetlink import Rtnetlink
 
-__all__ = ["Device", "outward_devices", "up_devices"]
+__all__ = ["Device", "default_gateways", "outward_devices", "up_devices"]
 
 # From Linux's sockios.h and if.h.
 _SIOCGIFFLAGS: Final = 0x8913
@@ -50,6 +50,16 @@ def outward_devices() -> frozenset[str]:
     """
     with Rtnetlink() as netlink:
         return frozenset(each for v in (4, 6) for each in netlink.default_route_devices(v))
+
+
+def default_gateways() -> frozenset[bytes]:
+    """Return the packed addresses of the routers that the default routes of both families name.
+
+    Raises:
+        BackendError: the kernel did not tell its routes.
+    """
+    with Rtnetlink() as netlink:
+        return frozenset(each.packed for v in (4, 6) for each in netlink.default_gateways(v))
 
 
 def _ask(control: socket.socket, request: int, name: str, fmt: str) -> int:

@@ -19,7 +19,7 @@ new process restores what a killed one changed.
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Self
 
@@ -28,6 +28,12 @@ from overlay.errors import BackendError
 from overlay.exit_policy import ExitPolicy
 from overlay.system.destination_guard import NODE_MARK
 from overlay.system.egress_wall import install_egress_wall, remove_egress_wall
+from overlay.system.exit_limits import (
+    ExitLimits,
+    limit_rules,
+    refused_destinations,
+    within_kernel_table,
+)
 from overlay.system.exit_wall import after_translation, unknown_connections
 from overlay.system.filter_choice import find_packet_filter
 from overlay.system.fragmenting_device import FragmentingDevice
@@ -55,6 +61,8 @@ class ExitPlan:
     packets come out of the kernel's IPsec instead of the device, so that no program sees them:
     then the filter enforces it. ``closed`` are devices that forwarded nothing before.
     ``fragmenting`` is the device that answers over IPv4 pass before IPsec takes them, if any.
+    ``refused`` are networks that no circuit reaches whatever the policy says, because this host
+    answers there or its gateway does.
     """
 
     device: str
@@ -64,6 +72,8 @@ class ExitPlan:
     policy: ExitPolicy | None = None
     closed: tuple[str, ...] = ()
     fragmenting: str | None = None
+    limits: ExitLimits | None = None
+    refused: tuple[IpNetwork, ...] = ()
 
     @property
     def versions(self) -> frozenset[int]:
@@ -126,6 +136,8 @@ class ExitFilter:
         packet_filter: PacketFilter | None = None,
         policy: ExitPolicy | None = None,
         fragmenting: FragmentingDevice | None = None,
+        limits: ExitLimits | None = None,
+        refused: Iterable[IpNetwork] = (),
     ) -> None:
         """Describe the exit; nothing is changed yet (see :class:`ExitPlan`).
 
@@ -142,7 +154,10 @@ class ExitFilter:
             tuple(outward),
             policy,
             fragmenting=fragmenting.name if fragmenting is not None else None,
+            limits=within_kernel_table(limits) if limits is not None else None,
+            refused=tuple(refused),
         )
+        self._notes: tuple[str, ...] = ()
         self._program = fragmenting.program if fragmenting is not None else None
         self._filter = packet_filter or find_packet_filter()
         self._mark = mark
@@ -165,6 +180,18 @@ class ExitFilter:
         except BaseException:
             self.remove()
             raise
+
+    def refuse_destinations(self, networks: Iterable[IpNetwork]) -> None:
+        """Let no circuit reach these networks from now on, instead of the ones before.
+
+        Raises:
+            BackendError: the kernel refused; the networks before stay refused.
+        """
+        plan = replace(self._plan, refused=tuple(networks))
+        if plan == self._plan or self._ownership is None:
+            return
+        self._filter.replace(FilterTable(_FILTER_NAME, self._mark, exit_rules(plan), self._notes))
+        self._plan = plan
 
     def remove(self) -> None:
         """Stop forwarding and restore the kernel's settings; harmless if repeated.
@@ -198,7 +225,7 @@ class ExitFilter:
         if self._plan.policy is not None:
             self._plan = replace(self._plan, closed=_closed_devices(self._plan))
         plan, settings = self._plan, _settings(self._plan)
-        notes = noted(settings)
+        notes = self._notes = noted(settings)
         # The filter stands before the first packet can be forwarded.
         self._filter.replace(FilterTable(_FILTER_NAME, self._mark, exit_rules(plan), notes))
         install_egress_wall(plan.pools, _inside(plan))
@@ -291,6 +318,7 @@ def exit_rules(plan: ExitPlan) -> tuple[Rule, ...]:
             plan.policy,
             closed=plan.closed,
             fragmenting=plan.fragmenting,
+            before=lambda pool: _before_policy(plan, pool),
         )
     return (
         *_entering(plan),
@@ -326,6 +354,7 @@ def _forwarded(plan: ExitPlan) -> list[Rule]:
             for pool in plan.pools
         ),
         *(unknown_connections(pool) for pool in plan.pools),
+        *(rule for pool in plan.pools for rule in _before_policy(plan, pool)),
         Rule(hook=hook, verdict=Verdict.CLAMP_MSS, in_device=device),
         Rule(hook=hook, verdict=Verdict.CLAMP_MSS, out_device=device),
         *(
@@ -340,6 +369,13 @@ def _forwarded(plan: ExitPlan) -> list[Rule]:
         Rule(hook=hook, verdict=Verdict.ACCEPT, out_device=device, reply=True),
         Rule(hook=hook, verdict=Verdict.DROP, out_device=device),
     ]
+
+
+def _before_policy(plan: ExitPlan, pool: IpNetwork) -> Iterator[Rule]:
+    """Yield what refuses packets of circuits whatever the exit policy says."""
+    yield from refused_destinations(pool, plan.refused)
+    if plan.limits is not None:
+        yield from limit_rules(pool, plan.limits, len(plan.versions))
 
 
 def _masqueraded(plan: ExitPlan) -> list[Rule]:

@@ -15,7 +15,7 @@ tracking has reassembled, so that a port is always there to be judged.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -37,8 +37,12 @@ def ipsec_exit_rules(
     *,
     closed: Sequence[str],
     fragmenting: str | None = None,
+    before: Callable[[IpNetwork], Iterable[Rule]] = lambda _: (),
 ) -> tuple[Rule, ...]:
-    """Return the filter of an exit; see ``overlay.system.exit_filter.ExitPlan``."""
+    """Return the filter of an exit; see ``overlay.system.exit_filter.ExitPlan``.
+
+    ``before`` gives the rules that judge packets from a pool before the policy does.
+    """
     rules: list[Rule] = [Rule(hook=Hook.PREROUTING, verdict=Verdict.ACCEPT, in_device="lo")]
     for pool in pools:
         rules += _entering(pool)
@@ -50,6 +54,7 @@ def ipsec_exit_rules(
         rules += [
             own,
             unknown_connections(pool),
+            *before(pool),
             *_outwards(pool, [p for p in pools if p.version == pool.version], outward, policy),
         ]
         rules += _inwards(pool, fragmenting if pool.version == 4 else None)

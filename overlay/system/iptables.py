@@ -17,8 +17,10 @@ from overlay.errors import BackendError
 from overlay.system.packet_filter import (
     HOP_LIMIT,
     LARGE_MARK,
+    ConnectionLimit,
     FilterTable,
     Hook,
+    RateLimit,
     Rule,
     Verdict,
     run_filter_tool,
@@ -176,7 +178,7 @@ def _rule_lines(rule: Rule, table: FilterTable, version: int) -> list[str]:
         chain = _nat_chain(table.name)
     else:
         chain = f"AO-{table.name}-{_HOOK_SUFFIXES[rule.hook]}"
-    conditions = " ".join(_conditions(rule, table.mark))
+    conditions = " ".join((*_conditions(rule, table.mark), *_limit(rule, table)))
     return [
         f"-A {chain} {conditions} -j {target}".replace("  ", " ")
         for target in _targets(rule.verdict, table.mark, version)
@@ -218,6 +220,22 @@ def _conditions(rule: Rule, mark: int) -> Iterator[str]:
         yield f"-m policy --dir out --pol {'ipsec' if rule.ipsec_out else 'none'}"
     if rule.verdict in (Verdict.CLAMP_MSS, Verdict.STRIP_TIMESTAMPS):
         yield "-p tcp --tcp-flags SYN,RST SYN"
+
+
+def _limit(rule: Rule, table: FilterTable) -> Iterator[str]:
+    if rule.over is None:
+        return
+    # A connection is confirmed when its first packet has left: each is counted once.
+    yield "-m conntrack --ctstate NEW ! --ctstatus CONFIRMED"
+    length = rule.over.prefix_length
+    match rule.over:
+        case ConnectionLimit(connections=most):
+            yield f"-m connlimit --connlimit-above {most} --connlimit-mask {length}"
+            yield "--connlimit-saddr"
+        case RateLimit(per_second=rate, burst=burst):
+            yield f"-m hashlimit --hashlimit-above {rate}/sec --hashlimit-burst {burst}"
+            yield f"--hashlimit-mode srcip --hashlimit-srcmask {length}"
+            yield f"--hashlimit-htable-expire 60000 --hashlimit-name AO-{table.name}"
 
 
 def _device(name: str) -> str:

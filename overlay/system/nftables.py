@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 from collections.abc import Iterator
 from typing import Final
@@ -9,8 +10,10 @@ from typing import Final
 from overlay.system.packet_filter import (
     HOP_LIMIT,
     LARGE_MARK,
+    ConnectionLimit,
     FilterTable,
     Hook,
+    RateLimit,
     Rule,
     Verdict,
     run_filter_tool,
@@ -26,6 +29,9 @@ _PRIORITIES: Final = {
     Hook.POSTROUTING: "filter",  # before source NAT: the rules speak of inner addresses
     Hook.LEAVING: "srcnat + 10",
 }
+
+_SET_SIZE: Final = 65536
+"""Sources that are counted; an exit lends fewer addresses."""
 
 _HOOKS: Final = {Hook.LEAVING: Hook.POSTROUTING.value}
 """The kernel's name of a hook, if it is another one than ours."""
@@ -74,7 +80,8 @@ class Nftables:
 def render_nftables(table: FilterTable) -> str:
     """Return the script that replaces a table in one transaction."""
     name = _table_name(table.name)
-    chains = [
+    chains = [line for index, rule in enumerate(table.rules) for line in _counters(index, rule)]
+    chains += [
         chunk
         for hook in Hook
         for chunk in _chain(
@@ -82,8 +89,8 @@ def render_nftables(table: FilterTable) -> str:
             f"type filter hook {_HOOKS.get(hook, hook.value)} priority {_PRIORITIES[hook]}; "
             "policy accept;",
             [
-                _line(rule, table.mark)
-                for rule in table.rules
+                _line(rule, table.mark, index)
+                for index, rule in enumerate(table.rules)
                 if rule.hook is hook and rule.verdict is not Verdict.MASQUERADE
             ],
         )
@@ -109,8 +116,40 @@ def _chain(name: str, head: str, lines: list[str]) -> list[str]:
     return [f"  chain {name} {{\n{inside}\n  }}"]
 
 
-def _line(rule: Rule, mark: int) -> str:
-    return " ".join((*_conditions(rule, mark), _statement(rule, mark)))
+def _counters(index: int, rule: Rule) -> list[str]:
+    """Return the set in which the kernel counts for a rule with a limit, if it has one."""
+    if rule.over is None:
+        return []
+    kind = "ipv6_addr" if rule.ip_version == 6 else "ipv4_addr"
+    # Connections leave the set by themselves when they end; rates are forgotten when they rest.
+    rests = " timeout 60s;" if isinstance(rule.over, RateLimit) else ""
+    return [f"  set {_set_name(index)} {{ type {kind}; size {_SET_SIZE}; flags dynamic;{rests} }}"]
+
+
+def _set_name(index: int) -> str:
+    return f"counted_{index}"
+
+
+def _line(rule: Rule, mark: int, index: int = 0) -> str:
+    conditions = (*_conditions(rule, mark), *_limit(rule, index))
+    return " ".join((*conditions, _statement(rule, mark)))
+
+
+def _limit(rule: Rule, index: int) -> Iterator[str]:
+    if rule.over is None:
+        return
+    version = rule.ip_version or 4
+    key = "ip6 saddr" if version == 6 else "ip saddr"
+    mask = ipaddress.ip_network(("::" if version == 6 else "0.0.0.0", rule.over.prefix_length))
+    if mask.prefixlen < mask.max_prefixlen:
+        key += f" & {mask.netmask}"
+    match rule.over:
+        case ConnectionLimit(connections=most):
+            over = f"ct count over {most}"
+        case RateLimit(per_second=rate, burst=burst):
+            over = f"limit rate over {rate}/second burst {burst} packets"
+    # A connection is confirmed when its first packet has left: each is counted once.
+    yield f"ct state new ct status ! confirmed update @{_set_name(index)} {{ {key} {over} }}"
 
 
 def _conditions(rule: Rule, mark: int) -> Iterator[str]:

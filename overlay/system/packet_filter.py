@@ -26,9 +26,11 @@ from overlay.system.failures import PRIVILEGE_REMEDY, refused
 __all__ = [
     "HOP_LIMIT",
     "LARGE_MARK",
+    "ConnectionLimit",
     "FilterTable",
     "Hook",
     "PacketFilter",
+    "RateLimit",
     "Rule",
     "Verdict",
     "run_filter_tool",
@@ -78,6 +80,23 @@ class Verdict(enum.Enum):
     """Take the timestamps option out of a TCP SYN, so that neither end uses it; go on."""
 
 
+@dataclass(frozen=True, slots=True)
+class ConnectionLimit:
+    """More than ``connections`` at a time whose sources begin with the same bits."""
+
+    prefix_length: int
+    connections: int
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimit:
+    """More than ``per_second`` new connections (after ``burst`` at once) of such sources."""
+
+    prefix_length: int
+    per_second: int
+    burst: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
     """Conditions that must all hold, and the verdict. Networks also fix the IP version.
@@ -89,6 +108,7 @@ class Rule:
     whole packet. ``ipsec_in`` tells whether the packet came out of an IPsec tunnel (not for
     postrouting), ``ipsec_out`` whether a policy will put it into one (for forward and the hooks
     after it); None is for both. A device's name that ends with ``*`` is for all that begin alike.
+    ``over`` matches the first packet of a connection that exceeds a limit; the rule names a source.
     """
 
     hook: Hook
@@ -109,6 +129,7 @@ class Rule:
     longer_than: int | None = None
     ipsec_in: bool | None = None
     ipsec_out: bool | None = None
+    over: ConnectionLimit | RateLimit | None = None
 
     @property
     def ip_version(self) -> int | None:

@@ -159,6 +159,17 @@ class Rtnetlink:
             ]
         return list(dict.fromkeys(socket.if_indextoname(index) for index in indices))
 
+    def default_gateways(self, version: int) -> list[IpAddress]:
+        """Return the routers of the main table's default routes, for IP version 4 or 6."""
+        with _translated("listing routes"):
+            found = [
+                gateway
+                for message in self._netlink.get_routes(family=_family(version), table=MAIN_TABLE)
+                if message["dst_len"] == 0
+                for gateway in _gateways(message)
+            ]
+        return [ipaddress.ip_address(each) for each in dict.fromkeys(found)]
+
     def add_rule(self, rule: MarkRule) -> None:
         """Install a rule.
 
@@ -300,3 +311,9 @@ def _next_hop_devices(message: Any) -> list[int]:  # noqa: ANN401 - pyroute2 has
         return [hop["oif"] for hop in hops]
     index = message.get_attr("RTA_OIF")
     return [index] if index else []
+
+
+def _gateways(message: Any) -> list[str]:  # noqa: ANN401 - pyroute2 has no types
+    """Return a route's next hops that are routers of its own IP version."""
+    hops = message.get_attr("RTA_MULTIPATH") or [message]
+    return [each for hop in hops if (each := hop.get_attr("RTA_GATEWAY")) is not None]

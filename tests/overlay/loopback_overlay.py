@@ -19,6 +19,7 @@ from overlay.errors import BackendError
 from overlay.identity import LocalIdentity
 from overlay.node import OverlayNode
 
+GATEWAY = ipaddress.ip_address("203.0.113.254").packed
 OWN_ADDRESS = ipaddress.ip_address("192.0.2.77").packed
 
 
@@ -65,6 +66,7 @@ class FakeHost:
         self.guarded, self.carried = set(), {}
         self.guard_taken = self.forwarding = False
         self.refuse = set()
+        self.refused = ()
 
     def _may(self, operation):
         if operation in self.refuse:
@@ -87,10 +89,19 @@ class FakeHost:
         self.guard_taken = True
         return self
 
-    def open_exit(self, device, inner_networks, mtu):
+    def open_exit(self, device, inner_networks, mtu, limits):
         self._may("open_exit")
+        assert limits.per_circuit
         self.forwarding = True
         return self
+
+    def refuse_destinations(self, networks):
+        self._may("refuse_destinations")
+        self.refused = networks
+
+    def gateways(self):
+        self._may("gateways")
+        return frozenset({GATEWAY})
 
     def add_address(self, device, address):
         self._may("add_address")

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 import trio
-from loopback_overlay import OWN_ADDRESS, cast, open_descriptors, run, running, until
+from loopback_overlay import GATEWAY, OWN_ADDRESS, cast, open_descriptors, run, running, until
 from scapy.layers.inet import IP, UDP
 from scapy.packet import Raw
 
@@ -457,6 +457,18 @@ def test_a_full_disk_stops_no_node(tmp_path, caplog):
     # Three nodes, each once, however often it failed.
     assert messages().count("chore.failing chore=save cause=BackendError") == 3
     assert len(messages()) == 6
+
+
+def test_an_exit_keeps_circuits_from_its_public_address_and_its_router(tmp_path):
+    (only,) = cast(tmp_path, relays=0, exits=1)
+
+    async def program():
+        async with only.node():
+            await until(lambda: set(only.host.refused) == set(map(ipaddress.ip_network, own)))
+
+    own = [only.endpoint.packed, GATEWAY]
+
+    run(program)
 
 
 def test_an_exit_whose_host_refuses_does_not_start(tmp_path):

@@ -157,6 +157,7 @@ def test_report_counts_each_constraint_in_order():
         ("share a network prefix with a named hop", 0),
         ("are no exits", 1),
         ("are exits whose policy refuses the destination", 2),
+        ("are exits that are the destination themselves", 0),
     )
 
 
@@ -260,3 +261,12 @@ def test_explicit_path_is_the_names_in_order():
 def test_explicit_path_is_never_shorter_or_longer_than_asked(hops, via):
     error = refusal(EXPLICIT, request(hops, *via), WORLD)
     assert f"(hops asked for: {hops}, named: {len(via)})" in str(error)
+
+
+def test_an_exit_is_no_way_to_itself() -> None:
+    own = ip_address(EXIT.endpoints[0].host)
+    view = table(EXIT, mix(10, exit_rule="accept *:443"))
+    found = UniformSelector().select(request(1, destination=own), view, Random(1))
+    assert found.hops[0].node_id == mix(10).node_id
+    error = refusal(UniformSelector(), request(1, destination=own), table(EXIT))
+    assert "1 is an exit that is the destination itself" in str(error)

@@ -1,0 +1,42 @@
+"""Addresses at which an exit's own host, or its router, answers: no circuit reaches them.
+
+The packet filter keeps circuits from the addresses that the host holds. Behind address
+translation it is also reached by the router's outside address: the router sends such packets back
+(hairpin translation), and services that trust the local network would answer circuits. The router
+itself answers at its own address as well, with its administration pages.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+
+from overlay.addresses import Endpoint, IpNetwork
+from overlay.config import Configuration
+from overlay.system.exit_limits import ExitLimits
+
+__all__ = ["exit_limits", "host_networks", "refused_addresses"]
+
+
+def refused_addresses(
+    endpoints: Iterable[Endpoint], gateways: frozenset[bytes]
+) -> frozenset[bytes]:
+    """Return the packed addresses of where others reach this node, and of its routers.
+
+    ``endpoints`` are those that the node signs; unspecified addresses are left out.
+    """
+    public = {each.packed for each in endpoints if not each.address.is_unspecified}
+    return frozenset(public) | gateways
+
+
+def host_networks(addresses: Iterable[bytes]) -> tuple[IpNetwork, ...]:
+    """Return packed addresses as networks of one host each, in a fixed order."""
+    return tuple(ipaddress.ip_network(each) for each in sorted(addresses))
+
+
+def exit_limits(configuration: Configuration) -> ExitLimits:
+    """Return how many connections circuits may have."""
+    given = configuration.exit
+    return ExitLimits(
+        given.max_connections_per_circuit, given.max_connection_rate_per_s, given.max_connections
+    )
