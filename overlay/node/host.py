@@ -63,6 +63,10 @@ class KernelGuard(Protocol):
         """Let packets to ``prefix`` leave through a circuit or not at all."""
         ...
 
+    def expect(self, source_address: InnerAddress, device: str | None = None) -> None:
+        """Let nothing but answers in, before this host holds an inner address."""
+        ...
+
     def carry(
         self,
         prefix: IpNetwork,
@@ -149,13 +153,17 @@ class Host(Protocol):
 class LinuxHost:
     """The network namespace that this process runs in."""
 
+    def __init__(self, own_ports: Sequence[int] = ()) -> None:
+        """Prepare; ``own_ports`` are the UDP ports of the node itself."""
+        self._own_ports = tuple(own_ports)
+
     def open_tun(self, template: str, mtu: int) -> Tun:
         """See :class:`Host`."""
         return TunDevice.open(template, mtu)
 
     def open_guard(self) -> KernelGuard:
         """See :class:`Host`."""
-        return DestinationGuard()
+        return DestinationGuard(own_ports=self._own_ports)
 
     def open_exit(
         self, device: str, inner_networks: Sequence[IpNetwork], mtu: int, limits: ExitLimits

@@ -68,6 +68,7 @@ class KernelShell:
         self.unforgotten = 0
         self._exit: ExitFilter | None = None
         roles, mtu = configuration.roles, path_mtu(configuration)
+        own_ports = [each.port for each in configuration.network.listen]
         with ExitStack() as opened:
             opened.callback(backend.close)
             clear_exit_leftovers()
@@ -75,12 +76,13 @@ class KernelShell:
             fragmenting = _if_possible(opened, FragmentingDevice)
             cuts_links = forwards and _if_possible(opened, LinkDetour) is not None
             self.guard = KernelSource(
-                lambda: DestinationGuard(by_ipsec=True),
+                lambda: DestinationGuard(by_ipsec=True, own_ports=own_ports),
                 device=backend.device_name,
                 path_mtu=mtu,
                 fragmenting=fragmenting,
             )
             opened.callback(self.guard.close)
+            backend.before_address = self.guard.expect
             opened.enter_context(IpsecWall(CONTROL_PORTS, forwards=forwards, cuts_links=cuts_links))
             if roles.exit:
                 exits = _exit_filter(configuration, backend.device_name, mtu, fragmenting)

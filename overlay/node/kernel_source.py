@@ -7,9 +7,10 @@ kernel can do it (docs/decisions/0014); those over IPv6 it cuts by itself.
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Callable
 
-from overlay.addresses import InnerAddress, IpNetwork
+from overlay.addresses import OVERLAY_NETWORKS, InnerAddress, IpNetwork
 from overlay.node.host import KernelGuard
 from overlay.node.source_guard import GuardedSource
 from overlay.system.fragmenting_device import FragmentingDevice
@@ -48,6 +49,18 @@ class KernelSource(GuardedSource):
             BackendError: no permission, or no packet filter.
         """
         self._opened_guard().protect(destination)
+
+    def expect(self, address: bytes) -> None:
+        """Close this host to all but answers, before it holds an inner address.
+
+        Other addresses that the backend is about to add are no concern of the guard.
+
+        Raises:
+            BackendError: the kernel refused.
+        """
+        own = ipaddress.ip_address(address)
+        if self._guard is not None and not any(own in each for each in OVERLAY_NETWORKS):
+            self._guard.expect(InnerAddress(address))
 
     def carry(self, destination: IpNetwork, inner_address: InnerAddress) -> None:
         """Let packets to ``destination`` take the source address that has a policy.

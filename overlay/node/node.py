@@ -70,7 +70,7 @@ class OverlayNode:
         self._identity = identity
         self._rng = rng or SystemRandom()
         self._engine = engine
-        self._host = host or LinuxHost()
+        self._host = host or LinuxHost([each.port for each in configuration.network.listen])
         self._lifetime: AbstractAsyncContextManager[NodeService] | None = None
         self._service: NodeService | None = None
         self._stopped = trio.Event()

@@ -64,6 +64,7 @@ class SourceSide(GuardedSource):
             BackendError: the kernel refused; the destination remains protected.
         """
         device, guard = self._opened_device(), self._guarding(destination)
+        guard.expect(inner_address, device.name)
         self._hold_address(device, inner_address)
         try:
             guard.carry(destination, device.name, inner_address, self._path_mtu)
@@ -80,9 +81,10 @@ class SourceSide(GuardedSource):
                 no circuit takes it.
         """
         try:
-            self._opened_guard().uncarry(destination)
-        finally:
+            # The filter stands as long as this host holds the address.
             self._drop_address(inner_address)
+        finally:
+            self._opened_guard().uncarry(destination)
 
     def device_lost(self) -> None:
         """Give up a device that somebody removed; the next circuit gets a new one."""

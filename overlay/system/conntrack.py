@@ -1,9 +1,16 @@
-"""Forget the connections of an inner address: nothing of a closed circuit stays in the kernel.
+"""Forget connections that the kernel tracks.
+
+Of an inner address: nothing of a closed circuit stays in the kernel.
 
 An exit masquerades inner addresses, so the kernel's connection tracking table holds which
 destinations a circuit used, for minutes to days (nf_conntrack_tcp_timeout_established is five
-days). Spoken to over netlink directly: dump what the kernel finds for the source address,
-then delete each connection by its own tuple.
+days).
+
+Of datagrams from a host that becomes protected: the next one is a new connection, to which the
+guard's translation applies (:mod:`overlay.system.guard_rules`).
+
+Spoken to over netlink directly: dump what the kernel finds for the source address, then delete
+each connection by its own tuple.
 
 Format: Linux uapi ``linux/netfilter/nfnetlink_conntrack.h``; each body begins with
 ``nfgenmsg``: family (1) version (1) resource (2).
@@ -11,11 +18,13 @@ Format: Linux uapi ``linux/netfilter/nfnetlink_conntrack.h``; each body begins w
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
+from overlay.addresses import IpNetwork
 from overlay.system.netlink_messages import (
     ACKNOWLEDGE,
     DUMP,
@@ -27,7 +36,7 @@ from overlay.system.netlink_messages import (
     nested,
 )
 
-__all__ = ["forget_connections"]
+__all__ = ["forget_connections", "forget_datagrams_from"]
 
 _NETLINK_NETFILTER: Final = 12
 _CT_GET: Final = 1 << 8 | 1
@@ -42,6 +51,10 @@ _CTA_TUPLE_IP: Final = 1
 _CTA_IP_SOURCE: Final = {4: 1, 16: 3}
 """Packed size of an address -> CTA_IP_V4_SRC, CTA_IP_V6_SRC."""
 
+_CTA_TUPLE_PROTOCOL: Final = 2
+_CTA_PROTOCOL_NUMBER: Final = 1
+_UDP: Final = b"\x11"
+
 _TIMEOUT_S: Final = 1.0
 _NFGENMSG_BYTES: Final = 4
 
@@ -53,27 +66,49 @@ def forget_connections(inner_address: bytes) -> int | None:
         How many were deleted, or None if this kernel (or our rights) cannot: then they
         expire by themselves, and the caller counts it.
     """
+    own = ipaddress.ip_network(inner_address)
+    return _forget(own, lambda _: True)
+
+
+def forget_datagrams_from(prefix: IpNetwork) -> int | None:
+    """Delete the tracked UDP connections that hosts of a prefix began.
+
+    Returns:
+        How many were deleted, or None if this kernel (or our rights) cannot.
+    """
+    return _forget(prefix, lambda protocol: protocol == _UDP)
+
+
+def _forget(prefix: IpNetwork, is_meant: Callable[[bytes], bool]) -> int | None:
+    address = prefix.network_address.packed
     try:
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER) as netlink:
             netlink.settimeout(_TIMEOUT_S)
             netlink.bind((0, 0))
-            connections = list(_find(netlink, inner_address))
-            return sum(_delete(netlink, inner_address, found) for found in connections)
+            connections = list(_find(netlink, prefix, is_meant))
+            return sum(_delete(netlink, address, found) for found in connections)
     except OSError:
         return None
 
 
-def _find(netlink: socket.socket, address: bytes) -> Iterator[bytes]:
-    """Yield the attributes that identify each connection which ``address`` began."""
+def _find(
+    netlink: socket.socket, prefix: IpNetwork, is_meant: Callable[[bytes], bool]
+) -> Iterator[bytes]:
+    """Yield the attributes that identify each connection which a host of ``prefix`` began."""
+    address, is_one = prefix.network_address.packed, prefix.prefixlen == prefix.max_prefixlen
     source_kind = _CTA_IP_SOURCE[len(address)]
-    netlink.send(message(_CT_GET, DUMP, _head(address) + _kernel_filter(address)))
+    low, high = address, prefix.broadcast_address.packed
+    request = _head(address) + (_kernel_filter(address) if is_one else b"")
+    netlink.send(message(_CT_GET, DUMP, request))
     for body in answers(netlink):
-        if address not in body:
+        if is_one and address not in body:
             continue  # the common case by far where the kernel does not filter
         found = attributes(body[_NFGENMSG_BYTES:])
         original = found.get(_CTA_TUPLE_ORIG, b"")
-        addresses = attributes(attributes(original).get(_CTA_TUPLE_IP, b""))
-        if addresses.get(source_kind) == address:
+        parts = attributes(original)
+        source = attributes(parts.get(_CTA_TUPLE_IP, b"")).get(source_kind, b"")
+        protocol = attributes(parts.get(_CTA_TUPLE_PROTOCOL, b"")).get(_CTA_PROTOCOL_NUMBER, b"")
+        if low <= source <= high and is_meant(protocol):
             zone = found.get(_CTA_ZONE)
             in_zone = attribute(_CTA_ZONE, zone) if zone is not None else b""
             yield nested(_CTA_TUPLE_ORIG, original) + in_zone

@@ -1,9 +1,9 @@
 """Packet filter tables for kernels whose nftables lacks families: legacy iptables, v4 and v6.
 
-One chain for each hook, in the kernel's ``mangle`` table (``nat`` for masquerading), reached
-by one jump from the built-in chain. None of its tables sees a packet after its addresses were
-translated, so rules for that place are left out. ``iptables-restore --noflush`` replaces the
-content of all chains of one kernel table at once.
+One chain for each hook, in the kernel's ``mangle`` table (``raw`` before connection tracking,
+``nat`` where addresses are translated), reached by one jump from the built-in chain. None of its
+tables sees a packet after its addresses were translated, so rules for that place are left out.
+``iptables-restore --noflush`` replaces the content of all chains of one kernel table at once.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Final
 
 from overlay.errors import BackendError
+from overlay.system.marks import ANSWER_MARK, LARGE_MARK, STAND_INS
 from overlay.system.packet_filter import (
     HOP_LIMIT,
-    LARGE_MARK,
     ConnectionLimit,
     FilterTable,
     Hook,
@@ -34,9 +34,10 @@ _HOOK_SUFFIXES: Final = {
     Hook.PREROUTING: "PRE",
     Hook.INPUT: "IN",
     Hook.FORWARD: "FWD",
+    Hook.OUTPUT: "OUT",
     Hook.POSTROUTING: "POST",
 }
-_PROTOCOLS: Final = {6: "tcp", 17: "udp"}
+_PROTOCOLS: Final = {1: "icmp", 6: "tcp", 17: "udp", 58: "ipv6-icmp"}
 _NOTE: Final = re.compile(r'--comment "?([^"\s]+)"?')
 
 
@@ -90,7 +91,8 @@ def render_iptables(
     that translates addresses nothing is said of ``nat``, which would make the kernel track
     connections.
     """
-    rules = [r for r in table.rules if r.ip_version in (None, version) and r.hook in _HOOK_SUFFIXES]
+    places = {*_HOOK_SUFFIXES, Hook.EARLY}
+    rules = [r for r in table.rules if r.ip_version in (None, version) and r.hook in places]
     notes = _notes_chain(table.name)
     lines = []
     for kernel_table in _kernel_tables(table):
@@ -112,7 +114,9 @@ def render_iptables(
 
 
 def _kernel_table(rule: Rule) -> str:
-    return "nat" if rule.verdict is Verdict.MASQUERADE else "mangle"
+    if rule.verdict.translates:
+        return "nat"
+    return "raw" if rule.hook is Hook.EARLY else "mangle"
 
 
 def _kernel_tables(table: FilterTable) -> list[str]:
@@ -121,12 +125,16 @@ def _kernel_tables(table: FilterTable) -> list[str]:
 
 def _chains(name: str) -> list[tuple[str, str, str]]:
     """Return (kernel table, built-in chain, our chain) for all that are hooked in."""
-    hooked = [("mangle", h.name, f"AO-{name}-{suffix}") for h, suffix in _HOOK_SUFFIXES.items()]
-    return [*hooked, ("nat", Hook.POSTROUTING.name, _nat_chain(name))]
+    hooked = [("mangle", hook.name, f"AO-{name}-{end}") for hook, end in _HOOK_SUFFIXES.items()]
+    return [
+        *hooked,
+        ("raw", Hook.PREROUTING.name, f"AO-{name}-RAW"),
+        *(("nat", hook.name, _nat_chain(name, hook)) for hook in (Hook.INPUT, Hook.POSTROUTING)),
+    ]
 
 
-def _nat_chain(name: str) -> str:
-    return f"AO-{name}-NAT"
+def _nat_chain(name: str, hook: Hook) -> str:
+    return f"AO-{name}-NAT{'-IN' if hook is Hook.INPUT else ''}"
 
 
 def _notes_chain(name: str) -> str:
@@ -174,8 +182,10 @@ def _missing_jumps(program: str, table: FilterTable) -> list[tuple[str, str, str
 
 
 def _rule_lines(rule: Rule, table: FilterTable, version: int) -> list[str]:
-    if rule.verdict is Verdict.MASQUERADE:
-        chain = _nat_chain(table.name)
+    if rule.verdict.translates:
+        chain = _nat_chain(table.name, rule.hook)
+    elif rule.hook is Hook.EARLY:
+        chain = f"AO-{table.name}-RAW"
     else:
         chain = f"AO-{table.name}-{_HOOK_SUFFIXES[rule.hook]}"
     conditions = " ".join((*_conditions(rule, table.mark), *_limit(rule, table)))
@@ -203,13 +213,20 @@ def _conditions(rule: Rule, mark: int) -> Iterator[str]:
     if rule.mark is not None:
         yield f"-m mark --mark {rule.mark:#x}"
     if rule.reply:
-        yield "-m conntrack --ctstate ESTABLISHED,RELATED"
+        yield "-m conntrack --ctdir REPLY --ctstate ESTABLISHED,RELATED"
     if rule.unknown:
         yield "-m conntrack --ctstate INVALID,UNTRACKED"
+    if rule.reply_destination is not None:
+        yield f"-m conntrack --ctrepldst {rule.reply_destination}"
+    if rule.local:
+        yield "-m addrtype --dst-type LOCAL"
     if rule.verdict is Verdict.RESTORE_MARK:
         yield f"-m connmark --mark {mark:#x}"
     if rule.protocol is not None:
         yield f"-p {_PROTOCOLS.get(rule.protocol, rule.protocol)}"
+    if rule.icmp_type is not None:
+        option = "--icmpv6-type" if rule.ip_version == 6 else "--icmp-type"
+        yield f"{option} {rule.icmp_type}"
     if rule.ports is not None:
         yield f"--dport {rule.ports[0]}:{rule.ports[1]}"
     if rule.longer_than is not None:
@@ -248,6 +265,12 @@ def _targets(verdict: Verdict, mark: int, version: int) -> tuple[str, ...]:
             return (f"MARK --set-mark {mark:#x}", f"CONNMARK --set-mark {mark:#x}")
         case Verdict.RESTORE_MARK:
             return (f"MARK --set-mark {mark:#x}",)
+        case Verdict.ANSWER:
+            return (f"MARK --set-mark {ANSWER_MARK:#x}",)
+        case Verdict.UNMARK:
+            return ("MARK --set-mark 0x0",)
+        case Verdict.STAND_IN:
+            return (f"SNAT --to-source {STAND_INS[version]}",)
         case Verdict.LARGE:
             return (f"MARK --set-mark {LARGE_MARK:#x}",)
         case Verdict.CLAMP_MSS:

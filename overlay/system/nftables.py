@@ -7,9 +7,9 @@ import json
 from collections.abc import Iterator
 from typing import Final
 
+from overlay.system.marks import ANSWER_MARK, LARGE_MARK, STAND_INS
 from overlay.system.packet_filter import (
     HOP_LIMIT,
-    LARGE_MARK,
     ConnectionLimit,
     FilterTable,
     Hook,
@@ -23,9 +23,11 @@ from overlay.system.packet_filter import (
 __all__ = ["Nftables", "render_nftables"]
 
 _PRIORITIES: Final = {
+    Hook.EARLY: "-450",  # before fragments are put together (-400)
     Hook.PREROUTING: "mangle",  # after connection tracking, before the routing decision
     Hook.INPUT: "filter",
     Hook.FORWARD: "filter",
+    Hook.OUTPUT: "mangle",  # before addresses are translated
     Hook.POSTROUTING: "filter",  # before source NAT: the rules speak of inner addresses
     Hook.LEAVING: "srcnat + 10",
 }
@@ -33,8 +35,14 @@ _PRIORITIES: Final = {
 _SET_SIZE: Final = 65536
 """Sources that are counted; an exit lends fewer addresses."""
 
-_HOOKS: Final = {Hook.LEAVING: Hook.POSTROUTING.value}
+_HOOKS: Final = {Hook.EARLY: Hook.PREROUTING.value, Hook.LEAVING: Hook.POSTROUTING.value}
 """The kernel's name of a hook, if it is another one than ours."""
+
+_TRANSLATIONS: Final = {
+    Hook.INPUT: ("standing_in", "type nat hook input priority 100; policy accept;"),
+    Hook.POSTROUTING: ("translation", "type nat hook postrouting priority srcnat; policy accept;"),
+}
+"""Where addresses are translated -> the chain's name and head."""
 
 _PROBE: Final = """table inet anonymous_overlay_probe {
   chain probe {
@@ -91,15 +99,13 @@ def render_nftables(table: FilterTable) -> str:
             [
                 _line(rule, table.mark, index)
                 for index, rule in enumerate(table.rules)
-                if rule.hook is hook and rule.verdict is not Verdict.MASQUERADE
+                if rule.hook is hook and not rule.verdict.translates
             ],
         )
     ]
-    chains += _chain(
-        "translation",
-        "type nat hook postrouting priority srcnat; policy accept;",
-        [_line(r, table.mark) for r in table.rules if r.verdict is Verdict.MASQUERADE],
-    )
+    for hook, (chain, head) in _TRANSLATIONS.items():
+        rules = [r for r in table.rules if r.hook is hook and r.verdict.translates]
+        chains += _chain(chain, head, [_line(rule, table.mark) for rule in rules])
     chains += _chain("notes", "", [f'return comment "{note}"' for note in table.notes])
     body = "\n".join(chains)
     return f"table inet {name}\ndelete table inet {name}\ntable inet {name} {{\n{body}\n}}\n"
@@ -173,11 +179,17 @@ def _conditions(rule: Rule, mark: int) -> Iterator[str]:
     if rule.mark is not None:
         yield f"meta mark {rule.mark:#x}"
     if rule.reply:
-        yield "ct state established,related"
+        yield "ct direction reply ct state established,related"
     if rule.unknown:
         yield "ct state invalid,untracked"
+    if rule.reply_destination is not None:
+        yield f"ct reply {family} daddr {rule.reply_destination}"
+    if rule.local:
+        yield "fib daddr type local"
     if rule.protocol is not None:
         yield f"meta l4proto {rule.protocol}"
+    if rule.icmp_type is not None:
+        yield f"{'icmpv6' if rule.ip_version == 6 else 'icmp'} type {rule.icmp_type}"
     if rule.ports is not None:
         yield f"th dport {rule.ports[0]}-{rule.ports[1]}"
     if rule.longer_than is not None:
@@ -198,6 +210,13 @@ def _statement(rule: Rule, mark: int) -> str:
             return f"meta mark set {mark:#x} ct mark set {mark:#x}"
         case Verdict.RESTORE_MARK:
             return f"meta mark set {mark:#x}"
+        case Verdict.ANSWER:
+            return f"meta mark set {ANSWER_MARK:#x}"
+        case Verdict.UNMARK:
+            return "meta mark set 0x0"
+        case Verdict.STAND_IN:
+            version = rule.ip_version or 4
+            return f"snat ip{'6' if version == 6 else ''} to {STAND_INS[version]}"
         case Verdict.LARGE:
             return f"meta mark set {LARGE_MARK:#x}"
         case Verdict.CLAMP_MSS:

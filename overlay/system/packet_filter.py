@@ -5,9 +5,9 @@ should do, repeating is harmless, and nothing depends on what a killed node left
 
 ::
 
-             prerouting ──┬─> input                     (this host)
+    early ─> prerouting ──┬─> input                                (this host)
                           └─> forward ─> postrouting ─> leaving    (elsewhere)
-    this host's programs ──────────────> postrouting ─> leaving
+    this host's programs ─> output ────> postrouting ─> leaving
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Final, Protocol
 from overlay.addresses import IpNetwork
 from overlay.errors import BackendError
 from overlay.system.failures import PRIVILEGE_REMEDY, refused
+from overlay.system.marks import LARGE_MARK
 
 __all__ = [
     "HOP_LIMIT",
@@ -41,16 +42,16 @@ HOP_LIMIT: Final = 64
 """What every packet of every source starts with; the same in ``overlay.forwarding``."""
 
 
-LARGE_MARK: Final = 0x10000
-"""Firewall mark of packets that fit no link in one piece; one bit, which links' SAs let stand."""
-
-
 class Hook(enum.Enum):
     """Where on its way through the kernel a packet is judged."""
 
+    EARLY = "early"
+    """Before connection tracking; with nftables also before fragments are put together."""
     PREROUTING = "prerouting"
+    """After connection tracking, before destination addresses are translated."""
     INPUT = "input"
     FORWARD = "forward"
+    OUTPUT = "output"
     POSTROUTING = "postrouting"
     LEAVING = "leaving"
     """After postrouting and the translation of addresses; iptables has no such place."""
@@ -74,10 +75,21 @@ class Verdict(enum.Enum):
     """Set TTL or hop limit to 64; go on. The rule names an IP version, as for the next one."""
     TRAFFIC_CLASS = "traffic class"
     """Set DSCP and ECN (and with nftables the flow label) to 0; go on."""
+    ANSWER = "answer"
+    """Set the packet's mark to :data:`~overlay.system.marks.ANSWER_MARK`; go on."""
+    UNMARK = "unmark"
+    """Set the packet's mark to 0; go on."""
+    STAND_IN = "stand in"
+    """Replace the source address with the stand-in of its IP version (input, postrouting)."""
     LARGE = "large"
     """Set the packet's mark to :data:`LARGE_MARK`; go on."""
     STRIP_TIMESTAMPS = "strip timestamps"
     """Take the timestamps option out of a TCP SYN, so that neither end uses it; go on."""
+
+    @property
+    def translates(self) -> bool:
+        """Whether the verdict is about addresses, which belongs to a chain of its own."""
+        return self in (Verdict.MASQUERADE, Verdict.STAND_IN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +113,18 @@ class RateLimit:
 class Rule:
     """Conditions that must all hold, and the verdict. Networks also fix the IP version.
 
-    ``has_mark`` means the table's mark, ``mark`` a certain other one; ``reply`` that the packet
-    belongs to a connection which the other side began; ``unknown`` that connection tracking has
-    no connection for it, so that none of its addresses is translated. ``ports`` are the first and
-    last destination port, for a ``protocol`` of TCP or UDP. ``longer_than`` are bytes of the
-    whole packet. ``ipsec_in`` tells whether the packet came out of an IPsec tunnel (not for
-    postrouting), ``ipsec_out`` whether a policy will put it into one (for forward and the hooks
-    after it); None is for both. A device's name that ends with ``*`` is for all that begin alike.
+    ``has_mark`` means the table's mark, ``mark`` a certain other one. ``reply`` means that the
+    packet has the reply direction of a known connection: the receiver, or a host behind it, began
+    it. An ICMP error about a packet of the other direction counts as well; what a helper of
+    connection tracking expects does not. ``unknown`` means that connection tracking has no
+    connection for it, so that none of its addresses is translated. ``reply_destination`` is the
+    address that replies of the packet's connection go to, before any translation. ``local``
+    means that this host has the destination address. ``ports`` are the first and last destination
+    port, for a ``protocol`` of TCP or UDP. ``icmp_type`` is for a ``protocol`` of ICMP or ICMPv6.
+    ``longer_than`` are bytes of the whole packet. ``ipsec_in`` tells whether the packet came out
+    of an IPsec tunnel (not for postrouting), ``ipsec_out`` whether a policy will put it into one
+    (for forward and the hooks after it); None is for both. A device's name that ends with ``*``
+    is for all that begin alike.
     ``over`` matches the first packet of a connection that exceeds a limit; the rule names a source.
     """
 
@@ -124,8 +141,11 @@ class Rule:
     mark: int | None = None
     reply: bool = False
     unknown: bool = False
+    reply_destination: IpNetwork | None = None
+    local: bool = False
     protocol: int | None = None
     ports: tuple[int, int] | None = None
+    icmp_type: int | None = None
     longer_than: int | None = None
     ipsec_in: bool | None = None
     ipsec_out: bool | None = None
@@ -134,7 +154,12 @@ class Rule:
     @property
     def ip_version(self) -> int | None:
         """4 or 6, or None for a rule that speaks of both."""
-        for network in (self.source, self.not_source, self.destination):
+        for network in (
+            self.source,
+            self.not_source,
+            self.destination,
+            self.reply_destination,
+        ):
             if network is not None:
                 return network.version
         return self.version

@@ -41,8 +41,8 @@ ROUTE_PROTOCOL: Final = 0x6D
 
 _ABSENT: Final = frozenset((errno.ESRCH, errno.ENOENT, errno.EADDRNOTAVAIL, errno.ENODEV))
 _IFA_F_NODAD: Final = 0x02
+_SCOPE_HOST: Final = 254
 _FIB_RULE_INVERT: Final = 0x02
-_WHOLE_MARK: Final = 0xFFFFFFFF
 
 
 class RouteKind(enum.Enum):
@@ -73,13 +73,17 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class MarkRule:
-    """Look packets of an IP version with a firewall mark (or all others) up in a table first."""
+    """Look packets of an IP version with a firewall mark (or all others) up in a table first.
+
+    Only the bits of ``mask`` are compared.
+    """
 
     version: int
     preference: int
     mark: int
     table: int
     others: bool = False
+    mask: int = 0xFFFFFFFF
 
 
 class Rtnetlink:
@@ -102,14 +106,20 @@ class Rtnetlink:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def add_address(self, device: str, address: IpAddress) -> None:
+    def add_address(self, device: str, address: IpAddress, *, hidden: bool = False) -> None:
         """Give a device an address, usable at once (no duplicate address detection).
+
+        A ``hidden`` one is used by no program that does not ask for it, and ARP does not
+        answer for it where ``arp_ignore`` is 3 (IPv4).
 
         Raises:
             BackendError: there is no such device, or no permission.
         """
+        arguments = _address_arguments(device, address)
+        if hidden and address.version == 4:
+            arguments["scope"] = _SCOPE_HOST
         with _translated(f"adding an address to {device}"):
-            self._netlink.addr("replace", **_address_arguments(device, address))
+            self._netlink.addr("replace", **arguments)
 
     def remove_address(self, device: str, address: IpAddress) -> None:
         """Take an address from a device; neither needs to exist."""
@@ -195,9 +205,9 @@ class Rtnetlink:
 
 
 def add_address(device: str, packed: bytes) -> None:
-    """Give a device one (packed) address; see :meth:`Rtnetlink.add_address`."""
+    """Give a device one inner (packed) address; see :meth:`Rtnetlink.add_address`."""
     with Rtnetlink() as netlink:
-        netlink.add_address(device, ipaddress.ip_address(packed))
+        netlink.add_address(device, ipaddress.ip_address(packed), hidden=True)
 
 
 def remove_address(device: str, packed: bytes) -> None:
@@ -271,7 +281,7 @@ def _rule_arguments(rule: MarkRule) -> dict[str, Any]:
         "priority": rule.preference,
         "table": rule.table,
         "fwmark": rule.mark,
-        "fwmask": _WHOLE_MARK,
+        "fwmask": rule.mask,
         "flags": _FIB_RULE_INVERT if rule.others else 0,
         "protocol": ROUTE_PROTOCOL,
     }

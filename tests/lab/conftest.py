@@ -82,6 +82,12 @@ class Script:
         )
         self.said = self.process.stdout.readline().decode().strip()
 
+    def tell(self, line):
+        """Write it a line, and return the one that it prints then."""
+        self.process.stdin.write(f"{line}\n".encode())
+        self.process.stdin.flush()
+        return self.process.stdout.readline().decode().strip()
+
     def kill(self):
         """Kill it as a crash would (SIGKILL), and wait until it is gone."""
         self.process.kill()

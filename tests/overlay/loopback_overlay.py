@@ -129,6 +129,10 @@ class FakeHost:
         self._may("protect")
         self.guarded.add(prefix)
 
+    def expect(self, source_address, device=None):
+        self._may("expect")
+        assert (device, source_address) not in self.addresses or self.carried
+
     def carry(self, prefix, device, source_address, mtu):
         self._may("carry")
         assert prefix in self.guarded

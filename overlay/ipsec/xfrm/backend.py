@@ -14,7 +14,7 @@ removed at the start.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,6 +106,8 @@ class XfrmBackend:
         self._policies: dict[_PolicyKey, tuple[Template, ...]] = {}
         self._addresses: Counter[bytes] = Counter()
         self._unproven: set[SaIdentity] = set()
+        self.before_address: Callable[[bytes], None] | None = None
+        """Is told of each address before this host holds it; an error refuses the address."""
         with ExitStack() as opened:
             owner = Ownership(KERNEL_IPSEC, STOP_THE_OTHER)
             opened.callback(owner.release)
@@ -151,6 +153,9 @@ class XfrmBackend:
         changes = [*association_changes(configuration, self._rng), *policy_changes(configuration)]
         self._apply(changes)
         try:
+            if self.before_address is not None:
+                for each in fresh:
+                    self.before_address(each)
             self._device.add(fresh)
         except BaseException:
             self._debris.remove([change.undo for change in reversed(changes)])

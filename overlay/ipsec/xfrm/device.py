@@ -32,6 +32,7 @@ _METRIC: Final = 1024
 _RTM_NEWADDR: Final = 20
 _RTM_DELADDR: Final = 21
 _CREATE_OR_REPLACE: Final = 0x500
+_SCOPE_HOST: Final = 254
 _IFA_ADDRESS: Final = 1
 _IFA_LOCAL: Final = 2
 _IFA_FLAGS: Final = 8
@@ -138,10 +139,15 @@ def _route_socket() -> socket.socket:
 
 
 def _address_body(index: int, address: bytes) -> bytes:
-    """Return an ifaddrmsg (family, prefix length, flags, scope, device) and its attributes."""
+    """Return an ifaddrmsg (family, prefix length, flags, scope, device) and its attributes.
+
+    An IPv4 address is always a circuit's inner one, which ARP must not tell
+    (``overlay.system.answer_settings``).
+    """
     family = socket.AF_INET if len(address) == 4 else socket.AF_INET6
+    scope = _SCOPE_HOST if len(address) == 4 else 0
     return (
-        struct.pack("=BBBBI", family, len(address) * 8, 0, 0, index)
+        struct.pack("=BBBBI", family, len(address) * 8, 0, scope, index)
         + attribute(_IFA_LOCAL, address)
         + attribute(_IFA_ADDRESS, address)
         + attribute(_IFA_FLAGS, struct.pack("=I", _NODAD_NOPREFIXROUTE))

@@ -15,8 +15,9 @@ from overlay.system.exit_filter import ExitPlan, exit_rules
 from overlay.system.fragmenting_device import REROUTE_MARK
 from overlay.system.ipsec_wall import wall_rules
 from overlay.system.iptables import render_iptables
+from overlay.system.marks import ANSWER_MARK, LARGE_MARK
 from overlay.system.nftables import render_nftables
-from overlay.system.packet_filter import LARGE_MARK, FilterTable, Hook, Verdict
+from overlay.system.packet_filter import FilterTable, Hook, Verdict
 from overlay.system.rtnetlink import Route, RouteKind
 
 MARK = 0x6D69
@@ -41,6 +42,9 @@ class Packet:
     unknown: bool = False
     mark: int = 0
     length: int = 60
+    local: bool = False
+    icmp_type: int | None = None
+    reply_destination: str | None = None
 
 
 def verdict(rules, hook, packet):
@@ -73,6 +77,10 @@ def matches(rule, packet):
             packet.mark == MARK or not rule.has_mark,
             rule.mark in (None, packet.mark),
             rule.longer_than is None or packet.length > rule.longer_than,
+            packet.local or not rule.local,
+            rule.icmp_type in (None, packet.icmp_type),
+            rule.reply_destination is None
+            or str(rule.reply_destination.network_address) == packet.reply_destination,
         )
     )
 
@@ -285,10 +293,18 @@ GUARD = ipsec_guard_filter(
 ).rules  # fmt: skip
 
 
+BLOCKED_GUARD = ipsec_guard_filter(
+    "guard-1", MARK, [Route(WIDE, RouteKind.UNREACHABLE, 1, 9)]
+).rules  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("packet", "expected"),
     [
         (Packet(INNER[4], "198.51.7.7", ipsec_out=True), Verdict.ACCEPT),
+        (Packet("192.0.2.1", "198.51.7.7", mark=ANSWER_MARK), Verdict.ACCEPT),
+        (Packet(INNER[4], "198.51.7.7", mark=ANSWER_MARK), Verdict.DROP),
+        (Packet("192.0.2.1", "192.0.0.8", mark=ANSWER_MARK), Verdict.DROP),
         (Packet(INNER[4], "198.51.7.7"), Verdict.DROP),
         (Packet("192.0.2.1", "198.51.7.7", ipsec_out=True), Verdict.DROP),
         (Packet("192.0.2.1", "198.51.7.7"), Verdict.DROP),
@@ -354,10 +370,32 @@ def test_the_guard_normalises_what_enters_a_circuit():
 def test_inner_addresses_hear_answers_out_of_ipsec_alone():
     plain = Packet("198.51.7.7", INNER[4])
     assert verdict(GUARD, Hook.PREROUTING, plain)[0] is Verdict.DROP
-    asked = Packet("198.51.7.7", INNER[4], ipsec_in=True, reply=True)
-    assert verdict(GUARD, Hook.INPUT, asked)[0] is Verdict.ACCEPT
-    unasked = Packet("198.51.7.7", INNER[4], ipsec_in=True)
-    assert verdict(GUARD, Hook.INPUT, unasked)[0] is Verdict.DROP
+    about = Packet("203.0.113.1", "192.0.2.1", reply_destination=INNER[4])
+    assert verdict(GUARD, Hook.PREROUTING, about)[0] is Verdict.DROP
+    asked = Packet("198.51.7.7", INNER[4], ipsec_in=True, local=True, reply=True)
+    assert verdict(GUARD, Hook.PREROUTING, asked)[0] is Verdict.ACCEPT
+
+
+@pytest.mark.parametrize("destination", [INNER[4], "100.64.7.7", "192.0.2.1"])
+def test_no_inner_address_needs_to_be_known_to_refuse_what_nothing_here_began(destination):
+    unasked = Packet("198.51.7.7", destination, ipsec_in=True, local=True)
+    assert verdict(BLOCKED_GUARD, Hook.PREROUTING, unasked)[0] is Verdict.DROP
+
+
+@pytest.mark.parametrize(
+    ("source", "destination", "local"),
+    [(OVERLAY, CIRCUIT, True), (INNER[4], "203.0.113.1", False), (CIRCUIT, OVERLAY, False)],
+)
+def test_what_ipsec_brings_for_the_node_and_for_others_passes(source, destination, local):
+    packet = Packet(source, destination, ipsec_in=True, local=local)
+    assert verdict(BLOCKED_GUARD, Hook.PREROUTING, packet)[0] is Verdict.ACCEPT
+
+
+def test_what_was_inside_a_protected_peers_esp_is_no_answer():
+    packet = Packet(OUTSIDE, INNER[6], ipsec_in=True, mark=ANSWER_MARK)
+    assert verdict(BLOCKED_GUARD, Hook.EARLY, packet) == (Verdict.ACCEPT, [Verdict.UNMARK])
+    clear = Packet("198.51.7.7", "192.0.2.1")
+    assert verdict(BLOCKED_GUARD, Hook.EARLY, clear) == (Verdict.ACCEPT, [Verdict.ANSWER])
 
 
 # -- in both languages -------------------------------------------------------------------
@@ -368,13 +406,14 @@ def test_nftables_and_iptables_say_it_in_their_words():
     nft = render_nftables(guard)
     assert "ip saddr 100.64.0.2/32 ip daddr 198.51.0.0/16 rt ipsec exists ip ttl set 64\n" in nft
     assert "rt ipsec exists tcp flags & (syn | rst) == syn reset tcp option timestamp\n" in nft
-    assert "ip daddr 100.64.0.2/32 meta ipsec missing drop\n" in nft
+    assert "ct direction reply ct state established,related meta ipsec exists accept\n" in nft
+    assert "fib daddr type local meta ipsec exists drop\n" in nft
     assert "meta l4proto 17 th dport 6979-6979 meta ipsec missing drop\n" in render_nftables(wall)
     legacy = render_iptables(guard, 4)
     out = "-s 100.64.0.2/32 -d 198.51.0.0/16 -m policy --dir out --pol ipsec"
     assert f"{out} -j TTL --ttl-set 64\n" in legacy
     assert f"{out} -j TOS --set-tos 0x00/0xff\n" in legacy
-    assert "-d 100.64.0.2/32 -m policy --dir in --pol none -j DROP\n" in legacy
+    assert "-m addrtype --dst-type LOCAL -m policy --dir in --pol ipsec -j DROP\n" in legacy
     assert "-p udp --dport 6979:6979 -m policy --dir in --pol none -j DROP\n" in render_iptables(
         wall, 6
     )

@@ -7,6 +7,7 @@ import pytest
 from overlay.system.destination_guard import guard_filter
 from overlay.system.exit_filter import ExitPlan, exit_gateway, exit_rules
 from overlay.system.iptables import render_iptables
+from overlay.system.marks import ANSWER_MARK
 from overlay.system.nftables import render_nftables
 from overlay.system.packet_filter import FilterTable, Hook, Rule, Verdict
 from overlay.system.rtnetlink import Route, RouteKind
@@ -33,6 +34,10 @@ def verdict(table, *, out_device, destination, mark=0, source=None):
         if rule.hook is not Hook.POSTROUTING:
             continue
         if rule.has_mark and mark != table.mark:
+            continue
+        if rule.mark not in (None, mark) or rule.protocol is not None:
+            continue
+        if rule.verdict not in (Verdict.ACCEPT, Verdict.DROP):
             continue
         if rule.out_device not in (None, out_device):
             continue
@@ -67,6 +72,9 @@ GUARD = guard_filter(
         ("eth0", "198.51.100.7", 0, Verdict.DROP),
         ("eth0", "198.51.100.7", MARK, Verdict.ACCEPT),
         ("eth0", "198.51.100.7", MARK + 1, Verdict.DROP),
+        ("eth0", "198.51.100.7", ANSWER_MARK, Verdict.ACCEPT),
+        ("eth0", "192.0.0.8", ANSWER_MARK, Verdict.DROP),
+        ("eth0", "100:0:0:1::8", 0, Verdict.DROP),
         ("lo", "198.51.100.7", 0, Verdict.ACCEPT),
         ("anon1", "2001:db8::7", 0, Verdict.ACCEPT),
         ("eth0", "2001:db8::7", 0, Verdict.DROP),
@@ -79,20 +87,21 @@ def test_the_guard_holds_each_destination_to_its_device(out_device, destination,
 
 
 @pytest.mark.parametrize(
-    ("out_device", "destination", "expected"),
+    ("out_device", "destination", "mark", "expected"),
     [
-        ("anon0", "198.51.7.7", Verdict.ACCEPT),
-        ("eth0", "198.51.7.7", Verdict.DROP),
-        ("eth0", "203.0.113.1", Verdict.DROP),
-        ("anon0", "203.0.113.1", Verdict.DROP),
-        ("lo", "203.0.113.1", Verdict.ACCEPT),
+        ("anon0", "198.51.7.7", 0, Verdict.ACCEPT),
+        ("eth0", "198.51.7.7", 0, Verdict.DROP),
+        ("eth0", "203.0.113.1", 0, Verdict.DROP),
+        ("eth0", "203.0.113.1", ANSWER_MARK, Verdict.DROP),
+        ("anon0", "203.0.113.1", 0, Verdict.DROP),
+        ("lo", "203.0.113.1", 0, Verdict.ACCEPT),
     ],
 )
 def test_the_guard_lets_an_inner_address_speak_into_its_circuit_alone(
-    out_device, destination, expected
+    out_device, destination, mark, expected
 ):
     inner = ipaddress.ip_address("100.64.0.2")
-    found = verdict(GUARD, out_device=out_device, destination=destination, source=inner)
+    found = verdict(GUARD, out_device=out_device, destination=destination, mark=mark, source=inner)
     assert found is expected
 
 
@@ -102,47 +111,107 @@ def test_a_carrying_device_that_is_gone_lets_nothing_through():
     assert verdict(table, out_device="anon0", destination="198.51.7.7") is Verdict.DROP
 
 
-def test_inner_addresses_answer_to_their_device_alone():
-    rules = [rule for rule in GUARD.rules if rule.hook is Hook.PREROUTING]
-    assert rules[0] == Rule(hook=Hook.PREROUTING, verdict=Verdict.ACCEPT, in_device="lo")
-    assert {(rule.not_in_device, str(rule.destination)) for rule in rules[1:]} == {
-        ("anon0", "100.64.0.2/32"),
-        ("anon1", "fd99::2/128"),
-    }
+def arriving(table, **packet):
+    """What becomes of a packet before its destination is translated, and its mark then."""
+    facts = {"in_device": "eth0", "reply": False, "unknown": False, "reply_destination": None}
+    facts |= {"protocol": 6, "icmp_type": None, **packet}
+    source, destination = (ipaddress.ip_address(facts[each]) for each in ("source", "destination"))
+    mark, passed = 0, set()
+    for rule in table.rules:
+        same = rule.hook not in passed and all(
+            (
+                rule.hook in (Hook.EARLY, Hook.PREROUTING),
+                rule.ip_version in (None, source.version),
+                rule.in_device in (None, facts["in_device"]),
+                rule.source is None or source in rule.source,
+                rule.destination is None or destination in rule.destination,
+                facts["reply"] or not rule.reply,
+                facts["unknown"] or not rule.unknown,
+                rule.reply_destination is None
+                or str(rule.reply_destination.network_address) == facts["reply_destination"],
+                rule.protocol in (None, facts["protocol"]),
+                rule.icmp_type in (None, facts["icmp_type"]),
+            )
+        )
+        if same and rule.verdict is Verdict.ANSWER:
+            mark = ANSWER_MARK
+        elif same and rule.hook is Hook.EARLY:
+            passed.add(Hook.EARLY)
+        elif same:
+            return rule.verdict, mark
+    return Verdict.ACCEPT, mark
 
 
-def test_nftables_replaces_the_guard_in_one_transaction():
-    assert render_nftables(GUARD) == (
-        "table inet anonymous_overlay_guard_1\n"
-        "delete table inet anonymous_overlay_guard_1\n"
-        "table inet anonymous_overlay_guard_1 {\n"
-        "  chain prerouting {\n"
-        "    type filter hook prerouting priority mangle; policy accept;\n"
-        '    iifname "lo" accept\n'
-        '    meta nfproto ipv4 iifname != "anon0" ip daddr 100.64.0.2/32 drop\n'
-        '    meta nfproto ipv6 iifname != "anon1" ip6 daddr fd99::2/128 drop\n'
-        "  }\n"
-        "  chain input {\n"
-        "    type filter hook input priority filter; policy accept;\n"
-        '    iifname "anon0" ct state established,related accept\n'
-        '    iifname "anon0" drop\n'
-        '    iifname "anon1" ct state established,related accept\n'
-        '    iifname "anon1" drop\n'
-        "  }\n"
-        "  chain postrouting {\n"
-        "    type filter hook postrouting priority filter; policy accept;\n"
-        '    oifname "lo" accept\n'
-        "    meta mark 0x6d69 accept\n"
-        '    meta nfproto ipv6 oifname "anon1" ip6 daddr 2001:db8::/64 accept\n'
-        "    meta nfproto ipv6 ip6 daddr 2001:db8::/64 drop\n"
-        "    meta nfproto ipv4 ip daddr 198.51.100.0/24 drop\n"
-        '    meta nfproto ipv4 oifname "anon0" ip daddr 198.51.0.0/16 accept\n'
-        "    meta nfproto ipv4 ip daddr 198.51.0.0/16 drop\n"
-        "    meta nfproto ipv4 ip saddr 100.64.0.2/32 drop\n"
-        "    meta nfproto ipv6 ip6 saddr fd99::2/128 drop\n"
-        "  }\n"
-        "}\n"
-    )
+DROPPED = (Verdict.DROP, 0)
+ACCEPTED = (Verdict.ACCEPT, 0)
+ANSWERED = (Verdict.ACCEPT, ANSWER_MARK)
+D, E, OWN, VC = "198.51.7.7", "203.0.113.1", "192.0.2.1", "100.64.0.2"
+
+
+@pytest.mark.parametrize(
+    ("packet", "expected"),
+    [
+        ({"source": D, "destination": OWN}, ANSWERED),
+        ({"source": E, "destination": OWN}, ACCEPTED),
+        ({"source": D, "destination": VC}, (Verdict.DROP, ANSWER_MARK)),
+        ({"source": E, "destination": VC}, DROPPED),
+        ({"source": E, "destination": VC, "in_device": "anon1"}, DROPPED),
+        ({"source": E, "destination": VC, "in_device": "lo"}, ACCEPTED),
+        ({"source": D, "destination": VC, "in_device": "anon0"}, DROPPED),
+        ({"source": D, "destination": VC, "in_device": "anon0", "reply": True}, ACCEPTED),
+        ({"source": D, "destination": OWN, "in_device": "anon0"}, DROPPED),
+        ({"source": E, "destination": D, "in_device": "docker0"}, ACCEPTED),
+        ({"source": E, "destination": D, "in_device": "docker0", "reply": True}, ANSWERED),
+        ({"source": E, "destination": "192.0.0.8", "in_device": "docker0"}, ANSWERED),
+    ],
+)
+def test_the_guard_lets_in_and_marks(packet, expected):
+    assert arriving(GUARD, **packet) == expected
+
+
+@pytest.mark.parametrize("icmp_type", [3, 4, 5, 11, 12])
+def test_errors_in_the_clear_never_reach_a_circuit(icmp_type):
+    error = {"source": E, "destination": OWN, "protocol": 1, "icmp_type": icmp_type}
+    assert arriving(GUARD, **error, unknown=True)[0] is Verdict.DROP
+    assert arriving(GUARD, **error, reply_destination=VC)[0] is Verdict.DROP
+    assert arriving(GUARD, **error) == ANSWERED
+    assert arriving(GUARD, **error, in_device="anon0", reply=True) == ACCEPTED
+
+
+def test_the_nodes_own_ports_see_the_protected_host_itself():
+    table = guard_filter("guard-1", MARK, [unreachable(WIDE)], own_ports=(4500, 0, 65535))
+    rules = [r for r in table.rules if r.verdict is Verdict.STAND_IN and r.hook is Hook.INPUT]
+    assert [rule.ports for rule in rules] == [(0, 4499), (4501, 65534)]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "type filter hook prerouting priority -450; policy accept;",
+        "type filter hook prerouting priority mangle; policy accept;",
+        'iifname "anon0" ct direction reply ct state established,related accept',
+        'iifname "anon0" drop',
+        "meta nfproto ipv4 ip daddr 100.64.0.2/32 drop",
+        "meta nfproto ipv6 ct reply ip6 daddr fd99::2/128 drop",
+        "meta nfproto ipv4 ip saddr 198.51.100.0/24 meta mark set 0x26d69",
+        "meta nfproto ipv4 ct state invalid,untracked meta l4proto 1 icmp type 3 drop",
+        "type filter hook output priority mangle; policy accept;",
+        "type filter hook postrouting priority filter; policy accept;",
+        "meta mark 0x6d69 accept",
+        'meta nfproto ipv6 oifname "anon1" ip6 daddr 2001:db8::/64 accept',
+        "meta nfproto ipv6 ip6 daddr 2001:db8::/64 drop",
+        "type nat hook input priority 100; policy accept;",
+        "meta nfproto ipv4 ip saddr 198.51.0.0/16 meta mark 0x26d69 meta l4proto 17 "
+        "th dport 0-65535 snat ip to 192.0.0.8",
+        "type nat hook postrouting priority srcnat; policy accept;",
+    ],
+)
+def test_nftables_replaces_the_guard_in_one_transaction(line):
+    script = render_nftables(GUARD)
+    name = "anonymous_overlay_guard_1"
+    start = f"table inet {name}\ndelete table inet {name}\ntable inet {name} {{\n"
+    assert script.startswith(start)
+    assert f"    {line}\n" in script
 
 
 def test_iptables_gets_the_rules_of_its_own_ip_version_alone():
@@ -152,9 +221,13 @@ def test_iptables_gets_the_rules_of_its_own_ip_version_alone():
     for script in (four, six):
         assert script.startswith("*mangle\n:AO-guard-1-PRE - [0:0]\n")
         assert "-A AO-guard-1-POST -m mark --mark 0x6d69 -j ACCEPT\n" in script
-        assert script.count("COMMIT\n") == 1  # nothing is translated, so nothing is said of nat
     assert "-A AO-guard-1-POST -o anon0 -d 198.51.0.0/16 -j ACCEPT\n" in four
-    assert "-A AO-guard-1-PRE ! -i anon1 -d fd99::2/128 -j DROP\n" in six
+    assert "-A AO-guard-1-PRE -d fd99::2/128 -j DROP\n" in six
+    assert "*raw\n:AO-guard-1-RAW - [0:0]\n-A AO-guard-1-RAW -i lo -j ACCEPT\n" in four
+    assert "-A AO-guard-1-RAW -s 198.51.0.0/16 -j MARK --set-mark 0x26d69\n" in four
+    assert "-m conntrack --ctdir REPLY --ctstate ESTABLISHED,RELATED -j ACCEPT\n" in six
+    assert "-p ipv6-icmp --icmpv6-type 137 -j MARK --set-mark 0x26d69\n" in six
+    assert "-p udp --dport 0:65535 -j SNAT --to-source 192.0.0.8\n" in four
 
 
 def test_chain_names_fit_iptables_for_every_table_number():

@@ -1,0 +1,338 @@
+"""The packet filter of the destination guard, as a pure function of its routes.
+
+::
+
+    outside, in the clear
+      ──> from a protected prefix, or an ICMP error     mark: answers to it may leave in the clear
+      ──> to an inner address, or about its connections                                    drop
+      ──> UDP from a protected prefix, delivered        from its stand-in, for local programs
+    a circuit ──> reply to what this host began                                            accept
+              ──> anything else                                                            drop
+    this host ──> to a stand-in                         mark; the translation is undone
+              ──> marked                                                                   accept
+              ──> to a protected prefix, into its circuit                                  accept
+              ──> to a protected prefix, or from an inner address                          drop
+
+What comes out of a circuit is judged before destination addresses are translated, because a
+published port of a container would otherwise lead it past the filter.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from overlay.addresses import OVERLAY_NETWORKS, IpAddress, IpNetwork
+from overlay.system.fragmenting_device import REROUTE_MARK
+from overlay.system.marks import ANSWER_MARK, LARGE_MARK, STAND_INS
+from overlay.system.packet_filter import FilterTable, Hook, Rule, Verdict
+from overlay.system.rtnetlink import Route, RouteKind
+
+__all__ = ["guard_filter", "ipsec_guard_filter"]
+
+_TCP: Final = 6
+_UDP: Final = 17
+_ICMP: Final = {4: 1, 6: 58}
+_LAST_PORT: Final = 65_535
+
+_ERRORS: Final = {4: (3, 4, 5, 11, 12), 6: (1, 2, 3, 4)}
+"""ICMP types that speak of another packet (RFC 792, RFC 4443)."""
+_REDIRECT: Final = 137
+_NEIGHBOUR_TYPES: Final = (135, 136)
+"""ICMPv6 types of solicitations and advertisements (RFC 4861); no router passes them on."""
+
+
+def guard_filter(
+    name: str,
+    mark: int,
+    routes: Sequence[Route],
+    *,
+    devices: Sequence[str] = (),
+    expected: Sequence[IpAddress] = (),
+    own_ports: Sequence[int] = (),
+) -> FilterTable:
+    """Return the filter that holds packets to the routes' destinations to their devices.
+
+    The longest prefix is judged first and finally, as in routing, so that a circuit of its
+    own for a part of another circuit's destination works.
+
+    Args:
+        name: the table's.
+        mark: of the node's own datagrams.
+        routes: of the guard's table.
+        devices: further devices that circuits end in.
+        expected: inner addresses that this host is about to hold.
+        own_ports: UDP ports of the node itself.
+    """
+    guarded = _guarded(routes, expected)
+    held = (each.device for each in guarded.carried.values() if each.device is not None)
+    circuits = list(dict.fromkeys((*devices, *held)))
+    early = [_from_this_host(Hook.EARLY), *(_from_device(Hook.EARLY, each) for each in circuits)]
+    arriving = [_from_this_host(Hook.PREROUTING)]
+    for device in circuits:
+        arriving += [
+            Rule(hook=Hook.PREROUTING, verdict=Verdict.ACCEPT, in_device=device, reply=True),
+            Rule(hook=Hook.PREROUTING, verdict=Verdict.DROP, in_device=device),
+        ]
+    leaving = [Rule(hook=Hook.POSTROUTING, verdict=Verdict.ACCEPT, out_device="lo")]
+    leaving += [
+        Rule(hook=Hook.POSTROUTING, verdict=Verdict.DROP, source=each, mark=ANSWER_MARK)
+        for each in guarded.inner
+    ]
+    leaving += _leaving_in_the_clear(guarded)
+    for prefix in guarded.prefixes:
+        if prefix in guarded.carried:
+            leaving.append(
+                Rule(
+                    hook=Hook.POSTROUTING,
+                    verdict=Verdict.ACCEPT,
+                    out_device=guarded.carried[prefix].device,
+                    destination=prefix,
+                )
+            )
+        leaving.append(Rule(hook=Hook.POSTROUTING, verdict=Verdict.DROP, destination=prefix))
+    leaving += [
+        Rule(hook=Hook.POSTROUTING, verdict=Verdict.DROP, source=each) for each in guarded.inner
+    ]
+    answers = _answers(guarded, early, arriving, own_ports)
+    return FilterTable(name, mark, (*answers, *leaving))
+
+
+def ipsec_guard_filter(
+    name: str,
+    mark: int,
+    routes: Sequence[Route],
+    *,
+    devices: Sequence[str] = (),  # noqa: ARG001 - the same signature; IPsec knows no devices
+    expected: Sequence[IpAddress] = (),
+    own_ports: Sequence[int] = (),
+) -> FilterTable:
+    """Return the filter for circuits that the kernel's IPsec carries; see :func:`guard_filter`.
+
+    A packet meets it before it is encapsulated, already under the name of the underlay's
+    device. So it lets out what a policy will put into a tunnel, and in what came out of one.
+    """
+    guarded = _guarded(routes, expected)
+    early = [
+        _from_this_host(Hook.EARLY),
+        # A link's outer packet from a protected peer was marked; what was in it is no answer.
+        Rule(hook=Hook.EARLY, verdict=Verdict.UNMARK, mark=ANSWER_MARK, ipsec_in=True),
+        Rule(hook=Hook.EARLY, verdict=Verdict.ACCEPT, ipsec_in=True),
+    ]
+    fragmenting = dict.fromkeys(r.device for r in guarded.carried.values() if r.rerouted)
+    leaving = [
+        Rule(hook=Hook.POSTROUTING, verdict=Verdict.ACCEPT, out_device=each)
+        for each in ("lo", *fragmenting)
+    ]
+    leaving += [
+        Rule(hook=Hook.POSTROUTING, verdict=Verdict.DROP, source=each, ipsec_out=False)
+        for each in guarded.inner
+    ]
+    leaving += _leaving_in_the_clear(guarded)
+    leaving.append(
+        Rule(hook=Hook.POSTROUTING, verdict=Verdict.ACCEPT, mark=mark | LARGE_MARK),
+    )
+    for prefix in guarded.prefixes:
+        leaving += _into_circuit(guarded.carried.get(prefix))
+        leaving.append(_REPLY_OF_AN_EXIT)
+        leaving.append(Rule(hook=Hook.POSTROUTING, verdict=Verdict.DROP, destination=prefix))
+    arriving = [_from_this_host(Hook.PREROUTING), *_out_of_ipsec()]
+    answers = _answers(guarded, early, arriving, own_ports)
+    return FilterTable(name, mark, (*answers, *leaving))
+
+
+@dataclass(frozen=True, slots=True)
+class _Guarded:
+    """Protected prefixes, longest first, those that have a circuit, and inner addresses."""
+
+    prefixes: list[IpNetwork]
+    carried: dict[IpNetwork, Route]
+    inner: list[IpNetwork]
+
+    @property
+    def versions(self) -> list[int]:
+        return sorted({prefix.version for prefix in self.prefixes})
+
+
+def _guarded(routes: Sequence[Route], expected: Sequence[IpAddress]) -> _Guarded:
+    carried = {r.destination: r for r in routes if r.kind is RouteKind.UNICAST and r.device}
+    prefixes = sorted({r.destination for r in routes}, key=lambda p: (-p.prefixlen, str(p)))
+    held = (*(r.source for r in carried.values() if r.source is not None), *expected)
+    return _Guarded(prefixes, carried, [ipaddress.ip_network(a) for a in dict.fromkeys(held)])
+
+
+def _from_this_host(hook: Hook) -> Rule:
+    return _from_device(hook, "lo")
+
+
+def _from_device(hook: Hook, device: str) -> Rule:
+    return Rule(hook=hook, verdict=Verdict.ACCEPT, in_device=device)
+
+
+# -- what others begin -------------------------------------------------------------------
+
+
+def _answers(
+    guarded: _Guarded, early: list[Rule], arriving: list[Rule], own_ports: Sequence[int]
+) -> list[Rule]:
+    """Return the rules for what comes in, behind those for what did not come in the clear.
+
+    The kernel gives its own answers (ICMP, RST) and accepted TCP connections the mark of the
+    packet that caused them (fwmark_reflect, tcp_fwmark_accept). UDP programs answer without a
+    mark, so they see the stand-in in place of the protected host. What they send to the host
+    itself is this host's own traffic, whatever the host sent before.
+    """
+    rules = [
+        *early,
+        *(Rule(hook=Hook.EARLY, verdict=Verdict.ANSWER, source=each) for each in guarded.prefixes),
+        *(
+            _icmp(Hook.EARLY, Verdict.ANSWER, version, icmp_type)
+            for version, icmp_type in _error_types(guarded, with_redirects=True)
+        ),
+        *arriving,
+        *_about_inner_addresses(guarded),
+        # They would lower a circuit's packet size if they named a UDP service of this host.
+        *(
+            _icmp(Hook.PREROUTING, Verdict.DROP, version, icmp_type, unknown=True)
+            for version, icmp_type in _error_types(guarded)
+        ),
+    ]
+    for version in guarded.versions:
+        stand_in = ipaddress.ip_network(STAND_INS[version])
+        rules += [
+            Rule(hook=hook, verdict=Verdict.ANSWER, destination=stand_in)
+            for hook in (Hook.PREROUTING, Hook.OUTPUT)
+        ]
+    for prefix in guarded.prefixes:
+        rules += _answers_of_others(prefix)
+        rules += _standing_in(prefix, own_ports)
+    return rules
+
+
+def _error_types(guarded: _Guarded, *, with_redirects: bool = False) -> Iterator[tuple[int, int]]:
+    for version in guarded.versions:
+        for icmp_type in _ERRORS[version]:
+            yield version, icmp_type
+        # Connection tracking does not look at IPv6 redirects, so none is known to it.
+        if version == 6 and with_redirects:
+            yield version, _REDIRECT
+
+
+def _icmp(
+    hook: Hook, verdict: Verdict, version: int, icmp_type: int, *, unknown: bool = False
+) -> Rule:
+    return Rule(
+        hook=hook,
+        verdict=verdict,
+        version=version,
+        protocol=_ICMP[version],
+        icmp_type=icmp_type,
+        unknown=unknown,
+    )
+
+
+def _about_inner_addresses(guarded: _Guarded) -> Iterator[Rule]:
+    """Drop what comes in the clear and concerns a circuit.
+
+    Otherwise a neighbour could find out which inner address this host holds (CVE-2019-14899),
+    and an exit which host holds the one that it lent, by an ICMP error about a connection.
+    """
+    for inner in guarded.inner:
+        yield Rule(hook=Hook.PREROUTING, verdict=Verdict.DROP, destination=inner)
+        yield Rule(hook=Hook.PREROUTING, verdict=Verdict.DROP, reply_destination=inner)
+
+
+def _answers_of_others(prefix: IpNetwork) -> Iterator[Rule]:
+    """Mark what hosts behind this one, containers for example, answer to the prefix."""
+    for protocol in (_TCP, _ICMP[prefix.version]):
+        yield Rule(
+            hook=Hook.PREROUTING,
+            verdict=Verdict.ANSWER,
+            destination=prefix,
+            protocol=protocol,
+            reply=True,
+        )
+
+
+def _standing_in(prefix: IpNetwork, own_ports: Sequence[int]) -> Iterator[Rule]:
+    """Show UDP programs here, and behind this host, the stand-in; not the node itself."""
+    for ports in _other_ports(own_ports):
+        yield Rule(
+            hook=Hook.INPUT,
+            verdict=Verdict.STAND_IN,
+            source=prefix,
+            mark=ANSWER_MARK,
+            protocol=_UDP,
+            ports=ports,
+        )
+    yield Rule(
+        hook=Hook.POSTROUTING,
+        verdict=Verdict.STAND_IN,
+        source=prefix,
+        mark=ANSWER_MARK,
+        protocol=_UDP,
+    )
+
+
+def _other_ports(own_ports: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Yield the ranges of ports between those of the node."""
+    first = 0
+    for port in sorted(set(own_ports) - {0}):
+        if first < port:
+            yield first, port - 1
+        first = port + 1
+    if first <= _LAST_PORT:
+        yield first, _LAST_PORT
+
+
+def _leaving_in_the_clear(guarded: _Guarded) -> Iterator[Rule]:
+    """Let out the node's own datagrams, answers, and what finds neighbours on a link."""
+    hook = Hook.POSTROUTING
+    for version in guarded.versions:
+        stand_in = ipaddress.ip_network(STAND_INS[version])
+        yield Rule(hook=hook, verdict=Verdict.DROP, destination=stand_in)
+    yield Rule(hook=hook, verdict=Verdict.ACCEPT, has_mark=True)
+    yield Rule(hook=hook, verdict=Verdict.ACCEPT, mark=ANSWER_MARK)
+    for icmp_type in _NEIGHBOUR_TYPES if 6 in guarded.versions else ():
+        yield _icmp(hook, Verdict.ACCEPT, 6, icmp_type)
+
+
+# -- circuits that the kernel carries ----------------------------------------------------
+
+
+_REPLY_OF_AN_EXIT: Final = Rule(
+    hook=Hook.POSTROUTING, verdict=Verdict.ACCEPT, version=4, mark=REROUTE_MARK, ipsec_out=True
+)
+"""One that was cut; on its first way through here it had the node's mark."""
+
+_NORMALISATION: Final = (Verdict.HOP_LIMIT, Verdict.TRAFFIC_CLASS, Verdict.STRIP_TIMESTAMPS)
+
+
+def _into_circuit(route: Route | None) -> list[Rule]:
+    if route is None or route.source is None:
+        return []
+    return [
+        Rule(
+            hook=Hook.POSTROUTING,
+            verdict=verdict,
+            source=ipaddress.ip_network(route.source),
+            destination=route.destination,
+            ipsec_out=True,
+        )
+        for verdict in (*_NORMALISATION, Verdict.ACCEPT)
+    ]
+
+
+def _out_of_ipsec() -> Iterator[Rule]:
+    """Let in through IPsec what is the node's own, what is for others, and answers.
+
+    These rules need no inner address, so they stand before there is one.
+    """
+    hook = Hook.PREROUTING
+    for network in OVERLAY_NETWORKS:
+        yield Rule(hook=hook, verdict=Verdict.ACCEPT, destination=network, ipsec_in=True)
+    yield Rule(hook=hook, verdict=Verdict.ACCEPT, ipsec_in=True, reply=True)
+    yield Rule(hook=hook, verdict=Verdict.DROP, ipsec_in=True, local=True)
+    yield Rule(hook=hook, verdict=Verdict.ACCEPT, ipsec_in=True)

@@ -1,0 +1,127 @@
+"""What a protected host begins is answered as if there were no path; nothing else leaves."""
+
+import json
+
+import pytest
+from questions import EVERYWHERE, EXACT, OPEN, Asker
+
+PREFIXES = ("203.0.113.10/32", "2001:db8:113::/64")
+DESTINATIONS = ("203.0.113.10", "2001:db8:113::10")
+
+SERVICES = f"""
+import selectors, socket
+chosen = selectors.DefaultSelector()
+places = ((socket.AF_INET, "0.0.0.0", "{{ipv4}}"), (socket.AF_INET6, "::", "{{ipv6}}"))
+for family, everywhere, exact in places:
+    for kind, address, port in ((socket.SOCK_STREAM, everywhere, {OPEN}),
+                                (socket.SOCK_DGRAM, everywhere, {EVERYWHERE}),
+                                (socket.SOCK_DGRAM, exact, {EXACT})):
+        new = socket.socket(family, kind)
+        if family == socket.AF_INET6:
+            new.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        new.bind((address, port))
+        if kind == socket.SOCK_STREAM:
+            new.listen(50)
+        chosen.register(new, selectors.EVENT_READ, kind)
+print("ready", flush=True)
+while True:
+    for key, _ in chosen.select():
+        if key.data == socket.SOCK_DGRAM:
+            data, peer = key.fileobj.recvfrom(2000)
+            try:
+                key.fileobj.sendto(data[::-1], peer)
+            except OSError:
+                pass
+        else:
+            accepted = key.fileobj.accept()[0]
+            with accepted:
+                accepted.settimeout(1)
+                try:
+                    accepted.sendall(accepted.recv(100)[::-1])
+                except OSError:
+                    pass
+"""
+
+OWNER = """
+import ipaddress, sys
+from overlay.system.destination_guard import DestinationGuard
+from overlay.system.{module} import {name}
+from overlay.system.rtnetlink import add_address
+from overlay.system.tun import TunDevice
+
+guard = DestinationGuard(packet_filter={name}())
+device = TunDevice.open("anon%d", 1400)
+pairs = [(ipaddress.ip_network(p), ipaddress.ip_address(a).packed)
+         for p, a in (("{prefixes[0]}", "100.64.1.2"), ("{prefixes[1]}", "fd99::12"))]
+print("ready", flush=True)
+for line in sys.stdin:
+    for prefix, inner in pairs:
+        match line.strip():
+            case "protect":
+                guard.protect(prefix)
+            case "carry":
+                guard.expect(inner, device.name)
+                add_address(device.name, inner)
+                guard.carry(prefix, device.name, inner, 1300)
+            case "uncarry":
+                guard.uncarry(prefix)
+            case "release":
+                guard.release(prefix)
+    print("done", flush=True)
+"""
+
+
+@pytest.fixture(params=["nftables Nftables", "iptables Iptables"], ids=["nftables", "iptables"])
+def filter_names(request):
+    return request.param.split()
+
+
+class Scene:
+    """Alice with services, and a stranger at the protected place that asks her."""
+
+    def __init__(self, underlay, script, filter_names, *, prefixes=PREFIXES):
+        self.alice, self.bob = underlay.add_host("alice"), underlay.add_server("bob")
+        self.alice.namespace.set_kernel(
+            ipv4__ipfrag_time=1,
+            netfilter__nf_conntrack_frag6_timeout=1,
+            ipv6__ip6frag_time=1,
+            ipv4__icmp_ratelimit=0,
+            ipv6__icmp__ratelimit=0,
+        )
+        source = SERVICES.format(ipv4=self.alice.ipv4.ip, ipv6=self.alice.ipv6.ip)
+        assert script(self.alice.namespace, source).said == "ready"
+        shown = self.bob.core.run(["ip", "-j", "link", "show", self.bob.core_interface]).stdout
+        own = (str(self.alice.ipv4.ip), str(self.alice.ipv6.ip))
+        self.asker = Asker(self.bob, json.loads(shown)[0]["address"], DESTINATIONS, own)
+        module, name = filter_names
+        self._owner = lambda: script(
+            self.alice.namespace, OWNER.format(module=module, name=name, prefixes=prefixes)
+        )
+
+    def owner(self):
+        """Start the guard's owner, which does as it is told."""
+        started = self._owner()
+        assert started.said == "ready"
+        return started
+
+
+@pytest.fixture
+def scene(underlay, script, filter_names):
+    made = Scene(underlay, script, filter_names)
+    yield made
+    made.asker.close()
+
+
+def test_what_a_protected_host_begins_is_answered_in_every_state(scene, filter_names):
+    fragments = filter_names[1] == "Nftables"  # iptables marks them when they are whole, no sooner
+    free = scene.asker.answers(fragments=fragments)
+    assert all(free[name] for name in ("4 syn 80", "4 udp 7000", "6 udp 7001", "6 without ports"))
+    owner = scene.owner()
+    for state in ("protect", "carry", "uncarry", "carry", "kill"):
+        if state == "kill":
+            owner.kill()
+        else:
+            assert owner.tell(state) == "done"
+        with_fragments = fragments and state in ("protect", "kill")
+        found = scene.asker.answers(fragments=with_fragments)
+        assert found == {name: free[name] for name in found}, state
