@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from random import Random
 from typing import Final
 
@@ -30,19 +32,24 @@ class SpiAllocator:
         """Return how many SPIs are live."""
         return len(self._live)
 
-    def allocate(self) -> Spi:
+    def allocate(self, draw: Callable[[], int] | None = None) -> Spi:
         """Return a fresh SPI: the paper's ``nitcm_generate_spi()``.
 
         Random rather than counted: an observer of a link sees link SPIs, and a counter
         would tell how many circuits and links a node has made.
+
+        Args:
+            draw: returns candidates from 256 to 2**32 - 1, of
+                far more than there are live ones; None draws from all of these.
 
         Raises:
             LimitReached: 2**20 SPIs are live.
         """
         if len(self._live) >= _MAX_LIVE:
             raise LimitReached("too many security parameter indexes are in use")
+        draw = draw or partial(self._rng.randint, MIN_SPI, _MAX_SPI)
         while True:
-            spi = self._rng.randint(MIN_SPI, _MAX_SPI)
+            spi = draw()
             if spi not in self._live:
                 self._live.add(spi)
                 return Spi(spi)

@@ -48,6 +48,18 @@ class Demultiplexed:
     keepalives: int = 0
     malformed: int = 0
 
+    @property
+    def control_count(self) -> int:
+        """How many datagrams are not ESP."""
+        return len(self.dht) + len(self.link) + self.keepalives + self.malformed
+
+    def add_control(self, other: Demultiplexed) -> None:
+        """Append all of ``other`` but ESP."""
+        self.dht += other.dht
+        self.link += other.link
+        self.keepalives += other.keepalives
+        self.malformed += other.malformed
+
 
 def demultiplex(batch: Iterable[tuple[bytes, Endpoint]]) -> Demultiplexed:
     """Sort datagrams by receiver, in order of arrival.

@@ -20,7 +20,9 @@ from overlay.dht.topology_table import TopologyTable
 from overlay.forwarding.rules import ForwardingRules
 from overlay.identity import LocalIdentity
 from overlay.ipsec.lifetimes import draw_lifetime
+from overlay.ipsec.model import Spi
 from overlay.ipsec.mtu import esp_payload_that_fits, inner_mtu
+from overlay.ipsec.spi_mark import SpiMark
 from overlay.ipsec.suites import SUITES
 from overlay.ipsec.userspace.engine import UserspaceEngine
 from overlay.link.lifetimes import link_limits
@@ -51,13 +53,18 @@ _UDP_IPV6_HEADERS = 48
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What the cores need of the world; shells in a node, fakes in tests and simulations."""
+    """What the cores need of the world; shells in a node, fakes in tests and simulations.
+
+    ``link_spis`` is what the SPIs of this node's link SAs have in common, if the network asks
+    for it.
+    """
 
     network: DatagramSink
     guard: Guard
     local_address: Callable[[Endpoint], Endpoint]
     local_addresses: Callable[[], frozenset[bytes]]
     forget_inner_addresses: Callable[[Iterable[InnerAddress]], None]
+    link_spis: SpiMark | None = None
 
 
 def path_mtu(configuration: Configuration) -> int:
@@ -148,7 +155,7 @@ def wire_control_plane(
         network_id=configuration.network.network_id,
         settings=configuration.link,
         rng=rng,
-        allocate=spis.allocate,
+        allocate=_link_spis(spis, surroundings.link_spis, rng),
         release=spis.release,
         suites=_link_suites(configuration),
     )
@@ -205,6 +212,13 @@ def _link_suites(configuration: Configuration) -> tuple[int, ...]:
     """The configured suite first, then every other that links may use."""
     preferred = configuration.ipsec.link_suite
     return (preferred, *(number for number in DEFAULT_LINK_SUITES if number != preferred))
+
+
+def _link_spis(spis: SpiAllocator, mark: SpiMark | None, rng: Random) -> Callable[[], Spi]:
+    """Return how links draw SPIs: with the mark by which the UDP port tells ESP of our links."""
+    if mark is None:
+        return spis.allocate
+    return partial(spis.allocate, partial(mark.draw_spi, rng))
 
 
 def _inner_addresses(configuration: Configuration, rng: Random) -> InnerAddressPool | None:

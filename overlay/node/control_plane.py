@@ -42,7 +42,7 @@ from overlay.dht.events import (
 )
 from overlay.dht.topology_table import TopologyTable
 from overlay.errors import InternalError
-from overlay.link.demultiplexer import Channel, demultiplex, frame
+from overlay.link.demultiplexer import Channel, Demultiplexed, demultiplex, frame
 from overlay.link.links import Links
 from overlay.link.model import LinkPeer
 from overlay.logs import EventLog
@@ -117,12 +117,15 @@ class ControlPlane:
             batches of mere traffic change none.
         """
         parts = demultiplex(batch)
-        self.malformed_datagrams += parts.malformed
-        quiet = not (parts.dht or parts.link)
+        told = False
         if parts.esp:
-            arrived = self.datapath.from_network(parts.esp, now)
-            quiet = not self._take(arrived, now) and quiet
-        if quiet:
+            told = self.arrived(self.datapath.from_network(parts.esp, now), now)
+        return self.receive_control(parts, now) or told
+
+    def receive_control(self, parts: Demultiplexed, now: float) -> bool:
+        """Take all of a sorted batch but its ESP; return as :meth:`receive`."""
+        self.malformed_datagrams += parts.malformed
+        if not (parts.dht or parts.link):
             return False
         if parts.dht:
             self.dht_traffic.datagrams_received += len(parts.dht)

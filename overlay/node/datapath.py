@@ -70,7 +70,14 @@ class DataPath:
             if permitted:
                 self.exit_device.write_batch(permitted)
         worn = self._engine.has_soft_expired
-        return Arrived(processed.to_control, processed.first_packets, worn)
+        idle = not (
+            processed.to_network
+            or processed.to_host
+            or processed.to_exit
+            or processed.to_control
+            or processed.first_packets
+        )
+        return Arrived(processed.to_control, processed.first_packets, worn, idle)
 
     def from_source_device(self, packets: Sequence[bytes], now: float) -> None:
         """Carry what local programs sent to anonymised destinations."""

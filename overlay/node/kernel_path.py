@@ -53,7 +53,7 @@ class KernelPath:
     def from_network(self, datagrams: Sequence[tuple[bytes, Endpoint]], now: float) -> Arrived:  # noqa: ARG002 - the Protocol's signature
         """Count what is no ESP packet for the kernel either; whole ones never come here."""
         self._counts["stray ESP"] += len(datagrams)
-        return Arrived()
+        return Arrived(idle=True)
 
     def send(self, packets: Sequence[bytes], now: float) -> None:  # noqa: ARG002 - the Protocol's signature
         """Send packets of our own cores, which are UDP datagrams on our ports."""

@@ -2,7 +2,7 @@
 
 ::
 
-    nursery ─┬─ one task a UDP socket     batch -> ControlPlane.receive
+    nursery ─┬─ readers of the UDP ports  batch -> ControlPlane (overlay.node.reception)
              ├─ tasks of the backend      TUN devices, or control sockets and kernel events
              └─ timers                    sleep to the next deadline, or until woken
 
@@ -18,13 +18,13 @@ every destination still guarded.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from random import Random
 
 import trio
 
-from overlay.addresses import Endpoint
 from overlay.clock import Clock
 from overlay.config import Configuration
 from overlay.dht.descriptor import is_public
@@ -41,6 +41,7 @@ from overlay.node.exit_destinations import refused_addresses
 from overlay.node.host import Host
 from overlay.node.own_descriptor import RESIGN_INTERVAL_S, own_descriptor, roles_of
 from overlay.node.packet_path import Arrived
+from overlay.node.reception import Reception
 from overlay.node.sockets import Sockets
 
 __all__ = ["RunningNode"]
@@ -81,6 +82,7 @@ class RunningNode:
         self.failed = False
         self._files_set_aside = 0
         self._wake = trio.Event()
+        self._next_deadline = math.inf
         self._open(stack, engine, rng)
         self._plane = self._build_plane(rng)
 
@@ -91,7 +93,7 @@ class RunningNode:
 
     def _open(self, stack: ExitStack, engine: UserspaceEngine | None, rng: Random) -> None:
         configuration, network = self.configuration, self.configuration.network
-        self.sockets = stack.enter_context(Sockets(network.listen))
+        self.sockets = stack.enter_context(Sockets(network.listen, rng))
         self._endpoints = network.advertised or self.sockets.endpoints_towards(network.bootstrap)
         if not self._endpoints:
             raise ConfigurationError(
@@ -112,6 +114,7 @@ class RunningNode:
             local_address=self.sockets.local_endpoint,
             local_addresses=shell.own_addresses,
             forget_inner_addresses=shell.forget,
+            link_spis=self.sockets.link_spis,
         )
         return wire_control_plane(
             self.configuration,
@@ -133,8 +136,12 @@ class RunningNode:
             BackendError: what is remembered cannot be read.
         """
         self._nursery = nursery
-        for endpoint_socket in self.sockets:
-            self.spawn(self._receive, endpoint_socket.receive_batch)
+        reception = Reception(self.plane, self.clock.now, self._wake_timers)
+        for port in self.sockets.ports:
+            self.spawn(reception.read_esp, port.esp)
+            if port.control is not None:
+                self.spawn(reception.read_control, port.control)
+        self.spawn(reception.read_strays)
         self.shell.start(self)
         self.spawn(self._run_timers)
         now = self.clock.now()
@@ -237,24 +244,18 @@ class RunningNode:
             _log.error("node.bug", cause=error)
             raise InternalError(f"a task of the node failed ({type(error).__name__})") from error
 
-    async def _receive(
-        self, receive_batch: Callable[[], Awaitable[list[tuple[bytes, Endpoint]]]]
-    ) -> None:
-        while True:
-            batch = await receive_batch()
-            if self.plane.receive(batch, self.clock.now()):
-                self._wake_timers()
-
     async def _run_timers(self) -> None:
         while True:
-            deadline = self.clock.to_trio(self.plane.next_deadline())
-            with trio.move_on_at(deadline):
+            self._next_deadline = self.plane.next_deadline()
+            with trio.move_on_at(self.clock.to_trio(self._next_deadline)):
                 await self._wake.wait()
             self.plane.handle_deadline(self.clock.now())
 
     def _wake_timers(self) -> None:
-        self._wake.set()
-        self._wake = trio.Event()
+        # Not for every batch: datagrams from anywhere would run the timers as often as they come.
+        if self.plane.next_deadline() < self._next_deadline:
+            self._wake.set()
+            self._wake = trio.Event()
 
     # -- chores ----------------------------------------------------------------------
 

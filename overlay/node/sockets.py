@@ -1,39 +1,49 @@
-"""The node's UDP sockets, one for each listening endpoint, as one network."""
+"""The node's UDP ports, one for each listening endpoint, as one network."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from random import Random
 from typing import Self
 
 from overlay.addresses import Endpoint
 from overlay.errors import BackendError
+from overlay.ipsec.spi_mark import SpiMark
 from overlay.system.destination_guard import NODE_MARK
 from overlay.system.local_address import local_address_towards
-from overlay.system.udp import UdpSocket
+from overlay.system.udp import UdpPort, UdpSocket
 
 __all__ = ["Sockets"]
 
 
 class Sockets:
-    """Owner of the sockets; datagrams leave by the first one of their address family."""
+    """Owner of the ports; datagrams leave by the first one of their address family.
 
-    def __init__(self, listen: Sequence[Endpoint]) -> None:
+    ``ports`` lists them in the order of the configuration; ``link_spis`` is what the SPIs of
+    inbound link SAs must have in common.
+    """
+
+    def __init__(self, listen: Sequence[Endpoint], rng: Random) -> None:
+        self.link_spis = SpiMark.draw(rng)
         self._stack = ExitStack()
-        self._sockets: list[UdpSocket] = []
+        self.ports: list[UdpPort] = []
         self._by_version: dict[bool, UdpSocket] = {}
         try:
             for endpoint in listen:
-                opened = self._stack.enter_context(UdpSocket.open(endpoint, mark=NODE_MARK))
-                self._sockets.append(opened)
-                self._by_version.setdefault(_is_ipv6(endpoint), opened)
+                opened = self._stack.enter_context(
+                    UdpPort(endpoint, self.link_spis, mark=NODE_MARK)
+                )
+                self.ports.append(opened)
+                self._by_version.setdefault(_is_ipv6(endpoint), opened.esp)
         except BaseException:
             self._stack.close()
             raise
 
     def __iter__(self) -> Iterator[UdpSocket]:
-        return iter(self._sockets)
+        """Iterate over every socket: one or two for each port."""
+        return (each for port in self.ports for each in port.sockets)
 
     def __enter__(self) -> Self:
         return self
@@ -74,7 +84,7 @@ class Sockets:
     def counters(self) -> Counter[str]:
         """Return the sums over all sockets."""
         total: Counter[str] = Counter()
-        for each in self._sockets:
+        for each in self:
             total.update({f"udp {name}": count for name, count in each.counters.items()})
         return total
 

@@ -1,4 +1,4 @@
-"""The one UDP socket of a node, in batches and without waiting to send.
+"""UDP sockets that receive and send in batches and never wait to send.
 
 ::
 
@@ -23,10 +23,13 @@ import trio
 
 from overlay.addresses import Endpoint
 from overlay.errors import BackendError
+from overlay.ipsec.spi_mark import SpiMark
 from overlay.system.failures import refused
-from overlay.system.segmentation import Run, runs_of, split_segments
+from overlay.system.receiving import DatagramReader
+from overlay.system.segmentation import Run, runs_of
+from overlay.system.steering import split_port
 
-__all__ = ["UdpSocket", "bound_socket", "close_waking"]
+__all__ = ["UdpPort", "UdpSocket", "bound_socket", "close_waking"]
 
 # From Linux's uapi headers; the socket module of Python 3.11 lacks them.
 _UDP_SEGMENT: Final = 103
@@ -41,11 +44,14 @@ _PMTUDISC_DONT: Final = 0
 _BUFFER_BYTES: Final = 8 * 1024 * 1024
 """A tenth of a second at 640 Mbit/s; the kernel counts its own overhead against it."""
 
-_READS_PER_BATCH: Final = 32
-"""Bounds a batch to 32 * 64 datagrams, some tens of milliseconds of work."""
+_CONTROL_BUFFER_BYTES: Final = 1024 * 1024
+"""Some thousand small datagrams. A longer queue would only delay what stands behind a flood."""
 
-_RECEIVE_BYTES: Final = 65_536
-_CONTROL_BYTES: Final = socket.CMSG_SPACE(4)
+_DATAGRAMS_PER_BATCH: Final = 2048
+"""Bounds a batch to some tens of milliseconds of work."""
+
+_MESSAGES_PER_READ: Final = 32
+"""A read returns at most 32 * 64 datagrams, so that a batch exceeds its bound by no more."""
 
 _GSO_REFUSALS: Final = frozenset((errno.EINVAL, errno.EMSGSIZE, errno.EIO, errno.EOPNOTSUPP))
 """Segments above the path's MTU, no checksum offload, a kernel without UDP_SEGMENT."""
@@ -61,8 +67,7 @@ class UdpSocket:
     def __init__(self, bound: socket.socket) -> None:
         """Take over a socket of :func:`bound_socket`; most callers want :meth:`open`."""
         self._socket = bound
-        self._buffer = bytearray(_RECEIVE_BYTES)
-        self._view = memoryview(self._buffer)
+        self._reader = DatagramReader()
         self.counters: Counter[str] = Counter()
         self.segments_received = _try_option(bound, socket.IPPROTO_UDP, _UDP_GRO, 1)
         self.segments_sent = _try_option(bound, socket.IPPROTO_UDP, _UDP_SEGMENT, 0)
@@ -87,7 +92,9 @@ class UdpSocket:
         host, port = self._socket.getsockname()[:2]
         return Endpoint(host, port)
 
-    async def receive_batch(self) -> list[tuple[bytes, Endpoint]]:
+    async def receive_batch(
+        self, max_datagrams: int = _DATAGRAMS_PER_BATCH
+    ) -> list[tuple[bytes, Endpoint]]:
         """Wait until something arrived, then return it all, up to a bound.
 
         The batch is empty if what arrived was an error of the kernel's. Cancelling loses
@@ -99,12 +106,34 @@ class UdpSocket:
         if self._socket.fileno() < 0:
             raise trio.ClosedResourceError
         await trio.lowlevel.wait_readable(self._socket)
+        return self.read_batch(max_datagrams)
+
+    def read_batch(self, max_datagrams: int = _DATAGRAMS_PER_BATCH) -> list[tuple[bytes, Endpoint]]:
+        """Return what has arrived, up to a bound, without waiting.
+
+        It stops once it has ``max_datagrams``. The last message may exceed them, because the
+        kernel aggregates up to 64 datagrams in one.
+
+        Raises:
+            trio.ClosedResourceError: the socket was closed.
+        """
+        if self._socket.fileno() < 0:
+            raise trio.ClosedResourceError
         batch: list[tuple[bytes, Endpoint]] = []
-        for _ in range(_READS_PER_BATCH):
-            if not self._receive_into(batch):
+        while (room := max_datagrams - len(batch)) > 0:
+            try:
+                most = min(room, _MESSAGES_PER_READ)
+                if self._reader.read(self._socket, batch, most) < most:
+                    break
+            except OSError as error:  # an ICMP error that the kernel kept for us
+                self._count(error, 1)
                 break
-        self.counters["received"] += len(batch)
-        return batch
+        # A link-local sender cannot be answered by its address alone.
+        usable = [item for item in batch if "%" not in item[1].host]
+        if len(usable) < len(batch):
+            self.counters["dropped_link_local"] += len(batch) - len(usable)
+        self.counters["received"] += len(usable)
+        return usable
 
     def send_batch(self, batch: Sequence[tuple[bytes, Endpoint]]) -> None:
         """Hand a batch to the kernel, in order; never waits, never raises for a destination."""
@@ -115,7 +144,7 @@ class UdpSocket:
                 self._send_run(run)
 
     def prepare(self, change: Callable[[socket.socket], None]) -> None:
-        """Let somebody set options of the socket that end the aggregation of what it receives.
+        """Set options of the socket that end the aggregation of what it receives.
 
         Raises:
             BackendError: as ``change`` does.
@@ -132,22 +161,6 @@ class UdpSocket:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _receive_into(self, batch: list[tuple[bytes, Endpoint]]) -> bool:
-        try:
-            size, control, _, sender = self._socket.recvmsg_into([self._buffer], _CONTROL_BYTES)
-        except BlockingIOError:
-            return False
-        except OSError as error:  # an ICMP error that the kernel kept for us
-            self._count(error, 1)
-            return False
-        endpoint = Endpoint(sender[0], sender[1])
-        if "%" in endpoint.host:  # a link-local sender: nobody whom we could answer by address
-            self.counters["dropped_link_local"] += 1
-            return True
-        for datagram in split_segments(self._view[:size], _segment_bytes(control)):
-            batch.append((datagram, endpoint))  # noqa: PERF401 - extend() would build it twice
-        return True
 
     def _send_run(self, run: Run) -> None:
         size = [(socket.IPPROTO_UDP, _UDP_SEGMENT, struct.pack("=H", run.segment_bytes))]
@@ -178,11 +191,67 @@ class UdpSocket:
             self.counters[f"dropped_{name}"] += datagrams
 
 
-def bound_socket(endpoint: Endpoint, *, mark: int | None = None) -> socket.socket:
+class UdpPort:
+    """One UDP port with two queues: ``esp`` for ESP of our links, ``control`` for all else.
+
+    ``control`` is None if this kernel cannot split a port; then ``esp`` receives all. It owns
+    both sockets; datagrams are sent by ``esp``.
+    """
+
+    def __init__(self, endpoint: Endpoint, link_spis: SpiMark, *, mark: int | None = None) -> None:
+        """Bind to ``endpoint``; see :meth:`UdpSocket.open`.
+
+        ``link_spis`` is what the SPIs of all inbound link SAs have in common.
+
+        Raises:
+            BackendError: see :meth:`UdpSocket.open`.
+        """
+        first = bound_socket(endpoint, mark=mark)
+        bound_to = Endpoint(*first.getsockname()[:2])
+        second = split_port(
+            first,
+            lambda: bound_socket(
+                bound_to, mark=mark, share_port=True, buffer_bytes=_CONTROL_BUFFER_BYTES
+            ),
+            link_spis,
+        )
+        self.esp = UdpSocket(first)
+        self.control = None if second is None else UdpSocket(second)
+
+    @property
+    def sockets(self) -> tuple[UdpSocket, ...]:
+        """Both sockets, or the only one."""
+        return (self.esp,) if self.control is None else (self.esp, self.control)
+
+    def close(self) -> None:
+        """Close both sockets; tasks that wait for them are woken."""
+        for each in self.sockets:
+            each.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def bound_socket(
+    endpoint: Endpoint,
+    *,
+    mark: int | None = None,
+    share_port: bool = False,
+    buffer_bytes: int = _BUFFER_BYTES,
+) -> socket.socket:
     """Return a non-blocking UDP socket, bound and with the options that the overlay needs.
 
     Outer fragmentation is allowed (no "don't fragment"): a link SA's packets may exceed the
     path MTU, and an ICMP error of a stranger must not lower our packet size.
+
+    Args:
+        endpoint: see :meth:`UdpSocket.open`.
+        mark: see :meth:`UdpSocket.open`.
+        share_port: whether sockets of this user that set ``SO_REUSEPORT`` may have the port too.
+        buffer_bytes: the size of each of its two buffers, as far as the kernel permits.
 
     Raises:
         BackendError: see :meth:`UdpSocket.open`.
@@ -199,9 +268,11 @@ def bound_socket(endpoint: Endpoint, *, mark: int | None = None) -> socket.socke
             _try_option(new, socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _PMTUDISC_DONT)
         else:
             _try_option(new, socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_DONT)
-        _enlarge_buffers(new)
+        _enlarge_buffers(new, buffer_bytes)
         if mark is not None:
             _try_option(new, socket.SOL_SOCKET, _SO_MARK, mark)
+        if share_port:
+            new.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         new.bind(endpoint)
     except OSError as error:
         new.close()
@@ -220,13 +291,13 @@ def close_waking(used: socket.socket) -> None:
     used.close()
 
 
-def _enlarge_buffers(new: socket.socket) -> None:
+def _enlarge_buffers(new: socket.socket, buffer_bytes: int) -> None:
     for forced, polite in (
         (_SO_RCVBUFFORCE, socket.SO_RCVBUF),
         (_SO_SNDBUFFORCE, socket.SO_SNDBUF),
     ):
-        if not _try_option(new, socket.SOL_SOCKET, forced, _BUFFER_BYTES):
-            _try_option(new, socket.SOL_SOCKET, polite, _BUFFER_BYTES)
+        if not _try_option(new, socket.SOL_SOCKET, forced, buffer_bytes):
+            _try_option(new, socket.SOL_SOCKET, polite, buffer_bytes)
 
 
 def _try_option(target: socket.socket, level: int, option: int, value: int) -> bool:
@@ -236,13 +307,6 @@ def _try_option(target: socket.socket, level: int, option: int, value: int) -> b
     except OSError:
         return False
     return True
-
-
-def _segment_bytes(control: list[tuple[int, int, bytes]]) -> int:
-    for level, kind, data in control:
-        if level == socket.IPPROTO_UDP and kind == _UDP_GRO and len(data) >= 4:
-            return int(struct.unpack_from("=i", data)[0])
-    return 0
 
 
 _BIND_REMEDIES: Final = {

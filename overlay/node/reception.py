@@ -1,0 +1,142 @@
+"""Reads the node's UDP ports: ESP at once, control datagrams within a budget.
+
+::
+
+    ESP queue ──────> engine ──────────────────> next hop, TUN      no budget
+        └─ control datagrams that came along ─┐
+    control queue ──> turn ──> DHT, links ──> pause                 at most a quarter of the time
+                        ^─────────────────────┘
+
+Anybody can send to the port. So what costs time for each wake-up or each datagram is bounded:
+after control datagrams the node reads no more of them for as long as they took, and after a
+batch of ESP that nobody sealed it waits a moment, so that the next batch is larger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import trio
+
+from overlay.link.demultiplexer import Demultiplexed, demultiplex
+from overlay.node.control_plane import ControlPlane
+from overlay.system.udp import UdpSocket
+
+__all__ = ["Reception", "ReceptionBudget"]
+
+
+@dataclass(frozen=True, slots=True)
+class ReceptionBudget:
+    """Bounds on what datagrams from anywhere may cost.
+
+    Attributes:
+        control_datagrams: read at once, because ESP waits meanwhile: about one millisecond.
+        control_share: fraction of its time that the node spends on control datagrams at most
+            (0 to 1). The rest is for ESP, which has one reader, and for timers.
+        control_pause_s: least pause between two batches of control datagrams, in seconds. A
+            wake-up costs as much as ten datagrams, so a flood must not cause one each.
+        idle_pause_s: pause after a batch of which no datagram was authentic ESP, in seconds,
+            for the same reason. It delays what comes next by a fraction of a link's delay.
+        strays: control datagrams from the ESP queue that wait for their turn. Few come there:
+            see ``overlay.system.steering``.
+    """
+
+    control_datagrams: int = 128
+    control_share: float = 0.25
+    control_pause_s: float = 0.002
+    idle_pause_s: float = 0.001
+    strays: int = 256
+
+
+class Reception:
+    """The readers of one node's ports, each a task; they share one budget.
+
+    ``strays_dropped`` counts control datagrams for which there was no place to wait.
+    """
+
+    def __init__(
+        self,
+        plane: ControlPlane,
+        now: Callable[[], float],
+        told: Callable[[], None],
+        budget: ReceptionBudget | None = None,
+    ) -> None:
+        """Read for ``plane``.
+
+        Args:
+            plane: gets what arrives.
+            now: returns Unix seconds on the node's clock.
+            told: called after a batch that may have changed when timers are due.
+            budget: the default unless a test needs another.
+        """
+        self._plane = plane
+        self._now = now
+        self._told = told
+        self._budget = budget or ReceptionBudget()
+        self._turn = trio.Lock()
+        self._strays = Demultiplexed()
+        self._stray_came = trio.Event()
+        self.strays_dropped = 0
+
+    async def read_esp(self, port: UdpSocket) -> None:
+        """Carry ESP from one queue as long as the node runs."""
+        batch = await port.receive_batch()
+        while True:
+            parts = demultiplex(batch)
+            idle = self._carry(parts)
+            if parts.control_count:
+                self._keep_strays(parts)
+            batch = []
+            if idle:
+                await trio.sleep(self._budget.idle_pause_s)
+                batch = port.read_batch()
+            batch = batch or await port.receive_batch()
+
+    async def read_control(self, port: UdpSocket) -> None:
+        """Take control datagrams from one queue as long as the node runs."""
+        most = self._budget.control_datagrams
+        batch = await port.receive_batch(most)
+        while True:
+            parts = demultiplex(batch)
+            async with self._turn:
+                # ESP comes here with an unknown SPI, or aggregated with a control datagram.
+                await self._take_and_rest(parts)
+            batch = port.read_batch(most) or await port.receive_batch(most)
+
+    async def read_strays(self) -> None:
+        """Take control datagrams that came through an ESP queue as long as the node runs."""
+        while True:
+            await self._stray_came.wait()
+            self._stray_came = trio.Event()
+            parts, self._strays = self._strays, Demultiplexed()
+            async with self._turn:
+                await self._take_and_rest(parts)
+
+    async def _take_and_rest(self, parts: Demultiplexed) -> None:
+        """Handle one batch, then let other work have its share of time."""
+        began = trio.current_time()
+        self._carry(parts)
+        if self._plane.receive_control(parts, self._now()):
+            self._told()
+        spent = trio.current_time() - began
+        rest = spent * (1 / self._budget.control_share - 1)
+        await trio.sleep(max(rest, self._budget.control_pause_s))
+
+    def _carry(self, parts: Demultiplexed) -> bool:
+        """Carry the ESP of a batch; tell whether nothing of it was authentic."""
+        if not parts.esp:
+            return True
+        now = self._now()
+        arrived = self._plane.datapath.from_network(parts.esp, now)
+        if self._plane.arrived(arrived, now):
+            self._told()
+        return arrived.idle
+
+    def _keep_strays(self, parts: Demultiplexed) -> None:
+        strays = self._strays
+        if strays.control_count + parts.control_count > self._budget.strays:
+            self.strays_dropped += parts.control_count
+            return
+        strays.add_control(parts)
+        self._stray_came.set()
