@@ -21,6 +21,7 @@
 from __future__ import annotations
 
 __all__ = [
+    "AddressInUse",
     "BackendError",
     "CircuitRefused",
     "CircuitTimedOut",
@@ -90,6 +91,10 @@ class CircuitRefused(PathError):
         super().__init__(message)
         self.hop = hop
         self.reason = reason
+
+
+class AddressInUse(PathError):
+    """The exit lent an address that this host's networks use already."""
 
 
 class CircuitTimedOut(PathError):

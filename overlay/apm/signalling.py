@@ -12,7 +12,7 @@ happens to a circuit is decided in ``source.py`` and ``relay.py``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from random import Random
 
 from overlay.addresses import (
@@ -57,6 +57,7 @@ class SignallingManager:
         inner_addresses: InnerAddressPool | None,
         relay: bool,
         budget: WorkBudget | None = None,
+        inner_in_use: Callable[[bytes], bool] = lambda _: False,
     ) -> None:
         """Build the two sides.
 
@@ -69,12 +70,13 @@ class SignallingManager:
             inner_addresses: what the exit role lends; None for no exit role.
             relay: whether to pass circuits on.
             budget: of expensive work for others; one of its own by default.
+            inner_in_use: tells whether this host's networks use an address that an exit lent.
         """
         own = identity.overlay_address
         self._board = Switchboard(own, backend, spis, settings, inner_addresses, budget)
         self._connections = AnonymousConnections()
         self._carrier = Carrier(settings, rng, self._board.groups)
-        self._source = SourceSide(self._board, self._connections, self._carrier, rng)
+        self._source = SourceSide(self._board, self._connections, self._carrier, rng, inner_in_use)
         self._relay = RelaySide(
             self._board,
             self._connections,

@@ -12,7 +12,10 @@ What replaces the keys of an open circuit is in :mod:`overlay.apm.rekey_source`.
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
+from collections.abc import Callable
 from random import Random
+from typing import Final
 
 from overlay.addresses import IpNetwork, OverlayAddress
 from overlay.apm.carrier import Carrier
@@ -56,6 +59,7 @@ from overlay.apm.switchboard import Holdings, Switchboard, control_packet
 from overlay.apm.timers import Timers
 from overlay.apm.translator import ipsec_translator, translate_inner
 from overlay.errors import (
+    AddressInUse,
     BackendError,
     CircuitRefused,
     CircuitTimedOut,
@@ -68,6 +72,12 @@ from overlay.selection.selector import MixPath
 
 __all__ = ["SourceSide"]
 
+_UNUSED_CIRCUIT_S: Final = (60.0, 600.0)
+"""How long a circuit lasts whose address cannot be used; long enough to pass for one at rest."""
+
+_MOST_UNUSED: Final = 4
+"""Such circuits at a time, because circuits of a source are few."""
+
 
 class SourceSide:
     """Circuits of this node; it alone moves them from phase to phase."""
@@ -78,13 +88,16 @@ class SourceSide:
         connections: AnonymousConnections,
         carrier: Carrier,
         rng: Random,
+        inner_in_use: Callable[[bytes], bool],
     ) -> None:
+        self._inner_in_use = inner_in_use
         self._board = switchboard
         self._connections = connections
         self._carrier = carrier
         self._rng = rng
         self._settings = switchboard.settings
         self._timers: Timers[int] = Timers()
+        self._unused: list[int] = []
         self._rekeying = SourceRekeying(switchboard, connections, rng, self._not_rekeyed)
 
     # --- opening ---
@@ -180,6 +193,9 @@ class SourceSide:
         if objection is not None:
             self._fail(pending, PathError(objection), now)
             return
+        if any(self._is_taken(address) or self._clashes(address) for address in inner):
+            self._decline(pending, inner, now)
+            return
         configuration = translate_inner(pending.ipsec, inner, pending.destination)
         try:
             self._board.backend.install(configuration)
@@ -188,12 +204,43 @@ class SourceSide:
             return
         self._opened(pending, inner, configuration, now)
 
+    def _decline(self, pending: PendingCircuit, inner: InnerAddresses, now: float) -> None:
+        """Give the user's path another circuit, and let this one end like an unused one.
+
+        A circuit that ended at once would tell the exit that the address which it lent is in
+        use here, so that it could ask after networks one circuit at a time. So this one is
+        kept alive without the address, and ends after a random time.
+        """
+        error = AddressInUse(
+            "The exit lent an inner address that is in use here already; "
+            "name an exit that lends others with --via."
+        )
+        self._board.emit(CircuitFailed(pending.number, error))
+        nothing = IpsecConfiguration((), ())
+        lasts_s = self._rng.uniform(*_UNUSED_CIRCUIT_S)
+        expires_at = now + min(lasts_s, self._settings.lifetime_s)
+        self._keep(pending, inner, nothing, now, expires_at)
+        self._unused.append(pending.number)
+        if len(self._unused) > _MOST_UNUSED:
+            self.close(self._unused.pop(0), CircuitEnd.CLOSED, now)
+
     def _opened(
         self,
         pending: PendingCircuit,
         inner: InnerAddresses,
         configuration: IpsecConfiguration,
         now: float,
+    ) -> None:
+        self._board.emit(CircuitOpened(pending.number, inner, pending.destination))
+        self._keep(pending, inner, configuration, now, now + self._settings.lifetime_s)
+
+    def _keep(
+        self,
+        pending: PendingCircuit,
+        inner: InnerAddresses,
+        configuration: IpsecConfiguration,
+        now: float,
+        expires_at: float,
     ) -> None:
         circuit = OpenCircuit(
             number=pending.number,
@@ -203,11 +250,10 @@ class SourceSide:
             inner_addresses=inner,
             inner_configuration=configuration,
             opened_at=now,
-            expires_at=now + self._settings.lifetime_s,
+            expires_at=expires_at,
             keepalive=KeepAlive(self._settings.keepalive_losses),
         )
         self._connections.put_source(circuit)
-        self._board.emit(CircuitOpened(circuit.number, inner, circuit.destination))
         self._keep_alive(circuit, now)
         self._rekeying.begin(circuit, now)
 
@@ -217,13 +263,19 @@ class SourceSide:
             return "The exit gave no inner address of the destination's family."
         if not all(is_inner_address(address) for address in inner):
             return "The exit gave an inner address that is not one."
-        if any(self._is_taken(address) for address in inner):
-            return "The exit gave an inner address that is in use here; ask for another circuit."
         return None
 
     def _is_taken(self, address: bytes) -> bool:
         pool = self._board.inner_pool
         return self.holds_inner(address) or (pool is not None and pool.lends(address))
+
+    def _clashes(self, address: bytes) -> bool:
+        """Tell whether this host or a destination of ours has the address already."""
+        found = ipaddress.ip_address(address)
+        return self._inner_in_use(address) or any(
+            found.version == circuit.destination.version and found in circuit.destination
+            for circuit in self._connections.sources()
+        )
 
     def holds_inner(self, address: bytes) -> bool:
         """Tell whether a circuit of ours has this inner address."""

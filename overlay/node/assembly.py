@@ -65,6 +65,7 @@ class Surroundings:
     local_addresses: Callable[[], frozenset[bytes]]
     forget_inner_addresses: Callable[[Iterable[InnerAddress]], None]
     link_spis: SpiMark | None = None
+    inner_in_use: Callable[[bytes], bool] = lambda _: False
 
 
 def path_mtu(configuration: Configuration) -> int:
@@ -167,6 +168,7 @@ def wire_control_plane(
         rng,
         _inner_addresses(configuration, rng),
         relay=configuration.roles.relay,
+        inner_in_use=lambda packed: surroundings.inner_in_use(packed) or paths.covers(packed),
     )
     tfc = build_tfc(configuration, rng)
     neighbours = Neighbours(

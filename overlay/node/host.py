@@ -19,6 +19,7 @@ from overlay.system.devices import default_gateways
 from overlay.system.exit_filter import ExitFilter, clear_exit_leftovers
 from overlay.system.exit_limits import ExitLimits
 from overlay.system.fragmenting_device import clear_fragmenting_leftovers
+from overlay.system.host_networks import UsedNetwork, used_networks
 from overlay.system.ipsec_wall import IpsecWall
 from overlay.system.link_detour import clear_link_detour_leftovers
 from overlay.system.local_address import own_addresses
@@ -129,6 +130,10 @@ class Host(Protocol):
         """Return the packed addresses of the routers that the default routes lead to."""
         ...
 
+    def used_networks(self) -> list[UsedNetwork]:
+        """Return the addresses and networks that this host uses."""
+        ...
+
     def add_address(self, device: str, address: InnerAddress) -> None:
         """Give a device an address."""
         ...
@@ -176,6 +181,10 @@ class LinuxHost:
     def gateways(self) -> frozenset[bytes]:
         """See :class:`Host`."""
         return default_gateways()
+
+    def used_networks(self) -> list[UsedNetwork]:
+        """See :class:`Host`."""
+        return used_networks()
 
     def add_address(self, device: str, address: InnerAddress) -> None:
         """See :class:`Host`."""

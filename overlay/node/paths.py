@@ -17,6 +17,7 @@ towards silence: a destination whose guard cannot be ended stays guarded and is 
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import math
 from collections.abc import Callable, Iterable
 from random import Random
@@ -27,6 +28,7 @@ from overlay.apm.control import RefuseReason
 from overlay.apm.events import CircuitClosed, CircuitFailed, CircuitLost, CircuitOpened
 from overlay.dht.topology_table import TopologyTable
 from overlay.errors import (
+    AddressInUse,
     BackendError,
     CircuitRefused,
     CircuitTimedOut,
@@ -127,6 +129,14 @@ class Paths:
     def all(self) -> list[RequestedPath]:
         """Return the requested paths, oldest first."""
         return list(self._paths.values())
+
+    def covers(self, packed: bytes) -> bool:
+        """Tell whether an address lies in the destination of a path."""
+        address = ipaddress.ip_address(packed)
+        return any(
+            address.version == path.destination.version and address in path.destination
+            for path in self._paths.values()
+        )
 
     def get(self, number: int) -> RequestedPath:
         """Return one path.
@@ -358,6 +368,8 @@ class Paths:
                 last = first + (error.reason == RefuseReason.UNREACHABLE.name)
             case CircuitTimedOut(silent_hop=int(first)):
                 last = first
+            case AddressInUse():
+                first = last = len(hops)
             case _:
                 return
         # Those that the topology table has forgotten need not be avoided any more.

@@ -18,6 +18,7 @@ every destination still guarded.
 
 from __future__ import annotations
 
+import ipaddress
 import math
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
@@ -43,6 +44,7 @@ from overlay.node.own_descriptor import RESIGN_INTERVAL_S, own_descriptor, roles
 from overlay.node.packet_path import Arrived
 from overlay.node.reception import Reception
 from overlay.node.sockets import Sockets
+from overlay.system.host_networks import name_servers, uses
 
 __all__ = ["RunningNode"]
 
@@ -115,6 +117,7 @@ class RunningNode:
             local_addresses=shell.own_addresses,
             forget_inner_addresses=shell.forget,
             link_spis=self.sockets.link_spis,
+            inner_in_use=self._inner_in_use,
         )
         return wire_control_plane(
             self.configuration,
@@ -256,6 +259,22 @@ class RunningNode:
         if self.plane.next_deadline() < self._next_deadline:
             self._wake.set()
             self._wake = trio.Event()
+
+    def _inner_in_use(self, packed: bytes) -> bool:
+        """Tell whether something that this host talks to has an address that an exit lent.
+
+        Also if the host does not tell: an address that cannot be checked is not taken.
+        """
+        address = ipaddress.ip_address(packed)
+        network = self.configuration.network
+        nodes = [each for mix in self.plane.table for each in mix.endpoints]
+        known = [*network.bootstrap, *self._endpoints, *nodes]
+        if address in name_servers() or any(each.packed == packed for each in known):
+            return True
+        try:
+            return uses(address, self.host.used_networks()) is not None
+        except BackendError:
+            return True
 
     # -- chores ----------------------------------------------------------------------
 

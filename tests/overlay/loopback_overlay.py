@@ -67,6 +67,7 @@ class FakeHost:
         self.guard_taken = self.forwarding = False
         self.refuse = set()
         self.refused = ()
+        self.networks = []
 
     def _may(self, operation):
         if operation in self.refuse:
@@ -98,6 +99,10 @@ class FakeHost:
     def refuse_destinations(self, networks):
         self._may("refuse_destinations")
         self.refused = networks
+
+    def used_networks(self):
+        self._may("used_networks")
+        return self.networks
 
     def gateways(self):
         self._may("gateways")

@@ -27,6 +27,7 @@ from overlay.errors import (
 )
 from overlay.ipsec.userspace.engine import UserspaceEngine
 from overlay.node import run_node
+from overlay.system.host_networks import UsedNetwork
 
 BOB = ipaddress.ip_network("203.0.113.10/32")
 REQUEST = OpenPathRequest(BOB, 3)
@@ -350,6 +351,26 @@ def test_what_the_host_refuses_fails_the_path_and_not_the_node(world, operation)
         world.host.refuse.clear()
         await world.alice.service.open_path(REQUEST)
         assert set(world.host.carried) == {BOB}
+
+    world.play(scenario)
+
+
+def test_an_address_of_the_hosts_networks_is_not_taken_and_other_circuits_are_tried(world):
+    lan = [UsedNetwork(ipaddress.ip_network("100.64.0.0/10"), 1, "a route")]
+
+    async def scenario():
+        world.host.networks = lan
+        with pytest.raises(PathError, match="in use here already; name an exit"):
+            await world.alice.service.open_path(REQUEST)
+        assert not world.host.guarded
+        assert not world.host.addresses
+        world.host.networks = lan[:0]
+        world.host.refuse.add("used_networks")  # what cannot be checked is not taken
+        with pytest.raises(PathError, match="in use here already"):
+            await world.alice.service.open_path(REQUEST)
+        world.host.refuse.clear()
+        async with world.alice.anonymous_path(BOB, hops=3):
+            assert world.host.guarded == {BOB}
 
     world.play(scenario)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Network
 from random import Random
@@ -119,6 +120,7 @@ class Actor:
     where: Endpoint | None = None
     inner_v4: IPv4Network = INNER_V4
     make_backend: type[FakeBackend] = FakeBackend
+    inner_in_use: Callable[[bytes], bool] = lambda _: False
 
     def __post_init__(self) -> None:
         self.log: list[str] = []
@@ -135,6 +137,7 @@ class Actor:
             rng,
             self.pool if self.exit_role else None,
             self.relay,
+            inner_in_use=self.inner_in_use,
         )
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Callable
 
 import pytest
@@ -39,6 +40,7 @@ from overlay.apm.events import (
 from overlay.apm.inner_addresses import InnerAddresses
 from overlay.apm.settings import ApmSettings
 from overlay.errors import (
+    AddressInUse,
     BackendError,
     CircuitRefused,
     CircuitTimedOut,
@@ -207,7 +209,7 @@ def test_repeated_confirmation_repeats_the_ping_and_changes_nothing() -> None:
     [
         InnerAddresses(ipv6=InnerAddress(bytes.fromhex("fd77") + bytes(13) + b"\x01")),
         InnerAddresses(ipv4=InnerAddress(bytes((127, 0, 0, 1)))),
-        InnerAddresses(ipv4=InnerAddress(bytes((192, 168, 0, 1)))),
+        InnerAddresses(ipv4=InnerAddress(bytes((192, 0, 2, 1)))),
         InnerAddresses(INNER.ipv4, InnerAddress(bytes.fromhex("fd636972") + bytes(12))),
     ],
 )
@@ -233,6 +235,60 @@ def test_inner_address_in_use_here_fails_with_a_clear_error() -> None:
     [failed] = [e for e in alice.manager.events() if isinstance(e, CircuitFailed)]
     assert "in use here" in str(failed.error)
     assert alice.manager.circuits()[0].state is CircuitState.OPEN
+
+
+def confirmed(
+    in_use: Callable[[bytes], bool], inner: InnerAddresses = INNER
+) -> tuple[Actor, Actor]:
+    """Alice, whose exit has just lent an address of which ``in_use`` decides."""
+    settings = lab_settings(rekey_spread_s=1e9)
+    alice, mix1 = Actor(1, settings, inner_in_use=in_use), Actor(2)
+    alice.link_to(mix1)
+    alice.manager.anonymous_connection(path(mix1), BOB_V4, NOW)
+    alice.sends()
+    alice.hears(control(mix1.address, nears(alice)[0], Confirm(INNER)))
+    return alice, mix1
+
+
+def test_address_that_the_hosts_networks_use_is_not_taken_and_the_exit_is_not_told() -> None:
+    alice, _ = confirmed(lambda packed: packed == INNER.ipv4)
+    [failed] = [e for e in alice.manager.events() if not isinstance(e, LinkWanted)]
+    assert isinstance(failed, CircuitFailed)
+    assert isinstance(failed.error, AddressInUse)
+    assert all(INNER.ipv4 not in i.local_addresses for i in alice.backend.installed)
+    other, _ = confirmed(lambda _: False)
+    # What the exit hears is what it hears from a source that took the address.
+    assert [type(m) for m in controls(alice.sends())] == [type(m) for m in controls(other.sends())]
+    ended_at = NOW
+    while alice.manager.circuits():
+        ended_at = alice.manager.next_deadline()
+        alice.manager.handle_deadline(ended_at)
+        sent = alice.sends(ended_at)
+        for told in controls(sent):
+            if isinstance(told, Ping):
+                alice.hears(control(sent[0].destination, nears(alice)[0], Pong(told.echo)))
+    assert NOW + 60 <= ended_at <= NOW + 600
+    assert Teardown(TeardownReason.CLOSED) in controls(sent)
+
+
+def test_circuits_without_a_use_are_few() -> None:
+    alice, mix1 = confirmed(lambda _: True)
+    for _ in range(10):
+        alice.manager.anonymous_connection(path(mix1), BOB_V4, NOW)
+        near = alice.backend.installed[-1].local_addresses[0]
+        alice.hears(control(mix1.address, near, Confirm(INNER)))
+    assert len(alice.manager.circuits()) == 4
+
+
+def test_address_within_a_destination_of_ours_is_not_taken() -> None:
+    alice, mix1 = Actor(1), Actor(2)
+    alice.link_to(mix1)
+    destination = ipaddress.ip_network("10.0.0.0/16")
+    alice.manager.anonymous_connection(path(mix1), destination, NOW)
+    inner = InnerAddresses(InnerAddress(bytes((10, 0, 7, 7))))
+    alice.hears(control(mix1.address, nears(alice)[0], Confirm(inner)))
+    [failed] = [e for e in alice.manager.events() if isinstance(e, CircuitFailed)]
+    assert isinstance(failed.error, AddressInUse)
 
 
 @pytest.mark.parametrize("reason", RefuseReason)

@@ -1,0 +1,149 @@
+"""Which addresses this host uses already: its own, its networks', its routers' and neighbours'.
+
+A source asks before it takes an address that an exit lends, and an exit before it lends from a
+pool. Routes of all tables count, because a VPN keeps its own in a table of its own.
+
+Formats: rtnetlink(7); Linux uapi ``linux/rtnetlink.h``, ``linux/neighbour.h``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import socket
+import struct
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from overlay.addresses import IpAddress, IpNetwork
+from overlay.system.failures import refused
+from overlay.system.netlink_messages import DUMP, answers, attributes, message
+from overlay.system.rtnetlink import ROUTE_PROTOCOL
+
+__all__ = ["UsedNetwork", "name_servers", "parse_neighbour", "parse_route", "used_networks", "uses"]
+
+_RTM_GETADDR, _RTM_GETROUTE, _RTM_GETNEIGH = 22, 26, 30
+_IFADDRMSG: Final = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, index
+_RTMSG: Final = struct.Struct("=BBBBBBBBI")  # family, lengths, tos, table, protocol, scope, type
+_NDMSG: Final = struct.Struct("=BxxxiHBB")  # family, index, state, flags, type
+_RTNEXTHOP: Final = struct.Struct("=HBBi")  # length, flags, hops, index
+_IFA_ADDRESS, _IFA_LOCAL = 1, 2
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_MULTIPATH = 1, 4, 5, 9
+_NDA_DST: Final = 1
+_CLONED: Final = 0x200
+"""A route that the kernel keeps for one destination alone (RTM_F_CLONED)."""
+
+_LEADS_SOMEWHERE: Final = frozenset((1, 2, 3, 4))
+"""Types of routes (unicast, local, broadcast, anycast); others refuse, so they use no address."""
+
+_ANSWERS: Final = 0x02 | 0x04 | 0x08 | 0x10 | 0x80
+"""States of a neighbour that is or was there: reachable, stale, delay, probe, permanent."""
+
+_SHORTEST: Final = {4: 8, 6: 7}
+"""Shorter routes are default routes, also those that a VPN divides into two or four."""
+
+_NAME_SERVERS: Final = Path("/etc/resolv.conf")
+_MOST_NAME_SERVERS: Final = 16
+
+
+class UsedNetwork(NamedTuple):
+    """A network (often of one address) that is in use, over which device, and as what."""
+
+    network: IpNetwork
+    device: int
+    what: str
+
+
+_Parser = Callable[[bytes], Iterator[UsedNetwork]]
+
+
+def used_networks() -> list[UsedNetwork]:
+    """Return everything that this network namespace uses; takes milliseconds.
+
+    Raises:
+        BackendError: the kernel did not tell.
+    """
+    try:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as netlink:
+            netlink.bind((0, 0))
+            return [
+                *_dump(netlink, _RTM_GETADDR, _IFADDRMSG.size, _parse_address),
+                *_dump(netlink, _RTM_GETROUTE, _RTMSG.size, parse_route),
+                *_dump(netlink, _RTM_GETNEIGH, _NDMSG.size, parse_neighbour),
+            ]
+    except OSError as error:
+        raise refused("listing this host's networks", error) from error
+
+
+def uses(address: IpAddress, used: Iterable[UsedNetwork]) -> UsedNetwork | None:
+    """Return what uses an address, if anything does."""
+    return next(
+        (u for u in used if u.network.version == address.version and address in u.network), None
+    )
+
+
+def name_servers(path: Path = _NAME_SERVERS) -> frozenset[IpAddress]:
+    """Return the name servers of this host; an exit that lent their address would cut it off."""
+    found: set[IpAddress] = set()
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        for line in path.read_text()[:65536].splitlines():
+            words = line.split()
+            if words[:1] == ["nameserver"] and len(words) > 1 and len(found) < _MOST_NAME_SERVERS:
+                with contextlib.suppress(ValueError):
+                    found.add(ipaddress.ip_address(words[1].partition("%")[0]))
+    return frozenset(found)
+
+
+def _dump(netlink: socket.socket, kind: int, header: int, parse: _Parser) -> Iterator[UsedNetwork]:
+    netlink.send(message(kind, DUMP, bytes(header)))
+    for body in answers(netlink):
+        if len(body) >= header:
+            yield from parse(body)
+
+
+def _parse_address(body: bytes) -> Iterator[UsedNetwork]:
+    index = _IFADDRMSG.unpack_from(body)[4]
+    found = attributes(body[_IFADDRMSG.size :])
+    yield from _host(found.get(_IFA_LOCAL) or found.get(_IFA_ADDRESS), index, "an address")
+
+
+def parse_route(body: bytes) -> Iterator[UsedNetwork]:
+    """Yield the network of a route (``rtmsg`` and its attributes) and its routers.
+
+    Routes of this program and default routes give no network.
+    """
+    family, length, _, _, _, protocol, _, kind, flags = _RTMSG.unpack_from(body)
+    if kind not in _LEADS_SOMEWHERE or flags & _CLONED or protocol == ROUTE_PROTOCOL:
+        return
+    found = attributes(body[_RTMSG.size :])
+    index = int.from_bytes(found.get(_RTA_OIF, b"")[:4], sys.byteorder)
+    version = {socket.AF_INET: 4, socket.AF_INET6: 6}.get(family)
+    destination = found.get(_RTA_DST, b"")
+    if version is not None and length >= _SHORTEST[version] and len(destination) in (4, 16):
+        with contextlib.suppress(ValueError):
+            yield UsedNetwork(ipaddress.ip_network((destination, length)), index, "a route")
+    for gateway in (found.get(_RTA_GATEWAY), *_gateways(found.get(_RTA_MULTIPATH, b""))):
+        yield from _host(gateway, index, "a router")
+
+
+def _gateways(hops: bytes) -> Iterator[bytes | None]:
+    while len(hops) >= _RTNEXTHOP.size:
+        length = _RTNEXTHOP.unpack_from(hops)[0]
+        if length < _RTNEXTHOP.size:
+            return
+        yield attributes(hops[_RTNEXTHOP.size : length]).get(_RTA_GATEWAY)
+        hops = hops[(length + 3) & ~3 :]
+
+
+def parse_neighbour(body: bytes) -> Iterator[UsedNetwork]:
+    """Yield the address of a neighbour (``ndmsg`` and its attributes) that was ever there."""
+    _, index, state, _, _ = _NDMSG.unpack_from(body)
+    if state & _ANSWERS:
+        yield from _host(attributes(body[_NDMSG.size :]).get(_NDA_DST), index, "a neighbour")
+
+
+def _host(packed: bytes | None, index: int, what: str) -> Iterator[UsedNetwork]:
+    if packed is not None and len(packed) in (4, 16):
+        yield UsedNetwork(ipaddress.ip_network(packed), index, what)

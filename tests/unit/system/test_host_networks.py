@@ -1,0 +1,96 @@
+"""What a host uses, as the kernel tells it; and what no kernel would tell."""
+
+import ipaddress
+import socket
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from overlay.system.host_networks import (
+    UsedNetwork,
+    name_servers,
+    parse_neighbour,
+    parse_route,
+    uses,
+)
+from overlay.system.netlink_messages import attribute
+from overlay.system.rtnetlink import ROUTE_PROTOCOL
+
+UNICAST, LOCAL, UNREACHABLE = 1, 2, 7
+
+
+def route(destination, *, kind=UNICAST, protocol=3, gateway=None, flags=0, table=254):
+    network = ipaddress.ip_network(destination)
+    family = socket.AF_INET if network.version == 4 else socket.AF_INET6
+    head = struct.pack(
+        "=BBBBBBBBI", family, network.prefixlen, 0, 0, table, protocol, 0, kind, flags
+    )
+    body = attribute(1, network.network_address.packed) if network.prefixlen else b""
+    body += attribute(4, struct.pack("=I", 7))
+    if gateway:
+        body += attribute(5, ipaddress.ip_address(gateway).packed)
+    return head + body
+
+
+@pytest.mark.parametrize(
+    ("body", "networks"),
+    [
+        (route("10.0.0.0/8"), ["10.0.0.0/8"]),
+        (route("100.100.100.100/32", table=52), ["100.100.100.100/32"]),
+        (route("fc00::/7"), ["fc00::/7"]),
+        (route("192.168.1.5/32", kind=LOCAL), ["192.168.1.5/32"]),
+        (route("0.0.0.0/0", gateway="10.9.9.1"), ["10.9.9.1/32"]),
+        (route("0.0.0.0/1"), []),
+        (route("128.0.0.0/1"), []),
+        (route("::/0"), []),
+        (route("8000::/1"), []),
+        (route("10.0.0.0/8", kind=UNREACHABLE), []),
+        (route("10.0.0.0/8", protocol=ROUTE_PROTOCOL), []),
+        (route("10.0.0.0/8", flags=0x200), []),
+    ],
+)
+def test_routes_more_specific_than_a_default_route_and_routers_are_in_use(body, networks):
+    assert [str(used.network) for used in parse_route(body)] == networks
+
+
+def test_every_router_of_a_route_over_several_devices_is_in_use():
+    hops = b"".join(
+        struct.pack("=HBBi", 16, 0, 0, 3) + attribute(5, ipaddress.ip_address(each).packed)
+        for each in ("10.1.0.1", "10.2.0.1")
+    )
+    found = parse_route(route("0.0.0.0/0") + attribute(9, hops))
+    assert [str(used.network) for used in found] == ["10.1.0.1/32", "10.2.0.1/32"]
+
+
+@pytest.mark.parametrize(
+    ("state", "there"), [(2, True), (4, True), (0x80, True), (1, False), (0x20, False), (0, False)]
+)
+def test_neighbours_that_answered_are_in_use(state, there):
+    body = struct.pack("=BxxxiHBB", socket.AF_INET, 3, state, 0, 1)
+    found = list(parse_neighbour(body + attribute(1, bytes((10, 9, 9, 9)))))
+    assert found == ([UsedNetwork(ipaddress.ip_network("10.9.9.9"), 3, "a neighbour")] * there)
+
+
+def test_an_address_is_used_by_the_network_that_it_lies_in():
+    used = [UsedNetwork(ipaddress.ip_network("100.64.0.0/10"), 1, "a route")]
+    assert uses(ipaddress.ip_address("100.99.1.1"), used) == used[0]
+    assert uses(ipaddress.ip_address("10.1.1.1"), used) is None
+    assert uses(ipaddress.ip_address("fd00::1"), used) is None
+
+
+def test_name_servers_are_read_from_what_resolvers_read(tmp_path):
+    path = tmp_path / "resolv.conf"
+    path.write_text(
+        "# none\nsearch lan\nnameserver 10.0.0.53\nnameserver fe80::1%eth0\nnameserver x\n"
+    )
+    found = name_servers(path)
+    assert found == {ipaddress.ip_address("10.0.0.53"), ipaddress.ip_address("fe80::1")}
+    assert name_servers(tmp_path / "missing") == frozenset()
+
+
+@given(st.binary(min_size=12, max_size=200))
+def test_no_message_of_the_kernel_is_an_error(body):
+    list(parse_route(body))
+    list(parse_neighbour(body))
