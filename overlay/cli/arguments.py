@@ -45,7 +45,7 @@ def parser(argv: Sequence[str] | None = None) -> argparse.ArgumentParser:
     _command(commands, "status", "tell how the running node is")
     _command(commands, "peers", "list the Mix-nodes that the running node knows")
     _path(commands.add_parser("path", help="open, list and close anonymous paths"))
-    _command(commands, "stop", "stop the running node")
+    _stop(_command(commands, "stop", "stop the running node; destinations stay blocked"))
     add_commands(commands, sys.argv[1:] if argv is None else argv)
     return top
 
@@ -125,24 +125,57 @@ def _up(to: argparse.ArgumentParser) -> None:
 
 def _path(path: argparse.ArgumentParser) -> None:
     commands = path.add_subparsers(metavar="COMMAND", required=True)
-    opening = _command(commands, "open", "open an anonymous path to a destination", of="path")
-    opening.add_argument("destination", metavar="DEST", help="an IP address or prefix, no name")
+    opening = _command(commands, "open", "open anonymous paths to destinations", of="path")
+    opening.add_argument(
+        "destinations",
+        nargs="+",
+        metavar="DEST",
+        help="an IP address or prefix, no name; of several, all are blocked before the first "
+        "path is opened",
+    )
     opening.add_argument(
         "--hops", type=int, choices=range(1, MAX_HOPS + 1), metavar="N", help=f"1 to {MAX_HOPS}"
     )
     opening.add_argument("--strategy", metavar="NAME", help="path selection strategy")
     opening.add_argument(
         "--via",
-        nargs="+",
+        action="append",
         default=[],
-        metavar="NODE",
-        help="hops to go through, first hop first: node ids or overlay addresses",
+        metavar="NODE[,NODE...]",
+        help="hop to go through, a node id or overlay address; first hop first (repeatable)",
+    )
+    opening.add_argument(
+        "--both-families",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="block IPv6 as a whole while a path to an IPv4 destination is there, and the "
+        "reverse, except for local addresses (default: [paths] both_families)",
     )
     _command(commands, "list", "list the open paths", of="path")
-    closing = _command(commands, "close", "close a path", of="path")
+    closing = _command(
+        commands,
+        "close",
+        "close paths and free their destinations; works without a running node as well",
+        of="path",
+    )
     which = closing.add_mutually_exclusive_group(required=True)
-    which.add_argument("number", nargs="?", type=int, metavar="NUMBER", help="as the list shows it")
+    which.add_argument(
+        "which",
+        nargs="*",
+        default=[],
+        metavar="PATH",
+        help="a path's number or destination, as the list shows it",
+    )
     which.add_argument("--all", action="store_true", help="close every path")
+
+
+def _stop(to: argparse.ArgumentParser) -> None:
+    to.add_argument(
+        "--release",
+        action="store_true",
+        help="close every path first, so that packets to their destinations leave directly "
+        "again; works without a running node as well",
+    )
 
 
 def _listen(to: argparse.ArgumentParser) -> None:

@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
 
+from overlay.addresses import IpNetwork
 from overlay.apm.settings import MAX_HOPS
 from overlay.cli.answers import Answer
+from overlay.cli.blocked import closed_answer, stop_text
 from overlay.cli.places import control_socket_of
 from overlay.cli.reports import path_text, paths_text, peers_text, status_text
-from overlay.control.client import ControlClient
+from overlay.control.client import ControlClient, NoNodeAnswers
 from overlay.control.codec import parse_destination, parse_hop
-from overlay.control.model import OpenPathRequest
+from overlay.control.model import (
+    MAX_DESTINATIONS,
+    OpenPathRequest,
+    OpenPathsRequest,
+    PathReport,
+)
 from overlay.control.reports import Report, encode_report
 from overlay.errors import ConfigurationError, Malformed
 
 __all__ = ["QUESTIONS", "ask"]
+
+_STOP_TIMEOUT_S: Final = 10.0
+"""A node says goodbye to its neighbours first, which takes a fraction of a second."""
+
+_NUMBER: Final = re.compile(r"-?[0-9]{1,15}")
 
 Question = Callable[[ControlClient, argparse.Namespace], Answer]
 
@@ -29,11 +42,20 @@ def ask(arguments: argparse.Namespace) -> Answer:
         ConfigurationError: an argument is wrong, or no node answers.
         RequestFailed: the node said no.
     """
+    # A mistake is told before anybody is asked.
     if arguments.command == "path open":
-        arguments.request = _open_request(arguments)  # a mistake is told before anybody is asked
+        arguments.request = _open_request(arguments)
+    elif arguments.command == "path close":
+        arguments.paths = [] if arguments.all else _paths_to_close(arguments.which)
     path = control_socket_of(arguments.config, arguments.socket)
-    with ControlClient(path) as client:
-        return QUESTIONS[arguments.command](client, arguments)
+    try:
+        with ControlClient(path) as client:
+            return QUESTIONS[arguments.command](client, arguments)
+    except NoNodeAnswers as error:
+        # Imported here: it loads what a question to a running node does not need.
+        from overlay.cli.without_node import without_node
+
+        return without_node(arguments, error)
 
 
 def _status(client: ControlClient, _arguments: argparse.Namespace) -> Answer:
@@ -52,18 +74,47 @@ def _list_paths(client: ControlClient, _arguments: argparse.Namespace) -> Answer
 
 
 def _open_path(client: ControlClient, arguments: argparse.Namespace) -> Answer:
-    report = client.open_path(arguments.request)
+    request: OpenPathsRequest = arguments.request
+    if len(request.destinations) > 1:
+        reports = client.open_paths(request)
+        return Answer("\n\n".join(path_text(report) for report in reports), _plain(reports))
+    single = OpenPathRequest(
+        request.destinations[0], request.hops, request.strategy, request.via, request.both_families
+    )
+    report = client.open_path(single)
     return Answer(path_text(report), encode_report(report))
 
 
 def _close_path(client: ControlClient, arguments: argparse.Namespace) -> Answer:
-    closed = client.close_path(None if arguments.all else arguments.number)
-    return Answer(f"Closed {closed} path{'' if closed == 1 else 's'}.", {"closed": closed})
+    known = client.paths()
+    if not arguments.paths:  # --all
+        closed, ended = client.close_path(None), known
+    else:
+        ended = [_named(known, which) for which in arguments.paths]
+        closed = sum(client.close_path(report.number) for report in ended)
+    return closed_answer(closed, sum(report.permanent for report in ended))
 
 
-def _stop(client: ControlClient, _arguments: argparse.Namespace) -> Answer:
-    client.stop()
-    return Answer("The node is stopping.", {"stopping": True})
+def _named(known: Sequence[PathReport], which: int | IpNetwork) -> PathReport:
+    """Return the path of that number or destination.
+
+    Raises:
+        ConfigurationError: there is none.
+    """
+    for report in known:
+        if which == report.number or str(which) == report.destination:
+            return report
+    listed = ", ".join(f"{each.number} ({each.destination})" for each in known) or "none"
+    what = f"path {which}" if isinstance(which, int) else f"path to {which}"
+    raise ConfigurationError(f"there is no {what}; open paths: {listed}.")
+
+
+def _stop(client: ControlClient, arguments: argparse.Namespace) -> Answer:
+    report = client.stop(release=arguments.release)
+    ended = client.wait_ended(_STOP_TIMEOUT_S)
+    state = "Stopped." if ended else "The node is stopping."
+    text = f"{state} {stop_text(report, release=arguments.release)}".strip()
+    return Answer(text, {"stopping": True, "stopped": ended, **encode_report(report)})
 
 
 QUESTIONS: Final[Mapping[str, Question]] = MappingProxyType(
@@ -79,20 +130,35 @@ QUESTIONS: Final[Mapping[str, Question]] = MappingProxyType(
 """Commands by their names on the command line."""
 
 
-def _open_request(arguments: argparse.Namespace) -> OpenPathRequest:
-    if len(arguments.via) > MAX_HOPS:
+def _open_request(arguments: argparse.Namespace) -> OpenPathsRequest:
+    via = [node for given in arguments.via for node in given.split(",") if node]
+    if len(via) > MAX_HOPS:
+        raise ConfigurationError(f"--via names {len(via)} nodes; a path has at most {MAX_HOPS}.")
+    if len(arguments.destinations) > MAX_DESTINATIONS:
         raise ConfigurationError(
-            f"--via names {len(arguments.via)} nodes; a path has at most {MAX_HOPS}."
+            f"{len(arguments.destinations)} destinations are named; one request takes at most "
+            f"{MAX_DESTINATIONS}."
         )
     try:
-        return OpenPathRequest(
-            destination=parse_destination(arguments.destination),
+        return OpenPathsRequest(
+            destinations=tuple(dict.fromkeys(map(parse_destination, arguments.destinations))),
             hops=arguments.hops,
             strategy=arguments.strategy,
-            via=tuple(parse_hop(node) for node in arguments.via),
+            via=tuple(parse_hop(node) for node in via),
+            both_families=arguments.both_families,
         )
     except Malformed as error:
         # The user's words, not a peer's: the same sentence, another fault.
+        raise ConfigurationError(str(error)) from error
+
+
+def _paths_to_close(which: Sequence[str]) -> list[int | IpNetwork]:
+    """Return what a user named to be closed; an empty list stands for all."""
+    if "all" in which:
+        return []
+    try:
+        return [int(each) if _NUMBER.fullmatch(each) else parse_destination(each) for each in which]
+    except Malformed as error:
         raise ConfigurationError(str(error)) from error
 
 

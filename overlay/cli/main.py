@@ -50,6 +50,7 @@ def main(argv: Sequence[str] | None = None, *, run_node: RunNode | None = None) 
     except BrokenPipeError:
         return _reader_gone()
     except KeyboardInterrupt:
+        _say_what_goes_on(arguments)
         return _INTERRUPTED
     except BaseExceptionGroup as group:
         if group.subgroup(KeyboardInterrupt) is not None:
@@ -86,6 +87,15 @@ def _run(arguments: argparse.Namespace, run_node: RunNode | None) -> int:
 
         show(ask(arguments))
     return _DONE
+
+
+def _say_what_goes_on(arguments: argparse.Namespace) -> None:
+    if arguments.command == "path open":
+        print(
+            "overlay: interrupted; the node goes on opening the path, and its packets stay "
+            'blocked meanwhile: "overlay path close" ends that.',
+            file=sys.stderr,
+        )
 
 
 def _failed(error: BaseException, *, show_traceback: bool) -> int:

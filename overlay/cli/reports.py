@@ -88,8 +88,15 @@ def path_text(report: PathReport) -> str:
             ("round trip", _rtt(report.rtt_ms)),
             ("mtu", f"{report.mtu} bytes"),
             ("strategy", report.strategy),
+            *([("also blocked", _other_family(report))] if report.both_families else []),
+            *([("permanent", "yes, it returns at every start")] if report.permanent else []),
+            *(("stays open", sentence) for sentence in report.stays_open),
         ]
     )
+
+
+def _other_family(report: PathReport) -> str:
+    return f"{'IPv4' if ':' in report.destination else 'IPv6'}, except for local addresses"
 
 
 def _peer_row(report: PeerReport) -> tuple[str, ...]:

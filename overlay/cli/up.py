@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import os
 import signal
@@ -14,38 +15,44 @@ import trio
 
 from overlay.addresses import Endpoint, format_address
 from overlay.cli.answers import Answer
+from overlay.cli.blocked import kept_text
 from overlay.cli.places import configuration_of
 from overlay.config import Configuration, NetworkSettings
 from overlay.config.values import endpoint
 from overlay.errors import ConfigurationError
 from overlay.identity import LocalIdentity
 from overlay.keyfile import read_identity
-from overlay.logs import configure_logging
+from overlay.logs import EventLog, configure_logging
 from overlay.system.confinement import confine_process
 
 __all__ = ["RunNode", "run_until_stopped", "up"]
 
-_STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+
+_log = EventLog(__name__)
 
 Announce = Callable[[Answer], None]
 
 
 class RunNode(Protocol):
-    """Run a node until cancelled; ``task_status.started()`` says that it is up."""
+    """Run a node until cancelled; ``task_status.started(count)`` says that it is up.
+
+    ``count()`` then returns how many destinations are blocked or carried, or None is given.
+    """
 
     async def __call__(
         self,
         configuration: Configuration,
         identity: LocalIdentity,
         *,
-        task_status: trio.TaskStatus[object] = ...,
+        task_status: trio.TaskStatus[Callable[[], int]] = ...,
     ) -> None:
         """Run."""
         ...
 
 
 def up(arguments: argparse.Namespace, run_node: RunNode | None, announce: Announce) -> None:
-    """Run a node and return when it has stopped cleanly.
+    """Run a node and return when it has stopped; say what stays blocked.
 
     Raises:
         ConfigurationError: configuration, key file or an argument holds a mistake.
@@ -75,32 +82,48 @@ def _files(configuration: Configuration, arguments: argparse.Namespace) -> Itera
 async def run_until_stopped(
     run_node: RunNode, configuration: Configuration, identity: LocalIdentity, announce: Announce
 ) -> None:
-    """Run the node; SIGINT, SIGTERM and SIGHUP cancel it, and it cleans up after itself."""
-    answer = _up_answer(configuration, identity)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(_cancel_on_signal, nursery.cancel_scope)
-        await run_node(configuration, identity, task_status=_Announcement(announce, answer))
-        # Stopped through its control socket: nobody need wait for signals.
-        nursery.cancel_scope.cancel()
+    """Run the node until SIGINT or SIGTERM; at SIGHUP it goes on."""
+    up = _Announcement(announce, _up_answer(configuration, identity))
+    try:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(_cancel_on_signal, nursery.cancel_scope)
+            await run_node(configuration, identity, task_status=up)
+            # Stopped through its control socket: nobody need wait for signals.
+            nursery.cancel_scope.cancel()
+    finally:
+        up.ended()
 
 
 class _Announcement:
-    """The task status of a node: tells the user when it is up."""
+    """The task status of a node: tells the user when it is up, and what it left blocked."""
 
     def __init__(self, announce: Announce, answer: Answer) -> None:
         self._announce = announce
         self._answer = answer
+        self._blocked: Callable[[], int] | None = None
 
-    def started(self, value: object = None) -> None:  # noqa: ARG002 - trio's signature
+    def started(self, value: Callable[[], int] | None = None) -> None:
+        self._blocked = value
         self._announce(self._answer)
+
+    def ended(self) -> None:
+        blocked = self._blocked() if self._blocked is not None else 0
+        if blocked:
+            # The reader may be gone, as after the hang-up of a terminal; the log has it too.
+            with contextlib.suppress(OSError):
+                self._announce(Answer(f"Stopped. {kept_text(blocked)}", {"blocked": blocked}))
 
 
 async def _cancel_on_signal(
     scope: trio.CancelScope, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    with trio.open_signal_receiver(*_STOP_SIGNALS) as signals:
+    with trio.open_signal_receiver(*_STOP_SIGNALS, signal.SIGHUP) as signals:
         task_status.started()
-        async for _signal in signals:
+        async for number in signals:
+            if number == signal.SIGHUP:
+                # The terminal is gone, or a service manager asks to reload, which no node can.
+                _log.warning("node.hangup_ignored")
+                continue
             scope.cancel()
             return
 

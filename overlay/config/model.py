@@ -13,6 +13,7 @@ from overlay.config.sections import (
     IpsecSettings,
     NetworkSettings,
     NodeSettings,
+    PathSettings,
     RoleSettings,
     SelectionSettings,
     TfcSettings,
@@ -44,6 +45,7 @@ class Configuration:
     roles: RoleSettings = field(default_factory=RoleSettings)
     exit: ExitSettings = field(default_factory=ExitSettings)
     selection: SelectionSettings = field(default_factory=SelectionSettings)
+    paths: PathSettings = field(default_factory=PathSettings)
     tfc: TfcSettings = field(default_factory=TfcSettings)
     forwarding: ForwardingSettings = field(default_factory=ForwardingSettings)
     ipsec: IpsecSettings = field(default_factory=IpsecSettings)
@@ -58,6 +60,14 @@ class Configuration:
                 "[exit] policy must hold at least one rule when [roles] exit = true; "
                 'write policy = ["accept *:*"] or set exit = false'
             )
+        pools = (self.exit.inner_ipv4, self.exit.inner_ipv6)
+        for destination in self.paths.permanent:
+            for pool in pools:
+                if pool.version == destination.version and pool.overlaps(destination):
+                    raise ValueError(
+                        f'[paths] permanent has "{destination}", which overlaps the inner '
+                        f"addresses {pool} of [exit]; leave it out"
+                    )
 
     def exit_policy(self) -> ExitPolicy | None:
         """Return the exit policy as it is signed and enforced; None if this node is no exit.

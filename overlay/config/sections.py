@@ -18,6 +18,7 @@ from overlay.apm.settings import MAX_HOPS
 from overlay.config.setting import setting
 from overlay.config.values import (
     boolean,
+    destinations,
     endpoints,
     esp_suite,
     exit_rules,
@@ -39,12 +40,14 @@ __all__ = [
     "IpsecSettings",
     "NetworkSettings",
     "NodeSettings",
+    "PathSettings",
     "RoleSettings",
     "SelectionSettings",
     "TfcSettings",
 ]
 
 _KEY_FILE: Final = "identity.key"
+_PATHS_FILE: Final = "paths.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,11 @@ class NodeSettings:
     def key_file(self) -> Path:
         """The file of the private keys."""
         return self.state_dir / _KEY_FILE
+
+    @property
+    def paths_file(self) -> Path:
+        """The file of the paths that the user opened and did not close."""
+        return self.state_dir / _PATHS_FILE
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +233,31 @@ class SelectionSettings:
         integer(1, MAX_HOPS),
         f"Mix-nodes of a path, the exit included, 1 to {MAX_HOPS}. With fewer than 3, one "
         "node or two that work together see both ends.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class PathSettings:
+    """[paths]: which destinations are anonymised, and for how long."""
+
+    permanent: tuple[IpNetwork, ...] = setting(
+        [],
+        destinations,
+        "Addresses and prefixes that have a path from every start on. They are blocked before "
+        "the node joins, so that nothing goes there in the clear meanwhile.",
+    )
+    remember: bool = setting(
+        True,  # noqa: FBT003 - a default
+        boolean,
+        "Keep open paths in the file paths.json (mode 0600) of state_dir, so that their "
+        "destinations are blocked again after a reboot. With false only the kernel remembers "
+        "them, until a reboot, and without their parameters.",
+    )
+    both_families: bool = setting(
+        False,  # noqa: FBT003 - a default
+        boolean,
+        "While a path to an IPv4 destination is there, block IPv6 as a whole except for local "
+        "addresses, and the reverse, unless a request says otherwise.",
     )
 
 

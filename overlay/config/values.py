@@ -12,15 +12,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from overlay.addresses import Endpoint, IpNetwork
+from overlay.addresses import OVERLAY_NETWORKS, Endpoint, IpNetwork
 from overlay.apm.inner_addresses import pool_problem
 from overlay.errors import ConfigurationError, Malformed
 from overlay.exit_policy import ExitRule, parse_exit_rule
 from overlay.ipsec.suites import SUITES
-from overlay.special_networks import FORBIDDEN_NETWORKS, forbidden_network, lies_in
+from overlay.special_networks import (
+    FORBIDDEN_NETWORKS,
+    SITE_NETWORKS,
+    forbidden_network,
+    lies_in,
+)
 
 __all__ = [
     "boolean",
+    "destinations",
     "endpoint",
     "endpoints",
     "esp_suite",
@@ -35,6 +41,8 @@ __all__ = [
 ]
 
 MAX_ENDPOINTS: Final = 64
+MAX_DESTINATIONS: Final = 128
+"""Half of the paths that a node may have; each holds a route and a circuit."""
 
 _NETWORK_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,32}")
 _HOST_NAME: Final = re.compile(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*\.?")
@@ -114,6 +122,17 @@ def endpoints(fewest: int) -> Callable[[object], tuple[Endpoint, ...]]:
         return parsed
 
     return parse
+
+
+def destinations(value: object) -> tuple[IpNetwork, ...]:
+    """Take addresses and prefixes that paths may lead to, each named once."""
+    texts = _texts(value, 'must be a list of destinations such as ["203.0.113.0/24"]')
+    if len(texts) > MAX_DESTINATIONS:
+        raise ValueError(f"must name at most {MAX_DESTINATIONS} destinations, not {len(texts)}")
+    networks = tuple(_destination(text) for text in texts)
+    if len(set(networks)) != len(networks):
+        raise ValueError("names a destination twice; write each once")
+    return networks
 
 
 def exit_rules(value: object) -> tuple[ExitRule, ...]:
@@ -196,6 +215,27 @@ def _endpoint_of(host: str, port: int, text: str) -> Endpoint:
                 "you contact; write its address"
             ) from error
         raise ValueError(f"has {_shown(text)}; write a literal IP address and a port") from error
+
+
+def _destination(text: str) -> IpNetwork:
+    if _HOST_NAME.fullmatch(text) and not re.fullmatch(r"[0-9.]*", text):
+        raise ValueError(
+            f"has the host name {_shown(text)}: resolving it would tell a name server where you "
+            "go; write its address"
+        )
+    network = _network(text)
+    if isinstance(network, ipaddress.IPv6Network) and network.network_address.scope_id is not None:
+        raise ValueError(f"has {_shown(text)}; write the address without its zone")
+    for own in OVERLAY_NETWORKS:
+        if network.version == 6 and network.overlaps(own):
+            raise ValueError(f'has "{network}", which overlaps the overlay\'s own {own}')
+    for forbidden, what in SITE_NETWORKS:
+        if network.version == forbidden.version and forbidden.subnet_of(network):  # type: ignore[arg-type]  # same version
+            raise ValueError(
+                f'has "{network}", which contains all of {forbidden} ({what}); name smaller '
+                "prefixes or single addresses"
+            )
+    return network
 
 
 def _forbidden_prefix(text: str) -> IpNetwork:

@@ -10,9 +10,11 @@ from overlay.control.model import (
     ClosePathRequest,
     ControlService,
     OpenPathRequest,
+    OpenPathsRequest,
     PathReport,
     PeerReport,
     StatusReport,
+    StopReport,
 )
 
 __all__ = [
@@ -20,8 +22,10 @@ __all__ = [
     "ControlClient",
     "ControlService",
     "OpenPathRequest",
+    "OpenPathsRequest",
     "PathReport",
     "PeerReport",
     "RequestFailed",
     "StatusReport",
+    "StopReport",
 ]

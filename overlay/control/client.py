@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import select
 import socket
+import struct
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+from overlay.addresses import IpNetwork
 from overlay.control.codec import (
     MAX_RESPONSE_BYTES,
     Failure,
@@ -17,6 +21,7 @@ from overlay.control.codec import (
 from overlay.control.model import (
     ClosePathRequest,
     OpenPathRequest,
+    OpenPathsRequest,
     PathReport,
     PathsRequest,
     PeerReport,
@@ -24,6 +29,7 @@ from overlay.control.model import (
     Request,
     StatusReport,
     StatusRequest,
+    StopReport,
     StopRequest,
 )
 from overlay.control.reports import decode_report
@@ -35,12 +41,18 @@ from overlay.errors import (
     OverlayError,
 )
 
-__all__ = ["RESPONSE_TIMEOUT_S", "ControlClient", "RequestFailed"]
+__all__ = ["RESPONSE_TIMEOUT_S", "ControlClient", "NoNodeAnswers", "RequestFailed"]
 
 RESPONSE_TIMEOUT_S: Final = 150.0
 """Longer than the node's own limit, so that its sentence arrives rather than ours."""
 
 _RECEIVE_BYTES: Final = 65536
+_CREDENTIALS: Final = struct.Struct("=iII")
+"""struct ucred { pid_t pid; uid_t uid; gid_t gid; } (unix(7)); of whoever called listen(2)."""
+
+
+class NoNodeAnswers(ConfigurationError):
+    """No process listens on the control socket; what a node left behind is still there."""
 
 
 class RequestFailed(OverlayError):
@@ -62,7 +74,8 @@ class ControlClient:
         """Connect.
 
         Raises:
-            ConfigurationError: no node answers there.
+            NoNodeAnswers: no node answers there.
+            ConfigurationError: the socket cannot be used.
         """
         self._path = path
         self._received = bytearray()
@@ -95,16 +108,40 @@ class ControlClient:
         """Open a path; returns when it carries packets."""
         return decode_report(PathReport, self._ask(request))
 
-    def close_path(self, number: int | None) -> int:
-        """Close one path, or all (None); returns how many were closed."""
-        closed = self._ask(ClosePathRequest(number))
+    def open_paths(self, request: OpenPathsRequest) -> list[PathReport]:
+        """Open several paths; returns when all carry packets."""
+        return decode_report_list(PathReport, self._ask(request))
+
+    def close_path(self, which: int | IpNetwork | None) -> int:
+        """Close one path by number or destination, or all (None); returns how many were."""
+        closed = self._ask(ClosePathRequest(which))
         if type(closed) is not int:
             raise Malformed("the result must be a number.")
         return closed
 
-    def stop(self) -> None:
-        """Stop the node; returns when it has begun to stop."""
-        self._ask(StopRequest())
+    def stop(self, *, release: bool = False) -> StopReport:
+        """Stop the node, after closing all paths if ``release``; see :meth:`wait_ended`."""
+        return decode_report(StopReport, self._ask(StopRequest(release)))
+
+    def wait_ended(self, timeout_s: float) -> bool:
+        """Wait for the end of the process that answers here; return whether it has ended.
+
+        False also if it cannot be told, because the process is our own or another kernel's.
+        """
+        packed = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        process = _CREDENTIALS.unpack(packed)[0]
+        if process in (0, os.getpid()):
+            return False
+        try:
+            descriptor = os.pidfd_open(process)
+        except ProcessLookupError:
+            return True
+        except OSError:
+            return False
+        try:
+            return bool(select.select([descriptor], [], [], timeout_s)[0])
+        finally:
+            os.close(descriptor)
 
     def _ask(self, request: Request) -> Any:  # noqa: ANN401 - checked by each method
         try:
@@ -146,7 +183,7 @@ def _connect(path: Path, timeout_s: float) -> socket.socket:
         connection.connect(bytes(path))
     except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError) as error:
         connection.close()
-        raise ConfigurationError(
+        raise NoNodeAnswers(
             f'no node answers at {path}; start one with "overlay up", or name another with '
             "--config or --socket."
         ) from error

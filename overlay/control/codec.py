@@ -3,6 +3,7 @@
 ::
 
     {"method": "open_path", "parameters": {"destination": "192.0.2.7/32", "hops": 3}}
+    {"method": "close_path", "parameters": {"path": "192.0.2.7/32"}}
     {"ok": true, "result": {"number": 1, "destination": "192.0.2.7", ...}}
     {"ok": false, "error": "there is no path 4; open paths: 1.", "kind": "ConfigurationError"}
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn, TypeVar
 
@@ -26,8 +28,10 @@ from overlay.addresses import (
 )
 from overlay.apm.settings import MAX_HOPS
 from overlay.control.model import (
+    MAX_DESTINATIONS,
     ClosePathRequest,
     OpenPathRequest,
+    OpenPathsRequest,
     PathsRequest,
     PeersRequest,
     Request,
@@ -59,12 +63,13 @@ _MAX_NAME_CHARACTERS: Final = 64
 _MAX_NUMBER: Final = 2**53 - 1
 """What every JSON implementation takes as a whole number (RFC 8259, section 6)."""
 
-_PLAIN: Final[dict[str, type[StatusRequest | PeersRequest | PathsRequest | StopRequest]]] = {
+_PLAIN: Final[dict[str, type[StatusRequest | PeersRequest | PathsRequest]]] = {
     "status": StatusRequest,
     "peers": PeersRequest,
     "paths": PathsRequest,
-    "stop": StopRequest,
 }
+_OPTIONS: Final = {"hops", "strategy", "via", "both_families"}
+"""Parameters of open_path and open_paths besides where to."""
 
 R = TypeVar("R", bound=Report)
 
@@ -81,10 +86,16 @@ def encode_request(request: Request) -> bytes:
     """Return a request as one line, its newline included."""
     match request:
         case OpenPathRequest():
-            return _line({"method": "open_path", "parameters": _open_parameters(request)})
-        case ClosePathRequest(number=number):
-            parameters = {"path": "all" if number is None else number}
-            return _line({"method": "close_path", "parameters": parameters})
+            where = {"destination": str(request.destination)}
+            return _line({"method": "open_path", "parameters": where | _options(request)})
+        case OpenPathsRequest():
+            all_of = {"destinations": [str(each) for each in request.destinations]}
+            return _line({"method": "open_paths", "parameters": all_of | _options(request)})
+        case ClosePathRequest(path=path):
+            which = "all" if path is None else path if isinstance(path, int) else str(path)
+            return _line({"method": "close_path", "parameters": {"path": which}})
+        case StopRequest(release=release):
+            return _line({"method": "stop", "parameters": {"release": release}})
     method = next(name for name, kind in _PLAIN.items() if isinstance(request, kind))
     return _line({"method": method})
 
@@ -99,14 +110,12 @@ def decode_request(line: bytes) -> Request:
         raise Malformed(f"a request has at most {MAX_REQUEST_BYTES} bytes.")
     message = _object(_load(line), "a request", {"method"}, {"parameters"})
     method, parameters = message["method"], message.get("parameters", {})
-    if method == "open_path":
-        return _decode_open(parameters)
-    if method == "close_path":
-        return _decode_close(parameters)
     if isinstance(method, str) and method in _PLAIN:
         _object(parameters, f"the parameters of {method}", set(), set())
         return _PLAIN[method]()
-    known = ", ".join((*_PLAIN, "open_path", "close_path"))
+    if isinstance(method, str) and method in _DECODERS:
+        return _DECODERS[method](parameters)
+    known = ", ".join((*_PLAIN, *_DECODERS))
     raise Malformed(f"there is no such method; known methods: {known}.")
 
 
@@ -206,14 +215,16 @@ def _why_no_destination(text: str) -> str:
     return f"{shown} has bits beyond its prefix; write {inside}, or the address alone."
 
 
-def _open_parameters(request: OpenPathRequest) -> dict[str, object]:
-    parameters: dict[str, object] = {"destination": str(request.destination)}
+def _options(request: OpenPathRequest | OpenPathsRequest) -> dict[str, object]:
+    parameters: dict[str, object] = {}
     if request.hops is not None:
         parameters["hops"] = request.hops
     if request.strategy is not None:
         parameters["strategy"] = request.strategy
     if request.via:
         parameters["via"] = [_format_hop(hop) for hop in request.via]
+    if request.both_families is not None:
+        parameters["both_families"] = request.both_families
     return parameters
 
 
@@ -222,18 +233,33 @@ def _format_hop(hop: bytes) -> str:
 
 
 def _decode_open(parameters: object) -> OpenPathRequest:
-    table = _object(
-        parameters, "the parameters of open_path", {"destination"}, {"hops", "strategy", "via"}
-    )
+    table = _object(parameters, "the parameters of open_path", {"destination"}, _OPTIONS)
     destination = table["destination"]
     if not isinstance(destination, str):
         raise Malformed("destination must be an address or a prefix, as text.")
-    hops = table.get("hops")
-    return OpenPathRequest(
-        destination=parse_destination(destination),
-        hops=None if hops is None else _whole_number(hops, "hops", 1, MAX_HOPS),
-        strategy=_decode_strategy(table.get("strategy")),
-        via=_decode_via(table.get("via", [])),
+    return OpenPathRequest(parse_destination(destination), *_decode_options(table))
+
+
+def _decode_open_several(parameters: object) -> OpenPathsRequest:
+    table = _object(parameters, "the parameters of open_paths", {"destinations"}, _OPTIONS)
+    texts = table["destinations"]
+    if not isinstance(texts, list) or not all(isinstance(item, str) for item in texts):
+        raise Malformed("destinations must be a list of addresses or prefixes, as text.")
+    if not 1 <= len(texts) <= MAX_DESTINATIONS:
+        raise Malformed(f"destinations must name 1 to {MAX_DESTINATIONS} of them.")
+    destinations = tuple(dict.fromkeys(parse_destination(text) for text in texts))
+    return OpenPathsRequest(destinations, *_decode_options(table))
+
+
+def _decode_options(
+    table: dict[str, Any],
+) -> tuple[int | None, str | None, tuple[NodeId | OverlayAddress, ...], bool | None]:
+    hops, both = table.get("hops"), table.get("both_families")
+    return (
+        None if hops is None else _whole_number(hops, "hops", 1, MAX_HOPS),
+        _decode_strategy(table.get("strategy")),
+        _decode_via(table.get("via", [])),
+        None if both is None else _boolean(both, "both_families"),
     )
 
 
@@ -257,7 +283,28 @@ def _decode_close(parameters: object) -> ClosePathRequest:
     path = _object(parameters, "the parameters of close_path", {"path"}, set())["path"]
     if path == "all":
         return ClosePathRequest(None)
+    if isinstance(path, str):
+        return ClosePathRequest(parse_destination(path))
     return ClosePathRequest(_whole_number(path, "path", 1, _MAX_NUMBER))
+
+
+def _decode_stop(parameters: object) -> StopRequest:
+    table = _object(parameters, "the parameters of stop", set(), {"release"})
+    return StopRequest(_boolean(table.get("release", False), "release"))
+
+
+_DECODERS: Final[dict[str, Callable[[object], Request]]] = {
+    "open_path": _decode_open,
+    "open_paths": _decode_open_several,
+    "close_path": _decode_close,
+    "stop": _decode_stop,
+}
+
+
+def _boolean(value: object, name: str) -> bool:
+    if not isinstance(value, bool):
+        raise Malformed(f"{name} must be true or false.")
+    return value
 
 
 def _whole_number(value: object, name: str, lowest: int, highest: int) -> int:

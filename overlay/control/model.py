@@ -7,15 +7,17 @@ else.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from overlay.addresses import IpNetwork, NodeId, OverlayAddress
 
 __all__ = [
+    "MAX_DESTINATIONS",
     "ClosePathRequest",
     "ControlService",
     "HopReport",
     "OpenPathRequest",
+    "OpenPathsRequest",
     "PathReport",
     "PathsRequest",
     "PeerReport",
@@ -23,8 +25,12 @@ __all__ = [
     "Request",
     "StatusReport",
     "StatusRequest",
+    "StopReport",
     "StopRequest",
 ]
+
+MAX_DESTINATIONS: Final = 64
+"""Of one request; each gets a path of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,28 +54,57 @@ class OpenPathRequest:
 
     None stands for what the configuration says. ``via`` names hops that the user fixed, first
     hop first: a NodeId (20 bytes) or an overlay address (16 bytes) each, at most ``MAX_HOPS``.
+    ``both_families`` asks to block the other IP version while the path is there, except for
+    local addresses (``overlay.node.families``).
     """
 
     destination: IpNetwork
     hops: int | None = None
     strategy: str | None = None
     via: tuple[NodeId | OverlayAddress, ...] = ()
+    both_families: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenPathsRequest:
+    """Open a path to each of several destinations; all are guarded before the first circuit.
+
+    The other fields are those of :class:`OpenPathRequest`. With ``both_families`` the IP
+    version of which no destination is named is blocked; there is none if both are named.
+    """
+
+    destinations: tuple[IpNetwork, ...]
+    hops: int | None = None
+    strategy: str | None = None
+    via: tuple[NodeId | OverlayAddress, ...] = ()
+    both_families: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ClosePathRequest:
-    """Close one path by its number; None closes all."""
+    """Close one path by its number or its exact destination; None closes all.
 
-    number: int | None
+    Closing all also unblocks what an earlier process left blocked.
+    """
+
+    path: int | IpNetwork | None
 
 
 @dataclass(frozen=True, slots=True)
 class StopRequest:
-    """Stop the node, cleanly."""
+    """Stop the node. Destinations stay blocked unless ``release`` asks to close all paths."""
+
+    release: bool = False
 
 
 Request = (
-    StatusRequest | PeersRequest | PathsRequest | OpenPathRequest | ClosePathRequest | StopRequest
+    StatusRequest
+    | PeersRequest
+    | PathsRequest
+    | OpenPathRequest
+    | OpenPathsRequest
+    | ClosePathRequest
+    | StopRequest
 )
 
 
@@ -161,7 +196,10 @@ class PathReport:
     "rebuilding", "closing"). ``hops`` are in order, first hop first, empty while there is no
     circuit.
     ``rtt_ms`` is the round trip to the exit, None until measured. ``mtu`` is the largest inner
-    packet in bytes.
+    packet in bytes. ``both_families`` tells whether the other IP version is blocked because of
+    this path, ``permanent`` whether the configuration lists the destination, so that the path
+    returns at the next start. ``stays_open`` has one sentence for each way to the same server
+    that the path does not cover.
     """
 
     number: int
@@ -173,6 +211,23 @@ class PathReport:
     age_s: float
     strategy: str
     mtu: int
+    both_families: bool = False
+    permanent: bool = False
+    stays_open: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StopReport:
+    """What a stopping node leaves behind.
+
+    ``blocked`` counts destinations that stay blocked, ``released`` those whose paths were closed
+    because the request asked for it, ``permanent`` those of the released ones that are blocked
+    again at the next start because the configuration lists them.
+    """
+
+    blocked: int
+    released: int
+    permanent: int
 
 
 class ControlService(Protocol):
@@ -193,13 +248,21 @@ class ControlService(Protocol):
     async def open_path(self, request: OpenPathRequest) -> PathReport:
         """Open a path and return when it carries packets.
 
-        Cancelled when the asker hangs up or the time for an answer is over; then nothing of
-        the path may remain.
+        Cancelled when the asker hangs up or the time for an answer is over. The destination
+        then stays blocked, and the node goes on opening the path.
         """
         ...
 
-    async def close_path(self, number: int | None) -> int:
+    async def open_paths(self, request: OpenPathsRequest) -> list[PathReport]:
+        """Open paths to several destinations and return when all carry packets."""
+        ...
+
+    async def close_path(self, which: int | IpNetwork | None) -> int:
         """Close one path, or all (None); return how many were closed."""
+        ...
+
+    async def leave(self, *, release: bool) -> StopReport:
+        """Tell what stays blocked when the node stops; close all paths first if asked to."""
         ...
 
     def stop(self) -> None:

@@ -8,12 +8,12 @@ import types
 import typing
 from typing import Any, TypeVar
 
-from overlay.control.model import HopReport, PathReport, PeerReport, StatusReport
+from overlay.control.model import HopReport, PathReport, PeerReport, StatusReport, StopReport
 from overlay.errors import Malformed
 
 __all__ = ["Report", "decode_report", "encode_report"]
 
-Report = StatusReport | PeerReport | PathReport | HopReport
+Report = StatusReport | PeerReport | PathReport | HopReport | StopReport
 
 R = TypeVar("R", bound=Report)
 

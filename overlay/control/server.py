@@ -32,6 +32,7 @@ from overlay.control.model import (
     ClosePathRequest,
     ControlService,
     OpenPathRequest,
+    OpenPathsRequest,
     PathsRequest,
     PeersRequest,
     Request,
@@ -160,8 +161,7 @@ class _Connection:
                 response = await self._answer(request)
                 nursery.cancel_scope.cancel()
         if limit.cancelled_caught:
-            late = f"the node did not finish within {REQUEST_TIMEOUT_S:.0f} seconds; try again."
-            return encode_failure(Failure(late, LimitReached.__name__))
+            return encode_failure(Failure(_late(request), LimitReached.__name__))
         return response
 
     async def _answer(self, request: Request) -> bytes:
@@ -174,7 +174,7 @@ class _Connection:
             return encode_failure(failure_of(error))
 
     async def _cancel_at_hang_up(self, scope: trio.CancelScope) -> None:
-        """Nobody waits for the answer any more: undo the request. Keep what is sent meanwhile."""
+        """Stop waiting for an answer that nobody reads. Keep what is sent meanwhile."""
         while len(self._received) <= MAX_REQUEST_BYTES:
             if not await self._receive():
                 scope.cancel()
@@ -211,6 +211,16 @@ class _Connection:
         return not limit.cancelled_caught
 
 
+def _late(request: Request) -> str:
+    if isinstance(request, OpenPathRequest | OpenPathsRequest):
+        return (
+            f"the node did not open it within {REQUEST_TIMEOUT_S:.0f} seconds and goes on trying; "
+            'its packets stay blocked meanwhile. See "overlay path list", or close it with '
+            '"overlay path close".'
+        )
+    return f"the node did not finish within {REQUEST_TIMEOUT_S:.0f} seconds; try again."
+
+
 async def _perform(service: ControlService, request: Request) -> bytes:
     match request:
         case StatusRequest():
@@ -221,10 +231,12 @@ async def _perform(service: ControlService, request: Request) -> bytes:
             return encode_success(list(service.paths()))
         case OpenPathRequest():
             return encode_success(await service.open_path(request))
-        case ClosePathRequest(number=number):
-            return encode_success(await service.close_path(number))
-        case StopRequest():
-            return encode_success(None)
+        case OpenPathsRequest():
+            return encode_success(list(await service.open_paths(request)))
+        case ClosePathRequest(path=path):
+            return encode_success(await service.close_path(path))
+        case StopRequest(release=release):
+            return encode_success(await service.leave(release=release))
 
 
 def _is_owner(stream: trio.socket.SocketType) -> bool:

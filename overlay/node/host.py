@@ -60,8 +60,8 @@ class KernelGuard(Protocol):
     All calls are idempotent, and all may raise ``BackendError``.
     """
 
-    def protect(self, prefix: IpNetwork) -> None:
-        """Let packets to ``prefix`` leave through a circuit or not at all."""
+    def protect(self, *prefixes: IpNetwork) -> None:
+        """Let packets to ``prefixes`` leave through a circuit or not at all."""
         ...
 
     def expect(self, source_address: InnerAddress, device: str | None = None) -> None:
@@ -84,8 +84,8 @@ class KernelGuard(Protocol):
         """Stop sending them there."""
         ...
 
-    def release(self, prefix: IpNetwork) -> None:
-        """End the protection."""
+    def release(self, *prefixes: IpNetwork) -> None:
+        """End the protection, in this order."""
         ...
 
     def protected(self) -> list[IpNetwork]:

@@ -14,9 +14,9 @@ import trio
 
 from overlay.addresses import IpNetwork, NodeId, OverlayAddress
 from overlay.config import Configuration
-from overlay.control.model import OpenPathRequest, PathReport
+from overlay.control.model import OpenPathsRequest, PathReport
 from overlay.control.server import serve_control
-from overlay.errors import ConfigurationError
+from overlay.errors import BackendError, ConfigurationError
 from overlay.identity import LocalIdentity
 from overlay.ipsec.userspace.engine import UserspaceEngine
 from overlay.logs import EventLog
@@ -31,23 +31,41 @@ _log = EventLog(__name__)
 
 @dataclass(frozen=True, slots=True)
 class AnonymousPath:
-    """An open path: from now on any program's packets to ``destination`` travel through it."""
+    """Open paths: from now on any program's packets to ``destinations`` travel through them.
 
-    number: int
-    destination: IpNetwork
-    _report: Callable[[], PathReport]
+    Each destination has a path of its own. ``number`` and ``destination`` are the first one's.
+    """
+
+    numbers: tuple[int, ...]
+    destinations: tuple[IpNetwork, ...]
+    _report: Callable[[int], PathReport]
+
+    @property
+    def number(self) -> int:
+        """The number of the first path."""
+        return self.numbers[0]
+
+    @property
+    def destination(self) -> IpNetwork:
+        """The first destination."""
+        return self.destinations[0]
 
     def report(self) -> PathReport:
-        """Return how the path is now: hops, inner addresses, round-trip time."""
-        return self._report()
+        """Return how the first path is now: hops, inner addresses, what stays open."""
+        return self._report(self.number)
+
+    def reports(self) -> list[PathReport]:
+        """Return how all paths are now, in the order of the destinations."""
+        return [self._report(number) for number in self.numbers]
 
 
 class OverlayNode:
     """One participant of the overlay; an async context manager.
 
-    Leaving it, or being cancelled inside, stops the node cleanly: paths are closed, their
-    destinations are free again. Leaving it with an error keeps destinations guarded, until a
-    node on this host takes them over: whatever went wrong, no packet goes out in the clear.
+    Leaving it stops the node. Destinations of paths that were not closed stay blocked, however
+    it was left: normally, by cancellation or with an error. The next node with the same state
+    directory restores the paths. To free the destinations, close the paths before leaving
+    (``await node.service.close_path(None)``), or run ``overlay stop --release`` afterwards.
 
     Args:
         configuration: what the user wants.
@@ -111,36 +129,52 @@ class OverlayNode:
     @asynccontextmanager
     async def anonymous_path(
         self,
-        destination: IpNetwork,
+        destination: IpNetwork | Sequence[IpNetwork],
         *,
         hops: int | None = None,
         strategy: str | None = None,
         via: Sequence[NodeId | OverlayAddress] = (),
+        both_families: bool | None = None,
     ) -> AsyncIterator[AnonymousPath]:
-        """Carry packets to ``destination`` through an anonymous circuit while inside.
+        """Carry packets to ``destination`` through anonymous circuits while inside.
+
+        Left normally, the paths are closed and their destinations are free again, except for
+        those that ``[paths] permanent`` lists. Left with an error or by cancellation, the
+        destinations stay blocked, and the next call for them takes the paths over; so does the
+        next process after one that died.
 
         Args:
-            destination: an address (a /32 or /128) or a prefix.
+            destination: an address (a /32 or /128) or a prefix, or several of them. All are
+                guarded before the first circuit is begun.
             hops: Mix-nodes between here and there, the exit included; configured if None.
             strategy: a path selection strategy's name; configured if None.
             via: NodeIds or overlay addresses of the first hops, in order.
+            both_families: whether to block the other IP version while inside, except for local
+                addresses; configured if None.
 
         Raises:
-            PathError: no path could be had; nothing of it remains.
+            PathError: a path could not be had. If none of several could, nothing remains.
+                Otherwise all destinations stay blocked or carried until they are closed.
             ConfigurationError: the request itself is not possible.
             BackendError: this host refused what a path needs; or, at the end, to free the
                 destination, which then stays blocked for now.
         """
         service = self.service
-        report = await service.open_path(OpenPathRequest(destination, hops, strategy, tuple(via)))
-        number = report.number
+        several = destination if isinstance(destination, Sequence) else (destination,)
+        destinations = tuple(dict.fromkeys(several))
+        if not destinations:
+            raise ConfigurationError("a path needs a destination; name at least one.")
+        reports = await service.open_paths(
+            OpenPathsRequest(destinations, hops, strategy, tuple(via), both_families)
+        )
+        numbers = tuple(report.number for report in reports)
         try:
-            yield AnonymousPath(number, destination, lambda: service.path(number))
+            yield AnonymousPath(numbers, destinations, service.path)
         except BaseException:
-            service.abandon(number)
+            for number in numbers:
+                service.disown(number)
             raise
-        with contextlib.suppress(ConfigurationError):  # closed from elsewhere meanwhile
-            service.close(number)
+        _leave_scopes(service, numbers)
 
     @asynccontextmanager
     async def _running(self) -> AsyncIterator[NodeService]:
@@ -149,17 +183,15 @@ class OverlayNode:
                 self._configuration, self._identity, self._host, self._engine, self._rng, stack
             )
             async with trio.open_nursery() as nursery:
-                error: BaseException | None = None
                 try:
                     running.start(nursery)
                     yield NodeService(running, self.stop)
-                except BaseException as raised:
-                    error = raised
-                    raise
                 finally:
-                    if not running.failed:
+                    if running.failed:
+                        running.note_blocked()
+                    else:
                         with trio.CancelScope(shield=True):
-                            await running.stop(release=error is None or _is_cancellation(error))
+                            await running.stop()
                     nursery.cancel_scope.cancel()
 
 
@@ -169,11 +201,12 @@ async def run_node(
     *,
     engine: UserspaceEngine | None = None,
     host: Host | None = None,
-    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    task_status: trio.TaskStatus[Callable[[], int]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run a node with its control socket until it is told to stop, or cancelled.
 
-    ``engine`` and ``host`` are as for :class:`OverlayNode`.
+    ``engine`` and ``host`` are as for :class:`OverlayNode`. ``task_status`` gets a function that
+    returns how many destinations are blocked or carried, or were so when the node stopped.
 
     Raises:
         OverlayError: the node could not start, or failed.
@@ -184,7 +217,7 @@ async def run_node(
             async with trio.open_nursery() as nursery:
                 path = configuration.node.control_socket
                 await nursery.start(serve_control, node.service, path)
-                task_status.started()
+                task_status.started(node.service.guarded_count)
                 _log.info("node.up")
                 await node.wait_stopped()
                 nursery.cancel_scope.cancel()
@@ -202,7 +235,13 @@ def _undisguised() -> Iterator[None]:
         raise error from error.__cause__
 
 
-def _is_cancellation(error: BaseException) -> bool:
-    if isinstance(error, BaseExceptionGroup):
-        return error.split(trio.Cancelled)[1] is None
-    return isinstance(error, trio.Cancelled)
+def _leave_scopes(service: NodeService, numbers: Sequence[int]) -> None:
+    """Close every path of a scope, then raise what the host refused first, if anything."""
+    refusal: BackendError | None = None
+    for number in numbers:
+        try:
+            service.leave_scope(number)
+        except BackendError as error:
+            refusal = refusal or error
+    if refusal is not None:
+        raise refusal

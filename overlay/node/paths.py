@@ -9,6 +9,11 @@ circuit or not at all. When a circuit is lost, the path is built anew over other
     request ──> OPENING ──opened──> OPEN ──lost──> REBUILDING ──opened──> OPEN
                    │ no path             └───────────┴── close ──> guard ended? ─yes─> (forgotten)
                    └──> the user is told why ─────────────────────────┘  └─no─> CLOSING, again
+    adopt ────> REBUILDING (left by an earlier process; the next request takes it over)
+    disown ───> REBUILDING or OPEN, held by nobody: its asker went away
+
+A guard ends only because the user closed the path, or because no path of a request could ever
+be opened and the user is told so. The end of the node ends no guard (docs/decisions/0037).
 
 What the host refuses (``BackendError``) fails the one path that it happened to, and always
 towards silence: a destination whose guard cannot be ended stays guarded and is tried again.
@@ -16,32 +21,40 @@ towards silence: a destination whose guard cannot be ended stays guarded and is 
 
 from __future__ import annotations
 
-import contextlib
 import ipaddress
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from random import Random
 from typing import Protocol
 
+import trio
+
 from overlay.addresses import InnerAddress, IpNetwork, NodeId
-from overlay.apm.control import RefuseReason
 from overlay.apm.events import CircuitClosed, CircuitFailed, CircuitLost, CircuitOpened
 from overlay.dht.topology_table import TopologyTable
 from overlay.errors import (
-    AddressInUse,
     BackendError,
-    CircuitRefused,
-    CircuitTimedOut,
     ConfigurationError,
     InternalError,
-    NoSuitablePath,
     OverlayError,
     PathError,
 )
-from overlay.node.requested_path import PathState, RequestedPath, of_version
-from overlay.selection.selector import MixPath, PathRequest, PathSelector
+from overlay.node.mix_choice import MixChoice
+from overlay.node.protection import Guard, Protection
+from overlay.node.requested_path import PathState, PathWish, RequestedPath, of_version
+from overlay.selection.selector import MixPath, PathSelector
 
-__all__ = ["CircuitEvent", "CircuitService", "Guard", "PathState", "Paths", "RequestedPath"]
+__all__ = [
+    "MAX_PATHS",
+    "CircuitEvent",
+    "CircuitService",
+    "Guard",
+    "PathState",
+    "PathWish",
+    "Paths",
+    "RequestedPath",
+]
 
 MAX_PATHS = 256
 """Each holds a route, an address and a circuit."""
@@ -68,35 +81,12 @@ class CircuitService(Protocol):
         ...
 
 
-class Guard(Protocol):
-    """What keeps packets to a destination from leaving outside its circuit.
-
-    Every call may raise ``BackendError``; the destination then stays guarded.
-    """
-
-    def protect(self, destination: IpNetwork) -> None:
-        """From now on packets to ``destination`` leave through a circuit or not at all."""
-        ...
-
-    def carry(self, destination: IpNetwork, inner_address: InnerAddress) -> None:
-        """Send packets to ``destination`` into the source TUN, with this source address."""
-        ...
-
-    def uncarry(self, destination: IpNetwork, inner_address: InnerAddress) -> None:
-        """Stop sending them there; they remain protected."""
-        ...
-
-    def release(self, destination: IpNetwork) -> None:
-        """End the protection."""
-        ...
-
-
 class Paths:
     """Owner of every requested path; bounded by ``MAX_PATHS``.
 
     ``guard_refusals`` counts what the host refused while nobody waited for an answer,
     ``first_tries`` the paths whose first circuit was begun, ``opened_at_first_try`` those that
-    this circuit served.
+    this circuit served. ``revision`` grows whenever :meth:`wishes` changes.
     """
 
     def __init__(
@@ -113,18 +103,22 @@ class Paths:
     ) -> None:
         self._circuits = circuits
         self._guard = guard
-        self._table = table
-        self._selector = selector
-        self._source = source
-        self._onion_suite = onion_suite
-        self._esp_suite = esp_suite
-        self._rng = rng
+        self._protection = Protection(guard)
+        self._choice = MixChoice(
+            table=table,
+            selector=selector,
+            source=source,
+            onion_suite=onion_suite,
+            esp_suite=esp_suite,
+            rng=rng,
+        )
         self._paths: dict[int, RequestedPath] = {}
         self._by_circuit: dict[int, RequestedPath] = {}
         self._last_number = 0
         self.guard_refusals = 0
         self.first_tries = 0
         self.opened_at_first_try = 0
+        self.revision = 0
 
     def all(self) -> list[RequestedPath]:
         """Return the requested paths, oldest first."""
@@ -138,17 +132,34 @@ class Paths:
             for path in self._paths.values()
         )
 
-    def get(self, number: int) -> RequestedPath:
-        """Return one path.
+    def wishes(self) -> list[PathWish]:
+        """Return what the user asked for and did not close, oldest first."""
+        return [path.wish for path in self._paths.values()]
+
+    @property
+    def left_blocked(self) -> frozenset[int]:
+        """IP versions that an earlier process had blocked, though no path here needs it."""
+        return self._protection.left_blocked
+
+    def get(self, which: int | IpNetwork) -> RequestedPath:
+        """Return one path, by its number or its destination.
 
         Raises:
-            ConfigurationError: there is none of that number.
+            ConfigurationError: there is no such path.
         """
-        path = self._paths.get(number)
+        path = self._paths.get(which) if isinstance(which, int) else self.of(which)
         if path is None:
-            known = ", ".join(str(n) for n in self._paths) or "none"
-            raise ConfigurationError(f"there is no path {number}; open paths: {known}.")
+            named = f"path {which}" if isinstance(which, int) else f"path to {which}"
+            raise ConfigurationError(f"there is no {named}; open paths: {self._listed()}.")
         return path
+
+    def of(self, destination: IpNetwork) -> RequestedPath | None:
+        """Return the path to exactly this destination, if there is one."""
+        found = (path for path in self._paths.values() if path.destination == destination)
+        return next(found, None)
+
+    def _listed(self) -> str:
+        return ", ".join(str(number) for number in self._paths) or "none"
 
     # -- what the user asks ----------------------------------------------------------
 
@@ -161,67 +172,111 @@ class Paths:
         via: tuple[NodeId, ...],
         now: float,
     ) -> RequestedPath:
-        """Guard the destination and begin its first circuit (paper, Figure 4).
+        """Request one path; see :meth:`request_all`."""
+        return self.request_all([PathWish(destination, hops, strategy, via)], now)[0]
+
+    def request_all(self, wishes: Sequence[PathWish], now: float) -> list[RequestedPath]:
+        """Guard all destinations, then begin their first circuits (paper, Figure 4).
+
+        A path that nobody holds is taken over. If its wish differs, its circuit is replaced
+        behind the guard. Every other destination gets a path of its own, or, if this raises,
+        none of them does.
+
+        Args:
+            wishes: paths to different destinations.
+            now: Unix seconds.
 
         Raises:
-            ConfigurationError: the destination has a path already, or the strategy is unknown.
+            ConfigurationError: a destination has a path already, or a strategy is unknown.
             NoSuitablePath: the topology table has no such path; the host was not touched.
-            BackendError: the host did not guard the destination.
+            BackendError: the host did not guard the destinations.
             LimitReached: this node has as many circuits as it may.
         """
-        path = self._new(destination, hops, strategy, via, now)
-        mix_path = self._select(path, now)
-        self._paths[path.number] = path
-        try:
-            self._guard.protect(destination)
-            self._connect(path, mix_path, now)
-            self.first_tries += 1
-        except BaseException:
-            self._end_quietly(path, now)
-            raise
-        return path
+        inherited = {wish.destination: self._free_path(wish.destination) for wish in wishes}
+        new = [wish for wish in wishes if inherited[wish.destination] is None]
+        made = self._begin(new, wishes, now)
+        for wish in wishes:
+            path = inherited[wish.destination]
+            if path is not None:
+                self._take_over(path, wish, now)
+        of_request = {path.destination: path for path in (*inherited.values(), *made) if path}
+        return [of_request[wish.destination] for wish in wishes]
 
-    def adopt(self, destination: IpNetwork, *, hops: int, strategy: str, now: float) -> None:
-        """Take over a destination that a node which died here had guarded, and rebuild its path.
+    def adopt_all(
+        self,
+        wishes: Iterable[PathWish],
+        now: float,
+        *,
+        permanent: frozenset[IpNetwork] = frozenset(),
+        blocked: Iterable[int] = (),
+    ) -> int:
+        """Take over what an earlier process guarded or the configuration lists, and rebuild it.
 
-        Raises:
-            ConfigurationError: there are more of them than one node may have.
+        Args:
+            wishes: paths to different destinations.
+            now: Unix seconds.
+            permanent: which of their destinations return at every start.
+            blocked: IP versions that were blocked, though no known path needs it.
+
+        Returns:
+            How many destinations have no path, because there are more than ``MAX_PATHS``. They
+            stay guarded.
         """
-        path = self._new(destination, hops, strategy, (), now)
-        path.state, path.retry_at = PathState.REBUILDING, now
-        self._paths[path.number] = path
+        left_out = 0
+        for wish in wishes:
+            if len(self._paths) >= MAX_PATHS:
+                left_out += 1
+                continue
+            path = self._add(wish, now)
+            path.state, path.retry_at, path.held = PathState.REBUILDING, now, False
+            path.permanent = wish.destination in permanent
+            path.settled.set()
+        self._protection.keep_blocked(blocked)
         try:
-            self._guard.protect(destination)
+            self._protection.protect(self.wishes())
         except BackendError:  # what was left guards it; :meth:`Guard.carry` tries again
             self.guard_refusals += 1
+        return left_out
 
-    def close(self, number: int, now: float) -> None:
+    def disown(self, number: int) -> None:
+        """Keep a path whose asker went away: only a user who closes it may end its guard."""
+        path = self._paths.get(number)
+        if path is None or path.state is PathState.CLOSING:
+            return
+        path.held = False
+        path.settled.set()
+        if path.state is PathState.OPENING:
+            path.state = PathState.REBUILDING
+
+    def close(self, which: int | IpNetwork, now: float) -> None:
         """Tear the path's circuit down, then end the guard of its destination.
 
         Raises:
-            ConfigurationError: there is none of that number.
+            ConfigurationError: there is no such path.
             BackendError: the guard did not end. The path remains as CLOSING, and another try
                 follows, at the latest when it is closed again.
         """
-        path = self.get(number)
+        path = self.get(which)
         self._part(path, now)
         self._end(path, now)
 
-    def close_all(self, now: float, *, release: bool) -> int:
-        """Drop every circuit and forget every path, because the node stops.
+    def release_left(self) -> None:
+        """Unblock IP versions that an earlier process had blocked and no path needs.
 
-        Args:
-            now: Unix seconds.
-            release: whether to end the guards as well; else destinations stay blocked.
+        Raises:
+            BackendError: the host refused; they stay blocked.
+        """
+        self._protection.release_left(self.wishes())
+
+    def leave_blocked(self, now: float) -> int:
+        """Drop every circuit and forget every path, because the node stops; guards stay.
 
         Returns:
-            How many guards the host did not end.
+            How many destinations stay blocked.
         """
         for path in self.all():
             self._part(path, now)
-            if release:
-                self._end_quietly(path, now)
-        remaining = len(self._paths) if release else 0
+        remaining = len(self._paths)
         self._paths.clear()
         return remaining
 
@@ -263,54 +318,71 @@ class Paths:
 
     # -- one path's life -------------------------------------------------------------
 
-    def _new(
-        self, destination: IpNetwork, hops: int, strategy: str, via: tuple[NodeId, ...], now: float
-    ) -> RequestedPath:
-        for other in self._paths.values():
-            if other.destination == destination:
-                raise ConfigurationError(
-                    f"path {other.number} serves this destination already; "
-                    f"close it first: overlay path close {other.number}."
-                )
-        if len(self._paths) >= MAX_PATHS:
+    def _free_path(self, destination: IpNetwork) -> RequestedPath | None:
+        """Return the path that a request takes over, None if it needs a new one."""
+        path = self.of(destination)
+        if path is not None and (path.held or path.state is PathState.CLOSING):
+            raise ConfigurationError(
+                f"path {path.number} serves this destination already; "
+                f"close it first: overlay path close {path.number}."
+            )
+        return path
+
+    def _begin(
+        self, new: list[PathWish], wishes: Sequence[PathWish], now: float
+    ) -> list[RequestedPath]:
+        """Make new paths, all or none; guard what ``wishes`` need before the first circuit."""
+        if len(self._paths) + len(new) > MAX_PATHS:
             raise ConfigurationError(f"{MAX_PATHS} paths are open, which is the most; close one.")
+        trials = [RequestedPath(0, wish, now) for wish in new]
+        mix_paths = [self._choice.select(trial, now) for trial in trials]
+        made = [self._add(wish, now) for wish in new]
+        try:
+            self._protection.protect(wishes)
+            for path, mix_path in zip(made, mix_paths, strict=True):
+                path.companions = made
+                self._connect(path, mix_path, now)
+                self.first_tries += 1
+        except BaseException:
+            for path in made:
+                self._drop_circuit(path, now)
+                self._end_quietly(path, now)
+            raise
+        return made
+
+    def _add(self, wish: PathWish, now: float) -> RequestedPath:
         self._last_number += 1
-        return RequestedPath(self._last_number, destination, hops, strategy, via, now)
+        path = self._paths[self._last_number] = RequestedPath(self._last_number, wish, now)
+        path.companions = [path]
+        self.revision += 1
+        return path
+
+    def _take_over(self, path: RequestedPath, wish: PathWish, now: float) -> None:
+        """Give a path that nobody holds to an asker; its destination stays guarded throughout."""
+        before = path.wish
+        # A block that is there stays: taking a path over never opens anything.
+        path.wish = replace(wish, both_families=wish.both_families or before.both_families)
+        self.revision += path.wish != before
+        path.held, path.error, path.failures = True, None, 0
+        same = (wish.hops, wish.strategy, wish.via) == (before.hops, before.strategy, before.via)
+        if same and path.state is PathState.OPEN:
+            path.settled.set()
+            return
+        path.settled = trio.Event()
+        if not same:
+            self._drop_circuit(path, now)
+            path.state, path.avoid, path.fleeting = PathState.REBUILDING, frozenset(), 0
+        if path.circuit is None:
+            path.retry_at = now
 
     def _connect(self, path: RequestedPath, mix_path: MixPath, now: float) -> None:
         circuit = self._circuits.anonymous_connection(mix_path, path.destination, now)
         path.circuit, path.mix_path = circuit, mix_path
         self._by_circuit[circuit] = path
 
-    def _select(self, path: RequestedPath, now: float) -> MixPath:
-        """Choose among those who answered lately and did not fail, as long as there is a path.
-
-        Better a Mix-node that was silent than no path at all, and better one that failed.
-        """
-        selector = self._selector(path.strategy)
-        view = self._table.view(now)
-        unheard = self._table.unheard()
-        for avoid in dict.fromkeys((path.avoid | unheard, path.avoid)):
-            if avoid:
-                with contextlib.suppress(NoSuitablePath):
-                    return selector.select(self._path_request(path, avoid), view, self._rng)
-        path.avoid = frozenset()
-        return selector.select(self._path_request(path, path.avoid), view, self._rng)
-
-    def _path_request(self, path: RequestedPath, avoid: frozenset[NodeId]) -> PathRequest:
-        return PathRequest(
-            destination=path.destination.network_address,
-            hops=path.hops,
-            source=self._source,
-            onion_suite=self._onion_suite,
-            esp_suite=self._esp_suite,
-            via=path.via,
-            avoid=avoid,
-        )
-
     def _retry(self, path: RequestedPath, now: float) -> None:
         try:
-            self._connect(path, self._select(path, now), now)
+            self._connect(path, self._choice.select(path, now), now)
         except InternalError:
             raise
         except OverlayError as error:
@@ -327,6 +399,7 @@ class Paths:
         path.inner_addresses = tuple(event.inner_addresses)
         path.state, path.opened_at = PathState.OPEN, now
         path.failures, path.avoid, path.error = 0, frozenset(), None
+        path.served = True
         path.settled.set()
 
     def _carry(self, destination: IpNetwork, inner_addresses: Iterable[InnerAddress]) -> None:
@@ -336,45 +409,45 @@ class Paths:
         self._guard.carry(destination, address)
 
     def _failed(self, path: RequestedPath, error: OverlayError, now: float) -> None:
-        """Try another circuit later; a wish that was never fulfilled ends some time.
+        """Try another circuit later, and tell who waits after a few attempts.
 
-        What this host refuses, it refuses for every circuit: then one attempt is enough.
+        What this host refuses, it refuses for every circuit: then one attempt is enough. A
+        request of which no path was ever served ends; then nothing of it remains.
         """
-        self._blame(path, error)
+        self._choice.blame(path, error)
         self._detach(path)
         path.failures += 1
         hopeless = path.failures >= _FIRST_ATTEMPTS or isinstance(error, BackendError)
-        if path.state is PathState.OPENING and hopeless:
+        if hopeless and (path.state is PathState.OPENING or not path.settled.is_set()):
             path.error = error
             path.settled.set()
-            self._end_quietly(path, now)
-            return
+            if path.state is PathState.OPENING and self._end_unserved(path, now):
+                return
         self._rebuild_later(path, now)
+
+    def _end_unserved(self, path: RequestedPath, now: float) -> bool:
+        """End all paths of a request once each has failed; return whether they ended.
+
+        If one of them carries packets, the others stay guarded: programs may be using the same
+        server by both addresses, and the user must decide.
+        """
+        companions = path.companions
+        if any(each.served for each in companions):
+            path.state = PathState.REBUILDING
+            return False
+        if any(each.error is None for each in companions):
+            return False
+        for each in companions:
+            if each.number in self._paths:
+                self._drop_circuit(each, now)
+                self._end_quietly(each, now)
+        return True
 
     def _lost(self, path: RequestedPath, now: float) -> None:
         lasted = path.opened_at is not None and now >= path.opened_at + _LASTING_S
         path.fleeting = 0 if lasted else path.fleeting + 1
         self._detach(path)
         self._rebuild_later(path, now)
-
-    def _blame(self, path: RequestedPath, error: OverlayError) -> None:
-        """Avoid the hop that refused and, if it could not reach the next one, that one too.
-
-        A confirmation that does not come tells nothing about who is to blame.
-        """
-        hops = path.mix_path.hops if path.mix_path is not None else ()
-        match error:
-            case CircuitRefused(hop=first):
-                last = first + (error.reason == RefuseReason.UNREACHABLE.name)
-            case CircuitTimedOut(silent_hop=int(first)):
-                last = first
-            case AddressInUse():
-                first = last = len(hops)
-            case _:
-                return
-        # Those that the topology table has forgotten need not be avoided any more.
-        known = {node_id for node_id in path.avoid if self._table.get(node_id) is not None}
-        path.avoid = frozenset(known | {hop.node_id for hop in hops[max(first - 1, 0) : last]})
 
     def _rebuild_later(self, path: RequestedPath, now: float) -> None:
         if path.state is PathState.OPEN:
@@ -409,7 +482,8 @@ class Paths:
     def _end(self, path: RequestedPath, now: float) -> None:
         """End the guard and forget the path; as long as the host refuses, it is CLOSING."""
         try:
-            self._guard.release(path.destination)
+            others = (p.wish for p in self._paths.values() if p is not path)
+            self._protection.release(path.wish, others)
         except BackendError as error:
             if path.state is not PathState.CLOSING:
                 path.state, path.failures = PathState.CLOSING, 0
@@ -420,6 +494,7 @@ class Paths:
                 f"for now: {error}"
             ) from error
         self._paths.pop(path.number, None)
+        self.revision += 1
 
     def _end_quietly(self, path: RequestedPath, now: float) -> None:
         try:

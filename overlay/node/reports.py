@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict
 
 from overlay import __version__
-from overlay.addresses import format_address
+from overlay.addresses import IpNetwork, format_address
 from overlay.apm.events import CircuitReport
 from overlay.config import Configuration
 from overlay.control.model import HopReport, PathReport, PeerReport, StatusReport
@@ -13,6 +14,7 @@ from overlay.dht.descriptor import MixDescriptor, Role
 from overlay.exit_policy import format_exit_rules
 from overlay.identity import LocalIdentity
 from overlay.node.control_plane import ControlPlane
+from overlay.node.families import other_version
 from overlay.node.requested_path import RequestedPath
 
 __all__ = ["path_report", "peer_report", "status_report"]
@@ -85,9 +87,17 @@ def peer_report(descriptor: MixDescriptor, *, linked: bool, now: float) -> PeerR
 
 
 def path_report(
-    path: RequestedPath, circuit: CircuitReport | None, *, now: float, mtu: int
+    path: RequestedPath,
+    circuit: CircuitReport | None,
+    *,
+    others: Iterable[IpNetwork],
+    now: float,
+    mtu: int,
 ) -> PathReport:
-    """Return one path that the user asked for, with what its circuit knows."""
+    """Return one path that the user asked for, with what its circuit knows.
+
+    ``others`` are the destinations of the other paths, ``mtu`` is in bytes.
+    """
     hops = path.mix_path.hops if path.mix_path is not None and path.circuit is not None else ()
     rtt_s = circuit.rtt_s if circuit is not None else None
     return PathReport(
@@ -102,4 +112,21 @@ def path_report(
         age_s=round(now - path.requested_at, 3),
         strategy=path.strategy,
         mtu=mtu,
+        both_families=path.wish.both_families,
+        permanent=path.permanent,
+        stays_open=_stays_open(path, others),
     )
+
+
+def _stays_open(path: RequestedPath, others: Iterable[IpNetwork]) -> tuple[str, ...]:
+    """Return what of the same server a path leaves reachable in the clear, in sentences."""
+    version = path.destination.version
+    other = other_version(version)
+    same = f"Packets to other IPv{version} addresses of the same server are not covered."
+    if path.wish.both_families:
+        return (same, f"Local IPv{other} addresses are not blocked.")
+    if any(destination.version == other for destination in others):
+        what = f"Packets to IPv{other} addresses without a path of their own are not covered"
+    else:
+        what = f"Packets to IPv{other} addresses of the same server are not covered"
+    return (f"{what}; open a path to them as well, or ask for --both-families.", same)

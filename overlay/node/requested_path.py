@@ -13,7 +13,7 @@ from overlay.addresses import InnerAddress, IpNetwork, NodeId
 from overlay.errors import OverlayError
 from overlay.selection.selector import MixPath
 
-__all__ = ["PathState", "RequestedPath", "of_version"]
+__all__ = ["PathState", "PathWish", "RequestedPath", "of_version"]
 
 
 class PathState(enum.Enum):
@@ -26,21 +26,44 @@ class PathState(enum.Enum):
     """Closed, but the host did not end the guard yet."""
 
 
+@dataclass(frozen=True, slots=True)
+class PathWish:
+    """What a path shall be; it outlives the process that opened the path.
+
+    Attributes:
+        destination: a host or a prefix.
+        hops: Mix-nodes, the exit included.
+        strategy: name of the path selection strategy.
+        via: NodeIds of the first hops, in order.
+        both_families: whether the other IP version is blocked while the path is there.
+    """
+
+    destination: IpNetwork
+    hops: int
+    strategy: str
+    via: tuple[NodeId, ...] = ()
+    both_families: bool = False
+
+
 @dataclass(slots=True, eq=False)
 class RequestedPath:
     """One path that the user asked for; :class:`Paths` alone changes it.
 
-    ``failures`` counts the circuits in a row that could not be had, ``fleeting`` those that were
-    lost as soon as they were open.
+    ``held`` tells whether a program or a command of this process asked for it. One that nobody
+    holds was left by an earlier process, or by an asker that went away: the next request for its
+    destination takes it over. ``served`` tells whether it ever carried packets; ``companions``
+    are the paths of the same request, this one included. ``failures`` counts the circuits in a
+    row that could not be had, ``fleeting`` those that were lost as soon as they were open.
     """
 
     number: int
-    destination: IpNetwork
-    hops: int
-    strategy: str
-    via: tuple[NodeId, ...]
+    wish: PathWish
     requested_at: float
     state: PathState = PathState.OPENING
+    held: bool = True
+    served: bool = False
+    permanent: bool = False
+    companions: list[RequestedPath] = field(default_factory=list)
     circuit: int | None = None
     mix_path: MixPath | None = None
     inner_addresses: tuple[InnerAddress, ...] = ()
@@ -51,6 +74,26 @@ class RequestedPath:
     retry_at: float = math.inf
     error: OverlayError | None = None
     settled: trio.Event = field(default_factory=trio.Event)
+
+    @property
+    def destination(self) -> IpNetwork:
+        """Where its packets go."""
+        return self.wish.destination
+
+    @property
+    def hops(self) -> int:
+        """How many Mix-nodes its circuits have."""
+        return self.wish.hops
+
+    @property
+    def strategy(self) -> str:
+        """The name of its path selection strategy."""
+        return self.wish.strategy
+
+    @property
+    def via(self) -> tuple[NodeId, ...]:
+        """The first hops that the user fixed."""
+        return self.wish.via
 
     @property
     def carried_address(self) -> InnerAddress | None:

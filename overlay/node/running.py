@@ -40,8 +40,10 @@ from overlay.node.backend_choice import open_shell
 from overlay.node.control_plane import ControlPlane
 from overlay.node.exit_destinations import refused_addresses
 from overlay.node.host import Host
+from overlay.node.inherited import guard_first, inherited, remembered
 from overlay.node.own_descriptor import RESIGN_INTERVAL_S, own_descriptor, roles_of
 from overlay.node.packet_path import Arrived
+from overlay.node.path_file import PathFile
 from overlay.node.reception import Reception
 from overlay.node.sockets import Sockets
 from overlay.system.host_networks import name_servers, uses
@@ -57,7 +59,12 @@ _log = EventLog(__name__)
 
 
 class RunningNode:
-    """Owner of a node's sockets, devices, files and cores; ``failed`` tells that a task died."""
+    """Owner of a node's sockets, devices, files and cores.
+
+    ``failed`` tells that a task died, ``left_blocked`` how many destinations stayed blocked when
+    the node stopped (None before), ``paths_not_remembered`` how often in a row the file of paths
+    could not be written.
+    """
 
     def __init__(
         self,
@@ -82,11 +89,26 @@ class RunningNode:
         self.clock = Clock.system()
         self.started_at = self.clock.now()
         self.failed = False
+        self.left_blocked: int | None = None
+        self.paths_not_remembered = 0
         self._files_set_aside = 0
+        node = configuration.node
+        self._path_file = PathFile(node.paths_file, remembers=configuration.paths.remember)
+        self._remembered = remembered(self._path_file, configuration)
+        unchanged = not self._remembered and self._path_file.is_current
+        self._saved_revision = 0 if unchanged else -1
+        self._refused_revision = -1
+        # Before sockets and devices: whatever of the start fails, nothing leaves in the clear.
+        guard_first(host, self._remembered)
         self._wake = trio.Event()
         self._next_deadline = math.inf
-        self._open(stack, engine, rng)
-        self._plane = self._build_plane(rng)
+        try:
+            self._open(stack, engine, rng)
+            self._plane = self._build_plane(rng)
+        except BaseException:
+            if self._remembered:
+                _log.warning("guard.kept", destinations=len(self._remembered))
+            raise
 
     @property
     def plane(self) -> ControlPlane:
@@ -132,13 +154,14 @@ class RunningNode:
     # -- life ------------------------------------------------------------------------
 
     def start(self, nursery: trio.Nursery) -> None:
-        """Start the tasks and join the overlay.
+        """Take over what was left, start the tasks and join the overlay.
 
         Raises:
             ConfigurationError: this node's own descriptor cannot be published.
             BackendError: what is remembered cannot be read.
         """
         self._nursery = nursery
+        self._take_over(self.clock.now())
         reception = Reception(self.plane, self.clock.now, self._wake_timers)
         for port in self.sockets.ports:
             self.spawn(reception.read_esp, port.esp)
@@ -151,21 +174,20 @@ class RunningNode:
         self._greet(now)
         self._publish(now)
         self._schedule_chores(now)
-        self._adopt_leftovers(now)
         self.settle(now)
 
-    async def stop(self, *, release: bool) -> None:
+    async def stop(self) -> None:
         """Say goodbye and take every circuit down.
 
-        Args:
-            release: whether to end the guards as well; else destinations stay blocked until
-                a node here takes them over.
+        Destinations stay blocked until a node here restores their paths, or the user closes
+        them (docs/decisions/0037).
         """
         now, plane = self.clock.now(), self.plane
         plane.chores.cancel_all()
-        still_guarded = plane.paths.close_all(now, release=release)
-        if still_guarded:
-            _log.warning("guard.not_ended", destinations=still_guarded)
+        self._refused_revision = -1
+        self.remember_paths()
+        self.note_blocked()
+        plane.paths.leave_blocked(now)
         plane.circuits.close_all(now)
         plane.dht.leave(now)
         plane.settle(now)
@@ -179,8 +201,16 @@ class RunningNode:
         except (BackendError, ConfigurationError):  # of a cache, which the next start fills again
             _log.warning("topology.not_saved")
 
+    def note_blocked(self) -> None:
+        """Tell the log how many destinations the node leaves blocked, whatever its end is."""
+        paths = self.plane.paths
+        self.left_blocked = len(paths.all()) + len(paths.left_blocked)
+        if self.left_blocked:
+            _log.warning("guard.kept", destinations=self.left_blocked)
+
     def settle(self, now: float) -> None:
         """Pass on what a change from outside has caused."""
+        self.remember_paths()
         self.plane.settle(now)
         self._wake_timers()
 
@@ -207,12 +237,34 @@ class RunningNode:
         if self.configuration.roles.exit:
             chores.every(_REFUSE_INTERVAL_S, "own addresses", self._refuse_own, first=now)
 
-    def _adopt_leftovers(self, now: float) -> None:
-        selection = self.configuration.selection
-        for destination in self.shell.guard.leftovers():
-            self.plane.paths.adopt(
-                destination, hops=selection.hops, strategy=selection.strategy, now=now
-            )
+    def _take_over(self, now: float) -> None:
+        """Restore the paths of earlier processes and the permanent ones, all of them blocked."""
+        configuration = self.configuration
+        left = inherited(self._remembered, self.shell.guard.leftovers(), configuration)
+        permanent = frozenset(configuration.paths.permanent)
+        without = self.plane.paths.adopt_all(
+            left.wishes, now, permanent=permanent, blocked=left.blocked
+        )
+        if left.wishes or left.blocked:
+            _log.info("paths.restored", paths=len(left.wishes) - without)
+        if without:
+            _log.warning("paths.too_many", blocked_without_path=without)
+        self.remember_paths()
+
+    def remember_paths(self) -> None:
+        """Write the paths to the disk if they have changed; the chore repeats what failed."""
+        paths = self.plane.paths
+        if paths.revision in (self._saved_revision, self._refused_revision):
+            return
+        try:
+            self._path_file.save(paths.wishes())
+        except BackendError:
+            if not self.paths_not_remembered:
+                _log.warning("paths.not_remembered")
+            self.paths_not_remembered += 1
+            self._refused_revision = paths.revision
+            return
+        self._saved_revision, self.paths_not_remembered = paths.revision, 0
 
     # -- tasks -----------------------------------------------------------------------
 
@@ -253,6 +305,7 @@ class RunningNode:
             with trio.move_on_at(self.clock.to_trio(self._next_deadline)):
                 await self._wake.wait()
             self.plane.handle_deadline(self.clock.now())
+            self.remember_paths()
 
     def _wake_timers(self) -> None:
         # Not for every batch: datagrams from anywhere would run the timers as often as they come.
@@ -296,6 +349,8 @@ class RunningNode:
         self.shell.refuse_destinations(refused_addresses(endpoints, self.host.gateways()))
 
     def _save(self, now: float) -> None:
+        self._refused_revision = -1
+        self.remember_paths()
         table = self.plane.table
         self._store.save(table, now, never_heard=table.never_heard())
         self._report_set_aside()

@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Final
 
 import trio
 
-from overlay.addresses import NodeId, OverlayAddress
-from overlay.control.model import OpenPathRequest, PathReport, PeerReport, StatusReport
-from overlay.errors import BackendError, ConfigurationError, NoSuitablePath
+from overlay.addresses import IpNetwork, NodeId, OverlayAddress
+from overlay.control.model import (
+    OpenPathRequest,
+    OpenPathsRequest,
+    PathReport,
+    PeerReport,
+    StatusReport,
+    StopReport,
+)
+from overlay.errors import (
+    BackendError,
+    ConfigurationError,
+    NoSuitablePath,
+    OverlayError,
+    PathError,
+)
 from overlay.node.assembly import path_mtu
 from overlay.node.destinations import check_destination
 from overlay.node.own_descriptor import roles_of
 from overlay.node.reports import path_report, peer_report, status_report
-from overlay.node.requested_path import RequestedPath
+from overlay.node.requested_path import PathWish, RequestedPath
 from overlay.node.running import RunningNode
 
 __all__ = ["NodeService"]
@@ -41,35 +55,61 @@ class NodeService:
     # -- paths -----------------------------------------------------------------------
 
     async def open_path(self, request: OpenPathRequest) -> PathReport:
-        """Open a path and return when it carries packets; cancelled, nothing of it remains.
+        """Open a path and return when it carries packets; see :meth:`open_paths`."""
+        (report,) = await self.open_paths(
+            OpenPathsRequest(
+                (request.destination,),
+                request.hops,
+                request.strategy,
+                request.via,
+                request.both_families,
+            )
+        )
+        return report
+
+    async def open_paths(self, request: OpenPathsRequest) -> list[PathReport]:
+        """Open paths and return when all carry packets.
+
+        All destinations are guarded before the first circuit. A path that an earlier process
+        or asker left is taken over. If no path of the request can be had, nothing of it
+        remains, except for what was there before. If some can, all destinations stay blocked
+        or carried. Cancelled, the destinations stay blocked and the node goes on.
 
         Raises:
-            PathError: no path could be had.
-            ConfigurationError: the request is not possible.
+            PathError: a path could not be had.
+            ConfigurationError: the request is not possible; nothing was changed.
             BackendError: this host refused what a path needs.
             LimitReached: this node has as many circuits as it may.
         """
-        path = await self._requested_patiently(request)
-        try:
-            self._running.settle(self._now())
-            await path.settled.wait()
-        except BaseException:
-            self.abandon(path.number)
-            raise
-        if path.error is not None:
-            raise path.error
-        return self._report(path)
+        while True:
+            paths = await self._requested_patiently(request)
+            try:
+                self._running.settle(self._now())
+                for path in paths:
+                    await path.settled.wait()
+            except BaseException:
+                self._disown(paths)
+                raise
+            failed = [path for path in paths if path.error is not None]
+            self._running.remember_paths()
+            if not failed:
+                return [self._report(path) for path in paths]
+            self._disown(paths)
+            learning = all(isinstance(path.error, NoSuitablePath) for path in failed)
+            if not learning or not self._is_learning():
+                raise self._failure(failed, paths)
+            await trio.sleep(_ASK_AGAIN_S)
 
-    async def close_path(self, number: int | None) -> int:
+    async def close_path(self, which: int | IpNetwork | None) -> int:
         """Close one path, or all (None); return how many.
 
         Raises:
-            ConfigurationError: there is none of that number.
+            ConfigurationError: there is no such path.
             BackendError: a destination stays blocked for now; every path was tried.
         """
         await trio.lowlevel.checkpoint()
-        if number is not None:
-            self.close(number)
+        if which is not None:
+            self.close(which)
             return 1
         numbers = [path.number for path in self._plane.paths.all()]
         refusal = None
@@ -78,58 +118,116 @@ class NodeService:
                 self.close(each)
             except BackendError as error:
                 refusal = refusal or error
+        try:
+            self._plane.paths.release_left()
+        except BackendError as error:
+            refusal = refusal or error
         if refusal is not None:
             raise refusal
         return len(numbers)
 
-    def close(self, number: int) -> None:
+    def close(self, which: int | IpNetwork) -> None:
         """Close one path at once; see :meth:`close_path`."""
         now = self._now()
         try:
-            self._plane.paths.close(number, now)
+            self._plane.paths.close(which, now)
         finally:
             self._running.settle(now)
 
-    def abandon(self, number: int) -> None:
-        """Close a path whose asker is gone; it may be closed already."""
-        # What the host refused is tried again, and shows in the list of paths meanwhile.
-        with contextlib.suppress(ConfigurationError, BackendError):
-            self.close(number)
+    def leave_scope(self, number: int) -> None:
+        """Close a path whose program is done with it; a permanent one stays.
 
-    async def _requested_patiently(self, request: OpenPathRequest) -> RequestedPath:
-        """Request a path; a node that has just started may still be learning whom there is."""
+        Raises:
+            BackendError: the destination stays blocked for now.
+        """
+        with contextlib.suppress(ConfigurationError):  # closed from elsewhere meanwhile
+            if self._plane.paths.get(number).permanent:
+                self.disown(number)
+            else:
+                self.close(number)
+
+    def disown(self, number: int) -> None:
+        """Keep a path whose asker is gone: its destination stays blocked until it is closed."""
+        self._plane.paths.disown(number)
+
+    async def leave(self, *, release: bool) -> StopReport:
+        """Tell what stays blocked when the node stops; close all paths first if asked to."""
+        before = self._plane.paths.all()
+        if release:
+            with contextlib.suppress(BackendError):  # what is left is counted below
+                await self.close_path(None)
+        blocked = len(self._plane.paths.all()) + len(self._plane.paths.left_blocked)
+        released = max(0, len(before) - len(self._plane.paths.all()))
+        permanent = sum(path.permanent for path in before) if release else 0
+        return StopReport(blocked, released, permanent)
+
+    def _disown(self, paths: Iterable[RequestedPath]) -> None:
+        for path in paths:
+            self.disown(path.number)
+
+    def _is_learning(self) -> bool:
+        return self._now() < self._running.started_at + _LEARNING_S
+
+    def _failure(self, failed: list[RequestedPath], paths: list[RequestedPath]) -> OverlayError:
+        """Return the error of a request, with what became of its destinations."""
+        error = failed[0].error or PathError("the path could not be had.")
+        remaining = [path for path in paths if self._plane.paths.of(path.destination) is path]
+        if not remaining:
+            return error
+        numbers = " ".join(str(path.number) for path in remaining)
+        tried = ", ".join(str(path.number) for path in failed)
+        sentence = (
+            f"{str(error).rstrip('.')}; packets to the destination of path {tried} stay blocked, "
+            f"and the node goes on trying: to end that, overlay path close {numbers}."
+        )
+        return PathError(sentence) if isinstance(error, PathError) else BackendError(sentence)
+
+    async def _requested_patiently(self, request: OpenPathsRequest) -> list[RequestedPath]:
+        """Request paths; a node that has just started may still be learning about Mix-nodes."""
         while True:
             try:
                 return self._requested(request)
             except NoSuitablePath:
-                if self._now() >= self._running.started_at + _LEARNING_S:
+                if not self._is_learning():
                     raise
             await trio.sleep(_ASK_AGAIN_S)
 
-    def _requested(self, request: OpenPathRequest) -> RequestedPath:
+    def _requested(self, request: OpenPathsRequest) -> list[RequestedPath]:
+        exit_settings = self._running.configuration.exit
+        for destination in request.destinations:
+            check_destination(
+                destination,
+                own_addresses=self._running.host.own_addresses(),
+                inner_networks=(exit_settings.inner_ipv4, exit_settings.inner_ipv6),
+            )
+        wishes = [self._wish(request, each) for each in dict.fromkeys(request.destinations)]
+        return self._plane.paths.request_all(wishes, self._now())
+
+    def _wish(self, request: OpenPathsRequest, destination: IpNetwork) -> PathWish:
+        """Return what a request asks for, with what was left or configured for the rest."""
         configuration = self._running.configuration
-        selection, exit_settings = configuration.selection, configuration.exit
-        check_destination(
-            request.destination,
-            own_addresses=self._running.host.own_addresses(),
-            inner_networks=(exit_settings.inner_ipv4, exit_settings.inner_ipv6),
-        )
-        can = self._plane.engine.capabilities()
+        selection = configuration.selection
+        left = self._plane.paths.of(destination)
+        both = request.both_families
+        both = configuration.paths.both_families if both is None else both
+        # A version of which a destination is named is not blocked by another of the request.
+        both = both and len({each.version for each in request.destinations}) == 1
+        if left is not None and not (request.hops or request.strategy or request.via):
+            return replace(left.wish, both_families=both or left.wish.both_families)
         every_hop_named = len(request.via) if request.strategy == "explicit" else 0
         hops = request.hops or every_hop_named or selection.hops
+        self._check_hops(hops)
+        via = tuple(self._node_id(named) for named in request.via)
+        return PathWish(destination, hops, request.strategy or selection.strategy, via, both)
+
+    def _check_hops(self, hops: int) -> None:
+        can = self._plane.engine.capabilities()
         if can.in_kernel and hops > can.max_templates - 1:
             raise ConfigurationError(
                 f'the IPsec backend "{can.name}" carries circuits of at most '
                 f"{can.max_templates - 1} hops, not {hops}: ask for fewer, or write "
                 '[ipsec] backend = "userspace".'
             )
-        return self._plane.paths.request(
-            request.destination,
-            hops=hops,
-            strategy=request.strategy or selection.strategy,
-            via=tuple(self._node_id(via) for via in request.via),
-            now=self._now(),
-        )
 
     def _node_id(self, named: NodeId | OverlayAddress) -> NodeId:
         """Return the NodeId of a hop that the user named by NodeId or overlay address."""
@@ -142,6 +240,12 @@ class NodeService:
 
     # -- reports ---------------------------------------------------------------------
 
+    def guarded_count(self) -> int:
+        """Return how many destinations are blocked or carried, or were so at the stop."""
+        left = self._running.left_blocked
+        paths = self._plane.paths
+        return len(paths.all()) + len(paths.left_blocked) if left is None else left
+
     def status(self) -> StatusReport:
         """Return how the node is."""
         running, plane = self._running, self._plane
@@ -152,6 +256,7 @@ class NodeService:
             "chores failed": plane.chores.failures,
             "guard changes refused": plane.paths.guard_refusals,
             "links refused": plane.neighbours.refused,
+            "path file not written": running.paths_not_remembered,
             "inner addresses not forgotten": running.shell.unforgotten,
         }
         return status_report(
@@ -188,8 +293,9 @@ class NodeService:
     def _report(self, path: RequestedPath) -> PathReport:
         circuits = {circuit.number: circuit for circuit in self._plane.circuits.circuits()}
         circuit = circuits.get(path.circuit) if path.circuit is not None else None
+        others = [each.destination for each in self._plane.paths.all() if each is not path]
         mtu = path_mtu(self._running.configuration)
-        return path_report(path, circuit, now=self._now(), mtu=mtu)
+        return path_report(path, circuit, others=others, now=self._now(), mtu=mtu)
 
     def _now(self) -> float:
         return self._running.clock.now()

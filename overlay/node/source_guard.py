@@ -34,14 +34,14 @@ class GuardedSource:
         except BackendError:
             return []
 
-    def release(self, destination: IpNetwork) -> None:
-        """End the protection.
+    def release(self, *destinations: IpNetwork) -> None:
+        """End the protection, in this order.
 
         Raises:
             BackendError: the kernel refused; the destination may still be blocked.
         """
         if self._guard is not None:  # else nothing was ever protected here
-            self._guard.release(destination)
+            self._guard.release(*destinations)
 
     def close(self) -> None:
         """Give up the guard; what is protected stays so, for a later process to take over."""

@@ -48,14 +48,15 @@ class SourceSide(GuardedSource):
         self._users: Counter[InnerAddress] = Counter()
         self._device: Tun | None = None
 
-    def protect(self, destination: IpNetwork) -> None:
-        """From now on packets to ``destination`` leave through a circuit or not at all.
+    def protect(self, *destinations: IpNetwork) -> None:
+        """From now on packets to ``destinations`` leave through a circuit or not at all.
 
         Raises:
             BackendError: no permission, no TUN device, no packet filter.
         """
+        # The guard comes first: a host without a TUN device must still be silent.
+        self._opened_guard().protect(*destinations)
         self._opened_device()
-        self._opened_guard().protect(destination)
 
     def carry(self, destination: IpNetwork, inner_address: InnerAddress) -> None:
         """Send packets to ``destination`` into the TUN, from the address that the exit lent.

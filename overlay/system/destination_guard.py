@@ -46,7 +46,7 @@ kernel settings are notes in the filter's table.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Final, Self
 
@@ -122,18 +122,21 @@ class DestinationGuard:
             self._ownership.release()
             raise
 
-    def protect(self, prefix: IpNetwork) -> None:
-        """From the return on, packets to ``prefix`` leave through a circuit or not at all.
+    def protect(self, *prefixes: IpNetwork) -> None:
+        """From the return on, packets to ``prefixes`` leave through a circuit or not at all.
 
         Raises:
             BackendError: the kernel refused; the destination may then be blocked or open,
                 and :meth:`release` cleans up.
         """
-        self._routes.put_route(self._unreachable(prefix))
-        self._routes.add_rule(self._rule(prefix.version))
+        for prefix in prefixes:
+            self._routes.put_route(self._unreachable(prefix))
+        for version in sorted({prefix.version for prefix in prefixes}):
+            self._routes.add_rule(self._rule(version))
         self._enforce()
         # Connections that are known already would keep the protected host's own address.
-        forget_datagrams_from(prefix)
+        for prefix in prefixes:
+            forget_datagrams_from(prefix)
 
     def expect(self, source_address: InnerAddress, device: str | None = None) -> None:
         """Let nothing but answers in, before this host holds an inner address.
@@ -194,16 +197,20 @@ class DestinationGuard:
         self._routes.delete_route(self._carry_route(prefix))
         self._enforce()
 
-    def release(self, prefix: IpNetwork) -> None:
-        """End the protection of ``prefix``; the last one takes rules and filter along.
+    def release(self, *prefixes: IpNetwork) -> None:
+        """End the protection of ``prefixes``, in this order.
+
+        The last protected prefix takes rules and filter along.
 
         Connections that went through a circuit end with it, as far as this kernel can do it.
         """
-        self._routes.delete_route(self._carry_route(prefix))
-        abort_orphaned_sockets(prefix)
+        for prefix in prefixes:
+            self._routes.delete_route(self._carry_route(prefix))
+            abort_orphaned_sockets(prefix)
         # The filter goes first: killed in between, the node leaves what protected() finds.
-        self._enforce(released=prefix)
-        self._routes.delete_route(self._unreachable(prefix))
+        self._enforce(released=prefixes)
+        for prefix in prefixes:
+            self._routes.delete_route(self._unreachable(prefix))
         self._remove_idle_rules()
 
     def protected(self) -> list[IpNetwork]:
@@ -224,8 +231,8 @@ class DestinationGuard:
     def _installed(self) -> list[Route]:
         return self._routes.routes(self._table)
 
-    def _enforce(self, released: IpNetwork | None = None) -> None:
-        routes = [route for route in self._installed() if route.destination != released]
+    def _enforce(self, released: Collection[IpNetwork] = ()) -> None:
+        routes = [route for route in self._installed() if route.destination not in released]
         if not routes:
             self._settings.restore()
             return

@@ -65,7 +65,7 @@ class SimulatedPlane(ControlPlane):
 class NoGuard:
     """A host without routes to protect."""
 
-    def protect(self, destination: IpNetwork) -> None:
+    def protect(self, *destinations: IpNetwork) -> None:
         """Nothing leaves a simulated host beside its circuits."""
 
     def carry(self, destination: IpNetwork, inner_address: InnerAddress) -> None:
@@ -74,7 +74,7 @@ class NoGuard:
     def uncarry(self, destination: IpNetwork, inner_address: InnerAddress) -> None:
         """Nor did they."""
 
-    def release(self, destination: IpNetwork) -> None:
+    def release(self, *destinations: IpNetwork) -> None:
         """Nothing was protected."""
 
 

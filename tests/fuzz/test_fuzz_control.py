@@ -21,7 +21,12 @@ values = st.recursive(
     lambda inner: st.one_of(st.lists(inner), st.dictionaries(st.text(max_size=8), inner)),
     max_leaves=8,
 )
-names = st.sampled_from(["destination", "hops", "strategy", "via", "path", "method", "parameters"])
+names = st.sampled_from(
+    [
+        *("destination", "destinations", "hops", "strategy", "via", "both_families"),
+        *("path", "release", "method", "parameters"),
+    ]
+)
 PATH = {
     "number": 1,
     "destination": "192.0.2.7/32",
@@ -32,12 +37,22 @@ PATH = {
     "age_s": 2,
     "strategy": "uniform",
     "mtu": 1180,
+    "both_families": False,
+    "permanent": False,
+    "stays_open": ["IPv6"],
 }
 requests = st.fixed_dictionaries(
-    {"method": st.sampled_from(["status", "stop", "open_path", "close_path", "fly"])},
+    {"method": st.sampled_from(["status", "stop", "open_path", "open_paths", "close_path", "fly"])},
     optional={
         "parameters": st.dictionaries(
-            names, st.one_of(values, st.just("192.0.2.7"), st.just(["fd6d:6978::7"]))
+            names,
+            st.one_of(
+                values,
+                st.just("192.0.2.7"),
+                st.just(["fd6d:6978::7"]),
+                st.just(["192.0.2.7", "2001:db8::7"]),
+                st.booleans(),
+            ),
         )
     },
 )

@@ -5,12 +5,20 @@ import sys
 import trio
 
 from overlay.cli.main import main
-from overlay.control.model import HopReport, OpenPathRequest, PathReport, PeerReport, StatusReport
+from overlay.control.model import (
+    HopReport,
+    OpenPathRequest,
+    PathReport,
+    PeerReport,
+    StatusReport,
+    StopReport,
+)
 from overlay.control.server import serve_control
 from overlay.errors import ConfigurationError, NoSuitablePath
 
 NODE_ID = "ab" * 20
 OVERLAY_ADDRESS = "fd6d:6978::7"
+PERMANENT = "198.51.100.9/32"
 
 STATUS = StatusReport(
     version="0.1.0",
@@ -89,13 +97,30 @@ class FakeService:
             age_s=0.5,
             strategy=request.strategy or "uniform",
             mtu=1180,
+            both_families=bool(request.both_families),
+            permanent=str(request.destination) == PERMANENT,
+            stays_open=("Packets to IPv6 addresses of the same server are not covered.",),
         )
         return self.opened[number]
+
+    async def open_paths(self, request):
+        self.requests.append(request)
+        single = [OpenPathRequest(each, strategy=request.strategy) for each in request.destinations]
+        return [await self.open_path(each) for each in single]
+
+    async def leave(self, *, release):
+        blocked = len(self.opened)
+        if release:
+            self.opened = {}
+            return StopReport(0, blocked, 0)
+        return StopReport(blocked, 0, 0)
 
     async def close_path(self, number):
         if number is None:
             closed, self.opened = len(self.opened), {}
             return closed
+        if not isinstance(number, int):
+            number = next(n for n, p in self.opened.items() if p.destination == str(number))
         if number not in self.opened:
             raise ConfigurationError(f"there is no path {number}; open paths: none.")
         del self.opened[number]
@@ -109,7 +134,7 @@ async def run_fake_node(configuration, identity, *, task_status=trio.TASK_STATUS
     service = FakeService()
     async with trio.open_nursery() as nursery:
         await nursery.start(serve_control, service, configuration.node.control_socket)
-        task_status.started()
+        task_status.started(lambda: len(service.opened))
         await service.stopped.wait()
         nursery.cancel_scope.cancel()
 

@@ -68,6 +68,7 @@ class FakeHost:
         self.refuse = set()
         self.refused = ()
         self.networks = []
+        self.events, self.released = [], []
 
     def _may(self, operation):
         if operation in self.refuse:
@@ -130,9 +131,10 @@ class FakeHost:
 
     # KernelGuard
 
-    def protect(self, prefix):
+    def protect(self, *prefixes):
         self._may("protect")
-        self.guarded.add(prefix)
+        self.guarded.update(prefixes)
+        self.events.append("protect")
 
     def expect(self, source_address, device=None):
         self._may("expect")
@@ -148,13 +150,15 @@ class FakeHost:
         self._may("uncarry")
         self.carried.pop(prefix, None)
 
-    def release(self, prefix):
+    def release(self, *prefixes):
         self._may("release")
-        self.carried.pop(prefix, None)
-        self.guarded.discard(prefix)
+        for prefix in prefixes:
+            self.carried.pop(prefix, None)
+            self.guarded.discard(prefix)
+        self.released += prefixes
 
     def protected(self):
-        return sorted(self.guarded)
+        return sorted(self.guarded, key=lambda p: (p.version, p))
 
     def close(self):
         assert self.guard_taken

@@ -24,8 +24,8 @@ class MemoryGuard:
     def __init__(self):
         self.protected, self.carried = set(), {}
 
-    def protect(self, destination):
-        self.protected.add(destination)
+    def protect(self, *destinations):
+        self.protected.update(destinations)
 
     def carry(self, destination, inner_address):
         assert destination in self.protected
@@ -34,8 +34,8 @@ class MemoryGuard:
     def uncarry(self, destination, inner_address):
         assert self.carried.pop(destination) == inner_address
 
-    def release(self, destination):
-        self.protected.discard(destination)
+    def release(self, *destinations):
+        self.protected.difference_update(destinations)
 
 
 class MemoryDevice:

@@ -14,6 +14,10 @@ FAKE_NODE = str(Path(__file__).with_name("fake_control.py"))
 TIMEOUT_S = 20
 BUG = "ERROR overlay.control.server: control.bug cause=RuntimeError"
 """What the fake node logs when it is asked for its bug: the only line at this level."""
+FREE = (
+    'until the node runs again; to free them: "overlay stop --release" or "overlay path close '
+    '--all".\n'
+)
 
 
 @contextlib.contextmanager
@@ -40,9 +44,10 @@ def node(configuration):
     with started_node(configuration) as process:
         assert process.stdout.readline().startswith("Node fd6d:6978:")
         yield configuration
+        assert main(["path", "open", "192.0.2.200", "--config", str(configuration)]) == 0
         process.send_signal(signal.SIGTERM)
         out, err = process.communicate(timeout=TIMEOUT_S)
-        assert (process.returncode, out) == (0, "")
+        assert (process.returncode, out) == (0, "Stopped. 1 destination stays blocked " + FREE)
         assert {line.split(" ", 2)[2] for line in err.splitlines()} <= {BUG}
 
 
@@ -83,8 +88,47 @@ def test_path_is_opened_listed_and_closed(overlay):
     assert [path["destination"] for path in listed] == ["192.0.2.7/32"]
     assert "fd6d:6978::8 > fd6d:6978::9" in overlay("path", "list")[1]
     assert overlay("path", "close", str(listed[0]["number"]))[1] == "Closed 1 path.\n"
-    assert json.loads(overlay("path", "close", "--all", "--json")[1]) == {"closed": 0}
+    closed = json.loads(overlay("path", "close", "--all", "--json")[1])
+    assert closed == {"closed": 0, "permanent": 0}
     assert overlay("path", "list")[1].startswith("No paths are open")
+
+
+def test_several_destinations_are_opened_and_closed_by_what_people_type(overlay):
+    addresses = ("192.0.2.7", "2001:db8::7")
+    via = ("--via", "fd6d:6978::8,fd6d:6978::9", "--via", "cd" * 20)
+    status, out, _err = overlay("path", "open", *via, *addresses, "--both-families")
+    assert status == 0
+    assert out.count("stays open:") == 2
+    assert out.count("\npath:") == 1, "two paths, a blank line between them"
+    opened = json.loads(overlay("path", "list", "--json")[1])
+    assert [path["destination"] for path in opened] == ["192.0.2.7/32", "2001:db8::7/128"]
+    assert opened[0]["stays_open"]
+    assert (
+        overlay("path", "close", addresses[0], str(opened[1]["number"]))[1] == "Closed 2 paths.\n"
+    )
+    overlay("path", "open", "192.0.2.7")
+    assert overlay("path", "close", "all")[1] == "Closed 1 path.\n"
+    single = json.loads(overlay("path", "open", "192.0.2.7", "--both-families", "--json")[1])
+    assert single["both_families"] is True
+    several = json.loads(overlay("path", "open", "192.0.2.8", "192.0.2.9", "--json")[1])
+    assert [path["number"] for path in several] == [2, 3]
+    overlay("path", "close", "--all")
+
+
+def test_closing_a_permanent_path_says_that_it_returns(overlay):
+    overlay("path", "open", "198.51.100.9")
+    out = overlay("path", "close", "198.51.100.9")[1]
+    assert out.startswith("Closed 1 path. 1 destination is listed in [paths] permanent")
+    assert "again at the next start" in out
+
+
+@pytest.mark.parametrize("which", ["9", "-1", "198.51.100.1"])
+def test_closing_what_is_not_there_lists_what_is(overlay, which):
+    overlay("path", "open", "192.0.2.7")
+    status, _out, err = overlay("path", "close", which)
+    assert status == 1
+    assert err.endswith("open paths: 1 (192.0.2.7/32).\n")
+    overlay("path", "close", "--all")
 
 
 @pytest.mark.parametrize(
@@ -137,8 +181,8 @@ def test_reader_that_leaves_early_causes_no_complaint(node):
     assert (asked.returncode, asked.stderr) == (1, b"")
 
 
-@pytest.mark.parametrize("end", ["stop", signal.SIGINT])
-def test_node_stops_cleanly_and_leaves_no_socket(tmp_path, end, capsys):
+@pytest.mark.parametrize("end", ["stop", "stop --release", signal.SIGINT, signal.SIGTERM])
+def test_node_stops_says_what_stays_blocked_and_leaves_no_socket(tmp_path, end, capsys):
     assert main(["init", "--dir", str(tmp_path)]) == 0
     configuration = tmp_path / "overlay.toml"
     with started_node(configuration, "--json", "--listen", "127.0.0.1:4600") as process:
@@ -146,10 +190,22 @@ def test_node_stops_cleanly_and_leaves_no_socket(tmp_path, end, capsys):
         assert up["listen"] == ["127.0.0.1:4600"]
         socket = Path(up["control_socket"])
         assert socket.exists()
-        if end == "stop":
-            assert main(["stop", "--config", str(configuration)]) == 0
+        assert main(["path", "open", "192.0.2.7", "--config", str(configuration)]) == 0
+        process.send_signal(signal.SIGHUP)  # no stop
+        capsys.readouterr()
+        if isinstance(end, str):
+            assert main([*end.split(), "--config", str(configuration)]) == 0
         else:
             process.send_signal(end)
         out, err = process.communicate(timeout=TIMEOUT_S)
-    assert (process.returncode, out, err) == (0, "", "")
+    assert process.returncode == 0
+    assert "node.hangup_ignored" in err
+    assert err.count("\n") == 1
     assert not socket.exists()
+    said = capsys.readouterr().out
+    if end == "stop --release":
+        assert (out, said) == ("", "Stopped. Freed 1 destination: packets leave directly again.\n")
+        return
+    assert json.loads(out) == {"blocked": 1}
+    if end == "stop":
+        assert said == "Stopped. 1 destination stays blocked " + FREE

@@ -11,7 +11,13 @@ import trio
 import trio.testing
 from fake_control import PEER, STATUS, FakeService
 
-from overlay.control import ControlClient, OpenPathRequest, RequestFailed
+from overlay.control import (
+    ControlClient,
+    OpenPathRequest,
+    OpenPathsRequest,
+    RequestFailed,
+    StopReport,
+)
 from overlay.control.codec import MAX_REQUEST_BYTES, parse_destination
 from overlay.control.server import (
     IDLE_TIMEOUT_S,
@@ -91,13 +97,19 @@ def test_every_question_gets_its_report(path):
         assert await ask(path, lambda client: client.paths()) == [opened]
         assert await ask(path, lambda client: client.close_path(opened.number)) == 1
         assert await ask(path, lambda client: client.close_path(None)) == 0
+        several = OpenPathsRequest((request.destination, parse_destination("2001:db8::7")))
+        opened = await ask(path, lambda client: client.open_paths(several))
+        assert [report.number for report in opened] == [1, 2]
+        by_destination = parse_destination("2001:db8::7")
+        assert await ask(path, lambda client: client.close_path(by_destination)) == 1
+        assert await ask(path, lambda client: client.stop(release=True)) == StopReport(0, 1, 0)
 
     serve(path, scenario)
 
 
 def test_stop_is_answered_before_the_node_stops(path):
     async def scenario(service):
-        await ask(path, lambda client: client.stop())
+        assert await ask(path, lambda client: client.stop()) == StopReport(0, 0, 0)
         await service.stopped.wait()
 
     serve(path, scenario)

@@ -17,7 +17,7 @@ from scapy.layers.inet import IP, UDP
 from scapy.packet import Raw
 
 from overlay.cli.reports import status_text
-from overlay.control.model import OpenPathRequest
+from overlay.control.model import OpenPathRequest, StopReport
 from overlay.errors import (
     BackendError,
     ConfigurationError,
@@ -167,10 +167,21 @@ def test_a_path_carries_both_ways_and_is_gone_when_its_context_ends(world):
     world.play(scenario)
 
 
-def test_a_clean_stop_frees_destinations(world):
+def test_a_clean_stop_keeps_destinations_blocked(world, caplog):
     async def scenario():
         await world.alice.service.open_path(REQUEST)
         assert world.host.guarded == {BOB}
+
+    world.play(scenario)
+    assert (world.host.guarded, world.host.carried) == ({BOB}, {})
+    assert [r.message for r in caplog.records] == ["guard.kept destinations=1"]
+
+
+def test_a_stop_that_is_asked_to_release_frees_destinations(world):
+    async def scenario():
+        await world.alice.service.open_path(REQUEST)
+        assert await world.alice.service.leave(release=False) == StopReport(1, 0, 0)
+        assert await world.alice.service.leave(release=True) == StopReport(0, 1, 0)
 
     world.play(scenario)
     assert world.host.guarded == set()
@@ -194,7 +205,7 @@ def test_what_a_killed_node_left_guarded_is_taken_over_and_carried_again(world):
         assert set(world.host.carried) == {BOB}
 
     world.play(scenario)
-    assert world.host.guarded == set()
+    assert world.host.guarded == {BOB}
 
 
 def test_a_bug_in_a_task_ends_the_node_as_a_bug_and_keeps_destinations_guarded(world, caplog):
@@ -293,13 +304,14 @@ def test_a_peers_own_address_may_be_a_destination(world):
     world.play(scenario)
 
 
-def test_nothing_of_a_path_remains_when_its_asker_hangs_up_while_it_opens(world):
+def test_a_path_whose_asker_hangs_up_stays_blocked_and_another_may_have_it(world):
     async def scenario():
         with trio.move_on_after(0.0) as impatient:
             await world.alice.service.open_path(REQUEST)
         assert impatient.cancelled_caught
-        assert (world.host.guarded, states(world)) == (set(), [])
-        await world.alice.service.open_path(REQUEST)  # and another may have it at once
+        assert (world.host.guarded, states(world)) == ({BOB}, ["rebuilding"])
+        report = await world.alice.service.open_path(REQUEST)
+        assert (report.number, report.state, world.host.released) == (1, "open", [])
 
     world.play(scenario)
 
@@ -413,10 +425,11 @@ def test_a_node_stops_even_if_a_guard_cannot_be_ended(world, caplog):
     async def scenario():
         await world.alice.service.open_path(REQUEST)
         world.host.refuse.add("release")
+        assert await world.alice.service.leave(release=True) == StopReport(1, 0, 0)
 
     world.play(scenario)
     assert world.host.guarded == {BOB}
-    assert [r.message for r in caplog.records] == ["guard.not_ended destinations=1"]
+    assert [r.message for r in caplog.records] == ["guard.kept destinations=1"]
 
 
 def test_a_removed_tun_device_is_replaced_and_paths_are_built_anew(world):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from overlay.cli.main import main
 from overlay.cli.places import default_directory
@@ -118,7 +119,10 @@ def test_init_in_a_place_that_cannot_be_is_refused(tmp_path, overlay):
         (["path", "open", "example.com"], "use an address"),
         (["path", "open", "192.0.2.7/8"], "write 192.0.0.0/8"),
         (["path", "open", "192.0.2.7", "--via", "bob"], "names no node"),
-        (["path", "open", "192.0.2.7", "--via", *"abcdef"], "a path has at most 5"),
+        (["path", "open", "192.0.2.7", "--via", "a,b,c,d,e,f"], "a path has at most 5"),
+        (["path", "open", *(f"192.0.2.{n}" for n in range(65))], "at most 64"),
+        (["path", "close", "x"], "'x' is not an IP address or prefix"),
+        (["path", "close", "7"], "no node runs, so paths have no numbers"),
         (["status"], "no node answers"),
         (["status", "--config", "/nonexistent/overlay.toml"], "no configuration file"),
         (["up", "--listen", "4500"], "--listen has"),
@@ -141,7 +145,6 @@ def test_mistake_of_the_user_is_one_sentence(node, overlay, arguments, words):
         ["path", "open"],
         ["path", "open", "192.0.2.7", "--hops", "6"],
         ["path", "open", "192.0.2.7", "--hops", "x"],
-        ["path", "close", "x"],
         ["up", "--log-level", "loud"],
     ],
 )
@@ -185,7 +188,7 @@ def test_up_runs_the_node_with_file_and_arguments_together(tmp_path, overlay):
     assert out.count("\n") == 1
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_signal_stops_the_node_cleanly_even_before_it_is_up(node, overlay, sent):
     cleaned = []
 
@@ -198,6 +201,31 @@ def test_signal_stops_the_node_cleanly_even_before_it_is_up(node, overlay, sent)
 
     assert run_up(overlay, node, run_node) == (0, "", "")
     assert cleaned == [True]
+
+
+def test_a_hang_up_is_no_stop(node, overlay, caplog):
+    goes_on = []
+
+    async def run_node(configuration, identity, *, task_status):
+        for _ in range(3):
+            signal.raise_signal(signal.SIGHUP)
+            await trio.testing.wait_all_tasks_blocked()
+            await trio.sleep(0.01)
+        goes_on.append(True)
+
+    status, out, _err = run_up(overlay, node, run_node)
+    assert (status, out, goes_on) == (0, "", [True])
+
+
+def test_what_stays_blocked_is_said_whatever_the_end(node, overlay):
+    async def run_node(configuration, identity, *, task_status):
+        task_status.started(lambda: 2)
+        raise BackendError("the socket is gone.")
+
+    status, out, err = run_up(overlay, node, run_node)
+    assert (status, err) == (1, "overlay: the socket is gone.\n")
+    assert out.splitlines()[1].startswith("Stopped. 2 destinations stay blocked until")
+    assert '"overlay stop --release"' in out
 
 
 def test_failure_of_the_operating_system_is_one_sentence(node, overlay):

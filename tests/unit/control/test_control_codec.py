@@ -20,6 +20,7 @@ from overlay.control.model import (
     ClosePathRequest,
     HopReport,
     OpenPathRequest,
+    OpenPathsRequest,
     PathReport,
     PathsRequest,
     PeersRequest,
@@ -37,6 +38,15 @@ REQUESTS = [
     PeersRequest(),
     PathsRequest(),
     StopRequest(),
+    StopRequest(release=True),
+    OpenPathRequest(ipaddress.ip_network("192.0.2.7"), both_families=True),
+    OpenPathsRequest(
+        (ipaddress.ip_network("192.0.2.7"), ipaddress.ip_network("2001:db8::7")),
+        hops=2,
+        via=(NODE_ID,),
+        both_families=False,
+    ),
+    ClosePathRequest(ipaddress.ip_network("2001:db8::/32")),
     OpenPathRequest(ipaddress.ip_network("192.0.2.7")),
     OpenPathRequest(
         ipaddress.ip_network("2001:db8::/32"),
@@ -97,7 +107,17 @@ BAD_REQUESTS = {
     ),
     '{"method":"close_path","parameters":{}}': "must have path",
     '{"method":"close_path","parameters":{"path":0}}': "path must be a whole number",
-    '{"method":"close_path","parameters":{"path":"ALL"}}': "path must be a whole number",
+    '{"method":"close_path","parameters":{"path":"ALL"}}': "is not an IP address or prefix",
+    '{"method":"close_path","parameters":{"path":[]}}': "path must be a whole number",
+    '{"method":"stop","parameters":{"release":1}}': "release must be true or false",
+    '{"method":"stop","parameters":{"now":true}}': "may have release and nothing else",
+    '{"method":"open_path","parameters":{"destination":"1.2.3.4","both_families":0}}': (
+        "both_families must be true or false"
+    ),
+    '{"method":"open_paths","parameters":{"destinations":[]}}': "must name 1 to 64",
+    '{"method":"open_paths","parameters":{"destinations":"1.2.3.4"}}': "must be a list",
+    '{"method":"open_paths","parameters":{"destinations":["1.2.3.4",5]}}': "must be a list",
+    '{"method":"open_paths","parameters":{"destination":"1.2.3.4"}}': "must have destinations",
     '{"method":"close_path","parameters":{"path":9007199254740992}}': "path must be a whole number",
     '{"method":"close_path","parameters":{"path":NaN}}': "not valid JSON",
     '{"method":"close_path","parameters":{"path":' + "9" * 5000 + "}}": "not valid JSON",
@@ -120,7 +140,7 @@ def test_request_at_its_limit_is_read_and_over_it_refused():
 
 
 def test_truncated_and_extended_requests_are_refused_at_every_length():
-    line = encode_request(REQUESTS[5])[:-1]
+    line = encode_request(OpenPathRequest(ipaddress.ip_network("192.0.2.7"), 3))[:-1]
     for length in range(len(line)):
         with pytest.raises(Malformed):
             decode_request(line[:length])

@@ -20,7 +20,8 @@ from overlay.errors import (
 )
 from overlay.exit_policy import ExitPolicy, ExitRule
 from overlay.identity import LocalIdentity
-from overlay.node.paths import MAX_PATHS, Paths, PathState
+from overlay.node.families import BLOCKED_FAMILY
+from overlay.node.paths import MAX_PATHS, Paths, PathState, PathWish
 from overlay.selection.uniform import UniformSelector
 
 NOW = 1_000_000_000.0
@@ -50,9 +51,9 @@ class RecordingGuard:
         if operation in self.refuse:
             raise BackendError(f"{operation} failed (Device or resource busy).")
 
-    def protect(self, destination):
+    def protect(self, *destinations):
         self._may("protect")
-        self.protected.add(destination)
+        self.protected.update(destinations)
 
     def carry(self, destination, inner_address):
         self._may("carry")
@@ -63,13 +64,13 @@ class RecordingGuard:
         assert self.carried.pop(destination) == inner_address
         self._may("uncarry")
 
-    def release(self, destination):
-        assert destination not in self.carried
+    def release(self, *destinations):
+        assert not self.carried.keys() & set(destinations)
         self._may("release")
-        self.protected.discard(destination)
+        self.protected.difference_update(destinations)
 
 
-def mix(number, *, exits=False):
+def mix(number, *, exits=False, both=False):
     identity = LocalIdentity.generate(Random(number))
     roles = {Role.RELAY} | ({Role.EXIT} if exits else set())
     return sign_descriptor(
@@ -79,12 +80,17 @@ def mix(number, *, exits=False):
         esp_suites=(3,),
         endpoints=(Endpoint(f"11.{number}.0.1", 4500),),
         roles=frozenset(roles),
-        exit_policy=ExitPolicy((ExitRule(True, ip_network("0.0.0.0/0")),)) if exits else None,
+        exit_policy=accepting(both=both) if exits else None,
         bandwidth_kbit=1000,
         sequence=1,
         valid_from=int(NOW) - 10,
         expires=int(NOW) + 3600,
     )
+
+
+def accepting(*, both):
+    networks = ["0.0.0.0/0", "::/0"] if both else ["0.0.0.0/0"]
+    return ExitPolicy(tuple(ExitRule(True, ip_network(each)) for each in networks))
 
 
 def unknown_strategy(name):
@@ -234,7 +240,7 @@ def test_one_destination_has_one_path(world):
 
 
 def test_what_a_dead_node_had_guarded_stays_guarded_and_is_rebuilt(world):
-    world.paths.adopt(BOB, hops=3, strategy="uniform", now=NOW)
+    world.paths.adopt_all([PathWish(BOB, 3, "uniform")], NOW)
     assert world.guard.protected == {BOB}
     world.paths.handle_deadline(NOW)
     assert len(world.circuits.opened) == 1
@@ -244,7 +250,7 @@ def test_what_a_dead_node_had_guarded_stays_guarded_and_is_rebuilt(world):
 
 def test_adopted_destinations_wait_for_a_topology_without_spinning():
     world = World([mix(1)])
-    world.paths.adopt(BOB, hops=3, strategy="uniform", now=NOW)
+    world.paths.adopt_all([PathWish(BOB, 3, "uniform")], NOW)
     now = NOW
     for _ in range(50):
         world.paths.handle_deadline(now)
@@ -343,7 +349,7 @@ def test_a_limit_of_ours_is_told_at_the_first_attempt_and_waited_for_at_later_on
 
 def test_a_strategy_that_nobody_knows_does_not_stop_the_rebuilding_of_what_was_left():
     world = World([mix(n) for n in range(1, 6)], selector=unknown_strategy)
-    world.paths.adopt(BOB, hops=3, strategy="fancy", now=NOW)
+    world.paths.adopt_all([PathWish(BOB, 3, "fancy")], NOW)
     world.paths.handle_deadline(NOW)
     assert world.guard.protected == {BOB}
     assert world.paths.next_deadline() > NOW
@@ -353,27 +359,20 @@ def test_a_strategy_that_nobody_knows_does_not_stop_the_rebuilding_of_what_was_l
 
 def test_what_was_left_is_adopted_even_if_the_host_is_busy(world):
     world.guard.refuse.add("protect")
-    world.paths.adopt(BOB, hops=3, strategy="uniform", now=NOW)
+    world.paths.adopt_all([PathWish(BOB, 3, "uniform")], NOW)
     assert [path.state for path in world.paths.all()] == [PathState.REBUILDING]
 
 
-@pytest.mark.parametrize("release", [True, False])
-def test_a_stopping_node_drops_circuits_and_frees_destinations_if_it_should(world, release):
+def test_a_stopping_node_drops_circuits_and_leaves_destinations_blocked(world):
     path, waiting = world.request(), world.request(ip_network("198.51.101.1/32"))
     world.open(path.circuit)
-    assert world.paths.close_all(NOW, release=release) == 0
+    assert world.paths.leave_blocked(NOW) == 2
     assert sorted(world.circuits.closed) == [1, 2]
     assert waiting.settled.is_set()
     assert waiting.error is not None
-    assert bool(world.guard.protected) is not release
+    assert world.guard.protected == {BOB, ip_network("198.51.101.1/32")}
     assert not world.guard.carried
     assert world.paths.next_deadline() == math.inf
-
-
-def test_a_stopping_node_counts_the_guards_that_it_could_not_end(world):
-    world.request()
-    world.guard.refuse.add("release")
-    assert world.paths.close_all(NOW, release=True) == 1
 
 
 def test_what_is_avoided_does_not_outgrow_the_topology_table(world):
@@ -389,3 +388,205 @@ def test_what_is_avoided_does_not_outgrow_the_topology_table(world):
         assert hops[0].node_id in path.avoid
         assert len(path.avoid) <= 7
         world.paths.handle_deadline(world.paths.next_deadline())
+
+
+# -- paths that were left, and askers that go away -----------------------------------------
+
+ALICE = ip_network("2a00:77::10/128")
+LOST = "keep-alive unanswered"
+
+
+def exits_for_both():
+    """Mix-nodes with exits for both IP versions."""
+    return [mix(n) for n in range(1, 6)] + [mix(n, exits=True, both=True) for n in (6, 7)]
+
+
+def fail(world, path, now):
+    """Let every circuit of an opening path fail until the path has settled."""
+    while not path.settled.is_set():
+        world.paths.handle(CircuitFailed(path.circuit, CircuitTimedOut("late")), now)
+        now = max(now + 1, min(world.paths.next_deadline(), now + 100))
+        if not path.settled.is_set():
+            world.paths.handle_deadline(now)
+    return now
+
+
+def test_a_request_takes_over_what_a_dead_node_left(world):
+    world.paths.adopt_all([PathWish(BOB, 3, "uniform")], NOW)
+    world.paths.handle_deadline(NOW)
+    path = world.request()
+    assert (path.number, path.settled.is_set()) == (1, False)
+    world.open(1)
+    assert path.settled.is_set()
+    assert (path.error, len(world.circuits.opened)) == (None, 1)
+    with pytest.raises(ConfigurationError, match="path 1 serves this destination already"):
+        world.request()
+
+
+def test_a_request_takes_over_a_path_that_is_open_at_once(world):
+    world.paths.adopt_all([PathWish(BOB, 3, "uniform")], NOW)
+    world.paths.handle_deadline(NOW)
+    world.open(1)
+    path = world.request()
+    assert path.settled.is_set()
+    assert world.guard.carried == {BOB: VC}
+
+
+def test_other_parameters_replace_the_circuit_and_never_unguard(world):
+    world.paths.adopt_all([PathWish(BOB, 3, "uniform", both_families=True)], NOW)
+    world.paths.handle_deadline(NOW)
+    world.open(1)
+    guarded = set(world.guard.protected)
+    world.guard.refuse.add("release")
+    (path,) = world.paths.request_all([PathWish(BOB, 2, "uniform")], NOW)
+    assert (world.circuits.closed, path.settled.is_set()) == ([1], False)
+    assert world.guard.protected == guarded
+    assert path.wish == PathWish(BOB, 2, "uniform", both_families=True)
+    world.paths.handle_deadline(NOW)
+    assert len(world.circuits.opened[-1].hops) == 2
+
+
+def test_a_taken_over_path_that_cannot_be_had_is_told_and_stays_blocked(world):
+    world.paths.adopt_all([PathWish(BOB, 3, "uniform")], NOW)
+    path = world.request()
+    world.paths.handle_deadline(NOW)
+    now = fail(world, path, NOW)
+    assert isinstance(path.error, CircuitTimedOut)
+    assert world.guard.protected == {BOB}
+    world.paths.handle_deadline(world.paths.next_deadline())
+    world.open(path.circuit, now + 60)
+    assert (path.state, path.error) == (PathState.OPEN, None)
+
+
+def test_a_path_whose_asker_went_away_stays_blocked_even_if_no_circuit_can_be_had(world):
+    path = world.request()
+    world.paths.disown(path.number)
+    now = NOW
+    for _ in range(10):
+        world.paths.handle(CircuitFailed(path.circuit, CircuitTimedOut("late")), now)
+        now = world.paths.next_deadline()
+        world.paths.handle_deadline(now)
+    assert world.guard.protected == {BOB}
+    assert path.state is PathState.REBUILDING
+
+
+def test_all_destinations_of_a_request_are_guarded_before_the_first_circuit():
+    world = World(exits_for_both())
+    guarded_at = []
+    begin = world.circuits.anonymous_connection
+    world.circuits.anonymous_connection = lambda *arguments: (
+        guarded_at.append(set(world.guard.protected)),
+        begin(*arguments),
+    )[1]
+    paths = world.paths.request_all([wish(BOB), wish(ALICE)], NOW)
+    assert [path.destination for path in paths] == [BOB, ALICE]
+    assert guarded_at == [{BOB, ALICE}] * 2
+
+
+def wish(destination, **options):
+    return PathWish(destination, 3, "uniform", **options)
+
+
+@pytest.mark.parametrize("trouble", ["no path", "protect", "limit"])
+def test_a_request_of_several_that_cannot_begin_leaves_nothing(trouble):
+    world = World(
+        exits_for_both() if trouble != "no path" else [mix(1), mix(2), mix(3, exits=True)]
+    )
+    begin = world.circuits.anonymous_connection
+
+    def second_refused(path, destination, now):
+        if world.circuits.opened:
+            raise LimitReached("this node has as many circuits as it may open")
+        return begin(path, destination, now)
+
+    if trouble == "limit":
+        world.circuits.anonymous_connection = second_refused
+    else:
+        world.guard.refuse.add(trouble)
+    with pytest.raises((NoSuitablePath, BackendError, LimitReached)):
+        world.paths.request_all([wish(BOB), wish(ALICE)], NOW)
+    assert (world.paths.all(), world.guard.protected) == ([], set())
+    assert world.circuits.closed == list(range(1, len(world.circuits.opened) + 1))
+
+
+def test_of_a_request_that_is_served_in_part_everything_stays_blocked():
+    world = World(exits_for_both())
+    bob, alice = world.paths.request_all([wish(BOB), wish(ALICE)], NOW)
+    now = fail(world, alice, NOW)
+    assert world.guard.protected == {BOB, ALICE}, "the other one may still be opened"
+    world.open(bob.circuit, now)
+    for _ in range(6):
+        world.paths.handle_deadline(world.paths.next_deadline())
+        world.paths.handle(CircuitFailed(alice.circuit, CircuitTimedOut("late")), now)
+    assert world.guard.protected == {BOB, ALICE}
+    assert (bob.state, alice.state) == (PathState.OPEN, PathState.REBUILDING)
+
+
+def test_of_a_request_that_is_not_served_at_all_nothing_remains():
+    world = World(exits_for_both())
+    bob, alice = world.paths.request_all([wish(BOB), wish(ALICE)], NOW)
+    now = fail(world, alice, NOW)
+    fail(world, bob, now)
+    assert (world.paths.all(), world.guard.protected) == ([], set())
+
+
+def test_both_families_block_the_other_version_until_the_last_such_path_ends(world):
+    block = set(BLOCKED_FAMILY[6])
+    carol = ip_network("203.0.114.11/32")
+    first, second = world.paths.request_all(
+        [wish(BOB, both_families=True), wish(carol, both_families=True)], NOW
+    )
+    assert world.guard.protected == {BOB, carol} | block
+    world.paths.close(first.number, NOW)
+    assert world.guard.protected == {carol} | block
+    world.paths.close(second.number, NOW)
+    assert not world.guard.protected
+
+
+def test_a_blocked_version_does_not_unguard_the_destination_of_a_path():
+    world = World(exits_for_both())
+    own = BLOCKED_FAMILY[4][1]  # a path may lead to a prefix that blocks as well
+    blocking, path = world.paths.request_all([wish(ALICE, both_families=True), wish(own)], NOW)
+    world.paths.close(blocking.number, NOW)
+    assert world.guard.protected == {own}
+    world.paths.close(path.number, NOW)
+    assert not world.guard.protected
+
+
+def test_a_version_that_was_left_blocked_stays_so_until_it_is_released(world):
+    world.paths.adopt_all([], NOW, blocked=[6])
+    assert world.guard.protected == set(BLOCKED_FAMILY[6])
+    world.guard.refuse.add("release")
+    with pytest.raises(BackendError):
+        world.paths.release_left()
+    assert world.paths.left_blocked == {6}
+    world.guard.refuse.clear()
+    world.paths.release_left()
+    assert (world.guard.protected, world.paths.left_blocked) == (set(), frozenset())
+
+
+def test_more_left_destinations_than_paths_stay_guarded_and_are_counted(world):
+    left = [wish(ip_network(f"203.0.{n}.1/32")) for n in range(MAX_PATHS)]
+    assert world.paths.adopt_all([*left, wish(BOB)], NOW) == 1
+    assert len(world.paths.all()) == MAX_PATHS
+
+
+def test_the_revision_tells_of_every_change_of_what_is_wished(world):
+    seen = [world.paths.revision]
+
+    def changed():
+        seen.append(world.paths.revision)
+        return seen[-1] != seen[-2]
+
+    path = world.request()
+    assert changed()
+    world.open(path.circuit)
+    world.paths.handle(CircuitLost(path.circuit, LOST), NOW)
+    assert not changed()
+    world.paths.disown(path.number)
+    world.paths.request_all([PathWish(BOB, 2, "uniform")], NOW)
+    assert changed()
+    assert world.paths.wishes() == [PathWish(BOB, 2, "uniform")]
+    world.paths.close(BOB, NOW)
+    assert changed()
+    assert world.paths.wishes() == []

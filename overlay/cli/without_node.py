@@ -1,0 +1,74 @@
+"""Commands that free destinations when no node runs, on the kernel's state itself."""
+
+from __future__ import annotations
+
+import argparse
+
+from overlay.cli.answers import Answer
+from overlay.cli.blocked import counted
+from overlay.cli.places import configuration_of
+from overlay.control.client import NoNodeAnswers
+from overlay.errors import ConfigurationError
+from overlay.node.release import Freed, blocked_here, free_blocked
+
+__all__ = ["without_node"]
+
+
+def without_node(arguments: argparse.Namespace, error: NoNodeAnswers) -> Answer:
+    """Do what a command can do without a node, or say what its absence means.
+
+    Raises:
+        NoNodeAnswers: the command needs a node; the message tells how many destinations stay
+            blocked.
+        ConfigurationError: the configuration is missing, or a destination is not blocked.
+        BackendError: this user may not change routes and filters; root may.
+    """
+    if arguments.command == "stop" and arguments.release:
+        return _answer(free_blocked(configuration_of(arguments.config)))
+    if arguments.command == "path close":
+        return _closed(arguments)
+    blocked = len(blocked_here())
+    if not blocked:
+        raise error
+    raise NoNodeAnswers(
+        f"{str(error).rstrip('.')}; {counted(blocked)} on this host "
+        f'{"is" if blocked == 1 else "are"} blocked by a node that ended: "overlay up" restores '
+        'the paths, "overlay stop --release" frees them.'
+    )
+
+
+def _closed(arguments: argparse.Namespace) -> Answer:
+    configuration = configuration_of(arguments.config)
+    if not arguments.paths:  # --all
+        return _answer(free_blocked(configuration))
+    named = [each for each in arguments.paths if not isinstance(each, int)]
+    if len(named) != len(arguments.paths):
+        raise ConfigurationError(
+            "no node runs, so paths have no numbers; name destinations, or write --all."
+        )
+    freed = free_blocked(configuration, named)
+    if not freed.destinations:
+        raise ConfigurationError(
+            'no node runs, and no such destination is blocked; see: "overlay path close --all".'
+        )
+    return _answer(freed)
+
+
+def _answer(freed: Freed) -> Answer:
+    count = len(freed.destinations)
+    text = f"No node runs. Freed {counted(count)} that a node had left blocked."
+    if not count:
+        text = "No node runs, and nothing is blocked."
+    if freed.permanent:
+        text += (
+            f" {counted(freed.permanent)} of [paths] permanent will be blocked again at the next "
+            "start."
+        )
+    plain = {
+        "node": False,
+        "closed": count,
+        "released": count,
+        "blocked": 0,
+        "permanent": freed.permanent,
+    }
+    return Answer(text, plain)

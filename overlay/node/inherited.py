@@ -1,0 +1,107 @@
+"""What earlier processes left for this node: paths on disk, permanent ones, and kernel state.
+
+::
+
+    paths.json ─────────┐
+    [paths] permanent ──┼─> guard, before sockets are opened ─> paths that are rebuilt
+    guard in the kernel ┘
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from overlay.addresses import IpNetwork
+from overlay.config import Configuration
+from overlay.errors import BackendError, ConfigurationError
+from overlay.logs import EventLog
+from overlay.node.destinations import check_destination
+from overlay.node.families import other_version, split_leftovers
+from overlay.node.host import Host
+from overlay.node.path_file import PathFile
+from overlay.node.protection import prefixes_of
+from overlay.node.requested_path import PathWish
+
+__all__ = ["Inherited", "guard_first", "inherited", "remembered"]
+
+_log = EventLog(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Inherited:
+    """Paths to restore, and IP versions that were blocked though none of them needs it."""
+
+    wishes: tuple[PathWish, ...]
+    blocked: frozenset[int] = frozenset()
+
+
+def remembered(file: PathFile, configuration: Configuration) -> list[PathWish]:
+    """Return the paths that this node must restore: those of the file and the permanent ones.
+
+    A stored entry that no path may have as its destination is left out, as damage is.
+    """
+    pools = (configuration.exit.inner_ipv4, configuration.exit.inner_ipv6)
+    found: dict[IpNetwork, PathWish] = {}
+    for wish in file.load():
+        try:
+            check_destination(wish.destination, own_addresses=(), inner_networks=pools)
+        except ConfigurationError:
+            file.damaged += 1
+            continue
+        found[wish.destination] = wish
+    for destination in configuration.paths.permanent:
+        found.setdefault(destination, _default_wish(configuration, destination))
+    if file.damaged:
+        _log.warning("paths.damaged_entries_set_aside", entries=file.damaged)
+    return list(found.values())
+
+
+def guard_first(host: Host, wishes: Collection[PathWish]) -> None:
+    """Block the destinations of paths that are yet to be rebuilt, before anything else is done.
+
+    Later steps of a start may fail (a port in use, a missing device): the destinations are
+    blocked by then. The guard is given up at once, so that the backend can take it.
+    """
+    if not wishes:
+        return
+    try:
+        guard = host.open_guard()
+    except BackendError:
+        _log.warning("guard.not_restored", destinations=len(wishes))
+        return
+    try:
+        guard.protect(*prefixes_of(wishes))
+    except BackendError:
+        _log.warning("guard.not_restored", destinations=len(wishes))
+    finally:
+        guard.close()
+
+
+def inherited(
+    wishes: Collection[PathWish], leftovers: Collection[IpNetwork], configuration: Configuration
+) -> Inherited:
+    """Return all paths to restore.
+
+    Args:
+        wishes: what :func:`remembered` returned.
+        leftovers: prefixes that the kernel guards. Those without a wish get a path as
+            configured, because only their destination is known.
+        configuration: hops, strategy and permanent paths.
+    """
+    known = {wish.destination for wish in wishes}
+    destinations, blocked = split_leftovers([prefix for prefix in leftovers if prefix not in known])
+    found = list(wishes)
+    for destination in destinations:
+        both = other_version(destination.version) in blocked
+        found.append(_default_wish(configuration, destination, both_families=both))
+    needed = {other_version(w.destination.version) for w in found if w.both_families}
+    return Inherited(tuple(found), frozenset(blocked - needed))
+
+
+def _default_wish(
+    configuration: Configuration, destination: IpNetwork, *, both_families: bool | None = None
+) -> PathWish:
+    selection = configuration.selection
+    both = configuration.paths.both_families if both_families is None else both_families
+    return PathWish(destination, selection.hops, selection.strategy, both_families=both)

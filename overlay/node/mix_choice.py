@@ -1,0 +1,92 @@
+"""Which Mix-nodes the next circuit of a path goes through, given what failed before."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from random import Random
+
+from overlay.addresses import NodeId
+from overlay.apm.control import RefuseReason
+from overlay.dht.topology_table import TopologyTable
+from overlay.errors import (
+    AddressInUse,
+    CircuitRefused,
+    CircuitTimedOut,
+    NoSuitablePath,
+    OverlayError,
+)
+from overlay.node.requested_path import RequestedPath
+from overlay.selection.selector import MixPath, PathRequest, PathSelector
+
+__all__ = ["MixChoice"]
+
+
+class MixChoice:
+    """Asks the path selection strategies; remembers in each path which Mix-nodes to avoid."""
+
+    def __init__(
+        self,
+        *,
+        table: TopologyTable,
+        selector: Callable[[str], PathSelector],
+        source: NodeId,
+        onion_suite: int,
+        esp_suite: int,
+        rng: Random,
+    ) -> None:
+        self._table = table
+        self._selector = selector
+        self._source = source
+        self._onion_suite = onion_suite
+        self._esp_suite = esp_suite
+        self._rng = rng
+
+    def select(self, path: RequestedPath, now: float) -> MixPath:
+        """Choose among those who answered lately and did not fail, as long as there is a path.
+
+        Better a Mix-node that was silent than no path at all, and better one that failed.
+
+        Raises:
+            NoSuitablePath: the topology table has no such path.
+            ConfigurationError: there is no strategy of that name.
+        """
+        selector = self._selector(path.strategy)
+        view = self._table.view(now)
+        unheard = self._table.unheard()
+        for avoid in dict.fromkeys((path.avoid | unheard, path.avoid)):
+            if avoid:
+                with contextlib.suppress(NoSuitablePath):
+                    return selector.select(self._request(path, avoid), view, self._rng)
+        path.avoid = frozenset()
+        return selector.select(self._request(path, path.avoid), view, self._rng)
+
+    def blame(self, path: RequestedPath, error: OverlayError) -> None:
+        """Avoid the hop that refused and, if it could not reach the next one, that one too.
+
+        A confirmation that does not come tells nothing about who is to blame.
+        """
+        hops = path.mix_path.hops if path.mix_path is not None else ()
+        match error:
+            case CircuitRefused(hop=first):
+                last = first + (error.reason == RefuseReason.UNREACHABLE.name)
+            case CircuitTimedOut(silent_hop=int(first)):
+                last = first
+            case AddressInUse():
+                first = last = len(hops)
+            case _:
+                return
+        # Those that the topology table has forgotten need not be avoided any more.
+        known = {node_id for node_id in path.avoid if self._table.get(node_id) is not None}
+        path.avoid = frozenset(known | {hop.node_id for hop in hops[max(first - 1, 0) : last]})
+
+    def _request(self, path: RequestedPath, avoid: frozenset[NodeId]) -> PathRequest:
+        return PathRequest(
+            destination=path.destination.network_address,
+            hops=path.hops,
+            source=self._source,
+            onion_suite=self._onion_suite,
+            esp_suite=self._esp_suite,
+            via=path.via,
+            avoid=avoid,
+        )

@@ -1,0 +1,101 @@
+"""What no node keeps any more: destinations that stay blocked, seen and freed without one.
+
+A node that stopped or was killed leaves destinations blocked. The user can free them without
+starting another node; that takes the same rights as guarding them did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Final
+
+from overlay.addresses import IpNetwork
+from overlay.config import Configuration
+from overlay.errors import BackendError
+from overlay.node.families import BLOCKED_FAMILY, split_leftovers
+from overlay.node.host import Host, LinuxHost
+from overlay.node.path_file import PathFile
+from overlay.node.protection import prefixes_of
+from overlay.node.requested_path import PathWish
+from overlay.system.destination_guard import GUARD_TABLE
+from overlay.system.rtnetlink import RouteKind, Rtnetlink
+
+__all__ = ["Freed", "blocked_here", "free_blocked"]
+
+_MARKERS: Final = frozenset(block[0] for block in BLOCKED_FAMILY.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Freed:
+    """Destinations whose guard was ended, and how many of them the configuration lists."""
+
+    destinations: tuple[IpNetwork, ...]
+    permanent: int
+
+
+def blocked_here() -> list[IpNetwork]:
+    """Return the destinations that this host's kernel blocks for want of a circuit, or carries.
+
+    It takes no rights; where the kernel does not answer, there is nothing to tell.
+    """
+    try:
+        routes = Rtnetlink()
+        try:
+            installed = routes.routes(GUARD_TABLE)
+        finally:
+            routes.close()
+    except BackendError:
+        return []
+    prefixes = [r.destination for r in installed if r.kind is RouteKind.UNREACHABLE]
+    return split_leftovers(prefixes)[0]
+
+
+def free_blocked(
+    configuration: Configuration,
+    only: Collection[IpNetwork] | None = None,
+    host: Host | None = None,
+) -> Freed:
+    """End the guard of destinations that a node left here, and forget their paths on the disk.
+
+    Args:
+        configuration: of the node; it names the state directory.
+        only: the destinations; None frees everything that is guarded or remembered.
+        host: the operating system; Linux unless a test has another.
+
+    Raises:
+        BackendError: a node runs here, this user may not change routes and filters, or the file
+            of paths cannot be written.
+    """
+    host = host or LinuxHost()
+    file = PathFile(configuration.node.paths_file, remembers=configuration.paths.remember)
+    guard = host.open_guard()
+    try:
+        guarded, wishes = guard.protected(), file.load()
+        needed = set() if only is None else _needed(guarded, wishes, only)
+        free = [prefix for prefix in guarded if prefix not in needed]
+        # The first prefix of a blocked version marks it as blocked, so these go last.
+        free.sort(key=lambda prefix: prefix in _MARKERS)
+        if free:
+            guard.release(*free)
+        if wishes:
+            file.save([wish for wish in wishes if wish.destination in needed])
+    finally:
+        guard.close()
+    known = dict.fromkeys([*split_leftovers(guarded)[0], *(wish.destination for wish in wishes)])
+    freed = tuple(destination for destination in known if destination not in needed)
+    return Freed(freed, sum(each in configuration.paths.permanent for each in freed))
+
+
+def _needed(
+    guarded: list[IpNetwork], wishes: list[PathWish], freed: Collection[IpNetwork]
+) -> set[IpNetwork]:
+    """Return the prefixes that stay guarded when only some destinations are freed."""
+    kept = [wish for wish in wishes if wish.destination not in freed]
+    destinations = split_leftovers(guarded)[0]
+    others = {destination for destination in destinations if destination not in freed}
+    needed = others | set(prefixes_of(kept))
+    if others - {wish.destination for wish in kept}:
+        # Nothing tells whether one of these needs the other IP version blocked.
+        needed |= set(guarded) - set(destinations)
+    return needed

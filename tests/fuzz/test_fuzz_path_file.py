@@ -1,0 +1,90 @@
+import ipaddress
+import json
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from overlay.addresses import NodeId
+from overlay.apm.settings import MAX_HOPS
+from overlay.errors import Malformed
+from overlay.node.path_file import MAX_FILE_BYTES, decode_paths, encode_paths
+from overlay.node.requested_path import PathWish
+
+scalars = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=70))
+values = st.recursive(
+    scalars,
+    lambda inner: st.one_of(st.lists(inner), st.dictionaries(st.text(max_size=8), inner)),
+    max_leaves=8,
+)
+WHOLE = {
+    "destination": "192.0.2.7/32",
+    "hops": 3,
+    "strategy": "uniform",
+    "via": ["ab" * 20],
+    "both_families": False,
+}
+destinations = st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6)).map(ipaddress.ip_network)
+wishes = st.builds(
+    PathWish,
+    destinations,
+    st.integers(1, MAX_HOPS),
+    st.text(min_size=1, max_size=64),
+    st.lists(st.binary(min_size=20, max_size=20).map(NodeId), max_size=MAX_HOPS).map(tuple),
+    st.booleans(),
+)
+
+
+def read(data):
+    """Return what a file's content gives, None if it is damaged as a whole."""
+    try:
+        found, unusable = decode_paths(data)
+    except Malformed as refusal:
+        assert str(refusal)
+        return None
+    assert all(isinstance(wish, PathWish) for wish in found)
+    assert len({wish.destination for wish in found}) == len(found)
+    return found, unusable
+
+
+@given(st.lists(wishes, max_size=20, unique_by=lambda wish: wish.destination))
+def test_what_is_written_is_read_back(written):
+    assert read(encode_paths(written)) == (written, 0)
+
+
+@given(st.one_of(st.binary(max_size=400), values.map(json.dumps).map(str.encode)))
+def test_any_content_is_read_or_damaged(data):
+    read(data)
+
+
+@given(st.sampled_from(sorted(WHOLE)), values, st.booleans())
+def test_an_entry_with_any_value_in_a_field_costs_itself_alone(name, value, absent):
+    entry = WHOLE | {name: value}
+    if absent:
+        del entry[name]
+    whole = WHOLE | {"destination": "2001:db8::/32"}
+    found, _ = read(json.dumps({"version": 1, "paths": [entry, whole]}).encode())
+    assert ipaddress.ip_network("2001:db8::/32") in {wish.destination for wish in found}
+
+
+@given(st.lists(wishes, min_size=1, max_size=4), st.data())
+def test_a_file_that_was_cut_is_damaged(written, data):
+    content = encode_paths(written)
+    assert read(content[: data.draw(st.integers(0, len(content) - 3))]) is None
+
+
+def test_a_file_beyond_its_bound_is_damaged():
+    assert read(b" " * (MAX_FILE_BYTES + 1)) is None
+    entries = [WHOLE | {"destination": f"10.0.{n}.1"} for n in range(256)]
+    many = {"version": 1, "paths": entries * 2}
+    found, unusable = read(json.dumps(many).encode())
+    assert (len(found), unusable) == (256, 256)
+    worst = [
+        PathWish(
+            ipaddress.ip_network(2**128 - 1 - n),
+            MAX_HOPS,
+            "\U0001f600" * 64,
+            (NodeId(b"x" * 20),) * 5,
+        )
+        for n in range(256)
+    ]
+    assert read(encode_paths(worst)) is not None
