@@ -87,6 +87,11 @@ class NodeProcess:
                 stderr=log,
             )
 
+    def send_signal(self, number: int) -> None:
+        """Send the process a signal, if it runs."""
+        if self._process is not None:
+            self._process.send_signal(number)
+
     def stop(self) -> None:
         """Stop the process politely and wait for its end."""
         process, self._process = self._process, None

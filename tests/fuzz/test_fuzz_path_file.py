@@ -38,8 +38,7 @@ def read(data):
     """Return what a file's content gives, None if it is damaged as a whole."""
     try:
         found, unusable = decode_paths(data)
-    except Malformed as refusal:
-        assert str(refusal)
+    except Malformed:
         return None
     assert all(isinstance(wish, PathWish) for wish in found)
     assert len({wish.destination for wish in found}) == len(found)

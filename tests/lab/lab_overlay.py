@@ -17,7 +17,8 @@ class LabOverlay:
         names = ["boot", *(f"mix{n + 1}" for n in range(mixes)), "exit", "alice"]
         for name in names:
             self._add(name)
-        self.web = WebServer(self.underlay.add_server("bob"), directory / "bob")
+        self.bob = self.underlay.add_server("bob")
+        self.web = WebServer(self.bob, directory / "bob")
 
     def _add(self, name):
         runner = [sys.executable, "-m", "overlay"]
