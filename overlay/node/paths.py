@@ -26,7 +26,6 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from random import Random
-from typing import Protocol
 
 import trio
 
@@ -41,7 +40,8 @@ from overlay.errors import (
     PathError,
 )
 from overlay.node.mix_choice import MixChoice
-from overlay.node.protection import Guard, Protection
+from overlay.node.path_needs import CircuitService, Guard
+from overlay.node.protection import Protection
 from overlay.node.requested_path import PathState, PathWish, RequestedPath, of_version
 from overlay.selection.selector import MixPath, PathSelector
 
@@ -67,18 +67,6 @@ _LASTING_S = 10.0
 """A circuit lost sooner says something about its path: any hop can tear it down at once."""
 
 CircuitEvent = CircuitOpened | CircuitFailed | CircuitLost | CircuitClosed
-
-
-class CircuitService(Protocol):
-    """What paths need of Anonymous Paths Management."""
-
-    def anonymous_connection(self, path: MixPath, destination: IpNetwork, now: float) -> int:
-        """Begin a circuit and return its process-local number."""
-        ...
-
-    def close(self, circuit: int, now: float) -> None:
-        """Tear a circuit down."""
-        ...
 
 
 class Paths:

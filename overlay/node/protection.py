@@ -7,36 +7,13 @@ IP version (:mod:`overlay.node.families`). A prefix is released when the last of
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol
 
-from overlay.addresses import InnerAddress, IpNetwork
+from overlay.addresses import IpNetwork
 from overlay.node.families import BLOCKED_FAMILY, blocked_versions
+from overlay.node.path_needs import Guard
 from overlay.node.requested_path import PathWish
 
-__all__ = ["Guard", "Protection", "prefixes_of"]
-
-
-class Guard(Protocol):
-    """What keeps packets to a destination from leaving outside its circuit.
-
-    Every call may raise ``BackendError``; the destination then stays guarded.
-    """
-
-    def protect(self, *destinations: IpNetwork) -> None:
-        """From now on packets to ``destinations`` leave through a circuit or not at all."""
-        ...
-
-    def carry(self, destination: IpNetwork, inner_address: InnerAddress) -> None:
-        """Send packets to ``destination`` into the source TUN, with this source address."""
-        ...
-
-    def uncarry(self, destination: IpNetwork, inner_address: InnerAddress) -> None:
-        """Stop sending them there; they remain protected."""
-        ...
-
-    def release(self, *destinations: IpNetwork) -> None:
-        """End the protection, in this order."""
-        ...
+__all__ = ["Protection", "prefixes_of"]
 
 
 class Protection:
