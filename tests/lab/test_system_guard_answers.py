@@ -1,6 +1,8 @@
 """What a protected host begins is answered as if there were no path; nothing else leaves."""
 
+import contextlib
 import json
+import socket
 
 import pytest
 from questions import EVERYWHERE, EXACT, OPEN, Asker
@@ -114,14 +116,86 @@ def scene(underlay, script, filter_names):
 
 def test_what_a_protected_host_begins_is_answered_in_every_state(scene, filter_names):
     fragments = filter_names[1] == "Nftables"  # iptables marks them when they are whole, no sooner
+    reverse_path = 1 if fragments else 2
+    scene.alice.namespace.set_kernel(
+        ipv4__conf__all__rp_filter=reverse_path, ipv4__conf__eth0__rp_filter=reverse_path
+    )
+    # Connections that are tracked before there is a guard would not be translated.
+    tracking = ["-A", "INPUT", "-m", "conntrack", "--ctstate", "NEW"]
+    for program in ("iptables-legacy", "ip6tables-legacy"):
+        scene.alice.namespace.run([program, *tracking])
     free = scene.asker.answers(fragments=fragments)
     assert all(free[name] for name in ("4 syn 80", "4 udp 7000", "6 udp 7001", "6 without ports"))
     owner = scene.owner()
-    for state in ("protect", "carry", "uncarry", "carry", "kill"):
+    for state in ("protect", "carry", "uncarry", "kill"):
         if state == "kill":
             owner.kill()
         else:
             assert owner.tell(state) == "done"
-        with_fragments = fragments and state in ("protect", "kill")
+        with_fragments = fragments and state == "protect"
         found = scene.asker.answers(fragments=with_fragments)
         assert found == {name: free[name] for name in found}, state
+
+
+CONVERSATION = """
+import socket
+made = []
+for family, address in ((socket.AF_INET, "{ipv4}"), (socket.AF_INET6, "{ipv6}")):
+    for number, bound in enumerate(("", address)):
+        new = socket.socket(family, socket.SOCK_DGRAM)
+        if family == socket.AF_INET6:
+            new.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        new.bind((bound, 123 + number))
+        made.append(new)
+print("ready", flush=True)
+for line in iter(input, "end"):
+    seen = []
+    for new in made:
+        new.settimeout(5)
+        data, peer = new.recvfrom(100)
+        new.sendto(b"answer", peer)
+        seen.append(peer[0])
+        for _ in range(3):
+            try:
+                new.sendto(b"own", ("{bob4}" if new.family == socket.AF_INET else "{bob6}", 123))
+            except OSError:
+                pass
+    print(*seen, flush=True)
+"""
+
+
+def test_no_question_opens_the_way_for_the_programs_own_traffic(
+    scene, script, filter_names, tmp_path
+):
+    """A time daemon asks and answers at one port; no question must bring its own into the clear."""
+    alice, bob = scene.alice, scene.bob
+    bob4, bob6 = DESTINATIONS
+    source = CONVERSATION.format(ipv4=alice.ipv4.ip, ipv6=alice.ipv6.ip, bob4=bob4, bob6=bob6)
+    programs = script(alice.namespace, source)
+    owner = scene.owner()
+    for state in ("protect", "carry", "kill"):
+        if state == "kill":
+            owner.kill()
+        else:
+            owner.tell(state)
+        asking = [bob.namespace.call(lambda a=a: bound(a, 123)) for a in DESTINATIONS]
+        with contextlib.ExitStack() as opened:
+            for each in asking:
+                opened.enter_context(each)
+            for new, to in zip(asking, (alice.ipv4.ip, alice.ipv6.ip), strict=True):
+                for port in (123, 124):
+                    new.sendto(b"question", (str(to), port))
+            seen = programs.tell("go").split()
+            assert seen == ["192.0.0.8"] * 2 + ["100:0:0:1::8"] * 2
+            for new in asking:
+                new.settimeout(5)
+                assert [new.recv(100) for _ in range(2)] == [b"answer"] * 2
+                new.settimeout(0.3)
+                with pytest.raises(TimeoutError):
+                    new.recv(100)
+
+
+def bound(address, port):
+    new = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
+    new.bind((address, port))
+    return new
