@@ -176,18 +176,9 @@ class ApmNode:
             self.links.receive(demultiplex([(data, Endpoint(*sender[:2]))]).link, now)
         for port, inside in self._inside.items():
             for message in _messages(inside, port):
-                if message.payload:
-                    for manager in self.managers.values():
-                        manager.receive([build_datagram(message)], now)
-                else:
-                    self._proved(OverlayAddress(message.source), now)
+                for manager in self.managers.values():
+                    manager.receive([build_datagram(message)], now)
         self.settle(now)
-
-    def _proved(self, peer: OverlayAddress, now: float) -> None:
-        """The initiator of a link holds its keys: a packet of it came through the link SA."""
-        link = self._links_up.get(peer)
-        if link is not None:
-            self.links.first_packet(link.inbound_spi, now)
 
     # What follows.
 
@@ -213,6 +204,9 @@ class ApmNode:
         for event in self.links.events():
             busy = True
             self._link_event(event, now)
+        # Before what follows over the link: the peer takes that once the link is confirmed.
+        for payload, to in self.links.datagrams_to_send(now):
+            self._port.sendto(frame(Channel.LINK, payload), tuple(to))
         for suite, manager in self.managers.items():
             for happened in manager.events():
                 busy = True
@@ -226,8 +220,6 @@ class ApmNode:
             for packet in manager.packets_to_send(now):
                 busy = True
                 self._send(parse_datagram(packet))
-        for payload, to in self.links.datagrams_to_send(now):
-            self._port.sendto(frame(Channel.LINK, payload), tuple(to))
         return busy
 
     def _link_event(self, event: LinkEvent, now: float) -> None:
@@ -239,7 +231,6 @@ class ApmNode:
         self._install(link, event)
         if event.usable and not link.usable:
             link.usable = True
-            self._prove(event.overlay_address)
             for manager in self.managers.values():
                 manager.link_established(event.overlay_address, link.security, now)
 
@@ -263,11 +254,6 @@ class ApmNode:
         fresh = tuple(sa for sa in wanted if sa.inbound not in link.installed)
         self.backend.install(IpsecConfiguration(fresh, ()))
         link.installed.update(sa.inbound for sa in fresh)
-
-    def _prove(self, peer: OverlayAddress) -> None:
-        """Send an empty datagram through the link; the kernel cannot send dummy packets."""
-        own = self.identity.overlay_address
-        self._send(UdpDatagram(own, peer, SIGNALLING_PORT, SIGNALLING_PORT, b""))
 
     def _send(self, message: UdpDatagram) -> None:
         source = (socket.IPPROTO_IPV6, _IPV6_PKTINFO, message.source + bytes(4))

@@ -330,9 +330,9 @@ class OutboundSa(_Sa):
 
 
 class InboundSa(_Sa):
-    """An SA that this host opens packets of. ``unproven`` until its first packet was seen."""
+    """An SA that this host opens packets of."""
 
-    __slots__ = ("_forgeries", "_smallest", "_window", "unproven")
+    __slots__ = ("_forgeries", "_smallest", "_window")
 
     def __init__(
         self,
@@ -342,7 +342,6 @@ class InboundSa(_Sa):
         warmed: Warmed | None = None,
     ) -> None:
         super().__init__(value, rng, report, warmed)
-        self.unproven = True
         self._window = ReplayWindow(value.replay_window, esn=value.esn)
         self._smallest = SUITES[value.suite].smallest_packet
         self._forgeries = 0

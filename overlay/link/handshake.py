@@ -5,8 +5,10 @@
     initiation    1 | version | sender index (4) | Noise IK message 1 | mac1 (16) | mac2 (16)
     response      2 | version | receiver index (4) | Noise IK message 2
     cookie reply  3 | version | receiver index (4) | nonce (16) | cookie + tag (32)
-    confirm       4 | version | receiver's SPI (4) | tag (16)
-    close         5 | version | receiver's SPI (4) | tag (16)
+    confirm       4 | version | receiver's SPI (4) | zero (8)  | tag (16)
+    close         5 | version | receiver's SPI (4) | zero (8)  | tag (16)
+    challenge     6 | version | receiver's SPI (4) | token (8) | tag (16)
+    echo          7 | version | receiver's SPI (4) | token (8) | tag (16)
 
 What Noise encrypts::
 
@@ -56,6 +58,8 @@ class MessageType(enum.IntEnum):
     COOKIE_REPLY = 3
     CONFIRM = 4
     CLOSE = 5
+    CHALLENGE = 6
+    ECHO = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,7 @@ class Geometry:
 
     header: int
     mac: int
+    token: int
     cookie_nonce: int
     suite_slots: int
     initiation_payload: int
@@ -76,7 +81,9 @@ class Geometry:
     notice: int
 
     @classmethod
-    def compute(cls, *, mac: int = 16, cookie_nonce: int = 16, suite_slots: int = 4) -> Geometry:
+    def compute(
+        cls, *, mac: int = 16, token: int = 8, cookie_nonce: int = 16, suite_slots: int = 4
+    ) -> Geometry:
         """Add up the fields."""
         message_header = 1 + 1 + 4
         proof = PUBLIC_KEY_BYTES + SIGNATURE_BYTES
@@ -87,6 +94,7 @@ class Geometry:
         return cls(
             header=message_header,
             mac=mac,
+            token=token,
             cookie_nonce=cookie_nonce,
             suite_slots=suite_slots,
             initiation_payload=payload_1,
@@ -96,7 +104,7 @@ class Geometry:
             initiation=message_header + noise_1 + 2 * mac,
             response=message_header + noise_2,
             cookie_reply=message_header + cookie_nonce + mac + TAG_BYTES,
-            notice=message_header + mac,
+            notice=message_header + token + mac,
         )
 
 
@@ -161,15 +169,25 @@ class CookieReply:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """A word about one pair of SAs, CONFIRM or CLOSE, named by its receiver's inbound SPI."""
+    """A message about one pair of SAs, named by its receiver's inbound SPI.
+
+    CONFIRM, CLOSE, CHALLENGE or ECHO; ``token`` is zero in the first two. All have one size, so
+    that a challenge is no larger than the confirm that it answers.
+    """
 
     kind: MessageType
     receiver_spi: Spi
+    token: bytes
     tag: bytes
+
+    @property
+    def authenticated(self) -> bytes:
+        """The part that the tag covers."""
+        return header(self.kind, self.receiver_spi) + self.token
 
     def encode(self) -> bytes:
         """Return the bytes on the wire."""
-        return header(self.kind, self.receiver_spi) + self.tag
+        return self.authenticated + self.tag
 
 
 LinkMessage = Initiation | Response | CookieReply | Notice
@@ -180,6 +198,8 @@ _SIZES: Final = {
     MessageType.COOKIE_REPLY: GEOMETRY.cookie_reply,
     MessageType.CONFIRM: GEOMETRY.notice,
     MessageType.CLOSE: GEOMETRY.notice,
+    MessageType.CHALLENGE: GEOMETRY.notice,
+    MessageType.ECHO: GEOMETRY.notice,
 }
 
 
@@ -207,7 +227,8 @@ def parse_message(data: bytes) -> LinkMessage:
     if kind is MessageType.COOKIE_REPLY:
         nonce = reader.take(GEOMETRY.cookie_nonce)
         return CookieReply(number, nonce, reader.take(reader.remaining))
-    return Notice(kind, _checked_spi(number), reader.take(GEOMETRY.mac))
+    token, tag = reader.take(GEOMETRY.token), reader.take(GEOMETRY.mac)
+    return Notice(kind, _checked_spi(number), token, tag)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ authenticated by the handshake already and tie the keys to this very pair.
 from __future__ import annotations
 
 import hmac
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from overlay.ipsec.model import Spi
 from overlay.ipsec.suites import SUITES
-from overlay.link.handshake import GEOMETRY, MessageType, Notice, header
+from overlay.link.handshake import GEOMETRY, MessageType, Notice
 from overlay.link.model import LinkKeys
 from overlay.link.noise import SplitKeys
 from overlay.sensitive import SecretBytes
@@ -81,17 +81,17 @@ def derive_pair(
     )
 
 
-def make_notice(kind: MessageType, secrets: PairSecrets) -> Notice:
-    """Return a CONFIRM or CLOSE about this pair for the peer."""
-    spi = secrets.keys.outbound_spi
-    return Notice(kind, spi, _notice_tag(kind, spi, secrets.notice_out))
+def make_notice(kind: MessageType, secrets: PairSecrets, token: bytes | None = None) -> Notice:
+    """Return a notice about this pair for the peer; without a token its field is zero."""
+    unsigned = Notice(kind, secrets.keys.outbound_spi, token or bytes(GEOMETRY.token), b"")
+    return replace(unsigned, tag=_notice_tag(unsigned, secrets.notice_out))
 
 
 def is_authentic_notice(notice: Notice, secrets: PairSecrets) -> bool:
-    """Tell whether the peer of this pair made ``notice``."""
-    expected = _notice_tag(notice.kind, secrets.keys.inbound_spi, secrets.notice_in)
+    """Tell whether the peer of this pair made ``notice``, which names its inbound SPI."""
+    expected = _notice_tag(notice, secrets.notice_in)
     return hmac.compare_digest(notice.tag, expected)
 
 
-def _notice_tag(kind: MessageType, spi: Spi, key: SecretBytes) -> bytes:
-    return hmac.digest(key.reveal(), header(kind, spi), "sha256")[: GEOMETRY.mac]
+def _notice_tag(notice: Notice, key: SecretBytes) -> bytes:
+    return hmac.digest(key.reveal(), notice.authenticated, "sha256")[: GEOMETRY.mac]

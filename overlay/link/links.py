@@ -17,11 +17,12 @@ from random import Random
 from typing import Final
 
 from overlay.addresses import Endpoint, OverlayAddress
-from overlay.errors import LimitReached, NotAuthentic, PeerError, Refused
+from overlay.errors import LimitReached, NotAuthentic, PeerError, Refused, Replayed
 from overlay.identity import LocalIdentity
 from overlay.ipsec.model import Batch, Spi
 from overlay.link.bounds import AcceptedTable, HalfOpenTable, is_allowed_endpoint
 from overlay.link.drops import LinkDrop, drop_of
+from overlay.link.endpoint_proof import EndpointProof
 from overlay.link.exchange import Agreement, Credentials, WrongIdentity
 from overlay.link.handshake import (
     CookieReply,
@@ -36,7 +37,7 @@ from overlay.link.machine import Link
 from overlay.link.model import LinkEvent, LinkFailed, LinkFailure, LinkPeer
 from overlay.link.noise import diffie_hellman
 from overlay.link.outgoing import OutgoingHandshake
-from overlay.link.pair import SaPair
+from overlay.link.pair import Offer, SaPair
 from overlay.link.replay import InitiationClock
 from overlay.link.responder import Admitted, Responder
 from overlay.link.services import LinkNumbers, LinkServices, Outbox
@@ -99,6 +100,7 @@ class Links:
         self._links: dict[OverlayAddress, Link] = {}
         self._accepted = AcceptedTable(settings)
         self._half_open = HalfOpenTable(settings)
+        self._offering: set[OverlayAddress] = set()
         self._drops: Counter[LinkDrop] = Counter()
         self._deadline: float | None = math.inf
 
@@ -169,14 +171,6 @@ class Links:
         for overlay_address in list(self._links):
             self.close(overlay_address, now, LinkFailure.SHUTDOWN)
 
-    def first_packet(self, inbound_spi: Spi, now: float) -> None:
-        """An inbound link SA has authenticated its first packet: the peer holds its keys."""
-        found = self._pair(inbound_spi)
-        if found is not None:
-            link, pair = found
-            link.prove(pair, now)
-            self._settle(pair.agreement.overlay_address, link)
-
     # The five verbs
 
     def receive(self, batch: Batch, now: float) -> None:
@@ -226,20 +220,32 @@ class Links:
         if isinstance(message, Initiation):
             self._on_initiation(message, source, now)
         elif isinstance(message, Notice):
-            self._on_notice(message, now)
+            self._on_notice(message, source, now)
         else:
             self._on_reply(message, source, now)
 
     def _on_initiation(self, initiation: Initiation, source: Endpoint, now: float) -> None:
         wants_cookie = self._half_open.wants_cookie(source)
-        verdict = self._responder.judge(initiation, source, now, wants_cookie=wants_cookie)
+        try:
+            verdict = self._responder.judge(initiation, source, now, wants_cookie=wants_cookie)
+        except Replayed:
+            if self._answer_again(initiation, source):
+                return
+            raise
         if isinstance(verdict, CookieReply):
             self._drops[LinkDrop.COOKIE] += 1
             self._services.outbox.send(verdict.encode(), source)
         else:
-            self._answer(verdict, source, now)
+            self._answer(initiation, verdict, source, now)
 
-    def _answer(self, admitted: Admitted, source: Endpoint, now: float) -> None:
+    def _answer_again(self, initiation: Initiation, source: Endpoint) -> bool:
+        """Answer an initiation of which a copy came first, from another endpoint."""
+        offering = (self._links[each] for each in self._offering)
+        return any(link.answer_again(initiation.mac1, source) for link in offering)
+
+    def _answer(
+        self, message: Initiation, admitted: Admitted, source: Endpoint, now: float
+    ) -> None:
         initiation, proved = admitted.initiation, admitted.address_proved
         overlay_address = initiation.overlay_address
         credentials, numbers = self._services.credentials, self._services.numbers
@@ -254,11 +260,14 @@ class Links:
             self._half_open.check(overlay_address, source)
         suite = initiation.choose_suite(credentials)
         outbound_spi = initiation.opened.payload.inbound_spi
-        numbers.claim_outbound(source, outbound_spi)
+        # A link does not move because a copy of the peer's initiation came from elsewhere.
+        in_use = link.current.endpoint if link is not None and link.current is not None else None
+        endpoint = in_use or source
+        numbers.claim_outbound(endpoint, outbound_spi)
         try:
             inbound_spi = numbers.new_spi(overlay_address)
         except LimitReached:
-            numbers.release_outbound(source, outbound_spi)
+            numbers.release_outbound(endpoint, outbound_spi)
             raise
         # No error below: the handshake has used both of the initiator's keys already.
         agreement, response = initiation.respond(
@@ -270,9 +279,10 @@ class Links:
         if link is None:
             link = Link(self._services, overlay_address)
             self._accepted.add(overlay_address, source, proved=proved)
-        pair = self._new_pair(agreement, source, now, ours=False)
-        pair.address_proved = proved
-        link.feed_offer(Cause(now, pair=pair, answer=response.encode()))
+        pair = self._new_pair(agreement, endpoint, now, ours=False)
+        proof = EndpointProof(self._settings, self._services.rng, in_use, source)
+        pair.offer = Offer(message.mac1, response.encode(), [source], proof, proved)
+        link.feed_offer(Cause(now, pair=pair))
         self._settle(overlay_address, link)
 
     def _on_reply(self, message: Response | CookieReply, source: Endpoint, now: float) -> None:
@@ -301,7 +311,7 @@ class Links:
         link.feed(LinkInput.RESPONSE, Cause(now, pair=pair))
         self._settle(overlay_address, link)
 
-    def _on_notice(self, notice: Notice, now: float) -> None:
+    def _on_notice(self, notice: Notice, source: Endpoint, now: float) -> None:
         found = self._pair(notice.receiver_spi)
         if found is None:
             self._drops[LinkDrop.UNKNOWN] += 1
@@ -311,8 +321,12 @@ class Links:
             raise NotAuthentic("the tag of a notice does not fit")
         if notice.kind is MessageType.CLOSE:
             link.peer_closed(pair, now)
+        elif notice.kind is MessageType.CONFIRM:
+            link.confirmed(pair, source, now)
+        elif notice.kind is MessageType.CHALLENGE:
+            link.challenged(pair, notice.token)
         else:
-            link.confirmed(pair, now)
+            link.echoed(pair, notice.token, source, now)
         self._settle(pair.agreement.overlay_address, link)
 
     # Bounds and tables
@@ -353,10 +367,15 @@ class Links:
             self._accepted.discard(overlay_address)
         else:
             self._links[overlay_address] = link
+        if link.offered is not None:
+            self._offering.add(overlay_address)
+        else:
+            self._offering.discard(overlay_address)
         if link.current is not None:
             self._accepted.prove(overlay_address)
         elif link.offered is not None:
-            offered = link.offered
-            self._half_open.note(overlay_address, offered.endpoint, proved=offered.address_proved)
+            offer, endpoint = link.offered.offer, link.offered.endpoint
+            proved = offer is not None and offer.address_proved
+            self._half_open.note(overlay_address, endpoint, proved=proved)
             return
         self._half_open.note(overlay_address, None)

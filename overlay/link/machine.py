@@ -21,8 +21,8 @@ from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Final, TypeVar
 
-from overlay.addresses import OverlayAddress
-from overlay.errors import InternalError
+from overlay.addresses import Endpoint, OverlayAddress
+from overlay.errors import InternalError, NotAuthentic, Refused
 from overlay.ipsec.model import Spi
 from overlay.link.backoff import Backoff
 from overlay.link.handshake import MessageType
@@ -81,20 +81,59 @@ class Link:
                 return pair
         return None
 
-    def confirmed(self, pair: SaPair, now: float) -> None:
-        """A notice of the peer confirms ``pair``; what it has confirmed before is said again."""
-        known = pair is not self.offered
-        self.prove(pair, now)
-        if known:
+    def confirmed(self, pair: SaPair, source: Endpoint, now: float) -> None:
+        """Take a confirm of the peer; one for a pair that is no longer offered is acknowledged."""
+        if pair is self.offered:
+            _present(pair.offer).proof.confirmed(source, now)
+            self._follow_proof(pair, now)
+        else:
+            if pair is self.current and pair.confirming is not None:
+                pair.confirming = None
+                self._limit_old(now)
             self._acknowledge(pair)
 
-    def prove(self, pair: SaPair, now: float) -> None:
-        """The peer used ``pair``, in a packet or a notice: it holds the keys."""
+    def challenged(self, pair: SaPair, token: bytes) -> None:
+        """Echo the peer's token to where the peer is known to be, wherever it came from."""
+        if pair is not self.offered:
+            self._notify(MessageType.ECHO, pair, token)
+
+    def echoed(self, pair: SaPair, token: bytes, source: Endpoint, now: float) -> None:
+        """Take the echo of a token.
+
+        Raises:
+            NotAuthentic: the token was not sent to ``source``.
+        """
         if pair is self.offered:
-            self.feed(LinkInput.PROVEN, Cause(now))
-        elif pair is self.current and pair.confirming is not None:
-            pair.confirming = None
-            self._limit_old(now)
+            if not _present(pair.offer).proof.echoed(token, source, now):
+                raise NotAuthentic("an echo from another endpoint than was asked")
+            self._follow_proof(pair, now)
+
+    def answer_again(self, initiation: bytes, source: Endpoint) -> bool:
+        """Answer a copy of the initiation behind the offered pair; tell whether it was one."""
+        offer = self.offered.offer if self.offered is not None else None
+        if offer is None or not offer.answer_again(initiation, source):
+            return False
+        self._outbox.send(offer.answer, source)
+        return True
+
+    def _follow_proof(self, pair: SaPair, now: float) -> None:
+        """Send the challenges, and use the pair if the peer's endpoint is settled."""
+        proof = _present(pair.offer).proof
+        for token, endpoint in proof.take_challenges():
+            notice = make_notice(MessageType.CHALLENGE, pair.agreement.secrets, token)
+            self._outbox.send(notice.encode(), endpoint)
+        if proof.settled is None:
+            return
+        if proof.settled != pair.endpoint:
+            numbers, spi = self._services.numbers, pair.keys.outbound_spi
+            try:
+                numbers.claim_outbound(proof.settled, spi)
+            except Refused:  # another peer at that host has the SPI: this one must choose again
+                self.feed(LinkInput.OFFER_LOST, Cause(now))
+                return
+            numbers.release_outbound(pair.endpoint, spi)
+            pair.endpoint = proof.settled
+        self.feed(LinkInput.PROVEN, Cause(now))
 
     def peer_closed(self, pair: SaPair, now: float) -> None:
         """The peer has dropped ``pair``."""
@@ -112,6 +151,8 @@ class Link:
     def deadline(self) -> float:
         """When :meth:`handle_deadline` has something to do."""
         times = [min(pair.expires_at, pair.sends_until) for pair in self._pairs()]
+        if self.offered is not None:
+            times.append(_present(self.offered.offer).proof.deadline)
         if self.handshake is not None:
             times.append(self.handshake.backoff.deadline)
         if self.current is not None and self.current.confirming is not None:
@@ -123,6 +164,10 @@ class Link:
     def handle_deadline(self, now: float) -> None:
         """Do all that is due; afterwards the deadline lies after ``now``."""
         self._end_old(now)
+        offered = self.offered
+        if offered is not None and _present(offered.offer).proof.deadline <= now:
+            _present(offered.offer).proof.handle_deadline(now)
+            self._follow_proof(offered, now)
         while (due := self._due(now)) is not None:
             self.feed(due, Cause(now))
         current = self.current
@@ -179,7 +224,9 @@ class Link:
         self._outbox.announce(pair.established(usable=False))
         if replaced is not None:
             self._retire(replaced)
-        self._outbox.send(cause.answer, pair.endpoint)
+        offer = _present(pair.offer)
+        for source in offer.sources:
+            self._outbox.send(offer.answer, source)
 
     def _yield(self, cause: Cause) -> None:
         self._drop_handshake(cause)
@@ -201,6 +248,7 @@ class Link:
         """Use the offered pair, and give up a handshake of ours that it makes needless."""
         self._drop_handshake(cause)
         pair, self.offered = _present(self.offered), None
+        pair.offer = None
         self._demote(cause.now)
         self.current, pair.expires_at = pair, math.inf
         self._limit_old(cause.now)
@@ -259,7 +307,7 @@ class Link:
             self.current.sends_until = now + self._services.settings.rekey_pause_s / 2
         for pair in (self.current, self.offered):
             if pair is not None:
-                pair.confirming, pair.expires_at = None, math.inf
+                pair.confirming, pair.expires_at, pair.offer = None, math.inf, None
                 self._old.append(pair)
         self.current = self.offered = None
         while len(self._old) > MAX_OLD_PAIRS:
@@ -279,8 +327,9 @@ class Link:
         if not pair.ours:
             self._notify(MessageType.CONFIRM, pair)
 
-    def _notify(self, kind: MessageType, pair: SaPair) -> None:
-        self._outbox.send(make_notice(kind, pair.agreement.secrets).encode(), pair.endpoint)
+    def _notify(self, kind: MessageType, pair: SaPair, token: bytes | None = None) -> None:
+        notice = make_notice(kind, pair.agreement.secrets, token)
+        self._outbox.send(notice.encode(), pair.endpoint)
 
     def _retire(self, pair: SaPair) -> None:
         self._release(pair)

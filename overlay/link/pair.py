@@ -4,25 +4,55 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Final
 
 from overlay.addresses import Endpoint
 from overlay.ipsec.model import Spi
 from overlay.link.backoff import Backoff
+from overlay.link.endpoint_proof import EndpointProof
 from overlay.link.exchange import Agreement
 from overlay.link.model import LinkEstablished, LinkKeys, LinkSaRetired, LinkSaSuperseded
 
-__all__ = ["SaPair"]
+__all__ = ["MAX_ANSWERED", "Offer", "SaPair"]
+
+MAX_ANSWERED: Final = 4
+"""To how many endpoints the answer to one initiation goes: the peer's, and three copiers'."""
+
+
+@dataclass(slots=True, eq=False)
+class Offer:
+    """What a responder remembers of an initiation until the pair is confirmed.
+
+    ``initiation`` is its mac1, by which a copy from elsewhere is known; ``answer`` goes there
+    as well, because the copy may have been the first to arrive. ``address_proved`` tells
+    whether it brought a valid cookie.
+    """
+
+    initiation: bytes
+    answer: bytes
+    sources: list[Endpoint]
+    proof: EndpointProof
+    address_proved: bool
+
+    def answer_again(self, initiation: bytes, source: Endpoint) -> bool:
+        """Tell whether a copy of the initiation that came from ``source`` is to be answered."""
+        if initiation != self.initiation or source in self.sources:
+            return False
+        self.proof.initiated_also_from(source)
+        if len(self.sources) >= MAX_ANSWERED:
+            return False
+        self.sources.append(source)
+        return True
 
 
 @dataclass(slots=True, eq=False)
 class SaPair:
     """An agreed pair and its timers, in seconds of Unix time.
 
-    ``ours`` tells whether our initiation made it. ``address_proved`` tells whether the peer's
-    initiation brought a valid cookie. ``expires_at`` is when an offered pair
-    was not confirmed in time, or an old one has had its grace. ``sends_until`` is when the
-    outbound SA of a pair that was replaced goes. ``confirming`` runs at the initiator until
-    the responder has acknowledged that it knows the pair to be in use.
+    ``ours`` tells whether our initiation made it. ``offer`` is there while the pair is offered.
+    ``expires_at`` is when an offered pair was not confirmed in time, or an old one has had its
+    grace. ``sends_until`` is when the outbound SA of a pair that was replaced goes. ``confirming``
+    runs at the initiator until the responder has acknowledged that it knows the pair to be in use.
     """
 
     agreement: Agreement
@@ -34,7 +64,7 @@ class SaPair:
     sends_until: float = math.inf
     confirming: Backoff | None = None
     rekeyed: bool = False
-    address_proved: bool = False
+    offer: Offer | None = None
 
     @property
     def keys(self) -> LinkKeys:

@@ -28,6 +28,9 @@ class LinkSettings:
         rekey_after_packets: they are replaced earlier after so many packets.
         rekey_pause_s: they are never replaced earlier than that, however soon they wear out: what
             was sent under older keys must have arrived when yet newer ones push those out.
+        endpoint_silence_s: a peer that has proved itself at another endpoint is followed there if
+            it has not answered at the endpoint in use for so long; below
+            ``handshake_timeout_s``, so that the peer waits for it.
         grace_s: how long replaced SAs still open what was under way.
         max_links: links at the same time.
         max_accepted_links: of those, how many strangers may open; the rest is kept for links
@@ -56,6 +59,7 @@ class LinkSettings:
     rekey_after_bytes: int = 2**38
     rekey_after_packets: int = 2**31
     rekey_pause_s: float = 1.0
+    endpoint_silence_s: float = 3.0
     grace_s: float = 30.0
     max_links: int = 1024
     max_accepted_links: int = 768
@@ -81,5 +85,7 @@ class LinkSettings:
             raise ValueError("retry_max_s must not be below retry_initial_s.")
         if self.unconfirmed_s < self.handshake_timeout_s:
             raise ValueError("unconfirmed_s must not be below handshake_timeout_s.")
+        if self.endpoint_silence_s >= self.handshake_timeout_s:
+            raise ValueError("endpoint_silence_s must be below handshake_timeout_s.")
         if self.max_accepted_links > self.max_links:
             raise ValueError("max_accepted_links must not exceed max_links.")

@@ -32,7 +32,7 @@ class LinkInput(enum.Enum):
     OFFER = "the peer's initiation is valid"
     OUTRANKED = "the peer's initiation is valid, and its address is lower than ours"
     RESPONSE = "the peer answered our initiation"
-    PROVEN = "the peer proved that it holds the offered pair"
+    PROVEN = "the peer proved that it holds the offered pair, and where it is"
     RETRY_DUE = "no answer so far"
     GIVE_UP = "no answer at all, or from somebody else"
     OFFER_LOST = "the offered pair was not confirmed, or closed by the peer"
@@ -48,4 +48,3 @@ class Cause:
     reason: LinkFailure = LinkFailure.TIMED_OUT
     peer: LinkPeer | None = None
     pair: SaPair | None = None
-    answer: bytes = b""

@@ -178,7 +178,6 @@ def wire_control_plane(
         circuits=circuits,
         tfc=tfc,
         local_address=surroundings.local_address,
-        send=datapath.send,
         link_payload_bytes=esp_payload_that_fits(
             _UNDERLAY_MTU - _UDP_IPV6_HEADERS, SUITES[configuration.ipsec.link_suite]
         ),

@@ -46,7 +46,6 @@ from overlay.link.demultiplexer import Channel, Demultiplexed, demultiplex, fram
 from overlay.link.links import Links
 from overlay.link.model import LinkPeer
 from overlay.logs import EventLog
-from overlay.node.link_proof import is_link_proof
 from overlay.node.neighbours import Neighbours
 from overlay.node.packet_path import Arrived, DatagramSink, NodeBackend, PacketPath
 from overlay.node.paths import Paths
@@ -144,15 +143,10 @@ class ControlPlane:
         return True
 
     def _take(self, arrived: Arrived, now: float) -> bool:
-        for spi in arrived.first_packets:
-            self.links.first_packet(spi, now)
-        if arrived.first_packets:
-            self.settle(now)  # what follows may come over a link that is usable only now
-        # A proof has done its work when it was authenticated.
-        control = [packet for packet in arrived.to_control if not is_link_proof(packet)]
+        control = self.neighbours.ready(arrived.to_control) if arrived.to_control else []
         if control:
             self.circuits.receive(control, now)
-        return bool(control or arrived.first_packets or arrived.worn)
+        return bool(control or arrived.worn)
 
     def next_deadline(self) -> float:
         """Return when the first of the cores wants to be woken."""
@@ -204,9 +198,6 @@ class ControlPlane:
         return self._send(now) or busy
 
     def _send(self, now: float) -> bool:
-        packets = self.circuits.packets_to_send(now)
-        if packets:
-            self.datapath.send(packets, now)
         framed = [
             (frame(Channel.LINK, payload), to) for payload, to in self.links.datagrams_to_send(now)
         ]
@@ -216,6 +207,10 @@ class ControlPlane:
             framed.append((frame(Channel.DHT, payload), to))
         if framed:
             self._network.send_batch(framed)
+        # After the confirm of a link, without which the peer would have to keep them.
+        packets = self.circuits.packets_to_send(now)
+        if packets:
+            self.datapath.send(packets, now)
         return bool(packets or framed)
 
     def _dht_event(self, event: DhtEvent, now: float) -> None:

@@ -71,13 +71,9 @@ class DataPath:
                 self.exit_device.write_batch(permitted)
         worn = self._engine.has_soft_expired
         idle = not (
-            processed.to_network
-            or processed.to_host
-            or processed.to_exit
-            or processed.to_control
-            or processed.first_packets
+            processed.to_network or processed.to_host or processed.to_exit or processed.to_control
         )
-        return Arrived(processed.to_control, processed.first_packets, worn, idle)
+        return Arrived(processed.to_control, worn, idle)
 
     def from_source_device(self, packets: Sequence[bytes], now: float) -> None:
         """Carry what local programs sent to anonymised destinations."""

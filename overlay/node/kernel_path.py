@@ -16,21 +16,12 @@ from overlay.addresses import Endpoint
 from overlay.apm.carrier import SIGNALLING_PORT
 from overlay.apm.control import CONTROL_PORT
 from overlay.apm.datagram import UdpDatagram, build_datagram, parse_datagram
-from overlay.ipsec.model import Spi
 from overlay.node.packet_path import Arrived
 from overlay.system.control_sockets import ControlDatagram
 
-__all__ = ["CONTROL_PORTS", "ControlSender", "KernelPath", "ProofSource"]
+__all__ = ["CONTROL_PORTS", "ControlSender", "KernelPath"]
 
 CONTROL_PORTS: Final = (SIGNALLING_PORT, CONTROL_PORT)
-
-
-class ProofSource(Protocol):
-    """What tells that a link's peer holds its keys."""
-
-    def first_packets(self) -> list[Spi]:
-        """Return, once each, the inbound link SAs that have authenticated a packet."""
-        ...
 
 
 class ControlSender(Protocol):
@@ -44,9 +35,8 @@ class ControlSender(Protocol):
 class KernelPath:
     """Implements ``overlay.node.packet_path.PacketPath`` for the kernel backend."""
 
-    def __init__(self, proofs: ProofSource, sockets: Mapping[int, ControlSender]) -> None:
+    def __init__(self, sockets: Mapping[int, ControlSender]) -> None:
         """Take the sockets, by port; their owner closes them."""
-        self._proofs = proofs
         self._sockets = sockets
         self._counts: Counter[str] = Counter()
 
@@ -75,7 +65,7 @@ class KernelPath:
             )
             for each in datagrams
         ]
-        return Arrived(packets, self._proofs.first_packets())
+        return Arrived(packets)
 
     def counters(self) -> dict[str, int]:
         """Return what did not go its way; packets that do are the kernel's to count."""

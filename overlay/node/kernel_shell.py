@@ -1,7 +1,7 @@
 """The kernel backend in the operating system: filters, settings, sockets for control traffic.
 
 What the node's process does for packets ends with set-up. Afterwards it is woken for control
-traffic, by expiring SAs, and a few times after a handshake to see whether the peer has sent.
+traffic and by expiring SAs.
 
 ::
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from typing import Final, TypeVar
+from typing import TypeVar
 
 import trio
 
@@ -28,7 +28,6 @@ from overlay.node.assembly import path_mtu
 from overlay.node.exit_destinations import exit_limits, host_networks
 from overlay.node.kernel_path import CONTROL_PORTS, KernelPath
 from overlay.node.kernel_source import KernelSource
-from overlay.node.packet_path import Arrived
 from overlay.node.packet_shell import BackendChoice, ShellHost
 from overlay.node.sockets import Sockets
 from overlay.system.conntrack import forget_connections
@@ -45,9 +44,6 @@ __all__ = ["KernelShell"]
 _log = EventLog(__name__)
 
 _Made = TypeVar("_Made", FragmentingDevice, LinkDetour)
-
-_PROOF_CHECK_S: Final = 0.25
-"""How often the counters of link SAs that wait for a first packet are asked."""
 
 
 class KernelShell:
@@ -92,14 +88,13 @@ class KernelShell:
             }
             _hand_esp_over(network)
             self._opened = opened.pop_all()
-        self.path = KernelPath(backend, self._control)
+        self.path = KernelPath(self._control)
 
     def start(self, node: ShellHost) -> None:
         """Start to hear control traffic and the kernel's events."""
         for each in self._control.values():
             node.spawn(self._receive, node, each)
         node.spawn(self._watch_expiry, node)
-        node.spawn(self._watch_proofs, node)
 
     def own_addresses(self) -> frozenset[bytes]:
         """Return none: the exit's filter knows what is for this host without a list."""
@@ -130,13 +125,6 @@ class KernelShell:
         while True:
             await trio.lowlevel.wait_readable(self.backend.fileno())
             node.settle(node.now())
-
-    async def _watch_proofs(self, node: ShellHost) -> None:
-        """Notice a first packet that was no control packet, which would have told."""
-        while True:
-            await trio.sleep(_PROOF_CHECK_S)
-            if self.backend.has_unproven():
-                node.take(Arrived(first_packets=self.backend.first_packets()))
 
 
 def _if_possible(opened: ExitStack, make: Callable[[], _Made]) -> _Made | None:

@@ -2,7 +2,8 @@
 
 Each neighbour has one ``reqid`` for as long as a link to it lasts, so that rekeying adds and
 removes SAs but touches no policy (docs/decisions/0004). The responder's outbound SA is
-installed only when the initiator has proved that it holds the keys.
+installed only when the initiator has proved that it holds the keys, and where it is. Its
+first packets often arrive before that proof, so they wait here.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from overlay.addresses import Endpoint, OverlayAddress
 from overlay.apm.circuits import LinkSecurity
@@ -27,13 +29,18 @@ from overlay.link.model import (
     LinkSaRetired,
     LinkSaSuperseded,
 )
-from overlay.node.link_proof import link_proof
 from overlay.tfc.strategy import LinkHandle, TfcStrategy
 
 __all__ = ["Neighbours"]
 
-_IDLE_S = 60.0
+_IDLE_S: Final = 60.0
 """How long a link without circuits is kept: the next circuit often wants the same one."""
+
+_MAX_EARLY: Final = 16
+"""Packets of one neighbour that wait until its link is usable: one message in fragments."""
+
+_SOURCE: Final = slice(8, 24)
+"""Where an IPv6 packet's source address stands (RFC 8200, section 3)."""
 
 
 @dataclass(slots=True)
@@ -43,6 +50,7 @@ class _Neighbour:
     endpoint: Endpoint
     policies: IpsecConfiguration
     pairs: dict[Spi, IpsecConfiguration] = field(default_factory=dict)
+    early: list[bytes] = field(default_factory=list)
     usable: bool = False
     idle_since: float | None = None
 
@@ -62,7 +70,6 @@ class Neighbours:
         circuits: SignallingManager,
         tfc: TfcStrategy,
         local_address: Callable[[Endpoint], Endpoint],
-        send: Callable[[Sequence[bytes], float], None],
         link_payload_bytes: int,
         lifetime: Callable[[int], Lifetime] = hard_lifetime,
     ) -> None:
@@ -73,7 +80,6 @@ class Neighbours:
         self._tfc = tfc
         self._reqids = itertools.cycle(range(1, FIRST_CIRCUIT_REQID))
         self._local_address = local_address
-        self._send = send
         self._lifetime = lifetime
         self._pad_to = tfc.pad_to(link_payload_bytes)
         self._neighbours: dict[OverlayAddress, _Neighbour] = {}
@@ -99,6 +105,20 @@ class Neighbours:
             case LinkClosed():
                 self._closed(event.overlay_address, now)
 
+    def ready(self, packets: Sequence[bytes]) -> list[bytes]:
+        """Return the control packets that can be taken now.
+
+        Packets over a link that is not usable yet are handed to the circuits when it is.
+        """
+        taken = []
+        for packet in packets:
+            neighbour = self._neighbours.get(OverlayAddress(packet[_SOURCE]))
+            if neighbour is None or neighbour.usable:
+                taken.append(packet)
+            elif len(neighbour.early) < _MAX_EARLY:
+                neighbour.early.append(packet)
+        return taken
+
     def close_idle(self, now: float) -> None:
         """Close links that no circuit has used for a while."""
         for address, neighbour in list(self._neighbours.items()):
@@ -120,15 +140,18 @@ class Neighbours:
 
     def _established(self, event: LinkEstablished, now: float) -> None:
         neighbour = self._neighbours.get(event.overlay_address)
+        early: list[bytes] = []
         if neighbour is not None and neighbour.endpoint != event.endpoint:
-            if not event.usable:
-                # Whoever repeats a peer's initiation from elsewhere must not end its link. The
-                # event comes again when the peer has proved that it is there.
-                return
-            self._closed(event.overlay_address, now)
+            if neighbour.usable:
+                # The peer has moved, so the SAs and policies of its link name the wrong address.
+                self._closed(event.overlay_address, now)
+            else:
+                # Its initiation came from another endpoint than the one that it has proved.
+                early = neighbour.early
+                self._uninstall(self._neighbours.pop(event.overlay_address))
             neighbour = None
         try:
-            neighbour = neighbour or self._add(event)
+            neighbour = neighbour or self._add(event, early)
             self._install_pair(neighbour, event)
         except (BackendError, ValueError):
             # The route to the peer went away, or the peer chose an SPI that cannot be had: its
@@ -139,7 +162,7 @@ class Neighbours:
         if event.usable:
             self._usable(event.overlay_address, neighbour, now)
 
-    def _add(self, event: LinkEstablished) -> _Neighbour:
+    def _add(self, event: LinkEstablished, early: list[bytes]) -> _Neighbour:
         local = self._local_address(event.endpoint)
         security = LinkSecurity(self._free_reqid(), local.packed, event.endpoint.packed)
         policies = IpsecConfiguration(
@@ -148,7 +171,7 @@ class Neighbours:
             local_addresses=(self._own_address,),
         )
         self._backend.install(policies)
-        neighbour = _Neighbour(security, local, event.endpoint, policies)
+        neighbour = _Neighbour(security, local, event.endpoint, policies, early=early)
         self._neighbours[event.overlay_address] = neighbour
         return neighbour
 
@@ -177,12 +200,13 @@ class Neighbours:
         neighbour.pairs[event.keys.inbound_spi] = IpsecConfiguration(wanted, ())
 
     def _usable(self, address: OverlayAddress, neighbour: _Neighbour, now: float) -> None:
-        # The first packet proves to the responder that we hold the keys.
-        self._send([link_proof(self._own_address, address)], now)
         if not neighbour.usable:
             neighbour.usable = True
             self._tfc.link_opened(LinkHandle(neighbour.security.reqid), now)
             self._circuits.link_established(address, neighbour.security, now)
+            early, neighbour.early = neighbour.early, []
+            if early:
+                self._circuits.receive(early, now)
 
     def _superseded(self, event: LinkSaSuperseded) -> None:
         neighbour = self._neighbours.get(event.overlay_address)
@@ -207,6 +231,9 @@ class Neighbours:
             return
         self._circuits.link_lost(address, now)
         self._tfc.link_closed(LinkHandle(neighbour.security.reqid))
+        self._uninstall(neighbour)
+
+    def _uninstall(self, neighbour: _Neighbour) -> None:
         for pair in neighbour.pairs.values():
             self._backend.remove(pair)
         self._backend.remove(neighbour.policies)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from overlay.addresses import Endpoint
-from overlay.ipsec.model import Drop, IpsecBackend, SaIdentity, Spi
+from overlay.ipsec.model import Drop, IpsecBackend, SaIdentity
 
 __all__ = ["Arrived", "DatagramSink", "NodeBackend", "PacketPath"]
 
@@ -45,14 +45,11 @@ class Arrived:
     """What the cores are told of packets that came.
 
     ``to_control`` are IPv6 packets for an overlay or circuit address of this host that passed
-    its in-policies; ``first_packets`` are the SPIs of inbound link SAs that have authenticated
-    a first packet, which proves that the peer holds the keys; ``worn`` tells that SAs want to
-    be replaced now, and not at the next deadline; ``idle`` tells that no packet came out, so
-    that all of the batch may have been garbage.
+    its in-policies; ``worn`` tells that SAs want to be replaced now, and not at the next deadline;
+    ``idle`` tells that no packet came out, so that all of the batch may have been garbage.
     """
 
     to_control: list[bytes] = field(default_factory=list)
-    first_packets: list[Spi] = field(default_factory=list)
     worn: bool = False
     idle: bool = False
 

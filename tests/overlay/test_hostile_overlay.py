@@ -1,7 +1,7 @@
 """Whole overlays under attack, and over the hours: links, next hops, probes."""
 
 import pytest
-from overlay_world import World
+from overlay_world import DELAY_S, World
 
 from overlay.addresses import Endpoint
 from overlay.apm.translator import FIRST_CIRCUIT_REQID
@@ -10,6 +10,7 @@ from overlay.link.settings import LinkSettings
 from overlay.node.paths import PathState
 
 BOB = "203.0.113.10/32"
+OBSERVER = Endpoint("66.6.6.6", 666)
 
 
 @pytest.fixture
@@ -64,6 +65,63 @@ def test_an_initiation_repeated_from_elsewhere_does_not_end_the_link(world):
     world.carry = carry
     world.run(30)
     assert (path.circuit, path.state) == (before, PathState.OPEN)
+
+
+def observe(world, one, other, *, forwards):
+    """Let an observer of one link send a copy of each datagram, which arrives before it.
+
+    What is sent to the observer it passes on, if it ``forwards``, under the sender's address.
+    """
+    carry, ends = world.carry, {one.endpoint: other.endpoint, other.endpoint: one.endpoint}
+
+    def carry_and_copy(datagram, source, to):
+        if to == OBSERVER:
+            carry(datagram, source, to)
+            if forwards and source in ends:
+                world.now += 2 * DELAY_S  # to the observer and on
+                carry(datagram, source, ends[source])
+                world.now -= 2 * DELAY_S
+            return
+        if ends.get(source) == to:
+            world.now -= DELAY_S / 2
+            carry(datagram, OBSERVER, to)
+            world.now += DELAY_S / 2
+        carry(datagram, source, to)
+
+    world.carry = carry_and_copy
+
+
+def esp_to_observer(world):
+    return [d for _, to, d in world.wire if to == OBSERVER and not d.startswith(bytes(4))]
+
+
+@pytest.mark.parametrize("forwards", [False, True])
+def test_an_observer_that_copies_every_datagram_ends_no_circuit_and_gets_no_link(world, forwards):
+    alice = world.all[1]
+    path = open_path(world, alice)
+    before = path.circuit
+    first = node_of(world, path.mix_path.hops[0])
+    observe(world, alice, first, forwards=forwards)
+    for one, other in ((alice, first), (first, alice), (alice, first)):
+        world.run(LinkSettings().rekey_pause_s)
+        one.plane.links.rekey(other.identity.overlay_address, world.now)
+        one.plane.settle(world.now)
+        world.run(15)
+    assert (path.circuit, path.state) == (before, PathState.OPEN)
+    assert esp_to_observer(world) == []
+
+
+@pytest.mark.parametrize("forwards", [False, True])
+def test_a_new_link_opens_past_an_observer_that_copies_every_datagram(world, forwards):
+    alice = world.all[1]
+    for other in world.all:
+        if other is not alice:
+            observe(world, alice, other, forwards=forwards)
+    begun = world.now
+    open_path(world, alice)
+    assert world.now - begun < 2, "one more round trip, and no lost attempt"
+    world.run(20)
+    assert esp_to_observer(world) == []
 
 
 def test_a_wrong_endpoint_in_a_layer_does_not_hold_up_the_link_that_others_want(world):

@@ -36,7 +36,6 @@ from overlay.ipsec.model import (
     IpsecConfiguration,
     SaCounters,
     SaIdentity,
-    Spi,
 )
 from overlay.ipsec.suites import SUITES
 from overlay.ipsec.userspace.plans import PLAN_KEY, Outlet, Passage, Planner, Step, Tunnels
@@ -53,15 +52,13 @@ class Processed:
 
     ``to_network`` are ESP datagrams; ``to_control`` are IPv6 packets for an overlay or
     circuit address of this host, ``to_host`` are for its other addresses, ``to_exit`` leave
-    the overlay here; ``first_packets`` are the SPIs of inbound link SAs that authenticated
-    their first packet, which proves that the peer holds the keys.
+    the overlay here.
     """
 
     to_network: list[tuple[bytes, Endpoint]] = field(default_factory=list)
     to_control: list[bytes] = field(default_factory=list)
     to_host: list[bytes] = field(default_factory=list)
     to_exit: list[bytes] = field(default_factory=list)
-    first_packets: list[Spi] = field(default_factory=list)
 
 
 class UserspaceEngine:
@@ -194,9 +191,6 @@ class UserspaceEngine:
                 continue
             link = passage.association
             packet = link.open(datagram, 0, now)
-            if link.unproven and link.packets:
-                link.unproven = False
-                processed.first_packets.append(link.value.spi)
             if isinstance(packet, bytes):
                 self._enter(packet, passage, processed, now)
             else:

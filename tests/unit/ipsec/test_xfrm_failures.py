@@ -207,14 +207,6 @@ def test_an_address_that_cannot_be_had_undoes_the_rest_even_if_netlink_fails(ker
     backend.install(CIRCUIT)
 
 
-def test_proofs_that_cannot_be_asked_for_are_asked_for_again(kernel, backend):
-    backend._unproven.add(CIRCUIT.associations[0].identity)
-    backend.install(CIRCUIT)
-    kernel.deaf = 1
-    assert backend.first_packets() == []
-    assert backend.has_unproven()
-
-
 def test_the_end_takes_everything_whatever_was_kept(kernel):
     with XfrmBackend(rng=Random(1)) as backend:
         backend.install(CIRCUIT)

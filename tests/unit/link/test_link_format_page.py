@@ -7,7 +7,9 @@ from pathlib import Path
 
 from overlay.addresses import Endpoint
 from overlay.identity import LocalIdentity
+from overlay.link import endpoint_proof
 from overlay.link.cookie import ReceiverKeys, with_macs
+from overlay.link.endpoint_proof import ProofInput, ProofState
 from overlay.link.exchange import Credentials, OpenedInitiation, SentInitiation
 from overlay.link.handshake import Initiation, parse_message
 from overlay.link.machine import TRANSITIONS
@@ -17,15 +19,13 @@ from overlay.link.states import LinkInput, LinkState
 PAGE = Path(__file__).parents[3] / "docs" / "formats" / "link-handshake.md"
 
 
-def transition_table() -> str:
-    states = [state for state in LinkState if state is not LinkState.CLOSED]
-    columns = [LinkState.CLOSED, *states]
+def transition_table(columns, inputs, transitions) -> str:
     rows = ["| input | " + " | ".join(state.name for state in columns) + " |"]
     rows.append("|---" * (len(columns) + 1) + "|")
-    for happened in LinkInput:
+    for happened in inputs:
         cells = []
         for state in columns:
-            step = TRANSITIONS.get((state, happened))
+            step = transitions.get((state, happened))
             action = step[0].__name__.strip("_").replace("_", " ") if step else ""
             cells.append(f"{action} → {step[1].name}" if step else "")
         rows.append(f"| {happened.name} | " + " | ".join(cells) + " |")
@@ -63,8 +63,10 @@ def vector() -> str:
     return "\n".join(f"{name}: {value.hex()}" for name, value in lines.items())
 
 
-def test_the_page_shows_the_transition_table_of_the_code():
-    assert transition_table() in PAGE.read_text()
+def test_the_page_shows_the_transition_tables_of_the_code():
+    page = PAGE.read_text()
+    assert transition_table(LinkState, LinkInput, TRANSITIONS) in page
+    assert transition_table(ProofState, ProofInput, endpoint_proof.TRANSITIONS) in page
 
 
 def test_the_page_shows_a_vector_that_the_code_computes():

@@ -4,7 +4,6 @@ from overlay.addresses import Endpoint
 from overlay.apm.carrier import SIGNALLING_PORT
 from overlay.apm.control import CONTROL_PORT
 from overlay.apm.datagram import UdpDatagram, build_datagram, parse_datagram
-from overlay.ipsec.model import Spi
 from overlay.node.kernel_path import CONTROL_PORTS, KernelPath
 from overlay.system.control_sockets import ControlDatagram
 
@@ -21,22 +20,13 @@ class Socket:
         self.sent.append((source, destination, port, payload))
 
 
-class Kernel:
-    def __init__(self):
-        self.proven = []
-
-    def first_packets(self):
-        proven, self.proven = self.proven, []
-        return proven
-
-
 def make():
-    kernel, sockets = Kernel(), {port: Socket() for port in CONTROL_PORTS}
-    return KernelPath(kernel, sockets), kernel, sockets
+    sockets = {port: Socket() for port in CONTROL_PORTS}
+    return KernelPath(sockets), sockets
 
 
 def test_a_packet_leaves_by_the_socket_of_its_source_port():
-    path, _, sockets = make()
+    path, sockets = make()
     packet = build_datagram(UdpDatagram(OWN, PEER, CONTROL_PORT, CONTROL_PORT, b"ping"))
     path.send([packet], NOW)
     assert sockets[CONTROL_PORT].sent == [(OWN, PEER, CONTROL_PORT, b"ping")]
@@ -44,20 +34,18 @@ def test_a_packet_leaves_by_the_socket_of_its_source_port():
 
 
 def test_a_datagram_becomes_the_packet_that_it_was():
-    path, kernel, _ = make()
-    kernel.proven = [Spi(0x1000)]
+    path, _ = make()
     arrived = path.received(
         SIGNALLING_PORT, [ControlDatagram(PEER, OWN, SIGNALLING_PORT, b"onion")]
     )
     assert [parse_datagram(packet) for packet in arrived.to_control] == [
         UdpDatagram(PEER, OWN, SIGNALLING_PORT, SIGNALLING_PORT, b"onion")
     ]
-    assert arrived.first_packets == [Spi(0x1000)]
 
 
 def test_esp_that_the_kernel_left_is_counted_and_goes_nowhere():
-    path, _, sockets = make()
+    path, sockets = make()
     arrived = path.from_network([(b"\1" * 7, Endpoint("192.0.2.1", 4500))], NOW)
-    assert (arrived.to_control, arrived.first_packets) == ([], [])
+    assert arrived.to_control == []
     assert path.counters() == {"stray ESP": 1}
     assert not any(each.sent for each in sockets.values())

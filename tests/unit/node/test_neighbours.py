@@ -5,6 +5,8 @@ from random import Random
 import pytest
 
 from overlay.addresses import Endpoint
+from overlay.apm.carrier import SIGNALLING_PORT
+from overlay.apm.datagram import UdpDatagram, build_datagram
 from overlay.errors import BackendError
 from overlay.identity import LocalIdentity
 from overlay.ipsec.model import SaIdentity, Spi
@@ -17,7 +19,6 @@ from overlay.link.model import (
     LinkSaRetired,
     LinkSaSuperseded,
 )
-from overlay.node.link_proof import is_link_proof, link_proof
 from overlay.node.neighbours import Neighbours
 from overlay.sensitive import SecretBytes
 from overlay.tfc.none import NoTfc
@@ -42,6 +43,7 @@ class Links:
 class Circuits:
     def __init__(self):
         self.up, self.in_use = [], set()
+        self.received, self.lost = [], []
 
     def uses_link(self, address):
         return address in self.in_use
@@ -49,7 +51,12 @@ class Circuits:
     def link_established(self, address, security, now):
         self.up.append(address)
 
+    def receive(self, packets, now):
+        assert self.up, "the link is known before its packets"
+        self.received += packets
+
     def link_lost(self, address, now):
+        self.lost.append(address)
         if address in self.up:
             self.up.remove(address)
 
@@ -59,7 +66,6 @@ class World:
         self.links, self.circuits = Links(), Circuits()
         self.engine = UserspaceEngine(rng=Random(3))
         self.route_exists = True
-        self.sent = []
         self.neighbours = Neighbours(
             own_address=OWN,
             links=self.links,
@@ -67,7 +73,6 @@ class World:
             circuits=self.circuits,
             tfc=NoTfc(None, Random(4)),
             local_address=self.local_address,
-            send=lambda packets, now: self.sent.extend(packets),
             link_payload_bytes=1400,
         )
 
@@ -107,8 +112,6 @@ def test_the_responders_outbound_sa_is_installed_only_when_usable(world):
     assert (world.link_sas(), world.circuits.up) == (1, [])
     world.establish(MIX, 1000, 2000, usable=True)
     assert (world.link_sas(), world.circuits.up) == (2, [MIX.overlay_address])
-    assert world.sent == [link_proof(OWN, MIX.overlay_address)]
-    assert is_link_proof(world.sent[0])
 
 
 def test_a_pair_that_cannot_be_installed_ends_that_link_and_no_other(world):
@@ -175,3 +178,37 @@ def test_an_idle_link_is_closed_after_its_grace_and_one_in_use_is_not(world):
     world.neighbours.close_idle(NOW + 270)
     world.deliver_closings()
     assert (len(world.neighbours), world.link_sas()) == (0, 0)
+
+
+def from_neighbour(identity, payload):
+    return build_datagram(
+        UdpDatagram(identity.overlay_address, OWN, SIGNALLING_PORT, SIGNALLING_PORT, payload)
+    )
+
+
+def test_packets_that_come_before_a_link_is_usable_wait_for_it(world):
+    early = [from_neighbour(MIX, bytes([n])) for n in range(20)]
+    other = from_neighbour(MALLORY, b"of an established link")
+    world.establish(MIX, 1000, 2000, usable=False)
+    world.establish(MALLORY, 1001, 2001)
+    assert world.neighbours.ready([*early, other]) == [other]
+    assert world.circuits.received == []
+    world.establish(MIX, 1000, 2000, usable=True)
+    assert world.circuits.received == early[:16], "a bounded number, in order"
+    assert world.neighbours.ready(early) == early
+    world.establish(MIX, 1000, 2000, usable=True)
+    assert len(world.circuits.received) == 16
+
+
+def test_a_link_that_is_proved_elsewhere_before_it_was_used_is_installed_there(world):
+    """A copy of the peer's initiation came first, from another endpoint."""
+    elsewhere = Endpoint("192.0.2.66", 666)
+    world.establish(MIX, 1000, 2000, usable=False, endpoint=elsewhere)
+    early = [from_neighbour(MIX, b"onion")]
+    assert world.neighbours.ready(early) == []
+    world.establish(MIX, 1000, 2000, usable=True)
+    assert (len(world.neighbours), world.link_sas(), world.links.closed) == (1, 2, [])
+    assert world.circuits.lost == []
+    assert world.circuits.received == early
+    assert world.engine.query(SaIdentity(Spi(2000), THERE.packed)) is not None
+    assert world.engine.query(SaIdentity(Spi(2000), elsewhere.packed)) is None

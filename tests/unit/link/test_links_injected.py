@@ -1,0 +1,170 @@
+"""An observer that injects copies of packets from elsewhere, and drops nothing, moves no link."""
+
+from __future__ import annotations
+
+import pytest
+from link_lab import NOW, Host, Lab, mirrored
+
+from overlay.addresses import Endpoint
+from overlay.link.handshake import GEOMETRY, MessageType
+from overlay.link.model import LinkClosed, LinkEstablished, LinkFailed
+from overlay.link.settings import LinkSettings
+
+EVIL = Endpoint("6.6.6.6", 666)
+EVERY_KIND = frozenset(MessageType)
+
+
+class Observed(Lab):
+    """A network on which an observer copies what it sees.
+
+    ``kinds`` are copied, ``before`` or after the original, or ``instead`` of the first of each
+    kind. What is sent to the observer it passes on to the other host under the sender's
+    address, if it ``forwards``.
+    """
+
+    def __init__(self, alice: Host, bob: Host, kinds, order: str, *, forwards: bool) -> None:
+        super().__init__(alice, bob)
+        self.kinds, self.order, self.forwards = kinds, order, forwards
+        self.withheld: set[int] = set()
+        self.to_evil: list[bytes] = []
+
+    def step(self, now: float, keep=lambda data: True) -> int:
+        moved = []
+        for endpoint, host in self.hosts.items():
+            host.take_events()
+            for data, target in host.links.datagrams_to_send(now):
+                self.sent.append((data, endpoint, target))
+                if keep(data):
+                    moved.append((data, endpoint, target))
+        for data, source, target in moved:
+            self.carry(data, source, target, now)
+        return len(moved)
+
+    def carry(self, data: bytes, source: Endpoint, target: Endpoint, now: float) -> None:
+        if target == EVIL:
+            self.to_evil.append(data)
+            others = [each for endpoint, each in self.hosts.items() if endpoint != source]
+            for other in others if self.forwards else ():
+                other.links.receive([(data, source)], now)
+            return
+        if target not in self.hosts:
+            return
+        links, copied = self.hosts[target].links, data[0] in self.kinds
+        if copied and self.order in ("before", "instead"):
+            links.receive([(data, EVIL)], now)
+        if self.order == "instead" and copied and data[0] not in self.withheld:
+            self.withheld.add(data[0])
+            return
+        links.receive([(data, source)], now)
+        if copied and self.order == "after":
+            links.receive([(data, EVIL)], now)
+
+
+def single_kinds():
+    return [frozenset({kind}) for kind in MessageType]
+
+
+def never_at_evil(*hosts: Host) -> bool:
+    usable = [e for h in hosts for e in h.log if isinstance(e, LinkEstablished) and e.usable]
+    return bool(usable) and all(event.endpoint != EVIL for event in usable)
+
+
+def no_end(*hosts: Host) -> bool:
+    return not any(isinstance(e, LinkClosed | LinkFailed) for host in hosts for e in host.log)
+
+
+ATTACKS = [
+    pytest.param(kinds, order, forwards, id=f"{'+'.join(k.name for k in kinds)}-{order}-{forwards}")
+    for kinds in [*single_kinds(), EVERY_KIND]
+    for order in ("before", "after", "instead")
+    for forwards in (False, True)
+]
+
+
+@pytest.mark.parametrize(("kinds", "order", "forwards"), ATTACKS)
+def test_a_rekeyed_link_stays_where_it_is_whatever_is_copied(kinds, order, forwards):
+    alice, bob = Host(1), Host(2)
+    calm = Lab(alice, bob)
+    alice.links.connect(bob.peer, NOW)
+    calm.settle(NOW)
+    lab = Observed(alice, bob, kinds, order, forwards=forwards)
+    for step, (one, other) in enumerate([(alice, bob), (bob, alice)]):
+        lab.withheld.clear()
+        one.links.rekey(other.identity.overlay_address, NOW + 10 + 40 * step)
+        lab.run(NOW + 10 + 40 * step, NOW + 49 + 40 * step)
+        assert mirrored(alice, bob)
+    assert never_at_evil(alice, bob)
+    assert no_end(alice, bob)
+
+
+@pytest.mark.parametrize("cookies", [False, True])
+@pytest.mark.parametrize(("kinds", "order", "forwards"), ATTACKS)
+def test_a_new_link_opens_to_the_peer_itself_whatever_is_copied(kinds, order, forwards, cookies):
+    if kinds is EVERY_KIND and order != "after" and forwards:
+        pytest.skip("who is faster than the peer with every packet is a relay of the network")
+    settings = LinkSettings(cookie_above_initiations_per_s=1) if cookies else LinkSettings()
+    alice, bob = Host(1), Host(2, settings)
+    lab = Observed(alice, bob, kinds, order, forwards=forwards)
+    alice.links.connect(bob.peer, NOW)
+    lab.run(NOW, NOW + 9)
+    assert mirrored(alice, bob)
+    assert never_at_evil(alice, bob)
+    assert no_end(alice, bob)
+
+
+def test_an_observer_gets_no_more_bytes_than_it_sends():
+    alice, bob = Host(1), Host(2)
+    Lab(alice, bob).settle(NOW)
+    lab = Observed(alice, bob, EVERY_KIND, "before", forwards=False)
+    alice.links.connect(bob.peer, NOW)
+    lab.run(NOW, NOW + 9)
+    copied = [data for data, _, target in lab.sent if target == bob.endpoint]
+    assert lab.to_evil
+    assert sum(map(len, lab.to_evil)) <= sum(map(len, copied))
+    assert GEOMETRY.notice <= GEOMETRY.initiation - GEOMETRY.response
+
+
+def test_a_copied_initiation_is_answered_at_few_endpoints():
+    alice, bob = Host(1), Host(2)
+    alice.links.connect(bob.peer, NOW)
+    [(initiation, _)] = alice.links.datagrams_to_send(NOW)
+    copies = [(initiation, Endpoint(f"6.6.6.{number}", 666)) for number in range(1, 20)]
+    bob.links.receive([*copies, (initiation, alice.endpoint)], NOW)
+    assert len(bob.links.datagrams_to_send(NOW)) == 4
+    assert len(bob.links) == 1
+
+
+def test_a_peer_that_moved_is_followed_when_it_is_silent_where_it_was():
+    alice, bob = Host(1), Host(2)
+    lab = Lab(alice, bob)
+    alice.links.connect(bob.peer, NOW)
+    lab.settle(NOW)
+    lab.hosts.pop(alice.endpoint)
+    alice.endpoint = Endpoint("9.9.9.9", 1234)
+    lab.hosts[alice.endpoint] = alice
+    alice.links.rekey(bob.identity.overlay_address, NOW + 5)
+    lab.run(NOW + 5, NOW + 7.5)
+    assert bob.log[-1].endpoint == Endpoint("8.8.1.1", 4500), "not before the silence is certain"
+    lab.run(NOW + 7.5, NOW + 8.1)
+    assert bob.log[-1].endpoint == alice.endpoint
+    assert bob.log[-1].usable
+    lab.run(NOW + 8.1, NOW + 60)
+    assert mirrored(alice, bob)
+
+
+def test_a_host_with_the_same_spi_at_the_new_endpoint_keeps_it():
+    alice, bob, carol = Host(1), Host(2), Host(3)
+    lab = Lab(alice, bob, carol)
+    alice.spis = carol.spis = iter(range(5000, 6000))
+    alice.links.connect(bob.peer, NOW)
+    carol.links.connect(bob.peer, NOW)
+    lab.settle(NOW)
+    assert len(bob.links) == 2
+    lab.hosts.pop(alice.endpoint)
+    alice.endpoint = Endpoint(carol.endpoint.host, 999)
+    lab.hosts[alice.endpoint] = alice
+    alice.spis = iter([next(iter(carol.pairs))])
+    alice.restart(7)
+    alice.links.connect(bob.peer, NOW + 5)
+    lab.run(NOW + 5, NOW + 60)
+    assert any(keys.outbound_spi in carol.pairs for keys in bob.usable.values())
