@@ -21,6 +21,7 @@ from overlay.errors import LimitReached, NotAuthentic, PeerError, Refused, Repla
 from overlay.identity import LocalIdentity
 from overlay.ipsec.model import Batch, Spi
 from overlay.link.bounds import AcceptedTable, HalfOpenTable, is_allowed_endpoint
+from overlay.link.cookie import ReceiverKeys
 from overlay.link.drops import LinkDrop, drop_of
 from overlay.link.endpoint_proof import EndpointProof
 from overlay.link.exchange import Agreement, Credentials, WrongIdentity
@@ -42,6 +43,7 @@ from overlay.link.replay import InitiationClock
 from overlay.link.responder import Admitted, Responder
 from overlay.link.services import LinkNumbers, LinkServices, Outbox
 from overlay.link.settings import LinkSettings
+from overlay.link.sieve import Sieve
 from overlay.link.states import Cause, LinkInput, LinkState
 
 __all__ = ["DEFAULT_LINK_SUITES", "LinkDrop", "Links"]
@@ -96,7 +98,10 @@ class Links:
             outbox=Outbox(),
             clock=InitiationClock(),
         )
-        self._responder = Responder(self._services.credentials, settings, rng)
+        credentials = self._services.credentials
+        keys = ReceiverKeys.of(credentials.link_key, credentials.network_hash)
+        self._sieve = Sieve(keys, self._services.numbers)
+        self._responder = Responder(credentials, keys, settings, rng)
         self._links: dict[OverlayAddress, Link] = {}
         self._accepted = AcceptedTable(settings)
         self._half_open = HalfOpenTable(settings)
@@ -180,6 +185,10 @@ class Links:
             Nothing, whatever the bytes: what is not acceptable is counted in :meth:`drops`.
         """
         for data, source in batch:
+            drop = self._drop_early(data, source, now)
+            if drop is not None:
+                self._drops[drop] += 1
+                continue
             try:
                 self._receive_one(data, source, now)
             except (PeerError, LimitReached) as error:
@@ -211,6 +220,14 @@ class Links:
         return self._services.outbox.take_datagrams()
 
     # Messages
+
+    def _drop_early(self, data: bytes, source: Endpoint, now: float) -> LinkDrop | None:
+        drop = self._sieve.drop(data)
+        if drop is not None or data[0] != MessageType.INITIATION:
+            return drop
+        if not self._is_allowed(source):
+            return LinkDrop.ENDPOINT
+        return LinkDrop.LIMIT if self._responder.is_futile(data, source, now) else None
 
     def _receive_one(self, data: bytes, source: Endpoint, now: float) -> None:
         if not self._is_allowed(source):

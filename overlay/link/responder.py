@@ -2,9 +2,11 @@
 
 ::
 
-    mac1 -> mac2 -> cookie wanted? -> rate of the prefix -> decrypt -> timestamp -> signature
+    mac1 -> cookie replies left? -> mac2 -> cookie wanted? -> rate of the prefix
+         -> decrypt -> timestamp -> signature
 
 Everything before the decryption costs a few hashes; a failed check leaves no state behind.
+mac1 is checked by :mod:`overlay.link.sieve`.
 """
 
 from __future__ import annotations
@@ -13,8 +15,8 @@ from dataclasses import dataclass
 from random import Random
 
 from overlay.addresses import Endpoint
-from overlay.errors import LimitReached, NotAuthentic
-from overlay.link.cookie import CookieJar, LoadMeter, ReceiverKeys
+from overlay.errors import LimitReached
+from overlay.link.cookie import CookieJar, LoadMeter, ReceiverKeys, ReplyBudget
 from overlay.link.exchange import Credentials, OpenedInitiation, VerifiedInitiation
 from overlay.link.handshake import CookieReply, Initiation
 from overlay.link.replay import TimestampTable
@@ -37,32 +39,42 @@ class Responder:
     Owns the cookie secrets, the load meter and the timestamps of initiators, all bounded.
     """
 
-    def __init__(self, credentials: Credentials, settings: LinkSettings, rng: Random) -> None:
-        keys = ReceiverKeys.of(credentials.link_key, credentials.network_hash)
+    def __init__(
+        self, credentials: Credentials, keys: ReceiverKeys, settings: LinkSettings, rng: Random
+    ) -> None:
         self._credentials = credentials
-        self._keys = keys
         self._cookies = CookieJar(keys, rng)
         self._load = LoadMeter(
             settings.cookie_above_initiations_per_s, settings.max_initiations_per_prefix_per_s
         )
+        self._replies = ReplyBudget(settings.max_cookie_replies_per_s)
         self._timestamps = TimestampTable(settings.max_known_initiators, settings.max_clock_skew_s)
+
+    def is_futile(self, initiation: bytes, source: Endpoint, now: float) -> bool:
+        """Tell whether an encoded initiation can get neither a response nor a cookie reply.
+
+        That is so while the cookie replies of its prefix in this second are used up, unless it
+        has a valid cookie.
+        """
+        spent = self._replies.is_spent(source, now)
+        return spent and not self._cookies.is_valid(initiation, source, now)
 
     def judge(
         self, initiation: Initiation, source: Endpoint, now: float, *, wants_cookie: bool
     ) -> Admitted | CookieReply:
-        """Check an initiation; ``wants_cookie`` asks for a cookie whatever the rate.
+        """Check an initiation with a valid mac1; ``wants_cookie`` asks for a cookie at any rate.
 
         Raises:
-            NotAuthentic: mac1, encryption or identity do not fit.
+            NotAuthentic: encryption or identity do not fit.
             Malformed: it decrypts to something else than a payload.
             Replayed: it is not newer than the initiator's last one.
             LimitReached: the source's prefix has had its share of this second.
         """
-        if not self._keys.is_valid(initiation):
-            raise NotAuthentic("mac1 of an initiation does not fit")
         overloaded = self._load.is_overloaded(now)
-        proved = initiation.has_mac2 and self._cookies.is_valid(initiation, source, now)
+        proved = self._cookies.is_valid(initiation.encoded, source, now)
         if (overloaded or wants_cookie) and not proved:
+            if not self._replies.take(source, now):
+                raise LimitReached("too many cookie replies")
             return self._cookies.reply(initiation, source, now)
         if overloaded and not self._load.admits(source, now):
             raise LimitReached("too many initiations from one prefix")

@@ -51,6 +51,14 @@ class LinkNumbers:
         """Return whose handshake has this index."""
         return self._by_index.get(index)
 
+    def has_index(self, number: int) -> bool:
+        """Tell whether a handshake of ours has this index."""
+        return number in self._by_index
+
+    def has_spi(self, number: int) -> bool:
+        """Tell whether a pair of ours has this inbound SPI."""
+        return number in self._by_spi
+
     def new_spi(self, owner: OverlayAddress) -> Spi:
         """Return a fresh inbound SPI.
 
