@@ -1,4 +1,4 @@
-"""The kernel's own IPsec: ESP and each suite's algorithms, ESP in UDP, fragments before ESP."""
+"""The kernel's IPsec: ESP, each suite's algorithms, ESP in UDP, and what stands around them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,12 @@ from overlay.ipsec.xfrm.encapsulation import decapsulate_esp
 from overlay.ipsec.xfrm.netlink import Refusal, XfrmSocket, refusal_error
 from overlay.ipsec.xfrm.probe import try_suite
 from overlay.node.backend_choice import kernel_obstacle
+from overlay.system.filter_choice import find_packet_filter
+from overlay.system.flow_labels import try_clearing_flow_labels
 from overlay.system.fragmenting_device import try_fragmenting
+from overlay.system.packet_filter import PacketFilter
 
-__all__ = ["esp_suites", "kernel_settings", "large_packets", "udp_encapsulation"]
+__all__ = ["esp_suites", "flow_labels", "kernel_settings", "large_packets", "udp_encapsulation"]
 
 Verdicts = tuple[Refusal | None, Refusal | None]
 Trial = Callable[[int], Verdicts]
@@ -114,6 +117,22 @@ def _encapsulation(
         return "the kernel takes ESP out of UDP"
 
     return tried(f"ESP in UDP over {name}", _KERNEL if used else _NO_USE, attempt)
+
+
+def flow_labels(
+    _setup: Setup,
+    find: Callable[[], PacketFilter] = find_packet_filter,
+    attempt: Callable[[], None] = try_clearing_flow_labels,
+) -> list[Finding]:
+    """Clear IPv6 flow labels as the kernel backend does, which does not run without."""
+
+    def clear() -> str:
+        if find().clears_flow_labels:
+            return "the packet filter clears them"
+        attempt()
+        return "traffic control clears them, since iptables cannot"
+
+    return [tried("IPv6 flow labels", _KERNEL, clear)]
 
 
 def large_packets(_setup: Setup, attempt: Callable[[], None] = try_fragmenting) -> list[Finding]:

@@ -28,6 +28,7 @@ CHECKS: Final = (
     Check("kernel-settings", kernel.kernel_settings),
     Check("esp", kernel.esp_suites),
     Check("encapsulation", kernel.udp_encapsulation),
+    Check("flow-labels", kernel.flow_labels),
     Check("large-packets", kernel.large_packets),
     Check("namespaces", rights.namespaces),
 )

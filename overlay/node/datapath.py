@@ -9,7 +9,7 @@
                        └─ control channels ──> DHT, link handshakes
 
     source TUN ──> too big? ──> rules ──> engine ──> UDP
-    exit TUN ────────────────────────────> engine ──> UDP
+    exit TUN ──> made alike ─────────────> engine ──> UDP
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from overlay.addresses import Endpoint
+from overlay.forwarding.answers import normalised_answers
 from overlay.forwarding.rules import ForwardingRules
 from overlay.forwarding.too_big import packet_too_big
 from overlay.ipsec.userspace.engine import UserspaceEngine
@@ -83,8 +84,12 @@ class DataPath:
         if normalised:
             self.send(normalised, now)
 
+    def from_exit_device(self, packets: Sequence[bytes], now: float) -> None:
+        """Carry what outside hosts answered to circuits that end here."""
+        self.send(normalised_answers(packets), now)
+
     def send(self, packets: Sequence[bytes], now: float) -> None:
-        """Seal packets of this host (from the exit TUN, or our own control) and send them."""
+        """Seal packets of this host and send them."""
         processed = self._engine.process_outbound(packets, now)
         if processed.to_network:
             self._network.send_batch(processed.to_network)

@@ -18,6 +18,7 @@ from overlay.system.destination_guard import DestinationGuard
 from overlay.system.devices import default_gateways
 from overlay.system.exit_filter import ExitFilter, clear_exit_leftovers
 from overlay.system.exit_limits import ExitLimits
+from overlay.system.flow_labels import clear_flow_label_leftovers
 from overlay.system.fragmenting_device import clear_fragmenting_leftovers
 from overlay.system.host_networks import UsedNetwork, used_networks
 from overlay.system.ipsec_wall import IpsecWall
@@ -208,6 +209,7 @@ class LinuxHost:
             IpsecWall((), forwards=False).remove()
             clear_fragmenting_leftovers()
             clear_link_detour_leftovers()
+            clear_flow_label_leftovers()
 
     def forget_connections(self, inner_address: InnerAddress) -> bool:
         """See :class:`Host`."""

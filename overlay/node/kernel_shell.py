@@ -5,7 +5,7 @@ traffic and by expiring SAs.
 
 ::
 
-    opened    backend (device, SAs, policies) -> devices for large packets -> wall
+    opened    backend (device, SAs, policies) -> devices for large packets -> flow labels -> wall
               -> exit's filter -> control sockets -> ESP of the UDP port to the kernel
     closed    the other way round
 """
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import trio
 
@@ -34,6 +34,8 @@ from overlay.system.conntrack import forget_connections
 from overlay.system.control_sockets import ControlSocket
 from overlay.system.destination_guard import DestinationGuard
 from overlay.system.exit_filter import ExitFilter, clear_exit_leftovers
+from overlay.system.filter_choice import find_packet_filter
+from overlay.system.flow_labels import FlowLabels
 from overlay.system.fragmenting_device import FragmentingDevice
 from overlay.system.ipsec_wall import IpsecWall
 from overlay.system.link_detour import LinkDetour
@@ -44,6 +46,9 @@ __all__ = ["KernelShell"]
 _log = EventLog(__name__)
 
 _Made = TypeVar("_Made", FragmentingDevice, LinkDetour)
+
+_DEVICES_CHECK_S: Final = 2.0
+"""How often new devices are looked for, where traffic control clears flow labels."""
 
 
 class KernelShell:
@@ -79,6 +84,7 @@ class KernelShell:
             )
             opened.callback(self.guard.close)
             backend.before_address = self.guard.expect
+            self._labels = opened.enter_context(FlowLabels(find_packet_filter()))
             opened.enter_context(IpsecWall(CONTROL_PORTS, forwards=forwards, cuts_links=cuts_links))
             if roles.exit:
                 exits = _exit_filter(configuration, backend.device_name, mtu, fragmenting)
@@ -95,6 +101,8 @@ class KernelShell:
         for each in self._control.values():
             node.spawn(self._receive, node, each)
         node.spawn(self._watch_expiry, node)
+        if self._labels.needed:
+            node.spawn(self._watch_devices)
 
     def own_addresses(self) -> frozenset[bytes]:
         """Return none: the exit's filter knows what is for this host without a list."""
@@ -125,6 +133,15 @@ class KernelShell:
         while True:
             await trio.lowlevel.wait_readable(self.backend.fileno())
             node.settle(node.now())
+
+    async def _watch_devices(self) -> None:
+        """Clear flow labels on new devices, too; until then what is labelled is dropped."""
+        while True:
+            await trio.sleep(_DEVICES_CHECK_S)
+            try:
+                self._labels.refresh()
+            except BackendError as error:
+                _log.warning("kernel.flow_labels_are_dropped", reason=Word(error))
 
 
 def _if_possible(opened: ExitStack, make: Callable[[], _Made]) -> _Made | None:

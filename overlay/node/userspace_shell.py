@@ -119,7 +119,7 @@ class UserspaceShell:
         while True:
             packets = await device.read_batch()
             if self._node is not None:
-                self.path.send(packets, self._node.now())
+                self.path.from_exit_device(packets, self._node.now())
                 self._replace_worn(self._node)
 
     def _replace_worn(self, node: ShellHost) -> None:

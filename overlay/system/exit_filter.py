@@ -39,6 +39,7 @@ from overlay.system.filter_choice import find_packet_filter
 from overlay.system.fragmenting_device import FragmentingDevice
 from overlay.system.ipsec_exit import ipsec_exit_rules
 from overlay.system.kernel_settings import KernelSetting, change_setting, read_setting
+from overlay.system.normalisation import normalising_rules
 from overlay.system.noted_settings import noted, restore_noted
 from overlay.system.ownership import LOCK_PREFIX, Ownership
 from overlay.system.packet_filter import FilterTable, Hook, PacketFilter, Rule, Verdict
@@ -316,6 +317,7 @@ def exit_rules(plan: ExitPlan) -> tuple[Rule, ...]:
             plan.pools,
             plan.outward,
             plan.policy,
+            mtu=plan.mtu,
             closed=plan.closed,
             fragmenting=plan.fragmenting,
             before=lambda pool: _before_policy(plan, pool),
@@ -324,6 +326,7 @@ def exit_rules(plan: ExitPlan) -> tuple[Rule, ...]:
         *_entering(plan),
         Rule(hook=Hook.INPUT, verdict=Verdict.DROP, in_device=plan.device),
         *_forwarded(plan),
+        *_normalised(plan),
         *_masqueraded(plan),
         *after_translation(plan.pools, _inside(plan)),
     )
@@ -376,6 +379,17 @@ def _before_policy(plan: ExitPlan, pool: IpNetwork) -> Iterator[Rule]:
     yield from refused_destinations(pool, plan.refused)
     if plan.limits is not None:
         yield from limit_rules(pool, plan.limits, len(plan.versions))
+
+
+def _normalised(plan: ExitPlan) -> list[Rule]:
+    """Make packets alike in both directions; a program does what iptables cannot, inwards."""
+    hook, rules = Hook.POSTROUTING, list[Rule]()
+    for pool in plan.pools:
+        outgoing = Rule(hook=hook, verdict=Verdict.ACCEPT, source=pool)
+        answer = Rule(hook=hook, verdict=Verdict.ACCEPT, out_device=plan.device, destination=pool)
+        rules += normalising_rules(outgoing, drop_labels=False)
+        rules += normalising_rules(answer, at_most=plan.mtu, drop_labels=False)
+    return rules
 
 
 def _masqueraded(plan: ExitPlan) -> list[Rule]:

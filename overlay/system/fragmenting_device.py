@@ -9,7 +9,8 @@ cut.) So IPv4 packets that are meant for a circuit take a route without IPsec fi
       ──> route to this device, with the inner MTU ──> cut ──> the route's program: new mark
       ──> rule for the mark: route to a second device ──> policy ──> SAs
 
-They stay output all the way: no interface receives them again, so nothing is forwarded,
+The program also clears the identification of what is no fragment, which a filter of iptables
+could not. They stay output all the way: no interface receives them again, so nothing is forwarded,
 filtered as incoming, or put together by connection tracking. Nothing reaches the first device.
 What no policy takes ends in the second one, which has no address, so that the kernel never
 flushes its route. Both are TUN devices that nobody reads: they vanish with the process and take
@@ -105,7 +106,7 @@ def _cutting(opened: ExitStack, netlink: Rtnetlink, name: str) -> tuple[str, int
     """
     device = opened.enter_context(TunDevice.open(name, _MTU)).name
     change_setting(f"net/ipv4/conf/{device}/disable_xfrm", "1")
-    program = load_reroute_program(REROUTE_MARK)
+    program = load_reroute_program(REROUTE_MARK, atomic=True)
     opened.callback(os.close, program)
     trial = Route(_NOWHERE, RouteKind.UNICAST, _TABLE, _METRIC, device, rerouted=True)
     netlink.put_route(trial, program)

@@ -21,12 +21,13 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from overlay.addresses import OVERLAY_NETWORKS, IpAddress, IpNetwork
 from overlay.system.fragmenting_device import REROUTE_MARK
 from overlay.system.marks import ANSWER_MARK, LARGE_MARK, STAND_INS
+from overlay.system.normalisation import normalising_rules
 from overlay.system.packet_filter import FilterTable, Hook, Rule, Verdict
 from overlay.system.rtnetlink import Route, RouteKind
 
@@ -307,22 +308,19 @@ _REPLY_OF_AN_EXIT: Final = Rule(
 )
 """One that was cut; on its first way through here it had the node's mark."""
 
-_NORMALISATION: Final = (Verdict.HOP_LIMIT, Verdict.TRAFFIC_CLASS, Verdict.STRIP_TIMESTAMPS)
-
 
 def _into_circuit(route: Route | None) -> list[Rule]:
     if route is None or route.source is None:
         return []
-    return [
-        Rule(
-            hook=Hook.POSTROUTING,
-            verdict=verdict,
-            source=ipaddress.ip_network(route.source),
-            destination=route.destination,
-            ipsec_out=True,
-        )
-        for verdict in (*_NORMALISATION, Verdict.ACCEPT)
-    ]
+    into = Rule(
+        hook=Hook.POSTROUTING,
+        verdict=Verdict.ACCEPT,
+        source=ipaddress.ip_network(route.source),
+        destination=route.destination,
+        ipsec_out=True,
+    )
+    stripped = replace(into, verdict=Verdict.STRIP_TIMESTAMPS)
+    return [*normalising_rules(into), stripped, into]
 
 
 def _out_of_ipsec() -> Iterator[Rule]:

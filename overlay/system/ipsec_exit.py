@@ -23,6 +23,7 @@ from overlay.addresses import OVERLAY_NETWORKS, IpNetwork
 from overlay.exit_policy import ExitPolicy, ExitRule
 from overlay.special_networks import FORBIDDEN_NETWORKS
 from overlay.system.exit_wall import after_translation, unknown_connections
+from overlay.system.normalisation import normalising_rules
 from overlay.system.packet_filter import Hook, Rule, Verdict
 
 __all__ = ["ipsec_exit_rules"]
@@ -35,6 +36,7 @@ def ipsec_exit_rules(
     outward: Sequence[str],
     policy: ExitPolicy,
     *,
+    mtu: int,
     closed: Sequence[str],
     fragmenting: str | None = None,
     before: Callable[[IpNetwork], Iterable[Rule]] = lambda _: (),
@@ -64,6 +66,10 @@ def ipsec_exit_rules(
         for pool in pools
         for each in outward
     ]
+    for pool in pools:
+        outgoing = Rule(hook=Hook.POSTROUTING, verdict=Verdict.ACCEPT, source=pool)
+        answer = Rule(hook=Hook.POSTROUTING, verdict=Verdict.ACCEPT, destination=pool)
+        rules += [*normalising_rules(outgoing), *normalising_rules(answer, at_most=mtu)]
     rules += after_translation(pools, (), ipsec=True)
     return tuple(rules)
 

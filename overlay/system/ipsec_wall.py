@@ -6,11 +6,16 @@
     IPsec ──> to an overlay or circuit address here: ESP, control (UDP)    accept, else drop
     IPsec ──> to such an address, and larger than any link surely carries           mark
     forwarded, to or from such an address ──> a policy will encapsulate it, else drop
+    anything ──> out, to such an address: one layer of an onion              normalise
     anything ──> out, to or from such an address, in the clear             drop
 
 Security policies alone would do most of it; two walls are better than one, as for the guard of
 destinations. ICMP between neighbours is dropped as well: it could tell an exit how long the
 path is (by packet sizes), and a relay what a stranger wants it to believe.
+
+Every layer that the kernel wraps around a packet passes the last hook by itself, so what a
+predecessor wrote into a header ends here, and no hop can tell by one which backend the hop before
+it runs.
 
 IPv6 knows one switch for forwarding on all devices. If it was off, this filter keeps what is
 neither out of nor into a tunnel where it is.
@@ -25,6 +30,7 @@ from overlay.addresses import OVERLAY_NETWORKS
 from overlay.system.destination_guard import NODE_MARK
 from overlay.system.filter_choice import find_packet_filter
 from overlay.system.kernel_settings import KernelSetting, change_setting, read_setting
+from overlay.system.normalisation import normalising_rules
 from overlay.system.noted_settings import noted, restore_noted
 from overlay.system.packet_filter import FilterTable, Hook, PacketFilter, Rule, Verdict
 from overlay.system.rtnetlink import Rtnetlink
@@ -123,6 +129,8 @@ def wall_rules(
     ]
     rules.append(Rule(hook=Hook.POSTROUTING, verdict=Verdict.ACCEPT, out_device="lo"))
     for network in OVERLAY_NETWORKS:
+        onion = Rule(hook=Hook.POSTROUTING, verdict=Verdict.ACCEPT, destination=network)
+        rules += normalising_rules(onion)
         rules += [
             Rule(hook=Hook.PREROUTING, verdict=Verdict.DROP, destination=network, ipsec_in=False),
             Rule(hook=Hook.PREROUTING, verdict=Verdict.DROP, source=network, ipsec_in=False),

@@ -38,11 +38,17 @@ _HOOK_SUFFIXES: Final = {
     Hook.POSTROUTING: "POST",
 }
 _PROTOCOLS: Final = {1: "icmp", 6: "tcp", 17: "udp", 58: "ipv6-icmp"}
+_UNSUPPORTED: Final = frozenset((Verdict.FLOW_LABEL, Verdict.DONT_FRAGMENT, Verdict.IDENTIFICATION))
+_FLOW_LABEL: Final = "0&0xFFFFF=1:0xFFFFF"
+"""The last 20 bits of an IPv6 header's first word are not 0."""
+
 _NOTE: Final = re.compile(r'--comment "?([^"\s]+)"?')
 
 
 class Iptables:
     """The ``iptables-legacy`` and ``ip6tables-legacy`` programs."""
+
+    clears_flow_labels = False
 
     def usable(self) -> bool:
         """Tell whether both programs are installed and reach their tables."""
@@ -91,8 +97,7 @@ def render_iptables(
     that translates addresses nothing is said of ``nat``, which would make the kernel track
     connections.
     """
-    places = {*_HOOK_SUFFIXES, Hook.EARLY}
-    rules = [r for r in table.rules if r.ip_version in (None, version) and r.hook in places]
+    rules = [r for r in table.rules if r.ip_version in (None, version) and _can_say(r)]
     notes = _notes_chain(table.name)
     lines = []
     for kernel_table in _kernel_tables(table):
@@ -111,6 +116,11 @@ def render_iptables(
             lines += [f'-A {notes} -m comment --comment "{note}" -j RETURN' for note in table.notes]
         lines.append("COMMIT")
     return "\n".join([*lines, ""])
+
+
+def _can_say(rule: Rule) -> bool:
+    places = {*_HOOK_SUFFIXES, Hook.EARLY}
+    return rule.hook in places and rule.verdict not in _UNSUPPORTED
 
 
 def _kernel_table(rule: Rule) -> str:
@@ -231,6 +241,10 @@ def _conditions(rule: Rule, mark: int) -> Iterator[str]:
         yield f"--dport {rule.ports[0]}:{rule.ports[1]}"
     if rule.longer_than is not None:
         yield f"-m length --length {rule.longer_than + 1}:65535"
+    if rule.at_most is not None:
+        yield f"-m length --length 0:{rule.at_most}"
+    if rule.labelled:
+        yield f'-m u32 --u32 "{_FLOW_LABEL}"'
     if rule.ipsec_in is not None:
         yield f"-m policy --dir in --pol {'ipsec' if rule.ipsec_in else 'none'}"
     if rule.ipsec_out is not None:

@@ -32,6 +32,10 @@ _PRIORITIES: Final = {
     Hook.LEAVING: "srcnat + 10",
 }
 
+_DONT_FRAGMENT: Final = 0x4000
+_FLAGS_AND_OFFSET: Final = 0x7FFF
+"""Of the 16 bits that nftables calls ``frag-off``: all but the reserved one (RFC 791)."""
+
 _SET_SIZE: Final = 65536
 """Sources that are counted; an exit lends fewer addresses."""
 
@@ -56,6 +60,8 @@ _PROBE: Final = """table inet anonymous_overlay_probe {
 
 class Nftables:
     """The ``nft`` program (1.0 or later)."""
+
+    clears_flow_labels = True
 
     def usable(self) -> bool:
         """Tell whether this kernel takes tables for both IP versions (nothing is changed)."""
@@ -194,6 +200,14 @@ def _conditions(rule: Rule, mark: int) -> Iterator[str]:
         yield f"th dport {rule.ports[0]}-{rule.ports[1]}"
     if rule.longer_than is not None:
         yield f"meta length > {rule.longer_than}"
+    if rule.at_most is not None:
+        yield f"meta length <= {rule.at_most}"
+    if rule.labelled:
+        yield "ip6 flowlabel != 0"
+    if rule.verdict is Verdict.DONT_FRAGMENT:
+        yield f"ip frag-off & {_FLAGS_AND_OFFSET:#x} == 0x0"
+    if rule.verdict is Verdict.IDENTIFICATION:
+        yield f"ip frag-off & {_FLAGS_AND_OFFSET:#x} == {_DONT_FRAGMENT:#x}"
     if rule.ipsec_in is not None:
         yield f"meta ipsec {'exists' if rule.ipsec_in else 'missing'}"
     if rule.ipsec_out is not None:
@@ -226,8 +240,14 @@ def _statement(rule: Rule, mark: int) -> str:
             return f"{field} set {HOP_LIMIT}"
         case Verdict.TRAFFIC_CLASS:
             if rule.ip_version == 6:
-                return "ip6 dscp set cs0 ip6 ecn set not-ect ip6 flowlabel set 0"
+                return "ip6 dscp set cs0 ip6 ecn set not-ect"
             return "ip dscp set cs0 ip ecn set not-ect"
+        case Verdict.FLOW_LABEL:
+            return "ip6 flowlabel set 0"
+        case Verdict.DONT_FRAGMENT:
+            return f"ip frag-off set {_DONT_FRAGMENT:#x}"
+        case Verdict.IDENTIFICATION:
+            return "ip id set 0"
         case Verdict.STRIP_TIMESTAMPS:
             return "reset tcp option timestamp"
         case _:

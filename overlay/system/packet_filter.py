@@ -74,7 +74,13 @@ class Verdict(enum.Enum):
     HOP_LIMIT = "hop limit"
     """Set TTL or hop limit to 64; go on. The rule names an IP version, as for the next one."""
     TRAFFIC_CLASS = "traffic class"
-    """Set DSCP and ECN (and with nftables the flow label) to 0; go on."""
+    """Set DSCP and ECN to 0; go on."""
+    FLOW_LABEL = "flow label"
+    """Set the flow label to 0; go on. iptables cannot do it and goes on, as for the next two."""
+    DONT_FRAGMENT = "don't fragment"
+    """Mark an IPv4 packet that is no fragment as not to be fragmented; go on."""
+    IDENTIFICATION = "identification"
+    """Set the identification of an IPv4 packet that may not be fragmented to 0; go on."""
     ANSWER = "answer"
     """Set the packet's mark to :data:`~overlay.system.marks.ANSWER_MARK`; go on."""
     UNMARK = "unmark"
@@ -121,10 +127,10 @@ class Rule:
     address that replies of the packet's connection go to, before any translation. ``local``
     means that this host has the destination address. ``ports`` are the first and last destination
     port, for a ``protocol`` of TCP or UDP. ``icmp_type`` is for a ``protocol`` of ICMP or ICMPv6.
-    ``longer_than`` are bytes of the whole packet. ``ipsec_in`` tells whether the packet came out
-    of an IPsec tunnel (not for postrouting), ``ipsec_out`` whether a policy will put it into one
-    (for forward and the hooks after it); None is for both. A device's name that ends with ``*``
-    is for all that begin alike.
+    ``longer_than`` and ``at_most`` are bytes of the whole packet. ``labelled`` means that an IPv6
+    flow label is not 0. ``ipsec_in`` tells whether the packet came out of an IPsec tunnel (not for
+    postrouting), ``ipsec_out`` whether a policy will put it into one (for forward and the hooks
+    after it); None is for both. A device's name that ends with ``*`` is for all that begin alike.
     ``over`` matches the first packet of a connection that exceeds a limit; the rule names a source.
     """
 
@@ -147,6 +153,8 @@ class Rule:
     ports: tuple[int, int] | None = None
     icmp_type: int | None = None
     longer_than: int | None = None
+    at_most: int | None = None
+    labelled: bool = False
     ipsec_in: bool | None = None
     ipsec_out: bool | None = None
     over: ConnectionLimit | RateLimit | None = None
@@ -181,6 +189,9 @@ class FilterTable:
 
 class PacketFilter(Protocol):
     """Nftables or iptables; neither touches any rule but its own."""
+
+    clears_flow_labels: bool
+    """Whether :attr:`Verdict.FLOW_LABEL` does something."""
 
     def replace(self, table: FilterTable) -> None:
         """Install a table in place of the one of that name, without a moment of neither.

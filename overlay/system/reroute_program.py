@@ -1,10 +1,10 @@
-"""A kernel program of eight instructions: look a packet's route up again, under another mark.
+"""A small kernel program: look a packet's route up again, under another mark.
 
 Linux can hang a program on a route (LWTUNNEL_ENCAP_BPF). It sees packets on their way to the
 route's device, after they were cut into fragments of the route's MTU::
 
     mark is M already ──> drop       a packet that came back would go round for ever
-    else ──> mark := M ──> route again, with IPsec policies, and send
+    else ──> mark := M ──> (make it atomic) ──> route again, with IPsec policies, and send
 
 No library is needed for it: one call of bpf(2). Sources: Linux uapi ``linux/bpf.h`` (instruction
 format, ``bpf_attr``, ``__sk_buff``), and ``bpf_xmit`` in ``net/core/lwt_bpf.c``.
@@ -16,6 +16,7 @@ import ctypes
 import errno
 import os
 import platform
+import socket
 import struct
 import sys
 from typing import Final
@@ -42,12 +43,25 @@ _NAME: Final = b"overlay_reroute"
 _BPF_DROP: Final = 2
 _BPF_LWT_REROUTE: Final = 128
 _MARK_OFFSET: Final = 8
-"""Of ``mark`` in ``__sk_buff``."""
+"""Of ``mark`` in ``__sk_buff``, as the next two."""
+_DATA_OFFSET: Final = 76
+_DATA_END_OFFSET: Final = 80
+_IPV4_HEADER_BYTES: Final = 20
 
 _LOAD_WORD: Final = 0x61
+_LOAD_HALF: Final = 0x69
+_LOAD_BYTE: Final = 0x71
 _STORE_WORD: Final = 0x63
+_STORE_HALF: Final = 0x6B
 _SET: Final = 0xB7
+_COPY: Final = 0xBF
+_ADD: Final = 0x07
+_ADD_REGISTER: Final = 0x0F
+_AND: Final = 0x57
+_SHIFT_RIGHT: Final = 0x77
+_XOR: Final = 0xA7
 _JUMP_IF_DIFFERENT: Final = 0x55
+_JUMP_IF_GREATER: Final = 0x2D
 _EXIT: Final = 0x95
 
 _MISSING_RIGHTS: Final = (
@@ -57,10 +71,12 @@ _MISSING_RIGHTS: Final = (
 _MISSING_KERNEL: Final = "use a kernel with CONFIG_BPF_SYSCALL and CONFIG_LWTUNNEL_BPF"
 
 
-def reroute_instructions(mark: int) -> bytes:
+def reroute_instructions(mark: int, *, atomic: bool = False) -> bytes:
     """Return the program: eight bytes for each instruction, in the host's byte order.
 
     Register 0 is the verdict, 1 the packet (``__sk_buff``), 2 the mark. ``mark`` is below 2**31.
+    With ``atomic`` an IPv4 packet that is no fragment gets the identification 0 and "don't
+    fragment" (RFC 6864, section 4.1): it was cut already if it had to be.
     """
     return b"".join(
         (
@@ -70,13 +86,68 @@ def reroute_instructions(mark: int) -> bytes:
             _instruction(_EXIT),
             _instruction(_SET, to=2, value=mark),
             _instruction(_STORE_WORD, to=1, by=2, offset=_MARK_OFFSET),
+            *(_atomic_ipv4() if atomic else ()),
             _instruction(_SET, to=0, value=_BPF_LWT_REROUTE),
             _instruction(_EXIT),
         )
     )
 
 
-def load_reroute_program(mark: int) -> int:
+def _atomic_ipv4() -> list[bytes]:
+    """Return what rewrites bytes 4 to 8 of an IPv4 header, and mends its checksum.
+
+    Register 2 is the header, 5 flags and offset, 7 the identification, 8 the sum. One's
+    complement sums do not depend on the byte order (RFC 1071), so words stay as they stand.
+    The checksum is mended by equation 3 of RFC 1624: ~(~sum + ~old + new).
+    """
+    dont_fragment, fragment = socket.htons(0x4000), socket.htons(0x3FFF)
+    fold = [
+        _instruction(_COPY, to=9, by=8),
+        _instruction(_SHIFT_RIGHT, to=9, value=16),
+        _instruction(_AND, to=8, value=0xFFFF),
+        _instruction(_ADD_REGISTER, to=8, by=9),
+    ]
+    rewrite = [
+        _instruction(_LOAD_HALF, to=7, by=2, offset=4),
+        _instruction(_LOAD_HALF, to=8, by=2, offset=10),
+        *(_instruction(_XOR, to=each, value=0xFFFF) for each in (5, 7, 8)),
+        _instruction(_ADD_REGISTER, to=8, by=5),
+        _instruction(_ADD_REGISTER, to=8, by=7),
+        _instruction(_ADD, to=8, value=dont_fragment),
+        *fold,
+        *fold,  # the first one may carry
+        _instruction(_XOR, to=8, value=0xFFFF),
+        _instruction(_STORE_HALF, to=2, by=8, offset=10),
+        _instruction(_SET, to=7, value=0),
+        _instruction(_STORE_HALF, to=2, by=7, offset=4),
+        _instruction(_SET, to=5, value=dont_fragment),
+        _instruction(_STORE_HALF, to=2, by=5, offset=6),
+    ]
+    is_fragment = [
+        _instruction(_LOAD_HALF, to=5, by=2, offset=6),
+        _instruction(_COPY, to=7, by=5),
+        _instruction(_AND, to=7, value=fragment),
+        _instruction(_JUMP_IF_DIFFERENT, to=7, offset=len(rewrite), value=0),
+    ]
+    after = len(is_fragment) + len(rewrite)
+    is_ipv4 = [
+        _instruction(_LOAD_BYTE, to=5, by=2),
+        _instruction(_SHIFT_RIGHT, to=5, value=4),
+        _instruction(_JUMP_IF_DIFFERENT, to=5, offset=after, value=4),
+    ]
+    return [
+        _instruction(_LOAD_WORD, to=2, by=1, offset=_DATA_OFFSET),
+        _instruction(_LOAD_WORD, to=3, by=1, offset=_DATA_END_OFFSET),
+        _instruction(_COPY, to=4, by=2),
+        _instruction(_ADD, to=4, value=_IPV4_HEADER_BYTES),
+        _instruction(_JUMP_IF_GREATER, to=4, by=3, offset=len(is_ipv4) + after),
+        *is_ipv4,
+        *is_fragment,
+        *rewrite,
+    ]
+
+
+def load_reroute_program(mark: int, *, atomic: bool = False) -> int:
     """Load the program and return its descriptor; routes keep it after the caller closed that.
 
     Raises:
@@ -88,7 +159,7 @@ def load_reroute_program(mark: int) -> int:
             f"loading a packet program failed (bpf is not known on {platform.machine()}): "
             'set [ipsec] backend = "userspace" for programs that send large datagrams.'
         )
-    instructions = ctypes.create_string_buffer(reroute_instructions(mark))
+    instructions = ctypes.create_string_buffer(reroute_instructions(mark, atomic=atomic))
     license_name = ctypes.create_string_buffer(b"")
     attributes = struct.pack(
         "=IIQQIIQII16s",

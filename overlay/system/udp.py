@@ -39,6 +39,7 @@ _SO_RCVBUFFORCE: Final = 33
 _SO_MARK: Final = 36
 _IP_MTU_DISCOVER: Final = 10
 _IPV6_MTU_DISCOVER: Final = 23
+_AUTOFLOWLABEL: Final = 70
 _PMTUDISC_DONT: Final = 0
 
 _BUFFER_BYTES: Final = 8 * 1024 * 1024
@@ -245,7 +246,8 @@ def bound_socket(
     """Return a non-blocking UDP socket, bound and with the options that the overlay needs.
 
     Outer fragmentation is allowed (no "don't fragment"): a link SA's packets may exceed the
-    path MTU, and an ICMP error of a stranger must not lower our packet size.
+    path MTU, and an ICMP error of a stranger must not lower our packet size. Over IPv6 the flow
+    label is 0, as the kernel's IPsec has it, so that it tells no backend from the other.
 
     Args:
         endpoint: see :meth:`UdpSocket.open`.
@@ -266,6 +268,7 @@ def bound_socket(
         if ipv6:
             new.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             _try_option(new, socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _PMTUDISC_DONT)
+            _try_option(new, socket.IPPROTO_IPV6, _AUTOFLOWLABEL, 0)
         else:
             _try_option(new, socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_DONT)
         _enlarge_buffers(new, buffer_bytes)

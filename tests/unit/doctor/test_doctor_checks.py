@@ -24,7 +24,9 @@ from overlay.ipsec.suites import SUITES
 from overlay.ipsec.xfrm.netlink import Refusal
 from overlay.keyfile import write_identity
 from overlay.system.devices import Device
+from overlay.system.iptables import Iptables
 from overlay.system.kernel_clock import ClockState
+from overlay.system.nftables import Nftables
 from overlay.system.privileges import CAP_NET_ADMIN, CAP_NET_RAW
 
 WORKS, LACKS, UNKNOWN = Outcome.WORKS, Outcome.LACKS, Outcome.UNKNOWN
@@ -369,6 +371,16 @@ def test_a_node_runs_without_cutting_large_packets_and_is_told_what_it_lacks():
     assert (lacks.outcome, lacks.needed_for) == (LACKS, (Purpose.ADVICE,))
     assert "run as root" in lacks.said
     assert only(kernel.large_packets(DEFAULTS, lambda: None)).outcome is WORKS
+
+
+def test_flow_labels_are_cleared_by_the_filter_or_by_traffic_control_or_not_at_all():
+    def said(filter_type, attempt):
+        return only(kernel.flow_labels(DEFAULTS, filter_type, attempt))
+
+    assert "packet filter" in said(Nftables, refuse).said
+    assert "traffic control" in said(Iptables, lambda: None).said
+    lacks = said(Iptables, refuse)
+    assert (lacks.outcome, lacks.needed_for) == (LACKS, (Purpose.KERNEL,))
 
 
 def test_encapsulation_is_needed_for_the_families_that_the_node_listens_on():

@@ -26,6 +26,15 @@ INNER = {4: "100.64.0.2", 6: "fd99::2"}
 OVERLAY, CIRCUIT = "fd6d:6978::1", "fd63:6972::1"
 OUTSIDE = "2a00:db8::7"
 FINAL = {Verdict.ACCEPT, Verdict.DROP}
+NORMALISED = {
+    4: [
+        Verdict.HOP_LIMIT,
+        Verdict.TRAFFIC_CLASS,
+        Verdict.DONT_FRAGMENT,
+        Verdict.IDENTIFICATION,
+    ],
+    6: [Verdict.HOP_LIMIT, Verdict.TRAFFIC_CLASS, Verdict.FLOW_LABEL],
+}
 
 
 @dataclass
@@ -40,6 +49,7 @@ class Packet:
     ipsec_out: bool = False
     reply: bool = False
     unknown: bool = False
+    labelled: bool = False
     mark: int = 0
     length: int = 60
     local: bool = False
@@ -74,6 +84,8 @@ def matches(rule, packet):
             rule.ipsec_out in (None, packet.ipsec_out),
             packet.reply or not rule.reply,
             packet.unknown or not rule.unknown,
+            packet.labelled or not rule.labelled,
+            rule.at_most is None or packet.length <= rule.at_most,
             packet.mark == MARK or not rule.has_mark,
             rule.mark in (None, packet.mark),
             rule.longer_than is None or packet.length > rule.longer_than,
@@ -192,6 +204,24 @@ def test_what_is_translated_or_enters_a_circuit_leaves(packet):
     assert verdict(EXIT, Hook.LEAVING, packet)[0] is Verdict.ACCEPT
 
 
+@pytest.mark.parametrize("version", [4, 6])
+def test_the_exit_normalises_in_both_directions(version):
+    outside = "203.0.113.7" if version == 4 else OUTSIDE
+    for packet in (
+        Packet(INNER[version], outside),
+        Packet(outside, INNER[version], ipsec_out=True),
+        Packet(outside, INNER[version], out_device="anonfrag0"),
+    ):
+        found, done = verdict(EXIT, Hook.POSTROUTING, packet)
+        assert found is Verdict.ACCEPT
+        assert [each for each in done if each is not Verdict.MASQUERADE] == NORMALISED[version]
+
+
+def test_a_large_answer_that_must_be_cut_keeps_its_identification():
+    packet = Packet("203.0.113.7", INNER[4], length=1039)
+    assert Verdict.DONT_FRAGMENT not in verdict(EXIT, Hook.POSTROUTING, packet)[1]
+
+
 CUT_EXIT = exit_rules(replace(plan(EVERYTHING), fragmenting="anonfrag0"))
 
 
@@ -233,6 +263,25 @@ def test_nothing_to_or_from_the_overlays_addresses_is_ever_plain(ours, hook):
         assert verdict(WALL, hook, packet)[0] is Verdict.DROP
         packet.ipsec_in = packet.ipsec_out = True
         assert verdict(WALL, hook, packet)[0] is Verdict.ACCEPT
+
+
+@pytest.mark.parametrize("ours", [OVERLAY, CIRCUIT])
+def test_every_layer_of_an_onion_is_normalised(ours):
+    packet = Packet(CIRCUIT, ours, protocol=50, ipsec_out=True)
+    assert verdict(WALL, Hook.POSTROUTING, packet) == (Verdict.ACCEPT, NORMALISED[6])
+
+
+@pytest.mark.parametrize(
+    ("rules", "packet"),
+    [
+        (WALL, Packet(CIRCUIT, OVERLAY, protocol=50, ipsec_out=True)),
+        (EXIT, Packet(OUTSIDE, INNER[6], ipsec_out=True)),
+        (EXIT, Packet(INNER[6], OUTSIDE)),
+    ],
+)
+def test_a_flow_label_that_nothing_has_cleared_goes_nowhere(rules, packet):
+    assert verdict(rules, Hook.POSTROUTING, packet)[0] is Verdict.ACCEPT
+    assert verdict(rules, Hook.POSTROUTING, replace(packet, labelled=True))[0] is Verdict.DROP
 
 
 @pytest.mark.parametrize(
@@ -358,13 +407,13 @@ def test_what_is_cut_passes_twice_and_leaves_through_ipsec_alone(packet, expecte
 def test_fragments_are_normalised_where_they_enter_the_circuit():
     fragment = Packet(INNER[4], "198.51.7.7", mark=REROUTE_MARK, ipsec_out=True)
     done = verdict(CUT_GUARD, Hook.POSTROUTING, fragment)[1]
-    assert done == [Verdict.HOP_LIMIT, Verdict.TRAFFIC_CLASS, Verdict.STRIP_TIMESTAMPS]
+    assert done == [*NORMALISED[4], Verdict.STRIP_TIMESTAMPS]
 
 
 def test_the_guard_normalises_what_enters_a_circuit():
     packet = Packet(INNER[4], "198.51.7.7", ipsec_out=True)
     done = verdict(GUARD, Hook.POSTROUTING, packet)[1]
-    assert done == [Verdict.HOP_LIMIT, Verdict.TRAFFIC_CLASS, Verdict.STRIP_TIMESTAMPS]
+    assert done == [*NORMALISED[4], Verdict.STRIP_TIMESTAMPS]
 
 
 def test_inner_addresses_hear_answers_out_of_ipsec_alone():

@@ -291,6 +291,33 @@ def test_after_translation_no_pool_address_leaves_except_into_circuits():
     assert "anon" not in render_iptables(EXIT, 4), "iptables has no place after translation"
 
 
+def test_headers_are_made_alike_in_the_words_of_each_filter():
+    script = render_nftables(EXIT)
+    out = "meta nfproto ipv6 ip6 saddr fd99::/64"
+    assert f"{out} ip6 hoplimit set 64\n" in script
+    assert f"{out} ip6 dscp set cs0 ip6 ecn set not-ect\n" in script
+    assert f"{out} ip6 flowlabel set 0\n" in script
+    back = 'meta nfproto ipv4 oifname "exit0" ip daddr 100.64.0.0/10'
+    atomic = f"{back} meta length <= 1280 ip frag-off & 0x7fff == 0x0 ip frag-off set 0x4000\n"
+    assert script.index(atomic) < script.index(
+        f"{back} ip frag-off & 0x7fff == 0x4000 ip id set 0\n"
+    )
+    four, six = render_iptables(EXIT, 4), render_iptables(EXIT, 6)
+    assert "-A AO-exit-POST -o exit0 -d 100.64.0.0/10 -j TTL --ttl-set 64\n" in four
+    assert "-A AO-exit-POST -s fd99::/64 -j HL --hl-set 64\n" in six
+    assert "-A AO-exit-POST -s fd99::/64 -j TOS --set-tos 0x00/0xff\n" in six
+    assert "u32" not in six, "a program of the userspace backend clears what comes in"
+
+
+def test_a_flow_label_is_refused_in_the_words_of_each_filter():
+    rule = Rule(hook=Hook.POSTROUTING, verdict=Verdict.DROP, version=6, labelled=True)
+    table = FilterTable("exit", MARK, (rule,))
+    assert "meta nfproto ipv6 ip6 flowlabel != 0 drop\n" in render_nftables(table)
+    refused = '-A AO-exit-POST -m u32 --u32 "0&0xFFFFF=1:0xFFFFF" -j DROP\n'
+    assert refused in render_iptables(table, 6)
+    assert "u32" not in render_iptables(table, 4)
+
+
 def test_an_exit_of_one_ip_version_drops_the_other_at_its_door():
     rules = exit_rules(ExitPlan("exit0", (POOL4,), 1280, ("eth0",)))
     expected = Rule(hook=Hook.PREROUTING, verdict=Verdict.DROP, in_device="exit0", version=6)

@@ -5,8 +5,11 @@ import struct
 import sys
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from overlay.errors import BackendError
+from overlay.forwarding.checksum import internet_checksum
 from overlay.system import reroute_program
 from overlay.system.reroute_program import load_reroute_program, reroute_instructions
 
@@ -14,38 +17,100 @@ MARK = 0x6D66
 DROP, REROUTE = 2, 128
 
 
-def run(program, mark):
-    """Return the verdict and the packet's mark afterwards."""
-    registers, packet, at = [None, "packet", None], {8: mark}, 0
+SKB, DATA = 1 << 40, 1 << 41
+"""Where the packet's description and its bytes lie, for the model."""
+
+
+def run(program, mark, data=b""):
+    """Return the verdict, the packet's mark and its bytes afterwards."""
+    memory, data = {SKB + 8: mark, SKB + 76: DATA, SKB + 80: DATA + len(data)}, bytearray(data)
+    registers, at = [None, SKB, *(None,) * 8], 0
+
+    def load(address, size):
+        if address >= DATA:
+            assert address - DATA + size <= len(data)
+            return int.from_bytes(data[address - DATA : address - DATA + size], sys.byteorder)
+        return memory[address]
+
+    def store(address, size, value):
+        if address >= DATA:
+            data[address - DATA : address - DATA + size] = value.to_bytes(size, sys.byteorder)
+        else:
+            memory[address] = value
+
     while True:
         code, both, offset, value = struct.unpack_from("=BBhi", program, at * 8)
         low, high = both & 15, both >> 4
         to, by = (low, high) if sys.byteorder == "little" else (high, low)
         at += 1
         match code:
-            case 0x61:
-                assert registers[by] == "packet"
-                registers[to] = packet[offset]
-            case 0x63:
-                assert registers[to] == "packet"
-                packet[offset] = registers[by]
+            case 0x61 | 0x69 | 0x71:
+                registers[to] = load(registers[by] + offset, {0x61: 4, 0x69: 2, 0x71: 1}[code])
+            case 0x63 | 0x6B:
+                store(registers[to] + offset, {0x63: 4, 0x6B: 2}[code], registers[by])
             case 0xB7:
                 registers[to] = value
+            case 0xBF:
+                registers[to] = registers[by]
+            case 0x07 | 0x0F:
+                registers[to] += value if code == 0x07 else registers[by]
+            case 0x57:
+                registers[to] &= value
+            case 0x77:
+                registers[to] >>= value
+            case 0xA7:
+                registers[to] ^= value
             case 0x55:
                 at += offset if registers[to] != value else 0
+            case 0x2D:
+                at += offset if registers[to] > registers[by] else 0
             case 0x95:
-                return registers[0], packet[8]
+                return registers[0], memory[SKB + 8], bytes(data)
             case _:
                 raise AssertionError(code)
 
 
 @pytest.mark.parametrize("mark", [0, 1, 0x6D69, 0xFFFFFFFF])
 def test_a_packet_is_marked_and_routed_again(mark):
-    assert run(reroute_instructions(MARK), mark) == (REROUTE, MARK)
+    for atomic in (False, True):
+        assert run(reroute_instructions(MARK, atomic=atomic), mark) == (REROUTE, MARK, b"")
 
 
 def test_a_packet_that_comes_back_is_dropped_and_does_not_go_round():
-    assert run(reroute_instructions(MARK), MARK) == (DROP, MARK)
+    for atomic in (False, True):
+        assert run(reroute_instructions(MARK, atomic=atomic), MARK) == (DROP, MARK, b"")
+
+
+@given(
+    identification=st.integers(0, 0xFFFF),
+    flags=st.sampled_from([0, 0x4000, 0x8000, 0xC000]),
+    length=st.integers(20, 60),
+)
+def test_what_is_no_fragment_needs_no_identification(identification, flags, length):
+    packet = ipv4(identification, flags, length)
+    _, _, found = run(reroute_instructions(MARK, atomic=True), 0, packet)
+    assert found == ipv4(0, 0x4000, length)
+    assert run(reroute_instructions(MARK), 0, packet)[2] == packet
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        pytest.param(lambda: ipv4(7, 0x2000, 60), id="first fragment"),
+        pytest.param(lambda: ipv4(7, 0x0001, 60), id="last fragment"),
+        pytest.param(lambda: b"\x60" + bytes(59), id="IPv6"),
+        pytest.param(lambda: ipv4(7, 0, 60)[:19], id="cut off"),
+    ],
+)
+def test_everything_else_is_left_as_it_is(packet):
+    assert run(reroute_instructions(MARK, atomic=True), 0, packet())[2] == packet()
+
+
+def ipv4(identification, flags, length):
+    fields = (0x45, 0, length, identification, flags, 64, 17, 0, b"\xcb\x00\x71\x07", bytes(4))
+    header = struct.pack(">BBHHHBBH4s4s", *fields)
+    checksum = internet_checksum(header).to_bytes(2, "big")
+    return header[:10] + checksum + header[12:] + bytes(length - 20)
 
 
 def test_an_unknown_machine_is_told_what_to_do(monkeypatch):
