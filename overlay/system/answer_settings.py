@@ -70,6 +70,12 @@ class AnswerSettings:
                     _log.warning("guard.answers_are_incomplete", reason=Word(error))
                 self._warned = True
 
+    def differ(self) -> bool:
+        """Tell whether the host has other values than :meth:`apply` could make."""
+        if self._warned:
+            return False
+        return any(read_setting(name) != value for name, value in _wanted())
+
     def restore(self) -> None:
         """Give all settings their former values, and remove the table.
 

@@ -1,6 +1,6 @@
 """The destination guard: no packet to a protected destination leaves outside its circuit.
 
-Two walls, both in the kernel, both standing when the node is gone:
+Three walls, all in the kernel, all standing when the node is gone:
 
 *Routing.* A rule before ``main`` sends every packet without the node's own mark to a table
 of ours. For each protected prefix D it holds ``unreachable D`` with a high metric, and, while
@@ -15,6 +15,11 @@ device, by which a neighbour could find out which inner address this host holds
 (CVE-2019-14899). And it lets in through a circuit nothing but answers, so that no exit can call
 on local services. What leaves from VC to anywhere else is dropped: were it this host's own
 firewall that answers an exit (REJECT), the exit would choose who gets that answer.
+
+*Traffic control* (:mod:`overlay.system.guard_egress`). A packet filter may be flushed by another
+program. So a program at the way out of every device drops what goes to D, or comes from VC,
+through another device than the circuit's. No flush of nftables, iptables, rules or routes touches
+it, and no kind of socket goes around it. The loss of any one wall therefore leaks nothing.
 
 *Answers.* What D begins itself is answered as if there were no path, because silence would name
 the source to D. Only answers leave in the clear, with :data:`~overlay.system.marks.ANSWER_MARK`
@@ -38,15 +43,18 @@ a policy will put into a tunnel, from the inner address alone, and lets in what 
 It also normalises there, as far as a packet filter can (docs/decisions/0012). Packets that are cut
 first (docs/decisions/0014) pass it twice: towards the fragmenting device, then with a policy.
 
-The state is the kernel's alone: the filter is derived from the routes at each change, so all
-calls are idempotent, and a new process takes over what a killed one left. The former values of
-kernel settings are notes in the filter's table.
+All calls are idempotent. The guard knows what it wants, reads from the kernel what is there
+(:meth:`DestinationGuard.missing`), and puts back what another program removed
+(:meth:`DestinationGuard.repair`). A new process takes over what a killed one left: the prefixes
+are in the routes and in the filter's notes, so that the loss of one of them forgets none. The
+former values of kernel settings are notes as well.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Final, Self
 
@@ -55,11 +63,12 @@ from overlay.system.answer_settings import AnswerSettings
 from overlay.system.conntrack import forget_datagrams_from
 from overlay.system.filter_choice import find_packet_filter
 from overlay.system.guard_rules import guard_filter, ipsec_guard_filter
+from overlay.system.guard_walls import GuardWalls
 from overlay.system.marks import CLEAR_MASK, NODE_MARK
 from overlay.system.orphaned_sockets import abort_orphaned_sockets
 from overlay.system.ownership import Ownership
-from overlay.system.packet_filter import PacketFilter
-from overlay.system.rtnetlink import MarkRule, Route, RouteKind, Rtnetlink
+from overlay.system.packet_filter import FilterTable, PacketFilter
+from overlay.system.rtnetlink import MarkRule, Route, RouteKind
 
 __all__ = ["GUARD_TABLE", "NODE_MARK", "DestinationGuard", "guard_filter", "ipsec_guard_filter"]
 
@@ -74,6 +83,8 @@ _UNREACHABLE_METRIC: Final = 0x7FFFFFFF
 
 _MOST_EXPECTED: Final = 256
 """Inner addresses that may never be carried, because their circuits ended before."""
+
+_SETTINGS: Final = "kernel settings"
 
 
 class DestinationGuard:
@@ -105,22 +116,24 @@ class DestinationGuard:
             BackendError: another node has it, there is no permission, or no packet filter.
         """
         self._table = table
-        self._mark = mark
         self._by_ipsec = by_ipsec
-        self._filter_name = f"guard-{table}"
+        name = f"guard-{table}"
         self._own_ports = tuple(own_ports)
         self._devices: dict[str, None] = {}
         self._expected: dict[IpAddress, None] = {}
-        self._filter = packet_filter or find_packet_filter()
-        self._settings = AnswerSettings(self._filter, self._filter_name)
+        self._wanted: dict[IpNetwork, tuple[Route, int | None] | None] = {}
+        found = packet_filter or find_packet_filter()
+        self._settings = AnswerSettings(found, name)
         self._ownership = Ownership(
-            self._filter_name, "stop it, or give this node another guard table in its settings"
+            name, "stop it, or give this node another guard table in its settings"
         )
-        try:
-            self._routes = Rtnetlink()
-        except BaseException:
-            self._ownership.release()
-            raise
+        rule = MarkRule(4, _RULE_PREFERENCE, mark & CLEAR_MASK, table, others=True, mask=CLEAR_MASK)
+        with contextlib.ExitStack() as on_failure:
+            on_failure.callback(self._ownership.release)
+            self._walls = GuardWalls(name, mark, rule, found)
+            on_failure.callback(self._walls.close)
+            self._adopt()
+            on_failure.pop_all()
 
     def protect(self, *prefixes: IpNetwork) -> None:
         """From the return on, packets to ``prefixes`` leave through a circuit or not at all.
@@ -130,9 +143,10 @@ class DestinationGuard:
                 and :meth:`release` cleans up.
         """
         for prefix in prefixes:
-            self._routes.put_route(self._unreachable(prefix))
+            self._wanted.setdefault(prefix, None)
+            self._walls.put_route(self._unreachable(prefix))
         for version in sorted({prefix.version for prefix in prefixes}):
-            self._routes.add_rule(self._rule(version))
+            self._walls.add_rule(version)
         self._enforce()
         # Connections that are known already would keep the protected host's own address.
         for prefix in prefixes:
@@ -179,7 +193,7 @@ class DestinationGuard:
             ValueError: the prefix is not protected.
             BackendError: the kernel refused; the prefix remains protected.
         """
-        if prefix not in self.protected():
+        if prefix not in self._wanted:
             raise ValueError("a destination must be protected before it is carried.")
         route = replace(
             self._carry_route(prefix),
@@ -188,13 +202,15 @@ class DestinationGuard:
             mtu=mtu,
             rerouted=program is not None,
         )
-        self._routes.put_route(route, program)
+        self._walls.put_route(route, program)
+        self._wanted[prefix] = route, program
         self._expected.pop(ipaddress.ip_address(source_address), None)
         self._enforce()
 
     def uncarry(self, prefix: IpNetwork) -> None:
         """Stop sending packets to ``prefix`` into the circuit; it remains protected."""
-        self._routes.delete_route(self._carry_route(prefix))
+        self._end_circuit(prefix)
+        self._walls.delete_route(self._carry_route(prefix))
         self._enforce()
 
     def release(self, *prefixes: IpNetwork) -> None:
@@ -205,21 +221,51 @@ class DestinationGuard:
         Connections that went through a circuit end with it, as far as this kernel can do it.
         """
         for prefix in prefixes:
-            self._routes.delete_route(self._carry_route(prefix))
+            self._end_circuit(prefix)
+            self._walls.delete_route(self._carry_route(prefix))
             abort_orphaned_sockets(prefix)
         # The filter goes first: killed in between, the node leaves what protected() finds.
         self._enforce(released=prefixes)
         for prefix in prefixes:
-            self._routes.delete_route(self._unreachable(prefix))
-        self._remove_idle_rules()
+            self._walls.delete_route(self._unreachable(prefix))
+            self._wanted.pop(prefix, None)
+        self._walls.remove_rules({4, 6} - {each.version for each in self._wanted})
 
     def protected(self) -> list[IpNetwork]:
         """Return the protected prefixes, also those that a killed process left."""
-        return [r.destination for r in self._installed() if r.kind is RouteKind.UNREACHABLE]
+        return list(self._wanted)
+
+    def missing(self) -> tuple[str, ...]:
+        """Return which parts of the guard the kernel does not hold; nothing is changed.
+
+        Raises:
+            BackendError: the kernel did not tell.
+        """
+        if not self._wanted:
+            return ()
+        lost = self._walls.missing(self._wanted_routes())
+        return (*lost, *((_SETTINGS,) if self._settings.differ() else ()))
+
+    def repair(self) -> tuple[str, ...]:
+        """Put back what another program removed; return the names of what was missing.
+
+        Raises:
+            BackendError: the kernel refused something; all the rest was tried.
+        """
+        if not self._wanted:
+            return ()
+        lost: tuple[str, ...] = ()
+        if not self._walls.enforced:  # an earlier process left it
+            lost = self._walls.missing(self._wanted_routes())
+            self._enforce()
+        if self._settings.differ():
+            lost = (*lost, _SETTINGS)
+            self._settings.apply()
+        return tuple(dict.fromkeys((*self._walls.repair(self._wanted_routes()), *lost)))
 
     def close(self) -> None:
         """Give up the right to change the guard; harmless if repeated."""
-        self._routes.close()
+        self._walls.close()
         self._ownership.release()
 
     def __enter__(self) -> Self:
@@ -228,35 +274,58 @@ class DestinationGuard:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _installed(self) -> list[Route]:
-        return self._routes.routes(self._table)
+    def _adopt(self) -> None:
+        """Find what an earlier process left, in the routes and in the filter's notes."""
+        routes, notes = self._walls.left()
+        for route in routes:
+            if route.kind is RouteKind.UNICAST:
+                self._wanted[route.destination] = route, None
+            else:
+                self._wanted.setdefault(route.destination, None)
+        for note in notes:
+            with contextlib.suppress(ValueError):  # a setting's former value
+                self._wanted.setdefault(ipaddress.ip_network(note), None)
 
     def _enforce(self, released: Collection[IpNetwork] = ()) -> None:
-        routes = [route for route in self._installed() if route.destination not in released]
+        routes = self._wanted_routes(released)
         if not routes:
+            self._walls.remove_egress()
+            self._walls.forget_filter()
             self._settings.restore()
             return
-        rules_of = ipsec_guard_filter if self._by_ipsec else guard_filter
-        table = rules_of(
-            self._filter_name,
-            self._mark,
-            routes,
-            devices=tuple(self._devices),
-            expected=tuple(self._expected),
-            own_ports=self._own_ports,
-        )
-        self._filter.replace(replace(table, notes=self._settings.notes()))
+        self._walls.enforce(routes, self._filter_table(routes))
         self._settings.apply()
 
-    def _remove_idle_rules(self) -> None:
-        needed = {route.destination.version for route in self._installed()}
-        for version in {4, 6} - needed:
-            if self._routes.has_rule(version, self._table):
-                self._routes.delete_rule(self._rule(version))
+    def _end_circuit(self, prefix: IpNetwork) -> None:
+        carried = self._wanted.get(prefix)
+        if carried is not None:
+            self._wanted[prefix] = None
+            if carried[0].source is not None:
+                self._walls.end_address(carried[0].source)
 
-    def _rule(self, version: int) -> MarkRule:
-        mark = self._mark & CLEAR_MASK
-        return MarkRule(version, _RULE_PREFERENCE, mark, self._table, others=True, mask=CLEAR_MASK)
+    def _filter_table(self, routes: Iterable[Route]) -> FilterTable:
+        rules_of = ipsec_guard_filter if self._by_ipsec else guard_filter
+        given = list(routes)
+        table = rules_of(
+            self._walls.name,
+            self._walls.mark,
+            given,
+            devices=tuple(self._devices),
+            expected=(*self._expected, *self._walls.former),
+            own_ports=self._own_ports,
+        )
+        prefixes = dict.fromkeys(str(route.destination) for route in given)
+        return replace(table, notes=(*self._settings.notes(), *prefixes))
+
+    def _wanted_routes(self, released: Collection[IpNetwork] = ()) -> dict[Route, int | None]:
+        """Return the routes that shall be there, with the program of a ``rerouted`` one."""
+        routes: dict[Route, int | None] = {}
+        for prefix, carried in self._wanted.items():
+            if prefix not in released:
+                routes[self._unreachable(prefix)] = None
+                if carried is not None:
+                    routes[carried[0]] = carried[1]
+        return routes
 
     def _unreachable(self, prefix: IpNetwork) -> Route:
         return Route(prefix, RouteKind.UNREACHABLE, self._table, _UNREACHABLE_METRIC)

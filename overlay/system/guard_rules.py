@@ -97,6 +97,7 @@ def guard_filter(
     leaving += [
         Rule(hook=Hook.POSTROUTING, verdict=Verdict.DROP, source=each) for each in guarded.inner
     ]
+    leaving += _to_inner_addresses(guarded)
     answers = _answers(guarded, early, arriving, own_ports)
     return FilterTable(name, mark, (*answers, *leaving))
 
@@ -131,6 +132,7 @@ def ipsec_guard_filter(
         Rule(hook=Hook.POSTROUTING, verdict=Verdict.DROP, source=each, ipsec_out=False)
         for each in guarded.inner
     ]
+    leaving += _to_inner_addresses(guarded, ipsec_out=False)
     leaving += _leaving_in_the_clear(guarded)
     leaving.append(
         Rule(hook=Hook.POSTROUTING, verdict=Verdict.ACCEPT, mark=mark | LARGE_MARK),
@@ -162,6 +164,14 @@ def _guarded(routes: Sequence[Route], expected: Sequence[IpAddress]) -> _Guarded
     prefixes = sorted({r.destination for r in routes}, key=lambda p: (-p.prefixlen, str(p)))
     held = (*(r.source for r in carried.values() if r.source is not None), *expected)
     return _Guarded(prefixes, carried, [ipaddress.ip_network(a) for a in dict.fromkeys(held)])
+
+
+def _to_inner_addresses(guarded: _Guarded, *, ipsec_out: bool | None = None) -> Iterator[Rule]:
+    """Drop errors of this host about its own packets, once it holds the address no longer."""
+    for each in guarded.inner:
+        yield Rule(
+            hook=Hook.POSTROUTING, verdict=Verdict.DROP, destination=each, ipsec_out=ipsec_out
+        )
 
 
 def _from_this_host(hook: Hook) -> Rule:

@@ -8,12 +8,15 @@ tables sees a packet after its addresses were translated, so rules for that plac
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
 from overlay.errors import BackendError
+from overlay.system.failures import refused
+from overlay.system.iptables_state import find_chains, read_table
 from overlay.system.marks import ANSWER_MARK, LARGE_MARK, STAND_INS
 from overlay.system.packet_filter import (
     HOP_LIMIT,
@@ -86,6 +89,21 @@ class Iptables:
         """See :class:`~overlay.system.packet_filter.PacketFilter`."""
         done = run_filter_tool([_PROGRAMS[4], "-w", "-t", "mangle", "-S", _notes_chain(name)])
         return None if done.returncode != 0 else tuple(_NOTE.findall(done.stdout))
+
+    def fingerprint(self, name: str) -> bytes | None:
+        """See :class:`~overlay.system.packet_filter.PacketFilter`."""
+        ours = {chain for _, _, chain in _chains(name)} | {_notes_chain(name)}
+        try:
+            found = [
+                (version, kernel_table, chain)
+                for version, program in _PROGRAMS.items()
+                for kernel_table in sorted(_tables_in_use(program))
+                if (content := read_table(version, kernel_table)) is not None
+                for chain in find_chains(content, version, ours)
+            ]
+        except OSError as error:
+            raise refused("reading the packet filter", error) from error
+        return hashlib.sha256(repr(found).encode()).digest() if found else None
 
 
 def render_iptables(

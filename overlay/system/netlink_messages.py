@@ -22,6 +22,7 @@ __all__ = [
     "acknowledged_error",
     "answers",
     "attribute",
+    "attribute_list",
     "attributes",
     "exchange",
     "message",
@@ -68,14 +69,17 @@ def nested(kind: int, value: bytes) -> bytes:
 
 def attributes(data: bytes) -> dict[int, bytes]:
     """Return the attributes at the front of ``data`` by type; stop at the first broken one."""
-    found: dict[int, bytes] = {}
+    return dict(attribute_list(data))
+
+
+def attribute_list(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield type and value of each attribute, also of those that repeat."""
     while len(data) >= 4:
         length, kind = struct.unpack_from("=HH", data)
         if length < 4:
-            break
-        found[kind & _TYPE_MASK] = data[4:length]
+            return
+        yield kind & _TYPE_MASK, data[4:length]
         data = data[(length + 3) & ~3 :]
-    return found
 
 
 def answers(netlink: socket.socket) -> Iterator[bytes]:

@@ -7,7 +7,9 @@ import json
 from collections.abc import Iterator
 from typing import Final
 
+from overlay.system.failures import refused
 from overlay.system.marks import ANSWER_MARK, LARGE_MARK, STAND_INS
+from overlay.system.nftables_state import table_fingerprint
 from overlay.system.packet_filter import (
     HOP_LIMIT,
     ConnectionLimit,
@@ -89,6 +91,13 @@ class Nftables:
             return None
         rules = [entry["rule"] for entry in json.loads(done.stdout)["nftables"] if "rule" in entry]
         return tuple(rule["comment"] for rule in rules if rule["chain"] == "notes")
+
+    def fingerprint(self, name: str) -> bytes | None:
+        """See :class:`~overlay.system.packet_filter.PacketFilter`."""
+        try:
+            return table_fingerprint(_table_name(name))
+        except OSError as error:
+            raise refused("reading the packet filter", error) from error
 
 
 def render_nftables(table: FilterTable) -> str:

@@ -209,6 +209,14 @@ class PacketFilter(Protocol):
         """Return the notes kept with a table, or None if there is no such table."""
         ...
 
+    def fingerprint(self, name: str) -> bytes | None:
+        """Return what changes if and only if the table in the kernel does; None without one.
+
+        Raises:
+            BackendError: the kernel did not tell.
+        """
+        ...
+
 
 def run_filter_tool(argv: Sequence[str], text_input: str = "") -> subprocess.CompletedProcess[str]:
     """Run nft or iptables to its end (some ten milliseconds) and return what it said.

@@ -180,6 +180,17 @@ class Rtnetlink:
             ]
         return [ipaddress.ip_address(each) for each in dict.fromkeys(found)]
 
+    def on_link(self) -> dict[str, tuple[IpNetwork, ...]]:
+        """Return the IPv4 networks, and the gateways, that are on each device's link."""
+        found: dict[int, dict[IpNetwork, None]] = {}
+        with _translated("listing routes"):
+            for message in self._netlink.get_routes(family=socket.AF_INET, table=MAIN_TABLE):
+                for index, gateway in _next_hops(message):
+                    network = f"{gateway}/32" if gateway else _destination(message, "0.0.0.0")
+                    found.setdefault(index, {})[ipaddress.ip_network(network)] = None
+        names = dict(socket.if_nameindex())
+        return {names[index]: tuple(each) for index, each in found.items() if index in names}
+
     def add_rule(self, rule: MarkRule) -> None:
         """Install a rule.
 
@@ -292,7 +303,7 @@ def _parse_route(message: Any, family: int) -> Route | None:  # noqa: ANN401 - p
     if message["type"] not in (RouteKind.UNICAST.value, RouteKind.UNREACHABLE.value):
         return None
     default = "0.0.0.0" if family == socket.AF_INET else "::"
-    destination = f"{message.get_attr('RTA_DST') or default}/{message['dst_len']}"
+    destination = _destination(message, default)
     kind = RouteKind(message["type"])
     index, source = message.get_attr("RTA_OIF"), message.get_attr("RTA_PREFSRC")
     metrics = message.get_attr("RTA_METRICS")
@@ -315,12 +326,21 @@ def _device_name(index: int | None) -> str | None:
         return None
 
 
+def _destination(message: Any, default: str) -> str:  # noqa: ANN401 - pyroute2 has no types
+    return f"{message.get_attr('RTA_DST') or default}/{message['dst_len']}"
+
+
 def _next_hop_devices(message: Any) -> list[int]:  # noqa: ANN401 - pyroute2 has no types
+    return [index for index, _ in _next_hops(message)]
+
+
+def _next_hops(message: Any) -> list[tuple[int, str | None]]:  # noqa: ANN401 - pyroute2 has no types
+    """Return device and gateway (None if the destination is on the link) of each next hop."""
     hops = message.get_attr("RTA_MULTIPATH")
     if hops:
-        return [hop["oif"] for hop in hops]
+        return [(hop["oif"], hop.get_attr("RTA_GATEWAY")) for hop in hops]
     index = message.get_attr("RTA_OIF")
-    return [index] if index else []
+    return [(index, message.get_attr("RTA_GATEWAY"))] if index else []
 
 
 def _gateways(message: Any) -> list[str]:  # noqa: ANN401 - pyroute2 has no types

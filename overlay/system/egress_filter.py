@@ -1,0 +1,218 @@
+"""Programs at the way out of every device, beside the packet filter and the routes.
+
+What another program does to nftables, iptables, routes or rules leaves them alone, and they
+stay when the process is gone. A packet meets them whatever route it took: also from a socket
+that is bound to a device, from a raw socket, or from one that kept the route it had. Each owner
+has a priority of its own, so that several owners do not touch each other's programs::
+
+    routing ──> packet filter ──> IPsec ──> [program of each owner] ──> device
+
+The queueing discipline ``clsact`` carries the programs. It is added where it is missing, and
+left where another program uses it. Formats: Linux uapi ``rtnetlink.h`` (tcmsg), ``pkt_cls.h``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from overlay.system.failures import refused
+from overlay.system.netlink_messages import (
+    ACKNOWLEDGE,
+    DUMP,
+    acknowledged_error,
+    answers,
+    attribute,
+    attributes,
+    message,
+    nested,
+)
+
+__all__ = ["MAX_PRIORITY", "EgressFilter"]
+
+_NEW_QDISC, _DELETE_QDISC = 36, 37
+_NEW_FILTER, _DELETE_FILTER, _GET_FILTER = 44, 45, 46
+_CREATE: Final = 0x400
+_TCMSG: Final = struct.Struct("=BxxxiIII")  # family, device, handle, parent, info
+_CLSACT_HANDLE: Final = 0xFFFF0000
+_CLSACT_PARENT: Final = 0xFFFFFFF1
+_INGRESS: Final = 0xFFFFFFF2
+_EGRESS: Final = 0xFFFFFFF3
+_EVERY_PROTOCOL: Final = socket.htons(3)
+
+_TCA_KIND, _TCA_OPTIONS = 1, 2
+_BPF_OPS_LEN, _BPF_OPS, _BPF_FLAGS = 4, 5, 8
+_DIRECT_ACTION: Final = struct.pack("=I", 1)
+_INSTRUCTION_BYTES: Final = 8
+MAX_PRIORITY: Final = 0xBFFF
+"""The kernel gives filters without a priority one from 0xC000 downwards; ours come first."""
+
+_GONE: Final = frozenset((errno.ENODEV, errno.ENOENT, errno.EINVAL))
+"""What a removal is answered if the device, its discipline or its filter is not there."""
+
+Programs = tuple[bytes, ...]
+"""What one device shall have, in order; see ``overlay.system.egress_program``."""
+
+
+class EgressFilter:
+    """The programs of one owner at all devices of this network namespace but ``lo``.
+
+    Every call reads what the kernel has; only which devices had programs is remembered.
+    """
+
+    def __init__(self, priority: int) -> None:
+        """Choose the owner's priority, from 1 to 0xBFFF; a lower one is asked first."""
+        if not 0 < priority <= MAX_PRIORITY:
+            raise ValueError(f"an egress priority must be from 1 to {MAX_PRIORITY}.")
+        self._priority = priority
+        self._had: frozenset[int] = frozenset()
+
+    def enforce(self, programs_of: Callable[[str], Programs]) -> int:
+        """Give every device the programs that ``programs_of`` returns for its name.
+
+        Returns:
+            How many devices had others, or none.
+
+        Raises:
+            BackendError: the kernel refused; other devices may have theirs.
+        """
+        changed, devices = 0, _devices()
+        with _route_socket() as netlink:
+            for index, name in devices:
+                try:
+                    changed += self._enforce_at(netlink, index, programs_of(name))
+                except OSError as error:
+                    if error.errno != errno.ENODEV:  # it vanished meanwhile
+                        raise refused("setting the egress filter", error) from error
+        self._had = frozenset(index for index, _ in devices)
+        return changed
+
+    def missing(self, programs_of: Callable[[str], Programs]) -> int:
+        """Return how many devices have other programs; nothing is changed.
+
+        Raises:
+            BackendError: the kernel did not tell.
+        """
+        return len(self._differing(programs_of))
+
+    def lost(self, programs_of: Callable[[str], Programs]) -> bool:
+        """Tell whether a device that had its programs has others; nothing is changed.
+
+        Raises:
+            BackendError: the kernel did not tell.
+        """
+        return not self._had.isdisjoint(self._differing(programs_of))
+
+    def _differing(self, programs_of: Callable[[str], Programs]) -> list[int]:
+        try:
+            with _route_socket() as netlink:
+                return [
+                    index
+                    for index, name in _devices()
+                    if self._installed(netlink, index) != dict(enumerate(programs_of(name), 1))
+                ]
+        except OSError as error:
+            raise refused("reading the egress filter", error) from error
+
+    def remove(self) -> None:
+        """Remove the owner's programs everywhere, and disciplines that carry no others.
+
+        Raises:
+            BackendError: the kernel refused.
+        """
+        self.enforce(lambda _: ())
+
+    def _enforce_at(self, netlink: socket.socket, index: int, programs: Programs) -> bool:
+        wanted = dict(enumerate(programs, 1))
+        found = self._installed(netlink, index)
+        if found == wanted:
+            return False
+        if wanted:
+            _add_discipline(netlink, index)
+        for handle, program in wanted.items():
+            if found.get(handle) != program:
+                self._put(netlink, index, handle, program)
+        for handle in found.keys() - wanted.keys():
+            request = self._filter_message(index, handle) + attribute(_TCA_KIND, b"bpf\0")
+            _change(netlink, _DELETE_FILTER, 0, request, absent_is_fine=True)
+        if not wanted:
+            _remove_idle_discipline(netlink, index)
+        return True
+
+    def _put(self, netlink: socket.socket, index: int, handle: int, program: bytes) -> None:
+        count = len(program) // _INSTRUCTION_BYTES
+        options = (
+            attribute(_BPF_OPS_LEN, struct.pack("=H", count))
+            + attribute(_BPF_OPS, program)
+            + attribute(_BPF_FLAGS, _DIRECT_ACTION)
+        )
+        body = self._filter_message(index, handle) + attribute(_TCA_KIND, b"bpf\0")
+        _change(netlink, _NEW_FILTER, _CREATE, body + nested(_TCA_OPTIONS, options))
+
+    def _installed(self, netlink: socket.socket, index: int) -> dict[int, bytes]:
+        """Return the owner's programs at a device by handle; others count as empty ones."""
+        found: dict[int, bytes] = {}
+        for handle, priority, options in _filters(netlink, index, _EGRESS):
+            if priority == self._priority and handle:
+                direct = options.get(_BPF_FLAGS) == _DIRECT_ACTION
+                found[handle] = options.get(_BPF_OPS, b"") if direct else b""
+        return found
+
+    def _filter_message(self, index: int, handle: int) -> bytes:
+        info = self._priority << 16 | _EVERY_PROTOCOL
+        return _TCMSG.pack(0, index, handle, _EGRESS, info)
+
+
+def _devices() -> list[tuple[int, str]]:
+    return [(index, name) for index, name in socket.if_nameindex() if name != "lo"]
+
+
+def _filters(
+    netlink: socket.socket, index: int, parent: int
+) -> Iterator[tuple[int, int, dict[int, bytes]]]:
+    """Yield (handle, priority, options) of each filter; the handle 0 stands for a priority."""
+    netlink.send(message(_GET_FILTER, DUMP, _TCMSG.pack(0, index, 0, parent, 0)))
+    for body in answers(netlink):
+        _, _, handle, _, info = _TCMSG.unpack_from(body)
+        options = attributes(body[_TCMSG.size :]).get(_TCA_OPTIONS, b"")
+        yield handle, info >> 16, attributes(options)
+
+
+def _add_discipline(netlink: socket.socket, index: int) -> None:
+    body = _TCMSG.pack(0, index, _CLSACT_HANDLE, _CLSACT_PARENT, 0)
+    body += attribute(_TCA_KIND, b"clsact\0")
+    _change(netlink, _NEW_QDISC, _CREATE, body)  # the same one again is no error
+
+
+def _remove_idle_discipline(netlink: socket.socket, index: int) -> None:
+    if any(True for parent in (_INGRESS, _EGRESS) for _ in list(_filters(netlink, index, parent))):
+        return
+    body = _TCMSG.pack(0, index, _CLSACT_HANDLE, _CLSACT_PARENT, 0)
+    _change(netlink, _DELETE_QDISC, 0, body, absent_is_fine=True)
+
+
+def _change(
+    netlink: socket.socket, kind: int, flags: int, body: bytes, *, absent_is_fine: bool = False
+) -> None:
+    """Make one change.
+
+    Raises:
+        OSError: the kernel refused.
+    """
+    netlink.send(message(kind, flags | ACKNOWLEDGE, body))
+    number = acknowledged_error(netlink)
+    if number and not (absent_is_fine and number in _GONE):
+        raise OSError(number, os.strerror(number))
+
+
+@contextlib.contextmanager
+def _route_socket() -> Iterator[socket.socket]:
+    kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
+    with socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE) as netlink:
+        netlink.bind((0, 0))
+        yield netlink

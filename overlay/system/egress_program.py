@@ -1,0 +1,148 @@
+"""Programs for traffic control that refuse packets which leave through a device.
+
+A program sees a packet last of all, when routing, packet filters and IPsec are done with it and
+the device is known. It is written in classic BPF, because the kernel takes that from every
+process with CAP_NET_ADMIN and gives it back word by word when it is asked (extended BPF takes
+CAP_BPF, and what was loaded cannot be read back)::
+
+    mark is one of ours? ─yes─> pass
+    IPv6, and a neighbour solicitation or advertisement? ──> pass
+    IPv4, IPv6? ──> rules in order: source or destination in the prefix? ─yes─> pass, or drop
+    ARP? ──> likewise for the sender's address and for the one that is asked for
+    no rule, or another protocol ──> pass
+
+Instructions: Linux ``filter.h`` and Documentation/networking/filter.rst.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from overlay.addresses import IpNetwork
+
+__all__ = ["MAX_INSTRUCTIONS", "EgressRule", "Field", "compile_egress"]
+
+MAX_INSTRUCTIONS: Final = 4096
+"""BPF_MAXINSNS: the kernel takes no longer program."""
+
+_INSTRUCTION: Final = struct.Struct("=HBBI")
+
+# Codes of instructions.
+_LOAD_WORD: Final = 0x20
+_LOAD_BYTE: Final = 0x30
+_AND: Final = 0x54
+_JUMP: Final = 0x05
+_JUMP_IF_EQUAL: Final = 0x15
+_RETURN: Final = 0x06
+
+# Where a load finds what is no part of the packet, and where the IP header begins.
+_PROTOCOL: Final = 0xFFFFF000
+_MARK: Final = 0xFFFFF000 + 20
+_IP_HEADER: Final = 0xFFF00000
+"""Of an ARP packet it is the start of ARP's own header."""
+
+_PASS: Final = 0xFFFFFFFF
+"""TC_ACT_UNSPEC: other programs of the device are asked next."""
+_DROP: Final = 2
+"""TC_ACT_SHOT."""
+
+_IPV4, _IPV6, _ARP = 0x0800, 0x86DD, 0x0806
+_VERSIONS: Final = {_IPV4: 4, _IPV6: 6, _ARP: 4}
+"""EtherType -> the IP version of its addresses."""
+
+_WHOLE_WORD: Final = 0xFFFFFFFF
+
+_Code = list[tuple[int, int, int, int]]
+
+
+class Field(enum.Enum):
+    """Which address of a packet a rule speaks of."""
+
+    SOURCE = "source, or sender of an ARP packet"
+    DESTINATION = "destination"
+    ARP_TARGET = "address that an ARP packet asks for"
+
+
+_OFFSETS: Final = {
+    Field.SOURCE: {_IPV4: 12, _IPV6: 8, _ARP: 14},
+    Field.DESTINATION: {_IPV4: 16, _IPV6: 24},
+    Field.ARP_TARGET: {_ARP: 24},
+}
+"""Where a field stands, by EtherType (RFC 791, RFC 8200, RFC 826 over Ethernet)."""
+
+
+_NEIGHBOURS: Final[_Code] = [
+    (_LOAD_BYTE, 0, 0, _IP_HEADER + 6),  # next header
+    (_JUMP_IF_EQUAL, 0, 4, 58),  # ICMPv6
+    (_LOAD_BYTE, 0, 0, _IP_HEADER + 40),
+    (_JUMP_IF_EQUAL, 1, 0, 135),
+    (_JUMP_IF_EQUAL, 0, 1, 136),
+    (_RETURN, 0, 0, _PASS),
+]
+"""A destination may be a neighbour on a link, and no router passes these on (RFC 4861)."""
+
+
+@dataclass(frozen=True, slots=True)
+class EgressRule:
+    """Judge packets by one address; of the rules for a packet the first match decides."""
+
+    prefix: IpNetwork
+    drop: bool = True
+    field: Field = Field.DESTINATION
+
+
+def compile_egress(rules: Iterable[EgressRule], marks: Sequence[tuple[int, int]]) -> bytes:
+    """Return a program's instructions.
+
+    Args:
+        rules: in the order in which they are asked.
+        marks: (value, mask) of firewall marks whose packets always pass.
+
+    Raises:
+        ValueError: the program would be longer than :data:`MAX_INSTRUCTIONS`.
+    """
+    given = list(rules)
+    code: _Code = []
+    for value, mask in marks:
+        code += [(_LOAD_WORD, 0, 0, _MARK), *_masked(mask)]
+        code += [(_JUMP_IF_EQUAL, 0, 1, value), (_RETURN, 0, 0, _PASS)]
+    code.append((_LOAD_WORD, 0, 0, _PROTOCOL))
+    for ether_type in _VERSIONS:
+        block = _judgements(given, ether_type)
+        # A conditional jump reaches 255 instructions, an unconditional one all of them.
+        code += [(_JUMP_IF_EQUAL, 1, 0, ether_type), (_JUMP, 0, 0, len(block)), *block]
+    code.append((_RETURN, 0, 0, _PASS))
+    if len(code) > MAX_INSTRUCTIONS:
+        raise ValueError(f"an egress program must not exceed {MAX_INSTRUCTIONS} instructions.")
+    return b"".join(_INSTRUCTION.pack(*each) for each in code)
+
+
+def _judgements(rules: Iterable[EgressRule], ether_type: int) -> _Code:
+    """Return the rules for one EtherType, closed by a verdict; the protocol stays loaded."""
+    code: _Code = list(_NEIGHBOURS) if ether_type == _IPV6 else []
+    for rule in rules:
+        at = _OFFSETS[rule.field].get(ether_type)
+        if at is not None and rule.prefix.version == _VERSIONS[ether_type]:
+            code += _judgement(rule, at)
+    return [*code, (_RETURN, 0, 0, _PASS)]
+
+
+def _judgement(rule: EgressRule, at: int) -> _Code:
+    """Compare word by word; a word that differs skips the rest and the verdict."""
+    words = f">{rule.prefix.max_prefixlen // 32}I"
+    wanted = struct.unpack(words, rule.prefix.network_address.packed)
+    masks = struct.unpack(words, rule.prefix.netmask.packed)
+    code: _Code = [(_RETURN, 0, 0, _DROP if rule.drop else _PASS)]
+    for index, (value, mask) in reversed(list(enumerate(zip(wanted, masks, strict=True)))):
+        if mask:
+            load = (_LOAD_WORD, 0, 0, _IP_HEADER + at + 4 * index)
+            code = [load, *_masked(mask), (_JUMP_IF_EQUAL, 0, len(code), value), *code]
+    return code
+
+
+def _masked(mask: int) -> _Code:
+    return [] if mask == _WHOLE_WORD else [(_AND, 0, 0, mask)]

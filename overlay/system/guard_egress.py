@@ -1,0 +1,89 @@
+"""What each device may send while destinations are guarded, as programs of traffic control.
+
+::
+
+    mark of the node, or of an answer ──> pass
+    to D, and this device carries D ──> pass            longest prefix first, as in routing
+    to D ──> drop
+    from VC or to it, and this is not VC's device ──> drop
+    ARP asks for D, which is not on this device's link ──> drop
+
+The last rule is for sockets that are bound to a device: for these IPv4 takes every destination to
+be on the link, and would ask for D by name before the packet itself is dropped. Where D is on the
+link, the node and its answers need ARP. A packet to VC is an ICMP error of this host about one of
+its own packets, once the address is gone.
+"""
+
+from __future__ import annotations
+
+import functools
+import ipaddress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Final
+
+from overlay.addresses import IpAddress, IpNetwork
+from overlay.system.egress_program import EgressRule, Field, compile_egress
+from overlay.system.marks import CLEAR_MASK
+from overlay.system.rtnetlink import Route, RouteKind
+
+__all__ = ["guard_programs"]
+
+
+_RULES_IN_PROGRAM: Final = 256
+"""One rule takes 13 instructions at most, and a program holds 4,096.
+
+A packet that passes the first program is judged by the next one, so further ones only drop more.
+"""
+
+
+def guard_programs(
+    mark: int,
+    routes: Iterable[Route],
+    on_link: Mapping[str, Iterable[IpNetwork]],
+    former: Iterable[IpAddress] = (),
+) -> Callable[[str], tuple[bytes, ...]]:
+    """Return what gives a device's programs, by the device's name.
+
+    Args:
+        mark: of packets that may leave in the clear, in the low 16 bits.
+        routes: what :class:`~overlay.system.destination_guard.DestinationGuard` wants.
+        on_link: the IPv4 networks that each device's link has.
+        former: inner addresses that this host held until lately.
+    """
+    given = list(routes)
+    carried = {r.destination: r for r in given if r.kind is RouteKind.UNICAST}
+    prefixes = sorted({r.destination for r in given}, key=lambda p: (-p.prefixlen, str(p)))
+    holders = dict.fromkeys((r.source, r.device) for r in carried.values() if r.source is not None)
+    held = {source for source, _ in holders}
+    holders |= {(source, None): None for source in former if source not in held}
+    marks = [(mark & CLEAR_MASK, CLEAR_MASK)]
+
+    @functools.cache
+    def programs(
+        carries: frozenset[IpNetwork], holds: frozenset[IpAddress], link: tuple[IpNetwork, ...]
+    ) -> tuple[bytes, ...]:
+        to = [EgressRule(prefix, drop=prefix not in carries) for prefix in prefixes]
+        of = [
+            EgressRule(ipaddress.ip_network(source), field=field)
+            for source, _ in holders
+            if source not in holds
+            for field in (Field.SOURCE, Field.DESTINATION)
+        ]
+        asked = [EgressRule(network, drop=False, field=Field.ARP_TARGET) for network in link]
+        asked += [EgressRule(p, field=Field.ARP_TARGET) for p in prefixes if p.version == 4]
+        pieces = [*_pieces(to), *_pieces(of), *_pieces(asked)]
+        return tuple(compile_egress(rules, marks) for rules in pieces)
+
+    def programs_of(device: str) -> tuple[bytes, ...]:
+        return programs(
+            frozenset(prefix for prefix, route in carried.items() if route.device == device),
+            frozenset(source for source, holder in holders if holder == device),
+            tuple(on_link.get(device, ())),
+        )
+
+    return programs_of
+
+
+def _pieces(rules: list[EgressRule]) -> Iterator[list[EgressRule]]:
+    for start in range(0, len(rules), _RULES_IN_PROGRAM):
+        yield rules[start : start + _RULES_IN_PROGRAM]

@@ -1,0 +1,229 @@
+"""The walls of the guard of destinations in the kernel: set, compared with it, and put back.
+
+They know no path. :class:`~overlay.system.destination_guard.DestinationGuard` tells which routes
+shall be there, and everything else follows from these.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
+from typing import Final
+
+from overlay.addresses import IpAddress
+from overlay.errors import BackendError
+from overlay.logs import EventLog, Word
+from overlay.system.egress_filter import MAX_PRIORITY, EgressFilter
+from overlay.system.guard_egress import guard_programs
+from overlay.system.kept_table import KeptTable
+from overlay.system.packet_filter import FilterTable, PacketFilter
+from overlay.system.rtnetlink import MarkRule, Route, Rtnetlink
+
+__all__ = ["EGRESS", "FILTER", "ROUTES", "RULES", "GuardWalls"]
+
+RULES: Final = "routing rules"
+ROUTES: Final = "routes"
+FILTER: Final = "packet filter"
+EGRESS: Final = "traffic control"
+
+_MOST_FORMER: Final = 64
+"""Inner addresses of former circuits; a packet that waits for ARP is given up after 3 s."""
+
+Routes = Mapping[Route, int | None]
+"""The routes that shall be there, each with the program of a ``rerouted`` one."""
+
+_log = EventLog(__name__)
+
+
+class GuardWalls:
+    """Rules, routes, packet filter and traffic control of one guard.
+
+    ``enforced`` tells whether this process has set the filters.
+    """
+
+    def __init__(self, name: str, mark: int, rule: MarkRule, packet_filter: PacketFilter) -> None:
+        """Prepare; nothing is changed.
+
+        Args:
+            name: of the packet filter's table.
+            mark: firewall mark of the node's own datagrams.
+            rule: leads to the routing table; of either IP version.
+            packet_filter: the host's.
+
+        Raises:
+            BackendError: there is no netlink.
+        """
+        self.name = name
+        self.mark = mark
+        self._rule = rule
+        self._filter = packet_filter
+        self._kept = KeptTable(packet_filter)
+        priority = rule.table if 0 < rule.table <= MAX_PRIORITY else MAX_PRIORITY
+        self._egress = EgressFilter(priority)
+        self._egress_refused = False
+        self._former: dict[IpAddress, None] = {}
+        self._programs_of: Callable[[str], tuple[bytes, ...]] = lambda _: ()
+        self._netlink = Rtnetlink()
+
+    @property
+    def enforced(self) -> bool:
+        """Whether this process has set the filters."""
+        return self._kept.installed
+
+    @property
+    def former(self) -> tuple[IpAddress, ...]:
+        """Inner addresses that this host held until lately."""
+        return tuple(self._former)
+
+    def left(self) -> tuple[list[Route], tuple[str, ...]]:
+        """Return the routes and the filter's notes that an earlier process left."""
+        return self._netlink.routes(self._rule.table), self._filter.notes(self.name) or ()
+
+    def close(self) -> None:
+        """Close the netlink socket; the walls stay."""
+        self._netlink.close()
+
+    # One step each, as the guard changes.
+
+    def put_route(self, route: Route, program: int | None = None) -> None:
+        """Install a route, or change the one of the same destination, table and metric."""
+        self._netlink.put_route(route, program)
+
+    def delete_route(self, route: Route) -> None:
+        """Delete a route; it need not exist."""
+        self._netlink.delete_route(route)
+
+    def add_rule(self, version: int) -> None:
+        """Lead packets of an IP version to the routing table."""
+        self._netlink.add_rule(replace(self._rule, version=version))
+
+    def remove_rules(self, versions: Collection[int]) -> None:
+        """End that for IP versions without routes."""
+        for version in versions:
+            if self._netlink.has_rule(version, self._rule.table):
+                self._netlink.delete_rule(replace(self._rule, version=version))
+
+    def enforce(self, routes: Routes, table: FilterTable) -> None:
+        """Set both filters according to the routes.
+
+        Raises:
+            BackendError: the packet filter was refused.
+        """
+        self._kept.install(table)
+        self._enforce_egress(routes)
+
+    def forget_filter(self) -> None:
+        """Let the packet filter go, which its owner removes."""
+        self._kept.forget()
+
+    def remove_egress(self) -> None:
+        """Remove what traffic control has of this guard.
+
+        Raises:
+            BackendError: the kernel refused.
+        """
+        self._programs_of = lambda _: ()
+        self._former.clear()
+        if not self._egress_refused:
+            self._egress.remove()
+
+    def end_address(self, address: IpAddress) -> None:
+        """Remember an inner address that this host holds no longer; late packets may have it."""
+        self._former[address] = None
+        if len(self._former) > _MOST_FORMER:
+            del self._former[next(iter(self._former))]
+
+    # All of it, against what the kernel holds.
+
+    def missing(self, routes: Routes) -> tuple[str, ...]:
+        """Return the names of the walls that the kernel does not hold; nothing is changed.
+
+        Raises:
+            BackendError: the kernel did not tell.
+        """
+        lost = {
+            EGRESS: self._egress_refused or self._egress.missing(self._programs(routes)) > 0,
+            FILTER: not self._filter_stands(),
+            RULES: bool(self._lost_rules(routes)),
+            ROUTES: bool(self._lost_routes(routes)),
+        }
+        return tuple(name for name, is_lost in lost.items() if is_lost)
+
+    def repair(self, routes: Routes) -> tuple[str, ...]:
+        """Put back what is missing; return the names of what was.
+
+        Raises:
+            BackendError: the kernel refused something; all the rest was tried.
+        """
+        # The walls that hold every kind of packet come first.
+        parts: dict[str, Callable[[], bool]] = {
+            EGRESS: lambda: self._repair_egress(routes),
+            FILTER: self._kept.repair,
+            RULES: lambda: self._repair_rules(routes),
+            ROUTES: lambda: self._repair_routes(routes),
+        }
+        repaired, refusal = [], None
+        for name, repair in parts.items():
+            try:
+                if repair():
+                    repaired.append(name)
+            except BackendError as error:
+                refusal = refusal or error
+        if refusal is not None:
+            raise refusal
+        return tuple(repaired)
+
+    def _filter_stands(self) -> bool:
+        if self._kept.installed:
+            return self._kept.intact()
+        return self._filter.fingerprint(self.name) is not None
+
+    def _programs(self, routes: Routes) -> Callable[[str], tuple[bytes, ...]]:
+        return guard_programs(self.mark, routes, self._netlink.on_link(), self._former)
+
+    def _enforce_egress(self, routes: Routes) -> None:
+        """Set the programs; a kernel that has no traffic control leaves the other walls."""
+        self._programs_of = self._programs(routes)
+        try:
+            self._egress.enforce(self._programs_of)
+        except BackendError as error:
+            if not self._egress_refused:
+                _log.warning("guard.no_traffic_control", reason=Word(error))
+            self._egress_refused = True
+        else:
+            self._egress_refused = False
+
+    def _repair_egress(self, routes: Routes) -> bool:
+        """Return whether a device had lost its programs; new ones get theirs without a word."""
+        was_lost = not self._egress_refused and self._egress.lost(self._programs_of)
+        self._enforce_egress(routes)
+        return was_lost
+
+    def _repair_rules(self, routes: Routes) -> bool:
+        lost = self._lost_rules(routes)
+        for version in lost:
+            self.add_rule(version)
+        return bool(lost)
+
+    def _repair_routes(self, routes: Routes) -> bool:
+        lost = self._lost_routes(routes)
+        for route in lost:
+            self._netlink.put_route(route, routes[route])
+        return bool(lost)
+
+    def _lost_rules(self, routes: Routes) -> list[int]:
+        versions = sorted({route.destination.version for route in routes})
+        return [
+            version for version in versions if not self._netlink.has_rule(version, self._rule.table)
+        ]
+
+    def _lost_routes(self, routes: Routes) -> list[Route]:
+        """Return the routes that are gone; one into a device that is gone is its owner's."""
+        found = set(self._netlink.routes(self._rule.table))
+        devices = {name for _, name in socket.if_nameindex()}
+        return [
+            route
+            for route in routes
+            if route not in found and (route.device is None or route.device in devices)
+        ]

@@ -1,0 +1,190 @@
+"""The content of legacy iptables' tables, read with system calls alone.
+
+Legacy iptables sends no notification when another program changes it, and starting
+``iptables-legacy`` takes some ten milliseconds. The kernel gives a whole table to getsockopt(2)
+in microseconds::
+
+    built-in chains: rules ... | ERROR "chain's name" | its rules ... | ERROR "next" | ...
+                       └─ verdict: offset of the first rule of the chain that it jumps to
+
+Format: Linux uapi ``linux/netfilter_ipv4/ip_tables.h``, ``linux/netfilter_ipv6/ip6_tables.h``
+and ``linux/netfilter/x_tables.h``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import socket
+import struct
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+__all__ = ["ChainContent", "TableContent", "find_chains", "read_table"]
+
+_GET_INFO: Final = 64
+_GET_ENTRIES: Final = 65
+_NAME: Final = struct.Struct("32s")
+_INFO: Final = struct.Struct("=32sI5I5III")  # name, hooks, entries, underflows, rules, size
+_ENTRIES_OFFSET: Final = 40
+"""Behind the name (32) and the size (4), aligned to 8."""
+
+_MAX_BYTES: Final = 1 << 24
+"""A table of 16 MiB holds some hundred thousand rules; a larger one is not read."""
+
+_TARGET: Final = struct.Struct("=H29sB")  # size, name, revision; a verdict or a name follows
+_VERDICT: Final = struct.Struct("=i")
+_ERROR: Final = b"ERROR"
+_CHAIN_NAME_BYTES: Final = 30
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """Where one rule's header has its offsets, and where it ends with what changes."""
+
+    family: int
+    level: int
+    target_offset: int
+    changing: int
+    """Offset of two lengths, of the kernel's notes and of the counters, up to ``header``."""
+    header: int
+
+
+_LAYOUTS: Final = {
+    4: _Layout(socket.AF_INET, socket.IPPROTO_IP, target_offset=88, changing=90, header=112),
+    6: _Layout(socket.AF_INET6, socket.IPPROTO_IPV6, target_offset=140, changing=142, header=168),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TableContent:
+    """One kernel table: where its built-in chains begin and end, by hook number, and its rules."""
+
+    begins: tuple[int, ...]
+    ends: tuple[int, ...]
+    entries: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ChainContent:
+    """One chain: its rules without counters, and the numbers of the hooks that lead to it."""
+
+    name: str
+    hooks: tuple[int, ...]
+    rules: tuple[bytes, ...]
+
+
+def read_table(version: int, table: str) -> TableContent | None:
+    """Return a kernel table ("mangle") of IP version 4 or 6, or None if the kernel has none.
+
+    Asking for a table makes the kernel load it.
+
+    Raises:
+        OSError: this process may not ask (CAP_NET_ADMIN), or the table is too large.
+    """
+    layout, name = _LAYOUTS[version], _NAME.pack(table.encode())
+    with socket.socket(layout.family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as asking:
+        while True:
+            try:
+                info = _ask(asking, layout, _GET_INFO, name + bytes(_INFO.size - _NAME.size))
+                numbers = _INFO.unpack(info)
+                size = _bounded(numbers[-1])
+                request = name + struct.pack("=I4x", size) + bytes(size)
+                answer = _ask(asking, layout, _GET_ENTRIES, request)
+            except BlockingIOError:  # it changed between the two questions
+                continue
+            except OSError as error:
+                if error.errno in (errno.ENOENT, errno.ENOPROTOOPT):
+                    return None
+                raise
+            return TableContent(numbers[2:7], numbers[7:12], answer[_ENTRIES_OFFSET:])
+
+
+def find_chains(
+    content: TableContent, version: int, names: Collection[str]
+) -> tuple[ChainContent, ...]:
+    """Return the chains of these names that there are, ordered by name."""
+    layout = _LAYOUTS[version]
+    rules: dict[str, list[bytes]] = {}
+    starts: dict[int, str] = {}
+    jumps: list[tuple[int, int]] = []
+    inside: str | None = None
+    for at, entry, target in _entries(content.entries, layout):
+        chain = _chain_name(entry, target)
+        verdict = _jump(entry, target)
+        if chain is not None:
+            inside = chain if chain in names else None
+            if inside is not None:
+                rules[inside] = []
+                starts[at + len(entry)] = inside
+        elif inside is not None:
+            rules[inside].append(entry[: layout.changing] + entry[layout.header :])
+        elif verdict is not None:
+            jumps.append((at, verdict))
+    hooks: dict[str, set[int]] = {name: set() for name in rules}
+    for at, verdict in jumps:
+        if verdict in starts:
+            hooks[starts[verdict]] |= {
+                hook
+                for hook, (begin, end) in enumerate(zip(content.begins, content.ends, strict=True))
+                if begin <= at <= end and begin != _NO_HOOK
+            }
+    return tuple(
+        ChainContent(name, tuple(sorted(hooks[name])), tuple(rules[name])) for name in sorted(rules)
+    )
+
+
+_NO_HOOK: Final = 0xFFFFFFFF
+
+
+def _entries(entries: bytes, layout: _Layout) -> Iterator[tuple[int, bytes, int]]:
+    """Yield (offset, rule, offset of its target inside); stop at what is no rule."""
+    at = 0
+    while at + layout.header <= len(entries):
+        target, length = struct.unpack_from("=HH", entries, at + layout.target_offset)
+        if length < layout.header or at + length > len(entries):
+            return
+        if not layout.header <= target <= length - _TARGET.size:
+            return
+        yield at, entries[at : at + length], target
+        at += length
+
+
+def _chain_name(entry: bytes, target: int) -> str | None:
+    """Return the name of the chain that an entry begins, or None if it is a rule."""
+    if _target_name(entry, target) != _ERROR:
+        return None
+    name = entry[target + _TARGET.size : target + _TARGET.size + _CHAIN_NAME_BYTES]
+    return name.partition(b"\0")[0].decode(errors="replace")
+
+
+def _jump(entry: bytes, target: int) -> int | None:
+    """Return the offset that a rule jumps to, or None if it does something else."""
+    if _target_name(entry, target) or len(entry) < target + _TARGET.size + _VERDICT.size:
+        return None
+    (verdict,) = _VERDICT.unpack_from(entry, target + _TARGET.size)
+    return int(verdict) if verdict >= 0 else None
+
+
+def _target_name(entry: bytes, target: int) -> bytes:
+    name: bytes = _TARGET.unpack_from(entry, target)[1]
+    return name.partition(b"\0")[0]
+
+
+def _bounded(size: int) -> int:
+    if size > _MAX_BYTES:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+    return size
+
+
+def _ask(asking: socket.socket, layout: _Layout, option: int, request: bytes) -> bytes:
+    """Call getsockopt(2) with a question in its buffer, which Python's own call cannot pass."""
+    buffer = ctypes.create_string_buffer(request, len(request))
+    length = ctypes.c_uint32(len(request))
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.getsockopt(asking.fileno(), layout.level, option, buffer, ctypes.byref(length)) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return buffer.raw[: length.value]

@@ -1,0 +1,188 @@
+"""Another program removes a wall of the guard: nothing leaks, and the guard puts it back."""
+
+import contextlib
+import ipaddress
+
+import pytest
+from probes import FLUSHES, connected_before, flush, send_every_way
+
+from lab.reading import ICMPV6, TCP, UDP
+from overlay.addresses import InnerAddress
+from overlay.system.destination_guard import DestinationGuard
+from overlay.system.guard_walls import EGRESS, FILTER, ROUTES, RULES
+from overlay.system.iptables import Iptables
+from overlay.system.nftables import Nftables
+from overlay.system.rtnetlink import add_address
+from overlay.system.tun import TunDevice
+
+PREFIXES = (ipaddress.ip_network("203.0.113.10/32"), ipaddress.ip_network("2001:db8:113::/64"))
+DESTINATIONS = ("203.0.113.10", "2001:db8:113::10")
+INNER = ("100.64.1.2", "fd99::12")
+OTHERS = ("10.2.0.2", "fd00:2::2")
+
+WALLS = {
+    "nft": FILTER,
+    "nft table": FILTER,
+    "nft chains": FILTER,
+    "nft dormant": FILTER,
+    "iptables": FILTER,
+    "iptables jump": FILTER,
+    "rules": RULES,
+    "all rules": RULES,
+    "routes": ROUTES,
+    "traffic control": EGRESS,
+    "traffic control filters": EGRESS,
+    "ipsec": None,
+    "loopback": None,
+}
+
+
+@pytest.fixture(params=[Nftables, Iptables])
+def filter_type(request):
+    return request.param
+
+
+def flushes_of(filter_type):
+    """The flushes that concern this packet filter."""
+    other = "iptables" if filter_type is Nftables else "nft"
+    return [name for name in FLUSHES if not name.startswith(other)]
+
+
+@pytest.fixture
+def hosts(underlay):
+    """Alice, another host, and bob, whose addresses are protected."""
+    return underlay.add_host("alice"), underlay.add_host("other"), underlay.add_server("bob")
+
+
+@contextlib.contextmanager
+def guarding(filter_type):
+    """In alice's thread: a guard that carries both prefixes into a device, and the device."""
+    with (
+        TunDevice.open("anon%d", 1400) as device,
+        DestinationGuard(packet_filter=filter_type()) as guard,
+    ):
+        for prefix, inner in zip(PREFIXES, INNER, strict=True):
+            packed = InnerAddress(ipaddress.ip_address(inner).packed)
+            add_address(device.name, packed)
+            guard.protect(prefix)
+            guard.carry(prefix, device.name, packed, 1300)
+        yield guard, device
+
+
+def shown(capture):
+    """Packets that show a destination or an inner address: in their header, or asked for."""
+    hidden = {*DESTINATIONS, *INNER}
+    solicited = {
+        str(ipaddress.ip_address(b"\xff\x02" + bytes(9) + b"\x01\xff" + packed[-3:]))
+        for packed in (ipaddress.ip_address(each).packed for each in hidden)
+        if len(packed) == 16
+    }
+    return [
+        packet
+        for packet in capture.packets()
+        if {packet.source, packet.destination} & hidden
+        or (packet.protocol == ICMPV6 and packet.destination in solicited)
+    ]
+
+
+def test_the_loss_of_one_wall_leaks_nothing_and_is_put_back(hosts, filter_type, exchange, tmp_path):
+    alice, other, _ = hosts
+    early = connected_before(alice, DESTINATIONS)
+
+    def lose_each_wall():
+        with guarding(filter_type) as (guard, device):
+            for state in ("carried", "the circuit's device is gone"):
+                for name in flushes_of(filter_type):
+                    flush(alice.namespace, name)
+                    lost = guard.missing()
+                    send_every_way(alice, DESTINATIONS, early, INNER)
+                    assert WALLS[name] is None or WALLS[name] in lost, (state, name)
+                    assert guard.repair() == lost, (state, name)
+                    assert guard.missing() == (), (state, name)
+                    assert guard.repair() == (), "its own changes are no reason for others"
+                device.close()
+
+    with alice.capture(tmp_path / "alice.pcap") as capture:
+        alice.namespace.call(lose_each_wall)
+        send_every_way(alice, OTHERS)
+        exchange(alice, other)
+    assert shown(capture) == []
+    # The same capture saw the same attempts towards others, so it would have seen these.
+    for other in OTHERS:
+        protocols = [p.protocol for p in capture.packets() if p.destination == other]
+        assert protocols.count(TCP) >= 4
+        assert protocols.count(UDP) >= 4 + 2
+        assert protocols.count(253) >= 2
+    for each in early:
+        each.close()
+
+
+def test_traffic_control_and_the_packet_filter_each_hold_alone(
+    hosts, filter_type, exchange, tmp_path
+):
+    """Every kind of socket: the routes are gone, and one of the two filters as well."""
+    alice, other, _ = hosts
+    early = connected_before(alice, DESTINATIONS)
+    filters = "nft" if filter_type is Nftables else "iptables"
+
+    def lose_two():
+        with guarding(filter_type) as (guard, _):
+            for gone in (filters, "traffic control"):
+                flush(alice.namespace, "rules", "routes", gone)
+                send_every_way(alice, DESTINATIONS, early, INNER)
+                assert set(guard.repair()) == {RULES, ROUTES, WALLS[gone]}
+
+    with alice.capture(tmp_path / "alice.pcap") as capture:
+        alice.namespace.call(lose_two)
+        exchange(alice, other)
+    assert shown(capture) == []
+    for each in early:
+        each.close()
+
+
+def test_what_a_dead_process_guarded_is_found_whichever_wall_is_lost(
+    hosts, filter_type, exchange, tmp_path
+):
+    alice, other, _ = hosts
+    filters = "nft" if filter_type is Nftables else "iptables"
+    another = ipaddress.ip_network("198.51.100.7/32")
+
+    def die_and_take_over():
+        with guarding(filter_type):
+            pass
+        for gone in (filters, "routes"):
+            flush(alice.namespace, gone)
+            send_every_way(alice, DESTINATIONS)
+            with DestinationGuard(packet_filter=filter_type()) as guard:
+                assert sorted(guard.protected(), key=str) == sorted(PREFIXES, key=str)
+                guard.protect(another)
+                send_every_way(alice, DESTINATIONS)
+                guard.repair()
+                assert guard.missing() == ()
+                guard.release(another)
+
+    with alice.capture(tmp_path / "alice.pcap") as capture:
+        alice.namespace.call(die_and_take_over)
+        exchange(alice, other)
+    assert shown(capture) == []
+
+
+def test_a_device_that_appears_later_is_guarded_as_well(hosts, filter_type):
+    alice = hosts[0]
+
+    def run(command):
+        return alice.namespace.run(command.split()).stdout
+
+    def add_a_device():
+        with guarding(filter_type) as (guard, _):
+            run("ip link add late0 type veth peer name late1")
+            assert guard.missing() == (EGRESS,)
+            assert guard.repair() == (), "no other program removed anything"
+            assert guard.missing() == ()
+            assert "direct-action" in run("tc filter show dev late0 egress")
+            for prefix in PREFIXES:
+                guard.release(prefix)
+
+    alice.namespace.call(add_a_device)
+    for each in ("late0", "late1", alice.interface):
+        assert "clsact" not in run(f"tc qdisc show dev {each}")

@@ -1,0 +1,162 @@
+"""Egress programs, run by an interpreter of classic BPF, against what their rules say."""
+
+import ipaddress
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from overlay.system.egress_program import EgressRule, Field, compile_egress
+from overlay.system.guard_egress import guard_programs
+from overlay.system.rtnetlink import Route, RouteKind
+
+PASS, DROP = 0xFFFFFFFF, 2
+IPV4, IPV6, ARP = 0x0800, 0x86DD, 0x0806
+
+
+def run(program, *, protocol, mark=0, header=b""):
+    """Interpret a program; a load outside of the packet ends it, as in the kernel."""
+    code = list(struct.iter_unpack("=HBBI", program))
+    at = accumulator = 0
+    while True:
+        kind, if_true, if_false, value = code[at]
+        at += 1
+        match kind:
+            case 0x20 if value == 0xFFFFF000:
+                accumulator = protocol
+            case 0x20 if value == 0xFFFFF014:
+                accumulator = mark
+            case 0x20:
+                offset = value - 0xFFF00000
+                if offset + 4 > len(header):
+                    return 0
+                (accumulator,) = struct.unpack_from(">I", header, offset)
+            case 0x30:
+                offset = value - 0xFFF00000
+                if offset >= len(header):
+                    return 0
+                accumulator = header[offset]
+            case 0x54:
+                accumulator &= value
+            case 0x15:
+                at += if_true if accumulator == value else if_false
+            case 0x05:
+                at += value
+            case 0x06:
+                return value
+            case _:
+                raise AssertionError(hex(kind))
+
+
+def packet(source, destination):
+    """EtherType and header of a packet."""
+    packed = ipaddress.ip_address(source).packed + ipaddress.ip_address(destination).packed
+    return {
+        "protocol": IPV4 if len(packed) == 8 else IPV6,
+        "header": (bytes(12) if len(packed) == 8 else bytes(8)) + packed + bytes(8),
+    }
+
+
+def solicitation(destination, icmp_type, protocol=58):
+    """EtherType and header of a unicast neighbour solicitation (RFC 4861)."""
+    packed = ipaddress.ip_address("fe80::1").packed + ipaddress.ip_address(destination).packed
+    header = bytes(6) + bytes((protocol, 255)) + packed + bytes((icmp_type, 0)) + bytes(30)
+    return {"protocol": IPV6, "header": header}
+
+
+def question(sender, target):
+    """An ARP request (RFC 826 over Ethernet)."""
+    sender, target = (ipaddress.ip_address(each).packed for each in (sender, target))
+    return {"protocol": ARP, "header": bytes(14) + sender + bytes(6) + target}
+
+
+addresses = st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6))
+near = st.integers(0, 40).map(lambda n: ipaddress.ip_address(0x0A000000 + n)) | st.integers(
+    0, 40
+).map(lambda n: ipaddress.ip_address((0xFD00 << 112) + n))
+
+
+@st.composite
+def rules(draw):
+    address = draw(near | addresses)
+    length = draw(st.integers(0, address.max_prefixlen) | st.just(address.max_prefixlen - 3))
+    prefix = ipaddress.ip_network((address, length), strict=False)
+    fields = list(Field) if address.version == 4 else [Field.SOURCE, Field.DESTINATION]
+    return EgressRule(prefix, draw(st.booleans()), draw(st.sampled_from(fields)))
+
+
+@given(st.lists(rules(), max_size=40), near, near, st.integers(0, 2**32 - 1))
+def test_the_first_rule_that_matches_decides(given_rules, source, destination, mark):
+    program = compile_egress(given_rules, [(0x6D69, 0xFFFF)])
+    if source.version != destination.version:
+        return
+    fields = {Field.SOURCE: source, Field.DESTINATION: destination}
+    expected = PASS
+    for rule in given_rules:
+        if rule.field in fields and fields[rule.field] in rule.prefix:
+            expected = DROP if rule.drop else PASS
+            break
+    if mark & 0xFFFF == 0x6D69:
+        expected = PASS
+    assert run(program, mark=mark, **packet(source, destination)) == expected
+
+
+@given(st.lists(rules(), max_size=20), st.ip_addresses(v=4), st.integers(0, 0xFFFF))
+def test_other_protocols_pass(given_rules, address, protocol):
+    if protocol not in (IPV4, IPV6, ARP):
+        program = compile_egress(given_rules, [])
+        assert run(program, protocol=protocol, header=address.packed * 20) == PASS
+
+
+def test_a_program_that_the_kernel_would_refuse_is_refused():
+    rule = EgressRule(ipaddress.ip_network("2001:db8::/95"))
+    with pytest.raises(ValueError, match="4096"):
+        compile_egress([rule] * 1000, [])
+
+
+def guarded(device, **kwargs):
+    d4, d6 = ipaddress.ip_network("203.0.113.10/32"), ipaddress.ip_network("2001:db8::/32")
+    part = ipaddress.ip_network("2001:db8:1::/48")
+    vc = ipaddress.ip_address("100.64.0.9")
+    routes = [Route(each, RouteKind.UNREACHABLE, 1, 9) for each in (d4, d6, part)]
+    routes.append(Route(d4, RouteKind.UNICAST, 1, 1, "anon0", vc))
+    routes.append(Route(part, RouteKind.UNICAST, 1, 1, "anon0", ipaddress.ip_address("fd99::1")))
+    on_link = {"eth1": (ipaddress.ip_network("203.0.113.0/24"),)}
+    verdicts = {run(each, **kwargs) for each in guard_programs(0x6D69, routes, on_link)(device)}
+    return DROP if DROP in verdicts else PASS
+
+
+def test_a_device_lets_out_what_it_carries_and_the_node_s_own():
+    to_d = packet("192.0.2.1", "203.0.113.10")
+    assert guarded("eth0", **to_d) == DROP
+    assert guarded("anon0", **to_d) == PASS
+    assert guarded("eth0", mark=0x6D69, **to_d) == PASS
+    assert guarded("eth0", mark=0x26D69, **to_d) == PASS, "an answer to what began outside"
+    assert guarded("eth0", **packet("192.0.2.1", "203.0.113.11")) == PASS
+
+
+def test_the_longest_prefix_is_judged_first():
+    assert guarded("anon0", **packet("fd99::1", "2001:db8:1::5")) == PASS
+    assert guarded("anon0", **packet("fd99::1", "2001:db8:2::5")) == DROP
+    assert guarded("eth0", **packet("fd99::2", "2001:db8:1::5")) == DROP
+
+
+def test_an_inner_address_leaves_through_its_circuit_alone():
+    assert guarded("eth0", **packet("100.64.0.9", "198.51.100.1")) == DROP
+    assert guarded("anon0", **packet("100.64.0.9", "203.0.113.10")) == PASS
+    assert guarded("eth0", **question("100.64.0.9", "198.51.100.1")) == DROP
+    assert guarded("eth0", **packet("192.0.2.1", "100.64.0.9")) == DROP, "an ICMP error about it"
+
+
+def test_arp_asks_for_a_destination_only_where_it_is_on_the_link():
+    assert guarded("eth0", **question("192.0.2.1", "203.0.113.10")) == DROP
+    assert guarded("eth1", **question("192.0.2.1", "203.0.113.10")) == PASS
+    assert guarded("eth0", **question("192.0.2.1", "192.0.2.7")) == PASS
+
+
+def test_neighbours_find_each_other_on_a_link():
+    assert guarded("eth0", **solicitation("2001:db8::5", 135)) == PASS
+    assert guarded("eth0", **solicitation("2001:db8::5", 136)) == PASS
+    assert guarded("eth0", **solicitation("2001:db8::5", 128)) == DROP
+    assert guarded("eth0", **solicitation("2001:db8::5", 135, protocol=17)) == DROP
