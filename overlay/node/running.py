@@ -161,7 +161,6 @@ class RunningNode:
             BackendError: what is remembered cannot be read.
         """
         self._nursery = nursery
-        self._take_over(self.clock.now())
         reception = Reception(self.plane, self.clock.now, self._wake_timers)
         for port in self.sockets.ports:
             self.spawn(reception.read_esp, port.esp)
@@ -169,6 +168,8 @@ class RunningNode:
                 self.spawn(reception.read_control, port.control)
         self.spawn(reception.read_strays)
         self.shell.start(self)
+        # After the shell's start, which reads the device that restored paths open.
+        self._take_over(self.clock.now())
         self.spawn(self._run_timers)
         now = self.clock.now()
         self._greet(now)

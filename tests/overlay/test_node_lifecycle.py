@@ -11,6 +11,8 @@ import stat
 import pytest
 import trio
 from loopback_overlay import FakeHost, Participant, cast, run, running, until
+from scapy.layers.inet import IP, UDP
+from scapy.packet import Raw
 
 from overlay.config.load import parse_configuration
 from overlay.control.model import OpenPathRequest, OpenPathsRequest, StopReport
@@ -83,6 +85,16 @@ def reboot(participant):
     participant.host = FakeHost()
 
 
+async def carries(source, leaving):
+    """Check that a packet which a program sends to BOB leaves at the exit."""
+    _, inner = source.host.carried[BOB]
+    packet = IP(src=str(ipaddress.ip_address(inner)), dst=str(BOB.network_address)) / UDP()
+    (device,) = source.host.open_devices("anon")
+    (exit_device,) = leaving.host.open_devices("exit")
+    device.from_kernel(bytes(packet / Raw(b"hello bob")))
+    await until(lambda: exit_device.written, within_s=20)
+
+
 async def open_again(node):
     """Wait until every path of a node is open; return the reports."""
     await until(lambda: {p.state for p in node.service.paths()} == {"open"}, within_s=60)
@@ -107,6 +119,7 @@ def test_the_restart_restores_paths_with_their_parameters(others, alice, kernel)
                 (report,) = await open_again(node)
                 assert (report.strategy, len(report.hops)) == ("explicit", 2)
                 assert (report.both_families, set(alice.host.carried)) == (True, {BOB})
+                await carries(alice, others[-1])
                 await node.service.close_path(BOB)
                 assert alice.host.guarded == set()
                 assert stored(alice) == []
