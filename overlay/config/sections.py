@@ -116,6 +116,12 @@ class NetworkSettings:
         integer(1, 4_294_967_295),
         "What this node offers to the circuits of others, in kbit/s; signed into its descriptor.",
     )
+    strangers_cpu_percent: int = setting(
+        25,
+        integer(1, 100),
+        "Percent of one core that key exchanges, onions and signatures of other nodes may use in "
+        "each second. Beyond it they are dropped; prefixes of addresses have shares of it.",
+    )
 
     def __post_init__(self) -> None:
         if self.allow_private_endpoints:

@@ -16,12 +16,14 @@ from typing import Final
 from overlay.addresses import Endpoint, IpAddress, NodeId, is_circuit_address, is_overlay_address
 from overlay.dht.envelope import COOKIE_BYTES
 from overlay.sensitive import SecretBytes
+from overlay.shares import FRACTIONS, Group, Groups, groups_of
 from overlay.special_networks import forbidden_network
 
 __all__ = [
     "COOKIE_ROTATION_S",
     "Cookies",
     "SourceLimiter",
+    "budget_groups",
     "host_allowed",
     "origin",
     "source_group",
@@ -83,6 +85,18 @@ def source_group(endpoint: Endpoint, *, limit_private: bool) -> bytes:
     if not limit_private and not _is_public(endpoint.address):
         return packed + endpoint.port.to_bytes(2, "big")
     return packed[:3] if len(packed) == 4 else packed[:6]
+
+
+@lru_cache(maxsize=32_768)
+def budget_groups(endpoint: Endpoint, *, limit_private: bool) -> Groups:
+    """Return who shares the CPU time that an endpoint may use up.
+
+    A private endpoint is alone unless ``limit_private``, as in :func:`source_group`.
+    """
+    source = source_group(endpoint, limit_private=limit_private)
+    if len(source) > len(endpoint.packed):
+        return (Group(source, FRACTIONS[0]),)
+    return groups_of(endpoint.packed)
 
 
 class Cookies:

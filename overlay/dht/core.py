@@ -51,6 +51,7 @@ from overlay.dht.storage import Store, VerifyRecord, verified_record
 from overlay.dht.walks import Walks
 from overlay.errors import ConfigurationError, Malformed
 from overlay.identity import LocalIdentity, identity_cost_bits, meets_cost
+from overlay.work_budget import WorkBudget
 
 __all__ = ["Dht"]
 
@@ -71,6 +72,7 @@ class Dht:
         envelopes: how messages become datagrams; signed msgpack unless a simulation carries
             the messages themselves.
         verify_record: turns stored bytes into the descriptor of a node, or raises PeerError.
+        budget: CPU time for the signatures of others; no bound by default.
 
     Raises:
         ConfigurationError: this identity costs less than the network asks.
@@ -89,6 +91,7 @@ class Dht:
         endpoints: Collection[Endpoint] | None = None,
         envelopes: Envelopes | None = None,
         verify_record: VerifyRecord = verified_record,
+        budget: WorkBudget | None = None,
     ) -> None:
         _check_own_cost(identity, settings.identity_cost_bits)
         self._identity = identity
@@ -145,6 +148,7 @@ class Dht:
             on_contact=self._membership.met,
             on_pinged=self._membership.pinged,
             on_left=self._heard_goodbye,
+            budget=budget,
         )
         self._responder.own_endpoints = frozenset(endpoints or ())
         self._crawl_pace = Pace(settings.crawl_first_interval_s, settings.crawl_interval_s, rng)

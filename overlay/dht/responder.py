@@ -12,13 +12,14 @@ any request, so an address never gets more bytes than came from it.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from random import Random
 from typing import Final
 
 from overlay.addresses import Endpoint, NodeId
-from overlay.dht.admission import Cookies, SourceLimiter, source_group
+from overlay.dht.admission import Cookies, SourceLimiter, budget_groups, source_group
 from overlay.dht.descriptor import MixDescriptor
 from overlay.dht.envelope import Envelopes, UnverifiedRequest
 from overlay.dht.events import DhtCount
@@ -42,6 +43,7 @@ from overlay.dht.settings import DhtSettings
 from overlay.dht.storage import Store
 from overlay.errors import LimitReached, NotAuthentic, PeerError
 from overlay.sensitive import SecretBytes
+from overlay.work_budget import Work, WorkBudget
 
 __all__ = ["Responder"]
 
@@ -72,6 +74,7 @@ class Responder:
         on_contact: Callable[[Contact], None],
         on_pinged: Callable[[Contact], None],
         on_left: Callable[[NodeId], None],
+        budget: WorkBudget | None = None,
     ) -> None:
         self._own_id = own_id
         self._envelopes = envelopes
@@ -83,6 +86,7 @@ class Responder:
         self._on_pinged = on_pinged
         self._on_left = on_left
         self._cookies = Cookies(SecretBytes(rng.randbytes(_SECRET_BYTES)))
+        self._budget = budget or WorkBudget(math.inf)
         self._limiter = SourceLimiter(settings.requests_per_s, settings.request_burst)
         self.own_endpoints: frozenset[Endpoint] = frozenset()
         self.own_descriptor: MixDescriptor | None = None
@@ -100,6 +104,9 @@ class Responder:
         if not self._limiter.allow(group, now):
             self._counts[DhtCount.RATE_LIMITED] += 1
             return None
+        if not self._affords(request, source, now):
+            self._counts[DhtCount.RATE_LIMITED] += 1
+            return None
         try:
             body = request.verify(self._envelopes.network_id)
         except NotAuthentic:
@@ -107,6 +114,13 @@ class Responder:
             return None
         contact = Contact(request.sender, source, request.identity_key)
         return self._envelopes.reply(self._reply(body, contact, group, now), request)
+
+    def _affords(self, request: UnverifiedRequest, source: Endpoint, now: float) -> bool:
+        """Take the signatures of a request from the budget of strangers, if it is there."""
+        groups = budget_groups(source, limit_private=self._settings.limit_private_subnets)
+        # A record has a signature of its own.
+        signatures = 2 if isinstance(request.request, StoreRequest) else 1
+        return all(self._budget.spend(Work.SIGNATURE, groups, now) for _ in range(signatures))
 
     def _is_for_us(self, request: UnverifiedRequest) -> bool:
         """Check responder id and address, so that nobody passes others' requests on to us.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
 from functools import lru_cache
 
 from overlay.addresses import Endpoint, OverlayAddress
 from overlay.errors import LimitReached, Malformed
 from overlay.link.cookie import source_prefix
 from overlay.link.settings import LinkSettings
+from overlay.shares import Group, Groups, Shares, groups_of
 from overlay.special_networks import forbidden_network
 
 __all__ = ["AcceptedTable", "HalfOpenTable", "is_allowed_endpoint"]
@@ -35,56 +36,54 @@ def _is_allowed_host(host: str, allow_private: bool) -> bool:
     return allow_private or forbidden_network(address) is None
 
 
-@dataclass(slots=True)
-class _Origin:
-    """Where a link came from, and whether the sender has shown that it receives there."""
-
-    prefix: bytes
-    proved: bool
+def _groups(source: Endpoint, per_prefix: int) -> Groups:
+    """Return who shares the places of an endpoint; of a /24 or /56 at most ``per_prefix``."""
+    prefix = Group(source_prefix(source), math.inf, per_prefix)
+    return (prefix, *groups_of(source.packed))
 
 
 class AcceptedTable:
-    """Links that strangers opened, with the prefix they came from.
+    """Links that strangers opened, or had opened for a circuit, with shares by prefix.
 
-    Identities are free, addresses are not: without a share for each prefix, one host could
-    take every place. A source address is easily forged, so a link counts against its prefix
+    Identities are free, addresses are not: without shares for prefixes, one host could
+    take every place. A source address is easily forged, so a link counts against its prefixes
     only when its address is proved, by a cookie or by the confirmation. Bounded by the number
     of links, whose owner says when one is gone.
     """
 
     def __init__(self, settings: LinkSettings) -> None:
-        self._settings = settings
-        self._origins: dict[OverlayAddress, _Origin] = {}
+        self._per_prefix = settings.max_accepted_links_per_prefix
+        self._proved: Shares[OverlayAddress] = Shares(settings.max_accepted_links)
+        self._unproved: dict[OverlayAddress, Groups] = {}
 
     @property
     def unproved(self) -> int:
         """How many links came from an address that is not proved."""
-        return sum(not origin.proved for origin in self._origins.values())
+        return len(self._unproved)
 
-    def check(self, source: Endpoint) -> None:
-        """Insist that the prefix of ``source`` may open one more link.
-
-        Raises:
-            LimitReached: the prefix has its share of links from proved addresses.
-        """
-        prefix = source_prefix(source)
-        share = sum(each.proved and each.prefix == prefix for each in self._origins.values())
-        if share >= self._settings.max_accepted_links_per_prefix:
-            raise LimitReached("too many links from one prefix")
+    def admits(self, source: Endpoint) -> bool:
+        """Tell whether the prefixes of ``source`` have room for one more link."""
+        return self._proved.admits(_groups(source, self._per_prefix))
 
     def add(self, overlay_address: OverlayAddress, source: Endpoint, *, proved: bool) -> None:
         """Record a link that a stranger opened; ``proved`` if it brought a valid cookie."""
-        self._origins[overlay_address] = _Origin(source_prefix(source), proved)
+        self.discard(overlay_address)
+        groups = _groups(source, self._per_prefix)
+        if proved:
+            self._proved.add(overlay_address, groups)
+        else:
+            self._unproved[overlay_address] = groups
 
     def prove(self, overlay_address: OverlayAddress) -> None:
         """Count a link from now on, if it is one of these: its address is proved."""
-        origin = self._origins.get(overlay_address)
-        if origin is not None:
-            origin.proved = True
+        groups = self._unproved.pop(overlay_address, None)
+        if groups is not None:
+            self._proved.add(overlay_address, groups)
 
     def discard(self, overlay_address: OverlayAddress) -> None:
         """Forget a link, if it was one of these."""
-        self._origins.pop(overlay_address, None)
+        self._proved.discard(overlay_address)
+        self._unproved.pop(overlay_address, None)
 
 
 class HalfOpenTable:
@@ -92,15 +91,15 @@ class HalfOpenTable:
 
     Two separate shares, so that forged source addresses take nothing from an honest node:
 
-    - Initiations with a valid cookie: ``max_half_open`` in all and ``max_half_open_per_prefix``
-      from one prefix.
+    - Initiations with a valid cookie: ``max_half_open`` in all, ``max_half_open_per_prefix``
+      from one /24 or /56, and shares of narrower and wider prefixes (:mod:`overlay.shares`).
     - Initiations without one: ``max_unproved_half_open`` in all and
       ``max_unproved_half_open_per_prefix`` from one prefix. Beyond these a cookie is asked for.
     """
 
     def __init__(self, settings: LinkSettings) -> None:
         self._settings = settings
-        self._proved: dict[OverlayAddress, bytes] = {}
+        self._proved: Shares[OverlayAddress] = Shares(settings.max_half_open)
         self._unproved: dict[OverlayAddress, bytes] = {}
 
     def wants_cookie(self, source: Endpoint) -> bool:
@@ -114,11 +113,14 @@ class HalfOpenTable:
         self, overlay_address: OverlayAddress, source: Endpoint | None, *, proved: bool = False
     ) -> None:
         """Record where a peer's half-open link came from; None if it has none (any more)."""
-        self._proved.pop(overlay_address, None)
+        self._proved.discard(overlay_address)
         self._unproved.pop(overlay_address, None)
-        if source is not None:
-            table = self._proved if proved else self._unproved
-            table[overlay_address] = source_prefix(source)
+        if source is None:
+            return
+        if proved:
+            self._proved.add(overlay_address, self._groups(source))
+        else:
+            self._unproved[overlay_address] = source_prefix(source)
 
     def check(self, overlay_address: OverlayAddress, source: Endpoint) -> None:
         """Insist that one more from a proved address is within the bounds.
@@ -128,8 +130,10 @@ class HalfOpenTable:
         Raises:
             LimitReached: it is not.
         """
-        others = [prefix for peer, prefix in self._proved.items() if peer != overlay_address]
-        if len(others) >= self._settings.max_half_open:
-            raise LimitReached("too many half-open links")
-        if others.count(source_prefix(source)) >= self._settings.max_half_open_per_prefix:
-            raise LimitReached("too many half-open links from one prefix")
+        if overlay_address in self._proved:
+            return
+        if not self._proved.admits(self._groups(source)):
+            raise LimitReached("too many half-open links, in all or from one prefix")
+
+    def _groups(self, source: Endpoint) -> Groups:
+        return _groups(source, self._settings.max_half_open_per_prefix)

@@ -45,6 +45,7 @@ from overlay.link.services import LinkNumbers, LinkServices, Outbox
 from overlay.link.settings import LinkSettings
 from overlay.link.sieve import Sieve
 from overlay.link.states import Cause, LinkInput, LinkState
+from overlay.work_budget import WorkBudget
 
 __all__ = ["DEFAULT_LINK_SUITES", "LinkDrop", "Links"]
 
@@ -61,8 +62,8 @@ class Links:
     """All links of one node, keyed by the peer's overlay address.
 
     Owns every link. Bounded by the settings: ``max_links`` in all, ``max_accepted_links``
-    up to which strangers may add one, ``max_accepted_links_per_prefix`` of them from one
-    prefix, and the half-open ones by :class:`~overlay.link.bounds.HalfOpenTable`.
+    up to which strangers may add one, :class:`~overlay.link.bounds.AcceptedTable` among those,
+    and the half-open ones by :class:`~overlay.link.bounds.HalfOpenTable`.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Links:
         allocate: Callable[[], Spi],
         release: Callable[[Spi], None],
         suites: Sequence[int] = DEFAULT_LINK_SUITES,
+        budget: WorkBudget | None = None,
     ) -> None:
         """Prepare a node without links.
 
@@ -85,6 +87,7 @@ class Links:
             allocate: draws a free SPI; may raise LimitReached.
             release: takes it back.
             suites: ESP suites for links in order of preference, each from 1 to 4.
+            budget: CPU time for initiations of strangers; one of its own by default.
 
         Raises:
             ValueError: ``suites`` is empty or names another suite.
@@ -101,7 +104,7 @@ class Links:
         credentials = self._services.credentials
         keys = ReceiverKeys.of(credentials.link_key, credentials.network_hash)
         self._sieve = Sieve(keys, self._services.numbers)
-        self._responder = Responder(credentials, keys, settings, rng)
+        self._responder = Responder(credentials, keys, settings, rng, budget)
         self._links: dict[OverlayAddress, Link] = {}
         self._accepted = AcceptedTable(settings)
         self._half_open = HalfOpenTable(settings)
@@ -118,8 +121,14 @@ class Links:
 
     # What the node asks for
 
-    def connect(self, peer: LinkPeer, now: float) -> None:
+    def connect(self, peer: LinkPeer, now: float, *, for_others: bool = False) -> None:
         """Open a link, unless there is one: LinkEstablished or LinkFailed will follow.
+
+        Args:
+            peer: to whom.
+            now: Unix seconds.
+            for_others: whether a circuit of others needs the link. Then a stranger chose the
+                peer, and the link takes one of the places for strangers.
 
         Raises:
             ValueError: the peer is this node.
@@ -127,10 +136,14 @@ class Links:
         if peer.overlay_address == self._services.credentials.overlay_address:
             raise ValueError("a node has no link to itself.")
         link = self._links.get(peer.overlay_address)
-        failure = self._obstacle(peer) if link is None else None
+        failure = self._obstacle(peer, for_others=for_others) if link is None else None
         if failure is not None:
             self._services.outbox.announce(LinkFailed(peer.overlay_address, failure))
             return
+        if not for_others:
+            self._accepted.discard(peer.overlay_address)
+        elif link is None:
+            self._accepted.add(peer.overlay_address, peer.endpoint, proved=True)
         link = link or Link(self._services, peer.overlay_address)
         link.feed(LinkInput.CONNECT, Cause(now, peer=peer))
         self._settle(peer.overlay_address, link)
@@ -269,10 +282,8 @@ class Links:
         if overlay_address == credentials.overlay_address:
             raise Refused("an initiation under our own identity")
         link = self._links.get(overlay_address)
-        if link is None:
-            if len(self._links) - self._accepted.unproved >= self._settings.max_accepted_links:
-                raise LimitReached("too many links")
-            self._accepted.check(source)
+        if link is None and not self._has_place_at(source):
+            raise LimitReached("too many links, in all or from one prefix")
         if proved and (link is None or link.current is None):
             self._half_open.check(overlay_address, source)
         suite = initiation.choose_suite(credentials)
@@ -348,10 +359,20 @@ class Links:
 
     # Bounds and tables
 
-    def _obstacle(self, peer: LinkPeer) -> LinkFailure | None:
+    def _has_place_at(self, endpoint: Endpoint) -> bool:
+        """Tell whether strangers have a place for a link to this endpoint.
+
+        Links from addresses that are not proved take none.
+        """
+        taken = len(self._links) - self._accepted.unproved
+        return taken < self._settings.max_accepted_links and self._accepted.admits(endpoint)
+
+    def _obstacle(self, peer: LinkPeer, *, for_others: bool) -> LinkFailure | None:
         if not self._is_allowed(peer.endpoint):
             return LinkFailure.REFUSED
         if len(self._links) >= self._settings.max_links:
+            return LinkFailure.LIMIT
+        if for_others and not self._has_place_at(peer.endpoint):
             return LinkFailure.LIMIT
         try:
             diffie_hellman(self._services.credentials.link_private, peer.link_key)

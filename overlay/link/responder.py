@@ -2,7 +2,7 @@
 
 ::
 
-    mac1 -> cookie replies left? -> mac2 -> cookie wanted? -> rate of the prefix
+    mac1 -> cookie replies left? -> mac2 -> cookie wanted? -> rate of the prefix -> CPU time
          -> decrypt -> timestamp -> signature
 
 Everything before the decryption costs a few hashes; a failed check leaves no state behind.
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from random import Random
+from typing import Final
 
 from overlay.addresses import Endpoint
 from overlay.errors import LimitReached
@@ -21,8 +22,14 @@ from overlay.link.exchange import Credentials, OpenedInitiation, VerifiedInitiat
 from overlay.link.handshake import CookieReply, Initiation
 from overlay.link.replay import TimestampTable
 from overlay.link.settings import LinkSettings
+from overlay.shares import FRACTIONS, Group, groups_of
+from overlay.work_budget import Work, WorkBudget
 
 __all__ = ["Admitted", "Responder"]
+
+
+_UNPROVED: Final = (Group(b"unproved", FRACTIONS[0]),)
+"""Forged addresses share one share of the budget, so that they use up no other's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +47,12 @@ class Responder:
     """
 
     def __init__(
-        self, credentials: Credentials, keys: ReceiverKeys, settings: LinkSettings, rng: Random
+        self,
+        credentials: Credentials,
+        keys: ReceiverKeys,
+        settings: LinkSettings,
+        rng: Random,
+        budget: WorkBudget | None = None,
     ) -> None:
         self._credentials = credentials
         self._cookies = CookieJar(keys, rng)
@@ -48,6 +60,7 @@ class Responder:
             settings.cookie_above_initiations_per_s, settings.max_initiations_per_prefix_per_s
         )
         self._replies = ReplyBudget(settings.max_cookie_replies_per_s)
+        self._budget = budget or WorkBudget()
         self._timestamps = TimestampTable(settings.max_known_initiators, settings.max_clock_skew_s)
 
     def is_futile(self, initiation: bytes, source: Endpoint, now: float) -> bool:
@@ -68,7 +81,8 @@ class Responder:
             NotAuthentic: encryption or identity do not fit.
             Malformed: it decrypts to something else than a payload.
             Replayed: it is not newer than the initiator's last one.
-            LimitReached: the source's prefix has had its share of this second.
+            LimitReached: the source's prefix has had its share of this second, or strangers
+                together have used up its CPU time.
         """
         overloaded = self._load.is_overloaded(now)
         proved = self._cookies.is_valid(initiation.encoded, source, now)
@@ -78,6 +92,9 @@ class Responder:
             return self._cookies.reply(initiation, source, now)
         if overloaded and not self._load.admits(source, now):
             raise LimitReached("too many initiations from one prefix")
+        groups = groups_of(source.packed) if proved else _UNPROVED
+        if not self._budget.spend(Work.HANDSHAKE, groups, now):
+            raise LimitReached("strangers have used up this second's CPU time")
         opened = OpenedInitiation.open(self._credentials, initiation)
         self._timestamps.check(opened.link_key, opened.payload.timestamp_us, now)
         verified = opened.verify()

@@ -37,6 +37,7 @@ from overlay.plugins import load_plugin
 from overlay.selection.selector import PathSelector
 from overlay.system.exit_filter import exit_gateway
 from overlay.tfc.strategy import TfcStrategy
+from overlay.work_budget import WorkBudget
 
 __all__ = [
     "Surroundings",
@@ -140,6 +141,7 @@ def wire_control_plane(
 ) -> ControlPlane:
     """Wire the cores of one node to whatever carries its packets."""
     spis = SpiAllocator(rng)
+    budget = WorkBudget(configuration.network.strangers_cpu_percent / 100)
     table = TopologyTable(
         allow_private_endpoints=configuration.network.allow_private_endpoints,
         identity_cost_bits=configuration.dht.identity_cost_bits,
@@ -150,6 +152,7 @@ def wire_control_plane(
         settings=configuration.dht,
         rng=rng,
         endpoints=endpoints,
+        budget=budget,
     )
     links = Links(
         identity,
@@ -159,6 +162,7 @@ def wire_control_plane(
         allocate=_link_spis(spis, surroundings.link_spis, rng),
         release=spis.release,
         suites=_link_suites(configuration),
+        budget=budget,
     )
     circuits = SignallingManager(
         identity,
@@ -169,6 +173,7 @@ def wire_control_plane(
         _inner_addresses(configuration, rng),
         relay=configuration.roles.relay,
         inner_in_use=lambda packed: surroundings.inner_in_use(packed) or paths.covers(packed),
+        budget=budget,
     )
     tfc = build_tfc(configuration, rng)
     neighbours = Neighbours(

@@ -29,6 +29,7 @@ from overlay.ipsec.model import (
     SecurityAssociation,
     Spi,
 )
+from overlay.work_budget import WorkBudget
 
 NOW = 1_700_000_000.0
 
@@ -120,6 +121,7 @@ class Actor:
     where: Endpoint | None = None
     inner_v4: IPv4Network = INNER_V4
     make_backend: type[FakeBackend] = FakeBackend
+    budget: WorkBudget | None = None
     inner_in_use: Callable[[bytes], bool] = lambda _: False
 
     def __post_init__(self) -> None:
@@ -138,6 +140,7 @@ class Actor:
             self.pool if self.exit_role else None,
             self.relay,
             inner_in_use=self.inner_in_use,
+            budget=self.budget,
         )
 
     @property

@@ -13,6 +13,7 @@ from dht_network import (
 )
 
 from overlay.addresses import Endpoint
+from overlay.dht.core import Dht
 from overlay.dht.envelope import Envelopes, UnverifiedRequest, network_tag, parse_datagram
 from overlay.dht.events import (
     BootstrapUnreachable,
@@ -35,6 +36,7 @@ from overlay.dht.messages import (
     Stored,
 )
 from overlay.dht.settings import DhtSettings
+from overlay.work_budget import Work, WorkBudget
 
 QUICK = DhtSettings(
     k=8, alpha=4, disjoint_paths=2, crawl_first_interval_s=6.0, crawl_interval_s=60.0
@@ -468,6 +470,48 @@ def test_contacts_come_closest_first_and_never_include_the_asker():
     assert own in {
         c.node_id for c in Stranger(network, 701).ask(members[0], FindNode(own)).contacts
     }
+
+
+def test_a_node_verifies_no_more_than_its_budget_allows_for_strangers():
+    network = Network()
+    member = network.add(0)
+    budget = WorkBudget(20 * Work.SIGNATURE.value)
+    member.dht = Dht(
+        member.identity, network_id="test-net", settings=DhtSettings(), rng=Random(1), budget=budget
+    )
+    network.now = float(int(network.now))
+    strangers = [Stranger(network, number) for number in range(700, 712)]
+    cookies = [ask_for_cookie(stranger, member) for stranger in strangers]
+    network.now = float(int(network.now) + 1)
+    flood(strangers[0], member, cookies[0], 30)
+    assert member.dht.counters()[DhtCount.RATE_LIMITED] >= 30 - 20 // 8
+    flood(strangers[1], member, cookies[1], 1)
+    assert len(strangers[1].heard) == 1, "another address has time left"
+
+
+def ask_for_cookie(stranger, member):
+    send(stranger, member, b"")
+    stranger.network.run(0.2)
+    [challenge] = [parse_datagram(data, stranger.envelopes.tag) for data in stranger.heard]
+    stranger.heard.clear()
+    return challenge.cookie
+
+
+def send(stranger, member, cookie):
+    datagram = stranger.envelopes.request(
+        Ping(),
+        request_id=stranger.network.rng.randbytes(12),
+        responder=member.node_id,
+        sent_to=member.endpoint,
+        cookie=cookie,
+    )
+    stranger.network.carry(datagram, stranger.endpoint, member.endpoint)
+
+
+def flood(stranger, member, cookie, times):
+    for _ in range(times):
+        send(stranger, member, cookie)
+    stranger.network.run(0.3)
 
 
 def test_one_subnet_cannot_make_a_node_verify_without_end():

@@ -20,6 +20,7 @@ from overlay.link.model import (
     LinkSaSuperseded,
 )
 from overlay.link.settings import LinkSettings
+from overlay.work_budget import WorkBudget
 
 NOW = 1_800_000_000.0
 
@@ -33,6 +34,7 @@ class Host:
         self.settings = settings or LinkSettings()
         self.spis = count(1000 * (number + 1))
         self.free: set[int] = set()
+        self.budget: WorkBudget | None = None
         self.restart(seed + number)
 
     def restart(self, seed: int) -> None:
@@ -43,6 +45,7 @@ class Host:
             Random(seed),
             lambda: next(self.spis),
             self.free.add,
+            budget=self.budget,
         )
         self.log: list[LinkEvent] = []
         self.pairs: dict[int, LinkKeys] = {}

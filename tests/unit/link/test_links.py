@@ -394,19 +394,19 @@ def test_strangers_of_one_prefix_take_no_more_than_their_share_of_links():
 
 
 @pytest.mark.parametrize(
-    "settings",
+    ("settings", "address"),
     [
-        LinkSettings(max_half_open_per_prefix=2, cookie_above_initiations_per_s=1),
-        LinkSettings(max_half_open=2, cookie_above_initiations_per_s=1),
+        (LinkSettings(max_half_open_per_prefix=2, cookie_above_initiations_per_s=1), "9.9.9.9"),
+        (LinkSettings(max_half_open=2, cookie_above_initiations_per_s=1), "9.{}.9.9"),
     ],
 )
-def test_half_open_links_with_a_cookie_are_bounded_in_all_and_per_prefix(settings):
+def test_half_open_links_with_a_cookie_are_bounded_in_all_and_per_prefix(settings, address):
     bob = Host(2, settings)
     for number in range(10, 14):
         alice = Host(number)
         alice.links.connect(bob.peer, NOW)
         lab = Lab(alice, bob)
-        alice.endpoint = Endpoint("9.9.9.9", 1024 + number)
+        alice.endpoint = Endpoint(address.format(number), 1024 + number)
         lab = Lab(alice, bob)
         lab.settle(NOW, is_not_a(MessageType.CONFIRM))
     assert len(bob.links) == 3, "the first came without a cookie, so it counts apart"

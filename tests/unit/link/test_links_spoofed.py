@@ -103,7 +103,7 @@ def test_what_forged_initiations_hold_is_little_and_goes_by_itself():
 
 
 @pytest.mark.parametrize(
-    "bounds", [{"max_accepted_links": 2}, {"max_accepted_links_per_prefix": 2}]
+    "bounds", [{"max_accepted_links": 16}, {"max_accepted_links_per_prefix": 2}]
 )
 def test_forged_initiations_take_no_place_for_strangers(bounds):
     victim, other, relay = Host(1), Host(3), Host(2, LinkSettings(**bounds))
