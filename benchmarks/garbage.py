@@ -81,8 +81,8 @@ class Scene:
             node.start(self.relay)
         known = lambda: (self.alice.status() or {}).get("mix_nodes", 0) >= 2  # noqa: E731
         wait_until("the topology table", known, timeout_s=120)
-        via = [self.relay.overlay_address, self.exit.overlay_address]
-        self.alice.ask("path", "open", str(self.bob.ipv4.ip), "--hops", "2", "--via", *via)
+        via = f"{self.relay.overlay_address},{self.exit.overlay_address}"
+        self.alice.ask("path", "open", str(self.bob.ipv4.ip), "--hops", "2", "--via", via)
 
     def kinds(self) -> dict[str, list[bytes]]:
         """Return the garbage for the relay."""

@@ -330,9 +330,12 @@ class Dht:
     # Datagrams.
 
     def _receive_one(self, data: bytes, source: Endpoint) -> None:
+        if self._responder.has_no_challenge_left(self._now) and self._envelopes.lacks_cookie(data):
+            self._counts[DhtCount.RATE_LIMITED] += 1
+            return
         try:
-            came_from = origin(*source, self._settings.allow_private_endpoints)
             message = self._envelopes.parse(data)
+            came_from = origin(*source, self._settings.allow_private_endpoints)
         except OtherNetwork:
             self._counts[DhtCount.OTHER_NETWORK] += 1
         except Malformed:

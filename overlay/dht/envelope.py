@@ -56,6 +56,17 @@ REQUEST_ID_BYTES: Final = 12
 COOKIE_BYTES: Final = 16
 NETWORK_TAG_BYTES: Final = 8
 
+# Fixed places and bytes of the canonical encoding (msgpack): array | version | bin 8 | tag | ...
+_ARRAY: Final = 0x90
+_REQUEST_FIELDS: Final = 11
+_OPENINGS: Final = frozenset(_ARRAY + fields for fields in (5, 7, _REQUEST_FIELDS))
+_TAG_HEADER: Final = slice(2, 4)
+_EIGHT_BYTES: Final = b"\xc4\x08"
+_TAG: Final = slice(4, 4 + NETWORK_TAG_BYTES)
+_REQUEST_ID: Final = slice(15, 15 + REQUEST_ID_BYTES)
+_EMPTY: Final = b"\xc4\x00"
+_UINT8: Final = 0xCC
+
 _REQUEST_LABEL: Final = b"overlay dht request v1"
 _REPLY_LABEL: Final = b"overlay dht reply v1"
 _TAG_LABEL: Final = b"overlay network tag v1"
@@ -184,6 +195,16 @@ class Envelopes:
         """Return the 45 bytes that a request without a valid cookie gets."""
         return pack_canonical([VERSION, self.tag, int(Kind.CHALLENGE), request_id, cookie])
 
+    def lacks_cookie(self, datagram: bytes) -> bool:
+        """Tell whether a datagram is a request without a cookie; much cheaper than to parse it.
+
+        It reads the bytes that lie where the cookie of a well-formed request begins.
+        """
+        try:
+            return datagram[0] == _ARRAY + _REQUEST_FIELDS and _begins_no_cookie(datagram)
+        except IndexError:
+            return False
+
     def parse(self, datagram: bytes) -> UnverifiedRequest | UnverifiedReply | Challenge:
         """Parse any datagram of this network; see :func:`parse_datagram`."""
         return parse_datagram(datagram, self.tag)
@@ -196,19 +217,36 @@ def parse_datagram(data: bytes, tag: bytes) -> UnverifiedRequest | UnverifiedRep
         OtherNetwork: another version or network.
         Malformed: whatever else the bytes are.
     """
+    _check_opening(data, tag)
     fields = unpack_bounded(data, max_bytes=MAX_DATAGRAM_BYTES)
     if not isinstance(fields, list) or len(fields) < 5:
         raise Malformed("a DHT datagram is an array")
-    version, given_tag, number, request_id = fields[:4]
-    if type(version) is not int or not isinstance(given_tag, bytes):
-        raise Malformed("a DHT datagram begins with its version and network")
-    if version != VERSION or given_tag != tag:
-        raise OtherNetwork("the datagram belongs to another version or network")
+    number, request_id = fields[2:4]
     kind = _kind(number)
     _expect_bytes(request_id, REQUEST_ID_BYTES)
     if kind is Kind.CHALLENGE:
         return _challenge(fields)
     return _request(kind, fields, data) if kind.is_request else _reply(kind, fields)
+
+
+def _check_opening(data: bytes, tag: bytes) -> None:
+    """Insist on an array that begins with our version and network, before it is unpacked.
+
+    The encoding is canonical, so these are fixed bytes: garbage must cost next to nothing.
+    """
+    if len(data) < _TAG.stop or data[0] not in _OPENINGS or data[_TAG_HEADER] != _EIGHT_BYTES:
+        raise Malformed("a DHT datagram is an array that begins with its version and network")
+    if data[1] != VERSION or data[_TAG] != tag:
+        raise OtherNetwork("the datagram belongs to another version or network")
+
+
+def _begins_no_cookie(data: bytes) -> bool:
+    at = _REQUEST_ID.stop
+    at += 2 + data[at + 1]  # the responder
+    at += 2 + data[at + 1]  # the address that it was sent to
+    port = data[at]
+    at += 1 if port < _UINT8 else port - _UINT8 + 2
+    return data[at : at + 2] == _EMPTY
 
 
 def _challenge(fields: list[object]) -> Challenge:

@@ -42,6 +42,7 @@ from overlay.dht.routing import Table, distance
 from overlay.dht.settings import DhtSettings
 from overlay.dht.storage import Store
 from overlay.errors import LimitReached, NotAuthentic, PeerError
+from overlay.reply_budget import ReplyBudget
 from overlay.sensitive import SecretBytes
 from overlay.work_budget import Work, WorkBudget
 
@@ -88,12 +89,20 @@ class Responder:
         self._cookies = Cookies(SecretBytes(rng.randbytes(_SECRET_BYTES)))
         self._budget = budget or WorkBudget(math.inf)
         self._limiter = SourceLimiter(settings.requests_per_s, settings.request_burst)
+        self._challenges = ReplyBudget(settings.challenges_per_s)
         self.own_endpoints: frozenset[Endpoint] = frozenset()
         self.own_descriptor: MixDescriptor | None = None
+
+    def has_no_challenge_left(self, now: float) -> bool:
+        """Tell whether a request without a cookie gets no answer in this second."""
+        return self._challenges.is_exhausted(now)
 
     def answer(self, request: UnverifiedRequest, source: Endpoint, now: float) -> bytes | None:
         """Return the datagram to send back to ``source``, or None."""
         if not self._cookies.valid(request.cookie, source, request.sender, now):
+            if not self._challenges.take(source.packed, now):
+                self._counts[DhtCount.RATE_LIMITED] += 1
+                return None
             self._counts[DhtCount.CHALLENGED] += 1
             cookie = self._cookies.issue(source, request.sender, now)
             return self._envelopes.challenge(request.request_id, cookie)

@@ -45,6 +45,8 @@ class DhtSettings:
         bootstrap_retry_s, bootstrap_retry_max_s: first and longest pause between two
             attempts to join.
         seeds_per_round: remembered nodes that are asked at the same time.
+        challenges_per_s: requests without a valid cookie that are answered with one, in all. One
+            costs 15 microseconds with its answer; what is more costs a look.
         requests_per_s: requests of one /24 or /48 that are verified.
         request_burst: how many more than that at once.
 
@@ -83,6 +85,7 @@ class DhtSettings:
     bootstrap_retry_s: float = 1.0
     bootstrap_retry_max_s: float = 60.0
     seeds_per_round: int = 16
+    challenges_per_s: int = 5000
     requests_per_s: float = 50.0
     request_burst: int = 200
 
@@ -137,6 +140,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("bootstrap_retry_s", 0.1, 3600),
     ("bootstrap_retry_max_s", 0.1, 86400),
     ("seeds_per_round", 1, 256),
+    ("challenges_per_s", 1, 1_000_000),
     ("requests_per_s", 1, 1_000_000),
     ("request_burst", 1, 1_000_000),
 )

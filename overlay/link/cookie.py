@@ -28,7 +28,6 @@ __all__ = [
     "CookieJar",
     "LoadMeter",
     "ReceiverKeys",
-    "ReplyBudget",
     "open_cookie",
     "source_prefix",
     "with_macs",
@@ -164,40 +163,6 @@ class LoadMeter:
         self._previous_count = self._count if second == self._second + 1 else 0
         self._second, self._count = second, 0
         self._prefixes.clear()
-
-
-class ReplyBudget:
-    """Cookie replies that this node still sends in this second.
-
-    A reply costs several times as much as what else an initiation without a cookie makes a
-    responder do. One prefix may take half of them, no less: its addresses may be forged, and
-    the honest node that really is there must get its reply as well. Holds at most as many
-    prefixes as it admits replies.
-    """
-
-    def __init__(self, most_per_s: int) -> None:
-        self._most = most_per_s
-        self._most_per_prefix = -(-most_per_s // 2)
-        self._second = 0
-        self._prefixes: Counter[bytes] = Counter()
-        self._sent = 0
-
-    def is_spent(self, source: Endpoint, now: float) -> bool:
-        """Tell whether none is left in this second for the prefix of ``source``."""
-        if int(now) != self._second:
-            self._second, self._sent = int(now), 0
-            self._prefixes.clear()
-        if self._sent >= self._most:
-            return True
-        return self._prefixes.get(source_prefix(source), 0) >= self._most_per_prefix
-
-    def take(self, source: Endpoint, now: float) -> bool:
-        """Take one reply to ``source``; False if there is none left for its prefix."""
-        if self.is_spent(source, now):
-            return False
-        self._sent += 1
-        self._prefixes[source_prefix(source)] += 1
-        return True
 
 
 def source_prefix(source: Endpoint) -> bytes:

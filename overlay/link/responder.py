@@ -17,11 +17,12 @@ from typing import Final
 
 from overlay.addresses import Endpoint
 from overlay.errors import LimitReached
-from overlay.link.cookie import CookieJar, LoadMeter, ReceiverKeys, ReplyBudget
+from overlay.link.cookie import CookieJar, LoadMeter, ReceiverKeys
 from overlay.link.exchange import Credentials, OpenedInitiation, VerifiedInitiation
 from overlay.link.handshake import CookieReply, Initiation
 from overlay.link.replay import TimestampTable
 from overlay.link.settings import LinkSettings
+from overlay.reply_budget import ReplyBudget
 from overlay.shares import FRACTIONS, Group, groups_of
 from overlay.work_budget import Work, WorkBudget
 
@@ -69,7 +70,7 @@ class Responder:
         That is so while the cookie replies of its prefix in this second are used up, unless it
         has a valid cookie.
         """
-        spent = self._replies.is_spent(source, now)
+        spent = self._replies.is_spent(source.packed, now)
         return spent and not self._cookies.is_valid(initiation, source, now)
 
     def judge(
@@ -87,7 +88,7 @@ class Responder:
         overloaded = self._load.is_overloaded(now)
         proved = self._cookies.is_valid(initiation.encoded, source, now)
         if (overloaded or wants_cookie) and not proved:
-            if not self._replies.take(source, now):
+            if not self._replies.take(source.packed, now):
                 raise LimitReached("too many cookie replies")
             return self._cookies.reply(initiation, source, now)
         if overloaded and not self._load.admits(source, now):

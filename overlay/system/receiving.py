@@ -60,10 +60,11 @@ class _Message(ctypes.Structure):
 
 
 _MESSAGE_BYTES: Final = ctypes.sizeof(_Message)
-_LENGTH_AT: Final = _Message.length.offset
-_CONTROL_LENGTH_AT: Final = _Header.control_length.offset
-_UNSIGNED: Final = struct.Struct("@I")
-_SIZE: Final = struct.Struct("@N")
+_WORDS: Final = _MESSAGE_BYTES // ctypes.sizeof(ctypes.c_uint)
+_LENGTH_AT: Final = _Message.length.offset // ctypes.sizeof(ctypes.c_uint)
+_CONTROL_LENGTH_AT: Final = _Header.control_length.offset // ctypes.sizeof(ctypes.c_uint)
+_LOW_WORD: Final = 0 if sys.byteorder == "little" else ctypes.sizeof(ctypes.c_size_t) // 4 - 1
+"""Where the word of a ``size_t`` is that is not zero if its value is small and not zero."""
 
 _recvmmsg = ctypes.CDLL(None, use_errno=True).recvmmsg
 _recvmmsg.argtypes = (
@@ -100,6 +101,7 @@ class DatagramReader:
         self._address = ctypes.addressof(self._messages)
         self._fresh = bytes(self._messages)
         self._state = memoryview(self._messages).cast("B")
+        self._words = self._state.cast("I")
 
     def read(self, source: socket.socket, batch: list[tuple[bytes, Endpoint]], most: int) -> int:
         """Append waiting datagrams to ``batch``.
@@ -124,14 +126,14 @@ class DatagramReader:
             if number in (errno.EAGAIN, errno.EINTR):
                 return 0
             raise OSError(number, os.strerror(number))
-        state, names, view = self._state, self._names, self._view
+        words, names, view = self._words, self._names, self._view
         for index in range(found):
-            at = index * _MESSAGE_BYTES
-            size = _UNSIGNED.unpack_from(state, at + _LENGTH_AT)[0]
+            at = index * _WORDS
+            size = words[at + _LENGTH_AT]
             name = index * _NAME_STRIDE
             sender = _endpoint(bytes(names[name : name + _NAME_BYTES]))
             start = index * _BUFFER_BYTES
-            if _SIZE.unpack_from(state, at + _CONTROL_LENGTH_AT)[0]:
+            if words[at + _CONTROL_LENGTH_AT + _LOW_WORD]:
                 segment = self._segment_bytes(index)
                 if 0 < segment < size:
                     datagrams = split_segments(view[start : start + size], segment)

@@ -6,7 +6,6 @@ import pytest
 from link_lab import NOW, Host, Lab, mirrored
 
 from overlay.addresses import Endpoint
-from overlay.link.cookie import ReplyBudget
 from overlay.link.drops import LinkDrop
 from overlay.link.handshake import GEOMETRY, MESSAGE_BYTES, MessageType, header
 from overlay.link.settings import LinkSettings
@@ -87,16 +86,6 @@ def test_a_valid_cookie_is_answered_when_no_reply_is_left():
     bob.links.receive(list(zip(others, sources(29), strict=True)), NOW)
     lab.settle(NOW)
     assert mirrored(alice, bob)
-
-
-def test_one_prefix_takes_half_of_the_replies():
-    budget = ReplyBudget(10)
-    one, other = Endpoint("9.9.9.9", 4500), Endpoint("8.8.8.8", 4500)
-    assert sum(budget.take(one, NOW) for _ in range(100)) == 5
-    assert budget.is_spent(one, NOW)
-    assert not budget.is_spent(other, NOW)
-    assert sum(budget.take(other, NOW) for _ in range(100)) == 5
-    assert not budget.is_spent(one, NOW + 1)
 
 
 def test_random_bytes_never_get_an_answer():

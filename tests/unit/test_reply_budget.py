@@ -1,0 +1,30 @@
+"""Replies to strangers that have not proved their address."""
+
+import pytest
+
+from overlay.reply_budget import ReplyBudget
+
+NOW = 1_800_000_000.0
+
+
+@pytest.mark.parametrize(
+    ("one", "neighbour", "other"),
+    [
+        (bytes((9, 9, 9, 9)), bytes((9, 9, 9, 200)), bytes((9, 9, 8, 9))),
+        (bytes(7) + b"\1" * 9, bytes(7) + b"\2" * 9, b"\1" * 16),
+    ],
+)
+def test_one_prefix_takes_half_of_the_replies_of_a_second(one, neighbour, other):
+    budget = ReplyBudget(10)
+    assert sum(budget.take(each, NOW) for each in [one, neighbour] * 50) == 5
+    assert budget.is_spent(neighbour, NOW)
+    assert not budget.is_spent(other, NOW)
+    assert not budget.is_exhausted(NOW)
+    assert sum(budget.take(other, NOW) for _ in range(100)) == 5
+    assert budget.is_exhausted(NOW)
+    assert not budget.is_spent(one, NOW + 1)
+
+
+def test_a_budget_of_one_reply_admits_one():
+    budget = ReplyBudget(1)
+    assert [budget.take(bytes((9, 9, 9, index)), NOW) for index in range(3)] == [True, False, False]
