@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from overlay.errors import LimitReached, NotAuthentic, Refused
 from overlay.link.backoff import Backoff
 from overlay.link.cookie import ReceiverKeys, open_cookie, with_macs
@@ -10,7 +12,11 @@ from overlay.link.handshake import GEOMETRY, CookieReply, Response
 from overlay.link.model import LinkPeer
 from overlay.link.services import LinkServices
 
-__all__ = ["OutgoingHandshake"]
+__all__ = ["MAX_COOKIES", "OutgoingHandshake"]
+
+MAX_COOKIES: Final = 4
+"""Cookie replies to one attempt that are believed. An observer of the initiation can invent one, so
+the genuine reply may come after others."""
 
 
 class OutgoingHandshake:
@@ -28,7 +34,7 @@ class OutgoingHandshake:
         self._cookie: bytes | None = None
         self._sent: SentInitiation | None = None
         self._mac1 = b""
-        self._may_take_cookie = False
+        self._cookies_left = 0
         self.backoff = Backoff(services.settings, services.rng, now)
 
     @property
@@ -53,7 +59,7 @@ class OutgoingHandshake:
             timestamp_us=self._services.clock.stamp(now),
             ephemeral=self._services.rng.randbytes(32),
         )
-        self._may_take_cookie = True
+        self._cookies_left = MAX_COOKIES
         self._send(self._sent)
 
     def _send(self, sent: SentInitiation) -> None:
@@ -62,16 +68,19 @@ class OutgoingHandshake:
         self._services.outbox.send(data, self._peer.endpoint)
 
     def take_cookie(self, reply: CookieReply) -> None:
-        """Repeat the latest initiation with the cookie, at most once per attempt.
+        """Repeat the latest initiation with the cookie, once for each cookie.
 
         Raises:
-            NotAuthentic: the responder did not make the reply for this initiation.
-            Refused: this attempt has had its cookie.
+            NotAuthentic: it was not made for this initiation.
+            Refused: this attempt has had that cookie, or too many.
         """
-        if self._sent is None or not self._may_take_cookie:
-            raise Refused("a second cookie for one initiation")
-        self._cookie = open_cookie(reply, self._receiver, self._mac1)
-        self._may_take_cookie = False
+        if self._sent is None or not self._cookies_left:
+            raise Refused("too many cookies for one initiation")
+        cookie = open_cookie(reply, self._receiver, self._mac1)
+        if cookie == self._cookie and self._cookies_left < MAX_COOKIES:
+            raise Refused("the same cookie again")
+        self._cookie = cookie
+        self._cookies_left -= 1
         self._send(self._sent)
 
     def complete(self, response: Response) -> Agreement:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+from random import Random
+
 import pytest
 from link_lab import NOW, Host, Lab, mirrored
 
 from overlay.addresses import Endpoint
-from overlay.link.handshake import GEOMETRY, MessageType
+from overlay.link.cookie import CookieJar, ReceiverKeys
+from overlay.link.handshake import GEOMETRY, MessageType, parse_message
 from overlay.link.model import LinkClosed, LinkEstablished, LinkFailed
 from overlay.link.settings import LinkSettings
 
@@ -122,6 +126,30 @@ def test_an_observer_gets_no_more_bytes_than_it_sends():
     assert lab.to_evil
     assert sum(map(len, lab.to_evil)) <= sum(map(len, copied))
     assert GEOMETRY.notice <= GEOMETRY.initiation - GEOMETRY.response
+
+
+@pytest.mark.parametrize("invented", [1, 3])
+def test_invented_cookies_do_not_keep_the_genuine_one_out(invented):
+    """Whoever sees an initiation can seal a cookie reply for it."""
+    alice, filler = Host(1), Host(3)
+    bob = Host(2, LinkSettings(max_unproved_half_open=1))
+    filler.links.connect(bob.peer, NOW)
+    bob.links.receive([(filler.links.datagrams_to_send(NOW)[0][0], filler.endpoint)], NOW)
+    bob.take_events()
+    bob.links.datagrams_to_send(NOW)
+    alice.links.connect(bob.peer, NOW)
+    [(initiation, _)] = alice.links.datagrams_to_send(NOW)
+    keys = ReceiverKeys.of(bob.identity.link_key, hashlib.sha256(b"lab").digest())
+    for number in range(invented):
+        reply = CookieJar(keys, Random(number)).reply(parse_message(initiation), EVIL, NOW)
+        alice.links.receive([(reply.encode(), bob.endpoint)] * 2, NOW)
+    assert len(alice.links.datagrams_to_send(NOW)) == invented
+    bob.links.receive([(initiation, alice.endpoint)], NOW)
+    [(genuine, _)] = bob.links.datagrams_to_send(NOW)
+    assert genuine[0] == MessageType.COOKIE_REPLY
+    alice.links.receive([(genuine, bob.endpoint)], NOW)
+    Lab(alice, bob).settle(NOW)
+    assert mirrored(alice, bob)
 
 
 def test_a_copied_initiation_is_answered_at_few_endpoints():
