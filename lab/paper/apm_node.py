@@ -174,6 +174,7 @@ class ApmNode:
         """Take everything that waits in the sockets, then settle."""
         for data, sender in _datagrams(self._port):
             self.links.receive(demultiplex([(data, Endpoint(*sender[:2]))]).link, now)
+        self.settle(now)  # what follows may come over a link that was confirmed just now
         for port, inside in self._inside.items():
             for message in _messages(inside, port):
                 for manager in self.managers.values():
