@@ -1,18 +1,21 @@
-r"""Which endpoint an offered pair is for: a state machine that believes round trips alone.
+r"""Which endpoint a pair is for: a state machine that believes round trips alone.
 
 Whoever sees a packet on its way can send a copy of it from elsewhere. So a confirm that arrives
 from an endpoint does not prove that the peer is there. What proves it is a *challenge*: a token
-that is sent to that endpoint only, and that the peer must echo from there.
+that is sent to that endpoint only, and that the peer must echo from there. The token names the
+endpoint, so a peer that is not behind NAT can tell that the endpoint is its own address.
 
 ::
 
-    QUIET --elsewhere--> DOUBTED --echoed--> CHALLENGER_PROVED --silent--> SETTLED (it moves)
-      \--certain--> SETTLED  \--certain--> SETTLED  \--certain--> SETTLED (it stays)
+    QUIET --certain--> QUIET, settled
+    QUIET --elsewhere--> DOUBTED --certain--> QUIET, settled
+                            \--echoed--> CHALLENGER_PROVED --silent--> QUIET, settled elsewhere
 
 A link that exists has an *endpoint in use*, and stays there as long as the peer answers there.
-It moves only if the peer has echoed a token from elsewhere and the endpoint in use is silent for
-``endpoint_silence_s``. A new link has none: it opens where the peer echoes first, or at once if
-its confirm comes from where its only initiation came from.
+It moves if the peer says that another endpoint is its own address; or if the peer has echoed a
+token from elsewhere and the endpoint in use is silent for ``endpoint_silence_s``. A new link
+has no endpoint in use: it opens where the peer echoes first, or at once if its confirm comes
+from where its only initiation came from.
 
 Nothing is sent to an endpoint that is not proved, except one challenge for each confirm from
 there, of the same size.
@@ -31,22 +34,46 @@ from typing import Final
 from overlay.addresses import Endpoint
 from overlay.link.settings import LinkSettings
 
-__all__ = ["TOKEN_BYTES", "TRANSITIONS", "EndpointProof", "ProofInput", "ProofState"]
+__all__ = [
+    "TOKEN_BYTES",
+    "TRANSITIONS",
+    "EndpointProof",
+    "ProofInput",
+    "ProofState",
+    "names_endpoint",
+]
 
-TOKEN_BYTES: Final = 8
+_NAME_BYTES: Final = 18
+_PROOF_BYTES: Final = 8
+TOKEN_BYTES: Final = _NAME_BYTES + _PROOF_BYTES
+"""The endpoint that it is sent to, and a MAC that makes it impossible to guess."""
+
 _SECRET_BYTES: Final = 32
 
 _CHALLENGE_INTERVAL_S: Final = 0.5
 """How often the endpoint in use is asked; six times by default, so loss rarely moves a link."""
 
+_MAPPED_PREFIX: Final = bytes(10) + b"\xff\xff"
+"""Before an IPv4 address in the place of an IPv6 one (RFC 4291, section 2.5.5.2)."""
+
+
+def names_endpoint(token: bytes, endpoint: Endpoint) -> bool:
+    """Tell whether a token was made for ``endpoint``, as far as its receiver can."""
+    return token[:_NAME_BYTES] == _name(endpoint)
+
+
+def _name(endpoint: Endpoint) -> bytes:
+    packed = endpoint.packed
+    address = packed if len(packed) == 16 else _MAPPED_PREFIX + packed
+    return address + endpoint.port.to_bytes(2, "big")
+
 
 class ProofState(enum.Enum):
     """What is known about the peer's endpoint."""
 
-    QUIET = "no confirm so far"
+    QUIET = "nothing is in doubt, or nothing is known yet"
     DOUBTED = "a confirm came from elsewhere than the endpoint in use"
     CHALLENGER_PROVED = "the peer has answered from elsewhere, the endpoint in use not yet"
-    SETTLED = "the endpoint is known"
 
 
 class ProofInput(enum.Enum):
@@ -55,13 +82,14 @@ class ProofInput(enum.Enum):
     CERTAIN = "the peer confirmed, or echoed, from the endpoint in use or the only one there is"
     ELSEWHERE = "a confirm came from another endpoint"
     ECHOED = "a token was echoed from another endpoint, the one that it was made for"
+    OWN_ADDRESS = "such an echo says that the endpoint is the peer's own address"
     SILENT = "the endpoint in use did not answer in time"
 
 
 class EndpointProof:
-    """Decides one question for one offered pair; its owner sends the challenges.
+    """Decides where the peer of one pair is; its owner sends the challenges.
 
-    ``settled`` is the answer, None until there is one. ``deadline`` is when
+    ``settled`` is the answer, None until there is one; it may change later. ``deadline`` is when
     :meth:`handle_deadline` has something to do, in seconds of Unix time.
     """
 
@@ -101,12 +129,22 @@ class EndpointProof:
         else:
             self._feed(ProofInput.ELSEWHERE, source, now)
 
-    def echoed(self, token: bytes, source: Endpoint, now: float) -> bool:
-        """Take an authentic echo of the peer; tell whether its token was made for ``source``."""
+    def echoed(
+        self, token: bytes, source: Endpoint, now: float, *, own_address: bool = False
+    ) -> bool:
+        """Take an authentic echo of the peer; tell whether its token was made for ``source``.
+
+        ``own_address`` tells that the peer knows the endpoint to be its own address.
+        """
         if not self._secret or not hmac.compare_digest(token, self._token(source)):
             return False
-        certain = self._in_use is None or source == self._in_use
-        self._feed(ProofInput.CERTAIN if certain else ProofInput.ECHOED, source, now)
+        if own_address:
+            happened = ProofInput.OWN_ADDRESS
+        elif self._in_use is None or source == self._in_use:
+            happened = ProofInput.CERTAIN
+        else:
+            happened = ProofInput.ECHOED
+        self._feed(happened, source, now)
         return True
 
     def handle_deadline(self, now: float) -> None:
@@ -129,8 +167,8 @@ class EndpointProof:
 
     def _token(self, endpoint: Endpoint) -> bytes:
         """Return the token for an endpoint; computed each time, so that none is remembered."""
-        where = endpoint.packed + endpoint.port.to_bytes(2, "big")
-        return hmac.digest(self._secret, where, "sha256")[:TOKEN_BYTES]
+        name = _name(endpoint)
+        return name + hmac.digest(self._secret, name, "sha256")[:_PROOF_BYTES]
 
     # Actions of the table
 
@@ -145,12 +183,11 @@ class EndpointProof:
         self._challenger = source
 
     def _settle(self, source: Endpoint, now: float) -> None:  # noqa: ARG002 - an action
-        self.settled = source
+        self.settled = self._in_use = self._expected = source
         self._stop_waiting()
 
-    def _move(self, source: Endpoint, now: float) -> None:  # noqa: ARG002 - an action
-        self.settled = self._challenger
-        self._stop_waiting()
+    def _move(self, source: Endpoint, now: float) -> None:
+        self._settle(self._challenger or source, now)
 
     def _forget(self, source: Endpoint, now: float) -> None:  # noqa: ARG002 - an action
         self._stop_waiting()
@@ -173,18 +210,21 @@ def _table() -> Mapping[tuple[ProofState, ProofInput], Step]:
     s, i, do = ProofState, ProofInput, EndpointProof
     return MappingProxyType(
         {
-            (s.QUIET, i.CERTAIN): (do._settle, s.SETTLED),
+            (s.QUIET, i.CERTAIN): (do._settle, s.QUIET),
             (s.QUIET, i.ELSEWHERE): (do._challenge, s.DOUBTED),
+            (s.QUIET, i.OWN_ADDRESS): (do._settle, s.QUIET),
             #
-            (s.DOUBTED, i.CERTAIN): (do._settle, s.SETTLED),
+            (s.DOUBTED, i.CERTAIN): (do._settle, s.QUIET),
             (s.DOUBTED, i.ELSEWHERE): (do._challenge, s.DOUBTED),
             (s.DOUBTED, i.ECHOED): (do._remember, s.CHALLENGER_PROVED),
+            (s.DOUBTED, i.OWN_ADDRESS): (do._settle, s.QUIET),
             (s.DOUBTED, i.SILENT): (do._forget, s.QUIET),
             #
-            (s.CHALLENGER_PROVED, i.CERTAIN): (do._settle, s.SETTLED),
-            (s.CHALLENGER_PROVED, i.ELSEWHERE): (do._nothing, s.CHALLENGER_PROVED),
+            (s.CHALLENGER_PROVED, i.CERTAIN): (do._settle, s.QUIET),
+            (s.CHALLENGER_PROVED, i.ELSEWHERE): (do._challenge, s.CHALLENGER_PROVED),
             (s.CHALLENGER_PROVED, i.ECHOED): (do._nothing, s.CHALLENGER_PROVED),
-            (s.CHALLENGER_PROVED, i.SILENT): (do._move, s.SETTLED),
+            (s.CHALLENGER_PROVED, i.OWN_ADDRESS): (do._settle, s.QUIET),
+            (s.CHALLENGER_PROVED, i.SILENT): (do._move, s.QUIET),
         }
     )
 

@@ -5,10 +5,11 @@
     initiation    1 | version | sender index (4) | Noise IK message 1 | mac1 (16) | mac2 (16)
     response      2 | version | receiver index (4) | Noise IK message 2
     cookie reply  3 | version | receiver index (4) | nonce (16) | cookie + tag (32)
-    confirm       4 | version | receiver's SPI (4) | zero (8)  | tag (16)
-    close         5 | version | receiver's SPI (4) | zero (8)  | tag (16)
-    challenge     6 | version | receiver's SPI (4) | token (8) | tag (16)
-    echo          7 | version | receiver's SPI (4) | token (8) | tag (16)
+    confirm       4 | version | receiver's SPI (4) | zero (26)  | tag (16)
+    close         5 | version | receiver's SPI (4) | zero (26)  | tag (16)
+    challenge     6 | version | receiver's SPI (4) | token (26) | tag (16)
+    echo          7 | version | receiver's SPI (4) | token (26) | tag (16)
+    own address   8 | version | receiver's SPI (4) | token (26) | tag (16)
 
 What Noise encrypts::
 
@@ -61,6 +62,7 @@ class MessageType(enum.IntEnum):
     CLOSE = 5
     CHALLENGE = 6
     ECHO = 7
+    OWN_ADDRESS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,7 @@ class Geometry:
 
     @classmethod
     def compute(
-        cls, *, mac: int = 16, token: int = 8, cookie_nonce: int = 16, suite_slots: int = 4
+        cls, *, mac: int = 16, token: int = 26, cookie_nonce: int = 16, suite_slots: int = 4
     ) -> Geometry:
         """Add up the fields."""
         message_header = 1 + 1 + 4
@@ -167,8 +169,9 @@ class CookieReply:
 class Notice:
     """A message about one pair of SAs, named by its receiver's inbound SPI.
 
-    CONFIRM, CLOSE, CHALLENGE or ECHO; ``token`` is zero in the first two. All have one size, so
-    that a challenge is no larger than the confirm that it answers.
+    CONFIRM, CLOSE, CHALLENGE, ECHO or OWN_ADDRESS, which is an echo by a peer that knows the
+    endpoint in the token to be its own. ``token`` is zero in the first two. All have one size,
+    so that a challenge is no larger than the confirm that it answers.
     """
 
     kind: MessageType
@@ -196,6 +199,7 @@ _SIZES: Final = {
     MessageType.CLOSE: GEOMETRY.notice,
     MessageType.CHALLENGE: GEOMETRY.notice,
     MessageType.ECHO: GEOMETRY.notice,
+    MessageType.OWN_ADDRESS: GEOMETRY.notice,
 }
 
 MESSAGE_BYTES: Final = {bytes((kind, VERSION)): size for kind, size in _SIZES.items()}

@@ -76,6 +76,7 @@ class Links:
         release: Callable[[Spi], None],
         suites: Sequence[int] = DEFAULT_LINK_SUITES,
         budget: WorkBudget | None = None,
+        local_endpoint: Callable[[Endpoint], Endpoint | None] = lambda _: None,
     ) -> None:
         """Prepare a node without links.
 
@@ -88,6 +89,8 @@ class Links:
             release: takes it back.
             suites: ESP suites for links in order of preference, each from 1 to 4.
             budget: CPU time for initiations of strangers; one of its own by default.
+            local_endpoint: returns from which endpoint this host sends to a peer's, None if that
+                is not known.
 
         Raises:
             ValueError: ``suites`` is empty or names another suite.
@@ -100,6 +103,7 @@ class Links:
             numbers=LinkNumbers(rng, allocate, release),
             outbox=Outbox(),
             clock=InitiationClock(),
+            local_endpoint=local_endpoint,
         )
         credentials = self._services.credentials
         keys = ReceiverKeys.of(credentials.link_key, credentials.network_hash)
@@ -308,8 +312,8 @@ class Links:
             link = Link(self._services, overlay_address)
             self._accepted.add(overlay_address, source, proved=proved)
         pair = self._new_pair(agreement, endpoint, now, ours=False)
-        proof = EndpointProof(self._settings, self._services.rng, in_use, source)
-        pair.offer = Offer(message.mac1, response.encode(), [source], proof, proved)
+        pair.proof = EndpointProof(self._settings, self._services.rng, in_use, source)
+        pair.offer = Offer(message.mac1, response.encode(), [source], proved)
         link.feed_offer(Cause(now, pair=pair))
         self._settle(overlay_address, link)
 
@@ -354,7 +358,7 @@ class Links:
         elif notice.kind is MessageType.CHALLENGE:
             link.challenged(pair, notice.token)
         else:
-            link.echoed(pair, notice.token, source, now)
+            link.echoed(pair, notice, source, now)
         self._settle(pair.agreement.overlay_address, link)
 
     # Bounds and tables

@@ -25,7 +25,8 @@ from overlay.addresses import Endpoint, OverlayAddress
 from overlay.errors import InternalError, NotAuthentic, Refused
 from overlay.ipsec.model import Spi
 from overlay.link.backoff import Backoff
-from overlay.link.handshake import MessageType
+from overlay.link.endpoint_proof import names_endpoint
+from overlay.link.handshake import MessageType, Notice
 from overlay.link.keymat import make_notice
 from overlay.link.model import LinkClosed, LinkFailed, LinkFailure, LinkPeer
 from overlay.link.outgoing import OutgoingHandshake
@@ -83,57 +84,72 @@ class Link:
 
     def confirmed(self, pair: SaPair, source: Endpoint, now: float) -> None:
         """Take a confirm of the peer; one for a pair that is no longer offered is acknowledged."""
-        if pair is self.offered:
-            _present(pair.offer).proof.confirmed(source, now)
+        known = pair is not self.offered
+        if pair.proof is not None:
+            pair.proof.confirmed(source, now)
             self._follow_proof(pair, now)
-        else:
-            if pair is self.current and pair.confirming is not None:
-                pair.confirming = None
-                self._limit_old(now)
+        elif pair is self.current and pair.confirming is not None:
+            pair.confirming = None
+            self._limit_old(now)
+        if known and self.state is not LinkState.CLOSED:
             self._acknowledge(pair)
 
     def challenged(self, pair: SaPair, token: bytes) -> None:
         """Echo the peer's token to where the peer is known to be, wherever it came from."""
         if pair is not self.offered:
-            self._notify(MessageType.ECHO, pair, token)
+            own = self._services.local_endpoint(pair.endpoint)
+            is_own = own is not None and names_endpoint(token, own)
+            self._notify(MessageType.OWN_ADDRESS if is_own else MessageType.ECHO, pair, token)
 
-    def echoed(self, pair: SaPair, token: bytes, source: Endpoint, now: float) -> None:
+    def echoed(self, pair: SaPair, notice: Notice, source: Endpoint, now: float) -> None:
         """Take the echo of a token.
 
         Raises:
             NotAuthentic: the token was not sent to ``source``.
         """
-        if pair is self.offered:
-            if not _present(pair.offer).proof.echoed(token, source, now):
+        if pair.proof is not None:
+            own_address = notice.kind is MessageType.OWN_ADDRESS
+            if not pair.proof.echoed(notice.token, source, now, own_address=own_address):
                 raise NotAuthentic("an echo from another endpoint than was asked")
             self._follow_proof(pair, now)
 
     def answer_again(self, initiation: bytes, source: Endpoint) -> bool:
         """Answer a copy of the initiation behind the offered pair; tell whether it was one."""
-        offer = self.offered.offer if self.offered is not None else None
-        if offer is None or not offer.answer_again(initiation, source):
+        pair = self.offered
+        if pair is None or not _present(pair.offer).answer_again(initiation, source):
             return False
-        self._outbox.send(offer.answer, source)
+        _present(pair.proof).initiated_also_from(source)
+        self._outbox.send(_present(pair.offer).answer, source)
         return True
 
     def _follow_proof(self, pair: SaPair, now: float) -> None:
-        """Send the challenges, and use the pair if the peer's endpoint is settled."""
-        proof = _present(pair.offer).proof
+        """Send the challenges, and act if the peer's endpoint is settled."""
+        proof = _present(pair.proof)
         for token, endpoint in proof.take_challenges():
             notice = make_notice(MessageType.CHALLENGE, pair.agreement.secrets, token)
             self._outbox.send(notice.encode(), endpoint)
-        if proof.settled is None:
+        if proof.settled is None or pair not in (self.current, self.offered):
             return
-        if proof.settled != pair.endpoint:
+        moved = proof.settled != pair.endpoint
+        if moved and not self._moves_to(pair, proof.settled):
+            # Another peer at that host has the SPI: this one must choose again.
+            lost = LinkInput.OFFER_LOST if pair is self.offered else LinkInput.CURRENT_LOST
+            self.feed(lost, Cause(now))
+        elif pair is self.offered:
+            self.feed(LinkInput.PROVEN, Cause(now))
+        elif moved:
+            self._outbox.announce(pair.established(usable=True))
+
+    def _moves_to(self, pair: SaPair, endpoint: Endpoint) -> bool:
+        if endpoint.host != pair.endpoint.host:  # claims are by host
             numbers, spi = self._services.numbers, pair.keys.outbound_spi
             try:
-                numbers.claim_outbound(proof.settled, spi)
-            except Refused:  # another peer at that host has the SPI: this one must choose again
-                self.feed(LinkInput.OFFER_LOST, Cause(now))
-                return
+                numbers.claim_outbound(endpoint, spi)
+            except Refused:
+                return False
             numbers.release_outbound(pair.endpoint, spi)
-            pair.endpoint = proof.settled
-        self.feed(LinkInput.PROVEN, Cause(now))
+        pair.endpoint = endpoint
+        return True
 
     def peer_closed(self, pair: SaPair, now: float) -> None:
         """The peer has dropped ``pair``."""
@@ -150,9 +166,11 @@ class Link:
 
     def deadline(self) -> float:
         """When :meth:`handle_deadline` has something to do."""
-        times = [min(pair.expires_at, pair.sends_until) for pair in self._pairs()]
-        if self.offered is not None:
-            times.append(_present(self.offered.offer).proof.deadline)
+        times = []
+        for pair in self._pairs():
+            times.append(min(pair.expires_at, pair.sends_until))
+            if pair.proof is not None:
+                times.append(pair.proof.deadline)
         if self.handshake is not None:
             times.append(self.handshake.backoff.deadline)
         if self.current is not None and self.current.confirming is not None:
@@ -164,10 +182,10 @@ class Link:
     def handle_deadline(self, now: float) -> None:
         """Do all that is due; afterwards the deadline lies after ``now``."""
         self._end_old(now)
-        offered = self.offered
-        if offered is not None and _present(offered.offer).proof.deadline <= now:
-            _present(offered.offer).proof.handle_deadline(now)
-            self._follow_proof(offered, now)
+        for pair in (self.current, self.offered):
+            if pair is not None and pair.proof is not None and pair.proof.deadline <= now:
+                pair.proof.handle_deadline(now)
+                self._follow_proof(pair, now)
         while (due := self._due(now)) is not None:
             self.feed(due, Cause(now))
         current = self.current
@@ -307,7 +325,8 @@ class Link:
             self.current.sends_until = now + self._services.settings.rekey_pause_s / 2
         for pair in (self.current, self.offered):
             if pair is not None:
-                pair.confirming, pair.expires_at, pair.offer = None, math.inf, None
+                pair.confirming, pair.expires_at = None, math.inf
+                pair.offer = pair.proof = None
                 self._old.append(pair)
         self.current = self.offered = None
         while len(self._old) > MAX_OLD_PAIRS:

@@ -31,14 +31,12 @@ class Offer:
     initiation: bytes
     answer: bytes
     sources: list[Endpoint]
-    proof: EndpointProof
     address_proved: bool
 
     def answer_again(self, initiation: bytes, source: Endpoint) -> bool:
         """Tell whether a copy of the initiation that came from ``source`` is to be answered."""
         if initiation != self.initiation or source in self.sources:
             return False
-        self.proof.initiated_also_from(source)
         if len(self.sources) >= MAX_ANSWERED:
             return False
         self.sources.append(source)
@@ -49,7 +47,8 @@ class Offer:
 class SaPair:
     """An agreed pair and its timers, in seconds of Unix time.
 
-    ``ours`` tells whether our initiation made it. ``offer`` is there while the pair is offered.
+    ``ours`` tells whether our initiation made it. ``offer`` is there while the pair is offered,
+    ``proof`` as long as the pair is the peer's and in use: it decides where the peer is.
     ``expires_at`` is when an offered pair was not confirmed in time, or an old one has had its
     grace. ``sends_until`` is when the outbound SA of a pair that was replaced goes. ``confirming``
     runs at the initiator until the responder has acknowledged that it knows the pair to be in use.
@@ -65,6 +64,7 @@ class SaPair:
     confirming: Backoff | None = None
     rekeyed: bool = False
     offer: Offer | None = None
+    proof: EndpointProof | None = None
 
     @property
     def keys(self) -> LinkKeys:

@@ -129,3 +129,4 @@ class LinkServices:
     numbers: LinkNumbers
     outbox: Outbox
     clock: InitiationClock
+    local_endpoint: Callable[[Endpoint], Endpoint | None]

@@ -17,6 +17,7 @@ from overlay.apm.spi import SpiAllocator
 from overlay.config import Configuration
 from overlay.dht.core import Dht
 from overlay.dht.topology_table import TopologyTable
+from overlay.errors import BackendError
 from overlay.forwarding.rules import ForwardingRules
 from overlay.identity import LocalIdentity
 from overlay.ipsec.lifetimes import draw_lifetime
@@ -163,6 +164,7 @@ def wire_control_plane(
         release=spis.release,
         suites=_link_suites(configuration),
         budget=budget,
+        local_endpoint=partial(_local_endpoint, surroundings),
     )
     circuits = SignallingManager(
         identity,
@@ -239,6 +241,13 @@ def build_tfc(configuration: Configuration, rng: Random) -> TfcStrategy:
     """Return the configured traffic flow confidentiality strategy."""
     strategy: TfcStrategy = _plugin(configuration, "overlay.tfc", configuration.tfc.strategy)(rng)
     return strategy
+
+
+def _local_endpoint(surroundings: Surroundings, peer: Endpoint) -> Endpoint | None:
+    try:
+        return surroundings.local_address(peer)
+    except BackendError:
+        return None
 
 
 def _forwarding_rules(

@@ -33,7 +33,7 @@ KEYS = ReceiverKeys.of(IDENTITY.link_key, Credentials.of(IDENTITY, "lab", (3,)).
 
 
 def of_our_sizes() -> st.SearchStrategy[bytes]:
-    header = st.tuples(st.integers(0, 8), st.integers(0, 2)).map(bytes)
+    header = st.tuples(st.integers(0, 9), st.integers(0, 2)).map(bytes)
     body = st.sampled_from(SIZES).flatmap(lambda n: st.binary(min_size=n - 2, max_size=n - 2))
     return st.builds(bytes.__add__, header, body)
 

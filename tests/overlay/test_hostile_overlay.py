@@ -67,10 +67,11 @@ def test_an_initiation_repeated_from_elsewhere_does_not_end_the_link(world):
     assert (path.circuit, path.state) == (before, PathState.OPEN)
 
 
-def observe(world, one, other, *, forwards):
+def observe(world, one, other, *, forwards, faster=False):
     """Let an observer of one link send a copy of each datagram, which arrives before it.
 
-    What is sent to the observer it passes on, if it ``forwards``, under the sender's address.
+    What is sent to the observer it passes on, if it ``forwards``, under the sender's address; if
+    it is ``faster``, all that takes it no time, else as long as any two ways.
     """
     carry, ends = world.carry, {one.endpoint: other.endpoint, other.endpoint: one.endpoint}
 
@@ -78,14 +79,16 @@ def observe(world, one, other, *, forwards):
         if to == OBSERVER:
             carry(datagram, source, to)
             if forwards and source in ends:
-                world.now += 2 * DELAY_S  # to the observer and on
+                shift = -DELAY_S if faster else 2 * DELAY_S  # to the observer and on
+                world.now += shift
                 carry(datagram, source, ends[source])
-                world.now -= 2 * DELAY_S
+                world.now -= shift
             return
         if ends.get(source) == to:
-            world.now -= DELAY_S / 2
+            shift = DELAY_S if faster else DELAY_S / 2
+            world.now -= shift
             carry(datagram, OBSERVER, to)
-            world.now += DELAY_S / 2
+            world.now += shift
         carry(datagram, source, to)
 
     world.carry = carry_and_copy
@@ -122,6 +125,21 @@ def test_a_new_link_opens_past_an_observer_that_copies_every_datagram(world, for
     assert world.now - begun < 2, "one more round trip, and no lost attempt"
     world.run(20)
     assert esp_to_observer(world) == []
+
+
+def test_an_observer_that_wins_every_race_is_corrected_and_the_path_opens(world):
+    """What the nodes know of their own addresses decides, not who is faster."""
+    alice = world.all[1]
+    for other in world.all:
+        if other is not alice:
+            observe(world, alice, other, forwards=True, faster=True)
+    path = open_path(world, alice)
+    world.run(5)
+    before, begun = path.circuit, len(world.wire)
+    world.run(60)
+    assert (path.circuit, path.state) == (before, PathState.OPEN)
+    late = [d for _, to, d in world.wire[begun:] if to == OBSERVER]
+    assert not [d for d in late if not d.startswith(bytes(4))]
 
 
 def test_a_wrong_endpoint_in_a_layer_does_not_hold_up_the_link_that_others_want(world):

@@ -35,6 +35,7 @@ class Host:
         self.spis = count(1000 * (number + 1))
         self.free: set[int] = set()
         self.budget: WorkBudget | None = None
+        self.behind_nat = False
         self.restart(seed + number)
 
     def restart(self, seed: int) -> None:
@@ -46,6 +47,7 @@ class Host:
             lambda: next(self.spis),
             self.free.add,
             budget=self.budget,
+            local_endpoint=lambda peer: None if self.behind_nat else self.endpoint,
         )
         self.log: list[LinkEvent] = []
         self.pairs: dict[int, LinkKeys] = {}

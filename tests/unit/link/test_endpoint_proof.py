@@ -9,7 +9,14 @@ import pytest
 from link_lab import NOW
 
 from overlay.addresses import Endpoint
-from overlay.link.endpoint_proof import TOKEN_BYTES, TRANSITIONS, EndpointProof, ProofState
+from overlay.link.endpoint_proof import (
+    TOKEN_BYTES,
+    TRANSITIONS,
+    EndpointProof,
+    ProofInput,
+    ProofState,
+    names_endpoint,
+)
 from overlay.link.settings import LinkSettings
 
 HERE, THERE, EVIL = (Endpoint(f"9.9.9.{number}", 4500) for number in range(3))
@@ -109,19 +116,49 @@ def test_without_an_echo_from_elsewhere_a_silent_peer_does_not_move():
     assert proof.deadline < math.inf
 
 
-def test_a_settled_question_stays_settled():
+def test_an_echo_that_comes_too_late_changes_nothing():
     proof = link_at(HERE)
     proof.confirmed(EVIL, NOW)
     token = tokens(proof)[EVIL]
     proof.confirmed(HERE, NOW)
-    proof.echoed(token, EVIL, NOW)
-    proof.confirmed(EVIL, NOW)
+    assert proof.echoed(token, EVIL, NOW), "too late"
     proof.handle_deadline(NOW + 60)
-    assert (proof.settled, proof.take_challenges()) == (HERE, [])
+    assert (proof.settled, proof.state) == (HERE, ProofState.QUIET)
 
 
-def test_every_state_has_a_way_to_be_settled_and_none_leaves_settled():
-    assert {state for state, _ in TRANSITIONS} == set(ProofState) - {ProofState.SETTLED}
-    for start in set(ProofState) - {ProofState.SETTLED}:
-        ends = [end for (state, _), (_, end) in TRANSITIONS.items() if state is start]
-        assert ProofState.SETTLED in ends
+def test_what_the_peer_knows_to_be_its_own_address_wins_at_any_time():
+    """The observer was faster with all that it copied and passed on."""
+    proof = new_link(EVIL)
+    proof.confirmed(EVIL, NOW)
+    assert proof.settled == EVIL
+    proof.confirmed(HERE, NOW + 1)
+    asked = tokens(proof)
+    assert set(asked) == {EVIL, HERE}
+    assert names_endpoint(asked[HERE], HERE)
+    assert not names_endpoint(asked[EVIL], HERE)
+    proof.echoed(asked[EVIL], EVIL, NOW + 1)
+    assert proof.settled == EVIL
+    proof.echoed(asked[HERE], HERE, NOW + 2, own_address=True)
+    assert (proof.settled, proof.deadline) == (HERE, math.inf)
+    proof.confirmed(EVIL, NOW + 3)
+    proof.echoed(tokens(proof)[EVIL], EVIL, NOW + 3)
+    assert proof.settled == HERE
+
+
+@pytest.mark.parametrize("host", ["9.9.9.9", "2a00::9"])
+def test_a_token_names_host_and_port(host):
+    proof = new_link()
+    proof.confirmed(Endpoint(host, 4500), NOW)
+    [(token, _)] = proof.take_challenges()
+    assert names_endpoint(token, Endpoint(host, 4500))
+    assert not names_endpoint(token, Endpoint(host, 4501))
+    assert not names_endpoint(token, Endpoint("9.9.9.8", 4500))
+
+
+def test_no_confirm_and_no_echo_but_of_an_own_address_moves_a_link_at_once():
+    moves = {
+        happened for (_, happened), (action, _) in TRANSITIONS.items() if action.__name__ == "_move"
+    }
+    assert moves == {ProofInput.SILENT}
+    for state in ProofState:
+        assert TRANSITIONS[state, ProofInput.OWN_ADDRESS][0].__name__ == "_settle"

@@ -60,7 +60,7 @@ def test_sizes_are_those_of_the_format_page():
     assert dataclasses.asdict(GEOMETRY) == {
         "header": 6,
         "mac": 16,
-        "token": 8,
+        "token": 26,
         "cookie_nonce": 16,
         "suite_slots": 4,
         "initiation_payload": 112,
@@ -70,7 +70,7 @@ def test_sizes_are_those_of_the_format_page():
         "initiation": 246,
         "response": 155,
         "cookie_reply": 54,
-        "notice": 30,
+        "notice": 48,
     }
 
 
@@ -116,23 +116,30 @@ def test_a_suite_that_was_not_offered_is_malformed():
         sent.complete(response)
 
 
-NOTICES = [MessageType.CONFIRM, MessageType.CLOSE, MessageType.CHALLENGE, MessageType.ECHO]
+NOTICES = [
+    MessageType.CONFIRM,
+    MessageType.CLOSE,
+    MessageType.CHALLENGE,
+    MessageType.ECHO,
+    MessageType.OWN_ADDRESS,
+]
 
 
 @pytest.mark.parametrize("kind", NOTICES)
-@pytest.mark.parametrize("token", [None, b"12345678"])
+@pytest.mark.parametrize("token", [None, bytes(range(26))])
 def test_a_notice_is_authentic_for_its_pair_direction_kind_and_token_alone(kind, token):
     sent, bobs, response = agreed()
     alices = sent.complete(response)
     notice = make_notice(kind, alices.secrets, token)
-    assert notice.token == token or bytes(8)
+    assert notice.token == (token or bytes(26))
     assert parse_message(notice.encode()) == notice
     assert is_authentic_notice(notice, bobs.secrets)
     assert not is_authentic_notice(notice, alices.secrets)
     for other in NOTICES:
         changed = dataclasses.replace(notice, kind=other)
         assert is_authentic_notice(changed, bobs.secrets) is (other is kind)
-    assert not is_authentic_notice(dataclasses.replace(notice, token=b"87654321"), bobs.secrets)
+    other_token = dataclasses.replace(notice, token=bytes(range(1, 27)))
+    assert not is_authentic_notice(other_token, bobs.secrets)
 
 
 def test_payloads_survive_the_round_trip():
@@ -155,7 +162,7 @@ def test_reserved_spis_are_malformed():
     with pytest.raises(Malformed):
         ResponsePayload.parse(ResponsePayload(1, 0, PROOF).encode())
     with pytest.raises(Malformed):
-        parse_message(Notice(MessageType.CLOSE, 255, bytes(8), bytes(16)).encode())
+        parse_message(Notice(MessageType.CLOSE, 255, bytes(26), bytes(16)).encode())
 
 
 @pytest.mark.parametrize("parse", [InitiationPayload.parse, ResponsePayload.parse])
@@ -169,7 +176,7 @@ def test_payloads_of_any_other_size_are_malformed(parse):
             parse(data)
 
 
-@pytest.mark.parametrize("data", [b"", b"\x01", b"\x08\x01" + bytes(28), b"\x04\x02" + bytes(28)])
+@pytest.mark.parametrize("data", [b"", b"\x01", b"\x09\x01" + bytes(46), b"\x04\x02" + bytes(46)])
 def test_unknown_types_and_versions_are_malformed(data):
     with pytest.raises(PeerError):
         parse_message(data)
