@@ -1,6 +1,9 @@
 """Questions that a stranger asks a host, and what the host answered."""
 
+import contextlib
+import json
 import socket
+import time
 
 from scapy.layers import inet, inet6, l2
 from scapy.packet import Raw
@@ -124,3 +127,45 @@ class Asker:
 
 def is_neighbour_discovery(packet):
     return inet6.ICMPv6ND_NS in packet or inet6.ICMPv6ND_NA in packet
+
+
+class Wire:
+    """A neighbour's packet socket on alice's cable."""
+
+    def __init__(self, alice):
+        self._socket = alice.core.call(
+            lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0003))
+        )
+        self._socket.bind((alice.core_interface, 0))
+        self.own = self._socket.getsockname()[4]
+        shown = alice.namespace.run(["ip", "-j", "link", "show", alice.interface]).stdout
+        self.alice = json.loads(shown)[0]["address"]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._socket.close()
+
+    def send(self, packet, *, hardware=None):
+        source = ":".join(f"{octet:02x}" for octet in self.own)
+        frame = l2.Ether(src=source, dst=hardware or self.alice)
+        self._socket.send(bytes(frame / packet))
+
+    def received(self):
+        """Return the packets of a short time."""
+        time.sleep(SILENCE_S)
+        self._socket.setblocking(False)
+        found = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                found.append(l2.Ether(self._socket.recv(2000)))
+        return found
+
+    def arp_answers(self, *asked):
+        """Return those of the IPv4 addresses that alice says she has."""
+        for each in asked:
+            request = l2.ARP(op=1, hwsrc=self.own, psrc="0.0.0.0", pdst=each)
+            self.send(request, hardware="ff:ff:ff:ff:ff:ff")
+        answers = [p[l2.ARP] for p in self.received() if p.src == self.alice and l2.ARP in p]
+        return {each.psrc for each in answers if each.op == 2}

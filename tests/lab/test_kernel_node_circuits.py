@@ -1,7 +1,10 @@
 """The node's own processes, with the kernel and without it, in one circuit after the other."""
 
+import contextlib
 import ipaddress
+import json
 import signal
+import socket
 import subprocess
 import time
 from collections import Counter
@@ -10,6 +13,7 @@ from dataclasses import dataclass
 import pytest
 import trio
 from kernel_overlay import ROUTES, KernelOverlay, client
+from questions import Asker, Wire
 
 from lab.nodes import wait_until
 from overlay.apm.events import CircuitFailed, CircuitLost
@@ -177,6 +181,66 @@ def carries(node):
 
 def spis(shown):
     return {line.split()[3] for line in shown.splitlines() if "proto esp spi" in line}
+
+
+INNER_SERVICE, REDIRECTED = 7777, 7778
+
+
+def test_others_are_answered_and_reach_nothing_through_a_circuit(overlay):
+    """The kernel backend's share of docs/decisions/0035; the rest is in test_system_guard_*."""
+    alice, exit_host = overlay.nodes["alicek"].host, overlay.nodes["exitk"].host
+    own = (str(alice.ipv4.ip), str(alice.ipv6.ip))
+    targets = overlay.targets()
+    shown = alice.core.run(["ip", "-j", "link", "show", overlay.bob.core_interface]).stdout
+    hardware = json.loads(shown)[0]["address"]
+    with contextlib.ExitStack() as opened:
+        asker = Asker(overlay.bob, hardware, tuple(map(str, targets)), own)
+        opened.callback(asker.close)
+        services = [opened.enter_context(listening(alice, each)) for each in ("0.0.0.0", "::")]
+        free = asker.answers()
+        assert all(free[f"{version} {name}"] for version in (4, 6) for name in ("syn 81", "udp 81"))
+        for program in ("iptables-legacy", "ip6tables-legacy"):
+            overlay.namespace("alicek").run([program, *REDIRECT.format("A").split()])
+        for version, service, target in zip((4, 6), services, targets, strict=True):
+            with overlay.path("alicek", ["mixk", "exitk"], target) as path:
+                (inner,) = [
+                    each
+                    for each in path.inner_addresses
+                    if ipaddress.ip_address(each).version == version
+                ]
+                assert asker.answers() == free
+                asking = opened.enter_context(listening(exit_host, ("0.0.0.0", "::")[version == 6]))
+                for port in (INNER_SERVICE, REDIRECTED):
+                    asking.sendto(b"are you there?", (inner, port))
+                overlay.ping("alicek", target)  # behind what the exit sent, by the same circuit
+                service.setblocking(False)
+                with pytest.raises(BlockingIOError):
+                    service.recv(100)
+                if version == 4:
+                    shown = overlay.namespace("alicek").run(["ip", "-br", "address"]).stdout
+                    assert inner in shown
+                    with Wire(alice) as wire:
+                        assert wire.arp_answers(own[0], inner) == {own[0]}
+        for program in ("iptables-legacy", "ip6tables-legacy"):
+            overlay.namespace("alicek").run([program, *REDIRECT.format("D").split()])
+        assert asker.answers() == free
+
+
+REDIRECT = (
+    f"-t nat -{{}} PREROUTING -p udp --dport {REDIRECTED} -j REDIRECT --to-ports {INNER_SERVICE}"
+)
+
+
+def listening(host, address):
+    def listen():
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        new = socket.socket(family, socket.SOCK_DGRAM)
+        if family == socket.AF_INET6:
+            new.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        new.bind((address, INNER_SERVICE))
+        return new
+
+    return host.namespace.call(listen)
 
 
 CIRCUITS, AT_ONCE = 200, 20

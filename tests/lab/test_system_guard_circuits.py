@@ -7,6 +7,7 @@ import socket
 import time
 
 import pytest
+from questions import Wire
 from scapy.layers import inet, inet6, l2
 from scapy.packet import Raw
 
@@ -137,40 +138,6 @@ def test_no_exit_reaches_a_service_whatever_translates_its_destination(
     found = alice.namespace.call(inside)
     nothing = [None, None, None]
     assert found == [[b"question"] * 3, *[nothing] * 3, [b"question", None, None]]
-
-
-class Wire:
-    """A neighbour's packet socket on alice's cable."""
-
-    def __init__(self, alice):
-        self._socket = alice.core.call(
-            lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0003))
-        )
-        self._socket.bind((alice.core_interface, 0))
-        self.own = self._socket.getsockname()[4]
-        shown = alice.namespace.run(["ip", "-j", "link", "show", alice.interface]).stdout
-        self.alice = json.loads(shown)[0]["address"]
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self._socket.close()
-
-    def send(self, packet, *, hardware=None):
-        source = ":".join(f"{octet:02x}" for octet in self.own)
-        frame = l2.Ether(src=source, dst=hardware or self.alice)
-        self._socket.send(bytes(frame / packet))
-
-    def received(self):
-        """Return the packets of a short time."""
-        time.sleep(SILENCE_S)
-        self._socket.setblocking(False)
-        found = []
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                found.append(l2.Ether(self._socket.recv(2000)))
-        return found
 
 
 @contextlib.contextmanager
