@@ -60,10 +60,29 @@ _PROBE: Final = """table inet anonymous_overlay_probe {
 """
 
 
+_ARP_PROBE: Final = """table arp anonymous_overlay_probe {
+  chain probe {
+    type filter hook input priority filter; policy accept;
+    arp saddr ip 192.0.2.0/24 meta mark set 0x1
+  }
+}
+"""
+
+
 class Nftables:
     """The ``nft`` program (1.0 or later)."""
 
     clears_flow_labels = True
+
+    def __init__(self) -> None:
+        """Prepare; nothing is asked of the kernel yet."""
+        self._arp: bool | None = None
+
+    def _knows_arp(self) -> bool:
+        if self._arp is None:
+            done = run_filter_tool(["nft", "--check", "--file", "-"], _ARP_PROBE)
+            self._arp = done.returncode == 0
+        return self._arp
 
     def usable(self) -> bool:
         """Tell whether this kernel takes tables for both IP versions (nothing is changed)."""
@@ -71,7 +90,10 @@ class Nftables:
 
     def replace(self, table: FilterTable) -> None:
         """See :class:`~overlay.system.packet_filter.PacketFilter`."""
-        done = run_filter_tool(["nft", "--file", "-"], render_nftables(table))
+        script = render_nftables(table)
+        if self._knows_arp():
+            script += render_arp(table)
+        done = run_filter_tool(["nft", "--file", "-"], script)
         if done.returncode != 0:
             raise tool_refused("setting the packet filter with nft", done)
 
@@ -79,7 +101,8 @@ class Nftables:
         """See :class:`~overlay.system.packet_filter.PacketFilter`."""
         # "add, then delete" removes a table without an error if there is none.
         full = _table_name(name)
-        script = f"table inet {full}\ndelete table inet {full}\n"
+        families = ("inet", "arp") if self._knows_arp() else ("inet",)
+        script = "".join(f"table {f} {full}\ndelete table {f} {full}\n" for f in families)
         done = run_filter_tool(["nft", "--file", "-"], script)
         if done.returncode != 0:
             raise tool_refused("removing the packet filter with nft", done)
@@ -124,6 +147,23 @@ def render_nftables(table: FilterTable) -> str:
     chains += _chain("notes", "", [f'return comment "{note}"' for note in table.notes])
     body = "\n".join(chains)
     return f"table inet {name}\ndelete table inet {name}\ntable inet {name} {{\n{body}\n}}\n"
+
+
+def render_arp(table: FilterTable) -> str:
+    """Return what marks ARP requests from the networks whose packets are marked as answered.
+
+    The kernel answers ARP after a reverse-path check (rp_filter), which needs the mark.
+    """
+    name = _table_name(table.name)
+    lines = [
+        f"arp saddr ip {rule.source} {_statement(rule, table.mark)}"
+        for rule in table.rules
+        if rule.verdict is Verdict.ANSWER and rule.source is not None and rule.ip_version == 4
+    ]
+    head = "type filter hook input priority filter; policy accept;"
+    body = "\n".join(_chain("input", head, lines))
+    gone = f"table arp {name}\ndelete table arp {name}\n"
+    return f"{gone}table arp {name} {{\n{body}\n}}\n" if lines else gone
 
 
 def _table_name(name: str) -> str:

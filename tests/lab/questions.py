@@ -10,6 +10,8 @@ from scapy.packet import Raw
 
 OPEN, CLOSED, EVERYWHERE, EXACT = 80, 81, 7000, 7001
 """TCP ports, then UDP ports of a service bound to the wildcard and of one bound to an address."""
+REDIRECTED, PUBLISHED, LOCAL = 7778, 7779, 7780
+"""Ports that :func:`publish` makes, and where both lead."""
 FIRST_PORT = 20_000
 SILENCE_S = 0.6
 """All answers come at once, but for those to lone fragments (``FRAGMENTS_S``)."""
@@ -169,3 +171,30 @@ class Wire:
             self.send(request, hardware="ff:ff:ff:ff:ff:ff")
         answers = [p[l2.ARP] for p in self.received() if p.src == self.alice and l2.ARP in p]
         return {each.psrc for each in answers if each.op == 2}
+
+
+def publish(alice, by_nftables, other):
+    """Redirect one port to a service of this host and one to another host, as Docker does."""
+    alice.namespace.set_kernel(ipv4__ip_forward=1, ipv6__conf__all__forwarding=1)
+    if by_nftables:
+        both = "meta l4proto { tcp, udp } th dport"
+        lines = [
+            f"{both} {REDIRECTED} redirect to :{LOCAL}",
+            f"fib daddr type local meta nfproto ipv4 {both} {PUBLISHED} "
+            f"dnat ip to {other.ipv4.ip}:{LOCAL}",
+            f"fib daddr type local meta nfproto ipv6 {both} {PUBLISHED} "
+            f"dnat ip6 to [{other.ipv6.ip}]:{LOCAL}",
+        ]
+        rules = "\n".join(lines)
+        chain = f"chain p {{\ntype nat hook prerouting priority dstnat;\n{rules}\n}}"
+        alice.namespace.run(["nft", "-f", "-"], text_input=f"table inet docker {{\n{chain}\n}}\n")
+        return
+    for program, to in (("iptables", other.ipv4.ip), ("ip6tables", f"[{other.ipv6.ip}]")):
+        for protocol in ("tcp", "udp"):
+            head = [f"{program}-legacy", "-t", "nat", "-A", "PREROUTING", "-p", protocol, "--dport"]
+            there = ["-j", "REDIRECT", "--to-ports", str(LOCAL)]
+            alice.namespace.run([*head, str(REDIRECTED), *there])
+            away = ["-j", "DNAT", "--to-destination", f"{to}:{LOCAL}"]
+            alice.namespace.run(
+                [*head, str(PUBLISHED), "-m", "addrtype", "--dst-type", "LOCAL", *away]
+            )

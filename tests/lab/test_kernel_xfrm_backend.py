@@ -257,6 +257,24 @@ def test_an_address_stays_as_long_as_one_configuration_holds_it(host, backend):
     assert "100.64.0.2/32" not in host.run(["ip", "address"]).stdout
 
 
+def test_no_address_is_held_before_its_guard_has_heard_of_it(host, backend):
+    wanted = replace(CONFIGURATION, local_addresses=(INNER,))
+    before, heard = shown(host), []
+
+    def refuse(address):
+        heard.append((address, "100.64.0.2/32" in host.run(["ip", "address"]).stdout))
+        if len(heard) == 1:
+            raise BackendError("the packet filter refused.")
+
+    backend.before_address = refuse
+    with pytest.raises(BackendError, match="the packet filter refused"):
+        backend.install(wanted)
+    assert shown(host) == before
+    backend.install(wanted)
+    assert heard == [(INNER, False)] * 2
+    backend.remove(wanted)
+
+
 def test_a_second_node_in_the_same_namespace_is_told_so(host, backend):
     with pytest.raises(BackendError, match="another node in this network namespace"):
         make(host)

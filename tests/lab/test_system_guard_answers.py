@@ -5,7 +5,7 @@ import json
 import socket
 
 import pytest
-from questions import EVERYWHERE, EXACT, OPEN, Asker
+from questions import EVERYWHERE, EXACT, LOCAL, OPEN, PUBLISHED, Asker, publish
 
 PREFIXES = ("203.0.113.10/32", "2001:db8:113::/64")
 DESTINATIONS = ("203.0.113.10", "2001:db8:113::10")
@@ -199,3 +199,77 @@ def bound(address, port):
     new = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
     new.bind((address, port))
     return new
+
+
+CONTAINER = f"""
+import socket, threading
+def serve(family, kind):
+    new = socket.socket(family, kind)
+    if family == socket.AF_INET6:
+        new.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    new.bind(("::" if family == socket.AF_INET6 else "0.0.0.0", {LOCAL}))
+    if kind == socket.SOCK_STREAM:
+        new.listen()
+        threading.Thread(target=accept, args=(new,)).start()
+    else:
+        threading.Thread(target=receive, args=(new,)).start()
+def accept(new):
+    while True:
+        with new.accept()[0] as accepted:
+            accepted.sendall(accepted.recv(100)[::-1])
+def receive(new):
+    while True:
+        data, peer = new.recvfrom(100)
+        new.sendto(data[::-1], peer)
+for family in (socket.AF_INET, socket.AF_INET6):
+    for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+        serve(family, kind)
+print("ready", flush=True)
+"""
+
+
+def test_a_service_behind_the_host_answers_at_its_published_port(
+    underlay, scene, script, filter_names
+):
+    other = underlay.add_host("other")
+    publish(scene.alice, filter_names[1] == "Nftables", other)
+    # Its answers come back through alice, as those of a container do.
+    for family, via in (("-4", scene.alice.ipv4), ("-6", scene.alice.ipv6)):
+        core, iif = scene.alice.core, other.core_interface
+        core.run(["ip", family, "route", "add", "default", "via", str(via.ip), "table", "77"])
+        core.run(["ip", family, "rule", "add", "iif", iif, "table", "77"])
+    assert script(other.namespace, CONTAINER).said == "ready"
+
+    def asked():
+        found = []
+        for to in (scene.alice.ipv4.ip, scene.alice.ipv6.ip):
+            family = socket.AF_INET if to.version == 4 else socket.AF_INET6
+            for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+                with socket.socket(family, kind) as new:
+                    new.settimeout(5)
+                    new.connect((str(to), PUBLISHED))
+                    new.send(b"question")
+                    found.append(new.recv(100))
+        return found
+
+    assert scene.bob.namespace.call(asked) == [b"noitseuq"] * 4
+    owner = scene.owner()
+    for state in ("protect", "carry"):
+        assert owner.tell(state) == "done"
+        assert scene.bob.namespace.call(asked) == [b"noitseuq"] * 4
+
+
+def test_a_protected_neighbour_on_the_same_link_still_finds_the_host(underlay, script):
+    """Its requests pass reverse-path checks, and the kernel's own solicitations the guard."""
+    alice = underlay.add_host("alice")
+    prefixes = (alice.ipv4.network, alice.ipv6.network)
+    alice.namespace.set_kernel(ipv4__conf__all__rp_filter=1, ipv4__conf__eth0__rp_filter=1)
+    owner = script(
+        alice.namespace, OWNER.format(module="nftables", name="Nftables", prefixes=prefixes)
+    )
+    for state in ("protect", "carry"):
+        assert owner.tell(state) == "done"
+        alice.namespace.configure([f"neigh flush dev {alice.interface}"])
+        alice.core.configure([f"neigh flush dev {alice.core_interface}"])
+        for address in (alice.ipv4.ip, alice.ipv6.ip):
+            alice.core.run(["ping", "-c", "1", "-W", "5", str(address)])

@@ -7,7 +7,7 @@ import socket
 import time
 
 import pytest
-from questions import Wire
+from questions import LOCAL, PUBLISHED, REDIRECTED, Wire, publish
 from scapy.layers import inet, inet6, l2
 from scapy.packet import Raw
 
@@ -22,7 +22,7 @@ PREFIXES = (ipaddress.ip_network("203.0.113.10/32"), ipaddress.ip_network("2001:
 DESTINATIONS = ("203.0.113.10", "2001:db8:113::10")
 INNER = ("100.64.1.2", "fd99::12")
 SILENCE_S = 0.3
-ASKED, REDIRECTED, PUBLISHED, LOCAL = 7777, 7778, 7779, 7780
+ASKED = 7777
 
 
 @pytest.fixture(params=[Nftables, Iptables])
@@ -34,30 +34,6 @@ def filter_type(request):
 def opened():
     with contextlib.ExitStack() as stack:
         yield stack
-
-
-def redirect(alice, filter_type, other):
-    """Redirect one port to a service of this host and one to a container, as Docker does."""
-    alice.namespace.set_kernel(ipv4__ip_forward=1, ipv6__conf__all__forwarding=1)
-    if filter_type is Nftables:
-        lines = [
-            f"udp dport {REDIRECTED} redirect to :{LOCAL}",
-            f"fib daddr type local meta nfproto ipv4 udp dport {PUBLISHED} "
-            f"dnat ip to {other.ipv4.ip}:{LOCAL}",
-            f"fib daddr type local meta nfproto ipv6 udp dport {PUBLISHED} "
-            f"dnat ip6 to [{other.ipv6.ip}]:{LOCAL}",
-        ]
-        rules = "\n".join(lines)
-        chain = f"chain p {{\ntype nat hook prerouting priority dstnat;\n{rules}\n}}"
-        alice.namespace.run(["nft", "-f", "-"], text_input=f"table inet docker {{\n{chain}\n}}\n")
-        return
-    for program, to in (("iptables", other.ipv4.ip), ("ip6tables", f"[{other.ipv6.ip}]")):
-        head = [f"{program}-legacy", "-t", "nat", "-A", "PREROUTING", "-p", "udp", "--dport"]
-        alice.namespace.run([*head, str(REDIRECTED), "-j", "REDIRECT", "--to-ports", str(LOCAL)])
-        alice.namespace.run(
-            [*head, str(PUBLISHED), "-m", "addrtype", "--dst-type", "LOCAL", "-j", "DNAT",
-             "--to-destination", f"{to}:{LOCAL}"]
-        )  # fmt: skip
 
 
 def from_exit(inner, source, source_port, port):
@@ -98,7 +74,7 @@ def test_no_exit_reaches_a_service_whatever_translates_its_destination(
     alice, other = underlay.add_host("alice"), underlay.add_host("other")
     for address in (other.ipv4.ip, other.ipv6.ip):  # so that neighbours know each other
         alice.namespace.run(["ping", "-c", "1", "-W", "10", str(address)])
-    redirect(alice, filter_type, other)
+    publish(alice, filter_type is Nftables, other)
     index = (version - 4) // 2
     prefix, destination, inner = PREFIXES[index], DESTINATIONS[index], INNER[index]
     everywhere = ("0.0.0.0", "::")[index]

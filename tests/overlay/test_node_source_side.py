@@ -47,6 +47,57 @@ def test_an_address_stays_as_long_as_one_path_uses_it(host, side):
     assert host.guarded == {BOB, CAROL}
 
 
+class OrderedHost(FakeHost):
+    """Notes the order of what concerns addresses and their filter."""
+
+    def __init__(self):
+        super().__init__()
+        self.order = []
+
+    def expect(self, source_address, device=None):
+        super().expect(source_address, device)
+        self.order.append(f"filter on {device}")
+
+    def add_address(self, device, address):
+        super().add_address(device, address)
+        self.order.append("address")
+
+    def carry(self, *arguments):
+        super().carry(*arguments)
+        self.order.append("route")
+
+    def remove_address(self, device, address):
+        super().remove_address(device, address)
+        self.order.append("no address")
+
+    def uncarry(self, prefix):
+        super().uncarry(prefix)
+        self.order.append("no route, no filter")
+
+
+def test_the_filter_stands_before_and_as_long_as_there_is_an_address():
+    host = OrderedHost()
+    side = SourceSide(host, device_mtu=1280, path_mtu=1200, device_opened=lambda _: None)
+    side.protect(BOB)
+    side.carry(BOB, VC)
+    side.uncarry(BOB, VC)
+    assert host.order == [
+        "filter on anon0",
+        "address",
+        "route",
+        "no address",
+        "no route, no filter",
+    ]
+
+
+def test_a_refused_filter_leaves_no_address(host, side):
+    side.protect(BOB)
+    host.refuse.add("expect")
+    with pytest.raises(BackendError):
+        side.carry(BOB, VC)
+    assert host.addresses == set()
+
+
 def test_a_refused_carry_leaves_no_address(host, side):
     side.protect(BOB)
     host.refuse.add("carry")
