@@ -110,6 +110,10 @@ def _smaller(configured: int | None, bound: int) -> int:
     return bound if configured is None else min(configured, bound)
 
 
+_MANY_FORGERIES: Final = 64
+"""UDP's checksum lets one in 65,536 damaged packets pass, so honest links see none."""
+
+
 class _Sa:
     """What both directions count and limit.
 
@@ -330,9 +334,12 @@ class OutboundSa(_Sa):
 
 
 class InboundSa(_Sa):
-    """An SA that this host opens packets of."""
+    """An SA that this host opens packets of.
 
-    __slots__ = ("_forgeries", "_smallest", "_window")
+    ``peer`` is the endpoint from which its authentic packets came last, None for an onion SA.
+    """
+
+    __slots__ = ("_forgeries", "_smallest", "_window", "peer")
 
     def __init__(
         self,
@@ -342,6 +349,7 @@ class InboundSa(_Sa):
         warmed: Warmed | None = None,
     ) -> None:
         super().__init__(value, rng, report, warmed)
+        self.peer = None if value.encapsulation is None else value.encapsulation.source
         self._window = ReplayWindow(value.replay_window, esn=value.esn)
         self._smallest = SUITES[value.suite].smallest_packet
         self._forgeries = 0
@@ -382,6 +390,11 @@ class InboundSa(_Sa):
             return self.count_drop(inner)
         self.payload_bytes += len(inner)
         return inner
+
+    @property
+    def is_attacked(self) -> bool:
+        """Whether more packets were forged than damage on the way explains."""
+        return self._forgeries >= _MANY_FORGERIES
 
     def counters(self) -> SaCounters:
         """Return what was opened so far."""

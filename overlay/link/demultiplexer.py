@@ -48,17 +48,20 @@ class Demultiplexed:
     keepalives: int = 0
     malformed: int = 0
 
-    @property
-    def control_count(self) -> int:
-        """How many datagrams are not ESP."""
-        return len(self.dht) + len(self.link) + self.keepalives + self.malformed
+    def __len__(self) -> int:
+        """How many datagrams somebody must look at."""
+        return len(self.esp) + len(self.dht) + len(self.link)
 
-    def add_control(self, other: Demultiplexed) -> None:
-        """Append all of ``other`` but ESP."""
-        self.dht += other.dht
-        self.link += other.link
-        self.keepalives += other.keepalives
-        self.malformed += other.malformed
+    def move_to(self, other: Demultiplexed, most: int) -> int:
+        """Append all to ``other``, at most ``most`` datagrams; return how many found no place."""
+        other.keepalives += self.keepalives
+        other.malformed += self.malformed
+        room = most
+        lists = ((self.dht, other.dht), (self.link, other.link), (self.esp, other.esp))
+        for mine, theirs in lists:
+            theirs += mine[:room]
+            room -= min(room, len(mine))
+        return len(self) - (most - room)
 
 
 def demultiplex(batch: Iterable[tuple[bytes, Endpoint]]) -> Demultiplexed:

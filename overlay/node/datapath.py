@@ -58,9 +58,15 @@ class DataPath:
         self.packets_from_host = 0
         self.packets_to_host = 0
 
-    def from_network(self, datagrams: Sequence[tuple[bytes, Endpoint]], now: float) -> Arrived:
+    def from_network(
+        self,
+        datagrams: Sequence[tuple[bytes, Endpoint]],
+        now: float,
+        *,
+        defer_moved: bool = False,
+    ) -> Arrived:
         """Process ESP datagrams; what the cores must know is returned."""
-        processed = self._engine.process_inbound(datagrams, now)
+        processed = self._engine.process_inbound(datagrams, now, defer_moved=defer_moved)
         if processed.to_network:
             self._network.send_batch(processed.to_network)
         if processed.to_host and self.source_device is not None:
@@ -74,7 +80,7 @@ class DataPath:
         idle = not (
             processed.to_network or processed.to_host or processed.to_exit or processed.to_control
         )
-        return Arrived(processed.to_control, worn, idle)
+        return Arrived(processed.to_control, worn, idle, processed.deferred)
 
     def from_source_device(self, packets: Sequence[bytes], now: float) -> None:
         """Carry what local programs sent to anonymised destinations."""

@@ -40,7 +40,13 @@ class KernelPath:
         self._sockets = sockets
         self._counts: Counter[str] = Counter()
 
-    def from_network(self, datagrams: Sequence[tuple[bytes, Endpoint]], now: float) -> Arrived:  # noqa: ARG002 - the Protocol's signature
+    def from_network(
+        self,
+        datagrams: Sequence[tuple[bytes, Endpoint]],
+        now: float,  # noqa: ARG002 - the Protocol's signature
+        *,
+        defer_moved: bool = False,  # noqa: ARG002 - the kernel opens what is ESP
+    ) -> Arrived:
         """Count what is no ESP packet for the kernel either; whole ones never come here."""
         self._counts["stray ESP"] += len(datagrams)
         return Arrived(idle=True)

@@ -46,19 +46,31 @@ class Arrived:
 
     ``to_control`` are IPv6 packets for an overlay or circuit address of this host that passed
     its in-policies; ``worn`` tells that SAs want to be replaced now, and not at the next deadline;
-    ``idle`` tells that no packet came out, so that all of the batch may have been garbage.
+    ``idle`` tells that no packet came out, so that all of the batch may have been garbage;
+    ``deferred`` are datagrams that have to be handed over again.
     """
 
     to_control: list[bytes] = field(default_factory=list)
     worn: bool = False
     idle: bool = False
+    deferred: list[tuple[bytes, Endpoint]] = field(default_factory=list)
 
 
 class PacketPath(Protocol):
     """How packets of this node's own reach the network, and control packets its cores."""
 
-    def from_network(self, datagrams: Sequence[tuple[bytes, Endpoint]], now: float) -> Arrived:
-        """Take ESP datagrams that reached the node's own socket."""
+    def from_network(
+        self,
+        datagrams: Sequence[tuple[bytes, Endpoint]],
+        now: float,
+        *,
+        defer_moved: bool = False,
+    ) -> Arrived:
+        """Take ESP datagrams that reached the node's own socket.
+
+        With ``defer_moved`` those are returned that come for a link under attack from another
+        endpoint than its peer's.
+        """
         ...
 
     def send(self, packets: Sequence[bytes], now: float) -> None:

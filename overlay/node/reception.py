@@ -2,14 +2,16 @@
 
 ::
 
-    ESP queue ──────> engine ──────────────────> next hop, TUN      no budget
-        └─ control datagrams that came along ─┐
-    control queue ──> turn ──> DHT, links ──> pause                 at most a quarter of the time
-                        ^─────────────────────┘
+    ESP queue ──────> engine ──> next hop, TUN       no budget
+        └─ strays ─┐
+    control queue ─┴─> turn ──> DHT, links ──> rest  at most a quarter of the time
 
 Anybody can send to the port. So what costs time for each wake-up or each datagram is bounded:
-after control datagrams the node reads no more of them for as long as they took, and after a
-batch of ESP that nobody sealed it waits a moment, so that the next batch is larger.
+after a batch of control datagrams the node rests three times as long as they took, and after a
+batch without authentic ESP it rests a moment, so that the next batch is larger.
+
+Strays are control datagrams that the kernel aggregated with ESP, and ESP of a link under attack
+that comes from another endpoint than the peer's.
 """
 
 from __future__ import annotations
@@ -38,8 +40,8 @@ class ReceptionBudget:
             wake-up costs as much as ten datagrams, so a flood must not cause one each.
         idle_pause_s: pause after a batch of which no datagram was authentic ESP, in seconds,
             for the same reason. It delays what comes next by a fraction of a link's delay.
-        strays: control datagrams from the ESP queue that wait for their turn. Few come there:
-            see ``overlay.system.steering``.
+        strays: datagrams from the ESP queue that wait for their turn. Few come there: see
+            ``overlay.system.steering``.
     """
 
     control_datagrams: int = 128
@@ -52,7 +54,7 @@ class ReceptionBudget:
 class Reception:
     """The readers of one node's ports, each a task; they share one budget.
 
-    ``strays_dropped`` counts control datagrams for which there was no place to wait.
+    ``strays_dropped`` counts datagrams for which there was no place to wait.
     """
 
     def __init__(
@@ -84,8 +86,8 @@ class Reception:
         batch = await port.receive_batch()
         while True:
             parts = demultiplex(batch)
-            idle = self._carry(parts)
-            if parts.control_count:
+            idle = self._carry(parts, defer_moved=True)
+            if parts.malformed or parts.keepalives or len(parts):
                 self._keep_strays(parts)
             batch = []
             if idle:
@@ -105,7 +107,7 @@ class Reception:
             batch = port.read_batch(most) or await port.receive_batch(most)
 
     async def read_strays(self) -> None:
-        """Take control datagrams that came through an ESP queue as long as the node runs."""
+        """Take strays of the ESP queues as long as the node runs."""
         while True:
             await self._stray_came.wait()
             self._stray_came = trio.Event()
@@ -116,27 +118,29 @@ class Reception:
     async def _take_and_rest(self, parts: Demultiplexed) -> None:
         """Handle one batch, then let other work have its share of time."""
         began = trio.current_time()
-        self._carry(parts)
+        self._carry(parts, defer_moved=False)
         if self._plane.receive_control(parts, self._now()):
             self._told()
         spent = trio.current_time() - began
         rest = spent * (1 / self._budget.control_share - 1)
         await trio.sleep(max(rest, self._budget.control_pause_s))
 
-    def _carry(self, parts: Demultiplexed) -> bool:
-        """Carry the ESP of a batch; tell whether nothing of it was authentic."""
+    def _carry(self, parts: Demultiplexed, *, defer_moved: bool) -> bool:
+        """Carry the ESP of a batch; tell whether nothing of it was authentic.
+
+        Afterwards ``parts.esp`` is what was deferred.
+        """
         if not parts.esp:
             return True
         now = self._now()
-        arrived = self._plane.datapath.from_network(parts.esp, now)
+        datapath = self._plane.datapath
+        arrived = datapath.from_network(parts.esp, now, defer_moved=defer_moved)
+        parts.esp = arrived.deferred
         if self._plane.arrived(arrived, now):
             self._told()
         return arrived.idle
 
     def _keep_strays(self, parts: Demultiplexed) -> None:
-        strays = self._strays
-        if strays.control_count + parts.control_count > self._budget.strays:
-            self.strays_dropped += parts.control_count
-            return
-        strays.add_control(parts)
+        room = self._budget.strays - len(self._strays)
+        self.strays_dropped += parts.move_to(self._strays, room)
         self._stray_came.set()

@@ -52,13 +52,14 @@ class Processed:
 
     ``to_network`` are ESP datagrams; ``to_control`` are IPv6 packets for an overlay or
     circuit address of this host, ``to_host`` are for its other addresses, ``to_exit`` leave
-    the overlay here.
+    the overlay here; ``deferred`` are ESP datagrams as they came.
     """
 
     to_network: list[tuple[bytes, Endpoint]] = field(default_factory=list)
     to_control: list[bytes] = field(default_factory=list)
     to_host: list[bytes] = field(default_factory=list)
     to_exit: list[bytes] = field(default_factory=list)
+    deferred: list[tuple[bytes, Endpoint]] = field(default_factory=list)
 
 
 class UserspaceEngine:
@@ -175,23 +176,40 @@ class UserspaceEngine:
 
     # The data path.
 
-    def process_inbound(self, datagrams: Sequence[tuple[bytes, Endpoint]], now: float) -> Processed:
+    def process_inbound(
+        self,
+        datagrams: Sequence[tuple[bytes, Endpoint]],
+        now: float,
+        *,
+        defer_moved: bool = False,
+    ) -> Processed:
         """Process ESP datagrams of the network.
 
-        Where a datagram came from does not matter: its SPI and ICV tell (NAT may move a peer).
+        Where a datagram came from proves nothing: its SPI and ICV tell (NAT may move a peer).
+
+        Args:
+            datagrams: with their senders.
+            now: Unix seconds.
+            defer_moved: return unopened what comes for a link SA under attack from another
+                endpoint than its last authentic packet did. It is probably garbage, and to find
+                that out costs as much as to carry a packet.
         """
         self._begin(now)
         processed = Processed()
         links = self._planner.links
-        for datagram, _ in datagrams:
+        for datagram, source in datagrams:
             spi = datagram[:4]
             passage = links.get(spi) or self._planner.link(spi)
             if passage is None:
                 self._drop(Drop.IN_NO_STATES)
                 continue
             link = passage.association
+            if defer_moved and source != link.peer and link.is_attacked:
+                processed.deferred.append((datagram, source))
+                continue
             packet = link.open(datagram, 0, now)
             if isinstance(packet, bytes):
+                link.peer = source
                 self._enter(packet, passage, processed, now)
             else:
                 self._drop(packet)

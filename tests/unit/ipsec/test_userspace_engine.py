@@ -93,6 +93,45 @@ def test_a_datagram_from_another_endpoint_is_accepted_as_nat_may_move_a_peer():
     assert receiver.process_inbound([(datagram, underlay(9))], NOW).to_control == [PACKET]
 
 
+def forged(sender, count: int) -> list[tuple[bytes, Endpoint]]:
+    """Datagrams of the link that are not authentic, each from another endpoint."""
+    ((datagram, _),) = sender.process_outbound([PACKET], NOW).to_network
+    return [
+        (datagram[:-1] + bytes([datagram[-1] ^ 1]), Endpoint("9.9.9.9", 1 + index))
+        for index in range(count)
+    ]
+
+
+def test_under_attack_a_link_defers_what_does_not_come_from_its_peer():
+    sender, receiver = pair()
+    garbage = forged(sender, 200)
+    elsewhere, peer = Endpoint("7.7.7.7", 7), underlay(1)
+    receiver.process_inbound(garbage[:64], NOW, defer_moved=True)
+    opened = sum(receiver.drops().values())
+    ((first, _),) = sender.process_outbound([PACKET], NOW).to_network
+    ((moved, _),) = sender.process_outbound([PACKET], NOW).to_network
+    batch = [*garbage[64:], (first, peer), (moved, elsewhere)]
+    processed = receiver.process_inbound(batch, NOW, defer_moved=True)
+    assert processed.to_control == [PACKET]
+    assert processed.deferred == [*garbage[64:], (moved, elsewhere)]
+    assert sum(receiver.drops().values()) == opened
+    # A peer that NAT has moved is heard, and then known at its new endpoint.
+    assert receiver.process_inbound(processed.deferred, NOW).to_control == [PACKET]
+    again = [(data, elsewhere) for data, _ in sender.process_outbound([PACKET], NOW).to_network]
+    assert receiver.process_inbound(again, NOW, defer_moved=True).to_control == [PACKET]
+
+
+def test_without_an_attack_nothing_is_deferred():
+    sender, receiver = pair()
+    receiver.process_inbound(forged(sender, 10), NOW, defer_moved=True)
+    moved = [
+        (data, Endpoint("7.7.7.7", 7))
+        for data, _ in sender.process_outbound([PACKET], NOW).to_network
+    ]
+    processed = receiver.process_inbound(moved, NOW, defer_moved=True)
+    assert (processed.to_control, processed.deferred) == ([PACKET], [])
+
+
 def test_an_out_policy_without_an_sa_seals_nothing():
     ends, sender = link(), engine()
     sender.install(IpsecConfiguration((), (policy(Direction.OUT, HERE, THERE, ends.outbound),)))

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from overlay.addresses import Endpoint
-from overlay.link.demultiplexer import NAT_KEEPALIVE, Channel, demultiplex, frame
+from overlay.link.demultiplexer import NAT_KEEPALIVE, Channel, Demultiplexed, demultiplex, frame
 
 ALICE = Endpoint("8.8.8.8", 4500)
 
@@ -42,3 +42,17 @@ def test_what_is_neither_is_counted(data):
     result = demultiplex([(data, ALICE)])
     assert result.malformed == 1
     assert (result.esp, result.dht, result.link, result.keepalives) == ([], [], [], 0)
+
+
+def test_what_finds_no_place_is_counted():
+    here = Endpoint("192.0.2.1", 4500)
+    esp = b"\x00\x00\x07\x00" + bytes(20)
+    link, dht = (frame(channel, b"x") for channel in (Channel.LINK, Channel.DHT))
+    batch = [(data, here) for data in (link, esp, dht, b"\xff", esp, b"abc")]
+    first, waiting = demultiplex(batch), Demultiplexed()
+    assert len(first) == 4
+    assert first.move_to(waiting, 3) == 1
+    assert (len(waiting.dht), len(waiting.link), len(waiting.esp)) == (1, 1, 1)
+    assert (waiting.keepalives, waiting.malformed) == (1, 1)
+    assert demultiplex(batch).move_to(waiting, 0) == 4
+    assert len(waiting) == 3
