@@ -96,6 +96,8 @@ class TeardownReason(enum.Enum):
     """The circuit's lifetime is over."""
     SHUTDOWN = 4
     """The hop stops."""
+    WITHDRAWN = 5
+    """The exit cannot send to the outside over this IP version any more."""
 
 
 @dataclass(frozen=True, slots=True)

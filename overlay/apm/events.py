@@ -37,6 +37,7 @@ class CircuitEnd(enum.Enum):
     SHUTDOWN = "the node stops"
     UNANSWERED = "the exit does not answer"
     TORN_DOWN = "a Mix-node of the path ended it"
+    WITHDRAWN = "the exit cannot reach the outside any more"
     LINK_LOST = "the link to the first Mix-node is gone"
     NOT_REKEYED = "a Mix-node did not agree to new keys"
 

@@ -120,6 +120,7 @@ class InnerAddressPool:
         self._ipv6 = ipv6
         self._rng = rng
         self._skip = tuple(skip)
+        self._offered = Families.IPV4 | Families.IPV6
         self._in_use: set[bytes] = set()
 
     def __len__(self) -> int:
@@ -141,7 +142,11 @@ class InnerAddressPool:
             families |= Families.IPV4
         if self._ipv6 is not None:
             families |= Families.IPV6
-        return families
+        return families & self._offered
+
+    def offer(self, families: Families) -> None:
+        """Lend addresses of these families from now on; none means that the exit is closed."""
+        self._offered = families
 
     def assign(self, families: Families, taken: Callable[[bytes], bool]) -> InnerAddresses:
         """Lend one address per family; ``taken`` tells of other uses on this host.

@@ -42,7 +42,7 @@ from overlay.apm.control import (
 )
 from overlay.apm.crypto import OnionPrivateKey
 from overlay.apm.events import ApmDrop, ExitCircuitClosed, ExitCircuitOpened, RelayReport
-from overlay.apm.layer import ExitLayer, LayerTerms, RelayLayer
+from overlay.apm.layer import ExitLayer, Families, LayerTerms, RelayLayer
 from overlay.apm.lingering import Outgrown
 from overlay.apm.onion import SealedOnion, extract_onion_info
 from overlay.apm.plan import onion_sas
@@ -353,6 +353,14 @@ class RelaySide:
         return self._usage.last_used(circuit.number, forward, now)
 
     # --- the end ---
+
+    def withdraw(self, families: Families, now: float) -> None:
+        """End the circuits that leave here over these families, and tell their sources."""
+        for circuit in self._connections.hops():
+            if isinstance(circuit, ExitCircuit) and (
+                circuit.ipsec.inner_addresses.families & families
+            ):
+                self._close(circuit, Teardown(TeardownReason.WITHDRAWN), now)
 
     def close_all(self, now: float) -> None:
         """End all circuits of others, and tell their sources."""

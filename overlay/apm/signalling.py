@@ -30,6 +30,7 @@ from overlay.apm.crypto import X25519_SUITE, OnionPrivateKey
 from overlay.apm.datagram import UdpDatagram, build_datagram, parse_datagram
 from overlay.apm.events import ApmDrop, ApmEvent, CircuitEnd, CircuitReport, LinkSilent, RelayReport
 from overlay.apm.inner_addresses import InnerAddressPool
+from overlay.apm.layer import Families
 from overlay.apm.relay import RelaySide
 from overlay.apm.settings import ApmSettings
 from overlay.apm.source import SourceSide
@@ -116,6 +117,14 @@ class SignallingManager:
         """End all circuits, ours and others', because the node stops."""
         self._source.close_all(CircuitEnd.SHUTDOWN, now)
         self._relay.close_all(now)
+
+    # --- circuits that leave here ---
+
+    def offer_exit(self, families: Families, now: float) -> None:
+        """Be an exit over these families alone; circuits over others end, with a reason."""
+        if self._board.inner_pool is not None:
+            self._board.inner_pool.offer(families)
+            self._relay.withdraw(~families, now)
 
     # --- links ---
 

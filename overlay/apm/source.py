@@ -179,6 +179,8 @@ class SourceSide:
                 self._refused(circuit, position, reason.name, now)
             case Teardown(reason), PendingCircuit():
                 self._refused(circuit, position, reason.name, now)
+            case Teardown(TeardownReason.WITHDRAWN), OpenCircuit() if position == len(circuit.path):
+                self._end(circuit, CircuitLost(circuit.number, CircuitEnd.WITHDRAWN), now)
             case Teardown(), OpenCircuit():
                 self._end(circuit, CircuitLost(circuit.number, CircuitEnd.TORN_DOWN), now)
             case RekeyAnswer() | RekeySwitched(), OpenCircuit():

@@ -21,6 +21,7 @@ def status_text(report: StatusReport) -> str:
             ("up for", _duration(report.uptime_s)),
             ("listening on", _listed(report.listen)),
             ("roles", _listed(report.roles)),
+            *(("exit withdrawn", problem) for problem in report.exit_problems),
             ("joined", "yes" if report.joined else "no"),
             ("contacts", str(report.contacts)),
             ("mix-nodes known", f"{report.mix_nodes}, of which exits {report.exits}"),

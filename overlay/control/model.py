@@ -135,6 +135,8 @@ class StatusReport:
         forwarding: name of the forwarding rules.
         suspect_regions: regions of the DHT that look eclipsed; what mix_nodes holds of them is
             doubtful.
+        exit_problems: why this node is no exit now, though it is configured to be one, or over
+            which IP version it is none, each with what mends it.
     """
 
     version: str
@@ -160,6 +162,7 @@ class StatusReport:
     tfc: str
     forwarding: str
     suspect_regions: int = 0
+    exit_problems: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -166,7 +166,9 @@ def _forwarding(
     if value == "1":
         return Finding(subject, Outcome.WORKS, "on", needed_for)
     if value is None:
-        return _no_protocol(subject, version, needed_for)
+        # An exit over IPv4 alone is one.
+        others = tuple(each for each in needed_for if version == 4 or each is not Purpose.EXIT)
+        return _no_protocol(subject, version, others)
     if may_write(name):
         return Finding(
             subject, Outcome.WORKS, "off, and whoever needs it switches it on", needed_for

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from overlay.doctor import clock, files, kernel, limits, network, rights
+from overlay.doctor import clock, exits, files, kernel, limits, network, rights
 from overlay.doctor.model import Check, Examination, Setup
 
 __all__ = ["CHECKS", "examine"]
@@ -23,6 +23,7 @@ CHECKS: Final = (
     Check("filter", rights.packet_filter),
     Check("way-out", network.way_out),
     Check("forwarding", network.forwarding),
+    Check("exit", exits.exit_role),
     Check("reverse-path", network.reverse_path),
     Check("tables", limits.kernel_tables),
     Check("kernel-settings", kernel.kernel_settings),

@@ -37,6 +37,7 @@ from overlay.node.timers import Chores
 from overlay.plugins import load_plugin
 from overlay.selection.selector import PathSelector
 from overlay.system.exit_filter import exit_gateway
+from overlay.system.exit_probe import probe_address
 from overlay.tfc.strategy import TfcStrategy
 from overlay.work_budget import WorkBudget
 
@@ -233,7 +234,7 @@ def _inner_addresses(configuration: Configuration, rng: Random) -> InnerAddressP
     if not configuration.roles.exit:
         return None
     pools = (configuration.exit.inner_ipv4, configuration.exit.inner_ipv6)
-    own = [ipaddress.ip_network(exit_gateway(pool)) for pool in pools]
+    own = [ipaddress.ip_network(of(pool)) for pool in pools for of in (exit_gateway, probe_address)]
     return InnerAddressPool(*pools, rng, skip=own)
 
 

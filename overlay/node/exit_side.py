@@ -10,7 +10,8 @@ from collections.abc import Iterable, Sequence
 from typing import Self
 
 from overlay.addresses import InnerAddress, IpNetwork
-from overlay.node.exit_destinations import host_networks
+from overlay.exit_policy import ExitPolicy
+from overlay.node.exit_role import ExitRole
 from overlay.node.host import Host
 from overlay.system.exit_limits import ExitLimits
 from overlay.system.tun import MIN_MTU
@@ -27,6 +28,7 @@ class ExitSide:
         inner_networks: Sequence[IpNetwork],
         path_mtu: int,
         limits: ExitLimits,
+        policy: ExitPolicy | None,
     ) -> None:
         """Take device and filter, all or nothing.
 
@@ -34,12 +36,13 @@ class ExitSide:
             host: where they are taken.
             inner_networks: the pools of inner addresses.
             limits: connections of one circuit and of all.
+            policy: what circuits may reach.
             path_mtu: bytes of the largest packet that outside hosts may send towards a circuit,
                 the same for every circuit, since the exit does not know their lengths. Over
                 IPv6 it is the protocol's least, 1280, if that is more.
 
         Raises:
-            BackendError: no permission, no TUN device, no packet filter or no way out.
+            BackendError: no permission, no TUN device or no packet filter.
         """
         self._host = host
         self._own_addresses = host.own_addresses()
@@ -49,6 +52,13 @@ class ExitSide:
         except BaseException:
             self.device.close()
             raise
+        self.role = ExitRole(
+            self._wall,
+            inner_networks,
+            policy,
+            write=self.device.write_batch,
+            examine=host.exit_problems,
+        )
         self._refused: frozenset[bytes] = frozenset()
         self.unforgotten = 0
 
@@ -67,7 +77,7 @@ class ExitSide:
             BackendError: the kernel refused.
         """
         self._refused = addresses
-        self._wall.refuse_destinations(host_networks(addresses))
+        self.role.refuse_destinations(addresses)
 
     def forget(self, inner_addresses: Iterable[InnerAddress]) -> None:
         """Forget every tracked connection of a circuit that ended (paper, section 2.5)."""

@@ -7,17 +7,19 @@ only relays runs as anybody. Tests give a node a host of their own.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from overlay.addresses import InnerAddress, IpNetwork
 from overlay.errors import BackendError
 from overlay.ipsec.xfrm.leftovers import clear_leftovers
+from overlay.node.exit_role import ExitWall
 from overlay.system.conntrack import forget_connections
 from overlay.system.destination_guard import DestinationGuard
 from overlay.system.devices import default_gateways
 from overlay.system.exit_filter import ExitFilter, clear_exit_leftovers
 from overlay.system.exit_limits import ExitLimits
+from overlay.system.exit_problems import ExitProblem, exit_problems
 from overlay.system.flow_labels import clear_flow_label_leftovers
 from overlay.system.fragmenting_device import clear_fragmenting_leftovers
 from overlay.system.host_networks import UsedNetwork, used_networks
@@ -27,7 +29,7 @@ from overlay.system.local_address import own_addresses
 from overlay.system.rtnetlink import add_address, remove_address
 from overlay.system.tun import TunDevice
 
-__all__ = ["ExitWall", "Host", "KernelGuard", "LinuxHost", "Tun"]
+__all__ = ["Host", "KernelGuard", "LinuxHost", "Tun"]
 
 
 class Tun(Protocol):
@@ -98,18 +100,6 @@ class KernelGuard(Protocol):
         ...
 
 
-class ExitWall(Protocol):
-    """Forwarding and address translation of an exit, and the filter around them."""
-
-    def refuse_destinations(self, networks: Iterable[IpNetwork]) -> None:
-        """Let no circuit reach these networks from now on, instead of the ones before."""
-        ...
-
-    def remove(self) -> None:
-        """Undo all of it; harmless if repeated."""
-        ...
-
-
 class Host(Protocol):
     """The operating system as a node sees it; every call may raise ``BackendError``."""
 
@@ -125,6 +115,10 @@ class Host(Protocol):
         self, device: str, inner_networks: Sequence[IpNetwork], mtu: int, limits: ExitLimits
     ) -> ExitWall:
         """Forward packets of the inner networks from ``device`` to the outside, within limits."""
+        ...
+
+    def exit_problems(self, pools: Sequence[IpNetwork]) -> list[ExitProblem]:
+        """Return what keeps this host from being an exit for these pools, at most one each."""
         ...
 
     def gateways(self) -> frozenset[bytes]:
@@ -182,6 +176,10 @@ class LinuxHost:
     def gateways(self) -> frozenset[bytes]:
         """See :class:`Host`."""
         return default_gateways()
+
+    def exit_problems(self, pools: Sequence[IpNetwork]) -> list[ExitProblem]:
+        """See :class:`Host`."""
+        return exit_problems(pools)
 
     def used_networks(self) -> list[UsedNetwork]:
         """See :class:`Host`."""

@@ -25,7 +25,8 @@ from overlay.ipsec.xfrm.backend import XfrmBackend
 from overlay.ipsec.xfrm.encapsulation import decapsulate_esp
 from overlay.logs import EventLog, Word
 from overlay.node.assembly import path_mtu
-from overlay.node.exit_destinations import exit_limits, host_networks
+from overlay.node.exit_destinations import exit_limits
+from overlay.node.exit_role import ExitRole
 from overlay.node.kernel_path import CONTROL_PORTS, KernelPath
 from overlay.node.kernel_source import KernelSource
 from overlay.node.packet_shell import BackendChoice, ShellHost
@@ -34,6 +35,7 @@ from overlay.system.conntrack import forget_connections
 from overlay.system.control_sockets import ControlSocket
 from overlay.system.destination_guard import DestinationGuard
 from overlay.system.exit_filter import ExitFilter, clear_exit_leftovers
+from overlay.system.exit_problems import exit_problems
 from overlay.system.filter_choice import find_packet_filter
 from overlay.system.flow_labels import FlowLabels
 from overlay.system.fragmenting_device import FragmentingDevice
@@ -67,7 +69,7 @@ class KernelShell:
         self.choice = BackendChoice(backend.capabilities().name, reason)
         self.backend = backend
         self.unforgotten = 0
-        self._exit: ExitFilter | None = None
+        self.exit_role: ExitRole | None = None
         roles, mtu = configuration.roles, path_mtu(configuration)
         own_ports = [each.port for each in configuration.network.listen]
         with ExitStack() as opened:
@@ -88,7 +90,7 @@ class KernelShell:
             opened.enter_context(IpsecWall(CONTROL_PORTS, forwards=forwards, cuts_links=cuts_links))
             if roles.exit:
                 exits = _exit_filter(configuration, backend.device_name, mtu, fragmenting)
-                self._exit = opened.enter_context(exits)
+                self.exit_role = _exit_role(configuration, opened.enter_context(exits), backend)
             self._control = {
                 port: opened.enter_context(ControlSocket(port)) for port in CONTROL_PORTS
             }
@@ -110,8 +112,8 @@ class KernelShell:
 
     def refuse_destinations(self, addresses: frozenset[bytes]) -> None:
         """Let an exit's circuits reach none of these packed addresses."""
-        if self._exit is not None:
-            self._exit.refuse_destinations(host_networks(addresses))
+        if self.exit_role is not None:
+            self.exit_role.refuse_destinations(addresses)
 
     def forget(self, inner_addresses: Iterable[InnerAddress]) -> None:
         """Forget every tracked connection of a circuit that ended (paper, section 2.5)."""
@@ -169,6 +171,16 @@ def _exit_filter(
         policy=policy,
         fragmenting=fragmenting,
         limits=exit_limits(configuration),
+    )
+
+
+def _exit_role(configuration: Configuration, wall: ExitFilter, backend: XfrmBackend) -> ExitRole:
+    return ExitRole(
+        wall,
+        (configuration.exit.inner_ipv4, configuration.exit.inner_ipv6),
+        configuration.exit_policy(),
+        write=backend.write_to_device,
+        examine=exit_problems,
     )
 
 

@@ -8,6 +8,7 @@ from random import Random
 
 from overlay.addresses import NodeId
 from overlay.apm.control import RefuseReason
+from overlay.apm.events import CircuitEnd
 from overlay.dht.topology_table import TopologyTable
 from overlay.errors import (
     AddressInUse,
@@ -60,6 +61,12 @@ class MixChoice:
                     return selector.select(self._request(path, avoid), view, self._rng)
         path.avoid = frozenset()
         return selector.select(self._request(path, path.avoid), view, self._rng)
+
+    def ended(self, path: RequestedPath, reason: CircuitEnd) -> None:
+        """Avoid an exit that withdrew: its descriptor may be older than its word."""
+        hops = path.mix_path.hops if path.mix_path is not None else ()
+        if reason is CircuitEnd.WITHDRAWN:
+            path.avoid |= {hop.node_id for hop in hops[-1:]}
 
     def blame(self, path: RequestedPath, error: OverlayError) -> None:
         """Avoid the hop that refused and, if it could not reach the next one, that one too.

@@ -8,6 +8,7 @@ from overlay.config import Configuration
 from overlay.dht.descriptor import MixDescriptor, OnionKey, Role, sign_descriptor
 from overlay.errors import ConfigurationError
 from overlay.identity import LocalIdentity
+from overlay.node.exit_role import policy_for
 
 __all__ = ["RESIGN_INTERVAL_S", "own_descriptor", "roles_of"]
 
@@ -19,9 +20,20 @@ _BACKDATED_S = 60
 """Others' clocks may be a little behind ours."""
 
 
-def roles_of(configuration: Configuration) -> frozenset[Role]:
-    """Return what this node is willing to do for others."""
-    wanted = {Role.RELAY: configuration.roles.relay, Role.EXIT: configuration.roles.exit}
+_BOTH_VERSIONS = frozenset((4, 6))
+
+
+def roles_of(
+    configuration: Configuration, exit_versions: frozenset[int] = _BOTH_VERSIONS
+) -> frozenset[Role]:
+    """Return what this node does for others, if it is an exit over these IP versions.
+
+    A node that is nothing but an exit stays one, with a policy that refuses everything, because a
+    descriptor needs a role.
+    """
+    given = configuration.roles
+    exits = given.exit and (bool(exit_versions) or not given.relay)
+    wanted = {Role.RELAY: given.relay, Role.EXIT: exits}
     return frozenset(role for role, willing in wanted.items() if willing)
 
 
@@ -31,9 +43,10 @@ def own_descriptor(
     *,
     endpoints: tuple[Endpoint, ...],
     esp_suites: frozenset[int],
+    exit_versions: frozenset[int],
     now: float,
 ) -> MixDescriptor:
-    """Sign this node's Mix descriptor.
+    """Sign this node's Mix descriptor; an exit is one over ``exit_versions`` alone.
 
     The sequence number is the time in milliseconds: it grows over restarts without a file.
 
@@ -41,7 +54,7 @@ def own_descriptor(
         ConfigurationError: the descriptor would be too large, or is not acceptable to others.
     """
     try:
-        return _signed(configuration, identity, endpoints, esp_suites, now)
+        return _signed(configuration, identity, endpoints, esp_suites, exit_versions, now)
     except ValueError as error:
         raise ConfigurationError(
             f"{error}; write a shorter [exit] policy, or correct [network] advertise."
@@ -53,9 +66,12 @@ def _signed(
     identity: LocalIdentity,
     endpoints: tuple[Endpoint, ...],
     esp_suites: frozenset[int],
+    exit_versions: frozenset[int],
     now: float,
 ) -> MixDescriptor:
-    roles = roles_of(configuration)
+    policy, roles = configuration.exit_policy(), roles_of(configuration, exit_versions)
+    if policy is not None:
+        policy = policy_for(policy, exit_versions) if Role.EXIT in roles else None
     return sign_descriptor(
         identity,
         network_id=configuration.network.network_id,
@@ -63,7 +79,7 @@ def _signed(
         esp_suites=tuple(sorted(esp_suites)),
         endpoints=endpoints,
         roles=roles,
-        exit_policy=configuration.exit_policy() if Role.EXIT in roles else None,
+        exit_policy=policy,
         bandwidth_kbit=configuration.network.bandwidth_kbit,
         sequence=int(now * 1000),
         valid_from=int(now) - _BACKDATED_S,

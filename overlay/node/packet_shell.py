@@ -12,6 +12,7 @@ from typing import Protocol
 
 from overlay.addresses import InnerAddress, IpNetwork
 from overlay.node.control_plane import ControlPlane
+from overlay.node.exit_role import ExitRole
 from overlay.node.packet_path import Arrived, NodeBackend, PacketPath
 from overlay.node.paths import Guard
 
@@ -85,6 +86,11 @@ class PacketShell(Protocol):
     @property
     def guard(self) -> SourceGuard:
         """The source's end: destinations and what carries their packets."""
+        ...
+
+    @property
+    def exit_role(self) -> ExitRole | None:
+        """What this node can do as an exit now; None if it is none."""
         ...
 
     def start(self, node: ShellHost) -> None:

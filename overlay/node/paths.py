@@ -287,7 +287,8 @@ class Paths:
                 self._opened(path, event, now)
             case CircuitFailed(error=error):
                 self._failed(path, error, now)
-            case CircuitLost() | CircuitClosed():
+            case CircuitLost(reason=reason) | CircuitClosed(reason=reason):
+                self._choice.ended(path, reason)
                 self._lost(path, now)
 
     def next_deadline(self) -> float:

@@ -30,6 +30,7 @@ def status_report(
     roles: frozenset[Role],
     counters: dict[str, int],
     backend_reason: str,
+    exit_problems: tuple[str, ...] = (),
 ) -> StatusReport:
     """Return how the node is; ``counters`` are those of sockets, devices and rules."""
     relayed = plane.circuits.relay_report()
@@ -59,6 +60,7 @@ def status_report(
         protected=tuple(str(path.destination) for path in plane.paths.all()),
         tfc=configuration.tfc.strategy,
         forwarding=configuration.forwarding.rules,
+        exit_problems=exit_problems,
         suspect_regions=plane.dht.suspect_regions(now),
     )
 

@@ -34,11 +34,13 @@ from overlay.dht.topology_store import TopologyStore
 from overlay.errors import BackendError, ConfigurationError, InternalError, OverlayError
 from overlay.identity import LocalIdentity
 from overlay.ipsec.userspace.engine import UserspaceEngine
-from overlay.logs import EventLog
+from overlay.logs import EventLog, Word
 from overlay.node.assembly import Surroundings, wire_control_plane
 from overlay.node.backend_choice import open_shell
 from overlay.node.control_plane import ControlPlane
 from overlay.node.exit_destinations import refused_addresses
+from overlay.node.exit_role import ExitRole, families_of
+from overlay.node.exit_watch import concerns_exit
 from overlay.node.host import Host
 from overlay.node.inherited import guard_first, inherited, remembered
 from overlay.node.own_descriptor import RESIGN_INTERVAL_S, own_descriptor, roles_of
@@ -47,11 +49,16 @@ from overlay.node.path_file import PathFile
 from overlay.node.reception import Reception
 from overlay.node.sockets import Sockets
 from overlay.system.host_networks import name_servers, uses
+from overlay.system.host_notices import HostNotices
 
 __all__ = ["RunningNode"]
 
 _SAVE_INTERVAL_S = 30.0
 _REFUSE_INTERVAL_S = 10.0
+_REVIEW_INTERVAL_S = 15.0
+"""Changes are told at once, except by legacy iptables, which tells of nothing."""
+_SETTLING_S = 1.0
+"""Changes of a host come in crowds: the exit is reviewed once for those of this time."""
 _CLOSE_GRACE_S = 0.3
 """How long a stopping node keeps its sockets open, so that its goodbyes leave."""
 
@@ -109,6 +116,12 @@ class RunningNode:
             if self._remembered:
                 _log.warning("guard.kept", destinations=len(self._remembered))
             raise
+
+    @property
+    def exit_versions(self) -> frozenset[int]:
+        """The IP versions over which this node is an exit now."""
+        role = self.shell.exit_role
+        return role.offered if role is not None else frozenset()
 
     @property
     def plane(self) -> ControlPlane:
@@ -172,6 +185,7 @@ class RunningNode:
         self._take_over(self.clock.now())
         self.spawn(self._run_timers)
         now = self.clock.now()
+        self._begin_exit(now)
         self._greet(now)
         self._publish(now)
         self._schedule_chores(now)
@@ -237,6 +251,7 @@ class RunningNode:
         chores.every(_SAVE_INTERVAL_S, "save", self._save, first=now + _SAVE_INTERVAL_S / 10)
         if self.configuration.roles.exit:
             chores.every(_REFUSE_INTERVAL_S, "own addresses", self._refuse_own, first=now)
+            chores.every(_REVIEW_INTERVAL_S, "exit", self._review_exit, first=now + 1)
 
     def _take_over(self, now: float) -> None:
         """Restore the paths of earlier processes and the permanent ones, all of them blocked."""
@@ -340,9 +355,59 @@ class RunningNode:
             self.identity,
             endpoints=self._endpoints,
             esp_suites=self.shell.backend.capabilities().suites,
+            exit_versions=self.exit_versions,
             now=now,
         )
         self.plane.dht.publish(descriptor, now)
+
+    def _begin_exit(self, now: float) -> None:
+        """Test the exit before anything is signed.
+
+        Raises:
+            ConfigurationError: a pool of inner addresses is in use on this host.
+        """
+        role = self.shell.exit_role
+        if role is None:
+            return
+        role.check_pools()
+        role.review()
+        self.plane.circuits.offer_exit(families_of(role.offered), now)
+        self._tell_exit(role)
+        self.spawn(self._watch_host)
+
+    def _review_exit(self, now: float) -> None:
+        """Offer what works as an exit, and no more; circuits over what does not work end."""
+        role = self.shell.exit_role
+        repaired = role.repaired if role is not None else 0
+        if role is None or not role.review():
+            if role is not None and role.repaired > repaired:
+                _log.warning("exit.repaired")
+            return
+        self._tell_exit(role)
+        self.plane.circuits.offer_exit(families_of(role.offered), now)
+        self._publish(now)
+        self.settle(now)
+
+    def _tell_exit(self, role: ExitRole) -> None:
+        for problem in role.problems:
+            _log.warning("exit.withdrawn", version=problem.version, cause=Word(problem.kind))
+        if not role.problems:
+            _log.info("exit.offered")
+
+    async def _watch_host(self) -> None:
+        """Review the exit soon after something changed on the host."""
+        try:
+            notices = HostNotices()
+        except BackendError:
+            return  # the chore looks at intervals
+        with notices:
+            while True:
+                if not concerns_exit(await notices.receive()):
+                    continue
+                await trio.sleep(_SETTLING_S)
+                notices.drain()
+                if self.plane.chores.run("exit", self.clock.now()):
+                    self._wake_timers()
 
     def _refuse_own(self, now: float) -> None:  # noqa: ARG002 - one of the node's chores
         """Keep circuits from this host's public address and from its routers."""

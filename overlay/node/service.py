@@ -259,13 +259,18 @@ class NodeService:
             "path file not written": running.paths_not_remembered,
             "inner addresses not forgotten": running.shell.unforgotten,
         }
+        role = running.shell.exit_role
+        exit_problems = tuple(map(str, role.problems)) if role is not None else ()
+        if role is not None and role.repaired:
+            troubles["exit repaired"] = role.repaired
         return status_report(
             running.configuration,
             running.identity,
             plane,
             now=self._now(),
             uptime_s=self._now() - running.started_at,
-            roles=roles_of(running.configuration),
+            roles=roles_of(running.configuration, running.exit_versions),
+            exit_problems=exit_problems,
             counters=counters | {name: count for name, count in troubles.items() if count},
             backend_reason=running.shell.choice.reason,
         )

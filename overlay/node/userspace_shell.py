@@ -12,6 +12,7 @@ from overlay.ipsec.userspace.engine import UserspaceEngine
 from overlay.logs import EventLog
 from overlay.node.assembly import build_datapath, path_mtu
 from overlay.node.exit_destinations import exit_limits
+from overlay.node.exit_role import ExitRole
 from overlay.node.exit_side import ExitSide
 from overlay.node.host import Host, Tun
 from overlay.node.packet_path import DatagramSink
@@ -50,7 +51,7 @@ class UserspaceShell:
             inner = (configuration.exit.inner_ipv4, configuration.exit.inner_ipv6)
             mtu = path_mtu(configuration)
             exit_side = (
-                ExitSide(host, inner, mtu, exit_limits(configuration))
+                ExitSide(host, inner, mtu, exit_limits(configuration), configuration.exit_policy())
                 if configuration.roles.exit
                 else None
             )
@@ -76,6 +77,11 @@ class UserspaceShell:
             node.plane.chores.every(
                 _REFRESH_INTERVAL_S, "addresses", self._exit.refresh, first=node.now()
             )
+
+    @property
+    def exit_role(self) -> ExitRole | None:
+        """What this node can do as an exit now; None if it is none."""
+        return self._exit.role if self._exit is not None else None
 
     def own_addresses(self) -> frozenset[bytes]:
         """Return the packed addresses that an exit lets no circuit reach."""

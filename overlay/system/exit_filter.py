@@ -18,8 +18,9 @@ new process restores what a killed one changed.
 
 from __future__ import annotations
 
+import ipaddress
 import socket
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Self
 
@@ -34,6 +35,8 @@ from overlay.system.exit_limits import (
     refused_destinations,
     within_kernel_table,
 )
+from overlay.system.exit_probe import probe_address, probe_packet, probe_rules
+from overlay.system.exit_problems import has_version
 from overlay.system.exit_wall import after_translation, unknown_connections
 from overlay.system.filter_choice import find_packet_filter
 from overlay.system.fragmenting_device import FragmentingDevice
@@ -148,9 +151,11 @@ class ExitFilter:
         Raises:
             BackendError: no packet filter works here.
         """
+        self._pools = tuple(pools)
+        self._given_outward = tuple(outward)
         self._plan = ExitPlan(
             device,
-            tuple(pools),
+            self._pools,
             mtu,
             tuple(outward),
             policy,
@@ -158,7 +163,9 @@ class ExitFilter:
             limits=within_kernel_table(limits) if limits is not None else None,
             refused=tuple(refused),
         )
+        self._settings: tuple[KernelSetting, ...] = ()
         self._notes: tuple[str, ...] = ()
+        self._counted: dict[int, int] | None = None
         self._program = fragmenting.program if fragmenting is not None else None
         self._filter = packet_filter or find_packet_filter()
         self._mark = mark
@@ -168,19 +175,53 @@ class ExitFilter:
         """Undo what a killed exit left, then begin to forward; all or nothing.
 
         Raises:
-            BackendError: another exit runs here, there is no way out, or the kernel refused;
-                nothing of this exit remains.
+            BackendError: another exit runs here, or the kernel refused; nothing of this exit
+                remains.
         """
         self._ownership = _own_exit()
         try:
             with Rtnetlink() as netlink:
                 self._restore()
-                if not self._plan.outward:
-                    self._plan = replace(self._plan, outward=_default_devices(netlink, self._plan))
-                self._forward(netlink)
+                self._forward(netlink, self._wanted(netlink))
         except BaseException:
             self.remove()
             raise
+
+    def refresh(self) -> bool:
+        """Follow the host's routes and IP versions, and put back what others took away.
+
+        Returns:
+            Whether something had to be changed.
+
+        Raises:
+            BackendError: the kernel refused.
+        """
+        if self._ownership is None:
+            return False
+        with Rtnetlink() as netlink:
+            plan = self._wanted(netlink)
+            if plan == self._plan and self._stands(netlink):
+                return False
+            self._forward(netlink, plan)
+        self._counted = None  # the new rules count from 0
+        return True
+
+    def passed(
+        self, write: Callable[[Sequence[bytes]], None], policy: ExitPolicy | None = None
+    ) -> frozenset[int]:
+        """Return the IP versions whose packets this host forwards, by a probe of each.
+
+        Args:
+            write: hands packets to the kernel as if they came out of the exit's device.
+            policy: what circuits may reach; the probe is addressed to it.
+
+        Raises:
+            BackendError: the packet filter cannot be asked.
+        """
+        before, self._counted = self._counted or self._filter.counted(_FILTER_NAME) or {}, None
+        write([probe_packet(pool, policy or self._plan.policy) for pool in self._plan.pools])
+        after = self._filter.counted(_FILTER_NAME) or {}
+        return frozenset(v for v, count in after.items() if count > before.get(v, 0))
 
     def refuse_destinations(self, networks: Iterable[IpNetwork]) -> None:
         """Let no circuit reach these networks from now on, instead of the ones before.
@@ -192,7 +233,7 @@ class ExitFilter:
         if plan == self._plan or self._ownership is None:
             return
         self._filter.replace(FilterTable(_FILTER_NAME, self._mark, exit_rules(plan), self._notes))
-        self._plan = plan
+        self._plan, self._counted = plan, None
 
     def remove(self) -> None:
         """Stop forwarding and restore the kernel's settings; harmless if repeated.
@@ -201,14 +242,15 @@ class ExitFilter:
             BackendError: the kernel refused.
         """
         ownership, self._ownership = self._ownership, None
+        self._notes = ()
         if ownership is None:
             return
         try:
             with Rtnetlink() as netlink:
                 for pool in self._plan.pools:
-                    route = _pool_route(self._plan, pool)
-                    if route.device is not None and _exists(route.device):
-                        netlink.delete_route(route)
+                    for route in (_pool_route(self._plan, pool), _probe_route(self._plan, pool)):
+                        if route.device is not None and _exists(route.device):
+                            netlink.delete_route(route)
                     if _exists(self._plan.device):
                         netlink.remove_address(self._plan.device, exit_gateway(pool))
             self._restore()
@@ -222,14 +264,34 @@ class ExitFilter:
     def __exit__(self, *_: object) -> None:
         self.remove()
 
-    def _forward(self, netlink: Rtnetlink) -> None:
-        if self._plan.policy is not None:
-            self._plan = replace(self._plan, closed=_closed_devices(self._plan))
-        plan, settings = self._plan, _settings(self._plan)
-        notes = self._notes = noted(settings)
+    def _wanted(self, netlink: Rtnetlink) -> ExitPlan:
+        """Return the plan for the host as it is now."""
+        pools = tuple(pool for pool in self._pools if has_version(pool.version, self._plan.device))
+        outward = self._given_outward or _default_devices(netlink, pools)
+        return replace(self._plan, pools=pools, outward=outward)
+
+    def _stands(self, netlink: Rtnetlink) -> bool:
+        """Tell whether everything that was installed is there."""
+        self._counted = self._filter.counted(_FILTER_NAME)
+        routed = {route.destination for route in netlink.routes(MAIN_TABLE)}
+        return (
+            self._counted is not None
+            and routed.issuperset(self._plan.pools)
+            and all(read_setting(name) in (value, None) for name, value in self._settings)
+        )
+
+    def _forward(self, netlink: Rtnetlink, plan: ExitPlan) -> None:
+        if plan.policy is not None and not self._notes:
+            plan = replace(plan, closed=_closed_devices(plan))
+        self._plan, self._settings = plan, tuple(_settings(plan))
+        settings = self._settings
+        # A setting that was changed before keeps its first note.
+        known = {note.partition("=")[0] for note in self._notes}
+        new = noted(setting for setting in settings if setting[0] not in known)
+        notes = self._notes = (*self._notes, *new)
         # The filter stands before the first packet can be forwarded.
         self._filter.replace(FilterTable(_FILTER_NAME, self._mark, exit_rules(plan), notes))
-        install_egress_wall(plan.pools, _inside(plan))
+        install_egress_wall(self._pools, _inside(plan))
         for name, value in settings:
             change_setting(name, value)
         for pool in plan.pools:
@@ -238,6 +300,7 @@ class ExitFilter:
             netlink.add_address(plan.device, exit_gateway(pool))
             route = _pool_route(plan, pool)
             netlink.put_route(route, self._program if route.rerouted else None)
+            netlink.put_route(_probe_route(plan, pool))
 
     def _restore(self) -> None:
         restore_noted(self._filter, _FILTER_NAME)
@@ -263,13 +326,14 @@ def _pool_route(plan: ExitPlan, pool: IpNetwork) -> Route:
     return replace(route, mtu=plan.mtu, device=plan.fragmenting, rerouted=True)
 
 
-def _default_devices(netlink: Rtnetlink, plan: ExitPlan) -> tuple[str, ...]:
-    devices = [d for v in sorted(plan.versions) for d in netlink.default_route_devices(v)]
-    if not devices:
-        raise BackendError(
-            "this host has no default route, so an exit has no way out: "
-            "add one, or name the outward device in the settings."
-        )
+def _probe_route(plan: ExitPlan, pool: IpNetwork) -> Route:
+    """Return the route by which strict source checks know where a probe comes from."""
+    network = ipaddress.ip_network(probe_address(pool))
+    return Route(network, RouteKind.UNICAST, MAIN_TABLE, _POOL_METRIC, plan.device)
+
+
+def _default_devices(netlink: Rtnetlink, pools: Iterable[IpNetwork]) -> tuple[str, ...]:
+    devices = [d for pool in pools for d in netlink.default_route_devices(pool.version)]
     return tuple(dict.fromkeys(devices))
 
 
@@ -312,6 +376,12 @@ def _settings(plan: ExitPlan) -> list[KernelSetting]:
 
 def exit_rules(plan: ExitPlan) -> tuple[Rule, ...]:
     """Return the exit's packet filter, in the order of a packet's way."""
+    probes = [probe_rules(pool, plan.device) for pool in plan.pools]
+    passing = [rule for rules, _ in probes for rule in rules]
+    return (*passing, *(counting for _, counting in probes), *_circuit_rules(plan))
+
+
+def _circuit_rules(plan: ExitPlan) -> tuple[Rule, ...]:
     if plan.policy is not None:
         return ipsec_exit_rules(
             plan.pools,

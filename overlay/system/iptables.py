@@ -45,6 +45,8 @@ _UNSUPPORTED: Final = frozenset((Verdict.FLOW_LABEL, Verdict.DONT_FRAGMENT, Verd
 _FLOW_LABEL: Final = "0&0xFFFFF=1:0xFFFFF"
 """The last 20 bits of an IPv6 header's first word are not 0."""
 
+_COUNTED: Final = "counted"
+_COUNT: Final = re.compile(rf'--comment "?{_COUNTED}"? -c (\d+) ')
 _NOTE: Final = re.compile(r'--comment "?([^"\s]+)"?')
 
 
@@ -104,6 +106,23 @@ class Iptables:
         except OSError as error:
             raise refused("reading the packet filter", error) from error
         return hashlib.sha256(repr(found).encode()).digest() if found else None
+
+    def counted(self, name: str) -> dict[int, int] | None:
+        """See :class:`~overlay.system.packet_filter.PacketFilter`."""
+        found: dict[int, int] = {}
+        for version, program in _PROGRAMS.items():
+            done = run_filter_tool([program, "-w", "-t", "mangle", "-v", "-S"])
+            jumps = [f"-A {hook.name} " for hook in _HOOK_SUFFIXES]
+            reached = [line for line in done.stdout.splitlines() if f"-j AO-{name}-" in line]
+            if not all(any(line.startswith(jump) for line in reached) for jump in jumps):
+                return None
+            translating = run_filter_tool([program, "-w", "-t", "nat", "-S", "POSTROUTING"]).stdout
+            if f"-j {_nat_chain(name, Hook.POSTROUTING)}" not in translating:
+                return None
+            ours = [line for line in done.stdout.splitlines() if f"-A AO-{name}-" in line]
+            counts = [match for line in ours if (match := _COUNT.search(line)) is not None]
+            found[version] = sum(int(match[1]) for match in counts)
+        return found
 
 
 def render_iptables(
@@ -217,6 +236,8 @@ def _rule_lines(rule: Rule, table: FilterTable, version: int) -> list[str]:
     else:
         chain = f"AO-{table.name}-{_HOOK_SUFFIXES[rule.hook]}"
     conditions = " ".join((*_conditions(rule, table.mark), *_limit(rule, table)))
+    if rule.counted:
+        conditions += f" -m comment --comment {_COUNTED}"
     return [
         f"-A {chain} {conditions} -j {target}".replace("  ", " ")
         for target in _targets(rule.verdict, table.mark, version)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import json
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 from overlay.system.failures import refused
 from overlay.system.marks import ANSWER_MARK, LARGE_MARK, STAND_INS
@@ -37,6 +37,8 @@ _PRIORITIES: Final = {
 _DONT_FRAGMENT: Final = 0x4000
 _FLAGS_AND_OFFSET: Final = 0x7FFF
 """Of the 16 bits that nftables calls ``frag-off``: all but the reserved one (RFC 791)."""
+
+_COUNTED: Final = "counted"
 
 _SET_SIZE: Final = 65536
 """Sources that are counted; an exit lends fewer addresses."""
@@ -122,6 +124,26 @@ class Nftables:
         except OSError as error:
             raise refused("reading the packet filter", error) from error
 
+    def counted(self, name: str) -> dict[int, int] | None:
+        """See :class:`~overlay.system.packet_filter.PacketFilter`."""
+        done = run_filter_tool(["nft", "--json", "list", "table", "inet", _table_name(name)])
+        if done.returncode != 0:
+            return None
+        found: dict[int, int] = {}
+        for entry in json.loads(done.stdout)["nftables"]:
+            rule = entry.get("rule", {})
+            if rule.get("comment") == _COUNTED:
+                version = _version(rule["expr"])
+                packets = sum(each.get("counter", {}).get("packets", 0) for each in rule["expr"])
+                found[version] = found.get(version, 0) + packets
+        return found
+
+
+def _version(expressions: list[dict[str, Any]]) -> int:
+    """Return the IP version of a rule that names an address."""
+    payloads = [each.get("match", {}).get("left", {}).get("payload", {}) for each in expressions]
+    return 6 if any(payload.get("protocol") == "ip6" for payload in payloads) else 4
+
 
 def render_nftables(table: FilterTable) -> str:
     """Return the script that replaces a table in one transaction."""
@@ -193,7 +215,9 @@ def _set_name(index: int) -> str:
 
 def _line(rule: Rule, mark: int, index: int = 0) -> str:
     conditions = (*_conditions(rule, mark), *_limit(rule, index))
-    return " ".join((*conditions, _statement(rule, mark)))
+    if not rule.counted:
+        return " ".join((*conditions, _statement(rule, mark)))
+    return " ".join((*conditions, "counter", _statement(rule, mark), f'comment "{_COUNTED}"'))
 
 
 def _limit(rule: Rule, index: int) -> Iterator[str]:

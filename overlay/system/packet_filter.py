@@ -131,6 +131,7 @@ class Rule:
     flow label is not 0. ``ipsec_in`` tells whether the packet came out of an IPsec tunnel (not for
     postrouting), ``ipsec_out`` whether a policy will put it into one (for forward and the hooks
     after it); None is for both. A device's name that ends with ``*`` is for all that begin alike.
+    ``counted`` lets :meth:`PacketFilter.counted` tell how many packets the rule has matched.
     ``over`` matches the first packet of a connection that exceeds a limit; the rule names a source.
     """
 
@@ -158,6 +159,7 @@ class Rule:
     ipsec_in: bool | None = None
     ipsec_out: bool | None = None
     over: ConnectionLimit | RateLimit | None = None
+    counted: bool = False
 
     @property
     def ip_version(self) -> int | None:
@@ -214,6 +216,13 @@ class PacketFilter(Protocol):
 
         Raises:
             BackendError: the kernel did not tell.
+        """
+        ...
+
+    def counted(self, name: str) -> dict[int, int] | None:
+        """Return how many packets the counted rules matched, by IP version.
+
+        None if there is no such table, or if its rules are not reached any more.
         """
         ...
 

@@ -52,9 +52,18 @@ def test_an_ordinary_user_can_relay_but_be_no_exit(host, tmp_path):
 
 def test_an_exit_without_a_way_out_is_told_so(namespace, tmp_path):
     examined = Doctor(namespace, configured(tmp_path / "exit", roles={"exit": True}))
-    assert (examined.status, examined.obstacles) == (1, ["default route"])
+    obstacles = ["default route", "exit over IPv4", "exit over IPv6"]
+    assert (examined.status, examined.obstacles) == (1, obstacles)
     give_way_out(namespace)
-    assert Doctor(namespace, tmp_path / "exit" / "overlay.toml").status == 0
+    before = facts(namespace)
+    examined = Doctor(namespace, tmp_path / "exit" / "overlay.toml")
+    assert examined.status == 0
+    assert examined.outcome("exit over IPv4") == "works"
+    assert facts(namespace) == before
+    namespace.run(["iptables-legacy", "-P", "FORWARD", "DROP"])
+    examined = Doctor(namespace, tmp_path / "exit" / "overlay.toml")
+    assert examined.obstacles == ["exit over IPv4", "exit over IPv6"]
+    assert "iptables -I FORWARD -s 100.64.0.0/10 -j ACCEPT" in examined.said("exit over IPv4")
 
 
 def give_way_out(host, *, mtu=1500):

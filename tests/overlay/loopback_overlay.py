@@ -69,6 +69,7 @@ class FakeHost:
         self.refused = ()
         self.networks = []
         self.events, self.released = [], []
+        self.problems, self.passing = [], frozenset({4, 6})
 
     def _may(self, operation):
         if operation in self.refuse:
@@ -96,6 +97,17 @@ class FakeHost:
         assert limits.per_circuit
         self.forwarding = True
         return self
+
+    def exit_problems(self, pools):
+        self._may("exit_problems")
+        return list(self.problems)
+
+    def refresh(self):
+        self._may("refresh")
+        return False
+
+    def passed(self, write, policy=None):
+        return self.passing
 
     def refuse_destinations(self, networks):
         self._may("refuse_destinations")

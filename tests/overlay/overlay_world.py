@@ -92,6 +92,7 @@ class SimulatedNode:
             self.identity,
             endpoints=(self.endpoint,),
             esp_suites=self.engine.capabilities().suites,
+            exit_versions=frozenset((4, 6)),
             now=now,
         )
         self.plane.dht.publish(descriptor, now)

@@ -27,6 +27,7 @@ from overlay.errors import (
 )
 from overlay.ipsec.userspace.engine import UserspaceEngine
 from overlay.node import run_node
+from overlay.system.exit_problems import ExitProblem
 from overlay.system.host_networks import UsedNetwork
 
 BOB = ipaddress.ip_network("203.0.113.10/32")
@@ -491,6 +492,64 @@ def test_a_full_disk_stops_no_node(tmp_path, caplog):
     # Three nodes, each once, however often it failed.
     assert messages().count("chore.failing chore=save cause=BackendError") == 3
     assert len(messages()) == 6
+
+
+def test_an_exit_that_cannot_forward_withdraws_tells_its_circuits_and_comes_back(world, caplog):
+    async def scenario():
+        exits = {n.service.status().node_id: n for n in world.nodes[3:5]}
+        async with world.alice.anonymous_path(BOB, hops=1):
+            (path,) = world.alice.service.paths()
+            used = path.hops[0].node_id
+            (host,) = [p.host for p in world.participants[3:5] if p.identity.node_id.hex() == used]
+            host.passing = frozenset({6})
+            status = exits[used].service.status
+            await until(lambda: status().exit_problems)
+            assert "refuses to forward over IPv4" in status().exit_problems[0]
+            assert "iptables -I FORWARD" in status_text(status())
+            assert status().circuits_exit == 0
+            assert status().roles == ("exit", "relay")  # over IPv6 it still is one
+
+            def elsewhere():
+                (path,) = world.alice.service.paths()
+                return path.state == "open" and path.hops[0].node_id not in (used, None)
+
+            await until(elsewhere, within_s=20)
+            host.passing = frozenset()
+            await until(lambda: status().roles == ("relay",))
+            await until(lambda: world.alice.service.status().exits == 1)
+            host.passing = frozenset({4, 6})
+            await until(lambda: status().roles == ("exit", "relay"))
+            await until(lambda: world.alice.service.status().exits == 2)
+            assert not status().exit_problems
+
+    world.play(scenario)
+    assert "exit.withdrawn version=4 cause=not_forwarded" in caplog.messages
+
+
+def test_an_exit_whose_pool_is_in_use_does_not_start_and_says_what_to_write(tmp_path):
+    (only,) = cast(tmp_path, relays=0, exits=1)
+    cause = '[exit] inner_ipv4 = "100.64.0.0/10" overlaps 100.64.7.0/24, a route of this host'
+    only.host.problems = [ExitProblem(4, "pool_in_use", cause, "write another", True)]
+
+    async def program():
+        async with only.node():
+            pytest.fail("its pool is in use")
+
+    with pytest.raises(ConfigurationError, match=r"overlaps 100.64.7.0/24.*; write another\."):
+        run(program)
+
+
+def test_an_exit_without_a_way_out_is_a_relay_until_it_has_one(tmp_path):
+    (only,) = cast(tmp_path, relays=0, exits=1)
+    only.host.problems = [ExitProblem(v, "no_default_route", "no route", "add one") for v in (4, 6)]
+
+    async def program():
+        async with only.node() as node:
+            assert node.service.status().roles == ("relay",)
+            only.host.problems = []
+            await until(lambda: node.service.status().roles == ("exit", "relay"))
+
+    run(program)
 
 
 def test_an_exit_keeps_circuits_from_its_public_address_and_its_router(tmp_path):

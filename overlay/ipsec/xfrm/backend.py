@@ -209,6 +209,10 @@ class XfrmBackend:
         """The device to which routes into circuits lead; see ``device.py``."""
         return self._device.name
 
+    def write_to_device(self, packets: Sequence[bytes]) -> None:
+        """Hand packets to the kernel as if they came out of that device."""
+        self._device.write_batch(packets)
+
     def association_counts(self) -> dict[str, int]:
         """Return how many SAs are installed, by kind, for the node's owner."""
         links = sum(each.is_link for each in self._associations.values())

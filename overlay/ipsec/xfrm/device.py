@@ -97,6 +97,10 @@ class CircuitDevice:
                 if not number or number in _GONE:
                     del self._kept[address]
 
+    def write_batch(self, packets: Sequence[bytes]) -> None:
+        """Hand packets to the kernel as if they came from outside over this device."""
+        self._device.write_batch(packets)
+
     @property
     def kept(self) -> int:
         """How many addresses the kernel holds against our will."""

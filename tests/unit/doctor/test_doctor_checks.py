@@ -15,15 +15,18 @@ from overlay.config import (
     IpsecSettings,
     NetworkSettings,
     NodeSettings,
+    RoleSettings,
     SelectionSettings,
 )
 from overlay.doctor import Outcome, Purpose, Setup, clock, files, kernel, limits, network, rights
+from overlay.doctor.exits import exit_role
 from overlay.errors import BackendError
 from overlay.identity import LocalIdentity
 from overlay.ipsec.suites import SUITES
 from overlay.ipsec.xfrm.netlink import Refusal
 from overlay.keyfile import write_identity
 from overlay.system.devices import Device
+from overlay.system.exit_problems import ExitProblem
 from overlay.system.iptables import Iptables
 from overlay.system.kernel_clock import ClockState
 from overlay.system.nftables import Nftables
@@ -209,6 +212,56 @@ def test_forwarding_that_nobody_here_may_switch_on_lacks_with_the_command():
 def test_a_kernel_without_ipv6_says_so():
     _, v6 = forwarding({"net/ipv4/ip_forward": "1"}, writable=True)
     assert "has no IPv6" in v6.said
+    assert v6.needed_for == (Purpose.KERNEL_RELAY,)
+
+
+# -- the exit
+
+
+def exits(problems=(), passed=(4, 6), **roles):
+    return exit_role(
+        setup(roles=RoleSettings(**{"exit": True, **roles})),
+        lambda pools: list(problems),
+        lambda pools, policy: frozenset(passed),
+    )
+
+
+def problem(version, kind="no_default_route", *, of_configuration=False):
+    return ExitProblem(version, kind, f"no way over IPv{version}", "add one", of_configuration)
+
+
+def test_an_exit_over_both_versions_works():
+    assert [each.outcome for each in exits()] == [WORKS] * 2
+
+
+def test_an_exit_over_one_version_is_one_and_the_other_is_advice():
+    lacking, works = exits([problem(6)])
+    assert (lacking.outcome, works.outcome) == (LACKS, WORKS)
+    assert lacking.said == "no way over IPv6; add one."
+    assert lacking.needed_for == (Purpose.ADVICE,)
+
+
+def test_an_exit_over_no_version_lacks():
+    assert [each.needed_for for each in exits([problem(4), problem(6)])] == [(Purpose.EXIT,)] * 2
+
+
+def test_a_pool_that_is_in_use_is_an_obstacle_by_itself():
+    lacking, _ = exits([problem(4, "pool_in_use", of_configuration=True)])
+    assert lacking.needed_for == (Purpose.EXIT,)
+
+
+def test_a_filter_that_refuses_to_forward_lacks_with_the_command():
+    v4, v6 = exits(passed=())
+    assert "iptables -I FORWARD -s 100.64.0.0/10 -j ACCEPT" in v4.said
+    assert "ip6tables -I FORWARD" in v6.said
+
+
+def test_forwarding_is_tried_for_an_exit_alone():
+    assert [each.outcome for each in exits(passed=(), exit=False)] == [WORKS] * 2
+
+
+def test_what_cannot_be_tried_is_unknown():
+    assert only(exit_role(setup(), refuse)).outcome is UNKNOWN
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,67 @@
+"""What keeps this host from being an exit: pools in use, no route, IPv6 off, other filters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from overlay.addresses import IpNetwork
+from overlay.doctor.model import Finding, Outcome, Purpose, Setup
+from overlay.errors import BackendError
+from overlay.exit_policy import ExitPolicy
+from overlay.system.exit_filter import ExitFilter
+from overlay.system.exit_problems import ExitProblem, exit_problems, forwarding_problem
+from overlay.system.tun import MIN_MTU, TunDevice
+
+__all__ = ["exit_role"]
+
+Attempt = Callable[[Sequence[IpNetwork], ExitPolicy | None], frozenset[int]]
+
+_EXIT: Final = (Purpose.EXIT,)
+_ADVICE: Final = (Purpose.ADVICE,)
+
+
+def exit_role(
+    setup: Setup,
+    examine: Callable[[Sequence[IpNetwork]], list[ExitProblem]] = exit_problems,
+    try_forwarding: Callable[[Sequence[IpNetwork], ExitPolicy | None], frozenset[int]]
+    | None = None,
+) -> list[Finding]:
+    """Tell over which IP versions the node would offer itself as an exit.
+
+    An exit over one version alone is one, so that what the other lacks is advice; a pool that is
+    in use keeps the node from starting. Forwarding is tried if the node is to be an exit: its
+    filter is installed, a probe passes through it, and all is given back.
+    """
+    given = setup.configuration.exit
+    pools: tuple[IpNetwork, ...] = (given.inner_ipv4, given.inner_ipv6)
+    try:
+        problems = examine(pools)
+        wrong = {problem.version for problem in problems}
+        possible = tuple(pool for pool in pools if pool.version not in wrong)
+        if setup.configuration.roles.exit and possible:
+            attempt = try_forwarding or _try_forwarding
+            passed = attempt(possible, setup.configuration.exit_policy())
+            problems += [forwarding_problem(p) for p in possible if p.version not in passed]
+    except BackendError as error:
+        said = f"it could not be tried: {error}"
+        return [Finding("exit", Outcome.UNKNOWN, said, _EXIT)]
+    every_version = len({problem.version for problem in problems}) == len(pools)
+    return [
+        *(_lacking(problem, needed=every_version) for problem in problems),
+        *(
+            Finding(f"exit over IPv{pool.version}", Outcome.WORKS, "packets can leave", _EXIT)
+            for pool in pools
+            if pool.version not in {problem.version for problem in problems}
+        ),
+    ]
+
+
+def _lacking(problem: ExitProblem, *, needed: bool) -> Finding:
+    needed_for = _EXIT if needed or problem.of_configuration else _ADVICE
+    return Finding(f"exit over IPv{problem.version}", Outcome.LACKS, f"{problem}.", needed_for)
+
+
+def _try_forwarding(pools: Sequence[IpNetwork], policy: ExitPolicy | None) -> frozenset[int]:
+    with TunDevice.open("exit%d", MIN_MTU) as device, ExitFilter(device.name, pools) as trial:
+        return trial.passed(device.write_batch, policy)

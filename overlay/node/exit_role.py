@@ -1,0 +1,141 @@
+"""Whether this node can be an exit now, over which IP versions, and what stands in the way.
+
+::
+
+    host ──> IP version there? default route? pool free?  ──no──> problem: not offered
+         ──> own filter, routes, settings as they were?   ──no──> put back
+         ──> does a probe pass through this host?         ──no──> problem: not offered
+
+An exit that cannot forward would be chosen all the same, and each path through it would carry
+nothing. So the node signs only what works, and says what does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+from overlay.addresses import IpNetwork
+from overlay.apm.layer import Families
+from overlay.errors import ConfigurationError
+from overlay.exit_policy import ExitPolicy
+from overlay.node.exit_destinations import host_networks
+from overlay.system.exit_problems import ExitProblem, forwarding_problem
+
+__all__ = ["ExitRole", "ExitWall", "families_of", "policy_for"]
+
+
+class ExitWall(Protocol):
+    """Forwarding and address translation of an exit, and the filter around them."""
+
+    def refuse_destinations(self, networks: Iterable[IpNetwork]) -> None:
+        """Let no circuit reach these networks from now on, instead of the ones before."""
+        ...
+
+    def refresh(self) -> bool:
+        """Follow the host's routes, put back what others took away; tell whether that was so."""
+        ...
+
+    def passed(
+        self, write: Callable[[Sequence[bytes]], None], policy: ExitPolicy | None = None
+    ) -> frozenset[int]:
+        """Return the IP versions of which a probe passes through this host."""
+        ...
+
+    def remove(self) -> None:
+        """Undo all of it; harmless if repeated."""
+        ...
+
+
+class ExitRole:
+    """What an exit can do now; ``offered`` are IP versions, ``repaired`` counts repairs."""
+
+    def __init__(
+        self,
+        wall: ExitWall,
+        pools: Sequence[IpNetwork],
+        policy: ExitPolicy | None,
+        *,
+        write: Callable[[Sequence[bytes]], None],
+        examine: Callable[[Sequence[IpNetwork]], list[ExitProblem]],
+    ) -> None:
+        """Take over an exit whose filter stands; nothing is offered before :meth:`review`.
+
+        Args:
+            wall: around the exit's device.
+            pools: the networks of inner addresses.
+            policy: what circuits may reach.
+            write: hands packets to the kernel as if they came out of the exit's device.
+            examine: returns what is wrong with the host for these pools.
+        """
+        self._wall = wall
+        self._pools = tuple(pools)
+        self._policy = policy
+        self._write = write
+        self._examine = examine
+        self.offered: frozenset[int] = frozenset()
+        self.problems: tuple[ExitProblem, ...] = ()
+        self.repaired = 0
+
+    def check_pools(self) -> None:
+        """Insist that no pool is in use on this host.
+
+        Raises:
+            ConfigurationError: one is; the sentence names the setting and the other use.
+            BackendError: the kernel does not tell.
+        """
+        for problem in self._examine(self._pools):
+            if problem.of_configuration:
+                raise ConfigurationError(f"{problem}.")
+
+    def review(self) -> bool:
+        """Look at the host anew; return whether other IP versions are offered than before.
+
+        Raises:
+            BackendError: the kernel does not tell, or refuses a repair.
+        """
+        problems = self._examine(self._pools)
+        self.repaired += self._wall.refresh()
+        wrong = {each.version for each in problems}
+        possible = {int(pool.version) for pool in self._pools if pool.version not in wrong}
+        passed = self._passed(possible)
+        problems += [
+            forwarding_problem(pool)
+            for pool in self._pools
+            if pool.version in possible and pool.version not in passed
+        ]
+        before, self.offered = self.offered, frozenset(possible & passed)
+        self.problems = tuple(problems)
+        return before != self.offered
+
+    def refuse_destinations(self, addresses: frozenset[bytes]) -> None:
+        """Let no circuit reach these packed addresses, instead of the ones before.
+
+        Raises:
+            BackendError: the kernel refused.
+        """
+        self._wall.refuse_destinations(host_networks(addresses))
+
+    def _passed(self, possible: set[int]) -> frozenset[int]:
+        """Return the versions that are forwarded; one lost probe is no reason to withdraw."""
+        passed: frozenset[int] = frozenset()
+        for _ in range(2):
+            if not possible <= passed:
+                passed |= self._wall.passed(self._write, self._policy)
+        return passed
+
+
+def families_of(versions: Iterable[int]) -> Families:
+    """Return IP versions as what sources ask for."""
+    families = Families(0)
+    for version in versions:
+        families |= Families.IPV4 if version == 4 else Families.IPV6
+    return families
+
+
+def policy_for(policy: ExitPolicy, versions: frozenset[int]) -> ExitPolicy:
+    """Return the part of a policy that is about these IP versions."""
+    return ExitPolicy(
+        tuple(rule for rule in policy.rules if rule.network.version in versions),
+        tuple(each for each in policy.allowed_forbidden if each.version in versions),
+    )
