@@ -2,7 +2,7 @@
 # The tools of the lab live in sbin, which an ordinary user of Debian has not in the PATH.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
-.PHONY: help setup test test-fast lint types demo kernel-shell bench accept scenarios churn-lab paper clean
+.PHONY: help setup test test-fast lint types demo kernel-shell bench accept scenarios churn-lab paper fuzz clean
 .DEFAULT_GOAL := help
 
 help: ## Show the targets
@@ -43,6 +43,9 @@ accept: ## The overlay held against theory and measurements, in full (hours); se
 
 scenarios: ## Every shipped scenario with ten seeds (hours), and docs/scenarios.md of what came of them
 	@scripts/scenarios.sh
+
+fuzz: ## Fuzz every parser for FUZZ_SECONDS each (60) and add what is new to tests/fuzz/corpus
+	@scripts/fuzz.sh
 
 clean: ## Remove everything that make has made
 	@scripts/clean.sh

@@ -59,6 +59,9 @@ COMMIT;
 
 _Row = tuple[object, ...]
 
+_DATABASE_ERRORS: Final = (sqlite3.Error, UnicodeDecodeError)
+"""The second: sqlite3 cannot decode the message if it quotes a schema that is damaged."""
+
 
 @dataclass(frozen=True, slots=True)
 class BootstrapHint:
@@ -108,7 +111,7 @@ class TopologyStore:
         with self._translated("open"):
             try:
                 self._database = self._open()
-            except sqlite3.DatabaseError as error:
+            except _DATABASE_ERRORS as error:
                 if not _is_damage(error):
                     raise
                 self._start_anew(_Salvage())
@@ -157,7 +160,7 @@ class TopologyStore:
         wanted = {bytes(descriptor.node_id): descriptor for descriptor in table}
         try:
             return self._write(wanted, now, never_heard)
-        except sqlite3.DatabaseError as error:
+        except _DATABASE_ERRORS as error:
             if not _is_damage(error):
                 raise self._backend_error("write", error) from error
         with self._translated("rebuild"):
@@ -224,7 +227,7 @@ class TopologyStore:
             yield self._database
             self._database.execute("COMMIT")
         except BaseException:
-            with contextlib.suppress(sqlite3.Error):
+            with contextlib.suppress(*_DATABASE_ERRORS):
                 self._database.execute("ROLLBACK")
             raise
 
@@ -286,7 +289,7 @@ class TopologyStore:
             sound = self._database.execute("PRAGMA quick_check(1)").fetchone() == ("ok",)
             self._database.execute("SELECT count(*) FROM hints").fetchone()
             self._remember_saved()
-        except sqlite3.DatabaseError as error:
+        except _DATABASE_ERRORS as error:
             if not _is_damage(error):
                 raise
             sound = False
@@ -310,7 +313,7 @@ class TopologyStore:
             (salvage.descriptors, "SELECT network_id, node_id, encoded FROM descriptors"),
             (salvage.hints, "SELECT network_id, identity_key, address, port, last_seen FROM hints"),
         ):
-            with contextlib.suppress(sqlite3.Error):
+            with contextlib.suppress(*_DATABASE_ERRORS):
                 # One by one: what precedes the damage is kept.
                 for row in self._database.execute(query):
                     rows.append(row)
@@ -331,7 +334,7 @@ class TopologyStore:
     def _translated(self, operation: str) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.Error, OSError) as error:
+        except (*_DATABASE_ERRORS, OSError) as error:
             raise self._backend_error(operation, error) from error
 
     def _backend_error(self, operation: str, error: Exception) -> Exception:
@@ -359,13 +362,15 @@ def _pragma(database: sqlite3.Connection, name: str) -> int:
     return int(database.execute(f"PRAGMA {name}").fetchone()[0])
 
 
-def _code(error: sqlite3.Error) -> int:
+def _code(error: Exception) -> int:
     """Return the primary result code; its extensions live above the low byte."""
     return (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
 
 
-def _is_damage(error: sqlite3.Error) -> bool:
+def _is_damage(error: Exception) -> bool:
     """Tell damage to the file's content from a full disk, a lock or a missing right."""
+    if isinstance(error, UnicodeDecodeError):
+        return True
     return _code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
 
 

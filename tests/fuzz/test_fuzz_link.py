@@ -7,14 +7,14 @@ from random import Random
 
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from targets import TARGETS
 
 from overlay.addresses import Endpoint
-from overlay.errors import PeerError
 from overlay.identity import LocalIdentity
 from overlay.link.cookie import ReceiverKeys, with_macs
 from overlay.link.demultiplexer import Channel, demultiplex, frame
 from overlay.link.exchange import Credentials
-from overlay.link.handshake import GEOMETRY, InitiationPayload, ResponsePayload, parse_message
+from overlay.link.handshake import GEOMETRY
 from overlay.link.links import Links
 from overlay.link.model import LinkPeer
 from overlay.link.settings import LinkSettings
@@ -43,22 +43,7 @@ ANY = st.one_of(st.binary(max_size=300), of_our_sizes())
 
 @given(ANY)
 def test_any_bytes_parse_to_a_message_or_a_peer_error(data):
-    for parse in (parse_message, InitiationPayload.parse, ResponsePayload.parse):
-        try:
-            value = parse(data)
-        except PeerError:
-            continue
-        assert value is not None
-
-
-@given(st.binary(max_size=300))
-def test_what_parses_encodes_to_the_same_bytes(data):
-    for payload in (InitiationPayload, ResponsePayload):
-        try:
-            value = payload.parse(data)
-        except PeerError:
-            continue
-        assert value.encode() == data
+    TARGETS["link_message"](data)
 
 
 @given(st.lists(ANY, max_size=5))

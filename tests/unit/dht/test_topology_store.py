@@ -225,6 +225,19 @@ def test_readable_rows_of_a_damaged_file_are_carried_over(path):
     assert loaded(path) == kept
 
 
+def test_schema_whose_text_is_damaged_is_set_aside(path):
+    """SQLite quotes that text in its error, and sqlite3 cannot decode it."""
+    with TopologyStore(path, "test") as store:
+        store.save([mix(0)], NOW)
+    whole = path.read_bytes()
+    end = whole.rindex(b"WITHOUT ROWID") + len(b"WITHOUT ROWID")
+    for place in (whole.index(b"CREATE TABLE descriptors"), end - 2, end - 1):
+        path.write_bytes(whole[:place] + b"\xff\x04" + whole[place + 2 :])
+        with TopologyStore(path, "test") as store:
+            store.save([mix(0)], NOW)
+        assert loaded(path) == {mix(0)}
+
+
 def test_second_damaged_file_gets_a_name_of_its_own(path):
     for _ in range(2):
         path.write_bytes(b"this is no database" * 100)
