@@ -29,6 +29,7 @@ def status_text(report: StatusReport) -> str:
             ("links", str(report.links)),
             ("circuits", _circuits(report)),
             ("protected", _listed(report.protected)),
+            ("protection", _protection(report)),
             ("ipsec backend", f"{report.backend} ({report.backend_reason})"),
             ("tfc", report.tfc),
             ("forwarding", report.forwarding),
@@ -36,6 +37,13 @@ def status_text(report: StatusReport) -> str:
             ("drops", _counted(report.drops)),
         ]
     )
+
+
+def _protection(report: StatusReport) -> str:
+    if report.protection:
+        return f"NOT COMPLETE, missing: {', '.join(report.protection)}"
+    repairs = sum(n for name, n in report.counters.items() if name.startswith("repaired: "))
+    return "in force" + (f"; repaired {repairs} times" if repairs else "")
 
 
 def peers_text(reports: Sequence[PeerReport]) -> str:

@@ -130,6 +130,8 @@ class StatusReport:
         circuits_exit: circuits of others that leave the overlay here.
         counters: packets and bytes since the start, by name.
         drops: dropped packets, by reason.
+        protection: names of what the kernel does not hold at this moment of what keeps
+            destinations protected; empty if all of it is in force.
         protected: destinations whose packets leave through a circuit or not at all.
         tfc: name of the traffic flow confidentiality strategy.
         forwarding: name of the forwarding rules.
@@ -159,6 +161,7 @@ class StatusReport:
     counters: dict[str, int]
     drops: dict[str, int]
     protected: tuple[str, ...]
+    protection: tuple[str, ...]
     tfc: str
     forwarding: str
     suspect_regions: int = 0

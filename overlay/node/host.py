@@ -16,7 +16,7 @@ from overlay.ipsec.xfrm.leftovers import clear_leftovers
 from overlay.node.exit_role import ExitWall
 from overlay.system.conntrack import forget_connections
 from overlay.system.destination_guard import DestinationGuard
-from overlay.system.devices import default_gateways
+from overlay.system.devices import bring_up, default_gateways
 from overlay.system.exit_filter import ExitFilter, clear_exit_leftovers
 from overlay.system.exit_limits import ExitLimits
 from overlay.system.exit_problems import ExitProblem, exit_problems
@@ -95,6 +95,18 @@ class KernelGuard(Protocol):
         """Return the protected prefixes, also those that a killed process left."""
         ...
 
+    def disturbed(self) -> bool:
+        """Tell, within a millisecond, whether something is missing that no event tells of."""
+        ...
+
+    def missing(self) -> tuple[str, ...]:
+        """Return the names of what the kernel does not hold of the guard."""
+        ...
+
+    def repair(self) -> tuple[str, ...]:
+        """Put back what another program removed; return the names of what was missing."""
+        ...
+
     def close(self) -> None:
         """Give up the right to change the guard; what is protected stays so."""
         ...
@@ -135,6 +147,10 @@ class Host(Protocol):
 
     def remove_address(self, device: str, address: InnerAddress) -> None:
         """Take it away; neither needs to exist."""
+        ...
+
+    def bring_up(self, device: str) -> bool:
+        """Set a device up; return whether it was down."""
         ...
 
     def own_addresses(self) -> frozenset[bytes]:
@@ -192,6 +208,10 @@ class LinuxHost:
     def remove_address(self, device: str, address: InnerAddress) -> None:
         """See :class:`Host`."""
         remove_address(device, address)
+
+    def bring_up(self, device: str) -> bool:
+        """See :class:`Host`."""
+        return bring_up(device)
 
     def own_addresses(self) -> frozenset[bytes]:
         """See :class:`Host`."""

@@ -25,6 +25,7 @@ from overlay.ipsec.xfrm.backend import XfrmBackend
 from overlay.ipsec.xfrm.encapsulation import decapsulate_esp
 from overlay.logs import EventLog, Word
 from overlay.node.assembly import path_mtu
+from overlay.node.enforcement import Enforced
 from overlay.node.exit_destinations import exit_limits
 from overlay.node.exit_role import ExitRole
 from overlay.node.kernel_path import CONTROL_PORTS, KernelPath
@@ -87,7 +88,12 @@ class KernelShell:
             opened.callback(self.guard.close)
             backend.before_address = self.guard.expect
             self._labels = opened.enter_context(FlowLabels(find_packet_filter()))
-            opened.enter_context(IpsecWall(CONTROL_PORTS, forwards=forwards, cuts_links=cuts_links))
+            wall = IpsecWall(CONTROL_PORTS, forwards=forwards, cuts_links=cuts_links)
+            self.enforced: tuple[Enforced, ...] = (
+                self.guard,
+                opened.enter_context(wall),
+                backend,
+            )
             if roles.exit:
                 exits = _exit_filter(configuration, backend.device_name, mtu, fragmenting)
                 self.exit_role = _exit_role(configuration, opened.enter_context(exits), backend)

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from overlay.addresses import InnerAddress, IpNetwork
 from overlay.node.control_plane import ControlPlane
+from overlay.node.enforcement import Enforced
 from overlay.node.exit_role import ExitRole
 from overlay.node.packet_path import Arrived, NodeBackend, PacketPath
 from overlay.node.paths import Guard
@@ -81,6 +82,11 @@ class PacketShell(Protocol):
     @property
     def unforgotten(self) -> int:
         """How many inner addresses' connections could not be forgotten; see :meth:`forget`."""
+        ...
+
+    @property
+    def enforced(self) -> tuple[Enforced, ...]:
+        """What must stay in the kernel as it was put there."""
         ...
 
     @property

@@ -30,6 +30,7 @@ def status_report(
     roles: frozenset[Role],
     counters: dict[str, int],
     backend_reason: str,
+    missing: tuple[str, ...],
     exit_problems: tuple[str, ...] = (),
 ) -> StatusReport:
     """Return how the node is; ``counters`` are those of sockets, devices and rules."""
@@ -58,6 +59,7 @@ def status_report(
         counters=counters | _activity(plane),
         drops=drops,
         protected=tuple(str(path.destination) for path in plane.paths.all()),
+        protection=missing,
         tfc=configuration.tfc.strategy,
         forwarding=configuration.forwarding.rules,
         exit_problems=exit_problems,

@@ -38,6 +38,7 @@ from overlay.logs import EventLog, Word
 from overlay.node.assembly import Surroundings, wire_control_plane
 from overlay.node.backend_choice import open_shell
 from overlay.node.control_plane import ControlPlane
+from overlay.node.enforcement import Enforcement
 from overlay.node.exit_destinations import refused_addresses
 from overlay.node.exit_role import ExitRole, families_of
 from overlay.node.exit_watch import concerns_exit
@@ -141,6 +142,7 @@ class RunningNode:
             TopologyStore(configuration.node.state_dir / "topology.sqlite", network.network_id)
         )
         self.shell = open_shell(configuration, self.host, self.sockets, rng, engine)
+        self.enforcement = Enforcement(self.shell.enforced)
         stack.callback(self.shell.close)
 
     def _build_plane(self, rng: Random) -> ControlPlane:
@@ -181,6 +183,7 @@ class RunningNode:
                 self.spawn(reception.read_control, port.control)
         self.spawn(reception.read_strays)
         self.shell.start(self)
+        self.spawn(self.enforcement.run)
         # After the shell's start, which reads the device that restored paths open.
         self._take_over(self.clock.now())
         self.spawn(self._run_timers)

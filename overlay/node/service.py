@@ -258,6 +258,10 @@ class NodeService:
             "links refused": plane.neighbours.refused,
             "path file not written": running.paths_not_remembered,
             "inner addresses not forgotten": running.shell.unforgotten,
+            "repairs refused": running.enforcement.refused,
+        }
+        troubles |= {
+            f"repaired: {name}": count for name, count in running.enforcement.repaired.items()
         }
         role = running.shell.exit_role
         exit_problems = tuple(map(str, role.problems)) if role is not None else ()
@@ -273,7 +277,15 @@ class NodeService:
             exit_problems=exit_problems,
             counters=counters | {name: count for name, count in troubles.items() if count},
             backend_reason=running.shell.choice.reason,
+            missing=self._missing(),
         )
+
+    def _missing(self) -> tuple[str, ...]:
+        """Return what is not in force, as the kernel tells in this moment."""
+        try:
+            return self._running.enforcement.missing()
+        except BackendError:
+            return ("unknown, because the kernel does not tell",)
 
     def peers(self) -> list[PeerReport]:
         """Return the Mix-nodes of the topology table."""

@@ -7,11 +7,12 @@ routing table of our own, so that a crash turns into silence, never into a packe
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from overlay.addresses import IpNetwork
 from overlay.errors import BackendError
 from overlay.node.host import KernelGuard
+from overlay.system.host_events import HostEvent
 
 __all__ = ["GuardedSource"]
 
@@ -42,6 +43,33 @@ class GuardedSource:
         """
         if self._guard is not None:  # else nothing was ever protected here
             self._guard.release(*destinations)
+
+    def hear(self, events: Collection[HostEvent]) -> None:
+        """Take note of nothing: :meth:`repair` looks at everything."""
+
+    def disturbed(self) -> bool:
+        """Tell whether something is missing that no notification tells of.
+
+        Raises:
+            BackendError: the kernel did not tell.
+        """
+        return self._guard is not None and self._guard.disturbed()
+
+    def missing(self) -> tuple[str, ...]:
+        """Return the names of what the kernel does not hold of the guard.
+
+        Raises:
+            BackendError: the kernel did not tell.
+        """
+        return self._guard.missing() if self._guard is not None else ()
+
+    def repair(self) -> tuple[str, ...]:
+        """Put back what another program removed; return the names of what was missing.
+
+        Raises:
+            BackendError: the kernel refused something; all the rest was tried.
+        """
+        return self._guard.repair() if self._guard is not None else ()
 
     def close(self) -> None:
         """Give up the guard; what is protected stays so, for a later process to take over."""

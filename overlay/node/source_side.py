@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Callable
+from typing import Final
 
 from overlay.addresses import InnerAddress, IpNetwork
 from overlay.errors import BackendError
@@ -16,6 +17,9 @@ from overlay.node.host import Host, Tun
 from overlay.node.source_guard import GuardedSource
 
 __all__ = ["SourceSide"]
+
+_DEVICE: Final = "circuit device"
+_ADDRESSES: Final = "inner addresses"
 
 
 class SourceSide(GuardedSource):
@@ -86,6 +90,39 @@ class SourceSide(GuardedSource):
             self._drop_address(inner_address)
         finally:
             self._opened_guard().uncarry(destination)
+
+    def missing(self) -> tuple[str, ...]:
+        """Return the names of what the kernel does not hold, inner addresses included.
+
+        Raises:
+            BackendError: the kernel did not tell.
+        """
+        lost = (_ADDRESSES,) if self._lost_addresses() else ()
+        return (*lost, *super().missing())
+
+    def repair(self) -> tuple[str, ...]:
+        """Put back what another program removed, inner addresses included.
+
+        A device that is gone has its reader to tell of it (:meth:`device_lost`).
+
+        Raises:
+            BackendError: the kernel refused something; all the rest was tried.
+        """
+        lost: list[str] = []
+        if self._device is not None:
+            with contextlib.suppress(BackendError):
+                if self._host.bring_up(self._device.name):
+                    lost.append(_DEVICE)
+                for address in self._lost_addresses():
+                    self._host.add_address(self._device.name, address)
+                    lost.append(_ADDRESSES)
+        return tuple(dict.fromkeys((*lost, *super().repair())))
+
+    def _lost_addresses(self) -> list[InnerAddress]:
+        if not self._users:
+            return []
+        held = self._host.own_addresses()
+        return [address for address in self._users if address not in held]
 
     def device_lost(self) -> None:
         """Give up a device that somebody removed; the next circuit gets a new one."""

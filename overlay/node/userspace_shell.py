@@ -11,6 +11,7 @@ from overlay.errors import BackendError
 from overlay.ipsec.userspace.engine import UserspaceEngine
 from overlay.logs import EventLog
 from overlay.node.assembly import build_datapath, path_mtu
+from overlay.node.enforcement import Enforced
 from overlay.node.exit_destinations import exit_limits
 from overlay.node.exit_role import ExitRole
 from overlay.node.exit_side import ExitSide
@@ -68,6 +69,11 @@ class UserspaceShell:
             self._opened = opened.pop_all()
         if self._exit is not None:
             self.path.exit_device = self._exit.device
+
+    @property
+    def enforced(self) -> tuple[Enforced, ...]:
+        """The guard, and the inner addresses beside it."""
+        return (self.guard,)
 
     def start(self, node: ShellHost) -> None:
         """Start to read the exit's device; the source's is read as soon as there is one."""

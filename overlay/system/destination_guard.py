@@ -235,6 +235,14 @@ class DestinationGuard:
         """Return the protected prefixes, also those that a killed process left."""
         return list(self._wanted)
 
+    def disturbed(self) -> bool:
+        """Tell, within a millisecond, whether something is missing that no notification tells of.
+
+        Raises:
+            BackendError: the kernel did not tell.
+        """
+        return bool(self._wanted) and (self._walls.disturbed() or self._settings.differ())
+
     def missing(self) -> tuple[str, ...]:
         """Return which parts of the guard the kernel does not hold; nothing is changed.
 

@@ -9,12 +9,14 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
+from overlay.system.failures import refused
 from overlay.system.rtnetlink import Rtnetlink
 
-__all__ = ["Device", "default_gateways", "outward_devices", "up_devices"]
+__all__ = ["Device", "bring_up", "default_gateways", "outward_devices", "up_devices"]
 
 # From Linux's sockios.h and if.h.
 _SIOCGIFFLAGS: Final = 0x8913
+_SIOCSIFFLAGS: Final = 0x8914
 _SIOCGIFMTU: Final = 0x8921
 _IFF_UP: Final = 0x0001
 _IFF_LOOPBACK: Final = 0x0008
@@ -40,6 +42,24 @@ def up_devices() -> tuple[Device, ...]:
                     mtu = _ask(control, _SIOCGIFMTU, name, "i")
                     found.append(Device(name, mtu, bool(flags & _IFF_LOOPBACK)))
     return tuple(sorted(found, key=lambda device: device.name))
+
+
+def bring_up(name: str) -> bool:
+    """Set a device up; return whether it was down.
+
+    Raises:
+        BackendError: there is no such device, or no permission.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        try:
+            flags = _ask(control, _SIOCGIFFLAGS, name, "H")
+            if flags & _IFF_UP:
+                return False
+            request = struct.pack("16sH22x", name.encode(), flags | _IFF_UP)
+            fcntl.ioctl(control, _SIOCSIFFLAGS, request)
+        except OSError as error:
+            raise refused(f"setting up the device {name}", error) from error
+    return True
 
 
 def outward_devices() -> frozenset[str]:

@@ -136,6 +136,14 @@ class GuardWalls:
 
     # All of it, against what the kernel holds.
 
+    def disturbed(self) -> bool:
+        """Tell whether the packet filter, of which legacy iptables tells nothing, is missing.
+
+        Raises:
+            BackendError: the kernel did not tell.
+        """
+        return not self._kept.intact()
+
     def missing(self, routes: Routes) -> tuple[str, ...]:
         """Return the names of the walls that the kernel does not hold; nothing is changed.
 

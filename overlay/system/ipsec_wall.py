@@ -23,12 +23,14 @@ neither out of nor into a tunnel where it is.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Final, Self
 
 from overlay.addresses import OVERLAY_NETWORKS
 from overlay.system.destination_guard import NODE_MARK
 from overlay.system.filter_choice import find_packet_filter
+from overlay.system.host_events import HostEvent
+from overlay.system.kept_table import KeptTable
 from overlay.system.kernel_settings import KernelSetting, change_setting, read_setting
 from overlay.system.normalisation import normalising_rules
 from overlay.system.noted_settings import noted, restore_noted
@@ -38,6 +40,8 @@ from overlay.system.rtnetlink import Rtnetlink
 __all__ = ["IpsecWall", "wall_rules"]
 
 _FILTER_NAME: Final = "ipsec"
+_FILTER: Final = "packet filter of IPsec"
+_SETTINGS: Final = "kernel settings"
 _FORWARDING: Final = "net/ipv6/conf/all/forwarding"
 _SURELY_CARRIED: Final = 1280
 """Bytes that fit a link, also with a layer around them, and with the largest suite."""
@@ -75,6 +79,8 @@ class IpsecWall:
         self._forwards = forwards
         self._cuts_links = cuts_links
         self._filter = packet_filter or find_packet_filter()
+        self._kept = KeptTable(self._filter)
+        self._wanted: list[KernelSetting] = []
 
     def install(self) -> None:
         """Undo what a killed node left, then stand; all or nothing.
@@ -87,7 +93,8 @@ class IpsecWall:
         closed = self._forwards and read_setting(_FORWARDING) == "0"
         rules = wall_rules(self._ports, closed=closed, cuts_links=self._cuts_links)
         try:
-            self._filter.replace(FilterTable(_FILTER_NAME, NODE_MARK, rules, noted(settings)))
+            self._kept.install(FilterTable(_FILTER_NAME, NODE_MARK, rules, noted(settings)))
+            self._wanted = settings
             for name, value in settings:
                 change_setting(name, value)
         except BaseException:
@@ -96,7 +103,41 @@ class IpsecWall:
 
     def remove(self) -> None:
         """Restore the settings and remove the filter; harmless if repeated."""
+        self._kept.forget()
+        self._wanted = []
         restore_noted(self._filter, _FILTER_NAME)
+
+    def hear(self, events: Collection[HostEvent]) -> None:
+        """Take note of nothing: :meth:`repair` looks at everything."""
+
+    def disturbed(self) -> bool:
+        """Tell whether the filter or a setting is not as it was made."""
+        return bool(self.missing())
+
+    def missing(self) -> tuple[str, ...]:
+        """Return the names of what the kernel does not hold.
+
+        Raises:
+            BackendError: the kernel did not tell.
+        """
+        lost = {_FILTER: not self._kept.intact(), _SETTINGS: bool(self._lost_settings())}
+        return tuple(name for name, is_lost in lost.items() if is_lost)
+
+    def repair(self) -> tuple[str, ...]:
+        """Put back what another program removed; return the names of what was missing.
+
+        Raises:
+            BackendError: the kernel refused.
+        """
+        lost = self._lost_settings()
+        repaired = (_FILTER,) if self._kept.repair() else ()
+        for name, value in lost:
+            change_setting(name, value)
+        return (*repaired, _SETTINGS) if lost else repaired
+
+    def _lost_settings(self) -> list[KernelSetting]:
+        found = ((name, value, read_setting(name)) for name, value in self._wanted)
+        return [(name, value) for name, value, now in found if now not in (None, value)]
 
     def __enter__(self) -> Self:
         self.install()

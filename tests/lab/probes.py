@@ -28,6 +28,9 @@ FLUSHES = {
     "traffic control": "tc qdisc del dev eth0 clsact",
     "traffic control filters": "tc filter del dev eth0 egress",
     "ipsec": "ip xfrm policy flush; ip xfrm state flush",
+    "circuit addresses": "ip address flush dev anon0",
+    "circuit device": "ip link set anon0 down",
+    "kernel settings": "sysctl -q -w net.ipv4.fwmark_reflect=0",
     "loopback": "ip link set lo down; ip link set lo up",
 }
 

@@ -4,6 +4,7 @@ import secrets
 
 import pytest
 from lab_overlay import LabOverlay
+from probes import flush
 
 from lab.nodes import wait_until
 from lab.reading import ARP, ICMP, UDP
@@ -43,6 +44,7 @@ def test_nothing_leaks_while_node_and_relay_are_killed_and_the_node_restarts(ove
         downloading = lambda: (alice.status() or {})["counters"]["packets to host"] > 2_000  # noqa: E731 - read at once
         wait_until("the download's start", downloading, timeout_s=120)
         alice.kill()
+        flush(alice.host.namespace, "nft", "iptables")
         assert overlay.fetch("small", check=False, timeout_s=60) is None
         ping(alice, web)
         alice.start()  # without any bootstrap peer: from what it remembers

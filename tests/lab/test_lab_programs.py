@@ -4,6 +4,7 @@ import json
 
 import pytest
 from lab_overlay import LabOverlay
+from probes import flush, send_every_way
 
 from lab.nodes import wait_until
 
@@ -104,3 +105,53 @@ def test_the_logs_of_all_nodes_name_nobody(overlay):
         log = node.log.read_text()
         assert "node.up" in log
         assert [word for word in words if word in log] == []
+
+
+RESTORED = {
+    "nft": "nft list table inet anonymous_overlay_guard_28009",
+    "nft chains": "nft list chain inet anonymous_overlay_guard_28009 postrouting",
+    "iptables": "true",
+    "rules": "ip rule | grep -q ^109: && ip -6 rule | grep -q ^109:",
+    "routes": "ip route show table 28009 | grep -q anon && "
+    "ip -6 route show table 28009 | grep -q anon",
+    "traffic control": "tc filter show dev eth0 egress | grep -q direct-action",
+    "circuit addresses": "ip addr show | grep -q 'inet 100[.]' && ip route show table 28009 | "
+    "grep -q anon",
+    "circuit device": "ip link show up | grep -q anon && ip route show table 28009 | grep -q anon",
+    "kernel settings": "test $(cat /proc/sys/net/ipv4/fwmark_reflect) = 1",
+}
+"""What other programs do to a host, and how it shows that the node has undone it."""
+
+
+def test_what_other_programs_remove_is_put_back_within_a_second(overlay, tmp_path):
+    alice, namespace = overlay.alice, overlay.alice.host.namespace
+    destinations = (overlay.web.address, overlay.web.address6)
+    paths = [alice.ask("path", "open", each, "--hops", "3") for each in destinations]
+    assert alice.status()["protection"] == []
+    inner = [address for path in paths for address in path["inner_addresses"]]
+    with alice.host.capture(tmp_path / "alice.pcap") as capture:
+        for name, restored in RESTORED.items():
+            flush(namespace, name)
+            send_every_way(alice.host, destinations, inner=inner)
+
+            def back(test=restored):
+                return namespace.run(["sh", "-c", test], check=False).returncode == 0
+
+            wait_until(f"what {name} removed", back, timeout_s=5)
+    hidden = {*destinations, *inner}
+    assert not [p for p in capture.packets() if {p.source, p.destination} & hidden]
+    status = alice.status()
+    assert status["protection"] == []
+    repaired = {name for name in status["counters"] if name.startswith("repaired: ")}
+    assert repaired >= {
+        "repaired: packet filter",
+        "repaired: routing rules",
+        "repaired: routes",
+        "repaired: traffic control",
+        "repaired: inner addresses",
+        "repaired: kernel settings",
+    }
+    for address in destinations:
+        assert " 0% packet loss" in run(overlay, "ping", "-c", "2", "-W", "20", address)
+    for path in paths:
+        alice.ask("path", "close", str(path["number"]))

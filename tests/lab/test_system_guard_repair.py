@@ -4,7 +4,7 @@ import contextlib
 import ipaddress
 
 import pytest
-from probes import FLUSHES, connected_before, flush, send_every_way
+from probes import connected_before, flush, send_every_way
 
 from lab.reading import ICMPV6, TCP, UDP
 from overlay.addresses import InnerAddress
@@ -45,7 +45,7 @@ def filter_type(request):
 def flushes_of(filter_type):
     """The flushes that concern this packet filter."""
     other = "iptables" if filter_type is Nftables else "nft"
-    return [name for name in FLUSHES if not name.startswith(other)]
+    return [name for name in WALLS if not name.startswith(other)]
 
 
 @pytest.fixture

@@ -41,6 +41,7 @@ STATUS = StatusReport(
     counters={"packets_in": 12},
     drops={"XfrmInNoStates": 2},
     protected=("192.0.2.7/32",),
+    protection=(),
     tfc="none",
     forwarding="standard",
 )

@@ -67,6 +67,7 @@ class FakeHost:
         self.guard_taken = self.forwarding = False
         self.refuse = set()
         self.refused = ()
+        self.lost = ()
         self.networks = []
         self.events, self.released = [], []
         self.problems, self.passing = [], frozenset({4, 6})
@@ -132,7 +133,11 @@ class FakeHost:
 
     def own_addresses(self):
         self._may("own_addresses")
-        return frozenset({OWN_ADDRESS, bytes([127, 0, 0, 1])})
+        held = {address for _, address in self.addresses}
+        return frozenset({OWN_ADDRESS, bytes([127, 0, 0, 1]), *held})
+
+    def bring_up(self, device):
+        return False
 
     def clear_kernel_ipsec(self):
         pass  # nothing was ever left here
@@ -142,6 +147,17 @@ class FakeHost:
         return "forget_connections" not in self.refuse
 
     # KernelGuard
+
+    def disturbed(self):
+        return bool(self.lost)
+
+    def missing(self):
+        return tuple(self.lost)
+
+    def repair(self):
+        self._may("repair")
+        lost, self.lost = tuple(self.lost), ()
+        return lost
 
     def protect(self, *prefixes):
         self._may("protect")

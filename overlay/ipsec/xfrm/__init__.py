@@ -5,6 +5,7 @@
     backend.py      XfrmBackend: configurations in, SAs, policies and addresses in the kernel
     checks.py       what the kernel would refuse, told before it is asked
     changes.py      entries to install and to take back; what a killed process left
+    counting.py     how many policies of ours there are
     debris.py       what a failure left in the kernel, until it is removed
     probe.py        which suites this kernel has
     device.py       what holds the overlay's addresses and routes

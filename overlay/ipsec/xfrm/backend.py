@@ -13,8 +13,9 @@ removed at the start.
 
 from __future__ import annotations
 
+import errno
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ from overlay.ipsec.model import (
     SaIdentity,
     SecurityAssociation,
     SecurityPolicy,
+    Selector,
     Template,
 )
 from overlay.ipsec.xfrm.changes import (
@@ -40,10 +42,12 @@ from overlay.ipsec.xfrm.changes import (
     Change,
     association_changes,
     blocking_changes,
+    policy_change,
     policy_changes,
     remove_leftovers,
 )
 from overlay.ipsec.xfrm.checks import check_configuration
+from overlay.ipsec.xfrm.counting import count_policies
 from overlay.ipsec.xfrm.debris import Debris
 from overlay.ipsec.xfrm.device import CircuitDevice
 from overlay.ipsec.xfrm.entries import (
@@ -63,11 +67,17 @@ from overlay.ipsec.xfrm.messages import (
 )
 from overlay.ipsec.xfrm.netlink import Request, XfrmEvents, XfrmSocket, refusal_error
 from overlay.ipsec.xfrm.probe import usable_suites
+from overlay.system.host_events import HostEvent
+from overlay.system.local_address import own_addresses
 from overlay.system.ownership import Ownership
 
 __all__ = ["XfrmBackend"]
 
 _STATISTICS: Final = Path("/proc/thread-self/net/xfrm_stat")
+
+_BLOCKING: Final = tuple(blocking_changes(OVERLAY_NETWORKS))
+_LOST_POLICIES: Final = "IPsec policies"
+_LOST_ADDRESSES: Final = "overlay addresses"
 
 _PolicyKey = tuple[Direction, Prefix, Prefix, int | None]
 
@@ -250,6 +260,62 @@ class XfrmBackend:
             if count > self._statistics.get(drop, 0)
         }
 
+    # What another program removed.
+
+    def hear(self, events: Collection[HostEvent]) -> None:
+        """Take note of nothing: :meth:`repair` looks at everything."""
+
+    def disturbed(self) -> bool:
+        """Tell that nothing is missing of which no notification tells."""
+        return False
+
+    def missing(self) -> tuple[str, ...]:
+        """Return the names of what the kernel does not hold; nothing is changed.
+
+        Raises:
+            BackendError: the kernel did not tell.
+        """
+        lost = {
+            _LOST_POLICIES: self._lacks_policies(),
+            _LOST_ADDRESSES: bool(self._lost_addresses()),
+        }
+        return tuple(name for name, is_lost in lost.items() if is_lost)
+
+    def repair(self) -> tuple[str, ...]:
+        """Put back policies and addresses; return the names of what was missing.
+
+        The keys of associations are not kept, so their loss ends links and circuits.
+
+        Raises:
+            BackendError: the kernel refused.
+        """
+        repaired = []
+        if self._lacks_policies():
+            repaired.append(_LOST_POLICIES)
+            self._put_policies_back()
+        addresses = self._lost_addresses()
+        if addresses:
+            repaired.append(_LOST_ADDRESSES)
+            self._device.add(addresses)
+        return tuple(repaired)
+
+    def _lacks_policies(self) -> bool:
+        return count_policies() < len(self._policies) + len(_BLOCKING)
+
+    def _put_policies_back(self) -> None:
+        wanted = [
+            SecurityPolicy(direction, Selector(source, destination, protocol), templates)
+            for (direction, source, destination, protocol), templates in self._policies.items()
+        ]
+        changes = [*_BLOCKING, *(policy_change(policy) for policy in wanted)]
+        for verdict in self._netlink.send([change.do for change in changes]):
+            if verdict is not None and verdict.number != errno.EEXIST:
+                raise refusal_error("installing a security policy", verdict)
+
+    def _lost_addresses(self) -> list[bytes]:
+        held = own_addresses() if self._addresses else frozenset()
+        return [address for address in self._addresses if address not in held]
+
     # Changes.
 
     def _clear(self) -> None:
@@ -262,7 +328,7 @@ class XfrmBackend:
 
     def _close_prefixes(self) -> None:
         """Let nothing to an overlay or circuit address pass that no other policy speaks of."""
-        self._apply(blocking_changes(OVERLAY_NETWORKS))
+        self._apply(_BLOCKING)
 
     def _check_new(self, configuration: IpsecConfiguration) -> None:
         identities = [sa.identity for sa in configuration.associations]

@@ -38,6 +38,7 @@ __all__ = [
     "Change",
     "association_changes",
     "blocking_changes",
+    "policy_change",
     "policy_changes",
     "remove_leftovers",
 ]
@@ -72,10 +73,11 @@ def association_changes(configuration: IpsecConfiguration, rng: Random) -> Itera
 def policy_changes(configuration: IpsecConfiguration) -> Iterable[Change]:
     """Yield a change for each policy."""
     for policy in configuration.policies:
-        yield _policy_change(policy)
+        yield policy_change(policy)
 
 
-def _policy_change(policy: SecurityPolicy, *, blocks: bool = False) -> Change:
+def policy_change(policy: SecurityPolicy, *, blocks: bool = False) -> Change:
+    """Return the change of one policy; ``blocks`` if it drops what matches."""
     body, identity = policy_bodies(policy, blocks=blocks)
     return Change(
         "installing a security policy",
@@ -95,7 +97,7 @@ def blocking_changes(networks: Iterable[IpNetwork]) -> list[Change]:
         prefix = Prefix(network.network_address.packed, network.prefixlen)
         for direction in Direction:
             policy = SecurityPolicy(direction, Selector(everywhere, prefix), ())
-            changes.append(_policy_change(policy, blocks=True))
+            changes.append(policy_change(policy, blocks=True))
     return changes
 
 

@@ -1,0 +1,152 @@
+"""What the node has put into the kernel stays there: compared at each change, and put back.
+
+Other programs flush packet filters, rules, routes, policies and addresses. ::
+
+    kernel ──notifications──> check: every part compares the kernel with what it wants,
+    each second ──> disturbed? ─┘    puts back what is missing, and names it ──> log, counter
+
+A check whose parts find nothing changes nothing, so the node's own changes cause one check more
+and no loop. If another program removes something again and again, checks take a tenth of one
+processor at most.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+from contextlib import ExitStack
+from typing import Final, Protocol
+
+import trio
+
+from overlay.errors import BackendError
+from overlay.logs import EventLog, Word
+from overlay.system.host_events import HostEvent, Overrun
+from overlay.system.host_notices import HostNotices
+
+__all__ = ["Enforced", "Enforcement"]
+
+_LOOK_S: Final = 1.0
+"""How often to look for what no notification tells of: legacy iptables, kernel settings."""
+
+_FULL_CHECK_S: Final = 30.0
+"""How often to check everything without a reason."""
+
+_LEAST_PAUSE_S: Final = 0.02
+"""Changes come in crowds: a flush of one ruleset is some ten notifications."""
+
+_MOST_PAUSE_S: Final = 0.4
+_SHARE: Final = 9
+"""Pause so many times as long as the check took."""
+
+_LINES_LOGGED: Final = 20
+"""Repairs of one kind that are logged one by one; then each hundredth."""
+
+_log = EventLog(__name__)
+
+
+class Enforced(Protocol):
+    """An owner of state in the kernel; every call may raise ``BackendError``."""
+
+    def hear(self, events: Collection[HostEvent]) -> None:
+        """Take note of what changed on the host, before :meth:`repair`."""
+        ...
+
+    def disturbed(self) -> bool:
+        """Tell, within a millisecond, whether something is missing that no event tells of."""
+        ...
+
+    def missing(self) -> tuple[str, ...]:
+        """Return the names of what the kernel does not hold; nothing is changed."""
+        ...
+
+    def repair(self) -> tuple[str, ...]:
+        """Put back what is missing; return the names of what was."""
+        ...
+
+
+class Enforcement:
+    """Owner of the task that keeps some parts in force.
+
+    ``repaired`` counts, by name, what was put back; ``refused`` how often the host refused.
+    """
+
+    def __init__(self, parts: Sequence[Enforced]) -> None:
+        self._parts = tuple(parts)
+        self.repaired: Counter[str] = Counter()
+        self.refused = 0
+        self._failing = False
+
+    def missing(self) -> tuple[str, ...]:
+        """Return what is not in force at this moment, as the kernel tells.
+
+        Raises:
+            BackendError: the kernel did not tell.
+        """
+        return tuple(dict.fromkeys(name for part in self._parts for name in part.missing()))
+
+    def check(self, events: Collection[HostEvent] = ()) -> None:
+        """Put back what is missing in every part; what the host refuses is tried again."""
+        failed = False
+        for part in self._parts:
+            try:
+                part.hear(events)
+                self._count(part.repair())
+            except BackendError as error:
+                failed = True
+                self.refused += 1
+                if not self._failing:
+                    _log.warning("guard.not_repaired", reason=Word(error))
+        self._failing = failed
+
+    async def run(self) -> None:
+        """Check at each change of the host, for as long as the node runs."""
+        with ExitStack() as opened:
+            notices = _opened_notices(opened)
+            last_full = trio.current_time()
+            while True:
+                events = await self._reason(notices, last_full)
+                began = trio.current_time()
+                if events is not None:
+                    self.check(events)
+                    last_full = began
+                cost = trio.current_time() - began
+                await trio.sleep(min(max(_SHARE * cost, _LEAST_PAUSE_S), _MOST_PAUSE_S))
+
+    async def _reason(
+        self, notices: HostNotices | None, last_full: float
+    ) -> Collection[HostEvent] | None:
+        """Wait for a reason to check; return the events, or None if there is none."""
+        if notices is None:
+            await trio.sleep(_LOOK_S)
+            return (Overrun(),)
+        events: list[HostEvent] = []
+        with trio.move_on_after(_LOOK_S):
+            events = await notices.receive()
+        if events:
+            await trio.sleep(_LEAST_PAUSE_S)
+            return [*events, *notices.drain()]
+        full = trio.current_time() >= last_full + _FULL_CHECK_S
+        return (Overrun(),) if full or self._failing or self._disturbed() else None
+
+    def _disturbed(self) -> bool:
+        try:
+            return any(part.disturbed() for part in self._parts)
+        except BackendError:
+            return True
+
+    def _count(self, names: Sequence[str]) -> None:
+        for name in names:
+            self.repaired[name] += 1
+            count = self.repaired[name]
+            if count <= _LINES_LOGGED or count % 100 == 0:
+                _log.warning("guard.repaired", what=Word(name), times=count)
+
+
+def _opened_notices(opened: ExitStack) -> HostNotices | None:
+    """Return the kernel's notifications, or None where it gives none: then all is read at times."""
+    try:
+        return opened.enter_context(HostNotices())
+    except BackendError as error:
+        _log.warning("guard.no_notifications", reason=Word(error))
+        return None

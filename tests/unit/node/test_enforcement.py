@@ -1,0 +1,69 @@
+from overlay.errors import BackendError
+from overlay.node.enforcement import Enforcement
+from overlay.system.host_events import FilterChanged, Overrun
+
+
+class Part:
+    """State in a kernel that is a list of what was removed."""
+
+    def __init__(self, *lost, refuses=False):
+        self.lost, self.refuses, self.heard = list(lost), refuses, []
+
+    def hear(self, events):
+        self.heard += events
+
+    def disturbed(self):
+        return bool(self.lost)
+
+    def missing(self):
+        return tuple(self.lost)
+
+    def repair(self):
+        if self.refuses:
+            raise BackendError("repairing failed (Operation not permitted).")
+        lost, self.lost = tuple(self.lost), []
+        return lost
+
+
+def test_what_is_missing_is_put_back_counted_and_logged(caplog):
+    enforcement = Enforcement([Part("routes"), Part("packet filter", "routes")])
+    assert enforcement.missing() == ("routes", "packet filter")
+    enforcement.check((FilterChanged(1),))
+    assert enforcement.missing() == ()
+    assert enforcement.repaired == {"routes": 2, "packet filter": 1}
+    assert [r.message for r in caplog.records if r.levelname == "WARNING"] == [
+        "guard.repaired what=routes times=1",
+        "guard.repaired what=packet filter times=1",
+        "guard.repaired what=routes times=2",
+    ]
+
+
+def test_a_check_that_finds_nothing_says_nothing(caplog):
+    part = Part()
+    enforcement = Enforcement([part])
+    enforcement.check((Overrun(),))
+    assert (part.heard, enforcement.repaired, caplog.records) == ([Overrun()], {}, [])
+
+
+def test_what_one_part_is_refused_keeps_no_other_from_its_repair(caplog):
+    refusing, other = Part("routes", refuses=True), Part("packet filter")
+    enforcement = Enforcement([refusing, other])
+    for _ in range(3):
+        enforcement.check()
+    assert (enforcement.refused, enforcement.repaired["packet filter"]) == (3, 1)
+    assert enforcement.missing() == ("routes",)
+    refusals = [r for r in caplog.records if r.message.startswith("guard.not_repaired")]
+    assert len(refusals) == 1, "logged when it begins"
+    refusing.refuses = False
+    enforcement.check()
+    assert enforcement.missing() == ()
+
+
+def test_another_program_that_repeats_itself_fills_no_log(caplog):
+    part = Part()
+    enforcement = Enforcement([part])
+    for _ in range(300):
+        part.lost.append("routes")
+        enforcement.check()
+    assert enforcement.repaired["routes"] == 300
+    assert len(caplog.records) == 20 + 3
