@@ -256,19 +256,23 @@ def _about_inner_addresses(guarded: _Guarded) -> Iterator[Rule]:
 
 
 def _answers_of_others(prefix: IpNetwork) -> Iterator[Rule]:
-    """Mark what hosts behind this one, containers for example, answer to the prefix."""
-    for protocol in (_TCP, _ICMP[prefix.version]):
-        yield Rule(
-            hook=Hook.PREROUTING,
-            verdict=Verdict.ANSWER,
-            destination=prefix,
-            protocol=protocol,
-            reply=True,
-        )
+    """Mark what hosts behind this one answer to an echo request of the prefix.
+
+    Nothing but a request makes such a connection known. Over TCP and UDP they see the stand-in,
+    because connection tracking also takes a packet from the middle of a connection for its first
+    one, and then for the other end's: an older connection of theirs would go on in the clear.
+    """
+    yield Rule(
+        hook=Hook.PREROUTING,
+        verdict=Verdict.ANSWER,
+        destination=prefix,
+        protocol=_ICMP[prefix.version],
+        reply=True,
+    )
 
 
 def _standing_in(prefix: IpNetwork, own_ports: Sequence[int]) -> Iterator[Rule]:
-    """Show UDP programs here, and behind this host, the stand-in; not the node itself."""
+    """Show UDP programs here, and all behind this host, the stand-in; not the node itself."""
     for ports in _other_ports(own_ports):
         yield Rule(
             hook=Hook.INPUT,
@@ -278,13 +282,14 @@ def _standing_in(prefix: IpNetwork, own_ports: Sequence[int]) -> Iterator[Rule]:
             protocol=_UDP,
             ports=ports,
         )
-    yield Rule(
-        hook=Hook.POSTROUTING,
-        verdict=Verdict.STAND_IN,
-        source=prefix,
-        mark=ANSWER_MARK,
-        protocol=_UDP,
-    )
+    for protocol in (_TCP, _UDP):
+        yield Rule(
+            hook=Hook.POSTROUTING,
+            verdict=Verdict.STAND_IN,
+            source=prefix,
+            mark=ANSWER_MARK,
+            protocol=protocol,
+        )
 
 
 def _other_ports(own_ports: Sequence[int]) -> Iterator[tuple[int, int]]:

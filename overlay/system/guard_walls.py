@@ -6,6 +6,7 @@ shall be there, and everything else follows from these.
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
@@ -17,8 +18,9 @@ from overlay.logs import EventLog, Word
 from overlay.system.egress_filter import MAX_PRIORITY, EgressFilter
 from overlay.system.guard_egress import guard_programs
 from overlay.system.kept_table import KeptTable
+from overlay.system.marks import STAND_INS
 from overlay.system.packet_filter import FilterTable, PacketFilter
-from overlay.system.rtnetlink import MarkRule, Route, Rtnetlink
+from overlay.system.rtnetlink import MarkRule, Route, RouteKind, Rtnetlink
 
 __all__ = ["EGRESS", "FILTER", "ROUTES", "RULES", "GuardWalls"]
 
@@ -26,6 +28,8 @@ RULES: Final = "routing rules"
 ROUTES: Final = "routes"
 FILTER: Final = "packet filter"
 EGRESS: Final = "traffic control"
+
+_THROW_METRIC: Final = 1
 
 _MOST_FORMER: Final = 64
 """Inner addresses of former circuits; a packet that waits for ARP is given up after 3 s."""
@@ -78,7 +82,10 @@ class GuardWalls:
 
     def left(self) -> tuple[list[Route], tuple[str, ...]]:
         """Return the routes and the filter's notes that an earlier process left."""
-        return self._netlink.routes(self._rule.table), self._filter.notes(self.name) or ()
+        routes = [
+            r for r in self._netlink.routes(self._rule.table) if r.kind is not RouteKind.THROW
+        ]
+        return routes, self._filter.notes(self.name) or ()
 
     def close(self) -> None:
         """Close the netlink socket; the walls stay."""
@@ -96,6 +103,8 @@ class GuardWalls:
 
     def add_rule(self, version: int) -> None:
         """Lead packets of an IP version to the routing table."""
+        # A stand-in may lie in a protected prefix; what is sent there is an answer.
+        self._netlink.put_route(self._to_stand_in(version))
         self._netlink.add_rule(replace(self._rule, version=version))
 
     def remove_rules(self, versions: Collection[int]) -> None:
@@ -103,6 +112,7 @@ class GuardWalls:
         for version in versions:
             if self._netlink.has_rule(version, self._rule.table):
                 self._netlink.delete_rule(replace(self._rule, version=version))
+                self._netlink.delete_route(self._to_stand_in(version))
 
     def enforce(self, routes: Routes, table: FilterTable) -> None:
         """Set both filters according to the routes.
@@ -217,8 +227,12 @@ class GuardWalls:
     def _repair_routes(self, routes: Routes) -> bool:
         lost = self._lost_routes(routes)
         for route in lost:
-            self._netlink.put_route(route, routes[route])
+            self._netlink.put_route(route, routes.get(route))
         return bool(lost)
+
+    def _to_stand_in(self, version: int) -> Route:
+        stand_in = ipaddress.ip_network(STAND_INS[version])
+        return Route(stand_in, RouteKind.THROW, self._rule.table, _THROW_METRIC)
 
     def _lost_rules(self, routes: Routes) -> list[int]:
         versions = sorted({route.destination.version for route in routes})
@@ -230,8 +244,9 @@ class GuardWalls:
         """Return the routes that are gone; one into a device that is gone is its owner's."""
         found = set(self._netlink.routes(self._rule.table))
         devices = {name for _, name in socket.if_nameindex()}
+        versions = sorted({route.destination.version for route in routes})
         return [
             route
-            for route in routes
+            for route in (*routes, *map(self._to_stand_in, versions))
             if route not in found and (route.device is None or route.device in devices)
         ]

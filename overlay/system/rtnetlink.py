@@ -50,6 +50,8 @@ class RouteKind(enum.Enum):
 
     UNICAST = 1
     UNREACHABLE = 7
+    THROW = 9
+    """The next rule is asked, as if the table said nothing of the destination."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,7 +302,7 @@ def _rule_arguments(rule: MarkRule) -> dict[str, Any]:
 
 def _parse_route(message: Any, family: int) -> Route | None:  # noqa: ANN401 - pyroute2 has no types
     """Return our view of a route, or None for kinds that we never install."""
-    if message["type"] not in (RouteKind.UNICAST.value, RouteKind.UNREACHABLE.value):
+    if message["type"] not in {kind.value for kind in RouteKind}:
         return None
     default = "0.0.0.0" if family == socket.AF_INET else "::"
     destination = _destination(message, default)

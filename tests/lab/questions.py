@@ -13,9 +13,9 @@ OPEN, CLOSED, EVERYWHERE, EXACT = 80, 81, 7000, 7001
 REDIRECTED, PUBLISHED, LOCAL = 7778, 7779, 7780
 """Ports that :func:`publish` makes, and where both lead."""
 FIRST_PORT = 20_000
-SILENCE_S = 0.6
+SILENCE_S = 0.3
 """All answers come at once, but for those to lone fragments (``FRAGMENTS_S``)."""
-FRAGMENTS_S = 2.2
+FRAGMENTS_S = 1.8
 
 
 def questions(ip, icmp):

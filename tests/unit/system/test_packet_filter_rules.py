@@ -162,7 +162,11 @@ D, E, OWN, VC = "198.51.7.7", "203.0.113.1", "192.0.2.1", "100.64.0.2"
         ({"source": D, "destination": VC, "in_device": "anon0", "reply": True}, ACCEPTED),
         ({"source": D, "destination": OWN, "in_device": "anon0"}, DROPPED),
         ({"source": E, "destination": D, "in_device": "docker0"}, ACCEPTED),
-        ({"source": E, "destination": D, "in_device": "docker0", "reply": True}, ANSWERED),
+        ({"source": E, "destination": D, "in_device": "docker0", "reply": True}, ACCEPTED),
+        (
+            {"source": E, "destination": D, "in_device": "docker0", "reply": True, "protocol": 1},
+            ANSWERED,
+        ),
         ({"source": E, "destination": "192.0.0.8", "in_device": "docker0"}, ANSWERED),
     ],
 )
