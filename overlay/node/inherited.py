@@ -50,8 +50,12 @@ def remembered(file: PathFile, configuration: Configuration) -> list[PathWish]:
             file.damaged += 1
             continue
         found[wish.destination] = wish
-    for destination in configuration.paths.permanent:
-        found.setdefault(destination, _default_wish(configuration, destination))
+    permanent = configuration.paths.permanent
+    # As in a request: a version of which a destination is named is not blocked as a whole.
+    single = len({destination.version for destination in permanent}) == 1
+    both = configuration.paths.both_families and single
+    for destination in permanent:
+        found.setdefault(destination, _default_wish(configuration, destination, both_families=both))
     if file.damaged:
         _log.warning("paths.damaged_entries_set_aside", entries=file.damaged)
     return list(found.values())
@@ -93,15 +97,14 @@ def inherited(
     destinations, blocked = split_leftovers([prefix for prefix in leftovers if prefix not in known])
     found = list(wishes)
     for destination in destinations:
-        both = other_version(destination.version) in blocked
+        both = other_version(destination.version) in blocked or configuration.paths.both_families
         found.append(_default_wish(configuration, destination, both_families=both))
     needed = {other_version(w.destination.version) for w in found if w.both_families}
     return Inherited(tuple(found), frozenset(blocked - needed))
 
 
 def _default_wish(
-    configuration: Configuration, destination: IpNetwork, *, both_families: bool | None = None
+    configuration: Configuration, destination: IpNetwork, *, both_families: bool
 ) -> PathWish:
     selection = configuration.selection
-    both = configuration.paths.both_families if both_families is None else both_families
-    return PathWish(destination, selection.hops, selection.strategy, both_families=both)
+    return PathWish(destination, selection.hops, selection.strategy, both_families=both_families)

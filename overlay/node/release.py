@@ -37,14 +37,12 @@ class Freed:
 def blocked_here() -> list[IpNetwork]:
     """Return the destinations that this host's kernel blocks for want of a circuit, or carries.
 
-    It takes no rights; where the kernel does not answer, there is nothing to tell.
+    It takes no rights and changes nothing. Where the kernel does not answer, there is nothing
+    to tell; what only the packet filter still blocks is found by :func:`free_blocked`.
     """
     try:
-        routes = Rtnetlink()
-        try:
+        with Rtnetlink() as routes:
             installed = routes.routes(GUARD_TABLE)
-        finally:
-            routes.close()
     except BackendError:
         return []
     prefixes = [r.destination for r in installed if r.kind is RouteKind.UNREACHABLE]

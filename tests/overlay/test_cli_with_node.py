@@ -1,9 +1,12 @@
 import contextlib
+import fcntl
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -170,6 +173,31 @@ def test_module_runs_as_the_command_does(node):
     asked = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
     assert (asked.returncode, asked.stderr) == (0, "")
     assert asked.stdout.startswith("No paths are open")
+
+
+def test_a_terminal_that_hangs_up_stops_no_node(tmp_path, capsys):
+    """The session's leader gets SIGHUP, and standard output and error lead nowhere."""
+    assert main(["init", "--dir", str(tmp_path)]) == 0
+    configuration = str(tmp_path / "overlay.toml")
+    terminal, side = pty.openpty()
+    command = [sys.executable, FAKE_NODE, "up", "--config", configuration]
+
+    def own_the_terminal():
+        fcntl.ioctl(side, termios.TIOCSCTTY, 0)
+
+    with subprocess.Popen(
+        command, stdin=side, stdout=side, stderr=side,
+        start_new_session=True, preexec_fn=own_the_terminal,
+    ) as process:  # fmt: skip
+        os.close(side)
+        assert b"is up" in os.read(terminal, 1000)
+        assert main(["path", "open", "192.0.2.7", "--config", configuration]) == 0
+        os.close(terminal)
+        assert main(["status", "--config", configuration]) == 0
+        assert process.poll() is None
+        assert main(["stop", "--config", configuration]) == 0
+        process.wait(TIMEOUT_S)
+    assert "1 destination stays blocked" in capsys.readouterr().out
 
 
 def test_reader_that_leaves_early_causes_no_complaint(node):

@@ -181,6 +181,16 @@ def test_a_permanent_path_opens_by_itself_and_returns_after_it_was_closed(others
     run(program)
 
 
+def test_permanent_paths_to_both_versions_leave_none_to_be_blocked(alice):
+    with_settings(alice, f'[paths]\npermanent = ["{BOB}", "{DAVE}"]\nboth_families = true\n')
+
+    async def program():
+        async with alice.node():
+            assert alice.host.guarded == {BOB, DAVE}
+
+    run(program)
+
+
 @pytest.mark.parametrize("end", ["error", "cancelled"])
 def test_a_program_that_died_runs_again_and_takes_over_what_it_left(others, alice, end):
     async def program():

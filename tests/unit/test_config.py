@@ -100,6 +100,15 @@ def test_documentation_addresses_take_no_room_from_the_rules():
     assert ExitPolicy.decode(policy.encode()) == policy
 
 
+def test_permanent_paths_are_addresses_and_prefixes_of_both_versions():
+    paths = parse('[paths]\npermanent = ["203.0.113.10", "2001:db8::/32"]').paths
+    assert paths.permanent == (
+        ipaddress.ip_network("203.0.113.10/32"),
+        ipaddress.ip_network("2001:db8::/32"),
+    )
+    assert (paths.remember, paths.both_families) == (True, False)
+
+
 def test_plug_in_that_the_file_does_not_mention_gets_its_defaults():
     assert parse("").plugin_settings("overlay.tfc", "pad") == PadSettings()
 
@@ -116,6 +125,17 @@ def test_what_blocks_share_is_set_in_one_place():
 
 
 MISTAKES = {
+    "[paths]\npermanent = 3": r"\[paths\] permanent must be a list of destinations",
+    '[paths]\npermanent = ["a.example"]': r"has the host name \"a.example\": resolving it",
+    '[paths]\npermanent = ["10.0.0.1/8"]': r"which is no prefix",
+    '[paths]\npermanent = ["203.0.113.1:80"]': r"which is no prefix",
+    '[paths]\npermanent = ["fe80::1%eth0"]': r"without its zone",
+    '[paths]\npermanent = ["0.0.0.0/0"]': r"contains all of 0.0.0.0/8",
+    '[paths]\npermanent = ["fd6d:6978::1"]': r"overlaps the overlay's own",
+    '[paths]\npermanent = ["100.64.0.1"]': r"overlaps the inner addresses 100.64.0.0/10",
+    '[paths]\npermanent = ["1.2.3.4", "1.2.3.4/32"]': r"names a destination twice",
+    "[paths]\nremember = 1": r"\[paths\] remember must be true or false",
+    '[paths]\nboth_families = "yes"': r"both_families must be true or false",
     "[netwrok]": r"there is no section \[netwrok\]; did you mean \[network\]\?",
     "[colours]": r"there is no section \[colours\]; known: \[node\], \[network\]",
     "network = 3": r"network must be a section of its own; write \[network\]",
