@@ -111,10 +111,9 @@ class Nftables:
 
     def notes(self, name: str) -> tuple[str, ...] | None:
         """See :class:`~overlay.system.packet_filter.PacketFilter`."""
-        done = run_filter_tool(["nft", "--json", "list", "table", "inet", _table_name(name)])
-        if done.returncode != 0:
+        rules = _listed_rules(name)
+        if rules is None:
             return None
-        rules = [entry["rule"] for entry in json.loads(done.stdout)["nftables"] if "rule" in entry]
         return tuple(rule["comment"] for rule in rules if rule["chain"] == "notes")
 
     def fingerprint(self, name: str) -> bytes | None:
@@ -126,17 +125,25 @@ class Nftables:
 
     def counted(self, name: str) -> dict[int, int] | None:
         """See :class:`~overlay.system.packet_filter.PacketFilter`."""
-        done = run_filter_tool(["nft", "--json", "list", "table", "inet", _table_name(name)])
-        if done.returncode != 0:
+        rules = _listed_rules(name)
+        if rules is None:
             return None
         found: dict[int, int] = {}
-        for entry in json.loads(done.stdout)["nftables"]:
-            rule = entry.get("rule", {})
+        for rule in rules:
             if rule.get("comment") == _COUNTED:
                 version = _version(rule["expr"])
                 packets = sum(each.get("counter", {}).get("packets", 0) for each in rule["expr"])
                 found[version] = found.get(version, 0) + packets
         return found
+
+
+def _listed_rules(name: str) -> list[dict[str, Any]] | None:
+    """Return a table's rules without the content of its sets; None if there is no such table."""
+    # An exit's sets have an element for each circuit.
+    done = run_filter_tool(["nft", "--json", "--terse", "list", "table", "inet", _table_name(name)])
+    if done.returncode != 0:
+        return None
+    return [entry["rule"] for entry in json.loads(done.stdout)["nftables"] if "rule" in entry]
 
 
 def _version(expressions: list[dict[str, Any]]) -> int:
