@@ -60,6 +60,8 @@ class Configuration:
                 "[exit] policy must hold at least one rule when [roles] exit = true; "
                 'write policy = ["accept *:*"] or set exit = false'
             )
+        if self.roles.exit:
+            self._check_pools()
         pools = (self.exit.inner_ipv4, self.exit.inner_ipv6)
         for destination in self.paths.permanent:
             for pool in pools:
@@ -67,6 +69,17 @@ class Configuration:
                     raise ValueError(
                         f'[paths] permanent has "{destination}", which overlaps the inner '
                         f"addresses {pool} of [exit]; leave it out"
+                    )
+
+    def _check_pools(self) -> None:
+        """Insist that no peer is where inner addresses are: its packets would go to circuits."""
+        for name in ("inner_ipv4", "inner_ipv6"):
+            pool = getattr(self.exit, name)
+            for endpoint in (*self.network.bootstrap, *self.network.advertise):
+                if endpoint.address.version == pool.version and endpoint.address in pool:
+                    raise ValueError(
+                        f'[exit] {name} = "{pool}" contains the endpoint "{endpoint}" of '
+                        "[network]; write another private prefix that no node is in"
                     )
 
     def exit_policy(self) -> ExitPolicy | None:

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 
 from overlay.addresses import Endpoint, IpNetwork
 from overlay.config import Configuration
+from overlay.special_networks import forbidden_network
 from overlay.system.exit_limits import ExitLimits
 
 __all__ = ["exit_limits", "host_networks", "refused_addresses"]
@@ -23,10 +24,13 @@ def refused_addresses(
 ) -> frozenset[bytes]:
     """Return the packed addresses of where others reach this node, and of its routers.
 
-    ``endpoints`` are those that the node signs; unspecified addresses are left out.
+    ``endpoints`` are those that the node signs; unspecified addresses are left out. Routers with
+    private addresses are left to the exit policy, which refuses them unless the operator opened
+    them by name.
     """
-    public = {each.packed for each in endpoints if not each.address.is_unspecified}
-    return frozenset(public) | gateways
+    own = {each.packed for each in endpoints if not each.address.is_unspecified}
+    public = {each for each in gateways if forbidden_network(ipaddress.ip_address(each)) is None}
+    return frozenset(own | public)
 
 
 def host_networks(addresses: Iterable[bytes]) -> tuple[IpNetwork, ...]:

@@ -56,7 +56,7 @@ __all__ = ["RunningNode"]
 
 _SAVE_INTERVAL_S = 30.0
 _REFUSE_INTERVAL_S = 10.0
-_REVIEW_INTERVAL_S = 15.0
+_REVIEW_INTERVAL_S = 6.0
 """Changes are told at once, except by legacy iptables, which tells of nothing."""
 _SETTLING_S = 1.0
 """Changes of a host come in crowds: the exit is reviewed once for those of this time."""

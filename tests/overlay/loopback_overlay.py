@@ -19,7 +19,7 @@ from overlay.errors import BackendError
 from overlay.identity import LocalIdentity
 from overlay.node import OverlayNode
 
-GATEWAY = ipaddress.ip_address("203.0.113.254").packed
+GATEWAY = ipaddress.ip_address("203.0.114.254").packed
 OWN_ADDRESS = ipaddress.ip_address("192.0.2.77").packed
 
 

@@ -170,6 +170,9 @@ MISTAKES = {
     '[exit]\npolicy = ["accept everything"]': r"\[exit\] policy is wrong: the exit rule",
     '[exit]\npolicy = "accept *:*"': r"must be a list of rules",
     "[roles]\nexit = true\n[exit]\npolicy = []": r"must hold at least one rule",
+    '[network]\nallow_private_endpoints = true\nbootstrap = ["10.2.0.2:4500"]\n'
+    "[roles]\nexit = true\n"
+    '[exit]\ninner_ipv4 = "10.0.0.0/8"': r"contains the endpoint .10.2.0.2:4500.*write another",
     '[exit]\nallow_forbidden = ["8.8.8.0/24"]': r"lies in no forbidden range",
     '[exit]\nallow_forbidden = ["192.168.7.1/24"]': r"is no prefix",
     '[exit]\ninner_ipv4 = "fd00::/64"': r"must be an IPv4 prefix, as ",
