@@ -5,12 +5,12 @@ traffic control's. It stands while another program flushes all rules, and where 
 place after the translation of addresses. What enters a circuit is not concerned, because it
 leaves inside IPsec, from another address. ARP names its sender, so the wall judges it as well.
 
-The program is one of classic BPF, which needs no right beside CAP_NET_ADMIN::
+The program is one of classic BPF (``overlay.system.egress_program`` says why)::
 
     IPv4, ARP, IPv6: is the (sender's) address in the pool? ─yes─> drop
     else ──> go on
 
-Formats: Linux uapi ``linux/filter.h`` (sock_filter), ``linux/pkt_cls.h`` (TCA_BPF_...).
+It has no exception for neighbour discovery or marks, which the guard's programs need.
 """
 
 from __future__ import annotations
@@ -22,27 +22,15 @@ from typing import Final
 from overlay.addresses import IpNetwork
 from overlay.errors import BackendError
 from overlay.logs import EventLog, Word
+from overlay.system.egress_filter import EgressFilter
 from overlay.system.exit_wall import OWN_DEVICES
-from overlay.system.netlink_messages import attribute
-from overlay.system.traffic_control import (
-    EVERY_PROTOCOL,
-    GO_ON,
-    Direction,
-    TrafficControl,
-    TrafficRule,
-    indexes,
-)
 
 __all__ = ["egress_instructions", "install_egress_wall", "remove_egress_wall"]
 
 _log = EventLog(__name__)
 
-_PREFERENCE: Final = 0x6D64
-
-_BPF_LENGTH: Final = 4
-_BPF_OPERATIONS: Final = 5
-_BPF_FLAGS: Final = 8
-_DIRECT_ACTION: Final = 1
+_PRIORITY: Final = 0x6D64
+"""Of the exit's program at each device; the guard's programs have another one."""
 
 _DROP: Final = 2
 _LOAD_HALF: Final = 0x28
@@ -50,6 +38,8 @@ _LOAD_WORD: Final = 0x20
 _AND: Final = 0x54
 _JUMP_IF_EQUAL: Final = 0x15
 _RETURN: Final = 0x06
+_GO_ON: Final = 0xFFFFFFFF
+"""TC_ACT_UNSPEC: other programs of the device are asked next."""
 _PROTOCOL_OF_PACKET: Final = 0xFFFFF000
 """SKF_AD_OFF + SKF_AD_PROTOCOL."""
 _IP_HEADER: Final = 0xFFF00000
@@ -68,10 +58,15 @@ def install_egress_wall(pools: Sequence[IpNetwork], inside: Sequence[str]) -> bo
         pools: networks of inner addresses.
         inside: devices that lead into circuits, beside the node's own.
     """
+    program = egress_instructions(pools)
+    exact = {*inside, "lo"}
+    begins = OWN_DEVICES.removesuffix("*")
+
+    def programs_of(device: str) -> tuple[bytes, ...]:
+        return () if device in exact or device.startswith(begins) else (program,)
+
     try:
-        with TrafficControl() as control:
-            for device in indexes((OWN_DEVICES, *inside)).values():
-                control.put(device, _rule(pools))
+        EgressFilter(_PRIORITY).enforce(programs_of)
     except BackendError as error:
         _log.warning("exit.no_egress_wall", reason=Word(error))
         return False
@@ -84,20 +79,7 @@ def remove_egress_wall() -> None:
     Raises:
         BackendError: no permission.
     """
-    with TrafficControl() as control:
-        control.remove_everywhere(_rule(()))
-
-
-def _rule(pools: Sequence[IpNetwork]) -> TrafficRule:
-    program = egress_instructions(pools)
-    options = (
-        attribute(_BPF_LENGTH, struct.pack("=H", len(program) // 8))
-        + attribute(_BPF_OPERATIONS, program)
-        + attribute(_BPF_FLAGS, struct.pack("=I", _DIRECT_ACTION))
-    )
-    return TrafficRule(
-        _PREFERENCE, Direction.EGRESS, EVERY_PROTOCOL, "bpf", options, "sch_ingress and cls_bpf"
-    )
+    EgressFilter(_PRIORITY).remove()
 
 
 def egress_instructions(pools: Sequence[IpNetwork]) -> bytes:
@@ -107,7 +89,7 @@ def egress_instructions(pools: Sequence[IpNetwork]) -> bytes:
         for pool in pools
         for ether_type, offset in _SENDERS[pool.version]
     ]
-    return b"".join([*blocks, _instruction(_RETURN, GO_ON & 0xFFFFFFFF)])
+    return b"".join([*blocks, _instruction(_RETURN, _GO_ON)])
 
 
 def _block(pool: IpNetwork, ether_type: int, offset: int) -> bytes:

@@ -170,6 +170,7 @@ class ExitFilter:
         self._filter = packet_filter or find_packet_filter()
         self._mark = mark
         self._ownership: Ownership | None = None
+        self._walled = False
 
     def install(self) -> None:
         """Undo what a killed exit left, then begin to forward; all or nothing.
@@ -198,6 +199,8 @@ class ExitFilter:
         """
         if self._ownership is None:
             return False
+        if self._walled:  # devices may have appeared
+            self._walled = install_egress_wall(self._pools, _inside(self._plan))
         with Rtnetlink() as netlink:
             plan = self._wanted(netlink)
             if plan == self._plan and self._stands(netlink):
@@ -291,7 +294,7 @@ class ExitFilter:
         notes = self._notes = (*self._notes, *new)
         # The filter stands before the first packet can be forwarded.
         self._filter.replace(FilterTable(_FILTER_NAME, self._mark, exit_rules(plan), notes))
-        install_egress_wall(self._pools, _inside(plan))
+        self._walled = install_egress_wall(self._pools, _inside(plan))
         for name, value in settings:
             change_setting(name, value)
         for pool in plan.pools:

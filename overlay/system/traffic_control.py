@@ -29,10 +29,7 @@ from overlay.system.netlink_messages import (
     nested,
 )
 
-__all__ = ["EVERY_PROTOCOL", "GO_ON", "Direction", "TrafficControl", "TrafficRule", "indexes"]
-
-EVERY_PROTOCOL: Final = 0x0003
-"""ETH_P_ALL."""
+__all__ = ["GO_ON", "Direction", "TrafficControl", "TrafficRule", "indexes"]
 
 GO_ON: Final = -1
 """TC_ACT_UNSPEC, an action: the next filter is asked, whoever installed it."""

@@ -201,6 +201,14 @@ def test_neighbours_cannot_send_through_the_exit_under_a_pool_address(
     assert versions == [4, 6], "each came in once, and none went out again"
 
 
+def test_a_device_that_appears_later_gets_the_wall(hosts, installed):
+    exit_host, _ = hosts
+    exit_host.namespace.configure(["link add late type veth peer name other"])
+    exit_host.namespace.call(installed.refresh)
+    shown = ["tc", "filter", "show", "dev", "late", "egress"]
+    assert "pref 28004 bpf" in exit_host.namespace.run(shown).stdout
+
+
 OTHER_PROGRAM = "tc filter add dev eth0 egress prio 7 protocol ip bpf da bytecode".split()  # noqa: SIM905
 
 
