@@ -106,7 +106,9 @@ class Switchboard:
         self._refusals: NeighbourShares[int] = NeighbourShares((most + 1) // 2, most, self.groups)
         # An address that was lent lingers with its circuit, so both count as places.
         places = 0 if inner_pool is None else min(settings.max_circuits + most, inner_pool.places)
-        self._lent: NeighbourShares[InnerAddresses] = NeighbourShares(places, places, self.groups)
+        self._lent: NeighbourShares[InnerAddresses] = NeighbourShares(
+            places, places, self._groups_of_lent
+        )
         self._partings: dict[int, _Parting] = {}
         self._parting_numbers = itertools.count()
         self._timers: Timers[int] = Timers()
@@ -165,6 +167,14 @@ class Switchboard:
         """Return which groups share the address of a neighbour's link; none if it is down."""
         link = self._links.get(neighbour)
         return groups_of(link.remote) if link is not None else ()
+
+    def _groups_of_lent(self, neighbour: OverlayAddress) -> Groups:
+        """Return wider shares for inner addresses, because an exit's pool may have six.
+
+        A group may hold as many as it leaves free. Large pools never run short: the shares of
+        circuits are narrower.
+        """
+        return tuple(group._replace(fraction=1.0) for group in self.groups(neighbour))
 
     def afford(self, work: Work, neighbour: OverlayAddress, now: float) -> bool:
         """Take expensive work for a neighbour from the budget of strangers, if it is there."""

@@ -25,7 +25,13 @@ from overlay.identity import meets_cost
 __all__ = ["Store", "VerifyRecord", "verified_record"]
 
 _MAX_TOMBSTONES: Final = 4096
-_OWN_SOURCE: Final = b"own"
+_OWN_SOURCE: Final = b""
+"""No subnet: those have 3 bytes (/24), 6 (/48, or a private IPv4 endpoint) or 18."""
+
+
+def _provider(source: bytes) -> bytes:
+    """Return the /16 of a /24, the /32 of a /48, or what is neither without its port."""
+    return source[:2] if len(source) == 3 else source[:4] if len(source) == 6 else source[:16]
 
 
 class VerifyRecord(Protocol):
@@ -76,9 +82,9 @@ class Store(IStorage):  # type: ignore[misc]  # the package ships no types
     """The records that this node holds for others, and the tombstones of those who left.
 
     Owned by the DHT core. Holds at most ``max_records``, of which ``max_records_per_source``
-    of one subnet, and 4,096 tombstones, as many of one subnet: who has many identities in one
-    place buries its own tombstones, not those of others. When the store is full, a record
-    nearer to our own id displaces the farthest.
+    of one subnet and a third of one provider (/16 or /32). Holds 4,096 tombstones, as many of
+    one subnet, so that many identities in one place bury their own tombstones, not those of
+    others. When the store is full, a record nearer to our own id displaces the farthest.
     """
 
     def __init__(
@@ -96,6 +102,7 @@ class Store(IStorage):  # type: ignore[misc]  # the package ships no types
         self._verify = verify
         self._records: OrderedDict[NodeId, _Stored] = OrderedDict()
         self._sources: Counter[bytes] = Counter()
+        self._of_provider: Counter[bytes] = Counter()
         self._expiries: list[tuple[float, NodeId]] = []
         self._left: OrderedDict[NodeId, _Tombstone] = OrderedDict()
         self._left_from: Counter[bytes] = Counter()
@@ -130,6 +137,7 @@ class Store(IStorage):  # type: ignore[misc]  # the package ships no types
         self._remove(key)
         self._records[key] = _Stored(descriptor, source, now)
         self._sources[source] += 1
+        self._of_provider[_provider(source)] += 1
         self._remember_expiry(descriptor.expires, key)
 
     def find(self, key: NodeId) -> MixDescriptor | None:
@@ -214,7 +222,11 @@ class Store(IStorage):  # type: ignore[misc]  # the package ships no types
         from_source = self._sources[source] - (known is not None and known.source == source)
         if from_source >= self._settings.max_records_per_source:
             raise LimitReached("this source has stored its share")
-        if known is not None or len(self._records) < self._settings.max_records:
+        if known is not None:
+            return
+        if self._of_provider[_provider(source)] >= -(-self._settings.max_records // 3):
+            raise LimitReached("the provider of this source has stored its share")
+        if len(self._records) < self._settings.max_records:
             return
         farthest = max(self._records, key=lambda other: distance(other, self._own_id))
         if not responsible or distance(key, self._own_id) >= distance(farthest, self._own_id):
@@ -241,6 +253,10 @@ class Store(IStorage):  # type: ignore[misc]  # the package ships no types
         stored = self._records.pop(key, None)
         if stored is None:
             return
-        self._sources[stored.source] -= 1
-        if not self._sources[stored.source]:
-            del self._sources[stored.source]
+        for counter, group in (
+            (self._sources, stored.source),
+            (self._of_provider, _provider(stored.source)),
+        ):
+            counter[group] -= 1
+            if not counter[group]:
+                del counter[group]

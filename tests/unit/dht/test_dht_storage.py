@@ -99,6 +99,25 @@ def test_source_has_a_quota_and_replacing_is_free():
     assert len(store) == 3
 
 
+@pytest.mark.parametrize("size", [3, 6])
+def test_one_provider_stores_no_more_than_a_third(size):
+    """A /16 has 256 subnets and an IPv6 /32 65,536, so shares of subnets are not enough."""
+    store, _ = make_store(max_records=12)
+    provider = bytes(range(7, 7 + size - (1 if size == 3 else 2)))
+    taken = 0
+    for number in range(10):
+        source = provider + number.to_bytes(size - len(provider), "big")
+        try:
+            put(store, descriptor(number), source)
+            taken += 1
+        except LimitReached:
+            pass
+    assert taken == len(store) == 4
+    put(store, descriptor(30), b"\x2d" * size)
+    put(store, descriptor(0, sequence=2), provider + bytes(size - len(provider)))
+    assert len(store) == 5
+
+
 def test_full_store_takes_only_nearer_records_for_which_it_is_responsible():
     store, _ = make_store(max_records=3)
     ordered = sorted((descriptor(n) for n in range(5)), key=lambda d: distance(d.node_id, OWN))
