@@ -4,6 +4,7 @@ import socket
 
 import pytest
 from lab_overlay import LabOverlay
+from observer import Observer
 from streams import echoing, numbered_echoes, roomy
 
 from lab.watched import read_key_file
@@ -25,15 +26,20 @@ CHANGES = 3
 """Of 200 packets each, in 2000; a machine that hangs for seconds makes fewer of them."""
 
 
-@pytest.fixture
-def overlay(laboratory, tmp_path):
-    with LabOverlay(tmp_path, mixes=1, watched=True, settings=SETTINGS) as made:
+OBSERVED_DATAGRAMS = 600
+
+
+@pytest.fixture(scope="module")
+def overlay(laboratory, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("rekey")
+    with LabOverlay(directory, mixes=1, watched=True, settings=SETTINGS) as made:
+        made.mallory = made.underlay.add_host("mallory")
         yield made
 
 
-def test_a_udp_stream_loses_nothing_and_keeps_its_order_while_keys_change(overlay):
+def stream(overlay, count):
+    """Send numbered datagrams to bob and back through the path; return what came back."""
     alice, bob = overlay.alice, overlay.web.host
-    opened = alice.ask("path", "open", overlay.web.address, "--hops", str(HOPS))
     with (
         bob.namespace.call(udp_socket) as server,
         alice.host.namespace.call(udp_socket) as client,
@@ -41,7 +47,28 @@ def test_a_udp_stream_loses_nothing_and_keeps_its_order_while_keys_change(overla
         server.bind((overlay.web.address, 0))
         client.connect(server.getsockname())
         with echoing(server):
-            returned = numbered_echoes(client, count=DATAGRAMS, rate_pps=RATE_PPS, size=SIZE)
+            return numbered_echoes(client, count=count, rate_pps=RATE_PPS, size=SIZE)
+
+
+def test_an_observer_that_initiates_in_a_sources_place_gets_no_link(overlay):
+    """It sends each initiation of alice from its own address, and alice the answers."""
+    alice = overlay.alice
+    with Observer(alice.host, overlay.mallory) as observer:
+        opened = alice.ask("path", "open", overlay.web.address, "--hops", str(HOPS))
+        returned = stream(overlay, OBSERVED_DATAGRAMS)
+        [path] = alice.ask("path", "list")
+    assert observer.copied >= 2, "for the link, and for new keys"
+    assert observer.passed_on >= observer.copied - 1
+    assert observer.esp == 0
+    assert path["inner_addresses"] == opened["inner_addresses"], "it was not rebuilt"
+    assert returned == list(range(OBSERVED_DATAGRAMS))
+    alice.ask("path", "close", "--all")
+
+
+def test_a_udp_stream_loses_nothing_and_keeps_its_order_while_keys_change(overlay):
+    alice = overlay.alice
+    opened = alice.ask("path", "open", overlay.web.address, "--hops", str(HOPS))
+    returned = stream(overlay, DATAGRAMS)
     assert returned == list(range(DATAGRAMS))
     [path] = alice.ask("path", "list")
     assert path["inner_addresses"] == opened["inner_addresses"], "it was not rebuilt"
