@@ -1,18 +1,19 @@
 """What a circuit keeps of its rate while one of its relays receives garbage, and what that costs.
 
-Run ``python benchmarks/garbage.py [--json] [--quick] [--kinds WORD ...]``. Real nodes (source,
-relay, exit) run in namespaces of their own; one TCP stream goes through the circuit all the
-time. An attacker sends datagrams of one kind at a time from forged addresses to the relay's UDP
+Run ``python benchmarks/garbage.py [--json] [--rates N ...] [--kinds WORD ...]``. Real nodes
+(source, relay, exit) run in namespaces of their own; one TCP stream goes through the circuit all
+the time. An attacker sends datagrams of one kind at a time from forged addresses to the relay's UDP
 port. Each interval with garbage lies between two without, and its rate is divided by their mean.
 
 Then the stream ends, and the processor time of the idle relay's process per datagram follows.
 The sender runs on the same processors, so its own cost weighs on the circuit as well; its
-processor time is in the table. Keep the host quiet: this takes about four minutes.
+processor time is in the table. Keep the host quiet: this takes about three minutes.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -20,7 +21,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -35,12 +38,17 @@ from lab.underlay import Host, Underlay  # noqa: E402
 from overlay.addresses import Endpoint  # noqa: E402
 from overlay.keyfile import read_identity  # noqa: E402
 
-RATES = (5_000, 20_000, 50_000)
-COST_RATE = 10_000
-SETTLE_S, MEASURE_S = 0.5, 1.2
+RATES = (20_000, 50_000)
+COST_RATE, COST_S = 20_000, 1.0
+START_S = 0.2
+"""How long the attacker's program takes to start."""
+SETTLE_S, MEASURE_S = 0.5, 1.5
 WARM_UP_S = 4.0
 INSIDE = "--inside"
 NETWORK_ID = "laboratory"
+KNOWN_SPI = "ESP, known SPI, wrong ICV"
+FROM_PEER = "ESP, known SPI, wrong ICV, peer's address"
+COST = "CPU of the relay, µs per datagram"
 
 
 class Scene:
@@ -53,6 +61,7 @@ class Scene:
         self.alice = self._node(stack, directory, "alice")
         self.bob = self.underlay.add_server("bob")
         self.attacker = self.underlay.add_host("attacker")
+        self.kinds: dict[str, list[bytes]] = {}
         self._let_forged_packets_pass()
         self._start()
 
@@ -84,11 +93,16 @@ class Scene:
         via = f"{self.relay.overlay_address},{self.exit.overlay_address}"
         self.alice.ask("path", "open", str(self.bob.ipv4.ip), "--hops", "2", "--via", via)
 
-    def kinds(self) -> dict[str, list[bytes]]:
-        """Return the garbage for the relay."""
+    def prepare_kinds(self, words: Sequence[str]) -> None:
+        """Prepare the garbage for the relay, of kinds whose name contains one of these words."""
         target = read_identity(self.relay.directory / "identity.key")
         endpoint = Endpoint(self.relay.address, PORT)
-        return garbage_kinds(target, NETWORK_ID, endpoint, self._link_spi())
+        stream = Stream(self)
+        time.sleep(1.0)
+        made = garbage_kinds(target, NETWORK_ID, endpoint, self._link_spi())
+        stream.end()
+        made[FROM_PEER] = made[KNOWN_SPI]
+        self.kinds = {k: v for k, v in made.items() if any(word in k for word in words)}
 
     def _link_spi(self) -> bytes:
         """Watch the relay's cable for the SPI of the link from alice."""
@@ -149,13 +163,16 @@ def cpu_s(pid: int) -> float:
 class Flood:
     """The attacker's program, for one interval."""
 
-    def __init__(self, scene: Scene, payloads: list[bytes], rate: int, seconds: float) -> None:
+    def __init__(self, scene: Scene, kind: str, rate: int, seconds: float) -> None:
         command = [sys.executable, "-m", "lab.flood", scene.relay.address, str(PORT)]
+        command += [str(rate), str(seconds)]
+        if kind == FROM_PEER:
+            command += [scene.alice.address, str(PORT)]
         self._program = scene.attacker.namespace.popen(
-            [*command, str(rate), str(seconds)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
         if self._program.stdin is not None:
-            self._program.stdin.write(pack_payloads(payloads))
+            self._program.stdin.write(pack_payloads(scene.kinds[kind]))
             self._program.stdin.close()
 
     def result(self) -> dict[str, float]:
@@ -166,34 +183,37 @@ class Flood:
         return result
 
 
-def measure_rates(
-    scene: Scene, kinds: dict[str, list[bytes]], rates: tuple[int, ...]
-) -> list[dict[str, object]]:
-    """Return one row for each kind, with what is kept of the rate under each flood."""
+@dataclass
+class Figures:
+    """What was measured; rates in Mbit/s, by kind and datagrams a second."""
+
+    kept: dict[tuple[str, int], float] = field(default_factory=dict)
+    cost_us: dict[str, float] = field(default_factory=dict)
+    quiet: list[float] = field(default_factory=list)
+    sent: dict[int, list[float]] = field(default_factory=dict)
+    sender_cpu: dict[int, list[float]] = field(default_factory=dict)
+
+
+def measure_rates(scene: Scene, rates: Sequence[int], figures: Figures) -> None:
+    """Find what the stream keeps of its rate under each flood."""
     stream = Stream(scene)
     time.sleep(WARM_UP_S)
-    rows = []
-    quiet = stream.rate_mbit_s()
-    for name, payloads in kinds.items():
-        row: dict[str, object] = {"kind": name}
+    figures.quiet.append(stream.rate_mbit_s())
+    for kind in scene.kinds:
         for rate in rates:
-            flood = Flood(scene, payloads, rate, 0.2 + SETTLE_S + MEASURE_S)
-            time.sleep(0.2 + SETTLE_S)
+            flood = Flood(scene, kind, rate, START_S + SETTLE_S + MEASURE_S)
+            time.sleep(START_S + SETTLE_S)
             disturbed = stream.rate_mbit_s()
-            sent = flood.result()
+            done = flood.result()
             time.sleep(SETTLE_S)
-            after = stream.rate_mbit_s()
-            row[f"{rate:,}/s"] = f"{disturbed / statistics.mean((quiet, after)):.0%}"
-            row[f"sent at {rate:,}/s"] = round(sent["sent"] / sent["seconds"])
-            row[f"sender's CPU at {rate:,}/s"] = f"{sent['cpu_s'] / sent['seconds']:.0%}"
-            row[f"undisturbed, Mbit/s, at {rate:,}/s"] = round(statistics.mean((quiet, after)))
-            quiet = after
-        rows.append(row)
-        print(f"garbage: {row}", file=sys.stderr)
+            figures.quiet.append(stream.rate_mbit_s())
+            figures.kept[kind, rate] = disturbed / statistics.mean(figures.quiet[-2:])
+            figures.sent.setdefault(rate, []).append(done["sent"] / done["seconds"])
+            figures.sender_cpu.setdefault(rate, []).append(done["cpu_s"] / done["seconds"])
+            print(f"garbage: {kind}, {rate}: {figures.kept[kind, rate]:.0%}", file=sys.stderr)
     if not stream.alive:
         raise SystemExit("garbage: the stream broke.")
     stream.end()
-    return rows
 
 
 def cpu_during(scene: Scene, seconds: float) -> float:
@@ -203,39 +223,47 @@ def cpu_during(scene: Scene, seconds: float) -> float:
     return cpu_s(scene.relay.pid) - before
 
 
-def measure_costs(scene: Scene, kinds: dict[str, list[bytes]]) -> dict[str, float]:
-    """Return the processor time of the relay for one datagram of each kind, in microseconds."""
-    costs = {}
+def measure_costs(scene: Scene, figures: Figures) -> None:
+    """Find the processor time of the idle relay for one datagram of each kind."""
     time.sleep(1.0)
-    for name, payloads in kinds.items():
-        idle = cpu_during(scene, 1.2)
-        flood = Flood(scene, payloads, COST_RATE, 1.0)
-        busy = cpu_during(scene, 1.2)
-        costs[name] = (busy - idle) / flood.result()["sent"] * 1e6
-    return costs
+    seconds = START_S + COST_S + 0.2
+    idle = statistics.median(cpu_during(scene, 1.0) for _ in range(5)) * seconds
+    for kind in scene.kinds:
+        flood = Flood(scene, kind, COST_RATE, COST_S)
+        busy = cpu_during(scene, seconds)
+        figures.cost_us[kind] = (busy - idle) / flood.result()["sent"] * 1e6
 
 
-def markdown(rows: list[dict[str, object]], rates: tuple[int, ...]) -> str:
-    """Return the table for docs/results/garbage.md."""
-    columns = ["kind", *(f"{rate:,}/s" for rate in rates), "CPU of the relay, µs per datagram"]
+def rows(scene: Scene, rates: Sequence[int], figures: Figures) -> list[dict[str, object]]:
+    """Return the table, one row a kind."""
+    made: list[dict[str, object]] = []
+    for kind in scene.kinds:
+        row: dict[str, object] = {"kind": kind}
+        for rate in rates:
+            if (kind, rate) in figures.kept:
+                row[f"{rate:,}/s"] = f"{figures.kept[kind, rate]:.0%}"
+        row[COST] = round(figures.cost_us[kind], 1)
+        made.append(row)
+    return made
+
+
+def markdown(table: Sequence[dict[str, object]], figures: Figures) -> str:
+    """Return the table and what is to be known with it, for docs/results/garbage.md."""
+    columns = list(table[0])
     lines = ["| " + " | ".join(columns) + " |", "|---" + "|---:" * (len(columns) - 1) + "|"]
-    lines += ["| " + " | ".join(str(row.get(c, "")) for c in columns) + " |" for row in rows]
-    highest = f"{max(rates):,}/s"
-    sent = [int(str(row[f"sent at {highest}"])) for row in rows if f"sent at {highest}" in row]
-    shares = [
-        str(row[f"sender's CPU at {highest}"])
-        for row in rows
-        if f"sender's CPU at {highest}" in row
-    ]
-    undisturbed = [
-        int(str(v)) for row in rows for k, v in row.items() if k.startswith("undisturbed")
-    ]
-    if sent:
-        lines.append("")
+    lines += ["| " + " | ".join(str(row[c]) for c in columns) + " |" for row in table]
+    if len(figures.quiet) > 1:
+        noise = [abs(b / a - 1) for a, b in itertools.pairwise(figures.quiet)]
+        lines += [
+            "",
+            f"Undisturbed: {statistics.median(figures.quiet):.0f} Mbit/s in the median; two quiet "
+            f"intervals in a row differ by {statistics.median(noise):.0%} in the median.",
+        ]
+    for rate, sent in figures.sent.items():
+        share = statistics.median(figures.sender_cpu[rate])
         lines.append(
-            f"Undisturbed: {min(undisturbed)} to {max(undisturbed)} Mbit/s. The sender reached "
-            f"{min(sent):,} to {max(sent):,} datagrams a second at {highest}, and took "
-            f"{min(shares)} to {max(shares)} of one processor for that."
+            f"At {rate:,}/s the attacker sent {min(sent):,.0f} to {max(sent):,.0f} datagrams a "
+            f"second and took {share:.0%} of one processor."
         )
     return "\n".join(lines)
 
@@ -244,22 +272,13 @@ def run(arguments: argparse.Namespace) -> None:
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="overlay-")))
         scene = Scene(stack, directory)
-        probe = Stream(scene)
-        time.sleep(1.0)
-        kinds = scene.kinds()
-        probe.end()
-        if arguments.kinds:
-            kinds = {k: v for k, v in kinds.items() if any(word in k for word in arguments.kinds)}
-        rates = tuple(arguments.rates)
-        rows = [] if arguments.only_costs else measure_rates(scene, kinds, rates)
-        costs = measure_costs(scene, kinds)
-        rows = rows or [{"kind": name} for name in kinds]
-        for row in rows:
-            row["CPU of the relay, µs per datagram"] = round(costs[str(row["kind"])], 1)
-    if arguments.json:
-        print(json.dumps({"kept": rows}))
-    else:
-        print(markdown(rows, rates))
+        scene.prepare_kinds(arguments.kinds or [""])
+        figures = Figures()
+        if not arguments.only_costs:
+            measure_rates(scene, arguments.rates, figures)
+        measure_costs(scene, figures)
+        table = rows(scene, arguments.rates, figures)
+    print(json.dumps({"kept": table}) if arguments.json else markdown(table, figures))
 
 
 def main() -> None:

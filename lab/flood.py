@@ -2,11 +2,12 @@
 
 ::
 
-    python -m lab.flood TARGET PORT RATE SECONDS < payloads
+    python -m lab.flood TARGET PORT RATE SECONDS [SOURCE SOURCE_PORT] < payloads
 
 Standard input holds payloads as ``size (2, big-endian) | payload``. They are sent in turn, one
 IP packet each (a raw socket with forged source addresses and ports), so that no kernel on the
-way can aggregate them. Sources are in 198.18.0.0/15 or 2001:2::/48 (RFC 2544, RFC 5180).
+way can aggregate them. Sources are in 198.18.0.0/15 or 2001:2::/48 (RFC 2544, RFC 5180), or all are
+the given one.
 The result is one JSON object: ``sent`` datagrams, ``seconds``, and ``cpu_s``, the processor time
 of this process; most of that is the kernel's delivery up to the receiver's queue.
 """
@@ -74,15 +75,21 @@ class _Message(ctypes.Structure):
     _fields_ = (("header", _Header), ("sent", ctypes.c_uint))
 
 
-def _packet(payload: bytes, target: str, port: int, rng: random.Random) -> bytes:
+def _packet(
+    payload: bytes, target: str, port: int, rng: random.Random, forged: tuple[str, int] | None
+) -> bytes:
     destination = ipaddress.ip_address(target)
-    ports = struct.pack(">HH", rng.randrange(1024, 65536), port)
+    ports = struct.pack(">HH", forged[1] if forged else rng.randrange(1024, 65536), port)
     length = struct.pack(">H", 8 + len(payload))
     if destination.version == 4:
         source = bytes((198, 18 + rng.randrange(2))) + rng.randbytes(2)
+        if forged:
+            source = ipaddress.ip_address(forged[0]).packed
         header = struct.pack(">BBHHHBBH", 0x45, 0, 28 + len(payload), 0, 0, 64, _UDP, 0)
         return header + source + destination.packed + ports + length + bytes(2) + payload
     source = bytes.fromhex("200100020000") + rng.randbytes(10)
+    if forged:
+        source = ipaddress.ip_address(forged[0]).packed
     header = struct.pack(">IHBB", 6 << 28, 8 + len(payload), _UDP, 64)
     datagram = ports + length + bytes(2) + payload
     checksum = _checksum(source + destination.packed + length + bytes((0, _UDP)) + datagram)
@@ -135,11 +142,12 @@ class _Flood:
 
 
 def _main(arguments: Sequence[str]) -> None:
-    target, port, rate, seconds = arguments
+    target, port, rate, seconds = arguments[:4]
+    forged = (arguments[4], int(arguments[5])) if arguments[4:] else None
     payloads = _unpack_payloads(sys.stdin.buffer.read())
     rng = random.Random(1)
     chosen = [payloads[index % len(payloads)] for index in range(_PACKETS)]
-    flood = _Flood([_packet(each, target, int(port), rng) for each in chosen], target)
+    flood = _Flood([_packet(each, target, int(port), rng, forged) for each in chosen], target)
     sent, begun, cpu_begun = 0, time.monotonic(), time.process_time()
     tried = 0
     while (elapsed := time.monotonic() - begun) < float(seconds):

@@ -86,7 +86,8 @@ class Sockets:
         total: Counter[str] = Counter()
         for each in self:
             total.update({f"udp {name}": count for name, count in each.counters.items()})
-        return total
+            total["udp dropped_queue_full"] += each.queue_drops
+        return +total  # without what is zero
 
 
 def _is_ipv6(endpoint: Endpoint) -> bool:

@@ -37,6 +37,10 @@ _UDP_GRO: Final = 104
 _SO_SNDBUFFORCE: Final = 32
 _SO_RCVBUFFORCE: Final = 33
 _SO_MARK: Final = 36
+_SO_MEMINFO: Final = 55
+_MEMINFO: Final = struct.Struct("=9I")
+"""``SK_MEMINFO_RMEM_ALLOC`` to ``SK_MEMINFO_DROPS`` (linux/sock_diag.h)."""
+
 _IP_MTU_DISCOVER: Final = 10
 _IPV6_MTU_DISCOVER: Final = 23
 _AUTOFLOWLABEL: Final = 70
@@ -92,6 +96,15 @@ class UdpSocket:
         """The endpoint that the socket is bound to."""
         host, port = self._socket.getsockname()[:2]
         return Endpoint(host, port)
+
+    @property
+    def queue_drops(self) -> int:
+        """How many messages the kernel dropped because they found no place in the queue."""
+        try:
+            counts = self._socket.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size)
+        except OSError:  # closed
+            return 0
+        return int(_MEMINFO.unpack(counts)[-1]) if len(counts) == _MEMINFO.size else 0
 
     async def receive_batch(
         self, max_datagrams: int = _DATAGRAMS_PER_BATCH

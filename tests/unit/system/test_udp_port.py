@@ -59,7 +59,10 @@ def test_a_flood_that_fills_one_queue_takes_no_place_in_the_other():
             client.send(OTHERS[0])
         client.send(ESP)
         assert payloads(port.esp.read_batch()) == [ESP]
-        assert 500 < len(port.control.read_batch(100_000)) < 30_000
+        kept = len(port.control.read_batch(100_000))
+        assert 500 < kept < 30_000
+        assert port.control.queue_drops == 30_000 - kept
+        assert port.esp.queue_drops == 0
 
 
 @LOCAL
