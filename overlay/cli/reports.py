@@ -29,6 +29,10 @@ def status_text(report: StatusReport) -> str:
             ("links", str(report.links)),
             ("circuits", _circuits(report)),
             ("protected", _listed(report.protected)),
+            *(
+                ("also blocked", f"{version}, except for local addresses")
+                for version in report.blocked_versions
+            ),
             ("protection", _protection(report)),
             ("ipsec backend", f"{report.backend} ({report.backend_reason})"),
             ("tfc", report.tfc),

@@ -139,6 +139,8 @@ class StatusReport:
             doubtful.
         exit_problems: why this node is no exit now, though it is configured to be one, or over
             which IP version it is none, each with what mends it.
+        blocked_versions: IP versions ("IPv4", "IPv6") that paths block as a whole, except for
+            local addresses.
     """
 
     version: str
@@ -166,6 +168,7 @@ class StatusReport:
     forwarding: str
     suspect_regions: int = 0
     exit_problems: tuple[str, ...] = ()
+    blocked_versions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,7 @@ from overlay.errors import (
     OverlayError,
     PathError,
 )
+from overlay.node.families import blocked_versions
 from overlay.node.mix_choice import MixChoice
 from overlay.node.path_needs import CircuitService, Guard
 from overlay.node.protection import Protection
@@ -125,6 +126,12 @@ class Paths:
         return [path.wish for path in self._paths.values()]
 
     @property
+    def blocked(self) -> set[int]:
+        """IP versions that are blocked as a whole, except for local addresses."""
+        wished = blocked_versions((w.destination, w.both_families) for w in self.wishes())
+        return wished | self.left_blocked
+
+    @property
     def left_blocked(self) -> frozenset[int]:
         """IP versions that an earlier process had blocked, though no path here needs it."""
         return self._protection.left_blocked
@@ -137,17 +144,14 @@ class Paths:
         """
         path = self._paths.get(which) if isinstance(which, int) else self.of(which)
         if path is None:
+            known = ", ".join(str(number) for number in self._paths) or "none"
             named = f"path {which}" if isinstance(which, int) else f"path to {which}"
-            raise ConfigurationError(f"there is no {named}; open paths: {self._listed()}.")
+            raise ConfigurationError(f"there is no {named}; open paths: {known}.")
         return path
 
     def of(self, destination: IpNetwork) -> RequestedPath | None:
         """Return the path to exactly this destination, if there is one."""
-        found = (path for path in self._paths.values() if path.destination == destination)
-        return next(found, None)
-
-    def _listed(self) -> str:
-        return ", ".join(str(number) for number in self._paths) or "none"
+        return next((p for p in self._paths.values() if p.destination == destination), None)
 
     # -- what the user asks ----------------------------------------------------------
 

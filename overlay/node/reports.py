@@ -59,6 +59,7 @@ def status_report(
         counters=counters | _activity(plane),
         drops=drops,
         protected=tuple(str(path.destination) for path in plane.paths.all()),
+        blocked_versions=tuple(f"IPv{version}" for version in sorted(plane.paths.blocked)),
         protection=missing,
         tfc=configuration.tfc.strategy,
         forwarding=configuration.forwarding.rules,

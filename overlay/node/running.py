@@ -273,6 +273,8 @@ class RunningNode:
     def remember_paths(self) -> None:
         """Write the paths to the disk if they have changed; the chore repeats what failed."""
         paths = self.plane.paths
+        if self.left_blocked is not None:
+            return  # the stopping node has forgotten its paths, and the file must not
         if paths.revision in (self._saved_revision, self._refused_revision):
             return
         try:

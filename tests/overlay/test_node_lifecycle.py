@@ -118,6 +118,7 @@ def test_the_restart_restores_paths_with_their_parameters(others, alice, kernel)
                 assert alice.host.guarded == {BOB} | block
                 (report,) = await open_again(node)
                 assert (report.strategy, len(report.hops)) == ("explicit", 2)
+                assert node.service.status().blocked_versions == ("IPv6",)
                 assert (report.both_families, set(alice.host.carried)) == (True, {BOB})
                 await carries(alice, others[-1])
                 await node.service.close_path(BOB)
@@ -338,23 +339,52 @@ def test_a_memory_that_is_switched_off_writes_nothing_and_removes_what_was_writt
 
 
 def test_a_disk_that_takes_no_file_keeps_no_path_from_opening(others, alice, caplog):
-    file_of(alice).mkdir()
-    (file_of(alice) / "in the way").touch()
-    for number in range(1, 9):
-        (alice.directory / f"paths.json.damaged-{number}").touch()
+    block_the_file(alice)
 
     async def program():
         async with running(others), alice.node() as node:
             await until(lambda: node.service.status().mix_nodes == 2)
             await node.service.open_path(OpenPathRequest(BOB, 2))
             assert node.service.status().counters["path file not written"] >= 1
-            (file_of(alice) / "in the way").unlink()
-            file_of(alice).rmdir()
+            free_the_file(alice)
             await until(lambda: file_of(alice).exists(), step_s=1)
             assert "path file not written" not in node.service.status().counters
 
     run(program)
     assert "paths.not_remembered" in caplog.messages
+
+
+def test_a_stopping_node_writes_no_file_without_the_paths_that_it_has_forgotten(others, alice):
+    """The disk has room again after the node dropped its circuits, before its last writes."""
+    block_the_file(alice)
+    uncarry = alice.host.uncarry
+
+    def room_again(prefix):
+        free_the_file(alice)
+        uncarry(prefix)
+
+    alice.host.uncarry = room_again
+
+    async def program():
+        async with running(others), alice.node() as node:
+            await until(lambda: node.service.status().mix_nodes == 2)
+            await node.service.open_path(OpenPathRequest(BOB, 2))
+        assert not file_of(alice).exists()
+
+    run(program)
+
+
+def block_the_file(participant):
+    """Put into the place of the file what can neither be replaced nor set aside."""
+    file_of(participant).mkdir()
+    (file_of(participant) / "in the way").touch()
+    for number in range(1, 9):
+        (participant.directory / f"paths.json.damaged-{number}").touch()
+
+
+def free_the_file(participant):
+    (file_of(participant) / "in the way").unlink()
+    file_of(participant).rmdir()
 
 
 def test_a_host_that_guards_nothing_at_the_start_is_told_of_and_asked_again(others, alice, caplog):
