@@ -155,3 +155,38 @@ def test_what_other_programs_remove_is_put_back_within_a_second(overlay, tmp_pat
         assert " 0% packet loss" in run(overlay, "ping", "-c", "2", "-W", "20", address)
     for path in paths:
         alice.ask("path", "close", str(path["number"]))
+
+
+def test_an_exit_that_another_filter_keeps_from_forwarding_withdraws_and_comes_back(overlay):
+    alice, leaving = overlay.alice, overlay.nodes["exit"]
+    path = alice.ask("path", "open", overlay.web.address, "--hops", "1")
+    assert overlay.fetch() == CONTENT
+    leaving.host.namespace.run(["iptables-legacy", "-P", "FORWARD", "DROP"])
+    wait_until("the withdrawal", lambda: leaving.status()["exit_problems"], timeout_s=30)
+    (problem,) = leaving.status()["exit_problems"]
+    assert "refuses to forward over IPv4; let it pass with: iptables -I FORWARD" in problem
+
+    def state():
+        return alice.ask("path", "list")[0]["state"]
+
+    wait_until("the end of the circuit", lambda: state() == "rebuilding", timeout_s=10)
+    leaving.host.namespace.run(["iptables-legacy", "-P", "FORWARD", "ACCEPT"])
+    wait_until("the role's return", lambda: not leaving.status()["exit_problems"], timeout_s=30)
+    wait_until("another circuit", lambda: state() == "open", timeout_s=120)
+    assert overlay.fetch() == CONTENT
+    alice.ask("path", "close", str(path["number"]))
+
+
+def test_an_address_of_the_sources_own_network_is_not_taken(overlay):
+    namespace = overlay.alice.host.namespace
+    namespace.run(["ip", "address", "add", "100.64.7.1/10", "dev", "eth0"])
+    open_path = [*overlay.alice._runner, "path", "open", overlay.web.address, "--hops", "1"]
+    done = namespace.run(
+        [*open_path, "--config", str(overlay.alice.configuration)], check=False, timeout_s=120
+    )
+    assert done.returncode == 1
+    assert "an inner address that is in use here already" in done.stderr
+    namespace.run(["ip", "address", "del", "100.64.7.1/10", "dev", "eth0"])
+    path = overlay.alice.ask("path", "open", overlay.web.address, "--hops", "1")
+    assert overlay.fetch() == CONTENT
+    overlay.alice.ask("path", "close", str(path["number"]))
