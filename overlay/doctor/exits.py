@@ -46,20 +46,17 @@ def exit_role(
     except BackendError as error:
         said = f"it could not be tried: {error}"
         return [Finding("exit", Outcome.UNKNOWN, said, _EXIT)]
-    every_version = len({problem.version for problem in problems}) == len(pools)
-    return [
-        *(_lacking(problem, needed=every_version) for problem in problems),
-        *(
-            Finding(f"exit over IPv{pool.version}", Outcome.WORKS, "packets can leave", _EXIT)
-            for pool in pools
-            if pool.version not in {problem.version for problem in problems}
-        ),
-    ]
+    found = {problem.version: problem for problem in problems}
+    every_version = len(found) == len(pools)
+    return [_finding(pool.version, found.get(pool.version), every_version) for pool in pools]
 
 
-def _lacking(problem: ExitProblem, *, needed: bool) -> Finding:
-    needed_for = _EXIT if needed or problem.of_configuration else _ADVICE
-    return Finding(f"exit over IPv{problem.version}", Outcome.LACKS, f"{problem}.", needed_for)
+def _finding(version: int, problem: ExitProblem | None, every_version: bool) -> Finding:
+    subject = f"exit over IPv{version}"
+    if problem is None:
+        return Finding(subject, Outcome.WORKS, "packets can leave", _EXIT)
+    needed_for = _EXIT if every_version or problem.of_configuration else _ADVICE
+    return Finding(subject, Outcome.LACKS, f"{problem}.", needed_for)
 
 
 def _try_forwarding(pools: Sequence[IpNetwork], policy: ExitPolicy | None) -> frozenset[int]:

@@ -55,6 +55,8 @@ def test_an_exit_without_a_way_out_is_told_so(namespace, tmp_path):
     obstacles = ["default route", "exit over IPv4", "exit over IPv6"]
     assert (examined.status, examined.obstacles) == (1, obstacles)
     give_way_out(namespace)
+    settled = lambda: "tentative" not in namespace.run(["ip", "address"]).stdout  # noqa: E731 - short
+    wait_until("the addresses' coming up", settled, timeout_s=30)
     before = facts(namespace)
     examined = Doctor(namespace, tmp_path / "exit" / "overlay.toml")
     assert examined.status == 0

@@ -235,7 +235,7 @@ def test_an_exit_over_both_versions_works():
 
 
 def test_an_exit_over_one_version_is_one_and_the_other_is_advice():
-    lacking, works = exits([problem(6)])
+    works, lacking = exits([problem(6)])
     assert (lacking.outcome, works.outcome) == (LACKS, WORKS)
     assert lacking.said == "no way over IPv6; add one."
     assert lacking.needed_for == (Purpose.ADVICE,)
