@@ -3,7 +3,7 @@
 Other programs flush packet filters, rules, routes, policies and addresses. ::
 
     kernel ──notifications──> check: every part compares the kernel with what it wants,
-    each second ──> disturbed? ─┘    puts back what is missing, and names it ──> log, counter
+    twice a second: missing? ───┘    puts back what is missing, and names it ──> log, counter
 
 A check whose parts find nothing changes nothing, so the node's own changes cause one check more
 and no loop. If another program removes something again and again, checks take a tenth of one
@@ -26,7 +26,7 @@ from overlay.system.host_notices import HostNotices
 
 __all__ = ["Enforced", "Enforcement"]
 
-_LOOK_S: Final = 1.0
+_LOOK_S: Final = 0.5
 """How often to look for what no notification tells of: legacy iptables, kernel settings."""
 
 _FULL_CHECK_S: Final = 30.0

@@ -21,7 +21,8 @@ class KeptTable:
         Raises:
             BackendError: the kernel or the tool refused.
         """
-        self._wanted = table
+        # Until the end, :meth:`intact` is false: whatever fails, the next repair begins anew.
+        self._wanted, self._fingerprint = table, None
         self._filter.replace(table)
         self._fingerprint = self._filter.fingerprint(table.name)
 
@@ -40,8 +41,10 @@ class KeptTable:
         Raises:
             BackendError: the kernel did not tell.
         """
-        wanted = self._wanted
-        return wanted is None or self._filter.fingerprint(wanted.name) == self._fingerprint
+        if self._wanted is None:
+            return True
+        found = self._filter.fingerprint(self._wanted.name)
+        return found is not None and found == self._fingerprint
 
     def repair(self) -> bool:
         """Install the table again unless it is intact; return whether that was necessary.

@@ -153,6 +153,15 @@ def test_what_other_programs_remove_is_put_back_within_a_second(overlay, tmp_pat
     }
     for address in destinations:
         assert " 0% packet loss" in run(overlay, "ping", "-c", "2", "-W", "20", address)
+    with alice.host.capture(tmp_path / "rebuilt.pcap") as capture:
+        namespace.run(["ip", "link", "del", "anon0"])
+        send_every_way(alice.host, destinations, inner=inner)
+        states = lambda: [path["state"] for path in alice.ask("path", "list")]  # noqa: E731 - read at once
+        wait_until("both paths' return", lambda: states() == ["open", "open"], timeout_s=60)
+        for address in destinations:
+            assert " 0% packet loss" in run(overlay, "ping", "-c", "2", "-W", "20", address)
+    assert not [p for p in capture.packets() if {p.source, p.destination} & hidden]
+    assert alice.status()["protection"] == []
     for path in paths:
         alice.ask("path", "close", str(path["number"]))
 
