@@ -21,6 +21,7 @@ CHECKS: Final = (
     Check("privileges", rights.privileges),
     Check("tun", rights.tun_device),
     Check("filter", rights.packet_filter),
+    Check("traffic-control", rights.traffic_control),
     Check("way-out", network.way_out),
     Check("forwarding", network.forwarding),
     Check("exit", exits.exit_role),

@@ -9,11 +9,12 @@ from collections.abc import Callable
 from typing import Final
 
 from overlay.doctor.model import Finding, Outcome, Purpose, Setup, tried
+from overlay.system.egress_filter import try_egress
 from overlay.system.filter_choice import find_packet_filter
 from overlay.system.privileges import CAP_NET_ADMIN, CAP_NET_RAW, effective_capabilities
 from overlay.system.tun import MIN_MTU, TunDevice
 
-__all__ = ["namespaces", "packet_filter", "privileges", "tun_device"]
+__all__ = ["namespaces", "packet_filter", "privileges", "traffic_control", "tun_device"]
 
 _TRIAL_DEVICE: Final = "anontry%d"
 
@@ -74,6 +75,16 @@ def packet_filter(_setup: Setup, find: Callable[[], object] = find_packet_filter
         return f"{type(find()).__name__.lower()} takes rules for IPv4 and IPv6"
 
     return [tried("packet filter", (Purpose.EXIT, Purpose.KERNEL, Purpose.OWN_PATHS), attempt)]
+
+
+def traffic_control(_setup: Setup, attempt: Callable[[], None] = try_egress) -> list[Finding]:
+    """Put a program at the way out of a device; without it two walls hold destinations."""
+
+    def put() -> str:
+        attempt()
+        return "it takes programs that hold destinations if the packet filter is lost"
+
+    return [tried("traffic control", (Purpose.ADVICE,), put)]
 
 
 def namespaces(_setup: Setup, new_namespaces: Callable[[], int] | None = None) -> list[Finding]:

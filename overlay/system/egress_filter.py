@@ -21,6 +21,7 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import Final
 
+from overlay.system.egress_program import compile_egress
 from overlay.system.failures import refused
 from overlay.system.netlink_messages import (
     ACKNOWLEDGE,
@@ -32,8 +33,9 @@ from overlay.system.netlink_messages import (
     message,
     nested,
 )
+from overlay.system.tun import MIN_MTU, TunDevice
 
-__all__ = ["MAX_PRIORITY", "EgressFilter"]
+__all__ = ["MAX_PRIORITY", "EgressFilter", "try_egress"]
 
 _NEW_QDISC, _DELETE_QDISC = 36, 37
 _NEW_FILTER, _DELETE_FILTER, _GET_FILTER = 44, 45, 46
@@ -54,6 +56,9 @@ MAX_PRIORITY: Final = 0xBFFF
 
 _GONE: Final = frozenset((errno.ENODEV, errno.ENOENT, errno.EINVAL))
 """What a removal is answered if the device, its discipline or its filter is not there."""
+
+_TRIAL_DEVICE: Final = "anontry%d"
+_TRIAL_PRIORITY: Final = 0x6D74
 
 Programs = tuple[bytes, ...]
 """What one device shall have, in order; see ``overlay.system.egress_program``."""
@@ -166,6 +171,18 @@ class EgressFilter:
     def _filter_message(self, index: int, handle: int) -> bytes:
         info = self._priority << 16 | _EVERY_PROTOCOL
         return _TCMSG.pack(0, index, handle, _EGRESS, info)
+
+
+def try_egress() -> None:
+    """Put a program that drops nothing on a fresh device, and remove both.
+
+    Raises:
+        BackendError: no permission, or a kernel without sch_ingress or cls_bpf.
+    """
+    with TunDevice.open(_TRIAL_DEVICE, MIN_MTU) as device:
+        nothing = compile_egress((), ())
+        trial = EgressFilter(_TRIAL_PRIORITY)
+        trial.enforce(lambda name: (nothing,) if name == device.name else ())
 
 
 def _devices() -> list[tuple[int, str]]:

@@ -436,6 +436,12 @@ def test_flow_labels_are_cleared_by_the_filter_or_by_traffic_control_or_not_at_a
     assert (lacks.outcome, lacks.needed_for) == (LACKS, (Purpose.KERNEL,))
 
 
+def test_a_kernel_without_traffic_control_has_two_walls():
+    lacks = only(rights.traffic_control(DEFAULTS, refuse))
+    assert (lacks.outcome, lacks.needed_for) == (LACKS, (Purpose.ADVICE,))
+    assert only(rights.traffic_control(DEFAULTS, lambda: None)).outcome is WORKS
+
+
 def test_encapsulation_is_needed_for_the_families_that_the_node_listens_on():
     v4, v6 = kernel.udp_encapsulation(DEFAULTS, refuse)
     assert (v4.outcome, v6.outcome) == (LACKS, LACKS)
