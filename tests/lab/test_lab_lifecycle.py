@@ -18,7 +18,7 @@ from lab.namespaces import LabError
 from lab.nodes import PORT, wait_until
 from lab.reading import ARP, ICMP, UDP
 from overlay.control.client import ControlClient, NoNodeAnswers
-from overlay.control.model import OpenPathRequest, OpenPathsRequest
+from overlay.control.model import OpenPathRequest
 
 PROGRAM = """
 import ipaddress, sys, trio
@@ -120,7 +120,10 @@ def test_destinations_are_freed_with_and_without_a_node(overlay):
     assert ipv6_reaches(overlay)
     restart(alice, states=set())
     with client(alice) as asked:
-        asked.open_paths(OpenPathsRequest((network(web), network(other))))
+        asked.open_path(OpenPathRequest(network(other), both_families=True))
+        assert not reaches(overlay)
+        asked.open_path(OpenPathRequest(network(web)))
+    assert overlay.fetch("small") == b"small", "the longest prefix decides"
     killed(alice)
     assert not reaches(overlay)
     with pytest.raises(LabError, match=r"run as root|CAP_NET_ADMIN"):
