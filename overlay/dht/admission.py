@@ -21,6 +21,7 @@ from overlay.special_networks import forbidden_network
 
 __all__ = [
     "COOKIE_ROTATION_S",
+    "IPV6_SUBNET_BYTES",
     "Cookies",
     "SourceLimiter",
     "budget_groups",
@@ -31,6 +32,9 @@ __all__ = [
 
 COOKIE_ROTATION_S: Final = 300
 """The secret changes every 5 minutes and the last one still counts: BEP 5's token rule."""
+
+IPV6_SUBNET_BYTES: Final = 6
+"""A /48: what a site, or a user of a tunnel, gets."""
 
 _MAX_SOURCES: Final = 4096
 _COOKIE_LABEL: Final = b"overlay dht cookie v1"
@@ -84,7 +88,7 @@ def source_group(endpoint: Endpoint, *, limit_private: bool) -> bytes:
     packed = endpoint.packed
     if not limit_private and not _is_public(endpoint.address):
         return packed + endpoint.port.to_bytes(2, "big")
-    return packed[:3] if len(packed) == 4 else packed[:6]
+    return packed[:3] if len(packed) == 4 else packed[:IPV6_SUBNET_BYTES]
 
 
 @lru_cache(maxsize=32_768)

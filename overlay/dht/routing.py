@@ -29,11 +29,14 @@ from kademlia.node import Node
 from kademlia.routing import KBucket, RoutingTable
 
 from overlay.addresses import NODE_ID_BYTES, NodeId
-from overlay.dht.admission import source_group
+from overlay.dht.admission import IPV6_SUBNET_BYTES, source_group
 from overlay.dht.messages import Contact
 from overlay.dht.settings import DhtSettings
 
 __all__ = ["Bucket", "Entry", "Table", "distance", "silence_package_loggers"]
+
+_IPV6_PROVIDER_BYTES: Final = 4
+"""A /32: the least that a registry gives to a provider."""
 
 _LAST_ID: Final = 2 ** (8 * NODE_ID_BYTES) - 1
 
@@ -388,7 +391,7 @@ class Table(RoutingTable):  # type: ignore[misc]  # the package ships no types
         """Tell whether bucket and table may hold this contact beside others of its subnet."""
         in_table = self._groups.get(entry.group, 0)
         if not in_table:
-            return True
+            return self._provider_has_room(entry)
         bucket = self.buckets[self.get_bucket_for(entry)]
         known = bucket.entry(entry.id)
         if known is not None and known.group == entry.group:
@@ -397,7 +400,22 @@ class Table(RoutingTable):  # type: ignore[misc]  # the package ships no types
         return (
             in_bucket < self._settings.bucket_subnet_limit
             and in_table < self._settings.table_subnet_limit
+            and self._provider_has_room(entry)
         )
+
+    def _provider_has_room(self, entry: Entry) -> bool:
+        """Tell whether the bucket may hold this contact beside others of its IPv6 /32.
+
+        A /32 has 65,536 subnets of /48, so that the caps of subnets alone would leave a bucket to
+        one provider. It gets half of the contacts. An IPv4 /16 has 256 subnets, which cost more.
+        """
+        if ":" not in entry.ip or len(entry.group) != IPV6_SUBNET_BYTES:
+            return True
+        provider = entry.group[:_IPV6_PROVIDER_BYTES]
+        bucket = self.buckets[self.get_bucket_for(entry)]
+        others = (each for each in bucket.entries() if each.id != entry.id)
+        held = sum(other.group.startswith(provider) and ":" in other.ip for other in others)
+        return held < max(self._settings.bucket_subnet_limit, self._settings.k // 2)
 
 
 def _nearest(entries: list[Entry], goal: int, count: int) -> list[Entry]:

@@ -193,6 +193,22 @@ def test_strangers_cannot_suppress_a_refresh():
     assert table.refresh_target() is not None
 
 
+def test_one_ipv6_provider_gets_half_of_a_bucket():
+    """A /32 has 65,536 subnets, so that the caps of subnets alone would leave it every place."""
+    table, clock = make_table(k=20)
+    attackers = [contact(n, host=f"2a02:1234:{n:x}::1") for n in range(60)]
+    for attacker in attackers:
+        table.seen(attacker)
+    assert len(list(table.buckets[0].entries())) == 10
+    honest = [contact(100 + n, host=f"2a0{n % 7 + 3}:{n:x}::1") for n in range(10)]
+    for one in honest:
+        assert table.seen(one) is None
+    assert {one.node_id for one in honest} <= set(table.buckets[0].nodes)
+    clock.now += 1
+    table.seen(attackers[0])
+    assert list(table.buckets[0].nodes)[-1] == attackers[0].node_id, "it has its place already"
+
+
 def test_subnets_are_counted_as_a_recount_would_through_any_history():
     rng = Random(5)
     table, clock = make_table(bucket_subnet_limit=2, table_subnet_limit=3, contact_max_failures=1)
