@@ -1,0 +1,111 @@
+"""Strangers at one address against whole nodes: how the cores' shares and budget are wired."""
+
+from dataclasses import replace
+from itertools import count
+from random import Random
+
+import overlay_world
+import pytest
+from overlay_world import World
+
+from overlay.addresses import Endpoint
+from overlay.identity import LocalIdentity
+from overlay.link.demultiplexer import Channel, frame
+from overlay.link.links import Links
+from overlay.link.model import LinkPeer
+from overlay.link.settings import LinkSettings
+from overlay.node.paths import PathState
+
+ADDRESS = "77.1.2.66"
+
+
+class Strangers:
+    """Ever new identities at one address that open links to one node and keep them."""
+
+    def __init__(self, world, target):
+        self.world, self.target, self.links = world, target, {}
+        self.ports, self.rng = count(1024), Random(7)
+        self.spis = count(10_000)
+        self._carry, world.carry = world.carry, self._deliver
+
+    def _deliver(self, datagram, source, to):
+        if to.host != ADDRESS:
+            self._carry(datagram, source, to)
+        elif datagram[:5] == frame(Channel.LINK, b"x")[:5]:
+            links = self.links[to]
+            links.receive([(datagram[5:], source)], self.world.now)
+            self._send(to, links)
+
+    def _send(self, at, links):
+        for data, to in links.datagrams_to_send(self.world.now):
+            self._carry(frame(Channel.LINK, data), at, to)
+
+    def open_links(self, number):
+        identity = self.target.identity
+        peer = LinkPeer(identity.overlay_address, identity.link_key, self.target.endpoint)
+        for _ in range(number):
+            at = Endpoint(ADDRESS, next(self.ports))
+            links = self.links[at] = Links(
+                LocalIdentity.generate(self.rng),
+                self.target.configuration.network.network_id,
+                LinkSettings(),
+                self.rng,
+                lambda: next(self.spis),
+                lambda _: None,
+            )
+            links.connect(peer, self.world.now)
+            self._send(at, links)
+
+
+def test_links_of_one_address_leave_room_for_circuits_of_others():
+    world = World(4)
+    world.join_all()
+    relay = world.all[2]
+    before = len(relay.plane.links)
+    strangers = Strangers(world, relay)
+    for _ in range(12):
+        strangers.open_links(15)
+        world.run(1)
+    taken = len(relay.plane.links) - before
+    most = LinkSettings().max_accepted_links // 9
+    assert 30 <= taken <= most + 2
+    path = world.all[0].request("203.0.113.10/32")
+    assert world.run(30, until=path.settled.is_set)
+    assert path.state is PathState.OPEN, path.error
+
+
+def test_links_for_circuits_of_others_are_no_choice_of_the_node(monkeypatch):
+    world = World(4)
+    world.join_all()
+    asked = []
+    for node in world.all:
+        connect = node.plane.links.connect
+
+        def spy(peer, now, *, for_others=False, node=node, connect=connect):
+            asked.append((node.name, for_others))
+            connect(peer, now, for_others=for_others)
+
+        monkeypatch.setattr(node.plane.links, "connect", spy)
+    path = world.all[0].request("203.0.113.10/32")
+    assert world.run(30, until=path.settled.is_set)
+    assert path.state is PathState.OPEN, path.error
+    source = world.all[0].name
+    assert {for_others for name, for_others in asked if name == source} == {False}
+    assert {for_others for name, for_others in asked if name != source} == {True}
+
+
+@pytest.mark.parametrize(("percent", "few"), [(1, True), (100, False)])
+def test_the_configured_cpu_time_bounds_how_many_strangers_are_answered(percent, few, monkeypatch):
+    made = overlay_world.configuration
+
+    def slow(*, exits):
+        given = made(exits=exits)
+        return replace(given, network=replace(given.network, strangers_cpu_percent=percent))
+
+    monkeypatch.setattr(overlay_world, "configuration", slow)
+    world = World(1)
+    [node] = world.all
+    strangers = Strangers(world, node)
+    strangers.open_links(40)
+    world.run(0.4)
+    assert (len(node.plane.links) <= 8) == few
