@@ -1,12 +1,22 @@
-"""Which changes of the host are a reason to review the exit."""
+"""When the exit is reviewed: at start, soon after a change of the host, and at intervals.
+
+A review runs filter programs, which takes tens of milliseconds, so it runs in a thread: packets go
+on meanwhile. Only one review runs at a time, and nothing else touches the exit's filter.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import socket
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from typing import Final
 
+import trio
+
+from overlay.errors import BackendError
+from overlay.logs import EventLog, Word
+from overlay.node.exit_role import ExitRole
 from overlay.system.host_events import (
     AddressChanged,
     FilterChanged,
@@ -15,13 +25,101 @@ from overlay.system.host_events import (
     Overrun,
     RouteChanged,
 )
+from overlay.system.host_notices import HostNotices
 
-__all__ = ["concerns_exit"]
+__all__ = ["ExitWatch", "concerns_exit"]
+
+_INTERVAL_S: Final = 6.0
+"""Changes are told at once, except by legacy iptables, which tells of nothing."""
+
+_SETTLING_S: Final = 1.0
+"""Changes of a host come in crowds: the exit is reviewed once for those of this time."""
+
+_log = EventLog(__name__)
 
 _OWN_DEVICES: Final = ("anon", "exit")
 """What the names of a node's own devices begin with: they change with every circuit."""
 
 _LOCAL_TABLE: Final = 255
+
+
+class ExitWatch:
+    """Owner of an exit's reviews."""
+
+    def __init__(
+        self, role: ExitRole, prepare: Callable[[], None], changed: Callable[[], None]
+    ) -> None:
+        """Prepare; nothing is reviewed yet.
+
+        Args:
+            role: what is reviewed.
+            prepare: called before each review, in the same thread.
+            changed: called in the event loop when other IP versions are offered than before.
+        """
+        self._role = role
+        self._prepare = prepare
+        self._changed = changed
+        self._failing = False
+
+    def begin(self) -> None:
+        """Review for the first time, before anything is signed.
+
+        Raises:
+            ConfigurationError: a pool of inner addresses is in use on this host.
+            BackendError: the kernel does not tell, or refuses.
+        """
+        self._role.check_pools()
+        self._examine()
+        self._tell()
+
+    async def run(self) -> None:
+        """Review again and again, as long as the node runs."""
+        with ExitStack() as opened:
+            try:
+                notices = opened.enter_context(HostNotices())
+            except BackendError:
+                notices = None
+            while True:
+                with trio.move_on_after(_INTERVAL_S):
+                    await _host_changed(notices)
+                await self._review()
+
+    async def _review(self) -> None:
+        repaired = self._role.repaired
+        try:
+            changed = await trio.to_thread.run_sync(self._examine)
+        except BackendError as error:
+            if not self._failing:
+                _log.warning("exit.not_examined", cause=Word(type(error).__name__))
+            self._failing = True
+            return
+        self._failing = False
+        if self._role.repaired > repaired:
+            _log.warning("exit.repaired")
+        if changed:
+            self._tell()
+            self._changed()
+
+    def _examine(self) -> bool:
+        self._prepare()
+        return self._role.review()
+
+    def _tell(self) -> None:
+        for problem in self._role.problems:
+            _log.warning("exit.withdrawn", version=problem.version, cause=Word(problem.kind))
+        if not self._role.problems:
+            _log.info("exit.offered")
+
+
+async def _host_changed(notices: HostNotices | None) -> None:
+    """Return some time after the host has changed in a way that concerns an exit."""
+    if notices is None:
+        await trio.sleep_forever()
+        return
+    while not concerns_exit(await notices.receive()):
+        pass
+    await trio.sleep(_SETTLING_S)
+    notices.drain()
 
 
 def concerns_exit(events: Iterable[HostEvent], name_of: Callable[[int], str] | None = None) -> bool:

@@ -34,14 +34,14 @@ from overlay.dht.topology_store import TopologyStore
 from overlay.errors import BackendError, ConfigurationError, InternalError, OverlayError
 from overlay.identity import LocalIdentity
 from overlay.ipsec.userspace.engine import UserspaceEngine
-from overlay.logs import EventLog, Word
+from overlay.logs import EventLog
 from overlay.node.assembly import Surroundings, wire_control_plane
 from overlay.node.backend_choice import open_shell
 from overlay.node.control_plane import ControlPlane
 from overlay.node.enforcement import Enforcement
 from overlay.node.exit_destinations import refused_addresses
-from overlay.node.exit_role import ExitRole, families_of
-from overlay.node.exit_watch import concerns_exit
+from overlay.node.exit_role import families_of
+from overlay.node.exit_watch import ExitWatch
 from overlay.node.host import Host
 from overlay.node.inherited import guard_first, inherited, remembered
 from overlay.node.own_descriptor import RESIGN_INTERVAL_S, own_descriptor, roles_of
@@ -50,16 +50,10 @@ from overlay.node.path_file import PathFile
 from overlay.node.reception import Reception
 from overlay.node.sockets import Sockets
 from overlay.system.host_networks import name_servers, uses
-from overlay.system.host_notices import HostNotices
 
 __all__ = ["RunningNode"]
 
 _SAVE_INTERVAL_S = 30.0
-_REFUSE_INTERVAL_S = 10.0
-_REVIEW_INTERVAL_S = 6.0
-"""Changes are told at once, except by legacy iptables, which tells of nothing."""
-_SETTLING_S = 1.0
-"""Changes of a host come in crowds: the exit is reviewed once for those of this time."""
 _CLOSE_GRACE_S = 0.3
 """How long a stopping node keeps its sockets open, so that its goodbyes leave."""
 
@@ -97,6 +91,7 @@ class RunningNode:
         self.clock = Clock.system()
         self.started_at = self.clock.now()
         self.failed = False
+        self._stopping = False
         self.left_blocked: int | None = None
         self.paths_not_remembered = 0
         self._files_set_aside = 0
@@ -201,6 +196,7 @@ class RunningNode:
         them (docs/decisions/0037).
         """
         now, plane = self.clock.now(), self.plane
+        self._stopping = True
         plane.chores.cancel_all()
         self._refused_revision = -1
         self.remember_paths()
@@ -252,9 +248,6 @@ class RunningNode:
         chores = self.plane.chores
         chores.every(RESIGN_INTERVAL_S, "publish", self._publish, first=now + RESIGN_INTERVAL_S)
         chores.every(_SAVE_INTERVAL_S, "save", self._save, first=now + _SAVE_INTERVAL_S / 10)
-        if self.configuration.roles.exit:
-            chores.every(_REFUSE_INTERVAL_S, "own addresses", self._refuse_own, first=now)
-            chores.every(_REVIEW_INTERVAL_S, "exit", self._review_exit, first=now + 1)
 
     def _take_over(self, now: float) -> None:
         """Restore the paths of earlier processes and the permanent ones, all of them blocked."""
@@ -366,7 +359,7 @@ class RunningNode:
         self.plane.dht.publish(descriptor, now)
 
     def _begin_exit(self, now: float) -> None:
-        """Test the exit before anything is signed.
+        """Test the exit before anything is signed, and again whenever the host changes.
 
         Raises:
             ConfigurationError: a pool of inner addresses is in use on this host.
@@ -374,47 +367,21 @@ class RunningNode:
         role = self.shell.exit_role
         if role is None:
             return
-        role.check_pools()
-        role.review()
+        watch = ExitWatch(role, self._refuse_own, self._exit_changed)
+        watch.begin()
         self.plane.circuits.offer_exit(families_of(role.offered), now)
-        self._tell_exit(role)
-        self.spawn(self._watch_host)
+        self.spawn(watch.run)
 
-    def _review_exit(self, now: float) -> None:
+    def _exit_changed(self) -> None:
         """Offer what works as an exit, and no more; circuits over what does not work end."""
-        role = self.shell.exit_role
-        repaired = role.repaired if role is not None else 0
-        if role is None or not role.review():
-            if role is not None and role.repaired > repaired:
-                _log.warning("exit.repaired")
+        if self._stopping:
             return
-        self._tell_exit(role)
-        self.plane.circuits.offer_exit(families_of(role.offered), now)
+        now = self.clock.now()
+        self.plane.circuits.offer_exit(families_of(self.exit_versions), now)
         self._publish(now)
         self.settle(now)
 
-    def _tell_exit(self, role: ExitRole) -> None:
-        for problem in role.problems:
-            _log.warning("exit.withdrawn", version=problem.version, cause=Word(problem.kind))
-        if not role.problems:
-            _log.info("exit.offered")
-
-    async def _watch_host(self) -> None:
-        """Review the exit soon after something changed on the host."""
-        try:
-            notices = HostNotices()
-        except BackendError:
-            return  # the chore looks at intervals
-        with notices:
-            while True:
-                if not concerns_exit(await notices.receive()):
-                    continue
-                await trio.sleep(_SETTLING_S)
-                notices.drain()
-                if self.plane.chores.run("exit", self.clock.now()):
-                    self._wake_timers()
-
-    def _refuse_own(self, now: float) -> None:  # noqa: ARG002 - one of the node's chores
+    def _refuse_own(self) -> None:
         """Keep circuits from this host's public address and from its routers."""
         endpoints = (*self._endpoints, *self.configuration.network.advertise)
         self.shell.refuse_destinations(refused_addresses(endpoints, self.host.gateways()))

@@ -43,14 +43,6 @@ class Chores:
         """Call ``action(now)`` at ``first`` and then every ``interval_s`` seconds."""
         self._chores.append(_Chore(name, interval_s, action, first))
 
-    def run(self, name: str, now: float) -> bool:
-        """Do one chore now, beside its times; return whether there is one of that name."""
-        for chore in self._chores:
-            if chore.name == name:
-                self._attempt(chore, now)
-                return True
-        return False
-
     def next_deadline(self) -> float:
         """Return when :meth:`handle_deadline` wants to be called."""
         return min((chore.due for chore in self._chores), default=math.inf)
