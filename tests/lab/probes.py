@@ -31,6 +31,8 @@ FLUSHES = {
     "circuit addresses": "ip address flush dev anon0",
     "circuit device": "ip link set anon0 down",
     "kernel settings": "sysctl -q -w net.ipv4.fwmark_reflect=0",
+    "ipsec policies": "ip xfrm policy flush",
+    "overlay addresses": "ip address flush dev anonsec0",
     "loopback": "ip link set lo down; ip link set lo up",
 }
 

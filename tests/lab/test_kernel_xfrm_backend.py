@@ -13,6 +13,7 @@ from random import Random
 
 import pytest
 from kernel_case import UNPRIVILEGED
+from probes import flush
 
 from lab.namespaces import Namespace
 from overlay.addresses import Endpoint
@@ -36,6 +37,8 @@ from overlay.ipsec.xfrm.algorithms import algorithm_names
 from overlay.ipsec.xfrm.backend import XfrmBackend
 from overlay.ipsec.xfrm.encapsulation import decapsulate_esp
 from overlay.sensitive import SecretBytes
+from overlay.system.destination_guard import DestinationGuard
+from overlay.system.ipsec_wall import IpsecWall
 
 pytestmark = pytest.mark.kernel(time_limit_s=900)
 
@@ -304,6 +307,47 @@ def ended_within(backend, identity, seconds):
     while backend.query(identity) is not None and time.monotonic() < deadline:
         time.sleep(0.05)
     return backend.query(identity) is None
+
+
+def test_what_other_programs_remove_is_put_back(host):
+    prefixes = [ipaddress.ip_network(each) for each in ("203.0.113.10/32", "2001:db8:113::/64")]
+    held = replace(CONFIGURATION, local_addresses=(INNER, V1))
+    lost_by = {
+        "ipsec policies": "IPsec policies",
+        "overlay addresses": "overlay addresses",
+        "iptables": "packet filter of IPsec",
+        "iptables jump": "packet filter",
+        "rules": "routing rules",
+        "routes": "routes",
+        "traffic control": "traffic control",
+    }
+
+    def policies():
+        return sorted(host.run(["ip", "-o", "xfrm", "policy"]).stdout.splitlines())
+
+    def lose_and_repair():
+        with (
+            XfrmBackend(rng=Random(1)) as backend,
+            IpsecWall((6978, 6979), forwards=True) as wall,
+            DestinationGuard(by_ipsec=True) as guard,
+        ):
+            backend.install(held)
+            for prefix, source in zip(prefixes, (INNER, V1), strict=True):
+                guard.protect(prefix)
+                guard.carry(prefix, backend.device_name, source, 1128)
+            parts, whole = (backend, wall, guard), policies()
+            for name, lost in lost_by.items():
+                flush(host, name)
+                assert lost in [each for part in parts for each in part.missing()]
+                # Addresses come first, because the kernel drops routes from those that are gone.
+                assert lost in [each for part in parts for each in part.repair()]
+                assert [part.missing() for part in parts] == [(), (), ()], name
+                assert [part.repair() for part in parts] == [(), (), ()], name
+            assert policies() == whole
+            guard.release(*prefixes)
+
+    host.configure(["link add eth0 type veth peer name eth1", "link set eth0 up"])
+    host.call(lose_and_repair)
 
 
 def test_without_privileges_the_error_says_what_to_do(host):
