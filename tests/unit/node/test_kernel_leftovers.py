@@ -32,6 +32,9 @@ class Filter:
     def notes(self, name):
         return self.tables[name].notes if name in self.tables else None
 
+    def fingerprint(self, name):
+        return repr(self.tables[name]).encode() if name in self.tables else None
+
 
 class Ownership:
     """Rights that nobody holds, but for those in ``taken``."""
