@@ -3,14 +3,19 @@
 No error counter of any node's kernel may move while a circuit is up, nothing may be left.
 """
 
+import contextlib
+import ipaddress
 import socket
 import threading
 from pathlib import Path
 
 import pytest
+from marks import ROUTER, SERVER, headers, marked_datagram, send_raw
 from streams import answer_reversed, ask_reversed, family
 from xfrm_circuits import INNER, PORT, Circuit, running
 
+from lab.capture import Capture
+from lab.reading import ESP, UDP
 from lab.underlay import Underlay
 from overlay.ipsec.suites import SUITES
 from overlay.ipsec.xfrm.forms import body_of
@@ -21,6 +26,9 @@ from overlay.ipsec.xfrm.messages import (
     usersa_dump,
 )
 from overlay.ipsec.xfrm.netlink import Request, XfrmSocket
+from overlay.system.flow_labels import FlowLabels
+from overlay.system.ipsec_wall import IpsecWall
+from overlay.system.iptables import Iptables
 
 pytestmark = pytest.mark.kernel(time_limit_s=1800)
 
@@ -167,3 +175,69 @@ def test_control_without_esp_stays_with_the_nodes_socket(underlay):
         assert nodes[1].socket.recvfrom(100) == (
             bytes(4) + b"control", (str(alice.ipv4.ip), PORT)
         )  # fmt: skip
+
+
+@contextlib.contextmanager
+def cleared(hosts):
+    """What a node's kernel backend does about header fields, with the filter of this kernel."""
+    with contextlib.ExitStack() as opened:
+        for host in hosts:
+            wall = IpsecWall((), forwards=True, packet_filter=Iptables())
+            labels = host.namespace.call(lambda: FlowLabels(Iptables()))
+            opened.callback(host.namespace.call, labels.close)
+            host.namespace.call(wall.install)
+            opened.callback(host.namespace.call, wall.remove)
+        yield
+
+
+def layers_of_an_answer(underlay, circuit, directory):
+    """Let bob answer with marked headers and routers mark links; return each node's headers."""
+    own, target = ends(underlay, 6)
+    hosts = underlay.hosts[: circuit.hops + 1]
+    for program in ("iptables-legacy", "ip6tables-legacy"):
+        rule = ["-p", "udp", "--dport", str(PORT), "-j", "TOS", "--set-tos", hex(ROUTER)]
+        underlay.core.run([program, "-t", "mangle", "-A", "FORWARD", *rule])
+    with running(circuit, underlay, "k" * (circuit.hops + 1)), contextlib.ExitStack() as opened:
+        paths = [directory / f"{host.name}.pcap" for host in hosts]
+        for host, path in zip(hosts, paths, strict=True):
+            opened.enter_context(Capture(host.namespace, "eth0", path, most_packets=4000))
+        with hosts[0].namespace.call(lambda: socket.socket(family(own), socket.SOCK_DGRAM)) as to:
+            to.bind((str(own), 0))
+            to.settimeout(20)
+            port = to.getsockname()[1]
+            answer = marked_datagram(SERVER, (str(target), 7), (str(own), port), b"answer")
+            send_raw(underlay.hosts[-1].namespace, answer)
+            assert to.recv(100) == b"answer"
+    for program in ("iptables-legacy", "ip6tables-legacy"):
+        underlay.core.run([program, "-t", "mangle", "-F", "FORWARD"])
+    clear = {str(own), str(target)}
+    return [[h for h in headers(p) if not {h.source, h.destination} <= clear] for p in paths]
+
+
+@pytest.mark.parametrize("underlay_version", [4, 6])
+def test_no_layer_and_no_link_shows_a_header_field_of_a_server_or_a_router(
+    underlay, tmp_path, underlay_version
+):
+    circuit = Circuit(3, underlay_version=underlay_version)
+    with cleared(underlay.hosts[:4]):
+        seen = layers_of_an_answer(underlay, circuit, tmp_path)
+    onions = [h for found in seen for h in found if h.protocol == ESP]
+    assert len(onions) >= 1 + 1 + 3, "each relay saw one layer, alice all of them"
+    assert {(h.flow_label, h.traffic_class, h.hop_limit) for h in onions} == {(0, 0, 64)}
+    for host, found in zip(underlay.hosts, seen, strict=False):
+        assert not any(header.marked_by(SERVER) for header in found), host.name
+        own = {str(host.ipv4.ip), str(host.ipv6.ip)}
+        sent = [h for h in found if h.source in own]
+        assert not any(h.traffic_class for h in sent), "a router's mark goes no further"
+
+
+def test_a_flow_label_that_the_exit_lets_through_ends_at_the_next_hop(underlay, tmp_path):
+    circuit = Circuit(3, underlay_version=6)
+    with cleared(underlay.hosts[:3]):
+        alice, first, second, exits = layers_of_an_answer(underlay, circuit, tmp_path)
+    marked = [h for h in (*exits, *second) if h.flow_label == SERVER.flow_label]
+    assert {h.protocol for h in marked} == {UDP, ESP}, "Linux copies it to the onion and the link"
+    made_by_the_exit = str(ipaddress.ip_address(circuit.overlay_address(3)))
+    for header in (*alice, *first):
+        assert header.flow_label == 0 or header.source == made_by_the_exit
+    assert not any(h.flow_label for h in second if h.source == str(underlay.hosts[2].ipv6.ip))
