@@ -4,11 +4,12 @@
 
     ESP queue ──────> engine ──> next hop, TUN       no budget
         └─ strays ─┐
-    control queue ─┴─> turn ──> DHT, links ──> rest  at most a quarter of the time
+    control queue ─┴─> turn ──> DHT, links ──> rest  a quarter of the time beside circuits
 
-Anybody can send to the port. So what costs time for each wake-up or each datagram is bounded:
-after a batch of control datagrams the node rests three times as long as they took, and after a
-batch without authentic ESP it rests a moment, so that the next batch is larger.
+Anybody can send to the port. So what costs time for each wake-up or each datagram is bounded.
+While circuits carry traffic, the node rests after a batch of control datagrams three times as
+long as it took. After a batch without authentic ESP it rests a moment, so that the next batch is
+larger.
 
 Strays are control datagrams that the kernel aggregated with ESP, and ESP of a link under attack
 that comes from another endpoint than the peer's.
@@ -16,6 +17,7 @@ that comes from another endpoint than the peer's.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -35,7 +37,11 @@ class ReceptionBudget:
     Attributes:
         control_datagrams: read at once, because ESP waits meanwhile: about one millisecond.
         control_share: fraction of its time that the node spends on control datagrams at most
-            (0 to 1). The rest is for ESP, which has one reader, and for timers.
+            (0 to 1) while ESP arrives. The rest is for ESP, which has one reader, and for timers.
+        control_rest_s: longest pause that this fraction causes, in seconds. On a machine that is
+            busy with other work a batch takes long without costing the node much.
+        esp_recent_s: ESP counts as arriving for this time after an authentic packet, in seconds.
+            Without ESP nothing waits, so that a node without circuits joins at full speed.
         control_pause_s: least pause between two batches of control datagrams, in seconds. A
             wake-up costs as much as ten datagrams, so a flood must not cause one each.
         idle_pause_s: pause after a batch of which no datagram was authentic ESP, in seconds,
@@ -46,6 +52,8 @@ class ReceptionBudget:
 
     control_datagrams: int = 128
     control_share: float = 0.25
+    control_rest_s: float = 0.1
+    esp_recent_s: float = 0.1
     control_pause_s: float = 0.002
     idle_pause_s: float = 0.001
     strays: int = 256
@@ -79,6 +87,7 @@ class Reception:
         self._turn = trio.Lock()
         self._strays = Demultiplexed()
         self._stray_came = trio.Event()
+        self._esp_came_at = -math.inf
         self.strays_dropped = 0
 
     async def read_esp(self, port: UdpSocket) -> None:
@@ -121,9 +130,14 @@ class Reception:
         self._carry(parts, defer_moved=False)
         if self._plane.receive_control(parts, self._now()):
             self._told()
-        spent = trio.current_time() - began
-        rest = spent * (1 / self._budget.control_share - 1)
-        await trio.sleep(max(rest, self._budget.control_pause_s))
+        await trio.sleep(self._rest_after(began, trio.current_time()))
+
+    def _rest_after(self, began: float, ended: float) -> float:
+        budget = self._budget
+        if ended - self._esp_came_at > budget.esp_recent_s:
+            return budget.control_pause_s
+        rest = (ended - began) * (1 / budget.control_share - 1)
+        return min(max(rest, budget.control_pause_s), budget.control_rest_s)
 
     def _carry(self, parts: Demultiplexed, *, defer_moved: bool) -> bool:
         """Carry the ESP of a batch; tell whether nothing of it was authentic.
@@ -136,6 +150,8 @@ class Reception:
         datapath = self._plane.datapath
         arrived = datapath.from_network(parts.esp, now, defer_moved=defer_moved)
         parts.esp = arrived.deferred
+        if not arrived.idle:
+            self._esp_came_at = trio.current_time()
         if self._plane.arrived(arrived, now):
             self._told()
         return arrived.idle

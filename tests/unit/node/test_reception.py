@@ -1,0 +1,101 @@
+"""How much of its time a node gives to control datagrams, in virtual time."""
+
+from types import SimpleNamespace
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from overlay.addresses import Endpoint
+from overlay.link.demultiplexer import Channel, frame
+from overlay.node.packet_path import Arrived
+from overlay.node.reception import Reception, ReceptionBudget
+
+PEER = Endpoint("192.0.2.1", 4500)
+CONTROL = [(frame(Channel.DHT, b"question"), PEER)]
+ESP = [(b"\x01\x02\x03\x04" + bytes(40), PEER)]
+BUDGET = ReceptionBudget()
+BATCH_S = 0.01
+
+
+class Port:
+    """A queue that never runs empty."""
+
+    def __init__(self, batch):
+        self.batch = batch
+        self.read = 0
+
+    def read_batch(self, most=0):
+        self.read += 1
+        return list(self.batch)
+
+    async def receive_batch(self, most=0):
+        await trio.lowlevel.checkpoint()
+        return self.read_batch(most)
+
+
+class Plane:
+    """Takes time for control datagrams; every ESP datagram is authentic."""
+
+    def __init__(self, clock):
+        self.clock = clock
+        self.datapath = SimpleNamespace(from_network=lambda *_, **__: Arrived(idle=False))
+
+    def arrived(self, arrived, now):
+        return False
+
+    def receive_control(self, parts, now):
+        self.clock.jump(BATCH_S)
+        return False
+
+
+async def control_batches_in(seconds, *, esp):
+    """Return how many control batches a node reads meanwhile."""
+    clock = trio.lowlevel.current_clock()
+    reception = Reception(Plane(clock), trio.current_time, lambda: None, BUDGET)
+    control, circuit = Port(CONTROL), Port(ESP)
+
+    async def carry():
+        while True:
+            await reception_of_one(reception, circuit)
+            await trio.sleep(BUDGET.esp_recent_s / 2)
+
+    with trio.move_on_after(seconds):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(reception.read_control, control)
+            if esp:
+                nursery.start_soon(carry)
+    return control.read
+
+
+async def reception_of_one(reception, port):
+    """Let the reader of ESP take what is there, and no more."""
+    with trio.move_on_after(0.001):
+        await reception.read_esp(OnceReady(port))
+
+
+class OnceReady:
+    """A queue with one batch."""
+
+    def __init__(self, port):
+        self.batches = [port.read_batch()]
+
+    def read_batch(self, most=0):
+        return []
+
+    async def receive_batch(self, most=0):
+        if not self.batches:
+            await trio.sleep_forever()
+        await trio.lowlevel.checkpoint()
+        return self.batches.pop()
+
+
+@pytest.mark.parametrize(
+    ("esp", "share"),
+    [(False, BATCH_S / (BATCH_S + BUDGET.control_pause_s)), (True, BUDGET.control_share)],
+)
+def test_control_has_its_share_beside_circuits_and_all_time_without(esp, share):
+    batches = trio.run(
+        lambda: control_batches_in(4.0, esp=esp), clock=MockClock(autojump_threshold=0)
+    )
+    assert batches * BATCH_S / 4.0 == pytest.approx(share, rel=0.1)
