@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import pytest
 import trio
 from kernel_overlay import ROUTES, KernelOverlay, client
+from marks import headers, inner_address, reset, send_raw
 from questions import Asker, Wire
 
 from lab.nodes import wait_until
@@ -74,6 +75,20 @@ def test_what_betrays_a_program_is_normalised_at_the_source(overlay, version):
         assert traffic_class == 0
         assert limit == 64 - 1, "the exit sends as a host would; the underlay's router takes one"
         assert not overlay.timestamps_agreed("alicek", target)
+
+
+def test_a_reset_that_no_connection_knows_stays_at_the_exit(overlay, tmp_path):
+    pools = [ipaddress.ip_network("100.64.0.0/10"), ipaddress.ip_network("fd69:6e6e:6572::/64")]
+    with overlay.bob.capture(tmp_path / "bob.pcap") as seen:
+        for version, target in zip((4, 6), overlay.targets(), strict=True):
+            with overlay.path("alicek", ["mixk", "exitk"], target) as path:
+                inner = inner_address(path, version)
+                send_raw(overlay.namespace("alicek"), reset((inner, 7), (str(target), 7)))
+                overlay.udp_both_ways("alicek", target)
+                assert ipaddress.ip_address(inner) in pools[version == 6]
+    sources = {ipaddress.ip_address(header.source) for header in headers(seen.path)}
+    assert {each.version for each in sources} == {4, 6}
+    assert not [each for each in sources if each in pools[each.version == 6]]
 
 
 def test_status_names_the_backend_and_the_reason(overlay):
