@@ -162,6 +162,10 @@ class Shares(Generic[K]):
         self._held[key] = groups
         self._ledger.take(groups)
 
+    def groups_of(self, key: K) -> Groups | None:
+        """Return the groups of an entry, None if it has no place."""
+        return self._held.get(key)
+
     def discard(self, key: K) -> None:
         """Free the place of an entry; one that has none is no error."""
         groups = self._held.pop(key, None)

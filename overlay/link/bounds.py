@@ -38,7 +38,8 @@ def _is_allowed_host(host: str, allow_private: bool) -> bool:
 
 def _groups(source: Endpoint, per_prefix: int) -> Groups:
     """Return who shares the places of an endpoint; of a /24 or /56 at most ``per_prefix``."""
-    prefix = Group(source_prefix(source), math.inf, per_prefix)
+    # Keys of overlay.shares begin with the length of an address, 4 or 16, and never with 0.
+    prefix = Group(bytes(1) + source_prefix(source), math.inf, per_prefix)
     return (prefix, *groups_of(source.packed))
 
 
@@ -47,14 +48,15 @@ class AcceptedTable:
 
     Identities are free, addresses are not: without shares for prefixes, one host could
     take every place. A source address is easily forged, so a link counts against its prefixes
-    only when its address is proved, by a cookie or by the confirmation. Bounded by the number
-    of links, whose owner says when one is gone.
+    only when its address is proved, by a cookie or by the confirmation. It counts where its
+    peer is, so it moves when the peer does. Bounded by the number of links, whose owner says
+    when one is gone.
     """
 
     def __init__(self, settings: LinkSettings) -> None:
         self._per_prefix = settings.max_accepted_links_per_prefix
         self._proved: Shares[OverlayAddress] = Shares(settings.max_accepted_links)
-        self._unproved: dict[OverlayAddress, Groups] = {}
+        self._unproved: set[OverlayAddress] = set()
 
     @property
     def unproved(self) -> int:
@@ -68,22 +70,34 @@ class AcceptedTable:
     def add(self, overlay_address: OverlayAddress, source: Endpoint, *, proved: bool) -> None:
         """Record a link that a stranger opened; ``proved`` if it brought a valid cookie."""
         self.discard(overlay_address)
-        groups = _groups(source, self._per_prefix)
         if proved:
-            self._proved.add(overlay_address, groups)
+            self._proved.add(overlay_address, _groups(source, self._per_prefix))
         else:
-            self._unproved[overlay_address] = groups
+            self._unproved.add(overlay_address)
 
-    def prove(self, overlay_address: OverlayAddress) -> None:
-        """Count a link from now on, if it is one of these: its address is proved."""
-        groups = self._unproved.pop(overlay_address, None)
-        if groups is not None:
-            self._proved.add(overlay_address, groups)
+    def settle(self, overlay_address: OverlayAddress, endpoint: Endpoint) -> bool:
+        """Count a link, if it is one of these, at the endpoint that its peer has proved.
+
+        Whoever opened it may have sent the first copy of its initiation from a forged address.
+
+        Returns:
+            False if the prefixes of ``endpoint`` have no room; the link then counts nowhere.
+        """
+        groups = _groups(endpoint, self._per_prefix)
+        unproved = overlay_address in self._unproved
+        self._unproved.discard(overlay_address)
+        if not unproved and self._proved.groups_of(overlay_address) in (None, groups):
+            return True
+        self._proved.discard(overlay_address)
+        if not self._proved.admits(groups):
+            return False
+        self._proved.add(overlay_address, groups)
+        return True
 
     def discard(self, overlay_address: OverlayAddress) -> None:
         """Forget a link, if it was one of these."""
         self._proved.discard(overlay_address)
-        self._unproved.pop(overlay_address, None)
+        self._unproved.discard(overlay_address)
 
 
 class HalfOpenTable:

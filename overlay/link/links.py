@@ -150,7 +150,7 @@ class Links:
             self._accepted.add(peer.overlay_address, peer.endpoint, proved=True)
         link = link or Link(self._services, peer.overlay_address)
         link.feed(LinkInput.CONNECT, Cause(now, peer=peer))
-        self._settle(peer.overlay_address, link)
+        self._settle(peer.overlay_address, link, now)
 
     def rekey(self, overlay_address: OverlayAddress, now: float, worn: Spi | None = None) -> None:
         """Replace a link's SAs soon: at once, or when a change that is under way has ended.
@@ -173,7 +173,7 @@ class Links:
                 soonest = max(now, pair.agreed_at + self._settings.rekey_pause_s)
                 pair.rekey_at = min(pair.rekey_at, soonest)
                 link.handle_deadline(now)
-                self._settle(overlay_address, link)
+                self._settle(overlay_address, link, now)
                 return
 
     def close(
@@ -186,7 +186,7 @@ class Links:
         link = self._links.get(overlay_address)
         if link is not None:
             link.feed(LinkInput.CLOSE, Cause(now, reason=reason))
-            self._settle(overlay_address, link)
+            self._settle(overlay_address, link, now)
 
     def close_all(self, now: float) -> None:
         """Drop all links, because the node stops."""
@@ -226,7 +226,7 @@ class Links:
         for overlay_address, link in list(self._links.items()):
             if link.deadline() <= now:
                 link.handle_deadline(now)
-                self._settle(overlay_address, link)
+                self._settle(overlay_address, link, now)
 
     def events(self) -> list[LinkEvent]:
         """Drain what happened; act on it before sending :meth:`datagrams_to_send`."""
@@ -315,7 +315,7 @@ class Links:
         pair.proof = EndpointProof(self._settings, self._services.rng, in_use, source)
         pair.offer = Offer(message.mac1, response.encode(), [source], proved)
         link.feed_offer(Cause(now, pair=pair))
-        self._settle(overlay_address, link)
+        self._settle(overlay_address, link, now)
 
     def _on_reply(self, message: Response | CookieReply, source: Endpoint, now: float) -> None:
         owner = self._services.numbers.owner_of_index(message.receiver_index)
@@ -337,11 +337,11 @@ class Links:
             self._services.numbers.claim_outbound(endpoint, agreement.secrets.keys.outbound_spi)
         except WrongIdentity:
             link.feed(LinkInput.GIVE_UP, Cause(now, reason=LinkFailure.NOT_AUTHENTIC))
-            self._settle(overlay_address, link)
+            self._settle(overlay_address, link, now)
             raise
         pair = self._new_pair(agreement, endpoint, now, ours=True)
         link.feed(LinkInput.RESPONSE, Cause(now, pair=pair))
-        self._settle(overlay_address, link)
+        self._settle(overlay_address, link, now)
 
     def _on_notice(self, notice: Notice, source: Endpoint, now: float) -> None:
         found = self._pair(notice.receiver_spi)
@@ -359,7 +359,7 @@ class Links:
             link.challenged(pair, notice.token)
         else:
             link.echoed(pair, notice, source, now)
-        self._settle(pair.agreement.overlay_address, link)
+        self._settle(pair.agreement.overlay_address, link, now)
 
     # Bounds and tables
 
@@ -401,9 +401,13 @@ class Links:
         pair = link.pair(inbound_spi) if link is not None else None
         return (link, pair) if link is not None and pair is not None else None
 
-    def _settle(self, overlay_address: OverlayAddress, link: Link) -> None:
+    def _settle(self, overlay_address: OverlayAddress, link: Link, now: float) -> None:
         """Bring the tables in line with a link that may have changed."""
         self._deadline = None
+        current = link.current
+        if current is not None and not self._accepted.settle(overlay_address, current.endpoint):
+            self._drops[LinkDrop.LIMIT] += 1
+            link.feed(LinkInput.CLOSE, Cause(now, reason=LinkFailure.LIMIT))
         if link.state is LinkState.CLOSED:
             self._links.pop(overlay_address, None)
             self._accepted.discard(overlay_address)
@@ -413,11 +417,9 @@ class Links:
             self._offering.add(overlay_address)
         else:
             self._offering.discard(overlay_address)
-        if link.current is not None:
-            self._accepted.prove(overlay_address)
-        elif link.offered is not None:
+        if link.current is None and link.offered is not None:
             offer, endpoint = link.offered.offer, link.offered.endpoint
             proved = offer is not None and offer.address_proved
             self._half_open.note(overlay_address, endpoint, proved=proved)
-            return
-        self._half_open.note(overlay_address, None)
+        else:
+            self._half_open.note(overlay_address, None)

@@ -147,9 +147,56 @@ def test_the_tables_count_proved_and_unproved_addresses_apart():
     half_open.note(peers[2], elsewhere, proved=True)
     assert not half_open.wants_cookie(elsewhere)
     assert accepted.unproved == 2
-    accepted.prove(peers[0])
-    accepted.prove(peers[3])
+    assert accepted.settle(peers[0], here)
+    assert accepted.settle(peers[3], here)
     assert accepted.unproved == 1
+
+
+def open_with_forged_first_copy(relay: Host, attacker: Host, forged: Endpoint) -> None:
+    """Open a link of which the first copy of the initiation came from a forged address."""
+    attacker.links.connect(relay.peer, NOW)
+    [(data, _)] = attacker.links.datagrams_to_send(NOW)
+    for source in (forged, attacker.endpoint):
+        relay.links.receive([(data, source)], NOW)
+    Lab(attacker, relay).settle(NOW)
+
+
+def test_a_link_counts_where_its_peer_is_and_not_where_its_first_copy_came_from():
+    relay = Host(2, LinkSettings(max_accepted_links_per_prefix=2))
+    attackers = [Host(number) for number in range(10, 14)]
+    for number, attacker in enumerate(attackers):
+        attacker.endpoint = Endpoint("6.6.6.6", 1024 + number)
+        open_with_forged_first_copy(relay, attacker, Endpoint(f"9.9.9.{number + 10}", 4500))
+    assert [len(attacker.usable) for attacker in attackers] == [1, 1, 0, 0]
+    assert relay.links.drops()[LinkDrop.LIMIT] == 2
+    assert len(relay.links) == 2
+    victim = Host(1)
+    victim.endpoint = VICTIM[4]
+    victim.links.connect(relay.peer, NOW)
+    Lab(victim, relay).settle(NOW)
+    assert len(victim.usable) == 1
+
+
+def test_a_link_that_moves_is_counted_at_its_new_endpoint():
+    table = AcceptedTable(LinkSettings(max_accepted_links_per_prefix=1))
+    peers = [LocalIdentity.generate(Random(n)).overlay_address for n in range(2)]
+    here, elsewhere = Endpoint("9.9.9.9", 1), Endpoint("6.6.6.6", 1)
+    table.add(peers[0], here, proved=True)
+    assert table.settle(peers[0], elsewhere)
+    assert table.admits(here)
+    assert not table.admits(elsewhere)
+    table.add(peers[1], here, proved=True)
+    assert not table.settle(peers[1], elsewhere)
+    assert table.admits(here)
+
+
+def test_links_of_one_ipv4_prefix_take_no_place_of_an_unrelated_one():
+    table = AcceptedTable(LinkSettings())
+    for number in range(64):
+        peer = LocalIdentity.generate(Random(number)).overlay_address
+        table.add(peer, Endpoint(f"203.7.{number % 16}.{number}", 1), proved=True)
+    assert table.admits(Endpoint("4.203.7.5", 1))
+    assert table.admits(Endpoint("5.203.7.5", 1))
 
 
 def test_an_initiator_keeps_its_cookie_for_later_attempts():
