@@ -313,7 +313,9 @@ class Links:
             self._accepted.add(overlay_address, source, proved=proved)
         pair = self._new_pair(agreement, endpoint, now, ours=False)
         pair.proof = EndpointProof(self._settings, self._services.rng, in_use, source)
-        pair.offer = Offer(message.mac1, response.encode(), [source], proved)
+        # The first copy may not be the peer's own, so the endpoint in use is answered as well.
+        sources = [source] if endpoint == source else [source, endpoint]
+        pair.offer = Offer(message.mac1, response.encode(), sources, proved)
         link.feed_offer(Cause(now, pair=pair))
         self._settle(overlay_address, link, now)
 

@@ -16,7 +16,7 @@ from overlay.link.model import LinkEstablished, LinkKeys, LinkSaRetired, LinkSaS
 __all__ = ["MAX_ANSWERED", "Offer", "SaPair"]
 
 MAX_ANSWERED: Final = 4
-"""To how many endpoints the answer to one initiation goes: the peer's, and three copiers'."""
+"""How many endpoints a responder remembers to which the answer to one initiation went."""
 
 
 @dataclass(slots=True, eq=False)
@@ -37,8 +37,9 @@ class Offer:
         """Tell whether a copy of the initiation that came from ``source`` is to be answered."""
         if initiation != self.initiation or source in self.sources:
             return False
+        # Faster copies from elsewhere must not keep the answer from the peer's own endpoint.
         if len(self.sources) >= MAX_ANSWERED:
-            return False
+            self.sources.pop(0)
         self.sources.append(source)
         return True
 

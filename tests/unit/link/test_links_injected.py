@@ -162,13 +162,17 @@ def test_invented_cookies_do_not_keep_the_genuine_one_out(invented):
     assert mirrored(alice, bob)
 
 
-def test_a_copied_initiation_is_answered_at_few_endpoints():
+def test_a_copied_initiation_is_answered_once_for_each_copy_and_at_the_peer_too():
     alice, bob = Host(1), Host(2)
     alice.links.connect(bob.peer, NOW)
     [(initiation, _)] = alice.links.datagrams_to_send(NOW)
     copies = [(initiation, Endpoint(f"6.6.6.{number}", 666)) for number in range(1, 20)]
     bob.links.receive([*copies, (initiation, alice.endpoint)], NOW)
-    assert len(bob.links.datagrams_to_send(NOW)) == 4
+    answers = bob.links.datagrams_to_send(NOW)
+    assert len(answers) == len(copies) + 1
+    assert {data[0] for data, _ in answers} == {MessageType.RESPONSE}
+    assert alice.endpoint in [target for _, target in answers]
+    assert all(len(data) < len(initiation) for data, _ in answers)
     assert len(bob.links) == 1
 
 
@@ -221,3 +225,33 @@ def test_a_host_with_the_same_spi_at_the_new_endpoint_keeps_it():
     alice.links.connect(bob.peer, NOW + 5)
     lab.run(NOW + 5, NOW + 60)
     assert any(keys.outbound_spi in carol.pairs for keys in bob.usable.values())
+
+
+class CopiedBefore(Lab):
+    """Before each initiation, copies of it arrive from other endpoints."""
+
+    def step(self, now: float, keep=lambda data: True) -> int:
+        def copied(data: bytes) -> bool:
+            if data[0] == MessageType.INITIATION:
+                sender, target = next((s, t) for d, s, t in reversed(self.sent) if d == data)
+                copies = [(data, Endpoint(EVIL.host, EVIL.port + n)) for n in range(6)]
+                if target in self.hosts and sender in self.hosts:
+                    self.hosts[target].links.receive(copies, now)
+            return keep(data)
+
+        return super().step(now, copied)
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_copies_that_arrive_first_keep_the_answer_from_no_peer(exists):
+    alice, bob = Host(1), Host(2)
+    alice.links.connect(bob.peer, NOW)
+    if exists:
+        Lab(alice, bob).settle(NOW)
+        alice.links.rekey(bob.identity.overlay_address, NOW + 10)
+    lab = CopiedBefore(alice, bob)
+    lab.run(NOW + 10, NOW + 20)
+    assert len(alice.usable) == 1
+    assert len(alice.pairs) == 1 + exists
+    assert no_end(alice, bob)
+    assert never_at_evil(alice, bob)
