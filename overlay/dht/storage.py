@@ -224,13 +224,19 @@ class Store(IStorage):  # type: ignore[misc]  # the package ships no types
             raise LimitReached("this source has stored its share")
         if known is not None:
             return
-        if self._of_provider[_provider(source)] >= -(-self._settings.max_records // 3):
-            raise LimitReached("the provider of this source has stored its share")
-        if len(self._records) < self._settings.max_records:
+        provider = _provider(source)
+        has_share = self._of_provider[provider] >= -(-self._settings.max_records // 3)
+        if not has_share and len(self._records) < self._settings.max_records:
             return
-        farthest = max(self._records, key=lambda other: distance(other, self._own_id))
+        # A provider that has its share makes room among its own records.
+        rivals = [
+            other
+            for other, stored in self._records.items()
+            if not has_share or _provider(stored.source) == provider
+        ]
+        farthest = max(rivals, key=lambda other: distance(other, self._own_id))
         if not responsible or distance(key, self._own_id) >= distance(farthest, self._own_id):
-            raise LimitReached("the store is full")
+            raise LimitReached("the store is full, or the provider of this source has its share")
         self._remove(farthest)
 
     def _drop_expired(self, now: float) -> None:

@@ -1,5 +1,7 @@
 """The store: verified, growing, expiring, bounded."""
 
+import contextlib
+
 import pytest
 from dht_network import NETWORK_ID, START, make_descriptor, make_identity, public_endpoint
 
@@ -108,7 +110,7 @@ def test_one_provider_stores_no_more_than_a_third(size):
     for number in range(10):
         source = provider + number.to_bytes(size - len(provider), "big")
         try:
-            put(store, descriptor(number), source)
+            put(store, descriptor(number), source, responsible=False)
             taken += 1
         except LimitReached:
             pass
@@ -116,6 +118,18 @@ def test_one_provider_stores_no_more_than_a_third(size):
     put(store, descriptor(30), b"\x2d" * size)
     put(store, descriptor(0, sequence=2), provider + bytes(size - len(provider)))
     assert len(store) == 5
+
+
+def test_a_provider_with_its_share_makes_room_among_its_own_records():
+    store, _ = make_store(max_records=12)
+    put(store, descriptor(30), b"\x2d\x00\x00")
+    for number in range(10):
+        with contextlib.suppress(LimitReached):
+            put(store, descriptor(number), b"\x07\x08" + number.to_bytes(1, "big"))
+    assert len(store) == 5
+    assert store.get(descriptor(30).node_id) is not None
+    nearest = sorted((descriptor(n).node_id for n in range(10)), key=lambda key: distance(key, OWN))
+    assert {key for key, _ in store} == {descriptor(30).node_id, *nearest[:4]}
 
 
 def test_full_store_takes_only_nearer_records_for_which_it_is_responsible():
