@@ -157,7 +157,11 @@ def test_without_policies_and_when_killed_a_source_is_silent_until_the_next_star
     overlay.ping("alicek", target)
     with alice.host.capture(tmp_path / "flushed.pcap") as capture:
         namespace.run(["ip", "xfrm", "policy", "flush"])
-        assert not overlay.ping("alicek", target, check=False)
+        wait_until(
+            "the policies' return",
+            lambda: overlay.ping("alicek", target, check=False),
+            timeout_s=60,
+        )
     assert str(target) not in {str(p.destination) for p in capture.packets()}
     alice.kill()
     namespace.configure(FOREIGN)
