@@ -108,19 +108,30 @@ def test_the_logs_of_all_nodes_name_nobody(overlay):
 
 
 RESTORED = {
+    # First, because the kernel asks by ARP for three seconds what a packet filter let through.
+    "traffic control": "tc filter show dev eth0 egress | grep -q direct-action",
     "nft": "nft list table inet anonymous_overlay_guard_28009",
     "nft chains": "nft list chain inet anonymous_overlay_guard_28009 postrouting",
     "iptables": "true",
     "rules": "ip rule | grep -q ^109: && ip -6 rule | grep -q ^109:",
     "routes": "ip route show table 28009 | grep -q anon && "
     "ip -6 route show table 28009 | grep -q anon",
-    "traffic control": "tc filter show dev eth0 egress | grep -q direct-action",
     "circuit addresses": "ip addr show | grep -q 'inet 100[.]' && ip route show table 28009 | "
     "grep -q anon",
     "circuit device": "ip link show up | grep -q anon && ip route show table 28009 | grep -q anon",
     "kernel settings": "test $(cat /proc/sys/net/ipv4/fwmark_reflect) = 1",
 }
 """What other programs do to a host, and how it shows that the node has undone it."""
+
+COUNTED = {
+    "nft": "packet filter",
+    "rules": "routing rules",
+    "routes": "routes",
+    "traffic control": "traffic control",
+    "circuit addresses": "inner addresses",
+    "kernel settings": "kernel settings",
+}
+"""Which counter shows each of these repairs."""
 
 
 def test_what_other_programs_remove_is_put_back_within_a_second(overlay, tmp_path):
@@ -140,17 +151,17 @@ def test_what_other_programs_remove_is_put_back_within_a_second(overlay, tmp_pat
             wait_until(f"what {name} removed", back, timeout_s=5)
     hidden = {*destinations, *inner}
     assert not [p for p in capture.packets() if {p.source, p.destination} & hidden]
-    status = alice.status()
-    assert status["protection"] == []
-    repaired = {name for name in status["counters"] if name.startswith("repaired: ")}
-    assert repaired >= {
-        "repaired: packet filter",
-        "repaired: routing rules",
-        "repaired: routes",
-        "repaired: traffic control",
-        "repaired: inner addresses",
-        "repaired: kernel settings",
-    }
+    assert alice.status()["protection"] == []
+    for name, counted in COUNTED.items():
+        # A circuit that changes in that moment puts the filters back by itself, uncounted.
+        for _ in range(3):
+            if f"repaired: {counted}" in alice.status()["counters"]:
+                break
+            flush(namespace, name)
+            wait_until(
+                f"what {name} removed", lambda: not alice.status()["protection"], timeout_s=5
+            )
+        assert f"repaired: {counted}" in alice.status()["counters"]
     for address in destinations:
         assert " 0% packet loss" in run(overlay, "ping", "-c", "2", "-W", "20", address)
     with alice.host.capture(tmp_path / "rebuilt.pcap") as capture:
