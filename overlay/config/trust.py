@@ -3,14 +3,15 @@
 A configuration file names plug-ins that run with the node's rights, and says where circuits may
 leave. So neither the file nor a directory on the way to it may be writable by users other than
 root and the one that runs the node. A directory with the sticky bit (``/tmp``) is accepted,
-because there only a file's owner can replace it. A group may write if it is root's or this
-process's own group, because many systems give each user a group of the same name.
+because there only a file's owner can replace it. The own group of an ordinary user may write,
+because many systems give each user a group of the same name.
 """
 
 from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +22,8 @@ __all__ = ["insist_on_trust"]
 _UID_MAP: Final = Path("/proc/self/uid_map")
 _OVERFLOW_UID: Final = Path("/proc/sys/kernel/overflowuid")
 _WHOLE_MAP: Final = ["0", "0", "4294967295"]
+_MOST_LINKS: Final = 40
+"""Symbolic links that Linux follows on one way (path_resolution(7))."""
 
 
 def insist_on_trust(path: Path, descriptor: int) -> None:
@@ -31,28 +34,61 @@ def insist_on_trust(path: Path, descriptor: int) -> None:
         descriptor: the file itself, so that what is checked is what is read.
 
     Raises:
-        ConfigurationError: one sentence with the command that mends it.
+        ConfigurationError: one sentence that says what to do.
     """
-    _insist(path, os.fstat(descriptor))
-    for directory in path.resolve().parents:
-        _insist(directory, directory.stat())
-
-
-def _insist(path: Path, status: os.stat_result) -> None:
+    status = os.fstat(descriptor)
     if status.st_uid not in _trusted_users():
         raise ConfigurationError(
             f"{path} belongs to user {status.st_uid}, which could change this node's "
             f"configuration; run as that user, or type: chown {os.geteuid()} {path}"
         )
-    if stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX:
-        return
-    others = status.st_mode & stat.S_IWOTH
-    group = status.st_mode & stat.S_IWGRP and status.st_gid not in (0, os.getegid())
-    if others or group:
+    if _others_may_write(status, _has_access_list(descriptor)):
         raise ConfigurationError(
             f"{path} may be written by other users, which could change this node's "
             f"configuration; type: chmod go-w {path}"
         )
+    for directory in _directories_to(path):
+        _insist_on_directory(directory, path)
+
+
+def _insist_on_directory(directory: Path, path: Path) -> None:
+    status = directory.stat()
+    if status.st_uid not in _trusted_users():
+        what = f"belongs to user {status.st_uid}, which could replace {path.name}"
+    elif not status.st_mode & stat.S_ISVTX and _others_may_write(
+        status, _has_access_list(directory)
+    ):
+        what = f"may be written by other users, which could replace {path.name}"
+    else:
+        return
+    raise ConfigurationError(
+        f"the directory {directory} {what}; move the node's files to a directory of this user "
+        "alone, and name it with --config."
+    )
+
+
+def _directories_to(path: Path) -> Iterator[Path]:
+    """Yield every directory in which a step of the way to the file could be replaced."""
+    step = path.absolute()
+    for _ in range(_MOST_LINKS):
+        yield from step.parents
+        if not step.is_symlink():
+            break
+        step = step.parent / step.readlink()
+    yield from path.resolve().parents
+
+
+def _others_may_write(status: os.stat_result, has_access_list: bool) -> bool:
+    # With an access control list the group's bits tell the most that any user of it may do.
+    own_group = os.geteuid() != 0 and status.st_gid == os.getegid() and not has_access_list
+    return bool(status.st_mode & stat.S_IWOTH or (status.st_mode & stat.S_IWGRP and not own_group))
+
+
+def _has_access_list(file: int | Path) -> bool:
+    try:
+        return bool(os.getxattr(file, "system.posix_acl_access"))
+    except OSError:  # no list, or a file system without lists
+        return False
 
 
 def _trusted_users() -> frozenset[int]:
