@@ -41,6 +41,7 @@ from overlay.system.exit_wall import after_translation, unknown_connections
 from overlay.system.filter_choice import find_packet_filter
 from overlay.system.fragmenting_device import FragmentingDevice
 from overlay.system.ipsec_exit import ipsec_exit_rules
+from overlay.system.kept_table import KeptTable
 from overlay.system.kernel_settings import KernelSetting, change_setting, read_setting
 from overlay.system.normalisation import normalising_rules
 from overlay.system.noted_settings import noted, restore_noted
@@ -168,6 +169,7 @@ class ExitFilter:
         self._counted: dict[int, int] | None = None
         self._program = fragmenting.program if fragmenting is not None else None
         self._filter = packet_filter or find_packet_filter()
+        self._table = KeptTable(self._filter)
         self._mark = mark
         self._ownership: Ownership | None = None
         self._walled = False
@@ -235,7 +237,7 @@ class ExitFilter:
         plan = replace(self._plan, refused=tuple(networks))
         if plan == self._plan or self._ownership is None:
             return
-        self._filter.replace(FilterTable(_FILTER_NAME, self._mark, exit_rules(plan), self._notes))
+        self._table.install(FilterTable(_FILTER_NAME, self._mark, exit_rules(plan), self._notes))
         self._plan, self._counted = plan, None
 
     def remove(self) -> None:
@@ -246,6 +248,7 @@ class ExitFilter:
         """
         ownership, self._ownership = self._ownership, None
         self._notes = ()
+        self._table.forget()
         if ownership is None:
             return
         try:
@@ -279,6 +282,7 @@ class ExitFilter:
         routed = {route.destination for route in netlink.routes(MAIN_TABLE)}
         return (
             self._counted is not None
+            and self._table.intact()
             and routed.issuperset(self._plan.pools)
             and all(read_setting(name) in (value, None) for name, value in self._settings)
         )
@@ -293,7 +297,7 @@ class ExitFilter:
         new = noted(setting for setting in settings if setting[0] not in known)
         notes = self._notes = (*self._notes, *new)
         # The filter stands before the first packet can be forwarded.
-        self._filter.replace(FilterTable(_FILTER_NAME, self._mark, exit_rules(plan), notes))
+        self._table.install(FilterTable(_FILTER_NAME, self._mark, exit_rules(plan), notes))
         self._walled = install_egress_wall(self._pools, _inside(plan))
         for name, value in settings:
             change_setting(name, value)

@@ -18,6 +18,7 @@ from overlay.system.exit_problems import exit_problems, forwarding_problem
 from overlay.system.tun import TunDevice
 
 BOTH = frozenset((4, 6))
+NFT_TABLE = "inet anonymous_overlay_exit"
 NFT_DROP = """
 table inet other {
   chain forward { type filter hook forward priority filter + 10; policy drop; }
@@ -66,8 +67,17 @@ def test_a_filter_that_refuses_to_forward_is_noticed_and_its_remedy_works(
 
 def test_what_others_flush_or_switch_off_is_put_back(exit_host, passed, installed, filter_type):
     flushed = {
-        "Nftables": ["nft flush ruleset"],
-        "Iptables": ["iptables-legacy -t mangle -F", "ip6tables-legacy -t mangle -F"],
+        "Nftables": [
+            "nft flush ruleset",
+            f"nft flush table {NFT_TABLE}",
+            f"nft flush chain {NFT_TABLE} translation",
+        ],
+        "Iptables": [
+            "iptables-legacy -t mangle -F",
+            "ip6tables-legacy -t mangle -F",
+            "iptables-legacy -t mangle -F AO-exit-FWD",
+            "ip6tables-legacy -t nat -F AO-exit-NAT",
+        ],
     }
     others = [
         f"ip route del {POOLS[0]}",
@@ -84,6 +94,8 @@ def test_what_others_flush_or_switch_off_is_put_back(exit_host, passed, installe
         assert refresh(), command
         assert passed() == BOTH, command
         assert not refresh(), command
+    exit_host.namespace.call(lambda: installed.refuse_destinations([POOLS[0]]))
+    assert not refresh()
 
 
 def test_an_exit_follows_the_default_route(exit_host, passed, installed):
