@@ -37,7 +37,7 @@ from overlay.system.exit_limits import (
 )
 from overlay.system.exit_probe import probe_address, probe_packet, probe_rules
 from overlay.system.exit_problems import has_version
-from overlay.system.exit_wall import after_translation, unknown_connections
+from overlay.system.exit_wall import after_translation, redirected_connections, unknown_connections
 from overlay.system.filter_choice import find_packet_filter
 from overlay.system.fragmenting_device import FragmentingDevice
 from overlay.system.ipsec_exit import ipsec_exit_rules
@@ -434,6 +434,7 @@ def _forwarded(plan: ExitPlan) -> list[Rule]:
             for pool in plan.pools
         ),
         *(unknown_connections(pool) for pool in plan.pools),
+        *(redirected_connections(pool) for pool in plan.pools),
         *(rule for pool in plan.pools for rule in _before_policy(plan, pool)),
         Rule(hook=hook, verdict=Verdict.CLAMP_MSS, in_device=device),
         Rule(hook=hook, verdict=Verdict.CLAMP_MSS, out_device=device),

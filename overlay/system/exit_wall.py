@@ -2,9 +2,11 @@
 
 Translation belongs to connection tracking, and Linux sends on what tracking does not know, with
 its addresses as they are: a late RST, a segment outside the window, an ICMP error about nothing,
-everything under another program's ``NOTRACK`` rule. So each exit has three rules beside it::
+everything under another program's ``NOTRACK`` rule. It also replaces destinations, after the exit
+policy has judged them. So each exit has four rules beside it::
 
     forwarded, from a pool ──> tracking knows the connection?               else drop
+    forwarded, from a pool ──> the destination is the one that was judged?  else drop
     forwarded, from a pool ──> it came out of a circuit?                    else drop
     after translation ──> the source is in a pool? leaves outside a circuit?     drop
 
@@ -20,7 +22,7 @@ from typing import Final
 from overlay.addresses import IpNetwork
 from overlay.system.packet_filter import Hook, Rule, Verdict
 
-__all__ = ["OWN_DEVICES", "after_translation", "unknown_connections"]
+__all__ = ["OWN_DEVICES", "after_translation", "redirected_connections", "unknown_connections"]
 
 OWN_DEVICES: Final = "anon*"
 """The devices of circuits and of what leads to them; a node may be source and exit at once."""
@@ -29,6 +31,15 @@ OWN_DEVICES: Final = "anon*"
 def unknown_connections(pool: IpNetwork) -> Rule:
     """Return what refuses packets of circuits that connection tracking would not translate."""
     return Rule(hook=Hook.FORWARD, verdict=Verdict.DROP, source=pool, unknown=True)
+
+
+def redirected_connections(pool: IpNetwork) -> Rule:
+    """Return what refuses packets of circuits whose destination this host has translated.
+
+    The exit policy judged the destination before another program's rule replaced it, perhaps by
+    an address of the local network.
+    """
+    return Rule(hook=Hook.FORWARD, verdict=Verdict.DROP, source=pool, redirected=True)
 
 
 def after_translation(

@@ -22,7 +22,7 @@ from typing import Final
 from overlay.addresses import OVERLAY_NETWORKS, IpNetwork
 from overlay.exit_policy import ExitPolicy, ExitRule
 from overlay.special_networks import FORBIDDEN_NETWORKS
-from overlay.system.exit_wall import after_translation, unknown_connections
+from overlay.system.exit_wall import after_translation, redirected_connections, unknown_connections
 from overlay.system.normalisation import normalising_rules
 from overlay.system.packet_filter import Hook, Rule, Verdict
 
@@ -56,6 +56,7 @@ def ipsec_exit_rules(
         rules += [
             own,
             unknown_connections(pool),
+            redirected_connections(pool),
             *before(pool),
             *_outwards(pool, [p for p in pools if p.version == pool.version], outward, policy),
         ]

@@ -265,6 +265,8 @@ def _conditions(rule: Rule, mark: int) -> Iterator[str]:
         yield "-m conntrack --ctdir REPLY --ctstate ESTABLISHED,RELATED"
     if rule.unknown:
         yield "-m conntrack --ctstate INVALID,UNTRACKED"
+    if rule.redirected:
+        yield "-m conntrack --ctstate DNAT"
     if rule.reply_destination is not None:
         yield f"-m conntrack --ctrepldst {rule.reply_destination}"
     if rule.local:

@@ -268,6 +268,8 @@ def _conditions(rule: Rule, mark: int) -> Iterator[str]:
         yield "ct direction reply ct state established,related"
     if rule.unknown:
         yield "ct state invalid,untracked"
+    if rule.redirected:
+        yield "ct status dnat"
     if rule.reply_destination is not None:
         yield f"ct reply {family} daddr {rule.reply_destination}"
     if rule.local:

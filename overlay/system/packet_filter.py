@@ -123,8 +123,9 @@ class Rule:
     packet has the reply direction of a known connection: the receiver, or a host behind it, began
     it. An ICMP error about a packet of the other direction counts as well; what a helper of
     connection tracking expects does not. ``unknown`` means that connection tracking has no
-    connection for it, so that none of its addresses is translated. ``reply_destination`` is the
-    address that replies of the packet's connection go to, before any translation. ``local``
+    connection for it, so that none of its addresses is translated. ``redirected`` means that the
+    destination of its connection is translated. ``reply_destination`` is the address that replies
+    of the packet's connection go to, before any translation. ``local``
     means that this host has the destination address. ``ports`` are the first and last destination
     port, for a ``protocol`` of TCP or UDP. ``icmp_type`` is for a ``protocol`` of ICMP or ICMPv6.
     ``longer_than`` and ``at_most`` are bytes of the whole packet. ``labelled`` means that an IPv6
@@ -148,6 +149,7 @@ class Rule:
     mark: int | None = None
     reply: bool = False
     unknown: bool = False
+    redirected: bool = False
     reply_destination: IpNetwork | None = None
     local: bool = False
     protocol: int | None = None

@@ -34,6 +34,16 @@ print("ready", flush=True)
 sys.stdin.read()
 """
 
+REDIRECTION = """
+table inet redirection {{
+  chain prerouting {{
+    type nat hook prerouting priority dstnat;
+    udp dport 1 dnat ip to {four}
+    udp dport 1 dnat ip6 to {six}
+  }}
+}}
+"""
+
 NGINX = """
 user root root; daemon off; master_process off;
 pid {directory}/pid; error_log {directory}/error.log;
@@ -228,6 +238,26 @@ def test_spoofed_sources_do_not_leave(hosts, circuit, installed, exchange, tmp_p
     arrived = [p for p in capture.packets() if p.protocol == UDP and p.destination_port < 3]
     assert [packet.destination_port for packet in arrived] == [2, 2]
     assert [p.source for p in arrived] == [str(exit_host.ipv4.ip), str(exit_host.ipv6.ip)]
+
+
+def test_another_programs_translation_leads_circuits_nowhere(
+    hosts, circuit, installed, exchange, tmp_path
+):
+    exit_host, bob = hosts
+    exit_host.namespace.run(["nft", REDIRECTION.format(four=bob.ipv4.ip, six=bob.ipv6.ip)])
+    redirected = [
+        bytes(IP(src=INNER[0], dst="203.0.114.9") / inet.UDP(sport=5, dport=1) / b"x"),
+        bytes(IPv6(src=INNER[1], dst="2a00::9") / inet.UDP(sport=5, dport=1) / b"x"),
+    ]
+    direct = [
+        bytes(IP(src=INNER[0], dst=str(bob.ipv4.ip)) / inet.UDP(sport=5, dport=2) / b"x"),
+        bytes(IPv6(src=INNER[1], dst=str(bob.ipv6.ip)) / inet.UDP(sport=5, dport=2) / b"x"),
+    ]
+    with bob.capture(tmp_path / "bob.pcap") as capture:
+        circuit.exit_device.write_batch([*redirected, *direct])
+        exchange(exit_host, bob)
+    arrived = [p for p in capture.packets() if p.protocol == UDP and p.destination_port < 3]
+    assert [packet.destination_port for packet in arrived] == [2, 2]
 
 
 def test_a_destination_that_the_exits_user_protects_looks_the_same_to_others(

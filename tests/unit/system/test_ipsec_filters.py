@@ -49,6 +49,7 @@ class Packet:
     ipsec_out: bool = False
     reply: bool = False
     unknown: bool = False
+    redirected: bool = False
     labelled: bool = False
     mark: int = 0
     length: int = 60
@@ -84,6 +85,7 @@ def matches(rule, packet):
             rule.ipsec_out in (None, packet.ipsec_out),
             packet.reply or not rule.reply,
             packet.unknown or not rule.unknown,
+            packet.redirected or not rule.redirected,
             packet.labelled or not rule.labelled,
             rule.at_most is None or packet.length <= rule.at_most,
             packet.mark == MARK or not rule.has_mark,
@@ -165,6 +167,7 @@ def test_no_policy_opens_the_overlay_or_another_circuit(destination):
         (Hook.PREROUTING, Packet("203.0.114.7", INNER[4])),
         (Hook.PREROUTING, Packet(INNER[4], "203.0.114.7")),
         (Hook.FORWARD, Packet(INNER[4], "203.0.114.7", ipsec_in=True, unknown=True)),
+        (Hook.FORWARD, Packet(INNER[4], "203.0.114.7", ipsec_in=True, redirected=True)),
         (Hook.LEAVING, Packet(INNER[4], "203.0.114.7", ipsec_in=True)),
         (Hook.LEAVING, Packet(INNER[6], OUTSIDE, out_device="eth7")),
     ],
@@ -177,6 +180,7 @@ def test_no_policy_opens_the_overlay_or_another_circuit(destination):
         "to an inner address in the clear",
         "from an inner address in the clear",
         "what connection tracking does not know",
+        "a destination that was translated",
         "what was not translated",
         "the exit's own address in the pool, over any device",
     ],
