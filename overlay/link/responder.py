@@ -95,6 +95,9 @@ class Responder:
             raise LimitReached("too many initiations from one prefix")
         groups = groups_of(source.packed) if proved else _UNPROVED
         if not self._budget.spend(Work.HANDSHAKE, groups, now):
+            # An honest initiator among forged ones gets the share of its own address.
+            if not proved and self._replies.take(source.packed, now):
+                return self._cookies.reply(initiation, source, now)
             raise LimitReached("strangers have used up this second's CPU time")
         opened = OpenedInitiation.open(self._credentials, initiation)
         self._timestamps.check(opened.link_key, opened.payload.timestamp_us, now)

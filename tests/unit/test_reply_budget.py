@@ -28,3 +28,12 @@ def test_one_prefix_takes_half_of_the_replies_of_a_second(one, neighbour, other)
 def test_a_budget_of_one_reply_admits_one():
     budget = ReplyBudget(1)
     assert [budget.take(bytes((9, 9, 9, index)), NOW) for index in range(3)] == [True, False, False]
+
+
+def test_a_burst_uses_up_no_more_than_its_slot_of_a_second():
+    budget = ReplyBudget(5000)
+    forged = [bytes((index % 200, index // 200, 1, 1)) for index in range(5000)]
+    assert sum(budget.take(each, NOW + 0.01) for each in forged) == 250
+    assert budget.is_exhausted(NOW + 0.01)
+    assert budget.take(bytes((9, 9, 9, 9)), NOW + 0.06)
+    assert budget.take(bytes((9, 9, 9, 9)), NOW - 5), "the clock was set back"

@@ -90,7 +90,7 @@ def test_initiations_beyond_the_budget_are_dropped_until_the_next_second():
         attacker = stranger(Endpoint("77.1.2.66", 1024 + number))
         attacker.links.connect(relay.peer, NOW)
         Lab(attacker, relay).settle(NOW)
-    assert len(relay.links) <= 2 + 1, "those with a forged address, and those with a proved one"
+    assert len(relay.links) <= 2 + 2, "those with a forged address, and those with a proved one"
     assert relay.links.drops()[LinkDrop.LIMIT] > 0
     honest = stranger(Endpoint("45.6.7.7", 4500))
     honest.links.connect(relay.peer, NOW)
@@ -111,3 +111,19 @@ def test_link_of_our_own_choice_frees_the_place_that_a_stranger_took():
     relay.links.connect(third.peer, NOW)
     assert relay.links.events() == []
     assert len(relay.links) == 3
+
+
+def test_forged_initiations_that_use_up_their_cpu_time_cost_others_a_round_trip():
+    relay = Host(1)
+    relay.budget = WorkBudget(20 * Work.HANDSHAKE.value)
+    relay.restart(1)
+    forged = stranger(Endpoint("5.5.5.5", 5))
+    forged.links.connect(relay.peer, NOW)
+    [(data, _)] = forged.links.datagrams_to_send(NOW)
+    relay.links.receive([(data, Endpoint(f"{n}.3.3.3", 5)) for n in range(40, 60)], NOW)
+    relay.take_events()
+    relay.links.datagrams_to_send(NOW)
+    honest = stranger(Endpoint("45.6.7.7", 4500))
+    honest.links.connect(relay.peer, NOW)
+    Lab(honest, relay).settle(NOW)
+    assert len(honest.usable) == 1
