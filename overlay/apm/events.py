@@ -63,13 +63,9 @@ class ApmDrop(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class LinkWanted:
-    """Open a link to this peer, or say with ``link_lost`` that it cannot be had.
-
-    ``for_others`` tells that a circuit of others needs it: then strangers chose the peer.
-    """
+    """Open a link to this peer, or say with ``link_lost`` that it cannot be had."""
 
     peer: LinkPeer
-    for_others: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -190,7 +190,7 @@ class RelaySide:
             self._admission.held.add(held.number, previous)
             self._waiting.add(held.number)
             self._timers.set(held.number, now + self._settings.link_timeout_s)
-            self._board.want_link(layer.next_hop, for_others=True)
+            self._board.want_link(layer.next_hop)
         else:
             self._forward(held, next_link, now)
 

@@ -152,9 +152,9 @@ class Switchboard:
         """Tell whether a circuit goes over this link, or ends there and lingers."""
         return neighbour in self._uses
 
-    def want_link(self, peer: LinkPeer, *, for_others: bool = False) -> None:
+    def want_link(self, peer: LinkPeer) -> None:
         """Ask for a link, of our own choice or for a circuit of others."""
-        self.emit(LinkWanted(peer, for_others))
+        self.emit(LinkWanted(peer))
 
     def _release_link(self, neighbour: OverlayAddress) -> None:
         self._uses[neighbour] -= 1

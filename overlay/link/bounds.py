@@ -44,7 +44,7 @@ def _groups(source: Endpoint, per_prefix: int) -> Groups:
 
 
 class AcceptedTable:
-    """Links that strangers opened, or had opened for a circuit, with shares by prefix.
+    """Links that strangers opened, with shares by prefix.
 
     Identities are free, addresses are not: without shares for prefixes, one host could
     take every place. A source address is easily forged, so a link counts against its prefixes

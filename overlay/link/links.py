@@ -125,14 +125,15 @@ class Links:
 
     # What the node asks for
 
-    def connect(self, peer: LinkPeer, now: float, *, for_others: bool = False) -> None:
+    def connect(self, peer: LinkPeer, now: float) -> None:
         """Open a link, unless there is one: LinkEstablished or LinkFailed will follow.
+
+        Whether a circuit of others or a path of our own needs it makes no difference, because a
+        neighbour could learn from such a difference which circuits are our own.
 
         Args:
             peer: to whom.
             now: Unix seconds.
-            for_others: whether a circuit of others needs the link. Then a stranger chose the
-                peer, and the link takes one of the places for strangers.
 
         Raises:
             ValueError: the peer is this node.
@@ -140,14 +141,10 @@ class Links:
         if peer.overlay_address == self._services.credentials.overlay_address:
             raise ValueError("a node has no link to itself.")
         link = self._links.get(peer.overlay_address)
-        failure = self._obstacle(peer, for_others=for_others) if link is None else None
+        failure = self._obstacle(peer) if link is None else None
         if failure is not None:
             self._services.outbox.announce(LinkFailed(peer.overlay_address, failure))
             return
-        if not for_others:
-            self._accepted.discard(peer.overlay_address)
-        elif link is None:
-            self._accepted.add(peer.overlay_address, peer.endpoint, proved=True)
         link = link or Link(self._services, peer.overlay_address)
         link.feed(LinkInput.CONNECT, Cause(now, peer=peer))
         self._settle(peer.overlay_address, link, now)
@@ -373,12 +370,10 @@ class Links:
         taken = len(self._links) - self._accepted.unproved
         return taken < self._settings.max_accepted_links and self._accepted.admits(endpoint)
 
-    def _obstacle(self, peer: LinkPeer, *, for_others: bool) -> LinkFailure | None:
+    def _obstacle(self, peer: LinkPeer) -> LinkFailure | None:
         if not self._is_allowed(peer.endpoint):
             return LinkFailure.REFUSED
         if len(self._links) >= self._settings.max_links:
-            return LinkFailure.LIMIT
-        if for_others and not self._has_place_at(peer.endpoint):
             return LinkFailure.LIMIT
         try:
             diffie_hellman(self._services.credentials.link_private, peer.link_key)

@@ -33,8 +33,8 @@ class LinkSettings:
             ``handshake_timeout_s``, so that the peer waits for it.
         grace_s: how long replaced SAs still open what was under way.
         max_links: links at the same time.
-        max_accepted_links: of those, how many strangers may open; the rest is kept for links
-            of our own choice.
+        max_accepted_links: of those, how many strangers may open; the rest is for links that the
+            node opens, for paths of its own and for circuits of others alike.
         max_accepted_links_per_prefix: of those, how many from one /24 or /56.
         max_half_open: handshakes under way that others began, from addresses that a cookie proved.
         max_half_open_per_prefix: of those, how many from one /24 or /56.

@@ -238,8 +238,8 @@ class ControlPlane:
 
     def _circuit_event(self, event: ApmEvent, now: float) -> None:
         match event:
-            case LinkWanted(peer=peer, for_others=for_others):
-                self.links.connect(self._as_known(peer), now, for_others=for_others)
+            case LinkWanted(peer=peer):
+                self.links.connect(self._as_known(peer), now)
             case LinkSilent(overlay_address=overlay_address):
                 # New SAs if the peer restarted; an end to the link if it is gone.
                 self.links.rekey(overlay_address, now)

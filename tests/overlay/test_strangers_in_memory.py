@@ -74,26 +74,6 @@ def test_links_of_one_address_leave_room_for_circuits_of_others():
     assert path.state is PathState.OPEN, path.error
 
 
-def test_links_for_circuits_of_others_are_no_choice_of_the_node(monkeypatch):
-    world = World(4)
-    world.join_all()
-    asked = []
-    for node in world.all:
-        connect = node.plane.links.connect
-
-        def spy(peer, now, *, for_others=False, node=node, connect=connect):
-            asked.append((node.name, for_others))
-            connect(peer, now, for_others=for_others)
-
-        monkeypatch.setattr(node.plane.links, "connect", spy)
-    path = world.all[0].request("203.0.113.10/32")
-    assert world.run(30, until=path.settled.is_set)
-    assert path.state is PathState.OPEN, path.error
-    source = world.all[0].name
-    assert {for_others for name, for_others in asked if name == source} == {False}
-    assert {for_others for name, for_others in asked if name != source} == {True}
-
-
 @pytest.mark.parametrize(("percent", "few"), [(1, True), (100, False)])
 def test_the_configured_cpu_time_bounds_how_many_strangers_are_answered(percent, few, monkeypatch):
     made = overlay_world.configuration
