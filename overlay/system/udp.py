@@ -69,12 +69,15 @@ class UdpSocket:
     ``dropped_ERRNO`` for each errno that the kernel answered with; never an address.
     """
 
-    def __init__(self, bound: socket.socket) -> None:
-        """Take over a socket of :func:`bound_socket`; most callers want :meth:`open`."""
+    def __init__(self, bound: socket.socket, *, aggregates: bool = True) -> None:
+        """Take over a socket of :func:`bound_socket`; most callers want :meth:`open`.
+
+        Without ``aggregates`` each message is one datagram, so a read keeps its bound exactly.
+        """
         self._socket = bound
         self._reader = DatagramReader()
         self.counters: Counter[str] = Counter()
-        self.segments_received = _try_option(bound, socket.IPPROTO_UDP, _UDP_GRO, 1)
+        self.segments_received = aggregates and _try_option(bound, socket.IPPROTO_UDP, _UDP_GRO, 1)
         self.segments_sent = _try_option(bound, socket.IPPROTO_UDP, _UDP_SEGMENT, 0)
 
     @classmethod
@@ -230,7 +233,8 @@ class UdpPort:
             link_spis,
         )
         self.esp = UdpSocket(first)
-        self.control = None if second is None else UdpSocket(second)
+        # A flood of aggregated datagrams would make one turn of the control queue 64 times as long.
+        self.control = None if second is None else UdpSocket(second, aggregates=False)
 
     @property
     def sockets(self) -> tuple[UdpSocket, ...]:

@@ -10,7 +10,7 @@ import trio
 from overlay.addresses import Endpoint
 from overlay.errors import BackendError
 from overlay.ipsec.spi_mark import SpiMark
-from overlay.system.udp import UdpPort, bound_socket
+from overlay.system.udp import UdpPort, UdpSocket, bound_socket
 
 MARK = SpiMark.draw(Random(1))
 MARKED = MARK.draw_spi(Random(2)).to_bytes(4, "big")
@@ -118,3 +118,11 @@ def test_closing_wakes_the_readers_of_both_queues():
         assert len(ended) == 2
 
     trio.run(scenario)
+
+
+def test_a_read_of_the_control_queue_returns_no_more_datagrams_than_it_was_asked_for():
+    local = Endpoint("127.0.0.1", 0)
+    with UdpPort(local, MARK) as port, UdpSocket.open(local) as client:
+        assert client.segments_sent
+        client.send_batch([(bytes(250), port.esp.local)] * 256)
+        assert len(port.control.read_batch(16)) == 16
