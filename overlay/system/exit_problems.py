@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from overlay.addresses import IpNetwork
-from overlay.system.host_networks import UsedNetwork, used_networks
+from overlay.system.host_networks import NEIGHBOUR, UsedNetwork, used_networks
 from overlay.system.kernel_settings import read_setting
 from overlay.system.rtnetlink import Rtnetlink
 
@@ -114,11 +114,17 @@ def route_problem(version: int, outward: Sequence[str]) -> ExitProblem | None:
 def pool_problems(
     pools: Iterable[IpNetwork], used: Iterable[UsedNetwork], names: dict[int, str]
 ) -> list[ExitProblem]:
-    """Return which pools overlap what this host uses itself; ``names`` are devices by index."""
+    """Return which pools overlap what this host uses itself; ``names`` are devices by index.
+
+    Neighbours do not count, because any host of a link adds one with a single ARP packet, which
+    would end the exit.
+    """
     found = []
     for pool in pools:
         for each in used:
             name = names.get(each.device, "")
+            if each.what == NEIGHBOUR:
+                continue
             if each.network.version != pool.version or not pool.overlaps(each.network):
                 continue
             if not name.startswith(_OWN_DEVICES):

@@ -22,7 +22,18 @@ from overlay.system.failures import refused
 from overlay.system.netlink_messages import DUMP, answers, attributes, message
 from overlay.system.rtnetlink import ROUTE_PROTOCOL
 
-__all__ = ["UsedNetwork", "name_servers", "parse_neighbour", "parse_route", "used_networks", "uses"]
+__all__ = [
+    "NEIGHBOUR",
+    "UsedNetwork",
+    "name_servers",
+    "parse_neighbour",
+    "parse_route",
+    "used_networks",
+    "uses",
+]
+
+NEIGHBOUR: Final = "a neighbour"
+"""What :class:`UsedNetwork` calls an address that another host of a link has claimed."""
 
 _RTM_GETADDR, _RTM_GETROUTE, _RTM_GETNEIGH = 22, 26, 30
 _IFADDRMSG: Final = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, index
@@ -141,7 +152,7 @@ def parse_neighbour(body: bytes) -> Iterator[UsedNetwork]:
     """Yield the address of a neighbour (``ndmsg`` and its attributes) that was ever there."""
     _, index, state, _, _ = _NDMSG.unpack_from(body)
     if state & _ANSWERS:
-        yield from _host(attributes(body[_NDMSG.size :]).get(_NDA_DST), index, "a neighbour")
+        yield from _host(attributes(body[_NDMSG.size :]).get(_NDA_DST), index, NEIGHBOUR)
 
 
 def _host(packed: bytes | None, index: int, what: str) -> Iterator[UsedNetwork]:

@@ -143,10 +143,10 @@ class Rtnetlink:
 
     def delete_route(self, route: Route) -> None:
         """Delete a route, known by destination, table, kind and metric; it need not exist."""
-        arguments = _route_arguments(route)
-        for what_may_differ in ("oif", "prefsrc", "metrics"):
-            arguments.pop(what_may_differ, None)
         with _translated("deleting a route", absent_is_fine=True):
+            arguments = _route_arguments(route)
+            for what_may_differ in ("oif", "prefsrc", "metrics"):
+                arguments.pop(what_may_differ, None)
             self._netlink.route("del", **arguments)
 
     def routes(self, table: int) -> list[Route]:
@@ -169,7 +169,8 @@ class Rtnetlink:
                 if message["dst_len"] == 0 and message["type"] == RouteKind.UNICAST.value
                 for index in _next_hop_devices(message)
             ]
-        return list(dict.fromkeys(socket.if_indextoname(index) for index in indices))
+        names = dict(socket.if_nameindex())  # a device may have gone since
+        return list(dict.fromkeys(names[index] for index in indices if index in names))
 
     def default_gateways(self, version: int) -> list[IpAddress]:
         """Return the routers of the main table's default routes, for IP version 4 or 6."""

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from overlay.system.exit_problems import pool_problems
 from overlay.system.host_networks import (
+    NEIGHBOUR,
     UsedNetwork,
     name_servers,
     parse_neighbour,
@@ -94,3 +96,10 @@ def test_name_servers_are_read_from_what_resolvers_read(tmp_path):
 def test_no_message_of_the_kernel_is_an_error(body):
     list(parse_route(body))
     list(parse_neighbour(body))
+
+
+@pytest.mark.parametrize(("what", "kinds"), [(NEIGHBOUR, []), ("a router", ["pool_in_use"])])
+def test_no_neighbour_keeps_an_exit_from_its_pool(what, kinds):
+    used = [UsedNetwork(ipaddress.ip_network("100.64.0.9"), 2, what)]
+    found = pool_problems([ipaddress.ip_network("100.64.0.0/10")], used, {2: "eth0"})
+    assert [problem.kind for problem in found] == kinds
