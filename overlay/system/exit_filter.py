@@ -36,7 +36,7 @@ from overlay.system.exit_limits import (
     within_kernel_table,
 )
 from overlay.system.exit_probe import probe_address, probe_packet, probe_rules
-from overlay.system.exit_problems import has_version
+from overlay.system.exit_problems import has_version, outward_devices, used_pools
 from overlay.system.exit_wall import after_translation, redirected_connections, unknown_connections
 from overlay.system.filter_choice import find_packet_filter
 from overlay.system.fragmenting_device import FragmentingDevice
@@ -67,7 +67,8 @@ class ExitPlan:
     then the filter enforces it. ``closed`` are devices that forwarded nothing before.
     ``fragmenting`` is the device that answers over IPv4 pass before IPsec takes them, if any.
     ``refused`` are networks that no circuit reaches whatever the policy says, because this host
-    answers there or its gateway does.
+    answers there or its gateway does. ``left`` are pools that this host itself has begun to use;
+    they are not among ``pools``.
     """
 
     device: str
@@ -79,6 +80,7 @@ class ExitPlan:
     fragmenting: str | None = None
     limits: ExitLimits | None = None
     refused: tuple[IpNetwork, ...] = ()
+    left: tuple[IpNetwork, ...] = ()
 
     @property
     def versions(self) -> frozenset[int]:
@@ -202,7 +204,7 @@ class ExitFilter:
         if self._ownership is None:
             return False
         if self._walled:  # devices may have appeared
-            self._walled = install_egress_wall(self._pools, _inside(self._plan))
+            self._walled = install_egress_wall(self._kept(self._plan), _inside(self._plan))
         with Rtnetlink() as netlink:
             plan = self._wanted(netlink)
             if plan == self._plan and self._stands(netlink):
@@ -254,11 +256,7 @@ class ExitFilter:
         try:
             with Rtnetlink() as netlink:
                 for pool in self._plan.pools:
-                    for route in (_pool_route(self._plan, pool), _probe_route(self._plan, pool)):
-                        if route.device is not None and _exists(route.device):
-                            netlink.delete_route(route)
-                    if _exists(self._plan.device):
-                        netlink.remove_address(self._plan.device, exit_gateway(pool))
+                    _release(netlink, self._plan, pool)
             self._restore()
         finally:
             ownership.release()
@@ -272,9 +270,18 @@ class ExitFilter:
 
     def _wanted(self, netlink: Rtnetlink) -> ExitPlan:
         """Return the plan for the host as it is now."""
-        pools = tuple(pool for pool in self._pools if has_version(pool.version, self._plan.device))
-        outward = self._given_outward or _default_devices(netlink, pools)
-        return replace(self._plan, pools=pools, outward=outward)
+        left = used_pools(self._pools, _inside(self._plan))
+        pools = tuple(
+            pool
+            for pool in self._pools
+            if pool not in left and has_version(pool.version, self._plan.device)
+        )
+        outward = self._given_outward or outward_devices(netlink, pools)
+        return replace(self._plan, pools=pools, outward=outward, left=left)
+
+    def _kept(self, plan: ExitPlan) -> list[IpNetwork]:
+        """Return the pools whose addresses leave this host over no device."""
+        return [pool for pool in self._pools if pool not in plan.left]
 
     def _stands(self, netlink: Rtnetlink) -> bool:
         """Tell whether everything that was installed is there."""
@@ -290,6 +297,8 @@ class ExitFilter:
     def _forward(self, netlink: Rtnetlink, plan: ExitPlan) -> None:
         if plan.policy is not None and not self._notes:
             plan = replace(plan, closed=_closed_devices(plan))
+        for pool in set(self._plan.pools).intersection(plan.left):
+            _release(netlink, self._plan, pool)
         self._plan, self._settings = plan, tuple(_settings(plan))
         settings = self._settings
         # A setting that was changed before keeps its first note.
@@ -298,7 +307,7 @@ class ExitFilter:
         notes = self._notes = (*self._notes, *new)
         # The filter stands before the first packet can be forwarded.
         self._table.install(FilterTable(_FILTER_NAME, self._mark, exit_rules(plan), notes))
-        self._walled = install_egress_wall(self._pools, _inside(plan))
+        self._walled = install_egress_wall(self._kept(plan), _inside(plan))
         for name, value in settings:
             change_setting(name, value)
         for pool in plan.pools:
@@ -316,6 +325,15 @@ class ExitFilter:
 
 def _exists(device: str) -> bool:
     return any(name == device for _, name in socket.if_nameindex())
+
+
+def _release(netlink: Rtnetlink, plan: ExitPlan, pool: IpNetwork) -> None:
+    """Take away the routes and the address of a pool; harmless if they have gone."""
+    for route in (_pool_route(plan, pool), _probe_route(plan, pool)):
+        if route.device is not None and _exists(route.device):
+            netlink.delete_route(route)
+    if _exists(plan.device):
+        netlink.remove_address(plan.device, exit_gateway(pool))
 
 
 def _inside(plan: ExitPlan) -> tuple[str, ...]:
@@ -337,11 +355,6 @@ def _probe_route(plan: ExitPlan, pool: IpNetwork) -> Route:
     """Return the route by which strict source checks know where a probe comes from."""
     network = ipaddress.ip_network(probe_address(pool))
     return Route(network, RouteKind.UNICAST, MAIN_TABLE, _POOL_METRIC, plan.device)
-
-
-def _default_devices(netlink: Rtnetlink, pools: Iterable[IpNetwork]) -> tuple[str, ...]:
-    devices = [d for pool in pools for d in netlink.default_route_devices(pool.version)]
-    return tuple(dict.fromkeys(devices))
 
 
 def _closed_devices(plan: ExitPlan) -> tuple[str, ...]:
@@ -390,14 +403,21 @@ def exit_rules(plan: ExitPlan) -> tuple[Rule, ...]:
 
 def _circuit_rules(plan: ExitPlan) -> tuple[Rule, ...]:
     if plan.policy is not None:
-        return ipsec_exit_rules(
-            plan.pools,
-            plan.outward,
-            plan.policy,
-            mtu=plan.mtu,
-            closed=plan.closed,
-            fragmenting=plan.fragmenting,
-            before=lambda pool: _before_policy(plan, pool),
+        left = (
+            Rule(hook=Hook.PREROUTING, verdict=Verdict.DROP, source=pool, ipsec_in=True)
+            for pool in plan.left
+        )
+        return (
+            *left,
+            *ipsec_exit_rules(
+                plan.pools,
+                plan.outward,
+                plan.policy,
+                mtu=plan.mtu,
+                closed=plan.closed,
+                fragmenting=plan.fragmenting,
+                before=lambda pool: _before_policy(plan, pool),
+            ),
         )
     return (
         *_entering(plan),

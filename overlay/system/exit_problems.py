@@ -7,7 +7,7 @@ so that both say the same.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,8 +21,10 @@ __all__ = [
     "exit_problems",
     "forwarding_problem",
     "has_version",
+    "outward_devices",
     "pool_problems",
     "route_problem",
+    "used_pools",
     "version_problem",
 ]
 
@@ -143,6 +145,27 @@ def _overlap(pool: IpNetwork, used: UsedNetwork, device: str) -> ExitProblem:
         "write another private prefix that this host does not use",
         of_configuration=True,
     )
+
+
+def used_pools(pools: Iterable[IpNetwork], inside: Collection[str]) -> tuple[IpNetwork, ...]:
+    """Return the pools that this host uses itself, over other devices than those ``inside``.
+
+    Raises:
+        BackendError: the kernel does not tell.
+    """
+    names = dict(socket.if_nameindex())
+    used = [each for each in used_networks() if names.get(each.device) not in inside]
+    return tuple(pool for pool in pools if pool_problems([pool], used, names))
+
+
+def outward_devices(netlink: Rtnetlink, pools: Iterable[IpNetwork]) -> tuple[str, ...]:
+    """Return the devices of the default routes over the pools' IP versions.
+
+    Raises:
+        BackendError: the kernel does not tell.
+    """
+    devices = [d for pool in pools for d in netlink.default_route_devices(pool.version)]
+    return tuple(dict.fromkeys(devices))
 
 
 def forwarding_problem(pool: IpNetwork) -> ExitProblem:

@@ -69,7 +69,7 @@ class Iptables:
         """See :class:`~overlay.system.packet_filter.PacketFilter`."""
         for version, program in _PROGRAMS.items():
             jumps = _missing_jumps(program, table)
-            script = render_iptables(table, version, jumps)
+            script = render_iptables(table, version, jumps, _held_tables(program, table.name))
             done = run_filter_tool([f"{program}-restore", "-w", "--noflush"], script)
             if done.returncode != 0:
                 raise tool_refused(f"setting the packet filter with {program}", done)
@@ -126,18 +126,22 @@ class Iptables:
 
 
 def render_iptables(
-    table: FilterTable, version: int, jumps: Collection[tuple[str, str, str]] = ()
+    table: FilterTable,
+    version: int,
+    jumps: Collection[tuple[str, str, str]] = (),
+    held: Collection[str] = (),
 ) -> str:
     """Return what ``iptables-restore --noflush`` needs to replace our chains' content.
 
-    ``jumps`` are (kernel table, built-in chain, our chain) to hook in as well. Without a rule
+    ``jumps`` are (kernel table, built-in chain, our chain) to hook in as well; ``held`` are
+    kernel tables that have chains of ours, which may have to be emptied. Without a rule
     that translates addresses nothing is said of ``nat``, which would make the kernel track
     connections.
     """
     rules = [r for r in table.rules if r.ip_version in (None, version) and _can_say(r)]
     notes = _notes_chain(table.name)
     lines = []
-    for kernel_table in _kernel_tables(table):
+    for kernel_table in dict.fromkeys((*_kernel_tables(table), *held)):
         wanted = [rule for rule in rules if _kernel_table(rule) == kernel_table]
         lines.append(f"*{kernel_table}")
         lines += [
@@ -168,6 +172,17 @@ def _kernel_table(rule: Rule) -> str:
 
 def _kernel_tables(table: FilterTable) -> list[str]:
     return ["mangle", *sorted({_kernel_table(rule) for rule in table.rules} - {"mangle"})]
+
+
+def _held_tables(program: str, name: str) -> list[str]:
+    """Return the kernel tables in use that have chains of ours."""
+    chains = _chains(name)
+    return [
+        kernel_table
+        for kernel_table in ("raw", "nat")
+        for saved in [_saved(program, kernel_table)]
+        if any(f"-N {chain}" in saved for kind, _, chain in chains if kind == kernel_table)
+    ]
 
 
 def _chains(name: str) -> list[tuple[str, str, str]]:

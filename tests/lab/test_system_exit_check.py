@@ -2,6 +2,7 @@
 """An exit notices that it cannot forward, says why, and puts back what is its own."""
 
 import ipaddress
+import socket
 
 import pytest
 from test_system_exit_filter import (  # noqa: F401 - fixtures
@@ -154,3 +155,40 @@ def test_a_pool_that_the_host_uses_is_named_with_the_other_use(exit_host):
     assert "on eth0" in found[0].cause
     free = [ipaddress.ip_network("10.77.0.0/16"), ipaddress.ip_network("fd98::/64")]
     assert exit_host.namespace.call(lambda: exit_problems(free)) == []
+
+
+def test_a_pool_that_the_host_begins_to_use_is_left_to_it(
+    exit_host, hosts, passed, installed, exchange, tmp_path
+):
+    _, bob = hosts
+    own = ("100.64.7.1", "fd99::7:1")
+
+    def send():
+        for source, target in zip(own, (bob.ipv4.ip, bob.ipv6.ip), strict=True):
+            family = socket.AF_INET6 if ":" in source else socket.AF_INET
+            with socket.socket(family, socket.SOCK_DGRAM) as new:
+                new.bind((source, 7000))
+                new.sendto(b"own", (str(target), 7001))
+
+    shell(
+        exit_host,
+        f"ip address add {own[0]}/24 dev eth0",
+        f"ip -6 address add {own[1]}/112 dev eth0 nodad",
+    )
+    assert exit_host.namespace.call(installed.refresh)
+    assert not exit_host.namespace.call(installed.refresh)
+    assert passed() == frozenset()
+    routes = exit_host.namespace.run(["sh", "-c", "ip route; ip -6 route"]).stdout
+    assert "dev exit0" not in routes
+    with bob.capture(tmp_path / "bob.pcap") as capture:
+        exit_host.namespace.call(send)
+        exchange(exit_host, bob)
+    sources = {p.source for p in capture.packets() if p.destination_port == 7001}
+    assert sources == set(own)
+    shell(
+        exit_host,
+        f"ip address del {own[0]}/24 dev eth0",
+        f"ip -6 address del {own[1]}/112 dev eth0",
+    )
+    assert exit_host.namespace.call(installed.refresh)
+    assert passed() == BOTH

@@ -99,3 +99,10 @@ def test_iptables_counts_first_packets(version, length):
         f"--hashlimit-srcmask {length}" in counting[0]
     )
     assert all(line.endswith("-j DROP") for line in counting)
+
+
+def test_a_kernel_exit_drops_circuits_of_a_pool_that_the_host_has_begun_to_use():
+    plan = ExitPlan("exit0", (POOL6,), 1280, ("eth0",), ALL, left=(POOL4,))
+    first = next(rule for rule in exit_rules(plan) if rule.source == POOL4)
+    assert (first.hook, first.verdict) == (Hook.PREROUTING, Verdict.DROP)
+    assert (first.source, first.ipsec_in) == (POOL4, True)
