@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from random import Random
 
 import pytest
@@ -13,6 +14,7 @@ from overlay.link.cookie import CookieJar, ReceiverKeys
 from overlay.link.handshake import GEOMETRY, MessageType, parse_message
 from overlay.link.model import LinkClosed, LinkEstablished, LinkFailed
 from overlay.link.settings import LinkSettings
+from overlay.work_budget import WorkBudget
 
 EVIL = Endpoint("6.6.6.6", 666)
 EVERY_KIND = frozenset(MessageType)
@@ -164,6 +166,8 @@ def test_invented_cookies_do_not_keep_the_genuine_one_out(invented):
 
 def test_a_copied_initiation_is_answered_once_for_each_copy_and_at_the_peer_too():
     alice, bob = Host(1), Host(2)
+    bob.budget = WorkBudget(math.inf)
+    bob.restart(2)
     alice.links.connect(bob.peer, NOW)
     [(initiation, _)] = alice.links.datagrams_to_send(NOW)
     copies = [(initiation, Endpoint(f"6.6.6.{number}", 666)) for number in range(1, 20)]
