@@ -190,7 +190,8 @@ class ExitSettings:
         integer(0, 28_000),
         "Connections that one circuit may have through this exit at a time, of every protocol and "
         "for each IP version, 0 to 28000; 0 means no limit. An exit has 28,000 ports towards one "
-        "server.",
+        "server. It is at most an eighth of max_connections over one IP version, or 64 if "
+        "that is more.",
     )
     max_connection_rate_per_s: int = setting(
         200,

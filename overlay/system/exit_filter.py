@@ -163,9 +163,9 @@ class ExitFilter:
             tuple(outward),
             policy,
             fragmenting=fragmenting.name if fragmenting is not None else None,
-            limits=within_kernel_table(limits) if limits is not None else None,
             refused=tuple(refused),
         )
+        self._limits = limits
         self._settings: tuple[KernelSetting, ...] = ()
         self._notes: tuple[str, ...] = ()
         self._counted: dict[int, int] | None = None
@@ -277,7 +277,9 @@ class ExitFilter:
             if pool not in left and has_version(pool.version, self._plan.device)
         )
         outward = self._given_outward or outward_devices(netlink, pools)
-        return replace(self._plan, pools=pools, outward=outward, left=left)
+        # The kernel's table appears with connection tracking, and its size may change.
+        limits = within_kernel_table(self._limits) if self._limits is not None else None
+        return replace(self._plan, pools=pools, outward=outward, left=left, limits=limits)
 
     def _kept(self, plan: ExitPlan) -> list[IpNetwork]:
         """Return the pools whose addresses leave this host over no device."""

@@ -33,6 +33,12 @@ _BURST_S: Final = 10
 _LEAST_SHARE: Final = 2
 """A part of the pool has room for so many circuits that use all that they may."""
 
+_LEAST_CIRCUITS: Final = 8
+"""So many circuits at their limit fit into the total, however small the kernel's table is."""
+
+_LEAST_CONNECTIONS: Final = 64
+"""A small total lowers the limit of a circuit no further: a web page needs about so many."""
+
 _MOST_PARTS: Final = 64
 _KERNEL_TABLE: Final = "net/netfilter/nf_conntrack_max"
 
@@ -66,16 +72,22 @@ def within_kernel_table(limits: ExitLimits, tracked: str | None = None) -> ExitL
 
 
 def limit_rules(pool: IpNetwork, limits: ExitLimits, versions: int) -> Iterator[Rule]:
-    """Yield the rules for one pool of an exit that serves so many IP versions."""
+    """Yield the rules for one pool of an exit that serves so many IP versions.
+
+    A circuit gets at most an eighth of what all circuits of the pool have together.
+    """
     host = pool.max_prefixlen
+    share = max(limits.total // versions, 1)
+    per_circuit = limits.per_circuit
+    if limits.total:
+        per_circuit = min(per_circuit, max(share // _LEAST_CIRCUITS, _LEAST_CONNECTIONS))
     if limits.per_second:
         rate = RateLimit(host, limits.per_second, _BURST_S * limits.per_second)
         yield _refusal(pool, rate)
-    if limits.per_circuit:
-        yield _refusal(pool, ConnectionLimit(host, limits.per_circuit))
+    if per_circuit:
+        yield _refusal(pool, ConnectionLimit(host, per_circuit))
     if limits.total:
-        share = max(limits.total // versions, 1)
-        parts = _parts(share, limits.per_circuit, host - pool.prefixlen)
+        parts = _parts(share, per_circuit, host - pool.prefixlen)
         length = pool.prefixlen + parts.bit_length() - 1
         yield _refusal(pool, ConnectionLimit(length, share // parts))
 

@@ -1,6 +1,7 @@
 """How many connections circuits may have, and how the rules count them."""
 
 import ipaddress
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -59,13 +60,24 @@ def test_the_host_keeps_a_quarter_of_the_kernels_table(tracked, limits, total):
     st.sampled_from([1, 2]),
 )
 def test_parts_of_a_pool_never_exceed_the_total(pool, per_circuit, total, versions):
-    *_, part = limit_rules(pool, ExitLimits(per_circuit, 0, total), versions)
+    *circuit, part = limit_rules(pool, ExitLimits(per_circuit, 0, total), versions)
+    allowed = circuit[0].over.connections if circuit else 0
     assert isinstance(part.over, ConnectionLimit)
     parts = 1 << (part.over.prefix_length - pool.prefixlen)
     assert pool.prefixlen <= part.over.prefix_length <= pool.max_prefixlen
     assert parts * part.over.connections <= max(total // versions, 1)
     # A part has room for two circuits at their limit, unless the whole has not.
-    assert parts == 1 or part.over.connections >= 2 * per_circuit
+    assert parts == 1 or part.over.connections >= 2 * allowed
+    assert allowed <= min(per_circuit, max(total // versions // 8, 64))
+    assert bool(allowed) == bool(per_circuit)
+
+
+@pytest.mark.parametrize(
+    ("tracked", "allowed"), [("262144", 4096), ("16384", 768), ("4096", 192), ("1024", 64)]
+)
+def test_no_circuit_takes_the_whole_of_a_small_kernels_table(tracked, allowed):
+    circuit, _ = limit_rules(POOL4, replace(within_kernel_table(LIMITS, tracked), per_second=0), 2)
+    assert circuit.over == ConnectionLimit(32, allowed)
 
 
 def test_zero_means_no_limit():
