@@ -126,6 +126,11 @@ class SignallingManager:
             self._board.inner_pool.offer(families)
             self._relay.withdraw(~families, now)
 
+    def lend(self, families: Families) -> None:
+        """Take new circuits over these families alone; the others that are there stay."""
+        if self._board.inner_pool is not None:
+            self._board.inner_pool.offer(families)
+
     # --- links ---
 
     def link_established(

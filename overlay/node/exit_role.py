@@ -48,7 +48,12 @@ class ExitWall(Protocol):
 
 
 class ExitRole:
-    """What an exit can do now; ``offered`` are IP versions, ``repaired`` counts repairs."""
+    """What an exit can do now; ``repaired`` counts repairs.
+
+    ``offered`` are the IP versions that are signed and whose circuits stay, ``lent`` those for
+    new circuits. A version that fails one review is lent no more; it is offered until the next
+    review, because other programs load their filters in steps.
+    """
 
     def __init__(
         self,
@@ -74,8 +79,14 @@ class ExitRole:
         self._write = write
         self._examine = examine
         self.offered: frozenset[int] = frozenset()
+        self.lent: frozenset[int] = frozenset()
         self.problems: tuple[ExitProblem, ...] = ()
         self.repaired = 0
+
+    @property
+    def doubted(self) -> frozenset[int]:
+        """The IP versions whose next review decides whether they are still offered."""
+        return self.offered - self.lent
 
     def check_pools(self) -> None:
         """Insist that no pool is in use on this host.
@@ -89,7 +100,7 @@ class ExitRole:
                 raise ConfigurationError(f"{problem}.")
 
     def review(self) -> bool:
-        """Look at the host anew; return whether other IP versions are offered than before.
+        """Look at the host anew; return whether other IP versions are offered or lent than before.
 
         Raises:
             BackendError: the kernel does not tell, or refuses a repair.
@@ -104,9 +115,11 @@ class ExitRole:
             for pool in self._pools
             if pool.version in possible and pool.version not in passed
         ]
-        before, self.offered = self.offered, frozenset(possible & passed)
+        before, works = (self.offered, self.lent), frozenset(possible & passed)
+        # What worked until now gets one more review; what failed before as well is withdrawn.
+        self.offered, self.lent = works | (self.offered & self.lent), works
         self.problems = tuple(problems)
-        return before != self.offered
+        return before != (self.offered, self.lent)
 
     def refuse_destinations(self, addresses: frozenset[bytes]) -> None:
         """Let no circuit reach these packed addresses, instead of the ones before.

@@ -32,6 +32,9 @@ __all__ = ["ExitWatch", "concerns_exit"]
 _INTERVAL_S: Final = 6.0
 """Changes are told at once, except by legacy iptables, which tells of nothing."""
 
+_AGAIN_S: Final = 3.0
+"""After a failed review; a firewall that is loaded anew is there by then."""
+
 _SETTLING_S: Final = 1.0
 """Changes of a host come in crowds: the exit is reviewed once for those of this time."""
 
@@ -47,17 +50,24 @@ class ExitWatch:
     """Owner of an exit's reviews."""
 
     def __init__(
-        self, role: ExitRole, prepare: Callable[[], None], changed: Callable[[], None]
+        self,
+        role: ExitRole,
+        prepare: Callable[[], None],
+        *,
+        lent: Callable[[], None],
+        changed: Callable[[], None],
     ) -> None:
         """Prepare; nothing is reviewed yet.
 
         Args:
             role: what is reviewed.
             prepare: called before each review, in the same thread.
+            lent: called in the event loop when new circuits may have other IP versions than before.
             changed: called in the event loop when other IP versions are offered than before.
         """
         self._role = role
         self._prepare = prepare
+        self._lent = lent
         self._changed = changed
         self._failing = False
 
@@ -80,12 +90,15 @@ class ExitWatch:
             except BackendError:
                 notices = None
             while True:
-                with trio.move_on_after(_INTERVAL_S):
-                    await _host_changed(notices)
+                if self._role.doubted:
+                    await trio.sleep(_AGAIN_S)
+                else:
+                    with trio.move_on_after(_INTERVAL_S):
+                        await _host_changed(notices)
                 await self._review()
 
     async def _review(self) -> None:
-        repaired = self._role.repaired
+        repaired, offered = self._role.repaired, self._role.offered
         try:
             changed = await trio.to_thread.run_sync(self._examine)
         except BackendError as error:
@@ -97,6 +110,8 @@ class ExitWatch:
         if self._role.repaired > repaired:
             _log.warning("exit.repaired")
         if changed:
+            self._lent()
+        if self._role.offered != offered:
             self._tell()
             self._changed()
 
@@ -105,7 +120,8 @@ class ExitWatch:
         return self._role.review()
 
     def _tell(self) -> None:
-        for problem in self._role.problems:
+        withdrawn = [p for p in self._role.problems if p.version not in self._role.offered]
+        for problem in withdrawn:
             _log.warning("exit.withdrawn", version=problem.version, cause=Word(problem.kind))
         if not self._role.problems:
             _log.info("exit.offered")

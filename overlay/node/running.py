@@ -367,7 +367,12 @@ class RunningNode:
         role = self.shell.exit_role
         if role is None:
             return
-        watch = ExitWatch(role, self._refuse_own, self._exit_changed)
+        watch = ExitWatch(
+            role,
+            self._refuse_own,
+            lent=lambda: self.plane.circuits.lend(families_of(role.lent)),
+            changed=self._exit_changed,
+        )
         watch.begin()
         self.plane.circuits.offer_exit(families_of(role.offered), now)
         self.spawn(watch.run)
@@ -377,7 +382,10 @@ class RunningNode:
         if self._stopping:
             return
         now = self.clock.now()
-        self.plane.circuits.offer_exit(families_of(self.exit_versions), now)
+        role = self.shell.exit_role
+        if role is not None:
+            self.plane.circuits.offer_exit(families_of(role.offered), now)
+            self.plane.circuits.lend(families_of(role.lent))
         self._publish(now)
         self.settle(now)
 
