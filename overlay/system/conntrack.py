@@ -36,7 +36,7 @@ from overlay.system.netlink_messages import (
     nested,
 )
 
-__all__ = ["forget_connections", "forget_datagrams_from"]
+__all__ = ["forget_connections", "forget_datagrams_with"]
 
 _NETLINK_NETFILTER: Final = 12
 _CT_GET: Final = 1 << 8 | 1
@@ -50,6 +50,8 @@ _FILTER_BY_SOURCE: Final = 1
 _CTA_TUPLE_IP: Final = 1
 _CTA_IP_SOURCE: Final = {4: 1, 16: 3}
 """Packed size of an address -> CTA_IP_V4_SRC, CTA_IP_V6_SRC."""
+_CTA_IP_DESTINATION: Final = {4: 2, 16: 4}
+"""Likewise CTA_IP_V4_DST, CTA_IP_V6_DST."""
 
 _CTA_TUPLE_PROTOCOL: Final = 2
 _CTA_PROTOCOL_NUMBER: Final = 1
@@ -70,35 +72,47 @@ def forget_connections(inner_address: bytes) -> int | None:
     return _forget(own, lambda _: True)
 
 
-def forget_datagrams_from(prefix: IpNetwork) -> int | None:
-    """Delete the tracked UDP connections that hosts of a prefix began.
+def forget_datagrams_with(prefix: IpNetwork) -> int | None:
+    """Delete the tracked UDP connections with hosts of a prefix, whichever side began them.
 
     Returns:
         How many were deleted, or None if this kernel (or our rights) cannot.
     """
-    return _forget(prefix, lambda protocol: protocol == _UDP)
+    return _forget(prefix, lambda protocol: protocol == _UDP, both_ends=True)
 
 
-def _forget(prefix: IpNetwork, is_meant: Callable[[bytes], bool]) -> int | None:
+def _forget(
+    prefix: IpNetwork, is_meant: Callable[[bytes], bool], *, both_ends: bool = False
+) -> int | None:
     address = prefix.network_address.packed
     try:
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER) as netlink:
             netlink.settimeout(_TIMEOUT_S)
             netlink.bind((0, 0))
-            connections = list(_find(netlink, prefix, is_meant))
+            connections = list(_find(netlink, prefix, is_meant, both_ends=both_ends))
             return sum(_delete(netlink, address, found) for found in connections)
     except OSError:
         return None
 
 
 def _find(
-    netlink: socket.socket, prefix: IpNetwork, is_meant: Callable[[bytes], bool]
+    netlink: socket.socket,
+    prefix: IpNetwork,
+    is_meant: Callable[[bytes], bool],
+    *,
+    both_ends: bool,
 ) -> Iterator[bytes]:
-    """Yield the attributes that identify each connection which a host of ``prefix`` began."""
+    """Yield the attributes that identify each connection which a host of ``prefix`` began.
+
+    With ``both_ends`` also those that were begun towards such a host.
+    """
     address, is_one = prefix.network_address.packed, prefix.prefixlen == prefix.max_prefixlen
-    source_kind = _CTA_IP_SOURCE[len(address)]
+    kinds = [_CTA_IP_SOURCE[len(address)]]
+    if both_ends:
+        kinds.append(_CTA_IP_DESTINATION[len(address)])
     low, high = address, prefix.broadcast_address.packed
-    request = _head(address) + (_kernel_filter(address) if is_one else b"")
+    by_kernel = is_one and not both_ends
+    request = _head(address) + (_kernel_filter(address) if by_kernel else b"")
     netlink.send(message(_CT_GET, DUMP, request))
     for body in answers(netlink):
         if is_one and address not in body:
@@ -106,9 +120,10 @@ def _find(
         found = attributes(body[_NFGENMSG_BYTES:])
         original = found.get(_CTA_TUPLE_ORIG, b"")
         parts = attributes(original)
-        source = attributes(parts.get(_CTA_TUPLE_IP, b"")).get(source_kind, b"")
+        addresses = attributes(parts.get(_CTA_TUPLE_IP, b""))
+        ends = [addresses.get(kind, b"") for kind in kinds]
         protocol = attributes(parts.get(_CTA_TUPLE_PROTOCOL, b"")).get(_CTA_PROTOCOL_NUMBER, b"")
-        if low <= source <= high and is_meant(protocol):
+        if any(low <= end <= high for end in ends) and is_meant(protocol):
             zone = found.get(_CTA_ZONE)
             in_zone = attribute(_CTA_ZONE, zone) if zone is not None else b""
             yield nested(_CTA_TUPLE_ORIG, original) + in_zone

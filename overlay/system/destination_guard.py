@@ -60,7 +60,7 @@ from typing import Final, Self
 
 from overlay.addresses import InnerAddress, IpAddress, IpNetwork
 from overlay.system.answer_settings import AnswerSettings
-from overlay.system.conntrack import forget_datagrams_from
+from overlay.system.conntrack import forget_datagrams_with
 from overlay.system.filter_choice import find_packet_filter
 from overlay.system.guard_rules import guard_filter, ipsec_guard_filter
 from overlay.system.guard_walls import GuardWalls
@@ -150,7 +150,7 @@ class DestinationGuard:
         self._enforce()
         # Connections that are known already would keep the protected host's own address.
         for prefix in prefixes:
-            forget_datagrams_from(prefix)
+            forget_datagrams_with(prefix)
 
     def expect(self, source_address: InnerAddress, device: str | None = None) -> None:
         """Let nothing but answers in, before this host holds an inner address.

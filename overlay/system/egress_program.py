@@ -64,7 +64,7 @@ class Field(enum.Enum):
 
     SOURCE = "source, or sender of an ARP packet"
     DESTINATION = "destination"
-    ARP_TARGET = "address that an ARP packet asks for"
+    ARP_TARGET = "address that an ARP request asks for"
 
 
 _OFFSETS: Final = {
@@ -141,6 +141,10 @@ def _judgement(rule: EgressRule, at: int) -> _Code:
         if mask:
             load = (_LOAD_WORD, 0, 0, _IP_HEADER + at + 4 * index)
             code = [load, *_masked(mask), (_JUMP_IF_EQUAL, 0, len(code), value), *code]
+    if rule.field is Field.ARP_TARGET:
+        # An answer names its asker as target; without it a neighbour would notice the guard.
+        request = [(_LOAD_BYTE, 0, 0, _IP_HEADER + 7), (_JUMP_IF_EQUAL, 0, len(code), 1)]
+        code = [*request, *code]
     return code
 
 

@@ -90,6 +90,9 @@ def guard_filter(
                     hook=Hook.POSTROUTING,
                     verdict=Verdict.ACCEPT,
                     out_device=guarded.carried[prefix].device,
+                    # Else connection tracking knows a connection that no circuit carries, and the
+                    # destination would get no answer when it begins the same one.
+                    source=_inner_network(guarded.carried[prefix]),
                     destination=prefix,
                 )
             )
@@ -100,6 +103,10 @@ def guard_filter(
     leaving += _to_inner_addresses(guarded)
     answers = _answers(guarded, early, arriving, own_ports)
     return FilterTable(name, mark, (*answers, *leaving))
+
+
+def _inner_network(route: Route) -> IpNetwork | None:
+    return None if route.source is None else ipaddress.ip_network(route.source)
 
 
 def ipsec_guard_filter(
@@ -278,7 +285,8 @@ def _standing_in(prefix: IpNetwork, own_ports: Sequence[int]) -> Iterator[Rule]:
             hook=Hook.INPUT,
             verdict=Verdict.STAND_IN,
             source=prefix,
-            mark=ANSWER_MARK,
+            # Not by the mark, which other programs overwrite (wg-quick restores one for all UDP).
+            # Of what came out of a circuit, answers alone come here, and they are not translated.
             protocol=_UDP,
             ports=ports,
         )

@@ -65,10 +65,11 @@ def solicitation(destination, icmp_type, protocol=58):
     return {"protocol": IPV6, "header": header}
 
 
-def question(sender, target):
-    """An ARP request (RFC 826 over Ethernet)."""
+def question(sender, target, opcode=1):
+    """An ARP request, or with opcode 2 an answer (RFC 826 over Ethernet)."""
     sender, target = (ipaddress.ip_address(each).packed for each in (sender, target))
-    return {"protocol": ARP, "header": bytes(14) + sender + bytes(6) + target}
+    head = struct.pack(">HHBBH", 1, IPV4, 6, 4, opcode) + bytes(6)
+    return {"protocol": ARP, "header": head + sender + bytes(6) + target}
 
 
 addresses = st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6))
@@ -153,6 +154,10 @@ def test_arp_asks_for_a_destination_only_where_it_is_on_the_link():
     assert guarded("eth0", **question("192.0.2.1", "203.0.113.10")) == DROP
     assert guarded("eth1", **question("192.0.2.1", "203.0.113.10")) == PASS
     assert guarded("eth0", **question("192.0.2.1", "192.0.2.7")) == PASS
+
+
+def test_a_neighbour_that_asks_in_a_destinations_name_is_answered():
+    assert guarded("eth0", **question("192.0.2.1", "203.0.113.10", opcode=2)) == PASS
 
 
 def test_neighbours_find_each_other_on_a_link():

@@ -66,7 +66,7 @@ GUARD = guard_filter(
 @pytest.mark.parametrize(
     ("out_device", "destination", "mark", "expected"),
     [
-        ("anon0", "198.51.7.7", 0, Verdict.ACCEPT),
+        ("anon0", "198.51.7.7", 0, Verdict.DROP),  # not from this host's own address
         ("eth0", "198.51.7.7", 0, Verdict.DROP),
         ("anon1", "198.51.7.7", 0, Verdict.DROP),
         ("anon0", "198.51.100.7", 0, Verdict.DROP),
@@ -77,7 +77,7 @@ GUARD = guard_filter(
         ("eth0", "192.0.0.8", ANSWER_MARK, Verdict.DROP),
         ("eth0", "100:0:0:1::8", 0, Verdict.DROP),
         ("lo", "198.51.100.7", 0, Verdict.ACCEPT),
-        ("anon1", "2001:db8::7", 0, Verdict.ACCEPT),
+        ("anon1", "2001:db8::7", 0, Verdict.DROP),
         ("eth0", "2001:db8::7", 0, Verdict.DROP),
         ("eth0", "2001:db8:1::7", 0, Verdict.ACCEPT),
         ("eth0", "203.0.113.1", 0, Verdict.ACCEPT),
@@ -203,10 +203,10 @@ def test_the_nodes_own_ports_see_the_protected_host_itself():
         "type filter hook output priority mangle; policy accept;",
         "type filter hook postrouting priority filter; policy accept;",
         "meta mark 0x6d69 accept",
-        'meta nfproto ipv6 oifname "anon1" ip6 daddr 2001:db8::/64 accept',
+        'meta nfproto ipv6 oifname "anon1" ip6 saddr fd99::2/128 ip6 daddr 2001:db8::/64 accept',
         "meta nfproto ipv6 ip6 daddr 2001:db8::/64 drop",
         "type nat hook input priority 100; policy accept;",
-        "meta nfproto ipv4 ip saddr 198.51.0.0/16 meta mark 0x26d69 meta l4proto 17 "
+        "meta nfproto ipv4 ip saddr 198.51.0.0/16 meta l4proto 17 "
         "th dport 0-65535 snat ip to 192.0.0.8",
         "type nat hook postrouting priority srcnat; policy accept;",
     ],
@@ -226,7 +226,7 @@ def test_iptables_gets_the_rules_of_its_own_ip_version_alone():
     for script in (four, six):
         assert script.startswith("*mangle\n:AO-guard-1-PRE - [0:0]\n")
         assert "-A AO-guard-1-POST -m mark --mark 0x6d69 -j ACCEPT\n" in script
-    assert "-A AO-guard-1-POST -o anon0 -d 198.51.0.0/16 -j ACCEPT\n" in four
+    assert "-A AO-guard-1-POST -o anon0 -s 100.64.0.2/32 -d 198.51.0.0/16 -j ACCEPT\n" in four
     assert "-A AO-guard-1-PRE -d fd99::2/128 -j DROP\n" in six
     assert "*raw\n:AO-guard-1-RAW - [0:0]\n-A AO-guard-1-RAW -i lo -j ACCEPT\n" in four
     assert "-A AO-guard-1-RAW -s 198.51.0.0/16 -j MARK --set-mark 0x26d69\n" in four
