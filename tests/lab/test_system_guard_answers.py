@@ -141,6 +141,43 @@ def test_what_a_protected_host_begins_is_answered_in_every_state(scene, filter_n
         assert found == {name: free[name] for name in found}, state
 
 
+def udp_socket(host, address, port):
+    def bound():
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        made = socket.socket(family, socket.SOCK_DGRAM)
+        made.settimeout(10)
+        if family == socket.AF_INET6:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        made.bind((address, port))
+        return made
+
+    return host.namespace.call(bound)
+
+
+def test_a_host_that_was_spoken_to_before_is_answered_in_the_clear(scene):
+    """Connection tracking knows the connection, so it must be forgotten at both ends."""
+    tracking = ["-A", "INPUT", "-m", "conntrack", "--ctstate", "NEW"]
+    for program in ("iptables-legacy", "ip6tables-legacy"):
+        scene.alice.namespace.run([program, *tracking])
+    owner = scene.owner()
+    with contextlib.ExitStack() as opened:
+        pairs = []
+        for everywhere, address in zip(("0.0.0.0", "::"), DESTINATIONS, strict=True):
+            own = opened.enter_context(udp_socket(scene.alice, everywhere, 5000))
+            other = opened.enter_context(udp_socket(scene.bob, address, 4000))
+            own.sendto(b"before", (address, 4000))
+            _, seen = other.recvfrom(100)
+            pairs.append((own, other, seen))
+        for state in ("protect", "carry"):
+            assert owner.tell(state) == "done"
+            for own, other, seen in pairs:
+                other.sendto(b"question", seen)
+                data, peer = own.recvfrom(100)
+                own.sendto(data[::-1], peer)
+                answer, whence = other.recvfrom(100)
+                assert (answer, whence[:2]) == (data[::-1], seen[:2]), state
+
+
 CONVERSATION = """
 import socket
 made = []
