@@ -3,8 +3,7 @@
 Bounds on memory do not bound work: a message that is refused in the end has cost a key
 exchange or a signature first. This budget is asked before such work begins. It is shared by
 all blocks and fair by prefix, because its ledger is that of :mod:`overlay.shares`: within one
-slot of 50 ms an address gets at most a ninth of it, a provider a third, and a newcomer something.
-The slots are short, so that a burst does not use up a whole second.
+second an address gets at most a ninth of it, a provider a third, and a newcomer something.
 """
 
 from __future__ import annotations
@@ -18,10 +17,6 @@ __all__ = ["DEFAULT_CPU_SHARE", "Work", "WorkBudget"]
 
 DEFAULT_CPU_SHARE: Final = 0.25
 """Of one core: the smallest machines have one, and packets of circuits need the rest."""
-
-_SLOT_S: Final = 0.05
-_MIN_SECONDS_PER_SLOT: Final = 0.0125
-"""A budget that is smaller than this for each slot has longer slots, up to a second."""
 
 
 class Work(enum.Enum):
@@ -42,10 +37,10 @@ class Work(enum.Enum):
 
 
 class WorkBudget:
-    """Seconds of CPU time that strangers may still use in this slot of time.
+    """Seconds of CPU time that strangers may still use in this second.
 
     Owned by the node and shared by links, circuits and DHT. Remembers the groups of one
-    slot, at most three for each operation that the budget admits.
+    second, at most three for each operation that the budget admits.
     """
 
     def __init__(self, cpu_share: float = DEFAULT_CPU_SHARE) -> None:
@@ -54,22 +49,21 @@ class WorkBudget:
         Args:
             cpu_share: CPU seconds in each second, of one core; ``math.inf`` for no bound.
         """
-        self._slot_s = max(_SLOT_S, min(1.0, _MIN_SECONDS_PER_SLOT / cpu_share))
-        self._ledger = Ledger(cpu_share * self._slot_s)
-        self._slot: int | None = None
+        self._ledger = Ledger(cpu_share)
+        self._second: int | None = None
         self.refused = 0
 
     def spend(self, work: Work, groups: Groups, now: float) -> bool:
-        """Take the cost of one operation; False if this slot has none left for the source.
+        """Take the cost of one operation; False if this second has none left for the source.
 
         Args:
             work: what is about to be computed.
             groups: of whoever asked for it, narrowest first.
             now: seconds.
         """
-        slot = int(now / self._slot_s)
-        if slot != self._slot:  # also if the clock was set back
-            self._slot = slot
+        second = int(now)
+        if second != self._second:
+            self._second = second
             self._ledger.clear()
         if not self._ledger.admits(groups, work.value):
             self.refused += 1

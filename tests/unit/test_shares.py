@@ -158,11 +158,3 @@ def test_clock_that_jumps_back_gives_a_new_second() -> None:
     assert budget.spend(Work.ONION, (), 9.0)
     assert not budget.spend(Work.ONION, (), 9.9)
     assert budget.spend(Work.ONION, (), 3.0)
-
-
-def test_a_burst_uses_up_no_more_than_its_slot_of_a_second() -> None:
-    budget = WorkBudget(0.25)
-    hosts = [f"{n}.0.0.1" for n in range(1, 100)]
-    assert spent(budget, hosts, 5.01, 20) * Work.HANDSHAKE.value <= 0.25 / 20
-    assert not budget.spend(Work.HANDSHAKE, groups(hosts[0]), 5.01)
-    assert budget.spend(Work.HANDSHAKE, groups(hosts[0]), 5.06)
