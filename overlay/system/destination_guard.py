@@ -167,7 +167,8 @@ class DestinationGuard:
         self._expected[ipaddress.ip_address(source_address)] = None
         if len(self._expected) > _MOST_EXPECTED:
             del self._expected[next(iter(self._expected))]
-        self._enforce()
+        if self._wanted:  # else there is no filter yet, and protect() sets it with this address
+            self._enforce()
 
     def carry(
         self,
