@@ -49,7 +49,8 @@ from overlay.node.packet_path import Arrived
 from overlay.node.path_file import PathFile
 from overlay.node.reception import Reception
 from overlay.node.sockets import Sockets
-from overlay.system.host_networks import name_servers, uses
+from overlay.system.host_networks import uses
+from overlay.system.name_servers import name_servers
 
 __all__ = ["RunningNode"]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from overlay.addresses import IpNetwork
-from overlay.system.host_networks import NEIGHBOUR, UsedNetwork, used_networks
+from overlay.system.host_networks import NEIGHBOUR, RULE_SOURCE, UsedNetwork, used_networks
 from overlay.system.kernel_settings import read_setting
 from overlay.system.rtnetlink import Rtnetlink
 
@@ -119,13 +119,14 @@ def pool_problems(
     """Return which pools overlap what this host uses itself; ``names`` are devices by index.
 
     Neighbours do not count, because any host of a link adds one with a single ARP packet, which
-    would end the exit.
+    would end the exit. Nor do rules for packets from a pool, by which an operator leads circuits
+    into a VPN.
     """
     found = []
     for pool in pools:
         for each in used:
             name = names.get(each.device, "")
-            if each.what == NEIGHBOUR:
+            if each.what in (NEIGHBOUR, RULE_SOURCE):
                 continue
             if each.network.version != pool.version or not pool.overlaps(each.network):
                 continue

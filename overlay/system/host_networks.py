@@ -1,7 +1,8 @@
 """Which addresses this host uses already: its own, its networks', its routers' and neighbours'.
 
 A source asks before it takes an address that an exit lends, and an exit before it lends from a
-pool. Routes of all tables count, because a VPN keeps its own in a table of its own.
+pool. Routes of all tables count, because a VPN keeps its own in a table of its own, and so do the
+networks that routing rules name.
 
 Formats: rtnetlink(7); Linux uapi ``linux/rtnetlink.h``, ``linux/neighbour.h``.
 """
@@ -14,7 +15,6 @@ import socket
 import struct
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Final, NamedTuple
 
 from overlay.addresses import IpAddress, IpNetwork
@@ -24,10 +24,11 @@ from overlay.system.rtnetlink import ROUTE_PROTOCOL
 
 __all__ = [
     "NEIGHBOUR",
+    "RULE_SOURCE",
     "UsedNetwork",
-    "name_servers",
     "parse_neighbour",
     "parse_route",
+    "parse_rule",
     "used_networks",
     "uses",
 ]
@@ -35,14 +36,19 @@ __all__ = [
 NEIGHBOUR: Final = "a neighbour"
 """What :class:`UsedNetwork` calls an address that another host of a link has claimed."""
 
-_RTM_GETADDR, _RTM_GETROUTE, _RTM_GETNEIGH = 22, 26, 30
+RULE_SOURCE: Final = "the source of a routing rule"
+"""What it calls a network whose packets a rule routes; an exit's operator may name its pool so."""
+
+_RTM_GETADDR, _RTM_GETROUTE, _RTM_GETNEIGH, _RTM_GETRULE = 22, 26, 30, 34
 _IFADDRMSG: Final = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, index
 _RTMSG: Final = struct.Struct("=BBBBBBBBI")  # family, lengths, tos, table, protocol, scope, type
+_RULE: Final = struct.Struct("=BBBxxxxxI")  # family, lengths of destination and source, flags
 _NDMSG: Final = struct.Struct("=BxxxiHBB")  # family, index, state, flags, type
 _RTNEXTHOP: Final = struct.Struct("=HBBi")  # length, flags, hops, index
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_MULTIPATH = 1, 4, 5, 9
 _NDA_DST: Final = 1
+_FRA_DST, _FRA_SRC, _FRA_PROTOCOL = 1, 2, 21
 _CLONED: Final = 0x200
 """A route that the kernel keeps for one destination alone (RTM_F_CLONED)."""
 
@@ -54,9 +60,6 @@ _ANSWERS: Final = 0x02 | 0x04 | 0x08 | 0x10 | 0x80
 
 _SHORTEST: Final = {4: 8, 6: 7}
 """Shorter routes are default routes, also those that a VPN divides into two or four."""
-
-_NAME_SERVERS: Final = Path("/etc/resolv.conf")
-_MOST_NAME_SERVERS: Final = 16
 
 
 class UsedNetwork(NamedTuple):
@@ -83,6 +86,7 @@ def used_networks() -> list[UsedNetwork]:
                 *_dump(netlink, _RTM_GETADDR, _IFADDRMSG.size, _parse_address),
                 *_dump(netlink, _RTM_GETROUTE, _RTMSG.size, parse_route),
                 *_dump(netlink, _RTM_GETNEIGH, _NDMSG.size, parse_neighbour),
+                *_dump(netlink, _RTM_GETRULE, _RULE.size, parse_rule),
             ]
     except OSError as error:
         raise refused("listing this host's networks", error) from error
@@ -93,18 +97,6 @@ def uses(address: IpAddress, used: Iterable[UsedNetwork]) -> UsedNetwork | None:
     return next(
         (u for u in used if u.network.version == address.version and address in u.network), None
     )
-
-
-def name_servers(path: Path = _NAME_SERVERS) -> frozenset[IpAddress]:
-    """Return the name servers of this host; an exit that lent their address would cut it off."""
-    found: set[IpAddress] = set()
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        for line in path.read_text()[:65536].splitlines():
-            words = line.split()
-            if words[:1] == ["nameserver"] and len(words) > 1 and len(found) < _MOST_NAME_SERVERS:
-                with contextlib.suppress(ValueError):
-                    found.add(ipaddress.ip_address(words[1].partition("%")[0]))
-    return frozenset(found)
 
 
 def _dump(netlink: socket.socket, kind: int, header: int, parse: _Parser) -> Iterator[UsedNetwork]:
@@ -153,6 +145,25 @@ def parse_neighbour(body: bytes) -> Iterator[UsedNetwork]:
     _, index, state, _, _ = _NDMSG.unpack_from(body)
     if state & _ANSWERS:
         yield from _host(attributes(body[_NDMSG.size :]).get(_NDA_DST), index, NEIGHBOUR)
+
+
+def parse_rule(body: bytes) -> Iterator[UsedNetwork]:
+    """Yield the networks that a routing rule (``fib_rule_hdr``) of another program names.
+
+    A network that a rule names is in use, wherever its routes lead.
+    """
+    family, to_length, from_length, _ = _RULE.unpack_from(body)
+    found = attributes(body[_RULE.size :])
+    version = {socket.AF_INET: 4, socket.AF_INET6: 6}.get(family)
+    if version is None or found.get(_FRA_PROTOCOL) == bytes([ROUTE_PROTOCOL]):
+        return
+    named = ((_FRA_DST, to_length, "a routing rule"), (_FRA_SRC, from_length, RULE_SOURCE))
+    for number, length, what in named:
+        packed = found.get(number, b"")
+        if length >= _SHORTEST[version] and len(packed) in (4, 16):
+            with contextlib.suppress(ValueError):
+                network = ipaddress.ip_network((packed, length), strict=False)
+                yield UsedNetwork(network, 0, what)
 
 
 def _host(packed: bytes | None, index: int, what: str) -> Iterator[UsedNetwork]:

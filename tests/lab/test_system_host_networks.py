@@ -27,9 +27,12 @@ def host(namespace):
             "route add unreachable 172.16.0.0/12",
             "neigh add 192.168.9.9 lladdr 02:00:00:00:00:09 dev lan0 nud permanent",
             "neigh add fd66::9 lladdr 02:00:00:00:00:09 dev lan0 nud permanent",
+            "rule add to 10.33.0.0/16 lookup 52",
+            "route add 10.44.0.0/16 dev vpn0 table 77",
             "route add default via 100.64.7.254 dev lan0 metric 50",
         ]
     )
+    namespace.run(["ip", "-6", "rule", "add", "to", "fd77::/48", "lookup", "52"])
     return namespace
 
 
@@ -44,6 +47,9 @@ def host(namespace):
         ("fd55::1", "a route"),
         ("192.168.9.9", "a neighbour"),
         ("fd66::9", "a neighbour"),
+        ("10.33.0.1", "a routing rule"),
+        ("fd77::1", "a routing rule"),
+        ("10.44.0.1", "a route"),
         ("100.65.0.1", None),
         ("172.16.0.1", None),
         ("10.9.0.1", None),

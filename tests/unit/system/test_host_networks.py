@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from overlay.system.exit_problems import pool_problems
 from overlay.system.host_networks import (
     NEIGHBOUR,
+    RULE_SOURCE,
     UsedNetwork,
-    name_servers,
     parse_neighbour,
     parse_route,
+    parse_rule,
     uses,
 )
 from overlay.system.netlink_messages import attribute
@@ -82,20 +83,40 @@ def test_an_address_is_used_by_the_network_that_it_lies_in():
     assert uses(ipaddress.ip_address("fd00::1"), used) is None
 
 
-def test_name_servers_are_read_from_what_resolvers_read(tmp_path):
-    path = tmp_path / "resolv.conf"
-    path.write_text(
-        "# none\nsearch lan\nnameserver 10.0.0.53\nnameserver fe80::1%eth0\nnameserver x\n"
-    )
-    found = name_servers(path)
-    assert found == {ipaddress.ip_address("10.0.0.53"), ipaddress.ip_address("fe80::1")}
-    assert name_servers(tmp_path / "missing") == frozenset()
+def rule(to="", source="", *, protocol=3):
+    networks = [ipaddress.ip_network(each) if each else None for each in (to, source)]
+    lengths = [each.prefixlen if each else 0 for each in networks]
+    body = struct.pack("=BBBBBBBBI", socket.AF_INET, *lengths, 0, 254, 0, 0, 1, 0)
+    for number, network in enumerate(networks, start=1):
+        body += attribute(number, network.network_address.packed) if network else b""
+    return body + attribute(21, bytes([protocol]))
+
+
+@pytest.mark.parametrize(
+    ("body", "found"),
+    [
+        (rule("10.9.0.0/16"), [("10.9.0.0/16", "a routing rule")]),
+        (rule(source="10.9.0.0/16"), [("10.9.0.0/16", RULE_SOURCE)]),
+        (rule(), []),
+        (rule("0.0.0.0/1"), []),
+        (rule("10.9.0.0/16", protocol=ROUTE_PROTOCOL), []),
+    ],
+)
+def test_networks_that_routing_rules_name_are_in_use(body, found):
+    assert [(str(used.network), used.what) for used in parse_rule(body)] == found
+
+
+def test_an_operator_may_route_packets_from_a_pool_but_not_to_it():
+    pool = ipaddress.ip_network("10.9.0.0/16")
+    assert not pool_problems([pool], parse_rule(rule(source="10.9.0.0/16")), {})
+    assert pool_problems([pool], parse_rule(rule("10.9.0.0/16")), {})
 
 
 @given(st.binary(min_size=12, max_size=200))
 def test_no_message_of_the_kernel_is_an_error(body):
     list(parse_route(body))
     list(parse_neighbour(body))
+    list(parse_rule(body))
 
 
 @pytest.mark.parametrize(("what", "kinds"), [(NEIGHBOUR, []), ("a router", ["pool_in_use"])])
