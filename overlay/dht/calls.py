@@ -19,6 +19,7 @@ import math
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from random import Random
 from typing import Final, NamedTuple
 
@@ -79,7 +80,8 @@ class Calls:
     """All calls under way, and the cookies that peers gave us.
 
     Owned by the DHT core, whose walks and tasks each bound how many calls they start.
-    ``send`` takes what must leave. Cookies are kept for 8,192 endpoints at most.
+    ``send`` takes what must leave. ``draw_id`` draws 12 bytes. Cookies are
+    kept for 8,192 endpoints at most.
     """
 
     def __init__(
@@ -89,10 +91,11 @@ class Calls:
         rng: Random,
         send: Callable[[bytes, Endpoint], None],
         counts: Counter[DhtCount],
+        draw_id: Callable[[], bytes] | None = None,
     ) -> None:
         self._envelopes = envelopes
         self._settings = settings
-        self._rng = rng
+        self._draw_id = draw_id or partial(rng.randbytes, REQUEST_ID_BYTES)
         self._send = send
         self._counts = counts
         self._calls: dict[bytes, _Call] = {}
@@ -116,7 +119,7 @@ class Calls:
 
         ``on_slow`` is called before that, once, if the first attempt stays without answer.
         """
-        request_id = self._rng.randbytes(REQUEST_ID_BYTES)
+        request_id = self._draw_id()
         call = _Call(request, endpoint, responder, request_id, on_answer, on_slow)
         self._calls[request_id] = call
         self._transmit(call, now)

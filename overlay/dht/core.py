@@ -65,14 +65,13 @@ class Dht:
         identity: signs every datagram; its NodeId is this node's place.
         network_id: datagrams and descriptors of other networks are dropped.
         settings: see :class:`DhtSettings`.
-        rng: request ids, cookies' secret, targets and jitter.
-        endpoints: every endpoint under which others reach this node. A request that was
-            sent to another address is dropped, as somebody passed it on. None: those of the
-            published descriptor; empty: not checked.
-        envelopes: how messages become datagrams; signed msgpack unless a simulation carries
-            the messages themselves.
+        rng: request ids (without ``draw_id``), cookies' secret, targets and jitter.
+        endpoints: those of this node. A request that was sent to another one is dropped. None:
+            those of the published descriptor; empty: not checked.
+        envelopes: makes datagrams of messages, signed msgpack by default.
         verify_record: turns stored bytes into the descriptor of a node, or raises PeerError.
         budget: CPU time for the signatures of others; no bound by default.
+        draw_id: draws the 12 bytes of a request id.
 
     Raises:
         ConfigurationError: this identity costs less than the network asks.
@@ -92,6 +91,7 @@ class Dht:
         envelopes: Envelopes | None = None,
         verify_record: VerifyRecord = verified_record,
         budget: WorkBudget | None = None,
+        draw_id: Callable[[], bytes] | None = None,
     ) -> None:
         _check_own_cost(identity, settings.identity_cost_bits)
         self._identity = identity
@@ -109,7 +109,7 @@ class Dht:
         self._table = Table(self._own_id, settings, self._clock, rng)
         self._verify_record = verify_record
         self._store = Store(self._own_id, network_id, settings, self._clock, verify_record)
-        self._calls = Calls(self._envelopes, settings, rng, self._send, self._counts)
+        self._calls = Calls(self._envelopes, settings, rng, self._send, self._counts, draw_id)
         self._schedule = Schedule()
         self._membership = Membership(
             self._own_id,
@@ -162,8 +162,7 @@ class Dht:
         """Greet these endpoints, again and again until one answers.
 
         Raises:
-            ConfigurationError: an endpoint is private (and those are not allowed), or none
-                that a datagram may ever go to.
+            ConfigurationError: an endpoint is private without permission, or not unicast.
         """
         self._be_present(now)
         for endpoint in endpoints:
@@ -187,10 +186,9 @@ class Dht:
         self._membership.greet(self._responder.own_endpoints)
 
     def remember(self, contacts: Iterable[Contact], now: float) -> None:
-        """Greet a random few of these too, until somebody answers: nodes reached once.
+        """Greet a random few of these too, nodes that were reached once, until one answers.
 
-        They never expire, so that a node comes back after any absence; those that moved or
-        ended cost a datagram.
+        They never expire, so that a node comes back after any absence.
         """
         self._be_present(now)
         self._membership.add_hints(self._greetings(contacts))

@@ -39,12 +39,16 @@ from overlay.wire import pack_canonical, unpack_bounded
 __all__ = [
     "COOKIE_BYTES",
     "MAX_DATAGRAM_BYTES",
+    "OPENINGS",
+    "REQUEST_ID_AT",
     "REQUEST_ID_BYTES",
+    "SMALLEST_BYTES",
     "Challenge",
     "Envelopes",
     "OtherNetwork",
     "UnverifiedReply",
     "UnverifiedRequest",
+    "network_tag",
     "parse_datagram",
 ]
 
@@ -59,11 +63,24 @@ NETWORK_TAG_BYTES: Final = 8
 # Fixed places and bytes of the canonical encoding (msgpack): array | version | bin 8 | tag | ...
 _ARRAY: Final = 0x90
 _REQUEST_FIELDS: Final = 11
-_OPENINGS: Final = frozenset(_ARRAY + fields for fields in (5, 7, _REQUEST_FIELDS))
+_FIELDS: Final = (5, 7, _REQUEST_FIELDS)
+_OPENINGS: Final = frozenset(_ARRAY + fields for fields in _FIELDS)
 _TAG_HEADER: Final = slice(2, 4)
 _EIGHT_BYTES: Final = b"\xc4\x08"
 _TAG: Final = slice(4, 4 + NETWORK_TAG_BYTES)
-_REQUEST_ID: Final = slice(15, 15 + REQUEST_ID_BYTES)
+REQUEST_ID_AT: Final = 15
+"""Where the request id lies in each datagram."""
+
+_REQUEST_ID: Final = slice(REQUEST_ID_AT, REQUEST_ID_AT + REQUEST_ID_BYTES)
+SMALLEST_BYTES: Final = _REQUEST_ID.stop
+"""Every datagram is larger than its part up to the request id."""
+
+OPENINGS: Final = {
+    bytes((_ARRAY + fields, VERSION)) + _EIGHT_BYTES: fields != _REQUEST_FIELDS
+    for fields in _FIELDS
+}
+"""The bytes before the network tag, and whether the datagram answers a request."""
+
 _EMPTY: Final = b"\xc4\x00"
 _UINT8: Final = 0xCC
 

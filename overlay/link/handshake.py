@@ -34,6 +34,7 @@ from overlay.wire import ByteReader
 __all__ = [
     "GEOMETRY",
     "MESSAGE_BYTES",
+    "NUMBER_AT",
     "VERSION",
     "CookieReply",
     "Geometry",
@@ -204,6 +205,9 @@ _SIZES: Final = {
 
 MESSAGE_BYTES: Final = {bytes((kind, VERSION)): size for kind, size in _SIZES.items()}
 """Type and version of every message, and the size that it must have."""
+
+NUMBER_AT: Final = 2
+"""Where the index or SPI lies in every message."""
 
 
 def parse_message(data: bytes) -> LinkMessage:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from random import Random
 from typing import Final
 
@@ -77,6 +78,7 @@ class Links:
         suites: Sequence[int] = DEFAULT_LINK_SUITES,
         budget: WorkBudget | None = None,
         local_endpoint: Callable[[Endpoint], Endpoint | None] = lambda _: None,
+        draw_index: Callable[[], int] | None = None,
     ) -> None:
         """Prepare a node without links.
 
@@ -91,6 +93,7 @@ class Links:
             budget: CPU time for initiations of strangers; one of its own by default.
             local_endpoint: returns from which endpoint this host sends to a peer's, None if that
                 is not known.
+            draw_index: draws the index of a handshake, 32 random bits by default.
 
         Raises:
             ValueError: ``suites`` is empty or names another suite.
@@ -100,7 +103,7 @@ class Links:
             credentials=Credentials.of(identity, network_id, suites),
             settings=settings,
             rng=rng,
-            numbers=LinkNumbers(rng, allocate, release),
+            numbers=LinkNumbers(draw_index or partial(rng.getrandbits, 32), allocate, release),
             outbox=Outbox(),
             clock=InitiationClock(),
             local_endpoint=local_endpoint,

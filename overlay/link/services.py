@@ -26,9 +26,12 @@ class LinkNumbers:
     """
 
     def __init__(
-        self, rng: Random, allocate: Callable[[], Spi], release: Callable[[Spi], None]
+        self,
+        draw_index: Callable[[], int],
+        allocate: Callable[[], Spi],
+        release: Callable[[Spi], None],
     ) -> None:
-        self._rng = rng
+        self._draw_index = draw_index
         self._allocate = allocate
         self._release = release
         self._by_index: dict[int, OverlayAddress] = {}
@@ -37,9 +40,9 @@ class LinkNumbers:
 
     def new_index(self, owner: OverlayAddress) -> int:
         """Return 32 random bits that no other handshake of ours uses."""
-        index = self._rng.getrandbits(32)
+        index = self._draw_index()
         while index in self._by_index:
-            index = self._rng.getrandbits(32)
+            index = self._draw_index()
         self._by_index[index] = owner
         return index
 

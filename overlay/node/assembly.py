@@ -16,6 +16,7 @@ from overlay.apm.signalling import SignallingManager
 from overlay.apm.spi import SpiAllocator
 from overlay.config import Configuration
 from overlay.dht.core import Dht
+from overlay.dht.envelope import REQUEST_ID_BYTES
 from overlay.dht.topology_table import TopologyTable
 from overlay.errors import BackendError
 from overlay.forwarding.rules import ForwardingRules
@@ -33,6 +34,7 @@ from overlay.node.datapath import DataPath
 from overlay.node.neighbours import Neighbours
 from overlay.node.packet_path import DatagramSink, NodeBackend, PacketPath
 from overlay.node.paths import Guard, Paths
+from overlay.node.port_forms import Marks
 from overlay.node.timers import Chores
 from overlay.plugins import load_plugin
 from overlay.selection.selector import PathSelector
@@ -58,8 +60,8 @@ _UDP_IPV6_HEADERS = 48
 class Surroundings:
     """What the cores need of the world; shells in a node, fakes in tests and simulations.
 
-    ``link_spis`` is what the SPIs of this node's link SAs have in common, if the network asks
-    for it.
+    ``marks`` are what the numbers that this node draws have in common, if the network asks for
+    it.
     """
 
     network: DatagramSink
@@ -67,7 +69,7 @@ class Surroundings:
     local_address: Callable[[Endpoint], Endpoint]
     local_addresses: Callable[[], frozenset[bytes]]
     forget_inner_addresses: Callable[[Iterable[InnerAddress]], None]
-    link_spis: SpiMark | None = None
+    marks: Marks | None = None
     inner_in_use: Callable[[bytes], bool] = lambda _: False
 
 
@@ -143,6 +145,7 @@ def wire_control_plane(
 ) -> ControlPlane:
     """Wire the cores of one node to whatever carries its packets."""
     spis = SpiAllocator(rng)
+    marks = surroundings.marks
     budget = WorkBudget(configuration.network.strangers_cpu_percent / 100)
     table = TopologyTable(
         allow_private_endpoints=configuration.network.allow_private_endpoints,
@@ -155,17 +158,19 @@ def wire_control_plane(
         rng=rng,
         endpoints=endpoints,
         budget=budget,
+        draw_id=None if marks is None else partial(_marked_id, marks.numbers, rng),
     )
     links = Links(
         identity,
         network_id=configuration.network.network_id,
         settings=configuration.link,
         rng=rng,
-        allocate=_link_spis(spis, surroundings.link_spis, rng),
+        allocate=_link_spis(spis, marks, rng),
         release=spis.release,
         suites=_link_suites(configuration),
         budget=budget,
         local_endpoint=partial(_local_endpoint, surroundings),
+        draw_index=None if marks is None else partial(marks.numbers.draw_spi, rng),
     )
     circuits = SignallingManager(
         identity,
@@ -223,11 +228,17 @@ def _link_suites(configuration: Configuration) -> tuple[int, ...]:
     return (preferred, *(number for number in DEFAULT_LINK_SUITES if number != preferred))
 
 
-def _link_spis(spis: SpiAllocator, mark: SpiMark | None, rng: Random) -> Callable[[], Spi]:
+def _link_spis(spis: SpiAllocator, marks: Marks | None, rng: Random) -> Callable[[], Spi]:
     """Return how links draw SPIs: with the mark by which the UDP port tells ESP of our links."""
-    if mark is None:
+    if marks is None:
         return spis.allocate
-    return partial(spis.allocate, partial(mark.draw_spi, rng))
+    return partial(spis.allocate, partial(marks.link_spis.draw_spi, rng))
+
+
+def _marked_id(mark: SpiMark, rng: Random) -> bytes:
+    """Draw the id of a DHT request, by which the UDP port tells answers that we wait for."""
+    number = mark.draw_spi(rng).to_bytes(4, "big")
+    return number + rng.randbytes(REQUEST_ID_BYTES - len(number))
 
 
 def _inner_addresses(configuration: Configuration, rng: Random) -> InnerAddressPool | None:

@@ -2,14 +2,16 @@
 
 ::
 
-    ESP queue ──────> engine ──> next hop, TUN       no budget
-        └─ strays ─┐
-    control queue ─┴─> turn ──> DHT, links ──> rest  a quarter of the time beside circuits
+    ESP queue ───────> engine ──> next hop, TUN         no budget
+        └─ strays ──┐
+    strangers ──────┴─> turn ──> DHT, links ──> rest    a twelfth of the time beside circuits
+    expected answers ─> turn ──> DHT, links ──> rest    a quarter of it
 
-Anybody can send to the port. So what costs time for each wake-up or each datagram is bounded.
-While circuits carry traffic, the node rests after a batch of control datagrams three times as
-long as it took. After a batch without authentic ESP it rests a moment, so that the next batch is
-larger.
+Any host can send to the port. So what costs time for each wake-up or each datagram is bounded.
+While circuits carry traffic, the node rests after a batch of control datagrams several times as
+long as the batch took. Meanwhile the queue fills, and the kernel drops what finds no place, which
+costs this process nothing. After a batch without authentic ESP the node rests a moment, so that
+the next batch is larger.
 
 Strays are control datagrams that the kernel aggregated with ESP, and ESP of a link under attack
 that comes from another endpoint than the peer's.
@@ -35,10 +37,12 @@ class ReceptionBudget:
     """Bounds on what datagrams from anywhere may cost.
 
     Attributes:
-        control_datagrams: read at once, because ESP waits meanwhile: about one millisecond.
-        control_share: fraction of its time that the node spends on control datagrams at most
-            (0 to 1) while ESP arrives. The rest is for ESP, which has one reader, and for timers.
-        control_rest_s: longest pause that this fraction causes, in seconds. On a machine that is
+        control_datagrams: read at once, because ESP waits meanwhile: one or two milliseconds.
+        expected_share: fraction of its time that the node spends at most (0 to 1) on answers that
+            it waits for, while ESP arrives. Only a node that it has asked can forge many.
+        strangers_share: the same for requests of any node and for strays. A request from a forged
+            address costs some ten microseconds, and 100,000 a second are no effort.
+        control_rest_s: longest pause that these fractions cause, in seconds. On a machine that is
             busy with other work a batch takes long without costing the node much.
         esp_recent_s: ESP counts as arriving for this time after an authentic packet, in seconds.
             Without ESP nothing waits, so that a node without circuits joins at full speed.
@@ -50,8 +54,9 @@ class ReceptionBudget:
             ``overlay.system.steering``.
     """
 
-    control_datagrams: int = 128
-    control_share: float = 0.25
+    control_datagrams: int = 64
+    expected_share: float = 0.25
+    strangers_share: float = 0.08
     control_rest_s: float = 0.1
     esp_recent_s: float = 0.1
     control_pause_s: float = 0.002
@@ -59,8 +64,16 @@ class ReceptionBudget:
     strays: int = 256
 
 
+class _Turn:
+    """What readers of one kind of datagrams share: one of them at a time, and a share of time."""
+
+    def __init__(self, share: float) -> None:
+        self.lock = trio.Lock()
+        self.rest_factor = 1 / share - 1
+
+
 class Reception:
-    """The readers of one node's ports, each a task; they share one budget.
+    """The readers of one node's ports, each a task; those of one kind share a budget.
 
     ``strays_dropped`` counts datagrams for which there was no place to wait.
     """
@@ -84,7 +97,8 @@ class Reception:
         self._now = now
         self._told = told
         self._budget = budget or ReceptionBudget()
-        self._turn = trio.Lock()
+        self._expected = _Turn(self._budget.expected_share)
+        self._strangers = _Turn(self._budget.strangers_share)
         self._strays = Demultiplexed()
         self._stray_came = trio.Event()
         self._esp_came_at = -math.inf
@@ -104,15 +118,22 @@ class Reception:
                 batch = port.read_batch()
             batch = batch or await port.receive_batch()
 
-    async def read_control(self, port: UdpSocket) -> None:
-        """Take control datagrams from one queue as long as the node runs."""
+    async def read_expected(self, port: UdpSocket) -> None:
+        """Take answers that the node waits for from one queue as long as the node runs."""
+        await self._read_control(port, self._expected)
+
+    async def read_strangers(self, port: UdpSocket) -> None:
+        """Take requests of any node from one queue as long as the node runs."""
+        await self._read_control(port, self._strangers)
+
+    async def _read_control(self, port: UdpSocket, turn: _Turn) -> None:
         most = self._budget.control_datagrams
         batch = await port.receive_batch(most)
         while True:
             parts = demultiplex(batch)
-            async with self._turn:
-                # ESP comes here with an unknown SPI, or aggregated with a control datagram.
-                await self._take_and_rest(parts)
+            async with turn.lock:
+                # ESP comes here aggregated with a control datagram.
+                await self._take_and_rest(parts, turn)
             batch = port.read_batch(most) or await port.receive_batch(most)
 
     async def read_strays(self) -> None:
@@ -121,22 +142,22 @@ class Reception:
             await self._stray_came.wait()
             self._stray_came = trio.Event()
             parts, self._strays = self._strays, Demultiplexed()
-            async with self._turn:
-                await self._take_and_rest(parts)
+            async with self._strangers.lock:
+                await self._take_and_rest(parts, self._strangers)
 
-    async def _take_and_rest(self, parts: Demultiplexed) -> None:
+    async def _take_and_rest(self, parts: Demultiplexed, turn: _Turn) -> None:
         """Handle one batch, then let other work have its share of time."""
         began = trio.current_time()
         self._carry(parts, defer_moved=False)
         if self._plane.receive_control(parts, self._now()):
             self._told()
-        await trio.sleep(self._rest_after(began, trio.current_time()))
+        await trio.sleep(self._rest_after(began, trio.current_time(), turn))
 
-    def _rest_after(self, began: float, ended: float) -> float:
+    def _rest_after(self, began: float, ended: float, turn: _Turn) -> float:
         budget = self._budget
         if ended - self._esp_came_at > budget.esp_recent_s:
             return budget.control_pause_s
-        rest = (ended - began) * (1 / budget.control_share - 1)
+        rest = (ended - began) * turn.rest_factor
         return min(max(rest, budget.control_pause_s), budget.control_rest_s)
 
     def _carry(self, parts: Demultiplexed, *, defer_moved: bool) -> bool:

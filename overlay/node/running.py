@@ -127,7 +127,7 @@ class RunningNode:
 
     def _open(self, stack: ExitStack, engine: UserspaceEngine | None, rng: Random) -> None:
         configuration, network = self.configuration, self.configuration.network
-        self.sockets = stack.enter_context(Sockets(network.listen, rng))
+        self.sockets = stack.enter_context(Sockets(network.listen, network.network_id, rng))
         self._endpoints = network.advertised or self.sockets.endpoints_towards(network.bootstrap)
         if not self._endpoints:
             raise ConfigurationError(
@@ -149,7 +149,7 @@ class RunningNode:
             local_address=self.sockets.local_endpoint,
             local_addresses=shell.own_addresses,
             forget_inner_addresses=shell.forget,
-            link_spis=self.sockets.link_spis,
+            marks=self.sockets.marks,
             inner_in_use=self._inner_in_use,
         )
         return wire_control_plane(
@@ -175,8 +175,9 @@ class RunningNode:
         reception = Reception(self.plane, self.clock.now, self._wake_timers)
         for port in self.sockets.ports:
             self.spawn(reception.read_esp, port.esp)
-            if port.control is not None:
-                self.spawn(reception.read_control, port.control)
+            if port.split is not None:
+                self.spawn(reception.read_expected, port.split.expected)
+                self.spawn(reception.read_strangers, port.split.strangers)
         self.spawn(reception.read_strays)
         self.shell.start(self)
         self.spawn(self.enforcement.run)

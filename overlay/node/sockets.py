@@ -10,7 +10,7 @@ from typing import Self
 
 from overlay.addresses import Endpoint
 from overlay.errors import BackendError
-from overlay.ipsec.spi_mark import SpiMark
+from overlay.node.port_forms import Marks, port_forms
 from overlay.system.destination_guard import NODE_MARK
 from overlay.system.local_address import local_address_towards
 from overlay.system.udp import UdpPort, UdpSocket
@@ -21,20 +21,19 @@ __all__ = ["Sockets"]
 class Sockets:
     """Owner of the ports; datagrams leave by the first one of their address family.
 
-    ``ports`` lists them in the order of the configuration; ``link_spis`` is what the SPIs of
-    inbound link SAs must have in common.
+    ``ports`` lists them in the order of the configuration; ``marks`` are what the numbers that
+    this node draws must have in common.
     """
 
-    def __init__(self, listen: Sequence[Endpoint], rng: Random) -> None:
-        self.link_spis = SpiMark.draw(rng)
+    def __init__(self, listen: Sequence[Endpoint], network_id: str, rng: Random) -> None:
+        self.marks = Marks.draw(rng)
+        forms = port_forms(network_id, self.marks)
         self._stack = ExitStack()
         self.ports: list[UdpPort] = []
         self._by_version: dict[bool, UdpSocket] = {}
         try:
             for endpoint in listen:
-                opened = self._stack.enter_context(
-                    UdpPort(endpoint, self.link_spis, mark=NODE_MARK)
-                )
+                opened = self._stack.enter_context(UdpPort(endpoint, forms, mark=NODE_MARK))
                 self.ports.append(opened)
                 self._by_version.setdefault(_is_ipv6(endpoint), opened.esp)
         except BaseException:
@@ -42,7 +41,7 @@ class Sockets:
             raise
 
     def __iter__(self) -> Iterator[UdpSocket]:
-        """Iterate over every socket: one or two for each port."""
+        """Iterate over every socket: one or three for each port."""
         return (each for port in self.ports for each in port.sockets)
 
     def __enter__(self) -> Self:
@@ -86,7 +85,7 @@ class Sockets:
         total: Counter[str] = Counter()
         for each in self:
             total.update({f"udp {name}": count for name, count in each.counters.items()})
-            total["udp dropped_queue_full"] += each.queue_drops
+            total["udp dropped_by_kernel"] += each.kernel_drops
         return +total  # without what is zero
 
 

@@ -1,18 +1,20 @@
-"""A second queue for one UDP port, so that garbage and control never stand before ESP.
+"""More queues for one UDP port, so that garbage and control never stand before ESP.
 
 ::
 
-    UDP port ──> classic BPF program ──┬─ ESP with a marked SPI ─> first socket    (index 0)
-                 of the port's group   └─ everything else ───────> second socket   (index 1)
+    UDP port ──> classic BPF program ──┬─ ESP of our links ──────────> first socket   (index 0)
+                 of the port's group   ├─ answers that we wait for ──> second socket  (index 1)
+                                       └─ requests, garbage ─ filter > third socket   (index 2)
 
 Linux delivers a datagram to one socket of the group that shares a port (``SO_REUSEPORT``), and
 a program chooses which one (``SO_ATTACH_REUSEPORT_CBPF``, Linux 4.5). Each socket has a queue
-of its own: a flood that fills the second one costs ESP no place. The program knows the SPIs of
-this node by their mark (:mod:`overlay.ipsec.spi_mark`), so that it never has to change.
+of its own: a flood that fills the third one costs the others no place. The program knows the
+numbers of this node by their marks (:mod:`overlay.ipsec.spi_mark`), so that it never has to change.
 
-The choice is a hint, and nothing is dropped by it. The kernel aggregates datagrams of one flow
-(GRO) and the program sees the first of them alone, so that each socket may receive any kind.
-Their readers must sort them.
+The choice is a hint. The kernel aggregates datagrams of one flow (GRO) and the program sees the
+first of them alone, so that each socket may receive any kind. Their readers must sort them. What
+the program calls garbage is dropped by a filter (``SO_ATTACH_FILTER``) of the second and third
+socket. They must not receive aggregates: then the kernel shows the filter each datagram.
 """
 
 from __future__ import annotations
@@ -21,39 +23,37 @@ import contextlib
 import ctypes
 import socket
 import struct
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Callable
+from typing import Final, NamedTuple
 
 from overlay.errors import BackendError
-from overlay.ipsec.spi_mark import SPI_MARK_SHIFT, SpiMark
+from overlay.system.port_program import Kind, PortForms, filter_program, steering_program
 
-__all__ = ["split_port"]
+__all__ = ["SplitPort", "split_port"]
 
 _SO_ATTACH_REUSEPORT_CBPF: Final = 51
-"""From Linux's asm-generic/socket.h; the socket module of Python 3.11 lacks it."""
+_SO_ATTACH_FILTER: Final = 26
+"""From Linux's asm-generic/socket.h; the socket module of Python 3.11 lacks them."""
 
-_ESP_HEADER_BYTES: Final = 8
-
-# From Linux's uapi filter.h: instruction classes, sizes and modes.
-_LOAD_LENGTH: Final = 0x80
-_LOAD_WORD: Final = 0x20
-_MULTIPLY: Final = 0x24
-_SHIFT_RIGHT: Final = 0x74
-_JUMP_AT_LEAST: Final = 0x35
-_JUMP_EQUAL: Final = 0x15
-_RETURN: Final = 0x06
-
-_INSTRUCTION: Final = struct.Struct("=HBBI")
-"""``struct sock_filter``: code, jump if true, jump if false, constant."""
+_INSTRUCTION_BYTES: Final = 8
 
 _PROGRAM: Final = struct.Struct("@HP")
 """``struct sock_fprog``: number of instructions, address of the first."""
 
+_PLACES: Final = {Kind.ESP: 0, Kind.EXPECTED: 1, Kind.STRANGER: 2, Kind.GARBAGE: 2}
+
+
+class SplitPort(NamedTuple):
+    """The sockets that share the port with the first one."""
+
+    expected: socket.socket
+    strangers: socket.socket
+
 
 def split_port(
-    first: socket.socket, join: Callable[[], socket.socket], mark: SpiMark
-) -> socket.socket | None:
-    """Return a second socket on the port of ``first`` that gets all but ESP with a marked SPI.
+    first: socket.socket, join: Callable[[], socket.socket], forms: PortForms
+) -> SplitPort | None:
+    """Return two more sockets on the port of ``first`` that get all but ESP of our links.
 
     ``first`` must have been bound without ``SO_REUSEPORT``: this claims the port, so that
     another node fails to start on it. The option is set afterwards.
@@ -61,40 +61,28 @@ def split_port(
     Args:
         first: a bound UDP socket; it keeps ESP.
         join: binds another socket to the same endpoint with ``SO_REUSEPORT``.
-        mark: what the SPIs of all inbound link SAs of this node have in common.
+        forms: what this node accepts.
 
     Returns:
-        The second socket, or None if this kernel does not support it. Then ``first`` gets all.
+        The sockets, or None if this kernel does not support it. Then ``first`` gets all.
     """
-    second: socket.socket | None = None
+    joined: list[socket.socket] = []
     try:
         first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        second = join()
-        _attach(second, _steering_program(mark))
+        for _ in SplitPort._fields:
+            joined.append(join())
+            _attach(joined[-1], _SO_ATTACH_FILTER, filter_program(forms))
+        _attach(first, _SO_ATTACH_REUSEPORT_CBPF, steering_program(forms, _PLACES))
     except (OSError, BackendError):
-        if second is not None:
-            second.close()
+        for each in joined:
+            each.close()
         with contextlib.suppress(OSError):
             first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
         return None
-    return second
+    return SplitPort(*joined)
 
 
-def _steering_program(mark: SpiMark) -> tuple[tuple[int, int, int, int], ...]:
-    return (
-        (_LOAD_LENGTH, 0, 0, 0),  # of the payload: the UDP header has been pulled
-        (_JUMP_AT_LEAST, 0, 5, _ESP_HEADER_BYTES),  # a load beyond the end would return 0
-        (_LOAD_WORD, 0, 0, 0),  # the SPI, or the non-ESP marker
-        (_MULTIPLY, 0, 0, mark.multiplier),
-        (_SHIFT_RIGHT, 0, 0, SPI_MARK_SHIFT),
-        (_JUMP_EQUAL, 0, 1, mark.tag),
-        (_RETURN, 0, 0, 0),
-        (_RETURN, 0, 0, 1),
-    )
-
-
-def _attach(member: socket.socket, program: Sequence[tuple[int, int, int, int]]) -> None:
-    code = b"".join(_INSTRUCTION.pack(*each) for each in program)
+def _attach(member: socket.socket, option: int, code: bytes) -> None:
     kept = ctypes.create_string_buffer(code, len(code))  # the kernel reads it during the call
-    pointer = _PROGRAM.pack(len(program), ctypes.addressof(kept))
-    member.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_REUSEPORT_CBPF, pointer)
+    pointer = _PROGRAM.pack(len(code) // _INSTRUCTION_BYTES, ctypes.addressof(kept))
+    member.setsockopt(socket.SOL_SOCKET, option, pointer)

@@ -17,14 +17,14 @@ import socket
 import struct
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 import trio
 
 from overlay.addresses import Endpoint
 from overlay.errors import BackendError
-from overlay.ipsec.spi_mark import SpiMark
 from overlay.system.failures import refused
+from overlay.system.port_program import PortForms
 from overlay.system.receiving import DatagramReader
 from overlay.system.segmentation import Run, runs_of
 from overlay.system.steering import split_port
@@ -49,7 +49,7 @@ _PMTUDISC_DONT: Final = 0
 _BUFFER_BYTES: Final = 8 * 1024 * 1024
 """A tenth of a second at 640 Mbit/s; the kernel counts its own overhead against it."""
 
-_CONTROL_BUFFER_BYTES: Final = 1024 * 1024
+_CONTROL_BUFFER_BYTES: Final = 512 * 1024
 """Some thousand small datagrams. A longer queue would only delay what stands behind a flood."""
 
 _DATAGRAMS_PER_BATCH: Final = 2048
@@ -101,8 +101,8 @@ class UdpSocket:
         return Endpoint(host, port)
 
     @property
-    def queue_drops(self) -> int:
-        """How many messages the kernel dropped because they found no place in the queue."""
+    def kernel_drops(self) -> int:
+        """How many datagrams the kernel dropped: garbage, or what found no place in the queue."""
         try:
             counts = self._socket.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size)
         except OSError:  # closed
@@ -208,41 +208,52 @@ class UdpSocket:
             self.counters[f"dropped_{name}"] += datagrams
 
 
-class UdpPort:
-    """One UDP port with two queues: ``esp`` for ESP of our links, ``control`` for all else.
+class ControlQueues(NamedTuple):
+    """Control datagrams: answers that this node waits for, and requests of any node."""
 
-    ``control`` is None if this kernel cannot split a port; then ``esp`` receives all. It owns
-    both sockets; datagrams are sent by ``esp``.
+    expected: UdpSocket
+    strangers: UdpSocket
+
+
+class UdpPort:
+    """One UDP port: ``esp`` for ESP of our links, ``split`` for control datagrams.
+
+    ``split`` is None if this kernel cannot split a port; then ``esp`` receives all. It owns
+    all sockets; datagrams are sent by ``esp``.
     """
 
-    def __init__(self, endpoint: Endpoint, link_spis: SpiMark, *, mark: int | None = None) -> None:
+    def __init__(self, endpoint: Endpoint, forms: PortForms, *, mark: int | None = None) -> None:
         """Bind to ``endpoint``; see :meth:`UdpSocket.open`.
 
-        ``link_spis`` is what the SPIs of all inbound link SAs have in common.
+        ``forms`` are what the port accepts.
 
         Raises:
             BackendError: see :meth:`UdpSocket.open`.
         """
         first = bound_socket(endpoint, mark=mark)
         bound_to = Endpoint(*first.getsockname()[:2])
-        second = split_port(
+        joined = split_port(
             first,
             lambda: bound_socket(
                 bound_to, mark=mark, share_port=True, buffer_bytes=_CONTROL_BUFFER_BYTES
             ),
-            link_spis,
+            forms,
         )
         self.esp = UdpSocket(first)
-        # A flood of aggregated datagrams would make one turn of the control queue 64 times as long.
-        self.control = None if second is None else UdpSocket(second, aggregates=False)
+        # The filters see each datagram, and a read keeps its bound, only without aggregation.
+        self.split = (
+            None
+            if joined is None
+            else ControlQueues(*(UdpSocket(each, aggregates=False) for each in joined))
+        )
 
     @property
     def sockets(self) -> tuple[UdpSocket, ...]:
-        """Both sockets, or the only one."""
-        return (self.esp,) if self.control is None else (self.esp, self.control)
+        """All sockets, or the only one."""
+        return (self.esp,) if self.split is None else (self.esp, *self.split)
 
     def close(self) -> None:
-        """Close both sockets; tasks that wait for them are woken."""
+        """Close all sockets; tasks that wait for them are woken."""
         for each in self.sockets:
             each.close()
 

@@ -15,7 +15,7 @@ PEER = Endpoint("192.0.2.1", 4500)
 CONTROL = [(frame(Channel.DHT, b"question"), PEER)]
 ESP = [(b"\x01\x02\x03\x04" + bytes(40), PEER)]
 BUDGET = ReceptionBudget()
-BATCH_S = 0.01
+BATCH_S = 0.005
 
 
 class Port:
@@ -49,7 +49,7 @@ class Plane:
         return False
 
 
-async def control_batches_in(seconds, *, esp):
+async def control_batches_in(seconds, reader, *, esp):
     """Return how many control batches a node reads meanwhile."""
     clock = trio.lowlevel.current_clock()
     reception = Reception(Plane(clock), trio.current_time, lambda: None, BUDGET)
@@ -62,7 +62,7 @@ async def control_batches_in(seconds, *, esp):
 
     with trio.move_on_after(seconds):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(reception.read_control, control)
+            nursery.start_soon(getattr(reception, reader), control)
             if esp:
                 nursery.start_soon(carry)
     return control.read
@@ -91,11 +91,16 @@ class OnceReady:
 
 
 @pytest.mark.parametrize(
-    ("esp", "share"),
-    [(False, BATCH_S / (BATCH_S + BUDGET.control_pause_s)), (True, BUDGET.control_share)],
+    ("esp", "reader", "share"),
+    [
+        (False, "read_expected", BATCH_S / (BATCH_S + BUDGET.control_pause_s)),
+        (False, "read_strangers", BATCH_S / (BATCH_S + BUDGET.control_pause_s)),
+        (True, "read_expected", BUDGET.expected_share),
+        (True, "read_strangers", BUDGET.strangers_share),
+    ],
 )
-def test_control_has_its_share_beside_circuits_and_all_time_without(esp, share):
+def test_control_has_its_share_beside_circuits_and_all_time_without(esp, reader, share):
     batches = trio.run(
-        lambda: control_batches_in(4.0, esp=esp), clock=MockClock(autojump_threshold=0)
+        lambda: control_batches_in(4.0, reader, esp=esp), clock=MockClock(autojump_threshold=0)
     )
     assert batches * BATCH_S / 4.0 == pytest.approx(share, rel=0.1)

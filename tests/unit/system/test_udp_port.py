@@ -8,22 +8,75 @@ import pytest
 import trio
 
 from overlay.addresses import Endpoint
+from overlay.dht.envelope import Envelopes, network_tag
+from overlay.dht.messages import Ping
 from overlay.errors import BackendError
-from overlay.ipsec.spi_mark import SpiMark
+from overlay.identity import LocalIdentity
+from overlay.link.demultiplexer import Channel, frame
+from overlay.link.handshake import MESSAGE_BYTES, MessageType, header
+from overlay.node.port_forms import Marks, port_forms
 from overlay.system.udp import UdpPort, UdpSocket, bound_socket
 
-MARK = SpiMark.draw(Random(1))
-MARKED = MARK.draw_spi(Random(2)).to_bytes(4, "big")
+NETWORK_ID = "laboratory"
+MARKS = Marks.draw(Random(1))
+FORMS = port_forms(NETWORK_ID, MARKS)
+MARKED = MARKS.link_spis.draw_spi(Random(2)).to_bytes(4, "big")
 ESP = MARKED + bytes(60)
-OTHERS = [
-    bytes(4) + b"\x01dht",
-    bytes(4) + b"\x02link",
+ENVELOPES = Envelopes(LocalIdentity.generate(Random(3)), NETWORK_ID)
+
+
+def link(kind, number):
+    """A message of the link channel whose MACs fit nothing."""
+    opening = header(kind, number)
+    return frame(Channel.LINK, opening.ljust(MESSAGE_BYTES[opening[:2]], b"x"))
+
+
+def request(cookie, host="127.0.0.1", port=4500):
+    return frame(
+        Channel.DHT,
+        ENVELOPES.request(
+            Ping(),
+            request_id=bytes(12),
+            responder=None,
+            sent_to=Endpoint(host, port),
+            cookie=cookie,
+        ),
+    )
+
+
+def challenge(number):
+    return frame(Channel.DHT, ENVELOPES.challenge(number.to_bytes(4, "big") + bytes(8), bytes(16)))
+
+
+SPI, NUMBER = MARKS.link_spis.draw_spi(Random(4)), MARKS.numbers.draw_spi(Random(5))
+EXPECTED = [
+    link(MessageType.RESPONSE, NUMBER),
+    link(MessageType.COOKIE_REPLY, NUMBER),
+    *(link(kind, SPI) for kind in MessageType if kind >= MessageType.CONFIRM),
+    challenge(NUMBER),
+]
+STRANGERS = [
+    link(MessageType.INITIATION, 7),
+    request(b""),
+    request(bytes(16)),
+    request(b"", host="2001:db8::1", port=17),
+]
+GARBAGE = [
     (0x12345678).to_bytes(4, "big") + bytes(60),  # ESP of no link of ours
     b"\xff",
     b"",
     MARKED,
     MARKED + b"abc",  # too short for ESP
     bytes(1400),
+    bytes(4) + b"\x01dht",
+    bytes(4) + b"\x02link",
+    link(MessageType.INITIATION, 7) + b"x",
+    link(MessageType.INITIATION, 7)[:-1],
+    link(MessageType.RESPONSE, SPI),
+    link(MessageType.CLOSE, NUMBER),
+    frame(Channel.LINK, bytes((9, 1)) + bytes(46)),
+    challenge(SPI),
+    request(b"").replace(network_tag(NETWORK_ID), network_tag("another")),
 ]
 LOCAL = pytest.mark.parametrize("host", ["127.0.0.1", "::1", "0.0.0.0", "::"])
 
@@ -42,64 +95,83 @@ def payloads(batch):
 
 
 @LOCAL
-def test_esp_of_our_links_and_everything_else_wait_in_queues_of_their_own(host):
-    with UdpPort(Endpoint(host, 0), MARK) as port:
+def test_esp_answers_and_requests_wait_in_queues_of_their_own_and_garbage_in_none(host):
+    with UdpPort(Endpoint(host, 0), FORMS) as port:
         for _ in range(20):  # from other ports, or a hash could give the same answer
             with sender(port) as client:
-                for other in OTHERS:
-                    client.send(other)
-                client.send(ESP)
+                for each in [*GARBAGE, *STRANGERS, *EXPECTED, ESP]:
+                    client.send(each)
                 assert payloads(port.esp.read_batch()) == [ESP]
-                assert payloads(port.control.read_batch()) == OTHERS
+                assert payloads(port.split.expected.read_batch()) == EXPECTED
+                assert payloads(port.split.strangers.read_batch()) == STRANGERS
+        assert port.split.strangers.kernel_drops == 20 * len(GARBAGE)
+
+
+def test_an_aggregate_of_many_kinds_loses_nothing_but_garbage():
+    """Equal sizes of one flow stay one message on the way, sorted by the first of them."""
+    size = len(link(MessageType.CLOSE, SPI))
+    esp, bad = MARKED.ljust(size, b"e"), b"\1\2\3\4".ljust(size, b"g")
+    good = link(MessageType.CLOSE, SPI)
+    local = Endpoint("127.0.0.1", 0)
+    for first, *others in ([good, esp, bad, good], [bad, good, esp], [esp, good, bad]):
+        with UdpPort(local, FORMS) as port, UdpSocket.open(local) as client:
+            client.send_batch([(each, port.esp.local) for each in (first, *others)])
+            read = [each for queue in port.sockets for each in payloads(queue.read_batch())]
+            assert [each for each in read if each != bad] == [
+                each for each in (first, *others) if each != bad
+            ]
 
 
 def test_a_flood_that_fills_one_queue_takes_no_place_in_the_other():
-    with UdpPort(Endpoint("127.0.0.1", 0), MARK) as port, sender(port) as client:
+    with UdpPort(Endpoint("127.0.0.1", 0), FORMS) as port, sender(port) as client:
         for _ in range(30_000):
-            client.send(OTHERS[0])
+            client.send(STRANGERS[0])
+        client.send(EXPECTED[0])
         client.send(ESP)
         assert payloads(port.esp.read_batch()) == [ESP]
-        kept = len(port.control.read_batch(100_000))
-        assert 500 < kept < 30_000
-        assert port.control.queue_drops == 30_000 - kept
-        assert port.esp.queue_drops == 0
+        assert payloads(port.split.expected.read_batch()) == EXPECTED[:1]
+        kept = len(port.split.strangers.read_batch(100_000))
+        assert 300 < kept < 30_000
+        assert port.split.strangers.kernel_drops == 30_000 - kept
+        assert port.esp.kernel_drops == port.split.expected.kernel_drops == 0
 
 
 @LOCAL
 def test_a_second_node_is_told_that_the_port_is_taken(host):
-    with UdpPort(Endpoint(host, 0), MARK) as port:
+    with UdpPort(Endpoint(host, 0), FORMS) as port:
         for attempt in (
-            lambda: UdpPort(port.esp.local, MARK),
+            lambda: UdpPort(port.esp.local, FORMS),
             lambda: bound_socket(port.esp.local),
         ):
             with pytest.raises(BackendError, match="another program has this port"):
                 attempt()
         local = port.esp.local
-    with UdpPort(local, MARK) as again:  # free after the end of both sockets
-        assert again.control is not None
+    with UdpPort(local, FORMS) as again:  # free after the end of both sockets
+        assert again.split is not None
 
 
 def test_a_bound_stops_reading_and_the_rest_is_there_afterwards():
-    with UdpPort(Endpoint("127.0.0.1", 0), MARK) as port, sender(port) as client:
-        sent = [bytes(4) + index.to_bytes(2, "big") for index in range(300)]
+    with UdpPort(Endpoint("127.0.0.1", 0), FORMS) as port, sender(port) as client:
+        sent = [link(MessageType.INITIATION, index) for index in range(300)]
         for each in sent:
             client.send(each)
-        first = port.control.read_batch(128)
+        strangers = port.split.strangers
+        first = strangers.read_batch(128)
         assert payloads(first) == sent[:128]
-        assert payloads(port.control.read_batch()) == sent[128:]
-        assert port.control.read_batch() == []
+        assert payloads(strangers.read_batch()) == sent[128:]
+        assert strangers.read_batch() == []
 
 
 def test_a_kernel_that_cannot_split_the_port_leaves_one_queue_for_all(monkeypatch):
     monkeypatch.setattr("overlay.system.udp.split_port", lambda *_: None)
-    with UdpPort(Endpoint("127.0.0.1", 0), MARK) as port, sender(port) as client:
-        client.send(OTHERS[0])
+    with UdpPort(Endpoint("127.0.0.1", 0), FORMS) as port, sender(port) as client:
+        client.send(GARBAGE[0])
         client.send(ESP)
-        assert port.control is None
-        assert payloads(port.esp.read_batch()) == [OTHERS[0], ESP]
+        assert port.split is None
+        assert payloads(port.esp.read_batch()) == [GARBAGE[0], ESP]
 
 
-def test_closing_wakes_the_readers_of_both_queues():
+def test_closing_wakes_the_readers_of_all_queues():
     async def scenario():
         ended = []
 
@@ -108,21 +180,21 @@ def test_closing_wakes_the_readers_of_both_queues():
                 await each.receive_batch()
             ended.append(each)
 
-        port = UdpPort(Endpoint("127.0.0.1", 0), MARK)
+        port = UdpPort(Endpoint("127.0.0.1", 0), FORMS)
         with trio.fail_after(5):
             async with trio.open_nursery() as nursery:
                 for each in port.sockets:
                     nursery.start_soon(read, each)
                 await trio.testing.wait_all_tasks_blocked()
                 port.close()
-        assert len(ended) == 2
+        assert len(ended) == 3
 
     trio.run(scenario)
 
 
 def test_a_read_of_the_control_queue_returns_no_more_datagrams_than_it_was_asked_for():
     local = Endpoint("127.0.0.1", 0)
-    with UdpPort(local, MARK) as port, UdpSocket.open(local) as client:
+    with UdpPort(local, FORMS) as port, UdpSocket.open(local) as client:
         assert client.segments_sent
-        client.send_batch([(bytes(250), port.esp.local)] * 256)
-        assert len(port.control.read_batch(16)) == 16
+        client.send_batch([(STRANGERS[0], port.esp.local)] * 256)
+        assert len(port.split.strangers.read_batch(16)) == 16

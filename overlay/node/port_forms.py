@@ -1,0 +1,68 @@
+"""What a node accepts at its UDP port, in the form that the kernel can test."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from random import Random
+from typing import Final, Self
+
+from overlay.dht.envelope import OPENINGS, REQUEST_ID_AT, SMALLEST_BYTES, network_tag
+from overlay.ipsec.spi_mark import SpiMark
+from overlay.link.demultiplexer import Channel, frame
+from overlay.link.handshake import GEOMETRY, MESSAGE_BYTES, NUMBER_AT, MessageType
+from overlay.system.port_program import ControlForm, PortForms
+
+__all__ = ["Marks", "port_forms"]
+
+_CHANNEL_AT: Final = 4
+_PAYLOAD_AT: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """Secret properties of the numbers that a node draws and others send back.
+
+    Attributes:
+        link_spis: of the SPIs of inbound link SAs.
+        numbers: of the indexes of handshakes and the ids of DHT requests. It is another one,
+            because every node that is asked learns such numbers.
+    """
+
+    link_spis: SpiMark
+    numbers: SpiMark
+
+    @classmethod
+    def draw(cls, rng: Random) -> Self:
+        """Return new properties."""
+        return cls(SpiMark.draw(rng), SpiMark.draw(rng))
+
+
+def port_forms(network_id: str, marks: Marks) -> PortForms:
+    """Return what a node of a network accepts, if its numbers have these marks."""
+    return PortForms(marks.link_spis, (*_dht_forms(network_id, marks), *_link_forms(marks)))
+
+
+def _link_forms(marks: Marks) -> list[ControlForm]:
+    forms = []
+    for opening, size in MESSAGE_BYTES.items():
+        framed = frame(Channel.LINK, opening)[_CHANNEL_AT:]
+        mark = None if opening[0] == MessageType.INITIATION else marks.numbers
+        if size == GEOMETRY.notice:  # a notice names an inbound SPI
+            mark = marks.link_spis
+        form = ControlForm(framed, _PAYLOAD_AT + size, exact=True)
+        if mark is not None:
+            form = replace(form, number_at=_PAYLOAD_AT + NUMBER_AT, mark=mark)
+        forms.append(form)
+    return forms
+
+
+def _dht_forms(network_id: str, marks: Marks) -> list[ControlForm]:
+    tag = network_tag(network_id)
+    forms = []
+    for opening, is_answer in OPENINGS.items():
+        framed = frame(Channel.DHT, opening + tag)[_CHANNEL_AT:]
+        form = ControlForm(framed, _PAYLOAD_AT + SMALLEST_BYTES, exact=False)
+        if is_answer:
+            form = replace(form, number_at=_PAYLOAD_AT + REQUEST_ID_AT, mark=marks.numbers)
+        forms.append(form)
+    return forms
