@@ -100,17 +100,21 @@ class Ledger:
         self._taken = 0.0
         self._by_group: dict[bytes, float] = {}
 
+    def __len__(self) -> int:
+        return len(self._by_group)
+
     def admits(self, groups: Groups, amount: float = 1.0) -> bool:
         """Tell whether there is room in all, and for every one of these groups.
 
-        A group that has nothing may take what is free, or a small table would admit nothing.
+        A group that holds less than the amount may take what is free, or a small table would
+        admit nothing.
         """
         free = self._places - self._taken
         if amount > free:
             return False
         for key, fraction, most in groups:
             held = self._by_group.get(key, 0.0)
-            if held and held + amount > min(fraction * free, most):
+            if held >= amount and held + amount > min(fraction * free, most):
                 return False
         return True
 
@@ -130,10 +134,20 @@ class Ledger:
             else:
                 del self._by_group[key]
 
-    def clear(self) -> None:
-        """Forget everything that was taken."""
-        self._taken = 0.0
-        self._by_group.clear()
+    def resize(self, places: float) -> None:
+        """Change what all together may take; what is taken stays."""
+        self._places = places
+
+    def rescale(self, factor: float, least: float) -> None:
+        """Multiply all that was taken; forget groups that hold less than ``least`` afterwards.
+
+        Takes time in proportion to the number of groups.
+        """
+        self._taken *= factor
+        if self._taken < least:
+            self._taken = 0.0  # so that an amount of all places finds room again
+        scaled = ((key, held * factor) for key, held in self._by_group.items())
+        self._by_group = {key: held for key, held in scaled if held >= least}
 
 
 class Shares(Generic[K]):

@@ -2,8 +2,9 @@
 
 Bounds on memory do not bound work: a message that is refused in the end has cost a key
 exchange or a signature first. This budget is asked before such work begins. It is shared by
-all blocks and fair by prefix, because its ledger is that of :mod:`overlay.shares`: within one
-second an address gets at most a ninth of it, a provider a third, and a newcomer something.
+all blocks and fair by prefix, because it is a :class:`~overlay.fair_rate.FairRate`: an address gets
+at most a ninth of it, a provider a third, and a newcomer something, at every moment. It is
+continuous, because a budget of slots is used up by whoever sends first in each slot.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from __future__ import annotations
 import enum
 from typing import Final
 
-from overlay.shares import Groups, Ledger
+from overlay.fair_rate import FairRate
+from overlay.shares import Groups
 
 __all__ = ["DEFAULT_CPU_SHARE", "Work", "WorkBudget"]
 
@@ -36,11 +38,18 @@ class Work(enum.Enum):
     """The Ed25519 signature of a DHT message or of a descriptor."""
 
 
-class WorkBudget:
-    """Seconds of CPU time that strangers may still use in this second.
+_HORIZON_S: Final = 1.0
+"""What strangers may use at once is the share of a second: honest bursts, as of a source that
+builds several circuits, fit into it. With a twentieth of it they did not."""
 
-    Owned by the node and shared by links, circuits and DHT. Remembers the groups of one
-    second, at most three for each operation that the budget admits.
+_LEAST: Final = min(work.value for work in Work) / 10
+
+
+class WorkBudget:
+    """Seconds of CPU time that strangers may still use now.
+
+    Owned by the node and shared by links, circuits and DHT. Remembers the groups of about
+    five seconds, at most four for each operation that the budget admits.
     """
 
     def __init__(self, cpu_share: float = DEFAULT_CPU_SHARE) -> None:
@@ -49,24 +58,19 @@ class WorkBudget:
         Args:
             cpu_share: CPU seconds in each second, of one core; ``math.inf`` for no bound.
         """
-        self._ledger = Ledger(cpu_share)
-        self._second: int | None = None
+        self._rate = FairRate(cpu_share, _HORIZON_S, _LEAST)
         self.refused = 0
 
     def spend(self, work: Work, groups: Groups, now: float) -> bool:
-        """Take the cost of one operation; False if this second has none left for the source.
+        """Take the cost of one operation; False if none is left now for the source.
 
         Args:
             work: what is about to be computed.
             groups: of whoever asked for it, narrowest first.
-            now: seconds.
+            now: seconds; a clock that jumps back gives nothing, and none that jumps ahead more
+                than the budget of a second.
         """
-        second = int(now)
-        if second != self._second:
-            self._second = second
-            self._ledger.clear()
-        if not self._ledger.admits(groups, work.value):
+        if not self._rate.take(groups, now, work.value):
             self.refused += 1
             return False
-        self._ledger.take(groups, work.value)
         return True

@@ -142,6 +142,7 @@ def test_budget_of_a_second_is_never_exceeded() -> None:
     assert spent(budget, hosts, 5.0, 20) * Work.HANDSHAKE.value <= 0.1
     assert budget.refused > 0
     assert spent(budget, hosts[:1], 6.0, 1) == 1
+    assert spent(budget, hosts, 6.0, 20) * Work.HANDSHAKE.value <= 0.1
 
 
 def test_one_address_cannot_take_the_budget_from_others() -> None:
@@ -149,12 +150,15 @@ def test_one_address_cannot_take_the_budget_from_others() -> None:
     attacker = spent(budget, ["203.0.113.1"], 5.0, 10_000)
     assert attacker * Work.HANDSHAKE.value <= 0.1 / 9
     attackers = [f"203.0.{n}.1" for n in range(256)]
-    assert (attacker + spent(budget, attackers, 5.5, 100)) * Work.HANDSHAKE.value <= 0.1 / 3
+    assert (attacker + spent(budget, attackers, 5.5, 100)) * Work.HANDSHAKE.value <= 0.15 / 3
     assert spent(budget, ["198.51.100.1"], 5.9, 1) == 1
 
 
-def test_clock_that_jumps_back_gives_a_new_second() -> None:
+def test_clock_that_jumps_gives_no_more_than_the_budget_of_a_second() -> None:
     budget = WorkBudget(Work.ONION.value)
     assert budget.spend(Work.ONION, (), 9.0)
     assert not budget.spend(Work.ONION, (), 9.9)
-    assert budget.spend(Work.ONION, (), 3.0)
+    assert not budget.spend(Work.ONION, (), 3.0)
+    assert budget.spend(Work.ONION, (), 7.0)
+    assert budget.spend(Work.ONION, (), 1e9)
+    assert not budget.spend(Work.ONION, (), 1e9)
