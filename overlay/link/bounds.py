@@ -12,7 +12,7 @@ from overlay.link.settings import LinkSettings
 from overlay.shares import Group, Groups, Shares, groups_of
 from overlay.special_networks import forbidden_network
 
-__all__ = ["AcceptedTable", "HalfOpenTable", "is_allowed_endpoint"]
+__all__ = ["AcceptedTable", "HalfOpenTable", "LinkPlaces", "is_allowed_endpoint"]
 
 
 def is_allowed_endpoint(endpoint: Endpoint, *, allow_private: bool) -> bool:
@@ -151,3 +151,31 @@ class HalfOpenTable:
 
     def _groups(self, source: Endpoint) -> Groups:
         return _groups(source, self._settings.max_half_open_per_prefix)
+
+
+class LinkPlaces:
+    """Which link in use is at which endpoint; the latest one if several claim to be there.
+
+    Bounded by the number of links, whose owner says where each is.
+    """
+
+    def __init__(self) -> None:
+        self._at: dict[Endpoint, OverlayAddress] = {}
+        self._of: dict[OverlayAddress, Endpoint] = {}
+
+    def note(self, overlay_address: OverlayAddress, endpoint: Endpoint | None) -> None:
+        """Record where a link is; None if it is not in use (any more)."""
+        before = self._of.get(overlay_address)
+        if endpoint == before:
+            return
+        if before is not None:
+            del self._of[overlay_address]
+            if self._at.get(before) == overlay_address:
+                del self._at[before]
+        if endpoint is not None:
+            self._of[overlay_address] = endpoint
+            self._at[endpoint] = overlay_address
+
+    def at(self, endpoint: Endpoint) -> OverlayAddress | None:
+        """Return whose link is at this endpoint."""
+        return self._at.get(endpoint)

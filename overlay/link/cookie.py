@@ -28,6 +28,7 @@ __all__ = [
     "CookieJar",
     "LoadMeter",
     "ReceiverKeys",
+    "is_under_cookie",
     "open_cookie",
     "source_prefix",
     "with_macs",
@@ -71,6 +72,11 @@ def with_macs(message: bytes, keys: ReceiverKeys, cookie: bytes | None) -> bytes
     """Append mac1 and mac2 to an initiation; without a cookie mac2 is zero."""
     body = message + _mac(keys.mac1, message)
     return body + (bytes(GEOMETRY.mac) if cookie is None else _mac(cookie, body))
+
+
+def is_under_cookie(initiation: bytes, cookie: bytes) -> bool:
+    """Tell whether mac2 of an encoded initiation was made with this cookie."""
+    return hmac.compare_digest(initiation[_MAC2], _mac(cookie, initiation[_BEFORE_MAC2]))
 
 
 def open_cookie(reply: CookieReply, keys: ReceiverKeys, mac1: bytes) -> bytes:

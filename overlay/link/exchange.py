@@ -16,6 +16,7 @@ signature over its link key, from which node id and overlay address follow.
 from __future__ import annotations
 
 import hashlib
+import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -27,6 +28,7 @@ from overlay.errors import Malformed, NotAuthentic, Refused
 from overlay.identity import LocalIdentity, node_id_of, overlay_address_of, verify_signature
 from overlay.ipsec.model import Spi
 from overlay.link.handshake import (
+    GEOMETRY,
     VERSION,
     IdentityProof,
     Initiation,
@@ -156,6 +158,13 @@ class SentInitiation:
         whole = header(MessageType.INITIATION, index) + message
         return cls(credentials, peer, index, inbound_spi, whole, noise)
 
+    def is_from_responder(self, response: Response) -> bool:
+        """Tell whether a response was made by the reader of this initiation, for one hash.
+
+        Reading a forged one costs two key exchanges, and whoever has seen the index can send many.
+        """
+        return hmac.compare_digest(response.mac, _response_mac(self._noise.binding(), response))
+
     def complete(self, response: Response) -> Agreement:
         """Read the response; a forged one changes nothing, so the genuine may still come.
 
@@ -164,6 +173,8 @@ class SentInitiation:
             WrongIdentity: it was, but he is another node than we meant.
             Malformed: it was, but he breaks the protocol.
         """
+        if not self.is_from_responder(response):
+            raise NotAuthentic("the mac of a handshake response does not fit")
         split, plaintext = self._noise.complete(response.noise)
         payload = ResponsePayload.parse(plaintext)
         _verify_proof(payload.proof, self.peer.link_key)
@@ -259,7 +270,13 @@ class VerifiedInitiation:
             initiator=False,
         )
         agreement = Agreement(self.overlay_address, self.node_id, self.opened.link_key, secrets)
-        return agreement, Response(self.opened.receiver_index, message)
+        unsigned = Response(self.opened.receiver_index, message)
+        mac = _response_mac(self._noise.binding(), unsigned)
+        return agreement, Response(self.opened.receiver_index, message, mac)
+
+
+def _response_mac(binding: bytes, response: Response) -> bytes:
+    return hashlib.blake2s(response.authenticated, digest_size=GEOMETRY.mac, key=binding).digest()
 
 
 def _verify_proof(proof: IdentityProof, link_key: bytes) -> None:

@@ -3,7 +3,7 @@
 ::
 
     initiation    1 | version | sender index (4) | Noise IK message 1 | mac1 (16) | mac2 (16)
-    response      2 | version | receiver index (4) | Noise IK message 2
+    response      2 | version | receiver index (4) | Noise IK message 2 | mac (16)
     cookie reply  3 | version | receiver index (4) | nonce (16) | cookie + tag (32)
     confirm       4 | version | receiver's SPI (4) | zero (26)  | tag (16)
     close         5 | version | receiver's SPI (4) | zero (26)  | tag (16)
@@ -106,7 +106,7 @@ class Geometry:
             initiation_noise=noise_1,
             response_noise=noise_2,
             initiation=message_header + noise_1 + 2 * mac,
-            response=message_header + noise_2,
+            response=message_header + noise_2 + mac,
             cookie_reply=message_header + cookie_nonce + mac + TAG_BYTES,
             notice=message_header + token + mac,
         )
@@ -143,14 +143,20 @@ class Initiation:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """Message 2."""
+    """Message 2; ``mac`` shows at once that the reader of message 1 made it."""
 
     receiver_index: int
     noise: bytes
+    mac: bytes = b""
+
+    @property
+    def authenticated(self) -> bytes:
+        """The part that the mac covers."""
+        return header(MessageType.RESPONSE, self.receiver_index) + self.noise
 
     def encode(self) -> bytes:
         """Return the bytes on the wire."""
-        return header(MessageType.RESPONSE, self.receiver_index) + self.noise
+        return self.authenticated + self.mac
 
 
 @dataclass(slots=True)  # not frozen, which would triple the time to make one
@@ -230,7 +236,7 @@ def parse_message(data: bytes) -> LinkMessage:
         mac1, mac2 = data[macs : -GEOMETRY.mac], data[-GEOMETRY.mac :]
         return Initiation(number, data[GEOMETRY.header : macs], mac1, mac2, data)
     if kind is MessageType.RESPONSE:
-        return Response(number, reader.take(GEOMETRY.response_noise))
+        return Response(number, reader.take(GEOMETRY.response_noise), reader.take(GEOMETRY.mac))
     if kind is MessageType.COOKIE_REPLY:
         nonce = reader.take(GEOMETRY.cookie_nonce)
         return CookieReply(number, nonce, reader.take(reader.remaining))

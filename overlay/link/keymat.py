@@ -28,6 +28,7 @@ __all__ = ["PairSecrets", "derive_pair", "is_authentic_notice", "make_notice"]
 
 _ESP_LABEL: Final = b"overlay link esp v1"
 _NOTICE_LABEL: Final = b"overlay link notice v1"
+_COOKIE_LABEL: Final = b"overlay link pair cookie v1"
 _NOTICE_KEY_BYTES: Final = 32
 
 
@@ -36,11 +37,14 @@ class PairSecrets:
     """All keys of one pair of SAs, as one side sees them.
 
     ``notice_out`` authenticates the notices that this side sends, ``notice_in`` the peer's.
+    ``cookie`` is the same on both sides. It serves a later initiation as a cookie would, which
+    nobody else can invent.
     """
 
     keys: LinkKeys
     notice_out: SecretBytes
     notice_in: SecretBytes
+    cookie: SecretBytes
 
 
 def derive_pair(
@@ -62,6 +66,7 @@ def derive_pair(
         derived = HKDF(SHA256(), length, split.handshake_hash, label + info).derive(key.reveal())
         return SecretBytes(derived)
 
+    cookie = expand(split.initiator_to_responder, _COOKIE_LABEL, _NOTICE_KEY_BYTES)
     outbound, inbound = split.initiator_to_responder, split.responder_to_initiator
     outbound_spi, inbound_spi = responder_spi, initiator_spi
     if not initiator:
@@ -78,6 +83,7 @@ def derive_pair(
         keys=keys,
         notice_out=expand(outbound, _NOTICE_LABEL, _NOTICE_KEY_BYTES),
         notice_in=expand(inbound, _NOTICE_LABEL, _NOTICE_KEY_BYTES),
+        cookie=cookie,
     )
 
 

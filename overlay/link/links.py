@@ -21,7 +21,7 @@ from overlay.addresses import Endpoint, OverlayAddress
 from overlay.errors import LimitReached, NotAuthentic, PeerError, Refused, Replayed
 from overlay.identity import LocalIdentity
 from overlay.ipsec.model import Batch, Spi
-from overlay.link.bounds import AcceptedTable, HalfOpenTable, is_allowed_endpoint
+from overlay.link.bounds import AcceptedTable, HalfOpenTable, LinkPlaces, is_allowed_endpoint
 from overlay.link.cookie import ReceiverKeys
 from overlay.link.drops import LinkDrop, drop_of
 from overlay.link.endpoint_proof import EndpointProof
@@ -111,8 +111,9 @@ class Links:
         credentials = self._services.credentials
         keys = ReceiverKeys.of(credentials.link_key, credentials.network_hash)
         self._sieve = Sieve(keys, self._services.numbers)
-        self._responder = Responder(credentials, keys, settings, rng, budget)
+        self._responder = Responder(credentials, keys, settings, rng, budget, self._pair_cookie)
         self._links: dict[OverlayAddress, Link] = {}
+        self._places = LinkPlaces()
         self._accepted = AcceptedTable(settings)
         self._half_open = HalfOpenTable(settings)
         self._offering: set[OverlayAddress] = set()
@@ -156,7 +157,7 @@ class Links:
         """Replace a link's SAs soon: at once, or when a change that is under way has ended.
 
         It waits until they are ``rekey_pause_s`` old. Also tells a silent peer from a dead one: if
-        no answer comes, the link closes.
+        it answers neither this nor a challenge under the current SAs, the link closes.
 
         Args:
             overlay_address: the peer.
@@ -334,11 +335,16 @@ class Links:
         self, link: Link, handshake: OutgoingHandshake, response: Response, now: float
     ) -> None:
         overlay_address, endpoint = handshake.peer.overlay_address, handshake.peer.endpoint
+        if not handshake.is_answer(response):
+            raise NotAuthentic("a response whose maker could not read the initiation")
         try:
             agreement = handshake.complete(response)
             self._services.numbers.claim_outbound(endpoint, agreement.secrets.keys.outbound_spi)
-        except WrongIdentity:
-            link.feed(LinkInput.GIVE_UP, Cause(now, reason=LinkFailure.NOT_AUTHENTIC))
+        except PeerError as error:
+            if isinstance(error, WrongIdentity):
+                link.feed(LinkInput.GIVE_UP, Cause(now, reason=LinkFailure.NOT_AUTHENTIC))
+            else:
+                handshake.abandon()  # or each copy of this response would be read
             self._settle(overlay_address, link, now)
             raise
         pair = self._new_pair(agreement, endpoint, now, ours=True)
@@ -395,6 +401,12 @@ class Links:
         rekey_at = now + self._settings.rekey_after_s * factor
         return SaPair(agreement, endpoint, ours=ours, agreed_at=now, rekey_at=rekey_at)
 
+    def _pair_cookie(self, endpoint: Endpoint) -> bytes | None:
+        owner = self._places.at(endpoint)
+        link = self._links.get(owner) if owner is not None else None
+        pair = link.current if link is not None else None
+        return pair.agreement.secrets.cookie.reveal() if pair is not None else None
+
     def _pair(self, inbound_spi: Spi) -> tuple[Link, SaPair] | None:
         owner = self._services.numbers.owner_of_spi(inbound_spi)
         link = self._links.get(owner) if owner is not None else None
@@ -408,6 +420,7 @@ class Links:
         if current is not None and not self._accepted.settle(overlay_address, current.endpoint):
             self._drops[LinkDrop.LIMIT] += 1
             link.feed(LinkInput.CLOSE, Cause(now, reason=LinkFailure.LIMIT))
+        self._places.note(overlay_address, link.current.endpoint if link.current else None)
         if link.state is LinkState.CLOSED:
             self._links.pop(overlay_address, None)
             self._accepted.discard(overlay_address)

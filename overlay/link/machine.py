@@ -7,6 +7,10 @@ three it holds; :data:`TRANSITIONS` is the whole protocol::
     CLOSED --connect--> CONNECTING --response--> UP --rekey due--> REKEYING --response--> UP
       \--offer--> ANSWERED --proven--> UP --offer--> REANSWERED --proven--> UP
 
+A rekeying that gets no answer ends the link only if the peer is silent on the current pair as
+well, or that pair is used up: an observer can spoil handshakes that it cannot forge. Each
+attempt brings a challenge under the current pair, and its echo shows that the peer is there.
+
 When both sides begin at once, the one with the lower overlay address prevails: the other
 drops its own handshake and answers (OUTRANKED); the lower one answers too, for its own
 initiation may never arrive, and whichever pair is completed or confirmed first becomes
@@ -28,6 +32,7 @@ from overlay.link.backoff import Backoff
 from overlay.link.endpoint_proof import names_endpoint
 from overlay.link.handshake import MessageType, Notice
 from overlay.link.keymat import make_notice
+from overlay.link.lifetimes import hard_s
 from overlay.link.model import LinkClosed, LinkFailed, LinkFailure, LinkPeer
 from overlay.link.outgoing import OutgoingHandshake
 from overlay.link.pair import SaPair
@@ -37,6 +42,10 @@ from overlay.link.states import Cause, LinkInput, LinkState
 __all__ = ["MAX_OLD_PAIRS", "TRANSITIONS", "Link"]
 
 T = TypeVar("T")
+
+_MAX_REKEY_PAUSE_S: Final = 120.0
+"""Longest pause after a rekeying without an answer. It doubles from ``handshake_timeout_s`` on; a
+pair lives for several of them after the first attempt."""
 
 MAX_OLD_PAIRS: Final = 4
 """Those of the last two changes: the current pair, and one that lost a crossing. Both sides wait
@@ -107,6 +116,8 @@ class Link:
         Raises:
             NotAuthentic: the token was not sent to ``source``.
         """
+        if self.handshake is not None and pair is self.current:
+            self.handshake.probed(notice.token)
         if pair.proof is not None:
             own_address = notice.kind is MessageType.OWN_ADDRESS
             if not pair.proof.echoed(notice.token, source, now, own_address=own_address):
@@ -177,6 +188,8 @@ class Link:
             times.append(self.current.confirming.deadline)
         elif self.current is not None and self.state is LinkState.UP:
             times.append(self.current.rekey_at)
+        if self.current is not None:
+            times.append(self._used_up_at(self.current))
         return min(times, default=math.inf)
 
     def handle_deadline(self, now: float) -> None:
@@ -202,9 +215,12 @@ class Link:
                 self._outbox.announce(pair.superseded())
 
     def _due(self, now: float) -> LinkInput | None:
+        if self.current is not None and self._used_up_at(self.current) <= now:
+            return LinkInput.CURRENT_LOST
         if self.handshake is not None:
             if self.handshake.backoff.gives_up_at <= now:
-                return LinkInput.GIVE_UP
+                silent = self.state is LinkState.REKEYING and not self.handshake.peer_is_there
+                return LinkInput.SILENT if silent else LinkInput.GIVE_UP
             if self.handshake.backoff.next_at <= now:
                 return LinkInput.RETRY_DUE
         if self.offered is not None and self.offered.expires_at <= now:
@@ -217,21 +233,37 @@ class Link:
                 return LinkInput.REKEY_DUE
         return None
 
+    def _used_up_at(self, pair: SaPair) -> float:
+        return pair.agreed_at + hard_s(self._services.settings)
+
     # Actions of the table
 
     def _nothing(self, cause: Cause) -> None:
         """The state is already what the input asks for."""
 
     def _start(self, cause: Cause) -> None:
-        peer = cause.peer
+        peer, cookie = cause.peer, None
         if peer is None:
             current = _present(self.current)
             peer = LinkPeer(self._overlay_address, current.agreement.link_key, current.endpoint)
-        self.handshake = OutgoingHandshake(self._services, peer, cause.now)
-        self.handshake.attempt(cause.now)
+            cookie = current.agreement.secrets.cookie.reveal()
+        self.handshake = OutgoingHandshake(self._services, peer, cause.now, cookie)
+        self._retry(cause)
 
     def _retry(self, cause: Cause) -> None:
-        _present(self.handshake).attempt(cause.now)
+        handshake = _present(self.handshake)
+        handshake.attempt(cause.now)
+        if self.current is not None:
+            self._notify(MessageType.CHALLENGE, self.current, handshake.probe)
+
+    def _postpone(self, cause: Cause) -> None:
+        """Go on with the current pair, which works, and try again after a growing pause."""
+        self._drop_handshake(cause)
+        current = _present(self.current)
+        pause_s = self._services.settings.handshake_timeout_s * 2.0**current.failed_rekeyings
+        jitter = self._services.rng.uniform(0.8, 1.2)  # so that links do not fall into step
+        current.failed_rekeyings = min(current.failed_rekeyings + 1, 16)
+        current.rekey_at = cause.now + min(pause_s, _MAX_REKEY_PAUSE_S) * jitter
 
     def _answer(self, cause: Cause) -> None:
         """Hold the offered pair; it takes the place of one that the peer offered before."""
@@ -412,7 +444,8 @@ def _table() -> Mapping[tuple[LinkState, LinkInput], Step]:
             (s.REKEYING, i.OUTRANKED): (do._yield, s.REANSWERED),
             (s.REKEYING, i.RESPONSE): (do._complete, s.UP),
             (s.REKEYING, i.RETRY_DUE): (do._retry, s.REKEYING),
-            (s.REKEYING, i.GIVE_UP): (do._close, s.CLOSED),
+            (s.REKEYING, i.GIVE_UP): (do._postpone, s.UP),
+            (s.REKEYING, i.SILENT): (do._close, s.CLOSED),
             (s.REKEYING, i.CURRENT_LOST): (do._close, s.CLOSED),
             (s.REKEYING, i.CLOSE): (do._take_leave, s.CLOSED),
             #

@@ -15,6 +15,7 @@ nothing, so that the genuine one can still be read afterwards.
 from __future__ import annotations
 
 import hashlib
+import hmac
 from dataclasses import dataclass
 from typing import Final
 
@@ -40,6 +41,8 @@ __all__ = [
 ]
 
 PROTOCOL_NAME: Final = b"Noise_IK_25519_ChaChaPoly_SHA256"
+_BINDING_LABEL: Final = b"overlay link response mac v1"
+
 KEY_BYTES: Final = 32
 TAG_BYTES: Final = 16
 
@@ -102,6 +105,14 @@ class _Symmetric:
             raise NotAuthentic("a handshake message does not decrypt") from error
         return self._stepped().mix_hash(sealed), plaintext
 
+    def binding(self) -> bytes:
+        """Return a key that both sides know, and nobody else, as soon as message 1 is written.
+
+        The chaining key is otherwise a key of HMAC for 32-byte secrets alone, so the label
+        keeps this use apart.
+        """
+        return hmac.digest(self.chaining_key, _BINDING_LABEL, "sha256")
+
     def split(self) -> SplitKeys:
         both = HKDF(SHA256(), 2 * KEY_BYTES, self.chaining_key, b"").derive(b"")
         first, second = SecretBytes(both[:KEY_BYTES]), SecretBytes(both[KEY_BYTES:])
@@ -129,6 +140,10 @@ class InitiatorAwaiting:
     _symmetric: _Symmetric
     _static: X25519PrivateKey
     _ephemeral: X25519PrivateKey
+
+    def binding(self) -> bytes:
+        """Return 32 bytes that only the reader of message 1 can know as well."""
+        return self._symmetric.binding()
 
     def complete(self, message: bytes) -> tuple[SplitKeys, bytes]:
         """Read message 2, ``e (32) | payload + tag (16)``; return the keys and the payload.
@@ -184,6 +199,10 @@ class ResponderAnswering:
     _initiator_ephemeral: bytes
     initiator_static: bytes
     payload: bytes
+
+    def binding(self) -> bytes:
+        """Return 32 bytes that only the writer of message 1 can know as well."""
+        return self._symmetric.binding()
 
     def respond(self, ephemeral: bytes, payload: bytes) -> tuple[SplitKeys, bytes]:
         """Write message 2 with 32 fresh random bytes as ephemeral key; return keys and message.

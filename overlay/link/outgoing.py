@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import hmac
 from typing import Final
 
 from overlay.errors import LimitReached, NotAuthentic, Refused
 from overlay.link.backoff import Backoff
 from overlay.link.cookie import ReceiverKeys, open_cookie, with_macs
+from overlay.link.endpoint_proof import TOKEN_BYTES
 from overlay.link.exchange import Agreement, SentInitiation
 from overlay.link.handshake import GEOMETRY, CookieReply, Response
 from overlay.link.model import LinkPeer
@@ -14,9 +17,14 @@ from overlay.link.services import LinkServices
 
 __all__ = ["MAX_COOKIES", "OutgoingHandshake"]
 
-MAX_COOKIES: Final = 4
-"""Cookie replies to one attempt that are believed. An observer of the initiation can invent one, so
-the genuine reply may come after others."""
+MAX_COOKIES: Final = 32
+"""Cookies that one attempt tries at once. An observer of the initiation can invent some, so the
+genuine reply may come after others."""
+
+_SAMPLE: Final = 32
+"""Of the replies beyond these, so many serve the next attempt, each with equal chance. A fixed
+choice, as of the first ones, would let an observer keep the genuine ones out for good. The
+responder sends one for each cookie that was wrong, so they are many, too."""
 
 
 class OutgoingHandshake:
@@ -25,17 +33,35 @@ class OutgoingHandshake:
     Every attempt is a new handshake with its own keys, index, SPI and timestamp: a
     responder refuses the same bytes twice. Only the latest attempt may be answered, for the
     responder keeps only that one.
+
+    ``probe`` is a token that tells an owner with a link whether the peer is there, and
+    ``peer_is_there`` what came of it.
     """
 
-    def __init__(self, services: LinkServices, peer: LinkPeer, now: float) -> None:
+    def __init__(
+        self, services: LinkServices, peer: LinkPeer, now: float, pair_cookie: bytes | None = None
+    ) -> None:
+        """Prepare a handshake; :meth:`attempt` begins it.
+
+        Args:
+            services: of all links.
+            peer: with whom.
+            now: Unix seconds.
+            pair_cookie: what the current pair offers instead of a cookie, if there is one.
+        """
         self._services = services
         self._peer = peer
         self._receiver = ReceiverKeys.of(peer.link_key, services.credentials.network_hash)
+        self._pair_cookie = pair_cookie
         self._cookie: bytes | None = None
+        self._sample: list[tuple[CookieReply, bytes]] = []
         self._sent: SentInitiation | None = None
         self._mac1 = b""
-        self._cookies_left = 0
+        self._tried: set[bytes] = set()
+        self._excess = 0
         self.backoff = Backoff(services.settings, services.rng, now)
+        self.probe = services.rng.randbytes(TOKEN_BYTES)
+        self.peer_is_there = False
 
     @property
     def peer(self) -> LinkPeer:
@@ -59,11 +85,14 @@ class OutgoingHandshake:
             timestamp_us=self._services.clock.stamp(now),
             ephemeral=self._services.rng.randbytes(32),
         )
-        self._cookies_left = MAX_COOKIES
-        self._send(self._sent)
+        self._tried = self._sampled_cookies()
+        self._excess = 0
+        self._send(self._sent, self._pair_cookie or self._cookie)
+        for cookie in self._tried:
+            self._send(self._sent, cookie)
 
-    def _send(self, sent: SentInitiation) -> None:
-        data = with_macs(sent.message, self._receiver, self._cookie)
+    def _send(self, sent: SentInitiation, cookie: bytes | None) -> None:
+        data = with_macs(sent.message, self._receiver, cookie)
         self._mac1 = data[-2 * GEOMETRY.mac : -GEOMETRY.mac]
         self._services.outbox.send(data, self._peer.endpoint)
 
@@ -74,14 +103,45 @@ class OutgoingHandshake:
             NotAuthentic: it was not made for this initiation.
             Refused: this attempt has had that cookie, or too many.
         """
-        if self._sent is None or not self._cookies_left:
+        if self._sent is None:
+            raise Refused("a cookie for no initiation")
+        if len(self._tried) >= MAX_COOKIES:
+            self._keep_for_later(reply)
             raise Refused("too many cookies for one initiation")
         cookie = open_cookie(reply, self._receiver, self._mac1)
-        if cookie == self._cookie and self._cookies_left < MAX_COOKIES:
+        if cookie in self._tried:
             raise Refused("the same cookie again")
+        self._tried.add(cookie)
         self._cookie = cookie
-        self._cookies_left -= 1
-        self._send(self._sent)
+        self._send(self._sent, cookie)
+
+    def _keep_for_later(self, reply: CookieReply) -> None:
+        """Keep a reply unopened, with the same chance as any other (Vitter's algorithm R)."""
+        self._excess += 1
+        if len(self._sample) < _SAMPLE:
+            self._sample.append((reply, self._mac1))
+            return
+        place = self._services.rng.randrange(self._excess)
+        if place < _SAMPLE:
+            self._sample[place] = (reply, self._mac1)
+
+    def _sampled_cookies(self) -> set[bytes]:
+        """Open the sample of the last attempt; a cookie outlives the initiation that it answers."""
+        sample, self._sample = self._sample, []
+        cookies = set()
+        for reply, mac1 in sample:
+            with contextlib.suppress(NotAuthentic):
+                cookies.add(open_cookie(reply, self._receiver, mac1))
+        return cookies
+
+    def probed(self, token: bytes) -> None:
+        """Take an authentic echo of the peer: is it that of our probe?"""
+        if hmac.compare_digest(token, self.probe):
+            self.peer_is_there = True
+
+    def is_answer(self, response: Response) -> bool:
+        """Tell, for one hash, whether the reader of the latest initiation made a response."""
+        return self._sent is not None and self._sent.is_from_responder(response)
 
     def complete(self, response: Response) -> Agreement:
         """Read a response to the latest initiation; see :meth:`SentInitiation.complete`.

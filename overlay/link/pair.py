@@ -53,6 +53,7 @@ class SaPair:
     ``expires_at`` is when an offered pair was not confirmed in time, or an old one has had its
     grace. ``sends_until`` is when the outbound SA of a pair that was replaced goes. ``confirming``
     runs at the initiator until the responder has acknowledged that it knows the pair to be in use.
+    ``failed_rekeyings`` counts attempts to replace it that got no answer.
     """
 
     agreement: Agreement
@@ -64,6 +65,7 @@ class SaPair:
     sends_until: float = math.inf
     confirming: Backoff | None = None
     rekeyed: bool = False
+    failed_rekeyings: int = 0
     offer: Offer | None = None
     proof: EndpointProof | None = None
 

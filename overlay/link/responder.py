@@ -11,13 +11,14 @@ mac1 is checked by :mod:`overlay.link.sieve`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 from typing import Final
 
 from overlay.addresses import Endpoint
 from overlay.errors import LimitReached
-from overlay.link.cookie import CookieJar, LoadMeter, ReceiverKeys
+from overlay.link.cookie import CookieJar, LoadMeter, ReceiverKeys, is_under_cookie
 from overlay.link.exchange import Credentials, OpenedInitiation, VerifiedInitiation
 from overlay.link.handshake import CookieReply, Initiation
 from overlay.link.replay import TimestampTable
@@ -54,7 +55,20 @@ class Responder:
         settings: LinkSettings,
         rng: Random,
         budget: WorkBudget | None = None,
+        pair_cookie: Callable[[Endpoint], bytes | None] = lambda _: None,
     ) -> None:
+        """Prepare.
+
+        Args:
+            credentials: ours.
+            keys: for messages to us.
+            settings: rates and bounds.
+            rng: draws cookie secrets.
+            budget: CPU time for strangers; one of its own by default.
+            pair_cookie: returns what the peer at an endpoint may use instead of a cookie,
+                None if there is no link to that endpoint.
+        """
+        self._pair_cookie = pair_cookie
         self._credentials = credentials
         self._cookies = CookieJar(keys, rng)
         self._load = LoadMeter(
@@ -71,7 +85,13 @@ class Responder:
         has a valid cookie.
         """
         spent = self._replies.is_spent(source.packed, now)
-        return spent and not self._cookies.is_valid(initiation, source, now)
+        return spent and not self._proves_address(initiation, source, now)
+
+    def _proves_address(self, initiation: bytes, source: Endpoint, now: float) -> bool:
+        cookie = self._pair_cookie(source)
+        if cookie is not None and is_under_cookie(initiation, cookie):
+            return True
+        return self._cookies.is_valid(initiation, source, now)
 
     def judge(
         self, initiation: Initiation, source: Endpoint, now: float, *, wants_cookie: bool
@@ -86,7 +106,7 @@ class Responder:
                 together have used up its CPU time.
         """
         overloaded = self._load.is_overloaded(now)
-        proved = self._cookies.is_valid(initiation.encoded, source, now)
+        proved = self._proves_address(initiation.encoded, source, now)
         if (overloaded or wants_cookie) and not proved:
             if not self._replies.take(source.packed, now):
                 raise LimitReached("too many cookie replies")

@@ -28,6 +28,8 @@ def possible(state: LinkState, happened: LinkInput) -> bool:
         return NEEDS[happened] in holds
     if happened is LinkInput.REKEY_DUE:
         return state is LinkState.UP
+    if happened is LinkInput.SILENT:
+        return state is LinkState.REKEYING
     if happened is LinkInput.CLOSE:
         return state is not LinkState.CLOSED
     if happened is LinkInput.OUTRANKED:

@@ -68,7 +68,7 @@ def test_sizes_are_those_of_the_format_page():
         "initiation_noise": 208,
         "response_noise": 149,
         "initiation": 246,
-        "response": 155,
+        "response": 171,
         "cookie_reply": 54,
         "notice": 48,
     }
@@ -147,7 +147,9 @@ def test_payloads_survive_the_round_trip():
     two = ResponsePayload(4, 2**32 - 1, PROOF)
     assert InitiationPayload.parse(one.encode()) == one
     assert ResponsePayload.parse(two.encode()) == two
-    assert parse_message(Response(9, bytes(149)).encode()) == Response(9, bytes(149))
+    assert parse_message(Response(9, bytes(149), bytes(16)).encode()) == Response(
+        9, bytes(149), bytes(16)
+    )
 
 
 @pytest.mark.parametrize("suites", [(), (1, 0, 2), (1, 1), (0, 1)])

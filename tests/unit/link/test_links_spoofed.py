@@ -83,7 +83,7 @@ def test_forged_initiations_cost_a_newcomer_one_round_trip_and_a_known_peer_noth
     victim.links.rekey(relay.identity.overlay_address, NOW + 2)
     lab.run(NOW + 2, NOW + 2.1)
     kinds = [data[0] for data, source, _ in lab.sent[sent:] if source == victim.endpoint]
-    assert kinds == [MessageType.INITIATION, MessageType.INITIATION, MessageType.CONFIRM]
+    assert kinds == [MessageType.INITIATION, MessageType.CHALLENGE, MessageType.CONFIRM]
     assert len(victim.pairs) == 2
     assert not any(isinstance(event, LinkClosed) for event in victim.log + relay.log)
 
