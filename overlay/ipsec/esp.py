@@ -48,7 +48,16 @@ from overlay.ipsec.replay import MAX_ESN, MAX_SEQUENCE, MAX_START, ReplayWindow,
 from overlay.ipsec.suites import SUITES
 from overlay.ipsec.transforms import Transform, new_iv_mask, new_transform
 
-__all__ = ["InboundSa", "OutboundSa", "Report", "TemplateKey", "Warmed", "template_key"]
+__all__ = [
+    "NEAR_AHEAD",
+    "NEAR_BEHIND",
+    "InboundSa",
+    "OutboundSa",
+    "Report",
+    "TemplateKey",
+    "Warmed",
+    "template_key",
+]
 
 Report = Callable[[SaIdentity], None]
 """Told once per SA that it passed a soft limit and wants to be replaced."""
@@ -109,6 +118,10 @@ def _last_sequence(*, esn: bool) -> int:
 def _smaller(configured: int | None, bound: int) -> int:
     return bound if configured is None else min(configured, bound)
 
+
+NEAR_BEHIND: Final = 2**18
+NEAR_AHEAD: Final = 2**20
+"""Sequence numbers that are likely on a link: ten seconds of a lost 1 Gbit/s, and any window."""
 
 _MANY_FORGERIES: Final = 64
 """UDP's checksum lets one in 65,536 damaged packets pass, so honest links see none."""
@@ -390,6 +403,20 @@ class InboundSa(_Sa):
             return self.count_drop(inner)
         self.payload_bytes += len(inner)
         return inner
+
+    @property
+    def highest(self) -> int:
+        """The highest authentic sequence number so far, 0 before the first."""
+        return self._window.highest
+
+    def is_near(self, packet: bytes) -> bool:
+        """Tell whether the number of the ESP packet lies near the highest authentic one.
+
+        A packet that is further ahead may be authentic (RFC 4303, 3.4.3), but on a link under
+        attack it is probably not.
+        """
+        ahead = _unpack_sequence(packet, 4)[0] - self._window.highest + NEAR_BEHIND
+        return self._window.highest == 0 or ahead & MAX_SEQUENCE < NEAR_BEHIND + NEAR_AHEAD
 
     @property
     def is_attacked(self) -> bool:

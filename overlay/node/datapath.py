@@ -63,10 +63,10 @@ class DataPath:
         datagrams: Sequence[tuple[bytes, Endpoint]],
         now: float,
         *,
-        defer_moved: bool = False,
+        defer_doubtful: bool = False,
     ) -> Arrived:
         """Process ESP datagrams; what the cores must know is returned."""
-        processed = self._engine.process_inbound(datagrams, now, defer_moved=defer_moved)
+        processed = self._engine.process_inbound(datagrams, now, defer_doubtful=defer_doubtful)
         if processed.to_network:
             self._network.send_batch(processed.to_network)
         if processed.to_host and self.source_device is not None:
@@ -80,7 +80,8 @@ class DataPath:
         idle = not (
             processed.to_network or processed.to_host or processed.to_exit or processed.to_control
         )
-        return Arrived(processed.to_control, worn, idle, processed.deferred)
+        attacked = self._engine.attacked_links()
+        return Arrived(processed.to_control, worn, idle, processed.deferred, attacked)
 
     def from_source_device(self, packets: Sequence[bytes], now: float) -> None:
         """Carry what local programs sent to anonymised destinations."""

@@ -45,7 +45,7 @@ class KernelPath:
         datagrams: Sequence[tuple[bytes, Endpoint]],
         now: float,  # noqa: ARG002 - the Protocol's signature
         *,
-        defer_moved: bool = False,  # noqa: ARG002 - the kernel opens what is ESP
+        defer_doubtful: bool = False,  # noqa: ARG002 - the kernel opens what is ESP
     ) -> Arrived:
         """Count what is no ESP packet for the kernel either; whole ones never come here."""
         self._counts["stray ESP"] += len(datagrams)

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from overlay.addresses import Endpoint
 from overlay.ipsec.model import Drop, IpsecBackend, SaIdentity
+from overlay.ipsec.userspace.engine import AttackedLink
 
 __all__ = ["Arrived", "DatagramSink", "NodeBackend", "PacketPath"]
 
@@ -47,13 +48,15 @@ class Arrived:
     ``to_control`` are IPv6 packets for an overlay or circuit address of this host that passed
     its in-policies; ``worn`` tells that SAs want to be replaced now, and not at the next deadline;
     ``idle`` tells that no packet came out, so that all of the batch may have been garbage;
-    ``deferred`` are datagrams that have to be handed over again.
+    ``deferred`` are datagrams that have to be handed over again; ``attacked`` are the links of
+    which many packets were forged.
     """
 
     to_control: list[bytes] = field(default_factory=list)
     worn: bool = False
     idle: bool = False
     deferred: list[tuple[bytes, Endpoint]] = field(default_factory=list)
+    attacked: list[AttackedLink] = field(default_factory=list)
 
 
 class PacketPath(Protocol):
@@ -64,12 +67,12 @@ class PacketPath(Protocol):
         datagrams: Sequence[tuple[bytes, Endpoint]],
         now: float,
         *,
-        defer_moved: bool = False,
+        defer_doubtful: bool = False,
     ) -> Arrived:
         """Take ESP datagrams that reached the node's own socket.
 
-        With ``defer_moved`` those are returned that come for a link under attack from another
-        endpoint than its peer's.
+        With ``defer_doubtful`` those of a link under attack are returned that come from another
+        endpoint than its peer's or whose number is far ahead.
         """
         ...
 

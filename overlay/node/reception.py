@@ -20,13 +20,16 @@ that comes from another endpoint than the peer's.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import trio
 
+from overlay.ipsec.esp import NEAR_AHEAD, NEAR_BEHIND
+from overlay.ipsec.userspace.engine import AttackedLink
 from overlay.link.demultiplexer import Demultiplexed, demultiplex
 from overlay.node.control_plane import ControlPlane
+from overlay.system.port_program import Suspect
 from overlay.system.udp import UdpSocket
 
 __all__ = ["Reception", "ReceptionBudget"]
@@ -50,6 +53,7 @@ class ReceptionBudget:
             wake-up costs as much as ten datagrams, so a flood must not cause one each.
         idle_pause_s: pause after a batch of which no datagram was authentic ESP, in seconds,
             for the same reason. It delays what comes next by a fraction of a link's delay.
+        steering_pause_s: least time between two changes of what the kernel knows of attacks.
         strays: datagrams from the ESP queue that wait for their turn. Few come there: see
             ``overlay.system.steering``.
     """
@@ -61,6 +65,7 @@ class ReceptionBudget:
     esp_recent_s: float = 0.1
     control_pause_s: float = 0.002
     idle_pause_s: float = 0.001
+    steering_pause_s: float = 0.25
     strays: int = 256
 
 
@@ -83,6 +88,7 @@ class Reception:
         plane: ControlPlane,
         now: Callable[[], float],
         told: Callable[[], None],
+        steer: Callable[[Sequence[Suspect]], None] = lambda _: None,
         budget: ReceptionBudget | None = None,
     ) -> None:
         """Read for ``plane``.
@@ -91,6 +97,7 @@ class Reception:
             plane: gets what arrives.
             now: returns Unix seconds on the node's clock.
             told: called after a batch that may have changed when timers are due.
+            steer: lets doubtful ESP of links under attack wait among the strangers.
             budget: the default unless a test needs another.
         """
         self._plane = plane
@@ -102,6 +109,9 @@ class Reception:
         self._strays = Demultiplexed()
         self._stray_came = trio.Event()
         self._esp_came_at = -math.inf
+        self._steer = steer
+        self._suspects: list[Suspect] = []
+        self._next_steering = -math.inf
         self.strays_dropped = 0
 
     async def read_esp(self, port: UdpSocket) -> None:
@@ -109,7 +119,7 @@ class Reception:
         batch = await port.receive_batch()
         while True:
             parts = demultiplex(batch)
-            idle = self._carry(parts, defer_moved=True)
+            idle = self._carry(parts, defer_doubtful=True)
             if parts.malformed or parts.keepalives or len(parts):
                 self._keep_strays(parts)
             batch = []
@@ -148,7 +158,7 @@ class Reception:
     async def _take_and_rest(self, parts: Demultiplexed, turn: _Turn) -> None:
         """Handle one batch, then let other work have its share of time."""
         began = trio.current_time()
-        self._carry(parts, defer_moved=False)
+        self._carry(parts, defer_doubtful=False)
         if self._plane.receive_control(parts, self._now()):
             self._told()
         await trio.sleep(self._rest_after(began, trio.current_time(), turn))
@@ -160,7 +170,7 @@ class Reception:
         rest = (ended - began) * turn.rest_factor
         return min(max(rest, budget.control_pause_s), budget.control_rest_s)
 
-    def _carry(self, parts: Demultiplexed, *, defer_moved: bool) -> bool:
+    def _carry(self, parts: Demultiplexed, *, defer_doubtful: bool) -> bool:
         """Carry the ESP of a batch; tell whether nothing of it was authentic.
 
         Afterwards ``parts.esp`` is what was deferred.
@@ -169,15 +179,43 @@ class Reception:
             return True
         now = self._now()
         datapath = self._plane.datapath
-        arrived = datapath.from_network(parts.esp, now, defer_moved=defer_moved)
+        arrived = datapath.from_network(parts.esp, now, defer_doubtful=defer_doubtful)
         parts.esp = arrived.deferred
         if not arrived.idle:
             self._esp_came_at = trio.current_time()
+        if arrived.attacked or self._suspects:
+            self._steer_away(arrived.attacked)
         if self._plane.arrived(arrived, now):
             self._told()
         return arrived.idle
+
+    def _steer_away(self, attacked: Sequence[AttackedLink]) -> None:
+        """Tell the kernel which links are under attack, if that changed and not too often."""
+        if trio.current_time() < self._next_steering:
+            return
+        self._next_steering = trio.current_time() + self._budget.steering_pause_s
+        suspects = [_suspect(link) for link in attacked]
+        if suspects != self._suspects:
+            self._suspects = suspects
+            self._steer(suspects)
 
     def _keep_strays(self, parts: Demultiplexed) -> None:
         room = self._budget.strays - len(self._strays)
         self.strays_dropped += parts.move_to(self._strays, room)
         self._stray_came.set()
+
+
+def _suspect(link: AttackedLink) -> Suspect:
+    """Return which packets of a link under attack keep their place before the strangers.
+
+    The numbers move in steps, so that the kernel's program changes once in 2**18 packets.
+    """
+    known = link.highest > 0
+    first = link.highest // NEAR_BEHIND * NEAR_BEHIND - NEAR_BEHIND
+    return Suspect(
+        spi=link.spi,
+        address=link.peer.packed,
+        port=link.peer.port,
+        first=first % 2**32,
+        count=NEAR_BEHIND + NEAR_AHEAD if known else None,
+    )

@@ -172,7 +172,7 @@ class RunningNode:
             BackendError: what is remembered cannot be read.
         """
         self._nursery = nursery
-        reception = Reception(self.plane, self.clock.now, self._wake_timers)
+        reception = Reception(self.plane, self.clock.now, self._wake_timers, self.sockets.steer)
         for port in self.sockets.ports:
             self.spawn(reception.read_esp, port.esp)
             if port.split is not None:

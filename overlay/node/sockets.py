@@ -13,6 +13,7 @@ from overlay.errors import BackendError
 from overlay.node.port_forms import Marks, port_forms
 from overlay.system.destination_guard import NODE_MARK
 from overlay.system.local_address import local_address_towards
+from overlay.system.port_program import Suspect
 from overlay.system.udp import UdpPort, UdpSocket
 
 __all__ = ["Sockets"]
@@ -49,6 +50,11 @@ class Sockets:
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+
+    def steer(self, suspects: Sequence[Suspect]) -> None:
+        """Let doubtful ESP of these links under attack wait among the strangers."""
+        for port in self.ports:
+            port.steer(suspects)
 
     def send_batch(self, batch: Sequence[tuple[bytes, Endpoint]]) -> None:
         """Send without waiting, each datagram by a socket of its address family."""

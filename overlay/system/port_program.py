@@ -7,6 +7,8 @@
               ├─ control: request of a known form ──────────────────> STRANGER
               └─ anything else ─────────────────────────────────────> GARBAGE
 
+ESP of a link under attack is a STRANGER too, unless source and sequence number are as expected.
+
 The program is used twice: to choose the queue of a datagram, where it can drop nothing, and as the
 filter of the queues without ESP, where it drops garbage. A dropped datagram costs less than a
 microsecond and never wakes the node.
@@ -24,13 +26,15 @@ from typing import Final
 
 from overlay.ipsec.spi_mark import SPI_MARK_SHIFT, SpiMark
 
-__all__ = ["ControlForm", "Kind", "PortForms", "filter_program", "steering_program"]
+__all__ = ["ControlForm", "Kind", "PortForms", "Suspect", "filter_program", "steering_program"]
 
 # From Linux's uapi filter.h: instruction classes, sizes and modes.
 _LOAD_LENGTH: Final = 0x80
 _LOADS: Final = {4: 0x20, 2: 0x28, 1: 0x30}
 _MULTIPLY: Final = 0x24
+_SUBTRACT: Final = 0x14
 _SHIFT_RIGHT: Final = 0x74
+_JUMP: Final = 0x05
 _JUMP_EQUAL: Final = 0x15
 _JUMP_AT_LEAST: Final = 0x35
 _RETURN: Final = 0x06
@@ -44,6 +48,17 @@ _MARKER_BYTES: Final = 4
 
 _LEAST_BYTES: Final = 8
 """The ESP header; every control message is longer. A keepalive (RFC 3948, 2.3) is shorter."""
+
+_NETWORK_HEADER: Final = 0xFFF0_0000
+"""``SKF_NET_OFF``: offsets from here count from the IP header."""
+
+_NO_OPTIONS: Final = 0x45
+"""First byte of an IPv4 header without options, after which UDP begins at byte 20."""
+
+_UDP: Final = 17
+_SEQUENCE_AT: Final = 4
+_SUSPECTS: Final = 64
+"""At most so many: a program has at most 4,096 instructions, and one suspect takes up to 17."""
 
 _WHOLE_PACKET: Final = 0xFFFF_FFFF
 _DROP: Final = 0
@@ -86,16 +101,37 @@ class PortForms:
     control: tuple[ControlForm, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """A link SA under attack, and which of its packets keep their place.
+
+    Attributes:
+        spi: its SPI.
+        address: of the peer, packed (4 or 16 bytes, as the socket's family).
+        port: of the peer.
+        first: the lowest expected sequence number, modulo 2**32.
+        count: how many numbers from there are expected; None for all.
+    """
+
+    spi: int
+    address: bytes
+    port: int
+    first: int
+    count: int | None
+
+
 _Instruction = tuple[int, int, int, int]
 
 
-def steering_program(forms: PortForms, places: Mapping[Kind, int]) -> bytes:
+def steering_program(
+    forms: PortForms, places: Mapping[Kind, int], suspects: Sequence[Suspect] = ()
+) -> bytes:
     """Return the program of a group of sockets: it returns the index of one of them.
 
     The kernel shows it the payload. A datagram may be an aggregate of several, so that a size is
-    a lower bound.
+    a lower bound. Only the first 64 suspects count.
     """
-    return _encoded(_sorting(forms, places, base=0, exactly=False))
+    return _encoded(_sorting(forms, places, suspects, base=0, exactly=False))
 
 
 def filter_program(forms: PortForms) -> bytes:
@@ -105,23 +141,33 @@ def filter_program(forms: PortForms) -> bytes:
     the socket has no ``UDP_GRO``.
     """
     verdicts = dict.fromkeys(Kind, _WHOLE_PACKET) | {Kind.GARBAGE: _DROP}
-    return _encoded(_sorting(forms, verdicts, base=_UDP_HEADER_BYTES, exactly=True))
+    return _encoded(_sorting(forms, verdicts, (), base=_UDP_HEADER_BYTES, exactly=True))
 
 
 def _sorting(
-    forms: PortForms, verdicts: Mapping[Kind, int], *, base: int, exactly: bool
+    forms: PortForms,
+    verdicts: Mapping[Kind, int],
+    suspects: Sequence[Suspect],
+    *,
+    base: int,
+    exactly: bool,
 ) -> list[_Instruction]:
     garbage = (_RETURN, 0, 0, verdicts[Kind.GARBAGE])
+    esp: list[_Instruction] = [*_mark_test(forms.link_spis, otherwise=0), garbage]
+    # The test jumps over the verdict if the number has the mark.
+    esp[-2] = (_JUMP_EQUAL, 1, 0, forms.link_spis.tag)
+    for suspect in suspects[:_SUSPECTS]:
+        esp += _suspect(suspect, verdicts)
+    esp.append((_RETURN, 0, 0, verdicts[Kind.ESP]))
     program: list[_Instruction] = [
         # A load beyond the end would end the program with the result 0.
         (_LOAD_LENGTH, 0, 0, 0),
         (_JUMP_AT_LEAST, 1, 0, base + _LEAST_BYTES),
         garbage,
         (_LOADS[_MARKER_BYTES], 0, 0, base),
-        (_JUMP_EQUAL, 5, 0, 0),  # the marker of control datagrams
-        *_mark_test(forms.link_spis, otherwise=1),
-        (_RETURN, 0, 0, verdicts[Kind.ESP]),
-        garbage,
+        (_JUMP_EQUAL, 0, 1, 0),  # the marker of control datagrams
+        (_JUMP, 0, 0, len(esp)),
+        *esp,
     ]
     for form in forms.control:
         program += _form(form, verdicts, base=base, exactly=exactly)
@@ -151,6 +197,36 @@ def _form(
     for left, (code, at, value) in zip(range(len(loads) - 1, -1, -1), loads, strict=True):
         block += [(code, 0, 0, at), (_JUMP_EQUAL, 0, after + 2 * left, value)]
     return block + verdict
+
+
+def _suspect(suspect: Suspect, verdicts: Mapping[Kind, int]) -> list[_Instruction]:
+    """Return the block of one SA under attack; packets of other SAs go on behind it."""
+    if len(suspect.address) == 4:
+        wanted = [(_LOADS[1], 0, _NO_OPTIONS), *_parts(suspect.address, 12)]
+        port_at = 20
+    else:
+        wanted = [(_LOADS[1], 6, _UDP), *_parts(suspect.address, 8)]  # 6: the next header
+        port_at = 40
+    wanted.append((_LOADS[2], port_at, suspect.port))
+    tests: list[_Instruction] = []
+    for code, at, value in wanted:
+        tests += [(code, 0, 0, _NETWORK_HEADER + at), (_JUMP_EQUAL, 0, 0, value)]
+    if suspect.count is not None:
+        tests += [(_LOADS[4], 0, 0, _SEQUENCE_AT), (_SUBTRACT, 0, 0, suspect.first)]
+        tests.append((_JUMP_AT_LEAST, 0, 0, suspect.count))
+    tests.append((_RETURN, 0, 0, verdicts[Kind.ESP]))
+    for index, (code, _, _, value) in enumerate(tests):
+        behind = len(tests) - index - 1  # where the verdict on what is not expected stands
+        if code == _JUMP_EQUAL:
+            tests[index] = (code, 0, behind, value)
+        elif code == _JUMP_AT_LEAST:
+            tests[index] = (code, behind, 0, value)
+    return [
+        (_LOADS[4], 0, 0, 0),
+        (_JUMP_EQUAL, 0, len(tests) + 1, suspect.spi),
+        *tests,
+        (_RETURN, 0, 0, verdicts[Kind.STRANGER]),
+    ]
 
 
 def _parts(begins: bytes, at: int) -> list[tuple[int, int, int]]:

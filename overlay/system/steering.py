@@ -9,7 +9,8 @@
 Linux delivers a datagram to one socket of the group that shares a port (``SO_REUSEPORT``), and
 a program chooses which one (``SO_ATTACH_REUSEPORT_CBPF``, Linux 4.5). Each socket has a queue
 of its own: a flood that fills the third one costs the others no place. The program knows the
-numbers of this node by their marks (:mod:`overlay.ipsec.spi_mark`), so that it never has to change.
+numbers of this node by their marks (:mod:`overlay.ipsec.spi_mark`), so that it changes only when a
+link is attacked: then :func:`steer` moves what is doubtful of its ESP to the third queue.
 
 The choice is a hint. The kernel aggregates datagrams of one flow (GRO) and the program sees the
 first of them alone, so that each socket may receive any kind. Their readers must sort them. What
@@ -23,13 +24,19 @@ import contextlib
 import ctypes
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from overlay.errors import BackendError
-from overlay.system.port_program import Kind, PortForms, filter_program, steering_program
+from overlay.system.port_program import (
+    Kind,
+    PortForms,
+    Suspect,
+    filter_program,
+    steering_program,
+)
 
-__all__ = ["SplitPort", "split_port"]
+__all__ = ["SplitPort", "split_port", "steer"]
 
 _SO_ATTACH_REUSEPORT_CBPF: Final = 51
 _SO_ATTACH_FILTER: Final = 26
@@ -72,7 +79,7 @@ def split_port(
         for _ in SplitPort._fields:
             joined.append(join())
             _attach(joined[-1], _SO_ATTACH_FILTER, filter_program(forms))
-        _attach(first, _SO_ATTACH_REUSEPORT_CBPF, steering_program(forms, _PLACES))
+        steer(first, forms, ())
     except (OSError, BackendError):
         for each in joined:
             each.close()
@@ -80,6 +87,15 @@ def split_port(
             first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
         return None
     return SplitPort(*joined)
+
+
+def steer(member: socket.socket, forms: PortForms, suspects: Sequence[Suspect]) -> None:
+    """Set the program by which the kernel chooses a socket of the group of ``member``.
+
+    Raises:
+        OSError: this kernel has no such programs.
+    """
+    _attach(member, _SO_ATTACH_REUSEPORT_CBPF, steering_program(forms, _PLACES, suspects))
 
 
 def _attach(member: socket.socket, option: int, code: bytes) -> None:

@@ -24,10 +24,10 @@ import trio
 from overlay.addresses import Endpoint
 from overlay.errors import BackendError
 from overlay.system.failures import refused
-from overlay.system.port_program import PortForms
+from overlay.system.port_program import PortForms, Suspect
 from overlay.system.receiving import DatagramReader
 from overlay.system.segmentation import Run, runs_of
-from overlay.system.steering import split_port
+from overlay.system.steering import split_port, steer
 
 __all__ = ["UdpPort", "UdpSocket", "bound_socket", "close_waking"]
 
@@ -239,6 +239,7 @@ class UdpPort:
             ),
             forms,
         )
+        self._first, self._forms = first, forms
         self.esp = UdpSocket(first)
         # The filters see each datagram, and a read keeps its bound, only without aggregation.
         self.split = (
@@ -246,6 +247,17 @@ class UdpPort:
             if joined is None
             else ControlQueues(*(UdpSocket(each, aggregates=False) for each in joined))
         )
+
+    def steer(self, suspects: Sequence[Suspect]) -> None:
+        """Let doubtful ESP of these links under attack wait among the strangers.
+
+        It is a hint, which takes the place of the last one. Links to the other address family count
+        for nothing here.
+        """
+        size = len(self.esp.local.packed)
+        if self.split is not None:
+            with contextlib.suppress(OSError):  # the reader finds the same, at a higher cost
+                steer(self._first, self._forms, [s for s in suspects if len(s.address) == size])
 
     @property
     def sockets(self) -> tuple[UdpSocket, ...]:

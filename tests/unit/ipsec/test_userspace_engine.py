@@ -106,29 +106,61 @@ def test_under_attack_a_link_defers_what_does_not_come_from_its_peer():
     sender, receiver = pair()
     garbage = forged(sender, 200)
     elsewhere, peer = Endpoint("7.7.7.7", 7), underlay(1)
-    receiver.process_inbound(garbage[:64], NOW, defer_moved=True)
+    receiver.process_inbound(garbage[:64], NOW, defer_doubtful=True)
     opened = sum(receiver.drops().values())
     ((first, _),) = sender.process_outbound([PACKET], NOW).to_network
     ((moved, _),) = sender.process_outbound([PACKET], NOW).to_network
     batch = [*garbage[64:], (first, peer), (moved, elsewhere)]
-    processed = receiver.process_inbound(batch, NOW, defer_moved=True)
+    processed = receiver.process_inbound(batch, NOW, defer_doubtful=True)
     assert processed.to_control == [PACKET]
     assert processed.deferred == [*garbage[64:], (moved, elsewhere)]
     assert sum(receiver.drops().values()) == opened
     # A peer that NAT has moved is heard, and then known at its new endpoint.
     assert receiver.process_inbound(processed.deferred, NOW).to_control == [PACKET]
     again = [(data, elsewhere) for data, _ in sender.process_outbound([PACKET], NOW).to_network]
-    assert receiver.process_inbound(again, NOW, defer_moved=True).to_control == [PACKET]
+    assert receiver.process_inbound(again, NOW, defer_doubtful=True).to_control == [PACKET]
+
+
+def ahead(datagram: bytes, numbers: int) -> bytes:
+    """Return the datagram with a sequence number that lies so far ahead."""
+    number = int.from_bytes(datagram[4:8], "big") + numbers
+    return datagram[:4] + (number % 2**32).to_bytes(4, "big") + datagram[8:]
+
+
+def test_under_attack_a_link_defers_numbers_far_from_those_of_its_peer():
+    sender, receiver = pair()
+    peer = underlay(1)
+    ((first, _),) = sender.process_outbound([PACKET], NOW).to_network
+    receiver.process_inbound([(first, peer)], NOW)
+    far = [(ahead(first, 2**21 + index), peer) for index in range(100)]
+    assert receiver.attacked_links() == []
+    assert receiver.process_inbound(far[:64], NOW, defer_doubtful=True).deferred == []
+    (attacked,) = receiver.attacked_links()
+    highest = int.from_bytes(first[4:8], "big")
+    assert attacked == (0x700, peer, highest)
+    ((second, _),) = sender.process_outbound([PACKET], NOW).to_network
+    batch = [*far, (ahead(first, 2**31), peer), (ahead(second, 1000), peer), (second, peer)]
+    processed = receiver.process_inbound(batch, NOW, defer_doubtful=True)
+    assert processed.deferred == batch[:-2]
+    assert processed.to_control == [PACKET]
+
+
+def test_a_link_under_attack_that_is_removed_is_forgotten():
+    sender, receiver = pair()
+    receiver.process_inbound(forged(sender, 64), NOW)
+    assert len(receiver.attacked_links()) == 1
+    receiver.flush()
+    assert receiver.attacked_links() == []
 
 
 def test_without_an_attack_nothing_is_deferred():
     sender, receiver = pair()
-    receiver.process_inbound(forged(sender, 10), NOW, defer_moved=True)
+    receiver.process_inbound(forged(sender, 10), NOW, defer_doubtful=True)
     moved = [
         (data, Endpoint("7.7.7.7", 7))
         for data, _ in sender.process_outbound([PACKET], NOW).to_network
     ]
-    processed = receiver.process_inbound(moved, NOW, defer_moved=True)
+    processed = receiver.process_inbound(moved, NOW, defer_doubtful=True)
     assert (processed.to_control, processed.deferred) == ([PACKET], [])
 
 

@@ -7,6 +7,7 @@ import trio
 from trio.testing import MockClock
 
 from overlay.addresses import Endpoint
+from overlay.ipsec.userspace.engine import AttackedLink
 from overlay.link.demultiplexer import Channel, frame
 from overlay.node.packet_path import Arrived
 from overlay.node.reception import Reception, ReceptionBudget
@@ -52,7 +53,7 @@ class Plane:
 async def control_batches_in(seconds, reader, *, esp):
     """Return how many control batches a node reads meanwhile."""
     clock = trio.lowlevel.current_clock()
-    reception = Reception(Plane(clock), trio.current_time, lambda: None, BUDGET)
+    reception = Reception(Plane(clock), trio.current_time, lambda: None, budget=BUDGET)
     control, circuit = Port(CONTROL), Port(ESP)
 
     async def carry():
@@ -88,6 +89,32 @@ class OnceReady:
             await trio.sleep_forever()
         await trio.lowlevel.checkpoint()
         return self.batches.pop()
+
+
+def test_links_under_attack_are_steered_away_once_and_again_when_they_moved():
+    told = []
+
+    async def scenario():
+        first = AttackedLink(0x700, PEER, 5)
+        moved = AttackedLink(0x700, Endpoint("192.0.2.9", 7), 6)
+        attacked = iter([[], [first], [first], [moved], [moved], [], []])
+        plane = Plane(None)
+        plane.datapath = SimpleNamespace(
+            from_network=lambda *_, **__: Arrived(idle=False, attacked=next(attacked))
+        )
+        reception = Reception(plane, trio.current_time, lambda: None, told.append, BUDGET)
+        for _ in range(7):
+            await reception_of_one(reception, Port(ESP))
+            await trio.sleep(BUDGET.steering_pause_s)
+
+    trio.run(scenario, clock=MockClock(autojump_threshold=0))
+    assert [[(each.address, each.port) for each in suspects] for suspects in told] == [
+        [(PEER.packed, 4500)],
+        [(bytes((192, 0, 2, 9)), 7)],
+        [],
+    ]
+    (suspect,) = told[0]
+    assert (5 - suspect.first) % 2**32 < suspect.count
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -15,6 +16,7 @@ from overlay.identity import LocalIdentity
 from overlay.link.demultiplexer import Channel, frame
 from overlay.link.handshake import MESSAGE_BYTES, MessageType, header
 from overlay.node.port_forms import Marks, port_forms
+from overlay.system.port_program import Suspect
 from overlay.system.udp import UdpPort, UdpSocket, bound_socket
 
 NETWORK_ID = "laboratory"
@@ -120,6 +122,38 @@ def test_an_aggregate_of_many_kinds_loses_nothing_but_garbage():
             assert [each for each in read if each != bad] == [
                 each for each in (first, *others) if each != bad
             ]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_doubtful_esp_of_a_link_under_attack_waits_among_the_strangers(host):
+    def numbered(number):
+        return MARKED + (number % 2**32).to_bytes(4, "big") + bytes(60)
+
+    first = 2**32 - 100  # the numbers wrap
+    expected = [numbered(first), numbered(first + 100), numbered(first + 999)]
+    doubtful = [numbered(first - 1), numbered(first + 1000), numbered(2**31)]
+    other = MARKS.link_spis.draw_spi(Random(9)).to_bytes(4, "big") + bytes(60)
+    with UdpPort(Endpoint(host, 0), FORMS) as port, sender(port) as peer, sender(port) as else_:
+        name = peer.getsockname()
+        address = Endpoint(*name[:2]).packed
+        suspect = Suspect(int.from_bytes(MARKED, "big"), address, name[1], first, 1000)
+        others = [replace(suspect, spi=spi) for spi in range(1000, 1063)]
+        port.steer([*others, suspect])
+        for each in [*expected, *doubtful, other, EXPECTED[0]]:
+            peer.send(each)
+        assert payloads(port.esp.read_batch()) == [*expected, other]
+        assert payloads(port.split.strangers.read_batch()) == doubtful
+        assert payloads(port.split.expected.read_batch()) == EXPECTED[:1]
+        for each in [*expected, other]:
+            else_.send(each)
+        assert payloads(port.esp.read_batch()) == [other]
+        assert payloads(port.split.strangers.read_batch()) == expected
+        port.steer([replace(suspect, count=None)])
+        peer.send(doubtful[0])
+        assert payloads(port.esp.read_batch()) == doubtful[:1]
+        port.steer([])
+        else_.send(expected[0])
+        assert payloads(port.esp.read_batch()) == expected[:1]
 
 
 def test_a_flood_that_fills_one_queue_takes_no_place_in_the_other():
