@@ -15,6 +15,8 @@
     │  └─ CircuitTimedOut   nothing came back in time
     ├─ BackendError         kernel, TUN, socket: the operation and its errno
     ├─ LimitReached         a bound of ours held; safe to try again later
+    │  └─ TooManyConnections of the control socket
+    ├─ PluginError          a plug-in failed: whose, and how; its author must mend it
     └─ InternalError        a broken invariant: a bug, never swallowed
 """
 
@@ -34,8 +36,10 @@ __all__ = [
     "OverlayError",
     "PathError",
     "PeerError",
+    "PluginError",
     "Refused",
     "Replayed",
+    "TooManyConnections",
 ]
 
 
@@ -114,6 +118,14 @@ class BackendError(OverlayError):
 
 class LimitReached(OverlayError):
     """One of our own bounds held; nothing changed, and trying later is safe."""
+
+
+class TooManyConnections(LimitReached):
+    """The control socket serves as many connections as it may; nothing was read from this one."""
+
+
+class PluginError(OverlayError):
+    """A plug-in failed or broke its contract; the message names it. Never a bug of this package."""
 
 
 class InternalError(OverlayError):

@@ -14,6 +14,7 @@ and the node would silently be somebody else. It is no defence against an attack
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import hashlib
 import os
@@ -64,8 +65,8 @@ def write_identity(path: Path, identity: LocalIdentity) -> None:
         ) from error
 
 
-def read_identity(path: Path) -> LocalIdentity:
-    """Read a key file.
+def read_identity(path: Path, *, make: str = "overlay init") -> LocalIdentity:
+    """Read a key file; ``make`` is the command that makes it if there is none.
 
     Raises:
         ConfigurationError: it is missing, not this user's, readable by others, or broken.
@@ -74,7 +75,7 @@ def read_identity(path: Path) -> LocalIdentity:
         # O_NONBLOCK: a FIFO in its place must not hang the node.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError as error:
-        raise ConfigurationError(f'there is no key file {path}; run "overlay init".') from error
+        raise ConfigurationError(f"there is no key file {path}; make one with: {make}") from error
     except OSError as error:
         raise ConfigurationError(
             f"{path} cannot be read ({error.strerror}); run as the user that owns it."
@@ -155,9 +156,11 @@ def _decode(path: Path, data: bytes) -> LocalIdentity:
 
 
 def _lines(path: Path, data: bytes) -> list[str]:
+    # A copy that went through Windows has a byte-order mark and CRLF; its keys are the same.
+    data = data.removeprefix(codecs.BOM_UTF8)
     if len(data) > _MAX_FILE_BYTES or not data.isascii():
         raise _broken(path, "it is no key file")
-    lines = data.decode("ascii").split("\n")
+    lines = data.decode("ascii").replace("\r\n", "\n").split("\n")
     return [line for line in lines if line and not line.startswith("#")]
 
 
@@ -167,5 +170,6 @@ def _check(keys: tuple[bytes, ...]) -> bytes:
 
 def _broken(path: Path, why: str) -> ConfigurationError:
     return ConfigurationError(
-        f'{path} is broken ({why}); restore it from a copy, or move it away and run "overlay init".'
+        f"{path} is broken ({why}); restore it from a copy. Without one, move it away and run "
+        '"overlay init", which makes another identity.'
     )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 import overlay
 from overlay.apm.settings import MAX_HOPS
 from overlay.cli.commands import add_commands
+from overlay.cli.values import whole_number
 from overlay.logs import LEVELS
 
 if TYPE_CHECKING:
@@ -35,7 +36,14 @@ def parser(argv: Sequence[str] | None = None) -> argparse.ArgumentParser:
     top.add_argument("--version", action=_ShowVersion, nargs=0, help="show the version and exit")
     _common(top, absent=None, off=False)
     commands = top.add_subparsers(metavar="COMMAND", required=True)
-    _init(_command(commands, "init", "make an identity and a commented configuration file"))
+    _init(
+        _command(
+            commands,
+            "init",
+            "make an identity and a commented configuration file; if the file exists and its keys "
+            "do not, make the keys alone",
+        )
+    )
     _up(_command(commands, "up", "run a node until it is stopped"))
     _command(
         commands,
@@ -98,7 +106,7 @@ def _init(to: argparse.ArgumentParser) -> None:
     to.add_argument("--exit", action="store_true", help="be willing to be the last hop")
     to.add_argument(
         "--identity-cost-bits",
-        type=int,
+        type=whole_number(0),
         metavar="BITS",
         help="what the network asks of an identity; each bit doubles the search for a key "
         "(16: some seconds, 20: a minute)",
@@ -111,7 +119,8 @@ def _init(to: argparse.ArgumentParser) -> None:
     to.add_argument(
         "--force",
         action="store_true",
-        help="write the configuration anew over an existing one; keys are never overwritten",
+        help="write another configuration where one exists; the former file is kept beside it, "
+        "and keys are never overwritten",
     )
 
 
@@ -134,7 +143,7 @@ def _path(path: argparse.ArgumentParser) -> None:
         "path is opened",
     )
     opening.add_argument(
-        "--hops", type=int, choices=range(1, MAX_HOPS + 1), metavar="N", help=f"1 to {MAX_HOPS}"
+        "--hops", type=whole_number(1, MAX_HOPS), metavar="N", help=f"1 to {MAX_HOPS}"
     )
     opening.add_argument("--strategy", metavar="NAME", help="path selection strategy")
     opening.add_argument(
@@ -164,7 +173,7 @@ def _path(path: argparse.ArgumentParser) -> None:
         nargs="*",
         default=[],
         metavar="PATH",
-        help="a path's number or destination, as the list shows it",
+        help='a path\'s number or destination, as the list shows it, or "all"',
     )
     which.add_argument("--all", action="store_true", help="close every path")
 

@@ -15,7 +15,7 @@ from overlay.cli.blocked import closed_answer, stop_text
 from overlay.cli.places import control_socket_of
 from overlay.cli.reports import path_text, paths_text, peers_text, status_text
 from overlay.control.client import ControlClient, NoNodeAnswers
-from overlay.control.codec import parse_destination, parse_hop
+from overlay.control.codec import parse_hop
 from overlay.control.model import (
     MAX_DESTINATIONS,
     OpenPathRequest,
@@ -23,6 +23,7 @@ from overlay.control.model import (
     PathReport,
 )
 from overlay.control.reports import Report, encode_report
+from overlay.destinations import parse_destination
 from overlay.errors import ConfigurationError, Malformed
 
 __all__ = ["QUESTIONS", "ask"]
@@ -90,7 +91,7 @@ def _close_path(client: ControlClient, arguments: argparse.Namespace) -> Answer:
     if not arguments.paths:  # --all
         closed, ended = client.close_path(None), known
     else:
-        ended = [_named(known, which) for which in arguments.paths]
+        ended = list(dict.fromkeys(_named(known, which) for which in arguments.paths))
         closed = sum(client.close_path(report.number) for report in ended)
     return closed_answer(closed, sum(report.permanent for report in ended))
 
@@ -153,13 +154,17 @@ def _open_request(arguments: argparse.Namespace) -> OpenPathsRequest:
 
 
 def _paths_to_close(which: Sequence[str]) -> list[int | IpNetwork]:
-    """Return what a user named to be closed; an empty list stands for all."""
-    if "all" in which:
+    """Return what a user named to be closed, each once; an empty list stands for all."""
+    words = [word for given in which for word in given.split(",") if word]
+    if any(word.lower() == "all" for word in words):
         return []
+    if not words:
+        raise ConfigurationError("name a path by its number or destination, or write all.")
     try:
-        return [int(each) if _NUMBER.fullmatch(each) else parse_destination(each) for each in which]
+        named = [int(w) if _NUMBER.fullmatch(w) else parse_destination(w) for w in words]
     except Malformed as error:
         raise ConfigurationError(str(error)) from error
+    return list(dict.fromkeys(named))
 
 
 def _plain(reports: Sequence[Report]) -> list[dict[str, object]]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 from random import SystemRandom
 
@@ -12,8 +14,14 @@ from overlay.addresses import format_address
 from overlay.cli.answers import Answer
 from overlay.cli.places import CONFIGURATION_FILE, own_directory
 from overlay.cli.tables import facts
-from overlay.config import Configuration, commented_configuration, parse_configuration
+from overlay.config import (
+    Configuration,
+    commented_configuration,
+    load_configuration,
+    parse_configuration,
+)
 from overlay.config.setting import TomlValue
+from overlay.config.values import endpoint, endpoint_problem
 from overlay.errors import ConfigurationError
 from overlay.identity import LocalIdentity, identity_cost_bits, meets_cost
 from overlay.keyfile import read_identity, write_identity
@@ -24,21 +32,60 @@ __all__ = ["initialise"]
 def initialise(arguments: argparse.Namespace) -> Answer:
     """Write key file and configuration; existing keys stay, whatever was asked.
 
+    If the configuration exists and only its keys are missing, the keys are made and the file
+    stays as it is. With --force, the former file is kept beside the new one.
+
     Raises:
         ConfigurationError: a configuration exists, the directory is not usable, the keys
             that are there cost less than the network asks, or an argument holds a mistake.
     """
     path = _configuration_path(arguments)
+    chosen = _chosen(arguments)
+    former = None
     if path.exists() and not arguments.force:
+        configuration = _of_existing(path, chosen)
+        _make_directory(configuration.node.key_file.parent)
+        text = None
+    else:
+        _check_endpoints(arguments)
+        text = commented_configuration(chosen)
+        configuration = parse_configuration(text, path)
+        _make_directory(path.parent)
+    cost_bits = configuration.dht.identity_cost_bits
+    identity, is_new = _identity(configuration.node.key_file, cost_bits)
+    if text is not None:
+        former = _write_configuration(path, text)
+    return _answer(path, configuration, identity, is_new=is_new, former=former)
+
+
+def _of_existing(path: Path, chosen: Mapping[tuple[str, str], TomlValue]) -> Configuration:
+    """Return the configuration that is there, whose keys are missing.
+
+    Raises:
+        ConfigurationError: the keys are there too, or the arguments would change the file.
+    """
+    configuration = load_configuration(path)
+    if chosen or configuration.node.key_file.exists():
         raise ConfigurationError(
-            f"{path} exists; edit it, or write it anew with --force (the keys are kept)."
+            f"{path} exists; edit it, or write another with --force (the former file and the keys "
+            "are kept)."
         )
-    text = commented_configuration(_chosen(arguments))
-    configuration = parse_configuration(text, path)
-    _make_directory(path.parent)
-    identity, is_new = _identity(configuration.node.key_file, configuration.dht.identity_cost_bits)
-    _write_configuration(path, text)
-    return _answer(path, configuration, identity, is_new=is_new)
+    return configuration
+
+
+def _check_endpoints(arguments: argparse.Namespace) -> None:
+    """Check endpoints as the file's are, but name the option that is wrong and its remedy."""
+    for option in ("listen", "advertise", "bootstrap"):
+        for text in getattr(arguments, option) or ():
+            try:
+                parsed = endpoint(text)
+            except ValueError as error:
+                raise ConfigurationError(f"--{option} {error}.") from error
+            if option == "listen":
+                continue
+            problem = endpoint_problem(parsed, private=arguments.private, allow="add --private")
+            if problem is not None:
+                raise ConfigurationError(f'--{option} has "{parsed}", {problem}.')
 
 
 def _configuration_path(arguments: argparse.Namespace) -> Path:
@@ -79,7 +126,7 @@ def _identity(path: Path, cost_bits: int) -> tuple[LocalIdentity, bool]:
         if not meets_cost(identity.identity_key, cost_bits):
             raise ConfigurationError(
                 f"{path} holds an identity that costs "
-                f"{identity_cost_bits(identity.identity_key)} bits and this network asks for "
+                f"{_bits(identity_cost_bits(identity.identity_key))} and this network asks for "
                 f"{cost_bits}; move the file away, so that another is searched for."
             )
         return identity, False
@@ -88,30 +135,53 @@ def _identity(path: Path, cost_bits: int) -> tuple[LocalIdentity, bool]:
     return identity, True
 
 
-def _write_configuration(path: Path, text: str) -> None:
-    """Replace the file at once: a reader sees the old text or the new one."""
+def _write_configuration(path: Path, text: str) -> Path | None:
+    """Replace the file at once: a reader sees the old text or the new one.
+
+    Returns:
+        Where the former file is kept; None if there was none.
+    """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    former = _free_name(path) if path.exists() else None
     try:
         temporary.write_text(text, encoding="utf-8")
+        if former is not None:
+            os.link(path, former)
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise ConfigurationError(
             f"{path} cannot be written ({error.strerror}); choose another place with --dir."
         ) from error
+    return former
+
+
+def _free_name(path: Path) -> Path:
+    numbers = itertools.count(1)
+    names = (path.with_name(f"{path.name}.old-{number}") for number in numbers)
+    return next(name for name in names if not name.exists())
 
 
 def _answer(
-    path: Path, configuration: Configuration, identity: LocalIdentity, *, is_new: bool
+    path: Path,
+    configuration: Configuration,
+    identity: LocalIdentity,
+    *,
+    is_new: bool,
+    former: Path | None,
 ) -> Answer:
     key_file = configuration.node.key_file
     address = format_address(identity.overlay_address)
+    asked = configuration.dht.identity_cost_bits
+    cost = identity_cost_bits(identity.identity_key)
     pairs = [
         ("configuration", str(path)),
+        *([("former file", str(former))] if former is not None else []),
         ("private keys", f"{key_file} ({'new' if is_new else 'kept'})"),
         ("node", identity.node_id.hex()),
         ("overlay address", address),
-        ("identity cost", f"{identity_cost_bits(identity.identity_key)} bits"),
+        # An identity has some bits by chance; where none is asked for they mean nothing.
+        *([("identity cost", f"{_bits(cost)}, {asked} asked for")] if asked else []),
     ]
     if not configuration.network.advertised:
         pairs.append(
@@ -123,6 +193,11 @@ def _answer(
         "new_keys": is_new,
         "node_id": identity.node_id.hex(),
         "overlay_address": address,
-        "identity_cost_bits": identity_cost_bits(identity.identity_key),
+        "identity_cost_bits": cost,
+        "former": str(former) if former is not None else None,
     }
     return Answer(facts(pairs), plain)
+
+
+def _bits(count: int) -> str:
+    return f"{count} bit{'' if count == 1 else 's'}"

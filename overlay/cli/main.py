@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final
 from overlay.cli.answers import Answer
 from overlay.cli.arguments import parser
 from overlay.cli.tables import printable
+from overlay.cli.values import joined_values
 from overlay.control.failure import overlay_error_in
 from overlay.errors import InternalError
 
@@ -41,8 +42,9 @@ def main(argv: Sequence[str] | None = None, *, run_node: RunNode | None = None) 
 
     ``run_node`` is what ``overlay up`` runs: :func:`overlay.node.run_node` unless given.
     """
+    words = joined_values(sys.argv[1:] if argv is None else argv)
     try:
-        arguments = parser(argv).parse_args(argv)
+        arguments = parser(words).parse_args(words)
     except SystemExit as exit_request:  # argparse's way to say "usage" or "help was shown"
         return exit_request.code if isinstance(exit_request.code, int) else _FAILED
     try:

@@ -11,6 +11,7 @@ from overlay.config import Configuration, load_configuration
 
 __all__ = [
     "CONFIGURATION_FILE",
+    "configuration_file",
     "configuration_of",
     "control_socket_of",
     "default_directory",
@@ -38,7 +39,12 @@ def configuration_of(given: Path | None) -> Configuration:
     Raises:
         ConfigurationError: it is missing or holds a mistake.
     """
-    return load_configuration(given or own_directory() / CONFIGURATION_FILE)
+    return load_configuration(configuration_file(given))
+
+
+def configuration_file(given: Path | None) -> Path:
+    """Return the file that the user named, or the default one."""
+    return given or own_directory() / CONFIGURATION_FILE
 
 
 def control_socket_of(configuration: Path | None, socket: Path | None) -> Path:

@@ -16,9 +16,9 @@ import trio
 from overlay.addresses import Endpoint, format_address
 from overlay.cli.answers import Answer
 from overlay.cli.blocked import kept_text
-from overlay.cli.places import configuration_of
-from overlay.config import Configuration, NetworkSettings
-from overlay.config.values import endpoint
+from overlay.cli.places import configuration_file
+from overlay.config import Configuration, load_configuration
+from overlay.config.values import endpoint, endpoint_problem
 from overlay.errors import ConfigurationError
 from overlay.identity import LocalIdentity
 from overlay.keyfile import read_identity
@@ -58,8 +58,10 @@ def up(arguments: argparse.Namespace, run_node: RunNode | None, announce: Announ
         ConfigurationError: configuration, key file or an argument holds a mistake.
         OverlayError: the node could not start, or failed.
     """
-    configuration = _with_arguments(configuration_of(arguments.config), arguments)
-    identity = read_identity(configuration.node.key_file)
+    file = configuration_file(arguments.config)
+    configuration = _with_arguments(load_configuration(file), arguments, file)
+    make = "overlay init" if arguments.config is None else f"overlay init --config {file}"
+    identity = read_identity(configuration.node.key_file, make=make)
     configure_logging("debug" if arguments.debug else arguments.log_level)
     os.umask(0o077)  # the node's files are for its user alone
     if run_node is None:
@@ -68,7 +70,12 @@ def up(arguments: argparse.Namespace, run_node: RunNode | None, announce: Announ
         # A program that brings a node of its own decides about its process itself.
         confine_process(_files(configuration, arguments))
         run_node = real_run_node
-    trio.run(run_until_stopped, run_node, configuration, identity, announce)
+    try:
+        trio.run(run_until_stopped, run_node, configuration, identity, announce)
+    except ConfigurationError as error:
+        if not str(error).startswith("["):
+            raise
+        raise ConfigurationError(f"{file}: {error}") from error  # it names a setting
 
 
 def _files(configuration: Configuration, arguments: argparse.Namespace) -> Iterator[Path]:
@@ -128,24 +135,31 @@ async def _cancel_on_signal(
             return
 
 
-def _with_arguments(configuration: Configuration, arguments: argparse.Namespace) -> Configuration:
+def _with_arguments(
+    configuration: Configuration, arguments: argparse.Namespace, file: Path
+) -> Configuration:
     """Listen where the arguments say; join through their nodes besides the file's."""
     network = configuration.network
-    bootstrap = (*network.bootstrap, *_endpoints("--bootstrap", arguments.bootstrap or []))
+    given = _endpoints("--bootstrap", arguments.bootstrap or [])
+    for each in given:
+        allow = f"set allow_private_endpoints = true below [network] in {file}"
+        problem = endpoint_problem(each, private=network.allow_private_endpoints, allow=allow)
+        if problem is not None:
+            raise ConfigurationError(f'--bootstrap has "{each}", {problem}.')
     listen = _endpoints("--listen", arguments.listen or []) or network.listen
-    changed = _checked(network, tuple(dict.fromkeys(listen)), tuple(dict.fromkeys(bootstrap)))
     control_socket = arguments.socket or configuration.node.control_socket
-    node = dataclasses.replace(configuration.node, control_socket=control_socket.absolute())
-    return dataclasses.replace(configuration, network=changed, node=node)
-
-
-def _checked(
-    network: NetworkSettings, listen: tuple[Endpoint, ...], bootstrap: tuple[Endpoint, ...]
-) -> NetworkSettings:
     try:
-        return dataclasses.replace(network, listen=listen, bootstrap=bootstrap)
-    except ValueError as error:
-        raise ConfigurationError(f"[network] {error}.") from error
+        return dataclasses.replace(
+            configuration,
+            network=dataclasses.replace(
+                network,
+                listen=tuple(dict.fromkeys(listen)),
+                bootstrap=tuple(dict.fromkeys((*network.bootstrap, *given))),
+            ),
+            node=dataclasses.replace(configuration.node, control_socket=control_socket.absolute()),
+        )
+    except ValueError as error:  # what the arguments and the file say does not go together
+        raise ConfigurationError(f"{file}: {error}.") from error
 
 
 def _endpoints(option: str, texts: list[str]) -> tuple[Endpoint, ...]:

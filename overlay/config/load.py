@@ -32,7 +32,7 @@ from overlay.config.sections import (
 from overlay.config.setting import parser_of
 from overlay.config.text import read_text, toml_tables
 from overlay.errors import ConfigurationError
-from overlay.plugins import load_plugin, plugin_names, settings_of
+from overlay.plugins import NOUNS, load_plugin, plugin_names, settings_of, unknown_name
 
 __all__ = ["SECTIONS", "load_configuration", "parse_configuration"]
 
@@ -93,13 +93,12 @@ def _parse_toml(text: str, path: Path) -> Table:
         return toml_tables(text)
     except ValueError as error:
         raise ConfigurationError(
-            f"{path} is not valid TOML: {error}; correct that place, "
-            'or write a new file with "overlay init --force".'
+            f"{path} is not valid TOML: {error}; correct that place."
         ) from error
 
 
 def _configuration(tables: Table, directory: Path) -> Configuration:
-    _check_names("section", tables, (*SECTIONS, *BLOCKS), "[{}]".format)
+    _check_sections(tables)
     for section, table in tables.items():
         if not isinstance(table, dict):
             raise ConfigurationError(
@@ -129,7 +128,7 @@ def _own(tables: Table, section: str) -> Table:
 def _section(section: str, table: Table) -> Any:  # noqa: ANN401 - one of the sections' dataclasses
     settings_type = SECTIONS[section]
     declared = {field.name: field for field in dataclasses.fields(settings_type)}
-    _check_names(f"[{section}] setting", table, declared, str)
+    _check_settings(section, table, declared)
     values = {}
     for name, value in table.items():
         try:
@@ -160,7 +159,7 @@ def _check_plain(where: str, settings_type: type[Any], table: Table) -> None:
             raise ConfigurationError(
                 f"[{where}] {name} follows [{INHERITED[name]}] {name}; set it there instead."
             )
-    _check_names(f"[{where}] setting", table, [f.name for f in own_fields(settings_type)], str)
+    _check_settings(where, table, [f.name for f in own_fields(settings_type)])
     for name, value in table.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigurationError(f"[{where}] {name} must be a finite number, not {value}.")
@@ -214,15 +213,57 @@ def _check_implementations(configuration: Configuration) -> None:
 
 
 def _check_plugin(section: str, setting: str, group: str, name: str) -> None:
+    known = plugin_names(group)
+    if name not in known:
+        # "auto" is no plug-in: it chooses one.
+        known = ["auto", *known] if section == "ipsec" else known
+        error = unknown_name(NOUNS[group], name, known)
+        raise ConfigurationError(f"[{section}] {setting}: {error}")
     try:
         load_plugin(group, name)
-    except ConfigurationError as error:
-        raise ConfigurationError(f"[{section}] {setting}: {error}") from error
     except ImportError as error:
         raise ConfigurationError(
             f"[{section}] {setting}: {name!r} is installed but cannot be loaded ({error}); "
             "install what it needs or choose another."
         ) from error
+
+
+def _check_sections(tables: Table) -> None:
+    """Insist on known sections; a setting outside of its section is told where it belongs."""
+    sections = (*SECTIONS, *BLOCKS)
+    for name, value in tables.items():
+        homes = [] if name in sections or isinstance(value, dict) else _homes(name)
+        if homes:
+            raise ConfigurationError(
+                f"{name} stands outside of a section; write it below the line {' or '.join(homes)}."
+            )
+    _check_names("section", tables, sections, "[{}]".format)
+
+
+def _check_settings(where: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Insist on known settings; one of another section is told where it belongs."""
+    names = list(known)
+    for name in given:
+        homes = [] if name in names else _homes(name)
+        if homes:
+            raise ConfigurationError(
+                f"there is no [{where}] setting {name}; it belongs below {' or '.join(homes)}."
+            )
+    _check_names(f"[{where}] setting", given, names, str)
+
+
+def _homes(name: str) -> list[str]:
+    """Return the headings below which a setting of that name may stand."""
+    found = [
+        f"[{section}]"
+        for section, settings_type in SECTIONS.items()
+        if name in {field.name for field in dataclasses.fields(settings_type)}
+    ]
+    return found + [
+        f"[{section}]"
+        for section in BLOCKS
+        if name in {field.name for field in own_fields(block_settings_type(section))}
+    ]
 
 
 def _check_names(kind: str, given: Iterable[str], known: Iterable[str], show: Any) -> None:  # noqa: ANN401 - str -> str

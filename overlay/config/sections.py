@@ -19,6 +19,7 @@ from overlay.config.setting import setting
 from overlay.config.values import (
     boolean,
     destinations,
+    endpoint_problem,
     endpoints,
     esp_suite,
     exit_rules,
@@ -124,18 +125,11 @@ class NetworkSettings:
     )
 
     def __post_init__(self) -> None:
-        if self.allow_private_endpoints:
-            return
         for where, listed in (("advertise", self.advertise), ("bootstrap", self.bootstrap)):
             for endpoint in listed:
-                kind = forbidden_network(endpoint.address)
-                if kind is not None:
-                    article = "an" if kind[0] in "aeiou" else "a"
-                    raise ValueError(
-                        f'{where} has "{endpoint}", {article} {kind} address; '
-                        "write a public one, or set "
-                        "allow_private_endpoints = true for a laboratory or a private mesh"
-                    )
+                problem = endpoint_problem(endpoint, private=self.allow_private_endpoints)
+                if problem is not None:
+                    raise ValueError(f'{where} has "{endpoint}", {problem}')
 
     @property
     def advertised(self) -> tuple[Endpoint, ...]:

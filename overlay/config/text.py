@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import tomllib
 from pathlib import Path
 from typing import Final
@@ -15,7 +16,9 @@ _MAX_FILE_BYTES: Final = 1_000_000
 
 
 def read_text(path: Path, *, kind: str, trusted: bool = False) -> str:
-    """Return the text of a file of at most 1 MB; ``kind`` says in messages what it is not.
+    """Return the text of a file of at most 1 MB, without a byte-order mark.
+
+    ``kind`` says in messages what the file is not.
 
     ``trusted`` refuses a file that another user may change (:mod:`overlay.config.trust`).
 
@@ -38,8 +41,13 @@ def read_text(path: Path, *, kind: str, trusted: bool = False) -> str:
         ) from error
     if len(data) > _MAX_FILE_BYTES:
         raise ConfigurationError(f"{path} is larger than 1 MB, which no {kind} is.")
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise ConfigurationError(
+            f"{path} is UTF-16, as its byte-order mark tells; save it as UTF-8."
+        )
     try:
-        return data.decode()
+        # Editors on Windows write a byte-order mark, which means nothing in UTF-8 (RFC 3629).
+        return data.removeprefix(codecs.BOM_UTF8).decode()
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise ConfigurationError(

@@ -14,6 +14,7 @@ from typing import Final
 
 from overlay.addresses import OVERLAY_NETWORKS, Endpoint, IpNetwork
 from overlay.apm.inner_addresses import pool_problem
+from overlay.destinations import parse_destination, shown_destination
 from overlay.errors import ConfigurationError, Malformed
 from overlay.exit_policy import ExitRule, parse_exit_rule
 from overlay.ipsec.suites import SUITES
@@ -28,6 +29,7 @@ __all__ = [
     "boolean",
     "destinations",
     "endpoint",
+    "endpoint_problem",
     "endpoints",
     "esp_suite",
     "exit_rules",
@@ -44,6 +46,7 @@ MAX_ENDPOINTS: Final = 64
 MAX_DESTINATIONS: Final = 128
 """Half of the paths that a node may have; each holds a route and a circuit."""
 
+_BROADCAST: Final = ipaddress.IPv4Address("255.255.255.255")
 _NETWORK_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,32}")
 _HOST_NAME: Final = re.compile(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*\.?")
 
@@ -107,6 +110,31 @@ def endpoint(value: object) -> Endpoint:
             f'has {_shown(text)}, which names no port; write both, as in "192.0.2.1:4500"'
         )
     return _endpoint_of(host, int(port), text)
+
+
+def endpoint_problem(
+    endpoint: Endpoint, *, private: bool, allow: str = "set allow_private_endpoints = true"
+) -> str | None:
+    """Return why other nodes cannot be at an endpoint, or None.
+
+    Args:
+        endpoint: what the user wrote.
+        private: whether private and documentation addresses are allowed.
+        allow: how the user allows them there.
+    """
+    address = endpoint.address
+    if address.is_unspecified:
+        return "which stands for all addresses of a host; write one of them"
+    if address.is_multicast or address == _BROADCAST:
+        return "which is not the address of one host; write one that is"
+    kind = None if private else forbidden_network(address)
+    if kind is None:
+        return None
+    article = "an" if kind[0] in "aeiou" else "a"
+    return (
+        f"{article} {kind} address; write a public one, or {allow} for a laboratory or a private "
+        "mesh"
+    )
 
 
 def endpoints(fewest: int) -> Callable[[object], tuple[Endpoint, ...]]:
@@ -218,14 +246,12 @@ def _endpoint_of(host: str, port: int, text: str) -> Endpoint:
 
 
 def _destination(text: str) -> IpNetwork:
-    if _HOST_NAME.fullmatch(text) and not re.fullmatch(r"[0-9.]*", text):
-        raise ValueError(
-            f"has the host name {_shown(text)}: resolving it would tell a name server where you "
-            "go; write its address"
-        )
-    network = _network(text)
-    if isinstance(network, ipaddress.IPv6Network) and network.network_address.scope_id is not None:
-        raise ValueError(f"has {_shown(text)}; write the address without its zone")
+    try:
+        network = parse_destination(text)
+    except Malformed as error:
+        shown = shown_destination(text)
+        reason = str(error).removeprefix(f"{shown} ").removesuffix(".")
+        raise ValueError(f"has {shown}, which {reason}") from error
     for own in OVERLAY_NETWORKS:
         if network.version == 6 and network.overlaps(own):
             raise ValueError(f'has "{network}", which overlaps the overlay\'s own {own}')

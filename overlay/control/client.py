@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import select
 import socket
 import struct
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -39,6 +42,7 @@ from overlay.errors import (
     InternalError,
     Malformed,
     OverlayError,
+    TooManyConnections,
 )
 
 __all__ = ["RESPONSE_TIMEOUT_S", "ControlClient", "NoNodeAnswers", "RequestFailed"]
@@ -46,6 +50,10 @@ __all__ = ["RESPONSE_TIMEOUT_S", "ControlClient", "NoNodeAnswers", "RequestFaile
 RESPONSE_TIMEOUT_S: Final = 150.0
 """Longer than the node's own limit, so that its sentence arrives rather than ours."""
 
+_BUSY_S: Final = 20.0
+"""How long to try again while the node serves as many connections as it may."""
+
+_PAUSE_S: Final = (0.02, 0.2)
 _RECEIVE_BYTES: Final = 65536
 _CREDENTIALS: Final = struct.Struct("=iII")
 """struct ucred { pid_t pid; uid_t uid; gid_t gid; } (unix(7)); of whoever called listen(2)."""
@@ -78,6 +86,7 @@ class ControlClient:
             ConfigurationError: the socket cannot be used.
         """
         self._path = path
+        self._timeout_s = timeout_s
         self._received = bytearray()
         self._socket = _connect(path, timeout_s)
 
@@ -90,6 +99,10 @@ class ControlClient:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Hang up."""
         self._socket.close()
 
     def status(self) -> StatusReport:
@@ -144,8 +157,26 @@ class ControlClient:
             os.close(descriptor)
 
     def _ask(self, request: Request) -> Any:  # noqa: ANN401 - checked by each method
+        deadline = time.monotonic() + _BUSY_S
+        while True:
+            result = self._exchange(request)
+            if not isinstance(result, Failure):
+                return result
+            if result.kind == InternalError.__name__:
+                raise InternalError(result.error)
+            if result.kind != TooManyConnections.__name__ or time.monotonic() > deadline:
+                raise RequestFailed(result.error, result.kind)
+            # The node refused the connection before it read anything; another may have ended.
+            self._socket.close()
+            time.sleep(random.uniform(*_PAUSE_S))
+            self._received.clear()
+            self._socket = _connect(self._path, self._timeout_s)
+
+    def _exchange(self, request: Request) -> Any:  # noqa: ANN401 - as above
         try:
-            self._socket.sendall(encode_request(request))
+            # A node that refused the connection has closed it; its answer says why.
+            with contextlib.suppress(BrokenPipeError):
+                self._socket.sendall(encode_request(request))
             line = self._receive_line()
         except TimeoutError as error:
             raise BackendError(
@@ -153,12 +184,7 @@ class ControlClient:
             ) from error
         except OSError as error:
             raise BackendError(self._lost()) from error
-        result = decode_response(line)
-        if isinstance(result, Failure):
-            if result.kind == InternalError.__name__:
-                raise InternalError(result.error)
-            raise RequestFailed(result.error, result.kind)
-        return result
+        return decode_response(line)
 
     def _receive_line(self) -> bytes:
         while b"\n" not in self._received[-_RECEIVE_BYTES:]:
@@ -177,25 +203,49 @@ class ControlClient:
 
 
 def _connect(path: Path, timeout_s: float) -> socket.socket:
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    connection.settimeout(timeout_s)
-    try:
-        connection.connect(bytes(path))
-    except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError) as error:
-        connection.close()
-        raise NoNodeAnswers(
+    """Connect, and try again for some seconds while the node has too many connections to accept.
+
+    A socket with a timeout gets EAGAIN at once if the listener's backlog is full (unix(7)), so
+    waiting is left to us. The pauses are drawn at random, because many commands wait together.
+    """
+    deadline = time.monotonic() + _BUSY_S
+    while True:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.settimeout(timeout_s)
+        try:
+            connection.connect(bytes(path))
+        except BlockingIOError as error:
+            connection.close()
+            if time.monotonic() > deadline:
+                raise ConfigurationError(
+                    f"the node at {path} has had too many connections to accept another for "
+                    f"{_BUSY_S:.0f} seconds; try again when other commands have ended."
+                ) from error
+            time.sleep(random.uniform(*_PAUSE_S))
+        except OSError as error:
+            connection.close()
+            raise _why_no_connection(path, error) from error
+        else:
+            return connection
+
+
+def _why_no_connection(path: Path, error: OSError) -> ConfigurationError:
+    if isinstance(error, PermissionError):
+        return ConfigurationError(
+            f"the control socket {path} belongs to another user; run as the user of the node."
+        )
+    if path.exists() and not path.is_socket():
+        kind = "a directory" if path.is_dir() else "a file"
+        return ConfigurationError(
+            f"{path} is {kind} and no control socket; name the socket of a running node, which is "
+            "run/control.sock in its state directory unless the configuration says otherwise."
+        )
+    if isinstance(error, FileNotFoundError | ConnectionRefusedError | NotADirectoryError):
+        return NoNodeAnswers(
             f'no node answers at {path}; start one with "overlay up", or name another with '
             "--config or --socket."
-        ) from error
-    except PermissionError as error:
-        connection.close()
-        raise ConfigurationError(
-            f"the control socket {path} belongs to another user; run as the user of the node."
-        ) from error
-    except OSError as error:
-        connection.close()
-        raise ConfigurationError(
-            f"the control socket {path} cannot be used ({error.strerror or error}); name another "
-            "with --socket."
-        ) from error
-    return connection
+        )
+    return ConfigurationError(
+        f"the control socket {path} cannot be used ({error.strerror or error}); name another "
+        "with --socket."
+    )

@@ -20,7 +20,6 @@ from typing import Any, Final, NoReturn, TypeVar
 
 from overlay.addresses import (
     NODE_ID_BYTES,
-    IpNetwork,
     NodeId,
     OverlayAddress,
     format_address,
@@ -39,6 +38,7 @@ from overlay.control.model import (
     StopRequest,
 )
 from overlay.control.reports import Report, decode_report, encode_report
+from overlay.destinations import parse_destination
 from overlay.errors import Malformed
 
 __all__ = [
@@ -159,27 +159,6 @@ def decode_report_list(report_type: type[R], value: object) -> list[R]:
     return [decode_report(report_type, item) for item in value]
 
 
-def parse_destination(text: str) -> IpNetwork:
-    """Return the destination that a user wrote: an address, or a prefix without host bits.
-
-    Raises:
-        Malformed: anything else; a host name above all, since resolving it here would leak it.
-    """
-    try:
-        network = ipaddress.ip_network(text)
-    except ValueError:
-        raise Malformed(_why_no_destination(text)) from None
-    address = network.network_address
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.scope_id is not None:
-            raise Malformed(f"{text!r} has a zone; write the address without it.")
-        if address.ipv4_mapped is not None and network.prefixlen == 128:
-            raise Malformed(
-                f"{text!r} is an IPv4 address in disguise; write {address.ipv4_mapped}."
-            )
-    return network
-
-
 def parse_hop(text: str) -> NodeId | OverlayAddress:
     """Return the Mix-node that a user named: by NodeId (40 hex digits) or overlay address.
 
@@ -201,18 +180,6 @@ def parse_hop(text: str) -> NodeId | OverlayAddress:
             'overlay address (fd6d:6978:...), as "overlay peers" shows them.'
         )
     return OverlayAddress(packed)
-
-
-def _why_no_destination(text: str) -> str:
-    shown = repr(text[:80])
-    try:
-        inside = ipaddress.ip_interface(text).network
-    except ValueError:
-        return (
-            f"{shown} is not an IP address or prefix; a host name is refused because resolving "
-            "it here would tell a name server where you go: use an address."
-        )
-    return f"{shown} has bits beyond its prefix; write {inside}, or the address alone."
 
 
 def _options(request: OpenPathRequest | OpenPathsRequest) -> dict[str, object]:

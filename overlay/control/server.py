@@ -40,12 +40,14 @@ from overlay.control.model import (
     StopRequest,
 )
 from overlay.control.socket_file import claimed_socket
-from overlay.errors import LimitReached, Malformed
+from overlay.errors import LimitReached, Malformed, TooManyConnections
 from overlay.logs import EventLog
 
 __all__ = ["IDLE_TIMEOUT_S", "MAX_CONNECTIONS", "REQUEST_TIMEOUT_S", "serve_control"]
 
-MAX_CONNECTIONS: Final = 16
+MAX_CONNECTIONS: Final = 128
+"""Commands at once; each that opens a path holds its connection until the path is open."""
+
 REQUEST_TIMEOUT_S: Final = 120.0
 """Opening a path may take several circuits' set-up times."""
 
@@ -123,8 +125,9 @@ class _Connection:
     async def refuse(self) -> None:
         """Say that there is no room."""
         failure = Failure(
-            f"{MAX_CONNECTIONS} control connections are open, which is the most; try again.",
-            LimitReached.__name__,
+            f"{MAX_CONNECTIONS} commands are connected to this node, which is the most that it "
+            "serves at once; try again when some have ended.",
+            TooManyConnections.__name__,
         )
         await self._send(encode_failure(failure))
 

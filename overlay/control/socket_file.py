@@ -15,7 +15,8 @@ from overlay.errors import BackendError, ConfigurationError
 
 __all__ = ["claimed_socket", "node_answers"]
 
-_BACKLOG: Final = 16
+_BACKLOG: Final = 256
+"""Connections that wait to be accepted; the kernel caps it at net.core.somaxconn (listen(2))."""
 
 
 @contextlib.contextmanager

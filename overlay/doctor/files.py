@@ -21,9 +21,10 @@ def key_file(setup: Setup) -> list[Finding]:
         said = 'there is no configured node yet; make keys and a configuration with "overlay init".'
         return [Finding("private keys", Outcome.UNKNOWN, said, (Purpose.ADVICE,))]
     path = setup.configuration.node.key_file
+    make = f"overlay init --config {setup.path}"
 
     def attempt() -> str:
-        read_identity(path)
+        read_identity(path, make=make)
         return f"{path} is this user's alone and whole"
 
     return [tried("private keys", _NODE, attempt)]

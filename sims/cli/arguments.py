@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Final
 
+from overlay.cli.values import number, whole_number
 from sims.scenario.sections import ARRIVALS, BEHAVIOURS, LATENCIES
 
 __all__ = ["SETTINGS", "configure"]
@@ -31,6 +32,9 @@ SETTINGS: Final = {
     "expect": "expectations",
 }
 """Options of ``overlay sim churn`` that change a setting, and which."""
+
+
+_COUNT: Final = whole_number(0)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -75,22 +79,24 @@ def _churn(to: argparse.ArgumentParser) -> None:
 
 def _scenario(to: argparse._ArgumentGroup) -> None:
     to.add_argument("--name", metavar="NAME", help="name in reports and files")
-    to.add_argument("--nodes", type=int, metavar="N", help="nodes, those off-line included")
+    to.add_argument("--nodes", type=_COUNT, metavar="N", help="nodes, those off-line included")
     to.add_argument("--model", metavar="MODEL", help='sessions: "kad2007", "weibull(3h, 0.6)", ...')
     to.add_argument("--duration", metavar="TIME", help="measured simulated time, such as 6h")
     to.add_argument("--warm-up", metavar="TIME", help="simulated time before that")
     to.add_argument("--seeds", metavar="N", help="how many seeds, or a list of them: 3,7,11")
     to.add_argument("--latency", choices=LATENCIES, help="latency model")
-    to.add_argument("--loss", type=float, metavar="SHARE", help="share of datagrams that vanish")
+    to.add_argument("--loss", type=number, metavar="SHARE", help="share of datagrams that vanish")
     to.add_argument("--arrival", choices=ARRIVALS, help="what happens to many nodes at once")
-    to.add_argument("--adversary-share", type=float, metavar="SHARE", help="share of bad nodes")
+    to.add_argument("--adversary-share", type=number, metavar="SHARE", help="share of bad nodes")
     to.add_argument(
         "--behaviour", action="append", choices=BEHAVIOURS, help="what they do (repeatable)"
     )
-    to.add_argument("--lookups-per-hour", type=float, metavar="N", help="lookups of each node")
-    to.add_argument("--records", type=int, metavar="N", help="records to follow without republish")
-    to.add_argument("--clients", type=int, metavar="N", help="nodes that keep a path")
-    to.add_argument("--hops", type=int, metavar="N", help="Mix-nodes of a path")
+    to.add_argument("--lookups-per-hour", type=number, metavar="N", help="lookups of each node")
+    to.add_argument(
+        "--records", type=_COUNT, metavar="N", help="records to follow without republish"
+    )
+    to.add_argument("--clients", type=_COUNT, metavar="N", help="nodes that keep a path")
+    to.add_argument("--hops", type=_COUNT, metavar="N", help="Mix-nodes of a path")
     to.add_argument("--fidelity", choices=("full", "model"), help="the product's code, or a model")
     to.add_argument(
         "--verify-signatures",
@@ -125,7 +131,7 @@ def _running(to: argparse._ArgumentGroup) -> None:
     to.add_argument(
         "--out", type=Path, metavar="DIR", help="new directory for results (sim-results/NAME-1)"
     )
-    to.add_argument("--jobs", type=int, metavar="N", help="runs at a time (one for each core)")
+    to.add_argument("--jobs", type=_COUNT, metavar="N", help="runs at a time (one for each core)")
     to.add_argument("--dask", metavar="ADDRESS", help="run on the Dask cluster of this scheduler")
     to.add_argument(
         "--dry-run", action="store_true", help="show the resolved scenario, run nothing"
@@ -148,6 +154,6 @@ def _accept(to: argparse.ArgumentParser) -> None:
         metavar="E6.nodes=700",
         help="another point of an experiment's curve (repeatable)",
     )
-    to.add_argument("--seeds", type=int, metavar="N", help="seeds of each experiment")
+    to.add_argument("--seeds", type=_COUNT, metavar="N", help="seeds of each experiment")
     to.add_argument("--out", type=Path, metavar="DIR", help="directory for figures and verdicts")
-    to.add_argument("--jobs", type=int, metavar="N", help="experiments at a time")
+    to.add_argument("--jobs", type=_COUNT, metavar="N", help="experiments at a time")

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from overlay.durations import parse_duration
 from sims.scenario.parameters import Parameters
 
 __all__ = [
@@ -30,8 +31,7 @@ __all__ = [
 ]
 
 MAX_SEEDS: Final = 1000
-_UNITS_S: Final = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
-_DURATION: Final = re.compile(r"\s*([0-9]{1,12}(?:\.[0-9]{1,9})?)\s*([a-z]{0,3})\s*")
+_NUMBER: Final = re.compile(r"\s*-?[0-9]{1,12}(\.[0-9]{0,9})?\s*")
 _LABEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -171,9 +171,14 @@ def _seconds(value: object) -> float:
         # Beyond the float range an int has no seconds; the caller's bounds refuse infinity.
         return float(value) if abs(value) < 1e18 else math.inf
     if isinstance(value, str):
-        matched = _DURATION.fullmatch(value)
-        if matched is not None and (matched[2] or "s") in _UNITS_S:
-            return float(matched[1]) * _UNITS_S[matched[2] or "s"]
+        seconds = parse_duration(value)
+        if seconds is not None:
+            return seconds
+        if _NUMBER.fullmatch(value):
+            raise ValueError(
+                f'must say its unit: write "{value.strip()}s" for seconds, or "m", "h" or "d" '
+                "after the number"
+            )
     raise ValueError(f'must be seconds, or a time such as "90s", "10m" or "6h", not {shown(value)}')
 
 

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import socket
@@ -195,14 +196,39 @@ def test_connection_over_the_limit_is_refused_with_a_sentence(path):
             await stream.send_all(b'{"method":"paths"}\n')
             assert json.loads(await receive_line(stream))["ok"] is True
         async with await trio.open_unix_socket(path) as extra:
-            assert json.loads(await receive_line(extra))["kind"] == "LimitReached"
-        await streams.pop().aclose()
-        await trio.testing.wait_all_tasks_blocked()
+            assert json.loads(await receive_line(extra))["kind"] == "TooManyConnections"
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask, path, ControlClient.status)  # tries until there is room
+            await trio.testing.wait_all_tasks_blocked()
+            await streams.pop().aclose()
         assert (await converse(path, b'{"method":"paths"}\n'))[0]["ok"] is True
         for stream in streams:
             await stream.aclose()
 
     serve(path, scenario)
+
+
+def test_client_waits_while_the_backlog_is_full(path):
+    """A node that is slow to accept looks as full as one that is asked by fifty commands."""
+    path.parent.mkdir(mode=0o700)
+
+    async def scenario():
+        listener = trio.socket.socket(trio.socket.AF_UNIX)
+        with listener, contextlib.ExitStack() as stack:
+            await listener.bind(str(path))
+            listener.listen(0)
+            waiting = [trio.socket.socket(trio.socket.AF_UNIX) for _ in range(2)]
+            for each in waiting:
+                stack.enter_context(each)
+                with contextlib.suppress(BlockingIOError):
+                    await each.connect(str(path))
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(trio.to_thread.run_sync, lambda: ControlClient(path).close())
+                await trio.sleep(0.05)  # the client is refused at least once
+                for _ in range(2):
+                    stack.enter_context((await listener.accept())[0])
+
+    trio.run(scenario)
 
 
 def test_hang_up_cancels_what_was_asked(path):
@@ -328,7 +354,7 @@ def test_client_without_a_node_says_how_to_start_one(tmp_path):
     with pytest.raises(ConfigurationError, match="overlay up"):
         ControlClient(tmp_path / "none.sock")
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigurationError, match="overlay up"):
+    with pytest.raises(ConfigurationError, match="is a file and no control socket"):
         ControlClient(tmp_path / "file")
 
 

@@ -126,12 +126,12 @@ def test_what_blocks_share_is_set_in_one_place():
 
 MISTAKES = {
     "[paths]\npermanent = 3": r"\[paths\] permanent must be a list of destinations",
-    '[paths]\npermanent = ["a.example"]': r"has the host name \"a.example\": resolving it",
-    '[paths]\npermanent = ["10.0.0.1/8"]': r"which is no prefix",
-    '[paths]\npermanent = ["203.0.113.1:80"]': r"which is no prefix",
-    '[paths]\npermanent = ["fe80::1%eth0"]': r"without its zone",
+    '[paths]\npermanent = ["a.example"]': r"has 'a.example', which is a host name",
+    '[paths]\npermanent = ["10.0.0.1/8"]': r"write 10.0.0.0/8, or the address alone",
+    '[paths]\npermanent = ["203.0.113.1:80"]': r"which names a port, .* write 203.0.113.1",
+    '[paths]\npermanent = ["fe80::1%eth0"]': r"has a zone; write the address without it",
     '[paths]\npermanent = ["0.0.0.0/0"]': r"contains all of 0.0.0.0/8",
-    '[paths]\npermanent = ["fd6d:6978::1"]': r"overlaps the overlay's own",
+    '[paths]\npermanent = ["fd6d:6978::1"]': r"which is a node of the overlay",
     '[paths]\npermanent = ["100.64.0.1"]': r"overlaps the inner addresses 100.64.0.0/10",
     '[paths]\npermanent = ["1.2.3.4", "1.2.3.4/32"]': r"names a destination twice",
     "[paths]\nremember = 1": r"\[paths\] remember must be true or false",
@@ -156,7 +156,7 @@ MISTAKES = {
     '[network]\nbootstrap = ["n.example.org:4500"]': r'the host name "n.example.org": resolving it',
     '[network]\nbootstrap = ["192.168.0.1:4500"]': r"a private address; .*allow_private_endpoints",
     '[network]\nadvertise = ["127.0.0.1:4500"]': r"advertise has .* a loopback address",
-    '[network]\nadvertise = ["[::]:4500"]': r"advertise has .* an unspecified or loopback address",
+    '[network]\nadvertise = ["[::]:4500"]': r"advertise .* stands for all addresses of a host",
     '[network]\nbootstrap = ["192.0.2.1:4500"]': r"a documentation address; .*allow_private",
     '[network]\nbootstrap = ["[fec0::1]:4500"]': r"a site-local address; .*allow_private",
     '[network]\nnetwork_id = ""': r"must be 1 to 32 letters",
@@ -197,26 +197,38 @@ MISTAKES = {
     '[exit]\ninner_ipv6 = "fd00::/16"': None,
     '[selection]\nstrategy = "unifrom"': r"\[selection\] strategy: .*did you mean 'uniform'\?",
     "[selection]\nhops = 6": rf"must be a whole number from 1 to {MAX_HOPS}, not 6",
-    '[tfc]\nstrategy = "loud"': r"\[tfc\] strategy: there is no tfc named 'loud'",
+    '[tfc]\nstrategy = "loud"': r"\[tfc\] strategy: there is no traffic flow .* named 'loud'",
     "[tfc.padd]\nx = 1": r"there is no section \[tfc.padd\]; did you mean \[tfc.pad\]\?",
     "[tfc.pad]\ndummy_rate = 1": r"no \[tfc.pad\] setting dummy_rate; did you mean dummy_rate_pps",
     "[tfc.pad]\ndummy_rate_pps = -1": r"\[tfc.pad\] dummy_rate_pps must lie between",
     "[tfc.pad]\ndummy_rate_pps = nan": r"\[tfc.pad\] dummy_rate_pps must be a finite number",
-    '[tfc.pad]\ndummy_rate_pps = "1"': r"\[tfc.pad\] dummy_rate_pps must be of the kind",
-    '[forwarding]\nrules = "none"': r"\[forwarding\] rules: there is no forwarding named",
-    '[ipsec]\nbackend = "kernel"': r"\[ipsec\] backend: there is no ipsec named 'kernel'",
+    '[tfc.pad]\ndummy_rate_pps = "1"': r"dummy_rate_pps must be a number of packets per second",
+    '[forwarding]\nrules = "none"': r"rules: there is no set of forwarding rules named",
+    '[ipsec]\nbackend = "kernel"': r"did you mean 'xfrm'\? .* auto, userspace, xfrm",
     '[ipsec]\nesp_suite = "aes"': r'has no ESP suite "aes"; write one of aes-128-gcm',
     '[ipsec]\nlink_suite = "3des-cbc-sha1"': r"has no ESP suite",
     "[apm]\nlifetime = 3": r"no \[apm\] setting lifetime; did you mean lifetime_s\?",
     "[apm]\nlifetime_s = 0": r"\[apm\] lifetime_s must be greater than 0",
     "[apm]\nlifetime_s = inf": r"must be a finite number",
-    "[link]\nmax_links = 1.5": r"\[link\] max_links must be of the kind of its default",
+    "[link]\nmax_links = 1.5": r"\[link\] max_links must be a whole number, not 1.5",
     "[dht]\nk = 0": r"\[dht\] k must lie between",
     "[node]\nstate_dir = 3": r"\[node\] state_dir must be a path in quotes",
     '[node]\nstate_dir = ""': r"must be a path that is not empty",
     '[node]\nstate_dir = "~nobody-has-this-name/x"': r"names a home directory that is not known",
     f'[node]\ncontrol_socket = "{"x" * 200}"': r"at most 107; write a shorter one",
-    "[network\nlisten": r"is not valid TOML: .*line 1.*overlay init --force",
+    'listen = ["127.0.0.1:1"]': r"listen stands outside of a section; write it below .*\[network\]",
+    "bootstrap = []\n[network]": r"bootstrap stands outside of a section",
+    "max_links = 3": r"max_links stands outside of a section; .* \[link\]",
+    "[node]\nlisten = []": r"no \[node\] setting listen; it belongs below \[network\]",
+    "[link]\nlifetime_s = 3": r"no \[link\] setting lifetime_s; it belongs below \[apm\]",
+    '[network]\nbootstrap = ["0.0.0.0:1"]': r"bootstrap has .*, which stands for all addresses",
+    '[network]\nbootstrap = ["255.255.255.255:1"]\nallow_private_endpoints = true': r"of one host",
+    '[network]\nadvertise = ["[ff02::1]:1"]\nallow_private_endpoints = true': r"of one host",
+    '[apm]\nsetup_timeout_s = "15x"': r'setup_timeout_s must be a number of seconds, .*, not "15x"',
+    '[apm]\nsetup_timeout_s = "-15s"': r"setup_timeout_s must be greater than 0",
+    "[apm]\nsetup_timeout_s = true": r"setup_timeout_s must be a number of seconds",
+    '[link]\nrekey_after_bytes = "1 GB"': r"rekey_after_bytes must be a whole number of bytes",
+    "[network\nlisten": r"is not valid TOML: .*line 1.*; correct that place.$",
     "a = [" + "[" * 5000: r"is not valid TOML: it is nested too deeply",
     "[dht]\nk = " + "9" * 5000: r"is not valid TOML: exceeds the limit .* correct that place",
     "[dht]\nk = 2026-13-45": r"is not valid TOML: .*line 2.*; correct that place",
@@ -233,6 +245,27 @@ def test_mistake_is_one_sentence_that_names_its_place(text):
     assert not sentence.endswith("..")
     assert "\n" not in sentence
     assert len(sentence) < 400
+
+
+def test_setting_of_seconds_may_be_a_time_with_its_unit():
+    assert parse('[apm]\nsetup_timeout_s = "20s"').apm.setup_timeout_s == 20
+    assert parse('[dht]\nrefresh_interval_s = "30m"').dht.refresh_interval_s == 1800
+
+
+@pytest.mark.parametrize("start", ["", "\ufeff"])
+def test_file_saved_on_windows_is_read(tmp_path, start):
+    file = tmp_path / "overlay.toml"
+    text = start + '[network]\n# a comment\nlisten = [\n"1.2.3.4:5"]\nnetwork_id = "lab"\n'
+    file.write_bytes(text.replace("\n", "\r\n").encode())
+    assert load_configuration(file).network.network_id == "lab"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_file_in_utf_16_is_named(tmp_path, encoding):
+    file = tmp_path / "overlay.toml"
+    file.write_bytes("\ufeff[network]\n".encode(encoding))
+    with pytest.raises(ConfigurationError, match=r"is UTF-16, .*; save it as UTF-8"):
+        load_configuration(file)
 
 
 def test_pool_beside_the_overlays_own_prefixes_is_accepted():

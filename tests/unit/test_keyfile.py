@@ -73,8 +73,14 @@ def test_keys_of_somebody_else_are_refused(path):
 
 
 def test_missing_keys_lead_to_init(tmp_path):
-    with pytest.raises(ConfigurationError, match='run "overlay init"'):
+    with pytest.raises(ConfigurationError, match=r"make one with: overlay init$"):
         read_identity(tmp_path / "identity.key")
+
+
+def test_key_file_that_went_through_windows_holds_the_same_keys(path):
+    identity = read_identity(path)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    assert read_identity(path).node_id == identity.node_id
 
 
 def test_what_is_no_file_is_refused_without_waiting(tmp_path):

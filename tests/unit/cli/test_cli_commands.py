@@ -116,12 +116,12 @@ def test_init_in_a_place_that_cannot_be_is_refused(tmp_path, overlay):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["path", "open", "example.com"], "use an address"),
+        (["path", "open", "example.com"], "write its address"),
         (["path", "open", "192.0.2.7/8"], "write 192.0.0.0/8"),
         (["path", "open", "192.0.2.7", "--via", "bob"], "names no node"),
         (["path", "open", "192.0.2.7", "--via", "a,b,c,d,e,f"], "a path has at most 5"),
         (["path", "open", *(f"192.0.2.{n}" for n in range(65))], "at most 64"),
-        (["path", "close", "x"], "'x' is not an IP address or prefix"),
+        (["path", "close", "x"], "'x' is a host name"),
         (["path", "close", "7"], "no node runs, so paths have no numbers"),
         (["status"], "no node answers"),
         (["status", "--config", "/nonexistent/overlay.toml"], "no configuration file"),

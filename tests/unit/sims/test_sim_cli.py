@@ -86,7 +86,7 @@ def test_options_make_the_scenario_that_a_file_would(capsys):
     [
         ("[dht] k must lie between 1 and 64, not 0", ("--set", "dht.k=0")),
         ("[dht] has no setting 'foo'", ("--set", "dht.foo=1")),
-        ("[dht] k must be of the kind of its default, 20, not 2.5", ("--set", "dht.k=2.5")),
+        ("[dht] k must be a whole number, not 2.5", ("--set", "dht.k=2.5")),
         ('fidelity = "full"', ("--fidelity", "model", "--arrival", "partition")),
         ("named 'bogus'", ("--set", "circuits.strategy=bogus")),
         ("no session model", ("--model", "kad2008")),
@@ -103,7 +103,7 @@ def test_a_dry_run_refuses_what_the_run_would_refuse(capsys, tmp_path, words, ar
 
 def test_a_dry_run_reads_the_settings_of_a_file_as_the_run_does(capsys, tmp_path):
     (tmp_path / "s.toml").write_text('[dht]\nk = "20"\n')
-    refused(capsys, "of the kind of its default", "churn", tmp_path / "s.toml", "--dry-run")
+    refused(capsys, "k must be a whole number", "churn", tmp_path / "s.toml", "--dry-run")
 
 
 def test_the_shipped_scenarios_are_listed(capsys):

@@ -1,0 +1,52 @@
+"""Values of options: what argparse makes of a word, and of a word that begins with a dash."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable, Sequence
+from typing import Final
+
+__all__ = ["joined_values", "number", "whole_number"]
+
+_OPTION: Final = re.compile(r"--[a-z][a-z-]*")
+_NEGATIVE_TIME: Final = re.compile(r"-[0-9]+(\.[0-9]+)?[a-z]+")
+
+
+def whole_number(lowest: int, highest: int | None = None) -> Callable[[str], int]:
+    """Return a parser of whole numbers, for ``add_argument(type=...)``."""
+    wanted = f"a whole number from {lowest} " + (f"to {highest}" if highest is not None else "on")
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = None
+        if value is None or value < lowest or (highest is not None and value > highest):
+            raise argparse.ArgumentTypeError(f"write {wanted}, not {text[:40]!r}")
+        return value
+
+    return parse
+
+
+def number(text: str) -> float:
+    """Parse a number, for ``add_argument(type=...)``."""
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"write a number such as 0.5, not {text[:40]!r}") from None
+
+
+def joined_values(argv: Sequence[str]) -> list[str]:
+    """Return the words with a negative time joined to its option, as in "--duration=-1h".
+
+    argparse takes such a word for an option and says that a value is missing. Joined, it reaches
+    the setting's own check, which tells the range.
+    """
+    words: list[str] = []
+    for word in argv:
+        if words and _OPTION.fullmatch(words[-1]) and _NEGATIVE_TIME.fullmatch(word):
+            words[-1] = f"{words[-1]}={word}"
+        else:
+            words.append(word)
+    return words

@@ -1,0 +1,23 @@
+"""Times as people write them: "500ms", "90s", "10m", "6h", "2d"."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+__all__ = ["parse_duration"]
+
+_UNITS_S: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86_400.0}
+_DURATION: Final = re.compile(r"\s*(-?[0-9]{1,12}(?:\.[0-9]{1,9})?)\s*([a-z]{1,3})\s*")
+
+
+def parse_duration(text: str) -> float | None:
+    """Return the seconds of a number with its unit; None if the text is none.
+
+    Units are ms, s, m (or min), h and d. A number without a unit is refused, because seconds and
+    hours would both be a fair guess.
+    """
+    matched = _DURATION.fullmatch(text)
+    if matched is None or matched[2] not in _UNITS_S:
+        return None
+    return float(matched[1]) * _UNITS_S[matched[2]]
