@@ -61,9 +61,10 @@ from typing import Final, Self
 from overlay.addresses import InnerAddress, IpAddress, IpNetwork
 from overlay.system.answer_settings import AnswerSettings
 from overlay.system.conntrack import forget_datagrams_with
-from overlay.system.filter_choice import find_packet_filter
+from overlay.system.filter_choice import chosen_filter
 from overlay.system.guard_rules import guard_filter, ipsec_guard_filter
 from overlay.system.guard_walls import GuardWalls
+from overlay.system.host_events import HostEvent
 from overlay.system.marks import CLEAR_MASK, NODE_MARK
 from overlay.system.orphaned_sockets import abort_orphaned_sockets
 from overlay.system.ownership import Ownership
@@ -122,7 +123,8 @@ class DestinationGuard:
         self._devices: dict[str, None] = {}
         self._expected: dict[IpAddress, None] = {}
         self._wanted: dict[IpNetwork, tuple[Route, int | None] | None] = {}
-        found = packet_filter or find_packet_filter()
+        self._is_current = False
+        found = chosen_filter(packet_filter)
         self._settings = AnswerSettings(found, name)
         self._ownership = Ownership(
             name, "stop it, or give this node another guard table in its settings"
@@ -139,11 +141,13 @@ class DestinationGuard:
         """From the return on, packets to ``prefixes`` leave through a circuit or not at all.
 
         Raises:
-            BackendError: the kernel refused; the destination may then be blocked or open,
-                and :meth:`release` cleans up.
+            BackendError: the kernel refused; the destination may then be blocked or open.
+                :meth:`repair` tries again, and :meth:`release` cleans up.
         """
         for prefix in prefixes:
             self._wanted.setdefault(prefix, None)
+        self._is_current = False
+        for prefix in prefixes:
             self._walls.put_route(self._unreachable(prefix))
         for version in sorted({prefix.version for prefix in prefixes}):
             self._walls.add_rule(version)
@@ -231,10 +235,15 @@ class DestinationGuard:
             self._walls.delete_route(self._unreachable(prefix))
             self._wanted.pop(prefix, None)
         self._walls.remove_rules({4, 6} - {each.version for each in self._wanted})
+        self._is_current = True
 
     def protected(self) -> list[IpNetwork]:
         """Return the protected prefixes, also those that a killed process left."""
         return list(self._wanted)
+
+    def hear(self, events: Collection[HostEvent]) -> None:
+        """Take note of what changed on the host, so that :meth:`repair` reads no more than that."""
+        self._walls.hear(events)
 
     def disturbed(self) -> bool:
         """Tell, within a millisecond, whether something is missing that no notification tells of.
@@ -266,6 +275,7 @@ class DestinationGuard:
         lost: tuple[str, ...] = ()
         if not self._walls.enforced:  # an earlier process left it
             lost = self._walls.missing(self._wanted_routes())
+        if not self._is_current:  # or a change was refused
             self._enforce()
         if self._settings.differ():
             lost = (*lost, _SETTINGS)
@@ -296,6 +306,8 @@ class DestinationGuard:
                 self._wanted.setdefault(ipaddress.ip_network(note), None)
 
     def _enforce(self, released: Collection[IpNetwork] = ()) -> None:
+        """Let the filters follow what is wanted; until it is done, a repair begins with it."""
+        self._is_current = False
         routes = self._wanted_routes(released)
         if not routes:
             self._walls.remove_egress()
@@ -304,6 +316,7 @@ class DestinationGuard:
             return
         self._walls.enforce(routes, self._filter_table(routes))
         self._settings.apply()
+        self._is_current = not released
 
     def _end_circuit(self, prefix: IpNetwork) -> None:
         carried = self._wanted.get(prefix)

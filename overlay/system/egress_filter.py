@@ -18,9 +18,11 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
+from overlay.errors import BackendError
 from overlay.system.egress_program import compile_egress
 from overlay.system.failures import refused
 from overlay.system.netlink_messages import (
@@ -35,7 +37,7 @@ from overlay.system.netlink_messages import (
 )
 from overlay.system.tun import MIN_MTU, TunDevice
 
-__all__ = ["MAX_PRIORITY", "EgressFilter", "try_egress"]
+__all__ = ["MAX_PRIORITY", "EgressFilter", "EgressOutcome", "try_egress"]
 
 _NEW_QDISC, _DELETE_QDISC = 36, 37
 _NEW_FILTER, _DELETE_FILTER, _GET_FILTER = 44, 45, 46
@@ -64,10 +66,25 @@ Programs = tuple[bytes, ...]
 """What one device shall have, in order; see ``overlay.system.egress_program``."""
 
 
+@dataclass(frozen=True, slots=True)
+class EgressOutcome:
+    """What came of setting programs.
+
+    ``changed`` counts devices that had others, or none. ``lost`` counts those of them that had
+    their programs before. ``held`` counts devices that have programs now. ``refused`` tells why, by
+    the name of each device that took none.
+    """
+
+    changed: int = 0
+    lost: int = 0
+    held: int = 0
+    refused: Mapping[str, BackendError] = field(default_factory=dict)
+
+
 class EgressFilter:
     """The programs of one owner at all devices of this network namespace but ``lo``.
 
-    Every call reads what the kernel has; only which devices had programs is remembered.
+    Every call reads what the kernel has; only what each device was given is remembered.
     """
 
     def __init__(self, priority: int) -> None:
@@ -75,54 +92,46 @@ class EgressFilter:
         if not 0 < priority <= MAX_PRIORITY:
             raise ValueError(f"an egress priority must be from 1 to {MAX_PRIORITY}.")
         self._priority = priority
-        self._had: frozenset[int] = frozenset()
+        self._given: dict[int, Programs] = {}
 
-    def enforce(self, programs_of: Callable[[str], Programs]) -> int:
+    def enforce(self, programs_of: Callable[[str], Programs]) -> EgressOutcome:
         """Give every device the programs that ``programs_of`` returns for its name.
 
-        Returns:
-            How many devices had others, or none.
+        A device that refuses keeps no other from its programs.
 
         Raises:
-            BackendError: the kernel refused; other devices may have theirs.
+            BackendError: the kernel was not asked, or did not tell its devices.
         """
-        changed, devices = 0, _devices()
-        with _route_socket() as netlink:
-            for index, name in devices:
+        changed = lost = 0
+        refusals: dict[str, BackendError] = {}
+        given: dict[int, Programs] = {}
+        with _translated("setting the egress filter"), _route_socket() as netlink:
+            for index, name in _devices():
+                programs, before = programs_of(name), self._given.get(index)
                 try:
-                    changed += self._enforce_at(netlink, index, programs_of(name))
+                    found = self._installed(netlink, index)
+                    lost += before is not None and found != _numbered(before)
+                    changed += self._enforce_at(netlink, index, found, programs)
                 except OSError as error:
-                    if error.errno != errno.ENODEV:  # it vanished meanwhile
-                        raise refused("setting the egress filter", error) from error
-        self._had = frozenset(index for index, _ in devices)
-        return changed
+                    if error.errno != errno.ENODEV:  # else it vanished meanwhile
+                        refusals[name] = refused("setting the egress filter", error)
+                else:
+                    given[index] = programs
+        self._given = given
+        return EgressOutcome(changed, lost, sum(map(bool, given.values())), refusals)
 
-    def missing(self, programs_of: Callable[[str], Programs]) -> int:
-        """Return how many devices have other programs; nothing is changed.
-
-        Raises:
-            BackendError: the kernel did not tell.
-        """
-        return len(self._differing(programs_of))
-
-    def lost(self, programs_of: Callable[[str], Programs]) -> bool:
-        """Tell whether a device that had its programs has others; nothing is changed.
+    def missing(self, programs_of: Callable[[str], Programs]) -> tuple[str, ...]:
+        """Return the names of the devices that have other programs; nothing is changed.
 
         Raises:
             BackendError: the kernel did not tell.
         """
-        return not self._had.isdisjoint(self._differing(programs_of))
-
-    def _differing(self, programs_of: Callable[[str], Programs]) -> list[int]:
-        try:
-            with _route_socket() as netlink:
-                return [
-                    index
-                    for index, name in _devices()
-                    if self._installed(netlink, index) != dict(enumerate(programs_of(name), 1))
-                ]
-        except OSError as error:
-            raise refused("reading the egress filter", error) from error
+        with _translated("reading the egress filter"), _route_socket() as netlink:
+            return tuple(
+                name
+                for index, name in _devices()
+                if self._installed(netlink, index) != _numbered(programs_of(name))
+            )
 
     def remove(self) -> None:
         """Remove the owner's programs everywhere, and disciplines that carry no others.
@@ -130,11 +139,17 @@ class EgressFilter:
         Raises:
             BackendError: the kernel refused.
         """
-        self.enforce(lambda _: ())
+        for refusal in self.enforce(lambda _: ()).refused.values():
+            raise refusal
 
-    def _enforce_at(self, netlink: socket.socket, index: int, programs: Programs) -> bool:
-        wanted = dict(enumerate(programs, 1))
-        found = self._installed(netlink, index)
+    def _enforce_at(
+        self,
+        netlink: socket.socket,
+        index: int,
+        found: Mapping[int, bytes],
+        programs: Programs,
+    ) -> bool:
+        wanted = _numbered(programs)
         if found == wanted:
             return False
         if wanted:
@@ -182,7 +197,14 @@ def try_egress() -> None:
     with TunDevice.open(_TRIAL_DEVICE, MIN_MTU) as device:
         nothing = compile_egress((), ())
         trial = EgressFilter(_TRIAL_PRIORITY)
-        trial.enforce(lambda name: (nothing,) if name == device.name else ())
+        outcome = trial.enforce(lambda name: (nothing,) if name == device.name else ())
+    for refusal in outcome.refused.values():
+        raise refusal
+
+
+def _numbered(programs: Programs) -> dict[int, bytes]:
+    """Return programs by their handles."""
+    return dict(enumerate(programs, 1))
 
 
 def _devices() -> list[tuple[int, str]]:
@@ -225,6 +247,14 @@ def _change(
     number = acknowledged_error(netlink)
     if number and not (absent_is_fine and number in _GONE):
         raise OSError(number, os.strerror(number))
+
+
+@contextlib.contextmanager
+def _translated(operation: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise refused(operation, error) from error
 
 
 @contextlib.contextmanager

@@ -52,7 +52,8 @@ _SENDERS: Final = {4: ((0x0800, 12), (0x0806, 14)), 6: ((0x86DD, 8),)}
 def install_egress_wall(pools: Sequence[IpNetwork], inside: Sequence[str]) -> bool:
     """Put the wall on every device, and tell whether this kernel could; harmless if repeated.
 
-    Where it could not, the packet filter stands alone, with a warning in the log.
+    Where it could not, the packet filter stands alone, with a warning in the log. A device that
+    refuses keeps no other from its wall.
 
     Args:
         pools: networks of inner addresses.
@@ -66,11 +67,14 @@ def install_egress_wall(pools: Sequence[IpNetwork], inside: Sequence[str]) -> bo
         return () if device in exact or device.startswith(begins) else (program,)
 
     try:
-        EgressFilter(_PRIORITY).enforce(programs_of)
+        outcome = EgressFilter(_PRIORITY).enforce(programs_of)
     except BackendError as error:
         _log.warning("exit.no_egress_wall", reason=Word(error))
         return False
-    return True
+    if outcome.refused and outcome.changed:  # else it was said when the others got theirs
+        reason = next(iter(outcome.refused.values()))
+        _log.warning("exit.no_egress_wall", devices=len(outcome.refused), reason=Word(reason))
+    return bool(outcome.held) or not outcome.refused
 
 
 def remove_egress_wall() -> None:

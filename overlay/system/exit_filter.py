@@ -38,7 +38,7 @@ from overlay.system.exit_limits import (
 from overlay.system.exit_probe import probe_address, probe_packet, probe_rules
 from overlay.system.exit_problems import has_version, outward_devices, used_pools
 from overlay.system.exit_wall import after_translation, redirected_connections, unknown_connections
-from overlay.system.filter_choice import find_packet_filter
+from overlay.system.filter_choice import chosen_filter, find_packet_filter
 from overlay.system.fragmenting_device import FragmentingDevice
 from overlay.system.ipsec_exit import ipsec_exit_rules
 from overlay.system.kept_table import KeptTable
@@ -170,7 +170,7 @@ class ExitFilter:
         self._notes: tuple[str, ...] = ()
         self._counted: dict[int, int] | None = None
         self._program = fragmenting.program if fragmenting is not None else None
-        self._filter = packet_filter or find_packet_filter()
+        self._filter = chosen_filter(packet_filter)
         self._table = KeptTable(self._filter)
         self._mark = mark
         self._ownership: Ownership | None = None

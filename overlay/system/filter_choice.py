@@ -1,4 +1,11 @@
-"""Which packet filter this host offers."""
+"""Which packet filter this host offers, and what an earlier process left in the other one.
+
+The packages of a host change between two runs, and with them the filter that a node finds. What
+was set with the other filter is taken over: its notes are read, and its table goes as soon as a
+table of the same name stands in the chosen filter, or when that table is removed. ::
+
+    set with iptables ──notes──> set with nftables ──> iptables' chains removed
+"""
 
 from __future__ import annotations
 
@@ -8,12 +15,54 @@ from overlay.errors import BackendError
 from overlay.system.failures import PRIVILEGE_REMEDY
 from overlay.system.iptables import Iptables
 from overlay.system.nftables import Nftables
-from overlay.system.packet_filter import PacketFilter
+from overlay.system.packet_filter import FilterTable, PacketFilter
 
-__all__ = ["find_packet_filter"]
+__all__ = ["ChosenFilter", "chosen_filter", "find_packet_filter"]
 
 
-def find_packet_filter() -> PacketFilter:
+class ChosenFilter:
+    """Implements ``PacketFilter`` with one filter; removes tables of these names from another."""
+
+    def __init__(self, chosen: PacketFilter, other: PacketFilter) -> None:
+        """Prepare; ``other`` is never given a table."""
+        self.chosen = chosen
+        self._other = other
+        self.clears_flow_labels = chosen.clears_flow_labels
+
+    def replace(self, table: FilterTable) -> None:
+        """See :class:`~overlay.system.packet_filter.PacketFilter`."""
+        self.chosen.replace(table)
+        # Last, so that nothing opens in between.
+        self._remove_left(table.name)
+
+    def remove(self, name: str) -> None:
+        """See :class:`~overlay.system.packet_filter.PacketFilter`."""
+        self.chosen.remove(name)
+        self._remove_left(name)
+
+    def notes(self, name: str) -> tuple[str, ...] | None:
+        """Return the notes that both filters keep with a table, or None if neither has it."""
+        # A process that was killed while it changed filters leaves the table in both.
+        found = [notes for each in self._both() if (notes := each.notes(name)) is not None]
+        return tuple(dict.fromkeys(note for notes in found for note in notes)) if found else None
+
+    def fingerprint(self, name: str) -> bytes | None:
+        """See :class:`~overlay.system.packet_filter.PacketFilter`."""
+        return self.chosen.fingerprint(name)
+
+    def counted(self, name: str) -> dict[int, int] | None:
+        """See :class:`~overlay.system.packet_filter.PacketFilter`."""
+        return self.chosen.counted(name)
+
+    def _remove_left(self, name: str) -> None:
+        if self._other.fingerprint(name) is not None:
+            self._other.remove(name)
+
+    def _both(self) -> tuple[PacketFilter, PacketFilter]:
+        return self.chosen, self._other
+
+
+def find_packet_filter() -> ChosenFilter:
     """Return nftables where the kernel takes it for both IP versions, else legacy iptables.
 
     Raises:
@@ -21,10 +70,23 @@ def find_packet_filter() -> PacketFilter:
     """
     nftables, iptables = Nftables(), Iptables()
     if shutil.which("nft") is not None and nftables.usable():
-        return nftables
+        return ChosenFilter(nftables, iptables)
     if iptables.usable():
-        return iptables
+        return ChosenFilter(iptables, nftables)
     raise BackendError(
         "no packet filter works here (neither nft nor iptables-legacy and ip6tables-legacy): "
         f"install the package nftables, and {PRIVILEGE_REMEDY}."
     )
+
+
+def chosen_filter(named: PacketFilter | None) -> PacketFilter:
+    """Return the filter that a caller named, or the host's, with what the other one may hold.
+
+    Raises:
+        BackendError: none was named, and the host has none.
+    """
+    if named is None:
+        return find_packet_filter()
+    if isinstance(named, Nftables):
+        return ChosenFilter(named, Iptables())
+    return ChosenFilter(named, Nftables()) if isinstance(named, Iptables) else named

@@ -16,6 +16,7 @@ its own packets, once the address is gone.
 
 from __future__ import annotations
 
+import bisect
 import functools
 import ipaddress
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -57,6 +58,7 @@ def guard_programs(
     held = {source for source, _ in holders}
     holders |= {(source, None): None for source in former if source not in held}
     marks = [(mark & CLEAR_MASK, CLEAR_MASK)]
+    asked_for = _Ranges(prefix for prefix in prefixes if prefix.version == 4)
 
     @functools.cache
     def programs(
@@ -78,10 +80,32 @@ def guard_programs(
         return programs(
             frozenset(prefix for prefix, route in carried.items() if route.device == device),
             frozenset(source for source, holder in holders if holder == device),
-            tuple(on_link.get(device, ())),
+            asked_for.overlapped(on_link.get(device, ())),
         )
 
     return programs_of
+
+
+class _Ranges:
+    """IPv4 prefixes as ranges of numbers, because a link may have thousands of networks."""
+
+    def __init__(self, prefixes: Iterable[IpNetwork]) -> None:
+        merged = sorted(ipaddress.collapse_addresses(list(prefixes)))  # type: ignore[type-var]  # of one version
+        self._begins = [int(each.network_address) for each in merged]
+        self._ends = [int(each.broadcast_address) for each in merged]
+
+    def overlapped(self, networks: Iterable[IpNetwork]) -> tuple[IpNetwork, ...]:
+        """Return those of the networks that share an address with a prefix, in order."""
+        found = [
+            (network.prefixlen, int(network.network_address), network)
+            for network in networks
+            if self._overlap(network)
+        ]
+        return tuple(network for _, _, network in sorted(found, key=lambda each: each[:2]))
+
+    def _overlap(self, network: IpNetwork) -> bool:
+        at = bisect.bisect_right(self._begins, int(network.broadcast_address)) - 1
+        return at >= 0 and self._ends[at] >= int(network.network_address)
 
 
 def _pieces(rules: list[EgressRule]) -> Iterator[list[EgressRule]]:

@@ -7,7 +7,6 @@ shall be there, and everything else follows from these.
 from __future__ import annotations
 
 import ipaddress
-import socket
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Final
@@ -17,10 +16,12 @@ from overlay.errors import BackendError
 from overlay.logs import EventLog, Word
 from overlay.system.egress_filter import MAX_PRIORITY, EgressFilter
 from overlay.system.guard_egress import guard_programs
+from overlay.system.host_events import HostEvent
 from overlay.system.kept_table import KeptTable
+from overlay.system.link_networks import LinkNetworks
 from overlay.system.marks import STAND_INS
 from overlay.system.packet_filter import FilterTable, PacketFilter
-from overlay.system.rtnetlink import MarkRule, Route, RouteKind, Rtnetlink
+from overlay.system.rtnetlink import MarkRule, Route, RouteKind, Rtnetlink, device_names
 
 __all__ = ["EGRESS", "FILTER", "ROUTES", "RULES", "GuardWalls"]
 
@@ -31,11 +32,17 @@ EGRESS: Final = "traffic control"
 
 _THROW_METRIC: Final = 1
 
+_MOST_NAMED: Final = 3
+"""Devices that are named in a line of the status."""
+
 _MOST_FORMER: Final = 64
 """Inner addresses of former circuits; a packet that waits for ARP is given up after 3 s."""
 
 Routes = Mapping[Route, int | None]
 """The routes that shall be there, each with the program of a ``rerouted`` one."""
+
+ProgramsOf = Callable[[str], tuple[bytes, ...]]
+"""Returns a device's programs, by its name."""
 
 _log = EventLog(__name__)
 
@@ -65,10 +72,11 @@ class GuardWalls:
         self._kept = KeptTable(packet_filter)
         priority = rule.table if 0 < rule.table <= MAX_PRIORITY else MAX_PRIORITY
         self._egress = EgressFilter(priority)
-        self._egress_refused = False
+        self._egress_refused: dict[str, str] = {}
         self._former: dict[IpAddress, None] = {}
-        self._programs_of: Callable[[str], tuple[bytes, ...]] = lambda _: ()
+        self._compiled: tuple[object, ProgramsOf] = (None, lambda _: ())
         self._netlink = Rtnetlink()
+        self._on_link = LinkNetworks(self._netlink)
 
     @property
     def enforced(self) -> bool:
@@ -110,7 +118,7 @@ class GuardWalls:
     def remove_rules(self, versions: Collection[int]) -> None:
         """End that for IP versions without routes."""
         for version in versions:
-            if self._netlink.has_rule(version, self._rule.table):
+            if self._netlink.has_rule(replace(self._rule, version=version)):
                 self._netlink.delete_rule(replace(self._rule, version=version))
                 self._netlink.delete_route(self._to_stand_in(version))
 
@@ -133,10 +141,8 @@ class GuardWalls:
         Raises:
             BackendError: the kernel refused.
         """
-        self._programs_of = lambda _: ()
         self._former.clear()
-        if not self._egress_refused:
-            self._egress.remove()
+        self._egress.remove()
 
     def end_address(self, address: IpAddress) -> None:
         """Remember an inner address that this host holds no longer; late packets may have it."""
@@ -146,13 +152,17 @@ class GuardWalls:
 
     # All of it, against what the kernel holds.
 
+    def hear(self, events: Collection[HostEvent]) -> None:
+        """Take note of what changed on the host."""
+        self._on_link.hear(events)
+
     def disturbed(self) -> bool:
         """Tell whether the packet filter, of which legacy iptables tells nothing, is missing.
 
         Raises:
             BackendError: the kernel did not tell.
         """
-        return not self._kept.intact()
+        return self._on_link.outdated or not self._kept.intact()
 
     def missing(self, routes: Routes) -> tuple[str, ...]:
         """Return the names of the walls that the kernel does not hold; nothing is changed.
@@ -161,12 +171,12 @@ class GuardWalls:
             BackendError: the kernel did not tell.
         """
         lost = {
-            EGRESS: self._egress_refused or self._egress.missing(self._programs(routes)) > 0,
+            self._egress_lost(routes): True,
             FILTER: not self._filter_stands(),
             RULES: bool(self._lost_rules(routes)),
             ROUTES: bool(self._lost_routes(routes)),
         }
-        return tuple(name for name, is_lost in lost.items() if is_lost)
+        return tuple(name for name, is_lost in lost.items() if name and is_lost)
 
     def repair(self, routes: Routes) -> tuple[str, ...]:
         """Put back what is missing; return the names of what was.
@@ -197,26 +207,48 @@ class GuardWalls:
             return self._kept.intact()
         return self._filter.fingerprint(self.name) is not None
 
-    def _programs(self, routes: Routes) -> Callable[[str], tuple[bytes, ...]]:
-        return guard_programs(self.mark, routes, self._netlink.on_link(), self._former)
+    def _programs(self, routes: Routes) -> ProgramsOf:
+        """Return the devices' programs, compiled anew only if something changed."""
+        on_link, former = self._on_link.current(), tuple(self._former)
+        reason = (tuple(routes), on_link, former)
+        if self._compiled[0] != reason:
+            self._compiled = reason, guard_programs(self.mark, routes, on_link, former)
+        return self._compiled[1]
 
-    def _enforce_egress(self, routes: Routes) -> None:
-        """Set the programs; a kernel that has no traffic control leaves the other walls."""
-        self._programs_of = self._programs(routes)
+    def _egress_lost(self, routes: Routes) -> str:
+        """Return the wall's name if a device lacks its programs, with devices that refuse them."""
+        lacking = self._egress.missing(self._programs(routes))
+        if not lacking:
+            return ""
+        refusing = sorted(name for name in lacking if name in self._egress_refused)
+        named = ", ".join(refusing[:_MOST_NAMED])
+        more = ", ..." if len(refusing) > _MOST_NAMED else ""
+        # Those that do not refuse get theirs with the next repair.
+        return f"{EGRESS} (refused by {named}{more})" if refusing else EGRESS
+
+    def _enforce_egress(self, routes: Routes) -> bool:
+        """Set the programs, and return whether a device had lost its own.
+
+        What refuses them, a device or a kernel without traffic control, leaves the other walls.
+        """
+        refused: dict[str, str] = {}
+        lost = 0
         try:
-            self._egress.enforce(self._programs_of)
+            outcome = self._egress.enforce(self._programs(routes))
         except BackendError as error:
-            if not self._egress_refused:
-                _log.warning("guard.no_traffic_control", reason=Word(error))
-            self._egress_refused = True
+            refused[""] = str(error)
         else:
-            self._egress_refused = False
+            lost = outcome.lost
+            refused = {name: str(each) for name, each in outcome.refused.items()}
+        if refused.keys() - self._egress_refused.keys():
+            reason = next(iter(refused.values()))
+            _log.warning("guard.no_traffic_control", devices=len(refused), reason=Word(reason))
+        self._egress_refused = refused
+        return lost > 0
 
     def _repair_egress(self, routes: Routes) -> bool:
         """Return whether a device had lost its programs; new ones get theirs without a word."""
-        was_lost = not self._egress_refused and self._egress.lost(self._programs_of)
-        self._enforce_egress(routes)
-        return was_lost
+        return self._enforce_egress(routes)
 
     def _repair_rules(self, routes: Routes) -> bool:
         lost = self._lost_rules(routes)
@@ -237,13 +269,15 @@ class GuardWalls:
     def _lost_rules(self, routes: Routes) -> list[int]:
         versions = sorted({route.destination.version for route in routes})
         return [
-            version for version in versions if not self._netlink.has_rule(version, self._rule.table)
+            version
+            for version in versions
+            if not self._netlink.has_rule(replace(self._rule, version=version))
         ]
 
     def _lost_routes(self, routes: Routes) -> list[Route]:
         """Return the routes that are gone; one into a device that is gone is its owner's."""
         found = set(self._netlink.routes(self._rule.table))
-        devices = {name for _, name in socket.if_nameindex()}
+        devices = device_names()
         versions = sorted({route.destination.version for route in routes})
         return [
             route

@@ -28,7 +28,7 @@ from typing import Final, Self
 
 from overlay.addresses import OVERLAY_NETWORKS
 from overlay.system.destination_guard import NODE_MARK
-from overlay.system.filter_choice import find_packet_filter
+from overlay.system.filter_choice import chosen_filter
 from overlay.system.host_events import HostEvent
 from overlay.system.kept_table import KeptTable
 from overlay.system.kernel_settings import KernelSetting, change_setting, read_setting
@@ -78,7 +78,7 @@ class IpsecWall:
         self._ports = tuple(control_ports)
         self._forwards = forwards
         self._cuts_links = cuts_links
-        self._filter = packet_filter or find_packet_filter()
+        self._filter = chosen_filter(packet_filter)
         self._kept = KeptTable(self._filter)
         self._wanted: list[KernelSetting] = []
 

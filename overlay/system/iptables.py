@@ -16,7 +16,7 @@ from typing import Final
 
 from overlay.errors import BackendError
 from overlay.system.failures import refused
-from overlay.system.iptables_state import find_chains, read_table
+from overlay.system.iptables_state import comments, find_chains, read_table
 from overlay.system.marks import ANSWER_MARK, LARGE_MARK, STAND_INS
 from overlay.system.packet_filter import (
     HOP_LIMIT,
@@ -47,7 +47,8 @@ _FLOW_LABEL: Final = "0&0xFFFFF=1:0xFFFFF"
 
 _COUNTED: Final = "counted"
 _COUNT: Final = re.compile(rf'--comment "?{_COUNTED}"? -c (\d+) ')
-_NOTE: Final = re.compile(r'--comment "?([^"\s]+)"?')
+_WAIT: Final = ("-w", "2")
+"""Wait at most 2 s for the lock that all programs share which change legacy iptables."""
 
 
 class Iptables:
@@ -59,7 +60,7 @@ class Iptables:
         """Tell whether both programs are installed and reach their tables."""
         try:
             return all(
-                run_filter_tool([program, "-w", "-t", "mangle", "-S"]).returncode == 0
+                run_filter_tool([program, *_WAIT, "-t", "mangle", "-S"]).returncode == 0
                 for program in _PROGRAMS.values()
             )
         except BackendError:
@@ -70,7 +71,7 @@ class Iptables:
         for version, program in _PROGRAMS.items():
             jumps = _missing_jumps(program, table)
             script = render_iptables(table, version, jumps, _held_tables(program, table.name))
-            done = run_filter_tool([f"{program}-restore", "-w", "--noflush"], script)
+            done = run_filter_tool([f"{program}-restore", *_WAIT, "--noflush"], script)
             if done.returncode != 0:
                 raise tool_refused(f"setting the packet filter with {program}", done)
 
@@ -83,14 +84,19 @@ class Iptables:
                 if not script:
                     continue
                 text = "\n".join([f"*{kernel_table}", *script, "COMMIT", ""])
-                done = run_filter_tool([f"{program}-restore", "-w", "--noflush"], text)
+                done = run_filter_tool([f"{program}-restore", *_WAIT, "--noflush"], text)
                 if done.returncode != 0:
                     raise tool_refused(f"removing the packet filter with {program}", done)
 
     def notes(self, name: str) -> tuple[str, ...] | None:
         """See :class:`~overlay.system.packet_filter.PacketFilter`."""
-        done = run_filter_tool([_PROGRAMS[4], "-w", "-t", "mangle", "-S", _notes_chain(name)])
-        return None if done.returncode != 0 else tuple(_NOTE.findall(done.stdout))
+        chain = _notes_chain(name)
+        try:
+            content = read_table(4, "mangle") if "mangle" in _tables_in_use(_PROGRAMS[4]) else None
+            found = find_chains(content, 4, {chain}) if content is not None else ()
+        except OSError as error:
+            raise refused("reading the packet filter", error) from error
+        return comments(found[0], 4) if found else None
 
     def fingerprint(self, name: str) -> bytes | None:
         """See :class:`~overlay.system.packet_filter.PacketFilter`."""
@@ -111,12 +117,14 @@ class Iptables:
         """See :class:`~overlay.system.packet_filter.PacketFilter`."""
         found: dict[int, int] = {}
         for version, program in _PROGRAMS.items():
-            done = run_filter_tool([program, "-w", "-t", "mangle", "-v", "-S"])
+            done = run_filter_tool([program, *_WAIT, "-t", "mangle", "-v", "-S"])
             jumps = [f"-A {hook.name} " for hook in _HOOK_SUFFIXES]
             reached = [line for line in done.stdout.splitlines() if f"-j AO-{name}-" in line]
             if not all(any(line.startswith(jump) for line in reached) for jump in jumps):
                 return None
-            translating = run_filter_tool([program, "-w", "-t", "nat", "-S", "POSTROUTING"]).stdout
+            translating = run_filter_tool(
+                [program, *_WAIT, "-t", "nat", "-S", "POSTROUTING"]
+            ).stdout
             if f"-j {_nat_chain(name, Hook.POSTROUTING)}" not in translating:
                 return None
             ours = [line for line in done.stdout.splitlines() if f"-A AO-{name}-" in line]
@@ -210,15 +218,20 @@ def _saved(program: str, kernel_table: str) -> list[str]:
     """
     if kernel_table != "mangle" and kernel_table not in _tables_in_use(program):
         return []
-    return run_filter_tool([program, "-w", "-t", kernel_table, "-S"]).stdout.splitlines()
+    done = run_filter_tool([program, *_WAIT, "-t", kernel_table, "-S"])
+    if done.returncode != 0:
+        raise tool_refused(f"reading the packet filter with {program}", done)
+    return done.stdout.splitlines()
 
 
 def _tables_in_use(program: str) -> list[str]:
     family = "ip6" if program.startswith("ip6") else "ip"
     try:
         return Path(f"/proc/thread-self/net/{family}_tables_names").read_text().split()
-    except OSError:
+    except FileNotFoundError:  # the kernel has no legacy iptables, or has not loaded it
         return []
+    except OSError as error:
+        raise refused("reading the packet filter", error) from error
 
 
 def _removal(saved: Sequence[str], ours: Collection[str]) -> list[str]:

@@ -22,7 +22,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["ChainContent", "TableContent", "find_chains", "read_table"]
+__all__ = ["ChainContent", "TableContent", "comments", "find_chains", "read_table"]
 
 _GET_INFO: Final = 64
 _GET_ENTRIES: Final = 65
@@ -34,8 +34,13 @@ _ENTRIES_OFFSET: Final = 40
 _MAX_BYTES: Final = 1 << 24
 """A table of 16 MiB holds some hundred thousand rules; a larger one is not read."""
 
+_MOST_TRIES: Final = 50
+"""How often to read a table that other programs change all the time."""
+
 _TARGET: Final = struct.Struct("=H29sB")  # size, name, revision; a verdict or a name follows
 _VERDICT: Final = struct.Struct("=i")
+_MATCH: Final = struct.Struct("=H29sB")  # size, name, revision; what the match needs follows
+_COMMENT: Final = b"comment"
 _ERROR: Final = b"ERROR"
 _CHAIN_NAME_BYTES: Final = 30
 
@@ -86,7 +91,7 @@ def read_table(version: int, table: str) -> TableContent | None:
     """
     layout, name = _LAYOUTS[version], _NAME.pack(table.encode())
     with socket.socket(layout.family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as asking:
-        while True:
+        for tries_left in reversed(range(_MOST_TRIES)):
             try:
                 info = _ask(asking, layout, _GET_INFO, name + bytes(_INFO.size - _NAME.size))
                 numbers = _INFO.unpack(info)
@@ -94,12 +99,15 @@ def read_table(version: int, table: str) -> TableContent | None:
                 request = name + struct.pack("=I4x", size) + bytes(size)
                 answer = _ask(asking, layout, _GET_ENTRIES, request)
             except BlockingIOError:  # it changed between the two questions
+                if not tries_left:
+                    raise
                 continue
             except OSError as error:
                 if error.errno in (errno.ENOENT, errno.ENOPROTOOPT):
                     return None
                 raise
             return TableContent(numbers[2:7], numbers[7:12], answer[_ENTRIES_OFFSET:])
+    return None
 
 
 def find_chains(
@@ -134,6 +142,26 @@ def find_chains(
     return tuple(
         ChainContent(name, tuple(sorted(hooks[name])), tuple(rules[name])) for name in sorted(rules)
     )
+
+
+def comments(chain: ChainContent, version: int) -> tuple[str, ...]:
+    """Return the comments (``-m comment``) of a chain's rules, in order."""
+    begin = _LAYOUTS[version].changing
+    found = (_comment(rule, begin) for rule in chain.rules)
+    return tuple(comment for comment in found if comment is not None)
+
+
+def _comment(rule: bytes, at: int) -> str | None:
+    """Return the comment among a rule's matches, which begin at ``at``."""
+    while at + _MATCH.size <= len(rule):
+        size, name, _ = _MATCH.unpack_from(rule, at)
+        if size < _MATCH.size:
+            return None
+        if name.partition(b"\0")[0] == _COMMENT:
+            text = rule[at + _MATCH.size : at + size].partition(b"\0")[0]
+            return text.decode(errors="replace")
+        at += size
+    return None
 
 
 _NO_HOOK: Final = 0xFFFFFFFF

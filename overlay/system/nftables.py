@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from overlay.system.failures import refused
 from overlay.system.marks import ANSWER_MARK, LARGE_MARK, STAND_INS
-from overlay.system.nftables_state import table_fingerprint
+from overlay.system.nftables_state import delete_table, table_fingerprint, table_notes
 from overlay.system.packet_filter import (
     HOP_LIMIT,
     ConnectionLimit,
@@ -101,20 +101,17 @@ class Nftables:
 
     def remove(self, name: str) -> None:
         """See :class:`~overlay.system.packet_filter.PacketFilter`."""
-        # "add, then delete" removes a table without an error if there is none.
-        full = _table_name(name)
-        families = ("inet", "arp") if self._knows_arp() else ("inet",)
-        script = "".join(f"table {f} {full}\ndelete table {f} {full}\n" for f in families)
-        done = run_filter_tool(["nft", "--file", "-"], script)
-        if done.returncode != 0:
-            raise tool_refused("removing the packet filter with nft", done)
+        try:
+            delete_table(_table_name(name))
+        except OSError as error:
+            raise refused("removing the packet filter of nftables", error) from error
 
     def notes(self, name: str) -> tuple[str, ...] | None:
         """See :class:`~overlay.system.packet_filter.PacketFilter`."""
-        rules = _listed_rules(name)
-        if rules is None:
-            return None
-        return tuple(rule["comment"] for rule in rules if rule["chain"] == "notes")
+        try:
+            return table_notes(_table_name(name))
+        except OSError as error:
+            raise refused("reading the packet filter", error) from error
 
     def fingerprint(self, name: str) -> bytes | None:
         """See :class:`~overlay.system.packet_filter.PacketFilter`."""

@@ -37,6 +37,9 @@ __all__ = [
     "run_filter_tool",
 ]
 
+_TOOL_S: Final = 10.0
+"""How long nft or iptables may take; some ten milliseconds are usual, a second under load."""
+
 
 HOP_LIMIT: Final = 64
 """What every packet of every source starts with; the same in ``overlay.forwarding``."""
@@ -229,19 +232,29 @@ class PacketFilter(Protocol):
         ...
 
 
-def run_filter_tool(argv: Sequence[str], text_input: str = "") -> subprocess.CompletedProcess[str]:
+def run_filter_tool(
+    argv: Sequence[str], text_input: str = "", *, within_s: float = _TOOL_S
+) -> subprocess.CompletedProcess[str]:
     """Run nft or iptables to its end (some ten milliseconds) and return what it said.
 
     Raises:
-        BackendError: the program is missing, or cannot be started.
+        BackendError: the program is missing, cannot be started, or does not end in time.
     """
     if shutil.which(argv[0]) is None:
+        package = "nftables" if argv[0] == "nft" else "iptables"
         raise BackendError(
-            f"setting the packet filter failed ({argv[0]} is not installed): "
-            "install the package nftables, or iptables."
+            f"changing the packet filter failed ({argv[0]} is not installed): "
+            f"install the package {package}."
         )
     try:
-        return subprocess.run(argv, input=text_input, capture_output=True, text=True, check=False)
+        return subprocess.run(
+            argv, input=text_input, capture_output=True, text=True, check=False, timeout=within_s
+        )
+    except subprocess.TimeoutExpired as error:
+        raise BackendError(
+            f"{argv[0]} did not end within {within_s:.0f} s: end the program that keeps the packet "
+            "filter locked."
+        ) from error
     except OSError as error:
         raise refused(f"starting {argv[0]}", error) from error
 

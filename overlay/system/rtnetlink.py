@@ -1,9 +1,9 @@
 """Addresses, routes and rules of the kernel: the one seam to pyroute2.
 
-pyroute2's dictionaries become :class:`Route` here and its exceptions
-:class:`~overlay.errors.BackendError`. Its synchronous calls run an event loop of their own
-and may be made inside a trio program: each returns within a few milliseconds, and trio is
-not what ``asyncio.get_running_loop()`` finds. The socket must be closed by its owner.
+pyroute2 makes the changes, and its exceptions become :class:`~overlay.errors.BackendError` here.
+``overlay.system.route_dump`` asks the questions. pyroute2's synchronous calls run an event loop
+of their own and may be made inside a trio program: each returns within a few milliseconds, and
+trio is not what ``asyncio.get_running_loop()`` finds. The socket must be closed by its owner.
 """
 
 from __future__ import annotations
@@ -22,6 +22,14 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from overlay.addresses import IpAddress, IpNetwork
 from overlay.system.failures import refused
+from overlay.system.route_dump import (
+    ListedRoute,
+    default_hops,
+    dumped_routes,
+    dumped_rules,
+    networks_on_link,
+    route_question,
+)
 
 __all__ = [
     "MAIN_TABLE",
@@ -31,6 +39,7 @@ __all__ = [
     "RouteKind",
     "Rtnetlink",
     "add_address",
+    "device_names",
     "remove_address",
 ]
 
@@ -43,6 +52,8 @@ _ABSENT: Final = frozenset((errno.ESRCH, errno.ENOENT, errno.EADDRNOTAVAIL, errn
 _IFA_F_NODAD: Final = 0x02
 _SCOPE_HOST: Final = 254
 _FIB_RULE_INVERT: Final = 0x02
+_TO_TABLE: Final = 1
+"""FR_ACT_TO_TBL."""
 
 
 class RouteKind(enum.Enum):
@@ -151,48 +162,34 @@ class Rtnetlink:
 
     def routes(self, table: int) -> list[Route]:
         """Return the routes of ours in a table, of both families."""
-        with _translated("listing routes"):
-            found = [
-                _parse_route(message, family)
-                for family in (socket.AF_INET, socket.AF_INET6)
-                for message in self._netlink.get_routes(family=family, table=table)
-                if message["proto"] == ROUTE_PROTOCOL
+        with _translated("listing routes"), route_question() as question:
+            return [
+                route
+                for version in (4, 6)
+                for listed in dumped_routes(question, version, table, ROUTE_PROTOCOL)
+                if (route := _as_route(listed, table)) is not None
             ]
-        return [route for route in found if route is not None]
 
     def default_route_devices(self, version: int) -> list[str]:
         """Return the devices of the main table's default routes, for IP version 4 or 6."""
-        with _translated("listing routes"):
-            indices = [
-                index
-                for message in self._netlink.get_routes(family=_family(version), table=MAIN_TABLE)
-                if message["dst_len"] == 0 and message["type"] == RouteKind.UNICAST.value
-                for index in _next_hop_devices(message)
-            ]
-        names = dict(socket.if_nameindex())  # a device may have gone since
-        return list(dict.fromkeys(names[index] for index in indices if index in names))
+        with _translated("listing routes"), route_question() as question:
+            hops = default_hops(question, version, MAIN_TABLE)
+            names = dict(socket.if_nameindex())  # a device may have gone since
+        return list(dict.fromkeys(names[hop.device] for hop in hops if hop.device in names))
 
     def default_gateways(self, version: int) -> list[IpAddress]:
         """Return the routers of the main table's default routes, for IP version 4 or 6."""
-        with _translated("listing routes"):
-            found = [
-                gateway
-                for message in self._netlink.get_routes(family=_family(version), table=MAIN_TABLE)
-                if message["dst_len"] == 0
-                for gateway in _gateways(message)
-            ]
-        return [ipaddress.ip_address(each) for each in dict.fromkeys(found)]
+        with _translated("listing routes"), route_question() as question:
+            hops = default_hops(question, version, MAIN_TABLE)
+        routers = dict.fromkeys(hop.router for hop in hops if hop.router)
+        return [ipaddress.ip_address(each) for each in routers if each]
 
-    def on_link(self) -> dict[str, tuple[IpNetwork, ...]]:
-        """Return the IPv4 networks, and the gateways, that are on each device's link."""
-        found: dict[int, dict[IpNetwork, None]] = {}
-        with _translated("listing routes"):
-            for message in self._netlink.get_routes(family=socket.AF_INET, table=MAIN_TABLE):
-                for index, gateway in _next_hops(message):
-                    network = f"{gateway}/32" if gateway else _destination(message, "0.0.0.0")
-                    found.setdefault(index, {})[ipaddress.ip_network(network)] = None
-        names = dict(socket.if_nameindex())
-        return {names[index]: tuple(each) for index, each in found.items() if index in names}
+    def on_link(self) -> tuple[dict[str, frozenset[IpNetwork]], int]:
+        """Return the IPv4 networks and routers on each device's link, and the routes read."""
+        with _translated("listing routes"), route_question() as question:
+            found, count = networks_on_link(question, MAIN_TABLE)
+            names = dict(socket.if_nameindex())
+        return {names[i]: frozenset(each) for i, each in found.items() if i in names}, count
 
     def add_rule(self, rule: MarkRule) -> None:
         """Install a rule.
@@ -208,14 +205,33 @@ class Rtnetlink:
         with _translated("deleting a routing rule", absent_is_fine=True):
             self._netlink.rule("del", **_rule_arguments(rule))
 
-    def has_rule(self, version: int, table: int) -> bool:
-        """Tell whether a rule of ours leads to ``table``."""
-        with _translated("listing routing rules"):
+    def has_rule(self, rule: MarkRule) -> bool:
+        """Tell whether exactly this rule of ours is there."""
+        wanted = (
+            _TO_TABLE,
+            rule.preference,
+            rule.mark & rule.mask,
+            rule.mask,
+            rule.table,
+            ROUTE_PROTOCOL,
+        )
+        with _translated("listing routing rules"), route_question() as question:
             return any(
-                message.get_attr("FRA_TABLE") == table
-                and message.get_attr("FRA_PROTOCOL") == ROUTE_PROTOCOL
-                for message in self._netlink.get_rules(family=_family(version))
+                listed[:6] == wanted
+                and bool(listed.flags & _FIB_RULE_INVERT) is rule.others
+                and not listed.selects
+                for listed in dumped_rules(question, rule.version)
             )
+
+
+def device_names() -> frozenset[str]:
+    """Return the names of all devices.
+
+    Raises:
+        BackendError: too many files are open.
+    """
+    with _translated("listing devices"):
+        return frozenset(name for _, name in socket.if_nameindex())
 
 
 def add_address(device: str, packed: bytes) -> None:
@@ -301,52 +317,25 @@ def _rule_arguments(rule: MarkRule) -> dict[str, Any]:
     }
 
 
-def _parse_route(message: Any, family: int) -> Route | None:  # noqa: ANN401 - pyroute2 has no types
+def _as_route(listed: ListedRoute, table: int) -> Route | None:
     """Return our view of a route, or None for kinds that we never install."""
-    if message["type"] not in {kind.value for kind in RouteKind}:
+    if listed.kind not in {kind.value for kind in RouteKind}:
         return None
-    default = "0.0.0.0" if family == socket.AF_INET else "::"
-    destination = _destination(message, default)
-    kind = RouteKind(message["type"])
-    index, source = message.get_attr("RTA_OIF"), message.get_attr("RTA_PREFSRC")
-    metrics = message.get_attr("RTA_METRICS")
+    kind = RouteKind(listed.kind)
     return Route(
-        destination=ipaddress.ip_network(destination),
+        destination=listed.destination,
         kind=kind,
-        table=message.get_attr("RTA_TABLE"),
-        metric=message.get_attr("RTA_PRIORITY") or 0,
-        device=_device_name(index) if kind is RouteKind.UNICAST else None,
-        source=ipaddress.ip_address(source) if source else None,
-        mtu=(metrics.get_attr("RTAX_MTU") or 0) if metrics else 0,
-        rerouted=message.get_attr("RTA_ENCAP_TYPE") is not None,
+        table=table,
+        metric=listed.metric,
+        device=_device_name(listed.device) if kind is RouteKind.UNICAST else None,
+        source=listed.source,
+        mtu=listed.mtu,
+        rerouted=listed.encapsulated,
     )
 
 
-def _device_name(index: int | None) -> str | None:
+def _device_name(index: int) -> str | None:
     try:
         return socket.if_indextoname(index) if index else None
     except OSError:  # it vanished between the two questions
         return None
-
-
-def _destination(message: Any, default: str) -> str:  # noqa: ANN401 - pyroute2 has no types
-    return f"{message.get_attr('RTA_DST') or default}/{message['dst_len']}"
-
-
-def _next_hop_devices(message: Any) -> list[int]:  # noqa: ANN401 - pyroute2 has no types
-    return [index for index, _ in _next_hops(message)]
-
-
-def _next_hops(message: Any) -> list[tuple[int, str | None]]:  # noqa: ANN401 - pyroute2 has no types
-    """Return device and gateway (None if the destination is on the link) of each next hop."""
-    hops = message.get_attr("RTA_MULTIPATH")
-    if hops:
-        return [(hop["oif"], hop.get_attr("RTA_GATEWAY")) for hop in hops]
-    index = message.get_attr("RTA_OIF")
-    return [(index, message.get_attr("RTA_GATEWAY"))] if index else []
-
-
-def _gateways(message: Any) -> list[str]:  # noqa: ANN401 - pyroute2 has no types
-    """Return a route's next hops that are routers of its own IP version."""
-    hops = message.get_attr("RTA_MULTIPATH") or [message]
-    return [each for hop in hops if (each := hop.get_attr("RTA_GATEWAY")) is not None]

@@ -167,6 +167,108 @@ def test_what_a_dead_process_guarded_is_found_whichever_wall_is_lost(
     assert shown(capture) == []
 
 
+def test_what_was_set_with_the_other_packet_filter_is_taken_over_and_freed(
+    hosts, filter_type, exchange, tmp_path
+):
+    """Nothing opens while the filter changes, and what is freed is free in both."""
+    alice, other, bob = hosts
+    now = Iptables if filter_type is Nftables else Nftables
+
+    def change_filters():
+        with guarding(filter_type):
+            pass
+        with DestinationGuard(packet_filter=now()) as guard:
+            # The routes forgot it, and the chosen filter never knew it.
+            flush(alice.namespace, "routes")
+        with DestinationGuard(packet_filter=now()) as guard:
+            assert sorted(guard.protected(), key=str) == sorted(PREFIXES, key=str)
+            send_every_way(alice, DESTINATIONS)
+            guard.repair()
+            assert guard.missing() == ()
+            assert filter_type().fingerprint("guard-28009") is None
+            send_every_way(alice, DESTINATIONS)
+        with DestinationGuard(packet_filter=filter_type()) as guard:  # and back
+            guard.release(PREFIXES[0])
+            send_every_way(alice, DESTINATIONS[1:])
+            guard.release(PREFIXES[1])
+        assert [kind().fingerprint("guard-28009") for kind in (Iptables, Nftables)] == [None, None]
+
+    with alice.capture(tmp_path / "alice.pcap") as capture:
+        alice.namespace.call(change_filters)
+        exchange(alice, other)
+    assert shown(capture) == []
+    exchange(alice, bob)
+
+
+def test_a_device_that_refuses_its_program_keeps_no_other_from_its_own(hosts, caplog):
+    alice = hosts[0]
+
+    def run(command):
+        return alice.namespace.run(command.split()).stdout
+
+    def guard_all():
+        run("ip tuntap add a0 mode tun")
+        run("tc qdisc add dev a0 ingress")  # where clsact would be
+        run("ip tuntap add b0 mode tun")
+        with DestinationGuard(packet_filter=Nftables()) as guard:
+            guard.protect(*PREFIXES)
+            assert "direct-action" in run("tc filter show dev b0 egress")
+            assert guard.missing() == (f"{EGRESS} (refused by a0)",)
+            flush(alice.namespace, "traffic control")
+            assert guard.repair() == (EGRESS,)
+            run("tc qdisc del dev a0 ingress")
+            assert guard.repair() == ()
+            assert guard.missing() == ()
+            guard.release(*PREFIXES)
+        for each in ("a0", "b0", alice.interface):
+            assert "clsact" not in run(f"tc qdisc show dev {each}")
+
+    alice.namespace.call(guard_all)
+    lines = [each for each in caplog.messages if each.startswith("guard.no_traffic_control")]
+    assert lines == [
+        "guard.no_traffic_control devices=1 "
+        "reason=setting the egress filter failed (Invalid argument)."
+    ]
+
+
+WITHOUT_DESCRIPTORS = """
+import ipaddress, os, resource
+from overlay.errors import BackendError
+from overlay.system.destination_guard import DestinationGuard
+from overlay.system.{module} import {name}
+first, second = map(ipaddress.ip_network, ("203.0.113.10/32", "2001:db8:113::/64"))
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+refused = set()
+with DestinationGuard(packet_filter={name}()) as guard:
+    guard.protect(first)
+    for spare in range(12):
+        for act in (
+            guard.missing, guard.disturbed, guard.repair, guard.protected,
+            lambda: guard.protect(second), guard.repair, lambda: guard.release(second),
+            lambda: DestinationGuard(table=7, packet_filter={name}()).close(),
+        ):
+            last = max(map(int, os.listdir("/proc/self/fd")))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (last + spare, hard))
+            try:
+                act()
+            except BackendError as error:
+                refused.add(str(error).count("Too many open files"))
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    guard.protect(second)
+    guard.repair()
+    assert guard.missing() == (), guard.missing()
+    assert refused == {{1}}, refused
+print("ready", flush=True)
+"""
+
+
+def test_without_file_descriptors_every_refusal_is_one_sentence(namespace, filter_type, script):
+    module = filter_type.__name__.lower()
+    source = WITHOUT_DESCRIPTORS.format(module=module, name=filter_type.__name__)
+    assert script(namespace, source).said == "ready"
+
+
 def test_a_device_that_appears_later_is_guarded_as_well(hosts, filter_type):
     alice = hosts[0]
 

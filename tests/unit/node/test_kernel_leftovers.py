@@ -75,8 +75,9 @@ def machine(tmp_path, monkeypatch):
     monkeypatch.setattr(kernel_settings, "_ROOT", machine.root)
     monkeypatch.setattr(exit_filter, "Ownership", Ownership)
     monkeypatch.setattr(Ownership, "taken", frozenset())
+    monkeypatch.setattr(exit_filter, "find_packet_filter", lambda: machine.filter)
     for module in (exit_filter, ipsec_wall):
-        monkeypatch.setattr(module, "find_packet_filter", lambda: machine.filter)
+        monkeypatch.setattr(module, "chosen_filter", lambda _: machine.filter)
     netlink = contextlib.nullcontext(SimpleNamespace(default_route_devices=lambda _: []))
     monkeypatch.setattr(ipsec_wall, "Rtnetlink", lambda: netlink)
     monkeypatch.setattr(host, "clear_leftovers", lambda: 0)

@@ -3,7 +3,7 @@ import struct
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overlay.system.iptables_state import ChainContent, TableContent, find_chains
+from overlay.system.iptables_state import ChainContent, TableContent, comments, find_chains
 
 NO_HOOK = 0xFFFFFFFF
 
@@ -60,6 +60,25 @@ def test_a_jump_that_is_gone_shows():
     entries = entry(jump(-2)) + whole.entries[first:]
     (found,) = find_chains(TableContent(whole.begins, whole.ends, entries), 4, {"OURS"})
     assert found.hooks == ()
+
+
+def test_comments_are_read_among_other_matches():
+    def match(name, data):
+        return struct.pack("=H29sB", 32 + len(data), name, 0) + data
+
+    other, comment = (
+        match(b"mark", bytes(12)),
+        match(b"comment", b"203.0.113.10/32".ljust(256, b"\0")),
+    )
+    rule = bytes(90) + other + comment + jump(-5)
+    assert comments(ChainContent("NOTES", (), (rule, bytes(90) + jump(-5))), 4) == (
+        "203.0.113.10/32",
+    )
+
+
+@given(st.binary(max_size=400), st.sampled_from((4, 6)))
+def test_any_rule_gives_comments_or_none(data, version):
+    comments(ChainContent("NOTES", (), (data,)), version)
 
 
 @given(st.binary(max_size=800), st.sampled_from((4, 6)))

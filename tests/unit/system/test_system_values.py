@@ -17,7 +17,7 @@ from overlay.system.kernel_settings import change_setting, parse_note, read_sett
 from overlay.system.local_address import own_addresses
 from overlay.system.netlink_messages import answers, attribute, attributes, message, nested
 from overlay.system.nftables import Nftables
-from overlay.system.packet_filter import run_filter_tool
+from overlay.system.packet_filter import FilterTable, run_filter_tool
 from overlay.system.tun import TunDevice
 
 
@@ -122,7 +122,65 @@ def test_iptables_stands_in_where_the_kernel_refuses_nftables(no_programs, nft_e
         program = no_programs / name
         program.write_text(f"#!/bin/sh\nexit {code}\n")
         program.chmod(0o755)
-    assert isinstance(filter_choice.find_packet_filter(), expected)
+    assert isinstance(filter_choice.find_packet_filter().chosen, expected)
+
+
+def test_a_filter_program_that_waits_for_ever_is_ended(no_programs):
+    program = no_programs / "nft"
+    program.write_text("#!/bin/sh\nread line\nexec /bin/sleep 60\n")
+    program.chmod(0o755)
+    with pytest.raises(BackendError, match=r"nft did not end within 0 s: end the program"):
+        run_filter_tool(["nft", "list", "tables"], "\n", within_s=0.2)
+
+
+def test_iptables_waits_for_the_lock_of_others_only_for_a_time(no_programs):
+    """Else a program that holds the lock would hang the node."""
+    calls = no_programs / "calls"
+    for name in ("iptables-legacy", "ip6tables-legacy"):
+        program = no_programs / name
+        program.write_text(f'#!/bin/sh\necho "$@" >>{calls}\necho "lock is held" >&2; exit 4\n')
+        program.chmod(0o755)
+    with pytest.raises(BackendError, match=r"failed \(lock is held\)"):
+        Iptables().replace(FilterTable("guard-1", 7, ()))
+    assert not Iptables().usable()
+    asked = calls.read_text().splitlines()
+    assert asked
+    assert all(line.startswith("-w 2 ") for line in asked)
+
+
+def test_a_table_that_the_other_filter_holds_goes_last_and_its_notes_count():
+    events = []
+
+    class Filter:
+        clears_flow_labels = False
+
+        def __init__(self, name, notes):
+            self.name, self.held = name, notes
+
+        def replace(self, table):
+            events.append((self.name, "set"))
+            self.held = table.notes
+
+        def remove(self, name):
+            events.append((self.name, "removed"))
+            self.held = None
+
+        def notes(self, name):
+            return self.held
+
+        def fingerprint(self, name):
+            return None if self.held is None else b"there"
+
+    chosen, other = Filter("chosen", None), Filter("other", ("a=1", "b"))
+    filters = filter_choice.ChosenFilter(chosen, other)
+    assert filters.notes("t") == ("a=1", "b")
+    filters.replace(FilterTable("t", 7, (), ("b", "c")))
+    assert events == [("chosen", "set"), ("other", "removed")]
+    assert filters.notes("t") == ("b", "c")
+    other.held = ("c", "d")  # a process that was killed while it changed filters
+    assert filters.notes("t") == ("b", "c", "d")
+    filters.remove("t")
+    assert filters.notes("t") is None
 
 
 @pytest.mark.parametrize(("name", "mtu"), [("anon%d", 1279), ("anon%d", 65_536), ("", 1400)])
