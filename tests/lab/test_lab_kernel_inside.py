@@ -110,7 +110,7 @@ def test_cables_can_be_delayed_and_slowed(pair):
 
 def test_the_product_finds_legacy_iptables(laboratory):
     with Namespace("host") as host:
-        assert isinstance(host.call(find_packet_filter), Iptables)
+        assert isinstance(host.call(find_packet_filter).chosen, Iptables)
         for version in ("iptables-legacy", "ip6tables-legacy"):
             host.run([version, "-t", "nat", "-A", "POSTROUTING", "-j", "MASQUERADE"])
 
