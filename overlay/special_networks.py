@@ -28,6 +28,7 @@ __all__ = [
     "SPECIAL_NETWORKS",
     "SpecialNetwork",
     "forbidden_network",
+    "forbidden_packed",
     "lies_in",
 ]
 
@@ -187,8 +188,13 @@ def forbidden_network(address: IpAddress) -> str | None:
 
     One binary search, because exits ask for packets and path selection asks for each exit.
     """
-    number = int(address)
-    if address.version == 4:
+    return forbidden_packed(address.packed)
+
+
+def forbidden_packed(packed: bytes) -> str | None:
+    """Return the same for an address in network byte order, of 4 or 16 bytes."""
+    number = int.from_bytes(packed, "big")
+    if len(packed) == 4:
         return _KINDS_V4[bisect_right(_STARTS_V4, number) - 1]
     return _KINDS_V6[bisect_right(_STARTS_V6, number) - 1]
 

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import ipaddress
 from collections import OrderedDict
 from functools import lru_cache
 from typing import Final
 
-from overlay.addresses import Endpoint, IpAddress, NodeId, is_circuit_address, is_overlay_address
+from overlay.addresses import Endpoint, NodeId, is_circuit_address, is_overlay_address, packed_host
 from overlay.dht.envelope import COOKIE_BYTES
 from overlay.sensitive import SecretBytes
 from overlay.shares import FRACTIONS, Group, Groups, groups_of
-from overlay.special_networks import forbidden_network
+from overlay.special_networks import forbidden_packed
 
 __all__ = [
     "COOKIE_ROTATION_S",
@@ -37,6 +36,10 @@ IPV6_SUBNET_BYTES: Final = 6
 """A /48: what a site, or a user of a tunnel, gets."""
 
 _MAX_SOURCES: Final = 4096
+_MULTICAST_V4: Final = 224
+_MULTICAST_V6: Final = 255
+"""First bytes of multicast addresses (RFC 5771; RFC 4291, section 2.7)."""
+
 _COOKIE_LABEL: Final = b"overlay dht cookie v1"
 
 
@@ -48,15 +51,17 @@ def host_allowed(host: str, allow_private: bool) -> bool:
     overlay's own address space; the rest must be globally reachable unless
     ``allow_private`` (laboratories and private meshes).
     """
-    address = ipaddress.ip_address(host)
-    never = (
-        address.is_multicast
-        or address.is_unspecified
-        or _is_reserved_v4(address)
-        or is_overlay_address(address.packed)
-        or is_circuit_address(address.packed)
-    )
-    return not never and (allow_private or _is_public(address))
+    packed = packed_host(host)
+    if len(packed) == 4:
+        never = packed[0] == 0 or packed[0] >= _MULTICAST_V4  # what is reserved lies behind it
+    else:
+        never = (
+            packed[0] == _MULTICAST_V6
+            or not any(packed)
+            or is_overlay_address(packed)
+            or is_circuit_address(packed)
+        )
+    return not never and (allow_private or forbidden_packed(packed) is None)
 
 
 @lru_cache(maxsize=32_768)
@@ -70,14 +75,6 @@ def origin(host: str, port: int, allow_private: bool) -> Endpoint | None:
     return endpoint if host_allowed(endpoint.host, allow_private) else None
 
 
-def _is_public(address: IpAddress) -> bool:
-    return forbidden_network(address) is None
-
-
-def _is_reserved_v4(address: IpAddress) -> bool:
-    return address.version == 4 and (address.packed[0] == 0 or address.packed[0] >= 240)
-
-
 @lru_cache(maxsize=32_768)
 def source_group(endpoint: Endpoint, *, limit_private: bool) -> bytes:
     """Return what counts as one source: the /24 of an IPv4 or the /48 of an IPv6 endpoint.
@@ -86,7 +83,7 @@ def source_group(endpoint: Endpoint, *, limit_private: bool) -> bytes:
     laboratory on one machine is not taken for an attacker.
     """
     packed = endpoint.packed
-    if not limit_private and not _is_public(endpoint.address):
+    if not limit_private and forbidden_packed(packed) is not None:
         return packed + endpoint.port.to_bytes(2, "big")
     return packed[:3] if len(packed) == 4 else packed[:IPV6_SUBNET_BYTES]
 

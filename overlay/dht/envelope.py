@@ -43,6 +43,7 @@ __all__ = [
     "REQUEST_ID_AT",
     "REQUEST_ID_BYTES",
     "SMALLEST_BYTES",
+    "SMALLEST_REQUEST_BYTES",
     "Challenge",
     "Envelopes",
     "OtherNetwork",
@@ -74,6 +75,11 @@ REQUEST_ID_AT: Final = 15
 _REQUEST_ID: Final = slice(REQUEST_ID_AT, REQUEST_ID_AT + REQUEST_ID_BYTES)
 SMALLEST_BYTES: Final = _REQUEST_ID.stop
 """Every datagram is larger than its part up to the request id."""
+
+SMALLEST_REQUEST_BYTES: Final = (
+    _REQUEST_ID.stop + 2 + (2 + 4) + 1 + 2 + (2 + PUBLIC_KEY_BYTES) + 1 + (2 + SIGNATURE_BYTES)
+)
+"""A request to no known id at an IPv4 address, without a cookie and with an empty body."""
 
 OPENINGS: Final = {
     bytes((_ARRAY + fields, VERSION)) + _EIGHT_BYTES: fields != _REQUEST_FIELDS

@@ -10,7 +10,7 @@ from overlay.errors import LimitReached, Malformed
 from overlay.link.cookie import source_prefix
 from overlay.link.settings import LinkSettings
 from overlay.shares import Group, Groups, Shares, groups_of
-from overlay.special_networks import forbidden_network
+from overlay.special_networks import forbidden_packed
 
 __all__ = ["AcceptedTable", "HalfOpenTable", "LinkPlaces", "is_allowed_endpoint"]
 
@@ -30,10 +30,11 @@ def _is_allowed_host(host: str, allow_private: bool) -> bool:
         endpoint = Endpoint.parse(host, 1)
     except Malformed:
         return False
-    address = endpoint.address
-    if endpoint.host != host or address.is_multicast or address.is_unspecified:
+    packed = endpoint.packed
+    multicast = packed[0] == 255 if len(packed) == 16 else 224 <= packed[0] < 240
+    if endpoint.host != host or multicast or not any(packed):
         return False
-    return allow_private or forbidden_network(address) is None
+    return allow_private or forbidden_packed(packed) is None
 
 
 def _groups(source: Endpoint, per_prefix: int) -> Groups:

@@ -6,11 +6,17 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Final, Self
 
-from overlay.dht.envelope import OPENINGS, REQUEST_ID_AT, SMALLEST_BYTES, network_tag
+from overlay.dht.envelope import (
+    OPENINGS,
+    REQUEST_ID_AT,
+    SMALLEST_BYTES,
+    SMALLEST_REQUEST_BYTES,
+    network_tag,
+)
 from overlay.ipsec.spi_mark import SpiMark
 from overlay.link.demultiplexer import Channel, frame
 from overlay.link.handshake import GEOMETRY, MESSAGE_BYTES, NUMBER_AT, MessageType
-from overlay.system.port_program import ControlForm, PortForms
+from overlay.system.port_program import ControlForm, FixedCookie, PackedCookie, PortForms
 
 __all__ = ["Marks", "port_forms"]
 
@@ -50,7 +56,9 @@ def _link_forms(marks: Marks) -> list[ControlForm]:
         if size == GEOMETRY.notice:  # a notice names an inbound SPI
             mark = marks.link_spis
         form = ControlForm(framed, _PAYLOAD_AT + size, exact=True)
-        if mark is not None:
+        if mark is None:
+            form = replace(form, cookie=FixedCookie(form.size - GEOMETRY.mac))  # mac2
+        else:
             form = replace(form, number_at=_PAYLOAD_AT + NUMBER_AT, mark=mark)
         forms.append(form)
     return forms
@@ -61,8 +69,11 @@ def _dht_forms(network_id: str, marks: Marks) -> list[ControlForm]:
     forms = []
     for opening, is_answer in OPENINGS.items():
         framed = frame(Channel.DHT, opening + tag)[_CHANNEL_AT:]
-        form = ControlForm(framed, _PAYLOAD_AT + SMALLEST_BYTES, exact=False)
         if is_answer:
+            form = ControlForm(framed, _PAYLOAD_AT + SMALLEST_BYTES, exact=False)
             form = replace(form, number_at=_PAYLOAD_AT + REQUEST_ID_AT, mark=marks.numbers)
+        else:
+            form = ControlForm(framed, _PAYLOAD_AT + SMALLEST_REQUEST_BYTES, exact=False)
+            form = replace(form, cookie=PackedCookie(_PAYLOAD_AT + SMALLEST_BYTES))
         forms.append(form)
     return forms

@@ -5,7 +5,8 @@
     ESP queue ───────> engine ──> next hop, TUN         no budget
         └─ strays ──┐
     strangers ──────┴─> turn ──> DHT, links ──> rest    a twelfth of the time beside circuits
-    expected answers ─> turn ──> DHT, links ──> rest    a quarter of it
+    with a cookie ────> turn ──> DHT, links ──> rest    a twelfth
+    expected answers ─> turn ──> DHT, links ──> rest    a quarter
 
 Any host can send to the port. So what costs time for each wake-up or each datagram is bounded.
 While circuits carry traffic, the node rests after a batch of control datagrams several times as
@@ -43,8 +44,10 @@ class ReceptionBudget:
         control_datagrams: read at once, because ESP waits meanwhile: one or two milliseconds.
         expected_share: fraction of its time that the node spends at most (0 to 1) on answers that
             it waits for, while ESP arrives. Only a node that it has asked can forge many.
-        strangers_share: the same for requests of any node and for strays. A request from a forged
-            address costs some ten microseconds, and 100,000 a second are no effort.
+        returning_share: the same for requests with a cookie, which may be wrong. They have a share
+            of their own, so that a node that once got a cookie is heard beside any flood without.
+        strangers_share: the same for other requests of any node and for strays. A request from a
+            forged address costs some ten microseconds, and 100,000 a second are no effort.
         control_rest_s: longest pause that these fractions cause, in seconds. On a machine that is
             busy with other work a batch takes long without costing the node much.
         esp_recent_s: ESP counts as arriving for this time after an authentic packet, in seconds.
@@ -60,6 +63,7 @@ class ReceptionBudget:
 
     control_datagrams: int = 64
     expected_share: float = 0.25
+    returning_share: float = 0.08
     strangers_share: float = 0.08
     control_rest_s: float = 0.1
     esp_recent_s: float = 0.1
@@ -105,6 +109,7 @@ class Reception:
         self._told = told
         self._budget = budget or ReceptionBudget()
         self._expected = _Turn(self._budget.expected_share)
+        self._returning = _Turn(self._budget.returning_share)
         self._strangers = _Turn(self._budget.strangers_share)
         self._strays = Demultiplexed()
         self._stray_came = trio.Event()
@@ -132,8 +137,12 @@ class Reception:
         """Take answers that the node waits for from one queue as long as the node runs."""
         await self._read_control(port, self._expected)
 
+    async def read_returning(self, port: UdpSocket) -> None:
+        """Take requests with a cookie from one queue as long as the node runs."""
+        await self._read_control(port, self._returning)
+
     async def read_strangers(self, port: UdpSocket) -> None:
-        """Take requests of any node from one queue as long as the node runs."""
+        """Take other requests of any node from one queue as long as the node runs."""
         await self._read_control(port, self._strangers)
 
     async def _read_control(self, port: UdpSocket, turn: _Turn) -> None:

@@ -177,6 +177,7 @@ class RunningNode:
             self.spawn(reception.read_esp, port.esp)
             if port.split is not None:
                 self.spawn(reception.read_expected, port.split.expected)
+                self.spawn(reception.read_returning, port.split.returning)
                 self.spawn(reception.read_strangers, port.split.strangers)
         self.spawn(reception.read_strays)
         self.shell.start(self)

@@ -42,7 +42,7 @@ class Sockets:
             raise
 
     def __iter__(self) -> Iterator[UdpSocket]:
-        """Iterate over every socket: one or three for each port."""
+        """Iterate over every socket: one or four for each port."""
         return (each for port in self.ports for each in port.sockets)
 
     def __enter__(self) -> Self:

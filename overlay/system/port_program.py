@@ -4,7 +4,8 @@
 
     payload ──┬─ SPI with the mark of our links ────────────────────> ESP
               ├─ control: answer whose number has our mark ─────────> EXPECTED
-              ├─ control: request of a known form ──────────────────> STRANGER
+              ├─ control: request with a cookie, valid or not ──────> RETURNING
+              ├─ control: other request of a known form ────────────> STRANGER
               └─ anything else ─────────────────────────────────────> GARBAGE
 
 ESP of a link under attack is a STRANGER too, unless source and sequence number are as expected.
@@ -26,7 +27,16 @@ from typing import Final
 
 from overlay.ipsec.spi_mark import SPI_MARK_SHIFT, SpiMark
 
-__all__ = ["ControlForm", "Kind", "PortForms", "Suspect", "filter_program", "steering_program"]
+__all__ = [
+    "ControlForm",
+    "FixedCookie",
+    "Kind",
+    "PackedCookie",
+    "PortForms",
+    "Suspect",
+    "filter_program",
+    "steering_program",
+]
 
 # From Linux's uapi filter.h: instruction classes, sizes and modes.
 _LOAD_LENGTH: Final = 0x80
@@ -34,6 +44,12 @@ _LOADS: Final = {4: 0x20, 2: 0x28, 1: 0x30}
 _MULTIPLY: Final = 0x24
 _SUBTRACT: Final = 0x14
 _SHIFT_RIGHT: Final = 0x74
+_ADD: Final = 0x04
+_ADD_INDEX: Final = 0x0C
+_TO_INDEX: Final = 0x07
+_LOAD_CONSTANT: Final = 0x00
+_LOAD_BYTE_INDEXED: Final = 0x50
+_LOAD_HALF_INDEXED: Final = 0x48
 _JUMP: Final = 0x05
 _JUMP_EQUAL: Final = 0x15
 _JUMP_AT_LEAST: Final = 0x35
@@ -60,6 +76,10 @@ _SEQUENCE_AT: Final = 4
 _SUSPECTS: Final = 64
 """At most so many: a program has at most 4,096 instructions, and one suspect takes up to 17."""
 
+# msgpack: the type of an integer of 8 bits (that of 16 bits follows), the head of 16 bytes.
+_UINT8: Final = 0xCC
+_SIXTEEN_BYTES: Final = 0xC410
+
 _WHOLE_PACKET: Final = 0xFFFF_FFFF
 _DROP: Final = 0
 
@@ -69,8 +89,27 @@ class Kind(enum.Enum):
 
     ESP = "ESP of a link of ours"
     EXPECTED = "an answer that this node waits for, or a notice about a link of ours"
+    RETURNING = "a request with a cookie, which may be wrong"
     STRANGER = "a request of any node"
     GARBAGE = "nothing that leads to anything"
+
+
+@dataclass(frozen=True, slots=True)
+class FixedCookie:
+    """A request has a cookie if the word (4 bytes) at this offset of the payload is not zero."""
+
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class PackedCookie:
+    """A request in msgpack has a cookie if a field of 16 bytes follows three other fields.
+
+    These are a string of 0 or 20 bytes, which begins at the offset ``at`` of the payload, one of 4
+    or 16 bytes, and an integer of up to 16 bits.
+    """
+
+    at: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +123,7 @@ class ControlForm:
         number_at: offset in the payload of a 32-bit number that this node drew, None for a
             request.
         mark: what such numbers have in common.
+        cookie: where a request may have a cookie. ``size`` includes all bytes up to it.
     """
 
     begins: bytes
@@ -91,6 +131,7 @@ class ControlForm:
     exact: bool
     number_at: int | None = None
     mark: SpiMark | None = None
+    cookie: FixedCookie | PackedCookie | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +220,7 @@ def _form(
 ) -> list[_Instruction]:
     """Return the block of one form; it goes on to the next block if the form does not fit."""
     if form.number_at is None or form.mark is None:
-        verdict = [(_RETURN, 0, 0, verdicts[Kind.STRANGER])]
+        verdict = _request(form.cookie, verdicts, base)
     else:
         verdict = [
             (_LOADS[4], 0, 0, base + form.number_at),
@@ -197,6 +238,42 @@ def _form(
     for left, (code, at, value) in zip(range(len(loads) - 1, -1, -1), loads, strict=True):
         block += [(code, 0, 0, at), (_JUMP_EQUAL, 0, after + 2 * left, value)]
     return block + verdict
+
+
+def _request(
+    cookie: FixedCookie | PackedCookie | None, verdicts: Mapping[Kind, int], base: int
+) -> list[_Instruction]:
+    """Return the end of a block: whether a request has a cookie."""
+    stranger = (_RETURN, 0, 0, verdicts[Kind.STRANGER])
+    returning = (_RETURN, 0, 0, verdicts[Kind.RETURNING])
+    if cookie is None:
+        return [stranger]
+    start = base + cookie.at
+    if isinstance(cookie, FixedCookie):
+        return [(_LOADS[4], 0, 0, start), (_JUMP_EQUAL, 0, 1, 0), stranger, returning]
+    return [
+        (_LOADS[1], 0, 0, start + 1),  # the size of the first string
+        (_JUMP_EQUAL, 1, 0, 0),
+        (_JUMP_EQUAL, 0, 16, 20),  # no cookie where the sizes are others
+        (_ADD, 0, 0, 2),
+        (_TO_INDEX, 0, 0, 0),
+        (_LOAD_BYTE_INDEXED, 0, 0, start + 1),  # of the second one
+        (_JUMP_EQUAL, 1, 0, 4),
+        (_JUMP_EQUAL, 0, 11, 16),
+        (_ADD_INDEX, 0, 0, 0),
+        (_ADD, 0, 0, 2),
+        (_TO_INDEX, 0, 0, 0),
+        (_LOAD_BYTE_INDEXED, 0, 0, start),  # the integer: one byte, or its type
+        (_JUMP_AT_LEAST, 1, 0, _UINT8),
+        (_LOAD_CONSTANT, 0, 0, _UINT8 - 1),
+        (_SUBTRACT, 0, 0, _UINT8 - 2),  # 1, 2 or 3 bytes
+        (_ADD_INDEX, 0, 0, 0),
+        (_TO_INDEX, 0, 0, 0),
+        (_LOAD_HALF_INDEXED, 0, 0, start),
+        (_JUMP_EQUAL, 1, 0, _SIXTEEN_BYTES),
+        stranger,
+        returning,
+    ]
 
 
 def _suspect(suspect: Suspect, verdicts: Mapping[Kind, int]) -> list[_Instruction]:

@@ -4,18 +4,19 @@
 
     UDP port ──> classic BPF program ──┬─ ESP of our links ──────────> first socket   (index 0)
                  of the port's group   ├─ answers that we wait for ──> second socket  (index 1)
-                                       └─ requests, garbage ─ filter > third socket   (index 2)
+                                       ├─ requests with a cookie ────> third socket   (index 2)
+                                       └─ requests without, garbage ─> fourth socket  (index 3)
 
 Linux delivers a datagram to one socket of the group that shares a port (``SO_REUSEPORT``), and
 a program chooses which one (``SO_ATTACH_REUSEPORT_CBPF``, Linux 4.5). Each socket has a queue
-of its own: a flood that fills the third one costs the others no place. The program knows the
+of its own: a flood that fills the fourth one costs the others no place. The program knows the
 numbers of this node by their marks (:mod:`overlay.ipsec.spi_mark`), so that it changes only when a
-link is attacked: then :func:`steer` moves what is doubtful of its ESP to the third queue.
+link is attacked: then :func:`steer` moves what is doubtful of its ESP to the fourth queue.
 
 The choice is a hint. The kernel aggregates datagrams of one flow (GRO) and the program sees the
 first of them alone, so that each socket may receive any kind. Their readers must sort them. What
-the program calls garbage is dropped by a filter (``SO_ATTACH_FILTER``) of the second and third
-socket. They must not receive aggregates: then the kernel shows the filter each datagram.
+the program calls garbage is dropped by a filter (``SO_ATTACH_FILTER``) of all but the first socket.
+They must not receive aggregates: then the kernel shows the filter each datagram.
 """
 
 from __future__ import annotations
@@ -47,20 +48,27 @@ _INSTRUCTION_BYTES: Final = 8
 _PROGRAM: Final = struct.Struct("@HP")
 """``struct sock_fprog``: number of instructions, address of the first."""
 
-_PLACES: Final = {Kind.ESP: 0, Kind.EXPECTED: 1, Kind.STRANGER: 2, Kind.GARBAGE: 2}
+_PLACES: Final = {
+    Kind.ESP: 0,
+    Kind.EXPECTED: 1,
+    Kind.RETURNING: 2,
+    Kind.STRANGER: 3,
+    Kind.GARBAGE: 3,
+}
 
 
 class SplitPort(NamedTuple):
     """The sockets that share the port with the first one."""
 
     expected: socket.socket
+    returning: socket.socket
     strangers: socket.socket
 
 
 def split_port(
     first: socket.socket, join: Callable[[], socket.socket], forms: PortForms
 ) -> SplitPort | None:
-    """Return two more sockets on the port of ``first`` that get all but ESP of our links.
+    """Return three more sockets on the port of ``first`` that get all but ESP of our links.
 
     ``first`` must have been bound without ``SO_REUSEPORT``: this claims the port, so that
     another node fails to start on it. The option is set afterwards.

@@ -209,9 +209,10 @@ class UdpSocket:
 
 
 class ControlQueues(NamedTuple):
-    """Control datagrams: answers that this node waits for, and requests of any node."""
+    """Control datagrams: answers that this node waits for, requests with and without a cookie."""
 
     expected: UdpSocket
+    returning: UdpSocket
     strangers: UdpSocket
 
 

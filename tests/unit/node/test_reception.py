@@ -123,6 +123,7 @@ def test_links_under_attack_are_steered_away_once_and_again_when_they_moved():
         (False, "read_expected", BATCH_S / (BATCH_S + BUDGET.control_pause_s)),
         (False, "read_strangers", BATCH_S / (BATCH_S + BUDGET.control_pause_s)),
         (True, "read_expected", BUDGET.expected_share),
+        (True, "read_returning", BUDGET.returning_share),
         (True, "read_strangers", BUDGET.strangers_share),
     ],
 )

@@ -8,13 +8,13 @@ from random import Random
 import pytest
 import trio
 
-from overlay.addresses import Endpoint
+from overlay.addresses import Endpoint, NodeId
 from overlay.dht.envelope import Envelopes, network_tag
 from overlay.dht.messages import Ping
 from overlay.errors import BackendError
 from overlay.identity import LocalIdentity
 from overlay.link.demultiplexer import Channel, frame
-from overlay.link.handshake import MESSAGE_BYTES, MessageType, header
+from overlay.link.handshake import GEOMETRY, MESSAGE_BYTES, MessageType, header
 from overlay.node.port_forms import Marks, port_forms
 from overlay.system.port_program import Suspect
 from overlay.system.udp import UdpPort, UdpSocket, bound_socket
@@ -33,13 +33,13 @@ def link(kind, number):
     return frame(Channel.LINK, opening.ljust(MESSAGE_BYTES[opening[:2]], b"x"))
 
 
-def request(cookie, host="127.0.0.1", port=4500):
+def request(cookie, responder=None, host="127.0.0.1", port=4500):
     return frame(
         Channel.DHT,
         ENVELOPES.request(
             Ping(),
             request_id=bytes(12),
-            responder=None,
+            responder=responder,
             sent_to=Endpoint(host, port),
             cookie=cookie,
         ),
@@ -57,11 +57,17 @@ EXPECTED = [
     *(link(kind, SPI) for kind in MessageType if kind >= MessageType.CONFIRM),
     challenge(NUMBER),
 ]
+INITIATION = link(MessageType.INITIATION, 7)
+WAYS = [
+    (responder, host, port)
+    for responder in (None, NodeId(bytes(20)))
+    for host in ("127.0.0.1", "2001:db8::1")
+    for port in (17, 127, 128, 203, 204, 205, 255, 256, 4500, 65535)
+]
+RETURNING = [INITIATION, *(request(bytes(16), *way) for way in WAYS)]
 STRANGERS = [
-    link(MessageType.INITIATION, 7),
-    request(b""),
-    request(bytes(16)),
-    request(b"", host="2001:db8::1", port=17),
+    INITIATION[: -GEOMETRY.mac] + bytes(GEOMETRY.mac),  # without mac2
+    *(request(b"", *way) for way in WAYS),
 ]
 GARBAGE = [
     (0x12345678).to_bytes(4, "big") + bytes(60),  # ESP of no link of ours
@@ -101,12 +107,13 @@ def test_esp_answers_and_requests_wait_in_queues_of_their_own_and_garbage_in_non
     with UdpPort(Endpoint(host, 0), FORMS) as port:
         for _ in range(20):  # from other ports, or a hash could give the same answer
             with sender(port) as client:
-                for each in [*GARBAGE, *STRANGERS, *EXPECTED, ESP]:
+                for each in [*GARBAGE, *STRANGERS, *RETURNING, *EXPECTED, ESP]:
                     client.send(each)
                 assert payloads(port.esp.read_batch()) == [ESP]
                 assert payloads(port.split.expected.read_batch()) == EXPECTED
+                assert payloads(port.split.returning.read_batch()) == RETURNING
                 assert payloads(port.split.strangers.read_batch()) == STRANGERS
-        assert port.split.strangers.kernel_drops == 20 * len(GARBAGE)
+        assert sum(each.kernel_drops for each in port.sockets) == 20 * len(GARBAGE)
 
 
 def test_an_aggregate_of_many_kinds_loses_nothing_but_garbage():
@@ -160,10 +167,11 @@ def test_a_flood_that_fills_one_queue_takes_no_place_in_the_other():
     with UdpPort(Endpoint("127.0.0.1", 0), FORMS) as port, sender(port) as client:
         for _ in range(30_000):
             client.send(STRANGERS[0])
-        client.send(EXPECTED[0])
-        client.send(ESP)
+        for each in (EXPECTED[0], RETURNING[0], ESP):
+            client.send(each)
         assert payloads(port.esp.read_batch()) == [ESP]
         assert payloads(port.split.expected.read_batch()) == EXPECTED[:1]
+        assert payloads(port.split.returning.read_batch()) == RETURNING[:1]
         kept = len(port.split.strangers.read_batch(100_000))
         assert 300 < kept < 30_000
         assert port.split.strangers.kernel_drops == 30_000 - kept
@@ -186,14 +194,14 @@ def test_a_second_node_is_told_that_the_port_is_taken(host):
 
 def test_a_bound_stops_reading_and_the_rest_is_there_afterwards():
     with UdpPort(Endpoint("127.0.0.1", 0), FORMS) as port, sender(port) as client:
-        sent = [link(MessageType.INITIATION, index) for index in range(300)]
+        sent = [link(MessageType.INITIATION, index) for index in range(300)]  # with mac2
         for each in sent:
             client.send(each)
-        strangers = port.split.strangers
-        first = strangers.read_batch(128)
+        queue = port.split.returning
+        first = queue.read_batch(128)
         assert payloads(first) == sent[:128]
-        assert payloads(strangers.read_batch()) == sent[128:]
-        assert strangers.read_batch() == []
+        assert payloads(queue.read_batch()) == sent[128:]
+        assert queue.read_batch() == []
 
 
 def test_a_kernel_that_cannot_split_the_port_leaves_one_queue_for_all(monkeypatch):
@@ -221,7 +229,7 @@ def test_closing_wakes_the_readers_of_all_queues():
                     nursery.start_soon(read, each)
                 await trio.testing.wait_all_tasks_blocked()
                 port.close()
-        assert len(ended) == 3
+        assert len(ended) == 4
 
     trio.run(scenario)
 
