@@ -21,6 +21,7 @@ that comes from another endpoint than the peer's.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -48,8 +49,7 @@ class ReceptionBudget:
             of their own, so that a node that once got a cookie is heard beside any flood without.
         strangers_share: the same for other requests of any node and for strays. A request from a
             forged address costs some ten microseconds, and 100,000 a second are no effort.
-        control_rest_s: longest pause that these fractions cause, in seconds. On a machine that is
-            busy with other work a batch takes long without costing the node much.
+        control_rest_s: longest pause that these fractions cause, in seconds.
         esp_recent_s: ESP counts as arriving for this time after an authentic packet, in seconds.
             Without ESP nothing waits, so that a node without circuits joins at full speed.
         control_pause_s: least pause between two batches of control datagrams, in seconds. A
@@ -93,6 +93,7 @@ class Reception:
         now: Callable[[], float],
         told: Callable[[], None],
         steer: Callable[[Sequence[Suspect]], None] = lambda _: None,
+        spent: Callable[[], float] = time.thread_time,
         budget: ReceptionBudget | None = None,
     ) -> None:
         """Read for ``plane``.
@@ -101,6 +102,8 @@ class Reception:
             plane: gets what arrives.
             now: returns Unix seconds on the node's clock.
             told: called after a batch that may have changed when timers are due.
+            spent: returns the seconds of processor time that this thread has taken. Elapsed time
+                would count what other programs of a busy machine take.
             steer: lets doubtful ESP of links under attack wait among the strangers.
             budget: the default unless a test needs another.
         """
@@ -115,6 +118,7 @@ class Reception:
         self._stray_came = trio.Event()
         self._esp_came_at = -math.inf
         self._steer = steer
+        self._spent = spent
         self._suspects: list[Suspect] = []
         self._next_steering = -math.inf
         self.strays_dropped = 0
@@ -166,17 +170,17 @@ class Reception:
 
     async def _take_and_rest(self, parts: Demultiplexed, turn: _Turn) -> None:
         """Handle one batch, then let other work have its share of time."""
-        began = trio.current_time()
+        began = self._spent()
         self._carry(parts, defer_doubtful=False)
         if self._plane.receive_control(parts, self._now()):
             self._told()
-        await trio.sleep(self._rest_after(began, trio.current_time(), turn))
+        await trio.sleep(self._rest_after(self._spent() - began, turn))
 
-    def _rest_after(self, began: float, ended: float, turn: _Turn) -> float:
+    def _rest_after(self, took_s: float, turn: _Turn) -> float:
         budget = self._budget
-        if ended - self._esp_came_at > budget.esp_recent_s:
+        if trio.current_time() - self._esp_came_at > budget.esp_recent_s:
             return budget.control_pause_s
-        rest = (ended - began) * turn.rest_factor
+        rest = took_s * turn.rest_factor
         return min(max(rest, budget.control_pause_s), budget.control_rest_s)
 
     def _carry(self, parts: Demultiplexed, *, defer_doubtful: bool) -> bool:

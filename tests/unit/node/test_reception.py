@@ -53,7 +53,9 @@ class Plane:
 async def control_batches_in(seconds, reader, *, esp):
     """Return how many control batches a node reads meanwhile."""
     clock = trio.lowlevel.current_clock()
-    reception = Reception(Plane(clock), trio.current_time, lambda: None, budget=BUDGET)
+    reception = Reception(
+        Plane(clock), trio.current_time, lambda: None, spent=trio.current_time, budget=BUDGET
+    )
     control, circuit = Port(CONTROL), Port(ESP)
 
     async def carry():
@@ -102,7 +104,7 @@ def test_links_under_attack_are_steered_away_once_and_again_when_they_moved():
         plane.datapath = SimpleNamespace(
             from_network=lambda *_, **__: Arrived(idle=False, attacked=next(attacked))
         )
-        reception = Reception(plane, trio.current_time, lambda: None, told.append, BUDGET)
+        reception = Reception(plane, trio.current_time, lambda: None, told.append, budget=BUDGET)
         for _ in range(7):
             await reception_of_one(reception, Port(ESP))
             await trio.sleep(BUDGET.steering_pause_s)
