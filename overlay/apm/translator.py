@@ -196,8 +196,12 @@ def link_associations(
     reqid: int,
     tfc_pad_to: int = 0,
     lifetime: Lifetime = UNLIMITED,
+    endpoint: Endpoint | None = None,
 ) -> tuple[SecurityAssociation, SecurityAssociation]:
-    """Return the inbound and the outbound SA of a pair: all that rekeying installs."""
+    """Return the inbound and the outbound SA of a pair: all that rekeying installs.
+
+    ``endpoint`` is where the peer is now, if it has moved away from ``remote``.
+    """
     inbound = SecurityAssociation(
         spi=keys.inbound_spi,
         reqid=reqid,
@@ -206,7 +210,7 @@ def link_associations(
         suite=keys.suite,
         keymat=keys.inbound_keymat,
         inbound=True,
-        encapsulation=UdpEncapsulation(source=remote, destination=local),
+        encapsulation=UdpEncapsulation(source=endpoint or remote, destination=local),
         lifetime=lifetime,
     )
     outbound = SecurityAssociation(
@@ -217,7 +221,7 @@ def link_associations(
         suite=keys.suite,
         keymat=keys.outbound_keymat,
         inbound=False,
-        encapsulation=UdpEncapsulation(source=local, destination=remote),
+        encapsulation=UdpEncapsulation(source=local, destination=endpoint or remote),
         tfc_pad_to=tfc_pad_to,
         lifetime=lifetime,
     )

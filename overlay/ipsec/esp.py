@@ -349,10 +349,11 @@ class OutboundSa(_Sa):
 class InboundSa(_Sa):
     """An SA that this host opens packets of.
 
-    ``peer`` is the endpoint from which its authentic packets came last, None for an onion SA.
+    ``peer`` is the endpoint from which its authentic packets came last, and ``home`` the one
+    from which they should come; both are None for an onion SA.
     """
 
-    __slots__ = ("_forgeries", "_smallest", "_window", "peer")
+    __slots__ = ("_forgeries", "_smallest", "_window", "home", "peer")
 
     def __init__(
         self,
@@ -362,7 +363,8 @@ class InboundSa(_Sa):
         warmed: Warmed | None = None,
     ) -> None:
         super().__init__(value, rng, report, warmed)
-        self.peer = None if value.encapsulation is None else value.encapsulation.source
+        self.home = None if value.encapsulation is None else value.encapsulation.source
+        self.peer = self.home
         self._window = ReplayWindow(value.replay_window, esn=value.esn)
         self._smallest = SUITES[value.suite].smallest_packet
         self._forgeries = 0

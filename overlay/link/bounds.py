@@ -76,22 +76,28 @@ class AcceptedTable:
         else:
             self._unproved.add(overlay_address)
 
-    def settle(self, overlay_address: OverlayAddress, endpoint: Endpoint) -> bool:
+    def settle(
+        self, overlay_address: OverlayAddress, endpoint: Endpoint, *, in_use: bool = False
+    ) -> bool:
         """Count a link, if it is one of these, at the endpoint that its peer has proved.
 
         Whoever opened it may have sent the first copy of its initiation from a forged address.
 
         Returns:
-            False if the prefixes of ``endpoint`` have no room; the link then counts nowhere.
+            False if the prefixes of ``endpoint`` have no room; the link then counts nowhere. One
+            that was ``in_use`` keeps its place, because it must not end when its peer moves.
         """
         groups = _groups(endpoint, self._per_prefix)
         unproved = overlay_address in self._unproved
         self._unproved.discard(overlay_address)
-        if not unproved and self._proved.groups_of(overlay_address) in (None, groups):
+        before = self._proved.groups_of(overlay_address)
+        if not unproved and before in (None, groups):
             return True
         self._proved.discard(overlay_address)
         if not self._proved.admits(groups):
-            return False
+            if before is None or not in_use:
+                return False
+            groups = before
         self._proved.add(overlay_address, groups)
         return True
 
@@ -176,6 +182,9 @@ class LinkPlaces:
         if endpoint is not None:
             self._of[overlay_address] = endpoint
             self._at[endpoint] = overlay_address
+
+    def __contains__(self, overlay_address: object) -> bool:
+        return overlay_address in self._of
 
     def at(self, endpoint: Endpoint) -> OverlayAddress | None:
         """Return whose link is at this endpoint."""

@@ -194,6 +194,17 @@ class Links:
         for overlay_address in list(self._links):
             self.close(overlay_address, now, LinkFailure.SHUTDOWN)
 
+    def seen_at(self, inbound_spi: Spi, source: Endpoint, now: float) -> None:
+        """Take the source of an authentic ESP packet that came from elsewhere than its SA's peer.
+
+        It is a reason to ask, and proves nothing.
+        """
+        found = self._pair(inbound_spi)
+        if found is not None and self._is_allowed(source):
+            link, pair = found
+            link.seen_at(source, now)
+            self._settle(pair.agreement.overlay_address, link, now)
+
     # The five verbs
 
     def receive(self, batch: Batch, now: float) -> None:
@@ -417,7 +428,9 @@ class Links:
         """Bring the tables in line with a link that may have changed."""
         self._deadline = None
         current = link.current
-        if current is not None and not self._accepted.settle(overlay_address, current.endpoint):
+        if current is not None and not self._accepted.settle(
+            overlay_address, current.endpoint, in_use=overlay_address in self._places
+        ):
             self._drops[LinkDrop.LIMIT] += 1
             link.feed(LinkInput.CLOSE, Cause(now, reason=LinkFailure.LIMIT))
         self._places.note(overlay_address, link.current.endpoint if link.current else None)

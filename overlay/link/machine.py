@@ -29,7 +29,7 @@ from overlay.addresses import Endpoint, OverlayAddress
 from overlay.errors import InternalError, NotAuthentic, Refused
 from overlay.ipsec.model import Spi
 from overlay.link.backoff import Backoff
-from overlay.link.endpoint_proof import names_endpoint
+from overlay.link.endpoint_proof import EndpointProof, names_endpoint
 from overlay.link.handshake import MessageType, Notice
 from overlay.link.keymat import make_notice
 from overlay.link.lifetimes import hard_s
@@ -94,14 +94,21 @@ class Link:
     def confirmed(self, pair: SaPair, source: Endpoint, now: float) -> None:
         """Take a confirm of the peer; one for a pair that is no longer offered is acknowledged."""
         known = pair is not self.offered
-        if pair.proof is not None:
-            pair.proof.confirmed(source, now)
-            self._follow_proof(pair, now)
-        elif pair is self.current and pair.confirming is not None:
+        if pair is self.current and pair.confirming is not None:
             pair.confirming = None
             self._limit_old(now)
+        elif pair.proof is not None and not pair.ours:
+            pair.proof.confirmed(source, now)
+            self._follow_proof(pair, now)
         if known and self.state is not LinkState.CLOSED:
             self._acknowledge(pair)
+
+    def seen_at(self, source: Endpoint, now: float) -> None:
+        """Take the source of an authentic packet that came from elsewhere than expected."""
+        pair = self.current
+        if pair is not None and pair.proof is not None:
+            pair.proof.seen(source, now)
+            self._follow_proof(pair, now)
 
     def challenged(self, pair: SaPair, token: bytes) -> None:
         """Echo the peer's token to where the peer is known to be, wherever it came from."""
@@ -142,7 +149,7 @@ class Link:
         if proof.settled is None or pair not in (self.current, self.offered):
             return
         moved = proof.settled != pair.endpoint
-        if moved and not self._moves_to(pair, proof.settled):
+        if moved and not self._moves_to(pair, proof.settled, now):
             # Another peer at that host has the SPI: this one must choose again.
             lost = LinkInput.OFFER_LOST if pair is self.offered else LinkInput.CURRENT_LOST
             self.feed(lost, Cause(now))
@@ -151,7 +158,18 @@ class Link:
         elif moved:
             self._outbox.announce(pair.established(usable=True))
 
-    def _moves_to(self, pair: SaPair, endpoint: Endpoint) -> bool:
+    def _moves_to(self, pair: SaPair, endpoint: Endpoint, now: float) -> bool:
+        if not self._claim_at(pair, endpoint):
+            return False
+        if pair is self.current:
+            if self.offered is not None and self._claim_at(self.offered, endpoint):
+                self.offered.proof = self._new_proof(endpoint)
+            if self.handshake is not None:  # it asks where the peer was
+                self._drop_handshake(Cause(now))
+                self._start(Cause(now))
+        return True
+
+    def _claim_at(self, pair: SaPair, endpoint: Endpoint) -> bool:
         if endpoint.host != pair.endpoint.host:  # claims are by host
             numbers, spi = self._services.numbers, pair.keys.outbound_spi
             try:
@@ -161,6 +179,9 @@ class Link:
             numbers.release_outbound(pair.endpoint, spi)
         pair.endpoint = endpoint
         return True
+
+    def _new_proof(self, endpoint: Endpoint) -> EndpointProof:
+        return EndpointProof(self._services.settings, self._services.rng, endpoint, endpoint)
 
     def peer_closed(self, pair: SaPair, now: float) -> None:
         """The peer has dropped ``pair``."""
@@ -289,7 +310,7 @@ class Link:
         pair = _present(cause.pair)
         pair.rekeyed = next(self._pairs(), None) is not None
         self._demote(cause.now)
-        self.current = pair
+        self.current, pair.proof = pair, self._new_proof(pair.endpoint)
         self._outbox.announce(pair.established(usable=True))
         pair.confirming = Backoff(self._services.settings, self._services.rng, cause.now)
         self._confirm(pair, pair.confirming, cause.now)

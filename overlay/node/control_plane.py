@@ -42,6 +42,7 @@ from overlay.dht.events import (
 )
 from overlay.dht.topology_table import TopologyTable
 from overlay.errors import InternalError
+from overlay.ipsec.model import Spi
 from overlay.link.demultiplexer import Channel, Demultiplexed, demultiplex, frame
 from overlay.link.links import Links
 from overlay.link.model import LinkPeer
@@ -143,10 +144,12 @@ class ControlPlane:
         return True
 
     def _take(self, arrived: Arrived, now: float) -> bool:
+        for spi, source in arrived.moved.items():
+            self.links.seen_at(Spi(spi), source, now)
         control = self.neighbours.ready(arrived.to_control) if arrived.to_control else []
         if control:
             self.circuits.receive(control, now)
-        return bool(control or arrived.worn)
+        return bool(control or arrived.worn or arrived.moved)
 
     def next_deadline(self) -> float:
         """Return when the first of the cores wants to be woken."""

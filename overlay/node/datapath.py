@@ -81,7 +81,9 @@ class DataPath:
             processed.to_network or processed.to_host or processed.to_exit or processed.to_control
         )
         attacked = self._engine.attacked_links()
-        return Arrived(processed.to_control, worn, idle, processed.deferred, attacked)
+        return Arrived(
+            processed.to_control, worn, idle, processed.deferred, attacked, processed.moved
+        )
 
     def from_source_device(self, packets: Sequence[bytes], now: float) -> None:
         """Carry what local programs sent to anonymised destinations."""

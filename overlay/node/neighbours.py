@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 from overlay.addresses import Endpoint, OverlayAddress
 from overlay.apm.circuits import LinkSecurity
@@ -43,10 +43,23 @@ _SOURCE: Final = slice(8, 24)
 """Where an IPv6 packet's source address stands (RFC 8200, section 3)."""
 
 
+class LinkBackend(IpsecBackend, Protocol):
+    """A backend whose link SAs may follow a peer."""
+
+    def relocate(
+        self, configuration: IpsecConfiguration, remote: Endpoint
+    ) -> IpsecConfiguration | None:
+        """Return what is installed after a move; None if this backend cannot do that."""
+        ...
+
+
 @dataclass(slots=True)
 class _Neighbour:
+    """``nominal`` is where the link began: SAs and policies bear that address for good."""
+
     security: LinkSecurity
     local: Endpoint
+    nominal: Endpoint
     endpoint: Endpoint
     policies: IpsecConfiguration
     pairs: dict[Spi, IpsecConfiguration] = field(default_factory=dict)
@@ -66,7 +79,7 @@ class Neighbours:
         *,
         own_address: OverlayAddress,
         links: Links,
-        backend: IpsecBackend,
+        backend: LinkBackend,
         circuits: SignallingManager,
         tfc: TfcStrategy,
         local_address: Callable[[Endpoint], Endpoint],
@@ -142,14 +155,15 @@ class Neighbours:
         neighbour = self._neighbours.get(event.overlay_address)
         early: list[bytes] = []
         if neighbour is not None and neighbour.endpoint != event.endpoint:
-            if neighbour.usable:
-                # The peer has moved, so the SAs and policies of its link name the wrong address.
-                self._closed(event.overlay_address, now)
-            else:
+            if not neighbour.usable:
                 # Its initiation came from another endpoint than the one that it has proved.
                 early = neighbour.early
                 self._uninstall(self._neighbours.pop(event.overlay_address))
-            neighbour = None
+                neighbour = None
+            elif not self._relocate(neighbour, event.endpoint):
+                # The peer learns it, so that it and its circuits need not wait for a timeout.
+                self._links.close(event.overlay_address, now)
+                return
         try:
             neighbour = neighbour or self._add(event, early)
             self._install_pair(neighbour, event)
@@ -171,9 +185,24 @@ class Neighbours:
             local_addresses=(self._own_address,),
         )
         self._backend.install(policies)
-        neighbour = _Neighbour(security, local, event.endpoint, policies, early=early)
+        neighbour = _Neighbour(
+            security, local, event.endpoint, event.endpoint, policies, early=early
+        )
         self._neighbours[event.overlay_address] = neighbour
         return neighbour
+
+    def _relocate(self, neighbour: _Neighbour, endpoint: Endpoint) -> bool:
+        """Let a link go on at another endpoint of the peer; False if the backend cannot."""
+        for spi, pair in neighbour.pairs.items():
+            try:
+                moved = self._backend.relocate(pair, endpoint)
+            except ValueError:
+                return False
+            if moved is None:
+                return False
+            neighbour.pairs[spi] = moved
+        neighbour.endpoint = endpoint
+        return True
 
     def _free_reqid(self) -> int:
         """Return the reqid after the last one drawn that no link has; they come round again."""
@@ -186,7 +215,8 @@ class Neighbours:
         lifetime = installed.associations[0].lifetime if installed else None
         pair = link_associations(
             local=neighbour.local,
-            remote=neighbour.endpoint,
+            remote=neighbour.nominal,
+            endpoint=neighbour.endpoint,
             keys=event.keys,
             reqid=neighbour.security.reqid,
             tfc_pad_to=self._pad_to,

@@ -6,12 +6,12 @@ Two implementations: ``overlay.node.datapath`` (the userspace engine in batches)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from overlay.addresses import Endpoint
-from overlay.ipsec.model import Drop, IpsecBackend, SaIdentity
+from overlay.ipsec.model import Drop, IpsecBackend, IpsecConfiguration, SaIdentity
 from overlay.ipsec.userspace.engine import AttackedLink
 
 __all__ = ["Arrived", "DatagramSink", "NodeBackend", "PacketPath"]
@@ -27,6 +27,19 @@ class DatagramSink(Protocol):
 
 class NodeBackend(IpsecBackend, Protocol):
     """An IPsec backend as a node runs it: beside enforcing, it tells what happened."""
+
+    def relocate(
+        self, configuration: IpsecConfiguration, remote: Endpoint
+    ) -> IpsecConfiguration | None:
+        """Let the link SAs of a configuration go on with another endpoint of the peer.
+
+        Returns:
+            What is installed now, or None if this backend cannot do that.
+
+        Raises:
+            ValueError: an outbound SA to that endpoint is the same.
+        """
+        ...
 
     def soft_expired(self) -> list[SaIdentity]:
         """Return, once each, the SAs that want to be replaced since the last call."""
@@ -49,7 +62,8 @@ class Arrived:
     its in-policies; ``worn`` tells that SAs want to be replaced now, and not at the next deadline;
     ``idle`` tells that no packet came out, so that all of the batch may have been garbage;
     ``deferred`` are datagrams that have to be handed over again; ``attacked`` are the links of
-    which many packets were forged.
+    which many packets were forged; ``moved`` tells for inbound SPIs of links from where else than
+    expected authentic packets came.
     """
 
     to_control: list[bytes] = field(default_factory=list)
@@ -57,6 +71,7 @@ class Arrived:
     idle: bool = False
     deferred: list[tuple[bytes, Endpoint]] = field(default_factory=list)
     attacked: list[AttackedLink] = field(default_factory=list)
+    moved: Mapping[int, Endpoint] = field(default_factory=dict)
 
 
 class PacketPath(Protocol):

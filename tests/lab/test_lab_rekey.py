@@ -2,9 +2,12 @@
 
 import contextlib
 import socket
+import threading
+import time
 
 import pytest
 from lab_overlay import LabOverlay
+from nat import map_to, translated
 from observer import Observer
 from streams import echoing, numbered_echoes, roomy
 
@@ -88,6 +91,63 @@ def test_a_udp_stream_loses_nothing_and_keeps_its_order_while_keys_change(overla
     installed = list(read_key_file(overlay.directory / "alice.keys"))
     assert sum(sa.link and sa.inbound for sa in installed) > CHANGES
     assert sum(not sa.link and sa.inbound for sa in installed) > HOPS * CHANGES
+
+
+MAPPINGS = [("10.200.0.1", 40_001), ("10.200.0.2", 40_002), ("10.200.0.2", 40_003)]
+MAPPED_S = 4.0
+"""Longer than the time for which a link that has moved may go back."""
+
+LONGEST_SILENCE_S = 1.5
+"""A round trip of proof takes 0.2 s, the first retransmissions of TCP another 0.2 and 0.4 s."""
+
+
+def test_a_tcp_conversation_survives_changes_of_the_nat_mapping(overlay):
+    """Situation S12: the outside address of alice's router changes, then only the port."""
+    alice, bob = overlay.alice, overlay.web.host
+    with (
+        bob.namespace.call(lambda: socket.create_server((overlay.web.address, 0))) as server,
+        translated(alice.host),
+        opened_path(overlay) as opened,
+        echoing_tcp(server),
+        alice.host.namespace.call(
+            lambda: socket.create_connection(server.getsockname(), timeout=30)
+        ) as client,
+    ):
+        silences = []
+        for outside, port in MAPPINGS:
+            map_to(alice.host, outside, port)
+            silences.append(longest_silence(client, MAPPED_S))
+        [path] = alice.ask("path", "list")
+    assert path["inner_addresses"] == opened["inner_addresses"], "it was not rebuilt"
+    assert max(silences) < LONGEST_SILENCE_S, silences
+
+
+def longest_silence(client, lasting_s):
+    """Ask every 20 ms for an echo; return the longest time that one took."""
+    longest, until = 0.0, time.monotonic() + lasting_s
+    while (began := time.monotonic()) < until:
+        client.sendall(b"x")
+        assert client.recv(1) == b"x"
+        longest = max(longest, time.monotonic() - began)
+        time.sleep(0.02)
+    return longest
+
+
+@contextlib.contextmanager
+def echoing_tcp(server):
+    """While inside, return what comes on the first connection."""
+
+    def answer():
+        accepted, _ = server.accept()
+        with accepted, contextlib.suppress(OSError):
+            while data := accepted.recv(65_536):
+                accepted.sendall(data)
+
+    answering = threading.Thread(target=answer, daemon=True)
+    answering.start()
+    yield
+    server.close()
+    answering.join(5)
 
 
 def udp_socket():

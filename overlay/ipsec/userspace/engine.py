@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import NamedTuple
 
@@ -65,7 +65,8 @@ class Processed:
 
     ``to_network`` are ESP datagrams; ``to_control`` are IPv6 packets for an overlay or
     circuit address of this host, ``to_host`` are for its other addresses, ``to_exit`` leave
-    the overlay here; ``deferred`` are ESP datagrams as they came.
+    the overlay here; ``deferred`` are ESP datagrams as they came. ``moved`` tells, for the SPI
+    of a link SA, from where else than the peer's endpoint an authentic packet came last.
     """
 
     to_network: list[tuple[bytes, Endpoint]] = field(default_factory=list)
@@ -73,6 +74,7 @@ class Processed:
     to_host: list[bytes] = field(default_factory=list)
     to_exit: list[bytes] = field(default_factory=list)
     deferred: list[tuple[bytes, Endpoint]] = field(default_factory=list)
+    moved: dict[int, Endpoint] = field(default_factory=dict)
 
 
 class UserspaceEngine:
@@ -143,6 +145,27 @@ class UserspaceEngine:
         if any(removed) or not removed:
             for address in configuration.local_addresses:
                 self._release(address)
+
+    def relocate(self, configuration: IpsecConfiguration, remote: Endpoint) -> IpsecConfiguration:
+        """Let the link SAs of a configuration go on with another endpoint of the peer.
+
+        Keys, sequence numbers and counters stay. Policies name the SAs by their addresses as
+        before: only datagrams go elsewhere.
+
+        Args:
+            configuration: what :meth:`install` or this installed.
+            remote: where the peer is now.
+
+        Returns:
+            What is installed now.
+
+        Raises:
+            ValueError: an outbound SA to that endpoint is the same; nothing has changed then.
+        """
+        self._planner.forget()
+        return replace(
+            configuration, associations=self._sad.relocate(configuration.associations, remote)
+        )
 
     def query(self, identity: SaIdentity) -> SaCounters | None:
         """Return the counters of an SA, or None if it is not installed."""
@@ -227,6 +250,8 @@ class UserspaceEngine:
             packet = link.open(datagram, 0, now)
             if isinstance(packet, bytes):
                 link.peer = source
+                if source != link.home:
+                    processed.moved[link.value.spi] = source
                 self._enter(packet, passage, processed, now)
             else:
                 self._drop(packet)

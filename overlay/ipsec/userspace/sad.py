@@ -13,6 +13,7 @@ current         reqid                        the SA installed last seals for a t
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
+from dataclasses import replace
 from random import Random
 from typing import TypeVar
 
@@ -131,6 +132,28 @@ class SecurityAssociationDatabase:
             del self.inbound_links[value.spi]
         return True
 
+    def relocate(
+        self, associations: Iterable[SecurityAssociation], remote: Endpoint
+    ) -> tuple[SecurityAssociation, ...]:
+        """Let link SAs go on with another endpoint of the peer; return their new values.
+
+        Raises:
+            ValueError: another outbound SA to that endpoint is the same; nothing has changed then.
+        """
+        moves = [(self._find(value), value, _at(value, remote)) for value in associations]
+        for sa, _, new in moves:
+            if not new.inbound and self._find(new) not in (None, sa):
+                raise ValueError("A security association with the same identity is installed.")
+        for sa, value, new in moves:
+            if sa is None or sa.value != value:
+                continue
+            sa.value = new
+            if isinstance(sa, OutboundSa):
+                sa.endpoint = remote
+            else:
+                sa.home = sa.peer = remote
+        return tuple(new for _, _, new in moves)
+
     def clear(self) -> None:
         """Remove every SA."""
         for table in (self._outbound, self._current, self.inbound_links, self.inbound_onions):
@@ -176,6 +199,15 @@ class SecurityAssociationDatabase:
         endpoint = _endpoint(value)
         installed = self._outbound.get((value.spi, value.destination), ())
         return next((sa for sa in installed if sa.endpoint == endpoint), None)
+
+
+def _at(value: SecurityAssociation, remote: Endpoint) -> SecurityAssociation:
+    """Return a link SA with another endpoint of the peer; templates know it by its addresses."""
+    if value.encapsulation is None:
+        return value
+    if value.inbound:
+        return replace(value, encapsulation=replace(value.encapsulation, source=remote))
+    return replace(value, encapsulation=replace(value.encapsulation, destination=remote))
 
 
 def _append(table: dict[K, tuple[OutboundSa, ...]], key: K, sa: OutboundSa) -> None:

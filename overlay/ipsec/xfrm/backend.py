@@ -22,7 +22,7 @@ from pathlib import Path
 from random import Random
 from typing import Final, Self
 
-from overlay.addresses import OVERLAY_NETWORKS, IpNetwork
+from overlay.addresses import OVERLAY_NETWORKS, Endpoint, IpNetwork
 from overlay.errors import BackendError
 from overlay.ipsec.model import (
     BackendCapabilities,
@@ -233,6 +233,14 @@ class XfrmBackend:
     def fileno(self) -> int:
         """Return a descriptor that becomes readable when :meth:`soft_expired` has news."""
         return self._events.fileno()
+
+    def relocate(
+        self,
+        configuration: IpsecConfiguration,  # noqa: ARG002 - the Protocol's signature
+        remote: Endpoint,  # noqa: ARG002 - the Protocol's signature
+    ) -> IpsecConfiguration | None:
+        """Return None: templates of policies bear the addresses of the SAs that they name."""
+        return None
 
     def soft_expired(self) -> list[SaIdentity]:
         """Return, once each, the SAs that want to be replaced since the last call.

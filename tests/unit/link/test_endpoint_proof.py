@@ -90,19 +90,123 @@ def test_a_link_stays_where_the_peer_answers_although_it_answers_elsewhere_as_we
     assert (proof.settled, proof.deadline) == (HERE, math.inf)
 
 
-def test_a_link_moves_when_the_endpoint_in_use_is_silent_and_another_is_proved():
-    proof = link_at(HERE)
-    proof.confirmed(THERE, NOW)
-    proof.echoed(tokens(proof)[THERE], THERE, NOW)
-    asked = 0
-    while proof.settled is None:
+def asked_until_settled(proof: EndpointProof, place: Endpoint) -> tuple[int, float]:
+    """Let time pass until the link is at ``place``; return how often others were asked."""
+    asked, now = 0, NOW
+    while proof.settled != place:
         now = proof.deadline
-        assert NOW < now <= NOW + SETTINGS.endpoint_silence_s
+        assert now < math.inf
         proof.handle_deadline(now)
         assert proof.deadline > now
-        asked += len(proof.take_challenges())
-    assert (proof.settled, asked) == (THERE, 5)
-    assert now == NOW + SETTINGS.endpoint_silence_s
+        asked += sum(endpoint != place for _, endpoint in proof.take_challenges())
+    return asked, now - NOW
+
+
+@pytest.mark.parametrize("round_trip_s", [0.0, 0.02, 0.3])
+def test_a_link_moves_soon_after_another_endpoint_is_proved_and_the_one_in_use_is_not(
+    round_trip_s,
+):
+    proof = link_at(HERE)
+    proof.seen(THERE, NOW)
+    token = tokens(proof)[THERE]
+    while proof.deadline < NOW + round_trip_s:
+        proof.handle_deadline(proof.deadline)
+    assert proof.settled is None
+    proof.echoed(token, THERE, NOW + round_trip_s)
+    asked, after_s = asked_until_settled(proof, THERE)
+    assert asked >= 3
+    assert after_s <= 1.5 * round_trip_s + 0.13
+
+
+def test_a_link_goes_back_at_once_if_the_former_endpoint_answers_after_all():
+    """Most answers of the endpoint in use are lost, and an observer forwards the tokens."""
+    proof = link_at(HERE)
+    proof.seen(EVIL, NOW)
+    proof.echoed(tokens(proof)[EVIL], EVIL, NOW)
+    asked_until_settled(proof, EVIL)
+    token = None
+    while token is None:
+        now = proof.deadline
+        proof.handle_deadline(now)
+        token = tokens(proof).get(HERE)
+    assert proof.echoed(token, HERE, now + 0.05)
+    assert (proof.settled, proof.state) == (HERE, ProofState.QUIET)
+
+
+def observed() -> EndpointProof:
+    """A pair of which it is known that an observer forwards its tokens."""
+    proof = link_at(HERE)
+    proof.seen(EVIL, NOW - 9)
+    asked = tokens(proof)
+    proof.echoed(asked[EVIL], EVIL, NOW - 9)
+    proof.echoed(asked[HERE], HERE, NOW - 8.99)
+    assert proof.settled == HERE
+    return proof
+
+
+def test_an_observer_that_lost_once_needs_the_whole_silence_of_the_endpoint_in_use():
+    proof = observed()
+    proof.seen(EVIL, NOW)
+    proof.echoed(tokens(proof)[EVIL], EVIL, NOW)
+    asked, after_s = asked_until_settled(proof, EVIL)
+    assert asked >= 30
+    assert after_s >= SETTINGS.endpoint_silence_s
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_flood_that_drops_half_of_all_datagrams_moves_no_link(seed):
+    """The observer forwards all, without loss; of challenge and answer half each are lost."""
+    rng, proof = Random(seed), observed()
+    now, until, moves = NOW, NOW + 60, 0
+    while now < until:
+        proof.seen(EVIL, now)
+        for token, endpoint in proof.take_challenges():
+            if endpoint == EVIL or rng.random() < 0.25:
+                proof.echoed(token, endpoint, now)
+        moves += proof.settled == EVIL
+        now = min(max(proof.deadline, now + 0.001), now + 0.2)
+        proof.handle_deadline(now)
+    assert moves == 0
+
+
+def test_a_recorded_echo_moves_nothing_however_silent_the_peer_is():
+    proof = link_at(HERE)
+    proof.seen(THERE, NOW)
+    first = tokens(proof)
+    assert proof.echoed(first[HERE], HERE, NOW + 0.01)
+    for step in range(1, 100):
+        proof.seen(THERE, NOW + step)
+        assert tokens(proof)[THERE] != first[THERE]
+        proof.echoed(first[THERE], THERE, NOW + step)
+        while proof.deadline < NOW + step + 1:
+            proof.handle_deadline(proof.deadline)
+    assert proof.settled == HERE
+
+
+def test_a_token_counts_once_and_for_some_seconds_only():
+    proof = new_link()
+    proof.confirmed(EVIL, NOW)
+    proof.confirmed(EVIL, NOW)
+    [(one, _), (other, _)] = proof.take_challenges()
+    assert one != other
+    assert not proof.echoed(one, EVIL, NOW + SETTINGS.endpoint_silence_s + 0.1)
+    assert proof.echoed(other, EVIL, NOW + 1)
+    assert not proof.echoed(other, EVIL, NOW + 1)
+
+
+def test_challenges_to_unproved_endpoints_are_few_and_remembered_within_bounds():
+    proof = link_at(HERE)
+    drawn = 0
+    for step in range(1000):
+        proof.seen(EVIL, NOW + step / 1000)
+        drawn += sum(endpoint == EVIL for _, endpoint in proof.take_challenges())
+    assert drawn <= 21
+    for port in range(1, 2000):
+        proof.seen(Endpoint("6.6.6.6", port), NOW + 1)
+    asked = [token for token, endpoint in proof.take_challenges() if endpoint != HERE]
+    assert (
+        sum(proof.echoed(t, Endpoint("6.6.6.6", 1 + n), NOW + 1) for n, t in enumerate(asked)) < 65
+    )
 
 
 def test_without_an_echo_from_elsewhere_a_silent_peer_does_not_move():
@@ -121,7 +225,7 @@ def test_an_echo_that_comes_too_late_changes_nothing():
     proof.confirmed(EVIL, NOW)
     token = tokens(proof)[EVIL]
     proof.confirmed(HERE, NOW)
-    assert proof.echoed(token, EVIL, NOW), "too late"
+    assert proof.echoed(token, EVIL, NOW), "in time, but the endpoint in use was faster"
     proof.handle_deadline(NOW + 60)
     assert (proof.settled, proof.state) == (HERE, ProofState.QUIET)
 

@@ -186,6 +186,8 @@ def test_a_link_that_moves_is_counted_at_its_new_endpoint():
     assert table.admits(here)
     assert not table.admits(elsewhere)
     table.add(peers[1], here, proved=True)
+    assert table.settle(peers[1], elsewhere, in_use=True), "a move ends no link"
+    assert not table.admits(here), "which keeps its place"
     assert not table.settle(peers[1], elsewhere)
     assert table.admits(here)
 

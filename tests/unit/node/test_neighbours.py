@@ -66,6 +66,9 @@ class World:
         self.links, self.circuits = Links(), Circuits()
         self.engine = UserspaceEngine(rng=Random(3))
         self.route_exists = True
+        self.build()
+
+    def build(self):
         self.neighbours = Neighbours(
             own_address=OWN,
             links=self.links,
@@ -158,11 +161,44 @@ def test_a_superseded_pair_receives_but_sends_no_more(world):
     assert world.link_sas() == 2
 
 
-def test_a_peer_that_moved_is_a_new_neighbour(world):
+def sent_to(world):
+    """Where a control packet for the peer goes now."""
+    packet = build_datagram(
+        UdpDatagram(OWN, MIX.overlay_address, SIGNALLING_PORT, SIGNALLING_PORT, b"hello")
+    )
+    return [endpoint for _, endpoint in world.engine.process_outbound([packet], NOW).to_network]
+
+
+def test_a_link_goes_on_with_its_circuits_where_its_peer_has_moved(world):
+    elsewhere = Endpoint("192.0.2.3", 4500)
     world.establish(MIX, 1000, 2000)
-    world.establish(MIX, 1001, 2001, endpoint=Endpoint("192.0.2.3", 4500))
-    assert (len(world.neighbours), world.link_sas()) == (1, 2)
-    assert world.circuits.up == [MIX.overlay_address]
+    assert sent_to(world) == [THERE]
+    world.establish(MIX, 1000, 2000, endpoint=elsewhere)
+    assert sent_to(world) == [elsewhere]
+    world.establish(MIX, 1001, 2001, endpoint=elsewhere)
+    assert sent_to(world) == [elsewhere], "new keys as well"
+    assert (len(world.neighbours), world.link_sas()) == (1, 4)
+    assert world.circuits.lost == []
+    world.establish(MIX, 1001, 2001)
+    assert sent_to(world) == [THERE], "and back"
+    world.neighbours.handle(LinkClosed(MIX.overlay_address, LinkFailure.IDLE), NOW)
+    assert world.link_sas() == 0
+
+
+class Fixed(UserspaceEngine):
+    """A backend that names SAs by their addresses, as the kernel does."""
+
+    def relocate(self, configuration, remote):
+        return None
+
+
+def test_where_a_backend_cannot_move_a_link_the_peer_is_told_that_it_ends(world):
+    world.engine = Fixed(rng=Random(3))
+    world.build()
+    world.establish(MIX, 1000, 2000)
+    world.establish(MIX, 1000, 2000, endpoint=Endpoint("192.0.2.3", 4500))
+    assert world.circuits.lost == [MIX.overlay_address]
+    assert (len(world.neighbours), world.link_sas()) == (0, 0)
 
 
 def test_an_idle_link_is_closed_after_its_grace_and_one_in_use_is_not(world):
