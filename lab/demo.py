@@ -165,7 +165,9 @@ class Demonstration:
         for node in self.nodes.values():
             node.stop()
         after = host_state(self.alice.host.namespace)
-        self._check("alice's routes, devices, rules and filters are as before", after == self._before)
+        self._check(
+            "alice's routes, devices, rules and filters are as before", after == self._before
+        )
         for name in self.nodes:
             if name.startswith("exit"):
                 state = host_state(self.nodes[name].host.namespace)

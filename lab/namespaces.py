@@ -30,11 +30,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from typing import IO, Any, Final, Self, TypeVar
+from typing import IO, Any, Final, Protocol, Self, TypeVar
 
 __all__ = [
     "LabError",
     "Namespace",
+    "Program",
+    "enter_network_of",
     "isolation_command",
     "missing_requirements",
     "netem_missing",
@@ -54,6 +56,30 @@ class LabError(Exception):
     """The laboratory could not be built or a program in it failed; the message says which."""
 
 
+class Program(Protocol):
+    """What a namespace needs of a process that runs in it; ``subprocess.Popen`` has it."""
+
+    stdin: Any
+    stdout: Any
+    stderr: Any
+
+    def poll(self) -> int | None:
+        """Return the exit status, or None while it runs."""
+        ...
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the end, at most ``timeout`` seconds; return the exit status."""
+        ...
+
+    def send_signal(self, sig: int, /) -> None:
+        """Send it a signal."""
+        ...
+
+    def kill(self) -> None:
+        """End it as a crash would."""
+        ...
+
+
 class Namespace:
     """One network namespace, held by an anchor process; use it as a context manager.
 
@@ -62,7 +88,7 @@ class Namespace:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._programs: list[subprocess.Popen[Any]] = []
+        self._programs: list[Program] = []
         self._anchor = subprocess.Popen(
             ["unshare", "--net", "--", "sh", "-c", "echo ready; exec cat >/dev/null"],
             stdin=subprocess.PIPE,
@@ -109,8 +135,12 @@ class Namespace:
         program = subprocess.Popen(
             self.entering(argv), stdin=stdin, stdout=stdout, stderr=stderr, env=env
         )
-        self._programs.append(program)
+        self.adopt(program)
         return program
+
+    def adopt(self, program: Program) -> None:
+        """End a program that runs in here, at the latest, when the namespace closes."""
+        self._programs.append(program)
 
     def run(
         self,
@@ -169,7 +199,7 @@ class Namespace:
 
         def enter_and_call() -> None:
             try:
-                _enter_network_of(self.pid)
+                enter_network_of(self.pid)
                 results.append(function())
             except BaseException as error:  # handed to the caller below
                 errors.append(error)
@@ -187,7 +217,7 @@ class Namespace:
         Raises:
             LabError: the kernel refused.
         """
-        _enter_network_of(self.pid)
+        enter_network_of(self.pid)
 
     def close(self) -> None:
         """End the programs started in here, then the namespace with all its devices."""
@@ -207,7 +237,7 @@ class Namespace:
         self.close()
 
 
-def end_program(program: subprocess.Popen[Any]) -> None:
+def end_program(program: Program) -> None:
     """End one program that we started: politely, then at once; closes its pipes."""
     if program.poll() is None:
         program.send_signal(signal.SIGTERM)
@@ -222,7 +252,12 @@ def end_program(program: subprocess.Popen[Any]) -> None:
                 stream.close()
 
 
-def _enter_network_of(pid: int) -> None:
+def enter_network_of(pid: int) -> None:
+    """Move the calling thread into the network namespace of a process (setns(2)).
+
+    Raises:
+        LabError: the kernel refused.
+    """
     # os.setns came with Python 3.12; this one works for 3.11 as well.
     libc = ctypes.CDLL(None, use_errno=True)
     descriptor = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from lab.namespaces import LabError, end_program
+from lab.preloaded import PreloadedProcess, entry_of, run_preloaded, start_preloaded
 from lab.underlay import Host
 
 __all__ = ["PORT", "NodeProcess", "wait_until"]
 
 PORT: Final = 4500
 _NETWORK_ID: Final = "laboratory"
-_POLL_S: Final = 0.2
+_POLL_S: Final = 0.1
 _LOGGING: Final = ("--log-level", "info")
 
 
@@ -35,7 +36,7 @@ class NodeProcess:
         settings: str = "",
         runner: Sequence[str] = (sys.executable, "-m", "overlay"),
     ) -> None:
-        """Prepare a node on ``host``.
+        """Prepare a node on ``host``; its processes are preloaded (lab/preloaded.py).
 
         Args:
             host: where it runs.
@@ -51,7 +52,7 @@ class NodeProcess:
         self.address = str(host.ipv6.ip if ipv6 else host.ipv4.ip)
         self.endpoint = f"[{self.address}]:{PORT}" if ipv6 else f"{self.address}:{PORT}"
         self._runner = list(runner)
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | PreloadedProcess | None = None
         directory.mkdir(parents=True, exist_ok=True)
         made = json.loads(self.cli("init", "--dir", str(directory), "--json"))
         self.overlay_address: str = made["overlay_address"]
@@ -81,11 +82,19 @@ class NodeProcess:
         """Start the process; it joins through ``bootstrap`` alone, or by what it remembers."""
         options = ["--bootstrap", bootstrap.endpoint] if bootstrap else []
         with self.log.open("ab") as log, self.announcements.open("ab") as announcements:
-            self._process = self.host.namespace.popen(
-                [*self._runner, "up", "--config", str(self.configuration), *options, *_LOGGING],
-                stdout=announcements,
-                stderr=log,
-            )
+            arguments = ["up", "--config", str(self.configuration), *options, *_LOGGING]
+            self._process = self._started(arguments, announcements.fileno(), log.fileno())
+
+    def _started(
+        self, arguments: Sequence[str], stdout: int, stderr: int
+    ) -> subprocess.Popen[bytes] | PreloadedProcess:
+        namespace, entry = self.host.namespace, entry_of(self._runner)
+        if entry is None:
+            return namespace.popen([*self._runner, *arguments], stdout=stdout, stderr=stderr)
+        module, first = entry
+        return start_preloaded(
+            namespace, module, [*first, *arguments], stdout=stdout, stderr=stderr
+        )
 
     def send_signal(self, number: int) -> None:
         """Send the process a signal, if it runs."""
@@ -111,7 +120,15 @@ class NodeProcess:
         Raises:
             LabError: it failed; with its error output.
         """
-        return self.host.namespace.run([*self._runner, *arguments], timeout_s=timeout_s).stdout
+        namespace, entry = self.host.namespace, entry_of(self._runner)
+        if entry is None:
+            return namespace.run([*self._runner, *arguments], timeout_s=timeout_s).stdout
+        module, first = entry
+        done = run_preloaded(namespace, module, [*first, *arguments], timeout_s=timeout_s)
+        if done.returncode != 0:
+            shown = " ".join(arguments)
+            raise LabError(f"{namespace.name}: `{shown}` failed: {done.stderr.strip()}")
+        return done.stdout
 
     def ask(self, *arguments: str, timeout_s: float = 60.0) -> Any:  # noqa: ANN401 - JSON
         """Run a command with ``--json`` against the running node and return its answer."""
@@ -175,5 +192,6 @@ backend = "{backend}"
 
 [dht]
 crawl_first_interval_s = 1.0
+crawl_interval_s = 4.0
 
 """

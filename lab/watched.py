@@ -22,7 +22,7 @@ from overlay.ipsec.suites import SUITES
 from overlay.ipsec.userspace.engine import UserspaceEngine
 from overlay.node import run_node
 
-__all__ = ["WatchedSa", "read_key_file"]
+__all__ = ["WatchedSa", "main", "read_key_file"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +71,11 @@ def _written(association: SecurityAssociation) -> dict[str, object]:
     }
 
 
-def _main(argv: list[str]) -> int:
+def main(argv: list[str]) -> int:
+    """Run the command line behind the name of the key file; return its status."""
     engine = WatchedEngine(Path(argv[0]))
     return overlay_main(argv[1:], run_node=functools.partial(run_node, engine=engine))
 
 
 if __name__ == "__main__":
-    sys.exit(_main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:]))

@@ -3,9 +3,15 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+# Each process would compile the sources anew where the environment forbids it to keep the result.
+compile_sources() {
+    .venv/bin/python -m compileall -q overlay lab sims tests benchmarks
+}
+
 stamp=.venv/installed-for
 wanted="$PWD $(sha256sum <pyproject.toml)"
 if [ -x .venv/bin/python ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
+    compile_sources
     exit 0
 fi
 
@@ -56,3 +62,4 @@ fi
 .venv/bin/python -m pip install --quiet --quiet --disable-pip-version-check --editable '.[dev]' ||
     fail "the Python packages could not be installed; the message above says why. Then type make setup again."
 printf '%s\n' "$wanted" >"$stamp"
+compile_sources

@@ -1,10 +1,12 @@
 """Test modules that run inside the kernel laboratory: ``pytestmark = pytest.mark.kernel``.
 
-The first test of such a module boots the kernel once, for all of its tests that are selected
-(lab/kernel.py); another pytest inside runs them, and what it reports is reported here, test by
-test, with tracebacks and captured output. Fixtures act inside alone. Without User Mode Linux
-the tests are skipped with the reason; on CI they fail. ``time_limit_s`` and ``memory_mib`` are
-arguments of the mark.
+The first such test boots the kernel once, for all of the selected tests of all these modules
+(lab/kernel.py), because boot and imports take 15 s there. Another pytest inside runs them, and
+what it reports is reported here, test by test, with tracebacks and captured output. Fixtures act
+inside alone. Without User Mode Linux the tests are skipped with the reason; on CI they fail.
+
+Arguments of the mark: ``time_limit_s`` (limits of several modules add up), ``memory_mib``, and
+``first`` for the module that needs a kernel which has not loaded its modules yet.
 """
 
 import io
@@ -23,6 +25,8 @@ _MARK = "kernel"
 _PLUGIN = "kernel-laboratory"
 _REPORTS = "OVERLAY_KERNEL_REPORTS"
 _SHOWN_CHARACTERS = 4_000
+_TIME_LIMIT_S = 900
+_MEMORY_MIB = 1024
 _HERE = Path(__file__).parent
 
 UNPRIVILEGED = ["setpriv", "--bounding-set", "-all"]
@@ -35,7 +39,7 @@ def pytest_configure(config):
         return
     config.addinivalue_line(
         "markers",
-        f"{_MARK}(time_limit_s, memory_mib): the module's tests run inside the kernel laboratory",
+        f"{_MARK}(time_limit_s, memory_mib, first): the module runs in the kernel laboratory",
     )
     if not in_kernel():
         config.pluginmanager.register(KernelModules(config), _PLUGIN)
@@ -57,7 +61,7 @@ class ReportWriter:
 
 
 class KernelModules:
-    """Outside: runs marked modules in a kernel of their own and reports what they reported."""
+    """Outside: runs the marked modules in a kernel and reports what they reported."""
 
     def __init__(self, config):
         self._config = config
@@ -67,46 +71,56 @@ class KernelModules:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item, nextitem):
-        module = item.getparent(pytest.Module)
-        mark = module and module.get_closest_marker(_MARK)
-        if not mark:
+        if not _mark_of(item):
             return None
         item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-        for report in self._reports_on(item, mark):
+        for report in self._reports_on(item):
             item.ihook.pytest_runtest_logreport(report=report)
         item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
         return True
 
-    def _reports_on(self, item, mark):
+    def _reports_on(self, item):
         if self._missing is None:
             self._missing = missing_kernel_requirements()
         if self._missing:
             end = pytest.fail if os.environ.get("CI") else pytest.skip
             return [_report(item, lambda: end(" ".join(self._missing)))]
         if item.path not in self._explanations:
-            self._explanations[item.path] = self._run_module(item, mark)
+            self._run_modules([each for each in item.session.items if _mark_of(each)])
         explanation = self._explanations[item.path]
         reports = self._reports.get(item.nodeid, [])
         if any(report.when == "teardown" for report in reports):
             return reports
         return [*reports, _report(item, lambda: pytest.fail(explanation, pytrace=False))]
 
-    def _run_module(self, item, mark):
-        """Run the module's selected tests; return why a test might not have ended."""
-        tests = [each.nodeid for each in item.session.items if each.path == item.path]
+    def _run_modules(self, items):
+        """Run all of them in one kernel; if it dies, the modules not begun get another one."""
+        items.sort(key=lambda each: not _mark_of(each).kwargs.get("first", False))
+        while items:
+            explanation = self._run(items)
+            begun = {each.path for each in items if each.nodeid in self._reports}
+            begun.add(items[0].path)
+            self._explanations |= dict.fromkeys(begun, explanation)
+            items = [each for each in items if each.path not in begun]
+
+    def _run(self, items):
+        """Run tests in one kernel; return why one of them might not have ended."""
+        marks = {each.path: _mark_of(each).kwargs for each in items}.values()
         output = io.BytesIO()
         with tempfile.TemporaryDirectory(prefix="overlay-kernel-reports-") as name:
             written = Path(name) / "reports"
             run = KernelRun(
                 command=[
                     *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
-                    *("-p", "kernel_case", "--basetemp=/run/pytest", *tests),
+                    *("-p", "kernel_case", "--basetemp=/run/pytest"),
+                    *(each.nodeid for each in items),
                 ],
                 directory=self._config.rootpath,
                 environment=selected_environment()
                 | {_REPORTS: str(written), "PYTHONPATH": f"{_HERE}:{_HERE.parent.parent}"},
                 shared=[Path(name)],
-                **mark.kwargs,
+                time_limit_s=sum(each.get("time_limit_s", _TIME_LIMIT_S) for each in marks),
+                memory_mib=max(each.get("memory_mib", _MEMORY_MIB) for each in marks),
             )
             try:
                 ending = f"pytest inside the kernel ended with status {run.run(output, output)}."
@@ -124,6 +138,11 @@ class KernelModules:
             if isinstance(report.longrepr, list):  # JSON knows no tuples; a skip's place is one
                 report.longrepr = tuple(report.longrepr)
             self._reports.setdefault(report.nodeid, []).append(report)
+
+
+def _mark_of(item):
+    module = item.getparent(pytest.Module)
+    return module and module.get_closest_marker(_MARK)
 
 
 def _report(item, end):

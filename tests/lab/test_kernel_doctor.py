@@ -21,7 +21,7 @@ from overlay.ipsec.xfrm.backend import XfrmBackend
 from overlay.ipsec.xfrm.netlink import XfrmSocket
 from overlay.ipsec.xfrm.probe import try_suite
 
-pytestmark = pytest.mark.kernel(time_limit_s=1500)
+pytestmark = pytest.mark.kernel(time_limit_s=1500, first=True)
 
 READ_ONLY_SETTINGS = [
     "unshare", "--mount", "sh", "-c", 'mount --bind /proc/sys /proc/sys && '
