@@ -9,7 +9,9 @@ table of the same name stands in the chosen filter, or when that table is remove
 
 from __future__ import annotations
 
+import os
 import shutil
+from typing import Final
 
 from overlay.errors import BackendError
 from overlay.system.failures import PRIVILEGE_REMEDY
@@ -65,9 +67,26 @@ class ChosenFilter:
 def find_packet_filter() -> ChosenFilter:
     """Return nftables where the kernel takes it for both IP versions, else legacy iptables.
 
+    What was found once holds for the process, because all parts of a node must use the same one.
+
     Raises:
         BackendError: neither works; without one, no destination can be guarded.
     """
+    place = (os.stat("/proc/thread-self/ns/net").st_ino, os.environ.get("PATH"))
+    if place not in _found:
+        if len(_found) >= _MOST_FOUND:
+            _found.clear()
+        _found[place] = _look()
+    return _found[place]
+
+
+_found: dict[tuple[int, str | None], ChosenFilter] = {}
+"""By network namespace and search path. Nothing is kept when neither works."""
+
+_MOST_FOUND: Final = 64
+
+
+def _look() -> ChosenFilter:
     nftables, iptables = Nftables(), Iptables()
     if shutil.which("nft") is not None and nftables.usable():
         return ChosenFilter(nftables, iptables)

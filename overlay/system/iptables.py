@@ -40,6 +40,9 @@ _HOOK_SUFFIXES: Final = {
     Hook.OUTPUT: "OUT",
     Hook.POSTROUTING: "POST",
 }
+_HOOK_NUMBERS: Final = {hook.name: number for number, hook in enumerate(_HOOK_SUFFIXES)}
+"""NF_INET_PRE_ROUTING is 0 (Linux uapi ``linux/netfilter.h``); the order is the same."""
+
 _PROTOCOLS: Final = {1: "icmp", 6: "tcp", 17: "udp", 58: "ipv6-icmp"}
 _UNSUPPORTED: Final = frozenset((Verdict.FLOW_LABEL, Verdict.DONT_FRAGMENT, Verdict.IDENTIFICATION))
 _FLOW_LABEL: Final = "0&0xFFFFF=1:0xFFFFF"
@@ -69,8 +72,8 @@ class Iptables:
     def replace(self, table: FilterTable) -> None:
         """See :class:`~overlay.system.packet_filter.PacketFilter`."""
         for version, program in _PROGRAMS.items():
-            jumps = _missing_jumps(program, table)
-            script = render_iptables(table, version, jumps, _held_tables(program, table.name))
+            jumps = _missing_jumps(version, table)
+            script = render_iptables(table, version, jumps, _held_tables(version, table.name))
             done = run_filter_tool([f"{program}-restore", *_WAIT, "--noflush"], script)
             if done.returncode != 0:
                 raise tool_refused(f"setting the packet filter with {program}", done)
@@ -78,11 +81,11 @@ class Iptables:
     def remove(self, name: str) -> None:
         """See :class:`~overlay.system.packet_filter.PacketFilter`."""
         ours = {chain for _, _, chain in _chains(name)} | {_notes_chain(name)}
-        for program in _PROGRAMS.values():
+        for version, program in _PROGRAMS.items():
             for kernel_table in dict.fromkeys(kind for kind, _, _ in _chains(name)):
-                script = _removal(_saved(program, kernel_table), ours)
-                if not script:
+                if not _present(version, kernel_table, ours):
                     continue
+                script = _removal(_saved(program, kernel_table), ours)
                 text = "\n".join([f"*{kernel_table}", *script, "COMMIT", ""])
                 done = run_filter_tool([f"{program}-restore", *_WAIT, "--noflush"], text)
                 if done.returncode != 0:
@@ -182,14 +185,13 @@ def _kernel_tables(table: FilterTable) -> list[str]:
     return ["mangle", *sorted({_kernel_table(rule) for rule in table.rules} - {"mangle"})]
 
 
-def _held_tables(program: str, name: str) -> list[str]:
-    """Return the kernel tables in use that have chains of ours."""
+def _held_tables(version: int, name: str) -> list[str]:
+    """Return the kernel tables in use, beside ``mangle``, that have chains of ours."""
     chains = _chains(name)
     return [
         kernel_table
         for kernel_table in ("raw", "nat")
-        for saved in [_saved(program, kernel_table)]
-        if any(f"-N {chain}" in saved for kind, _, chain in chains if kind == kernel_table)
+        if _present(version, kernel_table, {c for kind, _, c in chains if kind == kernel_table})
     ]
 
 
@@ -211,13 +213,29 @@ def _notes_chain(name: str) -> str:
     return f"AO-{name}-NOTES"
 
 
-def _saved(program: str, kernel_table: str) -> list[str]:
-    """Return a kernel table's chains and rules; none where the table is not in use.
+def _present(
+    version: int, kernel_table: str, chains: Collection[str]
+) -> dict[str, tuple[int, ...]]:
+    """Return which of these chains are there, each with the hooks that lead to it.
 
-    Asking for ``nat`` would load it, and with it connection tracking.
+    It reads with system calls, because starting a program takes a thousand times as long.
+
+    Raises:
+        BackendError: the kernel did not tell.
     """
-    if kernel_table != "mangle" and kernel_table not in _tables_in_use(program):
-        return []
+    # Asking for "nat" would load it, and with it connection tracking.
+    if kernel_table != "mangle" and kernel_table not in _tables_in_use(_PROGRAMS[version]):
+        return {}
+    try:
+        content = read_table(version, kernel_table)
+    except OSError as error:
+        raise refused("reading the packet filter", error) from error
+    found = find_chains(content, version, chains) if content is not None else ()
+    return {each.name: each.hooks for each in found}
+
+
+def _saved(program: str, kernel_table: str) -> list[str]:
+    """Return the chains and rules of a kernel table that is in use."""
     done = run_filter_tool([program, *_WAIT, "-t", kernel_table, "-S"])
     if done.returncode != 0:
         raise tool_refused(f"reading the packet filter with {program}", done)
@@ -243,15 +261,14 @@ def _removal(saved: Sequence[str], ours: Collection[str]) -> list[str]:
     return [*jumps, *(f"-F {chain}" for chain in chains), *(f"-X {chain}" for chain in chains)]
 
 
-def _missing_jumps(program: str, table: FilterTable) -> list[tuple[str, str, str]]:
+def _missing_jumps(version: int, table: FilterTable) -> list[tuple[str, str, str]]:
     """Return the jumps into our chains that are not there yet."""
     missing = []
     for kernel_table in _kernel_tables(table):
-        present = set(_saved(program, kernel_table))
+        wanted = [jump for jump in _chains(table.name) if jump[0] == kernel_table]
+        present = _present(version, kernel_table, {chain for _, _, chain in wanted})
         missing += [
-            jump
-            for jump in _chains(table.name)
-            if jump[0] == kernel_table and f"-A {jump[1]} -j {jump[2]}" not in present
+            jump for jump in wanted if _HOOK_NUMBERS[jump[1]] not in present.get(jump[2], ())
         ]
     return missing
 
