@@ -41,6 +41,7 @@ from overlay.system.filter_choice import find_packet_filter
 from overlay.system.flow_labels import FlowLabels
 from overlay.system.fragmenting_device import FragmentingDevice
 from overlay.system.ipsec_wall import IpsecWall
+from overlay.system.kept_device import DeviceOwner, KeptDevices
 from overlay.system.link_detour import LinkDetour
 from overlay.system.udp import bound_socket
 
@@ -78,7 +79,7 @@ class KernelShell:
             clear_exit_leftovers()
             forwards = roles.relay or roles.exit
             fragmenting = _if_possible(opened, FragmentingDevice)
-            cuts_links = forwards and _if_possible(opened, LinkDetour) is not None
+            detour = _if_possible(opened, LinkDetour) if forwards else None
             self.guard = KernelSource(
                 lambda: DestinationGuard(by_ipsec=True, own_ports=own_ports),
                 device=backend.device_name,
@@ -88,8 +89,10 @@ class KernelShell:
             opened.callback(self.guard.close)
             backend.before_address = self.guard.expect
             self._labels = opened.enter_context(FlowLabels(find_packet_filter()))
-            wall = IpsecWall(CONTROL_PORTS, forwards=forwards, cuts_links=cuts_links)
+            wall = IpsecWall(CONTROL_PORTS, forwards=forwards, cuts_links=detour is not None)
+            # Devices first, because the guard's routes lead to them.
             self.enforced: tuple[Enforced, ...] = (
+                KeptDevices(_device_owners(backend, fragmenting, detour)),
                 self.guard,
                 opened.enter_context(wall),
                 backend,
@@ -150,6 +153,17 @@ class KernelShell:
                 self._labels.refresh()
             except BackendError as error:
                 _log.warning("kernel.flow_labels_are_dropped", reason=Word(error))
+
+
+def _device_owners(
+    backend: XfrmBackend, fragmenting: FragmentingDevice | None, detour: LinkDetour | None
+) -> dict[str, DeviceOwner]:
+    found = {
+        "circuit device": backend.device,
+        "fragmenting device": fragmenting,
+        "device for large packets": detour,
+    }
+    return {name: owner for name, owner in found.items() if owner is not None}
 
 
 def _if_possible(opened: ExitStack, make: Callable[[], _Made]) -> _Made | None:

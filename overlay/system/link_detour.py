@@ -10,21 +10,25 @@ forwards, would drop it for the next link's sake. A tunnel's entry may cut the t
       ──> the true route ──> cut
 
 No other packet comes here. Nothing reaches the device, a TUN device that nobody reads; it
-vanishes with the process and takes its routes along; the rules are found by the next start.
+vanishes with the process and takes its routes along; the rules are found by the next start. What
+another program removes of them is made anew.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import os
+from collections.abc import Collection
 from contextlib import ExitStack
+from functools import partial
 from typing import Final, Self
 
 from overlay.system.destination_guard import NODE_MARK
+from overlay.system.host_events import HostEvent, RouteChanged, RuleChanged
+from overlay.system.kept_device import KeptDevice
 from overlay.system.packet_filter import LARGE_MARK
 from overlay.system.reroute_program import load_reroute_program
 from overlay.system.rtnetlink import MarkRule, Route, RouteKind, Rtnetlink
-from overlay.system.tun import TunDevice
 
 __all__ = ["LinkDetour", "clear_link_detour_leftovers"]
 
@@ -52,24 +56,34 @@ class LinkDetour:
         Raises:
             BackendError: no permission, or the kernel cannot do it.
         """
-        with ExitStack() as opened, Rtnetlink() as netlink:
+        self._gone = False
+        with ExitStack() as opened:
             opened.callback(clear_link_detour_leftovers)
-            device = opened.enter_context(TunDevice.open(_NAME, _DEVICE_MTU)).name
             program = load_reroute_program(NODE_MARK)
             opened.callback(os.close, program)
-            for everywhere, rule in zip(_EVERYWHERE, _RULES, strict=True):
-                route = Route(
-                    everywhere,
-                    RouteKind.UNICAST,
-                    _TABLE,
-                    _METRIC,
-                    device,
-                    mtu=_LINK_MTU,
-                    rerouted=True,
-                )
-                netlink.put_route(route, program)
-                netlink.add_rule(rule)
+            self._device = KeptDevice(_NAME, _DEVICE_MTU, partial(_prepare, program=program))
+            opened.callback(self._device.close)
             self._opened = opened.pop_all()
+
+    def hear(self, events: Collection[HostEvent]) -> None:
+        """Take note of lost rules and routes."""
+        self._gone |= any(
+            isinstance(event, RuleChanged | RouteChanged) and event.gone and event.table == _TABLE
+            for event in events
+        )
+
+    def lost(self) -> bool:
+        """Tell whether the device, a route to it or a rule is lost."""
+        return self._gone or self._device.lost()
+
+    def restore(self) -> None:
+        """Make anew what is lost.
+
+        Raises:
+            BackendError: the kernel refused, or another device has the name.
+        """
+        self._device.restore()
+        self._gone = False
 
     def close(self) -> None:
         """Remove the device with its routes, and the rules; harmless if repeated."""
@@ -91,3 +105,19 @@ def clear_link_detour_leftovers() -> None:
     with Rtnetlink() as netlink:
         for rule in _RULES:
             netlink.delete_rule(rule)
+
+
+def _prepare(device: str, *, program: int) -> None:
+    with Rtnetlink() as netlink:
+        for everywhere, rule in zip(_EVERYWHERE, _RULES, strict=True):
+            route = Route(
+                everywhere,
+                RouteKind.UNICAST,
+                _TABLE,
+                _METRIC,
+                device,
+                mtu=_LINK_MTU,
+                rerouted=True,
+            )
+            netlink.put_route(route, program)
+            netlink.add_rule(rule)

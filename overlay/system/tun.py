@@ -99,6 +99,22 @@ class TunDevice:
         """The kernel's number of the device."""
         return socket.if_nametoindex(self.name)
 
+    def is_up(self) -> bool:
+        """Tell whether the device of this name is there and set up."""
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+            try:
+                return bool(_flags(control, self.name) & _IFF_UP)
+            except OSError:
+                return False
+
+    def set_up(self) -> None:
+        """Set it up again after another program set it down.
+
+        Raises:
+            BackendError: the kernel refused.
+        """
+        _set_up(self.name, self.mtu)
+
     async def read_batch(self) -> list[bytes]:
         """Wait until the kernel routed something here, then return it all, up to a bound.
 
@@ -235,10 +251,15 @@ def _set_up(name: str, mtu: int) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         try:
             fcntl.ioctl(control, _SIOCSIFMTU, struct.pack("16si20x", name.encode(), mtu))
-            request = struct.pack("16sH22x", name.encode(), 0)
-            (flags,) = struct.unpack_from("H", fcntl.ioctl(control, _SIOCGIFFLAGS, request), 16)
+            flags = _flags(control, name)
             fcntl.ioctl(
                 control, _SIOCSIFFLAGS, struct.pack("16sH22x", name.encode(), flags | _IFF_UP)
             )
         except OSError as error:
             raise refused(f"setting up the TUN device {name}", error) from error
+
+
+def _flags(control: socket.socket, name: str) -> int:
+    request = struct.pack("16sH22x", name.encode(), 0)
+    (flags,) = struct.unpack_from("H", fcntl.ioctl(control, _SIOCGIFFLAGS, request), 16)
+    return int(flags)

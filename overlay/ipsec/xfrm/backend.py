@@ -68,6 +68,7 @@ from overlay.ipsec.xfrm.messages import (
 from overlay.ipsec.xfrm.netlink import Request, XfrmEvents, XfrmSocket, refusal_error
 from overlay.ipsec.xfrm.probe import usable_suites
 from overlay.system.host_events import HostEvent
+from overlay.system.kept_device import DeviceOwner
 from overlay.system.local_address import own_addresses
 from overlay.system.ownership import Ownership
 
@@ -218,6 +219,11 @@ class XfrmBackend:
     def device_name(self) -> str:
         """The device to which routes into circuits lead; see ``device.py``."""
         return self._device.name
+
+    @property
+    def device(self) -> DeviceOwner:
+        """The owner of that device, which makes it anew if it is lost."""
+        return self._device
 
     def write_to_device(self, packets: Sequence[bytes]) -> None:
         """Hand packets to the kernel as if they came out of that device."""

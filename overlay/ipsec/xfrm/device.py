@@ -3,6 +3,7 @@
 The kernel looks for a policy only after it has found a route, so the overlay's prefixes lead
 to a device, where what no policy takes ends unseen. It is a TUN device that nobody reads: it
 vanishes with the process, also after ``kill -9``, and all its addresses and routes with it.
+If another program deletes it, it is made anew (``overlay.system.kept_device``).
 """
 
 from __future__ import annotations
@@ -12,15 +13,16 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Final
 
 from overlay.addresses import OVERLAY_NETWORKS, IpNetwork
 from overlay.errors import BackendError
 from overlay.system.failures import refused
+from overlay.system.host_events import HostEvent, RouteChanged
+from overlay.system.kept_device import KeptDevice
 from overlay.system.netlink_messages import attribute, exchange
 from overlay.system.rtnetlink import MAIN_TABLE, Route, RouteKind, Rtnetlink
-from overlay.system.tun import TunDevice
 
 __all__ = ["CircuitDevice"]
 
@@ -49,22 +51,41 @@ class CircuitDevice:
         Raises:
             BackendError: no TUN devices, or no permission.
         """
-        self._device = TunDevice.open(_NAME, _MTU)
-        self.name = self._device.name
-        self._index = self._device.index
-        self._netlink: socket.socket | None = None
+        self._routed = (*OVERLAY_NETWORKS, *routed)
+        self._route_gone = False
         self._sequence = 1
         self._kept: dict[bytes, None] = {}
-        try:
-            self._netlink = _route_socket()
-            with Rtnetlink() as netlink:
-                for prefix in (*OVERLAY_NETWORKS, *routed):
-                    netlink.put_route(
-                        Route(prefix, RouteKind.UNICAST, MAIN_TABLE, _METRIC, self.name)
-                    )
-        except BaseException:
-            self.close()
-            raise
+        with contextlib.ExitStack() as opened:
+            self._netlink = opened.enter_context(_route_socket())
+            self._device = KeptDevice(_NAME, _MTU, self._prepare)
+            opened.callback(self._device.close)
+            self._opened = opened.pop_all()
+        self.name = self._device.name
+
+    def _prepare(self, name: str) -> None:
+        with Rtnetlink() as netlink:
+            for prefix in self._routed:
+                netlink.put_route(Route(prefix, RouteKind.UNICAST, MAIN_TABLE, _METRIC, name))
+
+    def hear(self, events: Collection[HostEvent]) -> None:
+        """Take note of routes that another program removed."""
+        self._route_gone |= any(
+            isinstance(event, RouteChanged) and event.gone and event.index == self._device.index
+            for event in events
+        )
+
+    def lost(self) -> bool:
+        """Tell whether the device or one of its routes is lost."""
+        return self._route_gone or self._device.lost()
+
+    def restore(self) -> None:
+        """Make the device anew with its routes; the backend adds the addresses.
+
+        Raises:
+            BackendError: the kernel refused, or another device has the name.
+        """
+        self._device.restore()
+        self._route_gone = False
 
     def add(self, addresses: Sequence[bytes]) -> None:
         """Hold more (packed) addresses, usable at once.
@@ -108,9 +129,7 @@ class CircuitDevice:
 
     def close(self) -> None:
         """Remove the device."""
-        self._device.close()
-        if self._netlink is not None:
-            self._netlink.close()
+        self._opened.close()
 
     def _change(self, kind: int, flags: int, addresses: Sequence[bytes]) -> list[int]:
         """Send one message for each address; return the errno of each, 0 for done.
@@ -118,9 +137,9 @@ class CircuitDevice:
         Raises:
             BackendError: the socket failed, so that nothing is known.
         """
-        if self._netlink is None or not addresses:
+        if not addresses:
             return []
-        bodies = [_address_body(self._index, address) for address in addresses]
+        bodies = [_address_body(self._device.index, address) for address in addresses]
         first, self._sequence = self._sequence, self._sequence + len(bodies)
         try:
             return exchange(self._netlink, kind, flags, bodies, first)

@@ -110,6 +110,7 @@ def start_kernel(tmp_path, monkeypatch):
         capabilities=lambda: BackendCapabilities("xfrm", frozenset({1, 3}), 5, in_kernel=True),
         close=lambda: None,
         device_name="anonsec0",
+        device=SimpleNamespace(lost=lambda: False),
     )
 
     def start(*, relay):
