@@ -87,13 +87,16 @@ def _open_path(client: ControlClient, arguments: argparse.Namespace) -> Answer:
 
 
 def _close_path(client: ControlClient, arguments: argparse.Namespace) -> Answer:
-    known = client.paths()
+    known, before = client.paths(), client.status().blocked_versions
     if not arguments.paths:  # --all
-        closed, ended = client.close_path(None), known
+        closed, ended = client.close_path(None), list(known)
     else:
-        ended = list(dict.fromkeys(_named(known, which) for which in arguments.paths))
+        # A number and a destination may name the same path.
+        ended = list({r.number: r for r in (_named(known, w) for w in arguments.paths)}.values())
         closed = sum(client.close_path(report.number) for report in ended)
-    return closed_answer(closed, sum(report.permanent for report in ended))
+    after = client.status().blocked_versions
+    unblocked = [version for version in before if version not in after]
+    return closed_answer(closed, sum(report.permanent for report in ended), unblocked)
 
 
 def _named(known: Sequence[PathReport], which: int | IpNetwork) -> PathReport:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from overlay.cli.answers import Answer
 from overlay.control.model import StopReport
 
-__all__ = ["closed_answer", "counted", "kept_text", "stop_text"]
+__all__ = ["closed_answer", "counted", "freed_text", "kept_text", "stop_text"]
 
 _HOW_TO_FREE = 'to free them: "overlay stop --release" or "overlay path close --all"'
 
@@ -26,8 +28,9 @@ def kept_text(blocked: int) -> str:
 def stop_text(report: StopReport, *, release: bool) -> str:
     """Return what a stopping node leaves behind."""
     if not release:
-        return kept_text(report.blocked)
+        return " ".join(each for each in (kept_text(report.blocked), _open_text(report)) if each)
     freed = f"Freed {counted(report.released)}: packets leave directly again."
+    freed += _versions_text(report.unblocked_versions)
     if report.permanent:
         freed += f" {_returning(report.permanent)}"
     if report.blocked:
@@ -35,12 +38,40 @@ def stop_text(report: StopReport, *, release: bool) -> str:
     return freed
 
 
-def closed_answer(closed: int, permanent: int) -> Answer:
-    """Return what was closed; ``permanent`` of them return at the next start."""
-    text = f"Closed {counted(closed, 'path')}."
+def closed_answer(closed: int, permanent: int, unblocked: Sequence[str] = ()) -> Answer:
+    """Return what was closed; ``permanent`` of them return at the next start.
+
+    ``unblocked`` names IP versions that were blocked as a whole and no longer are.
+    """
+    text = f"Closed {counted(closed, 'path')}.{_versions_text(unblocked)}"
     if permanent:
         text += f" {_returning(permanent)}"
-    return Answer(text, {"closed": closed, "permanent": permanent})
+    plain = {"closed": closed, "permanent": permanent, "unblocked_versions": list(unblocked)}
+    return Answer(text, plain)
+
+
+def freed_text(count: int, versions: Sequence[str]) -> str:
+    """Return what was freed without a node."""
+    if not count and not versions:
+        return "No node runs, and nothing is blocked."
+    text = "No node runs."
+    if count:
+        text += f" Freed {counted(count)} that a node had left blocked."
+    return text + _versions_text(versions)
+
+
+def _versions_text(versions: Sequence[str]) -> str:
+    if not versions:
+        return ""
+    verb = "is" if len(versions) == 1 else "are"
+    return f" {' and '.join(versions)} {verb} not blocked as a whole any more."
+
+
+def _open_text(report: StopReport) -> str:
+    if not report.unprotected:
+        return ""
+    verb = "is" if report.unprotected == 1 else "are"
+    return f"{counted(report.unprotected)} {verb} NOT blocked, because the guard could not be set."
 
 
 def _returning(permanent: int) -> str:

@@ -33,6 +33,11 @@ def status_text(report: StatusReport) -> str:
                 ("also blocked", f"{version}, except for local addresses")
                 for version in report.blocked_versions
             ),
+            *(
+                ("NOT PROTECTED", f"{each}: packets can leave directly")
+                for each in report.unprotected
+            ),
+            *([("because", report.unprotected_reason)] if report.unprotected else []),
             ("protection", _protection(report)),
             ("ipsec backend", f"{report.backend} ({report.backend_reason})"),
             ("tfc", report.tfc),
@@ -82,7 +87,19 @@ def paths_text(reports: Sequence[PathReport]) -> str:
         "MTU",
         "STRATEGY",
     )
-    return table(heading, [_path_row(report) for report in reports])
+    listed = table(heading, [_path_row(report) for report in reports])
+    return "\n".join([listed, *_unprotected_sentences(reports)])
+
+
+def _unprotected_sentences(reports: Sequence[PathReport]) -> list[str]:
+    """Return what to tell of paths whose destinations are not blocked, one line a reason."""
+    reasons = dict.fromkeys(report.unprotected for report in reports if report.unprotected)
+    return [
+        f"NOT PROTECTED, packets can leave directly: path "
+        f"{', '.join(str(each.number) for each in reports if each.unprotected == reason)}. "
+        f"The node tries again; the reason: {reason}"
+        for reason in reasons
+    ]
 
 
 def path_text(report: PathReport) -> str:
@@ -96,6 +113,7 @@ def path_text(report: PathReport) -> str:
             ("path", str(report.number)),
             ("destination", report.destination),
             ("state", report.state),
+            *([("NOT PROTECTED", report.unprotected)] if report.unprotected else []),
             *hops,
             ("inner address", _listed(report.inner_addresses)),
             ("round trip", _rtt(report.rtt_ms)),
@@ -129,7 +147,7 @@ def _path_row(report: PathReport) -> tuple[str, ...]:
     return (
         str(report.number),
         report.destination,
-        report.state,
+        report.state + (", NOT PROTECTED" if report.unprotected else ""),
         " > ".join(hop.overlay_address for hop in report.hops) or "-",
         _listed(report.inner_addresses),
         _rtt(report.rtt_ms),

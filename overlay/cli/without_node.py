@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 
 from overlay.cli.answers import Answer
-from overlay.cli.blocked import counted
+from overlay.cli.blocked import counted, freed_text
 from overlay.cli.places import configuration_of
 from overlay.control.client import NoNodeAnswers
 from overlay.errors import ConfigurationError
-from overlay.node.release import Freed, blocked_here, free_blocked
+from overlay.node.release import Freed, blocked_here, free_blocked, guard_is_owned
 
 __all__ = ["without_node"]
 
@@ -30,8 +30,14 @@ def without_node(arguments: argparse.Namespace, error: NoNodeAnswers) -> Answer:
     blocked = len(blocked_here())
     if not blocked:
         raise error
+    said = str(error).rstrip(".")
+    if guard_is_owned():
+        raise NoNodeAnswers(
+            f"{said}; another node runs on this host and blocks or carries {counted(blocked)}: "
+            "name its control socket with --socket, or its configuration with --config."
+        )
     raise NoNodeAnswers(
-        f"{str(error).rstrip('.')}; {counted(blocked)} on this host "
+        f"{said}; {counted(blocked)} on this host "
         f'{"is" if blocked == 1 else "are"} blocked by a node that ended: "overlay up" restores '
         'the paths, "overlay stop --release" frees them.'
     )
@@ -47,7 +53,7 @@ def _closed(arguments: argparse.Namespace) -> Answer:
             "no node runs, so paths have no numbers; name destinations, or write --all."
         )
     freed = free_blocked(configuration, named)
-    if not freed.destinations:
+    if not freed.destinations and not freed.versions:
         raise ConfigurationError(
             'no node runs, and no such destination is blocked; see: "overlay path close --all".'
         )
@@ -56,9 +62,8 @@ def _closed(arguments: argparse.Namespace) -> Answer:
 
 def _answer(freed: Freed) -> Answer:
     count = len(freed.destinations)
-    text = f"No node runs. Freed {counted(count)} that a node had left blocked."
-    if not count:
-        text = "No node runs, and nothing is blocked."
+    versions = [f"IPv{version}" for version in freed.versions]
+    text = freed_text(count, versions)
     if freed.permanent:
         text += (
             f" {counted(freed.permanent)} of [paths] permanent will be blocked again at the next "
@@ -70,5 +75,6 @@ def _answer(freed: Freed) -> Answer:
         "released": count,
         "blocked": 0,
         "permanent": freed.permanent,
+        "unblocked_versions": versions,
     }
     return Answer(text, plain)

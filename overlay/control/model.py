@@ -141,6 +141,9 @@ class StatusReport:
             which IP version it is none, each with what mends it.
         blocked_versions: IP versions ("IPv4", "IPv6") that paths block as a whole, except for
             local addresses.
+        unprotected: destinations, or IP versions, that shall be blocked or carried, but to which
+            packets leave in the clear, because the guard cannot be set.
+        unprotected_reason: why, as a sentence.
     """
 
     version: str
@@ -169,6 +172,8 @@ class StatusReport:
     suspect_regions: int = 0
     exit_problems: tuple[str, ...] = ()
     blocked_versions: tuple[str, ...] = ()
+    unprotected: tuple[str, ...] = ()
+    unprotected_reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +213,8 @@ class PathReport:
     packet in bytes. ``both_families`` tells whether the other IP version is blocked because of
     this path, ``permanent`` whether the configuration lists the destination, so that the path
     returns at the next start. ``stays_open`` has one sentence for each way to the same server
-    that the path does not cover.
+    that the path does not cover. ``unprotected`` says why packets to the destination can leave in
+    the clear now; it is empty if they leave through the circuit or not at all.
     """
 
     number: int
@@ -223,6 +229,7 @@ class PathReport:
     both_families: bool = False
     permanent: bool = False
     stays_open: tuple[str, ...] = ()
+    unprotected: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,12 +238,16 @@ class StopReport:
 
     ``blocked`` counts destinations that stay blocked, ``released`` those whose paths were closed
     because the request asked for it, ``permanent`` those of the released ones that are blocked
-    again at the next start because the configuration lists them.
+    again at the next start because the configuration lists them. ``unprotected`` counts
+    destinations of paths that were not blocked when the node stopped, because the guard could not
+    be set. ``unblocked_versions`` names IP versions that were blocked as a whole and no longer are.
     """
 
     blocked: int
     released: int
     permanent: int
+    unprotected: int = 0
+    unblocked_versions: tuple[str, ...] = ()
 
 
 class ControlService(Protocol):

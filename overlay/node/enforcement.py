@@ -7,13 +7,14 @@ Other programs flush packet filters, rules, routes, policies and addresses. ::
 
 A check whose parts find nothing changes nothing, so the node's own changes cause one check more
 and no loop. If another program removes something again and again, checks take a tenth of one
-processor at most.
+processor at most. What the host refuses is tried again at each change of the host, and in between
+after waits that double.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from typing import Final, Protocol
 
@@ -35,9 +36,16 @@ _FULL_CHECK_S: Final = 30.0
 _LEAST_PAUSE_S: Final = 0.02
 """Changes come in crowds: a flush of one ruleset is some ten notifications."""
 
-_MOST_PAUSE_S: Final = 0.4
+_MOST_PAUSE_S: Final = 0.7
+"""Keeps a repair within a second of its reason, if a check takes less than 0.2 s."""
+
 _SHARE: Final = 9
 """Pause so many times as long as the check took."""
+
+_FIRST_RETRY_S: Final = 0.5
+_MOST_RETRY_S: Final = 8.0
+"""Bounds of the wait after a refused repair, which doubles; also of the pause then, because a check
+that waits for the lock of another program stops the node for as long."""
 
 _LINES_LOGGED: Final = 20
 """Repairs of one kind that are logged one by one; then each hundredth."""
@@ -71,11 +79,15 @@ class Enforcement:
     ``repaired`` counts, by name, what was put back; ``refused`` how often the host refused.
     """
 
-    def __init__(self, parts: Sequence[Enforced]) -> None:
+    def __init__(
+        self, parts: Sequence[Enforced], checked: Callable[[], None] = lambda: None
+    ) -> None:
+        """Prepare; ``checked`` is called after each check."""
         self._parts = tuple(parts)
+        self._checked = checked
         self.repaired: Counter[str] = Counter()
         self.refused = 0
-        self._failing = False
+        self._failures = 0
 
     def missing(self) -> tuple[str, ...]:
         """Return what is not in force at this moment, as the kernel tells.
@@ -92,29 +104,41 @@ class Enforcement:
             try:
                 part.hear(events)
                 self._count(part.repair())
-            except BackendError as error:
+            except (BackendError, OSError) as error:  # an OSError here is one that no part expects
                 failed = True
                 self.refused += 1
-                if not self._failing:
+                if not self._failures:
                     _log.warning("guard.not_repaired", reason=Word(error))
-        self._failing = failed
+        self._failures = self._failures + 1 if failed else 0
+        self._checked()
 
     async def run(self) -> None:
         """Check at each change of the host, for as long as the node runs."""
-        with ExitStack() as opened:
-            notices = _opened_notices(opened)
-            last_full = trio.current_time()
-            while True:
-                events = await self._reason(notices, last_full)
-                began = trio.current_time()
-                if events is not None:
-                    self.check(events)
-                    last_full = began
-                cost = trio.current_time() - began
-                await trio.sleep(min(max(_SHARE * cost, _LEAST_PAUSE_S), _MOST_PAUSE_S))
+        last = trio.current_time()
+        while True:
+            with ExitStack() as opened:
+                notices = _opened_notices(opened)
+                while True:
+                    try:
+                        events = await self._reason(notices, last)
+                    except BackendError as error:  # a socket failed: open new ones
+                        _log.warning("guard.no_notifications", reason=Word(error))
+                        await trio.sleep(_LOOK_S)
+                        break
+                    began = trio.current_time()
+                    if events is not None:
+                        self.check(events)
+                        last = began
+                    await trio.sleep(self._pause(trio.current_time() - began))
+                    if notices is None:
+                        break
+
+    def _pause(self, cost: float) -> float:
+        most = _MOST_RETRY_S if self._failures else _MOST_PAUSE_S
+        return min(max(_SHARE * cost, _LEAST_PAUSE_S), most)
 
     async def _reason(
-        self, notices: HostNotices | None, last_full: float
+        self, notices: HostNotices | None, last: float
     ) -> Collection[HostEvent] | None:
         """Wait for a reason to check; return the events, or None if there is none."""
         if notices is None:
@@ -126,13 +150,17 @@ class Enforcement:
         if events:
             await trio.sleep(_LEAST_PAUSE_S)
             return [*events, *notices.drain()]
-        full = trio.current_time() >= last_full + _FULL_CHECK_S
-        return (Overrun(),) if full or self._failing or self._disturbed() else None
+        since = trio.current_time() - last
+        if self._failures:
+            again = since >= min(_FIRST_RETRY_S * 2 ** (self._failures - 1), _MOST_RETRY_S)
+        else:
+            again = since >= _FULL_CHECK_S or self._disturbed()
+        return (Overrun(),) if again else None
 
     def _disturbed(self) -> bool:
         try:
             return any(part.disturbed() for part in self._parts)
-        except BackendError:
+        except (BackendError, OSError):
             return True
 
     def _count(self, names: Sequence[str]) -> None:

@@ -7,7 +7,7 @@ only relays runs as anybody. Tests give a node a host of their own.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from overlay.addresses import InnerAddress, IpNetwork
@@ -22,6 +22,7 @@ from overlay.system.exit_limits import ExitLimits
 from overlay.system.exit_problems import ExitProblem, exit_problems
 from overlay.system.flow_labels import clear_flow_label_leftovers
 from overlay.system.fragmenting_device import clear_fragmenting_leftovers
+from overlay.system.host_events import HostEvent
 from overlay.system.host_networks import UsedNetwork, used_networks
 from overlay.system.ipsec_wall import IpsecWall
 from overlay.system.link_detour import clear_link_detour_leftovers
@@ -93,6 +94,10 @@ class KernelGuard(Protocol):
 
     def protected(self) -> list[IpNetwork]:
         """Return the protected prefixes, also those that a killed process left."""
+        ...
+
+    def hear(self, events: Collection[HostEvent]) -> None:
+        """Take note of what changed on the host, before :meth:`repair`."""
         ...
 
     def disturbed(self) -> bool:

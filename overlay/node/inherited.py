@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from overlay.addresses import IpNetwork
 from overlay.config import Configuration
 from overlay.errors import BackendError, ConfigurationError
-from overlay.logs import EventLog
+from overlay.logs import EventLog, Word
 from overlay.node.destinations import check_destination
 from overlay.node.families import other_version, split_leftovers
 from overlay.node.host import Host
@@ -61,25 +61,29 @@ def remembered(file: PathFile, configuration: Configuration) -> list[PathWish]:
     return list(found.values())
 
 
-def guard_first(host: Host, wishes: Collection[PathWish]) -> None:
+def guard_first(host: Host, wishes: Collection[PathWish]) -> bool:
     """Block the destinations of paths that are yet to be rebuilt, before anything else is done.
 
     Later steps of a start may fail (a port in use, a missing device): the destinations are
-    blocked by then. The guard is given up at once, so that the backend can take it.
+    blocked by then. The guard is given up at once, so that the backend can take it. If it cannot be
+    had, the log says that these destinations are not protected. The node tries again while it runs.
+
+    Returns:
+        Whether they are blocked.
     """
     if not wishes:
-        return
+        return True
     try:
         guard = host.open_guard()
-    except BackendError:
-        _log.warning("guard.not_restored", destinations=len(wishes))
-        return
-    try:
-        guard.protect(*prefixes_of(wishes))
-    except BackendError:
-        _log.warning("guard.not_restored", destinations=len(wishes))
-    finally:
-        guard.close()
+        try:
+            guard.protect(*prefixes_of(wishes))
+        finally:
+            guard.close()
+    except BackendError as error:
+        # The node starts all the same, because one that does not run blocks nothing, ever.
+        _log.error("guard.not_protected", destinations=len(wishes), reason=Word(error))
+        return False
+    return True
 
 
 def inherited(

@@ -42,14 +42,6 @@ class KernelSource(GuardedSource):
         self._path_mtu = path_mtu
         self._fragmenting = fragmenting
 
-    def protect(self, *destinations: IpNetwork) -> None:
-        """From now on packets to ``destinations`` leave through a circuit or not at all.
-
-        Raises:
-            BackendError: no permission, or no packet filter.
-        """
-        self._opened_guard().protect(*destinations)
-
     def expect(self, address: bytes) -> None:
         """Close this host to all but answers, before it holds an inner address.
 

@@ -16,6 +16,7 @@ from overlay.node.enforcement import Enforced
 from overlay.node.exit_role import ExitRole
 from overlay.node.packet_path import Arrived, NodeBackend, PacketPath
 from overlay.node.paths import Guard
+from overlay.node.source_guard import Unguarded
 
 __all__ = ["BackendChoice", "PacketShell", "ShellHost", "SourceGuard"]
 
@@ -33,6 +34,15 @@ class SourceGuard(Guard, Protocol):
 
     def leftovers(self) -> list[IpNetwork]:
         """Return what the kernel still guards, though no path of this process asked for it."""
+        ...
+
+    @property
+    def is_open(self) -> bool:
+        """Whether this process owns the guard."""
+        ...
+
+    def unguarded(self) -> Unguarded:
+        """Return which destinations are not blocked though they shall be, and why."""
         ...
 
 

@@ -6,6 +6,7 @@ starting another node; that takes the same rights as guarding them did.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
@@ -13,25 +14,33 @@ from typing import Final
 from overlay.addresses import IpNetwork
 from overlay.config import Configuration
 from overlay.errors import BackendError
+from overlay.logs import EventLog
 from overlay.node.families import BLOCKED_FAMILY, split_leftovers
 from overlay.node.host import Host, LinuxHost
 from overlay.node.path_file import PathFile
 from overlay.node.protection import prefixes_of
 from overlay.node.requested_path import PathWish
 from overlay.system.destination_guard import GUARD_TABLE
+from overlay.system.ownership import LOCK_PREFIX
 from overlay.system.rtnetlink import RouteKind, Rtnetlink
 
-__all__ = ["Freed", "blocked_here", "free_blocked"]
+__all__ = ["Freed", "blocked_here", "free_blocked", "guard_is_owned"]
+
+_log = EventLog(__name__)
 
 _MARKERS: Final = frozenset(block[0] for block in BLOCKED_FAMILY.values())
 
 
 @dataclass(frozen=True, slots=True)
 class Freed:
-    """Destinations whose guard was ended, and how many of them the configuration lists."""
+    """Destinations whose guard was ended, and how many of them the configuration lists.
+
+    ``versions`` are IP versions that were blocked as a whole and no longer are.
+    """
 
     destinations: tuple[IpNetwork, ...]
     permanent: int
+    versions: tuple[int, ...] = ()
 
 
 def blocked_here() -> list[IpNetwork]:
@@ -47,6 +56,14 @@ def blocked_here() -> list[IpNetwork]:
         return []
     prefixes = [r.destination for r in installed if r.kind is RouteKind.UNREACHABLE]
     return split_leftovers(prefixes)[0]
+
+
+def guard_is_owned() -> bool:
+    """Tell whether a node that runs on this host owns the guard; it takes no rights."""
+    try:
+        return socket.if_nametoindex(f"{LOCK_PREFIX}guard-{GUARD_TABLE}") > 0
+    except OSError:
+        return False
 
 
 def free_blocked(
@@ -74,15 +91,21 @@ def free_blocked(
         free = [prefix for prefix in guarded if prefix not in needed]
         # The first prefix of a blocked version marks it as blocked, so these go last.
         free.sort(key=lambda prefix: prefix in _MARKERS)
-        if free:
+        if free or not needed:  # without prefixes too: a table that names none goes as well
             guard.release(*free)
         if wishes:
             file.save([wish for wish in wishes if wish.destination in needed])
     finally:
         guard.close()
-    known = dict.fromkeys([*split_leftovers(guarded)[0], *(wish.destination for wish in wishes)])
+    destinations, versions = split_leftovers(guarded)
+    known = dict.fromkeys([*destinations, *(wish.destination for wish in wishes)])
     freed = tuple(destination for destination in known if destination not in needed)
-    return Freed(freed, sum(each in configuration.paths.permanent for each in freed))
+    unblocked = tuple(sorted(v for v in versions if BLOCKED_FAMILY[v][0] not in needed))
+    if freed:
+        _log.warning("guard.freed", destinations=len(freed))
+    for version in unblocked:
+        _log.warning("guard.version_unblocked", ip_version=version)
+    return Freed(freed, sum(each in configuration.paths.permanent for each in freed), unblocked)
 
 
 def _needed(

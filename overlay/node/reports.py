@@ -14,8 +14,10 @@ from overlay.dht.descriptor import MixDescriptor, Role
 from overlay.exit_policy import format_exit_rules
 from overlay.identity import LocalIdentity
 from overlay.node.control_plane import ControlPlane
+from overlay.node.exposure import exposed_versions
 from overlay.node.families import other_version
 from overlay.node.requested_path import RequestedPath
+from overlay.node.source_guard import Unguarded
 
 __all__ = ["path_report", "peer_report", "status_report"]
 
@@ -31,9 +33,13 @@ def status_report(
     counters: dict[str, int],
     backend_reason: str,
     missing: tuple[str, ...],
+    exposure: Unguarded,
     exit_problems: tuple[str, ...] = (),
 ) -> StatusReport:
     """Return how the node is; ``counters`` are those of sockets, devices and rules."""
+    open_destinations = exposure.prefixes
+    destinations = [path.destination for path in plane.paths.all()]
+    open_versions = exposed_versions(open_destinations)
     relayed = plane.circuits.relay_report()
     drops = {drop.value: count for drop, count in plane.engine.drops().items() if count}
     drops |= {f"control: {drop.value}": n for drop, n in relayed.drops.items() if n}
@@ -58,14 +64,23 @@ def status_report(
         circuits_exit=relayed.exits,
         counters=counters | _activity(plane),
         drops=drops,
-        protected=tuple(str(path.destination) for path in plane.paths.all()),
-        blocked_versions=tuple(f"IPv{version}" for version in sorted(plane.paths.blocked)),
+        protected=tuple(str(each) for each in destinations if each not in open_destinations),
+        blocked_versions=_versions(plane.paths.blocked - open_versions),
+        unprotected=(
+            *(str(each) for each in destinations if each in open_destinations),
+            *_versions(open_versions),
+        ),
+        unprotected_reason=exposure.reason,
         protection=missing,
         tfc=configuration.tfc.strategy,
         forwarding=configuration.forwarding.rules,
         exit_problems=exit_problems,
         suspect_regions=plane.dht.suspect_regions(now),
     )
+
+
+def _versions(versions: Iterable[int]) -> tuple[str, ...]:
+    return tuple(f"IPv{version}" for version in sorted(versions))
 
 
 def _activity(plane: ControlPlane) -> dict[str, int]:
@@ -96,12 +111,14 @@ def path_report(
     circuit: CircuitReport | None,
     *,
     others: Iterable[IpNetwork],
+    exposure: Unguarded,
     now: float,
     mtu: int,
 ) -> PathReport:
     """Return one path that the user asked for, with what its circuit knows.
 
-    ``others`` are the destinations of the other paths, ``mtu`` is in bytes.
+    ``others`` are the destinations of the other paths, ``mtu`` is in bytes. ``exposure`` tells what
+    is not protected now.
     """
     hops = path.mix_path.hops if path.mix_path is not None and path.circuit is not None else ()
     rtt_s = circuit.rtt_s if circuit is not None else None
@@ -120,6 +137,7 @@ def path_report(
         both_families=path.wish.both_families,
         permanent=path.permanent,
         stays_open=_stays_open(path, others),
+        unprotected=exposure.reason if path.destination in exposure.prefixes else "",
     )
 
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import ipaddress
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from random import Random
 
@@ -42,12 +42,14 @@ from overlay.node.enforcement import Enforcement
 from overlay.node.exit_destinations import refused_addresses
 from overlay.node.exit_role import families_of
 from overlay.node.exit_watch import ExitWatch
+from overlay.node.exposure import exposed_versions
 from overlay.node.host import Host
 from overlay.node.inherited import guard_first, inherited, remembered
 from overlay.node.own_descriptor import RESIGN_INTERVAL_S, own_descriptor, roles_of
 from overlay.node.packet_path import Arrived
 from overlay.node.path_file import PathFile
 from overlay.node.reception import Reception
+from overlay.node.requested_path import PathWish
 from overlay.node.sockets import Sockets
 from overlay.system.host_networks import uses
 from overlay.system.name_servers import name_servers
@@ -93,6 +95,7 @@ class RunningNode:
         self.started_at = self.clock.now()
         self.failed = False
         self._stopping = False
+        self._leftovers_known = False
         self.left_blocked: int | None = None
         self.paths_not_remembered = 0
         self._files_set_aside = 0
@@ -103,14 +106,14 @@ class RunningNode:
         self._saved_revision = 0 if unchanged else -1
         self._refused_revision = -1
         # Before sockets and devices: whatever of the start fails, nothing leaves in the clear.
-        guard_first(host, self._remembered)
+        guarded = guard_first(host, self._remembered)
         self._wake = trio.Event()
         self._next_deadline = math.inf
         try:
             self._open(stack, engine, rng)
             self._plane = self._build_plane(rng)
         except BaseException:
-            if self._remembered:
+            if self._remembered and guarded:
                 _log.warning("guard.kept", destinations=len(self._remembered))
             raise
 
@@ -138,7 +141,7 @@ class RunningNode:
             TopologyStore(configuration.node.state_dir / "topology.sqlite", network.network_id)
         )
         self.shell = open_shell(configuration, self.host, self.sockets, rng, engine)
-        self.enforcement = Enforcement(self.shell.enforced)
+        self.enforcement = Enforcement(self.shell.enforced, self._checked)
         stack.callback(self.shell.close)
 
     def _build_plane(self, rng: Random) -> ControlPlane:
@@ -220,13 +223,27 @@ class RunningNode:
 
     def note_blocked(self) -> None:
         """Tell the log how many destinations the node leaves blocked, whatever its end is."""
-        paths = self.plane.paths
-        self.left_blocked = len(paths.all()) + len(paths.left_blocked)
+        self.left_blocked = self.blocked_count()
         if self.left_blocked:
             _log.warning("guard.kept", destinations=self.left_blocked)
+        if self.unprotected_count():
+            _log.error("guard.not_protected", destinations=self.unprotected_count())
+
+    def blocked_count(self) -> int:
+        """Return how many destinations and IP versions are blocked, or carried."""
+        paths = self.plane.paths
+        return len(paths.all()) + len(paths.left_blocked) - self.unprotected_count()
+
+    def unprotected_count(self) -> int:
+        """Return how many of them shall be blocked and are not."""
+        prefixes = self.shell.guard.unguarded().prefixes
+        paths = self.plane.paths
+        lacking = sum(path.destination in prefixes for path in paths.all())
+        return lacking + len(exposed_versions(prefixes) & paths.left_blocked)
 
     def settle(self, now: float) -> None:
         """Pass on what a change from outside has caused."""
+        self._take_over_late(now)
         self.remember_paths()
         self.plane.settle(now)
         self._wake_timers()
@@ -254,17 +271,32 @@ class RunningNode:
 
     def _take_over(self, now: float) -> None:
         """Restore the paths of earlier processes and the permanent ones, all of them blocked."""
-        configuration = self.configuration
-        left = inherited(self._remembered, self.shell.guard.leftovers(), configuration)
+        self._adopt(self._remembered, self._remembered, now)
+
+    def _take_over_late(self, now: float) -> None:
+        """Find what the kernel guards, once the guard can be had; at the start it may not."""
+        if not self._leftovers_known and self.shell.guard.is_open and not self._stopping:
+            self._adopt(self.plane.paths.wishes(), (), now)
+
+    def _adopt(self, known: Sequence[PathWish], wanted: Sequence[PathWish], now: float) -> None:
+        """Take over ``wanted`` paths, and what the kernel guards beside the ``known`` ones."""
+        configuration, paths = self.configuration, self.plane.paths
+        leftovers = self.shell.guard.leftovers()
+        self._leftovers_known = self.shell.guard.is_open
+        left = inherited(known, leftovers, configuration)
+        new = [wish for wish in left.wishes if wish in wanted or wish not in known]
         permanent = frozenset(configuration.paths.permanent)
-        without = self.plane.paths.adopt_all(
-            left.wishes, now, permanent=permanent, blocked=left.blocked
-        )
-        if left.wishes or left.blocked:
-            _log.info("paths.restored", paths=len(left.wishes) - without)
+        without = paths.adopt_all(new, now, permanent=permanent, blocked=left.blocked)
+        if new or left.blocked:
+            _log.info("paths.restored", paths=len(new) - without)
         if without:
             _log.warning("paths.too_many", blocked_without_path=without)
         self.remember_paths()
+
+    def _checked(self) -> None:
+        """Pass on what a check of the guard has changed."""
+        if not self._leftovers_known and self.shell.guard.is_open:
+            self.settle(self.clock.now())
 
     def remember_paths(self) -> None:
         """Write the paths to the disk if they have changed; the chore repeats what failed."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Final
 
@@ -25,14 +25,19 @@ from overlay.errors import (
     OverlayError,
     PathError,
 )
+from overlay.logs import EventLog
 from overlay.node.assembly import path_mtu
 from overlay.node.destinations import check_destination
+from overlay.node.exposure import exposed
 from overlay.node.own_descriptor import roles_of
 from overlay.node.reports import path_report, peer_report, status_report
 from overlay.node.requested_path import PathWish, RequestedPath
 from overlay.node.running import RunningNode
+from overlay.node.source_guard import Unguarded
 
 __all__ = ["NodeService"]
+
+_log = EventLog(__name__)
 
 _LEARNING_S: Final = 20.0
 """After its start, how long a node may need for its first crawls of the overlay."""
@@ -108,6 +113,20 @@ class NodeService:
             BackendError: a destination stays blocked for now; every path was tried.
         """
         await trio.lowlevel.checkpoint()
+        with self._versions_logged():
+            return self._close(which)
+
+    @contextlib.contextmanager
+    def _versions_logged(self) -> Iterator[None]:
+        """Log which IP versions are not blocked any more after what is done inside."""
+        before = self._plane.paths.blocked
+        try:
+            yield
+        finally:
+            for version in sorted(before - self._plane.paths.blocked):
+                _log.warning("guard.version_unblocked", ip_version=version)
+
+    def _close(self, which: int | IpNetwork | None) -> int:
         if which is not None:
             self.close(which)
             return 1
@@ -152,14 +171,19 @@ class NodeService:
 
     async def leave(self, *, release: bool) -> StopReport:
         """Tell what stays blocked when the node stops; close all paths first if asked to."""
-        before = self._plane.paths.all()
+        paths = self._plane.paths
+        before, versions = paths.all(), paths.blocked
         if release:
             with contextlib.suppress(BackendError):  # what is left is counted below
                 await self.close_path(None)
-        blocked = len(self._plane.paths.all()) + len(self._plane.paths.left_blocked)
-        released = max(0, len(before) - len(self._plane.paths.all()))
-        permanent = sum(path.permanent for path in before) if release else 0
-        return StopReport(blocked, released, permanent)
+        unprotected = self._running.unprotected_count()
+        return StopReport(
+            blocked=self._running.blocked_count(),
+            released=max(0, len(before) - len(paths.all())),
+            permanent=sum(path.permanent for path in before) if release else 0,
+            unprotected=unprotected,
+            unblocked_versions=tuple(f"IPv{each}" for each in sorted(versions - paths.blocked)),
+        )
 
     def _disown(self, paths: Iterable[RequestedPath]) -> None:
         for path in paths:
@@ -243,8 +267,7 @@ class NodeService:
     def guarded_count(self) -> int:
         """Return how many destinations are blocked or carried, or were so at the stop."""
         left = self._running.left_blocked
-        paths = self._plane.paths
-        return len(paths.all()) + len(paths.left_blocked) if left is None else left
+        return self._running.blocked_count() if left is None else left
 
     def status(self) -> StatusReport:
         """Return how the node is."""
@@ -265,6 +288,7 @@ class NodeService:
         }
         role = running.shell.exit_role
         exit_problems = tuple(map(str, role.problems)) if role is not None else ()
+        missing = self._missing()
         if role is not None and role.repaired:
             troubles["exit repaired"] = role.repaired
         return status_report(
@@ -277,7 +301,8 @@ class NodeService:
             exit_problems=exit_problems,
             counters=counters | {name: count for name, count in troubles.items() if count},
             backend_reason=running.shell.choice.reason,
-            missing=self._missing(),
+            missing=missing,
+            exposure=self._exposure(missing),
         )
 
     def _missing(self) -> tuple[str, ...]:
@@ -286,6 +311,11 @@ class NodeService:
             return self._running.enforcement.missing()
         except BackendError:
             return ("unknown, because the kernel does not tell",)
+
+    def _exposure(self, missing: tuple[str, ...] | None = None) -> Unguarded:
+        """Return what is not protected at this moment though it shall be."""
+        missing = self._missing() if missing is None else missing
+        return exposed(self._running.shell.guard.unguarded(), missing, self._plane.paths.wishes())
 
     def peers(self) -> list[PeerReport]:
         """Return the Mix-nodes of the topology table."""
@@ -297,7 +327,8 @@ class NodeService:
 
     def paths(self) -> list[PathReport]:
         """Return the paths that the user asked for."""
-        return [self._report(path) for path in self._plane.paths.all()]
+        exposure = self._exposure()
+        return [self._report(path, exposure) for path in self._plane.paths.all()]
 
     def path(self, number: int) -> PathReport:
         """Return one of them.
@@ -307,12 +338,19 @@ class NodeService:
         """
         return self._report(self._plane.paths.get(number))
 
-    def _report(self, path: RequestedPath) -> PathReport:
+    def _report(self, path: RequestedPath, exposure: Unguarded | None = None) -> PathReport:
         circuits = {circuit.number: circuit for circuit in self._plane.circuits.circuits()}
         circuit = circuits.get(path.circuit) if path.circuit is not None else None
         others = [each.destination for each in self._plane.paths.all() if each is not path]
         mtu = path_mtu(self._running.configuration)
-        return path_report(path, circuit, others=others, now=self._now(), mtu=mtu)
+        return path_report(
+            path,
+            circuit,
+            others=others,
+            exposure=self._exposure() if exposure is None else exposure,
+            now=self._now(),
+            mtu=mtu,
+        )
 
     def _now(self) -> float:
         return self._running.clock.now()

@@ -59,7 +59,7 @@ class SourceSide(GuardedSource):
             BackendError: no permission, no TUN device, no packet filter.
         """
         # The guard comes first: a host without a TUN device must still be silent.
-        self._opened_guard().protect(*destinations)
+        super().protect(*destinations)
         self._opened_device()
 
     def carry(self, destination: IpNetwork, inner_address: InnerAddress) -> None:

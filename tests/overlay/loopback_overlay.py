@@ -148,6 +148,9 @@ class FakeHost:
 
     # KernelGuard
 
+    def hear(self, events):
+        pass
+
     def disturbed(self):
         return bool(self.lost)
 

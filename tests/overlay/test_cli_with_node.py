@@ -92,7 +92,14 @@ def test_path_is_opened_listed_and_closed(overlay):
     assert "fd6d:6978::8 > fd6d:6978::9" in overlay("path", "list")[1]
     assert overlay("path", "close", str(listed[0]["number"]))[1] == "Closed 1 path.\n"
     closed = json.loads(overlay("path", "close", "--all", "--json")[1])
-    assert closed == {"closed": 0, "permanent": 0}
+    assert closed == {"closed": 0, "permanent": 0, "unblocked_versions": []}
+
+
+def test_a_path_that_is_named_twice_is_closed_once(overlay):
+    overlay("path", "open", "192.0.2.7", "--hops", "2", "--via", "fd6d:6978::8")
+    number = json.loads(overlay("path", "list", "--json")[1])[0]["number"]
+    status, out, err = overlay("path", "close", str(number), "192.0.2.7", str(number))
+    assert (status, out, err) == (0, "Closed 1 path.\n", "")
     assert overlay("path", "list")[1].startswith("No paths are open")
 
 

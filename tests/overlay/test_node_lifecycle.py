@@ -14,6 +14,7 @@ from loopback_overlay import FakeHost, Participant, cast, run, running, until
 from scapy.layers.inet import IP, UDP
 from scapy.packet import Raw
 
+from overlay.cli.blocked import freed_text
 from overlay.config.load import parse_configuration
 from overlay.control.model import OpenPathRequest, OpenPathsRequest, StopReport
 from overlay.errors import BackendError, ConfigurationError, PathError
@@ -22,6 +23,7 @@ from overlay.node.families import BLOCKED_FAMILY
 from overlay.node.path_file import encode_paths
 from overlay.node.release import free_blocked
 from overlay.node.requested_path import PathWish
+from overlay.node.source_guard import GUARD
 
 BOB = ipaddress.ip_network("203.0.113.10/32")
 CAROL = ipaddress.ip_network("203.0.113.11/32")
@@ -387,21 +389,72 @@ def free_the_file(participant):
     file_of(participant).rmdir()
 
 
-def test_a_host_that_guards_nothing_at_the_start_is_told_of_and_asked_again(others, alice, caplog):
+@pytest.mark.parametrize("refused", ["open_guard", "protect"])
+def test_a_node_that_cannot_block_at_its_start_says_so_and_blocks_as_soon_as_it_can(
+    alice, caplog, refused
+):
+    """For example because it lacks rights, or because another process has the guard."""
     remember(alice, BOB)
-    alice.host.refuse.add("protect")
+    alice.host.refuse.add(refused)
+    if refused == "open_guard":
+        alice.host.guarded = {CAROL, *BLOCKED_FAMILY[6]}  # found as soon as the guard can be had
+    reason = f"{refused} failed (Operation not permitted)."
+
+    async def program():
+        async with alice.node() as node:
+            await trio.sleep(60)
+            assert BOB not in alice.host.guarded
+            status = node.service.status()
+            assert (status.protected, status.unprotected) == ((), (str(BOB),))
+            assert status.unprotected_reason == reason
+            assert GUARD in status.protection
+            assert status.counters["repairs refused"] < 20, "after waits that double"
+            assert [path.unprotected for path in node.service.paths()] == [reason]
+            assert await node.service.leave(release=False) == StopReport(0, 0, 0, unprotected=1)
+            assert node.service.guarded_count() == 0
+            alice.host.refuse.clear()
+            await until(lambda: BOB in alice.host.guarded, within_s=10)
+            status = node.service.status()
+            assert (status.unprotected, status.unprotected_reason) == ((), "")
+            assert status.counters[f"repaired: {GUARD}"] == 1
+            assert not any(path.unprotected for path in node.service.paths())
+            if refused == "open_guard":
+                assert status.protected == (str(BOB), str(CAROL))
+                assert status.blocked_versions == ("IPv6",)
+
+    with caplog.at_level(logging.WARNING):
+        run(program)
+    assert f"guard.not_protected destinations=1 reason={reason}" in caplog.messages
+
+
+def test_a_node_that_stops_without_the_guard_does_not_say_that_it_blocks(alice, caplog):
+    remember(alice, BOB)
+    alice.host.refuse.add("open_guard")
+
+    async def program():
+        async with alice.node() as node:
+            pass
+        assert node is not None
+
+    run(program)
+    assert not any(line.startswith("guard.kept") for line in caplog.messages)
+    assert "guard.not_protected destinations=1" in caplog.messages
+
+
+def test_a_request_that_could_not_be_guarded_is_not_owed_later(others, alice):
+    """It failed, and the user was told so."""
 
     async def program():
         async with running(others), alice.node() as node:
             await until(lambda: node.service.status().mix_nodes == 2)
-            assert alice.host.guarded == set()
+            alice.host.refuse.add("protect")
+            with pytest.raises(BackendError):
+                await node.service.open_path(OpenPathRequest(BOB, 2))
             alice.host.refuse.clear()
-            await open_again(node)
-            assert alice.host.guarded == {BOB}
+            await trio.sleep(60)
+            assert (alice.host.guarded, node.service.status().unprotected) == (set(), ())
 
-    with caplog.at_level(logging.WARNING):
-        run(program)
-    assert "guard.not_restored destinations=1" in caplog.messages
+    run(program)
 
 
 # -- without a node ----------------------------------------------------------------------
@@ -435,6 +488,16 @@ def test_freeing_one_of_unknown_destinations_keeps_a_blocked_version(alice):
     assert alice.host.guarded == set()
 
 
+def test_freeing_an_ip_version_that_is_blocked_alone_is_told_of(alice, caplog):
+    alice.host.guarded = set(BLOCKED_FAMILY[6])
+    freed = free_blocked(alice.configuration, host=alice.host)
+    assert (freed.destinations, freed.versions) == ((), (6,))
+    assert alice.host.guarded == set()
+    assert freed_text(0, ["IPv6"]) == "No node runs. IPv6 is not blocked as a whole any more."
+    assert freed_text(0, []) == "No node runs, and nothing is blocked."
+    assert caplog.messages == ["guard.version_unblocked ip_version=6"]
+
+
 def test_a_blocked_version_that_a_killed_node_left_is_adopted_with_its_path(others, alice):
     """Without the file, the kernel alone tells that IPv6 was blocked."""
     alice.host.guarded = {BOB, BLOCKED_FAMILY[6][0]}  # killed before all of it was there
@@ -450,7 +513,7 @@ def test_a_blocked_version_that_a_killed_node_left_is_adopted_with_its_path(othe
     run(program)
 
 
-def test_a_blocked_version_without_any_path_stays_until_all_is_closed(others, alice):
+def test_a_blocked_version_without_any_path_stays_until_all_is_closed(others, alice, caplog):
     alice.host.guarded = set(BLOCKED_FAMILY[6])
 
     async def program():
@@ -458,6 +521,7 @@ def test_a_blocked_version_without_any_path_stays_until_all_is_closed(others, al
             assert node.service.paths() == []
             assert node.service.guarded_count() == 1
             assert await node.service.close_path(None) == 0
+            assert "guard.version_unblocked ip_version=6" in caplog.messages
             assert alice.host.guarded == set()
 
     run(program)

@@ -1,4 +1,8 @@
+import trio
+import trio.testing
+
 from overlay.errors import BackendError
+from overlay.node import enforcement as module
 from overlay.node.enforcement import Enforcement
 from overlay.system.host_events import FilterChanged, Overrun
 
@@ -67,3 +71,60 @@ def test_another_program_that_repeats_itself_fills_no_log(caplog):
         enforcement.check()
     assert enforcement.repaired["routes"] == 300
     assert len(caplog.records) == 20 + 3
+
+
+def test_an_error_that_no_part_expects_is_a_refusal_and_no_end(caplog):
+    class Broken(Part):
+        def repair(self):
+            raise OSError(24, "Too many open files")
+
+    enforcement = Enforcement([Broken(), Part("routes")])
+    enforcement.check()
+    assert (enforcement.refused, enforcement.repaired["routes"]) == (1, 1)
+
+
+class Notices:
+    """Notifications of a host on which nothing changes, or whose sockets fail."""
+
+    opened = 0
+
+    def __init__(self, fails=False):
+        self.fails = fails
+        type(self).opened += 1
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    async def receive(self):
+        if self.fails:
+            raise BackendError("reading the kernel's notifications failed (Input/output error).")
+        await trio.sleep_forever()
+
+    def drain(self):
+        return []
+
+
+def run_for(seconds, enforcement):
+    async def main():
+        with trio.move_on_after(seconds):
+            await enforcement.run()
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+def test_a_refused_repair_is_tried_again_after_waits_that_double(monkeypatch):
+    monkeypatch.setattr(module, "HostNotices", Notices)
+    refusing = Part("routes", refuses=True)
+    enforcement = Enforcement([refusing])
+    run_for(60, enforcement)
+    assert 8 <= enforcement.refused <= 14
+
+
+def test_notifications_that_fail_are_asked_for_anew(monkeypatch):
+    monkeypatch.setattr(module, "HostNotices", lambda: Notices(fails=True))
+    monkeypatch.setattr(Notices, "opened", 0)
+    run_for(10, Enforcement([Part()]))
+    assert Notices.opened > 5
