@@ -7,29 +7,38 @@
     src_valid_mark        reverse-path checks (rp_filter) look a packet up with its mark
     arp_ignore = 3        ARP does not answer for addresses of scope "host", as inner ones have
 
-The former values are notes in the guard's filter table (``overlay.system.noted_settings``).
+The former values are notes in the guard's filter table. A setting that another program changes
+meanwhile gets that value back in the end, or keeps it if the guard has not changed it again.
+
+Devices that appear while hosts are guarded inherit ``arp_ignore`` from the setting of the device
+``default``. So there are notes only of devices whose former value differs from the one of it.
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from overlay.errors import BackendError
 from overlay.logs import EventLog, Word
 from overlay.system.kernel_settings import KernelSetting, change_setting, parse_note, read_setting
-from overlay.system.noted_settings import noted, restore_noted
 from overlay.system.packet_filter import PacketFilter
 
 __all__ = ["AnswerSettings"]
 
-_MARKS: Final[tuple[KernelSetting, ...]] = (
-    ("net/ipv4/fwmark_reflect", "1"),
-    ("net/ipv6/fwmark_reflect", "1"),
-    ("net/ipv4/tcp_fwmark_accept", "1"),
-    ("net/ipv4/conf/all/src_valid_mark", "1"),
-)
+_MARKS: Final[dict[str, str]] = {
+    "net/ipv4/fwmark_reflect": "1",
+    "net/ipv6/fwmark_reflect": "1",
+    "net/ipv4/tcp_fwmark_accept": "1",
+    "net/ipv4/conf/all/src_valid_mark": "1",
+}
 _DEVICES: Final = Path("/proc/sys/net/ipv4/conf")
+_ALL: Final = "net/ipv4/conf/all/arp_ignore"
+_DEFAULT: Final = "net/ipv4/conf/default/arp_ignore"
+_ANSWERS_ALL, _SILENT = "0", "3"
+_MOST_NOTES: Final = 256
 _LONGEST_NOTE: Final = 120
 
 _log = EventLog(__name__)
@@ -42,67 +51,115 @@ class AnswerSettings:
         """Prepare; ``name`` is the guard's filter table."""
         self._filter = packet_filter
         self._name = name
-        self._notes: dict[str, str] | None = None
-        self._warned = False
+        self._former: dict[str, str] | None = None
+        self._refused: set[str] = set()
 
     def notes(self) -> tuple[str, ...]:
-        """Return what to note in the table: the values from before the first change."""
-        if self._notes is None:  # a killed process may have changed them already
-            left = self._filter.notes(self._name) or ()
-            self._notes = dict(found for note in left if (found := parse_note(note)) is not None)
-        wanted = [setting for setting in _wanted() if setting[0] not in self._notes]
-        for note in noted(wanted):
-            found = parse_note(note)
-            if found is not None and len(note) <= _LONGEST_NOTE:
-                self._notes[found[0]] = found[1]
-        return tuple(f"{name}={value}" for name, value in self._notes.items())
+        """Return what to note in the table: the values that other programs chose last."""
+        former = self._known()
+        arp = _arp_settings()
+        default = former.get(_DEFAULT)
+        for name, value in _wanted().items():
+            found = read_setting(name)
+            if found is not None and found != value:
+                former[name] = found
+        if default is None and _DEFAULT in arp:
+            former[_DEFAULT] = arp[_DEFAULT]
+            former |= {name: _SILENT for name, found in arp.items() if found == _SILENT}
+        elif former.get(_DEFAULT) != default:  # what had no note had the old value
+            former |= {name: default for name in arp if default and name not in former}
+        self._former = {
+            name: value
+            for name, value in former.items()
+            if name in _MARKS or name == _DEFAULT or (name in arp and value != former.get(_DEFAULT))
+        }
+        notes = (_note(*each) for each in self._former.items())
+        return tuple(each for each in notes if len(each) <= _LONGEST_NOTE)[:_MOST_NOTES]
 
     def apply(self) -> None:
         """Make the settings. Where the host forbids it, answers to protected hosts are missing.
 
-        That is logged once and no error, because the guard itself works without.
+        Each refusal is logged once and is no error, because the guard itself works without.
         """
-        for name, value in _wanted():
+        for name, value in _wanted().items():
             try:
                 change_setting(name, value)
             except BackendError as error:
-                if not self._warned:
-                    _log.warning("guard.answers_are_incomplete", reason=Word(error))
-                self._warned = True
+                if name not in self._refused and read_setting(name) is not None:
+                    if not self._refused:
+                        _log.warning("guard.answers_are_incomplete", reason=Word(error))
+                    self._refused.add(name)
+            else:
+                self._refused.discard(name)
+        self._refused = {name for name in self._refused if read_setting(name) is not None}
 
     def differ(self) -> bool:
         """Tell whether the host has other values than :meth:`apply` could make."""
-        if self._warned:
-            return False
-        return any(read_setting(name) != value for name, value in _wanted())
+        return any(
+            name not in self._refused and read_setting(name) != value
+            for name, value in _wanted().items()
+        )
 
     def restore(self) -> None:
-        """Give all settings their former values, and remove the table.
+        """Give settings their former values unless others changed them; remove the table.
 
         Raises:
             BackendError: the kernel refused.
         """
-        if self._filter.notes(self._name) is None:  # another program removed the notes
-            for name, value in (self._notes or {}).items():
-                if read_setting(name) is not None:
-                    change_setting(name, value)
-            self._filter.remove(self._name)
-        else:
-            restore_noted(self._filter, self._name)
-        self._notes = None
+        former = self._known()
+        default = former.get(_DEFAULT)
+        # The kernel hands a change of ``default`` on to devices that were never set themselves.
+        for name, value in sorted(former.items(), key=lambda each: each[0] != _DEFAULT):
+            if read_setting(name) == _MARKS.get(name, _SILENT):
+                change_setting(name, value)
+        for name, found in _arp_settings().items():
+            if default is not None and found == _SILENT and name not in former:
+                change_setting(name, default)
+        self._filter.remove(self._name)
+        self._former = None
+        self._refused.clear()
+
+    def _known(self) -> dict[str, str]:
+        if self._former is None:  # a killed process may have changed them already
+            left = self._filter.notes(self._name) or ()
+            self._former = dict(found for note in left if (found := _setting(note)) is not None)
+        return self._former
 
 
-def _wanted() -> list[KernelSetting]:
-    """Return the settings that this kernel has; they change as devices come and go."""
-    wanted = [setting for setting in _MARKS if read_setting(setting[0]) is not None]
-    if read_setting("net/ipv4/conf/all/arp_ignore") != "0":
-        return wanted  # the greater of both values counts, and all others keep quiet as well
+def _note(name: str, value: str) -> str:
+    """Return a note without the characters that tools for packet filters cannot quote."""
+    return f"{quote_from_bytes(os.fsencode(name))}={value}"
+
+
+def _setting(note: str) -> KernelSetting | None:
+    name, separator, value = note.partition("=")
+    known = os.fsdecode(unquote_to_bytes(name)) if separator else ""
+    # The name is judged as it is used. A device's name may hold "=".
+    if known not in _MARKS and not _is_arp(known):
+        return None
+    judged = parse_note(f"{known.replace('=', '')}={value}")
+    return None if judged is None else (known, value)
+
+
+def _is_arp(name: str) -> bool:
+    return name.startswith("net/ipv4/conf/") and name.endswith("/arp_ignore")
+
+
+def _arp_settings() -> dict[str, str]:
+    """Return the setting of each device, the one for new devices first."""
     try:
-        devices = sorted(each.name for each in _DEVICES.iterdir())
+        devices = sorted((each.name for each in _DEVICES.iterdir()), key=lambda n: n != "default")
     except OSError:
-        return wanted
-    for device in devices:
-        name = f"net/ipv4/conf/{device}/arp_ignore"
-        if device not in ("all", "lo") and read_setting(name) in ("0", "3"):
-            wanted.append((name, "3"))
+        return {}
+    names = [f"net/ipv4/conf/{each}/arp_ignore" for each in devices if each not in ("all", "lo")]
+    return {name: value for name in names if (value := read_setting(name)) is not None}
+
+
+def _wanted() -> dict[str, str]:
+    """Return the settings that this kernel has; they change as devices come and go."""
+    wanted = {name: value for name, value in _MARKS.items() if read_setting(name) is not None}
+    if read_setting(_ALL) == _ANSWERS_ALL:  # else the greater of both values counts
+        for name, found in _arp_settings().items():
+            if found in (_ANSWERS_ALL, _SILENT):
+                wanted[name] = _SILENT
     return wanted

@@ -279,7 +279,7 @@ class DestinationGuard:
             self._enforce()
         if self._settings.differ():
             lost = (*lost, _SETTINGS)
-            self._settings.apply()
+            self._enforce()  # the filter's notes name what the other program chose
         return tuple(dict.fromkeys((*self._walls.repair(self._wanted_routes()), *lost)))
 
     def close(self) -> None:
@@ -314,7 +314,8 @@ class DestinationGuard:
             self._walls.forget_filter()
             self._settings.restore()
             return
-        self._walls.enforce(routes, self._filter_table(routes))
+        held = (*(r.source for r in routes if r.source is not None), *self._expected)
+        self._walls.enforce(routes, self._filter_table(routes), dict.fromkeys(held))
         self._settings.apply()
         self._is_current = not released
 

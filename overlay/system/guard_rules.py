@@ -4,12 +4,13 @@
 
     outside, in the clear
       ──> from a protected prefix, or an ICMP error     mark: answers to it may leave in the clear
-      ──> to an inner address, or about its connections                                    drop
+      ──> from or to an inner address, or a stand-in    mark: this host does not have the address
+      ──> about a circuit's connections                                                    drop
       ──> UDP from a protected prefix, delivered        from its stand-in, for local programs
     a circuit ──> reply to what this host began                                            accept
               ──> anything else                                                            drop
-    this host ──> to a stand-in                         mark; the translation is undone
-              ──> marked                                                                   accept
+    this host ──> answer to a stand-in                  mark; the translation is undone
+              ──> marked, and not from an inner address                                    accept
               ──> to a protected prefix, into its circuit                                  accept
               ──> to a protected prefix, or from an inner address                          drop
 
@@ -77,11 +78,12 @@ def guard_filter(
             Rule(hook=Hook.PREROUTING, verdict=Verdict.ACCEPT, in_device=device, reply=True),
             Rule(hook=Hook.PREROUTING, verdict=Verdict.DROP, in_device=device),
         ]
-    leaving = [Rule(hook=Hook.POSTROUTING, verdict=Verdict.ACCEPT, out_device="lo")]
-    leaving += [
-        Rule(hook=Hook.POSTROUTING, verdict=Verdict.DROP, source=each, mark=ANSWER_MARK)
-        for each in guarded.inner
+    arriving += _not_held(guarded)
+    delivered = [_from_device(Hook.INPUT, each) for each in ("lo", *circuits)]
+    delivered += [
+        Rule(hook=Hook.INPUT, verdict=Verdict.DROP, destination=each) for each in guarded.inner
     ]
+    leaving = [Rule(hook=Hook.POSTROUTING, verdict=Verdict.ACCEPT, out_device="lo")]
     leaving += _leaving_in_the_clear(guarded)
     for prefix in guarded.prefixes:
         if prefix in guarded.carried:
@@ -102,7 +104,7 @@ def guard_filter(
     ]
     leaving += _to_inner_addresses(guarded)
     answers = _answers(guarded, early, arriving, own_ports)
-    return FilterTable(name, mark, (*answers, *leaving))
+    return FilterTable(name, mark, (*answers, *delivered, *leaving))
 
 
 def _inner_network(route: Route) -> IpNetwork | None:
@@ -135,6 +137,7 @@ def ipsec_guard_filter(
         Rule(hook=Hook.POSTROUTING, verdict=Verdict.ACCEPT, out_device=each)
         for each in ("lo", *fragmenting)
     ]
+    leaving.append(Rule(hook=Hook.POSTROUTING, verdict=Verdict.ACCEPT, mark=ANSWER_MARK))
     leaving += [
         Rule(hook=Hook.POSTROUTING, verdict=Verdict.DROP, source=each, ipsec_out=False)
         for each in guarded.inner
@@ -148,9 +151,22 @@ def ipsec_guard_filter(
         leaving += _into_circuit(guarded.carried.get(prefix))
         leaving.append(_REPLY_OF_AN_EXIT)
         leaving.append(Rule(hook=Hook.POSTROUTING, verdict=Verdict.DROP, destination=prefix))
-    arriving = [_from_this_host(Hook.PREROUTING), *_out_of_ipsec()]
+    arriving = [_from_this_host(Hook.PREROUTING), *_out_of_ipsec(), *_not_held(guarded)]
+    delivered = [_from_this_host(Hook.INPUT)]
+    for each in guarded.inner:
+        delivered += [
+            Rule(hook=Hook.INPUT, verdict=Verdict.DROP, destination=each, ipsec_in=False),
+            # A stranger's packet in the address's name is forwarded as any other, but not for it.
+            Rule(
+                hook=Hook.FORWARD,
+                verdict=Verdict.DROP,
+                source=each,
+                mark=ANSWER_MARK,
+                ipsec_out=True,
+            ),
+        ]
     answers = _answers(guarded, early, arriving, own_ports)
-    return FilterTable(name, mark, (*answers, *leaving))
+    return FilterTable(name, mark, (*answers, *delivered, *leaving))
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +180,10 @@ class _Guarded:
     @property
     def versions(self) -> list[int]:
         return sorted({prefix.version for prefix in self.prefixes})
+
+    @property
+    def stand_ins(self) -> list[IpNetwork]:
+        return [ipaddress.ip_network(STAND_INS[version]) for version in self.versions]
 
 
 def _guarded(routes: Sequence[Route], expected: Sequence[IpAddress]) -> _Guarded:
@@ -204,7 +224,14 @@ def _answers(
     """
     rules = [
         *early,
-        *(Rule(hook=Hook.EARLY, verdict=Verdict.ANSWER, source=each) for each in guarded.prefixes),
+        *(
+            Rule(hook=Hook.EARLY, verdict=Verdict.ANSWER, source=each)
+            for each in (*guarded.prefixes, *guarded.inner, *guarded.stand_ins)
+        ),
+        *(
+            Rule(hook=Hook.EARLY, verdict=Verdict.ANSWER, destination=each)
+            for each in guarded.inner
+        ),
         *(
             _icmp(Hook.EARLY, Verdict.ANSWER, version, icmp_type)
             for version, icmp_type in _error_types(guarded, with_redirects=True)
@@ -213,19 +240,26 @@ def _answers(
         *_about_inner_addresses(guarded),
         # They would lower a circuit's packet size if they named a UDP service of this host.
         *(
-            _icmp(Hook.PREROUTING, Verdict.DROP, version, icmp_type, unknown=True)
+            _icmp(Hook.PREROUTING, Verdict.DROP, version, icmp_type, unknown=True, local=True)
             for version, icmp_type in _error_types(guarded)
         ),
     ]
-    for version in guarded.versions:
-        stand_in = ipaddress.ip_network(STAND_INS[version])
-        rules += [
-            Rule(hook=hook, verdict=Verdict.ANSWER, destination=stand_in)
-            for hook in (Hook.PREROUTING, Hook.OUTPUT)
-        ]
+    # Only answers. What a program sends there when its connection is forgotten would show the
+    # stand-in to a router, so it keeps no mark and is dropped.
+    rules += [
+        Rule(hook=hook, verdict=Verdict.ANSWER, destination=stand_in, reply=True)
+        for stand_in in guarded.stand_ins
+        for hook in (Hook.PREROUTING, Hook.OUTPUT)
+    ]
     for prefix in guarded.prefixes:
         rules += _answers_of_others(prefix)
+        rules += _standing_in_for_others(prefix)
+    for prefix in (*guarded.prefixes, *guarded.inner):
         rules += _standing_in(prefix, own_ports)
+    rules += [
+        Rule(hook=Hook.OUTPUT, verdict=Verdict.DROP, source=each, mark=ANSWER_MARK)
+        for each in guarded.inner
+    ]
     return rules
 
 
@@ -239,7 +273,13 @@ def _error_types(guarded: _Guarded, *, with_redirects: bool = False) -> Iterator
 
 
 def _icmp(
-    hook: Hook, verdict: Verdict, version: int, icmp_type: int, *, unknown: bool = False
+    hook: Hook,
+    verdict: Verdict,
+    version: int,
+    icmp_type: int,
+    *,
+    unknown: bool = False,
+    local: bool = False,
 ) -> Rule:
     return Rule(
         hook=hook,
@@ -248,18 +288,35 @@ def _icmp(
         protocol=_ICMP[version],
         icmp_type=icmp_type,
         unknown=unknown,
+        local=local,
     )
 
 
-def _about_inner_addresses(guarded: _Guarded) -> Iterator[Rule]:
-    """Drop what comes in the clear and concerns a circuit.
+def _not_held(guarded: _Guarded) -> Iterator[Rule]:
+    """Let a packet to an inner address go its way, if it came in the clear.
 
-    Otherwise a neighbour could find out which inner address this host holds (CVE-2019-14899),
-    and an exit which host holds the one that it lent, by an ICMP error about a connection.
+    Otherwise a neighbour could find out which inner address this host holds (CVE-2019-14899).
+    A routing rule for marked packets leads past the address
+    (:meth:`~overlay.system.rtnetlink.Rtnetlink.hide_addresses`): a router then forwards them, or
+    says that their time is exceeded, as it does for addresses that it does not have. Where that
+    rule fails, the input hook drops them.
     """
     for inner in guarded.inner:
-        yield Rule(hook=Hook.PREROUTING, verdict=Verdict.DROP, destination=inner)
-        yield Rule(hook=Hook.PREROUTING, verdict=Verdict.DROP, reply_destination=inner)
+        # Other programs overwrite marks (wg-quick restores one for all UDP).
+        yield Rule(hook=Hook.PREROUTING, verdict=Verdict.ANSWER, destination=inner)
+        yield Rule(hook=Hook.PREROUTING, verdict=Verdict.ACCEPT, destination=inner)
+
+
+def _about_inner_addresses(guarded: _Guarded) -> Iterator[Rule]:
+    """Drop ICMP errors in the clear about a circuit's connections.
+
+    With one about a connection, an exit could find out which host holds the address that it lent.
+    """
+    for inner in guarded.inner:
+        for version, icmp_type in _error_types(guarded):
+            if version == inner.version:
+                dropped = _icmp(Hook.PREROUTING, Verdict.DROP, version, icmp_type)
+                yield replace(dropped, reply_destination=inner)
 
 
 def _answers_of_others(prefix: IpNetwork) -> Iterator[Rule]:
@@ -279,7 +336,7 @@ def _answers_of_others(prefix: IpNetwork) -> Iterator[Rule]:
 
 
 def _standing_in(prefix: IpNetwork, own_ports: Sequence[int]) -> Iterator[Rule]:
-    """Show UDP programs here, and all behind this host, the stand-in; not the node itself."""
+    """Show UDP programs here the stand-in; not the node itself."""
     for ports in _other_ports(own_ports):
         yield Rule(
             hook=Hook.INPUT,
@@ -290,6 +347,10 @@ def _standing_in(prefix: IpNetwork, own_ports: Sequence[int]) -> Iterator[Rule]:
             protocol=_UDP,
             ports=ports,
         )
+
+
+def _standing_in_for_others(prefix: IpNetwork) -> Iterator[Rule]:
+    """Show all behind this host the stand-in."""
     for protocol in (_TCP, _UDP):
         yield Rule(
             hook=Hook.POSTROUTING,
@@ -314,13 +375,12 @@ def _other_ports(own_ports: Sequence[int]) -> Iterator[tuple[int, int]]:
 def _leaving_in_the_clear(guarded: _Guarded) -> Iterator[Rule]:
     """Let out the node's own datagrams, answers, and what finds neighbours on a link."""
     hook = Hook.POSTROUTING
-    for version in guarded.versions:
-        stand_in = ipaddress.ip_network(STAND_INS[version])
-        yield Rule(hook=hook, verdict=Verdict.DROP, destination=stand_in)
     yield Rule(hook=hook, verdict=Verdict.ACCEPT, has_mark=True)
     yield Rule(hook=hook, verdict=Verdict.ACCEPT, mark=ANSWER_MARK)
     for icmp_type in _NEIGHBOUR_TYPES if 6 in guarded.versions else ():
         yield _icmp(hook, Verdict.ACCEPT, 6, icmp_type)
+    for stand_in in guarded.stand_ins:
+        yield Rule(hook=hook, verdict=Verdict.DROP, destination=stand_in)
 
 
 # -- circuits that the kernel carries ----------------------------------------------------

@@ -7,7 +7,7 @@ shall be there, and everything else follows from these.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -16,10 +16,11 @@ from overlay.errors import BackendError
 from overlay.logs import EventLog, Word
 from overlay.system.egress_filter import MAX_PRIORITY, EgressFilter
 from overlay.system.guard_egress import guard_programs
+from overlay.system.hidden_addresses import HiddenAddresses
 from overlay.system.host_events import HostEvent
 from overlay.system.kept_table import KeptTable
 from overlay.system.link_networks import LinkNetworks
-from overlay.system.marks import STAND_INS
+from overlay.system.marks import ANSWER_MARK, ANSWER_MASK, STAND_INS
 from overlay.system.packet_filter import FilterTable, PacketFilter
 from overlay.system.rtnetlink import MarkRule, Route, RouteKind, Rtnetlink, device_names
 
@@ -73,6 +74,10 @@ class GuardWalls:
         priority = rule.table if 0 < rule.table <= MAX_PRIORITY else MAX_PRIORITY
         self._egress = EgressFilter(priority)
         self._egress_refused: dict[str, str] = {}
+        # The upper bits, which are 0 in a mark, tell the rules of several guards from one another.
+        own_bits = rule.table << ANSWER_MASK.bit_length() & 0xFFFFFFFF
+        self._hidden = HiddenAddresses(ANSWER_MARK, ANSWER_MASK | own_bits, rule.preference)
+        self._held: tuple[IpAddress, ...] = ()
         self._former: dict[IpAddress, None] = {}
         self._compiled: tuple[object, ProgramsOf] = (None, lambda _: ())
         self._netlink = Rtnetlink()
@@ -122,13 +127,15 @@ class GuardWalls:
                 self._netlink.delete_rule(replace(self._rule, version=version))
                 self._netlink.delete_route(self._to_stand_in(version))
 
-    def enforce(self, routes: Routes, table: FilterTable) -> None:
-        """Set both filters according to the routes.
+    def enforce(self, routes: Routes, table: FilterTable, held: Iterable[IpAddress]) -> None:
+        """Set both filters according to the routes, and hide the inner addresses ``held``.
 
         Raises:
-            BackendError: the packet filter was refused.
+            BackendError: the packet filter or a rule was refused.
         """
         self._kept.install(table)
+        self._held = tuple(held)
+        self._hidden.hide(self._held)
         self._enforce_egress(routes)
 
     def forget_filter(self) -> None:
@@ -136,11 +143,13 @@ class GuardWalls:
         self._kept.forget()
 
     def remove_egress(self) -> None:
-        """Remove what traffic control has of this guard.
+        """Remove what traffic control has of this guard, and the rules for inner addresses.
 
         Raises:
             BackendError: the kernel refused.
         """
+        self._held = ()
+        self._hidden.hide(())
         self._former.clear()
         self._egress.remove()
 
@@ -173,7 +182,7 @@ class GuardWalls:
         lost = {
             self._egress_lost(routes): True,
             FILTER: not self._filter_stands(),
-            RULES: bool(self._lost_rules(routes)),
+            RULES: bool(self._lost_rules(routes)) or not self._hidden.hides(self._held),
             ROUTES: bool(self._lost_routes(routes)),
         }
         return tuple(name for name, is_lost in lost.items() if name and is_lost)
@@ -254,7 +263,7 @@ class GuardWalls:
         lost = self._lost_rules(routes)
         for version in lost:
             self.add_rule(version)
-        return bool(lost)
+        return self._hidden.hide(self._held) or bool(lost)
 
     def _repair_routes(self, routes: Routes) -> bool:
         lost = self._lost_routes(routes)

@@ -18,7 +18,7 @@ from typing import Final
 
 from overlay.addresses import IpAddress
 
-__all__ = ["ANSWER_MARK", "CLEAR_MASK", "LARGE_MARK", "NODE_MARK", "STAND_INS"]
+__all__ = ["ANSWER_MARK", "ANSWER_MASK", "CLEAR_MASK", "LARGE_MARK", "NODE_MARK", "STAND_INS"]
 
 NODE_MARK: Final = 0x6D69
 """Firewall mark of the node's own datagrams, which must reach peers also at protected places."""
@@ -31,6 +31,9 @@ ANSWER_MARK: Final = 0x20000 | NODE_MARK
 
 CLEAR_MASK: Final = 0xFFFF
 """Bits that all marks above share: ``mark & CLEAR_MASK == NODE_MARK`` may leave in the clear."""
+
+ANSWER_MASK: Final = 0x2FFFF
+"""Bits in which :data:`ANSWER_MARK` differs from other packets that may leave in the clear."""
 
 STAND_INS: Final[dict[int, IpAddress]] = {
     4: ipaddress.ip_address("192.0.0.8"),

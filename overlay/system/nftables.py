@@ -176,15 +176,18 @@ def render_nftables(table: FilterTable) -> str:
 
 
 def render_arp(table: FilterTable) -> str:
-    """Return what marks ARP requests from the networks whose packets are marked as answered.
+    """Return what marks ARP packets as the table marks IPv4 packets that come in.
 
-    The kernel answers ARP after a reverse-path check (rp_filter), which needs the mark.
+    The kernel answers ARP after a reverse-path check (rp_filter), which needs the mark. It also
+    answers for others (proxy_arp), by a route that the mark decides.
     """
     name = _table_name(table.name)
     lines = [
-        f"arp saddr ip {rule.source} {_statement(rule, table.mark)}"
+        f"arp {field} ip {network} {_statement(rule, table.mark)}"
         for rule in table.rules
-        if rule.verdict is Verdict.ANSWER and rule.source is not None and rule.ip_version == 4
+        if rule.hook is Hook.EARLY and rule.verdict is Verdict.ANSWER and rule.ip_version == 4
+        for field, network in (("saddr", rule.source), ("daddr", rule.destination))
+        if network is not None
     ]
     head = "type filter hook input priority filter; policy accept;"
     body = "\n".join(_chain("input", head, lines))

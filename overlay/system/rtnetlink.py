@@ -50,6 +50,7 @@ ROUTE_PROTOCOL: Final = 0x6D
 
 _ABSENT: Final = frozenset((errno.ESRCH, errno.ENOENT, errno.EADDRNOTAVAIL, errno.ENODEV))
 _IFA_F_NODAD: Final = 0x02
+_IFA_F_NOPREFIXROUTE: Final = 0x200
 _SCOPE_HOST: Final = 254
 _FIB_RULE_INVERT: Final = 0x02
 _TO_TABLE: Final = 1
@@ -131,6 +132,8 @@ class Rtnetlink:
         arguments = _address_arguments(device, address)
         if hidden and address.version == 4:
             arguments["scope"] = _SCOPE_HOST
+        elif hidden:  # a route in ``main`` would lead others to the device
+            arguments["flags"] |= _IFA_F_NOPREFIXROUTE
         with _translated(f"adding an address to {device}"):
             self._netlink.addr("replace", **arguments)
 

@@ -356,8 +356,8 @@ BLOCKED_GUARD = ipsec_guard_filter(
     [
         (Packet(INNER[4], "198.51.7.7", ipsec_out=True), Verdict.ACCEPT),
         (Packet("192.0.2.1", "198.51.7.7", mark=ANSWER_MARK), Verdict.ACCEPT),
-        (Packet(INNER[4], "198.51.7.7", mark=ANSWER_MARK), Verdict.DROP),
-        (Packet("192.0.2.1", "192.0.0.8", mark=ANSWER_MARK), Verdict.DROP),
+        (Packet("192.0.2.1", "192.0.0.8", mark=ANSWER_MARK), Verdict.ACCEPT),
+        (Packet("192.0.2.1", "192.0.0.8"), Verdict.DROP),
         (Packet(INNER[4], "198.51.7.7"), Verdict.DROP),
         (Packet("192.0.2.1", "198.51.7.7", ipsec_out=True), Verdict.DROP),
         (Packet("192.0.2.1", "198.51.7.7"), Verdict.DROP),
@@ -422,8 +422,10 @@ def test_the_guard_normalises_what_enters_a_circuit():
 
 def test_inner_addresses_hear_answers_out_of_ipsec_alone():
     plain = Packet("198.51.7.7", INNER[4])
-    assert verdict(GUARD, Hook.PREROUTING, plain)[0] is Verdict.DROP
-    about = Packet("203.0.113.1", "192.0.2.1", reply_destination=INNER[4])
+    assert verdict(GUARD, Hook.INPUT, plain)[0] is Verdict.DROP
+    spoofed = Packet(INNER[4], "198.51.7.7", mark=ANSWER_MARK, ipsec_out=True)
+    assert verdict(GUARD, Hook.FORWARD, spoofed)[0] is Verdict.DROP
+    about = Packet("203.0.113.1", "192.0.2.1", reply_destination=INNER[4], protocol=1, icmp_type=3)
     assert verdict(GUARD, Hook.PREROUTING, about)[0] is Verdict.DROP
     asked = Packet("198.51.7.7", INNER[4], ipsec_in=True, local=True, reply=True)
     assert verdict(GUARD, Hook.PREROUTING, asked)[0] is Verdict.ACCEPT

@@ -4,7 +4,7 @@ import ipaddress
 
 import pytest
 
-from overlay.system.destination_guard import guard_filter
+from overlay.system.destination_guard import guard_filter, ipsec_guard_filter
 from overlay.system.exit_filter import ExitPlan, exit_gateway, exit_rules
 from overlay.system.exit_probe import probe_address
 from overlay.system.iptables import render_iptables
@@ -74,7 +74,8 @@ GUARD = guard_filter(
         ("eth0", "198.51.100.7", MARK, Verdict.ACCEPT),
         ("eth0", "198.51.100.7", MARK + 1, Verdict.DROP),
         ("eth0", "198.51.100.7", ANSWER_MARK, Verdict.ACCEPT),
-        ("eth0", "192.0.0.8", ANSWER_MARK, Verdict.DROP),
+        ("eth0", "192.0.0.8", ANSWER_MARK, Verdict.ACCEPT),  # to a stranger with that address
+        ("eth0", "192.0.0.8", 0, Verdict.DROP),
         ("eth0", "100:0:0:1::8", 0, Verdict.DROP),
         ("lo", "198.51.100.7", 0, Verdict.ACCEPT),
         ("anon1", "2001:db8::7", 0, Verdict.DROP),
@@ -93,7 +94,7 @@ def test_the_guard_holds_each_destination_to_its_device(out_device, destination,
         ("anon0", "198.51.7.7", 0, Verdict.ACCEPT),
         ("eth0", "198.51.7.7", 0, Verdict.DROP),
         ("eth0", "203.0.113.1", 0, Verdict.DROP),
-        ("eth0", "203.0.113.1", ANSWER_MARK, Verdict.DROP),
+        ("eth0", "203.0.113.1", ANSWER_MARK, Verdict.ACCEPT),  # forwarded; a stranger's
         ("anon0", "203.0.113.1", 0, Verdict.DROP),
         ("lo", "203.0.113.1", 0, Verdict.ACCEPT),
     ],
@@ -104,6 +105,24 @@ def test_the_guard_lets_an_inner_address_speak_into_its_circuit_alone(
     inner = ipaddress.ip_address("100.64.0.2")
     found = verdict(GUARD, out_device=out_device, destination=destination, mark=mark, source=inner)
     assert found is expected
+
+
+@pytest.mark.parametrize("rules_of", [guard_filter, ipsec_guard_filter])
+def test_no_packet_of_this_host_answers_from_an_inner_address(rules_of):
+    rules = rules_of("guard-1", MARK, [carried(WIDE, "anon0", "100.64.0.2")]).rules
+    own = ipaddress.ip_network("100.64.0.2")
+    refused = Rule(hook=Hook.OUTPUT, verdict=Verdict.DROP, source=own, mark=ANSWER_MARK)
+    marking = [r for r in rules if r.hook is Hook.OUTPUT and r.verdict is Verdict.ANSWER]
+    assert rules.index(refused) > max(map(rules.index, marking))
+
+
+@pytest.mark.parametrize("rules_of", [guard_filter, ipsec_guard_filter])
+def test_the_input_hook_drops_what_is_to_an_inner_address_in_the_clear(rules_of):
+    rules = rules_of("guard-1", MARK, [carried(WIDE, "anon0", "100.64.0.2")]).rules
+    last = [r for r in rules if r.hook is Hook.INPUT and not r.verdict.translates][-1]
+    assert last.verdict is Verdict.DROP
+    assert str(last.destination) == "100.64.0.2/32"
+    assert last.mark is None  # other programs overwrite marks
 
 
 def test_a_carrying_device_that_is_gone_lets_nothing_through():
@@ -154,8 +173,10 @@ D, E, OWN, VC = "198.51.7.7", "203.0.113.1", "192.0.2.1", "100.64.0.2"
     [
         ({"source": D, "destination": OWN}, ANSWERED),
         ({"source": E, "destination": OWN}, ACCEPTED),
-        ({"source": D, "destination": VC}, (Verdict.DROP, ANSWER_MARK)),
-        ({"source": E, "destination": VC}, DROPPED),
+        ({"source": D, "destination": VC}, ANSWERED),
+        ({"source": E, "destination": VC}, ANSWERED),
+        ({"source": VC, "destination": OWN}, ANSWERED),
+        ({"source": "192.0.0.8", "destination": OWN}, ANSWERED),
         ({"source": E, "destination": VC, "in_device": "anon1"}, DROPPED),
         ({"source": E, "destination": VC, "in_device": "lo"}, ACCEPTED),
         ({"source": D, "destination": VC, "in_device": "anon0"}, DROPPED),
@@ -167,7 +188,11 @@ D, E, OWN, VC = "198.51.7.7", "203.0.113.1", "192.0.2.1", "100.64.0.2"
             {"source": E, "destination": D, "in_device": "docker0", "reply": True, "protocol": 1},
             ANSWERED,
         ),
-        ({"source": E, "destination": "192.0.0.8", "in_device": "docker0"}, ANSWERED),
+        ({"source": E, "destination": "192.0.0.8", "in_device": "docker0"}, ACCEPTED),
+        (
+            {"source": E, "destination": "192.0.0.8", "in_device": "docker0", "reply": True},
+            ANSWERED,
+        ),
     ],
 )
 def test_the_guard_lets_in_and_marks(packet, expected):
@@ -197,9 +222,10 @@ def test_the_nodes_own_ports_see_the_protected_host_itself():
         'iifname "anon0" ct direction reply ct state established,related accept',
         'iifname "anon0" drop',
         "meta nfproto ipv4 ip daddr 100.64.0.2/32 drop",
-        "meta nfproto ipv6 ct reply ip6 daddr fd99::2/128 drop",
+        "meta nfproto ipv6 ct reply ip6 daddr fd99::2/128 meta l4proto 58 icmpv6 type 2 drop",
         "meta nfproto ipv4 ip saddr 198.51.100.0/24 meta mark set 0x26d69",
-        "meta nfproto ipv4 ct state invalid,untracked meta l4proto 1 icmp type 3 drop",
+        "meta nfproto ipv4 ct state invalid,untracked fib daddr type local "
+        "meta l4proto 1 icmp type 3 drop",
         "type filter hook output priority mangle; policy accept;",
         "type filter hook postrouting priority filter; policy accept;",
         "meta mark 0x6d69 accept",
@@ -227,7 +253,7 @@ def test_iptables_gets_the_rules_of_its_own_ip_version_alone():
         assert script.startswith("*mangle\n:AO-guard-1-PRE - [0:0]\n")
         assert "-A AO-guard-1-POST -m mark --mark 0x6d69 -j ACCEPT\n" in script
     assert "-A AO-guard-1-POST -o anon0 -s 100.64.0.2/32 -d 198.51.0.0/16 -j ACCEPT\n" in four
-    assert "-A AO-guard-1-PRE -d fd99::2/128 -j DROP\n" in six
+    assert "-A AO-guard-1-IN -d fd99::2/128 -j DROP\n" in six
     assert "*raw\n:AO-guard-1-RAW - [0:0]\n-A AO-guard-1-RAW -i lo -j ACCEPT\n" in four
     assert "-A AO-guard-1-RAW -s 198.51.0.0/16 -j MARK --set-mark 0x26d69\n" in four
     assert "-m conntrack --ctdir REPLY --ctstate ESTABLISHED,RELATED -j ACCEPT\n" in six
