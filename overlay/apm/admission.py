@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from overlay.addresses import CircuitAddress, OverlayAddress, is_circuit_address_between
-from overlay.apm.connections import AnonymousConnections
+from overlay.apm.connections import AnonymousConnections, HeldCircuit, RelayedCircuit
 from overlay.apm.control import RefuseReason
 from overlay.apm.layer import ExitLayer, Layer, RelayLayer
 from overlay.apm.neighbour_shares import NeighbourShares
+from overlay.apm.next_hops import NextHops
 from overlay.apm.switchboard import Switchboard
 from overlay.errors import Malformed
 from overlay.special_networks import forbidden_network
@@ -17,7 +18,8 @@ __all__ = ["Admission"]
 class Admission:
     """The rules under which a circuit of others is admitted: roles, bounds, collisions.
 
-    Owns the shares of the circuits that are carried, and of those that wait for a link.
+    Owns the shares of the circuits that are carried, of those that wait for a link, and of the
+    next hops of both.
     """
 
     def __init__(
@@ -34,21 +36,26 @@ class Admission:
             settings.max_held_onions, settings.max_held_onions_per_neighbour, switchboard.groups
         )
 
+        self.next_hops = NextHops(
+            settings.max_next_hops, switchboard.groups, self._next_hops_in_use
+        )
+
     def can_answer(self, previous: OverlayAddress) -> bool:
         """Tell whether opening an onion of this neighbour can lead to anything but a drop."""
         return self.circuits.admits(previous) or self._board.can_refuse(previous)
 
-    def objection(self, previous: OverlayAddress, layer: Layer) -> RefuseReason | None:
+    def objection(self, previous: OverlayAddress, layer: Layer, now: float) -> RefuseReason | None:
         """Return why a layer is refused; None if it is admitted.
 
         Args:
             previous: the neighbour that sent it.
             layer: what its source asks of us.
+            now: Unix seconds.
         """
         if isinstance(layer, ExitLayer):
             objection = self._objection_as_exit(layer)
         else:
-            objection = self._objection_as_relay(previous, layer)
+            objection = self._objection_as_relay(previous, layer, now)
         if objection is not None:
             return objection
         if not self.circuits.admits(previous):
@@ -82,8 +89,15 @@ class Admission:
             return RefuseReason.NOT_OFFERED
         return None
 
+    def _next_hops_in_use(self) -> set[OverlayAddress]:
+        return {
+            circuit.next_hop
+            for circuit in self._connections.hops()
+            if isinstance(circuit, HeldCircuit | RelayedCircuit)
+        }
+
     def _objection_as_relay(
-        self, previous: OverlayAddress, layer: RelayLayer
+        self, previous: OverlayAddress, layer: RelayLayer, now: float
     ) -> RefuseReason | None:
         peer = layer.next_hop
         if not self._relay:
@@ -94,6 +108,8 @@ class Admission:
         # Also if there is a link, which is nothing that a source should learn by asking.
         if not settings.allow_private_endpoints and forbidden_network(peer.endpoint.address):
             return RefuseReason.UNREACHABLE
+        if not self.next_hops.admits(peer.overlay_address, previous, now):
+            return RefuseReason.LIMIT
         if self._board.link(peer.overlay_address) is not None:
             return None
         return None if self.held.admits(previous) else RefuseReason.LIMIT

@@ -115,7 +115,7 @@ class RelaySide:
         if terms.esp_suite not in self._board.backend.capabilities().suites:
             raise Malformed("the layer names an ESP suite that this node does not speak")
         self._admission.check_addresses(previous, extracted.layer)
-        objection = self._admission.objection(previous, extracted.layer)
+        objection = self._admission.objection(previous, extracted.layer, now)
         if objection is not None and not self._board.can_refuse(previous):
             raise LimitReached("too many circuits of this neighbour are being refused")
         self._replay.remember(onion.replay_tag, previous, terms.expires)
@@ -183,6 +183,7 @@ class RelaySide:
         held = HeldCircuit(self._connections.new_number(), previous, sas, layer, peeled)
         self._connections.put_hop(held)
         self._admission.circuits.add(held.number, previous)
+        self._admission.next_hops.add(held.next_hop, previous)
         self._board.use_link(previous)
         self._board.use_link(held.next_hop)
         next_link = self._board.link(held.next_hop)

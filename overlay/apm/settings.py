@@ -27,6 +27,7 @@ _POSITIVE: Final = (
     "max_source_circuits",
     "max_circuits",
     "max_circuits_per_neighbour",
+    "max_next_hops",
     "max_held_onions",
     "max_held_onions_per_neighbour",
     "max_farewells",
@@ -71,6 +72,8 @@ class ApmSettings:
         max_circuits_per_neighbour: of those, how many may arrive over one link. Of this and of
             every other table below, prefixes of addresses have shares as well
             (``overlay.shares``).
+        max_next_hops: neighbours to which these go on; also those of the last 75 s. ``max_links``
+            of the links must leave room for these, for accepted links and for own paths.
         max_held_onions: onions that wait for a link at the same time.
         max_held_onions_per_neighbour: of those, how many may have come over one link.
         max_farewells: closing circuits whose SAs linger at the same time, each for twice as long
@@ -114,6 +117,7 @@ class ApmSettings:
     max_source_circuits: int = 32
     max_circuits: int = 2000
     max_circuits_per_neighbour: int = 200
+    max_next_hops: int = 768
     max_held_onions: int = 128
     max_held_onions_per_neighbour: int = 8
     max_farewells: int = 512

@@ -63,7 +63,7 @@ class Links:
     """All links of one node, keyed by the peer's overlay address.
 
     Owns every link. Bounded by the settings: ``max_links`` in all, ``max_accepted_links``
-    up to which strangers may add one, :class:`~overlay.link.bounds.AcceptedTable` among those,
+    that strangers may open, :class:`~overlay.link.bounds.AcceptedTable` among those,
     and the half-open ones by :class:`~overlay.link.bounds.HalfOpenTable`.
     """
 
@@ -388,7 +388,7 @@ class Links:
         Links from addresses that are not proved take none.
         """
         taken = len(self._links) - self._accepted.unproved
-        return taken < self._settings.max_accepted_links and self._accepted.admits(endpoint)
+        return taken < self._settings.max_links and self._accepted.admits(endpoint)
 
     def _obstacle(self, peer: LinkPeer) -> LinkFailure | None:
         if not self._is_allowed(peer.endpoint):
