@@ -20,7 +20,7 @@ from typing import Final
 
 from overlay.addresses import IpAddress, IpNetwork
 from overlay.errors import ConfigurationError, Malformed
-from overlay.special_networks import DOCUMENTATION_NETWORKS, forbidden_network
+from overlay.special_networks import DOCUMENTATION_NETWORKS, forbidden_network, opens
 
 __all__ = [
     "MAX_RULES",
@@ -78,9 +78,14 @@ class ExitPolicy:
     allowed_forbidden: tuple[IpNetwork, ...] = ()
 
     def __post_init__(self) -> None:
-        opened = set(self.allowed_forbidden).difference(DOCUMENTATION_NETWORKS)
-        if len(self.rules) + len(opened) > MAX_RULES or len(self.allowed_forbidden) > MAX_RULES:
+        if self.room < 0 or len(self.allowed_forbidden) > MAX_RULES:
             raise Malformed(f"an exit policy holds at most {MAX_RULES} rules")
+
+    @property
+    def room(self) -> int:
+        """How many more rules the policy could hold."""
+        opened = set(self.allowed_forbidden).difference(DOCUMENTATION_NETWORKS)
+        return MAX_RULES - len(self.rules) - len(opened)
 
     def permits(self, destination: IpAddress, port: int | None = None) -> bool:
         """Tell whether a packet to ``destination`` may leave; ``port`` None if it has none.
@@ -136,10 +141,7 @@ class ExitPolicy:
     def _may_be_reached(self, destination: IpAddress) -> bool:
         if forbidden_network(destination) is None:
             return True
-        return any(
-            destination.version == network.version and destination in network
-            for network in self.allowed_forbidden
-        )
+        return any(opens(network, destination) for network in self.allowed_forbidden)
 
 
 # -- within a descriptor -------------------------------------------------------------

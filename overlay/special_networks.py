@@ -3,7 +3,8 @@
 Two tables: what the registries say (:data:`SPECIAL_NETWORKS`), and what follows for this
 overlay (:data:`FORBIDDEN_NETWORKS`). A network is forbidden if the registry does not call it
 globally reachable, if IANA reserves it, if it is multicast, or if its addresses embed IPv4
-addresses, because a translator on the way could lead them into a private network.
+addresses, because a translator on the way could lead them into a private network. Services of
+clouds (:mod:`overlay.cloud_services`) are forbidden as well.
 
 Sources: iana-ipv4-special-registry and iana-ipv6-special-registry, as of :data:`REGISTRY_DATE`
 (RFC 6890, RFC 8190); multicast and reserved space from iana-multicast-addresses (RFC 5771) and
@@ -18,6 +19,7 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from overlay.addresses import IpAddress, IpNetwork
+from overlay.cloud_services import CLOUD_SERVICES
 
 __all__ = [
     "DOCUMENTATION_NETWORKS",
@@ -30,6 +32,8 @@ __all__ = [
     "forbidden_network",
     "forbidden_packed",
     "lies_in",
+    "opens",
+    "services_within",
 ]
 
 REGISTRY_DATE: Final = "2025-10-09"
@@ -118,8 +122,17 @@ SPECIAL_NETWORKS: Final = (
 )
 """Both registries and what stands beside them; a more specific entry describes its addresses."""
 
-_FORBIDDEN: Final = tuple(
+_SPECIAL: Final = tuple(
     (each.network, each.kind) for each in SPECIAL_NETWORKS if not each.reachable or each.embeds_ipv4
+)
+
+_SERVICES: Final = tuple(each.network for each in CLOUD_SERVICES)
+
+_FORBIDDEN: Final = _SPECIAL + tuple(
+    (each, "cloud service")
+    for each in _SERVICES
+    # Those within special networks keep the name of these.
+    if not any(each.version == n.version and each.network_address in n for n, _ in _SPECIAL)
 )
 
 DOCUMENTATION_NETWORKS: Final = tuple(
@@ -155,6 +168,21 @@ def lies_in(network: IpNetwork, other: IpNetwork) -> bool:
         and other.prefixlen <= network.prefixlen
         and network.network_address in other
     )
+
+
+def opens(opened: IpNetwork, destination: IpAddress) -> bool:
+    """Tell whether an operator who opens a network by name opens a destination in it.
+
+    A cloud service is opened by its own prefix, or a part of it, alone.
+    """
+    if destination.version != opened.version or destination not in opened:
+        return False
+    return not any(destination in each for each in services_within(opened))
+
+
+def services_within(opened: IpNetwork) -> list[IpNetwork]:
+    """Return the cloud services that a network holds beside others."""
+    return [each for each in _SERVICES if lies_in(each, opened) and each != opened]
 
 
 def _intervals(version: int) -> tuple[list[int], list[str | None]]:

@@ -179,6 +179,13 @@ class ExitSettings:
         "reserved and IANA's other special ones) that circuits may reach nevertheless, where "
         "policy accepts them.",
     )
+    allow_own_links: bool = setting(
+        False,  # noqa: FBT003 - a default
+        boolean,
+        "Let circuits reach hosts of the networks that this host is connected to, also those with "
+        "public addresses. A router that keeps strangers out does not see such packets. Prefixes "
+        "in allow_forbidden can be reached in any case.",
+    )
     max_connections_per_circuit: int = setting(
         4096,
         integer(0, 28_000),

@@ -10,12 +10,12 @@ from overlay.doctor.model import Finding, Outcome, Purpose, Setup
 from overlay.errors import BackendError
 from overlay.exit_policy import ExitPolicy
 from overlay.system.exit_filter import ExitFilter
-from overlay.system.exit_problems import ExitProblem, exit_problems, forwarding_problem
+from overlay.system.exit_problems import ExitProblem, exit_problems, host_problems
 from overlay.system.tun import MIN_MTU, TunDevice
 
 __all__ = ["exit_role"]
 
-Attempt = Callable[[Sequence[IpNetwork], ExitPolicy | None], frozenset[int]]
+Attempt = Callable[[Sequence[IpNetwork], ExitPolicy | None], list[ExitProblem]]
 
 _EXIT: Final = (Purpose.EXIT,)
 _ADVICE: Final = (Purpose.ADVICE,)
@@ -23,9 +23,8 @@ _ADVICE: Final = (Purpose.ADVICE,)
 
 def exit_role(
     setup: Setup,
-    examine: Callable[[Sequence[IpNetwork]], list[ExitProblem]] = exit_problems,
-    try_forwarding: Callable[[Sequence[IpNetwork], ExitPolicy | None], frozenset[int]]
-    | None = None,
+    examine: Callable[[Sequence[IpNetwork]], list[ExitProblem]] | None = None,
+    try_forwarding: Attempt | None = None,
 ) -> list[Finding]:
     """Tell over which IP versions the node would offer itself as an exit.
 
@@ -35,14 +34,15 @@ def exit_role(
     """
     given = setup.configuration.exit
     pools: tuple[IpNetwork, ...] = (given.inner_ipv4, given.inner_ipv6)
+    is_exit = setup.configuration.roles.exit
     try:
-        problems = examine(pools)
+        # An attempt looks up the routes of circuits' own packets.
+        problems = (examine or (host_problems if is_exit else exit_problems))(pools)
         wrong = {problem.version for problem in problems}
         possible = tuple(pool for pool in pools if pool.version not in wrong)
-        if setup.configuration.roles.exit and possible:
+        if is_exit and possible:
             attempt = try_forwarding or _try_forwarding
-            passed = attempt(possible, setup.configuration.exit_policy())
-            problems += [forwarding_problem(p) for p in possible if p.version not in passed]
+            problems += attempt(possible, setup.configuration.exit_policy())
     except BackendError as error:
         said = f"it could not be tried: {error}"
         return [Finding("exit", Outcome.UNKNOWN, said, _EXIT)]
@@ -59,6 +59,9 @@ def _finding(version: int, problem: ExitProblem | None, every_version: bool) -> 
     return Finding(subject, Outcome.LACKS, f"{problem}.", needed_for)
 
 
-def _try_forwarding(pools: Sequence[IpNetwork], policy: ExitPolicy | None) -> frozenset[int]:
+def _try_forwarding(pools: Sequence[IpNetwork], policy: ExitPolicy | None) -> list[ExitProblem]:
     with TunDevice.open("exit%d", MIN_MTU) as device, ExitFilter(device.name, pools) as trial:
-        return trial.passed(device.write_batch, policy)
+        problems = trial.way_problems()
+        passed = trial.passed(device.write_batch, policy)
+        passed |= {problem.version for problem in problems}
+        return problems + [trial.not_forwarded(p) for p in pools if p.version not in passed]

@@ -38,7 +38,7 @@ from overlay.node.port_forms import Marks
 from overlay.node.timers import Chores
 from overlay.plugins import load_plugin
 from overlay.selection.selector import PathSelector
-from overlay.system.exit_filter import exit_gateway
+from overlay.system.exit_plan import exit_gateway
 from overlay.system.exit_probe import probe_address
 from overlay.tfc.strategy import TfcStrategy
 from overlay.work_budget import WorkBudget

@@ -10,13 +10,24 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable
+from typing import Final
 
 from overlay.addresses import Endpoint, IpNetwork
 from overlay.config import Configuration
-from overlay.special_networks import forbidden_network
+from overlay.exit_policy import ExitPolicy
+from overlay.special_networks import FORBIDDEN_NETWORKS, forbidden_network, lies_in
 from overlay.system.exit_limits import ExitLimits
 
-__all__ = ["exit_limits", "host_networks", "refused_addresses"]
+__all__ = [
+    "exit_limits",
+    "host_networks",
+    "opened_links",
+    "public_links",
+    "refused_addresses",
+]
+
+_MOST_SIGNED: Final = 4
+"""Networks of the host's own links that a descriptor names; each takes one of its 16 rules."""
 
 
 def refused_addresses(
@@ -36,6 +47,32 @@ def refused_addresses(
 def host_networks(addresses: Iterable[bytes]) -> tuple[IpNetwork, ...]:
     """Return packed addresses as networks of one host each, in a fixed order."""
     return tuple(ipaddress.ip_network(each) for each in sorted(addresses))
+
+
+def opened_links(configuration: Configuration) -> tuple[IpNetwork, ...] | None:
+    """Return what circuits may reach on this host's own links; None stands for everything."""
+    given = configuration.exit
+    return None if given.allow_own_links else given.allow_forbidden
+
+
+def public_links(networks: Iterable[IpNetwork], policy: ExitPolicy) -> list[IpNetwork]:
+    """Return the refused networks that a policy would permit, so that sources must be told.
+
+    They are the largest ones, as many as the policy has room for.
+    """
+    special = [each for each, _ in FORBIDDEN_NETWORKS]
+    told = [
+        each
+        for each in networks
+        if not any(lies_in(each, other) for other in special)
+        or any(each.overlaps(opened) for opened in policy.allowed_forbidden if _alike(each, opened))
+    ]
+    room = min(_MOST_SIGNED, policy.room)
+    return sorted(told, key=lambda n: (n.prefixlen - n.max_prefixlen, str(n)))[:room]
+
+
+def _alike(first: IpNetwork, second: IpNetwork) -> bool:
+    return first.version == second.version
 
 
 def exit_limits(configuration: Configuration) -> ExitLimits:

@@ -2,8 +2,8 @@
 
 ::
 
-    host ──> IP version there? default route? pool free?  ──no──> problem: not offered
-         ──> own filter, routes, settings as they were?   ──no──> put back
+    host ──> own filter, routes, settings as they were?   ──no──> put back
+         ──> IP version there? way out? pool free?        ──no──> problem: not offered
          ──> does a probe pass through this host?         ──no──> problem: not offered
 
 An exit that cannot forward would be chosen all the same, and each path through it would carry
@@ -17,10 +17,10 @@ from typing import Protocol
 
 from overlay.addresses import IpNetwork
 from overlay.apm.layer import Families
-from overlay.errors import ConfigurationError
-from overlay.exit_policy import ExitPolicy
-from overlay.node.exit_destinations import host_networks
-from overlay.system.exit_problems import ExitProblem, forwarding_problem
+from overlay.errors import BackendError, ConfigurationError
+from overlay.exit_policy import ExitPolicy, ExitRule
+from overlay.node.exit_destinations import host_networks, public_links
+from overlay.system.exit_problems import ExitProblem, unknown_problem
 
 __all__ = ["ExitRole", "ExitWall", "families_of", "policy_for"]
 
@@ -40,6 +40,19 @@ class ExitWall(Protocol):
         self, write: Callable[[Sequence[bytes]], None], policy: ExitPolicy | None = None
     ) -> frozenset[int]:
         """Return the IP versions of which a probe passes through this host."""
+        ...
+
+    def way_problems(self) -> list[ExitProblem]:
+        """Return why circuits have no way out, as of the last refresh; at most one a version."""
+        ...
+
+    def not_forwarded(self, pool: IpNetwork) -> ExitProblem:
+        """Return what keeps this host from forwarding the probe of a pool."""
+        ...
+
+    @property
+    def own_links(self) -> tuple[IpNetwork, ...]:
+        """The networks on this host's links that no circuit reaches."""
         ...
 
     def remove(self) -> None:
@@ -88,6 +101,11 @@ class ExitRole:
         """The IP versions whose next review decides whether they are still offered."""
         return self.offered - self.lent
 
+    @property
+    def own_links(self) -> tuple[IpNetwork, ...]:
+        """The networks on this host's links that no circuit reaches."""
+        return self._wall.own_links
+
     def check_pools(self) -> None:
         """Insist that no pool is in use on this host.
 
@@ -105,17 +123,30 @@ class ExitRole:
         Raises:
             BackendError: the kernel does not tell, or refuses a repair.
         """
-        problems = self._examine(self._pools)
+        # The ways out are those of packets of the pools, so the pools' routes come first.
         self.repaired += self._wall.refresh()
+        problems = self._examine(self._pools)
+        wrong = {each.version for each in problems}
+        problems += [each for each in self._wall.way_problems() if each.version not in wrong]
         wrong = {each.version for each in problems}
         possible = {int(pool.version) for pool in self._pools if pool.version not in wrong}
         passed = self._passed(possible)
         problems += [
-            forwarding_problem(pool)
+            self._wall.not_forwarded(pool)
             for pool in self._pools
             if pool.version in possible and pool.version not in passed
         ]
-        before, works = (self.offered, self.lent), frozenset(possible & passed)
+        return self._conclude(possible & passed, problems)
+
+    def not_reviewed(self, error: BackendError) -> bool:
+        """Conclude from a review that failed: what cannot be examined is not known to work.
+
+        Returns as :meth:`review` does.
+        """
+        return self._conclude(set(), [unknown_problem(pool, error) for pool in self._pools])
+
+    def _conclude(self, working: set[int], problems: list[ExitProblem]) -> bool:
+        before, works = (self.offered, self.lent), frozenset(working)
         # What worked until now gets one more review; what failed before as well is withdrawn.
         self.offered, self.lent = works | (self.offered & self.lent), works
         self.problems = tuple(problems)
@@ -146,9 +177,17 @@ def families_of(versions: Iterable[int]) -> Families:
     return families
 
 
-def policy_for(policy: ExitPolicy, versions: frozenset[int]) -> ExitPolicy:
-    """Return the part of a policy that is about these IP versions."""
-    return ExitPolicy(
+def policy_for(
+    policy: ExitPolicy, versions: frozenset[int], refused: Iterable[IpNetwork] = ()
+) -> ExitPolicy:
+    """Return the part of a policy that is about these IP versions, as it is signed.
+
+    It begins with refusals of the ``refused`` networks that it would permit.
+    """
+    part = ExitPolicy(
         tuple(rule for rule in policy.rules if rule.network.version in versions),
         tuple(each for each in policy.allowed_forbidden if each.version in versions),
     )
+    links = public_links((each for each in refused if each.version in versions), part)
+    refusals = tuple(ExitRule(accept=False, network=each) for each in links)
+    return ExitPolicy(refusals + part.rules, part.allowed_forbidden)

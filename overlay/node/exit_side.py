@@ -29,6 +29,7 @@ class ExitSide:
         path_mtu: int,
         limits: ExitLimits,
         policy: ExitPolicy | None,
+        opened_links: Sequence[IpNetwork] | None,
     ) -> None:
         """Take device and filter, all or nothing.
 
@@ -37,6 +38,7 @@ class ExitSide:
             inner_networks: the pools of inner addresses.
             limits: connections of one circuit and of all.
             policy: what circuits may reach.
+            opened_links: networks on this host's links that circuits may reach; None for all.
             path_mtu: bytes of the largest packet that outside hosts may send towards a circuit,
                 the same for every circuit, since the exit does not know their lengths. Over
                 IPv6 it is the protocol's least, 1280, if that is more.
@@ -48,7 +50,9 @@ class ExitSide:
         self._own_addresses = host.own_addresses()
         self.device = host.open_tun("exit%d", max(path_mtu, MIN_MTU))
         try:
-            self._wall = host.open_exit(self.device.name, inner_networks, path_mtu, limits)
+            self._wall = host.open_exit(
+                self.device.name, inner_networks, path_mtu, limits, opened_links
+            )
         except BaseException:
             self.device.close()
             raise

@@ -63,7 +63,7 @@ class ExitWatch:
             role: what is reviewed.
             prepare: called before each review, in the same thread.
             lent: called in the event loop when new circuits may have other IP versions than before.
-            changed: called in the event loop when other IP versions are offered than before.
+            changed: called in the event loop when something else is offered than before.
         """
         self._role = role
         self._prepare = prepare
@@ -90,7 +90,7 @@ class ExitWatch:
             except BackendError:
                 notices = None
             while True:
-                if self._role.doubted:
+                if self._role.doubted or self._failing:
                     await trio.sleep(_AGAIN_S)
                 else:
                     with trio.move_on_after(_INTERVAL_S):
@@ -99,20 +99,22 @@ class ExitWatch:
 
     async def _review(self) -> None:
         repaired, offered = self._role.repaired, self._role.offered
+        links = self._role.own_links
         try:
             changed = await trio.to_thread.run_sync(self._examine)
         except BackendError as error:
             if not self._failing:
-                _log.warning("exit.not_examined", cause=Word(type(error).__name__))
-            self._failing = True
-            return
-        self._failing = False
+                _log.warning("exit.not_examined", reason=Word(error))
+            changed, self._failing = self._role.not_reviewed(error), True
+        else:
+            self._failing = False
         if self._role.repaired > repaired:
             _log.warning("exit.repaired")
         if changed:
             self._lent()
         if self._role.offered != offered:
             self._tell()
+        if (self._role.offered, self._role.own_links) != (offered, links):
             self._changed()
 
     def _examine(self) -> bool:

@@ -19,7 +19,7 @@ from overlay.system.destination_guard import DestinationGuard
 from overlay.system.devices import bring_up, default_gateways
 from overlay.system.exit_filter import ExitFilter, clear_exit_leftovers
 from overlay.system.exit_limits import ExitLimits
-from overlay.system.exit_problems import ExitProblem, exit_problems
+from overlay.system.exit_problems import ExitProblem, host_problems
 from overlay.system.flow_labels import clear_flow_label_leftovers
 from overlay.system.fragmenting_device import clear_fragmenting_leftovers
 from overlay.system.host_events import HostEvent
@@ -129,13 +129,21 @@ class Host(Protocol):
         ...
 
     def open_exit(
-        self, device: str, inner_networks: Sequence[IpNetwork], mtu: int, limits: ExitLimits
+        self,
+        device: str,
+        inner_networks: Sequence[IpNetwork],
+        mtu: int,
+        limits: ExitLimits,
+        opened_links: Sequence[IpNetwork] | None,
     ) -> ExitWall:
-        """Forward packets of the inner networks from ``device`` to the outside, within limits."""
+        """Forward packets of the inner networks from ``device`` to the outside, within limits.
+
+        ``opened_links`` are networks on this host's links that circuits may reach, None for all.
+        """
         ...
 
     def exit_problems(self, pools: Sequence[IpNetwork]) -> list[ExitProblem]:
-        """Return what keeps this host from being an exit for these pools, at most one each."""
+        """Return what keeps this host from being an exit, apart from its routes."""
         ...
 
     def gateways(self) -> frozenset[bytes]:
@@ -187,10 +195,17 @@ class LinuxHost:
         return DestinationGuard(own_ports=self._own_ports)
 
     def open_exit(
-        self, device: str, inner_networks: Sequence[IpNetwork], mtu: int, limits: ExitLimits
+        self,
+        device: str,
+        inner_networks: Sequence[IpNetwork],
+        mtu: int,
+        limits: ExitLimits,
+        opened_links: Sequence[IpNetwork] | None,
     ) -> ExitWall:
         """See :class:`Host`."""
-        wall = ExitFilter(device, inner_networks, mtu=mtu, limits=limits)
+        wall = ExitFilter(
+            device, inner_networks, mtu=mtu, limits=limits, own_links_opened=opened_links
+        )
         wall.install()
         return wall
 
@@ -200,7 +215,7 @@ class LinuxHost:
 
     def exit_problems(self, pools: Sequence[IpNetwork]) -> list[ExitProblem]:
         """See :class:`Host`."""
-        return exit_problems(pools)
+        return host_problems(pools)
 
     def used_networks(self) -> list[UsedNetwork]:
         """See :class:`Host`."""

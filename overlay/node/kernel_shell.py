@@ -26,7 +26,7 @@ from overlay.ipsec.xfrm.encapsulation import decapsulate_esp
 from overlay.logs import EventLog, Word
 from overlay.node.assembly import path_mtu
 from overlay.node.enforcement import Enforced
-from overlay.node.exit_destinations import exit_limits
+from overlay.node.exit_destinations import exit_limits, opened_links
 from overlay.node.exit_role import ExitRole
 from overlay.node.kernel_path import CONTROL_PORTS, KernelPath
 from overlay.node.kernel_source import KernelSource
@@ -36,7 +36,7 @@ from overlay.system.conntrack import forget_connections
 from overlay.system.control_sockets import ControlSocket
 from overlay.system.destination_guard import DestinationGuard
 from overlay.system.exit_filter import ExitFilter, clear_exit_leftovers
-from overlay.system.exit_problems import exit_problems
+from overlay.system.exit_problems import host_problems
 from overlay.system.filter_choice import find_packet_filter
 from overlay.system.flow_labels import FlowLabels
 from overlay.system.fragmenting_device import FragmentingDevice
@@ -191,6 +191,7 @@ def _exit_filter(
         policy=policy,
         fragmenting=fragmenting,
         limits=exit_limits(configuration),
+        own_links_opened=opened_links(configuration),
     )
 
 
@@ -200,7 +201,7 @@ def _exit_role(configuration: Configuration, wall: ExitFilter, backend: XfrmBack
         (configuration.exit.inner_ipv4, configuration.exit.inner_ipv6),
         configuration.exit_policy(),
         write=backend.write_to_device,
-        examine=exit_problems,
+        examine=host_problems,
     )
 
 

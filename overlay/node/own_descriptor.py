@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from overlay.addresses import Endpoint
+from overlay.addresses import Endpoint, IpNetwork
 from overlay.apm.crypto import X25519_SUITE
 from overlay.config import Configuration
 from overlay.dht.descriptor import MixDescriptor, OnionKey, Role, sign_descriptor
@@ -45,8 +45,11 @@ def own_descriptor(
     esp_suites: frozenset[int],
     exit_versions: frozenset[int],
     now: float,
+    refused: tuple[IpNetwork, ...] = (),
 ) -> MixDescriptor:
     """Sign this node's Mix descriptor; an exit is one over ``exit_versions`` alone.
+
+    ``refused`` are networks that circuits do not reach whatever the configuration permits.
 
     The sequence number is the time in milliseconds: it grows over restarts without a file.
 
@@ -54,7 +57,7 @@ def own_descriptor(
         ConfigurationError: the descriptor would be too large, or is not acceptable to others.
     """
     try:
-        return _signed(configuration, identity, endpoints, esp_suites, exit_versions, now)
+        return _signed(configuration, identity, endpoints, esp_suites, exit_versions, now, refused)
     except ValueError as error:
         raise ConfigurationError(
             f"{error}; write a shorter [exit] policy, or correct [network] advertise."
@@ -68,10 +71,11 @@ def _signed(
     esp_suites: frozenset[int],
     exit_versions: frozenset[int],
     now: float,
+    refused: tuple[IpNetwork, ...],
 ) -> MixDescriptor:
     policy, roles = configuration.exit_policy(), roles_of(configuration, exit_versions)
     if policy is not None:
-        policy = policy_for(policy, exit_versions) if Role.EXIT in roles else None
+        policy = policy_for(policy, exit_versions, refused) if Role.EXIT in roles else None
     return sign_descriptor(
         identity,
         network_id=configuration.network.network_id,

@@ -390,6 +390,7 @@ class RunningNode:
             esp_suites=self.shell.backend.capabilities().suites,
             exit_versions=self.exit_versions,
             now=now,
+            refused=role.own_links if (role := self.shell.exit_role) is not None else (),
         )
         self.plane.dht.publish(descriptor, now)
 

@@ -12,7 +12,7 @@ from overlay.ipsec.userspace.engine import UserspaceEngine
 from overlay.logs import EventLog
 from overlay.node.assembly import build_datapath, path_mtu
 from overlay.node.enforcement import Enforced
-from overlay.node.exit_destinations import exit_limits
+from overlay.node.exit_destinations import exit_limits, opened_links
 from overlay.node.exit_role import ExitRole
 from overlay.node.exit_side import ExitSide
 from overlay.node.host import Host, Tun
@@ -52,7 +52,14 @@ class UserspaceShell:
             inner = (configuration.exit.inner_ipv4, configuration.exit.inner_ipv6)
             mtu = path_mtu(configuration)
             exit_side = (
-                ExitSide(host, inner, mtu, exit_limits(configuration), configuration.exit_policy())
+                ExitSide(
+                    host,
+                    inner,
+                    mtu,
+                    exit_limits(configuration),
+                    configuration.exit_policy(),
+                    opened_links(configuration),
+                )
                 if configuration.roles.exit
                 else None
             )

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from overlay.system.failures import refused
-from overlay.system.rtnetlink import Rtnetlink
+from overlay.system.host_networks import ROUTER, used_networks
+from overlay.system.ways_out import ways_out
 
 __all__ = ["Device", "bring_up", "default_gateways", "outward_devices", "up_devices"]
 
@@ -63,23 +64,23 @@ def bring_up(name: str) -> bool:
 
 
 def outward_devices() -> frozenset[str]:
-    """Return the names of the devices that the default routes of both families lead to.
+    """Return the names of the devices by which packets of both families leave this host.
 
     Raises:
         BackendError: the kernel did not tell its routes.
     """
-    with Rtnetlink() as netlink:
-        return frozenset(each for v in (4, 6) for each in netlink.default_route_devices(v))
+    return frozenset(each for version in (4, 6) for each in ways_out(version).devices)
 
 
 def default_gateways() -> frozenset[bytes]:
-    """Return the packed addresses of the routers that the default routes of both families name.
+    """Return the packed addresses of the routers that routes of this host name.
 
     Raises:
         BackendError: the kernel did not tell its routes.
     """
-    with Rtnetlink() as netlink:
-        return frozenset(each.packed for v in (4, 6) for each in netlink.default_gateways(v))
+    return frozenset(
+        each.network.network_address.packed for each in used_networks() if each.what == ROUTER
+    )
 
 
 def _ask(control: socket.socket, request: int, name: str, fmt: str) -> int:

@@ -20,72 +20,36 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Final, Self
 
-from overlay.addresses import IpAddress, IpNetwork
+from overlay.addresses import IpNetwork
 from overlay.errors import BackendError
 from overlay.exit_policy import ExitPolicy
 from overlay.system.destination_guard import NODE_MARK
 from overlay.system.egress_wall import install_egress_wall, remove_egress_wall
-from overlay.system.exit_limits import (
-    ExitLimits,
-    limit_rules,
-    refused_destinations,
-    within_kernel_table,
-)
-from overlay.system.exit_probe import probe_address, probe_packet, probe_rules
-from overlay.system.exit_problems import has_version, outward_devices, used_pools
-from overlay.system.exit_wall import after_translation, redirected_connections, unknown_connections
+from overlay.system.exit_limits import ExitLimits, within_kernel_table
+from overlay.system.exit_plan import ExitPlan, exit_gateway, exit_rules
+from overlay.system.exit_probe import probe_address, probe_packet
+from overlay.system.exit_problems import ExitProblem, forwarding_problem, has_version, used_pools
+from overlay.system.exit_settings import closed_devices, exit_settings, was_closed
+from overlay.system.exit_ways import ExitWays
 from overlay.system.filter_choice import chosen_filter, find_packet_filter
 from overlay.system.fragmenting_device import FragmentingDevice
-from overlay.system.ipsec_exit import ipsec_exit_rules
 from overlay.system.kept_table import KeptTable
 from overlay.system.kernel_settings import KernelSetting, change_setting, read_setting
-from overlay.system.normalisation import normalising_rules
 from overlay.system.noted_settings import noted, restore_noted
-from overlay.system.ownership import LOCK_PREFIX, Ownership
-from overlay.system.packet_filter import FilterTable, Hook, PacketFilter, Rule, Verdict
+from overlay.system.own_links import own_links
+from overlay.system.ownership import Ownership
+from overlay.system.packet_filter import FilterTable, PacketFilter
 from overlay.system.rtnetlink import MAIN_TABLE, Route, RouteKind, Rtnetlink
 from overlay.system.tun import MIN_MTU
 
-__all__ = ["ExitFilter", "ExitPlan", "clear_exit_leftovers", "exit_gateway", "exit_rules"]
+__all__ = ["ExitFilter", "clear_exit_leftovers"]
 
 _FILTER_NAME: Final = "exit"
 _POOL_METRIC: Final = 1
-
-
-@dataclass(frozen=True, slots=True)
-class ExitPlan:
-    """Where inner packets come from and may go.
-
-    ``device`` is the exit's TUN device; ``pools`` the networks that inner addresses are taken
-    from, at most one of each IP version; ``mtu`` the bytes of the largest inner packet that
-    may come in; ``outward`` the devices towards the outside. ``policy`` is given where inner
-    packets come out of the kernel's IPsec instead of the device, so that no program sees them:
-    then the filter enforces it. ``closed`` are devices that forwarded nothing before.
-    ``fragmenting`` is the device that answers over IPv4 pass before IPsec takes them, if any.
-    ``refused`` are networks that no circuit reaches whatever the policy says, because this host
-    answers there or its gateway does. ``left`` are pools that this host itself has begun to use;
-    they are not among ``pools``.
-    """
-
-    device: str
-    pools: tuple[IpNetwork, ...]
-    mtu: int
-    outward: tuple[str, ...]
-    policy: ExitPolicy | None = None
-    closed: tuple[str, ...] = ()
-    fragmenting: str | None = None
-    limits: ExitLimits | None = None
-    refused: tuple[IpNetwork, ...] = ()
-    left: tuple[IpNetwork, ...] = ()
-
-    @property
-    def versions(self) -> frozenset[int]:
-        """The IP versions that the exit serves."""
-        return frozenset(pool.version for pool in self.pools)
 
 
 def clear_exit_leftovers() -> None:
@@ -115,15 +79,6 @@ def _own_exit() -> Ownership:
     return Ownership("exit", "stop it, or run this exit on another host")
 
 
-def exit_gateway(pool: IpNetwork) -> IpAddress:
-    """Return the pool's first host address: the exit's own, from which its ICMP errors come.
-
-    It must not be lent to a circuit. Without it the kernel would choose another address of
-    this host, perhaps a private one, and show it to the source.
-    """
-    return pool.network_address + 1
-
-
 class ExitFilter:
     """Everything that an exit changes in the kernel; a context manager that undoes it.
 
@@ -145,17 +100,20 @@ class ExitFilter:
         fragmenting: FragmentingDevice | None = None,
         limits: ExitLimits | None = None,
         refused: Iterable[IpNetwork] = (),
+        own_links_opened: Iterable[IpNetwork] | None = (),
     ) -> None:
         """Describe the exit; nothing is changed yet (see :class:`ExitPlan`).
 
-        Without ``outward`` the devices of the default routes are meant. ``fragmenting`` is for
-        an exit with a ``policy``.
+        Without ``outward`` circuits leave where the host's routes lead them. ``fragmenting`` is for
+        an exit with a ``policy``. ``own_links_opened`` are networks on this host's links that
+        circuits may reach; None stands for all of them.
 
         Raises:
             BackendError: no packet filter works here.
         """
         self._pools = tuple(pools)
-        self._given_outward = tuple(outward)
+        self._ways = ExitWays(device, mark, tuple(outward))
+        self._opened = None if own_links_opened is None else tuple(own_links_opened)
         self._plan = ExitPlan(
             device,
             self._pools,
@@ -187,7 +145,8 @@ class ExitFilter:
         try:
             with Rtnetlink() as netlink:
                 self._restore()
-                self._forward(netlink, self._wanted(netlink))
+                self._forward(netlink, replace(self._wanted(), outward=(), outward6=None))
+                self._follow(netlink)
         except BaseException:
             self.remove()
             raise
@@ -204,14 +163,22 @@ class ExitFilter:
         if self._ownership is None:
             return False
         if self._walled:  # devices may have appeared
-            self._walled = install_egress_wall(self._kept(self._plan), _inside(self._plan))
+            self._walled = install_egress_wall(self._kept(self._plan), self._plan.inside)
         with Rtnetlink() as netlink:
-            plan = self._wanted(netlink)
-            if plan == self._plan and self._stands(netlink):
-                return False
-            self._forward(netlink, plan)
-        self._counted = None  # the new rules count from 0
-        return True
+            return self._follow(netlink)
+
+    def way_problems(self) -> list[ExitProblem]:
+        """Return why circuits have no way out, as of the last :meth:`refresh`."""
+        return list(self._ways.problems)
+
+    def not_forwarded(self, pool: IpNetwork) -> ExitProblem:
+        """Return what keeps this host from forwarding the probe of a pool."""
+        return forwarding_problem(pool, self._plan.device)
+
+    @property
+    def own_links(self) -> tuple[IpNetwork, ...]:
+        """The networks on this host's links that no circuit reaches."""
+        return self._plan.own_links
 
     def passed(
         self, write: Callable[[Sequence[bytes]], None], policy: ExitPolicy | None = None
@@ -268,18 +235,41 @@ class ExitFilter:
     def __exit__(self, *_: object) -> None:
         self.remove()
 
-    def _wanted(self, netlink: Rtnetlink) -> ExitPlan:
+    def _wanted(self) -> ExitPlan:
         """Return the plan for the host as it is now."""
-        left = used_pools(self._pools, _inside(self._plan))
+        left = used_pools(self._pools, self._plan.inside)
         pools = tuple(
             pool
             for pool in self._pools
             if pool not in left and has_version(pool.version, self._plan.device)
         )
-        outward = self._given_outward or outward_devices(netlink, pools)
+        outward = self._ways.find(pools)
         # The kernel's table appears with connection tracking, and its size may change.
         limits = within_kernel_table(self._limits) if self._limits is not None else None
-        return replace(self._plan, pools=pools, outward=outward, left=left, limits=limits)
+        return replace(
+            self._plan,
+            pools=pools,
+            outward=outward[4],
+            outward6=outward[6] if outward[6] != outward[4] else None,
+            left=left,
+            limits=limits,
+            own_links=own_links(self._opened, self._plan.inside),
+            closed=closed_devices(self._plan, self._notes),
+            closed6=self._plan.policy is None and was_closed(6, self._notes),
+        )
+
+    def _follow(self, netlink: Rtnetlink) -> bool:
+        """Install what is wanted unless it stands; tell whether something had to be changed."""
+        changed = False
+        # The kernel tells the ways of circuits when their device has its routes: look again then.
+        for _ in range(2):
+            plan = self._wanted()
+            if plan == self._plan and self._stands(netlink):
+                break
+            self._forward(netlink, plan)
+            self._counted = None  # the new rules count from 0
+            changed = True
+        return changed
 
     def _kept(self, plan: ExitPlan) -> list[IpNetwork]:
         """Return the pools whose addresses leave this host over no device."""
@@ -294,22 +284,23 @@ class ExitFilter:
             and self._table.intact()
             and routed.issuperset(self._plan.pools)
             and all(read_setting(name) in (value, None) for name, value in self._settings)
+            and set(self._settings).issuperset(exit_settings(self._plan))
         )
 
     def _forward(self, netlink: Rtnetlink, plan: ExitPlan) -> None:
-        if plan.policy is not None and not self._notes:
-            plan = replace(plan, closed=_closed_devices(plan))
         for pool in set(self._plan.pools).intersection(plan.left):
             _release(netlink, self._plan, pool)
-        self._plan, self._settings = plan, tuple(_settings(plan))
-        settings = self._settings
+        settings = exit_settings(plan, before=self._settings)
         # A setting that was changed before keeps its first note.
         known = {note.partition("=")[0] for note in self._notes}
         new = noted(setting for setting in settings if setting[0] not in known)
         notes = self._notes = (*self._notes, *new)
+        plan = replace(plan, closed=closed_devices(plan, notes))
+        plan = replace(plan, closed6=plan.policy is None and was_closed(6, notes))
+        self._plan, self._settings = plan, settings
         # The filter stands before the first packet can be forwarded.
         self._table.install(FilterTable(_FILTER_NAME, self._mark, exit_rules(plan), notes))
-        self._walled = install_egress_wall(self._kept(plan), _inside(plan))
+        self._walled = install_egress_wall(self._kept(plan), plan.inside)
         for name, value in settings:
             change_setting(name, value)
         for pool in plan.pools:
@@ -338,11 +329,6 @@ def _release(netlink: Rtnetlink, plan: ExitPlan, pool: IpNetwork) -> None:
         netlink.remove_address(plan.device, exit_gateway(pool))
 
 
-def _inside(plan: ExitPlan) -> tuple[str, ...]:
-    """Return the devices that lead into circuits."""
-    return tuple(each for each in (plan.device, plan.fragmenting) if each is not None)
-
-
 def _pool_route(plan: ExitPlan, pool: IpNetwork) -> Route:
     gateway = exit_gateway(pool)
     route = Route(pool, RouteKind.UNICAST, MAIN_TABLE, _POOL_METRIC, plan.device, gateway)
@@ -357,144 +343,3 @@ def _probe_route(plan: ExitPlan, pool: IpNetwork) -> Route:
     """Return the route by which strict source checks know where a probe comes from."""
     network = ipaddress.ip_network(probe_address(pool))
     return Route(network, RouteKind.UNICAST, MAIN_TABLE, _POOL_METRIC, plan.device)
-
-
-def _closed_devices(plan: ExitPlan) -> tuple[str, ...]:
-    """Return the devices over which links may come and that forward no IPv4 yet."""
-    names = [name for _, name in socket.if_nameindex()]
-    return tuple(
-        name
-        for name in names
-        if name not in ("lo", plan.device)
-        and not name.startswith(LOCK_PREFIX)
-        and read_setting(f"net/ipv4/conf/{name}/forwarding") == "0"
-    )
-
-
-def _settings(plan: ExitPlan) -> list[KernelSetting]:
-    """Return the settings an exit needs, in the order in which they must be made.
-
-    IPv4 forwards by incoming device, so no other device of the host begins to. IPv6 knows one
-    switch for all, which stops router advertisements from being accepted unless their setting
-    is 2 (Linux, ip-sysctl: accept_ra).
-    """
-    settings: list[KernelSetting] = []
-    if 4 in plan.versions:
-        for device in plan.outward:
-            settings += [
-                # A reply's source is looked up with the mark that it gets, not without.
-                (f"net/ipv4/conf/{device}/src_valid_mark", "1"),
-                (f"net/ipv4/conf/{device}/forwarding", "1"),
-            ]
-        settings += [(f"net/ipv4/conf/{device}/forwarding", "1") for device in plan.closed]
-    if 6 in plan.versions:
-        for device in plan.outward:
-            name = f"net/ipv6/conf/{device}/accept_ra"
-            if read_setting(name) == "1":
-                settings.append((name, "2"))
-        settings.append(("net/ipv6/conf/all/forwarding", "1"))
-    return settings
-
-
-def exit_rules(plan: ExitPlan) -> tuple[Rule, ...]:
-    """Return the exit's packet filter, in the order of a packet's way."""
-    probes = [probe_rules(pool, plan.device) for pool in plan.pools]
-    passing = [rule for rules, _ in probes for rule in rules]
-    return (*passing, *(counting for _, counting in probes), *_circuit_rules(plan))
-
-
-def _circuit_rules(plan: ExitPlan) -> tuple[Rule, ...]:
-    if plan.policy is not None:
-        left = (
-            Rule(hook=Hook.PREROUTING, verdict=Verdict.DROP, source=pool, ipsec_in=True)
-            for pool in plan.left
-        )
-        return (
-            *left,
-            *ipsec_exit_rules(
-                plan.pools,
-                plan.outward,
-                plan.policy,
-                mtu=plan.mtu,
-                closed=plan.closed,
-                fragmenting=plan.fragmenting,
-                before=lambda pool: _before_policy(plan, pool),
-            ),
-        )
-    return (
-        *_entering(plan),
-        Rule(hook=Hook.INPUT, verdict=Verdict.DROP, in_device=plan.device),
-        *_forwarded(plan),
-        *_normalised(plan),
-        *_masqueraded(plan),
-        *after_translation(plan.pools, _inside(plan)),
-    )
-
-
-def _entering(plan: ExitPlan) -> list[Rule]:
-    hook, device = Hook.PREROUTING, plan.device
-    rules = [
-        Rule(hook=hook, verdict=Verdict.DROP, in_device=device, not_source=pool)
-        for pool in plan.pools
-    ]
-    rules += [
-        Rule(hook=hook, verdict=Verdict.DROP, in_device=device, version=version)
-        for version in sorted({4, 6} - plan.versions)
-    ]
-    rules.append(Rule(hook=hook, verdict=Verdict.MARK, in_device=device))
-    rules += [
-        Rule(hook=hook, verdict=Verdict.RESTORE_MARK, in_device=outward) for outward in plan.outward
-    ]
-    return rules
-
-
-def _forwarded(plan: ExitPlan) -> list[Rule]:
-    hook, device = Hook.FORWARD, plan.device
-    return [
-        *(
-            Rule(hook=hook, verdict=Verdict.DROP, not_in_device=device, source=pool)
-            for pool in plan.pools
-        ),
-        *(unknown_connections(pool) for pool in plan.pools),
-        *(redirected_connections(pool) for pool in plan.pools),
-        *(rule for pool in plan.pools for rule in _before_policy(plan, pool)),
-        Rule(hook=hook, verdict=Verdict.CLAMP_MSS, in_device=device),
-        Rule(hook=hook, verdict=Verdict.CLAMP_MSS, out_device=device),
-        *(
-            Rule(hook=hook, verdict=Verdict.DROP, in_device=device, destination=pool)
-            for pool in plan.pools
-        ),
-        *(
-            Rule(hook=hook, verdict=Verdict.ACCEPT, in_device=device, out_device=outward)
-            for outward in plan.outward
-        ),
-        Rule(hook=hook, verdict=Verdict.DROP, in_device=device),
-        Rule(hook=hook, verdict=Verdict.ACCEPT, out_device=device, reply=True),
-        Rule(hook=hook, verdict=Verdict.DROP, out_device=device),
-    ]
-
-
-def _before_policy(plan: ExitPlan, pool: IpNetwork) -> Iterator[Rule]:
-    """Yield what refuses packets of circuits whatever the exit policy says."""
-    yield from refused_destinations(pool, plan.refused)
-    if plan.limits is not None:
-        yield from limit_rules(pool, plan.limits, len(plan.versions))
-
-
-def _normalised(plan: ExitPlan) -> list[Rule]:
-    """Make packets alike in both directions; a program does what iptables cannot, inwards."""
-    hook, rules = Hook.POSTROUTING, list[Rule]()
-    for pool in plan.pools:
-        outgoing = Rule(hook=hook, verdict=Verdict.ACCEPT, source=pool)
-        answer = Rule(hook=hook, verdict=Verdict.ACCEPT, out_device=plan.device, destination=pool)
-        rules += normalising_rules(outgoing, drop_labels=False)
-        rules += normalising_rules(answer, at_most=plan.mtu, drop_labels=False)
-    return rules
-
-
-def _masqueraded(plan: ExitPlan) -> list[Rule]:
-    return [
-        Rule(hook=Hook.POSTROUTING, verdict=Verdict.MASQUERADE, source=pool, out_device=outward)
-        for pool in plan.pools
-        for outward in plan.outward
-    ]

@@ -6,13 +6,16 @@ sent: the first segment of a TCP connection, from an address of the pool that no
 the exit's device. The exit's own filter counts it after forwarding and drops it there, so nothing
 leaves this host::
 
-    exit's device ──> forward: ours accepts, others may refuse ──> postrouting: counted, dropped
+    exit's device ──> marked ──> routed as circuits' packets are
+                  ──> forward: ours accepts, others may refuse ──> postrouting: counted, dropped
 """
 
 from __future__ import annotations
 
 import ipaddress
 import struct
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from overlay.addresses import IpAddress, IpNetwork
@@ -38,18 +41,21 @@ def probe_address(pool: IpNetwork) -> IpAddress:
     return pool.broadcast_address - 1
 
 
-def probe_rules(pool: IpNetwork, device: str) -> tuple[list[Rule], Rule]:
+def probe_rules(pool: IpNetwork, device: str, outward: Sequence[str]) -> list[Rule]:
     """Return what lets probes of a pool in from the exit's device, and what ends them.
 
-    The first ones belong before all other rules of their hooks.
+    They belong before all other rules of their hooks. A probe has the mark of circuits' packets,
+    so that the same routing rules apply. It counts if it would leave over an ``outward`` device.
     """
     source = ipaddress.ip_network(probe_address(pool))
-    passing = [
-        Rule(hook=hook, verdict=Verdict.ACCEPT, source=source, in_device=device)
-        for hook in (Hook.PREROUTING, Hook.FORWARD)
+    end = Rule(hook=Hook.POSTROUTING, verdict=Verdict.DROP, source=source)
+    return [
+        Rule(hook=Hook.PREROUTING, verdict=Verdict.MARK, source=source, in_device=device),
+        Rule(hook=Hook.PREROUTING, verdict=Verdict.ACCEPT, source=source, in_device=device),
+        Rule(hook=Hook.FORWARD, verdict=Verdict.ACCEPT, source=source, in_device=device),
+        *(replace(end, out_device=each, counted=True) for each in outward),
+        end,
     ]
-    counting = Rule(hook=Hook.POSTROUTING, verdict=Verdict.DROP, source=source, counted=True)
-    return passing, counting
 
 
 def probe_packet(pool: IpNetwork, policy: ExitPolicy | None) -> bytes:

@@ -6,24 +6,28 @@ so that both say the same.
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from overlay.addresses import IpNetwork
+from overlay.errors import BackendError
+from overlay.system.foreign_filters import ForeignChain, foreign_chains
 from overlay.system.host_networks import NEIGHBOUR, RULE_SOURCE, UsedNetwork, used_networks
 from overlay.system.kernel_settings import read_setting
-from overlay.system.rtnetlink import Rtnetlink
+from overlay.system.ways_out import SAMPLES, WaysOut, ways_out
 
 __all__ = [
     "ExitProblem",
     "exit_problems",
     "forwarding_problem",
     "has_version",
-    "outward_devices",
+    "host_problems",
     "pool_problems",
     "route_problem",
+    "unknown_problem",
     "used_pools",
     "version_problem",
 ]
@@ -33,7 +37,11 @@ Read = Callable[[str], str | None]
 _OWN_DEVICES: Final = ("anon", "exit")
 """What the names of a node's own devices begin with: circuits' addresses are there."""
 
-_FILTER_PROGRAMS: Final = {4: "iptables", 6: "ip6tables"}
+_REFUSING_ROUTES: Final = frozenset((errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL))
+"""What the kernel answers for routes of the kinds unreachable, prohibit and blackhole."""
+
+_TRACKED: Final = "net/netfilter/nf_conntrack_count"
+_TRACKED_MAX: Final = "net/netfilter/nf_conntrack_max"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,24 +73,36 @@ def has_version(version: int, device: str = "", read: Read = read_setting) -> bo
     return found[0] is not None and "1" not in found
 
 
+def host_problems(pools: Sequence[IpNetwork]) -> list[ExitProblem]:
+    """Return what keeps this host from being an exit for these pools, apart from its routes.
+
+    At most one for each IP version.
+
+    Raises:
+        BackendError: the kernel does not tell.
+    """
+    found = pool_problems(pools, used_networks(), dict(socket.if_nameindex()))
+    wrong = {problem.version for problem in found}
+    others = (version_problem(pool.version) for pool in pools if pool.version not in wrong)
+    return [*found, *(each for each in others if each is not None)]
+
+
 def exit_problems(pools: Sequence[IpNetwork]) -> list[ExitProblem]:
     """Return what keeps this host from being an exit for these pools, at most one each.
 
+    The routes are those of this host's own packets, because there is no exit yet.
+
     Raises:
-        BackendError: the kernel does not tell its routes.
+        BackendError: the kernel does not tell.
     """
-    used, names = used_networks(), dict(socket.if_nameindex())
-    found = pool_problems(pools, used, names)
+    found = host_problems(pools)
     wrong = {problem.version for problem in found}
-    with Rtnetlink() as netlink:
-        for pool in pools:
-            version = pool.version
-            if version not in wrong:
-                problem = version_problem(version) or route_problem(
-                    version, netlink.default_route_devices(version)
-                )
-                found += [problem] if problem is not None else []
-    return found
+    routes = (
+        route_problem(pool.version, ways_out(pool.version))
+        for pool in pools
+        if pool.version not in wrong
+    )
+    return [*found, *(each for each in routes if each is not None)]
 
 
 def version_problem(version: int, read: Read = read_setting) -> ExitProblem | None:
@@ -100,11 +120,23 @@ def version_problem(version: int, read: Read = read_setting) -> ExitProblem | No
     )
 
 
-def route_problem(version: int, outward: Sequence[str]) -> ExitProblem | None:
-    """Return what it means that no device leads to the outside, or None if one does."""
-    if outward:
+def route_problem(version: int, ways: WaysOut, question: str = "") -> ExitProblem | None:
+    """Return what it means that no device leads to the outside, or None if one does.
+
+    ``question`` is the command that shows the route of a packet of circuits.
+    """
+    if ways.ways:
         return None
     flag = "-6 " if version == 6 else ""
+    if ways.error in _REFUSING_ROUTES:
+        shown = question or f"ip {flag}route get {SAMPLES[version][0]}"
+        return ExitProblem(
+            version,
+            "route_refuses",
+            f"a route or a routing rule of this host refuses packets to the outside over "
+            f"IPv{version}",
+            f"find it with: {shown}; ip {flag}rule",
+        )
     return ExitProblem(
         version,
         "no_default_route",
@@ -159,23 +191,47 @@ def used_pools(pools: Iterable[IpNetwork], inside: Collection[str]) -> tuple[IpN
     return tuple(pool for pool in pools if pool_problems([pool], used, names))
 
 
-def outward_devices(netlink: Rtnetlink, pools: Iterable[IpNetwork]) -> tuple[str, ...]:
-    """Return the devices of the default routes over the pools' IP versions.
+def forwarding_problem(
+    pool: IpNetwork,
+    device: str = "exit0",
+    *,
+    read: Read = read_setting,
+    chains: Callable[[int], list[ForeignChain]] = foreign_chains,
+) -> ExitProblem:
+    """Return what keeps this host from forwarding a probe of a pool, as far as it can be told."""
+    version = pool.version
+    if _tracking_is_full(read):
+        return ExitProblem(
+            version,
+            "tracking_full",
+            "the table of connections of this host is full, so that it drops new ones",
+            f"make it larger with: sysctl -w {_TRACKED_MAX.replace('/', '.')}="
+            f"{2 * int(read(_TRACKED_MAX) or 65536)}",
+        )
+    found = chains(version)
+    commands = [command for chain in found for command in chain.commands(pool, device)]
+    named = f" ({', '.join(chain.name for chain in found)})" if found else ""
+    if not commands:
+        program = "iptables" if version == 4 else "ip6tables"
+        commands = [f"{program} -I FORWARD -{way} {pool} -j ACCEPT" for way in "sd"]
+    return ExitProblem(
+        version,
+        "not_forwarded",
+        f"another packet filter of this host refuses to forward over IPv{version}{named}",
+        f"let it pass with: {'; '.join(commands)}",
+    )
 
-    Raises:
-        BackendError: the kernel does not tell.
-    """
-    devices = [d for pool in pools for d in netlink.default_route_devices(pool.version)]
-    return tuple(dict.fromkeys(devices))
 
-
-def forwarding_problem(pool: IpNetwork) -> ExitProblem:
-    """Return what it means that this host does not forward a probe."""
-    program = _FILTER_PROGRAMS[pool.version]
+def unknown_problem(pool: IpNetwork, error: BackendError) -> ExitProblem:
+    """Return what it means that the exit's state cannot be read or repaired."""
     return ExitProblem(
         pool.version,
-        "not_forwarded",
-        f"another packet filter of this host refuses to forward over IPv{pool.version}",
-        f"let it pass with: {program} -I FORWARD -s {pool} -j ACCEPT; "
-        f"{program} -I FORWARD -d {pool} -j ACCEPT (or the same in nft or your firewall)",
+        "not_examined",
+        f"the state of this exit cannot be told over IPv{pool.version} ({str(error).rstrip('.')})",
+        "mend that; the node tries again every few seconds",
     )
+
+
+def _tracking_is_full(read: Read) -> bool:
+    count, most = read(_TRACKED) or "", read(_TRACKED_MAX) or ""
+    return count.isdecimal() and most.isdecimal() and 0 < int(most) <= int(count)

@@ -15,7 +15,7 @@ import socket
 import struct
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from overlay.addresses import IpAddress, IpNetwork
 from overlay.system.failures import refused
@@ -24,8 +24,12 @@ from overlay.system.rtnetlink import ROUTE_PROTOCOL
 
 __all__ = [
     "NEIGHBOUR",
+    "ROUTER",
     "RULE_SOURCE",
+    "ConnectedRoute",
     "UsedNetwork",
+    "connected_routes",
+    "parse_connected",
     "parse_neighbour",
     "parse_route",
     "parse_rule",
@@ -35,6 +39,9 @@ __all__ = [
 
 NEIGHBOUR: Final = "a neighbour"
 """What :class:`UsedNetwork` calls an address that another host of a link has claimed."""
+
+ROUTER: Final = "a router"
+"""What it calls the next hop of a route."""
 
 RULE_SOURCE: Final = "the source of a routing rule"
 """What it calls a network whose packets a rule routes; an exit's operator may name its pool so."""
@@ -47,8 +54,12 @@ _NDMSG: Final = struct.Struct("=BxxxiHBB")  # family, index, state, flags, type
 _RTNEXTHOP: Final = struct.Struct("=HBBi")  # length, flags, hops, index
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_MULTIPATH = 1, 4, 5, 9
+_RTA_VIA: Final = 18
 _NDA_DST: Final = 1
 _FRA_DST, _FRA_SRC, _FRA_PROTOCOL = 1, 2, 21
+_UNICAST: Final = 1
+_LOCAL_TABLE: Final = 255
+_PROTOCOL_KERNEL: Final = 2
 _CLONED: Final = 0x200
 """A route that the kernel keeps for one destination alone (RTM_F_CLONED)."""
 
@@ -62,6 +73,17 @@ _SHORTEST: Final = {4: 8, 6: 7}
 """Shorter routes are default routes, also those that a VPN divides into two or four."""
 
 
+class ConnectedRoute(NamedTuple):
+    """A network that is reached over a device without a router.
+
+    ``of_address`` tells that it is the prefix of an address of the device.
+    """
+
+    network: IpNetwork
+    device: int
+    of_address: bool
+
+
 class UsedNetwork(NamedTuple):
     """A network (often of one address) that is in use, over which device, and as what."""
 
@@ -70,7 +92,7 @@ class UsedNetwork(NamedTuple):
     what: str
 
 
-_Parser = Callable[[bytes], Iterator[UsedNetwork]]
+_Found = TypeVar("_Found")
 
 
 def used_networks() -> list[UsedNetwork]:
@@ -92,6 +114,20 @@ def used_networks() -> list[UsedNetwork]:
         raise refused("listing this host's networks", error) from error
 
 
+def connected_routes() -> list[ConnectedRoute]:
+    """Return the networks that this host reaches without a router, from all its routing tables.
+
+    Raises:
+        BackendError: the kernel did not tell.
+    """
+    try:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as netlink:
+            netlink.bind((0, 0))
+            return list(_dump(netlink, _RTM_GETROUTE, _RTMSG.size, parse_connected))
+    except OSError as error:
+        raise refused("listing this host's routes", error) from error
+
+
 def uses(address: IpAddress, used: Iterable[UsedNetwork]) -> UsedNetwork | None:
     """Return what uses an address, if anything does."""
     return next(
@@ -99,7 +135,9 @@ def uses(address: IpAddress, used: Iterable[UsedNetwork]) -> UsedNetwork | None:
     )
 
 
-def _dump(netlink: socket.socket, kind: int, header: int, parse: _Parser) -> Iterator[UsedNetwork]:
+def _dump(
+    netlink: socket.socket, kind: int, header: int, parse: Callable[[bytes], Iterator[_Found]]
+) -> Iterator[_Found]:
     netlink.send(message(kind, DUMP, bytes(header)))
     for body in answers(netlink):
         if len(body) >= header:
@@ -128,7 +166,24 @@ def parse_route(body: bytes) -> Iterator[UsedNetwork]:
         with contextlib.suppress(ValueError):
             yield UsedNetwork(ipaddress.ip_network((destination, length)), index, "a route")
     for gateway in (found.get(_RTA_GATEWAY), *_gateways(found.get(_RTA_MULTIPATH, b""))):
-        yield from _host(gateway, index, "a router")
+        yield from _host(gateway, index, ROUTER)
+
+
+def parse_connected(body: bytes) -> Iterator[ConnectedRoute]:
+    """Yield the network of a route (``rtmsg`` and its attributes) that names no router."""
+    family, length, _, _, table, protocol, _, kind, flags = _RTMSG.unpack_from(body)
+    found = attributes(body[_RTMSG.size :])
+    version = {socket.AF_INET: 4, socket.AF_INET6: 6}.get(family)
+    destination = found.get(_RTA_DST, b"")
+    if version is None or kind != _UNICAST or table == _LOCAL_TABLE or flags & _CLONED:
+        return
+    if protocol == ROUTE_PROTOCOL or length < _SHORTEST[version] or len(destination) not in (4, 16):
+        return
+    if not {_RTA_GATEWAY, _RTA_VIA, _RTA_MULTIPATH}.intersection(found):
+        index = int.from_bytes(found.get(_RTA_OIF, b"")[:4], sys.byteorder)
+        with contextlib.suppress(ValueError):
+            network = ipaddress.ip_network((destination, length))
+            yield ConnectedRoute(network, index, protocol == _PROTOCOL_KERNEL)
 
 
 def _gateways(hops: bytes) -> Iterator[bytes | None]:

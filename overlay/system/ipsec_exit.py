@@ -21,7 +21,7 @@ from typing import Final
 
 from overlay.addresses import OVERLAY_NETWORKS, IpNetwork
 from overlay.exit_policy import ExitPolicy, ExitRule
-from overlay.special_networks import FORBIDDEN_NETWORKS
+from overlay.special_networks import FORBIDDEN_NETWORKS, services_within
 from overlay.system.exit_wall import after_translation, redirected_connections, unknown_connections
 from overlay.system.normalisation import normalising_rules
 from overlay.system.packet_filter import Hook, Rule, Verdict
@@ -33,7 +33,7 @@ _PORT_PROTOCOLS: Final = (6, 17)
 
 def ipsec_exit_rules(
     pools: Sequence[IpNetwork],
-    outward: Sequence[str],
+    devices: Callable[[int], Sequence[str]],
     policy: ExitPolicy,
     *,
     mtu: int,
@@ -43,13 +43,15 @@ def ipsec_exit_rules(
 ) -> tuple[Rule, ...]:
     """Return the filter of an exit; see ``overlay.system.exit_filter.ExitPlan``.
 
-    ``before`` gives the rules that judge packets from a pool before the policy does.
+    ``devices`` gives the devices towards the outside over an IP version, ``before`` the rules that
+    judge packets from a pool before the policy does.
     """
     rules: list[Rule] = [Rule(hook=Hook.PREROUTING, verdict=Verdict.ACCEPT, in_device="lo")]
     for pool in pools:
         rules += _entering(pool)
+    every = dict.fromkeys(each for pool in pools for each in devices(pool.version))
     rules += [
-        Rule(hook=Hook.PREROUTING, verdict=Verdict.RESTORE_MARK, in_device=each) for each in outward
+        Rule(hook=Hook.PREROUTING, verdict=Verdict.RESTORE_MARK, in_device=each) for each in every
     ]
     for pool in pools:
         own = Rule(hook=Hook.INPUT, verdict=Verdict.DROP, source=pool, ipsec_in=True)
@@ -58,14 +60,14 @@ def ipsec_exit_rules(
             unknown_connections(pool),
             redirected_connections(pool),
             *before(pool),
-            *_outwards(pool, [p for p in pools if p.version == pool.version], outward, policy),
+            *_outwards(pool, devices(pool.version), policy),
         ]
         rules += _inwards(pool, fragmenting if pool.version == 4 else None)
     rules += _closed(closed, pools)
     rules += [
         Rule(hook=Hook.POSTROUTING, verdict=Verdict.MASQUERADE, source=pool, out_device=each)
         for pool in pools
-        for each in outward
+        for each in devices(pool.version)
     ]
     for pool in pools:
         outgoing = Rule(hook=Hook.POSTROUTING, verdict=Verdict.ACCEPT, source=pool)
@@ -84,18 +86,19 @@ def _entering(pool: IpNetwork) -> list[Rule]:
     ]
 
 
-def _outwards(
-    pool: IpNetwork, pools: Sequence[IpNetwork], outward: Sequence[str], policy: ExitPolicy
-) -> Iterator[Rule]:
+def _outwards(pool: IpNetwork, outward: Sequence[str], policy: ExitPolicy) -> Iterator[Rule]:
     """Yield what judges packets from one pool; the last rule refuses."""
     hook, version = Hook.FORWARD, pool.version
     yield Rule(hook=hook, verdict=Verdict.CLAMP_MSS, source=pool, ipsec_in=True)
-    own = [*pools, *(each for each in OVERLAY_NETWORKS if version == 6)]
+    own = [pool, *(each for each in OVERLAY_NETWORKS if version == 6)]
     for network in own:
         yield Rule(hook=hook, verdict=Verdict.DROP, source=pool, destination=network)
     rules = [rule for rule in policy.rules if rule.network.version == version]
-    for opened in policy.allowed_forbidden:
+    # The longest prefixes first, because each ends with a refusal of the rest of it.
+    for opened in sorted(policy.allowed_forbidden, key=lambda n: n.prefixlen, reverse=True):
         if opened.version == version:
+            for service in services_within(opened):
+                yield Rule(hook=hook, verdict=Verdict.DROP, source=pool, destination=service)
             yield from _judged(pool, rules, outward, within=opened)
     for forbidden, _ in FORBIDDEN_NETWORKS:
         if forbidden.version == version:

@@ -35,7 +35,7 @@ from overlay.system.kernel_settings import KernelSetting, change_setting, read_s
 from overlay.system.normalisation import normalising_rules
 from overlay.system.noted_settings import noted, restore_noted
 from overlay.system.packet_filter import FilterTable, Hook, PacketFilter, Rule, Verdict
-from overlay.system.rtnetlink import Rtnetlink
+from overlay.system.router_advertisements import accept_advertisements
 
 __all__ = ["IpsecWall", "wall_rules"]
 
@@ -81,6 +81,8 @@ class IpsecWall:
         self._filter = chosen_filter(packet_filter)
         self._kept = KeptTable(self._filter)
         self._wanted: list[KernelSetting] = []
+        self._rules: tuple[Rule, ...] = ()
+        self._notes: tuple[str, ...] = ()
 
     def install(self) -> None:
         """Undo what a killed node left, then stand; all or nothing.
@@ -91,12 +93,9 @@ class IpsecWall:
         restore_noted(self._filter, _FILTER_NAME)
         settings = self._settings()
         closed = self._forwards and read_setting(_FORWARDING) == "0"
-        rules = wall_rules(self._ports, closed=closed, cuts_links=self._cuts_links)
+        self._rules = wall_rules(self._ports, closed=closed, cuts_links=self._cuts_links)
         try:
-            self._kept.install(FilterTable(_FILTER_NAME, NODE_MARK, rules, noted(settings)))
-            self._wanted = settings
-            for name, value in settings:
-                change_setting(name, value)
+            self._change(settings)
         except BaseException:
             self.remove()
             raise
@@ -105,6 +104,7 @@ class IpsecWall:
         """Restore the settings and remove the filter; harmless if repeated."""
         self._kept.forget()
         self._wanted = []
+        self._notes = ()
         restore_noted(self._filter, _FILTER_NAME)
 
     def hear(self, events: Collection[HostEvent]) -> None:
@@ -131,13 +131,31 @@ class IpsecWall:
         """
         lost = self._lost_settings()
         repaired = (_FILTER,) if self._kept.repair() else ()
-        for name, value in lost:
-            change_setting(name, value)
+        if lost:
+            self._change(lost)
         return (*repaired, _SETTINGS) if lost else repaired
 
+    def _change(self, settings: list[KernelSetting]) -> None:
+        """Change settings after their values of now are noted; a first note stays."""
+        known = {note.partition("=")[0] for note in self._notes}
+        new = noted(each for each in settings if each[0] not in known)
+        if new or not self._kept.installed:
+            notes = (*self._notes, *new)
+            self._kept.install(FilterTable(_FILTER_NAME, NODE_MARK, self._rules, notes))
+            self._notes = notes
+        self._wanted = list((dict(self._wanted) | dict(settings)).items())
+        for name, value in settings:
+            change_setting(name, value)
+
     def _lost_settings(self) -> list[KernelSetting]:
+        """Return the settings that others changed, and those of devices that appeared."""
+        if not self._kept.installed:
+            return []
         found = ((name, value, read_setting(name)) for name, value in self._wanted)
-        return [(name, value) for name, value, now in found if now not in (None, value)]
+        lost = [(name, value) for name, value, now in found if now not in (None, value)]
+        known = dict(lost)
+        appeared = accept_advertisements() if self._forwards else []
+        return [*lost, *(each for each in appeared if each[0] not in known)]
 
     def __enter__(self) -> Self:
         self.install()
@@ -150,12 +168,7 @@ class IpsecWall:
         # A flow label that programs' sockets choose would be copied into every onion layer.
         settings = [("net/ipv6/auto_flowlabels", "0")]
         if self._forwards:
-            with Rtnetlink() as netlink:
-                devices = netlink.default_route_devices(6)
-            for device in devices:
-                name = f"net/ipv6/conf/{device}/accept_ra"
-                if read_setting(name) == "1":
-                    settings.append((name, "2"))
+            settings += accept_advertisements()
             settings.append((_FORWARDING, "1"))
         return settings
 

@@ -11,7 +11,7 @@ from typing import Final
 
 from overlay.system.failures import refused
 
-__all__ = ["KernelSetting", "change_setting", "parse_note", "read_setting"]
+__all__ = ["KernelSetting", "change_setting", "listed_settings", "parse_note", "read_setting"]
 
 _ROOT: Final = Path("/proc/sys")
 
@@ -25,6 +25,14 @@ def read_setting(name: str) -> str | None:
         return (_ROOT / name).read_text().strip()
     except OSError:
         return None
+
+
+def listed_settings(directory: str) -> list[str]:
+    """Return the sorted names in a directory of settings; none if the kernel does not have it."""
+    try:
+        return sorted(each.name for each in (_ROOT / directory).iterdir())
+    except OSError:
+        return []
 
 
 def change_setting(name: str, value: str) -> None:

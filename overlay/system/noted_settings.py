@@ -15,6 +15,7 @@ from overlay.system.kernel_settings import (
     read_setting,
 )
 from overlay.system.packet_filter import PacketFilter
+from overlay.system.router_advertisements import give_back_inherited
 
 __all__ = ["noted", "restore_noted"]
 
@@ -38,4 +39,5 @@ def restore_noted(packet_filter: PacketFilter, name: str) -> None:
         setting = parse_note(note)
         if setting is not None and read_setting(setting[0]) is not None:
             change_setting(*setting)
+    give_back_inherited(notes)
     packet_filter.remove(name)

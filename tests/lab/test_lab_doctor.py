@@ -3,6 +3,7 @@
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 from doctor_case import Doctor, configured, facts
@@ -63,9 +64,14 @@ def test_an_exit_without_a_way_out_is_told_so(namespace, tmp_path):
     assert examined.outcome("exit over IPv4") == "works"
     assert facts(namespace) == before
     namespace.run(["iptables-legacy", "-P", "FORWARD", "DROP"])
+    started = time.monotonic()
     examined = Doctor(namespace, tmp_path / "exit" / "overlay.toml")
+    assert time.monotonic() - started < 10  # 3 s on a machine of its own
     assert examined.obstacles == ["exit over IPv4", "exit over IPv6"]
-    assert "iptables -I FORWARD -s 100.64.0.0/10 -j ACCEPT" in examined.said("exit over IPv4")
+    remedy = examined.said("exit over IPv4").partition("pass with: ")[2].removesuffix(".")
+    namespace.run(["sh", "-c", remedy])
+    examined = Doctor(namespace, tmp_path / "exit" / "overlay.toml")
+    assert examined.outcome("exit over IPv4") == "works"
 
 
 def give_way_out(host, *, mtu=1500):

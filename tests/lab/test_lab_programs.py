@@ -184,7 +184,8 @@ def test_an_exit_that_another_filter_keeps_from_forwarding_withdraws_and_comes_b
     leaving.host.namespace.run(["iptables-legacy", "-P", "FORWARD", "DROP"])
     wait_until("the withdrawal", lambda: leaving.status()["exit_problems"], timeout_s=30)
     (problem,) = leaving.status()["exit_problems"]
-    assert "refuses to forward over IPv4; let it pass with: iptables -I FORWARD" in problem
+    assert "refuses to forward over IPv4 (iptables-legacy, chain FORWARD)" in problem
+    assert "; let it pass with: iptables-legacy -I FORWARD" in problem
 
     def state():
         return alice.ask("path", "list")[0]["state"]

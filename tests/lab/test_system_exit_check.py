@@ -15,7 +15,7 @@ from test_system_exit_filter import (  # noqa: F401 - fixtures
 )
 
 from overlay.system.exit_filter import ExitFilter
-from overlay.system.exit_problems import exit_problems, forwarding_problem
+from overlay.system.exit_problems import exit_problems
 from overlay.system.tun import TunDevice
 
 BOTH = frozenset((4, 6))
@@ -46,21 +46,27 @@ def shell(host, *commands):
 
 
 def test_a_filter_that_refuses_to_forward_is_noticed_and_its_remedy_works(
-    exit_host, passed, exchange, hosts, tmp_path
+    exit_host, passed, installed, exchange, hosts, tmp_path
 ):
     _, bob = hosts
+
+    def mend():
+        for pool in POOLS:
+            problem = exit_host.namespace.call(lambda p=pool: installed.not_forwarded(p))
+            shell(exit_host, problem.remedy.partition(": ")[2])
+
     with exit_host.capture(tmp_path / "exit.pcap") as capture:
         assert passed() == BOTH
         shell(exit_host, "iptables-legacy -P FORWARD DROP")
         assert passed() == {6}
         shell(exit_host, "ip6tables-legacy -P FORWARD DROP")
         assert passed() == frozenset()
-        for pool, program in zip(POOLS, ("iptables", "ip6tables"), strict=True):
-            remedy = forwarding_problem(pool).remedy.partition(": ")[2].partition(" (or")[0]
-            shell(exit_host, *remedy.replace(program, f"{program}-legacy", 2).split("; "))
+        mend()
         assert passed() == BOTH
         shell(exit_host, f"nft '{NFT_DROP}'")
         assert passed() == frozenset()
+        mend()
+        assert passed() == BOTH
         exchange(exit_host, bob)
     # No probe leaves the host.
     assert {packet.destination_port for packet in capture.packets()}.isdisjoint({443})

@@ -11,7 +11,8 @@ from lab.reading import TCP, UDP
 from overlay.errors import BackendError
 from overlay.system.conntrack import forget_connections
 from overlay.system.destination_guard import DestinationGuard
-from overlay.system.exit_filter import ExitFilter, exit_gateway
+from overlay.system.exit_filter import ExitFilter
+from overlay.system.exit_plan import exit_gateway
 from overlay.system.exit_problems import exit_problems
 from overlay.system.iptables import Iptables
 from overlay.system.nftables import Nftables

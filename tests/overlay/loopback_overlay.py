@@ -18,6 +18,7 @@ from overlay.config.load import parse_configuration
 from overlay.errors import BackendError
 from overlay.identity import LocalIdentity
 from overlay.node import OverlayNode
+from overlay.system.exit_problems import forwarding_problem
 
 GATEWAY = ipaddress.ip_address("203.0.114.254").packed
 OWN_ADDRESS = ipaddress.ip_address("192.0.2.77").packed
@@ -93,7 +94,7 @@ class FakeHost:
         self.guard_taken = True
         return self
 
-    def open_exit(self, device, inner_networks, mtu, limits):
+    def open_exit(self, device, inner_networks, mtu, limits, opened_links):
         self._may("open_exit")
         assert limits.per_circuit
         self.forwarding = True
@@ -109,6 +110,14 @@ class FakeHost:
 
     def passed(self, write, policy=None):
         return self.passing
+
+    own_links = ()
+
+    def way_problems(self):
+        return []
+
+    def not_forwarded(self, pool):
+        return forwarding_problem(pool, chains=lambda _: [])
 
     def refuse_destinations(self, networks):
         self._may("refuse_destinations")

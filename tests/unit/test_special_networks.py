@@ -1,17 +1,20 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from overlay.cloud_services import CLOUD_SERVICES, SERVICES_DATE
 from overlay.special_networks import (
     FORBIDDEN_NETWORKS,
     PRIVATE_NETWORKS,
     SPECIAL_NETWORKS,
     forbidden_network,
     lies_in,
+    opens,
 )
 
 ADDRESSES = {
@@ -29,6 +32,14 @@ ADDRESSES = {
     "198.18.0.1": "benchmarking",
     "198.19.255.255": "benchmarking",
     "203.0.113.1": "documentation",
+    "168.63.129.16": "cloud service",
+    "161.26.0.10": "cloud service",
+    "166.11.255.255": "cloud service",
+    "199.36.153.11": "cloud service",
+    "2600:2d00:2:2000::1": "cloud service",
+    "100.100.100.200": "shared (carrier-grade NAT)",
+    "192.0.0.192": "protocol assignment",
+    "fd00:ec2::254": "private",
     "239.255.255.250": "multicast",
     "255.255.255.255": "reserved",
     "::": "unspecified or loopback",
@@ -65,6 +76,10 @@ PUBLIC = [
     "100.63.255.255",
     "100.128.0.0",
     "192.0.1.0",
+    "168.63.129.15",
+    "168.63.129.17",
+    "166.12.0.0",
+    "2600:2d00:2:3000::1",
     "192.31.196.1",
     "192.88.98.255",
     "198.17.255.255",
@@ -100,7 +115,7 @@ def test_network_is_forbidden_unless_its_registry_calls_it_reachable(entry):
 borders = st.sampled_from(
     [
         (entry.network.version, int(end) + step)
-        for entry in SPECIAL_NETWORKS
+        for entry in (*SPECIAL_NETWORKS, *CLOUD_SERVICES)
         for end in (entry.network[0], entry.network[-1])
         for step in (-1, 0, 1)
     ]
@@ -116,7 +131,7 @@ def test_look_up_packet_filter_and_table_agree(version_and_number):
         address in entry.network
         for entry in SPECIAL_NETWORKS
         if not entry.reachable or entry.embeds_ipv4
-    )
+    ) or any(address in each.network for each in CLOUD_SERVICES)
     filtered = any(address in network for network, _ in FORBIDDEN_NETWORKS)
     assert (forbidden_network(address) is not None) == listed == filtered
 
@@ -134,3 +149,14 @@ def test_private_networks_are_those_of_three_documents():
         "192.168.0.0/16",
         "fc00::/7",
     ]
+
+
+@pytest.mark.parametrize("service", CLOUD_SERVICES, ids=lambda each: each.prefix)
+def test_a_wide_prefix_does_not_open_a_cloud_service(service):
+    assert re.fullmatch(r"20\d\d-\d\d-\d\d", SERVICES_DATE)
+    address, wide = service.network[0], service.network.supernet(new_prefix=8)
+    assert forbidden_network(address) is not None
+    assert not opens(wide, address)
+    assert opens(service.network, address)
+    beside = ipaddress.ip_address(int(wide[-1]) - 7) if wide.version == 6 else wide[1]
+    assert opens(wide, beside)

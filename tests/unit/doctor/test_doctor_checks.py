@@ -26,7 +26,7 @@ from overlay.ipsec.suites import SUITES
 from overlay.ipsec.xfrm.netlink import Refusal
 from overlay.keyfile import write_identity
 from overlay.system.devices import Device
-from overlay.system.exit_problems import ExitProblem
+from overlay.system.exit_problems import ExitProblem, forwarding_problem
 from overlay.system.iptables import Iptables
 from overlay.system.kernel_clock import ClockState
 from overlay.system.nftables import Nftables
@@ -222,7 +222,11 @@ def exits(problems=(), passed=(4, 6), **roles):
     return exit_role(
         setup(roles=RoleSettings(**{"exit": True, **roles})),
         lambda pools: list(problems),
-        lambda pools, policy: frozenset(passed),
+        lambda pools, policy: [
+            forwarding_problem(pool, chains=lambda _: [])
+            for pool in pools
+            if pool.version not in passed
+        ],
     )
 
 

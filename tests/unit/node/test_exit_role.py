@@ -4,7 +4,9 @@ import ipaddress
 
 import pytest
 
+from overlay.errors import BackendError
 from overlay.node.exit_role import ExitRole
+from overlay.system.exit_problems import forwarding_problem
 
 POOLS = [ipaddress.ip_network("100.64.0.0/10"), ipaddress.ip_network("fd99::/64")]
 BOTH, NONE = {4, 6}, set()
@@ -21,6 +23,14 @@ class Wall:
 
     def passed(self, write, policy=None):
         return self.passing
+
+    own_links = ()
+
+    def way_problems(self):
+        return []
+
+    def not_forwarded(self, pool):
+        return forwarding_problem(pool, chains=lambda _: [])
 
 
 @pytest.mark.parametrize(
@@ -44,3 +54,18 @@ def test_an_exit_lends_nothing_after_one_failure_and_withdraws_after_two(reviews
         before = (role.offered, role.lent)
         assert role.review() == (before != (role.offered, role.lent))
     assert (role.lent, role.offered, role.doubted) == (lent, offered, set(offered) - set(lent))
+
+
+def test_reviews_that_fail_withdraw_as_probes_that_are_lost_do():
+    wall = Wall()
+    role = ExitRole(wall, POOLS, None, write=lambda _: None, examine=lambda _: [])
+    wall.passing = frozenset(BOTH)
+    role.review()
+    assert role.not_reviewed(BackendError("nft is gone."))
+    assert (role.lent, role.offered) == (NONE, BOTH)
+    assert role.not_reviewed(BackendError("nft is gone."))
+    assert (role.lent, role.offered) == (NONE, NONE)
+    assert [each.kind for each in role.problems] == ["not_examined"] * 2
+    assert "(nft is gone)" in str(role.problems[0])
+    assert role.review()
+    assert role.offered == BOTH

@@ -78,8 +78,6 @@ def machine(tmp_path, monkeypatch):
     monkeypatch.setattr(exit_filter, "find_packet_filter", lambda: machine.filter)
     for module in (exit_filter, ipsec_wall):
         monkeypatch.setattr(module, "chosen_filter", lambda _: machine.filter)
-    netlink = contextlib.nullcontext(SimpleNamespace(default_route_devices=lambda _: []))
-    monkeypatch.setattr(ipsec_wall, "Rtnetlink", lambda: netlink)
     monkeypatch.setattr(host, "clear_leftovers", lambda: 0)
     return machine
 

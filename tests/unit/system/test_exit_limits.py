@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from overlay.exit_policy import ExitPolicy, ExitRule
-from overlay.system.exit_filter import ExitPlan, exit_rules
 from overlay.system.exit_limits import ExitLimits, limit_rules, within_kernel_table
+from overlay.system.exit_plan import ExitPlan, exit_rules
 from overlay.system.iptables import render_iptables
 from overlay.system.nftables import render_nftables
 from overlay.system.packet_filter import ConnectionLimit, FilterTable, Hook, Verdict

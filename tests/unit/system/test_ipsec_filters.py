@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from overlay.exit_policy import ExitPolicy, ExitRule
 from overlay.special_networks import FORBIDDEN_NETWORKS
 from overlay.system.destination_guard import ipsec_guard_filter
-from overlay.system.exit_filter import ExitPlan, exit_rules
+from overlay.system.exit_plan import ExitPlan, exit_rules
 from overlay.system.fragmenting_device import REROUTE_MARK
 from overlay.system.ipsec_wall import wall_rules
 from overlay.system.iptables import render_iptables
@@ -110,9 +110,19 @@ NETWORKS = [
         "203.0.114.7/32",
         "10.0.0.0/8",
         "10.1.0.0/16",
+        "169.254.0.0/16",
+        "169.254.169.254/32",
     )
 ]
-DESTINATIONS = ["203.0.114.7", "203.0.114.8", "198.51.101.1", "10.1.2.3", "10.2.0.1", OUTSIDE]
+DESTINATIONS = [
+    "203.0.114.7",
+    "203.0.114.8",
+    "198.51.101.1",
+    "10.1.2.3",
+    "10.2.0.1",
+    "169.254.169.254",
+    OUTSIDE,
+]
 rules = st.builds(
     ExitRule,
     st.booleans(),

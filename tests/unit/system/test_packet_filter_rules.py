@@ -5,7 +5,7 @@ import ipaddress
 import pytest
 
 from overlay.system.destination_guard import guard_filter, ipsec_guard_filter
-from overlay.system.exit_filter import ExitPlan, exit_gateway, exit_rules
+from overlay.system.exit_plan import ExitPlan, exit_gateway, exit_rules
 from overlay.system.exit_probe import probe_address
 from overlay.system.iptables import render_iptables
 from overlay.system.marks import ANSWER_MARK
@@ -369,3 +369,43 @@ def test_notes_are_kept_in_a_chain_of_their_own():
 def test_the_exits_own_inner_address_is_the_first_of_the_pool():
     assert str(exit_gateway(POOL4)) == "100.64.0.1"
     assert str(exit_gateway(POOL6)) == "fd99::1"
+
+
+def test_a_probe_has_the_mark_of_circuits_and_counts_on_the_way_out_alone():
+    script = render_nftables(EXIT)
+    probe = f'meta nfproto ipv4 iifname "exit0" ip saddr {probe_address(POOL4)}'
+    marked = next(line for line in script.splitlines() if line.strip().startswith(probe))
+    assert "mark set 0x6d69" in marked
+    ends = [r for r in EXIT.rules if r.hook is Hook.POSTROUTING and r.verdict is Verdict.DROP]
+    ends = [r for r in ends if str(r.source) == f"{probe_address(POOL4)}/32"]
+    assert [(r.out_device, r.counted) for r in ends] == [
+        ("eth0", True), ("wan1", True), (None, False)
+    ]  # fmt: skip
+
+
+def test_each_ip_version_leaves_by_its_own_devices():
+    plan = ExitPlan("exit0", (POOL4, POOL6), 1280, ("tun0",), outward6=("eth0",))
+    accepted = {
+        (rule.version, rule.out_device)
+        for rule in exit_rules(plan)
+        if rule.hook is Hook.FORWARD
+        and rule.verdict is Verdict.ACCEPT
+        and rule.out_device
+        and rule.in_device == "exit0"
+    }
+    assert accepted == {(4, "tun0"), (6, "eth0")}
+    translated = {
+        (rule.source, rule.out_device)
+        for rule in exit_rules(plan)
+        if rule.verdict is Verdict.MASQUERADE
+    }
+    assert translated == {(POOL4, "tun0"), (POOL6, "eth0")}
+
+
+def test_what_forwarded_nothing_before_forwards_for_circuits_alone():
+    plan = ExitPlan("exit0", (POOL4, POOL6), 1280, ("eth0",), closed=("eth0",), closed6=True)
+    last = [rule for rule in exit_rules(plan) if rule.hook is Hook.FORWARD][-2:]
+    assert last == [
+        Rule(hook=Hook.FORWARD, verdict=Verdict.DROP, version=4, in_device="eth0"),
+        Rule(hook=Hook.FORWARD, verdict=Verdict.DROP, version=6, not_in_device="exit0"),
+    ]

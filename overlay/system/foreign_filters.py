@@ -1,0 +1,132 @@
+"""Which packet filters of other programs may refuse to forward, and what lets circuits pass.
+
+This is for the sentence that a person reads. Whether packets pass is found by a probe
+(``overlay.system.exit_probe``), because rules are too many to be judged here. A chain is named if
+its policy is to drop, or if one of its rules drops, rejects or asks another chain.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from overlay.addresses import IpNetwork
+from overlay.errors import BackendError
+from overlay.system.packet_filter import run_filter_tool
+
+__all__ = ["ForeignChain", "foreign_chains", "legacy_chains", "nft_chains"]
+
+Run = Callable[[Sequence[str]], str]
+
+_OWN_TABLES: Final = "anonymous_overlay"
+_LEGACY: Final = {4: "iptables-legacy", 6: "ip6tables-legacy"}
+_PROGRAMS: Final = {4: "iptables", 6: "ip6tables"}
+_FAMILIES: Final = {4: ("ip", "inet"), 6: ("ip6", "inet")}
+_MOST_NAMED: Final = 4
+"""A message that names more is not read."""
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignChain:
+    """A chain of another program that packets pass when they are forwarded.
+
+    ``family`` is nftables' name of it, or the name of a legacy program. ``by`` is the program that
+    manages it: "firewalld", "ufw", or nothing if it is not known. ``certain`` tells that it drops
+    by itself.
+    """
+
+    family: str
+    table: str
+    chain: str
+    by: str = ""
+    certain: bool = True
+
+    @property
+    def name(self) -> str:
+        """What a person finds it by."""
+        if self.by:
+            return self.by
+        if "tables" in self.family:
+            return f"{self.family}, chain {self.chain}"
+        return f"nft, chain {self.family} {self.table} {self.chain}"
+
+    def commands(self, pool: IpNetwork, device: str) -> list[str]:
+        """Return what lets packets of a pool pass in both directions."""
+        if self.by == "firewalld":
+            return [
+                f"firewall-cmd --permanent --zone=trusted --add-source={pool}",
+                "firewall-cmd --reload",
+            ]
+        if self.by == "ufw":
+            return [f"ufw route allow in on {device}", f"ufw route allow out on {device}"]
+        if "tables" in self.family:
+            return [f"{self.family} -I {self.chain} -{way} {pool} -j ACCEPT" for way in "sd"]
+        version = "ip" if pool.version == 4 else "ip6"
+        return [
+            f"nft insert rule {self.family} {self.table} {self.chain} {version} {way} {pool} accept"
+            for way in ("saddr", "daddr")
+        ]
+
+
+def foreign_chains(version: int) -> list[ForeignChain]:
+    """Return the chains that may refuse to forward over an IP version; none if unknown."""
+    found = [*nft_chains(version, _output), *legacy_chains(version, _output)]
+    certain = [each for each in found if each.certain]
+    return list(dict.fromkeys(certain or found))[:_MOST_NAMED]
+
+
+def nft_chains(version: int, run: Run) -> list[ForeignChain]:
+    """Return those of nftables, and of iptables where it is made of nftables."""
+    found = []
+    for entry in _json(run(["nft", "--json", "list", "chains"])):
+        chain = entry.get("chain", {})
+        table, family = str(chain.get("table")), str(chain.get("family"))
+        if chain.get("hook") != "forward" or family not in _FAMILIES[version]:
+            continue
+        if table.startswith(_OWN_TABLES):
+            continue
+        name = str(chain.get("name"))
+        rules = json.dumps(_json(run(["nft", "--json", "list", "chain", family, table, name])))
+        drops = chain.get("policy") == "drop" or '"drop"' in rules or '"reject"' in rules
+        if not drops and '"jump"' not in rules and '"goto"' not in rules:
+            continue
+        if table == "filter" and name == "FORWARD" and family != "inet":
+            by = "ufw" if "ufw" in rules else ""
+            found.append(ForeignChain(_PROGRAMS[version], table, name, by, drops))
+        else:
+            by = "firewalld" if table == "firewalld" else ""
+            found.append(ForeignChain(family, table, name, by, drops))
+    return found
+
+
+def legacy_chains(version: int, run: Run) -> list[ForeignChain]:
+    """Return that of legacy iptables, which nftables does not show."""
+    program = _LEGACY[version]
+    lines = run([program, "-w", "-S", "FORWARD"]).splitlines()
+    drops = any(
+        line == "-P FORWARD DROP" or "-j DROP" in line or "-j REJECT" in line for line in lines
+    )
+    if not drops and not any(" -j " in line and " -j ACCEPT" not in line for line in lines):
+        return []
+    by = "ufw" if any("ufw" in line for line in lines) else ""
+    return [ForeignChain(program, "filter", "FORWARD", by, drops)]
+
+
+def _output(argv: Sequence[str]) -> str:
+    if shutil.which(argv[0]) is None:
+        return ""
+    try:
+        return run_filter_tool(argv).stdout
+    except BackendError:
+        return ""
+
+
+def _json(text: str) -> list[dict[str, Any]]:
+    try:
+        found = json.loads(text)["nftables"]
+    except (ValueError, KeyError, TypeError):
+        return []
+    return [each for each in found if isinstance(each, dict)]

@@ -1,0 +1,86 @@
+"""Which chains of other programs are named, and the commands that let circuits pass."""
+
+import ipaddress
+import json
+
+import pytest
+
+from overlay.system.exit_problems import forwarding_problem
+from overlay.system.foreign_filters import ForeignChain, legacy_chains, nft_chains
+
+POOL4, POOL6 = ipaddress.ip_network("100.64.0.0/10"), ipaddress.ip_network("fd99::/64")
+
+
+def chain(family, table, name, hook="forward", policy="accept", rules=()):
+    described = {"family": family, "table": table, "name": name, "hook": hook, "policy": policy}
+    return {"chain": described}, [{"rule": {"expr": [each]}} for each in rules]
+
+
+def run_nft(*chains):
+    listed = {tuple(c["chain"][k] for k in ("family", "table", "name")): r for c, r in chains}
+
+    def run(argv):
+        found = [c for c, _ in chains] if argv[-1] == "chains" else listed[tuple(argv[-3:])]
+        return json.dumps({"nftables": found})
+
+    return run
+
+
+DROP, JUMP, ACCEPT = {"drop": None}, {"jump": {"target": "other"}}, {"accept": None}
+
+
+@pytest.mark.parametrize(
+    ("chains", "found"),
+    [
+        ([chain("inet", "mine", "fwd", policy="drop")], [("inet", "fwd", "", True)]),
+        ([chain("ip", "filter", "FORWARD", policy="drop")], [("iptables", "FORWARD", "", True)]),
+        ([chain("inet", "firewalld", "filter_FORWARD", rules=[{"reject": {}}])],
+         [("inet", "filter_FORWARD", "firewalld", True)]),
+        ([chain("ip", "filter", "FORWARD", rules=[{"jump": {"target": "ufw-before-forward"}}])],
+         [("iptables", "FORWARD", "ufw", False)]),
+        ([chain("inet", "mine", "fwd", rules=[JUMP])], [("inet", "fwd", "", False)]),
+        ([chain("inet", "mine", "fwd", rules=[ACCEPT])], []),
+        ([chain("inet", "mine", "in", hook="input", policy="drop")], []),
+        ([chain("ip6", "mine", "fwd", policy="drop")], []),
+        ([chain("inet", "anonymous_overlay_exit", "forward", policy="drop")], []),
+    ],
+)  # fmt: skip
+def test_forward_chains_that_may_refuse_are_named(chains, found):
+    named = nft_chains(4, run_nft(*chains))
+    assert [(c.family, c.chain, c.by, c.certain) for c in named] == found
+
+
+def test_legacy_iptables_is_read_too():
+    assert legacy_chains(4, lambda _: "-P FORWARD DROP\n")[0].certain
+    assert legacy_chains(6, lambda _: "-P FORWARD ACCEPT\n-A FORWARD -j X\n")[0].by == ""
+    assert legacy_chains(4, lambda _: "-P FORWARD DROP\n-A FORWARD -j ufw-x\n")[0].by == "ufw"
+    assert legacy_chains(4, lambda _: "-P FORWARD ACCEPT\n") == []
+    assert legacy_chains(4, lambda _: "") == []
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"nftables": [1, {"chain": {}}]}', "{"])
+def test_what_no_tool_would_write_names_nothing(text):
+    assert nft_chains(4, lambda _: text) == []
+
+
+@pytest.mark.parametrize(
+    ("by", "pool", "command"),
+    [
+        ("firewalld", POOL4, "firewall-cmd --permanent --zone=trusted --add-source=100.64.0.0/10"),
+        ("ufw", POOL4, "ufw route allow in on exit0"),
+        ("", POOL4, "nft insert rule inet mine fwd ip saddr 100.64.0.0/10 accept"),
+        ("", POOL6, "nft insert rule inet mine fwd ip6 daddr fd99::/64 accept"),
+    ],
+)
+def test_the_remedy_speaks_to_the_program_that_manages_the_chain(by, pool, command):
+    named = ForeignChain("inet", "mine", "fwd", by)
+    problem = forwarding_problem(pool, "exit0", read=lambda _: None, chains=lambda _: [named])
+    assert command in problem.remedy
+    assert f"({by or 'nft, chain inet mine fwd'})" in problem.cause
+
+
+def test_a_full_table_of_connections_is_told_from_a_filter():
+    values = {"net/netfilter/nf_conntrack_count": "64", "net/netfilter/nf_conntrack_max": "64"}
+    problem = forwarding_problem(POOL4, read=values.get, chains=lambda _: [])
+    assert problem.kind == "tracking_full"
+    assert "sysctl -w net.netfilter.nf_conntrack_max=128" in problem.remedy
