@@ -38,10 +38,18 @@ def _is_allowed_host(host: str, allow_private: bool) -> bool:
 
 
 def _groups(source: Endpoint, per_prefix: int) -> Groups:
-    """Return who shares the places of an endpoint; of a /24 or /56 at most ``per_prefix``."""
-    # Keys of overlay.shares begin with the length of an address, 4 or 16, and never with 0.
+    """Return who shares the places of an endpoint.
+
+    A /24 or /56 gets at most ``per_prefix``, and one IPv4 address half of these, so that it leaves
+    some to its neighbours. A /56 is one customer's.
+    """
+    # Keys of overlay.shares begin with the length of an address, 4 or 16, never with 0 or 1.
+    packed = source.packed
     prefix = Group(bytes(1) + source_prefix(source), math.inf, per_prefix)
-    return (prefix, *groups_of(source.packed))
+    if len(packed) != 4:
+        return (prefix, *groups_of(packed))
+    address = Group(b"\x01" + packed, math.inf, max(2, per_prefix // 2))
+    return (address, prefix, *groups_of(packed))
 
 
 class AcceptedTable:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections import Counter
+import math
 from dataclasses import dataclass
 from random import Random
 from typing import Final
@@ -39,7 +39,6 @@ COOKIE_ROTATION_S: Final = 120.0
 
 _MAC1_LABEL: Final = b"overlay link mac1 v1"
 _COOKIE_LABEL: Final = b"overlay link cookie v1"
-_MAX_METERED_PREFIXES: Final = 4096
 
 _BEFORE_MAC1: Final = slice(0, -2 * GEOMETRY.mac)
 _MAC1: Final = slice(-2 * GEOMETRY.mac, -GEOMETRY.mac)
@@ -134,41 +133,19 @@ class CookieJar:
 
 
 class LoadMeter:
-    """Counts initiations per second, in all and per source prefix.
+    """Measures how many initiations come in a second; what is past is forgotten exponentially."""
 
-    Owned by the responder; holds at most 4,096 prefixes, all forgotten every second.
-    """
-
-    def __init__(self, cookie_above_per_s: int, max_per_prefix_per_s: int) -> None:
+    def __init__(self, cookie_above_per_s: int) -> None:
         self._cookie_above = cookie_above_per_s
-        self._max_per_prefix = max_per_prefix_per_s
-        self._second = 0
-        self._count = 0
-        self._previous_count = 0
-        self._prefixes: Counter[bytes] = Counter()
+        self._rate_per_s = 0.0
+        self._now: float | None = None
 
     def is_overloaded(self, now: float) -> bool:
-        """Count one initiation; tell whether this second or the last one saw too many."""
-        self._advance(now)
-        self._count += 1
-        return max(self._count, self._previous_count) > self._cookie_above
-
-    def admits(self, source: Endpoint, now: float) -> bool:
-        """Count one initiation from a proven address; tell whether its prefix may have it."""
-        self._advance(now)
-        prefix = source_prefix(source)
-        if prefix not in self._prefixes and len(self._prefixes) >= _MAX_METERED_PREFIXES:
-            return False
-        self._prefixes[prefix] += 1
-        return self._prefixes[prefix] <= self._max_per_prefix
-
-    def _advance(self, now: float) -> None:
-        second = int(now)
-        if second == self._second:
-            return
-        self._previous_count = self._count if second == self._second + 1 else 0
-        self._second, self._count = second, 0
-        self._prefixes.clear()
+        """Count one initiation; tell whether too many came of late."""
+        passed_s = 0.0 if self._now is None else max(now - self._now, 0.0)
+        self._now = now
+        self._rate_per_s = self._rate_per_s * math.exp(-passed_s) + 1
+        return self._rate_per_s > self._cookie_above
 
 
 def source_prefix(source: Endpoint) -> bytes:

@@ -2,7 +2,7 @@
 
 ::
 
-    mac1 -> cookie replies left? -> mac2 -> cookie wanted? -> rate of the prefix -> CPU time
+    mac1 -> cookie replies left? -> mac2 -> cookie wanted? -> CPU time of the prefix
          -> decrypt -> timestamp -> signature
 
 Everything before the decryption costs a few hashes; a failed check leaves no state behind.
@@ -71,9 +71,7 @@ class Responder:
         self._pair_cookie = pair_cookie
         self._credentials = credentials
         self._cookies = CookieJar(keys, rng)
-        self._load = LoadMeter(
-            settings.cookie_above_initiations_per_s, settings.max_initiations_per_prefix_per_s
-        )
+        self._load = LoadMeter(settings.cookie_above_initiations_per_s)
         self._replies = ReplyBudget(settings.max_cookie_replies_per_s)
         self._budget = budget or WorkBudget()
         self._timestamps = TimestampTable(settings.max_known_initiators, settings.max_clock_skew_s)
@@ -102,8 +100,8 @@ class Responder:
             NotAuthentic: encryption or identity do not fit.
             Malformed: it decrypts to something else than a payload.
             Replayed: it is not newer than the initiator's last one.
-            LimitReached: the source's prefix has had its share of this second, or strangers
-                together have used up its CPU time.
+            LimitReached: the source's prefix has had its share of CPU time, or strangers
+                together have used it up.
         """
         overloaded = self._load.is_overloaded(now)
         proved = self._proves_address(initiation.encoded, source, now)
@@ -111,8 +109,6 @@ class Responder:
             if not self._replies.take(source.packed, now):
                 raise LimitReached("too many cookie replies")
             return self._cookies.reply(initiation, source, now)
-        if overloaded and not self._load.admits(source, now):
-            raise LimitReached("too many initiations from one prefix")
         groups = groups_of(source.packed) if proved else _UNPROVED
         if not self._budget.spend(Work.HANDSHAKE, groups, now):
             # An honest initiator among forged ones gets the share of its own address.

@@ -46,7 +46,6 @@ class LinkSettings:
             initiators of that prefix must bring a cookie.
         cookie_above_initiations_per_s: beyond it an initiator must first prove that it receives
             at its address (one handshake costs about half a millisecond of CPU).
-        max_initiations_per_prefix_per_s: initiations of one /24 or /56 that are looked at then.
         max_cookie_replies_per_s: what initiators without a cookie get together. A reply costs
             20 microseconds, so these cost a tenth of a core; what is more costs a hash each. One
             /24 or /56 gets half of them at most.
@@ -73,7 +72,6 @@ class LinkSettings:
     max_unproved_half_open: int = 16
     max_unproved_half_open_per_prefix: int = 4
     cookie_above_initiations_per_s: int = 50
-    max_initiations_per_prefix_per_s: int = 20
     max_cookie_replies_per_s: int = 5000
     max_clock_skew_s: float = 600.0
     max_known_initiators: int = 8192

@@ -16,7 +16,6 @@ PLACES = LinkSettings(
     max_links=48,
     max_accepted_links=36,
     max_half_open=24,
-    max_initiations_per_prefix_per_s=1000,
 )
 ATTACKERS = {
     "one IPv4 address": ("77.1.2.66/32", 32),
