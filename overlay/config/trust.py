@@ -3,13 +3,15 @@
 A configuration file names plug-ins that run with the node's rights, and says where circuits may
 leave. So neither the file nor a directory on the way to it may be writable by users other than
 root and the one that runs the node. A directory with the sticky bit (``/tmp``) is accepted,
-because there only a file's owner can replace it. The own group of an ordinary user may write,
-because many systems give each user a group of the same name.
+because there only a file's owner can replace it. The private group of an ordinary user may write:
+many systems give each user a group of the same name, of which no other user is a member.
 """
 
 from __future__ import annotations
 
+import grp
 import os
+import pwd
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,8 +82,29 @@ def _directories_to(path: Path) -> Iterator[Path]:
 
 def _others_may_write(status: os.stat_result, has_access_list: bool) -> bool:
     # With an access control list the group's bits tell the most that any user of it may do.
-    own_group = os.geteuid() != 0 and status.st_gid == os.getegid() and not has_access_list
-    return bool(status.st_mode & stat.S_IWOTH or (status.st_mode & stat.S_IWGRP and not own_group))
+    if status.st_mode & stat.S_IWOTH:
+        return True
+    if not status.st_mode & stat.S_IWGRP:
+        return False
+    return has_access_list or not _is_private_group(status.st_gid)
+
+
+def _is_private_group(group: int) -> bool:
+    """Tell whether this user is the only one of a group; root has none.
+
+    A group that the system's user database does not know counts as shared.
+    """
+    user = os.geteuid()
+    if user == 0:
+        return False
+    try:
+        own, entry = pwd.getpwuid(user), grp.getgrgid(group)
+    except KeyError:
+        return False
+    others = {name for name in entry.gr_mem if name != own.pw_name}
+    # A database of users that cannot be listed whole leaves the name as the only sign.
+    others |= {each.pw_name for each in pwd.getpwall() if each.pw_gid == group} - {own.pw_name}
+    return own.pw_gid == group and entry.gr_name == own.pw_name and not others
 
 
 def _has_access_list(file: int | Path) -> bool:

@@ -1,9 +1,12 @@
 """A configuration file that another user may change is not obeyed."""
 
+import grp
 import os
+import pwd
 import shutil
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -35,12 +38,50 @@ def test_a_file_that_this_user_alone_may_write_is_read(file, mode):
     load_configuration(file)
 
 
-def test_a_file_that_the_group_may_write_is_read_by_an_ordinary_user_of_that_group(file):
+def database(monkeypatch, *, user="anna", group="anna", members=(), others=()):
+    """Let this process be user 4321 of group 4321, and tell it of these users."""
+    monkeypatch.setattr(os, "geteuid", lambda: OTHER_USER)
+    own = SimpleNamespace(pw_name=user, pw_gid=OTHER_USER)
+    rest = [SimpleNamespace(pw_name=each, pw_gid=OTHER_USER) for each in others]
+    monkeypatch.setattr(pwd, "getpwuid", {OTHER_USER: own}.__getitem__)
+    monkeypatch.setattr(pwd, "getpwall", lambda: [own, *rest])
+    entry = SimpleNamespace(gr_name=group, gr_mem=list(members))
+    monkeypatch.setattr(grp, "getgrgid", {OTHER_USER: entry}.__getitem__)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+@pytest.mark.parametrize(
+    ("described", "trusted"),
+    [
+        ({}, True),
+        ({"members": ["anna"]}, True),
+        ({"members": ["anna", "bert"]}, False),
+        ({"others": ["bert"]}, False),
+        ({"group": "users"}, False),
+    ],
+)
+def test_the_group_may_write_if_it_is_this_users_alone(file, monkeypatch, described, trusted):
+    os.chown(file, OTHER_USER, OTHER_USER)
     file.chmod(0o664)
-    if os.geteuid() == 0:
-        assert f"chmod go-w {file}" in refusal(file)
-    else:
+    database(monkeypatch, **described)
+    if trusted:
         load_configuration(file)
+    else:
+        assert f"chmod go-w {file}" in refusal(file)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_a_group_that_no_database_knows_counts_as_shared(file, monkeypatch):
+    os.chown(file, OTHER_USER, OTHER_USER + 1)
+    file.chmod(0o664)
+    database(monkeypatch)
+    assert f"chmod go-w {file}" in refusal(file)
+
+
+def test_a_group_of_root_may_not_write(file):
+    if os.geteuid() == 0:
+        file.chmod(0o664)
+        assert f"chmod go-w {file}" in refusal(file)
 
 
 @pytest.mark.parametrize("mode", [0o602, 0o606, 0o666, 0o777])
