@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Final
 
 from overlay.addresses import IpNetwork
+from overlay.control.client import ControlClient
+from overlay.control.model import StatusReport
 from overlay.doctor.model import Finding, Outcome, Purpose, Setup
-from overlay.errors import BackendError
+from overlay.errors import BackendError, OverlayError
 from overlay.exit_policy import ExitPolicy
 from overlay.system.exit_filter import ExitFilter
 from overlay.system.exit_problems import ExitProblem, exit_problems, host_problems
@@ -17,6 +20,9 @@ __all__ = ["exit_role"]
 
 Attempt = Callable[[Sequence[IpNetwork], ExitPolicy | None], list[ExitProblem]]
 
+_ANSWER_S: Final = 1.5
+"""How long a running node may take to answer; the whole examination takes less than 3 s."""
+
 _EXIT: Final = (Purpose.EXIT,)
 _ADVICE: Final = (Purpose.ADVICE,)
 
@@ -25,13 +31,19 @@ def exit_role(
     setup: Setup,
     examine: Callable[[Sequence[IpNetwork]], list[ExitProblem]] | None = None,
     try_forwarding: Attempt | None = None,
+    ask: Callable[[Path], StatusReport | None] | None = None,
 ) -> list[Finding]:
     """Tell over which IP versions the node would offer itself as an exit.
 
     An exit over one version alone is one, so that what the other lacks is advice; a pool that is
     in use keeps the node from starting. Forwarding is tried if the node is to be an exit: its
-    filter is installed, a probe passes through it, and all is given back.
+    filter is installed, a probe passes through it, and all is given back. A node that runs with
+    this configuration is asked instead, because a host holds one exit.
     """
+    socket = setup.configuration.node.control_socket
+    running = (ask or _status_of)(socket) if setup.path is not None else None
+    if running is not None and setup.configuration.roles.exit:
+        return _running(running)
     given = setup.configuration.exit
     pools: tuple[IpNetwork, ...] = (given.inner_ipv4, given.inner_ipv6)
     is_exit = setup.configuration.roles.exit
@@ -49,6 +61,25 @@ def exit_role(
     found = {problem.version: problem for problem in problems}
     every_version = len(found) == len(pools)
     return [_finding(pool.version, found.get(pool.version), every_version) for pool in pools]
+
+
+def _running(status: StatusReport) -> list[Finding]:
+    """Tell what a running node found out about itself in the last seconds."""
+    needed_for = _ADVICE if "exit" in status.roles else _EXIT
+    return [
+        Finding("exit", Outcome.LACKS, f"{problem.rstrip('.')}.", needed_for)
+        for problem in status.exit_problems
+    ] or [Finding("exit", Outcome.WORKS, "packets leave the node that runs", _EXIT)]
+
+
+def _status_of(path: Path) -> StatusReport | None:
+    if not path.is_socket():
+        return None
+    try:
+        with ControlClient(path, timeout_s=_ANSWER_S) as client:
+            return client.status()
+    except OverlayError:  # none runs, or it is too busy
+        return None
 
 
 def _finding(version: int, problem: ExitProblem | None, every_version: bool) -> Finding:

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from doctor_case import Doctor
 from lab_overlay import LabOverlay
 from probes import flush, send_every_way
 
@@ -196,6 +197,51 @@ def test_an_exit_that_another_filter_keeps_from_forwarding_withdraws_and_comes_b
     wait_until("another circuit", lambda: state() == "open", timeout_s=120)
     assert overlay.fetch() == CONTENT
     alice.ask("path", "close", str(path["number"]))
+
+
+def test_an_exit_without_ipv6_serves_ipv4_and_says_why(overlay):
+    alice, leaving = overlay.alice, overlay.nodes["exit"]
+    namespace, host = leaving.host.namespace, leaving.host
+    router = host.ipv6.network.network_address + 1
+
+    def problems():
+        return (leaving.status() or {}).get("exit_problems")
+
+    def refused():
+        done = alice.host.namespace.run(
+            [*alice._runner, "path", "open", overlay.web.address6, "--hops", "1",
+             "--config", str(alice.configuration)], check=False,
+        )  # fmt: skip
+        return done.returncode == 1 and "exit" in done.stderr
+
+    def serves_ipv4():
+        path = alice.ask("path", "open", overlay.web.address, "--hops", "1")
+        assert overlay.fetch() == CONTENT
+        alice.ask("path", "close", str(path["number"]))
+
+    namespace.run(["ip", "-6", "route", "del", "default"])
+    wait_until("the missing route's mention", problems, timeout_s=30)
+    assert "no default route over IPv6; add one with: ip -6 route add default" in problems()[0]
+    wait_until("the refusal", refused, timeout_s=60)
+    serves_ipv4()
+    leaving.stop()
+    off = ["net.ipv6.conf.all.disable_ipv6=1", "net.ipv6.conf.default.disable_ipv6=1"]
+    namespace.run(["sysctl", "-qw", *off])
+    leaving.start()
+    wait_until("the exit's start", problems, timeout_s=60)
+    (problem,) = problems()
+    assert "IPv6 is switched off on this host; switch it on with: sysctl -w" in problem
+    assert leaving.status()["roles"] == ["exit", "relay"]
+    assert "exit.withdrawn version=6 cause=no_ipv6" in leaving.log.read_text()
+    examined = Doctor(namespace, leaving.configuration)
+    assert examined.said("exit") == f"{problem}."
+    wait_until("the exit's return", lambda: alice.status()["exits"] == 1, timeout_s=60)
+    serves_ipv4()
+    namespace.run(["sysctl", "-qw", *(each.replace("=1", "=0") for each in off)])
+    namespace.configure(
+        [f"address add {host.ipv6} dev eth0 nodad", f"route add default via {router}"]
+    )
+    wait_until("the role over IPv6", lambda: not problems(), timeout_s=30)
 
 
 def test_an_address_of_the_sources_own_network_is_not_taken(overlay):
