@@ -24,6 +24,7 @@ from overlay.system.host_events import (
     LinkChanged,
     Overrun,
     RouteChanged,
+    RuleChanged,
 )
 from overlay.system.host_notices import HostNotices
 
@@ -147,7 +148,7 @@ def concerns_exit(events: Iterable[HostEvent], name_of: Callable[[int], str] | N
 
 def _concerns(event: HostEvent, name_of: Callable[[int], str]) -> bool:
     match event:
-        case FilterChanged() | Overrun():
+        case FilterChanged() | RuleChanged() | Overrun():
             return True
         case LinkChanged(name=name):
             return not name.startswith(_OWN_DEVICES)

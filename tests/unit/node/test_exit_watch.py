@@ -12,6 +12,7 @@ from overlay.system.host_events import (
     LinkChanged,
     Overrun,
     RouteChanged,
+    RuleChanged,
 )
 
 NAMES = {1: "eth0", 2: "anonsec0", 3: "exit0"}
@@ -23,6 +24,7 @@ INNER = ipaddress.ip_address("100.64.0.7")
     [
         (FilterChanged(7), True),
         (Overrun(), True),
+        (RuleChanged(4, 52, 100), True),
         (LinkChanged(1, "eth0", up=False, running=False), True),
         (LinkChanged(2, "anon0", up=True, running=True), False),
         (AddressChanged(1, INNER, 24), True),
