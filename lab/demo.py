@@ -180,7 +180,7 @@ class Demonstration:
         def forgotten() -> bool:
             status = self.nodes[name].status() or {}
             counters = status.get("counters", {})
-            return [status.get(key) for key in held] == [0, 0, 0] and counters["onion SAs"] == 0
+            return [status.get(key) for key in held] == [0, 0, 0] and counters["onion_SAs"] == 0
 
         try:
             wait_until(f"{name} forgetting the circuit", forgotten, timeout_s=10)

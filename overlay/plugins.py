@@ -17,7 +17,14 @@ from typing import Any, Final, TypeVar
 from overlay.durations import parse_duration
 from overlay.errors import ConfigurationError
 
-__all__ = ["NOUNS", "load_plugin", "plugin_names", "settings_of", "unknown_name"]
+__all__ = [
+    "NOUNS",
+    "load_plugin",
+    "plugin_names",
+    "registered_plugins",
+    "settings_of",
+    "unknown_name",
+]
 
 S = TypeVar("S")
 
@@ -45,7 +52,7 @@ _UNITS: Final = (
 
 def plugin_names(group: str) -> list[str]:
     """Return the registered names of a group, sorted."""
-    return sorted({entry.name for entry in _registered(group)})
+    return sorted({entry.name for entry in registered_plugins(group)})
 
 
 def load_plugin(group: str, name: str) -> Any:  # noqa: ANN401 - each group's caller knows its Protocol
@@ -54,7 +61,7 @@ def load_plugin(group: str, name: str) -> Any:  # noqa: ANN401 - each group's ca
     Raises:
         ConfigurationError: nobody registered that name; the message lists those known.
     """
-    found = [entry for entry in _registered(group) if entry.name == name]
+    found = [entry for entry in registered_plugins(group) if entry.name == name]
     if not found:
         raise unknown_name(NOUNS.get(group, "plug-in"), name, plugin_names(group))
     return found[0].load()
@@ -71,8 +78,8 @@ def unknown_name(noun: str, name: str, known: Sequence[str]) -> ConfigurationErr
 
 
 @cache
-def _registered(group: str) -> tuple[EntryPoint, ...]:
-    """Read once what is installed: it is a file for each distribution there is."""
+def registered_plugins(group: str) -> tuple[EntryPoint, ...]:
+    """Return the entry points of a group, read once: a file for each installed distribution."""
     return tuple(entry_points(group=group))
 
 

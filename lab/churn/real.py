@@ -39,12 +39,12 @@ __all__ = ["play"]
 _DESTINATION: Final = "203.0.113.10/32"
 _START_S: Final = 60.0
 _COUNTERS: Final = {
-    "datagrams": "dht datagrams sent",
-    "bytes": "dht bytes sent",
-    "lookups": "dht lookups",
-    "lookups succeeded": "dht lookups succeeded",
-    "paths": "paths tried",
-    "paths opened": "paths opened at first try",
+    "datagrams": "dht_datagrams_sent",
+    "bytes": "dht_bytes_sent",
+    "lookups": "dht_lookups",
+    "lookups succeeded": "dht_lookups_succeeded",
+    "paths": "paths_tried",
+    "paths opened": "paths_opened_at_first_try",
 }
 
 

@@ -67,7 +67,8 @@ class ApmSettings:
         onion_validity_s: how long an onion signalling message stays acceptable, at least.
         max_onion_validity_s: a hop refuses one that claims to stay valid longer: the
             replay cache must remember it that long.
-        max_source_circuits: circuits that this node opens for itself.
+        max_source_circuits: circuits that this node opens for itself; a node has at most 256
+            paths, and each needs one.
         max_circuits: circuits that it carries for others, in total.
         max_circuits_per_neighbour: of those, how many may arrive over one link. Of this and of
             every other table below, prefixes of addresses have shares as well
@@ -114,7 +115,7 @@ class ApmSettings:
     lifetime_s: float = 86_400.0
     onion_validity_s: float = 120.0
     max_onion_validity_s: float = 900.0
-    max_source_circuits: int = 32
+    max_source_circuits: int = 256
     max_circuits: int = 2000
     max_circuits_per_neighbour: int = 200
     max_next_hops: int = 768

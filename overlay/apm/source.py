@@ -33,6 +33,7 @@ from overlay.apm.control import (
     Ping,
     Pong,
     Refuse,
+    RefuseReason,
     RekeyAnswer,
     RekeySwitched,
     Teardown,
@@ -49,6 +50,12 @@ from overlay.apm.events import (
     CircuitReport,
     CircuitState,
 )
+from overlay.apm.failures import (
+    acknowledgement_missing,
+    confirmation_missing,
+    link_missing,
+    refusal,
+)
 from overlay.apm.inner_addresses import InnerAddresses, is_inner_address
 from overlay.apm.keepalive import KeepAlive
 from overlay.apm.layer import Families
@@ -61,8 +68,6 @@ from overlay.apm.translator import ipsec_translator, translate_inner
 from overlay.errors import (
     AddressInUse,
     BackendError,
-    CircuitRefused,
-    CircuitTimedOut,
     LimitReached,
     NotAuthentic,
     PathError,
@@ -106,7 +111,10 @@ class SourceSide:
         """Ask for a circuit; return its number."""
         check_path(path, self._board.own, self._board.backend.capabilities(), self._settings)
         if len(self._connections.sources()) >= self._settings.max_source_circuits:
-            raise LimitReached("this node has as many circuits of its own as it may open")
+            raise LimitReached(
+                f"this node has {self._settings.max_source_circuits} circuits of its own, the most "
+                "that [apm] max_source_circuits allows: close a path, or raise that setting."
+            )
         first = path.hops[0]
         request = RequestedCircuit(self._connections.new_number(), path, destination)
         self._connections.put_source(request)
@@ -176,9 +184,9 @@ class SourceSide:
             case Confirm(), OpenCircuit() if position == len(circuit.path):
                 self._confirmed_again(circuit)
             case Refuse(reason), PendingCircuit():
-                self._refused(circuit, position, reason.name, now)
+                self._refused(circuit, position, reason, now)
             case Teardown(reason), PendingCircuit():
-                self._refused(circuit, position, reason.name, now)
+                self._refused(circuit, position, reason, now)
             case Teardown(TeardownReason.WITHDRAWN), OpenCircuit() if position == len(circuit.path):
                 self._end(circuit, CircuitLost(circuit.number, CircuitEnd.WITHDRAWN), now)
             case Teardown(), OpenCircuit():
@@ -287,8 +295,14 @@ class SourceSide:
             if isinstance(circuit, OpenCircuit)
         )
 
-    def _refused(self, circuit: PendingCircuit, position: int, reason: str, now: float) -> None:
-        error = CircuitRefused("A Mix-node refused the circuit.", hop=position, reason=reason)
+    def _refused(
+        self,
+        circuit: PendingCircuit,
+        position: int,
+        reason: RefuseReason | TeardownReason,
+        now: float,
+    ) -> None:
+        error = refusal(position, len(circuit.path), reason)
         self._fail(circuit, error, now, hops=position - 1)
 
     # --- time ---
@@ -305,7 +319,10 @@ class SourceSide:
             if isinstance(circuit, OpenCircuit):
                 self._keep_alive(circuit, now)
             elif circuit is not None:
-                self._fail(circuit, CircuitTimedOut("The path did not answer in time."), now)
+                self._fail(circuit, self._unconfirmed(circuit), now)
+
+    def _unconfirmed(self, circuit: SourceCircuit) -> PathError:
+        return confirmation_missing(self._settings.setup_timeout_s, len(circuit.path))
 
     def _keep_alive(self, circuit: OpenCircuit, now: float) -> None:
         if circuit.expires_at <= now:
@@ -359,17 +376,13 @@ class SourceSide:
                 lost = CircuitLost(circuit.number, CircuitEnd.LINK_LOST)
                 self._end(circuit, lost, now, hops=0)
             else:
-                error = CircuitTimedOut(
-                    "There is no link to the path's first Mix-node.", silent_hop=1
-                )
-                self._fail(circuit, error, now, hops=0)
+                self._fail(circuit, link_missing(), now, hops=0)
 
     def onion_failed(self, number: int, now: float) -> None:
         """The first Mix-node never acknowledged the onion."""
         circuit = self._connections.source(number)
         if isinstance(circuit, PendingCircuit):
-            error = CircuitTimedOut("The path's first Mix-node did not answer.", silent_hop=1)
-            self._fail(circuit, error, now)
+            self._fail(circuit, acknowledgement_missing(), now)
 
     def _fail(
         self, circuit: SourceCircuit, error: PathError, now: float, hops: int | None = None

@@ -25,7 +25,7 @@ from overlay.cli.arguments import parser
 from overlay.cli.tables import printable
 from overlay.cli.values import joined_values
 from overlay.control.failure import overlay_error_in
-from overlay.errors import InternalError
+from overlay.errors import InternalError, PluginError
 
 if TYPE_CHECKING:
     from overlay.cli.up import RunNode
@@ -101,7 +101,11 @@ def _say_what_goes_on(arguments: argparse.Namespace) -> None:
 
 
 def _failed(error: BaseException, *, show_traceback: bool) -> int:
-    known = overlay_error_in(error)
+    from overlay.plugin_failures import blamed_plugin
+
+    known = blamed_plugin(error) or overlay_error_in(error)
+    if show_traceback and isinstance(known, PluginError):
+        traceback.print_exception(error)
     if known is None or isinstance(known, InternalError):
         what = str(known) if known is not None else type(error).__name__
         sentence = (

@@ -51,7 +51,7 @@ def status_text(report: StatusReport) -> str:
 def _protection(report: StatusReport) -> str:
     if report.protection:
         return f"NOT COMPLETE, missing: {', '.join(report.protection)}"
-    repairs = sum(n for name, n in report.counters.items() if name.startswith("repaired: "))
+    repairs = sum(n for name, n in report.counters.items() if name.startswith("repaired_"))
     return "in force" + (f"; repaired {repairs} times" if repairs else "")
 
 

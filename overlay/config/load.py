@@ -221,9 +221,10 @@ def _check_plugin(section: str, setting: str, group: str, name: str) -> None:
         raise ConfigurationError(f"[{section}] {setting}: {error}")
     try:
         load_plugin(group, name)
-    except ImportError as error:
+    except Exception as error:  # importing runs a stranger's code, which may raise anything
         raise ConfigurationError(
-            f"[{section}] {setting}: {name!r} is installed but cannot be loaded ({error}); "
+            f"[{section}] {setting}: {name!r} is installed but cannot be loaded "
+            f"({type(error).__name__}: {error}); "
             "install what it needs or choose another."
         ) from error
 

@@ -9,8 +9,11 @@ __all__ = ["failure_of", "overlay_error_in"]
 
 
 def failure_of(error: BaseException) -> Failure:
-    """Return the failure to answer with: an error's own sentence, or that it is a bug."""
-    known = overlay_error_in(error)
+    """Return the failure to answer with: an error's own sentence, whose plug-in, or a bug."""
+    # Imported here: the command line needs the rest of this module alone.
+    from overlay.plugin_failures import blamed_plugin
+
+    known = blamed_plugin(error) or overlay_error_in(error)
     if known is not None:
         return Failure(str(known), type(known).__name__)
     sentence = f"the node could not answer because of a bug ({type(error).__name__}); report it."

@@ -168,8 +168,8 @@ class Dht:
         for endpoint in endpoints:
             if not self._allowed(endpoint):
                 raise ConfigurationError(
-                    "A bootstrap endpoint must be a public unicast address; set "
-                    "allow_private_endpoints in the DHT's settings for a private network."
+                    "[network] bootstrap must name public addresses of single hosts, or set "
+                    "allow_private_endpoints = true below [network] for a private mesh."
                 )
         self._membership.add_bootstrap(endpoints)
         self._membership.greet(self._responder.own_endpoints)

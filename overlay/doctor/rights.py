@@ -10,8 +10,10 @@ from typing import Final
 
 from overlay.doctor.model import Finding, Outcome, Purpose, Setup, tried
 from overlay.system.egress_filter import try_egress
+from overlay.system.failures import privilege_remedy
 from overlay.system.filter_choice import find_packet_filter
 from overlay.system.privileges import CAP_NET_ADMIN, CAP_NET_RAW, effective_capabilities
+from overlay.system.programs import find_program
 from overlay.system.tun import MIN_MTU, TunDevice
 
 __all__ = ["namespaces", "packet_filter", "privileges", "traffic_control", "tun_device"]
@@ -32,22 +34,30 @@ def privileges(
 ) -> list[Finding]:
     """The two capabilities by name; what they allow is tried by the other checks."""
     held = capabilities()
-    unit = "or set AmbientCapabilities={} in its systemd unit"
+    unit = "or set AmbientCapabilities=CAP_NET_ADMIN in its systemd unit"
     return [
         _capability(
             "CAP_NET_ADMIN",
             CAP_NET_ADMIN in held,
             (Purpose.EXIT, Purpose.KERNEL, Purpose.OWN_PATHS),
-            f"run as root, inside `unshare -Urn`, {unit.format('CAP_NET_ADMIN')}",
+            f"{privilege_remedy()}, {unit}",
         ),
         _capability(
             "CAP_NET_RAW",
             CAP_NET_RAW in held,
             (Purpose.ADVICE,),
-            "iptables-legacy wants it and nftables does not, so install the package nftables, "
-            f"run as root, {unit.format('CAP_NET_RAW')}",
+            _without_raw(),
         ),
     ]
+
+
+def _without_raw() -> str:
+    if find_program("nft") is not None:
+        return "only iptables-legacy wants it, and nftables is installed, so nothing is to be done"
+    return (
+        "iptables-legacy wants it and nftables does not, so install the package nftables, run as "
+        "root, or set AmbientCapabilities=CAP_NET_RAW in its systemd unit"
+    )
 
 
 def _capability(name: str, held: bool, needed_for: tuple[Purpose, ...], without: str) -> Finding:

@@ -37,6 +37,7 @@ from overlay.node.paths import Guard, Paths
 from overlay.node.port_forms import Marks
 from overlay.node.timers import Chores
 from overlay.plugins import load_plugin
+from overlay.selection.checked import CheckedSelector
 from overlay.selection.selector import PathSelector
 from overlay.system.exit_plan import exit_gateway
 from overlay.system.exit_probe import probe_address
@@ -274,8 +275,7 @@ def _forwarding_rules(
 
 
 def _selector(configuration: Configuration, name: str) -> PathSelector:
-    selector: PathSelector = _plugin(configuration, "overlay.selection", name)()
-    return selector
+    return CheckedSelector(name, _plugin(configuration, "overlay.selection", name))
 
 
 def _plugin(configuration: Configuration, group: str, name: str) -> Callable[..., Any]:

@@ -112,8 +112,8 @@ class DataPath:
     def counters(self) -> dict[str, int]:
         """Return how many packets this host's programs sent and got."""
         return {
-            "packets from host": self.packets_from_host,
-            "packets to host": self.packets_to_host,
+            "packets_from_host": self.packets_from_host,
+            "packets_to_host": self.packets_to_host,
         }
 
     def _refuse_too_big(self, packets: Sequence[bytes]) -> Sequence[bytes]:

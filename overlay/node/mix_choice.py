@@ -62,6 +62,17 @@ class MixChoice:
         path.avoid = frozenset()
         return selector.select(self._request(path, path.avoid), view, self._rng)
 
+    def has_other(self, path: RequestedPath, now: float) -> bool:
+        """Tell whether a path is left that goes through none of the Mix-nodes that failed."""
+        if not path.avoid:
+            return True
+        try:
+            request = self._request(path, path.avoid)
+            self._selector(path.strategy).select(request, self._table.view(now), self._rng)
+        except OverlayError:
+            return False
+        return True
+
     def ended(self, path: RequestedPath, reason: CircuitEnd) -> None:
         """Avoid an exit that withdrew: its descriptor may be older than its word."""
         hops = path.mix_path.hops if path.mix_path is not None else ()

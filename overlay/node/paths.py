@@ -39,6 +39,7 @@ from overlay.errors import (
     OverlayError,
     PathError,
 )
+from overlay.node.attempts import is_hopeless, wait_before_s
 from overlay.node.families import blocked_versions
 from overlay.node.mix_choice import MixChoice
 from overlay.node.path_needs import CircuitService, Guard
@@ -59,10 +60,6 @@ __all__ = [
 
 MAX_PATHS = 256
 """Each holds a route, an address and a circuit."""
-
-_FIRST_ATTEMPTS = 4
-_REBUILD_WAIT_S = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
-"""Waits before each further attempt; the last one repeats."""
 
 _LASTING_S = 10.0
 """A circuit lost sooner says something about its path: any hop can tear it down at once."""
@@ -326,7 +323,10 @@ class Paths:
     ) -> list[RequestedPath]:
         """Make new paths, all or none; guard what ``wishes`` need before the first circuit."""
         if len(self._paths) + len(new) > MAX_PATHS:
-            raise ConfigurationError(f"{MAX_PATHS} paths are open, which is the most; close one.")
+            raise ConfigurationError(
+                f"this node has {len(self._paths)} paths, and it may have {MAX_PATHS}; close some, "
+                "or name one prefix for several destinations."
+            )
         trials = [RequestedPath(0, wish, now) for wish in new]
         mix_paths = [self._choice.select(trial, now) for trial in trials]
         made = [self._add(wish, now) for wish in new]
@@ -410,8 +410,10 @@ class Paths:
         self._choice.blame(path, error)
         self._detach(path)
         path.failures += 1
-        hopeless = path.failures >= _FIRST_ATTEMPTS or isinstance(error, BackendError)
-        if hopeless and (path.state is PathState.OPENING or not path.settled.is_set()):
+        has_other = self._choice.has_other(path, now)
+        if is_hopeless(error, path.failures, has_other=has_other) and (
+            path.state is PathState.OPENING or not path.settled.is_set()
+        ):
             path.error = error
             path.settled.set()
             if path.state is PathState.OPENING and self._end_unserved(path, now):
@@ -445,7 +447,7 @@ class Paths:
     def _rebuild_later(self, path: RequestedPath, now: float) -> None:
         if path.state is PathState.OPEN:
             path.state = PathState.REBUILDING
-        path.retry_at = now + _wait_s(path.failures + path.fleeting)
+        path.retry_at = now + wait_before_s(path.failures + path.fleeting)
 
     def _part(self, path: RequestedPath, now: float) -> None:
         """Take a path off its circuit for good, and tell who waits for it."""
@@ -481,7 +483,7 @@ class Paths:
             if path.state is not PathState.CLOSING:
                 path.state, path.failures = PathState.CLOSING, 0
             path.failures += 1
-            path.retry_at = now + _wait_s(path.failures)
+            path.retry_at = now + wait_before_s(path.failures)
             raise BackendError(
                 f"path {path.number} carries nothing any more, but its destination stays blocked "
                 f"for now: {error}"
@@ -494,7 +496,3 @@ class Paths:
             self._end(path, now)
         except BackendError:
             self.guard_refusals += 1
-
-
-def _wait_s(failures: int) -> float:
-    return max(_REBUILD_WAIT_S[min(failures, len(_REBUILD_WAIT_S) - 1)], 0.01)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from typing import Final
 
 from overlay import __version__
 from overlay.addresses import IpNetwork, format_address
@@ -19,7 +22,9 @@ from overlay.node.families import other_version
 from overlay.node.requested_path import RequestedPath
 from overlay.node.source_guard import Unguarded
 
-__all__ = ["path_report", "peer_report", "status_report"]
+__all__ = ["identified", "path_report", "peer_report", "status_report"]
+
+_NO_IDENTIFIER: Final = re.compile(r"[^A-Za-z0-9]+")
 
 
 def status_report(
@@ -42,8 +47,8 @@ def status_report(
     open_versions = exposed_versions(open_destinations)
     relayed = plane.circuits.relay_report()
     drops = {drop.value: count for drop, count in plane.engine.drops().items() if count}
-    drops |= {f"control: {drop.value}": n for drop, n in relayed.drops.items() if n}
-    drops |= {f"dht: {drop.value}": n for drop, n in plane.dht.counters().items() if n}
+    drops |= {f"control_{drop.name.lower()}": n for drop, n in relayed.drops.items() if n}
+    drops |= {f"dht_{drop.name.lower()}": n for drop, n in plane.dht.counters().items() if n}
     return StatusReport(
         version=__version__,
         node_id=identity.node_id.hex(),
@@ -62,8 +67,8 @@ def status_report(
         circuits_own=len(plane.circuits.circuits()),
         circuits_relayed=relayed.relayed,
         circuits_exit=relayed.exits,
-        counters=counters | _activity(plane),
-        drops=drops,
+        counters=identified(counters | _activity(plane)),
+        drops=identified(drops),
         protected=tuple(str(each) for each in destinations if each not in open_destinations),
         blocked_versions=_versions(plane.paths.blocked - open_versions),
         unprotected=(
@@ -83,11 +88,22 @@ def _versions(versions: Iterable[int]) -> tuple[str, ...]:
     return tuple(f"IPv{version}" for version in sorted(versions))
 
 
+def identified(counts: Mapping[str, int]) -> dict[str, int]:
+    """Return counts under names that are identifiers, so that other programs can use them.
+
+    Plug-ins name counters as well; what two names have in common is added.
+    """
+    found: Counter[str] = Counter()
+    for name, count in counts.items():
+        found[_NO_IDENTIFIER.sub("_", name).strip("_")] += count
+    return dict(found)
+
+
 def _activity(plane: ControlPlane) -> dict[str, int]:
     dht = asdict(plane.dht.activity) | asdict(plane.dht_traffic)
-    done = {f"dht {name.replace('_', ' ')}": count for name, count in dht.items()}
-    done["paths tried"] = plane.paths.first_tries
-    done["paths opened at first try"] = plane.paths.opened_at_first_try
+    done = {f"dht_{name}": count for name, count in dht.items()}
+    done["paths_tried"] = plane.paths.first_tries
+    done["paths_opened_at_first_try"] = plane.paths.opened_at_first_try
     return {name: count for name, count in done.items() if count}
 
 

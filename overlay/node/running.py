@@ -51,6 +51,7 @@ from overlay.node.path_file import PathFile
 from overlay.node.reception import Reception
 from overlay.node.requested_path import PathWish
 from overlay.node.sockets import Sockets
+from overlay.plugin_failures import blamed_plugin
 from overlay.system.host_networks import uses
 from overlay.system.name_servers import name_servers
 
@@ -335,6 +336,7 @@ class RunningNode:
 
         Raises:
             InternalError: it failed by a bug.
+            PluginError: it failed in a line of a plug-in.
             OverlayError: it failed by something else.
         """
         try:
@@ -345,6 +347,10 @@ class RunningNode:
             raise
         except Exception as error:
             self.failed = True
+            blamed = blamed_plugin(error)
+            if blamed is not None:
+                _log.error("node.plugin_failed", cause=error)
+                raise blamed from error
             _log.error("node.bug", cause=error)
             raise InternalError(f"a task of the node failed ({type(error).__name__})") from error
 

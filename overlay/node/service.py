@@ -9,7 +9,7 @@ from typing import Final
 
 import trio
 
-from overlay.addresses import IpNetwork, NodeId, OverlayAddress
+from overlay.addresses import IpNetwork, NodeId, OverlayAddress, format_address
 from overlay.control.model import (
     OpenPathRequest,
     OpenPathsRequest,
@@ -34,6 +34,7 @@ from overlay.node.reports import path_report, peer_report, status_report
 from overlay.node.requested_path import PathWish, RequestedPath
 from overlay.node.running import RunningNode
 from overlay.node.source_guard import Unguarded
+from overlay.node.unjoined import explained
 
 __all__ = ["NodeService"]
 
@@ -195,6 +196,8 @@ class NodeService:
     def _failure(self, failed: list[RequestedPath], paths: list[RequestedPath]) -> OverlayError:
         """Return the error of a request, with what became of its destinations."""
         error = failed[0].error or PathError("the path could not be had.")
+        if isinstance(error, NoSuitablePath):
+            error = self._explained(error)
         remaining = [path for path in paths if self._plane.paths.of(path.destination) is path]
         if not remaining:
             return error
@@ -206,14 +209,18 @@ class NodeService:
         )
         return PathError(sentence) if isinstance(error, PathError) else BackendError(sentence)
 
+    def _explained(self, error: NoSuitablePath) -> NoSuitablePath:
+        bootstrap = self._running.configuration.network.bootstrap
+        return explained(error, contacts=self._plane.dht.contact_count, bootstrap=bootstrap)
+
     async def _requested_patiently(self, request: OpenPathsRequest) -> list[RequestedPath]:
         """Request paths; a node that has just started may still be learning about Mix-nodes."""
         while True:
             try:
                 return self._requested(request)
-            except NoSuitablePath:
+            except NoSuitablePath as error:
                 if not self._is_learning():
-                    raise
+                    raise self._explained(error) from error
             await trio.sleep(_ASK_AGAIN_S)
 
     def _requested(self, request: OpenPathsRequest) -> list[RequestedPath]:
@@ -257,9 +264,16 @@ class NodeService:
         """Return the NodeId of a hop that the user named by NodeId or overlay address."""
         if len(named) != 16:
             return NodeId(named)
+        address = format_address(named)
         descriptor = self._plane.table.by_overlay_address(OverlayAddress(named))
+        if named == self._running.identity.overlay_address:
+            raise ConfigurationError(
+                f"via names {address}, which is this node itself; name others: overlay peers."
+            )
         if descriptor is None:
-            raise ConfigurationError("a node named in via is not known; see: overlay peers.")
+            raise ConfigurationError(
+                f"via names {address}, which is no node that this one knows; see: overlay peers."
+            )
         return descriptor.node_id
 
     # -- reports ---------------------------------------------------------------------
@@ -276,21 +290,21 @@ class NodeService:
         counters |= running.shell.backend.association_counts()
         counters |= running.shell.path.counters()
         troubles = {
-            "chores failed": plane.chores.failures,
-            "guard changes refused": plane.paths.guard_refusals,
-            "links refused": plane.neighbours.refused,
-            "path file not written": running.paths_not_remembered,
-            "inner addresses not forgotten": running.shell.unforgotten,
-            "repairs refused": running.enforcement.refused,
+            "chores_failed": plane.chores.failures,
+            "guard_changes_refused": plane.paths.guard_refusals,
+            "links_refused": plane.neighbours.refused,
+            "path_file_not_written": running.paths_not_remembered,
+            "inner_addresses_not_forgotten": running.shell.unforgotten,
+            "repairs_refused": running.enforcement.refused,
         }
         troubles |= {
-            f"repaired: {name}": count for name, count in running.enforcement.repaired.items()
+            f"repaired_{name}": count for name, count in running.enforcement.repaired.items()
         }
         role = running.shell.exit_role
         exit_problems = tuple(map(str, role.problems)) if role is not None else ()
         missing = self._missing()
         if role is not None and role.repaired:
-            troubles["exit repaired"] = role.repaired
+            troubles["exit_repaired"] = role.repaired
         return status_report(
             running.configuration,
             running.identity,

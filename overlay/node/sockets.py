@@ -90,8 +90,8 @@ class Sockets:
         """Return the sums over all sockets."""
         total: Counter[str] = Counter()
         for each in self:
-            total.update({f"udp {name}": count for name, count in each.counters.items()})
-            total["udp dropped_by_kernel"] += each.kernel_drops
+            total.update({f"udp_{name}": count for name, count in each.counters.items()})
+            total["udp_dropped_by_kernel"] += each.kernel_drops
         return +total  # without what is zero
 
 

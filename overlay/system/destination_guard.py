@@ -127,7 +127,9 @@ class DestinationGuard:
         found = chosen_filter(packet_filter)
         self._settings = AnswerSettings(found, name)
         self._ownership = Ownership(
-            name, "stop it, or give this node another guard table in its settings"
+            name,
+            "open paths through that node, or run this one in a network namespace of its own "
+            "(ip netns)",
         )
         rule = MarkRule(4, _RULE_PREFERENCE, mark & CLEAR_MASK, table, others=True, mask=CLEAR_MASK)
         with contextlib.ExitStack() as on_failure:

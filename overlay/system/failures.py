@@ -3,16 +3,54 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+from pathlib import Path
 from typing import Final
 
 from overlay.errors import BackendError
 
-__all__ = ["PRIVILEGE_REMEDY", "refused"]
+__all__ = ["privilege_remedy", "refused"]
 
-PRIVILEGE_REMEDY: Final = (
-    "run as root, give the program CAP_NET_ADMIN, or start it inside `unshare -Urn`"
+_AS_ROOT: Final = "run as root, give the program CAP_NET_ADMIN, or start it inside `unshare -Urn`"
+_IN_NAMESPACE: Final = (
+    "this process runs in a user namespace, whose rights are not enough for it; run it as root "
+    "outside of that namespace"
 )
+_IN_USER_NAMESPACE_ALONE: Final = (
+    "this process is root of a user namespace, but its network belongs to another one; start it "
+    "with a network of its own, inside `unshare -Urn`"
+)
+
+_UID_MAP: Final = Path("/proc/self/uid_map")
+_NETWORK: Final = Path("/proc/self/ns/net")
+_USER: Final = Path("/proc/self/ns/user")
+_NS_GET_USERNS: Final = 0xB701
+"""ioctl_ns(2): a descriptor of the user namespace that owns a namespace."""
+
+
+def privilege_remedy() -> str:
+    """Return what to do where rights are missing; in a user namespace that is something else."""
+    try:
+        if _UID_MAP.read_text(encoding="ascii").split() == ["0", "0", "4294967295"]:
+            return _AS_ROOT
+        if os.geteuid() != 0:
+            return _AS_ROOT
+        return _IN_NAMESPACE if _owns_network() else _IN_USER_NAMESPACE_ALONE
+    except OSError:  # no /proc, or an owner that this process may not see
+        return _AS_ROOT
+
+
+def _owns_network() -> bool:
+    with _NETWORK.open("rb") as network:
+        try:
+            owner = fcntl.ioctl(network.fileno(), _NS_GET_USERNS)
+        except PermissionError:  # the owner is a namespace above this one
+            return False
+        try:
+            return os.fstat(owner).st_ino == _USER.stat().st_ino
+        finally:
+            os.close(owner)
 
 
 def refused(operation: str, error: OSError, remedy: str = "") -> BackendError:
@@ -22,6 +60,6 @@ def refused(operation: str, error: OSError, remedy: str = "") -> BackendError:
     may be logged. Missing rights have the same remedy everywhere and need none given.
     """
     if not remedy and error.errno in (errno.EPERM, errno.EACCES):
-        remedy = PRIVILEGE_REMEDY
+        remedy = privilege_remedy()
     reason = os.strerror(error.errno) if error.errno else str(error)
     return BackendError(f"{operation} failed ({reason}){': ' + remedy if remedy else ''}.")

@@ -10,14 +10,14 @@ table of the same name stands in the chosen filter, or when that table is remove
 from __future__ import annotations
 
 import os
-import shutil
 from typing import Final
 
 from overlay.errors import BackendError
-from overlay.system.failures import PRIVILEGE_REMEDY
+from overlay.system.failures import privilege_remedy
 from overlay.system.iptables import Iptables
 from overlay.system.nftables import Nftables
 from overlay.system.packet_filter import FilterTable, PacketFilter
+from overlay.system.programs import find_program
 
 __all__ = ["ChosenFilter", "chosen_filter", "find_packet_filter"]
 
@@ -88,13 +88,18 @@ _MOST_FOUND: Final = 64
 
 def _look() -> ChosenFilter:
     nftables, iptables = Nftables(), Iptables()
-    if shutil.which("nft") is not None and nftables.usable():
+    if find_program("nft") is not None and nftables.usable():
         return ChosenFilter(nftables, iptables)
     if iptables.usable():
         return ChosenFilter(iptables, nftables)
+    if find_program("nft") is None and find_program("iptables-legacy") is None:
+        raise BackendError(
+            "setting the packet filter failed (neither nft nor iptables-legacy is installed): "
+            "install the package nftables."
+        )
     raise BackendError(
-        "no packet filter works here (neither nft nor iptables-legacy and ip6tables-legacy): "
-        f"install the package nftables, and {PRIVILEGE_REMEDY}."
+        "no packet filter works here (the kernel took rules neither of nft nor of iptables-legacy "
+        f"and ip6tables-legacy): {privilege_remedy()}."
     )
 
 

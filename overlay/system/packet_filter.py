@@ -13,7 +13,6 @@ should do, repeating is harmless, and nothing depends on what a killed node left
 from __future__ import annotations
 
 import enum
-import shutil
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,8 +20,9 @@ from typing import Final, Protocol
 
 from overlay.addresses import IpNetwork
 from overlay.errors import BackendError
-from overlay.system.failures import PRIVILEGE_REMEDY, refused
+from overlay.system.failures import privilege_remedy, refused
 from overlay.system.marks import LARGE_MARK
+from overlay.system.programs import find_program
 
 __all__ = [
     "HOP_LIMIT",
@@ -240,7 +240,8 @@ def run_filter_tool(
     Raises:
         BackendError: the program is missing, cannot be started, or does not end in time.
     """
-    if shutil.which(argv[0]) is None:
+    program = find_program(argv[0])
+    if program is None:
         package = "nftables" if argv[0] == "nft" else "iptables"
         raise BackendError(
             f"changing the packet filter failed ({argv[0]} is not installed): "
@@ -248,7 +249,12 @@ def run_filter_tool(
         )
     try:
         return subprocess.run(
-            argv, input=text_input, capture_output=True, text=True, check=False, timeout=within_s
+            [program, *argv[1:]],
+            input=text_input,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=within_s,
         )
     except subprocess.TimeoutExpired as error:
         raise BackendError(
@@ -262,4 +268,4 @@ def run_filter_tool(
 def tool_refused(what: str, done: subprocess.CompletedProcess[str]) -> BackendError:
     """Return the error for a tool that failed, with the first line of what it said."""
     said = (done.stderr.strip() or done.stdout.strip() or "no reason given").splitlines()[0]
-    return BackendError(f"{what} failed ({said}): {PRIVILEGE_REMEDY}.")
+    return BackendError(f"{what} failed ({said}): {privilege_remedy()}.")

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Final, Self
 
 from overlay.errors import BackendError
-from overlay.system.failures import PRIVILEGE_REMEDY, refused
+from overlay.system.failures import privilege_remedy, refused
 from overlay.system.netlink_messages import (
     ACKNOWLEDGE,
     DUMP,
@@ -165,7 +165,7 @@ class TrafficControl:
             self._netlink.send(message(kind, flags | ACKNOWLEDGE, body))
             return acknowledged_error(self._netlink)
         except OSError as error:
-            raise refused("changing traffic control", error, PRIVILEGE_REMEDY) from error
+            raise refused("changing traffic control", error, privilege_remedy()) from error
 
 
 def indexes(excluded: Iterable[str]) -> dict[str, int]:
@@ -189,7 +189,7 @@ def _place(device: int, rule: TrafficRule) -> bytes:
 
 def _refused(number: int, needs: str) -> BackendError:
     if number in (errno.EPERM, errno.EACCES):
-        remedy = PRIVILEGE_REMEDY
+        remedy = privilege_remedy()
     else:
         remedy = f"use a kernel with the modules {needs}"
     return refused("changing traffic control", OSError(number, os.strerror(number)), remedy)

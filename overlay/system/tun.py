@@ -20,7 +20,7 @@ from typing import Final, Self
 import trio
 
 from overlay.errors import BackendError
-from overlay.system.failures import PRIVILEGE_REMEDY, refused
+from overlay.system.failures import privilege_remedy, refused
 
 __all__ = ["MAX_NAME_BYTES", "MIN_MTU", "TunDevice", "claim_device_name"]
 
@@ -234,9 +234,9 @@ def _attach_error(name: str, error: OSError) -> BackendError:
     if error.errno == errno.EBUSY:
         remedy = "another process uses a device of this name, so stop it or set another name"
     elif error.errno in (errno.EPERM, errno.EACCES):
-        remedy = PRIVILEGE_REMEDY
+        remedy = privilege_remedy()
     else:
-        remedy = "check the device's name in the settings"
+        remedy = "report it, since a node chooses the name itself"
     return refused(f"creating the TUN device {name}", error, remedy)
 
 

@@ -8,7 +8,7 @@ from random import Random
 from typing import Final
 
 from overlay.addresses import NodeId
-from overlay.errors import ConfigurationError, OverlayError
+from overlay.errors import ConfigurationError, OverlayError, PluginError
 from overlay.node.requested_path import PathState, RequestedPath
 from sims.measures.recorder import Recorder
 from sims.participants.machine import Machine
@@ -90,8 +90,8 @@ class Client:
             path = plane.paths.request(
                 _DESTINATION, hops=self._hops, strategy=self._strategy, via=(), now=heap.now
             )
-        except ConfigurationError:
-            raise  # the scenario names no such strategy
+        except (ConfigurationError, PluginError):
+            raise  # the scenario names no such strategy, or one that does not do its work
         except OverlayError:
             self._finished(success=False)
             return

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from overlay.dht.settings import DhtSettings
 from overlay.errors import OverlayError
+from overlay.plugin_failures import blamed_plugin
 from overlay.plugins import settings_of
 from sims.results.model import Progress, RunOutcome, ShouldStop, ShowProgress
 from sims.results.record import RunFailure
@@ -102,6 +103,9 @@ def run_scenario(
 
 def failure_sentence(error: BaseException) -> str:
     """Say in one line why a run failed; what is no error of ours is a bug and says so."""
+    blamed = blamed_plugin(error)
+    if blamed is not None:
+        return str(blamed)
     if isinstance(error, OverlayError):
         return str(error)
     if isinstance(error, MemoryError):

@@ -77,7 +77,7 @@ def test_a_path_carries_and_is_not_rebuilt_under_floods_of_every_kind(scene):
         assert fetch(alice, web) == CONTENT, name
         program.wait(20)
     counters = relay.status()["counters"]
-    assert counters["udp received"] > 20_000
+    assert counters["udp_received"] > 20_000
     (after,) = alice.ask("path", "list")
     assert after["state"] == "open"
     assert after["inner_addresses"] == before["inner_addresses"]  # the exit lends others anew

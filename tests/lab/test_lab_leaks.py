@@ -41,7 +41,7 @@ def test_nothing_leaks_while_node_and_relay_are_killed_and_the_node_restarts(ove
         download = alice.host.namespace.popen(
             ["curl", "-s", "-o", str(tmp_path / "cut"), f"http://{web}/file"]
         )
-        downloading = lambda: (alice.status() or {})["counters"]["packets to host"] > 2_000  # noqa: E731 - read at once
+        downloading = lambda: (alice.status() or {})["counters"]["packets_to_host"] > 2_000  # noqa: E731 - read at once
         wait_until("the download's start", downloading, timeout_s=120)
         alice.kill()
         flush(alice.host.namespace, "nft", "iptables")

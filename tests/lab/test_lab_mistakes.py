@@ -1,5 +1,6 @@
 """Every mistake of a user gets one sentence, a status that is not zero, and no traceback."""
 
+import json
 import subprocess
 import sys
 
@@ -50,10 +51,51 @@ def test_a_host_name_is_refused_since_resolving_it_would_tell(node):
     assert "address" in asked(node, "path", "open", "www.example.org")
 
 
-def test_a_destination_without_an_exit_is_explained_by_counts(node):
+def test_a_node_that_knows_no_other_says_that_it_has_not_joined(node):
     said = asked(node, "path", "open", WEB)
-    assert "no path" in said.lower()
-    assert "0" in said
+    assert "this node has not joined the overlay" in said
+    assert "--bootstrap" in said
+
+
+def test_a_path_through_this_node_itself_is_refused(node):
+    own = node.status()["overlay_address"]
+    assert "is this node itself" in asked(node, "path", "open", "--via", own, WEB)
+    assert "is no node that this one knows" in asked(
+        node, "path", "open", "--via", "fd6d:6978::1", WEB
+    )
+    assert "named in via" in asked(node, "path", "open", "--via", own, own, WEB)
+
+
+def test_commands_find_a_socket_or_say_what_is_there(node):
+    assert "is a directory" in sentence(node, "status", "--socket", str(node.directory))
+    assert "is a file" in sentence(node, "status", "--socket", str(node.configuration))
+
+
+def test_names_of_counters_are_identifiers(node):
+    status = node.status()
+    assert all(name.isidentifier() for name in (*status["counters"], *status["drops"]))
+
+
+@pytest.mark.parametrize(
+    ("namespaces", "words"),
+    [("-Ur", "its network belongs to another one"), ("-Urn", "outside of that namespace")],
+)
+def test_remedies_know_that_they_run_in_a_user_namespace(laboratory, namespaces, words):
+    program = "from overlay.system.failures import privilege_remedy; print(privilege_remedy())"
+    done = subprocess.run(
+        ["unshare", namespaces, sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert words in done.stdout
+
+
+def test_the_packet_filter_is_found_in_sbin(node):
+    command = ["env", "PATH=/usr/bin:/bin", sys.executable, "-m", "overlay", "doctor", "--json"]
+    done = node.host.namespace.run([*command, "--config", str(node.configuration)], check=False)
+    found = {each["subject"]: each["outcome"] for each in json.loads(done.stdout)["findings"]}
+    assert found["packet filter"] == "works"
 
 
 def test_a_path_that_is_not_there_cannot_be_closed(node):

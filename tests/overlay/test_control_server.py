@@ -1,4 +1,5 @@
 import contextlib
+import functools
 import json
 import os
 import socket
@@ -204,6 +205,24 @@ def test_connection_over_the_limit_is_refused_with_a_sentence(path):
         assert (await converse(path, b'{"method":"paths"}\n'))[0]["ok"] is True
         for stream in streams:
             await stream.aclose()
+
+    serve(path, scenario)
+
+
+def test_fifty_commands_at_once_are_all_answered(path):
+    async def scenario(service):
+        limiter = trio.CapacityLimiter(50)
+
+        def open_one(number):
+            with ControlClient(path) as client:
+                client.open_path(OpenPathRequest(parse_destination(f"192.0.2.{number}")))
+
+        async with trio.open_nursery() as nursery:
+            for number in range(50):
+                nursery.start_soon(
+                    functools.partial(trio.to_thread.run_sync, open_one, number, limiter=limiter)
+                )
+        assert len(service.requests) == 50
 
     serve(path, scenario)
 

@@ -56,7 +56,7 @@ def test_esp_passes_what_waits_at_every_hop(tmp_path):
             await nodes[-1].service.open_path(OpenPathRequest(BOB, 3))
             (device,) = alice.open_devices("anon")
             exits = participants[2].host.open_devices("exit")
-            before = [node.service.status().counters["udp received"] for node in nodes]
+            before = [node.service.status().counters["udp_received"] for node in nodes]
             for each in participants[:3]:
                 with attacker(each) as sender:
                     for payload in garbage(each)["link, wrong mac1"] * 2:
@@ -65,12 +65,12 @@ def test_esp_passes_what_waits_at_every_hop(tmp_path):
             packet = IP(src=str(ipaddress.ip_address(source)), dst="203.0.113.10") / UDP()
             device.from_kernel(bytes(packet / Raw(b"hello bob")))
             await until(lambda: any(each.written for each in exits), step_s=0)
-            after = [node.service.status().counters["udp received"] for node in nodes]
+            after = [node.service.status().counters["udp_received"] for node in nodes]
             # At most one batch of garbage each, of the 512 that came first.
             assert all(new - old < 200 for old, new in zip(before, after, strict=True))
             await until(
                 lambda: all(
-                    node.service.status().counters["udp received"] > old + 500
+                    node.service.status().counters["udp_received"] > old + 500
                     for old, node in zip(before, nodes[:3], strict=False)
                 )
             )

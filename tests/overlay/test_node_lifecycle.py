@@ -347,10 +347,10 @@ def test_a_disk_that_takes_no_file_keeps_no_path_from_opening(others, alice, cap
         async with running(others), alice.node() as node:
             await until(lambda: node.service.status().mix_nodes == 2)
             await node.service.open_path(OpenPathRequest(BOB, 2))
-            assert node.service.status().counters["path file not written"] >= 1
+            assert node.service.status().counters["path_file_not_written"] >= 1
             free_the_file(alice)
             await until(lambda: file_of(alice).exists(), step_s=1)
-            assert "path file not written" not in node.service.status().counters
+            assert "path_file_not_written" not in node.service.status().counters
 
     run(program)
     assert "paths.not_remembered" in caplog.messages
@@ -408,7 +408,7 @@ def test_a_node_that_cannot_block_at_its_start_says_so_and_blocks_as_soon_as_it_
             assert (status.protected, status.unprotected) == ((), (str(BOB),))
             assert status.unprotected_reason == reason
             assert GUARD in status.protection
-            assert status.counters["repairs refused"] < 20, "after waits that double"
+            assert status.counters["repairs_refused"] < 20, "after waits that double"
             assert [path.unprotected for path in node.service.paths()] == [reason]
             assert await node.service.leave(release=False) == StopReport(0, 0, 0, unprotected=1)
             assert node.service.guarded_count() == 0
@@ -416,7 +416,7 @@ def test_a_node_that_cannot_block_at_its_start_says_so_and_blocks_as_soon_as_it_
             await until(lambda: BOB in alice.host.guarded, within_s=10)
             status = node.service.status()
             assert (status.unprotected, status.unprotected_reason) == ((), "")
-            assert status.counters[f"repaired: {GUARD}"] == 1
+            assert status.counters[f"repaired_{GUARD.replace(' ', '_')}"] == 1
             assert not any(path.unprotected for path in node.service.paths())
             if refused == "open_guard":
                 assert status.protected == (str(BOB), str(CAROL))

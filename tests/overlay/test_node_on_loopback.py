@@ -138,7 +138,7 @@ def test_a_suspected_eclipse_is_shown_and_logged_without_naming_anybody(tmp_path
             await until(lambda: dht.activity.eclipses_suspected)
             status = nodes[0].service.status()
             assert status.suspect_regions == 1
-            assert status.counters["dht eclipses suspected"] >= 1
+            assert status.counters["dht_eclipses_suspected"] >= 1
             assert "doubtful: 1 regions" in status_text(status)
 
     with caplog.at_level(logging.WARNING, logger="overlay"):
@@ -403,7 +403,7 @@ def test_a_guard_that_cannot_be_ended_is_told_and_tried_again(world):
         world.host.refuse.clear()
         await until(lambda: states(world) == [])
         assert world.host.guarded == set()
-        assert counter(world, "guard changes refused") >= 1
+        assert counter(world, "guard_changes_refused") >= 1
 
     world.play(scenario)
 
@@ -414,7 +414,7 @@ def test_an_exit_tells_of_connections_that_it_could_not_forget(world):
             each.host.refuse.add("forget_connections")
         report = await world.alice.service.open_path(REQUEST)
         await world.alice.service.close_path(report.number)
-        name = "inner addresses not forgotten"
+        name = "inner_addresses_not_forgotten"
         await until(lambda: any(n.service.status().counters.get(name) for n in world.nodes))
         [told] = [n.service.status() for n in world.nodes if name in n.service.status().counters]
         assert "exit" in told.roles
@@ -480,7 +480,7 @@ def test_a_full_disk_stops_no_node(tmp_path, caplog):
 
     async def program():
         async with running([first, second]) as (node, _), newcomer.node():
-            failures = lambda: node.service.status().counters.get("chores failed", 0)  # noqa: E731 - read often
+            failures = lambda: node.service.status().counters.get("chores_failed", 0)  # noqa: E731 - read often
             with full_disk():
                 await until(lambda: failures() >= 2, step_s=1)
                 assert node.service.status().mix_nodes == 2

@@ -18,7 +18,7 @@ from typing import Any, Final, Self
 
 from overlay.errors import BackendError
 from overlay.ipsec.xfrm.messages import XFRMNLGRP_EXPIRE, MarshalXfrm
-from overlay.system.failures import PRIVILEGE_REMEDY, refused
+from overlay.system.failures import refused
 
 __all__ = [
     "CREATE",
@@ -57,8 +57,6 @@ _BATCH: Final = 64
 
 _USE_USERSPACE: Final = 'or set [ipsec] backend = "userspace"'
 _REMEDIES: Final = {
-    errno.EPERM: PRIVILEGE_REMEDY,
-    errno.EACCES: PRIVILEGE_REMEDY,
     errno.ENOENT: f"the kernel lacks the algorithm, so load its module, {_USE_USERSPACE}",
     errno.ENOSYS: f"the kernel lacks the algorithm, so load its module, {_USE_USERSPACE}",
     errno.EEXIST: "another program has an entry of the same identity, so try again, which takes"

@@ -17,6 +17,7 @@ from overlay.errors import (
     ConfigurationError,
     LimitReached,
     NoSuitablePath,
+    PluginError,
 )
 from overlay.exit_policy import ExitPolicy, ExitRule
 from overlay.identity import LocalIdentity
@@ -212,6 +213,26 @@ def test_a_path_that_never_opened_ends_with_the_last_error_and_without_guard(wor
     assert world.paths.all() == []
     assert not world.guard.protected
     assert world.paths.next_deadline() == math.inf
+
+
+def test_asker_hears_sooner_if_every_path_goes_through_what_failed():
+    """One exit that does not answer: two attempts of up to 8 s, where four would take 35 s."""
+    world = World([mix(1), mix(2), mix(3, exits=True)])
+    path = world.request()
+    refused = CircuitRefused("hop 2 refused", hop=2, reason="UNREACHABLE")
+    world.paths.handle(CircuitFailed(1, refused), NOW)
+    assert not path.settled.is_set(), "one failure may be chance"
+    world.paths.handle_deadline(NOW + 1)
+    world.paths.handle(CircuitFailed(2, refused), NOW + 2)
+    assert path.settled.is_set()
+    assert path.error is refused
+
+
+def test_plugin_that_fails_is_told_at_once():
+    world = World([mix(1), mix(2), mix(3, exits=True)])
+    path = world.request()
+    world.paths.handle(CircuitFailed(1, PluginError("the strategy failed.")), NOW)
+    assert isinstance(path.error, PluginError)
 
 
 def test_closing_tears_the_circuit_down_and_releases_the_destination(world):

@@ -106,6 +106,7 @@ def test_missing_rights_have_one_remedy_everywhere():
 @pytest.fixture
 def no_programs(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("overlay.system.programs._SYSTEM_DIRECTORIES", ())
     return tmp_path
 
 

@@ -1,0 +1,36 @@
+from ipaddress import ip_address
+
+import pytest
+
+from overlay.addresses import Endpoint
+from overlay.errors import NoSuitablePath
+from overlay.node.reports import identified
+from overlay.node.unjoined import explained
+
+NONE = NoSuitablePath("no path of 3 hops among 0 known Mix-nodes.", known=0, removed=())
+
+
+def test_names_of_counters_are_identifiers():
+    counts = {"repaired: nft rules": 1, "a-b": 2, "a b": 3, "XfrmInNoStates": 4, " x ": 5}
+    found = identified(counts)
+    assert found == {"repaired_nft_rules": 1, "a_b": 5, "XfrmInNoStates": 4, "x": 5}
+    assert all(name.isidentifier() for name in found)
+
+
+@pytest.mark.parametrize(
+    ("contacts", "bootstrap", "words"),
+    [
+        (0, [], 'knows no other node; name one with "overlay up --bootstrap'),
+        (0, ["198.51.100.7"], "not joined the overlay: 198.51.100.7:4500 has not answered"),
+        (0, ["198.51.100.7", "2001:db8::1"], "[2001:db8::1]:4500 have not answered"),
+        (3, ["198.51.100.7"], "has joined the overlay (3 contacts)"),
+    ],
+)
+def test_node_that_has_not_joined_says_so(contacts, bootstrap, words):
+    endpoints = [Endpoint(str(ip_address(host)), 4500) for host in bootstrap]
+    assert words in str(explained(NONE, contacts=contacts, bootstrap=endpoints))
+
+
+def test_refusal_among_known_nodes_stays_as_it_is():
+    error = NoSuitablePath("no path.", known=5, removed=())
+    assert explained(error, contacts=0, bootstrap=()) is error
