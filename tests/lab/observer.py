@@ -9,9 +9,12 @@ import socket
 import struct
 import threading
 
+from overlay.link.handshake import GEOMETRY
+
 INITIATION = bytes.fromhex("000000000201")
 """Non-ESP marker, channel of the links, type of the message."""
 
+INITIATION_BYTES = 5 + GEOMETRY.initiation
 PORT = 666
 _ETH_P_IP = 0x0800
 _TABLE = """
@@ -70,7 +73,8 @@ class Observer:
     def _copy(self, packet, where):
         """Send an initiation of the host on, from here."""
         header = (packet[0] & 15) * 4
-        payload = packet[header + 8 :]
+        # Veth carries what one call sent to one endpoint as one packet, segments behind each other.
+        payload = packet[header + 8 :][:INITIATION_BYTES]
         outgoing = where[2] == socket.PACKET_OUTGOING  # to the host: what it receives
         if packet[9] != socket.IPPROTO_UDP or outgoing or not payload.startswith(INITIATION):
             return
