@@ -34,6 +34,7 @@ class NodeProcess:
         ipv6: bool = False,
         backend: str = "userspace",
         settings: str = "",
+        listen: Sequence[str] = (),
         runner: Sequence[str] = (sys.executable, "-m", "overlay"),
     ) -> None:
         """Prepare a node on ``host``; its processes are preloaded (lab/preloaded.py).
@@ -45,6 +46,7 @@ class NodeProcess:
             ipv6: whether the overlay runs over the underlay's IPv6.
             backend: its IPsec backend.
             settings: further TOML sections.
+            listen: endpoints to listen at instead of the host's address.
             runner: the command that starts the product's command line.
         """
         self.host = host
@@ -57,7 +59,7 @@ class NodeProcess:
         made = json.loads(self.cli("init", "--dir", str(directory), "--json"))
         self.overlay_address: str = made["overlay_address"]
         self.configuration = directory / "overlay.toml"
-        written = _configuration(self.endpoint, exits=exits, backend=backend)
+        written = _configuration(listen or (self.endpoint,), exits=exits, backend=backend)
         self.configuration.write_text(written + settings)
         self.log = directory / "log"
         self.announcements = directory / "announcements"
@@ -78,9 +80,13 @@ class NodeProcess:
             raise LabError(f"the node {self.host.name} does not run.")
         return self._process.pid
 
-    def start(self, bootstrap: NodeProcess | None = None) -> None:
-        """Start the process; it joins through ``bootstrap`` alone, or by what it remembers."""
-        options = ["--bootstrap", bootstrap.endpoint] if bootstrap else []
+    def start(self, bootstrap: NodeProcess | str | None = None) -> None:
+        """Start the process; it joins through ``bootstrap`` alone, or by what it remembers.
+
+        ``bootstrap`` is a node or the endpoint of one.
+        """
+        peer = bootstrap.endpoint if isinstance(bootstrap, NodeProcess) else bootstrap
+        options = ["--bootstrap", peer] if peer else []
         with self.log.open("ab") as log, self.announcements.open("ab") as announcements:
             arguments = ["up", "--config", str(self.configuration), *options, *_LOGGING]
             self._process = self._started(arguments, announcements.fileno(), log.fileno())
@@ -176,11 +182,11 @@ def wait_until(what: str, holds: Callable[[], bool], *, timeout_s: float) -> flo
     return time.monotonic() - begun
 
 
-def _configuration(endpoint: str, *, exits: bool, backend: str) -> str:
+def _configuration(listen: Sequence[str], *, exits: bool, backend: str) -> str:
     return f"""\
 [network]
 network_id = "{_NETWORK_ID}"
-listen = ["{endpoint}"]
+listen = {json.dumps([*listen])}
 allow_private_endpoints = true
 
 [roles]

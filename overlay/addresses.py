@@ -41,6 +41,7 @@ __all__ = [
     "is_overlay_address",
     "new_circuit_address",
     "packed_host",
+    "version_of",
 ]
 
 NodeId = NewType("NodeId", bytes)
@@ -111,6 +112,11 @@ class Endpoint(NamedTuple):
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def version_of(endpoint: Endpoint) -> int:
+    """Return the IP version of an endpoint, 4 or 6."""
+    return 6 if ":" in endpoint.host else 4
 
 
 @lru_cache(maxsize=32_768)

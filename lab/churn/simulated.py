@@ -23,6 +23,7 @@ from overlay.dht.descriptor import MixDescriptor
 from overlay.dht.events import DhtEvent
 from overlay.dht.topology_table import TopologyTable
 from overlay.errors import CircuitTimedOut, NoSuitablePath
+from overlay.node.mix_choice import MixChoice
 from overlay.node.paths import Paths
 from overlay.selection.selector import MixPath
 from overlay.selection.uniform import UniformSelector
@@ -110,12 +111,15 @@ class _Client:
         self.paths = Paths(
             circuits=self,
             guard=NoGuard(),
-            table=self.table,
-            selector=lambda _: UniformSelector(),
-            source=machine.node_id,
-            onion_suite=1,
-            esp_suite=3,
-            rng=world.streams.stream("paths", machine.index),
+            choice=MixChoice(
+                table=self.table,
+                selector=lambda _: UniformSelector(),
+                source=machine.node_id,
+                onion_suite=1,
+                esp_suite=3,
+                rng=world.streams.stream("paths", machine.index),
+                versions=lambda: frozenset((4, 6)),
+            ),
         )
 
     def told(self, event: DhtEvent) -> None:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from random import Random
 
-from overlay.addresses import CircuitAddress, OverlayAddress, new_circuit_address
+from overlay.addresses import (
+    CircuitAddress,
+    OverlayAddress,
+    new_circuit_address,
+    version_of,
+)
 from overlay.apm.circuits import OnionSas
 from overlay.apm.keys import HopKeys, nesm_generate_sym_key
 from overlay.apm.layer import ExitLayer, Families, Layer, LayerTerms, RelayLayer
@@ -77,9 +82,19 @@ def check_path(
         )
 
 
-def link_peer_of(descriptor: MixDescriptor) -> LinkPeer:
-    """Return how a Mix-node is reached: its first endpoint is the one that it prefers."""
-    return LinkPeer(descriptor.overlay_address, descriptor.link_key, descriptor.endpoints[0])
+def link_peer_of(descriptor: MixDescriptor, versions: Collection[int] = (4, 6)) -> LinkPeer:
+    """Return how a Mix-node is reached from a node that has these IP versions.
+
+    Its endpoints keep the order in which the Mix-node prefers them. If it has none of these
+    versions, all are returned, because the node may have the version nevertheless.
+    """
+    fitting = [each for each in descriptor.endpoints if version_of(each) in versions]
+    first, *others = fitting or descriptor.endpoints
+    return LinkPeer(descriptor.overlay_address, descriptor.link_key, first, tuple(others))
+
+
+def _versions(descriptor: MixDescriptor) -> frozenset[int]:
+    return frozenset(map(version_of, descriptor.endpoints))
 
 
 def allocate_spis(count: int, spis: SpiAllocator) -> list[SpiPair]:
@@ -154,8 +169,8 @@ def _layers(
     path: MixPath, terms: Sequence[LayerTerms], near: Sequence[CircuitAddress], families: Families
 ) -> list[Layer]:
     relays: list[Layer] = [
-        RelayLayer(terms[i], far=near[i + 1], next_hop=link_peer_of(path.hops[i + 1]))
-        for i in range(len(path) - 1)
+        RelayLayer(terms[i], far=near[i + 1], next_hop=link_peer_of(after, _versions(hop)))
+        for i, (hop, after) in enumerate(itertools.pairwise(path.hops))
     ]
     return [*relays, ExitLayer(terms[-1], families)]
 

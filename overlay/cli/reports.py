@@ -20,6 +20,8 @@ def status_text(report: StatusReport) -> str:
             ("version", report.version),
             ("up for", _duration(report.uptime_s)),
             ("listening on", _listed(report.listen)),
+            ("others are told", _listed(report.endpoints)),
+            *(("network", problem) for problem in report.network_problems),
             ("roles", _listed(report.roles)),
             *(("exit withdrawn", problem) for problem in report.exit_problems),
             ("joined", "yes" if report.joined else "no"),

@@ -90,15 +90,18 @@ class NetworkSettings:
         "dots, dashes or underscores.",
     )
     listen: tuple[Endpoint, ...] = setting(
-        ["0.0.0.0:4500"],
+        ["0.0.0.0:4500", "[::]:4500"],
         endpoints(1),
-        "UDP endpoints to listen on. ESP and all control traffic share the port.",
+        "UDP endpoints to listen on. ESP and all control traffic share the port. A wildcard "
+        "(0.0.0.0 or ::) of an IP version that this host does not have is left out. An address "
+        "that the host gets later is used from then on.",
     )
     advertise: tuple[Endpoint, ...] = setting(
         [],
         endpoints(0),
-        "UDP endpoints at which others reach this node, if they differ from those in listen "
-        "(behind a port forwarding, or when listen is a wildcard).",
+        "UDP endpoints at which others reach this node, if the host does not tell (behind a port "
+        "forwarding, or one of several addresses). Without it a wildcard in listen stands for the "
+        "address from which the host reaches others, and follows it.",
     )
     bootstrap: tuple[Endpoint, ...] = setting(
         [],

@@ -139,6 +139,8 @@ class StatusReport:
             doubtful.
         exit_problems: why this node is no exit now, though it is configured to be one, or over
             which IP version it is none, each with what mends it.
+        endpoints: UDP endpoints under which this node tells others to reach it, as text.
+        network_problems: why other nodes cannot reach this node, or not everywhere.
         blocked_versions: IP versions ("IPv4", "IPv6") that paths block as a whole, except for
             local addresses.
         unprotected: destinations, or IP versions, that shall be blocked or carried, but to which
@@ -171,6 +173,8 @@ class StatusReport:
     forwarding: str
     suspect_regions: int = 0
     exit_problems: tuple[str, ...] = ()
+    endpoints: tuple[str, ...] = ()
+    network_problems: tuple[str, ...] = ()
     blocked_versions: tuple[str, ...] = ()
     unprotected: tuple[str, ...] = ()
     unprotected_reason: str = ""

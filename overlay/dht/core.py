@@ -17,7 +17,7 @@ from functools import partial
 from random import Random
 from typing import Final
 
-from overlay.addresses import NODE_ID_BYTES, Endpoint, NodeId
+from overlay.addresses import NODE_ID_BYTES, Endpoint, NodeId, version_of
 from overlay.dht.admission import host_allowed, origin
 from overlay.dht.calls import Answer, Calls
 from overlay.dht.crawl import Crawl
@@ -32,6 +32,7 @@ from overlay.dht.envelope import (
 from overlay.dht.events import (
     CrawlFinished,
     DescriptorFound,
+    DescriptorRenewed,
     DhtActivity,
     DhtCount,
     DhtEvent,
@@ -68,6 +69,8 @@ class Dht:
         rng: request ids (without ``draw_id``), cookies' secret, targets and jitter.
         endpoints: those of this node. A request that was sent to another one is dropped. None:
             those of the published descriptor; empty: not checked.
+        known_endpoints: returns those of a node's verified descriptor, none if none is known.
+            Contacts are told to others, and asked, over an IP version that fits.
         envelopes: makes datagrams of messages, signed msgpack by default.
         verify_record: turns stored bytes into the descriptor of a node, or raises PeerError.
         budget: CPU time for the signatures of others; no bound by default.
@@ -88,6 +91,7 @@ class Dht:
         settings: DhtSettings,
         rng: Random,
         endpoints: Collection[Endpoint] | None = None,
+        known_endpoints: Callable[[NodeId], Sequence[Endpoint]] = lambda _: (),
         envelopes: Envelopes | None = None,
         verify_record: VerifyRecord = verified_record,
         budget: WorkBudget | None = None,
@@ -101,6 +105,8 @@ class Dht:
         self._asks_cost = settings.identity_cost_bits > 0
         self._rng = rng
         self._endpoints_given = endpoints is not None
+        self._known_endpoints = known_endpoints
+        self.versions = frozenset((4, 6))
         self._now = 0.0
         self._outbox: list[tuple[bytes, Endpoint]] = []
         self._events: list[DhtEvent] = []
@@ -136,6 +142,7 @@ class Dht:
             self._clock,
             on_answer=self._met_and_filtered,
             on_silence=self._membership.silent,
+            reaches=self._reaches,
         )
         self._responder = self.make_responder(
             self._own_id,
@@ -148,6 +155,8 @@ class Dht:
             on_contact=self._membership.met,
             on_pinged=self._membership.pinged,
             on_left=self._heard_goodbye,
+            on_stored=self._stored,
+            known_endpoints=known_endpoints,
             budget=budget,
         )
         self._responder.own_endpoints = frozenset(endpoints or ())
@@ -180,7 +189,7 @@ class Dht:
         contacts = (
             Contact.of(descriptor.identity_key, endpoint)
             for descriptor in descriptors
-            if (endpoint := next(filter(self._allowed, descriptor.endpoints), None)) is not None
+            if (endpoint := self._preferred(descriptor.endpoints)) is not None
         )
         self._membership.add_seeds(self._greetings(contacts))
         self._membership.greet(self._responder.own_endpoints)
@@ -202,6 +211,23 @@ class Dht:
             and self._allowed(contact.endpoint)
             and self._meets_cost(contact.identity_key)
         ]
+
+    def relocate(
+        self, endpoints: Collection[Endpoint], versions: Collection[int], now: float
+    ) -> None:
+        """Take requests that were sent to these endpoints, and no others, from now on.
+
+        If they are others than before, the contacts hear of it at once. ``versions`` are the IP
+        versions over which this host reaches others; nodes at other endpoints are not asked.
+        """
+        self._now = now
+        own = frozenset(endpoints)
+        moved = own != self._responder.own_endpoints
+        self._endpoints_given = True
+        self._responder.own_endpoints = own
+        self.versions = frozenset(versions)
+        if moved:
+            self._membership.moved()
 
     def publish(self, descriptor: MixDescriptor, now: float) -> None:
         """Serve this node's own descriptor and keep it stored with the k nearest nodes.
@@ -237,6 +263,7 @@ class Dht:
             rng=self._rng,
             now=now,
             doubtful=partial(self._watch.suspects, now=now),
+            reaches=self._reaches,
         )
         self.activity.crawls += 1
         self._walks.launch(self._crawl, self._crawled)
@@ -371,16 +398,21 @@ class Dht:
         # Twenty contacts a reply: the hottest lines of a lookup.
         acceptable = [
             contact
-            for contact in reply.contacts
+            for contact in map(self._at_reach, reply.contacts)
             if host_allowed(contact.endpoint.host, private) and contact.endpoint not in own
         ]
         if self._asks_cost:
             acceptable = [each for each in acceptable if self._meets_cost(each.identity_key)]
         refused = reply.refused + len(reply.contacts) - len(acceptable)
         if not refused:
-            return reply
+            return Contacts(tuple(acceptable))
         self._counts[DhtCount.REFUSED_CONTACT] += refused
         return Contacts(tuple(acceptable))
+
+    def _stored(self, node_id: NodeId) -> None:
+        descriptor = self._store.find(node_id)
+        if descriptor is not None:
+            self._events.append(DescriptorRenewed(descriptor))
 
     def _heard_goodbye(self, node_id: NodeId) -> None:
         self._publisher.holders.pop(node_id, None)
@@ -389,6 +421,24 @@ class Dht:
 
     def _allowed(self, endpoint: Endpoint) -> bool:
         return host_allowed(endpoint.host, self._settings.allow_private_endpoints)
+
+    def _reaches(self, endpoint: Endpoint) -> bool:
+        """Tell whether this host has the IP version of an endpoint."""
+        return version_of(endpoint) in self.versions
+
+    def _preferred(self, endpoints: Iterable[Endpoint]) -> Endpoint | None:
+        """Return the first acceptable endpoint, of an IP version that this host has if possible."""
+        allowed = [each for each in endpoints if self._allowed(each)]
+        return next(filter(self._reaches, allowed), allowed[0] if allowed else None)
+
+    def _at_reach(self, contact: Contact) -> Contact:
+        """Return a contact at an endpoint of an IP version that this host has, if one is known."""
+        return contact if self._reaches(contact.endpoint) else self._elsewhere(contact)
+
+    def _elsewhere(self, contact: Contact) -> Contact:
+        known = (each for each in self._known_endpoints(contact.node_id) if self._reaches(each))
+        endpoint = next(known, contact.endpoint)
+        return Contact(contact.node_id, endpoint, contact.identity_key)
 
     def _meets_cost(self, identity_key: bytes) -> bool:
         return meets_cost(identity_key, self._settings.identity_cost_bits)

@@ -70,6 +70,7 @@ class Crawl:
         verify: turns a record into a descriptor of the node asked for, or raises PeerError.
         on_descriptor: gets each verified descriptor once, and whether its owner gave it.
         doubtful: tells whether the holders nearest to an id may all be one adversary's.
+        reaches: tells whether this host has the IP version of an endpoint.
         rng: draws the far buckets.
         now: when the time budget begins.
     """
@@ -85,6 +86,7 @@ class Crawl:
         rng: Random,
         now: float,
         doubtful: Callable[[NodeId], bool] = lambda _: False,
+        reaches: Callable[[Endpoint], bool] = lambda _: True,
     ) -> None:
         self._own_id = own_id
         self._settings = settings
@@ -92,6 +94,7 @@ class Crawl:
         self._on_descriptor = on_descriptor
         self._rng = rng
         self._doubtful = doubtful
+        self._reaches = reaches
         self.started_at = now
         self.queries_sent = 0
         self._deadline = now + settings.crawl_time_s
@@ -224,6 +227,9 @@ class Crawl:
 
     def _enqueue(self, contact: Contact) -> None:
         group = self._group(contact)
+        if not self._reaches(contact.endpoint):
+            self._silent.append(contact.node_id)  # nodes that have that IP version hold its record
+            return
         if (
             self._subnets[group] >= self._settings.crawl_subnet_limit
             or self._endpoints[contact.endpoint] >= _MAX_IDS_PER_ENDPOINT

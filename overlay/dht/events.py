@@ -13,6 +13,7 @@ __all__ = [
     "BootstrapUnreachable",
     "CrawlFinished",
     "DescriptorFound",
+    "DescriptorRenewed",
     "DhtActivity",
     "DhtCount",
     "DhtEvent",
@@ -48,6 +49,13 @@ class DescriptorFound:
 
 
 @dataclass(frozen=True, slots=True)
+class DescriptorRenewed:
+    """A node brought its newer descriptor to be stored here; it may not be known at all yet."""
+
+    descriptor: MixDescriptor
+
+
+@dataclass(frozen=True, slots=True)
 class NodeLeft:
     """A node said goodbye under its own signature."""
 
@@ -80,7 +88,13 @@ class EclipseSuspected:
 
 
 DhtEvent = (
-    Joined | BootstrapUnreachable | DescriptorFound | NodeLeft | CrawlFinished | EclipseSuspected
+    Joined
+    | BootstrapUnreachable
+    | DescriptorFound
+    | DescriptorRenewed
+    | NodeLeft
+    | CrawlFinished
+    | EclipseSuspected
 )
 
 

@@ -33,6 +33,8 @@ _REFRESH_PACE_S: Final = 1.0
 
 _MAX_REFRESHES: Final = 3
 _MAX_PROBES: Final = 16
+_MAX_SHOWN: Final = 64
+"""Contacts that are pinged when this node has moved, the nearest ones."""
 
 LookUp = Callable[[NodeId, Callable[[Lookup], None]], None]
 """Starts a lookup of an id; the second argument gets it when it is over."""
@@ -103,6 +105,15 @@ class Membership:
         for greeting in self._joining.round(now, own):
             on_answer = partial(self._greeted, greeting)
             self._calls.start(Ping(), greeting.endpoint, greeting.node_id, now, on_answer)
+
+    def moved(self) -> None:
+        """Show the contacts where this node is now, or look for some at once if it has none."""
+        now = self._clock()
+        if self.phase is Phase.ALONE:
+            self._joining.restart(now)
+        elif self.phase is not Phase.LEFT:
+            for contact in self._table.closest(self._own_id, _MAX_SHOWN):
+                self._probe(contact, crowded=True)
 
     def next_deadline(self) -> float:
         """Return when the next round of greetings is due."""
@@ -195,9 +206,13 @@ class Membership:
         self._schedule.cancel_all()
         self._joining.retry(self._clock())
 
-    def _probe(self, contact: Contact) -> None:
-        """Ping the least recently seen contact of a full bucket before it is replaced."""
-        if contact.node_id in self._probing or len(self._probing) >= _MAX_PROBES:
+    def _probe(self, contact: Contact, *, crowded: bool = False) -> None:
+        """Ping a contact: the least recently seen one of a full bucket, before it is replaced.
+
+        ``crowded`` permits more pings at a time than others cause.
+        """
+        most = _MAX_SHOWN if crowded else _MAX_PROBES
+        if contact.node_id in self._probing or len(self._probing) >= most:
             return
         self._probing.add(contact.node_id)
         on_answer = partial(self._probed, contact)

@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import Final
 
-from overlay.addresses import Endpoint, NodeId
+from overlay.addresses import Endpoint, NodeId, version_of
 from overlay.dht.admission import Cookies, SourceLimiter, budget_groups, source_group
 from overlay.dht.descriptor import MixDescriptor
 from overlay.dht.envelope import Envelopes, UnverifiedRequest
@@ -59,7 +59,8 @@ class Responder:
     """Answers the requests of others out of the routing table and the store.
 
     ``on_contact`` learns who proved key and endpoint, ``on_pinged`` who did so by a mere PING,
-    ``on_left`` who said goodbye.
+    ``on_left`` who said goodbye, ``on_stored`` whose descriptor was stored. ``known_endpoints``
+    returns those of a node's descriptor.
     """
 
     def __init__(
@@ -75,6 +76,8 @@ class Responder:
         on_contact: Callable[[Contact], None],
         on_pinged: Callable[[Contact], None],
         on_left: Callable[[NodeId], None],
+        on_stored: Callable[[NodeId], None] = lambda _: None,
+        known_endpoints: Callable[[NodeId], Sequence[Endpoint]] = lambda _: (),
         budget: WorkBudget | None = None,
     ) -> None:
         self._own_id = own_id
@@ -86,6 +89,8 @@ class Responder:
         self._on_contact = on_contact
         self._on_pinged = on_pinged
         self._on_left = on_left
+        self._on_stored = on_stored
+        self._known_endpoints = known_endpoints
         self._cookies = Cookies(SecretBytes(rng.randbytes(_SECRET_BYTES)))
         self._budget = budget or WorkBudget(math.inf)
         self._limiter = SourceLimiter(settings.requests_per_s, settings.request_burst)
@@ -162,7 +167,18 @@ class Responder:
 
     def _contacts(self, target: NodeId, asker: Contact) -> Reply:
         closest = self._table.closest(target, self._settings.k, exclude=asker.node_id, alive=True)
-        return contacts_that_fit(closest, self._settings.k)
+        version = version_of(asker.endpoint)
+        return contacts_that_fit(
+            [self._towards(version, each) for each in closest], self._settings.k
+        )
+
+    def _towards(self, version: int, contact: Contact) -> Contact:
+        """Return a contact at its endpoint of the asker's IP version, if one is known."""
+        if version_of(contact.endpoint) == version:
+            return contact
+        known = self._known_endpoints(contact.node_id)
+        endpoint = next((each for each in known if version_of(each) == version), contact.endpoint)
+        return Contact(contact.node_id, endpoint, contact.identity_key)
 
     def _record(self, key: NodeId, now: float) -> bytes | None:
         own = self.own_descriptor
@@ -178,6 +194,7 @@ class Responder:
         if accepted:
             try:
                 self._store.put(key, record, group, responsible=self._is_among_nearest(k, key))
+                self._on_stored(key)
             except (PeerError, LimitReached):
                 accepted = False
         if not accepted:

@@ -18,7 +18,13 @@ from typing import Final
 
 from overlay.addresses import Endpoint, NodeId, OverlayAddress
 from overlay.dht.descriptor import MixDescriptor, OnionKey, Role, is_public
-from overlay.dht.events import CrawlFinished, DescriptorFound, DhtEvent, NodeLeft
+from overlay.dht.events import (
+    CrawlFinished,
+    DescriptorFound,
+    DescriptorRenewed,
+    DhtEvent,
+    NodeLeft,
+)
 from overlay.identity import meets_cost
 
 __all__ = ["MAX_ENTRIES", "CryptoInfo", "Rejection", "TopologySnapshot", "TopologyTable"]
@@ -145,6 +151,12 @@ class TopologyTable:
             case DescriptorFound(descriptor=descriptor, answered=answered):
                 self.add(descriptor, now, answered=answered)
                 if answered:
+                    self.heard(descriptor.node_id, now)
+            case DescriptorRenewed(descriptor=descriptor):
+                # Only news of a known node, such as its new address. Which nodes are known is for
+                # crawls to say, or nodes near this one could choose what its table holds.
+                if descriptor.node_id in self._descriptors:
+                    self.add(descriptor, now)
                     self.heard(descriptor.node_id, now)
             case NodeLeft(node_id=node_id):
                 self.remove(node_id)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+from overlay.addresses import Endpoint
 from overlay.dht.calls import Answer, Calls
 from overlay.dht.lookup import Query, Walk
 from overlay.dht.messages import Contact, Reply
@@ -25,7 +26,8 @@ class Walks:
     """Drives lookups and crawls through ``calls``.
 
     ``on_answer`` sees every answer first and returns the reply as far as it is acceptable;
-    ``on_silence`` learns which contact did not answer. The core bounds how many walks run.
+    ``on_silence`` learns which contact did not answer. A query to an endpoint that this host
+    does not ``reach`` fails at once. The core bounds how many walks run.
     """
 
     def __init__(
@@ -35,11 +37,13 @@ class Walks:
         *,
         on_answer: Callable[[Answer], Reply],
         on_silence: Callable[[Contact], None],
+        reaches: Callable[[Endpoint], bool] = lambda _: True,
     ) -> None:
         self._calls = calls
         self._clock = clock
         self._on_answer = on_answer
         self._on_silence = on_silence
+        self._reaches = reaches
         self._active: list[_Active] = []
         self._next = math.inf
 
@@ -71,16 +75,26 @@ class Walks:
         if active.finished:
             return
         now = self._clock()
-        for query in active.walk.queries(now):
-            contact, request = query
-            on_answer = partial(self._answered, active, query)
-            on_slow = partial(self._slow, active, query)
-            self._calls.start(request, contact.endpoint, contact.node_id, now, on_answer, on_slow)
+        out_of_reach = True
+        while out_of_reach:
+            out_of_reach = False
+            for query in active.walk.queries(now):
+                if self._reaches(query.contact.endpoint):
+                    self._start(active, query, now)
+                else:
+                    active.walk.failed(query)
+                    out_of_reach = True
         if active.walk.finished(now):
             active.finished = True
             self._active.remove(active)
             self._note_next()
             active.on_finished()
+
+    def _start(self, active: _Active, query: Query, now: float) -> None:
+        contact, request = query
+        on_answer = partial(self._answered, active, query)
+        on_slow = partial(self._slow, active, query)
+        self._calls.start(request, contact.endpoint, contact.node_id, now, on_answer, on_slow)
 
     def _note_next(self) -> None:
         """Asked for after every datagram, changed with each walk: a walk's time does not move."""

@@ -15,7 +15,7 @@ from overlay.errors import BackendError
 from overlay.system.devices import Device, outward_devices, up_devices
 from overlay.system.kernel_settings import read_setting
 from overlay.system.local_address import local_address_towards
-from overlay.system.udp import bound_socket
+from overlay.system.udp import VersionMissing, bound_socket
 
 __all__ = [
     "device_mtu",
@@ -57,7 +57,12 @@ def _port(endpoint: Endpoint, bind: Callable[[Endpoint], object], running: bool)
         return Finding(subject, Outcome.WORKS, said)
 
     def attempt() -> str:
-        bind(endpoint)
+        try:
+            bind(endpoint)
+        except VersionMissing:
+            if not endpoint.address.is_unspecified:
+                raise
+            return "left out, because this kernel does not have that IP version"
         return "free, and this user may listen there"
 
     return tried(subject, (Purpose.NODE,), attempt)
@@ -70,7 +75,7 @@ def _bind_once(endpoint: Endpoint) -> None:
 def reachability(
     setup: Setup, towards: Callable[[Endpoint], IpAddress] = local_address_towards
 ) -> list[Finding]:
-    """Whether the node knows an address to tell others, and a way to whom it joins through."""
+    """Whether the node has an address to tell others: a client needs none."""
     network, subject = setup.configuration.network, "own address"
     if network.advertised:
         said = ", ".join(str(each) for each in network.advertised)
@@ -80,12 +85,11 @@ def reachability(
             said = f"others are told {towards(peer)}, from which the first peer is reached"
             return [Finding(subject, Outcome.WORKS, said)]
     said = (
-        "nothing tells at which address others reach this node; set [network] advertise = "
-        '["ADDRESS:PORT"]'
+        "nothing tells at which address others reach this node, so it serves no others; set "
+        '[network] advertise = ["ADDRESS:PORT"]'
         + (", or give this host a route to its bootstrap nodes." if network.bootstrap else ".")
     )
-    needed_for = (Purpose.NODE,) if setup.path is not None else (Purpose.ADVICE,)
-    return [Finding(subject, Outcome.LACKS, said, needed_for)]
+    return [Finding(subject, Outcome.LACKS, said, (Purpose.ADVICE,))]
 
 
 # -- devices ---------------------------------------------------------------------------

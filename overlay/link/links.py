@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from random import Random
 from typing import Final
@@ -117,6 +118,7 @@ class Links:
         self._accepted = AcceptedTable(settings)
         self._half_open = HalfOpenTable(settings)
         self._offering: set[OverlayAddress] = set()
+        self._worked: dict[OverlayAddress, Endpoint] = {}
         self._drops: Counter[LinkDrop] = Counter()
         self._deadline: float | None = math.inf
 
@@ -145,6 +147,7 @@ class Links:
         if peer.overlay_address == self._services.credentials.overlay_address:
             raise ValueError("a node has no link to itself.")
         link = self._links.get(peer.overlay_address)
+        peer = self._best_first(peer)
         failure = self._obstacle(peer) if link is None else None
         if failure is not None:
             self._services.outbox.announce(LinkFailed(peer.overlay_address, failure))
@@ -335,17 +338,22 @@ class Links:
         owner = self._services.numbers.owner_of_index(message.receiver_index)
         link = self._links.get(owner) if owner is not None else None
         handshake = link.handshake if link is not None else None
-        if link is None or handshake is None or handshake.peer.endpoint != source:
+        if link is None or handshake is None or source not in handshake.peer.endpoints:
             self._drops[LinkDrop.UNKNOWN] += 1
         elif isinstance(message, CookieReply):
-            handshake.take_cookie(message)
+            handshake.take_cookie(message, source)
         else:
-            self._on_response(link, handshake, message, now)
+            self._on_response(link, handshake, message, source, now)
 
     def _on_response(
-        self, link: Link, handshake: OutgoingHandshake, response: Response, now: float
+        self,
+        link: Link,
+        handshake: OutgoingHandshake,
+        response: Response,
+        endpoint: Endpoint,
+        now: float,
     ) -> None:
-        overlay_address, endpoint = handshake.peer.overlay_address, handshake.peer.endpoint
+        overlay_address = handshake.peer.overlay_address
         if not handshake.is_answer(response):
             raise NotAuthentic("a response whose maker could not read the initiation")
         try:
@@ -358,6 +366,8 @@ class Links:
                 handshake.abandon()  # or each copy of this response would be read
             self._settle(overlay_address, link, now)
             raise
+        if handshake.peer.others:
+            self._remember(overlay_address, endpoint)
         pair = self._new_pair(agreement, endpoint, now, ours=True)
         link.feed(LinkInput.RESPONSE, Cause(now, pair=pair))
         self._settle(overlay_address, link, now)
@@ -379,6 +389,22 @@ class Links:
         else:
             link.echoed(pair, notice, source, now)
         self._settle(pair.agreement.overlay_address, link, now)
+
+    # Endpoints of a peer
+
+    def _best_first(self, peer: LinkPeer) -> LinkPeer:
+        """Return a peer with its acceptable endpoints, the one that answered last time first."""
+        allowed = [each for each in peer.endpoints if self._is_allowed(each)]
+        worked = self._worked.get(peer.overlay_address)
+        allowed.sort(key=lambda each: each != worked)
+        first, *others = allowed or peer.endpoints
+        return replace(peer, endpoint=first, others=tuple(others))
+
+    def _remember(self, overlay_address: OverlayAddress, endpoint: Endpoint) -> None:
+        self._worked.pop(overlay_address, None)
+        self._worked[overlay_address] = endpoint
+        if len(self._worked) > self._settings.max_known_initiators:
+            del self._worked[next(iter(self._worked))]
 
     # Bounds and tables
 

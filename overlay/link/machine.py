@@ -204,7 +204,7 @@ class Link:
             if pair.proof is not None:
                 times.append(pair.proof.deadline)
         if self.handshake is not None:
-            times.append(self.handshake.backoff.deadline)
+            times.append(self.handshake.deadline)
         if self.current is not None and self.current.confirming is not None:
             times.append(self.current.confirming.deadline)
         elif self.current is not None and self.state is LinkState.UP:
@@ -222,6 +222,8 @@ class Link:
                 self._follow_proof(pair, now)
         while (due := self._due(now)) is not None:
             self.feed(due, Cause(now))
+        if self.handshake is not None:
+            self.handshake.send_copies(now)
         current = self.current
         if current is not None and current.confirming and current.confirming.next_at <= now:
             self._confirm(current, current.confirming, now)

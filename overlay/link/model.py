@@ -27,12 +27,19 @@ class LinkPeer:
     """All that one needs to know of a node to open a link to it.
 
     The overlay address is a hash of the identity key, which the peer proves in the
-    handshake: a wrong link key or endpoint makes the handshake fail, nothing more.
+    handshake: a wrong link key or endpoint makes the handshake fail, nothing more. ``others``
+    are further endpoints of the peer, as of its other IP version, in the order to try them.
     """
 
     overlay_address: OverlayAddress
     link_key: bytes
     endpoint: Endpoint
+    others: tuple[Endpoint, ...] = ()
+
+    @property
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """All endpoints, each once, in the order to try them."""
+        return tuple(dict.fromkeys((self.endpoint, *self.others)))
 
 
 @dataclass(frozen=True, slots=True)

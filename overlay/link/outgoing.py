@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import hmac
+import math
 from typing import Final
 
+from overlay.addresses import Endpoint
 from overlay.errors import LimitReached, NotAuthentic, Refused
 from overlay.link.backoff import Backoff
 from overlay.link.cookie import ReceiverKeys, open_cookie, with_macs
@@ -26,9 +28,15 @@ _SAMPLE: Final = 32
 choice, as of the first ones, would let an observer keep the genuine ones out for good. The
 responder sends one for each cookie that was wrong, so they are many, too."""
 
+_STAGGER_S: Final = 0.25
+"""Before the next endpoint is tried while the last one may still answer (RFC 8305, section 5)."""
+
 
 class OutgoingHandshake:
     """Repeats initiations to one peer until a response fits, or its owner gives up.
+
+    A peer with several endpoints gets a copy of each initiation at every one of them, one after
+    the other. The peer answers each copy with the same response, and the first to arrive wins.
 
     Every attempt is a new handshake with its own keys, index, SPI and timestamp: a
     responder refuses the same bytes twice. Only the latest attempt may be answered, for the
@@ -53,11 +61,14 @@ class OutgoingHandshake:
         self._peer = peer
         self._receiver = ReceiverKeys.of(peer.link_key, services.credentials.network_hash)
         self._pair_cookie = pair_cookie
-        self._cookie: bytes | None = None
-        self._sample: list[tuple[CookieReply, bytes]] = []
+        self._cookies: dict[Endpoint, bytes] = {}
+        self._copies: list[Endpoint] = []
+        self._copy_at = math.inf
+        self._stagger_s = _STAGGER_S
+        self._sample: list[tuple[CookieReply, bytes, Endpoint]] = []
         self._sent: SentInitiation | None = None
         self._mac1 = b""
-        self._tried: set[bytes] = set()
+        self._tried: set[tuple[Endpoint, bytes]] = set()
         self._excess = 0
         self.backoff = Backoff(services.settings, services.rng, now)
         self.probe = services.rng.randbytes(TOKEN_BYTES)
@@ -68,8 +79,13 @@ class OutgoingHandshake:
         """Whom this handshake is with."""
         return self._peer
 
+    @property
+    def deadline(self) -> float:
+        """When there is something to send, or to give up."""
+        return min(self.backoff.deadline, self._copy_at)
+
     def attempt(self, now: float) -> None:
-        """Send a fresh initiation in place of any earlier one."""
+        """Send a fresh initiation in place of any earlier one, to the first endpoint at once."""
         self.abandon()
         self.backoff.advance(now)
         numbers, address = self._services.numbers, self._peer.overlay_address
@@ -87,17 +103,29 @@ class OutgoingHandshake:
         )
         self._tried = self._sampled_cookies()
         self._excess = 0
-        self._send(self._sent, self._pair_cookie or self._cookie)
-        for cookie in self._tried:
-            self._send(self._sent, cookie)
+        first, *self._copies = self._peer.endpoints
+        self._stagger_s = min(_STAGGER_S, (self.backoff.next_at - now) / (len(self._copies) + 1))
+        self._copy_at = now + self._stagger_s if self._copies else math.inf
+        self._send(self._sent, first, self._pair_cookie or self._cookies.get(first))
+        for endpoint, cookie in self._tried:
+            self._send(self._sent, endpoint, cookie)
 
-    def _send(self, sent: SentInitiation, cookie: bytes | None) -> None:
+    def send_copies(self, now: float) -> None:
+        """Send the latest initiation to the next endpoint if that is due."""
+        while self._copies and self._copy_at <= now and self._sent is not None:
+            endpoint = self._copies.pop(0)
+            self._send(self._sent, endpoint, self._cookies.get(endpoint))
+            self._copy_at = now + self._stagger_s
+        if not self._copies:
+            self._copy_at = math.inf
+
+    def _send(self, sent: SentInitiation, endpoint: Endpoint, cookie: bytes | None) -> None:
         data = with_macs(sent.message, self._receiver, cookie)
         self._mac1 = data[-2 * GEOMETRY.mac : -GEOMETRY.mac]
-        self._services.outbox.send(data, self._peer.endpoint)
+        self._services.outbox.send(data, endpoint)
 
-    def take_cookie(self, reply: CookieReply) -> None:
-        """Repeat the latest initiation with the cookie, once for each cookie.
+    def take_cookie(self, reply: CookieReply, source: Endpoint) -> None:
+        """Repeat the latest initiation with the cookie to its source, once for each cookie.
 
         Raises:
             NotAuthentic: it was not made for this initiation.
@@ -106,32 +134,32 @@ class OutgoingHandshake:
         if self._sent is None:
             raise Refused("a cookie for no initiation")
         if len(self._tried) >= MAX_COOKIES:
-            self._keep_for_later(reply)
+            self._keep_for_later(reply, source)
             raise Refused("too many cookies for one initiation")
         cookie = open_cookie(reply, self._receiver, self._mac1)
-        if cookie in self._tried:
+        if (source, cookie) in self._tried:
             raise Refused("the same cookie again")
-        self._tried.add(cookie)
-        self._cookie = cookie
-        self._send(self._sent, cookie)
+        self._tried.add((source, cookie))
+        self._cookies[source] = cookie
+        self._send(self._sent, source, cookie)
 
-    def _keep_for_later(self, reply: CookieReply) -> None:
+    def _keep_for_later(self, reply: CookieReply, source: Endpoint) -> None:
         """Keep a reply unopened, with the same chance as any other (Vitter's algorithm R)."""
         self._excess += 1
         if len(self._sample) < _SAMPLE:
-            self._sample.append((reply, self._mac1))
+            self._sample.append((reply, self._mac1, source))
             return
         place = self._services.rng.randrange(self._excess)
         if place < _SAMPLE:
-            self._sample[place] = (reply, self._mac1)
+            self._sample[place] = (reply, self._mac1, source)
 
-    def _sampled_cookies(self) -> set[bytes]:
+    def _sampled_cookies(self) -> set[tuple[Endpoint, bytes]]:
         """Open the sample of the last attempt; a cookie outlives the initiation that it answers."""
         sample, self._sample = self._sample, []
         cookies = set()
-        for reply, mac1 in sample:
+        for reply, mac1, source in sample:
             with contextlib.suppress(NotAuthentic):
-                cookies.add(open_cookie(reply, self._receiver, mac1))
+                cookies.add((source, open_cookie(reply, self._receiver, mac1)))
         return cookies
 
     def probed(self, token: bytes) -> None:
@@ -155,6 +183,7 @@ class OutgoingHandshake:
 
     def abandon(self) -> None:
         """Release the latest attempt's numbers; no response will fit from now on."""
+        self._copies, self._copy_at = [], math.inf
         if self._sent is not None:
             self._services.numbers.release_spi(self._sent.inbound_spi)
             self.finish()

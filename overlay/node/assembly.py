@@ -9,7 +9,7 @@ from functools import partial
 from random import Random
 from typing import Any
 
-from overlay.addresses import Endpoint, InnerAddress
+from overlay.addresses import Endpoint, InnerAddress, NodeId
 from overlay.apm.inner_addresses import InnerAddressPool
 from overlay.apm.settings import MAX_HOPS
 from overlay.apm.signalling import SignallingManager
@@ -31,6 +31,7 @@ from overlay.link.lifetimes import link_limits
 from overlay.link.links import DEFAULT_LINK_SUITES, Links
 from overlay.node.control_plane import ControlPlane
 from overlay.node.datapath import DataPath
+from overlay.node.mix_choice import MixChoice
 from overlay.node.neighbours import Neighbours
 from overlay.node.packet_path import DatagramSink, NodeBackend, PacketPath
 from overlay.node.paths import Guard, Paths
@@ -158,6 +159,7 @@ def wire_control_plane(
         settings=configuration.dht,
         rng=rng,
         endpoints=endpoints,
+        known_endpoints=partial(_known_endpoints, table),
         budget=budget,
         draw_id=None if marks is None else partial(_marked_id, marks.numbers, rng),
     )
@@ -200,12 +202,15 @@ def wire_control_plane(
     paths = Paths(
         circuits=circuits,
         guard=surroundings.guard,
-        table=table,
-        selector=partial(_selector, configuration),
-        source=identity.node_id,
-        onion_suite=configuration.apm.onion_suite,
-        esp_suite=configuration.ipsec.esp_suite,
-        rng=rng,
+        choice=MixChoice(
+            table=table,
+            selector=partial(_selector, configuration),
+            source=identity.node_id,
+            onion_suite=configuration.apm.onion_suite,
+            esp_suite=configuration.ipsec.esp_suite,
+            rng=rng,
+            versions=lambda: dht.versions,
+        ),
     )
     return make(
         dht=dht,
@@ -221,6 +226,11 @@ def wire_control_plane(
         chores=Chores(),
         forget_inner_addresses=surroundings.forget_inner_addresses,
     )
+
+
+def _known_endpoints(table: TopologyTable, node_id: NodeId) -> tuple[Endpoint, ...]:
+    descriptor = table.get(node_id)
+    return descriptor.endpoints if descriptor is not None else ()
 
 
 def _link_suites(configuration: Configuration) -> tuple[int, ...]:

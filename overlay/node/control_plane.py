@@ -32,13 +32,9 @@ from overlay.apm.plan import link_peer_of
 from overlay.apm.signalling import SignallingManager
 from overlay.dht.core import Dht
 from overlay.dht.events import (
-    BootstrapUnreachable,
-    CrawlFinished,
-    DescriptorFound,
     DhtEvent,
     EclipseSuspected,
     Joined,
-    NodeLeft,
 )
 from overlay.dht.topology_table import TopologyTable
 from overlay.errors import InternalError
@@ -173,6 +169,10 @@ class ControlPlane:
             self.datapath.send_dummy(link, now)
         self.settle(now)
 
+    def renew_links(self, now: float) -> None:
+        """Renew links after this host's addresses or routes have changed."""
+        self.neighbours.renew_moved(now)
+
     def settle(self, now: float) -> None:
         """Pass events and datagrams on until every core is at rest."""
         for _ in range(_MAX_ROUNDS):
@@ -228,7 +228,7 @@ class ControlPlane:
                     chance=chance,
                     own_region=own_region,
                 )
-            case DescriptorFound() | NodeLeft() | CrawlFinished() | BootstrapUnreachable():
+            case _:
                 pass
 
     def _as_known(self, peer: LinkPeer) -> LinkPeer:
@@ -237,7 +237,9 @@ class ControlPlane:
         Else a wrong endpoint or key in a layer would hold up everybody who wants that link.
         """
         descriptor = self.table.by_overlay_address(peer.overlay_address)
-        return link_peer_of(descriptor) if descriptor and descriptor.endpoints else peer
+        if descriptor is None or not descriptor.endpoints:
+            return peer
+        return link_peer_of(descriptor, self.dht.versions)
 
     def _circuit_event(self, event: ApmEvent, now: float) -> None:
         match event:

@@ -10,12 +10,12 @@ import contextlib
 from collections.abc import Collection, Sequence
 from typing import Protocol
 
-from overlay.addresses import InnerAddress, IpNetwork
+from overlay.addresses import Endpoint, InnerAddress, IpAddress, IpNetwork
 from overlay.errors import BackendError
 from overlay.ipsec.xfrm.leftovers import clear_leftovers
 from overlay.node.exit_role import ExitWall
 from overlay.system.conntrack import forget_connections
-from overlay.system.destination_guard import DestinationGuard
+from overlay.system.destination_guard import NODE_MARK, DestinationGuard
 from overlay.system.devices import bring_up, default_gateways
 from overlay.system.exit_filter import ExitFilter, clear_exit_leftovers
 from overlay.system.exit_limits import ExitLimits
@@ -26,7 +26,7 @@ from overlay.system.host_events import HostEvent
 from overlay.system.host_networks import UsedNetwork, used_networks
 from overlay.system.ipsec_wall import IpsecWall
 from overlay.system.link_detour import clear_link_detour_leftovers
-from overlay.system.local_address import own_addresses
+from overlay.system.local_address import local_address_towards, own_addresses
 from overlay.system.rtnetlink import add_address, remove_address
 from overlay.system.tun import TunDevice
 
@@ -170,6 +170,10 @@ class Host(Protocol):
         """Return the packed addresses of all devices, loopback included."""
         ...
 
+    def address_towards(self, peer: Endpoint) -> IpAddress:
+        """Return the local address of datagrams to ``peer``; an error if no route leads there."""
+        ...
+
     def clear_kernel_ipsec(self) -> None:
         """Remove what a killed node left in the kernel; harmless without permission."""
         ...
@@ -236,6 +240,10 @@ class LinuxHost:
     def own_addresses(self) -> frozenset[bytes]:
         """See :class:`Host`."""
         return own_addresses()
+
+    def address_towards(self, peer: Endpoint) -> IpAddress:
+        """See :class:`Host`."""
+        return local_address_towards(peer, mark=NODE_MARK)
 
     def clear_kernel_ipsec(self) -> None:
         """See :class:`Host`."""

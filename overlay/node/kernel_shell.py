@@ -208,7 +208,7 @@ def _exit_role(configuration: Configuration, wall: ExitFilter, backend: XfrmBack
 def _hand_esp_over(network: Sockets) -> None:
     """Let the kernel take ESP from the node's port, once it is known that it can for each."""
     for family in {":" in each.local.host for each in network}:
-        with bound_socket(Endpoint("::1" if family else "127.0.0.1", 0)) as trial:
+        with bound_socket(Endpoint("::" if family else "0.0.0.0", 0)) as trial:
             decapsulate_esp(trial)
     for each in network:
         each.prepare(decapsulate_esp)

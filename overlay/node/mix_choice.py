@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from random import Random
+from typing import Final
 
 from overlay.addresses import NodeId
 from overlay.apm.control import RefuseReason
@@ -22,6 +23,9 @@ from overlay.selection.selector import MixPath, PathRequest, PathSelector
 
 __all__ = ["MixChoice"]
 
+_UNKNOWN_VERSIONS: Final = frozenset((4, 6))
+"""Of a host that has no route at present. It may have both again when the circuit is built."""
+
 
 class MixChoice:
     """Asks the path selection strategies; remembers in each path which Mix-nodes to avoid."""
@@ -35,6 +39,7 @@ class MixChoice:
         onion_suite: int,
         esp_suite: int,
         rng: Random,
+        versions: Callable[[], frozenset[int]],
     ) -> None:
         self._table = table
         self._selector = selector
@@ -42,6 +47,7 @@ class MixChoice:
         self._onion_suite = onion_suite
         self._esp_suite = esp_suite
         self._rng = rng
+        self._versions = versions
 
     def select(self, path: RequestedPath, now: float) -> MixPath:
         """Choose among those who answered lately and did not fail, as long as there is a path.
@@ -107,4 +113,5 @@ class MixChoice:
             esp_suite=self._esp_suite,
             via=path.via,
             avoid=avoid,
+            versions=self._versions() or _UNKNOWN_VERSIONS,
         )

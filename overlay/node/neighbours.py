@@ -55,12 +55,16 @@ class LinkBackend(IpsecBackend, Protocol):
 
 @dataclass(slots=True)
 class _Neighbour:
-    """``nominal`` is where the link began: SAs and policies bear that address for good."""
+    """``local`` and ``nominal`` are where the link began: SAs and policies bear those for good.
+
+    ``here`` and ``endpoint`` are where the two ends are now.
+    """
 
     security: LinkSecurity
     local: Endpoint
     nominal: Endpoint
     endpoint: Endpoint
+    here: Endpoint
     policies: IpsecConfiguration
     pairs: dict[Spi, IpsecConfiguration] = field(default_factory=dict)
     early: list[bytes] = field(default_factory=list)
@@ -142,6 +146,21 @@ class Neighbours:
             elif now - neighbour.idle_since >= _IDLE_S:
                 self._links.close(address, now)
 
+    def renew_moved(self, now: float) -> None:
+        """Renew the links whose local address this host would not use any more.
+
+        The peer sees the handshake come from the new address, and moves its end of the link.
+        """
+        for address, neighbour in list(self._neighbours.items()):
+            if self._has_moved(neighbour):
+                self._links.rekey(address, now)
+
+    def _has_moved(self, neighbour: _Neighbour) -> bool:
+        try:
+            return self._local_address(neighbour.endpoint) != neighbour.here
+        except BackendError:
+            return False  # there is no route at present; a link may outlive that
+
     def soft_expired(self, identity: SaIdentity, now: float) -> bool:
         """An SA reached a soft limit: if it is a link's, rekey that; tell whether it is."""
         for address, neighbour in self._neighbours.items():
@@ -154,7 +173,9 @@ class Neighbours:
     def _established(self, event: LinkEstablished, now: float) -> None:
         neighbour = self._neighbours.get(event.overlay_address)
         early: list[bytes] = []
-        if neighbour is not None and neighbour.endpoint != event.endpoint:
+        if neighbour is not None and (
+            neighbour.endpoint != event.endpoint or self._has_moved(neighbour)
+        ):
             if not neighbour.usable:
                 # Its initiation came from another endpoint than the one that it has proved.
                 early = neighbour.early
@@ -186,13 +207,20 @@ class Neighbours:
         )
         self._backend.install(policies)
         neighbour = _Neighbour(
-            security, local, event.endpoint, event.endpoint, policies, early=early
+            security, local, event.endpoint, event.endpoint, local, policies, early=early
         )
         self._neighbours[event.overlay_address] = neighbour
         return neighbour
 
     def _relocate(self, neighbour: _Neighbour, endpoint: Endpoint) -> bool:
-        """Let a link go on at another endpoint of the peer; False if the backend cannot."""
+        """Let a link go on between other endpoints; False if the backend cannot."""
+        try:
+            neighbour.here = self._local_address(endpoint)
+        except BackendError:
+            return False
+        if endpoint == neighbour.endpoint:
+            # Only the own address is another one. The socket chooses that for each datagram.
+            return self._backend.relocate(IpsecConfiguration((), ()), endpoint) is not None
         for spi, pair in neighbour.pairs.items():
             try:
                 moved = self._backend.relocate(pair, endpoint)

@@ -23,15 +23,13 @@ from __future__ import annotations
 
 import ipaddress
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from random import Random
 
 import trio
 
 from overlay.addresses import InnerAddress, IpNetwork, NodeId
 from overlay.apm.events import CircuitClosed, CircuitFailed, CircuitLost, CircuitOpened
-from overlay.dht.topology_table import TopologyTable
 from overlay.errors import (
     BackendError,
     ConfigurationError,
@@ -45,7 +43,7 @@ from overlay.node.mix_choice import MixChoice
 from overlay.node.path_needs import CircuitService, Guard
 from overlay.node.protection import Protection
 from overlay.node.requested_path import PathState, PathWish, RequestedPath, of_version
-from overlay.selection.selector import MixPath, PathSelector
+from overlay.selection.selector import MixPath
 
 __all__ = [
     "MAX_PATHS",
@@ -80,24 +78,12 @@ class Paths:
         *,
         circuits: CircuitService,
         guard: Guard,
-        table: TopologyTable,
-        selector: Callable[[str], PathSelector],
-        source: NodeId,
-        onion_suite: int,
-        esp_suite: int,
-        rng: Random,
+        choice: MixChoice,
     ) -> None:
         self._circuits = circuits
         self._guard = guard
         self._protection = Protection(guard)
-        self._choice = MixChoice(
-            table=table,
-            selector=selector,
-            source=source,
-            onion_suite=onion_suite,
-            esp_suite=esp_suite,
-            rng=rng,
-        )
+        self._choice = choice
         self._paths: dict[int, RequestedPath] = {}
         self._by_circuit: dict[int, RequestedPath] = {}
         self._last_number = 0

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Final
 
 from overlay import __version__
-from overlay.addresses import IpNetwork, format_address
+from overlay.addresses import Endpoint, IpNetwork, format_address
 from overlay.apm.events import CircuitReport
 from overlay.config import Configuration
 from overlay.control.model import HopReport, PathReport, PeerReport, StatusReport
@@ -40,6 +40,8 @@ def status_report(
     missing: tuple[str, ...],
     exposure: Unguarded,
     exit_problems: tuple[str, ...] = (),
+    endpoints: tuple[Endpoint, ...] = (),
+    network_problems: tuple[str, ...] = (),
 ) -> StatusReport:
     """Return how the node is; ``counters`` are those of sockets, devices and rules."""
     open_destinations = exposure.prefixes
@@ -80,6 +82,8 @@ def status_report(
         tfc=configuration.tfc.strategy,
         forwarding=configuration.forwarding.rules,
         exit_problems=exit_problems,
+        endpoints=tuple(str(endpoint) for endpoint in endpoints),
+        network_problems=network_problems,
         suspect_regions=plane.dht.suspect_regions(now),
     )
 

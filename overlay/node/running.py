@@ -20,15 +20,16 @@ from __future__ import annotations
 
 import ipaddress
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack
 from random import Random
 
 import trio
 
+from overlay.addresses import Endpoint
 from overlay.clock import Clock
 from overlay.config import Configuration
-from overlay.dht.descriptor import is_public
+from overlay.dht.descriptor import Role, is_public
 from overlay.dht.messages import Contact
 from overlay.dht.topology_store import TopologyStore
 from overlay.errors import BackendError, ConfigurationError, InternalError, OverlayError
@@ -46,6 +47,7 @@ from overlay.node.exposure import exposed_versions
 from overlay.node.host import Host
 from overlay.node.inherited import guard_first, inherited, remembered
 from overlay.node.own_descriptor import RESIGN_INTERVAL_S, own_descriptor, roles_of
+from overlay.node.own_endpoints import OwnEndpoints
 from overlay.node.packet_path import Arrived
 from overlay.node.path_file import PathFile
 from overlay.node.reception import Reception
@@ -100,6 +102,7 @@ class RunningNode:
         self.left_blocked: int | None = None
         self.paths_not_remembered = 0
         self._files_set_aside = 0
+        self._hints: list[Contact] = []
         node = configuration.node
         self._path_file = PathFile(node.paths_file, remembers=configuration.paths.remember)
         self._remembered = remembered(self._path_file, configuration)
@@ -125,6 +128,12 @@ class RunningNode:
         return role.offered if role is not None else frozenset()
 
     @property
+    def roles(self) -> frozenset[Role]:
+        """What this node offers to others now: nothing as long as they could not reach it."""
+        published = self.endpoints.now.published
+        return roles_of(self.configuration, self.exit_versions) if published else frozenset()
+
+    @property
     def plane(self) -> ControlPlane:
         """The cores."""
         return self._plane
@@ -132,17 +141,13 @@ class RunningNode:
     def _open(self, stack: ExitStack, engine: UserspaceEngine | None, rng: Random) -> None:
         configuration, network = self.configuration, self.configuration.network
         self.sockets = stack.enter_context(Sockets(network.listen, network.network_id, rng))
-        self._endpoints = network.advertised or self.sockets.endpoints_towards(network.bootstrap)
-        if not self._endpoints:
-            raise ConfigurationError(
-                "[network] listen is a wildcard and nothing tells at which address others reach "
-                'this node: write advertise = ["ADDRESS:PORT"].'
-            )
+        self.endpoints = OwnEndpoints(network, self.sockets.bound, self.host)
         self._store = stack.enter_context(
             TopologyStore(configuration.node.state_dir / "topology.sqlite", network.network_id)
         )
         self.shell = open_shell(configuration, self.host, self.sockets, rng, engine)
-        self.enforcement = Enforcement(self.shell.enforced, self._checked)
+        parts = (*self.shell.enforced, self.endpoints)
+        self.enforcement = Enforcement(parts, self._checked)
         stack.callback(self.shell.close)
 
     def _build_plane(self, rng: Random) -> ControlPlane:
@@ -162,7 +167,7 @@ class RunningNode:
             surroundings,
             backend=shell.backend,
             datapath=shell.path,
-            endpoints=self._endpoints,
+            endpoints=(),
             rng=rng,
         )
 
@@ -190,6 +195,8 @@ class RunningNode:
         self._take_over(self.clock.now())
         self.spawn(self._run_timers)
         now = self.clock.now()
+        self._learn(now)
+        self._locate(now)
         self._begin_exit(now)
         self._greet(now)
         self._publish(now)
@@ -249,21 +256,53 @@ class RunningNode:
         self.plane.settle(now)
         self._wake_timers()
 
+    def _learn(self, now: float) -> None:
+        """Read what earlier runs remembered."""
+        self._report_set_aside()
+        for descriptor in self._store.load(now).descriptors:
+            self.plane.table.add(descriptor, now)
+        self._hints = [
+            Contact.of(each.identity_key, each.endpoint) for each in self._store.bootstrap_hints()
+        ]
+
+    def _known_endpoints(self) -> Iterator[Endpoint]:
+        """Yield where other nodes are: those with a descriptor first, then those of earlier."""
+        for descriptor in self.plane.table:
+            yield from descriptor.endpoints
+        yield from (hint.endpoint for hint in self._hints)
+
+    def _locate(self, now: float) -> None:
+        """Find out where this node is, and follow its host from now on."""
+        self.endpoints.follow(self._known_endpoints, self._moved)
+        try:
+            self.endpoints.review()
+        except BackendError:
+            _log.warning("network.addresses_unknown")
+        self._tell_location(now)
+
+    def _tell_location(self, now: float) -> None:
+        here = self.endpoints.now
+        self.sockets.follow(here.own, self.configuration.network.advertise)
+        self.plane.dht.relocate(here.accepted, here.versions, now)
+
+    def _moved(self) -> None:
+        """Follow a change of this host's addresses or routes: sign, publish and renew links."""
+        if self._stopping:
+            return
+        now = self.clock.now()
+        self._tell_location(now)
+        self._publish(now)
+        self.plane.renew_links(now)
+        self.settle(now)
+
     def _greet(self, now: float) -> None:
         """Begin from what is remembered and from the configured peers, whichever answers."""
         plane = self.plane
-        self._report_set_aside()
-        for descriptor in self._store.load(now).descriptors:
-            plane.table.add(descriptor, now)
         plane.dht.seed(plane.table.view(now), now)
-        plane.dht.remember(
-            (Contact.of(h.identity_key, h.endpoint) for h in self._store.bootstrap_hints()), now
-        )
+        plane.dht.remember(self._hints, now)
         peers = self.configuration.network.bootstrap
         private = self.configuration.network.allow_private_endpoints
-        plane.dht.bootstrap(
-            [p for p in peers if p not in self._endpoints and (private or is_public(p))], now
-        )
+        plane.dht.bootstrap([peer for peer in peers if private or is_public(peer)], now)
 
     def _schedule_chores(self, now: float) -> None:
         chores = self.plane.chores
@@ -376,7 +415,7 @@ class RunningNode:
         address = ipaddress.ip_address(packed)
         network = self.configuration.network
         nodes = [each for mix in self.plane.table for each in mix.endpoints]
-        known = [*network.bootstrap, *self._endpoints, *nodes]
+        known = [*network.bootstrap, *self.endpoints.now.accepted, *nodes]
         if address in name_servers() or any(each.packed == packed for each in known):
             return True
         try:
@@ -387,12 +426,12 @@ class RunningNode:
     # -- chores ----------------------------------------------------------------------
 
     def _publish(self, now: float) -> None:
-        if not roles_of(self.configuration):
-            return  # a node that serves nobody has nothing to tell
+        if not self.roles:
+            return  # a node that serves no others has nothing to tell
         descriptor = own_descriptor(
             self.configuration,
             self.identity,
-            endpoints=self._endpoints,
+            endpoints=self.endpoints.now.published,
             esp_suites=self.shell.backend.capabilities().suites,
             exit_versions=self.exit_versions,
             now=now,
@@ -433,7 +472,7 @@ class RunningNode:
 
     def _refuse_own(self) -> None:
         """Keep circuits from this host's public address and from its routers."""
-        endpoints = (*self._endpoints, *self.configuration.network.advertise)
+        endpoints = (*self.endpoints.now.published, *self.configuration.network.advertise)
         self.shell.refuse_destinations(refused_addresses(endpoints, self.host.gateways()))
 
     def _save(self, now: float) -> None:

@@ -29,7 +29,6 @@ from overlay.logs import EventLog
 from overlay.node.assembly import path_mtu
 from overlay.node.destinations import check_destination
 from overlay.node.exposure import exposed
-from overlay.node.own_descriptor import roles_of
 from overlay.node.reports import path_report, peer_report, status_report
 from overlay.node.requested_path import PathWish, RequestedPath
 from overlay.node.running import RunningNode
@@ -311,7 +310,9 @@ class NodeService:
             plane,
             now=self._now(),
             uptime_s=self._now() - running.started_at,
-            roles=roles_of(running.configuration, running.exit_versions),
+            roles=running.roles,
+            endpoints=running.endpoints.now.published,
+            network_problems=running.endpoints.problems(),
             exit_problems=exit_problems,
             counters=counters | {name: count for name, count in troubles.items() if count},
             backend_reason=running.shell.choice.reason,

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
 from random import Random
 from typing import Self
 
-from overlay.addresses import Endpoint
+from overlay.addresses import Endpoint, version_of
 from overlay.errors import BackendError
 from overlay.node.port_forms import Marks, port_forms
 from overlay.system.destination_guard import NODE_MARK
 from overlay.system.local_address import local_address_towards
-from overlay.system.port_program import Suspect
-from overlay.system.udp import UdpPort, UdpSocket
+from overlay.system.port_program import PortForms, Suspect
+from overlay.system.return_addresses import ReturnAddresses
+from overlay.system.udp import UdpPort, UdpSocket, VersionMissing
 
 __all__ = ["Sockets"]
 
@@ -32,14 +33,30 @@ class Sockets:
         self._stack = ExitStack()
         self.ports: list[UdpPort] = []
         self._by_version: dict[bool, UdpSocket] = {}
+        self._addresses = {version: ReturnAddresses(version) for version in (4, 6)}
         try:
             for endpoint in listen:
-                opened = self._stack.enter_context(UdpPort(endpoint, forms, mark=NODE_MARK))
-                self.ports.append(opened)
-                self._by_version.setdefault(_is_ipv6(endpoint), opened.esp)
+                self._open(endpoint, forms, is_last=endpoint == listen[-1])
         except BaseException:
             self._stack.close()
             raise
+
+    def _open(self, endpoint: Endpoint, forms: PortForms, *, is_last: bool) -> None:
+        try:
+            addresses = self._addresses[version_of(endpoint)]
+            wildcard = endpoint.address.is_unspecified
+            port = UdpPort(
+                endpoint,
+                forms,
+                mark=NODE_MARK,
+                addresses=addresses if wildcard else None,
+            )
+        except VersionMissing:
+            if not endpoint.address.is_unspecified or (is_last and not self.ports):
+                raise
+            return  # a kernel without this IP version has nothing to listen on
+        self.ports.append(self._stack.enter_context(port))
+        self._by_version.setdefault(_is_ipv6(endpoint), port.esp)
 
     def __iter__(self) -> Iterator[UdpSocket]:
         """Iterate over every socket: one or four for each port."""
@@ -75,16 +92,32 @@ class Sockets:
         bound = local.local
         if not bound.address.is_unspecified:
             return bound
+        chosen = self._addresses[version_of(peer)].towards(peer)
+        if chosen is not None:
+            return Endpoint.from_packed(chosen, bound.port)
         return Endpoint(str(local_address_towards(peer, mark=NODE_MARK)), bound.port)
 
-    def endpoints_towards(self, peers: Sequence[Endpoint]) -> tuple[Endpoint, ...]:
-        """Return the endpoint under which the first reachable peer sees this node, if any."""
-        for peer in peers:
-            try:
-                return (self.local_endpoint(peer),)
-            except BackendError:
-                continue
-        return ()
+    def follow(self, own: Collection[Endpoint], advertised: Sequence[Endpoint]) -> None:
+        """Take the endpoints of this host, so that wildcards answer from the one that was asked.
+
+        Peers that have not written yet are sent to from the first of ``advertised`` that is one
+        of this host's addresses.
+        """
+        for version, addresses in self._addresses.items():
+            here = {
+                each.packed
+                for each in own
+                if version_of(each) == version
+                and not (each.address.is_loopback or each.address.is_link_local)
+            }
+            usual = (each.packed for each in advertised if version_of(each) == version)
+            addresses.follow(here, next((each for each in usual if each in here), None))
+        for each in self:
+            each.follow_addresses()
+
+    def bound(self) -> list[Endpoint]:
+        """Return the endpoints that the ports are bound to."""
+        return [port.esp.local for port in self.ports]
 
     def counters(self) -> Counter[str]:
         """Return the sums over all sockets."""

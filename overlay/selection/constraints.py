@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from overlay.addresses import IpAddress, NodeId
+from overlay.addresses import IpAddress, NodeId, version_of
 from overlay.dht.descriptor import MixDescriptor, Role
 from overlay.errors import NoSuitablePath
 from overlay.selection.selector import PathRequest, TopologyView
@@ -24,10 +24,13 @@ __all__ = [
     "check_hops",
     "common_constraints",
     "exit_constraints",
+    "first_hop_constraint",
+    "is_connected",
     "named_hops",
     "no_path",
     "relay_constraints",
     "sift",
+    "versions_of",
 ]
 
 MAX_HOPS: Final = 5
@@ -112,6 +115,31 @@ def exit_constraints(destination: IpAddress) -> tuple[Constraint, ...]:
     )
 
 
+def first_hop_constraint(request: PathRequest) -> Constraint:
+    """Return what the first hop must fulfil besides: this node can send to it."""
+    has = " or ".join(f"IPv{version}" for version in sorted(request.versions))
+    return Constraint(
+        f"is not reachable over {has}, all that this host has",
+        f"are not reachable over {has}, all that this host has",
+        lambda d: not request.versions.isdisjoint(versions_of(d)),
+    )
+
+
+def versions_of(descriptor: MixDescriptor) -> frozenset[int]:
+    """Return the IP versions of a node's endpoints."""
+    return frozenset(map(version_of, descriptor.endpoints))
+
+
+def is_connected(hops: Iterable[MixDescriptor], versions: frozenset[int]) -> bool:
+    """Tell whether each hop has an IP version of the one before it, the first of ``versions``."""
+    for hop in hops:
+        has = versions_of(hop)
+        if versions.isdisjoint(has):
+            return False
+        versions = has
+    return True
+
+
 def sift(nodes: Sifted, constraints: Iterable[Constraint]) -> Sifted:
     """Apply constraints in order, each to what the ones before it left."""
     remaining, removed = nodes.remaining, list(nodes.removed)
@@ -152,9 +180,11 @@ def named_hops(request: PathRequest, table: TopologyView) -> tuple[MixDescriptor
     faults: list[tuple[int, str]] = []
     for position, node_id in enumerate(request.via, start=1):
         hop, fault = _named_hop(request, table, position, node_id)
+        if hop is not None and fault is None:
+            fault = _disconnected(request, hop, hops[-1] if hops else None)
         if fault is not None:
             faults.append((position, fault))
-        elif hop is not None:
+        if hop is not None:
             hops.append(hop)
     if faults:
         raise _bad_names(request, len(table), faults)
@@ -177,6 +207,16 @@ def _named_hop(
         exit_constraints(request.destination) if position == request.hops else relay_constraints()
     )
     return hop, next((c.one for c in constraints if not c.holds(hop)), None)
+
+
+def _disconnected(
+    request: PathRequest, hop: MixDescriptor, before: MixDescriptor | None
+) -> str | None:
+    if before is None:
+        reach = first_hop_constraint(request)
+        return None if request.via[0] != hop.node_id or reach.holds(hop) else reach.one
+    common = versions_of(hop) & versions_of(before)
+    return None if common else "has no IP version in common with the hop before it"
 
 
 def _bad_names(

@@ -20,7 +20,9 @@ class PathRequest:
     ``via`` names the hops that the user fixed, first hop first; ``hops`` counts the
     Mix-nodes between source and destination, the exit included. ``onion_suite`` and
     ``esp_suite`` must be spoken by every hop. ``source`` is the asking node, which is never
-    a hop; ``avoid`` are nodes that failed lately.
+    a hop; ``avoid`` are nodes that failed lately. ``versions`` are the IP versions over which
+    the source reaches others: the first hop needs an endpoint of one of them, and each later
+    hop one of a version that the hop before it has.
     """
 
     destination: IpAddress
@@ -30,6 +32,7 @@ class PathRequest:
     esp_suite: int
     via: tuple[NodeId, ...] = ()
     avoid: frozenset[NodeId] = frozenset()
+    versions: frozenset[int] = frozenset((4, 6))
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 from random import Random
 from typing import ClassVar, Final
 
@@ -29,10 +30,13 @@ from overlay.selection.constraints import (
     check_hops,
     common_constraints,
     exit_constraints,
+    first_hop_constraint,
+    is_connected,
     named_hops,
     no_path,
     relay_constraints,
     sift,
+    versions_of,
 )
 from overlay.selection.selector import MixPath, PathRequest, TopologyView
 
@@ -103,16 +107,23 @@ class UniformSelector:
             Sifted(tuple(table)),
             (*common_constraints(request), *self._beside(named)),
         )
+        starts = versions_of(named[-1]) if named else request.versions
+        needed = request.hops - len(named) - 1
         exits = sift(eligible, exit_constraints(request.destination))
+        if not named and not needed:
+            exits = sift(exits, (first_hop_constraint(request),))
         if not exits.remaining:
             raise no_path(request, len(table), exits, "no exit remains")
         relays = sift(eligible, relay_constraints())
-        needed = request.hops - len(named) - 1
         if len(relays.remaining) < needed:
             left = len(relays.remaining)
             rest = f"{_count(left, 'relay')} for {_count(needed, 'hop')} remain{'s' * (left == 1)}"
             raise no_path(request, len(table), relays, rest)
-        drawn = _draw(exits.remaining, relays.remaining, needed, self._marks, rng)
+        if not named and needed:
+            first = sift(relays, (first_hop_constraint(request),))
+            if not first.remaining:
+                raise no_path(request, len(table), first, "no first hop remains")
+        drawn = _draw(exits.remaining, relays.remaining, needed, starts, self._marks, rng)
         if drawn is None:
             relays_alone = relays.removed[len(eligible.removed) :]
             sifted = Sifted((), (*exits.removed, *relays_alone))
@@ -148,6 +159,9 @@ class UniformSelector:
             f"{_count(len(exits.remaining), 'exit')} and {_count(len(relays.remaining), 'relay')}"
         )
         rest = f"the {left} that remain give no combination of different nodes"
+        ends = (*exits.remaining, *relays.remaining)
+        if len(set(map(versions_of, ends))) > 1:
+            rest += " of which neighbours have an IP version in common"
         if not self._distinct_prefixes:
             return rest
         return (
@@ -170,15 +184,19 @@ def _draw(
     exits: Sequence[MixDescriptor],
     relays: Sequence[MixDescriptor],
     needed: int,
+    starts: frozenset[int],
     marks: _Marks,
     rng: Random,
 ) -> tuple[MixDescriptor, ...] | None:
-    """Return ``needed`` relays and an exit without a common mark, or None if none are found."""
+    """Return ``needed`` relays and an exit without a common mark, or None if none are found.
+
+    ``starts`` are the IP versions of what comes before them, the source or a named hop.
+    """
     for _ in range(DRAWS):
         drawn = _blind_draw(exits, relays, needed, marks, rng)
-        if drawn is not None:
+        if drawn is not None and is_connected(drawn, starts):
             return drawn
-    return _Search(exits, relays, needed, marks, rng).path()
+    return _Search(exits, relays, needed, starts, marks, rng).path()
 
 
 def _blind_draw(
@@ -204,7 +222,7 @@ def _blind_draw(
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    """One node that stands for all of its kind: those with the same shared marks.
+    """One node that stands for all of its kind: those with the same shared marks and versions.
 
     Marks that no other node has cannot stand in any path's way, so they are left out. Nodes
     of one kind exclude each other, unless the kind has no marks at all (``marks`` then holds
@@ -223,11 +241,13 @@ class _Search:
         exits: Sequence[MixDescriptor],
         relays: Sequence[MixDescriptor],
         needed: int,
+        starts: frozenset[int],
         marks: _Marks,
         rng: Random,
     ) -> None:
         self._rng = rng
         self._needed = needed
+        self._starts = starts
         self._scans_left = _SEARCH_SCANS
         nodes = {d.identity_key: marks(d) for d in (*exits, *relays)}
         frequency = Counter(mark for found in nodes.values() for mark in found)
@@ -242,28 +262,40 @@ class _Search:
     def path(self) -> tuple[MixDescriptor, ...] | None:
         """Return relays in random order and an exit behind them."""
         for last in self._exits:
-            found = self._search(self._compatible(last, self._relays), self._needed)
+            relays = self._compatible(last, self._relays)
+            found = self._search(relays, self._needed, (last.descriptor,))
             if found is not None:
-                return (*self._rng.sample(found, self._needed), last.descriptor)
+                return found
+        return None
+
+    def _in_order(self, chosen: tuple[MixDescriptor, ...]) -> tuple[MixDescriptor, ...] | None:
+        """Return the relays in a random order that connects them, and the exit behind them."""
+        last, *relays = chosen
+        orders = list(permutations(relays))
+        for order in self._rng.sample(orders, len(orders)):
+            if is_connected((*order, last), self._starts):
+                return (*order, last)
         return None
 
     def _one_of_each_kind(
         self, nodes: Sequence[MixDescriptor], without_kind: int
     ) -> list[_Candidate]:
-        seen: Counter[frozenset[bytes]] = Counter()
+        seen: Counter[tuple[frozenset[bytes], frozenset[int]]] = Counter()
         kept = []
         for descriptor in self._rng.sample(nodes, len(nodes)):
             key = descriptor.identity_key
-            kind = self._shared[key]
-            if seen[kind] < (1 if kind else without_kind):
-                seen[kind] += 1
-                kept.append(_Candidate(descriptor, kind or frozenset({key})))
+            shared, versions = self._shared[key], versions_of(descriptor)
+            if seen[shared, versions] < (1 if shared else without_kind):
+                seen[shared, versions] += 1
+                kept.append(_Candidate(descriptor, shared or frozenset({key})))
         return kept
 
-    def _search(self, relays: list[_Candidate], needed: int) -> list[MixDescriptor] | None:
-        """Return ``needed`` of ``relays`` that can be on one path."""
+    def _search(
+        self, relays: list[_Candidate], needed: int, chosen: tuple[MixDescriptor, ...]
+    ) -> tuple[MixDescriptor, ...] | None:
+        """Return a path of ``chosen``, the exit first among them, and ``needed`` of ``relays``."""
         if needed == 0:
-            return []
+            return self._in_order(chosen)
         if self._are_hit_by_fewer_marks(relays, needed):
             return None
         for index, relay in enumerate(relays):
@@ -271,9 +303,9 @@ class _Search:
                 return None
             # Paths with a relay before this one were searched when that one was tried.
             others = self._compatible(relay, relays[index + 1 :])
-            found = self._search(others, needed - 1)
+            found = self._search(others, needed - 1, (*chosen, relay.descriptor))
             if found is not None:
-                return [relay.descriptor, *found]
+                return found
         return None
 
     def _compatible(self, chosen: _Candidate, candidates: list[_Candidate]) -> list[_Candidate]:

@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import Final
 
 from overlay.addresses import Endpoint
+from overlay.system.return_addresses import ReturnAddresses
 from overlay.system.segmentation import split_segments
 
 __all__ = ["DatagramReader"]
@@ -29,10 +30,18 @@ _BUFFER_BYTES: Final = 65_536
 _NAME_BYTES: Final = 28
 _NAME_STRIDE: Final = 32
 _IPV4: Final = socket.AF_INET.to_bytes(2, sys.byteorder)
-_CONTROL_STRIDE: Final = 32
-_CONTROL_BYTES: Final = socket.CMSG_SPACE(4)
+_CONTROL_BYTES: Final = socket.CMSG_SPACE(4) + socket.CMSG_SPACE(20)
+"""For the ``int`` of UDP_GRO and, behind it, ``struct in6_pktinfo`` or the shorter in_pktinfo."""
+
+_CONTROL_STRIDE: Final = _CONTROL_BYTES
 _CONTROL: Final = struct.Struct("@Niii")
 """``struct cmsghdr`` with the ``int`` of UDP_GRO: length, level, type, segment bytes."""
+
+_GRO_SPACE: Final = socket.CMSG_SPACE(4)
+_DATA_AT: Final = socket.CMSG_LEN(0)
+_LOCAL4: Final = slice(_DATA_AT + 4, _DATA_AT + 8)
+_LOCAL6: Final = slice(_DATA_AT, _DATA_AT + 16)
+"""Where the local address is in a control message with in_pktinfo or in6_pktinfo."""
 
 
 class _IoVector(ctypes.Structure):
@@ -103,7 +112,13 @@ class DatagramReader:
         self._state = memoryview(self._messages).cast("B")
         self._words = self._state.cast("I")
 
-    def read(self, source: socket.socket, batch: list[tuple[bytes, Endpoint]], most: int) -> int:
+    def read(
+        self,
+        source: socket.socket,
+        batch: list[tuple[bytes, Endpoint]],
+        most: int,
+        addresses: ReturnAddresses | None = None,
+    ) -> int:
         """Append waiting datagrams to ``batch``.
 
         Args:
@@ -111,6 +126,7 @@ class DatagramReader:
             batch: gets pairs of a datagram and its sender. A link-local sender's host has a
                 zone ("%").
             most: at most so many messages are read, each of which may be several datagrams.
+            addresses: learns to which address of this host each peer wrote, if it is in use.
 
         Returns:
             How many messages were read; fewer than ``most`` (and 64) if no more were waiting.
@@ -127,6 +143,7 @@ class DatagramReader:
                 return 0
             raise OSError(number, os.strerror(number))
         words, names, view = self._words, self._names, self._view
+        learning = addresses if addresses is not None and addresses.in_use else None
         for index in range(found):
             at = index * _WORDS
             size = words[at + _LENGTH_AT]
@@ -135,12 +152,19 @@ class DatagramReader:
             start = index * _BUFFER_BYTES
             if words[at + _CONTROL_LENGTH_AT + _LOW_WORD]:
                 segment = self._segment_bytes(index)
+                if learning is not None:
+                    learning.learn(sender, self._local_address(index, learning.version, segment))
                 if 0 < segment < size:
                     datagrams = split_segments(view[start : start + size], segment)
                     batch.extend((datagram, sender) for datagram in datagrams)
                     continue
             batch.append((bytes(view[start : start + size]), sender))
         return int(found)
+
+    def _local_address(self, index: int, version: int, segment: int) -> bytes:
+        start = index * _CONTROL_STRIDE + (_GRO_SPACE if segment else 0)
+        where = _LOCAL4 if version == 4 else _LOCAL6
+        return bytes(self._controls[start + where.start : start + where.stop])
 
     def _segment_bytes(self, index: int) -> int:
         _, level, kind, segment = _CONTROL.unpack_from(self._controls, index * _CONTROL_STRIDE)

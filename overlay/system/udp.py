@@ -26,10 +26,11 @@ from overlay.errors import BackendError
 from overlay.system.failures import refused
 from overlay.system.port_program import PortForms, Suspect
 from overlay.system.receiving import DatagramReader
+from overlay.system.return_addresses import Control, ReturnAddresses
 from overlay.system.segmentation import Run, runs_of
 from overlay.system.steering import split_port, steer
 
-__all__ = ["UdpPort", "UdpSocket", "bound_socket", "close_waking"]
+__all__ = ["UdpPort", "UdpSocket", "VersionMissing", "bound_socket", "close_waking"]
 
 # From Linux's uapi headers; the socket module of Python 3.11 lacks them.
 _UDP_SEGMENT: Final = 103
@@ -45,6 +46,9 @@ _IP_MTU_DISCOVER: Final = 10
 _IPV6_MTU_DISCOVER: Final = 23
 _AUTOFLOWLABEL: Final = 70
 _PMTUDISC_DONT: Final = 0
+
+_FREEBIND: Final = {False: (socket.IPPROTO_IP, 15), True: (socket.IPPROTO_IPV6, 78)}
+"""IP_FREEBIND and IPV6_FREEBIND (ip(7)), by whether the socket is one of IPv6."""
 
 _BUFFER_BYTES: Final = 8 * 1024 * 1024
 """A tenth of a second at 640 Mbit/s; the kernel counts its own overhead against it."""
@@ -62,6 +66,10 @@ _GSO_REFUSALS: Final = frozenset((errno.EINVAL, errno.EMSGSIZE, errno.EIO, errno
 """Segments above the path's MTU, no checksum offload, a kernel without UDP_SEGMENT."""
 
 
+class VersionMissing(BackendError):
+    """The kernel does not have the IP version of an endpoint."""
+
+
 class UdpSocket:
     """A UDP socket bound to one endpoint; a context manager, owned by one task group.
 
@@ -69,13 +77,22 @@ class UdpSocket:
     ``dropped_ERRNO`` for each errno that the kernel answered with; never an address.
     """
 
-    def __init__(self, bound: socket.socket, *, aggregates: bool = True) -> None:
+    def __init__(
+        self,
+        bound: socket.socket,
+        *,
+        aggregates: bool = True,
+        addresses: ReturnAddresses | None = None,
+    ) -> None:
         """Take over a socket of :func:`bound_socket`; most callers want :meth:`open`.
 
-        Without ``aggregates`` each message is one datagram, so a read keeps its bound exactly.
+        ``addresses`` are for a socket that is bound to a wildcard: it answers from the address
+        that was asked. Without ``aggregates`` each message is one datagram, so a read keeps its
+        bound exactly.
         """
         self._socket = bound
         self._reader = DatagramReader()
+        self._addresses = addresses
         self.counters: Counter[str] = Counter()
         self.segments_received = aggregates and _try_option(bound, socket.IPPROTO_UDP, _UDP_GRO, 1)
         self.segments_sent = _try_option(bound, socket.IPPROTO_UDP, _UDP_SEGMENT, 0)
@@ -140,7 +157,7 @@ class UdpSocket:
         while (room := max_datagrams - len(batch)) > 0:
             try:
                 most = min(room, _MESSAGES_PER_READ)
-                if self._reader.read(self._socket, batch, most) < most:
+                if self._reader.read(self._socket, batch, most, self._addresses) < most:
                     break
             except OSError as error:  # an ICMP error that the kernel kept for us
                 self._count(error, 1)
@@ -154,11 +171,18 @@ class UdpSocket:
 
     def send_batch(self, batch: Sequence[tuple[bytes, Endpoint]]) -> None:
         """Hand a batch to the kernel, in order; never waits, never raises for a destination."""
+        addresses = self._addresses if self._addresses and self._addresses.in_use else None
         for run in runs_of(batch):
-            if len(run.datagrams) == 1 or not self.segments_sent:
-                self._send_singly(run)
-            else:
-                self._send_run(run)
+            control = addresses.control(run.endpoint) if addresses is not None else []
+            several = len(run.datagrams) > 1 and self.segments_sent
+            if not (several and self._sent_at_once(run, control)):
+                self._send_singly(run, control)
+
+    def follow_addresses(self) -> None:
+        """Take up a change of the return addresses."""
+        if self._addresses is not None:
+            with contextlib.suppress(OSError):  # closed, or a kernel that does not tell
+                self._addresses.apply(self._socket)
 
     def prepare(self, change: Callable[[socket.socket], None]) -> None:
         """Set options of the socket that end the aggregation of what it receives.
@@ -179,23 +203,29 @@ class UdpSocket:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _send_run(self, run: Run) -> None:
-        size = [(socket.IPPROTO_UDP, _UDP_SEGMENT, struct.pack("=H", run.segment_bytes))]
+    def _sent_at_once(self, run: Run, control: Control) -> bool:
+        """Send a run with one call; return False if the kernel takes no segments for it."""
+        size = (socket.IPPROTO_UDP, _UDP_SEGMENT, struct.pack("=H", run.segment_bytes))
         try:
-            self._socket.sendmsg(run.datagrams, size, 0, run.endpoint)
+            self._socket.sendmsg(run.datagrams, [size, *control], 0, run.endpoint)
         except OSError as error:
             if error.errno in _GSO_REFUSALS:
-                self._send_singly(run)
-            else:
-                self._count(error, len(run.datagrams))
+                return False
+            self._count(error, len(run.datagrams))
         else:
             self.counters["sent"] += len(run.datagrams)
+        return True
 
-    def _send_singly(self, run: Run) -> None:
+    def _send_singly(self, run: Run, control: Control) -> None:
         for datagram in run.datagrams:
             try:
-                self._socket.sendto(datagram, run.endpoint)
+                if control:
+                    self._socket.sendmsg((datagram,), control, 0, run.endpoint)
+                else:
+                    self._socket.sendto(datagram, run.endpoint)
             except OSError as error:
+                if control and error.errno == errno.EINVAL and self._addresses is not None:
+                    self._addresses.forget(run.endpoint)  # this host has lost the address
                 self._count(error, 1)
             else:
                 self.counters["sent"] += 1
@@ -223,30 +253,44 @@ class UdpPort:
     all sockets; datagrams are sent by ``esp``.
     """
 
-    def __init__(self, endpoint: Endpoint, forms: PortForms, *, mark: int | None = None) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        forms: PortForms,
+        *,
+        mark: int | None = None,
+        addresses: ReturnAddresses | None = None,
+    ) -> None:
         """Bind to ``endpoint``; see :meth:`UdpSocket.open`.
 
-        ``forms`` are what the port accepts.
+        The host may get the address later: until then nothing arrives there. ``forms`` are what
+        the port accepts. ``addresses`` are for a wildcard.
 
         Raises:
             BackendError: see :meth:`UdpSocket.open`.
         """
-        first = bound_socket(endpoint, mark=mark)
+        first = bound_socket(endpoint, mark=mark, in_advance=True)
         bound_to = Endpoint(*first.getsockname()[:2])
         joined = split_port(
             first,
             lambda: bound_socket(
-                bound_to, mark=mark, share_port=True, buffer_bytes=_CONTROL_BUFFER_BYTES
+                bound_to,
+                mark=mark,
+                share_port=True,
+                in_advance=True,
+                buffer_bytes=_CONTROL_BUFFER_BYTES,
             ),
             forms,
         )
         self._first, self._forms = first, forms
-        self.esp = UdpSocket(first)
+        self.esp = UdpSocket(first, addresses=addresses)
         # The filters see each datagram, and a read keeps its bound, only without aggregation.
         self.split = (
             None
             if joined is None
-            else ControlQueues(*(UdpSocket(each, aggregates=False) for each in joined))
+            else ControlQueues(
+                *(UdpSocket(each, aggregates=False, addresses=addresses) for each in joined)
+            )
         )
 
     def steer(self, suspects: Sequence[Suspect]) -> None:
@@ -282,6 +326,7 @@ def bound_socket(
     *,
     mark: int | None = None,
     share_port: bool = False,
+    in_advance: bool = False,
     buffer_bytes: int = _BUFFER_BYTES,
 ) -> socket.socket:
     """Return a non-blocking UDP socket, bound and with the options that the overlay needs.
@@ -293,6 +338,7 @@ def bound_socket(
     Args:
         endpoint: see :meth:`UdpSocket.open`.
         mark: see :meth:`UdpSocket.open`.
+        in_advance: whether the address may be one that this host does not have yet.
         share_port: whether sockets of this user that set ``SO_REUSEPORT`` may have the port too.
         buffer_bytes: the size of each of its two buffers, as far as the kernel permits.
 
@@ -303,7 +349,10 @@ def bound_socket(
     try:
         new = socket.socket(socket.AF_INET6 if ipv6 else socket.AF_INET, socket.SOCK_DGRAM)
     except OSError as error:
-        raise refused("opening a UDP socket", error) from error
+        refusal = refused("opening a UDP socket", error)
+        if error.errno == errno.EAFNOSUPPORT:
+            raise VersionMissing(*refusal.args) from error
+        raise refusal from error
     try:
         new.settimeout(0)
         if ipv6:
@@ -315,6 +364,9 @@ def bound_socket(
         _enlarge_buffers(new, buffer_bytes)
         if mark is not None:
             _try_option(new, socket.SOL_SOCKET, _SO_MARK, mark)
+        if in_advance:
+            level, option = _FREEBIND[ipv6]
+            _try_option(new, level, option, 1)
         if share_port:
             new.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         new.bind(endpoint)

@@ -145,6 +145,9 @@ class FakeHost:
         held = {address for _, address in self.addresses}
         return frozenset({OWN_ADDRESS, bytes([127, 0, 0, 1]), *held})
 
+    def address_towards(self, peer):
+        return ipaddress.ip_address("127.0.0.1")
+
     def bring_up(self, device):
         return False
 

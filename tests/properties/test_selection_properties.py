@@ -54,8 +54,10 @@ class Table(dict):
         return iter(self.values())
 
 
-def request(hops, via=(), avoid=()) -> PathRequest:
-    return PathRequest(DESTINATION, hops, SOURCE, 1, 3, tuple(via), frozenset(avoid))
+def request(hops, via=(), avoid=(), versions=(4, 6)) -> PathRequest:
+    return PathRequest(
+        DESTINATION, hops, SOURCE, 1, 3, tuple(via), frozenset(avoid), frozenset(versions)
+    )
 
 
 def oracle(table, asked, *, distinct=True) -> set[tuple[MixDescriptor, ...]]:
@@ -73,7 +75,13 @@ def oracle(table, asked, *, distinct=True) -> set[tuple[MixDescriptor, ...]]:
         and path[-1].exit_policy is not None
         and path[-1].exit_policy.might_permit(DESTINATION)
         and not (distinct and shares_prefix(path, len(named)))
+        and reaches_each_hop(path, asked.versions)
     }
+
+
+def reaches_each_hop(path, versions) -> bool:
+    has = [set(versions), *({6 if ":" in e.host else 4 for e in d.endpoints} for d in path)]
+    return all(one & other for one, other in itertools.pairwise(has))
 
 
 def shares_prefix(path, named) -> bool:
@@ -107,7 +115,8 @@ def random_request(rng, table) -> PathRequest:
     ids = list(table.keys())
     via = rng.choices(ids, k=rng.choice((0, 0, 1, 2))) if ids else []
     avoid = rng.choices(ids, k=rng.choice((0, 0, 1, 2))) if ids else []
-    return request(rng.choice((1, 2, 2, 3, 3, 3, 4, 5)), via, avoid)
+    versions = rng.choice([(4, 6), (4, 6), (4,), (6,)])
+    return request(rng.choice((1, 2, 2, 3, 3, 3, 4, 5)), via, avoid, versions)
 
 
 @given(seed=st.integers(0, 2**32))
@@ -155,7 +164,7 @@ UNEVEN = Table(
         mix(3, hosts=["198.20.0.3", "2a00:db8::1"]),
         mix(4, hosts=["198.19.0.1"], policy=POLICIES[0]),
         mix(5, hosts=["198.20.0.1"], policy=POLICIES[0], relay=False),
-        mix(6, hosts=["2a00:db8::2"], policy=POLICIES[0]),
+        mix(6, hosts=["198.22.0.1", "2a00:db8::2"], policy=POLICIES[0]),
         mix(7, hosts=["198.21.0.1"]),
     ]
 )
@@ -218,6 +227,7 @@ def test_search_of_one_provider_ends_at_once(monkeypatch):
     }
     last = mix(250, hosts=["198.20.0.1"])
     marks[last] = frozenset({last.identity_key, b"exit"})
-    search = uniform._Search([last], list(marks), 2, marks.__getitem__, Random(1))
+    versions = frozenset({4})
+    search = uniform._Search([last], list(marks), 2, versions, marks.__getitem__, Random(1))
     assert search.path() is None
     assert search._scans_left > uniform._SEARCH_SCANS - 1000

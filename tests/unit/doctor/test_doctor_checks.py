@@ -31,6 +31,7 @@ from overlay.system.iptables import Iptables
 from overlay.system.kernel_clock import ClockState
 from overlay.system.nftables import Nftables
 from overlay.system.privileges import CAP_NET_ADMIN, CAP_NET_RAW
+from overlay.system.udp import VersionMissing
 
 WORKS, LACKS, UNKNOWN = Outcome.WORKS, Outcome.LACKS, Outcome.UNKNOWN
 DEFAULTS = Setup(Configuration())
@@ -122,11 +123,21 @@ def test_a_node_that_answers_is_no_obstacle(node):
         listener.bind(str(path))
         listener.listen()
         assert "answers" in only(files.control_socket(node)).said
-        assert only(network.udp_ports(node, bind=refuse)).outcome is WORKS
+        assert {each.outcome for each in network.udp_ports(node, bind=refuse)} == {WORKS}
     assert only(files.control_socket(node)).outcome is WORKS, "a dead socket is replaced"
 
 
 # -- UDP, addresses, devices
+
+
+def test_a_kernel_without_ipv6_lacks_nothing_for_the_default_wildcards():
+    def bind(endpoint):
+        if ":" in endpoint.host:
+            raise VersionMissing("opening a UDP socket failed (Address family not supported).")
+
+    four, six = network.udp_ports(DEFAULTS, bind=bind)
+    assert (four.outcome, six.outcome) == (WORKS, WORKS)
+    assert "left out" in six.said
 
 
 def test_a_port_is_bound_and_given_back():
@@ -447,6 +458,7 @@ def test_a_kernel_without_traffic_control_has_two_walls():
 
 
 def test_encapsulation_is_needed_for_the_families_that_the_node_listens_on():
-    v4, v6 = kernel.udp_encapsulation(DEFAULTS, refuse)
+    four = setup(network=NetworkSettings(listen=(network.Endpoint("0.0.0.0", 4500),)))
+    v4, v6 = kernel.udp_encapsulation(four, refuse)
     assert (v4.outcome, v6.outcome) == (LACKS, LACKS)
     assert (v4.needed_for, v6.needed_for) == ((Purpose.KERNEL,), (Purpose.ADVICE,))

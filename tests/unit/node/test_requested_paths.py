@@ -22,6 +22,7 @@ from overlay.errors import (
 from overlay.exit_policy import ExitPolicy, ExitRule
 from overlay.identity import LocalIdentity
 from overlay.node.families import BLOCKED_FAMILY
+from overlay.node.mix_choice import MixChoice
 from overlay.node.paths import MAX_PATHS, Paths, PathState, PathWish
 from overlay.selection.uniform import UniformSelector
 
@@ -107,12 +108,15 @@ class World:
         self.paths = Paths(
             circuits=self.circuits,
             guard=self.guard,
-            table=table,
-            selector=selector,
-            source=LocalIdentity.generate(Random(999)).node_id,
-            onion_suite=1,
-            esp_suite=3,
-            rng=Random(7),
+            choice=MixChoice(
+                table=table,
+                selector=selector,
+                source=LocalIdentity.generate(Random(999)).node_id,
+                onion_suite=1,
+                esp_suite=3,
+                rng=Random(7),
+                versions=lambda: frozenset((4, 6)),
+            ),
         )
 
     def request(self, destination=BOB, now=NOW):

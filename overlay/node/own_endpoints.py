@@ -1,0 +1,254 @@
+"""Where this node can be reached: computed from the host's state, and again when that changes.
+
+::
+
+    listen, advertise ──┐
+    own addresses ──────┤
+    routes to peers ────┴─> Whereabouts: what is signed, where requests are taken, IP versions
+             ^
+    kernel ──┴─ notifications: addresses, routes, rules, devices
+
+A node that listens on a wildcard publishes one endpoint for each IP version: the address from
+which this host reaches the peers that the node knows. A host without an address or a route yet
+is no error. The node waits for the kernel to tell of one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from itertools import islice
+from typing import Final, Protocol
+
+from overlay.addresses import (
+    Endpoint,
+    IpAddress,
+    is_circuit_address,
+    is_overlay_address,
+    version_of,
+)
+from overlay.config import NetworkSettings
+from overlay.dht.descriptor import MAX_ENDPOINTS, is_public
+from overlay.errors import BackendError
+from overlay.logs import EventLog
+from overlay.system.host_events import (
+    AddressChanged,
+    HostEvent,
+    LinkChanged,
+    Overrun,
+    RouteChanged,
+    RuleChanged,
+)
+
+__all__ = ["HostAddresses", "OwnEndpoints", "Whereabouts", "whereabouts"]
+
+_PEERS_TRIED: Final = 8
+"""Peers of one IP version whose route is looked up until one has a route; a lookup takes 0.1 ms."""
+
+_ANYWHERE: Final = {4: Endpoint("192.0.2.1", 9), 6: Endpoint("2001:db8::1", 9)}
+"""Stands for the rest of the Internet: only its route is looked up (RFC 5737, RFC 3849)."""
+
+_log = EventLog(__name__)
+
+
+class HostAddresses(Protocol):
+    """The state of the host that endpoints depend on."""
+
+    def own_addresses(self) -> frozenset[bytes]:
+        """Return the packed addresses of all devices, loopback included."""
+        ...
+
+    def address_towards(self, peer: Endpoint) -> IpAddress:
+        """Return the local address of datagrams to ``peer``.
+
+        Raises:
+            BackendError: no route leads there.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Whereabouts:
+    """Where this node is.
+
+    Attributes:
+        published: endpoints to sign, at most ``MAX_ENDPOINTS``. It is empty if no other node
+            could reach this one, as behind NAT; then the node serves no others.
+        own: endpoints of this host that the node listens at.
+        accepted: those, and the published ones: requests that were sent there are for this node.
+        versions: IP versions over which this host reaches others.
+        absent: endpoints of ``listen`` whose address this host does not have at present.
+    """
+
+    published: tuple[Endpoint, ...] = ()
+    own: frozenset[Endpoint] = frozenset()
+    accepted: frozenset[Endpoint] = frozenset()
+    versions: frozenset[int] = frozenset()
+    absent: tuple[Endpoint, ...] = ()
+
+
+def whereabouts(
+    network: NetworkSettings,
+    bound: Collection[Endpoint],
+    known: Collection[Endpoint],
+    host: HostAddresses,
+) -> Whereabouts:
+    """Return where a node is that listens at ``bound`` and knows peers at ``known``.
+
+    Raises:
+        BackendError: the host does not tell its addresses.
+    """
+    own = frozenset(
+        packed
+        for packed in host.own_addresses()
+        if not (is_overlay_address(packed) or is_circuit_address(packed))
+    )
+    outward = {version: _outward(version, known, host) for version in map(version_of, bound)}
+    named = [each for each in bound if not each.address.is_unspecified]
+    # All of 127.0.0.0/8 is this host's, though a device lists one address of it.
+    here = [each for each in named if each.packed in own or each.address.is_loopback]
+    published = [*network.advertise] or [
+        *here,
+        *(
+            Endpoint(str(address), port.port)
+            for port in bound
+            if port.address.is_unspecified and (address := outward[version_of(port)]) is not None
+        ),
+    ]
+    listening = _listening(bound, own)
+    versions = {version for version, address in outward.items() if address is not None}
+    versions |= {version_of(each) for each in here}
+    usable = [
+        each
+        for each in published
+        if version_of(each) in versions and (network.allow_private_endpoints or is_public(each))
+    ]
+    return Whereabouts(
+        published=tuple(dict.fromkeys(usable))[:MAX_ENDPOINTS],
+        own=listening,
+        accepted=listening | {*network.advertise},
+        versions=frozenset(versions),
+        absent=tuple(each for each in named if each not in here),
+    )
+
+
+def _outward(version: int, known: Iterable[Endpoint], host: HostAddresses) -> IpAddress | None:
+    """Return from which address the host reaches peers of one IP version, None if it does not."""
+    peers = (each for each in known if version_of(each) == version)
+    for peer in (*islice(peers, _PEERS_TRIED), _ANYWHERE[version]):
+        try:
+            address = host.address_towards(peer)
+        except BackendError:
+            continue
+        # A host with a route but no address of its own would take such a one.
+        local_only = address.is_loopback and not peer.address.is_loopback
+        if not (address.is_unspecified or address.is_link_local or local_only):
+            return address
+    return None
+
+
+def _listening(bound: Iterable[Endpoint], own: Iterable[bytes]) -> frozenset[Endpoint]:
+    found = set[Endpoint]()
+    for port in bound:
+        if not port.address.is_unspecified:
+            found.add(port)
+            continue
+        size = len(port.packed)
+        found |= {Endpoint.from_packed(each, port.port) for each in own if len(each) == size}
+    return frozenset(found)
+
+
+class OwnEndpoints:
+    """Owner of the current whereabouts; a part of ``overlay.node.enforcement``.
+
+    It puts nothing into the kernel. It hears of the host's changes through the same
+    notifications as the parts that do.
+    """
+
+    def __init__(
+        self,
+        network: NetworkSettings,
+        bound: Callable[[], Collection[Endpoint]],
+        host: HostAddresses,
+    ) -> None:
+        """Prepare; nothing is known before :meth:`review`.
+
+        Args:
+            network: the configuration.
+            bound: returns the endpoints that the node listens at.
+            host: tells of addresses and routes.
+        """
+        self._network = network
+        self._bound = bound
+        self._host = host
+        self._known: Callable[[], Iterable[Endpoint]] = lambda: ()
+        self._changed: Callable[[], None] = lambda: None
+        self._stale = False
+        self.now = Whereabouts()
+
+    def follow(self, known: Callable[[], Iterable[Endpoint]], changed: Callable[[], None]) -> None:
+        """Take peers from ``known`` from now on, and call ``changed`` after each change."""
+        self._known, self._changed = known, changed
+
+    def review(self) -> bool:
+        """Look at the host anew; return whether the whereabouts are others than before.
+
+        Raises:
+            BackendError: the host does not tell its addresses.
+        """
+        self._stale = False
+        known = [*self._network.bootstrap, *self._known()]
+        before, self.now = self.now, whereabouts(self._network, self._bound(), known, self._host)
+        self._report(before)
+        return before != self.now
+
+    def _report(self, before: Whereabouts) -> None:
+        if before.versions != self.now.versions:
+            _log.info("network.versions", versions=len(self.now.versions))
+        if self.now.absent and self.now.absent != before.absent:
+            _log.warning("network.listen_address_is_missing", endpoints=len(self.now.absent))
+        if not self.now.versions and before.versions:
+            _log.warning("network.lost")
+
+    def problems(self) -> tuple[str, ...]:
+        """Return what other nodes cannot do because of where this node is, in sentences."""
+        here = self.now
+        found = [
+            f"[network] listen names {each}, an address that this host does not have at present"
+            for each in here.absent
+        ]
+        if not here.versions:
+            found.append(
+                "this host has no address and route towards other nodes; the node waits for one"
+            )
+        elif not here.published:
+            found.append(
+                "this host has no public address, so this node serves no others; if a router "
+                'forwards a UDP port to it, write [network] advertise = ["ADDRESS:PORT"]'
+            )
+        return tuple(found)
+
+    # -- a part of the enforcement ---------------------------------------------------------
+
+    def hear(self, events: Collection[HostEvent]) -> None:
+        """Note whether the host changed in a way that endpoints depend on."""
+        relevant = (AddressChanged, RouteChanged, RuleChanged, LinkChanged, Overrun)
+        self._stale = self._stale or any(isinstance(event, relevant) for event in events)
+
+    def disturbed(self) -> bool:
+        """Return False, because the kernel tells of every change."""
+        return False
+
+    def missing(self) -> tuple[str, ...]:
+        """Return nothing, because this part installs nothing."""
+        return ()
+
+    def repair(self) -> tuple[str, ...]:
+        """Follow the host's changes; nothing of it counts as a repair.
+
+        Raises:
+            BackendError: the host does not tell its addresses.
+        """
+        if self._stale and self.review():
+            self._changed()
+        return ()
