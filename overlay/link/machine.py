@@ -97,9 +97,11 @@ class Link:
         if pair is self.current and pair.confirming is not None:
             pair.confirming = None
             self._limit_old(now)
-        elif pair.proof is not None and not pair.ours:
-            pair.proof.confirmed(source, now)
+        elif pair is self.offered:
+            _present(pair.proof).confirmed(source, now)
             self._follow_proof(pair, now)
+        elif pair is self.current:
+            self.seen_at(source, now)  # it may be a copy from the endpoint in use, too
         if known and self.state is not LinkState.CLOSED:
             self._acknowledge(pair)
 

@@ -30,7 +30,7 @@ def move(lab: Lab, host: Host, endpoint: Endpoint) -> None:
 
 def sends_esp(sender: Host, receiver: Host, now: float, source: Endpoint | None = None) -> None:
     """What the engine tells when an authentic packet comes from elsewhere."""
-    [spi] = receiver.usable
+    spi = max(receiver.usable)
     receiver.links.seen_at(spi, source or sender.endpoint, now)
 
 
@@ -134,3 +134,37 @@ def test_a_move_to_a_prefix_without_room_ends_no_link():
     lab.run(NOW + 5, NOW + 6)
     assert place(bob) == alice.endpoint
     assert no_end(alice, bob, carol)
+
+
+@pytest.mark.parametrize("initiator", [True, False])
+def test_recorded_notices_hold_no_link_where_its_peer_is_no_more(initiator):
+    """An observer repeats all that it has, under the peer's former address."""
+    alice, bob, lab = linked(initiator=initiator)
+    alice.links.rekey(bob.identity.overlay_address, NOW + 2)
+    lab.run(NOW + 2, NOW + 4)
+    former = alice.endpoint
+    recorded = [data for data, source, _ in lab.sent if source == former]
+    move(lab, alice, Endpoint("9.9.9.9", 1234))
+    sends_esp(alice, bob, NOW + 5)
+    now = NOW + 5
+    while now < NOW + 5.5:
+        bob.links.receive([(data, former) for data in recorded], now)
+        lab.run(now, now + 0.01)
+        now += 0.01
+    assert place(bob) == alice.endpoint
+    lab.run(now, NOW + 60)
+    assert place(bob) == alice.endpoint
+    assert no_end(alice, bob)
+
+
+def test_recorded_notices_from_elsewhere_move_no_link():
+    alice, bob, lab = linked(initiator=True)
+    alice.links.rekey(bob.identity.overlay_address, NOW + 2)
+    lab.run(NOW + 2, NOW + 4)
+    recorded = [data for data, _, _ in lab.sent]
+    for step in range(100):
+        for host in (alice, bob):
+            host.links.receive([(data, EVIL) for data in recorded], NOW + 5 + step / 10)
+        lab.run(NOW + 5 + step / 10, NOW + 5.05 + step / 10)
+    assert never_at_evil(alice, bob)
+    assert no_end(alice, bob)
