@@ -185,9 +185,9 @@ class ExitSettings:
     allow_own_links: bool = setting(
         False,  # noqa: FBT003 - a default
         boolean,
-        "Let circuits reach hosts of the networks that this host is connected to, also those with "
-        "public addresses. A router that keeps strangers out does not see such packets. Prefixes "
-        "in allow_forbidden can be reached in any case.",
+        "Let circuits reach networks of this host's own site, also those with public addresses: "
+        "what it is connected to, and what it reaches by another router than that towards the "
+        "outside. Prefixes in allow_forbidden can be reached in any case.",
     )
     max_connections_per_circuit: int = setting(
         4096,

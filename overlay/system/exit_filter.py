@@ -253,7 +253,7 @@ class ExitFilter:
             outward6=outward[6] if outward[6] != outward[4] else None,
             left=left,
             limits=limits,
-            own_links=own_links(self._opened, self._plan.inside),
+            own_links=own_links(self._opened, self._plan.inside, self._ways.ways),
             closed=closed_devices(self._plan, self._notes),
             closed6=self._plan.policy is None and was_closed(6, self._notes),
         )

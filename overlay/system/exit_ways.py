@@ -14,7 +14,7 @@ from typing import Final
 from overlay.addresses import IpNetwork
 from overlay.system.exit_probe import probe_address
 from overlay.system.exit_problems import ExitProblem, route_problem
-from overlay.system.ways_out import SAMPLES, WaysOut, ways_out
+from overlay.system.ways_out import SAMPLES, WayOut, WaysOut, ways_out
 
 __all__ = ["ExitWays"]
 
@@ -23,7 +23,7 @@ _STRICT: Final = errno.EXDEV
 
 
 class ExitWays:
-    """Ways out of one exit; ``problems`` are those of the last :meth:`find`."""
+    """Ways out of one exit; ``problems`` and ``ways`` are those of the last :meth:`find`."""
 
     def __init__(self, device: str, mark: int, given: tuple[str, ...] = ()) -> None:
         """Prepare; ``given`` are devices that are used whatever the routes say."""
@@ -32,6 +32,7 @@ class ExitWays:
         self._given = given
         self._overriding: dict[int, frozenset[str]] = {}
         self.problems: tuple[ExitProblem, ...] = ()
+        self.ways: frozenset[WayOut] = frozenset()
 
     def find(self, pools: Iterable[IpNetwork]) -> dict[int, tuple[str, ...]]:
         """Return the devices by IP version; 4 and 6 are always there.
@@ -41,14 +42,16 @@ class ExitWays:
         """
         found: dict[int, tuple[str, ...]] = {4: self._given, 6: self._given}
         problems: list[ExitProblem] = []
+        every: set[WayOut] = set()
         for pool in pools if not self._given else ():
             version = pool.version
             source = probe_address(pool)
             ways = ways_out(version, device=self._device, source=source, mark=self._mark)
+            every.update(ways.ways)
             problem = self._problem(version, ways, pool)
             problems += [problem] if problem is not None else []
             found[version] = ways.devices if problem is None else ()
-        self.problems = tuple(problems)
+        self.problems, self.ways = tuple(problems), frozenset(every)
         return found
 
     def _problem(self, version: int, ways: WaysOut, pool: IpNetwork) -> ExitProblem | None:

@@ -26,13 +26,13 @@ __all__ = [
     "NEIGHBOUR",
     "ROUTER",
     "RULE_SOURCE",
-    "ConnectedRoute",
+    "SpecificRoute",
     "UsedNetwork",
-    "connected_routes",
-    "parse_connected",
     "parse_neighbour",
     "parse_route",
     "parse_rule",
+    "parse_specific",
+    "specific_routes",
     "used_networks",
     "uses",
 ]
@@ -73,14 +73,16 @@ _SHORTEST: Final = {4: 8, 6: 7}
 """Shorter routes are default routes, also those that a VPN divides into two or four."""
 
 
-class ConnectedRoute(NamedTuple):
-    """A network that is reached over a device without a router.
+class SpecificRoute(NamedTuple):
+    """A route to a part of the address space, by another program than this one.
 
+    ``router`` is the packed address of the next hop, None if the network is on the link.
     ``of_address`` tells that it is the prefix of an address of the device.
     """
 
     network: IpNetwork
     device: int
+    router: bytes | None
     of_address: bool
 
 
@@ -114,8 +116,8 @@ def used_networks() -> list[UsedNetwork]:
         raise refused("listing this host's networks", error) from error
 
 
-def connected_routes() -> list[ConnectedRoute]:
-    """Return the networks that this host reaches without a router, from all its routing tables.
+def specific_routes() -> list[SpecificRoute]:
+    """Return the routes of all tables that are no default routes, nor parts of divided ones.
 
     Raises:
         BackendError: the kernel did not tell.
@@ -123,7 +125,7 @@ def connected_routes() -> list[ConnectedRoute]:
     try:
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as netlink:
             netlink.bind((0, 0))
-            return list(_dump(netlink, _RTM_GETROUTE, _RTMSG.size, parse_connected))
+            return list(_dump(netlink, _RTM_GETROUTE, _RTMSG.size, parse_specific))
     except OSError as error:
         raise refused("listing this host's routes", error) from error
 
@@ -169,8 +171,8 @@ def parse_route(body: bytes) -> Iterator[UsedNetwork]:
         yield from _host(gateway, index, ROUTER)
 
 
-def parse_connected(body: bytes) -> Iterator[ConnectedRoute]:
-    """Yield the network of a route (``rtmsg`` and its attributes) that names no router."""
+def parse_specific(body: bytes) -> Iterator[SpecificRoute]:
+    """Yield the next hops of a route (``rtmsg`` and its attributes) to a part of the space."""
     family, length, _, _, table, protocol, _, kind, flags = _RTMSG.unpack_from(body)
     found = attributes(body[_RTMSG.size :])
     version = {socket.AF_INET: 4, socket.AF_INET6: 6}.get(family)
@@ -179,11 +181,25 @@ def parse_connected(body: bytes) -> Iterator[ConnectedRoute]:
         return
     if protocol == ROUTE_PROTOCOL or length < _SHORTEST[version] or len(destination) not in (4, 16):
         return
-    if not {_RTA_GATEWAY, _RTA_VIA, _RTA_MULTIPATH}.intersection(found):
+    with contextlib.suppress(ValueError):
+        network = ipaddress.ip_network((destination, length))
+        for index, router in _next_hops(found):
+            yield SpecificRoute(network, index, router, protocol == _PROTOCOL_KERNEL)
+
+
+def _next_hops(found: dict[int, bytes]) -> Iterator[tuple[int, bytes | None]]:
+    """Yield the device and the router of each next hop of a route."""
+    hops = found.get(_RTA_MULTIPATH, b"")
+    if not hops:
         index = int.from_bytes(found.get(_RTA_OIF, b"")[:4], sys.byteorder)
-        with contextlib.suppress(ValueError):
-            network = ipaddress.ip_network((destination, length))
-            yield ConnectedRoute(network, index, protocol == _PROTOCOL_KERNEL)
+        yield index, found.get(_RTA_GATEWAY) or found.get(_RTA_VIA)
+    while len(hops) >= _RTNEXTHOP.size:
+        length, _, _, index = _RTNEXTHOP.unpack_from(hops)
+        if length < _RTNEXTHOP.size:
+            return
+        hop = attributes(hops[_RTNEXTHOP.size : length])
+        yield index, hop.get(_RTA_GATEWAY) or hop.get(_RTA_VIA)
+        hops = hops[(length + 3) & ~3 :]
 
 
 def _gateways(hops: bytes) -> Iterator[bytes | None]:

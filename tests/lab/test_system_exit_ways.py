@@ -19,6 +19,7 @@ from test_system_exit_filter import (  # noqa: F401 - fixtures
 
 from lab.capture import Capture
 from overlay.system.exit_filter import ExitFilter
+from overlay.system.nftables import Nftables
 
 VPNS = {
     "divided default route": [
@@ -42,6 +43,12 @@ VPNS = {
     ],
 }
 VPN_ADDRESSES = ("10.8.0.2", "fd08::2")
+ONE_FILTER = pytest.mark.parametrize("filter_type", [Nftables], indirect=True)
+"""For what does not depend on the packet filter."""
+
+BEHIND = ("192.0.2.77", "2001:db8:88::77")
+"""Hosts of the same site behind another router than that towards the outside."""
+
 NEIGHBOURS = ("198.51.100.9", "2001:db8:77::9")
 
 
@@ -116,6 +123,7 @@ def test_circuits_leave_by_a_vpn_and_not_without_it(
     assert sent("vpn0", bob) == set(VPN_ADDRESSES)
 
 
+@ONE_FILTER
 def test_a_route_that_refuses_is_told_from_a_route_that_lacks(exit_host, passed, installed):
     shell(
         exit_host,
@@ -135,6 +143,7 @@ def test_a_route_that_refuses_is_told_from_a_route_that_lacks(exit_host, passed,
     assert "No route to host" in shown.stderr
 
 
+@ONE_FILTER
 def test_an_uplink_that_is_renamed_or_replaced_is_followed(exit_host, passed, installed):
     shell(
         exit_host,
@@ -163,10 +172,14 @@ def test_hosts_of_the_exits_own_links_are_reached_by_no_circuit(
         "ip address add 198.51.100.2/24 dev eth0",
         "ip address add 2001:db8:77::2/64 dev eth0 nodad",
         *(f"ip neigh add {each} lladdr 02:00:00:00:00:09 dev eth0" for each in NEIGHBOURS),
+        f"ip route add {BEHIND[0]} via {NEIGHBOURS[0]}",
+        f"ip -6 route add {BEHIND[1]} via {NEIGHBOURS[1]}",
     )
+    assert len(sent("eth0", BEHIND)) == 2
     assert len(sent("eth0", NEIGHBOURS)) == 2  # the exit does not know yet
     assert exit_host.namespace.call(installed.refresh)
     assert sent("eth0", NEIGHBOURS) == set()
+    assert sent("eth0", BEHIND) == set()
     shell(exit_host, "ip address del 2001:db8:77::2/64 dev eth0")
     assert exit_host.namespace.call(installed.refresh)
     assert ipaddress.ip_network("2001:db8:77::/64") not in installed.own_links
@@ -220,6 +233,7 @@ def test_other_hosts_cannot_send_through_an_exit_that_forwarded_nothing(
     assert arrived() == {"172.30.0.9"}
 
 
+@ONE_FILTER
 def test_router_advertisements_are_heard_on_every_device_and_no_more_afterwards(
     exit_host, installed
 ):

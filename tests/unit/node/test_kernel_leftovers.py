@@ -165,3 +165,37 @@ def test_the_wall_goes_also_where_no_policy_is_left(machine):
     machine.left("ipsec", f"{LABELS}=1")
     host.LinuxHost().clear_kernel_ipsec()
     assert machine.filter.tables == {}
+
+
+def accepting(machine):
+    root = machine.root / "net/ipv6/conf"
+    return {each.name: (each / "accept_ra").read_text() for each in root.glob("[de]*")}
+
+
+def test_a_relay_of_the_kernel_hears_router_advertisements_on_every_device(machine, start_kernel):
+    def appear(device, value):
+        machine.set(f"net/ipv6/conf/{device}/accept_ra", value)
+
+    for device, value in (("default", "1"), ("eth0", "1"), ("eth1", "0"), ("eth2", "2")):
+        appear(device, value)
+    shell = start_kernel(relay=True)
+    wall = next(each for each in shell.enforced if isinstance(each, ipsec_wall.IpsecWall))
+    assert accepting(machine) == {"default": "2", "eth0": "2", "eth1": "0", "eth2": "2"}
+    assert not wall.missing()
+    appear("eth3", "2")  # as the default says
+    appear("eth4", "1")  # by another program
+    assert wall.missing() == ("kernel settings",)
+    assert wall.repair() == ("kernel settings",)
+    assert not wall.missing()
+    assert accepting(machine)["eth4"] == "2"
+    shell.close()
+    assert accepting(machine) == {
+        "default": "1", "eth0": "1", "eth1": "0", "eth2": "1", "eth3": "1", "eth4": "1"
+    }  # fmt: skip
+
+
+def test_a_source_of_the_kernel_changes_nothing_of_router_advertisements(machine, start_kernel):
+    machine.set("net/ipv6/conf/eth0/accept_ra", "1")
+    shell = start_kernel(relay=False)
+    assert accepting(machine) == {"eth0": "1"}
+    shell.close()

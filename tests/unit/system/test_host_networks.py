@@ -16,6 +16,7 @@ from overlay.system.host_networks import (
     parse_neighbour,
     parse_route,
     parse_rule,
+    parse_specific,
     uses,
 )
 from overlay.system.netlink_messages import attribute
@@ -83,6 +84,29 @@ def test_an_address_is_used_by_the_network_that_it_lies_in():
     assert uses(ipaddress.ip_address("fd00::1"), used) is None
 
 
+@pytest.mark.parametrize(
+    ("body", "found"),
+    [
+        (route("198.51.100.0/24", protocol=2), [(None, True)]),
+        (route("198.51.100.0/24"), [(None, False)]),
+        (route("2a00:1:2:3::/64", protocol=9), [(None, False)]),
+        (route("198.51.100.0/24", gateway="10.1.0.1"), [("10.1.0.1", False)]),
+        (route("198.51.100.0/24", table=52), [(None, False)]),
+        (route("198.51.100.0/24", table=255), []),
+        (route("198.51.100.0/24", protocol=ROUTE_PROTOCOL), []),
+        (route("198.51.100.0/24", kind=UNREACHABLE), []),
+        (route("0.0.0.0/1"), []),
+        (route("2000::/3"), []),
+    ],
+)
+def test_specific_routes_tell_links_from_networks_behind_routers(body, found):
+    routers = [
+        None if router is None else ipaddress.ip_address(router).packed for router, _ in found
+    ]
+    told = [(each.router, each.of_address) for each in parse_specific(body)]
+    assert told == list(zip(routers, [own for _, own in found], strict=True))
+
+
 def rule(to="", source="", *, protocol=3):
     networks = [ipaddress.ip_network(each) if each else None for each in (to, source)]
     lengths = [each.prefixlen if each else 0 for each in networks]
@@ -117,6 +141,7 @@ def test_no_message_of_the_kernel_is_an_error(body):
     list(parse_route(body))
     list(parse_neighbour(body))
     list(parse_rule(body))
+    list(parse_specific(body))
 
 
 @pytest.mark.parametrize(("what", "kinds"), [(NEIGHBOUR, []), ("a router", ["pool_in_use"])])
