@@ -6,6 +6,7 @@ process with CAP_NET_ADMIN and gives it back word by word when it is asked (exte
 CAP_BPF, and what was loaded cannot be read back)::
 
     mark is one of ours? ─yes─> pass
+    came in by another port of a bridge? ─yes─> pass
     IPv6, and a neighbour solicitation or advertisement? ──> pass
     IPv4, IPv6? ──> rules in order: source or destination in the prefix? ─yes─> pass, or drop
     ARP? ──> likewise for the sender's address and for the one that is asked for
@@ -41,6 +42,7 @@ _RETURN: Final = 0x06
 
 # Where a load finds what is no part of the packet, and where the IP header begins.
 _PROTOCOL: Final = 0xFFFFF000
+_PACKET_TYPE: Final = 0xFFFFF000 + 4
 _MARK: Final = 0xFFFFF000 + 20
 _IP_HEADER: Final = 0xFFF00000
 """Of an ARP packet it is the start of ARP's own header."""
@@ -86,6 +88,20 @@ _NEIGHBOURS: Final[_Code] = [
 """A destination may be a neighbour on a link, and no router passes these on (RFC 4861)."""
 
 
+_BRIDGED: Final[_Code] = [
+    (_LOAD_WORD, 0, 0, _PACKET_TYPE),
+    (_JUMP_IF_EQUAL, 2, 0, 1),  # PACKET_BROADCAST
+    (_JUMP_IF_EQUAL, 1, 0, 2),  # PACKET_MULTICAST
+    (_JUMP_IF_EQUAL, 0, 1, 3),  # PACKET_OTHERHOST
+    (_RETURN, 0, 0, _PASS),
+]
+"""A frame that a bridge passes on for another host, for example a virtual machine.
+
+The kernel writes the type when a frame arrives (``if_packet.h``). Frames of this host, and packets
+that it forwards, have PACKET_HOST.
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class EgressRule:
     """Judge packets by one address; of the rules for a packet the first match decides."""
@@ -110,7 +126,7 @@ def compile_egress(rules: Iterable[EgressRule], marks: Sequence[tuple[int, int]]
     for value, mask in marks:
         code += [(_LOAD_WORD, 0, 0, _MARK), *_masked(mask)]
         code += [(_JUMP_IF_EQUAL, 0, 1, value), (_RETURN, 0, 0, _PASS)]
-    code.append((_LOAD_WORD, 0, 0, _PROTOCOL))
+    code += [*_BRIDGED, (_LOAD_WORD, 0, 0, _PROTOCOL)]
     for ether_type in _VERSIONS:
         block = _judgements(given, ether_type)
         # A conditional jump reaches 255 instructions, an unconditional one all of them.

@@ -27,7 +27,7 @@ from typing import Final
 
 from overlay.addresses import OVERLAY_NETWORKS, IpAddress, IpNetwork
 from overlay.system.fragmenting_device import REROUTE_MARK
-from overlay.system.marks import ANSWER_MARK, LARGE_MARK, STAND_INS
+from overlay.system.marks import ANSWER_MARK, BRIDGED_MARK, LARGE_MARK, STAND_INS
 from overlay.system.normalisation import normalising_rules
 from overlay.system.packet_filter import FilterTable, Hook, Rule, Verdict
 from overlay.system.rtnetlink import Route, RouteKind
@@ -223,6 +223,12 @@ def _answers(
     itself is this host's own traffic, whatever the host sent before.
     """
     rules = [
+        # With br_netfilter, Linux shows a bridge's frames to the filter as if they were forwarded.
+        Rule(hook=Hook.FORWARD, verdict=Verdict.BRIDGED),
+        *(
+            Rule(hook=hook, verdict=Verdict.ACCEPT, mark=BRIDGED_MARK)
+            for hook in (Hook.EARLY, Hook.PREROUTING, Hook.POSTROUTING)
+        ),
         *early,
         *(
             Rule(hook=Hook.EARLY, verdict=Verdict.ANSWER, source=each)

@@ -8,6 +8,7 @@ tables sees a packet after its addresses were translated, so rules for that plac
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import re
 from collections.abc import Collection, Iterator, Sequence
@@ -17,7 +18,7 @@ from typing import Final
 from overlay.errors import BackendError
 from overlay.system.failures import refused
 from overlay.system.iptables_state import comments, find_chains, read_table
-from overlay.system.marks import ANSWER_MARK, LARGE_MARK, STAND_INS
+from overlay.system.marks import ANSWER_MARK, BRIDGED_MARK, LARGE_MARK, STAND_INS
 from overlay.system.packet_filter import (
     HOP_LIMIT,
     ConnectionLimit,
@@ -71,6 +72,9 @@ class Iptables:
 
     def replace(self, table: FilterTable) -> None:
         """See :class:`~overlay.system.packet_filter.PacketFilter`."""
+        if not _knows_bridges():
+            rules = tuple(r for r in table.rules if r.verdict is not Verdict.BRIDGED)
+            table = dataclasses.replace(table, rules=rules)
         for version, program in _PROGRAMS.items():
             jumps = _missing_jumps(version, table)
             script = render_iptables(table, version, jumps, _held_tables(version, table.name))
@@ -242,6 +246,15 @@ def _saved(program: str, kernel_table: str) -> list[str]:
     return done.stdout.splitlines()
 
 
+def _knows_bridges() -> bool:
+    """Tell whether the kernel has loaded the match ``physdev``, which others may not have."""
+    try:
+        matches = Path("/proc/thread-self/net/ip_tables_matches").read_text().split()
+    except OSError:
+        return False
+    return "physdev" in matches
+
+
 def _tables_in_use(program: str) -> list[str]:
     family = "ip6" if program.startswith("ip6") else "ip"
     try:
@@ -335,6 +348,8 @@ def _conditions(rule: Rule, mark: int) -> Iterator[str]:
         yield f"-m policy --dir in --pol {'ipsec' if rule.ipsec_in else 'none'}"
     if rule.ipsec_out is not None:
         yield f"-m policy --dir out --pol {'ipsec' if rule.ipsec_out else 'none'}"
+    if rule.verdict is Verdict.BRIDGED:
+        yield "-m physdev --physdev-is-bridged"
     if rule.verdict in (Verdict.CLAMP_MSS, Verdict.STRIP_TIMESTAMPS):
         yield "-p tcp --tcp-flags SYN,RST SYN"
 
@@ -367,6 +382,8 @@ def _targets(verdict: Verdict, mark: int, version: int) -> tuple[str, ...]:
             return (f"MARK --set-mark {mark:#x}",)
         case Verdict.ANSWER:
             return (f"MARK --set-mark {ANSWER_MARK:#x}",)
+        case Verdict.BRIDGED:
+            return (f"MARK --set-mark {BRIDGED_MARK:#x}",)
         case Verdict.UNMARK:
             return ("MARK --set-mark 0x0",)
         case Verdict.STAND_IN:

@@ -7,6 +7,7 @@ bits, so one masked rule (routing) or policy (IPsec) lets both pass::
     NODE_MARK   NODE_MARK     a datagram of the node to a peer, or of its link SAs
     | LARGE_MARK              the same, if it fits no link in one piece
     ANSWER_MARK NODE_MARK     an answer to what a host outside began
+    BRIDGED_MARK NODE_MARK    a frame of another host, for example of a virtual machine
 
 A program cannot set a mark without CAP_NET_ADMIN or CAP_NET_RAW.
 """
@@ -18,7 +19,15 @@ from typing import Final
 
 from overlay.addresses import IpAddress
 
-__all__ = ["ANSWER_MARK", "ANSWER_MASK", "CLEAR_MASK", "LARGE_MARK", "NODE_MARK", "STAND_INS"]
+__all__ = [
+    "ANSWER_MARK",
+    "ANSWER_MASK",
+    "BRIDGED_MARK",
+    "CLEAR_MASK",
+    "LARGE_MARK",
+    "NODE_MARK",
+    "STAND_INS",
+]
 
 NODE_MARK: Final = 0x6D69
 """Firewall mark of the node's own datagrams, which must reach peers also at protected places."""
@@ -28,6 +37,9 @@ LARGE_MARK: Final = 0x10000
 
 ANSWER_MARK: Final = 0x20000 | NODE_MARK
 """Firewall mark of packets that a protected host sent in the clear, and of answers to them."""
+
+BRIDGED_MARK: Final = 0x40000 | NODE_MARK
+"""Firewall mark of frames that a bridge of this host passes on between other hosts."""
 
 CLEAR_MASK: Final = 0xFFFF
 """Bits that all marks above share: ``mark & CLEAR_MASK == NODE_MARK`` may leave in the clear."""

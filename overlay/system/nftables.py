@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from overlay.system.failures import refused
-from overlay.system.marks import ANSWER_MARK, LARGE_MARK, STAND_INS
+from overlay.system.marks import ANSWER_MARK, BRIDGED_MARK, LARGE_MARK, STAND_INS
 from overlay.system.nftables_state import delete_table, table_fingerprint, table_notes
 from overlay.system.packet_filter import (
     HOP_LIMIT,
@@ -71,6 +71,15 @@ _ARP_PROBE: Final = """table arp anonymous_overlay_probe {
 """
 
 
+_BRIDGE_PROBE: Final = """table bridge anonymous_overlay_probe {
+  chain probe {
+    type filter hook prerouting priority -300; policy accept;
+    meta pkttype other meta mark set 0x1
+  }
+}
+"""
+
+
 class Nftables:
     """The ``nft`` program (1.0 or later)."""
 
@@ -78,13 +87,16 @@ class Nftables:
 
     def __init__(self) -> None:
         """Prepare; nothing is asked of the kernel yet."""
-        self._arp: bool | None = None
+        self._known: dict[str, bool] = {}
+
+    def _knows(self, probe: str) -> bool:
+        if probe not in self._known:
+            done = run_filter_tool(["nft", "--check", "--file", "-"], probe)
+            self._known[probe] = done.returncode == 0
+        return self._known[probe]
 
     def _knows_arp(self) -> bool:
-        if self._arp is None:
-            done = run_filter_tool(["nft", "--check", "--file", "-"], _ARP_PROBE)
-            self._arp = done.returncode == 0
-        return self._arp
+        return self._knows(_ARP_PROBE)
 
     def usable(self) -> bool:
         """Tell whether this kernel takes tables for both IP versions (nothing is changed)."""
@@ -95,6 +107,8 @@ class Nftables:
         script = render_nftables(table)
         if self._knows_arp():
             script += render_arp(table)
+        if self._knows(_BRIDGE_PROBE):
+            script += render_bridge(table)
         done = run_filter_tool(["nft", "--file", "-"], script)
         if done.returncode != 0:
             raise tool_refused("setting the packet filter with nft", done)
@@ -163,7 +177,9 @@ def render_nftables(table: FilterTable) -> str:
             [
                 _line(rule, table.mark, index)
                 for index, rule in enumerate(table.rules)
-                if rule.hook is hook and not rule.verdict.translates
+                if rule.hook is hook
+                and rule.verdict is not Verdict.BRIDGED
+                and not rule.verdict.translates
             ],
         )
     ]
@@ -193,6 +209,22 @@ def render_arp(table: FilterTable) -> str:
     body = "\n".join(_chain("input", head, lines))
     gone = f"table arp {name}\ndelete table arp {name}\n"
     return f"{gone}table arp {name} {{\n{body}\n}}\n" if lines else gone
+
+
+def render_bridge(table: FilterTable) -> str:
+    """Return what marks frames that bridges pass on; see :attr:`Verdict.BRIDGED`.
+
+    The type of a frame that is for none of this host's own devices is known here alone, because
+    br_netfilter, which shows frames to the other tables, hides it.
+    """
+    name = _table_name(table.name)
+    gone = f"table bridge {name}\ndelete table bridge {name}\n"
+    if all(rule.verdict is not Verdict.BRIDGED for rule in table.rules):
+        return gone
+    head = "type filter hook prerouting priority -300; policy accept;"
+    lines = [f"meta pkttype other meta mark set {BRIDGED_MARK:#x}"]
+    body = "\n".join(_chain("prerouting", head, lines))
+    return f"{gone}table bridge {name} {{\n{body}\n}}\n"
 
 
 def _table_name(name: str) -> str:

@@ -33,8 +33,8 @@ _NETLINK_NETFILTER: Final = 12
 _SUBSYSTEM: Final = 10 << 8
 _GET_TABLE, _DELETE_TABLE, _GET_CHAIN, _GET_RULE = 1, 2, 4, 7
 _BATCH_BEGIN, _BATCH_END = 0x10, 0x11
-_INET, _ARP = 1, 3
-_FAMILIES: Final = (_INET, _ARP)
+_INET, _ARP, _BRIDGE = 1, 3, 7
+_FAMILIES: Final = (_INET, _ARP, _BRIDGE)
 _HEAD_BYTES: Final = 4
 _FOR_NFTABLES: Final = bytes((0, 0, 0, 10))
 """nfgenmsg of a batch: any family, version 0, the subsystem as resource (network order)."""
@@ -85,7 +85,7 @@ def table_notes(table: str) -> tuple[str, ...] | None:
 
 
 def delete_table(table: str) -> None:
-    """Delete a table of the families ``inet`` and ``arp`` in one transaction; none need exist.
+    """Delete a table of ``inet``, ``arp`` and ``bridge`` in one transaction; none need exist.
 
     Raises:
         OSError: this process may not, or the kernel refused.

@@ -86,6 +86,10 @@ class Verdict(enum.Enum):
     """Set the identification of an IPv4 packet that may not be fragmented to 0; go on."""
     ANSWER = "answer"
     """Set the packet's mark to :data:`~overlay.system.marks.ANSWER_MARK`; go on."""
+    BRIDGED = "bridged"
+    """Set the mark of what a bridge passes on for other hosts to
+    :data:`~overlay.system.marks.BRIDGED_MARK`; go on. The rule has the hook FORWARD and no
+    condition. Nftables does it before the EARLY hook. iptables needs the match ``physdev``."""
     UNMARK = "unmark"
     """Set the packet's mark to 0; go on."""
     STAND_IN = "stand in"

@@ -30,6 +30,7 @@ from overlay.system.route_dump import (
     networks_on_link,
     route_question,
 )
+from overlay.system.upper_devices import through_lower_devices, upper_devices
 
 __all__ = [
     "MAIN_TABLE",
@@ -188,9 +189,13 @@ class Rtnetlink:
         return [ipaddress.ip_address(each) for each in routers if each]
 
     def on_link(self) -> tuple[dict[str, frozenset[IpNetwork]], int]:
-        """Return the IPv4 networks and routers on each device's link, and the routes read."""
+        """Return the IPv4 networks and routers on each device's link, and the routes read.
+
+        What is on the link of a bridge or a VLAN is on the links that it sends through as well.
+        """
         with _translated("listing routes"), route_question() as question:
             found, count = networks_on_link(question, MAIN_TABLE)
+            found = through_lower_devices(found, upper_devices(question))
             names = dict(socket.if_nameindex())
         return {names[i]: frozenset(each) for i, each in found.items() if i in names}, count
 

@@ -1,13 +1,18 @@
 """A stranger that sends all kinds of packets cannot tell a guarded host from others."""
 
+import contextlib
 import itertools
+import json
+import socket
 from collections import Counter
 
 import pytest
+from scapy.layers import inet, inet6, l2
 from stranger import (
     ABSENT,
     FAR,
     GATEWAYS,
+    HARDWARE,
     INNER,
     NEAR,
     OTHERS,
@@ -19,6 +24,7 @@ from stranger import (
     connect,
     framed,
     igmp_query,
+    layer,
     solicitation,
 )
 from test_system_guard_answers import OWNER, SERVICES
@@ -96,3 +102,91 @@ def test_a_stranger_finds_no_difference(
                 assert owner.tell(state) == "done"
             found = stranger.ask(frames)
             assert (state, free - found, found - free) == (state, Counter(), Counter())
+
+
+BRIDGE = """
+link add br0 address 02:00:00:00:00:02 type bridge
+link set eth0 master br0
+link set br0 up
+"""
+MACVLAN = """
+link set eth0 address 02:00:00:00:00:04
+link add link eth0 name br0 address 02:00:00:00:00:02 type macvlan mode bridge
+link set br0 up
+"""
+
+
+@pytest.mark.parametrize(
+    ("above", "filter_name"),
+    [
+        (BRIDGE, "nftables Nftables"),
+        (BRIDGE, "iptables Iptables"),
+        (MACVLAN, "nftables Nftables"),
+    ],
+)
+def test_a_protected_neighbour_is_answered_through_a_bridge_and_asked_by_guests(
+    namespace, outside, script, above, filter_name
+):
+    connect(namespace, outside)
+    addresses = [f"address add {OWN[0]}/16 dev br0", f"address add {OWN[1]}/64 dev br0 nodad"]
+    namespace.configure(["address flush dev eth0", *above.split("\n")[1:-1], *addresses])
+    module, name = filter_name.split()
+    if name == "Iptables":  # loads the match, as Docker or libvirt do
+        rule = ["-m", "physdev", "--physdev-is-bridged", "-j", "ACCEPT"]
+        namespace.run(["iptables-legacy", "-A", "FORWARD", *rule])
+    pairs = tuple((f"{near}/{128 if ':' in near else 32}") for near in NEAR)
+    owner = script(namespace, OWNER.format(module=module, name=name, prefixes=pairs))
+    frames = framed(
+        [layer(a, b) / inet.ICMP() for a, b in ((NEAR[0], OWN[0]), (OTHERS[0], NEAR[0]))]
+        + [layer(NEAR[1], OWN[1]) / inet6.ICMPv6EchoRequest()]
+    )
+
+    def asks():
+        """Return for which IPv4 addresses the host asks on the cable, and in whose name."""
+        namespace.configure(["neighbour flush dev br0"])
+        return {each for each in stranger.ask(frames) if each.startswith("arp 1")}
+
+    with Stranger(outside) as stranger, Namespace("guest") as guest:
+        free = asks()
+        assert free == {f"arp 1 {OWN[0]} {NEAR[0]} ff:ff:ff:ff:ff:ff"}
+        assert owner.tell("protect") == "done"
+        assert asks() == free
+        assert owner.tell("carry") == "done"
+        assert asks() == free
+        for device in (None, b"eth0", b"br0"):
+            with contextlib.suppress(OSError):
+                namespace.call(lambda d=device: speaks(NEAR[0], d))
+        sent = stranger.ask([])
+        assert not any("UDP" in each for each in sent)
+        if above is BRIDGE:
+            namespace.configure(
+                [
+                    f"link add guest0 type veth peer name eth0 netns {guest.pid}",
+                    "link set guest0 master br0 up",
+                ]
+            )
+            guest.configure(["address add 10.1.0.77/16 dev eth0", "link set eth0 up"])
+            assert owner.tell("carry") == "done"  # the new device gets its programs
+            guest.call(lambda: speaks(NEAR[0], None))
+            assert f"arp 1 10.1.0.77 {NEAR[0]} ff:ff:ff:ff:ff:ff" in stranger.ask([])
+            guest.configure([f"neighbour replace {NEAR[0]} lladdr {HARDWARE} dev eth0"])
+            guest.call(lambda: speaks(NEAR[0], None))
+            assert any(f"10.1.0.77 -> {NEAR[0]}" in each for each in stranger.ask([]))
+            # In the other direction, the guest sees the neighbour and not a stand-in.
+            guest_socket = guest.call(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+            with guest_socket:
+                guest_socket.bind(("10.1.0.77", 6000))
+                guest_socket.settimeout(5)
+                hardware = json.loads(guest.run(["ip", "-j", "link", "show", "eth0"]).stdout)[0][
+                    "address"
+                ]
+                datagram = layer(NEAR[0], "10.1.0.77") / inet.UDP(sport=7, dport=6000) / b"hello"
+                stranger.ask([bytes(l2.Ether(src=HARDWARE, dst=hardware) / datagram)])
+                assert guest_socket.recvfrom(100) == (b"hello", (NEAR[0], 7))
+
+
+def speaks(address, device):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as new:
+        if device is not None:
+            new.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device)
+        new.sendto(b"own", (address, 5000))

@@ -15,7 +15,7 @@ PASS, DROP = 0xFFFFFFFF, 2
 IPV4, IPV6, ARP = 0x0800, 0x86DD, 0x0806
 
 
-def run(program, *, protocol, mark=0, header=b""):
+def run(program, *, protocol, mark=0, header=b"", packet_type=0):
     """Interpret a program; a load outside of the packet ends it, as in the kernel."""
     code = list(struct.iter_unpack("=HBBI", program))
     at = accumulator = 0
@@ -25,6 +25,8 @@ def run(program, *, protocol, mark=0, header=b""):
         match kind:
             case 0x20 if value == 0xFFFFF000:
                 accumulator = protocol
+            case 0x20 if value == 0xFFFFF004:
+                accumulator = packet_type
             case 0x20 if value == 0xFFFFF014:
                 accumulator = mark
             case 0x20:
@@ -158,6 +160,15 @@ def test_arp_asks_for_a_destination_only_where_it_is_on_the_link():
 
 def test_a_neighbour_that_asks_in_a_destinations_name_is_answered():
     assert guarded("eth0", **question("192.0.2.1", "203.0.113.10", opcode=2)) == PASS
+
+
+@pytest.mark.parametrize(
+    ("packet_type", "expected"),
+    [(0, DROP), (1, PASS), (2, PASS), (3, PASS), (4, DROP), (5, DROP)],
+)
+def test_a_bridge_passes_on_frames_of_others(packet_type, expected):
+    program = compile_egress([EgressRule(ipaddress.ip_network("10.0.0.7"))], [])
+    assert run(program, **packet("10.0.0.1", "10.0.0.7"), packet_type=packet_type) == expected
 
 
 def test_neighbours_find_each_other_on_a_link():

@@ -9,7 +9,7 @@ from overlay.system.exit_plan import ExitPlan, exit_gateway, exit_rules
 from overlay.system.exit_probe import probe_address
 from overlay.system.iptables import render_iptables
 from overlay.system.marks import ANSWER_MARK
-from overlay.system.nftables import render_nftables
+from overlay.system.nftables import render_bridge, render_nftables
 from overlay.system.packet_filter import FilterTable, Hook, Rule, Verdict
 from overlay.system.rtnetlink import Route, RouteKind
 
@@ -141,6 +141,7 @@ def arriving(table, **packet):
         same = rule.hook not in passed and all(
             (
                 rule.hook in (Hook.EARLY, Hook.PREROUTING),
+                rule.mark in (None, mark),
                 rule.ip_version in (None, source.version),
                 rule.in_device in (None, facts["in_device"]),
                 rule.source is None or source in rule.source,
@@ -245,6 +246,17 @@ def test_nftables_replaces_the_guard_in_one_transaction(line):
     assert f"    {line}\n" in script
 
 
+def test_nftables_marks_frames_that_a_bridge_passes_on_before_all_else():
+    script = render_bridge(GUARD)
+    assert "type filter hook prerouting priority -300; policy accept;" in script
+    assert "    meta pkttype other meta mark set 0x46d69\n" in script
+    assert "0x46d69" not in render_bridge(FilterTable("exit", MARK, ()))
+    first = [
+        GUARD.rules[[r.hook for r in GUARD.rules].index(h)] for h in (Hook.EARLY, Hook.PREROUTING)
+    ]
+    assert [(rule.verdict, rule.mark) for rule in first] == [(Verdict.ACCEPT, 0x46D69)] * 2
+
+
 def test_iptables_gets_the_rules_of_its_own_ip_version_alone():
     four, six = render_iptables(GUARD, 4), render_iptables(GUARD, 6)
     assert "2001:db8" not in four
@@ -254,7 +266,11 @@ def test_iptables_gets_the_rules_of_its_own_ip_version_alone():
         assert "-A AO-guard-1-POST -m mark --mark 0x6d69 -j ACCEPT\n" in script
     assert "-A AO-guard-1-POST -o anon0 -s 100.64.0.2/32 -d 198.51.0.0/16 -j ACCEPT\n" in four
     assert "-A AO-guard-1-IN -d fd99::2/128 -j DROP\n" in six
-    assert "*raw\n:AO-guard-1-RAW - [0:0]\n-A AO-guard-1-RAW -i lo -j ACCEPT\n" in four
+    assert "*raw\n:AO-guard-1-RAW - [0:0]\n" in four
+    assert "-A AO-guard-1-RAW -i lo -j ACCEPT\n" in four
+    for script in (four, six):
+        is_bridged = "-m physdev --physdev-is-bridged -j MARK --set-mark 0x46d69"
+        assert f"-A AO-guard-1-FWD {is_bridged}\n" in script
     assert "-A AO-guard-1-RAW -s 198.51.0.0/16 -j MARK --set-mark 0x26d69\n" in four
     assert "-m conntrack --ctdir REPLY --ctstate ESTABLISHED,RELATED -j ACCEPT\n" in six
     assert "-p ipv6-icmp --icmpv6-type 137 -j MARK --set-mark 0x26d69\n" in six

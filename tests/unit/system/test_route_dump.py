@@ -10,6 +10,7 @@ from overlay.system.host_events import LinkChanged, Overrun, RouteChanged
 from overlay.system.link_networks import LinkNetworks
 from overlay.system.netlink_messages import attribute, message
 from overlay.system.route_dump import default_hops, networks_on_link
+from overlay.system.upper_devices import through_lower_devices
 
 MAIN = 254
 DONE = message(3, 0, bytes(4))
@@ -152,3 +153,11 @@ def test_a_large_table_that_changes_all_the_time_is_read_more_rarely_and_at_last
     while links.outdated:
         links.current()
     assert routes.readings <= 13
+
+
+def test_what_is_on_the_link_of_a_bridge_is_on_those_of_its_ports():
+    near, far = (ipaddress.ip_network(each) for each in ("10.1.0.0/16", "10.2.0.0/16"))
+    port, bridge, vlan, other, loop = 1, 2, 3, 4, 5
+    uppers = {port: {bridge}, bridge: {vlan}, loop: {loop}}
+    found = through_lower_devices({bridge: {near}, vlan: {far}, other: {near}}, uppers)
+    assert found == {port: {near, far}, bridge: {near, far}, vlan: {far}, other: {near}}

@@ -1,0 +1,86 @@
+"""Which devices send their frames through which: bridges and bonds, VLANs and macvlans.
+
+A frame of this host leaves a bridge and then one of the bridge's ports. Networks and routes name
+the bridge alone, but a program of traffic control meets the frame at both.
+
+Format: Linux uapi ``if_link.h``.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Final
+
+from overlay.addresses import IpNetwork
+from overlay.system.netlink_messages import DUMP, answers, attributes, message
+
+__all__ = ["through_lower_devices", "upper_devices"]
+
+_GET_LINK: Final = 18
+_IFINFOMSG: Final = struct.Struct("=BxHiII")  # family, type, index, flags, change
+_INDEX: Final = struct.Struct("=I")
+_LINK, _MASTER, _LINKINFO, _OTHER_NAMESPACE = 5, 10, 18, 37
+_KIND: Final = 1
+_ON_TOP: Final = frozenset(("vlan", "macvlan", "macvtap", "ipvlan", "ipvtap", "macsec"))
+"""Kinds that send through the device of IFLA_LINK. For a veth that is the peer."""
+_OPEN_VSWITCH: Final = "openvswitch"
+
+
+def upper_devices(netlink: socket.socket) -> dict[int, set[int]]:
+    """Return the indices of the devices that send through a device, by its index.
+
+    Raises:
+        OSError: the kernel refused.
+    """
+    masters: dict[int, int] = {}
+    kinds: dict[int, str] = {}
+    found: dict[int, set[int]] = defaultdict(set)
+    netlink.send(message(_GET_LINK, DUMP, _IFINFOMSG.pack(0, 0, 0, 0, 0)))
+    for body in answers(netlink):
+        if len(body) < _IFINFOMSG.size:
+            continue
+        index = _IFINFOMSG.unpack_from(body)[2]
+        given = attributes(body[_IFINFOMSG.size :])
+        kind = attributes(given.get(_LINKINFO, b"")).get(_KIND, b"")
+        kinds[index] = kind.rstrip(b"\0").decode(errors="replace")
+        master, link = _index(given.get(_MASTER)), _index(given.get(_LINK))
+        if master:
+            masters[index] = master
+            found[index].add(master)
+        if link and kinds[index] in _ON_TOP and _OTHER_NAMESPACE not in given:
+            found[link].add(index)
+    for index, master in masters.items():
+        # The host's device of such a switch is one of its ports.
+        if kinds.get(master) == _OPEN_VSWITCH:
+            found[index] |= {
+                other
+                for other, same in masters.items()
+                if same == master and kinds[other] == _OPEN_VSWITCH
+            }
+    return dict(found)
+
+
+def through_lower_devices(
+    found: Mapping[int, set[IpNetwork]], uppers: Mapping[int, set[int]]
+) -> dict[int, set[IpNetwork]]:
+    """Return what each device has together with what the devices above it have."""
+    whole: dict[int, set[IpNetwork]] = {}
+    for index in found.keys() | uppers.keys():
+        seen: set[int] = set()
+        above = [index]
+        while above:
+            each = above.pop()
+            if each not in seen:
+                seen.add(each)
+                above += uppers.get(each, ())
+        together = set[IpNetwork]().union(*(found.get(each, ()) for each in seen))
+        if together:
+            whole[index] = together
+    return whole
+
+
+def _index(value: bytes | None) -> int:
+    return int(_INDEX.unpack(value)[0]) if value is not None and len(value) == 4 else 0
