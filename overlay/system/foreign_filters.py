@@ -25,6 +25,17 @@ _OWN_TABLES: Final = "anonymous_overlay"
 _LEGACY: Final = {4: "iptables-legacy", 6: "ip6tables-legacy"}
 _PROGRAMS: Final = {4: "iptables", 6: "ip6tables"}
 _FAMILIES: Final = {4: ("ip", "inet"), 6: ("ip6", "inet")}
+_HOOKS: Final = ("forward", "prerouting", "postrouting")
+_LEGACY_TABLES: Final = {
+    "filter": ("FORWARD",),
+    "mangle": ("PREROUTING", "FORWARD", "POSTROUTING"),
+    "raw": ("PREROUTING",),
+}
+"""Tables of iptables, and the chains that forwarded packets pass in them."""
+
+_OWN_CHAINS: Final = "AO-"
+"""What the names of this program's chains begin with."""
+
 _MOST_NAMED: Final = 4
 """A message that names more is not read."""
 
@@ -50,7 +61,8 @@ class ForeignChain:
         if self.by:
             return self.by
         if "tables" in self.family:
-            return f"{self.family}, chain {self.chain}"
+            table = "" if self.table == "filter" else f"table {self.table}, "
+            return f"{self.family}, {table}chain {self.chain}"
         return f"nft, chain {self.family} {self.table} {self.chain}"
 
     def commands(self, pool: IpNetwork, device: str) -> list[str]:
@@ -63,7 +75,8 @@ class ForeignChain:
         if self.by == "ufw":
             return [f"ufw route allow in on {device}", f"ufw route allow out on {device}"]
         if "tables" in self.family:
-            return [f"{self.family} -I {self.chain} -{way} {pool} -j ACCEPT" for way in "sd"]
+            table = "" if self.table == "filter" else f"-t {self.table} "
+            return [f"{self.family} {table}-I {self.chain} -{way} {pool} -j ACCEPT" for way in "sd"]
         version = "ip" if pool.version == 4 else "ip6"
         return [
             f"nft insert rule {self.family} {self.table} {self.chain} {version} {way} {pool} accept"
@@ -72,7 +85,10 @@ class ForeignChain:
 
 
 def foreign_chains(version: int) -> list[ForeignChain]:
-    """Return the chains that may refuse to forward over an IP version; none if unknown."""
+    """Return the chains that may keep packets from passing this host; none if unknown.
+
+    Those that drop by themselves are named before those that ask other chains.
+    """
     found = [*nft_chains(version, _output), *legacy_chains(version, _output)]
     certain = [each for each in found if each.certain]
     return list(dict.fromkeys(certain or found))[:_MOST_NAMED]
@@ -84,16 +100,16 @@ def nft_chains(version: int, run: Run) -> list[ForeignChain]:
     for entry in _json(run(["nft", "--json", "list", "chains"])):
         chain = entry.get("chain", {})
         table, family = str(chain.get("table")), str(chain.get("family"))
-        if chain.get("hook") != "forward" or family not in _FAMILIES[version]:
+        if chain.get("hook") not in _HOOKS or family not in _FAMILIES[version]:
             continue
-        if table.startswith(_OWN_TABLES):
+        if table.startswith(_OWN_TABLES) or chain.get("type") == "nat":
             continue
         name = str(chain.get("name"))
         rules = json.dumps(_json(run(["nft", "--json", "list", "chain", family, table, name])))
         drops = chain.get("policy") == "drop" or '"drop"' in rules or '"reject"' in rules
         if not drops and '"jump"' not in rules and '"goto"' not in rules:
             continue
-        if table == "filter" and name == "FORWARD" and family != "inet":
+        if name.isupper() and table in _LEGACY_TABLES and family != "inet":
             by = "ufw" if "ufw" in rules else ""
             found.append(ForeignChain(_PROGRAMS[version], table, name, by, drops))
         else:
@@ -103,16 +119,21 @@ def nft_chains(version: int, run: Run) -> list[ForeignChain]:
 
 
 def legacy_chains(version: int, run: Run) -> list[ForeignChain]:
-    """Return that of legacy iptables, which nftables does not show."""
-    program = _LEGACY[version]
-    lines = run([program, "-w", "-S", "FORWARD"]).splitlines()
-    drops = any(
-        line == "-P FORWARD DROP" or "-j DROP" in line or "-j REJECT" in line for line in lines
-    )
-    if not drops and not any(" -j " in line and " -j ACCEPT" not in line for line in lines):
-        return []
-    by = "ufw" if any("ufw" in line for line in lines) else ""
-    return [ForeignChain(program, "filter", "FORWARD", by, drops)]
+    """Return those of legacy iptables, which nftables does not show."""
+    program, found = _LEGACY[version], []
+    for table, chains in _LEGACY_TABLES.items():
+        lines = run([program, "-w", "-t", table, "-S"]).splitlines()
+        for chain in chains:
+            own = [line for line in lines if f" {chain} " in line and _OWN_CHAINS not in line]
+            drops = f"-P {chain} DROP" in own or any(_refuses(line) for line in own)
+            by = "ufw" if any("ufw" in line for line in own) else ""
+            if drops or any(" -j " in line and " -j ACCEPT" not in line for line in own):
+                found.append(ForeignChain(program, table, chain, by, drops))
+    return found
+
+
+def _refuses(line: str) -> bool:
+    return " -j DROP" in line or " -j REJECT" in line
 
 
 def _output(argv: Sequence[str]) -> str:

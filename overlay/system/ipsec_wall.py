@@ -111,8 +111,11 @@ class IpsecWall:
         """Take note of nothing: :meth:`repair` looks at everything."""
 
     def disturbed(self) -> bool:
-        """Tell whether the filter or a setting is not as it was made."""
-        return bool(self.missing())
+        """Tell whether the filter or a setting of the whole host is not as it was made.
+
+        Settings of devices are left to :meth:`repair`, which runs when a device appears.
+        """
+        return not self._kept.intact() or bool(self._changed_settings(of_devices=False))
 
     def missing(self) -> tuple[str, ...]:
         """Return the names of what the kernel does not hold.
@@ -151,11 +154,18 @@ class IpsecWall:
         """Return the settings that others changed, and those of devices that appeared."""
         if not self._kept.installed:
             return []
-        found = ((name, value, read_setting(name)) for name, value in self._wanted)
-        lost = [(name, value) for name, value, now in found if now not in (None, value)]
+        lost = self._changed_settings(of_devices=True)
         known = dict(lost)
         appeared = accept_advertisements() if self._forwards else []
         return [*lost, *(each for each in appeared if each[0] not in known)]
+
+    def _changed_settings(self, *, of_devices: bool) -> list[KernelSetting]:
+        found = (
+            (name, value, read_setting(name))
+            for name, value in self._wanted
+            if of_devices or name == _FORWARDING or "/conf/" not in name
+        )
+        return [(name, value) for name, value, now in found if now not in (None, value)]
 
     def __enter__(self) -> Self:
         self.install()

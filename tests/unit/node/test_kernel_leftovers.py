@@ -185,6 +185,7 @@ def test_a_relay_of_the_kernel_hears_router_advertisements_on_every_device(machi
     appear("eth3", "2")  # as the default says
     appear("eth4", "1")  # by another program
     assert wall.missing() == ("kernel settings",)
+    assert not wall.disturbed()  # it looks at no device, because it is asked twice a second
     assert wall.repair() == ("kernel settings",)
     assert not wall.missing()
     assert accepting(machine)["eth4"] == "2"

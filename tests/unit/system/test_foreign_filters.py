@@ -50,12 +50,29 @@ def test_forward_chains_that_may_refuse_are_named(chains, found):
     assert [(c.family, c.chain, c.by, c.certain) for c in named] == found
 
 
+def legacy(version, text, table="filter"):
+    """Return what is named if a table of legacy iptables holds this."""
+    return legacy_chains(version, lambda argv: text if argv[3] == table else "")
+
+
 def test_legacy_iptables_is_read_too():
-    assert legacy_chains(4, lambda _: "-P FORWARD DROP\n")[0].certain
-    assert legacy_chains(6, lambda _: "-P FORWARD ACCEPT\n-A FORWARD -j X\n")[0].by == ""
-    assert legacy_chains(4, lambda _: "-P FORWARD DROP\n-A FORWARD -j ufw-x\n")[0].by == "ufw"
-    assert legacy_chains(4, lambda _: "-P FORWARD ACCEPT\n") == []
-    assert legacy_chains(4, lambda _: "") == []
+    assert legacy(4, "-P FORWARD DROP\n")[0].certain
+    assert legacy(6, "-P FORWARD ACCEPT\n-A FORWARD -j X\n")[0].certain is False
+    assert legacy(4, "-P FORWARD DROP\n-A FORWARD -j ufw-x\n")[0].by == "ufw"
+    assert legacy(4, "-P FORWARD ACCEPT\n-P INPUT DROP\n") == []
+    assert legacy(4, "") == []
+    own = "-P PREROUTING ACCEPT\n-A PREROUTING -j AO-exit-PRE\n-A AO-exit-PRE -j DROP\n"
+    assert legacy(4, own, "mangle") == []
+
+
+def test_a_chain_before_routing_is_named_with_its_table():
+    (named,) = legacy(4, "-P PREROUTING ACCEPT\n-A PREROUTING -s 100.64.0.0/10 -j DROP\n", "raw")
+    assert named.name == "iptables-legacy, table raw, chain PREROUTING"
+    assert named.commands(POOL4, "exit0")[0] == (
+        "iptables-legacy -t raw -I PREROUTING -s 100.64.0.0/10 -j ACCEPT"
+    )
+    (named,) = nft_chains(4, run_nft(chain("inet", "y", "pre", "prerouting", rules=[DROP])))
+    assert (named.family, named.chain) == ("inet", "pre")
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"nftables": [1, {"chain": {}}]}', "{"])
