@@ -25,6 +25,8 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
+from overlay.system.message_structs import IoVector, Message
+
 __all__ = ["pack_payloads"]
 
 _PACKETS: Final = 4096
@@ -49,30 +51,6 @@ def _unpack_payloads(data: bytes) -> list[bytes]:
         payloads.append(data[2 : 2 + size])
         data = data[2 + size :]
     return payloads
-
-
-class _IoVector(ctypes.Structure):
-    _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
-
-
-class _Header(ctypes.Structure):
-    """``struct msghdr`` (sendmsg(2))."""
-
-    _fields_ = (
-        ("name", ctypes.c_void_p),
-        ("name_length", ctypes.c_uint),
-        ("vectors", ctypes.c_void_p),
-        ("vector_count", ctypes.c_size_t),
-        ("control", ctypes.c_void_p),
-        ("control_length", ctypes.c_size_t),
-        ("flags", ctypes.c_int),
-    )
-
-
-class _Message(ctypes.Structure):
-    """``struct mmsghdr`` (sendmmsg(2))."""
-
-    _fields_ = (("header", _Header), ("sent", ctypes.c_uint))
 
 
 def _packet(
@@ -120,8 +98,8 @@ class _Flood:
         name = family + (bytes(6) + packed + bytes(4) if ipv6 else bytes(2) + packed + bytes(8))
         self._name = ctypes.create_string_buffer(name, len(name))
         self._buffers = [ctypes.create_string_buffer(each, len(each)) for each in packets]
-        self._vectors = (_IoVector * len(packets))()
-        self._messages = (_Message * len(packets))()
+        self._vectors = (IoVector * len(packets))()
+        self._messages = (Message * len(packets))()
         for index, packet in enumerate(packets):
             self._vectors[index].base = ctypes.addressof(self._buffers[index])
             self._vectors[index].length = len(packet)
@@ -135,7 +113,7 @@ class _Flood:
     def send(self, count: int) -> int:
         """Send up to ``count`` of the packets and return how many left."""
         count = min(count, len(self._messages) - self._next)
-        at = ctypes.byref(self._messages, self._next * ctypes.sizeof(_Message))
+        at = ctypes.byref(self._messages, self._next * ctypes.sizeof(Message))
         sent = int(self._libc.sendmmsg(self._socket.fileno(), at, count, 0))
         self._next = (self._next + count) % len(self._messages)
         return max(0, sent)

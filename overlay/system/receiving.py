@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import Final
 
 from overlay.addresses import Endpoint
+from overlay.system.message_structs import IoVector, Message, MessageHeader
 from overlay.system.return_addresses import ReturnAddresses
 from overlay.system.segmentation import split_segments
 
@@ -44,34 +45,10 @@ _LOCAL6: Final = slice(_DATA_AT, _DATA_AT + 16)
 """Where the local address is in a control message with in_pktinfo or in6_pktinfo."""
 
 
-class _IoVector(ctypes.Structure):
-    _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
-
-
-class _Header(ctypes.Structure):
-    """``struct msghdr`` (recvmsg(2))."""
-
-    _fields_ = (
-        ("name", ctypes.c_void_p),
-        ("name_length", ctypes.c_uint),
-        ("vectors", ctypes.c_void_p),
-        ("vector_count", ctypes.c_size_t),
-        ("control", ctypes.c_void_p),
-        ("control_length", ctypes.c_size_t),
-        ("flags", ctypes.c_int),
-    )
-
-
-class _Message(ctypes.Structure):
-    """``struct mmsghdr`` (recvmmsg(2))."""
-
-    _fields_ = (("header", _Header), ("length", ctypes.c_uint))
-
-
-_MESSAGE_BYTES: Final = ctypes.sizeof(_Message)
+_MESSAGE_BYTES: Final = ctypes.sizeof(Message)
 _WORDS: Final = _MESSAGE_BYTES // ctypes.sizeof(ctypes.c_uint)
-_LENGTH_AT: Final = _Message.length.offset // ctypes.sizeof(ctypes.c_uint)
-_CONTROL_LENGTH_AT: Final = _Header.control_length.offset // ctypes.sizeof(ctypes.c_uint)
+_LENGTH_AT: Final = Message.length.offset // ctypes.sizeof(ctypes.c_uint)
+_CONTROL_LENGTH_AT: Final = MessageHeader.control_length.offset // ctypes.sizeof(ctypes.c_uint)
 _LOW_WORD: Final = 0 if sys.byteorder == "little" else ctypes.sizeof(ctypes.c_size_t) // 4 - 1
 """Where the word of a ``size_t`` is that is not zero if its value is small and not zero."""
 
@@ -93,8 +70,8 @@ class DatagramReader:
         self._data = bytearray(_MESSAGES * _BUFFER_BYTES)
         self._names = bytearray(_MESSAGES * _NAME_STRIDE)
         self._controls = bytearray(_MESSAGES * _CONTROL_STRIDE)
-        self._vectors = (_IoVector * _MESSAGES)()
-        self._messages = (_Message * _MESSAGES)()
+        self._vectors = (IoVector * _MESSAGES)()
+        self._messages = (Message * _MESSAGES)()
         self._view = memoryview(self._data)
         data, names, controls = map(_address_of, (self._data, self._names, self._controls))
         vectors = ctypes.addressof(self._vectors)
@@ -103,7 +80,7 @@ class DatagramReader:
             self._vectors[index].length = _BUFFER_BYTES
             header = self._messages[index].header
             header.name, header.name_length = names + index * _NAME_STRIDE, _NAME_BYTES
-            header.vectors = vectors + index * ctypes.sizeof(_IoVector)
+            header.vectors = vectors + index * ctypes.sizeof(IoVector)
             header.vector_count = 1
             header.control = controls + index * _CONTROL_STRIDE
             header.control_length = _CONTROL_BYTES

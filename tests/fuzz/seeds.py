@@ -12,6 +12,7 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
+from typing import Final
 
 from targets import ALICE, BOB, DESCRIPTOR_LABEL, HERE, NETWORK, TARGETS
 
@@ -249,18 +250,21 @@ def _esp() -> list[bytes]:
     return [*plain, bytes.fromhex("0000070000000001") + bytes(40), b"\xff", bytes(4)]
 
 
+PATH: Final = {
+    "number": 1,
+    "destination": "192.0.2.7/32",
+    "state": "open",
+    "hops": [{"node_id": "00", "overlay_address": "fd6d:6978::7"}],
+    "inner_addresses": ["100.64.0.2"],
+    "rtt_ms": 1.5,
+    "age_s": 2,
+    "strategy": "uniform",
+    "mtu": 1180,
+}
+"""A path as a node reports it."""
+
+
 def _lines() -> list[bytes]:
-    path = {
-        "number": 1,
-        "destination": "192.0.2.7/32",
-        "state": "open",
-        "hops": [{"node_id": "00", "overlay_address": "fd6d:6978::7"}],
-        "inner_addresses": ["100.64.0.2"],
-        "rtt_ms": 1.5,
-        "age_s": 2,
-        "strategy": "uniform",
-        "mtu": 1180,
-    }
     opening = {
         "destination": "192.0.2.7",
         "hops": 3,
@@ -274,9 +278,9 @@ def _lines() -> list[bytes]:
         {"method": "open_path", "parameters": {"destination": "2001:db8::/48"}},
         {"method": "close_path", "parameters": {"path": "all"}},
         {"method": "close_path", "parameters": {"path": 7}},
-        {"result": [path]},
+        {"result": [PATH]},
         {"error": "no.", "kind": "PathError"},
-        [path],
+        [PATH],
     )
     return [json.dumps(value).encode() for value in values] + [b"192.0.2.7/24", b"fd6d:6978::7"]
 

@@ -18,7 +18,9 @@ from pathlib import Path
 from random import Random
 from typing import Final
 
-from overlay.addresses import CIRCUIT_PREFIX, OVERLAY_PREFIX, Endpoint, OverlayAddress
+from esp_host import PEER, esp_host
+
+from overlay.addresses import OVERLAY_PREFIX, Endpoint, OverlayAddress
 from overlay.apm.carrier import Carrier
 from overlay.apm.circuits import LinkSecurity
 from overlay.apm.control import encode_control, parse_control
@@ -52,16 +54,7 @@ from overlay.forwarding.too_big import packet_too_big
 from overlay.identity import LocalIdentity
 from overlay.ipsec.headers import packet_length
 from overlay.ipsec.model import (
-    ANY_V4,
-    ANY_V6,
-    Direction,
-    IpsecConfiguration,
-    SecurityAssociation,
-    SecurityPolicy,
-    Selector,
     Spi,
-    Template,
-    UdpEncapsulation,
 )
 from overlay.ipsec.suites import SUITES
 from overlay.ipsec.transforms import new_transform
@@ -72,7 +65,6 @@ from overlay.link.exchange import Credentials
 from overlay.link.handshake import GEOMETRY, InitiationPayload, ResponsePayload, parse_message
 from overlay.link.links import Links
 from overlay.link.settings import LinkSettings
-from overlay.sensitive import SecretBytes
 from overlay.wire import unpack_bounded
 
 __all__ = ["ALICE", "BOB", "DESCRIPTOR_LABEL", "HERE", "NETWORK", "ONION_KEY", "TARGETS", "Target"]
@@ -297,52 +289,16 @@ def signalling(data: bytes) -> None:
 # --- packets ---
 
 
-def _association(spi: int, suite: int, *, inbound: bool, link: bool) -> SecurityAssociation:
-    far = HERE.packed
-    return SecurityAssociation(
-        spi=Spi(spi),
-        reqid=spi,
-        source=far if link else CIRCUIT_PREFIX + bytes(12),
-        destination=far if link else OVERLAY_PREFIX + bytes(11) + b"\1",
-        suite=suite,
-        keymat=SecretBytes(bytes(SUITES[suite].keymat_bytes)),
-        inbound=inbound,
-        encapsulation=UdpEncapsulation(HERE, HERE) if link else None,
-    )
-
-
-def _engine() -> UserspaceEngine:
-    """A host that lets in, forwards and lets out all that came through its link."""
-    link_in = _association(0x700, 3, inbound=True, link=True)
-    link_out = _association(0x701, 3, inbound=False, link=True)
-    onion_in = _association(0x800, 3, inbound=True, link=False)
-    made = UserspaceEngine(rng=Random(1))
-    through = (Template(link_in.source, link_in.destination, link_in.reqid),)
-    onward = (Template(link_out.source, link_out.destination, link_out.reqid),)
-    policies = [
-        SecurityPolicy(direction, Selector(prefix, prefix), chain)
-        for prefix in (ANY_V4, ANY_V6)
-        for direction, chain in (
-            (Direction.IN, through),
-            (Direction.FWD, through),
-            (Direction.OUT, onward),
-        )
-    ]
-    local = (OVERLAY_PREFIX + bytes(11) + b"\1",)
-    made.install(IpsecConfiguration((link_in, link_out, onion_in), tuple(policies), local))
-    return made
-
-
 @_target
 def esp_packet(data: bytes) -> None:
     """Any datagram, and any plaintext of a neighbour that has the link's keys."""
-    made = _engine()
+    made = esp_host()
     plaintext = data[:1200]
     plaintext += bytes(-len(plaintext) % 4) or b""
     transform = new_transform(SUITES[3], bytes(SUITES[3].keymat_bytes), 0x700, Random(1), esn=True)
     sealed = transform.seal(1, plaintext or bytes(4))
     for datagram in (data, b"\0\0\7\0" + data, sealed):
-        made.process_inbound([(datagram, HERE)], 1.0)
+        made.process_inbound([(datagram, PEER)], 1.0)
     made.process_outbound([data], 1.0)
     assert 0 <= packet_length(data, len(data)) <= len(data)
 

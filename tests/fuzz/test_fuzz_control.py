@@ -2,6 +2,7 @@ import json
 
 from hypothesis import given
 from hypothesis import strategies as st
+from seeds import PATH
 
 from overlay.control.codec import (
     decode_report_list,
@@ -27,16 +28,7 @@ names = st.sampled_from(
         *("path", "release", "method", "parameters"),
     ]
 )
-PATH = {
-    "number": 1,
-    "destination": "192.0.2.7/32",
-    "state": "open",
-    "hops": [{"node_id": "00", "overlay_address": "fd6d:6978::7"}],
-    "inner_addresses": ["100.64.0.2"],
-    "rtt_ms": 1.5,
-    "age_s": 2,
-    "strategy": "uniform",
-    "mtu": 1180,
+REPORT = PATH | {
     "both_families": False,
     "permanent": False,
     "stays_open": ["IPv6"],
@@ -83,9 +75,9 @@ def test_any_value_is_a_report_or_malformed(value, report_type):
     assert value_or_malformed(decode_report_list, report_type, value) in (None, [])
 
 
-@given(st.sampled_from(sorted(PATH)), values)
+@given(st.sampled_from(sorted(REPORT)), values)
 def test_report_with_any_value_in_a_field_is_a_report_or_malformed(name, value):
-    report = value_or_malformed(decode_report, PathReport, PATH | {name: value})
+    report = value_or_malformed(decode_report, PathReport, REPORT | {name: value})
     assert report is None or isinstance(report, PathReport)
 
 

@@ -4,68 +4,20 @@ import struct
 from random import Random
 
 import pytest
+from esp_host import CIRCUIT, OWN, PEER, association, esp_host
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overlay.addresses import Endpoint
 from overlay.ipsec.esp import InboundSa
 from overlay.ipsec.headers import packet_length
 from overlay.ipsec.model import (
-    ANY_V4,
-    ANY_V6,
-    Direction,
     Drop,
-    IpsecConfiguration,
-    SecurityAssociation,
-    SecurityPolicy,
-    Selector,
-    Spi,
-    Template,
-    UdpEncapsulation,
 )
 from overlay.ipsec.suites import SUITES
 from overlay.ipsec.transforms import new_transform
 from overlay.ipsec.userspace.engine import Processed, UserspaceEngine
-from overlay.sensitive import SecretBytes
 
-PEER = Endpoint("192.0.2.1", 4500)
-V1 = bytes.fromhex("fd6d6978000000000000000000000001")
-C0 = bytes.fromhex("fd636972000000000000000000000000")
 NOW = 1.0
-
-
-def association(spi: int, suite: int, *, inbound: bool, link: bool) -> SecurityAssociation:
-    return SecurityAssociation(
-        spi=Spi(spi),
-        reqid=spi,
-        source=PEER.packed if link else C0,
-        destination=PEER.packed if link else V1,
-        suite=suite,
-        keymat=SecretBytes(bytes(SUITES[suite].keymat_bytes)),
-        inbound=inbound,
-        encapsulation=UdpEncapsulation(PEER, PEER) if link else None,
-    )
-
-
-def engine() -> UserspaceEngine:
-    """A host that lets in, forwards and lets out all that came through its link."""
-    link_in = association(0x700, 3, inbound=True, link=True)
-    link_out = association(0x701, 3, inbound=False, link=True)
-    onion = association(0x800, 3, inbound=True, link=False)
-    made = UserspaceEngine(rng=Random(1))
-    through = (Template(link_in.source, link_in.destination, link_in.reqid),)
-    onward = (Template(link_out.source, link_out.destination, link_out.reqid),)
-    policies = [
-        SecurityPolicy(direction, Selector(prefix, prefix), chain)
-        for prefix in (ANY_V4, ANY_V6)
-        for direction, chain in (
-            (Direction.IN, through),
-            (Direction.FWD, through),
-            (Direction.OUT, onward),
-        )
-    ]
-    made.install(IpsecConfiguration((link_in, link_out, onion), tuple(policies), (V1,)))
-    return made
 
 
 def count(made: UserspaceEngine) -> int:
@@ -79,7 +31,7 @@ def kept(result: Processed) -> int:
 
 @given(st.lists(st.binary(max_size=120), max_size=5), st.booleans())
 def test_any_datagram_is_a_counted_drop(datagrams, right_spi):
-    made = engine()
+    made = esp_host()
     prefix = struct.pack(">I", 0x700) if right_spi else b""
     result = made.process_inbound([(prefix + data, PEER) for data in datagrams], NOW)
     assert count(made) == len(datagrams)
@@ -88,16 +40,16 @@ def test_any_datagram_is_a_counted_drop(datagrams, right_spi):
 
 @given(st.lists(st.binary(max_size=120), max_size=5))
 def test_any_outbound_bytes_are_sealed_or_counted(packets):
-    made = engine()
+    made = esp_host()
     result = made.process_outbound(packets, NOW)
     assert count(made) + kept(result) == len(packets)
 
 
 headers = st.sampled_from(
     [
-        b"\x60\x00\x00\x00\x00\x20\x32\x40" + C0 + V1 + b"\x00\x00\x08\x00",
-        b"\x60\x00\x00\x00\x00\x20\x32\x40" + V1 + C0,
-        b"\x60\x00\x00\x00\x00\x08\x11\x40" + C0 + V1,
+        b"\x60\x00\x00\x00\x00\x20\x32\x40" + CIRCUIT + OWN + b"\x00\x00\x08\x00",
+        b"\x60\x00\x00\x00\x00\x20\x32\x40" + OWN + CIRCUIT,
+        b"\x60\x00\x00\x00\x00\x08\x11\x40" + CIRCUIT + OWN,
         b"\x45\x00\x00\x30\x00\x00\x00\x00\x40\x32\x00\x00" + bytes(8),
         b"\x4f\x00\x00\x40\x00\x00\x20\x00\x40\x32\x00\x00" + bytes(8),
         b"",
@@ -107,7 +59,7 @@ headers = st.sampled_from(
 
 @given(headers, st.binary(max_size=80), st.sampled_from([4, 41, 59, 50, 0]))
 def test_whatever_a_neighbour_with_the_link_keys_seals_is_kept_or_counted(header, rest, number):
-    made = engine()
+    made = esp_host()
     plaintext = header + rest
     pad = -(len(plaintext) + 2) % 4
     plaintext += bytes(range(1, pad + 1)) + bytes((pad, number))
