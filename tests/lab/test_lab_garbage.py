@@ -9,6 +9,7 @@ import pytest
 from lab.flood import pack_payloads
 from lab.garbage import garbage_kinds
 from lab.nodes import PORT, NodeProcess, wait_until
+from lab.reading import UDP
 from lab.underlay import Underlay
 from lab.webserver import WebServer
 from overlay.addresses import Endpoint
@@ -49,10 +50,10 @@ def scene(tmp_path_factory):
                 node.stop()
 
 
-def flood(relay, attacker, payloads, seconds):
+def flood(relay, attacker, payloads, seconds, *source):
     command = [sys.executable, "-m", "lab.flood", relay.address, str(PORT), str(RATE)]
     program = attacker.namespace.popen(
-        [*command, str(seconds)], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
+        [*command, str(seconds), *source], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
     )
     program.stdin.write(pack_payloads(payloads))
     program.stdin.close()
@@ -66,18 +67,45 @@ def fetch(alice, web):
     return target.read_bytes()
 
 
+def link_spi(relay, alice, web):
+    """Watch the relay's cable for the SPI of the link from alice."""
+    with relay.host.capture(alice.directory / "cable.pcap") as capture:
+        fetch(alice, web)
+    return next(
+        packet.payload[:4]
+        for packet in capture.packets()
+        if (packet.source, packet.protocol) == (alice.address, UDP)
+        and not packet.payload.startswith(bytes(4))
+    )
+
+
+def counted(relay):
+    counters = relay.status()["counters"]
+    return counters["udp_received"], counters.get("udp_dropped_by_kernel", 0)
+
+
 def test_a_path_carries_and_is_not_rebuilt_under_floods_of_every_kind(scene):
     relay, alice, attacker, web = scene
     (before,) = alice.ask("path", "list")
     identity = read_identity(relay.directory / "identity.key")
-    kinds = garbage_kinds(identity, "laboratory", Endpoint(relay.address, PORT), bytes(4))
-    for name in ["ESP, unknown SPI", "link, valid mac1", "DHT, no cookie"]:
-        program = flood(relay, attacker, kinds[name], 1.5)
+    spi = link_spi(relay, alice, web)
+    kinds = garbage_kinds(identity, "laboratory", Endpoint(relay.address, PORT), spi)
+    peer = (alice.address, str(PORT))
+    for name, *source in [
+        ("ESP, unknown SPI",),
+        ("link, valid mac1",),
+        ("DHT, no cookie",),
+        ("ESP, known SPI, wrong ICV",),
+        ("ESP, known SPI, wrong ICV", *peer),
+    ]:
+        received, dropped = counted(relay)
+        program = flood(relay, attacker, kinds[name], 1.5, *source)
         time.sleep(0.5)  # the flood has begun
         assert fetch(alice, web) == CONTENT, name
         program.wait(20)
-    counters = relay.status()["counters"]
-    assert counters["udp_received"] > 20_000
+        now_received, now_dropped = counted(relay)
+        assert now_dropped - dropped > 5000, name  # the node never sees most of a flood
+        assert now_received - received < 20_000, name
     (after,) = alice.ask("path", "list")
     assert after["state"] == "open"
     assert after["inner_addresses"] == before["inner_addresses"]  # the exit lends others anew
