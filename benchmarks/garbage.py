@@ -5,9 +5,12 @@ Run ``python benchmarks/garbage.py [--json] [--rates N ...] [--kinds WORD ...]``
 the time. An attacker sends datagrams of one kind at a time from forged addresses to the relay's UDP
 port. Each interval with garbage lies between two without, and its rate is divided by their mean.
 
+The sender runs on the same processors, so that its own cost and the kernel's delivery weigh on
+the circuit as well. The table begins with what a circuit keeps if such datagrams go to another
+host, where a socket is bound and never read. The second percentage of a kind is its part of that.
+
 Then the stream ends, and the processor time of the idle relay's process per datagram follows.
-The sender runs on the same processors, so its own cost weighs on the circuit as well; its
-processor time is in the table. Keep the host quiet: this takes about three minutes.
+Keep the host quiet: this takes about five minutes.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import argparse
 import itertools
 import json
 import os
+import random
 import statistics
 import subprocess
 import sys
@@ -48,6 +52,12 @@ INSIDE = "--inside"
 NETWORK_ID = "laboratory"
 KNOWN_SPI = "ESP, known SPI, wrong ICV"
 FROM_PEER = "ESP, known SPI, wrong ICV, peer's address"
+PLAUSIBLE = "ESP, known SPI, plausible number, peer's address"
+ELSEWHERE = {"to another host, 128 bytes": 128, "to another host, 1,400 bytes": 1400}
+LARGE_BYTES = 1000
+"""Payloads above this are compared with large ones to another host."""
+AHEAD = range(2**18, 2**19)
+"""How far plausible numbers lie ahead of the highest one seen: soon in no replay window."""
 COST = "CPU of the relay, µs per datagram"
 
 
@@ -61,6 +71,7 @@ class Scene:
         self.alice = self._node(stack, directory, "alice")
         self.bob = self.underlay.add_server("bob")
         self.attacker = self.underlay.add_host("attacker")
+        self.elsewhere = self._unread_socket(stack)
         self.kinds: dict[str, list[bytes]] = {}
         self._let_forged_packets_pass()
         self._start()
@@ -71,6 +82,15 @@ class Scene:
         node = NodeProcess(self.underlay.add_host(name), directory / name, exits=exits)
         stack.callback(node.stop)
         return node
+
+    def _unread_socket(self, stack: ExitStack) -> Host:
+        """Start a host with a socket on the same port that never reads."""
+        host = self.underlay.add_host("elsewhere")
+        bind = f"import socket,time; s = socket.socket(2, 2); s.bind(('', {PORT})); time.sleep(1e6)"
+        program = host.namespace.popen([sys.executable, "-c", bind])
+        stack.callback(program.wait)
+        stack.callback(program.kill)
+        return host
 
     def _let_forged_packets_pass(self) -> None:
         """Give forged sources a route, so that answers go somewhere and no filter drops them."""
@@ -99,21 +119,36 @@ class Scene:
         endpoint = Endpoint(self.relay.address, PORT)
         stream = Stream(self)
         time.sleep(1.0)
-        made = garbage_kinds(target, NETWORK_ID, endpoint, self._link_spi())
+        self._header = self._link_header()
+        made = garbage_kinds(target, NETWORK_ID, endpoint, self._header[:4])
         stream.end()
-        made[FROM_PEER] = made[KNOWN_SPI]
+        made[FROM_PEER] = made[PLAUSIBLE] = made[KNOWN_SPI]
         self.kinds = {k: v for k, v in made.items() if any(word in k for word in words)}
 
-    def _link_spi(self) -> bytes:
-        """Watch the relay's cable for the SPI of the link from alice."""
+    def payloads(self, kind: str) -> list[bytes]:
+        """Return the garbage of one kind; plausible numbers are those of this moment."""
+        if kind in ELSEWHERE:
+            return [bytes(ELSEWHERE[kind])]
+        if kind != PLAUSIBLE:
+            return self.kinds[kind]
+        self._header = self._link_header() or self._header
+        highest = int.from_bytes(self._header[4:8], "big")
+        rng = random.Random(1)
+        return [
+            each[:4] + ((highest + rng.choice(AHEAD)) % 2**32).to_bytes(4, "big") + each[8:]
+            for each in self.kinds[kind]
+        ]
+
+    def _link_header(self) -> bytes:
+        """Watch the relay's cable for SPI and number on the link from alice; b"" if it is idle."""
         path = self.alice.directory / "cable.pcap"
         with self.relay.host.capture(path) as capture:
             time.sleep(0.3)
         for packet in capture.packets():
             control = packet.payload.startswith(bytes(4))
             if packet.source == self.alice.address and packet.protocol == UDP and not control:
-                return packet.payload[:4]
-        raise SystemExit("garbage: no ESP packet of the stream was seen.")
+                return packet.payload[:8]
+        return b""
 
 
 class Stream:
@@ -164,15 +199,17 @@ class Flood:
     """The attacker's program, for one interval."""
 
     def __init__(self, scene: Scene, kind: str, rate: int, seconds: float) -> None:
-        command = [sys.executable, "-m", "lab.flood", scene.relay.address, str(PORT)]
+        target = str(scene.elsewhere.ipv4.ip) if kind in ELSEWHERE else scene.relay.address
+        command = [sys.executable, "-m", "lab.flood", target, str(PORT)]
         command += [str(rate), str(seconds)]
-        if kind == FROM_PEER:
+        payloads = pack_payloads(scene.payloads(kind))
+        if kind in (FROM_PEER, PLAUSIBLE):
             command += [scene.alice.address, str(PORT)]
         self._program = scene.attacker.namespace.popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
         if self._program.stdin is not None:
-            self._program.stdin.write(pack_payloads(scene.kinds[kind]))
+            self._program.stdin.write(payloads)
             self._program.stdin.close()
 
     def result(self) -> dict[str, float]:
@@ -199,7 +236,7 @@ def measure_rates(scene: Scene, rates: Sequence[int], figures: Figures) -> None:
     stream = Stream(scene)
     time.sleep(WARM_UP_S)
     figures.quiet.append(stream.rate_mbit_s())
-    for kind in scene.kinds:
+    for kind in (*ELSEWHERE, *scene.kinds):
         for rate in rates:
             flood = Flood(scene, kind, rate, START_S + SETTLE_S + MEASURE_S)
             time.sleep(START_S + SETTLE_S)
@@ -237,13 +274,20 @@ def measure_costs(scene: Scene, figures: Figures) -> None:
 def rows(scene: Scene, rates: Sequence[int], figures: Figures) -> list[dict[str, object]]:
     """Return the table, one row a kind."""
     made: list[dict[str, object]] = []
-    for kind in scene.kinds:
+    small, large = ELSEWHERE
+    for kind in (*ELSEWHERE, *scene.kinds):
         row: dict[str, object] = {"kind": kind}
+        sizes = map(len, scene.kinds.get(kind, ()))
+        same = large if max(sizes, default=0) > LARGE_BYTES else small
         for rate in rates:
             if (kind, rate) in figures.kept:
-                row[f"{rate:,}/s"] = f"{figures.kept[kind, rate]:.0%}"
-        row[COST] = round(figures.cost_us[kind], 1)
-        made.append(row)
+                kept = figures.kept[kind, rate]
+                row[f"{rate:,}/s"] = f"{kept:.0%}"
+                elsewhere = "" if kind in ELSEWHERE else f"{kept / figures.kept[same, rate]:.0%}"
+                row[f"{rate:,}/s, of that elsewhere"] = elsewhere
+        row[COST] = round(figures.cost_us[kind], 1) if kind in figures.cost_us else ""
+        if len(row) > 2 or kind in figures.cost_us:
+            made.append(row)
     return made
 
 
