@@ -6,7 +6,7 @@ import pytest
 
 from overlay.errors import BackendError
 from overlay.node.exit_role import ExitRole
-from overlay.system.exit_problems import forwarding_problem
+from overlay.system.exit_problems import ExitProblem, forwarding_problem
 
 POOLS = [ipaddress.ip_network("100.64.0.0/10"), ipaddress.ip_network("fd99::/64")]
 BOTH, NONE = {4, 6}, set()
@@ -17,6 +17,7 @@ class Wall:
 
     def __init__(self):
         self.passing = frozenset()
+        self.ways = []
 
     def refresh(self):
         return False
@@ -27,7 +28,7 @@ class Wall:
     own_links = ()
 
     def way_problems(self):
-        return []
+        return list(self.ways)
 
     def not_forwarded(self, pool):
         return forwarding_problem(pool, chains=lambda _: [])
@@ -69,3 +70,15 @@ def test_reviews_that_fail_withdraw_as_probes_that_are_lost_do():
     assert "(nft is gone)" in str(role.problems[0])
     assert role.review()
     assert role.offered == BOTH
+
+
+def test_a_version_without_a_way_out_is_withdrawn_whatever_passes():
+    wall = Wall()
+    role = ExitRole(wall, POOLS, None, write=lambda _: None, examine=lambda _: [])
+    wall.passing = frozenset(BOTH)
+    role.review()
+    wall.ways = [ExitProblem(4, "vpn_gone", "the VPN has gone", "start it again")]
+    role.review()
+    role.review()
+    assert (role.lent, role.offered) == ({6}, {6})
+    assert [str(each) for each in role.problems] == ["the VPN has gone; start it again"]
