@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from overlay.addresses import IpNetwork
+from overlay.addresses import OVERLAY_NETWORKS, IpNetwork
 from overlay.control.client import ControlClient
 from overlay.control.model import StatusReport
 from overlay.doctor.model import Finding, Outcome, Purpose, Setup
@@ -14,9 +14,10 @@ from overlay.errors import BackendError, OverlayError
 from overlay.exit_policy import ExitPolicy
 from overlay.system.exit_filter import ExitFilter
 from overlay.system.exit_problems import ExitProblem, exit_problems, host_problems
+from overlay.system.foreign_filters import ForeignChain, foreign_chains
 from overlay.system.tun import MIN_MTU, TunDevice
 
-__all__ = ["exit_role"]
+__all__ = ["exit_role", "relay_filters"]
 
 Attempt = Callable[[Sequence[IpNetwork], ExitPolicy | None], list[ExitProblem]]
 
@@ -61,6 +62,29 @@ def exit_role(
     found = {problem.version: problem for problem in problems}
     every_version = len(found) == len(pools)
     return [_finding(pool.version, found.get(pool.version), every_version) for pool in pools]
+
+
+def relay_filters(
+    setup: Setup, chains: Callable[[int], list[ForeignChain]] = foreign_chains
+) -> list[Finding]:
+    """Name filters that drop what a relay forwards in the kernel: IPv6 between overlay addresses.
+
+    Userspace forwards nothing. Whether such packets are spared is not judged, because no packet
+    of a circuit can be sent without one.
+    """
+    configuration = setup.configuration
+    if not configuration.roles.relay or configuration.ipsec.backend == "userspace":
+        return []
+    needed_for = _ADVICE if configuration.ipsec.backend == "auto" else (Purpose.KERNEL_RELAY,)
+    found = [chain for chain in chains(6) if chain.certain]
+    if not found:
+        return [Finding("relay's packets", Outcome.WORKS, "no filter drops them", needed_for)]
+    commands = [each for net in OVERLAY_NETWORKS for c in found for each in c.commands(net, "lo")]
+    said = (
+        f"a packet filter may drop what the kernel forwards for circuits "
+        f"({', '.join(chain.name for chain in found)}); let it pass with: {'; '.join(commands)}"
+    )
+    return [Finding("relay's packets", Outcome.UNKNOWN, said, needed_for)]
 
 
 def _running(status: StatusReport) -> list[Finding]:

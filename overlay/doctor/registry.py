@@ -25,6 +25,7 @@ CHECKS: Final = (
     Check("way-out", network.way_out),
     Check("forwarding", network.forwarding),
     Check("exit", exits.exit_role),
+    Check("relay", exits.relay_filters),
     Check("reverse-path", network.reverse_path),
     Check("tables", limits.kernel_tables),
     Check("kernel-settings", kernel.kernel_settings),

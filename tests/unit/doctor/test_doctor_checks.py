@@ -10,6 +10,7 @@ from random import Random
 
 import pytest
 
+from overlay.addresses import OVERLAY_NETWORKS
 from overlay.config import (
     Configuration,
     IpsecSettings,
@@ -19,7 +20,7 @@ from overlay.config import (
     SelectionSettings,
 )
 from overlay.doctor import Outcome, Purpose, Setup, clock, files, kernel, limits, network, rights
-from overlay.doctor.exits import exit_role
+from overlay.doctor.exits import exit_role, relay_filters
 from overlay.errors import BackendError
 from overlay.identity import LocalIdentity
 from overlay.ipsec.suites import SUITES
@@ -27,6 +28,7 @@ from overlay.ipsec.xfrm.netlink import Refusal
 from overlay.keyfile import write_identity
 from overlay.system.devices import Device
 from overlay.system.exit_problems import ExitProblem, forwarding_problem
+from overlay.system.foreign_filters import ForeignChain
 from overlay.system.iptables import Iptables
 from overlay.system.kernel_clock import ClockState
 from overlay.system.nftables import Nftables
@@ -273,6 +275,23 @@ def test_a_filter_that_refuses_to_forward_lacks_with_the_command():
 
 def test_forwarding_is_tried_for_an_exit_alone():
     assert [each.outcome for each in exits(passed=(), exit=False)] == [WORKS] * 2
+
+
+def relays(backend, *found, relay=True):
+    asked = setup(roles=RoleSettings(relay=relay), ipsec=IpsecSettings(backend=backend))
+    return relay_filters(asked, lambda version: list(found) if version == 6 else [])
+
+
+def test_a_filter_that_drops_what_a_relay_of_the_kernel_forwards_is_named():
+    drops = ForeignChain("ip6tables", "filter", "FORWARD")
+    (told,) = relays("xfrm", drops)
+    assert (told.outcome, told.needed_for) == (UNKNOWN, (Purpose.KERNEL_RELAY,))
+    assert f"ip6tables -I FORWARD -s {OVERLAY_NETWORKS[0]} -j ACCEPT" in told.said
+    assert only(relays("auto", drops)).needed_for == (Purpose.ADVICE,)
+    assert only(relays("xfrm")).outcome is WORKS
+    asks = ForeignChain("ip6tables", "filter", "FORWARD", certain=False)
+    assert only(relays("xfrm", asks)).outcome is WORKS
+    assert relays("userspace", drops) == relays("xfrm", drops, relay=False) == []
 
 
 def test_what_cannot_be_tried_is_unknown():
