@@ -277,7 +277,8 @@ class DestinationGuard:
         lost: tuple[str, ...] = ()
         if not self._walls.enforced:  # an earlier process left it
             lost = self._walls.missing(self._wanted_routes())
-        if not self._is_current:  # or a change was refused
+        # Or a change was refused, or a default route came or went.
+        if not self._is_current or self._walls.ways_changed(self._wanted_routes()):
             self._enforce()
         if self._settings.differ():
             lost = (*lost, _SETTINGS)
@@ -338,6 +339,7 @@ class DestinationGuard:
             devices=tuple(self._devices),
             expected=(*self._expected, *self._walls.former),
             own_ports=self._own_ports,
+            without_default=self._walls.set_ways(dict.fromkeys(given)),
         )
         prefixes = dict.fromkeys(str(route.destination) for route in given)
         return replace(table, notes=(*self._settings.notes(), *prefixes))

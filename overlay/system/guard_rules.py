@@ -21,7 +21,7 @@ published port of a container would otherwise lead it past the filter.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -54,6 +54,7 @@ def guard_filter(
     devices: Sequence[str] = (),
     expected: Sequence[IpAddress] = (),
     own_ports: Sequence[int] = (),
+    without_default: Collection[int] = (),
 ) -> FilterTable:
     """Return the filter that holds packets to the routes' destinations to their devices.
 
@@ -67,6 +68,7 @@ def guard_filter(
         devices: further devices that circuits end in.
         expected: inner addresses that this host is about to hold.
         own_ports: UDP ports of the node itself.
+        without_default: IP versions for which this host has no default route.
     """
     guarded = _guarded(routes, expected)
     held = (each.device for each in guarded.carried.values() if each.device is not None)
@@ -103,6 +105,7 @@ def guard_filter(
         Rule(hook=Hook.POSTROUTING, verdict=Verdict.DROP, source=each) for each in guarded.inner
     ]
     leaving += _to_inner_addresses(guarded)
+    early += _unanswered(without_default)
     answers = _answers(guarded, early, arriving, own_ports)
     return FilterTable(name, mark, (*answers, *delivered, *leaving))
 
@@ -119,6 +122,7 @@ def ipsec_guard_filter(
     devices: Sequence[str] = (),  # noqa: ARG001 - the same signature; IPsec knows no devices
     expected: Sequence[IpAddress] = (),
     own_ports: Sequence[int] = (),
+    without_default: Collection[int] = (),
 ) -> FilterTable:
     """Return the filter for circuits that the kernel's IPsec carries; see :func:`guard_filter`.
 
@@ -165,6 +169,7 @@ def ipsec_guard_filter(
                 ipsec_out=True,
             ),
         ]
+    early += _unanswered(without_default)
     answers = _answers(guarded, early, arriving, own_ports)
     return FilterTable(name, mark, (*answers, *delivered, *leaving))
 
@@ -267,6 +272,13 @@ def _answers(
         for each in guarded.inner
     ]
     return rules
+
+
+def _unanswered(versions: Collection[int]) -> Iterator[Rule]:
+    """Drop what strangers send from a stand-in; the only route to it is for answers."""
+    for version in versions:
+        stand_in = ipaddress.ip_network(STAND_INS[version])
+        yield Rule(hook=Hook.EARLY, verdict=Verdict.DROP, source=stand_in)
 
 
 def _error_types(guarded: _Guarded, *, with_redirects: bool = False) -> Iterator[tuple[int, int]]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Final
 
-from overlay.addresses import IpAddress
+from overlay.addresses import IpAddress, IpNetwork
 from overlay.errors import BackendError
 from overlay.logs import EventLog, Word
 from overlay.system.egress_filter import MAX_PRIORITY, EgressFilter
@@ -23,6 +23,7 @@ from overlay.system.link_networks import LinkNetworks
 from overlay.system.marks import ANSWER_MARK, ANSWER_MASK, STAND_INS
 from overlay.system.packet_filter import FilterTable, PacketFilter
 from overlay.system.rtnetlink import MarkRule, Route, RouteKind, Rtnetlink, device_names
+from overlay.system.stand_in_ways import StandInWays
 
 __all__ = ["EGRESS", "FILTER", "ROUTES", "RULES", "GuardWalls"]
 
@@ -82,6 +83,7 @@ class GuardWalls:
         self._compiled: tuple[object, ProgramsOf] = (None, lambda _: ())
         self._netlink = Rtnetlink()
         self._on_link = LinkNetworks(self._netlink)
+        self._ways = StandInWays(self._netlink)
 
     @property
     def enforced(self) -> bool:
@@ -126,6 +128,18 @@ class GuardWalls:
             if self._netlink.has_rule(replace(self._rule, version=version)):
                 self._netlink.delete_rule(replace(self._rule, version=version))
                 self._netlink.delete_route(self._to_stand_in(version))
+            self._ways.remove(version)
+
+    def set_ways(self, routes: Routes) -> tuple[int, ...]:
+        """See :meth:`~overlay.system.stand_in_ways.StandInWays.set`."""
+        return self._ways.set(routes, self._neighbour_networks())
+
+    def ways_changed(self, routes: Routes) -> bool:
+        """See :meth:`~overlay.system.stand_in_ways.StandInWays.changed`."""
+        return self._ways.changed(routes, self._neighbour_networks())
+
+    def _neighbour_networks(self) -> frozenset[IpNetwork]:
+        return frozenset().union(*self._on_link.current().values())
 
     def enforce(self, routes: Routes, table: FilterTable, held: Iterable[IpAddress]) -> None:
         """Set both filters according to the routes, and hide the inner addresses ``held``.

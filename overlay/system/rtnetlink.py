@@ -199,6 +199,24 @@ class Rtnetlink:
             names = dict(socket.if_nameindex())
         return {names[i]: frozenset(each) for i, each in found.items() if i in names}, count
 
+    def way_to(self, address: IpAddress, mark: int) -> tuple[str, IpAddress] | None:
+        """Return device and source address of this host's packets to ``address``, if any.
+
+        Args:
+            address: the destination.
+            mark: firewall mark of the packets.
+        """
+        family = _family(address.version)
+        try:
+            answer = self._netlink.route("get", dst=str(address), family=family, mark=mark)
+            index = answer[0].get_attr("RTA_OIF")
+            source = answer[0].get_attr("RTA_PREFSRC")
+            if answer[0]["type"] != RouteKind.UNICAST.value or not source:
+                return None
+            return socket.if_indextoname(index), ipaddress.ip_address(source)
+        except (NetlinkError, OSError, IndexError, TypeError):
+            return None
+
     def add_rule(self, rule: MarkRule) -> None:
         """Install a rule.
 

@@ -190,3 +190,40 @@ def speaks(address, device):
         if device is not None:
             new.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device)
         new.sendto(b"own", (address, 5000))
+
+
+@pytest.mark.parametrize("filter_name", ["nftables Nftables", "iptables Iptables"])
+def test_a_host_without_a_default_route_answers_a_protected_neighbour(
+    namespace, outside, script, filter_name
+):
+    connect(namespace, outside)
+    namespace.configure([f"route delete default via {each}" for each in GATEWAYS])
+    assert script(namespace, SERVICES.format(ipv4=OWN[0], ipv6=OWN[1])).said == "ready"
+    for program in ("iptables-legacy", "ip6tables-legacy"):
+        namespace.run([program, "-A", "INPUT", "-m", "conntrack", "--ctstate", "NEW"])
+    module, name = filter_name.split()
+    prefixes = (f"{NEAR[0]}/32", f"{NEAR[1]}/128")
+    owner = script(namespace, OWNER.format(module=module, name=name, prefixes=prefixes))
+    sources = zip((NEAR, STAND_INS, OTHERS), (30_000, 31_000, 32_000), strict=True)
+    frames = framed(
+        [
+            packet
+            for source, port in sources
+            for index in (0, 1)
+            for packet in asked(source[index], OWN[index], port + 100 * index)
+        ]
+    )
+    with Stranger(outside) as stranger:
+        free = stranger.ask(frames)
+        assert any("7000" in each for each in free)
+        for state in ("protect", "carry"):
+            assert owner.tell(state) == "done"
+            found = stranger.ask(frames)
+            assert (state, free - found, found - free) == (state, Counter(), Counter())
+        # A default route that comes later replaces the one to the stand-in.
+        namespace.configure([f"route add default via {each}" for each in GATEWAYS])
+        assert owner.tell("carry") == "done"
+        for family in ("-4", "-6"):
+            shown = namespace.run(["ip", family, "route", "show", "table", "main"]).stdout
+            assert "192.0.0.8" not in shown
+            assert "100:0:0:1::8" not in shown

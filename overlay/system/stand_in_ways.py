@@ -1,0 +1,111 @@
+"""Routes to the stand-ins on hosts without a default route.
+
+A program's answer to a protected host is routed to the stand-in before it is translated. That takes
+the default route, which leads everywhere. On a host without one only neighbours ask, so the main
+table gets a route to the stand-in over the way to a protected neighbour. Then the address that a
+program answers from is the one that the neighbour asked.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Collection, Iterable, Iterator
+from typing import Final
+
+from overlay.addresses import IpAddress, IpNetwork
+from overlay.system.marks import ANSWER_MARK, STAND_INS
+from overlay.system.rtnetlink import MAIN_TABLE, Route, RouteKind, Rtnetlink
+
+__all__ = ["StandInWays"]
+
+_METRIC: Final = 0x7FFFFFFF
+
+_AFAR: Final[dict[int, IpAddress]] = {
+    4: ipaddress.ip_address("192.0.0.9"),
+    6: ipaddress.ip_address("100:0:0:1::9"),
+}
+"""Addresses that a default route leads to, and no other one; nothing is sent there."""
+
+_MOST_ASKED: Final = 64
+"""Neighbours for which the kernel is asked for a route; one question takes less than 1 ms."""
+
+
+class StandInWays:
+    """The routes of one guard; the kernel is asked anew each time."""
+
+    def __init__(self, netlink: Rtnetlink) -> None:
+        self._netlink = netlink
+        self._set: dict[int, Route] = {}
+
+    def set(self, routes: Iterable[Route], on_link: Collection[IpNetwork]) -> tuple[int, ...]:
+        """Set the routes that are necessary, and remove all others.
+
+        Args:
+            routes: those of the guard.
+            on_link: IPv4 networks of this host's links.
+
+        Returns:
+            the IP versions of protected hosts for which this host has no default route.
+
+        Raises:
+            BackendError: the kernel refused.
+        """
+        given = list(routes)
+        needed = self._needed(given, on_link)
+        for version in _versions(given):
+            way = needed.get(version)
+            if way is not None and way.device is not None:
+                self._netlink.put_route(way)
+            else:
+                self.remove(version)
+        self._set = needed
+        return tuple(sorted(needed))
+
+    def changed(self, routes: Iterable[Route], on_link: Collection[IpNetwork]) -> bool:
+        """Tell whether :meth:`set` would choose other routes than it did."""
+        return self._needed(list(routes), on_link) != self._set
+
+    def remove(self, version: int) -> None:
+        """Remove the route of an IP version; it need not exist."""
+        self._set.pop(version, None)
+        self._netlink.delete_route(_way(version))
+
+    def _needed(self, routes: list[Route], on_link: Collection[IpNetwork]) -> dict[int, Route]:
+        """Return a route for each IP version without a default route.
+
+        It has no device if no protected host is a neighbour.
+        """
+        needed = {}
+        carrying = {route.device for route in routes if route.device is not None}
+        for version in _versions(routes):
+            if self._netlink.way_to(_AFAR[version], ANSWER_MARK) is not None:
+                continue
+            needed[version] = _way(version)
+            for neighbour in _neighbours(routes, on_link, version):
+                way = self._netlink.way_to(neighbour, ANSWER_MARK)
+                if way is not None and way[0] not in carrying:
+                    needed[version] = _way(version, *way)
+                    break
+        return needed
+
+
+def _way(version: int, device: str | None = None, source: IpAddress | None = None) -> Route:
+    stand_in = ipaddress.ip_network(STAND_INS[version])
+    return Route(stand_in, RouteKind.UNICAST, MAIN_TABLE, _METRIC, device, source)
+
+
+def _versions(routes: Iterable[Route]) -> list[int]:
+    return sorted({route.destination.version for route in routes})
+
+
+def _neighbours(
+    routes: Iterable[Route], on_link: Collection[IpNetwork], version: int
+) -> Iterator[IpAddress]:
+    """Yield an address of each protected prefix, and of each network on a link inside of one."""
+    prefixes = dict.fromkeys(r.destination for r in routes if r.destination.version == version)
+    for prefix in list(prefixes)[:_MOST_ASKED]:
+        yield prefix[min(1, prefix.num_addresses - 1)]
+    same = sorted((each for each in on_link if each.version == version), key=str)
+    for network in same[:_MOST_ASKED]:
+        if any(network.overlaps(prefix) for prefix in prefixes):
+            yield network[min(1, network.num_addresses - 1)]
