@@ -11,7 +11,7 @@ from typing import Final
 from overlay.doctor.model import Finding, Outcome, Purpose, Setup, tried
 from overlay.system.egress_filter import try_egress
 from overlay.system.failures import privilege_remedy
-from overlay.system.filter_choice import find_packet_filter
+from overlay.system.filter_choice import ChosenFilter, find_packet_filter
 from overlay.system.privileges import CAP_NET_ADMIN, CAP_NET_RAW, effective_capabilities
 from overlay.system.programs import find_program
 from overlay.system.tun import MIN_MTU, TunDevice
@@ -78,11 +78,13 @@ def tun_device(
     return [tried("TUN device", (Purpose.EXIT, Purpose.KERNEL, Purpose.OWN_PATHS), attempt)]
 
 
-def packet_filter(_setup: Setup, find: Callable[[], object] = find_packet_filter) -> list[Finding]:
+def packet_filter(
+    _setup: Setup, find: Callable[[], ChosenFilter] = find_packet_filter
+) -> list[Finding]:
     """Find the packet filter that guards destinations, serves an exit and walls in the kernel."""
 
     def attempt() -> str:
-        return f"{type(find()).__name__.lower()} takes rules for IPv4 and IPv6"
+        return f"{type(find().chosen).__name__.lower()} takes rules for IPv4 and IPv6"
 
     return [tried("packet filter", (Purpose.EXIT, Purpose.KERNEL, Purpose.OWN_PATHS), attempt)]
 

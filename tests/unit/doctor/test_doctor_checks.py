@@ -28,6 +28,7 @@ from overlay.ipsec.xfrm.netlink import Refusal
 from overlay.keyfile import write_identity
 from overlay.system.devices import Device
 from overlay.system.exit_problems import ExitProblem, forwarding_problem
+from overlay.system.filter_choice import ChosenFilter
 from overlay.system.foreign_filters import ForeignChain
 from overlay.system.iptables import Iptables
 from overlay.system.kernel_clock import ClockState
@@ -365,6 +366,12 @@ def test_the_trial_device_is_closed():
 
     assert only(rights.tun_device(DEFAULTS, lambda name, mtu: Tun())).outcome is WORKS
     assert len(closed) == 1
+
+
+def test_the_packet_filter_is_named_by_its_program():
+    chosen = ChosenFilter(Iptables(), Nftables())
+    finding = only(rights.packet_filter(DEFAULTS, lambda: chosen))
+    assert finding.said == "iptables takes rules for IPv4 and IPv6"
 
 
 @pytest.mark.parametrize(("user", "remedy"), [(0, "CAP_SYS_ADMIN"), (1000, "sysctl -w")])
