@@ -10,6 +10,7 @@ import socket
 import sys
 import threading
 
+from marks import SERVER, marked_datagram, send_raw
 from streams import answer_reversed, ask_reversed, family
 
 from lab.nodes import NodeProcess, wait_until
@@ -189,6 +190,20 @@ class KernelOverlay:
             server.sendto(question[::-1], asker)
             assert client.recv(65_535) == payload[::-1]
         return asker[0]
+
+    def marked_both_ways(self, source, target, inner, marks):
+        """Send a marked datagram from ``inner`` to Bob, and a marked answer back."""
+        with (
+            self._listening(target, socket.SOCK_DGRAM) as server,
+            self._socket(source, target, socket.SOCK_DGRAM) as client,
+        ):
+            client.bind((inner, 0))
+            ends = [each.getsockname()[:2] for each in (client, server)]
+            send_raw(self.namespace(source), marked_datagram(marks, *ends, b"question"))
+            question, asker = server.recvfrom(100)
+            answer = marked_datagram(SERVER, ends[1], asker[:2], b"answer")
+            send_raw(self.bob.namespace, answer)
+            assert (question, client.recv(100)) == (b"question", b"answer")
 
     def udp_learning_the_mtu(self, source, target, payload):
         """The same, but Bob's first answer may only teach him how large a packet may be."""

@@ -93,7 +93,7 @@ def inner_address(path, version):
 
 
 def send_raw(namespace, packet):
-    """Send a whole IP packet as a program with a raw socket does."""
+    """Send a whole IP packet as a program with a raw socket does; a filter may refuse it."""
     six = packet[0] >> 4 == 6
     address = str(ipaddress.ip_address(packet[24:40] if six else packet[16:20]))
 
@@ -102,7 +102,8 @@ def send_raw(namespace, packet):
         with socket.socket(kind, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
             if six:
                 raw.setsockopt(socket.IPPROTO_IPV6, _IPV6_HDRINCL, 1)
-            raw.sendto(packet, (address, 0))
+            with contextlib.suppress(PermissionError):
+                raw.sendto(packet, (address, 0))
 
     namespace.call(send)
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import pytest
 import trio
-from kernel_overlay import ROUTES, KernelOverlay, client
-from marks import headers, inner_address, reset, send_raw
+from kernel_overlay import BUSY_S, ROUTES, KernelOverlay, client
+from marks import check_no_marks, headers, inner_address, reset, send_raw
 from questions import Asker, Wire
 
 from lab.nodes import wait_until
@@ -75,6 +75,15 @@ def test_what_betrays_a_program_is_normalised_at_the_source(overlay, version):
         assert traffic_class == 0
         assert limit == 64 - 1, "the exit sends as a host would; the underlay's router takes one"
         assert not overlay.timestamps_agreed("alicek", target)
+
+
+@pytest.mark.parametrize(
+    ("source", "hops"),
+    [("alicek", ["mixk", "mixu", "exitk"]), ("aliceu", ["mixk", "exitu"])],
+    ids=lambda value: "-".join(value) if isinstance(value, list) else value,
+)
+def test_no_header_shows_a_mark_of_a_server_a_program_or_a_router(overlay, tmp_path, source, hops):
+    check_no_marks(overlay, tmp_path, source, hops)
 
 
 def test_a_reset_that_no_connection_knows_stays_at_the_exit(overlay, tmp_path):
@@ -201,6 +210,35 @@ def carries(node):
 
 def spis(shown):
     return {line.split()[3] for line in shown.splitlines() if "proto esp spi" in line}
+
+
+DEVICES = {"alicek": ("anonsec0", "anonfrag0", "anonfrag1"), "mixk": ("anonsec0",)}
+LARGE_BYTES = 3000
+
+
+def test_a_path_carries_again_after_devices_were_deleted_and_after_a_restart(overlay, tmp_path):
+    target, alice = overlay.targets()[0], overlay.nodes["alicek"]
+    with client(alice) as asked:
+        asked.open_path(overlay.request(["mixk", "exitk"], target))
+    arrives = lambda: overlay.ping("alicek", target, check=False, size=LARGE_BYTES)  # noqa: E731
+    with alice.host.capture(tmp_path / "deleted.pcap") as capture:
+        for name, devices in DEVICES.items():
+            for device in devices:
+                overlay.namespace(name).run(["ip", "link", "delete", device])
+                wait_until(f"the return of {name}'s {device}", arrives, timeout_s=60)
+    assert str(target) not in {str(p.destination) for p in capture.packets()}
+    for name, devices in DEVICES.items():
+        status = overlay.status(name)
+        assert status.protection == ()
+        repaired = {n for n in status.counters if n.endswith("device") and "repaired" in n}
+        assert len(repaired) == len({d.rstrip("01") for d in devices}), repaired
+    alice.stop()
+    assert not overlay.ping("alicek", target, check=False)
+    alice.start()
+    wait_until("the path's return", lambda: alice.answers and carries(alice), timeout_s=BUSY_S)
+    overlay.tcp_both_ways("alicek", target)
+    with client(alice) as asked:
+        asked.close_path(None)
 
 
 INNER_SERVICE, REDIRECTED = 7777, 7778
