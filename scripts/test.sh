@@ -29,10 +29,11 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 trap 'exit 129' HUP
 
-scripts/lint.sh || failed+=(lint)
-scripts/types.sh || failed+=(types)
+# Those checks leave the kernel laboratory its processor, because it takes longest of all.
+nice -n 5 scripts/lint.sh || failed+=(lint)
+nice -n 5 scripts/types.sh || failed+=(types)
 [ "${#failed[@]}" = 0 ] || echo "test: failed so far: ${failed[*]}" >&2
-"${pytest[@]}" -q -n auto -m "not lab" || failed+=(pytest)
+nice -n 5 "${pytest[@]}" -q -n auto -m "not lab" || failed+=(pytest)
 (laboratory "lab and not kernel") || failed+=(laboratory)
 
 echo "test: waiting for the tests inside the kernel laboratory" >&2
