@@ -143,6 +143,8 @@ class Simulation:
             return should_stop is not None and should_stop()
 
         complete = heap.run(START + self.scenario.total_s, stop)
+        if complete:
+            self._churn.end()
         if complete and self._recovery is not None:
             self._recovery.end()
         return complete

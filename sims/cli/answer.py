@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from sims.results.drawing import Drawn
+from sims.results.report import state_sentence
 
 __all__ = ["HELD", "INTERRUPTED", "NOT_HELD", "answer"]
 
@@ -21,7 +22,7 @@ def answer(drawn: Drawn, *, as_json: bool) -> int:
         print(json.dumps({"directory": str(drawn.path), **drawn.plain()}))
     else:
         print("\n".join(_lines(drawn)))
-    return HELD if drawn.held else NOT_HELD
+    return NOT_HELD if drawn.held is False else HELD
 
 
 def _lines(drawn: Drawn) -> Iterator[str]:
@@ -37,8 +38,7 @@ def _lines(drawn: Drawn) -> Iterator[str]:
     yield from results.notes
     yield from drawn.remarks
     if not results.complete:
-        whole = sum(run.complete for run in results.runs)
-        yield f"Incomplete ({results.state}): {whole} of {results.study.runs} runs are whole."
+        yield f"Incomplete: {state_sentence(results)}"
     if not any(point.verdicts for point in drawn.points):
         yield "The scenario states no expectation; nothing was judged."
     yield f"Report: {drawn.path / 'report.html'}"

@@ -47,7 +47,8 @@ class SimCommand:
             if extra is None:
                 raise
             raise ConfigurationError(
-                f"this needs the package {error.name}; install anonymous-overlay[{extra}]."
+                f"this needs the package {error.name}; install it with "
+                f"\"pip install '.[{extra}]'\" in a clone."
             ) from error
 
 

@@ -69,6 +69,12 @@ class ChurnMeasure:
             self._joins = self._leaves = 0
             self._since = world.time_s
 
+    def end(self) -> None:
+        """Record how old the sessions are that go on at the end of the run."""
+        now = self._recorder.world.time_s
+        for began in self._began.values():
+            self._recorder.add("session_cut_s", now - began)
+
     def _record(self, metric: str, value: float) -> None:
         if not math.isnan(value):
             self._recorder.add(metric, value)

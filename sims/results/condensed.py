@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sims.results.model import Observations
+from sims.results.survival import survival_quantiles
 from sims.scenario.expectation import QUANTILES, Expectation
 from sims.scenario.model import Scenario
 
@@ -70,10 +71,26 @@ def bin_width_s(scenario: Scenario) -> float:
 
 def condense(observations: Observations, scenario: Scenario) -> Mapping[Key, Condensed]:
     """Reduce a run's observations, metric by metric."""
-    return {
+    found = {
         key: _condensed(times_s, values, scenario)
         for key, times_s, values in observations.columns()
     }
+    sessions = _sessions(observations)
+    return found if sessions is None else {**found, ("session_km_s", ""): sessions}
+
+
+def _sessions(observations: Observations) -> Condensed | None:
+    """Return the lengths of sessions, those that outlast the run included; None without these."""
+    columns = {key: (times, values) for key, times, values in observations.columns()}
+    if ("session_cut_s", "") not in columns:
+        return None
+    nothing = np.empty(0), np.empty(0)
+    ended = columns.get(("session_on_s", ""), nothing)[1]
+    cut = columns["session_cut_s", ""][1]
+    quantiles = survival_quantiles(ended, cut, QUANTILES)
+    unknown = (math.nan,) * BINS
+    count = len(ended) + len(cut)
+    return Condensed(count, math.nan, math.nan, math.nan, math.nan, quantiles, unknown)
 
 
 def _condensed(times_s: Floats, values: Floats, scenario: Scenario) -> Condensed:

@@ -14,7 +14,7 @@ from sims.results.statistics import t_quantile
 from sims.scenario.expectation import QUANTILES
 from sims.scenario.model import Scenario
 
-__all__ = ["Band", "over_time", "quantile_band"]
+__all__ = ["Band", "count_band", "over_time", "quantile_band"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -48,6 +48,23 @@ def quantile_band(runs: Sequence[RunRecord], key: Key) -> Band:
     """Return a metric's quantiles (x from 0 to 1), each with the interval over the seeds."""
     found = [run.values[key].quantiles for run in runs if key in run.values]
     return _band(np.asarray(QUANTILES), np.asarray(found))
+
+
+def count_band(runs: Sequence[RunRecord], key: Key) -> Band:
+    """Return, at every whole number, the share of values up to it, with the interval over seeds."""
+    found = [run.values[key].quantiles for run in runs if key in run.values]
+    rows = [np.asarray(each) for each in found if np.isfinite(each[-1])]
+    if not rows:
+        return _band(np.asarray([0.0]), np.asarray([]))
+    last = int(max(row[-1] for row in rows))
+    places = np.arange(max(0, int(min(row[0] for row in rows)) - 1), last + 1, dtype=np.float64)
+    shares = np.asarray(QUANTILES)
+    cumulative = [
+        # The largest kept quantile that does not exceed the number; none below the smallest value.
+        np.asarray([shares[row <= place].max(initial=0.0) for place in places])
+        for row in rows
+    ]
+    return _band(places, np.asarray(cumulative))
 
 
 def _band(x: Floats, rows: Floats) -> Band:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from overlay.errors import BackendError
 from sims.results.atomic import write_json, write_text
+from sims.results.comparison import differences
 from sims.results.directory import FORMAT, write_digests
 from sims.results.figures import draw_figures
 from sims.results.reading import Results
@@ -33,9 +34,15 @@ class Drawn:
     remarks: list[str]
 
     @property
-    def held(self) -> bool:
-        """Whether everything ran to its end and every expectation held."""
-        return self.results.complete and all(v.held for p in self.points for v in p.verdicts)
+    def held(self) -> bool | None:
+        """Whether everything ran to its end and every expectation held.
+
+        None if everything ran and there was no expectation, so that nothing was judged.
+        """
+        judged = [v.held for p in self.points for v in p.verdicts]
+        if not self.results.complete:
+            return False
+        return all(judged) if judged else None
 
     def plain(self) -> dict[str, object]:
         """Return the summary as JSON's own types."""
@@ -50,6 +57,7 @@ class Drawn:
             "failures": [failure.plain() for failure in results.failures],
             "notes": results.notes,
             "points": [point.plain() for point in self.points],
+            "differences": [each.plain() for each in differences(self.points)],
         }
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from sims.results.curves import Band, over_time, quantile_band
+from sims.results.curves import Band, count_band, over_time, quantile_band
 from sims.results.metrics import Metric, metric_of
 from sims.results.statistics import t_estimate
 from sims.results.summary import MetricSummary, PointSummary
@@ -95,8 +95,8 @@ def draw_figures(
         import matplotlib as mpl
     except ImportError:
         return [], [
-            "There are no figures, for matplotlib is missing; install anonymous-overlay[sims] "
-            'and redraw with "overlay sim plot".'
+            "There are no figures, because matplotlib is missing; install what draws them with "
+            '"pip install \'.[sims]\'" in a clone, and redraw with "overlay sim plot".'
         ]
     folder.mkdir(exist_ok=True)
     style: Any = {"backend": "agg", **_STYLE}  # its stubs list every key as a literal
@@ -111,8 +111,13 @@ def _point_figures(folder: Path, point: PointSummary) -> list[Figure]:
     for name in dict.fromkeys(summary.metric for summary in point.metrics):
         metric = metric_of(name)
         parts = [summary for summary in point.metrics if summary.metric == name]
-        canvas, axes = _canvas(2 if metric.kind == "distribution" else 1)
-        if len(parts) > _MOST_LINES:
+        if name in _NOT_DRAWN or _is_flat(parts, point):
+            continue
+        timed = any(_has_curve(part, point) for part in parts)
+        canvas, axes = _canvas(2 if metric.kind == "distribution" and timed else 1)
+        if not timed:
+            what = "Cumulative distribution"
+        elif len(parts) > _MOST_LINES:
             _bars(axes[0], metric, parts, point)
             what = "Mean of each part with its 95 % interval"
         else:
@@ -120,11 +125,37 @@ def _point_figures(folder: Path, point: PointSummary) -> list[Figure]:
             what = "Mean over simulated time (the warm-up is shaded) with its 95 % band"
         if metric.kind == "distribution":
             _distribution_panel(axes[0], metric, parts, point)
-            what = f"Left: cumulative distribution. Right: {what[0].lower()}{what[1:]}"
+            if timed:
+                what = f"Left: cumulative distribution. Right: {what[0].lower()}{what[1:]}"
         count = sum(part.observations for part in parts)
         caption = f"{metric.meaning or name} {what}; {_counted(len(point.runs), count)}."
         figures.append(_saved(folder, canvas, name, metric, caption))
     return figures
+
+
+_NOT_DRAWN: Final = ("session_on_s", "session_cut_s")
+"""What they tell is drawn as session_km_s, in which no session is cut off."""
+
+
+def _has_curve(part: MetricSummary, point: PointSummary) -> bool:
+    found = (run.values.get((part.metric, part.label)) for run in point.runs)
+    return any(np.isfinite(each.curve).any() for each in found if each is not None)
+
+
+def _is_flat(parts: Sequence[MetricSummary], point: PointSummary) -> bool:
+    """Tell whether every value of every part is the same: a number tells that, no figure."""
+    values = [
+        value
+        for part in parts
+        for run in point.runs
+        if (part.metric, part.label) in run.values
+        for value in (
+            run.values[part.metric, part.label].quantiles[0],
+            run.values[part.metric, part.label].quantiles[-1],
+        )
+        if np.isfinite(value)
+    ]
+    return not values or max(values) == min(values)
 
 
 def _counted(seeds: int, observations: int) -> str:
@@ -155,7 +186,7 @@ def _time_panel(
         axes.fill_between(x, *_within(metric, band), color=colour, alpha=0.18, linewidth=0)
     _mark_times(axes, scenario)
     axes.set_xlabel(f"simulated {_time_unit(scenario)[1]} after the warm-up")
-    axes.set_ylabel(_axis_label(metric))
+    axes.set_ylabel(metric.title)
     _share_limits(axes, metric)
     if len(parts) > 1:
         axes.legend()
@@ -208,14 +239,26 @@ def _distribution_panel(
     axes: Axes, metric: Metric, parts: Sequence[MetricSummary], point: PointSummary
 ) -> None:
     for number, part in enumerate(parts[:_MOST_LINES]):
-        band = quantile_band(point.runs, (part.metric, part.label))
         colour, line = _COLOURS[number], _LINES[number % len(_LINES)]
+        if metric.counts:
+            _steps(axes, part, point, colour, line)
+            continue
+        band = quantile_band(point.runs, (part.metric, part.label))
         axes.plot(band.mean, band.x, line, color=colour, label=_name_of(part))
         axes.fill_betweenx(band.x, *_within(metric, band), color=colour, alpha=0.18, linewidth=0)
         axes.plot(band.mean[[52, 97]], band.x[[52, 97]], "o", color=colour, markersize=3.5)
     axes.set_ylim(0, 1.01)
-    axes.set_xlabel(f"{_axis_label(metric)}; dots: median, 95th percentile")
+    dots = "" if metric.counts else "; dots: median, 95th percentile"
+    axes.set_xlabel(f"{metric.title}{dots}")
     axes.set_ylabel("share of values up to x")
+
+
+def _steps(axes: Axes, part: MetricSummary, point: PointSummary, colour: str, line: str) -> None:
+    """Draw the distribution of whole numbers: it rises at them and nowhere in between."""
+    band = count_band(point.runs, (part.metric, part.label))
+    axes.step(band.x, band.mean, line, where="post", color=colour, label=_name_of(part))
+    low, high = np.maximum(band.low, 0.0), np.minimum(band.high, 1.0)
+    axes.fill_between(band.x, low, high, step="post", color=colour, alpha=0.18, linewidth=0)
 
 
 def _bars(axes: Axes, metric: Metric, parts: Sequence[MetricSummary], point: PointSummary) -> None:
@@ -229,7 +272,7 @@ def _bars(axes: Axes, metric: Metric, parts: Sequence[MetricSummary], point: Poi
     axes.set_xticks(list(places), labels)
     common = parts[0].label.rpartition("-")[0]
     axes.set_xlabel(common or "part")
-    axes.set_ylabel(_axis_label(metric))
+    axes.set_ylabel(metric.title)
 
 
 def _sweep_figures(folder: Path, points: Sequence[PointSummary], study: Study) -> list[Figure]:
@@ -237,9 +280,14 @@ def _sweep_figures(folder: Path, points: Sequence[PointSummary], study: Study) -
     names = dict.fromkeys(s.metric for point in points for s in point.metrics if not s.label)
     for name in names:
         metric = metric_of(name)
+        parts = [s for p in points for s in p.metrics if s.metric == name and not s.label]
+        means = {part.mean.mean for part in parts if np.isfinite(part.mean.mean)}
+        flat = all(_is_flat([part], p) for part in parts[:1] for p in points)
+        if name in _NOT_DRAWN or not means or (flat and len(means) == 1):
+            continue
         canvas, axes = _canvas(1)
         _sweep_panel(axes[0], name, points, study)
-        axes[0].set_ylabel(_axis_label(metric))
+        axes[0].set_ylabel(metric.title)
         _share_limits(axes[0], metric)
         counts = sorted({len(point.runs) for point in points})
         seeds = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[0]}"
@@ -257,33 +305,35 @@ def _sweep_panel(axes: Axes, name: str, points: Sequence[PointSummary], study: S
     stride = len(points) // len(first.values)
     numeric = all(isinstance(v, int | float) and not isinstance(v, bool) for v in first.values)
     places = list(first.values) if numeric else list(range(len(first.values)))
+
+    def beside(number: int) -> float:
+        return 0.08 * (number - (stride - 1) / 2)
+
     for number in range(stride):
         rows = points[number::stride]
         found = [t_estimate([r.values[name, ""].mean for r in p.runs if (name, "") in r.values])
                  for p in rows]  # fmt: skip
         label = rows[0].point.name.partition(" ")[2]
         axes.errorbar(
-            [float(place) for place in places],
+            [float(place) + (0.0 if numeric else beside(number)) for place in places],
             [each.mean for each in found],
             [max(each.high - each.mean, 0.0) if each.n > 1 else 0.0 for each in found],
             color=_COLOURS[number % len(_COLOURS)],
-            linestyle=_LINES[number // len(_COLOURS) % len(_LINES)],
+            # Nothing lies between two categories, so no line joins them.
+            linestyle=_LINES[number // len(_COLOURS) % len(_LINES)] if numeric else "none",
             marker="o",
             markersize=3.5,
             capsize=3,
             label=label or name,
         )
     if not numeric:
+        axes.set_xlim(-0.5, len(places) - 0.5)
         axes.set_xticks(list(range(len(places))), [str(value) for value in first.values])
     elif all(float(p) > 0 for p in places) and float(max(places)) >= 10 * float(min(places)):
         axes.set_xscale("log")
     axes.set_xlabel(first.setting)
     if stride > 1:
         axes.legend()
-
-
-def _axis_label(metric: Metric) -> str:
-    return f"{metric.name} [{metric.unit}]" if metric.unit else metric.name
 
 
 def _saved(folder: Path, canvas: Canvas, name: str, metric: Metric, caption: str) -> Figure:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-__all__ = ["METRICS", "Metric", "metric_of"]
+__all__ = ["GROUPS", "METRICS", "Metric", "metric_of", "needs_adversary"]
 
 Kind = Literal["yes-no", "distribution", "series"]
 
@@ -30,6 +30,22 @@ class Metric:
     kind: Kind
     group: str
     meaning: str
+
+    @property
+    def counts(self) -> bool:
+        """Whether every value is a whole number, so that nothing lies between two of them."""
+        return self.name in ("lookup_hops", "lookup_queries")
+
+    @property
+    def title(self) -> str:
+        """The name as an axis or a heading says it, with the unit in brackets."""
+        words = self.name.removesuffix("_s") if self.unit else self.name
+        for short, long in (("_", " "), ("mtt ", "MTT "), (" per node", " per node")):
+            words = words.replace(short, long)
+        words = words.removesuffix(" km").removesuffix(" per hour")
+        unit = self.unit or ("share" if self.highest == 1 else "")
+        title = words[:1].upper() + words[1:]
+        return f"{title} ({unit})" if unit else title
 
     @property
     def highest(self) -> float:
@@ -118,6 +134,11 @@ _ALL: Final = (
     Metric("online_share", "", "series", _CHURN, "Share of all nodes that are on-line."),
     Metric("session_on_s", "s", "distribution", _CHURN,
            "On-time of a session that began and ended within the run."),
+    Metric("session_km_s", "s", "distribution", _CHURN,
+           "On-time of a session that began within the run, by Kaplan and Meier's estimate, which "
+           "counts sessions that outlast the run as well."),
+    Metric("session_cut_s", "s", "distribution", _CHURN,
+           "Age at the end of the run of a session that began within it and goes on."),
     Metric("session_off_s", "s", "distribution", _CHURN,
            "Off-time between two sessions within the run."),
     Metric("joins_per_hour", "1/h", "series", _CHURN, "Nodes that come on-line in an hour."),
@@ -126,7 +147,7 @@ _ALL: Final = (
            "Did a lookup accept a forged record?"),
     Metric("replayed_accepted", "", "yes-no", _ADVERSARY,
            "Did a lookup return an old record though a newer one was published?"),
-    Metric("eclipse_alarm", "", "yes-no", _ADVERSARY,
+    Metric("eclipse_alarm", "", "yes-no", _LOOKUPS,
            "Did the eclipse alarm of a lookup sound: of the eclipsed key (target), of keys so near "
            "to it that the crowd is among their nearest (beside), of all others?"),
     Metric("eclipse_success", "", "yes-no", _ADVERSARY,
@@ -136,6 +157,17 @@ _ALL: Final = (
     Metric("bucket_sybils_max", "", "series", _ADVERSARY,
            "The most contacts of the adversary's subnet in any bucket of an honest node."),
 )  # fmt: skip
+
+
+def needs_adversary(name: str) -> bool:
+    """Tell whether a metric means nothing where no node misbehaves."""
+    return METRICS[name].group == _ADVERSARY if name in METRICS else False
+
+
+GROUPS: Final = (
+    _PATHS, _LOOKUPS, _ADVERSARY, _COMING, _TOPOLOGY, _RECORDS, _TABLES, _TRAFFIC, _CHURN, "Other",
+)  # fmt: skip
+"""Chapters of a report, what users of paths ask for first."""
 
 METRICS: Final[Mapping[str, Metric]] = {metric.name: metric for metric in _ALL}
 """Every metric by its name, in the order of a report's chapters."""

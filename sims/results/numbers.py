@@ -20,6 +20,8 @@ def number(value: float) -> str:
         return f"{value:,.0f}"
     if size < 0.0005:
         return f"{value:.1e}"
+    if 0.9995 <= size < 1:
+        return f"{value:.6f}"  # three decimals would call it 1
     decimals = 3 if size < 10 else 2 if size < 100 else 1
     text = f"{value:.{decimals}f}"
     return text.rstrip("0").rstrip(".") if "." in text else text

@@ -8,14 +8,16 @@ from html import escape
 from typing import Final
 
 from sims.results import setup_tables
+from sims.results.comparison import differences, important_first
 from sims.results.figures import Figure
 from sims.results.metrics import metric_of
 from sims.results.numbers import duration, interval, number, with_unit
 from sims.results.page import cell, page, section, table
 from sims.results.reading import Results
+from sims.results.statistics import Estimate
 from sims.results.summary import MetricSummary, PointSummary
 
-__all__ = ["report_html"]
+__all__ = ["report_html", "state_sentence"]
 
 _HEADLINES: Final = (
     ("lookup_success", "mean", "of lookups found what was published"),
@@ -40,6 +42,7 @@ def report_html(
     base = results.study.base
     sections = [
         ("verdict", "What held and what not", _expectations(points)),
+        ("comparison", "Points compared, same seeds with same seeds", _comparison(points)),
         ("setup", "Set-up", setup_tables.setup(results.study)),
         ("missing", "What is missing", _missing(results, remarks)),
         ("measured", "What was measured", _chapters(points, figures)),
@@ -87,18 +90,20 @@ def _banner(results: Results, points: Sequence[PointSummary]) -> str:
         )
     if not results.complete:
         kind = "doubt" if kind == "good" else kind
-        said += f" <strong>Incomplete:</strong> {escape(_state_sentence(results))}"
+        said += f" <strong>Incomplete:</strong> {escape(state_sentence(results))}"
     return f'<p class="verdict {kind}" role="status">{said}</p>'
 
 
-def _state_sentence(results: Results) -> str:
+def state_sentence(results: Results) -> str:
+    """Say why some runs of a study are missing or ended early, and how many are whole."""
     whole = sum(run.complete for run in results.runs)
+    failed = len(results.failures)
     how = {
         "running": "the program was ended before it could finish, or still runs",
         "interrupted": "the study was interrupted",
         "failed": "the study failed",
-    }.get(results.state, "some runs are missing")
-    return f"{how}; {whole} of {results.study.runs} runs are whole."
+    }.get(results.state, f"{failed} {'run' if failed == 1 else 'runs'} failed")
+    return f"{how}; {whole} of {results.study.runs} runs went to their end."
 
 
 def _cards(points: Sequence[PointSummary]) -> str:
@@ -110,7 +115,8 @@ def _cards(points: Sequence[PointSummary]) -> str:
         summary = found.get(metric)
         if summary is not None and len(cards) < _MOST_HEADLINES:
             estimate = summary.mean if statistic == "mean" else summary.quantiles[statistic]
-            ends = f"95 % CI {interval(estimate)}" if estimate.n > 1 else "one seed"
+            ends = f"95 % CI {_headline_interval(estimate, metric)}"
+            ends = ends if estimate.n > 1 else "one seed"
             value = _headline(estimate.mean, metric)
             cards.append(f"<li><b>{value}</b><span>{words}</span><span>{ends}</span></li>")
     return f'<ul class="cards">{"".join(cards)}</ul>' if cards else ""
@@ -122,6 +128,14 @@ def _headline(value: float, metric: str) -> str:
         return escape(with_unit(value, described.unit).replace(" 1/", " / "))
     percent = 100 * value
     return f"{percent:.2f} %" if 99 < percent < 100 or 0 < percent < 1 else f"{percent:.1f} %"
+
+
+def _headline_interval(estimate: Estimate, metric: str) -> str:
+    """Return the interval in the unit of the headline: shares in percent."""
+    described = metric_of(metric)
+    if described.unit or not 0 <= estimate.mean <= 1 or not math.isfinite(estimate.low):
+        return interval(estimate)
+    return f"{100 * estimate.low:.2f} … {100 * estimate.high:.2f} %"
 
 
 def _expectations(points: Sequence[PointSummary]) -> str:
@@ -166,12 +180,13 @@ def _missing(results: Results, remarks: Sequence[str]) -> str:
         if not run.complete
     ]
     if not results.complete and not said:
-        said.append(_state_sentence(results))
+        said.append(state_sentence(results))
     return "<ul>" + "".join(f"<li>{escape(each)}</li>" for each in said) + "</ul>" if said else ""
 
 
 def _chapters(points: Sequence[PointSummary], figures: Sequence[Figure]) -> str:
-    groups = dict.fromkeys(metric_of(s.metric).group for p in points for s in p.metrics)
+    there = {metric_of(s.metric).group for p in points for s in p.metrics}
+    groups = [group for group in important_first(points) if group in there]
     parts = []
     for group in groups:
         parts.append(f"<h3>{escape(group)}</h3>")
@@ -182,6 +197,34 @@ def _chapters(points: Sequence[PointSummary], figures: Sequence[Figure]) -> str:
         ]
         parts.append(_metrics_table(points, group))
     return "\n".join(parts) if parts else "<p>Nothing was measured.</p>"
+
+
+def _comparison(points: Sequence[PointSummary]) -> str:
+    """Hold every point against the first, seed by seed; paths and what was expected go first."""
+    if len(points) < 2:
+        return ""
+    rows = [
+        [
+            cell(difference.point),
+            cell(difference.metric),
+            cell(number(difference.estimate.mean), "number"),
+            cell(interval(difference.estimate), "number"),
+            cell(str(difference.estimate.n), "number"),
+            cell(difference.words, "" if difference.shown else "doubt"),
+        ]
+        for group in important_first(points)
+        for difference in differences(points)
+        if metric_of(difference.metric).group == group
+    ]
+    if not rows:
+        return ""
+    head = ["point", "metric", "difference#", "95 % CI#", "seeds#", "what it shows"]
+    note = (
+        f'<p class="soft">Each row is the mean over the seeds of this point less '
+        f"{escape(points[0].point.name)}, both with the same seed. Of twenty rows without any "
+        "difference, one shows one by chance.</p>"
+    )
+    return table(f"Differences from {points[0].point.name}", head, rows) + note
 
 
 def _metrics_table(points: Sequence[PointSummary], group: str) -> str:
@@ -234,7 +277,8 @@ def _churn(points: Sequence[PointSummary]) -> str:
         return ""
     note = (
         '<p class="soft">Sessions that outlast the run are cut off, so the means of those '
-        "that begin and end within it lie below the nominal ones; joins, leaves and the share "
+        "that begin and end within it lie below the nominal ones. The median by Kaplan and Meier "
+        "(1958) counts the cut sessions as well; joins, leaves and the share "
         "on-line do not suffer from that. The nominal values speak of ordinary churn alone, "
         "without what happens to many nodes at once.</p>"
     )

@@ -13,9 +13,17 @@ from typing import Final
 
 import numpy as np
 
-__all__ = ["Estimate", "bootstrap_estimate", "t_estimate", "t_quantile"]
+__all__ = [
+    "Estimate",
+    "bootstrap_estimate",
+    "share_estimate",
+    "t_estimate",
+    "t_quantile",
+    "wilson_interval",
+]
 
 CONFIDENCE: Final = 0.95
+_NORMAL_QUANTILE: Final = 1.959964
 _RESAMPLES: Final = 2000
 _BOOTSTRAP_SEED: Final = 20_110_912  # any constant: the same numbers give the same interval
 
@@ -60,6 +68,37 @@ def t_estimate(values: Sequence[float]) -> Estimate:
     mean, sd, n = _moments(values)
     half = t_quantile(n - 1) * sd / math.sqrt(n) if n > 1 else math.nan
     return Estimate(mean, mean - half, mean + half, sd, n)
+
+
+def share_estimate(shares: Sequence[float], counts: Sequence[int]) -> Estimate:
+    """Return the mean of the seeds' shares of yes, with an interval that is never of width 0.
+
+    Student's interval over the seeds is joined with Wilson's (1927) over all events: where every
+    event of every seed was a yes, the seeds do not differ, but the share may still lie below 1.
+
+    Args:
+        shares: of each seed, 0 to 1.
+        counts: events of each seed.
+    """
+    found = t_estimate(shares)
+    known = [(p, n) for p, n in zip(shares, counts, strict=True) if math.isfinite(p) and n]
+    if found.n < 2 or not known:
+        return found
+    total = sum(n for _, n in known)
+    low, high = wilson_interval(math.fsum(p * n for p, n in known), total)
+    return replace(found, low=min(found.low, low), high=max(found.high, high))
+
+
+def wilson_interval(yes: float, events: int) -> tuple[float, float]:
+    """Return Wilson's 95 % score interval of a share, ``yes`` of ``events`` (at least 1)."""
+    share, z2 = yes / events, _NORMAL_QUANTILE**2
+    middle = (share + z2 / (2 * events)) / (1 + z2 / events)
+    half = (
+        _NORMAL_QUANTILE
+        * math.sqrt(max(share * (1 - share), 0.0) / events + z2 / (4 * events**2))
+        / (1 + z2 / events)
+    )
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def bootstrap_estimate(values: Sequence[float]) -> Estimate:

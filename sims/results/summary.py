@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from overlay.errors import ConfigurationError
+from sims.churn.lifetimes import Lifetimes
 from sims.results.condensed import Condensed, Key
-from sims.results.metrics import METRICS, metric_of
+from sims.results.metrics import METRICS, metric_of, needs_adversary
 from sims.results.record import RunRecord
-from sims.results.statistics import Estimate, bootstrap_estimate, t_estimate
+from sims.results.statistics import Estimate, bootstrap_estimate, share_estimate, t_estimate
 from sims.results.verdict import Verdict, verdicts
 from sims.scenario.model import Scenario
 from sims.scenario.study import Point
@@ -107,7 +108,9 @@ class PointSummary:
 def summarise(point: Point, runs: Sequence[RunRecord]) -> PointSummary:
     """Compute everything that is said about one point of a study."""
     ordered = tuple(sorted(runs, key=lambda run: run.seed))
-    metrics = tuple(_metric(key, ordered) for key in sorted(_keys(ordered), key=_place))
+    adversary = point.scenario.adversary.is_there
+    keys = {key for key in _keys(ordered) if adversary or not needs_adversary(key[0])}
+    metrics = tuple(_metric(key, ordered) for key in sorted(keys, key=_place))
     return PointSummary(
         point,
         ordered,
@@ -131,11 +134,16 @@ def _place(key: Key) -> tuple[int, str, int, str]:
 
 def _metric(key: Key, runs: Sequence[RunRecord]) -> MetricSummary:
     found = [run.values[key] for run in runs if key in run.values]
-    highest = metric_of(key[0]).highest
+    described = metric_of(key[0])
+    means = [each.mean for each in found]
+    if described.kind == "yes-no":
+        mean = share_estimate(means, [each.count for each in found])
+    else:
+        mean = t_estimate(means)
     return MetricSummary(
         *key,
         sum(each.count for each in found),
-        t_estimate([each.mean for each in found]).possible(highest),
+        mean.possible(described.highest),
         {
             name: bootstrap_estimate([each.quantile(share) for each in found])
             for name, share in _QUANTILES.items()
@@ -151,13 +159,20 @@ def _churn(scenario: Scenario, runs: Sequence[RunRecord]) -> list[tuple[str, str
         ("joins", "1/h", "joins_per_hour", lambda c: c.mean),
         ("leaves", "1/h", "leaves_per_hour", lambda c: c.mean),
         ("mean session (those within the run)", "s", "session_on_s", lambda c: c.mean),
+        ("median session (Kaplan-Meier)", "s", "session_km_s", lambda c: c.quantile(0.5)),
         ("mean absence (those within the run)", "s", "session_off_s", lambda c: c.mean),
     )
     return [
-        (quantity, unit, nominal.get(metric, math.nan), t_estimate(_each(runs, metric, of)))
+        (quantity, unit, nominal.get(metric, math.nan), _over_seeds(runs, metric, of))
         for quantity, unit, metric, of in rows
         if _each(runs, metric, of)
     ]
+
+
+def _over_seeds(
+    runs: Sequence[RunRecord], metric: str, of: Callable[[Condensed], float]
+) -> Estimate:
+    return t_estimate(_each(runs, metric, of)).possible(metric_of(metric).highest)
 
 
 def _each(runs: Sequence[RunRecord], metric: str, of: Callable[[Condensed], float]) -> list[float]:
@@ -180,5 +195,17 @@ def _nominal(scenario: Scenario) -> dict[str, float]:
         "joins_per_hour": per_hour,
         "leaves_per_hour": per_hour,
         "session_on_s": model.on.mean(),
+        "session_km_s": _median_s(model.on),
         **({"session_off_s": away_s} if model.off is not None else {}),
     }
+
+
+def _median_s(lengths: Lifetimes) -> float:
+    """Return the length that half of all new sessions exceed, by bisection."""
+    low, high = 0.0, max(lengths.mean(), 1.0)
+    while lengths.survival(high) > 0.5:
+        high *= 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if lengths.survival(middle) > 0.5 else (low, middle)
+    return high

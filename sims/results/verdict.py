@@ -9,7 +9,7 @@ from typing import Final
 
 from sims.results.metrics import metric_of
 from sims.results.record import RunRecord
-from sims.results.statistics import Estimate, bootstrap_estimate, t_estimate
+from sims.results.statistics import Estimate, bootstrap_estimate, share_estimate, t_estimate
 from sims.scenario.expectation import Expectation
 
 __all__ = ["Verdict", "verdicts"]
@@ -85,8 +85,12 @@ def _verdict(expected: Expectation, runs: Sequence[RunRecord]) -> Verdict:
     values = [run.values[key].statistic(expected) for run in runs if key in run.values]
     estimate = bootstrap_estimate if expected.quantile is not None else t_estimate
     got = estimate(values)
+    described = metric_of(expected.metric)
+    if described.kind == "yes-no" and expected.statistic == "mean":
+        counts = [run.values[key].count for run in runs if key in run.values]
+        got = share_estimate(values, counts)
     if expected.statistic not in _UNBOUNDED:
-        got = got.possible(metric_of(expected.metric).highest)
+        got = got.possible(described.highest)
     unrecovered = _unrecovered(expected, runs)
     held = expected.holds(got.mean) and not unrecovered
     ends = [end for end in (got.low, got.high) if math.isfinite(end)]

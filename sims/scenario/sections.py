@@ -218,6 +218,11 @@ class Adversary:
                 "write share = 0.2, or leave the behaviours out."
             )
 
+    @property
+    def is_there(self) -> bool:
+        """Whether anything misbehaves: bad nodes, or a crowd of identities beside them."""
+        return bool(self.share or self.behaviours)
+
 
 @dataclass(frozen=True, slots=True)
 class Circuits:

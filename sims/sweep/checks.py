@@ -15,7 +15,7 @@ from sims.results.metrics import METRICS
 from sims.scenario.model import Arrival, Scenario
 from sims.scenario.study import Study
 
-__all__ = ["check_study"]
+__all__ = ["check_study", "unmeasured"]
 
 _BYTES_A_NODE: Final = {"full": 60_000, "model": 1_000}
 """What a node takes at most, by fidelity; the simulator is built to stay below."""
@@ -64,6 +64,12 @@ def _check(scenario: Scenario) -> None:
         check_expressible(scenario)
     for expected in scenario.expectations:
         _check_metric(expected.metric)
+        lacking = unmeasured(expected.metric, scenario)
+        if lacking is not None:
+            raise ConfigurationError(
+                f'expectations has "{expected}", but this scenario does not measure '
+                f"{expected.metric}: {lacking}."
+            )
 
 
 def _check_arrival(scenario: Scenario) -> None:
@@ -88,6 +94,22 @@ def _check_metric(name: str) -> None:
         close = difflib.get_close_matches(name, METRICS, n=1)
         hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(METRICS)}."
         raise ConfigurationError(f"expectations: nothing measures {name}; {hint}")
+
+
+def unmeasured(metric: str, scenario: Scenario) -> str | None:
+    """Return what a scenario lacks to measure a metric, as a clause; None if it measures it."""
+    full = scenario.fidelity == "full"
+    paths = metric.startswith(("path_", "circuit_"))
+    if (paths or (full and metric.startswith("mtt_"))) and not scenario.circuits.clients:
+        return "no node keeps a path; write --clients 20, say"
+    if metric in ("recovery_s", "recovered") and scenario.arrival.kind == "equilibrium":
+        return "nothing disturbs the overlay; write --arrival mass-failure, say"
+    if metric.startswith("lookup_") and not scenario.lookups_per_hour:
+        return "there are no lookups; write a higher --lookups-per-hour"
+    crowd = metric in ("eclipse_success", "table_sybils_max", "bucket_sybils_max")
+    if (crowd or metric == "mtt_adversary_ratio") and not scenario.adversary.is_there:
+        return "there is no adversary; write --adversary-share 0.1, say"
+    return None
 
 
 def _check_memory(scenario: Scenario, at_a_time: int) -> None:

@@ -62,8 +62,8 @@ def _client(address: str) -> Client:
         from distributed import Client
     except ImportError as error:
         raise ConfigurationError(
-            "--dask needs the package distributed; install anonymous-overlay[dask], or leave "
-            "--dask out to use this machine's cores."
+            "--dask needs the package distributed; install it with \"pip install '.[dask]'\" in a "
+            "clone, or leave --dask out to use this machine's cores."
         ) from error
     try:
         return Client(address, timeout=_CONNECT_S, set_as_default=False)

@@ -94,6 +94,9 @@ def test_socket_that_is_none_is_told(said, tmp_path):
         assert "cannot be used" in said("--socket", tmp_path / "datagrams", "status")
 
 
+DRY_RUN = ["sim", "churn", "--nodes", "50", "--dry-run", "--expect"]
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
@@ -115,6 +118,10 @@ def test_socket_that_is_none_is_told(said, tmp_path):
         (["sim", "churn", "--nodes", "1e3"], "a whole number from 0 on, not '1e3'"),
         (["sim", "churn", "--loss", "half"], "a number such as 0.5, not 'half'"),
         (["sim", "churn", "--set", "dht.alhpa=3"], "did you mean alpha?"),
+        ([*DRY_RUN, "path_success mean >= 0.9"], "no node keeps a path; write --clients 20"),
+        ([*DRY_RUN, "recovery_s max <= 60"], "nothing disturbs the overlay"),
+        ([*DRY_RUN, "table_sybils_max max <= 3"], "there is no adversary"),
+        ([*DRY_RUN, "lookup_hops mean <= 3", "--lookups-per-hour", "0"], "there are no lookups"),
     ],
 )
 def test_wrong_word_is_told(said, words, sentence):

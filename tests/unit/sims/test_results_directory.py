@@ -8,6 +8,7 @@ import pytest
 from tiny_engine import tiny_run
 
 from overlay.errors import BackendError, ConfigurationError
+from sims.cli.answer import answer
 from sims.results import markdown
 from sims.results.directory import ResultsWriter, free_directory
 from sims.results.drawing import draw
@@ -250,15 +251,15 @@ def test_the_report_is_valid_complete_in_itself_and_says_what_it_must(tmp_path, 
     assert "url(http" not in text
     for words in ("Not held", "partition", "Limits", "overlay sim plot", "Is 1 &lt; 2 &amp;"):
         assert words in text
-    assert len(re.findall(r'<svg role="img" aria-label="[^"]{20,}', text)) >= 3
+    assert len(re.findall(r'<svg role="img" aria-label="[^"]{20,}', text)) >= 2
     assert list((tmp_path / "out" / "figures").glob("*.png"))
 
 
 def test_without_matplotlib_a_sentence_says_so(tmp_path):
     written(tmp_path / "out")
     drawn = draw(tmp_path / "out", read_results(tmp_path / "out"))
-    assert "install anonymous-overlay[sims]" in drawn.remarks[0]
-    assert "install anonymous-overlay[sims]" in (tmp_path / "out" / "report.html").read_text()
+    assert "pip install '.[sims]'" in drawn.remarks[0]
+    assert "pip install &#x27;.[sims]&#x27;" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_failures_and_early_ends_are_told(tmp_path):
@@ -291,3 +292,32 @@ def test_names_with_commas_and_quotes_come_back_from_the_table(tmp_path):
     assert results.complete
     assert {run.point for run in results.runs} == {0, 1}
     assert study.points[0].name == "churn.model=weibull(3h, 0.6)"
+
+
+def test_nothing_is_held_where_nothing_was_judged(tmp_path, capsys):
+    written(tmp_path / "out", study_of({**TABLES, "expectations": []}))
+    drawn = draw(tmp_path / "out", read_results(tmp_path / "out"))
+    assert drawn.held is None
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["held"] is None
+    assert answer(drawn, as_json=False) == 0
+    assert "nothing was judged" in capsys.readouterr().out
+
+
+def test_what_is_incomplete_says_how(tmp_path, capsys):
+    study = study_of({**TABLES, "seeds": 2})
+    writer = ResultsWriter(tmp_path / "out", study, {"started": "today", "versions": {}})
+    for seed in (1, 2):
+        writer.add_failure(RunFailure(0, seed, "it ran out of luck."))
+    writer.finish("complete")
+    drawn = draw(tmp_path / "out", read_results(tmp_path / "out"))
+    assert answer(drawn, as_json=False) == 1
+    out = capsys.readouterr().out
+    assert "Incomplete: 2 runs failed; 0 of 2 runs went to their end." in out
+
+
+def test_comparison_of_points_stands_in_summary_and_report(tmp_path):
+    written(tmp_path / "out", study_of(TABLES, [Axis("latency.loss", (0.0, 0.1))]))
+    draw(tmp_path / "out", read_results(tmp_path / "out"))
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert {each["point"] for each in summary["differences"]} == {"latency.loss=0.1"}
+    assert "no difference shown" in (tmp_path / "out" / "report.html").read_text()

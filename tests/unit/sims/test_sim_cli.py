@@ -191,7 +191,7 @@ def test_ctrl_c_on_a_terminal_stops_cleanly_and_keeps_what_was_measured(tmp_path
     os.killpg(process.pid, signal.SIGINT)  # as the terminal does: the workers get it as well
     out, _ = process.communicate(timeout=120)
     assert process.returncode == 130
-    assert "Incomplete (interrupted): 0 of 2 runs are whole." in out
+    assert "Incomplete: the study was interrupted; 0 of 2 runs went to their end." in out
     assert b"\r" in seen
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert (summary["state"], summary["runs"]) == ("interrupted", 1)
