@@ -27,7 +27,7 @@ from typing import Final
 
 from overlay.addresses import OVERLAY_NETWORKS, IpAddress, IpNetwork
 from overlay.system.fragmenting_device import REROUTE_MARK
-from overlay.system.marks import ANSWER_MARK, BRIDGED_MARK, LARGE_MARK, STAND_INS
+from overlay.system.marks import ANSWER_MARK, BRIDGED_MARK, FOREIGN_MARK, LARGE_MARK, STAND_INS
 from overlay.system.normalisation import normalising_rules
 from overlay.system.packet_filter import FilterTable, Hook, Rule, Verdict
 from overlay.system.rtnetlink import Route, RouteKind
@@ -41,6 +41,7 @@ _LAST_PORT: Final = 65_535
 
 _ERRORS: Final = {4: (3, 4, 5, 11, 12), 6: (1, 2, 3, 4)}
 """ICMP types that speak of another packet (RFC 792, RFC 4443)."""
+_UNREACHABLE: Final = {4: 3, 6: 1}
 _REDIRECT: Final = 137
 _NEIGHBOUR_TYPES: Final = (135, 136)
 """ICMPv6 types of solicitations and advertisements (RFC 4861); no router passes them on."""
@@ -235,6 +236,7 @@ def _answers(
             for hook in (Hook.EARLY, Hook.PREROUTING, Hook.POSTROUTING)
         ),
         *early,
+        *_sent_through(guarded),
         *(
             Rule(hook=Hook.EARLY, verdict=Verdict.ANSWER, source=each)
             for each in (*guarded.prefixes, *guarded.inner, *guarded.stand_ins)
@@ -272,6 +274,21 @@ def _answers(
         for each in guarded.inner
     ]
     return rules
+
+
+def _sent_through(guarded: _Guarded) -> Iterator[Rule]:
+    """Say nothing about packets of others to a protected host.
+
+    The guard's table calls the host unreachable while no circuit carries it. Linux tells that even
+    to neighbours on IPv6 that this host does not forward for.
+    """
+    for prefix in guarded.prefixes:
+        yield Rule(hook=Hook.EARLY, verdict=Verdict.FOREIGN, destination=prefix)
+    # A prefix may have addresses of this host.
+    yield Rule(hook=Hook.EARLY, verdict=Verdict.UNMARK, mark=FOREIGN_MARK, local=True)
+    for version in guarded.versions:
+        unreachable = _icmp(Hook.OUTPUT, Verdict.DROP, version, _UNREACHABLE[version])
+        yield replace(unreachable, mark=FOREIGN_MARK)
 
 
 def _unanswered(versions: Collection[int]) -> Iterator[Rule]:

@@ -18,7 +18,7 @@ from typing import Final
 from overlay.errors import BackendError
 from overlay.system.failures import refused
 from overlay.system.iptables_state import comments, find_chains, read_table
-from overlay.system.marks import ANSWER_MARK, BRIDGED_MARK, LARGE_MARK, STAND_INS
+from overlay.system.marks import ANSWER_MARK, BRIDGED_MARK, FOREIGN_MARK, LARGE_MARK, STAND_INS
 from overlay.system.packet_filter import (
     HOP_LIMIT,
     ConnectionLimit,
@@ -384,6 +384,8 @@ def _targets(verdict: Verdict, mark: int, version: int) -> tuple[str, ...]:
             return (f"MARK --set-mark {ANSWER_MARK:#x}",)
         case Verdict.BRIDGED:
             return (f"MARK --set-mark {BRIDGED_MARK:#x}",)
+        case Verdict.FOREIGN:
+            return (f"MARK --set-mark {FOREIGN_MARK:#x}",)
         case Verdict.UNMARK:
             return ("MARK --set-mark 0x0",)
         case Verdict.STAND_IN:

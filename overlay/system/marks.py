@@ -24,6 +24,7 @@ __all__ = [
     "ANSWER_MASK",
     "BRIDGED_MARK",
     "CLEAR_MASK",
+    "FOREIGN_MARK",
     "LARGE_MARK",
     "NODE_MARK",
     "STAND_INS",
@@ -40,6 +41,9 @@ ANSWER_MARK: Final = 0x20000 | NODE_MARK
 
 BRIDGED_MARK: Final = 0x40000 | NODE_MARK
 """Firewall mark of frames that a bridge of this host passes on between other hosts."""
+
+FOREIGN_MARK: Final = 0x80000
+"""Firewall mark of packets of others to a protected host, which this host does not pass on."""
 
 CLEAR_MASK: Final = 0xFFFF
 """Bits that all marks above share: ``mark & CLEAR_MASK == NODE_MARK`` may leave in the clear."""

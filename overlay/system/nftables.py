@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from overlay.system.failures import refused
-from overlay.system.marks import ANSWER_MARK, BRIDGED_MARK, LARGE_MARK, STAND_INS
+from overlay.system.marks import ANSWER_MARK, BRIDGED_MARK, FOREIGN_MARK, LARGE_MARK, STAND_INS
 from overlay.system.nftables_state import delete_table, table_fingerprint, table_notes
 from overlay.system.packet_filter import (
     HOP_LIMIT,
@@ -340,6 +340,8 @@ def _statement(rule: Rule, mark: int) -> str:
             return f"meta mark set {mark:#x}"
         case Verdict.ANSWER:
             return f"meta mark set {ANSWER_MARK:#x}"
+        case Verdict.FOREIGN:
+            return f"meta mark set {FOREIGN_MARK:#x}"
         case Verdict.UNMARK:
             return "meta mark set 0x0"
         case Verdict.STAND_IN:

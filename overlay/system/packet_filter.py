@@ -90,6 +90,8 @@ class Verdict(enum.Enum):
     """Set the mark of what a bridge passes on for other hosts to
     :data:`~overlay.system.marks.BRIDGED_MARK`; go on. The rule has the hook FORWARD and no
     condition. Nftables does it before the EARLY hook. iptables needs the match ``physdev``."""
+    FOREIGN = "foreign"
+    """Set the packet's mark to :data:`~overlay.system.marks.FOREIGN_MARK`; go on."""
     UNMARK = "unmark"
     """Set the packet's mark to 0; go on."""
     STAND_IN = "stand in"

@@ -51,6 +51,8 @@ def questions(*, forwards, marks_arp):
             packets += [p for p in asked(INNER[0], own, next(ports)) if p.payload.name != "UDP"]
         elif forwards:
             continue  # the kernel's own errors about a held IPv6 address come from that address
+        if not forwards:  # what is to a protected host, over this one
+            packets += asked(OTHERS[index], FAR[index], next(ports))
         for source, ttl in ((FAR, 1), (NEAR, 1), (OTHERS, 1), (GATEWAYS, 64), (STAND_INS, 64)):
             packets += asked(source[index], INNER[index], next(ports), ttl=ttl)
     senders = [GATEWAYS[0], NEAR[0], OTHERS[0], STAND_INS[0], "0.0.0.0"]
