@@ -23,7 +23,7 @@ from overlay.node.path_file import PathFile
 from overlay.node.protection import prefixes_of
 from overlay.node.requested_path import PathWish
 
-__all__ = ["Inherited", "guard_first", "inherited", "remembered"]
+__all__ = ["Inherited", "guard_first", "inherited", "permanent_wishes", "remembered"]
 
 _log = EventLog(__name__)
 
@@ -40,6 +40,9 @@ def remembered(file: PathFile, configuration: Configuration) -> list[PathWish]:
     """Return the paths that this node must restore: those of the file and the permanent ones.
 
     A stored entry that no path may have as its destination is left out, as damage is.
+
+    Raises:
+        BackendError: the file cannot be read.
     """
     pools = (configuration.exit.inner_ipv4, configuration.exit.inner_ipv6)
     found: dict[IpNetwork, PathWish] = {}
@@ -50,15 +53,20 @@ def remembered(file: PathFile, configuration: Configuration) -> list[PathWish]:
             file.damaged += 1
             continue
         found[wish.destination] = wish
+    for wish in permanent_wishes(configuration):
+        found.setdefault(wish.destination, wish)
+    if file.damaged:
+        _log.warning("paths.damaged_entries_set_aside", entries=file.damaged)
+    return list(found.values())
+
+
+def permanent_wishes(configuration: Configuration) -> list[PathWish]:
+    """Return the paths that the configuration lists."""
     permanent = configuration.paths.permanent
     # As in a request: a version of which a destination is named is not blocked as a whole.
     single = len({destination.version for destination in permanent}) == 1
     both = configuration.paths.both_families and single
-    for destination in permanent:
-        found.setdefault(destination, _default_wish(configuration, destination, both_families=both))
-    if file.damaged:
-        _log.warning("paths.damaged_entries_set_aside", entries=file.damaged)
-    return list(found.values())
+    return [_default_wish(configuration, each, both_families=both) for each in permanent]
 
 
 def guard_first(host: Host, wishes: Collection[PathWish]) -> bool:

@@ -12,6 +12,7 @@ cannot be used is left out. A damaged file is set aside under another name.
 from __future__ import annotations
 
 import contextlib
+import errno
 import ipaddress
 import json
 import os
@@ -37,6 +38,9 @@ _VERSION: Final = 1
 _FIELDS: Final = {"destination", "hops", "strategy", "via", "both_families"}
 _MAX_NAME_CHARACTERS: Final = 64
 _MAX_ASIDE: Final = 8
+
+_NO_FILE: Final = frozenset((errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.ENOTDIR))
+"""What opening gives if a directory, a symbolic link or a socket is in the file's place."""
 
 
 def encode_paths(wishes: Iterable[PathWish]) -> bytes:
@@ -128,12 +132,22 @@ class PathFile:
         return self._remembers and not self.damaged
 
     def load(self) -> list[PathWish]:
-        """Return the stored paths. What is damaged is counted and set aside, never raised."""
+        """Return the stored paths. What is damaged is counted and set aside, never raised.
+
+        Raises:
+            BackendError: the file is there and cannot be read now. It is left as it is, because
+                what it lists would be forgotten.
+        """
         try:
             data = self._read()
         except FileNotFoundError:
             return []
-        except OSError:  # a directory, a FIFO, a link or a broken disk in its place
+        except OSError as error:
+            if error.errno not in _NO_FILE:
+                raise BackendError(
+                    f"{self._path} cannot be read ({error.strerror}), so the destinations that it "
+                    "lists would not be blocked: let the node's user read it, or move it away."
+                ) from error
             self.damaged += 1
             self._set_aside()
             return []
@@ -167,7 +181,7 @@ class PathFile:
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
         with open(os.open(self._path, flags), "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise OSError("not a regular file")
+                raise OSError(errno.EISDIR, "not a regular file")
             return file.read(MAX_FILE_BYTES + 1)
 
     def _replace(self, data: bytes) -> None:

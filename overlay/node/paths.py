@@ -197,10 +197,10 @@ class Paths:
             How many destinations have no path, because there are more than ``MAX_PATHS``. They
             stay guarded.
         """
-        left_out = 0
+        left_out: list[PathWish] = []
         for wish in wishes:
             if len(self._paths) >= MAX_PATHS:
-                left_out += 1
+                left_out.append(wish)
                 continue
             path = self._add(wish, now)
             path.state, path.retry_at, path.held = PathState.REBUILDING, now, False
@@ -208,10 +208,10 @@ class Paths:
             path.settled.set()
         self._protection.keep_blocked(blocked)
         try:
-            self._protection.protect(self.wishes())
-        except BackendError:  # what was left guards it; :meth:`Guard.carry` tries again
+            self._protection.protect([*self.wishes(), *left_out])
+        except BackendError:  # the guard remembers them and tries again
             self.guard_refusals += 1
-        return left_out
+        return len(left_out)
 
     def disown(self, number: int) -> None:
         """Keep a path whose asker went away: only a user who closes it may end its guard."""

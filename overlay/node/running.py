@@ -45,7 +45,7 @@ from overlay.node.exit_role import families_of
 from overlay.node.exit_watch import ExitWatch
 from overlay.node.exposure import exposed_versions
 from overlay.node.host import Host
-from overlay.node.inherited import guard_first, inherited, remembered
+from overlay.node.inherited import guard_first, inherited, permanent_wishes, remembered
 from overlay.node.own_descriptor import RESIGN_INTERVAL_S, own_descriptor, roles_of
 from overlay.node.own_endpoints import OwnEndpoints
 from overlay.node.packet_path import Arrived
@@ -105,7 +105,11 @@ class RunningNode:
         self._hints: list[Contact] = []
         node = configuration.node
         self._path_file = PathFile(node.paths_file, remembers=configuration.paths.remember)
-        self._remembered = remembered(self._path_file, configuration)
+        try:
+            self._remembered = remembered(self._path_file, configuration)
+        except BackendError:
+            guard_first(host, permanent_wishes(configuration))
+            raise
         unchanged = not self._remembered and self._path_file.is_current
         self._saved_revision = 0 if unchanged else -1
         self._refused_revision = -1
@@ -317,6 +321,11 @@ class RunningNode:
         """Find what the kernel guards, once the guard can be had; at the start it may not."""
         if not self._leftovers_known and self.shell.guard.is_open and not self._stopping:
             self._adopt(self.plane.paths.wishes(), (), now)
+
+    @property
+    def damaged_entries(self) -> int:
+        """How many entries of the file of paths could not be used at the start."""
+        return self._path_file.damaged
 
     def _adopt(self, known: Sequence[PathWish], wanted: Sequence[PathWish], now: float) -> None:
         """Take over ``wanted`` paths, and what the kernel guards beside the ``known`` ones."""

@@ -293,6 +293,7 @@ class NodeService:
             "guard_changes_refused": plane.paths.guard_refusals,
             "links_refused": plane.neighbours.refused,
             "path_file_not_written": running.paths_not_remembered,
+            "path_file_entries_lost": running.damaged_entries,
             "inner_addresses_not_forgotten": running.shell.unforgotten,
             "repairs_refused": running.enforcement.refused,
         }

@@ -22,8 +22,8 @@ from overlay.system.rtnetlink import MAIN_TABLE, Rtnetlink
 
 __all__ = ["LinkNetworks"]
 
-_ROUTES_A_QUESTION: Final = 20_000
-"""A reading of so many routes (some 20 ms) is worth one question that is answered without one."""
+_ROUTES_A_QUESTION: Final = 5_000
+"""A reading of so many routes (5 to 20 ms) is worth one question that is answered without one."""
 
 
 class LinkNetworks:

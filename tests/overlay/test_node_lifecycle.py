@@ -3,9 +3,11 @@
 docs/decisions/0037.
 """
 
+import errno
 import ipaddress
 import json
 import logging
+import os
 import stat
 
 import pytest
@@ -315,11 +317,39 @@ def test_a_damaged_file_is_set_aside_and_the_kernel_still_tells(others, alice, c
         async with running(others), alice.node() as node:
             (report,) = await open_again(node)
             assert (report.destination, report.strategy) == (str(BOB), "uniform")
+            assert node.service.status().counters["path_file_entries_lost"] == 1
 
     run(program)
     assert [p.name for p in alice.directory.glob("paths.json.*")] == ["paths.json.damaged-1"]
     assert [p["destination"] for p in stored(alice)] == [str(BOB)]
     assert "paths.damaged_entries_set_aside entries=1" in caplog.messages
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.EMFILE])
+def test_a_file_that_cannot_be_read_now_is_no_damaged_one(alice, monkeypatch, number):
+    """Without it, its destinations would be forgotten and open; the user must be told."""
+    remember(alice, BOB)
+    with_settings(alice, f'[paths]\npermanent = ["{CAROL}"]\n')
+    really_open = os.open
+
+    def refuse(path, *arguments):
+        if path == file_of(alice):
+            raise OSError(number, os.strerror(number))
+        return really_open(path, *arguments)
+
+    monkeypatch.setattr(os, "open", refuse)
+
+    async def program():
+        async with alice.node():
+            pass
+
+    with pytest.raises(BackendError, match=r"paths.json cannot be read .* would not be blocked"):
+        run(program)
+    with pytest.raises(BackendError, match=r"paths.json cannot be read"):
+        free_blocked(alice.configuration, host=alice.host)
+    assert alice.host.guarded == {CAROL}, "what the configuration lists is blocked at least"
+    assert [each["destination"] for each in stored(alice)] == [str(BOB)]
+    assert not list(alice.directory.glob("paths.json.*"))
 
 
 def test_a_memory_that_is_switched_off_writes_nothing_and_removes_what_was_written(others, alice):

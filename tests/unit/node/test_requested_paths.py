@@ -594,6 +594,7 @@ def test_more_left_destinations_than_paths_stay_guarded_and_are_counted(world):
     left = [wish(ip_network(f"203.0.{n}.1/32")) for n in range(MAX_PATHS)]
     assert world.paths.adopt_all([*left, wish(BOB)], NOW) == 1
     assert len(world.paths.all()) == MAX_PATHS
+    assert BOB in world.guard.protected
 
 
 def test_the_revision_tells_of_every_change_of_what_is_wished(world):
