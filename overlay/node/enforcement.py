@@ -43,7 +43,7 @@ _SHARE: Final = 9
 """Pause so many times as long as the check took."""
 
 _FIRST_RETRY_S: Final = 0.5
-_MOST_RETRY_S: Final = 8.0
+_MOST_RETRY_S: Final = 5.0
 """Bounds of the wait after a refused repair, which doubles; also of the pause then, because a check
 that waits for the lock of another program stops the node for as long."""
 
@@ -88,6 +88,7 @@ class Enforcement:
         self.repaired: Counter[str] = Counter()
         self.refused = 0
         self._failures = 0
+        self._is_deaf = False
 
     def missing(self) -> tuple[str, ...]:
         """Return what is not in force at this moment, as the kernel tells.
@@ -117,21 +118,36 @@ class Enforcement:
         last = trio.current_time()
         while True:
             with ExitStack() as opened:
-                notices = _opened_notices(opened)
+                notices = self._opened_notices(opened)
+                events: Collection[HostEvent] | None = (Overrun(),)  # what was before is unheard
                 while True:
-                    try:
-                        events = await self._reason(notices, last)
-                    except BackendError as error:  # a socket failed: open new ones
-                        _log.warning("guard.no_notifications", reason=Word(error))
-                        await trio.sleep(_LOOK_S)
-                        break
                     began = trio.current_time()
                     if events is not None:
                         self.check(events)
                         last = began
                     await trio.sleep(self._pause(trio.current_time() - began))
+                    try:
+                        events = await self._reason(notices, last)
+                    except BackendError as error:  # a socket failed: open new ones
+                        self._note_deaf(error)
+                        await trio.sleep(_LOOK_S)
+                        break
                     if notices is None:
                         break
+
+    def _opened_notices(self, opened: ExitStack) -> HostNotices | None:
+        """Return the kernel's notifications, or None if it gives none now: then all is read."""
+        try:
+            notices = opened.enter_context(HostNotices())
+        except BackendError as error:
+            self._note_deaf(error)
+            return None
+        return notices
+
+    def _note_deaf(self, error: BackendError) -> None:
+        if not self._is_deaf:
+            _log.warning("guard.no_notifications", reason=Word(error))
+        self._is_deaf = True
 
     def _pause(self, cost: float) -> float:
         most = _MOST_RETRY_S if self._failures else _MOST_PAUSE_S
@@ -147,6 +163,7 @@ class Enforcement:
         events: list[HostEvent] = []
         with trio.move_on_after(_LOOK_S):
             events = await notices.receive()
+        self._is_deaf = False
         if events:
             await trio.sleep(_LEAST_PAUSE_S)
             return [*events, *notices.drain()]
@@ -169,12 +186,3 @@ class Enforcement:
             count = self.repaired[name]
             if count <= _LINES_LOGGED or count % 100 == 0:
                 _log.warning("guard.repaired", what=Word(name), times=count)
-
-
-def _opened_notices(opened: ExitStack) -> HostNotices | None:
-    """Return the kernel's notifications, or None where it gives none: then all is read at times."""
-    try:
-        return opened.enter_context(HostNotices())
-    except BackendError as error:
-        _log.warning("guard.no_notifications", reason=Word(error))
-        return None

@@ -102,9 +102,9 @@ def free_blocked(
     freed = tuple(destination for destination in known if destination not in needed)
     unblocked = tuple(sorted(v for v in versions if BLOCKED_FAMILY[v][0] not in needed))
     if freed:
-        _log.warning("guard.freed", destinations=len(freed))
+        _log.info("guard.freed", destinations=len(freed))
     for version in unblocked:
-        _log.warning("guard.version_unblocked", ip_version=version)
+        _log.info("guard.version_unblocked", ip_version=version)
     return Freed(freed, sum(each in configuration.paths.permanent for each in freed), unblocked)
 
 

@@ -61,7 +61,7 @@ from typing import Final, Self
 from overlay.addresses import InnerAddress, IpAddress, IpNetwork
 from overlay.system.answer_settings import AnswerSettings
 from overlay.system.conntrack import forget_datagrams_with
-from overlay.system.filter_choice import chosen_filter
+from overlay.system.filter_choice import LaterFilter, chosen_filter
 from overlay.system.guard_rules import guard_filter, ipsec_guard_filter
 from overlay.system.guard_walls import GuardWalls
 from overlay.system.host_events import HostEvent
@@ -114,7 +114,7 @@ class DestinationGuard:
             own_ports: UDP ports of the node, where a protected host may also be a peer.
 
         Raises:
-            BackendError: another node has it, there is no permission, or no packet filter.
+            BackendError: another node has it, or there is no permission.
         """
         self._table = table
         self._by_ipsec = by_ipsec
@@ -124,7 +124,7 @@ class DestinationGuard:
         self._expected: dict[IpAddress, None] = {}
         self._wanted: dict[IpNetwork, tuple[Route, int | None] | None] = {}
         self._is_current = False
-        found = chosen_filter(packet_filter)
+        found = chosen_filter(packet_filter) if packet_filter is not None else LaterFilter()
         self._settings = AnswerSettings(found, name)
         self._ownership = Ownership(
             name,

@@ -19,7 +19,7 @@ from overlay.system.nftables import Nftables
 from overlay.system.packet_filter import FilterTable, PacketFilter
 from overlay.system.programs import find_program
 
-__all__ = ["ChosenFilter", "chosen_filter", "find_packet_filter"]
+__all__ = ["ChosenFilter", "LaterFilter", "chosen_filter", "find_packet_filter"]
 
 
 class ChosenFilter:
@@ -62,6 +62,43 @@ class ChosenFilter:
 
     def _both(self) -> tuple[PacketFilter, PacketFilter]:
         return self.chosen, self._other
+
+
+class LaterFilter:
+    """Implements ``PacketFilter`` with the host's, which is sought until it is found.
+
+    The programs of the packet filter may be missing for a moment, as during an upgrade. Other
+    walls of a guard stand meanwhile, and what an earlier process left is read without programs.
+    """
+
+    clears_flow_labels = False
+
+    def __init__(self) -> None:
+        """Prepare; nothing is sought yet."""
+        self._found: PacketFilter | None = None
+
+    def replace(self, table: FilterTable) -> None:
+        """See :class:`~overlay.system.packet_filter.PacketFilter`."""
+        if self._found is None:
+            self._found = find_packet_filter()
+        self._found.replace(table)
+
+    def remove(self, name: str) -> None:
+        """See :class:`~overlay.system.packet_filter.PacketFilter`."""
+        left = ChosenFilter(Nftables(), Iptables())  # neither removes what is not there
+        (self._found or left).remove(name)
+
+    def notes(self, name: str) -> tuple[str, ...] | None:
+        """See :class:`~overlay.system.packet_filter.PacketFilter`."""
+        return (self._found or ChosenFilter(Nftables(), Iptables())).notes(name)
+
+    def fingerprint(self, name: str) -> bytes | None:
+        """See :class:`~overlay.system.packet_filter.PacketFilter`."""
+        return self._found.fingerprint(name) if self._found is not None else None
+
+    def counted(self, name: str) -> dict[int, int] | None:
+        """See :class:`~overlay.system.packet_filter.PacketFilter`."""
+        return self._found.counted(name) if self._found is not None else None
 
 
 def find_packet_filter() -> ChosenFilter:

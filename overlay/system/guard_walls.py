@@ -145,12 +145,15 @@ class GuardWalls:
         """Set both filters according to the routes, and hide the inner addresses ``held``.
 
         Raises:
-            BackendError: the packet filter or a rule was refused.
+            BackendError: the packet filter or a rule was refused; traffic control was set all
+                the same.
         """
-        self._kept.install(table)
         self._held = tuple(held)
-        self._hidden.hide(self._held)
-        self._enforce_egress(routes)
+        try:
+            self._kept.install(table)
+            self._hidden.hide(self._held)
+        finally:
+            self._enforce_egress(routes)
 
     def forget_filter(self) -> None:
         """Let the packet filter go, which its owner removes."""

@@ -231,6 +231,39 @@ def test_a_device_that_refuses_its_program_keeps_no_other_from_its_own(hosts, ca
     ]
 
 
+WITHOUT_PROGRAMS = """
+import ipaddress, os
+from overlay.errors import BackendError
+from overlay.system.destination_guard import DestinationGuard
+prefix, path = ipaddress.ip_network("203.0.113.10/32"), os.environ["PATH"]
+with DestinationGuard() as guard:
+    os.environ["PATH"] = "/nowhere"
+    try:
+        guard.protect(prefix)
+    except BackendError as error:
+        print(error, guard.missing(), flush=True)
+    input()
+    os.environ["PATH"] = path
+    guard.repair()
+    print(guard.missing(), flush=True)
+    input()
+"""
+
+
+def test_without_programs_of_the_packet_filter_the_other_walls_stand(
+    hosts, exchange, tmp_path, script
+):
+    alice, other, _ = hosts
+    guarding_alone = script(alice.namespace, WITHOUT_PROGRAMS)
+    assert guarding_alone.said.startswith("no packet filter works here")
+    assert guarding_alone.said.endswith(f"('{FILTER}', 'kernel settings')")
+    with alice.capture(tmp_path / "alice.pcap") as capture:
+        send_every_way(alice, DESTINATIONS[:1])
+        exchange(alice, other)
+    assert shown(capture) == []
+    assert guarding_alone.tell("go on") == "()"
+
+
 WITHOUT_DESCRIPTORS = """
 import ipaddress, os, resource
 from overlay.errors import BackendError

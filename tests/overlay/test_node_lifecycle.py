@@ -520,7 +520,8 @@ def test_freeing_one_of_unknown_destinations_keeps_a_blocked_version(alice):
 
 def test_freeing_an_ip_version_that_is_blocked_alone_is_told_of(alice, caplog):
     alice.host.guarded = set(BLOCKED_FAMILY[6])
-    freed = free_blocked(alice.configuration, host=alice.host)
+    with caplog.at_level(logging.INFO):
+        freed = free_blocked(alice.configuration, host=alice.host)
     assert (freed.destinations, freed.versions) == ((), (6,))
     assert alice.host.guarded == set()
     assert freed_text(0, ["IPv6"]) == "No node runs. IPv6 is not blocked as a whole any more."

@@ -120,11 +120,22 @@ def test_a_refused_repair_is_tried_again_after_waits_that_double(monkeypatch):
     refusing = Part("routes", refuses=True)
     enforcement = Enforcement([refusing])
     run_for(60, enforcement)
-    assert 8 <= enforcement.refused <= 14
+    assert 8 <= enforcement.refused <= 18
 
 
-def test_notifications_that_fail_are_asked_for_anew(monkeypatch):
+def test_notifications_that_fail_are_asked_for_anew(monkeypatch, caplog):
     monkeypatch.setattr(module, "HostNotices", lambda: Notices(fails=True))
     monkeypatch.setattr(Notices, "opened", 0)
     run_for(10, Enforcement([Part()]))
     assert Notices.opened > 5
+    assert len(caplog.records) == 1, "logged when it begins"
+
+
+def test_what_changed_before_the_first_notification_is_put_back_at_once(monkeypatch):
+    monkeypatch.setattr(module, "HostNotices", Notices)
+    part = Part()
+    enforcement = Enforcement([part])
+    part.disturbed = lambda: False
+    part.lost = ["traffic control"]
+    run_for(0.1, enforcement)
+    assert (part.lost, part.heard) == ([], [Overrun()])

@@ -151,6 +151,23 @@ def test_iptables_waits_for_the_lock_of_others_only_for_a_time(no_programs):
     assert all(line.startswith("-w 2 ") for line in asked)
 
 
+def test_a_filter_whose_programs_are_missing_for_a_moment_is_found_later(no_programs, monkeypatch):
+    given = []
+
+    class Found:
+        def replace(self, table):
+            given.append(table.name)
+
+    later = filter_choice.LaterFilter()
+    table = FilterTable("guard-1", 7, ())
+    with pytest.raises(BackendError, match="no packet filter works here"):
+        later.replace(table)
+    assert later.fingerprint("guard-1") is None
+    monkeypatch.setattr(filter_choice, "find_packet_filter", Found)
+    later.replace(table)
+    assert given == ["guard-1"]
+
+
 def test_a_table_that_the_other_filter_holds_goes_last_and_its_notes_count():
     events = []
 
