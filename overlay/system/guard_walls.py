@@ -255,22 +255,18 @@ class GuardWalls:
     def _enforce_egress(self, routes: Routes) -> bool:
         """Set the programs, and return whether a device had lost its own.
 
-        What refuses them, a device or a kernel without traffic control, leaves the other walls.
+        A device that refuses them, as all do in a kernel without traffic control, has the other walls.
+
+        Raises:
+            BackendError: the kernel was not asked, as without file descriptors.
         """
-        refused: dict[str, str] = {}
-        lost = 0
-        try:
-            outcome = self._egress.enforce(self._programs(routes))
-        except BackendError as error:
-            refused[""] = str(error)
-        else:
-            lost = outcome.lost
-            refused = {name: str(each) for name, each in outcome.refused.items()}
+        outcome = self._egress.enforce(self._programs(routes))
+        refused = {name: str(each) for name, each in outcome.refused.items()}
         if refused.keys() - self._egress_refused.keys():
             reason = next(iter(refused.values()))
             _log.warning("guard.no_traffic_control", devices=len(refused), reason=Word(reason))
         self._egress_refused = refused
-        return lost > 0
+        return outcome.lost > 0
 
     def _repair_egress(self, routes: Routes) -> bool:
         """Return whether a device had lost its programs; new ones get theirs without a word."""
