@@ -255,7 +255,7 @@ class GuardWalls:
     def _enforce_egress(self, routes: Routes) -> bool:
         """Set the programs, and return whether a device had lost its own.
 
-        A device that refuses them, as all do in a kernel without traffic control, has the other walls.
+        A device that refuses them has the other walls. In a kernel without traffic control, all do.
 
         Raises:
             BackendError: the kernel was not asked, as without file descriptors.

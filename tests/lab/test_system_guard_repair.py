@@ -232,18 +232,23 @@ def test_a_device_that_refuses_its_program_keeps_no_other_from_its_own(hosts, ca
 
 
 WITHOUT_PROGRAMS = """
-import ipaddress, os
+import ipaddress
 from overlay.errors import BackendError
+from overlay.system import filter_choice
 from overlay.system.destination_guard import DestinationGuard
-prefix, path = ipaddress.ip_network("203.0.113.10/32"), os.environ["PATH"]
+prefix, found = ipaddress.ip_network("203.0.113.10/32"), filter_choice.find_packet_filter
+
+def missing():
+    raise BackendError("no packet filter works here.")
+
 with DestinationGuard() as guard:
-    os.environ["PATH"] = "/nowhere"
+    filter_choice.find_packet_filter = missing
     try:
         guard.protect(prefix)
     except BackendError as error:
         print(error, guard.missing(), flush=True)
     input()
-    os.environ["PATH"] = path
+    filter_choice.find_packet_filter = found
     guard.repair()
     print(guard.missing(), flush=True)
     input()

@@ -160,7 +160,7 @@ def test_a_filter_whose_programs_are_missing_for_a_moment_is_found_later(no_prog
 
     later = filter_choice.LaterFilter()
     table = FilterTable("guard-1", 7, ())
-    with pytest.raises(BackendError, match="no packet filter works here"):
+    with pytest.raises(BackendError, match="install the package nftables"):
         later.replace(table)
     assert later.fingerprint("guard-1") is None
     monkeypatch.setattr(filter_choice, "find_packet_filter", Found)
