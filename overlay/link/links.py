@@ -25,7 +25,6 @@ from overlay.ipsec.model import Batch, Spi
 from overlay.link.bounds import AcceptedTable, HalfOpenTable, LinkPlaces, is_allowed_endpoint
 from overlay.link.cookie import ReceiverKeys
 from overlay.link.drops import LinkDrop, drop_of
-from overlay.link.endpoint_proof import EndpointProof
 from overlay.link.exchange import Agreement, Credentials, WrongIdentity
 from overlay.link.handshake import (
     CookieReply,
@@ -80,6 +79,7 @@ class Links:
         budget: WorkBudget | None = None,
         local_endpoint: Callable[[Endpoint], Endpoint | None] = lambda _: None,
         draw_index: Callable[[], int] | None = None,
+        moves_end_links: bool = False,
     ) -> None:
         """Prepare a node without links.
 
@@ -95,6 +95,8 @@ class Links:
             local_endpoint: returns from which endpoint this host sends to a peer's, None if that
                 is not known.
             draw_index: draws the index of a handshake, 32 random bits by default.
+            moves_end_links: the backend cannot let a link go on at another endpoint, so that more
+                is asked before one moves.
 
         Raises:
             ValueError: ``suites`` is empty or names another suite.
@@ -108,6 +110,7 @@ class Links:
             outbox=Outbox(),
             clock=InitiationClock(),
             local_endpoint=local_endpoint,
+            moves_end_links=moves_end_links,
         )
         credentials = self._services.credentials
         keys = ReceiverKeys.of(credentials.link_key, credentials.network_hash)
@@ -327,7 +330,7 @@ class Links:
             link = Link(self._services, overlay_address)
             self._accepted.add(overlay_address, source, proved=proved)
         pair = self._new_pair(agreement, endpoint, now, ours=False)
-        pair.proof = EndpointProof(self._settings, self._services.rng, in_use, source)
+        pair.proof = self._services.new_proof(in_use, source)
         # The first copy may not be the peer's own, so the endpoint in use is answered as well.
         sources = [source] if endpoint == source else [source, endpoint]
         pair.offer = Offer(message.mac1, response.encode(), sources, proved)

@@ -183,7 +183,7 @@ class Link:
         return True
 
     def _new_proof(self, endpoint: Endpoint) -> EndpointProof:
-        return EndpointProof(self._services.settings, self._services.rng, endpoint, endpoint)
+        return self._services.new_proof(endpoint, endpoint)
 
     def peer_closed(self, pair: SaPair, now: float) -> None:
         """The peer has dropped ``pair``."""

@@ -9,6 +9,7 @@ from random import Random
 from overlay.addresses import Endpoint, OverlayAddress
 from overlay.errors import Refused
 from overlay.ipsec.model import Spi
+from overlay.link.endpoint_proof import EndpointProof
 from overlay.link.exchange import Credentials
 from overlay.link.model import LinkEvent
 from overlay.link.replay import InitiationClock
@@ -133,3 +134,8 @@ class LinkServices:
     outbox: Outbox
     clock: InitiationClock
     local_endpoint: Callable[[Endpoint], Endpoint | None]
+    moves_end_links: bool = False
+
+    def new_proof(self, in_use: Endpoint | None, source: Endpoint) -> EndpointProof:
+        """Return the proof of where the peer of a new pair is."""
+        return EndpointProof(self.settings, self.rng, in_use, source, patient=self.moves_end_links)

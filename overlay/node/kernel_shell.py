@@ -30,6 +30,7 @@ from overlay.node.exit_destinations import exit_limits, opened_links
 from overlay.node.exit_role import ExitRole
 from overlay.node.kernel_path import CONTROL_PORTS, KernelPath
 from overlay.node.kernel_source import KernelSource
+from overlay.node.packet_path import Arrived
 from overlay.node.packet_shell import BackendChoice, ShellHost
 from overlay.node.sockets import Sockets
 from overlay.system.conntrack import forget_connections
@@ -50,6 +51,9 @@ __all__ = ["KernelShell"]
 _log = EventLog(__name__)
 
 _Made = TypeVar("_Made", FragmentingDevice, LinkDetour)
+
+_MOVES_PAUSE_S: Final = 0.05
+"""Between two looks at moved peers: the kernel tells of every packet, and one challenge is sent."""
 
 _DEVICES_CHECK_S: Final = 2.0
 """How often new devices are looked for, where traffic control clears flow labels."""
@@ -112,6 +116,7 @@ class KernelShell:
         for each in self._control.values():
             node.spawn(self._receive, node, each)
         node.spawn(self._watch_expiry, node)
+        node.spawn(self._watch_moves, node)
         if self._labels.needed:
             node.spawn(self._watch_devices)
 
@@ -144,6 +149,14 @@ class KernelShell:
         while True:
             await trio.lowlevel.wait_readable(self.backend.fileno())
             node.settle(node.now())
+
+    async def _watch_moves(self, node: ShellHost) -> None:
+        """Tell the cores from where else than expected packets of links came."""
+        moved_peers = self.backend.moved_peers
+        while True:
+            await trio.lowlevel.wait_readable(moved_peers.fileno())
+            node.take(Arrived(moved=moved_peers.drain()))
+            await trio.sleep(_MOVES_PAUSE_S)
 
     async def _watch_devices(self) -> None:
         """Clear flow labels on new devices, too; until then what is labelled is dropped."""

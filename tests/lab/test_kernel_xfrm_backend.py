@@ -18,6 +18,7 @@ from probes import flush
 from lab.namespaces import Namespace
 from overlay.addresses import Endpoint
 from overlay.errors import BackendError
+from overlay.ipsec.esp import OutboundSa
 from overlay.ipsec.model import (
     ANY_V6,
     Direction,
@@ -373,3 +374,39 @@ def test_a_udp_socket_lets_the_kernel_take_esp(host, family):
     with host.call(lambda: socket.socket(family, socket.SOCK_DGRAM)) as bound:
         decapsulate_esp(bound)
         assert bound.getsockopt(socket.IPPROTO_UDP, 100) == 2
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_the_kernel_tells_from_where_else_authentic_packets_of_a_link_come(host, backend, family):
+    """Not of forged ones, nor of those that come from the peer's endpoint."""
+    here, there = (ALICE, MIX) if family == 4 else (Endpoint("::1", 4500), Endpoint("::1", 4501))
+    inbound = replace(
+        onion(0x1000), source=here.packed, destination=there.packed,
+        encapsulation=UdpEncapsulation(here, there),
+    )  # fmt: skip
+    sender = OutboundSa(replace(inbound, inbound=False), Random(2), lambda _: None)
+    kind = socket.AF_INET if family == 4 else socket.AF_INET6
+    inner = bytes.fromhex("6000000000003b40") + C0 + V1  # no next header, no payload
+
+    def send(packets):
+        with (
+            socket.socket(kind, socket.SOCK_DGRAM) as receiver,
+            socket.socket(kind, socket.SOCK_DGRAM) as peer,
+            socket.socket(kind, socket.SOCK_DGRAM) as moved,
+        ):
+            receiver.bind(there)
+            decapsulate_esp(receiver)
+            peer.bind(here)
+            moved.bind((here.host, 0))
+            for packet, from_peer in packets:
+                (peer if from_peer else moved).sendto(packet, there)
+            time.sleep(0.2)  # the kernel may decrypt on another processor
+            return Endpoint(*moved.getsockname()[:2])
+
+    backend.install(IpsecConfiguration((inbound,), (policy(inbound),)))
+    sealed = [sender.seal(inner, 41, 1e9) for _ in range(3)]
+    forged = sealed[0][:-1] + bytes([sealed[0][-1] ^ 1])
+    host.call(lambda: send([(sealed[0], True), (forged, False)]))
+    assert backend.moved_peers.drain() == {}
+    elsewhere = host.call(lambda: send([(sealed[1], False), (sealed[2], False)]))
+    assert backend.moved_peers.drain() == {0x1000: elsewhere}

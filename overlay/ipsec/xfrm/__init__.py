@@ -16,5 +16,6 @@
     attributes.py   likewise, what hangs off a message
     packing.py      its structs, packed in one step
     forms.py        messages of one shape: encoded once by those classes, then filled in
+    moves.py        from where else than expected packets of link SAs came
     encapsulation.py  the UDP socket's part of ESP in UDP
 """

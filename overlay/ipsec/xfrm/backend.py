@@ -65,6 +65,7 @@ from overlay.ipsec.xfrm.messages import (
     XFRM_MSG_EXPIRE,
     XFRM_MSG_GETSA,
 )
+from overlay.ipsec.xfrm.moves import MovedPeers
 from overlay.ipsec.xfrm.netlink import Request, XfrmEvents, XfrmSocket, refusal_error
 from overlay.ipsec.xfrm.probe import usable_suites
 from overlay.system.host_events import HostEvent
@@ -125,6 +126,8 @@ class XfrmBackend:
             self.leftovers_removed = remove_leftovers(self._netlink)
             self._suites = usable_suites(self._netlink, rng, experiment=experiment)
             self._events = opened.enter_context(XfrmEvents())
+            self.moved_peers = opened.enter_context(MovedPeers())
+            """Tells from where else than expected packets of link SAs came."""
             self._device = CircuitDevice(routed)
             opened.callback(self._device.close)
             opened.callback(self._clear)

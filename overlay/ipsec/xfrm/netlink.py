@@ -233,14 +233,22 @@ class XfrmEvents:
     ``overrun``.
     """
 
-    def __init__(self, groups: Iterable[int] = (XFRMNLGRP_EXPIRE,)) -> None:
+    def __init__(
+        self, groups: Iterable[int] = (XFRMNLGRP_EXPIRE,), *, buffer_bytes: int | None = None
+    ) -> None:
         """Subscribe.
+
+        Args:
+            groups: what to be told of.
+            buffer_bytes: how much may wait; by default as much as an expiry of all SAs.
 
         Raises:
             BackendError: the kernel has no XFRM, or there is no permission.
         """
         self._socket = _open(groups)
         self._socket.settimeout(0)
+        if buffer_bytes is not None:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)
         self._marshal = MarshalXfrm()
         self.overrun = False
 

@@ -123,6 +123,9 @@ class FakeSocket:
     def settimeout(self, _):
         pass
 
+    def setsockopt(self, *_):
+        pass
+
     def close(self):
         pass
 
