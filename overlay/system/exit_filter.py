@@ -32,7 +32,13 @@ from overlay.system.egress_wall import install_egress_wall, remove_egress_wall
 from overlay.system.exit_limits import ExitLimits, within_kernel_table
 from overlay.system.exit_plan import ExitPlan, exit_gateway, exit_rules
 from overlay.system.exit_probe import probe_address, probe_packet
-from overlay.system.exit_problems import ExitProblem, forwarding_problem, has_version, used_pools
+from overlay.system.exit_problems import (
+    ExitProblem,
+    forwarding_problem,
+    has_version,
+    used_pools,
+    version_problem,
+)
 from overlay.system.exit_settings import closed_devices, exit_settings, was_closed
 from overlay.system.exit_ways import ExitWays
 from overlay.system.filter_choice import chosen_filter, find_packet_filter
@@ -173,7 +179,8 @@ class ExitFilter:
 
     def not_forwarded(self, pool: IpNetwork) -> ExitProblem:
         """Return what keeps this host from forwarding the probe of a pool."""
-        return forwarding_problem(pool, self._plan.device)
+        device = self._plan.device
+        return version_problem(pool.version, device) or forwarding_problem(pool, device)
 
     @property
     def own_links(self) -> tuple[IpNetwork, ...]:

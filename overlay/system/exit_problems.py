@@ -97,26 +97,33 @@ def exit_problems(pools: Sequence[IpNetwork]) -> list[ExitProblem]:
     """
     found = host_problems(pools)
     wrong = {problem.version for problem in found}
-    routes = (
-        route_problem(pool.version, ways_out(pool.version))
+    others = (
+        version_problem(pool.version, "default")
+        or route_problem(pool.version, ways_out(pool.version))
         for pool in pools
         if pool.version not in wrong
     )
-    return [*found, *(each for each in routes if each is not None)]
+    return [*found, *(each for each in others if each is not None)]
 
 
-def version_problem(version: int, read: Read = read_setting) -> ExitProblem | None:
-    """Return why this host does not speak an IP version, or None."""
-    if version == 4 or has_version(6, read=read):
+def version_problem(
+    version: int, device: str = "", read: Read = read_setting
+) -> ExitProblem | None:
+    """Return why this host (and a device of it) does not speak an IP version, or None.
+
+    The device "default" stands for one that is made next.
+    """
+    if version == 4 or has_version(6, device, read):
         return None
     if read("net/ipv6/conf/all/disable_ipv6") is None:
         return ExitProblem(6, "no_ipv6", "this kernel has no IPv6", "use one that has")
+    names = dict.fromkeys(("all", "default", device or "default"))
+    commands = " ".join(f"net.ipv6.conf.{name}.disable_ipv6=0" for name in names)
     return ExitProblem(
         6,
         "no_ipv6",
         "IPv6 is switched off on this host",
-        "switch it on with: sysctl -w net.ipv6.conf.all.disable_ipv6=0 "
-        "net.ipv6.conf.default.disable_ipv6=0",
+        f"switch it on with: sysctl -w {commands}",
     )
 
 

@@ -144,6 +144,18 @@ def test_a_route_that_refuses_is_told_from_a_route_that_lacks(exit_host, passed,
 
 
 @ONE_FILTER
+def test_ipv6_that_is_switched_off_on_the_exits_device_is_named(exit_host, passed, installed):
+    shell(exit_host, "sysctl -qw net.ipv6.conf.exit0.disable_ipv6=1")
+    assert exit_host.namespace.call(installed.refresh)
+    assert passed() == {4}
+    problem = exit_host.namespace.call(lambda: installed.not_forwarded(POOLS[1]))
+    assert problem.kind == "no_ipv6"
+    shell(exit_host, problem.remedy.partition(": ")[2])
+    assert exit_host.namespace.call(installed.refresh)
+    assert passed() == BOTH
+
+
+@ONE_FILTER
 def test_an_uplink_that_is_renamed_or_replaced_is_followed(exit_host, passed, installed):
     shell(
         exit_host,
