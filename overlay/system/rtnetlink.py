@@ -21,7 +21,9 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from overlay.addresses import IpAddress, IpNetwork
+from overlay.errors import BackendError
 from overlay.system.failures import refused
+from overlay.system.kernel_settings import read_setting
 from overlay.system.route_dump import (
     ListedRoute,
     default_hops,
@@ -128,8 +130,10 @@ class Rtnetlink:
         answer for it where ``arp_ignore`` is 3 (IPv4).
 
         Raises:
-            BackendError: there is no such device, or no permission.
+            BackendError: there is no such device, IPv6 is switched off there, or no permission.
         """
+        if address.version == 6:
+            _insist_on_ipv6(device)
         arguments = _address_arguments(device, address)
         if hidden and address.version == 4:
             arguments["scope"] = _SCOPE_HOST
@@ -258,6 +262,16 @@ def device_names() -> frozenset[str]:
     """
     with _translated("listing devices"):
         return frozenset(name for _, name in socket.if_nameindex())
+
+
+def _insist_on_ipv6(device: str) -> None:
+    """Refuse a device without IPv6, for which Linux says that a permission lacks (EACCES)."""
+    if read_setting(f"net/ipv6/conf/{device}/disable_ipv6") == "1":
+        settings = (f"net.ipv6.conf.{name}.disable_ipv6=0" for name in ("all", "default", device))
+        raise BackendError(
+            f"adding an IPv6 address to {device} failed (IPv6 is switched off on this host): "
+            f"switch it on with: sysctl -w {' '.join(settings)}."
+        )
 
 
 def add_address(device: str, packed: bytes) -> None:

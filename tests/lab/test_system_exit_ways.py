@@ -18,8 +18,10 @@ from test_system_exit_filter import (  # noqa: F401 - fixtures
 )
 
 from lab.capture import Capture
+from overlay.errors import BackendError
 from overlay.system.exit_filter import ExitFilter
 from overlay.system.nftables import Nftables
+from overlay.system.rtnetlink import add_address
 
 VPNS = {
     "divided default route": [
@@ -148,6 +150,8 @@ def test_ipv6_that_is_switched_off_on_the_exits_device_is_named(exit_host, passe
     shell(exit_host, "sysctl -qw net.ipv6.conf.exit0.disable_ipv6=1")
     assert exit_host.namespace.call(installed.refresh)
     assert passed() == {4}
+    with pytest.raises(BackendError, match=r"IPv6 is switched off .*: sysctl -w net\.ipv6"):
+        exit_host.namespace.call(lambda: add_address("exit0", bytes(15) + b"\7"))
     problem = exit_host.namespace.call(lambda: installed.not_forwarded(POOLS[1]))
     assert problem.kind == "no_ipv6"
     shell(exit_host, problem.remedy.partition(": ")[2])
