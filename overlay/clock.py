@@ -26,17 +26,30 @@ def _slept_s() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
 
 
+def _booted_s() -> float:
+    """Return when this host was started: it changes when the system's time is set."""
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 class Clock:
     """Translate between trio's clock and Unix seconds."""
 
-    __slots__ = ("_offset", "_slept", "_slept_s")
+    __slots__ = ("_booted", "_booted_s", "_offset", "_slept", "_slept_s")
 
-    def __init__(self, offset_s: float, slept_s: Callable[[], float] = _slept_s) -> None:
+    def __init__(
+        self,
+        offset_s: float,
+        slept_s: Callable[[], float] = _slept_s,
+        booted_s: Callable[[], float] = _booted_s,
+    ) -> None:
         """Take ``offset_s``, the Unix time at which trio's clock read zero.
 
-        ``slept_s`` tells how long the host has slept in all.
+        ``slept_s`` tells how long the host has slept in all, ``booted_s`` when it was started as
+        the system's clock has it.
         """
         self._offset = offset_s
+        self._booted_s = booted_s
+        self._booted = booted_s()
         self._slept_s = slept_s
         self._slept = slept_s()
 
@@ -52,6 +65,13 @@ class Clock:
             self._offset += slept - self._slept
             self._slept = slept
         return trio.current_time() + self._offset
+
+    def step_s(self) -> float:
+        """Return by how many seconds the system's time was set since this clock was made.
+
+        Sleep is no step. A time service that slews the clock adds up to one, too.
+        """
+        return self._booted_s() - self._booted
 
     def to_trio(self, when: float) -> float:
         """Return a deadline in Unix seconds as one of trio's clock."""

@@ -27,7 +27,7 @@ from overlay.addresses import Endpoint, NodeId
 from overlay.dht.admission import COOKIE_ROTATION_S
 from overlay.dht.envelope import REQUEST_ID_BYTES, Challenge, Envelopes, UnverifiedReply
 from overlay.dht.events import DhtCount
-from overlay.dht.messages import Contact, Kind, Reply, Request
+from overlay.dht.messages import Contact, Kind, Pong, Reply, Request
 from overlay.dht.round_trips import RoundTrips
 from overlay.dht.settings import DhtSettings
 from overlay.errors import PeerError
@@ -92,12 +92,14 @@ class Calls:
         send: Callable[[bytes, Endpoint], None],
         counts: Counter[DhtCount],
         draw_id: Callable[[], bytes] | None = None,
+        on_pong: Callable[[Contact, Pong, float], None] = lambda *_: None,
     ) -> None:
         self._envelopes = envelopes
         self._settings = settings
         self._draw_id = draw_id or partial(rng.randbytes, REQUEST_ID_BYTES)
         self._send = send
         self._counts = counts
+        self._on_pong = on_pong
         self._calls: dict[bytes, _Call] = {}
         self._deadlines: list[tuple[float, bytes]] = []
         self._cookies: OrderedDict[Endpoint, tuple[bytes, float]] = OrderedDict()
@@ -158,6 +160,8 @@ class Calls:
         del self._calls[call.request_id]
         self._measure(call, now)
         contact = Contact(reply.sender, source, reply.identity_key)
+        if isinstance(body, Pong):
+            self._on_pong(contact, body, now)
         call.on_answer(Answer(contact, body))
 
     def next_deadline(self) -> float:

@@ -20,6 +20,7 @@ from typing import Final
 from overlay.addresses import NODE_ID_BYTES, Endpoint, NodeId, version_of
 from overlay.dht.admission import host_allowed, origin
 from overlay.dht.calls import Answer, Calls
+from overlay.dht.clock_watch import ClockOffset, ClockWatch
 from overlay.dht.crawl import Crawl
 from overlay.dht.descriptor import MixDescriptor
 from overlay.dht.eclipse import EclipseWatch
@@ -115,7 +116,18 @@ class Dht:
         self._table = Table(self._own_id, settings, self._clock, rng)
         self._verify_record = verify_record
         self._store = Store(self._own_id, network_id, settings, self._clock, verify_record)
-        self._calls = Calls(self._envelopes, settings, rng, self._send, self._counts, draw_id)
+        self._clock_watch = ClockWatch()
+        self._calls = Calls(
+            self._envelopes,
+            settings,
+            rng,
+            self._send,
+            self._counts,
+            draw_id,
+            on_pong=lambda contact, pong, when: self._clock_watch.heard(
+                contact.node_id, pong.time_s, when
+            ),
+        )
         self._schedule = Schedule()
         self._membership = Membership(
             self._own_id,
@@ -156,6 +168,7 @@ class Dht:
             on_pinged=self._membership.pinged,
             on_left=self._heard_goodbye,
             on_stored=self._stored,
+            on_mistaken=self._membership.mistaken,
             known_endpoints=known_endpoints,
             budget=budget,
         )
@@ -304,6 +317,10 @@ class Dht:
     def suspect_regions(self, now: float) -> int:
         """Return how many regions of the key space look eclipsed; what lies there is doubtful."""
         return self._watch.suspected_regions(now)
+
+    def clock_offset(self, now: float) -> ClockOffset | None:
+        """Return how far this host's clock is off those of nodes that answered, if any did."""
+        return self._clock_watch.offset(now)
 
     def estimated_size(self, now: float) -> float | None:
         """Return how many nodes the overlay seems to have; None while too little is known."""

@@ -17,6 +17,7 @@ from random import Random
 from typing import Final
 
 from overlay.addresses import Endpoint, NodeId
+from overlay.dht.bootstrap_watch import BootstrapWatch
 from overlay.dht.calls import Answer, Calls
 from overlay.dht.events import BootstrapUnreachable, DhtEvent, Joined
 from overlay.dht.joining import Greeting, Joining
@@ -82,6 +83,8 @@ class Membership:
         self._emit = emit
         self._on_joined = on_joined
         self._joining = Joining(settings, rng)
+        self._watch = BootstrapWatch(settings, rng)
+        self._greets_mistaken = False
         self._probing: set[NodeId] = set()
         self._refreshing = 0
 
@@ -89,6 +92,7 @@ class Membership:
 
     def add_bootstrap(self, endpoints: Sequence[Endpoint]) -> None:
         """Greet these endpoints in a round that is due now."""
+        self._watch.add(endpoints)
         self._joining.add_bootstrap(endpoints, self._clock())
 
     def add_seeds(self, seeds: Sequence[Greeting]) -> None:
@@ -105,6 +109,29 @@ class Membership:
         for greeting in self._joining.round(now, own):
             on_answer = partial(self._greeted, greeting)
             self._calls.start(Ping(), greeting.endpoint, greeting.node_id, now, on_answer)
+        for endpoint in self._watch.due(now, own):
+            self._calls.start(Ping(), endpoint, None, now, partial(self._asked_again, endpoint))
+
+    def _asked_again(self, endpoint: Endpoint, answer: Answer | None) -> None:
+        if answer is None:
+            self._watch.silent(endpoint, self._clock())
+            return
+        self._watch.answered(endpoint, answer.contact.node_id, self._clock())
+        self.met(answer.contact)
+
+    def mistaken(self, source: Endpoint) -> None:
+        """Greet a node that takes this one for another, if this node knows no other.
+
+        It may know what ran here before this node was installed, and so belong to the overlay.
+        """
+        if self.phase is Phase.ALONE and not self._greets_mistaken:
+            self._greets_mistaken = True
+            self._calls.start(Ping(), source, None, self._clock(), self._greeted_mistaken)
+
+    def _greeted_mistaken(self, answer: Answer | None) -> None:
+        self._greets_mistaken = False
+        if answer is not None:
+            self.met(answer.contact)
 
     def moved(self) -> None:
         """Show the contacts where this node is now, or look for some at once if it has none."""
@@ -116,13 +143,14 @@ class Membership:
                 self._probe(contact, crowded=True)
 
     def next_deadline(self) -> float:
-        """Return when the next round of greetings is due."""
-        return self._joining.next_deadline()
+        """Return when the next greetings are due."""
+        return min(self._joining.next_deadline(), self._watch.next_deadline())
 
     def leave(self) -> None:
         """Greet nobody any more and file nobody."""
         self.phase = Phase.LEFT
         self._joining.stop()
+        self._watch.end()
 
     # Contacts.
 
@@ -156,6 +184,7 @@ class Membership:
     def silent(self, contact: Contact) -> None:
         """Learn that a contact did not answer a call."""
         self._table.failed(contact)
+        self._watch.hasten(contact.endpoint, self._clock())
         self._check_company()
 
     def gone(self, node_id: NodeId) -> None:
@@ -193,6 +222,7 @@ class Membership:
             self._be_alone()
             return
         self.phase = Phase.JOINED
+        self._watch.begin(self._clock())
         self._emit(Joined(len(self._table)))
         self.refresh()
         self._on_joined(lookup)
@@ -204,6 +234,7 @@ class Membership:
     def _be_alone(self) -> None:
         self.phase = Phase.ALONE
         self._schedule.cancel_all()
+        self._watch.end()
         self._joining.retry(self._clock())
 
     def _probe(self, contact: Contact, *, crowded: bool = False) -> None:

@@ -26,12 +26,12 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final, NamedTuple
 
 from overlay.addresses import NODE_ID_BYTES, Endpoint, NodeId
-from overlay.dht.descriptor import MAX_DESCRIPTOR_BYTES
+from overlay.dht.descriptor import MAX_DESCRIPTOR_BYTES, MAX_TIME_S
 from overlay.errors import Malformed
 from overlay.identity import PUBLIC_KEY_BYTES, node_id_of
 from overlay.wire import ByteReader
@@ -212,7 +212,12 @@ class Leave:
 
 @dataclass(frozen=True, slots=True)
 class Pong:
-    """Here I am."""
+    """The node is there, and its clock says ``time_s`` (Unix seconds).
+
+    The time is for the user alone, who learns that a clock is wrong; no decision uses it.
+    """
+
+    time_s: int = field(default=0, compare=False)
 
     @property
     def kind(self) -> Kind:
@@ -220,8 +225,8 @@ class Pong:
         return Kind.PONG
 
     def body(self) -> list[object]:
-        """No fields."""
-        return []
+        """The time."""
+        return [self.time_s]
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,8 +341,8 @@ def parse_reply(kind: Kind, body: list[object]) -> Reply:
         Malformed: the body does not have its kind's layout.
     """
     match kind, body:
-        case Kind.PONG, []:
-            return Pong()
+        case Kind.PONG, [time_s] if type(time_s) is int and 0 <= time_s < MAX_TIME_S:
+            return Pong(time_s)
         case Kind.CONTACTS, [entries] if isinstance(entries, list):
             return _contacts(entries)
         case Kind.RECORD, [record]:

@@ -59,8 +59,9 @@ class Responder:
     """Answers the requests of others out of the routing table and the store.
 
     ``on_contact`` learns who proved key and endpoint, ``on_pinged`` who did so by a mere PING,
-    ``on_left`` who said goodbye, ``on_stored`` whose descriptor was stored. ``known_endpoints``
-    returns those of a node's descriptor.
+    ``on_left`` who said goodbye, ``on_stored`` whose descriptor was stored, ``on_mistaken`` from
+    where another node was asked for at this address. ``known_endpoints`` returns those of a
+    node's descriptor.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Responder:
         on_pinged: Callable[[Contact], None],
         on_left: Callable[[NodeId], None],
         on_stored: Callable[[NodeId], None] = lambda _: None,
+        on_mistaken: Callable[[Endpoint], None] = lambda _: None,
         known_endpoints: Callable[[NodeId], Sequence[Endpoint]] = lambda _: (),
         budget: WorkBudget | None = None,
     ) -> None:
@@ -90,6 +92,7 @@ class Responder:
         self._on_pinged = on_pinged
         self._on_left = on_left
         self._on_stored = on_stored
+        self._on_mistaken = on_mistaken
         self._known_endpoints = known_endpoints
         self._cookies = Cookies(SecretBytes(rng.randbytes(_SECRET_BYTES)))
         self._budget = budget or WorkBudget(math.inf)
@@ -112,6 +115,8 @@ class Responder:
             cookie = self._cookies.issue(source, request.sender, now)
             return self._envelopes.challenge(request.request_id, cookie)
         if not self._is_for_us(request):
+            if request.responder not in (None, self._own_id) and request.sender != self._own_id:
+                self._on_mistaken(source)
             self._counts[DhtCount.WRONG_RESPONDER] += 1
             return None
         group = source_group(source, limit_private=self._settings.limit_private_subnets)
@@ -154,7 +159,7 @@ class Responder:
             return self._left(request, contact, group)
         if isinstance(request, Ping):
             self._on_pinged(contact)
-            return Pong()
+            return Pong(int(now))
         self._on_contact(contact)
         match request:
             case FindNode(target):

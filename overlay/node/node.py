@@ -73,6 +73,9 @@ class OverlayNode:
         rng: randomness; the system's unless a test seeds it.
         engine: a userspace IPsec engine; as configured, unless a laboratory watches one.
         host: the operating system; Linux unless a test has another.
+
+    If the host's time is set by more than two minutes, :meth:`wait_stopped` returns and
+    ``clock_was_set`` is True: whoever runs the node makes a new one, as :func:`run_node` does.
     """
 
     def __init__(
@@ -92,6 +95,7 @@ class OverlayNode:
         self._lifetime: AbstractAsyncContextManager[NodeService] | None = None
         self._service: NodeService | None = None
         self._stopped = trio.Event()
+        self.clock_was_set = False
 
     async def __aenter__(self) -> Self:
         self._lifetime = self._running()
@@ -185,6 +189,7 @@ class OverlayNode:
             async with trio.open_nursery() as nursery:
                 try:
                     running.start(nursery)
+                    nursery.start_soon(self._end_after_step, running)
                     yield NodeService(running, self.stop)
                 finally:
                     if running.failed:
@@ -193,6 +198,11 @@ class OverlayNode:
                         with trio.CancelScope(shield=True):
                             await running.stop()
                     nursery.cancel_scope.cancel()
+
+    async def _end_after_step(self, running: RunningNode) -> None:
+        await running.clock_was_set.wait()
+        self.clock_was_set = True
+        self.stop()
 
 
 async def run_node(
@@ -205,22 +215,32 @@ async def run_node(
 ) -> None:
     """Run a node with its control socket until it is told to stop, or cancelled.
 
+    If the host's time is set, the node starts anew, with its destinations blocked meanwhile.
     ``engine`` and ``host`` are as for :class:`OverlayNode`. ``task_status`` gets a function that
     returns how many destinations are blocked or carried, or were so when the node stopped.
 
     Raises:
         OverlayError: the node could not start, or failed.
     """
-    node = OverlayNode(configuration, identity, engine=engine, host=host)
-    async with node:
-        with _undisguised():
-            async with trio.open_nursery() as nursery:
-                path = configuration.node.control_socket
-                await nursery.start(serve_control, node.service, path)
-                task_status.started(node.service.guarded_count)
-                _log.info("node.up")
-                await node.wait_stopped()
-                nursery.cancel_scope.cancel()
+    guarded: list[Callable[[], int]] = []
+    while True:
+        node = OverlayNode(configuration, identity, engine=engine, host=host)
+        async with node:
+            with _undisguised():
+                async with trio.open_nursery() as nursery:
+                    path = configuration.node.control_socket
+                    await nursery.start(serve_control, node.service, path)
+                    if not guarded:
+                        task_status.started(lambda: guarded[-1]())
+                    guarded[:] = [node.service.guarded_count]
+                    _log.info("node.up")
+                    await node.wait_stopped()
+                    nursery.cancel_scope.cancel()
+        if not node.clock_was_set:
+            return
+        if engine is not None:
+            engine.flush()
+        _log.info("node.starts_anew")
 
 
 @contextlib.contextmanager

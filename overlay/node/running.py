@@ -38,6 +38,7 @@ from overlay.ipsec.userspace.engine import UserspaceEngine
 from overlay.logs import EventLog
 from overlay.node.assembly import Surroundings, wire_control_plane
 from overlay.node.backend_choice import open_shell
+from overlay.node.clock_steps import clock_problem, follow_steps
 from overlay.node.control_plane import ControlPlane
 from overlay.node.enforcement import Enforcement
 from overlay.node.exit_destinations import refused_addresses
@@ -60,6 +61,7 @@ from overlay.system.name_servers import name_servers
 __all__ = ["RunningNode"]
 
 _SAVE_INTERVAL_S = 30.0
+_CLOCK_INTERVAL_S = 5.0
 _CLOSE_GRACE_S = 0.3
 """How long a stopping node keeps its sockets open, so that its goodbyes leave."""
 
@@ -71,7 +73,8 @@ class RunningNode:
 
     ``failed`` tells that a task died, ``left_blocked`` how many destinations stayed blocked when
     the node stopped (None before), ``paths_not_remembered`` how often in a row the file of paths
-    could not be written.
+    could not be written. ``clock_was_set`` is set when this node has to start anew, because the
+    host's time was set.
     """
 
     def __init__(
@@ -103,6 +106,8 @@ class RunningNode:
         self.paths_not_remembered = 0
         self._files_set_aside = 0
         self._hints: list[Contact] = []
+        self.clock_was_set = trio.Event()
+        self._clock_is_wrong = False
         node = configuration.node
         self._path_file = PathFile(node.paths_file, remembers=configuration.paths.remember)
         try:
@@ -130,6 +135,20 @@ class RunningNode:
         """The IP versions over which this node is an exit now."""
         role = self.shell.exit_role
         return role.offered if role is not None else frozenset()
+
+    def clock_problem(self, now: float) -> str | None:
+        """Return what is wrong with this host's clock as far as other nodes tell, or None."""
+        return clock_problem(self.plane.dht.clock_offset(now))
+
+    def _check_clock(self, now: float) -> None:
+        wrong = self.clock_problem(now) is not None
+        offset = self.plane.dht.clock_offset(now)
+        if wrong != self._clock_is_wrong and offset is not None:
+            seconds = round(offset.ahead_s)
+            _log.warning(
+                "clock.differs" if wrong else "clock.agrees", ahead_s=seconds, nodes=offset.peers
+            )
+        self._clock_is_wrong = wrong
 
     @property
     def roles(self) -> frozenset[Role]:
@@ -193,6 +212,7 @@ class RunningNode:
                 self.spawn(reception.read_returning, port.split.returning)
                 self.spawn(reception.read_strangers, port.split.strangers)
         self.spawn(reception.read_strays)
+        self.spawn(follow_steps, self.clock, self.clock_was_set.set)
         self.shell.start(self)
         self.spawn(self.enforcement.run)
         # After the shell's start, which reads the device that restored paths open.
@@ -221,7 +241,10 @@ class RunningNode:
         self.note_blocked()
         plane.paths.leave_blocked(now)
         plane.circuits.close_all(now)
-        plane.dht.leave(now)
+        if not (self.clock_was_set.is_set() or self.clock_problem(now)):
+            # A goodbye buries what was signed up to now. After a clock that was ahead, that would
+            # bury what the node signs next as well.
+            plane.dht.leave(now)
         plane.settle(now)
         with trio.move_on_after(_CLOSE_GRACE_S):
             await self._run_timers()
@@ -311,6 +334,7 @@ class RunningNode:
     def _schedule_chores(self, now: float) -> None:
         chores = self.plane.chores
         chores.every(RESIGN_INTERVAL_S, "publish", self._publish, first=now + RESIGN_INTERVAL_S)
+        chores.every(_CLOCK_INTERVAL_S, "clock", self._check_clock, first=now + 1)
         chores.every(_SAVE_INTERVAL_S, "save", self._save, first=now + _SAVE_INTERVAL_S / 10)
 
     def _take_over(self, now: float) -> None:

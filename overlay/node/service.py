@@ -313,13 +313,17 @@ class NodeService:
             uptime_s=self._now() - running.started_at,
             roles=running.roles,
             endpoints=running.endpoints.now.published,
-            network_problems=running.endpoints.problems(),
+            network_problems=self._network_problems(),
             exit_problems=exit_problems,
             counters=counters | {name: count for name, count in troubles.items() if count},
             backend_reason=running.shell.choice.reason,
             missing=missing,
             exposure=self._exposure(missing),
         )
+
+    def _network_problems(self) -> tuple[str, ...]:
+        clock = self._running.clock_problem(self._now())
+        return (*([clock] if clock else []), *self._running.endpoints.problems())
 
     def _missing(self) -> tuple[str, ...]:
         """Return what is not in force, as the kernel tells in this moment."""

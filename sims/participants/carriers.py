@@ -19,6 +19,7 @@ from overlay.dht.messages import (
     FindRecord,
     Kind,
     Leave,
+    Pong,
     Record,
     Reply,
     Request,
@@ -221,8 +222,8 @@ def body_bytes(message: Request | Reply) -> int:
             return 1 + (2 if len(record) < 256 else 3) + len(record)
         case Stored():
             return 2
-        case Leave(sequence):
-            return 1 + len(pack_canonical(sequence))
+        case Leave(number) | Pong(number):
+            return 1 + len(pack_canonical(number))
         case _:
             return _NO_FIELDS
 

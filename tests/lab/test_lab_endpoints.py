@@ -6,6 +6,7 @@ wildcards, as the default is. ``four`` and ``six`` are hosts with one IP version
 
 import itertools
 import json
+import sys
 
 import pytest
 
@@ -34,13 +35,18 @@ class MixedOverlay:
         self.nodes = {}
         for name in (*RELAYS, "four", "six"):
             host = self.underlay.add_host(name)
+            clock = directory / f"{name}.clock"
+            clock.write_text("0")
+            runner = [sys.executable, "-m", "lab.skewed", str(clock)]
             self.nodes[name] = NodeProcess(
                 host,
                 directory / name,
                 exits=name == "exit",
                 listen=WILDCARDS,
                 settings=SETTINGS,
+                **({"runner": runner} if name == "six" else {}),
             )
+        self.clock = directory / "six.clock"
         leave_one_version(self["four"].host, 4)
         leave_one_version(self["six"].host, 6)
         self.bob = self.underlay.add_server("bob")
@@ -76,7 +82,8 @@ class MixedOverlay:
 
     def fetch(self, node):
         url = f"http://{self.web.address}/small"
-        return node.host.namespace.run(["curl", "-sS", "--fail", "-m", "20", url]).stdout
+        command = ["curl", "-sS", "--fail", "-m", "20", url]
+        return node.host.namespace.run(command, check=False).stdout
 
 
 def leave_one_version(host, version):
@@ -95,6 +102,8 @@ def overlay(laboratory, tmp_path_factory):
 
 
 def peers(node):
+    if node.status() is None:
+        return {}
     return {each["overlay_address"]: each["endpoints"] for each in node.ask("peers")}
 
 
@@ -144,7 +153,7 @@ def test_a_node_with_a_wildcard_returns_without_a_bootstrap_node(overlay):
         overlay[name].stop()
         overlay[name].start()
     wait_until("the return", lambda: (overlay["four"].status() or {}).get("joined"), timeout_s=60)
-    assert overlay.fetch(overlay["four"]) == "small", "its path is restored"
+    wait_until("its path", lambda: overlay.fetch(overlay["four"]) == "small", timeout_s=60)
     wait_until("publication", lambda: len(told(overlay["mix"])) == 2, timeout_s=60)
 
 
@@ -198,6 +207,47 @@ def test_a_start_before_the_network_is_there_waits_for_it(overlay):
     mix.host.namespace.run(["ip", "link", "set", mix.host.interface, "up"])
     wait_known(boot, mix, readdressed(mix.host, 98))
     assert mix.status()["network_problems"] == []
+
+
+def test_a_clock_that_is_set_is_followed_and_a_wrong_one_is_told(overlay):
+    six = overlay["six"]
+
+    def problem():
+        return " ".join((six.status() or {}).get("network_problems", ()))
+
+    for offset_s, said in ((-60 * 86_400, "60 days behind"), (86_400, "24 hours ahead")):
+        set_clock(overlay.clock, offset_s)
+        wait_until("the word on the clock", lambda said=said: said in problem(), timeout_s=60)
+        assert six.status()["mix_nodes"] == 0
+    set_clock(overlay.clock, 0)
+    for asking, known in (("six", "exit"), ("boot", "six")):
+        found = lambda a=asking, k=known: overlay[k].overlay_address in peers(overlay[a])  # noqa: E731
+        wait_until(f"{asking} knowing {known}", found, timeout_s=100)
+    assert problem() == ""
+    wait_until("the path of before", lambda: overlay.fetch(six) == "small", timeout_s=60)
+
+
+def test_a_bootstrap_node_with_a_new_key_finds_the_overlay_again(overlay):
+    boot, exit_node = overlay["boot"], overlay["exit"]
+    boot.kill()
+    (boot.directory / "identity.key").unlink()
+    (boot.directory / "topology.sqlite").unlink()
+    written = boot.configuration.read_text()
+    made = json.loads(boot.cli("init", "--dir", str(boot.directory), "--force", "--json"))
+    boot.configuration.write_text(written)
+    assert made["new_keys"]
+    boot.start()
+    found = lambda: exit_node.overlay_address in peers(boot)  # noqa: E731 - read at once
+    wait_until("the new node's start", lambda: boot.status() is not None, timeout_s=60)
+    wait_until("the overlay found again", found, timeout_s=100)
+    known = lambda: made["overlay_address"] in peers(exit_node)  # noqa: E731 - read at once
+    wait_until("the new node being known", known, timeout_s=60)
+
+
+def set_clock(file, offset_s):
+    written = file.with_suffix(".new")
+    written.write_text(str(offset_s))
+    written.replace(file)
 
 
 def readdressed(host, number):

@@ -73,7 +73,9 @@ def test_request_bodies_of_another_layout_are_malformed(kind, body):
 @pytest.mark.parametrize(
     ("kind", "body"),
     [
-        (Kind.PONG, [0]),
+        (Kind.PONG, []),
+        (Kind.PONG, [-1]),
+        (Kind.PONG, [1.0]),
         (Kind.CONTACTS, []),
         (Kind.CONTACTS, [b"x"]),
         (Kind.RECORD, [b""]),

@@ -1,0 +1,27 @@
+"""A node whose system time is off by what a file says, as if another program had set the clock.
+
+::
+
+    python -m lab.skewed FILE COMMAND ...      FILE holds seconds, and may change while it runs
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from overlay.cli.main import main as overlay_main
+
+__all__ = ["main"]
+
+
+def main(argv: list[str]) -> int:
+    """Run the command line behind the name of the file; return its status."""
+    file, told = Path(argv[0]), time.time
+    time.time = lambda: told() + float(file.read_text() or 0)
+    return overlay_main(argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
