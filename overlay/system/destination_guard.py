@@ -340,6 +340,7 @@ class DestinationGuard:
             expected=(*self._expected, *self._walls.former),
             own_ports=self._own_ports,
             without_default=self._walls.set_ways(dict.fromkeys(given)),
+            outside=self._walls.outside,
         )
         prefixes = dict.fromkeys(str(route.destination) for route in given)
         return replace(table, notes=(*self._settings.notes(), *prefixes))

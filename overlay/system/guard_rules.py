@@ -56,6 +56,7 @@ def guard_filter(
     expected: Sequence[IpAddress] = (),
     own_ports: Sequence[int] = (),
     without_default: Collection[int] = (),
+    outside: Collection[str] = (),
 ) -> FilterTable:
     """Return the filter that holds packets to the routes' destinations to their devices.
 
@@ -70,6 +71,7 @@ def guard_filter(
         expected: inner addresses that this host is about to hold.
         own_ports: UDP ports of the node itself.
         without_default: IP versions for which this host has no default route.
+        outside: devices of default routes; what leaves there is for no host behind this one.
     """
     guarded = _guarded(routes, expected)
     held = (each.device for each in guarded.carried.values() if each.device is not None)
@@ -108,6 +110,7 @@ def guard_filter(
     leaving += _to_inner_addresses(guarded)
     early += _unanswered(without_default)
     answers = _answers(guarded, early, arriving, own_ports)
+    answers += _passed_on(guarded, outside)
     return FilterTable(name, mark, (*answers, *delivered, *leaving))
 
 
@@ -124,6 +127,7 @@ def ipsec_guard_filter(
     expected: Sequence[IpAddress] = (),
     own_ports: Sequence[int] = (),
     without_default: Collection[int] = (),
+    outside: Collection[str] = (),
 ) -> FilterTable:
     """Return the filter for circuits that the kernel's IPsec carries; see :func:`guard_filter`.
 
@@ -172,6 +176,7 @@ def ipsec_guard_filter(
         ]
     early += _unanswered(without_default)
     answers = _answers(guarded, early, arriving, own_ports)
+    answers += _passed_on(guarded, outside)
     return FilterTable(name, mark, (*answers, *delivered, *leaving))
 
 
@@ -289,6 +294,19 @@ def _sent_through(guarded: _Guarded) -> Iterator[Rule]:
     for version in guarded.versions:
         unreachable = _icmp(Hook.OUTPUT, Verdict.DROP, version, _UNREACHABLE[version])
         yield replace(unreachable, mark=FOREIGN_MARK)
+
+
+def _passed_on(guarded: _Guarded, outside: Collection[str]) -> Iterator[Rule]:
+    """Keep the stand-in from the wire: it is for hosts behind this one."""
+    for device in outside:
+        for prefix in guarded.prefixes:
+            yield Rule(
+                hook=Hook.FORWARD,
+                verdict=Verdict.PASS_ON,
+                source=prefix,
+                out_device=device,
+                mark=ANSWER_MARK,
+            )
 
 
 def _unanswered(versions: Collection[int]) -> Iterator[Rule]:

@@ -134,6 +134,11 @@ class GuardWalls:
         """See :meth:`~overlay.system.stand_in_ways.StandInWays.set`."""
         return self._ways.set(routes, self._neighbour_networks())
 
+    @property
+    def outside(self) -> tuple[str, ...]:
+        """The devices of this host's default routes."""
+        return self._ways.outside
+
     def ways_changed(self, routes: Routes) -> bool:
         """See :meth:`~overlay.system.stand_in_ways.StandInWays.changed`."""
         return self._ways.changed(routes, self._neighbour_networks())

@@ -382,7 +382,7 @@ def _targets(verdict: Verdict, mark: int, version: int) -> tuple[str, ...]:
             return (f"MARK --set-mark {mark:#x}",)
         case Verdict.ANSWER:
             return (f"MARK --set-mark {ANSWER_MARK:#x}",)
-        case Verdict.BRIDGED:
+        case Verdict.BRIDGED | Verdict.PASS_ON:
             return (f"MARK --set-mark {BRIDGED_MARK:#x}",)
         case Verdict.FOREIGN:
             return (f"MARK --set-mark {FOREIGN_MARK:#x}",)

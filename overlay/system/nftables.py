@@ -340,6 +340,8 @@ def _statement(rule: Rule, mark: int) -> str:
             return f"meta mark set {mark:#x}"
         case Verdict.ANSWER:
             return f"meta mark set {ANSWER_MARK:#x}"
+        case Verdict.PASS_ON:
+            return f"meta mark set {BRIDGED_MARK:#x}"
         case Verdict.FOREIGN:
             return f"meta mark set {FOREIGN_MARK:#x}"
         case Verdict.UNMARK:

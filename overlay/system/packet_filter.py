@@ -92,6 +92,8 @@ class Verdict(enum.Enum):
     condition. Nftables does it before the EARLY hook. iptables needs the match ``physdev``."""
     FOREIGN = "foreign"
     """Set the packet's mark to :data:`~overlay.system.marks.FOREIGN_MARK`; go on."""
+    PASS_ON = "pass on"
+    """Set the packet's mark to :data:`~overlay.system.marks.BRIDGED_MARK`; go on."""
     UNMARK = "unmark"
     """Set the packet's mark to 0; go on."""
     STAND_IN = "stand in"

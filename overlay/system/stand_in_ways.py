@@ -36,6 +36,12 @@ class StandInWays:
     def __init__(self, netlink: Rtnetlink) -> None:
         self._netlink = netlink
         self._set: dict[int, Route] = {}
+        self._outside: dict[int, str] = {}
+
+    @property
+    def outside(self) -> tuple[str, ...]:
+        """The devices of the default routes, as of the last :meth:`set`."""
+        return tuple(dict.fromkeys(self._outside.values()))
 
     def set(self, routes: Iterable[Route], on_link: Collection[IpNetwork]) -> tuple[int, ...]:
         """Set the routes that are necessary, and remove all others.
@@ -51,6 +57,7 @@ class StandInWays:
             BackendError: the kernel refused.
         """
         given = list(routes)
+        self._outside = self._defaults(given)
         needed = self._needed(given, on_link)
         for version in _versions(given):
             way = needed.get(version)
@@ -62,13 +69,20 @@ class StandInWays:
         return tuple(sorted(needed))
 
     def changed(self, routes: Iterable[Route], on_link: Collection[IpNetwork]) -> bool:
-        """Tell whether :meth:`set` would choose other routes than it did."""
-        return self._needed(list(routes), on_link) != self._set
+        """Tell whether :meth:`set` would choose other routes or devices than it did."""
+        given = list(routes)
+        if self._defaults(given) != self._outside:
+            return True
+        return self._needed(given, on_link) != self._set
 
     def remove(self, version: int) -> None:
         """Remove the route of an IP version; it need not exist."""
         self._set.pop(version, None)
         self._netlink.delete_route(_way(version))
+
+    def _defaults(self, routes: list[Route]) -> dict[int, str]:
+        ways = {v: self._netlink.way_to(_AFAR[v], ANSWER_MARK) for v in _versions(routes)}
+        return {version: way[0] for version, way in ways.items() if way is not None}
 
     def _needed(self, routes: list[Route], on_link: Collection[IpNetwork]) -> dict[int, Route]:
         """Return a route for each IP version without a default route.

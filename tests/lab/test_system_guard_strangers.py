@@ -50,7 +50,9 @@ def questions(*, forwards, marks_arp):
             # Without UDP: what is tracked before the address is lent is not translated.
             packets += [p for p in asked(INNER[0], own, next(ports)) if p.payload.name != "UDP"]
         elif forwards:
+            packets += asked(FAR[1], ABSENT[1], next(ports))
             continue  # the kernel's own errors about a held IPv6 address come from that address
+        packets += asked(FAR[index], ABSENT[index], next(ports))  # no stand-in on the wire
         if not forwards:  # what is to a protected host, over this one
             packets += asked(OTHERS[index], FAR[index], next(ports))
         for source, ttl in ((FAR, 1), (NEAR, 1), (OTHERS, 1), (GATEWAYS, 64), (STAND_INS, 64)):
