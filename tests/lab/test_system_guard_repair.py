@@ -2,6 +2,7 @@
 
 import contextlib
 import ipaddress
+import time
 
 import pytest
 from probes import connected_before, flush, send_every_way
@@ -229,6 +230,28 @@ def test_a_device_that_refuses_its_program_keeps_no_other_from_its_own(hosts, ca
         "guard.no_traffic_control devices=1 "
         "reason=setting the egress filter failed (Invalid argument)."
     ]
+
+
+def test_a_check_among_ten_thousand_routes_takes_a_fraction_of_a_second(hosts):
+    """The event loop of the node waits for it."""
+    alice = hosts[0]
+    gateway = alice.ipv4.network.broadcast_address - 1
+    first = int(ipaddress.ip_address("20.0.0.0"))
+    routes = [ipaddress.ip_network((first + 256 * i, 24)) for i in range(10_000)]
+    batch = "".join(f"route add {each} via {gateway} onlink dev eth0\n" for each in routes)
+    alice.namespace.run(["ip", "-batch", "-"], text_input=batch)
+
+    def check():
+        with DestinationGuard(packet_filter=Nftables()) as guard:
+            guard.protect(*PREFIXES)
+            began = time.process_time()  # other processes of a busy machine do not count
+            guard.repair()
+            took = time.process_time() - began
+            assert guard.missing() == ()
+            guard.release(*PREFIXES)
+            return took
+
+    assert alice.namespace.call(check) < 0.5
 
 
 WITHOUT_PROGRAMS = """
