@@ -43,6 +43,7 @@ __all__ = [
     "Rtnetlink",
     "add_address",
     "device_names",
+    "insist_on_ipv6",
     "remove_address",
 ]
 
@@ -133,7 +134,7 @@ class Rtnetlink:
             BackendError: there is no such device, IPv6 is switched off there, or no permission.
         """
         if address.version == 6:
-            _insist_on_ipv6(device)
+            insist_on_ipv6(device)
         arguments = _address_arguments(device, address)
         if hidden and address.version == 4:
             arguments["scope"] = _SCOPE_HOST
@@ -264,12 +265,16 @@ def device_names() -> frozenset[str]:
         return frozenset(name for _, name in socket.if_nameindex())
 
 
-def _insist_on_ipv6(device: str) -> None:
-    """Refuse a device without IPv6, for which Linux says that a permission lacks (EACCES)."""
+def insist_on_ipv6(device: str) -> None:
+    """Refuse a device without IPv6, for which Linux says that a permission lacks (EACCES).
+
+    Raises:
+        BackendError: IPv6 is switched off there; the sentence names the command.
+    """
     if read_setting(f"net/ipv6/conf/{device}/disable_ipv6") == "1":
         settings = (f"net.ipv6.conf.{name}.disable_ipv6=0" for name in ("all", "default", device))
         raise BackendError(
-            f"adding an IPv6 address to {device} failed (IPv6 is switched off on this host): "
+            f"using IPv6 on {device} failed (IPv6 is switched off on this host): "
             f"switch it on with: sysctl -w {' '.join(settings)}."
         )
 

@@ -19,6 +19,7 @@ from test_system_exit_filter import (  # noqa: F401 - fixtures
 
 from lab.capture import Capture
 from overlay.errors import BackendError
+from overlay.ipsec.xfrm.device import CircuitDevice
 from overlay.system.exit_filter import ExitFilter
 from overlay.system.nftables import Nftables
 from overlay.system.rtnetlink import add_address
@@ -273,3 +274,9 @@ def test_router_advertisements_are_heard_on_every_device_and_no_more_afterwards(
     assert values() == ["2"] * 3
     exit_host.namespace.call(installed.remove)
     assert values() == ["1"] * 3
+
+
+def test_the_backend_of_the_kernel_names_the_setting_if_ipv6_is_off(namespace):
+    namespace.run(["sysctl", "-qw", "net.ipv6.conf.default.disable_ipv6=1"])
+    with pytest.raises(BackendError, match=r"IPv6 is switched off .*: sysctl -w net\.ipv6"):
+        namespace.call(lambda: CircuitDevice([]))

@@ -22,7 +22,7 @@ from overlay.system.failures import refused
 from overlay.system.host_events import HostEvent, RouteChanged
 from overlay.system.kept_device import KeptDevice
 from overlay.system.netlink_messages import attribute, exchange
-from overlay.system.rtnetlink import MAIN_TABLE, Route, RouteKind, Rtnetlink
+from overlay.system.rtnetlink import MAIN_TABLE, Route, RouteKind, Rtnetlink, insist_on_ipv6
 
 __all__ = ["CircuitDevice"]
 
@@ -63,6 +63,7 @@ class CircuitDevice:
         self.name = self._device.name
 
     def _prepare(self, name: str) -> None:
+        insist_on_ipv6(name)
         with Rtnetlink() as netlink:
             for prefix in self._routed:
                 netlink.put_route(Route(prefix, RouteKind.UNICAST, MAIN_TABLE, _METRIC, name))
@@ -103,6 +104,7 @@ class CircuitDevice:
         if any(errors):
             self.remove([each for each, error in zip(addresses, errors, strict=True) if not error])
             number = next(error for error in errors if error)
+            insist_on_ipv6(self.name)
             raise refused("adding an overlay address", OSError(number, os.strerror(number)))
 
     def remove(self, addresses: Sequence[bytes]) -> None:
