@@ -300,13 +300,16 @@ def _passed_on(guarded: _Guarded, outside: Collection[str]) -> Iterator[Rule]:
     """Keep the stand-in from the wire: it is for hosts behind this one."""
     for device in outside:
         for prefix in guarded.prefixes:
-            yield Rule(
+            passed = Rule(
                 hook=Hook.FORWARD,
                 verdict=Verdict.PASS_ON,
                 source=prefix,
                 out_device=device,
                 mark=ANSWER_MARK,
             )
+            yield passed
+            # A published port may lead there. The service answers through this host.
+            yield replace(passed, verdict=Verdict.ANSWER, mark=BRIDGED_MARK, redirected=True)
 
 
 def _unanswered(versions: Collection[int]) -> Iterator[Rule]:
