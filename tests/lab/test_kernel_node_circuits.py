@@ -223,9 +223,9 @@ def test_a_path_carries_again_after_devices_were_deleted_and_after_a_restart(ove
     arrives = lambda: overlay.ping("alicek", target, check=False, size=LARGE_BYTES)  # noqa: E731
     with alice.host.capture(tmp_path / "deleted.pcap") as capture:
         for name, devices in DEVICES.items():
-            for device in devices:
-                overlay.namespace(name).run(["ip", "link", "delete", device])
-                wait_until(f"the return of {name}'s {device}", arrives, timeout_s=60)
+            deleted = "\n".join(f"link delete {device}" for device in devices)
+            overlay.namespace(name).run(["ip", "-batch", "-"], text_input=deleted + "\n")
+            wait_until(f"the return of {name}'s devices", arrives, timeout_s=60)
     assert str(target) not in {str(p.destination) for p in capture.packets()}
     for name, devices in DEVICES.items():
         status = overlay.status(name)
