@@ -3,8 +3,10 @@
 The Python API, beside the command line::
 
     async with OverlayNode(configuration, identity) as node:
-        async with node.anonymous_path(ip_network("203.0.113.10/32"), hops=3) as path:
+        async with node.anonymous_path("203.0.113.10", hops=3) as path:
             ...
+
+``docs/python-api.md`` has more, such as how to use the node that runs on this host.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from random import Random, SystemRandom
@@ -12,14 +12,15 @@ from typing import Self
 
 import trio
 
-from overlay.addresses import IpNetwork, NodeId, OverlayAddress
+from overlay.addresses import IpNetwork
 from overlay.config import Configuration
-from overlay.control.model import OpenPathsRequest, PathReport
+from overlay.control.model import PathReport
 from overlay.control.server import serve_control
-from overlay.errors import BackendError, ConfigurationError
+from overlay.errors import BackendError
 from overlay.identity import LocalIdentity
 from overlay.ipsec.userspace.engine import UserspaceEngine
 from overlay.logs import EventLog
+from overlay.node.asked import Destination, Hop, request_of
 from overlay.node.host import Host, LinuxHost
 from overlay.node.running import RunningNode
 from overlay.node.service import NodeService
@@ -87,6 +88,16 @@ class OverlayNode:
         engine: UserspaceEngine | None = None,
         host: Host | None = None,
     ) -> None:
+        if not isinstance(configuration, Configuration):
+            raise TypeError(
+                "configuration must be what overlay.config.load_configuration returns, not "
+                f"{type(configuration).__name__}."
+            )
+        if not isinstance(identity, LocalIdentity):
+            raise TypeError(
+                "identity must be what overlay.keyfile.read_identity returns, not "
+                f"{type(identity).__name__}."
+            )
         self._configuration = configuration
         self._identity = identity
         self._rng = rng or SystemRandom()
@@ -96,8 +107,19 @@ class OverlayNode:
         self._service: NodeService | None = None
         self._stopped = trio.Event()
         self.clock_was_set = False
+        self._entered = False
 
     async def __aenter__(self) -> Self:
+        """Start the node.
+
+        Raises:
+            RuntimeError: this is no trio program, or the node was entered before.
+            OverlayError: the node could not start.
+        """
+        _insist_on_trio()
+        if self._entered:
+            raise RuntimeError("a node is entered once; make another OverlayNode.")
+        self._entered = True
         self._lifetime = self._running()
         self._service = await self._lifetime.__aenter__()
         return self
@@ -119,7 +141,7 @@ class OverlayNode:
             RuntimeError: the node does not run.
         """
         if self._service is None:
-            raise RuntimeError('a node works inside "async with" only.')
+            raise RuntimeError('a node works inside "async with node:" only.')
         return self._service
 
     async def wait_stopped(self) -> None:
@@ -133,11 +155,11 @@ class OverlayNode:
     @asynccontextmanager
     async def anonymous_path(
         self,
-        destination: IpNetwork | Sequence[IpNetwork],
+        destination: Destination | Iterable[Destination],
         *,
         hops: int | None = None,
         strategy: str | None = None,
-        via: Sequence[NodeId | OverlayAddress] = (),
+        via: Iterable[Hop] = (),
         both_families: bool | None = None,
     ) -> AsyncIterator[AnonymousPath]:
         """Carry packets to ``destination`` through anonymous circuits while inside.
@@ -148,15 +170,17 @@ class OverlayNode:
         next process after one that died.
 
         Args:
-            destination: an address (a /32 or /128) or a prefix, or several of them. All are
-                guarded before the first circuit is begun.
-            hops: Mix-nodes between here and there, the exit included; configured if None.
+            destination: an address or a prefix, or several of them, as text or as values of
+                :mod:`ipaddress`. All are guarded before the first circuit is begun.
+            hops: Mix-nodes between here and there, the exit included, 1 to 5; configured if None.
             strategy: a path selection strategy's name; configured if None.
-            via: NodeIds or overlay addresses of the first hops, in order.
+            via: the first hops in order: entries of ``service.peers()``, or node ids or overlay
+                addresses, as text or bytes.
             both_families: whether to block the other IP version while inside, except for local
                 addresses; configured if None.
 
         Raises:
+            TypeError: an argument is of a type that is never right.
             PathError: a path could not be had. If none of several could, nothing remains.
                 Otherwise all destinations stay blocked or carried until they are closed.
             ConfigurationError: the request itself is not possible.
@@ -164,16 +188,13 @@ class OverlayNode:
                 destination, which then stays blocked for now.
         """
         service = self.service
-        several = destination if isinstance(destination, Sequence) else (destination,)
-        destinations = tuple(dict.fromkeys(several))
-        if not destinations:
-            raise ConfigurationError("a path needs a destination; name at least one.")
-        reports = await service.open_paths(
-            OpenPathsRequest(destinations, hops, strategy, tuple(via), both_families)
+        request = request_of(
+            destination, hops=hops, strategy=strategy, via=via, both_families=both_families
         )
+        reports = await service.open_paths(request)
         numbers = tuple(report.number for report in reports)
         try:
-            yield AnonymousPath(numbers, destinations, service.path)
+            yield AnonymousPath(numbers, request.destinations, service.path)
         except BaseException:
             for number in numbers:
                 service.disown(number)
@@ -241,6 +262,16 @@ async def run_node(
         if engine is not None:
             engine.flush()
         _log.info("node.starts_anew")
+
+
+def _insist_on_trio() -> None:
+    try:
+        trio.lowlevel.current_trio_token()
+    except RuntimeError:
+        raise RuntimeError(
+            "OverlayNode runs under trio alone; start the program with trio.run(main), or use the "
+            "node that runs on this host (overlay.control.ControlClient)."
+        ) from None
 
 
 @contextlib.contextmanager

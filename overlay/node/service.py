@@ -26,6 +26,7 @@ from overlay.errors import (
     PathError,
 )
 from overlay.logs import EventLog
+from overlay.node.asked import request_of
 from overlay.node.assembly import path_mtu
 from overlay.node.destinations import check_destination
 from overlay.node.exposure import exposed
@@ -86,6 +87,13 @@ class NodeService:
             BackendError: this host refused what a path needs.
             LimitReached: this node has as many circuits as it may.
         """
+        request = request_of(
+            request.destinations,
+            hops=request.hops,
+            strategy=request.strategy,
+            via=request.via,
+            both_families=request.both_families,
+        )
         while True:
             paths = await self._requested_patiently(request)
             try:

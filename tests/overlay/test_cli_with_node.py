@@ -103,6 +103,19 @@ def test_a_path_that_is_named_twice_is_closed_once(overlay):
     assert overlay("path", "list")[1].startswith("No paths are open")
 
 
+def test_example_program_uses_the_node_that_runs(node):
+    example = Path(__file__).parents[2] / "examples" / "running_node.py"
+    socket = node.parent / "run" / "control.sock"
+    done = subprocess.run(
+        [sys.executable, str(example), "--socket", str(socket), "192.0.2.77", "echo", "fetched"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "fetched\n"), done.stderr
+    assert "through" in done.stderr
+
+
 def test_several_destinations_are_opened_and_closed_by_what_people_type(overlay):
     addresses = ("192.0.2.7", "2001:db8::7")
     via = ("--via", "fd6d:6978::8,fd6d:6978::9", "--via", "cd" * 20)

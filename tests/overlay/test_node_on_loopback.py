@@ -94,6 +94,22 @@ def test_three_relays_join_each_other_without_any_privilege(tmp_path):
     assert not any(each.host.devices or each.host.guard_taken for each in participants)
 
 
+def test_a_node_is_entered_once(tmp_path):
+    (alone,) = cast(tmp_path)[:1]
+
+    async def program():
+        node = alone.node()
+        async with node:
+            with pytest.raises(RuntimeError, match="a node is entered once"):
+                await node.__aenter__()
+            with pytest.raises(TypeError, match="hops must be"):
+                async with node.anonymous_path("203.0.113.10", hops="3"):
+                    pass
+            assert node.service.status().uptime_s >= 0, "the first one runs on"
+
+    run(program)
+
+
 def test_a_stopped_node_starts_again_from_what_it_remembers(tmp_path):
     first, second, third = cast(tmp_path)
 
@@ -260,7 +276,7 @@ def test_a_path_that_cannot_be_had_raises_its_own_error_and_leaves_the_host_alon
         ("10.0.0.0/8", "contains all of 10.0.0.0/8"),
         ("::/0", "contains all of ::/127"),
         ("fd00::/8", "overlaps fd6d:6978::/32"),
-        ("fd6d:6978::1/128", "overlaps fd6d:6978::/32"),
+        ("fd6d:6978::1/128", "is a node of the overlay"),
         ("fd63:6972:1::/48", "overlaps fd63:6972::/32"),
         ("100.64.3.0/24", "overlaps 100.64.0.0/10"),
         (str(ipaddress.ip_address(OWN_ADDRESS)), "an address of this host"),

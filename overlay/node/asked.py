@@ -1,0 +1,143 @@
+"""What a program asks of a node, checked where it enters: types, ranges and spellings.
+
+Everything is checked before anything is done, so that a mistake is one exception with its remedy
+and not an error of some task later on.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Sequence
+from typing import Final, TypeVar
+
+from overlay.addresses import (
+    NODE_ID_BYTES,
+    IpAddress,
+    IpNetwork,
+    NodeId,
+    OverlayAddress,
+    is_overlay_address,
+)
+from overlay.apm.settings import MAX_HOPS
+from overlay.control.codec import parse_hop
+from overlay.control.model import MAX_DESTINATIONS, HopReport, OpenPathsRequest, PeerReport
+from overlay.destinations import parse_destination
+from overlay.errors import ConfigurationError, Malformed
+
+__all__ = ["Destination", "Hop", "request_of"]
+
+T = TypeVar("T")
+
+Destination = str | IpAddress | IpNetwork
+"""Where to: "203.0.113.10", "2001:db8::/32", or a value of :mod:`ipaddress`."""
+
+Hop = NodeId | OverlayAddress | str | PeerReport | HopReport
+"""A Mix-node: an id or overlay address as bytes or as text, or an entry of ``peers()``."""
+
+_ADDRESSES: Final = (ipaddress.IPv4Address, ipaddress.IPv6Address)
+_NETWORKS: Final = (ipaddress.IPv4Network, ipaddress.IPv6Network)
+
+
+def request_of(
+    destination: Destination | Iterable[Destination],
+    *,
+    hops: int | None,
+    strategy: str | None,
+    via: Iterable[Hop],
+    both_families: bool | None,
+) -> OpenPathsRequest:
+    """Return a checked request.
+
+    Raises:
+        TypeError: an argument is of a type that is never right; the message names it.
+        ConfigurationError: a value cannot be.
+    """
+    return OpenPathsRequest(
+        _destinations(destination),
+        _hops(hops),
+        _optional("strategy", strategy, str, 'a name such as "uniform"'),
+        _via(via),
+        _optional("both_families", both_families, bool, "True, False or None"),
+    )
+
+
+def _destinations(given: Destination | Iterable[Destination]) -> tuple[IpNetwork, ...]:
+    one = isinstance(given, (str, *_ADDRESSES, *_NETWORKS))
+    if not one and not isinstance(given, Sequence | set | frozenset):
+        raise TypeError(f"destination must be {_WANTED}, or a list of them, not {_kind(given)}.")
+    listed = [given] if one else list(given)  # type: ignore[arg-type]  # just told apart
+    found = tuple(dict.fromkeys(_destination(each) for each in listed))
+    if not 1 <= len(found) <= MAX_DESTINATIONS:
+        raise ConfigurationError(
+            f"{len(found)} destinations are named; name 1 to {MAX_DESTINATIONS} in one request."
+        )
+    return found
+
+
+_WANTED: Final = "an address or a prefix, as text or as a value of ipaddress"
+
+
+def _destination(given: object) -> IpNetwork:
+    if isinstance(given, (*_ADDRESSES, *_NETWORKS)):
+        given = str(given)  # also checked as text is: a zone, an overlay address
+    if not isinstance(given, str):
+        raise TypeError(f"a destination must be {_WANTED}, not {_kind(given)}.")
+    try:
+        return parse_destination(given)
+    except Malformed as error:
+        raise ConfigurationError(f"destination {error}") from error
+
+
+def _hops(given: object) -> int | None:
+    if given is None:
+        return None
+    if type(given) is not int:
+        raise TypeError(f"hops must be a whole number from 1 to {MAX_HOPS}, not {_kind(given)}.")
+    if not 1 <= given <= MAX_HOPS:
+        raise ConfigurationError(f"hops must be a whole number from 1 to {MAX_HOPS}, not {given}.")
+    return given
+
+
+def _via(given: object) -> tuple[NodeId | OverlayAddress, ...]:
+    # A single text or a single id would be taken for the list of its characters or bytes.
+    if isinstance(given, str | bytes) or not isinstance(given, Iterable):
+        raise TypeError(
+            f"via must be a list of nodes, the first hop first, not {_kind(given)}; write [NODE]."
+        )
+    nodes = tuple(_hop(each) for each in given)
+    if len(nodes) > MAX_HOPS:
+        raise ConfigurationError(f"via names {len(nodes)} nodes; a path has at most {MAX_HOPS}.")
+    return nodes
+
+
+def _hop(given: object) -> NodeId | OverlayAddress:
+    if isinstance(given, PeerReport | HopReport):
+        given = given.node_id
+    if isinstance(given, str):
+        try:
+            return parse_hop(given)
+        except Malformed as error:
+            raise ConfigurationError(f"via: {error}") from error
+    if isinstance(given, bytes) and len(given) == NODE_ID_BYTES:
+        return NodeId(given)
+    if isinstance(given, bytes) and is_overlay_address(given):
+        return OverlayAddress(given)
+    if isinstance(given, bytes):
+        raise ConfigurationError(
+            f"via names {given.hex()[:64]}, which is neither a node id ({NODE_ID_BYTES} bytes) nor "
+            "an overlay address (16 bytes)."
+        )
+    raise TypeError(
+        "a node in via must be what peers() returns, or an id or overlay address, not "
+        f"{_kind(given)}."
+    )
+
+
+def _optional(name: str, given: T, kind: type, wanted: str) -> T:
+    if given is not None and type(given) is not kind:
+        raise TypeError(f"{name} must be {wanted}, not {_kind(given)}.")
+    return given
+
+
+def _kind(given: object) -> str:
+    return f"{given!r:.40} ({type(given).__name__})"
