@@ -1,4 +1,4 @@
-"""Traces of sessions: a CSV file with one session a line.
+"""Traces of sessions: a CSV file with one session a line, or another form that is told apart.
 
 ::
 
@@ -9,8 +9,8 @@
 
 ``node`` is any name; ``on_s`` and ``off_s`` are seconds from one common start. The sessions
 of one node last a millisecond at least and must not overlap. The gaps between them are its
-absences. Files end at 64 MiB and 1,000,000 sessions, so that a wrong file is refused and not
-swallowed.
+absences. :mod:`sims.churn.trace_formats` has the other forms. Files end at 64 MiB and 2,000,000
+lines, so that a wrong file is refused and not swallowed.
 """
 
 from __future__ import annotations
@@ -26,16 +26,12 @@ from typing import Final, TextIO
 
 from overlay.errors import ConfigurationError
 from sims.churn.events import ChurnEvent
+from sims.churn.trace_formats import TraceFault, sessions_of
 
 __all__ = ["Trace", "read_trace"]
 
-_HEADER: Final = ["node", "on_s", "off_s"]
 _MAX_BYTES: Final = 64 * 2**20
-_MAX_SESSIONS: Final = 1_000_000
-_MAX_NAME: Final = 100
-_MAX_SECONDS: Final = 1e10
-_LEAST_SESSION_S: Final = 0.001
-"""Times are written in seconds to a few decimals; less is a slip, such as another unit."""
+_MAX_LINES: Final = 2_000_000
 _MAX_LINE: Final = 400
 
 
@@ -93,7 +89,7 @@ def read_trace(path: Path) -> Trace:
     except (OSError, UnicodeDecodeError, ValueError) as error:
         raise ConfigurationError(
             f"The trace {path} cannot be read: {_reason(error)}; "
-            "it must be a text file whose first line is node,on_s,off_s."
+            "it must be a text file in UTF-8 whose first line is node,on_s,off_s."
         ) from error
 
 
@@ -104,54 +100,28 @@ def _reason(error: Exception) -> str:
 
 
 def _parse(path: Path, file: TextIO) -> Trace:
-    rows = enumerate(_rows(path, file), start=1)
-    if next(rows, (0, []))[1] != _HEADER:
-        raise ConfigurationError(f"Line 1 of the trace {path} must be node,on_s,off_s.")
-    sessions: dict[str, list[tuple[float, float]]] = {}
-    for line, row in rows:
-        if line > _MAX_SESSIONS + 1:
-            raise ConfigurationError(f"The trace {path} has more than {_MAX_SESSIONS:,} sessions.")
-        if not row:
-            continue
-        session = _session(row)
-        if session is None:
-            raise ConfigurationError(
-                f"Line {line} of the trace {path} is no session; write a node's name and two "
-                "times in seconds, the second at least a millisecond after the first, as in "
-                "peer-a,0,5400."
-            )
-        sessions.setdefault(row[0], []).append(session)
+    try:
+        sessions = sessions_of(_short_lines(path, file))
+    except TraceFault as fault:
+        raise ConfigurationError(f"Line {fault.line} of the trace {path} {fault.words}.") from fault
+    except csv.Error as error:
+        raise ConfigurationError(f"The trace {path} is no CSV file: {error}.") from error
     if not sessions:
         raise ConfigurationError(f"The trace {path} has no session.")
     return Trace(tuple(_ordered(path, name, one) for name, one in sessions.items()))
-
-
-def _rows(path: Path, file: TextIO) -> Iterator[list[str]]:
-    try:
-        yield from csv.reader(_short_lines(path, file))
-    except csv.Error as error:
-        raise ConfigurationError(f"The trace {path} is no CSV file: {error}.") from error
 
 
 def _short_lines(path: Path, file: TextIO) -> Iterable[str]:
     number = 0
     while line := file.readline(_MAX_LINE):
         number += 1
+        if number > _MAX_LINES:
+            raise ConfigurationError(f"The trace {path} has more than {_MAX_LINES:,} lines.")
         if len(line) >= _MAX_LINE:
             raise ConfigurationError(
                 f"Line {number} of the trace {path} is longer than {_MAX_LINE} characters."
             )
         yield line
-
-
-def _session(row: list[str]) -> tuple[float, float] | None:
-    if len(row) != len(_HEADER) or not 0 < len(row[0]) <= _MAX_NAME:
-        return None
-    try:
-        on, off = float(row[1]), float(row[2])
-    except ValueError:
-        return None
-    return (on, off) if 0 <= on <= off - _LEAST_SESSION_S <= _MAX_SECONDS else None
 
 
 def _ordered(

@@ -3,7 +3,7 @@ import os
 import pytest
 
 from overlay.errors import ConfigurationError
-from sims.churn import PRESETS, parse_duration, parse_model, read_trace
+from sims.churn import PRESETS, convert, parse_duration, parse_model, read_trace
 from sims.churn.lifetimes import Exponential, Observed, Pareto, Weibull
 
 TRACE = """node,on_s,off_s
@@ -119,6 +119,12 @@ def test_a_bad_model_gets_one_sentence(text, names, tmp_path):
         (b"node,on_s,off_s\na,2,1\n", "Line 2"),
         (b"node,on_s,off_s\na,-1,1\n", "Line 2"),
         (b"node,on_s,off_s\na,0,inf\n", "Line 2"),
+        (b"node,on,off\na,0,1\n", "Line 1 of the trace"),
+        (b"node,on,off\na,0,1\n", "must say the unit of on: write on_s or on_ms"),
+        (b"node,on_s,off_s\na,1700000000000,1700000001000\n", "looks like milliseconds"),
+        (b"time_s,node,event\n0,a,up\n1,a,sideways\n", "Line 3"),
+        (b"on_s,off_s\n0,1\n", "must name a column node"),
+        (b"0.5 1 JOIN\nsoon 2 JOIN\n", "Line 2"),
         (b"node,on_s,off_s\na,nan,1\n", "Line 2"),
         (b"node,on_s,off_s\na,0,9\na,10,10.0004\n", "Line 3"),
         (b"node,on_s,off_s\n,0,1\n", "Line 2"),
@@ -136,6 +142,44 @@ def test_an_unreadable_trace_gets_one_sentence(content, names, tmp_path):
         read_trace(path)
     assert names in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+SESSIONS = (((0.0, 5400.0), (9000.0, 10800.0)), ((60.0, 10800.0),))
+
+FORMS = {
+    "spaces and capitals": " Node , On_S ,OFF_S\na, 0 ,5400\na,9000,10800\nb,60,10800\n",
+    "another order, extra columns": "off_s,country,node,on_s\n5400,de,a,0\n10800,de,a,9000\n"
+    "10800,fr,b,60\n",
+    "comments and empty lines": "# made by hand\n\nnode,on_s,off_s\n# the first\na,0,5400\n\n"
+    "a,9000,10800\nb,60,10800\n",
+    "byte-order mark and CRLF": "\ufeffnode,on_s,off_s\r\na,0,5400\r\na,9000,10800\r\n"
+    "b,60,10800\r\n",
+    "semicolons": "node;on_s;off_s\na;0;5400\na;9000;10800\nb;60;10800\n",
+    "tabs": "node\ton_s\toff_s\na\t0\t5400\na\t9000\t10800\nb\t60\t10800\n",
+    "milliseconds": "node,on_ms,off_ms\na,0,5400000\na,9000000,10800000\nb,60000,10800000\n",
+    "minutes": "peer,start_min,end_min\na,0,90\na,150,180\nb,1,180\n",
+    "still on-line at the end": "node,on_s,off_s\na,0,5400\na,9000,10800\nb,60,\n",
+    "length 0": "node,on_s,off_s\na,0,5400\na,6000,6000\na,9000,10800\nb,60,10800\n",
+    "up and down": "time_s,node,event\n0,a,up\n60,b,JOIN\n5400,a,down\n9000,a,up\n10800,a,down\n",
+    "up twice, down twice": "time_s,node,state\n0,a,online\n60,b,1\n90,b,1\n5400,a,offline\n"
+    "5500,a,offline\n9000,a,online\n10800,a,0\n",
+    "down first": "time_s,node,event\n0,x,up\n0,x,down\n5400,a,down\n60,b,up\n9000,a,up\n"
+    "10800,a,down\n",
+    "OverSim": "# OverSim\n0 1 JOIN\n60.0 2 JOIN\n100 1 PUT key value\n5400 1 LEAVE\n9000 1 JOIN\n"
+    "10800 1 LEAVE\n",
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_traces_are_read_as_others_write_them(form, tmp_path):
+    path = tmp_path / "trace"
+    path.write_bytes(FORMS[form].encode())
+    assert tuple(sorted(read_trace(path).sessions)) == SESSIONS
+    assert convert.main([str(path), str(tmp_path / "sessions.csv")]) == 0
+    text = (tmp_path / "sessions.csv").read_text()
+    assert text.startswith("node,on_s,off_s\nnode-1,")
+    assert tuple(sorted(read_trace(tmp_path / "sessions.csv").sessions)) == SESSIONS
+    assert convert.main([str(path), str(tmp_path / "sessions.csv")]) == 1, "never written over"
 
 
 def test_sessions_too_short_to_join_in_are_refused_in_a_trace_as_well(tmp_path):
