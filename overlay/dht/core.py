@@ -17,7 +17,7 @@ from functools import partial
 from random import Random
 from typing import Final
 
-from overlay.addresses import NODE_ID_BYTES, Endpoint, NodeId, version_of
+from overlay.addresses import NODE_ID_BYTES, Endpoint, NodeId
 from overlay.dht.admission import host_allowed, origin
 from overlay.dht.calls import Answer, Calls
 from overlay.dht.clock_watch import ClockOffset, ClockWatch
@@ -45,6 +45,7 @@ from overlay.dht.lookup import Lookup
 from overlay.dht.membership import Membership, Phase
 from overlay.dht.messages import Contact, Contacts, Leave, Reply
 from overlay.dht.publishing import Publisher
+from overlay.dht.reach import KnownEndpoints, Reach
 from overlay.dht.responder import Responder
 from overlay.dht.routing import Table
 from overlay.dht.schedule import Pace, Schedule, Task
@@ -92,7 +93,7 @@ class Dht:
         settings: DhtSettings,
         rng: Random,
         endpoints: Collection[Endpoint] | None = None,
-        known_endpoints: Callable[[NodeId], Sequence[Endpoint]] = lambda _: (),
+        known_endpoints: KnownEndpoints = lambda _: (),
         envelopes: Envelopes | None = None,
         verify_record: VerifyRecord = verified_record,
         budget: WorkBudget | None = None,
@@ -106,8 +107,7 @@ class Dht:
         self._asks_cost = settings.identity_cost_bits > 0
         self._rng = rng
         self._endpoints_given = endpoints is not None
-        self._known_endpoints = known_endpoints
-        self.versions = frozenset((4, 6))
+        self._reach = Reach(known_endpoints)
         self._now = 0.0
         self._outbox: list[tuple[bytes, Endpoint]] = []
         self._events: list[DhtEvent] = []
@@ -154,7 +154,7 @@ class Dht:
             self._clock,
             on_answer=self._met_and_filtered,
             on_silence=self._membership.silent,
-            reaches=self._reaches,
+            reaches=self._reach.holds,
         )
         self._responder = self.make_responder(
             self._own_id,
@@ -202,7 +202,7 @@ class Dht:
         contacts = (
             Contact.of(descriptor.identity_key, endpoint)
             for descriptor in descriptors
-            if (endpoint := self._preferred(descriptor.endpoints)) is not None
+            if (endpoint := self._reach.first(filter(self._allowed, descriptor.endpoints)))
         )
         self._membership.add_seeds(self._greetings(contacts))
         self._membership.greet(self._responder.own_endpoints)
@@ -226,19 +226,22 @@ class Dht:
         ]
 
     def relocate(
-        self, endpoints: Collection[Endpoint], versions: Collection[int], now: float
+        self,
+        endpoints: Collection[Endpoint],
+        versions: Collection[int],
+        now: float,
+        *,
+        moved: bool = True,
     ) -> None:
         """Take requests that were sent to these endpoints, and no others, from now on.
 
-        If they are others than before, the contacts hear of it at once. ``versions`` are the IP
+        If this node has ``moved``, the contacts hear of it at once. ``versions`` are the IP
         versions over which this host reaches others; nodes at other endpoints are not asked.
         """
         self._now = now
-        own = frozenset(endpoints)
-        moved = own != self._responder.own_endpoints
         self._endpoints_given = True
-        self._responder.own_endpoints = own
-        self.versions = frozenset(versions)
+        self._responder.own_endpoints = frozenset(endpoints)
+        self._reach.versions = frozenset(versions)
         if moved:
             self._membership.moved()
 
@@ -276,7 +279,7 @@ class Dht:
             rng=self._rng,
             now=now,
             doubtful=partial(self._watch.suspects, now=now),
-            reaches=self._reaches,
+            reaches=self._reach.holds,
         )
         self.activity.crawls += 1
         self._walks.launch(self._crawl, self._crawled)
@@ -298,6 +301,11 @@ class Dht:
         goodbye = Leave(self._publisher.sequence)
         for contact in list(everyone.values())[:_MAX_GOODBYES]:
             self._calls.start(goodbye, contact.endpoint, contact.node_id, now, _ignore)
+
+    @property
+    def versions(self) -> frozenset[int]:
+        """The IP versions over which this host reaches others."""
+        return self._reach.versions
 
     @property
     def contact_count(self) -> int:
@@ -415,7 +423,7 @@ class Dht:
         # Twenty contacts a reply: the hottest lines of a lookup.
         acceptable = [
             contact
-            for contact in map(self._at_reach, reply.contacts)
+            for contact in map(self._reach.within, reply.contacts)
             if host_allowed(contact.endpoint.host, private) and contact.endpoint not in own
         ]
         if self._asks_cost:
@@ -438,24 +446,6 @@ class Dht:
 
     def _allowed(self, endpoint: Endpoint) -> bool:
         return host_allowed(endpoint.host, self._settings.allow_private_endpoints)
-
-    def _reaches(self, endpoint: Endpoint) -> bool:
-        """Tell whether this host has the IP version of an endpoint."""
-        return version_of(endpoint) in self.versions
-
-    def _preferred(self, endpoints: Iterable[Endpoint]) -> Endpoint | None:
-        """Return the first acceptable endpoint, of an IP version that this host has if possible."""
-        allowed = [each for each in endpoints if self._allowed(each)]
-        return next(filter(self._reaches, allowed), allowed[0] if allowed else None)
-
-    def _at_reach(self, contact: Contact) -> Contact:
-        """Return a contact at an endpoint of an IP version that this host has, if one is known."""
-        return contact if self._reaches(contact.endpoint) else self._elsewhere(contact)
-
-    def _elsewhere(self, contact: Contact) -> Contact:
-        known = (each for each in self._known_endpoints(contact.node_id) if self._reaches(each))
-        endpoint = next(known, contact.endpoint)
-        return Contact(contact.node_id, endpoint, contact.identity_key)
 
     def _meets_cost(self, identity_key: bytes) -> bool:
         return meets_cost(identity_key, self._settings.identity_cost_bits)

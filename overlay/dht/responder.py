@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from random import Random
 from typing import Final
 
@@ -38,6 +38,7 @@ from overlay.dht.messages import (
     contacts_that_fit,
 )
 from overlay.dht.messages import Store as StoreRequest
+from overlay.dht.reach import KnownEndpoints, towards
 from overlay.dht.routing import Table, distance
 from overlay.dht.settings import DhtSettings
 from overlay.dht.storage import Store
@@ -79,7 +80,7 @@ class Responder:
         on_left: Callable[[NodeId], None],
         on_stored: Callable[[NodeId], None] = lambda _: None,
         on_mistaken: Callable[[Endpoint], None] = lambda _: None,
-        known_endpoints: Callable[[NodeId], Sequence[Endpoint]] = lambda _: (),
+        known_endpoints: KnownEndpoints = lambda _: (),
         budget: WorkBudget | None = None,
     ) -> None:
         self._own_id = own_id
@@ -172,18 +173,9 @@ class Responder:
 
     def _contacts(self, target: NodeId, asker: Contact) -> Reply:
         closest = self._table.closest(target, self._settings.k, exclude=asker.node_id, alive=True)
-        version = version_of(asker.endpoint)
-        return contacts_that_fit(
-            [self._towards(version, each) for each in closest], self._settings.k
-        )
-
-    def _towards(self, version: int, contact: Contact) -> Contact:
-        """Return a contact at its endpoint of the asker's IP version, if one is known."""
-        if version_of(contact.endpoint) == version:
-            return contact
-        known = self._known_endpoints(contact.node_id)
-        endpoint = next((each for each in known if version_of(each) == version), contact.endpoint)
-        return Contact(contact.node_id, endpoint, contact.identity_key)
+        versions = frozenset((version_of(asker.endpoint),))
+        told = [towards(versions, each, self._known_endpoints) for each in closest]
+        return contacts_that_fit(told, self._settings.k)
 
     def _record(self, key: NodeId, now: float) -> bytes | None:
         own = self.own_descriptor

@@ -16,7 +16,7 @@ from overlay.clock import Clock
 from overlay.dht.clock_watch import ClockOffset
 from overlay.logs import EventLog
 
-__all__ = ["STEP_S", "clock_problem", "follow_steps"]
+__all__ = ["STEP_S", "ClockReport", "clock_problem", "follow_steps"]
 
 STEP_S: Final = 120.0
 """A fifth of what other nodes tolerate (10 minutes): smaller steps are not worth the circuits."""
@@ -35,6 +35,27 @@ async def follow_steps(clock: Clock, stepped: Callable[[], None]) -> None:
         await trio.sleep(_LOOK_S)
     _log.warning("clock.was_set", by_s=round(clock.step_s()))
     stepped()
+
+
+class ClockReport:
+    """Tells the log, once, when the clock is off and when it is right again."""
+
+    def __init__(self, offset: Callable[[float], ClockOffset | None]) -> None:
+        self._offset = offset
+        self._is_wrong = False
+
+    def problem(self, now: float) -> str | None:
+        """Return what is wrong with this host's clock as far as other nodes tell, or None."""
+        return clock_problem(self._offset(now))
+
+    def check(self, now: float) -> None:
+        """Log a change."""
+        offset = self._offset(now)
+        wrong = clock_problem(offset) is not None
+        if offset is not None and wrong != self._is_wrong:
+            word = "clock.differs" if wrong else "clock.agrees"
+            _log.warning(word, ahead_s=round(offset.ahead_s), nodes=offset.peers)
+        self._is_wrong = wrong
 
 
 def clock_problem(offset: ClockOffset | None) -> str | None:

@@ -182,12 +182,18 @@ class OwnEndpoints:
         self._bound = bound
         self._host = host
         self._known: Callable[[], Iterable[Endpoint]] = lambda: ()
-        self._changed: Callable[[], None] = lambda: None
+        self._changed: Callable[[bool], None] = lambda _: None
         self._stale = False
         self.now = Whereabouts()
 
-    def follow(self, known: Callable[[], Iterable[Endpoint]], changed: Callable[[], None]) -> None:
-        """Take peers from ``known`` from now on, and call ``changed`` after each change."""
+    def follow(
+        self, known: Callable[[], Iterable[Endpoint]], changed: Callable[[bool], None]
+    ) -> None:
+        """Take peers from ``known`` from now on, and call ``changed`` after each change.
+
+        ``changed`` gets whether other nodes should learn of it. They must not learn of the
+        addresses that this host gets and loses with its circuits.
+        """
         self._known, self._changed = known, changed
 
     def review(self) -> bool:
@@ -249,6 +255,8 @@ class OwnEndpoints:
         Raises:
             BackendError: the host does not tell its addresses.
         """
+        before = self.now
         if self._stale and self.review():
-            self._changed()
+            seen = (before.published, before.versions) != (self.now.published, self.now.versions)
+            self._changed(seen)
         return ()

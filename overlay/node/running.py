@@ -20,13 +20,12 @@ from __future__ import annotations
 
 import ipaddress
 import math
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from random import Random
 
 import trio
 
-from overlay.addresses import Endpoint
 from overlay.clock import Clock
 from overlay.config import Configuration
 from overlay.dht.descriptor import Role, is_public
@@ -35,10 +34,10 @@ from overlay.dht.topology_store import TopologyStore
 from overlay.errors import BackendError, ConfigurationError, InternalError, OverlayError
 from overlay.identity import LocalIdentity
 from overlay.ipsec.userspace.engine import UserspaceEngine
-from overlay.logs import EventLog
+from overlay.logs import EventLog, Word
 from overlay.node.assembly import Surroundings, wire_control_plane
 from overlay.node.backend_choice import open_shell
-from overlay.node.clock_steps import clock_problem, follow_steps
+from overlay.node.clock_steps import ClockReport, follow_steps
 from overlay.node.control_plane import ControlPlane
 from overlay.node.enforcement import Enforcement
 from overlay.node.exit_destinations import refused_addresses
@@ -47,6 +46,7 @@ from overlay.node.exit_watch import ExitWatch
 from overlay.node.exposure import exposed_versions
 from overlay.node.host import Host
 from overlay.node.inherited import guard_first, inherited, permanent_wishes, remembered
+from overlay.node.location import Location
 from overlay.node.own_descriptor import RESIGN_INTERVAL_S, own_descriptor, roles_of
 from overlay.node.own_endpoints import OwnEndpoints
 from overlay.node.packet_path import Arrived
@@ -106,8 +106,8 @@ class RunningNode:
         self.paths_not_remembered = 0
         self._files_set_aside = 0
         self._hints: list[Contact] = []
+        self._signed_at = 0.0
         self.clock_was_set = trio.Event()
-        self._clock_is_wrong = False
         node = configuration.node
         self._path_file = PathFile(node.paths_file, remembers=configuration.paths.remember)
         try:
@@ -125,6 +125,7 @@ class RunningNode:
         try:
             self._open(stack, engine, rng)
             self._plane = self._build_plane(rng)
+            self.clock_watch = ClockReport(self._plane.dht.clock_offset)
         except BaseException:
             if self._remembered and guarded:
                 _log.warning("guard.kept", destinations=len(self._remembered))
@@ -135,20 +136,6 @@ class RunningNode:
         """The IP versions over which this node is an exit now."""
         role = self.shell.exit_role
         return role.offered if role is not None else frozenset()
-
-    def clock_problem(self, now: float) -> str | None:
-        """Return what is wrong with this host's clock as far as other nodes tell, or None."""
-        return clock_problem(self.plane.dht.clock_offset(now))
-
-    def _check_clock(self, now: float) -> None:
-        wrong = self.clock_problem(now) is not None
-        offset = self.plane.dht.clock_offset(now)
-        if wrong != self._clock_is_wrong and offset is not None:
-            seconds = round(offset.ahead_s)
-            _log.warning(
-                "clock.differs" if wrong else "clock.agrees", ahead_s=seconds, nodes=offset.peers
-            )
-        self._clock_is_wrong = wrong
 
     @property
     def roles(self) -> frozenset[Role]:
@@ -220,7 +207,9 @@ class RunningNode:
         self.spawn(self._run_timers)
         now = self.clock.now()
         self._learn(now)
-        self._locate(now)
+        advertise = self.configuration.network.advertise
+        self._location = Location(self.endpoints, self.sockets, self.plane, self._hints, advertise)
+        self._location.find(self._moved, now)
         self._begin_exit(now)
         self._greet(now)
         self._publish(now)
@@ -241,7 +230,7 @@ class RunningNode:
         self.note_blocked()
         plane.paths.leave_blocked(now)
         plane.circuits.close_all(now)
-        if not (self.clock_was_set.is_set() or self.clock_problem(now)):
+        if not (self.clock_was_set.is_set() or self.clock_watch.problem(now)):
             # A goodbye buries what was signed up to now. After a clock that was ahead, that would
             # bury what the node signs next as well.
             plane.dht.leave(now)
@@ -292,34 +281,20 @@ class RunningNode:
             Contact.of(each.identity_key, each.endpoint) for each in self._store.bootstrap_hints()
         ]
 
-    def _known_endpoints(self) -> Iterator[Endpoint]:
-        """Yield where other nodes are: those with a descriptor first, then those of earlier."""
-        for descriptor in self.plane.table:
-            yield from descriptor.endpoints
-        yield from (hint.endpoint for hint in self._hints)
+    def _moved(self, seen: bool) -> None:
+        """Follow a change of this host's addresses or routes: sign, publish and renew links.
 
-    def _locate(self, now: float) -> None:
-        """Find out where this node is, and follow its host from now on."""
-        self.endpoints.follow(self._known_endpoints, self._moved)
-        try:
-            self.endpoints.review()
-        except BackendError:
-            _log.warning("network.addresses_unknown")
-        self._tell_location(now)
-
-    def _tell_location(self, now: float) -> None:
-        here = self.endpoints.now
-        self.sockets.follow(here.own, self.configuration.network.advertise)
-        self.plane.dht.relocate(here.accepted, here.versions, now)
-
-    def _moved(self) -> None:
-        """Follow a change of this host's addresses or routes: sign, publish and renew links."""
+        Nothing leaves unless the change is one that others see.
+        """
         if self._stopping:
             return
         now = self.clock.now()
-        self._tell_location(now)
-        self._publish(now)
-        self.plane.renew_links(now)
+        self._location.tell(now, moved=seen)
+        if seen:
+            try:
+                self._publish(now)
+            except ConfigurationError as error:
+                _log.warning("descriptor.not_signed", cause=Word(type(error).__name__))
         self.settle(now)
 
     def _greet(self, now: float) -> None:
@@ -334,7 +309,7 @@ class RunningNode:
     def _schedule_chores(self, now: float) -> None:
         chores = self.plane.chores
         chores.every(RESIGN_INTERVAL_S, "publish", self._publish, first=now + RESIGN_INTERVAL_S)
-        chores.every(_CLOCK_INTERVAL_S, "clock", self._check_clock, first=now + 1)
+        chores.every(_CLOCK_INTERVAL_S, "clock", self.clock_watch.check, first=now + 1)
         chores.every(_SAVE_INTERVAL_S, "save", self._save, first=now + _SAVE_INTERVAL_S / 10)
 
     def _take_over(self, now: float) -> None:
@@ -461,6 +436,8 @@ class RunningNode:
     def _publish(self, now: float) -> None:
         if not self.roles:
             return  # a node that serves no others has nothing to tell
+        # The sequence number is the time in ms, and two changes of the host may share one.
+        now = self._signed_at = max(now, self._signed_at + 0.002)
         descriptor = own_descriptor(
             self.configuration,
             self.identity,

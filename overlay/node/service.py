@@ -330,7 +330,7 @@ class NodeService:
         )
 
     def _network_problems(self) -> tuple[str, ...]:
-        clock = self._running.clock_problem(self._now())
+        clock = self._running.clock_watch.problem(self._now())
         return (*([clock] if clock else []), *self._running.endpoints.problems())
 
     def _missing(self) -> tuple[str, ...]:

@@ -61,16 +61,18 @@ class PreparedNode(NodeProcess):
 class KernelOverlay:
     """Nodes of given names (the first is the bootstrap node) and bob, who is no node.
 
-    ``settings`` are TOML sections for all of them.
+    ``settings`` are TOML sections for all of them. Those named in ``wildcards`` listen at the
+    IPv4 wildcard.
     """
 
-    def __init__(self, directory, names, settings=""):
+    def __init__(self, directory, names, settings="", wildcards=()):
         self.underlay = Underlay()
         self.nodes = {}
         for name in names:
             self.nodes[name] = PreparedNode(
                 self.underlay.add_host(name), directory / name,
                 exits=name.startswith("exit"), backend=BACKENDS[name[-1]], settings=settings,
+                listen=["0.0.0.0:4500"] if name in wildcards else (),
             )  # fmt: skip
         self.bob = self.underlay.add_server("bob")
         self.untouched = {name: self.state(name) for name in names}

@@ -81,3 +81,8 @@ def test_a_moved_node_is_known_at_its_new_endpoint_at_once():
     network.flush(moving)
     network.run(2)
     assert other.table.get(moving.node_id).endpoints == (new,)
+    before = network.sent[moving.ends[4]]
+    inner = Endpoint("100.64.0.7", 4500)
+    moving.dht.relocate([new, inner], (4,), network.now, moved=False)
+    network.flush(moving)
+    assert network.sent[moving.ends[4]] == before, "an address of a circuit shows on no network"

@@ -83,7 +83,7 @@ def test_changes_of_the_host_are_followed_and_told_once():
     host, told = Host(FOUR), []
     own = OwnEndpoints(NetworkSettings(), lambda: WILDCARDS, host)
     own.review()
-    own.follow(lambda: [PEER], lambda: told.append(own.now.published))
+    own.follow(lambda: [PEER], lambda seen: told.append((own.now.published, seen)))
     new = ipaddress.ip_address("198.51.101.99")
     host.addresses, host.routes = [new], {4: new}
     own.hear([FilterChanged(1)])
@@ -93,7 +93,11 @@ def test_changes_of_the_host_are_followed_and_told_once():
     own.repair()
     own.hear([Overrun()])
     own.repair()
-    assert told == [(Endpoint(str(new), 4500),)]
+    assert told == [((Endpoint(str(new), 4500),), True)]
+    host.addresses = [new, ipaddress.ip_address("100.64.0.7")]
+    own.hear([Overrun()])
+    own.repair()
+    assert told[1:] == [((Endpoint(str(new), 4500),), False)], "others learn of no circuit"
     host.addresses, host.routes = [], {}
     own.hear([Overrun()])
     own.repair()
