@@ -185,7 +185,11 @@ def _answer(
     ]
     if not configuration.network.advertised:
         pairs.append(
-            ("note", "others cannot use this node as a relay until [network] advertise names it")
+            (
+                "note",
+                "others use this node as a relay if this host has a public address, or if "
+                "[network] advertise names one that a router forwards to it",
+            )
         )
     plain = {
         "configuration": str(path),

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Final, Protocol
 
 from overlay.addresses import (
@@ -44,6 +44,9 @@ __all__ = ["HostAddresses", "OwnEndpoints", "Whereabouts", "whereabouts"]
 
 _PEERS_TRIED: Final = 8
 """Peers of one IP version whose route is looked up until one has a route; a lookup takes 0.1 ms."""
+
+_PEERS_LOOKED_AT: Final = 256
+"""Of all known peers: a table of 10,000 would cost milliseconds at each change of the host."""
 
 _ANYWHERE: Final = {4: Endpoint("192.0.2.1", 9), 6: Endpoint("2001:db8::1", 9)}
 """Stands for the rest of the Internet: only its route is looked up (RFC 5737, RFC 3849)."""
@@ -203,7 +206,7 @@ class OwnEndpoints:
             BackendError: the host does not tell its addresses.
         """
         self._stale = False
-        known = [*self._network.bootstrap, *self._known()]
+        known = list(islice(chain(self._network.bootstrap, self._known()), _PEERS_LOOKED_AT))
         before, self.now = self.now, whereabouts(self._network, self._bound(), known, self._host)
         self._report(before)
         return before != self.now

@@ -61,7 +61,7 @@ def status_report(
         backend_reason=backend_reason,
         roles=tuple(sorted(role.value for role in roles)),
         listen=tuple(str(endpoint) for endpoint in configuration.network.listen),
-        joined=plane.joined,
+        joined=plane.joined and plane.dht.contact_count > 0,
         contacts=plane.dht.contact_count,
         mix_nodes=len(plane.table),
         exits=plane.table.count(Role.EXIT),
