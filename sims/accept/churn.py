@@ -72,11 +72,12 @@ def _judge_draws(curve: str, lifetimes: Lifetimes, draws: NDArray[np.float64]) -
     of_mean = deviation / math.sqrt(len(draws))
     of_median = _error_of_median(median, survival, len(draws))
     points = [
-        _length_point(curve, 2, float(np.median(draws)), median, of_median),
-        Point(f"{curve}: K-S p", 3, p_value, None, _LEAST_P, 1.0),
+        _length_point(f"{curve}: median, min", 2, float(np.median(draws)), median, of_median),
+        Point(f"{curve}: K-S p-value", 3, p_value, None, _LEAST_P, 1.0),
     ]
     if math.isfinite(deviation):  # else the mean of a sample never settles
-        points.insert(0, _length_point(curve, 1, float(np.mean(draws)), mean, of_mean))
+        mean_point = _length_point(f"{curve}: mean, min", 1, float(np.mean(draws)), mean, of_mean)
+        points.insert(0, mean_point)
     return points
 
 
@@ -200,6 +201,7 @@ E1 = Experiment(
     Draws(),
     Draws(),
     _measure_draws,
+    by_row=True,
 )
 E2 = Experiment(
     "E2",

@@ -21,6 +21,7 @@ from sims.accept.figures import draw
 from sims.accept.registry import EXPERIMENTS
 from sims.accept.runner import parse_overrides, prepared, run, selected
 from sims.accept.verdict import Point, Verdict
+from sims.results.directory import free_directory
 
 __all__ = ["accept", "run_each", "table"]
 
@@ -32,8 +33,8 @@ _MAX_JOBS: Final = 1024
 def accept(arguments: argparse.Namespace) -> int:
     """Run what ``arguments`` name: ``experiments``, ``quick``, ``set``, ``out``, ``jobs``.
 
-    Each verdict is told, and written to ``out``, as soon as it is there: the whole set takes
-    hours, and whoever interrupts it keeps what has ended.
+    Each verdict is told, and written to ``out`` (a new directory below sim-results if None), as
+    soon as it is there: the whole set takes hours, and an interrupted one keeps what has ended.
 
     Raises:
         ConfigurationError: an unknown experiment, or a setting that does not fit.
@@ -42,8 +43,8 @@ def accept(arguments: argparse.Namespace) -> int:
     jobs = arguments.jobs if arguments.jobs is not None else 1
     if not 1 <= jobs <= _MAX_JOBS:
         raise ConfigurationError(f"--jobs must be 1 to {_MAX_JOBS}, not {jobs}.")
-    if arguments.out is not None:
-        _make(arguments.out)  # a place that cannot be written is told now, not in hours
+    out = arguments.out if arguments.out is not None else free_directory("accept")
+    _make(out)  # a place that cannot be written is told now, not in hours
     verdicts: list[Verdict] = []
     for verdict in run_each(
         arguments.experiments,
@@ -54,12 +55,11 @@ def accept(arguments: argparse.Namespace) -> int:
     ):
         verdicts = in_order([*verdicts, verdict])
         _say(f"{verdict.name} {_word(verdict)} after {verdict.seconds:.0f} s")
-        if arguments.out is not None:
-            write(verdicts, arguments.out, draws=[verdict])
+        write(verdicts, out, draws=[verdict])
     if getattr(arguments, "json", False):
         print(json.dumps([_plain(verdict) for verdict in verdicts]))  # noqa: T201 - a command line
     else:
-        print(table(verdicts))  # noqa: T201 - a command line
+        print(f"{table(verdicts)}\nResults: {out}")  # noqa: T201 - a command line
     return _HELD if all(verdict.passed for verdict in verdicts) else _NOT_HELD
 
 

@@ -38,7 +38,8 @@ class Measurement:
 class Experiment(Generic[S]):
     """One row of the acceptance set.
 
-    ``measure`` takes the settings, how many seeds to use and whom to tell of progress.
+    ``measure`` takes the settings, how many seeds to use and what to tell of progress.
+    ``by_row`` is for points of different units, which share no axis of a figure.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Experiment(Generic[S]):
     full: S
     quick: S
     measure: Callable[[S, int, Progress], Measurement]
+    by_row: bool = False
 
     def form(self, *, quick: bool) -> S:
         """Return the settings of one of its two forms."""

@@ -17,6 +17,12 @@ __all__ = ["draw"]
 
 _INCHES: Final = (7.0, 4.5)
 _FORMATS: Final = ("png", "svg")
+_MOST_CURVES: Final = 10
+"""Colours that are told apart; more curves are drawn as rows."""
+
+_BEYOND: Final = 0.35
+"""What lies outside of its band is drawn this far from it at most, in widths of the band."""
+
 _WIDE: Final = 50.0
 """Abscissas that span more than this ratio are drawn on a logarithmic axis."""
 
@@ -31,10 +37,12 @@ def draw(verdict: Verdict, directory: Path) -> list[Path]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    curves = list(dict.fromkeys(point.curve for point in verdict.points))
+    if verdict.by_row or len(curves) > _MOST_CURVES:
+        return _draw_rows(verdict, directory)
     figure = Figure(figsize=_INCHES, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    curves = list(dict.fromkeys(point.curve for point in verdict.points))
     for number, curve in enumerate(curves):
         _draw_curve(axes, [p for p in verdict.points if p.curve == curve], f"C{number % 10}")
     if _is_wide([point.x for point in verdict.points]):
@@ -46,6 +54,48 @@ def draw(verdict: Verdict, directory: Path) -> list[Path]:
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7)
     return [_save(figure, directory / f"{verdict.name}.{suffix}") for suffix in _FORMATS]
+
+
+def _draw_rows(verdict: Verdict, directory: Path) -> list[Path]:
+    """Draw each measurement in a row of its own, by its place in the band that it must meet.
+
+    Measurements of different units share no axis, and nothing lies between two of them.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    points = [p for p in verdict.points if math.isfinite(p.low) and math.isfinite(p.high)]
+    figure = Figure(figsize=(_INCHES[0], 1.4 + 0.24 * max(len(points), 4)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.axvspan(0, 1, color="C2", alpha=0.15, linewidth=0)
+    for row, point in enumerate(points):
+        place = min(max(_place(point), -_BEYOND), 1 + _BEYOND)
+        axes.plot(place, row, "o" if point.passed else "x", color="C0" if point.passed else "red")
+    # Rows of one curve are told apart by their abscissa.
+    several = len({point.curve for point in points}) < len(points)
+    names = [f"{p.curve}, {verdict.x_label} {p.x:g}" if several else p.curve for p in points]
+    axes.set_yticks(range(len(points)), names, fontsize=7)
+    for row, point in enumerate(points):
+        text = f"{point.measured:.3g} in [{point.low:.3g}, {point.high:.3g}]"
+        axes.annotate(
+            text, (1.02, row), xycoords=("axes fraction", "data"), va="center", fontsize=7
+        )
+    axes.set_xlim(-_BEYOND - 0.05, 1 + _BEYOND + 0.05)
+    axes.set_ylim(len(points) - 0.5, -0.5)
+    axes.set_xticks([0, 1], ["lower end", "upper end"])
+    axes.set_xlabel("place in the allowed band (shaded)")
+    axes.grid(alpha=0.3, axis="x")
+    word = "holds" if verdict.passed else "does NOT hold"
+    axes.set_title(f"{verdict.name} {word}: {verdict.title}\n{verdict.tolerance}", fontsize=9)
+    return [_save(figure, directory / f"{verdict.name}.{suffix}") for suffix in _FORMATS]
+
+
+def _place(point: Point) -> float:
+    """Return where in its band a point lies: 0 at the lower end, 1 at the upper one."""
+    if point.high == point.low:
+        return 0.5 if point.passed else math.copysign(math.inf, point.measured - point.low)
+    return (point.measured - point.low) / (point.high - point.low)
 
 
 def _draw_curve(axes: Axes, points: list[Point], colour: str) -> None:

@@ -115,6 +115,7 @@ def run_one(
         tuple(measured.points),
         time.perf_counter() - began,
         measured.note,
+        experiment.by_row,
     )
 
 

@@ -67,6 +67,7 @@ class Verdict:
         points: every measurement, in order.
         seconds: wall time.
         note: what the reader must know besides; empty if nothing.
+        by_row: whether the points have different units, so that they share no axis.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Verdict:
     points: tuple[Point, ...]
     seconds: float
     note: str = ""
+    by_row: bool = False
 
     @property
     def passed(self) -> bool:

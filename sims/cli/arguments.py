@@ -155,5 +155,10 @@ def _accept(to: argparse.ArgumentParser) -> None:
         help="another point of an experiment's curve (repeatable)",
     )
     to.add_argument("--seeds", type=_COUNT, metavar="N", help="seeds of each experiment")
-    to.add_argument("--out", type=Path, metavar="DIR", help="directory for figures and verdicts")
+    to.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="directory for figures and verdicts (default: sim-results/accept-1, or the next)",
+    )
     to.add_argument("--jobs", type=_COUNT, metavar="N", help="experiments at a time")

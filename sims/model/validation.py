@@ -111,6 +111,12 @@ class Comparison:
         return max(bound, _STANDARD_ERRORS * self.error)
 
     @property
+    def is_sharp(self) -> bool:
+        """Whether the bound is at most three times the measure's own, so that it can fail."""
+        own = max(self.measure.absolute, self.measure.relative * abs(self.full))
+        return self.tolerance <= 3 * own
+
+    @property
     def holds(self) -> bool:
         """Whether it lies within the bound."""
         return abs(self.model - self.full) <= self.tolerance

@@ -12,10 +12,13 @@ from overlay.errors import BackendError, ConfigurationError
 from sims.accept import command, routing
 from sims.accept.command import accept, run_each, table, write
 from sims.accept.experiment import Experiment, Measurement, with_values
+from sims.accept.fidelity import point_of
+from sims.accept.figures import draw
 from sims.accept.ranges import check_ranges
 from sims.accept.registry import EXPERIMENTS
 from sims.accept.runner import parse_overrides, run, run_one, selected
-from sims.accept.verdict import Point, exactly, within
+from sims.accept.verdict import Point, Verdict, exactly, within
+from sims.model.validation import MEASURES, Comparison
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,11 +186,16 @@ def test_every_experiment_takes_its_own_settings_back():
             assert with_values(experiment.name, settings, {}) == settings
 
 
-def test_the_exit_status_is_the_verdict(capsys):
+def test_the_exit_status_is_the_verdict(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     assert accept(options(experiments=["E1"], set=["E1.draws=3000"])) in (0, 1)
     status = accept(options(experiments=["E14"], set=["E14.identities=50"]))
     assert status == 0
-    assert "1 of 1 hold." in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "1 of 1 hold." in out
+    assert out.endswith("Results: sim-results/accept-2\n"), "kept without --out, beside the first"
+    kept = json.loads((tmp_path / "sim-results" / "accept-2" / "verdicts.json").read_text())
+    assert kept[0]["name"] == "E14"
     hasty = ["nodes=60", "k=8", "lookups=2", "p50_s=0"]
     status = accept(options(experiments=["E10"], set=[f"E10.{each}" for each in hasty], seeds=1))
     assert status == 1
@@ -276,3 +284,25 @@ def test_a_wrong_overlay_fails(monkeypatch):
     (verdict,) = run_each(["E6"], quick=True, seeds=1, overrides=overrides)
     assert not verdict.passed
     assert command.table([verdict]).endswith("0 of 1 hold.")
+
+
+def test_a_band_that_holds_whatever_is_measured_is_not_judged():
+    """Of few runs, path_first_try was allowed to lie in [0.68, 1.32]."""
+    measure = next(each for each in MEASURES if each.metric == "path_first_try")
+    assert Comparison(measure, 1.0, 0.99, 0.01).is_sharp
+    assert not Comparison(measure, 1.0, 0.7, 0.107).is_sharp
+    sharp, vague = (Comparison(measure, 1.0, 0.99, error) for error in (0.04, 0.2))
+    assert (sharp.is_sharp, vague.is_sharp) == (True, False)
+    point = point_of("kad2007", 1000, sharp)
+    assert point.high == 1.0, "no share lies above 1"
+
+
+def test_points_of_different_units_are_drawn_in_rows(tmp_path):
+    pytest.importorskip("matplotlib")
+    points = tuple(
+        Point(f"measure {n}", 1000, n, None, 0.0, 5.0 + (n == 3) * 100) for n in range(14)
+    )
+    verdict = Verdict("M1", "t", "tol", "nodes", "value", {}, points, 1.0, by_row=True)
+    draw(verdict, tmp_path)
+    assert (tmp_path / "M1.png").stat().st_size > 1000
+    assert "measure 13" in (tmp_path / "M1.svg").read_text()
