@@ -25,6 +25,7 @@ from overlay.dht.topology_table import TopologyTable
 from overlay.errors import CircuitTimedOut, NoSuitablePath
 from overlay.node.mix_choice import MixChoice
 from overlay.node.paths import Paths
+from overlay.node.requested_path import PathWish
 from overlay.selection.selector import MixPath
 from overlay.selection.uniform import UniformSelector
 from sims.engine.streams import Streams
@@ -133,7 +134,7 @@ class _Client:
             self.paths.close(path.number, now)
         self._world.heap.at(now + self._play.script.timing.path_pause_s, self.ask)
         try:
-            self.paths.request(_DESTINATION, hops=HOPS, strategy="uniform", via=(), now=now)
+            self.paths.request_all([PathWish(_DESTINATION, HOPS, "uniform")], now)
         except NoSuitablePath:
             return
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from overlay.addresses import CircuitAddress, IpNetwork, OverlayAddress
 from overlay.apm.circuits import ExitIpsecInfo, OnionSas, RelayIpsecInfo, SourceIpsecInfo
 from overlay.apm.inner_addresses import InnerAddresses
-from overlay.apm.keepalive import KeepAlive
+from overlay.apm.keepalive import CircuitWatch
 from overlay.apm.layer import RelayLayer
 from overlay.apm.translator import FIRST_CIRCUIT_REQID
 from overlay.errors import InternalError, Refused
@@ -38,6 +38,7 @@ __all__ = [
     "RelayedCircuit",
     "RequestedCircuit",
     "SourceCircuit",
+    "swapped_lent",
     "with_renewed_sas",
 ]
 
@@ -73,7 +74,8 @@ class OpenCircuit:
     inner_configuration: IpsecConfiguration
     opened_at: float
     expires_at: float
-    keepalive: KeepAlive
+    watch: CircuitWatch
+    ticket: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +109,16 @@ class RelayedCircuit:
 
 @dataclass(frozen=True, slots=True)
 class ExitCircuit:
-    """Somebody's circuit that ends here; ``confirmations`` counts those sent."""
+    """Somebody's circuit that ends here; ``confirmations`` counts those sent.
+
+    ``ticket`` belongs to the inner addresses and moves with them to another circuit.
+    """
 
     number: int
     previous: OverlayAddress
     sas: OnionSas
     ipsec: ExitIpsecInfo
+    ticket: bytes
     opened_at: float
     expires_at: float
     confirmations: int = 0
@@ -135,6 +141,16 @@ def with_renewed_sas(circuit: InstalledHopCircuit, sas: OnionSas) -> InstalledHo
             return dataclasses.replace(circuit, sas=sas, ipsec=exit_ipsec)
 
 
+def swapped_lent(one: ExitCircuit, other: ExitCircuit) -> tuple[ExitCircuit, ExitCircuit]:
+    """Return both circuits, each with the inner addresses and the ticket of the other."""
+    return _with_lent(one, other), _with_lent(other, one)
+
+
+def _with_lent(circuit: ExitCircuit, giver: ExitCircuit) -> ExitCircuit:
+    ipsec = dataclasses.replace(circuit.ipsec, inner_addresses=giver.ipsec.inner_addresses)
+    return dataclasses.replace(circuit, ipsec=ipsec, ticket=giver.ticket)
+
+
 class AnonymousConnections:
     """All circuits of this node, in any role, by their process-local numbers.
 
@@ -149,6 +165,7 @@ class AnonymousConnections:
         self._hops: dict[int, HopCircuit] = {}
         self._addresses: dict[CircuitAddress, int] = {}
         self._forward_spis: set[Spi] = set()
+        self._tickets: dict[bytes, int] = {}
 
     def new_number(self) -> int:
         """Return a number that no circuit of this process has had."""
@@ -240,6 +257,8 @@ class AnonymousConnections:
             for address in _addresses_of(circuit):
                 self._addresses[address] = circuit.number
         self._hops[circuit.number] = circuit
+        if isinstance(circuit, ExitCircuit):
+            self._tickets[circuit.ticket] = circuit.number
 
     def hop(self, number: int) -> HopCircuit | None:
         """Return somebody's circuit."""
@@ -253,6 +272,11 @@ class AnonymousConnections:
         """Return the circuit whose source speaks to us from this address."""
         circuit = self._hops.get(self._addresses.get(near, 0))
         return circuit if circuit is not None and circuit.sas.near == near else None
+
+    def exit_with(self, ticket: bytes) -> ExitCircuit | None:
+        """Return the circuit that has the inner addresses of a ticket."""
+        circuit = self._hops.get(self._tickets.get(ticket, 0))
+        return circuit if isinstance(circuit, ExitCircuit) else None
 
     def count_hops(self, matching: Callable[[HopCircuit], bool]) -> int:
         """Count the circuits of others that match."""
@@ -269,6 +293,8 @@ class AnonymousConnections:
             if self._addresses.pop(address, None) != number:
                 raise InternalError("a circuit address belonged to another circuit")
         self._forward_spis.discard(circuit.sas.forward_spi)
+        if isinstance(circuit, ExitCircuit):
+            self._tickets.pop(circuit.ticket, None)
 
 
 def _addresses_of(circuit: HopCircuit) -> tuple[CircuitAddress, ...]:

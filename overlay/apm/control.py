@@ -7,7 +7,7 @@ Every message is 64 bytes, so that the ESP packets that carry it have one size::
 =====  ===============  =======================================================
 kind   name             body
 =====  ===============  =======================================================
-1      CONFIRM          families (1) | IPv4 inner address (4) | IPv6 one (16)
+1      CONFIRM          families (1) | IPv4 inner address (4) | IPv6 one (16) | ticket (16)
 2      REFUSE           reason (1)
 3      PING             echo (8)
 4      PONG             echo (8), as in the PING
@@ -16,6 +16,7 @@ kind   name             body
 7      REKEY ANSWER     generation (4) | key share (32) | tag (16)
 8      REKEY SWITCH     generation (4) | tag (16)
 9      REKEY SWITCHED   generation (4) | tag (16)
+10     MOVE             ticket (16)
 =====  ===============  =======================================================
 """
 
@@ -38,8 +39,10 @@ __all__ = [
     "ECHO_BYTES",
     "SHARE_BYTES",
     "TAG_BYTES",
+    "TICKET_BYTES",
     "Confirm",
     "ControlMessage",
+    "Move",
     "Ping",
     "Pong",
     "Refuse",
@@ -65,9 +68,13 @@ SHARE_BYTES: Final = 32
 
 TAG_BYTES: Final = 16
 
+TICKET_BYTES: Final = 16
+"""Random bytes that belong to inner addresses that are lent. Its exit and its source know it."""
+
 _VERSION: Final = 2
 _CONFIRM, _REFUSE, _PING, _PONG, _TEARDOWN = range(1, 6)
 _REKEY_OFFER, _REKEY_ANSWER, _REKEY_SWITCH, _REKEY_SWITCHED = range(6, 10)
+_MOVE: Final = 10
 
 
 class RefuseReason(enum.Enum):
@@ -102,9 +109,13 @@ class TeardownReason(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Confirm:
-    """From the exit: the circuit stands, and these inner addresses are the source's."""
+    """From the exit: the circuit stands, and these inner addresses are the source's.
+
+    Over another circuit to the same exit, MOVE with the ticket takes the addresses there.
+    """
 
     inner_addresses: InnerAddresses
+    ticket: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,8 +188,20 @@ class RekeySwitched:
     tag: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Move:
+    """From the source to its exit: lend this circuit the inner addresses of the ticket.
+
+    The circuit that had them ends. The exit answers with CONFIRM, which names the addresses
+    that this circuit has afterwards.
+    """
+
+    ticket: bytes
+
+
 ControlMessage = (
     Confirm
+    | Move
     | Refuse
     | Ping
     | Pong
@@ -193,8 +216,10 @@ ControlMessage = (
 def encode_control(message: ControlMessage) -> bytes:
     """Return the 64 bytes of a message."""
     match message:
-        case Confirm(inner_addresses):
-            kind, body = _CONFIRM, _encode_inner(inner_addresses)
+        case Confirm(inner_addresses, ticket):
+            kind, body = _CONFIRM, _encode_inner(inner_addresses) + ticket
+        case Move(ticket):
+            kind, body = _MOVE, ticket
         case Refuse(refuse_reason):
             kind, body = _REFUSE, bytes((refuse_reason.value,))
         case Ping(echo):
@@ -247,7 +272,9 @@ def parse_control(data: bytes) -> ControlMessage:
 def _parse_body(kind: int, reader: ByteReader) -> ControlMessage:
     try:
         if kind == _CONFIRM:
-            return Confirm(_parse_inner(reader))
+            return Confirm(_parse_inner(reader), reader.take(TICKET_BYTES))
+        if kind == _MOVE:
+            return Move(reader.take(TICKET_BYTES))
         if kind == _REFUSE:
             return Refuse(RefuseReason(reader.u8()))
         if kind == _PING:

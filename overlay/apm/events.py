@@ -16,10 +16,13 @@ __all__ = [
     "ApmEvent",
     "CircuitClosed",
     "CircuitEnd",
+    "CircuitEvent",
     "CircuitFailed",
     "CircuitLost",
+    "CircuitMoved",
     "CircuitOpened",
     "CircuitReport",
+    "CircuitStandsBy",
     "CircuitState",
     "ExitCircuitClosed",
     "ExitCircuitOpened",
@@ -48,6 +51,7 @@ class CircuitState(enum.Enum):
     WAITING_FOR_LINK = "waiting for the first link"
     AWAITING_CONFIRMATION = "awaiting confirmation"
     OPEN = "open"
+    STANDBY = "standby"
 
 
 class ApmDrop(enum.Enum):
@@ -102,10 +106,35 @@ class CircuitClosed:
 
 @dataclass(frozen=True, slots=True)
 class CircuitLost:
-    """An open circuit of ours broke."""
+    """An open circuit of ours broke.
+
+    ``silent_hop`` is the position of the first hop that does not answer, None if the reason does
+    not tell.
+    """
 
     circuit: int
     reason: CircuitEnd
+    silent_hop: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CircuitStandsBy:
+    """A circuit of ours was confirmed and is ready to take over."""
+
+    circuit: int
+
+
+@dataclass(frozen=True, slots=True)
+class CircuitMoved:
+    """A standby circuit took over the inner addresses of one of ours, which has ended.
+
+    ``silent_hop`` is that of :class:`CircuitLost`, in the circuit that ended.
+    """
+
+    circuit: int
+    to: int
+    reason: CircuitEnd
+    silent_hop: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +151,11 @@ class ExitCircuitClosed:
     inner_addresses: InnerAddresses
 
 
+CircuitEvent = (
+    CircuitOpened | CircuitFailed | CircuitLost | CircuitClosed | CircuitMoved | CircuitStandsBy
+)
+"""What becomes of a circuit of ours."""
+
 ApmEvent = (
     LinkWanted
     | LinkSilent
@@ -129,6 +163,8 @@ ApmEvent = (
     | CircuitFailed
     | CircuitClosed
     | CircuitLost
+    | CircuitMoved
+    | CircuitStandsBy
     | ExitCircuitOpened
     | ExitCircuitClosed
 )

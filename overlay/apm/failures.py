@@ -5,9 +5,15 @@ from __future__ import annotations
 from typing import Final
 
 from overlay.apm.control import RefuseReason, TeardownReason
-from overlay.errors import CircuitRefused, CircuitTimedOut
+from overlay.errors import CircuitRefused, CircuitTimedOut, PathError
 
-__all__ = ["acknowledgement_missing", "confirmation_missing", "link_missing", "refusal"]
+__all__ = [
+    "acknowledgement_missing",
+    "confirmation_missing",
+    "link_missing",
+    "not_set_up",
+    "refusal",
+]
 
 _WHY: Final = {
     RefuseReason.LIMIT: "it carries as many circuits as it may",
@@ -56,3 +62,10 @@ def acknowledgement_missing() -> CircuitTimedOut:
         "circuit.",
         silent_hop=1,
     )
+
+
+def not_set_up(what: str, cause: Exception) -> PathError:
+    """Return the error for a circuit that this host could not set up."""
+    error = PathError(f"No circuit: {what}.")
+    error.__cause__ = cause
+    return error

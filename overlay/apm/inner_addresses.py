@@ -19,7 +19,13 @@ from overlay.apm.layer import Families
 from overlay.errors import LimitReached
 from overlay.special_networks import PRIVATE_NETWORKS, lies_in
 
-__all__ = ["InnerAddressPool", "InnerAddresses", "is_inner_address", "pool_problem"]
+__all__ = [
+    "InnerAddressPool",
+    "InnerAddresses",
+    "is_inner_address",
+    "pool_problem",
+    "why_unusable",
+]
 
 _DRAWS: Final = 64
 """Draws before a pool counts as full: at half use the chance to miss a free address is 2**-64."""
@@ -70,6 +76,20 @@ def is_inner_address(packed: bytes) -> bool:
     return any(
         address.version == network.version and address in network for network in PRIVATE_NETWORKS
     ) and not packed.startswith((OVERLAY_PREFIX, CIRCUIT_PREFIX))
+
+
+def why_unusable(addresses: InnerAddresses, version: int) -> str | None:
+    """Return why a source cannot use an exit's addresses, as a sentence, or None.
+
+    Args:
+        addresses: what the exit lent.
+        version: IP version of the destination.
+    """
+    if addresses.of_version(version) is None:
+        return "The exit gave no inner address of the destination's family."
+    if not all(is_inner_address(address) for address in addresses):
+        return "The exit gave an inner address that is not one."
+    return None
 
 
 def pool_problem(network: IpNetwork) -> str | None:

@@ -1,45 +1,215 @@
-"""Keep-alive of one open circuit: PINGs to its exit, the round trip, the losses in a row."""
+"""The watch over one open circuit: PINGs to its hops, the round trip, what silence means.
+
+A circuit is heard as long as packets come through the exit's backward SA, whatever they are.
+The watch asks with a PING in two cases: the circuit rested for the keep-alive interval, or
+packets were sent and nothing came back for a moment. A PING that stays unanswered is repeated
+soon, so a circuit that died is found in a second or two and not after three long intervals::
+
+    HEARD --sent, nothing back / interval over--> ASKED --repeats--> doubtful --patience--> lost
+      ^---------------- any packet from the exit, PONG ----'-------------'
+
+Waits follow the measured round trip as in RFC 6298, section 2 (mean and deviation).
+"""
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from random import Random
+from typing import Final
 
 from overlay.apm.control import ECHO_BYTES, Ping, Pong
 
-__all__ = ["KeepAlive"]
+__all__ = ["CircuitWatch", "Traffic", "WatchTimes"]
+
+_MOST_ASKED: Final = 64
+"""PINGs remembered at a time; more are never sent in one silence."""
+
+_SHORTEST_WAIT_S: Final = 0.15
+"""Shortest wait for an answer; a busy host needs that long to come round to it."""
+
+_FIRST_WAIT_S: Final = 1.0
+"""The wait before any round trip was measured (RFC 6298, section 2.1)."""
+
+_LONGEST_GRACE_S: Final = 0.5
+"""Longest silence of a circuit that sends, before the watch asks. Streams without answers make
+the watch ask twice a second."""
+
+_STALL_S: Final = 0.5
+"""If this process comes to a look later than that, it could not hear either."""
+
+_ACTIVE_S: Final = 1.0
+"""How long after a packet the circuit counts as one that is in use."""
 
 
-class KeepAlive:
-    """Which PINGs are unanswered; bounded by the number of losses that end the circuit."""
+@dataclass(frozen=True, slots=True)
+class WatchTimes:
+    """Times of the watch in seconds; :class:`~overlay.apm.settings.ApmSettings` has them."""
 
-    __slots__ = ("_losses", "_sent", "rtt_s")
+    interval_s: float
+    losses: int
+    patience_s: float
+    look_s: float
 
-    def __init__(self, losses: int) -> None:
-        """Count the circuit as lost after ``losses`` unanswered PINGs in a row."""
-        self._losses = losses
-        self._sent: dict[bytes, float] = {}
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """What passed between source and exit: marks that change with every packet, None for none."""
+
+    sent: tuple[int, int] | None = None
+    heard: tuple[int, int] | None = None
+
+    def after(self, before: Traffic) -> Traffic:
+        """Return these marks; where a new SA carried nothing yet, those of ``before``."""
+        return Traffic(self.sent or before.sent, self.heard or before.heard)
+
+
+class CircuitWatch:
+    """The state of one circuit's watch; sans-I/O, times in seconds of one clock."""
+
+    def __init__(self, times: WatchTimes, hops: int, now: float) -> None:
+        """Begin with a circuit that was just heard."""
+        self._times = times
+        self._hops = hops
+        self._traffic = Traffic()
+        self._deviation_s = 0.0
+        self._asked: dict[bytes, tuple[int, float]] = {}
+        self._asked_since: float | None = None
+        self._sent_since: float | None = None
+        self._active_until = now
+        self._grace_s = 0.0
+        self._rest_until = now
+        self._ask_at = now
+        self._due = now
+        self._answered_to = 0
         self.rtt_s: float | None = None
 
-    @property
-    def is_lost(self) -> bool:
-        """Whether as many PINGs in a row as allowed have gone unanswered."""
-        return len(self._sent) >= self._losses
+    # --- what the watch knows ---
 
-    def ping(self, rng: Random, now: float) -> Ping:
-        """Return the next PING and remember when it left."""
-        echo = rng.randbytes(ECHO_BYTES)
-        self._sent[echo] = now
-        return Ping(echo)
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether two PINGs of this silence stayed unanswered for longer than a round trip."""
+        return len(self._to_exit()) >= 2
+
+    @property
+    def silent_hop(self) -> int:
+        """The position of the first hop that answers no PING of this silence."""
+        return min(self._answered_to + 1, self._hops)
+
+    def is_lost(self, now: float) -> bool:
+        """Tell whether the circuit has been silent for too long."""
+        since = self._asked_since
+        return (
+            since is not None
+            and now - since >= self.patience_s
+            and len(self._to_exit()) >= self._times.losses
+        )
+
+    def next_look(self, now: float) -> float:
+        """Return when :meth:`look` is due again."""
+        busy = self._asked_since is not None or now < self._active_until
+        pause_s = self._times.look_s if busy else 5 * self._times.look_s
+        at_rest = self._rest_until if self._asked_since is None else math.inf
+        self._due = min(now + pause_s, max(at_rest, now + 0.001))
+        return self._due
+
+    @property
+    def patience_s(self) -> float:
+        """How long the hops of this circuit may keep silent."""
+        return max(self._times.patience_s, 4 * self._wait_s())
+
+    # --- what happens ---
+
+    def look(self, traffic: Traffic, now: float) -> bool:
+        """Take note of the counters; tell whether a PING is due.
+
+        The first one is due at once: it tells the exit that its CONFIRM arrived.
+        """
+        if self.rtt_s is None and self._asked_since is None:
+            self._traffic = traffic
+            return True
+        before, self._traffic = self._traffic, traffic.after(self._traffic)
+        heard = self._traffic.heard != before.heard
+        sent = self._traffic.sent != before.sent
+        if sent or heard:
+            self._active_until = now + _ACTIVE_S
+        if heard:
+            self._heard(now)
+            self._grace_s = 0.0
+        elif sent and self._sent_since is None:
+            self._sent_since = now
+        if now - self._due > _STALL_S and self._asked_since is not None:
+            self._ask_anew(now)
+        if self._asked_since is not None:
+            return now >= self._ask_at and len(self._asked) < _MOST_ASKED
+        if self._sent_since is not None and now - self._sent_since >= self._grace():
+            return True
+        return now >= self._rest_until
+
+    def pings(self, rng: Random, now: float) -> list[tuple[int, Ping]]:
+        """Return the PINGs that leave now, each with the position of its hop.
+
+        The first one goes to the exit alone. Repetitions go to every hop, because their answers
+        tell which hop is silent.
+        """
+        again = self._asked_since is not None
+        if not again:
+            self._asked_since = now
+        self._ask_at = now + max(self._wait_s(), _SHORTEST_WAIT_S)
+        self._rest_until = now + self._times.interval_s
+        positions = range(self._hops, 0, -1) if again else (self._hops,)
+        return [(position, self._ping(position, rng, now)) for position in positions]
 
     def repeat(self) -> Ping | None:
-        """Return the latest PING once more if it is unanswered; it counts as one."""
-        return Ping(next(reversed(self._sent))) if self._sent else None
+        """Return the latest PING to the exit once more if it is unanswered."""
+        unanswered = self._to_exit()
+        return Ping(unanswered[-1]) if unanswered else None
 
-    def answered(self, pong: Pong, now: float) -> bool:
-        """Take an answer; False if it answers no PING that is open."""
-        sent = self._sent.get(pong.echo)
-        if sent is None:
+    def answered(self, position: int, pong: Pong, now: float) -> bool:
+        """Take an answer of the hop at ``position``; False if it answers no open PING."""
+        asked = self._asked.get(pong.echo)
+        if asked is None or asked[0] != position:
             return False
-        self.rtt_s = now - sent
-        self._sent.clear()
+        if position < self._hops:
+            del self._asked[pong.echo]
+            self._answered_to = max(self._answered_to, position)
+            return True
+        self._measure(now - asked[1])
+        self._heard(now)
+        # Only PONGs come back, so this stream has no answers of its own: ask less often.
+        self._grace_s = min(2 * self._grace(), _LONGEST_GRACE_S)
         return True
+
+    # --- parts ---
+
+    def _ping(self, position: int, rng: Random, now: float) -> Ping:
+        echo = rng.randbytes(ECHO_BYTES)
+        self._asked[echo] = (position, now)
+        return Ping(echo)
+
+    def _to_exit(self) -> list[bytes]:
+        return [echo for echo, (position, _) in self._asked.items() if position == self._hops]
+
+    def _heard(self, now: float) -> None:
+        self._asked.clear()
+        self._asked_since = self._sent_since = None
+        self._answered_to = 0
+        self._rest_until = now + self._times.interval_s
+
+    def _ask_anew(self, now: float) -> None:
+        """Count no silence in which this process itself did not run."""
+        self._asked.clear()
+        self._asked_since, self._ask_at, self._answered_to = now, now, 0
+
+    def _measure(self, rtt_s: float) -> None:
+        if self.rtt_s is None:
+            self.rtt_s, self._deviation_s = rtt_s, rtt_s / 2
+            return
+        self._deviation_s += (abs(rtt_s - self.rtt_s) - self._deviation_s) / 4
+        self.rtt_s += (rtt_s - self.rtt_s) / 8
+
+    def _wait_s(self) -> float:
+        return _FIRST_WAIT_S if self.rtt_s is None else self.rtt_s + 4 * self._deviation_s
+
+    def _grace(self) -> float:
+        return max(self._grace_s, min(self._wait_s(), _LONGEST_GRACE_S), _SHORTEST_WAIT_S)

@@ -27,10 +27,13 @@ from overlay.apm.connections import (
     HopCircuit,
     InstalledHopCircuit,
     RelayedCircuit,
+    swapped_lent,
 )
 from overlay.apm.control import (
+    TICKET_BYTES,
     Confirm,
     ControlMessage,
+    Move,
     Ping,
     Pong,
     Refuse,
@@ -50,7 +53,7 @@ from overlay.apm.rekey_hop import HopRekeying
 from overlay.apm.replay import ReplayCache
 from overlay.apm.switchboard import Holdings, Switchboard, control_packet
 from overlay.apm.timers import Timers
-from overlay.apm.translator import ipsec_translator, translate_parting
+from overlay.apm.translator import ipsec_translator, translate_lent, translate_parting
 from overlay.apm.usage import CircuitUsage
 from overlay.errors import InternalError, LimitReached, Malformed, Replayed
 from overlay.ipsec.lifetimes import hard_lifetime
@@ -78,6 +81,7 @@ class RelaySide:
         self._connections = connections
         self._carrier = carrier
         self._onion_key = onion_key
+        self._rng = rng
         self._admission = Admission(switchboard, connections, relay=relay)
         self._inner_taken = inner_taken
         self._settings = switchboard.settings
@@ -251,6 +255,7 @@ class RelaySide:
             previous=previous,
             sas=sas,
             ipsec=ipsec,
+            ticket=self._rng.randbytes(TICKET_BYTES),
             opened_at=now,
             expires_at=now + self._granted_s(layer.terms),
         )
@@ -267,13 +272,16 @@ class RelaySide:
 
     def _confirm(self, circuit: ExitCircuit, now: float) -> None:
         """Send CONFIRM, and again later: until the source speaks, it may have been lost."""
-        confirm = Confirm(circuit.ipsec.inner_addresses)
-        self._board.send([control_packet(self._board.own, circuit.sas.near, confirm)])
+        self._send_confirm(circuit)
         pause = self._settings.confirm_retry_s * 2**circuit.confirmations
         give_up_at = circuit.opened_at + self._settings.unconfirmed_expiry_s
         self._timers.set(circuit.number, min(now + pause, give_up_at))
         confirmations = circuit.confirmations + 1
         self._connections.put_hop(dataclasses.replace(circuit, confirmations=confirmations))
+
+    def _send_confirm(self, circuit: ExitCircuit) -> None:
+        confirm = Confirm(circuit.ipsec.inner_addresses, circuit.ticket)
+        self._board.send([control_packet(self._board.own, circuit.sas.near, confirm)])
 
     def link_established(self, neighbour: OverlayAddress, link: LinkSecurity, now: float) -> None:
         """Go on with the onions that wait for this link."""
@@ -303,6 +311,9 @@ class RelaySide:
                 self._source_spoke(circuit, now)
             case RekeyOffer() | RekeySwitch(), RelayedCircuit() | ExitCircuit():
                 self._rekeying.receive(circuit, message, now)
+            case Move(ticket), ExitCircuit():
+                self._source_spoke(circuit, now)
+                self._move(circuit, ticket, now)
             case Teardown(), RelayedCircuit() | ExitCircuit():
                 self._close(circuit, None, now)
             case _:
@@ -313,6 +324,37 @@ class RelaySide:
             self._connections.put_hop(dataclasses.replace(circuit, confirmed=True))
             idle_at = now + self._settings.idle_expiry_s
             self._timers.set(circuit.number, min(idle_at, circuit.expires_at))
+
+    def _move(self, circuit: ExitCircuit, ticket: bytes, now: float) -> None:
+        """Lend this circuit the inner addresses of a ticket; the circuit that had them ends.
+
+        CONFIRM tells what this circuit has afterwards. A MOVE that came before, or whose ticket
+        nobody has any more, changes nothing and gets the same answer.
+        """
+        other = self._connections.exit_with(ticket)
+        if other is None or other.number == circuit.number:
+            self._send_confirm(self._present(circuit.number))
+            return
+        for each in (other, circuit):
+            self._board.backend.remove(translate_lent(each.ipsec))
+        moved, left = swapped_lent(self._present(circuit.number), other)
+        self._connections.put_hop(moved)
+        self._connections.put_hop(left)
+        self._board.lent_swapped(
+            (moved.ipsec.inner_addresses, left.previous),
+            (left.ipsec.inner_addresses, moved.previous),
+        )
+        self._close(left, None, now)
+        if self._board.install(translate_lent(moved.ipsec)):
+            self._send_confirm(moved)
+        else:
+            self._close(moved, Teardown(TeardownReason.SHUTDOWN), now)
+
+    def _present(self, number: int) -> ExitCircuit:
+        circuit = self._connections.hop(number)
+        if not isinstance(circuit, ExitCircuit):
+            raise InternalError("a circuit that its source speaks over has ended")
+        return circuit
 
     # --- time ---
 

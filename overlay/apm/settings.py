@@ -19,6 +19,8 @@ _POSITIVE: Final = (
     "link_timeout_s",
     "keepalive_interval_s",
     "keepalive_losses",
+    "answer_patience_s",
+    "watch_interval_s",
     "idle_expiry_s",
     "unconfirmed_expiry_s",
     "lifetime_s",
@@ -59,8 +61,15 @@ class ApmSettings:
         max_hops: longest path that this node opens, 1 to 5.
         setup_timeout_s: how long the source waits for the confirmation, link included.
         link_timeout_s: how long an onion waits at a relay for the link to the next hop.
-        keepalive_interval_s: time between two PINGs from the source to the exit.
-        keepalive_losses: unanswered PINGs in a row after which the circuit is lost.
+        keepalive_interval_s: time between two PINGs from the source to the exit of a circuit at
+            rest. A circuit that sends and hears nothing is asked within half a second.
+        keepalive_losses: unanswered PINGs in a row before a circuit is lost, at least.
+        answer_patience_s: time that PINGs stay unanswered before a circuit is lost, at least; four
+            measured waits for an answer (RFC 6298) if that is longer.
+        watch_interval_s: time between two looks at the counters of a circuit in use; one at rest is
+            looked at a fifth as often.
+        standby: keep a second circuit ready for each open one, over other relays to the same exit.
+            If a relay dies, it takes over with the same inner address.
         idle_expiry_s: a hop forgets a circuit whose forward SA was unused that long.
         unconfirmed_expiry_s: a hop forgets a circuit that was never used by then.
         lifetime_s: what the source asks for, and the most that a hop grants.
@@ -110,6 +119,9 @@ class ApmSettings:
     link_timeout_s: float = 8.0
     keepalive_interval_s: float = 10.0
     keepalive_losses: int = 3
+    answer_patience_s: float = 1.2
+    watch_interval_s: float = 0.1
+    standby: bool = True
     idle_expiry_s: float = 60.0
     unconfirmed_expiry_s: float = 30.0
     lifetime_s: float = 86_400.0

@@ -109,6 +109,25 @@ class SignallingManager:
         """
         return self._source.open(path, destination, now)
 
+    def stand_by(self, circuit: int, path: MixPath, now: float) -> int:
+        """Ask for a circuit that takes over the inner addresses of another one if that breaks.
+
+        Events: CircuitStandsBy when it is ready, CircuitMoved when it took over.
+
+        Args:
+            circuit: an open circuit of ours without a standby.
+            path: hops to the same exit, over other relays.
+            now: Unix seconds.
+
+        Returns:
+            The number of the standby circuit.
+
+        Raises:
+            PathError: the path ends elsewhere, or cannot carry a circuit of ours.
+            LimitReached: the circuit is not open or has a standby.
+        """
+        return self._source.stand_by(circuit, path, now)
+
     def close(self, circuit: int, now: float) -> None:
         """End a circuit of ours; one that is gone already is no error."""
         self._source.close(circuit, CircuitEnd.CLOSED, now)

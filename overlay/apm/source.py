@@ -11,7 +11,6 @@ What replaces the keys of an open circuit is in :mod:`overlay.apm.rekey_source`.
 
 from __future__ import annotations
 
-import dataclasses
 import ipaddress
 from collections.abc import Callable
 from random import Random
@@ -19,6 +18,7 @@ from typing import Final
 
 from overlay.addresses import IpNetwork, OverlayAddress
 from overlay.apm.carrier import Carrier
+from overlay.apm.circuit_reports import circuit_report
 from overlay.apm.circuits import LinkSecurity, SourceIpsecInfo
 from overlay.apm.connections import (
     AnonymousConnections,
@@ -30,7 +30,6 @@ from overlay.apm.connections import (
 from overlay.apm.control import (
     Confirm,
     ControlMessage,
-    Ping,
     Pong,
     Refuse,
     RefuseReason,
@@ -48,21 +47,24 @@ from overlay.apm.events import (
     CircuitLost,
     CircuitOpened,
     CircuitReport,
-    CircuitState,
+    CircuitStandsBy,
 )
 from overlay.apm.failures import (
     acknowledgement_missing,
     confirmation_missing,
     link_missing,
+    not_set_up,
     refusal,
 )
-from overlay.apm.inner_addresses import InnerAddresses, is_inner_address
-from overlay.apm.keepalive import KeepAlive
+from overlay.apm.inner_addresses import why_unusable
+from overlay.apm.keepalive import CircuitWatch, Traffic, WatchTimes
 from overlay.apm.layer import Families
 from overlay.apm.onion import construct_onion
 from overlay.apm.plan import CircuitPlan, allocate_spis, check_path, link_peer_of, plan_circuit
 from overlay.apm.rekey_source import SourceRekeying
-from overlay.apm.switchboard import Holdings, Switchboard, control_packet
+from overlay.apm.standby import Standbys
+from overlay.apm.switchboard import Holdings, Switchboard
+from overlay.apm.takeover import Takeover, to_hop
 from overlay.apm.timers import Timers
 from overlay.apm.translator import ipsec_translator, translate_inner
 from overlay.errors import (
@@ -82,6 +84,9 @@ _UNUSED_CIRCUIT_S: Final = (60.0, 600.0)
 
 _MOST_UNUSED: Final = 4
 """Such circuits at a time, because circuits of a source are few."""
+
+_NOTHING: Final = IpsecConfiguration((), ())
+"""What a circuit that carries no data has in place of its inner configuration."""
 
 
 class SourceSide:
@@ -103,6 +108,14 @@ class SourceSide:
         self._settings = switchboard.settings
         self._timers: Timers[int] = Timers()
         self._unused: list[int] = []
+        self._standbys = Standbys()
+        self._takeover = Takeover(switchboard, connections, self._standbys, self._end)
+        self._watch_times = WatchTimes(
+            interval_s=self._settings.keepalive_interval_s,
+            losses=self._settings.keepalive_losses,
+            patience_s=self._settings.answer_patience_s,
+            look_s=self._settings.watch_interval_s,
+        )
         self._rekeying = SourceRekeying(switchboard, connections, rng, self._not_rekeyed)
 
     # --- opening ---
@@ -110,13 +123,25 @@ class SourceSide:
     def open(self, path: MixPath, destination: IpNetwork, now: float) -> int:
         """Ask for a circuit; return its number."""
         check_path(path, self._board.own, self._board.backend.capabilities(), self._settings)
-        if len(self._connections.sources()) >= self._settings.max_source_circuits:
+        held = len(self._connections.sources()) - len(self._standbys)
+        if held >= self._settings.max_source_circuits:
             raise LimitReached(
                 f"this node has {self._settings.max_source_circuits} circuits of its own, the most "
                 "that [apm] max_source_circuits allows: close a path, or raise that setting."
             )
+        return self._request(self._connections.new_number(), path, destination, now)
+
+    def stand_by(self, primary: int, path: MixPath, now: float) -> int:
+        """Ask for a circuit to the same exit that takes over if ``primary`` breaks."""
+        circuit = self._takeover.may_have_standby(primary, path)
+        check_path(path, self._board.own, self._board.backend.capabilities(), self._settings)
+        number = self._connections.new_number()
+        self._standbys.add(primary, number)
+        return self._request(number, path, circuit.destination, now)
+
+    def _request(self, number: int, path: MixPath, destination: IpNetwork, now: float) -> int:
         first = path.hops[0]
-        request = RequestedCircuit(self._connections.new_number(), path, destination)
+        request = RequestedCircuit(number, path, destination)
         self._connections.put_source(request)
         self._board.use_link(first.overlay_address)
         self._timers.set(request.number, now + self._settings.setup_timeout_s)
@@ -132,7 +157,7 @@ class SourceSide:
         try:
             spis = allocate_spis(len(request.path), self._board.spis)
         except LimitReached as error:
-            self._fail(request, _failure("too many SPIs are in use", error), now)
+            self._fail(request, not_set_up("too many SPIs are in use", error), now)
             return
         plan = plan_circuit(
             request.path,
@@ -160,7 +185,7 @@ class SourceSide:
             self._carrier.send(first, onion, pending.number, now)
         except (NotAuthentic, BackendError, LimitReached, ValueError) as error:
             self._connections.put_source(pending)
-            self._fail(pending, _failure("it could not be set up here", error), now, hops=0)
+            self._fail(pending, not_set_up("it could not be set up here", error), now, hops=0)
 
     def link_established(self, neighbour: OverlayAddress, link: LinkSecurity, now: float) -> None:
         """Go on with the circuits that wait for this link."""
@@ -179,42 +204,49 @@ class SourceSide:
     ) -> None:
         """Take circuit control from the hop at ``position`` (1 is the first)."""
         match message, circuit:
-            case Confirm(inner_addresses), PendingCircuit() if position == len(circuit.path):
-                self._confirmed(circuit, inner_addresses, now)
+            case Confirm(), PendingCircuit() if position == len(circuit.path):
+                self._confirmed(circuit, message, now)
             case Confirm(), OpenCircuit() if position == len(circuit.path):
-                self._confirmed_again(circuit)
+                self._confirmed_again(circuit, message, now)
             case Refuse(reason), PendingCircuit():
                 self._refused(circuit, position, reason, now)
             case Teardown(reason), PendingCircuit():
                 self._refused(circuit, position, reason, now)
             case Teardown(TeardownReason.WITHDRAWN), OpenCircuit() if position == len(circuit.path):
                 self._end(circuit, CircuitLost(circuit.number, CircuitEnd.WITHDRAWN), now)
-            case Teardown(), OpenCircuit():
-                self._end(circuit, CircuitLost(circuit.number, CircuitEnd.TORN_DOWN), now)
+            case Teardown(reason), OpenCircuit():
+                self._torn_down(circuit, position, reason, now)
             case RekeyAnswer() | RekeySwitched(), OpenCircuit():
                 self._rekeying.receive((circuit.number, position), message, now)
-            case Pong(), OpenCircuit() if circuit.keepalive.answered(message, now):
+            case Pong(), OpenCircuit() if circuit.watch.answered(position, message, now):
                 pass
             case _:
                 self._board.count(ApmDrop.UNEXPECTED)
 
-    def _confirmed(self, pending: PendingCircuit, inner: InnerAddresses, now: float) -> None:
-        objection = self._objection(pending, inner)
+    def _confirmed(self, pending: PendingCircuit, confirm: Confirm, now: float) -> None:
+        inner = confirm.inner_addresses
+        objection = why_unusable(inner, pending.destination.version)
         if objection is not None:
             self._fail(pending, PathError(objection), now)
             return
+        if self._standbys.primary_of(pending.number) is not None:
+            self._keep(pending, confirm, _NOTHING, now, now + self._settings.lifetime_s)
+            self._board.emit(CircuitStandsBy(pending.number))
+            return
         if any(self._is_taken(address) or self._clashes(address) for address in inner):
-            self._decline(pending, inner, now)
+            self._decline(pending, confirm, now)
             return
         configuration = translate_inner(pending.ipsec, inner, pending.destination)
         try:
             self._board.backend.install(configuration)
         except (BackendError, ValueError) as error:
-            self._fail(pending, _failure("the inner address could not be set up", error), now)
+            self._fail(pending, not_set_up("the inner address could not be set up", error), now)
             return
-        self._opened(pending, inner, configuration, now)
+        self._board.emit(CircuitOpened(pending.number, inner, pending.destination))
+        expires_at = now + self._settings.lifetime_s
+        self._keep(pending, confirm, configuration, now, expires_at)
 
-    def _decline(self, pending: PendingCircuit, inner: InnerAddresses, now: float) -> None:
+    def _decline(self, pending: PendingCircuit, confirm: Confirm, now: float) -> None:
         """Give the user's path another circuit, and let this one end like an unused one.
 
         A circuit that ended at once would tell the exit that the address which it lent is in
@@ -226,28 +258,17 @@ class SourceSide:
             "name an exit that lends others with --via."
         )
         self._board.emit(CircuitFailed(pending.number, error))
-        nothing = IpsecConfiguration((), ())
         lasts_s = self._rng.uniform(*_UNUSED_CIRCUIT_S)
         expires_at = now + min(lasts_s, self._settings.lifetime_s)
-        self._keep(pending, inner, nothing, now, expires_at)
+        self._keep(pending, confirm, _NOTHING, now, expires_at)
         self._unused.append(pending.number)
         if len(self._unused) > _MOST_UNUSED:
             self.close(self._unused.pop(0), CircuitEnd.CLOSED, now)
 
-    def _opened(
-        self,
-        pending: PendingCircuit,
-        inner: InnerAddresses,
-        configuration: IpsecConfiguration,
-        now: float,
-    ) -> None:
-        self._board.emit(CircuitOpened(pending.number, inner, pending.destination))
-        self._keep(pending, inner, configuration, now, now + self._settings.lifetime_s)
-
     def _keep(
         self,
         pending: PendingCircuit,
-        inner: InnerAddresses,
+        confirm: Confirm,
         configuration: IpsecConfiguration,
         now: float,
         expires_at: float,
@@ -257,23 +278,16 @@ class SourceSide:
             path=pending.path,
             destination=pending.destination,
             ipsec=pending.ipsec,
-            inner_addresses=inner,
+            inner_addresses=confirm.inner_addresses,
             inner_configuration=configuration,
             opened_at=now,
             expires_at=expires_at,
-            keepalive=KeepAlive(self._settings.keepalive_losses),
+            watch=CircuitWatch(self._watch_times, len(pending.path), now),
+            ticket=confirm.ticket,
         )
         self._connections.put_source(circuit)
         self._keep_alive(circuit, now)
         self._rekeying.begin(circuit, now)
-
-    def _objection(self, pending: PendingCircuit, inner: InnerAddresses) -> str | None:
-        """Return why the exit's addresses cannot be used, as a sentence, or None."""
-        if inner.of_version(pending.destination.version) is None:
-            return "The exit gave no inner address of the destination's family."
-        if not all(is_inner_address(address) for address in inner):
-            return "The exit gave an inner address that is not one."
-        return None
 
     def _is_taken(self, address: bytes) -> bool:
         pool = self._board.inner_pool
@@ -309,11 +323,16 @@ class SourceSide:
 
     def next_deadline(self) -> float:
         """Return when :meth:`handle_deadline` has something to do."""
-        return min(self._timers.next_deadline(), self._rekeying.next_deadline())
+        return min(
+            self._timers.next_deadline(),
+            self._rekeying.next_deadline(),
+            self._takeover.next_deadline(),
+        )
 
     def handle_deadline(self, now: float) -> None:
         """Give up what was not confirmed, keep alive what is open, end what is over."""
         self._rekeying.handle_deadline(now)
+        self._takeover.handle_deadline(now)
         while (number := self._timers.pop_due(now)) is not None:
             circuit = self._connections.source(number)
             if isinstance(circuit, OpenCircuit):
@@ -325,24 +344,44 @@ class SourceSide:
         return confirmation_missing(self._settings.setup_timeout_s, len(circuit.path))
 
     def _keep_alive(self, circuit: OpenCircuit, now: float) -> None:
+        """Look at a circuit: ask its hops, doubt it, lose it, or let it rest."""
         if circuit.expires_at <= now:
             self._end(circuit, CircuitClosed(circuit.number, CircuitEnd.EXPIRED), now)
-        elif circuit.keepalive.is_lost:
-            self._end(circuit, CircuitLost(circuit.number, CircuitEnd.UNANSWERED), now)
-        else:
-            self._ping(circuit, now)
-            next_ping = now + self._settings.keepalive_interval_s
-            self._timers.set(circuit.number, min(next_ping, circuit.expires_at))
+            return
+        watch = circuit.watch
+        if watch.look(self._traffic(circuit), now):
+            self._board.send(
+                to_hop(circuit, position, ping) for position, ping in watch.pings(self._rng, now)
+            )
+        if watch.is_lost(now):
+            self._lost(circuit, CircuitEnd.UNANSWERED, watch.silent_hop, now)
+            return
+        if watch.is_doubtful:
+            self._takeover.begin(circuit.number, now)
+        self._timers.set(circuit.number, min(watch.next_look(now), circuit.expires_at))
 
-    def _confirmed_again(self, circuit: OpenCircuit) -> None:
-        """The exit has not heard us: our PING may be lost."""
-        ping = circuit.keepalive.repeat()
+    def _traffic(self, circuit: OpenCircuit) -> Traffic:
+        sas = circuit.ipsec.hops[-1]
+        return Traffic(
+            sent=self._mark(SaIdentity(sas.forward_spi, sas.hop)),
+            heard=self._mark(SaIdentity(sas.backward_spi, sas.near)),
+        )
+
+    def _mark(self, identity: SaIdentity) -> tuple[int, int] | None:
+        """Return what changes with each packet of an SA; None before the first one."""
+        try:
+            counters = self._board.backend.query(identity)
+        except BackendError:
+            return None
+        return (identity.spi, counters.packets) if counters and counters.packets else None
+
+    def _confirmed_again(self, circuit: OpenCircuit, confirm: Confirm, now: float) -> None:
+        """The exit has not heard us: our PING may be lost. Or it answers a MOVE."""
+        if self._takeover.confirmed(circuit, confirm, now):
+            return
+        ping = circuit.watch.repeat()
         if ping is not None:
-            self._board.send([_to_hop(circuit, len(circuit.path), ping)])
-
-    def _ping(self, circuit: OpenCircuit, now: float) -> None:
-        ping = circuit.keepalive.ping(self._rng, now)
-        self._board.send([_to_hop(circuit, len(circuit.path), ping)])
+            self._board.send([to_hop(circuit, len(circuit.path), ping)])
 
     def soft_expired(self, identity: SaIdentity, now: float) -> bool:
         """Replace the keys of an SA at its soft limit; tell whether a circuit of ours uses it."""
@@ -353,6 +392,27 @@ class SourceSide:
         circuit = self._connections.source(number)
         if circuit is not None:
             self._end(circuit, CircuitLost(number, CircuitEnd.NOT_REKEYED), now)
+
+    def _torn_down(
+        self, circuit: OpenCircuit, position: int, reason: TeardownReason, now: float
+    ) -> None:
+        is_exit = position == len(circuit.path)
+        lost_hop = position + (reason is TeardownReason.NEXT_HOP_LOST and not is_exit)
+        if is_exit:  # a standby circuit would end there as well
+            self._end(circuit, CircuitLost(circuit.number, CircuitEnd.TORN_DOWN, lost_hop), now)
+        else:
+            self._lost(circuit, CircuitEnd.TORN_DOWN, lost_hop, now)
+
+    def _lost(
+        self, circuit: OpenCircuit, reason: CircuitEnd, silent_hop: int | None, now: float
+    ) -> None:
+        """End a broken circuit, unless its standby is taking over."""
+        lost = CircuitLost(circuit.number, reason, silent_hop)
+        if self._takeover.instead_of(lost, now):
+            self._timers.cancel(circuit.number)
+        else:
+            hops = 0 if reason is CircuitEnd.LINK_LOST else None
+            self._end(circuit, lost, now, hops)
 
     # --- the end ---
 
@@ -370,11 +430,11 @@ class SourceSide:
     def link_lost(self, neighbour: OverlayAddress, now: float) -> None:
         """End what went over this link; there is no way to tell the hops."""
         for circuit in self._connections.sources():
-            if _first_hop(circuit) != neighbour:
+            gone = self._connections.source(circuit.number) is not circuit
+            if gone or _first_hop(circuit) != neighbour:
                 continue
             if isinstance(circuit, OpenCircuit):
-                lost = CircuitLost(circuit.number, CircuitEnd.LINK_LOST)
-                self._end(circuit, lost, now, hops=0)
+                self._lost(circuit, CircuitEnd.LINK_LOST, 1, now)
             else:
                 self._fail(circuit, link_missing(), now, hops=0)
 
@@ -393,9 +453,13 @@ class SourceSide:
         self, circuit: SourceCircuit, event: ApmEvent, now: float, hops: int | None = None
     ) -> None:
         """Forget a circuit; TEARDOWN goes to its first ``hops`` hops (None: to all)."""
+        standby = self._standbys.of(circuit.number)
+        self._standbys.forget(circuit.number)
         self._connections.remove_source(circuit.number)
         self._timers.cancel(circuit.number)
         self._board.emit(event)
+        if standby is not None:
+            self.close(standby, CircuitEnd.CLOSED, now)
         if isinstance(circuit, OpenCircuit):
             self._board.backend.remove(circuit.inner_configuration)
         outgrown = self._rekeying.end(circuit.number, len(circuit.path))
@@ -406,31 +470,21 @@ class SourceSide:
             return
         # The farthest hop first: a hop that is torn down passes nothing on for long.
         teardown = Teardown(TeardownReason.CLOSED)
-        packets = [_to_hop(circuit, position, teardown) for position in range(count, 0, -1)]
+        packets = [to_hop(circuit, position, teardown) for position in range(count, 0, -1)]
         self._board.part(holdings, packets, now)
 
     # --- views ---
 
     def reports(self) -> list[CircuitReport]:
         """Return all circuits of ours as values."""
-        return [_report(circuit) for circuit in self._connections.sources()]
-
-
-def _failure(what: str, cause: Exception) -> PathError:
-    error = PathError(f"No circuit: {what}.")
-    error.__cause__ = cause
-    return error
+        return [
+            circuit_report(circuit, self._standbys.primary_of(circuit.number))
+            for circuit in self._connections.sources()
+        ]
 
 
 def _first_hop(circuit: SourceCircuit) -> OverlayAddress:
     return circuit.path.hops[0].overlay_address
-
-
-def _to_hop(
-    circuit: PendingCircuit | OpenCircuit, position: int, message: Ping | Teardown
-) -> bytes:
-    sas = circuit.ipsec.hops[position - 1]
-    return control_packet(sas.near, sas.hop, message)
 
 
 def _holdings(circuit: SourceCircuit) -> Holdings:
@@ -439,25 +493,3 @@ def _holdings(circuit: SourceCircuit) -> Holdings:
         return Holdings(links=links)
     spis = tuple(spi for sas in circuit.ipsec.hops for spi in sas.own_spis)
     return Holdings(ipsec_translator(circuit.ipsec), spis, links)
-
-
-def _report(circuit: SourceCircuit) -> CircuitReport:
-    report = CircuitReport(
-        number=circuit.number,
-        state=CircuitState.WAITING_FOR_LINK,
-        hops=tuple(hop.overlay_address for hop in circuit.path.hops),
-        destination=circuit.destination,
-    )
-    match circuit:
-        case RequestedCircuit():
-            return report
-        case PendingCircuit():
-            return dataclasses.replace(report, state=CircuitState.AWAITING_CONFIRMATION)
-        case OpenCircuit():
-            return dataclasses.replace(
-                report,
-                state=CircuitState.OPEN,
-                inner_addresses=circuit.inner_addresses,
-                rtt_s=circuit.keepalive.rtt_s,
-                opened_at=circuit.opened_at,
-            )

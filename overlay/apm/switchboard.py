@@ -197,6 +197,17 @@ class Switchboard:
         self._lent.add(addresses, neighbour)
         return addresses
 
+    def lent_swapped(
+        self,
+        one: tuple[InnerAddresses, OverlayAddress],
+        other: tuple[InnerAddresses, OverlayAddress],
+    ) -> None:
+        """Charge two lent pairs of addresses to each other's neighbours."""
+        for addresses, _ in (one, other):
+            self._lent.discard(addresses)
+        self._lent.add(one[0], other[1])
+        self._lent.add(other[0], one[1])
+
     # --- what leaves ---
 
     def send(self, packets: Iterable[bytes]) -> None:

@@ -64,6 +64,7 @@ __all__ = [
     "source_associations",
     "translate_exit",
     "translate_inner",
+    "translate_lent",
     "translate_parting",
     "translate_relay",
     "translate_source",
@@ -144,14 +145,20 @@ def translate_relay(info: RelayIpsecInfo) -> IpsecConfiguration:
 
 def translate_exit(info: ExitIpsecInfo) -> IpsecConfiguration:
     """Return what a circuit needs at its exit."""
+    policies = _hop_policies(info.sas, info.previous) + translate_lent(info).policies
+    return IpsecConfiguration(hop_associations(info.sas), policies)
+
+
+def translate_lent(info: ExitIpsecInfo) -> IpsecConfiguration:
+    """Return the part of :func:`translate_exit` that names the inner addresses: what MOVE moves."""
     from_source = (_forward_template(info.sas), _inbound_link(info.previous))
     to_source = (_backward_template(info.sas), _outbound_link(info.previous))
-    policies = list(_hop_policies(info.sas, info.previous))
+    policies: list[SecurityPolicy] = []
     for inner in info.inner_addresses:
         anywhere, own = _any_like(inner), Prefix.host(inner)
         policies.append(_policy(Direction.FWD, own, anywhere, None, from_source))
         policies.append(_policy(Direction.OUT, anywhere, own, None, to_source))
-    return IpsecConfiguration(hop_associations(info.sas), tuple(policies))
+    return IpsecConfiguration((), tuple(policies))
 
 
 def translate_parting(sas: OnionSas, previous: LinkSecurity) -> IpsecConfiguration:

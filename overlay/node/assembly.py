@@ -36,6 +36,7 @@ from overlay.node.neighbours import Neighbours
 from overlay.node.packet_path import DatagramSink, NodeBackend, PacketPath
 from overlay.node.paths import Guard, Paths
 from overlay.node.port_forms import Marks
+from overlay.node.standby_keeper import StandbyKeeper
 from overlay.node.timers import Chores
 from overlay.plugins import load_plugin
 from overlay.selection.checked import CheckedSelector
@@ -200,19 +201,17 @@ def wire_control_plane(
         ),
         lifetime=partial(draw_lifetime, link_limits(configuration.link), rng=rng),
     )
-    paths = Paths(
-        circuits=circuits,
-        guard=surroundings.guard,
-        choice=MixChoice(
-            table=table,
-            selector=partial(_selector, configuration),
-            source=identity.node_id,
-            onion_suite=configuration.apm.onion_suite,
-            esp_suite=configuration.ipsec.esp_suite,
-            rng=rng,
-            versions=lambda: dht.versions,
-        ),
+    choice = MixChoice(
+        table=table,
+        selector=partial(_selector, configuration),
+        source=identity.node_id,
+        onion_suite=configuration.apm.onion_suite,
+        esp_suite=configuration.ipsec.esp_suite,
+        rng=rng,
+        versions=lambda: dht.versions,
     )
+    standbys = StandbyKeeper(circuits, choice, rng) if configuration.apm.standby else None
+    paths = Paths(circuits=circuits, guard=surroundings.guard, choice=choice, standbys=standbys)
     return make(
         dht=dht,
         links=links,

@@ -22,7 +22,9 @@ from overlay.apm.events import (
     CircuitClosed,
     CircuitFailed,
     CircuitLost,
+    CircuitMoved,
     CircuitOpened,
+    CircuitStandsBy,
     ExitCircuitClosed,
     ExitCircuitOpened,
     LinkSilent,
@@ -248,7 +250,14 @@ class ControlPlane:
             case LinkSilent(overlay_address=overlay_address):
                 # New SAs if the peer restarted; an end to the link if it is gone.
                 self.links.rekey(overlay_address, now)
-            case CircuitOpened() | CircuitFailed() | CircuitLost() | CircuitClosed():
+            case (
+                CircuitOpened()
+                | CircuitFailed()
+                | CircuitLost()
+                | CircuitClosed()
+                | CircuitMoved()
+                | CircuitStandsBy()
+            ):
                 self.paths.handle(event, now)
             case ExitCircuitClosed(inner_addresses=inner_addresses):
                 self._forget_inner_addresses(inner_addresses)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 from typing import Final
 
 from overlay.addresses import NodeId
 from overlay.apm.control import RefuseReason
-from overlay.apm.events import CircuitEnd
+from overlay.apm.events import CircuitEnd, CircuitLost, CircuitMoved
 from overlay.dht.topology_table import TopologyTable
 from overlay.errors import (
     AddressInUse,
@@ -79,11 +80,39 @@ class MixChoice:
             return False
         return True
 
-    def ended(self, path: RequestedPath, reason: CircuitEnd) -> None:
-        """Avoid an exit that withdrew: its descriptor may be older than its word."""
+    def select_standby(self, path: RequestedPath, now: float) -> MixPath:
+        """Choose hops to the same exit: other relays than those in use, as far as there are.
+
+        If no path avoids them all, one that avoids one of them still helps when that one dies.
+        Hops that the user named stay.
+
+        Raises:
+            OverlayError: there is no other path.
+        """
+        if path.mix_path is None:
+            raise NoSuitablePath("there is no circuit to stand by for.", known=0, removed=())
+        *relays, last = (hop.node_id for hop in path.mix_path.hops)
+        free = [relay for relay in relays if relay not in path.via]
+        view, selector = self._table.view(now), self._selector(path.strategy)
+        shunned = path.avoid | self._table.unheard() - {last}
+        choices = [frozenset(free), *(frozenset({relay}) for relay in free)]
+        for avoid in dict.fromkeys(each for each in choices if each):
+            request = replace(self._request(path, avoid | shunned), exit=last)
+            with contextlib.suppress(NoSuitablePath):
+                return selector.select(request, view, self._rng)
+        raise NoSuitablePath("no other relays lead to the exit.", known=len(view), removed=())
+
+    def ended(self, path: RequestedPath, event: CircuitLost | CircuitMoved) -> None:
+        """Avoid the hop that kept silent, withdrew, or said that the next hop is lost.
+
+        Of two hops, one of which lost the other, either one may be at fault.
+        """
         hops = path.mix_path.hops if path.mix_path is not None else ()
-        if reason is CircuitEnd.WITHDRAWN:
-            path.avoid |= {hop.node_id for hop in hops[-1:]}
+        last = event.silent_hop or 0
+        if event.reason is CircuitEnd.WITHDRAWN:
+            last = len(hops)
+        first = last - (event.reason is CircuitEnd.TORN_DOWN)
+        path.avoid |= {hop.node_id for hop in hops[max(first - 1, 0) : last]}
 
     def blame(self, path: RequestedPath, error: OverlayError) -> None:
         """Avoid the hop that refused and, if it could not reach the next one, that one too.

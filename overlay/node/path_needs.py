@@ -7,7 +7,7 @@ from typing import Protocol
 from overlay.addresses import InnerAddress, IpNetwork
 from overlay.selection.selector import MixPath
 
-__all__ = ["CircuitService", "Guard"]
+__all__ = ["CircuitService", "Guard", "StandbyService"]
 
 
 class CircuitService(Protocol):
@@ -19,6 +19,14 @@ class CircuitService(Protocol):
 
     def close(self, circuit: int, now: float) -> None:
         """Tear a circuit down."""
+        ...
+
+
+class StandbyService(Protocol):
+    """What the keeper of standby circuits needs of Anonymous Paths Management."""
+
+    def stand_by(self, circuit: int, path: MixPath, now: float) -> int:
+        """Begin a circuit that takes over from an open one; return its number."""
         ...
 
 

@@ -28,8 +28,15 @@ from dataclasses import replace
 
 import trio
 
-from overlay.addresses import InnerAddress, IpNetwork, NodeId
-from overlay.apm.events import CircuitClosed, CircuitFailed, CircuitLost, CircuitOpened
+from overlay.addresses import IpNetwork
+from overlay.apm.events import (
+    CircuitClosed,
+    CircuitEvent,
+    CircuitFailed,
+    CircuitLost,
+    CircuitMoved,
+    CircuitOpened,
+)
 from overlay.errors import (
     BackendError,
     ConfigurationError,
@@ -42,7 +49,8 @@ from overlay.node.families import blocked_versions
 from overlay.node.mix_choice import MixChoice
 from overlay.node.path_needs import CircuitService, Guard
 from overlay.node.protection import Protection
-from overlay.node.requested_path import PathState, PathWish, RequestedPath, of_version
+from overlay.node.requested_path import PathState, PathWish, RequestedPath, lent_address
+from overlay.node.standby_keeper import StandbyKeeper
 from overlay.selection.selector import MixPath
 
 __all__ = [
@@ -62,8 +70,6 @@ MAX_PATHS = 256
 _LASTING_S = 10.0
 """A circuit lost sooner says something about its path: any hop can tear it down at once."""
 
-CircuitEvent = CircuitOpened | CircuitFailed | CircuitLost | CircuitClosed
-
 
 class Paths:
     """Owner of every requested path; bounded by ``MAX_PATHS``.
@@ -79,11 +85,14 @@ class Paths:
         circuits: CircuitService,
         guard: Guard,
         choice: MixChoice,
+        standbys: StandbyKeeper | None = None,
     ) -> None:
+        """Prepare; without ``standbys`` a path has one circuit at a time."""
         self._circuits = circuits
         self._guard = guard
         self._protection = Protection(guard)
         self._choice = choice
+        self._standbys = standbys
         self._paths: dict[int, RequestedPath] = {}
         self._by_circuit: dict[int, RequestedPath] = {}
         self._last_number = 0
@@ -137,18 +146,6 @@ class Paths:
         return next((p for p in self._paths.values() if p.destination == destination), None)
 
     # -- what the user asks ----------------------------------------------------------
-
-    def request(
-        self,
-        destination: IpNetwork,
-        *,
-        hops: int,
-        strategy: str,
-        via: tuple[NodeId, ...],
-        now: float,
-    ) -> RequestedPath:
-        """Request one path; see :meth:`request_all`."""
-        return self.request_all([PathWish(destination, hops, strategy, via)], now)[0]
 
     def request_all(self, wishes: Sequence[PathWish], now: float) -> list[RequestedPath]:
         """Guard all destinations, then begin their first circuits (paper, Figure 4).
@@ -268,23 +265,32 @@ class Paths:
         """Take note of what became of a circuit."""
         path = self._by_circuit.get(event.circuit)
         if path is None:
+            if self._standbys is not None:
+                self._standbys.handle(event, now)
             return
         match event:
+            case CircuitMoved():
+                self._moved(path, event, now)
             case CircuitOpened():
                 self._opened(path, event, now)
             case CircuitFailed(error=error):
                 self._failed(path, error, now)
-            case CircuitLost(reason=reason) | CircuitClosed(reason=reason):
-                self._choice.ended(path, reason)
+            case CircuitLost():
+                self._choice.ended(path, event)
+                self._lost(path, now)
+            case CircuitClosed():
                 self._lost(path, now)
 
     def next_deadline(self) -> float:
         """Return when the next circuit is to be tried."""
-        return min((path.retry_at for path in self._paths.values()), default=math.inf)
+        due = (min(path.retry_at, path.standby.retry_at) for path in self._paths.values())
+        return min(due, default=math.inf)
 
     def handle_deadline(self, now: float) -> None:
         """Try again what is due; afterwards the next deadline lies after ``now``."""
         for path in self.all():
+            if self._standbys is not None:
+                self._standbys.handle_deadline(path, now)
             if path.retry_at <= now:
                 path.retry_at = math.inf
                 if path.state is PathState.CLOSING:
@@ -369,7 +375,8 @@ class Paths:
 
     def _opened(self, path: RequestedPath, event: CircuitOpened, now: float) -> None:
         try:
-            self._carry(path.destination, event.inner_addresses)
+            address = lent_address(event.inner_addresses, path.destination.version)
+            self._guard.carry(path.destination, address)
         except (PathError, BackendError) as error:
             self._drop_circuit(path, now)
             self._failed(path, error, now)
@@ -380,12 +387,16 @@ class Paths:
         path.failures, path.avoid, path.error = 0, frozenset(), None
         path.served = True
         path.settled.set()
+        if self._standbys is not None:
+            self._standbys.path_opened(path, now)
 
-    def _carry(self, destination: IpNetwork, inner_addresses: Iterable[InnerAddress]) -> None:
-        address = of_version(inner_addresses, destination.version)
-        if address is None:
-            raise PathError("the exit lent no address of this family.")
-        self._guard.carry(destination, address)
+    def _moved(self, path: RequestedPath, event: CircuitMoved, now: float) -> None:
+        """Go on over the standby circuit: same exit, same inner address, no step of the guard."""
+        self._choice.ended(path, event)
+        if self._standbys is not None:
+            self._standbys.took_over(path, event, now)
+        del self._by_circuit[event.circuit]
+        self._by_circuit[event.to] = path
 
     def _failed(self, path: RequestedPath, error: OverlayError, now: float) -> None:
         """Try another circuit later, and tell who waits after a few attempts.
@@ -454,6 +465,8 @@ class Paths:
         if path.circuit is not None:
             self._by_circuit.pop(path.circuit, None)
         path.circuit, path.inner_addresses, path.opened_at = None, (), None
+        if self._standbys is not None:
+            self._standbys.path_left_its_circuit(path)
         if address is not None:
             try:
                 self._guard.uncarry(path.destination, address)

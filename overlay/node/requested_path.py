@@ -10,10 +10,17 @@ from dataclasses import dataclass, field
 import trio
 
 from overlay.addresses import InnerAddress, IpNetwork, NodeId
-from overlay.errors import OverlayError
+from overlay.errors import OverlayError, PathError
 from overlay.selection.selector import MixPath
 
-__all__ = ["PathState", "PathWish", "RequestedPath", "of_version"]
+__all__ = [
+    "PathState",
+    "PathWish",
+    "RequestedPath",
+    "Standby",
+    "lent_address",
+    "of_version",
+]
 
 
 class PathState(enum.Enum):
@@ -45,6 +52,17 @@ class PathWish:
     both_families: bool = False
 
 
+@dataclass(slots=True)
+class Standby:
+    """The circuit that takes over from a path's circuit; ``retry_at`` in Unix seconds."""
+
+    circuit: int | None = None
+    mix_path: MixPath | None = None
+    ready: bool = False
+    failures: int = 0
+    retry_at: float = math.inf
+
+
 @dataclass(slots=True, eq=False)
 class RequestedPath:
     """One path that the user asked for; :class:`Paths` alone changes it.
@@ -54,6 +72,7 @@ class RequestedPath:
     destination takes it over. ``served`` tells whether it ever carried packets; ``companions``
     are the paths of the same request, this one included. ``failures`` counts the circuits in a
     row that could not be had, ``fleeting`` those that were lost as soon as they were open.
+    ``takeovers`` counts the times that a standby circuit took the place of a broken one.
     """
 
     number: int
@@ -70,9 +89,11 @@ class RequestedPath:
     opened_at: float | None = None
     failures: int = 0
     fleeting: int = 0
+    takeovers: int = 0
     avoid: frozenset[NodeId] = frozenset()
     retry_at: float = math.inf
     error: OverlayError | None = None
+    standby: Standby = field(default_factory=Standby)
     settled: trio.Event = field(default_factory=trio.Event)
 
     @property
@@ -105,3 +126,15 @@ def of_version(addresses: Iterable[InnerAddress], version: int) -> InnerAddress 
     """Return the first address of IP version 4 or 6."""
     size = 4 if version == 4 else 16
     return next((address for address in addresses if len(address) == size), None)
+
+
+def lent_address(addresses: Iterable[InnerAddress], version: int) -> InnerAddress:
+    """Return the address of IP version 4 or 6 that the exit lent.
+
+    Raises:
+        PathError: it lent none.
+    """
+    address = of_version(addresses, version)
+    if address is None:
+        raise PathError("the exit lent no address of this family.")
+    return address

@@ -66,6 +66,8 @@ def _fault(path: object, request: PathRequest, table: TopologyView) -> str | Non
         return "it returned a path through this node itself"
     if tuple(ids[: len(request.via)]) != request.via:
         return "it returned a path that does not begin with the nodes that the user named"
+    if request.exit is not None and ids[-1] != request.exit:
+        return "it returned a path that does not end at the exit that was asked for"
     return _fault_of_hops(ids, path, table)
 
 

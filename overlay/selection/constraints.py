@@ -93,14 +93,35 @@ def common_constraints(request: PathRequest) -> tuple[Constraint, ...]:
     )
 
 
-def relay_constraints() -> tuple[Constraint, ...]:
+def relay_constraints(request: PathRequest) -> tuple[Constraint, ...]:
     """Return what every hop but the last must fulfil besides."""
-    return (Constraint("is no relay", "are no relays", lambda d: Role.RELAY in d.roles),)
+    is_relay = Constraint("is no relay", "are no relays", lambda d: Role.RELAY in d.roles)
+    if request.exit is None:
+        return (is_relay,)
+    is_exit = Constraint(
+        "is the exit that was asked for",
+        "are the exit that was asked for",
+        lambda d: d.node_id != request.exit,
+    )
+    return is_relay, is_exit
 
 
-def exit_constraints(destination: IpAddress) -> tuple[Constraint, ...]:
+def exit_constraints(request: PathRequest) -> tuple[Constraint, ...]:
     """Return what the last hop must fulfil besides."""
+    destination = request.destination
+    named = (
+        ()
+        if request.exit is None
+        else (
+            Constraint(
+                "is not the exit that was asked for",
+                "are not the exit that was asked for",
+                lambda d: d.node_id == request.exit,
+            ),
+        )
+    )
     return (
+        *named,
         Constraint("is no exit", "are no exits", lambda d: Role.EXIT in d.roles),
         Constraint(
             "is an exit whose policy refuses the destination",
@@ -204,7 +225,7 @@ def _named_hop(
     if hop is None:
         return None, "is not known, or its descriptor has expired"
     constraints = common_constraints(request) + (
-        exit_constraints(request.destination) if position == request.hops else relay_constraints()
+        exit_constraints(request) if position == request.hops else relay_constraints(request)
     )
     return hop, next((c.one for c in constraints if not c.holds(hop)), None)
 

@@ -22,7 +22,8 @@ class PathRequest:
     ``esp_suite`` must be spoken by every hop. ``source`` is the asking node, which is never
     a hop; ``avoid`` are nodes that failed lately. ``versions`` are the IP versions over which
     the source reaches others: the first hop needs an endpoint of one of them, and each later
-    hop one of a version that the hop before it has.
+    hop one of a version that the hop before it has. ``exit`` names the last hop, None if any
+    exit may be it.
     """
 
     destination: IpAddress
@@ -33,6 +34,7 @@ class PathRequest:
     via: tuple[NodeId, ...] = ()
     avoid: frozenset[NodeId] = frozenset()
     versions: frozenset[int] = frozenset((4, 6))
+    exit: NodeId | None = None
 
 
 @dataclass(frozen=True, slots=True)

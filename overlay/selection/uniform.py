@@ -109,12 +109,12 @@ class UniformSelector:
         )
         starts = versions_of(named[-1]) if named else request.versions
         needed = request.hops - len(named) - 1
-        exits = sift(eligible, exit_constraints(request.destination))
+        exits = sift(eligible, exit_constraints(request))
         if not named and not needed:
             exits = sift(exits, (first_hop_constraint(request),))
         if not exits.remaining:
             raise no_path(request, len(table), exits, "no exit remains")
-        relays = sift(eligible, relay_constraints())
+        relays = sift(eligible, relay_constraints(request))
         if len(relays.remaining) < needed:
             left = len(relays.remaining)
             rest = f"{_count(left, 'relay')} for {_count(needed, 'hop')} remain{'s' * (left == 1)}"

@@ -9,7 +9,7 @@ from typing import Final
 
 from overlay.addresses import NodeId
 from overlay.errors import ConfigurationError, OverlayError, PluginError
-from overlay.node.requested_path import PathState, RequestedPath
+from overlay.node.requested_path import PathState, PathWish, RequestedPath
 from sims.measures.recorder import Recorder
 from sims.participants.machine import Machine
 
@@ -87,9 +87,8 @@ class Client:
         if plane is None:
             return
         try:
-            path = plane.paths.request(
-                _DESTINATION, hops=self._hops, strategy=self._strategy, via=(), now=heap.now
-            )
+            wish = PathWish(_DESTINATION, self._hops, self._strategy)
+            [path] = plane.paths.request_all([wish], heap.now)
         except (ConfigurationError, PluginError):
             raise  # the scenario names no such strategy, or one that does not do its work
         except OverlayError:

@@ -14,6 +14,7 @@ from random import Random
 from typing import Any, Final
 
 from overlay.addresses import Endpoint, InnerAddress, IpNetwork
+from overlay.apm.settings import ApmSettings
 from overlay.config import Configuration
 from overlay.dht.core import Dht
 from overlay.dht.events import DhtEvent
@@ -119,7 +120,9 @@ def build_plane(
     return plane
 
 
-_CONFIGURATION: Final = Configuration()
+_CONFIGURATION: Final = Configuration(apm=ApmSettings(standby=False, watch_interval_s=1.0))
+"""One circuit for each path, because scenarios measure what becomes of a circuit. No packets of
+programs flow, so nothing is gained by a look at the counters ten times a second."""
 
 
 def _forget(_addresses: Iterable[InnerAddress]) -> None:

@@ -8,6 +8,7 @@ from scapy.layers.inet import IP, UDP
 from scapy.packet import Raw
 
 from overlay.node.paths import PathState
+from overlay.node.requested_path import PathWish
 
 BOB = "203.0.113.10/32"
 
@@ -157,9 +158,8 @@ def test_a_first_hop_that_restarted_without_a_word_is_reached_again_at_once(worl
     world.run(5)
     world.restart(world.nodes[first])
     chosen = [hop.node_id for hop in path.mix_path.hops]
-    again = alice.plane.paths.request(
-        ip_network(BOB), hops=3, strategy="explicit", via=tuple(chosen), now=world.now
-    )
+    wish = PathWish(ip_network(BOB), 3, "explicit", tuple(chosen))
+    [again] = alice.plane.paths.request_all([wish], world.now)
     alice.plane.settle(world.now)
     assert world.run(8, until=again.settled.is_set)
     assert again.state is PathState.OPEN, again.error

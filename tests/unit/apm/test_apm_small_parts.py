@@ -9,9 +9,7 @@ from random import Random
 import pytest
 
 from overlay.addresses import CIRCUIT_PREFIX, OVERLAY_PREFIX, InnerAddress, OverlayAddress
-from overlay.apm.control import Pong
 from overlay.apm.inner_addresses import InnerAddresses, InnerAddressPool, is_inner_address
-from overlay.apm.keepalive import KeepAlive
 from overlay.apm.keys import HopKeys, nesm_generate_sym_key
 from overlay.apm.layer import Families
 from overlay.apm.replay import ReplayCache, replay_tag
@@ -161,32 +159,6 @@ def test_one_seed_never_keys_two_ciphers() -> None:
     seed = SecretBytes(bytes(32))
     forward = {HopKeys.derive(seed, n).forward_keymat.reveal()[:16] for n in SUITES}
     assert len(forward) == len(SUITES)
-
-
-def test_keepalive_measures_the_round_trip_and_clears_losses() -> None:
-    keepalive = KeepAlive(3)
-    first = keepalive.ping(Random(1), 10.0)
-    keepalive.ping(Random(2), 20.0)
-    assert keepalive.answered(Pong(first.echo), 20.5)
-    assert keepalive.rtt_s == 10.5
-    assert not keepalive.is_lost
-    assert not keepalive.answered(Pong(first.echo), 21.0)
-
-
-def test_keepalive_is_lost_after_so_many_in_a_row() -> None:
-    keepalive = KeepAlive(2)
-    keepalive.ping(Random(1), 0.0)
-    assert not keepalive.is_lost
-    latest = keepalive.ping(Random(2), 10.0)
-    assert keepalive.is_lost
-    assert keepalive.repeat() == latest
-
-
-def test_pong_with_a_guessed_echo_is_no_answer() -> None:
-    keepalive = KeepAlive(2)
-    keepalive.ping(Random(1), 0.0)
-    assert not keepalive.answered(Pong(bytes(8)), 1.0)
-    assert keepalive.rtt_s is None
 
 
 def free(_: bytes) -> bool:

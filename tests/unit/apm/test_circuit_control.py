@@ -7,6 +7,7 @@ from overlay.apm.control import (
     CONTROL_BYTES,
     Confirm,
     ControlMessage,
+    Move,
     Ping,
     Pong,
     Refuse,
@@ -24,13 +25,15 @@ from overlay.apm.inner_addresses import InnerAddresses
 from overlay.errors import Malformed
 from overlay.ipsec.model import Spi
 
+TICKET = bytes(range(16))
 V4 = InnerAddress(bytes((100, 64, 1, 2)))
 V6 = InnerAddress(bytes.fromhex("fd770000000000000000000000000001"))
 MESSAGES: list[ControlMessage] = [
-    Confirm(InnerAddresses(ipv4=V4)),
-    Confirm(InnerAddresses(ipv6=V6)),
-    Confirm(InnerAddresses(V4, V6)),
+    Confirm(InnerAddresses(ipv4=V4), TICKET),
+    Confirm(InnerAddresses(ipv6=V6), TICKET),
+    Confirm(InnerAddresses(V4, V6), TICKET),
     *[Refuse(reason) for reason in RefuseReason],
+    Move(TICKET),
     Ping(b"12345678"),
     Pong(b"87654321"),
     *[Teardown(reason) for reason in TeardownReason],
@@ -70,7 +73,7 @@ def test_flipped_bit_gives_another_message_or_none_never_the_same(message: Contr
         assert encode_control(parsed) == bytes(changed)
 
 
-@pytest.mark.parametrize("kind", [0, 10, 255])
+@pytest.mark.parametrize("kind", [0, 11, 255])
 def test_unknown_kinds_are_malformed(kind: int) -> None:
     with pytest.raises(Malformed):
         parse_control(bytes((2, kind)).ljust(CONTROL_BYTES, b"\0"))

@@ -184,7 +184,7 @@ def test_an_exchange_chains_to_the_one_before() -> None:
 
 
 def test_what_is_lost_is_repeated_with_growing_pauses() -> None:
-    scene = Scene()
+    scene = Scene(answer_patience_s=60.0)
     first = scene.offer()
     times = []
     while len(times) < 6:
@@ -396,7 +396,7 @@ def test_offers_that_come_to_nothing_are_slowed_down_as_well() -> None:
 
 @pytest.mark.parametrize("stage", ["offer", "switch"])
 def test_a_silent_hop_ends_the_circuit_and_everything_of_it(stage: str) -> None:
-    scene = Scene(keepalive_losses=5, idle_expiry_s=100.0)
+    scene = Scene(answer_patience_s=60.0)
     getattr(scene, stage)()
     now = LATER + 2
     while now < LATER + 40:

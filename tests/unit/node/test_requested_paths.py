@@ -100,27 +100,34 @@ def unknown_strategy(name):
 
 
 class World:
-    def __init__(self, mixes, *, selector=lambda name: UniformSelector()):
-        self.circuits, self.guard = Circuits(), RecordingGuard()
+    def __init__(
+        self,
+        mixes,
+        *,
+        selector=lambda name: UniformSelector(),
+        circuits=None,
+        keeper=lambda _: None,
+    ):
+        self.circuits, self.guard = circuits or Circuits(), RecordingGuard()
         self.table = table = TopologyTable()
         for descriptor in mixes:
             assert table.add(descriptor, NOW)
+        choice = MixChoice(
+            table=table,
+            selector=selector,
+            source=LocalIdentity.generate(Random(999)).node_id,
+            onion_suite=1,
+            esp_suite=3,
+            rng=Random(7),
+            versions=lambda: frozenset((4, 6)),
+        )
         self.paths = Paths(
-            circuits=self.circuits,
-            guard=self.guard,
-            choice=MixChoice(
-                table=table,
-                selector=selector,
-                source=LocalIdentity.generate(Random(999)).node_id,
-                onion_suite=1,
-                esp_suite=3,
-                rng=Random(7),
-                versions=lambda: frozenset((4, 6)),
-            ),
+            circuits=self.circuits, guard=self.guard, choice=choice, standbys=keeper(choice)
         )
 
     def request(self, destination=BOB, now=NOW):
-        return self.paths.request(destination, hops=3, strategy="uniform", via=(), now=now)
+        [path] = self.paths.request_all([PathWish(destination, 3, "uniform")], now)
+        return path
 
     def open(self, circuit, now=NOW):
         self.paths.handle(CircuitOpened(circuit, (VC,), BOB), now)

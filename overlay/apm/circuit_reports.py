@@ -1,0 +1,33 @@
+"""Circuits of this node as values for the user who asked for them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from overlay.apm.connections import OpenCircuit, PendingCircuit, RequestedCircuit, SourceCircuit
+from overlay.apm.events import CircuitReport, CircuitState
+
+__all__ = ["circuit_report"]
+
+
+def circuit_report(circuit: SourceCircuit, primary: int | None) -> CircuitReport:
+    """Return one circuit for the user; ``primary`` is the circuit that it stands by for."""
+    report = CircuitReport(
+        number=circuit.number,
+        state=CircuitState.WAITING_FOR_LINK,
+        hops=tuple(hop.overlay_address for hop in circuit.path.hops),
+        destination=circuit.destination,
+    )
+    match circuit:
+        case RequestedCircuit():
+            return report
+        case PendingCircuit():
+            return dataclasses.replace(report, state=CircuitState.AWAITING_CONFIRMATION)
+        case OpenCircuit():
+            return dataclasses.replace(
+                report,
+                state=CircuitState.OPEN if primary is None else CircuitState.STANDBY,
+                inner_addresses=circuit.inner_addresses,
+                rtt_s=circuit.watch.rtt_s,
+                opened_at=circuit.opened_at,
+            )

@@ -1,0 +1,97 @@
+"""Standby circuits at the source: which one stands by for which, and moves between them.
+
+A standby circuit leads over other relays to the exit of an open circuit. When the open one is in
+doubt, the source asks the exit over the standby to move the inner addresses (MOVE). The exit
+answers with CONFIRM, which names them. From then on the standby is the circuit::
+
+    standing by --doubt or loss--> moving --CONFIRM names the addresses--> taken over
+                                     └--patience over--> both circuits are lost
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from overlay.apm.events import CircuitLost
+
+__all__ = ["Move", "Standbys"]
+
+_FIRST_PAUSE_S: Final = 0.15
+_LONGEST_PAUSE_S: Final = 1.0
+
+
+@dataclass(slots=True)
+class Move:
+    """One move that is under way; times in Unix seconds.
+
+    ``lost`` tells how the primary circuit was lost; None while it is in doubt.
+    """
+
+    primary: int
+    standby: int
+    gives_up_at: float
+    repeat_at: float
+    pause_s: float = _FIRST_PAUSE_S
+    lost: CircuitLost | None = None
+
+    def repeated(self, now: float) -> None:
+        """Note that MOVE left; the next one follows after a longer pause."""
+        self.repeat_at = now + self.pause_s
+        self.pause_s = min(2 * self.pause_s, _LONGEST_PAUSE_S)
+
+
+class Standbys:
+    """Owner of the pairs and of the moves; at most one standby and one move per circuit."""
+
+    def __init__(self) -> None:
+        self._of: dict[int, int] = {}
+        self._primary: dict[int, int] = {}
+        self._moves: dict[int, Move] = {}
+
+    def __len__(self) -> int:
+        """Return how many circuits stand by."""
+        return len(self._primary)
+
+    def add(self, primary: int, standby: int) -> None:
+        """Let a circuit stand by for another one."""
+        self._of[primary], self._primary[standby] = standby, primary
+
+    def of(self, primary: int) -> int | None:
+        """Return the circuit that stands by for this one."""
+        return self._of.get(primary)
+
+    def primary_of(self, standby: int) -> int | None:
+        """Return the circuit that this one stands by for."""
+        return self._primary.get(standby)
+
+    def begin(self, primary: int, now: float, gives_up_at: float) -> Move:
+        """Begin the move to the standby of ``primary``, or return the one under way."""
+        move = self._moves.get(primary)
+        if move is None:
+            move = self._moves[primary] = Move(primary, self._of[primary], gives_up_at, now)
+        return move
+
+    def move_of(self, number: int) -> Move | None:
+        """Return the move that this circuit takes part in, as primary or as standby."""
+        return self._moves.get(self._primary.get(number, number))
+
+    def moves(self) -> Iterator[Move]:
+        """Yield the moves under way."""
+        return iter(list(self._moves.values()))
+
+    def forget(self, number: int) -> None:
+        """Forget the pair of a circuit, whichever of the two it is, and its move."""
+        primary = self._primary.get(number, number)
+        standby = self._of.pop(primary, None)
+        self._moves.pop(primary, None)
+        if standby is not None:
+            del self._primary[standby]
+
+    def next_deadline(self) -> float:
+        """Return when a move is to be repeated or given up, ``math.inf`` if there is none."""
+        return min(
+            (min(move.repeat_at, move.gives_up_at) for move in self._moves.values()),
+            default=float("inf"),
+        )

@@ -1,0 +1,183 @@
+"""How a standby circuit takes the place of a circuit that is in doubt or lost.
+
+::
+
+    source                            exit
+    MOVE (ticket) over the standby ->  takes the inner addresses from the circuit that has them,
+                                       lends them to the standby, ends the other one
+    moves the policies  <- CONFIRM (the addresses, the ticket) over the standby
+    TEARDOWN to the hops of the circuit that was replaced
+
+The inner address never leaves this host meanwhile, so connections of programs go on. MOVE is
+repeated until the exit answers; without an answer within the patience both circuits are lost.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Protocol
+
+from overlay.apm.connections import AnonymousConnections, OpenCircuit, PendingCircuit, SourceCircuit
+from overlay.apm.control import Confirm, Move, Ping, Teardown
+from overlay.apm.events import ApmEvent, CircuitEnd, CircuitLost, CircuitMoved
+from overlay.apm.standby import Move as MoveUnderWay
+from overlay.apm.standby import Standbys
+from overlay.apm.switchboard import Switchboard, control_packet
+from overlay.apm.translator import translate_inner
+from overlay.errors import LimitReached, PathError
+from overlay.ipsec.model import IpsecConfiguration
+from overlay.selection.selector import MixPath
+
+__all__ = ["EndCircuit", "Takeover", "to_hop"]
+
+
+class EndCircuit(Protocol):
+    """Forget a circuit of ours and tell its first ``hops`` hops (None: all)."""
+
+    def __call__(
+        self, circuit: SourceCircuit, event: ApmEvent, now: float, hops: int | None = None
+    ) -> None:
+        """End it."""
+        ...
+
+
+def to_hop(
+    circuit: PendingCircuit | OpenCircuit, position: int, message: Ping | Teardown | Move
+) -> bytes:
+    """Return the packet of a message to the hop at ``position`` (1 is the first)."""
+    sas = circuit.ipsec.hops[position - 1]
+    return control_packet(sas.near, sas.hop, message)
+
+
+class Takeover:
+    """Conducts the moves of one source; :class:`Standbys` owns their state."""
+
+    def __init__(
+        self,
+        switchboard: Switchboard,
+        connections: AnonymousConnections,
+        standbys: Standbys,
+        end: EndCircuit,
+    ) -> None:
+        """Prepare; ``end`` ends a circuit whose place was taken, or that is lost."""
+        self._board = switchboard
+        self._connections = connections
+        self._standbys = standbys
+        self._end = end
+
+    def may_have_standby(self, primary: int, path: MixPath) -> OpenCircuit:
+        """Return the circuit for which ``path`` may stand by.
+
+        Raises:
+            LimitReached: it is not open, has a standby already or is one.
+            PathError: the path ends at another exit.
+        """
+        circuit = self._opened(primary)
+        if (
+            circuit is None
+            or self._standbys.of(primary) is not None
+            or self._standbys.primary_of(primary) is not None
+        ):
+            raise LimitReached("this circuit is not open, or has a standby circuit already")
+        if path.exit.overlay_address != circuit.path.exit.overlay_address:
+            raise PathError("A standby circuit needs the same exit.")
+        return circuit
+
+    def begin(self, primary: int, now: float) -> MoveUnderWay | None:
+        """Ask the exit over the standby circuit for the addresses, if there is one."""
+        number = self._standbys.of(primary)
+        standby = self._opened(number) if number is not None else None
+        if standby is None:
+            return None
+        move = self._standbys.begin(primary, now, now + standby.watch.patience_s)
+        self.handle_deadline(now)
+        return move
+
+    def instead_of(self, lost: CircuitLost, now: float) -> bool:
+        """Tell whether the standby is taking over, so that a lost circuit ends later."""
+        move = self.begin(lost.circuit, now)
+        if move is not None:
+            move.lost = move.lost or lost
+        return move is not None
+
+    def confirmed(self, standby: OpenCircuit, confirm: Confirm, now: float) -> bool:
+        """Take a CONFIRM over an open circuit; tell whether it concerns a move.
+
+        Before the exit has MOVE, it may repeat the CONFIRM of the standby itself: that one has
+        another ticket.
+        """
+        move = self._standbys.move_of(standby.number)
+        if move is None or move.standby != standby.number:
+            return False
+        primary = self._opened(move.primary)
+        if (
+            primary is not None
+            and confirm.ticket == primary.ticket
+            and confirm.inner_addresses == primary.inner_addresses
+        ):
+            self._moved(primary, standby, move.lost, now)
+        return True
+
+    def _moved(
+        self, primary: OpenCircuit, standby: OpenCircuit, lost: CircuitLost | None, now: float
+    ) -> None:
+        """Put the standby in the place of its primary, as the exit has done."""
+        self._standbys.forget(standby.number)
+        inner = translate_inner(standby.ipsec, primary.inner_addresses, primary.destination)
+        self._board.backend.remove(_policies_of(primary.inner_configuration))
+        installed = self._board.install(_policies_of(inner))
+        successor = dataclasses.replace(
+            standby,
+            inner_addresses=primary.inner_addresses,
+            inner_configuration=inner,
+            ticket=primary.ticket,
+        )
+        self._connections.put_source(successor)
+        nothing = IpsecConfiguration((), ())
+        bare = dataclasses.replace(primary, inner_configuration=nothing)
+        reason = lost.reason if lost is not None else CircuitEnd.UNANSWERED
+        silent = lost.silent_hop if lost is not None else primary.watch.silent_hop
+        moved = CircuitMoved(primary.number, standby.number, reason, silent)
+        self._end(bare, moved, now, _hops_to_tell(moved))
+        if not installed:
+            self._end(successor, CircuitLost(successor.number, CircuitEnd.UNANSWERED), now)
+
+    def next_deadline(self) -> float:
+        """Return when :meth:`handle_deadline` has something to do."""
+        return self._standbys.next_deadline()
+
+    def handle_deadline(self, now: float) -> None:
+        """Repeat MOVE, and end what waited for an answer too long."""
+        for move in self._standbys.moves():
+            primary, standby = self._opened(move.primary), self._opened(move.standby)
+            if primary is None or standby is None:
+                self._standbys.forget(move.primary)
+                if primary is not None and move.lost is not None:
+                    self._end(primary, move.lost, now, _hops_to_tell(move.lost))
+            elif move.gives_up_at <= now:
+                self._give_up(move, primary, standby, now)
+            elif move.repeat_at <= now:
+                self._board.send([to_hop(standby, len(standby.path), Move(primary.ticket))])
+                move.repeated(now)
+
+    def _give_up(
+        self, move: MoveUnderWay, primary: OpenCircuit, standby: OpenCircuit, now: float
+    ) -> None:
+        """Lose both circuits, or the standby alone if its primary was in doubt only."""
+        if move.lost is not None:
+            self._end(primary, move.lost, now, _hops_to_tell(move.lost))  # and its standby
+        else:
+            self._end(standby, CircuitLost(standby.number, CircuitEnd.UNANSWERED), now)
+
+    def _opened(self, number: int) -> OpenCircuit | None:
+        circuit = self._connections.source(number)
+        return circuit if isinstance(circuit, OpenCircuit) else None
+
+
+def _hops_to_tell(event: CircuitLost | CircuitMoved) -> int | None:
+    return 0 if event.reason is CircuitEnd.LINK_LOST else None
+
+
+def _policies_of(configuration: IpsecConfiguration) -> IpsecConfiguration:
+    """Return the policies alone, because the host holds the address throughout a move."""
+    return dataclasses.replace(configuration, local_addresses=())

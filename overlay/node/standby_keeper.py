@@ -1,0 +1,104 @@
+"""Keeps a standby circuit ready for each open path (:mod:`overlay.apm.standby`)."""
+
+from __future__ import annotations
+
+import math
+from random import Random
+from typing import Final
+
+from overlay.apm.events import (
+    ApmEvent,
+    CircuitClosed,
+    CircuitFailed,
+    CircuitLost,
+    CircuitMoved,
+    CircuitStandsBy,
+)
+from overlay.errors import InternalError, OverlayError
+from overlay.node.mix_choice import MixChoice
+from overlay.node.path_needs import StandbyService
+from overlay.node.requested_path import PathState, RequestedPath, Standby
+
+__all__ = ["StandbyKeeper"]
+
+_FIRST_WAIT_S: Final = (0.5, 2.0)
+"""Drawn anew for each circuit, so that the distance of two onions does not tell their source."""
+
+_WAITS_S: Final = (1.0, 5.0, 15.0, 60.0)
+"""Waits before further attempts; the last one repeats."""
+
+
+class StandbyKeeper:
+    """Owner of the ``standby`` of every path; asks for circuits one at a time."""
+
+    def __init__(self, circuits: StandbyService, choice: MixChoice, rng: Random) -> None:
+        """Prepare."""
+        self._circuits = circuits
+        self._choice = choice
+        self._rng = rng
+        self._by_circuit: dict[int, RequestedPath] = {}
+
+    def path_opened(self, path: RequestedPath, now: float) -> None:
+        """Have a standby soon, if this path can have one.
+
+        A path of one hop has no relay that could be replaced, and neither has one whose relays
+        are all named by the user.
+        """
+        if path.hops > 1 and len(path.via) < path.hops - 1:
+            path.standby = Standby(retry_at=now + self._rng.uniform(*_FIRST_WAIT_S))
+
+    def path_left_its_circuit(self, path: RequestedPath) -> None:
+        """Forget the standby; it ends together with the circuit that it stood by for."""
+        if path.standby.circuit is not None:
+            self._by_circuit.pop(path.standby.circuit, None)
+        path.standby = Standby()
+
+    def handle(self, event: ApmEvent, now: float) -> None:
+        """Take note of what became of a standby circuit."""
+        match event:
+            case CircuitStandsBy(circuit):
+                path = self._by_circuit.get(circuit)
+                if path is not None:
+                    path.standby.ready, path.standby.failures = True, 0
+            case CircuitFailed(circuit=circuit) | CircuitLost(circuit=circuit):
+                self._ended(circuit, now)
+            case CircuitClosed(circuit=circuit):
+                self._ended(circuit, now)
+
+    def took_over(self, path: RequestedPath, event: CircuitMoved, now: float) -> None:
+        """Make the standby the circuit of its path, and have another standby soon."""
+        if event.to != path.standby.circuit:
+            raise InternalError("a circuit that did not stand by for a path took over")
+        del self._by_circuit[event.to]
+        path.circuit, path.mix_path = event.to, path.standby.mix_path
+        path.takeovers += 1
+        self.path_opened(path, now)
+
+    def handle_deadline(self, path: RequestedPath, now: float) -> None:
+        """Ask for the standby of a path, if it is due."""
+        if path.standby.retry_at > now:
+            return
+        path.standby.retry_at = math.inf
+        if path.state is not PathState.OPEN or path.circuit is None:
+            return
+        try:
+            mix_path = self._choice.select_standby(path, now)
+            circuit = self._circuits.stand_by(path.circuit, mix_path, now)
+        except InternalError:
+            raise
+        except OverlayError:  # too few Mix-nodes, or no room: the path goes on without
+            path.avoid = frozenset()
+            self._later(path, now)
+            return
+        path.standby.circuit, path.standby.mix_path = circuit, mix_path
+        self._by_circuit[circuit] = path
+
+    def _ended(self, circuit: int, now: float) -> None:
+        path = self._by_circuit.pop(circuit, None)
+        if path is not None:
+            self._later(path, now)
+
+    def _later(self, path: RequestedPath, now: float) -> None:
+        failures = path.standby.failures
+        wait_s = _WAITS_S[min(failures, len(_WAITS_S) - 1)]
+        path.standby = Standby(failures=failures + 1, retry_at=now + wait_s)

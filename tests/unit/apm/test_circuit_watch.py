@@ -1,0 +1,135 @@
+"""The watch over one circuit: when it asks, whom, and when it gives up."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from overlay.apm.control import Ping, Pong
+from overlay.apm.keepalive import CircuitWatch, Traffic, WatchTimes
+
+TIMES = WatchTimes(interval_s=10.0, losses=3, patience_s=1.2, look_s=0.1)
+
+
+class Circuit:
+    """A circuit of three hops whose clock, answers and traffic the test controls."""
+
+    def __init__(self, rtt_s: float = 0.02, answering: int = 3) -> None:
+        self.now = 100.0
+        self.watch = CircuitWatch(TIMES, 3, self.now)
+        self.rtt_s = rtt_s
+        self.answering = answering
+        self.sent = self.heard = 0
+        self.pings: list[tuple[float, int]] = []
+        self._answers: list[tuple[float, int, Ping]] = []
+        self._rng = Random(1)
+        self._look_at = self.now
+
+    def run(self, seconds: float, *, sends: bool = False, hears: bool = False) -> float | None:
+        """Let time pass in steps of 10 ms; return when the circuit was lost, or None."""
+        end = self.now + seconds
+        while self.now < end:
+            self.now += 0.01
+            self.sent += sends
+            self.heard += hears
+            self._hear_answers()
+            if self.now >= self._look_at:
+                self._look()
+                if self.watch.is_lost(self.now):
+                    return self.now
+                self._look_at = self.watch.next_look(self.now)
+        return None
+
+    def _look(self) -> None:
+        traffic = Traffic((1, self.sent), (2, self.heard) if self.heard else None)
+        if self.watch.look(traffic, self.now):
+            for position, ping in self.watch.pings(self._rng, self.now):
+                self.pings.append((self.now, position))
+                if position <= self.answering:
+                    self._answers.append((self.now + self.rtt_s, position, ping))
+
+    def _hear_answers(self) -> None:
+        due = [answer for answer in self._answers if answer[0] <= self.now]
+        self._answers = [answer for answer in self._answers if answer[0] > self.now]
+        for _, position, ping in due:
+            self.watch.answered(position, Pong(ping.echo), self.now)
+
+
+def test_a_circuit_at_rest_is_asked_once_in_an_interval() -> None:
+    circuit = Circuit()
+    assert circuit.run(61) is None
+    assert 5 <= len(circuit.pings) <= 7
+    assert {position for _, position in circuit.pings} == {3}
+    assert circuit.watch.rtt_s == pytest.approx(0.02, abs=0.02)
+
+
+def test_traffic_in_both_directions_needs_no_ping() -> None:
+    circuit = Circuit()
+    circuit.run(1)
+    asked = len(circuit.pings)
+    assert circuit.run(30, sends=True, hears=True) is None
+    assert len(circuit.pings) == asked
+
+
+def test_a_stream_without_answers_is_asked_about_twice_a_second_at_most() -> None:
+    circuit = Circuit()
+    assert circuit.run(20, sends=True) is None
+    assert 20 <= len(circuit.pings) <= 45
+
+
+@pytest.mark.parametrize("silent_hop", [1, 2, 3])
+def test_death_is_noticed_within_two_seconds_of_traffic(silent_hop: int) -> None:
+    circuit = Circuit()
+    circuit.run(3, sends=True, hears=True)
+    circuit.answering = silent_hop - 1
+    died = circuit.now
+    circuit.run(0.7, sends=True)
+    assert circuit.watch.is_doubtful, "a standby circuit is asked for before anything else"
+    lost = circuit.run(10, sends=True)
+    assert lost is not None
+    assert lost - died <= 2.0
+    assert circuit.watch.silent_hop == silent_hop
+
+
+def test_death_of_a_circuit_at_rest_is_noticed_within_20_seconds() -> None:
+    circuit = Circuit()
+    circuit.run(3)
+    circuit.answering, died = 0, circuit.now
+    lost = circuit.run(30)
+    assert lost is not None
+    assert lost - died < 12
+
+
+def test_a_long_round_trip_is_no_death() -> None:
+    circuit = Circuit(rtt_s=1.5)
+    assert circuit.run(120, sends=True) is None
+
+
+def test_time_in_which_this_process_did_not_run_does_not_count() -> None:
+    circuit = Circuit()
+    circuit.run(3, sends=True, hears=True)
+    circuit.rtt_s = 0.3
+    circuit.run(0.4, sends=True)
+    circuit.now += 30
+    assert circuit.run(3, sends=True) is None
+
+
+def test_an_answer_of_another_hop_or_with_a_guessed_echo_is_none() -> None:
+    circuit = Circuit(answering=0)
+    circuit.run(0.5)
+    [(_, ping)] = [each for each in circuit.watch.pings(Random(3), circuit.now) if each[0] == 3]
+    assert not circuit.watch.answered(2, Pong(ping.echo), circuit.now)
+    assert not circuit.watch.answered(3, Pong(bytes(8)), circuit.now)
+    assert circuit.watch.answered(3, Pong(ping.echo), circuit.now)
+    assert not circuit.watch.answered(3, Pong(ping.echo), circuit.now)
+
+
+@given(st.lists(st.tuples(st.floats(0.01, 5), st.booleans(), st.booleans()), max_size=30))
+def test_a_circuit_that_answers_is_never_lost(steps: list[tuple[float, bool, bool]]) -> None:
+    circuit = Circuit()
+    for seconds, sends, hears in steps:
+        assert circuit.run(seconds, sends=sends, hears=hears) is None
+    assert len(circuit.pings) <= 3 + 4 * (circuit.now - 100)

@@ -1,0 +1,211 @@
+"""Standby circuits on real engines: a relay dies, and the inner address goes on."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+from apm_lab import BOB_V4, Net, lab_settings
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_apm_circuits_on_engines import check_empty, opened, v4
+
+from overlay.apm.control import Move, encode_control, parse_control
+from overlay.apm.events import (
+    CircuitClosed,
+    CircuitEnd,
+    CircuitLost,
+    CircuitMoved,
+    CircuitStandsBy,
+    CircuitState,
+    ExitCircuitClosed,
+)
+from overlay.errors import LimitReached, PathError
+
+BOB = BOB_V4.network_address.packed
+
+
+class Scene:
+    """Alice with an open circuit over mix1 and mix2, its standby over mix3, to the same exit."""
+
+    def __init__(self, seed: int = 1) -> None:
+        self.net = Net(["alice", "mix1", "mix2", "mix3", "exit"], seed=seed)
+        self.alice, self.exit = self.net["alice"], self.net["exit"]
+        self.number = self.net.open("alice", ["mix1", "mix2", "exit"])
+        self.net.run(5)
+        self.inner = opened(self.alice).inner_addresses.ipv4
+        self.standby = self.stand_by("mix3", "exit")
+        self.net.run(5)
+
+    def stand_by(self, *names: str) -> int:
+        path = self.net.path(*names)
+        number = self.alice.manager.stand_by(self.number, path, self.net.now)
+        self.net.pump(self.alice)
+        return number
+
+    def echo(self, seconds: float) -> tuple[int, float]:
+        """Send to Bob every 20 ms, who answers; return the answers and the longest silence."""
+        assert self.inner is not None
+        begin = last = self.net.now
+        longest, answers = 0.0, 0
+        while self.net.now < begin + seconds:
+            self.net.inject("alice", v4(self.inner, BOB, b"to bob"))
+            self.net.run(0.02)
+            for _ in self.drained(self.exit.to_exit):
+                self.net.inject("exit", v4(BOB, self.inner, b"from bob"))
+            for _ in self.drained(self.alice.to_host):
+                answers += 1
+                longest, last = max(longest, self.net.now - last), self.net.now
+        return answers, max(longest, self.net.now - last)
+
+    def drained(self, packets: list[bytes]) -> list[bytes]:
+        taken = list(packets)
+        packets.clear()
+        return taken
+
+    def moved(self) -> list[CircuitMoved]:
+        return [event for event in self.alice.events if isinstance(event, CircuitMoved)]
+
+
+def test_a_standby_circuit_is_reported_and_carries_nothing() -> None:
+    scene = Scene()
+    assert scene.alice.events_of(CircuitStandsBy) == [CircuitStandsBy(scene.standby)]
+    states = {report.number: report.state for report in scene.alice.manager.circuits()}
+    assert states == {scene.number: CircuitState.OPEN, scene.standby: CircuitState.STANDBY}
+    answers, _ = scene.echo(2)
+    assert answers >= 95
+    assert scene.moved() == []
+
+
+@pytest.mark.parametrize("dead", ["mix1", "mix2"])
+def test_a_dead_relay_costs_less_than_a_second_and_the_address_stays(dead: str) -> None:
+    scene = Scene()
+    scene.echo(2)
+    scene.net.crash(dead)
+    answers, longest = scene.echo(5)
+    assert longest < 0.6, "below a second with what TCP adds"
+    assert answers > 200
+    [moved] = scene.moved()
+    assert (moved.circuit, moved.to) == (scene.number, scene.standby)
+    [report] = scene.alice.manager.circuits()
+    assert (report.number, report.state) == (scene.standby, CircuitState.OPEN)
+    assert report.inner_addresses is not None
+    assert report.inner_addresses.ipv4 == scene.inner
+    # The exit gave the standby's own address back, and no other.
+    closed = [event.inner_addresses.ipv4 for event in scene.exit.events_of(ExitCircuitClosed)]
+    assert len(closed) == 1
+    assert scene.inner not in closed
+
+
+def test_what_took_over_ends_like_any_circuit_and_leaves_nothing() -> None:
+    scene = Scene()
+    scene.net.crash("mix1")
+    scene.echo(3)
+    scene.net.hosts["mix1"].alive = True
+    scene.alice.manager.close(scene.standby, scene.net.now)
+    scene.net.pump(scene.alice)
+    scene.net.run(70)
+    check_empty(scene.net)
+
+
+def test_a_second_standby_takes_over_from_the_first() -> None:
+    scene = Scene()
+    scene.net.crash("mix1")
+    scene.echo(2)
+    scene.number = scene.standby
+    scene.standby = scene.stand_by("mix2", "exit")
+    scene.net.run(3)
+    scene.net.crash("mix3")
+    _, longest = scene.echo(3)
+    assert longest < 0.9, "a circuit at rest is looked at twice a second"
+    assert [moved.to for moved in scene.moved()][1:] == [scene.standby]
+
+
+def test_if_the_exit_dies_both_circuits_are_lost_within_two_seconds() -> None:
+    scene = Scene()
+    scene.echo(1)
+    scene.net.crash("exit")
+    scene.echo(2)
+    [lost] = scene.alice.events_of(CircuitLost)
+    assert lost == CircuitLost(scene.number, CircuitEnd.UNANSWERED, silent_hop=3)
+    assert CircuitClosed(scene.standby, CircuitEnd.CLOSED) in scene.alice.events
+    assert scene.alice.manager.circuits() == []
+
+
+def test_the_link_to_the_first_hop_may_be_lost_too() -> None:
+    scene = Scene()
+    scene.net.crash("mix1")
+    scene.net.notice_crash("mix1", by="alice")
+    scene.echo(2)
+    [moved] = scene.moved()
+    assert moved.reason is CircuitEnd.LINK_LOST
+    assert scene.echo(1)[0] >= 45
+
+
+def test_a_standby_that_dies_costs_the_circuit_nothing() -> None:
+    scene = Scene()
+    scene.net.crash("mix3")
+    answers, longest = scene.echo(20)
+    assert longest < 0.2
+    assert answers > 900
+    [lost] = scene.alice.events_of(CircuitLost)
+    assert lost.circuit == scene.standby
+
+
+def test_a_standby_needs_an_open_circuit_and_its_exit() -> None:
+    scene = Scene()
+    now = scene.net.now
+    with pytest.raises(LimitReached):
+        scene.alice.manager.stand_by(scene.number, scene.net.path("mix3", "exit"), now)
+    with pytest.raises(LimitReached):
+        scene.alice.manager.stand_by(scene.standby, scene.net.path("mix3", "exit"), now)
+    other = scene.net.open("alice", ["mix1", "mix3"])
+    scene.net.run(2)
+    with pytest.raises(PathError):
+        scene.alice.manager.stand_by(other, scene.net.path("mix2", "exit"), now)
+
+
+def test_a_guessed_ticket_moves_nothing() -> None:
+    scene = Scene()
+    circuit = scene.exit.manager._connections.hops()[1]
+    before = [hop.ipsec.inner_addresses for hop in scene.exit.manager._connections.hops()]
+    rng = Random(3)
+    for _ in range(50):
+        message = parse_control(encode_control(Move(rng.randbytes(16))))
+        scene.exit.manager._relay.receive(circuit.sas.near, message, scene.net.now)
+    scene.net.pump(scene.exit)
+    assert [h.ipsec.inner_addresses for h in scene.exit.manager._connections.hops()] == before
+    assert scene.echo(1)[0] >= 45
+
+
+@settings(max_examples=5, deadline=None)
+@given(seed=st.integers(0, 2**16), loss=st.floats(0, 0.3), copies=st.integers(1, 2))
+def test_moves_survive_loss_and_copies(seed: int, loss: float, copies: int) -> None:
+    scene = Scene()
+    rng = Random(seed)
+    scene.net.lose = lambda *_: rng.random() < loss
+    scene.net.copies = lambda: copies
+    scene.net.crash("mix2")
+    scene.echo(6)
+    ended = scene.moved() or scene.alice.events_of(CircuitLost)
+    assert ended
+    scene.net.lose = lambda *_: False
+    scene.net.copies = lambda: 1
+    for report in scene.alice.manager.circuits():
+        scene.alice.manager.close(report.number, scene.net.now)
+    scene.net.hosts["mix2"].alive = True
+    scene.net.pump(scene.alice)
+    scene.net.run(120)
+    check_empty(scene.net)
+
+
+def test_settings_bound_circuits_without_their_standbys() -> None:
+    net = Net(["alice", "mix1", "mix2"], alice=lab_settings(max_source_circuits=1))
+    first = net.open("alice", ["mix1", "mix2"])
+    net.run(3)
+    net["alice"].manager.stand_by(first, net.path("mix2"), net.now)
+    net.pump(net["alice"])
+    net.run(3)
+    assert len(net["alice"].manager.circuits()) == 2
+    with pytest.raises(LimitReached):
+        net.open("alice", ["mix2"])
