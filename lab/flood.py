@@ -2,7 +2,7 @@
 
 ::
 
-    python -m lab.flood TARGET PORT RATE SECONDS [SOURCE SOURCE_PORT] < payloads
+    python3 -m lab.flood TARGET PORT RATE SECONDS [SOURCE SOURCE_PORT] < payloads
 
 Standard input holds payloads as ``size (2, big-endian) | payload``. They are sent in turn, one
 IP packet each (a raw socket with forged source addresses and ports), so that no kernel on the

@@ -10,7 +10,7 @@ gone afterwards, except in the directories that are shared with it on purpose::
                    └─ kernel_init.sh ─ COMMAND ──serial lines──> stdout, stderr
                                           └──file `status`──> exit status
 
-    python -m lab.kernel [--share DIRECTORY] [--time-limit SECONDS] COMMAND...
+    python3 -m lab.kernel [--share DIRECTORY] [--time-limit SECONDS] COMMAND...
 
 It works for root and for an ordinary user who may make namespaces; inside, it is root.
 """
@@ -346,7 +346,7 @@ def _terminal_restored() -> Iterator[None]:
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m lab.kernel",
+        prog="python3 -m lab.kernel",
         description="Run a command inside a Linux kernel with ESP (User Mode Linux).",
     )
     parser.add_argument(

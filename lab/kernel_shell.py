@@ -24,8 +24,8 @@ What you write to files is gone when you leave. For example:
 
   ip netns exec alice ping -c 1 203.0.113.10
   ip netns exec mix1 ip xfrm state
-  python -m overlay --help
-  python -m lab.demo          the whole demonstration, in hosts of its own (a few minutes)
+  python3 -m overlay --help
+  python3 -m lab.demo          the whole demonstration, in hosts of its own (a few minutes)
   exit                        ends the kernel
 """
 

@@ -12,7 +12,7 @@ after ``kill -9``; its programs get SIGKILL through ``prctl(PR_SET_PDEATHSIG)``,
 milliseconds after their start (a process namespace, see below, leaves no gap). No name is
 written to ``/run/netns``, so the same code works for root and for an unprivileged user::
 
-    python -m lab.namespaces PROGRAM [ARGUMENT ...]
+    python3 -m lab.namespaces PROGRAM [ARGUMENT ...]
 
 runs a program as root of new user, network and mount namespaces, isolated from this host.
 """
@@ -99,7 +99,7 @@ class Namespace:
             _, error = self._anchor.communicate()
             raise LabError(
                 f"a network namespace could not be made ({error.decode().strip()}): "
-                "run as root, or through `python -m lab.namespaces PROGRAM`."
+                "run as root, or through `python3 -m lab.namespaces PROGRAM`."
             )
         try:
             self.run(["ip", "link", "set", "lo", "up"])
@@ -347,7 +347,7 @@ def isolation_command(argv: Sequence[str]) -> list[str]:
 
 def _main(argv: list[str]) -> None:
     if not argv:
-        sys.exit("usage: python -m lab.namespaces PROGRAM [ARGUMENT ...]")
+        sys.exit("usage: python3 -m lab.namespaces PROGRAM [ARGUMENT ...]")
     if shutil.which("unshare") is None:
         sys.exit("The program unshare is missing: apt install util-linux.")
     command = isolation_command(argv)

@@ -2,7 +2,7 @@
 
 ::
 
-    python -m lab.skewed FILE COMMAND ...      FILE holds seconds, and may change while it runs
+    python3 -m lab.skewed FILE COMMAND ...      FILE holds seconds, and may change while it runs
 """
 
 from __future__ import annotations

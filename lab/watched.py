@@ -1,6 +1,6 @@
 """A node whose SAs a laboratory may read: ``overlay`` with an engine that writes down its keys.
 
-``python -m lab.watched KEYFILE overlay-arguments...`` is the product's command line, except
+``python3 -m lab.watched KEYFILE overlay-arguments...`` is the product's command line, except
 that every SA that is installed also goes to KEYFILE, one JSON object a line. Nothing of the
 product can do that; it exists so that tshark and scapy can judge real captures.
 """

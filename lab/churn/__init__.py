@@ -7,5 +7,5 @@
              └──> simulated:  the same cores on one event heap, several seeds
                        └──────> comparison: both columns, intervals, verdict
 
-``python -m lab.churn`` runs all of it (as root, or through ``python -m lab.namespaces``).
+``python3 -m lab.churn`` runs all of it (as root, or through ``python3 -m lab.namespaces``).
 """

@@ -1,4 +1,4 @@
-"""``python -m lab.churn``: play the script for real and simulated, and compare.
+"""``python3 -m lab.churn``: play the script for real and simulated, and compare.
 
 Exit status: 0 they agree, 1 they differ, 2 the laboratory could not be built, 3 they differ
 on a host that was too busy for a fair comparison.
@@ -56,7 +56,7 @@ def _simulate(script: ChurnScript, runs: int) -> list[Measured]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m lab.churn", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python3 -m lab.churn", description=__doc__)
     parser.add_argument(
         "--full", action="store_true", help="twenty minutes of churn instead of two"
     )

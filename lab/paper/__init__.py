@@ -14,5 +14,5 @@
     figures       twelve figures
     statements    the paper's statements, judged by the rows
 
-``python -m lab.paper`` runs all of it; ``make paper`` does so with what it needs.
+``python3 -m lab.paper`` runs all of it; ``make paper`` does so with what it needs.
 """

@@ -1,8 +1,8 @@
 """Run the paper's experiment: measure, tabulate, draw, and refresh the results page.
 
-    python -m lab.paper                    everything, in docs/ (about 20 minutes)
-    python -m lab.paper --replot           from what was measured before
-    python -m lab.paper --quick --output build/paper-quick       a trial of two minutes
+    python3 -m lab.paper                    everything, in docs/ (about 20 minutes)
+    python3 -m lab.paper --replot           from what was measured before
+    python3 -m lab.paper --quick --output build/paper-quick       a trial of two minutes
 
 What is measured goes to ``build/paper/`` (or ``--output``) as it comes. An interrupted run is
 taken up where it stopped with ``--resume``.
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m lab.paper", description="Repeat the paper's experiment on today's kernel."
+        prog="python3 -m lab.paper", description="Repeat the paper's experiment on today's kernel."
     )
     parser.add_argument("--quick", action="store_true", help="few cells, few packets")
     parser.add_argument("--replot", action="store_true", help="measure nothing")

@@ -195,8 +195,8 @@ def run(plan: Plan, directory: Path, rng: Random) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run inside the laboratory: ``python -m lab.paper.campaign DIRECTORY PLAN``."""
-    parser = argparse.ArgumentParser(prog="python -m lab.paper.campaign")
+    """Run inside the laboratory: ``python3 -m lab.paper.campaign DIRECTORY PLAN``."""
+    parser = argparse.ArgumentParser(prog="python3 -m lab.paper.campaign")
     parser.add_argument("directory", type=Path)
     parser.add_argument("plan", help="JSON, as Plan.encode returns it")
     arguments = parser.parse_args(argv)

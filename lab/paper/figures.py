@@ -1,7 +1,9 @@
-"""The figures: delay in ms over packet size in bytes, one curve for each number of tunnels.
+"""The figures: round trips over packet size, jitter over path length, both in ms.
 
-Both axes count in powers, as the sizes do: on a linear axis five of the paper's seven sizes
-would share its first quarter.
+As in the paper, Figures 7 to 10 have one curve for each number of tunnels, and Figures 11 to 14
+one for each packet size. Delays and sizes count in powers: on a linear axis five of the paper's
+seven sizes would share its first quarter. A bar ends at the axis where its interval reaches
+below it, because a logarithmic axis has no zero.
 """
 
 from __future__ import annotations
@@ -20,10 +22,12 @@ from lab.paper.summary import Row
 
 __all__ = ["draw_all"]
 
-_COLOURS: Final = ("#000000", "#0072B2", "#009E73", "#D55E00", "#CC79A7")
+_COLOURS: Final = (
+    "#000000", "#0072B2", "#009E73", "#D55E00", "#CC79A7", "#E69F00", "#56B4E9",
+)  # fmt: skip
 """Okabe and Ito's palette, made for all kinds of colour vision; shapes tell the same."""
 
-_MARKERS: Final = ("o", "s", "^", "D", "v")
+_MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X")
 _LABELS: Final = {Metric.RTT: "Round-trip time (ms)", Metric.JITTER: "Jitter, RFC 3550 (ms)"}
 _TITLES: Final = {Metric.RTT: "ICMP round-trip time", Metric.JITTER: "UDP jitter"}
 _SPREAD: Final = 0.012
@@ -68,19 +72,50 @@ def _draw(
         drawing = Drawing(figsize=(6.4 if len(panels) == 1 else 10.4, 4.4), layout="constrained")
         axes = drawing.subplots(1, len(panels), squeeze=False, sharey=True)[0]
         for axis, name in zip(axes, panels, strict=True):
-            _panel(axis, [row for row in rows if row.cipher == name])
+            of_cipher = [row for row in rows if row.cipher == name]
+            if figure.metric is Metric.JITTER:
+                _panel_of_sizes(axis, of_cipher, limits[0])
+                _axes_of_lengths(axis)
+            else:
+                _panel(axis, of_cipher, limits[0])
+                _axes_of_sizes(axis)
             _axes(axis, limits)
             axis.set_title(f"{_TITLES[figure.metric]}, {CIPHERS[name].label}", loc="left")
         drawing.suptitle(f"Figure {figure.number}", x=0.01, ha="left", fontsize=9, color="#555555")
         axes[0].set_ylabel(_LABELS[figure.metric])
-        axes[0].legend(title="Nested tunnels", loc="upper left", ncols=2)
+        of_sizes = figure.metric is Metric.JITTER
+        title = "Packet size (bytes)" if of_sizes else "Nested tunnels"
+        axes[0].legend(title=title, loc="upper left", ncols=3 if of_sizes else 2, fontsize=8)
         files = [directory / f"{figure.file_name}.{kind}" for kind in ("png", "svg")]
         drawing.savefig(files[0], dpi=160, metadata={"Software": None})
         drawing.savefig(files[1], metadata={"Date": None, "Creator": None})
     return files
 
 
-def _panel(axis: Axes, rows: Sequence[Row]) -> None:
+def _bars(rows: Sequence[Row], lowest: float) -> tuple[list[float], list[float]]:
+    """Return how far each interval reaches down, at most to the axis, and up."""
+    down = [max(min(row.half_width_ms, row.mean_ms - lowest), 0.0) for row in rows]
+    return down, [row.half_width_ms for row in rows]
+
+
+def _panel_of_sizes(axis: Axes, rows: Sequence[Row], lowest: float) -> None:
+    for number, size in enumerate(sorted({row.size for row in rows})):
+        curve = sorted((row for row in rows if row.size == size), key=lambda row: row.tunnels)
+        axis.errorbar(
+            [row.tunnels + 0.04 * (number - 3) for row in curve],
+            [row.mean_ms for row in curve],
+            yerr=_bars(curve, lowest),
+            label=str(size),
+            color=_COLOURS[number % len(_COLOURS)],
+            marker=_MARKERS[number % len(_MARKERS)],
+            markersize=4.5,
+            linewidth=1.4,
+            elinewidth=1,
+            capsize=2.5,
+        )
+
+
+def _panel(axis: Axes, rows: Sequence[Row], lowest: float) -> None:
     for tunnels in TUNNELS:
         curve = sorted((row for row in rows if row.tunnels == tunnels), key=lambda row: row.size)
         if not curve:
@@ -88,7 +123,7 @@ def _panel(axis: Axes, rows: Sequence[Row]) -> None:
         axis.errorbar(
             [row.size * (1 + _SPREAD * (tunnels - 2)) for row in curve],
             [row.mean_ms for row in curve],
-            yerr=[row.half_width_ms for row in curve],
+            yerr=_bars(curve, lowest),
             label="none" if tunnels == 0 else str(tunnels),
             color=_COLOURS[tunnels],
             marker=_MARKERS[tunnels],
@@ -100,20 +135,27 @@ def _panel(axis: Axes, rows: Sequence[Row]) -> None:
         )
 
 
-def _axes(axis: Axes, limits: tuple[float, float]) -> None:
+def _axes_of_sizes(axis: Axes) -> None:
     axis.set_xscale("log", base=2)
-    axis.set_yscale("log")
-    axis.set_ylim(*limits)
     axis.xaxis.set_major_locator(FixedLocator(SIZES))
     axis.xaxis.set_minor_locator(NullLocator())
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_xlabel("Packet size (bytes)")
+
+
+def _axes_of_lengths(axis: Axes) -> None:
+    axis.xaxis.set_major_locator(FixedLocator(TUNNELS))
+    axis.set_xlabel("Nested tunnels (path length)")
+
+
+def _axes(axis: Axes, limits: tuple[float, float]) -> None:
+    axis.set_yscale("log")
+    axis.set_ylim(*limits)
     ticks = [
         t for t in (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50) if limits[0] <= t <= limits[1]
     ]
     axis.yaxis.set_major_locator(FixedLocator(ticks))
     axis.yaxis.set_minor_locator(NullLocator())
-    plain = FuncFormatter(lambda value, _: f"{value:g}")
-    axis.xaxis.set_major_formatter(plain)
-    axis.yaxis.set_major_formatter(plain)
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.grid(visible=True, color="#dddddd", linewidth=0.6)
     axis.set_axisbelow(True)
-    axis.set_xlabel("Packet size (bytes)")

@@ -1,6 +1,6 @@
 """The studies of several results directories on one page of Markdown.
 
-    python -m sims.results.markdown DIRECTORY...
+    python3 -m sims.results.markdown DIRECTORY...
 
 ``make scenarios`` makes docs/scenarios.md of the shipped ones with it.
 """

@@ -1,10 +1,12 @@
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from tiny_engine import tiny_run
 
+from sims.results.catalogue import metrics_page
 from sims.results.comparison import differences
 from sims.results.condensed import BINS, condense
 from sims.results.curves import count_band, over_time, quantile_band
@@ -264,3 +266,8 @@ def test_points_are_compared_seed_by_seed():
     assert same.words == same.plain()["verdict"] == "no difference shown"
     (one,) = differences([base, summary_of("b", 1.1)])
     assert one.words == "too few seeds to tell"
+
+
+def test_page_of_metrics_is_that_of_the_catalogue():
+    page = Path(__file__).parents[3] / "docs" / "metrics.md"
+    assert page.read_text() == metrics_page(), "python3 -m sims.results.catalogue > docs/metrics.md"
