@@ -121,6 +121,7 @@ class DatagramReader:
             raise OSError(number, os.strerror(number))
         words, names, view = self._words, self._names, self._view
         learning = addresses if addresses is not None and addresses.in_use else None
+        learned: Endpoint | None = None
         for index in range(found):
             at = index * _WORDS
             size = words[at + _LENGTH_AT]
@@ -129,7 +130,9 @@ class DatagramReader:
             start = index * _BUFFER_BYTES
             if words[at + _CONTROL_LENGTH_AT + _LOW_WORD]:
                 segment = self._segment_bytes(index)
-                if learning is not None:
+                # Once for consecutive messages of a peer: it does not change the address meanwhile.
+                if learning is not None and sender is not learned:
+                    learned = sender
                     learning.learn(sender, self._local_address(index, learning.version, segment))
                 if 0 < segment < size:
                     datagrams = split_segments(view[start : start + size], segment)

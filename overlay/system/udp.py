@@ -65,6 +65,9 @@ _MESSAGES_PER_READ: Final = 32
 _GSO_REFUSALS: Final = frozenset((errno.EINVAL, errno.EMSGSIZE, errno.EIO, errno.EOPNOTSUPP))
 """Segments above the path's MTU, no checksum offload, a kernel without UDP_SEGMENT."""
 
+_ADDRESS_GONE: Final = frozenset((errno.EINVAL, errno.ENETUNREACH, errno.EADDRNOTAVAIL))
+"""What Linux answers to a datagram from an address that this host has lost."""
+
 
 class VersionMissing(BackendError):
     """The kernel does not have the IP version of an endpoint."""
@@ -224,8 +227,8 @@ class UdpSocket:
                 else:
                     self._socket.sendto(datagram, run.endpoint)
             except OSError as error:
-                if control and error.errno == errno.EINVAL and self._addresses is not None:
-                    self._addresses.forget(run.endpoint)  # this host has lost the address
+                if control and error.errno in _ADDRESS_GONE and self._addresses is not None:
+                    self._addresses.forget(run.endpoint)
                 self._count(error, 1)
             else:
                 self.counters["sent"] += 1
