@@ -31,6 +31,7 @@ from overlay.forwarding.headers import (
 )
 from overlay.forwarding.identification import IDENTIFICATION_KEY_BYTES
 from overlay.forwarding.normalise import Normaliser
+from overlay.packet_sizes import INNER_MTU, SEGMENT_MTU
 from overlay.sensitive import SecretBytes
 
 __all__ = ["MAX_CACHED_DECISIONS", "StandardRules", "StandardSettings"]
@@ -52,16 +53,17 @@ _PERMITTED: Final = "permitted"
 class StandardSettings:
     """Settings of the ``standard`` rules.
 
-    The TCP MSS follows from the path's MTU and is the same for every path length, so that
-    the exit cannot tell the length from packet sizes (docs/decisions/0003).
+    Both sizes are the same for every path length, so that the exit cannot tell the length from
+    packet sizes (docs/decisions/0003, docs/decisions/0054).
 
     Attributes:
-        path_mtu: largest inner packet in bytes that a circuit of the longest length carries
-            without outer fragmentation, 576 to 65535. The default holds for five hops with
-            AES-GCM over an underlay of 1,500 bytes (UDP over IPv6).
+        path_mtu: largest inner packet in bytes, 576 to 65535. It is the MTU of the routes into
+            circuits. TCP segments fit it too, but their packets never exceed 1,038 bytes, so
+            that they need no fragments on links of 1,500 bytes. IPv6 packets of up to 1,280
+            bytes pass whatever it says. On the kernel backend it is at most 1,038.
     """
 
-    path_mtu: int = 1038
+    path_mtu: int = INNER_MTU
 
     def __post_init__(self) -> None:
         if not 576 <= self.path_mtu <= 65535:
@@ -69,13 +71,13 @@ class StandardSettings:
 
     @property
     def mss_ipv4(self) -> int:
-        """The largest TCP segment over IPv4: the MTU without 20 + 20 bytes of headers."""
-        return self.path_mtu - 40
+        """The largest TCP segment over IPv4: the packet without 20 + 20 bytes of headers."""
+        return min(self.path_mtu, SEGMENT_MTU) - 40
 
     @property
     def mss_ipv6(self) -> int:
-        """The largest TCP segment over IPv6: the MTU without 40 + 20 bytes of headers."""
-        return self.path_mtu - 60
+        """The largest TCP segment over IPv6: the packet without 40 + 20 bytes of headers."""
+        return min(self.path_mtu, SEGMENT_MTU) - 60
 
 
 class StandardRules:

@@ -38,6 +38,7 @@ from overlay.node.paths import Guard, Paths
 from overlay.node.port_forms import Marks
 from overlay.node.standby_keeper import StandbyKeeper
 from overlay.node.timers import Chores
+from overlay.packet_sizes import INNER_MTU
 from overlay.plugins import load_plugin
 from overlay.selection.checked import CheckedSelector
 from overlay.selection.selector import PathSelector
@@ -76,15 +77,25 @@ class Surroundings:
     inner_in_use: Callable[[bytes], bool] = lambda _: False
 
 
-def path_mtu(configuration: Configuration) -> int:
-    """Return the inner MTU of every path of this node (docs/decisions/0003)."""
-    return inner_mtu(
+def path_mtu(configuration: Configuration, *, in_kernel: bool = False) -> int:
+    """Return the inner MTU of every path of this node (docs/decisions/0003, 0054).
+
+    It is what the forwarding rules' setting ``path_mtu`` says, if they have it. The kernel's IPsec
+    carries no more than what needs no fragments in the longest path.
+    """
+    name = configuration.forwarding.rules
+    settings = configuration.plugin_settings("overlay.forwarding", name)
+    wanted: int = getattr(settings, "path_mtu", INNER_MTU)
+    if not in_kernel:
+        return wanted
+    unfragmented = inner_mtu(
         _UNDERLAY_MTU,
         hops=MAX_HOPS,
         onion=SUITES[configuration.ipsec.esp_suite],
         link=SUITES[configuration.ipsec.link_suite],
         ipv6=True,
     )
+    return min(wanted, unfragmented)
 
 
 def build_control_plane(

@@ -370,7 +370,8 @@ class NodeService:
         circuits = {circuit.number: circuit for circuit in self._plane.circuits.circuits()}
         circuit = circuits.get(path.circuit) if path.circuit is not None else None
         others = [each.destination for each in self._plane.paths.all() if each is not path]
-        mtu = path_mtu(self._running.configuration)
+        in_kernel = self._running.shell.backend.capabilities().in_kernel
+        mtu = path_mtu(self._running.configuration, in_kernel=in_kernel)
         return path_report(
             path,
             circuit,

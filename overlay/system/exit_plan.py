@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from overlay.addresses import IpAddress, IpNetwork
 from overlay.exit_policy import ExitPolicy
+from overlay.packet_sizes import SEGMENT_MTU
 from overlay.system.exit_limits import ExitLimits, limit_rules, refused_destinations
 from overlay.system.exit_probe import probe_rules
 from overlay.system.exit_wall import after_translation, redirected_connections, unknown_connections
@@ -50,6 +51,11 @@ class ExitPlan:
     outward6: tuple[str, ...] | None = None
     own_links: tuple[IpNetwork, ...] = ()
     closed6: bool = False
+
+    @property
+    def segment_mtu(self) -> int:
+        """The bytes of the largest packet that TCP may send into circuits."""
+        return min(self.mtu, SEGMENT_MTU)
 
     @property
     def versions(self) -> frozenset[int]:
@@ -147,7 +153,16 @@ def _forwarded(plan: ExitPlan) -> list[Rule]:
         *(redirected_connections(pool) for pool in plan.pools),
         *(rule for pool in plan.pools for rule in _before_policy(plan, pool)),
         Rule(hook=hook, verdict=Verdict.CLAMP_MSS, in_device=device),
-        Rule(hook=hook, verdict=Verdict.CLAMP_MSS, out_device=device),
+        *(
+            Rule(
+                hook=hook,
+                verdict=Verdict.CLAMP_MSS,
+                out_device=device,
+                version=version,
+                segment=plan.segment_mtu - headers,
+            )
+            for version, headers in ((4, 40), (6, 60))  # IP and TCP without options
+        ),
         *(
             Rule(hook=hook, verdict=Verdict.DROP, in_device=device, destination=pool)
             for pool in plan.pools

@@ -298,7 +298,7 @@ def _rule_lines(rule: Rule, table: FilterTable, version: int) -> list[str]:
         conditions += f" -m comment --comment {_COUNTED}"
     return [
         f"-A {chain} {conditions} -j {target}".replace("  ", " ")
-        for target in _targets(rule.verdict, table.mark, version)
+        for target in _targets(rule.verdict, table.mark, version, rule.segment)
     ]
 
 
@@ -374,7 +374,9 @@ def _device(name: str) -> str:
     return f"{name[:-1]}+" if name.endswith("*") else name
 
 
-def _targets(verdict: Verdict, mark: int, version: int) -> tuple[str, ...]:
+def _targets(
+    verdict: Verdict, mark: int, version: int, segment: int | None = None
+) -> tuple[str, ...]:
     match verdict:
         case Verdict.MARK:
             return (f"MARK --set-mark {mark:#x}", f"CONNMARK --set-mark {mark:#x}")
@@ -393,7 +395,8 @@ def _targets(verdict: Verdict, mark: int, version: int) -> tuple[str, ...]:
         case Verdict.LARGE:
             return (f"MARK --set-mark {LARGE_MARK:#x}",)
         case Verdict.CLAMP_MSS:
-            return ("TCPMSS --clamp-mss-to-pmtu",)
+            size = "--clamp-mss-to-pmtu" if segment is None else f"--set-mss {segment}"
+            return (f"TCPMSS {size}",)
         case Verdict.HOP_LIMIT:
             return (f"TTL --ttl-set {HOP_LIMIT}" if version == 4 else f"HL --hl-set {HOP_LIMIT}",)
         case Verdict.TRAFFIC_CLASS:

@@ -352,7 +352,7 @@ def _statement(rule: Rule, mark: int) -> str:
         case Verdict.LARGE:
             return f"meta mark set {LARGE_MARK:#x}"
         case Verdict.CLAMP_MSS:
-            return "tcp option maxseg size set rt mtu"
+            return f"tcp option maxseg size set {rule.segment or 'rt mtu'}"
         case Verdict.HOP_LIMIT:
             field = "ip6 hoplimit" if rule.ip_version == 6 else "ip ttl"
             return f"{field} set {HOP_LIMIT}"

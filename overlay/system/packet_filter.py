@@ -145,6 +145,8 @@ class Rule:
     after it); None is for both. A device's name that ends with ``*`` is for all that begin alike.
     ``counted`` lets :meth:`PacketFilter.counted` tell how many packets the rule has matched.
     ``over`` matches the first packet of a connection that exceeds a limit; the rule names a source.
+    ``segment`` is the size in bytes to which :attr:`Verdict.CLAMP_MSS` lowers what a SYN announces,
+    instead of the size that the route's MTU allows; the rule names an IP version.
     """
 
     hook: Hook
@@ -173,6 +175,7 @@ class Rule:
     ipsec_out: bool | None = None
     over: ConnectionLimit | RateLimit | None = None
     counted: bool = False
+    segment: int | None = None
 
     @property
     def ip_version(self) -> int | None:

@@ -267,6 +267,12 @@ def test_options_do_not_hide_the_upper_layer_without_bound() -> None:
     assert refused(longer) == "dropped_malformed"
 
 
+@pytest.mark.parametrize(("path_mtu", "mss"), [(900, 860), (1038, 998), (1300, 998), (9000, 998)])
+def test_path_mtu_rules_the_segments_until_these_would_need_fragments(path_mtu, mss) -> None:
+    settings = StandardSettings(path_mtu=path_mtu)
+    assert (settings.mss_ipv4, settings.mss_ipv6) == (mss, mss - 20)
+
+
 def test_path_mtu_out_of_range_is_a_sentence() -> None:
     for value in (575, 65536):
         with pytest.raises(ValueError, match=r"^path_mtu must lie .*\.$"):

@@ -345,6 +345,12 @@ def test_headers_are_made_alike_in_the_words_of_each_filter():
     assert f"{out} ip6 hoplimit set 64\n" in script
     assert f"{out} ip6 dscp set cs0 ip6 ecn set not-ect\n" in script
     assert f"{out} ip6 flowlabel set 0\n" in script
+    segments = 'oifname "exit0" tcp flags & (syn | rst) == syn tcp option maxseg size set'
+    assert f"meta nfproto ipv4 {segments} 998\n" in script
+    assert f"meta nfproto ipv6 {segments} 978\n" in script
+    assert "-o exit0 -p tcp --tcp-flags SYN,RST SYN -j TCPMSS --set-mss 978" in render_iptables(
+        EXIT, 6
+    )
     back = 'meta nfproto ipv4 oifname "exit0" ip daddr 100.64.0.0/10'
     atomic = f"{back} meta length <= 1280 ip frag-off & 0x7fff == 0x0 ip frag-off set 0x4000\n"
     assert script.index(atomic) < script.index(

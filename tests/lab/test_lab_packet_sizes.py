@@ -1,0 +1,114 @@
+"""Which packet sizes pass a path of three hops, and what follows from ``path_mtu``."""
+
+import itertools
+import socket
+import sys
+
+import pytest
+from lab_overlay import LabOverlay
+
+from lab.reading import TCP
+
+pytestmark = pytest.mark.lab
+
+IP_MTU_DISCOVER = {4: (socket.IPPROTO_IP, 10), 6: (socket.IPPROTO_IPV6, 23)}
+DO, PROBE = 2, 3
+QUIC_BYTES = (1200, 1232, 1250, 1252)
+"""UDP payloads: the least of RFC 9000, what fits 1,280 over IPv6, Chromium's, and msquic's."""
+
+PORT = 4433
+CONTENT = bytes(range(256)) * 4000
+
+# The server forbids fragmentation as well, so that both directions must carry the size.
+ECHO = f"""
+import socket, selectors
+ready = selectors.DefaultSelector()
+options = (socket.AF_INET, {IP_MTU_DISCOVER[4]}), (socket.AF_INET6, {IP_MTU_DISCOVER[6]})
+for family, option in options:
+    server = socket.socket(family, socket.SOCK_DGRAM)
+    if family == socket.AF_INET6:
+        server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    server.setsockopt(*option, {DO})
+    server.bind(("", {PORT}))
+    ready.register(server, selectors.EVENT_READ)
+print("ready", flush=True)
+while True:
+    for key, _ in ready.select():
+        key.fileobj.sendto(*key.fileobj.recvfrom(65535))
+"""
+
+
+@pytest.fixture(scope="module")
+def overlay(tmp_path_factory):
+    with LabOverlay(tmp_path_factory.mktemp("sizes"), wire_packets=True) as made:
+        made.web.publish("file", CONTENT)
+        server = made.bob.namespace.popen([sys.executable, "-c", ECHO], stdout=-1)
+        assert server.stdout.readline() == b"ready\n"
+        yield made
+        server.kill()
+        server.wait()
+
+
+def targets(overlay):
+    return {4: str(overlay.bob.ipv4.ip), 6: str(overlay.bob.ipv6.ip)}
+
+
+def open_path(overlay):
+    for target in targets(overlay).values():
+        overlay.alice.ask("path", "open", target, "--hops", "3")
+    return overlay.alice.ask("path", "list")
+
+
+def echoed(overlay, target, size, discover):
+    """Send a datagram that may not be fragmented; return what comes back."""
+
+    def exchange():
+        version = 6 if ":" in target else 4
+        family = socket.AF_INET6 if version == 6 else socket.AF_INET
+        with socket.socket(family, socket.SOCK_DGRAM) as client:
+            client.setsockopt(*IP_MTU_DISCOVER[version], discover)
+            client.settimeout(3)
+            client.connect((target, PORT))
+            for _ in range(3):
+                client.send(bytes(size))
+                try:
+                    return len(client.recv(65535))
+                except TimeoutError:
+                    continue
+        return 0
+
+    return overlay.alice.host.namespace.call(exchange)
+
+
+def test_datagrams_of_quic_pass_three_hops_unfragmented_for_the_program(overlay):
+    assert {path["mtu"] for path in open_path(overlay)} == {1300}
+    for (version, target), size, discover in itertools.product(
+        targets(overlay).items(), QUIC_BYTES, (DO, PROBE)
+    ):
+        assert echoed(overlay, target, size, discover) == size, (version, size, discover)
+
+
+def test_a_program_learns_the_largest_size(overlay):
+    for version, target in targets(overlay).items():
+        headers = 28 if version == 4 else 48
+        assert echoed(overlay, target, 1300 - headers, DO) == 1300 - headers
+        with pytest.raises(OSError, match="too long"):
+            echoed(overlay, target, 1301 - headers, DO)
+
+
+def test_path_mtu_rules_routes_and_segments(overlay, tmp_path):
+    alice = overlay.alice
+    alice.stop()
+    with alice.configuration.open("a") as file:
+        file.write("\n[forwarding.standard]\npath_mtu = 900\n")
+    alice.start(overlay.nodes["boot"])
+    overlay.wait_known(alice)
+    assert {path["mtu"] for path in open_path(overlay)} == {900}
+    for version, target in targets(overlay).items():
+        headers = 28 if version == 4 else 48
+        assert echoed(overlay, target, 900 - headers, DO) == 900 - headers
+        with pytest.raises(OSError, match="too long"):
+            echoed(overlay, target, 901 - headers, DO)
+    with overlay.bob.capture(tmp_path / "bob.pcap") as capture:
+        assert overlay.fetch() == CONTENT
+    assert max(packet.length for packet in capture.packets() if packet.protocol == TCP) == 900
