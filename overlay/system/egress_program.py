@@ -19,13 +19,23 @@ from __future__ import annotations
 
 import enum
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from overlay.addresses import IpNetwork
 
-__all__ = ["MAX_INSTRUCTIONS", "EgressRule", "Field", "compile_egress"]
+__all__ = [
+    "CLASSIC_DROP",
+    "CLASSIC_PASS",
+    "IP_HEADER",
+    "MAX_INSTRUCTIONS",
+    "EgressRule",
+    "Field",
+    "assemble",
+    "begin",
+    "compile_egress",
+]
 
 MAX_INSTRUCTIONS: Final = 4096
 """BPF_MAXINSNS: the kernel takes no longer program."""
@@ -44,12 +54,12 @@ _RETURN: Final = 0x06
 _PROTOCOL: Final = 0xFFFFF000
 _PACKET_TYPE: Final = 0xFFFFF000 + 4
 _MARK: Final = 0xFFFFF000 + 20
-_IP_HEADER: Final = 0xFFF00000
+IP_HEADER: Final = 0xFFF00000
 """Of an ARP packet it is the start of ARP's own header."""
 
-_PASS: Final = 0xFFFFFFFF
+CLASSIC_PASS: Final = 0xFFFFFFFF
 """TC_ACT_UNSPEC: other programs of the device are asked next."""
-_DROP: Final = 2
+CLASSIC_DROP: Final = 2
 """TC_ACT_SHOT."""
 
 _IPV4, _IPV6, _ARP = 0x0800, 0x86DD, 0x0806
@@ -78,12 +88,12 @@ _OFFSETS: Final = {
 
 
 _NEIGHBOURS: Final[_Code] = [
-    (_LOAD_BYTE, 0, 0, _IP_HEADER + 6),  # next header
+    (_LOAD_BYTE, 0, 0, IP_HEADER + 6),  # next header
     (_JUMP_IF_EQUAL, 0, 4, 58),  # ICMPv6
-    (_LOAD_BYTE, 0, 0, _IP_HEADER + 40),
+    (_LOAD_BYTE, 0, 0, IP_HEADER + 40),
     (_JUMP_IF_EQUAL, 1, 0, 135),
     (_JUMP_IF_EQUAL, 0, 1, 136),
-    (_RETURN, 0, 0, _PASS),
+    (_RETURN, 0, 0, CLASSIC_PASS),
 ]
 """A destination may be a neighbour on a link, and no router passes these on (RFC 4861)."""
 
@@ -93,7 +103,7 @@ _BRIDGED: Final[_Code] = [
     (_JUMP_IF_EQUAL, 2, 0, 1),  # PACKET_BROADCAST
     (_JUMP_IF_EQUAL, 1, 0, 2),  # PACKET_MULTICAST
     (_JUMP_IF_EQUAL, 0, 1, 3),  # PACKET_OTHERHOST
-    (_RETURN, 0, 0, _PASS),
+    (_RETURN, 0, 0, CLASSIC_PASS),
 ]
 """A frame that a bridge passes on for another host, for example a virtual machine.
 
@@ -122,16 +132,29 @@ def compile_egress(rules: Iterable[EgressRule], marks: Sequence[tuple[int, int]]
         ValueError: the program would be longer than :data:`MAX_INSTRUCTIONS`.
     """
     given = list(rules)
+    return assemble(begin(marks), {kind: _judgements(given, kind) for kind in _VERSIONS})
+
+
+def begin(marks: Sequence[tuple[int, int]]) -> _Code:
+    """Return the instructions that let marked packets and frames of others pass."""
     code: _Code = []
     for value, mask in marks:
         code += [(_LOAD_WORD, 0, 0, _MARK), *_masked(mask)]
-        code += [(_JUMP_IF_EQUAL, 0, 1, value), (_RETURN, 0, 0, _PASS)]
-    code += [*_BRIDGED, (_LOAD_WORD, 0, 0, _PROTOCOL)]
-    for ether_type in _VERSIONS:
-        block = _judgements(given, ether_type)
+        code += [(_JUMP_IF_EQUAL, 0, 1, value), (_RETURN, 0, 0, CLASSIC_PASS)]
+    return [*code, *_BRIDGED]
+
+
+def assemble(start: _Code, blocks: Mapping[int, _Code]) -> bytes:
+    """Return a program: ``start``, then the block of the packet's EtherType, which returns.
+
+    Raises:
+        ValueError: the program would be longer than :data:`MAX_INSTRUCTIONS`.
+    """
+    code: _Code = [*start, (_LOAD_WORD, 0, 0, _PROTOCOL)]
+    for ether_type, block in blocks.items():
         # A conditional jump reaches 255 instructions, an unconditional one all of them.
         code += [(_JUMP_IF_EQUAL, 1, 0, ether_type), (_JUMP, 0, 0, len(block)), *block]
-    code.append((_RETURN, 0, 0, _PASS))
+    code.append((_RETURN, 0, 0, CLASSIC_PASS))
     if len(code) > MAX_INSTRUCTIONS:
         raise ValueError(f"an egress program must not exceed {MAX_INSTRUCTIONS} instructions.")
     return b"".join(_INSTRUCTION.pack(*each) for each in code)
@@ -144,7 +167,7 @@ def _judgements(rules: Iterable[EgressRule], ether_type: int) -> _Code:
         at = _OFFSETS[rule.field].get(ether_type)
         if at is not None and rule.prefix.version == _VERSIONS[ether_type]:
             code += _judgement(rule, at)
-    return [*code, (_RETURN, 0, 0, _PASS)]
+    return [*code, (_RETURN, 0, 0, CLASSIC_PASS)]
 
 
 def _judgement(rule: EgressRule, at: int) -> _Code:
@@ -152,14 +175,14 @@ def _judgement(rule: EgressRule, at: int) -> _Code:
     words = f">{rule.prefix.max_prefixlen // 32}I"
     wanted = struct.unpack(words, rule.prefix.network_address.packed)
     masks = struct.unpack(words, rule.prefix.netmask.packed)
-    code: _Code = [(_RETURN, 0, 0, _DROP if rule.drop else _PASS)]
+    code: _Code = [(_RETURN, 0, 0, CLASSIC_DROP if rule.drop else CLASSIC_PASS)]
     for index, (value, mask) in reversed(list(enumerate(zip(wanted, masks, strict=True)))):
         if mask:
-            load = (_LOAD_WORD, 0, 0, _IP_HEADER + at + 4 * index)
+            load = (_LOAD_WORD, 0, 0, IP_HEADER + at + 4 * index)
             code = [load, *_masked(mask), (_JUMP_IF_EQUAL, 0, len(code), value), *code]
     if rule.field is Field.ARP_TARGET:
         # An answer names its asker as target; without it a neighbour would notice the guard.
-        request = [(_LOAD_BYTE, 0, 0, _IP_HEADER + 7), (_JUMP_IF_EQUAL, 0, len(code), 1)]
+        request = [(_LOAD_BYTE, 0, 0, IP_HEADER + 7), (_JUMP_IF_EQUAL, 0, len(code), 1)]
         code = [*request, *code]
     return code
 

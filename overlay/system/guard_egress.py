@@ -26,6 +26,7 @@ from overlay.addresses import IpAddress, IpNetwork
 from overlay.system.egress_program import EgressRule, Field, compile_egress
 from overlay.system.marks import CLEAR_MASK
 from overlay.system.rtnetlink import Route, RouteKind
+from overlay.system.source_routing import source_routing_program
 
 __all__ = ["guard_programs"]
 
@@ -58,6 +59,7 @@ def guard_programs(
     held = {source for source, _ in holders}
     holders |= {(source, None): None for source in former if source not in held}
     marks = [(mark & CLEAR_MASK, CLEAR_MASK)]
+    source_routing = (source_routing_program(marks),) if given else ()
     asked_for = _Ranges(prefix for prefix in prefixes if prefix.version == 4)
 
     @functools.cache
@@ -74,7 +76,8 @@ def guard_programs(
         asked = [EgressRule(network, drop=False, field=Field.ARP_TARGET) for network in link]
         asked += [EgressRule(p, field=Field.ARP_TARGET) for p in prefixes if p.version == 4]
         pieces = [*_pieces(to), *_pieces(of), *_pieces(asked)]
-        return tuple(compile_egress(rules, marks) for rules in pieces)
+        judging = (compile_egress(rules, marks) for rules in pieces)
+        return (*source_routing, *judging)
 
     def programs_of(device: str) -> tuple[bytes, ...]:
         return programs(

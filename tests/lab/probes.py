@@ -85,6 +85,40 @@ def send_every_way(host, destinations, early=(), inner=()):
     host.namespace.call(send)
 
 
+def send_over_stations(host, destinations):
+    """Send to each destination over the host's router: its address stands behind the header's."""
+
+    def send():
+        for destination in destinations:
+            family = family_of(destination)
+            router = (host.ipv6 if family == socket.AF_INET6 else host.ipv4).network[1]
+            for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
+                for level, option, value in _stations(destination, router):
+                    with socket.socket(family, kind) as new, contextlib.suppress(OSError):
+                        new.setsockopt(level, option, value)
+                        new.settimeout(0)
+                        new.connect((destination, PORT))
+                        new.send(PAYLOAD)
+
+    host.namespace.call(send)
+
+
+def _stations(destination, router):
+    """IPv4 options LSRR and SSRR, also behind padding (RFC 791); a segment header (RFC 8754)."""
+    if router.version == 6:
+        head = struct.pack("!BBBBBBH", 0, 4, 4, 1, 1, 0, 0)
+        both = ipaddress.ip_address(destination).packed + router.packed
+        return [(socket.IPPROTO_IPV6, socket.IPV6_RTHDR, head + both)]
+    options = (
+        padding + bytes((kind, 7, 4)) + router.packed
+        for kind in (131, 137)
+        for padding in (b"", b"\1\1")
+    )
+    return [
+        (socket.IPPROTO_IP, socket.IP_OPTIONS, each + bytes(-len(each) % 4)) for each in options
+    ]
+
+
 def _prepared(new, source, device):
     with contextlib.suppress(OSError):
         if device is not None:

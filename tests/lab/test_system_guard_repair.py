@@ -5,7 +5,7 @@ import ipaddress
 import time
 
 import pytest
-from probes import connected_before, flush, send_every_way
+from probes import connected_before, flush, send_every_way, send_over_stations
 
 from lab.reading import ICMPV6, TCP, UDP
 from overlay.addresses import InnerAddress
@@ -116,6 +116,26 @@ def test_the_loss_of_one_wall_leaks_nothing_and_is_put_back(hosts, filter_type, 
         assert protocols.count(253) >= 2
     for each in early:
         each.close()
+
+
+def test_a_program_that_chooses_stations_shows_no_destination(
+    hosts, filter_type, exchange, tmp_path
+):
+    """Its packets go to a router, as far as routes see; no right is needed for that."""
+    alice, other, _ = hosts
+
+    def send():
+        with guarding(filter_type):
+            send_over_stations(alice, DESTINATIONS)
+        send_over_stations(alice, DESTINATIONS)  # as after a crash
+
+    path = tmp_path / "alice.pcap"
+    with alice.capture(path):
+        alice.namespace.call(send)
+        exchange(alice, other)
+    seen = path.read_bytes()
+    assert [ipaddress.ip_address(each).packed in seen for each in DESTINATIONS] == [False, False]
+    assert b"control" in seen
 
 
 def test_traffic_control_and_the_packet_filter_each_hold_alone(

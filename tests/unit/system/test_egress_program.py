@@ -18,7 +18,8 @@ IPV4, IPV6, ARP = 0x0800, 0x86DD, 0x0806
 def run(program, *, protocol, mark=0, header=b"", packet_type=0):
     """Interpret a program; a load outside of the packet ends it, as in the kernel."""
     code = list(struct.iter_unpack("=HBBI", program))
-    at = accumulator = 0
+    at = accumulator = index = 0
+    memory = [0] * 16
     while True:
         kind, if_true, if_false, value = code[at]
         at += 1
@@ -39,6 +40,29 @@ def run(program, *, protocol, mark=0, header=b"", packet_type=0):
                 if offset >= len(header):
                     return 0
                 accumulator = header[offset]
+            case 0x50:
+                offset = value - 0xFFF00000 + index
+                if offset >= len(header):
+                    return 0
+                accumulator = header[offset]
+            case 0x01:
+                index = value
+            case 0x02:
+                memory[value] = accumulator
+            case 0x60:
+                accumulator = memory[value]
+            case 0x07:
+                index = accumulator
+            case 0x87:
+                accumulator = index
+            case 0x04:
+                accumulator += value
+            case 0x0C:
+                accumulator += index
+            case 0x64:
+                accumulator <<= value
+            case 0x2D:
+                at += if_true if accumulator > index else if_false
             case 0x54:
                 accumulator &= value
             case 0x15:
@@ -56,8 +80,24 @@ def packet(source, destination):
     packed = ipaddress.ip_address(source).packed + ipaddress.ip_address(destination).packed
     return {
         "protocol": IPV4 if len(packed) == 8 else IPV6,
-        "header": (bytes(12) if len(packed) == 8 else bytes(8)) + packed + bytes(8),
+        "header": (b"\x45" + bytes(11) if len(packed) == 8 else bytes(8)) + packed + bytes(8),
     }
+
+
+def with_options(options):
+    """EtherType and header of an IPv4 packet to a neighbour; what follows it looks like LSRR."""
+    whole = options + bytes(-len(options) % 4)
+    header = bytes((0x45 + len(whole) // 4,)) + bytes(11) + b"\x0a\0\0\1\x0a\0\0\2" + whole
+    return {"protocol": IPV4, "header": header + bytes((131, 7, 4)) + bytes(20)}
+
+
+def with_extensions(*types):
+    """EtherType and header of an IPv6 packet to a neighbour with these headers, of 16 bytes."""
+    following = [*types, 17]
+    header = bytes(6) + bytes((following[0], 64)) + bytes(32)
+    for each in following[1:]:
+        header += bytes((each, 1)) + bytes(14)
+    return {"protocol": IPV6, "header": header + bytes((43, 2)) + bytes(20)}
 
 
 def solicitation(destination, icmp_type, protocol=58):
@@ -176,3 +216,49 @@ def test_neighbours_find_each_other_on_a_link():
     assert guarded("eth0", **solicitation("2001:db8::5", 136)) == PASS
     assert guarded("eth0", **solicitation("2001:db8::5", 128)) == DROP
     assert guarded("eth0", **solicitation("2001:db8::5", 135, protocol=17)) == DROP
+
+
+_LSRR, _SSRR = bytes((131, 7, 4, 203, 0, 113, 10)), bytes((137, 7, 4, 203, 0, 113, 10))
+_ROUTER_ALERT, _TIMESTAMP = bytes((148, 4, 0, 0)), bytes((68, 8, 5, 0)) + bytes(4)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (b"", PASS),
+        (_LSRR, DROP),
+        (_SSRR, DROP),
+        (b"\1\1\1" + _LSRR, DROP),
+        (_ROUTER_ALERT, PASS),
+        (_TIMESTAMP + _SSRR, DROP),
+        (b"\1" + _ROUTER_ALERT + _TIMESTAMP, PASS),
+        (_ROUTER_ALERT + b"\0" + _LSRR, PASS),  # behind the end of options, where none looks
+        (b"\1" * 20, DROP),
+        (bytes((148, 0, 0, 0)), DROP),  # a length that leads nowhere
+    ],
+)
+def test_a_program_that_chooses_stations_sends_nothing(options, expected):
+    assert guarded("eth0", **with_options(options)) == expected
+    assert guarded("anon0", **with_options(options)) == expected
+    assert guarded("eth0", mark=0x26D69, **with_options(options)) == PASS, "an answer"
+
+
+@pytest.mark.parametrize(
+    ("types", "expected"),
+    [
+        ((), PASS),
+        ((0,), PASS),
+        ((43,), DROP),
+        ((0, 43), DROP),
+        ((60, 43), DROP),
+        ((0, 60, 43), DROP),
+        ((44,), PASS),
+        ((0, 60, 60, 60), DROP),
+    ],
+)
+def test_neither_does_one_that_names_them_in_an_ipv6_header(types, expected):
+    assert guarded("eth0", **with_extensions(*types)) == expected
+
+
+def test_a_device_has_no_program_while_nothing_is_protected():
+    assert guard_programs(0x6D69, [], {})("eth0") == ()
