@@ -14,6 +14,8 @@ from lab.namespaces import LabError
 from lab.nodes import PORT, NodeProcess, wait_until
 from lab.underlay import Underlay
 from lab.webserver import WebServer
+from overlay.control.client import ControlClient, NoNodeAnswers
+from overlay.errors import BackendError
 
 WILDCARDS = (f"0.0.0.0:{PORT}", f"[::]:{PORT}")
 DESTINATIONS = itertools.count(100)
@@ -101,14 +103,29 @@ def overlay(laboratory, tmp_path_factory):
         yield made
 
 
+def asked(node, question):
+    """Ask without starting a program; None while no node answers."""
+    try:
+        with ControlClient(node.directory / "run" / "control.sock") as client:
+            return getattr(client, question)()
+    except (NoNodeAnswers, BackendError):
+        return None
+
+
+def status(node):
+    return asked(node, "status")
+
+
+def joined(node):
+    return getattr(status(node), "joined", False)
+
+
 def peers(node):
-    if node.status() is None:
-        return {}
-    return {each["overlay_address"]: each["endpoints"] for each in node.ask("peers")}
+    return {each.overlay_address: each.endpoints for each in asked(node, "peers") or ()}
 
 
 def told(node):
-    return sorted((node.status() or {}).get("endpoints", ()))
+    return sorted(getattr(status(node), "endpoints", ()))
 
 
 def wait_known(asking, node, endpoints):
@@ -152,7 +169,7 @@ def test_a_node_with_a_wildcard_returns_without_a_bootstrap_node(overlay):
     for name in ("four", "mix"):
         overlay[name].stop()
         overlay[name].start()
-    wait_until("the return", lambda: (overlay["four"].status() or {}).get("joined"), timeout_s=60)
+    wait_until("the return", lambda: joined(overlay["four"]), timeout_s=60)
     wait_until("its path", lambda: overlay.fetch(overlay["four"]) == "small", timeout_s=60)
     wait_until("publication", lambda: len(told(overlay["mix"])) == 2, timeout_s=60)
 
@@ -188,8 +205,7 @@ def test_answers_leave_from_the_address_that_was_asked(overlay):
         node.stop()
         (node.directory / "topology.sqlite").unlink()
         node.start(route)
-        joined = lambda node=node: (node.status() or {}).get("joined")  # noqa: E731 - read at once
-        wait_until("the answer", joined, timeout_s=60)
+        wait_until("the answer", lambda node=node: joined(node), timeout_s=60)
     mix.stop()
     mix.configuration.write_text(written)
     mix.start()
@@ -200,25 +216,25 @@ def test_a_start_before_the_network_is_there_waits_for_it(overlay):
     mix.stop()
     mix.host.namespace.run(["ip", "link", "set", mix.host.interface, "down"])
     mix.start()
-    wait_until("the start without a network", lambda: mix.status() is not None, timeout_s=60)
-    status = mix.status()
-    assert (status["endpoints"], status["roles"], status["joined"]) == ([], [], False)
-    assert "waits for one" in status["network_problems"][0]
+    wait_until("the start without a network", lambda: status(mix) is not None, timeout_s=60)
+    now = status(mix)
+    assert (now.endpoints, now.roles, now.joined) == ((), (), False)
+    assert "waits for one" in now.network_problems[0]
     mix.host.namespace.run(["ip", "link", "set", mix.host.interface, "up"])
     wait_known(boot, mix, readdressed(mix.host, 98))
-    assert mix.status()["network_problems"] == []
+    assert status(mix).network_problems == ()
 
 
 def test_a_clock_that_is_set_is_followed_and_a_wrong_one_is_told(overlay):
     six = overlay["six"]
 
     def problem():
-        return " ".join((six.status() or {}).get("network_problems", ()))
+        return " ".join(getattr(status(six), "network_problems", ()))
 
     for offset_s, said in ((-60 * 86_400, "60 days behind"), (86_400, "24 hours ahead")):
         set_clock(overlay.clock, offset_s)
         wait_until("the word on the clock", lambda said=said: said in problem(), timeout_s=60)
-        assert six.status()["mix_nodes"] == 0
+        assert status(six).mix_nodes == 0
     set_clock(overlay.clock, 0)
     for asking, known in (("six", "exit"), ("boot", "six")):
         found = lambda a=asking, k=known: overlay[k].overlay_address in peers(overlay[a])  # noqa: E731
@@ -238,7 +254,7 @@ def test_a_bootstrap_node_with_a_new_key_finds_the_overlay_again(overlay):
     assert made["new_keys"]
     boot.start()
     found = lambda: exit_node.overlay_address in peers(boot)  # noqa: E731 - read at once
-    wait_until("the new node's start", lambda: boot.status() is not None, timeout_s=60)
+    wait_until("the new node's start", lambda: status(boot) is not None, timeout_s=60)
     wait_until("the overlay found again", found, timeout_s=100)
     known = lambda: made["overlay_address"] in peers(exit_node)  # noqa: E731 - read at once
     wait_until("the new node being known", known, timeout_s=60)
