@@ -132,8 +132,11 @@ class World:
         random, or all if they are fewer. Each descriptor lies with the k nodes nearest to it.
         No table holds a dead contact at first; the warm-up brings staleness to its own level.
         """
+        # They began at different times, so they sign anew at different times: together they
+        # would send ten times their usual traffic an hour after the start.
+        phases = self.streams.stream("equilibrium", "signing")
         for machine in machines:
-            self._switched_on(machine)
+            self._switched_on(machine, signs_in_s=phases.uniform(0.0, RESIGN_INTERVAL_S))
         rng = self.streams.stream("equilibrium")
         now = self.heap.now
         for machine in machines:
@@ -168,13 +171,15 @@ class World:
 
     # Inside.
 
-    def _switched_on(self, machine: Machine) -> SimulatedDht:
+    def _switched_on(
+        self, machine: Machine, *, signs_in_s: float = RESIGN_INTERVAL_S
+    ) -> SimulatedDht:
         self.network.attach(machine)
         dht = self.make_core(self, machine)
         machine.switch_on(dht)
         self.alive.add(machine.number)
         self.network.digest.note(self.heap.now, f"on {machine.index}")
-        self.heap.at(self.heap.now + RESIGN_INTERVAL_S, self._resign, machine, dht)
+        self.heap.at(self.heap.now + signs_in_s, self._resign, machine, dht)
         return dht
 
     def _sign(self, machine: Machine) -> MixDescriptor:

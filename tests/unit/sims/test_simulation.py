@@ -244,3 +244,23 @@ def test_a_scenario_that_asks_for_what_there_is_not_gets_one_sentence(changes, n
     with pytest.raises(ConfigurationError, match=named) as caught:
         run(scenario(**changes), 1)
     assert "\n" not in str(caught.value)
+
+
+def test_nodes_of_the_start_do_not_sign_anew_all_at_once():
+    """They did, an hour after the start, and traffic was ten times its mean at that moment."""
+    scenario = Scenario(
+        nodes=30,
+        churn=Churn("none"),
+        warm_up_s=600,
+        duration_s=3600,
+        lookups_per_hour=0,
+        sample_interval_s=120,
+    )
+    simulation = Simulation(scenario, 1)
+    assert simulation.run()
+    traffic = [
+        each.value
+        for each in simulation.observations
+        if each.metric == "messages_per_node_s" and each.time_s > 600
+    ]
+    assert max(traffic) < 5 * sum(traffic) / len(traffic)

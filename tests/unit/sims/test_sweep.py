@@ -172,7 +172,10 @@ def _alive(pid):
         ({"dht": {"alfa": 3}}, "[dht] has no setting 'alfa'"),
         ({"dht": {"alpha": 0}}, "alpha must lie between"),
         ({"circuits": {"clients": 3, "strategy": "unifrom"}}, "did you mean 'uniform'?"),
-        ({"circuits": {"strategy": "bogus"}}, "[circuits] strategy: there is no selection named"),
+        (
+            {"circuits": {"strategy": "bogus"}},
+            "[circuits] strategy: there is no path selection strategy named",
+        ),
         ({"dht": {"alpha": 1}}, "set disjoint_paths to at most 1 as well"),
         ({"arrival": {"at_s": 300}}, "at_s = 300 says nothing about 'equilibrium'"),
         (
@@ -213,7 +216,7 @@ def test_a_dask_scheduler_that_does_not_answer_gets_a_sentence(tmp_path):
 def test_without_dask_a_sentence_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
     options = Options(dask="tcp://127.0.0.1:1", runner=tiny_run)
-    with pytest.raises(ConfigurationError, match=r"install anonymous-overlay\[dask\]"):
+    with pytest.raises(ConfigurationError, match=r"pip install '\.\[dask\]'"):
         execute(study_of(TABLES), tmp_path / "out", options, Watcher())
 
 
