@@ -41,11 +41,17 @@ class Tun(Protocol):
         """What the kernel calls it."""
         ...
 
+    @property
+    def in_place(self) -> bool:
+        """Whether it still has its name in this network namespace."""
+        ...
+
     async def read_batch(self) -> list[bytes]:
         """Wait for packets that the kernel routed here.
 
         Raises:
             BackendError: somebody removed the device.
+            trio.ClosedResourceError: it was closed.
         """
         ...
 

@@ -97,19 +97,25 @@ class SourceSide(GuardedSource):
         Raises:
             BackendError: the kernel did not tell.
         """
-        lost = (_ADDRESSES,) if self._lost_addresses() else ()
-        return (*lost, *super().missing())
+        named = self._device is None or self._device.in_place
+        device = () if named else (_DEVICE,)
+        addresses = (_ADDRESSES,) if self._lost_addresses() else ()
+        return (*device, *addresses, *super().missing())
 
     def repair(self) -> tuple[str, ...]:
         """Put back what another program removed, inner addresses included.
 
-        A device that is gone has its reader to tell of it (:meth:`device_lost`).
+        A device that is gone has its reader to tell of it (:meth:`device_lost`). One that another
+        program renamed or moved is closed, so that its reader does the same.
 
         Raises:
             BackendError: the kernel refused something; all the rest was tried.
         """
         lost: list[str] = []
-        if self._device is not None:
+        if self._device is not None and not self._device.in_place:
+            self._device.close()
+            lost.append(_DEVICE)
+        elif self._device is not None:
             with contextlib.suppress(BackendError):
                 if self._host.bring_up(self._device.name):
                     lost.append(_DEVICE)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import ExitStack
 
+import trio
+
 from overlay.addresses import InnerAddress
 from overlay.config import Configuration
 from overlay.errors import BackendError
@@ -128,7 +130,7 @@ class UserspaceShell:
         while True:
             try:
                 packets = await device.read_batch()
-            except BackendError:
+            except (BackendError, trio.ClosedResourceError):
                 self._source_device_lost(node)
                 return
             self.path.from_source_device(packets, node.now())
@@ -147,7 +149,7 @@ class UserspaceShell:
             node.settle(node.now())
 
     def _source_device_lost(self, node: ShellHost) -> None:
-        """Somebody removed the device: build every path anew, with a new device."""
+        """Build every path anew, with a new device: another program removed or renamed it."""
         _log.warning("source.device_lost")
         self.path.source_device = None
         self.guard.device_lost()

@@ -66,6 +66,7 @@ class TunDevice:
         self._descriptor = descriptor
         self.name = name
         self.mtu = mtu
+        self._index = _index_of(name)
         self.counters: Counter[str] = Counter()
 
     @classmethod
@@ -98,6 +99,11 @@ class TunDevice:
     def index(self) -> int:
         """The kernel's number of the device."""
         return socket.if_nametoindex(self.name)
+
+    @property
+    def in_place(self) -> bool:
+        """Whether it still has its name in this network namespace."""
+        return self._index is not None and _index_of(self.name) == self._index
 
     def is_up(self) -> bool:
         """Tell whether the device of this name is there and set up."""
@@ -175,6 +181,13 @@ class TunDevice:
                 error,
                 "the device was removed or set down, so restart the node",
             ) from error
+
+
+def _index_of(name: str) -> int | None:
+    try:
+        return socket.if_nametoindex(name)
+    except OSError:
+        return None
 
 
 def _is_multicast(packet: bytes) -> bool:

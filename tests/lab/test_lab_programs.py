@@ -165,17 +165,23 @@ def test_what_other_programs_remove_is_put_back_within_a_second(overlay, tmp_pat
         assert f"repaired_{counted.replace(' ', '_')}" in alice.status()["counters"]
     for address in destinations:
         assert " 0% packet loss" in run(overlay, "ping", "-c", "2", "-W", "20", address)
-    with alice.host.capture(tmp_path / "rebuilt.pcap") as capture:
-        namespace.run(["ip", "link", "del", "anon0"])
-        send_every_way(alice.host, destinations, inner=inner)
-        states = lambda: [path["state"] for path in alice.ask("path", "list")]  # noqa: E731 - read at once
-        wait_until("both paths' return", lambda: states() == ["open", "open"], timeout_s=60)
-        for address in destinations:
-            assert " 0% packet loss" in run(overlay, "ping", "-c", "2", "-W", "20", address)
-    assert not [p for p in capture.packets() if {p.source, p.destination} & hidden]
+    for number, loss in enumerate(("delete anon0", "set anon0 name other0")):
+        with alice.host.capture(tmp_path / f"rebuilt{number}.pcap") as capture:
+            namespace.run(["ip", "link", *loss.split()])
+            send_every_way(alice.host, destinations, inner=inner)
+            wait_until("the device's return", lambda: is_whole(alice), timeout_s=60)
+            for address in destinations:
+                assert " 0% packet loss" in run(overlay, "ping", "-c", "2", "-W", "20", address)
+        assert not [p for p in capture.packets() if {p.source, p.destination} & hidden]
     assert alice.status()["protection"] == []
     for path in paths:
         alice.ask("path", "close", str(path["number"]))
+
+
+def is_whole(node):
+    """Whether all paths are open again and nothing is missing."""
+    states = {path["state"] for path in node.ask("path", "list")}
+    return states == {"open"} and node.status()["protection"] == []
 
 
 def test_an_exit_that_another_filter_keeps_from_forwarding_withdraws_and_comes_back(overlay):

@@ -29,6 +29,7 @@ class FakeTun:
 
     def __init__(self, host, name):
         self.host, self.name, self.written, self.open = host, name, [], True
+        self.in_place = True
         self._send, self._receive = trio.open_memory_channel(100)
 
     def from_kernel(self, packet):
@@ -50,8 +51,8 @@ class FakeTun:
         self.written += packets
 
     def close(self):
-        assert self.open
         self.open = False
+        self._send.close()
         self.host.addresses = {a for a in self.host.addresses if a[0] != self.name}
         self.host.carried = {d: c for d, c in self.host.carried.items() if c[0] != self.name}
 

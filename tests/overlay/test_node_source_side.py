@@ -129,6 +129,16 @@ def test_a_lost_device_is_replaced_at_the_next_carry(host, side, opened):
     assert host.addresses == {("anon1", VC)}
 
 
+def test_a_renamed_device_is_given_up(host, side, opened):
+    side.protect(BOB)
+    side.carry(BOB, VC)
+    assert side.repair() == ()
+    opened[0].in_place = False
+    assert side.missing() == ("circuit device",)
+    assert side.repair() == ("circuit device",)
+    assert not opened[0].open, "its reader tells of it"
+
+
 def test_a_flushed_guard_is_put_back_before_packets_are_carried(host, side):
     side.protect(BOB)
     host.guarded.clear()
