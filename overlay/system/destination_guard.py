@@ -263,7 +263,8 @@ class DestinationGuard:
         """
         if not self._wanted:
             return ()
-        lost = self._walls.missing(self._wanted_routes())
+        routes = self._wanted_routes()
+        lost = (*self._walls.missing(routes), *self._walls.bypassed(routes))
         return (*lost, *((_SETTINGS,) if self._settings.differ() else ()))
 
     def repair(self) -> tuple[str, ...]:

@@ -75,6 +75,7 @@ class GuardWalls:
         priority = rule.table if 0 < rule.table <= MAX_PRIORITY else MAX_PRIORITY
         self._egress = EgressFilter(priority)
         self._egress_refused: dict[str, str] = {}
+        self._before: tuple[int, ...] = ()
         # The upper bits, which are 0 in a mark, tell the rules of several guards from one another.
         own_bits = rule.table << ANSWER_MASK.bit_length() & 0xFFFFFFFF
         self._hidden = HiddenAddresses(ANSWER_MARK, ANSWER_MASK | own_bits, rule.preference)
@@ -209,6 +210,28 @@ class GuardWalls:
         }
         return tuple(name for name, is_lost in lost.items() if name and is_lost)
 
+    def bypassed(self, routes: Routes) -> tuple[str, ...]:
+        """Return the wall that stands behind another program's rules, which it leaves alone.
+
+        Raises:
+            BackendError: the kernel did not tell.
+        """
+        before = self._rules_before(routes)
+        named = ", ".join(map(str, before[:_MOST_NAMED]))
+        return (f"{RULES} (another program's is asked first: {named})",) if before else ()
+
+    def _rules_before(self, routes: Routes) -> tuple[int, ...]:
+        found: set[int] = set()
+        for version in {route.destination.version for route in routes}:
+            found.update(self._netlink.rules_before(replace(self._rule, version=version)))
+        return tuple(sorted(found))
+
+    def _note_bypass(self, routes: Routes) -> None:
+        before = self._rules_before(routes)
+        if set(before) - set(self._before):
+            _log.warning("guard.rules_bypassed", preference=before[0])
+        self._before = before
+
     def repair(self, routes: Routes) -> tuple[str, ...]:
         """Put back what is missing; return the names of what was.
 
@@ -231,6 +254,7 @@ class GuardWalls:
                 refusal = refusal or error
         if refusal is not None:
             raise refusal
+        self._note_bypass(routes)
         return tuple(repaired)
 
     def _filter_stands(self) -> bool:

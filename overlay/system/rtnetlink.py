@@ -59,6 +59,8 @@ _SCOPE_HOST: Final = 254
 _FIB_RULE_INVERT: Final = 0x02
 _TO_TABLE: Final = 1
 """FR_ACT_TO_TBL."""
+_LOCAL_TABLE: Final = 255
+"""RT_TABLE_LOCAL."""
 
 
 class RouteKind(enum.Enum):
@@ -253,6 +255,21 @@ class Rtnetlink:
                 and not listed.selects
                 for listed in dumped_rules(question, rule.version)
             )
+
+    def rules_before(self, rule: MarkRule) -> list[int]:
+        """Return the preferences of other programs' rules that lead to a table before ours does.
+
+        The table ``local`` does not count: it has this host's own addresses alone.
+        """
+        with _translated("listing routing rules"), route_question() as question:
+            return [
+                listed.preference
+                for listed in dumped_rules(question, rule.version)
+                if listed.action == _TO_TABLE
+                and listed.preference < rule.preference
+                and listed.table != _LOCAL_TABLE
+                and listed.protocol != ROUTE_PROTOCOL
+            ]
 
 
 def device_names() -> frozenset[str]:

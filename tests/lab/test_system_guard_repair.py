@@ -252,6 +252,30 @@ def test_a_device_that_refuses_its_program_keeps_no_other_from_its_own(hosts, ca
     ]
 
 
+def test_a_rule_that_is_asked_before_the_guards_is_told_and_leaks_nothing(
+    hosts, exchange, tmp_path, caplog
+):
+    alice, other, _ = hosts
+    added = "ip rule add pref 7 lookup main; ip -6 rule add pref 7 lookup main"
+
+    def put_first():
+        with guarding(Nftables) as (guard, _):
+            alice.namespace.run(["sh", "-c", added])
+            send_every_way(alice, DESTINATIONS)
+            for _ in range(2):
+                assert guard.repair() == (), "it is the other program's"
+            assert guard.missing() == (f"{RULES} (another program's is asked first: 7)",)
+            alice.namespace.run(["sh", "-c", added.replace("add", "del")])
+            assert guard.repair() == ()
+            assert guard.missing() == ()
+
+    with alice.capture(tmp_path / "alice.pcap") as capture:
+        alice.namespace.call(put_first)
+        exchange(alice, other)
+    assert shown(capture) == []
+    assert caplog.messages.count("guard.rules_bypassed preference=7") == 1
+
+
 def test_a_check_among_ten_thousand_routes_takes_a_fraction_of_a_second(hosts):
     """The event loop of the node waits for it."""
     alice = hosts[0]
