@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from overlay.cli.tables import facts, table
+from overlay.cli.tables import facts, printable, table
 from overlay.control.model import PathReport, PeerReport, StatusReport
 
 __all__ = ["path_text", "paths_text", "peers_text", "status_text"]
 
 
 def status_text(report: StatusReport) -> str:
-    """Return how a node is, one fact a line."""
-    return facts(
+    """Return the verdict on a node, an empty line, and one fact a line."""
+    verdict = f"{printable(report.verdict)}\n\n" if report.verdict else ""
+    return verdict + facts(
         [
             ("node", report.node_id),
             ("overlay address", report.overlay_address),
@@ -87,10 +88,30 @@ def paths_text(reports: Sequence[PathReport]) -> str:
         "RTT",
         "AGE",
         "MTU",
+        "STANDBY",
         "STRATEGY",
     )
     listed = table(heading, [_path_row(report) for report in reports])
-    return "\n".join([listed, *_unprotected_sentences(reports)])
+    troubles = [
+        f"Path {report.number} is {report.state}: {_trouble(report)}."
+        for report in reports
+        if _trouble(report)
+    ]
+    return "\n".join([listed, *map(printable, troubles), *_unprotected_sentences(reports)])
+
+
+def _trouble(report: PathReport) -> str:
+    """Return why a path carries nothing and what happens next; empty if it is open."""
+    if report.state == "open":
+        return ""
+    next_try = report.next_try_s
+    going_on = "a circuit is being built now"
+    if next_try is not None:
+        going_on = f"the next attempt follows in {next_try:.0f} s"
+    if report.state == "closing":
+        going_on = "the host did not end its guard yet"
+    failed = f"{report.attempts} attempts failed" if report.attempts > 1 else ""
+    return "; ".join(each for each in (report.trouble, failed, going_on) if each)
 
 
 def _unprotected_sentences(reports: Sequence[PathReport]) -> list[str]:
@@ -115,17 +136,25 @@ def path_text(report: PathReport) -> str:
             ("path", str(report.number)),
             ("destination", report.destination),
             ("state", report.state),
+            *([("because", _trouble(report))] if _trouble(report) else []),
             *([("NOT PROTECTED", report.unprotected)] if report.unprotected else []),
             *hops,
             ("inner address", _listed(report.inner_addresses)),
             ("round trip", _rtt(report.rtt_ms)),
             ("mtu", f"{report.mtu} bytes"),
+            ("standby", _standby(report)),
             ("strategy", report.strategy),
             *([("also blocked", _other_family(report))] if report.both_families else []),
             *([("permanent", "yes, it returns at every start")] if report.permanent else []),
             *(("stays open", sentence) for sentence in report.stays_open),
         ]
     )
+
+
+def _standby(report: PathReport) -> str:
+    ready = "ready" if report.standby_ready else "none"
+    times = "once" if report.takeovers == 1 else f"{report.takeovers} times"
+    return ready + (f"; took over {times}" if report.takeovers else "")
 
 
 def _other_family(report: PathReport) -> str:
@@ -155,6 +184,7 @@ def _path_row(report: PathReport) -> tuple[str, ...]:
         _rtt(report.rtt_ms),
         _duration(report.age_s),
         str(report.mtu),
+        _standby(report),
         report.strategy,
     )
 

@@ -22,7 +22,7 @@ from overlay.config.values import endpoint, endpoint_problem
 from overlay.errors import ConfigurationError
 from overlay.identity import LocalIdentity
 from overlay.keyfile import read_identity
-from overlay.logs import EventLog, configure_logging
+from overlay.logs import EventLog, Word, configure_logging
 from overlay.system.confinement import confine_process
 
 __all__ = ["RunNode", "run_until_stopped", "up"]
@@ -30,6 +30,11 @@ __all__ = ["RunNode", "run_until_stopped", "up"]
 _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 _log = EventLog(__name__)
+
+_WHY_SECRET: Final = (
+    "at debug level it tells when paths open, fail and move, which ties them to traffic seen "
+    "elsewhere; keep it to yourself and delete it after use"
+)
 
 Announce = Callable[[Answer], None]
 
@@ -62,7 +67,10 @@ def up(arguments: argparse.Namespace, run_node: RunNode | None, announce: Announ
     configuration = _with_arguments(load_configuration(file), arguments, file)
     make = "overlay init" if arguments.config is None else f"overlay init --config {file}"
     identity = read_identity(configuration.node.key_file, make=make)
-    configure_logging("debug" if arguments.debug else arguments.log_level)
+    level = "debug" if arguments.debug else arguments.log_level
+    configure_logging(level)
+    if level == "debug":
+        _log.warning("log.is_secret", why=Word(_WHY_SECRET))
     os.umask(0o077)  # the node's files are for its user alone
     if run_node is None:
         from overlay.node import run_node as real_run_node

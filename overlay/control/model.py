@@ -146,6 +146,7 @@ class StatusReport:
         unprotected: destinations, or IP versions, that shall be blocked or carried, but to which
             packets leave in the clear, because the guard cannot be set.
         unprotected_reason: why, as a sentence.
+        verdict: what works, what does not and what to do, in a few sentences.
     """
 
     version: str
@@ -178,6 +179,7 @@ class StatusReport:
     blocked_versions: tuple[str, ...] = ()
     unprotected: tuple[str, ...] = ()
     unprotected_reason: str = ""
+    verdict: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +221,12 @@ class PathReport:
     returns at the next start. ``stays_open`` has one sentence for each way to the same server
     that the path does not cover. ``unprotected`` says why packets to the destination can leave in
     the clear now; it is empty if they leave through the circuit or not at all.
+
+    ``trouble`` is a clause that says why the last circuit ended or could not be had, empty once
+    the path is open. ``attempts`` counts the circuits in a row that could not be had.
+    ``next_try_s`` is the time until the next attempt in seconds, None if none is waiting.
+    ``standby_ready`` tells whether another circuit to the same exit can take over, ``takeovers``
+    how often one did.
     """
 
     number: int
@@ -234,6 +242,11 @@ class PathReport:
     permanent: bool = False
     stays_open: tuple[str, ...] = ()
     unprotected: str = ""
+    trouble: str = ""
+    attempts: int = 0
+    next_try_s: float | None = None
+    standby_ready: bool = False
+    takeovers: int = 0
 
 
 @dataclass(frozen=True, slots=True)

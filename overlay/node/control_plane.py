@@ -34,6 +34,8 @@ from overlay.apm.plan import link_peer_of
 from overlay.apm.signalling import SignallingManager
 from overlay.dht.core import Dht
 from overlay.dht.events import (
+    BootstrapUnreachable,
+    DhtCount,
     DhtEvent,
     EclipseSuspected,
     Joined,
@@ -45,6 +47,7 @@ from overlay.link.demultiplexer import Channel, Demultiplexed, demultiplex, fram
 from overlay.link.links import Links
 from overlay.link.model import LinkPeer
 from overlay.logs import EventLog
+from overlay.node.bootstrap_report import BootstrapReport
 from overlay.node.neighbours import Neighbours
 from overlay.node.packet_path import Arrived, DatagramSink, NodeBackend, PacketPath
 from overlay.node.paths import Paths
@@ -101,6 +104,7 @@ class ControlPlane:
         self.datapath = datapath
         self.chores = chores
         self.joined = False
+        self._bootstrap = BootstrapReport()
         self.malformed_datagrams = 0
         self.dht_traffic = DhtTraffic()
         self._network = network
@@ -221,8 +225,12 @@ class ControlPlane:
     def _dht_event(self, event: DhtEvent, now: float) -> None:
         self.table.take(event, now)
         match event:
-            case Joined():
+            case Joined(contacts=contacts):
                 self.joined = True
+                self._bootstrap.joined(contacts)
+            case BootstrapUnreachable(endpoint=endpoint):
+                strangers = self.dht.counters().get(DhtCount.OTHER_NETWORK, 0)
+                self._bootstrap.silent(endpoint, strangers)
             case EclipseSuspected(chance=chance, own_region=own_region):
                 _log.warning(
                     "topology.eclipse_suspected",

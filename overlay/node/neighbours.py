@@ -26,12 +26,26 @@ from overlay.link.model import (
     LinkEstablished,
     LinkEvent,
     LinkFailed,
+    LinkFailure,
     LinkSaRetired,
     LinkSaSuperseded,
 )
+from overlay.logs import EventLog
 from overlay.tfc.strategy import LinkHandle, TfcStrategy
 
 __all__ = ["Neighbours"]
+
+_log = EventLog(__name__)
+
+_FAULTS: Final = frozenset(
+    (
+        LinkFailure.TIMED_OUT,
+        LinkFailure.NOT_AUTHENTIC,
+        LinkFailure.REFUSED,
+        LinkFailure.LIMIT,
+    )
+)
+"""Ends of a link that the user hears of at the default log level."""
 
 _IDLE_S: Final = 60.0
 """How long a link without circuits is kept: the next circuit often wants the same one."""
@@ -118,8 +132,12 @@ class Neighbours:
             case LinkSaRetired():
                 self._retired(event)
             case LinkFailed():
+                # Links for circuits of others as well: so peers can cause these lines.
+                _log.warning("link.failed", peer_triggered=True, reason=event.reason)
                 self._circuits.link_lost(event.overlay_address, now)
             case LinkClosed():
+                tell = _log.warning if event.reason in _FAULTS else _log.debug
+                tell("link.closed", peer_triggered=True, reason=event.reason)
                 self._closed(event.overlay_address, now)
 
     def ready(self, packets: Sequence[bytes]) -> list[bytes]:

@@ -37,17 +37,12 @@ from overlay.apm.events import (
     CircuitMoved,
     CircuitOpened,
 )
-from overlay.errors import (
-    BackendError,
-    ConfigurationError,
-    InternalError,
-    OverlayError,
-    PathError,
-)
+from overlay.errors import BackendError, ConfigurationError, InternalError, OverlayError, PathError
 from overlay.node.attempts import is_hopeless, wait_before_s
 from overlay.node.families import blocked_versions
 from overlay.node.mix_choice import MixChoice
 from overlay.node.path_needs import CircuitService, Guard
+from overlay.node.path_story import circuit_asked, circuit_missing, circuit_news, path_opened
 from overlay.node.protection import Protection
 from overlay.node.requested_path import PathState, PathWish, RequestedPath, lent_address
 from overlay.node.standby_keeper import StandbyKeeper
@@ -268,6 +263,7 @@ class Paths:
             if self._standbys is not None:
                 self._standbys.handle(event, now)
             return
+        circuit_news(path, event)
         match event:
             case CircuitMoved():
                 self._moved(path, event, now)
@@ -364,6 +360,7 @@ class Paths:
         circuit = self._circuits.anonymous_connection(mix_path, path.destination, now)
         path.circuit, path.mix_path = circuit, mix_path
         self._by_circuit[circuit] = path
+        circuit_asked(path)
 
     def _retry(self, path: RequestedPath, now: float) -> None:
         try:
@@ -387,6 +384,7 @@ class Paths:
         path.failures, path.avoid, path.error = 0, frozenset(), None
         path.served = True
         path.settled.set()
+        path_opened(path)
         if self._standbys is not None:
             self._standbys.path_opened(path, now)
 
@@ -407,6 +405,7 @@ class Paths:
         self._choice.blame(path, error)
         self._detach(path)
         path.failures += 1
+        circuit_missing(path, error)
         has_other = self._choice.has_other(path, now)
         if is_hopeless(error, path.failures, has_other=has_other) and (
             path.state is PathState.OPENING or not path.settled.is_set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -158,6 +159,13 @@ def path_report(
         permanent=path.permanent,
         stays_open=_stays_open(path, others),
         unprotected=exposure.reason if path.destination in exposure.prefixes else "",
+        trouble=path.trouble,
+        attempts=path.failures,
+        next_try_s=max(0.0, round(path.retry_at - now, 3))
+        if math.isfinite(path.retry_at)
+        else None,
+        standby_ready=path.standby.ready,
+        takeovers=path.takeovers,
     )
 
 

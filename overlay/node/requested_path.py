@@ -73,6 +73,7 @@ class RequestedPath:
     are the paths of the same request, this one included. ``failures`` counts the circuits in a
     row that could not be had, ``fleeting`` those that were lost as soon as they were open.
     ``takeovers`` counts the times that a standby circuit took the place of a broken one.
+    ``trouble`` is a clause that says why the last circuit ended or could not be had.
     """
 
     number: int
@@ -90,6 +91,7 @@ class RequestedPath:
     failures: int = 0
     fleeting: int = 0
     takeovers: int = 0
+    trouble: str = ""
     avoid: frozenset[NodeId] = frozenset()
     retry_at: float = math.inf
     error: OverlayError | None = None

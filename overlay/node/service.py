@@ -35,6 +35,7 @@ from overlay.node.requested_path import PathWish, RequestedPath
 from overlay.node.running import RunningNode
 from overlay.node.source_guard import Unguarded
 from overlay.node.unjoined import explained
+from overlay.node.verdict import verdict
 
 __all__ = ["NodeService"]
 
@@ -291,7 +292,12 @@ class NodeService:
         return self._running.blocked_count() if left is None else left
 
     def status(self) -> StatusReport:
-        """Return how the node is."""
+        """Return how the node is, with the verdict on it."""
+        report = self._status()
+        bootstrap = self._running.configuration.network.bootstrap
+        return replace(report, verdict=verdict(report, self.paths(), [str(b) for b in bootstrap]))
+
+    def _status(self) -> StatusReport:
         running, plane = self._running, self._plane
         counters = dict(running.sockets.counters())
         counters |= running.shell.backend.association_counts()

@@ -15,11 +15,14 @@ from overlay.apm.events import (
     CircuitStandsBy,
 )
 from overlay.errors import InternalError, OverlayError
+from overlay.logs import EventLog
 from overlay.node.mix_choice import MixChoice
 from overlay.node.path_needs import StandbyService
 from overlay.node.requested_path import PathState, RequestedPath, Standby
 
 __all__ = ["StandbyKeeper"]
+
+_log = EventLog(__name__)
 
 _FIRST_WAIT_S: Final = (0.5, 2.0)
 """Drawn anew for each circuit, so that the distance of two onions does not tell their source."""
@@ -60,6 +63,7 @@ class StandbyKeeper:
                 path = self._by_circuit.get(circuit)
                 if path is not None:
                     path.standby.ready, path.standby.failures = True, 0
+                    _log.debug("path.standby_ready", path=path.number, circuit=circuit)
             case CircuitFailed(circuit=circuit) | CircuitLost(circuit=circuit):
                 self._ended(circuit, now)
             case CircuitClosed(circuit=circuit):
@@ -90,6 +94,7 @@ class StandbyKeeper:
             path.avoid = frozenset()
             self._later(path, now)
             return
+        _log.debug("path.standby_asked", path=path.number, circuit=circuit)
         path.standby.circuit, path.standby.mix_path = circuit, mix_path
         self._by_circuit[circuit] = path
 
@@ -100,5 +105,6 @@ class StandbyKeeper:
 
     def _later(self, path: RequestedPath, now: float) -> None:
         failures = path.standby.failures
+        _log.debug("path.no_standby", path=path.number, attempt=failures + 1)
         wait_s = _WAITS_S[min(failures, len(_WAITS_S) - 1)]
         path.standby = Standby(failures=failures + 1, retry_at=now + wait_s)

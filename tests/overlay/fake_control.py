@@ -44,6 +44,7 @@ STATUS = StatusReport(
     protection=(),
     tfc="none",
     forwarding="standard",
+    verdict="This node works.",
 )
 PEER = PeerReport(
     node_id="cd" * 20,

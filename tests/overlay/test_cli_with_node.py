@@ -68,6 +68,7 @@ def overlay(node, capsys):
 def test_status_is_readable_and_its_json_complete(overlay):
     status, out, err = overlay("status")
     assert (status, err) == (0, "")
+    assert out.startswith("This node works.\n\nnode: ")
     assert "up for:           1h 02m" in out
     assert "mix-nodes known:  6, of which exits 2" in out
     report = json.loads(overlay("status", "--json")[1])

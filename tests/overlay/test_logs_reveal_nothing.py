@@ -1,4 +1,4 @@
-"""A log that is seized tells nothing: no address, id, key, SPI or destination at INFO and above."""
+"""A log that is seized tells nothing: no address, id, key, SPI or destination at any level."""
 
 import ipaddress
 import logging
@@ -15,7 +15,7 @@ from overlay.node.requested_path import PathWish
 
 class Captured(logging.Handler):
     def __init__(self):
-        super().__init__(logging.INFO)
+        super().__init__(logging.DEBUG)
         self.lines = []
         self.setFormatter(logging.Formatter("%(name)s %(levelname)s %(message)s"))
 
@@ -77,6 +77,8 @@ def test_a_circuits_whole_life_and_its_failures_leave_no_trace_in_the_logs(captu
     logging.getLogger("kademlia.protocol").warning("never seen %s before", alice.endpoint)
     text = "\n".join(captured.lines) + str(refused.value)
     assert "the capture works" in text
+    told = ("bootstrap.joined", "path.circuit_asked", "path.open ", "path.standby_", "path.lost")
+    assert [word for word in told if word not in text] == []
     assert BOB not in text
     assert len(words) > 100
     assert [word for word in words if len(word) > 3 and word in text] == []

@@ -1,5 +1,7 @@
 """What commands say when no node answers, or when a node protects nothing."""
 
+from dataclasses import replace
+
 import pytest
 
 from overlay.cli import without_node
@@ -40,6 +42,22 @@ def test_what_is_not_protected_is_told_in_every_list():
     )
     assert "NOT PROTECTED:  no rights." in path_text(path(1, "no rights."))
     assert "NOT" not in paths_text([path(2, "")]) + path_text(path(2, ""))
+
+
+def test_path_that_is_rebuilding_says_why_and_when_it_is_tried_again():
+    path = PathReport(
+        3, "192.0.2.7/32", "rebuilding", (), (), None, 1.0, "uniform", 1180,
+        trouble="hop 2 of 3 refused the circuit: it stops", attempts=2, next_try_s=4.9, takeovers=1,
+    )  # fmt: skip
+    why = "hop 2 of 3 refused the circuit: it stops; 2 attempts failed; the next attempt follows"
+    assert paths_text([path]).splitlines()[-1] == f"Path 3 is rebuilding: {why} in 5 s."
+    assert f"because:        {why}" in path_text(path)
+    assert "none; took over once" in path_text(path)
+    ready = replace(path, state="open", standby_ready=True, takeovers=2)
+    assert "ready; took over 2 times" in paths_text([ready])
+    assert "because" not in path_text(ready)
+    assert "a circuit is being built now" in path_text(replace(path, next_try_s=None))
+    assert "did not end its guard yet" in path_text(replace(path, state="closing"))
 
 
 def test_a_stopping_node_tells_what_it_does_not_leave_blocked():

@@ -151,7 +151,7 @@ def test_a_destination_is_guarded_before_its_first_circuit_and_carried_after_it(
 def test_a_lost_circuit_leaves_the_guard_and_is_replaced(world):
     path = world.request()
     world.open(1)
-    world.paths.handle(CircuitLost(1, "keep-alive unanswered"), NOW + 60)
+    world.paths.handle(CircuitLost(1, CircuitEnd.UNANSWERED), NOW + 60)
     assert path.state is PathState.REBUILDING
     assert world.guard.protected == {BOB}
     assert not world.guard.carried
@@ -324,7 +324,7 @@ def test_a_circuit_that_cannot_be_carried_ends_an_opening_path_at_once(world):
 def test_a_rebuilt_circuit_that_cannot_be_carried_is_tried_again_behind_the_guard(world):
     path = world.request()
     world.open(1)
-    world.paths.handle(CircuitLost(1, "keep-alive unanswered"), NOW + 60)
+    world.paths.handle(CircuitLost(1, CircuitEnd.UNANSWERED), NOW + 60)
     world.guard.refuse.add("carry")
     for circuit in (2, 3):
         world.paths.handle_deadline(world.paths.next_deadline())
@@ -341,7 +341,7 @@ def test_a_refused_uncarry_does_not_keep_the_path_from_being_rebuilt(world):
     path = world.request()
     world.open(1)
     world.guard.refuse.add("uncarry")
-    world.paths.handle(CircuitLost(1, "keep-alive unanswered"), NOW + 60)
+    world.paths.handle(CircuitLost(1, CircuitEnd.UNANSWERED), NOW + 60)
     assert world.paths.guard_refusals == 1
     world.paths.handle_deadline(world.paths.next_deadline())
     world.open(2)
@@ -371,7 +371,7 @@ def test_a_limit_of_ours_is_told_at_the_first_attempt_and_waited_for_at_later_on
     path = world.request()
     world.open(1)
     world.circuits.full = True
-    world.paths.handle(CircuitLost(1, "keep-alive unanswered"), NOW + 60)
+    world.paths.handle(CircuitLost(1, CircuitEnd.UNANSWERED), NOW + 60)
     world.paths.handle_deadline(world.paths.next_deadline())
     assert path.state is PathState.REBUILDING
     with pytest.raises(LimitReached):
@@ -425,7 +425,7 @@ def test_what_is_avoided_does_not_outgrow_the_topology_table(world):
 # -- paths that were left, and askers that go away -----------------------------------------
 
 ALICE = ip_network("2a00:77::10/128")
-LOST = "keep-alive unanswered"
+LOST = CircuitEnd.UNANSWERED
 
 
 def exits_for_both():
