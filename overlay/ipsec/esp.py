@@ -44,6 +44,8 @@ from overlay.ipsec.model import (
     SecurityAssociation,
     Template,
 )
+from overlay.ipsec.mtu import esp_payload_that_fits
+from overlay.ipsec.pieces import Pieces
 from overlay.ipsec.replay import MAX_ESN, MAX_SEQUENCE, MAX_START, ReplayWindow, draw_start
 from overlay.ipsec.suites import SUITES
 from overlay.ipsec.transforms import Transform, new_iv_mask, new_transform
@@ -246,6 +248,8 @@ class _Sa:
 class OutboundSa(_Sa):
     """An SA that this host seals with. ``endpoint`` is where a link SA's datagrams go.
 
+    ``largest`` is the packet in bytes that fits one of them, see :meth:`limit`.
+
     ``start`` is the sequence number before that of the first packet: drawn at random, so that
     the numbers of an SA tell nothing about another one that carries the same packets.
     """
@@ -257,6 +261,7 @@ class OutboundSa(_Sa):
         "_pad_to",
         "_start",
         "endpoint",
+        "largest",
         "outer_next_header",
     )
 
@@ -277,6 +282,7 @@ class OutboundSa(_Sa):
         self._watch_packets = min(self._watch_packets, room - room // 8)
         self.outer_next_header = IPV6 if len(value.destination) == 16 else IPV4
         self._pad_to = value.tfc_pad_to
+        self.largest = MAX_IP_BYTES
         self._alignment_mask = SUITES[value.suite].alignment - 1
         self._iv_mask = new_iv_mask(SUITES[value.suite], rng)
         self._outer: OuterHeader | None = None
@@ -321,6 +327,14 @@ class OutboundSa(_Sa):
         esp = (self._transform or self._warm_up()).seal(self._start + packets, payload + trailer)
         return esp if self._outer is None else self._outer.wrap(esp)
 
+    def limit(self, datagram_bytes: int) -> None:
+        """Make datagrams, from SPI to ICV, of at most so many bytes of packets that fit.
+
+        Packets above :attr:`largest` are to be cut before. TFC padding stays within it.
+        """
+        self.largest = esp_payload_that_fits(datagram_bytes, SUITES[self.value.suite])
+        self._pad_to = min(self.value.tfc_pad_to, self.largest)
+
     def seal_dummy(self, now: float) -> bytes | Drop:
         """Seal a dummy packet, as large as the SA's TFC padding makes every packet."""
         return self.seal(b"", NO_NEXT_HEADER, now)
@@ -353,7 +367,7 @@ class InboundSa(_Sa):
     from which they should come; both are None for an onion SA.
     """
 
-    __slots__ = ("_forgeries", "_smallest", "_window", "home", "peer")
+    __slots__ = ("_forgeries", "_pieces", "_smallest", "_window", "home", "peer")
 
     def __init__(
         self,
@@ -368,6 +382,13 @@ class InboundSa(_Sa):
         self._window = ReplayWindow(value.replay_window, esn=value.esn)
         self._smallest = SUITES[value.suite].smallest_packet
         self._forgeries = 0
+        self._pieces: Pieces | None = None
+
+    def join(self, piece: bytes, now: float) -> bytes | None:
+        """Take a piece of a packet that this SA opened; return the packet that it completes."""
+        if self._pieces is None:
+            self._pieces = Pieces()
+        return self._pieces.add(piece, now)
 
     def open(self, packet: bytes, offset: int, now: float) -> bytes | Drop:
         """Check, authenticate and decrypt the ESP packet that begins at ``offset``.

@@ -10,6 +10,7 @@ Inbound, for each datagram of :meth:`UserspaceEngine.process_inbound`::
     4 for any other: the FWD policy must want exactly this chain, then
         what is for no overlay or circuit address leaves the overlay -> to_exit
     5 the OUT policy's templates seal it, innermost first, the link last -> to_network
+      (in pieces if one datagram of the link does not hold it; they are joined after 1 or 2)
 
 Outbound packets (:meth:`UserspaceEngine.process_outbound`) begin at 5. What has no OUT
 policy goes nowhere. What fits no stage is dropped and counted; nothing raises. The
@@ -29,7 +30,7 @@ from random import Random
 from typing import NamedTuple
 
 from overlay.addresses import Endpoint
-from overlay.ipsec.esp import InboundSa
+from overlay.ipsec.esp import InboundSa, OutboundSa
 from overlay.ipsec.headers import IPV4, IPV6, packet_length
 from overlay.ipsec.model import (
     MAX_TEMPLATES,
@@ -39,6 +40,7 @@ from overlay.ipsec.model import (
     SaCounters,
     SaIdentity,
 )
+from overlay.ipsec.pieces import cut, is_piece
 from overlay.ipsec.suites import SUITES
 from overlay.ipsec.userspace.plans import PLAN_KEY, Outlet, Passage, Planner, Step, Tunnels
 from overlay.ipsec.userspace.sad import SecurityAssociationDatabase, check_association
@@ -100,6 +102,7 @@ class UserspaceEngine:
         self._planner = Planner(self._sad, self._spd, self._local)
         self._next_cooling = -math.inf
         self._attacked: dict[bytes, InboundSa] = {}
+        self._rng = rng
 
     # What IpsecBackend asks for.
 
@@ -166,6 +169,10 @@ class UserspaceEngine:
         return replace(
             configuration, associations=self._sad.relocate(configuration.associations, remote)
         )
+
+    def limit_link(self, reqid: int, datagram_bytes: int) -> None:
+        """Let the installed link SAs of this reqid make no larger datagrams (SPI to ICV)."""
+        self._sad.limit(reqid, datagram_bytes)
 
     def query(self, identity: SaIdentity) -> SaCounters | None:
         """Return the counters of an SA, or None if it is not installed."""
@@ -319,6 +326,12 @@ class UserspaceEngine:
             else:
                 header = (packet[0] & 15) << 2
             if step is None:
+                if is_piece(packet):
+                    whole = passage.association.join(packet, now)
+                    if whole is None:
+                        return None
+                    packet = whole
+                    continue
                 step = self._planner.step(packet, passage)
             if isinstance(step, tuple):
                 return self._leave(packet, step, processed, now)
@@ -345,6 +358,10 @@ class UserspaceEngine:
         """Stage 5."""
         next_header = IPV6 if packet[0] >> 4 == 6 else IPV4
         for association in tunnels:
+            if len(packet) > association.largest:  # a link's, which is the last one
+                pieces = cut(packet, association.largest, self._rng.getrandbits(32))
+                if pieces is not None:
+                    return self._send_pieces(pieces, association, processed, now)
             sealed = association.seal(packet, next_header, now)
             if not isinstance(sealed, bytes):
                 return self._drop(sealed)
@@ -352,6 +369,20 @@ class UserspaceEngine:
             next_header = association.outer_next_header
         if association.endpoint is not None:
             processed.to_network.append((packet, association.endpoint))
+        return None
+
+    def _send_pieces(
+        self, pieces: list[bytes], link: OutboundSa, processed: Processed, now: float
+    ) -> None:
+        """Seal the pieces of a packet that one datagram of the link does not hold."""
+        size = len(pieces[0])
+        for piece in pieces:
+            # TFC padding (RFC 4303, section 2.7) lets all datagrams have one size.
+            sealed = link.seal(piece.ljust(size, b"\0"), IPV6, now)
+            if not isinstance(sealed, bytes):
+                return self._drop(sealed)
+            if link.endpoint is not None:
+                processed.to_network.append((sealed, link.endpoint))
         return None
 
     def _drop(self, drop: Drop) -> None:

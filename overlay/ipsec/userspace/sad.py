@@ -172,6 +172,11 @@ class SecurityAssociationDatabase:
         installed = self._current.get(reqid)
         return installed[-1] if installed else None
 
+    def limit(self, reqid: int, datagram_bytes: int) -> None:
+        """Limit the datagrams of all outbound SAs with this reqid."""
+        for sa in self._current.get(reqid, ()):
+            sa.limit(datagram_bytes)
+
     def get(self, identity: SaIdentity) -> Sa | None:
         """Return an SA by its identity, an inbound one first."""
         link = self.inbound_links.get(identity.spi)

@@ -251,6 +251,13 @@ class XfrmBackend:
         """Return None: templates of policies bear the addresses of the SAs that they name."""
         return None
 
+    def limit_link(
+        self,
+        reqid: int,
+        datagram_bytes: int,
+    ) -> None:
+        """Do nothing: the kernel sizes its packets by its routes."""
+
     def soft_expired(self) -> list[SaIdentity]:
         """Return, once each, the SAs that want to be replaced since the last call.
 

@@ -362,3 +362,22 @@ def test_when_the_newest_sa_is_removed_the_one_before_seals_again():
     packet = ipv4(INNER_V4, BOB_V4, b"x")
     sent = circuit.alice.engine.process_outbound([packet], NOW).to_network
     assert circuit.carry(circuit.alice, sent)[1].to_exit == [packet]
+
+
+@HOPS
+def test_packets_that_exceed_a_link_travel_in_pieces_of_one_size(hops):
+    circuit = build_circuit(hops, inner=INNER_V6, bob=BOB_V6)
+    for host in circuit.hosts:
+        for link in host.out_link.values():
+            host.engine.limit_link(link.reqid, 700)
+    there, back = ipv6(INNER_V6, BOB_V6, bytes(1260)), ipv6(BOB_V6, INNER_V6, bytes(1260))
+    sent = circuit.alice.engine.process_outbound([there] * 3, NOW).to_network
+    assert len({len(datagram) for datagram, _ in sent}) == 1
+    assert all(len(datagram) <= 700 for datagram, _ in sent)
+    host, result = circuit.carry(circuit.alice, sent)
+    assert (host, result.to_exit) == (circuit.exit, [there] * 3)
+    sent = circuit.exit.engine.process_outbound([back], NOW).to_network
+    assert len(sent) > 1
+    host, result = circuit.carry(circuit.exit, sent)
+    assert (host, result.to_host) == (circuit.alice, [back])
+    assert no_drops(circuit)
