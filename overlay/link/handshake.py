@@ -10,13 +10,16 @@
     challenge     6 | version | receiver's SPI (4) | token (26) | tag (16)
     echo          7 | version | receiver's SPI (4) | token (26) | tag (16)
     own address   8 | version | receiver's SPI (4) | token (26) | tag (16)
+    probe         9 | version | receiver's SPI (4) | token (26) | tag (16) | zeros
+    probed       10 | version | receiver's SPI (4) | token (26) | tag (16)
 
 What Noise encrypts::
 
     payload 1     timestamp in µs (8) | SPI (4) | suites (4) | identity key (32) | signature (64)
     payload 2     suite (1)           | SPI (4)              | identity key (32) | signature (64)
 
-All sizes are fixed, all integers big-endian. ``docs/formats/link-handshake.md`` says why.
+All sizes but a probe's are fixed, all integers big-endian. ``docs/formats/link-handshake.md``
+says why.
 """
 
 from __future__ import annotations
@@ -35,6 +38,7 @@ __all__ = [
     "GEOMETRY",
     "MESSAGE_BYTES",
     "NUMBER_AT",
+    "PADDED",
     "VERSION",
     "CookieReply",
     "Geometry",
@@ -64,6 +68,8 @@ class MessageType(enum.IntEnum):
     CHALLENGE = 6
     ECHO = 7
     OWN_ADDRESS = 8
+    PROBE = 9
+    PROBED = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +184,8 @@ class Notice:
 
     CONFIRM, CLOSE, CHALLENGE, ECHO or OWN_ADDRESS, which is an echo by a peer that knows the
     endpoint in the token to be its own. ``token`` is zero in the first two. All have one size,
-    so that a challenge is no larger than the confirm that it answers.
+    so that a challenge is no larger than the confirm that it answers. Only a PROBE is padded
+    (``overlay.link.path_probes``); PROBED answers it.
     """
 
     kind: MessageType
@@ -207,10 +214,15 @@ _SIZES: Final = {
     MessageType.CHALLENGE: GEOMETRY.notice,
     MessageType.ECHO: GEOMETRY.notice,
     MessageType.OWN_ADDRESS: GEOMETRY.notice,
+    MessageType.PROBE: GEOMETRY.notice,
+    MessageType.PROBED: GEOMETRY.notice,
 }
 
 MESSAGE_BYTES: Final = {bytes((kind, VERSION)): size for kind, size in _SIZES.items()}
-"""Type and version of every message, and the size that it must have."""
+"""Type and version of every message, and the size that it must have; a probe may be larger."""
+
+PADDED: Final = bytes((MessageType.PROBE, VERSION))
+"""Type and version of the message that may be larger than its size."""
 
 NUMBER_AT: Final = 2
 """Where the index or SPI lies in every message."""
@@ -228,6 +240,8 @@ def parse_message(data: bytes) -> LinkMessage:
         kind = MessageType(kind_byte)
     except ValueError as error:
         raise Malformed("unknown link message type") from error
+    if kind is MessageType.PROBE:
+        data = data[: _SIZES[kind]]
     if version != VERSION or len(data) != _SIZES[kind]:
         raise Malformed("a link message has another version or size")
     number = reader.u32()

@@ -40,6 +40,7 @@ from overlay.link.model import LinkEvent, LinkFailed, LinkFailure, LinkPeer
 from overlay.link.noise import diffie_hellman
 from overlay.link.outgoing import OutgoingHandshake
 from overlay.link.pair import Offer, SaPair
+from overlay.link.path_probes import PathProbes
 from overlay.link.replay import InitiationClock
 from overlay.link.responder import Admitted, Responder
 from overlay.link.services import LinkNumbers, LinkServices, Outbox
@@ -80,6 +81,7 @@ class Links:
         local_endpoint: Callable[[Endpoint], Endpoint | None] = lambda _: None,
         draw_index: Callable[[], int] | None = None,
         moves_end_links: bool = False,
+        probes_sizes: bool = False,
     ) -> None:
         """Prepare a node without links.
 
@@ -97,6 +99,7 @@ class Links:
             draw_index: draws the index of a handshake, 32 random bits by default.
             moves_end_links: the backend cannot let a link go on at another endpoint, so that more
                 is asked before one moves.
+            probes_sizes: find out how large the datagrams of links may be.
 
         Raises:
             ValueError: ``suites`` is empty or names another suite.
@@ -124,6 +127,7 @@ class Links:
         self._worked: dict[OverlayAddress, Endpoint] = {}
         self._drops: Counter[LinkDrop] = Counter()
         self._deadline: float | None = math.inf
+        self._probes = PathProbes(rng, self._services.outbox, probes=probes_sizes)
 
     def __len__(self) -> int:
         return len(self._links)
@@ -232,9 +236,8 @@ class Links:
     def next_deadline(self) -> float:
         """Return when to call :meth:`handle_deadline`."""
         if self._deadline is None:
-            self._deadline = min(
-                (link.deadline() for link in self._links.values()), default=math.inf
-            )
+            links = min((link.deadline() for link in self._links.values()), default=math.inf)
+            self._deadline = min(links, self._probes.next_deadline())
         return self._deadline
 
     def handle_deadline(self, now: float) -> None:
@@ -245,6 +248,8 @@ class Links:
             if link.deadline() <= now:
                 link.handle_deadline(now)
                 self._settle(overlay_address, link, now)
+        self._probes.handle_deadline(now)
+        self._deadline = None
 
     def events(self) -> list[LinkEvent]:
         """Drain what happened; act on it before sending :meth:`datagrams_to_send`."""
@@ -253,6 +258,10 @@ class Links:
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, Endpoint]]:  # noqa: ARG002 - the verb's shape
         """Drain what must leave on the link channel."""
         return self._services.outbox.take_datagrams()
+
+    def whole_datagrams_to_send(self) -> list[tuple[bytes, Endpoint]]:
+        """Drain what must leave on the link channel and may not be fragmented."""
+        return self._services.outbox.take_whole()
 
     # Messages
 
@@ -272,7 +281,7 @@ class Links:
         if isinstance(message, Initiation):
             self._on_initiation(message, source, now)
         elif isinstance(message, Notice):
-            self._on_notice(message, source, now)
+            self._on_notice(message, source, now, len(data))
         else:
             self._on_reply(message, source, now)
 
@@ -375,7 +384,7 @@ class Links:
         link.feed(LinkInput.RESPONSE, Cause(now, pair=pair))
         self._settle(overlay_address, link, now)
 
-    def _on_notice(self, notice: Notice, source: Endpoint, now: float) -> None:
+    def _on_notice(self, notice: Notice, source: Endpoint, now: float, size: int) -> None:
         found = self._pair(notice.receiver_spi)
         if found is None:
             self._drops[LinkDrop.UNKNOWN] += 1
@@ -389,6 +398,10 @@ class Links:
             link.confirmed(pair, source, now)
         elif notice.kind is MessageType.CHALLENGE:
             link.challenged(pair, notice.token)
+        elif notice.kind is MessageType.PROBE:
+            self._probes.answer(pair, notice, size)
+        elif notice.kind is MessageType.PROBED:
+            self._probes.answered(pair.agreement.overlay_address, notice.token, now)
         else:
             link.echoed(pair, notice, source, now)
         self._settle(pair.agreement.overlay_address, link, now)
@@ -463,6 +476,7 @@ class Links:
             self._drops[LinkDrop.LIMIT] += 1
             link.feed(LinkInput.CLOSE, Cause(now, reason=LinkFailure.LIMIT))
         self._places.note(overlay_address, link.current.endpoint if link.current else None)
+        self._probes.follow(overlay_address, link.current, now)
         if link.state is LinkState.CLOSED:
             self._links.pop(overlay_address, None)
             self._accepted.discard(overlay_address)

@@ -19,6 +19,7 @@ __all__ = [
     "LinkPeer",
     "LinkSaRetired",
     "LinkSaSuperseded",
+    "LinkSizeFound",
 ]
 
 
@@ -121,4 +122,14 @@ class LinkClosed:
     reason: LinkFailure
 
 
-LinkEvent = LinkEstablished | LinkSaSuperseded | LinkSaRetired | LinkFailed | LinkClosed
+@dataclass(frozen=True, slots=True)
+class LinkSizeFound:
+    """Datagrams to the peer may have so many bytes of UDP payload from now on."""
+
+    overlay_address: OverlayAddress
+    datagram_bytes: int
+
+
+LinkEvent = (
+    LinkEstablished | LinkSaSuperseded | LinkSaRetired | LinkFailed | LinkClosed | LinkSizeFound
+)

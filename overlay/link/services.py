@@ -103,6 +103,7 @@ class Outbox:
     def __init__(self) -> None:
         self._events: list[LinkEvent] = []
         self._datagrams: list[tuple[bytes, Endpoint]] = []
+        self._whole: list[tuple[bytes, Endpoint]] = []
 
     def announce(self, event: LinkEvent) -> None:
         """Queue an event."""
@@ -111,6 +112,15 @@ class Outbox:
     def send(self, payload: bytes, endpoint: Endpoint) -> None:
         """Queue a payload of the link channel."""
         self._datagrams.append((payload, endpoint))
+
+    def send_whole(self, payload: bytes, endpoint: Endpoint) -> None:
+        """Queue a payload that no host and no router may fragment."""
+        self._whole.append((payload, endpoint))
+
+    def take_whole(self) -> list[tuple[bytes, Endpoint]]:
+        """Drain the datagrams that may not be fragmented."""
+        taken, self._whole = self._whole, []
+        return taken
 
     def take_events(self) -> list[LinkEvent]:
         """Drain the events."""

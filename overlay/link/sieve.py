@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from overlay.link.cookie import ReceiverKeys
 from overlay.link.drops import LinkDrop
-from overlay.link.handshake import MESSAGE_BYTES, MessageType
+from overlay.link.handshake import GEOMETRY, MESSAGE_BYTES, PADDED, MessageType
 from overlay.link.services import LinkNumbers
 
 __all__ = ["Sieve"]
@@ -28,7 +28,9 @@ class Sieve:
 
     def drop(self, data: bytes) -> LinkDrop | None:
         """Return why a message must be dropped, or None if it needs a closer look."""
-        if MESSAGE_BYTES.get(data[:_HEADER_BYTES]) != len(data):
+        opening = data[:_HEADER_BYTES]
+        size = len(data) if opening != PADDED else min(len(data), GEOMETRY.notice)
+        if MESSAGE_BYTES.get(opening) != size:
             return LinkDrop.MALFORMED
         kind = data[0]
         if kind == _INITIATION:

@@ -65,7 +65,7 @@ class Surroundings:
     """What the cores need of the world; shells in a node, fakes in tests and simulations.
 
     ``marks`` are what the numbers that this node draws have in common, if the network asks for
-    it.
+    it. ``probes_sizes`` tells that datagrams can be lost because of their size.
     """
 
     network: DatagramSink
@@ -75,6 +75,7 @@ class Surroundings:
     forget_inner_addresses: Callable[[Iterable[InnerAddress]], None]
     marks: Marks | None = None
     inner_in_use: Callable[[bytes], bool] = lambda _: False
+    probes_sizes: bool = False
 
 
 def path_mtu(configuration: Configuration, *, in_kernel: bool = False) -> int:
@@ -187,6 +188,7 @@ def wire_control_plane(
         local_endpoint=partial(_local_endpoint, surroundings),
         draw_index=None if marks is None else partial(marks.numbers.draw_spi, rng),
         moves_end_links=backend.capabilities().in_kernel,
+        probes_sizes=surroundings.probes_sizes and not backend.capabilities().in_kernel,
     )
     circuits = SignallingManager(
         identity,

@@ -216,6 +216,9 @@ class ControlPlane:
             framed.append((frame(Channel.DHT, payload), to))
         if framed:
             self._network.send_batch(framed)
+        whole = self.links.whole_datagrams_to_send()
+        if whole:
+            self._network.send_whole([(frame(Channel.LINK, data), to) for data, to in whole])
         # After the confirm of a link, without which the peer would have to keep them.
         packets = self.circuits.packets_to_send(now)
         if packets:

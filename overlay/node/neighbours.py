@@ -29,6 +29,7 @@ from overlay.link.model import (
     LinkFailure,
     LinkSaRetired,
     LinkSaSuperseded,
+    LinkSizeFound,
 )
 from overlay.logs import EventLog
 from overlay.tfc.strategy import LinkHandle, TfcStrategy
@@ -66,6 +67,10 @@ class LinkBackend(IpsecBackend, Protocol):
         """Return what is installed after a move; None if this backend cannot do that."""
         ...
 
+    def limit_link(self, reqid: int, datagram_bytes: int) -> None:
+        """Let link SAs of this reqid make no larger datagrams, if this backend can do that."""
+        ...
+
 
 @dataclass(slots=True)
 class _Neighbour:
@@ -82,6 +87,7 @@ class _Neighbour:
     policies: IpsecConfiguration
     pairs: dict[Spi, IpsecConfiguration] = field(default_factory=dict)
     early: list[bytes] = field(default_factory=list)
+    datagram_bytes: int | None = None
     usable: bool = False
     idle_since: float | None = None
 
@@ -131,6 +137,8 @@ class Neighbours:
                 self._superseded(event)
             case LinkSaRetired():
                 self._retired(event)
+            case LinkSizeFound():
+                self._limited(event)
             case LinkFailed():
                 # Links for circuits of others as well: so peers can cause these lines.
                 _log.warning("link.failed", peer_triggered=True, reason=event.reason)
@@ -274,6 +282,14 @@ class Neighbours:
         if fresh:
             self._backend.install(IpsecConfiguration(fresh, ()))
         neighbour.pairs[event.keys.inbound_spi] = IpsecConfiguration(wanted, ())
+        if neighbour.datagram_bytes is not None:
+            self._backend.limit_link(neighbour.security.reqid, neighbour.datagram_bytes)
+
+    def _limited(self, event: LinkSizeFound) -> None:
+        neighbour = self._neighbours.get(event.overlay_address)
+        if neighbour is not None:
+            neighbour.datagram_bytes = event.datagram_bytes
+            self._backend.limit_link(neighbour.security.reqid, event.datagram_bytes)
 
     def _usable(self, address: OverlayAddress, neighbour: _Neighbour, now: float) -> None:
         if not neighbour.usable:

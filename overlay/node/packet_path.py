@@ -24,6 +24,10 @@ class DatagramSink(Protocol):
         """Send without waiting."""
         ...
 
+    def send_whole(self, batch: Sequence[tuple[bytes, Endpoint]]) -> None:
+        """Send without waiting what nobody may fragment."""
+        ...
+
 
 class NodeBackend(IpsecBackend, Protocol):
     """An IPsec backend as a node runs it: beside enforcing, it tells what happened."""
@@ -38,6 +42,13 @@ class NodeBackend(IpsecBackend, Protocol):
 
         Raises:
             ValueError: an outbound SA to that endpoint is the same.
+        """
+        ...
+
+    def limit_link(self, reqid: int, datagram_bytes: int) -> None:
+        """Let link SAs of this reqid make no larger datagrams, if this backend can do that.
+
+        ``datagram_bytes`` counts from SPI to ICV.
         """
         ...
 

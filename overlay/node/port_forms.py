@@ -15,7 +15,7 @@ from overlay.dht.envelope import (
 )
 from overlay.ipsec.spi_mark import SpiMark
 from overlay.link.demultiplexer import Channel, frame
-from overlay.link.handshake import GEOMETRY, MESSAGE_BYTES, NUMBER_AT, MessageType
+from overlay.link.handshake import GEOMETRY, MESSAGE_BYTES, NUMBER_AT, PADDED, MessageType
 from overlay.system.port_program import ControlForm, FixedCookie, PackedCookie, PortForms
 
 __all__ = ["Marks", "port_forms"]
@@ -55,7 +55,7 @@ def _link_forms(marks: Marks) -> list[ControlForm]:
         mark = None if opening[0] == MessageType.INITIATION else marks.numbers
         if size == GEOMETRY.notice:  # a notice names an inbound SPI
             mark = marks.link_spis
-        form = ControlForm(framed, _PAYLOAD_AT + size, exact=True)
+        form = ControlForm(framed, _PAYLOAD_AT + size, exact=opening != PADDED)
         if mark is None:
             form = replace(form, cookie=FixedCookie(form.size - GEOMETRY.mac))  # mac2
         else:

@@ -170,6 +170,7 @@ class RunningNode:
             forget_inner_addresses=shell.forget,
             marks=self.sockets.marks,
             inner_in_use=self._inner_in_use,
+            probes_sizes=True,
         )
         return wire_control_plane(
             self.configuration,

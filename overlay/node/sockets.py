@@ -78,6 +78,11 @@ class Sockets:
         for ipv6, each in self._by_version.items():
             each.send_batch([item for item in batch if (":" in item[1].host) is ipv6])
 
+    def send_whole(self, batch: Sequence[tuple[bytes, Endpoint]]) -> None:
+        """Send without waiting what neither this host nor a router may fragment."""
+        for ipv6, each in self._by_version.items():
+            each.send_whole([item for item in batch if (":" in item[1].host) is ipv6])
+
     def local_endpoint(self, peer: Endpoint) -> Endpoint:
         """Return our end of the UDP flow to ``peer``.
 

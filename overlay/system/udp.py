@@ -46,6 +46,7 @@ _IP_MTU_DISCOVER: Final = 10
 _IPV6_MTU_DISCOVER: Final = 23
 _AUTOFLOWLABEL: Final = 70
 _PMTUDISC_DONT: Final = 0
+_PMTUDISC_PROBE: Final = 3
 
 _FREEBIND: Final = {False: (socket.IPPROTO_IP, 15), True: (socket.IPPROTO_IPV6, 78)}
 """IP_FREEBIND and IPV6_FREEBIND (ip(7)), by whether the socket is one of IPv6."""
@@ -180,6 +181,25 @@ class UdpSocket:
             several = len(run.datagrams) > 1 and self.segments_sent
             if not (several and self._sent_at_once(run, control)):
                 self._send_singly(run, control)
+
+    def send_whole(self, batch: Sequence[tuple[bytes, Endpoint]]) -> None:
+        """Send as :meth:`send_batch` does, with "don't fragment" set.
+
+        What the device does not carry is dropped and counted. The kernel's notion of the path's MTU
+        plays no part, because any ICMP error changes it.
+        """
+        if batch:
+            self._discover(_PMTUDISC_PROBE)
+            try:
+                self.send_batch(batch)
+            finally:
+                self._discover(_PMTUDISC_DONT)
+
+    def _discover(self, mode: int) -> None:
+        if self._socket.family == socket.AF_INET6:
+            _try_option(self._socket, socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, mode)
+        else:
+            _try_option(self._socket, socket.IPPROTO_IP, _IP_MTU_DISCOVER, mode)
 
     def follow_addresses(self) -> None:
         """Take up a change of the return addresses."""

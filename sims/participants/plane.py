@@ -141,3 +141,7 @@ class PlaneSink:
         """Send without waiting."""
         for data, to in batch:
             self._send(RawDatagram(bytes(data)).as_payload(), to)
+
+    def send_whole(self, batch: Sequence[tuple[bytes, Endpoint]]) -> None:
+        """Send as :meth:`send_batch` does: the simulated network fragments nothing."""
+        self.send_batch(batch)

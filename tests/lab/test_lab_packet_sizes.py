@@ -2,6 +2,7 @@
 
 import itertools
 import socket
+import subprocess
 import sys
 
 import pytest
@@ -37,16 +38,37 @@ while True:
         key.fileobj.sendto(*key.fileobj.recvfrom(65535))
 """
 
+SINK = f"""
+import socket
+server = socket.create_server(("", {PORT}), family=socket.AF_INET6, dualstack_ipv6=True)
+print("ready", flush=True)
+while True:
+    client, _ = server.accept()
+    with client:
+        client.sendall(str(sum(map(len, iter(lambda: client.recv(65536), b"")))).encode())
+"""
+
+FRAGMENTS = """
+add table inet narrow
+add chain inet narrow first {{ type filter hook prerouting priority -450; }}
+add rule inet narrow first iifname {0} ip frag-off & 0x3fff != 0 counter drop
+add rule inet narrow first iifname {0} exthdr frag exists counter drop
+"""
+
 
 @pytest.fixture(scope="module")
 def overlay(tmp_path_factory):
     with LabOverlay(tmp_path_factory.mktemp("sizes"), wire_packets=True) as made:
         made.web.publish("file", CONTENT)
-        server = made.bob.namespace.popen([sys.executable, "-c", ECHO], stdout=-1)
-        assert server.stdout.readline() == b"ready\n"
+        programs = [
+            made.bob.namespace.popen([sys.executable, "-c", text], stdout=subprocess.PIPE)
+            for text in (ECHO, SINK)
+        ]
+        assert [each.stdout.readline() for each in programs] == [b"ready\n"] * 2
         yield made
-        server.kill()
-        server.wait()
+        for each in programs:
+            each.kill()
+            each.wait()
 
 
 def targets(overlay):
@@ -88,6 +110,25 @@ def test_datagrams_of_quic_pass_three_hops_unfragmented_for_the_program(overlay)
         assert echoed(overlay, target, size, discover) == size, (version, size, discover)
 
 
+def restart(overlay):
+    overlay.alice.stop()
+    overlay.alice.start(overlay.nodes["boot"])
+    overlay.wait_known(overlay.alice)
+    return open_path(overlay)
+
+
+def upload(overlay, target):
+    """Send the content over TCP; return how much the server has read."""
+
+    def send():
+        with socket.create_connection((target, PORT), timeout=20) as client:
+            client.sendall(CONTENT)
+            client.shutdown(socket.SHUT_WR)
+            return int(client.recv(100))
+
+    return overlay.alice.host.namespace.call(send)
+
+
 def test_a_program_learns_the_largest_size(overlay):
     for version, target in targets(overlay).items():
         headers = 28 if version == 4 else 48
@@ -96,14 +137,29 @@ def test_a_program_learns_the_largest_size(overlay):
             echoed(overlay, target, 1301 - headers, DO)
 
 
+def test_transfers_pass_a_line_of_1280_bytes_that_drops_fragments(overlay, tmp_path):
+    """Larger packets vanish without a word towards the core, and become fragments from there."""
+    host = overlay.alice.host
+    host.core.configure([f"link set {host.core_interface} mtu 1280"])
+    host.namespace.run(["nft", FRAGMENTS.format(host.interface)])
+    restart(overlay)
+    with host.capture(tmp_path / "line.pcap") as capture:
+        for target in targets(overlay).values():
+            assert upload(overlay, target) == len(CONTENT)
+            for size in QUIC_BYTES:
+                assert echoed(overlay, target, size, DO) == size
+        assert overlay.fetch() == CONTENT
+    lengths = [
+        packet.length for packet in capture.packets() if packet.source == overlay.alice.address
+    ]
+    assert sorted(lengths)[len(lengths) * 9 // 10] <= 1280, "but for probes"
+
+
 def test_path_mtu_rules_routes_and_segments(overlay, tmp_path):
     alice = overlay.alice
-    alice.stop()
     with alice.configuration.open("a") as file:
         file.write("\n[forwarding.standard]\npath_mtu = 900\n")
-    alice.start(overlay.nodes["boot"])
-    overlay.wait_known(alice)
-    assert {path["mtu"] for path in open_path(overlay)} == {900}
+    assert {path["mtu"] for path in restart(overlay)} == {900}
     for version, target in targets(overlay).items():
         headers = 28 if version == 4 else 48
         assert echoed(overlay, target, 900 - headers, DO) == 900 - headers

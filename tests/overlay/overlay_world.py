@@ -86,6 +86,8 @@ class SimulatedNode:
         for datagram, to in batch:
             self.world.carry(datagram, self.endpoint, to)
 
+    send_whole = send_batch
+
     def join(self, bootstrap):
         now = self.world.now
         descriptor = own_descriptor(

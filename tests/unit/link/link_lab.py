@@ -18,11 +18,13 @@ from overlay.link.model import (
     LinkPeer,
     LinkSaRetired,
     LinkSaSuperseded,
+    LinkSizeFound,
 )
 from overlay.link.settings import LinkSettings
 from overlay.work_budget import WorkBudget
 
 NOW = 1_800_000_000.0
+FRAME_BYTES = 5
 
 
 class Host:
@@ -36,6 +38,8 @@ class Host:
         self.free: set[int] = set()
         self.budget: WorkBudget | None = None
         self.behind_nat = False
+        self.probes_sizes = False
+        self.datagram_bytes = 0
         self.restart(seed + number)
 
     def restart(self, seed: int) -> None:
@@ -48,6 +52,7 @@ class Host:
             self.free.add,
             budget=self.budget,
             local_endpoint=lambda peer: None if self.behind_nat else self.endpoint,
+            probes_sizes=self.probes_sizes,
         )
         self.log: list[LinkEvent] = []
         self.pairs: dict[int, LinkKeys] = {}
@@ -74,6 +79,8 @@ class Host:
             elif isinstance(event, LinkClosed):
                 self.pairs.clear()
                 self.usable.clear()
+            elif isinstance(event, LinkSizeFound):
+                self.datagram_bytes = event.datagram_bytes
             else:
                 assert isinstance(event, LinkFailed)
         return events
@@ -85,6 +92,7 @@ class Lab:
     def __init__(self, *hosts: Host) -> None:
         self.hosts = {host.endpoint: host for host in hosts}
         self.sent: list[tuple[bytes, Endpoint, Endpoint]] = []
+        self.line_bytes = 1472
 
     def step(self, now: float, keep: Callable[[bytes], bool] = lambda data: True) -> int:
         moved = []
@@ -93,6 +101,9 @@ class Lab:
             for data, target in host.links.datagrams_to_send(now):
                 self.sent.append((data, endpoint, target))
                 if keep(data):
+                    moved.append((data, endpoint, target))
+            for data, target in host.links.whole_datagrams_to_send():
+                if len(data) + FRAME_BYTES <= self.line_bytes:
                     moved.append((data, endpoint, target))
         for data, source, target in moved:
             if target in self.hosts:

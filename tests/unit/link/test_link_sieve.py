@@ -30,6 +30,9 @@ def forged(kind: MessageType, number: int = 0x12345678) -> bytes:
         (forged(MessageType.COOKIE_REPLY), LinkDrop.UNKNOWN),
         (forged(MessageType.CONFIRM), LinkDrop.UNKNOWN),
         (forged(MessageType.CLOSE), LinkDrop.UNKNOWN),
+        (forged(MessageType.PROBE) + bytes(1400), LinkDrop.UNKNOWN),
+        (forged(MessageType.PROBE)[:-1], LinkDrop.MALFORMED),
+        (forged(MessageType.PROBED) + b"\0", LinkDrop.MALFORMED),
     ],
 )
 def test_garbage_is_counted_without_a_look_at_its_source(data, drop):
