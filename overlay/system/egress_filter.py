@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from overlay.errors import BackendError
-from overlay.system.egress_program import compile_egress
+from overlay.system.egress_program import compile_egress, may_accept
 from overlay.system.failures import refused
 from overlay.system.netlink_messages import (
     ACKNOWLEDGE,
@@ -133,6 +133,22 @@ class EgressFilter:
                 if self._installed(netlink, index) != _numbered(programs_of(name))
             )
 
+    def preceded(self) -> tuple[str, ...]:
+        """Return the names of devices where another program's filter may decide before ours.
+
+        Raises:
+            BackendError: the kernel did not tell.
+        """
+        with _translated("reading the egress filter"), _route_socket() as netlink:
+            return tuple(
+                name
+                for index, name in _devices()
+                if any(
+                    handle and priority < self._priority and _may_accept(options)
+                    for handle, priority, options in _filters(netlink, index, _EGRESS)
+                )
+            )
+
     def remove(self) -> None:
         """Remove the owner's programs everywhere, and disciplines that carry no others.
 
@@ -200,6 +216,11 @@ def try_egress() -> None:
         outcome = trial.enforce(lambda name: (nothing,) if name == device.name else ())
     for refusal in outcome.refused.values():
         raise refusal
+
+
+def _may_accept(options: Mapping[int, bytes]) -> bool:
+    """Tell whether a filter may do anything but drop a packet or let the next one decide."""
+    return may_accept(options.get(_BPF_OPS, b"")) or options.get(_BPF_FLAGS) != _DIRECT_ACTION
 
 
 def _numbered(programs: Programs) -> dict[int, bytes]:

@@ -35,6 +35,7 @@ __all__ = [
     "assemble",
     "begin",
     "compile_egress",
+    "may_accept",
 ]
 
 MAX_INSTRUCTIONS: Final = 4096
@@ -133,6 +134,15 @@ def compile_egress(rules: Iterable[EgressRule], marks: Sequence[tuple[int, int]]
     """
     given = list(rules)
     return assemble(begin(marks), {kind: _judgements(given, kind) for kind in _VERSIONS})
+
+
+def may_accept(program: bytes) -> bool:
+    """Tell whether a program may end otherwise than ours do, or is none in classic BPF."""
+    ours = {(_RETURN, CLASSIC_PASS), (_RETURN, CLASSIC_DROP)}
+    if not program or len(program) % _INSTRUCTION.size:
+        return True
+    code = _INSTRUCTION.iter_unpack(program)
+    return any(kind & 7 == _RETURN and (kind, value) not in ours for kind, _, _, value in code)
 
 
 def begin(marks: Sequence[tuple[int, int]]) -> _Code:

@@ -75,7 +75,7 @@ class GuardWalls:
         priority = rule.table if 0 < rule.table <= MAX_PRIORITY else MAX_PRIORITY
         self._egress = EgressFilter(priority)
         self._egress_refused: dict[str, str] = {}
-        self._before: tuple[int, ...] = ()
+        self._bypassed: tuple[str, ...] = ()
         # The upper bits, which are 0 in a mark, tell the rules of several guards from one another.
         own_bits = rule.table << ANSWER_MASK.bit_length() & 0xFFFFFFFF
         self._hidden = HiddenAddresses(ANSWER_MARK, ANSWER_MASK | own_bits, rule.preference)
@@ -211,14 +211,17 @@ class GuardWalls:
         return tuple(name for name, is_lost in lost.items() if name and is_lost)
 
     def bypassed(self, routes: Routes) -> tuple[str, ...]:
-        """Return the wall that stands behind another program's rules, which it leaves alone.
+        """Return the walls that stand behind other programs' rules, which stay as they are.
 
         Raises:
             BackendError: the kernel did not tell.
         """
-        before = self._rules_before(routes)
-        named = ", ".join(map(str, before[:_MOST_NAMED]))
-        return (f"{RULES} (another program's is asked first: {named})",) if before else ()
+        asked_first = {RULES: map(str, self._rules_before(routes)), EGRESS: self._egress.preceded()}
+        return tuple(
+            f"{wall} (another program's is asked first: {', '.join(names[:_MOST_NAMED])})"
+            for wall, names in ((wall, list(each)) for wall, each in asked_first.items())
+            if names
+        )
 
     def _rules_before(self, routes: Routes) -> tuple[int, ...]:
         found: set[int] = set()
@@ -227,10 +230,11 @@ class GuardWalls:
         return tuple(sorted(found))
 
     def _note_bypass(self, routes: Routes) -> None:
-        before = self._rules_before(routes)
-        if set(before) - set(self._before):
-            _log.warning("guard.rules_bypassed", preference=before[0])
-        self._before = before
+        bypassed = self.bypassed(routes)
+        for each in bypassed:
+            if each not in self._bypassed:
+                _log.warning("guard.bypassed", what=Word(each))
+        self._bypassed = bypassed
 
     def repair(self, routes: Routes) -> tuple[str, ...]:
         """Put back what is missing; return the names of what was.

@@ -252,28 +252,35 @@ def test_a_device_that_refuses_its_program_keeps_no_other_from_its_own(hosts, ca
     ]
 
 
-def test_a_rule_that_is_asked_before_the_guards_is_told_and_leaks_nothing(
+def test_what_is_asked_before_the_guard_is_told_and_leaks_nothing(
     hosts, exchange, tmp_path, caplog
 ):
     alice, other, _ = hosts
-    added = "ip rule add pref 7 lookup main; ip -6 rule add pref 7 lookup main"
+    first = "ip rule add pref 7 lookup main; ip -6 rule add pref 7 lookup main"
+    accepting = "tc filter add dev eth0 egress prio 1 bpf bytecode '1,6 0 0 0' direct-action"
+    said = "(another program's is asked first: {})"
 
     def put_first():
         with guarding(Nftables) as (guard, _):
-            alice.namespace.run(["sh", "-c", added])
-            send_every_way(alice, DESTINATIONS)
-            for _ in range(2):
-                assert guard.repair() == (), "it is the other program's"
-            assert guard.missing() == (f"{RULES} (another program's is asked first: 7)",)
-            alice.namespace.run(["sh", "-c", added.replace("add", "del")])
-            assert guard.repair() == ()
-            assert guard.missing() == ()
+            for command, wall, name in ((first, RULES, "7"), (accepting, EGRESS, "eth0")):
+                alice.namespace.run(["sh", "-c", command])
+                send_every_way(alice, DESTINATIONS)
+                for _ in range(2):
+                    assert guard.repair() == (), "it is the other program's"
+                assert guard.missing() == (f"{wall} {said.format(name)}",)
+                alice.namespace.run(
+                    ["sh", "-c", command.replace(" add ", " del ").split(" bpf ")[0]]
+                )
+                assert guard.repair() == ()
+                assert guard.missing() == ()
 
     with alice.capture(tmp_path / "alice.pcap") as capture:
         alice.namespace.call(put_first)
         exchange(alice, other)
     assert shown(capture) == []
-    assert caplog.messages.count("guard.rules_bypassed preference=7") == 1
+    for wall, name in ((RULES, "7"), (EGRESS, "eth0")):
+        line = f"guard.bypassed what={wall} {said.format(name)}"
+        assert caplog.messages.count(line) == 1
 
 
 def test_a_check_among_ten_thousand_routes_takes_a_fraction_of_a_second(hosts):
