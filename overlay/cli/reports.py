@@ -69,6 +69,7 @@ def peers_text(reports: Sequence[PeerReport]) -> str:
         "ROLES",
         "KBIT/S",
         "LINK",
+        "HEARD",
         "EXPIRES",
         "EXIT POLICY",
     )
@@ -169,6 +170,7 @@ def _peer_row(report: PeerReport) -> tuple[str, ...]:
         _listed(report.roles),
         str(report.bandwidth_kbit),
         "up" if report.linked else "-",
+        "never" if report.heard_s is None else f"{_duration(report.heard_s)} ago",
         _duration(report.expires_in_s),
         _listed(report.exit_policy),
     )

@@ -188,6 +188,8 @@ class PeerReport:
 
     ``exit_policy`` has one text for each rule, empty if the node is no exit; ``expires_in_s``
     is how long its descriptor stays valid; ``linked`` tells whether a link to it is up.
+    ``heard_s`` is the time in seconds since the node itself sent something to this one that was
+    authentic; None if it never did, or if the kernel does not tell and no answer came.
     """
 
     node_id: str
@@ -198,6 +200,7 @@ class PeerReport:
     bandwidth_kbit: int
     expires_in_s: float
     linked: bool
+    heard_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

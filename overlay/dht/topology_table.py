@@ -171,6 +171,10 @@ class TopologyTable:
         if node_id in self._descriptors:
             self._heard[node_id] = now
 
+    def heard_at(self, node_id: NodeId) -> float | None:
+        """Return when a node last answered by itself, in Unix seconds; None if it never did."""
+        return self._heard.get(node_id)
+
     def crawled(
         self, started_at: float, unanswered: Mapping[NodeId, Endpoint | None] = _NOBODY
     ) -> None:

@@ -148,6 +148,21 @@ class Neighbours:
                 tell("link.closed", peer_triggered=True, reason=event.reason)
                 self._closed(event.overlay_address, now)
 
+    def heard_at(self, address: OverlayAddress) -> float | None:
+        """Return when the last packet came over the link from a neighbour, in Unix seconds.
+
+        None if there was none, or if the engine does not know (Linux before 6.2).
+        """
+        neighbour = self._neighbours.get(address)
+        pairs = neighbour.pairs.values() if neighbour is not None else ()
+        inbound = [sa.identity for pair in pairs for sa in pair.associations if sa.inbound]
+        try:
+            counters = [self._backend.query(identity) for identity in inbound]
+        except BackendError:
+            return None
+        used = (each.last_used for each in counters if each is not None and each.packets)
+        return max((when for when in used if when is not None), default=None)
+
     def ready(self, packets: Sequence[bytes]) -> list[bytes]:
         """Return the control packets that can be taken now.
 

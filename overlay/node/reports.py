@@ -112,8 +112,11 @@ def _activity(plane: ControlPlane) -> dict[str, int]:
     return {name: count for name, count in done.items() if count}
 
 
-def peer_report(descriptor: MixDescriptor, *, linked: bool, now: float) -> PeerReport:
-    """Return one Mix-node of the topology table."""
+def peer_report(
+    descriptor: MixDescriptor, *, linked: bool, heard: Iterable[float | None], now: float
+) -> PeerReport:
+    """Return one Mix-node of the topology table; ``heard`` are times at which it was heard."""
+    last = max((when for when in heard if when is not None), default=None)
     policy = descriptor.exit_policy
     return PeerReport(
         node_id=descriptor.node_id.hex(),
@@ -124,6 +127,7 @@ def peer_report(descriptor: MixDescriptor, *, linked: bool, now: float) -> PeerR
         bandwidth_kbit=descriptor.bandwidth_kbit,
         expires_in_s=round(descriptor.expires - now, 1),
         linked=linked,
+        heard_s=None if last is None else max(0.0, round(now - last, 1)),
     )
 
 

@@ -293,11 +293,14 @@ class NodeService:
 
     def status(self) -> StatusReport:
         """Return how the node is, with the verdict on it."""
-        report = self._status()
+        missing = self._missing()
+        exposure = self._exposure(missing)
+        report = self._status(missing, exposure)
+        paths = [self._report(path, exposure) for path in self._plane.paths.all()]
         bootstrap = self._running.configuration.network.bootstrap
-        return replace(report, verdict=verdict(report, self.paths(), [str(b) for b in bootstrap]))
+        return replace(report, verdict=verdict(report, paths, [str(b) for b in bootstrap]))
 
-    def _status(self) -> StatusReport:
+    def _status(self, missing: tuple[str, ...], exposure: Unguarded) -> StatusReport:
         running, plane = self._running, self._plane
         counters = dict(running.sockets.counters())
         counters |= running.shell.backend.association_counts()
@@ -316,7 +319,6 @@ class NodeService:
         }
         role = running.shell.exit_role
         exit_problems = tuple(map(str, role.problems)) if role is not None else ()
-        missing = self._missing()
         if role is not None and role.repaired:
             troubles["exit_repaired"] = role.repaired
         return status_report(
@@ -332,7 +334,7 @@ class NodeService:
             counters=counters | {name: count for name, count in troubles.items() if count},
             backend_reason=running.shell.choice.reason,
             missing=missing,
-            exposure=self._exposure(missing),
+            exposure=exposure,
         )
 
     def _network_problems(self) -> tuple[str, ...]:
@@ -355,7 +357,15 @@ class NodeService:
         """Return the Mix-nodes of the topology table."""
         now, plane = self._now(), self._plane
         return [
-            peer_report(descriptor, linked=descriptor.overlay_address in plane.neighbours, now=now)
+            peer_report(
+                descriptor,
+                linked=descriptor.overlay_address in plane.neighbours,
+                heard=(
+                    plane.table.heard_at(descriptor.node_id),
+                    plane.neighbours.heard_at(descriptor.overlay_address),
+                ),
+                now=now,
+            )
             for descriptor in plane.table.view(now)
         ]
 

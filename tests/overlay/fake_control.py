@@ -55,6 +55,7 @@ PEER = PeerReport(
     bandwidth_kbit=10_000,
     expires_in_s=90_061.0,
     linked=True,
+    heard_s=61.5,
 )
 
 

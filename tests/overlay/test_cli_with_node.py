@@ -81,6 +81,7 @@ def test_peers_are_a_table_with_one_line_each(overlay):
     assert heading.split()[:3] == ["NODE", "OVERLAY", "ADDRESS"]
     assert row.split()[:3] == ["cd" * 20, "fd6d:6978::8", "198.51.100.1:4500"]
     assert row.index("accept *:*") == heading.index("EXIT POLICY")
+    assert row.index("1m 01s ago") == heading.index("HEARD")
     assert json.loads(overlay("peers", "--json")[1])[0]["linked"] is True
 
 

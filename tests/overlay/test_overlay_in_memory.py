@@ -79,6 +79,11 @@ def test_nobody_on_the_way_sees_both_ends(world):
 def test_closing_leaves_nothing_of_the_circuit_anywhere(world):
     alice = world.all[1]
     path = open_path(world, alice)
+    first_hop = path.mix_path.hops[0].overlay_address
+    heard = alice.plane.neighbours.heard_at(first_hop)
+    assert heard is not None
+    assert world.now - 5 < heard <= world.now
+    assert alice.plane.neighbours.heard_at(alice.identity.overlay_address) is None
     leaving = exit_of(world, path)
     alice.close(path)
     world.run(20)

@@ -73,6 +73,9 @@ def test_who_did_not_answer_since_the_last_crawl_began_is_unheard():
     assert table.unheard() == {MIXES[1].node_id, MIXES[2].node_id}
     table.heard(MIXES[2].node_id, NOW + 6)
     assert table.unheard() == {MIXES[1].node_id}
+    heard = [table.heard_at(each.node_id) for each in MIXES[:3]]
+    assert heard == [NOW + 5, NOW - 5, NOW + 6]
+    assert table.heard_at(MIXES[5].node_id) is None
 
 
 def test_silence_counts_only_where_the_descriptor_says_the_node_is():

@@ -1,10 +1,11 @@
 from ipaddress import ip_address
 
 import pytest
+from test_requested_paths import NOW, mix
 
 from overlay.addresses import Endpoint
 from overlay.errors import NoSuitablePath
-from overlay.node.reports import identified
+from overlay.node.reports import identified, peer_report
 from overlay.node.unjoined import explained
 
 NONE = NoSuitablePath("no path of 3 hops among 0 known Mix-nodes.", known=0, removed=())
@@ -15,6 +16,15 @@ def test_names_of_counters_are_identifiers():
     found = identified(counts)
     assert found == {"repaired_nft_rules": 1, "a_b": 5, "XfrmInNoStates": 4, "x": 5}
     assert all(name.isidentifier() for name in found)
+
+
+@pytest.mark.parametrize(
+    ("heard", "heard_s"),
+    [((None, None), None), ((NOW - 7.5, None), 7.5), ((NOW - 9, NOW - 2), 2.0), ((NOW + 3,), 0.0)],
+)
+def test_peer_was_heard_when_it_last_sent_by_whatever_way(heard, heard_s):
+    report = peer_report(mix(1), linked=True, heard=heard, now=NOW)
+    assert (report.linked, report.heard_s) == (True, heard_s)
 
 
 @pytest.mark.parametrize(
