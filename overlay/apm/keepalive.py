@@ -38,6 +38,15 @@ the watch ask twice a second."""
 _STALL_S: Final = 0.5
 """If this process comes to a look later than that, it could not hear either."""
 
+_FIRST_SAMPLES: Final = 8
+"""Round trips measured soon after the opening. The first one is long, because the hops still work
+on the circuit, and a stream with answers would let no other PING follow. So these weigh more."""
+
+_SAMPLE_PAUSE_S: Final = 0.25
+
+_MOST_OVERTAKEN: Final = 8
+"""PINGs remembered whose PONG is under way while other packets were heard."""
+
 _ACTIVE_S: Final = 1.0
 """How long after a packet the circuit counts as one that is in use."""
 
@@ -74,10 +83,13 @@ class CircuitWatch:
         self._traffic = Traffic()
         self._deviation_s = 0.0
         self._asked: dict[bytes, tuple[int, float]] = {}
+        self._overtaken: dict[bytes, float] = {}
         self._asked_since: float | None = None
         self._sent_since: float | None = None
         self._active_until = now
         self._grace_s = 0.0
+        self._samples = 0
+        self._sample_at = now
         self._rest_until = now
         self._ask_at = now
         self._due = now
@@ -109,8 +121,13 @@ class CircuitWatch:
         """Return when :meth:`look` is due again."""
         busy = self._asked_since is not None or now < self._active_until
         pause_s = self._times.look_s if busy else 5 * self._times.look_s
-        at_rest = self._rest_until if self._asked_since is None else math.inf
-        self._due = min(now + pause_s, max(at_rest, now + 0.001))
+        if self._asked_since is not None:
+            next_step = self._ask_at
+        else:
+            next_step = min(self._rest_until, self._next_sample())
+            if self._sent_since is not None:
+                next_step = min(next_step, self._sent_since + self._grace())
+        self._due = min(now + pause_s, max(next_step, now + 0.001))
         return self._due
 
     @property
@@ -144,7 +161,7 @@ class CircuitWatch:
             return now >= self._ask_at and len(self._asked) < _MOST_ASKED
         if self._sent_since is not None and now - self._sent_since >= self._grace():
             return True
-        return now >= self._rest_until
+        return now >= min(self._rest_until, self._next_sample())
 
     def pings(self, rng: Random, now: float) -> list[tuple[int, Ping]]:
         """Return the PINGs that leave now, each with the position of its hop.
@@ -157,6 +174,7 @@ class CircuitWatch:
             self._asked_since = now
         self._ask_at = now + max(self._wait_s(), _SHORTEST_WAIT_S)
         self._rest_until = now + self._times.interval_s
+        self._sample_at = now + _SAMPLE_PAUSE_S
         positions = range(self._hops, 0, -1) if again else (self._hops,)
         return [(position, self._ping(position, rng, now)) for position in positions]
 
@@ -168,12 +186,16 @@ class CircuitWatch:
     def answered(self, position: int, pong: Pong, now: float) -> bool:
         """Take an answer of the hop at ``position``; False if it answers no open PING."""
         asked = self._asked.get(pong.echo)
+        if asked is None and position == self._hops and pong.echo in self._overtaken:
+            self._measure(now - self._overtaken.pop(pong.echo))
+            return True
         if asked is None or asked[0] != position:
             return False
         if position < self._hops:
             del self._asked[pong.echo]
             self._answered_to = max(self._answered_to, position)
             return True
+        del self._asked[pong.echo]
         self._measure(now - asked[1])
         self._heard(now)
         # Only PONGs come back, so this stream has no answers of its own: ask less often.
@@ -191,6 +213,10 @@ class CircuitWatch:
         return [echo for echo, (position, _) in self._asked.items() if position == self._hops]
 
     def _heard(self, now: float) -> None:
+        for echo in self._to_exit():
+            self._overtaken[echo] = self._asked[echo][1]
+            if len(self._overtaken) > _MOST_OVERTAKEN:
+                del self._overtaken[next(iter(self._overtaken))]
         self._asked.clear()
         self._asked_since = self._sent_since = None
         self._answered_to = 0
@@ -201,12 +227,18 @@ class CircuitWatch:
         self._asked.clear()
         self._asked_since, self._ask_at, self._answered_to = now, now, 0
 
+    def _next_sample(self) -> float:
+        return self._sample_at if self._samples < _FIRST_SAMPLES else math.inf
+
     def _measure(self, rtt_s: float) -> None:
+        self._samples += 1
         if self.rtt_s is None:
             self.rtt_s, self._deviation_s = rtt_s, rtt_s / 2
             return
-        self._deviation_s += (abs(rtt_s - self.rtt_s) - self._deviation_s) / 4
-        self.rtt_s += (rtt_s - self.rtt_s) / 8
+        early = self._samples <= _FIRST_SAMPLES
+        difference_s = rtt_s - self.rtt_s
+        self._deviation_s += (abs(difference_s) - self._deviation_s) / (2 if early else 4)
+        self.rtt_s += difference_s / (2 if early else 8)
 
     def _wait_s(self) -> float:
         return _FIRST_WAIT_S if self.rtt_s is None else self.rtt_s + 4 * self._deviation_s

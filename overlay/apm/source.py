@@ -64,7 +64,7 @@ from overlay.apm.plan import CircuitPlan, allocate_spis, check_path, link_peer_o
 from overlay.apm.rekey_source import SourceRekeying
 from overlay.apm.standby import Standbys
 from overlay.apm.switchboard import Holdings, Switchboard
-from overlay.apm.takeover import Takeover, to_hop
+from overlay.apm.takeover import Takeover, hops_to_tell, to_hop
 from overlay.apm.timers import Timers
 from overlay.apm.translator import ipsec_translator, translate_inner
 from overlay.errors import (
@@ -411,8 +411,7 @@ class SourceSide:
         if self._takeover.instead_of(lost, now):
             self._timers.cancel(circuit.number)
         else:
-            hops = 0 if reason is CircuitEnd.LINK_LOST else None
-            self._end(circuit, lost, now, hops)
+            self._end(circuit, lost, now, hops_to_tell(lost))
 
     # --- the end ---
 
@@ -454,12 +453,14 @@ class SourceSide:
     ) -> None:
         """Forget a circuit; TEARDOWN goes to its first ``hops`` hops (None: to all)."""
         standby = self._standbys.of(circuit.number)
-        self._standbys.forget(circuit.number)
+        move = self._standbys.forget(circuit.number)
         self._connections.remove_source(circuit.number)
         self._timers.cancel(circuit.number)
         self._board.emit(event)
         if standby is not None:
             self.close(standby, CircuitEnd.CLOSED, now)
+        elif move is not None:
+            self._takeover.standby_ended(move, now)
         if isinstance(circuit, OpenCircuit):
             self._board.backend.remove(circuit.inner_configuration)
         outgrown = self._rekeying.end(circuit.number, len(circuit.path))

@@ -81,13 +81,13 @@ class Standbys:
         """Yield the moves under way."""
         return iter(list(self._moves.values()))
 
-    def forget(self, number: int) -> None:
-        """Forget the pair of a circuit, whichever of the two it is, and its move."""
+    def forget(self, number: int) -> Move | None:
+        """Forget the pair of a circuit, whichever of the two it is; return the move it ends."""
         primary = self._primary.get(number, number)
         standby = self._of.pop(primary, None)
-        self._moves.pop(primary, None)
         if standby is not None:
             del self._primary[standby]
+        return self._moves.pop(primary, None)
 
     def next_deadline(self) -> float:
         """Return when a move is to be repeated or given up, ``math.inf`` if there is none."""

@@ -28,7 +28,7 @@ from overlay.errors import LimitReached, PathError
 from overlay.ipsec.model import IpsecConfiguration
 from overlay.selection.selector import MixPath
 
-__all__ = ["EndCircuit", "Takeover", "to_hop"]
+__all__ = ["EndCircuit", "Takeover", "hops_to_tell", "to_hop"]
 
 
 class EndCircuit(Protocol):
@@ -126,6 +126,8 @@ class Takeover:
         inner = translate_inner(standby.ipsec, primary.inner_addresses, primary.destination)
         self._board.backend.remove(_policies_of(primary.inner_configuration))
         installed = self._board.install(_policies_of(inner))
+        if not installed:  # the address alone is left, and it goes with the circuit
+            inner = dataclasses.replace(inner, policies=())
         successor = dataclasses.replace(
             standby,
             inner_addresses=primary.inner_addresses,
@@ -138,9 +140,15 @@ class Takeover:
         reason = lost.reason if lost is not None else CircuitEnd.UNANSWERED
         silent = lost.silent_hop if lost is not None else primary.watch.silent_hop
         moved = CircuitMoved(primary.number, standby.number, reason, silent)
-        self._end(bare, moved, now, _hops_to_tell(moved))
+        self._end(bare, moved, now, hops_to_tell(moved))
         if not installed:
             self._end(successor, CircuitLost(successor.number, CircuitEnd.UNANSWERED), now)
+
+    def standby_ended(self, move: MoveUnderWay, now: float) -> None:
+        """End the lost circuit that waited for a standby; it has no timer of its own any more."""
+        primary = self._opened(move.primary)
+        if primary is not None and move.lost is not None:
+            self._end(primary, move.lost, now, hops_to_tell(move.lost))
 
     def next_deadline(self) -> float:
         """Return when :meth:`handle_deadline` has something to do."""
@@ -152,8 +160,7 @@ class Takeover:
             primary, standby = self._opened(move.primary), self._opened(move.standby)
             if primary is None or standby is None:
                 self._standbys.forget(move.primary)
-                if primary is not None and move.lost is not None:
-                    self._end(primary, move.lost, now, _hops_to_tell(move.lost))
+                self.standby_ended(move, now)
             elif move.gives_up_at <= now:
                 self._give_up(move, primary, standby, now)
             elif move.repeat_at <= now:
@@ -165,7 +172,7 @@ class Takeover:
     ) -> None:
         """Lose both circuits, or the standby alone if its primary was in doubt only."""
         if move.lost is not None:
-            self._end(primary, move.lost, now, _hops_to_tell(move.lost))  # and its standby
+            self._end(primary, move.lost, now, hops_to_tell(move.lost))  # and its standby
         else:
             self._end(standby, CircuitLost(standby.number, CircuitEnd.UNANSWERED), now)
 
@@ -174,7 +181,8 @@ class Takeover:
         return circuit if isinstance(circuit, OpenCircuit) else None
 
 
-def _hops_to_tell(event: CircuitLost | CircuitMoved) -> int | None:
+def hops_to_tell(event: CircuitLost | CircuitMoved) -> int | None:
+    """Return how many hops get TEARDOWN (None: all); none if the link to them is lost."""
     return 0 if event.reason is CircuitEnd.LINK_LOST else None
 
 

@@ -10,7 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_apm_circuits_on_engines import check_empty, opened, v4
 
-from overlay.apm.control import Move, encode_control, parse_control
+from overlay.apm.control import (
+    Move,
+    Teardown,
+    TeardownReason,
+    encode_control,
+    parse_control,
+)
 from overlay.apm.events import (
     CircuitClosed,
     CircuitEnd,
@@ -20,7 +26,8 @@ from overlay.apm.events import (
     CircuitState,
     ExitCircuitClosed,
 )
-from overlay.errors import LimitReached, PathError
+from overlay.errors import BackendError, LimitReached, PathError
+from overlay.ipsec.model import IpsecConfiguration
 
 BOB = BOB_V4.network_address.packed
 
@@ -150,6 +157,60 @@ def test_a_standby_that_dies_costs_the_circuit_nothing() -> None:
     assert answers > 900
     [lost] = scene.alice.events_of(CircuitLost)
     assert lost.circuit == scene.standby
+
+
+@pytest.mark.parametrize("end", ["link", "teardown"])
+def test_a_standby_that_ends_while_it_takes_over_ends_the_lost_circuit(end: str) -> None:
+    """Else the lost circuit would stay for ever: its timer has ended, and so has the move."""
+    scene = Scene()
+    scene.net.lose = lambda sender, *_: sender is scene.alice
+    for circuit in list(scene.alice.manager._connections.sources()):
+        if circuit.number == scene.number:
+            scene.alice.manager._source.link_lost(scene.net["mix1"].address, scene.net.now)
+    assert scene.alice.events_of(CircuitLost) == []
+    if end == "link":
+        scene.net.notice_crash("mix3", by="alice")
+    else:
+        standby = scene.alice.manager._connections.source(scene.standby)
+        told = Teardown(TeardownReason.SHUTDOWN)
+        scene.alice.manager._source.receive(standby, 1, told, scene.net.now)
+        scene.net.pump(scene.alice)
+    assert {each.circuit for each in scene.alice.events_of(CircuitLost)} == {
+        scene.number,
+        scene.standby,
+    }
+    assert scene.alice.manager.circuits() == []
+
+
+def test_circuits_over_one_first_hop_are_both_lost_with_its_link() -> None:
+    net = Net(["alice", "mix1", "mix2", "mix3", "exit"])
+    number = net.open("alice", ["mix1", "mix2", "exit"])
+    net.run(3)
+    net["alice"].manager.stand_by(number, net.path("mix1", "mix3", "exit"), net.now)
+    net.pump(net["alice"])
+    net.run(3)
+    net.crash("mix1")
+    net.notice_crash("mix1", by="alice")
+    assert net["alice"].manager.circuits() == []
+    assert number in {each.circuit for each in net["alice"].events_of(CircuitLost)}
+
+
+def test_a_host_that_refuses_the_moved_policies_keeps_no_address() -> None:
+    scene = Scene()
+    install = scene.alice.engine.install
+
+    def refuse_policies_alone(configuration: IpsecConfiguration) -> None:
+        if configuration.policies and not configuration.associations:
+            raise BackendError("no memory")
+        install(configuration)
+
+    scene.alice.engine.install = refuse_policies_alone  # type: ignore[method-assign]
+    scene.net.crash("mix1")
+    scene.echo(4)
+    scene.net.hosts["mix1"].alive = True
+    assert [lost.circuit for lost in scene.alice.events_of(CircuitLost)] == [scene.standby]
+    scene.net.run(90)
+    check_empty(scene.net)
 
 
 def test_a_standby_needs_an_open_circuit_and_its_exit() -> None:
