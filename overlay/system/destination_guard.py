@@ -59,6 +59,8 @@ from dataclasses import replace
 from typing import Final, Self
 
 from overlay.addresses import InnerAddress, IpAddress, IpNetwork
+from overlay.errors import BackendError
+from overlay.logs import EventLog, Word
 from overlay.system.answer_settings import AnswerSettings
 from overlay.system.conntrack import forget_datagrams_with
 from overlay.system.filter_choice import LaterFilter, chosen_filter
@@ -66,7 +68,7 @@ from overlay.system.guard_rules import guard_filter, ipsec_guard_filter
 from overlay.system.guard_walls import GuardWalls
 from overlay.system.host_events import HostEvent
 from overlay.system.marks import CLEAR_MASK, NODE_MARK
-from overlay.system.orphaned_sockets import abort_orphaned_sockets
+from overlay.system.orphaned_sockets import abort_orphaned_sockets, abort_sockets_of
 from overlay.system.ownership import Ownership
 from overlay.system.packet_filter import FilterTable, PacketFilter
 from overlay.system.rtnetlink import MarkRule, Route, RouteKind
@@ -86,6 +88,8 @@ _MOST_EXPECTED: Final = 256
 """Inner addresses that may never be carried, because their circuits ended before."""
 
 _SETTINGS: Final = "kernel settings"
+
+_log = EventLog(__name__)
 
 
 class DestinationGuard:
@@ -124,6 +128,7 @@ class DestinationGuard:
         self._expected: dict[IpAddress, None] = {}
         self._wanted: dict[IpNetwork, tuple[Route, int | None] | None] = {}
         self._is_current = False
+        self._told_of_connections = False
         found = chosen_filter(packet_filter) if packet_filter is not None else LaterFilter()
         self._settings = AnswerSettings(found, name)
         self._ownership = Ownership(
@@ -213,12 +218,20 @@ class DestinationGuard:
         self._wanted[prefix] = route, program
         self._expected.pop(ipaddress.ip_address(source_address), None)
         self._enforce()
+        # A killed process had another address, and its connections wait for answers still.
+        self._abort_orphans(prefix)
 
     def uncarry(self, prefix: IpNetwork) -> None:
-        """Stop sending packets to ``prefix`` into the circuit; it remains protected."""
-        self._end_circuit(prefix)
+        """Stop sending packets to ``prefix`` into the circuit; it remains protected.
+
+        Connections from the circuit's inner address are aborted, as far as this kernel can do it,
+        unless the address carries another prefix.
+        """
+        ended = self._end_circuit(prefix)
         self._walls.delete_route(self._carry_route(prefix))
         self._enforce()
+        if ended is not None:
+            self._tell_of_connections(abort_sockets_of(ended))
 
     def release(self, *prefixes: IpNetwork) -> None:
         """End the protection of ``prefixes``, in this order.
@@ -228,9 +241,11 @@ class DestinationGuard:
         Connections that went through a circuit end with it, as far as this kernel can do it.
         """
         for prefix in prefixes:
-            self._end_circuit(prefix)
+            ended = self._end_circuit(prefix)
             self._walls.delete_route(self._carry_route(prefix))
-            abort_orphaned_sockets(prefix)
+            if ended is not None:
+                self._tell_of_connections(abort_sockets_of(ended))
+            self._abort_orphans(prefix)
         # The filter goes first: killed in between, the node leaves what protected() finds.
         self._enforce(released=prefixes)
         for prefix in prefixes:
@@ -323,12 +338,32 @@ class DestinationGuard:
         self._settings.apply()
         self._is_current = not released
 
-    def _end_circuit(self, prefix: IpNetwork) -> None:
+    def _end_circuit(self, prefix: IpNetwork) -> IpAddress | None:
+        """Forget what carried a prefix; return its inner address unless another one needs it."""
         carried = self._wanted.get(prefix)
-        if carried is not None:
-            self._wanted[prefix] = None
-            if carried[0].source is not None:
-                self._walls.end_address(carried[0].source)
+        if carried is None:
+            return None
+        self._wanted[prefix] = None
+        source = carried[0].source
+        if source is None:
+            return None
+        self._walls.end_address(source)
+        in_use = any(
+            each is not None and each[0].source == source for each in self._wanted.values()
+        )
+        return None if in_use else source
+
+    def _abort_orphans(self, prefix: IpNetwork) -> None:
+        try:
+            self._tell_of_connections(abort_orphaned_sockets(prefix))
+        except BackendError as error:
+            self._tell_of_connections(str(error))
+
+    def _tell_of_connections(self, refusal: str) -> None:
+        """Log once that programs are not told of the end of their connections."""
+        if refusal and not self._told_of_connections:
+            self._told_of_connections = True
+            _log.warning("guard.connections_not_aborted", reason=Word(refusal))
 
     def _filter_table(self, routes: Iterable[Route]) -> FilterTable:
         rules_of = ipsec_guard_filter if self._by_ipsec else guard_filter

@@ -1,9 +1,9 @@
-"""Abort connections that went through a circuit before they go on without it.
+"""Abort connections whose circuit is gone, as ``ss --kill`` would do it.
 
-Linux checks an IPv6 source address when a socket is bound to it, and never again: a socket that
-is connected from an inner address sends from it also when this host has it no more, by whichever
-route leads to its destination. Over IPv4 it gets an error. So the end of a guard is the end of
-these sockets, as ``ss --kill`` would do it: programs see ECONNABORTED.
+Nothing else would end them soon. Over IPv4 the guard stops what a socket sends from an inner
+address, and TCP then repeats for many minutes. Over IPv6 Linux checks a source address when the
+socket is bound to it, and never again. Then the socket sends from it also when this host has it no
+more, by whichever route leads to its destination. Programs see ECONNABORTED at once.
 
 Format: Linux uapi ``linux/inet_diag.h``::
 
@@ -16,12 +16,14 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Final
 
-from overlay.addresses import IpNetwork
+from overlay.addresses import IpAddress, IpNetwork
 from overlay.apm.inner_addresses import is_inner_address
 from overlay.system.local_address import own_addresses
 from overlay.system.netlink_messages import (
@@ -32,7 +34,7 @@ from overlay.system.netlink_messages import (
     message,
 )
 
-__all__ = ["abort_orphaned_sockets"]
+__all__ = ["abort_orphaned_sockets", "abort_sockets_of"]
 
 _NETLINK_SOCK_DIAG: Final = 4
 _BY_FAMILY: Final = 20
@@ -48,53 +50,102 @@ _DESTINATION: Final = slice(20, 36)
 _TIMEOUT_S: Final = 1.0
 
 
-def abort_orphaned_sockets(prefix: IpNetwork) -> bool:
-    """Abort IPv6 connections to a prefix from inner addresses that this host does not have.
+@dataclass(frozen=True, slots=True)
+class _Socket:
+    """One socket as the kernel names it; IPv4 addresses in their own form."""
+
+    family: int
+    identity: bytes
+
+    @property
+    def source(self) -> IpAddress:
+        """The local address."""
+        return self._address(_SOURCE)
+
+    @property
+    def destination(self) -> IpAddress:
+        """The address of the other side, unspecified if it is not connected."""
+        return self._address(_DESTINATION)
+
+    def _address(self, where: slice) -> IpAddress:
+        packed = self.identity[where]
+        if self.family == socket.AF_INET:
+            return ipaddress.IPv4Address(packed[:4])
+        address = ipaddress.IPv6Address(packed)
+        return address.ipv4_mapped or address  # an IPv6 socket may speak IPv4
+
+
+def abort_sockets_of(address: IpAddress) -> str:
+    """Abort all TCP and UDP sockets with this local address.
 
     Returns:
-        Whether none is left; False if this kernel (``CONFIG_INET_DIAG_DESTROY``) or our
-        rights cannot do it.
+        Why some are left; empty if none is. The kernel may lack ``CONFIG_INET_DIAG_DESTROY``.
+    """
+    return _abort(lambda each: each.source == address, address.version)
+
+
+def abort_orphaned_sockets(prefix: IpNetwork) -> str:
+    """Abort connections to a prefix from inner addresses that this host does not have.
+
+    Returns:
+        As :func:`abort_sockets_of`.
 
     Raises:
         BackendError: the kernel does not tell this host's addresses.
     """
-    if prefix.version == 4:
-        return True
     own = own_addresses()
-    failed = sum(not _abort(protocol, prefix, own) for protocol in (_TCP, _UDP))
-    return not failed
+
+    def is_orphan(each: _Socket) -> bool:
+        source, destination = each.source, each.destination
+        return (
+            destination.version == prefix.version
+            and destination in prefix
+            and source.packed not in own
+            and is_inner_address(source.packed)
+        )
+
+    return _abort(is_orphan, prefix.version)
 
 
-def _abort(protocol: int, prefix: IpNetwork, own: frozenset[bytes]) -> bool:
-    try:
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as netlink:
-            netlink.settimeout(_TIMEOUT_S)
-            netlink.bind((0, 0))
-            orphans = [each for each in _found(netlink, protocol) if _is_orphan(each, prefix, own)]
-            left = sum(not _destroyed(netlink, protocol, each) for each in orphans)
-    except OSError:
-        return False
-    return not left
+def _abort(matches: Callable[[_Socket], bool], version: int) -> str:
+    """Abort what matches among the sockets that may speak this IP version; say why some stay."""
+    families = (socket.AF_INET6,) if version == 6 else (socket.AF_INET, socket.AF_INET6)
+    left = ""
+    for family in families:
+        for protocol in (_TCP, _UDP):
+            try:
+                left = _abort_found(matches, family, protocol) or left
+            except OSError as error:
+                left = error.strerror or type(error).__name__
+    return left
 
 
-def _found(netlink: socket.socket, protocol: int) -> Iterator[bytes]:
-    """Yield the identity of each IPv6 socket of a protocol."""
-    netlink.send(message(_BY_FAMILY, DUMP, _request(protocol, bytes(_SOCKET_ID_BYTES))))
+def _abort_found(matches: Callable[[_Socket], bool], family: int, protocol: int) -> str:
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as netlink:
+        netlink.settimeout(_TIMEOUT_S)
+        netlink.bind((0, 0))
+        found = [each for each in _found(netlink, family, protocol) if matches(each)]
+        errors = [_destroyed(netlink, protocol, each) for each in found]
+    # One that has ended meanwhile is no failure.
+    refused = [error for error in errors if error not in (0, errno.ENOENT)]
+    return os.strerror(refused[0]) if refused else ""
+
+
+def _found(netlink: socket.socket, family: int, protocol: int) -> Iterator[_Socket]:
+    """Yield each socket of a family and a protocol."""
+    request = _request(family, protocol, bytes(_SOCKET_ID_BYTES))
+    netlink.send(message(_BY_FAMILY, DUMP, request))
     for body in answers(netlink):
-        yield body[_ANSWER_HEAD_BYTES : _ANSWER_HEAD_BYTES + _SOCKET_ID_BYTES]
+        identity = body[_ANSWER_HEAD_BYTES : _ANSWER_HEAD_BYTES + _SOCKET_ID_BYTES]
+        if len(identity) == _SOCKET_ID_BYTES:
+            yield _Socket(body[0], identity)
 
 
-def _is_orphan(identity: bytes, prefix: IpNetwork, own: frozenset[bytes]) -> bool:
-    source = identity[_SOURCE]
-    towards = ipaddress.ip_address(identity[_DESTINATION])
-    return towards in prefix and source not in own and is_inner_address(source)
+def _destroyed(netlink: socket.socket, protocol: int, each: _Socket) -> int:
+    """Abort one; return the kernel's errno, 0 for done."""
+    netlink.send(message(_DESTROY, ACKNOWLEDGE, _request(each.family, protocol, each.identity)))
+    return acknowledged_error(netlink)
 
 
-def _destroyed(netlink: socket.socket, protocol: int, identity: bytes) -> bool:
-    """Abort one; one that has ended meanwhile is no failure."""
-    netlink.send(message(_DESTROY, ACKNOWLEDGE, _request(protocol, identity)))
-    return acknowledged_error(netlink) in (0, errno.ENOENT)
-
-
-def _request(protocol: int, identity: bytes) -> bytes:
-    return _REQUEST.pack(socket.AF_INET6, protocol, 0, 0, _EVERY_STATE) + identity
+def _request(family: int, protocol: int, identity: bytes) -> bytes:
+    return _REQUEST.pack(family, protocol, 0, 0, _EVERY_STATE) + identity
