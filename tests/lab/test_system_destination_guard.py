@@ -384,7 +384,7 @@ def test_two_nodes_cannot_share_a_guard_table_but_may_have_one_each(namespace):
         ):
             first.protect(PREFIXES[0])
             second.protect(PREFIXES[1])
-            with pytest.raises(BackendError, match="give this node another guard table"):
+            with pytest.raises(BackendError, match="another node in this network namespace owns"):
                 DestinationGuard()
             second.release(PREFIXES[1])
             return first.protected()

@@ -319,11 +319,12 @@ def test_record_is_refused_by_a_node_that_knows_three_times_k_nearer_ones():
     record = make_descriptor(owner, owner_at).encoded
     dht = make_dht(k=3, crawl_first_interval_s=500.0)
     verdicts = []
-    for identity, at in people:
-        if identity is owner:
-            continue
-        ask(dht, Ping(), identity=identity, source=at)
-        accepted = ask(dht, Store(record), identity=owner, source=owner_at).accepted
+    neighbours = [each for each in people if each[0] is not owner]
+    for second, (identity, at) in enumerate(neighbours):
+        # One address gets few challenges within a second.
+        now = START + second
+        ask(dht, Ping(), identity=identity, source=at, now=now)
+        accepted = ask(dht, Store(record), identity=owner, source=owner_at, now=now).accepted
         nearer = sum(
             gap(contact, owner) < gap(ALICE, owner)
             for contact in dht._table
