@@ -19,7 +19,8 @@ firewall that answers an exit (REJECT), the exit would choose who gets that answ
 *Traffic control* (:mod:`overlay.system.guard_egress`). A packet filter may be flushed by another
 program. So a program at the way out of every device drops what goes to D, or comes from VC,
 through another device than the circuit's. No flush of nftables, iptables, rules or routes touches
-it, and no kind of socket goes around it. The loss of any one wall therefore leaks nothing.
+it, and no socket goes around it but packet sockets with PACKET_QDISC_BYPASS and AF_XDP, whose
+programs write the frames. The loss of any one wall therefore leaks nothing.
 
 *Answers.* What D begins itself is answered as if there were no path, because silence would name
 the source to D. Only answers leave in the clear, with :data:`~overlay.system.marks.ANSWER_MARK`
