@@ -1,8 +1,9 @@
 """The DHT core: joins the overlay, keeps its contacts, stores, publishes and crawls.
 
-It only routes between complete machines: ``Calls`` (requests under way), ``Responder``
-(requests of others), ``Table`` (contacts), ``Store`` (records), ``Walks`` (lookups and
-crawls), ``Membership`` (in or out, and with whom), ``Publisher`` (our own descriptor).
+It only routes between complete machines: ``Reception`` (datagrams), ``Acceptance`` (rules for
+others' contacts), ``Calls`` (requests under way), ``Responder`` (requests of others), ``Table``
+(contacts), ``Store`` (records), ``Walks`` (lookups and crawls), ``Membership`` (in or out, and
+with which contacts), ``Publisher`` (our own descriptor).
 
 No lookup is ever made for a circuit. Descriptors come from scheduled crawls of the whole
 overlay, the same whatever the user does, and paths are chosen from the topology table
@@ -18,18 +19,13 @@ from random import Random
 from typing import Final
 
 from overlay.addresses import NODE_ID_BYTES, Endpoint, NodeId
-from overlay.dht.admission import host_allowed, origin
+from overlay.dht.acceptance import Acceptance, check_own_cost
 from overlay.dht.calls import Answer, Calls
 from overlay.dht.clock_watch import ClockOffset, ClockWatch
 from overlay.dht.crawl import Crawl
 from overlay.dht.descriptor import MixDescriptor
 from overlay.dht.eclipse import EclipseWatch
-from overlay.dht.envelope import (
-    Challenge,
-    Envelopes,
-    OtherNetwork,
-    UnverifiedRequest,
-)
+from overlay.dht.envelope import Envelopes, UnverifiedRequest
 from overlay.dht.events import (
     CrawlFinished,
     DescriptorFound,
@@ -40,20 +36,20 @@ from overlay.dht.events import (
     EclipseSuspected,
     NodeLeft,
 )
-from overlay.dht.joining import Greeting
 from overlay.dht.lookup import Lookup
 from overlay.dht.membership import Membership, Phase
-from overlay.dht.messages import Contact, Contacts, Leave, Reply
+from overlay.dht.messages import Contact, Leave, Reply
 from overlay.dht.publishing import Publisher
 from overlay.dht.reach import KnownEndpoints, Reach
+from overlay.dht.reception import Reception
 from overlay.dht.responder import Responder
 from overlay.dht.routing import Table
 from overlay.dht.schedule import Pace, Schedule, Task
 from overlay.dht.settings import DhtSettings
 from overlay.dht.storage import Store, VerifyRecord, verified_record
 from overlay.dht.walks import Walks
-from overlay.errors import ConfigurationError, Malformed
-from overlay.identity import LocalIdentity, identity_cost_bits, meets_cost
+from overlay.errors import ConfigurationError
+from overlay.identity import LocalIdentity
 from overlay.work_budget import WorkBudget
 
 __all__ = ["Dht"]
@@ -99,12 +95,11 @@ class Dht:
         budget: WorkBudget | None = None,
         draw_id: Callable[[], bytes] | None = None,
     ) -> None:
-        _check_own_cost(identity, settings.identity_cost_bits)
+        check_own_cost(identity, settings.identity_cost_bits)
         self._identity = identity
         self._own_id = identity.node_id
         self._network_id = network_id
         self._settings = settings
-        self._asks_cost = settings.identity_cost_bits > 0
         self._rng = rng
         self._endpoints_given = endpoints is not None
         self._reach = Reach(known_endpoints)
@@ -112,6 +107,7 @@ class Dht:
         self._outbox: list[tuple[bytes, Endpoint]] = []
         self._events: list[DhtEvent] = []
         self._counts: Counter[DhtCount] = Counter()
+        self._acceptance = Acceptance(settings, self._reach, self._counts)
         self._envelopes = envelopes or Envelopes(identity, network_id)
         self._table = Table(self._own_id, settings, self._clock, rng)
         self._verify_record = verify_record
@@ -173,6 +169,15 @@ class Dht:
             budget=budget,
         )
         self._responder.own_endpoints = frozenset(endpoints or ())
+        self._reception = Reception(
+            self._envelopes,
+            allow_private=settings.allow_private_endpoints,
+            acceptance=self._acceptance,
+            calls=self._calls,
+            responder=self._responder,
+            counts=self._counts,
+            on_request=self._answer,
+        )
         self._crawl_pace = Pace(settings.crawl_first_interval_s, settings.crawl_interval_s, rng)
         self._crawl: Crawl | None = None
         self._watch = EclipseWatch(settings.k)
@@ -188,7 +193,7 @@ class Dht:
         """
         self._be_present(now)
         for endpoint in endpoints:
-            if not self._allowed(endpoint):
+            if not self._acceptance.allows(endpoint):
                 raise ConfigurationError(
                     "[network] bootstrap must name public addresses of single hosts, or set "
                     "allow_private_endpoints = true below [network] for a private mesh."
@@ -199,12 +204,13 @@ class Dht:
     def seed(self, descriptors: Iterable[MixDescriptor], now: float) -> None:
         """Greet a random few of these nodes, known from an earlier run, until one answers."""
         self._be_present(now)
+        allows = self._acceptance.allows
         contacts = (
             Contact.of(descriptor.identity_key, endpoint)
             for descriptor in descriptors
-            if (endpoint := self._reach.first(filter(self._allowed, descriptor.endpoints)))
+            if (endpoint := self._reach.first(filter(allows, descriptor.endpoints)))
         )
-        self._membership.add_seeds(self._greetings(contacts))
+        self._membership.add_seeds(self._acceptance.greetings(contacts, self._own_id))
         self._membership.greet(self._responder.own_endpoints)
 
     def remember(self, contacts: Iterable[Contact], now: float) -> None:
@@ -213,17 +219,8 @@ class Dht:
         They never expire, so that a node comes back after any absence.
         """
         self._be_present(now)
-        self._membership.add_hints(self._greetings(contacts))
+        self._membership.add_hints(self._acceptance.greetings(contacts, self._own_id))
         self._membership.greet(self._responder.own_endpoints)
-
-    def _greetings(self, contacts: Iterable[Contact]) -> list[Greeting]:
-        return [
-            Greeting(contact.endpoint, contact.node_id)
-            for contact in contacts
-            if contact.node_id != self._own_id
-            and self._allowed(contact.endpoint)
-            and self._meets_cost(contact.identity_key)
-        ]
 
     def relocate(
         self,
@@ -344,7 +341,7 @@ class Dht:
         """Take datagrams (without the control channel's framing); never raises."""
         self._now = now
         for data, source in batch:
-            self._receive_one(data, source)
+            self._reception.receive(data, source, now)
 
     def next_deadline(self) -> float:
         """Return when :meth:`handle_deadline` is due."""
@@ -379,29 +376,6 @@ class Dht:
 
     # Datagrams.
 
-    def _receive_one(self, data: bytes, source: Endpoint) -> None:
-        if self._responder.has_no_challenge_left(self._now) and self._envelopes.lacks_cookie(data):
-            self._counts[DhtCount.RATE_LIMITED] += 1
-            return
-        try:
-            message = self._envelopes.parse(data)
-            came_from = origin(*source, self._settings.allow_private_endpoints)
-        except OtherNetwork:
-            self._counts[DhtCount.OTHER_NETWORK] += 1
-        except Malformed:
-            self._counts[DhtCount.MALFORMED] += 1
-        else:
-            if came_from is None:
-                self._counts[DhtCount.REFUSED_ENDPOINT] += 1
-            elif isinstance(message, Challenge):
-                self._calls.challenged(message, came_from, self._now)
-            elif self._asks_cost and not self._meets_cost(message.identity_key):
-                self._counts[DhtCount.UNDER_COST] += 1
-            elif isinstance(message, UnverifiedRequest):
-                self._answer(message, came_from)
-            else:
-                self._calls.replied(message, came_from, self._now)
-
     def _answer(self, request: UnverifiedRequest, source: Endpoint) -> None:
         if self._membership.phase is Phase.LEFT:
             return
@@ -415,24 +389,7 @@ class Dht:
     def _met_and_filtered(self, answer: Answer) -> Reply:
         """File who answered; return the reply without contacts that we must not follow."""
         self._membership.met(answer.contact)
-        reply = answer.reply
-        if not isinstance(reply, Contacts):
-            return reply
-        own = self._responder.own_endpoints
-        private = self._settings.allow_private_endpoints
-        # Twenty contacts a reply: the hottest lines of a lookup.
-        acceptable = [
-            contact
-            for contact in map(self._reach.within, reply.contacts)
-            if host_allowed(contact.endpoint.host, private) and contact.endpoint not in own
-        ]
-        if self._asks_cost:
-            acceptable = [each for each in acceptable if self._meets_cost(each.identity_key)]
-        refused = reply.refused + len(reply.contacts) - len(acceptable)
-        if not refused:
-            return Contacts(tuple(acceptable))
-        self._counts[DhtCount.REFUSED_CONTACT] += refused
-        return Contacts(tuple(acceptable))
+        return self._acceptance.filtered(answer.reply, self._responder.own_endpoints)
 
     def _stored(self, node_id: NodeId) -> None:
         descriptor = self._store.find(node_id)
@@ -443,12 +400,6 @@ class Dht:
         self._publisher.holders.pop(node_id, None)
         self._membership.gone(node_id)
         self._events.append(NodeLeft(node_id))
-
-    def _allowed(self, endpoint: Endpoint) -> bool:
-        return host_allowed(endpoint.host, self._settings.allow_private_endpoints)
-
-    def _meets_cost(self, identity_key: bytes) -> bool:
-        return meets_cost(identity_key, self._settings.identity_cost_bits)
 
     # Scheduled work.
 
@@ -541,16 +492,6 @@ class Dht:
 def _flipped(node_id: NodeId, bit: int) -> NodeId:
     number = int.from_bytes(node_id, "big") ^ (1 << bit)
     return NodeId(number.to_bytes(NODE_ID_BYTES, "big"))
-
-
-def _check_own_cost(identity: LocalIdentity, cost_bits: int) -> None:
-    if not meets_cost(identity.identity_key, cost_bits):
-        raise ConfigurationError(
-            f"[dht] identity_cost_bits asks for {cost_bits}, but this node's identity costs "
-            f"{identity_cost_bits(identity.identity_key)}: move the key file away and search "
-            f'for another with "overlay init --force --identity-cost-bits {cost_bits}", which '
-            "writes the configuration anew."
-        )
 
 
 def _ignore(_: object) -> None:

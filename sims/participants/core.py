@@ -92,7 +92,7 @@ class SimulatedDht(Dht):
     def seed_with(self, contacts: Iterable[Contact], now: float) -> None:
         """Greet contacts of an earlier life, as :meth:`seed` does with unexpired descriptors."""
         self._be_present(now)
-        self._membership.add_seeds(self._greetings(contacts))
+        self._membership.add_seeds(self._acceptance.greetings(contacts, self._own_id))
         self._membership.greet(self._responder.own_endpoints)
 
     def resume(self, contacts: Iterable[Contact], now: float) -> None:

@@ -1,0 +1,67 @@
+"""Takes datagrams of other nodes: cheap checks first, then the request or reply inside."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+from overlay.addresses import Endpoint
+from overlay.dht.acceptance import Acceptance
+from overlay.dht.admission import origin
+from overlay.dht.calls import Calls
+from overlay.dht.envelope import Challenge, Envelopes, OtherNetwork, UnverifiedRequest
+from overlay.dht.events import DhtCount
+from overlay.dht.responder import Responder
+from overlay.errors import Malformed
+
+__all__ = ["Reception"]
+
+
+class Reception:
+    """Parses datagrams and passes challenges and replies to ``calls``.
+
+    ``on_request`` gets the requests and their source. ``counts`` receives what was dropped.
+    """
+
+    def __init__(
+        self,
+        envelopes: Envelopes,
+        *,
+        allow_private: bool,
+        acceptance: Acceptance,
+        calls: Calls,
+        responder: Responder,
+        counts: Counter[DhtCount],
+        on_request: Callable[[UnverifiedRequest, Endpoint], None],
+    ) -> None:
+        self._envelopes = envelopes
+        self._allow_private = allow_private
+        self._acceptance = acceptance
+        self._calls = calls
+        self._responder = responder
+        self._counts = counts
+        self._on_request = on_request
+
+    def receive(self, data: bytes, source: Endpoint, now: float) -> None:
+        """Take one datagram (without the control channel's framing); never raises."""
+        if self._responder.has_no_challenge_left(now) and self._envelopes.lacks_cookie(data):
+            self._counts[DhtCount.RATE_LIMITED] += 1
+            return
+        try:
+            message = self._envelopes.parse(data)
+            came_from = origin(*source, self._allow_private)
+        except OtherNetwork:
+            self._counts[DhtCount.OTHER_NETWORK] += 1
+        except Malformed:
+            self._counts[DhtCount.MALFORMED] += 1
+        else:
+            if came_from is None:
+                self._counts[DhtCount.REFUSED_ENDPOINT] += 1
+            elif isinstance(message, Challenge):
+                self._calls.challenged(message, came_from, now)
+            elif not self._acceptance.meets_cost(message.identity_key):
+                self._counts[DhtCount.UNDER_COST] += 1
+            elif isinstance(message, UnverifiedRequest):
+                self._on_request(message, came_from)
+            else:
+                self._calls.replied(message, came_from, now)
