@@ -19,6 +19,7 @@ from typing import Protocol
 
 from overlay.addresses import Endpoint
 from overlay.forwarding.answers import normalised_answers
+from overlay.forwarding.icmp_errors import prohibited, protocol_unreachable
 from overlay.forwarding.rules import ForwardingRules
 from overlay.forwarding.too_big import packet_too_big
 from overlay.ipsec.userspace.engine import UserspaceEngine
@@ -57,6 +58,8 @@ class DataPath:
         self.exit_device: PacketDevice | None = None
         self.packets_from_host = 0
         self.packets_to_host = 0
+        self.protocols_refused = 0
+        self.exit_refusals_told = 0
 
     def from_network(
         self,
@@ -76,6 +79,8 @@ class DataPath:
             permitted = self._rules.at_exit(processed.to_exit)
             if permitted:
                 self.exit_device.write_batch(permitted)
+            if len(permitted) < len(processed.to_exit):
+                self._answer_refused(processed.to_exit, permitted, now)
         worn = self._engine.has_soft_expired
         idle = not (
             processed.to_network or processed.to_host or processed.to_exit or processed.to_control
@@ -90,6 +95,8 @@ class DataPath:
         self.packets_from_host += len(packets)
         fitting = self._refuse_too_big(packets)
         normalised = self._rules.at_source(fitting)
+        if len(normalised) < len(fitting):
+            self._answer_uncarried(fitting, normalised)
         if normalised:
             self.send(normalised, now)
 
@@ -114,7 +121,29 @@ class DataPath:
         return {
             "packets_from_host": self.packets_from_host,
             "packets_to_host": self.packets_to_host,
+            "protocols_refused": self.protocols_refused,
+            "exit_refusals_told": self.exit_refusals_told,
         }
+
+    def _answer_uncarried(self, packets: Sequence[bytes], passed: Sequence[bytes]) -> None:
+        """Answer "protocol unreachable" to the local program alone, so that it need not wait."""
+        carried = set(map(id, passed))
+        answers = [protocol_unreachable(each) for each in packets if id(each) not in carried]
+        told = [answer for answer in answers if answer is not None]
+        self.protocols_refused += len(told)
+        if told and self.source_device is not None:
+            self.source_device.write_batch(told)
+
+    def _answer_refused(
+        self, packets: Sequence[bytes], passed: Sequence[bytes], now: float
+    ) -> None:
+        """Answer "prohibited" through the circuit, whichever rule of this exit refused."""
+        carried = set(map(id, passed))
+        answers = [prohibited(each) for each in packets if id(each) not in carried]
+        told = [answer for answer in answers if answer is not None]
+        self.exit_refusals_told += len(told)
+        if told:
+            self.send(told, now)
 
     def _refuse_too_big(self, packets: Sequence[bytes]) -> Sequence[bytes]:
         """Answer "packet too big" to the local program alone (RFC 1191, RFC 8201).

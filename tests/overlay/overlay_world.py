@@ -63,6 +63,7 @@ class SimulatedNode:
             MemoryDevice(),
         )
         self.rng = Random(f"rng {number}")
+        self.local_addresses = set()
         self.forgotten = []
         self.engine = UserspaceEngine(rng=self.rng)
         self.plane = build_control_plane(
@@ -72,7 +73,7 @@ class SimulatedNode:
                 network=self,
                 guard=self.guard,
                 local_address=lambda peer: self.endpoint,
-                local_addresses=frozenset,
+                local_addresses=lambda: frozenset(self.local_addresses),
                 forget_inner_addresses=lambda addresses: self.forgotten.extend(addresses),
             ),
             engine=self.engine,

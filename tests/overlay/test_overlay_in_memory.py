@@ -4,13 +4,14 @@ from ipaddress import ip_network
 
 import pytest
 from overlay_world import World
-from scapy.layers.inet import IP, UDP
+from scapy.layers.inet import ICMP, IP, UDP
 from scapy.packet import Raw
 
 from overlay.node.paths import PathState
 from overlay.node.requested_path import PathWish
 
 BOB = "203.0.113.10/32"
+HOST = "203.0.113.10"
 
 
 @pytest.fixture
@@ -76,6 +77,27 @@ def test_nobody_on_the_way_sees_both_ends(world):
 
 
 @pytest.mark.slow
+def test_what_is_not_carried_is_told_to_the_program_as_icmp(world):
+    alice = world.all[1]
+    path = open_path(world, alice)
+    leaving = exit_of(world, path)
+    sctp = bytes(IP(src=IP(inner_packet(path)).src, dst=HOST, proto=132) / Raw(bytes(40)))
+    alice.plane.datapath.from_source_device([inner_packet(path), sctp], world.now)
+    told = [IP(each) for each in alice.source_device.written]
+    assert [(each.src, each[ICMP].type, each[ICMP].code) for each in told] == [(HOST, 3, 2)]
+    assert alice.plane.datapath.counters()["protocols_refused"] == 1
+    assert world.run(5, until=lambda: leaving.exit_device.written)
+
+    alice.source_device.written.clear()
+    leaving.local_addresses.add(bytes(map(int, HOST.split("."))))
+    alice.plane.datapath.from_source_device([inner_packet(path)], world.now)
+    assert world.run(5, until=lambda: alice.source_device.written)
+    (answer,) = map(IP, alice.source_device.written)
+    assert (answer.src, answer[ICMP].type, answer[ICMP].code) == (HOST, 3, 13)
+    assert bytes(answer)[28:].endswith(b"hello bob")
+    assert leaving.plane.datapath.counters()["exit_refusals_told"] == 1
+
+
 def test_closing_leaves_nothing_of_the_circuit_anywhere(world):
     alice = world.all[1]
     path = open_path(world, alice)
