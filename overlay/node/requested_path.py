@@ -72,7 +72,8 @@ class RequestedPath:
     destination takes it over. ``served`` tells whether it ever carried packets; ``companions``
     are the paths of the same request, this one included. ``failures`` counts the circuits in a
     row that could not be had, ``fleeting`` those that were lost as soon as they were open.
-    ``takeovers`` counts the times that a standby circuit took the place of a broken one.
+    ``takeovers`` counts the times that a standby circuit took the place of a broken one, ``hasty``
+    those in a row that came soon after ``served_since``, when the broken one began to serve.
     ``trouble`` is a clause that says why the last circuit ended or could not be had.
     """
 
@@ -91,6 +92,8 @@ class RequestedPath:
     failures: int = 0
     fleeting: int = 0
     takeovers: int = 0
+    hasty: int = 0
+    served_since: float = -math.inf
     trouble: str = ""
     avoid: frozenset[NodeId] = frozenset()
     retry_at: float = math.inf

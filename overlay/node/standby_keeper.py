@@ -30,6 +30,10 @@ _FIRST_WAIT_S: Final = (0.5, 2.0)
 _WAITS_S: Final = (1.0, 5.0, 15.0, 60.0)
 """Waits before further attempts; the last one repeats."""
 
+_LASTING_S: Final = 300.0
+"""A circuit whose place is taken sooner counts as hasty. An exit that keeps silent again and again
+would otherwise see new relays, and new first hops, every few seconds, until some are its own."""
+
 
 class StandbyKeeper:
     """Owner of the ``standby`` of every path; asks for circuits one at a time."""
@@ -47,8 +51,8 @@ class StandbyKeeper:
         A path of one hop has no relay that could be replaced, and neither has one whose relays
         are all named by the user.
         """
-        if path.hops > 1 and len(path.via) < path.hops - 1:
-            path.standby = Standby(retry_at=now + self._rng.uniform(*_FIRST_WAIT_S))
+        path.served_since, path.hasty = now, 0
+        self._have_one_soon(path, now)
 
     def path_left_its_circuit(self, path: RequestedPath) -> None:
         """Forget the standby; it ends together with the circuit that it stood by for."""
@@ -76,7 +80,9 @@ class StandbyKeeper:
         del self._by_circuit[event.to]
         path.circuit, path.mix_path = event.to, path.standby.mix_path
         path.takeovers += 1
-        self.path_opened(path, now)
+        path.hasty = path.hasty + 1 if now < path.served_since + _LASTING_S else 0
+        path.served_since = now
+        self._have_one_soon(path, now)
 
     def handle_deadline(self, path: RequestedPath, now: float) -> None:
         """Ask for the standby of a path, if it is due."""
@@ -97,6 +103,14 @@ class StandbyKeeper:
         _log.debug("path.standby_asked", path=path.number, circuit=circuit)
         path.standby.circuit, path.standby.mix_path = circuit, mix_path
         self._by_circuit[circuit] = path
+
+    def _have_one_soon(self, path: RequestedPath, now: float) -> None:
+        if path.hops < 2 or len(path.via) >= path.hops - 1:
+            return
+        wait_s = self._rng.uniform(*_FIRST_WAIT_S)
+        if path.hasty:
+            wait_s = max(wait_s, _WAITS_S[min(path.hasty, len(_WAITS_S)) - 1])
+        path.standby = Standby(retry_at=now + wait_s)
 
     def _ended(self, circuit: int, now: float) -> None:
         path = self._by_circuit.pop(circuit, None)

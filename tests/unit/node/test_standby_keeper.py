@@ -83,6 +83,27 @@ def test_a_standby_that_took_over_serves_the_path_without_a_step_of_the_guard(wo
     assert world.circuits.closed == [2]
 
 
+def test_an_exit_that_keeps_silent_again_and_again_sees_few_new_relays(world):
+    """Each takeover shows other relays; waits grow until circuits last again."""
+    open_path(world)
+    now, waits = NOW, []
+    for number in range(1, 6):
+        now = world.paths.next_deadline()
+        world.paths.handle_deadline(now)
+        assert len(world.circuits.opened) == number + 1
+        now += 1
+        world.paths.handle(CircuitMoved(number, number + 1, CircuitEnd.UNANSWERED, 2), now)
+        waits.append(world.paths.next_deadline() - now)
+    assert waits[1:] == [5, 15, 60, 60]
+
+
+def test_a_standby_that_took_over_after_long_is_followed_by_another_soon(world):
+    open_path(world)
+    due(world, 2)
+    world.paths.handle(CircuitMoved(1, 2, CircuitEnd.UNANSWERED, 2), NOW + 400)
+    assert 0.5 <= world.paths.next_deadline() - NOW - 400 <= 2
+
+
 def test_a_standby_that_fails_or_is_lost_is_asked_for_again_with_longer_waits(world):
     path = open_path(world)
     due(world, 2)
