@@ -5,12 +5,15 @@ from __future__ import annotations
 from random import Random
 
 import pytest
-from apm_lab import BOB_V4, Net, lab_settings
+from apm_lab import BOB_V4, BOB_V6, Net, lab_settings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_apm_circuits_on_engines import check_empty, opened, v4
 
+from overlay.addresses import InnerAddress
+from overlay.apm.connections import ExitCircuit, OpenCircuit
 from overlay.apm.control import (
+    Confirm,
     Move,
     Teardown,
     TeardownReason,
@@ -26,6 +29,7 @@ from overlay.apm.events import (
     CircuitState,
     ExitCircuitClosed,
 )
+from overlay.apm.inner_addresses import InnerAddresses
 from overlay.errors import BackendError, LimitReached, PathError
 from overlay.ipsec.model import IpsecConfiguration
 
@@ -237,6 +241,81 @@ def test_a_guessed_ticket_moves_nothing() -> None:
     scene.net.pump(scene.exit)
     assert [h.ipsec.inner_addresses for h in scene.exit.manager._connections.hops()] == before
     assert scene.echo(1)[0] >= 45
+
+
+def exit_circuits(scene: Scene) -> list[ExitCircuit]:
+    found = scene.exit.manager._connections.hops()
+    return [circuit for circuit in found if isinstance(circuit, ExitCircuit)]
+
+
+def lent(scene: Scene) -> dict[int, InnerAddresses]:
+    return {circuit.number: circuit.ipsec.inner_addresses for circuit in exit_circuits(scene)}
+
+
+def tell_exit(scene: Scene, circuit: ExitCircuit, message: Move | Teardown) -> None:
+    scene.exit.manager._relay.receive(circuit.sas.near, message, scene.net.now)
+
+
+@pytest.mark.parametrize("lie", ["addresses", "ticket", "own"])
+def test_a_confirm_that_lies_moves_nothing(lie: str) -> None:
+    """Both circuits are lost in the end, and the path is built anew over another exit."""
+    scene = Scene()
+    scene.net.lose = lambda sender, *_: sender is scene.alice
+    source, connections = scene.alice.manager._source, scene.alice.manager._connections
+    source.link_lost(scene.net["mix1"].address, scene.net.now)
+    primary, standby = connections.source(scene.number), connections.source(scene.standby)
+    assert isinstance(primary, OpenCircuit)
+    assert isinstance(standby, OpenCircuit)
+    other = InnerAddresses(InnerAddress(bytes([100, 64, 9, 9])))
+    confirm = {
+        "addresses": Confirm(other, primary.ticket),
+        "ticket": Confirm(primary.inner_addresses, bytes(16)),
+        "own": Confirm(standby.inner_addresses, standby.ticket),
+    }[lie]
+    for _ in range(50):
+        source.receive(standby, len(standby.path), confirm, scene.net.now)
+    assert scene.moved() == []
+    scene.net.run(10)
+    assert scene.moved() == []
+    assert scene.number in {each.circuit for each in scene.alice.events_of(CircuitLost)}
+    assert scene.alice.manager.circuits() == []
+
+
+def test_a_source_that_moves_among_its_circuits_holds_no_more_than_before() -> None:
+    """Each MOVE ends one circuit, whatever IP versions, so a flood ends itself."""
+    scene = Scene()
+    for index in range(6):
+        destination = (BOB_V4, BOB_V6)[index % 2]
+        scene.net.open("alice", [f"mix{index % 3 + 1}", "exit"], destination)
+        scene.net.run(2)
+    tickets = [circuit.ticket for circuit in exit_circuits(scene)]
+    rng = Random(5)
+    while len(left := exit_circuits(scene)) > 1:
+        for ticket in rng.sample(tickets, len(tickets)):
+            circuit = rng.choice(exit_circuits(scene))
+            tell_exit(scene, circuit, Move(ticket))
+        assert len({tuple(each) for each in lent(scene).values()}) == len(exit_circuits(scene))
+        assert len(exit_circuits(scene)) < len(left)
+    scene.net.pump(scene.exit)
+    scene.net.run(10)
+    assert len(scene.exit.pool) == sum(len(list(each)) for each in lent(scene).values()) == 1
+    for report in scene.alice.manager.circuits():
+        scene.alice.manager.close(report.number, scene.net.now)
+    scene.net.pump(scene.alice)
+    scene.net.run(120)
+    check_empty(scene.net)
+
+
+def test_the_ticket_of_a_circuit_that_is_closing_moves_nothing() -> None:
+    scene = Scene()
+    first, second = exit_circuits(scene)
+    tell_exit(scene, first, Teardown(TeardownReason.CLOSED))
+    before = lent(scene)
+    tell_exit(scene, second, Move(first.ticket))
+    scene.net.pump(scene.exit)
+    assert lent(scene) == before == {second.number: second.ipsec.inner_addresses}
+    tell_exit(scene, first, Move(second.ticket))
+    assert lent(scene) == before, "and a circuit that is closing gets nothing"
 
 
 @settings(max_examples=5, deadline=None)
