@@ -1,6 +1,7 @@
 """What comes out of a circuit, or asks about one, reaches nothing that this host did not ask."""
 
 import contextlib
+import errno
 import ipaddress
 import json
 import socket
@@ -216,3 +217,46 @@ def test_errors_in_the_clear_change_nothing_about_a_circuit(underlay, filter_typ
             return [mtu_towards(alice.namespace, d) for d in (*DESTINATIONS, *others)]
 
     assert alice.namespace.call(inside) == [1300, 1300, 600, 1280]
+
+
+@pytest.mark.parametrize("index", [0, 1], ids=["IPv4", "IPv6"])
+def test_connections_end_with_the_circuit_that_carried_them_and_no_others(underlay, index):
+    alice = underlay.add_host("alice")
+    prefix, destination, inner = PREFIXES[index], DESTINATIONS[index], INNER[index]
+    mapped = [(socket.AF_INET, ""), (socket.AF_INET6, "::ffff:")]
+    families = (mapped, [(socket.AF_INET6, "")])[index]
+    packed = InnerAddress(ipaddress.ip_address(inner).packed)
+
+    def connected(family, kind, source, target, before=""):
+        new = socket.socket(family, kind)
+        new.setblocking(False)
+        new.bind((before + source, 0))
+        with contextlib.suppress(BlockingIOError):
+            new.connect((before + target, 5000))
+        return new
+
+    def inside():
+        with DestinationGuard() as guard, TunDevice.open("anon%d", 1400) as device:
+            guard.protect(prefix)
+            guard.expect(packed, device.name)
+            add_address(device.name, packed)
+            guard.carry(prefix, device.name, packed, 1300)
+            kinds = (socket.SOCK_STREAM, socket.SOCK_DGRAM)
+            made = [
+                connected(family, kind, inner, destination, before)
+                for family, before in families
+                for kind in kinds
+            ]
+            loopback = ("127.0.0.1", "::1")[index]
+            other = connected(families[0][0], socket.SOCK_DGRAM, loopback, loopback)
+            before = [each.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) for each in made]
+            guard.uncarry(prefix)
+            after = [each.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) for each in (*made, other)]
+            guard.release(prefix)
+        for each in (*made, other):
+            each.close()
+        return before, after
+
+    before, after = alice.namespace.call(inside)
+    assert set(before) == {0}
+    assert after == [errno.ECONNABORTED] * len(before) + [0]
