@@ -1,6 +1,7 @@
 """Unmodified programs use a path: TCP, UDP and ICMP, IPv4 and IPv6, both ways."""
 
 import json
+import sys
 
 import pytest
 from doctor_case import Doctor
@@ -53,6 +54,34 @@ def test_large_pings_are_carried_in_fragments(overlay, bob):
     # Over IPv6 bob learns from the first, lost answer what the exit takes (RFC 8201).
     overlay.alice.host.namespace.run([*large, "-c", "1", "-W", "1"], check=False)
     assert " 0% packet loss" in run(overlay, *large, "-c", "2")
+
+
+# Protocol 253 is for experiments (RFC 3692). Of SCTP, connection tracking takes whole packets only.
+REFUSED_AT_ONCE = """
+import errno, socket, sys
+family, level, recverr, wanted = {
+    "4": (socket.AF_INET, socket.IPPROTO_IP, 11, errno.ENOPROTOOPT),
+    "6": (socket.AF_INET6, socket.IPPROTO_IPV6, 25, errno.EPROTO),
+}[sys.argv[2]]
+with socket.socket(family, socket.SOCK_RAW, 253) as raw:
+    raw.setsockopt(level, recverr, 1)
+    raw.settimeout(5)
+    raw.connect((sys.argv[1], 0))
+    raw.send(bytes(40))
+    try:
+        raw.recv(2048)
+    except OSError as error:
+        assert error.errno == wanted, error
+    else:
+        raise AssertionError("an answer came")
+"""
+
+
+def test_programs_hear_at_once_that_a_protocol_is_not_carried(overlay, bob):
+    version = "6" if ":" in bob else "4"
+    run(overlay, sys.executable, "-c", REFUSED_AT_ONCE, bob, version, timeout_s=30)
+    counters = overlay.alice.status()["counters"]
+    assert counters["protocols_refused"] >= 1
 
 
 @pytest.mark.parametrize("reverse", [[], ["-R"]], ids=["upload", "download"])
