@@ -34,7 +34,7 @@ class LinkSettings:
         grace_s: how long replaced SAs still open what was under way.
         max_links: links at the same time. Beside accepted links (768) and those to the next hops of
             circuits of others (768, ``max_next_hops`` of circuits) it leaves room for half-open
-            links (16) and for own paths (32), so that others cannot use up what these need.
+            links (16) and for own paths (256), so that others cannot use up what these need.
         max_accepted_links: of those, how many strangers may open.
         max_accepted_links_per_prefix: of those, how many from one /24 or /56.
         max_half_open: handshakes under way that others began, from addresses that a cookie proved.
@@ -64,7 +64,7 @@ class LinkSettings:
     rekey_pause_s: float = 1.0
     endpoint_silence_s: float = 3.0
     grace_s: float = 30.0
-    max_links: int = 1600
+    max_links: int = 1856
     max_accepted_links: int = 768
     max_accepted_links_per_prefix: int = 64
     max_half_open: int = 256
