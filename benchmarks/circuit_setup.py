@@ -50,10 +50,10 @@ from overlay.work_budget import WorkBudget
 HOPS = 3
 MEASURED = 2
 START = 1_700_000_000.0
-IDLE_S = 85
+IDLE_S = 98
 """Longer than anything is remembered of signalling, but for the replay cache. The keep-alives
-follow the last packet by 30 seconds, which is every 31 to 33 steps. They lie some seconds before
-the end of the first two such times."""
+follow sixteen early ones by 30 seconds, which is every 31 to 33 steps. They lie some seconds
+before the end of the first two such times."""
 STAGES = 4
 """Resident memory is that of three more stages after the first: each stage finds the memory
 that the signalling of the one before has freed, and every hash table has doubled twice."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -61,14 +62,14 @@ class Circuit:
 def test_a_circuit_at_rest_is_asked_once_in_an_interval() -> None:
     circuit = Circuit()
     assert circuit.run(61) is None
-    assert 12 <= len(circuit.pings) <= 14, "eight measure the round trip first"
+    assert 20 <= len(circuit.pings) <= 22, "sixteen measure round trip and losses first"
     assert {position for _, position in circuit.pings} == {3}
     assert circuit.watch.rtt_s == pytest.approx(0.02, abs=0.02)
 
 
 def test_traffic_in_both_directions_needs_no_ping() -> None:
     circuit = Circuit()
-    circuit.run(3)
+    circuit.run(6)
     asked = len(circuit.pings)
     assert circuit.run(30, sends=True, hears=True) is None
     assert len(circuit.pings) == asked
@@ -119,6 +120,24 @@ def test_death_of_a_circuit_at_rest_is_noticed_within_20_seconds() -> None:
     lost = circuit.run(30)
     assert lost is not None
     assert lost - died < 12
+
+
+@pytest.mark.parametrize("answered", [0.6, 0.4])
+def test_losses_are_no_death(answered: float) -> None:
+    lost = 0
+    for seed in range(20):
+        circuit = Circuit(rtt_s=0.3)
+        rng = Random(seed)
+        ping_hop = circuit.watch.pings
+
+        def pings(
+            *arguments: Any, ask: Any = ping_hop, draw: Random = rng
+        ) -> list[tuple[int, Ping]]:
+            return [each for each in ask(*arguments) if draw.random() < answered]
+
+        circuit.watch.pings = pings  # type: ignore[method-assign]
+        lost += circuit.run(60) is not None
+    assert lost <= 1
 
 
 def test_a_long_round_trip_is_no_death() -> None:
