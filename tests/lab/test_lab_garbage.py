@@ -79,9 +79,8 @@ def link_spi(relay, alice, web):
     )
 
 
-def counted(relay):
-    counters = relay.status()["counters"]
-    return counters["udp_received"], counters.get("udp_dropped_by_kernel", 0)
+def dropped_by_kernel(relay):
+    return relay.status()["counters"].get("udp_dropped_by_kernel", 0)
 
 
 def test_a_path_carries_and_is_not_rebuilt_under_floods_of_every_kind(scene):
@@ -98,14 +97,16 @@ def test_a_path_carries_and_is_not_rebuilt_under_floods_of_every_kind(scene):
         ("ESP, known SPI, wrong ICV",),
         ("ESP, known SPI, wrong ICV", *peer),
     ]:
-        received, dropped = counted(relay)
+        dropped = dropped_by_kernel(relay)
         program = flood(relay, attacker, kinds[name], 1.5, *source)
         time.sleep(0.5)  # the flood has begun
-        assert fetch(alice, web) == CONTENT, name
+        # Strangers have limits only while circuits carry packets.
+        while program.poll() is None:
+            assert fetch(alice, web) == CONTENT, name
         program.wait(20)
-        now_received, now_dropped = counted(relay)
-        assert now_dropped - dropped > 5000, name  # the node never sees most of a flood
-        assert now_received - received < 20_000, name
+        now_dropped = dropped_by_kernel(relay)
+        # Of 30,000 datagrams: what the node reads beside them is the file.
+        assert now_dropped - dropped > 12_000, name
     (after,) = alice.ask("path", "list")
     assert after["state"] == "open"
     assert after["inner_addresses"] == before["inner_addresses"]  # the exit lends others anew
