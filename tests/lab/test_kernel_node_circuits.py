@@ -312,6 +312,34 @@ SEEN = (
 )
 
 
+def test_a_relay_follows_its_address_and_the_kernel_carries_its_circuits_there(overlay):
+    mix, target = overlay.nodes["mixk"].host, overlay.targets()[0]
+    old, other = mix.ipv4.ip, mix.ipv4.ip + 7
+    for before, now in ((old, other), (other, old)):
+        with overlay.path("alicek", ["mixk", "exitk"], target):
+            overlay.ping("alicek", target)
+        mix.namespace.configure(
+            [
+                f"address del {before}/16 dev {mix.interface}",
+                f"address add {now}/16 dev {mix.interface}",
+                f"route add default via {mix.ipv4.network.network_address + 1} src {now}",
+            ]
+        )
+        wait_until("the news", lambda now=now: knows_at(overlay, "mixk", now), timeout_s=BUSY_S)
+    with overlay.path("alicek", ["mixk", "exitk"], target):
+        overlay.ping("alicek", target)
+
+
+def knows_at(overlay, name, address):
+    """Tell whether a source and an exit know that a node is at an address."""
+    told = []
+    for asking in ("alicek", "exitk"):
+        with client(overlay.nodes[asking]) as asked:
+            found = {each.overlay_address: each.endpoints for each in asked.peers()}
+        told.append(found.get(overlay.nodes[name].overlay_address, ()))
+    return all(endpoints == (f"{address}:4500",) for endpoints in told)
+
+
 def test_two_hundred_circuits_come_and_go_without_a_trace(overlay):
     """Alice's own stack runs in this process: a program each would take minutes to start."""
     alice = overlay.nodes["alicek"]
@@ -388,34 +416,6 @@ async def one_round(node, plane, path, count, looked=None, look=None):
         plane.circuits.close(each.number, now)
     node.service._running.settle(now)
     await trio.sleep(LINGERING_S)
-
-
-def test_a_relay_follows_its_address_and_the_kernel_carries_its_circuits_there(overlay):
-    mix, target = overlay.nodes["mixk"].host, overlay.targets()[0]
-    old, other = mix.ipv4.ip, mix.ipv4.ip + 7
-    for before, now in ((old, other), (other, old)):
-        with overlay.path("alicek", ["mixk", "exitk"], target):
-            overlay.ping("alicek", target)
-        mix.namespace.configure(
-            [
-                f"address del {before}/16 dev {mix.interface}",
-                f"address add {now}/16 dev {mix.interface}",
-                f"route add default via {mix.ipv4.network.network_address + 1} src {now}",
-            ]
-        )
-        wait_until("the news", lambda now=now: knows_at(overlay, "mixk", now), timeout_s=BUSY_S)
-    with overlay.path("alicek", ["mixk", "exitk"], target):
-        overlay.ping("alicek", target)
-
-
-def knows_at(overlay, name, address):
-    """Tell whether a source and an exit know that a node is at an address."""
-    told = []
-    for asking in ("alicek", "exitk"):
-        with client(overlay.nodes[asking]) as asked:
-            found = {each.overlay_address: each.endpoints for each in asked.peers()}
-        told.append(found.get(overlay.nodes[name].overlay_address, ()))
-    return all(endpoints == (f"{address}:4500",) for endpoints in told)
 
 
 def test_without_the_privilege_the_kernel_is_refused_with_a_sentence(overlay):
