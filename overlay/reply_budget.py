@@ -1,6 +1,6 @@
 """Replies that ask a stranger for a proof of its address: so many a second, and no more.
 
-They are counted continuously, because whoever sends first in each slot of time would use up a
+They are counted continuously, because the first sender in each slot of time would use up a
 budget of slots, and the honest stranger that comes later would get no reply in any of them.
 
 Such a reply costs several times as much as what else a message without a proof makes a node

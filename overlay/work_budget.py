@@ -4,7 +4,7 @@ Bounds on memory do not bound work: a message that is refused in the end has cos
 exchange or a signature first. This budget is asked before such work begins. It is shared by
 all blocks and fair by prefix, because it is a :class:`~overlay.fair_rate.FairRate`: an address gets
 at most a ninth of it, a provider a third, and a newcomer something, at every moment. It is
-continuous, because a budget of slots is used up by whoever sends first in each slot.
+continuous, because a budget of slots is used up by the first sender in each slot.
 """
 
 from __future__ import annotations

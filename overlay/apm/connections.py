@@ -109,7 +109,7 @@ class RelayedCircuit:
 
 @dataclass(frozen=True, slots=True)
 class ExitCircuit:
-    """Somebody's circuit that ends here; ``confirmations`` counts those sent.
+    """A circuit of another node that ends here; ``confirmations`` counts those sent.
 
     ``ticket`` belongs to the inner addresses and moves with them to another circuit.
     """

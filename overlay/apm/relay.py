@@ -329,7 +329,7 @@ class RelaySide:
         """Lend this circuit the inner addresses of a ticket; the circuit that had them ends.
 
         CONFIRM tells what this circuit has afterwards. A MOVE that came before, or whose ticket
-        nobody has any more, changes nothing and gets the same answer.
+        no circuit has any more, changes nothing and gets the same answer.
         """
         other = self._connections.exit_with(ticket)
         if other is None or other.number == circuit.number:

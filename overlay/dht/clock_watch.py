@@ -40,7 +40,7 @@ class ClockWatch:
         self._ahead: OrderedDict[NodeId, tuple[float, float]] = OrderedDict()
 
     def heard(self, node_id: NodeId, time_s: float, now: float) -> None:
-        """Take what a node said at ``now``, in an answer that nobody else can have made."""
+        """Take what a node said at ``now``, in an answer that no other node can have made."""
         self._ahead.pop(node_id, None)
         self._ahead[node_id] = (now - time_s, now)
         if len(self._ahead) > _MAX_PEERS:

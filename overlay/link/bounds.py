@@ -89,7 +89,7 @@ class AcceptedTable:
     ) -> bool:
         """Count a link, if it is one of these, at the endpoint that its peer has proved.
 
-        Whoever opened it may have sent the first copy of its initiation from a forged address.
+        The peer may have sent the first copy of its initiation from a forged address.
 
         Returns:
             False if the prefixes of ``endpoint`` have no room; the link then counts nowhere. One

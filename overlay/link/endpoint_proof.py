@@ -1,6 +1,6 @@
 r"""Which endpoint a pair is for: a state machine that believes round trips alone.
 
-Whoever sees a packet on its way can send a copy of it from elsewhere. So a packet that arrives
+An observer of a packet can send a copy of it from elsewhere. So a packet that arrives
 from an endpoint does not prove that the peer is there. What proves it is a *challenge*: a token
 that is sent to that endpoint only, and that the peer must echo from there. The token names the
 endpoint, so a peer that is not behind NAT can tell that the endpoint is its own address. Each
@@ -56,7 +56,7 @@ __all__ = [
 _NAME_BYTES: Final = 18
 _SECRET_BYTES: Final = 8
 TOKEN_BYTES: Final = _NAME_BYTES + _SECRET_BYTES
-"""The endpoint that it is sent to, and random bytes that nobody can guess within its lifetime."""
+"""The endpoint that it is sent to, and random bytes that cannot be guessed within its lifetime."""
 
 _ASK_S: Final = 0.05
 """How often the endpoint in use is asked at first: at least three times before a link moves."""

@@ -161,7 +161,7 @@ class SentInitiation:
     def is_from_responder(self, response: Response) -> bool:
         """Tell whether a response was made by the reader of this initiation, for one hash.
 
-        Reading a forged one costs two key exchanges, and whoever has seen the index can send many.
+        Reading a forged one costs two key exchanges, and an observer of the index can send many.
         """
         return hmac.compare_digest(response.mac, _response_mac(self._noise.binding(), response))
 

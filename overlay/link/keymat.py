@@ -38,7 +38,7 @@ class PairSecrets:
 
     ``notice_out`` authenticates the notices that this side sends, ``notice_in`` the peer's.
     ``cookie`` is the same on both sides. It serves a later initiation as a cookie would, which
-    nobody else can invent.
+    no other node can invent.
     """
 
     keys: LinkKeys

@@ -106,7 +106,7 @@ class _Symmetric:
         return self._stepped().mix_hash(sealed), plaintext
 
     def binding(self) -> bytes:
-        """Return a key that both sides know, and nobody else, as soon as message 1 is written.
+        """Return a key that both sides alone know, as soon as message 1 is written.
 
         The chaining key is otherwise a key of HMAC for 32-byte secrets alone, so the label
         keeps this use apart.

@@ -76,7 +76,7 @@ class OverlayNode:
         host: the operating system; Linux unless a test has another.
 
     If the host's time is set by more than two minutes, :meth:`wait_stopped` returns and
-    ``clock_was_set`` is True: whoever runs the node makes a new one, as :func:`run_node` does.
+    ``clock_was_set`` is True: the caller makes a new node, as :func:`run_node` does.
     """
 
     def __init__(

@@ -25,7 +25,7 @@ class DatagramSink(Protocol):
         ...
 
     def send_whole(self, batch: Sequence[tuple[bytes, Endpoint]]) -> None:
-        """Send without waiting what nobody may fragment."""
+        """Send without waiting what must not be fragmented."""
         ...
 
 

@@ -17,7 +17,7 @@ from overlay.ipsec.xfrm.netlink import XfrmEvents
 __all__ = ["MovedPeers"]
 
 _BUFFER_BYTES: Final = 16_384
-"""Some twenty messages: whoever copies packets must not make this process read one for each."""
+"""Some twenty messages, because copied packets must not make this process read one for each."""
 
 _ADDRESS_BYTES: Final = {int(socket.AF_INET): 4, int(socket.AF_INET6): 16}
 
