@@ -49,6 +49,7 @@ __all__ = [
 
 _KEY_FILE: Final = "identity.key"
 _PATHS_FILE: Final = "paths.json"
+_LAST_SIGNED_FILE: Final = "last_signed.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,11 @@ class NodeSettings:
     def paths_file(self) -> Path:
         """The file of the paths that the user opened and did not close."""
         return self.state_dir / _PATHS_FILE
+
+    @property
+    def last_signed_file(self) -> Path:
+        """The file of the highest numbers that this node has signed."""
+        return self.state_dir / _LAST_SIGNED_FILE
 
 
 @dataclass(frozen=True, slots=True)

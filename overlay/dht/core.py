@@ -43,7 +43,7 @@ from overlay.dht.publishing import Publisher
 from overlay.dht.reach import KnownEndpoints, Reach
 from overlay.dht.reception import Reception
 from overlay.dht.responder import Responder
-from overlay.dht.routing import Table
+from overlay.dht.routing import Table, flipped
 from overlay.dht.schedule import Pace, Schedule, Task
 from overlay.dht.settings import DhtSettings
 from overlay.dht.storage import Store, VerifyRecord, verified_record
@@ -180,6 +180,7 @@ class Dht:
         )
         self._crawl_pace = Pace(settings.crawl_first_interval_s, settings.crawl_interval_s, rng)
         self._crawl: Crawl | None = None
+        self._crawl_again_from = 0.0
         self._watch = EclipseWatch(settings.k)
         self.activity = DhtActivity()
 
@@ -280,6 +281,10 @@ class Dht:
         )
         self.activity.crawls += 1
         self._walks.launch(self._crawl, self._crawled)
+
+    def hasten_crawl(self, now: float) -> None:
+        """Crawl soon, because nodes may have moved; after a pause if one has just ended."""
+        self._schedule.hasten(Task.CRAWL, max(now, self._crawl_again_from) + self._rng.random())
 
     def leave(self, now: float) -> None:
         """Say goodbye to the contacts and to those who store our descriptor; then be silent.
@@ -449,7 +454,7 @@ class Dht:
         if reach and self._watch.suspects(self._own_id, self._now):
             top = min(reach.bit_length(), 8 * NODE_ID_BYTES - 1)
             for bit in range(max(0, top - 1 - self._settings.k.bit_length()), top + 1):
-                self._look_up(_flipped(self._own_id, bit), self._publisher.store_more)
+                self._look_up(flipped(self._own_id, bit), self._publisher.store_more)
 
     # Crawling.
 
@@ -479,6 +484,8 @@ class Dht:
         if self._membership.phase is Phase.JOINED:
             spent_s = crawl.queries_sent / self._settings.crawl_queries_per_s
             self._schedule.at(Task.CRAWL, self._now + max(self._crawl_pace.next(), spent_s))
+            least_s = self._settings.crawl_first_interval_s
+            self._crawl_again_from = self._now + max(least_s, spent_s)
 
     def _be_present(self, now: float) -> None:
         self._now = now
@@ -487,11 +494,6 @@ class Dht:
 
     def _clock(self) -> float:
         return self._now
-
-
-def _flipped(node_id: NodeId, bit: int) -> NodeId:
-    number = int.from_bytes(node_id, "big") ^ (1 << bit)
-    return NodeId(number.to_bytes(NODE_ID_BYTES, "big"))
 
 
 def _ignore(_: object) -> None:

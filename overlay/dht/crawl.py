@@ -31,6 +31,7 @@ from overlay.dht.eclipse import nearest_numbers
 from overlay.dht.introductions import Introductions
 from overlay.dht.lookup import Query
 from overlay.dht.messages import Contact, Contacts, FindNode, FindRecord, Record, Reply
+from overlay.dht.routing import flipped
 from overlay.dht.settings import DhtSettings
 from overlay.errors import PeerError
 
@@ -248,8 +249,7 @@ class Crawl:
         """Ask near its id and in one far bucket, of the about log2(n / k) that are full."""
         far_buckets = max(1, (len(self._nodes) // self._settings.k).bit_length() + 1)
         bit = 8 * NODE_ID_BYTES - 1 - self._rng.randrange(far_buckets)
-        number = int.from_bytes(contact.node_id, "big") ^ (1 << bit)
-        far = NodeId(number.to_bytes(NODE_ID_BYTES, "big"))
+        far = flipped(contact.node_id, bit)
         return [Query(contact, FindNode(contact.node_id)), Query(contact, FindNode(far))]
 
     def _turn_to_the_silent(self) -> None:

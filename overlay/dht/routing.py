@@ -33,7 +33,7 @@ from overlay.dht.admission import IPV6_SUBNET_BYTES, source_group
 from overlay.dht.messages import Contact
 from overlay.dht.settings import DhtSettings
 
-__all__ = ["Bucket", "Entry", "Table", "distance", "silence_package_loggers"]
+__all__ = ["Bucket", "Entry", "Table", "distance", "flipped", "silence_package_loggers"]
 
 _IPV6_PROVIDER_BYTES: Final = 4
 """A /32: the least that a registry gives to a provider."""
@@ -56,6 +56,12 @@ silence_package_loggers()
 def distance(one: bytes, other: bytes) -> int:
     """Return the XOR distance of two ids."""
     return int.from_bytes(one, "big") ^ int.from_bytes(other, "big")
+
+
+def flipped(node_id: NodeId, bit: int) -> NodeId:
+    """Return an id with one bit flipped; bit 0 is the lowest one."""
+    number = int.from_bytes(node_id, "big") ^ (1 << bit)
+    return NodeId(number.to_bytes(NODE_ID_BYTES, "big"))
 
 
 class Entry:

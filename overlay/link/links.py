@@ -82,6 +82,7 @@ class Links:
         draw_index: Callable[[], int] | None = None,
         moves_end_links: bool = False,
         probes_sizes: bool = False,
+        clock: InitiationClock | None = None,
     ) -> None:
         """Prepare a node without links.
 
@@ -100,6 +101,7 @@ class Links:
             moves_end_links: the backend cannot let a link go on at another endpoint, so that more
                 is asked before one moves.
             probes_sizes: find out how large the datagrams of links may be.
+            clock: stamps our initiations.
 
         Raises:
             ValueError: ``suites`` is empty or names another suite.
@@ -111,7 +113,7 @@ class Links:
             rng=rng,
             numbers=LinkNumbers(draw_index or partial(rng.getrandbits, 32), allocate, release),
             outbox=Outbox(),
-            clock=InitiationClock(),
+            clock=clock or InitiationClock(),
             local_endpoint=local_endpoint,
             moves_end_links=moves_end_links,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from overlay.errors import Replayed
@@ -14,12 +15,15 @@ MICROSECONDS: Final = 1_000_000
 class InitiationClock:
     """Stamps our own initiations: microseconds of Unix time, and never the same twice."""
 
-    def __init__(self) -> None:
-        self._last = 0
+    def __init__(self, last: int = 0, stamped: Callable[[int], None] = lambda _: None) -> None:
+        """Begin above ``last``; each timestamp is told to ``stamped`` before it is used."""
+        self._last = last
+        self._stamped = stamped
 
     def stamp(self, now: float) -> int:
         """Return the next timestamp, greater than all before."""
         self._last = max(int(now * MICROSECONDS), self._last + 1)
+        self._stamped(self._last)
         return self._last
 
 

@@ -29,6 +29,7 @@ from overlay.ipsec.suites import SUITES
 from overlay.ipsec.userspace.engine import UserspaceEngine
 from overlay.link.lifetimes import link_limits
 from overlay.link.links import DEFAULT_LINK_SUITES, Links
+from overlay.link.replay import InitiationClock
 from overlay.node.control_plane import ControlPlane
 from overlay.node.datapath import DataPath
 from overlay.node.mix_choice import MixChoice
@@ -65,7 +66,8 @@ class Surroundings:
     """What the cores need of the world; shells in a node, fakes in tests and simulations.
 
     ``marks`` are what the numbers that this node draws have in common, if the network asks for
-    it. ``probes_sizes`` tells that datagrams can be lost because of their size.
+    it. ``probes_sizes`` tells that datagrams can be lost because of their size. ``initiations``
+    stamps the handshakes of links above those of earlier processes.
     """
 
     network: DatagramSink
@@ -76,6 +78,7 @@ class Surroundings:
     marks: Marks | None = None
     inner_in_use: Callable[[bytes], bool] = lambda _: False
     probes_sizes: bool = False
+    initiations: InitiationClock | None = None
 
 
 def path_mtu(configuration: Configuration, *, in_kernel: bool = False) -> int:
@@ -189,6 +192,7 @@ def wire_control_plane(
         draw_index=None if marks is None else partial(marks.numbers.draw_spi, rng),
         moves_end_links=backend.capabilities().in_kernel,
         probes_sizes=surroundings.probes_sizes and not backend.capabilities().in_kernel,
+        clock=surroundings.initiations,
     )
     circuits = SignallingManager(
         identity,
@@ -222,6 +226,7 @@ def wire_control_plane(
         esp_suite=configuration.ipsec.esp_suite,
         rng=rng,
         versions=lambda: dht.versions,
+        look_again=dht.hasten_crawl,
     )
     standbys = StandbyKeeper(circuits, choice, rng) if configuration.apm.standby else None
     paths = Paths(circuits=circuits, guard=surroundings.guard, choice=choice, standbys=standbys)

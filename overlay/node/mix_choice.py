@@ -41,6 +41,7 @@ class MixChoice:
         esp_suite: int,
         rng: Random,
         versions: Callable[[], frozenset[int]],
+        look_again: Callable[[float], None] = lambda _: None,
     ) -> None:
         self._table = table
         self._selector = selector
@@ -49,6 +50,7 @@ class MixChoice:
         self._esp_suite = esp_suite
         self._rng = rng
         self._versions = versions
+        self._look_again = look_again
 
     def select(self, path: RequestedPath, now: float) -> MixPath:
         """Choose among those who answered lately and did not fail, as long as there is a path.
@@ -66,17 +68,23 @@ class MixChoice:
             if avoid:
                 with contextlib.suppress(NoSuitablePath):
                     return selector.select(self._request(path, avoid), view, self._rng)
+        self._look_again(now)
         path.avoid = frozenset()
         return selector.select(self._request(path, path.avoid), view, self._rng)
 
     def has_other(self, path: RequestedPath, now: float) -> bool:
-        """Tell whether a path is left that goes through none of the Mix-nodes that failed."""
+        """Tell whether a path is left that goes through none of the Mix-nodes that failed.
+
+        If not, they may have moved: the overlay is crawled soon. A lookup of one of them would
+        tell other nodes through which ones this node wants a path.
+        """
         if not path.avoid:
             return True
         try:
             request = self._request(path, path.avoid)
             self._selector(path.strategy).select(request, self._table.view(now), self._rng)
         except OverlayError:
+            self._look_again(now)
             return False
         return True
 

@@ -45,19 +45,22 @@ def own_descriptor(
     esp_suites: frozenset[int],
     exit_versions: frozenset[int],
     now: float,
+    sequence: int,
     refused: tuple[IpNetwork, ...] = (),
 ) -> MixDescriptor:
     """Sign this node's Mix descriptor; an exit is one over ``exit_versions`` alone.
 
     ``refused`` are networks that circuits do not reach whatever the configuration permits.
 
-    The sequence number is the time in milliseconds: it grows over restarts without a file.
+    ``sequence`` is above that of every descriptor that this identity has signed before.
 
     Raises:
         ConfigurationError: the descriptor would be too large, or is not acceptable to others.
     """
     try:
-        return _signed(configuration, identity, endpoints, esp_suites, exit_versions, now, refused)
+        return _signed(
+            configuration, identity, endpoints, esp_suites, exit_versions, now, sequence, refused
+        )
     except ValueError as error:
         raise ConfigurationError(
             f"{error}; write a shorter [exit] policy, or correct [network] advertise."
@@ -71,6 +74,7 @@ def _signed(
     esp_suites: frozenset[int],
     exit_versions: frozenset[int],
     now: float,
+    sequence: int,
     refused: tuple[IpNetwork, ...],
 ) -> MixDescriptor:
     policy, roles = configuration.exit_policy(), roles_of(configuration, exit_versions)
@@ -85,7 +89,7 @@ def _signed(
         roles=roles,
         exit_policy=policy,
         bandwidth_kbit=configuration.network.bandwidth_kbit,
-        sequence=int(now * 1000),
+        sequence=sequence,
         valid_from=int(now) - _BACKDATED_S,
         expires=int(now) - _BACKDATED_S + _VALIDITY_S,
     )

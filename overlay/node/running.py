@@ -46,6 +46,7 @@ from overlay.node.exit_watch import ExitWatch
 from overlay.node.exposure import exposed_versions
 from overlay.node.host import Host
 from overlay.node.inherited import guard_first, inherited, permanent_wishes, remembered
+from overlay.node.last_signed import LastSigned
 from overlay.node.location import Location
 from overlay.node.own_descriptor import RESIGN_INTERVAL_S, own_descriptor, roles_of
 from overlay.node.own_endpoints import OwnEndpoints
@@ -106,9 +107,9 @@ class RunningNode:
         self.paths_not_remembered = 0
         self._files_set_aside = 0
         self._hints: list[Contact] = []
-        self._signed_at = 0.0
         self.clock_was_set = trio.Event()
         node = configuration.node
+        self._last_signed = LastSigned(node.last_signed_file, self.started_at)
         self._path_file = PathFile(node.paths_file, remembers=configuration.paths.remember)
         try:
             self._remembered = remembered(self._path_file, configuration)
@@ -171,6 +172,7 @@ class RunningNode:
             marks=self.sockets.marks,
             inner_in_use=self._inner_in_use,
             probes_sizes=True,
+            initiations=self._last_signed.initiations,
         )
         return wire_control_plane(
             self.configuration,
@@ -437,8 +439,6 @@ class RunningNode:
     def _publish(self, now: float) -> None:
         if not self.roles:
             return  # a node that serves no others has nothing to tell
-        # The sequence number is the time in ms, and two changes of the host may share one.
-        now = self._signed_at = max(now, self._signed_at + 0.002)
         descriptor = own_descriptor(
             self.configuration,
             self.identity,
@@ -446,6 +446,7 @@ class RunningNode:
             esp_suites=self.shell.backend.capabilities().suites,
             exit_versions=self.exit_versions,
             now=now,
+            sequence=self._last_signed.next_sequence(now),
             refused=role.own_links if (role := self.shell.exit_role) is not None else (),
         )
         self.plane.dht.publish(descriptor, now)

@@ -89,7 +89,7 @@ class SimulatedNode:
 
     send_whole = send_batch
 
-    def join(self, bootstrap):
+    def publish(self):
         now = self.world.now
         descriptor = own_descriptor(
             self.configuration,
@@ -98,8 +98,13 @@ class SimulatedNode:
             esp_suites=self.engine.capabilities().suites,
             exit_versions=frozenset((4, 6)),
             now=now,
+            sequence=int(now * 1000),
         )
         self.plane.dht.publish(descriptor, now)
+
+    def join(self, bootstrap):
+        now = self.world.now
+        self.publish()
         self.plane.dht.bootstrap([] if bootstrap is self else [bootstrap.endpoint], now)
         self.plane.settle(now)
 
@@ -140,6 +145,16 @@ class World:
         fresh = SimulatedNode(self, number, exits=node.configuration.roles.exit)
         self.all[self.all.index(node)] = self.nodes[node.endpoint] = fresh
         fresh.join(self.all[0] if node is not self.all[0] else self.all[1])
+
+    def move(self, node, endpoint):
+        """Let a node's host have another address; its node signs and tells it at once."""
+        del self.nodes[node.endpoint]
+        self.nodes[endpoint] = node
+        node.endpoint = endpoint
+        node.plane.dht.relocate((endpoint,), (4, 6), self.now)
+        node.publish()
+        node.plane.renew_links(self.now)
+        node.plane.settle(self.now)
 
     def alive(self):
         return [node for node in self.all if node.endpoint not in self.crashed]

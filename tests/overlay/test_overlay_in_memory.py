@@ -7,6 +7,7 @@ from overlay_world import World
 from scapy.layers.inet import ICMP, IP, UDP
 from scapy.packet import Raw
 
+from overlay.addresses import Endpoint
 from overlay.node.paths import PathState
 from overlay.node.requested_path import PathWish
 
@@ -193,3 +194,22 @@ def test_a_first_hop_that_restarted_without_a_word_is_reached_again_at_once(worl
     alice.plane.settle(world.now)
     assert world.run(8, until=again.settled.is_set)
     assert again.state is PathState.OPEN, again.error
+
+
+def test_a_relay_that_moved_is_found_by_a_source_that_needs_it(world):
+    """The source did not hear of it, as in an overlay where it stores no record of that relay."""
+    alice = world.all[1]
+    world.run(1200)  # until crawls have their full interval
+    path = open_path(world, alice)
+    chosen = tuple(hop.node_id for hop in path.mix_path.hops)
+    alice.close(path)
+    world.run(120)
+    first = next(node for node in world.all if node.identity.node_id == chosen[0])
+    world.crash(alice)
+    world.move(first, Endpoint("11.99.0.1", 4500))
+    world.run(20)
+    world.crashed.clear()
+    wish = PathWish(ip_network(BOB), 3, "explicit", chosen)
+    [again] = alice.plane.paths.request_all([wish], world.now)
+    alice.plane.settle(world.now)
+    assert world.run(30, until=lambda: again.state is PathState.OPEN), again.error
