@@ -63,6 +63,8 @@ class ApmDrop(enum.Enum):
     LIMIT = "a limit held"
     UNKNOWN_CIRCUIT = "no such circuit"
     UNEXPECTED = "unexpected in this state"
+    LATE = "an answer to what was answered before"
+    """Requests are repeated until an answer comes, so a slow network brings more than one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ Waits follow the measured round trip as in RFC 6298, section 2 (mean and deviati
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from random import Random
 from typing import Final
@@ -44,8 +45,9 @@ on the circuit, and a stream with answers would let no other PING follow. So the
 
 _SAMPLE_PAUSE_S: Final = 0.25
 
-_MOST_OVERTAKEN: Final = 8
-"""PINGs remembered whose PONG is under way while other packets were heard."""
+_MOST_OVERTAKEN: Final = 32
+"""PINGs remembered whose PONG is under way while other packets were heard: eight rounds to four
+hops."""
 
 _FIRST_ANSWERED: Final = 0.4
 """Share of PINGs that are taken to be answered before any was sent."""
@@ -97,7 +99,7 @@ class CircuitWatch:
         self._traffic = Traffic()
         self._deviation_s = 0.0
         self._asked: dict[bytes, tuple[int, float]] = {}
-        self._overtaken: dict[bytes, float] = {}
+        self._overtaken: dict[bytes, tuple[int, float | None]] = {}
         self._asked_since: float | None = None
         self._sent_since: float | None = None
         self._active_until = now
@@ -170,7 +172,7 @@ class CircuitWatch:
             self._grace_s = 0.0
         elif sent and self._sent_since is None:
             self._sent_since = now
-        if now - self._due > _STALL_S and self._asked_since is not None:
+        if self._stalled(now) and self._asked_since is not None:
             self._ask_anew(now)
         if self._asked_since is not None:
             return now >= self._ask_at and len(self._asked) < _MOST_ASKED
@@ -193,31 +195,45 @@ class CircuitWatch:
         positions = range(self._hops, 0, -1) if again else (self._hops,)
         return [(position, self._ping(position, rng, now)) for position in positions]
 
-    def repeat(self) -> Ping | None:
-        """Return the latest PING to the exit once more if it is unanswered."""
-        unanswered = self._to_exit()
-        return Ping(unanswered[-1]) if unanswered else None
+    def repeat(self, rng: Random, now: float) -> Ping | None:
+        """Return another PING to the exit if one is unanswered.
+
+        It is a new one, because two answers to one PING would leave open which of them measures
+        the round trip (RFC 6298, section 3).
+        """
+        if not self._to_exit() or len(self._asked) >= _MOST_ASKED:
+            return None
+        return self._ping(self._hops, rng, now)
 
     def answered(self, position: int, pong: Pong, now: float) -> bool:
         """Take an answer of the hop at ``position``; False if it answers no open PING."""
         asked = self._asked.get(pong.echo)
-        if asked is None and position == self._hops and pong.echo in self._overtaken:
-            self._measure(now - self._overtaken.pop(pong.echo))
-            return True
-        if asked is None or asked[0] != position:
+        if asked is None:
+            return self._answered_late(position, pong.echo, now)
+        if asked[0] != position:
             return False
         if position < self._hops:
             del self._asked[pong.echo]
             self._answered_to = max(self._answered_to, position)
             return True
         del self._asked[pong.echo]
-        self._measure(now - asked[1])
+        self._measure(asked[1], now)
         self._heard(now)
         # Only PONGs come back, so this stream has no answers of its own: ask less often.
         self._grace_s = min(2 * self._grace(), _LONGEST_GRACE_S)
         return True
 
     # --- parts ---
+
+    def _answered_late(self, position: int, echo: bytes, now: float) -> bool:
+        """Take an answer that other packets have overtaken; that of the exit is measured."""
+        position_asked, asked_at = self._overtaken.get(echo, (None, None))
+        if position_asked != position:
+            return False
+        del self._overtaken[echo]
+        if position == self._hops and asked_at is not None:
+            self._measure(asked_at, now)
+        return True
 
     def _ping(self, position: int, rng: Random, now: float) -> Ping:
         echo = rng.randbytes(ECHO_BYTES)
@@ -243,25 +259,36 @@ class CircuitWatch:
 
     def _heard(self, now: float) -> None:
         for echo in self._to_exit():
-            self._overtaken[echo] = self._asked[echo][1]
             if now - self._asked[echo][1] > self._wait_s():
                 self._count(answered=False)
-            if len(self._overtaken) > _MOST_OVERTAKEN:
-                del self._overtaken[next(iter(self._overtaken))]
-        self._asked.clear()
+        # Answers of hops before the exit are under way as well. They are expected, too.
+        self._set_aside(self._asked)
         self._asked_since = self._sent_since = None
         self._answered_to = 0
         self._rest_until = now + self._times.interval_s
 
     def _ask_anew(self, now: float) -> None:
-        """Count no silence in which this process itself did not run."""
-        self._asked.clear()
+        """Count no silence in which this process itself did not run.
+
+        Answers that waited for it meanwhile are expected, but they measure no round trip.
+        """
+        self._set_aside({echo: (position, None) for echo, (position, _) in self._asked.items()})
         self._asked_since, self._ask_at, self._answered_to = now, now, 0
+
+    def _set_aside(self, asked: Mapping[bytes, tuple[int, float | None]]) -> None:
+        """Wait for no answer any more, but expect those that are under way."""
+        self._overtaken.update(asked)
+        while len(self._overtaken) > _MOST_OVERTAKEN:
+            del self._overtaken[next(iter(self._overtaken))]
+        self._asked.clear()
 
     def _next_sample(self) -> float:
         return self._sample_at if self._samples < _FIRST_SAMPLES else math.inf
 
-    def _measure(self, rtt_s: float) -> None:
+    def _measure(self, asked_at: float, now: float) -> None:
+        if self._stalled(now):  # the answer waited for this process
+            return
+        rtt_s = now - asked_at
         self._samples += 1
         self._count(answered=True)
         if self.rtt_s is None:
@@ -275,6 +302,9 @@ class CircuitWatch:
     def _count(self, *, answered: bool) -> None:
         """Learn which share of PINGs gets an answer here: slowly, because luck misleads."""
         self._answered += (answered - self._answered) / _FIRST_SAMPLES
+
+    def _stalled(self, now: float) -> bool:
+        return now - self._due > _STALL_S
 
     def _wait_s(self) -> float:
         return _FIRST_WAIT_S if self.rtt_s is None else self.rtt_s + 4 * self._deviation_s

@@ -179,7 +179,7 @@ class SourceRekeying:
     def _on_answer(self, exchange: _Exchange, answer: RekeyAnswer, now: float) -> None:
         attempt = exchange.attempt
         if attempt is None or attempt.offer.generation != answer.generation:
-            self._board.count(ApmDrop.UNEXPECTED)
+            self._board.count(_why_dropped(exchange, answer))
             return
         replaced = self._sas(exchange.owner)
         secrets = attempt.key.agree(replaced, attempt.offer, answer, answer.share)
@@ -209,7 +209,7 @@ class SourceRekeying:
             or exchange.replaced is None
             or agreed.switch.generation != message.generation
         ):
-            self._board.count(ApmDrop.UNEXPECTED)
+            self._board.count(_why_dropped(exchange, message))
         elif not hmac.compare_digest(agreed.switched_tag, message.tag):
             raise NotAuthentic("the hop does not have the new keys")
         else:
@@ -342,6 +342,11 @@ class SourceRekeying:
     def _sas(self, owner: _Owner) -> OnionSas:
         circuit, position = self._circuit(owner)
         return circuit.ipsec.hops[position - 1]
+
+
+def _why_dropped(exchange: _Exchange, answer: RekeyAnswer | RekeySwitched) -> ApmDrop:
+    """Tell an answer to a request that was repeated from one to what was never asked."""
+    return ApmDrop.LATE if answer.generation <= exchange.attempts else ApmDrop.UNEXPECTED
 
 
 def _spis(offer: RekeyOffer) -> SpiPair:

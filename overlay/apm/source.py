@@ -379,7 +379,7 @@ class SourceSide:
         """The exit has not heard us: our PING may be lost. Or it answers a MOVE."""
         if self._takeover.confirmed(circuit, confirm, now):
             return
-        ping = circuit.watch.repeat()
+        ping = circuit.watch.repeat(self._rng, now)
         if ping is not None:
             self._board.send([to_hop(circuit, len(circuit.path), ping)])
 

@@ -189,20 +189,31 @@ def test_only_the_exit_can_confirm() -> None:
     assert sum(alice.manager.relay_report().drops.values()) == 3
 
 
-def test_repeated_confirmation_repeats_the_ping_and_changes_nothing() -> None:
+def test_a_repeated_confirmation_gets_another_ping_and_changes_nothing() -> None:
     alice, mix1, _ = cast()
     pending(alice, mix1)
     confirm = control(mix1.address, nears(alice)[0], Confirm(INNER, TICKET))
     alice.hears(confirm)
-    [first] = controls(alice.sends())
+    asked = list(controls(alice.sends()))
     for _ in range(10):
         alice.hears(confirm)
-        assert controls(alice.sends()) == [first]
-    assert isinstance(first, Ping)
-    alice.hears(control(mix1.address, nears(alice)[0], Pong(first.echo)))
+        asked += controls(alice.sends())
+    echoes = [each.echo for each in asked if isinstance(each, Ping)]
+    assert len(set(echoes)) == 11, "each answer measures a round trip of its own"
+    for echo in echoes:
+        alice.hears(control(mix1.address, nears(alice)[0], Pong(echo)))
     alice.hears(confirm)
     assert alice.sends() == []
     assert alice.event_names() == ["CircuitOpened"]
+    assert alice.manager.relay_report().drops == {}, "all these answers were asked for"
+
+
+def test_an_exit_that_repeats_its_confirmation_for_ever_gets_a_bounded_number_of_pings() -> None:
+    alice, mix1, _ = cast()
+    pending(alice, mix1)
+    confirm = control(mix1.address, nears(alice)[0], Confirm(INNER, TICKET))
+    alice.hears(*[confirm] * 200)
+    assert len(controls(alice.sends())) <= 64
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ class Circuit:
         self.answering = answering
         self.sent = self.heard = 0
         self.pings: list[tuple[float, int]] = []
+        self.unexpected = 0
         self._answers: list[tuple[float, int, Ping]] = []
         self._rng = Random(1)
         self._look_at = self.now
@@ -56,7 +57,7 @@ class Circuit:
         due = [answer for answer in self._answers if answer[0] <= self.now]
         self._answers = [answer for answer in self._answers if answer[0] > self.now]
         for _, position, ping in due:
-            self.watch.answered(position, Pong(ping.echo), self.now)
+            self.unexpected += not self.watch.answered(position, Pong(ping.echo), self.now)
 
 
 def test_a_circuit_at_rest_is_asked_once_in_an_interval() -> None:
@@ -84,6 +85,7 @@ def test_the_round_trip_is_measured_although_other_packets_overtake_each_pong() 
         mark = (1, tick + 1)
         if watch.look(Traffic(mark, mark), now):
             sent |= {ping.echo: now for _, ping in watch.pings(rng, now)}
+        watch.next_look(now)
         for echo, at in list(sent.items()):
             if now >= at + (1.0 if at == 0.0 else 0.05):
                 assert watch.answered(3, Pong(echo), now)
@@ -145,6 +147,17 @@ def test_a_long_round_trip_is_no_death() -> None:
     assert circuit.run(120, sends=True) is None
 
 
+@pytest.mark.parametrize("rounds", [1, 5])
+def test_answers_of_hops_that_packets_of_the_exit_overtake_are_expected(rounds: int) -> None:
+    """An answer counted as unexpected looks like a fault, or like a peer that cheats."""
+    circuit = Circuit(rtt_s=0.7)
+    for _ in range(rounds):
+        circuit.run(0.6, sends=True)
+        assert {position for _, position in circuit.pings} == {1, 2, 3}
+        circuit.run(1, sends=True, hears=True)
+    assert circuit.unexpected == 0
+
+
 def test_time_in_which_this_process_did_not_run_does_not_count() -> None:
     circuit = Circuit()
     circuit.run(3, sends=True, hears=True)
@@ -152,6 +165,9 @@ def test_time_in_which_this_process_did_not_run_does_not_count() -> None:
     circuit.run(0.4, sends=True)
     circuit.now += 30
     assert circuit.run(3, sends=True) is None
+    assert circuit.unexpected == 0, "answers waited for this process"
+    assert circuit.watch.rtt_s is not None
+    assert circuit.watch.rtt_s < 1, "such an answer measures no round trip"
 
 
 def test_an_answer_of_another_hop_or_with_a_guessed_echo_is_none() -> None:

@@ -251,7 +251,7 @@ def test_repeated_answer_and_switched_change_nothing() -> None:
     before = scene.alice.backend.associations()
     scene.alice.hears(switched, answer, now=LATER + 2)
     assert scene.alice.backend.associations() == before
-    assert scene.drops(scene.alice) == {ApmDrop.UNEXPECTED: 3}
+    assert scene.drops(scene.alice) == {ApmDrop.LATE: 3}
 
 
 def test_an_older_offer_is_dropped_and_a_newer_one_takes_its_place() -> None:
