@@ -69,6 +69,23 @@ def kept_repair(namespace, kept, notices):
     return namespace.call(check)
 
 
+def test_routes_and_addresses_of_a_path_come_and_go_without_a_repair(namespace):
+    made = namespace.call(partial(CircuitDevice, []))
+    kept = KeptDevices({"device": made})
+    try:
+        with namespace.call(HostNotices) as notices:
+            for inner, far in (("192.0.2.1", "203.0.113.1"), ("2001:db8::1", "2001:db8:1::1")):
+                address, route = f"{inner} dev {made.name}", f"{far} dev {made.name}"
+                for change in (
+                    *(f"address add {address}", f"route add {route}"),
+                    *(f"route delete {route}", f"address delete {address}"),
+                ):
+                    namespace.configure([change])
+                    assert kept_repair(namespace, kept, notices) == (), change
+    finally:
+        namespace.call(made.close)
+
+
 def test_a_name_that_another_device_took_is_told_until_it_is_free(namespace):
     made = namespace.call(partial(CircuitDevice, []))
     kept = KeptDevices({"circuit device": made})

@@ -69,11 +69,27 @@ class CircuitDevice:
                 netlink.put_route(Route(prefix, RouteKind.UNICAST, MAIN_TABLE, _METRIC, name))
 
     def hear(self, events: Collection[HostEvent]) -> None:
-        """Take note of routes that another program removed."""
-        self._route_gone |= any(
-            isinstance(event, RouteChanged) and event.gone and event.index == self._device.index
+        """Take note of routes that another program removed.
+
+        Routes of paths and addresses lead to the device as well, and go with these. So a notice is
+        only a reason to look.
+        """
+        index = self._device.index
+        if any(
+            isinstance(event, RouteChanged)
+            and (event.gone, event.index, event.table) == (True, index, MAIN_TABLE)
             for event in events
-        )
+        ):
+            self._route_gone = self._route_gone or not self._has_routes()
+
+    def _has_routes(self) -> bool:
+        with Rtnetlink() as netlink:
+            found = {
+                each.destination
+                for each in netlink.routes(MAIN_TABLE)
+                if (each.device, each.metric) == (self.name, _METRIC)
+            }
+        return found.issuperset(self._routed)
 
     def lost(self) -> bool:
         """Tell whether the device or one of its routes is lost."""
