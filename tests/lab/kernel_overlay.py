@@ -14,6 +14,7 @@ from marks import SERVER, marked_datagram, send_raw
 from streams import answer_reversed, ask_reversed, family
 
 from lab.nodes import NodeProcess, wait_until
+from lab.pinging import pings
 from lab.underlay import Underlay
 from overlay.cli.main import main as overlay_main
 from overlay.control.client import ControlClient
@@ -157,9 +158,8 @@ class KernelOverlay:
     # Traffic from a program that knows of nothing.
 
     def ping(self, source, target, *, check=True, size=56):
-        command = ["ping", "-c", "3", "-i", "0.05", "-W", "5", "-s", str(size), str(target)]
-        done = self.namespace(source).run(command, check=False)
-        arrived = " 0% packet loss" in done.stdout
+        done = pings(self.namespace(source), target, "-s", str(size), count=3, patience_s=5)
+        arrived = done.returncode == 0
         assert arrived or not check, f"{done.stdout}{done.stderr}{self.losses()}"
         return arrived
 

@@ -15,6 +15,7 @@ from streams import answer_reversed, ask_reversed, family
 from xfrm_circuits import INNER, PORT, Circuit, running
 
 from lab.capture import Capture
+from lab.pinging import pings
 from lab.reading import ESP, UDP
 from lab.underlay import Underlay
 from overlay.ipsec.suites import SUITES
@@ -86,8 +87,8 @@ def ends(underlay, version):
 
 def ping(underlay, version):
     own, target = ends(underlay, version)
-    command = ["ping", "-q", "-c", "2", "-i", "0.02", "-W", "5", "-I", str(own), str(target)]
-    assert " 0% packet loss" in underlay.hosts[0].namespace.run(command, check=False).stdout
+    done = pings(underlay.hosts[0].namespace, target, "-q", "-I", str(own), count=2)
+    assert done.returncode == 0, done.stdout
 
 
 def tcp_both_ways(underlay, version):

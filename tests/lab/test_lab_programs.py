@@ -9,6 +9,7 @@ from lab_overlay import LabOverlay
 from probes import flush, send_every_way
 
 from lab.nodes import wait_until
+from lab.pinging import pings
 
 CONTENT = bytes(range(256)) * 4000
 
@@ -46,14 +47,14 @@ def test_curl_downloads_and_the_server_sees_the_exit(overlay, bob):
 
 
 def test_ping_gets_its_answers(overlay, bob):
-    assert " 0% packet loss" in run(overlay, "ping", "-c", "3", "-i", "0.2", "-W", "20", bob)
+    assert pings(overlay.alice.host.namespace, bob, count=3).returncode == 0
 
 
 def test_large_pings_are_carried_in_fragments(overlay, bob):
-    large = ["ping", "-i", "0.2", "-s", "4000", "-M", "dont", bob]
+    namespace, large = overlay.alice.host.namespace, ("-s", "4000", "-M", "dont")
     # Over IPv6 bob learns from the first, lost answer what the exit takes (RFC 8201).
-    overlay.alice.host.namespace.run([*large, "-c", "1", "-W", "1"], check=False)
-    assert " 0% packet loss" in run(overlay, *large, "-c", "2")
+    pings(namespace, bob, *large, count=1, patience_s=1)
+    assert pings(namespace, bob, *large, count=2).returncode == 0
 
 
 # Protocol 253 is for experiments (RFC 3692). Of SCTP, connection tracking takes whole packets only.
@@ -193,14 +194,14 @@ def test_what_other_programs_remove_is_put_back_within_a_second(overlay, tmp_pat
             )
         assert f"repaired_{counted.replace(' ', '_')}" in alice.status()["counters"]
     for address in destinations:
-        assert " 0% packet loss" in run(overlay, "ping", "-c", "2", "-W", "20", address)
+        assert pings(namespace, address, count=2).returncode == 0
     for number, loss in enumerate(("delete anon0", "set anon0 name other0")):
         with alice.host.capture(tmp_path / f"rebuilt{number}.pcap") as capture:
             namespace.run(["ip", "link", *loss.split()])
             send_every_way(alice.host, destinations, inner=inner)
             wait_until("the device's return", lambda: is_whole(alice), timeout_s=60)
             for address in destinations:
-                assert " 0% packet loss" in run(overlay, "ping", "-c", "2", "-W", "20", address)
+                assert pings(namespace, address, count=2).returncode == 0
         assert not [p for p in capture.packets() if {p.source, p.destination} & hidden]
     assert alice.status()["protection"] == []
     for path in paths:
