@@ -472,4 +472,7 @@ def _out_of_ipsec() -> Iterator[Rule]:
         yield Rule(hook=hook, verdict=Verdict.ACCEPT, destination=network, ipsec_in=True)
     yield Rule(hook=hook, verdict=Verdict.ACCEPT, ipsec_in=True, reply=True)
     yield Rule(hook=hook, verdict=Verdict.DROP, ipsec_in=True, local=True)
+    # A translation of another program that came before (nftables lets it choose when) has put a
+    # host behind this one in the place of the local address.
+    yield Rule(hook=hook, verdict=Verdict.DROP, ipsec_in=True, redirected=True)
     yield Rule(hook=hook, verdict=Verdict.ACCEPT, ipsec_in=True)

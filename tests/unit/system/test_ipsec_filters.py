@@ -447,6 +447,14 @@ def test_no_inner_address_needs_to_be_known_to_refuse_what_nothing_here_began(de
     assert verdict(BLOCKED_GUARD, Hook.PREROUTING, unasked)[0] is Verdict.DROP
 
 
+def test_an_early_translation_of_another_program_leads_an_exit_to_no_host_behind_this_one():
+    """With nftables it may come before the guard, which then sees no local address any more."""
+    led = Packet("198.51.7.7", "172.17.0.2", ipsec_in=True, redirected=True)
+    assert verdict(BLOCKED_GUARD, Hook.PREROUTING, led)[0] is Verdict.DROP
+    answer = replace(led, reply=True)
+    assert verdict(BLOCKED_GUARD, Hook.PREROUTING, answer)[0] is Verdict.ACCEPT
+
+
 @pytest.mark.parametrize(
     ("source", "destination", "local"),
     [(OVERLAY, CIRCUIT, True), (INNER[4], "203.0.113.1", False), (CIRCUIT, OVERLAY, False)],
