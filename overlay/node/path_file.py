@@ -5,8 +5,10 @@ One JSON file, mode 0600, replaced as a whole (``docs/formats/remembered-paths.m
     {"version": 1, "paths": [{"destination": "203.0.113.10/32", "hops": 3,
                               "strategy": "uniform", "via": [], "both_families": false}]}
 
-Nothing in the file is trusted: it is read up to a bound, every value is checked, and what
-cannot be used is left out. A damaged file is set aside under another name.
+Nothing in the file is trusted: it is read up to a bound, and every value is checked. A damaged file
+gets a second name before it is replaced. What is certain in it are its destinations, so that all of them that
+can be read are blocked, whatever else is unreadable. A file of an earlier or a later version of this
+program, which has other fields, opens nothing either.
 """
 
 from __future__ import annotations
@@ -16,14 +18,17 @@ import errno
 import ipaddress
 import json
 import os
+import re
 import secrets
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeGuard
 
 from overlay.addresses import NODE_ID_BYTES, IpNetwork, NodeId
 from overlay.apm.settings import MAX_HOPS
+from overlay.config import Configuration
+from overlay.config.sections import SelectionSettings
 from overlay.errors import BackendError, Malformed
 from overlay.node.requested_path import PathWish
 
@@ -37,6 +42,8 @@ MAX_STORED: Final = 256
 _VERSION: Final = 1
 _FIELDS: Final = {"destination", "hops", "strategy", "via", "both_families"}
 _MAX_NAME_CHARACTERS: Final = 64
+_DESTINATION: Final = re.compile(rb'"destination"\s*:\s*"([0-9a-fA-F.:]{2,45}(?:/[0-9]{1,3})?)"')
+_SELECTION: Final = SelectionSettings()
 _MAX_ASIDE: Final = 8
 
 _NO_FILE: Final = frozenset((errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.ENOTDIR))
@@ -58,73 +65,140 @@ def encode_paths(wishes: Iterable[PathWish]) -> bytes:
     return json.dumps({"version": _VERSION, "paths": paths}, indent=1).encode() + b"\n"
 
 
-def decode_paths(data: bytes) -> tuple[list[PathWish], int]:
-    """Return the paths of a file's content, and how many entries cannot be used.
+def decode_paths(
+    data: bytes, selection: SelectionSettings = _SELECTION
+) -> tuple[list[PathWish], int]:
+    """Return the paths of a file's content, and how many entries are damaged.
 
-    Of two entries for one destination the first counts, the other cannot be used.
+    A damaged entry whose destination can be read gives a path to it: what else can be read counts,
+    the rest is as configured. Of two entries for one destination the first counts.
+
+    Args:
+        data: the content. If it is no JSON, what looks like destinations in it is taken.
+        selection: hops and strategy of paths that name none.
 
     Raises:
-        Malformed: the content as a whole is no such file.
+        Malformed: the content is damaged and names no destination.
     """
-    if len(data) > MAX_FILE_BYTES:
-        raise Malformed("the file is too large.")
-    try:
-        content = json.loads(data.decode())
-    except (ValueError, RecursionError) as error:
-        raise Malformed("the file is not valid JSON in UTF-8.") from error
-    if not isinstance(content, dict) or content.get("version") != _VERSION:
-        raise Malformed("the file has no version that this program knows.")
+    content, flaw = _parsed(data)
     entries = content.get("paths")
     if not isinstance(entries, list):
-        raise Malformed("the file has no list of paths.")
+        flaw = flaw or "the file has no list of paths."
+        entries = [{"destination": each.decode()} for each in _DESTINATION.findall(data)]
+    elif content.get("version") != _VERSION:
+        flaw = "the file has no version that this program knows."
     found: dict[IpNetwork, PathWish] = {}
+    whole = 0
     for entry in entries[:MAX_STORED]:
-        wish = _wish(entry)
-        if wish is not None:
-            found.setdefault(wish.destination, wish)
-    return list(found.values()), len(entries) - len(found)
+        wish = _wish(entry, selection)
+        if wish is not None and found.setdefault(wish.destination, wish) is wish:
+            whole += _is_whole(entry)
+    if flaw and not found:
+        raise Malformed(flaw)
+    return list(found.values()), max(len(entries) - whole, bool(flaw))
 
 
-def _wish(entry: object) -> PathWish | None:
+def _parsed(data: bytes) -> tuple[Mapping[str, object], str]:
+    """Return the JSON object, empty if there is none, and what is wrong with the content."""
+    if len(data) > MAX_FILE_BYTES:
+        return {}, "the file is too large."
+    try:
+        content = json.loads(data.decode())
+    except (ValueError, RecursionError):
+        return {}, "the file is not valid JSON in UTF-8."
+    return (content, "") if isinstance(content, dict) else ({}, "the file holds no JSON object.")
+
+
+def _is_whole(entry: object) -> bool:
+    """Tell whether an entry has exactly the fields and values of this version."""
     if not isinstance(entry, dict) or entry.keys() != _FIELDS:
+        return False
+    strategy, hops, via = entry["strategy"], entry["hops"], entry["via"]
+    return (
+        _is_strategy(strategy)
+        and _is_hops(hops)
+        and _read_via(via) is not None
+        and type(entry["both_families"]) is bool
+    )
+
+
+def _wish(entry: object, selection: SelectionSettings) -> PathWish | None:
+    """Return the path of an entry; None if no destination can be read."""
+    if not isinstance(entry, dict):
         return None
-    destination, hops, via = entry["destination"], entry["hops"], entry["via"]
-    strategy, both = entry["strategy"], entry["both_families"]
-    if not isinstance(destination, str) or type(hops) is not int or not isinstance(via, list):
+    destination = _read_destination(entry.get("destination"))
+    if destination is None:
         return None
-    if not isinstance(strategy, str) or not 1 <= len(strategy) <= _MAX_NAME_CHARACTERS:
-        return None
-    if not 1 <= hops <= MAX_HOPS or len(via) > MAX_HOPS or type(both) is not bool:
+    hops, strategy = entry.get("hops"), entry.get("strategy")
+    # What an entry without this field wanted was one version; what is unreadable may be both.
+    both = entry.get("both_families", False)
+    return PathWish(
+        destination,
+        hops if _is_hops(hops) else selection.hops,
+        strategy if _is_strategy(strategy) else selection.strategy,
+        _read_via(entry.get("via")) or (),
+        both if type(both) is bool else True,
+    )
+
+
+def _is_hops(value: object) -> TypeGuard[int]:
+    return type(value) is int and 1 <= value <= MAX_HOPS
+
+
+def _is_strategy(value: object) -> TypeGuard[str]:
+    return isinstance(value, str) and 1 <= len(value) <= _MAX_NAME_CHARACTERS
+
+
+def _read_destination(value: object) -> IpNetwork | None:
+    if not isinstance(value, str):
         return None
     try:
-        network = ipaddress.ip_network(destination)
-        fixed = tuple(NodeId(bytes.fromhex(each)) for each in via)
+        network = ipaddress.ip_network(value)
+    except ValueError:
+        return None
+    return network if getattr(network.network_address, "scope_id", None) is None else None
+
+
+def _read_via(value: object) -> tuple[NodeId, ...] | None:
+    if not isinstance(value, list) or len(value) > MAX_HOPS:
+        return None
+    try:
+        fixed = tuple(NodeId(bytes.fromhex(each)) for each in value)
     except (ValueError, TypeError):
         return None
-    if getattr(network.network_address, "scope_id", None) is not None:
-        return None
-    if any(len(each) != NODE_ID_BYTES for each in fixed):
-        return None
-    return PathWish(network, hops, strategy, fixed, both)
+    return fixed if all(len(each) == NODE_ID_BYTES for each in fixed) else None
 
 
 class PathFile:
     """The file; its directory belongs to the node's user alone.
 
-    ``damaged`` counts entries and whole files that could not be used.
+    ``damaged`` counts entries that were damaged, and whole files that could not be used.
     """
 
-    def __init__(self, path: Path, *, remembers: bool = True) -> None:
+    def __init__(
+        self, path: Path, *, remembers: bool = True, selection: SelectionSettings = _SELECTION
+    ) -> None:
         """Name the file; nothing is read yet.
 
         Args:
             path: the file; its directory exists.
+            selection: hops and strategy of damaged entries that name none.
             remembers: whether :meth:`save` writes. If not, it removes the file, so that what
                 an earlier configuration wrote does not stay on the disk.
         """
         self._path = path
         self._remembers = remembers
+        self._selection = selection
         self.damaged = 0
+
+    @classmethod
+    def of(cls, configuration: Configuration) -> PathFile:
+        """Return the file that a configuration names."""
+        return cls(
+            configuration.node.paths_file,
+            remembers=configuration.paths.remember,
+            selection=configuration.selection,
+        )
 
     @property
     def is_current(self) -> bool:
@@ -152,12 +226,12 @@ class PathFile:
             self._set_aside()
             return []
         try:
-            wishes, unusable = decode_paths(data)
+            wishes, unusable = decode_paths(data, self._selection)
         except Malformed:
             wishes, unusable = [], 1
         if unusable:
             self.damaged += unusable
-            self._set_aside()
+            self._keep_copy()
         return wishes
 
     def save(self, wishes: Iterable[PathWish]) -> None:
@@ -206,11 +280,27 @@ class PathFile:
         finally:
             os.close(descriptor)
 
+    def _keep_copy(self) -> None:
+        """Give the file a second name, because :meth:`save` replaces it.
+
+        It keeps its own name until then. A crash or a full disk would otherwise leave no file.
+        """
+        for aside in self._names_aside():
+            with contextlib.suppress(OSError):
+                if aside.samefile(self._path):
+                    return
+            with contextlib.suppress(OSError):
+                os.link(self._path, aside)
+                return
+
     def _set_aside(self) -> None:
-        """Rename the file to ``.damaged-N``; if there are many already, leave it where it is."""
-        for number in range(1, _MAX_ASIDE + 1):
-            aside = self._path.with_name(f"{self._path.name}.damaged-{number}")
+        """Rename what is in the file's place and is none; unless there are many such already."""
+        for aside in self._names_aside():
             if not os.path.lexists(aside):
                 with contextlib.suppress(OSError):
                     self._path.rename(aside)
                 return
+
+    def _names_aside(self) -> list[Path]:
+        names = (f"{self._path.name}.damaged-{number}" for number in range(1, _MAX_ASIDE + 1))
+        return [self._path.with_name(name) for name in names]

@@ -83,7 +83,7 @@ def free_blocked(
             of paths cannot be written.
     """
     host = host or LinuxHost()
-    file = PathFile(configuration.node.paths_file, remembers=configuration.paths.remember)
+    file = PathFile.of(configuration)
     guard = host.open_guard()
     try:
         guarded, wishes = guard.protected(), file.load()

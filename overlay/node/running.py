@@ -28,6 +28,7 @@ import trio
 
 from overlay.clock import Clock
 from overlay.config import Configuration
+from overlay.config.trust import insist_on_way
 from overlay.dht.descriptor import Role, is_public
 from overlay.dht.messages import Contact
 from overlay.dht.topology_store import TopologyStore
@@ -108,9 +109,8 @@ class RunningNode:
         self._files_set_aside = 0
         self._hints: list[Contact] = []
         self.clock_was_set = trio.Event()
-        node = configuration.node
-        self._last_signed = LastSigned(node.last_signed_file, self.started_at)
-        self._path_file = PathFile(node.paths_file, remembers=configuration.paths.remember)
+        self._last_signed = LastSigned(configuration.node.last_signed_file, self.started_at)
+        self._path_file = PathFile.of(configuration)
         try:
             self._remembered = remembered(self._path_file, configuration)
         except BackendError:
@@ -124,6 +124,7 @@ class RunningNode:
         self._wake = trio.Event()
         self._next_deadline = math.inf
         try:
+            insist_on_way(configuration.node.paths_file)  # another user could empty it
             self._open(stack, engine, rng)
             self._plane = self._build_plane(rng)
             self.clock_watch = ClockReport(self._plane.dht.clock_offset)

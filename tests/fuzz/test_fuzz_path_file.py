@@ -35,7 +35,7 @@ wishes = st.builds(
 
 
 def read(data):
-    """Return what a file's content gives, None if it is damaged as a whole."""
+    """Return what a file's content gives, None if it is damaged and names no destination."""
     try:
         found, unusable = decode_paths(data)
     except Malformed:
@@ -55,20 +55,39 @@ def test_any_content_is_read_or_damaged(data):
     read(data)
 
 
-@given(st.sampled_from(sorted(WHOLE)), values, st.booleans())
-def test_an_entry_with_any_value_in_a_field_costs_itself_alone(name, value, absent):
-    entry = WHOLE | {name: value}
+@given(st.sampled_from(sorted(WHOLE.keys() - {"destination"})), values, st.booleans())
+def test_a_destination_is_read_whatever_else_its_entry_has(name, value, absent):
+    """An entry of another version has other fields; its destination must be blocked as well."""
+    entry = WHOLE | {name: value, "later": value}
     if absent:
         del entry[name]
     whole = WHOLE | {"destination": "2001:db8::/32"}
-    found, _ = read(json.dumps({"version": 1, "paths": [entry, whole]}).encode())
+    found, damaged = read(json.dumps({"version": 1, "paths": [entry, whole]}).encode())
+    assert [str(wish.destination) for wish in found] == [WHOLE["destination"], "2001:db8::/32"]
+    assert damaged == 1
+
+
+@given(values)
+def test_an_entry_without_a_destination_costs_itself_alone(value):
+    whole = WHOLE | {"destination": "2001:db8::/32"}
+    entries = [WHOLE | {"destination": value}, whole]
+    found, _ = read(json.dumps({"version": 1, "paths": entries}).encode())
     assert ipaddress.ip_network("2001:db8::/32") in {wish.destination for wish in found}
 
 
-@given(st.lists(wishes, min_size=1, max_size=4), st.data())
-def test_a_file_that_was_cut_is_damaged(written, data):
+def test_a_file_of_another_version_is_read():
+    found, damaged = read(json.dumps({"version": 2, "paths": [WHOLE], "more": {}}).encode())
+    assert (str(found[0].destination), damaged) == (WHOLE["destination"], 1)
+
+
+@given(st.lists(wishes, min_size=1, max_size=4, unique_by=lambda w: w.destination), st.data())
+def test_of_a_file_that_was_cut_the_destinations_are_left(written, data):
     content = encode_paths(written)
-    assert read(content[: data.draw(st.integers(0, len(content) - 3))]) is None
+    left = content[: data.draw(st.integers(0, len(content) - 3))]
+    whole = [w.destination for w in written if f'"{w.destination}"'.encode() in left]
+    found, damaged = read(left) or ([], 1)
+    assert [wish.destination for wish in found] == whole
+    assert damaged >= 1
 
 
 def test_a_file_beyond_its_bound_is_damaged():
