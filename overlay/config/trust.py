@@ -2,8 +2,9 @@
 
 A configuration file names plug-ins that run with the node's rights, and says where circuits may
 leave. So neither the file nor a directory on the way to it may be writable by users other than
-root and the one that runs the node. A directory with the sticky bit (``/tmp``) is accepted,
-because there only a file's owner can replace it. The private group of an ordinary user may write:
+root and the one that runs the node. That holds for every step of the way, also where symbolic
+links lead through further directories. A directory with the sticky bit (``/tmp``) is accepted,
+because there only the owner of a file or link can replace it. The private group of an ordinary user may write:
 many systems give each user a group of the same name, of which no other user is a member.
 """
 
@@ -19,7 +20,7 @@ from typing import Final
 
 from overlay.errors import ConfigurationError
 
-__all__ = ["insist_on_trust"]
+__all__ = ["insist_on_trust", "insist_on_way"]
 
 _UID_MAP: Final = Path("/proc/self/uid_map")
 _OVERFLOW_UID: Final = Path("/proc/sys/kernel/overflowuid")
@@ -49,12 +50,31 @@ def insist_on_trust(path: Path, descriptor: int) -> None:
             f"{path} may be written by other users, which could change this node's "
             f"configuration; type: chmod go-w {path}"
         )
-    for directory in _directories_to(path):
-        _insist_on_directory(directory, path)
+    insist_on_way(path)
 
 
-def _insist_on_directory(directory: Path, path: Path) -> None:
-    status = directory.stat()
+def insist_on_way(path: Path) -> None:
+    """Refuse a path of which another user may replace a step.
+
+    Raises:
+        ConfigurationError: one sentence that says what to do.
+    """
+    for step, status in _steps_to(path.absolute()):
+        if stat.S_ISLNK(status.st_mode):
+            _insist_on_link(step, status, path)
+        else:
+            _insist_on_directory(step, status, path)
+
+
+def _insist_on_link(link: Path, status: os.stat_result, path: Path) -> None:
+    if status.st_uid not in _trusted_users():
+        raise ConfigurationError(
+            f"the symbolic link {link} belongs to user {status.st_uid}, which could replace "
+            f"{path.name}; name the file itself, or make the link anew as this user."
+        )
+
+
+def _insist_on_directory(directory: Path, status: os.stat_result, path: Path) -> None:
     if status.st_uid not in _trusted_users():
         what = f"belongs to user {status.st_uid}, which could replace {path.name}"
     elif not status.st_mode & stat.S_ISVTX and _others_may_write(
@@ -69,15 +89,32 @@ def _insist_on_directory(directory: Path, path: Path) -> None:
     )
 
 
-def _directories_to(path: Path) -> Iterator[Path]:
-    """Yield every directory in which a step of the way to the file could be replaced."""
-    step = path.absolute()
-    for _ in range(_MOST_LINKS):
-        yield from step.parents
-        if not step.is_symlink():
-            break
-        step = step.parent / step.readlink()
-    yield from path.resolve().parents
+def _steps_to(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """Yield every directory and symbolic link in which a step of the way could be replaced.
+
+    Args:
+        path: absolute; ``..`` stands for the parent of where the way has led. What is not there, as
+            behind a link of /proc/self/fd, ends the way: all that leads there was yielded.
+    """
+    here, ahead, links = Path(path.anchor), list(reversed(path.parts[1:])), 0
+    yield here, here.lstat()
+    while ahead:
+        part = ahead.pop()
+        step = here.parent if part == ".." else here / part
+        try:
+            status = step.lstat()
+        except OSError:
+            return
+        if stat.S_ISLNK(status.st_mode) and links < _MOST_LINKS:
+            links += 1
+            yield step, status
+            target = step.readlink()
+            ahead += reversed(target.parts[1:] if target.is_absolute() else target.parts)
+            here = Path(target.anchor) if target.is_absolute() else here
+            continue
+        here = step
+        if stat.S_ISDIR(status.st_mode):
+            yield here, status
 
 
 def _others_may_write(status: os.stat_result, has_access_list: bool) -> bool:

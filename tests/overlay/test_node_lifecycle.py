@@ -352,6 +352,20 @@ def test_a_file_that_cannot_be_read_now_is_no_damaged_one(alice, monkeypatch, nu
     assert not list(alice.directory.glob("paths.json.*"))
 
 
+def test_a_state_directory_that_others_may_write_is_refused_behind_the_guard(alice):
+    """Another user could replace the list of what must be blocked after a reboot."""
+    remember(alice, BOB)
+    alice.directory.chmod(0o777)
+
+    async def program():
+        async with alice.node():
+            pass
+
+    with pytest.raises(ConfigurationError, match="may be written by other users"):
+        run(program)
+    assert alice.host.guarded == {BOB}
+
+
 def test_a_memory_that_is_switched_off_writes_nothing_and_removes_what_was_written(others, alice):
     remember(alice, BOB)
     with_settings(alice, "[paths]\nremember = false\n")

@@ -126,8 +126,37 @@ def test_the_directory_of_the_link_counts_as_well(file, tmp_path):
     assert f"the directory {places[0]} may be written" in refusal(first)
 
 
+def test_every_directory_on_the_way_of_linked_directories_counts(file, tmp_path):
+    """Also one that is neither in the name nor in the real path of the file."""
+    between = tmp_path / "between"
+    between.mkdir(mode=0o700)
+    (between / "hop").symlink_to(file.parent)
+    (tmp_path / "etc").symlink_to("between/hop")
+    named = tmp_path / "etc" / ".." / "node" / "overlay.toml"
+    load_configuration(named)
+    between.chmod(0o777)
+    assert f"the directory {between} may be written" in refusal(named)
+
+
+def test_a_file_handed_over_by_number_has_no_way(file):
+    with file.open() as opened:
+        load_configuration(Path(f"/proc/self/fd/{opened.fileno()}"))
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
 class TestAsRoot:
+    @pytest.mark.parametrize("linked", ["file", "directory"])
+    def test_a_link_of_another_user_in_a_sticky_directory_is_refused(self, file, tmp_path, linked):
+        sticky = tmp_path / "sticky"
+        sticky.mkdir()
+        sticky.chmod(0o1777)
+        link = sticky / "link"
+        link.symlink_to(file if linked == "file" else file.parent)
+        named = link if linked == "file" else link / file.name
+        load_configuration(named)
+        os.lchown(link, OTHER_USER, 0)
+        assert f"the symbolic link {link} belongs to user {OTHER_USER}" in refusal(named)
+
     def test_a_file_of_another_user_is_refused(self, file):
         os.chown(file, OTHER_USER, 0)
         said = refusal(file)
