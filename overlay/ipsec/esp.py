@@ -45,7 +45,6 @@ from overlay.ipsec.model import (
     Template,
 )
 from overlay.ipsec.mtu import esp_payload_that_fits
-from overlay.ipsec.pieces import Pieces
 from overlay.ipsec.replay import MAX_ESN, MAX_SEQUENCE, MAX_START, ReplayWindow, draw_start
 from overlay.ipsec.suites import SUITES
 from overlay.ipsec.transforms import Transform, new_iv_mask, new_transform
@@ -367,7 +366,7 @@ class InboundSa(_Sa):
     from which they should come; both are None for an onion SA.
     """
 
-    __slots__ = ("_forgeries", "_pieces", "_smallest", "_window", "home", "peer")
+    __slots__ = ("_forgeries", "_smallest", "_window", "home", "peer")
 
     def __init__(
         self,
@@ -382,13 +381,6 @@ class InboundSa(_Sa):
         self._window = ReplayWindow(value.replay_window, esn=value.esn)
         self._smallest = SUITES[value.suite].smallest_packet
         self._forgeries = 0
-        self._pieces: Pieces | None = None
-
-    def join(self, piece: bytes, now: float) -> bytes | None:
-        """Take a piece of a packet that this SA opened; return the packet that it completes."""
-        if self._pieces is None:
-            self._pieces = Pieces()
-        return self._pieces.add(piece, now)
 
     def open(self, packet: bytes, offset: int, now: float) -> bytes | Drop:
         """Check, authenticate and decrypt the ESP packet that begins at ``offset``.

@@ -13,7 +13,15 @@ from typing import Final
 
 from overlay.addresses import is_circuit_address, is_overlay_address
 
-__all__ = ["FRAGMENT", "MAX_PIECES", "Pieces", "cut", "is_piece"]
+__all__ = [
+    "FRAGMENT",
+    "MAX_INCOMPLETE",
+    "MAX_OF_LINK",
+    "MAX_PIECES",
+    "Pieces",
+    "cut",
+    "is_piece",
+]
 
 FRAGMENT: Final = 44
 """Next header of an IPv6 fragment header."""
@@ -21,11 +29,17 @@ FRAGMENT: Final = 44
 MAX_PIECES: Final = 8
 """Of one packet: with 1,200 bytes a link this suffices for any packet that nodes make."""
 
-_MAX_INCOMPLETE: Final = 16
-"""Packets of one SA whose pieces are awaited; a new one takes the place of the oldest."""
+MAX_INCOMPLETE: Final = 1024
+"""Packets of all links whose pieces are awaited; a new one takes the place of the oldest.
+
+Honest ones wait for milliseconds, so a peer that completes none pushes out its own.
+"""
+
+MAX_OF_LINK: Final = 16
+"""The same for one link."""
 
 _MAX_PIECE_BYTES: Final = 2048
-"""With the bounds above, one SA remembers 256 kB at most."""
+"""With the bounds above, a node remembers 16 MB of pieces at most, and 256 kB of one link."""
 
 _MAX_AGE_S: Final = 5.0
 """The pieces of a packet leave together, so what comes later belongs to another packet."""
@@ -77,7 +91,6 @@ def _piece(packet: bytes, data: memoryview, start: int, more: bool, identificati
 
 @dataclass(slots=True)
 class _Incomplete:
-    began_at: float
     parts: dict[int, bytes] = field(default_factory=dict)
     total: int | None = None
 
@@ -88,40 +101,50 @@ class _Incomplete:
         joined = b"".join(self.parts[start] for start in sorted(self.parts))
         return joined if len(joined) == self.total else None
 
-    def overlaps(self, start: int, end: int) -> bool:
-        return any(at < end and start < at + len(part) for at, part in self.parts.items())
+    def contradicts(self, start: int, end: int, *, more: bool) -> bool:
+        """Tell whether a piece overlaps another one, or if a piece lies behind the packet's end."""
+        if self.total is not None and (not more or end > self.total):
+            return True
+        return any(
+            (at < end and start < at + len(part)) or (not more and at >= end)
+            for at, part in self.parts.items()
+        )
 
 
 class Pieces:
-    """The packets of one SA that have not arrived whole; the SA has authenticated each piece."""
+    """The packets of all links that have not arrived whole; each piece is authentic.
 
-    __slots__ = ("_incomplete",)
+    Peers fill it, so it is bounded for each link and for all together.
+    """
+
+    __slots__ = ("_links", "_order")
 
     def __init__(self) -> None:
-        self._incomplete: dict[_Key, _Incomplete] = {}
+        self._links: dict[int, dict[_Key, _Incomplete]] = {}
+        self._order: dict[tuple[int, _Key], float] = {}
 
     def __len__(self) -> int:
-        return len(self._incomplete)
+        return len(self._order)
 
-    def add(self, packet: bytes, now: float) -> bytes | None:
+    def add(self, link: int, packet: bytes, now: float) -> bytes | None:
         """Take an IPv6 packet with a fragment header; return the whole packet it completes.
 
-        Pieces that overlap end their packet (RFC 5722). ``now`` is in Unix seconds.
+        Pieces that overlap end their packet (RFC 5722).
+
+        Args:
+            link: reqid of the link that it came over.
+            packet: as the link's SA has opened it.
+            now: Unix seconds.
         """
         read = _read(packet)
         if read is None:
             return None
         key, start, more, data = read
+        self._forget_old(now)
+        found = self._links.get(link, {}).get(key) or self._begin(link, key, now)
         end = start + len(data)
-        found = self._incomplete.get(key)
-        if found is None or now - found.began_at > _MAX_AGE_S:
-            self._incomplete.pop(key, None)
-            found = self._incomplete[key] = _Incomplete(now)
-            if len(self._incomplete) > _MAX_INCOMPLETE:
-                del self._incomplete[next(iter(self._incomplete))]
-        ends_twice = found.total is not None and (not more or end > found.total)
-        if ends_twice or len(found.parts) >= MAX_PIECES or found.overlaps(start, end):
-            del self._incomplete[key]
+        if len(found.parts) >= MAX_PIECES or found.contradicts(start, end, more=more):
+            self._forget(link, key)
             return None
         found.parts[start] = data
         if not more:
@@ -129,8 +152,31 @@ class Pieces:
         body = found.join()
         if body is None:
             return None
-        del self._incomplete[key]
+        self._forget(link, key)
         return _whole(packet, body)
+
+    def _begin(self, link: int, key: _Key, now: float) -> _Incomplete:
+        of_link = self._links.get(link, {})
+        if len(of_link) >= MAX_OF_LINK:
+            self._forget(link, next(iter(of_link)))
+        elif len(self._order) >= MAX_INCOMPLETE:
+            self._forget(*next(iter(self._order)))
+        new = self._links.setdefault(link, {})[key] = _Incomplete()
+        self._order[link, key] = now
+        return new
+
+    def _forget_old(self, now: float) -> None:
+        while self._order:
+            oldest, began_at = next(iter(self._order.items()))
+            if 0 <= now - began_at <= _MAX_AGE_S:  # after a step of the clock nothing is kept
+                return
+            self._forget(*oldest)
+
+    def _forget(self, link: int, key: _Key) -> None:
+        del self._order[link, key]
+        del self._links[link][key]
+        if not self._links[link]:
+            del self._links[link]
 
 
 def _read(packet: bytes) -> tuple[_Key, int, bool, bytes] | None:

@@ -10,7 +10,7 @@ Inbound, for each datagram of :meth:`UserspaceEngine.process_inbound`::
     4 for any other: the FWD policy must want exactly this chain, then
         what is for no overlay or circuit address leaves the overlay -> to_exit
     5 the OUT policy's templates seal it, innermost first, the link last -> to_network
-      (in pieces if one datagram of the link does not hold it; they are joined after 1 or 2)
+      (in pieces if one datagram of the link does not hold it; they are joined after 1)
 
 Outbound packets (:meth:`UserspaceEngine.process_outbound`) begin at 5. What has no OUT
 policy goes nowhere. What fits no stage is dropped and counted; nothing raises. The
@@ -40,7 +40,7 @@ from overlay.ipsec.model import (
     SaCounters,
     SaIdentity,
 )
-from overlay.ipsec.pieces import cut, is_piece
+from overlay.ipsec.pieces import Pieces, cut, is_piece
 from overlay.ipsec.suites import SUITES
 from overlay.ipsec.userspace.plans import PLAN_KEY, Outlet, Passage, Planner, Step, Tunnels
 from overlay.ipsec.userspace.sad import SecurityAssociationDatabase, check_association
@@ -103,6 +103,7 @@ class UserspaceEngine:
         self._next_cooling = -math.inf
         self._attacked: dict[bytes, InboundSa] = {}
         self._rng = rng
+        self._pieces = Pieces()
 
     # What IpsecBackend asks for.
 
@@ -326,8 +327,11 @@ class UserspaceEngine:
             else:
                 header = (packet[0] & 15) << 2
             if step is None:
-                if is_piece(packet):
-                    whole = passage.association.join(packet, now)
+                # The entry of a link cuts, so what an onion SA brings is no piece. Whoever makes
+                # such packets could otherwise fill this host's memory from afar.
+                association = passage.association
+                if association.home is not None and is_piece(packet):
+                    whole = self._pieces.add(association.value.reqid, packet, now)
                     if whole is None:
                         return None
                     packet = whole
