@@ -20,7 +20,7 @@ from overlay.apm.layer import Families
 from overlay.errors import BackendError, ConfigurationError
 from overlay.exit_policy import ExitPolicy, ExitRule
 from overlay.node.exit_destinations import host_networks, public_links
-from overlay.system.exit_problems import ExitProblem, unknown_problem
+from overlay.system.exit_problems import TRACKING_FULL, ExitProblem, unknown_problem
 
 __all__ = ["ExitRole", "ExitWall", "families_of", "policy_for"]
 
@@ -147,8 +147,12 @@ class ExitRole:
 
     def _conclude(self, working: set[int], problems: list[ExitProblem]) -> bool:
         before, works = (self.offered, self.lent), frozenset(working)
+        # A full table of connections refuses new ones, and strangers can fill it. Those that exist
+        # go on, so their circuits stay.
+        full = {each.version for each in problems if each.kind == TRACKING_FULL}
         # What worked until now gets one more review; what failed before as well is withdrawn.
-        self.offered, self.lent = works | (self.offered & self.lent), works
+        kept = (self.offered & self.lent) | (self.offered & full)
+        self.offered, self.lent = works | kept, works
         self.problems = tuple(problems)
         return before != (self.offered, self.lent)
 

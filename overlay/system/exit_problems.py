@@ -20,6 +20,7 @@ from overlay.system.kernel_settings import read_setting
 from overlay.system.ways_out import SAMPLES, WaysOut, ways_out
 
 __all__ = [
+    "TRACKING_FULL",
     "ExitProblem",
     "exit_problems",
     "forwarding_problem",
@@ -31,6 +32,9 @@ __all__ = [
     "used_pools",
     "version_problem",
 ]
+
+TRACKING_FULL: Final = "tracking_full"
+"""The kind of problem of a host whose table of connections is full."""
 
 Read = Callable[[str], str | None]
 
@@ -210,7 +214,7 @@ def forwarding_problem(
     if _tracking_is_full(read):
         return ExitProblem(
             version,
-            "tracking_full",
+            TRACKING_FULL,
             "the table of connections of this host is full, so that it drops new ones",
             f"make it larger with: sysctl -w {_TRACKED_MAX.replace('/', '.')}="
             f"{2 * int(read(_TRACKED_MAX) or 65536)}",

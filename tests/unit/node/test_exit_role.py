@@ -6,7 +6,7 @@ import pytest
 
 from overlay.errors import BackendError
 from overlay.node.exit_role import ExitRole
-from overlay.system.exit_problems import ExitProblem, forwarding_problem
+from overlay.system.exit_problems import TRACKING_FULL, ExitProblem, forwarding_problem
 
 POOLS = [ipaddress.ip_network("100.64.0.0/10"), ipaddress.ip_network("fd99::/64")]
 BOTH, NONE = {4, 6}, set()
@@ -70,6 +70,19 @@ def test_reviews_that_fail_withdraw_as_probes_that_are_lost_do():
     assert "(nft is gone)" in str(role.problems[0])
     assert role.review()
     assert role.offered == BOTH
+
+
+def test_a_full_table_of_connections_ends_no_circuit():
+    """Strangers can fill it, and the connections of circuits go on in it."""
+    wall = Wall()
+    wall.not_forwarded = lambda pool: ExitProblem(pool.version, TRACKING_FULL, "full", "enlarge it")
+    role = ExitRole(wall, POOLS, None, write=lambda _: None, examine=lambda _: [])
+    role.review()
+    assert role.offered == NONE, "an exit does not begin with a full table"
+    for passing, lent in ((BOTH, BOTH), (NONE, NONE), (NONE, NONE), (NONE, NONE), (BOTH, BOTH)):
+        wall.passing = frozenset(passing)
+        role.review()
+        assert (role.lent, role.offered) == (lent, BOTH)
 
 
 def test_a_version_without_a_way_out_is_withdrawn_whatever_passes():
