@@ -4,8 +4,9 @@ A configuration file names plug-ins that run with the node's rights, and says wh
 leave. So neither the file nor a directory on the way to it may be writable by users other than
 root and the one that runs the node. That holds for every step of the way, also where symbolic
 links lead through further directories. A directory with the sticky bit (``/tmp``) is accepted,
-because there only the owner of a file or link can replace it. The private group of an ordinary user may write:
-many systems give each user a group of the same name, of which no other user is a member.
+because there only the owner of a file or link can replace it. The private group of an ordinary
+user may write: many systems give each user a group of the same name, of which no other user is a
+member.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ from overlay.system.host_events import (
 )
 from overlay.system.host_notices import HostNotices
 
-__all__ = ["ExitWatch", "concerns_exit"]
+__all__ = ["OWN_DEVICES", "ExitWatch", "concerns_exit"]
 
 _INTERVAL_S: Final = 6.0
 """Changes are told at once, except by legacy iptables, which tells of nothing."""
@@ -41,7 +41,7 @@ _SETTLING_S: Final = 1.0
 
 _log = EventLog(__name__)
 
-_OWN_DEVICES: Final = ("anon", "exit")
+OWN_DEVICES: Final = ("anon", "exit")
 """What the names of a node's own devices begin with: they change with every circuit."""
 
 _LOCAL_TABLE: Final = 255
@@ -151,11 +151,11 @@ def _concerns(event: HostEvent, name_of: Callable[[int], str]) -> bool:
         case FilterChanged() | RuleChanged() | Overrun():
             return True
         case LinkChanged(name=name):
-            return not name.startswith(_OWN_DEVICES)
+            return not name.startswith(OWN_DEVICES)
         case AddressChanged(index=index):
-            return not name_of(index).startswith(_OWN_DEVICES)
+            return not name_of(index).startswith(OWN_DEVICES)
         case RouteChanged(table=table, index=index):
-            return table != _LOCAL_TABLE and not name_of(index).startswith(_OWN_DEVICES)
+            return table != _LOCAL_TABLE and not name_of(index).startswith(OWN_DEVICES)
         case _:
             return False
 

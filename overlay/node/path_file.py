@@ -5,10 +5,10 @@ One JSON file, mode 0600, replaced as a whole (``docs/formats/remembered-paths.m
     {"version": 1, "paths": [{"destination": "203.0.113.10/32", "hops": 3,
                               "strategy": "uniform", "via": [], "both_families": false}]}
 
-Nothing in the file is trusted: it is read up to a bound, and every value is checked. A damaged file
-gets a second name before it is replaced. What is certain in it are its destinations, so that all of them that
-can be read are blocked, whatever else is unreadable. A file of an earlier or a later version of this
-program, which has other fields, opens nothing either.
+Nothing in the file is trusted: it is read up to a bound, and every value is checked. Of a damaged
+file every destination that can be read is blocked, whatever else is unreadable, so a file of an
+earlier or a later version of this program opens nothing either. It gets a second name before it is
+replaced.
 """
 
 from __future__ import annotations

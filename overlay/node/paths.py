@@ -28,7 +28,7 @@ from dataclasses import replace
 
 import trio
 
-from overlay.addresses import IpNetwork
+from overlay.addresses import InnerAddress, IpNetwork
 from overlay.apm.events import (
     CircuitClosed,
     CircuitEvent,
@@ -249,8 +249,16 @@ class Paths:
 
     def rebuild_all(self, now: float) -> None:
         """Build every path anew, because the source's TUN device has gone."""
+        self.give_up(frozenset(self.held()), now)
+
+    def held(self) -> list[InnerAddress]:
+        """Return the inner addresses of all paths."""
+        return [address for path in self._paths.values() for address in path.inner_addresses]
+
+    def give_up(self, addresses: frozenset[InnerAddress], now: float) -> None:
+        """Build paths with one of these inner addresses anew, so that they get another one."""
         for path in self.all():
-            if path.inner_addresses:
+            if not addresses.isdisjoint(path.inner_addresses):
                 self._drop_circuit(path, now)
                 self._rebuild_later(path, now)
 

@@ -18,14 +18,14 @@ every destination still guarded.
 
 from __future__ import annotations
 
-import ipaddress
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack
 from random import Random
 
 import trio
 
+from overlay.addresses import Endpoint, InnerAddress
 from overlay.clock import Clock
 from overlay.config import Configuration
 from overlay.config.trust import insist_on_way
@@ -47,6 +47,7 @@ from overlay.node.exit_watch import ExitWatch
 from overlay.node.exposure import exposed_versions
 from overlay.node.host import Host
 from overlay.node.inherited import guard_first, inherited, permanent_wishes, remembered
+from overlay.node.inner_use import InnerUse, LentAddresses
 from overlay.node.last_signed import LastSigned
 from overlay.node.location import Location
 from overlay.node.own_descriptor import RESIGN_INTERVAL_S, own_descriptor, roles_of
@@ -57,8 +58,6 @@ from overlay.node.reception import Reception
 from overlay.node.requested_path import PathWish
 from overlay.node.sockets import Sockets
 from overlay.plugin_failures import blamed_plugin
-from overlay.system.host_networks import uses
-from overlay.system.name_servers import name_servers
 
 __all__ = ["RunningNode"]
 
@@ -158,7 +157,9 @@ class RunningNode:
             TopologyStore(configuration.node.state_dir / "topology.sqlite", network.network_id)
         )
         self.shell = open_shell(configuration, self.host, self.sockets, rng, engine)
-        parts = (*self.shell.enforced, self.endpoints)
+        self._inner_use = InnerUse(self.host, self._known_endpoints)
+        lent = LentAddresses(self._inner_use, lambda: self.plane.paths.held(), self._give_up)
+        parts = (*self.shell.enforced, self.endpoints, lent)
         self.enforcement = Enforcement(parts, self._checked)
         stack.callback(self.shell.close)
 
@@ -171,7 +172,7 @@ class RunningNode:
             local_addresses=shell.own_addresses,
             forget_inner_addresses=shell.forget,
             marks=self.sockets.marks,
-            inner_in_use=self._inner_in_use,
+            inner_in_use=self._inner_use.is_used,
             probes_sizes=True,
             initiations=self._last_signed.initiations,
         )
@@ -419,21 +420,17 @@ class RunningNode:
             self._wake.set()
             self._wake = trio.Event()
 
-    def _inner_in_use(self, packed: bytes) -> bool:
-        """Tell whether something that this host talks to has an address that an exit lent.
+    def _known_endpoints(self) -> Iterator[Endpoint]:
+        """Yield where other nodes and this one are."""
+        yield from (*self.configuration.network.bootstrap, *self.endpoints.now.accepted)
+        for mix in self.plane.table:
+            yield from mix.endpoints
 
-        Also if the host does not tell: an address that cannot be checked is not taken.
-        """
-        address = ipaddress.ip_address(packed)
-        network = self.configuration.network
-        nodes = [each for mix in self.plane.table for each in mix.endpoints]
-        known = [*network.bootstrap, *self.endpoints.now.accepted, *nodes]
-        if address in name_servers() or any(each.packed == packed for each in known):
-            return True
-        try:
-            return uses(address, self.host.used_networks()) is not None
-        except BackendError:
-            return True
+    def _give_up(self, taken: frozenset[InnerAddress]) -> None:
+        """Give paths other circuits whose inner addresses something else has begun to use."""
+        now = self.clock.now()
+        self.plane.paths.give_up(taken, now)
+        self.settle(now)
 
     # -- chores ----------------------------------------------------------------------
 

@@ -292,4 +292,13 @@ def test_an_address_of_the_sources_own_network_is_not_taken(overlay):
     namespace.run(["ip", "address", "del", "100.64.7.1/10", "dev", "eth0"])
     path = overlay.alice.ask("path", "open", overlay.web.address, "--hops", "1")
     assert overlay.fetch() == CONTENT
+    (lent,) = path["inner_addresses"]
+    namespace.run(["ip", "address", "add", f"{lent}/32", "dev", "eth0"])  # a VPN lends it as well
+
+    def inner_addresses():
+        return overlay.alice.ask("path", "list")[0]["inner_addresses"]
+
+    wait_until("another address", lambda: inner_addresses() not in ([], [lent]), timeout_s=30)
+    assert overlay.fetch() == CONTENT
+    namespace.run(["ip", "address", "del", f"{lent}/32", "dev", "eth0"])
     overlay.alice.ask("path", "close", str(path["number"]))

@@ -10,12 +10,19 @@ from remembered import claims, listed_tables, section, tables_below, value_in_th
 from overlay.addresses import Endpoint
 from overlay.apm.settings import ApmSettings
 from overlay.identity import LocalIdentity
+from overlay.ipsec.pieces import Pieces
 from overlay.link.links import Links
 from overlay.link.model import LinkPeer
 from overlay.link.settings import LinkSettings
 
 SECTION = section("What links and circuits can make a node remember")
-PACKAGES = ("overlay.apm", "overlay.link", "overlay.shares", "overlay.work_budget")
+PACKAGES = (
+    "overlay.apm",
+    "overlay.link",
+    "overlay.shares",
+    "overlay.work_budget",
+    "overlay.ipsec.pieces",
+)
 
 
 def busy_relay():
@@ -43,7 +50,7 @@ def busy_links():
 
 
 def test_every_table_of_links_and_circuits_is_listed_with_a_bound():
-    found = tables_below(PACKAGES, busy_relay(), busy_links())
+    found = tables_below(PACKAGES, busy_relay(), busy_links(), Pieces())
     assert "Switchboard._partings" in found
     assert "AcceptedTable._unproved" in found
     listed = listed_tables(SECTION)

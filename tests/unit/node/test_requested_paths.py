@@ -161,6 +161,18 @@ def test_a_lost_circuit_leaves_the_guard_and_is_replaced(world):
     assert world.guard.carried == {BOB: VC}
 
 
+def test_a_path_whose_inner_address_is_given_up_is_built_anew_behind_the_guard(world):
+    path = world.request()
+    world.open(1)
+    assert world.paths.held() == [VC]
+    world.paths.give_up(frozenset({InnerAddress(bytes(4))}), NOW)
+    assert path.state is PathState.OPEN
+    world.paths.give_up(frozenset({VC}), NOW)
+    assert path.state is PathState.REBUILDING
+    assert (world.circuits.closed, world.paths.held()) == ([1], [])
+    assert (world.guard.protected, world.guard.carried) == ({BOB}, {})
+
+
 def test_circuits_that_are_torn_down_as_soon_as_they_open_are_replaced_ever_more_slowly(world):
     """Else one hostile hop makes a source build circuits as fast as the network carries them."""
     path, now, pauses = world.request(), NOW, []
