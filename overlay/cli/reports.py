@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from overlay.cli.tables import facts, printable, table
@@ -29,7 +30,7 @@ def status_text(report: StatusReport) -> str:
             ("contacts", str(report.contacts)),
             ("mix-nodes known", f"{report.mix_nodes}, of which exits {report.exits}"),
             ("coverage", _coverage(report)),
-            ("links", str(report.links)),
+            ("links", _links(report)),
             ("circuits", _circuits(report)),
             ("protected", _listed(report.protected)),
             *(
@@ -89,6 +90,7 @@ def paths_text(reports: Sequence[PathReport]) -> str:
         "RTT",
         "AGE",
         "MTU",
+        "LINK",
         "STANDBY",
         "STRATEGY",
     )
@@ -142,7 +144,7 @@ def path_text(report: PathReport) -> str:
             *hops,
             ("inner address", _listed(report.inner_addresses)),
             ("round trip", _rtt(report.rtt_ms)),
-            ("mtu", f"{report.mtu} bytes"),
+            ("mtu", _mtu(report)),
             ("standby", _standby(report)),
             ("strategy", report.strategy),
             *([("also blocked", _other_family(report))] if report.both_families else []),
@@ -150,6 +152,31 @@ def path_text(report: PathReport) -> str:
             *(("stays open", sentence) for sentence in report.stays_open),
         ]
     )
+
+
+def _mtu(report: PathReport) -> str:
+    if report.link_bytes is None or report.whole_bytes is None:
+        return f"{report.mtu} bytes"
+    pieces = "no packet needs pieces"
+    if report.whole_bytes < report.mtu:
+        pieces = f"packets above {report.whole_bytes} bytes travel in pieces"
+    return f"{report.mtu} bytes; the first link carries {report.link_bytes}, so {pieces}"
+
+
+def _links(report: StatusReport) -> str:
+    counts = Counter(report.link_bytes)
+    sizes = ", ".join(f"{count} of {size} bytes" for size, count in sorted(counts.items()))
+    return f"{report.links} ({sizes})" if sizes else str(report.links)
+
+
+def _link(report: PeerReport) -> str:
+    if not report.linked:
+        return "-"
+    return "up" if report.link_bytes is None else f"up, {_bytes(report.link_bytes)}"
+
+
+def _bytes(count: int | None) -> str:
+    return "-" if count is None else f"{count} bytes"
 
 
 def _standby(report: PathReport) -> str:
@@ -169,7 +196,7 @@ def _peer_row(report: PeerReport) -> tuple[str, ...]:
         _listed(report.endpoints),
         _listed(report.roles),
         str(report.bandwidth_kbit),
-        "up" if report.linked else "-",
+        _link(report),
         "never" if report.heard_s is None else f"{_duration(report.heard_s)} ago",
         _duration(report.expires_in_s),
         _listed(report.exit_policy),
@@ -186,6 +213,7 @@ def _path_row(report: PathReport) -> tuple[str, ...]:
         _rtt(report.rtt_ms),
         _duration(report.age_s),
         str(report.mtu),
+        _bytes(report.link_bytes),
         _standby(report),
         report.strategy,
     )

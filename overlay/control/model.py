@@ -125,6 +125,8 @@ class StatusReport:
         mix_nodes: verified descriptors in the Mix-nodes Topology Table.
         exits: how many of those are willing exits.
         links: links that are up.
+        link_bytes: how many bytes of UDP payload probes of the links found to pass, one number a
+            link, smallest first; links without a result are left out.
         circuits_own: circuits that this node is the source of.
         circuits_relayed: circuits of others that pass through.
         circuits_exit: circuits of others that leave the overlay here.
@@ -180,6 +182,7 @@ class StatusReport:
     unprotected: tuple[str, ...] = ()
     unprotected_reason: str = ""
     verdict: str = ""
+    link_bytes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +193,8 @@ class PeerReport:
     is how long its descriptor stays valid; ``linked`` tells whether a link to it is up.
     ``heard_s`` is the time in seconds since the node itself sent something to this one that was
     authentic; None if it never did, or if the kernel does not tell and no answer came.
+    ``link_bytes`` is the largest UDP payload in bytes that probes of the link found to pass; None
+    without a link or a result, and with the kernel's IPsec, which does not probe.
     """
 
     node_id: str
@@ -201,6 +206,7 @@ class PeerReport:
     expires_in_s: float
     linked: bool
     heard_s: float | None = None
+    link_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,11 +225,14 @@ class PathReport:
     "rebuilding", "closing"). ``hops`` are in order, first hop first, empty while there is no
     circuit.
     ``rtt_ms`` is the round trip to the exit, None until measured. ``mtu`` is the largest inner
-    packet in bytes. ``both_families`` tells whether the other IP version is blocked because of
-    this path, ``permanent`` whether the configuration lists the destination, so that the path
-    returns at the next start. ``stays_open`` has one sentence for each way to the same server
-    that the path does not cover. ``unprotected`` says why packets to the destination can leave in
-    the clear now; it is empty if they leave through the circuit or not at all.
+    packet in bytes. ``link_bytes`` is the largest UDP payload that the first link carries,
+    ``whole_bytes`` the largest inner packet that it carries in one datagram; larger ones travel in
+    pieces. Both are None until probes of that link have a result. ``both_families`` tells whether
+    the other IP version is blocked because of this path, ``permanent`` whether the configuration
+    lists the destination, so that the path returns at the next start. ``stays_open`` has one
+    sentence for each way to the same server that the path does not cover. ``unprotected`` says why
+    packets to the destination can leave in the clear now; it is empty if they leave through the
+    circuit or not at all.
 
     ``trouble`` is a clause that says why the last circuit ended or could not be had, empty once
     the path is open. ``attempts`` counts the circuits in a row that could not be had.
@@ -250,6 +259,8 @@ class PathReport:
     next_try_s: float | None = None
     standby_ready: bool = False
     takeovers: int = 0
+    link_bytes: int | None = None
+    whole_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -134,6 +134,10 @@ class Links:
     def __len__(self) -> int:
         return len(self._links)
 
+    def datagram_bytes(self, overlay_address: OverlayAddress) -> int | None:
+        """Return what a link's probes found that its datagrams may have, None before that."""
+        return self._probes.found(overlay_address)
+
     def drops(self) -> dict[LinkDrop, int]:
         """Return how many datagrams were dropped, by cause."""
         return dict(self._drops)

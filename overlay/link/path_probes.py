@@ -97,6 +97,14 @@ class PathProbes:
             known.search.answered(int.from_bytes(token[_SIZE], "big"), now)
             self._tell(overlay_address, known)
 
+    def found(self, overlay_address: OverlayAddress) -> int | None:
+        """Return the size in bytes of UDP payload that a link carries, None if it is not known."""
+        known = self._links.get(overlay_address)
+        if known is None or not known.search.is_answered:
+            return None
+        is_measured = known.search.has_lost or known.search.is_complete
+        return known.search.usable if is_measured else None
+
     def next_deadline(self) -> float:
         """Return when the first link wants a probe."""
         return min((each.search.deadline for each in self._links.values()), default=math.inf)

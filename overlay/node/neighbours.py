@@ -9,7 +9,7 @@ first packets often arrive before that proof, so they wait here.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -124,6 +124,10 @@ class Neighbours:
 
     def __len__(self) -> int:
         return len(self._neighbours)
+
+    def __iter__(self) -> Iterator[OverlayAddress]:
+        """Yield the overlay addresses of the nodes to which there are links."""
+        return iter(self._neighbours)
 
     def __contains__(self, overlay_address: object) -> bool:
         return overlay_address in self._neighbours

@@ -6,7 +6,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Final
 
 from overlay import __version__
@@ -17,13 +17,15 @@ from overlay.control.model import HopReport, PathReport, PeerReport, StatusRepor
 from overlay.dht.descriptor import MixDescriptor, Role
 from overlay.exit_policy import format_exit_rules
 from overlay.identity import LocalIdentity
+from overlay.ipsec.mtu import inner_mtu
+from overlay.ipsec.suites import Suite
 from overlay.node.control_plane import ControlPlane
 from overlay.node.exposure import exposed_versions
 from overlay.node.families import other_version
 from overlay.node.requested_path import RequestedPath
 from overlay.node.source_guard import Unguarded
 
-__all__ = ["identified", "path_report", "peer_report", "status_report"]
+__all__ = ["identified", "path_report", "path_sizes", "peer_report", "status_report"]
 
 _NO_IDENTIFIER: Final = re.compile(r"[^A-Za-z0-9]+")
 
@@ -67,6 +69,7 @@ def status_report(
         mix_nodes=len(plane.table),
         exits=plane.table.count(Role.EXIT),
         links=len(plane.neighbours),
+        link_bytes=_link_sizes(plane),
         circuits_own=len(plane.circuits.circuits()),
         circuits_relayed=relayed.relayed,
         circuits_exit=relayed.exits,
@@ -87,6 +90,11 @@ def status_report(
         network_problems=network_problems,
         suspect_regions=plane.dht.suspect_regions(now),
     )
+
+
+def _link_sizes(plane: ControlPlane) -> tuple[int, ...]:
+    sizes = (plane.links.datagram_bytes(address) for address in plane.neighbours)
+    return tuple(sorted(size for size in sizes if size is not None))
 
 
 def _versions(versions: Iterable[int]) -> tuple[str, ...]:
@@ -113,9 +121,17 @@ def _activity(plane: ControlPlane) -> dict[str, int]:
 
 
 def peer_report(
-    descriptor: MixDescriptor, *, linked: bool, heard: Iterable[float | None], now: float
+    descriptor: MixDescriptor,
+    *,
+    linked: bool,
+    heard: Iterable[float | None],
+    now: float,
+    link_bytes: int | None = None,
 ) -> PeerReport:
-    """Return one Mix-node of the topology table; ``heard`` are times at which it was heard."""
+    """Return one Mix-node of the topology table.
+
+    ``heard`` are times at which it was heard, ``link_bytes`` is what the link to it carries.
+    """
     last = max((when for when in heard if when is not None), default=None)
     policy = descriptor.exit_policy
     return PeerReport(
@@ -127,8 +143,39 @@ def peer_report(
         bandwidth_kbit=descriptor.bandwidth_kbit,
         expires_in_s=round(descriptor.expires - now, 1),
         linked=linked,
+        link_bytes=link_bytes if linked else None,
         heard_s=None if last is None else max(0.0, round(now - last, 1)),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class PathSizes:
+    """What the first link of a path carries, in bytes of UDP payload and of inner packets."""
+
+    link_bytes: int | None = None
+    whole_bytes: int | None = None
+
+
+_UNMEASURED: Final = PathSizes()
+
+
+def path_sizes(
+    path: RequestedPath, link_bytes: int | None, *, onion: Suite, link: Suite, mtu: int
+) -> PathSizes:
+    """Return the sizes of a path whose first link carries ``link_bytes``, None if not known.
+
+    Args:
+        path: the path, with its hops.
+        link_bytes: UDP payload.
+        onion: suite of the onion SAs.
+        link: suite of the links.
+        mtu: the largest inner packet in bytes, whatever the link carries.
+    """
+    if link_bytes is None:
+        return _UNMEASURED
+    headers = 28  # IPv4 and UDP: they are taken off again, so either version would do
+    whole = inner_mtu(link_bytes + headers, hops=path.hops, onion=onion, link=link, ipv6=False)
+    return PathSizes(link_bytes, min(whole, mtu))
 
 
 def path_report(
@@ -139,10 +186,12 @@ def path_report(
     exposure: Unguarded,
     now: float,
     mtu: int,
+    sizes: PathSizes = _UNMEASURED,
 ) -> PathReport:
     """Return one path that the user asked for, with what its circuit knows.
 
-    ``others`` are the destinations of the other paths, ``mtu`` is in bytes. ``exposure`` tells what
+    ``others`` are the destinations of the other paths, ``mtu`` is in bytes. ``sizes`` are those of
+    its first link. ``exposure`` tells what
     is not protected now.
     """
     hops = path.mix_path.hops if path.mix_path is not None and path.circuit is not None else ()
@@ -170,6 +219,8 @@ def path_report(
         else None,
         standby_ready=path.standby.ready,
         takeovers=path.takeovers,
+        link_bytes=sizes.link_bytes,
+        whole_bytes=sizes.whole_bytes,
     )
 
 

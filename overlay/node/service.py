@@ -25,12 +25,13 @@ from overlay.errors import (
     OverlayError,
     PathError,
 )
+from overlay.ipsec.suites import SUITES
 from overlay.logs import EventLog
 from overlay.node.asked import request_of
 from overlay.node.assembly import path_mtu
 from overlay.node.destinations import check_destination
 from overlay.node.exposure import exposed
-from overlay.node.reports import path_report, peer_report, status_report
+from overlay.node.reports import path_report, path_sizes, peer_report, status_report
 from overlay.node.requested_path import PathWish, RequestedPath
 from overlay.node.running import RunningNode
 from overlay.node.source_guard import Unguarded
@@ -365,6 +366,7 @@ class NodeService:
                     plane.neighbours.heard_at(descriptor.overlay_address),
                 ),
                 now=now,
+                link_bytes=plane.links.datagram_bytes(descriptor.overlay_address),
             )
             for descriptor in plane.table.view(now)
         ]
@@ -386,8 +388,12 @@ class NodeService:
         circuits = {circuit.number: circuit for circuit in self._plane.circuits.circuits()}
         circuit = circuits.get(path.circuit) if path.circuit is not None else None
         others = [each.destination for each in self._plane.paths.all() if each is not path]
+        configuration = self._running.configuration
         in_kernel = self._running.shell.backend.capabilities().in_kernel
-        mtu = path_mtu(self._running.configuration, in_kernel=in_kernel)
+        mtu = path_mtu(configuration, in_kernel=in_kernel)
+        hops = path.mix_path.hops if path.mix_path is not None and path.circuit is not None else ()
+        first = self._plane.links.datagram_bytes(hops[0].overlay_address) if hops else None
+        onion, link = configuration.ipsec.esp_suite, configuration.ipsec.link_suite
         return path_report(
             path,
             circuit,
@@ -395,6 +401,7 @@ class NodeService:
             exposure=self._exposure() if exposure is None else exposure,
             now=self._now(),
             mtu=mtu,
+            sizes=path_sizes(path, first, onion=SUITES[onion], link=SUITES[link], mtu=mtu),
         )
 
     def _now(self) -> float:

@@ -153,6 +153,13 @@ def test_transfers_pass_a_line_of_1280_bytes_that_drops_fragments(overlay, tmp_p
         packet.length for packet in capture.packets() if packet.source == overlay.alice.address
     ]
     assert sorted(lengths)[len(lengths) * 9 // 10] <= 1280, "but for probes"
+    for path in overlay.alice.ask("path", "list"):
+        # UDP and IPv4 take 28 bytes of 1,280; 1,200 are in use until the search is over.
+        assert 1200 <= path["link_bytes"] <= 1280 - 28
+        assert path["whole_bytes"] < path["link_bytes"] - 3 * 74 < path["mtu"]
+    linked = [peer for peer in overlay.alice.ask("peers") if peer["linked"]]
+    assert all(1200 <= peer["link_bytes"] <= 1252 for peer in linked)
+    assert overlay.alice.ask("status")["link_bytes"]
 
 
 def test_path_mtu_rules_routes_and_segments(overlay, tmp_path):

@@ -27,8 +27,9 @@ def test_on_a_usual_line_both_sides_know_it_at_once():
 def test_on_a_narrow_line_both_sides_find_its_size(line_bytes):
     lab, alice, bob = linked(line_bytes=line_bytes)
     lab.run(NOW, NOW + 60)
-    for host in (alice, bob):
+    for host, peer in ((alice, bob), (bob, alice)):
         assert line_bytes - GRAIN_BYTES < host.datagram_bytes <= line_bytes
+        assert host.links.datagram_bytes(peer.peer.overlay_address) == host.datagram_bytes
 
 
 def test_a_line_that_becomes_narrow_is_noticed_and_rekeying_changes_nothing():
@@ -46,6 +47,7 @@ def test_a_peer_that_does_not_answer_is_not_limited():
     lab, alice, bob = linked(both=False)
     lab.run(NOW, NOW + 100)
     assert (alice.datagram_bytes, bob.datagram_bytes) == (0, 0)
+    assert alice.links.datagram_bytes(bob.peer.overlay_address) is None
 
 
 def test_a_probe_that_was_cut_or_replayed_proves_nothing():

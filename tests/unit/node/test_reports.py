@@ -1,11 +1,13 @@
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 import pytest
 from test_requested_paths import NOW, mix
 
 from overlay.addresses import Endpoint
 from overlay.errors import NoSuitablePath
-from overlay.node.reports import identified, peer_report
+from overlay.ipsec.suites import DEFAULT_SUITE, SUITES
+from overlay.node.reports import PathSizes, identified, path_sizes, peer_report
+from overlay.node.requested_path import PathWish, RequestedPath
 from overlay.node.unjoined import explained
 
 NONE = NoSuitablePath("no path of 3 hops among 0 known Mix-nodes.", known=0, removed=())
@@ -44,3 +46,16 @@ def test_node_that_has_not_joined_says_so(contacts, bootstrap, words):
 def test_refusal_among_known_nodes_stays_as_it_is():
     error = NoSuitablePath("no path.", known=5, removed=())
     assert explained(error, contacts=0, bootstrap=()) is error
+
+
+def test_sizes_of_a_path_follow_from_those_of_its_first_link():
+    def sizes(link_bytes, *, hops=3, mtu=1300):
+        path = RequestedPath(1, PathWish(ip_network("203.0.113.1"), hops, "uniform"), NOW)
+        suite = SUITES[DEFAULT_SUITE]
+        return path_sizes(path, link_bytes, onion=suite, link=suite, mtu=mtu)
+
+    assert sizes(None) == PathSizes(None, None)
+    assert sizes(1472) == PathSizes(1472, 1210)
+    assert sizes(1472, hops=1) == PathSizes(1472, 1300)
+    assert sizes(1472, mtu=900) == PathSizes(1472, 900)
+    assert sizes(1240) == PathSizes(1240, 978)
