@@ -35,13 +35,13 @@ bench: ## Costs per packet and per circuit, in userspace and in the kernel, as a
 churn-lab: ## Twenty minutes of real churn, 30 nodes, held against the simulator: build/churn/report.md
 	@scripts/churn-lab.sh
 
-paper: ## The paper's experiment on today's kernel: CSV, figures and docs/paper-experiment.md (20 minutes)
+paper: ## The paper's experiment on today's kernel: CSV, figures and docs/results/paper-experiment.md (20 minutes)
 	@scripts/paper.sh
 
-accept: ## The overlay held against theory and measurements, in full (hours); see docs/acceptance.md
+accept: ## Compare the overlay with theory and measurements, in full (hours); see docs/acceptance.md
 	@scripts/accept.sh
 
-scenarios: ## Every shipped scenario with ten seeds (hours), and docs/scenarios.md of what came of them
+scenarios: ## Run every shipped scenario with ten seeds (hours) and write docs/results/scenarios.md
 	@scripts/scenarios.sh
 
 fuzz: ## Fuzz every parser for FUZZ_SECONDS each (60) and add what is new to tests/fuzz/corpus

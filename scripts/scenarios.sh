@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Every shipped scenario in full, then docs/scenarios.md of what came of them. What is in
-# build/scenarios already and ran to its end is not run again (make clean forgets it); arguments go to each run.
+# Runs every shipped scenario in full and writes docs/results/scenarios.md. A scenario with complete results in
+# build/scenarios is not run again (make clean removes them). Arguments are passed to each run.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 scripts/setup.sh python
@@ -15,9 +15,9 @@ for file in sims/scenarios/*.toml; do
     rm -rf "$directory"
     echo "$name" >&2
     .venv/bin/overlay sim churn "$name" --out "$directory" "$@" || status=$?
-    # 1 is a promise that did not hold; whoever interrupts one run wants no other.
+    # Status 1: an expectation did not hold. Anything else, such as an interrupt, ends the loop.
     [ "$status" -le 1 ] || exit "$status"
 done
 .venv/bin/python -m sims.results.markdown "${directories[@]}" >"$into/scenarios.md"
-mv "$into/scenarios.md" docs/scenarios.md
+mv "$into/scenarios.md" docs/results/scenarios.md
 exit "$status"

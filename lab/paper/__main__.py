@@ -32,7 +32,8 @@ __all__ = ["main", "publish"]
 
 _ROOT: Final = Path(__file__).parents[2]
 _RESULTS: Final = _ROOT / "build" / "paper"
-_PAGE: Final = _ROOT / "docs" / "paper-experiment.md"
+_DOCS: Final = _ROOT / "docs"
+_PAGE: Final = _DOCS / "results" / "paper-experiment.md"
 _SETTING_UP_S: Final = 600.0
 """Boot, platform and circuits take half a minute; a busy host makes it ten times as much."""
 
@@ -49,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if arguments.minutes:
                 plan = dataclasses.replace(plan, budget_s=60 * arguments.minutes)
             _measure(plan, results, resume=arguments.resume)
-        publish(results, results if own else _PAGE.parent, None if own else _PAGE)
+        publish(results, results if own else _DOCS, None if own else _PAGE)
     except (LabError, FileNotFoundError, ValueError) as error:
         print(f"paper: {error}", file=sys.stderr)
         return 1

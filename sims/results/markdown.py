@@ -2,7 +2,7 @@
 
     python3 -m sims.results.markdown DIRECTORY...
 
-``make scenarios`` makes docs/scenarios.md of the shipped ones with it.
+``make scenarios`` writes docs/results/scenarios.md with it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _COLUMNS: Final = (
 def page(studies: Sequence[PointSummary]) -> str:
     """Return one page: the measures of all beside each other, then the promises of each."""
     lines = [
-        "# The shipped scenarios: what came of them",
+        "# Results of the shipped scenarios",
         "",
         *_preface(),
         "",
@@ -51,7 +51,7 @@ def page(studies: Sequence[PointSummary]) -> str:
 def _preface() -> Iterator[str]:
     yield "Written by `make scenarios`. In brackets: 95 % confidence intervals over seeds; every"
     yield "measure is in each report (`overlay sim churn NAME`). What is simulated and what is not:"
-    yield "[simulator.md](simulator.md)."
+    yield "[simulator.md](../simulator.md)."
 
 
 def _side_by_side(studies: Iterable[PointSummary]) -> Iterator[str]:
