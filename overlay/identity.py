@@ -5,6 +5,8 @@ half, so nobody can claim either without the key. Two X25519 keys serve other en
 bound to the identity by its signature in the Mix descriptor: the *onion key* opens this
 node's layer of an onion-like signalling message, the *link key* is the static key of the
 Noise IK link handshake. They are apart because one key must not serve two protocols.
+
+Reasons: docs/decisions/0006.
 """
 
 from __future__ import annotations

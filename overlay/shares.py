@@ -11,6 +11,8 @@ threshold of Choudhury and Hahne, "Dynamic queue length thresholds for shared-me
 switches", 1998). A group that is alone therefore gets many places, and each attacking group
 leaves room for the next newcomer: ``n`` providers, one after the other, leave (2/3)^n of
 the places.
+
+Reasons: docs/decisions/0040.
 """
 
 from __future__ import annotations

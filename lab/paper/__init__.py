@@ -15,4 +15,6 @@
     statements    the paper's statements, judged by the rows
 
 ``python3 -m lab.paper`` runs all of it; ``make paper`` does so with what it needs.
+
+Reasons: docs/decisions/0017.
 """

@@ -1,4 +1,7 @@
-"""From a path to a circuit's plan: SPIs, circuit addresses, keys and the onion's layers."""
+"""From a path to a circuit's plan: SPIs, circuit addresses, keys and the onion's layers.
+
+Reasons: docs/decisions/0029.
+"""
 
 from __future__ import annotations
 

@@ -6,6 +6,8 @@ answers with CONFIRM, which names them. From then on the standby is the circuit:
 
     standing by --doubt or loss--> moving --CONFIRM names the addresses--> taken over
                                      └--patience over--> both circuits are lost
+
+Reasons: docs/decisions/0053.
 """
 
 from __future__ import annotations

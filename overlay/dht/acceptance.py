@@ -3,6 +3,8 @@
 An endpoint must be public unless the settings allow private ones. An identity must have the
 cost that the network asks for. Contacts in a reply are filtered by both rules, because a node
 that lies could otherwise direct lookups to arbitrary hosts.
+
+Reasons: docs/decisions/0026.
 """
 
 from __future__ import annotations

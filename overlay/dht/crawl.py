@@ -14,6 +14,8 @@ sequence number counts, since the first to answer may be one that holds back or 
 Most of the silent may be inventions, so their holders are looked up one at a time, and no holder
 is asked about more of them than a real neighbourhood could have: nobody aims a crawl at it. A
 subnet that introduced too many of them is believed no more: whom it alone names is not asked.
+
+Reasons: docs/decisions/0008.
 """
 
 from __future__ import annotations

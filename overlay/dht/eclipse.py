@@ -12,6 +12,8 @@ with 2 k degrees of freedom, exactly (d is the k-th point of a Poisson process),
 N comes from other lookups and from crawls, never from the lookup under test. It is the median
 of single estimates, not their mean: one target that is eclipsed at a millionth of the usual
 distance would lift a mean to where no alarm ever sounds again.
+
+Reasons: docs/decisions/0025.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ everybody that it was the first to name, until they answer, and it is believed n
 many of them stayed silent: whom no other subnet names is not asked. One node introduces at most
 three times k others, so one that shares its subnet with nobody is never disbelieved for naming the
 dead of a mass failure.
+
+Reasons: docs/decisions/0032.
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@ of the nodes that an earlier run knew: first those whose descriptors are still v
 then those that were reached once (hints), which get a quarter of each round at least. So a
 restart needs no bootstrap peer, and no single peer decides alone where a node gets in. Whoever
 comes to us ends no greeting: an adversary that comes first would else be all we ever know.
+
+Reasons: docs/decisions/0027.
 """
 
 from __future__ import annotations

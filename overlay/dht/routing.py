@@ -12,6 +12,8 @@ arithmetic and their replacement caches. Replaced, because version 2.2.3 gets it
 
 New: a subnet (/24 or /48) gets at most a few places per bucket and per table, replacement
 caches counted, so that one operator's address range cannot surround us.
+
+Reasons: docs/decisions/0007.
 """
 
 from __future__ import annotations

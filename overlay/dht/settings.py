@@ -1,4 +1,7 @@
-"""Every tunable of the DHT, declared once: unit in the name, range checked, source beside it."""
+"""Every tunable of the DHT, declared once: unit in the name, range checked, source beside it.
+
+Reasons: docs/decisions/0033.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Every check, in the order in which it is shown."""
+"""Every check, in the order in which it is shown.
+
+Reasons: docs/decisions/0018.
+"""
 
 from __future__ import annotations
 

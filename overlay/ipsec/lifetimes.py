@@ -2,6 +2,8 @@
 
 Limits are drawn a little apart, so that SAs made together are not replaced together: in a
 link both ends would begin at once, in a circuit all hops.
+
+Reasons: docs/decisions/0016.
 """
 
 from __future__ import annotations

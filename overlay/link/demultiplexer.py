@@ -5,6 +5,8 @@
     0xFF                                   NAT keepalive (RFC 3948, 2.3)
     0 0 0 0 | channel | payload            control: channel 1 is the DHT, 2 the link handshake
     SPI (not 0) | sequence number | ...    ESP
+
+Reasons: docs/decisions/0002.
 """
 
 from __future__ import annotations

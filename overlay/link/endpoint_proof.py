@@ -27,6 +27,8 @@ confirm comes from where its only initiation came from.
 
 Nothing is sent to an endpoint that is not proved, except challenges: one for each confirm from
 there, of the same size, or one for larger packets in each ``_ASK_S``.
+
+Reasons: docs/decisions/0039.
 """
 
 from __future__ import annotations

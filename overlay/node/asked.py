@@ -2,6 +2,8 @@
 
 Everything is checked before anything is done, so that a mistake is one exception with its remedy
 and not an error of some task later on.
+
+Reasons: docs/decisions/0052.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 The cores' time never jumps, because all their timers depend on it. So a node whose host's time was
 set starts anew inside its process: its destinations stay blocked meanwhile, and its paths
 return. It signs and publishes with the new time at once.
+
+Reasons: docs/decisions/0050.
 """
 
 from __future__ import annotations

@@ -9,6 +9,8 @@ A check whose parts find nothing changes nothing, so the node's own changes caus
 and no loop. If another program removes something again and again, checks take a tenth of one
 processor at most. What the host refuses is tried again at each change of the host, and in between
 after waits that double.
+
+Reasons: docs/decisions/0036.
 """
 
 from __future__ import annotations

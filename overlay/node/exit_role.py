@@ -8,6 +8,8 @@
 
 An exit that cannot forward would be chosen all the same, and each path through it would carry
 nothing. So the node signs only what works, and says what does not.
+
+Reasons: docs/decisions/0038.
 """
 
 from __future__ import annotations

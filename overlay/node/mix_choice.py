@@ -1,4 +1,7 @@
-"""Which Mix-nodes the next circuit of a path goes through, given what failed before."""
+"""Which Mix-nodes the next circuit of a path goes through, given what failed before.
+
+Reasons: docs/decisions/0043.
+"""
 
 from __future__ import annotations
 

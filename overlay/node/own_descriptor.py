@@ -1,4 +1,7 @@
-"""What this node signs about itself, and when it signs anew."""
+"""What this node signs about itself, and when it signs anew.
+
+Reasons: docs/decisions/0056.
+"""
 
 from __future__ import annotations
 

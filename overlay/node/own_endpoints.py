@@ -11,6 +11,8 @@
 A node that listens on a wildcard publishes one endpoint for each IP version: the address from
 which this host reaches the peers that the node knows. A host without an address or a route yet
 is no error. The node waits for the kernel to tell of one.
+
+Reasons: docs/decisions/0049.
 """
 
 from __future__ import annotations

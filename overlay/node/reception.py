@@ -16,6 +16,8 @@ the next batch is larger.
 
 Strays are control datagrams that the kernel aggregated with ESP, and ESP of a link under attack
 that comes from another endpoint than the peer's.
+
+Reasons: docs/decisions/0041.
 """
 
 from __future__ import annotations

@@ -11,6 +11,8 @@ are one node or share a prefix; what is accepted is therefore uniform over the o
 that are valid. (Drawing hop by hop, each among what the ones before it left, would favour
 nodes in crowded prefixes.) Where valid paths are so rare that no draw hits one, the search
 finds one if there is one; its choice is random, but no longer exactly uniform.
+
+Reasons: docs/decisions/0028.
 """
 
 from __future__ import annotations

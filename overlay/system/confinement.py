@@ -14,6 +14,8 @@ programs which the node starts (nft, iptables) cannot have them either. Core dum
 of the same user are refused, because the process holds private keys.
 
 Sources: capabilities(7), prctl(2), capset(2), core(5).
+
+Reasons: docs/decisions/0042.
 """
 
 from __future__ import annotations

@@ -14,6 +14,8 @@ user has protected must look no different to the circuits of others, or they cou
 
 The previous kernel settings are kept as notes in the packet filter table itself, so that a
 new process restores what a killed one changed.
+
+Reasons: docs/decisions/0009.
 """
 
 from __future__ import annotations

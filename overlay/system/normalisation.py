@@ -12,6 +12,8 @@ of the circuit something about the host of the near one::
 What still has a flow label is dropped. nftables clears it itself; with iptables, which cannot,
 traffic control does so at each device (``overlay.system.flow_labels``), and this rule stands for
 the devices where it does not.
+
+Reasons: docs/decisions/0034.
 """
 
 from __future__ import annotations

@@ -10,6 +10,8 @@ Format: Linux uapi ``linux/inet_diag.h``::
     request   family (1) protocol (1) extensions (1) 0 (1) states (4) | inet_diag_sockid
     answer    family (1) state (1) timer (1) retransmissions (1)      | inet_diag_sockid ...
     inet_diag_sockid (48)   ports (2, 2) source (16) destination (16) interface (4) cookie (8)
+
+Reasons: docs/decisions/0030.
 """
 
 from __future__ import annotations

@@ -15,6 +15,8 @@ filter of the queues without ESP, where it drops garbage. A dropped datagram cos
 microsecond and never wakes the node.
 
 The forms of control datagrams come from the caller, so that this module knows no protocol.
+
+Reasons: docs/decisions/0044.
 """
 
 from __future__ import annotations

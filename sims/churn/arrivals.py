@@ -1,6 +1,8 @@
 """How a simulation begins, and what shakes it.
 
 One *start* says where each node is at time zero; any number of *shocks* come on top.
+
+Reasons: docs/decisions/0021.
 """
 
 from __future__ import annotations

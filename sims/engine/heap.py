@@ -2,6 +2,8 @@
 
 Events of one instant happen in the order in which they were pushed. Nothing is ever taken
 out: who changed their mind lets the event pass (a node remembers which wake-up it awaits).
+
+Reasons: docs/decisions/0020.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""How often nodes call each other, derived from what they do: lookups, refreshes, joining."""
+"""How often nodes call each other, derived from what they do: lookups, refreshes, joining.
+
+Reasons: docs/decisions/0031.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 It starts and stops programs and knows, from above, who is alive; what happens between nodes
 is the product's affair. Listeners (measures, clients) are told what cores report.
+
+Reasons: docs/decisions/0022.
 """
 
 from __future__ import annotations

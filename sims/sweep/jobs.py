@@ -1,4 +1,7 @@
-"""One run as a job: what crosses to a worker, what comes back."""
+"""One run as a job: what crosses to a worker, what comes back.
+
+Reasons: docs/decisions/0024.
+"""
 
 from __future__ import annotations
 

@@ -2,4 +2,6 @@
 
 Nothing here imports the product or the simulator: an expectation that shared code with what
 it judges would agree with its mistakes.
+
+Reasons: docs/decisions/0023.
 """

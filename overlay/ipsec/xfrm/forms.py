@@ -7,6 +7,8 @@ in their layouts; from then on a copy is filled in. No offset is written down he
 form yields is, byte for byte, what the classes would (``tests/properties/test_xfrm_forms.py``).
 
 A form is made of what is public; keys are in the copies alone.
+
+Reasons: docs/decisions/0019.
 """
 
 from __future__ import annotations
