@@ -211,14 +211,6 @@ class Namespace:
             raise errors[0]
         return results[0]
 
-    def enter(self) -> None:
-        """Move this process into the namespace for good; for a child that was just forked.
-
-        Raises:
-            LabError: the kernel refused.
-        """
-        enter_network_of(self.pid)
-
     def close(self) -> None:
         """End the programs started in here, then the namespace with all its devices."""
         while self._programs:

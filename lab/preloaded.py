@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import ctypes
 import gc
 import importlib
 import json
@@ -26,12 +25,13 @@ import socket
 import subprocess
 import sys
 import threading
-import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, NoReturn
+from functools import partial
+from typing import Final
 
-from lab.namespaces import LabError, Namespace, enter_network_of
+from lab.child import FAILED, become_program
+from lab.namespaces import LabError, Namespace
 
 __all__ = ["PreloadedProcess", "entry_of", "run_preloaded", "start_preloaded"]
 
@@ -42,9 +42,7 @@ _IMPORTED: Final = (
 _ENTRIES: Final = {"overlay": "overlay.cli.main", "lab.watched": "lab.watched"}
 """What may be run, and the module that has its ``main(arguments)``."""
 
-_PR_SET_PDEATHSIG: Final = 1
 _MESSAGE_BYTES: Final = 65_536
-_FAILED: Final = 1
 
 
 def entry_of(runner: Sequence[str]) -> tuple[str, list[str]] | None:
@@ -84,7 +82,7 @@ class PreloadedProcess:
             if not select.select([self._ends], [], [], timeout)[0]:
                 raise subprocess.TimeoutExpired(self._argv, timeout or 0.0)
             self._take_status()
-        return self.returncode if self.returncode is not None else _FAILED
+        return self.returncode if self.returncode is not None else FAILED
 
     def send_signal(self, number: int) -> None:
         """Send it a signal, unless it has ended."""
@@ -243,9 +241,15 @@ def _serve(control: socket.socket) -> None:
         if not data:
             return
         stdout, stderr, pipe = descriptors
+        request = _Request.decode(data)
         pid = os.fork()
         if pid == 0:
-            _become(_Request.decode(data), stdout, stderr)
+            become_program(
+                partial(_run_request, request),
+                namespace=request.anchor,
+                stdout=stdout,
+                stderr=stderr,
+            )
         for descriptor in (stdout, stderr):
             os.close(descriptor)
         os.write(pipe, b"%d\n" % pid)
@@ -259,22 +263,11 @@ def _tell_status(pid: int, pipe: int) -> None:
     os.close(pipe)
 
 
-def _become(request: _Request, stdout: int, stderr: int) -> NoReturn:
-    status = _FAILED
-    try:
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        os.dup2(stdout, 1)
-        os.dup2(stderr, 2)
-        os.closerange(3, max(map(int, os.listdir("/proc/self/fd"))) + 1)
-        os.chdir(request.directory)
-        enter_network_of(request.anchor)
-        status = importlib.import_module(request.module).main(request.arguments)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+def _run_request(request: _Request) -> int:
+    os.closerange(3, max(map(int, os.listdir("/proc/self/fd"))) + 1)  # the server's
+    os.chdir(request.directory)
+    status: int = importlib.import_module(request.module).main(request.arguments)
+    return status
 
 
 def _main() -> None:

@@ -7,20 +7,16 @@ again, would measure the imports of a laptop.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, NoReturn
 
+from lab.child import become_program
 from lab.namespaces import Namespace
 
 __all__ = ["Forked"]
-
-_PR_SET_PDEATHSIG: Final = 1
 
 
 class Forked:
@@ -32,9 +28,11 @@ class Forked:
     def __init__(self, namespace: Namespace, log: Path, program: Callable[[], int]) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
+        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self.pid = os.fork()
         if self.pid == 0:
-            _become(namespace, log, program)
+            become_program(program, namespace=namespace.pid, stdout=output, stderr=output)
+        os.close(output)
 
     def kill(self) -> None:
         """End it as a crash would."""
@@ -44,20 +42,3 @@ class Forked:
     def ended(self) -> bool:
         """Tell whether it has ended by itself."""
         return os.waitpid(self.pid, os.WNOHANG)[0] != 0
-
-
-def _become(namespace: Namespace, log: Path, program: Callable[[], int]) -> NoReturn:
-    status = 1
-    try:
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        for standard in (1, 2):
-            os.dup2(output, standard)
-        namespace.enter()
-        status = program()
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
