@@ -48,6 +48,11 @@ _CLONE_NEWNET: Final = 0x40000000
 _STOP_S: Final = 20.0
 """How long a program may take to obey SIGTERM before it gets SIGKILL."""
 
+_XTABLES_LOCK: Final = ("XTABLES_LOCKFILE", "/proc/self/ns/net")
+"""Environment of iptables: the file that it locks. By default that is one of the whole machine, so
+that hosts of a laboratory would wait for each other, and fail after two seconds. This one is
+the network namespace itself, so each host has a lock of its own, as on a machine of its own."""
+
 T = TypeVar("T")
 Stream = int | IO[Any] | None
 
@@ -88,6 +93,7 @@ class Namespace:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        os.environ.setdefault(*_XTABLES_LOCK)  # inherited by all that runs in here
         self._programs: list[Program] = []
         self._anchor = subprocess.Popen(
             ["unshare", "--net", "--", "sh", "-c", "echo ready; exec cat >/dev/null"],
