@@ -50,9 +50,17 @@ class Host:
     interface: str
     core_interface: str
 
-    def capture(self, path: Path, *, snaplen_bytes: int = 128) -> Capture:
+    def capture(
+        self, path: Path, *, snaplen_bytes: int = 128, most_packets: int = 200_000
+    ) -> Capture:
         """Return a vantage point on this host's cable (not started)."""
-        return Capture(self.namespace, self.interface, path, snaplen_bytes=snaplen_bytes)
+        return Capture(
+            self.namespace,
+            self.interface,
+            path,
+            snaplen_bytes=snaplen_bytes,
+            most_packets=most_packets,
+        )
 
 
 def numbered_addresses(number: int) -> tuple[IPv4Interface, IPv6Interface]:
