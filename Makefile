@@ -14,7 +14,7 @@ setup: ## Make the virtual environment, install the lab's tools (or say what is 
 test: ## Lint, types, import contracts and every test, the lab's included
 	@scripts/test.sh
 
-test-fast: ## The tests that need no namespaces and no patience
+test-fast: ## The tests without namespaces that need little processor time (a minute)
 	@scripts/test-fast.sh
 
 lint: ## ruff (rules and format) and the import contracts

@@ -2,4 +2,4 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 scripts/setup.sh python
-exec .venv/bin/python -m pytest -q -n auto -m "not lab and not slow"
+exec .venv/bin/python -m pytest -q -n auto --dist worksteal -m "not slow" --ignore tests/lab

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from targets import TARGETS
@@ -48,12 +49,14 @@ PLAUSIBLE_CONTROL = st.builds(
 """A body of its kind's size, or one byte more or less, so that every kind's fields are parsed."""
 
 
+@pytest.mark.slow
 @given(st.binary(max_size=200) | shaped(CONTROL_BYTES))
 @settings(deadline=None, max_examples=50)
 def test_circuit_control_parses_to_its_one_encoding_or_peer_error(data: bytes) -> None:
     TARGETS["circuit_control"](data)
 
 
+@pytest.mark.slow
 @given(PLAUSIBLE_CONTROL)
 @settings(deadline=None, max_examples=300)
 def test_plausible_circuit_control_does_so_too(data: bytes) -> None:
@@ -72,6 +75,7 @@ PLAUSIBLE_LAYER = st.builds(
 )
 
 
+@pytest.mark.slow
 @given(st.binary(max_size=200) | shaped(LAYER_BYTES) | PLAUSIBLE_LAYER)
 @settings(deadline=None, max_examples=50)
 def test_layer_parses_to_its_one_encoding_or_peer_error(data: bytes) -> None:
@@ -147,6 +151,7 @@ def manager() -> tuple[SignallingManager, LocalIdentity]:
     return made, identity
 
 
+@pytest.mark.slow
 @given(
     st.lists(
         st.tuples(

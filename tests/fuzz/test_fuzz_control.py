@@ -1,5 +1,6 @@
 import json
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from seeds import PATH
@@ -58,6 +59,7 @@ def value_or_malformed(decode, *arguments):
         return None if str(refusal) else "a refusal without its reason"
 
 
+@pytest.mark.slow
 @given(st.one_of(st.binary(max_size=400), requests.map(json.dumps).map(str.encode)))
 def test_any_line_is_a_request_or_malformed(line):
     request = value_or_malformed(decode_request, line)
@@ -65,16 +67,19 @@ def test_any_line_is_a_request_or_malformed(line):
         assert decode_request(encode_request(request)[:-1]) == request
 
 
+@pytest.mark.slow
 @given(st.one_of(st.binary(max_size=400), values.map(json.dumps).map(str.encode)))
 def test_any_line_is_a_response_or_malformed(line):
     assert value_or_malformed(decode_response, line) != "a refusal without its reason"
 
 
+@pytest.mark.slow
 @given(values, st.sampled_from([StatusReport, PeerReport, PathReport]))
 def test_any_value_is_a_report_or_malformed(value, report_type):
     assert value_or_malformed(decode_report_list, report_type, value) in (None, [])
 
 
+@pytest.mark.slow
 @given(st.sampled_from(sorted(REPORT)), values)
 def test_report_with_any_value_in_a_field_is_a_report_or_malformed(name, value):
     report = value_or_malformed(decode_report, PathReport, REPORT | {name: value})

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import msgpack
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from targets import ALICE, DESCRIPTOR_LABEL, TARGETS
@@ -61,6 +62,7 @@ def test_any_bytes_give_a_descriptor_or_a_peer_error(data):
     TARGETS["descriptor"](data)
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.sampled_from(places(GOOD)), plain), max_size=2))
 @example([])
 @settings(max_examples=100, deadline=None)
@@ -78,6 +80,7 @@ def test_the_fuzzed_body_is_good_before_it_is_changed():
     assert UnverifiedDescriptor.parse(encoded).verify(network_id="test", now=1000.0).sequence == 7
 
 
+@pytest.mark.slow
 @given(plain)
 @settings(max_examples=100, deadline=None)
 def test_any_value_gives_an_exit_policy_or_malformed(value):

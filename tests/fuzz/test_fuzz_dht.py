@@ -3,6 +3,7 @@
 import contextlib
 from random import Random
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -82,11 +83,13 @@ def test_any_body_is_a_message_or_a_peer_error(kind, body):
     parsed_or_refused(parse_reply, kind, body)
 
 
+@pytest.mark.slow
 @given(values | st.binary(min_size=38, max_size=38) | st.binary(min_size=50, max_size=50))
 def test_any_value_is_a_contact_or_a_peer_error(value):
     parsed_or_refused(Contact.decode, value)
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(
     st.lists(

@@ -29,6 +29,7 @@ def test_any_bytes(packet: bytes) -> None:
     TARGETS["inner_packet"](packet)
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(st.sampled_from([4, 6]), st.integers(0, 255), st.binary(max_size=100), st.integers(0, 65535))
 def test_any_upper_layer_behind_a_valid_header(

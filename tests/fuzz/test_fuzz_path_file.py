@@ -1,6 +1,7 @@
 import ipaddress
 import json
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -45,16 +46,19 @@ def read(data):
     return found, unusable
 
 
+@pytest.mark.slow
 @given(st.lists(wishes, max_size=20, unique_by=lambda wish: wish.destination))
 def test_what_is_written_is_read_back(written):
     assert read(encode_paths(written)) == (written, 0)
 
 
+@pytest.mark.slow
 @given(st.one_of(st.binary(max_size=400), values.map(json.dumps).map(str.encode)))
 def test_any_content_is_read_or_damaged(data):
     read(data)
 
 
+@pytest.mark.slow
 @given(st.sampled_from(sorted(WHOLE.keys() - {"destination"})), values, st.booleans())
 def test_a_destination_is_read_whatever_else_its_entry_has(name, value, absent):
     """An entry of another version has other fields; its destination must be blocked as well."""
@@ -80,6 +84,7 @@ def test_a_file_of_another_version_is_read():
     assert (str(found[0].destination), damaged) == (WHOLE["destination"], 1)
 
 
+@pytest.mark.slow
 @given(st.lists(wishes, min_size=1, max_size=4, unique_by=lambda w: w.destination), st.data())
 def test_of_a_file_that_was_cut_the_destinations_are_left(written, data):
     content = encode_paths(written)

@@ -182,6 +182,7 @@ def test_socket_option_finds_the_node_without_its_configuration(node, capsys):
     assert json.loads(capsys.readouterr().out)["network_id"] == "test"
 
 
+@pytest.mark.slow
 def test_second_node_on_the_same_socket_is_refused_in_a_sentence(node):
     with started_node(node) as second:
         out, err = second.communicate(timeout=TIMEOUT_S)
@@ -190,6 +191,7 @@ def test_second_node_on_the_same_socket_is_refused_in_a_sentence(node):
     assert err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_module_runs_as_the_command_does(node):
     command = [sys.executable, "-m", "overlay", "path", "list", "--config", str(node)]
     asked = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
@@ -197,6 +199,7 @@ def test_module_runs_as_the_command_does(node):
     assert asked.stdout.startswith("No paths are open")
 
 
+@pytest.mark.slow
 def test_a_terminal_that_hangs_up_stops_no_node(tmp_path, capsys):
     """The session's leader gets SIGHUP, and standard output and error lead nowhere."""
     assert main(["init", "--dir", str(tmp_path)]) == 0
@@ -231,6 +234,7 @@ def test_reader_that_leaves_early_causes_no_complaint(node):
     assert (asked.returncode, asked.stderr) == (1, b"")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["stop", "stop --release", signal.SIGINT, signal.SIGTERM])
 def test_node_stops_says_what_stays_blocked_and_leaves_no_socket(tmp_path, end, capsys):
     assert main(["init", "--dir", str(tmp_path)]) == 0

@@ -47,6 +47,7 @@ def attacker(participant):
     return made
 
 
+@pytest.mark.slow
 def test_esp_passes_what_waits_at_every_hop(tmp_path):
     participants = overlay(tmp_path)
 
@@ -78,6 +79,7 @@ def test_esp_passes_what_waits_at_every_hop(tmp_path):
     run(program)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_garbage_runs_no_timers(tmp_path, monkeypatch, kind):
     participants = cast(tmp_path, relays=2)

@@ -40,6 +40,7 @@ def test_a_circuit_that_carries_nothing_but_keepalives_lasts_past_every_timer(wo
     assert (path.circuit, path.state) == (before, PathState.OPEN)
 
 
+@pytest.mark.slow
 def test_an_initiation_repeated_from_elsewhere_does_not_end_the_link(world):
     """Whoever sits on the path can hold back a rekeying's first message and send it himself."""
     alice = world.all[1]
@@ -98,6 +99,7 @@ def esp_to_observer(world):
     return [d for _, to, d in world.wire if to == OBSERVER and not d.startswith(bytes(4))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("forwards", [False, True])
 def test_an_observer_that_copies_every_datagram_ends_no_circuit_and_gets_no_link(world, forwards):
     alice = world.all[1]
@@ -114,6 +116,7 @@ def test_an_observer_that_copies_every_datagram_ends_no_circuit_and_gets_no_link
     assert esp_to_observer(world) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("forwards", [False, True])
 def test_a_new_link_opens_past_an_observer_that_copies_every_datagram(world, forwards):
     alice = world.all[1]
@@ -127,6 +130,7 @@ def test_a_new_link_opens_past_an_observer_that_copies_every_datagram(world, for
     assert esp_to_observer(world) == []
 
 
+@pytest.mark.slow
 def test_an_observer_that_wins_every_race_is_corrected_and_the_path_opens(world):
     """What the nodes know of their own addresses decides, not who is faster."""
     alice = world.all[1]
@@ -151,6 +155,7 @@ def test_a_wrong_endpoint_in_a_layer_does_not_hold_up_the_link_that_others_want(
     assert not any(to.host == "99.9.9.9" for _, to, _ in world.wire)
 
 
+@pytest.mark.slow
 def test_links_never_take_the_reqids_of_circuits(world):
     alice, mix = world.all[1], world.all[2]
     neighbours = alice.plane.neighbours

@@ -56,6 +56,7 @@ def cancelled_after(count, body):
     return instrument.fired
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [*range(1, 40), 60, 100, 150])
 def test_a_relay_that_is_cancelled_at_any_step_leaves_nothing(tmp_path, count):
     first, second = cast(tmp_path, relays=2)

@@ -132,6 +132,7 @@ def test_the_restart_restores_paths_with_their_parameters(others, alice, kernel)
     run(program)
 
 
+@pytest.mark.slow
 def test_the_file_is_private_and_follows_every_change(others, alice):
     async def program():
         async with running(others), alice.node() as node:
@@ -485,6 +486,7 @@ def test_a_node_that_stops_without_the_guard_does_not_say_that_it_blocks(alice, 
     assert "guard.not_protected destinations=1" in caplog.messages
 
 
+@pytest.mark.slow
 def test_a_request_that_could_not_be_guarded_is_not_owed_later(others, alice):
     """It failed, and the user was told so."""
 

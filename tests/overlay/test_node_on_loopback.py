@@ -163,6 +163,7 @@ def test_a_suspected_eclipse_is_shown_and_logged_without_naming_anybody(tmp_path
     assert line.startswith("topology.eclipse_suspected chance=1e-07 own_region=")
 
 
+@pytest.mark.slow
 def test_a_path_carries_both_ways_and_is_gone_when_its_context_ends(world):
     async def scenario():
         host = world.host
@@ -185,6 +186,7 @@ def test_a_path_carries_both_ways_and_is_gone_when_its_context_ends(world):
     world.play(scenario)
 
 
+@pytest.mark.slow
 def test_a_clean_stop_keeps_destinations_blocked(world, caplog):
     async def scenario():
         await world.alice.service.open_path(REQUEST)
@@ -195,6 +197,7 @@ def test_a_clean_stop_keeps_destinations_blocked(world, caplog):
     assert [r.message for r in caplog.records] == ["guard.kept destinations=1"]
 
 
+@pytest.mark.slow
 def test_a_stop_that_is_asked_to_release_frees_destinations(world):
     async def scenario():
         await world.alice.service.open_path(REQUEST)
@@ -205,6 +208,7 @@ def test_a_stop_that_is_asked_to_release_frees_destinations(world):
     assert world.host.guarded == set()
 
 
+@pytest.mark.slow
 def test_an_error_inside_comes_out_as_itself_and_keeps_destinations_guarded(world):
     async def scenario():
         await world.alice.service.open_path(REQUEST)
@@ -215,6 +219,7 @@ def test_an_error_inside_comes_out_as_itself_and_keeps_destinations_guarded(worl
     assert (world.host.guarded, world.host.carried) == ({BOB}, {})
 
 
+@pytest.mark.slow
 def test_what_a_killed_node_left_guarded_is_taken_over_and_carried_again(world):
     world.host.guarded.add(BOB)
 
@@ -226,6 +231,7 @@ def test_what_a_killed_node_left_guarded_is_taken_over_and_carried_again(world):
     assert world.host.guarded == {BOB}
 
 
+@pytest.mark.slow
 def test_a_bug_in_a_task_ends_the_node_as_a_bug_and_keeps_destinations_guarded(world, caplog):
     class BrokenEngine(UserspaceEngine):
         broken = False
@@ -297,6 +303,7 @@ def test_destinations_that_host_and_overlay_need_are_refused(tmp_path, destinati
     assert not only.host.devices
 
 
+@pytest.mark.slow
 def test_a_part_of_a_carried_prefix_may_have_a_path_of_its_own(world):
     wide = ipaddress.ip_network("203.0.113.0/24")
 
@@ -311,6 +318,7 @@ def test_a_part_of_a_carried_prefix_may_have_a_path_of_its_own(world):
     world.play(scenario)
 
 
+@pytest.mark.slow
 def test_a_peers_own_address_may_be_a_destination(world):
     """The node's datagrams to it carry a mark; here: nothing in the cores minds."""
 
@@ -322,6 +330,7 @@ def test_a_peers_own_address_may_be_a_destination(world):
     world.play(scenario)
 
 
+@pytest.mark.slow
 def test_a_path_whose_asker_hangs_up_stays_blocked_and_another_may_have_it(world):
     async def scenario():
         with trio.move_on_after(0.0) as impatient:
@@ -334,6 +343,7 @@ def test_a_path_whose_asker_hangs_up_stays_blocked_and_another_may_have_it(world
     world.play(scenario)
 
 
+@pytest.mark.slow
 def test_who_waits_for_a_path_is_told_when_somebody_else_closes_it(world):
     async def scenario():
         service = world.alice.service
@@ -353,6 +363,7 @@ def test_who_waits_for_a_path_is_told_when_somebody_else_closes_it(world):
     world.play(scenario)
 
 
+@pytest.mark.slow
 def test_a_path_can_be_closed_while_it_is_rebuilt(world):
     async def scenario():
         service = world.alice.service
@@ -370,6 +381,7 @@ def test_a_path_can_be_closed_while_it_is_rebuilt(world):
 # -- what the host refuses ---------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operation", ["open_tun", "open_guard", "protect", "add_address", "carry"])
 def test_what_the_host_refuses_fails_the_path_and_not_the_node(world, operation):
     world.host.refuse.add(operation)
@@ -385,6 +397,7 @@ def test_what_the_host_refuses_fails_the_path_and_not_the_node(world, operation)
     world.play(scenario)
 
 
+@pytest.mark.slow
 def test_an_address_of_the_hosts_networks_is_not_taken_and_other_circuits_are_tried(world):
     lan = [UsedNetwork(ipaddress.ip_network("100.64.0.0/10"), 1, "a route")]
 
@@ -405,6 +418,7 @@ def test_an_address_of_the_hosts_networks_is_not_taken_and_other_circuits_are_tr
     world.play(scenario)
 
 
+@pytest.mark.slow
 def test_a_guard_that_cannot_be_ended_is_told_and_tried_again(world):
     async def scenario():
         service = world.alice.service
@@ -424,6 +438,7 @@ def test_a_guard_that_cannot_be_ended_is_told_and_tried_again(world):
     world.play(scenario)
 
 
+@pytest.mark.slow
 def test_an_exit_tells_of_connections_that_it_could_not_forget(world):
     async def scenario():
         for each in world.participants:
@@ -439,6 +454,7 @@ def test_an_exit_tells_of_connections_that_it_could_not_forget(world):
     world.play(scenario)
 
 
+@pytest.mark.slow
 def test_a_node_stops_even_if_a_guard_cannot_be_ended(world, caplog):
     async def scenario():
         await world.alice.service.open_path(REQUEST)
@@ -450,6 +466,7 @@ def test_a_node_stops_even_if_a_guard_cannot_be_ended(world, caplog):
     assert [r.message for r in caplog.records] == ["guard.kept destinations=1"]
 
 
+@pytest.mark.slow
 def test_a_removed_tun_device_is_replaced_and_paths_are_built_anew(world):
     async def scenario():
         await world.alice.service.open_path(REQUEST)
@@ -467,6 +484,7 @@ def test_a_removed_tun_device_is_replaced_and_paths_are_built_anew(world):
     world.play(scenario)
 
 
+@pytest.mark.slow
 def test_a_routing_table_that_somebody_flushed_is_filled_again_with_the_next_circuit(world):
     async def scenario():
         await world.alice.service.open_path(REQUEST)
@@ -490,6 +508,7 @@ def full_disk():
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_no_node(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     first, second, newcomer = cast(tmp_path)
@@ -511,6 +530,7 @@ def test_a_full_disk_stops_no_node(tmp_path, caplog):
     assert sum(message.startswith("chore.") for message in messages()) == 6
 
 
+@pytest.mark.slow
 def test_an_exit_that_cannot_forward_withdraws_tells_its_circuits_and_comes_back(world, caplog):
     async def scenario():
         exits = {n.service.status().node_id: n for n in world.nodes[3:5]}

@@ -62,6 +62,7 @@ def test_packets_travel_both_ways_through_paths_of_every_length(world, hops):
     assert alice.source_device.written == [answer]
 
 
+@pytest.mark.slow
 def test_nobody_on_the_way_sees_both_ends(world):
     alice = world.all[1]
     path = open_path(world, alice)
@@ -102,6 +103,7 @@ def test_what_is_not_carried_is_told_to_the_program_as_icmp(world):
     assert leaving.plane.datapath.counters()["exit_refusals_told"] == 1
 
 
+@pytest.mark.slow
 def test_closing_leaves_nothing_of_the_circuit_anywhere(world):
     alice = world.all[1]
     path = open_path(world, alice)
@@ -137,6 +139,7 @@ def test_a_relay_that_dies_is_replaced_and_the_destination_stays_guarded(world):
     assert world.run(5, until=lambda: exit_of(world, path).exit_device.written)
 
 
+@pytest.mark.slow
 def test_a_link_full_of_garbage_leaves_circuits_running(world):
     alice, mallory = world.all[1], world.all[0]
     path = open_path(world, alice)
@@ -167,6 +170,7 @@ def _damaged(rng, datagram):
     return bytes(damaged)
 
 
+@pytest.mark.slow
 def test_no_datagram_is_sent_for_the_choice_of_a_path(world):
     """A lookup made for a circuit would tell the DHT about it."""
     alice = world.all[1]
@@ -181,6 +185,7 @@ def test_no_datagram_is_sent_for_the_choice_of_a_path(world):
     assert len(asked) == 1
 
 
+@pytest.mark.slow
 def test_a_first_hop_that_restarted_without_a_word_is_reached_again_at_once(world):
     alice = world.all[1]
     path = open_path(world, alice)

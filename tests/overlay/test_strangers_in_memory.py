@@ -57,6 +57,7 @@ class Strangers:
             self._send(at, links)
 
 
+@pytest.mark.slow
 def test_links_of_one_address_leave_room_for_circuits_of_others():
     world = World(4)
     world.join_all()

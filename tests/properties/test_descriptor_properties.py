@@ -3,6 +3,7 @@ from __future__ import annotations
 from ipaddress import IPv4Network, IPv6Network
 from random import Random
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -50,12 +51,14 @@ endpoints = st.builds(
 )
 
 
+@pytest.mark.slow
 @given(policies)
 @settings(deadline=None)
 def test_exit_policy_survives_its_encoding(policy):
     assert ExitPolicy.decode(policy.encode()) == policy
 
 
+@pytest.mark.slow
 @given(st.lists(rules(), max_size=6))
 @settings(deadline=None)
 def test_exit_rules_survive_as_text(given_rules):
@@ -64,6 +67,7 @@ def test_exit_rules_survive_as_text(given_rules):
     assert read == given_rules
 
 
+@pytest.mark.slow
 @given(
     policy=st.none() | policies,
     relay=st.booleans(),

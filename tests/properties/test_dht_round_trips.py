@@ -2,6 +2,7 @@
 
 from random import Random
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -52,6 +53,7 @@ replies = st.one_of(
 )
 
 
+@pytest.mark.slow
 @given(requests, replies, st.none() | ids, endpoints, st.sampled_from([b"", b"c" * 16]))
 def test_every_message_survives_the_wire_within_1200_bytes(
     request, reply, responder, sent_to, cookie
@@ -120,6 +122,7 @@ def test_table_keeps_its_shape_whatever_happens(own, steps, target):
     assert all(world.table.get(c.node_id) == c for c in held)
 
 
+@pytest.mark.slow
 @given(st.lists(contacts, max_size=40), st.integers(0, 40))
 def test_as_many_contacts_as_fit_and_no_more_than_asked(found, count):
     fitting = contacts_that_fit(found, count)

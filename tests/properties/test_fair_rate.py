@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from itertools import accumulate
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,6 +20,7 @@ hosts = st.builds(lambda *parts: groups_of(bytes(parts)), *[st.integers(1, 4)] *
 pauses = st.one_of(st.just(0.0), st.floats(0, 0.01), st.floats(0, 3))
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(pauses, hosts, st.integers(1, 60)), min_size=1, max_size=40))
 @settings(max_examples=150, deadline=None)
 def test_no_window_admits_more_than_the_rate_and_one_burst(bursts):
@@ -54,6 +56,7 @@ def test_bursts_of_some_providers_never_refuse_a_newcomer(providers, burst_every
     assert all(budget.spend(Work.ONION, honest, arrives) for _ in range(3))
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.floats(-1e6, 1e6), hosts), max_size=60))
 @settings(max_examples=150, deadline=None)
 def test_a_clock_that_jumps_neither_gives_for_nothing_nor_closes_for_good(jumps):
@@ -69,6 +72,7 @@ def test_a_clock_that_jumps_neither_gives_for_nothing_nor_closes_for_good(jumps)
     assert budget.take(groups_of(bytes((7, 7, 7, 7))), now + 20)
 
 
+@pytest.mark.slow
 def test_what_is_remembered_is_bounded_by_what_was_admitted_lately():
     budget = FairRate(RATE, HORIZON_S, least=0.1)
     for step in range(20_000):

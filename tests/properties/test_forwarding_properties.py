@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import random
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scapy.layers.inet import IP, TCP, UDP
@@ -82,6 +83,7 @@ def parsed(raw: bytes) -> Packet:
     return IP(raw) if raw[0] >> 4 == 4 else IPv6(raw)
 
 
+@pytest.mark.slow
 @FAST
 @given(packets)
 def test_addresses_ports_and_payload_survive_and_every_checksum_is_right(packet: Packet) -> None:
@@ -155,6 +157,7 @@ destinations = st.sampled_from(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(policies, destinations, st.sampled_from([TCP, UDP, None]), st.sampled_from([25, 80, 443]))
 def test_the_permitted_set_equals_the_exit_policy(
@@ -170,6 +173,7 @@ def test_the_permitted_set_equals_the_exit_policy(
         assert tested.at_exit([packet]) == ([packet] if expected else [])
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(policies, destinations)
 def test_a_fragment_passes_only_where_every_port_does(policy: ExitPolicy, destination: str) -> None:

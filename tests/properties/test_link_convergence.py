@@ -7,6 +7,7 @@ import math
 from itertools import count
 from random import Random
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -201,6 +202,7 @@ def heal_and_check(world: World) -> None:
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     seed=st.integers(0, 2**32),
@@ -225,6 +227,7 @@ def test_two_nodes_agree_again_whatever_the_network_did(seed, loss, delay_s, rep
         assert not node.open
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     seed=st.integers(0, 2**32),

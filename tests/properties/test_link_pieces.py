@@ -1,6 +1,7 @@
 """Packets cut for a link and joined behind it."""
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import given
 
 from overlay.ipsec.pieces import (
@@ -37,6 +38,7 @@ def test_pieces_in_any_order_become_the_packet_again(body, largest, number, orde
     assert len(waiting) == 0
 
 
+@pytest.mark.slow
 @given(bodies, st.lists(st.tuples(st.integers(0, 7), st.integers(0, 12)), max_size=20))
 def test_copies_and_losses_never_yield_another_packet(body, deliveries):
     packets = [packet_of(bytes((n,)) + body) for n in range(13)]

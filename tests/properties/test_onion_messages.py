@@ -123,6 +123,7 @@ def assert_detected(message: bytes, key: OnionPrivateKey, bit: int) -> None:
         peel(bytes(changed), key)
 
 
+@pytest.mark.slow
 def test_one_bit_of_every_byte_is_detected_at_every_hop_of_a_path() -> None:
     path = make_path(3, 1)
     for hop, view in enumerate(views(path)):

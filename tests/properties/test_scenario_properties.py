@@ -2,6 +2,7 @@
 
 import contextlib
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -54,6 +55,7 @@ values = st.recursive(
 names = st.sampled_from([*Scenario.__dataclass_fields__, *SECTIONS, "share", "model", "x"])
 
 
+@pytest.mark.slow
 @given(scenarios)
 def test_reading_what_was_written_gives_the_same_scenario(scenario):
     assert parse_toml(render_toml(scenario)) == scenario
@@ -65,12 +67,14 @@ def test_any_text_is_refused_with_our_own_error_or_is_a_scenario(text):
         assert isinstance(parse_toml(text), Scenario)
 
 
+@pytest.mark.slow
 @given(st.dictionaries(names, st.one_of(values, st.dictionaries(names, values)), max_size=4))
 def test_any_tables_are_refused_with_our_own_error_or_are_a_scenario(tables):
     with contextlib.suppress(ConfigurationError):
         assert isinstance(scenario_of(tables), Scenario)
 
 
+@pytest.mark.slow
 @given(scenarios, st.integers(0), st.integers(0, 255))
 def test_a_damaged_file_is_refused_with_our_own_error_or_is_a_scenario(scenario, place, byte):
     data = bytearray(render_toml(scenario).encode())

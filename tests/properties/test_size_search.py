@@ -61,6 +61,7 @@ def test_a_line_that_becomes_wide_is_used_after_a_while(before, after):
     assert after - GRAIN_BYTES < search.usable <= after
 
 
+@pytest.mark.slow
 @given(sizes, st.lists(st.booleans(), max_size=400))
 def test_loss_never_makes_it_use_what_does_not_pass(limit, losses):
     search = SizeSearch(LARGEST, 0.0)

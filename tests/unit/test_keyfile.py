@@ -112,6 +112,7 @@ def test_extended_key_file_is_broken(path):
     broken(path, whole + b"#" * 4096, "it is no key file")
 
 
+@pytest.mark.slow
 def test_key_file_with_any_bit_of_its_keys_flipped_is_refused(path):
     whole = path.read_bytes()
     start = whole.index(b"\nidentity") + 1

@@ -103,6 +103,7 @@ def test_plugin_that_cannot_be_loaded_is_a_sentence_about_it(others, name):
     assert f"[selection] strategy: '{name}' is installed but cannot be loaded" in str(error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("strategy", "words"),
     [

@@ -85,6 +85,7 @@ def test_one_group_alone_gets_its_fraction_and_no_more(
     assert had >= math.floor(fraction * places / (1 + fraction))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("providers", [1, 2, 5, 15])
 def test_each_attacking_provider_leaves_room_for_the_next_newcomer(providers: int) -> None:
     shares: Shares[int] = Shares(1000)
@@ -99,6 +100,7 @@ OPERATIONS = st.lists(
 )
 
 
+@pytest.mark.slow
 @given(st.integers(1, 12), OPERATIONS)
 def test_shares_never_exceed_their_places_and_forget_everything(places, operations) -> None:
     shares: Shares[int] = Shares(places)

@@ -139,6 +139,7 @@ def test_source_is_exit_and_relay_for_others_at_the_same_time() -> None:
     check_empty(net)
 
 
+@pytest.mark.slow
 def test_twenty_circuits_share_links_and_do_not_disturb_each_other() -> None:
     net = Net(["alice", *mixes(3)])
     numbers = [net.open("alice", mixes(3)) for _ in range(20)]

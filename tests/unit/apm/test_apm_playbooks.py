@@ -262,6 +262,7 @@ def confirmed(
     return alice, mix1
 
 
+@pytest.mark.slow
 def test_address_that_the_hosts_networks_use_is_not_taken_and_the_exit_is_not_told() -> None:
     alice, _ = confirmed(lambda packed: packed == INNER.ipv4)
     [failed] = [e for e in alice.manager.events() if not isinstance(e, LinkWanted)]

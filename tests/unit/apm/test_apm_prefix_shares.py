@@ -104,6 +104,7 @@ Ask = Callable[[Actor, Stranger, float], None]
 ASKS: list[Ask] = [ask_for_exit, ask_for_unknown_next_hop, ask_for_refusal, open_and_tear_down]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ask", ASKS, ids=lambda ask: ask.__name__)
 @pytest.mark.parametrize("where", ATTACKERS)
 def test_many_identities_at_few_addresses_never_close_a_relay(where: str, ask: Ask) -> None:
@@ -126,6 +127,7 @@ def test_many_identities_at_few_addresses_never_close_a_relay(where: str, ask: A
         relay.manager.link_lost(honest.address, now)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ask", ASKS, ids=lambda ask: ask.__name__)
 def test_shares_hold_with_default_settings(ask: Ask) -> None:
     """One address has at most a ninth of any table, rounded up."""

@@ -180,6 +180,7 @@ def test_an_answer_of_another_hop_or_with_a_guessed_echo_is_none() -> None:
     assert not circuit.watch.answered(3, Pong(ping.echo), circuit.now)
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.floats(0.01, 5), st.booleans(), st.booleans()), max_size=30))
 def test_a_circuit_that_answers_is_never_lost(steps: list[tuple[float, bool, bool]]) -> None:
     circuit = Circuit()

@@ -1,5 +1,7 @@
 """What an idle circuit costs a relay, measured as the benchmark does it."""
 
+import pytest
+
 from benchmarks.circuit_setup import Chain, held_by_circuit
 
 WARM_UP = 20
@@ -7,6 +9,7 @@ MEASURED = 60
 """Together four times the warm-up: every hash table doubles twice, so its growth is typical."""
 
 
+@pytest.mark.slow
 def test_an_idle_circuit_costs_a_relay_less_than_4096_bytes_and_no_cipher():
     chain = Chain()
     held_by_circuit(chain, WARM_UP)

@@ -172,6 +172,7 @@ def test_with_hardship_nothing_is_lost_but_what_the_network_lost(
     flow.close()
 
 
+@pytest.mark.slow
 def test_a_quiet_circuit_is_rekeyed_by_time_and_keeps_one_generation() -> None:
     net = TracedNet(names_of(3), settings=lab_settings(rekey_after_s=100.0))
     flow = Flow(net, 3)
@@ -190,6 +191,7 @@ def sizes(net: Net) -> list[int]:
     return [host.engine.association_counts()["onion SAs"] for host in net.hosts.values()]
 
 
+@pytest.mark.slow
 def test_every_hop_is_rekeyed_soon_after_the_confirmation_at_a_time_of_its_own() -> None:
     starts: list[list[int]] = []
     for seed in range(12):

@@ -183,6 +183,7 @@ def test_an_exchange_chains_to_the_one_before() -> None:
 # --- loss, copies, disorder ---
 
 
+@pytest.mark.slow
 def test_what_is_lost_is_repeated_with_growing_pauses() -> None:
     scene = Scene(answer_patience_s=60.0)
     first = scene.offer()

@@ -78,6 +78,7 @@ class Scene:
         return [event for event in self.alice.events if isinstance(event, CircuitMoved)]
 
 
+@pytest.mark.slow
 def test_a_standby_circuit_is_reported_and_carries_nothing() -> None:
     scene = Scene()
     assert scene.alice.events_of(CircuitStandsBy) == [CircuitStandsBy(scene.standby)]
@@ -88,6 +89,7 @@ def test_a_standby_circuit_is_reported_and_carries_nothing() -> None:
     assert scene.moved() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dead", ["mix1", "mix2"])
 def test_a_dead_relay_costs_less_than_a_second_and_the_address_stays(dead: str) -> None:
     scene = Scene()
@@ -108,6 +110,7 @@ def test_a_dead_relay_costs_less_than_a_second_and_the_address_stays(dead: str) 
     assert scene.inner not in closed
 
 
+@pytest.mark.slow
 def test_what_took_over_ends_like_any_circuit_and_leaves_nothing() -> None:
     scene = Scene()
     scene.net.crash("mix1")
@@ -119,6 +122,7 @@ def test_what_took_over_ends_like_any_circuit_and_leaves_nothing() -> None:
     check_empty(scene.net)
 
 
+@pytest.mark.slow
 def test_a_second_standby_takes_over_from_the_first() -> None:
     scene = Scene()
     scene.net.crash("mix1")
@@ -153,6 +157,7 @@ def test_the_link_to_the_first_hop_may_be_lost_too() -> None:
     assert scene.echo(1)[0] >= 45
 
 
+@pytest.mark.slow
 def test_a_standby_that_dies_costs_the_circuit_nothing() -> None:
     scene = Scene()
     scene.net.crash("mix3")
@@ -318,6 +323,7 @@ def test_the_ticket_of_a_circuit_that_is_closing_moves_nothing() -> None:
     assert lent(scene) == before, "and a circuit that is closing gets nothing"
 
 
+@pytest.mark.slow
 @settings(max_examples=5, deadline=None)
 @given(seed=st.integers(0, 2**16), loss=st.floats(0, 0.3), copies=st.integers(1, 2))
 def test_moves_survive_loss_and_copies(seed: int, loss: float, copies: int) -> None:

@@ -151,6 +151,7 @@ def test_extended_descriptor_is_refused():
             verify(extended)
 
 
+@pytest.mark.slow
 def test_every_flipped_bit_is_noticed():
     encoded = sign().encoded
     for bit in range(len(encoded) * 8):

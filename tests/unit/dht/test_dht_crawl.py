@@ -244,6 +244,7 @@ class Flood:
         return nobody
 
 
+@pytest.mark.slow
 def test_a_few_subnets_that_invent_nodes_neither_busy_a_crawl_nor_fill_it():
     world = World(200, 20)
     flood = Flood(world, subnets=4)

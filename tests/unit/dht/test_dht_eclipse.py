@@ -83,6 +83,7 @@ def test_size_estimate_has_the_stated_scatter(k, expected):
     assert pstdev(estimates) / 500 == pytest.approx(expected, rel=0.08)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sybils", "power", "tolerance"),
     [(0, 0.009, 0.006), (20, 1.0, 0.0), (10, 0.65, 0.04), (5, 0.13, 0.03)],

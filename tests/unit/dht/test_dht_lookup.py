@@ -370,6 +370,7 @@ class LookingThroughAll(Lookup):
         return None
 
 
+@pytest.mark.slow
 @given(st.integers(0, 2**32))
 @settings(max_examples=300)
 def test_whom_a_path_asks_next_does_not_depend_on_where_it_began_to_look(seed):

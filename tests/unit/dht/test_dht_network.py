@@ -85,6 +85,7 @@ def test_dead_nodes_leave_a_newcomer_able_to_find_every_living_one():
     assert living <= set(newcomer.descriptors())
 
 
+@pytest.mark.slow
 def test_descriptor_of_a_silent_node_comes_from_its_holders():
     network, members = grown(6, settings=QUICK, run=70)  # the second publication is through
     network.crash(members[3])
@@ -210,6 +211,7 @@ def test_storage_drops_at_signed_expiry_whatever_is_republished():
     assert not first.descriptors()
 
 
+@pytest.mark.slow
 def test_quiet_overlay_stays_quiet():
     network, _members = grown(4, settings=DhtSettings(), run=600)
     network.sent.clear()
@@ -218,6 +220,7 @@ def test_quiet_overlay_stays_quiet():
     assert 0 < sum(network.sent.values()) < 4 * 100
 
 
+@pytest.mark.slow
 def test_a_crawl_that_took_many_queries_is_followed_by_a_longer_pause():
     crawls = {}
     for rate in (20.0, 0.1):
@@ -308,6 +311,7 @@ LIES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lie", LIES)
 def test_lying_neighbour_neither_crashes_nor_loops_nor_poisons(lie):
     network, members = grown(4, settings=QUICK, run=2)
@@ -457,6 +461,7 @@ def test_crawl_does_not_bring_back_a_node_that_left():
     assert set(first.descriptors()) == {second.node_id}
 
 
+@pytest.mark.slow
 def test_contacts_come_closest_first_and_never_include_the_asker():
     network, members = grown(12, settings=QUICK, run=3)
     stranger = Stranger(network, 700)

@@ -1,5 +1,6 @@
 """A bootstrap node comes back with another key at the same address, and the overlays merge."""
 
+import pytest
 from dht_network import Member, grown
 
 
@@ -11,6 +12,7 @@ def reinstalled(network, old):
     return new
 
 
+@pytest.mark.slow
 def test_nodes_that_named_a_bootstrap_node_find_what_replaced_it():
     network, members = grown(6)
     boot, *others = members

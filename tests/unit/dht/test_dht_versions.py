@@ -1,5 +1,6 @@
 """Nodes with one IP version among nodes with both: who is asked where, and what all learn."""
 
+import pytest
 from dht_network import Network, make_descriptor
 
 from overlay.addresses import Endpoint, version_of
@@ -50,6 +51,7 @@ class MixedNetwork(Network):
             self._push(deadline, ("wake", member, deadline))
 
 
+@pytest.mark.slow
 def test_nodes_of_one_version_learn_of_all_through_those_that_have_both():
     network = MixedNetwork()
     network.run(0)

@@ -169,6 +169,7 @@ def test_expired_and_altered_rows_are_not_loaded(path):
     assert loaded(path) == {mix(0)}
 
 
+@pytest.mark.slow
 def test_flipped_bytes_never_load_as_something_else(path):
     table = {mix(n) for n in range(10)}
     with TopologyStore(path, "test") as store:

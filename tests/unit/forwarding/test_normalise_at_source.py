@@ -110,6 +110,7 @@ def test_all_fragments_of_a_datagram_keep_one_identification_that_is_not_the_hos
     assert [bytes(part.payload) for part in got] == [bytes(part.payload) for part in fragments]
 
 
+@pytest.mark.slow
 def test_identifications_stay_distinct_and_differ_from_node_to_node() -> None:
     packets = [bytes(IP(**V4, id=number) / UDP(dport=9)) for number in range(500)]
     alice = [IP(raw).id for raw in rules(1).at_source(packets)]

@@ -497,6 +497,7 @@ def test_a_changed_or_second_cookie_reply_is_ignored():
     assert len(alice.links.datagrams_to_send(NOW)) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("address", ["9.9.9.7", "9.9.8.7", "9.8.8.7"])
 def test_under_load_an_initiator_is_answered_whatever_its_neighbours_send(address):
     """They have cookies, and use all that they get of a second, before its own packets come."""

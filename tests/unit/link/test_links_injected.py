@@ -108,6 +108,7 @@ def wins_every_race(kinds, order, forwards) -> bool:
     return kinds is EVERY_KIND and order != "after" and forwards
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("behind_nat", [False, True])
 @pytest.mark.parametrize("cookies", [False, True])
 @pytest.mark.parametrize(("kinds", "order", "forwards"), ATTACKS)

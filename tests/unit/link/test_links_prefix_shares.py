@@ -46,6 +46,7 @@ def is_no_confirm(data):
     return data[0] != MessageType.CONFIRM
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("confirms", [True, False])
 @pytest.mark.parametrize("where", ATTACKERS)
 def test_others_get_links_while_one_prefix_asks_for_all(where, confirms):

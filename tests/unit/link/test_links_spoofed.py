@@ -55,6 +55,7 @@ def flood(hosts: list[Host], rate: float, now: float, until: float, family: int)
         now += 1 / rate
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", [4, 6])
 @pytest.mark.parametrize("rate", [2.4, 10.0, 50.0])
 def test_a_victim_reaches_all_relays_while_its_prefix_is_forged_at_four_of_five(rate, family):

@@ -186,6 +186,7 @@ def test_every_experiment_takes_its_own_settings_back():
             assert with_values(experiment.name, settings, {}) == settings
 
 
+@pytest.mark.slow
 def test_the_exit_status_is_the_verdict(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert accept(options(experiments=["E1"], set=["E1.draws=3000"])) in (0, 1)
@@ -230,6 +231,7 @@ def test_a_place_that_cannot_be_written_is_told_before_anything_runs(tmp_path, m
         accept(options(experiments=["E14"], out=tmp_path / "file" / "results"))
 
 
+@pytest.mark.slow
 def test_what_has_ended_is_kept_when_the_rest_is_interrupted(tmp_path, monkeypatch, capsys):
     whole = command._run_one
 
@@ -297,6 +299,7 @@ def test_a_band_that_holds_whatever_is_measured_is_not_judged():
     assert point.high == 1.0, "no share lies above 1"
 
 
+@pytest.mark.slow
 def test_points_of_different_units_are_drawn_in_rows(tmp_path):
     pytest.importorskip("matplotlib")
     points = tuple(

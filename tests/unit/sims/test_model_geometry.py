@@ -53,6 +53,7 @@ def test_a_subtree_is_the_range_that_shares_the_prefix(rng, depth):
         assert shares == [start <= place < end for place in range(len(ids))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("count", "populations"), [(1000, 20), (10_000, 2)])
 def test_buckets_fill_as_the_binomial_law_says(rng, count, populations):
     k, depths = 20, range(3, 13)
@@ -114,6 +115,7 @@ def test_with_one_contact_a_bucket_a_lookup_takes_half_the_bits_in_hops(rng, cou
     assert found.hops.mean() == pytest.approx(math.log2(count) / 2, rel=0.06)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("k", "count", "hops"), [(8, 1024, 2.40), (20, 1024, 1.94), (20, 16384, 2.63)]
 )
@@ -123,6 +125,7 @@ def test_with_k_contacts_hops_are_those_of_an_independent_monte_carlo(rng, k, co
     assert found.hops.mean() == pytest.approx(hops, rel=0.05)
 
 
+@pytest.mark.slow
 def test_a_lookup_finds_the_closest_and_nobody_who_is_gone(rng):
     live, gone = random_ids(rng, 800), random_ids(rng, 200)
     settings = DhtSettings()
@@ -135,6 +138,7 @@ def test_a_lookup_finds_the_closest_and_nobody_who_is_gone(rng):
     assert np.all(found.queries <= settings.lookup_max_queries)
 
 
+@pytest.mark.slow
 def test_each_node_is_asked_once_and_silence_costs_its_timeout(rng):
     live, gone = random_ids(rng, 400), random_ids(rng, 100)
     _, quick = look_up_many(rng, live, gone, DhtSettings(), 300, silence_s=0.3)

@@ -112,6 +112,7 @@ def test_the_shipped_scenarios_are_listed(capsys):
     assert {"baseline-kad2007", "mass-failure", "adversary-lie"} <= {s["name"] for s in listed}
 
 
+@pytest.mark.slow
 def test_asking_a_node_imports_no_simulator():
     program = (
         "import sys; from overlay.cli.main import main; main(['status', '--socket', '/nowhere']);"

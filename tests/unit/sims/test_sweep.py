@@ -220,6 +220,7 @@ def test_without_dask_a_sentence_says_what_to_install(tmp_path, monkeypatch):
         execute(study_of(TABLES), tmp_path / "out", options, Watcher())
 
 
+@pytest.mark.slow
 def test_both_fidelities_run_the_same_scenario():
     from sims.sweep.jobs import run_scenario
 

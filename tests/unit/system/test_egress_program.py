@@ -129,6 +129,7 @@ def rules(draw):
     return EgressRule(prefix, draw(st.booleans()), draw(st.sampled_from(fields)))
 
 
+@pytest.mark.slow
 @given(st.lists(rules(), max_size=40), near, near, st.integers(0, 2**32 - 1))
 def test_the_first_rule_that_matches_decides(given_rules, source, destination, mark):
     program = compile_egress(given_rules, [(0x6D69, 0xFFFF)])
@@ -145,6 +146,7 @@ def test_the_first_rule_that_matches_decides(given_rules, source, destination, m
     assert run(program, mark=mark, **packet(source, destination)) == expected
 
 
+@pytest.mark.slow
 @given(st.lists(rules(), max_size=20), st.ip_addresses(v=4), st.integers(0, 0xFFFF))
 def test_other_protocols_pass(given_rules, address, protocol):
     if protocol not in (IPV4, IPV6, ARP):

@@ -141,6 +141,7 @@ def plan(policy):
     return ExitPlan("anonsec0", (POOL4, POOL6), 1038, ("eth0",), policy, ("eth1",))
 
 
+@pytest.mark.slow
 @given(policies, st.sampled_from(DESTINATIONS), st.sampled_from([(6, 80), (17, 500), (1, None)]))
 def test_the_filter_permits_what_the_exit_policy_permits(policy, destination, kind):
     protocol, port = kind
