@@ -57,7 +57,7 @@ _DEFAULT_TIME_LIMIT_S: Final = 900.0
 _DEFAULT_MEMORY_MIB: Final = 1024
 _MEMORY_MARGIN_MIB: Final = 64
 _KEPT_CONSOLE_BYTES: Final = 16_384
-_LOAD_SAMPLE_S: Final = 0.1
+_LOAD_SAMPLE_S: Final = 0.3
 
 # The parent may have died before prctl(PR_SET_PDEATHSIG) took effect.
 _IF_PARENT_LIVES: Final = '[ "$PPID" = "$0" ] && exec "$@"'
@@ -246,19 +246,22 @@ def _status(directory: Path, said: str) -> int:
 
 
 def _idlest_processor() -> int:
-    """Return the processor of ours that idles most, watched for a moment."""
+    """Return the usable processor with the most time for a new process, watched for a moment."""
     usable = os.sched_getaffinity(0)
-    before = _idle_ticks()
+    before = _free_ticks()
     time.sleep(_LOAD_SAMPLE_S)
-    after = _idle_ticks()
+    after = _free_ticks()
     return max(usable, key=lambda each: after.get(each, 0) - before.get(each, 0))
 
 
-def _idle_ticks() -> dict[int, int]:
-    """Return each processor's idle time in ticks (proc(5), /proc/stat)."""
+def _free_ticks() -> dict[int, int]:
+    """Return each processor's idle time in ticks (proc(5), /proc/stat).
+
+    The time of programs at a lower priority ("nice") counts as idle, because they give way.
+    """
     fields = [line.split() for line in Path("/proc/stat").read_text().splitlines()]
     return {
-        int(words[0][3:]): int(words[4])
+        int(words[0][3:]): int(words[2]) + int(words[4])
         for words in fields
         if words[0].startswith("cpu") and words[0] != "cpu"
     }

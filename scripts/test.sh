@@ -1,44 +1,74 @@
 #!/usr/bin/env bash
-# Everything that must hold before a change is taken. Each check is run even if one before it
-# failed; the tests come last, so that their summary ends the output.
+# Everything that must hold before a change is taken. Each check runs, even if another one failed.
 #
-# The tests inside the kernel laboratory keep one processor busy for minutes and nothing else.
-# So they run beside all the other checks, and their output follows, whole, when those are done.
+# Most tests of a laboratory wait, and use little of a processor. So four parts run side by side,
+# and the priority of each one keeps it from delaying those above it:
+#
+#   kernel laboratory   nice 0    tests/lab, marked "kernel": one processor, most of the time
+#   timed laboratory    nice 0    tests/lab, marked "timed": their tests measure times
+#   laboratory          nice 5    the others of tests/lab
+#   checks              nice 19   lint, types, then all tests outside tests/lab
+#
+# The output of the checks is shown as it comes. The output of the laboratories follows, whole
+# (docs/decisions/0056-tests-run-side-by-side.md).
 set -euo pipefail
+set -m # each part is a process group of its own, so that it can be ended as a whole
 cd "$(dirname "$0")/.."
 scripts/setup.sh for-tests
 
+outputs="$(mktemp -d)"
 failed=()
-pytest=(.venv/bin/python -m pytest --durations=10 --durations-min=2)
+names=()
+parts=()
 
-# A laboratory gets namespaces of its own, also as an ordinary user.
-laboratory() { exec .venv/bin/python -m lab.namespaces "${pytest[@]}" -m "$@"; }
-
-kernel_output="$(mktemp)"
-laboratory "lab and kernel" -p no:cacheprovider >"$kernel_output" 2>&1 </dev/null &
-kernel=$!
-
-# Whatever ends this script ends the other part; its process namespace takes along what is in it.
+# Whatever ends this script ends the parts. The process namespace of a laboratory ends with its
+# first process, and takes along what runs in it.
 # shellcheck disable=SC2329 # called by the trap
-end_kernel_part() {
-    kill -KILL "$kernel" 2>/dev/null || true
-    rm -f "$kernel_output"
+end_parts() {
+    for part in "${parts[@]}"; do
+        kill -KILL -- "-$part" 2>/dev/null || true
+    done
+    rm -rf "$outputs"
 }
-trap end_kernel_part EXIT
+trap end_parts EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 trap 'exit 129' HUP
 
-# Those checks leave the kernel laboratory its processor, because it takes longest of all.
-nice -n 5 scripts/lint.sh || failed+=(lint)
-nice -n 5 scripts/types.sh || failed+=(types)
-[ "${#failed[@]}" = 0 ] || echo "test: failed so far: ${failed[*]}" >&2
-nice -n 5 "${pytest[@]}" -q -n auto -m "not lab" || failed+=(pytest)
-(laboratory "lab and not kernel") || failed+=(laboratory)
+pytest=(.venv/bin/python -m pytest --durations=10 --durations-min=2)
 
-echo "test: waiting for the tests inside the kernel laboratory" >&2
-wait "$kernel" || failed+=("kernel laboratory")
-cat "$kernel_output"
+# A laboratory gets namespaces of its own, also as an ordinary user. It has no cache directory,
+# because several processes would write to the same one.
+begin_laboratory() { # NAME NICENESS MARKS
+    nice -n "$2" .venv/bin/python -m lab.namespaces "${pytest[@]}" -p no:cacheprovider \
+        -m "$3" tests/lab >"$outputs/$1" 2>&1 </dev/null &
+    names+=("$1")
+    parts+=("$!")
+}
+
+# A trap waits for a command in the foreground, but not for `wait`.
+check() { # NAME COMMAND...
+    local name="$1"
+    shift
+    nice -n 19 "$@" </dev/null &
+    parts+=("$!")
+    wait "$!" || failed+=("$name")
+}
+
+begin_laboratory "kernel laboratory" 0 "kernel"
+begin_laboratory "timed laboratory" 0 "timed and not kernel"
+begin_laboratory "laboratory" 5 "not timed and not kernel"
+
+check lint scripts/lint.sh
+check types scripts/types.sh
+[ "${#failed[@]}" = 0 ] || echo "test: failed so far: ${failed[*]}" >&2
+check pytest "${pytest[@]}" -q -n auto --dist worksteal --ignore tests/lab
+
+for ((each = ${#names[@]} - 1; each >= 0; each--)); do
+    echo "test: waiting for the tests of the ${names[each]}" >&2
+    wait "${parts[each]}" || failed+=("${names[each]}")
+    cat "$outputs/${names[each]}"
+done
 
 [ "${#failed[@]}" = 0 ] || echo "test: failed: ${failed[*]}" >&2
 [ "${#failed[@]}" = 0 ]

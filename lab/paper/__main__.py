@@ -11,6 +11,7 @@ taken up where it stopped with ``--resume``.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import shutil
@@ -88,7 +89,7 @@ def _measure(plan: Plan, results: Path, *, resume: bool) -> None:
         shared=[results],
         time_limit_s=plan.budget_s + _SETTING_UP_S,
     )
-    with first_in_line():
+    with first_in_line() if plan.real_time else contextlib.nullcontext():
         status = run.run(sys.stdout.buffer, sys.stderr.buffer)
     if status:
         raise LabError(f"the measurement ended with status {status}; its message is above.")

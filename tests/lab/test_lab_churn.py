@@ -9,10 +9,11 @@ import sys
 
 import pytest
 
+pytestmark = [pytest.mark.slow, pytest.mark.timed]
+
 _PATIENCE_S = 600
 
 
-@pytest.mark.slow
 def test_thirty_real_nodes_under_churn_do_what_the_simulator_says(laboratory, tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "lab.churn", "--runs", "4", "--out", str(tmp_path)],

@@ -14,6 +14,8 @@ from overlay.errors import BackendError
 from overlay.ipsec.xfrm.netlink import XfrmSocket
 from overlay.ipsec.xfrm.probe import try_suite
 
+pytestmark = pytest.mark.timed
+
 NOBODY = ["setpriv", "--bounding-set", "-all", "--inh-caps", "-all"]
 
 

@@ -15,7 +15,7 @@ from lab.webserver import WebServer
 from overlay.addresses import Endpoint
 from overlay.keyfile import read_identity
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.timed]
 
 RATE = 20_000
 CONTENT = bytes(range(256)) * 4000

@@ -11,6 +11,8 @@ from probes import flush, send_every_way
 from lab.nodes import wait_until
 from lab.pinging import pings
 
+pytestmark = pytest.mark.timed
+
 CONTENT = bytes(range(256)) * 4000
 
 

@@ -13,6 +13,8 @@ from streams import echoing, numbered_echoes, roomy
 
 from lab.watched import read_key_file
 
+pytestmark = pytest.mark.timed
+
 SETTINGS = """
 [apm]
 keepalive_interval_s = 3.0

@@ -11,6 +11,8 @@ from test_lab_rekey import echoing_tcp
 
 from lab.nodes import wait_until
 
+pytestmark = pytest.mark.timed
+
 HOPS = 3
 LONGEST_SILENCE_S = 1.0
 NOTICED_S = 3.0

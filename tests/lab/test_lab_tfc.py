@@ -2,9 +2,12 @@
 
 import time
 
+import pytest
 from lab_overlay import LabOverlay
 
 from lab.reading import UDP
+
+pytestmark = pytest.mark.timed
 
 DUMMIES_PER_S = 20.0
 SETTINGS = f"""
