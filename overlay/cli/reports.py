@@ -23,6 +23,7 @@ def status_text(report: StatusReport) -> str:
             ("up for", _duration(report.uptime_s)),
             ("listening on", _listed(report.listen)),
             ("others are told", _listed(report.endpoints)),
+            *(("tested by others", f"{e}: {found}") for e, found in report.reachability.items()),
             *(("network", problem) for problem in report.network_problems),
             ("roles", _listed(report.roles)),
             *(("exit withdrawn", problem) for problem in report.exit_problems),

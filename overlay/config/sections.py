@@ -50,6 +50,8 @@ __all__ = [
 _KEY_FILE: Final = "identity.key"
 _PATHS_FILE: Final = "paths.json"
 _LAST_SIGNED_FILE: Final = "last_signed.json"
+_LEAST_TEST_S: Final = 5
+"""A test of an unreachable node takes about three seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +128,13 @@ class NetworkSettings:
         integer(1, 4_294_967_295),
         "What this node offers to the circuits of others, in kbit/s; signed into its descriptor.",
     )
+    reachability_test_s: int = setting(
+        1800,
+        integer(0, 86_400),
+        "Seconds between two tests by other nodes of whether they reach this node, 5 to 86400, or "
+        "0 for no tests. A node that is not reached offers no roles to others; it is tested again "
+        "after a minute, and then after twice as long each time, up to this value.",
+    )
     strangers_cpu_percent: int = setting(
         25,
         integer(1, 100),
@@ -134,6 +143,11 @@ class NetworkSettings:
     )
 
     def __post_init__(self) -> None:
+        if 0 < self.reachability_test_s < _LEAST_TEST_S:
+            raise ValueError(
+                f"reachability_test_s is {self.reachability_test_s}; write 0 for no tests, or at "
+                f"least {_LEAST_TEST_S} seconds."
+            )
         for where, listed in (("advertise", self.advertise), ("bootstrap", self.bootstrap)):
             for endpoint in listed:
                 problem = endpoint_problem(endpoint, private=self.allow_private_endpoints)

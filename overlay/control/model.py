@@ -6,7 +6,7 @@ else.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from overlay.addresses import IpNetwork, NodeId, OverlayAddress
@@ -142,6 +142,8 @@ class StatusReport:
         exit_problems: why this node is no exit now, though it is configured to be one, or over
             which IP version it is none, each with what mends it.
         endpoints: UDP endpoints under which this node tells others to reach it, as text.
+        reachability: what tests by other nodes have shown of each of them: "untested",
+            "reachable" or "not reachable".
         network_problems: why other nodes cannot reach this node, or not everywhere.
         blocked_versions: IP versions ("IPv4", "IPv6") that paths block as a whole, except for
             local addresses.
@@ -183,6 +185,7 @@ class StatusReport:
     unprotected_reason: str = ""
     verdict: str = ""
     link_bytes: tuple[int, ...] = ()
+    reachability: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

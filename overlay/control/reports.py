@@ -48,7 +48,8 @@ def _decode(kind: Any, value: Any, name: str) -> Any:  # noqa: ANN401 - types as
     if origin is tuple and isinstance(value, list):
         return tuple(_decode(typing.get_args(kind)[0], item, name) for item in value)
     if origin is dict and isinstance(value, dict):
-        return {key: _decode(int, item, name) for key, item in value.items()}
+        of = typing.get_args(kind)[1]
+        return {key: _decode(of, item, name) for key, item in value.items()}
     if kind is HopReport:
         return decode_report(HopReport, value)
     if kind is float and type(value) in (int, float):

@@ -41,6 +41,10 @@ class Acceptance:
         """Tell whether this node may send to an endpoint."""
         return host_allowed(endpoint.host, self._allow_private)
 
+    def can_send_to(self, endpoint: Endpoint) -> bool:
+        """Tell whether this node may, and over its IP versions can, send to an endpoint."""
+        return self.allows(endpoint) and self._reach.holds(endpoint)
+
     def meets_cost(self, identity_key: bytes) -> bool:
         """Tell whether an identity has the cost that the network asks for."""
         return not self._cost_bits or meets_cost(identity_key, self._cost_bits)

@@ -26,6 +26,7 @@ __all__ = [
     "budget_groups",
     "host_allowed",
     "origin",
+    "prefix_of",
     "source_group",
 ]
 
@@ -85,6 +86,12 @@ def source_group(endpoint: Endpoint, *, limit_private: bool) -> bytes:
     packed = endpoint.packed
     if not limit_private and forbidden_packed(packed) is not None:
         return packed + endpoint.port.to_bytes(2, "big")
+    return prefix_of(endpoint)
+
+
+def prefix_of(endpoint: Endpoint) -> bytes:
+    """Return the /24 of an IPv4 or the /48 of an IPv6 endpoint, private ones included."""
+    packed = endpoint.packed
     return packed[:3] if len(packed) == 4 else packed[:IPV6_SUBNET_BYTES]
 
 

@@ -44,6 +44,8 @@ _ANSWERS: Final = {
     Kind.FIND_RECORD: {Kind.RECORD, Kind.CONTACTS},
     Kind.STORE: {Kind.STORED},
     Kind.LEAVE: {Kind.LEFT},
+    Kind.WANT_PROBE: {Kind.PROBE_STATE},
+    Kind.SEND_PROBE: {Kind.PROBE_STATE},
 }
 
 

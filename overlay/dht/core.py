@@ -18,7 +18,7 @@ from functools import partial
 from random import Random
 from typing import Final
 
-from overlay.addresses import NODE_ID_BYTES, Endpoint, NodeId
+from overlay.addresses import Endpoint, NodeId
 from overlay.dht.acceptance import Acceptance, check_own_cost
 from overlay.dht.calls import Answer, Calls
 from overlay.dht.clock_watch import ClockOffset, ClockWatch
@@ -39,11 +39,12 @@ from overlay.dht.events import (
 from overlay.dht.lookup import Lookup
 from overlay.dht.membership import Membership, Phase
 from overlay.dht.messages import Contact, Leave, Reply
-from overlay.dht.publishing import Publisher
+from overlay.dht.publishing import Publisher, around
 from overlay.dht.reach import KnownEndpoints, Reach
+from overlay.dht.reachability import reachability
 from overlay.dht.reception import Reception
 from overlay.dht.responder import Responder
-from overlay.dht.routing import Table, flipped
+from overlay.dht.routing import Table
 from overlay.dht.schedule import Pace, Schedule, Task
 from overlay.dht.settings import DhtSettings
 from overlay.dht.storage import Store, VerifyRecord, verified_record
@@ -104,6 +105,7 @@ class Dht:
         self._endpoints_given = endpoints is not None
         self._reach = Reach(known_endpoints)
         self._now = 0.0
+        self._clock = lambda: self._now
         self._outbox: list[tuple[bytes, Endpoint]] = []
         self._events: list[DhtEvent] = []
         self._counts: Counter[DhtCount] = Counter()
@@ -120,9 +122,7 @@ class Dht:
             self._send,
             self._counts,
             draw_id,
-            on_pong=lambda contact, pong, when: self._clock_watch.heard(
-                contact.node_id, pong.time_s, when
-            ),
+            on_pong=self._clock_watch.heard_pong,
         )
         self._schedule = Schedule()
         self._membership = Membership(
@@ -169,6 +169,20 @@ class Dht:
             budget=budget,
         )
         self._responder.own_endpoints = frozenset(endpoints or ())
+        self.reach_tests = reachability(
+            self._own_id,
+            self._envelopes,
+            self._calls,
+            rng,
+            table=self._table,
+            acceptance=self._acceptance,
+            responder=self._responder,
+            known_endpoints=known_endpoints,
+            verified=self._verified,
+            clock=self._clock,
+            emit=self._events.append,
+            overloaded=lambda: self._counts[DhtCount.RATE_LIMITED],
+        )
         self._reception = Reception(
             self._envelopes,
             allow_private=settings.allow_private_endpoints,
@@ -298,11 +312,12 @@ class Dht:
         self._walks.cancel_all()
         self._calls.cancel_all()
         self._schedule.cancel_all()
+        self.reach_tests.stop()
         nearest = self._table.closest(self._own_id, _MAX_GOODBYES)
         everyone = self._publisher.holders | {contact.node_id: contact for contact in nearest}
         goodbye = Leave(self._publisher.sequence)
         for contact in list(everyone.values())[:_MAX_GOODBYES]:
-            self._calls.start(goodbye, contact.endpoint, contact.node_id, now, _ignore)
+            self._calls.start(goodbye, contact.endpoint, contact.node_id, now, lambda _: None)
 
     @property
     def versions(self) -> frozenset[int]:
@@ -350,18 +365,15 @@ class Dht:
 
     def next_deadline(self) -> float:
         """Return when :meth:`handle_deadline` is due."""
-        return min(
-            self._calls.next_deadline(),
-            self._walks.next_deadline(),
-            self._membership.next_deadline(),
-            self._schedule.next_deadline(),
-        )
+        parts = (self._calls, self._walks, self._membership, self._schedule, self.reach_tests)
+        return min(part.next_deadline() for part in parts)
 
     def handle_deadline(self, now: float) -> None:
         """Send again, give up, greet, refresh, publish and crawl, as far as due."""
         self._now = now
         self._calls.handle_deadline(now)
         self._walks.handle_deadline(now)
+        self.reach_tests.handle_deadline(now)
         self._membership.greet(self._responder.own_endpoints)
         for task in self._schedule.due(now):
             self._run(task)
@@ -390,6 +402,7 @@ class Dht:
 
     def _send(self, datagram: bytes, endpoint: Endpoint) -> None:
         self._outbox.append((datagram, endpoint))
+        self.reach_tests.sent_to(endpoint, self._now)
 
     def _met_and_filtered(self, answer: Answer) -> Reply:
         """File who answered; return the reply without contacts that we must not follow."""
@@ -443,18 +456,12 @@ class Dht:
         self._look_up(self._own_id, self._store_in_region)
 
     def _store_in_region(self, lookup: Lookup) -> None:
-        """Store at the k nearest and in the region; look for its other members if it is doubtful.
-
-        Those who surround our id crowd its honest neighbours out of every answer about it, but
-        not out of answers about ids with one bit of ours flipped: from twice the region's
-        reach down to where less than one honest node is expected, each has its neighbours.
-        """
+        """Store at the k nearest and in the region; look for all of it if it is doubtful."""
         reach = self._watch.region(self._now)
         self._publisher.store_at(lookup, reach)
         if reach and self._watch.suspects(self._own_id, self._now):
-            top = min(reach.bit_length(), 8 * NODE_ID_BYTES - 1)
-            for bit in range(max(0, top - 1 - self._settings.k.bit_length()), top + 1):
-                self._look_up(flipped(self._own_id, bit), self._publisher.store_more)
+            for target in around(self._own_id, reach, self._settings.k):
+                self._look_up(target, self._publisher.store_more)
 
     # Crawling.
 
@@ -491,10 +498,3 @@ class Dht:
         self._now = now
         if self._membership.phase is Phase.LEFT:
             raise ValueError("this node has left the DHT; a new Dht is needed to come back")
-
-    def _clock(self) -> float:
-        return self._now
-
-
-def _ignore(_: object) -> None:
-    """Take an answer that changes nothing."""

@@ -384,7 +384,8 @@ def _endpoint(pair: object) -> Endpoint:
 
 
 def _roles(value: object) -> frozenset[Role]:
-    bits = _integer(value, 1, sum(_ROLE_BITS.values()), "set of roles")
+    # None: the node offers nothing now, because other nodes do not reach it.
+    bits = _integer(value, 0, sum(_ROLE_BITS.values()), "set of roles")
     return frozenset(role for role, bit in _ROLE_BITS.items() if bits & bit)
 
 

@@ -20,6 +20,9 @@ __all__ = [
     "EclipseSuspected",
     "Joined",
     "NodeLeft",
+    "ProbeWanted",
+    "ReachChanged",
+    "Standing",
 ]
 
 
@@ -87,6 +90,30 @@ class EclipseSuspected:
     own_region: bool
 
 
+@dataclass(frozen=True, slots=True)
+class ProbeWanted:
+    """A datagram must leave for ``endpoint`` from a UDP port that has sent nothing before."""
+
+    datagram: bytes
+    endpoint: Endpoint
+
+
+class Standing(enum.StrEnum):
+    """What the tests of an endpoint have shown."""
+
+    UNTESTED = "untested"
+    REACHABLE = "reachable"
+    UNREACHABLE = "not reachable"
+
+
+@dataclass(frozen=True, slots=True)
+class ReachChanged:
+    """Tests by other nodes have shown something new about an endpoint of this node."""
+
+    endpoint: Endpoint
+    standing: Standing
+
+
 DhtEvent = (
     Joined
     | BootstrapUnreachable
@@ -95,6 +122,8 @@ DhtEvent = (
     | NodeLeft
     | CrawlFinished
     | EclipseSuspected
+    | ProbeWanted
+    | ReachChanged
 )
 
 

@@ -10,20 +10,21 @@ anew is stored at once and keeps that pace; one that names other endpoints begin
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from random import Random
 from typing import Final
 
-from overlay.addresses import NodeId
+from overlay.addresses import NODE_ID_BYTES, NodeId
 from overlay.dht.calls import Answer, Calls
 from overlay.dht.descriptor import MixDescriptor
 from overlay.dht.lookup import Lookup
 from overlay.dht.messages import Contact, Store, Stored
+from overlay.dht.routing import flipped
 from overlay.dht.schedule import Pace, Schedule, Task
 from overlay.dht.settings import DhtSettings
 
-__all__ = ["Publisher"]
+__all__ = ["Publisher", "around"]
 
 _FIRST_REPUBLISH_S: Final = 60.0
 _MOST_HOLDERS: Final = 4
@@ -117,3 +118,15 @@ class Publisher:
     def _new_pace(self) -> Pace:
         interval = self._settings.republish_interval_s
         return Pace(min(_FIRST_REPUBLISH_S, interval), interval, self._rng)
+
+
+def around(node_id: NodeId, reach: int, k: int) -> Iterator[NodeId]:
+    """Yield ids around ``node_id`` whose neighbours are the honest members of its region.
+
+    Nodes that surround our id crowd its honest neighbours out of every answer about it, but not
+    out of answers about ids with one bit of ours flipped: from twice the region's reach down to
+    where less than one honest node is expected, each has its neighbours.
+    """
+    top = min(reach.bit_length(), 8 * NODE_ID_BYTES - 1)
+    for bit in range(max(0, top - 1 - k.bit_length()), top + 1):
+        yield flipped(node_id, bit)

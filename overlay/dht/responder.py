@@ -31,14 +31,20 @@ from overlay.dht.messages import (
     Left,
     Ping,
     Pong,
+    ProbeProgress,
+    ProbeState,
     Record,
     Reply,
     Request,
+    SendProbe,
     Stored,
+    WantProbe,
     contacts_that_fit,
 )
 from overlay.dht.messages import Store as StoreRequest
+from overlay.dht.probe_help import ProbeHelp
 from overlay.dht.reach import KnownEndpoints, towards
+from overlay.dht.reach_tests import ReachTests
 from overlay.dht.routing import Table, distance
 from overlay.dht.settings import DhtSettings
 from overlay.dht.storage import Store
@@ -62,7 +68,8 @@ class Responder:
     ``on_contact`` learns who proved key and endpoint, ``on_pinged`` who did so by a mere PING,
     ``on_left`` who said goodbye, ``on_stored`` whose descriptor was stored, ``on_mistaken`` from
     where another node was asked for at this address. ``known_endpoints`` returns those of a
-    node's descriptor.
+    node's descriptor. ``probe_help`` answers requests about reachability; without it they are
+    refused. ``reach_tests`` takes the probes of this node's own tests.
     """
 
     def __init__(
@@ -101,6 +108,8 @@ class Responder:
         self._challenges = ReplyBudget(settings.challenges_per_s)
         self.own_endpoints: frozenset[Endpoint] = frozenset()
         self.own_descriptor: MixDescriptor | None = None
+        self.probe_help: ProbeHelp | None = None
+        self.reach_tests: ReachTests | None = None
 
     def has_no_challenge_left(self, now: float) -> bool:
         """Tell whether a request without a cookie gets no answer in this second."""
@@ -108,6 +117,8 @@ class Responder:
 
     def answer(self, request: UnverifiedRequest, source: Endpoint, now: float) -> bytes | None:
         """Return the datagram to send back to ``source``, or None."""
+        if self.reach_tests is not None and self.reach_tests.arrived(request, source, now):
+            return None
         if not self._cookies.valid(request.cookie, source, request.sender, now):
             if not self._challenges.take(source.packed, now):
                 self._counts[DhtCount.RATE_LIMITED] += 1
@@ -139,7 +150,8 @@ class Responder:
         """Take the signatures of a request from the budget of strangers, if it is there."""
         groups = budget_groups(source, limit_private=self._settings.limit_private_subnets)
         # A record has a signature of its own.
-        signatures = 2 if isinstance(request.request, StoreRequest) else 1
+        has_record = isinstance(request.request, StoreRequest | WantProbe | SendProbe)
+        signatures = 2 if has_record else 1
         return all(self._budget.spend(Work.SIGNATURE, groups, now) for _ in range(signatures))
 
     def _is_for_us(self, request: UnverifiedRequest) -> bool:
@@ -170,6 +182,15 @@ class Responder:
                 return Record(record) if record is not None else self._contacts(key, contact)
             case StoreRequest(record):
                 return Stored(self._stored(record, contact, group))
+            case WantProbe() | SendProbe():
+                return self._probe_state(request, contact)
+
+    def _probe_state(self, request: WantProbe | SendProbe, contact: Contact) -> Reply:
+        if self.probe_help is None:
+            return ProbeState(ProbeProgress.REFUSED)
+        if isinstance(request, WantProbe):
+            return self.probe_help.want(request, contact)
+        return self.probe_help.send(request, contact)
 
     def _contacts(self, target: NodeId, asker: Contact) -> Reply:
         closest = self._table.closest(target, self._settings.k, exclude=asker.node_id, alive=True)

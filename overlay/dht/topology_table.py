@@ -289,6 +289,10 @@ class TopologyTable:
             return None
         return CryptoInfo(descriptor.onion_keys, descriptor.esp_suites)
 
+    def offering(self) -> int:
+        """Return how many of the nodes have any role."""
+        return sum(bool(descriptor.roles) for descriptor in self)
+
     def count(self, role: Role) -> int:
         """Return how many of the nodes have a role."""
         return sum(role in descriptor.roles for descriptor in self)

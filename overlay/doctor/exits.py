@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Final
 
 from overlay.addresses import OVERLAY_NETWORKS, IpNetwork
-from overlay.control.client import ControlClient
 from overlay.control.model import StatusReport
 from overlay.doctor.model import Finding, Outcome, Purpose, Setup
-from overlay.errors import BackendError, OverlayError
+from overlay.doctor.running_node import status_of
+from overlay.errors import BackendError
 from overlay.exit_policy import ExitPolicy
 from overlay.system.exit_filter import ExitFilter
 from overlay.system.exit_problems import ExitProblem, exit_problems, host_problems
@@ -20,9 +20,6 @@ from overlay.system.tun import MIN_MTU, TunDevice
 __all__ = ["exit_role", "relay_filters"]
 
 Attempt = Callable[[Sequence[IpNetwork], ExitPolicy | None], list[ExitProblem]]
-
-_ANSWER_S: Final = 1.5
-"""How long a running node may take to answer; the whole examination takes less than 3 s."""
 
 _EXIT: Final = (Purpose.EXIT,)
 _ADVICE: Final = (Purpose.ADVICE,)
@@ -42,7 +39,7 @@ def exit_role(
     this configuration is asked instead, because a host holds one exit.
     """
     socket = setup.configuration.node.control_socket
-    running = (ask or _status_of)(socket) if setup.path is not None else None
+    running = (ask or status_of)(socket) if setup.path is not None else None
     if running is not None and setup.configuration.roles.exit:
         return _running(running)
     given = setup.configuration.exit
@@ -94,16 +91,6 @@ def _running(status: StatusReport) -> list[Finding]:
         Finding("exit", Outcome.LACKS, f"{problem.rstrip('.')}.", needed_for)
         for problem in status.exit_problems
     ] or [Finding("exit", Outcome.WORKS, "packets leave the node that runs", _EXIT)]
-
-
-def _status_of(path: Path) -> StatusReport | None:
-    if not path.is_socket():
-        return None
-    try:
-        with ControlClient(path, timeout_s=_ANSWER_S) as client:
-            return client.status()
-    except OverlayError:  # none runs, or it is too busy
-        return None
 
 
 def _finding(version: int, problem: ExitProblem | None, every_version: bool) -> Finding:

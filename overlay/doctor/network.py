@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Final
 
 from overlay.addresses import Endpoint, IpAddress
+from overlay.control.model import StatusReport
 from overlay.control.socket_file import node_answers
+from overlay.dht.events import Standing
 from overlay.doctor.model import Finding, Outcome, Purpose, Setup, tried
+from overlay.doctor.running_node import status_of
 from overlay.errors import BackendError
 from overlay.system.devices import Device, outward_devices, up_devices
 from overlay.system.kernel_settings import read_setting
@@ -73,9 +76,35 @@ def _bind_once(endpoint: Endpoint) -> None:
 
 
 def reachability(
-    setup: Setup, towards: Callable[[Endpoint], IpAddress] = local_address_towards
+    setup: Setup,
+    towards: Callable[[Endpoint], IpAddress] = local_address_towards,
+    ask: Callable[[Path], StatusReport | None] = status_of,
 ) -> list[Finding]:
-    """Whether the node has an address to tell others: a client needs none."""
+    """Whether the node has an address to tell others: a client needs none.
+
+    A node that runs with this configuration also tells what tests by other nodes have shown.
+    """
+    running = ask(setup.configuration.node.control_socket) if setup.path is not None else None
+    tested = running.reachability.items() if running is not None else ()
+    return [*_own_address(setup, towards), *(_tested(*each) for each in tested)]
+
+
+def _tested(endpoint: str, standing: str) -> Finding:
+    subject = f"reached at {endpoint}"
+    if standing == Standing.REACHABLE:
+        return Finding(subject, Outcome.WORKS, "tests by other nodes arrive there")
+    if standing == Standing.UNREACHABLE:
+        said = (
+            "no test by other nodes arrives there, so the node offers no role over this endpoint; "
+            "forward this UDP port to the node at the router and permit it in the packet filter, "
+            "or set [roles] relay = false."
+        )
+        return Finding(subject, Outcome.LACKS, said, (Purpose.ADVICE,))
+    said = "other nodes have not tested it yet; they must be three, in different networks"
+    return Finding(subject, Outcome.UNKNOWN, said, (Purpose.ADVICE,))
+
+
+def _own_address(setup: Setup, towards: Callable[[Endpoint], IpAddress]) -> list[Finding]:
     network, subject = setup.configuration.network, "own address"
     if network.advertised:
         said = ", ".join(str(each) for each in network.advertised)

@@ -17,6 +17,7 @@ from overlay.apm.spi import SpiAllocator
 from overlay.config import Configuration
 from overlay.dht.core import Dht
 from overlay.dht.envelope import REQUEST_ID_BYTES
+from overlay.dht.events import ReachChanged
 from overlay.dht.topology_table import TopologyTable
 from overlay.errors import BackendError
 from overlay.forwarding.rules import ForwardingRules
@@ -67,7 +68,9 @@ class Surroundings:
 
     ``marks`` are what the numbers that this node draws have in common, if the network asks for
     it. ``probes_sizes`` tells that datagrams can be lost because of their size. ``initiations``
-    stamps the handshakes of links above those of earlier processes.
+    stamps the handshakes of links above those of earlier processes. ``send_apart`` sends a
+    datagram from a UDP port that is used once; ``reach_changed`` gets news of this node's
+    endpoints.
     """
 
     network: DatagramSink
@@ -79,6 +82,8 @@ class Surroundings:
     inner_in_use: Callable[[bytes], bool] = lambda _: False
     probes_sizes: bool = False
     initiations: InitiationClock | None = None
+    send_apart: Callable[[bytes, Endpoint], None] = lambda *_: None
+    reach_changed: Callable[[ReachChanged, float], None] = lambda *_: None
 
 
 def path_mtu(configuration: Configuration, *, in_kernel: bool = False) -> int:
@@ -230,7 +235,7 @@ def wire_control_plane(
     )
     standbys = StandbyKeeper(circuits, choice, rng) if configuration.apm.standby else None
     paths = Paths(circuits=circuits, guard=surroundings.guard, choice=choice, standbys=standbys)
-    return make(
+    plane = make(
         dht=dht,
         links=links,
         circuits=circuits,
@@ -244,6 +249,9 @@ def wire_control_plane(
         chores=Chores(),
         forget_inner_addresses=surroundings.forget_inner_addresses,
     )
+    plane.send_apart = surroundings.send_apart
+    plane.reach_changed = surroundings.reach_changed
+    return plane
 
 
 def _known_endpoints(table: TopologyTable, node_id: NodeId) -> tuple[Endpoint, ...]:

@@ -39,6 +39,8 @@ from overlay.dht.events import (
     DhtEvent,
     EclipseSuspected,
     Joined,
+    ProbeWanted,
+    ReachChanged,
 )
 from overlay.dht.topology_table import TopologyTable
 from overlay.errors import InternalError
@@ -75,7 +77,11 @@ class DhtTraffic:
 
 
 class ControlPlane:
-    """Route events between the cores; it decides nothing itself."""
+    """Route events between the cores; it decides nothing itself.
+
+    ``send_apart`` sends a datagram from a UDP port that is used once. ``reach_changed`` gets what
+    tests have shown of this node's endpoints.
+    """
 
     def __init__(
         self,
@@ -104,6 +110,8 @@ class ControlPlane:
         self.datapath = datapath
         self.chores = chores
         self.joined = False
+        self.send_apart: Callable[[bytes, Endpoint], None] = lambda *_: None
+        self.reach_changed: Callable[[ReachChanged, float], None] = lambda *_: None
         self._bootstrap = BootstrapReport()
         self.malformed_datagrams = 0
         self.dht_traffic = DhtTraffic()
@@ -210,6 +218,8 @@ class ControlPlane:
         framed = [
             (frame(Channel.LINK, payload), to) for payload, to in self.links.datagrams_to_send(now)
         ]
+        for _, to in framed:
+            self.dht.reach_tests.sent_to(to, now)
         for payload, to in self.dht.datagrams_to_send(now):
             self.dht_traffic.datagrams_sent += 1
             self.dht_traffic.bytes_sent += len(payload)
@@ -241,6 +251,10 @@ class ControlPlane:
                     chance=chance,
                     own_region=own_region,
                 )
+            case ProbeWanted(datagram=datagram, endpoint=endpoint):
+                self.send_apart(frame(Channel.DHT, datagram), endpoint)
+            case ReachChanged():
+                self.reach_changed(event, now)
             case _:
                 pass
 

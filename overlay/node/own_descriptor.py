@@ -8,12 +8,18 @@ from __future__ import annotations
 from overlay.addresses import Endpoint, IpNetwork
 from overlay.apm.crypto import X25519_SUITE
 from overlay.config import Configuration
-from overlay.dht.descriptor import MixDescriptor, OnionKey, Role, sign_descriptor
+from overlay.dht.descriptor import (
+    CLOCK_SKEW_S,
+    MixDescriptor,
+    OnionKey,
+    Role,
+    sign_descriptor,
+)
 from overlay.errors import ConfigurationError
 from overlay.identity import LocalIdentity
 from overlay.node.exit_role import policy_for
 
-__all__ = ["RESIGN_INTERVAL_S", "own_descriptor", "roles_of"]
+__all__ = ["RESIGN_INTERVAL_S", "own_descriptor", "proof_descriptor", "roles_of"]
 
 _VALIDITY_S = 3 * 3600
 RESIGN_INTERVAL_S = 3600.0
@@ -50,19 +56,35 @@ def own_descriptor(
     now: float,
     sequence: int,
     refused: tuple[IpNetwork, ...] = (),
+    serves: bool = True,
 ) -> MixDescriptor:
     """Sign this node's Mix descriptor; an exit is one over ``exit_versions`` alone.
 
-    ``refused`` are networks that circuits do not reach whatever the configuration permits.
+    ``refused`` are networks that circuits do not reach whatever the configuration permits. A node
+    that does not serve, because others do not reach it, signs no role.
 
     ``sequence`` is above that of every descriptor that this identity has signed before.
 
     Raises:
         ConfigurationError: the descriptor would be too large, or is not acceptable to others.
     """
+    roles = roles_of(configuration, exit_versions) if serves else frozenset()
+    policy = configuration.exit_policy() if Role.EXIT in roles else None
+    if policy is not None:
+        policy = policy_for(policy, exit_versions, refused)
     try:
-        return _signed(
-            configuration, identity, endpoints, esp_suites, exit_versions, now, sequence, refused
+        return sign_descriptor(
+            identity,
+            network_id=configuration.network.network_id,
+            onion_keys=(OnionKey(X25519_SUITE, identity.onion_key),),
+            esp_suites=tuple(sorted(esp_suites)),
+            endpoints=endpoints,
+            roles=roles,
+            exit_policy=policy,
+            bandwidth_kbit=configuration.network.bandwidth_kbit,
+            sequence=sequence,
+            valid_from=int(now) - _BACKDATED_S,
+            expires=int(now) - _BACKDATED_S + _VALIDITY_S,
         )
     except ValueError as error:
         raise ConfigurationError(
@@ -70,29 +92,29 @@ def own_descriptor(
         ) from error
 
 
-def _signed(
+def proof_descriptor(
     configuration: Configuration,
     identity: LocalIdentity,
     endpoints: tuple[Endpoint, ...],
     esp_suites: frozenset[int],
-    exit_versions: frozenset[int],
     now: float,
-    sequence: int,
-    refused: tuple[IpNetwork, ...],
-) -> MixDescriptor:
-    policy, roles = configuration.exit_policy(), roles_of(configuration, exit_versions)
-    if policy is not None:
-        policy = policy_for(policy, exit_versions, refused) if Role.EXIT in roles else None
+) -> bytes:
+    """Sign which endpoints are this node's, for the nodes that test them.
+
+    It has no roles, the sequence number 0 and a short validity, so that it replaces no descriptor
+    in the tables of others if a node that got it gives it away.
+    """
     return sign_descriptor(
         identity,
         network_id=configuration.network.network_id,
         onion_keys=(OnionKey(X25519_SUITE, identity.onion_key),),
         esp_suites=tuple(sorted(esp_suites)),
         endpoints=endpoints,
-        roles=roles,
-        exit_policy=policy,
-        bandwidth_kbit=configuration.network.bandwidth_kbit,
-        sequence=sequence,
+        roles=(),
+        exit_policy=None,
+        bandwidth_kbit=0,
+        sequence=0,
         valid_from=int(now) - _BACKDATED_S,
-        expires=int(now) - _BACKDATED_S + _VALIDITY_S,
-    )
+        # The clocks of others may be ahead of ours by as much as they may be behind.
+        expires=int(now) + CLOCK_SKEW_S + _BACKDATED_S,
+    ).encoded

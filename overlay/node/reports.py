@@ -45,6 +45,7 @@ def status_report(
     exit_problems: tuple[str, ...] = (),
     endpoints: tuple[Endpoint, ...] = (),
     network_problems: tuple[str, ...] = (),
+    reachability: Mapping[str, str] | None = None,
 ) -> StatusReport:
     """Return how the node is; ``counters`` are those of sockets, devices and rules."""
     open_destinations = exposure.prefixes
@@ -66,7 +67,7 @@ def status_report(
         listen=tuple(str(endpoint) for endpoint in configuration.network.listen),
         joined=plane.joined and plane.dht.contact_count > 0,
         contacts=plane.dht.contact_count,
-        mix_nodes=len(plane.table),
+        mix_nodes=plane.table.offering(),
         exits=plane.table.count(Role.EXIT),
         links=len(plane.neighbours),
         link_bytes=_link_sizes(plane),
@@ -89,6 +90,7 @@ def status_report(
         endpoints=tuple(str(endpoint) for endpoint in endpoints),
         network_problems=network_problems,
         suspect_regions=plane.dht.suspect_regions(now),
+        reachability=dict(reachability or {}),
     )
 
 

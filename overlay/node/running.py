@@ -30,6 +30,7 @@ from overlay.clock import Clock
 from overlay.config import Configuration
 from overlay.config.trust import insist_on_way
 from overlay.dht.descriptor import Role, is_public
+from overlay.dht.events import ReachChanged
 from overlay.dht.messages import Contact
 from overlay.dht.topology_store import TopologyStore
 from overlay.errors import BackendError, ConfigurationError, InternalError, OverlayError
@@ -50,10 +51,11 @@ from overlay.node.inherited import guard_first, inherited, permanent_wishes, rem
 from overlay.node.inner_use import InnerUse, LentAddresses
 from overlay.node.last_signed import LastSigned
 from overlay.node.location import Location
-from overlay.node.own_descriptor import RESIGN_INTERVAL_S, own_descriptor, roles_of
+from overlay.node.own_descriptor import RESIGN_INTERVAL_S
 from overlay.node.own_endpoints import OwnEndpoints
 from overlay.node.packet_path import Arrived
 from overlay.node.path_file import PathFile
+from overlay.node.publication import Publication
 from overlay.node.reception import Reception
 from overlay.node.requested_path import PathWish
 from overlay.node.sockets import Sockets
@@ -126,6 +128,15 @@ class RunningNode:
             insist_on_way(configuration.node.paths_file)  # another user could empty it
             self._open(stack, engine, rng)
             self._plane = self._build_plane(rng)
+            self.publication = Publication(
+                configuration,
+                identity,
+                self._plane.dht,
+                suites=self.shell.backend.capabilities().suites,
+                published=lambda: self.endpoints.now.published,
+                exit_role=self.shell.exit_role,
+                next_sequence=self._last_signed.next_sequence,
+            )
             self.clock_watch = ClockReport(self._plane.dht.clock_offset)
         except BaseException:
             if self._remembered and guarded:
@@ -133,16 +144,9 @@ class RunningNode:
             raise
 
     @property
-    def exit_versions(self) -> frozenset[int]:
-        """The IP versions over which this node is an exit now."""
-        role = self.shell.exit_role
-        return role.offered if role is not None else frozenset()
-
-    @property
     def roles(self) -> frozenset[Role]:
-        """What this node offers to others now: nothing as long as they could not reach it."""
-        published = self.endpoints.now.published
-        return roles_of(self.configuration, self.exit_versions) if published else frozenset()
+        """What this node offers to others now: nothing as long as they do not reach it."""
+        return self.publication.roles
 
     @property
     def plane(self) -> ControlPlane:
@@ -175,6 +179,8 @@ class RunningNode:
             inner_in_use=self._inner_use.is_used,
             probes_sizes=True,
             initiations=self._last_signed.initiations,
+            send_apart=self.sockets.send_apart,
+            reach_changed=self._reach_changed,
         )
         return wire_control_plane(
             self.configuration,
@@ -217,7 +223,8 @@ class RunningNode:
         self._location.find(self._moved, now)
         self._begin_exit(now)
         self._greet(now)
-        self._publish(now)
+        self.publication.publish(now)
+        self.publication.test(now)
         self._schedule_chores(now)
         self.settle(now)
 
@@ -297,9 +304,10 @@ class RunningNode:
         self._location.tell(now, moved=seen)
         if seen:
             try:
-                self._publish(now)
+                self.publication.publish(now)
             except ConfigurationError as error:
                 _log.warning("descriptor.not_signed", cause=Word(type(error).__name__))
+            self.publication.test(now)
         self.settle(now)
 
     def _greet(self, now: float) -> None:
@@ -313,7 +321,9 @@ class RunningNode:
 
     def _schedule_chores(self, now: float) -> None:
         chores = self.plane.chores
-        chores.every(RESIGN_INTERVAL_S, "publish", self._publish, first=now + RESIGN_INTERVAL_S)
+        chores.every(
+            RESIGN_INTERVAL_S, "publish", self.publication.publish, first=now + RESIGN_INTERVAL_S
+        )
         chores.every(_CLOCK_INTERVAL_S, "clock", self.clock_watch.check, first=now + 1)
         chores.every(_SAVE_INTERVAL_S, "save", self._save, first=now + _SAVE_INTERVAL_S / 10)
 
@@ -434,20 +444,9 @@ class RunningNode:
 
     # -- chores ----------------------------------------------------------------------
 
-    def _publish(self, now: float) -> None:
-        if not self.roles:
-            return  # a node that serves no others has nothing to tell
-        descriptor = own_descriptor(
-            self.configuration,
-            self.identity,
-            endpoints=self.endpoints.now.published,
-            esp_suites=self.shell.backend.capabilities().suites,
-            exit_versions=self.exit_versions,
-            now=now,
-            sequence=self._last_signed.next_sequence(now),
-            refused=role.own_links if (role := self.shell.exit_role) is not None else (),
-        )
-        self.plane.dht.publish(descriptor, now)
+    def _reach_changed(self, change: ReachChanged, now: float) -> None:
+        if not self._stopping:
+            self.publication.tested(change, now)
 
     def _begin_exit(self, now: float) -> None:
         """Test the exit before anything is signed, and again whenever the host changes.
@@ -477,7 +476,7 @@ class RunningNode:
         if role is not None:
             self.plane.circuits.offer_exit(families_of(role.offered), now)
             self.plane.circuits.lend(families_of(role.lent))
-        self._publish(now)
+        self.publication.publish(now)
         self.settle(now)
 
     def _refuse_own(self) -> None:

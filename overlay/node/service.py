@@ -331,6 +331,7 @@ class NodeService:
             roles=running.roles,
             endpoints=running.endpoints.now.published,
             network_problems=self._network_problems(),
+            reachability=running.publication.report(),
             exit_problems=exit_problems,
             counters=counters | {name: count for name, count in troubles.items() if count},
             backend_reason=running.shell.choice.reason,
@@ -339,8 +340,10 @@ class NodeService:
         )
 
     def _network_problems(self) -> tuple[str, ...]:
-        clock = self._running.clock_watch.problem(self._now())
-        return (*([clock] if clock else []), *self._running.endpoints.problems())
+        running = self._running
+        clock = running.clock_watch.problem(self._now())
+        unreached = running.publication.problems()
+        return (*([clock] if clock else []), *running.endpoints.problems(), *unreached)
 
     def _missing(self) -> tuple[str, ...]:
         """Return what is not in force, as the kernel tells in this moment."""

@@ -10,14 +10,17 @@ from typing import Self
 
 from overlay.addresses import Endpoint, version_of
 from overlay.errors import BackendError
+from overlay.logs import EventLog
 from overlay.node.port_forms import Marks, port_forms
 from overlay.system.destination_guard import NODE_MARK
 from overlay.system.local_address import local_address_towards
 from overlay.system.port_program import PortForms, Suspect
 from overlay.system.return_addresses import ReturnAddresses
-from overlay.system.udp import UdpPort, UdpSocket, VersionMissing
+from overlay.system.udp import UdpPort, UdpSocket, VersionMissing, bound_socket
 
 __all__ = ["Sockets"]
+
+_log = EventLog(__name__)
 
 
 class Sockets:
@@ -82,6 +85,21 @@ class Sockets:
         """Send without waiting what neither this host nor a router may fragment."""
         for ipv6, each in self._by_version.items():
             each.send_whole([item for item in batch if (":" in item[1].host) is ipv6])
+
+    def send_apart(self, datagram: bytes, to: Endpoint) -> None:
+        """Send two copies from a port of their own, which is given back at once.
+
+        Two, because one may be lost. What the host refuses is not sent.
+        """
+        local = self._by_version.get(_is_ipv6(to))
+        if local is None:
+            return
+        try:
+            with bound_socket(Endpoint(local.local.host, 0), mark=NODE_MARK) as once:
+                for _ in range(2):
+                    once.sendto(datagram, to)
+        except (BackendError, OSError):
+            _log.debug("reachability.probe_not_sent")
 
     def local_endpoint(self, peer: Endpoint) -> Endpoint:
         """Return our end of the UDP flow to ``peer``.

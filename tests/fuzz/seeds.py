@@ -23,7 +23,16 @@ from overlay.apm.datagram import UdpDatagram, build_datagram
 from overlay.apm.layer import ExitLayer, Families, LayerTerms, RelayLayer
 from overlay.apm.onion import OnionHop, construct_onion
 from overlay.dht.envelope import Envelopes
-from overlay.dht.messages import Contact, FindNode, FindRecord, Leave, Ping, Store
+from overlay.dht.messages import (
+    Contact,
+    FindNode,
+    FindRecord,
+    Leave,
+    Ping,
+    SendProbe,
+    Store,
+    WantProbe,
+)
 from overlay.exit_policy import ExitPolicy, ExitRule
 from overlay.ipsec.model import Spi
 from overlay.link.handshake import GEOMETRY
@@ -120,6 +129,8 @@ def _dht_requests() -> list[bytes]:
             FindRecord(BOB.node_id),
             Store(signed_descriptor()),
             Leave(7),
+            WantProbe(signed_descriptor(), 4500, b"n" * 12),
+            SendProbe(signed_descriptor(), HERE, b"n" * 12),
         )
     ] + [envelopes.challenge(b"i" * 12, b"c" * 16)]
 
@@ -132,9 +143,12 @@ def _dht_bodies() -> list[bytes]:
         3: [BOB.node_id],
         4: [signed_descriptor()],
         5: [7],
+        6: [signed_descriptor(), 4500, b"n" * 12],
+        7: [signed_descriptor(), HERE.packed, HERE.port, b"n" * 12],
         12: [contact] * 3,
         13: [signed_descriptor()],
         14: [True],
+        16: [2],
     }
     return [bytes((kind,)) + pack_canonical(bodies.get(kind, [])) for kind in range(17)]
 

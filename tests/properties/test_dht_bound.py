@@ -10,7 +10,15 @@ from overlay.addresses import Endpoint
 from overlay.dht.core import Dht
 from overlay.dht.descriptor import OnionKey, Role, sign_descriptor
 from overlay.dht.envelope import Challenge, Envelopes, network_tag, parse_datagram
-from overlay.dht.messages import FindNode, FindRecord, Leave, Ping, Store
+from overlay.dht.messages import (
+    FindNode,
+    FindRecord,
+    Leave,
+    Ping,
+    SendProbe,
+    Store,
+    WantProbe,
+)
 from overlay.dht.settings import DhtSettings
 from overlay.identity import LocalIdentity
 
@@ -42,6 +50,8 @@ requests = st.sampled_from(
         FindRecord(ALICE.node_id),
         Store(RECORD.encoded),
         Leave(7),
+        WantProbe(RECORD.encoded, 4500, b"n" * 12),
+        SendProbe(RECORD.encoded, ALICE_AT, b"n" * 12),
     ]
 )
 steps = st.lists(

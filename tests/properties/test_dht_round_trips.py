@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from overlay.addresses import Endpoint, NodeId
 from overlay.dht.envelope import MAX_DATAGRAM_BYTES, Envelopes, network_tag, parse_datagram
 from overlay.dht.messages import (
+    MAX_PROOF_BYTES,
     Contact,
     Contacts,
     FindNode,
@@ -17,9 +18,13 @@ from overlay.dht.messages import (
     Left,
     Ping,
     Pong,
+    ProbeProgress,
+    ProbeState,
     Record,
+    SendProbe,
     Store,
     Stored,
+    WantProbe,
     contacts_that_fit,
 )
 from overlay.dht.routing import Table, distance
@@ -35,12 +40,16 @@ addresses = st.binary(min_size=4, max_size=4) | st.binary(min_size=16, max_size=
 endpoints = st.builds(Endpoint.from_packed, addresses, st.integers(1, 65535))
 contacts = st.builds(Contact.of, st.binary(min_size=32, max_size=32), endpoints)
 records = st.binary(min_size=1, max_size=1000)
+proofs = st.binary(min_size=1, max_size=MAX_PROOF_BYTES)
+nonces = st.binary(min_size=12, max_size=12)
 requests = st.one_of(
     st.just(Ping()),
     st.builds(FindNode, ids),
     st.builds(FindRecord, ids),
     st.builds(Store, records),
     st.builds(Leave, st.integers(0, 2**64 - 1)),
+    st.builds(WantProbe, proofs, st.integers(1, 65535), nonces),
+    st.builds(SendProbe, proofs, endpoints, nonces),
 )
 replies = st.one_of(
     st.just(Pong()),
@@ -50,6 +59,7 @@ replies = st.one_of(
     st.builds(Record, records),
     st.builds(Stored, st.booleans()),
     st.just(Left()),
+    st.builds(ProbeState, st.sampled_from(ProbeProgress)),
 )
 
 

@@ -253,7 +253,7 @@ def test_key_of_small_order_is_refused(field, point):
                 [[b"\x01\x02\x03\x04", port] for port in range(1, 6)],
             ],
         ),
-        (ROLES, [0, 4, 255, True, None, [1], 1]),  # 1: a relay with an exit policy
+        (ROLES, [0, 4, 255, True, None, [1], 1]),  # 0, 1: no exit, but an exit policy
         (EXIT_POLICY, [None, [], [[], [], []], "accept *:*"]),
         (BANDWIDTH, [-1, 2**32, None, True]),
         (SEQUENCE, [-1, None, True, b"7"]),
@@ -295,6 +295,12 @@ def test_descriptor_over_its_size_limit_is_refused():
         verify(encoded)
 
 
+def test_a_node_may_sign_that_it_has_no_role():
+    without = sign(roles=[], exit_policy=None)
+    assert verify(without.encoded) == without
+    assert without.roles == frozenset()
+
+
 # -- misuse by ourselves -------------------------------------------------------------------
 
 
@@ -307,7 +313,7 @@ def test_descriptor_over_its_size_limit_is_refused():
         {"endpoints": []},
         {"endpoints": [Endpoint("host.example", 4500)]},
         {"endpoints": [Endpoint("198.51.101.7", 0)]},
-        {"roles": []},
+        {"roles": []},  # with an exit policy
         {"roles": [Role.RELAY]},
         {"exit_policy": None},
         {"sequence": 2**64},

@@ -63,6 +63,16 @@ def test_more_contacts_than_a_datagram_could_hold_are_refused():
         (Kind.LEAVE, [True]),
         (Kind.LEAVE, [1.0]),
         (Kind.PONG, []),
+        (Kind.WANT_PROBE, [b"d", 0, b"n" * 12]),
+        (Kind.WANT_PROBE, [b"d", True, b"n" * 12]),
+        (Kind.WANT_PROBE, [b"d", 4500, b"n" * 11]),
+        (Kind.WANT_PROBE, [b"d" * 513, 4500, b"n" * 12]),
+        (Kind.WANT_PROBE, [b"", 4500, b"n" * 12]),
+        (Kind.SEND_PROBE, [b"d", 4500, b"n" * 12]),
+        (Kind.SEND_PROBE, [b"d", b"\x50\1\2", 4500, b"n" * 12]),
+        (Kind.SEND_PROBE, [b"d", bytes(10) + b"\xff\xff\x50\1\2\3", 4500, b"n" * 12]),
+        (Kind.SEND_PROBE, [b"d", "80.1", 4500, b"n" * 12]),
+        (Kind.SEND_PROBE, [b"d", b"\x50\1\2\3", 65536, b"n" * 12]),
     ],
 )
 def test_request_bodies_of_another_layout_are_malformed(kind, body):
@@ -83,6 +93,9 @@ def test_request_bodies_of_another_layout_are_malformed(kind, body):
         (Kind.STORED, [1]),
         (Kind.STORED, []),
         (Kind.LEFT, [b""]),
+        (Kind.PROBE_STATE, []),
+        (Kind.PROBE_STATE, [3]),
+        (Kind.PROBE_STATE, [True]),
         (Kind.PING, []),
     ],
 )

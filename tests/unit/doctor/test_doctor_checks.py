@@ -7,6 +7,7 @@ import socket
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 
 import pytest
 
@@ -168,6 +169,20 @@ def test_an_address_to_tell_others_is_advertised_or_found_by_a_route():
     assert lost.outcome is LACKS
     assert "advertise" in lost.said
     assert "route" in lost.said
+
+
+def test_a_running_node_tells_what_tests_of_its_endpoints_have_shown():
+    shown = {
+        str(PEER): "not reachable",
+        "[2a00::7]:4500": "reachable",
+        "[2a00::8]:4500": "untested",
+    }
+    running = SimpleNamespace(reachability=shown)
+    asked = setup(network=NetworkSettings())
+    _, *found = network.reachability(asked, refuse, lambda _: running)
+    assert [each.outcome for each in found] == [LACKS, WORKS, UNKNOWN]
+    assert "forward this UDP port" in found[0].said
+    assert {each.needed_for for each in (found[0], found[2])} == {(Purpose.ADVICE,)}
 
 
 def test_without_a_configuration_a_missing_address_is_advice():

@@ -1,0 +1,206 @@
+"""This node's help with the reachability tests of others: it passes requests on, or it probes.
+
+::
+
+    tested node ──WANT_PROBE──> asked node ──SEND_PROBE──> third node
+        ^                                                       │
+        └────────── PING from a port that is used once ─────────┘
+
+The third node sends, because the tested node has contacted the asked one: its NAT or packet
+filter lets packets from there pass, and some let them pass from each port of that address.
+
+It is no tool against others. The asked node passes a request on only for the address that the
+request came from, which a cookie has proved. The third node sends two small datagrams, together
+fewer bytes than it received, to an endpoint that the tested node has signed. Both count requests
+by prefix and in total.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from random import Random
+from typing import Final
+
+from overlay.addresses import Endpoint, NodeId, version_of
+from overlay.dht.admission import SourceLimiter, prefix_of
+from overlay.dht.calls import Answer, Calls
+from overlay.dht.descriptor import MixDescriptor, UnverifiedDescriptor
+from overlay.dht.envelope import COOKIE_BYTES, Envelopes
+from overlay.dht.events import ProbeWanted
+from overlay.dht.messages import (
+    Contact,
+    Ping,
+    ProbeProgress,
+    ProbeState,
+    SendProbe,
+    WantProbe,
+)
+from overlay.errors import PeerError
+
+__all__ = ["Contacts", "ProbeHelp"]
+
+Contacts = Callable[[int], list[Contact]]
+"""Returns live contacts at endpoints of an IP version, in random order."""
+
+_MAX_THIRDS: Final = 3
+"""Third nodes that are asked one after another until one agrees."""
+
+_MAX_KEPT: Final = 512
+_KEPT_S: Final = 60.0
+"""For how long a repeated request gets the state of the first one."""
+
+_PREFIX_RATE_PER_S: Final = 1.0
+_PREFIX_BURST: Final = 12
+_TOTAL_RATE_PER_S: Final = 20.0
+_TOTAL_BURST: Final = 60
+"""Requests that are helped. A probe is two datagrams of 220 bytes, so 9 kB/s at most."""
+
+
+@dataclass(slots=True)
+class _Passed:
+    """A request that this node has accepted, and the third nodes that it may still ask."""
+
+    since: float
+    progress: ProbeProgress
+    thirds: Iterator[Contact] = field(default_factory=lambda: iter(()))
+
+
+class ProbeHelp:
+    """Answers WANT_PROBE and SEND_PROBE.
+
+    Args:
+        own_id: this node.
+        envelopes: makes the probe.
+        calls: carries requests to third nodes.
+        contacts: third nodes to choose from.
+        verified: returns the verified descriptor in a record of a node, or raises PeerError.
+        sends_to: tells whether this node may and can send to an endpoint.
+        own_endpoints: returns those of this node.
+        clock: returns Unix seconds.
+        emit: takes a probe that must leave.
+        rng: draws what fills the place of the probe's cookie.
+    """
+
+    def __init__(
+        self,
+        own_id: NodeId,
+        envelopes: Envelopes,
+        calls: Calls,
+        rng: Random,
+        *,
+        contacts: Contacts,
+        verified: Callable[[bytes, NodeId], MixDescriptor],
+        sends_to: Callable[[Endpoint], bool],
+        own_endpoints: Callable[[], frozenset[Endpoint]],
+        clock: Callable[[], float],
+        emit: Callable[[ProbeWanted], None],
+    ) -> None:
+        self._own_id = own_id
+        self._envelopes = envelopes
+        self._calls = calls
+        self._rng = rng
+        self._contacts = contacts
+        self._verified = verified
+        self._sends_to = sends_to
+        self._own_endpoints = own_endpoints
+        self._clock = clock
+        self._emit = emit
+        self._passed: OrderedDict[tuple[NodeId, bytes], _Passed] = OrderedDict()
+        self._limiter = SourceLimiter(_PREFIX_RATE_PER_S, _PREFIX_BURST)
+        self._targets = SourceLimiter(_PREFIX_RATE_PER_S, _PREFIX_BURST)
+        self._total = SourceLimiter(_TOTAL_RATE_PER_S, _TOTAL_BURST)
+
+    def want(self, request: WantProbe, asker: Contact) -> ProbeState:
+        """Have another node probe the asker's endpoint; tell how far that has come."""
+        known = self._known(asker, request.nonce)
+        if known is not None:
+            return ProbeState(known.progress)
+        target = Endpoint(asker.endpoint.host, request.port)
+        if not self._names(request.record, asker.node_id, target) or not self._affords(asker):
+            return ProbeState(ProbeProgress.REFUSED)
+        passed = self._keep(asker, request.nonce, ProbeProgress.PENDING)
+        passed.thirds = iter(self._thirds(asker))
+        self._pass_on(SendProbe(request.record, target, request.nonce), passed)
+        return ProbeState(passed.progress)
+
+    def send(self, request: SendProbe, asker: Contact) -> ProbeState:
+        """Probe an endpoint of another node than the asker."""
+        if self._known(asker, request.nonce) is not None:
+            return ProbeState(ProbeProgress.SENT)
+        target = request.endpoint
+        owner = self._owner(request.record)
+        foreign = owner is not None and owner not in (asker.node_id, self._own_id)
+        if owner is None or not foreign or not self._sends_to(target):
+            return ProbeState(ProbeProgress.REFUSED)
+        if not self._names(request.record, owner, target) or not self._affords(asker, target):
+            return ProbeState(ProbeProgress.REFUSED)
+        self._keep(asker, request.nonce, ProbeProgress.SENT)
+        probe = self._envelopes.request(
+            Ping(),
+            request_id=request.nonce,
+            responder=owner,
+            sent_to=target,
+            # No cookie, but what bears one waits at the tested node in a queue that is less full.
+            cookie=self._rng.randbytes(COOKIE_BYTES),
+        )
+        self._emit(ProbeWanted(probe, target))
+        return ProbeState(ProbeProgress.SENT)
+
+    def _pass_on(self, request: SendProbe, passed: _Passed) -> None:
+        third = next(passed.thirds, None)
+        if third is None:
+            passed.progress = ProbeProgress.REFUSED
+            return
+
+        def answered(answer: Answer | None) -> None:
+            sent = ProbeState(ProbeProgress.SENT)
+            if answer is not None and answer.reply == sent:
+                passed.progress = ProbeProgress.SENT
+            else:
+                self._pass_on(request, passed)
+
+        self._calls.start(request, third.endpoint, third.node_id, self._clock(), answered)
+
+    def _thirds(self, asker: Contact) -> list[Contact]:
+        """Return nodes of other prefixes than the asker's and this node's."""
+        near = {prefix_of(asker.endpoint)} | {prefix_of(each) for each in self._own_endpoints()}
+        return [
+            each
+            for each in self._contacts(version_of(asker.endpoint))
+            if prefix_of(each.endpoint) not in near and each.node_id != asker.node_id
+        ][:_MAX_THIRDS]
+
+    def _owner(self, record: bytes) -> NodeId | None:
+        try:
+            return UnverifiedDescriptor.parse(record).node_id
+        except PeerError:
+            return None
+
+    def _names(self, record: bytes, owner: NodeId, target: Endpoint) -> bool:
+        """Tell whether a node has signed that it is at an endpoint."""
+        try:
+            return target in self._verified(record, owner).endpoints
+        except PeerError:
+            return False
+
+    def _affords(self, asker: Contact, target: Endpoint | None = None) -> bool:
+        now = self._clock()
+        return (
+            self._limiter.allow(prefix_of(asker.endpoint), now)
+            and (target is None or self._targets.allow(prefix_of(target), now))
+            and self._total.allow(b"", now)
+        )
+
+    def _known(self, asker: Contact, nonce: bytes) -> _Passed | None:
+        return self._passed.get((asker.node_id, nonce))
+
+    def _keep(self, asker: Contact, nonce: bytes, progress: ProbeProgress) -> _Passed:
+        now = self._clock()
+        passed = self._passed[(asker.node_id, nonce)] = _Passed(now, progress)
+        oldest = next(iter(self._passed.values()))
+        while len(self._passed) > _MAX_KEPT or now - oldest.since > _KEPT_S:
+            self._passed.popitem(last=False)
+            oldest = next(iter(self._passed.values()))
+        return passed

@@ -1,0 +1,352 @@
+"""Whether other nodes reach the endpoints that this node publishes.
+
+One endpoint, tested in rounds::
+
+    UNTESTED ──a probe arrives──> REACHABLE      next round after ``interval_s``
+        │                            │
+        └──two rounds in a row fail──┴──> UNREACHABLE ──a probe arrives──> REACHABLE
+                                             └─ next round after 60 s, then after twice as long
+
+A round asks three nodes of different prefixes, each of which lets a third node send the probe
+(``overlay.dht.probe_help``). It fails if all three say that their probe was sent and none
+arrives. So a few nodes that lie cannot make an honest node believe that it is unreachable: all
+six asked nodes, or the third nodes that they choose, would have to lie. Whatever else happens
+shows nothing, and the endpoint keeps its standing: too few nodes, refusals, silence, overload.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from random import Random
+from typing import Final
+
+from overlay.addresses import Endpoint, NodeId, version_of
+from overlay.dht.admission import prefix_of
+from overlay.dht.calls import Answer, Calls
+from overlay.dht.contacted import Contacted
+from overlay.dht.envelope import UnverifiedRequest
+from overlay.dht.events import ReachChanged, Standing
+from overlay.dht.messages import (
+    PROBE_NONCE_BYTES,
+    Contact,
+    Ping,
+    ProbeProgress,
+    ProbeState,
+    WantProbe,
+)
+from overlay.dht.probe_help import Contacts
+from overlay.errors import NotAuthentic
+
+__all__ = ["ASKED", "ReachTests"]
+
+ASKED: Final = 3
+"""Nodes of different prefixes whose probes must all be missing for a round to fail."""
+
+_FAILED_ROUNDS: Final = 2
+"""Rounds that must fail in a row: 30 % loss loses all six probes, of two copies each, with a
+probability of 5e-7."""
+
+_FIRST_S: Final = 2.0
+"""After an endpoint is known, so that the node has joined and some contacts have answered."""
+
+_AGAIN_S: Final = 3.0
+"""Between a failed round and the one that confirms it."""
+
+_INCONCLUSIVE_S: Final = 5.0
+"""The first pause after a round that showed nothing; it doubles up to the interval."""
+
+_BACKOFF_S: Final = 60.0
+"""The first pause of an unreachable endpoint; it doubles up to the interval."""
+
+_POLL_S: Final = 0.5
+_MAX_POLLS: Final = 8
+"""How often an asked node tells what has come of the probe: for four seconds."""
+
+_GRACE_S: Final = 2.0
+"""How long a probe may travel after the asked node says that it was sent."""
+
+
+@dataclass(slots=True)
+class _Ask:
+    """One asked node. ``due`` is when to ask again, or, after ``sent``, to give the probe up."""
+
+    contact: Contact
+    nonce: bytes
+    due: float = math.inf
+    polls: int = 0
+    sent: bool = False
+    silent: bool = False
+    void: bool = False
+
+
+@dataclass(slots=True)
+class _Round:
+    candidates: list[Contact]
+    overloaded: int
+    asks: list[_Ask] = field(default_factory=list)
+
+    def finished(self) -> bool:
+        return all(ask.silent or ask.void for ask in self.asks)
+
+    def silent(self) -> int:
+        return sum(ask.silent for ask in self.asks)
+
+
+@dataclass(slots=True)
+class _Test:
+    endpoint: Endpoint
+    due: float
+    pause_s: float
+    standing: Standing = Standing.UNTESTED
+    failures: int = 0
+    round: _Round | None = None
+    asked: set[bytes] = field(default_factory=set)
+    """Prefixes of the last round, which the next one avoids if it can."""
+
+
+class ReachTests:
+    """Tests of this node's endpoints; idle until :meth:`follow` names some.
+
+    Args:
+        own_id: this node.
+        network_id: signatures of probes cover it.
+        calls: carries requests.
+        rng: draws nonces, and the times of rounds.
+        contacts: nodes to ask.
+        clock: returns Unix seconds.
+        emit: takes changes of an endpoint's standing.
+        overloaded: returns how many requests this node has dropped because it had no time.
+    """
+
+    def __init__(
+        self,
+        own_id: NodeId,
+        network_id: str,
+        calls: Calls,
+        rng: Random,
+        *,
+        contacts: Contacts,
+        clock: Callable[[], float],
+        emit: Callable[[ReachChanged], None],
+        overloaded: Callable[[], int],
+    ) -> None:
+        self._own_id = own_id
+        self._network_id = network_id
+        self._calls = calls
+        self._rng = rng
+        self._contacts = contacts
+        self._clock = clock
+        self._emit = emit
+        self._overloaded = overloaded
+        self._interval_s = 0.0
+        self._sign: Callable[[float], bytes] = lambda _: b""
+        self._tests: dict[Endpoint, _Test] = {}
+        self._contacted = Contacted()
+
+    def follow(
+        self,
+        endpoints: Sequence[Endpoint],
+        sign: Callable[[float], bytes],
+        *,
+        interval_s: float,
+        now: float,
+    ) -> None:
+        """Test these endpoints from now on, soon for the first time.
+
+        One that was tested before keeps its standing until a new round shows another.
+
+        Args:
+            endpoints: what this node publishes, at most four.
+            sign: returns a descriptor of this node that names them, signed at the time given.
+            interval_s: seconds between two tests of an endpoint that is reachable.
+            now: Unix seconds.
+        """
+        self._interval_s, self._sign = interval_s, sign
+        tests = self._tests
+        self._tests = {
+            each: tests.get(each) or _Test(each, now, _INCONCLUSIVE_S) for each in endpoints
+        }
+        for test in self._tests.values():
+            test.round, test.failures = None, 0
+            test.due = now + _FIRST_S
+            test.pause_s = min(_INCONCLUSIVE_S, interval_s)
+
+    def stop(self) -> None:
+        """Test nothing from now on."""
+        self._tests = {}
+
+    def standings(self) -> dict[Endpoint, Standing]:
+        """Return what is known of each endpoint."""
+        return {endpoint: test.standing for endpoint, test in self._tests.items()}
+
+    def sent_to(self, endpoint: Endpoint, now: float) -> None:
+        """Take note that this node sends to an endpoint."""
+        if self._tests:
+            self._contacted.note(endpoint, now)
+
+    def arrived(self, request: UnverifiedRequest, source: Endpoint, now: float) -> bool:
+        """Take a request if it is a probe of ours; tell whether it was one.
+
+        It is not answered, so that no packet filter learns of its source.
+        """
+        if not isinstance(request.request, Ping):
+            return False
+        for test in self._tests.values():
+            for ask in test.round.asks if test.round is not None else ():
+                if ask.nonce == request.request_id:
+                    self._probed(test, ask, request, source, now)
+                    return True
+        return False
+
+    def _probed(
+        self, test: _Test, ask: _Ask, request: UnverifiedRequest, source: Endpoint, now: float
+    ) -> None:
+        if source.packed == ask.contact.endpoint.packed:
+            return  # its packets pass in any case
+        if self._contacted.holds_endpoint(source, now) or request.responder != self._own_id:
+            return
+        try:
+            request.verify(self._network_id)
+        except NotAuthentic:
+            return
+        if self._contacted.holds_address(source, now) and not self._knows_few_others(test, now):
+            # A filter that looks at addresses alone lets this pass. Another node may tell more.
+            self._give_up(test, ask)
+        else:
+            self._succeeded(test, now)
+
+    def _knows_few_others(self, test: _Test, now: float) -> bool:
+        """Tell whether this node has sent to most of its contacts lately, as in a small overlay.
+
+        Then a probe from an address without such a history is not to be had.
+        """
+        known = self._contacts(version_of(test.endpoint))
+        recent = sum(self._contacted.holds_address(each.endpoint, now) for each in known)
+        return 2 * recent >= len(known)
+
+    def next_deadline(self) -> float:
+        """Return when :meth:`handle_deadline` is due."""
+        return min(map(_due, self._tests.values()), default=math.inf)
+
+    def handle_deadline(self, now: float) -> None:
+        """Begin rounds, ask again and give up, as far as due."""
+        for test in self._tests.values():
+            if _due(test) > now:
+                continue
+            if test.round is None:
+                self._begin(test, now)
+            else:
+                self._go_on(test, test.round, now)
+
+    def _begin(self, test: _Test, now: float) -> None:
+        own = {prefix_of(each) for each in self._tests}
+        by_prefix: dict[bytes, Contact] = {}
+        for contact in self._contacts(version_of(test.endpoint)):
+            prefix = prefix_of(contact.endpoint)
+            if prefix not in own:
+                by_prefix.setdefault(prefix, contact)
+        prefixes = sorted(by_prefix, key=test.asked.__contains__)
+        if len(prefixes) < ASKED:
+            self._inconclusive(test, now)
+            return
+        test.asked = set()
+        test.round = _Round([by_prefix[each] for each in prefixes], self._overloaded())
+        for _ in range(ASKED):
+            self._ask_next(test, test.round, now)
+
+    def _ask_next(self, test: _Test, round_: _Round, now: float) -> None:
+        if not round_.candidates:
+            return
+        contact = round_.candidates.pop(0)
+        test.asked.add(prefix_of(contact.endpoint))
+        ask = _Ask(contact, self._rng.randbytes(PROBE_NONCE_BYTES))
+        round_.asks.append(ask)
+        self._send(test, ask, now)
+
+    def _send(self, test: _Test, ask: _Ask, now: float) -> None:
+        ask.due = math.inf
+        ask.polls += 1
+        request = WantProbe(self._sign(now), test.endpoint.port, ask.nonce)
+        answered = partial(self._answered, test, ask)
+        self._calls.start(request, ask.contact.endpoint, ask.contact.node_id, now, answered)
+
+    def _answered(self, test: _Test, ask: _Ask, answer: Answer | None) -> None:
+        if test.round is None or ask not in test.round.asks or ask.void:
+            return  # the round is over
+        now = self._clock()
+        progress = ProbeProgress.REFUSED
+        if answer is not None and isinstance(answer.reply, ProbeState):
+            progress = answer.reply.progress
+        if progress is ProbeProgress.SENT:
+            ask.sent, ask.due = True, now + _GRACE_S
+        elif progress is ProbeProgress.PENDING and ask.polls < _MAX_POLLS:
+            ask.due = now + _POLL_S
+        else:
+            self._give_up(test, ask)
+
+    def _give_up(self, test: _Test, ask: _Ask) -> None:
+        """Expect nothing of an asked node any more; ask another one, or end the round."""
+        ask.void, ask.due = True, math.inf
+        if test.round is not None:
+            now = self._clock()
+            self._ask_next(test, test.round, now)
+            self._judge(test, test.round, now)
+
+    def _go_on(self, test: _Test, round_: _Round, now: float) -> None:
+        for ask in list(round_.asks):
+            if ask.due > now:
+                continue
+            if ask.sent:
+                ask.silent, ask.due = True, math.inf
+            else:
+                self._send(test, ask, now)
+        self._judge(test, round_, now)
+
+    def _judge(self, test: _Test, round_: _Round, now: float) -> None:
+        """End a round whose asked nodes have all told or been given up."""
+        if not round_.finished():
+            return
+        if round_.silent() < ASKED or self._overloaded() != round_.overloaded:
+            self._inconclusive(test, now)
+        else:
+            self._failed(test, now)
+
+    def _inconclusive(self, test: _Test, now: float) -> None:
+        test.round = None
+        self._pause(test, now)
+
+    def _failed(self, test: _Test, now: float) -> None:
+        test.round = None
+        test.failures += 1
+        if test.failures < _FAILED_ROUNDS:
+            test.due = now + _AGAIN_S
+            return
+        if test.standing is not Standing.UNREACHABLE:
+            test.pause_s = min(_BACKOFF_S, self._interval_s)
+            self._stands(test, Standing.UNREACHABLE)
+        self._pause(test, now)
+
+    def _succeeded(self, test: _Test, now: float) -> None:
+        test.round, test.failures = None, 0
+        test.pause_s = self._interval_s
+        self._stands(test, Standing.REACHABLE)
+        self._pause(test, now)
+
+    def _pause(self, test: _Test, now: float) -> None:
+        # Drawn apart, so that nodes that started together do not test together.
+        test.due = now + test.pause_s * self._rng.uniform(0.8, 1.2)
+        test.pause_s = min(2 * test.pause_s, self._interval_s)
+
+    def _stands(self, test: _Test, standing: Standing) -> None:
+        if test.standing is not standing:
+            test.standing = standing
+            self._emit(ReachChanged(test.endpoint, standing))
+
+
+def _due(test: _Test) -> float:
+    if test.round is None:
+        return test.due
+    return min((ask.due for ask in test.round.asks), default=math.inf)

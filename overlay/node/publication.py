@@ -1,0 +1,120 @@
+"""What this node publishes about itself, following its host, its exit and the tests of others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from overlay.addresses import Endpoint, IpNetwork
+from overlay.config import Configuration
+from overlay.dht.core import Dht
+from overlay.dht.descriptor import Role
+from overlay.dht.events import ReachChanged
+from overlay.identity import LocalIdentity
+from overlay.node.exit_role import ExitRole
+from overlay.node.own_descriptor import own_descriptor, proof_descriptor, roles_of
+from overlay.node.reach_role import ReachRole
+
+__all__ = ["Publication"]
+
+
+class Publication:
+    """Signs and publishes this node's descriptor, and has its endpoints tested.
+
+    Args:
+        configuration: the roles that the user wants.
+        identity: signs.
+        dht: publishes and tests.
+        suites: ESP suites of the backend.
+        published: returns the endpoints of this node that others may use.
+        exit_role: what the exit can do now, None if this node is to be none.
+        next_sequence: returns a sequence number above all before; its argument is the time.
+    """
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        identity: LocalIdentity,
+        dht: Dht,
+        *,
+        suites: frozenset[int],
+        published: Callable[[], tuple[Endpoint, ...]],
+        exit_role: ExitRole | None,
+        next_sequence: Callable[[float], int],
+    ) -> None:
+        self._configuration = configuration
+        self._identity = identity
+        self._dht = dht
+        self._suites = suites
+        self._published = published
+        self._exit_role = exit_role
+        self._next_sequence = next_sequence
+        self.reach = ReachRole(dht.reach_tests.standings)
+
+    @property
+    def exit_versions(self) -> frozenset[int]:
+        """The IP versions over which this node is an exit now."""
+        return self._exit_role.offered if self._exit_role is not None else frozenset()
+
+    @property
+    def roles(self) -> frozenset[Role]:
+        """What this node offers to others now: nothing as long as they do not reach it."""
+        return self._wanted() if self.reach.offered(self._published()) else frozenset()
+
+    def publish(self, now: float) -> None:
+        """Sign and publish, unless this node is to serve no others or has no public endpoint.
+
+        A node that others do not reach publishes a descriptor without roles, so that they learn
+        of it.
+
+        Raises:
+            ConfigurationError: the descriptor would be too large.
+        """
+        published = self._published()
+        if not published or not self._wanted():
+            return
+        offered = self.reach.offered(published)
+        refused: tuple[IpNetwork, ...] = ()
+        if self._exit_role is not None:
+            refused = self._exit_role.own_links
+        descriptor = own_descriptor(
+            self._configuration,
+            self._identity,
+            endpoints=offered or published,
+            esp_suites=self._suites,
+            exit_versions=self.exit_versions,
+            now=now,
+            sequence=self._next_sequence(now),
+            refused=refused,
+            serves=bool(offered),
+        )
+        self._dht.publish(descriptor, now)
+
+    def test(self, now: float) -> None:
+        """Have other nodes test the endpoints of this one, soon and from then on."""
+        interval_s = self._configuration.network.reachability_test_s
+        published = self._published() if interval_s and self._wanted() else ()
+        sign = partial(
+            proof_descriptor, self._configuration, self._identity, published, self._suites
+        )
+        self._dht.reach_tests.follow(published, sign, interval_s=interval_s, now=now)
+
+    def tested(self, change: ReachChanged, now: float) -> None:
+        """Publish what the tests of an endpoint have shown, and tell the log.
+
+        Raises:
+            ConfigurationError: see :meth:`publish`.
+        """
+        self.reach.note(change, self._published())
+        self.publish(now)
+
+    def problems(self) -> tuple[str, ...]:
+        """Return where others do not reach this node and what to do, in sentences."""
+        return self.reach.problems(self._published())
+
+    def report(self) -> dict[str, str]:
+        """Return each published endpoint, and what the tests have shown of it."""
+        return self.reach.report(self._published())
+
+    def _wanted(self) -> frozenset[Role]:
+        return roles_of(self._configuration, self.exit_versions)

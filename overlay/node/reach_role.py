@@ -1,0 +1,75 @@
+"""What the tests of this node's endpoints by other nodes mean for what it publishes.
+
+::
+
+    published endpoints ──tests──> untested | reachable | not reachable
+            │                                               │
+            └── signed, with the roles, unless ─────────────┘
+                every one is not reachable: then signed without roles
+
+Untested endpoints count as before the tests existed, because a small or private overlay cannot
+test. The tests themselves are in ``overlay.dht.reach_tests``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from overlay.addresses import Endpoint, version_of
+from overlay.dht.events import ReachChanged, Standing
+from overlay.logs import EventLog
+
+__all__ = ["ReachRole"]
+
+_log = EventLog(__name__)
+
+
+class ReachRole:
+    """Decides which endpoints and roles are signed.
+
+    ``standings`` returns what the tests of the node's endpoints have shown.
+    """
+
+    def __init__(self, standings: Callable[[], Mapping[Endpoint, Standing]]) -> None:
+        self._standings = standings
+
+    def offered(self, published: Sequence[Endpoint]) -> tuple[Endpoint, ...]:
+        """Return the endpoints at which this node serves others; empty if none is reached."""
+        known = self._standings()
+        return tuple(each for each in published if known.get(each) is not Standing.UNREACHABLE)
+
+    def report(self, published: Sequence[Endpoint]) -> dict[str, str]:
+        """Return the standing of each endpoint, both as text."""
+        known = self._standings()
+        return {str(each): known.get(each, Standing.UNTESTED).value for each in published}
+
+    def problems(self, published: Sequence[Endpoint]) -> tuple[str, ...]:
+        """Return which endpoints other nodes do not reach and what to do, in sentences."""
+        lost = [each for each in published if each not in self.offered(published)]
+        if not lost:
+            return ()
+        ports = " and ".join(f"UDP port {port}" for port in sorted({each.port for each in lost}))
+        versions = " and ".join(f"IPv{v}" for v in sorted({version_of(each) for each in lost}))
+        remedy = (
+            f"forward {ports} ({versions}) to this node at the router and permit it in this "
+            "host's packet filter, or run as a client with [roles] relay = false"
+        )
+        where = ", ".join(map(str, lost))
+        if len(lost) == len(published):
+            return (
+                f"other nodes do not reach this node at {where}, so it offers no role to others "
+                f"and works as a client; {remedy}",
+            )
+        return (
+            f"other nodes do not reach this node at {where}, so it is not published there; "
+            f"{remedy}",
+        )
+
+    def note(self, change: ReachChanged, published: Sequence[Endpoint]) -> None:
+        """Log what the tests of an endpoint have shown, without its address."""
+        version = version_of(change.endpoint)
+        if change.standing is Standing.UNREACHABLE:
+            serves = bool(self.offered(published))
+            _log.warning("reachability.not_reached", version=version, offers_roles=serves)
+        else:
+            _log.info("reachability.reached", version=version)

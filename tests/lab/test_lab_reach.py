@@ -1,0 +1,182 @@
+"""Nodes behind a masquerading router: other nodes test whether they are reached.
+
+::
+
+    boot, one, two, exit ── core ── home (masquerades) ─┬─ first  192.168.7.2
+                                                        └─ second 192.168.7.3
+
+Both inner nodes advertise the router's address; it forwards no port at first.
+"""
+
+import ipaddress
+import json
+
+import pytest
+
+from lab.namespaces import Namespace
+from lab.nodes import PORT, NodeProcess, wait_until
+from lab.underlay import Host, Underlay
+from overlay.control.client import ControlClient, NoNodeAnswers
+from overlay.errors import BackendError
+
+OUTSIDE = ("boot", "one", "two", "exit")
+INSIDE = {"first": 2, "second": 3}
+SETTINGS = """
+[selection]
+hops = 2
+"""
+
+
+class HomeOverlay:
+    """Four nodes outside, and two behind the router ``home``."""
+
+    def __init__(self, directory):
+        self.underlay = Underlay()
+        self.home, self.inner = None, []
+        try:
+            self.nodes = {
+                name: NodeProcess(
+                    self.underlay.add_host(name),
+                    directory / name,
+                    exits=name == "exit",
+                    settings=SETTINGS,
+                )
+                for name in OUTSIDE
+            }
+            self.home = self.underlay.add_host("home")
+            self._masquerade()
+            for name, number in INSIDE.items():
+                self.nodes[name] = self._inner_node(name, number, directory / name)
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def __getitem__(self, name):
+        return self.nodes[name]
+
+    def _masquerade(self):
+        space = self.home.namespace
+        space.set_kernel(ipv4__ip_forward=1)
+        space.configure(
+            [
+                "link add lan type bridge",
+                "address add 192.168.7.1/24 dev lan",
+                "link set lan up",
+            ]
+        )
+        space.run(["nft", MASQUERADE])
+
+    def _inner_node(self, name, number, directory):
+        space = Namespace(name)
+        self.inner.append(space)
+        peer = f"peer name eth0 netns {space.pid}"
+        self.home.namespace.configure(
+            [
+                f"link add in{number} type veth {peer}",
+                f"link set in{number} master lan up",
+            ]
+        )
+        address = ipaddress.IPv4Interface(f"192.168.7.{number}/24")
+        space.configure(
+            [
+                f"address add {address} dev eth0",
+                "link set eth0 up",
+                "route add default via 192.168.7.1",
+            ]
+        )
+        ipv6 = ipaddress.IPv6Interface("fd00:ffff::1/128")
+        host = Host(name, space, self.home.namespace, address, ipv6, "eth0", f"in{number}")
+        node = NodeProcess(host, directory, settings=SETTINGS, listen=(f"0.0.0.0:{port(number)}",))
+        advertised = json.dumps([f"{self.home.ipv4.ip}:{port(number)}"])
+        added = f"[network]\nadvertise = {advertised}\nreachability_test_s = 5"
+        written = node.configuration.read_text()
+        node.configuration.write_text(written.replace("[network]", added))
+        return node
+
+    def forward(self, name):
+        number = INSIDE[name]
+        rule = f"udp dport {port(number)} dnat to 192.168.7.{number}:{port(number)}"
+        self.home.namespace.run(["nft", f"add rule ip home inwards iifname eth0 {rule}"])
+
+    def __enter__(self):
+        try:
+            boot = self["boot"]
+            boot.start()
+            wait_until("the bootstrap node's start", lambda: boot.answers, timeout_s=60)
+            for name, node in self.nodes.items():
+                if name != "boot":
+                    node.start(boot)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        for node in getattr(self, "nodes", {}).values():
+            node.stop()
+        for space in self.inner:
+            space.close()
+        self.underlay.close()
+
+
+MASQUERADE = """
+table ip home {
+  chain inwards { type nat hook prerouting priority -100; }
+  chain outwards { type nat hook postrouting priority 100; oifname "eth0" masquerade; }
+}
+"""
+
+
+def port(number):
+    return PORT + number
+
+
+@pytest.fixture(scope="module")
+def overlay(laboratory, tmp_path_factory):
+    with HomeOverlay(tmp_path_factory.mktemp("home")) as made:
+        yield made
+
+
+def asked(node, question):
+    """Ask without starting a program; None while no node answers."""
+    try:
+        with ControlClient(node.directory / "run" / "control.sock") as client:
+            return getattr(client, question)()
+    except (NoNodeAnswers, BackendError):
+        return None
+
+
+def status(node):
+    return asked(node, "status")
+
+
+def found(node):
+    """What the tests have shown of a node's only endpoint."""
+    return next(iter(getattr(status(node), "reachability", {"": ""}).values()), "")
+
+
+def roles_known(asking, node):
+    """The roles of a node as another one knows them; None if it does not know the node."""
+    known = {each.overlay_address: each.roles for each in asked(asking, "peers") or ()}
+    return known.get(node.overlay_address)
+
+
+def test_a_node_that_no_port_leads_to_offers_no_role_until_one_does(overlay):
+    first, boot = overlay["first"], overlay["boot"]
+    wait_until("the tests' result", lambda: found(first) == "not reachable", timeout_s=60)
+    now = status(first)
+    assert now.roles == ()
+    assert "do not reach this node at" in now.verdict
+    assert f"forward UDP port {port(2)} (IPv4) to this node at the router" in now.verdict
+    wait_until("others learning of it", lambda: roles_known(boot, first) == (), timeout_s=60)
+    assert now.joined, "it goes on as a client"
+    assert now.mix_nodes >= len(OUTSIDE) - 1
+    [told] = [line for line in first.log.read_text().splitlines() if "not_reached" in line]
+    assert "reachability.not_reached version=4 offers_roles=False" in told
+    overlay.forward("first")
+    wait_until("the next test", lambda: found(first) == "reachable", timeout_s=60)
+    assert status(first).roles == ("relay",)
+    wait_until("the role known", lambda: roles_known(boot, first) == ("relay",), timeout_s=60)
+    assert status(first).network_problems == ()
+    for name in OUTSIDE:
+        assert found(overlay[name]) == "reachable"
