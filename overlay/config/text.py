@@ -7,8 +7,8 @@ import tomllib
 from pathlib import Path
 from typing import Final
 
-from overlay.config.trust import insist_on_trust
 from overlay.errors import ConfigurationError
+from overlay.trust import insist_on_trust
 
 __all__ = ["read_text", "toml_tables"]
 
@@ -20,7 +20,7 @@ def read_text(path: Path, *, kind: str, trusted: bool = False) -> str:
 
     ``kind`` says in messages what the file is not.
 
-    ``trusted`` refuses a file that another user may change (:mod:`overlay.config.trust`).
+    ``trusted`` refuses a file that another user may change (:mod:`overlay.trust`).
 
     Raises:
         FileNotFoundError: there is none; the caller knows what to do about that.

@@ -44,6 +44,7 @@ from overlay.errors import (
     OverlayError,
     TooManyConnections,
 )
+from overlay.trust import insist_on_peer
 
 __all__ = ["RESPONSE_TIMEOUT_S", "ControlClient", "NoNodeAnswers", "RequestFailed"]
 
@@ -83,7 +84,7 @@ class ControlClient:
 
         Raises:
             NoNodeAnswers: no node answers there.
-            ConfigurationError: the socket cannot be used.
+            ConfigurationError: the socket cannot be used, or another user may have put it there.
         """
         self._path = path
         self._timeout_s = timeout_s
@@ -141,8 +142,7 @@ class ControlClient:
 
         False also if it cannot be told, because the process is our own or another kernel's.
         """
-        packed = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        process = _CREDENTIALS.unpack(packed)[0]
+        process, _ = _peer(self._socket)
         if process in (0, os.getpid()):
             return False
         try:
@@ -226,7 +226,19 @@ def _connect(path: Path, timeout_s: float) -> socket.socket:
             connection.close()
             raise _why_no_connection(path, error) from error
         else:
+            try:
+                insist_on_peer(path, _peer(connection)[1])
+            except BaseException:
+                connection.close()
+                raise
             return connection
+
+
+def _peer(connection: socket.socket) -> tuple[int, int]:
+    """Return the process and the user of the program that listens at the other end."""
+    packed = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    process, user, _ = _CREDENTIALS.unpack(packed)
+    return process, user
 
 
 def _why_no_connection(path: Path, error: OSError) -> ConfigurationError:

@@ -28,7 +28,6 @@ import trio
 from overlay.addresses import Endpoint, InnerAddress
 from overlay.clock import Clock
 from overlay.config import Configuration
-from overlay.config.trust import insist_on_way
 from overlay.dht.descriptor import Role, is_public
 from overlay.dht.events import ReachChanged
 from overlay.dht.messages import Contact
@@ -60,6 +59,7 @@ from overlay.node.reception import Reception
 from overlay.node.requested_path import PathWish
 from overlay.node.sockets import Sockets
 from overlay.plugin_failures import blamed_plugin
+from overlay.trust import insist_on_way
 
 __all__ = ["RunningNode"]
 

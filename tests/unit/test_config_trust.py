@@ -4,6 +4,8 @@ import grp
 import os
 import pwd
 import shutil
+import socket
+import stat
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +13,9 @@ from types import SimpleNamespace
 import pytest
 
 from overlay.config import load_configuration
+from overlay.control.client import ControlClient
 from overlay.errors import ConfigurationError
+from overlay.trust import insist_on_peer
 
 OTHER_USER = 4321
 
@@ -156,6 +160,37 @@ class TestAsRoot:
         load_configuration(named)
         os.lchown(link, OTHER_USER, 0)
         assert f"the symbolic link {link} belongs to user {OTHER_USER}" in refusal(named)
+
+    def test_a_socket_that_another_user_has_put_in_the_nodes_place_is_refused(self):
+        """Its answers could say that a path is open."""
+        directory = Path(tempfile.mkdtemp(dir="/tmp"))
+        path = directory / "run" / "control.sock"
+        with socket.socket(socket.AF_UNIX) as listener:
+            try:
+                directory.chmod(0o1777)
+                os.seteuid(OTHER_USER)
+                path.parent.mkdir(mode=0o700)
+                listener.bind(str(path))
+                listener.listen()
+                os.seteuid(0)
+                with pytest.raises(ConfigurationError, match=f"belongs to user {OTHER_USER}"):
+                    ControlClient(path)
+            finally:
+                os.seteuid(0)
+                shutil.rmtree(directory)
+
+    def test_root_asks_a_node_of_another_user_where_no_further_user_writes(self, monkeypatch):
+        steps = {Path("/"): 0, Path("/var"): 0, Path("/var/lib"): 0, Path("/var/lib/o"): OTHER_USER}
+        modes = dict.fromkeys(steps, 0o755)
+
+        def status_of(step):
+            return SimpleNamespace(st_mode=stat.S_IFDIR | modes[step], st_uid=steps[step])
+
+        monkeypatch.setattr(Path, "lstat", status_of)
+        insist_on_peer(Path("/var/lib/o/control.sock"), OTHER_USER)
+        modes[Path("/var/lib")] = 0o1777
+        with pytest.raises(ConfigurationError, match="no other user may write"):
+            insist_on_peer(Path("/var/lib/o/control.sock"), OTHER_USER)
 
     def test_a_file_of_another_user_is_refused(self, file):
         os.chown(file, OTHER_USER, 0)

@@ -21,7 +21,7 @@ from typing import Final
 
 from overlay.errors import ConfigurationError
 
-__all__ = ["insist_on_trust", "insist_on_way"]
+__all__ = ["insist_on_peer", "insist_on_trust", "insist_on_way"]
 
 _UID_MAP: Final = Path("/proc/self/uid_map")
 _OVERFLOW_UID: Final = Path("/proc/sys/kernel/overflowuid")
@@ -65,6 +65,32 @@ def insist_on_way(path: Path) -> None:
             _insist_on_link(step, status, path)
         else:
             _insist_on_directory(step, status, path)
+
+
+def insist_on_peer(path: Path, user: int) -> None:
+    """Refuse a control socket if another user may have taken the place of the node.
+
+    A command would believe what that process says, for example that a path is open. A node of
+    another user, which root may ask, lies in directories that no further user may write.
+
+    Args:
+        path: the socket.
+        user: to which the process belongs that listens there.
+
+    Raises:
+        ConfigurationError: one sentence that says what to do.
+    """
+    trusted = _trusted_users()
+    if user in trusted:
+        return
+    for _, status in _steps_to(path.parent.absolute()):
+        is_open = not stat.S_ISLNK(status.st_mode) and status.st_mode & 0o022
+        if is_open or status.st_uid not in {*trusted, user}:
+            raise ConfigurationError(
+                f"the process that answers at {path} belongs to user {user}, which may have taken "
+                "the place of the node; let [node] control_socket name a place that no other user "
+                "may write to."
+            )
 
 
 def _insist_on_link(link: Path, status: os.stat_result, path: Path) -> None:
