@@ -113,6 +113,10 @@ class ExitPolicy:
                 return False
         return False
 
+    def serves(self, version: int) -> bool:
+        """Tell whether anything of an IP version may be reached."""
+        return any(rule.accept and rule.network.version == version for rule in self.rules)
+
     def encode(self) -> list[object]:
         """Return the policy as plain msgpack values: ``[[rule, ...], [opened network, ...]]``.
 

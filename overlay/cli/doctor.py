@@ -42,7 +42,8 @@ def setup_of(arguments: argparse.Namespace) -> Setup:
 def examination_answer(examination: Examination) -> Answer:
     """Return the examination as text and as JSON."""
     purposes = examination.setup.purposes
-    lines = [f"Examined for {_node(examination.setup)}.", ""]
+    verdict = _running_verdict(examination.setup)
+    lines = [*verdict, f"Examined for {_node(examination.setup)}.", ""]
     width = max((len(finding.subject) for _, finding in examination.findings), default=0)
     for _, finding in examination.findings:
         required = finding.required_by(purposes)
@@ -52,6 +53,7 @@ def examination_answer(examination: Examination) -> Answer:
     plain = {
         "configuration": str(examination.setup.path) if examination.setup.path else None,
         "can_run": examination.can_run,
+        "verdict": verdict[0] if verdict else None,
         "backend": backend,
         "backend_reason": reason,
         "findings": [
@@ -67,6 +69,12 @@ def examination_answer(examination: Examination) -> Answer:
         ],
     }
     return Answer("\n".join(lines), plain)
+
+
+def _running_verdict(setup: Setup) -> list[str]:
+    """Return what the running node says of itself, as lines; none if no node answers."""
+    status = setup.status
+    return [printable(status.verdict), ""] if status is not None else []
 
 
 def _node(setup: Setup) -> str:

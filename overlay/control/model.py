@@ -151,6 +151,7 @@ class StatusReport:
             packets leave in the clear, because the guard cannot be set.
         unprotected_reason: why, as a sentence.
         verdict: what works, what does not and what to do, in a few sentences.
+        works: whether the verdict names no trouble.
     """
 
     version: str
@@ -184,6 +185,7 @@ class StatusReport:
     unprotected: tuple[str, ...] = ()
     unprotected_reason: str = ""
     verdict: str = ""
+    works: bool = True
     link_bytes: tuple[int, ...] = ()
     reachability: dict[str, str] = field(default_factory=dict)
 

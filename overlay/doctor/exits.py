@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Final
 
 from overlay.addresses import OVERLAY_NETWORKS, IpNetwork
 from overlay.control.model import StatusReport
 from overlay.doctor.model import Finding, Outcome, Purpose, Setup
-from overlay.doctor.running_node import status_of
 from overlay.errors import BackendError
 from overlay.exit_policy import ExitPolicy
 from overlay.system.exit_filter import ExitFilter
@@ -29,7 +27,6 @@ def exit_role(
     setup: Setup,
     examine: Callable[[Sequence[IpNetwork]], list[ExitProblem]] | None = None,
     try_forwarding: Attempt | None = None,
-    ask: Callable[[Path], StatusReport | None] | None = None,
 ) -> list[Finding]:
     """Tell over which IP versions the node would offer itself as an exit.
 
@@ -38,8 +35,7 @@ def exit_role(
     filter is installed, a probe passes through it, and all is given back. A node that runs with
     this configuration is asked instead, because a host holds one exit.
     """
-    socket = setup.configuration.node.control_socket
-    running = (ask or status_of)(socket) if setup.path is not None else None
+    running = setup.status
     if running is not None and setup.configuration.roles.exit:
         return _running(running)
     given = setup.configuration.exit

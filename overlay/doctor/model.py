@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from overlay.config import Configuration
+from overlay.control.model import StatusReport
 from overlay.errors import BackendError, ConfigurationError
 
-__all__ = ["Check", "Examination", "Finding", "Outcome", "Purpose", "Setup", "tried"]
+__all__ = ["Check", "Examination", "Finding", "Outcome", "Purpose", "RunningNode", "Setup", "tried"]
 
 
 class Outcome(enum.Enum):
@@ -35,11 +36,32 @@ class Purpose(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class RunningNode:
+    """The node of this configuration that runs; ``status`` is None if it did not answer in time.
+
+    ``waited_s`` is how long its answer took, or was waited for, in seconds.
+    """
+
+    status: StatusReport | None
+    waited_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Setup:
-    """The node to examine for. ``path`` is its configuration file, None for the defaults alone."""
+    """The node to examine for.
+
+    ``path`` is its configuration file, None for the defaults alone. ``running`` is the node that
+    runs with it, if one does.
+    """
 
     configuration: Configuration
     path: Path | None = None
+    running: RunningNode | None = None
+
+    @property
+    def status(self) -> StatusReport | None:
+        """What the running node says of itself, None if no node answered."""
+        return self.running.status if self.running is not None else None
 
     @property
     def purposes(self) -> frozenset[Purpose]:

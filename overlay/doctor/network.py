@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from overlay.addresses import Endpoint, IpAddress
-from overlay.control.model import StatusReport
 from overlay.control.socket_file import node_answers
 from overlay.dht.events import Standing
 from overlay.doctor.model import Finding, Outcome, Purpose, Setup, tried
-from overlay.doctor.running_node import status_of
 from overlay.errors import BackendError
 from overlay.system.devices import Device, outward_devices, up_devices
 from overlay.system.kernel_settings import read_setting
@@ -35,6 +34,9 @@ _USUAL_MTU: Final = 1500
 """What the node takes for the underlay's: larger ESP datagrams are sent in fragments."""
 
 _LEAST_MTU: Final = 1280
+_OWN_DEVICE: Final = re.compile(r"(anon[a-z]*|exit)\d+$")
+"""Devices of a running node; no packet of a link takes them."""
+
 _STRICT: Final = "1"
 _FORWARDING: Final = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}
 
@@ -78,14 +80,12 @@ def _bind_once(endpoint: Endpoint) -> None:
 def reachability(
     setup: Setup,
     towards: Callable[[Endpoint], IpAddress] = local_address_towards,
-    ask: Callable[[Path], StatusReport | None] = status_of,
 ) -> list[Finding]:
     """Whether the node has an address to tell others: a client needs none.
 
     A node that runs with this configuration also tells what tests by other nodes have shown.
     """
-    running = ask(setup.configuration.node.control_socket) if setup.path is not None else None
-    tested = running.reachability.items() if running is not None else ()
+    tested = setup.status.reachability.items() if setup.status is not None else ()
     return [*_own_address(setup, towards), *(_tested(*each) for each in tested)]
 
 
@@ -137,7 +137,7 @@ def device_mtu(
         names = outward()
     except BackendError as error:
         return [Finding("MTU", Outcome.UNKNOWN, str(error), (Purpose.ADVICE,))]
-    found = [device for device in devices() if not device.loopback]
+    found = [each for each in devices() if not (each.loopback or _OWN_DEVICE.match(each.name))]
     towards = [device for device in found if device.name in names] or found
     if not towards:
         said = "no network device is up; set one up with: ip link set dev DEVICE up"

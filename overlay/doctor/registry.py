@@ -6,14 +6,16 @@ Reasons: docs/decisions/0018.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
-from overlay.doctor import clock, exits, files, kernel, limits, network, rights
+from overlay.doctor import clock, exits, files, kernel, limits, network, rights, running
 from overlay.doctor.model import Check, Examination, Setup
 
 __all__ = ["CHECKS", "examine"]
 
 CHECKS: Final = (
+    Check("running-node", running.running_node),
     Check("keys", files.key_file),
     Check("state", files.state_directory),
     Check("control", files.control_socket),
@@ -42,6 +44,7 @@ CHECKS: Final = (
 
 def examine(setup: Setup, checks: Sequence[Check] = CHECKS) -> Examination:
     """Run the checks, all of them, whatever they find; takes less than a second as a rule."""
+    setup = replace(setup, running=running.ask_running_node(setup))
     return Examination(
         setup, tuple((check.name, finding) for check in checks for finding in check.run(setup))
     )

@@ -82,6 +82,7 @@ class Whereabouts:
         own: endpoints of this host that the node listens at.
         accepted: those, and the published ones: requests that were sent there are for this node.
         versions: IP versions over which this host reaches others.
+        is_routed: whether a route leads to any known peer, or anywhere; true on loopback.
         absent: endpoints of ``listen`` whose address this host does not have at present.
     """
 
@@ -89,6 +90,7 @@ class Whereabouts:
     own: frozenset[Endpoint] = frozenset()
     accepted: frozenset[Endpoint] = frozenset()
     versions: frozenset[int] = frozenset()
+    is_routed: bool = True
     absent: tuple[Endpoint, ...] = ()
 
 
@@ -133,6 +135,7 @@ def whereabouts(
         own=listening,
         accepted=listening | {*network.advertise},
         versions=frozenset(versions),
+        is_routed=any(outward.values()) or any(each.address.is_loopback for each in here),
         absent=tuple(each for each in named if each not in here),
     )
 
@@ -230,7 +233,13 @@ class OwnEndpoints:
         ]
         if not here.versions:
             found.append(
-                "this host has no address and route towards other nodes; the node waits for one"
+                "this host has no address and route towards other nodes; the node waits for one; "
+                "see what is there with: ip address; ip route"
+            )
+        elif not here.is_routed:
+            found.append(
+                "no route leads to other nodes, so the node waits for one; look at: ip route, and "
+                "set the device up with: ip link set dev DEVICE up"
             )
         elif not here.published:
             found.append(

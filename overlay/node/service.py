@@ -36,7 +36,7 @@ from overlay.node.requested_path import PathWish, RequestedPath
 from overlay.node.running import RunningNode
 from overlay.node.source_guard import Unguarded
 from overlay.node.unjoined import explained
-from overlay.node.verdict import verdict
+from overlay.node.verdict import judged
 
 __all__ = ["NodeService"]
 
@@ -299,7 +299,7 @@ class NodeService:
         report = self._status(missing, exposure)
         paths = [self._report(path, exposure) for path in self._plane.paths.all()]
         bootstrap = self._running.configuration.network.bootstrap
-        return replace(report, verdict=verdict(report, paths, [str(b) for b in bootstrap]))
+        return judged(report, paths, [str(each) for each in bootstrap])
 
     def _status(self, missing: tuple[str, ...], exposure: Unguarded) -> StatusReport:
         running, plane = self._running, self._plane

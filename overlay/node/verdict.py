@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Final
 
 from overlay.control.model import PathReport, StatusReport
 
-__all__ = ["verdict"]
+__all__ = ["judged"]
 
 _LEARNING_S: Final = 20.0
 """After its start, how long a node may need to join and to learn of Mix-nodes."""
@@ -16,8 +17,10 @@ _MOST_PATHS: Final = 3
 """Paths whose trouble the verdict explains; ``overlay path list`` has all of them."""
 
 
-def verdict(report: StatusReport, paths: Sequence[PathReport], bootstrap: Sequence[str]) -> str:
-    """Return a short paragraph, the worst trouble first.
+def judged(
+    report: StatusReport, paths: Sequence[PathReport], bootstrap: Sequence[str]
+) -> StatusReport:
+    """Return the report with its verdict: a short paragraph, the worst trouble first.
 
     Args:
         report: how the node is; its own ``verdict`` does not matter.
@@ -26,11 +29,13 @@ def verdict(report: StatusReport, paths: Sequence[PathReport], bootstrap: Sequen
     """
     troubles = [
         *_exposed(report),
+        *(f"No exit: {_sentence(problem)}" for problem in report.exit_problems),
         *_membership(report, bootstrap),
         *_paths(paths),
-        *(f"No exit: {_sentence(problem)}" for problem in report.exit_problems),
     ]
-    return " ".join([*troubles, _works(report, paths, well=not troubles), *_notes(report)])
+    works = _works(report, paths, well=not troubles)
+    verdict = " ".join([*troubles, works, *_notes(report)])
+    return replace(report, verdict=verdict, works=not troubles)
 
 
 def _exposed(report: StatusReport) -> Iterable[str]:
@@ -56,7 +61,7 @@ def _membership(report: StatusReport, bootstrap: Sequence[str]) -> Iterable[str]
         if report.uptime_s >= _LEARNING_S:
             what = "none of the nodes that it found offers to carry circuits; wait for more."
         yield f"This node has joined the overlay, but has no path yet: {what}"
-    elif not report.exits:
+    elif not report.exits and not report.exit_problems:
         yield (
             "No Mix-node that this node knows is an exit, so no path can be opened; wait for one, "
             "or ask an operator."
@@ -78,8 +83,9 @@ def _not_joined(report: StatusReport, bootstrap: Sequence[str]) -> str:
         return f"it waits for an answer of {_listed(bootstrap)}."
     verb = "does" if len(bootstrap) == 1 else "do"
     return (
-        f"{_listed(bootstrap)} {verb} not answer; check the address, the network_id, this host's "
-        "clock, and that UDP passes."
+        f"{_listed(bootstrap)} {verb} not answer; check the address, that the other side has the "
+        f'network_id "{report.network_id}" too, both clocks (date -u), and that UDP passes. For '
+        "what this host lacks, run: overlay doctor."
     )
 
 

@@ -39,11 +39,15 @@ MAX_HOPS: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """One demand on a hop, and how to say of one node, or of many, that it is not met."""
+    """One demand on a hop, and how to say of one node, or of many, that it is not met.
+
+    ``about_policy`` tells that the demand is on what an exit's policy says of the destination.
+    """
 
     one: str
     many: str
     holds: Callable[[MixDescriptor], bool]
+    about_policy: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +128,15 @@ def exit_constraints(request: PathRequest) -> tuple[Constraint, ...]:
         *named,
         Constraint("is no exit", "are no exits", lambda d: Role.EXIT in d.roles),
         Constraint(
+            f"is an exit without IPv{destination.version}",
+            f"are exits without IPv{destination.version}",
+            lambda d: d.exit_policy is not None and d.exit_policy.serves(destination.version),
+        ),
+        Constraint(
             "is an exit whose policy refuses the destination",
             "are exits whose policy refuses the destination",
             lambda d: d.exit_policy is not None and d.exit_policy.might_permit(destination),
+            about_policy=True,
         ),
         Constraint(
             "is an exit that is the destination itself",
@@ -180,9 +190,10 @@ def no_path(request: PathRequest, known: int, sifted: Sifted, rest: str) -> NoSu
     ]
     nodes = "1 known Mix-node" if known == 1 else f"{known} known Mix-nodes"
     findings = "; ".join([", ".join(counts), rest] if counts else [rest])
+    refused = any(count and constraint.about_policy for constraint, count in sifted.removed)
+    about = _about_destination(request.destination) if refused else ""
     message = (
-        f"no path of {_hops(request.hops)} to the destination among {nodes}: "
-        f"{findings}.{_about_destination(request.destination)}"
+        f"no path of {_hops(request.hops)} to the destination among {nodes}: {findings}.{about}"
     )
     removed = tuple((constraint.many, count) for constraint, count in sifted.removed)
     return NoSuitablePath(message, known=known, removed=removed)

@@ -22,6 +22,7 @@ from overlay.config import (
 )
 from overlay.doctor import Outcome, Purpose, Setup, clock, files, kernel, limits, network, rights
 from overlay.doctor.exits import exit_role, relay_filters
+from overlay.doctor.model import RunningNode
 from overlay.errors import BackendError
 from overlay.identity import LocalIdentity
 from overlay.ipsec.suites import SUITES
@@ -178,8 +179,8 @@ def test_a_running_node_tells_what_tests_of_its_endpoints_have_shown():
         "[2a00::8]:4500": "untested",
     }
     running = SimpleNamespace(reachability=shown)
-    asked = setup(network=NetworkSettings())
-    _, *found = network.reachability(asked, refuse, lambda _: running)
+    asked = replace(setup(network=NetworkSettings()), running=RunningNode(running))
+    _, *found = network.reachability(asked, refuse)
     assert [each.outcome for each in found] == [LACKS, WORKS, UNKNOWN]
     assert "forward this UDP port" in found[0].said
     assert {each.needed_for for each in (found[0], found[2])} == {(Purpose.ADVICE,)}
@@ -203,6 +204,8 @@ def test_the_mtu_of_the_outward_device_is_judged(mtu, outcome):
 def test_without_default_route_every_device_is_judged_and_without_device_that_is_told():
     devices = lambda: [Device("a", 1500), Device("b", 1500)]  # noqa: E731 - short
     assert len(network.device_mtu(DEFAULTS, devices, frozenset)) == 2
+    own = lambda: [Device("a", 1500), Device("anon0", 1300), Device("exit1", 1300)]  # noqa: E731 - short
+    assert only(network.device_mtu(DEFAULTS, own, frozenset)).subject == "MTU of a"
     assert "ip link set" in only(network.device_mtu(DEFAULTS, list, frozenset)).said
 
 

@@ -90,6 +90,7 @@ def test_json_tells_each_finding_and_the_verdict():
     assert json.loads(json.dumps(plain)) == {
         "configuration": None,
         "can_run": True,
+        "verdict": None,
         "backend": "xfrm",
         "backend_reason": "this kernel can do what is configured",
         "findings": [

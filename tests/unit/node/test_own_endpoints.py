@@ -60,7 +60,7 @@ def test_the_route_to_a_known_peer_counts_before_the_default_route():
 
 def test_a_host_without_a_network_has_no_place_and_no_error():
     here = located(Host())
-    assert here == Whereabouts(own=here.own, accepted=here.accepted)
+    assert here == Whereabouts(own=here.own, accepted=here.accepted, is_routed=False)
     routed = Host(routes={4: LOOPBACK, 6: ipaddress.ip_address("fe80::1")})
     assert located(routed).versions == frozenset(), "such an address is no way out"
 
@@ -102,3 +102,14 @@ def test_changes_of_the_host_are_followed_and_told_once():
     own.hear([Overrun()])
     own.repair()
     assert "waits for one" in own.problems()[0]
+
+
+def test_an_address_without_a_route_is_told_with_the_commands():
+    listen = (Endpoint(str(FOUR), 4500),)
+    host = Host(FOUR, routes={})
+    own = OwnEndpoints(NetworkSettings(listen=listen), lambda: listen, host)
+    own.review()
+    assert "ip link set dev DEVICE up" in own.problems()[0]
+    host.routes = {4: FOUR}
+    own.review()
+    assert own.problems() == ()

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from overlay.control.model import PathReport, StatusReport
-from overlay.node.verdict import verdict
+from overlay.node.verdict import judged
 
 WELL = StatusReport(
     version="0",
@@ -49,7 +49,7 @@ PEER = ["198.51.100.7:4500"]
         (WELL, [], PEER, "open a path with: overlay path open DESTINATION."),
         (WELL, [OPEN], PEER, "and 1 of 1 paths are open."),
         (ALONE, [], [], 'knows no other node; name one with "overlay up --bootstrap'),
-        (ALONE, [], PEER, "198.51.100.7:4500 does not answer; check the address, the network_id"),
+        (ALONE, [], PEER, "198.51.100.7:4500 does not answer; check the address, that the other"),
         (ALONE, [], [*PEER, "[2001:db8::1]:4500"], "[2001:db8::1]:4500 do not answer"),
         (replace(ALONE, uptime_s=2.0), [], PEER, "waits for an answer of 198.51.100.7:4500"),
         (replace(ALONE, contacts=1), [], PEER, "a bootstrap node answered"),
@@ -80,6 +80,12 @@ PEER = ["198.51.100.7:4500"]
             "No exit: IPv4: forwarding is off. What works",
         ),
         (
+            replace(WELL, exits=0, exit_problems=("IPv4: forwarding is off.",)),
+            [],
+            PEER,
+            "No exit: IPv4: forwarding is off. What works",
+        ),
+        (
             replace(WELL, network_problems=("this host has no public address",)),
             [OPEN],
             PEER,
@@ -89,12 +95,12 @@ PEER = ["198.51.100.7:4500"]
     ],
 )
 def test_verdict_names_the_state_its_cause_and_the_remedy(report, paths, bootstrap, words):
-    assert words in verdict(report, paths, bootstrap)
+    assert words in judged(report, paths, bootstrap).verdict
 
 
 def test_lost_protection_comes_before_everything_else():
     report = replace(ALONE, unprotected=("192.0.2.7/32",), unprotected_reason="nft is missing")
-    told = verdict(report, [LOST], PEER)
+    told = judged(report, [LOST], PEER).verdict
     assert told.startswith(
         "NOT PROTECTED: packets to 192.0.2.7/32 can leave directly, because nft is missing. "
     )
@@ -104,4 +110,4 @@ def test_lost_protection_comes_before_everything_else():
 def test_verdict_stays_short_whatever_the_node_has():
     many = tuple(f"192.0.2.{i}/32" for i in range(200))
     report = replace(ALONE, unprotected=many)
-    assert len(verdict(report, [LOST] * 200, [f"h{i}:1" for i in range(200)])) < 1200
+    assert len(judged(report, [LOST] * 200, [f"h{i}:1" for i in range(200)]).verdict) < 1200

@@ -145,7 +145,8 @@ def test_report_counts_each_constraint_in_order():
         "no path of 3 hops to the destination among 7 known Mix-nodes: 1 is this node itself, "
         "1 is avoided because it failed lately, 1 does not speak onion suite 1, "
         "1 does not speak ESP suite 3, 1 is no exit, "
-        "2 are exits whose policy refuses the destination; no exit remains."
+        "1 is an exit without IPv4, 1 is an exit whose policy refuses the destination; "
+        "no exit remains."
     )
     assert error.known == 7
     assert error.removed == (
@@ -156,7 +157,8 @@ def test_report_counts_each_constraint_in_order():
         ("are named for other hops", 0),
         ("share a network prefix with a named hop", 0),
         ("are no exits", 1),
-        ("are exits whose policy refuses the destination", 2),
+        ("are exits without IPv4", 1),
+        ("are exits whose policy refuses the destination", 1),
         ("are exits that are the destination themselves", 0),
     )
 

@@ -1,0 +1,77 @@
+"""The node that runs with this configuration, if one does: asked once, for every check.
+
+What a running node has found out is worth more than any trial: it knows its peers' clocks, whether
+its bootstrap nodes answer, and what the kernel holds of its guard.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+from typing import Final
+
+from overlay.control.client import ControlClient
+from overlay.control.socket_file import node_answers
+from overlay.doctor.model import Finding, Outcome, Purpose, RunningNode, Setup
+from overlay.errors import OverlayError
+from overlay.node.release import blocked_here, guard_is_owned
+
+__all__ = ["ask_running_node", "running_node"]
+
+_ANSWER_S: Final = 1.0
+"""How long a running node may take to answer; the whole examination takes less than 3 s."""
+
+_SUBJECT: Final = "running node"
+_ADVICE: Final = (Purpose.ADVICE,)
+
+
+def ask_running_node(setup: Setup) -> RunningNode | None:
+    """Ask the node of this configuration how it is; None if there is none.
+
+    One that does not answer in time is one without a report.
+    """
+    socket = setup.configuration.node.control_socket
+    if setup.path is None or not socket.is_socket() or not node_answers(socket):
+        return None
+    begun = time.monotonic()
+    try:
+        with ControlClient(socket, timeout_s=_ANSWER_S) as client:
+            status = client.status()
+    except OverlayError:  # it is too busy, or stopped
+        return RunningNode(None, time.monotonic() - begun)
+    return RunningNode(status, time.monotonic() - begun)
+
+
+def running_node(
+    setup: Setup,
+    blocked: Callable[[], Collection[object]] = blocked_here,
+    owned: Callable[[], bool] = guard_is_owned,
+) -> list[Finding]:
+    """Tell what the running node says of itself, or what one that ended has left."""
+    if setup.path is None:
+        return []
+    node = setup.running
+    if node is None:
+        return [_absent(setup, 0 if owned() else len(blocked()))]
+    if node.status is None:
+        said = (
+            f"it has not answered within {node.waited_s:.1f} s; if that lasts, read its log "
+            "(journalctl -u overlay), end its process, and start it anew with: overlay up"
+        )
+        return [Finding(_SUBJECT, Outcome.LACKS, said, _ADVICE)]
+    well = node.status.works and not node.status.network_problems
+    outcome = Outcome.WORKS if well else Outcome.UNKNOWN
+    return [Finding(_SUBJECT, outcome, node.status.verdict, _ADVICE)]
+
+
+def _absent(setup: Setup, left: int) -> Finding:
+    start = f"overlay up --config {setup.path}"
+    if not left:
+        said = f"none runs with this configuration; start it with: {start}"
+        return Finding(_SUBJECT, Outcome.UNKNOWN, said, _ADVICE)
+    are = "1 destination is" if left == 1 else f"{left} destinations are"
+    said = (
+        f"none runs, and {are} blocked by a node that ended; restore the paths with: {start}, or "
+        "free the destinations with: overlay stop --release"
+    )
+    return Finding(_SUBJECT, Outcome.UNKNOWN, said, _ADVICE)
