@@ -99,9 +99,9 @@ class SourceRekeying:
         switchboard: Switchboard,
         connections: AnonymousConnections,
         rng: Random,
-        lose: Callable[[int, float], None],
+        lose: Callable[[int, int, float], None],
     ) -> None:
-        """Prepare; ``lose`` ends the circuit of that number, since a hop does not answer."""
+        """Prepare; ``lose`` gives up the circuit of that number: its hop there does not answer."""
         self._board = switchboard
         self._connections = connections
         self._rng = rng
@@ -320,7 +320,8 @@ class SourceRekeying:
         self._offer(exchange, now)
 
     def _give_up(self, exchange: _Exchange, now: float) -> None:
-        self._lose(exchange.owner[0], now)
+        number, position = exchange.owner
+        self._lose(number, position, now)
 
     # --- parts ---
 

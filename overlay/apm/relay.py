@@ -27,7 +27,6 @@ from overlay.apm.connections import (
     HopCircuit,
     InstalledHopCircuit,
     RelayedCircuit,
-    swapped_lent,
 )
 from overlay.apm.control import (
     TICKET_BYTES,
@@ -46,6 +45,7 @@ from overlay.apm.control import (
 from overlay.apm.crypto import OnionPrivateKey
 from overlay.apm.events import ApmDrop, ExitCircuitClosed, ExitCircuitOpened, RelayReport
 from overlay.apm.layer import ExitLayer, Families, LayerTerms, RelayLayer
+from overlay.apm.lent_moves import LentMoves
 from overlay.apm.lingering import Outgrown
 from overlay.apm.onion import SealedOnion, extract_onion_info
 from overlay.apm.plan import onion_sas
@@ -53,7 +53,7 @@ from overlay.apm.rekey_hop import HopRekeying
 from overlay.apm.replay import ReplayCache
 from overlay.apm.switchboard import Holdings, Switchboard, control_packet
 from overlay.apm.timers import Timers
-from overlay.apm.translator import ipsec_translator, translate_lent, translate_parting
+from overlay.apm.translator import ipsec_translator, translate_parting
 from overlay.apm.usage import CircuitUsage
 from overlay.errors import InternalError, LimitReached, Malformed, Replayed
 from overlay.ipsec.lifetimes import hard_lifetime
@@ -94,6 +94,7 @@ class RelaySide:
         self._waiting: set[int] = set()
         self._rekeying = HopRekeying(switchboard, connections, rng)
         self._usage = CircuitUsage(switchboard.backend)
+        self._moves = LentMoves(switchboard, connections, self._close)
 
     # --- onions ---
 
@@ -326,29 +327,10 @@ class RelaySide:
             self._timers.set(circuit.number, min(idle_at, circuit.expires_at))
 
     def _move(self, circuit: ExitCircuit, ticket: bytes, now: float) -> None:
-        """Lend this circuit the inner addresses of a ticket; the circuit that had them ends.
-
-        CONFIRM tells what this circuit has afterwards. A MOVE that came before, or whose ticket
-        no circuit has any more, changes nothing and gets the same answer.
-        """
-        other = self._connections.exit_with(ticket)
-        if other is None or other.number == circuit.number:
-            self._send_confirm(self._present(circuit.number))
-            return
-        for each in (other, circuit):
-            self._board.backend.remove(translate_lent(each.ipsec))
-        moved, left = swapped_lent(self._present(circuit.number), other)
-        self._connections.put_hop(moved)
-        self._connections.put_hop(left)
-        self._board.lent_swapped(
-            (moved.ipsec.inner_addresses, left.previous),
-            (left.ipsec.inner_addresses, moved.previous),
-        )
-        self._close(left, None, now)
-        if self._board.install(translate_lent(moved.ipsec)):
+        """Lend this circuit the inner addresses of a ticket, and tell what it has afterwards."""
+        moved = self._moves.move(self._present(circuit.number), ticket, now)
+        if moved is not None:
             self._send_confirm(moved)
-        else:
-            self._close(moved, Teardown(TeardownReason.SHUTDOWN), now)
 
     def _present(self, number: int) -> ExitCircuit:
         circuit = self._connections.hop(number)
@@ -360,11 +342,16 @@ class RelaySide:
 
     def next_deadline(self) -> float:
         """Return when :meth:`handle_deadline` has something to do."""
-        return min(self._timers.next_deadline(), self._rekeying.next_deadline())
+        return min(
+            self._timers.next_deadline(),
+            self._rekeying.next_deadline(),
+            self._moves.next_deadline(),
+        )
 
     def handle_deadline(self, now: float) -> None:
         """Refuse what waited too long, forget what is unconfirmed, idle or over."""
         self._rekeying.handle_deadline(now)
+        self._moves.handle_deadline(now)
         while (number := self._timers.pop_due(now)) is not None:
             circuit = self._connections.hop(number)
             if isinstance(circuit, HeldCircuit):
@@ -399,6 +386,7 @@ class RelaySide:
 
     def withdraw(self, families: Families, now: float) -> None:
         """End the circuits that leave here over these families, and tell their sources."""
+        self._moves.release_all(families)
         for circuit in self._connections.hops():
             if isinstance(circuit, ExitCircuit) and (
                 circuit.ipsec.inner_addresses.families & families
@@ -407,6 +395,7 @@ class RelaySide:
 
     def close_all(self, now: float) -> None:
         """End all circuits of others, and tell their sources."""
+        self._moves.release_all()
         for circuit in self._connections.hops():
             if isinstance(circuit, HeldCircuit):
                 self._give_up(circuit, RefuseReason.FAILED, now)
@@ -419,7 +408,7 @@ class RelaySide:
         """End what went over this link; sources behind another link are told."""
         for circuit in self._connections.hops():
             if circuit.previous == neighbour:
-                self._forget(circuit)
+                self._cut_off(circuit, now)
             elif isinstance(circuit, HeldCircuit):
                 if circuit.next_hop == neighbour:
                     self._give_up(circuit, RefuseReason.UNREACHABLE, now)
@@ -447,6 +436,14 @@ class RelaySide:
         """End a circuit at once and without a word."""
         outgrown = self._drop(circuit)
         self._board.release(_holdings(circuit).with_outgrown(outgrown))
+
+    def _cut_off(self, circuit: HopCircuit, now: float) -> None:
+        """End a circuit whose source is out of reach; it may claim its inner addresses."""
+        holdings = _holdings(circuit).with_outgrown(self._drop(circuit))
+        if isinstance(circuit, ExitCircuit) and circuit.confirmed:
+            self._moves.keep(circuit, now)
+            holdings = dataclasses.replace(holdings, inner_addresses=None)
+        self._board.release(holdings)
 
     def _drop(self, circuit: HopCircuit) -> Outgrown:
         self._remove(circuit.number)

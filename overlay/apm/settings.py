@@ -24,6 +24,7 @@ _POSITIVE: Final = (
     "idle_expiry_s",
     "unconfirmed_expiry_s",
     "lifetime_s",
+    "renewal_s",
     "onion_validity_s",
     "max_onion_validity_s",
     "max_source_circuits",
@@ -47,6 +48,7 @@ _POSITIVE: Final = (
     "rekey_retry_s",
     "rekey_timeout_s",
     "rekey_linger_s",
+    "lent_linger_s",
     "rekey_pause_s",
 )
 
@@ -73,6 +75,8 @@ class ApmSettings:
         idle_expiry_s: a hop forgets a circuit whose forward SA was unused that long.
         unconfirmed_expiry_s: a hop forgets a circuit that was never used by then.
         lifetime_s: what the source asks for, and the most that a hop grants.
+        renewal_s: so long before the end of its lifetime, or of the last quarter of a short one, a
+            circuit is replaced by a standby circuit that is new.
         onion_validity_s: how long an onion signalling message stays acceptable, at least.
         max_onion_validity_s: a hop refuses one that claims to stay valid longer: the
             replay cache must remember it that long.
@@ -108,6 +112,8 @@ class ApmSettings:
             doubles each time.
         rekey_timeout_s: a hop that has not answered by then ends the circuit.
         rekey_linger_s: how long replaced keys still open what was under way.
+        lent_linger_s: how long an exit keeps the inner addresses of a circuit whose link it lost.
+            The source may move them to its standby circuit, once it has noticed.
         rekey_pause_s: a hop agrees to new keys of a circuit once in that time, at most.
         allow_private_endpoints: let onions name private or loopback next hops (labs).
     """
@@ -125,6 +131,7 @@ class ApmSettings:
     idle_expiry_s: float = 60.0
     unconfirmed_expiry_s: float = 30.0
     lifetime_s: float = 86_400.0
+    renewal_s: float = 300.0
     onion_validity_s: float = 120.0
     max_onion_validity_s: float = 900.0
     max_source_circuits: int = 256
@@ -148,6 +155,7 @@ class ApmSettings:
     rekey_retry_s: float = 0.5
     rekey_timeout_s: float = 30.0
     rekey_linger_s: float = 30.0
+    lent_linger_s: float = 30.0
     rekey_pause_s: float = 0.05
     allow_private_endpoints: bool = False
 

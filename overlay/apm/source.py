@@ -358,6 +358,7 @@ class SourceSide:
             return
         if watch.is_doubtful:
             self._takeover.begin(circuit.number, now)
+        self._takeover.renew(circuit, now)
         self._timers.set(circuit.number, min(watch.next_look(now), circuit.expires_at))
 
     def _traffic(self, circuit: OpenCircuit) -> Traffic:
@@ -387,11 +388,11 @@ class SourceSide:
         """Replace the keys of an SA at its soft limit; tell whether a circuit of ours uses it."""
         return self._rekeying.soft_expired(identity, now)
 
-    def _not_rekeyed(self, number: int, now: float) -> None:
-        """A hop kept silent about new keys: no circuit goes on with worn ones."""
+    def _not_rekeyed(self, number: int, position: int, now: float) -> None:
+        """Give up a circuit of which a hop kept silent about new keys: the old ones are worn."""
         circuit = self._connections.source(number)
-        if circuit is not None:
-            self._end(circuit, CircuitLost(number, CircuitEnd.NOT_REKEYED), now)
+        if isinstance(circuit, OpenCircuit):
+            self._lost(circuit, CircuitEnd.NOT_REKEYED, position, now)
 
     def _torn_down(
         self, circuit: OpenCircuit, position: int, reason: TeardownReason, now: float

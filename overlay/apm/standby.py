@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from overlay.apm.events import CircuitLost
+from overlay.apm.events import CircuitEnd, CircuitLost
 
 __all__ = ["Move", "Standbys"]
 
@@ -28,13 +28,15 @@ _LONGEST_PAUSE_S: Final = 1.0
 class Move:
     """One move that is under way; times in Unix seconds.
 
-    ``lost`` tells how the primary circuit was lost; None while it is in doubt.
+    ``reason`` tells why the standby takes over, ``lost`` how the primary circuit was lost; it is
+    None while that one is in doubt, or near the end of its lifetime.
     """
 
     primary: int
     standby: int
     gives_up_at: float
     repeat_at: float
+    reason: CircuitEnd
     pause_s: float = _FIRST_PAUSE_S
     lost: CircuitLost | None = None
 
@@ -68,11 +70,12 @@ class Standbys:
         """Return the circuit that this one stands by for."""
         return self._primary.get(standby)
 
-    def begin(self, primary: int, now: float, gives_up_at: float) -> Move:
+    def begin(self, primary: int, reason: CircuitEnd, now: float, gives_up_at: float) -> Move:
         """Begin the move to the standby of ``primary``, or return the one under way."""
         move = self._moves.get(primary)
         if move is None:
-            move = self._moves[primary] = Move(primary, self._of[primary], gives_up_at, now)
+            move = Move(primary, self._of[primary], gives_up_at, now, reason)
+            self._moves[primary] = move
         return move
 
     def move_of(self, number: int) -> Move | None:

@@ -15,11 +15,11 @@ repeated until the exit answers; without an answer within the patience both circ
 from __future__ import annotations
 
 import dataclasses
-from typing import Protocol
+from typing import Final, Protocol
 
 from overlay.apm.connections import AnonymousConnections, OpenCircuit, PendingCircuit, SourceCircuit
 from overlay.apm.control import Confirm, Move, Ping, Teardown
-from overlay.apm.events import ApmEvent, CircuitEnd, CircuitLost, CircuitMoved
+from overlay.apm.events import ApmEvent, CircuitClosed, CircuitEnd, CircuitLost, CircuitMoved
 from overlay.apm.standby import Move as MoveUnderWay
 from overlay.apm.standby import Standbys
 from overlay.apm.switchboard import Switchboard, control_packet
@@ -29,6 +29,9 @@ from overlay.ipsec.model import IpsecConfiguration
 from overlay.selection.selector import MixPath
 
 __all__ = ["EndCircuit", "Takeover", "hops_to_tell", "to_hop"]
+
+_LEAST_LIFETIMES: Final = 4
+"""A circuit of a short lifetime is replaced in the last quarter of it."""
 
 
 class EndCircuit(Protocol):
@@ -83,22 +86,41 @@ class Takeover:
             raise PathError("A standby circuit needs the same exit.")
         return circuit
 
-    def begin(self, primary: int, now: float) -> MoveUnderWay | None:
+    def begin(
+        self, primary: int, now: float, reason: CircuitEnd = CircuitEnd.UNANSWERED
+    ) -> MoveUnderWay | None:
         """Ask the exit over the standby circuit for the addresses, if there is one."""
         number = self._standbys.of(primary)
         standby = self._opened(number) if number is not None else None
         if standby is None:
             return None
-        move = self._standbys.begin(primary, now, now + standby.watch.patience_s)
+        gives_up_at = now + standby.watch.patience_s
+        move = self._standbys.begin(primary, reason, now, gives_up_at)
         self.handle_deadline(now)
         return move
 
     def instead_of(self, lost: CircuitLost, now: float) -> bool:
         """Tell whether the standby is taking over, so that a lost circuit ends later."""
-        move = self.begin(lost.circuit, now)
+        move = self.begin(lost.circuit, now, lost.reason)
         if move is not None:
             move.lost = move.lost or lost
         return move is not None
+
+    def renew(self, circuit: OpenCircuit, now: float) -> None:
+        """Let a standby take over from a circuit whose lifetime is nearly over.
+
+        A standby that ends soon as well is closed, so that its owner asks for another one.
+        """
+        settings = self._board.settings
+        notice_s = min(settings.renewal_s, settings.lifetime_s / _LEAST_LIFETIMES)
+        number = self._standbys.of(circuit.number)
+        standby = self._opened(number) if number is not None else None
+        if standby is None or now < circuit.expires_at - notice_s:
+            return
+        if standby.expires_at >= circuit.expires_at + notice_s:
+            self.begin(circuit.number, now, CircuitEnd.EXPIRED)
+        else:
+            self._end(standby, CircuitClosed(standby.number, CircuitEnd.EXPIRED), now)
 
     def confirmed(self, standby: OpenCircuit, confirm: Confirm, now: float) -> bool:
         """Take a CONFIRM over an open circuit; tell whether it concerns a move.
@@ -115,11 +137,11 @@ class Takeover:
             and confirm.ticket == primary.ticket
             and confirm.inner_addresses == primary.inner_addresses
         ):
-            self._moved(primary, standby, move.lost, now)
+            self._moved(primary, standby, move, now)
         return True
 
     def _moved(
-        self, primary: OpenCircuit, standby: OpenCircuit, lost: CircuitLost | None, now: float
+        self, primary: OpenCircuit, standby: OpenCircuit, move: MoveUnderWay, now: float
     ) -> None:
         """Put the standby in the place of its primary, as the exit has done."""
         self._standbys.forget(standby.number)
@@ -137,8 +159,11 @@ class Takeover:
         self._connections.put_source(successor)
         nothing = IpsecConfiguration((), ())
         bare = dataclasses.replace(primary, inner_configuration=nothing)
-        reason = lost.reason if lost is not None else CircuitEnd.UNANSWERED
-        silent = lost.silent_hop if lost is not None else primary.watch.silent_hop
+        reason, silent = move.reason, None
+        if move.lost is not None:
+            reason, silent = move.lost.reason, move.lost.silent_hop
+        elif reason is CircuitEnd.UNANSWERED:
+            silent = primary.watch.silent_hop
         moved = CircuitMoved(primary.number, standby.number, reason, silent)
         self._end(bare, moved, now, hops_to_tell(moved))
         if not installed:

@@ -25,22 +25,26 @@ from overlay.apm.events import (
     CircuitEnd,
     CircuitLost,
     CircuitMoved,
+    CircuitReport,
     CircuitStandsBy,
     CircuitState,
     ExitCircuitClosed,
 )
 from overlay.apm.inner_addresses import InnerAddresses
+from overlay.apm.layer import Families
 from overlay.errors import BackendError, LimitReached, PathError
 from overlay.ipsec.model import IpsecConfiguration
 
 BOB = BOB_V4.network_address.packed
+LENT_LINGER_S = lab_settings().lent_linger_s
 
 
 class Scene:
     """Alice with an open circuit over mix1 and mix2, its standby over mix3, to the same exit."""
 
-    def __init__(self, seed: int = 1) -> None:
-        self.net = Net(["alice", "mix1", "mix2", "mix3", "exit"], seed=seed)
+    def __init__(self, seed: int = 1, **settings: object) -> None:
+        names = ["alice", "mix1", "mix2", "mix3", "exit"]
+        self.net = Net(names, seed=seed, settings=lab_settings(**settings))
         self.alice, self.exit = self.net["alice"], self.net["exit"]
         self.number = self.net.open("alice", ["mix1", "mix2", "exit"])
         self.net.run(5)
@@ -155,6 +159,118 @@ def test_the_link_to_the_first_hop_may_be_lost_too() -> None:
     [moved] = scene.moved()
     assert moved.reason is CircuitEnd.LINK_LOST
     assert scene.echo(1)[0] >= 45
+
+
+def inner_closed(scene: Scene) -> list[InnerAddress | None]:
+    """Return the IPv4 inner addresses that the exit gave back."""
+    return [event.inner_addresses.ipv4 for event in scene.exit.events_of(ExitCircuitClosed)]
+
+
+@pytest.mark.slow
+def test_the_exit_may_lose_its_link_before_the_source_notices_anything() -> None:
+    """A relay on the kernel backend forwards without its process, until a link is not renewed."""
+    scene = Scene()
+    scene.echo(2)
+    scene.net.crash("mix2")
+    scene.net.notice_crash("mix2", by="exit")
+    answers, longest = scene.echo(2)
+    assert longest < 0.9
+    assert answers > 50
+    assert [moved.to for moved in scene.moved()] == [scene.standby]
+    assert opened_now(scene).inner_addresses is not None
+    assert opened_now(scene).inner_addresses.ipv4 == scene.inner
+    assert scene.inner not in inner_closed(scene)
+    scene.net.hosts["mix2"].alive = True
+    scene.alice.manager.close(scene.standby, scene.net.now)
+    scene.net.pump(scene.alice)
+    scene.net.run(70)
+    check_empty(scene.net)
+
+
+def opened_now(scene: Scene) -> CircuitReport:
+    [report] = [
+        each
+        for each in scene.alice.manager.circuits()
+        if each.state is CircuitState.OPEN and each.inner_addresses is not None
+    ]
+    return report
+
+
+@pytest.mark.parametrize("end", ["time", "shutdown", "withdrawal"])
+def test_inner_addresses_that_no_source_claims_are_given_back(end: str) -> None:
+    scene = Scene()
+    scene.alice.manager.close(scene.standby, scene.net.now)
+    scene.net.pump(scene.alice)
+    scene.net.run(5)
+    scene.net.crash("alice")
+    scene.net.notice_crash("mix2", by="exit")
+    assert scene.inner not in inner_closed(scene)
+    assert len(scene.exit.pool) == 1
+    if end == "time":
+        scene.net.run(LENT_LINGER_S + 1)
+    elif end == "shutdown":
+        scene.exit.manager._relay.close_all(scene.net.now)
+    else:
+        scene.exit.manager._relay.withdraw(Families.IPV4, scene.net.now)
+    scene.net.pump(scene.exit)
+    assert scene.inner in inner_closed(scene)
+    assert len(scene.exit.pool) == 0
+
+
+@pytest.mark.slow
+def test_a_hop_that_agrees_to_no_new_keys_does_not_end_the_connections() -> None:
+    scene = Scene(rekey_after_s=20.0, rekey_timeout_s=5.0)
+    scene.net["mix1"].manager._relay.receive = lambda *_: None  # type: ignore[method-assign]
+    scene.net.run(10)
+    answers, longest = scene.echo(8)
+    assert longest < 0.2
+    assert answers > 390
+    [moved] = scene.moved()
+    assert (moved.reason, moved.silent_hop) == (CircuitEnd.NOT_REKEYED, 1)
+    assert opened_now(scene).number == scene.standby
+
+
+def test_a_circuit_whose_keys_cannot_be_replaced_ends_without_a_standby() -> None:
+    net = Net(["alice", "mix1", "exit"], settings=lab_settings(rekey_after_s=20.0))
+    number = net.open("alice", ["mix1", "exit"])
+    net.run(5)
+    net["mix1"].manager._relay.receive = lambda *_: None  # type: ignore[method-assign]
+    net.run(60)
+    lost = CircuitLost(number, CircuitEnd.NOT_REKEYED, silent_hop=1)
+    assert net["alice"].events_of(CircuitLost) == [lost]
+
+
+@pytest.mark.slow
+def test_a_new_standby_takes_over_before_the_lifetime_of_a_circuit_ends() -> None:
+    scene = Scene(lifetime_s=100.0)
+    scene.net.run(70)  # in the last quarter
+    assert CircuitClosed(scene.standby, CircuitEnd.EXPIRED) in scene.alice.events
+    first, scene.standby = scene.number, scene.stand_by("mix3", "exit")
+    answers, longest = scene.echo(4)
+    assert longest < 0.2
+    assert answers > 190
+    scene.net.run(40)
+    assert scene.echo(1)[0] >= 45, "the first circuit has ended"
+    [moved] = scene.moved()
+    assert moved == CircuitMoved(first, scene.standby, CircuitEnd.EXPIRED, None)
+    assert opened_now(scene).number == scene.standby
+
+
+def test_a_standby_that_outlives_the_circuit_takes_over_at_its_end() -> None:
+    scene = Scene(lifetime_s=100.0)
+    scene.net.run(40)
+    scene.alice.manager.close(scene.standby, scene.net.now)
+    scene.standby = scene.stand_by("mix3", "exit")
+    scene.net.run(60)
+    assert [moved.reason for moved in scene.moved()] == [CircuitEnd.EXPIRED]
+    assert opened_now(scene).number == scene.standby
+
+
+def test_a_circuit_without_a_standby_ends_with_its_lifetime() -> None:
+    scene = Scene(lifetime_s=100.0)
+    scene.net.run(110)
+    assert scene.moved() == []
+    assert scene.alice.manager.circuits() == []
 
 
 @pytest.mark.slow
