@@ -50,12 +50,9 @@ def test_what_is_remembered_is_blocked_by_the_start_kept_by_the_stop_and_freed_w
 
 def reached(node, targets):
     """Return the targets that answer a program of the host, also one bound to the device."""
-    return {
-        target
+    asking = [
+        (target, node.host.namespace.popen(["ping", "-c", "1", "-W", "1", *bound, target]))
         for target in targets
         for bound in ([], ["-I", node.host.interface])
-        if node.host.namespace.run(
-            ["ping", "-c", "1", "-W", "1", *bound, target], check=False
-        ).returncode
-        == 0
-    }
+    ]
+    return {target for target, program in asking if program.wait(BUSY_S) == 0}

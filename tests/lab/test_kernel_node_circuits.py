@@ -35,8 +35,8 @@ FOREIGN = [
     "tmpl src 127.0.0.1 dst 127.0.0.2 proto esp reqid 7 mode tunnel",
 ]
 RELAYED_MBYTE = 8
-LINGERING_S = 3.0
-"""More than the two seconds in which SAs wait for last words."""
+LINGERING_S = 2.5
+"""More than the two seconds for which SAs stay after the end of a circuit."""
 
 
 @pytest.fixture(scope="module")
@@ -305,7 +305,7 @@ def listening(host, address):
     return host.namespace.call(listen)
 
 
-CIRCUITS, AT_ONCE = 200, 20
+CIRCUITS, AT_ONCE = 200, 40
 SEEN = (
     "ip xfrm state | grep -c spi; ip xfrm policy; ip -br address; "
     f"cat /proc/net/xfrm_stat; {ROUTES}"
