@@ -3,7 +3,7 @@
 ::
 
     UDP ──demultiplex──┬─ ESP ──> engine ──┬─ to_network ──> UDP      (relay)
-                       │                   ├─ to_host ─────> source TUN
+                       │                   ├─ to_host ─────> asked for? ──> source TUN
                        │                   ├─ to_exit ─────> rules ──> exit TUN
                        │                   └─ to_control ──> signalling
                        └─ control channels ──> DHT, link handshakes
@@ -19,6 +19,7 @@ from typing import Protocol
 
 from overlay.addresses import Endpoint
 from overlay.forwarding.answers import normalised_answers
+from overlay.forwarding.asked import AskedFor
 from overlay.forwarding.icmp_errors import prohibited, protocol_unreachable
 from overlay.forwarding.rules import ForwardingRules
 from overlay.forwarding.too_big import packet_too_big
@@ -54,10 +55,12 @@ class DataPath:
         self._rules = rules
         self._network = network
         self._inner_mtu = inner_mtu
+        self._asked_for = AskedFor()
         self.source_device: PacketDevice | None = None
         self.exit_device: PacketDevice | None = None
         self.packets_from_host = 0
         self.packets_to_host = 0
+        self.unasked_packets = 0
         self.protocols_refused = 0
         self.exit_refusals_told = 0
 
@@ -73,8 +76,12 @@ class DataPath:
         if processed.to_network:
             self._network.send_batch(processed.to_network)
         if processed.to_host and self.source_device is not None:
-            self.packets_to_host += len(processed.to_host)
-            self.source_device.write_batch(processed.to_host)
+            # Beside the packet filter, which another program may flush.
+            answers = self._asked_for.answers(processed.to_host)
+            self.packets_to_host += len(answers)
+            self.unasked_packets += len(processed.to_host) - len(answers)
+            if answers:
+                self.source_device.write_batch(answers)
         if processed.to_exit and self.exit_device is not None:
             permitted = self._rules.at_exit(processed.to_exit)
             if permitted:
@@ -98,6 +105,7 @@ class DataPath:
         if len(normalised) < len(fitting):
             self._answer_uncarried(fitting, normalised)
         if normalised:
+            self._asked_for.left(normalised)
             self.send(normalised, now)
 
     def from_exit_device(self, packets: Sequence[bytes], now: float) -> None:
@@ -121,6 +129,7 @@ class DataPath:
         return {
             "packets_from_host": self.packets_from_host,
             "packets_to_host": self.packets_to_host,
+            "unasked_packets": self.unasked_packets,
             "protocols_refused": self.protocols_refused,
             "exit_refusals_told": self.exit_refusals_told,
         }

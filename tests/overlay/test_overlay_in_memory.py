@@ -60,6 +60,14 @@ def test_packets_travel_both_ways_through_paths_of_every_length(world, hops):
     leaving.plane.datapath.send([answer], world.now)
     assert world.run(5, until=lambda: alice.source_device.written)
     assert alice.source_device.written == [answer]
+    # What the exit begins reaches no service, also while the packet filter is flushed.
+    unasked = bytes(
+        IP(src="203.0.113.10", dst=IP(packet).src) / UDP(sport=53, dport=22) / Raw(b"?")
+    )
+    leaving.plane.datapath.send([unasked, answer], world.now)
+    assert world.run(5, until=lambda: len(alice.source_device.written) > 1)
+    assert alice.source_device.written == [answer, answer]
+    assert alice.plane.datapath.counters()["unasked_packets"] == 1
 
 
 @pytest.mark.slow
