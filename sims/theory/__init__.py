@@ -1,7 +1,7 @@
-"""Closed forms and independent Monte Carlo that simulations are held against.
+"""Compute the results that simulations are compared with: closed forms and Monte Carlo.
 
-Nothing here imports the product or the simulator: an expectation that shared code with what
-it judges would agree with its mistakes.
+Nothing here imports the product or the simulator. If an expectation shared code with the
+simulation, both would contain the same mistakes.
 
 Reasons: docs/decisions/0023.
 """

@@ -1,8 +1,8 @@
-"""The test for Sybils around a key, and the size of an overlay from its densest corner.
+"""Test for Sybils near a key, and estimate the size of an overlay from distances of ids.
 
 The normalised distance d_k of the k-th closest of N uniform ids obeys 2 N d_k ~ chi^2(2k).
-So N is about (k - 1) / d_k, and a distance that is too small for the known N betrays ids
-that were made for this place.
+So N is about (k - 1) / d_k. If the distance is too small for the known N, some of the ids
+were probably chosen to be near the key.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ __all__ = [
 
 
 def eclipse_suspicion(distance: float, nodes: float, k: int) -> float:
-    """Return how likely the k-th closest of N honest ids is as close as ``distance`` or closer.
+    """Return the probability that the k-th closest of N honest ids is within ``distance``.
 
-    ``distance`` is a share of the id space, from 0 to 1.
+    ``distance`` is a fraction of the id space, from 0 to 1.
     """
     return chi_squared_cdf(2 * nodes * distance, 2 * k)
 
@@ -36,10 +36,11 @@ def estimate_size(distances: Sequence[float], k: int) -> float:
 
 
 def estimate_deviation(k: int, nodes: float = math.inf, lookups: int = 1) -> float:
-    """Return the relative standard deviation of that estimate.
+    """Return the relative standard deviation of :func:`estimate_size`.
 
-    The k-th smallest of N uniform shares is Beta(k, N - k + 1), of which 1/d has this one:
-    sqrt((N - k + 1) / (N (k - 2))). In a large overlay that is 1/sqrt(k - 2) for one lookup.
+    The k-th smallest of N uniform distances is Beta(k, N - k + 1). Its inverse has the relative
+    standard deviation sqrt((N - k + 1) / (N (k - 2))), which for large N and one lookup is
+    1/sqrt(k - 2).
     """
     left = 1.0 if math.isinf(nodes) else (nodes - k + 1) / nodes
     return math.sqrt(left / ((k - 2) * lookups))
@@ -48,10 +49,18 @@ def estimate_deviation(k: int, nodes: float = math.inf, lookups: int = 1) -> flo
 def eclipse_power(
     nodes: int, k: int, sybils: int, level: float, *, trials: int, rng: np.random.Generator
 ) -> float:
-    """Return by Monte Carlo how often ``sybils`` ids nearer than all honest ones are noticed.
+    """Return how often the test detects ``sybils`` ids that are nearer than all honest ids.
 
-    With s Sybils nearer than the closest honest node the k-th closest id is the (k-s)-th
-    closest honest one, or a Sybil if s >= k. Drawn from order statistics, with no shared code.
+    If s Sybils are nearer than the closest honest node, the k-th closest id is the (k-s)-th
+    closest honest id, or a Sybil if s >= k. Its distance is drawn from order statistics.
+
+    Args:
+        nodes: number of honest nodes.
+        k: which closest id the test looks at.
+        sybils: number of Sybils.
+        level: significance level of the test; a lower suspicion raises the alarm.
+        trials: number of Monte Carlo trials.
+        rng: source of randomness.
     """
     rank = k - sybils
     if rank <= 0:

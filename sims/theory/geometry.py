@@ -1,8 +1,8 @@
-"""Hops of a greedy walk over ideal tables, and how damage breaks it: independent Monte Carlo.
+"""Simulate greedy routing over ideal and damaged tables by Monte Carlo.
 
-Neither builds a table. A greedy walk over ideal tables sees only random contacts of nested
-subtrees, so it can be drawn step by step; static resilience draws the contacts of those
-nodes alone that the walk visits.
+No routing table is built. Greedy routing over ideal tables meets only random contacts of
+nested subtrees, so its hops can be drawn one after the other. For damaged tables, only the
+contacts of the nodes on the route are drawn.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def gain_bits(k: int) -> float:
 def hops_formula(nodes: int, k: int) -> float:
     """Return log2(N)/2 for k = 1, else about (log2 N - log2 k)/b_k + 1.
 
-    The second is 2 to 10 % high; :func:`greedy_hops` is the one to hold a simulation to.
+    The second formula is 2 to 10 % too high, so compare simulations with :func:`greedy_hops`.
     """
     if k == 1:
         return math.log2(nodes) / 2
@@ -33,22 +33,23 @@ def hops_formula(nodes: int, k: int) -> float:
 def greedy_hops(nodes: int, k: int, *, trials: int, rng: np.random.Generator) -> float:
     """Return the mean number of hops from a random node to another one.
 
-    At every hop the walk goes to the closest of k random nodes of the bucket in which the
-    target lies; a bucket with at most k members is known in full, and there the target is.
+    Each hop leads to the contact closest to the target, out of k random nodes of the bucket
+    that the target belongs to. A bucket with at most k members is known completely, so the
+    route ends there.
     """
     return sum(_walk(nodes, k, rng) for _ in range(trials)) / trials
 
 
 def _walk(nodes: int, k: int, rng: np.random.Generator) -> int:
-    # Distances to the target are uniform and independent, so of those nearer than a distance d
-    # each is nearer than e with probability e / d, and the r-th of m below e is distributed as
-    # e * Beta(r, m - r + 1). So nothing is drawn but what the walk sees.
+    # Distances to the target are uniform and independent. So a node that is nearer than d is
+    # nearer than e with probability e / d, and the r-th nearest of m nodes below e has the
+    # distribution e * Beta(r, m - r + 1). Only the nodes on the route need to be drawn.
     here = float(rng.random())
     nearer = int(rng.binomial(nodes - 2, here))
     hops = 0
     while True:
         hops += 1
-        # The bucket of the target as seen from here: whoever is below the highest power of two.
+        # The target's bucket, seen from here, holds the nodes below the highest power of two.
         edge = _power_below(here)
         inside = int(rng.binomial(nearer, edge / here))
         if inside + 1 <= k:  # the target itself is one of them
@@ -68,14 +69,20 @@ def _power_below(distance: float) -> float:
 def static_resilience(
     bits: int, k: int, dead: float, *, trials: int, rng: Random, distinct: bool = False
 ) -> float:
-    """Return how often a greedy walk between two living nodes arrives.
+    """Return the fraction of greedy routes between two living nodes that arrive.
 
-    All 2^bits ids exist. Every node has drawn k contacts a bucket, one after the other; then
-    a share ``dead`` of the nodes dies and nobody repairs anything. A node passes the
-    message to the living contact that is nearest to the target, if that is nearer than itself.
+    All 2^bits ids exist, and every node has drawn k contacts for each bucket. Then a fraction
+    ``dead`` of the nodes fails, and no table is repaired. A node passes the message to the
+    living contact that is nearest to the target, if that contact is nearer than the node itself.
 
-    ``distinct`` makes the k contacts different ones (all, in a smaller bucket). The published
-    figures are for independent draws, in which small buckets lose some of their k places.
+    Args:
+        bits: length of an id.
+        k: contacts of a bucket.
+        dead: fraction of nodes that fail, from 0 to 1.
+        trials: number of routes.
+        rng: source of randomness.
+        distinct: whether the k contacts of a bucket differ. The published figures are for
+            independent draws, in which a small bucket may hold one contact twice.
     """
     arrived = 0
     for _ in range(trials):
@@ -84,7 +91,7 @@ def static_resilience(
 
 
 def _arrives(bits: int, k: int, dead: float, rng: Random, *, distinct: bool) -> bool:
-    # Each trial has its own network, of which only the visited part is drawn.
+    # Each trial has a network of its own. Only the part that the route visits is drawn.
     here = rng.randrange(1 << bits)
     target = rng.randrange(1 << bits)
     while target == here:

@@ -1,7 +1,7 @@
-"""The special functions that the closed forms need, in plain Python.
+"""Special functions for the closed forms, in plain Python.
 
-Accurate to about 1e-12 over the arguments of this package, which its tests hold against
-identities and tabulated values; no further dependency is worth four functions.
+They are accurate to about 1e-12 for the arguments that this package uses. Tests compare them
+with identities and tabulated values. Four functions do not justify another dependency.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ _MAX_TERMS: Final = 10_000
 
 
 def regularised_gamma_p(a: float, x: float) -> float:
-    """Return P(a, x), the lower incomplete gamma function over gamma(a).
+    """Return P(a, x), the lower incomplete gamma function divided by gamma(a).
 
-    Abramowitz and Stegun 6.5.29 (series) below a + 1, else one minus the continued fraction.
+    Below x = a + 1 the series converges faster (Abramowitz and Stegun 6.5.29), above it the
+    continued fraction does (6.5.31).
 
     Raises:
         ValueError: ``a`` is not positive or ``x`` is negative.
@@ -38,7 +39,7 @@ def regularised_gamma_p(a: float, x: float) -> float:
 
 
 def regularised_gamma_q(a: float, x: float) -> float:
-    """Return Q(a, x) = 1 - P(a, x), exact also where it is tiny."""
+    """Return Q(a, x) = 1 - P(a, x), also with full precision where it is very small."""
     if a <= 0 or x < 0:
         raise ValueError("the incomplete gamma function needs a > 0 and x >= 0")
     if x == 0:
@@ -47,7 +48,7 @@ def regularised_gamma_q(a: float, x: float) -> float:
 
 
 def chi_squared_cdf(x: float, degrees: float) -> float:
-    """Return the probability that a chi-squared variable of so many degrees is at most x."""
+    """Return the probability that a chi-squared variable with ``degrees`` is at most ``x``."""
     return regularised_gamma_p(degrees / 2, max(x, 0.0) / 2)
 
 
@@ -70,7 +71,8 @@ def binomial_pmf(count: int, trials: int, probability: float) -> float:
 def kolmogorov_p(statistic: float, size: int) -> float:
     """Return the p-value of a one-sample Kolmogorov-Smirnov statistic.
 
-    The limiting series with Stephens' correction for finite samples; good from size 20 on.
+    It uses the limiting series with Stephens' correction for finite samples, which is accurate
+    for ``size`` >= 20.
     """
     root = math.sqrt(size)
     scaled = (root + 0.12 + 0.11 / root) * statistic

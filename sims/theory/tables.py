@@ -1,7 +1,7 @@
-"""What ideal routing tables hold: bucket occupancy and knowledge of one's neighbourhood.
+"""Compute what ideal routing tables hold: bucket occupancy and knowledge of near nodes.
 
-Ids are uniform and independent, so how many of the N - 1 others share exactly i leading bits
-with a node is binomial, and everything follows by counting. Exact; no simulation.
+Ids are uniform and independent. So the number of other nodes that share exactly i leading
+bits with a node is binomial, and all results here follow exactly, without simulation.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ def bucket_occupancy(nodes: int, bucket: int, k: int) -> float:
 
     Args:
         nodes: N, the size of the overlay.
-        bucket: i, the leading bits that its members share with the owner.
-        k: the bucket's room.
+        bucket: i, the number of leading bits that its members share with the owner.
+        k: the capacity of a bucket.
     """
     others = nodes - 1
     share = 0.5 ** (bucket + 1)
@@ -31,12 +31,12 @@ def bucket_occupancy(nodes: int, bucket: int, k: int) -> float:
 
 
 def neighbourhood_knowledge(nodes: int, k: int, at_least: int) -> float:
-    """Return the share of nodes that know at least ``at_least`` of their k closest.
+    """Return the fraction of nodes that know at least ``at_least`` of their k closest nodes.
 
-    A node knows everybody in the buckets with at most k candidates. Of the one bucket at
-    the boundary, with more than k candidates, it knows a random k. With c nodes closer than
-    that bucket and m in it, k - c of the k closest lie in it, and how many of these are
-    among the k known is hypergeometric.
+    A node knows all members of buckets with at most k candidates. One bucket at the boundary
+    has more candidates, of which the node knows k at random. If c nodes are closer than that
+    bucket and m are in it, k - c of the k closest nodes are in it. The number of these that
+    the node knows is hypergeometric.
     """
     if not 0 <= at_least <= k or k >= nodes:
         raise ValueError("at_least must lie between 0 and k, and k below the number of nodes")
@@ -44,7 +44,7 @@ def neighbourhood_knowledge(nodes: int, k: int, at_least: int) -> float:
         probability * _knows_at_least(at_least - closer, k - closer, members, k)
         for closer, members, probability in _boundaries(nodes, k)
     )
-    return min(1.0, share)  # not even by the rounding of a thousand terms
+    return min(1.0, share)  # rounding errors of a thousand terms may exceed 1
 
 
 def _boundaries(nodes: int, k: int) -> Iterator[tuple[int, int, float]]:
@@ -56,8 +56,8 @@ def _boundaries(nodes: int, k: int) -> Iterator[tuple[int, int, float]]:
         share = 0.5 ** (bucket + 1)
         weight = 0.0
         for closer in range(k):
-            # Of the others, ``closer`` share more bits than the bucket's, each with ``share``;
-            # of the rest, a member of the bucket is one with share / (1 - share).
+            # Each other node shares more bits than the bucket's members with probability
+            # ``share``. Each remaining node is a member with probability share / (1 - share).
             outer = binomial_pmf(closer, others, share)
             if outer < _NEGLIGIBLE * 1e-6:
                 continue
@@ -78,7 +78,7 @@ def _likely(trials: int, share: float, least: int) -> Iterator[tuple[int, float]
 
 
 def _knows_at_least(wanted: int, near: int, members: int, k: int) -> float:
-    """Return P(at least ``wanted`` of the ``near`` closest of ``members`` are among k kept)."""
+    """Return the probability that k random members include ``wanted`` of the ``near`` closest."""
     if wanted <= 0 or members <= k:
         return 1.0
     return sum(
