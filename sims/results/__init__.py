@@ -1,1 +1,1 @@
-"""What simulations yield: observations, statistics over seeds, directories, figures, reports."""
+"""Results of simulations: observations, statistics over seeds, directories, figures, reports."""

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whatever stops the program."""
+"""Write files atomically: after a crash a file is complete or absent."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ __all__ = ["write_json", "write_lines", "write_text"]
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text, encoded as UTF-8, under its name only once it is whole.
+    """Write a text as UTF-8; the file gets its name only when it is complete.
 
     Raises:
-        OSError: no room, no permission; the old file, if any, stays.
+        OSError: the disk is full or access is denied; an older file stays unchanged.
     """
     write_lines(path, (text,))
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write a value as JSON for people: indented, with a final newline."""
+    """Write a value as indented JSON with a final newline."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_lines(path: Path, pieces: Iterable[str]) -> None:
-    """Write pieces of text one after the other; see :func:`write_text`."""
+    """Write the pieces of a text in order, as :func:`write_text` does."""
     part = path.with_name(f".{path.name}.part")
     try:
         with part.open("w", encoding="utf-8", newline="") as file:
@@ -34,5 +34,5 @@ def write_lines(path: Path, pieces: Iterable[str]) -> None:
             os.fsync(file.fileno())
         part.replace(path)
     except BaseException:
-        part.unlink(missing_ok=True)  # on a full disk it is what fills it
+        part.unlink(missing_ok=True)  # on a full disk the partial file occupies the space
         raise

@@ -1,4 +1,4 @@
-"""The list of everything that a simulation measures, as a page (docs/metrics.md).
+"""Write the list of all metrics as a page, docs/metrics.md.
 
 python3 -m sims.results.catalogue > docs/metrics.md
 """

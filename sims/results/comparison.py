@@ -1,7 +1,8 @@
-"""Points of a study held against each other: the same seeds in pairs, so that chance cancels out.
+"""Compare the points of a study, seed by seed.
 
-Runs with the same seed share nodes, sessions and draws as far as the points allow. The difference
-of each pair is one number, and the interval is over these numbers.
+Runs with the same seed share nodes, sessions and random draws as far as the points allow. So
+the difference within a pair varies less than the difference between means. The confidence
+interval is that of the mean of these differences.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ __all__ = ["Difference", "differences", "important_first"]
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One metric of one point less that of the first point, over the seeds of both."""
+    """A metric at one point minus the same metric at the first point, over common seeds."""
 
     point: str
     metric: str
@@ -27,7 +28,7 @@ class Difference:
 
     @property
     def shown(self) -> bool:
-        """Whether the interval leaves 0 out."""
+        """Whether the interval excludes 0."""
         low, high = self.estimate.low, self.estimate.high
         if not math.isfinite(low):
             return False
@@ -35,7 +36,7 @@ class Difference:
 
     @property
     def words(self) -> str:
-        """What the difference shows, for people."""
+        """The conclusion from the difference, as text for a report."""
         if self.estimate.n < 2:
             return "too few seeds to tell"
         if not self.shown:
@@ -72,6 +73,6 @@ def differences(points: Sequence[PointSummary]) -> Iterator[Difference]:
 
 
 def important_first(points: Sequence[PointSummary]) -> list[str]:
-    """Return the chapters of a report: what was expected, then paths if there are clients."""
+    """Return the chapters of a report; those with expectations come first."""
     expected = [metric_of(e.metric).group for p in points for e in p.point.scenario.expectations]
     return list(dict.fromkeys((*expected, *GROUPS)))

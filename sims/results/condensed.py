@@ -1,4 +1,4 @@
-"""One run's observations, reduced to what statistics over seeds, figures and tables need."""
+"""Reduce the observations of one run to what statistics, figures and tables need."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sims.scenario.model import Scenario
 __all__ = ["BINS", "Condensed", "Key", "bin_width_s", "condense"]
 
 BINS: Final = 48
-"""Intervals of time into which a run is divided for curves."""
+"""Number of equal time intervals into which a run is divided for curves."""
 
 Key = tuple[str, str]
 """Metric and label."""
@@ -45,7 +45,7 @@ class Condensed:
     curve: tuple[float, ...]
 
     def statistic(self, asked: Expectation) -> float:
-        """Return the statistic that an expectation speaks of; NaN if nothing was measured."""
+        """Return the statistic that an expectation names; NaN if nothing was measured."""
         if asked.quantile is not None:
             return self.quantile(asked.quantile)
         found: dict[str, float] = {
@@ -65,7 +65,7 @@ class Condensed:
 
 
 def bin_width_s(scenario: Scenario) -> float:
-    """Return the simulated time that one point of a curve stands for."""
+    """Return the simulated time that one point of a curve covers."""
     return scenario.total_s / BINS
 
 
@@ -80,7 +80,10 @@ def condense(observations: Observations, scenario: Scenario) -> Mapping[Key, Con
 
 
 def _sessions(observations: Observations) -> Condensed | None:
-    """Return the lengths of sessions, those that outlast the run included; None without these."""
+    """Return the lengths of sessions, including those that outlast the run.
+
+    The result is None if the run recorded no session that outlasts it.
+    """
     columns = {key: (times, values) for key, times, values in observations.columns()}
     if ("session_cut_s", "") not in columns:
         return None

@@ -1,4 +1,4 @@
-"""Curves over seeds with pointwise confidence bands, as figures need them."""
+"""Compute curves over seeds with pointwise confidence bands, for figures."""
 
 from __future__ import annotations
 
@@ -32,26 +32,26 @@ class Band:
     high: Floats
 
     def where_known(self) -> Band:
-        """Leave out places without a value, so that lines lead across them."""
+        """Remove places without a value, so that the line of a figure has no gap there."""
         known = np.isfinite(self.mean)
         return Band(self.x[known], self.mean[known], self.low[known], self.high[known])
 
 
 def over_time(scenario: Scenario, runs: Sequence[RunRecord], key: Key) -> Band:
-    """Return a metric over hours of simulated time; hour 0 is the end of the warm-up."""
+    """Return a metric over simulated time in hours, counted from the end of the warm-up."""
     middles_s = (np.arange(BINS) + 0.5) * bin_width_s(scenario) - scenario.warm_up_s
     curves = [run.values[key].curve for run in runs if key in run.values]
     return _band(middles_s / 3600, np.asarray(curves))
 
 
 def quantile_band(runs: Sequence[RunRecord], key: Key) -> Band:
-    """Return a metric's quantiles (x from 0 to 1), each with the interval over the seeds."""
+    """Return the quantiles of a metric, from 0 to 1, each with its interval over the seeds."""
     found = [run.values[key].quantiles for run in runs if key in run.values]
     return _band(np.asarray(QUANTILES), np.asarray(found))
 
 
 def count_band(runs: Sequence[RunRecord], key: Key) -> Band:
-    """Return, at every whole number, the share of values up to it, with the interval over seeds."""
+    """Return, for every whole number, the fraction of values up to it, with its interval."""
     found = [run.values[key].quantiles for run in runs if key in run.values]
     rows = [np.asarray(each) for each in found if np.isfinite(each[-1])]
     if not rows:

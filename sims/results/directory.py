@@ -1,4 +1,4 @@
-"""Writing a results directory, such that whatever stops the program leaves one that can be read.
+"""Write a results directory that can be read whenever the program is stopped.
 
 ::
 
@@ -30,7 +30,7 @@ FORMAT: Final = 1
 
 
 def free_directory(name: str, under: Path = Path("sim-results")) -> Path:
-    """Return ``sim-results/NAME-1``, or with the first number that is not taken."""
+    """Return the first of ``sim-results/NAME-1``, ``-2`` and so on that does not exist."""
     number = 1
     while (under / f"{name}-{number}").exists():
         number += 1
@@ -38,10 +38,10 @@ def free_directory(name: str, under: Path = Path("sim-results")) -> Path:
 
 
 class ResultsWriter:
-    """Owns one new results directory while its study runs.
+    """Write one new results directory while its study runs.
 
     Raises:
-        ConfigurationError: the directory holds something already, or cannot be made.
+        ConfigurationError: the directory is not empty or cannot be created.
     """
 
     def __init__(self, path: Path, study: Study, origin: Mapping[str, object]) -> None:
@@ -58,7 +58,7 @@ class ResultsWriter:
             raise ConfigurationError(_unwritable(path, error)) from error
 
     def add(self, point: int, outcome: RunOutcome) -> RunRecord:
-        """Keep a run, whole or not at all, and return it condensed.
+        """Save a run completely or not at all, and return it condensed.
 
         Raises:
             OSError: no room.
@@ -74,7 +74,7 @@ class ResultsWriter:
         return record
 
     def add_failure(self, failure: RunFailure) -> None:
-        """Keep that a run failed, and why.
+        """Record that a run failed, and why.
 
         Raises:
             OSError: no room.
@@ -83,10 +83,10 @@ class ResultsWriter:
         self._mark("running")
 
     def finish(self, state: str) -> None:
-        """Put all runs into one table and say how the study ended.
+        """Write all runs into one table and record how the study ended.
 
         Raises:
-            OSError: no room; the runs' own tables stay, and can be read instead.
+            OSError: the disk is full; the tables of the runs stay and can be read instead.
         """
         parts = [part for part in self._stems(".csv") if part.exists()]
         write_lines(self.path / "observations.csv", _joined(parts))
@@ -95,11 +95,11 @@ class ResultsWriter:
             part.unlink()
 
     def mark_failed(self) -> None:
-        """Say that the study did not end well, if that can still be written."""
+        """Record that the study failed, if the disk still permits it."""
         try:
             self._mark("failed")
         except OSError:
-            return  # it still says "running", which no reader takes for complete either
+            return  # the state stays "running", which readers treat as incomplete, too
 
     def _mark(self, state: str) -> None:
         failures = sorted(self._failures, key=lambda failure: (failure.point, failure.seed))
@@ -121,7 +121,7 @@ class ResultsWriter:
 
 
 def write_digests(path: Path, study: Study, runs: list[RunRecord]) -> None:
-    """Write each run's event digest, for comparison with another machine's."""
+    """Write the event digest of each run, so that machines can be compared."""
     lines = [
         f"{run.digest}  {study.points[run.point].name} seed {run.seed}"
         + ("" if run.complete else " (interrupted)")

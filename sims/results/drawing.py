@@ -1,4 +1,4 @@
-"""From what was measured to what is shown: summary.json, digests, figures, report.html."""
+"""Derive summary.json, digests, figures and report.html from the measurements."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ __all__ = ["Drawn", "draw"]
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """What was drawn of a results directory.
+    """What :func:`draw` made of a results directory.
 
     Attributes:
         path: of the directory.
         results: what it holds.
-        points: each point of the study, summed up.
+        points: a summary of each point of the study.
         remarks: sentences for the user, such as why there are no figures.
     """
 
@@ -35,9 +35,9 @@ class Drawn:
 
     @property
     def held(self) -> bool | None:
-        """Whether everything ran to its end and every expectation held.
+        """Whether every run is complete and every expectation held.
 
-        None if everything ran and there was no expectation, so that nothing was judged.
+        None if every run is complete and the scenario has no expectation.
         """
         judged = [v.held for p in self.points for v in p.verdicts]
         if not self.results.complete:
@@ -62,7 +62,7 @@ class Drawn:
 
 
 def draw(path: Path, results: Results) -> Drawn:
-    """Sum the results up and write everything that follows from them.
+    """Summarise the results and write the files that are derived from them.
 
     Raises:
         BackendError: the directory cannot be written.

@@ -1,7 +1,7 @@
 """Figures of a study, as PNG and SVG files and inline for the report.
 
-Every figure shows means over seeds with 95 % intervals and says how many seeds. Drawing twice
-gives the same bytes.
+Every figure shows means over seeds with 95 % intervals and the number of seeds. The same
+results give the same bytes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Figure", "draw_figures"]
 
 _COLOURS: Final = ("#0b6e99", "#d1495b", "#2a9d5c", "#e09f3e", "#7b5ea7", "#5c6b73", "#b5651d")
-"""Told apart in grey and by those who confuse red and green, together with the line styles."""
+"""Together with the line styles, these differ in grey and with red-green colour blindness."""
 
 _LINES: Final = ("-", "--", "-.", ":")
 _INK: Final = "#22303a"
@@ -71,10 +71,10 @@ class Figure:
     """One figure of the report.
 
     Attributes:
-        name: of its files, without suffix.
-        group: chapter that it belongs to.
-        caption: what it shows, in a sentence or two.
-        svg: an element to stand in HTML, with ids of its own.
+        name: file name without suffix.
+        group: chapter of the report.
+        caption: what it shows, in one or two sentences.
+        svg: an SVG element to embed in HTML; its ids are unique on the page.
     """
 
     name: str
@@ -86,7 +86,9 @@ class Figure:
 def draw_figures(
     folder: Path, points: Sequence[PointSummary], study: Study
 ) -> tuple[list[Figure], list[str]]:
-    """Draw every metric and write the files; the second result says why there are none.
+    """Draw every metric and write the files.
+
+    The second result is the reason why there are no figures, or empty.
 
     Raises:
         OSError: the folder cannot be written.
@@ -134,7 +136,7 @@ def _point_figures(folder: Path, point: PointSummary) -> list[Figure]:
 
 
 _NOT_DRAWN: Final = ("session_on_s", "session_cut_s")
-"""What they tell is drawn as session_km_s, in which no session is cut off."""
+"""Not drawn: session_km_s shows the same with the sessions that outlast the run."""
 
 
 def _has_curve(part: MetricSummary, point: PointSummary) -> bool:
@@ -143,7 +145,7 @@ def _has_curve(part: MetricSummary, point: PointSummary) -> bool:
 
 
 def _is_flat(parts: Sequence[MetricSummary], point: PointSummary) -> bool:
-    """Tell whether every value of every part is the same: a number tells that, no figure."""
+    """Tell whether all values are equal; then a number says as much as a figure."""
     values = [
         value
         for part in parts
@@ -193,17 +195,17 @@ def _time_panel(
 
 
 def _time_unit(scenario: Scenario) -> tuple[float, str]:
-    """Return how many of a unit an hour has, and its name."""
+    """Return how many time units make an hour, and the name of the unit."""
     return (1.0, "hours") if scenario.total_s > 2 * 3600 else (60.0, "minutes")
 
 
 def _within(metric: Metric, band: Band) -> tuple[Floats, Floats]:
-    """Cut a band where no value can be: below 0, and for shares above 1."""
+    """Limit a band to possible values: at least 0, and for fractions at most 1."""
     return np.maximum(band.low, 0.0), np.minimum(band.high, metric.highest)
 
 
 def _mark_times(axes: Axes, scenario: Scenario) -> None:
-    """Shade the warm-up; draw a line where many nodes are hit at once."""
+    """Shade the warm-up, and draw a line where an event affects many nodes at once."""
     unit_s = 3600 / _time_unit(scenario)[0]
     axes.set_xlim(-scenario.warm_up_s / unit_s, scenario.duration_s / unit_s)
     if scenario.warm_up_s:
@@ -227,7 +229,11 @@ def _mark_times(axes: Axes, scenario: Scenario) -> None:
 
 
 def _share_limits(axes: Axes, metric: Metric) -> None:
-    """Begin at zero where that tells no lie, and give shares a little room at the top."""
+    """Set the limits of the value axis.
+
+    Fractions above a half get an axis up to 1 with some space. Other values get an axis from
+    zero if the smallest is below 60 % of the largest, so that small differences stay visible.
+    """
     low, high = axes.get_ylim()
     if metric.highest == 1 and low > 0.5:
         axes.set_ylim(max(0.0, min(low, 0.9)), 1.01)
@@ -254,7 +260,7 @@ def _distribution_panel(
 
 
 def _steps(axes: Axes, part: MetricSummary, point: PointSummary, colour: str, line: str) -> None:
-    """Draw the distribution of whole numbers: it rises at them and nowhere in between."""
+    """Draw the distribution of whole numbers as steps, which rise only at whole numbers."""
     band = count_band(point.runs, (part.metric, part.label))
     axes.step(band.x, band.mean, line, where="post", color=colour, label=_name_of(part))
     low, high = np.maximum(band.low, 0.0), np.minimum(band.high, 1.0)
@@ -300,7 +306,7 @@ def _sweep_figures(folder: Path, points: Sequence[PointSummary], study: Study) -
 
 
 def _sweep_panel(axes: Axes, name: str, points: Sequence[PointSummary], study: Study) -> None:
-    """Draw the first axis along x, and a line for each combination of the others."""
+    """Draw the first axis of the sweep along x, and a line per combination of the others."""
     first = study.axes[0]
     stride = len(points) // len(first.values)
     numeric = all(isinstance(v, int | float) and not isinstance(v, bool) for v in first.values)
@@ -319,7 +325,7 @@ def _sweep_panel(axes: Axes, name: str, points: Sequence[PointSummary], study: S
             [each.mean for each in found],
             [max(each.high - each.mean, 0.0) if each.n > 1 else 0.0 for each in found],
             color=_COLOURS[number % len(_COLOURS)],
-            # Nothing lies between two categories, so no line joins them.
+            # There are no values between two categories, so no line joins them.
             linestyle=_LINES[number // len(_COLOURS) % len(_LINES)] if numeric else "none",
             marker="o",
             markersize=3.5,
@@ -338,7 +344,8 @@ def _sweep_panel(axes: Axes, name: str, points: Sequence[PointSummary], study: S
 
 def _saved(folder: Path, canvas: Canvas, name: str, metric: Metric, caption: str) -> Figure:
     canvas.savefig(folder / f"{name}.png", metadata={"Software": None})
-    canvas.set_layout_engine("none")  # the places are found; finding them takes most of the time
+    # Keep the layout of the first file, because finding a layout takes most of the time.
+    canvas.set_layout_engine("none")
     buffer = io.StringIO()
     canvas.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     (folder / f"{name}.svg").write_text(buffer.getvalue(), encoding="utf-8")
@@ -346,7 +353,7 @@ def _saved(folder: Path, canvas: Canvas, name: str, metric: Metric, caption: str
 
 
 def _inline(svg: str, name: str, caption: str) -> str:
-    """Make a file's SVG an element of a page: no prolog, ids of its own, a name to be read out."""
+    """Turn an SVG file into an HTML element: no prolog, unique ids, a label for screen readers."""
     body = svg[svg.index("<svg") :].strip()
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
     body = re.sub(r'\bid="', f'id="{name}-', body)

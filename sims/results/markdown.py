@@ -1,4 +1,4 @@
-"""The studies of several results directories on one page of Markdown.
+"""Write the studies of several results directories as one page of Markdown.
 
     python3 -m sims.results.markdown DIRECTORY...
 
@@ -31,11 +31,11 @@ _COLUMNS: Final = (
     ("datagrams per node and s", "messages_per_node_s", ""),
     ("bytes per node and s", "bytes_per_node_s", ""),
 )
-"""What every study measures: heading, metric, quantile (the mean if empty)."""
+"""Columns for every study: heading, metric, quantile (the mean if empty)."""
 
 
 def page(studies: Sequence[PointSummary]) -> str:
-    """Return one page: the measures of all beside each other, then the promises of each."""
+    """Return one page: a table of all studies, then the expectations of each study."""
     lines = [
         "# Results of the shipped scenarios",
         "",
@@ -102,10 +102,10 @@ def _with_interval(estimate: Estimate) -> str:
 
 
 def read_study(directory: Path) -> PointSummary:
-    """Return the one point of a study that ran to its end.
+    """Return the only point of a complete study.
 
     Raises:
-        ConfigurationError: it did not, or has several points; one sentence.
+        ConfigurationError: the study is incomplete or has several points.
     """
     results = read_results(directory)
     if not results.complete:
@@ -116,7 +116,7 @@ def read_study(directory: Path) -> PointSummary:
 
 
 def main(directories: Sequence[str]) -> int:
-    """Print the page; 1 and a sentence if a directory cannot be used."""
+    """Print the page; return 1 and print a sentence if a directory cannot be used."""
     try:
         sys.stdout.write(page([read_study(Path(each)) for each in directories]))
     except ConfigurationError as error:

@@ -1,4 +1,4 @@
-"""The names of everything that a simulation measures, with units and meanings, once."""
+"""Declare every metric of a simulation: name, unit, kind and meaning."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Metric:
     """One quantity.
 
     Attributes:
-        name: as observations, expectations and files spell it.
+        name: as in observations, expectations and files.
         unit: of a value; empty for counts and for shares from 0 to 1.
         kind: ``yes-no`` (1.0 or 0.0 for each event; the mean is a rate), ``distribution``
             (a value for each event) or ``series`` (the state of the overlay, sampled).
@@ -33,12 +33,12 @@ class Metric:
 
     @property
     def counts(self) -> bool:
-        """Whether every value is a whole number, so that nothing lies between two of them."""
+        """Whether every value is a whole number."""
         return self.name in ("lookup_hops", "lookup_queries")
 
     @property
     def title(self) -> str:
-        """The name as an axis or a heading says it, with the unit in brackets."""
+        """The name for an axis or a heading, with the unit in brackets."""
         words = self.name.removesuffix("_s") if self.unit else self.name
         for short, long in (("_", " "), ("mtt ", "MTT "), (" per node", " per node")):
             words = words.replace(short, long)
@@ -49,7 +49,7 @@ class Metric:
 
     @property
     def highest(self) -> float:
-        """The largest value that can be: 1 for rates and shares, else infinity. None is < 0."""
+        """The largest possible value: 1 for rates and fractions, else infinity."""
         return 1.0 if self.kind == "yes-no" or self.name in _SHARES else math.inf
 
 
@@ -160,20 +160,20 @@ _ALL: Final = (
 
 
 def needs_adversary(name: str) -> bool:
-    """Tell whether a metric means nothing where no node misbehaves."""
+    """Tell whether a metric only exists in scenarios with an adversary."""
     return METRICS[name].group == _ADVERSARY if name in METRICS else False
 
 
 GROUPS: Final = (
     _PATHS, _LOOKUPS, _ADVERSARY, _COMING, _TOPOLOGY, _RECORDS, _TABLES, _TRAFFIC, _CHURN, "Other",
 )  # fmt: skip
-"""Chapters of a report, what users of paths ask for first."""
+"""Chapters of a report. Those about paths come first, because most readers look for them."""
 
 METRICS: Final[Mapping[str, Metric]] = {metric.name: metric for metric in _ALL}
-"""Every metric by its name, in the order of a report's chapters."""
+"""Every metric by its name, in the order of the chapters."""
 
 
 def metric_of(name: str) -> Metric:
-    """Return a metric's description; one that is not in the catalogue describes itself."""
+    """Return the description of a metric; an unknown name gets one made of the name itself."""
     known = METRICS.get(name)
     return known or Metric(name, "s" if name.endswith("_s") else "", "distribution", "Other", "")

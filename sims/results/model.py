@@ -1,7 +1,8 @@
-"""What one run yields, and how it tells its progress; built by the engines, read by the rest.
+"""Values that a run returns, and its progress. Engines create them, the other modules read them.
 
-An *observation* is one measured value with its place in simulated time. A run keeps them in
-columns: a day of ten thousand nodes yields millions, and a tuple each would outweigh the nodes.
+An *observation* is one measured value with its simulated time. A run keeps observations in
+columns, because a day of ten thousand nodes has millions of them, and one tuple each would
+need more memory than the nodes.
 """
 
 from __future__ import annotations
@@ -27,8 +28,7 @@ class Observation(NamedTuple):
         time_s: simulated seconds since the start of the run, the warm-up included. What lies
             before the scenario's ``warm_up_s`` is kept but counts in no statistic.
         metric: a name of :data:`sims.results.metrics.METRICS`.
-        label: a part of the whole that is reported by itself (``"bucket-7"``, ``"before"``),
-            or empty.
+        label: a part that is reported separately (``"bucket-7"``, ``"before"``), or empty.
         value: in the metric's unit; 1.0 and 0.0 stand for yes and no.
     """
 
@@ -39,10 +39,9 @@ class Observation(NamedTuple):
 
 
 class Observations:
-    """Observations in the order in which they were made: 24 bytes each.
+    """Observations in the order in which they were made, with 24 bytes each.
 
-    The run that fills it owns it; afterwards nobody changes it. Picklable, so that it crosses
-    from a worker to the parent.
+    Only the run adds to it. It can be pickled, so that a worker can send it to its parent.
     """
 
     __slots__ = ("_keys", "_names", "_times_s", "_values", "_which")
@@ -55,7 +54,7 @@ class Observations:
         self._values = array("d")
 
     def add(self, time_s: float, metric: str, value: float, label: str = "") -> None:
-        """Record one value; see :class:`Observation` for what the arguments mean."""
+        """Record one value; :class:`Observation` explains the arguments."""
         key = (metric, label)
         which = self._keys.get(key)
         if which is None:
@@ -123,8 +122,8 @@ class RunOutcome:
         counters: totals of the whole run, such as ``datagrams``, ``bytes``, ``events``,
             ``lookups`` (whole numbers, no statistic).
         complete: False if ``should_stop`` ended the run early.
-        simulated_s: how much simulated time passed, the warm-up included.
-        wall_s: how long that took.
+        simulated_s: simulated time in seconds, the warm-up included.
+        wall_s: wall time of the run in seconds.
         peak_rss_bytes: the largest resident set of the process so far.
     """
 
@@ -157,7 +156,7 @@ class Progress(NamedTuple):
 
 
 ShowProgress = Callable[[Progress], None]
-"""Called by a run now and then: cheap enough for every few thousand events."""
+"""Called by a run after every few thousand events, so it must be cheap."""
 
 ShouldStop = Callable[[], bool]
-"""Asked by a run now and then, as often as progress is shown; True ends the run early."""
+"""Called by a run as often as progress is shown. The result True ends the run early."""

@@ -1,4 +1,4 @@
-"""Numbers as people read them: as many digits as mean something, with unit and interval."""
+"""Format numbers for people: significant digits only, with unit and interval."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def number(value: float) -> str:
     if size < 0.0005:
         return f"{value:.1e}"
     if 0.9995 <= size < 1:
-        return f"{value:.6f}"  # three decimals would call it 1
+        return f"{value:.6f}"  # three decimals would show it as 1
     decimals = 3 if size < 10 else 2 if size < 100 else 1
     text = f"{value:.{decimals}f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
@@ -33,14 +33,14 @@ def with_unit(value: float, unit: str) -> str:
 
 
 def interval(estimate: Estimate) -> str:
-    """Return the ends of a confidence interval, or a dash where there is none."""
+    """Return the ends of a confidence interval as text, or a dash if there is none."""
     if not math.isfinite(estimate.low):
         return "\N{EN DASH}"
     return f"{number(estimate.low)} … {number(estimate.high)}"
 
 
 def duration(seconds: float) -> str:
-    """Return a time in the largest units that fit: ``6 h``, ``1 h 30 min``, ``45 s``."""
+    """Return a duration in the largest suitable units: ``6 h``, ``1 h 30 min``, ``45 s``."""
     whole = round(seconds)
     if whole < 60:
         return f"{number(seconds)} s"

@@ -1,4 +1,4 @@
-"""The report's frame: one HTML file with its style inside, for screens and for paper."""
+"""The HTML frame of a report: one file that contains its style, for screen and print."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ footer { margin-top: 3rem; border-top: 1px solid var(--line); padding-top: .75re
 
 
 def page(title: str, body: Iterable[str]) -> str:
-    """Return the whole file; ``body`` is HTML already."""
+    """Return the complete file; ``body`` is HTML."""
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -80,7 +80,7 @@ def page(title: str, body: Iterable[str]) -> str:
 
 
 def section(anchor: str, title: str, *content: str) -> str:
-    """Return a section with a heading that others can point to."""
+    """Return a section with a heading that links can refer to."""
     inside = "\n".join(each for each in content if each)
     return (
         f'<section id="{anchor}" aria-labelledby="{anchor}-title">\n'
@@ -89,12 +89,12 @@ def section(anchor: str, title: str, *content: str) -> str:
 
 
 def cell(text: str, kind: str = "") -> str:
-    """Return a table's cell; ``kind`` is a class such as ``number`` or ``good``."""
+    """Return a table cell; ``kind`` is a CSS class such as ``number`` or ``good``."""
     return f'<td class="{kind}">{escape(text)}</td>' if kind else f"<td>{escape(text)}</td>"
 
 
 def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table whose rows are cells (:func:`cell`); a head that ends in # is a number's."""
+    """Return a table of cells (:func:`cell`). A heading that ends in # is for numbers."""
     heads = "".join(
         f'<th scope="col" class="number">{escape(each.removesuffix("#"))}</th>'
         if each.endswith("#")

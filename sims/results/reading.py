@@ -1,4 +1,4 @@
-"""Reading a results directory back, also one that a full disk or a kill left behind."""
+"""Read a results directory, even if a full disk or a kill left it incomplete."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sims.scenario.study import Study
 __all__ = ["Results", "read_results"]
 
 _BEYOND: Final = 1e18
-"""No count and no cost of a run comes near it."""
+"""Larger numbers count as damaged, because no count or cost of a run comes near this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +28,13 @@ class Results:
     """What a results directory holds.
 
     Attributes:
-        study: what was asked.
+        study: what was simulated.
         state: ``complete``, ``interrupted``, ``failed``, or ``running`` for a directory whose
             program was killed (or still runs).
         origin: versions, command and date, as ``config.json`` has them.
-        runs: condensed, in the order of points and seeds.
-        failures: runs that yielded nothing, with the reason.
-        notes: a sentence for everything that is damaged or missing.
+        runs: condensed runs, in the order of points and seeds.
+        failures: runs without results, with the reason.
+        notes: one sentence for each thing that is damaged or missing.
     """
 
     study: Study
@@ -46,7 +46,7 @@ class Results:
 
     @property
     def complete(self) -> bool:
-        """Whether every planned run is here, and ran to its end."""
+        """Whether every planned run is present and complete."""
         return (
             self.state == "complete"
             and not self.notes
@@ -59,9 +59,8 @@ def read_results(path: Path) -> Results:
     """Read a directory that ``overlay sim churn`` wrote.
 
     Raises:
-        ConfigurationError: it holds no study, or one that a newer version wrote, which must not
-            be drawn over; one sentence. Anything less damaged is read as far as it goes, with
-            notes.
+        ConfigurationError: the directory holds no study, or a newer version wrote it. Other
+            damage is not an error: the readable part is returned with notes.
     """
     notes: list[str] = []
     config = _config(path)
@@ -148,10 +147,10 @@ def _rows(file: Path, notes: list[str]) -> Iterator[Any]:
 
 
 def _tables(path: Path) -> list[Path]:
-    """Return the one table, or else what is there of the runs' own.
+    """Return the common table, or the tables of the runs if there is no common one.
 
-    Where both are there, the program was stopped between writing the one and removing the
-    others, and the one is whole.
+    If both exist, the program was stopped after it wrote the common table and before it
+    removed the others. Then the common table is complete.
     """
     whole = path / "observations.csv"
     return [whole] if whole.exists() else sorted((path / "runs").glob("*.csv"))

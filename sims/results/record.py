@@ -1,4 +1,4 @@
-"""What is kept of a run besides its observations, and of one that failed."""
+"""Records of runs: what is stored besides the observations, and why a run failed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["RunFailure", "RunRecord", "record_of"]
 
 @dataclass(frozen=True, slots=True)
 class RunFailure:
-    """A run that yielded nothing: one sentence says why."""
+    """A run without results, with the reason as one sentence."""
 
     point: int
     seed: int
@@ -31,9 +31,9 @@ class RunRecord:
     """One finished or interrupted run, condensed.
 
     Attributes:
-        point: number of the study's point, from 0.
-        values: by metric and label.
-        others: see :class:`sims.results.model.RunOutcome`.
+        point: index of the study's point, from 0.
+        values: condensed values by metric and label.
+        others: as in :class:`sims.results.model.RunOutcome`.
     """
 
     point: int
@@ -48,17 +48,17 @@ class RunRecord:
 
     @property
     def datagrams_per_s(self) -> float:
-        """Simulated datagrams in a second of wall time; NaN if they were not counted."""
+        """Simulated datagrams per second of wall time; NaN if they were not counted."""
         datagrams = self.counters.get("datagrams")
         return datagrams / self.wall_s if datagrams is not None and self.wall_s > 0 else math.nan
 
     @property
     def speed(self) -> float:
-        """Simulated over wall time."""
+        """Simulated time divided by wall time."""
         return self.simulated_s / self.wall_s if self.wall_s > 0 else math.nan
 
     def plain(self) -> dict[str, object]:
-        """Return everything but the values, which the observations tell, for JSON."""
+        """Return the record for JSON, without the values, which follow from the observations."""
         return {
             "point": self.point,
             "seed": self.seed,
@@ -72,7 +72,7 @@ class RunRecord:
 
 
 def record_of(point: int, scenario: Scenario, outcome: RunOutcome) -> RunRecord:
-    """Condense an outcome."""
+    """Return the condensed record of an outcome."""
     return RunRecord(
         point,
         outcome.seed,

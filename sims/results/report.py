@@ -1,4 +1,4 @@
-"""``report.html``: what was asked, what held and what not, with everything that it rests on."""
+"""Write ``report.html``: settings, verdicts, measurements and how to reproduce them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def report_html(
     figures: Sequence[Figure],
     remarks: Sequence[str],
 ) -> str:
-    """Return the report, complete in itself."""
+    """Return the report as one self-contained HTML file."""
     base = results.study.base
     sections = [
         ("verdict", "What held and what not", _expectations(points)),
@@ -95,7 +95,7 @@ def _banner(results: Results, points: Sequence[PointSummary]) -> str:
 
 
 def state_sentence(results: Results) -> str:
-    """Say why some runs of a study are missing or ended early, and how many are whole."""
+    """Return why runs are missing or ended early, and how many are complete."""
     whole = sum(run.complete for run in results.runs)
     failed = len(results.failures)
     how = {
@@ -131,7 +131,7 @@ def _headline(value: float, metric: str) -> str:
 
 
 def _headline_interval(estimate: Estimate, metric: str) -> str:
-    """Return the interval in the unit of the headline: shares in percent."""
+    """Return the interval in the unit of the headline, with fractions as percent."""
     described = metric_of(metric)
     if described.unit or not 0 <= estimate.mean <= 1 or not math.isfinite(estimate.low):
         return interval(estimate)
@@ -200,7 +200,7 @@ def _chapters(points: Sequence[PointSummary], figures: Sequence[Figure]) -> str:
 
 
 def _comparison(points: Sequence[PointSummary]) -> str:
-    """Hold every point against the first, seed by seed; paths and what was expected go first."""
+    """Compare every point with the first one, seed by seed, expected metrics first."""
     if len(points) < 2:
         return ""
     rows = [

@@ -1,4 +1,4 @@
-"""The report's account of the set-up: settings, limits, and how to run it again."""
+"""Parts of the report about the set-up: settings, limits, and how to repeat the run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["limits", "origin_line", "reproduce", "setup"]
 
 
 def setup(study: Study) -> str:
-    """Return what was simulated: in words, then every setting that differs from its default."""
+    """Return a description of the simulation and the settings that differ from defaults."""
     scenario = study.base
     words = " ".join(_sentences(scenario))
     rows = [
@@ -93,7 +93,7 @@ def _flat(table_: Mapping[str, object], before: str = "") -> Iterator[tuple[str,
 
 
 def limits(study: Study) -> str:
-    """Return what the results do not say."""
+    """Return what cannot be concluded from the results."""
     scenario = study.base
     said = [
         "Intervals are over the seeds: events within a run share its overlay and are not "
@@ -153,7 +153,7 @@ def reproduce(results: Results) -> str:
 
 
 def origin_line(results: Results) -> str:
-    """Return when and from which version the results came."""
+    """Return the date and the program version of the results."""
     versions = results.origin.get("versions")
     told = versions if isinstance(versions, dict) else {}
     parts = [f"Simulated {results.origin['started']}" if "started" in results.origin else ""]

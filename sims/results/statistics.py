@@ -1,7 +1,7 @@
-"""Means with confidence intervals over seeds: the seeds are the sample, never the events.
+"""Compute means with confidence intervals over seeds.
 
-Events of one run share its overlay and are not independent; runs of different seeds are. So
-each run yields one number for each statistic, and the interval is over those numbers.
+The events of one run share an overlay, so they are not independent. Runs with different seeds
+are independent. So each run gives one number per statistic, and these numbers are the sample.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ __all__ = [
 CONFIDENCE: Final = 0.95
 _NORMAL_QUANTILE: Final = 1.959964
 _RESAMPLES: Final = 2000
-_BOOTSTRAP_SEED: Final = 20_110_912  # any constant: the same numbers give the same interval
+_BOOTSTRAP_SEED: Final = (
+    20_110_912  # any constant will do; it is fixed so that the same numbers give the same interval
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +35,10 @@ class Estimate:
     """A mean over seeds with its 95 % confidence interval.
 
     Attributes:
-        mean: of the seeds' values; NaN if there are none.
-        low, high: ends of the interval; NaN with fewer than two seeds.
-        sd: sample standard deviation over the seeds; NaN with fewer than two.
-        n: seeds that have a value.
+        mean: mean of the seeds' values; NaN if there are none.
+        low, high: ends of the interval; NaN if there are fewer than two seeds.
+        sd: sample standard deviation over the seeds; NaN if there are fewer than two.
+        n: number of seeds that have a value.
     """
 
     mean: float
@@ -46,14 +48,14 @@ class Estimate:
     n: int
 
     def possible(self, highest: float) -> Estimate:
-        """Cut the interval where no value can be: below 0 and above ``highest``.
+        """Limit the interval to possible values, from 0 to ``highest``.
 
-        That covers the truth as often, since the truth is not out there either.
+        The coverage does not change, because the true value is within these limits.
         """
         return replace(self, low=_at_least(self.low, 0.0), high=-_at_least(-self.high, -highest))
 
     def plain(self) -> dict[str, float | int | None]:
-        """Return the estimate for JSON, which knows no NaN."""
+        """Return the estimate for JSON, with None for NaN, which JSON does not have."""
         return {
             "mean": _or_none(self.mean),
             "ci95_low": _or_none(self.low),
@@ -64,21 +66,22 @@ class Estimate:
 
 
 def t_estimate(values: Sequence[float]) -> Estimate:
-    """Return the mean with Student's interval."""
+    """Return the mean with the interval of Student's t distribution."""
     mean, sd, n = _moments(values)
     half = t_quantile(n - 1) * sd / math.sqrt(n) if n > 1 else math.nan
     return Estimate(mean, mean - half, mean + half, sd, n)
 
 
 def share_estimate(shares: Sequence[float], counts: Sequence[int]) -> Estimate:
-    """Return the mean of the seeds' shares of yes, with an interval that is never of width 0.
+    """Return the mean of the seeds' fractions, with an interval that is wider than 0.
 
-    Student's interval over the seeds is joined with Wilson's (1927) over all events: where every
-    event of every seed was a yes, the seeds do not differ, but the share may still lie below 1.
+    The result is the union of Student's interval over the seeds and Wilson's interval (1927)
+    over all events. If every event of every seed was a yes, the seeds do not differ and
+    Student's interval has no width, although the true fraction may be below 1.
 
     Args:
-        shares: of each seed, 0 to 1.
-        counts: events of each seed.
+        shares: fraction of each seed, 0 to 1.
+        counts: number of events of each seed.
     """
     found = t_estimate(shares)
     known = [(p, n) for p, n in zip(shares, counts, strict=True) if math.isfinite(p) and n]
@@ -90,7 +93,7 @@ def share_estimate(shares: Sequence[float], counts: Sequence[int]) -> Estimate:
 
 
 def wilson_interval(yes: float, events: int) -> tuple[float, float]:
-    """Return Wilson's 95 % score interval of a share, ``yes`` of ``events`` (at least 1)."""
+    """Return Wilson's 95 % score interval of the fraction ``yes / events``, events >= 1."""
     share, z2 = yes / events, _NORMAL_QUANTILE**2
     middle = (share + z2 / (2 * events)) / (1 + z2 / events)
     half = (
@@ -104,7 +107,8 @@ def wilson_interval(yes: float, events: int) -> tuple[float, float]:
 def bootstrap_estimate(values: Sequence[float]) -> Estimate:
     """Return the mean with a percentile bootstrap interval over the seeds.
 
-    For quantiles, whose distribution over seeds is skewed, Student's symmetry misleads.
+    It is used for quantiles, because their distribution over seeds is skewed and Student's
+    interval is symmetric.
     """
     mean, sd, n = _moments(values)
     if n < 2:
@@ -117,10 +121,10 @@ def bootstrap_estimate(values: Sequence[float]) -> Estimate:
 
 
 def t_quantile(degrees: int) -> float:
-    """Return t such that 95 % of Student's distribution lie within -t and t.
+    """Return t such that 95 % of Student's distribution is between -t and t.
 
-    The share within is a finite sum for whole degrees of freedom (Abramowitz and Stegun,
-    26.7.3 and 26.7.4), which is inverted by bisection.
+    For a whole number of degrees of freedom the probability is a finite sum (Abramowitz and
+    Stegun, 26.7.3 and 26.7.4), which is inverted by bisection.
     """
     if degrees < 1:
         return math.nan
@@ -135,7 +139,7 @@ def t_quantile(degrees: int) -> float:
 
 
 def _share_within(theta: float, degrees: int) -> float:
-    """P(|T| < sqrt(degrees) * tan(theta))."""
+    """Return the probability that |T| < sqrt(degrees) * tan(theta)."""
     cosine = math.cos(theta)
     odd = degrees % 2
     term = cosine if odd else 1.0

@@ -1,4 +1,4 @@
-"""``summary.json``: statistics over the seeds of every metric, verdicts, churn and speed."""
+"""Write ``summary.json``: statistics of every metric over the seeds, verdicts, churn, speed."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class MetricSummary:
     """One metric and label over the seeds of one point.
 
     Attributes:
-        metric, label: which.
-        observations: values of all seeds together, after the warm-up.
-        mean: of the seeds' means.
-        quantiles: by name (``median``, ``p95``), of the seeds' quantiles.
+        metric, label: what was measured.
+        observations: number of values of all seeds after the warm-up.
+        mean: estimate of the seeds' means.
+        quantiles: by name (``median``, ``p95``), estimates of the seeds' quantiles.
     """
 
     metric: str
@@ -59,11 +59,11 @@ class MetricSummary:
 
 @dataclass(frozen=True, slots=True)
 class PointSummary:
-    """One point of a study, with everything that is said about it.
+    """One point of a study and all statistics about it.
 
     Attributes:
         point: name and scenario.
-        runs: condensed, in the order of the seeds.
+        runs: condensed runs, in the order of the seeds.
         metrics: in the order of the catalogue.
         verdicts: in the order of the scenario's expectations.
         churn: rows (quantity, unit, nominal, measured).
@@ -76,7 +76,7 @@ class PointSummary:
     churn: tuple[tuple[str, str, float, Estimate], ...]
 
     def performance(self) -> dict[str, Estimate]:
-        """Return what the runs cost: datagrams in a second, speed, memory, time."""
+        """Return the cost of the runs: datagrams per second, speed, memory, time."""
         return {
             "datagrams_per_wall_s": t_estimate([run.datagrams_per_s for run in self.runs]),
             "simulated_per_wall": t_estimate([run.speed for run in self.runs]),
@@ -106,7 +106,7 @@ class PointSummary:
 
 
 def summarise(point: Point, runs: Sequence[RunRecord]) -> PointSummary:
-    """Compute everything that is said about one point of a study."""
+    """Compute the statistics of one point of a study."""
     ordered = tuple(sorted(runs, key=lambda run: run.seed))
     adversary = point.scenario.adversary.is_there
     keys = {key for key in _keys(ordered) if adversary or not needs_adversary(key[0])}
@@ -125,7 +125,7 @@ def _keys(runs: Sequence[RunRecord]) -> set[Key]:
 
 
 def _place(key: Key) -> tuple[int, str, int, str]:
-    """Order by catalogue, then by label, numbers within labels by value."""
+    """Return a sort key: position in the catalogue, then label, with numbers by value."""
     names = list(METRICS)
     known = names.index(key[0]) if key[0] in METRICS else len(names)
     digits = "".join(character for character in key[1] if character.isdigit())[:9]
@@ -152,7 +152,7 @@ def _metric(key: Key, runs: Sequence[RunRecord]) -> MetricSummary:
 
 
 def _churn(scenario: Scenario, runs: Sequence[RunRecord]) -> list[tuple[str, str, float, Estimate]]:
-    """Set the nominal churn beside what the runs measured."""
+    """Return the nominal and the measured values of churn."""
     nominal = _nominal(scenario)
     rows: tuple[tuple[str, str, str, Callable[[Condensed], float]], ...] = (
         ("share of nodes on-line", "", "online_share", lambda c: c.mean),
@@ -180,7 +180,7 @@ def _each(runs: Sequence[RunRecord], metric: str, of: Callable[[Condensed], floa
 
 
 def _nominal(scenario: Scenario) -> dict[str, float]:
-    """Return what the session model says of itself; empty if it cannot be read any more."""
+    """Return the nominal values of the session model; empty if its trace is gone."""
     from sims.churn import parse_model
 
     try:
@@ -201,7 +201,7 @@ def _nominal(scenario: Scenario) -> dict[str, float]:
 
 
 def _median_s(lengths: Lifetimes) -> float:
-    """Return the length that half of all new sessions exceed, by bisection."""
+    """Return the median length of new sessions, by bisection."""
     low, high = 0.0, max(lengths.mean(), 1.0)
     while lengths.survival(high) > 0.5:
         high *= 2

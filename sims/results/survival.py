@@ -1,7 +1,7 @@
-"""Lengths of which some are cut off by the end of a run: the estimate of Kaplan and Meier (1958).
+"""Estimate lengths of which the end of a run cuts some off (Kaplan and Meier, 1958).
 
-A session that goes on at the end of the run is known to last longer than its age. Leaving it out
-makes sessions look short, because the long ones are the ones that are cut off.
+A session that continues at the end of the run lasts longer than its age at that time. If such
+sessions were left out, the estimate would be too short, because most of them are long.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ Floats = npt.NDArray[np.float64]
 
 
 def survival_quantiles(ended: Floats, cut: Floats, shares: Sequence[float]) -> tuple[float, ...]:
-    """Return quantiles of the length, NaN where the run was too short to tell.
+    """Return quantiles of the length; NaN if the run was too short to determine one.
 
     Args:
-        ended: lengths that were seen whole.
-        cut: ages at which others were cut off.
-        shares: of all lengths, 0 to 1, in ascending order.
+        ended: lengths of sessions that ended within the run.
+        cut: ages of the other sessions at the end of the run.
+        shares: the quantiles, from 0 to 1, in ascending order.
     """
     lengths, deaths = np.unique(ended, return_counts=True)
     if not len(lengths):
         return (float("nan"),) * len(shares)
-    # Those that last at least that long; one that is cut at the same age is still there.
+    # Sessions that last at least this long. One that is cut off at this age counts as well.
     at_risk = np.array([(ended >= each).sum() + (cut >= each).sum() for each in lengths])
     gone = 1 - np.cumprod(1 - deaths / at_risk)
     places = np.searchsorted(gone, np.asarray(shares) - 1e-12)

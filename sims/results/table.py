@@ -1,4 +1,4 @@
-"""The tidy table: one observation a row, written from runs and read back from damaged files."""
+"""Write and read the table of observations, one per row; damaged files can be read as well."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["HEADER", "read_table", "table_lines"]
 HEADER: Final = "scenario,seed,time_s,metric,label,value\n"
 _COLUMNS: Final = HEADER.strip().split(",")
 _BEYOND: Final = 1e15
-"""No time and no measure comes near it, and the squares of what lies below have a sum."""
+"""Larger values count as damaged. No measurement comes near it, and squares stay finite."""
 
 
 def table_lines(point: str, seed: int, observations: Observations) -> Iterator[str]:
@@ -41,7 +41,9 @@ def read_table(path: Path) -> Iterator[tuple[str, int, Observation] | None]:
             for cells in csv.reader(lines):
                 if cells != _COLUMNS:
                     yield _row(cells)
-        except csv.Error:  # a field beyond its limit: what follows cannot be told apart
+        except (
+            csv.Error
+        ):  # a field exceeds the limit of the csv module, so the rest cannot be split into rows
             yield None
 
 
@@ -52,7 +54,9 @@ def _row(cells: list[str]) -> tuple[str, int, Observation] | None:
         number = int(seed)
     except ValueError:
         return None
-    if not metric or not (abs(read.time_s) < _BEYOND and abs(read.value) < _BEYOND):  # nor NaN
+    if not metric or not (
+        abs(read.time_s) < _BEYOND and abs(read.value) < _BEYOND
+    ):  # also false for NaN
         return None
     return point, number, read
 

@@ -1,4 +1,4 @@
-"""Whether a scenario's expectations held: expected against got, with its interval."""
+"""Compare the expectations of a scenario with the measured values and their intervals."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from sims.scenario.expectation import Expectation
 __all__ = ["Verdict", "verdicts"]
 
 _UNBOUNDED: Final = ("sd", "count", "sum")
-"""Statistics that may exceed what a single value can."""
+"""Statistics that may be larger than any single value."""
 
 _UPPER: Final = ("<=", "<", "==")
-"""Comparisons that a value fails which is only known to be larger than what was measured."""
+"""Comparisons that do not hold if the true value is only known to be larger than measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +26,11 @@ class Verdict:
     """One expectation and what was measured.
 
     Attributes:
-        expectation: what was promised.
+        expectation: the bound.
         got: the statistic over the seeds.
         held: whether its mean meets the bound.
-        certain: whether the whole confidence interval lies on the same side of the bound.
-        runs: how many were asked.
+        certain: whether the whole confidence interval is on the same side of the bound.
+        runs: number of runs.
         unrecovered: in how many of them the overlay did not recover before the end. Their
             ``recovery_s`` is the time until then, which meets no upper bound, however short.
     """
@@ -43,7 +43,7 @@ class Verdict:
     unrecovered: int = 0
 
     def sentence(self) -> str:
-        """Say it for people: expected, got, with interval and number of seeds."""
+        """The result as text: expected value, measured value, interval, number of seeds."""
         word = "held    " if self.held else "NOT HELD"
         if self.got.n == 0:
             return f"{word}  expected {self.expectation}; nothing was measured"
@@ -58,7 +58,7 @@ class Verdict:
 
     @property
     def doubt(self) -> str:
-        """What must be known beside the numbers, in a clause; empty if they tell all."""
+        """A clause that qualifies the numbers; empty if they need none."""
         if self.unrecovered:
             runs = "run" if self.runs == 1 else "runs"
             return f"{self.unrecovered} of {self.runs} {runs} did not recover before the end"
@@ -76,7 +76,7 @@ class Verdict:
 
 
 def verdicts(expected: Sequence[Expectation], runs: Sequence[RunRecord]) -> list[Verdict]:
-    """Hold one point's runs against what was expected of them."""
+    """Compare the runs of one point with the expectations of its scenario."""
     return [_verdict(each, runs) for each in expected]
 
 
@@ -99,9 +99,9 @@ def _verdict(expected: Expectation, runs: Sequence[RunRecord]) -> Verdict:
 
 
 def _unrecovered(expected: Expectation, runs: Sequence[RunRecord]) -> int:
-    """Count the runs whose time of recovery lies beyond their end, if that speaks against it.
+    """Count the runs that had not recovered at their end, if the expectation is an upper bound.
 
-    What was measured before there was such a metric is judged by its times alone.
+    Older results have no metric for this, so only their times are compared.
     """
     bounds_time = expected.comparison in _UPPER and expected.statistic != "count"
     if expected.metric != "recovery_s" or not bounds_time:
