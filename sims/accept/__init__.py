@@ -1,1 +1,1 @@
-"""The acceptance set: the product's overlay held against theory and published measurements."""
+"""Acceptance experiments: compare the overlay with theory and published measurements."""

@@ -1,4 +1,4 @@
-"""E3 and E4: how full buckets are, and who knows all its neighbours."""
+"""E3 and E4: the fill of buckets, and how many nodes know their whole neighbourhood."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ __all__ = ["E3", "E4"]
 
 _LIVE_KNOWS_ALL: Final = 0.6109
 _LIVE_K: Final = 20
-"""IPFS, 28 crawls (rfm19-dht-routing-table-health): the share that knows all 20."""
+"""Fraction of IPFS nodes that know their 20 closest (28 crawls, rfm19-dht-routing-table-health)."""
 
 _SMALLEST_BUCKET: Final = 2.4
 _LARGE: Final = 10_000
-"""From so many nodes on one network is enough: each node is a sample."""
+"""From this size on, one network is enough, because each node is a sample."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fill:
-    """Overlays of ``nodes`` that joined one after the other; no churn."""
+    """E3: overlays of ``nodes`` nodes that joined one after the other, without churn."""
 
     nodes: tuple[int, ...] = ranged((1000, 10_000), 20, 100_000)
     k: int = ranged(20, 3, 64)
@@ -58,8 +58,8 @@ def _fill_points(k: int, nodes: int, runs: int, totals: Counter[int]) -> list[Po
         expected = tables.bucket_occupancy(nodes, bucket, k)
         if expected < _SMALLEST_BUCKET:
             break
-        # Pairs of nodes fall into a bucket as a Poisson process: that is how one network
-        # scatters around the mean of all networks. A full bucket does not scatter.
+        # The number of node pairs in a bucket is a Poisson variable, which gives the deviation
+        # of one network from the mean of all networks. A full bucket does not deviate.
         pairs = runs * nodes * expected / 2
         error = expected / math.sqrt(pairs) if expected < 0.98 * k else 0.0
         measured = totals[bucket] / (nodes * runs)
@@ -70,7 +70,7 @@ def _fill_points(k: int, nodes: int, runs: int, totals: Counter[int]) -> list[Po
 
 @dataclass(frozen=True, slots=True)
 class Knowledge:
-    """As E3; then, if ``churn_nodes`` is not 0, that many nodes under ``churn`` as well."""
+    """E4: overlays as in E3 and, unless it is 0, one of ``churn_nodes`` nodes under ``churn``."""
 
     nodes: tuple[int, ...] = ranged((2000, 15_371), 20, 100_000)
     k: int = ranged(20, 3, 64)
@@ -111,8 +111,8 @@ def _knowledge_points(k: int, nodes: int, known: list[int]) -> list[Point]:
         measured = sum(one >= least for one in known) / len(known)
         if least < k:
             share, measured = 1 - share, 1 - measured
-        # Neighbours share their boundary, so a network has fewer independent samples than
-        # nodes: about one for each k of them.
+        # Near nodes share the boundary of their neighbourhood. So a network has about one
+        # independent sample per k nodes.
         error = math.sqrt(share * (1 - share) * k / len(known))
         points.append(within(curve, nodes, measured, share, max(0.03, 3 * error), error))
     return points
@@ -141,7 +141,7 @@ def _under_churn(settings: Knowledge, progress: Progress) -> Point:
     share = sum(known_neighbours(world, m) >= settings.k for m in members) / len(members)
     ideal = tables.neighbourhood_knowledge(len(members), settings.k, settings.k)
     error = math.sqrt(ideal * (1 - ideal) * settings.k / len(members))
-    # Of 20 neighbours all are known so often; of k neighbours, if each is known as probably.
+    # The published figure is for 20 nodes. For k nodes, the probability per node is the same.
     live = _LIVE_KNOWS_ALL ** (settings.k / _LIVE_K)
     low, high = min(live, ideal - 3 * error), min(1.0, ideal + max(0.03, 3 * error))
     curve = f"all {settings.k} known, {settings.churn}"

@@ -23,12 +23,12 @@ __all__ = ["E14"]
 
 _SUBNETS: Final = ("203.0.114.0/24", "2a00:1111:2222::/48")
 _SURROUND: Final = 3
-"""One identity in three is made to lie near the victim, where buckets have room."""
+"""One identity in three is near the victim's id, because the buckets there have free places."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sybils:
-    """``identities`` of one subnet, each of which proves key and endpoint, among honest ones."""
+    """E14: ``identities`` of one subnet, which prove key and endpoint, among honest nodes."""
 
     identities: int = ranged(10_000, 1, 1_000_000)
     honest: int = ranged(300, 1, 100_000)
@@ -56,7 +56,7 @@ def _measure(settings: Sybils, seeds: int, progress: Progress) -> Measurement:
 
 
 def _attack(settings: Sybils, subnet: str, rng: Random) -> tuple[int, int, int]:
-    """Return the most in a bucket, the most in the table, and the honest that remain."""
+    """Return the attacker's most places in a bucket and in a table, and the honest contacts."""
     own = rng.getrandbits(ID_BITS)
     table = Table(
         as_id(own),
@@ -84,7 +84,7 @@ def _attack(settings: Sybils, subnet: str, rng: Random) -> tuple[int, int, int]:
 
 
 def _counts(table: Table, network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> Counter[int]:
-    """Count the attacker's places in each bucket, replacement caches included."""
+    """Return the attacker's places in each bucket, including the replacement cache."""
     family = "." if network.version == 4 else ":"
     counts: Counter[int] = Counter({-1: 0})
     for index, bucket in enumerate(table.buckets):

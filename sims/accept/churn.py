@@ -29,9 +29,9 @@ _LEAST_P = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Draws:
-    """``draws`` lengths of each kind from the model, one by one and at once.
+    """E1: ``draws`` lengths of each kind from the model, drawn one by one and as an array.
 
-    The nodes that never leave under some models have no length to draw.
+    Nodes that never leave have no session length, so they are not drawn.
     """
 
     model: str = "kad2007"
@@ -75,7 +75,7 @@ def _judge_draws(curve: str, lifetimes: Lifetimes, draws: NDArray[np.float64]) -
         _length_point(f"{curve}: median, min", 2, float(np.median(draws)), median, of_median),
         Point(f"{curve}: K-S p-value", 3, p_value, None, _LEAST_P, 1.0),
     ]
-    if math.isfinite(deviation):  # else the mean of a sample never settles
+    if math.isfinite(deviation):  # with infinite variance the mean of a sample does not converge
         mean_point = _length_point(f"{curve}: mean, min", 1, float(np.mean(draws)), mean, of_mean)
         points.insert(0, mean_point)
     return points
@@ -95,7 +95,7 @@ def _error_of_median(median: float, survival: Callable[[float], float], count: i
 
 
 def _in_closed_form(model: SessionModel) -> SessionModel:
-    """Return the model if theory knows its distributions; ValueError else."""
+    """Return the model if theory has its distributions; otherwise raise ValueError."""
     for lifetimes in (model.on, model.off):
         if lifetimes is not None:
             closed_forms(lifetimes)
@@ -111,7 +111,7 @@ def _ks_statistic(draws: NDArray[np.float64], survival: Callable[[float], float]
 
 @dataclass(frozen=True, slots=True)
 class Equilibria:
-    """An overlay observed every hour; residual lives of those on line at the start."""
+    """E2: an overlay observed every hour, and residual sessions of nodes on line at the start."""
 
     model: str = "kad2007"
     nodes: int = ranged(2000, 100, 1_000_000)
@@ -153,7 +153,7 @@ def _measure_equilibrium(settings: Equilibria, seeds: int, progress: Progress) -
 def _hourly_points(shares: NDArray[np.float64], share: float, settings: Equilibria) -> list[Point]:
     seeds = len(shares)
     error = records.online_deviation(settings.nodes, share) / settings.nodes / math.sqrt(seeds)
-    # The stated band is for 10 seeds of 2,000 nodes; smaller runs get three standard errors.
+    # The stated band is for 10 seeds of 2,000 nodes. Smaller runs get 3 standard errors.
     band = max(0.01, 3.5 * error)
     return [
         within("on line, by hour", hour, float(np.mean(shares[:, hour])), share, band, error)
@@ -182,7 +182,7 @@ def _online_shares(events: Sequence[ChurnEvent], settings: Equilibria) -> list[f
 
 
 def _first_lives(events: Sequence[ChurnEvent], duration_s: float) -> list[float]:
-    """Return how long each node that was on line at the start stayed (at least)."""
+    """Return a lower bound of the residual session of each node on line at the start."""
     lives = {event.node: duration_s for event in events if event.online and event.time_s == 0}
     ended: set[int] = set()
     for event in events:

@@ -1,4 +1,4 @@
-"""``overlay sim accept``: run the acceptance set, draw it, and let the exit status judge."""
+"""``overlay sim accept``: run acceptance experiments, draw them, and set the exit status."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def accept(arguments: argparse.Namespace) -> int:
     if not 1 <= jobs <= _MAX_JOBS:
         raise ConfigurationError(f"--jobs must be 1 to {_MAX_JOBS}, not {jobs}.")
     out = arguments.out if arguments.out is not None else free_directory("accept")
-    _make(out)  # a place that cannot be written is told now, not in hours
+    _make(out)  # report an unwritable directory now, not after hours
     verdicts: list[Verdict] = []
     for verdict in run_each(
         arguments.experiments,
@@ -77,7 +77,7 @@ def run_each(
     overrides: Mapping[str, Mapping[str, str]] | None = None,
     jobs: int = 1,
 ) -> Iterator[Verdict]:
-    """Run the named experiments, ``jobs`` at a time; yield each verdict when it is there.
+    """Run the named experiments, ``jobs`` at a time; yield each verdict when it is known.
 
     Raises:
         ConfigurationError: an unknown experiment, or a setting that does not fit; before any
@@ -111,7 +111,7 @@ def _say(what: str) -> None:
 
 
 def table(verdicts: Sequence[Verdict]) -> str:
-    """Return the verdicts as lines, each experiment with the point nearest to its limit."""
+    """Return one line per verdict, with the point nearest to its limit."""
     lines = []
     for verdict in verdicts:
         lines.append(f"{verdict.name:4} {_word(verdict)}  {verdict.title} ({verdict.tolerance})")
@@ -135,12 +135,12 @@ def write(
     """Write figures, ``verdicts.json`` and ``acceptance.md`` into a directory.
 
     Args:
-        verdicts: all that there are.
-        directory: where to.
-        draws: those whose figures are not there yet; None: all.
+        verdicts: all verdicts so far.
+        directory: where to write.
+        draws: the verdicts whose figures are still missing; None means all.
 
     Raises:
-        BackendError: they cannot be written.
+        BackendError: a file cannot be written.
     """
     _make(directory)
     try:
@@ -168,7 +168,7 @@ def _unwritable(directory: Path, error: OSError) -> BackendError:
 
 
 def markdown(verdicts: Sequence[Verdict]) -> str:
-    """Return every point of every verdict as tables for a document."""
+    """Return the points of all verdicts as tables in Markdown."""
     lines: list[str] = []
     for verdict in verdicts:
         word = "holds" if verdict.passed else "**fails**"
@@ -203,7 +203,7 @@ def _short(value: object) -> str:
 
 
 def _plain(verdict: Verdict) -> dict[str, object]:
-    """Return a verdict as JSON has it; an open end of a band is null, as is no number."""
+    """Return a verdict for JSON. The open end of a band and NaN become null."""
     points = [
         {
             name: None if isinstance(value, float) and not math.isfinite(value) else value

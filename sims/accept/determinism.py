@@ -1,4 +1,4 @@
-"""E25: the same seed gives the same run, whatever else differs."""
+"""E25: the same seed gives the same run with other hash seeds and numbers of workers."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ print(json.dumps(digests_of(nodes, duration_s, model, seeds, workers)))
 
 @dataclass(frozen=True, slots=True)
 class Reruns:
-    """One scenario, run with each seed under other hash seeds and numbers of workers."""
+    """One scenario, run with each seed, several hash seeds and several numbers of workers."""
 
     nodes: int = ranged(200, 20, 100_000)
     duration_s: float = ranged(3600.0, 60, 1e6)
@@ -51,7 +51,7 @@ class Reruns:
 def digests_of(
     nodes: int, duration_s: float, model: str, seeds: list[int], workers: int
 ) -> list[str]:
-    """Return the event digest of each seed's run, on this many processes."""
+    """Return the event digest of each seed's run, with ``workers`` processes."""
     jobs = [(nodes, duration_s, model, seed) for seed in seeds]
     if workers == 1:
         return [_digest(job) for job in jobs]
@@ -91,7 +91,7 @@ def _measure(settings: Reruns, seeds: int, progress: Progress) -> Measurement:
 
 
 def _elsewhere(settings: Reruns, seeds: list[int], hash_seed: int, workers: int) -> list[str]:
-    """Run in a process of its own, as a hash seed is fixed when the interpreter starts."""
+    """Run in a new process, because the hash seed is fixed when the interpreter starts."""
     job = json.dumps([settings.nodes, settings.duration_s, settings.model, workers, *seeds])
     path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH", "")]))
     environment = os.environ | {"PYTHONHASHSEED": str(hash_seed), "PYTHONPATH": path}

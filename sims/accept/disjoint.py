@@ -1,4 +1,4 @@
-"""E11: disjoint paths among liars who name nothing but each other."""
+"""E11: disjoint paths among malicious nodes that name only each other."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ __all__ = ["E11"]
 
 _OVERLAYS: Final = 4
 _PER_DRAW: Final = 10
-"""Lookups between two draws of who lies, so that no draw's luck weighs."""
+"""Lookups per draw of the malicious nodes. Many draws average out how one of them falls."""
 
 _INVENTED: Final = 1 << 40
-"""A liar's friends lie within 2^40 of the target: nearer than any honest node ever is."""
+"""Malicious nodes name ids within 2^40 of the target, nearer than any honest node."""
 
 
 @dataclass(frozen=True, slots=True)
 class Liars:
-    """Lookups of honest nodes over ``paths`` disjoint paths, one call at a time on each.
+    """E11: lookups by honest nodes over ``paths`` disjoint paths, with one call at a time each.
 
-    ``k`` is the room of a bucket and the length of an answer.
+    ``k`` is the capacity of a bucket and the number of contacts in an answer.
     """
 
     nodes: int = ranged(4000, 50, 100_000)
@@ -73,7 +73,10 @@ def _runs(
     count: int,
     rng: Random,
 ) -> tuple[list[bool], list[list[int]]]:
-    """Return whether each lookup reached its target, and its paths' lengths without liars."""
+    """Return, per lookup, whether it reached its target, and the lengths of its paths.
+
+    The lengths are those of the same lookup without malicious nodes.
+    """
     dht = DhtSettings(k=settings.k, alpha=count, disjoint_paths=count, lookup_max_queries=2000)
     reached: list[bool] = []
     runs: list[list[int]] = []
@@ -85,7 +88,7 @@ def _runs(
         for _ in range(_PER_DRAW):
             source, target = rng.sample(honest, 2)
             lengths = _Paths(overlay, source, target, dht, frozenset()).walk()
-            if lengths:  # else the target is a contact of the source: no path to attack
+            if lengths:  # otherwise the source knows the target, so there is no path to attack
                 runs.append(lengths)
                 reached.append(bool(_Paths(overlay, source, target, dht, liars).walk()))
     if not reached:
@@ -94,10 +97,10 @@ def _runs(
 
 
 class _Paths:
-    """One lookup, each of whose paths is followed until it names the target.
+    """One lookup, of which each path is followed until it finds the target.
 
-    Who is asked by which path, and in which order, is the product's lookup's decision. It is
-    never told of the target itself, as only one path may ask a node: so all are followed.
+    The product's lookup decides which path asks which node, and in which order. It does not
+    get the target as a contact, because only one path may ask a node and the others would stop.
     """
 
     def __init__(
@@ -123,7 +126,7 @@ class _Paths:
         ]
 
     def walk(self) -> list[int]:
-        """Run the lookup; return the length of each path that came to name the target."""
+        """Run the lookup and return the length of each path that found the target."""
         lengths: list[int] = []
         if self._direct:
             return lengths

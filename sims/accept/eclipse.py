@@ -1,4 +1,4 @@
-"""E13: the product's eclipse alarm against order statistics of uniform ids."""
+"""E13: compare the product's eclipse alarm with order statistics of uniform ids."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ __all__ = ["E13"]
 _SPACE: Final = 2.0**ID_BITS
 _NODES_PER_K: Final = 10
 _PER_OVERLAY: Final = 50
-"""Lookups in one drawn overlay, far apart, so that few share a neighbour."""
+"""Lookups per drawn overlay, with distant targets so that few lookups share a node."""
 
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """Lookups among ``nodes`` uniform ids, with ``sybils`` ids nearer than every honest one.
+    """E13: lookups among ``nodes`` uniform ids, with ``sybils`` ids nearer than all honest ones.
 
-    The alarm takes the ids for a Poisson process, which they are while k is a small part of
-    them; and below a k of 8 the deviation of its estimate has a sample that never settles.
+    The alarm models ids as a Poisson process. That is accurate if k is a small part of all ids.
+    For k < 8 the sample deviation of the size estimate does not converge.
     """
 
     nodes: int = ranged(1000, 80, 1_000_000)
@@ -84,7 +84,7 @@ def _alarm_rate(settings: Alarm, shares: list[float]) -> float:
 
 
 def _shares(settings: Alarm, sybils: int, draws: int, rng: Random) -> list[float]:
-    """Return the k-th nearest distance of each lookup as a share of the key space."""
+    """Return the k-th nearest distance of each lookup as a fraction of the key space."""
     found: list[float] = []
     while len(found) < draws:
         honest = sorted(rng.getrandbits(ID_BITS) for _ in range(settings.nodes))

@@ -1,7 +1,7 @@
-"""How an acceptance experiment is declared: settings, a quick form of them, and a measurement.
+"""Declare acceptance experiments: settings in a full and a quick form, and a measurement.
 
-The settings are a frozen dataclass of numbers, texts and tuples of numbers; each can be set
-from outside, and the expectation is computed for whatever they are.
+The settings are a frozen dataclass of numbers, texts and tuples of numbers. The command line
+can set each of them, and the expected values are computed for the settings in use.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ __all__ = ["Experiment", "Measurement", "Progress", "told", "with_values"]
 S = TypeVar("S", bound="DataclassInstance")
 
 Progress = Callable[[str], None]
-"""Told in a few words what is being measured now."""
+"""Called with a few words about what is measured now."""
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """Points and a remark for the reader."""
+    """The measured points, and a remark for the reader."""
 
     points: list[Point]
     note: str = ""
@@ -36,10 +36,10 @@ class Measurement:
 
 @dataclass(frozen=True, slots=True)
 class Experiment(Generic[S]):
-    """One row of the acceptance set.
+    """One acceptance experiment.
 
-    ``measure`` takes the settings, how many seeds to use and what to tell of progress.
-    ``by_row`` is for points of different units, which share no axis of a figure.
+    ``measure`` takes the settings, the number of seeds and a callback for progress. ``by_row``
+    is set if the points have different units and cannot share an axis of a figure.
     """
 
     name: str
@@ -53,19 +53,19 @@ class Experiment(Generic[S]):
     by_row: bool = False
 
     def form(self, *, quick: bool) -> S:
-        """Return the settings of one of its two forms."""
+        """Return the settings of the quick or the full form."""
         return self.quick if quick else self.full
 
 
 def told(name: str, points: list[Point], progress: Progress) -> list[Point]:
-    """Tell of points that took long to measure before the next ones begin; return them."""
+    """Report points to ``progress`` before the next ones are measured; return the points."""
     for point in points:
         progress(f"{name}: {point}")
     return points
 
 
 def with_values(name: str, settings: S, values: dict[str, str]) -> S:
-    """Return settings with some of them replaced by what a user wrote.
+    """Return the settings with some values replaced by a user's texts.
 
     Raises:
         ConfigurationError: there is no such setting, the text does not fit its type, or the
@@ -77,7 +77,9 @@ def with_values(name: str, settings: S, values: dict[str, str]) -> S:
         if key not in known:
             raise ConfigurationError(f"{name} has no setting {key!r}; it has {', '.join(known)}.")
         parsed[key] = _parsed(f"{name}.{key}", text, known[key])
-    check_ranges(name, type(settings), parsed)  # first: what follows counts with them
+    check_ranges(
+        name, type(settings), parsed
+    )  # first, because the checks of the dataclass compute with these values
     try:
         return replace(settings, **parsed)
     except ValueError as error:

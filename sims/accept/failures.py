@@ -1,4 +1,4 @@
-"""E10: lookups and records right after a part of the overlay has died without a word."""
+"""E10: lookups and records directly after many nodes have failed without leaving."""
 
 from __future__ import annotations
 
@@ -25,11 +25,10 @@ _PATIENCE_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Death:
-    """``nodes`` with ideal tables and stored records, of which a share ``dead`` stops at once.
+    """E10: ``nodes`` with ideal tables and records, of which a fraction ``dead`` fails at once.
 
-    Each survivor of a sample then makes one lookup of a living node's record, so that no
-    lookup profits from what another learned by its source. The gates are those that are set
-    for 30 % dead.
+    Then each node of a sample looks up the record of a living node. It makes one lookup only,
+    so that no lookup profits from an earlier one. The limits are set for 30 % failed nodes.
     """
 
     nodes: int = ranged(500, 20, 100_000)
@@ -51,7 +50,7 @@ class Death:
 
 @dataclass(slots=True)
 class _Outcomes:
-    """What the lookups of all seeds showed."""
+    """The results of the lookups of all seeds."""
 
     seconds: list[float] = field(default_factory=list)
     closest: list[float] = field(default_factory=list)

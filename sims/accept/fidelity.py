@@ -1,4 +1,4 @@
-"""M1: the model of ``--fidelity model`` held against the full simulation where both run."""
+"""M1: compare the vectorised model with the full simulation, at sizes that both can run."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ _CLIENTS: Final = 4
 _RECORDS_SHARE: Final = 0.01
 _FEWEST_RECORDS: Final = 5
 _NODES_IN_ALL: Final = 3000
-"""As many runs of one size as make so many nodes together, but one at least."""
+"""Runs of one size are repeated until they have this many nodes in all, at least once."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fidelities:
-    """Each case at each size, for ``minutes`` after ``warm_up_minutes``.
+    """M1: each case at each size, for ``minutes`` after ``warm_up_minutes``.
 
-    A case is a session model, with ``+drop`` if a fifth of the nodes answers no lookup, with
-    ``+constant`` if every datagram takes equally long, with ``+failure`` if a third of those
-    on-line stops for good when a third of the minutes has passed.
+    A case is a session model with optional additions. With ``+drop``, a fifth of the nodes
+    answers no lookup. With ``+constant``, every datagram takes equally long. With ``+failure``,
+    a third of the nodes on line fails for good after a third of the minutes.
     """
 
     nodes: tuple[int, ...] = ranged((1000, 3000, 10_000), 100, 100_000)
@@ -90,7 +90,7 @@ def _measure(settings: Fidelities, seeds: int, progress: Progress) -> Measuremen
                 full_seeds=range(1, runs + 1),
                 model_seeds=range(1, settings.model_runs + 1),
             )
-            # A band several times as wide as the measure's bound holds whatever the model does.
+            # If the band is several times as wide as the bound, almost any result would be in it.
             judged = [each for each in compared if each.is_sharp]
             unjudged += [f"{case}: {e.measure.name}" for e in compared if not e.is_sharp]
             points += told("M1", [point_of(case, nodes, each) for each in judged], progress)
@@ -101,7 +101,7 @@ def _measure(settings: Fidelities, seeds: int, progress: Progress) -> Measuremen
 
 
 def point_of(case: str, nodes: int, compared: Comparison) -> Point:
-    """Return a comparison as a point: the full simulation is expected, the model measured."""
+    """Return a comparison as a point: expected by the full simulation, measured by the model."""
     full, tolerance = compared.full, compared.tolerance
     described = metric_of(compared.measure.metric)
     return Point(
@@ -109,7 +109,7 @@ def point_of(case: str, nodes: int, compared: Comparison) -> Point:
         nodes,
         compared.model,
         full,
-        max(0.0, full - tolerance),  # no measure is below 0, nor a share above 1
+        max(0.0, full - tolerance),  # no metric is below 0, and no fraction is above 1
         min(described.highest, full + tolerance),
         compared.error,
     )

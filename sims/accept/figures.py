@@ -1,4 +1,4 @@
-"""One figure an experiment: what was measured, what was expected, and the band between."""
+"""Draw one figure per experiment: measured values, expected values and bands."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ __all__ = ["draw"]
 _INCHES: Final = (7.0, 4.5)
 _FORMATS: Final = ("png", "svg")
 _MOST_CURVES: Final = 10
-"""Colours that are told apart; more curves are drawn as rows."""
+"""Number of colours that can be distinguished. More curves are drawn as rows."""
 
 _BEYOND: Final = 0.35
-"""What lies outside of its band is drawn this far from it at most, in widths of the band."""
+"""A value outside of its band is drawn at most this far away, in widths of the band."""
 
 _WIDE: Final = 50.0
-"""Abscissas that span more than this ratio are drawn on a logarithmic axis."""
+"""If the x values span more than this ratio, the axis is logarithmic."""
 
 
 def draw(verdict: Verdict, directory: Path) -> list[Path]:
@@ -57,9 +57,9 @@ def draw(verdict: Verdict, directory: Path) -> list[Path]:
 
 
 def _draw_rows(verdict: Verdict, directory: Path) -> list[Path]:
-    """Draw each measurement in a row of its own, by its place in the band that it must meet.
+    """Draw each measurement in a row, at its relative place in its band.
 
-    Measurements of different units share no axis, and nothing lies between two of them.
+    Measurements with different units cannot share an axis of values.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -72,7 +72,7 @@ def _draw_rows(verdict: Verdict, directory: Path) -> list[Path]:
     for row, point in enumerate(points):
         place = min(max(_place(point), -_BEYOND), 1 + _BEYOND)
         axes.plot(place, row, "o" if point.passed else "x", color="C0" if point.passed else "red")
-    # Rows of one curve are told apart by their abscissa.
+    # If a curve has several rows, the label includes their x value.
     several = len({point.curve for point in points}) < len(points)
     names = [f"{p.curve}, {verdict.x_label} {p.x:g}" if several else p.curve for p in points]
     axes.set_yticks(range(len(points)), names, fontsize=7)
@@ -92,7 +92,7 @@ def _draw_rows(verdict: Verdict, directory: Path) -> list[Path]:
 
 
 def _place(point: Point) -> float:
-    """Return where in its band a point lies: 0 at the lower end, 1 at the upper one."""
+    """Return the relative place of a point in its band: 0 at the lower end, 1 at the upper."""
     if point.high == point.low:
         return 0.5 if point.passed else math.copysign(math.inf, point.measured - point.low)
     return (point.measured - point.low) / (point.high - point.low)

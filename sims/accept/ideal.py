@@ -1,8 +1,8 @@
-"""Overlays whose routing tables are ideal, and lookups over them without any message.
+"""Overlays with ideal routing tables, and lookups over them without messages.
 
-The tables are the product's ``Table`` objects, filled with random members of every bucket's
-range, and the walks are the product's ``Lookup``; only the network between them is missing:
-a query is answered at once from the responder's table. Tables are built when first asked.
+The tables are the product's ``Table`` objects, filled with random nodes of each bucket's range.
+The lookups are the product's ``Lookup`` objects. There is no network: a query is answered at
+once from the table of the node that it is for. A table is built when it is first needed.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ _FIRST_ADDRESS: Final = 0x0B000001
 _PORTS: Final = 60_000
 
 AnswerTo = Callable[[Query], Reply | None]
-"""Answers a query, or None where nobody does."""
+"""Returns the answer to a query, or None if the node does not answer."""
 
 
 def as_id(number: int) -> NodeId:
-    """Return a number as 20 bytes."""
+    """Return a number as an id of 20 bytes."""
     return NodeId(number.to_bytes(NODE_ID_BYTES, "big"))
 
 
 def random_ids(count: int, rng: Random) -> list[int]:
-    """Draw different ids."""
+    """Return random ids that all differ."""
     ids: dict[int, None] = {}
     while len(ids) < count:
         ids[rng.getrandbits(ID_BITS)] = None
@@ -42,17 +42,17 @@ def random_ids(count: int, rng: Random) -> list[int]:
 
 
 def contact_of(number: int, index: int) -> Contact:
-    """Return a contact with an address of its own; the key is a placeholder."""
+    """Return a contact with a unique address and a placeholder as key."""
     address = _FIRST_ADDRESS + 256 * index
     return Contact(as_id(number), Endpoint.from_packed(address.to_bytes(4, "big"), 4500), bytes(32))
 
 
 class IdealOverlay:
-    """The ids of an overlay and each node's table.
+    """An overlay of ids and the routing table of each node.
 
     Args:
-        ids: who takes part.
-        settings: ``k`` is the buckets' room and the length of an answer.
+        ids: the ids of all nodes.
+        settings: ``k`` is the capacity of a bucket and the number of contacts in an answer.
         rng: draws the contacts.
         dead: ids that died after all tables were built; tables know that calls to them fail.
         with_replacement: draw k contacts a bucket one after the other, so that small buckets
@@ -88,7 +88,7 @@ class IdealOverlay:
     def look_up(
         self, source: int, target: int, settings: DhtSettings, *, only_nearer: bool = False
     ) -> Lookup:
-        """Begin a lookup of ``target`` with the contacts of ``source``.
+        """Return a new lookup of ``target`` that begins with the contacts of ``source``.
 
         ``only_nearer`` leaves out those that are not nearer than the source, as a greedy walk
         does.
@@ -100,7 +100,7 @@ class IdealOverlay:
         return Lookup(as_id(target), as_id(source), start, settings, 0.0)
 
     def answer(self, query: Query, count: int) -> Contacts | None:
-        """Answer FIND_NODE as a responder does: its nearest contacts that it believes alive."""
+        """Answer FIND_NODE as a node does: with its nearest contacts that it believes alive."""
         number = int.from_bytes(query.contact.node_id, "big")
         if number in self.dead:
             return None
@@ -130,7 +130,7 @@ class IdealOverlay:
 
 
 def drive(lookup: Lookup, answer: AnswerTo, *, until: NodeId | None = None) -> None:
-    """Run a lookup to its end, or until the node ``until`` is about to be asked."""
+    """Run a lookup to its end, or until it is about to ask the node ``until``."""
     pending: deque[Query] = deque(lookup.queries(0.0))
     while pending:
         query = pending.popleft()

@@ -1,4 +1,4 @@
-"""E12: liars answer every request for another's record with a forged, expired or old one."""
+"""E12: malicious nodes answer requests for records with forged, expired or old records."""
 
 from __future__ import annotations
 
@@ -28,18 +28,19 @@ __all__ = ["E12"]
 _NETWORK: Final = "acceptance"
 _NOW: Final = 1_800_000_000.0
 _HOLDERS_ASKED: Final = 3
-"""What the documentation of crawls promises: the records of silent nodes from three holders."""
+"""A crawl asks three holders for the record of a node that does not answer."""
 
 _MOST_AMISS: Final = 0.9
 _ENOUGH: Final = 10
-"""Silent nodes times the share of liars, from which on somebody must have lied."""
+"""If silent nodes times the malicious fraction exceed this, some crawl must meet a lie."""
 
 
 @dataclass(frozen=True, slots=True)
 class Poison:
-    """``nodes`` with records at their k nearest; then a share lies and a share is silent.
+    """E12: ``nodes`` with records at their k nearest; one fraction lies, another is silent.
 
-    Silence makes crawls ask holders, which is where a liar can answer for somebody else.
+    A crawl asks holders for the records of silent nodes. Only there can a malicious node answer
+    for another node.
     """
 
     nodes: int = ranged(600, 50, 100_000)
@@ -55,7 +56,7 @@ class Poison:
 
 @dataclass(slots=True)
 class _Overlay:
-    """Who is who, and what everybody's store holds."""
+    """The honest, malicious and silent nodes, and the records that each node stores."""
 
     tables: IdealOverlay
     records: dict[NodeId, dict[str, bytes]]
@@ -94,10 +95,10 @@ def _measure(settings: Poison, seeds: int, progress: Progress) -> Measurement:
                 living += 1
                 living_found += _holds(newcomer, node_id, allowed["current"])
     asked = max(1, silent_found)
-    # The silent cannot be asked, so liars are a larger share of those who can.
+    # Silent nodes do not answer, so the malicious fraction of answering nodes is larger.
     fooled = (settings.malicious / (1 - settings.silent)) ** _HOLDERS_ASKED
     error = math.sqrt(fooled * (1 - fooled) / asked)
-    # A liar answers for somebody else where a silent node's holders are asked.
+    # A malicious node can only answer for another node if it holds a silent node's record.
     least_lies = 1 if settings.malicious * silent_found >= _ENOUGH else 0
     points = [
         exactly("forged or expired records accepted", 1, poisoned, 0),
@@ -139,7 +140,7 @@ def _build(settings: Poison, rng: Random) -> _Overlay:
 
 
 def _records(identity: LocalIdentity, number: int, index: int) -> dict[str, bytes]:
-    """Return the owner's current record, an older one still valid, and an expired newer one."""
+    """Return a node's current record, an older valid one and a newer expired one."""
 
     def signed(sequence: int, valid_from: float, expires: float) -> bytes:
         return sign_descriptor(
@@ -166,7 +167,7 @@ def _records(identity: LocalIdentity, number: int, index: int) -> dict[str, byte
 def _crawl(
     overlay: _Overlay, own: NodeId, table: TopologyTable, settings: Poison, rng: Random
 ) -> int:
-    """Let the product crawl into a topology table; return how many lies it was told."""
+    """Run the product's crawl into a topology table; return the number of false answers."""
 
     def verify(record: bytes, key: NodeId) -> MixDescriptor:
         return verified_record(record, key, network_id=_NETWORK, now=_NOW)
@@ -192,7 +193,7 @@ def _crawl(
 
 
 def _reply(overlay: _Overlay, query: Query, k: int, rng: Random) -> tuple[Reply, bool]:
-    """Answer as the responder does; a liar lies about every record but its own."""
+    """Answer as a node does. A malicious node answers falsely about all records of others."""
     own = query.contact.node_id
     request = query.request
     if isinstance(request, FindRecord):

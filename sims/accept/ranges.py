@@ -1,4 +1,4 @@
-"""In which range each setting of an experiment makes sense, declared beside its default."""
+"""Ranges of the settings of experiments, declared beside their defaults."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _RANGE: Final = "range"
 
 
 def ranged(default: object, low: float, high: float) -> Any:  # noqa: ANN401 - as dataclasses.field
-    """Declare a number, or a tuple of numbers, each from ``low`` to ``high``."""
+    """Declare a field with a number, or a tuple of numbers, from ``low`` to ``high``."""
     return field(default=default, metadata={_RANGE: (low, high)})
 
 
 def check_ranges(name: str, settings: type[DataclassInstance], given: Mapping[str, object]) -> None:
-    """Hold values for settings of the experiment ``name`` against what these declare.
+    """Check that values for settings of the experiment ``name`` are in the declared ranges.
 
     Raises:
-        ConfigurationError: one sentence that names the setting, its range and what was given.
+        ConfigurationError: a value is out of range; the message names setting, range and value.
     """
     for declared in fields(settings):
         if declared.name not in given:

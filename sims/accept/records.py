@@ -1,4 +1,4 @@
-"""E8: how long a record survives that its owner does not store again."""
+"""E8: survival of a record that its owner stores only once."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ _NETWORK: Final = "acceptance"
 _START: Final = 1_800_000_000.0
 _NODES: Final = 200
 _LIVES: Final = 200
-"""Independent lives of the holders of one record."""
+"""Number of times that the sessions of a record's holders are drawn."""
 
 
 @dataclass(frozen=True, slots=True)
 class Survival:
-    """``draws`` records of ``k`` holders each, asked for after ``minutes``."""
+    """E8: ``draws`` records with ``k`` holders each, requested after ``minutes``."""
 
     model: str = "exponential(60min)"
     k: tuple[int, ...] = ranged((3, 8, 20), 1, 64)
     minutes: tuple[float, ...] = ranged((60.0,), 0.1, 170)
-    """At most 170: a record is valid for three hours."""
+    """Minutes after the store; at most 170, because a record is valid for three hours."""
     draws: int = ranged(20_000, 200, 10_000_000)
 
     def __post_init__(self) -> None:
@@ -45,7 +45,7 @@ class Survival:
 
 
 class _Clock:
-    """The time that every holder's store reads."""
+    """The clock of all holders."""
 
     def __init__(self) -> None:
         self.now = _START
@@ -91,20 +91,20 @@ def _survival_points(
 
 
 def _life(model: SessionModel, rng: Random) -> float:
-    """Draw how long a holder that is there stays; some never leave."""
+    """Return the residual session of a holder that is on line; infinity if it never leaves."""
     if model.permanent_share and rng.random() < model.permanent_share:
         return math.inf
     return model.on.residual(rng)
 
 
 def _residual(model: SessionModel) -> Callable[[float], float]:
-    """Return the share of holders that stay for a time, from theory's own code."""
+    """Return the fraction of holders that stay on line for a time, by the closed form."""
     moving, permanent = closed_forms(model.on).residual, model.permanent_share
     return lambda age: permanent + (1 - permanent) * moving(age)
 
 
 def _stored_record(k: int, clock: _Clock, rng: Random) -> tuple[MixDescriptor, list[Store]]:
-    """Let an owner find its k nearest nodes and store its record with each."""
+    """Let a node find its k nearest nodes and store its record at each."""
     settings = DhtSettings(k=k, alpha=8)
     descriptor = _sign(LocalIdentity.generate(rng))
     own = int.from_bytes(descriptor.node_id, "big")
@@ -138,7 +138,7 @@ def _sign(identity: LocalIdentity) -> MixDescriptor:
 def _found(
     descriptor: MixDescriptor, stores: list[Store], lives: list[float], age_s: float
 ) -> bool:
-    """Tell whether a holder that is still there serves the record."""
+    """Tell whether at least one holder on line returns the record."""
     key: NodeId = as_id(int.from_bytes(descriptor.node_id, "big"))
     return any(
         store.get(key) == descriptor.encoded

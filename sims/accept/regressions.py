@@ -1,4 +1,4 @@
-"""E9: the package's defects stay out, and an overlay with nothing to do says nothing."""
+"""E9: known defects of the kademlia package stay absent, and an idle overlay sends nothing."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _CALM_S: Final = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Idle:
-    """``nodes`` that each published a record and then have no work for a while."""
+    """E9: ``nodes`` that each published a record and then have nothing to do for a while."""
 
     nodes: int = 2000
     k: int = 20
@@ -48,12 +48,11 @@ def _measure(settings: Idle, seeds: int, progress: Progress) -> Measurement:
 
 
 def _idle_traffic(settings: Idle, seed: int) -> tuple[int, float]:
-    """Return the datagrams of a time in which no chore is due, and how long it was.
+    """Return the datagrams of an interval in which no task is due, and its length in seconds.
 
-    Owners store their records again after 1, 3, 7 and 15 minutes, each pause with a fifth
-    of jitter; refreshes come hourly. So nothing is due between the last node's third and
-    the first node's fourth time, and what is sent there, a minute after the last chore, feeds
-    on itself.
+    Nodes store their records again after 1, 3, 7 and 15 minutes, with 20 % of jitter. Refreshes
+    are hourly. So no task is due between the last node's third and the first node's fourth
+    store. If a datagram is sent there, a minute after the last task, traffic causes itself.
     """
     world = new_world(seed, DhtSettings(k=settings.k))
     world.bootstrap = (world.add().endpoint,)
@@ -63,7 +62,7 @@ def _idle_traffic(settings: Idle, seed: int) -> tuple[int, float]:
         world.start(world.add())
         pass_time(world, spacing)
     joined_s = world.time_s
-    # The overlay is not asked before it has joined; then pauses of 1, 2, 4 and 8 minutes.
+    # The interval begins after all nodes have joined; then pauses are 1, 2, 4 and 8 minutes.
     begins = joined_s + _JOIN_S + 7 * _FIRST_REPUBLISH_S * (1 + _JITTER) + _CALM_S
     ends = 15 * _FIRST_REPUBLISH_S * (1 - _JITTER)
     if begins >= ends:
@@ -85,7 +84,7 @@ def _check_busy_before(world: World) -> None:
 
 
 def _regressions(progress: Progress) -> tuple[list[Point], str]:
-    """Run the tests of every defect on the package's classes and on ours."""
+    """Run the tests of every defect, on the classes of the package and on the product's."""
     files = sorted(str(path) for path in _ROOT.glob(_TESTS))
     if not files:
         return [], f"{_TESTS} is not here: the regressions were not run"

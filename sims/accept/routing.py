@@ -1,4 +1,4 @@
-"""E5 to E7: the product's lookup over the product's tables, whole and damaged."""
+"""E5 to E7: the product's lookup over intact and over damaged tables of the product."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ __all__ = ["E5", "E6", "E7"]
 
 _THEORY_TRIALS: Final = 20_000
 _PER_NETWORK: Final = 25
-"""Lookups in one damaged network in the mean, so that one network's luck does not weigh."""
+"""Mean number of lookups per damaged network. Many networks average out their differences."""
 
 _SHARED_LUCK: Final = 1.4
-"""By what factor the variance of so many lookups exceeds that of independent ones, at most."""
+"""Upper bound of the ratio between the variance of these lookups and of independent ones."""
 
 _FEWEST_LIVING: Final = 4
 
 
 def greedy(k: int) -> DhtSettings:
-    """Return the settings of a lookup that asks one node at a time."""
+    """Return settings of a lookup that asks one node at a time."""
     return DhtSettings(k=k, alpha=1, disjoint_paths=1)
 
 
 @dataclass(frozen=True, slots=True)
 class SingleHops:
-    """Lookups of existing nodes, ``lookups`` for each point, from random others.
+    """E5: ``lookups`` lookups per point, from random nodes, of other existing nodes.
 
-    Half the logarithm is what the mean tends to; of 24 nodes it is 2 % short, of 2 half.
+    The mean approaches log2(N)/2. For 24 nodes this is 2 % too small, for 2 nodes 50 %.
     """
 
     nodes: tuple[int, ...] = ranged((256, 1024, 4096, 16_384), 64, 200_000)
@@ -48,7 +48,7 @@ class SingleHops:
 
 @dataclass(frozen=True, slots=True)
 class Hops:
-    """As those, with k contacts a bucket."""
+    """E6: the same with k contacts per bucket."""
 
     nodes: tuple[int, ...] = ranged((256, 1024, 4096, 16_384), 2, 200_000)
     k: tuple[int, ...] = ranged((8, 16, 20), 1, 64)
@@ -56,7 +56,7 @@ class Hops:
 
 
 def _hops(nodes: int, k: int, lookups: int, rng: Random) -> list[int]:
-    """Return the hops to the target of each lookup; no overlay has more of them than nodes."""
+    """Return the number of hops of each lookup; the number of nodes bounds it."""
     found: list[int] = []
     while len(found) < lookups:
         overlay = IdealOverlay(random_ids(nodes, rng), greedy(k), rng)
@@ -77,7 +77,7 @@ def _hops_to(overlay: IdealOverlay, source: int, target: int) -> int:
 def _measured_hops(
     name: str, lookups: int, nodes: int, k: int, seeds: int, progress: Progress
 ) -> tuple[float, float]:
-    """Return the mean over all seeds' lookups, and its standard error."""
+    """Return the mean over the lookups of all seeds, and its standard error."""
     found: list[int] = []
     for seed in range(seeds):
         progress(f"{name}: {nodes} nodes, k = {k}, seed {seed + 1}")
@@ -111,9 +111,10 @@ def _measure_hops(settings: Hops, seeds: int, progress: Progress) -> Measurement
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """2^bits ids, buckets of k contacts, a share ``dead`` of all nodes gone, no repair.
+    """E7: 2^bits ids, k contacts per bucket, a fraction ``dead`` of failed nodes, no repair.
 
-    ``error`` is the standard error to reach on either side; it decides how many lookups.
+    ``error`` is the standard error to reach by simulation and by theory; it determines the
+    number of lookups.
     """
 
     bits: int = ranged(10, 2, 20)
@@ -143,7 +144,7 @@ def _measure_damage(settings: Damage, seeds: int, progress: Progress) -> Measure
                 settings.bits, k, dead, trials=trials, rng=Random(f"theory {k} {dead}")
             )
             measured = _arrivals(settings.bits, k, dead, trials, Random(f"E7 {seeds} {k} {dead}"))
-            # Both sides scatter; lookups of one network share its luck, here and not there.
+            # Both values have an error. Only here are the lookups of one network dependent.
             error = math.sqrt((1 + _SHARED_LUCK) * spread / trials)
             band = max(0.02, 3 * error)
             points.append(within(f"k = {k}", dead, measured, expected, band, error))
@@ -151,10 +152,10 @@ def _measure_damage(settings: Damage, seeds: int, progress: Progress) -> Measure
 
 
 def _arrivals(bits: int, k: int, dead: float, trials: int, rng: Random) -> float:
-    """Return the share of lookups that reach their target, small batches in many networks.
+    """Return the fraction of lookups that reach their target, in batches over many networks.
 
-    Theory draws a living pair and then its network, so a network with more pairs counts more:
-    it gets lookups in proportion to them.
+    Theory draws a living pair and then its network, so networks with more pairs have more
+    weight. Here a network gets lookups in proportion to its pairs.
     """
     arrived = made = 0
     expected_pairs = (2**bits * (2**bits - 1)) * (1 - dead) ** 2
@@ -172,7 +173,7 @@ def _arrivals(bits: int, k: int, dead: float, trials: int, rng: Random) -> float
 
 
 def _reaches(overlay: IdealOverlay, source: int, target: int) -> bool:
-    """Walk greedily: a shortlist of one, so the product's lookup never turns back."""
+    """Tell whether greedy routing arrives. With a shortlist of one, a lookup never goes back."""
     lookup = overlay.look_up(source, target, greedy(1), only_nearer=True)
     drive(lookup, lambda query: overlay.answer(query, 1), until=as_id(target))
     return lookup.hops_to(as_id(target)) is not None

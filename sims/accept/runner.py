@@ -22,10 +22,10 @@ Overrides = Mapping[str, Mapping[str, str]]
 
 
 def parse_overrides(texts: Iterable[str], registry: Registry) -> dict[str, dict[str, str]]:
-    """Turn ``E6.nodes=700`` into settings of experiments.
+    """Parse texts such as ``E6.nodes=700`` into settings of experiments.
 
     Raises:
-        ConfigurationError: a text has another form, or names no experiment.
+        ConfigurationError: a text has another form or names an unknown experiment.
     """
     overrides: dict[str, dict[str, str]] = {}
     for text in texts:
@@ -43,7 +43,7 @@ def selected(names: Sequence[str], registry: Registry) -> list[str]:
     """Return the experiments to run, in the order of the registry; all if none is named.
 
     Raises:
-        ConfigurationError: a name is none of them.
+        ConfigurationError: there is no experiment of that name.
     """
     wanted = {_known(name, registry) for name in names}
     return [name for name in registry if not wanted or name in wanted]
@@ -82,7 +82,7 @@ def run(
     """Run experiments one after the other.
 
     Raises:
-        ConfigurationError: as :func:`prepared` says, or there are to be no seeds, or too many.
+        ConfigurationError: as for :func:`prepared`, or the number of seeds is out of range.
     """
     count = seeds if seeds is not None else QUICK_SEEDS if quick else DEFAULT_SEEDS
     if not 1 <= count <= _MOST_SEEDS:

@@ -1,4 +1,4 @@
-"""What theory says of the lengths of sessions and absences, and which models have any."""
+"""Closed forms for the lengths of sessions and absences, and the models that have them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ OfAge = Callable[[float], float]
 
 
 class ClosedForms(NamedTuple):
-    """A distribution of lengths, from theory's own code; in seconds.
+    """A distribution of lengths in seconds, from ``sims.theory``.
 
-    ``survival`` and ``residual`` give the share that lasts longer than an age: of new
-    sessions, and of those met under way.
+    ``survival`` and ``residual`` return the fraction that lasts longer than an age: of new
+    sessions, and of running sessions.
     """
 
     mean: float
@@ -30,10 +30,10 @@ class ClosedForms(NamedTuple):
 
 
 def closed_forms(lifetimes: Lifetimes) -> ClosedForms:
-    """Return what theory knows of a distribution.
+    """Return the closed forms of a distribution.
 
     Raises:
-        ValueError: it knows nothing of it, as of observed lengths.
+        ValueError: there is none, for example for the lengths of a trace.
     """
     if isinstance(lifetimes, Weibull):
         scale, shape = lifetimes.scale_s, lifetimes.shape
@@ -57,11 +57,11 @@ def closed_forms(lifetimes: Lifetimes) -> ClosedForms:
 
 
 def leaving_model(text: str) -> SessionModel:
-    """Return a session model under which nodes leave.
+    """Return a session model in which nodes leave.
 
     Raises:
         ConfigurationError: there is no such model.
-        ValueError: nobody ever leaves under it.
+        ValueError: no node ever leaves in this model.
     """
     model = parse_model(text)
     if model.permanent_share == 1:

@@ -1,4 +1,4 @@
-"""What an acceptance experiment says: measured points, each with the band that it must meet."""
+"""Results of acceptance experiments: measured points and the bands that they must be in."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ __all__ = ["Point", "Verdict", "exactly", "within"]
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One measured value and the band in which it must lie.
+    """One measured value and the band that it must be in.
 
     Attributes:
-        curve: which curve of the figure it belongs to, such as ``k = 8``.
-        x: where on that curve.
-        measured: what the product did.
-        expected: what theory says; None where a gate is all there is.
-        low, high: the band, its ends included.
+        curve: name of the curve in the figure, such as ``k = 8``.
+        x: position on that curve.
+        measured: the value of the product.
+        expected: the value of theory; None if there is only a band.
+        low, high: the band, including its ends.
         error: standard error of ``measured``, 0 if it is exact or unknown.
     """
 
@@ -31,11 +31,11 @@ class Point:
 
     @property
     def passed(self) -> bool:
-        """Whether the measured value lies in its band; one that is no number does not."""
+        """Whether the measured value is in its band; False for NaN."""
         return self.low <= self.measured <= self.high
 
     def __str__(self) -> str:
-        """The point and its band in a line."""
+        """The point and its band as one line."""
         expected = "" if self.expected is None else f", expected {self.expected:.4g}"
         band = f"allowed [{self.low:.4g}, {self.high:.4g}]"
         return f"{self.curve} at {self.x:g}: got {self.measured:.4g}{expected}, {band}"
@@ -44,13 +44,13 @@ class Point:
 def within(
     curve: str, x: float, measured: float, expected: float, tolerance: float, error: float = 0.0
 ) -> Point:
-    """Return a point that must lie within ``tolerance`` on both sides of ``expected``."""
+    """Return a point with a band of ``expected`` plus and minus ``tolerance``."""
     low, high = expected - tolerance, expected + tolerance
     return Point(curve, x, measured, expected, low, high, error)
 
 
 def exactly(curve: str, x: float, measured: float, expected: float) -> Point:
-    """Return a point that must equal what is expected."""
+    """Return a point that must equal the expected value."""
     return Point(curve, x, measured, expected, expected, expected)
 
 
@@ -83,5 +83,5 @@ class Verdict:
 
     @property
     def passed(self) -> bool:
-        """Whether something was measured and every point lies in its band."""
+        """Whether something was measured and every point is in its band."""
         return bool(self.points) and all(point.passed for point in self.points)

@@ -18,12 +18,13 @@ __all__ = ["bucket_counts", "joined_world", "known_neighbours", "new_world", "pa
 
 JOIN_SPACING_S: Final = 0.02
 _DOUBLING_S: Final = 16.0
-"""Nodes join 20 ms apart, and in a large network as many as it has within 16 s: a join takes about
-eight, so half of the network is joining at any time. Were the rate constant, the chores of those
-who have joined would outgrow the joins."""
+"""Interval between joins in a small network; in a large one, as many nodes as it has join in 16 s.
+
+A join takes about 8 s, so half of a growing network is joining at any time. With a constant rate
+the periodic tasks of the nodes that have joined would cost more than the joins."""
 
 SETTLE_S: Final = 60.0
-"""A join, with one refresh of every bucket, is over well before."""
+"""Time until all nodes have joined and refreshed every bucket, with a wide margin."""
 
 _SETTLE_STEPS: Final = 10
 _SMALL: Final = 1000
@@ -36,7 +37,7 @@ def new_world(seed: int, settings: DhtSettings) -> World:
 
 
 def pass_time(world: World, seconds: float) -> None:
-    """Let everything happen that is due within so many seconds."""
+    """Run all events that are due within ``seconds``."""
     world.heap.run(world.heap.now + seconds)
 
 
@@ -46,9 +47,9 @@ _LAST: list[tuple[tuple[int, int, DhtSettings], World]] = []
 def joined_world(
     nodes: int, seed: int, settings: DhtSettings, progress: Callable[[str], None]
 ) -> World:
-    """Return a world whose nodes all joined through the first one and refreshed their buckets.
+    """Return a world whose nodes joined through the first one and refreshed their buckets.
 
-    The last few small ones are kept, for experiments that only look at them.
+    The latest small worlds are cached for experiments that only read them.
     """
     key = (nodes, seed, settings)
     known = next((world for made, world in _LAST if made == key), None)
@@ -79,7 +80,7 @@ def _joined(nodes: int, seed: int, settings: DhtSettings, progress: Callable[[st
 
 
 def bucket_counts(machine: Machine) -> dict[int, int]:
-    """Return how many contacts share exactly so many leading bits with a node."""
+    """Return, for each number of leading bits, how many contacts share exactly these bits."""
     counts: dict[int, int] = {}
     for contact in machine.dht.table if machine.dht is not None else ():
         other = int.from_bytes(contact.node_id, "big")
