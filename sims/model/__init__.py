@@ -1,7 +1,7 @@
-"""A vectorised model of the overlay, for populations that no simulation of each datagram holds.
+"""A vectorised model of the overlay, for populations that are too large for the full simulation.
 
-Not the product's code, but the product's behaviour in the mean: who is on-line, what a routing
-table holds, how a lookup over it goes, how long records and Mix-nodes stay known. Its lookups are
-held against theory, and all that it yields against the full simulation, within the bounds that
-``sims/model/validation.py`` states (``overlay sim accept M1``).
+It does not run the product's code. It computes the mean behaviour of the product: which nodes
+are on line, what routing tables hold, how lookups proceed, how long records and Mix-nodes stay
+known. Tests compare its lookups with theory. ``overlay sim accept M1`` compares its results
+with the full simulation, within the bounds of ``sims/model/validation.py``.
 """

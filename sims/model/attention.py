@@ -1,17 +1,18 @@
-"""How soon the holders of a contact notice that it is gone, and who is in far buckets at all.
+"""Compute how soon holders of a contact detect that it left, and which nodes far buckets hold.
 
-A contact is given up when calls to it fail. Who calls it depends on its bucket:
+A node removes a contact when calls to it fail. Which calls these are depends on the bucket:
 
-* *Near*: buckets with room hold every neighbour. Each walk of the holder towards its own id, to
-  store its descriptor, calls them all, as does what else passes there. The first failure keeps a
-  contact out of answers, the second (``contact_max_failures``) out of the table.
-* *Far*: full buckets have replacements, so one failure is the end of a contact. It comes from
-  the holder's walks into that bucket, or from the ping that the least recently seen contact gets
-  whenever a stranger could take its place. A dead contact is not seen any more and moves towards
-  that place as strangers come along and as the living ahead of it are seen.
+* *Near buckets* have free places and hold every near node. A node stores its descriptor by a
+  lookup of its own id, which calls all of them. Other lookups call them as well. After the
+  first failure a contact is not named in answers. After the second (``contact_max_failures``)
+  it is removed.
+* *Far buckets* are full and have replacements, so the first failure removes a contact. The call
+  belongs to a lookup into that bucket, or it is a ping. The least recently seen contact is
+  pinged when another node could take its place. A departed contact is not seen any more, so it
+  moves towards that place while other nodes appear.
 
-Who enters a full bucket replaces somebody: newcomers are rare there, and those rarest who stay
-shortly. So far contacts die more slowly than nodes do.
+A node enters a full bucket only if it replaces a contact. So new nodes are rare there, and nodes
+with short sessions are rarest. Therefore far contacts leave more slowly than the average node.
 """
 
 from __future__ import annotations
@@ -33,25 +34,25 @@ Floats = npt.NDArray[np.float64]
 
 _AGES_S: Final = np.concatenate([np.arange(0, 7200, 60.0), np.arange(7200, 86_401, 1800.0)])
 _REACHED: Final = 1.2
-"""A walk towards the own id calls the nearest 1.2 k: those it began with, and some more."""
+"""A lookup of the own id calls the nearest 1.2 k nodes: the first k, and some found later."""
 
 
 _GONE_LOOKED_AT: Final = 4000
 
 _BACK_AGAIN: Final = 0.5
-"""Half of all sightings are answers to the holder's walks; the mute give none."""
+"""Half of all signs of life are answers to the holder's lookups. Mute nodes give no answers."""
 
 
 class Attention:
-    """What part of its holders still has a contact that left some time ago.
+    """Compute the fraction of holders that still have a contact which left some time ago.
 
     Args:
         settings: k and intervals.
         habits: how often nodes call each other.
         now: seconds from the start of the run.
-        holders_since: since when a sample of nodes is on-line.
-        walks: when those walked towards their own ids: (nodes, times), NaN where there is none.
-        gone_s: how long ago others left.
+        holders_since: times at which a sample of nodes came on line.
+        walks: times of their lookups of their own ids: (nodes, times), NaN for none.
+        gone_s: times in seconds since other nodes left.
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class Attention:
             )
             for fewer_than in (1, settings.contact_max_failures)
         )
-        # The dead take places too, so that a bucket may be full of more than who is there.
+        # Departed contacts occupy places, too, so the living ones alone need not fill a bucket.
         walked, not_walked = (
             float(np.interp(gone_s, _AGES_S, share).sum()) for share in self._standing_near[1]
         )
@@ -96,28 +97,31 @@ class Attention:
         self._full = np.array([_chance_of_more(settings.k, size) for size in filling])
 
     def calls_of_contacts_per_s(self) -> float:
-        """Return how often a node calls one of the contacts that its lookups begin with."""
+        """Return the rate at which a node calls one contact that its lookups begin with."""
         weights = 2.0 ** -np.arange(1.0, len(self._called) + 1)
         return float((weights * self._called).sum() / weights.sum())
 
     def calls_of_others_per_s(self) -> float:
-        """Return how often a node calls some other node, be it near or far."""
+        """Return the rate at which a node calls any one other node, near or far."""
         habits = self._habits
         walks = habits.lookups_per_s + self.buckets * refreshes_per_s(self._settings, habits)
         return walks * habits.queries / max(habits.online, 1)
 
     def not_called_since(self, gone_s: Floats) -> tuple[float, float]:
-        """Return what share of the dead whom a walk calls nobody called since they left.
+        """Return the fraction of departed contacts that a node has not called since they left.
 
-        The holders of those in tables, and the askers of those whom others name. After a call
-        in vain a node forgets what it has measured of an endpoint.
+        The first number is for contacts in the node's table, the second for contacts that
+        other nodes name. It matters because after a failed call a node forgets the round trip
+        that it measured.
         """
         if not len(gone_s):
             return 1.0, 1.0
-        # Some of many thousands tell the mean; they come in the order of their ids.
+        # A sample is enough for the mean. The array is in the order of random ids.
         gone_s = gone_s[:: -(-len(gone_s) // _GONE_LOOKED_AT)]
         depths = np.arange(len(self._places))
-        weights = 4.0 ** -(depths + 1.0) * self._places  # met there, and held there
+        weights = (
+            4.0 ** -(depths + 1.0) * self._places
+        )  # probability to be met there, and to be held there
         shape = (len(depths), len(gone_s))
         where, ages_s = np.broadcast_to(depths[:, None], shape), np.broadcast_to(gone_s, shape)
         kept = weights[:, None] * self.standing(where, ages_s, in_answers=False)
@@ -127,19 +131,19 @@ class Attention:
         return total / max(float(kept.sum()), 1e-12), float((named * unknown).sum()) / total
 
     def region_known_after_s(self) -> float:
-        """Return how long a node must look around until it knows how large the overlay is."""
+        """Return how long a node needs to collect enough samples for a size estimate."""
         habits = self._habits
         seen_per_s = habits.lookups_per_s + self.buckets / self._settings.refresh_interval_s
         return (MIN_SAMPLES - self.buckets) / seen_per_s
 
     def pings_per_s(self) -> float:
-        """Return how often a node pings a contact whose place somebody else could take."""
+        """Return the rate at which a node pings contacts that another node could replace."""
         return float((self._full * self._pinged).sum())
 
     def standing(self, depth: Positions, age_s: Floats, *, in_answers: bool) -> Floats:
-        """Return the share of holders that keep a contact that left ``age_s`` ago.
+        """Return the fraction of holders that keep a contact which left ``age_s`` ago.
 
-        ``in_answers`` counts those only that would name it to others.
+        With ``in_answers``, only holders that would name it in answers count.
         """
         walked, not_walked = (
             np.interp(age_s, _AGES_S, share)
@@ -153,11 +157,11 @@ class Attention:
         return standing
 
     def mute_standing(self, depth: Positions, deaf_share: Floats, *, in_answers: bool) -> Floats:
-        """Return the share of holders that keep a contact that answers PING and STORE alone.
+        """Return the fraction of holders that keep a contact which answers only PING and STORE.
 
-        It fails ``deaf_share`` of the holder's calls, and calls the holder itself as often: that
-        makes good its failures. In a full bucket one failure is its end, and to come back it must
-        be the last stranger met when a place becomes free.
+        It does not answer ``deaf_share`` of the holder's calls. It calls the holder as often,
+        and each such call resets the failures. In a full bucket the first failure removes it.
+        It returns only if it is the latest candidate when a place becomes free.
         """
         near = 1 / (1 + deaf_share)
         if not in_answers:
@@ -169,9 +173,9 @@ class Attention:
         return standing
 
     def presence(self, depth: Positions, since: Floats) -> Floats:
-        """Return how probably a node stands in a bucket of that depth, by when it came.
+        """Return the probability that a bucket of that depth holds a node, by its arrival time.
 
-        Who was there before the run has had the same chance as all others then.
+        Nodes that were on line before the run all have the same probability.
         """
         places = self._places[depth]
         began = np.where(np.isneginf(since), 0.0, since)
@@ -188,21 +192,21 @@ def _uncalled(
     calls_per_s: float,
     fewer_than: int,
 ) -> Floats:
-    """Return, by age, the share of holders that were there and called less often since then.
+    """Return, by age, the fraction of holders that were on line and made fewer calls since.
 
-    Other calls than walks come at random, ``calls_per_s`` of them.
+    Calls that do not belong to lookups of the own id are random, with rate ``calls_per_s``.
     """
     with np.errstate(invalid="ignore"):
         walked = (walks[None, :, :] > (now - ages_s)[:, None, None]).sum(axis=2)
     expected = ages_s * calls_per_s
     chance = np.zeros(walked.shape)
     for called in range(fewer_than):
-        # Up to that many other calls, given how often it walked.
+        # At most this many other calls, given the number of lookups.
         term = np.exp(-expected) * expected**called / math.factorial(called)
         chance += np.where(walked < fewer_than - called, term[:, None], 0.0)
     return np.asarray((chance * there).mean(axis=1))
 
 
 def _chance_of_more(k: int, expected: float) -> float:
-    """Return how probably a bucket has more nodes than places, if so many are expected."""
+    """Return the probability that a bucket has more candidates than places."""
     return chi_squared_cdf(2 * expected, 2 * (k + 1)) if expected > 0 else 0.0

@@ -1,6 +1,6 @@
-"""Asking those whom a lookup found for a record: three at a time, until three had it.
+"""Request a record from the nodes that a lookup found, three at a time, until three returned it.
 
-As ``sims/participants/core.py`` asks, and as a crawl asks the holders of a silent node.
+``sims/participants/core.py`` does the same, and so does a crawl for a node without an answer.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _WANTED: Final = 3
 
 
 def fetch(asked: Flags, has_it: Flags, timing: Timing) -> tuple[Flags, Floats]:
-    """Return which records were found, and how many seconds it took.
+    """Return which records were found, and the time in seconds.
 
     Args:
-        asked: which places in a lookup's result hold somebody who is asked, nearest first.
+        asked: which entries of a lookup's result are asked, nearest first.
         has_it: which of them have the record.
-        timing: draws round trips; a cookie is at hand, as each has just been called.
+        timing: draws round trips. No cookie is fetched, because the lookup has just called each.
     """
     rows = np.arange(len(asked))
     free_at = np.zeros((len(asked), _WANTED))

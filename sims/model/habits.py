@@ -1,4 +1,4 @@
-"""How often nodes call each other, derived from what they do: lookups, refreshes, joining.
+"""Derive the rates at which nodes call each other from lookups, refreshes and joins.
 
 Reasons: docs/decisions/0031.
 """
@@ -18,29 +18,29 @@ _QUERIES_OF_A_CRAWL: Final = 3
 """To each node."""
 
 _NEIGHBOURHOOD: Final = 1.3
-"""A walk calls all neighbours if its target lies among the nearest 1.3 k."""
+"""A lookup calls all near nodes if its target is among the nearest 1.3 k ids."""
 
 _PINGS_OF_A_WALK: Final = 4
-"""Strangers that answer a walk come in a burst; while one ping is under way there is no other,
-and a walk lasts as long as four of them."""
+"""New nodes that answer a lookup appear in a burst. There is one ping at a time, and a lookup
+lasts as long as four pings."""
 
 
 def share_of_bucket(depth: int) -> float:
-    """Return the share of the key space that has exactly so many leading bits of an id."""
+    """Return the fraction of the key space that shares exactly ``depth`` bits with an id."""
     return math.ldexp(1.0, -(depth + 1))
 
 
 @dataclass(frozen=True, slots=True)
 class Habits:
-    """How nodes of an overlay behave in the mean.
+    """Mean rates and counts of the nodes of an overlay.
 
     Attributes:
-        online: how many there are.
-        leaving_per_s: how often one of them leaves.
-        lookups_per_s: how often one looks something up.
-        queries: that such a lookup sends.
-        answered: the share of those that somebody answers.
-        first_hand: the share that goes to contacts of its own table.
+        online: number of nodes on line.
+        leaving_per_s: rate at which one node leaves.
+        lookups_per_s: lookups of one node per second.
+        queries: queries per lookup.
+        answered: fraction of the queries that are answered.
+        first_hand: fraction of the queries that go to contacts of the node's own table.
     """
 
     online: int
@@ -51,18 +51,18 @@ class Habits:
     first_hand: float
 
     def in_bucket(self, depth: int) -> float:
-        """Return how many nodes share exactly so many bits with a node."""
+        """Return how many nodes share exactly ``depth`` leading bits with a node."""
         return self.online * share_of_bucket(depth)
 
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """What happens at a node for one of its full buckets, each a rate per second.
+    """Rates per second of a node, for one of its full buckets.
 
     Attributes:
-        called: how often the node calls one contact of the bucket.
-        seen: how often it sees a sign of life of one contact.
-        pinged: how often it pings the one seen least recently: whenever it meets a stranger.
+        called: calls of the node to one contact of the bucket.
+        seen: signs of life of one contact.
+        pinged: pings to the least recently seen contact. Each new node that it meets causes one.
     """
 
     called: float
@@ -71,11 +71,11 @@ class Traffic:
 
     @classmethod
     def into(cls, settings: DhtSettings, habits: Habits, depth: int) -> Traffic:
-        """Return what goes on in the bucket of a depth.
+        """Return the rates for the bucket of a depth.
 
-        Of the calls that a walk makes the first go to contacts of the walking node, later ones
-        to whoever lies there; and as often as a node calls into a bucket, its members call it.
-        The walks with which it joined found nobody dead: its contacts were new then.
+        The first calls of a lookup go to the node's own contacts, later ones to any nodes of
+        that range. A node calls into a bucket as often as the members call the node. Lookups
+        during the join met no departed contacts, because all contacts were new.
         """
         k, inside = settings.k, max(habits.in_bucket(depth), settings.k + 1.0)
         known = k / inside
@@ -96,10 +96,10 @@ class Traffic:
         )
 
     def notice_s(self, settings: DhtSettings) -> float:
-        """Return how long a departed contact stands in the bucket, in the mean.
+        """Return the mean time until a departed contact is removed from the bucket, in seconds.
 
-        It has died anywhere in the order of last sightings; those ahead of it leave that place
-        one by one when pinged, and each by itself when seen.
+        Its position in the order of last signs of life is random. Contacts ahead of it leave
+        the first position one by one when they are pinged, or earlier when they are seen.
         """
         ahead = settings.k * self.seen / self.pinged
         overtaken_s = ((1 + ahead) * math.log1p(ahead) - ahead) / ahead / self.seen
@@ -109,20 +109,20 @@ class Traffic:
 
 
 def refreshes_per_s(settings: DhtSettings, habits: Habits) -> float:
-    """Return how often a node refreshes one bucket: once an interval, and when it joins."""
+    """Return the refresh rate of one bucket: once per interval, and once at the join."""
     return 1 / settings.refresh_interval_s + habits.leaving_per_s
 
 
 def crawl_pause_s(settings: DhtSettings, nodes: int) -> float:
-    """Return how long a node waits between two crawls that come across so many nodes."""
+    """Return the pause between two crawls of an overlay with that many nodes, in seconds."""
     queries = _QUERIES_OF_A_CRAWL * min(nodes, settings.crawl_max_nodes)
     return max(settings.crawl_interval_s, queries / settings.crawl_queries_per_s)
 
 
 def near_calls_per_s(settings: DhtSettings, habits: Habits) -> float:
-    """Return how often a neighbour is called besides by walks towards the holder's own id.
+    """Return the rate of calls to a near node, without lookups of the holder's own id.
 
-    The bucket next to the deepest is refreshed by itself, the deepest by those walks.
+    Those lookups refresh the deepest bucket; the next bucket has refreshes of its own.
     """
     beside = min(1.0, _NEIGHBOURHOOD * settings.k / max(habits.online, 1))
     return habits.lookups_per_s * beside + 1 / settings.refresh_interval_s

@@ -1,8 +1,8 @@
-"""Many iterative lookups at once, by the product's rules (``overlay/dht/lookup.py``).
+"""Run many iterative lookups at once, by the rules of ``overlay/dht/lookup.py``.
 
-Each keeps ``alpha`` queries in flight over disjoint paths; a query that nobody answers costs its
-timeouts. A step of the model finishes, in every lookup, the query that ends first there: lookups
-are independent of each other, so their own clocks may run apart.
+Each lookup keeps ``alpha`` queries in flight over disjoint paths. A query without an answer takes
+as long as its timeouts. One step of the model completes in every lookup the query that ends
+first. Lookups are independent, so each has a clock of its own.
 """
 
 from __future__ import annotations
@@ -27,25 +27,24 @@ _MEMORY = 8
 
 
 class CallTimes(Protocol):
-    """How long calls take, to contacts of one's own (``first_hand``) and to others."""
+    """Durations of calls to contacts of the own table (``first_hand``) and to others."""
 
     def answered(self, first_hand: Flags) -> Floats:
-        """Draw how long answers take, in seconds."""
+        """Draw the durations of answered calls, in seconds."""
         ...
 
     def silence(self, first_hand: Flags) -> Floats:
-        """Draw how long calls that nobody answers keep their place in flight."""
+        """Draw how long unanswered calls stay in flight, in seconds."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class LookupResults:
-    """One entry for each lookup.
+    """Results with one entry per lookup.
 
-    ``closest`` are the up to k nodes found, closest first (``ABSENT`` where fewer); ``hops``
-    counts replies from the start to the closest of them; ``queries`` includes those that
-    nobody answered, of which there were ``silent``; ``first_hand`` of them went to contacts
-    of the source's own table.
+    ``closest`` has up to k nodes, closest first, and ``ABSENT`` after the last. ``hops`` is the
+    number of replies between the source and the closest node. ``queries`` includes the
+    ``silent`` ones, which got no answer. ``first_hand`` queries went to contacts of the source.
     """
 
     closest: Ids
@@ -63,14 +62,14 @@ def look_up(
     settings: DhtSettings,
     times: CallTimes,
 ) -> LookupResults:
-    """Look each target up from its source.
+    """Look up each target from its source.
 
     Args:
-        tables: whom a node knows.
-        sources: ids of the nodes that ask.
-        targets: ids that they look for.
-        settings: k, alpha, disjoint paths and the budgets of the product.
-        times: draws how long queries take, answered or not.
+        tables: the routing tables.
+        sources: ids of the nodes that make the lookups.
+        targets: ids that they search.
+        settings: k, alpha, disjoint paths and the limits of the product.
+        times: draws the durations of queries, answered or not.
     """
     crowd = _Crowd(tables, sources, targets, settings, times)
     crowd.begin(sources)
@@ -114,7 +113,7 @@ class _Crowd:
         self._running = np.ones(count, np.bool_)
 
     def begin(self, sources: Ids) -> None:
-        """Deal the source's own closest contacts out to the paths."""
+        """Distribute the closest contacts of the source among the paths."""
         known = self._tables.closest(sources, self._targets, own=True)
         distance = np.where(known.ids == ABSENT, _FAR, known.ids ^ self._targets[:, None])
         order = np.argsort(distance, axis=1, kind="stable")
@@ -128,7 +127,7 @@ class _Crowd:
         self._ask(rows)
 
     def step(self) -> bool:
-        """Finish one query in every lookup that still runs; return whether any does."""
+        """Complete one query in every running lookup; return whether any lookup still runs."""
         rows = np.flatnonzero(self._running)
         ends = self._ends[rows]
         which = np.argmin(ends, axis=1)
@@ -146,7 +145,7 @@ class _Crowd:
         return True
 
     def results(self) -> LookupResults:
-        """Return what was found."""
+        """Return the results."""
         k, rows = self._settings.k, np.arange(len(self._targets))
         answered = self._asked_state == _ANSWERED
         distance = np.where(answered, self._asked_ids ^ self._targets[:, None], _FAR)
@@ -163,7 +162,7 @@ class _Crowd:
         )
 
     def _settle(self, rows: Positions, which: Positions) -> None:
-        """Take the end of one query in each of ``rows``."""
+        """Process the end of one query in each of ``rows``."""
         node, path = self._asked_ids[rows, which], self._asked_path[rows, which]
         alive = self._asked_alive[rows, which]
         state = np.where(alive, _ANSWERED, _FAILED).astype(np.int8)
@@ -207,7 +206,7 @@ class _Crowd:
         self._hops[rows, path] = np.take_along_axis(far, order, axis=1)
 
     def _ask(self, rows: Positions) -> None:
-        """Start queries while the budgets permit; paths with fewer in flight come first."""
+        """Start queries within the limits, first on paths with fewer queries in flight."""
         while len(rows):
             free = self._in_flight[rows].sum(axis=1) < self._settings.alpha
             free &= self._queries[rows] < self._settings.lookup_max_queries
@@ -251,7 +250,7 @@ class _Crowd:
 
 
 def _without_repeats(distance: Ids) -> Ids:
-    """Mark all but the first of equal distances in a row as far away: they are one node."""
+    """Mark repeated distances in a row as far away, because they belong to the same node."""
     order = np.argsort(distance, axis=1, kind="stable")
     ordered = np.take_along_axis(distance, order, axis=1)
     again = np.zeros(distance.shape, np.bool_)

@@ -1,4 +1,4 @@
-"""What the model measures at one moment: the same quantities as the full simulation."""
+"""Measure one moment of the model, with the same metrics as the full simulation."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ __all__ = ["ONCE", "Measures"]
 Floats = npt.NDArray[np.float64]
 
 ONCE: Final = "once"
-"""Label of records that are published once, as the full simulation has it."""
+"""Label of records that are published once, as in the full simulation."""
 
 _DEEPEST_BUCKET: Final = 24
 _FEWEST_LOOKUPS: Final = 50
-"""So many are made for the traffic's sake, whether they are asked for or not."""
+"""Lookups per sample at least, because the traffic is computed from them."""
 
 _OWN_WALKS: Final = 20
 _PATHS: Final = 5
-"""Drawn for each client and sample."""
+"""Paths drawn per client and sample."""
 
 
 class Measures:
-    """Writes what is true of a moment into the observations of a run."""
+    """Write the measurements of a moment into the observations of a run."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class Measures:
         self._observations.add(now, metric, value, label)
 
     def tables(self, moment: Moment) -> None:
-        """Record how full tables are, how stale, and whether they hold the neighbours."""
+        """Record the fill of tables, the departed contacts, and the known near nodes."""
         k, count = self._settings.k, min(self._bounds.tables, len(moment.honest))
         holders = self._rng.choice(moment.honest, count, replace=False)
         depths = range(min(_DEEPEST_BUCKET, len(moment.live).bit_length() + 4))
@@ -77,15 +77,15 @@ class Measures:
         return float((nearest[:, :, None] == contacts[:, None, :]).any(axis=2).mean())
 
     def lookups(self, moment: Moment, wanted: int) -> LookupResults:
-        """Look up some nodes' records and record how it went, for up to ``wanted`` of them.
+        """Look up records of some nodes, and record the results of up to ``wanted`` lookups.
 
         Returns:
-            How such a lookup goes, for what is derived from it.
+            The results of all lookups, from which rates are derived.
         """
         count = max(min(self._bounds.lookups, wanted), _FEWEST_LOOKUPS)
         sources = self._rng.choice(moment.honest, count)
         others = self._rng.choice(moment.honest, count)
-        # Nobody looks itself up: whoever drew itself takes the neighbour in the order of ids.
+        # A node does not look itself up. If it drew itself, it takes the next id.
         following = np.searchsorted(moment.honest, others) + 1
         targets = np.where(others == sources, moment.honest[following % len(moment.honest)], others)
         found = look_up(moment.tables, sources, targets, self._settings, moment.timing)
@@ -125,7 +125,7 @@ class Measures:
         return share
 
     def holders(self, moment: Moment, owners: Ids) -> Holders:
-        """Return who holds the records of nodes that are on-line."""
+        """Return the holders of records of nodes that are on line."""
         since = moment.since[np.searchsorted(moment.live, owners)]
         began = np.where(np.isneginf(since), 0.0, since)
         held = holders_of(
@@ -139,7 +139,7 @@ class Measures:
         )
         if moment.now >= VALIDITY_S:
             return held
-        # Who is there from the beginning has its descriptor with all nearest from the beginning.
+        # Nodes that are on line at the start have stored their descriptor before.
         at_first = np.where(np.isneginf(since), 0.0, np.nan)[:, None]
         never = np.full(len(owners), np.inf)
         laid_out = holders_of(
@@ -148,7 +148,7 @@ class Measures:
         return Holders(held.ids, held.there | laid_out.there, held.rank)
 
     def records(self, moment: Moment, once: tuple[Ids, Floats] | None) -> None:
-        """Record how many hold the records of those on-line, and those that were stored once."""
+        """Record the number of holders, for records of on-line nodes and for those stored once."""
         count = min(self._bounds.records, len(moment.honest))
         owners = self._rng.choice(moment.honest, count, replace=False)
         held = self.holders(moment, owners)
@@ -174,7 +174,7 @@ class Measures:
         self.note(now, "record_survival", float((holders > 0).mean()), label)
 
     def traffic(self, moment: Moment, habits: Habits, found: LookupResults, crawling: int) -> None:
-        """Record how many datagrams a node sends."""
+        """Record the number of datagrams that a node sends per second."""
         own = self._rng.choice(moment.honest, min(_OWN_WALKS, len(moment.honest)), replace=False)
         walked = look_up(moment.tables, own, own, self._settings, moment.timing)
         rate = messages_per_node_s(
@@ -189,7 +189,7 @@ class Measures:
         self.note(moment.now, "messages_per_node_s", rate)
 
     def topology(self, moment: Moment, clients: TopologyTables, hops: int) -> None:
-        """Record what clients know, and whether paths over it would stand."""
+        """Record what clients know, and whether paths chosen from it would work."""
         now, live = moment.now, moment.live
         tables = [clients.table(client, now) for client in range(len(clients))]
         for client, table in enumerate(tables):

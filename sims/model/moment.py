@@ -1,4 +1,4 @@
-"""The overlay at one moment, as far as lookups and tables depend on it: built for each sample."""
+"""The state of the overlay at one moment, which lookups and tables of a sample use."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ Floats = npt.NDArray[np.float64]
 
 _HOLDERS_LOOKED_AT: Final = 200
 _REMEMBERED_S: Final = 4 * 3600.0
-"""Nobody stands in a table for longer than that after it left."""
+"""No table holds a contact for longer than this after it left."""
 
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """What is true of the overlay now.
+    """The state of the overlay now.
 
-    ``live`` are all that are on-line, ``honest`` those of them that do as they should; both
-    sorted. ``since`` belongs to ``live``, ``hostile`` to ``sessions``. ``publishing_per_s`` is how
-    often a node stored its descriptor since the last sample, ``cookie_share`` at how many of those
-    times the cookies of its neighbours still counted.
+    ``live`` has the sorted ids on line, ``honest`` those of them without the adversary. ``since``
+    has an entry for each of ``live``, ``hostile`` one for each of ``sessions``. A node stored its
+    descriptor with the rate ``publishing_per_s`` since the last sample. In the fraction
+    ``cookie_share`` of these cases it still had valid cookies of its near nodes.
     """
 
     now: float
@@ -61,7 +61,7 @@ class Moment:
         now: float,
         rng: np.random.Generator,
     ) -> Moment:
-        """Return the overlay in which nodes with these habits had these sessions."""
+        """Return the state that follows from these sessions and rates."""
         is_live = np.isinf(sessions.until)
         live = sessions.chosen(is_live)
         publications = Publications(settings, rng)
@@ -102,10 +102,10 @@ class Moment:
 
 
 def _measured_s(attention: Attention, live: Sessions, now: float) -> float:
-    """Return for how long nodes have measured round trips that they still remember.
+    """Return the age of the oldest round trip that a node still remembers, in seconds.
 
-    That is since they are there, or as long as it takes to call so many others that the first
-    are forgotten.
+    It is the time since the node came on line, or the time after which a full memory replaces
+    the oldest entries.
     """
     age_s = float((now - np.where(np.isneginf(live.since), 0.0, live.since)).mean())
     if len(live.ids) <= MAX_MEASURED:
@@ -115,7 +115,7 @@ def _measured_s(attention: Attention, live: Sessions, now: float) -> float:
 
 
 def _known(sessions: Sessions, mute: Floats, now: float, attempts: int) -> Known:
-    """Return whom tables may hold: each node once, by its last session."""
+    """Return the nodes that tables may hold, each once, with its last session."""
     recent = np.flatnonzero(sessions.until > now - _REMEMBERED_S)
     recent = recent[np.lexsort((sessions.until[recent], sessions.ids[recent]))]
     newest = np.ones(len(recent), np.bool_)

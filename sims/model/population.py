@@ -1,4 +1,4 @@
-"""Who is on-line: a million nodes that come and go, as three arrays, and who was until lately."""
+"""The nodes on line, as three arrays for up to millions of nodes, and recently ended sessions."""
 
 from __future__ import annotations
 
@@ -16,46 +16,46 @@ __all__ = ["BEFORE", "Population", "Sessions", "is_hostile"]
 Floats = npt.NDArray[np.float64]
 
 BEFORE: Final = -np.inf
-"""Since when those are on-line who were there before the run began."""
+"""Start of the sessions of nodes that were on line before the run began."""
 
 _MOST_KEPT: Final = 2
-"""How many times the population the sessions that ended are at most that are remembered."""
+"""Bound of remembered ended sessions, as a multiple of the population."""
 
 
 _MODULUS: Final = 1_000_003
 
 
 def is_hostile(ids: Ids, share: float) -> Flags:
-    """Tell who belongs to an adversary of that share: the same ids at every moment."""
+    """Tell which ids belong to an adversary with that fraction; always the same ones."""
     hostile: Flags = ids % np.uint64(_MODULUS) < np.uint64(round(share * _MODULUS))
     return hostile
 
 
 @dataclass(frozen=True, slots=True)
 class Sessions:
-    """Stays on-line, in the order of their ids: from ``since`` until ``until`` (inf: still)."""
+    """Sessions in the order of ids, from ``since`` to ``until`` (infinity: on line now)."""
 
     ids: Ids
     since: Floats
     until: Floats
 
     def chosen(self, which: Flags | Positions) -> Sessions:
-        """Return some of them, in the same order."""
+        """Return the chosen sessions, in the same order."""
         return Sessions(self.ids[which], self.since[which], self.until[which])
 
 
 class Population:
-    """Nodes in an alternating renewal process, in equilibrium from the start.
+    """Nodes in an alternating renewal process that starts in equilibrium.
 
-    A node that never returns (``SessionModel.off`` is None) is replaced at once by a newcomer
-    with an id of its own, in the same place of the arrays.
+    If nodes never return (``SessionModel.off`` is None), a new node with a new id replaces a
+    departed one at once, at the same index.
 
     Args:
-        count: nodes in all, on-line or not.
-        sessions: how long they stay and stay away.
+        count: number of nodes, on line or not.
+        sessions: distributions of sessions and absences.
         rng: draws ids and times.
-        memory_s: how long a session is remembered after its end.
-        always: so many of them are on-line for ever.
+        memory_s: time in seconds for which an ended session is remembered.
+        always: number of nodes that are always on line.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Population:
         self._ended: list[Sessions] = []
 
     def advance(self, now: float) -> None:
-        """Let everything happen that happens up to ``now`` (seconds from the start)."""
+        """Process all events up to ``now`` (seconds from the start)."""
         while len(due := np.flatnonzero(self._next <= now)):
             left = due[self.online[due]]
             came = due[~self.online[due]]
@@ -96,7 +96,7 @@ class Population:
         self._forget(now)
 
     def fail(self, share: float, now: float) -> None:
-        """Let a share of those on-line stop for good, without a word; who is always there stays."""
+        """Let a fraction of the nodes on line fail for good, except nodes always on line."""
         online = self._always + np.flatnonzero(self.online[self._always :])
         victims = self._rng.choice(online, round(share * len(online)), replace=False)
         self.leaves += len(victims)
@@ -105,19 +105,19 @@ class Population:
         self._next[victims] = np.inf
 
     def visited(self, ids: Ids, since: float, until: float) -> None:
-        """Remember guests who belong to nobody's churn, on-line from ``since`` until ``until``."""
+        """Add sessions of nodes outside of the churn, on line from ``since`` to ``until``."""
         count = len(ids)
         if count:
             self._ended.append(Sessions(ids, np.full(count, since), np.full(count, until)))
 
     def live(self) -> Ids:
-        """Return the sorted ids of those on-line."""
+        """Return the sorted ids of the nodes on line."""
         return np.sort(self.ids[self.online])
 
     def sessions(self) -> Sessions:
-        """Return who is on-line and whose session ended within the memory, by id.
+        """Return the running sessions and the remembered ended ones, sorted by id.
 
-        A node that came back is there once for each of its sessions.
+        A node that returned has one entry per session.
         """
         online = np.flatnonzero(self.online)
         now = Sessions(self.ids[online], self.online_since[online], np.full(len(online), np.inf))

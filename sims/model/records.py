@@ -1,8 +1,8 @@
-"""Published records: who was given them, and who of those still has them.
+"""Published records: the nodes that received them, and the nodes that still hold them.
 
-A record is stored with the k nodes nearest to its key and with all in its region, where k are
-expected (``overlay/dht/publishing.py``). A node that restarts has lost what it held for others, so
-a holder counts as long as it is on-line in the same session.
+A record is stored at the k nodes nearest to its key and at all nodes of its region, where k nodes
+are expected (``overlay/dht/publishing.py``). A node that restarts has lost the records of others.
+So a holder counts while it is on line in the same session.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ __all__ = ["Holders", "holders_of"]
 Floats = npt.NDArray[np.float64]
 
 _NEIGHBOURS: Final = 4
-"""How many times k sessions around a key are looked at: more than came and went since."""
+"""Sessions around a key that are examined, as a multiple of k. Fewer came and went meanwhile."""
 
 _SPACE: Final = 2.0**64
 
 
 @dataclass(frozen=True, slots=True)
 class Holders:
-    """Holders of each record that are on-line: shape (records, holders).
+    """The holders of each record that are on line, with the shape (records, holders).
 
-    ``there`` tells which entries of ``ids`` hold the record; ``rank`` is each one's place among
-    those on-line by distance to the key, the nearest 0.
+    ``there`` tells which entries of ``ids`` hold the record. ``rank`` is the position of each
+    among all nodes on line by distance to the key, from 0.
     """
 
     ids: Ids
@@ -39,7 +39,7 @@ class Holders:
     rank: Positions
 
     def among(self, candidates: Ids) -> Flags:
-        """Return which of some nodes for each record hold it: shape (records, candidates)."""
+        """Return which candidates hold each record, with the shape (records, candidates)."""
         same = candidates[:, :, None] == self.ids[:, None, :]
         held: Flags = (same & self.there[:, None, :]).any(axis=2)
         return held
@@ -54,10 +54,10 @@ def holders_of(
     region_known_at: Floats,
     unheard: Flags | None = None,
 ) -> Holders:
-    """Return who holds records now.
+    """Return the nodes that hold the records now.
 
     Args:
-        sessions: everybody who was on-line since the first time of ``stored_at``.
+        sessions: all sessions since the first time of ``stored_at``.
         keys: of the records.
         stored_at: when each was stored, NaN where not: (records, times).
         k: how many nearest nodes it is stored with.

@@ -1,4 +1,4 @@
-"""One run of the model, with the same question and the same answer as the full simulation.
+"""Run the vectorised model, with the arguments and results of the full simulation.
 
 ::
 
@@ -33,17 +33,17 @@ from sims.scenario.model import Scenario
 __all__ = ["run_model"]
 
 _LINGERS_S: Final = 1200.0
-"""For so long somebody names a node that left: of its k neighbours the last to call it."""
+"""Time for which nodes still name one that left: until the last of k near nodes called it."""
 
 _AUTHORS_STAY_S: Final = 90.0
 _STORED_AFTER_S: Final = np.array([2.0, 62.0])
-"""An author stores its record when it has joined, and again a minute later."""
+"""A node that publishes once stores its record after the join and again a minute later."""
 
 _LEAST_ANSWERED: Final = 0.05
-"""Below that, right after most have failed, rates of calls would mean nothing."""
+"""With fewer nodes, directly after most have failed, mean rates of calls are meaningless."""
 
 _FIRST_QUERIES: Final = 1.5
-"""In units of k: a guess at the queries of a lookup, until the first sample has counted them."""
+"""Initial guess of queries per lookup, in units of k, until the first sample counts them."""
 
 
 def run_model(
@@ -59,19 +59,19 @@ def run_model(
     """Run one scenario with one seed.
 
     Args:
-        scenario: what is asked.
-        sessions: its churn model, resolved.
-        settings: its DHT settings, resolved.
+        scenario: what to simulate.
+        sessions: its session model.
+        settings: its DHT settings.
         seed: equal seeds give equal outcomes.
-        bounds: how much is drawn for each sample.
-        progress: told how far the run is, once a sample.
-        should_stop: True ends the run early, with what was measured.
+        bounds: sizes of the random samples.
+        progress: called with the progress at each sample.
+        should_stop: a result of True ends the run early, with the measurements so far.
 
     Raises:
-        ConfigurationError: the scenario asks for what the model does not know.
+        ConfigurationError: the model does not support a setting of the scenario.
     """
     check_expressible(scenario)
-    started = time.perf_counter()  # of the report alone: how long the run took
+    started = time.perf_counter()  # wall time, only for the report
     model = _Model(scenario, sessions, settings, seed, bounds or Bounds())
     complete = True
     while model.now < scenario.total_s:
@@ -94,7 +94,7 @@ def run_model(
 
 
 class _Model:
-    """The state of one run; a step leads to the next sample of the overlay's state."""
+    """The state of one run; each step leads to the next sample."""
 
     def __init__(
         self,
@@ -158,7 +158,7 @@ class _Model:
         self._note("online_nodes", self.online)
         self._note("online_share", self.online / self._scenario.nodes)
         if self.online <= self._settings.k:
-            return  # too few for an overlay: nothing to measure
+            return  # too few nodes for an overlay, so nothing is measured
         habits = self._habits()
         moment = Moment.of(
             self._scenario, self._settings, self._population.sessions(), habits, self.now, self._rng
@@ -187,7 +187,7 @@ class _Model:
         )
 
     def _learn(self, found: LookupResults) -> None:
-        """Take from this sample's lookups what the next one's habits are."""
+        """Derive the rates of the next sample from the lookups of this one."""
         self.lookups += len(found.queries)
         self._queries = float(found.queries.mean())
         silent = float(found.silent.sum() / max(found.queries.sum(), 1))

@@ -1,10 +1,10 @@
-"""When nodes walk towards their own id to store their descriptor there.
+"""Times at which nodes look up their own id to store their descriptor.
 
-A node does so when it joins, again after a minute, after two more, and so on, the pauses
-doubling up to ``republish_interval_s``, and whenever it signs its descriptor anew
-(``overlay/dht/publishing.py``). Who is there when a run begins is as the full simulation has
-it (``sims/participants/core.py``): it keeps the longest pause, the first of them up to a random
-moment, and signs anew on the full hours of the run.
+A node does so when it joins, after one more minute, after two more, and so on. The pauses double
+up to ``republish_interval_s``. It also does so when it signs a new descriptor
+(``overlay/dht/publishing.py``). Nodes that are on line when a run begins behave as in the full
+simulation (``sims/participants/core.py``): they have the longest pause with a random phase, and
+they sign on the full hours of the run.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Floats = npt.NDArray[np.float64]
 
 RESIGN_S: Final = 3600.0
 VALIDITY_S: Final = 3 * 3600.0 - 60.0
-"""From the signing: a descriptor is dated back by a minute."""
+"""Time from the signature to the expiry. A descriptor is dated one minute back."""
 
 _FIRST_PAUSE_S: Final = 60.0
 _JITTER: Final = 0.2
@@ -31,18 +31,18 @@ _WALK_TAKES_S: Final = 2.0
 
 
 def signed_at(since: Floats, until: Floats) -> Floats:
-    """Return when nodes signed the last descriptor of their sessions up to ``until``."""
+    """Return when each node signed its last descriptor before ``until``."""
     began = np.where(np.isneginf(since), 0.0, since)
     signed: Floats = began + np.floor((until - began) / RESIGN_S) * RESIGN_S
     return signed
 
 
 class Publications:
-    """When each of some nodes stored its descriptor.
+    """Compute when some nodes stored their descriptors.
 
     Args:
-        settings: the longest pause.
-        rng: draws jitter, and the phases of who is there from the beginning.
+        settings: has the longest pause.
+        rng: draws the jitter, and the phases of nodes that are on line from the start.
     """
 
     def __init__(self, settings: DhtSettings, rng: np.random.Generator) -> None:
@@ -51,9 +51,9 @@ class Publications:
         self._rng = rng
 
     def of(self, since: Floats, now: float) -> Floats:
-        """Return when walks began that are over ``now``: (nodes, times), in order.
+        """Return when the lookups began that are complete at ``now``: (nodes, times), in order.
 
-        They are those of the last hour and more; NaN stands where there is none.
+        The result covers at least the last hour. NaN stands for no lookup.
         """
         signed = signed_at(since, np.full(len(since), now))
         began = np.where(np.isneginf(since), 0.0, since)
@@ -77,9 +77,9 @@ class Publications:
 
 
 def cookies_at_hand(walks: Floats, after: float) -> float:
-    """Return how many of the walks after a moment find the neighbours' cookies still valid.
+    """Return the fraction of lookups after a moment that have valid cookies of the near nodes.
 
-    ``walks`` is what :meth:`Publications.of` returns.
+    ``walks`` is the result of :meth:`Publications.of`.
     """
     fetched_at = np.full(len(walks), -np.inf)
     counted = at_hand = 0
@@ -93,7 +93,7 @@ def cookies_at_hand(walks: Floats, after: float) -> float:
 
 
 def _pauses(longest_s: float) -> Floats:
-    """Return the pauses of a newcomer, without jitter, up to the first of the longest ones."""
+    """Return the pauses of a new node without jitter, up to the first longest one."""
     pauses = [min(_FIRST_PAUSE_S, longest_s)]
     while pauses[-1] < longest_s:
         pauses.append(min(2 * pauses[-1], longest_s))

@@ -1,4 +1,4 @@
-"""What of a scenario the model can express, and the numbers that it derives from it."""
+"""Check that the model supports a scenario, and set the sizes of its samples."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ CRAWLS: Final = ("clients",)
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """How much is drawn for a sample: enough for the statistics, whatever the population.
+    """Sizes of the random samples, which are large enough for populations of any size.
 
-    ``lookups`` a sample of the state, ``clients`` whose topology tables are followed,
-    ``tables`` routing tables and ``records`` whose holders are looked at.
+    Each sample of the state has ``lookups`` lookups, ``tables`` routing tables and ``records``
+    records. The topology tables of ``clients`` nodes are followed.
     """
 
     lookups: int = 200
@@ -31,10 +31,10 @@ class Bounds:
 
 
 def check_expressible(scenario: Scenario) -> None:
-    """Refuse what the model does not know.
+    """Refuse a scenario that the model does not support.
 
     Raises:
-        ConfigurationError: one sentence: what, and to use the full simulation for it.
+        ConfigurationError: a setting is not supported; the message names it and the remedy.
     """
     _one_of("[arrival] kind", scenario.arrival.kind, ARRIVALS)
     _one_of("[latency] model", scenario.latency.model, LATENCIES)

@@ -1,9 +1,9 @@
-"""What routing tables hold, drawn when it is looked at instead of stored.
+"""Draw the contents of routing tables when they are read, instead of storing them.
 
-A node's k-bucket of depth d holds up to k of the nodes that share exactly d leading bits with it,
-a random choice if there are more. A lookup passes each (node, bucket) pair rarely, so drawing the
-choice anew each time changes no mean. Some of the nodes that tables hold are gone without the
-holders having noticed; nobody answers there (``sims/model/attention.py`` tells how many).
+A node's bucket of depth d holds up to k of the nodes that share exactly d leading bits with it,
+and a random choice if there are more. Lookups rarely read the same bucket twice, so a new draw at
+each read does not change any mean. Some contacts have left and their holders have not noticed it;
+``sims/model/attention.py`` computes how many.
 """
 
 from __future__ import annotations
@@ -21,38 +21,38 @@ __all__ = ["ABSENT", "Known", "Replies", "Staying", "Tables"]
 Floats = npt.NDArray[np.float64]
 
 ABSENT = np.uint64(0)
-"""In place of a contact that is not there; no node has this id."""
+"""Stands for a missing contact. No node has this id."""
 
 _ENOUGH = 2
-"""How many times k nodes around a target are looked at to find k that a holder has."""
+"""Nodes around a target that are examined to find k contacts of a holder, in units of k."""
 
 _DRAWN = 8
-"""How many times k are drawn from a range that has more, to choose k different ones of them."""
+"""Draws from a large range, in units of k, so that at least k of them differ."""
 
 
 class Staying(Protocol):
-    """Who stands in buckets: :class:`sims.model.attention.Attention`."""
+    """Probabilities that buckets hold a node: :class:`sims.model.attention.Attention`."""
 
     def standing(self, depth: Positions, age_s: Floats, *, in_answers: bool) -> Floats:
-        """Return the share of holders that keep a contact that left ``age_s`` ago."""
+        """Return the fraction of holders that keep a contact which left ``age_s`` ago."""
         ...
 
     def mute_standing(self, depth: Positions, deaf_share: Floats, *, in_answers: bool) -> Floats:
-        """Return the share of holders that keep a contact that does not answer lookups."""
+        """Return the fraction of holders that keep a contact which does not answer lookups."""
         ...
 
     def presence(self, depth: Positions, since: Floats) -> Floats:
-        """Return how probably a node stands in a bucket of that depth, by when it came."""
+        """Return the probability that a bucket of that depth holds a node, by its arrival."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """Whom tables may hold, in the order of the ids.
+    """The nodes that tables may hold, in the order of their ids.
 
-    ``since`` and ``gone_s`` are when they came and how long ago they left (0: they are there);
-    ``mute`` tells how probably one that is there does not answer a lookup at first, ``deaf``
-    how probably it does not answer at all.
+    ``since`` is the time at which a node came on line. ``gone_s`` is the time in seconds since it
+    left, or 0 if it is on line. ``mute`` is the probability that a node on line does not answer
+    the first query of a lookup, ``deaf`` that it never answers one.
     """
 
     ids: Ids
@@ -63,7 +63,7 @@ class Known:
 
     @classmethod
     def of(cls, live: Ids, gone: Ids) -> Known:
-        """Return those who are there and those who are not, known all alike."""
+        """Return nodes of which all are known equally, on line or not."""
         ids = np.concatenate([live, gone])
         left = np.concatenate([np.zeros(len(live)), np.ones(len(gone))])
         order = np.argsort(ids, kind="stable")
@@ -73,7 +73,7 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class Replies:
-    """Contacts that nodes name: shape (nodes, contacts), ``ABSENT`` where there is none."""
+    """Contacts named in replies: shape (nodes, contacts), ``ABSENT`` for a missing one."""
 
     ids: Ids
     alive: Flags
@@ -83,10 +83,10 @@ class Tables:
     """The routing tables of an overlay at one moment.
 
     Args:
-        known: whom they may hold.
-        k: contacts in a bucket.
+        known: the nodes that they may hold.
+        k: capacity of a bucket.
         rng: draws contacts.
-        staying: who stands in which buckets; None: everybody alike.
+        staying: probabilities that buckets hold a node; None if they are all equal.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class Tables:
         return self._replies(there)
 
     def bucket(self, holders: Ids, depth: int) -> Replies:
-        """Return each holder's contacts that share exactly ``depth`` leading bits with it."""
+        """Return the contacts of each holder that share exactly ``depth`` leading bits with it."""
         others = holders ^ (np.uint64(1) << np.uint64(63 - depth))
         depths = np.full(len(holders), depth, np.int64)
         low, high = subtree(self._known.ids, others, depths + 1)
@@ -124,7 +124,7 @@ class Tables:
         return Replies(ids, there & (known.gone_s[positions] == 0) & speaks)
 
     def _choose(self, low: Positions, high: Positions, depth: Positions, *, own: bool) -> Positions:
-        """Return up to k different positions of each range, -1 where there are fewer."""
+        """Return up to k different positions of each range, padded with -1."""
         found, lots = self._drawn(low, high, depth, own=own)
         if found.shape[1] <= self.k:
             return _padded(found, self.k)
@@ -154,7 +154,10 @@ class Tables:
     def _lots(
         self, positions: Positions, here: Flags, depth: Positions, *, own: bool
     ) -> tuple[Flags, Floats]:
-        """Leave out whom the holder has given up; return the others' lots, the lowest enter."""
+        """Remove contacts that the holder has removed; return random lots for the others.
+
+        The contacts with the lowest lots enter the bucket.
+        """
         lots = self._rng.standard_exponential(positions.shape)
         staying, known = self._staying, self._known
         if staying is not None:
@@ -172,7 +175,7 @@ class Tables:
         return here, lots
 
     def _around(self, holders: Ids, targets: Ids, depth: Positions, *, own: bool) -> Positions:
-        """Return the contacts closest to each target out of all buckets that lie around it."""
+        """Return the contacts closest to each target, from all buckets around it."""
         ids = self._known.ids
         enough = smallest_subtree(ids, targets, min(_ENOUGH * self.k, len(ids)))
         low, high = subtree(ids, targets, np.minimum(enough, depth))
@@ -191,7 +194,7 @@ class Tables:
 
 
 def _distinct(positions: Positions, here: Flags) -> tuple[Positions, Flags]:
-    """Sort each row and keep one of what was drawn twice."""
+    """Sort each row and remove repetitions."""
     order = np.argsort(positions, axis=1, kind="stable")
     positions = np.take_along_axis(positions, order, axis=1)
     here = np.take_along_axis(here, order, axis=1)

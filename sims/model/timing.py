@@ -1,8 +1,8 @@
-"""How long calls take: round trips, the cookie that a stranger must fetch first, and patience.
+"""Draw the durations of calls: round trips, fetching a cookie, and timeouts.
 
-A node answers nobody whose cookie it has not seen within its epoch, so a call to somebody who
-was not called lately takes two round trips. Nobody answers for the dead: such a call holds its
-place in a lookup for the patience with its first attempt (``overlay/dht/round_trips.py``).
+A node answers only requests with a cookie of its current epoch. So a call to a node that was not
+called recently takes two round trips. A call to a departed node stays in flight until the timeout
+of its first attempt (``overlay/dht/round_trips.py``).
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
 _MEASURED_ONCE: Final = 3.0
-"""Patience after one measurement r: its mean r and four times its deviation r / 2 (RFC 6298)."""
+"""Timeout after one measurement r, as a multiple of r: 1 + 4 * 1/2 (RFC 6298)."""
 
 
 class Timing:
-    """Draws how long calls take.
+    """Draw the durations of calls.
 
     Args:
         latency: of the scenario; constant or uniform.
@@ -64,29 +64,29 @@ class Timing:
 
     @property
     def cookies(self) -> tuple[float, float]:
-        """How probably a cookie is at hand for a contact, and for another node."""
+        """Probability that a valid cookie is known, for a contact and for another node."""
         return self._cookie[0], self._cookie[1]
 
     def round_trips(self, count: int) -> Floats:
-        """Draw round trips of calls whose cookie is at hand, in seconds."""
+        """Draw round trips of calls with a known cookie, in seconds."""
         low, high, draw = self._low_s, self._high_s, self._rng.uniform
         return draw(low, high, count) + draw(low, high, count)
 
     def answered(self, first_hand: Flags) -> Floats:
-        """Draw how long an answer takes, from contacts of one's own or from others."""
+        """Draw the durations of answered calls to own contacts or to others, in seconds."""
         challenged = self._rng.random(len(first_hand)) >= np.where(first_hand, *self._cookie)
         again = self.round_trips(len(first_hand))
         return self.round_trips(len(first_hand)) + np.where(challenged, again, 0.0)
 
     def silence(self, first_hand: Flags) -> Floats:
-        """Draw how long a call without an answer holds its place."""
+        """Draw how long an unanswered call stays in flight, in seconds."""
         measured = self._rng.random(len(first_hand)) < np.where(first_hand, *self._measured)
         return np.where(measured, *self._patience_s)
 
 
 def _still_there(calls_per_s: float, lasts_s: float) -> float:
-    """Return how probably the last call that fetched a cookie is less than ``lasts_s`` ago.
+    """Return the probability that the current cookie is younger than ``lasts_s``.
 
-    A cookie is fetched by the first call after the last one has become too old.
+    The first call after a cookie has expired fetches the next one.
     """
     return calls_per_s * lasts_s / (1 + calls_per_s * lasts_s)

@@ -1,9 +1,9 @@
-"""Clients' Mix-nodes Topology Tables in the model: who was found when, and until when it is kept.
+"""The Mix-nodes Topology Tables of clients in the model: which nodes were found, and their expiry.
 
-A client crawls the whole overlay every so often. It then hears whoever is on-line, and learns of
-those who left lately and still stand in tables: their descriptors lie with other nodes. It keeps
-each until its signed expiry, so a table is full of the dead where sessions are short and validity
-is long; but paths are drawn from those who answered the last crawl.
+A client crawls the whole overlay at intervals. A crawl finds all nodes on line. It also finds nodes
+that left recently, because tables still name them and other nodes store their descriptors. The
+client keeps a descriptor until it expires. So if sessions are short compared with the validity,
+many entries belong to departed nodes. Paths use only nodes that answered the last crawl.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _JITTER: Final = 0.2
 
 @dataclass(slots=True)
 class _Table:
-    """Sorted ids with their expiry, and which of them answered the last crawl."""
+    """Sorted ids with their expiry times, and which of them answered the last crawl."""
 
     ids: Ids
     expires: Floats
@@ -42,9 +42,9 @@ class TopologyTables:
     """The tables of a few clients, as ids with their expiry; bounded by who lived in a validity.
 
     Args:
-        clients: how many.
-        settings: pauses between two crawls of one client.
-        rng: staggers the crawls.
+        clients: number of clients.
+        settings: has the pauses between crawls.
+        rng: draws the phases of the crawls.
     """
 
     def __init__(self, clients: int, settings: DhtSettings, rng: np.random.Generator) -> None:
@@ -58,26 +58,26 @@ class TopologyTables:
         return len(self._tables)
 
     def next_crawl(self) -> float:
-        """Return when the next client crawls."""
+        """Return the time of the next crawl of any client."""
         return float(self._next.min(initial=np.inf))
 
     def crawl(
         self, population: Population, now: float, lingers_s: float, hostile_share: float
     ) -> None:
-        """Let every client crawl that is due.
+        """Let all clients crawl whose crawl is due.
 
         Args:
-            population: who is there to be found.
+            population: the nodes that can be found.
             now: seconds from the start of the run.
-            lingers_s: how long those who left are still named by somebody.
-            hostile_share: of an adversary whose nodes do not give their descriptors themselves.
+            lingers_s: time in seconds for which tables still name a departed node.
+            hostile_share: fraction of nodes that do not return their own descriptor.
         """
         due = np.flatnonzero(self._next <= now)
         if not len(due):
             return
         sessions = population.sessions()
         sessions = sessions.chosen(sessions.until > now - lingers_s)
-        # Of one node's sessions the last one counts.
+        # If a node has several sessions, the last one counts.
         sessions = sessions.chosen(np.lexsort((sessions.until, sessions.ids)))
         newest = np.concatenate([sessions.ids[1:] != sessions.ids[:-1], [True]])
         sessions = sessions.chosen(newest[: len(sessions.ids)])
@@ -89,13 +89,13 @@ class TopologyTables:
             pause_s = mean_pause_s * self._rng.uniform(1 - _JITTER, 1 + _JITTER)
             self._next[client] = now + pause_s
             old, found = self._tables[client], self._found(everybody)
-            # After a crawl that left somebody out it is not known who is silent.
+            # If a crawl did not ask all nodes, it does not tell which nodes are silent.
             silent = found is everybody
             old = _Table(old.ids, old.expires, old.heard & (not silent))
             self._tables[client] = _merged(old, found, now)
 
     def _found(self, everybody: _Table) -> _Table:
-        """Return whom one crawl finds: everybody, or of too many a random part."""
+        """Return the nodes that one crawl finds: all, or a random part if the limit is exceeded."""
         count = len(everybody.ids)
         if count <= self._most:
             return everybody
@@ -104,22 +104,22 @@ class TopologyTables:
         return _Table(everybody.ids[some], everybody.expires[some], unasked)
 
     def table(self, client: int, now: float) -> Ids:
-        """Return the sorted ids that a client holds unexpired."""
+        """Return the sorted ids of a client's unexpired entries."""
         table = self._tables[client]
         held: Ids = table.ids[table.expires > now]
         return held
 
     def eligible(self, client: int, now: float) -> Ids:
-        """Return the sorted ids of those that paths are drawn from: they answered lately."""
+        """Return the sorted ids that paths are drawn from: nodes that answered recently."""
         table = self._tables[client]
         chosen: Ids = table.ids[table.heard & (table.expires > now)]
         return chosen
 
 
 def _merged(old: _Table, new: _Table, now: float) -> _Table:
-    """Return a client's table after a crawl; what is told anew replaces what was known.
+    """Return a client's table after a crawl, in which new entries replace older ones.
 
-    A full table keeps whom it knows and takes no more newcomers than it has room for.
+    A full table keeps its nodes and adds new ones only while there are free places.
     """
     valid = old.expires > now
     kept = valid & ~np.isin(old.ids, new.ids, assume_unique=True, kind="sort")

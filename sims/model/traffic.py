@@ -1,7 +1,7 @@
-"""How much the overlay talks: datagrams that an on-line node sends in a second.
+"""Compute the control traffic: datagrams that a node on line sends per second.
 
-Each answered call costs a request and an answer, and two more if the caller has no cookie; each
-call without answer costs its attempts.
+An answered call needs a request and an answer, and two more datagrams if the caller has no
+cookie. A call without an answer needs one datagram per attempt.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ __all__ = ["Conversation", "messages_per_node_s"]
 
 _HOLDERS_ASKED: Final = 3
 _HOLDERS: Final = 1.1
-"""In units of k: the nearest and the rest of the region."""
+"""Nodes at which a record is stored, in units of k: the nearest ones and the region."""
 
 _ANSWERED: Final = 2
 _CHALLENGED: Final = 2
 _OF_A_CRAWL: Final = 8
-"""Three requests, three answers, and the first of them twice, as no cookie is at hand."""
+"""Three requests and three answers. The first pair is repeated, because it fetches a cookie."""
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """What walks cost in the mean: queries that were answered, and those that were not."""
+    """Mean numbers of answered and of unanswered queries of a lookup."""
 
     answered: float
     silent: float
 
     @classmethod
     def of(cls, found: LookupResults) -> Conversation:
-        """Return the mean of some lookups."""
+        """Return the means over some lookups."""
         silent = float(found.silent.mean())
         return cls(float(found.queries.mean()) - silent, silent)
 
     def datagrams(self, settings: DhtSettings, cookie: float) -> float:
-        """Return what one walk sends and is sent, if a cookie is at hand so often."""
+        """Return the datagrams of one lookup, sent and received, for a probability of a cookie."""
         answered = self.answered * (_ANSWERED + _CHALLENGED * (1 - cookie))
         return answered + self.silent * settings.rpc_attempts
 
@@ -54,12 +54,12 @@ def messages_per_node_s(
     cookies: tuple[float, float],
     crawling: int,
 ) -> float:
-    """Return the rate over all that nodes do.
+    """Return the datagrams per second of one node, over all of its tasks.
 
     Args:
         settings: of the product.
-        habits: how often they look up, and leave.
-        attention: how often they ping whom.
+        habits: rates of lookups and departures.
+        attention: rates of pings.
         publishing: how often they store their descriptor, and how probably the cookies of their
             neighbours are at hand then.
         walks: to random targets, and to the node's own id.

@@ -1,9 +1,9 @@
-"""The model held against the full simulation: the same scenarios, the same measures, stated bounds.
+"""Compare the model with the full simulation: same scenarios, same metrics, stated bounds.
 
-A bound says how far the model's mean may lie from the full simulation's, and why so far; it is
-``absolute`` or ``relative`` to the full simulation's, whichever is larger. Where runs scatter
-more than that, three standard errors count instead: a run's scatter is taken from the model's
-seeds, which are cheap, and to it comes that of the single events that the full simulation saw.
+A bound says how far the model's mean may be from the full simulation's, with the reason. It is
+``absolute`` or ``relative`` to the full simulation, whichever is larger. If runs vary more than
+that, three standard errors are the bound. The variation between runs comes from the seeds of the
+model, which are cheap. The variation of single events of the full simulation is added.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ Run = Callable[[Scenario, int], RunOutcome]
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """One statistic of one metric, and how far the model may be off.
+    """One statistic of one metric, and the permitted deviation of the model.
 
     Attributes:
-        metric, label: as observations name them.
-        quantile: of the observations; None for their mean.
+        metric, label: as in observations.
+        quantile: of the observations; None means the mean.
         relative, absolute: the larger one is the bound.
-        reason: why the model is off by as much at most.
+        reason: why the model deviates.
     """
 
     metric: str
@@ -47,7 +47,7 @@ class Measure:
 
     @property
     def name(self) -> str:
-        """As reports write it."""
+        """The name in reports."""
         name = self.metric + (f" ({self.label})" if self.label else "")
         return name if self.quantile is None else f"{name} p{100 * self.quantile:g}"
 
@@ -86,7 +86,7 @@ MEASURES: Final = (
     Measure("path_first_try", 0.0, 0.05, "relays fail by leaving alone"),
     Measure("messages_per_node_s", 0.15, 0.0, "rates of chores in the mean"),
 )
-"""Everything that the model yields and the full simulation too, buckets one by one apart."""
+"""All metrics of both simulations, except the fill of single buckets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +94,9 @@ class Comparison:
     """One measure of one scenario at both fidelities.
 
     Attributes:
-        measure: which.
+        measure: what is compared.
         full, model: means over the seeds.
-        error: standard error of their difference.
+        error: standard error of the difference.
     """
 
     measure: Measure
@@ -106,19 +106,19 @@ class Comparison:
 
     @property
     def tolerance(self) -> float:
-        """How far the model may lie from the full simulation."""
+        """The permitted difference between the model and the full simulation."""
         bound = max(self.measure.absolute, self.measure.relative * abs(self.full))
         return max(bound, _STANDARD_ERRORS * self.error)
 
     @property
     def is_sharp(self) -> bool:
-        """Whether the bound is at most three times the measure's own, so that it can fail."""
+        """Whether the bound is at most three times the stated one, so that the check can fail."""
         own = max(self.measure.absolute, self.measure.relative * abs(self.full))
         return self.tolerance <= 3 * own
 
     @property
     def holds(self) -> bool:
-        """Whether it lies within the bound."""
+        """Whether the difference is within the bound."""
         return abs(self.model - self.full) <= self.tolerance
 
 
@@ -129,13 +129,13 @@ def compare(
     model_seeds: Iterable[int],
     run: Run = run_scenario,
 ) -> list[Comparison]:
-    """Run a scenario at both fidelities and compare what they yield.
+    """Run a scenario at both fidelities and compare the results.
 
     Args:
-        scenario: its fidelity and its seeds do not matter.
-        full_seeds: of the runs of the full simulation.
-        model_seeds: of the model's, two at least.
-        run: runs one of them.
+        scenario: what to simulate; its fidelity and seeds are ignored.
+        full_seeds: seeds of the full simulation, at least one.
+        model_seeds: seeds of the model, at least two.
+        run: runs one scenario with one seed.
     """
     full = [run(replace(scenario, fidelity="full"), seed) for seed in full_seeds]
     model = [run(replace(scenario, fidelity="model"), seed) for seed in model_seeds]
@@ -145,10 +145,10 @@ def compare(
 def compare_outcomes(
     full: Sequence[RunOutcome], model: Sequence[RunOutcome], warm_up_s: float
 ) -> list[Comparison]:
-    """Compare what runs at either fidelity yielded after the warm-up.
+    """Compare the results of runs at both fidelities after the warm-up.
 
     Raises:
-        ValueError: one run of the full simulation and two of the model are the fewest.
+        ValueError: there are fewer than one full run and two runs of the model.
     """
     if not full or len(model) < 2:
         raise ValueError("one run of the full simulation and two of the model are needed")
@@ -184,10 +184,10 @@ def _compared(measure: Measure, full: list[Values], model: list[Values]) -> Comp
 
 
 def _variance_of_mean(kind: str, events: list[float]) -> float:
-    """Return the variance of a mean of single events; the state that is sampled has none."""
+    """Return the variance of a mean of single events; it is 0 for sampled states."""
     count = len(events)
     if kind == "yes-no":
-        # As if each had been seen once more: of few events all may agree by chance.
+        # Add one event of each kind, because few events may all agree by chance.
         share = (math.fsum(events) + 1) / (count + 2)
         return share * (1 - share) / count
     return float(np.var(events)) / count if kind == "distribution" else 0.0

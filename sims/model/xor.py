@@ -1,8 +1,8 @@
 """XOR geometry on sorted arrays of 64-bit ids.
 
-A Kademlia id has 160 bits; the first 64 of them tell a million nodes apart (two share them with
-a probability below 10**-7), so that NumPy's ``uint64`` serves. All arrays of ids here are sorted,
-hence the nodes that share a prefix with an id are one range of positions.
+A Kademlia id has 160 bits. The first 64 bits distinguish a million nodes, because two of them
+share these bits with a probability below 10**-7. So NumPy's ``uint64`` is sufficient. All arrays
+of ids here are sorted, so the ids with a common prefix are one range of positions.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ ID_BITS = 64
 
 
 def common_prefix(one: Ids, other: Ids) -> Positions:
-    """Return how many leading bits two ids share: 64 if they are equal."""
+    """Return the number of leading bits that two ids share; 64 if they are equal."""
     difference = one ^ other
-    # frexp is exact for the exponent only below 2**53, so the halves are measured apart.
+    # The exponent of frexp is exact only below 2**53, so each half is measured separately.
     high = (difference >> np.uint64(32)).astype(np.float64)
     low = (difference & np.uint64(0xFFFFFFFF)).astype(np.float64)
     exponent = np.where(high > 0, np.frexp(high)[1] + 32, np.frexp(low)[1])
@@ -48,9 +48,9 @@ def subtree(ids: Ids, prefix_of: Ids, depth: Positions) -> tuple[Positions, Posi
 
 
 def merged(one: Ids, other: Ids) -> Ids:
-    """Return the ids of two sorted arrays, sorted, each once."""
+    """Return the sorted union of two sorted arrays of ids."""
     both = np.concatenate([one, other])
-    both.sort(kind="stable")  # which merges the two sorted runs
+    both.sort(kind="stable")  # a stable sort merges the two sorted runs in linear time
     first = np.concatenate([both[:1] == both[:1], both[1:] != both[:-1]])
     once: Ids = both[first]
     return once
@@ -91,7 +91,7 @@ def smallest_subtree(ids: Ids, targets: Ids, count: int) -> Positions:
 
 def _bounds(prefix_of: Ids, depth: Positions) -> tuple[Ids, Ids]:
     free = (ID_BITS - depth).astype(np.uint64)
-    # A shift by all 64 bits is undefined, so the mask of depth 0 is made in two steps.
+    # A shift by 64 bits is undefined, so the mask of depth 0 needs two steps.
     ones = np.uint64(0xFFFFFFFFFFFFFFFF)
     mask = np.where(free >= 64, ones, (np.uint64(1) << np.minimum(free, 63)) - np.uint64(1))
     mask = mask.astype(np.uint64)
