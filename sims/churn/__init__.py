@@ -1,4 +1,4 @@
-"""When nodes come and go: session models, arrivals, and the events that they make.
+"""Compute when nodes go on line and off line: session models, arrivals and events.
 
 ::
 
@@ -6,8 +6,8 @@
     Equilibrium() | MassJoin(...) ────────────────────┼─▶ churn_events(...) ─▶ (time, node, on/off)
     MassFailure(...), FlashCrowd(...) ────────────────┘
 
-All times are seconds from the start of the simulation. The same ``Random`` gives the same
-events, whatever else runs.
+All times are seconds from the start of the simulation. The events depend only on the arguments
+and on the ``Random`` that is passed in.
 """
 
 from sims.churn.arrivals import Equilibrium, FlashCrowd, MassFailure, MassJoin

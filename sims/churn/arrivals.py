@@ -1,6 +1,7 @@
-"""How a simulation begins, and what shakes it.
+"""Declare how a simulation starts, and which events affect many nodes at once.
 
-One *start* says where each node is at time zero; any number of *shocks* come on top.
+A *start* determines which nodes are on line at time zero. A *shock* is a later event that affects
+many nodes. A simulation has one start and any number of shocks.
 
 Reasons: docs/decisions/0021.
 """
@@ -14,16 +15,16 @@ __all__ = ["Equilibrium", "FlashCrowd", "MassFailure", "MassJoin", "Shock", "Sta
 
 @dataclass(frozen=True, slots=True)
 class Equilibrium:
-    """The overlay has run for ever: on line with the availability, amid its session.
+    """Start in equilibrium: a node is on line with its availability, in the middle of a session.
 
-    Where leavers never return, every node is on line. This is the default, as a start with
-    new sessions shows the transient of the start and not the overlay.
+    If nodes never return, every node is on line. This is the default, because a start with new
+    sessions shows the transient of the start for a long time.
     """
 
 
 @dataclass(frozen=True, slots=True)
 class MassJoin:
-    """Everybody is away until ``at_s``, then all join within ``over_s`` with new sessions."""
+    """Start with all nodes off line; from ``at_s`` on all join within ``over_s`` seconds."""
 
     at_s: float = 0.0
     over_s: float = 60.0
@@ -34,9 +35,9 @@ class MassJoin:
 
 @dataclass(frozen=True, slots=True)
 class MassFailure:
-    """At ``at_s`` a random ``share`` of the nodes on line vanish without a word, for good.
+    """At ``at_s`` a random fraction ``share`` of the nodes on line fails for good.
 
-    Nobody takes their places, be it they themselves or newcomers.
+    Neither these nodes nor new ones replace them.
     """
 
     at_s: float
@@ -50,7 +51,7 @@ class MassFailure:
 
 @dataclass(frozen=True, slots=True)
 class FlashCrowd:
-    """From ``at_s`` on ``nodes`` more nodes join within ``over_s``, for one session each."""
+    """At ``at_s`` further ``nodes`` begin to join within ``over_s``, for one session each."""
 
     at_s: float
     nodes: int

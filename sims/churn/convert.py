@@ -1,4 +1,4 @@
-"""Write a trace of any form that is read (sims.churn.trace_formats) as node,on_s,off_s.
+"""Convert a trace of any form of ``sims.churn.trace_formats`` to node,on_s,off_s.
 
 python3 -m sims.churn.convert oversim.trace sessions.csv
 """

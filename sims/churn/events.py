@@ -1,10 +1,10 @@
-"""The events of churn, in order of time, from a model, a start and shocks.
+"""Generate the events of churn in order of time, from a session model, a start and shocks.
 
-Every node has its own stream of randomness, drawn from the caller's in the order of the
-nodes, so that one node's life does not depend on how another's events fall in between. Ties
-are broken by node number. Memory is one pending event per node.
+Every node has a random stream of its own, which is seeded from the caller's in the order of the
+nodes. So the sessions of one node do not depend on the events of others. Events at the same time
+are ordered by node number. One pending event per node is kept in memory.
 
-Nodes are numbered from 0; newcomers and crowds get the numbers after the first ones.
+Nodes are numbered from 0. Nodes that come later get the following numbers.
 """
 
 from __future__ import annotations
@@ -39,21 +39,21 @@ def churn_events(
     start: Start | None = None,
     shocks: Sequence[Shock] = (),
 ) -> Iterator[ChurnEvent]:
-    """Yield every change of state up to ``duration_s``, in order of time.
+    """Yield every change between on line and off line up to ``duration_s``, in order of time.
 
-    A node that is on line at the start has an event at time 0. Which nodes a mass failure
-    hits is drawn from the population of that moment.
+    A node that is on line at the start has an event at time 0. The nodes of a mass failure are
+    drawn from the nodes on line at that moment.
 
     Args:
         model: sessions and absences.
-        nodes: how many take part (a number, not how many are on line).
+        nodes: number of nodes, on line or not.
         rng: the only source of randomness.
-        duration_s: no event lies beyond it.
-        start: :class:`Equilibrium` unless said otherwise.
-        shocks: what comes on top.
+        duration_s: time of the last possible event.
+        start: state at time zero; the default is :class:`Equilibrium`.
+        shocks: events that affect many nodes.
 
     Raises:
-        ValueError: there is no node.
+        ValueError: ``nodes`` is less than 1.
     """
     if nodes < 1:
         raise ValueError(f"churn needs at least one node, not {nodes!r}")
@@ -67,13 +67,13 @@ class _Life:
     permanent: bool = False
     once: bool = False
     under_way: bool = False
-    """Its first session began before the simulation did."""
+    """Whether the first session began before the simulation."""
     epoch: int = 0
-    """Counts changes, so that an event that a mass failure overtook is left out."""
+    """Number of changes. It shows that a pending event is void after a mass failure."""
 
 
 class _Population:
-    """All nodes and their pending events. Grows with newcomers only."""
+    """All nodes and their pending events. It grows only if new nodes replace departed ones."""
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class _Population:
                     self._plan(life, shock.at_s + life.rng.random() * shock.over_s, online=True)
 
     def events(self, duration_s: float) -> Iterator[ChurnEvent]:
-        """Yield the events up to a time."""
+        """Yield the events up to ``duration_s``."""
         while self._pending or self._failures:
             next_s = self._pending[0][0] if self._pending else math.inf
             if self._failures and self._failures[0].at_s <= next_s:
@@ -168,9 +168,9 @@ class _Population:
         return self._model.on.sample(life.rng)
 
     def _replace(self, time_s: float) -> Iterator[ChurnEvent]:
-        """Let a newcomer with a new identity take the place of a node that left for good."""
+        """Add a new node with a new identity instead of a node that left for good."""
         life = self._new_life()
-        life.permanent = False  # those who never leave were there from the beginning
+        life.permanent = False  # permanent nodes are on line from the start
         yield from self._change(time_s, len(self._lives) - 1, online=True)
 
     def _fail(self, failure: MassFailure) -> Iterator[ChurnEvent]:

@@ -1,7 +1,7 @@
 """Distributions of session and absence lengths, with their exact equilibrium residuals.
 
-Whoever looks at a node in the middle of its session sees a long one more often than a short
-one. What is left of it then has the density (1 - F(x)) / E[S], not that of a new session:
+At a random moment, a running session is more often a long one than a short one. The remaining
+length has the density (1 - F(x)) / E[S], which differs from that of a new session:
 
 =============  ====================  ==============================================
 distribution   1 - F(x)              residual, sampled exactly
@@ -36,7 +36,7 @@ __all__ = ["Exponential", "Fixed", "Lifetimes", "Observed", "Pareto", "Weibull"]
 Floats = NDArray[np.float64]
 
 _MOST_EXPONENT: Final = 600.0
-"""Residuals of a Pareto near its least shape leave the float range; e^600 s is as good as ever."""
+"""Limit of exponents. Residuals of a Pareto with a shape near 1 would exceed the float range."""
 
 
 class Lifetimes(Protocol):
@@ -47,11 +47,11 @@ class Lifetimes(Protocol):
         ...
 
     def survival(self, age: float) -> float:
-        """Return the share of new sessions that last longer than ``age``."""
+        """Return the fraction of new sessions that last longer than ``age``."""
         ...
 
     def residual_survival(self, age: float) -> float:
-        """Return the share of sessions met under way that last ``age`` longer."""
+        """Return the fraction of running sessions that last at least ``age`` longer."""
         ...
 
     def sample(self, rng: Random) -> float:
@@ -79,7 +79,7 @@ def _positive(**values: float) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Weibull:
-    """1 - F(x) = exp(-(x / scale_s) ** shape); a shape below 1 has a heavy tail."""
+    """Weibull: 1 - F(x) = exp(-(x / scale_s) ** shape). A shape below 1 has a heavy tail."""
 
     scale_s: float
     shape: float
@@ -89,7 +89,7 @@ class Weibull:
 
     @classmethod
     def with_mean(cls, mean_s: float, shape: float) -> Weibull:
-        """Build the one with this mean: scale = mean / gamma(1 + 1/shape)."""
+        """Return the distribution with this mean: scale = mean / gamma(1 + 1/shape)."""
         _positive(mean=mean_s, shape=shape)
         return cls(mean_s / math.gamma(1 + 1 / shape), shape)
 
@@ -123,7 +123,7 @@ class Weibull:
 
 
 class Exponential(Weibull):
-    """1 - F(x) = exp(-x / mean): what is left never depends on what has passed."""
+    """Exponential: 1 - F(x) = exp(-x / mean). The residual does not depend on the age."""
 
     def __init__(self, mean_s: float) -> None:
         _positive(mean=mean_s)
@@ -132,7 +132,7 @@ class Exponential(Weibull):
 
 @dataclass(frozen=True, slots=True)
 class Pareto:
-    """1 - F(x) = (1 + x / scale_s) ** -shape, with a shape above 1 so that it has a mean."""
+    """Pareto (Lomax): 1 - F(x) = (1 + x / scale_s) ** -shape; shape > 1, so it has a mean."""
 
     scale_s: float
     shape: float
@@ -175,7 +175,7 @@ class Pareto:
 
 @dataclass(frozen=True, slots=True)
 class Fixed:
-    """Every session lasts equally long."""
+    """All sessions have the same length."""
 
     length_s: float
 
@@ -199,7 +199,7 @@ class Fixed:
         return self.length_s
 
     def residual(self, rng: Random) -> float:
-        """Draw uniformly; one minus a draw is never zero."""
+        """Draw a residual uniformly; 1 - random() is never zero."""
         return self.length_s * (1 - rng.random())
 
     def samples(self, rng: np.random.Generator, count: int) -> Floats:  # noqa: ARG002 - likewise
@@ -213,7 +213,7 @@ class Fixed:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """The lengths of a trace, each as likely as any other."""
+    """The lengths of a trace, all with the same probability."""
 
     lengths_s: tuple[float, ...]
     _sorted: tuple[float, ...] = field(init=False, repr=False)
@@ -233,11 +233,11 @@ class Observed:
         return self._tails[-1] / len(self._sorted)
 
     def survival(self, age: float) -> float:
-        """Return the share that is longer."""
+        """Return the fraction of lengths above ``age``."""
         return 1 - bisect_right(self._sorted, age) / len(self._sorted)
 
     def residual_survival(self, age: float) -> float:
-        """Return the integral of the survival from ``age`` on, over the mean."""
+        """Return the integral of the survival from ``age`` to infinity, divided by the mean."""
         below = bisect_right(self._sorted, age)
         longer = self._tails[-1] - (self._tails[below - 1] if below else 0.0)
         return (longer - age * (len(self._sorted) - below)) / self._tails[-1]
@@ -247,7 +247,7 @@ class Observed:
         return rng.choice(self._sorted)
 
     def residual(self, rng: Random) -> float:
-        """Draw a length in proportion to itself and cut it uniformly."""
+        """Draw a length with a probability proportional to it, and return a uniform part of it."""
         index = bisect_left(self._tails, rng.random() * self._tails[-1])
         return self._sorted[index] * (1 - rng.random())
 

@@ -1,7 +1,7 @@
-"""Session models: how long nodes stay, how long they are away, and who comes instead.
+"""Session models: how long nodes are on line and off line, and whether they return.
 
-The presets are those that the literature measured or that other simulators use, so that
-results can be compared; each names where its numbers come from.
+The presets are published measurements and the defaults of other simulators, so that results can
+be compared. Each names the source of its numbers.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ _HOUR: Final = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class SessionModel:
-    """How nodes alternate between being there and being away.
+    """How nodes alternate between on line and off line.
 
     Attributes:
-        name: as the user writes it.
+        name: the text that the user writes.
         on: lengths of sessions.
-        off: lengths of absences, after which the same node returns; None if a node that
-            leaves never returns and a newcomer with a new identity takes its place at once.
-        permanent_share: share of the nodes there that never leave.
-        origin: where the numbers come from.
+        off: lengths of absences, after which the same node returns. None if nodes never return
+            and a node with a new identity replaces each departed one at once.
+        permanent_share: fraction of the nodes on line that never leave.
+        origin: source of the numbers.
     """
 
     name: str
@@ -44,7 +44,7 @@ class SessionModel:
             raise ValueError("permanent_share must lie in [0, 1]")
 
     def availability(self) -> float:
-        """Return the share of time for which a node is there: E[on] / (E[on] + E[off])."""
+        """Return the fraction of time that a node is on line: E[on] / (E[on] + E[off])."""
         if self.off is None:
             return 1.0
         mean = self.on.mean()
@@ -52,15 +52,15 @@ class SessionModel:
         return self.permanent_share + (1 - self.permanent_share) * moving
 
     def residual_survival(self, age: float) -> float:
-        """Return the share of nodes met on line that stay on line for ``age`` seconds."""
+        """Return the fraction of nodes on line that stay on line for ``age`` seconds."""
         moving = self.on.residual_survival(age)
         return self.permanent_share + (1 - self.permanent_share) * moving
 
 
 def _relay_mix() -> SessionModel:
-    """Build 30 % for ever, and the others such that 1 % of all relays leave per hour.
+    """Return a model in which 30 % of the relays are permanent and 1 % of all leave per hour.
 
-    In equilibrium a renewed session ends at the rate 1 / E[S], so 0.7 / E[S] = 0.01 per hour.
+    In equilibrium a session ends with the rate 1 / E[S], so 0.7 / E[S] = 0.01 per hour.
     """
     permanent, rate_per_hour = 0.3, 0.01
     on = Weibull.with_mean((1 - permanent) / rate_per_hour * _HOUR, 0.6)
@@ -103,4 +103,4 @@ _ALL: Final = (
 )
 
 PRESETS: Final[Mapping[str, SessionModel]] = MappingProxyType({one.name: one for one in _ALL})
-"""Every named model."""
+"""The presets by name."""

@@ -1,9 +1,9 @@
-"""Session models as text, for command lines and scenario files.
+"""Parse session models, as written on command lines and in scenario files.
 
 ::
 
     kad2007                                     a preset
-    weibull(169.5min, 0.615)                    sessions; who leaves is replaced by a newcomer
+    weibull(169.5min, 0.615)                    sessions; a new node replaces a departed one
     exponential(1h) / exponential(1h)           sessions / absences
     pareto(30min, 2.1) / fixed(10min)           scale and shape / length
     trace(sessions.csv)                         the lengths of a file, sessions and absences
@@ -39,19 +39,19 @@ _UNITS: Final[Mapping[str, float]] = {
 }
 _DURATION: Final = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,12})?)\s*(ms|s|m|min|h|d)")
 _CALL: Final = re.compile(r"([a-z]{1,20})\(((?:[^()]|\([^()]*\)){1,4096})\)")
-"""A path may hold pairs of parentheses, as in trace(results (1)/sessions.csv)."""
+"""A path may contain pairs of parentheses, as in trace(results (1)/sessions.csv)."""
 _MAX_TEXT: Final = 8192
 _LEAST_MEAN_S: Final = 1.0
-"""Below it nodes come and go faster than they could join."""
+"""With shorter sessions, nodes would leave before they have joined."""
 
 _MOST_MEAN_S: Final = 100 * 365.25 * 86400.0
 
 
 def parse_duration(text: str) -> float:
-    """Return the seconds of a length of time such as ``90min``.
+    """Return a duration such as ``90min`` in seconds.
 
     Raises:
-        ConfigurationError: it is not a number with a unit.
+        ConfigurationError: the text is not a number with a unit.
     """
     match = _DURATION.fullmatch(text.strip())
     if match is None:
@@ -63,14 +63,14 @@ def parse_duration(text: str) -> float:
 
 
 def parse_model(text: str, directory: Path | None = None) -> SessionModel:
-    """Turn a model's text into a :class:`SessionModel`.
+    """Parse the text of a session model.
 
     Args:
-        text: see the module.
-        directory: where relative trace files are looked for; the working directory if None.
+        text: a text as the module describes.
+        directory: start of relative paths of traces; None means the working directory.
 
     Raises:
-        ConfigurationError: one sentence says what is wrong and what to write instead.
+        ConfigurationError: the text is wrong; the message says what to write instead.
     """
     name = text.strip()
     if name in PRESETS:
@@ -87,7 +87,7 @@ def parse_model(text: str, directory: Path | None = None) -> SessionModel:
 
 
 def _halves(text: str) -> tuple[str, str, str]:
-    """Part sessions and absences at the first slash that is not within a trace's path."""
+    """Split sessions and absences at the first slash outside of parentheses."""
     depth = 0
     for place, character in enumerate(text):
         depth += (character == "(") - (character == ")")
@@ -122,7 +122,7 @@ def _check_means(on: Lifetimes, off: Lifetimes | None) -> None:
 def _mean_s(lifetimes: Lifetimes) -> float:
     try:
         return lifetimes.mean()
-    except OverflowError:  # of a Weibull whose shape is next to nothing
+    except OverflowError:  # the mean of a Weibull with a tiny shape exceeds the float range
         return math.inf
 
 

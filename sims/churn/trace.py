@@ -1,4 +1,4 @@
-"""Traces of sessions: a CSV file with one session a line, or another form that is told apart.
+"""Read traces of sessions: a CSV file with one session per line, or another known form.
 
 ::
 
@@ -37,7 +37,7 @@ _MAX_LINE: Final = 400
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """The sessions of each node, first node first, each node's sessions in order."""
+    """The sessions of all nodes, in the order of the file; those of one node are in time order."""
 
     sessions: tuple[tuple[tuple[float, float], ...], ...]
 
@@ -55,14 +55,14 @@ class Trace:
         return tuple(gap for gap in gaps if gap > 0)
 
     def replay(self, duration_s: float = math.inf) -> Iterator[ChurnEvent]:
-        """Yield the trace's own events in order of time, nodes numbered as they appear."""
+        """Yield the events of the trace in order of time, with nodes numbered by appearance."""
         events = [
             ChurnEvent(time_s, number, online)
             for number, node in enumerate(self.sessions)
             for session in node
             for time_s, online in zip(session, (True, False), strict=True)
         ]
-        # At one time a node leaves before it comes back.
+        # Off before on, because a node may leave and return at the same time.
         for event in sorted(events):
             if event.time_s <= duration_s:
                 yield event
@@ -72,12 +72,14 @@ def read_trace(path: Path) -> Trace:
     """Read a trace file.
 
     Raises:
-        ConfigurationError: the file cannot be read, or a line is not a session; one sentence
-            names the file, the line and what is expected.
+        ConfigurationError: the file cannot be read, or a line is not a session; the message
+            names the file, the line and the expected form.
     """
     try:
         found = path.stat()
-        if not stat.S_ISREG(found.st_mode):  # opening a pipe would wait for its writer
+        if not stat.S_ISREG(
+            found.st_mode
+        ):  # opening a pipe would block until a program writes to it
             what = "a directory" if stat.S_ISDIR(found.st_mode) else "no regular file"
             raise ValueError(f"it is {what}")  # noqa: TRY301 - said below, as of other files
         if found.st_size > _MAX_BYTES:

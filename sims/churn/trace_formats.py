@@ -1,6 +1,6 @@
-"""Session traces as different programs write them, read line by line into sessions.
+"""Read session traces in the forms of different programs.
 
-Three forms are told apart by their first line that is neither empty nor a comment:
+The first line that is neither empty nor a comment distinguishes three forms:
 
 =========  ====================================  =============================================
 form       first line                            each further line
@@ -42,17 +42,17 @@ _EVENT: Final = ("event", "state", "action", "type", "command")
 _UP: Final = ("up", "join", "on", "online", "on-line", "start", "connect", "1", "true")
 _DOWN: Final = ("down", "leave", "off", "offline", "off-line", "stop", "disconnect", "0", "false")
 _STILL_ON: Final = ("", "-", "none", "null", "nan", "on", "online", "on-line", "still on-line")
-"""What stands where the end of a session would, if it goes on at the end of the trace."""
+"""Texts that stand for the end of a session which continues at the end of the trace."""
 
 _OVERSIM: Final = re.compile(r"\s*[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?\s+[0-9]+\s+[A-Za-z_]+\b.*")
 _MAX_NAME: Final = 100
 _MAX_SECONDS: Final = 1e10
 _LEAST_SESSION_S: Final = 0.001
-"""Times are written in seconds to a few decimals; less is a slip, such as another unit."""
+"""Shorter sessions are refused, because they indicate an error such as a wrong unit."""
 
 
 class TraceFault(Exception):
-    """What is wrong with a line: its number and words that follow "Line N of the trace FILE"."""
+    """An error in a line: its number, and the text after "Line N of the trace FILE"."""
 
     def __init__(self, line: int, words: str) -> None:
         super().__init__(words)
@@ -60,11 +60,11 @@ class TraceFault(Exception):
 
 
 def sessions_of(lines: Iterable[str]) -> dict[str, list[Session]]:
-    """Return the sessions of each node, by its name, in the order in which names appear.
+    """Return the sessions of each node by its name, in the order of appearance.
 
     Raises:
-        TraceFault: a line is not what its form allows.
-        csv.Error: the text is no CSV.
+        TraceFault: a line does not fit the form of the trace.
+        csv.Error: the text is not CSV.
     """
     numbered = enumerate(lines, start=1)
     told = ((number, line) for number, line in numbered if _tells(line))
@@ -97,7 +97,7 @@ def _place(names: Sequence[str], known: Sequence[str]) -> int | None:
 
 
 def _times(line: int, names: Sequence[str], wanted: Sequence[str]) -> list[tuple[int, float]]:
-    """Return place and unit, in seconds, of each wanted time."""
+    """Return the column and the unit in seconds of each wanted time."""
     found: dict[str, tuple[int, float]] = {}
     bare = next((name for name in names if _BARE_TIME.fullmatch(name)), None)
     for place, name in enumerate(names):
@@ -134,13 +134,13 @@ def _of_sessions(line: int, names: Sequence[str], rows: Iterable[Row]) -> dict[s
         ended = _seconds(number, row, off, off_unit)
         last = max(last, ended)
         if ended == began:
-            continue  # it was seen once and for no time; there is nothing to simulate
+            continue  # the node was seen only once, so the session has no length
         if not began <= ended - _LEAST_SESSION_S:
             raise TraceFault(number, _NO_SESSION)
         sessions.append((began, ended))
     for _number, name, began in open_ones:
         if last - began >= _LEAST_SESSION_S:
-            found[name].append((began, last))  # as far as the trace tells
+            found[name].append((began, last))  # the session ends with the trace
     return {name: sessions for name, sessions in found.items() if sessions}
 
 
@@ -169,7 +169,7 @@ def _seconds(line: int, row: Sequence[str], place: int, unit: float) -> float:
 
 
 Event = tuple[int, float, str, bool]
-"""Line, time in seconds, node, and whether it comes up."""
+"""Line number, time in seconds, node, and whether it goes on line."""
 
 
 def _events(line: int, names: Sequence[str], rows: Iterable[Row]) -> Iterator[Event]:
@@ -185,7 +185,7 @@ def _events(line: int, names: Sequence[str], rows: Iterable[Row]) -> Iterator[Ev
 
 
 def _oversim(first: list[tuple[int, str]], rest: Iterable[tuple[int, str]]) -> Iterator[Event]:
-    """Read OverSim's GlobalTraceManager files; commands that are no churn are left out."""
+    """Read files of OverSim's GlobalTraceManager; commands without churn are ignored."""
     for number, line in (*first, *rest):
         if not _OVERSIM.fullmatch(line.strip()):
             raise TraceFault(number, "is not OverSim's form: a time, a node and a command")
@@ -195,7 +195,7 @@ def _oversim(first: list[tuple[int, str]], rest: Iterable[tuple[int, str]]) -> I
 
 
 def _of_events(events: Iterable[Event]) -> dict[str, list[Session]]:
-    """Pair ups with downs; who goes down first was there from the trace's beginning."""
+    """Pair "up" with "down" events. If "down" is first, the session began with the trace."""
     listed = list(events)
     ordered = sorted(listed, key=lambda each: each[1])
     begins = ordered[0][1] if ordered else 0.0
@@ -205,7 +205,7 @@ def _of_events(events: Iterable[Event]) -> dict[str, list[Session]]:
     seen: set[str] = set()
     for _line, time, node, up in ordered:
         if up:
-            since.setdefault(node, time)  # a second "up" tells nothing new
+            since.setdefault(node, time)  # a repeated "up" changes nothing
         elif node in since or node not in seen:
             found[node].append((since.pop(node, begins), time))
         seen.add(node)
