@@ -1,4 +1,4 @@
-"""How long datagrams travel one way: constant, uniform, or by geography."""
+"""One-way delays of datagrams: constant, uniform, or by geography."""
 
 from sims.latency.geographic import Geographic, read_matrix, shipped_matrix
 from sims.latency.models import Constant, LatencyModel, Uniform, build_latency

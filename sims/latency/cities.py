@@ -1,13 +1,12 @@
-"""The shipped matrix: one-way delays between 32 cities, computed from where they lie.
+"""The default matrix: one-way delays between 32 cities, computed from their coordinates.
 
-No measurement is copied here. The coordinates are geography, and the delay between two
-cities follows from a stated formula::
+No measurements are used. The delay between two cities follows from their distance::
 
     one way = 2 * access + distance * detour / speed of light in fibre
 
 * distance: great circle on a sphere of 6,371 km (haversine);
 * speed of light in fibre: 200,000 km/s (refractive index 1.5);
-* detour: 1.6, as cables follow coasts and routes follow contracts;
+* detour: 1.6, because cables follow coasts and routes follow contracts;
 * access: 2 ms at each end, from a host to its city's exchange.
 
 So Frankfurt to New York (6,200 km) takes 54 ms one way and 107 ms there and back. What this
@@ -64,7 +63,7 @@ CITIES: Final[tuple[tuple[str, float, float], ...]] = (
 
 
 def great_circle_km(one: tuple[float, float], other: tuple[float, float]) -> float:
-    """Return the distance of two points given as latitude and longitude in degrees."""
+    """Return the distance of two points, which are latitude and longitude in degrees."""
     lat1, lon1, lat2, lon2 = map(math.radians, (*one, *other))
     half = (
         math.sin((lat2 - lat1) / 2) ** 2
@@ -74,5 +73,5 @@ def great_circle_km(one: tuple[float, float], other: tuple[float, float]) -> flo
 
 
 def one_way_s(distance_km: float) -> float:
-    """Return the delay over a distance by the module's formula."""
+    """Return the one-way delay over a distance in km, by the formula of this module."""
     return 2 * ACCESS_S + distance_km * DETOUR / FIBRE_KM_PER_S

@@ -1,14 +1,14 @@
-"""Delays between places: hosts live in the regions of a matrix.
+"""Delays between regions: every host is in one region of a matrix.
 
-A matrix file is CSV: a header with the regions' names, then one row a region with the
-one-way delays to each, in milliseconds::
+A matrix file is CSV: a header with the names of the regions, then one row per region with the
+one-way delays to all regions, in milliseconds::
 
     ,Berlin,Tokyo
     Berlin,4,75.3
     Tokyo,75.3,4
 
-Host n lives in the region that a fixed hash of n picks, so that it stays there whatever else
-the scenario draws. Each datagram takes up to a tenth longer than the matrix says (queues).
+A fixed hash of its number determines the region of a host, so that it does not depend on other
+random draws. Each datagram takes up to a tenth longer than the matrix says, as in queues.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ def shipped_matrix() -> Matrix:
 
 @lru_cache(maxsize=1 << 20)
 def region_of(host: int, regions: int) -> int:
-    """Return where a host lives: a hash of its number, uniform over the regions."""
+    """Return the region of a host: a hash of its number, uniform over the regions."""
     digest = hashlib.sha256(b"latency region\0" + host.to_bytes(8, "big")).digest()
     return int.from_bytes(digest[:8], "big") % regions
 
 
 class Geographic:
-    """The matrix's delay between two hosts' regions, plus up to a tenth."""
+    """The delay between the regions of two hosts, plus up to a tenth at random."""
 
     def __init__(self, matrix: Matrix) -> None:
         self.matrix = matrix
@@ -74,7 +74,7 @@ def read_matrix(path: Path) -> Matrix:
     """Read a matrix file.
 
     Raises:
-        ConfigurationError: the file cannot be read or is no square matrix of delays.
+        ConfigurationError: the file cannot be read or is not a square matrix of delays.
     """
     try:
         if path.stat().st_size > _MAX_BYTES:

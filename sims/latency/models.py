@@ -1,6 +1,6 @@
-"""Latency models: the one-way delay between two hosts, each named by its number.
+"""Latency models: the one-way delay between two hosts, which are identified by numbers.
 
-Loss is no part of a delay; the network draws it on its own.
+Loss does not belong to a latency model. The network draws it separately.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _MODELS: Final = ("constant", "uniform", "geographic")
 
 
 class LatencyModel(Protocol):
-    """How long datagrams travel."""
+    """The interface of latency models."""
 
     def delay_s(self, source: int, destination: int, rng: Random) -> float:
         """Return the delay of one datagram in seconds; never negative."""
@@ -29,7 +29,7 @@ class LatencyModel(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Constant:
-    """Every datagram travels equally long."""
+    """The same delay for every datagram."""
 
     one_way_s: float
 
@@ -43,7 +43,7 @@ class Constant:
 
 @dataclass(frozen=True, slots=True)
 class Uniform:
-    """Each datagram draws its own delay, so that datagrams may overtake each other."""
+    """A random delay for each datagram, so that datagrams may overtake each other."""
 
     low_s: float
     high_s: float
@@ -58,20 +58,20 @@ class Uniform:
             )
 
     def delay_s(self, source: int, destination: int, rng: Random) -> float:  # noqa: ARG002 - protocol
-        """Draw from the range."""
+        """Draw a delay from the range, in seconds."""
         return self.low_s + (self.high_s - self.low_s) * rng.random()
 
 
 def build_latency(
     model: str, *, low_s: float = 0.025, high_s: float = 0.075, matrix: Path | None = None
 ) -> LatencyModel:
-    """Build a model from its name, as a scenario gives it.
+    """Return the latency model that a scenario names.
 
     Args:
         model: ``constant`` (uses ``low_s``), ``uniform`` or ``geographic``.
-        low_s: shortest one-way delay.
-        high_s: longest one-way delay, if uniform.
-        matrix: file of one-way delays, if geographic; the shipped cities if None.
+        low_s: shortest one-way delay in seconds.
+        high_s: longest one-way delay in seconds, for ``uniform``.
+        matrix: file of one-way delays, for ``geographic``; None means the default matrix.
 
     Raises:
         ConfigurationError: an unknown name, an impossible delay or an unreadable matrix.
