@@ -1,1 +1,1 @@
-"""What a simulation measures, each measure a small observer beside the world."""
+"""Measures of a simulation. Each measure is an observer that does not change the world."""

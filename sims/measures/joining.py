@@ -1,4 +1,4 @@
-"""How long it takes a program that starts to be a member."""
+"""Measure how long a node needs from its start to its membership."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PATIENCE_S: Final = 120.0
 
 
 class JoinMeasure:
-    """Follows every start. One that is no member after two minutes failed, though it goes on."""
+    """Follow every start of a node. A join fails if it takes longer than two minutes."""
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
@@ -22,7 +22,7 @@ class JoinMeasure:
         recorder.world.listeners.append(self._heard)
 
     def started(self, machine: Machine) -> None:
-        """A program starts now."""
+        """Record that the machine's node starts now."""
         world = self._recorder.world
         began = self._waiting[machine.index] = world.heap.now
         world.heap.at(began + _PATIENCE_S, self._give_up, machine, began)
@@ -36,8 +36,8 @@ class JoinMeasure:
 
     def _give_up(self, machine: Machine, began: float) -> None:
         if self._waiting.get(machine.index) != began:
-            return  # it has joined, or has started again since
+            return  # it has joined, or it has started again meanwhile
         del self._waiting[machine.index]
-        # A program that ended before its time was up says nothing about joining.
+        # A node that stopped before the limit does not count as a failed join.
         if machine.online:
             self._recorder.add("join_success", 0.0)

@@ -1,9 +1,8 @@
-"""Lookups that users of the DHT might make, at a given rate, each one measured.
+"""Make lookups at a given rate and measure each of them.
 
-A source and a published record are drawn among the members. The source walks towards the
-record's key and asks those nearest to it, nearest first, as a crawl asks the holders of a
-silent node; the record's owner itself is not asked, so that what is measured is the DHT's
-memory and not the owner's presence.
+A source and a published record are drawn at random. The source looks up the key of the record and
+requests the record from the nodes nearest to it, as a crawl does for a node that does not answer.
+The owner of the record is not asked, because the measure is about stored records.
 """
 
 from __future__ import annotations
@@ -26,20 +25,20 @@ _ON_TARGET: Final = 0.25
 
 
 class LookupMeasure:
-    """Starts lookups as a Poisson process and records what became of them."""
+    """Start lookups as a Poisson process and record their results."""
 
     def __init__(self, recorder: Recorder, rng: Random, per_node_hour: float) -> None:
         self._recorder = recorder
         self._rng = rng
         self._rate = per_node_hour / _HOUR_S
         self.target: Machine | None = None
-        """Whose record one lookup in four asks for: the victim of an eclipse."""
+        """Node whose record every fourth lookup requests: the victim of an eclipse."""
         self.results: list[Callable[[bool], None]] = []
         self.started = 0
         self.finished = 0
 
     def begin(self) -> None:
-        """Plan the first lookup."""
+        """Schedule the first lookup."""
         if self._rate > 0:
             self._plan()
 
@@ -66,10 +65,10 @@ class LookupMeasure:
         source.flush()
 
     def place_of(self, owner: Machine) -> str:
-        """Tell where an owner stands to the eclipsed one: ``target``, ``beside`` it, or neither.
+        """Return the relation of an owner to the eclipsed node: ``target``, ``beside`` or neither.
 
-        Beside it is within twice the distance that holds k nodes: the crowd is among the nearest
-        of all these keys, so an alarm about them is none that is false.
+        An owner is ``beside`` if it is within twice the distance that holds k nodes. The
+        adversary's ids are among the nearest of all these keys, so an alarm there is not false.
         """
         if self.target is None:
             return ""
@@ -80,7 +79,7 @@ class LookupMeasure:
         return "beside" if owner.number ^ self.target.number < reach else ""
 
     def _member(self) -> Machine | None:
-        """Draw an honest member; None if there seems to be none."""
+        """Return a random honest member, or None if several draws found none."""
         world = self._recorder.world
         for _ in range(_ATTEMPTS):
             if not len(world.alive):
@@ -123,7 +122,7 @@ class _Probe:
         dht.fetch(self._owner.node_id, holders, world.heap.now, self._fetched)
 
     def _judge(self, lookup: Lookup, found: list[int]) -> None:
-        """Compare the result with the truth of this moment."""
+        """Compare the result with the state of the overlay at this moment."""
         world, add = self._recorder.world, self._recorder.add
         source = self._source.number
         truth = [n for n in world.alive.closest(self._owner.number, world.settings.k + 1)
@@ -150,7 +149,7 @@ class _Probe:
         self._recorder.add("lookup_success", float(success))
         self._recorder.add("lookup_latency_s", world.heap.now - self._began)
         if descriptor is not None:
-            # A forged one would have to be signed by its owner, and never was.
+            # A record that its owner never published is forged.
             owner_signed = descriptor.encoded in self._owner.signed
             self._recorder.add("forged_accepted", float(not owner_signed))
             old = descriptor.sequence < self._sequence

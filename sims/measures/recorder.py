@@ -1,4 +1,4 @@
-"""What every measure shares: where values go, and when."""
+"""Record observations under the time of the world."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ __all__ = ["Recorder", "Sampled"]
 
 
 class Sampled(Protocol):
-    """A measure that looks at the state of the overlay now and then."""
+    """A measure that samples the state of the overlay at intervals."""
 
     def sample(self) -> None:
-        """Record the state as it is."""
+        """Record the current state."""
         ...
 
 
 class Recorder:
-    """Writes observations under the world's time."""
+    """Write observations with the time of the world."""
 
     def __init__(self, world: World, observations: Observations) -> None:
         self.world = world
         self.observations = observations
 
     def add(self, metric: str, value: float, label: str = "") -> None:
-        """Record one value, now."""
+        """Record one value with the current time."""
         self.observations.add(self.world.time_s, metric, value, label)

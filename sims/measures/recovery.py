@@ -1,4 +1,4 @@
-"""How long the overlay needs to recover from a shock, by the success of lookups."""
+"""Measure how long the overlay needs to recover from a shock, by the success of lookups."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ __all__ = ["RecoveryMeasure"]
 
 _TOLERANCE: Final = 0.02
 _FEWEST: Final = 10
-"""Lookups without which an interval says nothing."""
+"""Least number of lookups for which an interval is judged."""
 
 
 class RecoveryMeasure:
-    """Compares lookups after a shock with those before it, from sample to sample.
+    """Compare lookups after a shock with those before it, interval by interval.
 
-    Recovered is the overlay at the end of the first interval after the healing in which
-    lookups succeed as often as before the shock, within 2 points; the resolution is the
-    sample interval. Where none succeeds, before or after, there is nothing to recover to, or
-    nothing that did. One that does not recover before the run ends counts with that time, so
-    that it cannot pass for one that was not asked; ``recovered`` tells it from one that did.
+    The overlay has recovered at the end of the first interval in which lookups succeed as often
+    as before the shock, within 2 percentage points. Intervals count from the end of the shock,
+    and their length is the resolution. If no lookup succeeded before the shock, there is no
+    recovery. If the overlay does not recover, the end of the run counts as its time, and
+    ``recovered`` is 0.
     """
 
     def __init__(self, recorder: Recorder, shock_at_s: float, healed_at_s: float) -> None:
@@ -33,7 +33,7 @@ class RecoveryMeasure:
         self._recovered = False
 
     def finished(self, success: bool) -> None:
-        """A lookup ended."""
+        """Count a completed lookup."""
         now = self._recorder.world.time_s
         for tally in [self._interval] + ([self._before] if now < self._shock_at_s else []):
             tally[0] += success
@@ -55,7 +55,7 @@ class RecoveryMeasure:
             self._recorder.add("recovery_s", now - self._healed_at_s)
 
     def end(self) -> None:
-        """The run is over."""
+        """Record the result at the end of the run."""
         lasted = self._recorder.world.time_s - self._healed_at_s
         if lasted <= 0:
             return

@@ -1,4 +1,4 @@
-"""Routing tables and records, seen from above."""
+"""Measure routing tables and records with knowledge of the whole overlay."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from sims.participants.machine import Machine
 __all__ = ["RecordMeasure", "TableMeasure", "online_sample"]
 
 _NODES_SAMPLED: Final = 100
-"""A sample's standard error is a tenth of the spread between nodes; a full scan would cost more
-than the overlay's own work."""
+"""The standard error of such a sample is a tenth of the deviation between nodes. A scan of all
+nodes would take longer than the simulation itself."""
 
 _DEEPEST_BUCKET: Final = 24
 
@@ -31,14 +31,14 @@ def online_sample(
 
 
 class TableMeasure:
-    """Fill, staleness and knowledge of the own neighbourhood, of a sample of members."""
+    """Measure size, departed contacts and knowledge of near nodes, for a sample of members."""
 
     def __init__(self, recorder: Recorder, rng: Random) -> None:
         self._recorder = recorder
         self._rng = rng
 
     def sample(self) -> None:
-        """Record the mean over the sampled members; buckets apart."""
+        """Record the means over the sampled members, and the fill of each bucket."""
         alive = self._recorder.world.alive
         k = self._recorder.world.settings.k
         contacts, stale, known = [], [], []
@@ -76,14 +76,14 @@ def _known_share(machine: Machine, known: set[int], nearest: list[int]) -> float
 
 
 class RecordMeasure:
-    """How many living nodes hold the records of nodes that are on-line."""
+    """Measure how many nodes on line hold the records of nodes on line."""
 
     def __init__(self, recorder: Recorder, rng: Random) -> None:
         self._recorder = recorder
         self._rng = rng
 
     def sample(self) -> None:
-        """Ask, from above, the 2k nodes nearest to each sampled record."""
+        """Inspect the stores of the 2 k nodes nearest to each sampled record."""
         world = self._recorder.world
         holders = []
         for machine, dht in online_sample(self._recorder, self._rng, _NODES_SAMPLED):

@@ -1,4 +1,4 @@
-"""Clients' Mix-nodes Topology Tables and paths, seen from above."""
+"""Measure the topology tables and paths of clients with knowledge of the whole overlay."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _MAX_PAIRS: Final = 45
 
 
 class TopologyMeasure:
-    """Coverage, staleness, the adversary's over-representation, overlap, and working paths."""
+    """Measure coverage, departed relays, the adversary's fraction, overlap and working paths."""
 
     def __init__(self, recorder: Recorder, clients: Sequence[Client]) -> None:
         self._recorder = recorder
         self._clients = clients
 
     def sample(self) -> None:
-        """Record the mean over clients (over pairs of them for the overlap)."""
+        """Record the means over clients; the overlap is a mean over pairs of clients."""
         if not self._clients:
             return
         world = self._recorder.world

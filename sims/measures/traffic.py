@@ -1,4 +1,4 @@
-"""How much the overlay talks, and who is there to talk."""
+"""Measure control traffic and the number of nodes on line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _HOUR_S = 3600.0
 
 
 class TrafficMeasure:
-    """Control datagrams and bytes per on-line node and second, between two samples."""
+    """Measure control datagrams and bytes per node on line and second, between two samples."""
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
@@ -32,7 +32,7 @@ class TrafficMeasure:
 
 
 class ChurnMeasure:
-    """Which of the scenario's nodes are on-line, for how long, and how fast that changes."""
+    """Measure the number of nodes on line, their sessions, and the rate of changes."""
 
     def __init__(self, recorder: Recorder, nodes: int) -> None:
         self._recorder = recorder
@@ -43,7 +43,10 @@ class ChurnMeasure:
         self._since = recorder.world.time_s
 
     def switched(self, machine: Machine, *, online: bool, seen_whole: bool = True) -> None:
-        """A machine's program began or ended; ``seen_whole`` is False for a run's first session."""
+        """Record that a node started or stopped.
+
+        ``seen_whole`` is False for a session that began before the run.
+        """
         now = self._recorder.world.time_s
         began, ended = self._began, self._ended
         self._online += 1 if online else -1
@@ -70,7 +73,7 @@ class ChurnMeasure:
             self._since = world.time_s
 
     def end(self) -> None:
-        """Record how old the sessions are that go on at the end of the run."""
+        """Record the ages of the sessions that continue at the end of the run."""
         now = self._recorder.world.time_s
         for began in self._began.values():
             self._recorder.add("session_cut_s", now - began)
