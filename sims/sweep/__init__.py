@@ -1,1 +1,1 @@
-"""Running studies: on every core of this machine, or on a Dask cluster, with the same outcome."""
+"""Run studies on all cores of this machine or on a Dask cluster, with the same results."""

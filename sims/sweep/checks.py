@@ -1,4 +1,4 @@
-"""What can only be told before the first run: whether the parts exist and the machine suffices."""
+"""Checks before the first run: whether named parts exist, and whether memory suffices."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from sims.scenario.study import Study
 __all__ = ["check_study", "unmeasured"]
 
 _BYTES_A_NODE: Final = {"full": 60_000, "model": 1_000}
-"""What a node takes at most, by fidelity; the simulator is built to stay below."""
+"""Upper bound of memory per node in bytes, by fidelity. The simulator is designed for it."""
 
 
 def check_study(study: Study, *, at_a_time: int | None) -> None:
-    """Insist that every scenario can be run.
+    """Check that every scenario of a study can be run.
 
     Args:
-        study: to be run.
-        at_a_time: runs at the same time on this machine; None if they run elsewhere.
+        study: the study to run.
+        at_a_time: runs at the same time on this machine; None if other machines run them.
 
     Raises:
-        ConfigurationError: one sentence: what, where, what to write instead.
+        ConfigurationError: a scenario cannot be run; the message says what to write instead.
     """
     for point in study.points:
         try:
@@ -73,7 +73,7 @@ def _check(scenario: Scenario) -> None:
 
 
 def _check_arrival(scenario: Scenario) -> None:
-    """Refuse what would pass without a trace; results of earlier days are read as they are."""
+    """Refuse settings without any effect. Only new runs are checked, not stored results."""
     arrival = scenario.arrival
     if arrival.kind == "equilibrium" and arrival.at_s != Arrival().at_s:
         raise ConfigurationError(
@@ -97,7 +97,7 @@ def _check_metric(name: str) -> None:
 
 
 def unmeasured(metric: str, scenario: Scenario) -> str | None:
-    """Return what a scenario lacks to measure a metric, as a clause; None if it measures it."""
+    """Return as a clause why a scenario does not measure a metric, or None if it does."""
     full = scenario.fidelity == "full"
     paths = metric.startswith(("path_", "circuit_"))
     if (paths or (full and metric.startswith("mtt_"))) and not scenario.circuits.clients:
@@ -128,7 +128,7 @@ def _check_memory(scenario: Scenario, at_a_time: int) -> None:
 
 
 def _available_bytes() -> int | None:
-    """Return what the kernel thinks can still be had (proc(5), MemAvailable)."""
+    """Return the available memory in bytes (proc(5), MemAvailable)."""
     try:
         text = Path("/proc/meminfo").read_text(encoding="ascii")
     except OSError:

@@ -1,7 +1,7 @@
-"""A Dask cluster: the same jobs on other machines, with the same outcomes.
+"""Run jobs on a Dask cluster, with the same results as on this machine.
 
-Its workers need this package at the same version. Each run is one task; a run whose worker
-dies is tried again, alone, and then counts as failed.
+The workers need the same version of this package. Each run is one task. If its worker dies, the
+run is repeated alone; if that worker dies as well, the run has failed.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ __all__ = ["run_on_dask"]
 _PATIENCE_S: Final = 0.5
 _CONNECT_S: Final = 10
 _ASK_EVERY_S: Final = 1.0
-"""How often a run tells its progress, and asks the scheduler whether to stop."""
+"""Interval at which a run reports its progress and asks the scheduler whether to stop."""
 
 
 def run_on_dask(
     jobs: Sequence[Job], runner: Runner, address: str, stop: Stop, show: ShowJobProgress
 ) -> Generator[JobResult, None, None]:
-    """Yield each run's outcome as it ends, in whatever order; after a stop, only begun runs'.
+    """Yield the outcome of each run when it ends. After a stop no further run begins.
 
     Raises:
-        ConfigurationError: no Dask here, or no scheduler there.
+        ConfigurationError: Dask is not installed, or no scheduler answers.
     """
     client = _client(address)
     name = f"overlay-sim-{uuid.uuid4().hex}"
@@ -91,10 +91,10 @@ def _results(
     stop: Stop,
     doubtful: list[Job] | None,
 ) -> Generator[JobResult, None, None]:
-    """Yield what the runs come to; those whose worker died go to ``doubtful``, if given.
+    """Yield the outcomes of the runs; runs whose worker died go to ``doubtful`` if it is given.
 
-    A dead worker takes down with it what else it had been given, so that it takes a second
-    try, alone, to tell a deadly run from an innocent one.
+    When a worker dies, all its runs end. Only a second try of each run alone shows which of
+    them caused it.
     """
     from distributed import Event, KilledWorker, wait
 
@@ -134,7 +134,7 @@ def _outcome(future: Future, job: Job) -> RunOutcome | RunFailure | None:
 
 
 def _on_worker(job: Job, runner: Runner, name: str) -> RunOutcome | str | None:
-    """Run one job on a worker; None if the study was stopped before it began."""
+    """Run one job on a worker; return None if the study was stopped before."""
     watch = _Watch(job, name)
     if watch.should_stop():
         return None
@@ -145,7 +145,7 @@ def _on_worker(job: Job, runner: Runner, name: str) -> RunOutcome | str | None:
 
 
 class _Watch:
-    """The worker's line to the client: progress out, the wish to stop in."""
+    """The connection of a worker to the client: it sends progress and receives the stop."""
 
     def __init__(self, job: Job, name: str) -> None:
         from distributed import Event, get_worker

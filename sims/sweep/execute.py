@@ -1,4 +1,4 @@
-"""Run a whole study into a directory, and keep what was measured whatever happens."""
+"""Run a study and write a directory of results, which is readable after any interruption."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ __all__ = ["Options", "Watcher", "execute"]
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How a study is run; nothing of it changes the outcome.
+    """How a study is run. These options do not change the results.
 
     Attributes:
-        jobs: runs at a time on this machine; None for one on each core.
+        jobs: runs at the same time on this machine; None for one per core.
         dask: address of a Dask scheduler that runs them instead.
-        runner: the engine.
-        command: the command line that asked for it, for the report; empty from Python.
+        runner: the function that runs one scenario.
+        command: the command line, for the report; empty if started from Python.
     """
 
     jobs: int | None = None
@@ -44,18 +44,18 @@ class Options:
 
     @property
     def workers(self) -> int:
-        """Processes that runs get on this machine."""
+        """Number of worker processes on this machine."""
         return self.jobs or cores()
 
     @property
     def at_a_time(self) -> int | None:
-        """Runs at the same time on this machine; None if they run elsewhere."""
+        """Runs at the same time on this machine; None if other machines run them."""
         return None if self.dask else self.workers
 
 
 @dataclass(slots=True)
 class Watcher:
-    """What a study tells while it runs; the default says nothing."""
+    """Receives the progress of a study. The default implementation ignores it."""
 
     progress: Callable[[Job, Progress], None] = field(default=lambda _job, _progress: None)
     ended: Callable[[Job, RunRecord | RunFailure], None] = field(default=lambda _job, _end: None)
@@ -63,15 +63,15 @@ class Watcher:
 
 
 def execute(study: Study, out: Path, options: Options, watcher: Watcher) -> Drawn:
-    """Run every job of a study and draw what came of it.
+    """Run every job of a study and draw the results.
 
-    Ctrl-C stops it cleanly: what was measured is kept and drawn, the state is ``interrupted``.
-    A second one ends it hard.
+    Ctrl-C stops the study: the results so far are saved and drawn, and the state is
+    ``interrupted``. A second Ctrl-C ends the program at once.
 
     Raises:
         ConfigurationError: the study cannot be run, or the directory cannot be used.
-        BackendError: the disk is full; what was written before is kept.
-        KeyboardInterrupt: interrupted twice.
+        BackendError: the disk is full; files that were complete stay.
+        KeyboardInterrupt: Ctrl-C was pressed twice.
     """
     check_study(study, at_a_time=options.at_a_time)
     writer = ResultsWriter(out, study, origin_of(options.command))
@@ -141,9 +141,9 @@ def _results(
 
 @contextmanager
 def _clean_stop(stop: Stop, stopping: Callable[[], None]) -> Iterator[None]:
-    """Let the first Ctrl-C (or SIGTERM) ask for a stop, and the second one interrupt."""
+    """Let the first Ctrl-C or SIGTERM request a stop, and the second one interrupt."""
     if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may handle signals
+        yield  # Python handles signals only in the main thread
         return
 
     def ask(_signal: int, _frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""One run as a job: what crosses to a worker, what comes back.
+"""Jobs: what a worker gets to run a scenario, and what it returns.
 
 Reasons: docs/decisions/0024.
 """
@@ -31,7 +31,7 @@ class Job:
 
     @property
     def key(self) -> tuple[int, int]:
-        """What tells this job from all others of its study."""
+        """The key that identifies this job within its study."""
         return self.point, self.seed
 
 
@@ -41,7 +41,7 @@ ShowJobProgress = Callable[[Job, Progress], None]
 
 
 class Runner(Protocol):
-    """An engine: a function at the top of its module, so that it can be named to a worker."""
+    """A function that runs a scenario. It is at module level, so that it can be pickled."""
 
     def __call__(
         self,
@@ -56,16 +56,16 @@ class Runner(Protocol):
 
 
 class Stop:
-    """Whether the user asked to stop; set by a signal handler, read by executors."""
+    """Whether the user requested a stop; a signal handler sets it, executors read it."""
 
     def __init__(self) -> None:
         self.requested = False
 
 
 def jobs_of(study: Study) -> list[Job]:
-    """Return every run of a study: all points with the first seed, then with the next.
+    """Return every run of a study: all points with the first seed, then with the next seeds.
 
-    Whoever stops half-way has something of every point.
+    So a study that is interrupted has results for every point.
     """
     listed = [
         (place, number, Job(number, point.scenario, seed))
@@ -85,7 +85,7 @@ def run_scenario(
     """Run one scenario with one seed, at the fidelity that it asks for.
 
     Raises:
-        ConfigurationError: the scenario asks for what does not exist.
+        ConfigurationError: the scenario names something that does not exist.
     """
     if scenario.fidelity == "full":
         from sims.run import run
@@ -105,7 +105,7 @@ def run_scenario(
 
 
 def failure_sentence(error: BaseException) -> str:
-    """Say in one line why a run failed; what is no error of ours is a bug and says so."""
+    """Return in one line why a run failed. An unexpected exception is reported as a bug."""
     blamed = blamed_plugin(error)
     if blamed is not None:
         return str(blamed)

@@ -1,4 +1,4 @@
-"""Every core of this machine: one process for each run, a given number of them at a time.
+"""Run jobs on this machine: one process per run, a limited number of them at a time.
 
 ::
 
@@ -8,8 +8,8 @@
       "stop"       ─────────────────────────▶  asked about now and then
                    ◀── RunOutcome | text ────  ends
 
-A process of its own keeps a run's memory apart and makes the death of one the failure of one.
-A child whose parent is gone sees its pipe closed, and stops.
+Each run has a process of its own, so that its memory is freed and its crash does not affect other
+runs. A child stops if its parent ends, because its pipe is then closed.
 """
 
 from __future__ import annotations
@@ -30,22 +30,24 @@ from sims.sweep.jobs import Job, JobResult, Runner, ShowJobProgress, Stop, failu
 __all__ = ["cores", "run_locally"]
 
 _PATIENCE_S: Final = 0.2
-"""How long the parent waits for its children before it looks whether to stop."""
+"""Time in seconds after which the parent checks whether the user requested a stop."""
 
 _PROGRESS_EVERY_S: Final = 0.25
 
 
 def cores() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
 def run_locally(
     jobs: Sequence[Job], runner: Runner, workers: int, stop: Stop, show: ShowJobProgress
 ) -> Generator[JobResult, None, None]:
-    """Yield each run's outcome as it ends, in whatever order; after a stop, only begun runs'."""
+    """Yield the outcome of each run when it ends. After a stop no further run begins."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["sims.run", "sims.sweep.local"])  # once, not for each run
+    context.set_forkserver_preload(
+        ["sims.run", "sims.sweep.local"]
+    )  # import once here, not in each child
     waiting = list(reversed(jobs))
     running: dict[Connection, tuple[Job, ForkServerProcess]] = {}
     told = False
@@ -86,7 +88,7 @@ def _tell_all(running: dict[Connection, tuple[Job, ForkServerProcess]]) -> None:
         try:
             connection.send("stop")
         except OSError:
-            continue  # it has just ended; its result is on the way, or its death is seen
+            continue  # it has just ended, so its result or its exit status follows
 
 
 def _heard(
@@ -95,7 +97,7 @@ def _heard(
     show: ShowJobProgress,
     stop: Stop,
 ) -> JobResult | None:
-    """Take one message of a child; return its result if that was it."""
+    """Process one message of a child; return its result if the message is the result."""
     job, process = running[connection]
     try:
         message = connection.recv()
@@ -110,7 +112,7 @@ def _heard(
     if isinstance(message, RunOutcome):
         return job, message
     if stop.requested and message is None:
-        return None  # it was interrupted before it listened, and measured nothing
+        return None  # it was interrupted before it started to measure
     sentence = message if isinstance(message, str) else _death(process.exitcode)
     return job, RunFailure(job.point, job.seed, sentence)
 
@@ -126,7 +128,7 @@ def _death(exit_code: int | None) -> str:
 
 
 def _child(connection: Connection, job: Job, runner: Runner) -> None:
-    """Run one job; the parent alone decides about Ctrl-C, which reaches the whole group."""
+    """Run one job. It ignores Ctrl-C, which reaches the whole group; the parent handles it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     watch = _Watch(connection)
     answer: RunOutcome | str
@@ -141,7 +143,7 @@ def _child(connection: Connection, job: Job, runner: Runner) -> None:
 
 
 class _Watch:
-    """The child's end of the pipe: progress out, the wish to stop in."""
+    """The child's end of the pipe: it sends progress and receives the stop."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -160,7 +162,9 @@ class _Watch:
     def should_stop(self) -> bool:
         if not self._stopped:
             try:
-                self._stopped = self._connection.poll()  # a message, or the parent's end
+                self._stopped = (
+                    self._connection.poll()
+                )  # either a message, or the pipe was closed because the parent ended
             except OSError:
                 self._stopped = True
         return self._stopped

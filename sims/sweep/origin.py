@@ -1,4 +1,4 @@
-"""Where results come from: versions, machine, command and date, for who wants them again."""
+"""Record the origin of results: versions, machine, command and date, to reproduce them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PACKAGES: Final = (
 
 
 def origin_of(command: Sequence[str]) -> dict[str, object]:
-    """Return what ``config.json`` says besides the study."""
+    """Return the content of ``config.json`` besides the study."""
     return {
         "started": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "command": shlex.join(command),
@@ -43,7 +43,7 @@ def _version(package: str) -> str | None:
 
 
 def _git_hash() -> str | None:
-    """Return the commit of the source tree, with a mark if it was changed; None outside one."""
+    """Return the commit of the source tree, marked if it was changed, or None without git."""
     root = Path(overlay.__file__).resolve().parent.parent
     commit = _git(root, "rev-parse", "HEAD")
     if commit is None or _git(root, "ls-files", "--error-unmatch", "overlay/__init__.py") is None:
