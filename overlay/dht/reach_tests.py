@@ -12,6 +12,8 @@ A round asks three nodes of different prefixes, each of which lets a third node 
 arrives. So a few nodes that lie cannot make an honest node believe that it is unreachable: all
 six asked nodes, or the third nodes that they choose, would have to lie. Whatever else happens
 shows nothing, and the endpoint keeps its standing: too few nodes, refusals, silence, overload.
+
+Reasons: docs/decisions/0055.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What this node signs about itself, and when it signs anew.
 
-Reasons: docs/decisions/0056.
+Reasons: docs/decisions/0058.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ def _documents() -> list[Path]:
 
 
 def _named_in_code() -> set[str]:
-    files = [_ROOT / "pyproject.toml"]
+    files = [_ROOT / "pyproject.toml", *(_ROOT / "scripts").glob("*.sh")]
     for package in ("overlay", "sims", "lab", "benchmarks"):
         files += (_ROOT / package).rglob("*.py")
     return {number for file in files for number in _NAMED.findall(file.read_text())}
