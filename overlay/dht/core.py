@@ -25,7 +25,7 @@ from overlay.dht.clock_watch import ClockOffset, ClockWatch
 from overlay.dht.crawl import Crawl
 from overlay.dht.descriptor import MixDescriptor
 from overlay.dht.eclipse import EclipseWatch
-from overlay.dht.envelope import Envelopes, UnverifiedRequest
+from overlay.dht.envelope import BareRequest, Envelopes, UnverifiedRequest
 from overlay.dht.events import (
     CrawlFinished,
     DescriptorFound,
@@ -393,7 +393,7 @@ class Dht:
 
     # Datagrams.
 
-    def _answer(self, request: UnverifiedRequest, source: Endpoint) -> None:
+    def _answer(self, request: UnverifiedRequest | BareRequest, source: Endpoint) -> None:
         if self._membership.phase is Phase.LEFT:
             return
         datagram = self._responder.answer(request, source, self._now)

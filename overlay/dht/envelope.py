@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from overlay.addresses import NODE_ID_BYTES, Endpoint, NodeId
 from overlay.dht.messages import Kind, Reply, Request, parse_reply, parse_request
@@ -44,6 +44,7 @@ __all__ = [
     "REQUEST_ID_BYTES",
     "SMALLEST_BYTES",
     "SMALLEST_REQUEST_BYTES",
+    "BareRequest",
     "Challenge",
     "Envelopes",
     "OtherNetwork",
@@ -63,8 +64,9 @@ NETWORK_TAG_BYTES: Final = 8
 
 # Fixed places and bytes of the canonical encoding (msgpack): array | version | bin 8 | tag | ...
 _ARRAY: Final = 0x90
+_CHALLENGE_FIELDS: Final = 5
 _REQUEST_FIELDS: Final = 11
-_FIELDS: Final = (5, 7, _REQUEST_FIELDS)
+_FIELDS: Final = (_CHALLENGE_FIELDS, 7, _REQUEST_FIELDS)
 _OPENINGS: Final = frozenset(_ARRAY + fields for fields in _FIELDS)
 _TAG_HEADER: Final = slice(2, 4)
 _EIGHT_BYTES: Final = b"\xc4\x08"
@@ -73,6 +75,10 @@ REQUEST_ID_AT: Final = 15
 """Where the request id lies in each datagram."""
 
 _REQUEST_ID: Final = slice(REQUEST_ID_AT, REQUEST_ID_AT + REQUEST_ID_BYTES)
+_KIND_AT: Final = 4 + NETWORK_TAG_BYTES
+_REQUEST_KINDS: Final = frozenset(int(kind) for kind in Kind if kind.is_request)
+_ID_HEADER: Final = slice(_KIND_AT + 1, REQUEST_ID_AT)
+_TWELVE_BYTES: Final = b"\xc4\x0c"
 SMALLEST_BYTES: Final = _REQUEST_ID.stop
 """Every datagram is larger than its part up to the request id."""
 
@@ -88,6 +94,8 @@ OPENINGS: Final = {
 """The bytes before the network tag, and whether the datagram answers a request."""
 
 _EMPTY: Final = b"\xc4\x00"
+_NO_COOKIE_THEN_KEY: Final = _EMPTY + bytes((0xC4, PUBLIC_KEY_BYTES))
+_SIXTEEN_BYTES: Final = bytes((0xC4, COOKIE_BYTES))
 _UINT8: Final = 0xCC
 
 _REQUEST_LABEL: Final = b"overlay dht request v1"
@@ -97,6 +105,13 @@ _TAG_LABEL: Final = b"overlay network tag v1"
 
 class OtherNetwork(Malformed):
     """A well-formed datagram of another version or network."""
+
+
+class BareRequest(NamedTuple):
+    """What a challenge needs of a request without a cookie; the rest has not been parsed."""
+
+    request_id: bytes
+    identity_key: bytes
 
 
 @dataclass(slots=True)  # not frozen, which would triple the time to make one
@@ -174,6 +189,9 @@ class Envelopes:
         self.network_id = network_id
         self.tag = network_tag(network_id)
         self._identity = identity
+        self._begins = bytes((VERSION,)) + _EIGHT_BYTES + self.tag
+        opening = bytes((_ARRAY + _CHALLENGE_FIELDS,)) + self._begins
+        self._challenge_begins = opening + bytes((Kind.CHALLENGE,)) + _TWELVE_BYTES
 
     def request(
         self,
@@ -216,17 +234,26 @@ class Envelopes:
 
     def challenge(self, request_id: bytes, cookie: bytes) -> bytes:
         """Return the 45 bytes that a request without a valid cookie gets."""
-        return pack_canonical([VERSION, self.tag, int(Kind.CHALLENGE), request_id, cookie])
+        # Written by hand, because msgpack takes ten times as long and a flood asks for many.
+        return b"".join((self._challenge_begins, request_id, _SIXTEEN_BYTES, cookie))
 
-    def lacks_cookie(self, datagram: bytes) -> bool:
-        """Tell whether a datagram is a request without a cookie; much cheaper than to parse it.
+    def bare_request(self, datagram: bytes) -> BareRequest | None:
+        """Return what a challenge needs of a request without a cookie, None for anything else.
 
-        It reads the bytes that lie where the cookie of a well-formed request begins.
+        It reads the fixed places and bytes of the canonical encoding, which takes a tenth of the
+        time that :meth:`parse` takes. What follows the identity key may be garbage: a challenge is
+        smaller than any request and grants nothing.
         """
-        try:
-            return datagram[0] == _ARRAY + _REQUEST_FIELDS and _begins_no_cookie(datagram)
-        except IndexError:
-            return False
+        if (
+            len(datagram) < SMALLEST_REQUEST_BYTES
+            or datagram[0] != _ARRAY + _REQUEST_FIELDS
+            or not datagram.startswith(self._begins, 1)
+            or datagram[_KIND_AT] not in _REQUEST_KINDS
+            or datagram[_ID_HEADER] != _TWELVE_BYTES
+        ):
+            return None
+        key = _key_of_bare_request(datagram)
+        return None if key is None else BareRequest(datagram[_REQUEST_ID], key)
 
     def parse(self, datagram: bytes) -> UnverifiedRequest | UnverifiedReply | Challenge:
         """Parse any datagram of this network; see :func:`parse_datagram`."""
@@ -263,13 +290,21 @@ def _check_opening(data: bytes, tag: bytes) -> None:
         raise OtherNetwork("the datagram belongs to another version or network")
 
 
-def _begins_no_cookie(data: bytes) -> bool:
+def _key_of_bare_request(data: bytes) -> bytes | None:
+    """Return the identity key behind an empty cookie; ``data`` has the size of a request."""
     at = _REQUEST_ID.stop
-    at += 2 + data[at + 1]  # the responder
-    at += 2 + data[at + 1]  # the address that it was sent to
+    if data[at + 1] not in (0, NODE_ID_BYTES):  # the responder
+        return None
+    at += 2 + data[at + 1]
+    if data[at + 1] not in (4, 16):  # the address that it was sent to
+        return None
+    at += 2 + data[at + 1]
     port = data[at]
     at += 1 if port < _UINT8 else port - _UINT8 + 2
-    return data[at : at + 2] == _EMPTY
+    end = at + len(_NO_COOKIE_THEN_KEY) + PUBLIC_KEY_BYTES
+    if not data.startswith(_NO_COOKIE_THEN_KEY, at) or len(data) < end:
+        return None
+    return data[end - PUBLIC_KEY_BYTES : end]
 
 
 def _challenge(fields: list[object]) -> Challenge:

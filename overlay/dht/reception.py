@@ -7,9 +7,15 @@ from collections.abc import Callable
 
 from overlay.addresses import Endpoint
 from overlay.dht.acceptance import Acceptance
-from overlay.dht.admission import origin
+from overlay.dht.admission import host_allowed, origin
 from overlay.dht.calls import Calls
-from overlay.dht.envelope import Challenge, Envelopes, OtherNetwork, UnverifiedRequest
+from overlay.dht.envelope import (
+    BareRequest,
+    Challenge,
+    Envelopes,
+    OtherNetwork,
+    UnverifiedRequest,
+)
 from overlay.dht.events import DhtCount
 from overlay.dht.responder import Responder
 from overlay.errors import Malformed
@@ -32,7 +38,7 @@ class Reception:
         calls: Calls,
         responder: Responder,
         counts: Counter[DhtCount],
-        on_request: Callable[[UnverifiedRequest, Endpoint], None],
+        on_request: Callable[[UnverifiedRequest | BareRequest, Endpoint], None],
     ) -> None:
         self._envelopes = envelopes
         self._allow_private = allow_private
@@ -44,8 +50,9 @@ class Reception:
 
     def receive(self, data: bytes, source: Endpoint, now: float) -> None:
         """Take one datagram (without the control channel's framing); never raises."""
-        if self._responder.has_no_challenge_left(now) and self._envelopes.lacks_cookie(data):
-            self._counts[DhtCount.RATE_LIMITED] += 1
+        bare = self._envelopes.bare_request(data)
+        if bare is not None:
+            self._receive_bare(bare, source, now)
             return
         try:
             message = self._envelopes.parse(data)
@@ -65,3 +72,21 @@ class Reception:
                 self._on_request(message, came_from)
             else:
                 self._calls.replied(message, came_from, now)
+
+    def _receive_bare(self, request: BareRequest, source: Endpoint, now: float) -> None:
+        """Take a request without a cookie: what forged addresses can send at any rate."""
+        if self._responder.has_no_challenge_left(now):
+            self._counts[DhtCount.RATE_LIMITED] += 1
+        elif not self._may_answer(source):
+            self._counts[DhtCount.REFUSED_ENDPOINT] += 1
+        elif not self._acceptance.meets_cost(request.identity_key):
+            self._counts[DhtCount.UNDER_COST] += 1
+        else:
+            self._on_request(request, source)
+
+    def _may_answer(self, source: Endpoint) -> bool:
+        # The kernel writes a source in its canonical form, so it is not parsed as origin() does.
+        try:
+            return source.port > 0 and host_allowed(source.host, self._allow_private)
+        except OSError:  # a literal address with a zone, or none
+            return False

@@ -21,7 +21,7 @@ from typing import Final
 from overlay.addresses import Endpoint, NodeId, version_of
 from overlay.dht.admission import Cookies, SourceLimiter, budget_groups, source_group
 from overlay.dht.descriptor import MixDescriptor
-from overlay.dht.envelope import Envelopes, UnverifiedRequest
+from overlay.dht.envelope import BareRequest, Envelopes, UnverifiedRequest
 from overlay.dht.events import DhtCount
 from overlay.dht.messages import (
     Contact,
@@ -49,6 +49,7 @@ from overlay.dht.routing import Table, distance
 from overlay.dht.settings import DhtSettings
 from overlay.dht.storage import Store
 from overlay.errors import LimitReached, NotAuthentic, PeerError
+from overlay.identity import node_id_of
 from overlay.reply_budget import ReplyBudget
 from overlay.sensitive import SecretBytes
 from overlay.work_budget import Work, WorkBudget
@@ -115,17 +116,17 @@ class Responder:
         """Tell whether a request without a cookie gets no answer in this second."""
         return self._challenges.is_exhausted(now)
 
-    def answer(self, request: UnverifiedRequest, source: Endpoint, now: float) -> bytes | None:
+    def answer(
+        self, request: UnverifiedRequest | BareRequest, source: Endpoint, now: float
+    ) -> bytes | None:
         """Return the datagram to send back to ``source``, or None."""
+        if isinstance(request, BareRequest):  # never a probe, which has something like a cookie
+            sender = node_id_of(request.identity_key)
+            return self._challenge(request.request_id, sender, source, now)
         if self.reach_tests is not None and self.reach_tests.arrived(request, source, now):
             return None
         if not self._cookies.valid(request.cookie, source, request.sender, now):
-            if not self._challenges.take(source.packed, now):
-                self._counts[DhtCount.RATE_LIMITED] += 1
-                return None
-            self._counts[DhtCount.CHALLENGED] += 1
-            cookie = self._cookies.issue(source, request.sender, now)
-            return self._envelopes.challenge(request.request_id, cookie)
+            return self._challenge(request.request_id, request.sender, source, now)
         if not self._is_for_us(request):
             if request.responder not in (None, self._own_id) and request.sender != self._own_id:
                 self._on_mistaken(source)
@@ -145,6 +146,16 @@ class Responder:
             return None
         contact = Contact(request.sender, source, request.identity_key)
         return self._envelopes.reply(self._reply(body, contact, group, now), request)
+
+    def _challenge(
+        self, request_id: bytes, sender: NodeId, source: Endpoint, now: float
+    ) -> bytes | None:
+        """Ask for a proof of the source's address, if there is a challenge left for its prefix."""
+        if not self._challenges.take(source.packed, now):
+            self._counts[DhtCount.RATE_LIMITED] += 1
+            return None
+        self._counts[DhtCount.CHALLENGED] += 1
+        return self._envelopes.challenge(request_id, self._cookies.issue(source, sender, now))
 
     def _affords(self, request: UnverifiedRequest, source: Endpoint, now: float) -> bool:
         """Take the signatures of a request from the budget of strangers, if it is there."""

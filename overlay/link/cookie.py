@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from overlay.addresses import Endpoint
 from overlay.errors import NotAuthentic
-from overlay.link.handshake import GEOMETRY, CookieReply, Initiation
+from overlay.link.handshake import GEOMETRY, NUMBER_AT, CookieReply, MessageType, header
 
 __all__ = [
     "COOKIE_ROTATION_S",
@@ -45,6 +45,8 @@ _MAC1: Final = slice(-2 * GEOMETRY.mac, -GEOMETRY.mac)
 _BEFORE_MAC2: Final = slice(0, -GEOMETRY.mac)
 _MAC2: Final = slice(-GEOMETRY.mac, None)
 _NO_MAC2: Final = bytes(GEOMETRY.mac)
+_SENDER_INDEX: Final = slice(NUMBER_AT, GEOMETRY.header)
+_REPLY_OPENING: Final = header(MessageType.COOKIE_REPLY, 0)[:NUMBER_AT]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,15 +103,16 @@ class CookieJar:
         self._previous = rng.randbytes(32)
         self._rotated_at: float | None = None
 
-    def reply(self, initiation: Initiation, source: Endpoint, now: float) -> CookieReply:
-        """Return the cookie reply to an initiation with a valid mac1."""
+    def reply(self, initiation: bytes, source: Endpoint, now: float) -> bytes:
+        """Return the encoded cookie reply to an encoded initiation with a valid mac1."""
         self._rotate(now)
         nonce = self._rng.randbytes(GEOMETRY.cookie_nonce)
         cookie = _mac(self._current, _endpoint_bytes(source))
         # The key is used once, for it depends on a random 128-bit nonce: a zero AEAD nonce.
-        key = _reply_key(self._keys, nonce, initiation.mac1)
+        key = _reply_key(self._keys, nonce, initiation[_MAC1])
         sealed = ChaCha20Poly1305(key).encrypt(bytes(12), cookie, None)
-        return CookieReply(initiation.sender_index, nonce, sealed)
+        # Joined here, because a flood of initiations asks for many.
+        return _REPLY_OPENING + initiation[_SENDER_INDEX] + nonce + sealed
 
     def is_valid(self, initiation: bytes, source: Endpoint, now: float) -> bool:
         """Tell whether mac2 of an encoded initiation proves that the sender receives there."""
@@ -140,12 +143,22 @@ class LoadMeter:
         self._rate_per_s = 0.0
         self._now: float | None = None
 
+    def is_high(self, now: float) -> bool:
+        """Tell whether one more initiation would be too many, without counting it."""
+        return self._forgotten(now) + 1 > self._cookie_above
+
     def is_overloaded(self, now: float) -> bool:
         """Count one initiation; tell whether too many came of late."""
-        passed_s = 0.0 if self._now is None else max(now - self._now, 0.0)
+        self._rate_per_s = self._forgotten(now) + 1
         self._now = now
-        self._rate_per_s = self._rate_per_s * math.exp(-passed_s) + 1
         return self._rate_per_s > self._cookie_above
+
+    def _forgotten(self, now: float) -> float:
+        """Return the rate without what time has passed over."""
+        if now == self._now:  # one of the same batch
+            return self._rate_per_s
+        passed_s = 0.0 if self._now is None else max(now - self._now, 0.0)
+        return self._rate_per_s * math.exp(-passed_s)
 
 
 def source_prefix(source: Endpoint) -> bytes:

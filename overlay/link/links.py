@@ -277,7 +277,7 @@ class Links:
             return drop
         if not self._is_allowed(source):
             return LinkDrop.ENDPOINT
-        return LinkDrop.LIMIT if self._responder.is_futile(data, source, now) else None
+        return self._responder.drop_early(data, source, now, self._services.outbox.send)
 
     def _receive_one(self, data: bytes, source: Endpoint, now: float) -> None:
         if not self._is_allowed(source):
@@ -299,9 +299,9 @@ class Links:
             if self._answer_again(initiation, source):
                 return
             raise
-        if isinstance(verdict, CookieReply):
+        if isinstance(verdict, bytes):
             self._drops[LinkDrop.COOKIE] += 1
-            self._services.outbox.send(verdict.encode(), source)
+            self._services.outbox.send(verdict, source)
         else:
             self._answer(initiation, verdict, source, now)
 

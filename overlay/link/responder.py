@@ -2,7 +2,7 @@
 
 ::
 
-    mac1 -> cookie replies left? -> mac2 -> cookie wanted? -> CPU time of the prefix
+    mac1 -> many initiations? -> mac2 -> cookie wanted? -> CPU time of the prefix
          -> decrypt -> timestamp -> signature
 
 Everything before the decryption costs a few hashes; a failed check leaves no state behind.
@@ -19,8 +19,9 @@ from typing import Final
 from overlay.addresses import Endpoint
 from overlay.errors import LimitReached
 from overlay.link.cookie import CookieJar, LoadMeter, ReceiverKeys, is_under_cookie
+from overlay.link.drops import LinkDrop
 from overlay.link.exchange import Credentials, OpenedInitiation, VerifiedInitiation
-from overlay.link.handshake import CookieReply, Initiation
+from overlay.link.handshake import Initiation
 from overlay.link.replay import TimestampTable
 from overlay.link.settings import LinkSettings
 from overlay.reply_budget import ReplyBudget
@@ -76,14 +77,29 @@ class Responder:
         self._budget = budget or WorkBudget()
         self._timestamps = TimestampTable(settings.max_known_initiators, settings.max_clock_skew_s)
 
-    def is_futile(self, initiation: bytes, source: Endpoint, now: float) -> bool:
-        """Tell whether an encoded initiation can get neither a response nor a cookie reply.
+    def drop_early(
+        self,
+        initiation: bytes,
+        source: Endpoint,
+        now: float,
+        send: Callable[[bytes, Endpoint], None],
+    ) -> LinkDrop | None:
+        """Answer an encoded initiation with a valid mac1 without parsing it, if that is enough.
 
-        That is so while the cookie replies of its prefix in this second are used up, unless it
-        has a valid cookie.
+        Returns:
+            COOKIE if initiations are many and this one has no valid cookie, so that a cookie reply
+            was sent; LIMIT if none is left for its prefix; None if :meth:`judge` must decide.
         """
-        spent = self._replies.is_spent(source.packed, now)
-        return spent and not self._proves_address(initiation, source, now)
+        many = self._load.is_high(now)
+        if not many and not self._replies.is_spent(source.packed, now):
+            return None
+        if self._proves_address(initiation, source, now):
+            return None
+        self._load.is_overloaded(now)  # counts it
+        if not self._replies.take(source.packed, now):
+            return LinkDrop.LIMIT
+        send(self._cookies.reply(initiation, source, now), source)
+        return LinkDrop.COOKIE
 
     def _proves_address(self, initiation: bytes, source: Endpoint, now: float) -> bool:
         cookie = self._pair_cookie(source)
@@ -93,8 +109,11 @@ class Responder:
 
     def judge(
         self, initiation: Initiation, source: Endpoint, now: float, *, wants_cookie: bool
-    ) -> Admitted | CookieReply:
+    ) -> Admitted | bytes:
         """Check an initiation with a valid mac1; ``wants_cookie`` asks for a cookie at any rate.
+
+        Returns:
+            The initiation of a proved node, or an encoded cookie reply.
 
         Raises:
             NotAuthentic: encryption or identity do not fit.
@@ -108,12 +127,12 @@ class Responder:
         if (overloaded or wants_cookie) and not proved:
             if not self._replies.take(source.packed, now):
                 raise LimitReached("too many cookie replies")
-            return self._cookies.reply(initiation, source, now)
+            return self._cookies.reply(initiation.encoded, source, now)
         groups = groups_of(source.packed) if proved else _UNPROVED
         if not self._budget.spend(Work.HANDSHAKE, groups, now):
             # An honest initiator among forged ones gets the share of its own address.
             if not proved and self._replies.take(source.packed, now):
-                return self._cookies.reply(initiation, source, now)
+                return self._cookies.reply(initiation.encoded, source, now)
             raise LimitReached("strangers have used up this second's CPU time")
         opened = OpenedInitiation.open(self._credentials, initiation)
         self._timestamps.check(opened.link_key, opened.payload.timestamp_us, now)

@@ -51,6 +51,8 @@ class ReceptionBudget:
             of their own, so that a node that once got a cookie is heard beside any flood without.
         strangers_share: the same for other requests of any node and for strays. A request from a
             forged address costs some ten microseconds, and 100,000 a second are no effort.
+        wake_up_s: what a wake-up for a batch costs beside the work that is measured, in seconds. It
+            counts as part of the share.
         control_rest_s: longest pause that these fractions cause, in seconds.
         esp_recent_s: ESP counts as arriving for this time after an authentic packet, in seconds.
             Without ESP nothing waits, so that a node without circuits joins at full speed.
@@ -67,6 +69,7 @@ class ReceptionBudget:
     expected_share: float = 0.25
     returning_share: float = 0.08
     strangers_share: float = 0.08
+    wake_up_s: float = 0.0001
     control_rest_s: float = 0.1
     esp_recent_s: float = 0.1
     control_pause_s: float = 0.002
@@ -153,13 +156,16 @@ class Reception:
 
     async def _read_control(self, port: UdpSocket, turn: _Turn) -> None:
         most = self._budget.control_datagrams
-        batch = await port.receive_batch(most)
         while True:
-            parts = demultiplex(batch)
             async with turn.lock:
-                # ESP comes here aggregated with a control datagram.
-                await self._take_and_rest(parts, turn)
-            batch = port.read_batch(most) or await port.receive_batch(most)
+                # Reading counts, because it costs more than the look at most garbage does.
+                began = self._spent()
+                batch = port.read_batch(most)
+                if batch:
+                    # ESP comes here aggregated with a control datagram.
+                    await self._take_and_rest(demultiplex(batch), turn, began)
+            if not batch:
+                await port.wait_readable()
 
     async def read_strays(self) -> None:
         """Take strays of the ESP queues as long as the node runs."""
@@ -168,11 +174,13 @@ class Reception:
             self._stray_came = trio.Event()
             parts, self._strays = self._strays, Demultiplexed()
             async with self._strangers.lock:
-                await self._take_and_rest(parts, self._strangers)
+                await self._take_and_rest(parts, self._strangers, self._spent())
 
-    async def _take_and_rest(self, parts: Demultiplexed, turn: _Turn) -> None:
-        """Handle one batch, then let other work have its share of time."""
-        began = self._spent()
+    async def _take_and_rest(self, parts: Demultiplexed, turn: _Turn, began: float) -> None:
+        """Handle one batch, then let other work have its share of time.
+
+        ``began`` is the processor time at which the work on this batch began.
+        """
         self._carry(parts, defer_doubtful=False)
         if self._plane.receive_control(parts, self._now()):
             self._told()
@@ -182,7 +190,7 @@ class Reception:
         budget = self._budget
         if trio.current_time() - self._esp_came_at > budget.esp_recent_s:
             return budget.control_pause_s
-        rest = took_s * turn.rest_factor
+        rest = (took_s + budget.wake_up_s) * turn.rest_factor
         return min(max(rest, budget.control_pause_s), budget.control_rest_s)
 
     def _carry(self, parts: Demultiplexed, *, defer_doubtful: bool) -> bool:
@@ -223,7 +231,7 @@ class Reception:
 def _suspect(link: AttackedLink) -> Suspect:
     """Return which packets of a link under attack keep their place before the strangers.
 
-    The numbers move in steps, so that the kernel's program changes once in 2**18 packets.
+    The numbers move in steps, so that the kernel's program changes once in 2**13 packets.
     """
     known = link.highest > 0
     first = link.highest // NEAR_BEHIND * NEAR_BEHIND - NEAR_BEHIND
@@ -232,5 +240,6 @@ def _suspect(link: AttackedLink) -> Suspect:
         address=link.peer.packed,
         port=link.peer.port,
         first=first % 2**32,
-        count=NEAR_BEHIND + NEAR_AHEAD if known else None,
+        # The highest number lies up to one step above the first one that it was rounded to.
+        count=2 * NEAR_BEHIND + NEAR_AHEAD if known else None,
     )

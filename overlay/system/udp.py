@@ -141,10 +141,18 @@ class UdpSocket:
         Raises:
             trio.ClosedResourceError: the socket was closed.
         """
+        await self.wait_readable()
+        return self.read_batch(max_datagrams)
+
+    async def wait_readable(self) -> None:
+        """Wait until something arrived, or an error of the kernel's.
+
+        Raises:
+            trio.ClosedResourceError: the socket was closed.
+        """
         if self._socket.fileno() < 0:
             raise trio.ClosedResourceError
         await trio.lowlevel.wait_readable(self._socket)
-        return self.read_batch(max_datagrams)
 
     def read_batch(self, max_datagrams: int = _DATAGRAMS_PER_BATCH) -> list[tuple[bytes, Endpoint]]:
         """Return what has arrived, up to a bound, without waiting.

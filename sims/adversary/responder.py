@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, Final
 
 from overlay.addresses import Endpoint, NodeId
-from overlay.dht.envelope import UnverifiedRequest
+from overlay.dht.envelope import BareRequest, UnverifiedRequest
 from overlay.dht.messages import (
     Contact,
     Contacts,
@@ -42,12 +42,17 @@ class HostileResponder(Responder):
         self.plot = plot
         self.record_of = record_of
 
-    def answer(self, request: UnverifiedRequest, source: Endpoint, now: float) -> bytes | None:
-        asked = isinstance(request.request, FindNode | FindRecord)
-        may_drop = asked and "drop" in self.plot.behaviours and request.cookie
+    def answer(
+        self, request: UnverifiedRequest | BareRequest, source: Endpoint, now: float
+    ) -> bytes | None:
+        may_drop = isinstance(request, UnverifiedRequest) and self._may_drop(request)
         if may_drop and self.plot.rng.random() < self.plot.drop_probability:
             return None
         return super().answer(request, source, now)
+
+    def _may_drop(self, request: UnverifiedRequest) -> bool:
+        asked = isinstance(request.request, FindNode | FindRecord)
+        return asked and "drop" in self.plot.behaviours and bool(request.cookie)
 
     def _reply(self, request: Request, contact: Contact, group: bytes, now: float) -> Reply:
         honest = super()._reply(request, contact, group, now)

@@ -12,7 +12,13 @@ from dataclasses import dataclass
 from typing import Final, Protocol, cast
 
 from overlay.addresses import Endpoint, NodeId
-from overlay.dht.envelope import Challenge, Envelopes, UnverifiedReply, UnverifiedRequest
+from overlay.dht.envelope import (
+    BareRequest,
+    Challenge,
+    Envelopes,
+    UnverifiedReply,
+    UnverifiedRequest,
+)
 from overlay.dht.messages import (
     Contacts,
     FindNode,
@@ -203,6 +209,10 @@ class _ValueEnvelopes(Envelopes):
     def challenge(self, request_id: bytes, cookie: bytes) -> bytes:
         """Return the challenge itself."""
         return ValueChallenge(request_id, cookie)  # type: ignore[return-value]  # likewise
+
+    def bare_request(self, datagram: bytes) -> BareRequest | None:  # noqa: ARG002 - as above
+        """Return None: a value needs no parsing."""
+        return None
 
     def parse(self, datagram: bytes) -> UnverifiedRequest | UnverifiedReply | Challenge:
         """Return what was sent."""

@@ -8,11 +8,12 @@ from hypothesis import strategies as st
 
 from overlay.addresses import Endpoint
 from overlay.dht.core import Dht
-from overlay.dht.envelope import Envelopes, UnverifiedReply
+from overlay.dht.envelope import Challenge, Envelopes, UnverifiedReply
 from overlay.dht.events import DhtCount
 from overlay.dht.messages import FindNode, Leave, Ping, Pong, Store
 from overlay.dht.settings import DhtSettings
 from overlay.identity import LocalIdentity
+from overlay.wire import pack_canonical, unpack_bounded
 
 NOW = 1_800_000_000.0
 HERE = Endpoint("8.8.8.8", 4500)
@@ -64,21 +65,38 @@ def test_a_request_without_a_cookie_is_recognised_without_parsing_it(
     asked, sent_to, responder, cookie
 ):
     data = request(cookie, request=asked, sent_to=sent_to, responder=responder)
-    assert STRANGER.lacks_cookie(data) is (not cookie)
-    assert all(STRANGER.lacks_cookie(data[:size]) in (True, False) for size in range(len(data)))
+    parsed = STRANGER.parse(data)
+    expected = None if cookie else (parsed.request_id, parsed.identity_key)
+    assert STRANGER.bare_request(data) == expected
+    assert all(STRANGER.bare_request(data[:size]) in (None, expected) for size in range(len(data)))
 
 
 @given(st.binary(max_size=1300))
 def test_any_bytes_may_be_looked_at(data):
-    assert STRANGER.lacks_cookie(data) in (True, False)
-    assert STRANGER.lacks_cookie(b"\x9b" + data) in (True, False)
+    begins = request()[:27]
+    for each in (data, begins + data, begins + bytes(2) + data):
+        bare = STRANGER.bare_request(each)
+        assert bare is None or (len(bare.identity_key) == 32 and len(each) > 45)
 
 
 def test_answers_and_challenges_are_no_requests_without_a_cookie():
     challenge = STRANGER.challenge(bytes(12), bytes(16))
     reply = STRANGER.reply(Pong(), STRANGER.parse(request()))
-    assert not STRANGER.lacks_cookie(challenge)
-    assert not STRANGER.lacks_cookie(reply)
+    assert STRANGER.bare_request(challenge) is None
+    assert STRANGER.bare_request(reply) is None
+
+
+def test_a_challenge_is_canonical():
+    data = STRANGER.challenge(b"request id 1", b"cookie of 16 byt")
+    assert pack_canonical(unpack_bounded(data, max_bytes=100)) == data
+    assert STRANGER.parse(data) == Challenge(b"request id 1", b"cookie of 16 byt")
+
+
+def test_a_request_without_a_cookie_is_challenged_before_its_body_is_parsed():
+    dht, data = node(), request(request=FindNode(IDENTITY.node_id))
+    dht.receive([(data[:-1] + b"\x00", HERE), (data[:-80] + bytes(80), HERE)], NOW)
+    assert dht.counters() == {DhtCount.CHALLENGED: 2}
+    assert all(len(challenge) < len(data) for challenge, _ in dht.datagrams_to_send(NOW))
 
 
 def test_a_bounded_number_of_challenges_leaves_a_node_each_second():

@@ -15,7 +15,7 @@ from overlay.link.cookie import (
     source_prefix,
     with_macs,
 )
-from overlay.link.handshake import Initiation, parse_message
+from overlay.link.handshake import CookieReply, Initiation, parse_message
 from overlay.link.replay import InitiationClock, TimestampTable
 from overlay.link.settings import LinkSettings
 
@@ -33,7 +33,14 @@ def initiation(cookie: bytes | None = None, message: bytes = MESSAGE) -> Initiat
 
 def cookie_from(jar: CookieJar, source: Endpoint, now: float) -> bytes:
     asked = initiation()
-    return open_cookie(jar.reply(asked, source, now), KEYS, asked.mac1)
+    return open_cookie(reply_to(asked, jar, source, now), KEYS, asked.mac1)
+
+
+def reply_to(asked: Initiation, jar: CookieJar, source: Endpoint, now: float) -> CookieReply:
+    reply = parse_message(jar.reply(asked.encoded, source, now))
+    assert isinstance(reply, CookieReply)
+    assert reply.receiver_index == asked.sender_index
+    return reply
 
 
 def test_a_cookie_is_good_for_its_endpoint_alone():
@@ -68,7 +75,7 @@ def test_a_cookie_expires_when_rotations_happen_one_by_one():
 
 
 def test_a_cookie_reply_opens_only_for_the_initiation_that_it_answers():
-    reply = CookieJar(KEYS, Random(1)).reply(initiation(), ALICE, NOW)
+    reply = reply_to(initiation(), CookieJar(KEYS, Random(1)), ALICE, NOW)
     other = initiation(message=MESSAGE[:-1] + b"\1")
     with pytest.raises(NotAuthentic):
         open_cookie(reply, KEYS, other.mac1)

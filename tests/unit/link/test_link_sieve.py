@@ -91,6 +91,20 @@ def test_a_valid_cookie_is_answered_when_no_reply_is_left():
     assert mirrored(alice, bob)
 
 
+def test_beside_many_initiations_only_one_with_a_cookie_is_parsed(monkeypatch):
+    bob = Host(2, LinkSettings(cookie_above_initiations_per_s=5))
+    batch = list(zip(initiations(bob, 30), sources(30), strict=True))
+    bob.links.receive(batch[:10], NOW)
+    bob.links.datagrams_to_send(NOW)
+    parsed = []
+    monkeypatch.setattr("overlay.link.links.parse_message", parsed.append)
+    bob.links.receive(batch[10:], NOW)
+    assert parsed == []
+    replies = bob.links.datagrams_to_send(NOW)
+    assert [to for _, to in replies] == sources(30)[10:]
+    assert {len(data) for data, _ in replies} == {GEOMETRY.cookie_reply}
+
+
 def test_random_bytes_never_get_an_answer():
     bob, rng = Host(2), Random(1)
     sizes = sorted(set(MESSAGE_BYTES.values()))

@@ -11,7 +11,7 @@ from link_lab import NOW, Host, Lab, mirrored
 
 from overlay.addresses import Endpoint
 from overlay.link.cookie import CookieJar, ReceiverKeys
-from overlay.link.handshake import GEOMETRY, MessageType, parse_message
+from overlay.link.handshake import GEOMETRY, MessageType
 from overlay.link.model import LinkClosed, LinkEstablished, LinkFailed
 from overlay.link.settings import LinkSettings
 from overlay.work_budget import WorkBudget
@@ -154,8 +154,8 @@ def test_invented_cookies_do_not_keep_the_genuine_one_out(invented):
     [(initiation, _)] = alice.links.datagrams_to_send(NOW)
     keys = ReceiverKeys.of(bob.identity.link_key, hashlib.sha256(b"lab").digest())
     for number in range(invented):
-        reply = CookieJar(keys, Random(number)).reply(parse_message(initiation), EVIL, NOW)
-        alice.links.receive([(reply.encode(), bob.endpoint)] * 2, NOW)
+        reply = CookieJar(keys, Random(number)).reply(initiation, EVIL, NOW)
+        alice.links.receive([(reply, bob.endpoint)] * 2, NOW)
     assert len(alice.links.datagrams_to_send(NOW)) == invented
     bob.links.receive([(initiation, alice.endpoint)], NOW)
     [(genuine, _)] = bob.links.datagrams_to_send(NOW)

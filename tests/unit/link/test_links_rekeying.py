@@ -13,7 +13,7 @@ from link_lab import NOW, Host, Lab, mirrored
 from overlay.addresses import Endpoint
 from overlay.link.cookie import CookieJar, ReceiverKeys
 from overlay.link.drops import LinkDrop
-from overlay.link.handshake import GEOMETRY, MessageType, parse_message
+from overlay.link.handshake import GEOMETRY, MessageType
 from overlay.link.lifetimes import hard_s
 from overlay.link.model import LinkClosed, LinkFailed
 from overlay.link.outgoing import MAX_COOKIES
@@ -122,8 +122,7 @@ class Forger(Lab):
                 link_key = receiver.identity.link_key
                 keys = ReceiverKeys.of(link_key, hashlib.sha256(b"lab").digest())
                 replies = [
-                    CookieJar(keys, self.rng).reply(parse_message(data), EVIL, now).encode()
-                    for _ in range(self.forged)
+                    CookieJar(keys, self.rng).reply(data, EVIL, now) for _ in range(self.forged)
                 ]
                 self.hosts[source].links.receive([(each, target) for each in replies], now)
             receiver.links.receive([(data, source)], now)
@@ -183,8 +182,8 @@ def test_forged_cookie_replies_are_read_and_answered_within_bounds():
     keys = ReceiverKeys.of(bob.identity.link_key, hashlib.sha256(b"lab").digest())
     jar = Random(1)
     for _ in range(3000):
-        reply = CookieJar(keys, jar).reply(parse_message(initiation), EVIL, NOW)
-        alice.links.receive([(reply.encode(), bob.endpoint)], NOW)
+        reply = CookieJar(keys, jar).reply(initiation, EVIL, NOW)
+        alice.links.receive([(reply, bob.endpoint)], NOW)
     sent = alice.links.datagrams_to_send(NOW)
     assert len(sent) == MAX_COOKIES
     assert alice.links.drops()[LinkDrop.REFUSED] == 3000 - MAX_COOKIES

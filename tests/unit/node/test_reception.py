@@ -16,19 +16,26 @@ PEER = Endpoint("192.0.2.1", 4500)
 CONTROL = [(frame(Channel.DHT, b"question"), PEER)]
 ESP = [(b"\x01\x02\x03\x04" + bytes(40), PEER)]
 BUDGET = ReceptionBudget()
+READ_S = 0.002
 BATCH_S = 0.005
+"""To read and to handle one batch of control datagrams."""
 
 
 class Port:
     """A queue that never runs empty."""
 
-    def __init__(self, batch):
+    def __init__(self, batch, takes=lambda: None):
         self.batch = batch
+        self.takes = takes
         self.read = 0
 
     def read_batch(self, most=0):
+        self.takes()
         self.read += 1
         return list(self.batch)
+
+    async def wait_readable(self):
+        await trio.lowlevel.checkpoint()
 
     async def receive_batch(self, most=0):
         await trio.lowlevel.checkpoint()
@@ -46,7 +53,7 @@ class Plane:
         return False
 
     def receive_control(self, parts, now):
-        self.clock.jump(BATCH_S)
+        self.clock.jump(BATCH_S - READ_S)
         return False
 
 
@@ -56,7 +63,7 @@ async def control_batches_in(seconds, reader, *, esp):
     reception = Reception(
         Plane(clock), trio.current_time, lambda: None, spent=trio.current_time, budget=BUDGET
     )
-    control, circuit = Port(CONTROL), Port(ESP)
+    control, circuit = Port(CONTROL, lambda: clock.jump(READ_S)), Port(ESP)
 
     async def carry():
         while True:
