@@ -38,6 +38,11 @@ _MAX_COOKIES: Final = 8192
 _MAX_CHALLENGES: Final = 2
 _MAX_FORGERIES: Final = 3
 
+_INSISTENT_ATTEMPTS: Final = 16
+_INSISTENT_PAUSE_S: Final = 0.1
+"""A node under a flood of requests without a cookie reads some tenth of them. So 16 of them, within
+about the time that a silent node gets anyway, are probably enough."""
+
 _ANSWERS: Final = {
     Kind.PING: {Kind.PONG},
     Kind.FIND_NODE: {Kind.CONTACTS},
@@ -68,6 +73,7 @@ class _Call:
     request_id: bytes
     on_answer: OnAnswer
     on_slow: OnSlow | None = None
+    insistent: bool = False
     datagram: bytes = b""
     attempts: int = 0
     challenges: int = 0
@@ -118,13 +124,16 @@ class Calls:
         now: float,
         on_answer: OnAnswer,
         on_slow: OnSlow | None = None,
+        *,
+        insistent: bool = False,
     ) -> None:
         """Send a request; ``on_answer`` gets its answer later, or None when nobody answered.
 
-        ``on_slow`` is called before that, once, if the first attempt stays without answer.
+        ``on_slow`` is called before that, once, if the first attempt stays without answer. An
+        ``insistent`` request is repeated more often, for the few nodes that a newcomer knows.
         """
         request_id = self._draw_id()
-        call = _Call(request, endpoint, responder, request_id, on_answer, on_slow)
+        call = _Call(request, endpoint, responder, request_id, on_answer, on_slow, insistent)
         self._calls[request_id] = call
         self._transmit(call, now)
 
@@ -182,7 +191,7 @@ class Calls:
         while self.next_deadline() <= now:
             _, request_id = heapq.heappop(self._deadlines)
             call = self._calls[request_id]
-            if call.attempts < self._settings.rpc_attempts:
+            if call.attempts < self._attempts(call):
                 call.ambiguous = True
                 self._transmit(call, now)
                 self._tell_slow(call)
@@ -191,6 +200,10 @@ class Calls:
                 self._round_trips.lost(call.endpoint)
                 self._counts[DhtCount.TIMED_OUT] += 1
                 call.on_answer(None)
+
+    def _attempts(self, call: _Call) -> int:
+        usual = self._settings.rpc_attempts
+        return max(usual, _INSISTENT_ATTEMPTS) if call.insistent else usual
 
     @staticmethod
     def _tell_slow(call: _Call) -> None:
@@ -207,6 +220,8 @@ class Calls:
             cookie=self._cookie(call.endpoint, now),
         )
         patience = self._round_trips.patience(call.endpoint, call.attempts)
+        if call.insistent and call.attempts:
+            patience = min(patience, _INSISTENT_PAUSE_S)
         call.attempts += 1
         call.sent_at = now
         call.deadline = now + patience

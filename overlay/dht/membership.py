@@ -108,7 +108,9 @@ class Membership:
         now = self._clock()
         for greeting in self._joining.round(now, own):
             on_answer = partial(self._greeted, greeting)
-            self._calls.start(Ping(), greeting.endpoint, greeting.node_id, now, on_answer)
+            self._calls.start(
+                Ping(), greeting.endpoint, greeting.node_id, now, on_answer, insistent=True
+            )
         for endpoint in self._watch.due(now, own):
             self._calls.start(Ping(), endpoint, None, now, partial(self._asked_again, endpoint))
 

@@ -32,11 +32,18 @@ _STAGGER_S: Final = 0.25
 """Before the next endpoint is tried while the last one may still answer (RFC 8305, section 5)."""
 
 
+_INSIST_S: Final = 0.1
+"""Between two copies to a silent peer. If it reads a tenth of what comes, it has probably read
+one of them after two seconds."""
+
+
 class OutgoingHandshake:
     """Repeats initiations to one peer until a response fits, or its owner gives up.
 
     A peer with several endpoints gets a copy of each initiation at every one of them, one after
     the other. The peer answers each copy with the same response, and the first to arrive wins.
+    From the second attempt on, endpoints that have given no cookie get further copies until the
+    next attempt, because a peer under a flood reads only a part of what comes without one.
 
     Every attempt is a new handshake with its own keys, index, SPI and timestamp: a
     responder refuses the same bytes twice. Only the latest attempt may be answered, for the
@@ -65,6 +72,7 @@ class OutgoingHandshake:
         self._copies: list[Endpoint] = []
         self._copy_at = math.inf
         self._stagger_s = _STAGGER_S
+        self._attempts = 0
         self._sample: list[tuple[CookieReply, bytes, Endpoint]] = []
         self._sent: SentInitiation | None = None
         self._mac1 = b""
@@ -87,6 +95,7 @@ class OutgoingHandshake:
     def attempt(self, now: float) -> None:
         """Send a fresh initiation in place of any earlier one, to the first endpoint at once."""
         self.abandon()
+        self._attempts += 1
         self.backoff.advance(now)
         numbers, address = self._services.numbers, self._peer.overlay_address
         try:
@@ -105,7 +114,8 @@ class OutgoingHandshake:
         self._excess = 0
         first, *self._copies = self._peer.endpoints
         self._stagger_s = min(_STAGGER_S, (self.backoff.next_at - now) / (len(self._copies) + 1))
-        self._copy_at = now + self._stagger_s if self._copies else math.inf
+        self._copy_at = math.inf
+        self._plan_copies(now)
         self._send(self._sent, first, self._pair_cookie or self._cookies.get(first))
         for endpoint, cookie in self._tried:
             self._send(self._sent, endpoint, cookie)
@@ -115,9 +125,17 @@ class OutgoingHandshake:
         while self._copies and self._copy_at <= now and self._sent is not None:
             endpoint = self._copies.pop(0)
             self._send(self._sent, endpoint, self._cookies.get(endpoint))
-            self._copy_at = now + self._stagger_s
+            self._plan_copies(now)
         if not self._copies:
             self._copy_at = math.inf
+
+    def _plan_copies(self, now: float) -> None:
+        """Set when the next copy is due: first one to each endpoint, then more."""
+        if self._copies:
+            self._copy_at = now + self._stagger_s
+        elif self._attempts > 1 and self._pair_cookie is None:
+            self._copies = [each for each in self._peer.endpoints if each not in self._cookies]
+            self._copy_at = now + _INSIST_S
 
     def _send(self, sent: SentInitiation, endpoint: Endpoint, cookie: bytes | None) -> None:
         data = with_macs(sent.message, self._receiver, cookie)
@@ -141,6 +159,7 @@ class OutgoingHandshake:
             raise Refused("the same cookie again")
         self._tried.add((source, cookie))
         self._cookies[source] = cookie
+        self._copies = [each for each in self._copies if each != source]
         self._send(self._sent, source, cookie)
 
     def _keep_for_later(self, reply: CookieReply, source: Endpoint) -> None:

@@ -131,3 +131,16 @@ def test_a_valid_cookie_is_answered_when_no_challenge_is_left():
     dht.receive([(request(cookie), honest)], NOW)
     sent = [(STRANGER.parse(data), where) for data, where in dht.datagrams_to_send(NOW)]
     assert [where for message, where in sent if isinstance(message, UnverifiedReply)] == [honest]
+
+
+def test_a_greeting_is_repeated_because_a_flooded_node_reads_a_tenth_of_them():
+    dht = node()
+    dht.bootstrap([Endpoint("7.7.7.7", 4500)], NOW)
+    sent, now = [], NOW
+    while now < NOW + 2.5:
+        dht.handle_deadline(now)
+        sent += [now - NOW for _ in dht.datagrams_to_send(now)]
+        now = dht.next_deadline()
+    assert sent[1] >= 0.4, "a node that answers at once is asked once"
+    assert len(sent) == 16
+    assert 1.5 <= sent[-1] <= 2.0
