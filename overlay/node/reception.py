@@ -4,9 +4,9 @@
 
     ESP queue ───────> engine ──> next hop, TUN         no budget
         └─ strays ──┐
-    strangers ──────┴─> turn ──> DHT, links ──> rest    a twelfth of the time beside circuits
-    with a cookie ────> turn ──> DHT, links ──> rest    a twelfth
-    expected answers ─> turn ──> DHT, links ──> rest    a quarter
+    strangers ──────┴─> turn ──> DHT, links ──> rest    5 % of the time beside circuits
+    with a cookie ────> turn ──> DHT, links ──> rest    6 %
+    expected answers ─> turn ──> DHT, links ──> rest    25 %
 
 Any host can send to the port. So what costs time for each wake-up or each datagram is bounded.
 While circuits carry traffic, the node rests after a batch of control datagrams several times as
@@ -67,8 +67,8 @@ class ReceptionBudget:
 
     control_datagrams: int = 64
     expected_share: float = 0.25
-    returning_share: float = 0.08
-    strangers_share: float = 0.08
+    returning_share: float = 0.06
+    strangers_share: float = 0.05
     wake_up_s: float = 0.0001
     control_rest_s: float = 0.1
     esp_recent_s: float = 0.1
