@@ -1,16 +1,20 @@
 """What a circuit keeps of its rate while one of its relays receives garbage, and what that costs.
 
-Run ``python benchmarks/garbage.py [--json] [--rates N ...] [--kinds WORD ...]``. Real nodes
-(source, relay, exit) run in namespaces of their own; one TCP stream goes through the circuit all
-the time. An attacker sends datagrams of one kind at a time from forged addresses to the relay's UDP
-port. Each interval with garbage lies between two without, and its rate is divided by their mean.
+Run ``python benchmarks/garbage.py [--json] [--rates N ...] [--kinds WORD ...] [--rounds N]``. Real
+nodes (source, relay, exit) run in namespaces of their own; one TCP stream goes through the circuit
+all the time. An attacker sends datagrams of one kind at a time from forged addresses to the
+relay's UDP port. Each interval with garbage lies between two without, and its rate is divided by
+their mean.
+
+Each round measures every kind at every rate once, in another order. A cell of the table is the
+median of all rounds, with the lowest and the highest in brackets.
 
 The sender runs on the same processors, so that its own cost and the kernel's delivery weigh on
 the circuit as well. The table begins with what a circuit keeps if such datagrams go to another
 host, where a socket is bound and never read. The second percentage of a kind is its part of that.
 
 Then the stream ends, and the processor time of the idle relay's process per datagram follows.
-Keep the host quiet: this takes about five minutes.
+Keep the host quiet: this takes less than eight minutes.
 """
 
 from __future__ import annotations
@@ -43,21 +47,27 @@ from overlay.addresses import Endpoint  # noqa: E402
 from overlay.keyfile import read_identity  # noqa: E402
 
 RATES = (20_000, 50_000)
+ROUNDS = 5
 COST_RATE, COST_S = 20_000, 1.0
-START_S = 0.2
-"""How long the attacker's program takes to start."""
-SETTLE_S, MEASURE_S = 0.5, 1.5
+SETTLE_S, MEASURE_S = 0.3, 0.6
 WARM_UP_S = 4.0
 INSIDE = "--inside"
 NETWORK_ID = "laboratory"
 KNOWN_SPI = "ESP, known SPI, wrong ICV"
 FROM_PEER = "ESP, known SPI, wrong ICV, peer's address"
-PLAUSIBLE = "ESP, known SPI, plausible number, peer's address"
+FAR = "ESP, known SPI, number far ahead, peer's address"
+NEAR = "ESP, known SPI, number just ahead, peer's address"
 ELSEWHERE = {"to another host, 128 bytes": 128, "to another host, 1,400 bytes": 1400}
 LARGE_BYTES = 1000
 """Payloads above this are compared with large ones to another host."""
-AHEAD = range(2**18, 2**19)
-"""How far plausible numbers lie ahead of the highest one seen: soon in no replay window."""
+FAR_AHEAD = range(2**18, 2**19)
+"""How far such numbers lie ahead of the highest one seen: soon in no replay window."""
+NEAR_NUMBERS = 2**12
+NEAR_AHEAD_S = 1.4
+"""The numbers just ahead are the first ones that the link has not reached after this time, so that
+none is refused as old. It covers the start of the attacker's program and the interval."""
+PACKET_BYTES = 1300
+"""Of the stream, about."""
 COST = "CPU of the relay, µs per datagram"
 
 
@@ -73,6 +83,7 @@ class Scene:
         self.attacker = self.underlay.add_host("attacker")
         self.elsewhere = self._unread_socket(stack)
         self.kinds: dict[str, list[bytes]] = {}
+        self.packets_per_s = 0.0
         self._let_forged_packets_pass()
         self._start()
 
@@ -122,20 +133,22 @@ class Scene:
         self._header = self._link_header()
         made = garbage_kinds(target, NETWORK_ID, endpoint, self._header[:4])
         stream.end()
-        made[FROM_PEER] = made[PLAUSIBLE] = made[KNOWN_SPI]
+        made[FROM_PEER] = made[FAR] = made[NEAR] = made[KNOWN_SPI]
         self.kinds = {k: v for k, v in made.items() if any(word in k for word in words)}
 
     def payloads(self, kind: str) -> list[bytes]:
-        """Return the garbage of one kind; plausible numbers are those of this moment."""
+        """Return the garbage of one kind; numbers ahead are those of this moment."""
         if kind in ELSEWHERE:
             return [bytes(ELSEWHERE[kind])]
-        if kind != PLAUSIBLE:
+        if kind not in (FAR, NEAR):
             return self.kinds[kind]
         self._header = self._link_header() or self._header
         highest = int.from_bytes(self._header[4:8], "big")
+        soon = int(self.packets_per_s * NEAR_AHEAD_S)
+        ahead = FAR_AHEAD if kind == FAR else range(soon, soon + NEAR_NUMBERS)
         rng = random.Random(1)
         return [
-            each[:4] + ((highest + rng.choice(AHEAD)) % 2**32).to_bytes(4, "big") + each[8:]
+            each[:4] + ((highest + rng.choice(ahead)) % 2**32).to_bytes(4, "big") + each[8:]
             for each in self.kinds[kind]
         ]
 
@@ -196,14 +209,14 @@ def cpu_s(pid: int) -> float:
 
 
 class Flood:
-    """The attacker's program, for one interval."""
+    """The attacker's program, for one interval; it sends when this has been made."""
 
     def __init__(self, scene: Scene, kind: str, rate: int, seconds: float) -> None:
         target = str(scene.elsewhere.ipv4.ip) if kind in ELSEWHERE else scene.relay.address
         command = [sys.executable, "-m", "lab.flood", target, str(PORT)]
         command += [str(rate), str(seconds)]
         payloads = pack_payloads(scene.payloads(kind))
-        if kind in (FROM_PEER, PLAUSIBLE):
+        if kind in (FROM_PEER, FAR, NEAR):
             command += [scene.alice.address, str(PORT)]
         self._program = scene.attacker.namespace.popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -211,6 +224,8 @@ class Flood:
         if self._program.stdin is not None:
             self._program.stdin.write(payloads)
             self._program.stdin.close()
+        if self._program.stdout is None or self._program.stdout.readline() != b"begun\n":
+            raise SystemExit("garbage: the attacker's program did not start.")
 
     def result(self) -> dict[str, float]:
         """Wait for its end and return what it did."""
@@ -224,33 +239,44 @@ class Flood:
 class Figures:
     """What was measured; rates in Mbit/s, by kind and datagrams a second."""
 
-    kept: dict[tuple[str, int], float] = field(default_factory=dict)
+    kept: dict[tuple[str, int], list[float]] = field(default_factory=dict)
     cost_us: dict[str, float] = field(default_factory=dict)
     quiet: list[float] = field(default_factory=list)
     sent: dict[int, list[float]] = field(default_factory=dict)
     sender_cpu: dict[int, list[float]] = field(default_factory=dict)
 
 
-def measure_rates(scene: Scene, rates: Sequence[int], figures: Figures) -> None:
+def measure_rates(scene: Scene, rates: Sequence[int], rounds: int, figures: Figures) -> None:
     """Find what the stream keeps of its rate under each flood."""
     stream = Stream(scene)
     time.sleep(WARM_UP_S)
     figures.quiet.append(stream.rate_mbit_s())
-    for kind in (*ELSEWHERE, *scene.kinds):
-        for rate in rates:
-            flood = Flood(scene, kind, rate, START_S + SETTLE_S + MEASURE_S)
-            time.sleep(START_S + SETTLE_S)
-            disturbed = stream.rate_mbit_s()
-            done = flood.result()
-            time.sleep(SETTLE_S)
-            figures.quiet.append(stream.rate_mbit_s())
-            figures.kept[kind, rate] = disturbed / statistics.mean(figures.quiet[-2:])
-            figures.sent.setdefault(rate, []).append(done["sent"] / done["seconds"])
-            figures.sender_cpu.setdefault(rate, []).append(done["cpu_s"] / done["seconds"])
-            print(f"garbage: {kind}, {rate}: {figures.kept[kind, rate]:.0%}", file=sys.stderr)
+    order = random.Random(1)
+    for number in range(1, rounds + 1):
+        cells = list(itertools.product((*ELSEWHERE, *scene.kinds), rates))
+        order.shuffle(cells)
+        for kind, rate in cells:
+            measure_rate(scene, stream, kind, rate, figures)
+            kept = figures.kept[kind, rate][-1]
+            print(f"garbage: round {number}, {kind}, {rate}: {kept:.0%}", file=sys.stderr)
     if not stream.alive:
         raise SystemExit("garbage: the stream broke.")
     stream.end()
+
+
+def measure_rate(scene: Scene, stream: Stream, kind: str, rate: int, figures: Figures) -> None:
+    """Measure one interval with garbage and the quiet one after it."""
+    scene.packets_per_s = figures.quiet[-1] * 1e6 / 8 / PACKET_BYTES
+    flood = Flood(scene, kind, rate, SETTLE_S + MEASURE_S)
+    time.sleep(SETTLE_S)
+    disturbed = stream.rate_mbit_s()
+    done = flood.result()
+    time.sleep(SETTLE_S)
+    figures.quiet.append(stream.rate_mbit_s())
+    kept = disturbed / statistics.mean(figures.quiet[-2:])
+    figures.kept.setdefault((kind, rate), []).append(kept)
+    figures.sent.setdefault(rate, []).append(done["sent"] / done["seconds"])
+    figures.sender_cpu.setdefault(rate, []).append(done["cpu_s"] / done["seconds"])
 
 
 def cpu_during(scene: Scene, seconds: float) -> float:
@@ -263,7 +289,7 @@ def cpu_during(scene: Scene, seconds: float) -> float:
 def measure_costs(scene: Scene, figures: Figures) -> None:
     """Find the processor time of the idle relay for one datagram of each kind."""
     time.sleep(1.0)
-    seconds = START_S + COST_S + 0.2
+    seconds = COST_S + 0.2
     idle = statistics.median(cpu_during(scene, 1.0) for _ in range(5)) * seconds
     for kind in scene.kinds:
         flood = Flood(scene, kind, COST_RATE, COST_S)
@@ -282,9 +308,11 @@ def rows(scene: Scene, rates: Sequence[int], figures: Figures) -> list[dict[str,
         for rate in rates:
             if (kind, rate) in figures.kept:
                 kept = figures.kept[kind, rate]
-                row[f"{rate:,}/s"] = f"{kept:.0%}"
-                elsewhere = "" if kind in ELSEWHERE else f"{kept / figures.kept[same, rate]:.0%}"
-                row[f"{rate:,}/s, of that elsewhere"] = elsewhere
+                median = statistics.median(kept)
+                row[f"{rate:,}/s"] = f"{median:.0%} ({min(kept):.0%} to {max(kept):.0%})"
+                elsewhere = statistics.median(figures.kept[same, rate])
+                share = "" if kind in ELSEWHERE else f"{median / elsewhere:.0%}"
+                row[f"{rate:,}/s, of that elsewhere"] = share
         row[COST] = round(figures.cost_us[kind], 1) if kind in figures.cost_us else ""
         if len(row) > 2 or kind in figures.cost_us:
             made.append(row)
@@ -319,7 +347,7 @@ def run(arguments: argparse.Namespace) -> None:
         scene.prepare_kinds(arguments.kinds or [""])
         figures = Figures()
         if not arguments.only_costs:
-            measure_rates(scene, arguments.rates, figures)
+            measure_rates(scene, arguments.rates, arguments.rounds, figures)
         measure_costs(scene, figures)
         table = rows(scene, arguments.rates, figures)
     print(json.dumps({"kept": table}) if arguments.json else markdown(table, figures))
@@ -330,6 +358,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print JSON on one line")
     parser.add_argument("--kinds", nargs="*", help="only kinds whose name has one of these words")
     parser.add_argument("--rates", nargs="*", type=int, default=RATES, help="datagrams a second")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="intervals for each cell")
     parser.add_argument("--only-costs", action="store_true", help="no stream, processor time only")
     parser.add_argument(INSIDE, action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()

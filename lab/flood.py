@@ -8,8 +8,9 @@ Standard input holds payloads as ``size (2, big-endian) | payload``. They are se
 IP packet each (a raw socket with forged source addresses and ports), so that no kernel on the
 way can aggregate them. Sources are in 198.18.0.0/15 or 2001:2::/48 (RFC 2544, RFC 5180), or all are
 the given one.
-The result is one JSON object: ``sent`` datagrams, ``seconds``, and ``cpu_s``, the processor time
-of this process; most of that is the kernel's delivery up to the receiver's queue.
+The first line of output is "begun". The second one is a JSON object: ``sent`` datagrams,
+``seconds``, and ``cpu_s``, the processor time of this process; most of that is the kernel's
+delivery up to the receiver's queue.
 """
 
 from __future__ import annotations
@@ -126,6 +127,7 @@ def _main(arguments: Sequence[str]) -> None:
     rng = random.Random(1)
     chosen = [payloads[index % len(payloads)] for index in range(_PACKETS)]
     flood = _Flood([_packet(each, target, int(port), rng, forged) for each in chosen], target)
+    print("begun", flush=True)
     sent, begun, cpu_begun = 0, time.monotonic(), time.process_time()
     tried = 0
     while (elapsed := time.monotonic() - begun) < float(seconds):
