@@ -3,6 +3,8 @@
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 
@@ -18,17 +20,21 @@ from overlay.keyfile import read_identity
 pytestmark = [pytest.mark.lab, pytest.mark.timed]
 
 RATE = 20_000
+FIRST_CONTACT_S = 30
 CONTENT = bytes(range(256)) * 4000
 
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory):
-    """A relay, an exit, and alice with a path of two hops to a web server, over IPv6."""
+    """A relay, an exit, and alice with a path of two hops to a web server, over IPv6.
+
+    Carol is a newcomer that has not started.
+    """
     directory = tmp_path_factory.mktemp("garbage")
     with Underlay() as underlay:
-        relay, exit_node, alice = nodes = [
+        relay, exit_node, alice, carol = nodes = [
             NodeProcess(underlay.add_host(name), directory / name, exits=name == "exit", ipv6=True)
-            for name in ("relay", "exit", "alice")
+            for name in ("relay", "exit", "alice", "carol")
         ]
         attacker = underlay.add_host("attacker")
         web = WebServer(underlay.add_server("bob"), directory / "bob")
@@ -39,15 +45,34 @@ def scene(tmp_path_factory):
                 wait_until("the relay's start", lambda: relay.answers, timeout_s=60)
                 exit_node.start(relay)
                 alice.start(relay)
-                known = lambda: (alice.status() or {}).get("mix_nodes", 0) >= 2  # noqa: E731
-                wait_until("the topology table", known, timeout_s=120)
-                via = f"{relay.overlay_address},{exit_node.overlay_address}"
-                destination = str(web.address)
-                alice.ask("path", "open", destination, "--hops", "2", "--via", via)
-                yield relay, alice, attacker, web
+                wait_until("the topology table", lambda: knows_all(alice), timeout_s=120)
+                open_path(alice, relay, exit_node, web)
+                yield SimpleNamespace(
+                    relay=relay,
+                    exit=exit_node,
+                    alice=alice,
+                    carol=carol,
+                    attacker=attacker,
+                    web=web,
+                )
         finally:
             for node in nodes:
                 node.stop()
+
+
+def knows_all(node):
+    return (node.status() or {}).get("mix_nodes", 0) >= 2
+
+
+def open_path(node, relay, exit_node, web):
+    via = f"{relay.overlay_address},{exit_node.overlay_address}"
+    node.ask("path", "open", str(web.address), "--hops", "2", "--via", via)
+
+
+def has_open_path(node):
+    # After a crash its old control socket is still there.
+    answers = node.status() is not None
+    return answers and [path["state"] for path in node.ask("path", "list")] == ["open"]
 
 
 def flood(relay, attacker, payloads, seconds, *source):
@@ -84,7 +109,7 @@ def dropped_by_kernel(relay):
 
 
 def test_a_path_carries_and_is_not_rebuilt_under_floods_of_every_kind(scene):
-    relay, alice, attacker, web = scene
+    relay, alice, attacker, web = scene.relay, scene.alice, scene.attacker, scene.web
     (before,) = alice.ask("path", "list")
     identity = read_identity(relay.directory / "identity.key")
     spi = link_spi(relay, alice, web)
@@ -110,3 +135,45 @@ def test_a_path_carries_and_is_not_rebuilt_under_floods_of_every_kind(scene):
     (after,) = alice.ask("path", "list")
     assert after["state"] == "open"
     assert after["inner_addresses"] == before["inner_addresses"]  # the exit lends others anew
+
+
+@contextmanager
+def carrying(alice, web):
+    """Let alice's circuit carry something all the time, so that strangers have limits."""
+    url = f"http://{web.address}/file"
+    command = f"while :; do curl -s --max-time 20 -o /dev/null '{url}'; done"
+    program = alice.host.namespace.popen(["sh", "-c", command])
+    try:
+        yield
+    finally:
+        program.kill()
+        program.wait()
+
+
+def test_newcomers_and_lost_links_get_through_beside_strangers_without_a_cookie(scene):
+    relay, exit_node, alice, carol = scene.relay, scene.exit, scene.alice, scene.carol
+    identity = read_identity(relay.directory / "identity.key")
+    kinds = garbage_kinds(identity, "laboratory", Endpoint(relay.address, PORT), bytes(4))
+    payloads = [*kinds["DHT, no cookie"], *kinds["link, valid mac1"]]
+    program = flood(relay, scene.attacker, payloads, 120)
+    try:
+        with carrying(alice, scene.web):
+            time.sleep(1.0)
+            began = time.monotonic()
+            carol.start(relay)
+            wait_until(
+                "carol's topology table", lambda: knows_all(carol), timeout_s=FIRST_CONTACT_S
+            )
+            open_path(carol, relay, exit_node, scene.web)
+            assert time.monotonic() - began < FIRST_CONTACT_S
+        with carrying(carol, scene.web):
+            # A crash leaves its links at the relay, which knows no cookie of it.
+            alice.kill()
+            began = time.monotonic()
+            alice.start(relay)
+            wait_until("alice's path", lambda: has_open_path(alice), timeout_s=FIRST_CONTACT_S)
+            assert fetch(alice, scene.web) == CONTENT
+        assert program.poll() is None
+    finally:
+        program.kill()
+        program.wait(20)
