@@ -131,8 +131,6 @@ class EndpointProof:
         rng: Random,
         in_use: Endpoint | None,
         source: Endpoint,
-        *,
-        patient: bool = False,
     ) -> None:
         """Begin with the peer's initiation, or with its answer to ours.
 
@@ -141,8 +139,6 @@ class EndpointProof:
             rng: draws the tokens.
             in_use: where the link is now, None for a new link.
             source: where the initiation or the answer came from.
-            patient: the endpoint in use must be silent for ``endpoint_silence_s`` in any case,
-                because a move ends the link and cannot be taken back.
         """
         self._silence_s = settings.endpoint_silence_s
         self._rng = rng
@@ -154,7 +150,7 @@ class EndpointProof:
         self._challenges: list[tuple[bytes, Endpoint]] = []
         self._challenger: Endpoint | None = None
         self._former: Endpoint | None = None
-        self._observed = patient
+        self._observed = False
         self._contest = 0
         self._round_trip_s = 0.0
         self._asked: Endpoint | None = None

@@ -59,6 +59,9 @@ _RESPONDER_REKEY_FACTOR: Final = 1.2
 
 _REKEY_JITTER: Final = 0.1
 
+_AFTER_PROBATION: Final = 2
+"""Probations after a move until the keys are replaced: one, and as much again for late answers."""
+
 
 class Links:
     """All links of one node, keyed by the peer's overlay address.
@@ -80,7 +83,6 @@ class Links:
         budget: WorkBudget | None = None,
         local_endpoint: Callable[[Endpoint], Endpoint | None] = lambda _: None,
         draw_index: Callable[[], int] | None = None,
-        moves_end_links: bool = False,
         probes_sizes: bool = False,
         clock: InitiationClock | None = None,
     ) -> None:
@@ -98,8 +100,6 @@ class Links:
             local_endpoint: returns from which endpoint this host sends to a peer's, None if that
                 is not known.
             draw_index: draws the index of a handshake, 32 random bits by default.
-            moves_end_links: the backend cannot let a link go on at another endpoint, so that more
-                is asked before one moves.
             probes_sizes: find out how large the datagrams of links may be.
             clock: stamps our initiations.
 
@@ -115,7 +115,6 @@ class Links:
             outbox=Outbox(),
             clock=clock or InitiationClock(),
             local_endpoint=local_endpoint,
-            moves_end_links=moves_end_links,
         )
         credentials = self._services.credentials
         keys = ReceiverKeys.of(credentials.link_key, credentials.network_hash)
@@ -169,7 +168,14 @@ class Links:
         link.feed(LinkInput.CONNECT, Cause(now, peer=peer))
         self._settle(peer.overlay_address, link, now)
 
-    def rekey(self, overlay_address: OverlayAddress, now: float, worn: Spi | None = None) -> None:
+    def rekey(
+        self,
+        overlay_address: OverlayAddress,
+        now: float,
+        worn: Spi | None = None,
+        *,
+        moved: bool = False,
+    ) -> None:
         """Replace a link's SAs soon: at once, or when a change that is under way has ended.
 
         It waits until they are ``rekey_pause_s`` old. Also tells a silent peer from a dead one: if
@@ -180,6 +186,8 @@ class Links:
             now: Unix seconds.
             worn: the inbound SPI of the pair that is to be replaced, None for the current one;
                 nothing happens if it has been.
+            moved: the peer has just moved. New keys end the probation of its new endpoint, so they
+                come after that.
         """
         link = self._links.get(overlay_address)
         if link is None:
@@ -188,6 +196,8 @@ class Links:
         for pair in (link.current, link.offered):
             if pair is not None and worn in (pair.inbound_spi, None):
                 soonest = max(now, pair.agreed_at + self._settings.rekey_pause_s)
+                if moved:
+                    soonest = now + _AFTER_PROBATION * self._settings.endpoint_silence_s
                 pair.rekey_at = min(pair.rekey_at, soonest)
                 link.handle_deadline(now)
                 self._settle(overlay_address, link, now)

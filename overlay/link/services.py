@@ -144,8 +144,7 @@ class LinkServices:
     outbox: Outbox
     clock: InitiationClock
     local_endpoint: Callable[[Endpoint], Endpoint | None]
-    moves_end_links: bool = False
 
     def new_proof(self, in_use: Endpoint | None, source: Endpoint) -> EndpointProof:
         """Return the proof of where the peer of a new pair is."""
-        return EndpointProof(self.settings, self.rng, in_use, source, patient=self.moves_end_links)
+        return EndpointProof(self.settings, self.rng, in_use, source)

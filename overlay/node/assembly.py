@@ -195,7 +195,6 @@ def wire_control_plane(
         budget=budget,
         local_endpoint=partial(_local_endpoint, surroundings),
         draw_index=None if marks is None else partial(marks.numbers.draw_spi, rng),
-        moves_end_links=backend.capabilities().in_kernel,
         probes_sizes=surroundings.probes_sizes and not backend.capabilities().in_kernel,
         clock=surroundings.initiations,
     )

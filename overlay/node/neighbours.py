@@ -62,8 +62,8 @@ class LinkBackend(IpsecBackend, Protocol):
     """A backend whose link SAs may follow a peer."""
 
     def relocate(
-        self, configuration: IpsecConfiguration, remote: Endpoint
-    ) -> IpsecConfiguration | None:
+        self, pairs: Sequence[IpsecConfiguration], local: Endpoint, remote: Endpoint
+    ) -> list[IpsecConfiguration] | None:
         """Return what is installed after a move; None if this backend cannot do that."""
         ...
 
@@ -74,9 +74,10 @@ class LinkBackend(IpsecBackend, Protocol):
 
 @dataclass(slots=True)
 class _Neighbour:
-    """``local`` and ``nominal`` are where the link began: SAs and policies bear those for good.
+    """``here`` and ``endpoint`` are where the two ends are now.
 
-    ``here`` and ``endpoint`` are where the two ends are now.
+    ``local`` and ``nominal`` are the addresses of SAs: where the link began, or where it is now if
+    the kernel carries it.
     """
 
     security: LinkSecurity
@@ -113,6 +114,7 @@ class Neighbours:
         self._own_address = own_address
         self._links = links
         self._backend = backend
+        self._in_kernel = backend.capabilities().in_kernel
         self._circuits = circuits
         self._tfc = tfc
         self._reqids = itertools.cycle(range(1, FIRST_CIRCUIT_REQID))
@@ -230,6 +232,8 @@ class Neighbours:
                 # The peer learns it, so that it and its circuits need not wait for a timeout.
                 self._links.close(event.overlay_address, now)
                 return
+            else:
+                self._renew_moved_keys(event, neighbour, now)
         try:
             neighbour = neighbour or self._add(event, early)
             self._install_pair(neighbour, event)
@@ -259,23 +263,27 @@ class Neighbours:
 
     def _relocate(self, neighbour: _Neighbour, endpoint: Endpoint) -> bool:
         """Let a link go on between other endpoints; False if the backend cannot."""
+        pairs = neighbour.pairs
         try:
-            neighbour.here = self._local_address(endpoint)
-        except BackendError:
+            here = self._local_address(endpoint)
+            moved = self._backend.relocate(list(pairs.values()), here, endpoint)
+        except (BackendError, ValueError):
             return False
-        if endpoint == neighbour.endpoint:
-            # Only the own address is another one. The socket chooses that for each datagram.
-            return self._backend.relocate(IpsecConfiguration((), ()), endpoint) is not None
-        for spi, pair in neighbour.pairs.items():
-            try:
-                moved = self._backend.relocate(pair, endpoint)
-            except ValueError:
-                return False
-            if moved is None:
-                return False
-            neighbour.pairs[spi] = moved
-        neighbour.endpoint = endpoint
+        if moved is None:
+            return False
+        neighbour.pairs = dict(zip(pairs, moved, strict=True))
+        neighbour.here, neighbour.endpoint = here, endpoint
+        if self._in_kernel:
+            neighbour.local, neighbour.nominal = here, endpoint
         return True
+
+    def _renew_moved_keys(self, event: LinkEstablished, neighbour: _Neighbour, now: float) -> None:
+        """Replace inbound SAs that bear the former address of a peer, if the backend is the kernel.
+
+        The kernel reports each of their packets as one from elsewhere.
+        """
+        if self._in_kernel and event.keys.inbound_spi in neighbour.pairs:
+            self._links.rekey(event.overlay_address, now, moved=True)
 
     def _free_reqid(self) -> int:
         """Return the reqid after the last one drawn that no link has; they come round again."""
@@ -284,8 +292,9 @@ class Neighbours:
 
     def _install_pair(self, neighbour: _Neighbour, event: LinkEstablished) -> None:
         """Install the pair's inbound SA, and its outbound one as soon as it may be used."""
-        installed = neighbour.pairs.get(event.keys.inbound_spi)
-        lifetime = installed.associations[0].lifetime if installed else None
+        found = neighbour.pairs.get(event.keys.inbound_spi)
+        installed = found.associations if found is not None else ()
+        lifetime = installed[0].lifetime if installed else None
         pair = link_associations(
             local=neighbour.local,
             remote=neighbour.nominal,
@@ -295,12 +304,12 @@ class Neighbours:
             tfc_pad_to=self._pad_to,
             lifetime=lifetime or self._lifetime(event.keys.suite),
         )
-        wanted = tuple(sa for sa in pair if sa.inbound or event.usable)
-        known = {(sa.identity, sa.inbound) for sa in installed.associations} if installed else set()
+        wanted = (sa for sa in pair if sa.inbound or event.usable)
+        known = {(sa.identity, sa.inbound) for sa in installed}
         fresh = tuple(sa for sa in wanted if (sa.identity, sa.inbound) not in known)
         if fresh:
             self._backend.install(IpsecConfiguration(fresh, ()))
-        neighbour.pairs[event.keys.inbound_spi] = IpsecConfiguration(wanted, ())
+        neighbour.pairs[event.keys.inbound_spi] = IpsecConfiguration((*installed, *fresh), ())
         if neighbour.datagram_bytes is not None:
             self._backend.limit_link(neighbour.security.reqid, neighbour.datagram_bytes)
 

@@ -33,15 +33,16 @@ class NodeBackend(IpsecBackend, Protocol):
     """An IPsec backend as a node runs it: beside enforcing, it tells what happened."""
 
     def relocate(
-        self, configuration: IpsecConfiguration, remote: Endpoint
-    ) -> IpsecConfiguration | None:
-        """Let the link SAs of a configuration go on with another endpoint of the peer.
+        self, pairs: Sequence[IpsecConfiguration], local: Endpoint, remote: Endpoint
+    ) -> list[IpsecConfiguration] | None:
+        """Let all SAs of one link go on between other endpoints.
 
         Returns:
-            What is installed now, or None if this backend cannot do that.
+            What is installed now, in the same order, or None if this backend cannot do that.
 
         Raises:
             ValueError: an outbound SA to that endpoint is the same.
+            BackendError: the operating system refused.
         """
         ...
 

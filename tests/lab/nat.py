@@ -2,6 +2,9 @@
 
 import contextlib
 
+from overlay.addresses import InnerAddress
+from overlay.system.conntrack import forget_connections
+
 _TABLE = """
 table ip lab_nat {{}}
 delete table ip lab_nat
@@ -28,6 +31,22 @@ def map_to(host, outside, outside_port, port=4500):
         inside=host.ipv4.ip, outside=outside, outside_port=outside_port, port=port
     )
     host.core.run(["nft", table])
+
+
+def map_in_kernel(host, outside, outside_port, port=4500):
+    """Do the same with iptables, where connection tracking remembers the mapping."""
+    rule = (
+        f"-s {host.ipv4.ip} -p udp --sport {port} -j SNAT --to-source {outside}:{outside_port}"
+    ).split()
+    table = ["iptables-legacy", "-t", "nat"]
+    host.core.run([*table, "-F", "POSTROUTING"])
+    host.core.run([*table, "-A", "POSTROUTING", *rule])
+    forget_mappings(host)
+
+
+def forget_mappings(host):
+    """Let the router forget every connection of a host."""
+    assert host.core.call(lambda: forget_connections(InnerAddress(host.ipv4.ip.packed))) is not None
 
 
 @contextlib.contextmanager

@@ -93,3 +93,31 @@ def numbered_echoes(client, *, count, rate_pps, size):
             returned.append(int.from_bytes(client.recv(size + 1)[:4], "big"))
     sending.join()
     return returned
+
+
+def longest_silence(client, lasting_s):
+    """Ask every 20 ms for an echo; return the longest time that one took."""
+    longest, until = 0.0, time.monotonic() + lasting_s
+    while (began := time.monotonic()) < until:
+        client.sendall(b"x")
+        assert client.recv(1) == b"x"
+        longest = max(longest, time.monotonic() - began)
+        time.sleep(0.02)
+    return longest
+
+
+@contextlib.contextmanager
+def echoing_tcp(server):
+    """While inside, return what comes on the first connection."""
+
+    def answer():
+        accepted, _ = server.accept()
+        with accepted, contextlib.suppress(OSError):
+            while data := accepted.recv(65_536):
+                accepted.sendall(data)
+
+    answering = threading.Thread(target=answer, daemon=True)
+    answering.start()
+    yield
+    server.close()
+    answering.join(5)

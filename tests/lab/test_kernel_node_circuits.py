@@ -14,7 +14,9 @@ import pytest
 import trio
 from kernel_overlay import BUSY_S, ROUTES, KernelOverlay, client
 from marks import check_no_marks, headers, inner_address, reset, send_raw
+from nat import forget_mappings, map_in_kernel
 from questions import Asker, Wire
+from streams import echoing_tcp, longest_silence
 
 from lab.nodes import wait_until
 from overlay.apm.events import CircuitFailed, CircuitLost
@@ -312,22 +314,60 @@ SEEN = (
 )
 
 
-def test_a_relay_follows_its_address_and_the_kernel_carries_its_circuits_there(overlay):
-    mix, target = overlay.nodes["mixk"].host, overlay.targets()[0]
+LONGEST_SILENCE_S = 2.0
+TALK_S = 4.0
+"""Longer than the time for which a link that has moved may go back."""
+
+MAPPINGS = [("10.200.0.1", 40_001), ("10.200.0.2", 40_002), ("10.200.0.2", 40_003)]
+
+
+def test_a_conversation_goes_on_where_links_move_in_the_kernel(overlay):
+    """Situation S12: the address of a source's router changes, its port, a relay's own address."""
+    source, mix = overlay.nodes["alicek"].host, overlay.nodes["mixk"].host
     old, other = mix.ipv4.ip, mix.ipv4.ip + 7
-    for before, now in ((old, other), (other, old)):
-        with overlay.path("alicek", ["mixk", "exitk"], target):
-            overlay.ping("alicek", target)
-        mix.namespace.configure(
-            [
-                f"address del {before}/16 dev {mix.interface}",
-                f"address add {now}/16 dev {mix.interface}",
-                f"route add default via {mix.ipv4.network.network_address + 1} src {now}",
-            ]
-        )
-        wait_until("the news", lambda now=now: knows_at(overlay, "mixk", now), timeout_s=BUSY_S)
-    with overlay.path("alicek", ["mixk", "exitk"], target):
-        overlay.ping("alicek", target)
+    moves = [
+        *(lambda at=each: map_in_kernel(source, *at) for each in MAPPINGS),
+        lambda: readdress(mix, old, other),
+        lambda: readdress(mix, other, old),
+    ]
+    silences = []
+    with conversation(overlay) as (path, talk):
+        for move in moves:
+            move()
+            silences.append(talk(TALK_S))
+        with client(overlay.nodes["alicek"]) as asked:
+            [after] = asked.paths()
+        assert after.inner_addresses == path.inner_addresses, "it was not rebuilt"
+        assert max(silences) < LONGEST_SILENCE_S, silences
+    source.core.run(["iptables-legacy", "-t", "nat", "-F"])
+    forget_mappings(source)
+    wait_until("the news", lambda: knows_at(overlay, "mixk", old), timeout_s=BUSY_S)
+
+
+@contextlib.contextmanager
+def conversation(overlay):
+    """A path over two kernels, and a function that talks over it for some seconds."""
+    target, namespace = overlay.targets()[0], overlay.namespace("alicek")
+    with (
+        overlay.bob.namespace.call(lambda: socket.create_server((str(target), 0))) as server,
+        overlay.path("alicek", ["mixk", "exitk"], target) as path,
+        echoing_tcp(server),
+        namespace.call(
+            lambda: socket.create_connection(server.getsockname(), timeout=30)
+        ) as client_socket,
+    ):
+        yield path, lambda lasting_s: longest_silence(client_socket, lasting_s)
+
+
+def readdress(host, before, now):
+    """Replace the IPv4 address of a host."""
+    host.namespace.configure(
+        [
+            f"address del {before}/16 dev {host.interface}",
+            f"address add {now}/16 dev {host.interface}",
+            f"route add default via {host.ipv4.network.network_address + 1} src {now}",
+        ]
+    )
 
 
 def knows_at(overlay, name, address):

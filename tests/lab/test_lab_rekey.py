@@ -2,14 +2,12 @@
 
 import contextlib
 import socket
-import threading
-import time
 
 import pytest
 from lab_overlay import LabOverlay
 from nat import map_to, translated
 from observer import Observer
-from streams import echoing, numbered_echoes, roomy
+from streams import echoing, echoing_tcp, longest_silence, numbered_echoes, roomy
 
 from lab.watched import read_key_file
 
@@ -122,34 +120,6 @@ def test_a_tcp_conversation_survives_changes_of_the_nat_mapping(overlay):
         [path] = alice.ask("path", "list")
     assert path["inner_addresses"] == opened["inner_addresses"], "it was not rebuilt"
     assert max(silences) < LONGEST_SILENCE_S, silences
-
-
-def longest_silence(client, lasting_s):
-    """Ask every 20 ms for an echo; return the longest time that one took."""
-    longest, until = 0.0, time.monotonic() + lasting_s
-    while (began := time.monotonic()) < until:
-        client.sendall(b"x")
-        assert client.recv(1) == b"x"
-        longest = max(longest, time.monotonic() - began)
-        time.sleep(0.02)
-    return longest
-
-
-@contextlib.contextmanager
-def echoing_tcp(server):
-    """While inside, return what comes on the first connection."""
-
-    def answer():
-        accepted, _ = server.accept()
-        with accepted, contextlib.suppress(OSError):
-            while data := accepted.recv(65_536):
-                accepted.sendall(data)
-
-    answering = threading.Thread(target=answer, daemon=True)
-    answering.start()
-    yield
-    server.close()
-    answering.join(5)
 
 
 def udp_socket():

@@ -150,26 +150,34 @@ class UserspaceEngine:
             for address in configuration.local_addresses:
                 self._release(address)
 
-    def relocate(self, configuration: IpsecConfiguration, remote: Endpoint) -> IpsecConfiguration:
-        """Let the link SAs of a configuration go on with another endpoint of the peer.
+    def relocate(
+        self,
+        pairs: Sequence[IpsecConfiguration],
+        local: Endpoint,  # noqa: ARG002 - the node's socket chooses it for each datagram
+        remote: Endpoint,
+    ) -> list[IpsecConfiguration]:
+        """Let the link SAs of some configurations go on with another endpoint of the peer.
 
         Keys, sequence numbers and counters stay. Policies name the SAs by their addresses as
         before: only datagrams go elsewhere.
 
         Args:
-            configuration: what :meth:`install` or this installed.
+            pairs: what :meth:`install` or this installed.
+            local: where this node is now.
             remote: where the peer is now.
 
         Returns:
-            What is installed now.
+            What is installed now, in the same order.
 
         Raises:
-            ValueError: an outbound SA to that endpoint is the same; nothing has changed then.
+            ValueError: an outbound SA to that endpoint is the same. The configurations before the
+                one concerned have moved then.
         """
         self._planner.forget()
-        return replace(
-            configuration, associations=self._sad.relocate(configuration.associations, remote)
-        )
+        return [
+            replace(pair, associations=self._sad.relocate(pair.associations, remote))
+            for pair in pairs
+        ]
 
     def limit_link(self, reqid: int, datagram_bytes: int) -> None:
         """Let the installed link SAs of this reqid make no larger datagrams (SPI to ICV)."""

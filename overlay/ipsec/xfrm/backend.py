@@ -17,7 +17,7 @@ import errno
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Final, Self
@@ -59,15 +59,18 @@ from overlay.ipsec.xfrm.entries import (
 )
 from overlay.ipsec.xfrm.forms import policy_bodies, sa_id_body
 from overlay.ipsec.xfrm.leftovers import KERNEL_IPSEC, STOP_THE_OTHER
+from overlay.ipsec.xfrm.link_places import LinkPlaces
 from overlay.ipsec.xfrm.messages import (
     XFRM_MSG_DELPOLICY,
     XFRM_MSG_DELSA,
     XFRM_MSG_EXPIRE,
     XFRM_MSG_GETSA,
+    XFRM_MSG_UPDPOLICY,
 )
 from overlay.ipsec.xfrm.moves import MovedPeers
 from overlay.ipsec.xfrm.netlink import Request, XfrmEvents, XfrmSocket, refusal_error
 from overlay.ipsec.xfrm.probe import usable_suites
+from overlay.ipsec.xfrm.relocation import plan_relocation
 from overlay.system.host_events import HostEvent
 from overlay.system.kept_device import DeviceOwner
 from overlay.system.local_address import own_addresses
@@ -115,6 +118,7 @@ class XfrmBackend:
         self._rng = rng
         self._associations: dict[SaIdentity, _Installed] = {}
         self._policies: dict[_PolicyKey, tuple[Template, ...]] = {}
+        self._places: LinkPlaces[_PolicyKey] = LinkPlaces()
         self._addresses: Counter[bytes] = Counter()
         self.before_address: Callable[[bytes], None] | None = None
         """Is told of each address before this host holds it; an error refuses the address."""
@@ -162,7 +166,8 @@ class XfrmBackend:
         check_configuration(configuration, self._suites)
         self._check_new(configuration)
         fresh = [each for each in _distinct(configuration) if not self._addresses[each]]
-        changes = [*association_changes(configuration, self._rng), *policy_changes(configuration)]
+        placed = replace(configuration, policies=self._places.all_placed(configuration.policies))
+        changes = [*association_changes(configuration, self._rng), *policy_changes(placed)]
         self._apply(changes)
         try:
             if self.before_address is not None:
@@ -185,7 +190,8 @@ class XfrmBackend:
         policies = [policy for policy in configuration.policies if self._holds_policy(policy)]
         nothing_to_find = not (configuration.associations or configuration.policies)
         for policy in policies:
-            del self._policies[_policy_key(policy)]
+            key = _policy_key(policy)
+            self._places.forget(key, self._policies.pop(key))
         for sa in associations:
             del self._associations[sa.identity]
         if associations or policies or nothing_to_find:
@@ -244,12 +250,31 @@ class XfrmBackend:
         return self._events.fileno()
 
     def relocate(
-        self,
-        configuration: IpsecConfiguration,  # noqa: ARG002 - the Protocol's signature
-        remote: Endpoint,  # noqa: ARG002 - the Protocol's signature
-    ) -> IpsecConfiguration | None:
-        """Return None: templates of policies bear the addresses of the SAs that they name."""
-        return None
+        self, pairs: Sequence[IpsecConfiguration], local: Endpoint, remote: Endpoint
+    ) -> list[IpsecConfiguration]:
+        """Let all pairs of one link go on between two endpoints; see ``relocation.py``.
+
+        Raises:
+            BackendError: the kernel refused. The link must end then.
+        """
+        plan = plan_relocation(self._netlink, pairs, local, remote)
+        reqid = next(sa.reqid for pair in pairs for sa in pair.associations)
+        policies = self._places.move(reqid, local.packed, remote.packed)
+        changes = [Request(XFRM_MSG_UPDPOLICY, policy_bodies(each)[0]) for each in policies]
+        try:
+            for verdict in self._netlink.send([*plan.before, *changes]):
+                if verdict is not None and verdict.number not in ABSENT:
+                    raise refusal_error("moving a link", verdict)
+        except BackendError:
+            added = [Request(XFRM_MSG_DELSA, sa_id_body(each.identity)) for each in plan.added]
+            self._debris.remove_what_is_ours(added)
+            raise
+        for sa in plan.dropped:
+            del self._associations[sa.identity]
+        for sa in plan.added:
+            self._associations[sa.identity] = _remembered(sa)
+        self._debris.remove(plan.after)
+        return plan.pairs
 
     def limit_link(
         self,
@@ -331,7 +356,8 @@ class XfrmBackend:
             SecurityPolicy(direction, Selector(source, destination, protocol), templates)
             for (direction, source, destination, protocol), templates in self._policies.items()
         ]
-        changes = [*_BLOCKING, *(policy_change(policy) for policy in wanted)]
+        placed = self._places.all_placed(wanted)
+        changes = [*_BLOCKING, *(policy_change(policy) for policy in placed)]
         for verdict in self._netlink.send([change.do for change in changes]):
             if verdict is not None and verdict.number != errno.EEXIST:
                 raise refusal_error("installing a security policy", verdict)
@@ -347,6 +373,7 @@ class XfrmBackend:
         self._addresses.clear()
         self._associations.clear()
         self._policies.clear()
+        self._places.clear()
         remove_leftovers(self._netlink)
         self._debris.forget()
 
@@ -392,6 +419,7 @@ class XfrmBackend:
             self._associations[sa.identity] = _remembered(sa)
         for policy in configuration.policies:
             self._policies[_policy_key(policy)] = policy.templates
+            self._places.note(_policy_key(policy), policy)
         self._addresses.update(configuration.local_addresses)
 
     def _release(self, addresses: Iterable[bytes]) -> None:

@@ -69,6 +69,7 @@ __all__ = [
     "found_policy_id",
     "is_ours",
     "kernel_reqid",
+    "kernel_templates",
     "limit_values",
     "masked",
     "new_association",
@@ -150,8 +151,20 @@ def new_policy(policy: SecurityPolicy) -> userpolicy_info:
         dir=DIRECTIONS[policy.direction],
         action=XFRM_POLICY_ALLOW,
     )
-    message["attrs"] = [("XFRMA_TMPL", [_template(each) for each in policy.templates])]
+    message["attrs"] = [("XFRMA_TMPL", [_template(each) for each in kernel_templates(policy)])]
     return message
+
+
+def kernel_templates(policy: SecurityPolicy) -> tuple[Template, ...]:
+    """Return the templates of a policy as the kernel gets them.
+
+    Inbound, the outermost one names no source: an installed SA of a link keeps its source address
+    if the peer moves, and SAs of later keys have another one. The reqid names the link.
+    """
+    if policy.direction is Direction.OUT or not policy.templates:
+        return policy.templates
+    *inner, link = policy.templates
+    return (*inner, Template(bytes(len(link.source)), link.destination, link.reqid))
 
 
 def blocking_policy(policy: SecurityPolicy) -> userpolicy_info:

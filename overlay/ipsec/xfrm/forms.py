@@ -38,6 +38,7 @@ from overlay.ipsec.xfrm.entries import (
     KERNEL_MAX_TEMPLATES,
     blocking_policy,
     kernel_reqid,
+    kernel_templates,
     limit_values,
     masked,
     new_association,
@@ -230,7 +231,7 @@ def policy_bodies(policy: SecurityPolicy, *, blocks: bool = False) -> tuple[byte
     body[_POLICY_DIRECTION] = identity[_POLICY_ID_DIRECTION] = direction
     _NUMBER.pack_into(body, _POLICY_PRIORITY, priority(policy.selector))
     if not blocks:
-        for number, template in enumerate(policy.templates):
+        for number, template in enumerate(kernel_templates(policy)):
             _fill_template(body, templates_at + number * _TEMPLATE_BYTES, template)
     return bytes(body), bytes(identity)
 

@@ -14,12 +14,15 @@ from overlay.ipsec.xfrm.messages import (
     XFRM_MSG_GETSA,
     XFRM_MSG_NEWPOLICY,
     XFRM_MSG_NEWSA,
+    XFRM_MSG_UPDPOLICY,
+    XFRM_MSG_UPDSA,
     userpolicy_id,
     userpolicy_info,
     usersa_id,
     usersa_info,
 )
 
+_XFRMA_ENCAP = 4
 _SELECTOR_BYTES = userpolicy_id.offset_of("index")
 
 
@@ -74,12 +77,14 @@ class FakeKernel:
         ]
 
     def _change(self, kind, body):
-        if kind in (XFRM_MSG_NEWSA, XFRM_MSG_DELSA, XFRM_MSG_GETSA):
+        if kind in (XFRM_MSG_NEWSA, XFRM_MSG_UPDSA, XFRM_MSG_DELSA, XFRM_MSG_GETSA):
             table, absent = self.associations, errno.ESRCH
-            key = made_identity(body) if kind == XFRM_MSG_NEWSA else identity(body)
+            is_made = kind in (XFRM_MSG_NEWSA, XFRM_MSG_UPDSA)
+            key = made_identity(body) if is_made else identity(body)
         else:
             table, absent = self.policies, errno.ENOENT
-            cls = userpolicy_info if kind == XFRM_MSG_NEWPOLICY else userpolicy_id
+            is_made = kind in (XFRM_MSG_NEWPOLICY, XFRM_MSG_UPDPOLICY)
+            cls = userpolicy_info if is_made else userpolicy_id
             key = body[:_SELECTOR_BYTES], body[cls.offset_of("dir")]
         if kind in (XFRM_MSG_NEWSA, XFRM_MSG_NEWPOLICY):
             if key in table:
@@ -88,6 +93,10 @@ class FakeKernel:
             return 0
         if key not in table:
             return absent
+        if kind == XFRM_MSG_UPDSA:
+            table[key] = with_ports_of(table[key], body)
+        if kind == XFRM_MSG_UPDPOLICY:
+            table[key] = body
         if kind in (XFRM_MSG_DELSA, XFRM_MSG_DELPOLICY):
             del table[key]
         return 0
@@ -132,6 +141,21 @@ class FakeSocket:
 
 def message(kind, sequence, body):
     return struct.pack("=IHHII", 16 + len(body), kind, 0, sequence, 0) + body
+
+
+def with_ports_of(body, other):
+    """What UPDSA changes of an SA that is in use: the encapsulation."""
+    ports = {}
+    for each in (body, other):
+        at = usersa_info.struct_bytes()
+        while at < len(each):
+            size, kind = struct.unpack_from("=HH", each, at)
+            ports[each] = at, at + size
+            if kind == _XFRMA_ENCAP:
+                break
+            at += (size + 3) & ~3
+    (begin, end), (begin2, end2) = ports[body], ports[other]
+    return body[:begin] + other[begin2:end2] + body[end:]
 
 
 def identity(body):

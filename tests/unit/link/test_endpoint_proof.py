@@ -153,15 +153,6 @@ def test_an_observer_that_lost_once_needs_the_whole_silence_of_the_endpoint_in_u
     assert after_s >= SETTINGS.endpoint_silence_s
 
 
-def test_where_a_move_ends_the_link_the_endpoint_in_use_has_all_its_time():
-    proof = EndpointProof(SETTINGS, Random(1), HERE, HERE, patient=True)
-    proof.seen(THERE, NOW)
-    proof.echoed(tokens(proof)[THERE], THERE, NOW)
-    asked, after_s = asked_until_settled(proof, THERE)
-    assert asked >= 30
-    assert after_s >= SETTINGS.endpoint_silence_s
-
-
 @pytest.mark.parametrize("seed", range(20))
 def test_a_flood_that_drops_half_of_all_datagrams_moves_no_link(seed):
     """The observer forwards all, without loss; of challenge and answer half each are lost."""

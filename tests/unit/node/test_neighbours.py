@@ -1,5 +1,6 @@
 """What a link installs: complete, or undone with that link alone."""
 
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -9,7 +10,7 @@ from overlay.apm.carrier import SIGNALLING_PORT
 from overlay.apm.datagram import UdpDatagram, build_datagram
 from overlay.errors import BackendError
 from overlay.identity import LocalIdentity
-from overlay.ipsec.model import SaIdentity, Spi
+from overlay.ipsec.model import IpsecConfiguration, SaIdentity, Spi, UdpEncapsulation
 from overlay.ipsec.userspace.engine import UserspaceEngine
 from overlay.link.model import (
     LinkClosed,
@@ -34,7 +35,10 @@ class Links:
     """Closing a link is answered with LinkClosed, as the links core does."""
 
     def __init__(self):
-        self.closed = []
+        self.closed, self.renewed = [], []
+
+    def rekey(self, overlay_address, now, *, moved=False):
+        self.renewed.append((overlay_address, moved))
 
     def close(self, overlay_address, now):
         self.closed.append(overlay_address)
@@ -65,7 +69,7 @@ class World:
     def __init__(self):
         self.links, self.circuits = Links(), Circuits()
         self.engine = UserspaceEngine(rng=Random(3))
-        self.route_exists = True
+        self.route_exists, self.here = True, HERE
         self.build()
 
     def build(self):
@@ -82,7 +86,7 @@ class World:
     def local_address(self, peer):
         if not self.route_exists:
             raise BackendError("finding the local address towards a peer failed.")
-        return HERE
+        return self.here
 
     def establish(self, identity, inbound, outbound, *, usable=True, endpoint=THERE):
         keys = LinkKeys(
@@ -185,10 +189,52 @@ def test_a_link_goes_on_with_its_circuits_where_its_peer_has_moved(world):
     assert world.link_sas() == 0
 
 
-class Fixed(UserspaceEngine):
-    """A backend that names SAs by their addresses, as the kernel does."""
+class Kernel(UserspaceEngine):
+    """A backend that gives SAs the addresses between which a link goes now."""
 
-    def relocate(self, configuration, remote):
+    def capabilities(self):
+        return replace(super().capabilities(), in_kernel=True)
+
+    def relocate(self, pairs, local, remote):
+        moved = []
+        for pair in pairs:
+            self.remove(pair)
+            ends = {True: (remote, local), False: (local, remote)}
+            associations = tuple(
+                replace(
+                    sa,
+                    source=ends[sa.inbound][0].packed,
+                    destination=ends[sa.inbound][1].packed,
+                    encapsulation=UdpEncapsulation(*ends[sa.inbound]),
+                )
+                for sa in pair.associations
+            )
+            moved.append(IpsecConfiguration(associations, ()))
+            self.install(moved[-1])
+        return moved
+
+
+def test_where_sas_bear_the_addresses_of_a_link_later_keys_have_them_too(world):
+    elsewhere, world.engine = Endpoint("192.0.2.3", 4500), Kernel(rng=Random(3))
+    world.build()
+    world.establish(MIX, 1000, 2000)
+    world.establish(MIX, 1000, 2000, endpoint=elsewhere)
+    assert world.links.renewed == [(MIX.overlay_address, True)], "after the probation"
+    world.here = Endpoint("192.0.2.9", 4500)
+    world.establish(MIX, 1001, 2001, endpoint=elsewhere)
+    for spi in (1000, 1001):
+        assert world.engine.query(SaIdentity(Spi(spi), world.here.packed)) is not None
+        assert world.engine.query(SaIdentity(Spi(spi + 1000), elsewhere.packed)) is not None
+    assert world.link_sas() == 4
+    assert len(world.links.renewed) == 1, "these keys are new"
+    world.neighbours.handle(LinkClosed(MIX.overlay_address, LinkFailure.IDLE), NOW)
+    assert (world.link_sas(), world.circuits.lost) == (0, [MIX.overlay_address])
+
+
+class Fixed(UserspaceEngine):
+    """A backend that cannot move links."""
+
+    def relocate(self, pairs, local, remote):
         return None
 
 
