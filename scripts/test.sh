@@ -7,7 +7,7 @@
 #   kernel laboratory   nice 0    tests/lab, marked "kernel": one processor, most of the time
 #   timed laboratory    nice 0    tests/lab, marked "timed": their tests measure times
 #   laboratory          nice 5    the others of tests/lab
-#   checks              nice 19   lint, types, then all tests outside tests/lab
+#   checks              nice 10   lint, types, then all tests outside tests/lab
 #
 # The output of the checks is shown as it comes. The output of the laboratories follows, whole
 # (docs/decisions/0056-tests-run-side-by-side.md).
@@ -50,7 +50,7 @@ begin_laboratory() { # NAME NICENESS MARKS
 check() { # NAME COMMAND...
     local name="$1"
     shift
-    nice -n 19 "$@" </dev/null &
+    nice -n 10 "$@" </dev/null &
     parts+=("$!")
     wait "$!" || failed+=("$name")
 }

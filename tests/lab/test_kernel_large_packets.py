@@ -36,8 +36,15 @@ def overlay(tmp_path_factory, laboratory):
         yield made
 
 
-@pytest.mark.parametrize("hops", CHAINS, ids="-".join)
-@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize(
+    ("version", "hops"),
+    [
+        *((4, hops) for hops in CHAINS),
+        # Between hops nothing differs, so the shortest chain and the longest of each exit suffice.
+        *((6, hops) for hops in (CHAINS[0], CHAINS[3], CHAINS[5])),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, list) else value,
+)
 def test_what_is_larger_than_the_inner_mtu_goes_there_and_back(overlay, version, hops):
     target = overlay.targets()[version == 6]
     with overlay.path("alicek", hops, target):
