@@ -1,8 +1,8 @@
 """Whether something that this host talks to has an inner address, before and while it has it.
 
-An exit lends inner addresses from private networks, which the host may use, or begin to use: it
-joins a network or a VPN. Then the lent address would cut a host off, or this host itself. So a path
-whose address is in use from some moment on gets another circuit.
+An exit lends inner addresses from private networks, which the host may use. It may also begin to
+use one later, for example as its own address in a VPN, which the circuit would then cut off. So a
+path whose address is in use from some moment on gets another circuit.
 """
 
 from __future__ import annotations
@@ -52,7 +52,10 @@ class InnerUse:
     def used_beside_paths(self, held: Collection[InnerAddress]) -> frozenset[InnerAddress]:
         """Return which inner addresses of this host something else has begun to use.
 
-        Devices of this program do not count, because they hold these addresses. What any host of
+        Only an address of this host, or a route to a single one, counts: a whole network that has
+        the address among others loses one host, while a path that no exit can serve beside that
+        network would be lost. Devices of this program do not count, because they hold these
+        addresses. What any host of
         a link can bring about does not count either: it would see the paths change, so with an
         exit it could find out which host has the address that this exit lent. That is a neighbour
         (one ARP packet), and over IPv6 a prefix (one router advertisement).
@@ -64,7 +67,8 @@ class InnerUse:
         used = [
             each
             for each in self._host.used_networks()
-            if each.what not in (NEIGHBOUR, ROUTER)
+            if each.network.num_addresses == 1
+            and each.what not in (NEIGHBOUR, ROUTER)
             and not names.get(each.device, "").startswith(OWN_DEVICES)
         ]
         return frozenset(

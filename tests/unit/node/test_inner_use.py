@@ -43,6 +43,15 @@ def watched(host, held=(LENT, OTHER)):
     return LentAddresses(use, lambda: held, given_up.append), given_up
 
 
+def test_a_network_that_has_the_address_among_others_ends_no_path(host):
+    """No exit that lends from it could serve the path again."""
+    lent, given_up = watched(host)
+    host.used.append(UsedNetwork(ipaddress.ip_network("100.64.0.0/10"), VPN, "a route"))
+    lent.hear([Overrun()])
+    lent.repair()
+    assert given_up == []
+
+
 def test_no_host_of_a_link_makes_a_path_change(host):
     """With an exit it would learn which host has the address that the exit lent."""
     lent, given_up = watched(host)
@@ -58,12 +67,12 @@ def test_no_host_of_a_link_makes_a_path_change(host):
 
 
 def joined_vpn(host):
-    network = ipaddress.ip_network("100.64.0.0/10")
-    host.used = [*host.used, UsedNetwork(network, VPN, "a route")]
+    address = ipaddress.ip_network("100.64.1.2/32")
+    host.used = [*host.used, UsedNetwork(address, VPN, "an address")]
     return Overrun()
 
 
-def test_an_address_that_a_network_begins_to_use_is_given_up(host):
+def test_an_address_that_the_host_begins_to_hold_is_given_up(host):
     lent, given_up = watched(host)
     lent.hear([Overrun()])
     lent.repair()
