@@ -157,9 +157,7 @@ class KernelOverlay:
 
     # Traffic from a program that knows of nothing.
 
-    def ping(self, source, target, *, check=True, size=56):
-        # An answer that may be missing is not worth a longer wait: loops ask again.
-        patience_s = 5 if check else 1
+    def ping(self, source, target, *, check=True, size=56, patience_s=5):
         done = pings(
             self.namespace(source), target, "-s", str(size), count=3, patience_s=patience_s
         )

@@ -178,7 +178,7 @@ def test_without_policies_and_when_killed_a_source_is_silent_until_the_next_star
     alice.kill()
     namespace.configure(FOREIGN)
     with alice.host.capture(tmp_path / "killed.pcap") as capture:
-        assert not overlay.ping("alicek", target, check=False)
+        assert not overlay.ping("alicek", target, check=False, patience_s=2)
         bound = ["ping", "-c", "1", "-W", "1", "-I", "eth0", str(target)]
         assert namespace.run(bound, check=False).returncode != 0
         inner = ["ping", "-c", "1", "-W", "1", "-I", report.inner_addresses[0], str(target)]
@@ -235,7 +235,7 @@ def test_a_path_carries_again_after_devices_were_deleted_and_after_a_restart(ove
         repaired = {n for n in status.counters if n.endswith("device") and "repaired" in n}
         assert len(repaired) == len({d.rstrip("01") for d in devices}), repaired
     alice.stop()
-    assert not overlay.ping("alicek", target, check=False)
+    assert not overlay.ping("alicek", target, check=False, patience_s=2)
     alice.start()
     wait_until("the path's return", lambda: alice.answers and carries(alice), timeout_s=BUSY_S)
     overlay.tcp_both_ways("alicek", target)
