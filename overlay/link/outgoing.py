@@ -32,9 +32,9 @@ _STAGGER_S: Final = 0.25
 """Before the next endpoint is tried while the last one may still answer (RFC 8305, section 5)."""
 
 
-_INSIST_S: Final = 0.1
+_INSIST_S: Final = 0.4
 """Between two copies to a silent peer. If it reads a tenth of what comes, it has probably read
-one of them after two seconds."""
+one of them after ten seconds. More would let a source that invents a next hop send more there."""
 
 
 class OutgoingHandshake:

@@ -170,8 +170,8 @@ def test_a_silent_peer_is_asked_at_growing_intervals_and_then_given_up():
     assert max(waits) <= 6.0
     # The first attempt is not repeated, because most peers answer it.
     assert attempts[1] == 1
-    # A peer under a flood reads one of ten initiations, and gets ten a second.
-    assert 80 <= len(sent) <= 100
+    # A peer under a flood reads one of ten initiations. It may as well be an invented next hop.
+    assert 20 <= len(sent) <= 28
     assert sent == sorted(sent, key=sent.index)
     assert len(alice.links) == 0
 
