@@ -1,5 +1,6 @@
 """A relay receives garbage from forged addresses, and its circuits go on."""
 
+import json
 import subprocess
 import sys
 import time
@@ -78,7 +79,7 @@ def has_open_path(node):
 def flood(relay, attacker, payloads, seconds, *source):
     command = [sys.executable, "-m", "lab.flood", relay.address, str(PORT), str(RATE)]
     program = attacker.namespace.popen(
-        [*command, str(seconds), *source], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
+        [*command, str(seconds), *source], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     program.stdin.write(pack_payloads(payloads))
     program.stdin.close()
@@ -128,10 +129,10 @@ def test_a_path_carries_and_is_not_rebuilt_under_floods_of_every_kind(scene):
         # Strangers have limits only while circuits carry packets.
         while program.poll() is None:
             assert fetch(alice, web) == CONTENT, name
+        output = program.stdout.read()
         program.wait(20)
-        now_dropped = dropped_by_kernel(relay)
-        # Of 30,000 datagrams: what the node reads beside them is the file.
-        assert now_dropped - dropped > 12_000, name
+        sent = json.loads(output.splitlines()[-1])["sent"]  # 30,000, or less on a busy machine
+        assert dropped_by_kernel(relay) - dropped > 0.4 * sent, name
     (after,) = alice.ask("path", "list")
     assert after["state"] == "open"
     assert after["inner_addresses"] == before["inner_addresses"]  # the exit lends others anew
