@@ -1,1 +1,1 @@
-"""Scenarios: what to simulate, from a file, from options or from Python."""
+"""Scenarios: what to simulate, read from a file, from options or from Python."""

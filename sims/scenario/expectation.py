@@ -1,4 +1,4 @@
-"""One sentence that a scenario promises, such as ``lookup_success mean >= 0.95``."""
+"""Expectations of a scenario, such as ``lookup_success mean >= 0.95``."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["COMPARISONS", "QUANTILES", "STATISTICS", "Expectation", "expectation
 COMPARISONS: Final = (">=", "<=", ">", "<", "==")
 
 STATISTICS: Final = ("mean", "sd", "min", "max", "count", "sum", "last")
-"""Statistics of one seed's values, besides ``median`` and quantiles."""
+"""Statistics of the values of one seed, besides ``median`` and quantiles."""
 
 QUANTILES: Final = (0.0, 0.001, 0.005, *(n / 100 for n in range(1, 100)), 0.995, 0.999, 1.0)
-"""Quantiles that are kept of every run, and can be asked for as p0.1, p0.5, p1 ... p99.9."""
+"""Quantiles that are stored for every run. An expectation names them p0.1, p0.5 ... p99.9."""
 
 _QUANTILE: Final = re.compile(r"p([0-9]{1,2}(?:\.[0-9])?)")
 _NAME: Final = r"[A-Za-z][A-Za-z0-9_]{0,63}"
@@ -33,11 +33,11 @@ class Expectation:
     """A bound on the mean over the seeds of a statistic of each seed's values.
 
     Attributes:
-        metric: name of what is measured.
+        metric: name of the metric.
         statistic: one of :data:`STATISTICS`, ``median``, or a quantile such as ``p95``.
-        comparison: how the measured value must stand to ``bound``.
-        bound: in the metric's unit.
-        label: the part of the metric that is meant; empty for the unlabelled values.
+        comparison: operator between the measured value and ``bound``.
+        bound: in the unit of the metric.
+        label: label of the values, or empty for values without one.
 
     Raises:
         ValueError: the message completes "expect ...".
@@ -64,10 +64,10 @@ class Expectation:
 
     @classmethod
     def parse(cls, text: str) -> Expectation:
-        """Read ``METRIC[LABEL] STATISTIC COMPARISON BOUND``; the label is optional.
+        """Parse ``METRIC[LABEL] STATISTIC COMPARISON BOUND``; the label is optional.
 
         Raises:
-            ValueError: it is no such sentence; the message completes "expect ...".
+            ValueError: the text has another form; the message completes "expect ...".
         """
         matched = _TEXT.fullmatch(text)
         if matched is None:
@@ -87,7 +87,7 @@ class Expectation:
 
     @property
     def quantile(self) -> float | None:
-        """Which quantile the statistic is, from 0 to 1; None if it is another statistic."""
+        """The quantile from 0 to 1, or None if the statistic is not a quantile."""
         if self.statistic == "median":
             return 0.5
         matched = _QUANTILE.fullmatch(self.statistic)
@@ -95,7 +95,7 @@ class Expectation:
         return asked if asked in QUANTILES else None
 
     def holds(self, value: float) -> bool:
-        """Tell whether a measured value meets the bound; NaN (nothing measured) never does."""
+        """Tell whether a measured value meets the bound. NaN (nothing measured) does not."""
         return {
             ">=": value >= self.bound,
             "<=": value <= self.bound,
@@ -106,7 +106,7 @@ class Expectation:
 
 
 def expectations(value: object) -> tuple[Expectation, ...]:
-    """Take a list of sentences.
+    """Parse a list of expectations.
 
     Raises:
         ValueError: the message completes "expect ...".

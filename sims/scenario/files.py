@@ -1,4 +1,4 @@
-"""Scenarios by name or file: those that are shipped, and the user's own."""
+"""Load scenarios by name, if they are shipped, or from a file."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def shipped_names() -> list[str]:
 
 
 def load_scenario(named: str | Path, *, quick: bool = False) -> Scenario:
-    """Load a shipped scenario by its name, or a file.
+    """Load a shipped scenario by its name, or a scenario from a file.
 
     Raises:
-        ConfigurationError: there is no such scenario, or it holds a mistake; one sentence.
+        ConfigurationError: there is no such scenario, or it contains an error.
     """
     try:
         return scenario_of(load_tables(named, quick=quick))
@@ -44,10 +44,10 @@ def load_scenario(named: str | Path, *, quick: bool = False) -> Scenario:
 
 
 def load_tables(named: str | Path, *, quick: bool = False) -> dict[str, object]:
-    """Load a scenario's tables, to change some settings before they are checked.
+    """Load the tables of a scenario, so that settings can be changed before the check.
 
     Raises:
-        ConfigurationError: there is no such scenario, or the file is no TOML.
+        ConfigurationError: there is no such scenario, or the file is not TOML.
     """
     shipped = str(named) in shipped_names()
     text = _shipped_text(str(named)) if shipped else _file_text(Path(named))
@@ -76,7 +76,7 @@ def _unknown(path: Path) -> str:
 
 
 def _anchored(tables: dict[str, object], directory: Path) -> dict[str, object]:
-    """Let files that the scenario names start at its own directory."""
+    """Make relative paths in a scenario start at the scenario's directory."""
     churn, latency = tables.get("churn"), tables.get("latency")
     if isinstance(churn, dict) and isinstance(churn.get("model"), str):
         churn["model"] = _TRACE.sub(

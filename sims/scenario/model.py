@@ -1,4 +1,4 @@
-"""A scenario: everything that decides what a simulation does, as one frozen value.
+"""A scenario: all settings of a simulation as one frozen value.
 
 The same value comes from a TOML file, from options of ``overlay sim churn`` and from Python::
 
@@ -60,10 +60,10 @@ def _table(of: type[object], meaning: str) -> object:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """One simulated overlay and what is asked of it.
+    """One simulated overlay, what happens in it, and the expectations.
 
     Raises:
-        ConfigurationError: one sentence: what is wrong, where, what to write instead.
+        ConfigurationError: a setting is wrong; the message says what to write instead.
     """
 
     name: str = setting("churn", values.label, "Name of the scenario, in reports and files.")

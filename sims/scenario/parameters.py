@@ -1,4 +1,4 @@
-"""A small immutable mapping for settings whose names somebody else declares."""
+"""A small immutable mapping, for settings whose names another module declares."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Iterator, Mapping
 __all__ = ["Parameters", "Scalar"]
 
 Scalar = bool | int | float | str
-"""What a parameter can be: the values that TOML and JSON share."""
+"""Types of a parameter: the scalars that TOML and JSON have in common."""
 
 
 class Parameters(Mapping[str, Scalar]):
-    """Names and values in alphabetical order; hashable and picklable, unlike a dict proxy.
+    """Names and values in alphabetical order. Unlike a dict proxy it can be hashed and pickled.
 
     Raises:
-        ValueError: a value is no scalar, or not finite; the message completes "parameter ...".
+        ValueError: a value is not a finite scalar; the message completes "parameter ...".
     """
 
     __slots__ = ("_items",)
@@ -51,7 +51,7 @@ class Parameters(Mapping[str, Scalar]):
         return Parameters, (dict(self._items),)
 
     def number(self, name: str, default: float) -> float:
-        """Return a parameter that must be a number.
+        """Return the value of a parameter that must be a number.
 
         Raises:
             ValueError: it is text or a truth value.

@@ -1,7 +1,7 @@
-"""Scenarios as nested tables of plain values, the common ground of TOML, JSON and options.
+"""Convert scenarios from and to nested tables, the common form of TOML, JSON and options.
 
-Everything that a user writes passes through :func:`scenario_of`, so that a mistake gets the
-same sentence wherever it was made.
+Everything that a user writes passes through :func:`scenario_of`, so that the same error has the
+same message in a file, an option and a program.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ SECTIONS: Final[Mapping[str, type[Any]]] = {
 """The tables of a scenario besides its top level, in the order of a file."""
 
 _FREE_TABLE: Final = "dht"
-"""A setting that is itself a table, whose names somebody else declares."""
+"""A setting that is a table, whose names another module declares."""
 
 Table = Mapping[str, object]
 
 
 def plain_of(scenario: object) -> dict[str, object]:
-    """Return a scenario (or a section) as JSON's and TOML's own types; None is left out."""
+    """Return a scenario or a section as types of JSON and TOML, without values of None."""
     plain: dict[str, object] = {}
     for declared in fields(scenario):  # type: ignore[arg-type]  # a dataclass by contract
         value = getattr(scenario, declared.name)
@@ -54,10 +54,10 @@ def _plain(value: object) -> object:
 
 
 def scenario_of(plain: Table) -> Scenario:
-    """Build and check a scenario.
+    """Return a checked scenario.
 
     Raises:
-        ConfigurationError: an unknown name, or a value that does not do.
+        ConfigurationError: a name is unknown, or a value is not permitted.
     """
     _check_names("setting", plain, _names(Scenario))
     given: dict[str, Any] = dict(plain)
@@ -79,7 +79,7 @@ def _section(section: str, of: type[Any], table: object) -> object:
 
 
 def merged(base: Table, over: Table) -> dict[str, object]:
-    """Lay one nested table over another; what both name, ``over`` decides."""
+    """Merge two nested tables. If both have a value, that of ``over`` counts."""
     result = dict(base)
     for name, value in over.items():
         below = result.get(name)
@@ -89,7 +89,7 @@ def merged(base: Table, over: Table) -> dict[str, object]:
 
 
 def set_by_name(plain: Table, name: str, value: object) -> dict[str, object]:
-    """Return the tables with one setting changed, which is named as in ``adversary.share``.
+    """Return the tables with one setting changed; its name has the form ``adversary.share``.
 
     Raises:
         ConfigurationError: there is no such setting.

@@ -1,7 +1,7 @@
-"""The tables of a scenario, setting by setting: default, range and meaning declared once.
+"""Declare the tables of a scenario: each setting with its default, range and meaning.
 
-A section built by a program is checked like one that was read from a file: every setting goes
-through its parser, and what two settings must agree on is checked after that.
+A section that a program builds is checked like one from a file. Every setting passes its parser.
+Then rules between two settings are checked.
 """
 
 from __future__ import annotations
@@ -51,20 +51,20 @@ _DAY_S: Final = 86_400.0
 
 
 def setting(default: object, parser: Any, meaning: str) -> Any:  # noqa: ANN401 - as dataclasses.field
-    """Declare a setting; ``default`` is written as in the file and checked like a given value."""
+    """Declare a setting. ``default`` has the form of the file and is parsed like other values."""
     return field(default=default, metadata={_PARSER: parser, _MEANING: meaning})
 
 
 def meaning(declared: Any) -> str:  # noqa: ANN401 - a dataclasses.Field of any type
-    """Return what a setting means."""
+    """Return the meaning of a setting."""
     return str(declared.metadata[_MEANING])
 
 
 def check_settings(section: DataclassInstance, where: str) -> None:
-    """Put every setting of a frozen section through its parser.
+    """Apply the parser of every setting to a frozen section.
 
     Raises:
-        ConfigurationError: one sentence that names the setting.
+        ConfigurationError: a value is not permitted; the message names the setting.
     """
     for declared in fields(section):
         value = getattr(section, declared.name)
@@ -77,7 +77,7 @@ def check_settings(section: DataclassInstance, where: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Churn:
-    """[churn]: how long nodes stay and stay away."""
+    """[churn]: how long nodes are on line and off line."""
 
     model: str = setting(
         "kad2007",
@@ -97,14 +97,14 @@ _LASTS_S: Final = {"mass-join": 60.0, "flash-crowd": 60.0, "partition": 600.0}
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """[arrival]: who is there at the start, and what happens to many nodes at once.
+    """[arrival]: an event that affects many nodes at once.
 
-    Every run starts in equilibrium: on-line nodes have the ages that long-running churn leaves.
-    ``mass-join`` holds ``share`` of the nodes back and lets them start within ``lasts_s``.
-    ``mass-failure`` stops ``share`` of the on-line nodes without a word, for good.
-    ``flash-crowd`` adds ``share`` x nodes strangers within ``lasts_s``, who look up one key.
-    ``partition`` cuts ``share`` of the nodes off from the rest for ``lasts_s``.
-    ``bootstrap-dies`` stops for good the node through which all others join.
+    Every run starts in equilibrium: nodes on line have ages as after a long time of churn.
+    ``mass-join`` keeps ``share`` of the nodes off line and lets them start within ``lasts_s``.
+    ``mass-failure`` stops ``share`` of the nodes on line for good, without a message.
+    ``flash-crowd`` adds ``share`` x nodes new nodes within ``lasts_s``, which look up one key.
+    ``partition`` separates ``share`` of the nodes from the others for ``lasts_s``.
+    ``bootstrap-dies`` stops the node through which all others join, for good.
     """
 
     kind: str = setting("equilibrium", values.one_of(*ARRIVALS), "What happens.")
@@ -149,7 +149,7 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """[latency]: how long a datagram takes one way, and whether it arrives."""
+    """[latency]: one-way delay and loss of datagrams."""
 
     model: str = setting(
         "uniform",
@@ -183,13 +183,13 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class Adversary:
-    """[adversary]: how many nodes are against us, and what they do.
+    """[adversary]: the number of malicious nodes, and what they do.
 
-    ``drop`` answers nothing (with ``drop_probability``); ``lie`` answers with the adversary's
-    own nodes as the nearest; ``forge`` offers records of its own making; ``replay`` offers old
-    records; ``eclipse`` places ``eclipse_ids`` identities next to one key; ``sybil`` makes
-    ``sybils`` identities in one /24; ``deny-circuits`` refuses every circuit whose two ends are
-    not both the adversary's.
+    ``drop`` does not answer requests (with ``drop_probability``). ``lie`` names nodes of the
+    adversary as the nearest ones. ``forge`` returns forged records, ``replay`` old records.
+    ``eclipse`` places ``eclipse_ids`` identities near one key. ``sybil`` creates ``sybils``
+    identities in one /24. ``deny-circuits`` breaks every circuit unless the adversary has both
+    its first and its last hop.
     """
 
     share: float = setting(
@@ -220,7 +220,7 @@ class Adversary:
 
     @property
     def is_there(self) -> bool:
-        """Whether anything misbehaves: bad nodes, or a crowd of identities beside them."""
+        """Whether there are malicious nodes or additional malicious identities."""
         return bool(self.share or self.behaviours)
 
 

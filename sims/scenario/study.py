@@ -1,7 +1,7 @@
-"""A study: one scenario, or the grid of its variants that a sweep asks for.
+"""A study: one scenario, or the grid of its variants in a sweep.
 
-``--sweep nodes=500,1000 --sweep adversary.share=0,.1`` makes four points, named after what
-varies: ``nodes=500 adversary.share=0`` and so on, the last setting varying fastest.
+``--sweep nodes=500,1000 --sweep adversary.share=0,.1`` makes four points. Their names contain the
+settings that vary: ``nodes=500 adversary.share=0`` and so on. The last setting varies fastest.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MAX_POINTS: Final = 1000
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """One setting that varies, and its values in the order given."""
+    """A setting that varies, and its values in the order of the user."""
 
     setting: str
     values: tuple[Scalar, ...]
@@ -33,7 +33,7 @@ class Axis:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One scenario of a study, with the name that tells it from the others."""
+    """One scenario of a study, with a name that is unique in the study."""
 
     name: str
     scenario: Scenario
@@ -41,7 +41,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """Everything that one results directory answers: at least one point."""
+    """All points whose results are in one results directory; at least one point."""
 
     points: tuple[Point, ...]
     axes: tuple[Axis, ...] = ()
@@ -53,7 +53,7 @@ class Study:
 
     @property
     def runs(self) -> int:
-        """How many runs the study takes."""
+        """Number of runs of the study."""
         return sum(len(point.scenario.seeds) for point in self.points)
 
     def plain(self) -> dict[str, object]:
@@ -65,10 +65,10 @@ class Study:
 
     @classmethod
     def of_plain(cls, plain: Mapping[str, object]) -> Study:
-        """Read what :meth:`plain` wrote.
+        """Return the study that :meth:`plain` converted.
 
         Raises:
-            ConfigurationError: it is something else.
+            ConfigurationError: the value does not describe a study.
         """
         points = tuple(
             Point(str(name), scenario_of(_table(scenario, "the scenario of a point")))
@@ -89,7 +89,7 @@ class Study:
 
 
 def _entries(plain: Mapping[str, object], kind: str, *names: str) -> Iterator[list[Any]]:
-    """Yield what each entry of a list has under some names."""
+    """Yield the values of each entry of a list for the given names."""
     for entry in _list(plain.get(kind), f'its list "{kind}"'):
         table = _table(entry, f'an entry of its list "{kind}"')
         missing = [name for name in names if name not in table]
@@ -113,7 +113,7 @@ def _table(value: object, what: str) -> Mapping[str, object]:
 
 
 def study_of(tables: Mapping[str, object], axes: Sequence[Axis] = ()) -> Study:
-    """Build the grid of a scenario's variants; without axes, the scenario alone.
+    """Return the study of all variants of a scenario; without axes it has one point.
 
     Raises:
         ConfigurationError: a setting or a value does not exist, or the grid is too large.
@@ -148,7 +148,7 @@ def parse_axis(text: str) -> Axis:
     """Read ``SETTING=VALUE,VALUE,...``; commas within parentheses do not separate.
 
     Raises:
-        ConfigurationError: it is written otherwise.
+        ConfigurationError: the text has another form.
     """
     setting, equals, listed = text.partition("=")
     values = [parse_value(each) for each in _split(listed)] if listed else []
@@ -174,7 +174,7 @@ def _split(listed: str) -> list[str]:
 
 
 def parse_value(text: str) -> Scalar:
-    """Read a value of the command line: a number, true, false, or a text as it stands."""
+    """Parse a value of the command line: a number, true, false, or else a text."""
     text = text.strip()
     for read in (int, _finite):
         try:

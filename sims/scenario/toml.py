@@ -1,4 +1,4 @@
-"""Scenarios as TOML: read from hostile text, written so that reading gives the same value."""
+"""Read and write scenarios as TOML. Reading what was written gives an equal scenario."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from sims.scenario.plain import merged, plain_of, scenario_of
 __all__ = ["QUICK", "parse_tables", "parse_toml", "render_toml"]
 
 QUICK = "quick"
-"""The table whose settings replace the others' when a scenario is run at its quick size."""
+"""The table whose settings replace others if a scenario runs at its quick size."""
 
 
 def parse_toml(text: str, *, quick: bool = False) -> Scenario:
     """Read a scenario.
 
     Args:
-        text: of the whole file.
-        quick: lay the table ``[quick]`` over the rest: a smaller size of the same question.
+        text: the content of the file.
+        quick: apply the table ``[quick]``, which makes the scenario smaller.
 
     Raises:
-        ConfigurationError: the text is no TOML, or holds a mistake.
+        ConfigurationError: the text is not TOML or contains an error.
     """
     return scenario_of(parse_tables(text, quick=quick))
 
@@ -33,7 +33,7 @@ def parse_tables(text: str, *, quick: bool = False) -> dict[str, object]:
     """Read a scenario's tables without checking the settings; the quick size is checked too.
 
     Raises:
-        ConfigurationError: the text is no TOML, or ``[quick]`` is no table or holds a mistake.
+        ConfigurationError: the text is not TOML, or ``[quick]`` contains an error.
     """
     tables = _tables(text)
     over = tables.pop(QUICK, {})
@@ -60,7 +60,7 @@ def _tables(text: str) -> dict[str, object]:
 
 
 def render_toml(scenario: Scenario) -> str:
-    """Write a scenario such that :func:`parse_toml` returns an equal one."""
+    """Return a scenario as TOML, from which :func:`parse_toml` returns an equal one."""
     lines: list[str] = []
     _render(plain_of(scenario), "", lines)
     return "\n".join(lines) + "\n"

@@ -1,8 +1,8 @@
 """Parsers of single settings of a scenario: a TOML value in, a checked value out.
 
-Each raises ValueError whose message completes "[section] setting ..." and says what to write
-instead. Each takes its own result unchanged, so that a scenario built by a program is checked
-exactly as one that was read from a file.
+Each parser raises a ValueError whose message completes "[section] setting ..." and says what to
+write instead. Each parser accepts its own result, so that the same check applies to scenarios from
+programs and from files.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _LABEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 def truth(value: object) -> bool:
-    """Take true or false."""
+    """Parse true or false."""
     if not isinstance(value, bool):
         raise ValueError(f"must be true or false, not {shown(value)}")  # noqa: TRY004 - the user's
     return value
@@ -71,7 +71,7 @@ def number(lowest: float, highest: float) -> Callable[[object], float]:
 
 
 def duration(lowest_s: float, highest_s: float) -> Callable[[object], float]:
-    """Return a parser of times: seconds, or a text such as "90s", "10m", "6h" or "2d"."""
+    """Return a parser of durations: seconds, or a text such as "90s", "10m", "6h" or "2d"."""
 
     def parse(value: object) -> float:
         seconds = _seconds(value)
@@ -85,7 +85,7 @@ def duration(lowest_s: float, highest_s: float) -> Callable[[object], float]:
 
 
 def one_of(*known: str) -> Callable[[object], str]:
-    """Return a parser of one word out of a list."""
+    """Return a parser of one word from a list."""
 
     def parse(value: object) -> str:
         if not isinstance(value, str) or value not in known:
@@ -96,7 +96,7 @@ def one_of(*known: str) -> Callable[[object], str]:
 
 
 def names(*known: str) -> Callable[[object], tuple[str, ...]]:
-    """Return a parser of a list of words, each once, in the order of ``known``."""
+    """Return a parser of a list of different words; the result has the order of ``known``."""
     parse_one = one_of(*known)
 
     def parse(value: object) -> tuple[str, ...]:
@@ -111,7 +111,7 @@ def names(*known: str) -> Callable[[object], tuple[str, ...]]:
 
 
 def label(value: object) -> str:
-    """Take a name that can stand in a file name."""
+    """Parse a name that is safe in a file name."""
     if not isinstance(value, str) or _LABEL.fullmatch(value) is None:
         raise ValueError(
             "must be 1 to 64 letters, digits, dots, dashes or underscores that start with a "
@@ -121,7 +121,7 @@ def label(value: object) -> str:
 
 
 def text(value: object) -> str:
-    """Take a text of at most 2,000 characters, without control characters."""
+    """Parse a text of at most 2,000 characters without control characters."""
     if not isinstance(value, str):
         raise ValueError(f"must be a text in quotes, not {shown(value)}")  # noqa: TRY004 - the user's
     if len(value) > 2000 or any(ord(c) < 32 and c != "\n" for c in value):
@@ -132,7 +132,7 @@ def text(value: object) -> str:
 
 
 def line(value: object) -> str:
-    """Take a text on one line that is not empty."""
+    """Parse a text of one line that is not empty."""
     parsed = text(value)
     if not parsed.strip() or "\n" in parsed or len(parsed) > 500:
         raise ValueError(f"must be 1 to 500 characters on one line, not {shown(value)}")
@@ -140,19 +140,19 @@ def line(value: object) -> str:
 
 
 def parameters(value: object) -> Parameters:
-    """Take a table of plain values; whether the names exist, their owner says."""
+    """Parse a table of plain values. The module that uses it checks the names."""
     if not isinstance(value, Mapping):
         raise ValueError(f"must be a table of names and values, not {shown(value)}")  # noqa: TRY004 - likewise
     return value if isinstance(value, Parameters) else Parameters(value)
 
 
 def optional(parse: Callable[[object], float]) -> Callable[[object], float | None]:
-    """Return a parser that leaves None (not given) alone."""
+    """Return a parser that returns None for None (not given)."""
     return lambda value: None if value is None else parse(value)
 
 
 def seeds(value: object) -> tuple[int, ...]:
-    """Take how many seeds (1, 2, ... N), or the list of them."""
+    """Parse a number of seeds (1, 2, ... N) or a list of seeds."""
     if type(value) is int:
         if not 1 <= value <= MAX_SEEDS:
             raise ValueError(f"must be 1 to {MAX_SEEDS} seeds, not {value}")
@@ -168,7 +168,7 @@ def seeds(value: object) -> tuple[int, ...]:
 
 def _seconds(value: object) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool):
-        # Beyond the float range an int has no seconds; the caller's bounds refuse infinity.
+        # An int beyond the float range becomes infinity, which the caller's range refuses.
         return float(value) if abs(value) < 1e18 else math.inf
     if isinstance(value, str):
         seconds = parse_duration(value)
@@ -183,7 +183,7 @@ def _seconds(value: object) -> float:
 
 
 def shown(value: object) -> str:
-    """Show a user's value, shortened: a whole file pasted into a string is no sentence."""
+    """Return a user's value for a message, shortened because it may be very long."""
     try:
         full = f'"{value}"' if isinstance(value, str) else repr(value)
     except ValueError:  # an integer of more digits than Python prints
