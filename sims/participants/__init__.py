@@ -1,1 +1,1 @@
-"""Simulated machines that run the product's cores, and what carries their messages."""
+"""Simulated machines that run the product's cores, and carriers of their messages."""

@@ -1,4 +1,4 @@
-"""Records that are published once: machines that come, publish, and never return."""
+"""Machines that join, publish a record once, and leave for good."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from sims.participants.machine import Machine
 __all__ = ["Authors"]
 
 _STAY_S: Final = 90.0
-"""Long enough to join and to store; the next publication would come a minute after the first."""
+"""Time to join and store in seconds. The next publication would follow a minute after the first."""
 
 
 class Authors:
-    """Owner of the machines whose records are followed; each lives for a minute and a half."""
+    """The machines whose records are followed. Each is on line for 90 seconds."""
 
     def __init__(self, recorder: Recorder, count: int, leave_at_s: float) -> None:
         self._recorder = recorder
@@ -23,7 +23,7 @@ class Authors:
         self._gone: list[Machine] = []
 
     def plan(self) -> None:
-        """Let the authors come so that they are gone when the warm-up ends."""
+        """Schedule the sessions of the authors, so that they end with the warm-up."""
         if not self._count:
             return
         world = self._recorder.world
@@ -35,7 +35,7 @@ class Authors:
             world.heap.at(start + arrives + _STAY_S, self._leave, machine)
 
     def sample(self) -> None:
-        """Count the living holders of each record, until it expires."""
+        """Record the number of holders on line of each record, until it expires."""
         world = self._recorder.world
         now = world.heap.now
         holders = []

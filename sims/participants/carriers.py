@@ -1,9 +1,9 @@
-"""Two carriers of DHT messages under the same core: bytes as on the wire, or the values.
+"""Two carriers of DHT messages for the same core: encoded bytes, or message values.
 
 ``EncodedCarrier`` signs, encodes, parses and verifies as the product does. ``ValueCarrier``
-passes the typed message on and computes the exact size that its encoding would have; who
-signed it is then a fact of the simulation (``authentic``), not of cryptography. A test runs
-one scenario over both and compares the event digests.
+passes the message as a value and computes the exact size of its encoding. The simulation then
+knows whether a message is authentic, without cryptography. A test runs one scenario with both
+carriers and compares the event digests.
 """
 
 from __future__ import annotations
@@ -66,19 +66,19 @@ _FORGED: Final = b""
 
 
 class Carrier(Protocol):
-    """What a simulation needs of one form of messages."""
+    """The interface between a simulation and one form of messages."""
 
     def envelopes(self, identity: LocalIdentity, network_id: str) -> Envelopes:
-        """Return what makes and reads one node's datagrams."""
+        """Return the object that makes and reads the datagrams of one node."""
         ...
 
     def measure(self, datagram: bytes) -> tuple[int, int]:
-        """Return a datagram's size in bytes, without its framing, and the number of its kind."""
+        """Return the size of a datagram in bytes without framing, and the number of its kind."""
         ...
 
 
 class RawDatagram:
-    """A UDP payload of the product's that is no DHT message: link handshakes and ESP."""
+    """A UDP payload of the product that is not a DHT message: link handshakes and ESP."""
 
     __slots__ = ("code", "data", "wire_bytes")
 
@@ -93,42 +93,42 @@ class RawDatagram:
 
 
 class EncodedCarrier:
-    """Datagrams as the product sends them, real Ed25519 signatures included."""
+    """Datagrams as the product sends them, with real Ed25519 signatures."""
 
     def envelopes(self, identity: LocalIdentity, network_id: str) -> Envelopes:
-        """Return the product's own."""
+        """Return the product's envelopes."""
         return Envelopes(identity, network_id)
 
     def measure(self, datagram: bytes) -> tuple[int, int]:
-        """Return size and kind; what an adversary made up may have any kind."""
+        """Return size and kind. A datagram of an adversary may have any kind."""
         if isinstance(datagram, RawDatagram):
             return datagram.wire_bytes, datagram.code
         return len(datagram), datagram[_KIND_OFFSET] if len(datagram) > _KIND_OFFSET else 255
 
 
 class ValueCarrier:
-    """Typed messages with the size that they would have."""
+    """Messages as values, with the size that their encoding would have."""
 
     def envelopes(self, identity: LocalIdentity, network_id: str) -> Envelopes:
-        """Return envelopes that hold the message itself."""
+        """Return envelopes that contain the message as a value."""
         return _ValueEnvelopes(identity, network_id)
 
     def measure(self, datagram: bytes) -> tuple[int, int]:
-        """Return what the message says of itself."""
+        """Return the size and the kind that the message has as attributes."""
         message: _Value = datagram  # type: ignore[assignment]  # what its envelopes made
         return message.wire_bytes, message.code
 
 
 @dataclass(slots=True)
 class ValueRequest(UnverifiedRequest):
-    """A request that was never encoded."""
+    """A request as a value."""
 
     wire_bytes: int
     code: int
     authentic: bool = True
 
     def verify(self, network_id: str) -> Request:  # noqa: ARG002 - the signature binds it already
-        """Return the request if its sender holds the key that it names."""
+        """Return the request if its sender has the private key of its identity."""
         if not self.authentic:
             raise NotAuthentic("the signature does not fit the identity key")
         return self.request
@@ -136,7 +136,7 @@ class ValueRequest(UnverifiedRequest):
 
 @dataclass(slots=True)
 class ValueReply(UnverifiedReply):
-    """A reply that was never encoded, to one request."""
+    """A reply as a value, to one request."""
 
     wire_bytes: int
     code: int
@@ -145,7 +145,7 @@ class ValueReply(UnverifiedReply):
     authentic: bool = True
 
     def verify(self, network_id: str, request_datagram: bytes) -> Reply:  # noqa: ARG002 - as above
-        """Return the reply if it was signed for exactly that request."""
+        """Return the reply if it was made for exactly that request."""
         if not self.authentic or self.answers is not request_datagram:
             raise NotAuthentic("the signature does not fit the identity key")
         return self.reply
@@ -153,7 +153,7 @@ class ValueReply(UnverifiedReply):
 
 @dataclass(slots=True)
 class ValueChallenge(Challenge):
-    """A challenge that was never encoded."""
+    """A challenge as a value."""
 
     wire_bytes: int = CHALLENGE_BYTES
     code: int = int(Kind.CHALLENGE)
@@ -163,10 +163,10 @@ _Value = ValueRequest | ValueReply | ValueChallenge
 
 
 class _ValueEnvelopes(Envelopes):
-    """Makes values in the place of datagrams; nothing in the core looks inside them.
+    """Makes values instead of datagrams. The core does not look inside datagrams.
 
-    The core's type for a datagram is ``bytes``; here alone a simulation passes something else
-    through it.
+    The core's type for a datagram is ``bytes``. This is the only place where a simulation passes
+    another type through the core.
     """
 
     def __init__(self, identity: LocalIdentity, network_id: str) -> None:
@@ -215,7 +215,7 @@ class _ValueEnvelopes(Envelopes):
         return None
 
     def parse(self, datagram: bytes) -> UnverifiedRequest | UnverifiedReply | Challenge:
-        """Return what was sent."""
+        """Return the value that was sent."""
         message: _Value = datagram  # type: ignore[assignment]  # likewise
         return message
 

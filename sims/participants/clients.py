@@ -1,4 +1,4 @@
-"""Clients: nodes that keep one anonymous path each, as a user at a keyboard would."""
+"""Clients: nodes that keep one anonymous path open each, as a user does."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ __all__ = ["Client"]
 
 _RETRY_S: Final = 30.0
 _FIRST_REQUEST_S: Final = 60.0
-"""A client asks for its first path some time in this span after its first crawl."""
+"""A client requests its first path at a random time in this interval after its first crawl."""
 
 _DESTINATION: Final = ipaddress.ip_network("203.0.114.10/32")
-"""A public address, because exits refuse those of documentation."""
+"""A public address, because exits refuse documentation addresses."""
 
 
 class Client:
-    """One client's path, from request to request; records what becomes of each."""
+    """The path of one client. It requests paths one after the other and records the results."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class Client:
         self._watched: list[tuple[float, frozenset[NodeId]]] = []
 
     def begin(self, after_s: float) -> None:
-        """Plan the first request."""
+        """Schedule the first request."""
         heap = self._recorder.world.heap
         self._recorder.world.settled[self.machine.index] = self._settled
         self.machine.full_plane()
@@ -57,7 +57,7 @@ class Client:
 
     @property
     def works(self) -> bool:
-        """Whether the path is open and every Mix-node of it is on-line."""
+        """Whether the path is open and all its Mix-nodes are on line."""
         path = self._path
         if path is None or path.state is not PathState.OPEN or path.mix_path is None:
             return False
@@ -74,7 +74,7 @@ class Client:
         return {_number(descriptor.node_id) for descriptor in view}
 
     def left(self, node_id: NodeId) -> None:
-        """Learn, from above, that a node went off-line: circuits over it end there."""
+        """Handle that a node went off line, because circuits through it end then."""
         now = self._recorder.world.heap.now
         for opened_at, hops in self._watched:
             if node_id in hops:
@@ -90,16 +90,16 @@ class Client:
             wish = PathWish(_DESTINATION, self._hops, self._strategy)
             [path] = plane.paths.request_all([wish], heap.now)
         except (ConfigurationError, PluginError):
-            raise  # the scenario names no such strategy, or one that does not do its work
+            raise  # there is no such strategy, or the strategy failed
         except OverlayError:
             self._finished(success=False)
             return
         self._path, self._first_circuit, self._last_state = path, path.circuit, path.state
-        self._settled()  # who colludes must know the hops before the first packet leaves
+        self._settled()  # colluding nodes must know the hops before the first packet is sent
         self.machine.flush()
 
     def _renew(self, path: RequestedPath, _: object) -> None:
-        """The client has used this path long enough."""
+        """Replace the path, because the client has used it for the time of the scenario."""
         plane = self.machine.plane
         if plane is None or path is not self._path:
             return

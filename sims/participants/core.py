@@ -1,10 +1,9 @@
-"""The product's DHT core with the four holds that a simulation needs on it, and no other change.
+"""The product's DHT core with four additions for simulations.
 
-``resume`` begins in the middle of a long life instead of with a join, ``end`` lets go of all at
-once, ``probe`` starts a lookup that is measured (the node itself never looks up single nodes),
-and ``crawling`` tells whether the node fills a topology table: relays that open no circuits of
-their own may leave it out, as N nodes crawling N nodes is what dominates everything else at
-scale.
+``resume`` starts a node in the middle of a long session instead of with a join. ``end`` releases
+all parts at once. ``probe`` starts a measured lookup, which a real node never does for a single
+node. ``crawling`` tells whether the node fills a topology table. Relays may omit it, because they
+open no circuits, and because crawls of N nodes by N nodes dominate the cost of large simulations.
 """
 
 from __future__ import annotations
@@ -31,17 +30,17 @@ from overlay.identity import LocalIdentity
 __all__ = ["SimulatedDht"]
 
 _HOLDERS_WANTED: Final = 3
-"""As many as a crawl asks (``overlay.dht.crawl``)."""
+"""Number of holders to ask, as in a crawl (``overlay.dht.crawl``)."""
 
 _FIRST_CRAWL_WITHIN_S: Final = 60.0
 
 OnLookup = Callable[[Lookup], None]
 OnRecord = Callable[[MixDescriptor | None, int], None]
-"""Gets the descriptor (None: nobody had an acceptable one) and how many were asked for it."""
+"""Receives the descriptor, or None if no node had a valid one, and the number of nodes asked."""
 
 
 class SimulatedDht(Dht):
-    """One node's DHT core under simulation."""
+    """The DHT core of one simulated node."""
 
     def __init__(
         self,
@@ -73,7 +72,7 @@ class SimulatedDht(Dht):
 
     @property
     def table(self) -> list[Contact]:
-        """The contacts of the routing table, farthest buckets not apart."""
+        """The contacts of the whole routing table."""
         return list(self._table)
 
     def buckets(self) -> list[list[Contact]]:
@@ -85,21 +84,21 @@ class SimulatedDht(Dht):
         return self._store.find(node_id)
 
     def crawl(self, now: float) -> None:
-        """Crawl, unless this node takes no part in that."""
+        """Crawl, unless this node does not crawl."""
         if self.crawling:
             super().crawl(now)
 
     def seed_with(self, contacts: Iterable[Contact], now: float) -> None:
-        """Greet contacts of an earlier life, as :meth:`seed` does with unexpired descriptors."""
+        """Contact the nodes known from an earlier session, as :meth:`seed` does."""
         self._be_present(now)
         self._membership.add_seeds(self._acceptance.greetings(contacts, self._own_id))
         self._membership.greet(self._responder.own_endpoints)
 
     def resume(self, contacts: Iterable[Contact], now: float) -> None:
-        """Be a member already, with these contacts, and with chores at a random point.
+        """Start as a member with these contacts, and with periodic tasks at random phases.
 
-        Every bucket was refreshed at some time within the last interval, and the descriptor
-        is stored again at some time within the next one.
+        Every bucket was refreshed at a random time within the last interval. The descriptor is
+        stored again at a random time within the next interval.
         """
         self._be_present(now)
         rng, settings = self._rng, self._settings
@@ -111,18 +110,18 @@ class SimulatedDht(Dht):
             bucket.last_updated = now - rng.uniform(0.0, settings.refresh_interval_s)
         self._schedule.at(Task.REFRESH, now + rng.uniform(0.0, 0.1 * settings.refresh_interval_s))
         self._schedule.at(Task.PUBLISH, now + rng.uniform(0.0, settings.republish_interval_s))
-        # A table that is full already cannot be given; the first crawl comes at once instead.
+        # The topology table cannot be filled directly, so the first crawl is due at once.
         self._crawl_pace = Pace(settings.crawl_interval_s, settings.crawl_interval_s, rng)
         self._schedule.at(Task.CRAWL, now + rng.uniform(0.0, _FIRST_CRAWL_WITHIN_S))
 
     def publish_later(self, descriptor: MixDescriptor, now: float) -> None:
-        """Serve a descriptor that is stored with others already; it is stored anew on schedule."""
+        """Use a descriptor that other nodes have already; store it again on schedule."""
         self._be_present(now)
         self._publisher.replace(descriptor)
         self._responder.own_descriptor = descriptor
 
     def keep(self, descriptor: MixDescriptor, source: bytes) -> bool:
-        """Hold a record as if its owner had stored it here."""
+        """Store a record as if its owner had stored it here."""
         try:
             self._store.put(descriptor.node_id, descriptor.encoded, source, responsible=True)
         except PeerError:
@@ -130,37 +129,37 @@ class SimulatedDht(Dht):
         return True
 
     def end(self) -> None:
-        """Let go of all parts: the program has ended, and nobody asks it for anything any more.
+        """Release all parts, because the node has stopped.
 
-        They hold each other, so only the cycle collector would find them, and hours of churn
-        would leave more of them than there are nodes.
+        The parts refer to each other, so otherwise only the cycle collector would free them.
+        After hours of churn there would be more stopped nodes than running ones in memory.
         """
         self._calls.cancel_all()
         self._walks.cancel_all()
         vars(self).clear()
 
     def probe(self, target: NodeId, now: float, on_finished: OnLookup) -> None:
-        """Look up a node as refreshes and publications do, without touching any bucket's age."""
+        """Look up a node as refreshes do, without a change of the age of buckets."""
         self._now = now
         start = self._table.closest(target, self._settings.k)
         lookup = Lookup(target, self._own_id, start, self._settings, now)
         self._walks.launch(lookup, partial(on_finished, lookup))
 
     def suspects(self, lookup: Lookup) -> bool:
-        """Judge a finished probe as the node judges its own lookups: is its region eclipsed?"""
+        """Tell whether the result of a probe would raise the eclipse alarm of this node."""
         self._watch.looked_up(lookup.target, lookup.closest(), self._now)
         return self._watch.suspects(lookup.target, self._now)
 
     def fetch(self, key: NodeId, holders: list[Contact], now: float, on_finished: OnRecord) -> None:
-        """Ask these nodes for a record, nearest first, until three gave an acceptable one."""
+        """Request a record from these nodes, nearest first, until three returned a valid one."""
         self._now = now
         _Fetch(self, key, holders, on_finished).ask()
 
 
 class _Fetch:
-    """One record's retrieval: three holders at a time, until three gave an acceptable one.
+    """The retrieval of one record: three holders at a time, until three returned a valid one.
 
-    The newest of them counts, so that one holder that replays an old record harms nobody.
+    The newest record counts, so that a single holder cannot replay an old record.
     """
 
     __slots__ = ("_answered_by", "_asked", "_best", "_dht", "_holders", "_key", "_on_finished",
@@ -177,7 +176,7 @@ class _Fetch:
         self._asked = self._waiting = self._answered_by = 0
 
     def ask(self) -> None:
-        """Ask as many as are still wanted; tell the result when nothing is left to ask."""
+        """Send the missing requests; report the result when no request is left."""
         dht = self._dht
         while self._waiting + self._answered_by < _HOLDERS_WANTED and self._asked < len(
             self._holders

@@ -1,8 +1,8 @@
-"""What cryptography costs a node, added to simulated time in the place of doing it.
+"""CPU time of cryptography, which is added to simulated time instead of computing it.
 
-A node is one processor: what it signs and verifies keeps what it sends next from leaving.
-Figures: Ed25519 of OpenSSL through ``cryptography`` on one core of a server of 2023, as
-``benchmarks/circuit_setup.py`` measures such things; a scenario may set its own.
+A node has one processor, so signing and verifying delay the next datagram. The figures are those
+of Ed25519 of OpenSSL through ``cryptography`` on one core of a server of 2023. They were measured
+as in ``benchmarks/circuit_setup.py``, and a scenario may set others.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ __all__ = ["CryptoCosts"]
 
 @dataclass(frozen=True, slots=True)
 class CryptoCosts:
-    """Seconds of processor time."""
+    """CPU time of each operation in seconds."""
 
     sign_s: float = 40e-6
     verify_s: float = 110e-6
 
     def of_sending(self) -> tuple[float, ...]:
-        """Return, by the number of a kind, what must be done before such a datagram leaves.
+        """Return, by the number of a kind, the CPU time before a datagram of that kind is sent.
 
-        A reply follows the check of its request, so both are on its account; whether a request
-        is verified at all depends on its cookie, and then it is answered.
+        The time for a reply includes the verification of its request. A request is verified
+        only if its cookie is valid, and then it is also answered.
         """
         costs = [0.0] * 256
         for kind in Kind:

@@ -1,7 +1,7 @@
 """One simulated machine: an address, an identity, and the product's core while it is on.
 
-What outlives the program between two sessions is what outlives it on a real disk: the
-identity, the sequence numbers and the peers that it knew (the persistent peer cache).
+Between two sessions a machine keeps what a real node has on disk: the identity, the sequence
+numbers and the known peers.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ __all__ = ["NETWORK_ID", "Machine"]
 NETWORK_ID: Final = "simulation"
 MAX_REMEMBERED: Final = 64
 _SIGNED_KEPT: Final = 8
-"""More than can be in force at a time."""
+"""Number of stored items, which exceeds the number that can be valid at the same time."""
 
 
 class Machine:
-    """A host on the simulated network; owned by the world."""
+    """A host on the simulated network, which the world owns."""
 
     __slots__ = (
         "_free_at",
@@ -81,7 +81,7 @@ class Machine:
         return self.identity.node_id
 
     def publish(self, descriptor: MixDescriptor) -> MixDescriptor:
-        """Note what its node has signed of late."""
+        """Record the descriptor that the node has signed."""
         self.descriptor = descriptor
         self.signed.append(descriptor.encoded)
         return descriptor
@@ -92,14 +92,14 @@ class Machine:
         return self.dht is not None
 
     def switch_on(self, dht: SimulatedDht) -> None:
-        """The program starts."""
+        """Start the node."""
         self.dht = dht
         self.sessions += 1
         self.started_at = self.world.heap.now
         self._wake, self._free_at = math.inf, 0.0
 
     def switch_off(self) -> None:
-        """The program ends without a word; the disk stays."""
+        """Stop the node without a message; the stored data stays."""
         if self.dht is not None:
             contacts = self.dht.table
             spread = contacts[:: -(-len(contacts) // MAX_REMEMBERED) or 1]  # of every bucket some
@@ -109,7 +109,7 @@ class Machine:
         self._wake = math.inf
 
     def arrived(self, item: tuple[bytes, Endpoint]) -> None:
-        """Take one datagram."""
+        """Process one received datagram."""
         dht = self.dht
         if dht is None:
             return
@@ -127,7 +127,7 @@ class Machine:
         self.flush()
 
     def full_plane(self) -> SimulatedPlane | None:
-        """Return the whole control plane, built if it was not; None while switched off."""
+        """Return the control plane, which is built at the first call; None while switched off."""
         if self.plane is None and self.dht is not None:
             world = self.world
             self.plane = build_plane(
@@ -145,7 +145,7 @@ class Machine:
         return self.plane
 
     def flush(self) -> None:
-        """Pass on what the core wants to send and to tell, and plan its next awakening."""
+        """Send the datagrams of the core, report its events, and schedule its next deadline."""
         dht = self.dht
         if dht is None:
             return
@@ -170,7 +170,7 @@ class Machine:
         self.world.on_event(self, event)
 
     def _send(self, datagram: bytes, to: Endpoint) -> None:
-        """Let it leave when the processor has done what this datagram costs."""
+        """Send a datagram after the CPU time that it costs."""
         world = self.world
         size, kind = world.measure(datagram)
         free, now = self._free_at, world.heap.now
@@ -179,12 +179,12 @@ class Machine:
 
     def _awake(self, dht: SimulatedDht, deadline: float) -> None:
         if dht is not self.dht or deadline != self._wake:
-            return  # of an earlier session, or an earlier plan
+            return  # this deadline is of an earlier session, or it was replaced
         now = self.world.heap.now
         core = self.plane or dht
         due = core.next_deadline()
         if now < due < math.inf and self.plane is None:
-            # What it waited for came in time, as most does: there is nothing to do or to send.
+            # Most answers arrive in time, and then there is nothing to do at the deadline.
             self._wake = due
             self.world.heap.at(due, self._awake, dht, due)
             return

@@ -1,8 +1,8 @@
-"""The product's whole control plane on a simulated machine, where circuits are simulated.
+"""Run the product's control plane on a simulated machine, if circuits are simulated.
 
-Link handshakes, onion signalling and the circuits' own packets are the product's real bytes,
-with real cryptography, through the product's userspace ESP engine; DHT messages stay with the
-simulation's carrier. A relay's plane is built when the first such datagram reaches it.
+Link handshakes, onion signalling and packets of circuits are real bytes with real cryptography,
+and they pass the product's userspace ESP engine. DHT messages use the carrier of the simulation.
+The control plane of a relay is built when the first datagram for it arrives.
 """
 
 from __future__ import annotations
@@ -64,19 +64,19 @@ class SimulatedPlane(ControlPlane):
 
 
 class NoGuard:
-    """A host without routes to protect."""
+    """A kill switch for simulated hosts, which does nothing because no programs run there."""
 
     def protect(self, *destinations: IpNetwork) -> None:
-        """Nothing leaves a simulated host beside its circuits."""
+        """Do nothing, because a simulated host sends nothing outside of circuits."""
 
     def carry(self, destination: IpNetwork, inner_address: InnerAddress) -> None:
-        """No programs run on it."""
+        """Do nothing, because no program runs on the host."""
 
     def uncarry(self, destination: IpNetwork, inner_address: InnerAddress) -> None:
-        """Nor did they."""
+        """Do nothing, as in :meth:`carry`."""
 
     def release(self, *destinations: IpNetwork) -> None:
-        """Nothing was protected."""
+        """Do nothing, because nothing was protected."""
 
 
 def build_plane(
@@ -92,7 +92,7 @@ def build_plane(
     send_dht: SendDht,
     on_dht_event: OnDhtEvent,
 ) -> SimulatedPlane:
-    """Wire the product's cores around a DHT core that runs already."""
+    """Connect the product's cores to a running DHT core."""
     given = _CONFIGURATION
     configuration = replace(
         given,
@@ -121,16 +121,16 @@ def build_plane(
 
 
 _CONFIGURATION: Final = Configuration(apm=ApmSettings(standby=False, watch_interval_s=1.0))
-"""One circuit for each path, because scenarios measure what becomes of a circuit. No packets of
-programs flow, so nothing is gained by a look at the counters ten times a second."""
+"""No standby circuits, because scenarios measure the fate of single circuits. Counters are read
+rarely, because no packets of programs flow."""
 
 
 def _forget(_addresses: Iterable[InnerAddress]) -> None:
-    """No connections are tracked."""
+    """Do nothing, because no connections are tracked."""
 
 
 class PlaneSink:
-    """Where a plane's datagrams go: to the simulated network."""
+    """Sends the datagrams of a control plane to the simulated network."""
 
     __slots__ = ("_send",)
 

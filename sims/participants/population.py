@@ -1,4 +1,4 @@
-"""Who is switched on when: a scenario's churn and shocks, applied to the world."""
+"""Switch machines on and off according to the churn and the shocks of a scenario."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ from sims.scenario.model import Scenario
 __all__ = ["Population", "session_model"]
 
 _DECIMALS: Final = 6
-"""Microseconds: the last bits of a logarithm differ between machines, the rest does not."""
+"""Times are rounded to microseconds, because the last bits of logarithms depend on the machine."""
 
 OnSwitch = Callable[[Machine, bool, bool], None]
-"""Told of a machine, whether it came on-line, and whether that session is seen from its start."""
+"""Called with a machine, whether it is now on line, and whether its session began in the run."""
 
 
 def session_model(scenario: Scenario) -> SessionModel:
-    """Return the session model that a scenario names.
+    """Return the session model of a scenario.
 
     Raises:
-        ConfigurationError: there is none of that name, or its numbers or trace are wrong.
+        ConfigurationError: there is no such model, or its numbers or its trace are wrong.
     """
     return parse_model(scenario.churn.model)
 
 
 class Population:
-    """The nodes of a scenario. The first ``clients`` never leave; the bootstrap peer is extra."""
+    """The nodes of a scenario. The first ``clients`` never leave. The bootstrap peer is extra."""
 
     def __init__(self, world: World, scenario: Scenario, on_switch: OnSwitch) -> None:
         self._world = world
@@ -61,11 +61,11 @@ class Population:
         return self._nodes[: self._scenario.circuits.clients]
 
     def is_newcomer(self, machine: Machine) -> bool:
-        """Tell whether a machine came after the scenario's own nodes."""
+        """Tell whether a machine was added during the run."""
         return machine.index > self._scenario.nodes
 
     def begin(self) -> None:
-        """Switch on who is on-line at the start, as old members; then let time do the rest."""
+        """Start the nodes that are on line at the start as members, and schedule the events."""
         resumed = [self.rendezvous, *self.clients]
         for event in self._events:
             if event.time_s > 0:
@@ -102,7 +102,7 @@ class Population:
         return self._world.add(honest=not hostile)
 
     def _churn(self, rng: Random) -> Iterator[ChurnEvent]:
-        """Merge the lives of those who are there from the start with those held back."""
+        """Merge the events of nodes that start at once with those of nodes held back."""
         scenario, arrival = self._scenario, self._scenario.arrival
         model = session_model(scenario)
         at_s = scenario.warm_up_s + arrival.at_s
@@ -134,7 +134,7 @@ class Population:
 def _numbered(
     events: Iterator[ChurnEvent], first: int, count: int, newcomers: int, step: int
 ) -> Iterator[ChurnEvent]:
-    """Give a group its place among all nodes, and its newcomers numbers that nobody else has."""
+    """Number the nodes of a group after its offset, and nodes added later uniquely."""
     for event in events:
         inside = event.node < count
         node = first + event.node if inside else newcomers + step * (event.node - count)

@@ -1,8 +1,8 @@
-"""Descriptors under simulation: signed for real, verified for real, but once.
+"""Sign and verify descriptors in simulations, each distinct descriptor only once.
 
-Every record carries a real Ed25519 signature, as it is stored, copied and served as bytes.
-Verifying the same bytes again gives the same answer, and thousands of nodes verify the
-same record; so the answer is kept, and the decoded descriptor is shared by all who hold it.
+Every record has a real Ed25519 signature, because nodes store and return it as bytes. Thousands of
+nodes verify the same record with the same result. So the result is cached, and all holders share
+the decoded descriptor.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _EXIT_POLICY: Final = ExitPolicy(parse_exit_rule("accept *:*"))
 
 
 class SharedVerifier:
-    """``verified_record`` of a whole simulation. Keeps what has not expired."""
+    """``verified_record`` for a whole simulation, with a cache of unexpired descriptors."""
 
     def __init__(self) -> None:
         self._known: dict[bytes, tuple[MixDescriptor, NodeId]] = {}
@@ -54,7 +54,7 @@ class SharedVerifier:
 def signed_descriptor(
     machine: Machine, *, network_id: str, exits: bool, now: float
 ) -> MixDescriptor:
-    """Sign what a machine's node says of itself, as ``overlay.node.own_descriptor`` does."""
+    """Return a signed descriptor of a machine's node, as ``overlay.node.own_descriptor`` does."""
     identity = machine.identity
     return sign_descriptor(
         identity,

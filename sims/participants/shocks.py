@@ -1,4 +1,4 @@
-"""What a scenario does to the network and to the peer through which all others join."""
+"""Shocks to the network and to the bootstrap peer."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ __all__ = ["Shocks"]
 
 
 class Shocks:
-    """Cuts and repairs the network, or stops the bootstrap peer, when the scenario says so.
+    """Partition and repair the network, or stop the bootstrap peer, at the times of a scenario.
 
-    Mass joins, mass failures and flash crowds are a matter of churn (``Population``).
-    ``healed_at_s`` is when recovery begins: the end of a partition, else the shock itself;
+    ``Population`` handles mass joins, mass failures and flash crowds. ``healed_at_s`` is the time
+    from which recovery counts: the end of a partition, or the time of any other shock. It is
     None if the scenario has no shock.
     """
 
@@ -35,7 +35,7 @@ class Shocks:
         self._kind = arrival.kind
 
     def plan(self) -> None:
-        """Put the events on the heap."""
+        """Schedule the events."""
         if self._kind == "partition" and self.healed_at_s is not None:
             self._at(self.at_s, self._cut)
             self._at(self.healed_at_s, self._world.network.repair)
@@ -43,7 +43,7 @@ class Shocks:
             self._at(self.at_s, lambda: self._world.stop(self._population.rendezvous))
 
     def _cut(self) -> None:
-        """Put a random share of all machines on the far side, the bootstrap peer never."""
+        """Separate a random fraction of all machines, without the bootstrap peer."""
         machines = [m for m in self._world.machines if m is not self._population.rendezvous]
         chosen = self._rng.sample(machines, round(self._share * len(machines)))
         self._world.network.partition([[machine.index for machine in chosen]])

@@ -1,7 +1,7 @@
 """The simulated world: one clock, one network, and every machine on it.
 
-It starts and stops programs and knows, from above, who is alive; what happens between nodes
-is the product's affair. Listeners (measures, clients) are told what cores report.
+The world starts and stops nodes and knows which of them are on line. Everything between nodes is
+done by the product's cores. Listeners, such as measures and clients, receive the cores' events.
 
 Reasons: docs/decisions/0022.
 """
@@ -32,7 +32,7 @@ from sims.participants.records import SharedVerifier, signed_descriptor
 __all__ = ["NETWORK_ID", "START", "World", "own_core", "own_network"]
 
 START: Final = 1_800_000_000.0
-"""Unix seconds at which every simulation begins."""
+"""Start of every simulation in Unix seconds."""
 
 RESIGN_INTERVAL_S: Final = 3600.0
 _FIRST_BLOCK: Final = 11
@@ -47,7 +47,7 @@ CoreFactory = Callable[["World", Machine], SimulatedDht]
 
 
 class World:
-    """Owner of all machines. ``alive`` holds the ids of the nodes that are on-line."""
+    """The owner of all machines. ``alive`` has the ids of the nodes on line."""
 
     def __init__(
         self,
@@ -73,14 +73,14 @@ class World:
         self.bootstrap: tuple[Endpoint, ...] = ()
         self.listeners: list[Listener] = []
         self.settled: dict[int, Callable[[], None]] = {}
-        """By a machine's index, who wants to know when its control plane has come to rest."""
+        """By the index of a machine: callbacks for when its control plane has nothing to do."""
         self.everybody_crawls = False
-        """Whether nodes crawl that are no clients."""
+        """Whether nodes other than clients crawl."""
         self.make_core: CoreFactory = own_core
         self.denies: Callable[[NodeId], bool] = _never
-        """Whether a hostile relay kills the circuits over it at this moment."""
+        """Whether a malicious relay breaks the circuits through it at this moment."""
         self.opening: dict[int, tuple[NodeId, ...]] = {}
-        """The hops of circuits that clients are opening, by the client's machine."""
+        """The hops of circuits that clients open now, by the machine of the client."""
 
     @property
     def time_s(self) -> float:
@@ -96,7 +96,7 @@ class World:
         honest: bool = True,
         identity: LocalIdentity | None = None,
     ) -> Machine:
-        """Add a machine, switched off; unless told otherwise it lives in a /24 of its own."""
+        """Add a machine that is switched off; by default it has a /24 of its own."""
         index = len(self.machines)
         identity = identity or LocalIdentity.generate(self.streams.stream("identity", index))
         machine = Machine(self, index, endpoint or own_network(index), identity, honest=honest)
@@ -105,7 +105,7 @@ class World:
         return machine
 
     def start(self, machine: Machine) -> None:
-        """Switch a machine on: it signs a descriptor and joins through whom it knows."""
+        """Switch a machine on: its node signs a descriptor and joins through known peers."""
         dht = self._switched_on(machine)
         now = self.heap.now
         dht.publish(self._sign(machine), now)
@@ -116,7 +116,7 @@ class World:
         machine.flush()
 
     def stop(self, machine: Machine, *, goodbye: bool = False) -> None:
-        """Switch a machine off, without a word or (as a clean stop does) with its goodbyes."""
+        """Switch a machine off, without a message or with LEAVE messages (a clean stop)."""
         if machine.dht is None:
             return
         if goodbye:
@@ -128,11 +128,11 @@ class World:
         self.network.digest.note(self.heap.now, f"off {machine.index}")
 
     def resume(self, machines: Sequence[Machine]) -> None:
-        """Switch machines on as if they had been members for long.
+        """Switch machines on as if they had been members for a long time.
 
-        Tables are filled from the population: of every bucket's range k living nodes drawn at
-        random, or all if they are fewer. Each descriptor lies with the k nodes nearest to it.
-        No table holds a dead contact at first; the warm-up brings staleness to its own level.
+        Tables are filled from the population: k random nodes on line from the range of every
+        bucket, or all if there are fewer. The k nearest nodes have each descriptor. At first no
+        table has departed contacts; their number reaches its normal level in the warm-up.
         """
         # They began at different times, so they sign anew at different times: together they
         # would send ten times their usual traffic an hour after the start.
@@ -152,7 +152,7 @@ class World:
             machine.flush()
 
     def is_online(self, number: int) -> bool:
-        """Tell whether the node with this id runs, honest or not."""
+        """Tell whether the node with this id is on line, honest or not."""
         machine = self.by_number.get(number)
         return machine is not None and machine.dht is not None
 
@@ -161,13 +161,13 @@ class World:
         return machine.index % _EXIT_EVERY == 0
 
     def on_settled(self, machine: Machine) -> None:
-        """A machine's whole control plane has come to rest."""
+        """Call the callbacks that wait until a machine's control plane has nothing to do."""
         listener = self.settled.get(machine.index)
         if listener is not None:
             listener()
 
     def on_event(self, machine: Machine, event: DhtEvent) -> None:
-        """Take what a core reports."""
+        """Process the events of a core."""
         for listener in self.listeners:
             listener(machine, event)
 
@@ -224,9 +224,9 @@ def own_core(
     crawling: bool | None = None,
     core: Callable[..., SimulatedDht] = SimulatedDht,
 ) -> SimulatedDht:
-    """Build a machine's core, an honest one unless ``core`` builds another.
+    """Return the core of a machine, an honest one unless ``core`` is given.
 
-    Clients crawl, or everybody if the world says so, unless ``crawling`` says else.
+    Clients crawl, or all nodes if ``everybody_crawls`` is set, unless ``crawling`` is given.
     """
     if crawling is None:
         crawling = machine.is_client or world.everybody_crawls
@@ -247,7 +247,7 @@ def _never(_node_id: NodeId) -> bool:
 
 
 def own_network(index: int) -> Endpoint:
-    """Return the address of a machine in a /24, and as far as they reach a /16, of its own."""
+    """Return the address of a machine in a /24 of its own, and in a /16 while they suffice."""
     block, second = divmod(index, 256)
     third, first = divmod(block, _PUBLIC_BLOCKS)
     return Endpoint(f"{_FIRST_BLOCK + first}.{second}.{third}.1", 4500)
