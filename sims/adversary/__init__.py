@@ -1,1 +1,1 @@
-"""The adversary of a simulation: machines that run the product's core and abuse its answers."""
+"""The adversary of a simulation: machines that run the product's core with false answers."""

@@ -1,4 +1,4 @@
-"""A scenario's adversary in a world: which machines are its own, and what they do there."""
+"""Add the adversary of a scenario to a world."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from sims.scenario.sections import Adversary
 __all__ = ["AdversaryMeasure", "Conspiracy"]
 
 _CROWD_OVER_S: Final = 60.0
-"""Within so long after the start a crowd's machines join, one by one."""
+"""Interval after the start in which additional malicious machines join one by one, in seconds."""
 
 
 class Conspiracy:
-    """Owner of the plot and of the machines that only the adversary brings."""
+    """The knowledge of the adversary, and its additional machines."""
 
     def __init__(self, world: World, settings: Adversary, *, population: int) -> None:
         self.world = world
@@ -41,7 +41,7 @@ class Conspiracy:
         world.opening = self.plot.opening
 
     def begin(self, target: Machine) -> None:
-        """Let the crowds join: Sybils of one /24, and ids next to the key of ``target``."""
+        """Let the additional machines join: Sybils of one /24, and ids near ``target``."""
         settings, world = self._settings, self.world
         if "sybil" in settings.behaviours:
             self.sybils = [
@@ -78,14 +78,14 @@ class Conspiracy:
 
 
 class AdversaryMeasure:
-    """How many of a crowd's identities got into honest tables, at most."""
+    """Measure the most places that additional malicious identities have in an honest table."""
 
     def __init__(self, recorder: Recorder, conspiracy: Conspiracy) -> None:
         self._recorder = recorder
         self._conspiracy = conspiracy
 
     def sample(self) -> None:
-        """Record the largest number over all honest nodes, of tables and of buckets."""
+        """Record the largest number over all honest nodes, per table and per bucket."""
         sybils = {machine.node_id for machine in self._conspiracy.sybils}
         if not sybils:
             return

@@ -1,4 +1,4 @@
-"""Identities in numbers: Sybils of one network, and ids next to a key."""
+"""Create many identities: Sybils of one network, and ids near a key."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from overlay.identity import LocalIdentity, node_id_of
 __all__ = ["identities_near", "sybil_endpoint"]
 
 _SEARCHED_PER_ID: Final = 2
-"""Times the population: the search that makes nearly all found ids nearer than any honest one."""
+"""Keys to try, in units of the population, so that nearly all ids are nearer than honest ones."""
 
 _MOST_SEARCHED: Final = 200_000
 
 
 def sybil_endpoint(number: int) -> Endpoint:
-    """Return an address in the adversary's one /24; beyond 254 they share addresses, by port."""
+    """Return an endpoint in the adversary's /24; beyond 254 machines share addresses."""
     port, host = divmod(number, 254)
     return Endpoint(f"198.41.7.{host + 1}", 4500 + port)
 
 
 def identities_near(key: NodeId, count: int, population: int, rng: Random) -> list[LocalIdentity]:
-    """Search for identities whose ids lie next to a key, as an attacker must: by trying keys."""
+    """Return identities with ids near a key, found by trying keys as an attacker must."""
     goal = int.from_bytes(key, "big")
     tries = min(_MOST_SEARCHED, _SEARCHED_PER_ID * count * max(population, 1))
     nearest: list[tuple[int, bytes]] = []

@@ -1,4 +1,4 @@
-"""What the adversary's machines know in common: they collude, without delay or traffic."""
+"""The common knowledge of the adversary's machines, which they share without delay or traffic."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _MAX_ARCHIVED: Final = 100_000
 
 @dataclass(slots=True)
 class Plot:
-    """The adversary's plan and memory, shared by all of its machines.
+    """Settings and knowledge of the adversary, shared by all of its machines.
 
     Attributes:
-        behaviours: what they do (``sims.scenario.sections.BEHAVIOURS``).
-        drop_probability: how often ``drop`` drops.
-        rng: of the draws for that.
-        members: ids of the machines, so that lies name the nearest of them.
-        contacts: the same as contacts.
-        archive: the oldest record of each node that any of them was given.
-        opening: the hops of circuits that are being opened, by the client's machine.
+        behaviours: what the machines do (``sims.scenario.sections.BEHAVIOURS``).
+        drop_probability: probability that ``drop`` drops a request.
+        rng: draws whether a request is dropped.
+        members: ids of the machines, from which false answers name the nearest.
+        contacts: the machines as contacts.
+        archive: the oldest record of each node that any machine received.
+        opening: the hops of circuits that clients open now, by the machine of the client.
     """
 
     behaviours: frozenset[str]
@@ -38,7 +38,7 @@ class Plot:
     opening: dict[int, tuple[NodeId, ...]] = field(default_factory=dict)
 
     def enlist(self, contact: Contact) -> None:
-        """A machine joins the adversary."""
+        """Add a machine to the adversary."""
         number = int.from_bytes(contact.node_id, "big")
         self.members.add(number)
         self.contacts[number] = contact
@@ -49,15 +49,15 @@ class Plot:
         return [self.contacts[number] for number in found]
 
     def remember(self, owner: NodeId, record: bytes) -> None:
-        """Keep a record to show it again when a newer one is in force."""
+        """Store a record, to return it when a newer one is valid."""
         if len(self.archive) < _MAX_ARCHIVED:
             self.archive.setdefault(owner, record)
 
     def denies(self, node_id: NodeId) -> bool:
-        """Tell whether a circuit that the adversary cannot see through is being opened over a node.
+        """Tell whether a node should break a circuit that is being opened through it.
 
-        It sees through a circuit whose first and last hop are its own, and kills every other
-        (selective denial of service, Borisov et al. 2007).
+        The adversary can link source and destination if it has the first and the last hop. It
+        breaks every other circuit (selective denial of service, Borisov et al. 2007).
         """
         if "deny-circuits" not in self.behaviours:
             return False

@@ -1,4 +1,4 @@
-"""Answers that harm: the product's responder with its honesty taken out, one lie at a time."""
+"""False answers: the product's responder with the behaviours of the adversary."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from sims.participants.core import SimulatedDht
 __all__ = ["HostileDht"]
 
 _FLIPPED_BYTE: Final = -70
-"""Lies in the body in front of the signature."""
+"""Index of a byte in the body, before the signature."""
 
 RecordOf = Callable[[NodeId], bytes | None]
 
 
 class HostileResponder(Responder):
-    """Stays in tables (PING, STORE and LEAVE are answered as they should be) and lies elsewhere.
+    """Answer PING, STORE and LEAVE correctly, to stay in tables, and other requests falsely.
 
-    ``record_of`` gives a node's true record, which a forger bends.
+    ``record_of`` returns the true record of a node, which ``forge`` changes.
     """
 
     def __init__(self, plot: Plot, record_of: RecordOf, *args: Any, **parts: Any) -> None:  # noqa: ANN401 - the parent's
@@ -85,7 +85,7 @@ class HostileResponder(Responder):
 
 
 class HostileDht(SimulatedDht):
-    """A core that answers for the adversary."""
+    """A DHT core with the answers of the adversary."""
 
     def __init__(self, plot: Plot, record_of: RecordOf, *args: Any, **parts: Any) -> None:  # noqa: ANN401 - the parent's
         self.make_responder = partial(HostileResponder, plot, record_of)
@@ -93,7 +93,7 @@ class HostileDht(SimulatedDht):
 
 
 def forged(record: bytes) -> bytes:
-    """Return a record with another content under the old signature."""
+    """Return a record with changed content and the old signature."""
     bent = bytearray(record)
     bent[_FLIPPED_BYTE] ^= 1
     return bytes(bent)
