@@ -1,1 +1,1 @@
-"""The simulator's engine: one event heap, virtual time, seeded streams, a simulated network."""
+"""The simulator's engine: an event heap, virtual time, random streams, a simulated network."""

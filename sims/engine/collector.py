@@ -1,4 +1,4 @@
-"""The cycle collector, asked for patience: a simulation makes few cycles and very many objects."""
+"""Make the cycle collector run rarely, because simulations have many objects and few cycles."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Final
 __all__ = ["freeze", "patient_collector"]
 
 _YOUNG_OBJECTS: Final = 200_000
-"""Between two passes: most objects here die by reference count."""
+"""Allocations between two passes. Reference counting frees most objects here."""
 
 _HAS_GENERATIONS: Final = hasattr(gc, "freeze")
-"""PyPy has another collector, and nothing to set."""
+"""PyPy has another collector without these functions."""
 
 
 @contextmanager
 def patient_collector() -> Iterator[None]:
-    """Look for cycles seldom; what it was like before, and what was frozen, is set right after."""
+    """Run the cycle collector rarely within the context, and restore its settings after it."""
     if not _HAS_GENERATIONS:
         yield
         return
@@ -32,6 +32,6 @@ def patient_collector() -> Iterator[None]:
 
 
 def freeze() -> None:
-    """Search no more for cycles in what is there now, as it will mostly stay."""
+    """Exclude all current objects from the cycle collector, because most of them will stay."""
     if _HAS_GENERATIONS:
         gc.freeze()

@@ -1,10 +1,10 @@
-"""The event digest: one SHA-256 over everything that was delivered, in order.
+"""The event digest: a SHA-256 over all deliveries and other events, in order.
 
-Two runs with the same digest saw the same datagrams travel between the same nodes at the
-same simulated times. A delivery enters as ``time (float64) | from (u32) | to (u32) |
-kind (u8) | size (u16)``, little-endian; what else happened (nodes coming and going, lookups
-ending) as a text line. Contents do not enter, so a run that encodes every message
-and one that passes values along can be compared.
+If two runs have the same digest, the same datagrams were delivered between the same nodes at the
+same simulated times. The record of a delivery is ``time (float64) | from (u32) | to (u32) |
+kind (u8) | size (u16)``, little-endian. Other events, such as starts of nodes and ends of
+lookups, are text lines. Contents are not part of the digest, so that a run with encoded messages
+can be compared with a run with message values.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _FLUSH_BYTES: Final = 1 << 16
 
 
 class EventDigest:
-    """Collects records and hashes them in large pieces."""
+    """Collect records and hash them in large pieces."""
 
     __slots__ = ("_hash", "_pending")
 
@@ -29,17 +29,17 @@ class EventDigest:
         self._pending = bytearray()
 
     def delivery(self, when: float, source: int, to: int, kind: int, size: int) -> None:
-        """Record one datagram that arrived."""
+        """Record the delivery of one datagram."""
         self._pending += _DELIVERY.pack(when, source, to, kind, size)
         if len(self._pending) > _FLUSH_BYTES:
             self._flush()
 
     def note(self, when: float, what: str) -> None:
-        """Record another event in words."""
+        """Record another event as text."""
         self._pending += struct.pack("<d", when) + what.encode() + b"\n"
 
     def hexdigest(self) -> str:
-        """Return the digest of all that was recorded so far."""
+        """Return the digest of all records so far."""
         self._flush()
         return self._hash.hexdigest()
 

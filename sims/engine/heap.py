@@ -1,7 +1,7 @@
-"""The one event heap: what happens next, in an order that depends on nothing but the events.
+"""The event heap: run events in order of time, deterministically.
 
-Events of one instant happen in the order in which they were pushed. Nothing is ever taken
-out: who changed their mind lets the event pass (a node remembers which wake-up it awaits).
+Events at the same time run in the order in which they were pushed. An event cannot be cancelled.
+Its owner ignores it instead; for example, a node remembers which deadline it waits for.
 
 Reasons: docs/decisions/0020.
 """
@@ -15,14 +15,14 @@ from typing import Any, Final
 __all__ = ["STOP_CHECK_EVENTS", "Action", "EventHeap"]
 
 Action = Callable[[Any, Any], None]
-"""What happens, given the two operands that were pushed with it."""
+"""The action of an event. It gets the two operands that were pushed with it."""
 
 STOP_CHECK_EVENTS: Final = 4096
-"""Between two looks at ``should_stop``: about a tenth of a second of wall time."""
+"""Events between two calls of ``should_stop``, which take about 0.1 s of wall time."""
 
 
 class EventHeap:
-    """Virtual time and the events ahead of it. Grows with what is in flight, no further."""
+    """Virtual time and pending events. Its size is the number of pending events."""
 
     __slots__ = ("_heap", "_serial", "fired", "now")
 
@@ -36,17 +36,17 @@ class EventHeap:
         return len(self._heap)
 
     def at(self, when: float, action: Action, one: object = None, other: object = None) -> None:
-        """Let ``action(one, other)`` happen at ``when``, but never before now."""
+        """Schedule ``action(one, other)`` for ``when``, or for now if that is in the past."""
         self._serial += 1
         now = self.now
         entry = (when if when > now else now, self._serial, action, one, other)
         heapq.heappush(self._heap, entry)
 
     def run(self, until: float, should_stop: Callable[[], bool] | None = None) -> bool:
-        """Let everything happen that is due up to ``until``; time then stands there.
+        """Run all events up to ``until``, which is the virtual time afterwards.
 
         Returns:
-            False if ``should_stop`` ended the run earlier: time then stands at the last event.
+            False if ``should_stop`` ended the run earlier. Then the time is that of the last event.
         """
         heap, pop = self._heap, heapq.heappop
         before_check = STOP_CHECK_EVENTS

@@ -1,4 +1,4 @@
-"""Who is alive, sorted by id: what an observer above the overlay knows and no node does."""
+"""The ids of all nodes on line, in order. Measures use it; no node has this knowledge."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ID_BITS: Final = 160
 
 
 class KeySpace:
-    """The ids of the living nodes, as sorted integers."""
+    """The ids of the nodes on line, as sorted integers."""
 
     __slots__ = ("_ids",)
 
@@ -34,11 +34,11 @@ class KeySpace:
         return iter(self._ids)
 
     def add(self, number: int) -> None:
-        """A node came to life."""
+        """Add a node that came on line."""
         insort(self._ids, number)
 
     def discard(self, number: int) -> None:
-        """A node went away; one that was not there is no error."""
+        """Remove a node that went off line; it is no error if it is absent."""
         index = bisect_left(self._ids, number)
         if index < len(self._ids) and self._ids[index] == number:
             del self._ids[index]
@@ -53,7 +53,7 @@ class KeySpace:
     def closest(self, target: int, count: int) -> list[int]:
         """Return the ``count`` ids nearest to ``target`` by XOR, nearest first."""
         low, high = 0, ID_BITS
-        while low < high:  # the longest prefix of the target that enough ids share
+        while low < high:  # the longest prefix of the target that at least ``count`` ids share
             middle = (low + high + 1) // 2
             if len(self.with_prefix(target, middle)) >= count:
                 low = middle
@@ -64,17 +64,17 @@ class KeySpace:
         return heapq.nsmallest(count, near, key=target.__xor__)
 
     def bucket(self, own: int, bit: int, count: int, rng: Random) -> list[int]:
-        """Draw up to ``count`` ids that share ``bit`` leading bits with ``own`` and no more."""
+        """Return up to ``count`` random ids that share exactly ``bit`` bits with ``own``."""
         other = own ^ (1 << (ID_BITS - 1 - bit))
         found = self.with_prefix(other, bit + 1)
         chosen = found if len(found) <= count else sorted(rng.sample(found, count))
         return [self._ids[index] for index in chosen]
 
     def draw(self, rng: Random) -> int:
-        """Return the id of a living node drawn at random.
+        """Return the id of a random node on line.
 
         Raises:
-            IndexError: nobody lives.
+            IndexError: no node is on line.
         """
         return self._ids[rng.randrange(len(self._ids))] if self._ids else _nobody()
 

@@ -1,8 +1,8 @@
-"""The simulated network: latency, loss, and hardship by name.
+"""The simulated network: latency, loss and faults.
 
-A datagram leaves a host, may be lost, and arrives after the latency model's delay at whoever
-holds the address it was sent to; nobody there, nobody told. The verbs ``partition``,
-``repair``, ``hold``, ``release``, ``crash`` and ``delay`` are the only ways to hurt it.
+A datagram may be lost. Otherwise it arrives after the delay of the latency model at the host that
+has the destination address at that time. If no host has it, the datagram is dropped silently. The
+methods ``partition``, ``repair``, ``hold``, ``release``, ``crash`` and ``delay`` inject faults.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ Received = tuple[bytes, Endpoint]
 
 
 class Host(Protocol):
-    """A machine at an address: there or not."""
+    """A machine that can be attached to an address."""
 
     index: int
     endpoint: Endpoint
 
     def arrived(self, item: Received) -> None:
-        """Take a datagram and the address it came from."""
+        """Process a datagram and the address of its sender."""
         ...
 
 
 class Latency(Protocol):
-    """How long datagrams travel (``sims.latency``)."""
+    """One-way delays of datagrams (``sims.latency``)."""
 
     def delay_s(self, source: int, destination: int, rng: Random) -> float:
         """Return the one-way delay between two hosts in seconds."""
@@ -43,10 +43,10 @@ class Latency(Protocol):
 
 
 class Network:
-    """Carries datagrams between hosts; owner of who holds which address.
+    """Carries datagrams between hosts, and owns the assignment of addresses to hosts.
 
     ``sent``, ``bytes_sent``, ``delivered`` and ``lost`` count control datagrams and their UDP
-    payload. ``sent_by`` counts by the number of the message's kind.
+    payload. ``sent_by`` counts datagrams by the number of the message kind.
     """
 
     def __init__(
@@ -69,23 +69,23 @@ class Network:
         self._held: dict[int, list[Received]] = {}
         self._extra_s: dict[int, float] = {}
 
-    # Who is there.
+    # Hosts.
 
     def attach(self, host: Host) -> None:
-        """A host holds its address from now on."""
+        """Attach a host to its address."""
         self._hosts[host.endpoint] = host
 
     def crash(self, host: Host) -> None:
-        """A host is gone without a word; what is under way to it is lost."""
+        """Detach a host. Datagrams on their way to it are lost."""
         if self._hosts.get(host.endpoint) is host:
             del self._hosts[host.endpoint]
 
-    # Hardship.
+    # Faults.
 
     def partition(self, sides: Iterable[Iterable[int]]) -> None:
-        """Cut the network: hosts of different sides (by index) cannot reach each other.
+        """Partition the network: hosts on different sides (by index) cannot reach each other.
 
-        Hosts that no side names are together on a side of their own.
+        Hosts that no side names are on a further side together.
         """
         self._sides = {index: number for number, side in enumerate(sides, 1) for index in side}
 
@@ -94,11 +94,11 @@ class Network:
         self._sides = {}
 
     def hold(self, index: int) -> None:
-        """Keep back what arrives at a host, until :meth:`release`."""
+        """Hold all datagrams for a host until :meth:`release`."""
         self._held.setdefault(index, [])
 
     def release(self, index: int) -> None:
-        """Deliver at once, and in order, what was kept back from a host."""
+        """Deliver all held datagrams of a host at once, in order."""
         for item in self._held.pop(index, ()):
             host = self._host(index)
             if host is not None:
@@ -106,7 +106,7 @@ class Network:
                 host.arrived(item)
 
     def delay(self, index: int, extra_s: float) -> None:
-        """Let everything to and from a host travel longer; 0 ends it."""
+        """Add a delay in seconds to all datagrams to and from a host; 0 removes it."""
         if extra_s > 0:
             self._extra_s[index] = extra_s
         else:
@@ -117,7 +117,7 @@ class Network:
     def send(
         self, source: Host, datagram: bytes, to: Endpoint, when: float, size: int, kind: int
     ) -> None:
-        """Let a datagram of ``size`` bytes leave ``source`` at ``when`` (now or a little later)."""
+        """Send a datagram of ``size`` bytes from ``source`` at ``when``, which is now or later."""
         self.sent += 1
         self.bytes_sent += size + FRAMING_BYTES
         self.sent_by[kind] += 1

@@ -1,7 +1,7 @@
-"""Random streams: one per purpose, each a function of the run's seed and a label alone.
+"""Random streams: one per purpose, each determined by the run's seed and a label.
 
-A new consumer of randomness takes a new label and moves nobody else's draws, so two scenarios
-that differ in one point stay comparable in all others.
+New code that needs randomness uses a new label, so it does not change the draws of other code.
+Therefore two scenarios that differ in one setting stay comparable.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ __all__ = ["Streams"]
 
 
 class Streams:
-    """Derives generators from a seed; never the global ``random``, never ``hash()``."""
+    """Derive generators from a seed, without the global ``random`` and without ``hash()``."""
 
     __slots__ = ("seed",)
 
@@ -25,6 +25,6 @@ class Streams:
         return Random(self.number(*labels))
 
     def number(self, *labels: str | int) -> int:
-        """Return 256 bits that depend on the seed and the labels, and on their order."""
+        """Return a number of 256 bits that depends on the seed, the labels and their order."""
         text = "\0".join([str(self.seed), *map(str, labels)])
         return int.from_bytes(hashlib.sha256(text.encode()).digest(), "big")
