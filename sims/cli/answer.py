@@ -1,4 +1,4 @@
-"""What ``overlay sim`` prints of results, and the exit status that follows from them."""
+"""The output of ``overlay sim`` about results, and its exit status."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ INTERRUPTED: Final = 130
 
 
 def answer(drawn: Drawn, *, as_json: bool) -> int:
-    """Print expected against got, and return the verdict as exit status."""
+    """Print expected and measured values; return the exit status."""
     if as_json:
         print(json.dumps({"directory": str(drawn.path), **drawn.plain()}))
     else:

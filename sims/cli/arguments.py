@@ -31,14 +31,14 @@ SETTINGS: Final = {
     "verify_signatures": "verify_signatures",
     "expect": "expectations",
 }
-"""Options of ``overlay sim churn`` that change a setting, and which."""
+"""Options of ``overlay sim churn`` and the settings that they change."""
 
 
 _COUNT: Final = whole_number(0)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the commands of ``overlay sim``; ``sim_command`` of the result names the chosen one."""
+    """Add the commands of ``overlay sim``. Parsed arguments name one as ``sim_command``."""
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _churn(_command(commands, "churn", "simulate nodes that come and go, and judge the outcome"))
     _plot(_command(commands, "plot", "draw figures and report of a results directory again"))
@@ -53,7 +53,7 @@ def _command(
         name, help=about, description=f"{about[:1].upper()}{about[1:]}.", allow_abbrev=False
     )
     added.set_defaults(sim_command=name)
-    # Also before "sim": what is absent here must not undo it.
+    # The option may also precede "sim", so its absence here must not reset it.
     added.add_argument(
         "--json", action="store_true", default=argparse.SUPPRESS, help="answer in JSON"
     )

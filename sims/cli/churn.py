@@ -1,4 +1,4 @@
-"""``overlay sim churn``: from options to a study, from a study to a verdict."""
+"""``overlay sim churn``: make a study from the options, run it, and report the results."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ __all__ = ["churn", "study_of_arguments"]
 
 
 def churn(arguments: argparse.Namespace) -> int:
-    """Simulate, write the results directory, and return the verdict as exit status.
+    """Simulate, write the results directory, and return the exit status.
 
     Raises:
-        ConfigurationError: the scenario or an option holds a mistake.
+        ConfigurationError: the scenario or an option is wrong.
         BackendError: the results could not be written.
     """
     study = study_of_arguments(arguments)
@@ -53,10 +53,10 @@ def churn(arguments: argparse.Namespace) -> int:
 
 
 def study_of_arguments(arguments: argparse.Namespace) -> Study:
-    """Lay the options over the scenario file, if any.
+    """Return the study of the scenario file, if any, changed by the options.
 
     Raises:
-        ConfigurationError: one of them holds a mistake.
+        ConfigurationError: the file or an option is wrong.
     """
     named = arguments.scenario
     if named is None and arguments.quick:

@@ -3,9 +3,9 @@
 ====== ==================================================================
 status meaning
 ====== ==================================================================
-0      everything ran, and what the scenario states held
-1      something did not hold, or could not be done; one sentence says so
-130    interrupted; what was measured is kept
+0      everything ran, and all expectations held
+1      an expectation did not hold, or there was an error; one sentence says which
+130    interrupted; the results so far are saved
 ====== ==================================================================
 """
 
@@ -31,14 +31,14 @@ class SimCommand:
     about = "simulate an overlay under churn, and judge it"
 
     def configure(self, parser: argparse.ArgumentParser) -> None:
-        """Add the grammar of ``overlay sim``."""
+        """Add the arguments of ``overlay sim``."""
         configure(parser)
 
     def run(self, arguments: argparse.Namespace) -> int:
-        """Run one of its commands.
+        """Run one command of ``overlay sim``.
 
         Raises:
-            OverlayError: it could not be done.
+            OverlayError: the command failed.
         """
         try:
             return _chosen(arguments.sim_command)(arguments)
@@ -53,7 +53,7 @@ class SimCommand:
 
 
 def _chosen(name: str) -> Run:
-    """Import what one command needs, and no more."""
+    """Import only what the chosen command needs."""
     if name == "churn":
         from sims.cli.churn import churn
 

@@ -1,4 +1,4 @@
-"""``overlay sim plot``: draw again what was measured before."""
+"""``overlay sim plot``: draw stored results again."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ __all__ = ["plot"]
 
 
 def plot(arguments: argparse.Namespace) -> int:
-    """Read a results directory, damaged or not, and write summary, figures and report anew.
+    """Read a results directory, and write its summary, figures and report again.
 
     Raises:
-        ConfigurationError: it holds no study.
-        BackendError: it cannot be written.
+        ConfigurationError: the directory contains no study.
+        BackendError: the directory cannot be written.
     """
     drawn = draw(arguments.directory, read_results(arguments.directory))
     return answer(drawn, as_json=arguments.json)

@@ -1,4 +1,4 @@
-"""Progress with an estimate of the time left: one line that changes, or a line now and then."""
+"""Show progress with an estimate of the remaining time."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _LOG_EVERY_S: Final = 30.0
 
 
 class ProgressLine:
-    """Sums up all runs of a study on one line.
+    """Show the progress of all runs of a study on one line.
 
-    On a terminal the line is written over; elsewhere a new one comes every half minute, and
-    one for each run that ends.
+    On a terminal the line is overwritten. Elsewhere a new line follows every 30 seconds and
+    after each run.
     """
 
     def __init__(self, study: Study, stream: TextIO) -> None:
@@ -37,7 +37,7 @@ class ProgressLine:
         self._next = self._began + (0 if self._live else _LOG_EVERY_S)
 
     def progress(self, job: Job, progress: Progress) -> None:
-        """Take what a run tells; write if it is time."""
+        """Process the progress of a run; write a line if it is due."""
         self._running[job.key] = progress
         now = time.monotonic()
         if now >= self._next:
@@ -45,7 +45,7 @@ class ProgressLine:
             self._write(self._line(now))
 
     def ended(self, job: Job, end: RunRecord | RunFailure) -> None:
-        """Take a run's end."""
+        """Process the end of a run."""
         self._running.pop(job.key, None)
         self._done_s += job.scenario.total_s
         self._ended += 1
@@ -55,17 +55,17 @@ class ProgressLine:
             self._write(self._line(time.monotonic()))
 
     def stopping(self) -> None:
-        """Say that the study stops, and how to stop at once."""
+        """Write that the study stops, and how to stop at once."""
         self.say("stopping; what was measured is kept (Ctrl-C again ends at once)")
 
     def say(self, sentence: str) -> None:
-        """Write a sentence of its own line."""
+        """Write a sentence on a line of its own."""
         self._write("")
         self._stream.write(f"{sentence}\n")
         self._stream.flush()
 
     def close(self) -> None:
-        """Leave the line."""
+        """End the line, so that later output begins on a new one."""
         if self._live:
             self._write("")
 

@@ -1,4 +1,4 @@
-"""``overlay sim scenarios``: what is shipped."""
+"""``overlay sim scenarios``: list the shipped scenarios."""
 
 from __future__ import annotations
 
