@@ -1,7 +1,7 @@
 """Simulations that run the control plane of the product on a simulated network.
 
-``sims.churn_simulation`` is the whole of it from Python (:mod:`sims.api`); it is imported
-when it is named, so that a part of the simulator does not load the rest.
+``sims.churn_simulation`` is the Python interface (:mod:`sims.api`). It is imported at its first
+use, so that an import of one module does not load the whole simulator.
 """
 
 from __future__ import annotations

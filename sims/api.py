@@ -1,4 +1,4 @@
-"""The simulator from Python: the same as ``overlay sim churn``.
+"""The Python interface of the simulator, with the functions of ``overlay sim churn``.
 
 ::
 

@@ -1,4 +1,4 @@
-"""Run one scenario with one seed: build the world, let time pass, return what was measured."""
+"""Run one scenario with one seed at full fidelity."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from sims.scenario.model import Scenario
 __all__ = ["Simulation", "run"]
 
 CLIENT_HEAD_START_S: Final = 120.0
-"""Clients ask for their first paths so long before the warm-up ends."""
+"""Time before the end of the warm-up at which clients request their first paths, in seconds."""
 
 
 def run(
@@ -49,12 +49,12 @@ def run(
 
     Args:
         scenario: what to simulate.
-        seed: every random stream derives from it.
+        seed: the source of all random streams.
         progress: called every few thousand events.
-        should_stop: asked as often; True ends the run, and what was measured is returned.
+        should_stop: called as often. The result True ends the run early.
 
     Raises:
-        ConfigurationError: the scenario asks for something that does not exist.
+        ConfigurationError: the scenario names something that does not exist.
     """
     began = time.perf_counter()
     with patient_collector():
@@ -64,7 +64,7 @@ def run(
 
 
 class Simulation:
-    """One run, from its start to its outcome; tests and experiments look into it."""
+    """One run, from its start to its outcome. Tests and experiments also inspect it."""
 
     def __init__(self, scenario: Scenario, seed: int) -> None:
         self.scenario = scenario
@@ -124,7 +124,7 @@ class Simulation:
         progress: Callable[[Progress], None] | None = None,
         should_stop: Callable[[], bool] | None = None,
     ) -> bool:
-        """Let the whole time pass; False if ``should_stop`` ended it early."""
+        """Run to the end; return False if ``should_stop`` ended it early."""
         heap = self.world.heap
         self.population.begin()
         freeze()
@@ -150,14 +150,14 @@ class Simulation:
         return complete
 
     def progress(self) -> Progress:
-        """Return how far the run has come."""
+        """Return the progress of the run."""
         world = self.world
         return Progress(
             self.seed, world.time_s, self.scenario.total_s, world.network.sent, len(world.alive)
         )
 
     def outcome(self, complete: bool, wall_s: float) -> RunOutcome:
-        """Return what was measured so far."""
+        """Return the measurements so far."""
         network = self.world.network
         counters = {
             "datagrams": network.sent,
@@ -180,7 +180,7 @@ class Simulation:
         )
 
     def _heard(self, machine: Machine, event: DhtEvent) -> None:
-        """A stranger of a flash crowd looks up the one key as soon as it is a member."""
+        """Let a node of a flash crowd look up the key as soon as it is a member."""
         if isinstance(event, Joined) and self._strangers.pop(machine.index, None) is not None:
             heap = self.world.heap
             heap.at(heap.now, self._look_up_the_key, machine)
