@@ -27,7 +27,7 @@ __all__ = ["NETWORK_ID", "Machine"]
 NETWORK_ID: Final = "simulation"
 MAX_REMEMBERED: Final = 64
 _SIGNED_KEPT: Final = 8
-"""Number of stored items, which exceeds the number that can be valid at the same time."""
+"""Number of own descriptors to keep. Fewer can be valid at the same time."""
 
 
 class Machine:
