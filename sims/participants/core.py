@@ -136,6 +136,8 @@ class SimulatedDht(Dht):
         """
         self._calls.cancel_all()
         self._walks.cancel_all()
+        # The responder and its probe help refer to each other, so the core alone is not enough.
+        vars(self._responder).clear()
         vars(self).clear()
 
     def probe(self, target: NodeId, now: float, on_finished: OnLookup) -> None:
