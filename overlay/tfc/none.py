@@ -19,7 +19,7 @@ class NoTfcSettings:
 
 
 class NoTfc:
-    """Leave every link as its traffic is (implements ``TfcStrategy``); holds no state."""
+    """Do not change the traffic of any link (implements ``TfcStrategy``)."""
 
     settings_type: ClassVar[type[NoTfcSettings]] = NoTfcSettings
 

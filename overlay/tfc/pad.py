@@ -1,9 +1,9 @@
-"""The ``pad`` strategy: every link packet as long as the link allows, and dummies at random.
+"""The ``pad`` strategy: pad every link packet to the largest size, and send dummies at random.
 
-All packets of a link get one size (RFC 4303, section 2.7), so that sizes tell nothing. When a
-rate is set, each link also carries dummy packets (section 2.6) whose times form a Poisson
-process. Padding hides sizes for good; dummies alone only add noise, which a longer
-observation averages out (``docs/how-to-break.md`` has the figures).
+All packets of a link have the same size (RFC 4303, section 2.7), so sizes contain no information.
+If a rate is set, each link also carries dummy packets (section 2.6), whose times form a Poisson
+process. Padding hides sizes completely. Dummies only add noise, which a longer observation
+averages out (``docs/how-to-break.md`` has the figures).
 
 Because a Poisson process has no memory, the gap that follows a late call is drawn from the
 time of that call: the process is the same, and dummies missed during a sleep are not made up
@@ -24,10 +24,13 @@ from overlay.tfc.strategy import LinkHandle
 __all__ = ["MAX_DUMMY_RATE_PPS", "PadSettings", "PadTfc"]
 
 MAX_DUMMY_RATE_PPS: Final = 1000.0
-"""Beyond one a millisecond the timer's own grain would show, and the link be full (12 Mbit/s)."""
+"""At more than one per millisecond, the resolution of timers would be visible to an observer.
+
+The dummies of one link would also need more than 12 Mbit/s.
+"""
 
 _STALE_ENTRIES: Final = 32
-"""How many entries of closed links the heap may hold beside as many as there are open ones."""
+"""The heap may hold as many entries of closed links as of open ones, and this many more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +52,10 @@ class PadSettings:
 
 
 class PadTfc:
-    """Pad to the link's MTU and draw dummies (implements ``TfcStrategy``).
+    """Pad to the MTU of the link and send dummies at random (implements ``TfcStrategy``).
 
-    Owns one deadline for each open link, in a heap; entries of closed links are skipped, and
-    swept out before they outnumber the open ones.
+    A heap has one deadline for each open link. Entries of closed links are skipped, and they are
+    removed before they outnumber the others.
     """
 
     settings_type: ClassVar[type[PadSettings]] = PadSettings
@@ -68,21 +71,21 @@ class PadTfc:
         return link_mtu
 
     def link_opened(self, link: LinkHandle, now: float) -> None:
-        """Start the link's Poisson process, or start it anew."""
+        """Start or restart the Poisson process of a link."""
         if self._rate_pps > 0.0:
             self._draw(link, now)
 
     def link_closed(self, link: LinkHandle) -> None:
-        """End the link's process; an unknown link is no error."""
+        """End the process of a link. An unknown link is ignored."""
         self._deadlines.pop(link, None)
         self._sweep()
 
     def next_deadline(self) -> float:
-        """Return the earliest time at which a link is due, ``math.inf`` if none ever is."""
+        """Return the earliest time at which a dummy is due, or ``math.inf``."""
         return self._heap[0][0] if self._heap else math.inf
 
     def due(self, now: float) -> Sequence[LinkHandle]:
-        """Return each link whose time has come, once, however late the call is."""
+        """Return each link that is due, once even if the call is late."""
         links: list[LinkHandle] = []
         while self._heap and self._heap[0][0] <= now:
             deadline, link = heapq.heappop(self._heap)
@@ -94,14 +97,14 @@ class PadTfc:
         return links
 
     def _draw(self, link: LinkHandle, now: float) -> None:
-        """Set a link's next time, strictly after ``now`` even where a float's grain is coarse."""
+        """Draw the next time of a link, which is after ``now`` even if floats are coarse."""
         deadline = max(now + self._rng.expovariate(self._rate_pps), math.nextafter(now, math.inf))
         self._deadlines[link] = deadline
         heapq.heappush(self._heap, (deadline, link))
         self._sweep()
 
     def _sweep(self) -> None:
-        """Keep a live entry on top of the heap, and the heap in proportion to the links."""
+        """Remove entries of closed links from the top, and from the heap if there are many."""
         if len(self._heap) > 2 * len(self._deadlines) + _STALE_ENTRIES:
             self._heap = [(deadline, link) for link, deadline in self._deadlines.items()]
             heapq.heapify(self._heap)

@@ -1,4 +1,4 @@
-"""What a traffic flow confidentiality strategy decides: sizes and dummies, link by link."""
+"""The interface of traffic flow confidentiality strategies: sizes and dummies of each link."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import NewType, Protocol
 __all__ = ["LinkHandle", "TfcStrategy"]
 
 LinkHandle = NewType("LinkHandle", int)
-"""A process-local number of a link; it means nothing elsewhere."""
+"""Number of a link within this process."""
 
 
 class TfcStrategy(Protocol):
-    """Decide what an observer of a link sees, without touching packets.
+    """Decide the sizes and times that an observer of a link sees, without access to packets.
 
     The node pads each link packet to :meth:`pad_to` (RFC 4303, section 2.7) and sends as
     many dummy packets (next header 59, RFC 4303, section 2.6) as :meth:`due` asks for.
@@ -26,17 +26,17 @@ class TfcStrategy(Protocol):
         ...
 
     def link_opened(self, link: LinkHandle, now: float) -> None:
-        """Start to shape a link."""
+        """Start shaping a link."""
         ...
 
     def link_closed(self, link: LinkHandle) -> None:
-        """Forget a link."""
+        """Stop shaping a link."""
         ...
 
     def next_deadline(self) -> float:
-        """Return when :meth:`due` wants to be called, ``math.inf`` for never."""
+        """Return the time of the next call of :meth:`due`, or ``math.inf``."""
         ...
 
     def due(self, now: float) -> Sequence[LinkHandle]:
-        """Return a link for every dummy packet to send now; afterwards the deadline lies ahead."""
+        """Return one link per dummy packet to send now. The next deadline is after ``now``."""
         ...
