@@ -1,4 +1,4 @@
-"""Path selection: which Mix-nodes carry a circuit, and in which order (paper, section 2.1)."""
+"""Path selection: choose the Mix-nodes of a circuit and their order (paper, section 2.1)."""
 
 from overlay.selection.selector import MixPath, PathRequest, PathSelector, TopologyView
 

@@ -1,7 +1,7 @@
-"""What a path selection strategy returns, held against what was asked.
+"""Check the result of a path selection strategy against the request.
 
-Strategies are plug-ins. A path with fewer hops than the user asked for, or through this node
-itself, would weaken the user's anonymity without a word, so it is refused before anything is sent.
+Strategies are plug-ins. A path with too few hops, or through this node itself, would weaken the
+user's anonymity without notice. So such a path is refused before anything is sent.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ _GROUP: Final = "overlay.selection"
 
 
 class CheckedSelector:
-    """Implements ``PathSelector`` with a plug-in that is not trusted to keep its contract."""
+    """A ``PathSelector`` that checks the results of a plug-in."""
 
     def __init__(self, name: str, build: Callable[[], PathSelector]) -> None:
-        """Prepare; ``build`` makes the plug-in when it is first asked."""
+        """Store ``build``, which creates the plug-in at the first call of :meth:`select`."""
         self._name = name
         self._build = build
         self._selector: PathSelector | None = None
 
     def select(self, request: PathRequest, table: TopologyView, rng: Random) -> MixPath:
-        """Return the plug-in's path if it is one for this request.
+        """Return the path of the plug-in if it fits the request.
 
         Raises:
             NoSuitablePath: the plug-in found none.
-            PluginError: the plug-in failed, or its path is not what was asked for.
+            PluginError: the plug-in failed, or its path does not fit the request.
         """
         try:
             if self._selector is None:
@@ -52,7 +52,7 @@ class CheckedSelector:
 
 
 def _fault(path: object, request: PathRequest, table: TopologyView) -> str | None:
-    """Return what is wrong with a path, in words that follow the plug-in's name."""
+    """Return what is wrong with a path, as text that follows the name of the plug-in."""
     if not isinstance(path, MixPath) or not isinstance(path.hops, tuple):
         return f"it returned {type(path).__name__} and no MixPath with a tuple of hops"
     if not all(isinstance(hop, MixDescriptor) for hop in path.hops):

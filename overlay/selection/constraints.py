@@ -1,7 +1,7 @@
-"""What every hop must fulfil, and the sentence that says why no path does.
+"""Constraints on hops, and the message for a user who gets no path.
 
-Constraints are applied in a fixed order, and each counts what it removed, so that a user who
-gets no path learns which of them to loosen. The destination itself appears in no message.
+Constraints are applied in a fixed order, and each counts the nodes that it removed. So the
+message tells the user which constraint to relax. No message contains the destination.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ __all__ = [
 ]
 
 MAX_HOPS: Final = 5
-"""As many layers as an onion-like signalling message has slots."""
+"""An onion-like signalling message has one slot per hop, so this is the number of slots."""
 
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """One demand on a hop, and how to say of one node, or of many, that it is not met.
+    """One condition for a hop, and texts for one node and for many nodes that do not meet it.
 
-    ``about_policy`` tells that the demand is on what an exit's policy says of the destination.
+    ``about_policy`` is set if the condition is about the exit policy and the destination.
     """
 
     one: str
@@ -52,27 +52,27 @@ class Constraint:
 
 @dataclass(frozen=True, slots=True)
 class Sifted:
-    """The Mix-nodes that are left, and how many each constraint removed, in order."""
+    """The Mix-nodes that remain, and the number that each constraint removed, in order."""
 
     remaining: tuple[MixDescriptor, ...]
     removed: tuple[tuple[Constraint, int], ...] = ()
 
 
 def check_hops(request: PathRequest) -> None:
-    """Refuse a number of hops that no circuit has.
+    """Check the number of hops.
 
     Raises:
-        ValueError: it does not lie within 1 and ``MAX_HOPS``.
+        ValueError: it is not between 1 and ``MAX_HOPS``.
     """
     if not 1 <= request.hops <= MAX_HOPS:
         raise ValueError(f"a path has 1 to {MAX_HOPS} hops, not {request.hops}.")
 
 
 def common_constraints(request: PathRequest) -> tuple[Constraint, ...]:
-    """Return what every hop must fulfil.
+    """Return the constraints on every hop.
 
-    The prefix that the source itself lives in is no constraint: leaving it out of every path
-    would tell the hops, over many circuits, in which prefix the source is.
+    The prefix of the source is not excluded. Otherwise it would be absent from all paths, and
+    hops could infer it from many circuits.
     """
     onion, esp = request.onion_suite, request.esp_suite
     return (
@@ -98,7 +98,7 @@ def common_constraints(request: PathRequest) -> tuple[Constraint, ...]:
 
 
 def relay_constraints(request: PathRequest) -> tuple[Constraint, ...]:
-    """Return what every hop but the last must fulfil besides."""
+    """Return the further constraints on all hops except the last."""
     is_relay = Constraint("is no relay", "are no relays", lambda d: Role.RELAY in d.roles)
     if request.exit is None:
         return (is_relay,)
@@ -111,7 +111,7 @@ def relay_constraints(request: PathRequest) -> tuple[Constraint, ...]:
 
 
 def exit_constraints(request: PathRequest) -> tuple[Constraint, ...]:
-    """Return what the last hop must fulfil besides."""
+    """Return the further constraints on the last hop."""
     destination = request.destination
     named = (
         ()
@@ -147,7 +147,7 @@ def exit_constraints(request: PathRequest) -> tuple[Constraint, ...]:
 
 
 def first_hop_constraint(request: PathRequest) -> Constraint:
-    """Return what the first hop must fulfil besides: this node can send to it."""
+    """Return the further constraint on the first hop: this node can send to it."""
     has = " or ".join(f"IPv{version}" for version in sorted(request.versions))
     return Constraint(
         f"is not reachable over {has}, all that this host has",
@@ -162,7 +162,7 @@ def versions_of(descriptor: MixDescriptor) -> frozenset[int]:
 
 
 def is_connected(hops: Iterable[MixDescriptor], versions: frozenset[int]) -> bool:
-    """Tell whether each hop has an IP version of the one before it, the first of ``versions``."""
+    """Tell whether each hop has an IP version of the hop before; the first one of ``versions``."""
     for hop in hops:
         has = versions_of(hop)
         if versions.isdisjoint(has):
@@ -172,7 +172,7 @@ def is_connected(hops: Iterable[MixDescriptor], versions: frozenset[int]) -> boo
 
 
 def sift(nodes: Sifted, constraints: Iterable[Constraint]) -> Sifted:
-    """Apply constraints in order, each to what the ones before it left."""
+    """Apply constraints in order, each to the nodes that remain after the previous ones."""
     remaining, removed = nodes.remaining, list(nodes.removed)
     for constraint in constraints:
         before = len(remaining)
@@ -182,7 +182,7 @@ def sift(nodes: Sifted, constraints: Iterable[Constraint]) -> Sifted:
 
 
 def no_path(request: PathRequest, known: int, sifted: Sifted, rest: str) -> NoSuitablePath:
-    """Return the error that counts, constraint by constraint, and ends with ``rest``."""
+    """Return the error with the number of nodes per constraint; it ends with ``rest``."""
     counts = [
         f"{count} {constraint.one if count == 1 else constraint.many}"
         for constraint, count in sifted.removed
@@ -200,13 +200,13 @@ def no_path(request: PathRequest, known: int, sifted: Sifted, rest: str) -> NoSu
 
 
 def named_hops(request: PathRequest, table: TopologyView) -> tuple[MixDescriptor, ...]:
-    """Return the Mix-nodes that the request names for the first hops, each one checked.
+    """Return the Mix-nodes that the request names for the first hops, after a check of each.
 
-    Between two hops that the user named, shared prefixes are the user's decision: that
-    constraint guards a blind draw against picking one operator twice.
+    Two hops that the user named may share a prefix. The constraint on prefixes only keeps a
+    random draw from choosing two nodes of one operator.
 
     Raises:
-        NoSuitablePath: some cannot serve; the message names each by its position.
+        NoSuitablePath: a named node cannot be a hop; the message names its position.
     """
     hops: list[MixDescriptor] = []
     faults: list[tuple[int, str]] = []
@@ -226,7 +226,7 @@ def named_hops(request: PathRequest, table: TopologyView) -> tuple[MixDescriptor
 def _named_hop(
     request: PathRequest, table: TopologyView, position: int, node_id: NodeId
 ) -> tuple[MixDescriptor | None, str | None]:
-    """Return the hop, or what is wrong with it."""
+    """Return the descriptor of the hop, or a text about what is wrong with it."""
     first_named = request.via.index(node_id) + 1
     if first_named != position:
         return None, f"is named for hop {first_named} already"

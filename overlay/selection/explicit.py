@@ -1,4 +1,4 @@
-"""The ``explicit`` strategy: the path is exactly the Mix-nodes that the request names."""
+"""The ``explicit`` strategy: the path consists of the Mix-nodes that the request names."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ __all__ = ["ExplicitSelector"]
 
 
 class ExplicitSelector:
-    """Take ``via`` as the whole path, in order (implements ``PathSelector``).
+    """Use ``via`` as the whole path, in order (implements ``PathSelector``).
 
-    Who names fewer nodes than hops does not get a shorter path without noticing, but an error.
+    If the request names fewer nodes than hops, the result is an error and not a shorter path.
     """
 
     def select(self, request: PathRequest, table: TopologyView, rng: Random) -> MixPath:  # noqa: ARG002 - nothing is drawn
         """Return the named hops.
 
         Raises:
-            NoSuitablePath: they are not as many as the hops, or one of them cannot serve; the
-                message names each such hop by its position.
-            ValueError: ``hops`` does not lie within 1 and ``MAX_HOPS``.
+            NoSuitablePath: the number of named nodes differs from the hops, or a node cannot be
+                a hop; the message names its position.
+            ValueError: ``hops`` is not between 1 and ``MAX_HOPS``.
         """
         check_hops(request)
         if len(request.via) != request.hops:

@@ -1,4 +1,4 @@
-"""What a path selection strategy is given and what it must return."""
+"""The interface of path selection strategies: the request and the result."""
 
 from __future__ import annotations
 
@@ -15,15 +15,14 @@ __all__ = ["MixPath", "PathRequest", "PathSelector", "TopologyView"]
 
 @dataclass(frozen=True, slots=True)
 class PathRequest:
-    """What the user wants of an anonymous path.
+    """A request for an anonymous path.
 
-    ``via`` names the hops that the user fixed, first hop first; ``hops`` counts the
-    Mix-nodes between source and destination, the exit included. ``onion_suite`` and
-    ``esp_suite`` must be spoken by every hop. ``source`` is the asking node, which is never
-    a hop; ``avoid`` are nodes that failed lately. ``versions`` are the IP versions over which
-    the source reaches others: the first hop needs an endpoint of one of them, and each later
-    hop one of a version that the hop before it has. ``exit`` names the last hop, None if any
-    exit may be it.
+    ``hops`` is the number of Mix-nodes between source and destination, including the exit.
+    ``via`` has the nodes that the user chose for the first hops, first hop first. Every hop must
+    support ``onion_suite`` and ``esp_suite``. ``source`` is this node, which is never a hop, and
+    ``avoid`` has nodes that failed recently. ``versions`` are the IP versions of the source: the
+    first hop needs an endpoint of one of them, each later hop one of a version of the hop
+    before. ``exit`` is the last hop, or None if any exit may be used.
     """
 
     destination: IpAddress
@@ -48,7 +47,7 @@ class MixPath:
 
     @property
     def exit(self) -> MixDescriptor:
-        """The last hop, which sends the packets on to their destination."""
+        """The last hop, which forwards packets to the destination."""
         return self.hops[-1]
 
 
@@ -56,15 +55,15 @@ class TopologyView(Protocol):
     """A read-only view of the Mix-nodes Topology Table: verified, unexpired descriptors."""
 
     def __iter__(self) -> Iterator[MixDescriptor]:
-        """Yield every descriptor, in an order that depends on nothing but the table."""
+        """Yield every descriptor, in an order that depends only on the table."""
         ...
 
     def __len__(self) -> int:
-        """Return how many there are."""
+        """Return the number of descriptors."""
         ...
 
     def get(self, node_id: NodeId) -> MixDescriptor | None:
-        """Return the descriptor of one node, from the table alone (never from the network)."""
+        """Return the descriptor of a node from the table; the network is not asked."""
         ...
 
 
@@ -75,6 +74,6 @@ class PathSelector(Protocol):
         """Return the hops, first hop first.
 
         Raises:
-            NoSuitablePath: its report counts the Mix-nodes that each constraint removed.
+            NoSuitablePath: no path meets all constraints; it has the count of each constraint.
         """
         ...

@@ -1,4 +1,4 @@
-"""The ``uniform`` strategy: each valid path is as likely as any other.
+"""The ``uniform`` strategy: all valid paths have the same probability.
 
 ::
 
@@ -45,11 +45,11 @@ from overlay.selection.selector import MixPath, PathRequest, TopologyView
 __all__ = ["DRAWS", "UniformSelector", "UniformSettings", "network_prefixes"]
 
 DRAWS: Final = 1_000
-"""Some ms. If one path in a hundred is valid, all of them miss in one case of 20,000."""
+"""This takes a few ms. If 1 % of all paths are valid, all draws fail in one of 20,000 cases."""
 
 _SEARCH_SCANS: Final = 3_000_000
-"""About a second. Honest tables need a few scans of the table; a table crafted to make the
-search exponential ends it instead of stopping the node."""
+"""This takes about one second. Ordinary tables need a few scans. An attacker could craft a table
+for which the search is exponential, so the search is limited."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +57,9 @@ class UniformSettings:
     """How Mix-nodes are drawn.
 
     Attributes:
-        distinct_prefixes: No two drawn hops share an IPv4 /16 or IPv6 /32, as those are often
-            run by one operator. Turn it off only where all nodes live in one network, as in
-            a laboratory or a private mesh.
+        distinct_prefixes: No two drawn hops share an IPv4 /16 or IPv6 /32, because one operator
+            often runs all nodes in such a prefix. Turn it off only if all nodes are in one
+            network, as in a laboratory or a private mesh.
     """
 
     distinct_prefixes: bool = True
@@ -71,7 +71,7 @@ def network_prefixes(descriptor: MixDescriptor) -> frozenset[bytes]:
 
 
 class UniformSelector:
-    """Draw the hops that the request leaves open (implements ``PathSelector``)."""
+    """Draw all hops that the request does not name (implements ``PathSelector``)."""
 
     settings_type: ClassVar[type[UniformSettings]] = UniformSettings
 
@@ -79,11 +79,11 @@ class UniformSelector:
         self._distinct_prefixes = (settings or UniformSettings()).distinct_prefixes
 
     def select(self, request: PathRequest, table: TopologyView, rng: Random) -> MixPath:
-        """Return the named hops, then relays, then an exit, drawn from all that may be.
+        """Return the named hops, then random relays, then a random exit.
 
         Raises:
-            NoSuitablePath: a named hop cannot serve, or the constraints leave no path.
-            ValueError: ``hops`` does not lie within 1 and ``MAX_HOPS``.
+            NoSuitablePath: a named node cannot be a hop, or no path meets the constraints.
+            ValueError: ``hops`` is not between 1 and ``MAX_HOPS``.
         """
         check_hops(request)
         if len(request.via) > request.hops:
@@ -133,7 +133,7 @@ class UniformSelector:
         return drawn
 
     def _beside(self, named: Sequence[MixDescriptor]) -> tuple[Constraint, ...]:
-        """Return what a drawn hop must fulfil because of the named ones."""
+        """Return the constraints on drawn hops that follow from the named hops."""
         keys = frozenset(d.identity_key for d in named)
         taken = frozenset[bytes]().union(*map(self._prefixes, named))
         return (
@@ -153,7 +153,7 @@ class UniformSelector:
         return network_prefixes(descriptor) if self._distinct_prefixes else frozenset()
 
     def _marks(self, descriptor: MixDescriptor) -> frozenset[bytes]:
-        """Return what no other hop of the path may have: the node's own key, and its prefixes."""
+        """Return the marks that no other hop may have: the key of the node, and its prefixes."""
         return self._prefixes(descriptor) | {descriptor.identity_key}
 
     def _no_combination(self, exits: Sifted, relays: Sifted) -> str:
@@ -179,7 +179,7 @@ def _count(number: int, noun: str) -> str:
 # -- drawing -------------------------------------------------------------------------------
 
 _Marks = Callable[[MixDescriptor], frozenset[bytes]]
-"""Two nodes with a mark in common cannot be on one path."""
+"""Two nodes with a common mark cannot be on the same path."""
 
 
 def _draw(
@@ -190,9 +190,9 @@ def _draw(
     marks: _Marks,
     rng: Random,
 ) -> tuple[MixDescriptor, ...] | None:
-    """Return ``needed`` relays and an exit without a common mark, or None if none are found.
+    """Return ``needed`` relays and an exit without common marks, or None if none are found.
 
-    ``starts`` are the IP versions of what comes before them, the source or a named hop.
+    ``starts`` are the IP versions of the hop before them, or of the source.
     """
     for _ in range(DRAWS):
         drawn = _blind_draw(exits, relays, needed, marks, rng)
@@ -208,7 +208,7 @@ def _blind_draw(
     marks: _Marks,
     rng: Random,
 ) -> tuple[MixDescriptor, ...] | None:
-    """Draw each hop independently; None if two of them cannot be on one path."""
+    """Draw each hop independently; return None if two of them cannot be on the same path."""
     last = rng.choice(exits)
     taken = set(marks(last))
     drawn = []
@@ -216,7 +216,7 @@ def _blind_draw(
         relay = rng.choice(relays)
         found = marks(relay)
         if not taken.isdisjoint(found):
-            return None  # as good as drawing the rest and rejecting it all
+            return None  # equivalent to drawing the other hops and rejecting the path
         taken |= found
         drawn.append(relay)
     return (*drawn, last)
@@ -224,11 +224,10 @@ def _blind_draw(
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    """One node that stands for all of its kind: those with the same shared marks and versions.
+    """One node that represents all nodes with the same shared marks and the same IP versions.
 
-    Marks that no other node has cannot stand in any path's way, so they are left out. Nodes
-    of one kind exclude each other, unless the kind has no marks at all (``marks`` then holds
-    the node's own key).
+    Marks that only one node has exclude no path, so they are omitted. Nodes with the same marks
+    exclude each other. If a node has no shared mark, ``marks`` holds its own key.
     """
 
     descriptor: MixDescriptor
@@ -236,7 +235,7 @@ class _Candidate:
 
 
 class _Search:
-    """One search in random order, depth first, bounded by ``_SEARCH_SCANS``."""
+    """A depth-first search in random order, limited to ``_SEARCH_SCANS`` scans."""
 
     def __init__(
         self,
@@ -262,7 +261,7 @@ class _Search:
         self._relays = self._one_of_each_kind(relays, needed + 1)
 
     def path(self) -> tuple[MixDescriptor, ...] | None:
-        """Return relays in random order and an exit behind them."""
+        """Return relays in random order, followed by an exit."""
         for last in self._exits:
             relays = self._compatible(last, self._relays)
             found = self._search(relays, self._needed, (last.descriptor,))
@@ -271,7 +270,7 @@ class _Search:
         return None
 
     def _in_order(self, chosen: tuple[MixDescriptor, ...]) -> tuple[MixDescriptor, ...] | None:
-        """Return the relays in a random order that connects them, and the exit behind them."""
+        """Return the relays in random order and the exit; adjacent hops share an IP version."""
         last, *relays = chosen
         orders = list(permutations(relays))
         for order in self._rng.sample(orders, len(orders)):
@@ -295,7 +294,7 @@ class _Search:
     def _search(
         self, relays: list[_Candidate], needed: int, chosen: tuple[MixDescriptor, ...]
     ) -> tuple[MixDescriptor, ...] | None:
-        """Return a path of ``chosen``, the exit first among them, and ``needed`` of ``relays``."""
+        """Return a path of ``chosen``, which begins with the exit, and ``needed`` relays."""
         if needed == 0:
             return self._in_order(chosen)
         if self._are_hit_by_fewer_marks(relays, needed):
@@ -303,7 +302,7 @@ class _Search:
         for index, relay in enumerate(relays):
             if self._scans_left < 0:
                 return None
-            # Paths with a relay before this one were searched when that one was tried.
+            # Paths with an earlier relay were searched when that relay was tried.
             others = self._compatible(relay, relays[index + 1 :])
             found = self._search(others, needed - 1, (*chosen, relay.descriptor))
             if found is not None:
