@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
 
 from overlay.addresses import Endpoint
@@ -35,9 +35,17 @@ class ControlSender(Protocol):
 class KernelPath:
     """Implements ``overlay.node.packet_path.PacketPath`` for the kernel backend."""
 
-    def __init__(self, sockets: Mapping[int, ControlSender]) -> None:
-        """Take the sockets, by port; their owner closes them."""
+    def __init__(
+        self,
+        sockets: Mapping[int, ControlSender],
+        answered: Callable[[], Mapping[str, int]] = dict[str, int],
+    ) -> None:
+        """Take the sockets, by port; their owner closes them.
+
+        ``answered`` returns how many refused packets got an answer, by counter.
+        """
         self._sockets = sockets
+        self._answered = answered
         self._counts: Counter[str] = Counter()
 
     def from_network(
@@ -75,4 +83,4 @@ class KernelPath:
 
     def counters(self) -> dict[str, int]:
         """Return what did not go its way; packets that do are the kernel's to count."""
-        return dict(self._counts)
+        return {**self._counts, **self._answered()}

@@ -32,6 +32,7 @@ from overlay.node.kernel_path import CONTROL_PORTS, KernelPath
 from overlay.node.kernel_source import KernelSource
 from overlay.node.packet_path import Arrived
 from overlay.node.packet_shell import BackendChoice, ShellHost
+from overlay.node.refusals import Refusals
 from overlay.node.sockets import Sockets
 from overlay.system.conntrack import forget_connections
 from overlay.system.control_sockets import ControlSocket
@@ -44,13 +45,15 @@ from overlay.system.fragmenting_device import FragmentingDevice
 from overlay.system.ipsec_wall import IpsecWall
 from overlay.system.kept_device import DeviceOwner, KeptDevices
 from overlay.system.link_detour import LinkDetour
+from overlay.system.refused_packets import AnswerSender, RefusedPackets
 from overlay.system.udp import bound_socket
 
 __all__ = ["KernelShell"]
 
 _log = EventLog(__name__)
 
-_Made = TypeVar("_Made", FragmentingDevice, LinkDetour)
+_Made = TypeVar("_Made", FragmentingDevice, LinkDetour, RefusedPackets, AnswerSender)
+_LOST: Final = "kernel.large_packets_are_lost"
 
 _MOVES_PAUSE_S: Final = 0.05
 """Between two looks at moved peers: the kernel tells of every packet, and one challenge is sent."""
@@ -107,9 +110,13 @@ class KernelShell:
             self._control = {
                 port: opened.enter_context(ControlSocket(port)) for port in CONTROL_PORTS
             }
+            self._refused = _if_possible(opened, RefusedPackets, "kernel.refusals_are_silent")
+            sender = _if_possible(opened, AnswerSender, "kernel.refusals_are_silent")
+            self._refusals = Refusals(sender) if sender else None
             _hand_esp_over(network)
             self._opened = opened.pop_all()
-        self.path = KernelPath(self._control)
+        refusals = self._refusals
+        self.path = KernelPath(self._control, refusals.counters if refusals else dict[str, int])
 
     def start(self, node: ShellHost) -> None:
         """Start to hear control traffic and the kernel's events."""
@@ -119,6 +126,8 @@ class KernelShell:
         node.spawn(self._watch_moves, node)
         if self._labels.needed:
             node.spawn(self._watch_devices)
+        if self._refused is not None and self._refusals is not None:
+            node.spawn(self._answer_refused, self._refused, self._refusals)
 
     def own_addresses(self) -> frozenset[bytes]:
         """Return none: the exit's filter knows what is for this host without a list."""
@@ -158,6 +167,12 @@ class KernelShell:
             node.take(Arrived(moved=moved_peers.drain()))
             await trio.sleep(_MOVES_PAUSE_S)
 
+    async def _answer_refused(self, refused: RefusedPackets, refusals: Refusals) -> None:
+        """Answer what the packet filter refuses; it limits how many packets it shows."""
+        while True:
+            await trio.lowlevel.wait_readable(refused.fileno())
+            refusals.answer(refused.read())
+
     async def _watch_devices(self) -> None:
         """Clear flow labels on new devices, too; until then what is labelled is dropped."""
         while True:
@@ -179,16 +194,17 @@ def _device_owners(
     return {name: owner for name, owner in found.items() if owner is not None}
 
 
-def _if_possible(opened: ExitStack, make: Callable[[], _Made]) -> _Made | None:
-    """Make what large packets need, or return None where the kernel or our rights forbid it.
+def _if_possible(
+    opened: ExitStack, make: Callable[[], _Made], without: str = _LOST
+) -> _Made | None:
+    """Make what large packets or answers need, or None where the kernel or our rights forbid it.
 
-    The node runs without: what it loses then is said by the log and the doctor, and concerns
-    packets of other protocols than TCP alone.
+    The node runs without. The log says then what it loses, by the event ``without``.
     """
     try:
         return opened.enter_context(make())
     except BackendError as error:
-        _log.warning("kernel.large_packets_are_lost", reason=Word(error))
+        _log.warning(without, reason=Word(error))
         return None
 
 

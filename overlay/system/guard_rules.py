@@ -177,7 +177,15 @@ def ipsec_guard_filter(
     early += _unanswered(without_default)
     answers = _answers(guarded, early, arriving, own_ports)
     answers += _passed_on(guarded, outside)
-    return FilterTable(name, mark, (*answers, *delivered, *leaving))
+    return FilterTable(name, mark, (*answers, *delivered, *leaving, *_not_carried(guarded)))
+
+
+def _not_carried(guarded: _Guarded) -> Iterator[Rule]:
+    """Refuse what no circuit carries, before IPsec takes it; no other rule comes after these."""
+    for each in guarded.inner:
+        for protocol in (_TCP, _UDP, _ICMP[each.version]):
+            yield Rule(hook=Hook.OUTPUT, verdict=Verdict.ACCEPT, source=each, protocol=protocol)
+        yield Rule(hook=Hook.OUTPUT, verdict=Verdict.REFUSE, source=each)
 
 
 @dataclass(frozen=True, slots=True)

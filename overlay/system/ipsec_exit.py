@@ -2,12 +2,15 @@
 
 ::
 
-    IPsec ──> source is in the pool ──> this host? another circuit? the overlay?   drop
-                                        exit policy: first rule that covers it    accept, drop
+    IPsec ──> source is in the pool ──> this host? another circuit? the overlay?   refuse
+                                        exit policy: first rule that covers it    accept, refuse
     outside ──> in the clear, to or from an inner address                          drop
             ──> reply to a connection that began inside ──> IPsec will take it,
                                                             or it is cut first     accept
                                                             else                   drop
+
+What is refused is dropped, and the source is told (``overlay.node.refusals``), whichever rule
+refused. If some refusals were silent, a circuit would learn which addresses are this host's own.
 
 The rules do what ``overlay.exit_policy.ExitPolicy.permits`` says, on packets that connection
 tracking has reassembled, so that a port is always there to be judged.
@@ -54,12 +57,12 @@ def ipsec_exit_rules(
         Rule(hook=Hook.PREROUTING, verdict=Verdict.RESTORE_MARK, in_device=each) for each in every
     ]
     for pool in pools:
-        own = Rule(hook=Hook.INPUT, verdict=Verdict.DROP, source=pool, ipsec_in=True)
+        own = Rule(hook=Hook.INPUT, verdict=Verdict.REFUSE, source=pool, ipsec_in=True)
         rules += [
             own,
             unknown_connections(pool),
             redirected_connections(pool),
-            *before(pool),
+            *(_refusal(rule) for rule in before(pool)),
             *_outwards(pool, devices(pool.version), policy),
         ]
         rules += _inwards(pool, fragmenting if pool.version == 4 else None)
@@ -77,6 +80,12 @@ def ipsec_exit_rules(
     return tuple(rules)
 
 
+def _refusal(rule: Rule) -> Rule:
+    """Return a rule that refuses, unless it is a limit, whose packets may pass a moment later."""
+    is_final = rule.verdict is Verdict.DROP and rule.over is None
+    return replace(rule, verdict=Verdict.REFUSE) if is_final else rule
+
+
 def _entering(pool: IpNetwork) -> list[Rule]:
     hook = Hook.PREROUTING
     return [
@@ -92,17 +101,17 @@ def _outwards(pool: IpNetwork, outward: Sequence[str], policy: ExitPolicy) -> It
     yield Rule(hook=hook, verdict=Verdict.CLAMP_MSS, source=pool, ipsec_in=True)
     own = [pool, *(each for each in OVERLAY_NETWORKS if version == 6)]
     for network in own:
-        yield Rule(hook=hook, verdict=Verdict.DROP, source=pool, destination=network)
+        yield Rule(hook=hook, verdict=Verdict.REFUSE, source=pool, destination=network)
     rules = [rule for rule in policy.rules if rule.network.version == version]
     # The longest prefixes first, because each ends with a refusal of the rest of it.
     for opened in sorted(policy.allowed_forbidden, key=lambda n: n.prefixlen, reverse=True):
         if opened.version == version:
             for service in services_within(opened):
-                yield Rule(hook=hook, verdict=Verdict.DROP, source=pool, destination=service)
+                yield Rule(hook=hook, verdict=Verdict.REFUSE, source=pool, destination=service)
             yield from _judged(pool, rules, outward, within=opened)
     for forbidden, _ in FORBIDDEN_NETWORKS:
         if forbidden.version == version:
-            yield Rule(hook=hook, verdict=Verdict.DROP, source=pool, destination=forbidden)
+            yield Rule(hook=hook, verdict=Verdict.REFUSE, source=pool, destination=forbidden)
     yield from _judged(pool, rules, outward, within=None)
 
 
@@ -114,7 +123,7 @@ def _judged(
         destination = rule.network if within is None else _common(rule.network, within)
         if destination is not None:
             yield from _as_filter_rules(pool, rule, destination, outward)
-    yield Rule(hook=Hook.FORWARD, verdict=Verdict.DROP, source=pool, destination=within)
+    yield Rule(hook=Hook.FORWARD, verdict=Verdict.REFUSE, source=pool, destination=within)
 
 
 def _common(first: IpNetwork, second: IpNetwork) -> IpNetwork | None:
@@ -135,7 +144,7 @@ def _as_filter_rules(
         for device in outward if rule.accept else (None,):
             yield Rule(
                 hook=Hook.FORWARD,
-                verdict=Verdict.ACCEPT if rule.accept else Verdict.DROP,
+                verdict=Verdict.ACCEPT if rule.accept else Verdict.REFUSE,
                 source=pool,
                 destination=destination,
                 protocol=protocol,

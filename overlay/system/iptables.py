@@ -13,6 +13,7 @@ import hashlib
 import re
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Final
 
 from overlay.errors import BackendError
@@ -21,6 +22,8 @@ from overlay.system.iptables_state import comments, find_chains, read_table
 from overlay.system.marks import ANSWER_MARK, BRIDGED_MARK, FOREIGN_MARK, LARGE_MARK, STAND_INS
 from overlay.system.packet_filter import (
     HOP_LIMIT,
+    REFUSALS_PER_S,
+    REFUSED_GROUP,
     ConnectionLimit,
     FilterTable,
     Hook,
@@ -28,6 +31,7 @@ from overlay.system.packet_filter import (
     Rule,
     Verdict,
     run_filter_tool,
+    silently,
     tool_refused,
 )
 
@@ -48,6 +52,11 @@ _PROTOCOLS: Final = {1: "icmp", 6: "tcp", 17: "udp", 58: "ipv6-icmp"}
 _UNSUPPORTED: Final = frozenset((Verdict.FLOW_LABEL, Verdict.DONT_FRAGMENT, Verdict.IDENTIFICATION))
 _FLOW_LABEL: Final = "0&0xFFFFF=1:0xFFFFF"
 """The last 20 bits of an IPv6 header's first word are not 0."""
+
+_SHOW: Final = (
+    f"-m limit --limit {REFUSALS_PER_S}/sec --limit-burst {REFUSALS_PER_S}"
+    f" -j NFLOG --nflog-group {REFUSED_GROUP} --nflog-threshold 1"
+)
 
 _COUNTED: Final = "counted"
 _COUNT: Final = re.compile(rf'--comment "?{_COUNTED}"? -c (\d+) ')
@@ -76,9 +85,9 @@ class Iptables:
             rules = tuple(r for r in table.rules if r.verdict is not Verdict.BRIDGED)
             table = dataclasses.replace(table, rules=rules)
         for version, program in _PROGRAMS.items():
-            jumps = _missing_jumps(version, table)
-            script = render_iptables(table, version, jumps, _held_tables(version, table.name))
-            done = run_filter_tool([f"{program}-restore", *_WAIT, "--noflush"], script)
+            done = _restore(table, version, program)
+            if done.returncode != 0 and silently(table) != table:  # it lacks NFLOG or limit
+                done = _restore(silently(table), version, program)
             if done.returncode != 0:
                 raise tool_refused(f"setting the packet filter with {program}", done)
 
@@ -138,6 +147,12 @@ class Iptables:
             counts = [match for line in ours if (match := _COUNT.search(line)) is not None]
             found[version] = sum(int(match[1]) for match in counts)
         return found
+
+
+def _restore(table: FilterTable, version: int, program: str) -> CompletedProcess[str]:
+    jumps = _missing_jumps(version, table)
+    script = render_iptables(table, version, jumps, _held_tables(version, table.name))
+    return run_filter_tool([f"{program}-restore", *_WAIT, "--noflush"], script)
 
 
 def render_iptables(
@@ -297,9 +312,13 @@ def _rule_lines(rule: Rule, table: FilterTable, version: int) -> list[str]:
     if rule.counted:
         conditions += f" -m comment --comment {_COUNTED}"
     return [
-        f"-A {chain} {conditions} -j {target}".replace("  ", " ")
+        f"-A {chain} {conditions} {_jump(target)}".replace("  ", " ")
         for target in _targets(rule.verdict, table.mark, version, rule.segment)
     ]
+
+
+def _jump(target: str) -> str:
+    return target if target is _SHOW else f"-j {target}"
 
 
 def _conditions(rule: Rule, mark: int) -> Iterator[str]:
@@ -378,6 +397,8 @@ def _targets(
     verdict: Verdict, mark: int, version: int, segment: int | None = None
 ) -> tuple[str, ...]:
     match verdict:
+        case Verdict.REFUSE:
+            return (_SHOW, "DROP")
         case Verdict.MARK:
             return (f"MARK --set-mark {mark:#x}", f"CONNMARK --set-mark {mark:#x}")
         case Verdict.RESTORE_MARK:

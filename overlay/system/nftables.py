@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import ipaddress
 import json
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ from overlay.system.marks import ANSWER_MARK, BRIDGED_MARK, FOREIGN_MARK, LARGE_
 from overlay.system.nftables_state import delete_table, table_fingerprint, table_notes
 from overlay.system.packet_filter import (
     HOP_LIMIT,
+    REFUSALS_PER_S,
+    REFUSED_GROUP,
     ConnectionLimit,
     FilterTable,
     Hook,
@@ -19,6 +22,7 @@ from overlay.system.packet_filter import (
     Rule,
     Verdict,
     run_filter_tool,
+    silently,
     tool_refused,
 )
 
@@ -37,6 +41,11 @@ _PRIORITIES: Final = {
 _DONT_FRAGMENT: Final = 0x4000
 _FLAGS_AND_OFFSET: Final = 0x7FFF
 """Of the 16 bits that nftables calls ``frag-off``: all but the reserved one (RFC 791)."""
+
+_SHOW: Final = (
+    f"limit rate {REFUSALS_PER_S}/second burst {REFUSALS_PER_S} packets"
+    f" log group {REFUSED_GROUP} queue-threshold 1"
+)
 
 _COUNTED: Final = "counted"
 
@@ -80,6 +89,15 @@ _BRIDGE_PROBE: Final = """table bridge anonymous_overlay_probe {
 """
 
 
+_SHOW_PROBE: Final = f"""table inet anonymous_overlay_probe {{
+  chain probe {{
+    type filter hook forward priority filter; policy accept;
+    ip saddr 192.0.2.0/24 {_SHOW}
+  }}
+}}
+"""
+
+
 class Nftables:
     """The ``nft`` program (1.0 or later)."""
 
@@ -104,6 +122,8 @@ class Nftables:
 
     def replace(self, table: FilterTable) -> None:
         """See :class:`~overlay.system.packet_filter.PacketFilter`."""
+        if not self._knows(_SHOW_PROBE):
+            table = silently(table)
         script = render_nftables(table)
         if self._knows_arp():
             script += render_arp(table)
@@ -175,11 +195,12 @@ def render_nftables(table: FilterTable) -> str:
             f"type filter hook {_HOOKS.get(hook, hook.value)} priority {_PRIORITIES[hook]}; "
             "policy accept;",
             [
-                _line(rule, table.mark, index)
+                line
                 for index, rule in enumerate(table.rules)
                 if rule.hook is hook
                 and rule.verdict is not Verdict.BRIDGED
                 and not rule.verdict.translates
+                for line in _lines(rule, table.mark, index)
             ],
         )
     ]
@@ -250,6 +271,13 @@ def _counters(index: int, rule: Rule) -> list[str]:
 
 def _set_name(index: int) -> str:
     return f"counted_{index}"
+
+
+def _lines(rule: Rule, mark: int, index: int) -> Iterator[str]:
+    if rule.verdict is Verdict.REFUSE:
+        yield " ".join((*_conditions(rule, mark), _SHOW))
+        rule = dataclasses.replace(rule, verdict=Verdict.DROP)
+    yield _line(rule, mark, index)
 
 
 def _line(rule: Rule, mark: int, index: int = 0) -> str:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import enum
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from overlay.addresses import IpNetwork
@@ -27,6 +27,8 @@ from overlay.system.programs import find_program
 __all__ = [
     "HOP_LIMIT",
     "LARGE_MARK",
+    "REFUSALS_PER_S",
+    "REFUSED_GROUP",
     "ConnectionLimit",
     "FilterTable",
     "Hook",
@@ -35,11 +37,20 @@ __all__ = [
     "Rule",
     "Verdict",
     "run_filter_tool",
+    "silently",
+    "tool_refused",
 ]
 
 _TOOL_S: Final = 10.0
 """How long nft or iptables may take; some ten milliseconds are usual, a second under load."""
 
+
+REFUSED_GROUP: Final = 6978
+"""The netlink group of refused packets. A node of the kernel backend owns the IPsec of its network
+namespace, so two nodes do not meet there."""
+
+REFUSALS_PER_S: Final = 20
+"""How many packets each rule shows a second, and at once. So many errors do not load a circuit."""
 
 HOP_LIMIT: Final = 64
 """What every packet of every source starts with; the same in ``overlay.forwarding``."""
@@ -66,6 +77,8 @@ class Verdict(enum.Enum):
     ACCEPT = "accept"
     """No further rule of this table and hook is asked; other tables still are."""
     DROP = "drop"
+    REFUSE = "refuse"
+    """Drop, and show some packets a second to the node, so that it can answer them."""
     MARK = "mark"
     """Set the packet's and its connection's firewall mark to the table's; go on."""
     RESTORE_MARK = "restore mark"
@@ -203,6 +216,15 @@ class FilterTable:
     mark: int
     rules: tuple[Rule, ...]
     notes: tuple[str, ...] = ()
+
+
+def silently(table: FilterTable) -> FilterTable:
+    """Return a table that drops what it would refuse, for kernels that cannot show packets."""
+    rules = tuple(
+        replace(rule, verdict=Verdict.DROP) if rule.verdict is Verdict.REFUSE else rule
+        for rule in table.rules
+    )
+    return replace(table, rules=rules)
 
 
 class PacketFilter(Protocol):

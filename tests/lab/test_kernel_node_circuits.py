@@ -1,6 +1,7 @@
 """The node's own processes, with the kernel and without it, in one circuit after the other."""
 
 import contextlib
+import errno
 import ipaddress
 import json
 import signal
@@ -305,6 +306,49 @@ def listening(host, address):
         return new
 
     return host.namespace.call(listen)
+
+
+UNCARRIED = 253
+"""A protocol for experiments (RFC 3692), which no circuit carries."""
+
+NOT_CARRIED = {errno.ENOPROTOOPT, errno.EPROTO}
+PROHIBITED = {errno.EHOSTUNREACH, errno.EACCES}
+RECVERR = {4: (socket.IPPROTO_IP, 11), 6: (socket.IPPROTO_IPV6, 25)}
+
+
+def test_programs_hear_at_once_what_is_refused(overlay):
+    """A protocol that no circuit carries, and an address of the exit's own host."""
+    exit_host = overlay.nodes["exitk"].host
+    for target in overlay.targets():
+        own = target + 100
+        wider = ipaddress.ip_network((int(target) & ~0xFF, target.max_prefixlen - 8))
+        with overlay.path("alicek", ["mixk", "exitk"], wider):
+            assert refused(overlay, target, socket.SOCK_RAW, UNCARRIED) in NOT_CARRIED
+            exit_host.namespace.configure([f"address add {own} dev lo"])
+            assert refused(overlay, own, socket.SOCK_DGRAM, 0) in PROHIBITED
+            exit_host.namespace.configure([f"address del {own}/{own.max_prefixlen} dev lo"])
+    assert overlay.status("alicek").counters["protocols_refused"] >= 2
+    assert overlay.status("exitk").counters["exit_refusals_told"] >= 2
+
+
+def refused(overlay, target, kind, protocol):
+    """Send a datagram; return the number of the error that comes back."""
+
+    def ask():
+        family = socket.AF_INET if target.version == 4 else socket.AF_INET6
+        with socket.socket(family, kind, protocol) as asking:
+            asking.setsockopt(*RECVERR[target.version], 1)
+            asking.settimeout(30)
+            asking.connect((str(target), 9))
+            with contextlib.suppress(PermissionError):  # this host's own filter says so first
+                asking.send(bytes(40))
+            try:
+                asking.recv(100)
+            except OSError as error:
+                return error.errno
+        return pytest.fail("an answer came")
+
+    return overlay.namespace("alicek").call(ask)
 
 
 CIRCUITS, AT_ONCE = 200, 40

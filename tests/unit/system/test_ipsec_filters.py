@@ -17,7 +17,7 @@ from overlay.system.ipsec_wall import wall_rules
 from overlay.system.iptables import render_iptables
 from overlay.system.marks import ANSWER_MARK, LARGE_MARK
 from overlay.system.nftables import render_nftables
-from overlay.system.packet_filter import FilterTable, Hook, Verdict
+from overlay.system.packet_filter import FilterTable, Hook, Rule, Verdict, silently
 from overlay.system.rtnetlink import Route, RouteKind
 
 MARK = 0x6D69
@@ -25,7 +25,8 @@ POOL4, POOL6 = ipaddress.ip_network("100.64.0.0/10"), ipaddress.ip_network("fd99
 INNER = {4: "100.64.0.2", 6: "fd99::2"}
 OVERLAY, CIRCUIT = "fd6d:6978::1", "fd63:6972::1"
 OUTSIDE = "2a00:db8::7"
-FINAL = {Verdict.ACCEPT, Verdict.DROP}
+FINAL = {Verdict.ACCEPT, Verdict.DROP, Verdict.REFUSE}
+ENDED = {Verdict.DROP, Verdict.REFUSE}
 NORMALISED = {
     4: [
         Verdict.HOP_LIMIT,
@@ -164,7 +165,7 @@ EXIT = exit_rules(plan(EVERYTHING))
 def test_no_policy_opens_the_overlay_or_another_circuit(destination):
     assert EVERYTHING.permits(ipaddress.ip_address(destination), 443)
     packet = Packet(INNER[6], destination, ipsec_in=True)
-    assert verdict(EXIT, Hook.FORWARD, packet)[0] is Verdict.DROP
+    assert verdict(EXIT, Hook.FORWARD, packet)[0] is Verdict.REFUSE
 
 
 @pytest.mark.parametrize(
@@ -197,7 +198,7 @@ def test_no_policy_opens_the_overlay_or_another_circuit(destination):
     ],
 )
 def test_the_exit_refuses(hook, packet):
-    assert verdict(EXIT, hook, packet)[0] is Verdict.DROP
+    assert verdict(EXIT, hook, packet)[0] in ENDED
 
 
 def test_the_exit_lets_answers_back_into_ipsec():
@@ -261,7 +262,7 @@ def test_an_exit_that_cuts_lets_answers_to_the_device_that_does(
 
 
 def test_the_forbidden_networks_of_both_versions_are_named():
-    named = {rule.destination for rule in EXIT if rule.verdict is Verdict.DROP}
+    named = {rule.destination for rule in EXIT if rule.verdict in ENDED}
     assert {network for network, _ in FORBIDDEN_NETWORKS} <= named
 
 
@@ -514,3 +515,39 @@ def test_missing_jumps_are_hooked_in_with_the_rules():
     assert script.index("-I POSTROUTING 1 -j AO-guard-1-POST\n") > script.index(
         ":AO-guard-1-POST - [0:0]\n"
     )
+
+
+REFUSING = FilterTable("exit", MARK, (Rule(hook=Hook.FORWARD, verdict=Verdict.REFUSE, version=4),))
+
+
+def test_what_is_refused_is_shown_at_a_limited_rate_and_dropped_always():
+    nft = render_nftables(REFUSING)
+    show = "limit rate 20/second burst 20 packets log group 6978 queue-threshold 1\n"
+    assert f"meta nfproto ipv4 {show}    meta nfproto ipv4 drop\n" in nft
+    legacy = render_iptables(REFUSING, 4)
+    show = "-m limit --limit 20/sec --limit-burst 20 -j NFLOG --nflog-group 6978"
+    chain = "-A AO-exit-FWD"
+    assert f"{chain} {show} --nflog-threshold 1\n{chain} -j DROP\n" in legacy
+    assert silently(REFUSING).rules == (replace(REFUSING.rules[0], verdict=Verdict.DROP),)
+
+
+def test_circuits_do_not_learn_this_hosts_addresses_by_what_is_answered():
+    """Each refusal of the policy is answered, whichever hook and rule it is made by."""
+    own = Packet(INNER[4], "203.0.114.1", ipsec_in=True)
+    assert verdict(EXIT, Hook.INPUT, own)[0] is Verdict.REFUSE
+    for destination in ("192.168.1.1", "10.0.0.1", INNER[4], "203.0.114.7"):
+        packet = Packet(INNER[4], destination, ipsec_in=True, out_device="eth2")
+        assert verdict(EXIT, Hook.FORWARD, packet)[0] is Verdict.REFUSE
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_source_keeps_what_no_circuit_carries(version):
+    everywhere = ipaddress.ip_network("0.0.0.0/0" if version == 4 else "::/0")
+    inner = ipaddress.ip_address(INNER[version])
+    route = Route(everywhere, RouteKind.UNICAST, 1, 1, "anonsec0", inner, 1038)
+    guard = ipsec_guard_filter("guard-1", MARK, [route]).rules
+    for protocol in (6, 17, 1 if version == 4 else 58, 132, 253):
+        destination = "203.0.114.7" if version == 4 else OUTSIDE
+        packet = Packet(INNER[version], destination, protocol=protocol)
+        wanted = Verdict.REFUSE if protocol > 100 else Verdict.ACCEPT
+        assert verdict(guard, Hook.OUTPUT, packet)[0] is wanted
