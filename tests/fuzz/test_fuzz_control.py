@@ -86,6 +86,7 @@ def test_report_with_any_value_in_a_field_is_a_report_or_malformed(name, value):
     assert report is None or isinstance(report, PathReport)
 
 
+@pytest.mark.slow
 @given(st.one_of(st.text(max_size=60), st.from_regex(r"\A[0-9a-f:.%/]{1,45}\Z")))
 def test_any_text_is_a_destination_and_a_hop_or_malformed(text):
     assert value_or_malformed(parse_destination, text) != "a refusal without its reason"

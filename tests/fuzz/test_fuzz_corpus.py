@@ -56,6 +56,7 @@ def changed(data: bytes, other: bytes, rng: Random) -> bytes:
     return bytes(mutable)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TARGETS)
 @given(st.randoms(use_true_random=False), st.binary(max_size=200))
 @settings(deadline=None, max_examples=20)

@@ -62,6 +62,7 @@ def test_any_bytes_are_a_datagram_or_a_peer_error(data):
     parsed_or_refused(parse_datagram, data, TAG)
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(values | fields)
 def test_any_value_is_a_datagram_or_a_peer_error(value):
@@ -76,6 +77,7 @@ def test_any_value_is_a_datagram_or_a_peer_error(value):
         parsed_or_refused(message.verify, NET, REQUEST)
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(kinds, st.lists(values, max_size=4))
 def test_any_body_is_a_message_or_a_peer_error(kind, body):

@@ -80,6 +80,7 @@ def test_any_plaintext_of_a_peer_with_the_keys_opens_or_drops(suite, body):
     assert isinstance(opened, Drop) or packet_length(opened, len(opened)) == len(opened)
 
 
+@pytest.mark.slow
 @given(st.binary(max_size=70), st.integers(0, 70))
 def test_packet_length_never_exceeds_its_bound(data, end):
     length = packet_length(data, min(end, len(data)))

@@ -20,6 +20,7 @@ CORPUS = [
 ]
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=120))
 @example(b"")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import count
 from random import Random
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from targets import TARGETS
@@ -46,6 +47,7 @@ def test_any_bytes_parse_to_a_message_or_a_peer_error(data):
     TARGETS["link_message"](data)
 
 
+@pytest.mark.slow
 @given(st.lists(ANY, max_size=5))
 @example([b"", bytes(4), b"\xff", frame(Channel.LINK, b"x"), bytes(5)])
 def test_every_datagram_goes_to_exactly_one_place(datagrams):
@@ -56,6 +58,7 @@ def test_every_datagram_goes_to_exactly_one_place(datagrams):
     assert [data for data, _ in framed.link] == [data for data in datagrams if data]
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.lists(ANY, max_size=10), st.booleans(), st.binary(max_size=214, min_size=214))
 def test_receive_raises_nothing_and_opens_nothing(datagrams, connecting, noise):

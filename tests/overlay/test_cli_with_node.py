@@ -105,6 +105,7 @@ def test_a_path_that_is_named_twice_is_closed_once(overlay):
     assert overlay("path", "list")[1].startswith("No paths are open")
 
 
+@pytest.mark.slow
 def test_example_program_uses_the_node_that_runs(node):
     example = Path(__file__).parents[2] / "examples" / "running_node.py"
     socket = node.parent / "run" / "control.sock"
@@ -225,6 +226,7 @@ def test_a_terminal_that_hangs_up_stops_no_node(tmp_path, capsys):
     assert "1 destination stays blocked" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_reader_that_leaves_early_causes_no_complaint(node):
     reading, writing = os.pipe()
     os.close(reading)

@@ -105,6 +105,7 @@ async def open_again(node):
     return node.service.paths()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", ["kept", "rebooted"])
 def test_the_restart_restores_paths_with_their_parameters(others, alice, kernel):
     via = tuple(each.identity.overlay_address for each in others)
@@ -166,6 +167,7 @@ def test_what_is_remembered_and_permanent_is_guarded_before_anything_else(alice)
     assert not alice.host.guard_taken
 
 
+@pytest.mark.slow
 def test_a_permanent_path_opens_by_itself_and_returns_after_it_was_closed(others, alice):
     with_settings(alice, '[paths]\npermanent = ["203.0.113.10"]\n')
 
@@ -197,6 +199,7 @@ def test_permanent_paths_to_both_versions_leave_none_to_be_blocked(alice):
     run(program)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["error", "cancelled"])
 def test_a_program_that_died_runs_again_and_takes_over_what_it_left(others, alice, end):
     async def program():
@@ -277,6 +280,7 @@ def test_a_request_for_both_families_of_a_server_covers_both(others, alice):
     run(program)
 
 
+@pytest.mark.slow
 def test_one_destination_that_cannot_be_had_leaves_the_others_and_itself_blocked(others, alice):
     """A host that cannot carry the second one refuses while the first one is open already."""
     carry = alice.host.carry
@@ -305,6 +309,7 @@ def test_one_destination_that_cannot_be_had_leaves_the_others_and_itself_blocked
 # -- what is on the disk -----------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "content",
     [b"", b"[" * 100_000, b'{"version": 2, "paths": []}'],
@@ -367,6 +372,7 @@ def test_a_state_directory_that_others_may_write_is_refused_behind_the_guard(ali
     assert alice.host.guarded == {BOB}
 
 
+@pytest.mark.slow
 def test_a_memory_that_is_switched_off_writes_nothing_and_removes_what_was_written(others, alice):
     remember(alice, BOB)
     with_settings(alice, "[paths]\nremember = false\n")
@@ -385,6 +391,7 @@ def test_a_memory_that_is_switched_off_writes_nothing_and_removes_what_was_writt
     run(program)
 
 
+@pytest.mark.slow
 def test_a_disk_that_takes_no_file_keeps_no_path_from_opening(others, alice, caplog):
     block_the_file(alice)
 

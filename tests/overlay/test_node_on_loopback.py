@@ -110,6 +110,7 @@ def test_a_node_is_entered_once(tmp_path):
     run(program)
 
 
+@pytest.mark.slow
 def test_a_stopped_node_starts_again_from_what_it_remembers(tmp_path):
     first, second, third = cast(tmp_path)
 
@@ -123,6 +124,7 @@ def test_a_stopped_node_starts_again_from_what_it_remembers(tmp_path):
     run(program)
 
 
+@pytest.mark.slow
 def test_a_node_comes_back_by_old_peers_when_every_descriptor_has_expired(tmp_path):
     first, second, third = cast(tmp_path)
 

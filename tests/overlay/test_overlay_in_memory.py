@@ -133,6 +133,7 @@ def test_closing_leaves_nothing_of_the_circuit_anywhere(world):
     assert [len(node.plane.neighbours) for node in world.all] == [0] * len(world.all)
 
 
+@pytest.mark.slow
 def test_a_relay_that_dies_is_replaced_and_the_destination_stays_guarded(world):
     alice = world.all[1]
     path = open_path(world, alice)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from random import Random
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -59,6 +60,7 @@ def test_messages_arrive_at_most_once_and_unharmed_through_loss_copies_and_disor
     assert not sender._load
 
 
+@pytest.mark.slow
 @given(
     st.lists(
         st.tuples(

@@ -78,6 +78,7 @@ def test_every_message_survives_the_wire_within_1200_bytes(
     assert max(len(data), len(answer)) <= MAX_DATAGRAM_BYTES
 
 
+@pytest.mark.slow
 @given(contacts)
 def test_contact_round_trip(contact):
     assert Contact.decode(contact.encode()) == contact
@@ -102,6 +103,7 @@ class Steps:
             self.seen.pop(contact.node_id, None)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     ids,

@@ -2,6 +2,7 @@
 
 import ipaddress
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -22,6 +23,7 @@ TEXTS = (
 )
 
 
+@pytest.mark.slow
 @given(TEXTS)
 @example("::1.2.3.4")
 @example("::ffff:1.2.3.4")

@@ -1,3 +1,4 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,6 +25,7 @@ STEPS = st.lists(st.integers(-200, 300) | st.integers(-5, 5), max_size=60)
 SIZES = st.sampled_from([1, 2, 32, 64, 100])
 
 
+@pytest.mark.slow
 @given(STEPS, SIZES)
 def test_window_without_esn_is_a_set_of_numbers(steps, size):
     window, model = ReplayWindow(size, esn=False), SetWindow(size, 0)
@@ -36,6 +38,7 @@ def test_window_without_esn_is_a_set_of_numbers(steps, size):
             model.accept(expected)
 
 
+@pytest.mark.slow
 @given(STEPS, SIZES, st.sampled_from([0, 50, 2**32 - 100, 2**32 + 10, 7 * 2**32 - 1]))
 def test_window_with_esn_is_a_set_of_full_numbers(steps, size, start):
     """A sender's full number is recovered from its low half whenever the window may take it."""

@@ -33,6 +33,7 @@ def association(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suite", SUITES)
 @settings(max_examples=30)
 @given(st.lists(PAYLOADS, max_size=3), st.booleans(), st.booleans(), st.integers(0, 2000))

@@ -35,6 +35,7 @@ def test_no_window_admits_more_than_the_rate_and_one_burst(bursts):
             assert count <= RATE * (HORIZON_S + end - begin) + 1e-6
 
 
+@pytest.mark.slow
 @given(
     providers=st.integers(1, 5),
     burst_every_s=st.sampled_from([0.01, 0.05, 0.25, 1.0]),

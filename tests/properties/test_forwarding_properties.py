@@ -100,6 +100,7 @@ def test_addresses_ports_and_payload_survive_and_every_checksum_is_right(packet:
     assert bytes(after) == raw
 
 
+@pytest.mark.slow
 @FAST
 @given(packets)
 def test_two_hosts_that_differ_in_telling_fields_alone_send_the_same(packet: Packet) -> None:
@@ -113,6 +114,7 @@ def test_two_hosts_that_differ_in_telling_fields_alone_send_the_same(packet: Pac
     assert first == second
 
 
+@pytest.mark.slow
 @FAST
 @given(packets)
 def test_normalising_twice_changes_only_identifications_that_serve(packet: Packet) -> None:
@@ -208,6 +210,7 @@ def test_the_permutation_of_identifications_never_makes_two_equal(
     assert all(0 <= value < 2**bits for value in permuted)
 
 
+@pytest.mark.slow
 @FAST
 @given(packets, st.integers(576, 1500))
 def test_a_too_big_answer_quotes_the_packet_and_fits(packet: Packet, mtu: int) -> None:

@@ -325,6 +325,7 @@ Continuity.TestCase.settings = settings(max_examples=30, stateful_step_count=20,
 TestContinuity = pytest.mark.slow(Continuity.TestCase)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", [LinuxSad, OurEngine])
 def test_a_stream_one_way_and_bursts_the_other_meet_many_changes_and_lose_nothing(
     engine: type[LinuxSad | OurEngine],

@@ -24,6 +24,7 @@ def packet_of(body, protocol=50):
 bodies = st.binary(min_size=1, max_size=2500)
 
 
+@pytest.mark.slow
 @given(bodies, st.integers(576, 1500), st.integers(0, 2**32 - 1), st.randoms())
 def test_pieces_in_any_order_become_the_packet_again(body, largest, number, order):
     packet = packet_of(body)

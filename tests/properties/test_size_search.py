@@ -72,6 +72,7 @@ def test_loss_never_makes_it_use_what_does_not_pass(limit, losses):
     assert limit - GRAIN_BYTES < search.usable <= limit
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.integers(-5, 70_000), st.floats(0, 5)), max_size=50))
 def test_answers_of_any_size_do_no_harm(answers):
     search, now = SizeSearch(LARGEST, 0.0), 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import given, settings
 
 from overlay.addresses import Endpoint
@@ -89,6 +90,7 @@ def policies(draw: st.DrawFn) -> SecurityPolicy:
     )
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(associations(), st.integers(0, MAX_START))
 def test_an_association_is_as_declared(sa: SecurityAssociation, start: int) -> None:
@@ -103,6 +105,7 @@ def test_the_identity_of_an_association_is_as_declared(spi: Spi, packed: list[by
     assert sa_id_body(identity) == body_of(sa_id(identity))
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(policies(), st.booleans())
 def test_a_policy_and_its_identity_are_as_declared(policy: SecurityPolicy, blocks: bool) -> None:

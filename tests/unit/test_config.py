@@ -247,6 +247,7 @@ def test_mistake_is_one_sentence_that_names_its_place(text):
     assert len(sentence) < 400
 
 
+@pytest.mark.slow
 def test_setting_of_seconds_may_be_a_time_with_its_unit():
     assert parse('[apm]\nsetup_timeout_s = "20s"').apm.setup_timeout_s == 20
     assert parse('[dht]\nrefresh_interval_s = "30m"').dht.refresh_interval_s == 1800

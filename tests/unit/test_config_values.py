@@ -1,5 +1,6 @@
 import tomllib
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -36,6 +37,7 @@ anything = st.one_of(plain, st.lists(plain), st.dictionaries(st.text(), plain))
 almost = st.from_regex(r"\A[\[0-9a-f.:\]/%*-]{0,24}\Z")
 
 
+@pytest.mark.slow
 @given(st.sampled_from(PARSERS), st.one_of(anything, almost, st.lists(almost)))
 def test_any_value_is_parsed_or_refused_with_a_sentence(parser, value):
     try:
@@ -52,6 +54,7 @@ def test_endpoint_is_read_back_as_it_is_written(address, port):
     assert endpoint(str(expected)) == expected
 
 
+@pytest.mark.slow
 @given(st.one_of(st.booleans(), st.integers(-(2**63), 2**63 - 1), st.text(), st.lists(st.text())))
 def test_value_is_read_back_as_it_is_spelled_in_toml(value):
     assert tomllib.loads(f"x = {toml_value(value)}")["x"] == value

@@ -23,6 +23,7 @@ def test_cost_is_the_number_of_leading_zero_bits():
     assert max(costs) >= 8
 
 
+@pytest.mark.slow
 def test_each_bit_halves_the_identities_that_meet_it():
     rng = Random(2)
     keys = [rng.randbytes(32) for _ in range(20_000)]

@@ -122,6 +122,7 @@ borders = st.sampled_from(
 )
 
 
+@pytest.mark.slow
 @given(borders | st.tuples(st.sampled_from([4, 6]), st.integers(0, 2**128 - 1)))
 def test_look_up_packet_filter_and_table_agree(version_and_number):
     version, number = version_and_number

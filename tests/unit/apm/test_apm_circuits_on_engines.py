@@ -233,6 +233,7 @@ def test_stopping_exit_ends_its_circuits() -> None:
     check_empty(net)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
 def test_circuit_survives_loss_duplication_and_reordering(seed: int) -> None:
     net = Net(["alice", *mixes(3)], seed=seed)

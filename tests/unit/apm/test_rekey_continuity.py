@@ -238,6 +238,7 @@ def test_3des_carries_far_more_than_one_key_may() -> None:
     flow.close()
 
 
+@pytest.mark.slow
 def test_traffic_goes_on_in_order_and_the_circuit_stays_open() -> None:
     net = TracedNet(names_of(2), settings=rekeying())
     flow = Flow(net, 2)

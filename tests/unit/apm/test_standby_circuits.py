@@ -140,6 +140,7 @@ def test_a_second_standby_takes_over_from_the_first() -> None:
     assert [moved.to for moved in scene.moved()][1:] == [scene.standby]
 
 
+@pytest.mark.slow
 def test_if_the_exit_dies_both_circuits_are_lost_within_two_seconds() -> None:
     scene = Scene()
     scene.echo(1)
@@ -151,6 +152,7 @@ def test_if_the_exit_dies_both_circuits_are_lost_within_two_seconds() -> None:
     assert scene.alice.manager.circuits() == []
 
 
+@pytest.mark.slow
 def test_the_link_to_the_first_hop_may_be_lost_too() -> None:
     scene = Scene()
     scene.net.crash("mix1")
@@ -320,6 +322,7 @@ def test_circuits_over_one_first_hop_are_both_lost_with_its_link() -> None:
     assert number in {each.circuit for each in net["alice"].events_of(CircuitLost)}
 
 
+@pytest.mark.slow
 def test_a_host_that_refuses_the_moved_policies_keeps_no_address() -> None:
     scene = Scene()
     install = scene.alice.engine.install
@@ -402,6 +405,7 @@ def test_a_confirm_that_lies_moves_nothing(lie: str) -> None:
     assert scene.alice.manager.circuits() == []
 
 
+@pytest.mark.slow
 def test_a_source_that_moves_among_its_circuits_holds_no_more_than_before() -> None:
     """Each MOVE ends one circuit, whatever IP versions, so a flood ends itself."""
     scene = Scene()

@@ -23,6 +23,7 @@ def test_facts_are_aligned():
     assert facts([("a", "1"), ("long", "2"), ("none", "")]) == "a:     1\nlong:  2\nnone:"
 
 
+@pytest.mark.slow
 @given(st.text())
 def test_no_text_moves_the_terminals_cursor(text):
     shown = printable(text)
@@ -30,6 +31,7 @@ def test_no_text_moves_the_terminals_cursor(text):
     assert shown.isprintable()
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.text(), st.text()), max_size=5))
 def test_every_row_is_one_line(rows):
     assert table(("A", "B"), rows).count("\n") == len(rows)

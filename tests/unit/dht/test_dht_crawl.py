@@ -99,6 +99,7 @@ class World:
             crawl.answered(query, (reply or self.reply)(query))
 
 
+@pytest.mark.slow
 def test_crawl_closes_over_the_whole_overlay_from_one_contact():
     world = World(400, 8)
     start = next(iter(world.nodes.values()))
@@ -309,6 +310,7 @@ def _is_for_record(query):
     return isinstance(query.request, FindRecord)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [8, 20, 40])
 def test_one_node_that_names_the_dead_of_a_mass_failure_is_believed(k):
     world = World(400, k)

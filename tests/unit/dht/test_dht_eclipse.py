@@ -46,6 +46,7 @@ def test_cdf_agrees_with_published_quantiles():
         assert chi_squared_cdf(x, degrees) == pytest.approx(probability, abs=2e-5)
 
 
+@pytest.mark.slow
 def test_cdf_agrees_with_sums_of_squares_of_normal_variables():
     rng = Random(1)
     draws = [sum(rng.gauss(0, 1) ** 2 for _ in range(10)) for _ in range(20_000)]
@@ -75,6 +76,7 @@ def kth_of_uniform(rng, nodes, k, sybils=0):
     return [*closer, *honest][k - 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("k", "expected"), [(20, 0.236), (8, 0.408)])
 def test_size_estimate_has_the_stated_scatter(k, expected):
     rng = Random(2)

@@ -114,6 +114,7 @@ def test_truncated_and_extended_datagrams_are_malformed(of):
         parse_datagram(data + b"\0", TAG)
 
 
+@pytest.mark.slow
 def test_every_flipped_bit_of_a_request_is_refused():
     data = request_bytes()
     for position in range(8 * len(data)):

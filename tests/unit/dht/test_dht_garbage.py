@@ -55,6 +55,7 @@ def sources(count):
     return [Endpoint(f"9.{number // 256}.{number % 256}.1", 4500) for number in range(count)]
 
 
+@pytest.mark.slow
 @given(
     asked=requests,
     sent_to=endpoints,

@@ -43,6 +43,7 @@ def test_own_identity_below_the_cost_is_a_configuration_error():
         Network(settings=COSTLY).add(number)
 
 
+@pytest.mark.slow
 def test_cheap_identities_are_neither_heard_nor_filed_nor_listed():
     network = Network(settings=COSTLY)
     members = [network.add(number) for number in take(4, cheap=False)]

@@ -95,6 +95,7 @@ def test_descriptor_of_a_silent_node_comes_from_its_holders():
     assert members[3].node_id in newcomer.descriptors()
 
 
+@pytest.mark.slow
 def test_restart_by_seeds_needs_no_bootstrap_peer():
     network, members = grown(8, settings=QUICK, run=3)
     known = [make_descriptor(m.identity, m.endpoint) for m in members]
@@ -124,6 +125,7 @@ def test_unreachable_bootstrap_is_reported_once_a_round_and_retried_until_it_ans
     assert len(newcomer.of(BootstrapUnreachable)) <= rounds + 2
 
 
+@pytest.mark.slow
 def test_stranger_that_comes_first_does_not_keep_a_node_from_its_bootstrap_peers():
     network = Network(settings=QUICK)
     victim, mallory = network.add(2), network.add(3)
@@ -141,6 +143,7 @@ def test_stranger_that_comes_first_does_not_keep_a_node_from_its_bootstrap_peers
     assert len(victim.of(BootstrapUnreachable)) == greetings
 
 
+@pytest.mark.slow
 def test_goodbye_removes_contact_and_record_and_tells_the_owner():
     network, members = grown(6, settings=QUICK, run=20)
     leaver, *rest = members

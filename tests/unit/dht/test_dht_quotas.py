@@ -23,6 +23,7 @@ def busy_node():
     return dht
 
 
+@pytest.mark.slow
 def test_every_table_of_the_dht_is_listed_with_a_bound():
     found = tables_below(("overlay.dht",), busy_node(), TopologyTable())
     assert "Lookup._asks" in found

@@ -25,6 +25,7 @@ def test_nodes_that_named_a_bootstrap_node_find_what_replaced_it():
     assert {member.node_id for member in others} <= known
 
 
+@pytest.mark.slow
 def test_a_node_that_is_alone_greets_those_that_take_it_for_its_predecessor():
     network, (boot, *others) = grown(4)
     last = network.add(50)
@@ -38,6 +39,7 @@ def test_a_node_that_is_alone_greets_those_that_take_it_for_its_predecessor():
     assert new.dht.contact_count == 1, "no node has named it as a bootstrap node"
 
 
+@pytest.mark.slow
 def test_a_silent_bootstrap_endpoint_is_asked_with_back_off():
     network, members = grown(4)
     boot, asking, *_ = members

@@ -159,6 +159,7 @@ def test_goodbye_buries_what_was_signed_before_it():
     assert not store.is_left(descriptor(sequence=5))
 
 
+@pytest.mark.slow
 def test_dates_and_tombstones_of_a_busy_owner_do_not_pile_up():
     store, _ = make_store()
     for sequence in range(1, 300):

@@ -276,6 +276,7 @@ def test_k3_parent_hashes_the_key_again_and_misses_most_hand_overs():
     assert done < 0.7 * due
 
 
+@pytest.mark.slow
 def test_k3_ours_stores_at_the_k_nearest_of_the_key_itself():
     settings = DhtSettings(k=3, alpha=3, crawl_first_interval_s=30.0)
     network, members = grown(9, settings=settings, run=5)
@@ -686,6 +687,7 @@ JUNK = [
 ]
 
 
+@pytest.mark.slow
 def test_k19_parent_raises_into_the_void():
     lost = []
 

@@ -254,6 +254,7 @@ def test_k26_parent_counts_a_strangers_question_as_a_refresh():
     assert in_loop(run) == []
 
 
+@pytest.mark.slow
 def test_k26_ours_refreshes_all_the_same_and_not_all_at_one_time():
     node, peer = OurNode(), OurPeer(2)
     peer.ask(node, FindNode(NodeId(b"\xff" * 20)))

@@ -335,6 +335,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 def test_kill_during_a_save_leaves_one_whole_generation(path):
     for _ in range(3):
         process = subprocess.Popen(

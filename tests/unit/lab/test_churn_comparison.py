@@ -34,6 +34,7 @@ def named(figures, name):
     return figure
 
 
+@pytest.mark.slow
 def test_runs_of_one_overlay_agree_nearly_always():
     rng = Random(1)
     verdicts = [

@@ -87,6 +87,7 @@ ATTACKS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kinds", "order", "forwards"), ATTACKS)
 def test_a_rekeyed_link_stays_where_it_is_whatever_is_copied(kinds, order, forwards):
     alice, bob = Host(1), Host(2)

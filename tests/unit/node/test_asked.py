@@ -139,6 +139,7 @@ def test_examples_of_the_page_are_python_that_imports_what_exists():
         exec(compile(ast.Module(imports, []), "python-api.md", "exec"), {})
 
 
+@pytest.mark.slow
 def test_example_without_a_node_says_so(tmp_path):
     command = [sys.executable, str(ROOT / "examples" / "running_node.py")]
     done = subprocess.run(

@@ -11,6 +11,7 @@ from overlay.node.clock_steps import STEP_S, clock_problem, follow_steps
 NOW = 1_800_000_000.0
 
 
+@pytest.mark.slow
 def test_a_step_of_the_system_time_is_noticed_and_sleep_or_slewing_is_none():
     async def scenario():
         booted = [1000.0]

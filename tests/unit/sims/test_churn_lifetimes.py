@@ -54,6 +54,7 @@ def test_draws_follow_the_distribution_one_by_one_and_at_once(lifetimes):
     assert ks(lifetimes.samples(many, 20_000), lifetimes.survival) > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lifetimes", [*CONTINUOUS, Fixed(60.0)])
 def test_residuals_follow_the_equilibrium_one_by_one_and_at_once(lifetimes):
     rng, many = Random(6), np.random.default_rng(6)

@@ -44,6 +44,7 @@ def test_common_prefix_counts_leading_bits(rng):
     assert common_prefix(one, other).tolist() == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", [0, 1, 5, 63, 64])
 def test_a_subtree_is_the_range_that_shares_the_prefix(rng, depth):
     ids = random_ids(rng, 300)

@@ -90,6 +90,7 @@ def test_a_killed_program_leaves_what_can_be_read_and_is_incomplete(tmp_path):
     assert "Incomplete" in (tmp_path / "out" / "report.html").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "damage", "note"),
     [

@@ -96,6 +96,7 @@ def test_neighbourhood_knowledge_is_the_printed_one(nodes, printed_all, printed_
     assert below == pytest.approx(printed_below_18, abs=0.004)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("nodes", "k", "at_least"), [(1000, 20, 20), (700, 8, 8), (3000, 10, 9), (200, 4, 3)]
 )
@@ -113,6 +114,7 @@ def test_neighbourhood_knowledge_refuses_nonsense():
 # -- hops and resilience
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("nodes", "printed"),
     [(256, {1: 3.96, 8: 1.94, 20: 1.63}), (1024, {1: 4.94, 8: 2.40, 20: 1.94})],

@@ -67,6 +67,7 @@ def test_it_can_gain_nothing_and_leaves_no_core(tmp_path):
     assert found["core"] == [0, 0]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
 def test_root_keeps_the_right_to_files_of_another_user_if_the_node_has_some(tmp_path):
     theirs = tmp_path / "theirs"

@@ -77,6 +77,7 @@ def test_the_number_of_servers_is_bounded(tmp_path):
     assert len(name_servers(tmp_path)) == 256
 
 
+@pytest.mark.slow
 @given(st.binary(max_size=300))
 def test_no_content_is_an_error(tmp_path_factory, content):
     root = tmp_path_factory.mktemp("root")
