@@ -21,7 +21,7 @@ from overlay.keyfile import read_identity
 pytestmark = [pytest.mark.lab, pytest.mark.timed]
 
 RATE = 20_000
-FIRST_CONTACT_S = 45
+FIRST_CONTACT_S = 30
 CONTENT = bytes(range(256)) * 4000
 
 

@@ -16,7 +16,7 @@ from ipsec_circuits import (
 )
 
 from overlay.addresses import Endpoint
-from overlay.ipsec.esp import OutboundSa
+from overlay.ipsec.esp import NEAR_AHEAD, OutboundSa
 from overlay.ipsec.headers import ESP, IPV6
 from overlay.ipsec.model import (
     MAX_TEMPLATES,
@@ -143,6 +143,23 @@ def test_under_attack_a_link_defers_numbers_far_from_those_of_its_peer():
     processed = receiver.process_inbound(batch, NOW, defer_doubtful=True)
     assert processed.deferred == batch[:-2]
     assert processed.to_control == [PACKET]
+
+
+def test_under_attack_a_link_goes_on_after_a_long_loss():
+    sender, receiver = pair()
+    peer = underlay(1)
+    ((first, _),) = sender.process_outbound([PACKET], NOW).to_network
+    receiver.process_inbound([(first, peer)], NOW)
+    receiver.process_inbound(forged(sender, 64), NOW, defer_doubtful=True)
+    assert len(receiver.attacked_links()) == 1
+    sender.process_outbound([PACKET] * NEAR_AHEAD, NOW)  # all of these are lost
+    batch = [(data, peer) for data, _ in sender.process_outbound([PACKET] * 3, NOW).to_network]
+    deferred = receiver.process_inbound(batch, NOW, defer_doubtful=True).deferred
+    assert deferred == batch
+    # One of them has its turn among the requests; the others keep their place again.
+    assert receiver.process_inbound(deferred[:1], NOW).to_control == [PACKET]
+    processed = receiver.process_inbound(deferred[1:], NOW, defer_doubtful=True)
+    assert processed.to_control == [PACKET] * 2
 
 
 def test_a_link_under_attack_that_is_removed_is_forgotten():
