@@ -9,6 +9,7 @@ import pytest
 from test_requested_paths import BOB, NOW, VC, Circuits, World, mix
 
 from overlay.apm.events import (
+    CircuitClosed,
     CircuitEnd,
     CircuitFailed,
     CircuitLost,
@@ -113,6 +114,19 @@ def test_a_standby_that_fails_or_is_lost_is_asked_for_again_with_longer_waits(wo
     due(world, 4)
     world.paths.handle(CircuitLost(3, CircuitEnd.UNANSWERED), NOW + 5)
     assert world.paths.next_deadline() == NOW + 10
+
+
+def test_a_standby_that_is_closed_because_it_is_old_is_followed_by_another_at_once(world):
+    path = open_path(world)
+    due(world, 2)
+    world.paths.handle(CircuitStandsBy(2), NOW + 3)
+    world.paths.handle(CircuitClosed(2, CircuitEnd.EXPIRED), NOW + 400)
+    assert not path.standby.ready
+    due(world, 401)
+    assert world.circuits.standing_by[3] == 1
+    moved = CircuitMoved(1, 3, CircuitEnd.EXPIRED, silent_hop=None)
+    world.paths.handle(moved, NOW + 403)
+    assert (path.circuit, path.avoid) == (3, frozenset()), "no Mix-node was at fault"
 
 
 def test_without_other_relays_the_path_goes_on_and_tries_again_a_minute_later():
