@@ -170,7 +170,7 @@ def inner_closed(scene: Scene) -> list[InnerAddress | None]:
 
 @pytest.mark.slow
 def test_the_exit_may_lose_its_link_before_the_source_notices_anything() -> None:
-    """A relay on the kernel backend forwards without its process, until a link is not renewed."""
+    """The relay may die while that link is being renewed; a source at rest asks every 10 s."""
     scene = Scene()
     scene.echo(2)
     scene.net.crash("mix2")
