@@ -51,6 +51,7 @@ _ANSWERS: Final = {
     Kind.LEAVE: {Kind.LEFT},
     Kind.WANT_PROBE: {Kind.PROBE_STATE},
     Kind.SEND_PROBE: {Kind.PROBE_STATE},
+    Kind.MEET: {Kind.MET},
 }
 
 

@@ -41,7 +41,7 @@ from overlay.dht.membership import Membership, Phase
 from overlay.dht.messages import Contact, Leave, Reply
 from overlay.dht.publishing import Publisher, around
 from overlay.dht.reach import KnownEndpoints, Reach
-from overlay.dht.reachability import reachability
+from overlay.dht.reachability import Reachability
 from overlay.dht.reception import Reception
 from overlay.dht.responder import Responder
 from overlay.dht.routing import Table
@@ -169,16 +169,16 @@ class Dht:
             budget=budget,
         )
         self._responder.own_endpoints = frozenset(endpoints or ())
-        self.reach_tests = reachability(
+        self.reachability = Reachability(
             self._own_id,
             self._envelopes,
             self._calls,
             rng,
             table=self._table,
             acceptance=self._acceptance,
-            responder=self._responder,
             known_endpoints=known_endpoints,
             verified=self._verified,
+            responder=self._responder,
             clock=self._clock,
             emit=self._events.append,
             overloaded=lambda: self._counts[DhtCount.RATE_LIMITED],
@@ -312,7 +312,7 @@ class Dht:
         self._walks.cancel_all()
         self._calls.cancel_all()
         self._schedule.cancel_all()
-        self.reach_tests.stop()
+        self.reachability.stop(now)
         nearest = self._table.closest(self._own_id, _MAX_GOODBYES)
         everyone = self._publisher.holders | {contact.node_id: contact for contact in nearest}
         goodbye = Leave(self._publisher.sequence)
@@ -365,7 +365,7 @@ class Dht:
 
     def next_deadline(self) -> float:
         """Return when :meth:`handle_deadline` is due."""
-        parts = (self._calls, self._walks, self._membership, self._schedule, self.reach_tests)
+        parts = (self._calls, self._walks, self._membership, self._schedule, self.reachability)
         return min(part.next_deadline() for part in parts)
 
     def handle_deadline(self, now: float) -> None:
@@ -373,7 +373,7 @@ class Dht:
         self._now = now
         self._calls.handle_deadline(now)
         self._walks.handle_deadline(now)
-        self.reach_tests.handle_deadline(now)
+        self.reachability.handle_deadline(now)
         self._membership.greet(self._responder.own_endpoints)
         for task in self._schedule.due(now):
             self._run(task)
@@ -402,7 +402,7 @@ class Dht:
 
     def _send(self, datagram: bytes, endpoint: Endpoint) -> None:
         self._outbox.append((datagram, endpoint))
-        self.reach_tests.sent_to(endpoint, self._now)
+        self.reachability.tests.sent_to(endpoint, self._now)
 
     def _met_and_filtered(self, answer: Answer) -> Reply:
         """File who answered; return the reply without contacts that we must not follow."""

@@ -10,18 +10,14 @@ FIND_NODE       2     [target (20)]              CONTACTS
 FIND_RECORD     3     [key (20)]                 RECORD, or CONTACTS
 STORE           4     [descriptor (<= 1000)]     STORED
 LEAVE           5     [sequence (u64)]           LEFT
-WANT_PROBE      6     [descriptor, port (u16),   PROBE_STATE
-                      nonce (12)]
-SEND_PROBE      7     [descriptor, address       PROBE_STATE
-                      (4 or 16), port (u16),
-                      nonce (12)]
 PONG            11    []
 CONTACTS        12    [[contact, ...]]
 RECORD          13    [descriptor (<= 1000)]
 STORED          14    [accepted (bool)]
 LEFT            15    []
-PROBE_STATE     16    [state (0 to 2)]
 ==============  ====  =========================  =====================================
+
+Kinds 6 to 8, 16 and 17 are in ``overlay.dht.help_messages``.
 
 A contact is one byte string, ``address (4 or 16) | port (2) | identity key (32)``. Its
 NodeId is not sent: the receiver hashes the key, so nobody can invent an id close to a
@@ -30,7 +26,6 @@ target without paying for it.
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -38,14 +33,19 @@ from typing import Final, NamedTuple
 
 from overlay.addresses import NODE_ID_BYTES, Endpoint, NodeId
 from overlay.dht.descriptor import MAX_DESCRIPTOR_BYTES, MAX_TIME_S
+from overlay.dht.help_messages import (
+    HelpReply,
+    HelpRequest,
+    parse_help_reply,
+    parse_help_request,
+)
+from overlay.dht.kinds import Kind
 from overlay.errors import Malformed
 from overlay.identity import PUBLIC_KEY_BYTES, node_id_of
 from overlay.wire import ByteReader
 
 __all__ = [
     "MAX_CONTACTS_BYTES",
-    "MAX_PROOF_BYTES",
-    "PROBE_NONCE_BYTES",
     "Contact",
     "Contacts",
     "FindNode",
@@ -55,15 +55,11 @@ __all__ = [
     "Left",
     "Ping",
     "Pong",
-    "ProbeProgress",
-    "ProbeState",
     "Record",
     "Reply",
     "Request",
-    "SendProbe",
     "Store",
     "Stored",
-    "WantProbe",
     "contacts_that_fit",
     "parse_reply",
     "parse_request",
@@ -76,36 +72,6 @@ _LARGEST_CONTACT_BYTES: Final = 16 + 2 + PUBLIC_KEY_BYTES + 2
 """An IPv6 address, a port, a key and two bytes of msgpack header."""
 
 _MAX_CONTACTS: Final = 32
-
-MAX_PROOF_BYTES: Final = 512
-"""A descriptor without an exit policy; one of 1,000 bytes and an endpoint would exceed 1,200."""
-
-PROBE_NONCE_BYTES: Final = 12
-"""As long as a request id, because it becomes the request id of the probe."""
-
-
-class Kind(enum.IntEnum):
-    """What a datagram is; the number on the wire."""
-
-    CHALLENGE = 0
-    PING = 1
-    FIND_NODE = 2
-    FIND_RECORD = 3
-    STORE = 4
-    LEAVE = 5
-    WANT_PROBE = 6
-    SEND_PROBE = 7
-    PONG = 11
-    CONTACTS = 12
-    RECORD = 13
-    STORED = 14
-    LEFT = 15
-    PROBE_STATE = 16
-
-    @property
-    def is_request(self) -> bool:
-        """Whether it asks for an answer."""
-        return Kind.PING <= self <= Kind.SEND_PROBE
 
 
 class Contact(NamedTuple):
@@ -232,46 +198,6 @@ class Leave:
 
 
 @dataclass(frozen=True, slots=True)
-class WantProbe:
-    """Let another node probe my endpoint at the address that this request comes from.
-
-    ``record`` is the sender's descriptor, which names the endpoint. The probe is a PING whose
-    request id is ``nonce``. The same request again asks what has come of it.
-    """
-
-    record: bytes
-    port: int
-    nonce: bytes
-
-    @property
-    def kind(self) -> Kind:
-        """WANT_PROBE."""
-        return Kind.WANT_PROBE
-
-    def body(self) -> list[object]:
-        """The descriptor, the port and the nonce."""
-        return [self.record, self.port, self.nonce]
-
-
-@dataclass(frozen=True, slots=True)
-class SendProbe:
-    """Probe this endpoint of another node, which its descriptor ``record`` names."""
-
-    record: bytes
-    endpoint: Endpoint
-    nonce: bytes
-
-    @property
-    def kind(self) -> Kind:
-        """SEND_PROBE."""
-        return Kind.SEND_PROBE
-
-    def body(self) -> list[object]:
-        """The descriptor, the endpoint and the nonce."""
-        return [self.record, self.endpoint.packed, self.endpoint.port, self.nonce]
-
-
-@dataclass(frozen=True, slots=True)
 class Pong:
     """The node is there, and its clock says ``time_s`` (Unix seconds).
 
@@ -353,35 +279,8 @@ class Left:
         return []
 
 
-class ProbeProgress(enum.IntEnum):
-    """What has come of a probe; the number on the wire."""
-
-    REFUSED = 0
-    PENDING = 1
-    SENT = 2
-
-
-@dataclass(frozen=True, slots=True)
-class ProbeState:
-    """Whether the probe was sent, will be sent, or is refused; never why."""
-
-    progress: ProbeProgress
-
-    @property
-    def kind(self) -> Kind:
-        """PROBE_STATE."""
-        return Kind.PROBE_STATE
-
-    def body(self) -> list[object]:
-        """The number of the state."""
-        return [int(self.progress)]
-
-
-Request = Ping | FindNode | FindRecord | Store | Leave | WantProbe | SendProbe
-Reply = Pong | Contacts | Record | Stored | Left | ProbeState
-
-
-_PROGRESS: Final = frozenset(map(int, ProbeProgress))
+Request = Ping | FindNode | FindRecord | Store | Leave | HelpRequest
+Reply = Pong | Contacts | Record | Stored | Left | HelpReply
 
 
 def contacts_that_fit(contacts: Sequence[Contact], count: int) -> Contacts:
@@ -415,15 +314,8 @@ def parse_request(kind: Kind, body: list[object]) -> Request:
             return Store(_record(record))
         case Kind.LEAVE, [sequence] if type(sequence) is int and 0 <= sequence < 2**64:
             return Leave(sequence)
-        case Kind.WANT_PROBE, [record, port, nonce]:
-            return WantProbe(_proof(record), _port(port), _nonce(nonce))
-        case Kind.SEND_PROBE, [record, bytes() as address, port, nonce]:
-            endpoint = Endpoint.from_packed(address, _port(port))
-            if endpoint.packed != address:
-                raise Malformed("an endpoint's IPv4 address must have 4 bytes")
-            return SendProbe(_proof(record), endpoint, _nonce(nonce))
         case _:
-            raise Malformed("a request's body does not fit its kind")
+            return parse_help_request(kind, body)
 
 
 def parse_reply(kind: Kind, body: list[object]) -> Reply:
@@ -446,10 +338,8 @@ def parse_reply(kind: Kind, body: list[object]) -> Reply:
             return Stored(accepted)
         case Kind.LEFT, []:
             return Left()
-        case Kind.PROBE_STATE, [state] if type(state) is int and state in _PROGRESS:
-            return ProbeState(ProbeProgress(state))
         case _:
-            raise Malformed("a reply's body does not fit its kind")
+            return parse_help_reply(kind, body)
 
 
 def _contacts(entries: list[object]) -> Contacts:
@@ -474,22 +364,4 @@ def _node_id(value: object) -> NodeId:
 def _record(value: object) -> bytes:
     if not isinstance(value, bytes) or not 0 < len(value) <= MAX_DESCRIPTOR_BYTES:
         raise Malformed("a descriptor has at most 1,000 bytes")
-    return value
-
-
-def _proof(value: object) -> bytes:
-    if not isinstance(value, bytes) or not 0 < len(value) <= MAX_PROOF_BYTES:
-        raise Malformed(f"a descriptor that proves an endpoint has at most {MAX_PROOF_BYTES} bytes")
-    return value
-
-
-def _port(value: object) -> int:
-    if type(value) is not int or not 1 <= value <= 65535:
-        raise Malformed("a port lies within 1 and 65535")
-    return value
-
-
-def _nonce(value: object) -> bytes:
-    if not isinstance(value, bytes) or len(value) != PROBE_NONCE_BYTES:
-        raise Malformed(f"the nonce of a probe has {PROBE_NONCE_BYTES} bytes")
     return value

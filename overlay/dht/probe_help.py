@@ -29,14 +29,8 @@ from overlay.dht.calls import Answer, Calls
 from overlay.dht.descriptor import MixDescriptor, UnverifiedDescriptor
 from overlay.dht.envelope import COOKIE_BYTES, Envelopes
 from overlay.dht.events import ProbeWanted
-from overlay.dht.messages import (
-    Contact,
-    Ping,
-    ProbeProgress,
-    ProbeState,
-    SendProbe,
-    WantProbe,
-)
+from overlay.dht.help_messages import ProbeProgress, ProbeState, SendProbe, WantProbe
+from overlay.dht.messages import Contact, Ping
 from overlay.errors import PeerError
 
 __all__ = ["Contacts", "ProbeHelp"]

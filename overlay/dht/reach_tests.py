@@ -31,14 +31,8 @@ from overlay.dht.calls import Answer, Calls
 from overlay.dht.contacted import Contacted
 from overlay.dht.envelope import UnverifiedRequest
 from overlay.dht.events import ReachChanged, Standing
-from overlay.dht.messages import (
-    PROBE_NONCE_BYTES,
-    Contact,
-    Ping,
-    ProbeProgress,
-    ProbeState,
-    WantProbe,
-)
+from overlay.dht.help_messages import PROBE_NONCE_BYTES, ProbeProgress, ProbeState, WantProbe
+from overlay.dht.messages import Contact, Ping
 from overlay.dht.probe_help import Contacts
 from overlay.errors import NotAuthentic
 

@@ -16,13 +16,22 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from random import Random
-from typing import Final
+from typing import Final, Protocol
 
 from overlay.addresses import Endpoint, NodeId, version_of
 from overlay.dht.admission import Cookies, SourceLimiter, budget_groups, source_group
 from overlay.dht.descriptor import MixDescriptor
 from overlay.dht.envelope import BareRequest, Envelopes, UnverifiedRequest
 from overlay.dht.events import DhtCount
+from overlay.dht.help_messages import (
+    HelpReply,
+    HelpRequest,
+    Meet,
+    ProbeProgress,
+    ProbeState,
+    SendProbe,
+    WantProbe,
+)
 from overlay.dht.messages import (
     Contact,
     FindNode,
@@ -31,20 +40,14 @@ from overlay.dht.messages import (
     Left,
     Ping,
     Pong,
-    ProbeProgress,
-    ProbeState,
     Record,
     Reply,
     Request,
-    SendProbe,
     Stored,
-    WantProbe,
     contacts_that_fit,
 )
 from overlay.dht.messages import Store as StoreRequest
-from overlay.dht.probe_help import ProbeHelp
 from overlay.dht.reach import KnownEndpoints, towards
-from overlay.dht.reach_tests import ReachTests
 from overlay.dht.routing import Table, distance
 from overlay.dht.settings import DhtSettings
 from overlay.dht.storage import Store
@@ -63,14 +66,36 @@ _STORE_SLACK: Final = 3
 2 k nodes, and k more may have come to surround it, against which it is stored in the region."""
 
 
+class Helper(Protocol):
+    """Helps other nodes beside the DHT (``overlay.dht.reachability``)."""
+
+    def arrived(self, request: UnverifiedRequest, source: Endpoint, now: float) -> bool:
+        """Take a request if it is a probe of this node's tests; tell whether it was one."""
+        ...
+
+    def help(self, request: HelpRequest, asker: Contact) -> HelpReply:
+        """Answer a request for help."""
+        ...
+
+
+class _NoHelper:
+    """Refuses to help."""
+
+    def arrived(self, *_: object) -> bool:
+        return False
+
+    def help(self, *_: object) -> HelpReply:
+        return ProbeState(ProbeProgress.REFUSED)
+
+
 class Responder:
     """Answers the requests of others out of the routing table and the store.
 
     ``on_contact`` learns who proved key and endpoint, ``on_pinged`` who did so by a mere PING,
     ``on_left`` who said goodbye, ``on_stored`` whose descriptor was stored, ``on_mistaken`` from
     where another node was asked for at this address. ``known_endpoints`` returns those of a
-    node's descriptor. ``probe_help`` answers requests about reachability; without it they are
-    refused. ``reach_tests`` takes the probes of this node's own tests.
+    node's descriptor. ``helper`` answers
+    requests about reachability and takes the probes of this node's own tests.
     """
 
     def __init__(
@@ -109,8 +134,7 @@ class Responder:
         self._challenges = ReplyBudget(settings.challenges_per_s)
         self.own_endpoints: frozenset[Endpoint] = frozenset()
         self.own_descriptor: MixDescriptor | None = None
-        self.probe_help: ProbeHelp | None = None
-        self.reach_tests: ReachTests | None = None
+        self.helper: Helper = _NoHelper()
 
     def has_no_challenge_left(self, now: float) -> bool:
         """Tell whether a request without a cookie gets no answer in this second."""
@@ -123,7 +147,7 @@ class Responder:
         if isinstance(request, BareRequest):  # never a probe, which has something like a cookie
             sender = node_id_of(request.identity_key)
             return self._challenge(request.request_id, sender, source, now)
-        if self.reach_tests is not None and self.reach_tests.arrived(request, source, now):
+        if self.helper.arrived(request, source, now):
             return None
         if not self._cookies.valid(request.cookie, source, request.sender, now):
             return self._challenge(request.request_id, request.sender, source, now)
@@ -193,15 +217,8 @@ class Responder:
                 return Record(record) if record is not None else self._contacts(key, contact)
             case StoreRequest(record):
                 return Stored(self._stored(record, contact, group))
-            case WantProbe() | SendProbe():
-                return self._probe_state(request, contact)
-
-    def _probe_state(self, request: WantProbe | SendProbe, contact: Contact) -> Reply:
-        if self.probe_help is None:
-            return ProbeState(ProbeProgress.REFUSED)
-        if isinstance(request, WantProbe):
-            return self.probe_help.want(request, contact)
-        return self.probe_help.send(request, contact)
+            case WantProbe() | SendProbe() | Meet():
+                return self.helper.help(request, contact)
 
     def _contacts(self, target: NodeId, asker: Contact) -> Reply:
         closest = self._table.closest(target, self._settings.k, exclude=asker.node_id, alive=True)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from random import Random
 from typing import Final
@@ -22,7 +21,7 @@ from overlay.addresses import Endpoint, OverlayAddress
 from overlay.errors import LimitReached, NotAuthentic, PeerError, Refused, Replayed
 from overlay.identity import LocalIdentity
 from overlay.ipsec.model import Batch, Spi
-from overlay.link.bounds import AcceptedTable, HalfOpenTable, LinkPlaces, is_allowed_endpoint
+from overlay.link.bounds import AcceptedTable, HalfOpenTable, LinkPlaces
 from overlay.link.cookie import ReceiverKeys
 from overlay.link.drops import LinkDrop, drop_of
 from overlay.link.exchange import Agreement, Credentials, WrongIdentity
@@ -41,6 +40,7 @@ from overlay.link.noise import diffie_hellman
 from overlay.link.outgoing import OutgoingHandshake
 from overlay.link.pair import Offer, SaPair
 from overlay.link.path_probes import PathProbes
+from overlay.link.peer_endpoints import PeerEndpoints
 from overlay.link.replay import InitiationClock
 from overlay.link.responder import Admitted, Responder
 from overlay.link.services import LinkNumbers, LinkServices, Outbox
@@ -125,7 +125,9 @@ class Links:
         self._accepted = AcceptedTable(settings)
         self._half_open = HalfOpenTable(settings)
         self._offering: set[OverlayAddress] = set()
-        self._worked: dict[OverlayAddress, Endpoint] = {}
+        self.endpoints = PeerEndpoints(
+            allow_private=settings.allow_private_endpoints, most=settings.max_known_initiators
+        )
         self._drops: Counter[LinkDrop] = Counter()
         self._deadline: float | None = math.inf
         self._probes = PathProbes(rng, self._services.outbox, probes=probes_sizes)
@@ -159,7 +161,7 @@ class Links:
         if peer.overlay_address == self._services.credentials.overlay_address:
             raise ValueError("a node has no link to itself.")
         link = self._links.get(peer.overlay_address)
-        peer = self._best_first(peer)
+        peer = self.endpoints.best_first(peer)
         failure = self._obstacle(peer) if link is None else None
         if failure is not None:
             self._services.outbox.announce(LinkFailed(peer.overlay_address, failure))
@@ -226,7 +228,7 @@ class Links:
         It is a reason to ask, and proves nothing.
         """
         found = self._pair(inbound_spi)
-        if found is not None and self._is_allowed(source):
+        if found is not None and self.endpoints.allows(source):
             link, pair = found
             link.seen_at(source, now)
             self._settle(pair.agreement.overlay_address, link, now)
@@ -285,12 +287,12 @@ class Links:
         drop = self._sieve.drop(data)
         if drop is not None or data[0] != MessageType.INITIATION:
             return drop
-        if not self._is_allowed(source):
+        if not self.endpoints.allows(source):
             return LinkDrop.ENDPOINT
         return self._responder.drop_early(data, source, now, self._services.outbox.send)
 
     def _receive_one(self, data: bytes, source: Endpoint, now: float) -> None:
-        if not self._is_allowed(source):
+        if not self.endpoints.allows(source):
             self._drops[LinkDrop.ENDPOINT] += 1
             return
         message = parse_message(data)
@@ -395,7 +397,7 @@ class Links:
             self._settle(overlay_address, link, now)
             raise
         if handshake.peer.others:
-            self._remember(overlay_address, endpoint)
+            self.endpoints.remember(overlay_address, endpoint)
         pair = self._new_pair(agreement, endpoint, now, ours=True)
         link.feed(LinkInput.RESPONSE, Cause(now, pair=pair))
         self._settle(overlay_address, link, now)
@@ -422,22 +424,6 @@ class Links:
             link.echoed(pair, notice, source, now)
         self._settle(pair.agreement.overlay_address, link, now)
 
-    # Endpoints of a peer
-
-    def _best_first(self, peer: LinkPeer) -> LinkPeer:
-        """Return a peer with its acceptable endpoints, the one that answered last time first."""
-        allowed = [each for each in peer.endpoints if self._is_allowed(each)]
-        worked = self._worked.get(peer.overlay_address)
-        allowed.sort(key=lambda each: each != worked)
-        first, *others = allowed or peer.endpoints
-        return replace(peer, endpoint=first, others=tuple(others))
-
-    def _remember(self, overlay_address: OverlayAddress, endpoint: Endpoint) -> None:
-        self._worked.pop(overlay_address, None)
-        self._worked[overlay_address] = endpoint
-        if len(self._worked) > self._settings.max_known_initiators:
-            del self._worked[next(iter(self._worked))]
-
     # Bounds and tables
 
     def _has_place_at(self, endpoint: Endpoint) -> bool:
@@ -449,7 +435,7 @@ class Links:
         return taken < self._settings.max_links and self._accepted.admits(endpoint)
 
     def _obstacle(self, peer: LinkPeer) -> LinkFailure | None:
-        if not self._is_allowed(peer.endpoint):
+        if not self.endpoints.allows(peer.endpoint):
             return LinkFailure.REFUSED
         if len(self._links) >= self._settings.max_links:
             return LinkFailure.LIMIT
@@ -458,9 +444,6 @@ class Links:
         except NotAuthentic:
             return LinkFailure.NOT_AUTHENTIC
         return None
-
-    def _is_allowed(self, endpoint: Endpoint) -> bool:
-        return is_allowed_endpoint(endpoint, allow_private=self._settings.allow_private_endpoints)
 
     def _new_pair(
         self, agreement: Agreement, endpoint: Endpoint, now: float, *, ours: bool

@@ -17,7 +17,6 @@ from overlay.apm.spi import SpiAllocator
 from overlay.config import Configuration
 from overlay.dht.core import Dht
 from overlay.dht.envelope import REQUEST_ID_BYTES
-from overlay.dht.events import ReachChanged
 from overlay.dht.topology_table import TopologyTable
 from overlay.errors import BackendError
 from overlay.forwarding.rules import ForwardingRules
@@ -69,8 +68,7 @@ class Surroundings:
     ``marks`` are what the numbers that this node draws have in common, if the network asks for
     it. ``probes_sizes`` tells that datagrams can be lost because of their size. ``initiations``
     stamps the handshakes of links above those of earlier processes. ``send_apart`` sends a
-    datagram from a UDP port that is used once; ``reach_changed`` gets news of this node's
-    endpoints.
+    datagram from a UDP port that is used once.
     """
 
     network: DatagramSink
@@ -83,7 +81,6 @@ class Surroundings:
     probes_sizes: bool = False
     initiations: InitiationClock | None = None
     send_apart: Callable[[bytes, Endpoint], None] = lambda *_: None
-    reach_changed: Callable[[ReachChanged, float], None] = lambda *_: None
 
 
 def path_mtu(configuration: Configuration, *, in_kernel: bool = False) -> int:
@@ -249,7 +246,6 @@ def wire_control_plane(
         forget_inner_addresses=surroundings.forget_inner_addresses,
     )
     plane.send_apart = surroundings.send_apart
-    plane.reach_changed = surroundings.reach_changed
     return plane
 
 

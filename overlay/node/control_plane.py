@@ -14,9 +14,9 @@ Sans-I/O: datagrams and ``now`` in, datagrams into a sink, one deadline. The she
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from overlay.addresses import Endpoint, InnerAddress
+from overlay.addresses import Endpoint, InnerAddress, OverlayAddress
 from overlay.apm.events import (
     ApmEvent,
     CircuitClosed,
@@ -80,7 +80,8 @@ class ControlPlane:
     """Route events between the cores; it decides nothing itself.
 
     ``send_apart`` sends a datagram from a UDP port that is used once. ``reach_changed`` gets what
-    tests have shown of this node's endpoints.
+    tests have shown of this node's endpoints. ``nearby`` returns the local endpoints of a node
+    behind the same NAT.
     """
 
     def __init__(
@@ -112,6 +113,7 @@ class ControlPlane:
         self.joined = False
         self.send_apart: Callable[[bytes, Endpoint], None] = lambda *_: None
         self.reach_changed: Callable[[ReachChanged, float], None] = lambda *_: None
+        self.nearby: Callable[[OverlayAddress], tuple[Endpoint, ...]] = lambda _: ()
         self._bootstrap = BootstrapReport()
         self.malformed_datagrams = 0
         self.dht_traffic = DhtTraffic()
@@ -219,7 +221,7 @@ class ControlPlane:
             (frame(Channel.LINK, payload), to) for payload, to in self.links.datagrams_to_send(now)
         ]
         for _, to in framed:
-            self.dht.reach_tests.sent_to(to, now)
+            self.dht.reachability.tests.sent_to(to, now)
         for payload, to in self.dht.datagrams_to_send(now):
             self.dht_traffic.datagrams_sent += 1
             self.dht_traffic.bytes_sent += len(payload)
@@ -266,7 +268,9 @@ class ControlPlane:
         descriptor = self.table.by_overlay_address(peer.overlay_address)
         if descriptor is None or not descriptor.endpoints:
             return peer
-        return link_peer_of(descriptor, self.dht.versions)
+        known = link_peer_of(descriptor, self.dht.versions)
+        first, *others = (*self.nearby(peer.overlay_address), *known.endpoints)
+        return replace(known, endpoint=first, others=tuple(others))
 
     def _circuit_event(self, event: ApmEvent, now: float) -> None:
         match event:

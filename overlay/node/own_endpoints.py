@@ -84,6 +84,7 @@ class Whereabouts:
         versions: IP versions over which this host reaches others.
         is_routed: whether a route leads to any known peer, or anywhere; true on loopback.
         absent: endpoints of ``listen`` whose address this host does not have at present.
+        local: IPv4 endpoints at which other hosts of the same network reach this one.
     """
 
     published: tuple[Endpoint, ...] = ()
@@ -92,6 +93,7 @@ class Whereabouts:
     versions: frozenset[int] = frozenset()
     is_routed: bool = True
     absent: tuple[Endpoint, ...] = ()
+    local: tuple[Endpoint, ...] = ()
 
 
 def whereabouts(
@@ -114,7 +116,7 @@ def whereabouts(
     named = [each for each in bound if not each.address.is_unspecified]
     # All of 127.0.0.0/8 is this host's, though a device lists one address of it.
     here = [each for each in named if each.packed in own or each.address.is_loopback]
-    published = [*network.advertise] or [
+    local = [
         *here,
         *(
             Endpoint(str(address), port.port)
@@ -122,6 +124,7 @@ def whereabouts(
             if port.address.is_unspecified and (address := outward[version_of(port)]) is not None
         ),
     ]
+    published = network.advertise or local
     listening = _listening(bound, own)
     versions = {version for version, address in outward.items() if address is not None}
     versions |= {version_of(each) for each in here}
@@ -137,6 +140,9 @@ def whereabouts(
         versions=frozenset(versions),
         is_routed=any(outward.values()) or any(each.address.is_loopback for each in here),
         absent=tuple(each for each in named if each not in here),
+        local=tuple(
+            each for each in local if version_of(each) == 4 and not each.address.is_loopback
+        ),
     )
 
 

@@ -49,7 +49,7 @@ class Publication:
         self._published = published
         self._exit_role = exit_role
         self._next_sequence = next_sequence
-        self.reach = ReachRole(dht.reach_tests.standings)
+        self.reach = ReachRole(dht.reachability.tests.standings)
 
     @property
     def exit_versions(self) -> frozenset[int]:
@@ -97,7 +97,7 @@ class Publication:
         sign = partial(
             proof_descriptor, self._configuration, self._identity, published, self._suites
         )
-        self._dht.reach_tests.follow(published, sign, interval_s=interval_s, now=now)
+        self._dht.reachability.tests.follow(published, sign, interval_s=interval_s, now=now)
 
     def tested(self, change: ReachChanged, now: float) -> None:
         """Publish what the tests of an endpoint have shown, and tell the log.

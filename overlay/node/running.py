@@ -29,7 +29,6 @@ from overlay.addresses import Endpoint, InnerAddress
 from overlay.clock import Clock
 from overlay.config import Configuration
 from overlay.dht.descriptor import Role, is_public
-from overlay.dht.events import ReachChanged
 from overlay.dht.messages import Contact
 from overlay.dht.topology_store import TopologyStore
 from overlay.errors import BackendError, ConfigurationError, InternalError, OverlayError
@@ -50,6 +49,7 @@ from overlay.node.inherited import guard_first, inherited, permanent_wishes, rem
 from overlay.node.inner_use import InnerUse, LentAddresses
 from overlay.node.last_signed import LastSigned
 from overlay.node.location import Location
+from overlay.node.nat_neighbours import NatNeighbours
 from overlay.node.own_descriptor import RESIGN_INTERVAL_S
 from overlay.node.own_endpoints import OwnEndpoints
 from overlay.node.packet_path import Arrived
@@ -65,6 +65,7 @@ __all__ = ["RunningNode"]
 
 _SAVE_INTERVAL_S = 30.0
 _CLOCK_INTERVAL_S = 5.0
+_MEET_INTERVAL_S = 5.0
 _CLOSE_GRACE_S = 0.3
 """How long a stopping node keeps its sockets open, so that its goodbyes leave."""
 
@@ -137,6 +138,9 @@ class RunningNode:
                 exit_role=self.shell.exit_role,
                 next_sequence=self._last_signed.next_sequence,
             )
+            self._plane.reach_changed = self.publication.tested
+            network_id = configuration.network.network_id
+            self.neighbours = NatNeighbours(identity, network_id, self._plane, self.endpoints)
             self.clock_watch = ClockReport(self._plane.dht.clock_offset)
         except BaseException:
             if self._remembered and guarded:
@@ -180,7 +184,6 @@ class RunningNode:
             probes_sizes=True,
             initiations=self._last_signed.initiations,
             send_apart=self.sockets.send_apart,
-            reach_changed=self._reach_changed,
         )
         return wire_control_plane(
             self.configuration,
@@ -321,9 +324,9 @@ class RunningNode:
 
     def _schedule_chores(self, now: float) -> None:
         chores = self.plane.chores
-        chores.every(
-            RESIGN_INTERVAL_S, "publish", self.publication.publish, first=now + RESIGN_INTERVAL_S
-        )
+        resign_at = now + RESIGN_INTERVAL_S
+        chores.every(RESIGN_INTERVAL_S, "publish", self.publication.publish, first=resign_at)
+        chores.every(_MEET_INTERVAL_S, "meet", self.neighbours.review, first=now + 1)
         chores.every(_CLOCK_INTERVAL_S, "clock", self.clock_watch.check, first=now + 1)
         chores.every(_SAVE_INTERVAL_S, "save", self._save, first=now + _SAVE_INTERVAL_S / 10)
 
@@ -443,10 +446,6 @@ class RunningNode:
         self.settle(now)
 
     # -- chores ----------------------------------------------------------------------
-
-    def _reach_changed(self, change: ReachChanged, now: float) -> None:
-        if not self._stopping:
-            self.publication.tested(change, now)
 
     def _begin_exit(self, now: float) -> None:
         """Test the exit before anything is signed, and again whenever the host changes.

@@ -23,16 +23,8 @@ from overlay.apm.datagram import UdpDatagram, build_datagram
 from overlay.apm.layer import ExitLayer, Families, LayerTerms, RelayLayer
 from overlay.apm.onion import OnionHop, construct_onion
 from overlay.dht.envelope import Envelopes
-from overlay.dht.messages import (
-    Contact,
-    FindNode,
-    FindRecord,
-    Leave,
-    Ping,
-    SendProbe,
-    Store,
-    WantProbe,
-)
+from overlay.dht.help_messages import Meet, SendProbe, WantProbe
+from overlay.dht.messages import Contact, FindNode, FindRecord, Leave, Ping, Store
 from overlay.exit_policy import ExitPolicy, ExitRule
 from overlay.ipsec.model import Spi
 from overlay.link.handshake import GEOMETRY
@@ -131,6 +123,7 @@ def _dht_requests() -> list[bytes]:
             Leave(7),
             WantProbe(signed_descriptor(), 4500, b"n" * 12),
             SendProbe(signed_descriptor(), HERE, b"n" * 12),
+            Meet(BOB.node_id, b"s" * 80),
         )
     ] + [envelopes.challenge(b"i" * 12, b"c" * 16)]
 
@@ -148,9 +141,11 @@ def _dht_bodies() -> list[bytes]:
         12: [contact] * 3,
         13: [signed_descriptor()],
         14: [True],
+        8: [BOB.node_id, b"s" * 80],
         16: [2],
+        17: [True, b"s" * 80],
     }
-    return [bytes((kind,)) + pack_canonical(bodies.get(kind, [])) for kind in range(17)]
+    return [bytes((kind,)) + pack_canonical(bodies.get(kind, [])) for kind in range(18)]
 
 
 def _terms() -> LayerTerms:

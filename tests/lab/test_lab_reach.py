@@ -180,3 +180,18 @@ def test_a_node_that_no_port_leads_to_offers_no_role_until_one_does(overlay):
     assert status(first).network_problems == ()
     for name in OUTSIDE:
         assert found(overlay[name]) == "reachable"
+
+
+def test_two_nodes_behind_one_router_reach_each_other_at_their_local_addresses(overlay):
+    first, second, exit_node = overlay["first"], overlay["second"], overlay["exit"]
+    overlay.forward("second")
+    wait_until("the second's role", lambda: roles_known(first, second) == ("relay",), timeout_s=60)
+    wait_until("the meeting", lambda: "nat.neighbour_found" in first.log.read_text(), timeout_s=60)
+    via = f"{second.overlay_address},{exit_node.overlay_address}"
+    path = first.ask("path", "open", "203.0.113.9", "--via", via)
+    assert path["state"] == "open"
+    known = {each.overlay_address: each for each in asked(first, "peers")}
+    assert known[second.overlay_address].linked
+    for asking in overlay.nodes.values():
+        for each in asked(asking, "peers"):
+            assert not any("192.168." in endpoint for endpoint in each.endpoints)

@@ -11,15 +11,8 @@ from overlay.addresses import Endpoint
 from overlay.dht.core import Dht
 from overlay.dht.descriptor import OnionKey, Role, sign_descriptor
 from overlay.dht.envelope import Challenge, Envelopes, network_tag, parse_datagram
-from overlay.dht.messages import (
-    FindNode,
-    FindRecord,
-    Leave,
-    Ping,
-    SendProbe,
-    Store,
-    WantProbe,
-)
+from overlay.dht.help_messages import Meet, SendProbe, WantProbe
+from overlay.dht.messages import FindNode, FindRecord, Leave, Ping, Store
 from overlay.dht.settings import DhtSettings
 from overlay.identity import LocalIdentity
 
@@ -53,6 +46,7 @@ requests = st.sampled_from(
         Leave(7),
         WantProbe(RECORD.encoded, 4500, b"n" * 12),
         SendProbe(RECORD.encoded, ALICE_AT, b"n" * 12),
+        Meet(ALICE.node_id, b"s" * 320),
     ]
 )
 steps = st.lists(

@@ -8,8 +8,17 @@ from hypothesis import strategies as st
 
 from overlay.addresses import Endpoint, NodeId
 from overlay.dht.envelope import MAX_DATAGRAM_BYTES, Envelopes, network_tag, parse_datagram
-from overlay.dht.messages import (
+from overlay.dht.help_messages import (
     MAX_PROOF_BYTES,
+    MAX_SEALED_BYTES,
+    Meet,
+    Met,
+    ProbeProgress,
+    ProbeState,
+    SendProbe,
+    WantProbe,
+)
+from overlay.dht.messages import (
     Contact,
     Contacts,
     FindNode,
@@ -18,13 +27,9 @@ from overlay.dht.messages import (
     Left,
     Ping,
     Pong,
-    ProbeProgress,
-    ProbeState,
     Record,
-    SendProbe,
     Store,
     Stored,
-    WantProbe,
     contacts_that_fit,
 )
 from overlay.dht.routing import Table, distance
@@ -50,6 +55,7 @@ requests = st.one_of(
     st.builds(Leave, st.integers(0, 2**64 - 1)),
     st.builds(WantProbe, proofs, st.integers(1, 65535), nonces),
     st.builds(SendProbe, proofs, endpoints, nonces),
+    st.builds(Meet, ids, st.binary(max_size=MAX_SEALED_BYTES)),
 )
 replies = st.one_of(
     st.just(Pong()),
@@ -60,6 +66,7 @@ replies = st.one_of(
     st.builds(Stored, st.booleans()),
     st.just(Left()),
     st.builds(ProbeState, st.sampled_from(ProbeProgress)),
+    st.builds(Met, st.booleans(), st.binary(max_size=MAX_SEALED_BYTES)),
 )
 
 

@@ -7,7 +7,8 @@ from dht_network import NETWORK_ID, START, make_descriptor, make_identity, publi
 from overlay.addresses import Endpoint
 from overlay.dht.calls import Answer
 from overlay.dht.envelope import Envelopes, network_tag, parse_datagram
-from overlay.dht.messages import Contact, Ping, ProbeProgress, ProbeState
+from overlay.dht.help_messages import ProbeProgress, ProbeState
+from overlay.dht.messages import Contact, Ping
 from overlay.dht.reach_tests import ReachTests
 
 OWN = make_identity(0)

@@ -72,6 +72,9 @@ def test_more_contacts_than_a_datagram_could_hold_are_refused():
         (Kind.SEND_PROBE, [b"d", b"\x50\1\2", 4500, b"n" * 12]),
         (Kind.SEND_PROBE, [b"d", bytes(10) + b"\xff\xff\x50\1\2\3", 4500, b"n" * 12]),
         (Kind.SEND_PROBE, [b"d", "80.1", 4500, b"n" * 12]),
+        (Kind.MEET, [b"t" * 19, b""]),
+        (Kind.MEET, [b"t" * 20, None]),
+        (Kind.MEET, [b"t" * 20, b"s" * 321]),
         (Kind.SEND_PROBE, [b"d", b"\x50\1\2\3", 65536, b"n" * 12]),
     ],
 )
@@ -96,6 +99,9 @@ def test_request_bodies_of_another_layout_are_malformed(kind, body):
         (Kind.PROBE_STATE, []),
         (Kind.PROBE_STATE, [3]),
         (Kind.PROBE_STATE, [True]),
+        (Kind.MET, [1, b""]),
+        (Kind.MET, [True]),
+        (Kind.MET, [True, b"s" * 321]),
         (Kind.PING, []),
     ],
 )

@@ -8,7 +8,7 @@ from dht_network import NETWORK_ID, START, Network, grown, make_descriptor, publ
 from overlay.addresses import Endpoint
 from overlay.dht.envelope import network_tag, parse_datagram
 from overlay.dht.events import ProbeWanted, ReachChanged, Standing
-from overlay.dht.messages import ProbeProgress, ProbeState, SendProbe, WantProbe
+from overlay.dht.help_messages import ProbeProgress, ProbeState, SendProbe, WantProbe
 from overlay.dht.settings import DhtSettings
 
 SETTINGS = DhtSettings(crawl_interval_s=3600, crawl_first_interval_s=3600)
@@ -146,7 +146,9 @@ def test_an_overlay_tests_itself_and_finds_the_node_that_no_port_leads_to():
     network.run(10)
     for member in members:
         sign = lambda now, member=member: proof(member, now=now)  # noqa: E731
-        member.dht.reach_tests.follow([member.endpoint], sign, interval_s=60, now=network.now)
+        member.dht.reachability.tests.follow(
+            [member.endpoint], sign, interval_s=60, now=network.now
+        )
         network.flush(member)
     network.run(60)
     natted, *others = members

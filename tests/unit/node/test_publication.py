@@ -12,7 +12,7 @@ from overlay.config import parse_configuration as parse_file
 from overlay.dht.core import Dht
 from overlay.dht.descriptor import Role, UnverifiedDescriptor
 from overlay.dht.events import ReachChanged, Standing
-from overlay.dht.messages import MAX_PROOF_BYTES
+from overlay.dht.help_messages import MAX_PROOF_BYTES
 from overlay.dht.settings import DhtSettings
 from overlay.errors import ConfigurationError
 from overlay.identity import LocalIdentity
@@ -40,7 +40,7 @@ class Recorded(Dht):
         super().__init__(IDENTITY, network_id="overlay", settings=DhtSettings(), rng=Random(1))
         self.published = []
         self.shown = {}
-        self.reach_tests.standings = lambda: self.shown
+        self.reachability.tests.standings = lambda: self.shown
 
     def publish(self, descriptor, now):
         super().publish(descriptor, now)
@@ -105,9 +105,9 @@ def test_each_result_is_published_and_logged_without_an_address(caplog):
 def test_a_node_without_roles_endpoints_or_wish_is_not_tested(configuration, endpoints):
     dht = Dht(IDENTITY, network_id="overlay", settings=DhtSettings(), rng=Random(1))
     publication(dht, parse_configuration(configuration), endpoints).test(NOW)
-    assert dht.reach_tests.standings() == {}
+    assert dht.reachability.tests.standings() == {}
     publication(dht).test(NOW)
-    assert dht.reach_tests.standings() == dict.fromkeys(BOTH, Standing.UNTESTED)
+    assert dht.reachability.tests.standings() == dict.fromkeys(BOTH, Standing.UNTESTED)
 
 
 def test_the_problem_says_which_port_to_forward_or_to_be_a_client():

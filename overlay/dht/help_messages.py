@@ -1,0 +1,214 @@
+"""Messages by which nodes help each other beside the DHT: probes, and meetings behind one NAT.
+
+==============  ====  ===========================================  ============
+kind            code  body                                         answer
+==============  ====  ===========================================  ============
+WANT_PROBE      6     [descriptor, port (u16), nonce (12)]         PROBE_STATE
+SEND_PROBE      7     [descriptor, address (4 or 16), port (u16),  PROBE_STATE
+                      nonce (12)]
+MEET            8     [target (20), sealed (0 to 320)]             MET
+PROBE_STATE     16    [state (0 to 2)]
+MET             17    [present (bool), sealed (0 to 320)]
+==============  ====  ===========================================  ============
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Final
+
+from overlay.addresses import NODE_ID_BYTES, Endpoint, NodeId
+from overlay.dht.kinds import Kind
+from overlay.errors import Malformed
+
+__all__ = [
+    "MAX_PROOF_BYTES",
+    "MAX_SEALED_BYTES",
+    "PROBE_NONCE_BYTES",
+    "HelpReply",
+    "HelpRequest",
+    "Meet",
+    "Met",
+    "ProbeProgress",
+    "ProbeState",
+    "SendProbe",
+    "WantProbe",
+    "parse_help_reply",
+    "parse_help_request",
+]
+
+MAX_PROOF_BYTES: Final = 512
+"""A descriptor without an exit policy; one of 1,000 bytes and an endpoint would exceed 1,200."""
+
+PROBE_NONCE_BYTES: Final = 12
+"""As long as a request id, because it becomes the request id of the probe."""
+
+MAX_SEALED_BYTES: Final = 320
+"""What a node tells another one behind the same NAT: up to four endpoints, signed and sealed."""
+
+
+@dataclass(frozen=True, slots=True)
+class WantProbe:
+    """Let another node probe my endpoint at the address that this request comes from.
+
+    ``record`` is the sender's descriptor, which names the endpoint. The probe is a PING whose
+    request id is ``nonce``. The same request again asks what has come of it.
+    """
+
+    record: bytes
+    port: int
+    nonce: bytes
+
+    @property
+    def kind(self) -> Kind:
+        """WANT_PROBE."""
+        return Kind.WANT_PROBE
+
+    def body(self) -> list[object]:
+        """The descriptor, the port and the nonce."""
+        return [self.record, self.port, self.nonce]
+
+
+@dataclass(frozen=True, slots=True)
+class SendProbe:
+    """Probe this endpoint of another node, which its descriptor ``record`` names."""
+
+    record: bytes
+    endpoint: Endpoint
+    nonce: bytes
+
+    @property
+    def kind(self) -> Kind:
+        """SEND_PROBE."""
+        return Kind.SEND_PROBE
+
+    def body(self) -> list[object]:
+        """The descriptor, the endpoint and the nonce."""
+        return [self.record, self.endpoint.packed, self.endpoint.port, self.nonce]
+
+
+@dataclass(frozen=True, slots=True)
+class Meet:
+    """Tell whether the node ``target`` asks from my address too; keep ``sealed`` for it.
+
+    ``sealed`` is for the target alone; empty if there is nothing to tell yet.
+    """
+
+    target: NodeId
+    sealed: bytes
+
+    @property
+    def kind(self) -> Kind:
+        """MEET."""
+        return Kind.MEET
+
+    def body(self) -> list[object]:
+        """The target and what is sealed to it."""
+        return [self.target, self.sealed]
+
+
+class ProbeProgress(enum.IntEnum):
+    """What has come of a probe; the number on the wire."""
+
+    REFUSED = 0
+    PENDING = 1
+    SENT = 2
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeState:
+    """Whether the probe was sent, will be sent, or is refused; never why."""
+
+    progress: ProbeProgress
+
+    @property
+    def kind(self) -> Kind:
+        """PROBE_STATE."""
+        return Kind.PROBE_STATE
+
+    def body(self) -> list[object]:
+        """The number of the state."""
+        return [int(self.progress)]
+
+
+@dataclass(frozen=True, slots=True)
+class Met:
+    """Whether the target has asked from the same address lately, and what it left."""
+
+    present: bool
+    sealed: bytes
+
+    @property
+    def kind(self) -> Kind:
+        """MET."""
+        return Kind.MET
+
+    def body(self) -> list[object]:
+        """Both."""
+        return [self.present, self.sealed]
+
+
+HelpRequest = WantProbe | SendProbe | Meet
+HelpReply = ProbeState | Met
+
+_PROGRESS: Final = frozenset(map(int, ProbeProgress))
+
+
+def parse_help_request(kind: Kind, body: list[object]) -> HelpRequest:
+    """Turn a request's body into a value.
+
+    Raises:
+        Malformed: the body does not have its kind's layout, or the kind is none of these.
+    """
+    match kind, body:
+        case Kind.WANT_PROBE, [record, port, nonce]:
+            return WantProbe(_proof(record), _port(port), _nonce(nonce))
+        case Kind.SEND_PROBE, [record, bytes() as address, port, nonce]:
+            endpoint = Endpoint.from_packed(address, _port(port))
+            if endpoint.packed != address:
+                raise Malformed("an endpoint's IPv4 address must have 4 bytes")
+            return SendProbe(_proof(record), endpoint, _nonce(nonce))
+        case Kind.MEET, [bytes() as target, sealed] if len(target) == NODE_ID_BYTES:
+            return Meet(NodeId(target), _sealed(sealed))
+        case _:
+            raise Malformed("a request's body does not fit its kind")
+
+
+def parse_help_reply(kind: Kind, body: list[object]) -> HelpReply:
+    """Turn a reply's body into a value.
+
+    Raises:
+        Malformed: the body does not have its kind's layout, or the kind is none of these.
+    """
+    match kind, body:
+        case Kind.PROBE_STATE, [state] if type(state) is int and state in _PROGRESS:
+            return ProbeState(ProbeProgress(state))
+        case Kind.MET, [bool() as present, sealed]:
+            return Met(present, _sealed(sealed))
+        case _:
+            raise Malformed("a reply's body does not fit its kind")
+
+
+def _proof(value: object) -> bytes:
+    if not isinstance(value, bytes) or not 0 < len(value) <= MAX_PROOF_BYTES:
+        raise Malformed(f"a descriptor that proves an endpoint has at most {MAX_PROOF_BYTES} bytes")
+    return value
+
+
+def _port(value: object) -> int:
+    if type(value) is not int or not 1 <= value <= 65535:
+        raise Malformed("a port lies within 1 and 65535")
+    return value
+
+
+def _nonce(value: object) -> bytes:
+    if not isinstance(value, bytes) or len(value) != PROBE_NONCE_BYTES:
+        raise Malformed(f"the nonce of a probe has {PROBE_NONCE_BYTES} bytes")
+    return value
+
+
+def _sealed(value: object) -> bytes:
+    if not isinstance(value, bytes) or len(value) > MAX_SEALED_BYTES:
+        raise Malformed(f"what is sealed has at most {MAX_SEALED_BYTES} bytes")
+    return value
