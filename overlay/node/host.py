@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from overlay.addresses import Endpoint, InnerAddress, IpAddress, IpNetwork
@@ -92,6 +93,10 @@ class KernelGuard(Protocol):
 
     def uncarry(self, prefix: IpNetwork) -> None:
         """Stop sending them there."""
+        ...
+
+    def together(self) -> AbstractContextManager[None]:
+        """Change the filters once for all that is uncarried inside."""
         ...
 
     def release(self, *prefixes: IpNetwork) -> None:

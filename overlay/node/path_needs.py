@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from overlay.addresses import InnerAddress, IpNetwork
@@ -46,6 +47,10 @@ class Guard(Protocol):
 
     def uncarry(self, destination: IpNetwork, inner_address: InnerAddress) -> None:
         """Stop sending them there; they remain protected."""
+        ...
+
+    def together(self) -> AbstractContextManager[None]:
+        """Change the host's filters once for all that is uncarried or released inside."""
         ...
 
     def release(self, *destinations: IpNetwork) -> None:

@@ -21,6 +21,7 @@ towards silence: a destination whose guard cannot be ended stays guarded and is 
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import math
 from collections.abc import Iterable, Sequence
@@ -226,6 +227,28 @@ class Paths:
         path = self.get(which)
         self._part(path, now)
         self._end(path, now)
+
+    def close_all(self, now: float) -> None:
+        """Close every path; the host's filters change once for all of them.
+
+        Raises:
+            BackendError: the guard of some did not end; these remain as CLOSING.
+        """
+        with contextlib.suppress(BackendError), self._protection.together():
+            for path in self.all():
+                self._part(path, now)
+            # If that is refused, each path is tried by itself.
+            self._protection.release_all(self.wishes())
+            self.revision += bool(self._paths)
+            self._paths.clear()
+        refusal = None
+        for path in self.all():
+            try:
+                self._end(path, now)
+            except BackendError as error:
+                refusal = refusal or error
+        if refusal is not None:
+            raise refusal
 
     def release_left(self) -> None:
         """Unblock IP versions that an earlier process had blocked and no path needs.

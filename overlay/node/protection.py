@@ -7,6 +7,7 @@ IP version (:mod:`overlay.node.families`). A prefix is released when the last of
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 
 from overlay.addresses import IpNetwork
 from overlay.node.families import BLOCKED_FAMILY, blocked_versions
@@ -41,6 +42,18 @@ class Protection:
         prefixes = prefixes_of(wishes, self._left_blocked)
         if prefixes:
             self._guard.protect(*prefixes)
+
+    def together(self) -> AbstractContextManager[None]:
+        """Change the host's filters once for all that ends inside."""
+        return self._guard.together()
+
+    def release_all(self, wishes: Iterable[PathWish]) -> None:
+        """End the guard of everything that all paths need, at once.
+
+        Raises:
+            BackendError: the host refused; what was not released stays guarded.
+        """
+        self._release(list(wishes), (), set())
 
     def release(self, wish: PathWish, others: Iterable[PathWish]) -> None:
         """End the guard of what this path alone needs.

@@ -108,7 +108,10 @@ class NodeService:
             failed = [path for path in paths if path.error is not None]
             self._running.remember_paths()
             if not failed:
-                return [self._report(path) for path in paths]
+                # The guard was set a moment ago: for 50 requests at once, reading it again for
+                # each answer would take as long as setting it.
+                exposure = self._running.shell.guard.unguarded()
+                return [self._report(path, exposure) for path in paths]
             self._disown(paths)
             learning = all(isinstance(path.error, NoSuitablePath) for path in failed)
             if not learning or not self._is_learning():
@@ -140,20 +143,16 @@ class NodeService:
         if which is not None:
             self.close(which)
             return 1
-        numbers = [path.number for path in self._plane.paths.all()]
-        refusal = None
-        for each in numbers:
-            try:
-                self.close(each)
-            except BackendError as error:
-                refusal = refusal or error
+        paths, now = self._plane.paths, self._now()
+        count = len(paths.all())
         try:
-            self._plane.paths.release_left()
-        except BackendError as error:
-            refusal = refusal or error
-        if refusal is not None:
-            raise refusal
-        return len(numbers)
+            paths.close_all(now)
+        finally:
+            try:
+                paths.release_left()
+            finally:
+                self._running.settle(now)
+        return count
 
     def close(self, which: int | IpNetwork) -> None:
         """Close one path at once; see :meth:`close_path`."""

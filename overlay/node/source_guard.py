@@ -13,7 +13,9 @@ What shall be blocked is remembered here, whether the guard can be had or not::
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from overlay.addresses import IpNetwork
@@ -76,6 +78,14 @@ class GuardedSource:
             self._refusal = str(error)
             raise
         self._wanted.update(dict.fromkeys(destinations, True))
+
+    def together(self) -> AbstractContextManager[None]:
+        """Change the filters once for all that is uncarried inside.
+
+        Raises:
+            BackendError: at the end, the kernel refused; :meth:`repair` tries again.
+        """
+        return contextlib.nullcontext() if self._guard is None else self._guard.together()
 
     def release(self, *destinations: IpNetwork) -> None:
         """End the protection, in this order.

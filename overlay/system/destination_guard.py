@@ -55,7 +55,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Final, Self
 
@@ -129,13 +129,15 @@ class DestinationGuard:
         self._expected: dict[IpAddress, None] = {}
         self._wanted: dict[IpNetwork, tuple[Route, int | None] | None] = {}
         self._is_current = False
+        self._defers = self._owes = False
         self._told_of_connections = False
         found = chosen_filter(packet_filter) if packet_filter is not None else LaterFilter()
         self._settings = AnswerSettings(found, name)
         self._ownership = Ownership(
             name,
-            "open paths through that node, or run this one in a network namespace of its own "
-            "(ip netns)",
+            "open paths through that node (name its control socket with --socket), or run this "
+            "one in a network namespace of its own (ip netns)",
+            called="the protection of destinations",
         )
         rule = MarkRule(4, _RULE_PREFERENCE, mark & CLEAR_MASK, table, others=True, mask=CLEAR_MASK)
         with contextlib.ExitStack() as on_failure:
@@ -230,9 +232,30 @@ class DestinationGuard:
         """
         ended = self._end_circuit(prefix)
         self._walls.delete_route(self._carry_route(prefix))
-        self._enforce()
+        if self._defers:
+            self._owes, self._is_current = True, False
+        else:
+            self._enforce()
         if ended is not None:
             self._tell_of_connections(abort_sockets_of(ended))
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Set the filters once for all that is uncarried inside; routes change at once.
+
+        Until the end of the block the filters permit what they did before. Nothing leaves by that,
+        because the routes into the circuits and the inner addresses are gone.
+
+        Raises:
+            BackendError: at the end, the kernel refused. :meth:`repair` tries again.
+        """
+        self._defers = True
+        try:
+            yield
+        finally:
+            self._defers = False
+            if self._owes:
+                self._enforce()
 
     def release(self, *prefixes: IpNetwork) -> None:
         """End the protection of ``prefixes``, in this order.
@@ -327,7 +350,7 @@ class DestinationGuard:
 
     def _enforce(self, released: Collection[IpNetwork] = ()) -> None:
         """Let the filters follow what is wanted; until it is done, a repair begins with it."""
-        self._is_current = False
+        self._is_current = self._owes = False
         routes = self._wanted_routes(released)
         if not routes:
             self._walls.remove_egress()

@@ -23,8 +23,10 @@ LOCK_PREFIX: Final = "ao-"
 class Ownership:
     """The sole right to some kernel state of this network namespace, until :meth:`release`."""
 
-    def __init__(self, what: str, remedy: str) -> None:
+    def __init__(self, what: str, remedy: str, *, called: str = "") -> None:
         """Take the right to ``what`` (letters, digits, hyphens; at most 12 bytes).
+
+        ``called`` is what the user calls it; ``what`` by default.
 
         Raises:
             ValueError: the name does not fit into a device's name.
@@ -36,7 +38,9 @@ class Ownership:
             raise ValueError(f"{what!r} is too long for the name of a lock.")
         descriptor = claim_device_name(name)
         if descriptor is None:
-            raise BackendError(f"another node in this network namespace owns {what}: {remedy}.")
+            raise BackendError(
+                f"another node in this network namespace owns {called or what}: {remedy}."
+            )
         self._descriptor = descriptor
 
     def release(self) -> None:

@@ -7,7 +7,9 @@ The control plane of a relay is built when the first datagram for it arrives.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from random import Random
@@ -74,6 +76,10 @@ class NoGuard:
 
     def uncarry(self, destination: IpNetwork, inner_address: InnerAddress) -> None:
         """Do nothing, as in :meth:`carry`."""
+
+    def together(self) -> AbstractContextManager[None]:
+        """Nothing changes inside."""
+        return contextlib.nullcontext()
 
     def release(self, *destinations: IpNetwork) -> None:
         """Do nothing, because nothing was protected."""

@@ -376,6 +376,46 @@ def test_a_part_of_a_carried_network_can_have_a_circuit_of_its_own(namespace):
     namespace.call(inside)
 
 
+def test_what_is_uncarried_together_changes_the_filter_once(namespace):
+    class Counted(Nftables):
+        replaced = 0
+
+        def replace(self, table):
+            self.replaced += 1
+            super().replace(table)
+
+    def inside():
+        counted = Counted()
+        with (
+            TunDevice.open("anon%d", 1400) as device,
+            DestinationGuard(packet_filter=counted) as guard,
+        ):
+            guard.protect(*PREFIXES)
+            for prefix, inner in zip(PREFIXES, INNER, strict=True):
+                packed = InnerAddress(ipaddress.ip_address(inner).packed)
+                add_address(device.name, packed)
+                guard.carry(prefix, device.name, packed, 1300)
+            before = counted.replaced
+            with guard.together():
+                for prefix in PREFIXES:
+                    guard.uncarry(prefix)
+                during = counted.replaced
+                with (
+                    socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as program,
+                    pytest.raises(OSError),  # noqa: PT011 - whichever errno: it did not go
+                ):
+                    program.sendto(b"x", (DESTINATIONS[0], 9))
+            left = counted.replaced, guard.missing()
+            with guard.together():
+                guard.release(*PREFIXES)
+            return before, during, left, guard.protected()
+
+    before, during, left, protected = namespace.call(inside)
+    assert during == before
+    assert left == (before + 1, ())
+    assert protected == []
+
+
 def test_two_nodes_cannot_share_a_guard_table_but_may_have_one_each(namespace):
     def inside():
         with (

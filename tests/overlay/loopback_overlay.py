@@ -194,6 +194,8 @@ class FakeHost:
         self._may("uncarry")
         self.carried.pop(prefix, None)
 
+    together = contextlib.nullcontext
+
     def release(self, *prefixes):
         self._may("release")
         for prefix in prefixes:

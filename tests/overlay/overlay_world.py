@@ -1,5 +1,6 @@
 """A whole overlay in memory: real control planes and engines, one event heap, virtual time."""
 
+import contextlib
 import heapq
 import itertools
 from dataclasses import replace
@@ -34,6 +35,8 @@ class MemoryGuard:
 
     def uncarry(self, destination, inner_address):
         assert self.carried.pop(destination) == inner_address
+
+    together = contextlib.nullcontext
 
     def release(self, *destinations):
         self.protected.difference_update(destinations)

@@ -1,5 +1,6 @@
 """A requested path: guarded from the wish to its close, rebuilt when its circuit is lost."""
 
+import contextlib
 import math
 from ipaddress import ip_network
 from random import Random
@@ -48,6 +49,7 @@ class Circuits:
 class RecordingGuard:
     def __init__(self):
         self.protected, self.carried, self.refuse = set(), {}, set()
+        self.released = []
 
     def _may(self, operation):
         if operation in self.refuse:
@@ -66,9 +68,12 @@ class RecordingGuard:
         assert self.carried.pop(destination) == inner_address
         self._may("uncarry")
 
+    together = contextlib.nullcontext
+
     def release(self, *destinations):
         assert not self.carried.keys() & set(destinations)
         self._may("release")
+        self.released.append(set(destinations))
         self.protected.difference_update(destinations)
 
 
@@ -377,6 +382,30 @@ def test_a_path_whose_guard_does_not_end_is_closing_until_it_does(world):
     assert world.paths.all() == []
     assert not world.guard.protected
     assert len(world.circuits.opened) == 1
+
+
+def test_all_paths_are_closed_with_one_change_of_the_guard(world):
+    others = [ip_network(f"198.51.101.{number}/32") for number in range(3)]
+    for destination in (BOB, *others):
+        world.request(destination)
+    world.open(1)
+    world.paths.close_all(NOW)
+    assert world.paths.all() == []
+    assert world.guard.released == [{BOB, *others}]
+    assert not world.guard.carried
+    assert len(world.circuits.closed) == 4
+
+
+def test_of_all_paths_those_whose_guard_does_not_end_are_closing(world):
+    path, other = world.request(), world.request(ip_network("198.51.101.1/32"))
+    world.guard.refuse.add("release")
+    with pytest.raises(BackendError, match="path 1 carries nothing any more"):
+        world.paths.close_all(NOW)
+    assert {path.state, other.state} == {PathState.CLOSING}
+    world.guard.refuse.clear()
+    world.paths.close_all(NOW)
+    assert world.paths.all() == []
+    assert not world.guard.protected
 
 
 def test_a_limit_of_ours_is_told_at_the_first_attempt_and_waited_for_at_later_ones(world):
