@@ -6,7 +6,7 @@ killed node left behind is removed first.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Self
 
 from overlay.addresses import InnerAddress, IpNetwork
@@ -14,6 +14,7 @@ from overlay.exit_policy import ExitPolicy
 from overlay.node.exit_role import ExitRole
 from overlay.node.host import Host
 from overlay.system.exit_limits import ExitLimits
+from overlay.system.host_events import AddressChanged, HostEvent, LinkChanged, Overrun
 from overlay.system.tun import MIN_MTU
 
 __all__ = ["ExitSide"]
@@ -64,6 +65,7 @@ class ExitSide:
             examine=host.exit_problems,
         )
         self._refused: frozenset[bytes] = frozenset()
+        self._stale = False
         self.unforgotten = 0
 
     def own_addresses(self) -> frozenset[bytes]:
@@ -73,6 +75,32 @@ class ExitSide:
     def refresh(self, now: float) -> None:  # noqa: ARG002 - one of the node's chores
         """Learn which addresses this host holds now."""
         self._own_addresses = self._host.own_addresses()
+
+    # -- a part of the enforcement, because another program may flush the packet filter
+
+    def hear(self, events: Collection[HostEvent]) -> None:
+        """Note whether this host's addresses have changed."""
+        relevant = (AddressChanged, LinkChanged, Overrun)
+        self._stale = self._stale or any(isinstance(event, relevant) for event in events)
+
+    def disturbed(self) -> bool:
+        """Return False, because the kernel tells of every change."""
+        return False
+
+    def missing(self) -> tuple[str, ...]:
+        """Return nothing, because the exit's own reviews tell that."""
+        return ()
+
+    def repair(self) -> tuple[str, ...]:
+        """Follow the host's addresses; nothing of it counts as a repair.
+
+        Raises:
+            BackendError: the kernel did not tell.
+        """
+        if self._stale:
+            self._own_addresses = self._host.own_addresses()
+            self._stale = False
+        return ()
 
     def refuse_destinations(self, addresses: frozenset[bytes]) -> None:
         """Let no circuit reach these packed addresses, instead of the ones before.

@@ -81,8 +81,8 @@ class UserspaceShell:
 
     @property
     def enforced(self) -> tuple[Enforced, ...]:
-        """The guard, and the inner addresses beside it."""
-        return (self.guard,)
+        """The guard, the inner addresses beside it, and the addresses that an exit refuses."""
+        return (self.guard,) if self._exit is None else (self.guard, self._exit)
 
     def start(self, node: ShellHost) -> None:
         """Start to read the exit's device; the source's is read as soon as there is one."""
