@@ -1,19 +1,19 @@
-"""A crawl of the whole overlay: every node that lives, and every node's descriptor.
+"""A crawl of the whole overlay, which finds all nodes on line and the descriptors of all nodes.
 
-The Mix-nodes Topology Table is filled from here alone, so that which node a circuit will
-use never shows on the network. Three steps for every node that comes to be known:
+Only crawls fill the Mix-nodes Topology Table. So the traffic of a node does not show which nodes
+its circuits will use. A crawl sends three queries to every node that it learns about:
 
-1. FIND_RECORD of its own id: its descriptor, from itself;
-2. FIND_NODE of its own id: its neighbourhood;
-3. FIND_NODE of its own id with one of the leading bits flipped, drawn at random: a sample of
-   its far buckets, which ties the neighbourhoods together.
+1. FIND_RECORD of the node's own id, for its descriptor;
+2. FIND_NODE of the node's own id, for its near nodes;
+3. FIND_NODE of the node's own id with a random leading bit flipped, for a sample of its far
+   buckets, which connects distant parts of the key space.
 
-When that has closed, the descriptors of nodes that stayed silent are taken from the nodes
-nearest to their ids, which hold them until they expire; several are asked, and the highest
-sequence number counts, since the first to answer may be one that holds back or keeps an old one.
-Most of the silent may be inventions, so their holders are looked up one at a time, and no holder
-is asked about more of them than a real neighbourhood could have: nobody aims a crawl at it. A
-subnet that introduced too many of them is believed no more: whom it alone names is not asked.
+After that, the crawl requests the descriptors of nodes that did not answer from the nodes nearest
+to their ids, which store them until they expire. Several holders are asked, and the highest
+sequence number counts, because a single holder may return an old descriptor or none. Ids without
+an answer may be invented. So their holders are looked up one at a time, and no holder is asked
+about more ids than it could be near to. Otherwise an attacker could direct a crawl at a victim. If
+a subnet introduced too many ids without an answer, nodes that only this subnet names are not asked.
 
 Reasons: docs/decisions/0008.
 """
@@ -41,9 +41,9 @@ __all__ = ["Crawl"]
 
 _HOLDERS_ASKED: Final = 3
 _DOUBTFUL_HOLDERS: Final = 2
-"""How many times k holders are asked about a node in a region that looks eclipsed."""
+"""Holders to ask about a node in a region that looks eclipsed, in units of k."""
 _QUESTIONS_PER_HOLDER: Final = 4
-"""How many times k silent nodes one holder is asked about."""
+"""Nodes without an answer that one holder is asked about, in units of k."""
 _MAX_IDS_PER_ENDPOINT: Final = 3
 
 Verify = Callable[[bytes, NodeId], MixDescriptor]
@@ -51,7 +51,7 @@ Verify = Callable[[bytes, NodeId], MixDescriptor]
 
 @dataclass(slots=True)
 class _Progress:
-    """What one node has still to be asked, and whether it has answered at all."""
+    """The remaining queries to one node, and whether it has answered."""
 
     contact: Contact
     introducers: list[bytes | None]
@@ -60,22 +60,22 @@ class _Progress:
     answered: bool = False
     asked: bool = False
     shelved: bool = False
-    """Its turn came when none of those was believed any more."""
+    """Whether it was skipped, because no subnet that named it was trusted any more."""
 
 
 class Crawl:
-    """One walk over the overlay.
+    """One crawl.
 
     Args:
-        own_id: never asked.
+        own_id: the id of this node, which is never asked.
         start: contacts to begin with.
-        settings: how many nodes, in flight, of one subnet, and for how long.
-        verify: turns a record into a descriptor of the node asked for, or raises PeerError.
-        on_descriptor: gets each verified descriptor once, and whether its owner gave it.
-        doubtful: tells whether the holders nearest to an id may all be one adversary's.
+        settings: limits of nodes, of queries in flight, per subnet, and of time.
+        verify: returns the descriptor of the requested node from a record, or raises PeerError.
+        on_descriptor: called once with each verified descriptor, and whether its owner sent it.
+        doubtful: tells whether an adversary may control all holders nearest to an id.
         reaches: tells whether this host has the IP version of an endpoint.
         rng: draws the far buckets.
-        now: when the time budget begins.
+        now: start of the time limit.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class Crawl:
         self._silent: deque[NodeId] = deque()
         self._all_asked = False
         self._holders: list[int] = []
-        """Who had answered once everybody was asked, in ascending order."""
+        """The nodes that had answered when all were asked, in ascending order."""
         self._questions: Counter[int] = Counter()
         self._in_flight = 0
         self._found: dict[NodeId, int] = {}
@@ -121,26 +121,26 @@ class Crawl:
 
     @property
     def descriptors(self) -> int:
-        """How many nodes' descriptors were found."""
+        """Number of nodes whose descriptor was found."""
         return len(self._found)
 
     @property
     def answered_ids(self) -> list[NodeId]:
-        """Who has answered."""
+        """The nodes that have answered."""
         return [node_id for node_id, node in self._nodes.items() if node.answered]
 
     @property
     def complete(self) -> bool:
-        """Whether nobody that became known was left unasked."""
+        """Whether every known node was asked."""
         return not (self._waiting or self._in_flight or self._silent)
 
     @property
     def exhaustive(self) -> bool:
-        """Whether who is unknown to this crawl is most likely not there: nobody was left out."""
+        """Whether a node that this crawl does not know is probably off line."""
         return self.complete and not self._overflowed
 
     def unanswered(self) -> dict[NodeId, Endpoint | None]:
-        """Return who did not answer, and where it was asked; None if it was not asked at all."""
+        """Return the nodes without an answer, with the asked endpoint, or None if not asked."""
         return {
             node_id: node.contact.endpoint if node.asked else None
             for node_id, node in self._nodes.items()
@@ -148,7 +148,7 @@ class Crawl:
         }
 
     def queries(self, now: float) -> list[Query]:
-        """Return what to ask now, up to ``crawl_in_flight`` queries at a time."""
+        """Return the queries to send now, so that at most ``crawl_in_flight`` are in flight."""
         chosen: list[Query] = []
         while now < self._deadline and self._in_flight < self._settings.crawl_in_flight:
             if not self._waiting:
@@ -168,7 +168,7 @@ class Crawl:
         return chosen
 
     def answered(self, query: Query, reply: Reply) -> None:
-        """Take a node's contacts or a descriptor."""
+        """Process an answer with contacts or with a descriptor."""
         self._in_flight -= 1
         progress = self._nodes[query.contact.node_id]
         if not progress.answered:
@@ -178,27 +178,27 @@ class Crawl:
         if isinstance(reply, Record) and isinstance(query.request, FindRecord):
             self._take(reply.record, query.request.key, answered=not _is_holder_query(query))
         elif isinstance(reply, Contacts) and not _is_holder_query(query):
-            # Three replies of k contacts each are all that one node may introduce.
+            # One node may introduce at most the k contacts of each of three replies.
             introducer = self._group(query.contact)
             for contact in reply.contacts[: self._settings.k]:
                 self._discover(contact, introducer)
 
     def failed(self, query: Query) -> None:
-        """Remember a node that did not answer at all for the second step."""
+        """Queue a node without any answer for the requests to its holders."""
         self._in_flight -= 1
         if _is_own_record_query(query):
             self._silent.append(query.contact.node_id)
             self._introductions.silent(self._nodes[query.contact.node_id].introducers[0])
 
     def slow(self, query: Query) -> None:
-        """Wait on: a crawl has time, and wants everybody who is there."""
+        """Continue to wait, because a crawl should find all nodes and is not urgent."""
 
     def finished(self, now: float) -> bool:
-        """Tell whether the walk has closed or its time is over."""
+        """Tell whether the crawl is complete or its time is over."""
         return self.complete or now >= self._deadline
 
     def next_deadline(self) -> float:
-        """Return the end of the time budget."""
+        """Return the end of the time limit."""
         return self._deadline
 
     def _discover(self, contact: Contact, introducer: bytes | None) -> None:
@@ -215,7 +215,7 @@ class Crawl:
             self._enqueue(contact)
 
     def _heard_again(self, known: _Progress, contact: Contact, introducer: bytes | None) -> None:
-        """Note who else names a node that was not asked yet, as long as we believe them."""
+        """Record a further subnet that names a node which was not asked, if it is trusted."""
         if known.asked or introducer in known.introducers:
             return
         if not self._introductions.believed(introducer):
@@ -248,14 +248,14 @@ class Crawl:
         return source_group(contact.endpoint, limit_private=self._settings.limit_private_subnets)
 
     def _neighbourhood_queries(self, contact: Contact) -> list[Query]:
-        """Ask near its id and in one far bucket, of the about log2(n / k) that are full."""
+        """Return queries near the node's id and in one of its about log2(n / k) full buckets."""
         far_buckets = max(1, (len(self._nodes) // self._settings.k).bit_length() + 1)
         bit = 8 * NODE_ID_BYTES - 1 - self._rng.randrange(far_buckets)
         far = flipped(contact.node_id, bit)
         return [Query(contact, FindNode(contact.node_id)), Query(contact, FindNode(far))]
 
     def _turn_to_the_silent(self) -> None:
-        """Queue what to ask about the next silent node, once everybody was asked."""
+        """Queue the requests for the next node without an answer, after all nodes were asked."""
         if not self._all_asked and not self._in_flight:
             self._all_asked = True
             self._holders = sorted(int.from_bytes(each, "big") for each in self.answered_ids)
@@ -263,7 +263,7 @@ class Crawl:
             self._ask_holders(self._silent.popleft())
 
     def _ask_holders(self, node_id: NodeId) -> None:
-        """Queue a silent node's record with the nodes nearest to it that answered."""
+        """Queue requests for the record of a node to the nearest nodes that answered."""
         crowd = _DOUBTFUL_HOLDERS * self._settings.k
         wanted = crowd if self._doubtful(node_id) else _HOLDERS_ASKED
         request = FindRecord(node_id)

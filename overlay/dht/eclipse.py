@@ -1,17 +1,17 @@
-"""Is a region of the key space too dense to be chance? The chi-squared eclipse alarm.
+"""The eclipse alarm: detect by a chi-squared test that a region of the key space is too dense.
 
-NodeIds are hashes, so N honest nodes lie uniformly. Let d be the distance of the k-th nearest
-node to a target, as a share of the key space. Then 2 N d follows a chi-squared distribution
-with 2 k degrees of freedom, exactly (d is the k-th point of a Poisson process), and
+Node ids are hashes, so the ids of N honest nodes are uniform. Let d be the distance of the k-th
+nearest node to a target, as a fraction of the key space. Then 2 N d has a chi-squared distribution
+with 2 k degrees of freedom, because d is the k-th point of a Poisson process. It follows:
 
-* (k - 1) / d estimates N, with a relative standard deviation of 1 / sqrt(k - 2);
-* P(chi-squared <= 2 N d) below 1 % says: k nodes that close are no accident. Somebody drew
-  keys until enough of them fell around the target, which is how a node is surrounded and how
-  a record is hidden (KADEMLIA's lesson from IPFS, 2023).
+* (k - 1) / d estimates N, with a relative standard deviation of 1 / sqrt(k - 2).
+* If P(chi-squared <= 2 N d) is below 1 %, k nodes are unlikely to be that close by chance. An
+  attacker may have generated keys until enough ids were near the target, in order to surround
+  a node or to hide a record (as was done in IPFS, 2023).
 
-N comes from other lookups and from crawls, never from the lookup under test. It is the median
-of single estimates, not their mean: one target that is eclipsed at a millionth of the usual
-distance would lift a mean to where no alarm ever sounds again.
+N is estimated from other lookups and from crawls, not from the lookup under test. It is the median
+of the single estimates. With a mean, one target that is eclipsed at a millionth of the usual
+distance would make N so large that the alarm is never raised again.
 
 Reasons: docs/decisions/0025.
 """
@@ -44,10 +44,10 @@ __all__ = [
 ]
 
 SIGNIFICANCE: Final = 0.01
-"""One regular region in a hundred is suspected by chance; reacting costs some datagrams."""
+"""Significance level: 1 % of regular regions are suspected by chance, which costs datagrams."""
 
 MIN_SAMPLES: Final = 16
-"""Other targets that a verdict needs: the size is then known to about 7 % (k = 20)."""
+"""Number of other targets that a test needs; the size is then known to about 7 % (k = 20)."""
 
 MAX_SAMPLES: Final = 64
 MAX_SUSPICIONS: Final = 64
@@ -55,7 +55,7 @@ _CENSUS_TARGETS: Final = 32
 _SAMPLE_LIFE_S: Final = 2 * 3600.0
 _SUSPICION_LIFE_S: Final = 2 * 3600.0
 _LEAST_K: Final = 4
-"""With fewer neighbours than this the estimate of one target scatters by 70 % and more."""
+"""With fewer near nodes, the deviation of an estimate from one target is 70 % or more."""
 
 _ID_BITS: Final = 8 * NODE_ID_BYTES
 _SPACE: Final = 2.0**_ID_BITS
@@ -64,8 +64,8 @@ _SPACE: Final = 2.0**_ID_BITS
 def chi_squared_cdf(x: float, degrees: int) -> float:
     """Return P(X <= x) of a chi-squared variable with an even number of degrees of freedom.
 
-    With 2 k degrees it is the probability that a Poisson variable of mean x / 2 reaches k,
-    so a finite sum. The smaller tail is summed, for precision.
+    For 2 k degrees it is the probability that a Poisson variable with mean x / 2 is at least k,
+    which is a finite sum. The smaller tail is summed, for precision.
 
     Raises:
         ValueError: ``degrees`` is odd or not positive.
@@ -88,20 +88,20 @@ def _poisson(count: int, mean: float) -> float:
 
 
 def estimated_size(share: float, k: int) -> float:
-    """Return how many nodes there are if the k-th nearest lies at ``share`` of the key space."""
+    """Return the number of nodes if the k-th nearest is at ``share`` of the key space."""
     return (k - 1) / share
 
 
 def chance_of_density(size: float, share: float, k: int) -> float:
-    """Return how probable it is that k of ``size`` nodes lie within ``share`` by chance."""
+    """Return the probability that k of ``size`` nodes are within ``share`` by chance."""
     return chi_squared_cdf(2 * size * share, 2 * k)
 
 
 def nearest_numbers(ordered: Sequence[int], target: int, count: int) -> list[int]:
-    """Return up to ``count`` ids of an ascending order, those nearest to ``target`` first.
+    """Return up to ``count`` ids nearest to ``target``, nearest first, from ascending ids.
 
-    The ids that share the target's first bits stand together, and are nearer than all
-    others; so only the smallest such group with enough members needs to be looked at.
+    Ids that share the first bits of the target are adjacent, and they are nearer than all others.
+    So only the smallest such group with enough members needs to be examined.
     """
     low, high = 0, _ID_BITS  # bits that the group shares: enough members at low, too few above
     first, last = 0, len(ordered)
@@ -118,7 +118,7 @@ def nearest_numbers(ordered: Sequence[int], target: int, count: int) -> list[int
 
 
 def kth_nearest_distance(ordered: Sequence[int], target: int, k: int) -> int:
-    """Return the XOR distance of the k-th nearest of at least k ids in ascending order."""
+    """Return the XOR distance of the k-th nearest id; ``ids`` are ascending and at least k."""
     return nearest_numbers(ordered, target, k)[k - 1] ^ target
 
 
@@ -130,10 +130,10 @@ class _Sample:
 
 
 class EclipseWatch:
-    """What this node's own lookups and crawls say about the size and about regions.
+    """Estimates of the size and suspicions about regions, from own lookups and crawls.
 
-    Holds at most 64 samples and 64 suspicions, each for two hours. A region is what lies
-    around a target as near as its k-th nearest node should.
+    It has at most 64 samples and 64 suspicions, each for two hours. A region is the part of the
+    key space around a target in which k nodes are expected.
     """
 
     def __init__(self, k: int) -> None:
@@ -143,9 +143,9 @@ class EclipseWatch:
         """Target of the lookup that raised it -> until when it counts."""
 
     def size(self, now: float, *, apart_from: NodeId | None = None) -> float | None:
-        """Return how many nodes the overlay has; None while too few targets are known.
+        """Return the number of nodes of the overlay; None while too few targets are known.
 
-        ``apart_from`` leaves out the targets whose region overlaps that of an id.
+        ``apart_from`` excludes targets whose region overlaps that of an id.
         """
         shares = [s.share for s in self._samples if now - s.taken_at < _SAMPLE_LIFE_S]
         if len(shares) < MIN_SAMPLES:
@@ -169,10 +169,10 @@ class EclipseWatch:
         return 0 if size is None else min(int(self._k / size * _SPACE), (1 << _ID_BITS) - 1)
 
     def looked_up(self, target: NodeId, nearest: Sequence[Contact], now: float) -> float | None:
-        """Judge a finished lookup by the nodes that answered, nearest first.
+        """Test a finished lookup by the nodes that answered, nearest first.
 
         Returns:
-            How probable its density is by chance if that raises a new suspicion, else None.
+            The probability of this density by chance if it raises a new suspicion, else None.
         """
         if len(nearest) < self._k or self._k < _LEAST_K:
             return None
@@ -190,7 +190,7 @@ class EclipseWatch:
         return chance if is_new else None
 
     def crawled(self, node_ids: Iterable[NodeId], rng: Random, now: float) -> None:
-        """Take samples from everybody who answered a crawl, at targets drawn at random."""
+        """Take samples at random targets from all nodes that answered a crawl."""
         ordered = sorted(int.from_bytes(node_id, "big") for node_id in node_ids)
         if len(ordered) < self._k or self._k < _LEAST_K:
             return
@@ -200,7 +200,7 @@ class EclipseWatch:
             self._samples.append(_Sample(target, share, now))
 
     def suspects(self, key: NodeId, now: float) -> bool:
-        """Tell whether ``key`` lies in a region under suspicion."""
+        """Tell whether ``key`` is in a suspected region."""
         reach = self.region(now)
         place = int.from_bytes(key, "big")
         return any(
@@ -208,11 +208,11 @@ class EclipseWatch:
         )
 
     def suspected_regions(self, now: float) -> int:
-        """Return how many regions are under suspicion."""
+        """Return the number of suspected regions."""
         return sum(now < until for until in self._suspicions.values())
 
     def _add(self, sample: _Sample) -> None:
-        """Keep one sample a region: hourly lookups of our own id are one opinion."""
+        """Keep one sample per region, because repeated lookups of one id are not independent."""
         kept = [s for s in self._samples if s.target ^ sample.target > sample.share * _SPACE]
         self._samples = deque([*kept, sample], maxlen=MAX_SAMPLES)
 

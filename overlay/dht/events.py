@@ -1,4 +1,4 @@
-"""What the DHT tells its owner, and what it counts instead of logging."""
+"""Events that the DHT reports to its owner, and counters that it has instead of logs."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ class BootstrapUnreachable:
 
 @dataclass(frozen=True, slots=True)
 class DescriptorFound:
-    """A crawl brought a verified descriptor (perhaps one that is known already).
+    """A crawl found a verified descriptor, which may be known already.
 
-    ``answered`` tells that its owner gave it, so is there; else others held it for the owner.
+    ``answered`` is True if its owner sent it, so the owner is on line; otherwise a holder sent it.
     """
 
     descriptor: MixDescriptor
@@ -53,24 +53,24 @@ class DescriptorFound:
 
 @dataclass(frozen=True, slots=True)
 class DescriptorRenewed:
-    """A node brought its newer descriptor to be stored here; it may not be known at all yet."""
+    """A node stored its newer descriptor here; the node may be unknown so far."""
 
     descriptor: MixDescriptor
 
 
 @dataclass(frozen=True, slots=True)
 class NodeLeft:
-    """A node said goodbye under its own signature."""
+    """A node sent a signed LEAVE."""
 
     node_id: NodeId
 
 
 @dataclass(frozen=True, slots=True)
 class CrawlFinished:
-    """A crawl that began at ``started_at`` is over; it brought so many distinct descriptors.
+    """A crawl that began at ``started_at`` has ended, with the number of its descriptors.
 
-    ``exhaustive`` tells that nobody was left out; ``unanswered`` holds who did not answer, and
-    where it was asked (None: not at all). Strangers supply ids and endpoints both.
+    ``exhaustive`` is True if every known node was asked. ``unanswered`` has the nodes without an
+    answer and the asked endpoints (None: not asked). Both may be invented by other nodes.
     """
 
     descriptors: int
@@ -81,9 +81,9 @@ class CrawlFinished:
 
 @dataclass(frozen=True, slots=True)
 class EclipseSuspected:
-    """So many nodes as a lookup found lie that close with a probability of ``chance``.
+    """The nodes that a lookup found are so close by chance only with probability ``chance``.
 
-    ``own_region`` tells that they surround this node's own id.
+    ``own_region`` is True if they surround this node's own id.
     """
 
     chance: float
@@ -129,9 +129,9 @@ DhtEvent = (
 
 @dataclass(slots=True)
 class DhtActivity:
-    """What the DHT did since its start.
+    """Counts of the DHT's activity since its start.
 
-    A lookup succeeded if it closed within its budgets with somebody found.
+    A lookup succeeded if it was complete within its limits and found at least one node.
     """
 
     lookups: int = 0
@@ -141,7 +141,7 @@ class DhtActivity:
 
 
 class DhtCount(enum.StrEnum):
-    """What was dropped or declined, and why."""
+    """Reasons why the DHT dropped or refused something."""
 
     MALFORMED = "no message of ours"
     OTHER_NETWORK = "another network or version"

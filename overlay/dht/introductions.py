@@ -1,11 +1,10 @@
-"""What the word of a subnet about others is worth during one crawl.
+"""Limit introductions per subnet during a crawl.
 
-A crawl asks whoever it hears of. Identities of one /24 that answer and introduce inventions could
-keep it busy to the end of its time, and fill what it may remember. So a subnet is charged for
-everybody that it was the first to name, until they answer, and it is believed no more when too
-many of them stayed silent: whom no other subnet names is not asked. One node introduces at most
-three times k others, so one that shares its subnet with nobody is never disbelieved for naming the
-dead of a mass failure.
+A crawl asks every node that it learns about. An attacker with identities in one /24 could name
+invented nodes until the time and the memory of the crawl are used up. So every node counts for the
+subnet that named it first, until the node answers. If too many of a subnet's nodes did not answer,
+nodes that only this subnet names are not asked. One node introduces at most 3 k others. So a node
+that is alone in its subnet does not reach the limit, even if it names departed nodes.
 
 Reasons: docs/decisions/0032.
 """
@@ -18,14 +17,14 @@ from typing import Final
 __all__ = ["MAX_OPEN_K", "MAX_SILENT_K", "Introductions"]
 
 MAX_SILENT_K: Final = 3
-"""A subnet loses its credit by more silent introductions than one node can make: 3 k."""
+"""Limit of introductions without an answer, in units of k: as many as one node can make."""
 
 MAX_OPEN_K: Final = 12
-"""So many times k that have not answered are kept in mind for one subnet."""
+"""Nodes without an answer yet that are remembered per subnet, in units of k."""
 
 
 class Introductions:
-    """Counts by introducing subnet; None stands for this node's own table, which is believed.
+    """Counts per introducing subnet. None stands for this node's own table, which has no limit.
 
     Args:
         k: contacts in a reply.
@@ -37,26 +36,26 @@ class Introductions:
         self._silent: Counter[bytes] = Counter()
 
     def believed(self, introducer: bytes | None) -> bool:
-        """Tell whether those that it introduced should be asked."""
+        """Tell whether nodes that the subnet introduced should be asked."""
         return introducer is None or self._silent[introducer] <= self._max_silent
 
     def may_add(self, introducer: bytes | None) -> bool:
-        """Tell whether one more that it introduces should be kept in mind."""
+        """Tell whether one more introduction of the subnet should be remembered."""
         return introducer is None or (
             self.believed(introducer) and self._open[introducer] < self._max_open
         )
 
     def add(self, introducer: bytes | None) -> None:
-        """Charge it for one that it was the first to name."""
+        """Count a node that the subnet was the first to name."""
         if introducer is not None:
             self._open[introducer] += 1
 
     def answered(self, introducer: bytes | None) -> None:
-        """Learn that one of them is there."""
+        """Record that one of its nodes answered."""
         if introducer is not None:
             self._open[introducer] -= 1
 
     def silent(self, introducer: bytes | None) -> None:
-        """Learn that one of them did not answer."""
+        """Record that one of its nodes did not answer."""
         if introducer is not None:
             self._silent[introducer] += 1

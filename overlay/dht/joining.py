@@ -1,10 +1,11 @@
-"""Getting into the overlay: rounds of greetings, with back-off, until one is answered.
+"""Join the overlay: send rounds of greetings, with back-off, until one is answered.
 
-A round greets every bootstrap endpoint, whose node ids are not known yet, and a random few
-of the nodes that an earlier run knew: first those whose descriptors are still valid (seeds),
-then those that were reached once (hints), which get a quarter of each round at least. So a
-restart needs no bootstrap peer, and no single peer decides alone where a node gets in. Whoever
-comes to us ends no greeting: an adversary that comes first would else be all we ever know.
+A greeting is a PING. A round greets every bootstrap endpoint, whose node ids are not known yet,
+and some random nodes that an earlier run knew. These are nodes whose descriptors are still valid
+(seeds) and nodes that were reached once (hints). Hints get at least a quarter of each round. So a
+restart needs no bootstrap peer, and no single peer determines which part of the overlay a node
+sees. Requests from other nodes do not end the greetings. Otherwise an adversary that contacts the
+node first could become its only contact.
 
 Reasons: docs/decisions/0027.
 """
@@ -27,14 +28,14 @@ _MAX_SEEDS: Final = 4096
 
 @dataclass(frozen=True, slots=True)
 class Greeting:
-    """Whom to ping; ``node_id`` is None for a bootstrap endpoint."""
+    """A node to ping; ``node_id`` is None for a bootstrap endpoint."""
 
     endpoint: Endpoint
     node_id: NodeId | None
 
 
 class Joining:
-    """Whom to greet and when. Holds at most 4,096 seeds and as many hints."""
+    """The nodes to greet, and the times of the rounds; at most 4,096 seeds and as many hints."""
 
     def __init__(self, settings: DhtSettings, rng: Random) -> None:
         self._settings = settings
@@ -70,12 +71,12 @@ class Joining:
         return bool(self._bootstrap or self._seeds or self._hints)
 
     def restart(self, now: float) -> None:
-        """Begin a round at once, unless there is nobody to greet."""
+        """Begin a round at once, unless there is no node to greet."""
         self._patience = self._settings.bootstrap_retry_s
         self._next_round = now if self._has_anybody else math.inf
 
     def retry(self, now: float) -> None:
-        """Schedule a round after the back-off, unless there is nobody to greet."""
+        """Schedule a round after the back-off, unless there is no node to greet."""
         if not self._has_anybody:
             return
         self._next_round = now + self._patience * self._rng.uniform(0.8, 1.2)
@@ -90,7 +91,7 @@ class Joining:
         return self._next_round
 
     def round(self, now: float, own: Collection[Endpoint]) -> list[Greeting]:
-        """Return whom to greet if a round is due; never one of our ``own`` endpoints."""
+        """Return the nodes to greet if a round is due, without our ``own`` endpoints."""
         if now < self._next_round:
             return []
         self._next_round, self._answered = math.inf, False
@@ -103,13 +104,13 @@ class Joining:
         return greetings
 
     def failed(self, now: float) -> None:
-        """One greeting had no answer; if none of its round had, the next round is scheduled."""
+        """Process a greeting without an answer; after the last one, schedule the next round."""
         self._pending -= 1
         if self._pending == 0 and self._next_round == math.inf and not self._answered:
             self.retry(now)
 
     def answered(self) -> None:
-        """One greeting was answered: no further round."""
+        """Process an answered greeting, after which there is no further round."""
         self._pending -= 1
         self._answered = True
         self.stop()

@@ -1,20 +1,21 @@
 """An iterative Kademlia lookup over disjoint paths, without any I/O.
 
-The contacts nearest to the target are asked for nearer ones, ``alpha`` at a time, each with
-its own timeout, until the k nearest that live have all answered. One that is late frees its
-place in flight and holds nothing up once k others have answered: a dead one would else cost
-each path all its attempts (``overlay sim accept E10`` measures what is left).
+A lookup asks the contacts nearest to the target for nearer ones, ``alpha`` at a time, until the k
+nearest nodes that are on line have answered. Each query has a timeout. A late query no longer
+counts as in flight, and the lookup does not wait for it once k other nodes have answered.
+Otherwise each departed node would cost a path all attempts (``overlay sim accept E10``).
 
-Every node is asked by one path; what a path learns stays on that path, so liars on one cannot
-steer another (S/Kademlia, Baumgart and Mies 2007). Strictly disjoint paths starve when there are
-fewer contacts to begin with than paths; so a path that never had a candidate gets its share of
-the next answer, and only such a path does. Hops, queries and time are bounded, so an inventor of
-ever nearer ids is left.
+Only one path asks a node, and the contacts in its answer are used only on that path. So malicious
+nodes on one path cannot influence another (S/Kademlia, Baumgart and Mies 2007). If there are fewer
+contacts at the start than paths, some paths would have no candidate. Such a path, and no other,
+gets a share of the next answer. Hops, queries and time are bounded, so that a node which invents
+ever nearer ids cannot keep a lookup running.
 
-Where a node is, others say. Who does not answer at one endpoint is asked where else it is said
-to be, by whichever path heard so: else one liar could hide the honest from all paths. Nobody is
-asked at one endpoint twice, and who never answered is never returned. Each path has its own few
-places for one subnet, which a liar on another path cannot use up.
+Other nodes tell the endpoint of a node, so it may be false. If a node does not answer at one
+endpoint, any path that knows another endpoint for it asks there. Otherwise one malicious node
+could hide honest nodes from all paths. An endpoint is asked at most once for a node. Nodes without
+an answer are never returned. Each path has separate limits per subnet, so that a malicious node
+on another path cannot use them up.
 """
 
 from __future__ import annotations
@@ -36,40 +37,40 @@ from overlay.dht.settings import DhtSettings
 __all__ = ["Lookup", "Query", "Walk"]
 
 _MAX_CLAIMS: Final = 3
-"""At how many endpoints a path remembers a node to be."""
+"""Number of endpoints that a path remembers for one node."""
 
 _MEMORY: Final = 8
-"""How many times k candidates a path remembers besides those that were asked."""
+"""Number of candidates that a path remembers besides those that were asked, in units of k."""
 
 
 class Query(NamedTuple):
-    """One request that a walk wants to be sent to one contact."""
+    """One request that a walk wants to send to one contact."""
 
     contact: Contact
     request: Request
 
 
 class Walk(Protocol):
-    """A walk over the overlay: says what to ask, is told what came back."""
+    """The interface of lookups and crawls: they return queries and receive the answers."""
 
     def queries(self, now: float) -> list[Query]:
-        """Return what to ask now; each query gets exactly one answered() or failed()."""
+        """Return the queries to send now. Each one gets exactly one answered() or failed()."""
         ...
 
     def answered(self, query: Query, reply: Reply) -> None:
-        """Take the verified reply to a query."""
+        """Process the verified reply to a query."""
         ...
 
     def failed(self, query: Query) -> None:
-        """Learn that nobody answered a query."""
+        """Process that a query got no answer."""
         ...
 
     def slow(self, query: Query) -> None:
-        """Learn that a query's first attempt stayed without answer; the second is under way."""
+        """Process that the first attempt of a query got no answer and the second was sent."""
         ...
 
     def finished(self, now: float) -> bool:
-        """Tell whether nothing is left to ask or to wait for."""
+        """Tell whether there is nothing to ask and no answer to wait for."""
         ...
 
     def next_deadline(self) -> float:
@@ -85,7 +86,7 @@ class _State(enum.Enum):
 
 
 class _Candidate:
-    """Whom a path may ask: where it is said to be, first claim first, and after how many hops."""
+    """A node that a path may ask: its claimed endpoints, oldest first, and its distance in hops."""
 
     __slots__ = ("claims", "hops", "node_id", "used")
 
@@ -98,10 +99,10 @@ class _Candidate:
 
 
 class _Path:
-    """One of the disjoint paths: the candidates it knows, nearest first, and whom it asked.
+    """One of the disjoint paths: its candidates, nearest first, and the nodes that it asked.
 
-    Of the first ``passed`` of ``order`` nobody is left to ask, and ``living`` of them answered
-    or are being asked.
+    The first ``passed`` entries of ``order`` have nothing left to ask. Of these nodes, ``living``
+    have answered or are being asked.
     """
 
     __slots__ = ("asking", "candidates", "full", "living", "order", "passed", "subnets")
@@ -111,17 +112,17 @@ class _Path:
         self.order: list[tuple[int, _Candidate]] = []
         self.subnets: Counter[bytes] = Counter()
         self.full: set[bytes] = set()
-        """The subnets whose places are used up: none, as a rule."""
+        """The subnets that have reached their limit; usually there are none."""
         self.asking = 0
         self.passed = self.living = 0
 
     def look_again(self) -> None:
-        """Begin with the nearest candidate once more: there is news of one that was passed."""
+        """Start again with the nearest candidate, because a passed one has a new endpoint."""
         self.passed = self.living = 0
 
 
 class _Ask:
-    """One request: which path made it, and what became of it."""
+    """One request: the path that made it, and its state."""
 
     __slots__ = ("path", "state")
 
@@ -134,11 +135,11 @@ class Lookup:
     """Find the k nodes nearest to ``target``.
 
     Args:
-        target: where to look.
-        own_id: never asked, never returned.
-        start: contacts to begin with, nearest first; they are dealt out to the paths.
-        settings: k, alpha, paths and budgets.
-        now: when the time budget begins.
+        target: the id to search.
+        own_id: the id of this node, which is never asked and never returned.
+        start: contacts to begin with, nearest first, which are distributed among the paths.
+        settings: k, alpha, the number of paths, and the limits.
+        now: start of the time limit.
     """
 
     def __init__(
@@ -165,7 +166,7 @@ class Lookup:
             self._add(self._paths[index % len(self._paths)], contact, hops=0)
 
     def queries(self, now: float) -> list[Query]:
-        """Return the next FIND_NODE requests; the paths take turns."""
+        """Return the next FIND_NODE requests, from each path in turn."""
         chosen: list[Query] = []
         if now >= self._deadline:
             return chosen
@@ -181,7 +182,7 @@ class Lookup:
         return chosen
 
     def answered(self, query: Query, reply: Reply) -> None:
-        """Take a node's contacts; they are candidates of the path that asked it."""
+        """Add the contacts of an answer to the candidates of the path that asked."""
         node_id = query.contact.node_id
         path = self._settle(query.contact, _State.ANSWERED)
         self._contacts[node_id] = query.contact
@@ -199,20 +200,20 @@ class Lookup:
                     taker.look_again()
 
     def slow(self, query: Query) -> None:
-        """Go on without a node that is late: most of them are dead, and do not end a lookup.
+        """Continue without a node that is late, because most late nodes have left.
 
-        If it answers while the lookup still runs, it counts again.
+        If the node answers while the lookup still runs, its answer counts.
         """
         if self._asks[query.contact].state is _State.ASKED:
             self._settle(query.contact, _State.SLOW)
             self._late += 1
 
     def failed(self, query: Query) -> None:
-        """Ask the node never again at that endpoint."""
+        """Do not ask the node at that endpoint again."""
         self._settle(query.contact, _State.FAILED)
 
     def finished(self, now: float) -> bool:
-        """Tell whether the k nearest have answered on every path, or a budget is used up."""
+        """Tell whether the k nearest nodes answered on every path, or a limit is reached."""
         if now >= self._deadline:
             return True
         if self._in_flight:
@@ -222,7 +223,7 @@ class Lookup:
         return not self._late or len(self._contacts) >= self._settings.k
 
     def next_deadline(self) -> float:
-        """Return the end of the time budget."""
+        """Return the end of the time limit."""
         return self._deadline
 
     def closest(self) -> list[Contact]:
@@ -242,11 +243,11 @@ class Lookup:
 
     @property
     def asked(self) -> int:
-        """How many requests were made."""
+        """Number of requests."""
         return len(self._asks)
 
     def hops_to(self, node_id: NodeId) -> int | None:
-        """Return after how many hops a node that was asked had been found; 0 for a contact."""
+        """Return the hops after which an asked node was found; 0 for an own contact."""
         ask = self._latest.get(node_id)
         return None if ask is None else ask.path.candidates[node_id].hops
 
@@ -260,12 +261,12 @@ class Lookup:
         path.order.insert(index, place)
         if index < path.passed:
             path.look_again()
-        # Those that were asked stay, so they must not use up the room of those that were not.
+        # Asked nodes stay, so they must not count for the limit of the others.
         if len(path.order) > _MEMORY * self._settings.k + len(self._latest):
             self._forget_farthest(path)
 
     def _forget_farthest(self, path: _Path) -> None:
-        """Keep a path's memory bounded; those that were asked stay for their bookkeeping."""
+        """Remove the farthest candidates above the limit; nodes that were asked stay."""
         for index in range(len(path.order) - 1, -1, -1):
             node_id = path.order[index][1].node_id
             if node_id not in self._latest:
@@ -276,7 +277,7 @@ class Lookup:
                 return
 
     def _next(self, path: _Path) -> Contact | None:
-        """Return the nearest candidate that nobody asked, if it is among the path's k nearest."""
+        """Return the nearest candidate that was not asked, if it is among the k nearest."""
         latest, order, wanted = self._latest, path.order, self._settings.k
         while path.living < wanted and path.passed < len(order):
             candidate = order[path.passed][1]
@@ -292,7 +293,7 @@ class Lookup:
         return None
 
     def _unused(self, path: _Path, candidate: _Candidate) -> Contact | None:
-        """Return where nobody asked a candidate yet, if its subnet has a place left."""
+        """Return an endpoint of a candidate that was not asked, if its subnet has a free place."""
         for contact in candidate.claims[candidate.used :]:
             if contact not in self._asks and not (path.full and self._subnet(contact) in path.full):
                 return contact

@@ -1,11 +1,12 @@
-"""Keeping this node's own descriptor stored with the k nodes nearest to it, and in its region.
+"""Keep this node's descriptor stored at the k nodes nearest to its id, and in its region.
 
-The region is the distance within which k nodes are expected. Whoever wants to hide a record
-places k identities nearest to its key; the honest nodes of the region hold it nevertheless.
+The region is the distance within which k nodes are expected. An attacker can hide a record from the
+k nearest nodes by k identities that are nearest to its key. Honest nodes in the region still
+have the record then.
 
-Only its owner stores a descriptor, and stores it again on schedule: soon at first, while the
-overlay around a newcomer changes, then each ``republish_interval_s``. One that is merely signed
-anew is stored at once and keeps that pace; one that names other endpoints begins anew.
+Only its owner stores a descriptor. It stores it again soon at first, because the near nodes of a
+new node change, and later every ``republish_interval_s``. A descriptor that is signed again is
+stored at once, and the intervals continue. If it names other endpoints, the series starts again.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ __all__ = ["Publisher", "around"]
 
 _FIRST_REPUBLISH_S: Final = 60.0
 _MOST_HOLDERS: Final = 4
-"""How many times k nodes hold the descriptor at most."""
+"""Largest number of nodes that hold the descriptor, in units of k."""
 
 
 class Publisher:
-    """The own descriptor, and the at most 4 k nodes that hold it."""
+    """This node's descriptor, and the nodes that hold it, at most 4 k."""
 
     def __init__(
         self,
@@ -61,7 +62,7 @@ class Publisher:
         return self.descriptor.sequence if self.descriptor is not None else 0
 
     def replace(self, descriptor: MixDescriptor) -> None:
-        """Take a new descriptor, to be stored from the next :meth:`store_at` on.
+        """Set a new descriptor, which the next :meth:`store_at` stores.
 
         Raises:
             ValueError: its sequence number does not exceed the last one's.
@@ -75,14 +76,14 @@ class Publisher:
         self.descriptor = descriptor
 
     def settle(self) -> None:
-        """Take the pace of a node that has been a member for long."""
+        """Use the longest interval, as a node that has been a member for a long time."""
         interval = self._settings.republish_interval_s
         self._pace = Pace(interval, interval, self._rng)
 
     def store_at(self, lookup: Lookup, reach: int = 0) -> None:
-        """Store the descriptor with those whom a lookup of our id found.
+        """Store the descriptor at nodes that a lookup of this node's id found.
 
-        These are the k nearest, and all within ``reach`` (of the key space) of our id.
+        These are the k nearest nodes and all within the distance ``reach``.
         """
         now = self._clock()
         if self.descriptor is None or now >= self.descriptor.expires:
@@ -93,7 +94,7 @@ class Publisher:
         self._store([*lookup.closest(), *lookup.within(reach)])
 
     def store_more(self, lookup: Lookup) -> None:
-        """Store it with the k nearest nodes that a lookup elsewhere in our region found, too."""
+        """Also store it at the k nearest nodes that a lookup of another id of the region found."""
         self._store(lookup.closest())
 
     def _store(self, contacts: list[Contact]) -> None:
@@ -121,11 +122,11 @@ class Publisher:
 
 
 def around(node_id: NodeId, reach: int, k: int) -> Iterator[NodeId]:
-    """Yield ids around ``node_id`` whose neighbours are the honest members of its region.
+    """Yield ids near ``node_id``, whose lookups find the honest nodes of its region.
 
-    Nodes that surround our id crowd its honest neighbours out of every answer about it, but not
-    out of answers about ids with one bit of ours flipped: from twice the region's reach down to
-    where less than one honest node is expected, each has its neighbours.
+    If an attacker's nodes surround an id, answers about that id contain no honest nodes. Answers
+    about ids with one flipped bit still do. The ids reach from twice the size of the region down
+    to a distance within which less than one honest node is expected.
     """
     top = min(reach.bit_length(), 8 * NODE_ID_BYTES - 1)
     for bit in range(max(0, top - 1 - k.bit_length()), top + 1):

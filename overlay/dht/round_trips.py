@@ -1,8 +1,8 @@
-"""How long to wait for each endpoint: round trips measured, as TCP does it (RFC 6298).
+"""Compute the timeout for each endpoint from measured round trips, as TCP does (RFC 6298).
 
-A fixed patience is wrong twice: a dead contact on a fast network costs a lookup half a
-second, and a living one behind a slow line is given up. Only requests that were sent once
-are measured (Karn's rule: the answer to a repeated one may belong to either copy).
+A fixed timeout has two faults. On a fast network, a departed contact delays a lookup by half a
+second. Behind a slow line, a contact on line counts as departed. Only requests that were sent once
+are measured, because the answer to a repeated one may belong to either copy (Karn's rule).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from overlay.dht.settings import DhtSettings
 __all__ = ["MAX_MEASURED", "RoundTrips"]
 
 MAX_MEASURED = 512
-"""Endpoints that are remembered; the least recently measured is forgotten first."""
+"""Number of remembered endpoints; the least recently measured one is removed first."""
 
 _GAIN = 1 / 8
 _DEVIATION_GAIN = 1 / 4
@@ -34,7 +34,7 @@ class RoundTrips:
         return len(self._measured)
 
     def patience(self, endpoint: Endpoint, attempt: int) -> float:
-        """Return how long to wait for the answer to this attempt (0: the first), in seconds.
+        """Return the timeout of this attempt (0: the first) in seconds.
 
         Each further attempt waits twice as long (section 5.5), up to ``rpc_timeout_max_s``.
         """
@@ -43,7 +43,7 @@ class RoundTrips:
         return min(max(first, self._least_s) * 2.0**attempt, self._most_s)
 
     def measured(self, endpoint: Endpoint, round_trip_s: float) -> None:
-        """Take one measurement (sections 2.2 and 2.3); one that runs backwards is ignored."""
+        """Process one measurement (sections 2.2 and 2.3); a negative one is ignored."""
         if round_trip_s < 0:
             return
         known = self._measured.pop(endpoint, None)
@@ -57,5 +57,5 @@ class RoundTrips:
             del self._measured[next(iter(self._measured))]
 
     def lost(self, endpoint: Endpoint) -> None:
-        """Forget an endpoint that stayed silent: what answers there later may be elsewhere."""
+        """Forget an endpoint without an answer, because another host may answer there later."""
         self._measured.pop(endpoint, None)

@@ -1,4 +1,4 @@
-"""When scheduled work is due, and how its pace slows down."""
+"""Due times of periodic tasks, and intervals that grow."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["Pace", "Schedule", "Task"]
 
 
 class Task(enum.Enum):
-    """Work that comes back."""
+    """A periodic task."""
 
     REFRESH = "refresh a bucket"
     PUBLISH = "store our descriptor again"
@@ -30,7 +30,7 @@ class Schedule:
         self._note_next()
 
     def hasten(self, task: Task, when: float) -> None:
-        """Bring a task forward to ``when``; one that is not scheduled stays so."""
+        """Move a scheduled task to ``when`` if that is earlier."""
         if task in self._times:
             self.at(task, min(self._times[task], when))
 
@@ -49,7 +49,7 @@ class Schedule:
         return self._next
 
     def due(self, now: float) -> list[Task]:
-        """Take out the tasks that are due."""
+        """Remove and return the tasks that are due."""
         due = [task for task, when in self._times.items() if when <= now]
         for task in due:
             del self._times[task]
@@ -57,7 +57,7 @@ class Schedule:
         return due
 
     def _note_next(self) -> None:
-        """Asked for after every datagram, changed once in a while."""
+        """Cache the earliest due time, because it is read after every datagram."""
         self._next = min(self._times.values(), default=math.inf)
 
 

@@ -1,4 +1,4 @@
-"""The walks under way: sends their queries, brings them their answers, ends them in time."""
+"""Run lookups and crawls: send their queries, deliver the answers, and end them in time."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class _Active:
 
 
 class Walks:
-    """Drives lookups and crawls through ``calls``.
+    """Drive lookups and crawls through ``calls``.
 
-    ``on_answer`` sees every answer first and returns the reply as far as it is acceptable;
-    ``on_silence`` learns which contact did not answer. A query to an endpoint that this host
-    does not ``reach`` fails at once. The core bounds how many walks run.
+    ``on_answer`` gets every answer first and returns the acceptable part of the reply.
+    ``on_silence`` gets the contacts that did not answer. A query fails at once if this host does
+    not ``reach`` its endpoint. The core limits the number of walks.
     """
 
     def __init__(
@@ -51,23 +51,23 @@ class Walks:
         return len(self._active)
 
     def launch(self, walk: Walk, on_finished: Callable[[], None]) -> None:
-        """Start a walk; ``on_finished`` is called once, when it has closed or its time is up."""
+        """Start a walk; ``on_finished`` is called once, when it is complete or its time is over."""
         active = _Active(walk, on_finished)
         self._active.append(active)
         self._note_next()
         self._advance(active)
 
     def cancel_all(self) -> None:
-        """Forget every walk; nobody is told."""
+        """Forget every walk without calling ``on_finished``."""
         self._active.clear()
         self._note_next()
 
     def next_deadline(self) -> float:
-        """Return when the next walk's time is up."""
+        """Return the end of time of the walk that ends first."""
         return self._next
 
     def handle_deadline(self, now: float) -> None:
-        """End the walks whose time is up."""
+        """End the walks whose time is over."""
         for active in [one for one in self._active if one.walk.next_deadline() <= now]:
             self._advance(active)
 
@@ -97,7 +97,7 @@ class Walks:
         self._calls.start(request, contact.endpoint, contact.node_id, now, on_answer, on_slow)
 
     def _note_next(self) -> None:
-        """Asked for after every datagram, changed with each walk: a walk's time does not move."""
+        """Cache the earliest end, because it is read after every datagram and rarely changes."""
         self._next = min((each.walk.next_deadline() for each in self._active), default=math.inf)
 
     def _slow(self, active: _Active, query: Query) -> None:
