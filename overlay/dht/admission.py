@@ -1,7 +1,7 @@
-"""Who may be answered, and how often: endpoints, cookies and rate limits.
+"""Decide which senders get an answer, and how often: endpoints, cookies and rate limits.
 
-Everything here is cheap, since it is what strangers meet first: one hash for a cookie, a
-table look-up for a rate. Signatures are verified only behind it.
+These checks are cheap, because any sender can cause them: one hash for a cookie, one table look-up
+for a rate. Signatures are verified only after these checks.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ COOKIE_ROTATION_S: Final = 300
 """The secret changes every 5 minutes and the last one still counts: BEP 5's token rule."""
 
 IPV6_SUBNET_BYTES: Final = 6
-"""A /48: what a site, or a user of a tunnel, gets."""
+"""A /48, which is the usual allocation to a site or to a user of a tunnel."""
 
 _MAX_SOURCES: Final = 4096
 _MULTICAST_V4: Final = 224
@@ -70,7 +70,7 @@ def origin(host: str, port: int, allow_private: bool) -> Endpoint | None:
     """Return where a datagram came from in its canonical form; None if nothing may go there.
 
     Raises:
-        Malformed: this is no endpoint.
+        Malformed: this is not an endpoint.
     """
     endpoint = Endpoint.parse(host, port)
     return endpoint if host_allowed(endpoint.host, allow_private) else None
@@ -124,11 +124,11 @@ class Cookies:
         return self._cookie(endpoint, sender, int(now // COOKIE_ROTATION_S))
 
     def valid(self, cookie: bytes, endpoint: Endpoint, sender: NodeId, now: float) -> bool:
-        """Tell whether ``cookie`` was issued to this address and node lately."""
+        """Tell whether ``cookie`` was issued to this address and node and is still valid."""
         epoch = int(now // COOKIE_ROTATION_S)
         if len(cookie) != COOKIE_BYTES:
             return False
-        # In this order, as one of the current epoch is by far the most frequent.
+        # In this order, because most cookies are of the current epoch.
         return hmac.compare_digest(
             cookie, self._cookie(endpoint, sender, epoch)
         ) or hmac.compare_digest(cookie, self._cookie(endpoint, sender, epoch - 1))

@@ -1,4 +1,4 @@
-"""Requests that wait for their answers.
+"""Requests in flight, from sending to the answer or the timeout.
 
 ::
 
@@ -128,7 +128,7 @@ class Calls:
         *,
         insistent: bool = False,
     ) -> None:
-        """Send a request; ``on_answer`` gets its answer later, or None when nobody answered.
+        """Send a request; ``on_answer`` is called with the answer, or with None at the timeout.
 
         ``on_slow`` is called before that, once, if the first attempt stays without answer. An
         ``insistent`` request is repeated more often, for the few nodes that a newcomer knows.
@@ -139,7 +139,7 @@ class Calls:
         self._transmit(call, now)
 
     def cancel_all(self) -> None:
-        """Forget every call; nobody is told."""
+        """Forget every call without calling ``on_answer``."""
         self._calls.clear()
         self._deadlines.clear()
 
@@ -159,7 +159,7 @@ class Calls:
         self._transmit(call, now)
 
     def replied(self, reply: UnverifiedReply, source: Endpoint, now: float) -> None:
-        """Match a reply with its call and verify it; all else is counted and dropped."""
+        """Match a reply with its call and verify it; other replies are counted and dropped."""
         call = self._calls.get(reply.request_id)
         if call is None or call.endpoint != source or not _fits(call, reply):
             self._counts[DhtCount.UNSOLICITED] += 1
@@ -177,7 +177,7 @@ class Calls:
         call.on_answer(Answer(contact, body))
 
     def next_deadline(self) -> float:
-        """Return when the next call runs out of patience."""
+        """Return the time of the next timeout."""
         deadlines = self._deadlines
         while deadlines:
             deadline, request_id = deadlines[0]
@@ -188,7 +188,7 @@ class Calls:
         return math.inf
 
     def handle_deadline(self, now: float) -> None:
-        """Send again what is due, and give up what was sent often enough."""
+        """Repeat requests that are due, and end those without further attempts."""
         while self.next_deadline() <= now:
             _, request_id = heapq.heappop(self._deadlines)
             call = self._calls[request_id]
@@ -234,7 +234,7 @@ class Calls:
             self._round_trips.measured(call.endpoint, now - call.sent_at)
 
     def _forget_cookies(self, now: float) -> None:
-        """Drop what is too old to be used, and the oldest of too many."""
+        """Remove expired cookies, and the oldest ones above the limit."""
         while self._cookies:
             _, since = next(iter(self._cookies.values()))
             if len(self._cookies) <= _MAX_COOKIES and now - since < COOKIE_ROTATION_S:

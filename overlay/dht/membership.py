@@ -1,4 +1,4 @@
-"""Whether this node is in the overlay, and who its contacts are.
+"""Keep this node in the overlay: join, add contacts, ping doubtful ones, refresh buckets.
 
 ::
 
@@ -30,19 +30,19 @@ from overlay.dht.settings import DhtSettings
 __all__ = ["LookUp", "Membership", "Phase"]
 
 _REFRESH_PACE_S: Final = 1.0
-"""Between the refreshes of two buckets, so that a join is no burst."""
+"""Pause between the refreshes of two buckets, so that a join does not send a burst."""
 
 _MAX_REFRESHES: Final = 3
 _MAX_PROBES: Final = 16
 _MAX_SHOWN: Final = 64
-"""Contacts that are pinged when this node has moved, the nearest ones."""
+"""Number of nearest contacts that are pinged after this node has moved."""
 
 LookUp = Callable[[NodeId, Callable[[Lookup], None]], None]
-"""Starts a lookup of an id; the second argument gets it when it is over."""
+"""Starts a lookup of an id; the second argument is called with it when it ends."""
 
 
 class Phase(enum.Enum):
-    """How far this node has got."""
+    """The state of this node's membership."""
 
     ALONE = "alone"
     JOINING = "joining"
@@ -51,10 +51,10 @@ class Phase(enum.Enum):
 
 
 class Membership:
-    """Greets, files contacts, probes the doubtful ones and refreshes buckets.
+    """Send greetings, add contacts, ping doubtful contacts and refresh buckets.
 
-    ``look_up`` starts a lookup, ``emit`` takes events, ``on_joined`` gets the self-lookup.
-    At most 16 probes and 3 refreshes are under way at a time.
+    ``look_up`` starts a lookup, ``emit`` receives events, ``on_joined`` gets the lookup of this
+    node's own id. At most 16 pings and 3 refreshes are in progress at a time.
     """
 
     def __init__(
@@ -88,10 +88,10 @@ class Membership:
         self._probing: set[NodeId] = set()
         self._refreshing = 0
 
-    # Getting in and out.
+    # Joining and leaving.
 
     def add_bootstrap(self, endpoints: Sequence[Endpoint]) -> None:
-        """Greet these endpoints in a round that is due now."""
+        """Greet these bootstrap endpoints in a round that is due now."""
         self._watch.add(endpoints)
         self._joining.add_bootstrap(endpoints, self._clock())
 
@@ -100,11 +100,11 @@ class Membership:
         self._joining.add_seeds(seeds, self._clock())
 
     def add_hints(self, hints: Sequence[Greeting]) -> None:
-        """Greet a sample of these, reached once, in a round that is due now."""
+        """Greet a sample of these nodes, which were reached once, in a round that is due now."""
         self._joining.add_hints(hints, self._clock())
 
     def greet(self, own: Collection[Endpoint]) -> None:
-        """Send the greetings of a round, if one is due; never to our ``own`` endpoints."""
+        """Send the greetings of a round if one is due, except to our ``own`` endpoints."""
         now = self._clock()
         for greeting in self._joining.round(now, own):
             on_answer = partial(self._greeted, greeting)
@@ -122,9 +122,9 @@ class Membership:
         self.met(answer.contact)
 
     def mistaken(self, source: Endpoint) -> None:
-        """Greet a node that takes this one for another, if this node knows no other.
+        """Greet a node that sent a request for another node, if this node has no contact.
 
-        It may know what ran here before this node was installed, and so belong to the overlay.
+        The sender may know the node that ran at this endpoint before, so it belongs to the overlay.
         """
         if self.phase is Phase.ALONE and not self._greets_mistaken:
             self._greets_mistaken = True
@@ -136,7 +136,7 @@ class Membership:
             self.met(answer.contact)
 
     def moved(self) -> None:
-        """Show the contacts where this node is now, or look for some at once if it has none."""
+        """Send contacts the new endpoint of this node, or greet at once if it has none."""
         now = self._clock()
         if self.phase is Phase.ALONE:
             self._joining.restart(now)
@@ -149,7 +149,7 @@ class Membership:
         return min(self._joining.next_deadline(), self._watch.next_deadline())
 
     def leave(self) -> None:
-        """Greet nobody any more and file nobody."""
+        """Stop sending greetings and adding contacts."""
         self.phase = Phase.LEFT
         self._joining.stop()
         self._watch.end()
@@ -157,17 +157,17 @@ class Membership:
     # Contacts.
 
     def pinged(self, contact: Contact) -> None:
-        """File a contact that asked for nothing but a sign of life.
+        """Add a contact that sent a PING.
 
-        No ping follows from a ping: its receiver has a full bucket and a doubtful contact as
-        well, so each would cause another, and a large overlay would do nothing else for ever.
+        A ping never causes another ping. Otherwise each receiver with a full bucket would ping a
+        doubtful contact, which would do the same, and a large overlay would never stop.
         """
         self.met(contact, may_probe=False)
 
     def met(self, contact: Contact, *, may_probe: bool = True) -> None:
-        """File a contact that has just proved its key and its endpoint.
+        """Add a contact that has just proved its key and its endpoint.
 
-        Unless told otherwise this may ping another: the doubtful one whose place it could take.
+        By default this may ping a doubtful contact, whose place the new one could take.
         """
         if self.phase is Phase.LEFT or self._table.renewed(contact):
             return
@@ -179,23 +179,23 @@ class Membership:
             self.phase = Phase.JOINING
             self._look_up(self._own_id, self._looked_around)
         elif is_new and self._table.has_fewer_than(self._settings.k):
-            # The overlay is small or we are new to it: it pays to crawl again soon.
+            # The overlay is small or this node is new, so a crawl soon will find new nodes.
             soon = self._settings.crawl_first_interval_s * self._rng.uniform(0.8, 1.2)
             self._schedule.hasten(Task.CRAWL, self._clock() + soon)
 
     def silent(self, contact: Contact) -> None:
-        """Learn that a contact did not answer a call."""
+        """Record that a contact did not answer a call."""
         self._table.failed(contact)
         self._watch.hasten(contact.endpoint, self._clock())
         self._check_company()
 
     def gone(self, node_id: NodeId) -> None:
-        """Forget a contact that said goodbye."""
+        """Remove a contact that sent LEAVE."""
         self._table.remove(node_id)
         self._check_company()
 
     def refresh(self) -> None:
-        """Look up a random id in one bucket that is due, a few at a time."""
+        """Look up a random id in a bucket that is due for a refresh, a few buckets at a time."""
         spacing = _REFRESH_PACE_S
         if self._refreshing < _MAX_REFRESHES:
             target = self._table.refresh_target()
@@ -219,7 +219,7 @@ class Membership:
             self._emit(BootstrapUnreachable(greeting.endpoint))
 
     def _looked_around(self, lookup: Lookup) -> None:
-        """End the self-lookup: we have joined, or the contact we had is gone again."""
+        """Process the end of the self-lookup: this node has joined or lost its only contact."""
         if self._table.has_fewer_than(1):
             self._be_alone()
             return

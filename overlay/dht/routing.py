@@ -1,17 +1,17 @@
-"""The routing table: the one seam to the ``kademlia`` package.
+"""The routing table: the only module that uses the ``kademlia`` package.
 
-Kept of the package: ``Node`` with its XOR distance, the buckets' ranges, their split
-arithmetic and their replacement caches. Replaced, because version 2.2.3 gets it wrong:
+It uses the package's ``Node`` with its XOR distance, the ranges of buckets, their split
+arithmetic and their replacement caches. It replaces what has faults in version 2.2.3:
 
-* a sighting moves a contact to the tail of its bucket and renews its endpoint;
-* ``find_neighbors`` returns the k closest of the whole table;
-* bucket ranges end at 2**160 - 1 and are searched as they are filed;
-* only the bucket that holds our own id is split, so there are at most 160 k contacts;
-* the clock and the randomness are given; nothing is sent from here;
-* only our own lookups count as a refresh of a bucket; strangers cannot suppress one.
+* A sign of life moves a contact to the tail of its bucket and updates its endpoint.
+* ``find_neighbors`` returns the k closest contacts of the whole table.
+* Bucket ranges end at 2**160 - 1, and searching uses the same ranges as adding.
+* Only the bucket of our own id is split, so there are at most 160 k contacts.
+* The clock and the randomness are arguments, and this module sends nothing.
+* Only our own lookups count as a refresh of a bucket, so other nodes cannot suppress one.
 
-New: a subnet (/24 or /48) gets at most a few places per bucket and per table, replacement
-caches counted, so that one operator's address range cannot surround us.
+An addition is a limit per subnet (/24 or /48), for a bucket and for the table. It includes the
+replacement caches, so that the address range of one operator cannot fill the table.
 
 Reasons: docs/decisions/0007.
 """
@@ -38,13 +38,13 @@ from overlay.dht.settings import DhtSettings
 __all__ = ["Bucket", "Entry", "Table", "distance", "flipped", "silence_package_loggers"]
 
 _IPV6_PROVIDER_BYTES: Final = 4
-"""A /32: the least that a registry gives to a provider."""
+"""A /32, the smallest allocation of a registry to a provider."""
 
 _LAST_ID: Final = 2 ** (8 * NODE_ID_BYTES) - 1
 
 
 def silence_package_loggers() -> None:
-    """Keep ``kademlia`` and ``rpcudp`` from printing peers' addresses, as they do at INFO."""
+    """Silence ``kademlia`` and ``rpcudp``, because they log addresses of peers at INFO."""
     for name in ("kademlia", "rpcudp"):
         logger = logging.getLogger(name)
         logger.setLevel(logging.CRITICAL + 1)
@@ -67,7 +67,7 @@ def flipped(node_id: NodeId, bit: int) -> NodeId:
 
 
 class Entry:
-    """A contact in a bucket, with what we know of its health.
+    """A contact in a bucket, with the results of its latest calls.
 
     It stands where the package has a node, and is none: each would carry an unused dict.
     """
@@ -93,7 +93,7 @@ class Entry:
         return self.contact.endpoint.port
 
     def same_home_as(self, other: Node) -> bool:
-        """Tell whether a node is said to be at the same endpoint."""
+        """Tell whether another node has the same claimed endpoint."""
         return (self.ip, self.port) == (other.ip, other.port)
 
 
@@ -104,7 +104,7 @@ def _shared_number(node_id: NodeId) -> int:
 
 
 class Bucket(KBucket):  # type: ignore[misc]  # the package ships no types
-    """A k-bucket, least recently seen first; as many replacements as contacts, newest last."""
+    """A k-bucket, least recently seen first, with up to k replacements, newest last."""
 
     nodes: dict[bytes, Entry]
     replacement_nodes: dict[bytes, Entry]
@@ -142,7 +142,7 @@ class Bucket(KBucket):  # type: ignore[misc]  # the package ships no types
         return halves
 
     def add_node(self, node: Entry) -> bool:
-        """Put ``node`` at the tail; False if the bucket is full and it became a replacement."""
+        """Add ``node`` at the tail; return False if the bucket is full (it is a replacement)."""
         outgoing = self.entry(node.id)
         fits = node.id in self.nodes or len(self.nodes) < self.ksize
         kept = self.nodes if fits else self.replacement_nodes
@@ -157,7 +157,7 @@ class Bucket(KBucket):  # type: ignore[misc]  # the package ships no types
         return fits
 
     def remove_node(self, node: Node) -> None:
-        """Forget a contact or replacement; the newest replacement takes a contact's place."""
+        """Remove a contact or replacement; the newest replacement replaces a contact."""
         self._uncount(self.entry(node.id))
         super().remove_node(node)
 
@@ -185,7 +185,7 @@ class Bucket(KBucket):  # type: ignore[misc]  # the package ships no types
 
 
 class Table(RoutingTable):  # type: ignore[misc]  # the package ships no types
-    """The contacts whose identity and endpoint are proven, in k-buckets.
+    """The contacts whose identity and endpoint are proved, in k-buckets.
 
     Owned by the DHT core. Bounded by 160 buckets of k contacts and k replacements each.
     """
@@ -200,7 +200,7 @@ class Table(RoutingTable):  # type: ignore[misc]  # the package ships no types
         self._rng = rng
         super().__init__(None, settings.k, Node(own_id))
 
-    # What the parent offers, made right.
+    # Corrected methods of the parent class.
 
     def flush(self) -> None:
         """Forget every contact."""
@@ -218,7 +218,7 @@ class Table(RoutingTable):  # type: ignore[misc]  # the package ships no types
         return bisect_left(self._upper_ends, node.long_id)
 
     def add_contact(self, node: Entry) -> None:
-        """File a node: split our own bucket while it is full, else keep a replacement."""
+        """Add a node. A full bucket of our own id is split; elsewhere it is a replacement."""
         while True:
             index = self.get_bucket_for(node)
             bucket = self.buckets[index]
@@ -241,14 +241,14 @@ class Table(RoutingTable):  # type: ignore[misc]  # the package ships no types
         return _nearest(candidates, node.long_id, k or self.ksize)
 
     def lonely_buckets(self) -> list[Bucket]:
-        """Return the buckets that no lookup of ours refreshed for a refresh interval."""
+        """Return the buckets that our lookups did not refresh for a refresh interval."""
         since = self._clock() - self._settings.refresh_interval_s
         return [bucket for bucket in self.buckets if bucket.last_updated <= since]
 
-    # What the core uses.
+    # Methods for the core.
 
     def seen(self, contact: Contact) -> Contact | None:
-        """Record that a contact proved its key and its endpoint just now.
+        """Record that a contact has just proved its key and its endpoint.
 
         Returns:
             The least recently seen contact of a full bucket that should be pinged before
@@ -257,7 +257,7 @@ class Table(RoutingTable):  # type: ignore[misc]  # the package ships no types
         return None if self.renewed(contact) else self.file(contact)
 
     def file(self, contact: Contact) -> Contact | None:
-        """Do what :meth:`seen` does for one that is not in the table with this endpoint."""
+        """Do the same as :meth:`seen` for a contact that is not in the table with this endpoint."""
         if contact.node_id == self.node.id:
             return None
         bucket = self._bucket(contact.node_id)
@@ -298,10 +298,10 @@ class Table(RoutingTable):  # type: ignore[misc]  # the package ships no types
         return True
 
     def failed(self, contact: Contact) -> None:
-        """Record that a contact did not answer; drop it if it is replaceable or fails again.
+        """Record that a contact did not answer; remove it if it has a replacement or fails again.
 
-        Silence counts at the endpoint alone that it had proved: anybody may claim another one
-        for it, and nobody is there.
+        Only failures at the endpoint that it had proved count, because any node can claim a
+        false endpoint for it.
         """
         bucket = self._bucket(contact.node_id)
         entry = bucket.entry(contact.node_id)
@@ -312,7 +312,7 @@ class Table(RoutingTable):  # type: ignore[misc]  # the package ships no types
             bucket.remove_node(entry)
 
     def remove(self, node_id: NodeId) -> None:
-        """Forget a contact; the most recently seen replacement takes its place."""
+        """Remove a contact; the most recently seen replacement replaces it."""
         self.remove_contact(Node(node_id))
 
     def get(self, node_id: NodeId) -> Contact | None:
@@ -323,13 +323,13 @@ class Table(RoutingTable):  # type: ignore[misc]  # the package ships no types
     def closest(
         self, target: NodeId, count: int, *, exclude: NodeId | None = None, alive: bool = False
     ) -> list[Contact]:
-        """Return the contacts closest to ``target``, itself included, closest first.
+        """Return the contacts closest to ``target``, including ``target``, closest first.
 
-        ``alive`` leaves out those whose last call failed: what we hand to others.
+        With ``alive``, contacts whose last call failed are omitted, as in answers to others.
         """
         goal = int.from_bytes(target, "big")
         found: list[Contact] = []
-        # Buckets are subtrees: whoever is in one is nearer than everybody in a farther one.
+        # Buckets are subtrees, so all contacts of one are nearer than those of a farther one.
         for bucket in self._nearest_first(goal):
             near = [
                 (entry.long_id ^ goal, entry)
@@ -343,7 +343,7 @@ class Table(RoutingTable):  # type: ignore[misc]  # the package ships no types
         return found[:count]
 
     def _nearest_first(self, goal: int) -> Iterator[Bucket]:
-        """Yield the buckets, that which holds ``goal`` first: often nobody needs a second."""
+        """Yield the buckets, first the one of ``goal``; often the first is sufficient."""
         buckets = self.buckets
         home = bisect_left(self._upper_ends, goal)
         yield buckets[home]
@@ -357,7 +357,7 @@ class Table(RoutingTable):  # type: ignore[misc]  # the package ships no types
             yield buckets[index]
 
     def refreshed(self, target: NodeId) -> None:
-        """Record that a lookup of ours passes through the bucket of ``target``."""
+        """Record that one of our lookups refreshes the bucket of ``target``."""
         bucket = self._bucket(target)
         bucket.last_updated = self._clock()
         bucket.last_target = int.from_bytes(target, "big")
@@ -374,7 +374,7 @@ class Table(RoutingTable):  # type: ignore[misc]  # the package ships no types
         return sum([len(bucket.nodes) for bucket in self.buckets])
 
     def has_fewer_than(self, count: int) -> bool:
-        """Tell whether there are fewer contacts than that; ``len`` would look at all buckets."""
+        """Tell whether there are fewer contacts; ``len`` would read all buckets."""
         for bucket in self.buckets:
             count -= len(bucket.nodes)
             if count <= 0:
@@ -396,14 +396,14 @@ class Table(RoutingTable):  # type: ignore[misc]  # the package ships no types
         return head.contact
 
     def _subnet_has_room(self, entry: Entry) -> bool:
-        """Tell whether bucket and table may hold this contact beside others of its subnet."""
+        """Tell whether the limits per subnet of bucket and table permit this contact."""
         in_table = self._groups.get(entry.group, 0)
         if not in_table:
             return self._provider_has_room(entry)
         bucket = self.buckets[self.get_bucket_for(entry)]
         known = bucket.entry(entry.id)
         if known is not None and known.group == entry.group:
-            return True  # it has its place already
+            return True  # it is in the table already
         in_bucket = sum(other.group == entry.group for other in bucket.entries())
         return (
             in_bucket < self._settings.bucket_subnet_limit
@@ -412,10 +412,10 @@ class Table(RoutingTable):  # type: ignore[misc]  # the package ships no types
         )
 
     def _provider_has_room(self, entry: Entry) -> bool:
-        """Tell whether the bucket may hold this contact beside others of its IPv6 /32.
+        """Tell whether the limit of the bucket per IPv6 /32 permits this contact.
 
-        A /32 has 65,536 subnets of /48, so that the caps of subnets alone would leave a bucket to
-        one provider. It gets half of the contacts. An IPv4 /16 has 256 subnets, which cost more.
+        A /32 has 65,536 subnets of /48, so limits per subnet would let one provider fill a bucket.
+        A /32 gets half of the contacts. An IPv4 /16 has only 256 subnets, which cost more.
         """
         if ":" not in entry.ip or len(entry.group) != IPV6_SUBNET_BYTES:
             return True

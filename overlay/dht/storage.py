@@ -1,8 +1,8 @@
-"""Other nodes' descriptors: verified before they are kept, dropped at their signed expiry.
+"""Store descriptors of other nodes: verified before they are stored, removed at their expiry.
 
-Nothing here is believed: every record is parsed and verified when it is written, its key is
-a hash of the key that signed it, its sequence number only grows, and storing it again does
-not make it live a second longer. A goodbye leaves a tombstone up to its sequence number.
+Every record is parsed and verified when it is written. Its key is a hash of the key that signed it,
+and its sequence number only grows. Storing it again does not extend its validity. A LEAVE message
+creates a tombstone, which refuses descriptors up to its sequence number.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def _provider(source: bytes) -> bytes:
 
 
 class VerifyRecord(Protocol):
-    """What turns stored bytes into the descriptor of the node ``key``."""
+    """A function that parses and verifies stored bytes as the descriptor of ``key``."""
 
     def __call__(
         self, record: bytes, key: NodeId, *, network_id: str, now: float, cost_bits: int = 0
@@ -47,11 +47,11 @@ class VerifyRecord(Protocol):
 def verified_record(
     record: bytes, key: NodeId, *, network_id: str, now: float, cost_bits: int = 0
 ) -> MixDescriptor:
-    """Turn stored bytes into the descriptor of the node ``key``.
+    """Parse and verify stored bytes as the descriptor of the node ``key``.
 
     Raises:
-        PeerError: they do not parse, do not verify, are expired, belong to another node, or
-            its identity cost less than ``cost_bits``.
+        PeerError: the bytes are malformed, do not verify, are expired or belong to another
+            node, or the identity costs less than ``cost_bits``.
     """
     descriptor = UnverifiedDescriptor.parse(record).verify(network_id=network_id, now=now)
     if descriptor.node_id != key:
@@ -79,7 +79,7 @@ _NO_TOMBSTONE: Final = _Tombstone(-1, 0.0, b"")
 
 
 class Store(IStorage):  # type: ignore[misc]  # the package ships no types
-    """The records that this node holds for others, and the tombstones of those who left.
+    """The records that this node stores for others, and tombstones of nodes that left.
 
     Owned by the DHT core. Holds at most ``max_records``, of which ``max_records_per_source``
     of one subnet and a third of one provider (/16 or /32). Holds 4,096 tombstones, as many of
@@ -148,9 +148,9 @@ class Store(IStorage):  # type: ignore[misc]  # the package ships no types
         return stored.descriptor
 
     def leave(self, key: NodeId, sequence: int, source: bytes = _OWN_SOURCE) -> bool:
-        """Bury a node's descriptors up to ``sequence``; False if that is no news.
+        """Refuse a node's descriptors up to ``sequence`` from now on; False if known already.
 
-        ``source`` is the subnet that the goodbye came from.
+        ``source`` is the subnet of the sender of LEAVE.
         """
         now = self._clock()
         stored = self._records.get(key)
@@ -164,7 +164,7 @@ class Store(IStorage):  # type: ignore[misc]  # the package ships no types
         return True
 
     def is_left(self, descriptor: MixDescriptor) -> bool:
-        """Tell whether the node said goodbye after it had signed this descriptor."""
+        """Tell whether the node sent LEAVE after it had signed this descriptor."""
         left = self._left.get(descriptor.node_id, _NO_TOMBSTONE)
         return descriptor.sequence <= left.sequence and self._clock() < left.until
 
@@ -249,7 +249,7 @@ class Store(IStorage):  # type: ignore[misc]  # the package ships no types
     def _remember_expiry(self, expires: float, key: NodeId) -> None:
         heapq.heappush(self._expiries, (expires, key))
         if len(self._expiries) > 2 * len(self._records) + 64:
-            # Replaced records leave their old dates behind; drop those now and then.
+            # Replaced records leave entries with old dates, which are removed here at times.
             self._expiries = [
                 (stored.descriptor.expires, key) for key, stored in self._records.items()
             ]

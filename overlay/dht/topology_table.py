@@ -36,7 +36,7 @@ _NOBODY: Final[Mapping[NodeId, Endpoint | None]] = MappingProxyType({})
 
 
 class Rejection(enum.Enum):
-    """Why a verified descriptor did not enter the table; counted, never logged."""
+    """Reason why a verified descriptor was not added; it is counted and never logged."""
 
     EXPIRED = "expired"
     PRIVATE_ENDPOINT = "private endpoint"
@@ -52,7 +52,7 @@ class Rejection(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class CryptoInfo:
-    """What a node speaks: its onion keys with their suites, and its ESP suites."""
+    """What a node supports: its onion keys with their suites, and its ESP suites."""
 
     onion_keys: tuple[OnionKey, ...]
     esp_suites: tuple[int, ...]
@@ -80,13 +80,12 @@ class TopologySnapshot:
 class TopologyTable:
     """Owner of the verified descriptors, at most one a node and ``max_entries`` in all.
 
-    A full table prefers whom it knows: a newcomer enters when another expires or leaves, so
-    that a flood of fresh identities cannot wash the known ones out. Nor can it shut newcomers
-    out: one that answers by itself takes the place of one that never did, and those who do not
-    answer are all that one subnet can fill a table with. Of one node the highest sequence
-    number wins. With ``allow_private_endpoints`` False, a descriptor that names an
-    endpoint outside the public Internet is refused whole: everything that reads this table
-    sends to those endpoints, and a stranger's descriptor must not aim it at the own network.
+    A full table keeps its nodes: a new node is added when another one expires or leaves. So an
+    attacker with many new identities cannot displace known nodes. New nodes are not excluded
+    either, because a node that answered itself replaces one that never did. If a node has several
+    descriptors, the one with the highest sequence number counts. Unless ``allow_private_endpoints``
+    is set, a descriptor with an endpoint outside of the public Internet is refused. Otherwise it
+    could make this node send to hosts of its own network.
 
     ``identity_cost_bits`` is the network's (``[dht]``): identities below it are refused.
 
@@ -119,9 +118,9 @@ class TopologyTable:
     # -- changes -----------------------------------------------------------------------
 
     def add(self, descriptor: MixDescriptor, now: float, *, answered: bool = False) -> bool:
-        """Take a verified descriptor in; True if the table changed, else the reason is counted.
+        """Add a verified descriptor; return True if the table changed, else count the reason.
 
-        ``answered`` tells that its owner gave it just now.
+        ``answered`` is True if its owner has just sent it.
         """
         node_id = descriptor.node_id
         rejection = self._rejection(node_id, descriptor, now, answered)
@@ -136,7 +135,7 @@ class TopologyTable:
         return True
 
     def remove(self, node_id: NodeId) -> bool:
-        """Forget one node; False if it was not known."""
+        """Remove one node; return False if it was not known."""
         descriptor = self._descriptors.pop(node_id, None)
         if descriptor is None:
             return False
@@ -146,7 +145,7 @@ class TopologyTable:
         return True
 
     def take(self, event: DhtEvent, now: float) -> None:
-        """Do with a DHT's event what concerns the table; most do not."""
+        """Process an event of the DHT; most kinds do not concern the table."""
         match event:
             case DescriptorFound(descriptor=descriptor, answered=answered):
                 self.add(descriptor, now, answered=answered)
@@ -167,7 +166,7 @@ class TopologyTable:
                 pass
 
     def heard(self, node_id: NodeId, now: float) -> None:
-        """Record that a known node has just answered by itself."""
+        """Record that a known node itself has just answered."""
         if node_id in self._descriptors:
             self._heard[node_id] = now
 
@@ -178,7 +177,7 @@ class TopologyTable:
     def crawled(
         self, started_at: float, unanswered: Mapping[NodeId, Endpoint | None] = _NOBODY
     ) -> None:
-        """Record that everybody there has been asked since ``started_at``.
+        """Record that all nodes have been asked since ``started_at``.
 
         ``unanswered`` tells where the silent were asked, None if nowhere. Other nodes choose
         those endpoints, and can use up a subnet's quota: silence counts only at an endpoint
@@ -193,10 +192,10 @@ class TopologyTable:
         )
 
     def unheard(self) -> frozenset[NodeId]:
-        """Return the nodes that did not answer when everybody was asked last.
+        """Return the nodes that did not answer the last crawl.
 
-        A descriptor outlives its owner's session by hours, so these have most likely left.
-        Empty until the first crawl is over: what an earlier run knew is then not yet asked.
+        A descriptor is valid for hours after its owner's session, so these nodes have probably
+        left. The result is empty until the first crawl has ended.
         """
         since = self._crawled_from
         return frozenset(
@@ -206,11 +205,11 @@ class TopologyTable:
         )
 
     def never_heard(self) -> frozenset[NodeId]:
-        """Return the nodes that never answered by themselves since they are known."""
+        """Return the nodes that have never answered themselves."""
         return frozenset(self._descriptors.keys() - self._heard.keys())
 
     def expire(self, now: float) -> int:
-        """Forget every node whose descriptor has expired and return how many they were."""
+        """Remove every node whose descriptor has expired, and return their number."""
         if now < self._earliest_expiry:
             return 0
         expired = [node_id for node_id, d in self._descriptors.items() if d.expires <= now]
@@ -240,7 +239,7 @@ class TopologyTable:
         return None
 
     def _make_room(self, now: float, answered: bool) -> bool:
-        """Forget the expired or, for one that answered, who is known longest and never did."""
+        """Remove expired nodes, or the oldest node that never answered, for one that did."""
         if self.expire(now):
             return True
         if not answered:
@@ -298,7 +297,7 @@ class TopologyTable:
         return sum(role in descriptor.roles for descriptor in self)
 
     def rejections(self) -> dict[Rejection, int]:
-        """Return how many descriptors were not taken in, by reason."""
+        """Return the number of descriptors that were not added, by reason."""
         return dict(self._rejections)
 
 
