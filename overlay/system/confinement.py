@@ -4,7 +4,8 @@ A program that runs as root holds some forty capabilities. A node needs four of 
 a fault in its parsers must not be worth more than these::
 
     CAP_NET_ADMIN          devices, routes, packet filters, IPsec, firewall marks
-    CAP_NET_RAW            iptables-legacy talks to the kernel through a raw socket
+    CAP_NET_RAW            iptables-legacy talks to the kernel through a raw socket, and ICMP errors
+                           about refused packets leave through one (``refused_packets.py``)
     CAP_NET_BIND_SERVICE   UDP ports below 1024, also after a reload
     CAP_BPF                the programs that route large packets again (docs/decisions/0014);
                            CAP_SYS_ADMIN before Linux 5.8, which has no CAP_BPF
