@@ -297,12 +297,14 @@ def _configuration(script: ChurnScript, number: int) -> str:
     endpoint = endpoint_of(number)
     bootstrap = "" if number == script.bootstrap else f'"{endpoint_of(script.bootstrap)}"'
     dht = "\n".join(f"{name} = {value}" for name, value in script.timing.dht.items())
+    # No reachability tests, because the simulator has none and datagrams are compared.
     return f"""\
 [network]
 network_id = "{NETWORK_ID}"
 listen = ["{endpoint}"]
 bootstrap = [{bootstrap}]
 allow_private_endpoints = true
+reachability_test_s = 0
 
 [roles]
 relay = true
