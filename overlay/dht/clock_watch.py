@@ -1,10 +1,10 @@
-"""How far this host's clock is off, as the nodes say that answered a ping.
+"""Estimate how far this host's clock is off, from the times in answers to pings.
 
-What is signed counts for 10 minutes of difference at most. A node with a wrong clock joins, and
-then knows no other node and is known to none. It cannot tell who is right, so it sets nothing:
-it tells its user how far the others are away.
+Signed messages are accepted if clocks differ by at most 10 minutes. So a node with a wrong clock
+rejects the descriptors of all others, and they reject its own. It cannot know which clock is right.
+Therefore it does not set the clock and only tells its user the difference.
 
-A node that lies shifts the median of all by little, and a wrong number does no harm.
+A node with a false time changes the median of all times only little, and nothing depends on it.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from overlay.dht.messages import Contact, Pong
 __all__ = ["ClockOffset", "ClockWatch"]
 
 _MAX_PEERS: Final = 32
-"""Nodes whose latest word counts; the one heard longest ago is forgotten first."""
+"""Number of nodes whose latest time counts; the oldest one is removed first."""
 
 _VALID_S: Final = 3600.0
-"""Older words do not count: the clocks may have been set since."""
+"""Age in seconds at which times no longer count, because clocks may have been set since."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,23 +35,23 @@ class ClockOffset:
 
 
 class ClockWatch:
-    """What nodes said of the time, compared with ours."""
+    """The times of other nodes, compared with the time of this host."""
 
     def __init__(self) -> None:
         self._ahead: OrderedDict[NodeId, tuple[float, float]] = OrderedDict()
 
     def heard(self, node_id: NodeId, time_s: float, now: float) -> None:
-        """Take what a node said at ``now``, in an answer that no other node can have made."""
+        """Record the time in an authenticated answer of a node that arrived at ``now``."""
         self._ahead.pop(node_id, None)
         self._ahead[node_id] = (now - time_s, now)
         if len(self._ahead) > _MAX_PEERS:
             self._ahead.popitem(last=False)
 
     def heard_pong(self, contact: Contact, pong: Pong, now: float) -> None:
-        """Take the answer of a node to a ping."""
+        """Process the answer of a node to a ping."""
         self.heard(contact.node_id, pong.time_s, now)
 
     def offset(self, now: float) -> ClockOffset | None:
-        """Return the median of what was heard within the last hour, None if nothing was."""
+        """Return the median offset of the last hour, or None if no time was received."""
         found = [ahead for ahead, when in self._ahead.values() if now - when <= _VALID_S]
         return ClockOffset(median(found), len(found)) if found else None

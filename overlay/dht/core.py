@@ -1,13 +1,13 @@
-"""The DHT core: joins the overlay, keeps its contacts, stores, publishes and crawls.
+"""The DHT core: join the overlay, keep contacts, store records, publish and crawl.
 
 It only routes between complete machines: ``Reception`` (datagrams), ``Acceptance`` (rules for
 others' contacts), ``Calls`` (requests under way), ``Responder`` (requests of others), ``Table``
 (contacts), ``Store`` (records), ``Walks`` (lookups and crawls), ``Membership`` (in or out, and
 with which contacts), ``Publisher`` (our own descriptor).
 
-No lookup is ever made for a circuit. Descriptors come from scheduled crawls of the whole
-overlay, the same whatever the user does, and paths are chosen from the topology table
-alone; so there is no call here that looks up one node.
+No lookup is made for a circuit, because it would reveal a hop. Descriptors come from scheduled
+crawls of the whole overlay, which do not depend on the user's actions. Paths are chosen from the
+topology table only. So this class has no method that looks up one node.
 """
 
 from __future__ import annotations
@@ -198,10 +198,10 @@ class Dht:
         self._watch = EclipseWatch(settings.k)
         self.activity = DhtActivity()
 
-    # What the node asks for.
+    # Methods for the node.
 
     def bootstrap(self, endpoints: Sequence[Endpoint], now: float) -> None:
-        """Greet these endpoints, again and again until one answers.
+        """Greet these endpoints repeatedly until one answers.
 
         Raises:
             ConfigurationError: an endpoint is private without permission, or not unicast.
@@ -217,7 +217,7 @@ class Dht:
         self._membership.greet(self._responder.own_endpoints)
 
     def seed(self, descriptors: Iterable[MixDescriptor], now: float) -> None:
-        """Greet a random few of these nodes, known from an earlier run, until one answers."""
+        """Greet some random ones of these nodes of an earlier run until one answers."""
         self._be_present(now)
         allows = self._acceptance.allows
         contacts = (
@@ -229,7 +229,7 @@ class Dht:
         self._membership.greet(self._responder.own_endpoints)
 
     def remember(self, contacts: Iterable[Contact], now: float) -> None:
-        """Greet a random few of these too, nodes that were reached once, until one answers.
+        """Also greet some random ones of these nodes, which were reached once, until one answers.
 
         They never expire, so that a node comes back after any absence.
         """
@@ -245,7 +245,7 @@ class Dht:
         *,
         moved: bool = True,
     ) -> None:
-        """Take requests that were sent to these endpoints, and no others, from now on.
+        """Accept only requests that were sent to these endpoints from now on.
 
         If this node has ``moved``, the contacts hear of it at once. ``versions`` are the IP
         versions over which this host reaches others; nodes at other endpoints are not asked.
@@ -277,7 +277,7 @@ class Dht:
             self._publish()
 
     def crawl(self, now: float) -> None:
-        """Crawl now, unless a crawl is under way."""
+        """Crawl now, unless a crawl is in progress."""
         self._now = now
         if self._crawl is not None or self._membership.phase is Phase.LEFT:
             return
@@ -301,9 +301,9 @@ class Dht:
         self._schedule.hasten(Task.CRAWL, max(now, self._crawl_again_from) + self._rng.random())
 
     def leave(self, now: float) -> None:
-        """Say goodbye to the contacts and to those who store our descriptor; then be silent.
+        """Send LEAVE to the contacts and to the holders of our descriptor, and stop.
 
-        Datagrams follow until every goodbye was heard or timed out (``calls_in_flight``).
+        Datagrams follow until every LEAVE was answered or timed out (``calls_in_flight``).
         """
         self._now = now
         if self._membership.phase is Phase.LEFT:
@@ -326,21 +326,21 @@ class Dht:
 
     @property
     def contact_count(self) -> int:
-        """How many contacts the routing table holds."""
+        """Number of contacts in the routing table."""
         return len(self._table)
 
     @property
     def record_count(self) -> int:
-        """How many descriptors this node stores for others."""
+        """Number of descriptors that this node stores for others."""
         return len(self._store)
 
     @property
     def calls_in_flight(self) -> int:
-        """How many requests wait for their answer."""
+        """Number of requests without an answer so far."""
         return len(self._calls)
 
     def suspect_regions(self, now: float) -> int:
-        """Return how many regions of the key space look eclipsed; what lies there is doubtful."""
+        """Return the number of regions of the key space that look eclipsed."""
         return self._watch.suspected_regions(now)
 
     def clock_offset(self, now: float) -> ClockOffset | None:
@@ -348,17 +348,17 @@ class Dht:
         return self._clock_watch.offset(now)
 
     def estimated_size(self, now: float) -> float | None:
-        """Return how many nodes the overlay seems to have; None while too little is known."""
+        """Return the estimated number of nodes; None while too little is known."""
         return self._watch.size(now)
 
     def counters(self) -> Mapping[DhtCount, int]:
-        """Return what was dropped or declined so far."""
+        """Return the counts of dropped and refused messages."""
         return dict(self._counts)
 
-    # The five verbs.
+    # The five methods that all cores have.
 
     def receive(self, batch: Iterable[tuple[bytes, Endpoint]], now: float) -> None:
-        """Take datagrams (without the control channel's framing); never raises."""
+        """Process datagrams (without the framing of the control channel); never raise."""
         self._now = now
         for data, source in batch:
             self._reception.receive(data, source, now)
@@ -369,7 +369,7 @@ class Dht:
         return min(part.next_deadline() for part in parts)
 
     def handle_deadline(self, now: float) -> None:
-        """Send again, give up, greet, refresh, publish and crawl, as far as due."""
+        """Do what is due: repeat or end requests, greet, refresh, publish and crawl."""
         self._now = now
         self._calls.handle_deadline(now)
         self._walks.handle_deadline(now)
@@ -379,7 +379,7 @@ class Dht:
             self._run(task)
 
     def events(self) -> list[DhtEvent]:
-        """Drain what happened."""
+        """Return and remove the events so far."""
         if not self._events:
             return []
         events = self._events.copy()
@@ -387,7 +387,7 @@ class Dht:
         return events
 
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, Endpoint]]:  # noqa: ARG002 - one of the five verbs
-        """Drain what must leave."""
+        """Return and remove the datagrams to send."""
         datagrams, self._outbox = self._outbox, []
         return datagrams
 
@@ -456,7 +456,7 @@ class Dht:
         self._look_up(self._own_id, self._store_in_region)
 
     def _store_in_region(self, lookup: Lookup) -> None:
-        """Store at the k nearest and in the region; look for all of it if it is doubtful."""
+        """Store at the k nearest nodes and in the region; search more if it looks eclipsed."""
         reach = self._watch.region(self._now)
         self._publisher.store_at(lookup, reach)
         if reach and self._watch.suspects(self._own_id, self._now):

@@ -66,7 +66,7 @@ __all__ = [
 ]
 
 MAX_CONTACTS_BYTES: Final = 1040
-"""Room for contacts in one reply: 20 with IPv6 or 26 with IPv4 endpoints."""
+"""Bytes for contacts in one reply, enough for 20 IPv6 or 26 IPv4 endpoints."""
 
 _LARGEST_CONTACT_BYTES: Final = 16 + 2 + PUBLIC_KEY_BYTES + 2
 """An IPv6 address, a port, a key and two bytes of msgpack header."""
@@ -83,7 +83,7 @@ class Contact(NamedTuple):
 
     @classmethod
     def of(cls, identity_key: bytes, endpoint: Endpoint) -> Contact:
-        """Build the contact of a 32-byte identity key."""
+        """Return the contact with a 32-byte identity key."""
         return cls(node_id_of(identity_key), endpoint, identity_key)
 
     @classmethod
@@ -91,7 +91,7 @@ class Contact(NamedTuple):
         """Parse ``address (4 or 16) | port (2) | identity key (32)``.
 
         Raises:
-            Malformed: any other layout, or a port or address that is none.
+            Malformed: the layout, the port or the address is wrong.
         """
         if not isinstance(packed, bytes) or len(packed) not in _CONTACT_ADDRESS_BYTES:
             raise Malformed("a contact is an address, a port and an identity key")
@@ -99,7 +99,7 @@ class Contact(NamedTuple):
 
     @property
     def encoded_bytes(self) -> int:
-        """How many bytes :meth:`encode` returns."""
+        """Number of bytes that :meth:`encode` returns."""
         return (16 if ":" in self.endpoint.host else 4) + 2 + PUBLIC_KEY_BYTES
 
     def encode(self) -> bytes:
@@ -121,7 +121,7 @@ def _decode_contact(packed: bytes) -> Contact:
 
 @dataclass(frozen=True, slots=True)
 class Ping:
-    """Are you there?"""
+    """Ask a node for a sign of life."""
 
     @property
     def kind(self) -> Kind:
@@ -135,7 +135,7 @@ class Ping:
 
 @dataclass(frozen=True, slots=True)
 class FindNode:
-    """Which contacts do you know closest to ``target``?"""
+    """Ask for the contacts closest to ``target``."""
 
     target: NodeId
 
@@ -151,7 +151,7 @@ class FindNode:
 
 @dataclass(frozen=True, slots=True)
 class FindRecord:
-    """Do you hold the descriptor of the node ``key``?"""
+    """Ask for the descriptor of the node ``key``."""
 
     key: NodeId
 
@@ -167,7 +167,7 @@ class FindRecord:
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """Keep my descriptor (encoded, signed) until it expires."""
+    """Ask a node to store the sender's signed descriptor until it expires."""
 
     record: bytes
 
@@ -183,7 +183,7 @@ class Store:
 
 @dataclass(frozen=True, slots=True)
 class Leave:
-    """Goodbye: forget me and my descriptors up to this sequence number."""
+    """Ask a node to forget the sender, and its descriptors up to this sequence number."""
 
     sequence: int
 
@@ -199,9 +199,9 @@ class Leave:
 
 @dataclass(frozen=True, slots=True)
 class Pong:
-    """The node is there, and its clock says ``time_s`` (Unix seconds).
+    """The answer to a PING, with the time of the responder in Unix seconds.
 
-    The time is for the user alone, who learns that a clock is wrong; no decision uses it.
+    The time only serves to tell the user that a clock is wrong. No decision uses it.
     """
 
     time_s: int = field(default=0, compare=False)
@@ -218,7 +218,7 @@ class Pong:
 
 @dataclass(frozen=True, slots=True)
 class Contacts:
-    """The closest contacts, closest first. ``refused`` counts entries that were no contacts."""
+    """The closest contacts, closest first. ``refused`` is the number of invalid entries."""
 
     contacts: tuple[Contact, ...]
     refused: int = 0
@@ -235,7 +235,7 @@ class Contacts:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """The encoded descriptor that was asked for; its reader verifies it."""
+    """The requested descriptor in encoded form, which the receiver verifies."""
 
     record: bytes
 
@@ -251,7 +251,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """Whether the descriptor was taken; never why not."""
+    """Whether the descriptor was stored, without a reason."""
 
     accepted: bool
 
@@ -267,7 +267,7 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """The goodbye was heard."""
+    """The answer to LEAVE."""
 
     @property
     def kind(self) -> Kind:
@@ -284,7 +284,7 @@ Reply = Pong | Contacts | Record | Stored | Left | HelpReply
 
 
 def contacts_that_fit(contacts: Sequence[Contact], count: int) -> Contacts:
-    """Take the first ``count`` contacts, fewer if their bytes would not fit one datagram."""
+    """Return the first ``count`` contacts, or fewer if they would not fit one datagram."""
     if min(count, len(contacts)) * _LARGEST_CONTACT_BYTES <= MAX_CONTACTS_BYTES:
         return Contacts(tuple(contacts[:count]))
     chosen: list[Contact] = []
@@ -298,7 +298,7 @@ def contacts_that_fit(contacts: Sequence[Contact], count: int) -> Contacts:
 
 
 def parse_request(kind: Kind, body: list[object]) -> Request:
-    """Turn a request's body into a value.
+    """Parse the body of a request.
 
     Raises:
         Malformed: the body does not have its kind's layout.
@@ -319,10 +319,10 @@ def parse_request(kind: Kind, body: list[object]) -> Request:
 
 
 def parse_reply(kind: Kind, body: list[object]) -> Reply:
-    """Turn a reply's body into a value.
+    """Parse the body of a reply.
 
-    Single contacts that are none are left out and counted: an honest peer may have
-    learned one from a newer version.
+    Invalid contacts are omitted and counted, because an honest peer may have learned one from a
+    node with a newer version.
 
     Raises:
         Malformed: the body does not have its kind's layout.

@@ -1,4 +1,4 @@
-"""At which of its endpoints a node can be asked, over the IP versions that this host has."""
+"""Choose endpoints of other nodes that have an IP version of this host."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ KnownEndpoints = Callable[[NodeId], Sequence[Endpoint]]
 
 
 class Reach:
-    """The IP versions of this host, as ``versions``; both until it is known better."""
+    """The IP versions of this host; until they are known, both are assumed."""
 
     def __init__(self, known_endpoints: KnownEndpoints) -> None:
         self.versions = frozenset((4, 6))

@@ -1,4 +1,4 @@
-"""Takes datagrams of other nodes: cheap checks first, then the request or reply inside."""
+"""Process datagrams of other nodes: cheap checks first, then the request or reply inside."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Reception:
         self._on_request = on_request
 
     def receive(self, data: bytes, source: Endpoint, now: float) -> None:
-        """Take one datagram (without the control channel's framing); never raises."""
+        """Process one datagram (without the framing of the control channel); never raise."""
         bare = self._envelopes.bare_request(data)
         if bare is not None:
             self._receive_bare(bare, source, now)
@@ -74,7 +74,7 @@ class Reception:
                 self._calls.replied(message, came_from, now)
 
     def _receive_bare(self, request: BareRequest, source: Endpoint, now: float) -> None:
-        """Take a request without a cookie: what forged addresses can send at any rate."""
+        """Process a request without a cookie, which may have a forged source address."""
         if self._responder.has_no_challenge_left(now):
             self._counts[DhtCount.RATE_LIMITED] += 1
         elif not self._may_answer(source):

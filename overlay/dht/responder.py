@@ -1,4 +1,4 @@
-"""What a node answers to requests: cheap checks first, signatures last.
+"""Answer requests of other nodes: cheap checks first, signatures last.
 
 ::
 
@@ -6,8 +6,8 @@
                      │                  │ no            │          │          │
                    drop        challenge (45 bytes)    drop       drop       drop
 
-Until a valid cookie has come back nothing but the challenge is sent, and it is smaller than
-any request, so an address never gets more bytes than came from it.
+Until the sender has returned a valid cookie, only the challenge is sent. It is smaller than any
+request, so an address never receives more bytes than were sent from it.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ class Responder:
         self.helper: Helper = _NoHelper()
 
     def has_no_challenge_left(self, now: float) -> bool:
-        """Tell whether a request without a cookie gets no answer in this second."""
+        """Tell whether no challenge is left, so that requests without a cookie get no answer."""
         return self._challenges.is_exhausted(now)
 
     def answer(
@@ -174,7 +174,7 @@ class Responder:
     def _challenge(
         self, request_id: bytes, sender: NodeId, source: Endpoint, now: float
     ) -> bytes | None:
-        """Ask for a proof of the source's address, if there is a challenge left for its prefix."""
+        """Return a challenge to prove the source address, if its prefix has one left."""
         if not self._challenges.take(source.packed, now):
             self._counts[DhtCount.RATE_LIMITED] += 1
             return None
@@ -190,9 +190,9 @@ class Responder:
         return all(self._budget.spend(Work.SIGNATURE, groups, now) for _ in range(signatures))
 
     def _is_for_us(self, request: UnverifiedRequest) -> bool:
-        """Check responder id and address, so that nobody passes others' requests on to us.
+        """Check responder id and address, so that a node cannot forward requests of others to us.
 
-        The id may be missing in a PING alone, which is how a bootstrap peer is greeted.
+        The id may be missing only in a PING, because a greeting of a bootstrap peer has none.
         """
         if request.sender == self._own_id:
             return False
@@ -233,7 +233,7 @@ class Responder:
         return self._store.get(key)
 
     def _stored(self, record: bytes, contact: Contact, group: bytes) -> bool:
-        """Take the sender's own descriptor if its place is near ours; nobody stores another's."""
+        """Store the sender's own descriptor if its id is near ours; others are refused."""
         key = contact.node_id
         k = self._settings.k
         accepted = self._is_among_nearest(_STORE_SLACK * k, key)
@@ -248,7 +248,7 @@ class Responder:
         return accepted
 
     def _is_among_nearest(self, count: int, key: NodeId) -> bool:
-        """Tell whether fewer than ``count`` contacts that we know are nearer to ``key``."""
+        """Tell whether this node knows fewer than ``count`` contacts nearer to ``key``."""
         nearest = self._table.closest(key, count, exclude=key)
         if len(nearest) < count:
             return True
