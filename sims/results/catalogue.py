@@ -13,7 +13,7 @@ from sims.results.metrics import GROUPS, METRICS
 __all__ = ["metrics_page"]
 
 _KINDS: Final = {
-    "yes-no": "yes or no for each event; the mean is a share",
+    "yes-no": "yes or no for each event; the mean is a fraction",
     "distribution": "a value for each event",
     "series": "the state of the overlay, sampled at intervals",
 }
@@ -24,13 +24,13 @@ def metrics_page() -> str:
     lines = [
         "# What a simulation measures",
         "",
-        "Expectations, `observations.csv` and `summary.json` use these names. Written by",
-        "`python3 -m sims.results.catalogue`. A kind says what one value is:",
+        "Expectations, `observations.csv` and `summary.json` use these names. The command",
+        "`python3 -m sims.results.catalogue` writes this page. The kinds of metrics are:",
         "",
         *(f"- *{kind}*: {words}." for kind, words in _KINDS.items()),
         "",
-        "What a scenario does not measure is refused in its expectations. Paths need `--clients`,",
-        "recovery needs an `--arrival`, and the chapter about the adversary needs an adversary.",
+        "An expectation may only name metrics that its scenario measures. Metrics of paths need",
+        "`--clients`, those of recovery need `--arrival`, and those of the adversary need one.",
     ]
     for group in GROUPS:
         metrics = [metric for metric in METRICS.values() if metric.group == group]
