@@ -66,6 +66,7 @@ def _circuit_control() -> list[str]:
         f"| unconfirmed | {apm.setup_timeout_s:g} s | source |",
         f"| waiting for the link to the next hop | {apm.link_timeout_s:g} s |",
         f"| never used | {apm.unconfirmed_expiry_s:g} s | hop |",
+        f"ticket for {apm.lent_linger_s:g} s (`lent_linger_s`)",
         f"| idle | {apm.idle_expiry_s:g} s | hop |",
         f"| lifetime | {apm.lifetime_s:,.0f} s,",
         f"the old backward SA after {apm.rekey_linger_s:g} s;",
