@@ -203,7 +203,7 @@ def _inner_pool(value: object, example: str) -> IpNetwork:
     problem = pool_problem(network)
     if problem is not None:
         kind = forbidden_network(network.network_address) or "public"
-        raise ValueError(f'must {problem}, as "{example}", not the {kind} "{network}"')
+        raise ValueError(f'must {problem}, as "{example}", not the {kind} prefix "{network}"')
     return network
 
 

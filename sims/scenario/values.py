@@ -174,6 +174,10 @@ def _seconds(value: object) -> float:
         seconds = parse_duration(value)
         if seconds is not None:
             return seconds
+        if value.strip().startswith("-"):
+            raise ValueError(
+                f'must not be negative; write a time such as "90s", not {shown(value)}'
+            )
         if _NUMBER.fullmatch(value):
             raise ValueError(
                 f'must say its unit: write "{value.strip()}s" for seconds, or "m", "h" or "d" '

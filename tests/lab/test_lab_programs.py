@@ -8,12 +8,16 @@ from doctor_case import Doctor
 from lab_overlay import LabOverlay
 from probes import flush, send_every_way
 
-from lab.nodes import wait_until
+from lab.namespaces import LabError
+from lab.nodes import PORT, NodeProcess, wait_until
 from lab.pinging import pings
 
 pytestmark = pytest.mark.timed
 
 CONTENT = bytes(range(256)) * 4000
+
+SILENT = "10.250.0.1:4500"
+"""A bootstrap node that does not answer."""
 
 
 @pytest.fixture(scope="module")
@@ -128,16 +132,52 @@ def test_the_exit_refuses_what_its_policy_refuses_and_its_own_services(overlay):
     assert done.stderr.count("\n") == 1
 
 
-def test_the_logs_of_all_nodes_name_nobody(overlay):
-    """Last of this module: after all that the tests above made the nodes do."""
+def test_a_second_node_of_the_host_is_told_why_it_has_no_paths_of_its_own(overlay, tmp_path):
+    alice = overlay.alice
+    alice.ask("path", "open", overlay.web.address, "--hops", "2")
+    listen = (f"{alice.address}:{PORT + 1}",)
+    second = NodeProcess(alice.host, tmp_path / "second", listen=listen)
+    try:
+        second.start(SILENT)
+        silent = lambda: "bootstrap.silent" in second.log.read_text()  # noqa: E731 - read at once
+        wait_until("the word on the bootstrap node", silent, timeout_s=60)
+        second.stop()
+        second.start(overlay.nodes["boot"])
+        wait_until("its start", lambda: second.answers, timeout_s=60)
+        overlay.wait_known(second)
+        for destination in (overlay.web.address, "203.0.113.77"):
+            with pytest.raises(LabError, match="owns the protection of destinations"):
+                second.ask("path", "open", destination, "--hops", "2")
+        assert overlay.fetch() == CONTENT
+        assert alice.status()["protection"] == []
+        assert second.ask("path", "list") == []
+    finally:
+        second.stop()
+    assert overlay.fetch() == CONTENT
+    assert unwanted(second.log.read_text(), secrets_of(overlay)) == []
+    alice.ask("path", "close", "all")
+
+
+def secrets_of(overlay):
+    """What no log may show: addresses, ids and destinations of all parties."""
     words = {overlay.web.address, overlay.web.address6, "100.64.", "fd63:6972", "fd6d:6978"}
+    words |= {SILENT.partition(":")[0], "203.0.113.77"}
     for node in overlay.nodes.values():
         words |= {node.address, node.overlay_address, str(node.host.ipv6.ip)}
         words.add(node.status()["node_id"])
+    return words
+
+
+def unwanted(log, words):
+    assert "node.up" in log
+    return [word for word in words if word in log]
+
+
+def test_the_logs_of_all_nodes_name_nobody(overlay):
+    """Last of this module: after all that the tests above made the nodes do."""
+    words = secrets_of(overlay)
     for node in overlay.nodes.values():
-        log = node.log.read_text()
-        assert "node.up" in log
-        assert [word for word in words if word in log] == []
+        assert unwanted(node.log.read_text(), words) == []
 
 
 RESTORED = {

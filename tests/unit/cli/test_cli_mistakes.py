@@ -112,6 +112,7 @@ DRY_RUN = ["sim", "churn", "--nodes", "50", "--dry-run", "--expect"]
         (["path", "close", ","], "name a path by its number or destination"),
         (["path", "close", "203.0.113.7:80"], "names a port"),
         (["sim", "churn", "--duration", "2"], 'must say its unit: write "2s" for seconds'),
+        (["sim", "churn", "--duration", "-2"], 'must not be negative; write a time such as "90s"'),
         (["sim", "churn", "--warm-up", "2.5"], 'must say its unit: write "2.5s"'),
         (["sim", "churn", "--duration", "-1h"], "must lie between"),
         (["sim", "churn", "--duration", "soon"], 'not "soon"'),
