@@ -12,7 +12,7 @@ from overlay.link.settings import LinkSettings
 from overlay.shares import Group, Groups, Shares, groups_of
 from overlay.special_networks import forbidden_packed
 
-__all__ = ["AcceptedTable", "HalfOpenTable", "LinkPlaces", "is_allowed_endpoint"]
+__all__ = ["AcceptedTable", "HalfOpenTable", "LinksByEndpoint", "is_allowed_endpoint"]
 
 
 def is_allowed_endpoint(endpoint: Endpoint, *, allow_private: bool) -> bool:
@@ -168,7 +168,7 @@ class HalfOpenTable:
         return _groups(source, self._settings.max_half_open_per_prefix)
 
 
-class LinkPlaces:
+class LinksByEndpoint:
     """Which link in use is at which endpoint; the latest one if several claim to be there.
 
     Bounded by the number of links, whose owner says where each is.

@@ -21,7 +21,7 @@ from overlay.addresses import Endpoint, OverlayAddress
 from overlay.errors import LimitReached, NotAuthentic, PeerError, Refused, Replayed
 from overlay.identity import LocalIdentity
 from overlay.ipsec.model import Batch, Spi
-from overlay.link.bounds import AcceptedTable, HalfOpenTable, LinkPlaces
+from overlay.link.bounds import AcceptedTable, HalfOpenTable, LinksByEndpoint
 from overlay.link.cookie import ReceiverKeys
 from overlay.link.drops import LinkDrop, drop_of
 from overlay.link.exchange import Agreement, Credentials, WrongIdentity
@@ -121,7 +121,7 @@ class Links:
         self._sieve = Sieve(keys, self._services.numbers)
         self._responder = Responder(credentials, keys, settings, rng, budget, self._pair_cookie)
         self._links: dict[OverlayAddress, Link] = {}
-        self._places = LinkPlaces()
+        self._places = LinksByEndpoint()
         self._accepted = AcceptedTable(settings)
         self._half_open = HalfOpenTable(settings)
         self._offering: set[OverlayAddress] = set()

@@ -59,7 +59,6 @@ from overlay.ipsec.xfrm.entries import (
 )
 from overlay.ipsec.xfrm.forms import policy_bodies, sa_id_body
 from overlay.ipsec.xfrm.leftovers import KERNEL_IPSEC, STOP_THE_OTHER
-from overlay.ipsec.xfrm.link_places import LinkPlaces
 from overlay.ipsec.xfrm.messages import (
     XFRM_MSG_DELPOLICY,
     XFRM_MSG_DELSA,
@@ -67,6 +66,7 @@ from overlay.ipsec.xfrm.messages import (
     XFRM_MSG_GETSA,
     XFRM_MSG_UPDPOLICY,
 )
+from overlay.ipsec.xfrm.moved_links import MovedLinks
 from overlay.ipsec.xfrm.moves import MovedPeers
 from overlay.ipsec.xfrm.netlink import Request, XfrmEvents, XfrmSocket, refusal_error
 from overlay.ipsec.xfrm.probe import usable_suites
@@ -118,7 +118,7 @@ class XfrmBackend:
         self._rng = rng
         self._associations: dict[SaIdentity, _Installed] = {}
         self._policies: dict[_PolicyKey, tuple[Template, ...]] = {}
-        self._places: LinkPlaces[_PolicyKey] = LinkPlaces()
+        self._places: MovedLinks[_PolicyKey] = MovedLinks()
         self._addresses: Counter[bytes] = Counter()
         self.before_address: Callable[[bytes], None] | None = None
         """Is told of each address before this host holds it; an error refuses the address."""

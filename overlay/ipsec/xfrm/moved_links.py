@@ -13,12 +13,12 @@ from typing import Generic, TypeVar
 
 from overlay.ipsec.model import Direction, SecurityPolicy, Template
 
-__all__ = ["LinkPlaces"]
+__all__ = ["MovedLinks"]
 
 K = TypeVar("K", bound=Hashable)
 
 
-class LinkPlaces(Generic[K]):
+class MovedLinks(Generic[K]):
     """An index of outbound policies by the reqid of their outermost tunnel, the link's.
 
     Bounded by the policies that are noted: with the last policy of a link its addresses go, since
