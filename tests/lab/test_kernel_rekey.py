@@ -4,15 +4,20 @@ Limits of time, bytes and packets are set so low that each is reached by a phase
 alice's path goes over boot to the exit; who runs the kernel's IPsec shows its SPIs.
 """
 
+import contextlib
 import ipaddress
 import json
 import re
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from kernel_overlay import KernelOverlay, client
+from test_lab_standby import Conversation
 
 from lab.nodes import wait_until
+from overlay.control.model import OpenPathRequest
 from overlay.link.machine import MAX_OLD_PAIRS
 
 pytestmark = pytest.mark.kernel(time_limit_s=600)
@@ -46,8 +51,13 @@ BUFFER_BYTES = 4_000_000
 
 UNNOTICED = [(0, 0), (0, 0)]
 
-NAMES = ("boot-u", "exit-k", "alice-k")
-"""The kernel is source and exit, and at one end of each link; the relay between is ours."""
+NAMES = ("boot-u", "exit-k", "alice-k", "mix-k")
+"""The kernel is source and exit, and at one end of each link; the relay between is ours. The other
+relay is for a standby circuit."""
+
+LONGEST_SILENCE_S = 10.0
+"""Below a second elsewhere (test_lab_standby). This kernel stutters if the machine is busy, and a
+path that is built anew has another inner address, so that the conversation would end."""
 
 
 class Chain(KernelOverlay):
@@ -68,6 +78,17 @@ class Chain(KernelOverlay):
             self.__exit__()
             raise
         return self
+
+    @property
+    def alice(self):
+        return self.nodes["alice-k"]
+
+    def named(self, overlay_address):
+        """Return the name of the node that has an overlay address."""
+        [found] = [
+            name for name, node in self.nodes.items() if node.overlay_address == overlay_address
+        ]
+        return found
 
     def iperf3(self, *options):
         command = ["iperf3", "-c", str(self.bob.ipv4.ip), "-J", *options]
@@ -155,3 +176,93 @@ def test_a_circuit_in_use_outlives_the_time_after_which_hops_forget_idle_ones(ch
     assert path.inner_addresses == chain.opened.inner_addresses, "it was not rebuilt"
     assert path.age_s > 2 * IDLE_EXPIRY_S
     assert chain.status("exit-k").circuits_exit == 1
+
+
+DRAINING_S = 3.0
+"""More than the two seconds in which the SAs of a circuit that ended linger."""
+
+RULES = "ip rule; ip -6 rule; " + " ".join(
+    f"{program} -t {table} -S;"
+    for program in ("iptables-legacy", "ip6tables-legacy")
+    for table in ("mangle", "nat", "filter", "raw")
+)
+
+
+def test_a_conversation_outlives_its_relay_and_the_exits_death_is_told(chain):
+    """Source and exit are on the kernel backend; one of the two relays is, whichever is killed.
+
+    This kernel cannot abort sockets (it lacks CONFIG_INET_DIAG_DESTROY), so the log names that.
+    """
+    target = chain.bob.ipv6.ip
+    with contextlib.ExitStack() as opened:
+        with client(chain.alice) as asked:
+            asked.close_path(None)
+            request = OpenPathRequest(ipaddress.ip_network(target), 2, "uniform", ())
+            before = asked.open_path(request)
+        relay = chain.named(before.hops[0].overlay_address)
+        talk = Conversation(chain, str(target), opened)
+        wait_until(
+            "the standby circuit", lambda: path_to(chain, target).standby_ready, timeout_s=60
+        )
+        looked = seen(chain)
+        talk.longest_silence_s()
+        chain.nodes[relay].kill()
+        wait_until("the takeover", lambda: path_to(chain, target).takeovers == 1, timeout_s=60)
+        wait_until("the end of the relay's links", lambda: not linked(chain, relay), timeout_s=90)
+        time.sleep(DRAINING_S)
+        assert (talk.error, talk.longest_silence_s() < LONGEST_SILENCE_S) == (None, True)
+        assert path_to(chain, target).inner_addresses == before.inner_addresses
+        check_no_traces(looked, seen(chain))
+        chain.nodes["exit-k"].kill()
+        chain.namespace("exit-k").configure(["link set eth0 down"])
+        wait_until(
+            "the loss of the exit",
+            lambda: path_to(chain, target).state == "rebuilding",
+            timeout_s=60,
+        )
+        assert "guard.connections_not_aborted" in chain.alice.log.read_text()
+    held = chain.namespace("alice-k").run(["ip", "-br", "address"]).stdout
+    assert not [each for each in before.inner_addresses if each in held]
+
+
+def path_to(chain, target):
+    with client(chain.alice) as asked:
+        [path] = [each for each in asked.paths() if each.destination.startswith(str(target))]
+    return path
+
+
+def linked(chain, name):
+    """Tell whether alice or the exit has SAs with a node."""
+    address = str(chain.nodes[name].host.ipv4.ip)
+    ends = ("alice-k", "exit-k")
+    return any(h in ends and to == address for h, to, _ in chain.spis(links=True))
+
+
+@dataclass
+class Seen:
+    """What one host holds: addresses of its device, IPsec, and what does not depend on circuits."""
+
+    addresses: set
+    ipsec: str
+    lasting: str
+
+
+def seen(chain):
+    return {name: seen_at(chain.namespace(name)) for name in ("alice-k", "exit-k")}
+
+
+def seen_at(host):
+    addresses, ipsec, lasting = (
+        host.run(["sh", "-c", command]).stdout
+        for command in ("ip -6 -br address", "ip xfrm state; ip xfrm policy", RULES)
+    )
+    return Seen(set(re.findall(r"(fd\S+)/128", addresses)), ipsec, lasting)
+
+
+def check_no_traces(before, after):
+    """Nothing of the circuit that ended may be left at the source or at the exit."""
+    gone = before["alice-k"].addresses - after["alice-k"].addresses
+    assert len(gone) >= 2, "one for each hop"
+    for name, now in after.items():
+        assert not [each for each in gone if each in now.ipsec], name
+        assert now.lasting == before[name].lasting, name
