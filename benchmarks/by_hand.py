@@ -14,7 +14,7 @@ from random import Random
 
 from lab.paper.apm_node import PORT
 from lab.paper.chain import Chain, destination_address, inner_pool, node_address
-from lab.paper.circuits import Route
+from lab.paper.circuits import MeasuredCircuit
 from overlay.addresses import (
     CIRCUIT_PREFIX,
     OVERLAY_PREFIX,
@@ -39,10 +39,16 @@ from overlay.apm.translator import (
     translate_relay,
     translate_source,
 )
-from overlay.ipsec.model import IpsecConfiguration, Prefix, SecurityAssociation, SecurityPolicy, Spi
+from overlay.ipsec.interface import (
+    IpsecConfiguration,
+    Prefix,
+    SecurityAssociation,
+    SecurityPolicy,
+    Spi,
+)
 from overlay.ipsec.suites import SUITES
 from overlay.ipsec.xfrm.algorithms import algorithm_names
-from overlay.link.model import LinkKeys
+from overlay.link.events import LinkKeys
 from overlay.sensitive import SecretBytes
 
 __all__ = ["HandMade", "ip_commands"]
@@ -116,9 +122,9 @@ class HandMade:
         self._links = {pair: self._link(*pair) for pair in itertools.pairwise(range(hops + 1))}
 
     @property
-    def route(self) -> Route:
+    def route(self) -> MeasuredCircuit:
         """What to measure between."""
-        return Route(self.hops, self._inner, destination_address(self._group, self.hops))
+        return MeasuredCircuit(self.hops, self._inner, destination_address(self._group, self.hops))
 
     def install(self) -> None:
         """Give each node its commands, through ``ip -batch``."""

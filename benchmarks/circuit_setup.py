@@ -40,9 +40,9 @@ from overlay.apm.spi import SpiAllocator
 from overlay.apm.translator import link_configuration
 from overlay.dht.descriptor import MixDescriptor, OnionKey, Role
 from overlay.identity import LocalIdentity
-from overlay.ipsec.model import Spi
+from overlay.ipsec.interface import Spi
 from overlay.ipsec.userspace.engine import UserspaceEngine
-from overlay.link.model import LinkKeys
+from overlay.link.events import LinkKeys
 from overlay.selection.selector import MixPath
 from overlay.sensitive import SecretBytes
 from overlay.work_budget import WorkBudget

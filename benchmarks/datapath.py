@@ -24,10 +24,10 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from overlay.addresses import CIRCUIT_PREFIX, OVERLAY_PREFIX, Endpoint
 from overlay.ipsec.esp import InboundSa, OutboundSa
 from overlay.ipsec.headers import IPV4
-from overlay.ipsec.model import (
+from overlay.ipsec.interface import (
     ANY_V6,
-    Direction,
     IpsecConfiguration,
+    PolicyDirection,
     Prefix,
     SecurityAssociation,
     SecurityPolicy,
@@ -98,7 +98,7 @@ def link(
 
 
 def policy(
-    direction: Direction, source: Prefix, destination: Prefix, *chain: SecurityAssociation
+    direction: PolicyDirection, source: Prefix, destination: Prefix, *chain: SecurityAssociation
 ) -> SecurityPolicy:
     templates = tuple(Template(sa.source, sa.destination, sa.reqid) for sa in chain)
     return SecurityPolicy(direction, Selector(source, destination), templates)
@@ -110,7 +110,7 @@ def source_engine(hops: int) -> UserspaceEngine:
     onions = [association(1001 + i, circuit(i), overlay(i + 1), inbound=False) for i in range(hops)]
     to_mix1 = link(500, ALICE_UDP, MIX1_UDP, inbound=False)
     chain = (*reversed(onions), to_mix1)
-    out = policy(Direction.OUT, Prefix.host(INNER), Prefix.host(BOB), *chain)
+    out = policy(PolicyDirection.OUT, Prefix.host(INNER), Prefix.host(BOB), *chain)
     engine.install(IpsecConfiguration((*onions, to_mix1), (out,)))
     return engine
 
@@ -128,12 +128,12 @@ def relay_configuration(index: int, spi: int) -> IpsecConfiguration:
         Prefix.host(a) for a in (overlay(1), before, after, overlay(2))
     )
     policies = (
-        policy(Direction.FWD, prefix_after, onward, forward, from_alice),
-        policy(Direction.OUT, prefix_after, onward, to_mix2),
-        policy(Direction.FWD, ANY_V6, prefix_after, from_mix2),
-        policy(Direction.OUT, ANY_V6, prefix_after, backward, to_alice),
-        policy(Direction.IN, prefix_before, here, forward, from_alice),
-        policy(Direction.OUT, here, prefix_before, backward, to_alice),
+        policy(PolicyDirection.FWD, prefix_after, onward, forward, from_alice),
+        policy(PolicyDirection.OUT, prefix_after, onward, to_mix2),
+        policy(PolicyDirection.FWD, ANY_V6, prefix_after, from_mix2),
+        policy(PolicyDirection.OUT, ANY_V6, prefix_after, backward, to_alice),
+        policy(PolicyDirection.IN, prefix_before, here, forward, from_alice),
+        policy(PolicyDirection.OUT, here, prefix_before, backward, to_alice),
     )
     return IpsecConfiguration((forward, backward), policies)
 

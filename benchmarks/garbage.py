@@ -42,7 +42,7 @@ from lab.garbage import garbage_kinds  # noqa: E402
 from lab.namespaces import isolation_command, missing_requirements  # noqa: E402
 from lab.nodes import PORT, NodeProcess, wait_until  # noqa: E402
 from lab.reading import UDP  # noqa: E402
-from lab.underlay import Host, Underlay  # noqa: E402
+from lab.underlay import LaboratoryHost, Underlay  # noqa: E402
 from overlay.addresses import Endpoint  # noqa: E402
 from overlay.keyfile import read_identity  # noqa: E402
 
@@ -94,7 +94,7 @@ class Scene:
         stack.callback(node.stop)
         return node
 
-    def _unread_socket(self, stack: ExitStack) -> Host:
+    def _unread_socket(self, stack: ExitStack) -> LaboratoryHost:
         """Start a host with a socket on the same port that never reads."""
         host = self.underlay.add_host("elsewhere")
         bind = f"import socket,time; s = socket.socket(2, 2); s.bind(('', {PORT})); time.sleep(1e6)"
@@ -194,7 +194,7 @@ class Stream:
         return (received_bytes(self._bob) - before) * 8e-6 / (time.monotonic() - begun)
 
 
-def received_bytes(host: Host) -> int:
+def received_bytes(host: LaboratoryHost) -> int:
     """Return how many bytes a host's interface has received."""
     for line in Path(f"/proc/{host.namespace.pid}/net/dev").read_text().splitlines():
         name, _, counts = line.partition(":")

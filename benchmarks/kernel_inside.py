@@ -20,8 +20,8 @@ from by_hand import HandMade, ip_commands
 
 from lab.namespaces import LabError, Namespace
 from lab.paper.chain import Chain, destination_address
-from lab.paper.circuits import Overlay, Route, chain_overlay, path_mtu
-from overlay.ipsec.model import IpsecConfiguration
+from lab.paper.circuits import MeasuredCircuit, Overlay, chain_overlay, path_mtu
+from overlay.ipsec.interface import IpsecConfiguration
 from overlay.ipsec.xfrm.changes import association_changes, policy_changes
 
 SUITE = 3
@@ -161,7 +161,10 @@ Round = dict[tuple[str, int], float]
 
 
 def _round(
-    source: Namespace, ours: dict[int, Route], by_hand: dict[int, Route], rng: Random
+    source: Namespace,
+    ours: dict[int, MeasuredCircuit],
+    by_hand: dict[int, MeasuredCircuit],
+    rng: Random,
 ) -> Round:
     """Transfer once through everything, in random order; without hops both ways are one."""
     order = [("ours", hops, route) for hops, route in ours.items()]
@@ -186,7 +189,7 @@ def _throughput_row(hops: int, rounds: Sequence[Round]) -> dict[str, object]:
     }
 
 
-def _limit_mtu(chain: Chain, routes: Sequence[Route]) -> None:
+def _limit_mtu(chain: Chain, routes: Sequence[MeasuredCircuit]) -> None:
     mtu = path_mtu(SUITE)
     chain.nodes[0].configure(
         [
@@ -197,7 +200,7 @@ def _limit_mtu(chain: Chain, routes: Sequence[Route]) -> None:
     )
 
 
-def _transfer(source: Namespace, route: Route) -> float:
+def _transfer(source: Namespace, route: MeasuredCircuit) -> float:
     command = ["iperf3", "--json", "--time", str(TRANSFER_S), "--omit", "1"]
     ends = ["--bind", str(route.source), "--client", str(route.destination)]
     answer = json.loads(source.run([*command, *ends]).stdout)

@@ -40,7 +40,7 @@ def ours(nodes: int, seconds: float, budget_s: float) -> dict[str, Any]:
     from sims.engine.collector import patient_collector
     from sims.participants.world import START
     from sims.run import Simulation
-    from sims.scenario.model import Churn, Scenario
+    from sims.scenario.scenario import Churn, Scenario
 
     scenario = Scenario(
         nodes=nodes,

@@ -15,13 +15,13 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 
 from overlay.addresses import CircuitAddress, Endpoint
 from overlay.apm.crypto import OnionPrivateKey
-from overlay.apm.layer import ExitLayer, Families, LayerTerms
+from overlay.apm.layer import ExitLayer, IpVersions, LayerTerms
 from overlay.apm.onion import OnionHop, SealedOnion, construct_onion, extract_onion_info
 from overlay.apm.rekey_keys import EphemeralKey
 from overlay.identity import LocalIdentity, verify_signature
-from overlay.ipsec.model import Spi
+from overlay.ipsec.interface import Spi
+from overlay.link.events import LinkPeer
 from overlay.link.links import Links
-from overlay.link.model import LinkPeer
 from overlay.link.settings import LinkSettings
 from overlay.sensitive import SecretBytes
 
@@ -87,7 +87,7 @@ def onions(rng: Random) -> Callable[[], Callable[[], object]]:
         expires_min=1,
         lifetime_s=60,
     )
-    hops = [OnionHop(identity.onion_key, ExitLayer(terms, Families.IPV4))]
+    hops = [OnionHop(identity.onion_key, ExitLayer(terms, IpVersions.IPV4))]
 
     def prepare() -> Callable[[], object]:
         message = construct_onion(1, hops, rng)

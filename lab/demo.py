@@ -21,7 +21,7 @@ from typing import Any, Final
 from lab.capture import Capture
 from lab.namespaces import LabError, Namespace, isolation_command, missing_requirements
 from lab.nodes import NodeProcess, wait_until
-from lab.underlay import Host, Underlay
+from lab.underlay import LaboratoryHost, Underlay
 from lab.webserver import WebServer
 from lab.witness import Sighting, sightings, told
 
@@ -103,7 +103,7 @@ class Demonstration:
         self._report(recorded, hops)
         return path["number"], hops
 
-    def _record(self, captures: ExitStack, host: Host) -> Capture:
+    def _record(self, captures: ExitStack, host: LaboratoryHost) -> Capture:
         return captures.enter_context(host.capture(self._directory / f"{host.name}.pcap"))
 
     def _fetch(self) -> None:

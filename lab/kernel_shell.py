@@ -13,7 +13,7 @@ from typing import Final
 
 from lab.kernel import in_kernel
 from lab.namespaces import LabError
-from lab.underlay import Host, Underlay
+from lab.underlay import LaboratoryHost, Underlay
 
 __all__ = ["main"]
 
@@ -49,7 +49,7 @@ def main() -> int:
     return 0
 
 
-def _name(host: Host) -> None:
+def _name(host: LaboratoryHost) -> None:
     subprocess.run(["ip", "netns", "attach", host.name, str(host.namespace.pid)], check=True)
     print(f"  {host.name:8}{host.ipv4.ip!s:16}{host.ipv6.ip}", flush=True)
 

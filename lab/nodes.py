@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from lab.namespaces import LabError, end_program
 from lab.preloaded import PreloadedProcess, entry_of, run_preloaded, start_preloaded
-from lab.underlay import Host
+from lab.underlay import LaboratoryHost
 
 __all__ = ["PORT", "NodeProcess", "wait_until"]
 
@@ -27,7 +27,7 @@ class NodeProcess:
 
     def __init__(
         self,
-        host: Host,
+        host: LaboratoryHost,
         directory: Path,
         *,
         exits: bool = False,

@@ -23,7 +23,7 @@ from typing import Final, Self
 from lab.capture import Capture
 from lab.namespaces import LabError, Namespace, netem_missing
 
-__all__ = ["Host", "Underlay", "numbered_addresses"]
+__all__ = ["LaboratoryHost", "Underlay", "numbered_addresses"]
 
 _MAX_HOSTS: Final = 255
 _INTERFACE: Final = "eth0"
@@ -36,7 +36,7 @@ _DEFAULT_MTU: Final = 1500
 
 
 @dataclass(frozen=True, slots=True)
-class Host:
+class LaboratoryHost:
     """One host: its namespace, its addresses, and the two ends of its cable.
 
     ``interface`` is the end inside the host, ``core_interface`` the one inside the core.
@@ -82,14 +82,14 @@ class Underlay:
 
     def __init__(self, *, wire_packets: bool = False, mtu: int = _DEFAULT_MTU) -> None:
         self._stack = ExitStack()
-        self._hosts: dict[str, Host] = {}
+        self._hosts: dict[str, LaboratoryHost] = {}
         self._segments = "gso_max_segs 1" if wire_packets else ""
         self._mtu = mtu
         self.core = self._stack.enter_context(Namespace("core"))
         self.core.set_kernel(**_QUIET, ipv4__ip_forward=1, ipv6__conf__all__forwarding=1)
 
     @property
-    def hosts(self) -> tuple[Host, ...]:
+    def hosts(self) -> tuple[LaboratoryHost, ...]:
         """All hosts in the order in which they were added."""
         return tuple(self._hosts.values())
 
@@ -100,7 +100,7 @@ class Underlay:
         ipv4: IPv4Interface | None = None,
         ipv6: IPv6Interface | None = None,
         delay_ms: float = 0.0,
-    ) -> Host:
+    ) -> LaboratoryHost:
         """Add a host in the next numbered networks, or in the given ones.
 
         The first address of each network is the core's. ``delay_ms`` holds back each packet
@@ -115,14 +115,14 @@ class Underlay:
         namespace = self._stack.enter_context(Namespace(name))
         namespace.set_kernel(**_QUIET)
         core_interface = f"to{len(self._hosts) + 1}"
-        host = Host(name, namespace, self.core, ipv4, ipv6, _INTERFACE, core_interface)
+        host = LaboratoryHost(name, namespace, self.core, ipv4, ipv6, _INTERFACE, core_interface)
         self._connect(host)
         if delay_ms:
             _delay(host, delay_ms)
         self._hosts[name] = host
         return host
 
-    def add_server(self, name: str, number: int = 10) -> Host:
+    def add_server(self, name: str, number: int = 10) -> LaboratoryHost:
         """Add a host outside the overlay: 203.0.113.N/24 and 2001:db8:113::N (one per underlay).
 
         Public as far as an exit policy is concerned (RFC 5737, RFC 3849).
@@ -149,7 +149,7 @@ class Underlay:
             if other.name == name or taken or other.ipv6.network.overlaps(ipv6.network):
                 raise LabError(f"host {name} shares its name or a network with {other.name}.")
 
-    def _connect(self, host: Host) -> None:
+    def _connect(self, host: LaboratoryHost) -> None:
         cable, mtu, segments = host.core_interface, self._mtu, self._segments
         router4, router6 = _first(host.ipv4), _first(host.ipv6)
         peer = f"peer name {host.interface} netns {host.namespace.pid}"
@@ -177,7 +177,7 @@ def _first(address: IPv4Interface | IPv6Interface) -> IPv4Interface | IPv6Interf
     return ipaddress.ip_interface(f"{network.network_address + 1}/{network.prefixlen}")
 
 
-def _delay(host: Host, delay_ms: float) -> None:
+def _delay(host: LaboratoryHost, delay_ms: float) -> None:
     queue = ["root", "netem", "delay", f"{delay_ms}ms", "limit", "100000"]
     cable_ends = ((host.namespace, host.interface), (host.core, host.core_interface))
     for namespace, interface in cable_ends:

@@ -17,7 +17,7 @@ from random import SystemRandom
 
 from overlay.addresses import format_address
 from overlay.cli.main import main as overlay_main
-from overlay.ipsec.model import IpsecConfiguration, SecurityAssociation
+from overlay.ipsec.interface import IpsecConfiguration, SecurityAssociation
 from overlay.ipsec.suites import SUITES
 from overlay.ipsec.userspace.engine import UserspaceEngine
 from overlay.node import run_node

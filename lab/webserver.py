@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Self
 
 from lab.nodes import wait_until
-from lab.underlay import Host
+from lab.underlay import LaboratoryHost
 
 __all__ = ["WebServer"]
 
@@ -14,7 +14,7 @@ __all__ = ["WebServer"]
 class WebServer:
     """nginx on port 80 of both address families; a context manager."""
 
-    def __init__(self, host: Host, directory: Path) -> None:
+    def __init__(self, host: LaboratoryHost, directory: Path) -> None:
         self.host = host
         self.address = str(host.ipv4.ip)
         self.address6 = str(host.ipv6.ip)

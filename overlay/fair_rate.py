@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from overlay.shares import Groups, Ledger
+from overlay.shares import Groups, GroupUsage
 
 __all__ = ["FairRate"]
 
@@ -44,7 +44,7 @@ class FairRate:
         self._capacity = rate_per_s * horizon_s
         self._horizon_s = horizon_s
         self._least = least
-        self._ledger = Ledger(self._capacity)
+        self._ledger = GroupUsage(self._capacity)
         # Instead of every entry, the unit shrinks: so a step takes constant time.
         self._unit = 1.0
         self._now: float | None = None

@@ -23,7 +23,7 @@ from collections.abc import Hashable
 from functools import lru_cache
 from typing import Final, Generic, NamedTuple, TypeVar
 
-__all__ = ["FRACTIONS", "Group", "Groups", "Ledger", "Shares", "groups_of"]
+__all__ = ["FRACTIONS", "Group", "GroupUsage", "Groups", "Shares", "groups_of"]
 
 K = TypeVar("K", bound=Hashable)
 
@@ -89,7 +89,7 @@ def groups_of(packed: bytes) -> Groups:
     )
 
 
-class Ledger:
+class GroupUsage:
     """What each group has taken of a number of places.
 
     Holds one number for each group that has taken anything, so its owner bounds it. Every
@@ -159,7 +159,7 @@ class Shares(Generic[K]):
     """
 
     def __init__(self, places: int) -> None:
-        self._ledger = Ledger(places)
+        self._ledger = GroupUsage(places)
         self._held: dict[K, Groups] = {}
 
     def __len__(self) -> int:

@@ -3,7 +3,7 @@
 ::
 
     from sims import churn_simulation
-    from sims.scenario.model import Adversary, Scenario
+    from sims.scenario.scenario import Adversary, Scenario
 
     if __name__ == "__main__":  # runs are processes of their own, which import this file
         scenario = Scenario(nodes=500, adversary=Adversary(0.2, ("drop",)))
@@ -18,11 +18,11 @@ from pathlib import Path
 
 from sims.results.directory import free_directory
 from sims.results.drawing import Drawn
-from sims.results.model import Progress
+from sims.results.observations import Progress
 from sims.scenario.files import load_tables
-from sims.scenario.model import Scenario
 from sims.scenario.parameters import Scalar
 from sims.scenario.plain import plain_of
+from sims.scenario.scenario import Scenario
 from sims.scenario.study import Axis, study_of
 from sims.sweep.execute import Options, Watcher, execute
 from sims.sweep.jobs import Job

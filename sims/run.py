@@ -11,7 +11,7 @@ from typing import Final
 from overlay.dht.events import DhtEvent, Joined
 from overlay.dht.settings import DhtSettings
 from overlay.plugins import settings_of
-from sims.adversary.adversary import AdversaryMeasure, Conspiracy
+from sims.adversary.adversary import AdversaryMeasure, AdversaryNodes
 from sims.engine.collector import freeze, patient_collector
 from sims.engine.streams import Streams
 from sims.latency import build_latency
@@ -29,8 +29,8 @@ from sims.participants.machine import Machine
 from sims.participants.population import Population
 from sims.participants.shocks import Shocks
 from sims.participants.world import START, World
-from sims.results.model import Observations, Progress, RunOutcome
-from sims.scenario.model import Scenario
+from sims.results.observations import Observations, Progress, RunOutcome
+from sims.scenario.scenario import Scenario
 
 __all__ = ["Simulation", "run"]
 
@@ -96,7 +96,7 @@ class Simulation:
         ]
         self._strangers: dict[int, Machine] = {}
         world.listeners.append(self._heard)
-        self.conspiracy = Conspiracy(world, scenario.adversary, population=scenario.nodes)
+        self.conspiracy = AdversaryNodes(world, scenario.adversary, population=scenario.nodes)
         self._sampled.append(AdversaryMeasure(recorder, self.conspiracy))
         self.population = Population(world, scenario, self._switched)
         self._clients = [

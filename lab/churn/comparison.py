@@ -17,13 +17,13 @@ from statistics import fmean, stdev
 from lab.churn.measured import Measured
 from sims.results.statistics import t_quantile
 
-__all__ = ["Figure", "compare"]
+__all__ = ["ComparedQuantity", "compare"]
 
 _Z: float = 1.96
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
+class ComparedQuantity:
     """One figure of both worlds; every interval is one of 95 %.
 
     Attributes:
@@ -51,7 +51,7 @@ class Figure:
         return abs(self.difference) <= self.half
 
 
-def compare(real: Measured, simulated: Sequence[Measured]) -> list[Figure]:
+def compare(real: Measured, simulated: Sequence[Measured]) -> list[ComparedQuantity]:
     """Return every figure.
 
     Raises:
@@ -67,10 +67,10 @@ def compare(real: Measured, simulated: Sequence[Measured]) -> list[Figure]:
     ]
 
 
-def _figure(name: str, value: float, error: float, runs: Sequence[float]) -> Figure:
+def _figure(name: str, value: float, error: float, runs: Sequence[float]) -> ComparedQuantity:
     count, scatter = len(runs), stdev(runs)
     t = t_quantile(count - 1)
-    return Figure(
+    return ComparedQuantity(
         name=name,
         real=value,
         real_half=_Z * error,

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 
-__all__ = ["Ledger"]
+__all__ = ["CounterTotals"]
 
 
-class Ledger:
+class CounterTotals:
     """Adds up what each node's counters gained, and how long the node was there."""
 
     def __init__(self) -> None:

@@ -20,12 +20,12 @@ from random import SystemRandom
 from typing import Any, Final
 
 from lab.churn.forked import Forked
-from lab.churn.ledger import Ledger
+from lab.churn.ledger import CounterTotals
 from lab.churn.measured import Measured
 from lab.churn.prober import run_prober
 from lab.churn.script import HOPS, NETWORK_ID, ChurnScript, Switch, endpoint_of
 from lab.namespaces import LabError
-from lab.underlay import Host, Underlay
+from lab.underlay import LaboratoryHost, Underlay
 from overlay.addresses import NodeId
 from overlay.cli.main import main as command_line
 from overlay.control.client import ControlClient
@@ -68,7 +68,9 @@ def play(script: ChurnScript, directory: Path) -> Measured:
 class _Node:
     """One node's directory, and its process while it runs."""
 
-    def __init__(self, script: ChurnScript, number: int, host: Host, directory: Path) -> None:
+    def __init__(
+        self, script: ChurnScript, number: int, host: LaboratoryHost, directory: Path
+    ) -> None:
         self.number = number
         self.directory = directory / host.name
         self.directory.mkdir(parents=True)
@@ -166,7 +168,7 @@ class _Stage:
     """The clock of the play: what is due, and what can be read."""
 
     def __init__(
-        self, script: ChurnScript, nodes: list[_Node], prober: Host, directory: Path
+        self, script: ChurnScript, nodes: list[_Node], prober: LaboratoryHost, directory: Path
     ) -> None:
         self.script = script
         self.selector = selectors.DefaultSelector()
@@ -175,7 +177,7 @@ class _Stage:
         self._results = directory / "probes.json"
         self._log = directory / "prober.log"
         self._prober: Forked | None = None
-        self._ledger = Ledger()
+        self._ledger = CounterTotals()
         self._due: list[tuple[float, int, Callable[[], None]]] = []
         self._order = count()
         self._began_at = 0.0

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
-from lab.churn.comparison import Figure
+from lab.churn.comparison import ComparedQuantity
 from lab.churn.measured import Measured
 from lab.churn.script import ChurnScript
 
@@ -18,7 +18,7 @@ __all__ = ["MOST_LAG_S", "page", "write_report"]
 MOST_LAG_S: Final = 0.5
 
 
-def page(script: ChurnScript, figures: Sequence[Figure], runs: int, lag_s: float) -> str:
+def page(script: ChurnScript, figures: Sequence[ComparedQuantity], runs: int, lag_s: float) -> str:
     """Return the report in Markdown."""
     timing = script.timing
     lines = [
@@ -47,7 +47,7 @@ def write_report(
     script: ChurnScript,
     real: Measured,
     simulated: Sequence[Measured],
-    figures: Sequence[Figure],
+    figures: Sequence[ComparedQuantity],
 ) -> None:
     """Write ``report.md`` and ``report.json``."""
     directory.mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,7 @@ def write_report(
     (directory / "report.json").write_text(text + "\n", encoding="utf-8")
 
 
-def _row(figure: Figure) -> str:
+def _row(figure: ComparedQuantity) -> str:
     real = f"{figure.real:.4g} ± {figure.real_half:.2g}"
     simulated = f"{figure.simulated:.4g} ± {figure.simulated_half:.2g}"
     difference = f"{figure.difference:+.3g} ± {figure.half:.2g}"
@@ -78,7 +78,7 @@ def _row(figure: Figure) -> str:
     )
 
 
-def _verdict(figures: Sequence[Figure]) -> str:
+def _verdict(figures: Sequence[ComparedQuantity]) -> str:
     apart = [figure.name for figure in figures if not figure.agrees]
     if not apart:
         return "Verdict: they agree in every figure."

@@ -14,7 +14,16 @@ from typing import Final
 from overlay.addresses import Endpoint
 from overlay.dht.settings import DhtSettings
 
-__all__ = ["FAST", "FULL", "NETWORK_ID", "PORT", "ChurnScript", "Switch", "Timing", "endpoint_of"]
+__all__ = [
+    "FAST",
+    "FULL",
+    "NETWORK_ID",
+    "PORT",
+    "ChurnScript",
+    "ScriptTiming",
+    "Switch",
+    "endpoint_of",
+]
 
 NETWORK_ID: Final = "laboratory"
 PORT: Final = 4500
@@ -27,7 +36,7 @@ _LEAST_SESSION_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Timing:
+class ScriptTiming:
     """How long everything takes, in seconds, and what the DHT is told about it."""
 
     warm_up_s: float
@@ -51,7 +60,7 @@ class Timing:
 
 _DHT: Final = {"k": 8, "alpha": 4, "disjoint_paths": 2, "crawl_first_interval_s": 2.0}
 
-FAST: Final = Timing(
+FAST: Final = ScriptTiming(
     warm_up_s=30.0,
     duration_s=110.0,
     mean_session_s=45.0,
@@ -69,7 +78,7 @@ FAST: Final = Timing(
 )
 """Everything sped up, for a run of less than two and a half minutes."""
 
-FULL: Final = Timing(
+FULL: Final = ScriptTiming(
     warm_up_s=120.0,
     duration_s=1200.0,
     mean_session_s=300.0,
@@ -102,7 +111,7 @@ class ChurnScript:
     """The whole play; equal for equal seed and timing."""
 
     seed: int
-    timing: Timing
+    timing: ScriptTiming
     nodes: int = _NODES
     switches: tuple[Switch, ...] = field(init=False, default=())
 

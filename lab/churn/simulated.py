@@ -12,7 +12,7 @@ from collections import Counter
 from functools import partial
 from typing import Final
 
-from lab.churn.ledger import Ledger
+from lab.churn.ledger import CounterTotals
 from lab.churn.measured import Measured
 from lab.churn.probing import Probing
 from lab.churn.script import HOPS, ChurnScript, Switch, endpoint_of
@@ -25,7 +25,7 @@ from overlay.dht.topology_table import TopologyTable
 from overlay.errors import CircuitTimedOut, NoSuitablePath
 from overlay.node.mix_choice import MixChoice
 from overlay.node.paths import Paths
-from overlay.node.requested_path import PathWish
+from overlay.node.requested_path import PathTerms
 from overlay.selection.selector import MixPath
 from overlay.selection.uniform import UniformSelector
 from sims.engine.streams import Streams
@@ -33,7 +33,7 @@ from sims.latency import build_latency
 from sims.participants.carriers import ValueCarrier
 from sims.participants.core import SimulatedDht
 from sims.participants.machine import Machine
-from sims.participants.plane import NoGuard
+from sims.participants.plane import NoKillSwitch
 from sims.participants.records import signed_descriptor
 from sims.participants.world import NETWORK_ID, START, World, own_core
 
@@ -111,7 +111,7 @@ class _Client:
         self.table = TopologyTable(allow_private_endpoints=True)
         self.paths = Paths(
             circuits=self,
-            guard=NoGuard(),
+            guard=NoKillSwitch(),
             choice=MixChoice(
                 table=self.table,
                 selector=lambda _: UniformSelector(),
@@ -134,7 +134,7 @@ class _Client:
             self.paths.close(path.number, now)
         self._world.heap.at(now + self._play.script.timing.path_pause_s, self.ask)
         try:
-            self.paths.request_all([PathWish(_DESTINATION, HOPS, "uniform")], now)
+            self.paths.request_all([PathTerms(_DESTINATION, HOPS, "uniform")], now)
         except NoSuitablePath:
             return
 
@@ -170,7 +170,7 @@ class _Play:
         ids: list[NodeId] = [machine.node_id for machine in machines]
         self._probing = Probing(script, ids, self.world.streams.stream("probes"))
         self._clients = {number: _Client(self, machines[number]) for number in script.clients}
-        self._ledger = Ledger()
+        self._ledger = CounterTotals()
         self.world.listeners.append(self._told)
 
     def run(self) -> Measured:

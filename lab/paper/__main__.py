@@ -23,7 +23,7 @@ from typing import Final
 from lab.kernel import KernelRun, missing_kernel_requirements
 from lab.namespaces import LabError
 from lab.paper import page, summary
-from lab.paper.campaign import CONDITIONS, FULL, OBSERVATIONS, QUICK, Plan
+from lab.paper.campaign import CONDITIONS, FULL, OBSERVATIONS, QUICK, CampaignSettings
 from lab.paper.figures import draw_all
 from lab.paper.observations import read_visits
 from lab.paper.priority import first_in_line
@@ -73,7 +73,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
-def _measure(plan: Plan, results: Path, *, resume: bool) -> None:
+def _measure(plan: CampaignSettings, results: Path, *, resume: bool) -> None:
     missing = missing_kernel_requirements()
     if missing:
         raise LabError(" ".join(missing))

@@ -21,14 +21,14 @@ from random import Random, SystemRandom
 from typing import Any, Final, Self
 
 from lab.namespaces import LabError
-from lab.paper.cells import CIPHERS, Cell, Metric, cells
+from lab.paper.cells import CIPHERS, Cell, MeasuredQuantity, cells
 from lab.paper.chain import Chain
-from lab.paper.circuits import Overlay, Route, chain_overlay
+from lab.paper.circuits import MeasuredCircuit, Overlay, chain_overlay
 from lab.paper.estimators import estimate
 from lab.paper.observations import ObservationFile, Visit, read_visits
 from lab.paper.probes import Probes
 
-__all__ = ["FULL", "OBSERVATIONS", "QUICK", "Plan", "main"]
+__all__ = ["FULL", "OBSERVATIONS", "QUICK", "CampaignSettings", "main"]
 
 OBSERVATIONS: Final = "observations.jsonl"
 CONDITIONS: Final = "conditions.json"
@@ -36,7 +36,7 @@ _MOST_TUNNELS: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class CampaignSettings:
     """What to measure and how long.
 
     ``narrow`` is the half-width, as a part of the mean, at which a cell is done; ``train`` and
@@ -70,7 +70,7 @@ class Plan:
         return cls(**fields)
 
 
-FULL: Final = Plan(
+FULL: Final = CampaignSettings(
     ciphers=tuple(CIPHERS),
     tunnels=(0, 1, 2, 3, 4),
     sizes=(64, 128, 256, 512, 1024, 2048, 4096),
@@ -85,7 +85,7 @@ FULL: Final = Plan(
 )
 """The paper's cells and the AEADs'; 18 minutes with boot and set-up."""
 
-QUICK: Final = Plan(
+QUICK: Final = CampaignSettings(
     ciphers=("3des-cbc", "chacha20-poly1305"),
     tunnels=(0, 1, 4),
     sizes=(64, 2048),
@@ -104,7 +104,7 @@ QUICK: Final = Plan(
 class Campaign:
     """One run over the cells of a plan; goes on after the visits that are on disk already."""
 
-    def __init__(self, plan: Plan, directory: Path, rng: Random) -> None:
+    def __init__(self, plan: CampaignSettings, directory: Path, rng: Random) -> None:
         self._plan = plan
         self._rng = rng
         self._cells = cells(ciphers=plan.ciphers, tunnels=plan.tunnels, sizes=plan.sizes)
@@ -116,7 +116,7 @@ class Campaign:
             self._values[visit.cell].append(visit.value_ms)
             self._round = max(self._round, visit.round + 1)
 
-    def run(self, probes: Probes, routes: dict[tuple[int, int], Route]) -> None:
+    def run(self, probes: Probes, routes: dict[tuple[int, int], MeasuredCircuit]) -> None:
         """Visit cells, round after round.
 
         Raises:
@@ -143,8 +143,8 @@ class Campaign:
         found = estimate(values)
         return found.half_width > self._plan.narrow * found.mean
 
-    def _visit(self, cell: Cell, probes: Probes, route: Route) -> None:
-        if cell.metric == Metric.RTT.value:
+    def _visit(self, cell: Cell, probes: Probes, route: MeasuredCircuit) -> None:
+        if cell.metric == MeasuredQuantity.RTT.value:
             sent = self._plan.round_trips
             values = probes.round_trips(route, cell.size, sent)
         else:
@@ -181,7 +181,7 @@ def _conditions(chain: Chain, overlay: Overlay) -> dict[str, object]:
     }
 
 
-def run(plan: Plan, directory: Path, rng: Random) -> None:
+def run(plan: CampaignSettings, directory: Path, rng: Random) -> None:
     """Build the platform, open all circuits, measure."""
     suites = [CIPHERS[name].suite for name in plan.ciphers]
     begun = time.monotonic()
@@ -205,7 +205,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("plan", help="JSON, as Plan.encode returns it")
     arguments = parser.parse_args(argv)
     try:
-        run(Plan.decode(arguments.plan), arguments.directory, SystemRandom())
+        run(CampaignSettings.decode(arguments.plan), arguments.directory, SystemRandom())
     except LabError as error:
         print(f"paper: {error}", file=sys.stderr)
         return 1

@@ -12,7 +12,17 @@ import enum
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["CIPHERS", "FIGURES", "SIZES", "TUNNELS", "Cell", "Cipher", "Figure", "Metric", "cells"]
+__all__ = [
+    "CIPHERS",
+    "FIGURES",
+    "SIZES",
+    "TUNNELS",
+    "Cell",
+    "Cipher",
+    "MeasuredQuantity",
+    "PaperFigure",
+    "cells",
+]
 
 SIZES: Final = (64, 128, 256, 512, 1024, 2048, 4096)
 """Bytes of the IP packet, header included, before any tunnel or fragmentation."""
@@ -20,7 +30,7 @@ SIZES: Final = (64, 128, 256, 512, 1024, 2048, 4096)
 TUNNELS: Final = (0, 1, 2, 3, 4)
 
 
-class Metric(enum.Enum):
+class MeasuredQuantity(enum.Enum):
     """What is measured; both in milliseconds."""
 
     RTT = "rtt"
@@ -52,11 +62,11 @@ CIPHERS: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
+class PaperFigure:
     """One figure: a panel for each cipher, in each a curve for each number of tunnels."""
 
     number: int
-    metric: Metric
+    metric: MeasuredQuantity
     ciphers: tuple[str, ...]
 
     @property
@@ -77,10 +87,19 @@ _PANELS: Final = (
 _NEW_PANELS: Final = (("aes-128-gcm", "aes-256-gcm"), ("chacha20-poly1305",))
 
 FIGURES: Final = (
-    *(Figure(7 + index, Metric.RTT, names) for index, names in enumerate(_PANELS)),
-    *(Figure(11 + index, Metric.JITTER, names) for index, names in enumerate(_PANELS)),
-    *(Figure(15 + index, Metric.RTT, names) for index, names in enumerate(_NEW_PANELS)),
-    *(Figure(17 + index, Metric.JITTER, names) for index, names in enumerate(_NEW_PANELS)),
+    *(PaperFigure(7 + index, MeasuredQuantity.RTT, names) for index, names in enumerate(_PANELS)),
+    *(
+        PaperFigure(11 + index, MeasuredQuantity.JITTER, names)
+        for index, names in enumerate(_PANELS)
+    ),
+    *(
+        PaperFigure(15 + index, MeasuredQuantity.RTT, names)
+        for index, names in enumerate(_NEW_PANELS)
+    ),
+    *(
+        PaperFigure(17 + index, MeasuredQuantity.JITTER, names)
+        for index, names in enumerate(_NEW_PANELS)
+    ),
 )
 
 
@@ -117,7 +136,7 @@ def cells(
     """Return all cells of these, both metrics each."""
     return [
         Cell(cipher, count, size, metric.value)
-        for metric in Metric
+        for metric in MeasuredQuantity
         for cipher in ciphers
         for count in tunnels
         for size in sizes

@@ -21,7 +21,7 @@ from overlay.ipsec.mtu import inner_mtu
 from overlay.ipsec.suites import SUITES
 from overlay.selection.selector import MixPath
 
-__all__ = ["Overlay", "Route", "chain_overlay", "path_mtu"]
+__all__ = ["MeasuredCircuit", "Overlay", "chain_overlay", "path_mtu"]
 
 _UNDERLAY_MTU: Final = 1500
 _QUIET_S: Final = 5.0
@@ -32,7 +32,7 @@ LINK_SUITE: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
+class MeasuredCircuit:
     """The two ends of what a cell measures: a circuit, or none if ``tunnels`` is 0."""
 
     tunnels: int
@@ -131,7 +131,9 @@ class Overlay:
             raise LabError("the exit gave no IPv4 address.")
         return IPv4Address(inner)
 
-    def open_all(self, most_hops: int, *, limit_mtu: bool = True) -> dict[tuple[int, int], Route]:
+    def open_all(
+        self, most_hops: int, *, limit_mtu: bool = True
+    ) -> dict[tuple[int, int], MeasuredCircuit]:
         """Open a circuit for each suite and each number of hops, all at once up.
 
         Returns:
@@ -140,11 +142,11 @@ class Overlay:
         routes, mtus = {}, []
         for group, suite in enumerate(self._suites):
             plain = destination_address(group, 0)
-            routes[suite, 0] = Route(0, node_address(0), plain)
+            routes[suite, 0] = MeasuredCircuit(0, node_address(0), plain)
             for hops in range(1, most_hops + 1):
                 destination = destination_address(group, hops)
                 inner = self.open(suite, hops, destination)
-                routes[suite, hops] = Route(hops, inner, destination)
+                routes[suite, hops] = MeasuredCircuit(hops, inner, destination)
                 mtus.append((destination, path_mtu(suite)))
         self.rest()
         if limit_mtu:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Final
 
 __all__ = [
-    "Estimate",
+    "SampleMean",
     "estimate",
     "jitter_of_train",
     "rfc3550_jitter",
@@ -92,7 +92,7 @@ def student_t_975(degrees: int) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class SampleMean:
     """A mean, the half-width of its 95 % interval, and the standard deviation of all values."""
 
     mean: float
@@ -111,7 +111,7 @@ class Estimate:
         return self.mean + self.half_width
 
 
-def estimate(values: Sequence[float]) -> Estimate:
+def estimate(values: Sequence[float]) -> SampleMean:
     """Return the trimmed mean of independent values with its interval.
 
     With fewer than five values nothing is trimmed, and this is the mean with Student's interval;
@@ -128,8 +128,8 @@ def estimate(values: Sequence[float]) -> Estimate:
     kept = ordered[cut : count - cut]
     mean = statistics.fmean(kept)
     if count == 1:
-        return Estimate(mean, math.inf, 0.0, 1)
+        return SampleMean(mean, math.inf, 0.0, 1)
     winsorised = [kept[0]] * cut + kept + [kept[-1]] * cut
     error = statistics.stdev(winsorised) * math.sqrt(count) / len(kept)
     half_width = student_t_975(len(kept) - 1) * error
-    return Estimate(mean, half_width, statistics.stdev(values), count)
+    return SampleMean(mean, half_width, statistics.stdev(values), count)

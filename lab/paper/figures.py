@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from lab.paper.cells import CIPHERS, FIGURES, SIZES, TUNNELS, Figure, Metric
+from lab.paper.cells import CIPHERS, FIGURES, SIZES, TUNNELS, MeasuredQuantity, PaperFigure
 from lab.paper.summary import Row
 
 __all__ = ["draw_all"]
@@ -28,8 +28,14 @@ _COLOURS: Final = (
 """Okabe and Ito's palette, made for all kinds of colour vision; shapes tell the same."""
 
 _MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X")
-_LABELS: Final = {Metric.RTT: "Round-trip time (ms)", Metric.JITTER: "Jitter, RFC 3550 (ms)"}
-_TITLES: Final = {Metric.RTT: "ICMP round-trip time", Metric.JITTER: "UDP jitter"}
+_LABELS: Final = {
+    MeasuredQuantity.RTT: "Round-trip time (ms)",
+    MeasuredQuantity.JITTER: "Jitter, RFC 3550 (ms)",
+}
+_TITLES: Final = {
+    MeasuredQuantity.RTT: "ICMP round-trip time",
+    MeasuredQuantity.JITTER: "UDP jitter",
+}
 _SPREAD: Final = 0.012
 """How far, as a part of the size, curves are moved apart so that no error bar hides another."""
 
@@ -58,14 +64,14 @@ def draw_all(rows: Sequence[Row], directory: Path) -> list[Path]:
     return written
 
 
-def _limits(rows: Sequence[Row], metric: Metric) -> tuple[float, float]:
+def _limits(rows: Sequence[Row], metric: MeasuredQuantity) -> tuple[float, float]:
     of_metric = [row for row in rows if row.metric == metric.value]
     low = min(max(row.ci95_low_ms, row.mean_ms / 3) for row in of_metric)
     return 0.8 * low, 1.25 * max(min(row.ci95_high_ms, 3 * row.mean_ms) for row in of_metric)
 
 
 def _draw(
-    figure: Figure, rows: Sequence[Row], limits: tuple[float, float], directory: Path
+    figure: PaperFigure, rows: Sequence[Row], limits: tuple[float, float], directory: Path
 ) -> list[Path]:
     panels = [name for name in figure.ciphers if any(row.cipher == name for row in rows)]
     with mpl.rc_context(_LOOKS):
@@ -73,7 +79,7 @@ def _draw(
         axes = drawing.subplots(1, len(panels), squeeze=False, sharey=True)[0]
         for axis, name in zip(axes, panels, strict=True):
             of_cipher = [row for row in rows if row.cipher == name]
-            if figure.metric is Metric.JITTER:
+            if figure.metric is MeasuredQuantity.JITTER:
                 _panel_of_sizes(axis, of_cipher, limits[0])
                 _axes_of_lengths(axis)
             else:
@@ -83,7 +89,7 @@ def _draw(
             axis.set_title(f"{_TITLES[figure.metric]}, {CIPHERS[name].label}", loc="left")
         drawing.suptitle(f"Figure {figure.number}", x=0.01, ha="left", fontsize=9, color="#555555")
         axes[0].set_ylabel(_LABELS[figure.metric])
-        of_sizes = figure.metric is Metric.JITTER
+        of_sizes = figure.metric is MeasuredQuantity.JITTER
         title = "Packet size (bytes)" if of_sizes else "Nested tunnels"
         axes[0].legend(title=title, loc="upper left", ncols=3 if of_sizes else 2, fontsize=8)
         files = [directory / f"{figure.file_name}.{kind}" for kind in ("png", "svg")]

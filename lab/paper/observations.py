@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
-from lab.paper.cells import Cell, Metric
+from lab.paper.cells import Cell, MeasuredQuantity
 from lab.paper.estimators import jitter_of_train, without_held_up
 
 __all__ = ["ObservationFile", "Visit", "read_visits"]
@@ -58,7 +58,7 @@ class Visit:
     @property
     def is_round_trips(self) -> bool:
         """Whether the values are round-trip times, or else transit times."""
-        return self.cell.metric == Metric.RTT.value
+        return self.cell.metric == MeasuredQuantity.RTT.value
 
     def encode(self) -> str:
         """Return the line, nanoseconds kept."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
-from lab.paper.cells import CIPHERS, SIZES, TUNNELS, Metric
+from lab.paper.cells import CIPHERS, SIZES, TUNNELS, MeasuredQuantity
 from lab.paper.statements import judge, noise_floor
 from lab.paper.summary import Row
 
@@ -34,7 +34,7 @@ def refresh(page: Path, generated: str) -> None:
 
 def render(rows: Sequence[Row], conditions: Path) -> str:
     """Return verdicts and tables as Markdown; ``conditions`` is JSON of the campaign."""
-    tables = [_table(rows, metric) for metric in Metric]
+    tables = [_table(rows, metric) for metric in MeasuredQuantity]
     return "\n".join([_measured(rows, conditions), _verdicts(rows), *tables, _noise(rows)])
 
 
@@ -65,7 +65,7 @@ def _verdicts(rows: Sequence[Row]) -> str:
     )
 
 
-def _table(rows: Sequence[Row], metric: Metric) -> str:
+def _table(rows: Sequence[Row], metric: MeasuredQuantity) -> str:
     known = {(r.cipher, r.tunnels, r.size): r for r in rows if r.metric == metric.value}
     lines = []
     for cipher in CIPHERS.values():
@@ -74,17 +74,17 @@ def _table(rows: Sequence[Row], metric: Metric) -> str:
             if any(found):
                 shown = (f"{r.mean_ms:.2f} ± {r.half_width_ms:.2f}" if r else "" for r in found)
                 lines.append((cipher.label, str(tunnels), *shown))
-    title = "Round-trip time" if metric is Metric.RTT else "Jitter"
+    title = "Round-trip time" if metric is MeasuredQuantity.RTT else "Jitter"
     header = ("Cipher", "Tunnels", *(f"{size:,} bytes" for size in _SHOWN_SIZES))
     return f"{title} in ms, mean and half of the 95 % interval:\n\n" + _markdown(header, lines)
 
 
 def _noise(rows: Sequence[Row]) -> str:
     lines = []
-    for metric in Metric:
+    for metric in MeasuredQuantity:
         floor = noise_floor(rows, metric)
         shown = (f"{floor[size]:.2f}" if size in floor else "" for size in SIZES)
-        lines.append(("round-trip time" if metric is Metric.RTT else "jitter", *shown))
+        lines.append(("round-trip time" if metric is MeasuredQuantity.RTT else "jitter", *shown))
     header = ("ms", *(f"{size:,} bytes" for size in SIZES))
     return (
         "How far the repetitions of the cell without tunnels, one for each cipher, lie apart "

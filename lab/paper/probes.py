@@ -25,7 +25,7 @@ from random import Random
 from typing import Final, Self
 
 from lab.namespaces import LabError, Namespace
-from lab.paper.circuits import Route
+from lab.paper.circuits import MeasuredCircuit
 
 __all__ = ["Probes"]
 
@@ -68,12 +68,12 @@ class Probes:
             sender.close()
         self._stack.close()
 
-    def round_trips(self, route: Route, size: int, count: int) -> list[float]:
+    def round_trips(self, route: MeasuredCircuit, size: int, count: int) -> list[float]:
         """Return the times of ``count`` round trips in ms, lost ones left out."""
         found = [self._round_trip(route, size) for _ in range(_WARM_UP + count)]
         return [rtt for rtt in found[_WARM_UP:] if rtt is not None]
 
-    def _round_trip(self, route: Route, size: int) -> float | None:
+    def _round_trip(self, route: MeasuredCircuit, size: int) -> float | None:
         time.sleep(self._rng.uniform(*_PAUSE_S))
         self._sequence = (self._sequence + 1) & 0xFFFF
         packet = _echo_request(self._identifier, self._sequence, size - _IP_AND_ICMP)
@@ -91,7 +91,9 @@ class Probes:
                 return (ended - begun) * 1000
         return None
 
-    def train(self, route: Route, size: int, count: int, interval_s: float) -> list[float]:
+    def train(
+        self, route: MeasuredCircuit, size: int, count: int, interval_s: float
+    ) -> list[float]:
         """Send ``count`` datagrams; return their transit times in ms, lost ones left out.
 
         Transit times are in the order of departure.

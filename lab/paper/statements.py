@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from lab.paper.cells import SIZES, TUNNELS, Metric
+from lab.paper.cells import SIZES, TUNNELS, MeasuredQuantity
 from lab.paper.estimators import estimate
 from lab.paper.summary import Row
 
@@ -51,10 +51,10 @@ class _Rows:
         self._rows = {(r.metric, r.cipher, r.tunnels, r.size): r for r in rows}
 
     def rtt(self, cipher: str, tunnels: int, size: int) -> Row:
-        return self._rows[Metric.RTT.value, cipher, tunnels, size]
+        return self._rows[MeasuredQuantity.RTT.value, cipher, tunnels, size]
 
     def jitter(self, cipher: str, tunnels: int, size: int) -> Row:
-        return self._rows[Metric.JITTER.value, cipher, tunnels, size]
+        return self._rows[MeasuredQuantity.JITTER.value, cipher, tunnels, size]
 
 
 def judge(rows: Sequence[Row]) -> list[Judgement]:
@@ -195,7 +195,7 @@ _STATEMENTS: Final = (
 )
 
 
-def noise_floor(rows: Sequence[Row], metric: Metric) -> dict[int, float]:
+def noise_floor(rows: Sequence[Row], metric: MeasuredQuantity) -> dict[int, float]:
     """Return, for each size, how far the repetitions of the cell without tunnels lie apart.
 
     They are measured once for each cipher and know none of them: in ms, largest less smallest.

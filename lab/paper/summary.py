@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from lab.paper.cells import Cell, Metric
+from lab.paper.cells import Cell, MeasuredQuantity
 from lab.paper.estimators import estimate
 from lab.paper.observations import Visit
 
@@ -94,7 +94,7 @@ def _row(cell: Cell, visits: Sequence[Visit]) -> Row:
 
 def _packet_values(visit: Visit) -> list[float]:
     values = visit.values_ms
-    if visit.cell.metric == Metric.RTT.value:
+    if visit.cell.metric == MeasuredQuantity.RTT.value:
         return list(values)
     return [abs(after - before) for before, after in itertools.pairwise(values)]
 

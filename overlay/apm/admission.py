@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from overlay.addresses import CircuitAddress, OverlayAddress, is_circuit_address_between
-from overlay.apm.connections import AnonymousConnections, HeldCircuit, RelayedCircuit
+from overlay.apm.circuit_table import CircuitTable, HeldCircuit, RelayedCircuit
 from overlay.apm.control import RefuseReason
 from overlay.apm.layer import ExitLayer, Layer, RelayLayer
 from overlay.apm.neighbour_shares import NeighbourShares
@@ -22,9 +22,7 @@ class Admission:
     next hops of both.
     """
 
-    def __init__(
-        self, switchboard: Switchboard, connections: AnonymousConnections, *, relay: bool
-    ) -> None:
+    def __init__(self, switchboard: Switchboard, connections: CircuitTable, *, relay: bool) -> None:
         self._board = switchboard
         self._connections = connections
         self._relay = relay

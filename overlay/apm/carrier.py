@@ -26,7 +26,7 @@ from overlay.apm.timers import Timers
 from overlay.errors import LimitReached, Malformed
 from overlay.wire import ByteReader
 
-__all__ = ["MAX_FRAGMENT_BYTES", "MAX_MESSAGE_BYTES", "SIGNALLING_PORT", "Carrier"]
+__all__ = ["MAX_FRAGMENT_BYTES", "MAX_MESSAGE_BYTES", "SIGNALLING_PORT", "OnionCarrier"]
 
 SIGNALLING_PORT: Final = 6978
 """UDP port of signalling at both ends, inside the link SA; of our choice."""
@@ -83,7 +83,7 @@ class _Partial:
         return sum(1 << index for index in self.fragments)
 
 
-class Carrier:
+class OnionCarrier:
     """Messages out and in, for all neighbours.
 
     Sole owner of messages in flight: at most 2,048 outgoing (64 to one neighbour), 128 partly

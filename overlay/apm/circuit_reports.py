@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from overlay.apm.connections import OpenCircuit, PendingCircuit, RequestedCircuit, SourceCircuit
+from overlay.apm.circuit_table import OpenCircuit, PendingCircuit, RequestedCircuit, SourceCircuit
 from overlay.apm.events import CircuitReport, CircuitState
 
 __all__ = ["circuit_report"]

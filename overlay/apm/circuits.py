@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from overlay.addresses import CircuitAddress, OverlayAddress
 from overlay.apm.inner_addresses import InnerAddresses
-from overlay.ipsec.model import UNLIMITED, Lifetime, Spi
+from overlay.ipsec.interface import UNLIMITED, Lifetime, Spi
 from overlay.sensitive import SecretBytes
 
 __all__ = [

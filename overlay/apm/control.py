@@ -28,9 +28,9 @@ from typing import Final
 
 from overlay.addresses import InnerAddress
 from overlay.apm.inner_addresses import InnerAddresses
-from overlay.apm.layer import Families
+from overlay.apm.layer import IpVersions
 from overlay.errors import Malformed
-from overlay.ipsec.model import MIN_SPI, Spi
+from overlay.ipsec.interface import MIN_SPI, Spi
 from overlay.wire import ByteReader
 
 __all__ = [
@@ -40,11 +40,11 @@ __all__ = [
     "SHARE_BYTES",
     "TAG_BYTES",
     "TICKET_BYTES",
+    "CircuitPing",
+    "CircuitPong",
     "Confirm",
     "ControlMessage",
     "Move",
-    "Ping",
-    "Pong",
     "Refuse",
     "RefuseReason",
     "RekeyAnswer",
@@ -126,14 +126,14 @@ class Refuse:
 
 
 @dataclass(frozen=True, slots=True)
-class Ping:
+class CircuitPing:
     """From the source; the hop answers with the same eight bytes."""
 
     echo: bytes
 
 
 @dataclass(frozen=True, slots=True)
-class Pong:
+class CircuitPong:
     """The answer to a PING."""
 
     echo: bytes
@@ -203,8 +203,8 @@ ControlMessage = (
     Confirm
     | Move
     | Refuse
-    | Ping
-    | Pong
+    | CircuitPing
+    | CircuitPong
     | Teardown
     | RekeyOffer
     | RekeyAnswer
@@ -222,9 +222,9 @@ def encode_control(message: ControlMessage) -> bytes:
             kind, body = _MOVE, ticket
         case Refuse(refuse_reason):
             kind, body = _REFUSE, bytes((refuse_reason.value,))
-        case Ping(echo):
+        case CircuitPing(echo):
             kind, body = _PING, echo
-        case Pong(echo):
+        case CircuitPong(echo):
             kind, body = _PONG, echo
         case Teardown(teardown_reason):
             kind, body = _TEARDOWN, bytes((teardown_reason.value,))
@@ -278,9 +278,9 @@ def _parse_body(kind: int, reader: ByteReader) -> ControlMessage:
         if kind == _REFUSE:
             return Refuse(RefuseReason(reader.u8()))
         if kind == _PING:
-            return Ping(reader.take(ECHO_BYTES))
+            return CircuitPing(reader.take(ECHO_BYTES))
         if kind == _PONG:
-            return Pong(reader.take(ECHO_BYTES))
+            return CircuitPong(reader.take(ECHO_BYTES))
         if kind == _TEARDOWN:
             return Teardown(TeardownReason(reader.u8()))
         if _REKEY_OFFER <= kind <= _REKEY_SWITCHED:
@@ -315,11 +315,11 @@ def _parse_inner(reader: ByteReader) -> InnerAddresses:
     families = reader.u8()
     if not 1 <= families <= 3:
         raise Malformed("a confirmation brings an IPv4 address, an IPv6 address or both")
-    given = Families(families)
+    given = IpVersions(families)
     ipv4, ipv6 = reader.take(4), reader.take(16)
-    if (Families.IPV4 not in given and any(ipv4)) or (Families.IPV6 not in given and any(ipv6)):
+    if (IpVersions.IPV4 not in given and any(ipv4)) or (IpVersions.IPV6 not in given and any(ipv6)):
         raise Malformed("a confirmation brings an address of a family that it does not name")
     return InnerAddresses(
-        ipv4=InnerAddress(ipv4) if Families.IPV4 in given else None,
-        ipv6=InnerAddress(ipv6) if Families.IPV6 in given else None,
+        ipv4=InnerAddress(ipv4) if IpVersions.IPV4 in given else None,
+        ipv6=InnerAddress(ipv6) if IpVersions.IPV6 in given else None,
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from overlay.addresses import IpNetwork, OverlayAddress
 from overlay.apm.inner_addresses import InnerAddresses
 from overlay.errors import PathError
-from overlay.link.model import LinkPeer
+from overlay.link.events import LinkPeer
 
 __all__ = [
     "ApmDrop",

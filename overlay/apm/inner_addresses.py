@@ -15,7 +15,7 @@ from overlay.addresses import (
     InnerAddress,
     IpNetwork,
 )
-from overlay.apm.layer import Families
+from overlay.apm.layer import IpVersions
 from overlay.errors import LimitReached
 from overlay.special_networks import PRIVATE_NETWORKS, lies_in
 
@@ -51,13 +51,13 @@ class InnerAddresses:
         return (address for address in (self.ipv4, self.ipv6) if address is not None)
 
     @property
-    def families(self) -> Families:
+    def families(self) -> IpVersions:
         """Which families there are."""
-        families = Families(0)
+        families = IpVersions(0)
         if self.ipv4 is not None:
-            families |= Families.IPV4
+            families |= IpVersions.IPV4
         if self.ipv6 is not None:
-            families |= Families.IPV6
+            families |= IpVersions.IPV6
         return families
 
     def of_version(self, version: int) -> InnerAddress | None:
@@ -140,7 +140,7 @@ class InnerAddressPool:
         self._ipv6 = ipv6
         self._rng = rng
         self._skip = tuple(skip)
-        self._offered = Families.IPV4 | Families.IPV6
+        self._offered = IpVersions.IPV4 | IpVersions.IPV6
         self._in_use: set[bytes] = set()
 
     def __len__(self) -> int:
@@ -155,29 +155,29 @@ class InnerAddressPool:
         )
 
     @property
-    def families(self) -> Families:
+    def families(self) -> IpVersions:
         """Which families can be had."""
-        families = Families(0)
+        families = IpVersions(0)
         if self._ipv4 is not None:
-            families |= Families.IPV4
+            families |= IpVersions.IPV4
         if self._ipv6 is not None:
-            families |= Families.IPV6
+            families |= IpVersions.IPV6
         return families & self._offered
 
-    def offer(self, families: Families) -> None:
+    def offer(self, families: IpVersions) -> None:
         """Lend addresses of these families from now on; none means that the exit is closed."""
         self._offered = families
 
-    def assign(self, families: Families, taken: Callable[[bytes], bool]) -> InnerAddresses:
+    def assign(self, families: IpVersions, taken: Callable[[bytes], bool]) -> InnerAddresses:
         """Lend one address per family; ``taken`` tells of other uses on this host.
 
         Raises:
             LimitReached: no free address was found, or the family is not offered.
         """
         ipv4 = ipv6 = None
-        if Families.IPV4 in families:
+        if IpVersions.IPV4 in families:
             ipv4 = self._draw(self._ipv4, taken)
-        if Families.IPV6 in families:
+        if IpVersions.IPV6 in families:
             ipv6 = self._draw(self._ipv6, taken)
         addresses = InnerAddresses(ipv4, ipv6)
         self._in_use.update(addresses)

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final
 
-from overlay.apm.control import ECHO_BYTES, Ping, Pong
+from overlay.apm.control import ECHO_BYTES, CircuitPing, CircuitPong
 
-__all__ = ["CircuitWatch", "Traffic", "WatchTimes"]
+__all__ = ["CircuitWatch", "TrafficMarks", "WatchTimes"]
 
 _MOST_ASKED: Final = 64
 """PINGs remembered at a time; more are never sent in one silence."""
@@ -78,15 +78,15 @@ class WatchTimes:
 
 
 @dataclass(frozen=True, slots=True)
-class Traffic:
+class TrafficMarks:
     """What passed between source and exit: marks that change with every packet, None for none."""
 
     sent: tuple[int, int] | None = None
     heard: tuple[int, int] | None = None
 
-    def after(self, before: Traffic) -> Traffic:
+    def after(self, before: TrafficMarks) -> TrafficMarks:
         """Return these marks; where a new SA carried nothing yet, those of ``before``."""
-        return Traffic(self.sent or before.sent, self.heard or before.heard)
+        return TrafficMarks(self.sent or before.sent, self.heard or before.heard)
 
 
 class CircuitWatch:
@@ -96,7 +96,7 @@ class CircuitWatch:
         """Begin with a circuit that was just heard."""
         self._times = times
         self._hops = hops
-        self._traffic = Traffic()
+        self._traffic = TrafficMarks()
         self._deviation_s = 0.0
         self._asked: dict[bytes, tuple[int, float]] = {}
         self._overtaken: dict[bytes, tuple[int, float | None]] = {}
@@ -154,7 +154,7 @@ class CircuitWatch:
 
     # --- what happens ---
 
-    def look(self, traffic: Traffic, now: float) -> bool:
+    def look(self, traffic: TrafficMarks, now: float) -> bool:
         """Take note of the counters; tell whether a PING is due.
 
         The first one is due at once: it tells the exit that its CONFIRM arrived.
@@ -180,7 +180,7 @@ class CircuitWatch:
             return True
         return now >= min(self._rest_until, self._next_sample())
 
-    def pings(self, rng: Random, now: float) -> list[tuple[int, Ping]]:
+    def pings(self, rng: Random, now: float) -> list[tuple[int, CircuitPing]]:
         """Return the PINGs that leave now, each with the position of its hop.
 
         The first one goes to the exit alone. Repetitions go to every hop, because their answers
@@ -195,7 +195,7 @@ class CircuitWatch:
         positions = range(self._hops, 0, -1) if again else (self._hops,)
         return [(position, self._ping(position, rng, now)) for position in positions]
 
-    def repeat(self, rng: Random, now: float) -> Ping | None:
+    def repeat(self, rng: Random, now: float) -> CircuitPing | None:
         """Return another PING to the exit if one is unanswered.
 
         It is a new one, because two answers to one PING would leave open which of them measures
@@ -205,7 +205,7 @@ class CircuitWatch:
             return None
         return self._ping(self._hops, rng, now)
 
-    def answered(self, position: int, pong: Pong, now: float) -> bool:
+    def answered(self, position: int, pong: CircuitPong, now: float) -> bool:
         """Take an answer of the hop at ``position``; False if it answers no open PING."""
         asked = self._asked.get(pong.echo)
         if asked is None:
@@ -235,10 +235,10 @@ class CircuitWatch:
             self._measure(asked_at, now)
         return True
 
-    def _ping(self, position: int, rng: Random, now: float) -> Ping:
+    def _ping(self, position: int, rng: Random, now: float) -> CircuitPing:
         echo = rng.randbytes(ECHO_BYTES)
         self._asked[echo] = (position, now)
-        return Ping(echo)
+        return CircuitPing(echo)
 
     def _to_exit(self) -> list[bytes]:
         return [echo for echo, (position, _) in self._asked.items() if position == self._hops]

@@ -28,13 +28,13 @@ from overlay.addresses import (
 from overlay.apm.geometry import LAYER_BYTES
 from overlay.apm.keys import SEED_BYTES
 from overlay.errors import Malformed
-from overlay.ipsec.model import MIN_SPI, Spi
+from overlay.ipsec.interface import MIN_SPI, Spi
 from overlay.ipsec.suites import SUITES
-from overlay.link.model import LinkPeer
+from overlay.link.events import LinkPeer
 from overlay.sensitive import SecretBytes
 from overlay.wire import ByteReader
 
-__all__ = ["ExitLayer", "Families", "Layer", "LayerTerms", "RelayLayer", "parse_layer"]
+__all__ = ["ExitLayer", "IpVersions", "Layer", "LayerTerms", "RelayLayer", "parse_layer"]
 
 _RELAY: Final = 1
 _EXIT: Final = 2
@@ -42,7 +42,7 @@ _NEXT_HOP_BYTES: Final = 16 + 16 + 1 + 16 + 2 + 32
 _RESERVED_BYTES: Final = 10
 
 
-class Families(enum.Flag):
+class IpVersions(enum.Flag):
     """IP families of inner addresses that a source asks its exit for."""
 
     IPV4 = 1
@@ -117,7 +117,7 @@ class ExitLayer:
     """A layer that asks its hop for inner addresses and to let packets out."""
 
     terms: LayerTerms
-    families: Families
+    families: IpVersions
 
     def encode(self) -> bytes:
         """Return the layer's 160 bytes."""
@@ -220,4 +220,4 @@ def _parse_exit(reader: ByteReader, terms: LayerTerms) -> ExitLayer:
     families = reader.u8()
     if not 1 <= families <= 3:
         raise Malformed("an exit is asked for IPv4, IPv6 or both")
-    return ExitLayer(terms, Families(families))
+    return ExitLayer(terms, IpVersions(families))

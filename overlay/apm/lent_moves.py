@@ -8,7 +8,7 @@
     every case    ──> CONFIRM tells what the circuit has now
 
 The link to a relay that died may be lost here before the source notices. Then the circuit ends,
-but its addresses are kept for ``lent_linger_s`` seconds, so that connections of the source's
+but its addresses are kept for ``lent_address_hold_s`` seconds, so that connections of the source's
 programs can go on over its standby circuit.
 """
 
@@ -19,10 +19,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from overlay.addresses import OverlayAddress
-from overlay.apm.connections import AnonymousConnections, ExitCircuit, swapped_lent
+from overlay.apm.circuit_table import CircuitTable, ExitCircuit, swapped_lent
 from overlay.apm.control import Teardown, TeardownReason
 from overlay.apm.inner_addresses import InnerAddresses
-from overlay.apm.layer import Families
+from overlay.apm.layer import IpVersions
 from overlay.apm.switchboard import Holdings, Switchboard
 from overlay.apm.timers import Timers
 from overlay.apm.translator import translate_lent
@@ -47,7 +47,7 @@ class LentMoves:
     def __init__(
         self,
         switchboard: Switchboard,
-        connections: AnonymousConnections,
+        connections: CircuitTable,
         close: Callable[[ExitCircuit, Teardown | None, float], None],
     ) -> None:
         """Prepare; ``close`` ends a circuit and tells its source if it is given a message."""
@@ -64,7 +64,7 @@ class LentMoves:
     def keep(self, circuit: ExitCircuit, now: float) -> None:
         """Keep the addresses of a circuit that is forgotten because its link was lost."""
         self._kept[circuit.ticket] = _Kept(circuit.ipsec.inner_addresses, circuit.previous)
-        self._timers.set(circuit.ticket, now + self._board.settings.lent_linger_s)
+        self._timers.set(circuit.ticket, now + self._board.settings.lent_address_hold_s)
 
     def move(self, circuit: ExitCircuit, ticket: bytes, now: float) -> ExitCircuit | None:
         """Lend a circuit the inner addresses of a ticket.
@@ -117,7 +117,7 @@ class LentMoves:
         while (ticket := self._timers.pop_due(now)) is not None:
             self._release(ticket)
 
-    def release_all(self, families: Families | None = None) -> None:
+    def release_all(self, families: IpVersions | None = None) -> None:
         """Release all kept addresses, or those of circuits that have one of these families."""
         for ticket, kept in list(self._kept.items()):
             if families is None or kept.addresses.families & families:

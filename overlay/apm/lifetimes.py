@@ -5,8 +5,8 @@ from __future__ import annotations
 from random import Random
 
 from overlay.apm.settings import ApmSettings
+from overlay.ipsec.interface import Lifetime
 from overlay.ipsec.lifetimes import RekeyLimits, draw_lifetime
-from overlay.ipsec.model import Lifetime
 
 __all__ = ["source_lifetime"]
 

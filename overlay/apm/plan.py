@@ -19,15 +19,15 @@ from overlay.addresses import (
 )
 from overlay.apm.circuits import OnionSas
 from overlay.apm.keys import HopKeys, nesm_generate_sym_key
-from overlay.apm.layer import ExitLayer, Families, Layer, LayerTerms, RelayLayer
+from overlay.apm.layer import ExitLayer, IpVersions, Layer, LayerTerms, RelayLayer
 from overlay.apm.lifetimes import source_lifetime
 from overlay.apm.onion import OnionHop
 from overlay.apm.settings import EXPIRY_STEP_S, ApmSettings
 from overlay.apm.spi import SpiAllocator
 from overlay.dht.descriptor import MixDescriptor
 from overlay.errors import LimitReached, NoSuitablePath
-from overlay.ipsec.model import BackendCapabilities, Lifetime, Spi
-from overlay.link.model import LinkPeer
+from overlay.ipsec.interface import BackendCapabilities, Lifetime, Spi
+from overlay.link.events import LinkPeer
 from overlay.selection.selector import MixPath
 
 __all__ = [
@@ -119,7 +119,7 @@ def allocate_spis(count: int, spis: SpiAllocator) -> list[SpiPair]:
 
 def plan_circuit(
     path: MixPath,
-    families: Families,
+    families: IpVersions,
     spis: Sequence[SpiPair],
     *,
     own: OverlayAddress,
@@ -169,7 +169,7 @@ def plan_circuit(
 
 
 def _layers(
-    path: MixPath, terms: Sequence[LayerTerms], near: Sequence[CircuitAddress], families: Families
+    path: MixPath, terms: Sequence[LayerTerms], near: Sequence[CircuitAddress], families: IpVersions
 ) -> list[Layer]:
     relays: list[Layer] = [
         RelayLayer(terms[i], far=near[i + 1], next_hop=link_peer_of(after, _versions(hop)))

@@ -21,12 +21,12 @@ from random import Random
 from types import MappingProxyType
 from typing import Final
 
+from overlay.apm.circuit_table import CircuitTable, InstalledHopCircuit, with_renewed_sas
 from overlay.apm.circuits import OnionSas
-from overlay.apm.connections import AnonymousConnections, InstalledHopCircuit, with_renewed_sas
 from overlay.apm.control import RekeyAnswer, RekeyOffer, RekeySwitch, RekeySwitched
-from overlay.apm.lingering import Lingering, Outgrown
 from overlay.apm.rekey_keys import EphemeralKey
 from overlay.apm.rekey_states import HopRekeyInput, HopRekeyState, present
+from overlay.apm.retired_sas import RetiredSa, RetiredSas
 from overlay.apm.switchboard import Switchboard, control_packet
 from overlay.apm.translator import hop_associations
 from overlay.errors import (
@@ -36,7 +36,7 @@ from overlay.errors import (
     NotAuthentic,
     Replayed,
 )
-from overlay.ipsec.model import SaIdentity
+from overlay.ipsec.interface import SaIdentity
 from overlay.work_budget import Work
 
 __all__ = ["TRANSITIONS", "HopRekeying"]
@@ -77,19 +77,17 @@ class HopRekeying:
     """Owner of the exchanges of others' circuits; a settled circuit has none.
 
     It alone replaces the SAs of an installed circuit. Bounded for each circuit: the SAs in
-    use, one new inbound SA, and :data:`~overlay.apm.lingering.MAX_LINGERING` replaced pairs;
+    use, one new inbound SA, and :data:`~overlay.apm.retired_sas.MAX_LINGERING` replaced pairs;
     one agreement, or attempt at one, in ``rekey_pause_s``.
     """
 
-    def __init__(
-        self, switchboard: Switchboard, connections: AnonymousConnections, rng: Random
-    ) -> None:
+    def __init__(self, switchboard: Switchboard, connections: CircuitTable, rng: Random) -> None:
         self._board = switchboard
         self._connections = connections
         self._rng = rng
         self._settings = switchboard.settings
         self._exchanges: dict[int, _Exchange] = {}
-        self._lingering: Lingering[int] = Lingering(
+        self._lingering: RetiredSas[int] = RetiredSas(
             switchboard.backend, connections.release_forward_spi
         )
 
@@ -198,8 +196,8 @@ class HopRekeying:
         replaced, answered = cause.circuit.sas, present(exchange.answered)
         exchange.answered, exchange.switched = None, answered
         self._connections.put_hop(with_renewed_sas(cause.circuit, answered.sas))
-        outgrown = Outgrown(hop_associations(replaced), (replaced.forward_spi,))
-        until = cause.now + self._settings.rekey_linger_s
+        outgrown = RetiredSa(hop_associations(replaced), (replaced.forward_spi,))
+        until = cause.now + self._settings.retired_sa_s
         self._lingering.add(exchange.number, outgrown, until)
         self._switch_again(exchange, cause)
 
@@ -229,27 +227,27 @@ class HopRekeying:
             return None
         return hop_associations(exchange.answered.sas)[0].identity
 
-    def end(self, number: int) -> Outgrown:
+    def end(self, number: int) -> RetiredSa:
         """Forget a circuit; return what is installed for it besides the SAs in use.
 
         The SPIs are free at once, as the circuit's own are.
         """
         exchange = self._exchanges.pop(number, None)
         if exchange is None:
-            return Outgrown()
+            return RetiredSa()
         outgrown = self._lingering.take(number)
         if exchange.answered is not None:
             outgrown += _new_inbound(exchange.answered)
         for spi in outgrown.spis:
             self._connections.release_forward_spi(spi)
-        return Outgrown(outgrown.associations)
+        return RetiredSa(outgrown.associations)
 
     def _say(self, circuit: InstalledHopCircuit, message: RekeyAnswer | RekeySwitched) -> None:
         self._board.send([control_packet(self._board.own, circuit.sas.near, message)])
 
 
-def _new_inbound(answered: _Answered) -> Outgrown:
-    return Outgrown((hop_associations(answered.sas)[0],), (answered.sas.forward_spi,))
+def _new_inbound(answered: _Answered) -> RetiredSa:
+    return RetiredSa((hop_associations(answered.sas)[0],), (answered.sas.forward_spi,))
 
 
 _Step = tuple[Callable[[HopRekeying, _Exchange, _Cause], None], HopRekeyState]

@@ -26,20 +26,20 @@ from random import Random
 from types import MappingProxyType
 from typing import Final
 
+from overlay.apm.circuit_table import CircuitTable, OpenCircuit
 from overlay.apm.circuits import OnionSas
-from overlay.apm.connections import AnonymousConnections, OpenCircuit
 from overlay.apm.control import RekeyAnswer, RekeyOffer, RekeySwitch, RekeySwitched
 from overlay.apm.events import ApmDrop
 from overlay.apm.lifetimes import source_lifetime
-from overlay.apm.lingering import Lingering, Outgrown
 from overlay.apm.plan import SpiPair, allocate_spis
 from overlay.apm.rekey_keys import EphemeralKey, RekeySecrets
 from overlay.apm.rekey_states import SourceRekeyInput, SourceRekeyState, present
+from overlay.apm.retired_sas import RetiredSa, RetiredSas
 from overlay.apm.switchboard import Switchboard, control_packet
 from overlay.apm.timers import Timers
 from overlay.apm.translator import source_associations
 from overlay.errors import InternalError, LimitReached, NotAuthentic
-from overlay.ipsec.model import Lifetime, SaIdentity, SecurityAssociation
+from overlay.ipsec.interface import Lifetime, SaIdentity, SecurityAssociation
 
 __all__ = ["TRANSITIONS", "SourceRekeying"]
 
@@ -91,13 +91,13 @@ class SourceRekeying:
     """Owner of the exchanges of this node's open circuits: one for each hop.
 
     It alone replaces the SAs of an :class:`OpenCircuit`. Each hop has at most the SAs in use,
-    one new generation and :data:`~overlay.apm.lingering.MAX_LINGERING` replaced ones.
+    one new generation and :data:`~overlay.apm.retired_sas.MAX_LINGERING` replaced ones.
     """
 
     def __init__(
         self,
         switchboard: Switchboard,
-        connections: AnonymousConnections,
+        connections: CircuitTable,
         rng: Random,
         lose: Callable[[int, int, float], None],
     ) -> None:
@@ -109,7 +109,7 @@ class SourceRekeying:
         self._settings = switchboard.settings
         self._exchanges: dict[_Owner, _Exchange] = {}
         self._timers: Timers[_Owner] = Timers()
-        self._lingering: Lingering[_Owner] = Lingering(
+        self._lingering: RetiredSas[_Owner] = RetiredSas(
             switchboard.backend, switchboard.spis.release
         )
 
@@ -123,9 +123,9 @@ class SourceRekeying:
             self._exchanges[exchange.owner] = exchange
             self._timers.set(exchange.owner, now + self._rng.random() * exchange.spread_s)
 
-    def end(self, number: int, hops: int) -> Outgrown:
+    def end(self, number: int, hops: int) -> RetiredSa:
         """Forget a circuit; return what is installed for it besides the SAs in use."""
-        outgrown = Outgrown()
+        outgrown = RetiredSa()
         for owner in ((number, position) for position in range(1, hops + 1)):
             self._timers.cancel(owner)
             exchange = self._exchanges.pop(owner, None)
@@ -133,15 +133,15 @@ class SourceRekeying:
                 outgrown += self._held(exchange) + self._lingering.take(owner)
         return outgrown
 
-    def _held(self, exchange: _Exchange) -> Outgrown:
-        held = Outgrown()
+    def _held(self, exchange: _Exchange) -> RetiredSa:
+        held = RetiredSa()
         if exchange.attempt is not None:
-            held += Outgrown(spis=_spis(exchange.attempt.offer))
+            held += RetiredSa(spis=_spis(exchange.attempt.offer))
         if exchange.agreed is not None and exchange.replaced is None:
             new = exchange.agreed.sas
-            held += Outgrown((_inbound(new),), new.own_spis)
+            held += RetiredSa((_inbound(new),), new.own_spis)
         if exchange.replaced is not None:
-            held += Outgrown(source_associations(exchange.replaced), exchange.replaced.own_spis)
+            held += RetiredSa(source_associations(exchange.replaced), exchange.replaced.own_spis)
         return held
 
     # --- what happens ---
@@ -191,7 +191,7 @@ class SourceRekeying:
             exchange.agreed = agreed
             self._feed(exchange, SourceRekeyInput.ANSWERED, now)
         else:
-            self._lingering.discard(Outgrown(spis=_spis(attempt.offer)))
+            self._lingering.discard(RetiredSa(spis=_spis(attempt.offer)))
 
     def _agreed(self, replaced: OnionSas, offer: RekeyOffer, secrets: RekeySecrets) -> _Agreed:
         sas = dataclasses.replace(
@@ -287,7 +287,7 @@ class SourceRekeying:
     def _offer_anew(self, exchange: _Exchange, now: float) -> None:
         """Drop keys that this host could not put to use."""
         agreed, exchange.agreed = present(exchange.agreed), None
-        self._lingering.discard(Outgrown((_inbound(agreed.sas),), agreed.sas.own_spis))
+        self._lingering.discard(RetiredSa((_inbound(agreed.sas),), agreed.sas.own_spis))
         self._try(exchange, now)
 
     def _switch(self, exchange: _Exchange, now: float) -> None:
@@ -310,9 +310,9 @@ class SourceRekeying:
         self._timers.cancel(exchange.owner)
         replaced, exchange.replaced = present(exchange.replaced), None
         exchange.agreed = None
-        self._lingering.discard(Outgrown((_outbound(replaced),)))
-        outgrown = Outgrown((_inbound(replaced),), replaced.own_spis)
-        self._lingering.add(exchange.owner, outgrown, now + self._settings.rekey_linger_s)
+        self._lingering.discard(RetiredSa((_outbound(replaced),)))
+        outgrown = RetiredSa((_inbound(replaced),), replaced.own_spis)
+        self._lingering.add(exchange.owner, outgrown, now + self._settings.retired_sa_s)
 
     def _settle_and_offer(self, exchange: _Exchange, now: float) -> None:
         self._settle(exchange, now)

@@ -18,23 +18,23 @@ from random import Random
 
 from overlay.addresses import CircuitAddress, OverlayAddress
 from overlay.apm.admission import Admission
-from overlay.apm.carrier import Carrier
-from overlay.apm.circuits import ExitIpsecInfo, LinkSecurity, OnionSas, RelayIpsecInfo
-from overlay.apm.connections import (
-    AnonymousConnections,
+from overlay.apm.carrier import OnionCarrier
+from overlay.apm.circuit_table import (
+    CircuitTable,
     ExitCircuit,
     HeldCircuit,
     HopCircuit,
     InstalledHopCircuit,
     RelayedCircuit,
 )
+from overlay.apm.circuits import ExitIpsecInfo, LinkSecurity, OnionSas, RelayIpsecInfo
 from overlay.apm.control import (
     TICKET_BYTES,
+    CircuitPing,
+    CircuitPong,
     Confirm,
     ControlMessage,
     Move,
-    Ping,
-    Pong,
     Refuse,
     RefuseReason,
     RekeyOffer,
@@ -44,33 +44,33 @@ from overlay.apm.control import (
 )
 from overlay.apm.crypto import OnionPrivateKey
 from overlay.apm.events import ApmDrop, ExitCircuitClosed, ExitCircuitOpened, RelayReport
-from overlay.apm.layer import ExitLayer, Families, LayerTerms, RelayLayer
+from overlay.apm.layer import ExitLayer, IpVersions, LayerTerms, RelayLayer
 from overlay.apm.lent_moves import LentMoves
-from overlay.apm.lingering import Outgrown
 from overlay.apm.onion import SealedOnion, extract_onion_info
 from overlay.apm.plan import onion_sas
 from overlay.apm.rekey_hop import HopRekeying
 from overlay.apm.replay import ReplayCache
+from overlay.apm.retired_sas import RetiredSa
 from overlay.apm.switchboard import Holdings, Switchboard, control_packet
 from overlay.apm.timers import Timers
 from overlay.apm.translator import ipsec_translator, translate_parting
 from overlay.apm.usage import CircuitUsage
 from overlay.errors import InternalError, LimitReached, Malformed, Replayed
+from overlay.ipsec.interface import SaIdentity
 from overlay.ipsec.lifetimes import hard_lifetime
-from overlay.ipsec.model import SaIdentity
 from overlay.work_budget import Work
 
-__all__ = ["RelaySide"]
+__all__ = ["RelayCircuits"]
 
 
-class RelaySide:
+class RelayCircuits:
     """Circuits of others; it alone accepts, refuses and forgets them."""
 
     def __init__(
         self,
         switchboard: Switchboard,
-        connections: AnonymousConnections,
-        carrier: Carrier,
+        connections: CircuitTable,
+        carrier: OnionCarrier,
         onion_key: OnionPrivateKey,
         rng: Random,
         *,
@@ -307,8 +307,8 @@ class RelaySide:
         match message, circuit:
             case _, None:
                 self._board.count(ApmDrop.UNKNOWN_CIRCUIT)
-            case Ping(echo), RelayedCircuit() | ExitCircuit():
-                self._board.send([control_packet(self._board.own, near, Pong(echo))])
+            case CircuitPing(echo), RelayedCircuit() | ExitCircuit():
+                self._board.send([control_packet(self._board.own, near, CircuitPong(echo))])
                 self._source_spoke(circuit, now)
             case RekeyOffer() | RekeySwitch(), RelayedCircuit() | ExitCircuit():
                 self._rekeying.receive(circuit, message, now)
@@ -384,7 +384,7 @@ class RelaySide:
 
     # --- the end ---
 
-    def withdraw(self, families: Families, now: float) -> None:
+    def withdraw(self, families: IpVersions, now: float) -> None:
         """End the circuits that leave here over these families, and tell their sources."""
         self._moves.release_all(families)
         for circuit in self._connections.hops():
@@ -445,7 +445,7 @@ class RelaySide:
             holdings = dataclasses.replace(holdings, inner_addresses=None)
         self._board.release(holdings)
 
-    def _drop(self, circuit: HopCircuit) -> Outgrown:
+    def _drop(self, circuit: HopCircuit) -> RetiredSa:
         self._remove(circuit.number)
         self._timers.cancel(circuit.number)
         self._waits_no_more(circuit.number)

@@ -33,11 +33,11 @@ _POSITIVE: Final = (
     "max_next_hops",
     "max_held_onions",
     "max_held_onions_per_neighbour",
-    "max_farewells",
+    "max_closing_circuits",
     "max_replay_entries",
     "max_replay_entries_per_neighbour",
-    "farewell_interval_s",
-    "farewell_copies",
+    "closing_interval_s",
+    "closing_copies",
     "confirm_retry_s",
     "carrier_retry_s",
     "carrier_attempts",
@@ -47,8 +47,8 @@ _POSITIVE: Final = (
     "rekey_spread_s",
     "rekey_retry_s",
     "rekey_timeout_s",
-    "rekey_linger_s",
-    "lent_linger_s",
+    "retired_sa_s",
+    "lent_address_hold_s",
     "rekey_pause_s",
 )
 
@@ -90,12 +90,12 @@ class ApmSettings:
             of the links must leave room for these, for accepted links and for own paths.
         max_held_onions: onions that wait for a link at the same time.
         max_held_onions_per_neighbour: of those, how many may have come over one link.
-        max_farewells: closing circuits whose SAs linger at the same time, each for twice as long
-            as farewells are sent.
+        max_closing_circuits: closing circuits whose SAs are kept at the same time, each for twice
+            as long as closing messages are sent.
         max_replay_entries: onion signalling messages remembered against replay.
         max_replay_entries_per_neighbour: of those, how many may have come over one link;
             it bounds what a neighbour may ask in the time that messages stay valid.
-        farewell_copies, farewell_interval_s: how often REFUSE and TEARDOWN are sent.
+        closing_copies, closing_interval_s: how often REFUSE and TEARDOWN are sent.
         confirm_retry_s: first pause before the exit repeats CONFIRM; doubles each time.
         carrier_retry_s: first pause before a signalling message is repeated over a link;
             doubles each time.
@@ -111,9 +111,9 @@ class ApmSettings:
         rekey_retry_s: first pause before the source repeats what it said about new keys;
             doubles each time.
         rekey_timeout_s: a hop that has not answered by then ends the circuit.
-        rekey_linger_s: how long replaced keys still open what was under way.
-        lent_linger_s: how long an exit keeps the inner addresses of a circuit whose link it lost.
-            The source may move them to its standby circuit, once it has noticed.
+        retired_sa_s: how long replaced keys still open what was under way.
+        lent_address_hold_s: how long an exit keeps the inner addresses of a circuit whose link it
+            lost. The source may move them to its standby circuit, once it has noticed.
         rekey_pause_s: a hop agrees to new keys of a circuit once in that time, at most.
         allow_private_endpoints: let onions name private or loopback next hops (labs).
     """
@@ -140,11 +140,11 @@ class ApmSettings:
     max_next_hops: int = 768
     max_held_onions: int = 128
     max_held_onions_per_neighbour: int = 8
-    max_farewells: int = 512
+    max_closing_circuits: int = 512
     max_replay_entries: int = 32_768
     max_replay_entries_per_neighbour: int = 2000
-    farewell_interval_s: float = 0.5
-    farewell_copies: int = 2
+    closing_interval_s: float = 0.5
+    closing_copies: int = 2
     confirm_retry_s: float = 1.0
     carrier_retry_s: float = 0.5
     carrier_attempts: int = 5
@@ -154,8 +154,8 @@ class ApmSettings:
     rekey_spread_s: float = 2.0
     rekey_retry_s: float = 0.5
     rekey_timeout_s: float = 30.0
-    rekey_linger_s: float = 30.0
-    lent_linger_s: float = 30.0
+    retired_sa_s: float = 30.0
+    lent_address_hold_s: float = 30.0
     rekey_pause_s: float = 0.05
     allow_private_endpoints: bool = False
 
@@ -175,8 +175,8 @@ class ApmSettings:
                 f"max_onion_validity_s must exceed onion_validity_s by {EXPIRY_STEP_S} s,"
                 " the step to which expiry times are rounded."
             )
-        if self.rekey_linger_s < self.rekey_timeout_s:
+        if self.retired_sa_s < self.rekey_timeout_s:
             raise ValueError(
-                "rekey_linger_s must not be below rekey_timeout_s, or a hop forgets replaced keys"
+                "retired_sa_s must not be below rekey_timeout_s, or a hop forgets replaced keys"
                 " before the source has given up on the new ones."
             )

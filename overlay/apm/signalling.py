@@ -2,9 +2,9 @@
 
 ::
 
-    control packets -> UDP -> signalling port -> Carrier -> onion    -> RelaySide
-                              control port, to our overlay address   -> RelaySide
-                              control port, to a circuit address     -> SourceSide
+    control packets -> UDP -> signalling port -> Carrier -> onion    -> RelayCircuits
+                              control port, to our overlay address   -> RelayCircuits
+                              control port, to a circuit address     -> SourceCircuits
 
 Sans-I/O: packets, link events and time in; packets, events and a deadline out. All that
 happens to a circuit is decided in ``source.py`` and ``relay.py``.
@@ -22,23 +22,23 @@ from overlay.addresses import (
     is_circuit_address,
     is_overlay_address,
 )
-from overlay.apm.carrier import SIGNALLING_PORT, Carrier
+from overlay.apm.carrier import SIGNALLING_PORT, OnionCarrier
+from overlay.apm.circuit_table import CircuitTable
 from overlay.apm.circuits import LinkSecurity
-from overlay.apm.connections import AnonymousConnections
 from overlay.apm.control import CONTROL_PORT, parse_control
 from overlay.apm.crypto import X25519_SUITE, OnionPrivateKey
 from overlay.apm.datagram import UdpDatagram, build_datagram, parse_datagram
 from overlay.apm.events import ApmDrop, ApmEvent, CircuitEnd, CircuitReport, LinkSilent, RelayReport
 from overlay.apm.inner_addresses import InnerAddressPool
-from overlay.apm.layer import Families
-from overlay.apm.relay import RelaySide
+from overlay.apm.layer import IpVersions
+from overlay.apm.relay import RelayCircuits
 from overlay.apm.settings import ApmSettings
-from overlay.apm.source import SourceSide
+from overlay.apm.source import SourceCircuits
 from overlay.apm.spi import SpiAllocator
 from overlay.apm.switchboard import Switchboard
 from overlay.errors import LimitReached, Malformed, NotAuthentic, PeerError, Replayed
 from overlay.identity import LocalIdentity
-from overlay.ipsec.model import IpsecBackend, SaIdentity
+from overlay.ipsec.interface import IpsecBackend, SaIdentity
 from overlay.selection.selector import MixPath
 from overlay.work_budget import WorkBudget
 
@@ -75,10 +75,12 @@ class SignallingManager:
         """
         own = identity.overlay_address
         self._board = Switchboard(own, backend, spis, settings, inner_addresses, budget)
-        self._connections = AnonymousConnections()
-        self._carrier = Carrier(settings, rng, self._board.groups)
-        self._source = SourceSide(self._board, self._connections, self._carrier, rng, inner_in_use)
-        self._relay = RelaySide(
+        self._connections = CircuitTable()
+        self._carrier = OnionCarrier(settings, rng, self._board.groups)
+        self._source = SourceCircuits(
+            self._board, self._connections, self._carrier, rng, inner_in_use
+        )
+        self._relay = RelayCircuits(
             self._board,
             self._connections,
             self._carrier,
@@ -139,13 +141,13 @@ class SignallingManager:
 
     # --- circuits that leave here ---
 
-    def offer_exit(self, families: Families, now: float) -> None:
+    def offer_exit(self, families: IpVersions, now: float) -> None:
         """Be an exit over these families alone; circuits over others end, with a reason."""
         if self._board.inner_pool is not None:
             self._board.inner_pool.offer(families)
             self._relay.withdraw(~families, now)
 
-    def lend(self, families: Families) -> None:
+    def lend(self, families: IpVersions) -> None:
         """Take new circuits over these families alone; the others that are there stay."""
         if self._board.inner_pool is not None:
             self._board.inner_pool.offer(families)

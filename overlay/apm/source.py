@@ -17,20 +17,20 @@ from random import Random
 from typing import Final
 
 from overlay.addresses import IpNetwork, OverlayAddress
-from overlay.apm.carrier import Carrier
+from overlay.apm.carrier import OnionCarrier
 from overlay.apm.circuit_reports import circuit_report
-from overlay.apm.circuits import LinkSecurity, SourceIpsecInfo
-from overlay.apm.connections import (
-    AnonymousConnections,
+from overlay.apm.circuit_table import (
+    CircuitTable,
     OpenCircuit,
     PendingCircuit,
     RequestedCircuit,
     SourceCircuit,
 )
+from overlay.apm.circuits import LinkSecurity, SourceIpsecInfo
 from overlay.apm.control import (
+    CircuitPong,
     Confirm,
     ControlMessage,
-    Pong,
     Refuse,
     RefuseReason,
     RekeyAnswer,
@@ -57,8 +57,8 @@ from overlay.apm.failures import (
     refusal,
 )
 from overlay.apm.inner_addresses import why_unusable
-from overlay.apm.keepalive import CircuitWatch, Traffic, WatchTimes
-from overlay.apm.layer import Families
+from overlay.apm.keepalive import CircuitWatch, TrafficMarks, WatchTimes
+from overlay.apm.layer import IpVersions
 from overlay.apm.onion import construct_onion
 from overlay.apm.plan import CircuitPlan, allocate_spis, check_path, link_peer_of, plan_circuit
 from overlay.apm.rekey_source import SourceRekeying
@@ -74,10 +74,10 @@ from overlay.errors import (
     NotAuthentic,
     PathError,
 )
-from overlay.ipsec.model import IpsecConfiguration, SaIdentity
+from overlay.ipsec.interface import IpsecConfiguration, SaIdentity
 from overlay.selection.selector import MixPath
 
-__all__ = ["SourceSide"]
+__all__ = ["SourceCircuits"]
 
 _UNUSED_CIRCUIT_S: Final = (60.0, 600.0)
 """How long a circuit lasts whose address cannot be used; long enough to pass for one at rest."""
@@ -89,14 +89,14 @@ _NOTHING: Final = IpsecConfiguration((), ())
 """What a circuit that carries no data has in place of its inner configuration."""
 
 
-class SourceSide:
+class SourceCircuits:
     """Circuits of this node; it alone moves them from phase to phase."""
 
     def __init__(
         self,
         switchboard: Switchboard,
-        connections: AnonymousConnections,
-        carrier: Carrier,
+        connections: CircuitTable,
+        carrier: OnionCarrier,
         rng: Random,
         inner_in_use: Callable[[bytes], bool],
     ) -> None:
@@ -161,7 +161,7 @@ class SourceSide:
             return
         plan = plan_circuit(
             request.path,
-            Families.IPV4 if request.destination.version == 4 else Families.IPV6,
+            IpVersions.IPV4 if request.destination.version == 4 else IpVersions.IPV6,
             spis,
             own=self._board.own,
             settings=self._settings,
@@ -218,7 +218,7 @@ class SourceSide:
                 self._torn_down(circuit, position, reason, now)
             case RekeyAnswer() | RekeySwitched(), OpenCircuit():
                 self._rekeying.receive((circuit.number, position), message, now)
-            case Pong(), OpenCircuit() if circuit.watch.answered(position, message, now):
+            case CircuitPong(), OpenCircuit() if circuit.watch.answered(position, message, now):
                 pass
             case _:
                 self._board.count(ApmDrop.UNEXPECTED)
@@ -361,9 +361,9 @@ class SourceSide:
         self._takeover.renew(circuit, now)
         self._timers.set(circuit.number, min(watch.next_look(now), circuit.expires_at))
 
-    def _traffic(self, circuit: OpenCircuit) -> Traffic:
+    def _traffic(self, circuit: OpenCircuit) -> TrafficMarks:
         sas = circuit.ipsec.hops[-1]
-        return Traffic(
+        return TrafficMarks(
             sent=self._mark(SaIdentity(sas.forward_spi, sas.hop)),
             heard=self._mark(SaIdentity(sas.backward_spi, sas.near)),
         )

@@ -8,7 +8,7 @@ from random import Random
 from typing import Final
 
 from overlay.errors import LimitReached
-from overlay.ipsec.model import MIN_SPI, Spi
+from overlay.ipsec.interface import MIN_SPI, Spi
 
 __all__ = ["SpiAllocator"]
 

@@ -18,14 +18,14 @@ from typing import Final
 
 from overlay.apm.events import CircuitEnd, CircuitLost
 
-__all__ = ["Move", "Standbys"]
+__all__ = ["PendingMove", "Standbys"]
 
 _FIRST_PAUSE_S: Final = 0.15
 _LONGEST_PAUSE_S: Final = 1.0
 
 
 @dataclass(slots=True)
-class Move:
+class PendingMove:
     """One move that is under way; times in Unix seconds.
 
     ``reason`` tells why the standby takes over, ``lost`` how the primary circuit was lost; it is
@@ -52,7 +52,7 @@ class Standbys:
     def __init__(self) -> None:
         self._of: dict[int, int] = {}
         self._primary: dict[int, int] = {}
-        self._moves: dict[int, Move] = {}
+        self._moves: dict[int, PendingMove] = {}
 
     def __len__(self) -> int:
         """Return how many circuits stand by."""
@@ -70,23 +70,25 @@ class Standbys:
         """Return the circuit that this one stands by for."""
         return self._primary.get(standby)
 
-    def begin(self, primary: int, reason: CircuitEnd, now: float, gives_up_at: float) -> Move:
+    def begin(
+        self, primary: int, reason: CircuitEnd, now: float, gives_up_at: float
+    ) -> PendingMove:
         """Begin the move to the standby of ``primary``, or return the one under way."""
         move = self._moves.get(primary)
         if move is None:
-            move = Move(primary, self._of[primary], gives_up_at, now, reason)
+            move = PendingMove(primary, self._of[primary], gives_up_at, now, reason)
             self._moves[primary] = move
         return move
 
-    def move_of(self, number: int) -> Move | None:
+    def move_of(self, number: int) -> PendingMove | None:
         """Return the move that this circuit takes part in, as primary or as standby."""
         return self._moves.get(self._primary.get(number, number))
 
-    def moves(self) -> Iterator[Move]:
+    def moves(self) -> Iterator[PendingMove]:
         """Yield the moves under way."""
         return iter(list(self._moves.values()))
 
-    def forget(self, number: int) -> Move | None:
+    def forget(self, number: int) -> PendingMove | None:
         """Forget the pair of a circuit, whichever of the two it is; return the move it ends."""
         primary = self._primary.get(number, number)
         standby = self._of.pop(primary, None)

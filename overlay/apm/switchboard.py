@@ -18,20 +18,20 @@ from overlay.apm.control import CONTROL_PORT, ControlMessage, encode_control
 from overlay.apm.datagram import UdpDatagram, build_datagram
 from overlay.apm.events import ApmDrop, ApmEvent, ExitCircuitClosed, LinkWanted
 from overlay.apm.inner_addresses import InnerAddresses, InnerAddressPool
-from overlay.apm.layer import Families
-from overlay.apm.lingering import Outgrown
+from overlay.apm.layer import IpVersions
 from overlay.apm.neighbour_shares import NeighbourShares
+from overlay.apm.retired_sas import RetiredSa
 from overlay.apm.settings import ApmSettings
 from overlay.apm.spi import SpiAllocator
 from overlay.apm.timers import Timers
 from overlay.errors import BackendError, LimitReached
-from overlay.ipsec.model import (
+from overlay.ipsec.interface import (
     IpsecBackend,
     IpsecConfiguration,
     SecurityAssociation,
     Spi,
 )
-from overlay.link.model import LinkPeer
+from overlay.link.events import LinkPeer
 from overlay.shares import Groups, groups_of
 from overlay.work_budget import Work, WorkBudget
 
@@ -47,7 +47,7 @@ class Holdings:
     links: tuple[OverlayAddress, ...] = ()
     inner_addresses: InnerAddresses | None = None
 
-    def with_outgrown(self, outgrown: Outgrown) -> Holdings:
+    def with_outgrown(self, outgrown: RetiredSa) -> Holdings:
         """Return what this holds and SAs that rekeying has replaced, or not yet put to use."""
         if self.configuration is None:
             return self
@@ -60,7 +60,7 @@ class Holdings:
 
 
 @dataclass(slots=True)
-class _Parting:
+class _Closing:
     holdings: Holdings
     packets: Sequence[bytes]
     copies_left: int
@@ -80,8 +80,9 @@ def control_packet(
 class Switchboard:
     """Sole owner of the links in use, of partings and of what waits to be handed out.
 
-    At most ``max_farewells`` partings of others' circuits linger, and neighbours have shares of
-    them: above that a circuit goes without a word. Inner addresses are shared in the same way.
+    At most ``max_closing_circuits`` circuits of others are closing at once, and neighbours have
+    shares of them: above that a circuit ends without a message. Inner addresses are shared in the
+    same way.
     """
 
     def __init__(
@@ -101,7 +102,7 @@ class Switchboard:
         self._links: dict[OverlayAddress, LinkSecurity] = {}
         self._uses: Counter[OverlayAddress] = Counter()
         self._budget = budget or WorkBudget()
-        most = settings.max_farewells
+        most = settings.max_closing_circuits
         self._farewells: NeighbourShares[int] = NeighbourShares(most, most, self.groups)
         self._refusals: NeighbourShares[int] = NeighbourShares((most + 1) // 2, most, self.groups)
         # An address that was lent lingers with its circuit, so both count as places.
@@ -109,7 +110,7 @@ class Switchboard:
         self._lent: NeighbourShares[InnerAddresses] = NeighbourShares(
             places, places, self._groups_of_lent
         )
-        self._partings: dict[int, _Parting] = {}
+        self._partings: dict[int, _Closing] = {}
         self._parting_numbers = itertools.count()
         self._timers: Timers[int] = Timers()
         self._packets: list[bytes] = []
@@ -181,7 +182,7 @@ class Switchboard:
         return self._budget.spend(work, self.groups(neighbour), now)
 
     def lend(
-        self, families: Families, neighbour: OverlayAddress, taken: Callable[[bytes], bool]
+        self, families: IpVersions, neighbour: OverlayAddress, taken: Callable[[bytes], bool]
     ) -> InnerAddresses | None:
         """Lend inner addresses to a circuit that came over this neighbour's link.
 
@@ -261,7 +262,9 @@ class Switchboard:
             refusal: whether the circuit was refused, and :meth:`can_refuse` was asked.
         """
         if previous is None:
-            admitted = len(self._partings) - len(self._farewells) < self.settings.max_farewells
+            admitted = (
+                len(self._partings) - len(self._farewells) < self.settings.max_closing_circuits
+            )
         else:
             admitted = self._farewells.admits(previous)
         if not admitted:
@@ -273,10 +276,10 @@ class Switchboard:
             self._farewells.add(number, previous)
         if previous is not None and refusal:
             self._refusals.add(number, previous)
-        half_s = self.settings.farewell_copies * self.settings.farewell_interval_s
-        copies = self.settings.farewell_copies - 1 if packets else 0
-        self._partings[number] = _Parting(holdings, packets, copies, now + half_s)
-        pause_s = self.settings.farewell_interval_s if copies else 2 * half_s
+        half_s = self.settings.closing_copies * self.settings.closing_interval_s
+        copies = self.settings.closing_copies - 1 if packets else 0
+        self._partings[number] = _Closing(holdings, packets, copies, now + half_s)
+        pause_s = self.settings.closing_interval_s if copies else 2 * half_s
         self._timers.set(number, now + pause_s)
 
     def can_refuse(self, previous: OverlayAddress) -> bool:
@@ -319,13 +322,13 @@ class Switchboard:
                 self._refusals.discard(number)
                 self.release(parting.holdings)
 
-    def _repeat(self, number: int, parting: _Parting, now: float) -> None:
+    def _repeat(self, number: int, parting: _Closing, now: float) -> None:
         """Say last words again, unless this host comes to it so late that nobody listens."""
         parting.copies_left -= 1
         if now < parting.said_until:
             self.send(parting.packets)
         else:
             parting.copies_left = 0
-        half_s = self.settings.farewell_copies * self.settings.farewell_interval_s
-        soon = now + self.settings.farewell_interval_s
+        half_s = self.settings.closing_copies * self.settings.closing_interval_s
+        soon = now + self.settings.closing_interval_s
         self._timers.set(number, soon if parting.copies_left else parting.said_until + half_s)

@@ -17,15 +17,15 @@ from __future__ import annotations
 import dataclasses
 from typing import Final, Protocol
 
-from overlay.apm.connections import AnonymousConnections, OpenCircuit, PendingCircuit, SourceCircuit
-from overlay.apm.control import Confirm, Move, Ping, Teardown
+from overlay.apm.circuit_table import CircuitTable, OpenCircuit, PendingCircuit, SourceCircuit
+from overlay.apm.control import CircuitPing, Confirm, Move, Teardown
 from overlay.apm.events import ApmEvent, CircuitClosed, CircuitEnd, CircuitLost, CircuitMoved
-from overlay.apm.standby import Move as MoveUnderWay
+from overlay.apm.standby import PendingMove as MoveUnderWay
 from overlay.apm.standby import Standbys
 from overlay.apm.switchboard import Switchboard, control_packet
 from overlay.apm.translator import translate_inner
 from overlay.errors import LimitReached, PathError
-from overlay.ipsec.model import IpsecConfiguration
+from overlay.ipsec.interface import IpsecConfiguration
 from overlay.selection.selector import MixPath
 
 __all__ = ["EndCircuit", "Takeover", "hops_to_tell", "to_hop"]
@@ -45,7 +45,7 @@ class EndCircuit(Protocol):
 
 
 def to_hop(
-    circuit: PendingCircuit | OpenCircuit, position: int, message: Ping | Teardown | Move
+    circuit: PendingCircuit | OpenCircuit, position: int, message: CircuitPing | Teardown | Move
 ) -> bytes:
     """Return the packet of a message to the hop at ``position`` (1 is the first)."""
     sas = circuit.ipsec.hops[position - 1]
@@ -58,7 +58,7 @@ class Takeover:
     def __init__(
         self,
         switchboard: Switchboard,
-        connections: AnonymousConnections,
+        connections: CircuitTable,
         standbys: Standbys,
         end: EndCircuit,
     ) -> None:

@@ -38,13 +38,13 @@ from overlay.apm.circuits import (
     SourceIpsecInfo,
 )
 from overlay.apm.inner_addresses import InnerAddresses
-from overlay.ipsec.model import (
+from overlay.ipsec.interface import (
     ANY_V4,
     ANY_V6,
     UNLIMITED,
-    Direction,
     IpsecConfiguration,
     Lifetime,
+    PolicyDirection,
     Prefix,
     SecurityAssociation,
     SecurityPolicy,
@@ -52,7 +52,7 @@ from overlay.ipsec.model import (
     Template,
     UdpEncapsulation,
 )
-from overlay.link.model import LinkKeys
+from overlay.link.events import LinkKeys
 
 __all__ = [
     "FIRST_CIRCUIT_REQID",
@@ -119,8 +119,10 @@ def translate_inner(
     return IpsecConfiguration(
         associations=(),
         policies=(
-            _policy(Direction.OUT, own, target, None, _forward(info.hops, info.link)),
-            _policy(Direction.IN, _any_like(inner), own, None, _backward(info.hops, info.link)),
+            _policy(PolicyDirection.OUT, own, target, None, _forward(info.hops, info.link)),
+            _policy(
+                PolicyDirection.IN, _any_like(inner), own, None, _backward(info.hops, info.link)
+            ),
         ),
         local_addresses=(inner,),
     )
@@ -135,10 +137,10 @@ def translate_relay(info: RelayIpsecInfo) -> IpsecConfiguration:
         associations=hop_associations(info.sas),
         policies=(
             *_hop_policies(info.sas, info.previous),
-            _policy(Direction.FWD, far, next_hop, None, from_source),
-            _policy(Direction.OUT, far, next_hop, None, (_outbound_link(info.next_link),)),
-            _policy(Direction.FWD, ANY_V6, far, None, (_inbound_link(info.next_link),)),
-            _policy(Direction.OUT, ANY_V6, far, None, to_source),
+            _policy(PolicyDirection.FWD, far, next_hop, None, from_source),
+            _policy(PolicyDirection.OUT, far, next_hop, None, (_outbound_link(info.next_link),)),
+            _policy(PolicyDirection.FWD, ANY_V6, far, None, (_inbound_link(info.next_link),)),
+            _policy(PolicyDirection.OUT, ANY_V6, far, None, to_source),
         ),
     )
 
@@ -156,8 +158,8 @@ def translate_lent(info: ExitIpsecInfo) -> IpsecConfiguration:
     policies: list[SecurityPolicy] = []
     for inner in info.inner_addresses:
         anywhere, own = _any_like(inner), Prefix.host(inner)
-        policies.append(_policy(Direction.FWD, own, anywhere, None, from_source))
-        policies.append(_policy(Direction.OUT, anywhere, own, None, to_source))
+        policies.append(_policy(PolicyDirection.FWD, own, anywhere, None, from_source))
+        policies.append(_policy(PolicyDirection.OUT, anywhere, own, None, to_source))
     return IpsecConfiguration((), tuple(policies))
 
 
@@ -241,13 +243,13 @@ def link_policies(
     """Return the policies under which neighbours signal to each other."""
     own, peer = Prefix.host(local_overlay), Prefix.host(peer_overlay)
     return (
-        _policy(Direction.IN, peer, own, None, (_inbound_link(link),)),
-        _policy(Direction.OUT, own, peer, None, (_outbound_link(link),)),
+        _policy(PolicyDirection.IN, peer, own, None, (_inbound_link(link),)),
+        _policy(PolicyDirection.OUT, own, peer, None, (_outbound_link(link),)),
     )
 
 
 def _policy(
-    direction: Direction,
+    direction: PolicyDirection,
     source: Prefix,
     destination: Prefix,
     protocol: int | None,
@@ -318,9 +320,9 @@ def source_associations(sas: OnionSas) -> tuple[SecurityAssociation, SecurityAss
 def _source_policies(hops: tuple[OnionSas, ...], link: LinkSecurity) -> Iterator[SecurityPolicy]:
     """Yield the three policies that concern the last of ``hops``."""
     near, hop = Prefix.host(hops[-1].near), Prefix.host(hops[-1].hop)
-    yield _policy(Direction.OUT, near, hop, _UDP, _forward(hops, link))
-    yield _policy(Direction.IN, hop, near, _ESP, _backward(hops[:-1], link))
-    yield _policy(Direction.IN, hop, near, _UDP, _backward(hops, link))
+    yield _policy(PolicyDirection.OUT, near, hop, _UDP, _forward(hops, link))
+    yield _policy(PolicyDirection.IN, hop, near, _ESP, _backward(hops[:-1], link))
+    yield _policy(PolicyDirection.IN, hop, near, _UDP, _backward(hops, link))
 
 
 def hop_associations(sas: OnionSas) -> tuple[SecurityAssociation, SecurityAssociation]:
@@ -332,15 +334,15 @@ def _hop_policies(sas: OnionSas, previous: LinkSecurity) -> tuple[SecurityPolicy
     near, hop = Prefix.host(sas.near), Prefix.host(sas.hop)
     link = _inbound_link(previous)
     return (
-        _policy(Direction.IN, near, hop, _ESP, (link,)),
-        _policy(Direction.IN, near, hop, _UDP, (_forward_template(sas), link)),
+        _policy(PolicyDirection.IN, near, hop, _ESP, (link,)),
+        _policy(PolicyDirection.IN, near, hop, _UDP, (_forward_template(sas), link)),
         _control_to_source(sas, previous),
     )
 
 
 def _control_to_source(sas: OnionSas, previous: LinkSecurity) -> SecurityPolicy:
     return _policy(
-        Direction.OUT,
+        PolicyDirection.OUT,
         Prefix.host(sas.hop),
         Prefix.host(sas.near),
         _UDP,

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from overlay.errors import BackendError
-from overlay.ipsec.model import IpsecBackend, SaIdentity
+from overlay.ipsec.interface import IpsecBackend, SaIdentity
 
 __all__ = ["CircuitUsage"]
 

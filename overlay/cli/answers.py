@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-__all__ = ["Answer"]
+__all__ = ["CommandOutput"]
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class CommandOutput:
     """``text`` without a final newline; ``plain`` is made of JSON's own types."""
 
     text: str

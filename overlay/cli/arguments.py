@@ -154,11 +154,11 @@ def _path(path: argparse.ArgumentParser) -> None:
         help="hop to go through, a node id or overlay address; first hop first (repeatable)",
     )
     opening.add_argument(
-        "--both-families",
+        "--both-versions",
         action=argparse.BooleanOptionalAction,
         default=None,
         help="block IPv6 as a whole while a path to an IPv4 destination is there, and the "
-        "reverse, except for local addresses (default: [paths] both_families)",
+        "reverse, except for local addresses (default: [paths] both_versions)",
     )
     _command(commands, "list", "list the open paths", of="path")
     closing = _command(

@@ -10,19 +10,19 @@ from typing import Final
 
 from overlay.addresses import IpNetwork
 from overlay.apm.settings import MAX_HOPS
-from overlay.cli.answers import Answer
+from overlay.cli.answers import CommandOutput
 from overlay.cli.blocked import closed_answer, stop_text
 from overlay.cli.places import control_socket_of
 from overlay.cli.reports import path_text, paths_text, peers_text, status_text
 from overlay.control.client import ControlClient, NoNodeAnswers
 from overlay.control.codec import parse_hop
-from overlay.control.model import (
+from overlay.control.reports import Report, encode_report
+from overlay.control.service import (
     MAX_DESTINATIONS,
     OpenPathRequest,
     OpenPathsRequest,
     PathReport,
 )
-from overlay.control.reports import Report, encode_report
 from overlay.destinations import parse_destination
 from overlay.errors import ConfigurationError, Malformed
 
@@ -33,10 +33,10 @@ _STOP_TIMEOUT_S: Final = 10.0
 
 _NUMBER: Final = re.compile(r"-?[0-9]{1,15}")
 
-Question = Callable[[ControlClient, argparse.Namespace], Answer]
+Question = Callable[[ControlClient, argparse.Namespace], CommandOutput]
 
 
-def ask(arguments: argparse.Namespace) -> Answer:
+def ask(arguments: argparse.Namespace) -> CommandOutput:
     """Ask what the command says.
 
     Raises:
@@ -59,34 +59,34 @@ def ask(arguments: argparse.Namespace) -> Answer:
         return without_node(arguments, error)
 
 
-def _status(client: ControlClient, _arguments: argparse.Namespace) -> Answer:
+def _status(client: ControlClient, _arguments: argparse.Namespace) -> CommandOutput:
     report = client.status()
-    return Answer(status_text(report), encode_report(report))
+    return CommandOutput(status_text(report), encode_report(report))
 
 
-def _peers(client: ControlClient, _arguments: argparse.Namespace) -> Answer:
+def _peers(client: ControlClient, _arguments: argparse.Namespace) -> CommandOutput:
     reports = client.peers()
-    return Answer(peers_text(reports), _plain(reports))
+    return CommandOutput(peers_text(reports), _plain(reports))
 
 
-def _list_paths(client: ControlClient, _arguments: argparse.Namespace) -> Answer:
+def _list_paths(client: ControlClient, _arguments: argparse.Namespace) -> CommandOutput:
     reports = client.paths()
-    return Answer(paths_text(reports), _plain(reports))
+    return CommandOutput(paths_text(reports), _plain(reports))
 
 
-def _open_path(client: ControlClient, arguments: argparse.Namespace) -> Answer:
+def _open_path(client: ControlClient, arguments: argparse.Namespace) -> CommandOutput:
     request: OpenPathsRequest = arguments.request
     if len(request.destinations) > 1:
         reports = client.open_paths(request)
-        return Answer("\n\n".join(path_text(report) for report in reports), _plain(reports))
+        return CommandOutput("\n\n".join(path_text(report) for report in reports), _plain(reports))
     single = OpenPathRequest(
-        request.destinations[0], request.hops, request.strategy, request.via, request.both_families
+        request.destinations[0], request.hops, request.strategy, request.via, request.both_versions
     )
     report = client.open_path(single)
-    return Answer(path_text(report), encode_report(report))
+    return CommandOutput(path_text(report), encode_report(report))
 
 
-def _close_path(client: ControlClient, arguments: argparse.Namespace) -> Answer:
+def _close_path(client: ControlClient, arguments: argparse.Namespace) -> CommandOutput:
     known, before = client.paths(), client.status().blocked_versions
     if not arguments.paths:  # --all
         closed, ended = client.close_path(None), list(known)
@@ -113,12 +113,12 @@ def _named(known: Sequence[PathReport], which: int | IpNetwork) -> PathReport:
     raise ConfigurationError(f"there is no {what}; open paths: {listed}.")
 
 
-def _stop(client: ControlClient, arguments: argparse.Namespace) -> Answer:
+def _stop(client: ControlClient, arguments: argparse.Namespace) -> CommandOutput:
     report = client.stop(release=arguments.release)
     ended = client.wait_ended(_STOP_TIMEOUT_S)
     state = "Stopped." if ended else "The node is stopping."
     text = f"{state} {stop_text(report, release=arguments.release)}".strip()
-    return Answer(text, {"stopping": True, "stopped": ended, **encode_report(report)})
+    return CommandOutput(text, {"stopping": True, "stopped": ended, **encode_report(report)})
 
 
 QUESTIONS: Final[Mapping[str, Question]] = MappingProxyType(
@@ -149,7 +149,7 @@ def _open_request(arguments: argparse.Namespace) -> OpenPathsRequest:
             hops=arguments.hops,
             strategy=arguments.strategy,
             via=tuple(parse_hop(node) for node in via),
-            both_families=arguments.both_families,
+            both_versions=arguments.both_versions,
         )
     except Malformed as error:
         # The user's words, not a peer's: the same sentence, another fault.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from overlay.cli.answers import Answer
-from overlay.control.model import StopReport
+from overlay.cli.answers import CommandOutput
+from overlay.control.service import StopReport
 
 __all__ = ["closed_answer", "counted", "freed_text", "kept_text", "stop_text"]
 
@@ -38,7 +38,7 @@ def stop_text(report: StopReport, *, release: bool) -> str:
     return freed
 
 
-def closed_answer(closed: int, permanent: int, unblocked: Sequence[str] = ()) -> Answer:
+def closed_answer(closed: int, permanent: int, unblocked: Sequence[str] = ()) -> CommandOutput:
     """Return what was closed; ``permanent`` of them return at the next start.
 
     ``unblocked`` names IP versions that were blocked as a whole and no longer are.
@@ -47,7 +47,7 @@ def closed_answer(closed: int, permanent: int, unblocked: Sequence[str] = ()) ->
     if permanent:
         text += f" {_returning(permanent)}"
     plain = {"closed": closed, "permanent": permanent, "unblocked_versions": list(unblocked)}
-    return Answer(text, plain)
+    return CommandOutput(text, plain)
 
 
 def freed_text(count: int, versions: Sequence[str]) -> str:

@@ -6,7 +6,7 @@ import argparse
 import textwrap
 from typing import Final
 
-from overlay.cli.answers import Answer
+from overlay.cli.answers import CommandOutput
 from overlay.cli.places import CONFIGURATION_FILE, own_directory
 from overlay.cli.tables import printable
 from overlay.config import Configuration, load_configuration
@@ -21,7 +21,7 @@ _NOTE: Final = (
 )
 
 
-def examined(arguments: argparse.Namespace) -> tuple[Answer, bool]:
+def examined(arguments: argparse.Namespace) -> tuple[CommandOutput, bool]:
     """Examine this host; return the answer and whether the configured node can run.
 
     Raises:
@@ -39,7 +39,7 @@ def setup_of(arguments: argparse.Namespace) -> Setup:
     return Setup(load_configuration(path), path)
 
 
-def examination_answer(examination: Examination) -> Answer:
+def examination_answer(examination: Examination) -> CommandOutput:
     """Return the examination as text and as JSON."""
     purposes = examination.setup.purposes
     verdict = _running_verdict(examination.setup)
@@ -68,7 +68,7 @@ def examination_answer(examination: Examination) -> Answer:
             for check, finding in examination.findings
         ],
     }
-    return Answer("\n".join(lines), plain)
+    return CommandOutput("\n".join(lines), plain)
 
 
 def _running_verdict(setup: Setup) -> list[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from random import SystemRandom
 
 from overlay.addresses import format_address
-from overlay.cli.answers import Answer
+from overlay.cli.answers import CommandOutput
 from overlay.cli.places import CONFIGURATION_FILE, own_directory
 from overlay.cli.tables import facts
 from overlay.config import (
@@ -29,7 +29,7 @@ from overlay.keyfile import read_identity, write_identity
 __all__ = ["initialise"]
 
 
-def initialise(arguments: argparse.Namespace) -> Answer:
+def initialise(arguments: argparse.Namespace) -> CommandOutput:
     """Write key file and configuration; existing keys stay, whatever was asked.
 
     If the configuration exists and only its keys are missing, the keys are made and the file
@@ -169,7 +169,7 @@ def _answer(
     *,
     is_new: bool,
     former: Path | None,
-) -> Answer:
+) -> CommandOutput:
     key_file = configuration.node.key_file
     address = format_address(identity.overlay_address)
     asked = configuration.dht.identity_cost_bits
@@ -200,7 +200,7 @@ def _answer(
         "identity_cost_bits": cost,
         "former": str(former) if former is not None else None,
     }
-    return Answer(facts(pairs), plain)
+    return CommandOutput(facts(pairs), plain)
 
 
 def _bits(count: int) -> str:

@@ -20,7 +20,7 @@ import traceback
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from overlay.cli.answers import Answer
+from overlay.cli.answers import CommandOutput
 from overlay.cli.arguments import parser
 from overlay.cli.tables import printable
 from overlay.cli.values import joined_values
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None, *, run_node: RunNode | None = None) 
 
 
 def _run(arguments: argparse.Namespace, run_node: RunNode | None) -> int:
-    def show(answer: Answer) -> None:
+    def show(answer: CommandOutput) -> None:
         print(answer.shown(as_json=arguments.json), flush=True)
 
     # Each command imports what it needs alone: asking a running node must not load another one.

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from overlay.cli.tables import facts, printable, table
-from overlay.control.model import PathReport, PeerReport, StatusReport
+from overlay.control.service import PathReport, PeerReport, StatusReport
 
 __all__ = ["path_text", "paths_text", "peers_text", "status_text"]
 
@@ -148,7 +148,7 @@ def path_text(report: PathReport) -> str:
             ("mtu", _mtu(report)),
             ("standby", _standby(report)),
             ("strategy", report.strategy),
-            *([("also blocked", _other_family(report))] if report.both_families else []),
+            *([("also blocked", _other_family(report))] if report.both_versions else []),
             *([("permanent", "yes, it returns at every start")] if report.permanent else []),
             *(("stays open", sentence) for sentence in report.stays_open),
         ]

@@ -14,7 +14,7 @@ from typing import Final, Protocol
 import trio
 
 from overlay.addresses import Endpoint, format_address
-from overlay.cli.answers import Answer
+from overlay.cli.answers import CommandOutput
 from overlay.cli.blocked import kept_text
 from overlay.cli.places import configuration_file
 from overlay.config import Configuration, load_configuration
@@ -36,7 +36,7 @@ _WHY_SECRET: Final = (
     "elsewhere; keep it to yourself and delete it after use"
 )
 
-Announce = Callable[[Answer], None]
+Announce = Callable[[CommandOutput], None]
 
 
 class RunNode(Protocol):
@@ -112,7 +112,7 @@ async def run_until_stopped(
 class _Announcement:
     """The task status of a node: tells the user when it is up, and what it left blocked."""
 
-    def __init__(self, announce: Announce, answer: Answer) -> None:
+    def __init__(self, announce: Announce, answer: CommandOutput) -> None:
         self._announce = announce
         self._answer = answer
         self._blocked: Callable[[], int] | None = None
@@ -126,7 +126,9 @@ class _Announcement:
         if blocked:
             # The reader may be gone, as after the hang-up of a terminal; the log has it too.
             with contextlib.suppress(OSError):
-                self._announce(Answer(f"Stopped. {kept_text(blocked)}", {"blocked": blocked}))
+                self._announce(
+                    CommandOutput(f"Stopped. {kept_text(blocked)}", {"blocked": blocked})
+                )
 
 
 async def _cancel_on_signal(
@@ -177,7 +179,7 @@ def _endpoints(option: str, texts: list[str]) -> tuple[Endpoint, ...]:
         raise ConfigurationError(f"{option} {error}.") from error
 
 
-def _up_answer(configuration: Configuration, identity: LocalIdentity) -> Answer:
+def _up_answer(configuration: Configuration, identity: LocalIdentity) -> CommandOutput:
     address = format_address(identity.overlay_address)
     listen = [str(each) for each in configuration.network.listen]
     socket = configuration.node.control_socket
@@ -189,4 +191,4 @@ def _up_answer(configuration: Configuration, identity: LocalIdentity) -> Answer:
         "listen": listen,
         "control_socket": str(socket),
     }
-    return Answer(text, plain)
+    return CommandOutput(text, plain)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from overlay.cli.answers import Answer
+from overlay.cli.answers import CommandOutput
 from overlay.cli.blocked import counted, freed_text
 from overlay.cli.places import configuration_of
 from overlay.control.client import NoNodeAnswers
@@ -14,7 +14,7 @@ from overlay.node.release import Freed, blocked_here, free_blocked, guard_is_own
 __all__ = ["without_node"]
 
 
-def without_node(arguments: argparse.Namespace, error: NoNodeAnswers) -> Answer:
+def without_node(arguments: argparse.Namespace, error: NoNodeAnswers) -> CommandOutput:
     """Do what a command can do without a node, or say what its absence means.
 
     Raises:
@@ -43,7 +43,7 @@ def without_node(arguments: argparse.Namespace, error: NoNodeAnswers) -> Answer:
     )
 
 
-def _closed(arguments: argparse.Namespace) -> Answer:
+def _closed(arguments: argparse.Namespace) -> CommandOutput:
     configuration = configuration_of(arguments.config)
     if not arguments.paths:  # --all
         return _answer(free_blocked(configuration))
@@ -60,7 +60,7 @@ def _closed(arguments: argparse.Namespace) -> Answer:
     return _answer(freed)
 
 
-def _answer(freed: Freed) -> Answer:
+def _answer(freed: Freed) -> CommandOutput:
     count = len(freed.destinations)
     versions = [f"IPv{version}" for version in freed.versions]
     text = freed_text(count, versions)
@@ -77,4 +77,4 @@ def _answer(freed: Freed) -> Answer:
         "permanent": freed.permanent,
         "unblocked_versions": versions,
     }
-    return Answer(text, plain)
+    return CommandOutput(text, plain)

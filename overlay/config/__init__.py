@@ -6,8 +6,8 @@
                                  └── unknown, wrong type, out of range ──> ConfigurationError
 """
 
+from overlay.config.configuration import Configuration
 from overlay.config.load import load_configuration, parse_configuration
-from overlay.config.model import Configuration
 from overlay.config.render import commented_configuration
 from overlay.config.sections import (
     ExitSettings,

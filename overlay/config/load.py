@@ -17,7 +17,7 @@ from overlay.config.blocks import (
     own_fields,
     plugin_settings_type,
 )
-from overlay.config.model import Configuration
+from overlay.config.configuration import Configuration
 from overlay.config.sections import (
     ExitSettings,
     ForwardingSettings,

@@ -135,7 +135,7 @@ class NetworkSettings:
         "0 for no tests. A node that is not reached offers no roles to others; it is tested again "
         "after a minute, and then after twice as long each time, up to this value.",
     )
-    strangers_cpu_percent: int = setting(
+    unauthenticated_cpu_percent: int = setting(
         25,
         integer(1, 100),
         "Percent of one core that key exchanges, onions and signatures of other nodes may use in "
@@ -284,7 +284,7 @@ class PathSettings:
         "destinations are blocked again after a reboot. With false only the kernel remembers "
         "them, until a reboot, and without their parameters.",
     )
-    both_families: bool = setting(
+    both_versions: bool = setting(
         False,  # noqa: FBT003 - a default
         boolean,
         "While a path to an IPv4 destination is there, block IPv6 as a whole except for local "

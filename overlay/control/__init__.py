@@ -6,7 +6,7 @@ side, is imported from its module: who only asks shall not wait for what it need
 """
 
 from overlay.control.client import ControlClient, RequestFailed
-from overlay.control.model import (
+from overlay.control.service import (
     ClosePathRequest,
     ControlService,
     OpenPathRequest,

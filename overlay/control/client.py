@@ -21,7 +21,8 @@ from overlay.control.codec import (
     decode_response,
     encode_request,
 )
-from overlay.control.model import (
+from overlay.control.reports import decode_report
+from overlay.control.service import (
     ClosePathRequest,
     OpenPathRequest,
     OpenPathsRequest,
@@ -35,7 +36,6 @@ from overlay.control.model import (
     StopReport,
     StopRequest,
 )
-from overlay.control.reports import decode_report
 from overlay.errors import (
     BackendError,
     ConfigurationError,

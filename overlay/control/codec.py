@@ -26,7 +26,8 @@ from overlay.addresses import (
     is_overlay_address,
 )
 from overlay.apm.settings import MAX_HOPS
-from overlay.control.model import (
+from overlay.control.reports import Report, decode_report, encode_report
+from overlay.control.service import (
     MAX_DESTINATIONS,
     ClosePathRequest,
     OpenPathRequest,
@@ -37,7 +38,6 @@ from overlay.control.model import (
     StatusRequest,
     StopRequest,
 )
-from overlay.control.reports import Report, decode_report, encode_report
 from overlay.destinations import parse_destination
 from overlay.errors import Malformed
 
@@ -68,7 +68,7 @@ _PLAIN: Final[dict[str, type[StatusRequest | PeersRequest | PathsRequest]]] = {
     "peers": PeersRequest,
     "paths": PathsRequest,
 }
-_OPTIONS: Final = {"hops", "strategy", "via", "both_families"}
+_OPTIONS: Final = {"hops", "strategy", "via", "both_versions"}
 """Parameters of open_path and open_paths besides where to."""
 
 R = TypeVar("R", bound=Report)
@@ -190,8 +190,8 @@ def _options(request: OpenPathRequest | OpenPathsRequest) -> dict[str, object]:
         parameters["strategy"] = request.strategy
     if request.via:
         parameters["via"] = [_format_hop(hop) for hop in request.via]
-    if request.both_families is not None:
-        parameters["both_families"] = request.both_families
+    if request.both_versions is not None:
+        parameters["both_versions"] = request.both_versions
     return parameters
 
 
@@ -221,12 +221,12 @@ def _decode_open_several(parameters: object) -> OpenPathsRequest:
 def _decode_options(
     table: dict[str, Any],
 ) -> tuple[int | None, str | None, tuple[NodeId | OverlayAddress, ...], bool | None]:
-    hops, both = table.get("hops"), table.get("both_families")
+    hops, both = table.get("hops"), table.get("both_versions")
     return (
         None if hops is None else _whole_number(hops, "hops", 1, MAX_HOPS),
         _decode_strategy(table.get("strategy")),
         _decode_via(table.get("via", [])),
-        None if both is None else _boolean(both, "both_families"),
+        None if both is None else _boolean(both, "both_versions"),
     )
 
 

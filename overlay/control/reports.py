@@ -8,7 +8,7 @@ import types
 import typing
 from typing import Any, TypeVar
 
-from overlay.control.model import HopReport, PathReport, PeerReport, StatusReport, StopReport
+from overlay.control.service import HopReport, PathReport, PeerReport, StatusReport, StopReport
 from overlay.errors import Malformed
 
 __all__ = ["Report", "decode_report", "encode_report"]

@@ -28,7 +28,7 @@ from overlay.control.codec import (
     encode_success,
 )
 from overlay.control.failure import failure_of, overlay_error_in
-from overlay.control.model import (
+from overlay.control.service import (
     ClosePathRequest,
     ControlService,
     OpenPathRequest,

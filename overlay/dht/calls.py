@@ -27,12 +27,12 @@ from overlay.addresses import Endpoint, NodeId
 from overlay.dht.admission import COOKIE_ROTATION_S
 from overlay.dht.envelope import REQUEST_ID_BYTES, Challenge, Envelopes, UnverifiedReply
 from overlay.dht.events import DhtCount
-from overlay.dht.messages import Contact, Kind, Pong, Reply, Request
+from overlay.dht.messages import Contact, MessageKind, Pong, Reply, Request
 from overlay.dht.round_trips import RoundTrips
 from overlay.dht.settings import DhtSettings
 from overlay.errors import PeerError
 
-__all__ = ["Answer", "Calls"]
+__all__ = ["Calls", "VerifiedReply"]
 
 _MAX_COOKIES: Final = 8192
 _MAX_CHALLENGES: Final = 2
@@ -44,25 +44,25 @@ _INSISTENT_PAUSE_S: Final = 0.1
 about the time that a silent node gets anyway, are probably enough."""
 
 _ANSWERS: Final = {
-    Kind.PING: {Kind.PONG},
-    Kind.FIND_NODE: {Kind.CONTACTS},
-    Kind.FIND_RECORD: {Kind.RECORD, Kind.CONTACTS},
-    Kind.STORE: {Kind.STORED},
-    Kind.LEAVE: {Kind.LEFT},
-    Kind.WANT_PROBE: {Kind.PROBE_STATE},
-    Kind.SEND_PROBE: {Kind.PROBE_STATE},
-    Kind.MEET: {Kind.MET},
+    MessageKind.PING: {MessageKind.PONG},
+    MessageKind.FIND_NODE: {MessageKind.CONTACTS},
+    MessageKind.FIND_RECORD: {MessageKind.RECORD, MessageKind.CONTACTS},
+    MessageKind.STORE: {MessageKind.STORED},
+    MessageKind.LEAVE: {MessageKind.LEFT},
+    MessageKind.WANT_PROBE: {MessageKind.PROBE_STATE},
+    MessageKind.SEND_PROBE: {MessageKind.PROBE_STATE},
+    MessageKind.MEET: {MessageKind.MET},
 }
 
 
-class Answer(NamedTuple):
+class VerifiedReply(NamedTuple):
     """A verified reply and the contact that proved to be at its endpoint."""
 
     contact: Contact
     reply: Reply
 
 
-OnAnswer = Callable[[Answer | None], None]
+OnAnswer = Callable[[VerifiedReply | None], None]
 OnSlow = Callable[[], None]
 
 
@@ -174,7 +174,7 @@ class Calls:
         contact = Contact(reply.sender, source, reply.identity_key)
         if isinstance(body, Pong):
             self._on_pong(contact, body, now)
-        call.on_answer(Answer(contact, body))
+        call.on_answer(VerifiedReply(contact, body))
 
     def next_deadline(self) -> float:
         """Return the time of the next timeout."""

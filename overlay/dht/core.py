@@ -1,9 +1,9 @@
 """The DHT core: join the overlay, keep contacts, store records, publish and crawl.
 
-It only routes between complete machines: ``Reception`` (datagrams), ``Acceptance`` (rules for
-others' contacts), ``Calls`` (requests under way), ``Responder`` (requests of others), ``Table``
-(contacts), ``Store`` (records), ``Walks`` (lookups and crawls), ``Membership`` (in or out, and
-with which contacts), ``Publisher`` (our own descriptor).
+It only routes between complete machines: ``DhtReception`` (datagrams), ``Acceptance`` (rules for
+others' contacts), ``Calls`` (requests under way), ``RequestResponder`` (requests of others),
+``Table`` (contacts), ``RecordStore`` (records), ``IterativeQueries`` (lookups and crawls),
+``Membership`` (in or out, and with which contacts), ``Publisher`` (our own descriptor).
 
 No lookup is made for a circuit, because it would reveal a hop. Descriptors come from scheduled
 crawls of the whole overlay, which do not depend on the user's actions. Paths are chosen from the
@@ -20,7 +20,7 @@ from typing import Final
 
 from overlay.addresses import Endpoint, NodeId
 from overlay.dht.acceptance import Acceptance, check_own_cost
-from overlay.dht.calls import Answer, Calls
+from overlay.dht.calls import Calls, VerifiedReply
 from overlay.dht.clock_watch import ClockOffset, ClockWatch
 from overlay.dht.crawl import Crawl
 from overlay.dht.descriptor import MixDescriptor
@@ -36,19 +36,19 @@ from overlay.dht.events import (
     EclipseSuspected,
     NodeLeft,
 )
+from overlay.dht.iterative_queries import IterativeQueries
 from overlay.dht.lookup import Lookup
 from overlay.dht.membership import Membership, Phase
 from overlay.dht.messages import Contact, Leave, Reply
 from overlay.dht.publishing import Publisher, around
 from overlay.dht.reach import KnownEndpoints, Reach
 from overlay.dht.reachability import Reachability
-from overlay.dht.reception import Reception
-from overlay.dht.responder import Responder
+from overlay.dht.reception import DhtReception
+from overlay.dht.responder import RequestResponder
 from overlay.dht.routing import Table
 from overlay.dht.schedule import Pace, Schedule, Task
 from overlay.dht.settings import DhtSettings
-from overlay.dht.storage import Store, VerifyRecord, verified_record
-from overlay.dht.walks import Walks
+from overlay.dht.storage import RecordStore, VerifyRecord, verified_record
 from overlay.errors import ConfigurationError
 from overlay.identity import LocalIdentity
 from overlay.work_budget import WorkBudget
@@ -79,7 +79,7 @@ class Dht:
         ConfigurationError: this identity costs less than the network asks.
     """
 
-    make_responder: Callable[..., Responder] = Responder
+    make_responder: Callable[..., RequestResponder] = RequestResponder
     """Builds what answers the requests of others; a simulated adversary has its own."""
 
     def __init__(
@@ -113,7 +113,7 @@ class Dht:
         self._envelopes = envelopes or Envelopes(identity, network_id)
         self._table = Table(self._own_id, settings, self._clock, rng)
         self._verify_record = verify_record
-        self._store = Store(self._own_id, network_id, settings, self._clock, verify_record)
+        self._store = RecordStore(self._own_id, network_id, settings, self._clock, verify_record)
         self._clock_watch = ClockWatch()
         self._calls = Calls(
             self._envelopes,
@@ -145,7 +145,7 @@ class Dht:
             schedule=self._schedule,
             on_silence=self._membership.silent,
         )
-        self._walks = Walks(
+        self._walks = IterativeQueries(
             self._calls,
             self._clock,
             on_answer=self._met_and_filtered,
@@ -183,7 +183,7 @@ class Dht:
             emit=self._events.append,
             overloaded=lambda: self._counts[DhtCount.RATE_LIMITED],
         )
-        self._reception = Reception(
+        self._reception = DhtReception(
             self._envelopes,
             allow_private=settings.allow_private_endpoints,
             acceptance=self._acceptance,
@@ -404,7 +404,7 @@ class Dht:
         self._outbox.append((datagram, endpoint))
         self.reachability.tests.sent_to(endpoint, self._now)
 
-    def _met_and_filtered(self, answer: Answer) -> Reply:
+    def _met_and_filtered(self, answer: VerifiedReply) -> Reply:
         """File who answered; return the reply without contacts that we must not follow."""
         self._membership.met(answer.contact)
         return self._acceptance.filtered(answer.reply, self._responder.own_endpoints)

@@ -234,7 +234,7 @@ class Crawl:
             self._silent.append(contact.node_id)  # nodes that have that IP version hold its record
             return
         if (
-            self._subnets[group] >= self._settings.crawl_subnet_limit
+            self._subnets[group] >= self._settings.crawl_prefix_limit
             or self._endpoints[contact.endpoint] >= _MAX_IDS_PER_ENDPOINT
         ):
             # Perhaps inventions of a liar, made to crowd out who lives there: ask the holders.
@@ -245,7 +245,7 @@ class Crawl:
         self._waiting.append(Query(contact, FindRecord(contact.node_id)))
 
     def _group(self, contact: Contact) -> bytes:
-        return source_group(contact.endpoint, limit_private=self._settings.limit_private_subnets)
+        return source_group(contact.endpoint, limit_private=self._settings.limit_private_prefixes)
 
     def _neighbourhood_queries(self, contact: Contact) -> list[Query]:
         """Return queries near the node's id and in one of its about log2(n / k) full buckets."""

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from overlay.addresses import NODE_ID_BYTES, Endpoint, NodeId
-from overlay.dht.messages import Kind, Reply, Request, parse_reply, parse_request
+from overlay.dht.messages import MessageKind, Reply, Request, parse_reply, parse_request
 from overlay.errors import Malformed
 from overlay.identity import (
     PUBLIC_KEY_BYTES,
@@ -76,7 +76,7 @@ REQUEST_ID_AT: Final = 15
 
 _REQUEST_ID: Final = slice(REQUEST_ID_AT, REQUEST_ID_AT + REQUEST_ID_BYTES)
 _KIND_AT: Final = 4 + NETWORK_TAG_BYTES
-_REQUEST_KINDS: Final = frozenset(int(kind) for kind in Kind if kind.is_request)
+_REQUEST_KINDS: Final = frozenset(int(kind) for kind in MessageKind if kind.is_request)
 _ID_HEADER: Final = slice(_KIND_AT + 1, REQUEST_ID_AT)
 _TWELVE_BYTES: Final = b"\xc4\x0c"
 SMALLEST_BYTES: Final = _REQUEST_ID.stop
@@ -144,7 +144,7 @@ class UnverifiedRequest:
 class UnverifiedReply:
     """A reply that nobody has matched with a request; its body is not even parsed."""
 
-    kind: Kind
+    kind: MessageKind
     request_id: bytes
     identity_key: bytes
     sender: NodeId
@@ -191,7 +191,7 @@ class Envelopes:
         self._identity = identity
         self._begins = bytes((VERSION,)) + _EIGHT_BYTES + self.tag
         opening = bytes((_ARRAY + _CHALLENGE_FIELDS,)) + self._begins
-        self._challenge_begins = opening + bytes((Kind.CHALLENGE,)) + _TWELVE_BYTES
+        self._challenge_begins = opening + bytes((MessageKind.CHALLENGE,)) + _TWELVE_BYTES
 
     def request(
         self,
@@ -274,7 +274,7 @@ def parse_datagram(data: bytes, tag: bytes) -> UnverifiedRequest | UnverifiedRep
     number, request_id = fields[2:4]
     kind = _kind(number)
     _expect_bytes(request_id, REQUEST_ID_BYTES)
-    if kind is Kind.CHALLENGE:
+    if kind is MessageKind.CHALLENGE:
         return _challenge(fields)
     return _request(kind, fields, data) if kind.is_request else _reply(kind, fields)
 
@@ -315,7 +315,7 @@ def _challenge(fields: list[object]) -> Challenge:
             raise Malformed("a challenge has five fields")
 
 
-def _request(kind: Kind, fields: list[object], data: bytes) -> UnverifiedRequest:
+def _request(kind: MessageKind, fields: list[object], data: bytes) -> UnverifiedRequest:
     match fields:
         case [_, _, _, bytes() as request_id, responder, bytes() as host, int() as port,
               cookie, key, list() as body, signature]:  # fmt: skip
@@ -339,7 +339,7 @@ def _request(kind: Kind, fields: list[object], data: bytes) -> UnverifiedRequest
     )
 
 
-def _reply(kind: Kind, fields: list[object]) -> UnverifiedReply:
+def _reply(kind: MessageKind, fields: list[object]) -> UnverifiedReply:
     match fields:
         case [_, _, _, bytes() as request_id, key, list() as body, signature]:
             pass
@@ -357,11 +357,11 @@ def _reply(kind: Kind, fields: list[object]) -> UnverifiedReply:
     )
 
 
-def _kind(number: object) -> Kind:
+def _kind(number: object) -> MessageKind:
     if type(number) is not int:
         raise Malformed("a kind is a number")
     try:
-        return Kind(number)
+        return MessageKind(number)
     except ValueError as error:
         raise Malformed("no such kind of message") from error
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from overlay.addresses import NODE_ID_BYTES, Endpoint, NodeId
-from overlay.dht.kinds import Kind
+from overlay.dht.kinds import MessageKind
 from overlay.errors import Malformed
 
 __all__ = [
@@ -61,9 +61,9 @@ class WantProbe:
     nonce: bytes
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> MessageKind:
         """WANT_PROBE."""
-        return Kind.WANT_PROBE
+        return MessageKind.WANT_PROBE
 
     def body(self) -> list[object]:
         """The descriptor, the port and the nonce."""
@@ -79,9 +79,9 @@ class SendProbe:
     nonce: bytes
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> MessageKind:
         """SEND_PROBE."""
-        return Kind.SEND_PROBE
+        return MessageKind.SEND_PROBE
 
     def body(self) -> list[object]:
         """The descriptor, the endpoint and the nonce."""
@@ -99,9 +99,9 @@ class Meet:
     sealed: bytes
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> MessageKind:
         """MEET."""
-        return Kind.MEET
+        return MessageKind.MEET
 
     def body(self) -> list[object]:
         """The target and what is sealed to it."""
@@ -123,9 +123,9 @@ class ProbeState:
     progress: ProbeProgress
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> MessageKind:
         """PROBE_STATE."""
-        return Kind.PROBE_STATE
+        return MessageKind.PROBE_STATE
 
     def body(self) -> list[object]:
         """The number of the state."""
@@ -140,9 +140,9 @@ class Met:
     sealed: bytes
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> MessageKind:
         """MET."""
-        return Kind.MET
+        return MessageKind.MET
 
     def body(self) -> list[object]:
         """Both."""
@@ -155,36 +155,36 @@ HelpReply = ProbeState | Met
 _PROGRESS: Final = frozenset(map(int, ProbeProgress))
 
 
-def parse_help_request(kind: Kind, body: list[object]) -> HelpRequest:
+def parse_help_request(kind: MessageKind, body: list[object]) -> HelpRequest:
     """Turn a request's body into a value.
 
     Raises:
         Malformed: the body does not have its kind's layout, or the kind is none of these.
     """
     match kind, body:
-        case Kind.WANT_PROBE, [record, port, nonce]:
+        case MessageKind.WANT_PROBE, [record, port, nonce]:
             return WantProbe(_proof(record), _port(port), _nonce(nonce))
-        case Kind.SEND_PROBE, [record, bytes() as address, port, nonce]:
+        case MessageKind.SEND_PROBE, [record, bytes() as address, port, nonce]:
             endpoint = Endpoint.from_packed(address, _port(port))
             if endpoint.packed != address:
                 raise Malformed("an endpoint's IPv4 address must have 4 bytes")
             return SendProbe(_proof(record), endpoint, _nonce(nonce))
-        case Kind.MEET, [bytes() as target, sealed] if len(target) == NODE_ID_BYTES:
+        case MessageKind.MEET, [bytes() as target, sealed] if len(target) == NODE_ID_BYTES:
             return Meet(NodeId(target), _sealed(sealed))
         case _:
             raise Malformed("a request's body does not fit its kind")
 
 
-def parse_help_reply(kind: Kind, body: list[object]) -> HelpReply:
+def parse_help_reply(kind: MessageKind, body: list[object]) -> HelpReply:
     """Turn a reply's body into a value.
 
     Raises:
         Malformed: the body does not have its kind's layout, or the kind is none of these.
     """
     match kind, body:
-        case Kind.PROBE_STATE, [state] if type(state) is int and state in _PROGRESS:
+        case MessageKind.PROBE_STATE, [state] if type(state) is int and state in _PROGRESS:
             return ProbeState(ProbeProgress(state))
-        case Kind.MET, [bool() as present, sealed]:
+        case MessageKind.MET, [bool() as present, sealed]:
             return Met(present, _sealed(sealed))
         case _:
             raise Malformed("a reply's body does not fit its kind")

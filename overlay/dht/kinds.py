@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import enum
 
-__all__ = ["Kind"]
+__all__ = ["MessageKind"]
 
 
-class Kind(enum.IntEnum):
+class MessageKind(enum.IntEnum):
     """What a datagram is; the number on the wire."""
 
     CHALLENGE = 0
@@ -30,4 +30,4 @@ class Kind(enum.IntEnum):
     @property
     def is_request(self) -> bool:
         """Whether it asks for an answer."""
-        return Kind.PING <= self <= Kind.MEET
+        return MessageKind.PING <= self <= MessageKind.MEET

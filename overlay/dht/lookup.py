@@ -34,7 +34,7 @@ from overlay.dht.messages import Contact, Contacts, FindNode, Reply, Request
 from overlay.dht.routing import distance
 from overlay.dht.settings import DhtSettings
 
-__all__ = ["Lookup", "Query", "Walk"]
+__all__ = ["IterativeQuery", "Lookup", "Query"]
 
 _MAX_CLAIMS: Final = 3
 """Number of endpoints that a path remembers for one node."""
@@ -50,7 +50,7 @@ class Query(NamedTuple):
     request: Request
 
 
-class Walk(Protocol):
+class IterativeQuery(Protocol):
     """The interface of lookups and crawls: they return queries and receive the answers."""
 
     def queries(self, now: float) -> list[Query]:
@@ -301,7 +301,7 @@ class Lookup:
         return None
 
     def _subnet(self, contact: Contact) -> bytes:
-        limit_private = self._settings.limit_private_subnets
+        limit_private = self._settings.limit_private_prefixes
         return source_group(contact.endpoint, limit_private=limit_private)
 
     def _ask(self, path: _Path, contact: Contact) -> None:
@@ -310,7 +310,7 @@ class Lookup:
         self._asks[contact] = self._latest[contact.node_id] = _Ask(path)
         subnet = self._subnet(contact)
         path.subnets[subnet] += 1
-        if path.subnets[subnet] >= self._settings.table_subnet_limit:
+        if path.subnets[subnet] >= self._settings.table_prefix_limit:
             path.full.add(subnet)
         self._in_flight += 1
         path.asking += 1

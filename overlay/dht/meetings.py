@@ -26,7 +26,7 @@ from typing import Final
 
 from overlay.addresses import NODE_ID_BYTES, Endpoint, NodeId
 from overlay.dht.admission import prefix_of
-from overlay.dht.calls import Answer, Calls
+from overlay.dht.calls import Calls, VerifiedReply
 from overlay.dht.help_messages import Meet, Met
 from overlay.dht.messages import Contact
 from overlay.dht.routing import distance
@@ -160,7 +160,7 @@ class Meetings:
             answered = partial(self._answered, search)
             self._calls.start(Meet(target, sealed), place.endpoint, place.node_id, now, answered)
 
-    def _answered(self, search: _Search, answer: Answer | None) -> None:
+    def _answered(self, search: _Search, answer: VerifiedReply | None) -> None:
         search.waiting -= 1
         if answer is not None and isinstance(answer.reply, Met) and answer.reply.present:
             search.witnesses.add(prefix_of(answer.contact.endpoint))

@@ -18,7 +18,7 @@ from typing import Final
 
 from overlay.addresses import Endpoint, NodeId
 from overlay.dht.bootstrap_watch import BootstrapWatch
-from overlay.dht.calls import Answer, Calls
+from overlay.dht.calls import Calls, VerifiedReply
 from overlay.dht.events import BootstrapUnreachable, DhtEvent, Joined
 from overlay.dht.joining import Greeting, Joining
 from overlay.dht.lookup import Lookup
@@ -114,7 +114,7 @@ class Membership:
         for endpoint in self._watch.due(now, own):
             self._calls.start(Ping(), endpoint, None, now, partial(self._asked_again, endpoint))
 
-    def _asked_again(self, endpoint: Endpoint, answer: Answer | None) -> None:
+    def _asked_again(self, endpoint: Endpoint, answer: VerifiedReply | None) -> None:
         if answer is None:
             self._watch.silent(endpoint, self._clock())
             return
@@ -130,7 +130,7 @@ class Membership:
             self._greets_mistaken = True
             self._calls.start(Ping(), source, None, self._clock(), self._greeted_mistaken)
 
-    def _greeted_mistaken(self, answer: Answer | None) -> None:
+    def _greeted_mistaken(self, answer: VerifiedReply | None) -> None:
         self._greets_mistaken = False
         if answer is not None:
             self.met(answer.contact)
@@ -209,7 +209,7 @@ class Membership:
     def _refreshed(self, _: Lookup) -> None:
         self._refreshing -= 1
 
-    def _greeted(self, greeting: Greeting, answer: Answer | None) -> None:
+    def _greeted(self, greeting: Greeting, answer: VerifiedReply | None) -> None:
         if answer is not None:
             self._joining.answered()
             self.met(answer.contact)
@@ -251,7 +251,7 @@ class Membership:
         on_answer = partial(self._probed, contact)
         self._calls.start(Ping(), contact.endpoint, contact.node_id, self._clock(), on_answer)
 
-    def _probed(self, contact: Contact, answer: Answer | None) -> None:
+    def _probed(self, contact: Contact, answer: VerifiedReply | None) -> None:
         self._probing.discard(contact.node_id)
         if answer is None:
             self.silent(contact)

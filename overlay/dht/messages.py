@@ -39,7 +39,7 @@ from overlay.dht.help_messages import (
     parse_help_reply,
     parse_help_request,
 )
-from overlay.dht.kinds import Kind
+from overlay.dht.kinds import MessageKind
 from overlay.errors import Malformed
 from overlay.identity import PUBLIC_KEY_BYTES, node_id_of
 from overlay.wire import ByteReader
@@ -50,9 +50,9 @@ __all__ = [
     "Contacts",
     "FindNode",
     "FindRecord",
-    "Kind",
     "Leave",
     "Left",
+    "MessageKind",
     "Ping",
     "Pong",
     "Record",
@@ -124,9 +124,9 @@ class Ping:
     """Ask a node for a sign of life."""
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> MessageKind:
         """PING."""
-        return Kind.PING
+        return MessageKind.PING
 
     def body(self) -> list[object]:
         """No fields."""
@@ -140,9 +140,9 @@ class FindNode:
     target: NodeId
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> MessageKind:
         """FIND_NODE."""
-        return Kind.FIND_NODE
+        return MessageKind.FIND_NODE
 
     def body(self) -> list[object]:
         """The target."""
@@ -156,9 +156,9 @@ class FindRecord:
     key: NodeId
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> MessageKind:
         """FIND_RECORD."""
-        return Kind.FIND_RECORD
+        return MessageKind.FIND_RECORD
 
     def body(self) -> list[object]:
         """The key."""
@@ -172,9 +172,9 @@ class Store:
     record: bytes
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> MessageKind:
         """STORE."""
-        return Kind.STORE
+        return MessageKind.STORE
 
     def body(self) -> list[object]:
         """The encoded descriptor."""
@@ -188,9 +188,9 @@ class Leave:
     sequence: int
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> MessageKind:
         """LEAVE."""
-        return Kind.LEAVE
+        return MessageKind.LEAVE
 
     def body(self) -> list[object]:
         """The sequence number."""
@@ -207,9 +207,9 @@ class Pong:
     time_s: int = field(default=0, compare=False)
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> MessageKind:
         """PONG."""
-        return Kind.PONG
+        return MessageKind.PONG
 
     def body(self) -> list[object]:
         """The time."""
@@ -224,9 +224,9 @@ class Contacts:
     refused: int = 0
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> MessageKind:
         """CONTACTS."""
-        return Kind.CONTACTS
+        return MessageKind.CONTACTS
 
     def body(self) -> list[object]:
         """One list of packed contacts."""
@@ -240,9 +240,9 @@ class Record:
     record: bytes
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> MessageKind:
         """RECORD."""
-        return Kind.RECORD
+        return MessageKind.RECORD
 
     def body(self) -> list[object]:
         """The encoded descriptor."""
@@ -256,9 +256,9 @@ class Stored:
     accepted: bool
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> MessageKind:
         """STORED."""
-        return Kind.STORED
+        return MessageKind.STORED
 
     def body(self) -> list[object]:
         """The verdict."""
@@ -270,9 +270,9 @@ class Left:
     """The answer to LEAVE."""
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> MessageKind:
         """LEFT."""
-        return Kind.LEFT
+        return MessageKind.LEFT
 
     def body(self) -> list[object]:
         """No fields."""
@@ -297,28 +297,28 @@ def contacts_that_fit(contacts: Sequence[Contact], count: int) -> Contacts:
     return Contacts(tuple(chosen))
 
 
-def parse_request(kind: Kind, body: list[object]) -> Request:
+def parse_request(kind: MessageKind, body: list[object]) -> Request:
     """Parse the body of a request.
 
     Raises:
         Malformed: the body does not have its kind's layout.
     """
     match kind, body:
-        case Kind.PING, []:
+        case MessageKind.PING, []:
             return Ping()
-        case Kind.FIND_NODE, [target]:
+        case MessageKind.FIND_NODE, [target]:
             return FindNode(_node_id(target))
-        case Kind.FIND_RECORD, [key]:
+        case MessageKind.FIND_RECORD, [key]:
             return FindRecord(_node_id(key))
-        case Kind.STORE, [record]:
+        case MessageKind.STORE, [record]:
             return Store(_record(record))
-        case Kind.LEAVE, [sequence] if type(sequence) is int and 0 <= sequence < 2**64:
+        case MessageKind.LEAVE, [sequence] if type(sequence) is int and 0 <= sequence < 2**64:
             return Leave(sequence)
         case _:
             return parse_help_request(kind, body)
 
 
-def parse_reply(kind: Kind, body: list[object]) -> Reply:
+def parse_reply(kind: MessageKind, body: list[object]) -> Reply:
     """Parse the body of a reply.
 
     Invalid contacts are omitted and counted, because an honest peer may have learned one from a
@@ -328,15 +328,15 @@ def parse_reply(kind: Kind, body: list[object]) -> Reply:
         Malformed: the body does not have its kind's layout.
     """
     match kind, body:
-        case Kind.PONG, [time_s] if type(time_s) is int and 0 <= time_s < MAX_TIME_S:
+        case MessageKind.PONG, [time_s] if type(time_s) is int and 0 <= time_s < MAX_TIME_S:
             return Pong(time_s)
-        case Kind.CONTACTS, [entries] if isinstance(entries, list):
+        case MessageKind.CONTACTS, [entries] if isinstance(entries, list):
             return _contacts(entries)
-        case Kind.RECORD, [record]:
+        case MessageKind.RECORD, [record]:
             return Record(_record(record))
-        case Kind.STORED, [accepted] if isinstance(accepted, bool):
+        case MessageKind.STORED, [accepted] if isinstance(accepted, bool):
             return Stored(accepted)
-        case Kind.LEFT, []:
+        case MessageKind.LEFT, []:
             return Left()
         case _:
             return parse_help_reply(kind, body)

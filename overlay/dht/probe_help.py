@@ -25,7 +25,7 @@ from typing import Final
 
 from overlay.addresses import Endpoint, NodeId, version_of
 from overlay.dht.admission import SourceLimiter, prefix_of
-from overlay.dht.calls import Answer, Calls
+from overlay.dht.calls import Calls, VerifiedReply
 from overlay.dht.descriptor import MixDescriptor, UnverifiedDescriptor
 from overlay.dht.envelope import COOKIE_BYTES, Envelopes
 from overlay.dht.events import ProbeWanted
@@ -148,7 +148,7 @@ class ProbeHelp:
             passed.progress = ProbeProgress.REFUSED
             return
 
-        def answered(answer: Answer | None) -> None:
+        def answered(answer: VerifiedReply | None) -> None:
             sent = ProbeState(ProbeProgress.SENT)
             if answer is not None and answer.reply == sent:
                 passed.progress = ProbeProgress.SENT

@@ -17,7 +17,7 @@ from random import Random
 from typing import Final
 
 from overlay.addresses import NODE_ID_BYTES, NodeId
-from overlay.dht.calls import Answer, Calls
+from overlay.dht.calls import Calls, VerifiedReply
 from overlay.dht.descriptor import MixDescriptor
 from overlay.dht.lookup import Lookup
 from overlay.dht.messages import Contact, Store, Stored
@@ -110,7 +110,7 @@ class Publisher:
                 on_answer = partial(self._stored, contact)
                 self._calls.start(request, contact.endpoint, contact.node_id, now, on_answer)
 
-    def _stored(self, contact: Contact, answer: Answer | None) -> None:
+    def _stored(self, contact: Contact, answer: VerifiedReply | None) -> None:
         if answer is None:
             self._on_silence(contact)
         elif isinstance(answer.reply, Stored) and answer.reply.accepted:

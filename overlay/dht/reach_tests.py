@@ -27,7 +27,7 @@ from typing import Final
 
 from overlay.addresses import Endpoint, NodeId, version_of
 from overlay.dht.admission import prefix_of
-from overlay.dht.calls import Answer, Calls
+from overlay.dht.calls import Calls, VerifiedReply
 from overlay.dht.contacted import Contacted
 from overlay.dht.envelope import UnverifiedRequest
 from overlay.dht.events import ReachChanged, Standing
@@ -269,7 +269,7 @@ class ReachTests:
         answered = partial(self._answered, test, ask)
         self._calls.start(request, ask.contact.endpoint, ask.contact.node_id, now, answered)
 
-    def _answered(self, test: _Test, ask: _Ask, answer: Answer | None) -> None:
+    def _answered(self, test: _Test, ask: _Ask, answer: VerifiedReply | None) -> None:
         if test.round is None or ask not in test.round.asks or ask.void:
             return  # the round is over
         now = self._clock()

@@ -19,7 +19,7 @@ from overlay.dht.messages import Contact
 from overlay.dht.probe_help import ProbeHelp
 from overlay.dht.reach import KnownEndpoints, towards
 from overlay.dht.reach_tests import ReachTests
-from overlay.dht.responder import Responder
+from overlay.dht.responder import RequestResponder
 from overlay.dht.routing import Table
 
 __all__ = ["Reachability"]
@@ -47,7 +47,7 @@ class Reachability:
         acceptance: Acceptance,
         known_endpoints: KnownEndpoints,
         verified: Callable[[bytes, NodeId], MixDescriptor],
-        responder: Responder,
+        responder: RequestResponder,
         clock: Callable[[], float],
         emit: Callable[[DhtEvent], None],
         overloaded: Callable[[], int],

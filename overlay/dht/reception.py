@@ -17,13 +17,13 @@ from overlay.dht.envelope import (
     UnverifiedRequest,
 )
 from overlay.dht.events import DhtCount
-from overlay.dht.responder import Responder
+from overlay.dht.responder import RequestResponder
 from overlay.errors import Malformed
 
-__all__ = ["Reception"]
+__all__ = ["DhtReception"]
 
 
-class Reception:
+class DhtReception:
     """Parses datagrams and passes challenges and replies to ``calls``.
 
     ``on_request`` gets the requests and their source. ``counts`` receives what was dropped.
@@ -36,7 +36,7 @@ class Reception:
         allow_private: bool,
         acceptance: Acceptance,
         calls: Calls,
-        responder: Responder,
+        responder: RequestResponder,
         counts: Counter[DhtCount],
         on_request: Callable[[UnverifiedRequest | BareRequest, Endpoint], None],
     ) -> None:

@@ -50,14 +50,14 @@ from overlay.dht.messages import Store as StoreRequest
 from overlay.dht.reach import KnownEndpoints, towards
 from overlay.dht.routing import Table, distance
 from overlay.dht.settings import DhtSettings
-from overlay.dht.storage import Store
+from overlay.dht.storage import RecordStore
 from overlay.errors import LimitReached, NotAuthentic, PeerError
 from overlay.identity import node_id_of
 from overlay.reply_budget import ReplyBudget
 from overlay.sensitive import SecretBytes
 from overlay.work_budget import Work, WorkBudget
 
-__all__ = ["Responder"]
+__all__ = ["RequestResponder"]
 
 _SECRET_BYTES: Final = 32
 
@@ -88,7 +88,7 @@ class _NoHelper:
         return ProbeState(ProbeProgress.REFUSED)
 
 
-class Responder:
+class RequestResponder:
     """Answers the requests of others out of the routing table and the store.
 
     ``on_contact`` learns who proved key and endpoint, ``on_pinged`` who did so by a mere PING,
@@ -106,7 +106,7 @@ class Responder:
         rng: Random,
         *,
         table: Table,
-        store: Store,
+        store: RecordStore,
         counts: Counter[DhtCount],
         on_contact: Callable[[Contact], None],
         on_pinged: Callable[[Contact], None],
@@ -156,7 +156,7 @@ class Responder:
                 self._on_mistaken(source)
             self._counts[DhtCount.WRONG_RESPONDER] += 1
             return None
-        group = source_group(source, limit_private=self._settings.limit_private_subnets)
+        group = source_group(source, limit_private=self._settings.limit_private_prefixes)
         if not self._limiter.allow(group, now):
             self._counts[DhtCount.RATE_LIMITED] += 1
             return None
@@ -183,7 +183,7 @@ class Responder:
 
     def _affords(self, request: UnverifiedRequest, source: Endpoint, now: float) -> bool:
         """Take the signatures of a request from the budget of strangers, if it is there."""
-        groups = budget_groups(source, limit_private=self._settings.limit_private_subnets)
+        groups = budget_groups(source, limit_private=self._settings.limit_private_prefixes)
         # A record has a signature of its own.
         has_record = isinstance(request.request, StoreRequest | WantProbe | SendProbe)
         signatures = 2 if has_record else 1

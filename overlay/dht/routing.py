@@ -263,7 +263,7 @@ class Table(RoutingTable):  # type: ignore[misc]  # the package ships no types
         bucket = self._bucket(contact.node_id)
         if self._renewed_replacement(bucket, contact):
             return self._doubtful_head(bucket)
-        group = source_group(contact.endpoint, limit_private=self._settings.limit_private_subnets)
+        group = source_group(contact.endpoint, limit_private=self._settings.limit_private_prefixes)
         entry = Entry(contact, group, self._clock())
         if not self._subnet_has_room(entry):
             return None
@@ -406,8 +406,8 @@ class Table(RoutingTable):  # type: ignore[misc]  # the package ships no types
             return True  # it is in the table already
         in_bucket = sum(other.group == entry.group for other in bucket.entries())
         return (
-            in_bucket < self._settings.bucket_subnet_limit
-            and in_table < self._settings.table_subnet_limit
+            in_bucket < self._settings.bucket_prefix_limit
+            and in_table < self._settings.table_prefix_limit
             and self._provider_has_room(entry)
         )
 
@@ -423,7 +423,7 @@ class Table(RoutingTable):  # type: ignore[misc]  # the package ships no types
         bucket = self.buckets[self.get_bucket_for(entry)]
         others = (each for each in bucket.entries() if each.id != entry.id)
         held = sum(other.group.startswith(provider) and ":" in other.ip for other in others)
-        return held < max(self._settings.bucket_subnet_limit, self._settings.k // 2)
+        return held < max(self._settings.bucket_prefix_limit, self._settings.k // 2)
 
 
 def _nearest(entries: list[Entry], goal: int, count: int) -> list[Entry]:

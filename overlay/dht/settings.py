@@ -26,10 +26,10 @@ class DhtSettings:
         rpc_attempts: how often a request is sent before its node counts as silent.
         lookup_max_hops, lookup_max_queries, lookup_time_s: where a lookup ends, whatever
             peers invent.
-        bucket_subnet_limit: contacts of one /24 or /48 in a bucket.
-        table_subnet_limit: contacts of one /24 or /48 in the whole table, and those that one path
+        bucket_prefix_limit: contacts of one /24 or /48 in a bucket.
+        table_prefix_limit: contacts of one /24 or /48 in the whole table, and those that one path
             of a lookup asks.
-        limit_private_subnets: apply both to private addresses as well.
+        limit_private_prefixes: apply both to private addresses as well.
         allow_private_endpoints: talk to private and loopback addresses (labs, private meshes).
         contact_max_failures: silences after which a contact is dropped.
         liveness_interval_s: how long a contact is believed alive before it is asked again.
@@ -44,7 +44,7 @@ class DhtSettings:
         crawl_first_interval_s: the first pause between two crawls; it doubles up to that.
         crawl_queries_per_s: how many queries crawls send in the mean; after a larger one the
             pause is longer, as it is in overlays of more than 4,000 nodes.
-        crawl_in_flight, crawl_max_nodes, crawl_subnet_limit, crawl_time_s: bounds of a crawl.
+        crawl_in_flight, crawl_max_nodes, crawl_prefix_limit, crawl_time_s: bounds of a crawl.
         bootstrap_retry_s, bootstrap_retry_max_s: first and longest pause between two
             attempts to join.
         seeds_per_round: remembered nodes that are asked at the same time.
@@ -67,9 +67,9 @@ class DhtSettings:
     lookup_max_hops: int = 16
     lookup_max_queries: int = 200
     lookup_time_s: float = 20.0
-    bucket_subnet_limit: int = 2
-    table_subnet_limit: int = 3
-    limit_private_subnets: bool = False
+    bucket_prefix_limit: int = 2
+    table_prefix_limit: int = 3
+    limit_private_prefixes: bool = False
     allow_private_endpoints: bool = False
     contact_max_failures: int = 2
     liveness_interval_s: float = 60.0
@@ -83,7 +83,7 @@ class DhtSettings:
     crawl_queries_per_s: float = 20.0
     crawl_in_flight: int = 32
     crawl_max_nodes: int = 20_000
-    crawl_subnet_limit: int = 32
+    crawl_prefix_limit: int = 32
     crawl_time_s: float = 300.0
     bootstrap_retry_s: float = 1.0
     bootstrap_retry_max_s: float = 60.0
@@ -124,8 +124,8 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("lookup_max_hops", 1, 64),
     ("lookup_max_queries", 1, 2000),
     ("lookup_time_s", 0.1, 300),
-    ("bucket_subnet_limit", 1, 64),
-    ("table_subnet_limit", 1, 1000),
+    ("bucket_prefix_limit", 1, 64),
+    ("table_prefix_limit", 1, 1000),
     ("contact_max_failures", 1, 10),
     ("liveness_interval_s", 1, 86400),
     ("refresh_interval_s", 1, 86400),
@@ -138,7 +138,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("crawl_queries_per_s", 0.1, 10_000),
     ("crawl_in_flight", 1, 1024),
     ("crawl_max_nodes", 1, 1_000_000),
-    ("crawl_subnet_limit", 1, 65536),
+    ("crawl_prefix_limit", 1, 65536),
     ("crawl_time_s", 1, 3600),
     ("bootstrap_retry_s", 0.1, 3600),
     ("bootstrap_retry_max_s", 0.1, 86400),

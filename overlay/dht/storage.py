@@ -22,7 +22,7 @@ from overlay.dht.settings import DhtSettings
 from overlay.errors import LimitReached, NotAuthentic, Refused, Replayed
 from overlay.identity import meets_cost
 
-__all__ = ["Store", "VerifyRecord", "verified_record"]
+__all__ = ["RecordStore", "VerifyRecord", "verified_record"]
 
 _MAX_TOMBSTONES: Final = 4096
 _OWN_SOURCE: Final = b""
@@ -78,7 +78,7 @@ class _Tombstone:
 _NO_TOMBSTONE: Final = _Tombstone(-1, 0.0, b"")
 
 
-class Store(IStorage):  # type: ignore[misc]  # the package ships no types
+class RecordStore(IStorage):  # type: ignore[misc]  # the package ships no types
     """The records that this node stores for others, and tombstones of nodes that left.
 
     Owned by the DHT core. Holds at most ``max_records``, of which ``max_records_per_source``

@@ -9,7 +9,7 @@ Nothing on the host is changed for longer than a trial takes: SAs between addres
 nobody has, a TUN device and bound sockets, each gone again within milliseconds.
 """
 
-from overlay.doctor.model import Examination, Finding, Outcome, Purpose, Setup
+from overlay.doctor.findings import Examination, Finding, Outcome, Purpose, Setup
 from overlay.doctor.registry import CHECKS, examine
 
 __all__ = ["CHECKS", "Examination", "Finding", "Outcome", "Purpose", "Setup", "examine"]

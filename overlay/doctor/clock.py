@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from overlay.dht.descriptor import CLOCK_SKEW_S
-from overlay.doctor.model import Finding, Outcome, Setup
+from overlay.doctor.findings import Finding, Outcome, Setup
 from overlay.errors import BackendError
 from overlay.system.kernel_clock import ClockState, read_kernel_clock
 

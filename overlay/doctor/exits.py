@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from overlay.addresses import OVERLAY_NETWORKS, IpNetwork
-from overlay.control.model import StatusReport
-from overlay.doctor.model import Finding, Outcome, Purpose, Setup
+from overlay.control.service import StatusReport
+from overlay.doctor.findings import Finding, Outcome, Purpose, Setup
 from overlay.errors import BackendError
 from overlay.exit_policy import ExitPolicy
 from overlay.system.exit_filter import ExitFilter

@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 
 from overlay.control.socket_file import node_answers
-from overlay.doctor.model import Finding, Outcome, Purpose, Setup, tried
+from overlay.doctor.findings import Finding, Outcome, Purpose, Setup, tried
 from overlay.keyfile import read_identity
 
 __all__ = ["control_socket", "key_file", "state_directory"]

@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from random import Random, SystemRandom
 from typing import Final
 
-from overlay.doctor.model import Finding, Outcome, Purpose, Setup, tried
+from overlay.doctor.findings import Finding, Outcome, Purpose, Setup, tried
 from overlay.errors import BackendError
 from overlay.ipsec.suites import SUITES
 from overlay.ipsec.xfrm.algorithms import algorithm_names
 from overlay.ipsec.xfrm.encapsulation import decapsulate_esp
-from overlay.ipsec.xfrm.netlink import Refusal, XfrmSocket, refusal_error
+from overlay.ipsec.xfrm.netlink import NetlinkError, XfrmSocket, refusal_error
 from overlay.ipsec.xfrm.probe import try_suite
 from overlay.node.backend_choice import kernel_obstacle
 from overlay.system.filter_choice import find_packet_filter
@@ -23,7 +23,7 @@ from overlay.system.packet_filter import PacketFilter
 
 __all__ = ["esp_suites", "flow_labels", "kernel_settings", "large_packets", "udp_encapsulation"]
 
-Verdicts = tuple[Refusal | None, Refusal | None]
+Verdicts = tuple[NetlinkError | None, NetlinkError | None]
 Trial = Callable[[int], Verdicts]
 
 _KERNEL: Final = (Purpose.KERNEL,)
@@ -59,7 +59,7 @@ def esp_suites(
     ]
 
 
-def _general_refusal(verdicts: Sequence[Verdicts]) -> Refusal | None:
+def _general_refusal(verdicts: Sequence[Verdicts]) -> NetlinkError | None:
     """Return the refusal that explains why no suite works; a kernel without ESP says so last."""
     refusals = [next((each for each in pair if each), None) for pair in verdicts]
     told = [each for each in refusals if each is not None]

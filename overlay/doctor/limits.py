@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from overlay.doctor.model import Finding, Outcome, Purpose, Setup
+from overlay.doctor.findings import Finding, Outcome, Purpose, Setup
 from overlay.system.kernel_settings import read_setting
 
 __all__ = ["kernel_tables"]

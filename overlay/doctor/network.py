@@ -12,7 +12,7 @@ from typing import Final
 from overlay.addresses import Endpoint, IpAddress
 from overlay.control.socket_file import node_answers
 from overlay.dht.events import Standing
-from overlay.doctor.model import Finding, Outcome, Purpose, Setup, tried
+from overlay.doctor.findings import Finding, Outcome, Purpose, Setup, tried
 from overlay.errors import BackendError
 from overlay.system.devices import Device, outward_devices, up_devices
 from overlay.system.kernel_settings import read_setting

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Final
 
 from overlay.doctor import clock, exits, files, kernel, limits, network, rights, running
-from overlay.doctor.model import Check, Examination, Setup
+from overlay.doctor.findings import Check, Examination, Setup
 
 __all__ = ["CHECKS", "examine"]
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import Final
 
-from overlay.doctor.model import Finding, Outcome, Purpose, Setup, tried
+from overlay.doctor.findings import Finding, Outcome, Purpose, Setup, tried
 from overlay.system.egress_filter import try_egress
 from overlay.system.failures import privilege_remedy
 from overlay.system.filter_choice import ChosenFilter, find_packet_filter

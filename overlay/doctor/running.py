@@ -12,7 +12,7 @@ from typing import Final
 
 from overlay.control.client import ControlClient
 from overlay.control.socket_file import node_answers
-from overlay.doctor.model import Finding, Outcome, Purpose, RunningNode, Setup
+from overlay.doctor.findings import Finding, NodeStatus, Outcome, Purpose, Setup
 from overlay.errors import OverlayError
 from overlay.node.release import blocked_here, guard_is_owned
 
@@ -25,7 +25,7 @@ _SUBJECT: Final = "running node"
 _ADVICE: Final = (Purpose.ADVICE,)
 
 
-def ask_running_node(setup: Setup) -> RunningNode | None:
+def ask_running_node(setup: Setup) -> NodeStatus | None:
     """Ask the node of this configuration how it is; None if there is none.
 
     One that does not answer in time is one without a report.
@@ -38,8 +38,8 @@ def ask_running_node(setup: Setup) -> RunningNode | None:
         with ControlClient(socket, timeout_s=_ANSWER_S) as client:
             status = client.status()
     except OverlayError:  # it is too busy, or stopped
-        return RunningNode(None, time.monotonic() - begun)
-    return RunningNode(status, time.monotonic() - begun)
+        return NodeStatus(None, time.monotonic() - begun)
+    return NodeStatus(status, time.monotonic() - begun)
 
 
 def running_node(

@@ -6,7 +6,7 @@
     IPv6   header (40) | hop-by-hop, destination options (8n)*  | fragment (8)? | upper layer
 
 Nothing here raises, whatever the bytes: a packet yields :class:`IpHeaders` or a
-:class:`Refusal`, which is counted (an exception would cost more than the parse).
+:class:`DropReason`, which is counted (an exception would cost more than the parse).
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ __all__ = [
     "IPV6_FRAGMENT",
     "TCP",
     "UDP",
+    "DropReason",
     "IpHeaders",
-    "Refusal",
     "destination_of",
     "parse_headers",
 ]
@@ -47,7 +47,7 @@ _MAX_EXTENSIONS: Final = 4
 _MIN_UPPER_BYTES: Final = {TCP: 20, UDP: 8, ICMP: 8, ICMPV6: 8}
 
 
-class Refusal(enum.Enum):
+class DropReason(enum.Enum):
     """Why a rule dropped a packet; the values are the names of the counters."""
 
     MALFORMED = "dropped_malformed"
@@ -81,7 +81,7 @@ def destination_of(packet: bytes, version: int) -> bytes:
     return packet[16:20] if version == 4 else packet[24:40]
 
 
-def parse_headers(packet: bytes) -> IpHeaders | Refusal:
+def parse_headers(packet: bytes) -> IpHeaders | DropReason:
     """Parse and check a packet's IP headers and that its upper-layer header is all there.
 
     Lengths must fit exactly, the IPv4 header checksum must be right, and a first fragment
@@ -93,57 +93,57 @@ def parse_headers(packet: bytes) -> IpHeaders | Refusal:
     elif version == 6:
         headers = _parse_ipv6(packet)
     else:
-        return Refusal.MALFORMED
-    if isinstance(headers, Refusal) or headers.fragment_offset:
+        return DropReason.MALFORMED
+    if isinstance(headers, DropReason) or headers.fragment_offset:
         return headers
-    return headers if _upper_is_whole(packet, headers) else Refusal.MALFORMED
+    return headers if _upper_is_whole(packet, headers) else DropReason.MALFORMED
 
 
-def _parse_ipv4(packet: bytes) -> IpHeaders | Refusal:
+def _parse_ipv4(packet: bytes) -> IpHeaders | DropReason:
     if len(packet) < 20:
-        return Refusal.MALFORMED
+        return DropReason.MALFORMED
     upper = (packet[0] & 0x0F) * 4
     if not 20 <= upper <= len(packet) or int.from_bytes(packet[2:4], "big") != len(packet):
-        return Refusal.MALFORMED
+        return DropReason.MALFORMED
     if not has_valid_sum(packet[:upper]):
-        return Refusal.MALFORMED
+        return DropReason.MALFORMED
     flags = int.from_bytes(packet[6:8], "big")
     offset, more = flags & 0x1FFF, bool(flags & 0x2000)
     if not _fragment_fits(offset, more=more, size=len(packet) - upper):
-        return Refusal.MALFORMED
+        return DropReason.MALFORMED
     return IpHeaders(4, packet[9], upper, more or offset > 0, offset, 0, upper > 20)
 
 
-def _parse_ipv6(packet: bytes) -> IpHeaders | Refusal:
+def _parse_ipv6(packet: bytes) -> IpHeaders | DropReason:
     if len(packet) <= 40 or int.from_bytes(packet[4:6], "big") != len(packet) - 40:
-        return Refusal.MALFORMED
+        return DropReason.MALFORMED
     protocol, upper, has_options = packet[6], 40, False
     for position in range(_MAX_EXTENSIONS):
         if protocol == IPV6_ROUTING:
-            return Refusal.ROUTING_HEADER
+            return DropReason.ROUTING_HEADER
         if protocol == IPV6_FRAGMENT:
             return _parse_ipv6_fragment(packet, upper, has_options=has_options)
         if protocol not in _EXTENSIONS:
             return IpHeaders(6, protocol, upper, False, 0, 0, has_options)  # noqa: FBT003 - a tuple's fields, in order
         # Hop-by-hop options may only come first (RFC 8200, section 4.1).
         if upper + 8 > len(packet) or (protocol == IPV6_HOP_BY_HOP and position):
-            return Refusal.MALFORMED
+            return DropReason.MALFORMED
         protocol, upper = packet[upper], upper + 8 * (packet[upper + 1] + 1)
         has_options = True
-    return Refusal.MALFORMED
+    return DropReason.MALFORMED
 
 
-def _parse_ipv6_fragment(packet: bytes, at: int, *, has_options: bool) -> IpHeaders | Refusal:
+def _parse_ipv6_fragment(packet: bytes, at: int, *, has_options: bool) -> IpHeaders | DropReason:
     upper = at + 8
     if upper > len(packet):
-        return Refusal.MALFORMED
+        return DropReason.MALFORMED
     protocol = packet[at]
     field = int.from_bytes(packet[at + 2 : at + 4], "big")
     offset, more = field >> 3, bool(field & 1)
     # Options inside the fragmentable part cannot be taken out of one fragment alone, and
     # hiding the upper layer behind them serves nobody honest.
     if protocol in _EXTENSIONS or not _fragment_fits(offset, more=more, size=len(packet) - upper):
-        return Refusal.MALFORMED
+        return DropReason.MALFORMED
     return IpHeaders(6, protocol, upper, more or offset > 0, offset, at, has_options)
 
 

@@ -13,7 +13,7 @@ import struct
 from typing import Final
 
 from overlay.forwarding.checksum import has_valid_sum, internet_checksum
-from overlay.forwarding.headers import ICMP, ICMPV6, TCP, UDP, IpHeaders, Refusal, parse_headers
+from overlay.forwarding.headers import ICMP, ICMPV6, TCP, UDP, DropReason, IpHeaders, parse_headers
 from overlay.forwarding.normalise import HOP_LIMIT
 
 __all__ = [
@@ -83,7 +83,7 @@ def prohibited(packet: bytes) -> bytes | None:
     group, a packet with IP options, or one that cannot be parsed.
     """
     headers = parse_headers(packet)
-    if isinstance(headers, Refusal) or headers.has_options or headers.fragment_offset:
+    if isinstance(headers, DropReason) or headers.has_options or headers.fragment_offset:
         return None
     if is_icmp_error(packet, headers) or not has_answerable_ends(packet, headers.version):
         return None

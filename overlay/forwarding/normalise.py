@@ -31,8 +31,8 @@ from overlay.forwarding.headers import (
     IPV6_FRAGMENT,
     TCP,
     UDP,
+    DropReason,
     IpHeaders,
-    Refusal,
     parse_headers,
 )
 from overlay.forwarding.identification import permuted_identification
@@ -70,28 +70,28 @@ class Normaliser:
         self._mss = {4: mss_ipv4, 6: mss_ipv6}
         self._identification_key = identification_key
 
-    def normalise(self, packet: bytes) -> bytes | Refusal:
+    def normalise(self, packet: bytes) -> bytes | DropReason:
         """Return the packet to send, the same object if nothing had to change, or why not."""
         headers = parse_headers(packet)
-        if isinstance(headers, Refusal):
+        if isinstance(headers, DropReason):
             return headers
         upper = self._upper_layer(packet, headers)
-        if isinstance(upper, Refusal):
+        if isinstance(upper, DropReason):
             return upper
         rebuilt = self._ip_headers(packet, headers, len(upper)) + upper
         return packet if rebuilt == packet else rebuilt
 
-    def _upper_layer(self, packet: bytes, headers: IpHeaders) -> bytes | Refusal:
+    def _upper_layer(self, packet: bytes, headers: IpHeaders) -> bytes | DropReason:
         protocol = headers.protocol
         if protocol not in _PASSING[headers.version]:
-            return Refusal.PROTOCOL
+            return DropReason.PROTOCOL
         upper = packet[headers.upper :]
         if headers.fragment_offset:
             return upper
         if protocol == TCP and is_syn(upper):
-            return normalised_syn(upper, self._mss[headers.version]) or Refusal.MALFORMED
+            return normalised_syn(upper, self._mss[headers.version]) or DropReason.MALFORMED
         if protocol in _PASSING_TYPES and upper[0] not in _PASSING_TYPES[protocol]:
-            return Refusal.ICMP_TYPE
+            return DropReason.ICMP_TYPE
         return upper
 
     def _ip_headers(self, packet: bytes, headers: IpHeaders, upper_bytes: int) -> bytes:

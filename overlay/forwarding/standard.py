@@ -24,8 +24,8 @@ from overlay.exit_policy import ExitPolicy, ExitRule
 from overlay.forwarding.headers import (
     TCP,
     UDP,
+    DropReason,
     IpHeaders,
-    Refusal,
     destination_of,
     parse_headers,
 )
@@ -112,7 +112,7 @@ class StandardRules:
         passed: list[bytes] = []
         for packet in packets:
             result = self._normaliser.normalise(packet)
-            if isinstance(result, Refusal):
+            if isinstance(result, DropReason):
                 self._counts[result.value] += 1
                 continue
             if result is not packet:
@@ -142,17 +142,17 @@ class StandardRules:
         """Return how many packets were ``normalised``, ``permitted`` and ``dropped_...``."""
         return dict(self._counts)
 
-    def _refusal_at_exit(self, packet: bytes, local: frozenset[bytes]) -> Refusal | None:
+    def _refusal_at_exit(self, packet: bytes, local: frozenset[bytes]) -> DropReason | None:
         headers = parse_headers(packet)
-        if isinstance(headers, Refusal):
+        if isinstance(headers, DropReason):
             return headers
         if headers.has_options:
-            return Refusal.IP_OPTIONS
+            return DropReason.IP_OPTIONS
         destination = destination_of(packet, headers.version)
         if destination in local:
-            return Refusal.LOCAL_ADDRESS
+            return DropReason.LOCAL_ADDRESS
         if not self._permits(destination, _port_of(packet, headers)):
-            return Refusal.EXIT_POLICY
+            return DropReason.EXIT_POLICY
         return None
 
     def _permits(self, destination: bytes, port: int) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from overlay.forwarding.headers import Refusal, parse_headers
+from overlay.forwarding.headers import DropReason, parse_headers
 from overlay.forwarding.icmp_errors import (
     IPV6_MINIMUM_MTU,
     error_ipv4,
@@ -28,7 +28,7 @@ def packet_too_big(packet: bytes, path_mtu: int) -> bytes | None:
     (RFC 1812, section 4.3.2.7; RFC 4443, section 2.4 e).
     """
     headers = parse_headers(packet)
-    if isinstance(headers, Refusal) or headers.fragment_offset or is_icmp_error(packet, headers):
+    if isinstance(headers, DropReason) or headers.fragment_offset or is_icmp_error(packet, headers):
         return None
     mtu = path_mtu if headers.version == 4 else max(path_mtu, IPV6_MINIMUM_MTU)
     if len(packet) <= mtu or not _may_be_answered(packet, headers.version):

@@ -14,7 +14,7 @@ at its SA.
 What sealing and opening need beyond the SA's counters (the cipher, some 2.5 kB of OpenSSL's
 memory, and the outer header) is built at the first packet, which makes the SA *warm*.
 :meth:`_Sa.cool` drops it again: an idle SA stays small, and its next packet pays about 3
-microseconds. :mod:`overlay.ipsec.userspace.warmth` decides when.
+microseconds. :mod:`overlay.ipsec.userspace.cipher_cache` decides when.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from overlay.ipsec.headers import (
     new_outer_header,
     packet_length,
 )
-from overlay.ipsec.model import (
+from overlay.ipsec.interface import (
     Drop,
     Lifetime,
     SaCounters,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final
 
-from overlay.ipsec.model import Lifetime
+from overlay.ipsec.interface import Lifetime
 from overlay.ipsec.replay import MAX_ESN, MAX_SEQUENCE, MAX_START
 from overlay.ipsec.suites import SUITES
 

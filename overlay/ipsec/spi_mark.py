@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final, Self
 
-from overlay.ipsec.model import MIN_SPI
+from overlay.ipsec.interface import MIN_SPI
 
 __all__ = ["SPI_MARK_SHIFT", "SpiMark"]
 

@@ -26,7 +26,8 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from overlay.addresses import NodeId, OverlayAddress
 from overlay.errors import Malformed, NotAuthentic, Refused
 from overlay.identity import LocalIdentity, node_id_of, overlay_address_of, verify_signature
-from overlay.ipsec.model import Spi
+from overlay.ipsec.interface import Spi
+from overlay.link.events import LinkPeer
 from overlay.link.handshake import (
     GEOMETRY,
     VERSION,
@@ -39,7 +40,6 @@ from overlay.link.handshake import (
     header,
 )
 from overlay.link.keymat import PairSecrets, derive_pair
-from overlay.link.model import LinkPeer
 from overlay.link.noise import InitiatorAwaiting, ResponderAnswering, begin, read_initiation
 
 __all__ = [

@@ -30,7 +30,7 @@ from typing import Final
 
 from overlay.errors import Malformed
 from overlay.identity import PUBLIC_KEY_BYTES, SIGNATURE_BYTES
-from overlay.ipsec.model import MIN_SPI, Spi
+from overlay.ipsec.interface import MIN_SPI, Spi
 from overlay.link.noise import KEY_BYTES, TAG_BYTES
 from overlay.wire import ByteReader
 
@@ -185,7 +185,7 @@ class Notice:
     CONFIRM, CLOSE, CHALLENGE, ECHO or OWN_ADDRESS, which is an echo by a peer that knows the
     endpoint in the token to be its own. ``token`` is zero in the first two. All have one size,
     so that a challenge is no larger than the confirm that it answers. Only a PROBE is padded
-    (``overlay.link.path_probes``); PROBED answers it.
+    (``overlay.link.mtu_probes``); PROBED answers it.
     """
 
     kind: MessageType

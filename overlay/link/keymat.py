@@ -17,10 +17,10 @@ from typing import Final
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from overlay.ipsec.model import Spi
+from overlay.ipsec.interface import Spi
 from overlay.ipsec.suites import SUITES
+from overlay.link.events import LinkKeys
 from overlay.link.handshake import GEOMETRY, MessageType, Notice
-from overlay.link.model import LinkKeys
 from overlay.link.noise import SplitKeys
 from overlay.sensitive import SecretBytes
 

@@ -13,7 +13,7 @@ def hard_s(settings: LinkSettings) -> float:
 
     Time enough for many attempts: both sides begin when it is half as old.
     """
-    return 2 * settings.rekey_after_s + 4 * settings.handshake_timeout_s + settings.grace_s
+    return 2 * settings.rekey_after_s + 4 * settings.handshake_timeout_s + settings.retired_sa_s
 
 
 def link_limits(settings: LinkSettings) -> RekeyLimits:

@@ -4,7 +4,7 @@ This class routes: it finds the link that a message or a timer is for, holds the
 all links together, and leaves the protocol to :mod:`overlay.link.machine`.
 
 For every peer the events form ``(LinkFailed | LinkEstablished (LinkEstablished |
-LinkSaSuperseded | LinkSaRetired)* LinkClosed)*``: what the first LinkEstablished opened,
+LinkSaRetired | LinkSaRemoved)* LinkClosed)*``: what the first LinkEstablished opened,
 LinkClosed ends.
 """
 
@@ -20,10 +20,12 @@ from typing import Final
 from overlay.addresses import Endpoint, OverlayAddress
 from overlay.errors import LimitReached, NotAuthentic, PeerError, Refused, Replayed
 from overlay.identity import LocalIdentity
-from overlay.ipsec.model import Batch, Spi
+from overlay.ipsec.interface import Batch, Spi
 from overlay.link.bounds import AcceptedTable, HalfOpenTable, LinksByEndpoint
 from overlay.link.cookie import ReceiverKeys
+from overlay.link.datagram_filter import DatagramFilter
 from overlay.link.drops import LinkDrop, drop_of
+from overlay.link.events import LinkEvent, LinkFailed, LinkFailure, LinkPeer
 from overlay.link.exchange import Agreement, Credentials, WrongIdentity
 from overlay.link.handshake import (
     CookieReply,
@@ -35,17 +37,15 @@ from overlay.link.handshake import (
 )
 from overlay.link.keymat import is_authentic_notice
 from overlay.link.machine import Link
-from overlay.link.model import LinkEvent, LinkFailed, LinkFailure, LinkPeer
+from overlay.link.mtu_probes import MtuProbes
 from overlay.link.noise import diffie_hellman
 from overlay.link.outgoing import OutgoingHandshake
 from overlay.link.pair import Offer, SaPair
-from overlay.link.path_probes import PathProbes
 from overlay.link.peer_endpoints import PeerEndpoints
 from overlay.link.replay import InitiationClock
-from overlay.link.responder import Admitted, Responder
+from overlay.link.responder import Admitted, HandshakeResponder
 from overlay.link.services import LinkNumbers, LinkServices, Outbox
 from overlay.link.settings import LinkSettings
-from overlay.link.sieve import Sieve
 from overlay.link.states import Cause, LinkInput, LinkState
 from overlay.work_budget import WorkBudget
 
@@ -118,8 +118,10 @@ class Links:
         )
         credentials = self._services.credentials
         keys = ReceiverKeys.of(credentials.link_key, credentials.network_hash)
-        self._sieve = Sieve(keys, self._services.numbers)
-        self._responder = Responder(credentials, keys, settings, rng, budget, self._pair_cookie)
+        self._sieve = DatagramFilter(keys, self._services.numbers)
+        self._responder = HandshakeResponder(
+            credentials, keys, settings, rng, budget, self._pair_cookie
+        )
         self._links: dict[OverlayAddress, Link] = {}
         self._places = LinksByEndpoint()
         self._accepted = AcceptedTable(settings)
@@ -130,7 +132,7 @@ class Links:
         )
         self._drops: Counter[LinkDrop] = Counter()
         self._deadline: float | None = math.inf
-        self._probes = PathProbes(rng, self._services.outbox, probes=probes_sizes)
+        self._probes = MtuProbes(rng, self._services.outbox, probes=probes_sizes)
 
     def __len__(self) -> int:
         return len(self._links)

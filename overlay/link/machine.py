@@ -27,13 +27,13 @@ from typing import Final, TypeVar
 
 from overlay.addresses import Endpoint, OverlayAddress
 from overlay.errors import InternalError, NotAuthentic, Refused
-from overlay.ipsec.model import Spi
+from overlay.ipsec.interface import Spi
 from overlay.link.backoff import Backoff
 from overlay.link.endpoint_proof import EndpointProof, names_endpoint
+from overlay.link.events import LinkClosed, LinkFailed, LinkFailure, LinkPeer
 from overlay.link.handshake import MessageType, Notice
 from overlay.link.keymat import make_notice
 from overlay.link.lifetimes import hard_s
-from overlay.link.model import LinkClosed, LinkFailed, LinkFailure, LinkPeer
 from overlay.link.outgoing import OutgoingHandshake
 from overlay.link.pair import SaPair
 from overlay.link.services import LinkServices
@@ -392,7 +392,7 @@ class Link:
     def _limit_old(self, now: float) -> None:
         """Both sides use the current pair: the older ones have their grace from now on."""
         for pair in self._old:
-            pair.expires_at = min(pair.expires_at, now + self._services.settings.grace_s)
+            pair.expires_at = min(pair.expires_at, now + self._services.settings.retired_sa_s)
 
     def _confirm(self, pair: SaPair, confirming: Backoff, now: float) -> None:
         confirming.advance(now)

@@ -12,9 +12,9 @@ from overlay.errors import LimitReached, NotAuthentic, Refused
 from overlay.link.backoff import Backoff
 from overlay.link.cookie import ReceiverKeys, open_cookie, with_macs
 from overlay.link.endpoint_proof import TOKEN_BYTES
+from overlay.link.events import LinkPeer
 from overlay.link.exchange import Agreement, SentInitiation
 from overlay.link.handshake import GEOMETRY, CookieReply, Response
-from overlay.link.model import LinkPeer
 from overlay.link.services import LinkServices
 
 __all__ = ["MAX_COOKIES", "OutgoingHandshake"]

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from overlay.addresses import Endpoint
-from overlay.ipsec.model import Spi
+from overlay.ipsec.interface import Spi
 from overlay.link.backoff import Backoff
 from overlay.link.endpoint_proof import EndpointProof
+from overlay.link.events import LinkEstablished, LinkKeys, LinkSaRemoved, LinkSaRetired
 from overlay.link.exchange import Agreement
-from overlay.link.model import LinkEstablished, LinkKeys, LinkSaRetired, LinkSaSuperseded
 
 __all__ = ["MAX_ANSWERED", "Offer", "SaPair"]
 
@@ -90,12 +90,12 @@ class SaPair:
             rekeyed=self.rekeyed,
         )
 
-    def superseded(self) -> LinkSaSuperseded:
+    def superseded(self) -> LinkSaRetired:
         """Return the event that takes its outbound SA away."""
-        return LinkSaSuperseded(self.agreement.overlay_address, self.keys.inbound_spi)
+        return LinkSaRetired(self.agreement.overlay_address, self.keys.inbound_spi)
 
-    def retired(self) -> LinkSaRetired:
+    def retired(self) -> LinkSaRemoved:
         """Return the event that takes it away."""
-        return LinkSaRetired(
+        return LinkSaRemoved(
             self.agreement.overlay_address, self.keys.inbound_spi, self.keys.outbound_spi
         )

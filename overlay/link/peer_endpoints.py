@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from overlay.addresses import Endpoint, OverlayAddress
 from overlay.link.bounds import is_allowed_endpoint
-from overlay.link.model import LinkPeer
+from overlay.link.events import LinkPeer
 
 __all__ = ["PeerEndpoints"]
 

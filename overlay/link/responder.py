@@ -6,7 +6,7 @@
          -> decrypt -> timestamp -> signature
 
 Everything before the decryption costs a few hashes; a failed check leaves no state behind.
-mac1 is checked by :mod:`overlay.link.sieve`.
+mac1 is checked by :mod:`overlay.link.datagram_filter`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from overlay.reply_budget import ReplyBudget
 from overlay.shares import FRACTIONS, Group, groups_of
 from overlay.work_budget import Work, WorkBudget
 
-__all__ = ["Admitted", "Responder"]
+__all__ = ["Admitted", "HandshakeResponder"]
 
 
 _UNPROVED: Final = (Group(b"unproved", FRACTIONS[0]),)
@@ -43,7 +43,7 @@ class Admitted:
     address_proved: bool
 
 
-class Responder:
+class HandshakeResponder:
     """Turns an initiation into a proven peer's, a cookie reply, or an error.
 
     Owns the cookie secrets, the load meter and the timestamps of initiators, all bounded.

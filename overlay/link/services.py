@@ -8,10 +8,10 @@ from random import Random
 
 from overlay.addresses import Endpoint, OverlayAddress
 from overlay.errors import Refused
-from overlay.ipsec.model import Spi
+from overlay.ipsec.interface import Spi
 from overlay.link.endpoint_proof import EndpointProof
+from overlay.link.events import LinkEvent
 from overlay.link.exchange import Credentials
-from overlay.link.model import LinkEvent
 from overlay.link.replay import InitiationClock
 from overlay.link.settings import LinkSettings
 

@@ -31,7 +31,7 @@ class LinkSettings:
         endpoint_silence_s: a peer that has proved itself at another endpoint is followed there if
             it has not answered at the endpoint in use for so long; below
             ``handshake_timeout_s``, so that the peer waits for it.
-        grace_s: how long replaced SAs still open what was under way.
+        retired_sa_s: how long replaced SAs still open what was under way.
         max_links: links at the same time. Beside accepted links (768) and those to the next hops of
             circuits of others (768, ``max_next_hops`` of circuits) it leaves room for half-open
             links (16) and for own paths (256), so that others cannot use up what these need.
@@ -63,7 +63,7 @@ class LinkSettings:
     rekey_after_packets: int = 2**31
     rekey_pause_s: float = 1.0
     endpoint_silence_s: float = 3.0
-    grace_s: float = 30.0
+    retired_sa_s: float = 30.0
     max_links: int = 1856
     max_accepted_links: int = 768
     max_accepted_links_per_prefix: int = 64

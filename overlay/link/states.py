@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from overlay.link.model import LinkFailure, LinkPeer
+from overlay.link.events import LinkFailure, LinkPeer
 from overlay.link.pair import SaPair
 
 __all__ = ["Cause", "LinkInput", "LinkState"]

@@ -22,7 +22,7 @@ from overlay.addresses import (
 )
 from overlay.apm.settings import MAX_HOPS
 from overlay.control.codec import parse_hop
-from overlay.control.model import MAX_DESTINATIONS, HopReport, OpenPathsRequest, PeerReport
+from overlay.control.service import MAX_DESTINATIONS, HopReport, OpenPathsRequest, PeerReport
 from overlay.destinations import parse_destination
 from overlay.errors import ConfigurationError, Malformed
 
@@ -46,7 +46,7 @@ def request_of(
     hops: int | None,
     strategy: str | None,
     via: Iterable[Hop],
-    both_families: bool | None,
+    both_versions: bool | None,
 ) -> OpenPathsRequest:
     """Return a checked request.
 
@@ -59,7 +59,7 @@ def request_of(
         _hops(hops),
         _optional("strategy", strategy, str, 'a name such as "uniform"'),
         _via(via),
-        _optional("both_families", both_families, bool, "True, False or None"),
+        _optional("both_versions", both_versions, bool, "True, False or None"),
     )
 
 

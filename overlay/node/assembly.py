@@ -21,8 +21,8 @@ from overlay.dht.topology_table import TopologyTable
 from overlay.errors import BackendError
 from overlay.forwarding.rules import ForwardingRules
 from overlay.identity import LocalIdentity
+from overlay.ipsec.interface import Spi
 from overlay.ipsec.lifetimes import draw_lifetime
-from overlay.ipsec.model import Spi
 from overlay.ipsec.mtu import esp_payload_that_fits, inner_mtu
 from overlay.ipsec.spi_mark import SpiMark
 from overlay.ipsec.suites import SUITES
@@ -31,19 +31,19 @@ from overlay.link.lifetimes import link_limits
 from overlay.link.links import DEFAULT_LINK_SUITES, Links
 from overlay.link.replay import InitiationClock
 from overlay.node.control_plane import ControlPlane
-from overlay.node.datapath import DataPath
 from overlay.node.mix_choice import MixChoice
 from overlay.node.neighbours import Neighbours
-from overlay.node.packet_path import DatagramSink, NodeBackend, PacketPath
-from overlay.node.paths import Guard, Paths
+from overlay.node.packet_transport import DatagramSink, NodeBackend, PacketTransport
+from overlay.node.paths import KillSwitchService, Paths
 from overlay.node.port_forms import Marks
 from overlay.node.standby_keeper import StandbyKeeper
-from overlay.node.timers import Chores
+from overlay.node.timers import PeriodicTasks
+from overlay.node.userspace_transport import UserspaceTransport
 from overlay.packet_sizes import INNER_MTU
 from overlay.plugins import load_plugin
 from overlay.selection.checked import CheckedSelector
 from overlay.selection.selector import PathSelector
-from overlay.system.exit_plan import exit_gateway
+from overlay.system.exit_networks import exit_gateway
 from overlay.system.exit_probe import probe_address
 from overlay.tfc.strategy import TfcStrategy
 from overlay.work_budget import WorkBudget
@@ -72,7 +72,7 @@ class Surroundings:
     """
 
     network: DatagramSink
-    guard: Guard
+    guard: KillSwitchService
     local_address: Callable[[Endpoint], Endpoint]
     local_addresses: Callable[[], frozenset[bytes]]
     forget_inner_addresses: Callable[[Iterable[InnerAddress]], None]
@@ -141,9 +141,9 @@ def build_datapath(
     engine: UserspaceEngine,
     network: DatagramSink,
     local_addresses: Callable[[], frozenset[bytes]],
-) -> DataPath:
+) -> UserspaceTransport:
     """Return the userspace backend's data path; ``local_addresses`` are those of this host."""
-    return DataPath(
+    return UserspaceTransport(
         engine,
         _forwarding_rules(configuration, local_addresses),
         network,
@@ -157,7 +157,7 @@ def wire_control_plane(
     surroundings: Surroundings,
     *,
     backend: NodeBackend,
-    datapath: PacketPath,
+    datapath: PacketTransport,
     endpoints: tuple[Endpoint, ...],
     rng: Random,
     dht: Dht | None = None,
@@ -166,7 +166,7 @@ def wire_control_plane(
     """Wire the cores of one node to whatever carries its packets."""
     spis = SpiAllocator(rng)
     marks = surroundings.marks
-    budget = WorkBudget(configuration.network.strangers_cpu_percent / 100)
+    budget = WorkBudget(configuration.network.unauthenticated_cpu_percent / 100)
     table = TopologyTable(
         allow_private_endpoints=configuration.network.allow_private_endpoints,
         identity_cost_bits=configuration.dht.identity_cost_bits,
@@ -242,7 +242,7 @@ def wire_control_plane(
         paths=paths,
         datapath=datapath,
         network=surroundings.network,
-        chores=Chores(),
+        chores=PeriodicTasks(),
         forget_inner_addresses=surroundings.forget_inner_addresses,
     )
     plane.send_apart = surroundings.send_apart

@@ -23,8 +23,8 @@ from overlay.ipsec.userspace.engine import UserspaceEngine
 from overlay.ipsec.xfrm.backend import XfrmBackend
 from overlay.ipsec.xfrm.entries import KERNEL_MAX_TEMPLATES
 from overlay.node.assembly import build_tfc
-from overlay.node.host import Host
 from overlay.node.kernel_shell import KernelShell
+from overlay.node.operating_system import OperatingSystem
 from overlay.node.packet_shell import PacketShell
 from overlay.node.sockets import Sockets
 from overlay.node.userspace_shell import UserspaceShell
@@ -70,7 +70,7 @@ def kernel_obstacle(configuration: Configuration, rng: Random) -> Obstacle | Non
 
 def open_shell(
     configuration: Configuration,
-    host: Host,
+    host: OperatingSystem,
     network: Sockets,
     rng: Random,
     engine: UserspaceEngine | None,

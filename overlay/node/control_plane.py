@@ -44,16 +44,16 @@ from overlay.dht.events import (
 )
 from overlay.dht.topology_table import TopologyTable
 from overlay.errors import InternalError
-from overlay.ipsec.model import Spi
+from overlay.ipsec.interface import Spi
 from overlay.link.demultiplexer import Channel, Demultiplexed, demultiplex, frame
+from overlay.link.events import LinkPeer
 from overlay.link.links import Links
-from overlay.link.model import LinkPeer
 from overlay.logs import EventLog
 from overlay.node.bootstrap_report import BootstrapReport
 from overlay.node.neighbours import Neighbours
-from overlay.node.packet_path import Arrived, DatagramSink, NodeBackend, PacketPath
+from overlay.node.packet_transport import Arrived, DatagramSink, NodeBackend, PacketTransport
 from overlay.node.paths import Paths
-from overlay.node.timers import Chores
+from overlay.node.timers import PeriodicTasks
 from overlay.tfc.strategy import TfcStrategy
 
 __all__ = ["ControlPlane"]
@@ -95,9 +95,9 @@ class ControlPlane:
         table: TopologyTable,
         neighbours: Neighbours,
         paths: Paths,
-        datapath: PacketPath,
+        datapath: PacketTransport,
         network: DatagramSink,
-        chores: Chores,
+        chores: PeriodicTasks,
         forget_inner_addresses: Callable[[Iterable[InnerAddress]], None],
     ) -> None:
         self.dht = dht

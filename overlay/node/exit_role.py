@@ -18,16 +18,16 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from overlay.addresses import IpNetwork
-from overlay.apm.layer import Families
+from overlay.apm.layer import IpVersions
 from overlay.errors import BackendError, ConfigurationError
 from overlay.exit_policy import ExitPolicy, ExitRule
 from overlay.node.exit_destinations import host_networks, public_links
 from overlay.system.exit_problems import TRACKING_FULL, ExitProblem, unknown_problem
 
-__all__ = ["ExitRole", "ExitWall", "families_of", "policy_for"]
+__all__ = ["ExitFirewall", "ExitRole", "families_of", "policy_for"]
 
 
-class ExitWall(Protocol):
+class ExitFirewall(Protocol):
     """Forwarding and address translation of an exit, and the filter around them."""
 
     def refuse_destinations(self, networks: Iterable[IpNetwork]) -> None:
@@ -72,7 +72,7 @@ class ExitRole:
 
     def __init__(
         self,
-        wall: ExitWall,
+        wall: ExitFirewall,
         pools: Sequence[IpNetwork],
         policy: ExitPolicy | None,
         *,
@@ -175,11 +175,11 @@ class ExitRole:
         return passed
 
 
-def families_of(versions: Iterable[int]) -> Families:
+def families_of(versions: Iterable[int]) -> IpVersions:
     """Return IP versions as what sources ask for."""
-    families = Families(0)
+    families = IpVersions(0)
     for version in versions:
-        families |= Families.IPV4 if version == 4 else Families.IPV6
+        families |= IpVersions.IPV4 if version == 4 else IpVersions.IPV6
     return families
 
 

@@ -12,7 +12,7 @@ from typing import Self
 from overlay.addresses import InnerAddress, IpNetwork
 from overlay.exit_policy import ExitPolicy
 from overlay.node.exit_role import ExitRole
-from overlay.node.host import Host
+from overlay.node.operating_system import OperatingSystem
 from overlay.system.exit_limits import ExitLimits
 from overlay.system.host_events import AddressChanged, HostEvent, LinkChanged, Overrun
 from overlay.system.tun import MIN_MTU
@@ -25,7 +25,7 @@ class ExitSide:
 
     def __init__(
         self,
-        host: Host,
+        host: OperatingSystem,
         inner_networks: Sequence[IpNetwork],
         path_mtu: int,
         limits: ExitLimits,

@@ -6,11 +6,11 @@ from collections.abc import Collection, Iterable
 from typing import Final
 
 from overlay.addresses import IpNetwork
-from overlay.node.families import BLOCKED_FAMILY
+from overlay.node.ip_versions import BLOCKED_FAMILY
 from overlay.node.protection import prefixes_of
-from overlay.node.requested_path import PathWish
-from overlay.node.source_guard import Unguarded
-from overlay.system.guard_walls import EGRESS, FILTER, ROUTES, RULES
+from overlay.node.requested_path import PathTerms
+from overlay.node.source_kill_switch import UnprotectedDestinations
+from overlay.system.kill_switch_state import EGRESS, FILTER, ROUTES, RULES
 
 __all__ = ["exposed", "exposed_versions"]
 
@@ -18,8 +18,8 @@ _REMOVED: Final = "another program removed all that blocks them, and it cannot b
 
 
 def exposed(
-    unguarded: Unguarded, missing: Collection[str], wishes: Iterable[PathWish]
-) -> Unguarded:
+    unguarded: UnprotectedDestinations, missing: Collection[str], wishes: Iterable[PathTerms]
+) -> UnprotectedDestinations:
     """Return the prefixes to which packets can leave in the clear.
 
     Args:
@@ -29,7 +29,7 @@ def exposed(
     """
     no_filter = FILTER in missing and any(each.startswith(EGRESS) for each in missing)
     if no_filter and (RULES in missing or ROUTES in missing):
-        return Unguarded(frozenset(prefixes_of(wishes)), unguarded.reason or _REMOVED)
+        return UnprotectedDestinations(frozenset(prefixes_of(wishes)), unguarded.reason or _REMOVED)
     return unguarded
 
 

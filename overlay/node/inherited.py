@@ -17,11 +17,11 @@ from overlay.config import Configuration
 from overlay.errors import BackendError, ConfigurationError
 from overlay.logs import EventLog, Word
 from overlay.node.destinations import check_destination
-from overlay.node.families import other_version, split_leftovers
-from overlay.node.host import Host
+from overlay.node.ip_versions import other_version, split_leftovers
+from overlay.node.operating_system import OperatingSystem
 from overlay.node.path_file import PathFile
 from overlay.node.protection import prefixes_of
-from overlay.node.requested_path import PathWish
+from overlay.node.requested_path import PathTerms
 
 __all__ = ["Inherited", "guard_first", "inherited", "permanent_wishes", "remembered"]
 
@@ -32,11 +32,11 @@ _log = EventLog(__name__)
 class Inherited:
     """Paths to restore, and IP versions that were blocked though none of them needs it."""
 
-    wishes: tuple[PathWish, ...]
+    wishes: tuple[PathTerms, ...]
     blocked: frozenset[int] = frozenset()
 
 
-def remembered(file: PathFile, configuration: Configuration) -> list[PathWish]:
+def remembered(file: PathFile, configuration: Configuration) -> list[PathTerms]:
     """Return the paths that this node must restore: those of the file and the permanent ones.
 
     A stored entry that no path may have as its destination is left out, as damage is.
@@ -45,7 +45,7 @@ def remembered(file: PathFile, configuration: Configuration) -> list[PathWish]:
         BackendError: the file cannot be read.
     """
     pools = (configuration.exit.inner_ipv4, configuration.exit.inner_ipv6)
-    found: dict[IpNetwork, PathWish] = {}
+    found: dict[IpNetwork, PathTerms] = {}
     for wish in file.load():
         try:
             check_destination(wish.destination, own_addresses=(), inner_networks=pools)
@@ -60,16 +60,16 @@ def remembered(file: PathFile, configuration: Configuration) -> list[PathWish]:
     return list(found.values())
 
 
-def permanent_wishes(configuration: Configuration) -> list[PathWish]:
+def permanent_wishes(configuration: Configuration) -> list[PathTerms]:
     """Return the paths that the configuration lists."""
     permanent = configuration.paths.permanent
     # As in a request: a version of which a destination is named is not blocked as a whole.
     single = len({destination.version for destination in permanent}) == 1
-    both = configuration.paths.both_families and single
-    return [_default_wish(configuration, each, both_families=both) for each in permanent]
+    both = configuration.paths.both_versions and single
+    return [_default_wish(configuration, each, both_versions=both) for each in permanent]
 
 
-def guard_first(host: Host, wishes: Collection[PathWish]) -> bool:
+def guard_first(host: OperatingSystem, wishes: Collection[PathTerms]) -> bool:
     """Block the destinations of paths that are yet to be rebuilt, before anything else is done.
 
     Later steps of a start may fail (a port in use, a missing device): the destinations are
@@ -95,7 +95,7 @@ def guard_first(host: Host, wishes: Collection[PathWish]) -> bool:
 
 
 def inherited(
-    wishes: Collection[PathWish], leftovers: Collection[IpNetwork], configuration: Configuration
+    wishes: Collection[PathTerms], leftovers: Collection[IpNetwork], configuration: Configuration
 ) -> Inherited:
     """Return all paths to restore.
 
@@ -109,14 +109,14 @@ def inherited(
     destinations, blocked = split_leftovers([prefix for prefix in leftovers if prefix not in known])
     found = list(wishes)
     for destination in destinations:
-        both = other_version(destination.version) in blocked or configuration.paths.both_families
-        found.append(_default_wish(configuration, destination, both_families=both))
-    needed = {other_version(w.destination.version) for w in found if w.both_families}
+        both = other_version(destination.version) in blocked or configuration.paths.both_versions
+        found.append(_default_wish(configuration, destination, both_versions=both))
+    needed = {other_version(w.destination.version) for w in found if w.both_versions}
     return Inherited(tuple(found), frozenset(blocked - needed))
 
 
 def _default_wish(
-    configuration: Configuration, destination: IpNetwork, *, both_families: bool
-) -> PathWish:
+    configuration: Configuration, destination: IpNetwork, *, both_versions: bool
+) -> PathTerms:
     selection = configuration.selection
-    return PathWish(destination, selection.hops, selection.strategy, both_families=both_families)
+    return PathTerms(destination, selection.hops, selection.strategy, both_versions=both_versions)

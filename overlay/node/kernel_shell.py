@@ -28,22 +28,22 @@ from overlay.node.assembly import path_mtu
 from overlay.node.enforcement import Enforced
 from overlay.node.exit_destinations import exit_limits, opened_links
 from overlay.node.exit_role import ExitRole
-from overlay.node.kernel_path import CONTROL_PORTS, KernelPath
 from overlay.node.kernel_source import KernelSource
-from overlay.node.packet_path import Arrived
+from overlay.node.kernel_transport import CONTROL_PORTS, KernelTransport
 from overlay.node.packet_shell import BackendChoice, ShellHost
+from overlay.node.packet_transport import Arrived
 from overlay.node.refusals import Refusals
 from overlay.node.sockets import Sockets
 from overlay.system.conntrack import forget_connections
 from overlay.system.control_sockets import ControlSocket
-from overlay.system.destination_guard import DestinationGuard
 from overlay.system.exit_filter import ExitFilter, clear_exit_leftovers
 from overlay.system.exit_problems import host_problems
 from overlay.system.filter_choice import find_packet_filter
 from overlay.system.flow_labels import FlowLabels
 from overlay.system.fragmenting_device import FragmentingDevice
-from overlay.system.ipsec_wall import IpsecWall
+from overlay.system.ipsec_firewall import IpsecFirewall
 from overlay.system.kept_device import DeviceOwner, KeptDevices
+from overlay.system.kill_switch import KillSwitch
 from overlay.system.link_detour import LinkDetour
 from overlay.system.refused_packets import AnswerSender, RefusedPackets
 from overlay.system.udp import bound_socket
@@ -88,7 +88,7 @@ class KernelShell:
             fragmenting = _if_possible(opened, FragmentingDevice)
             detour = _if_possible(opened, LinkDetour) if forwards else None
             self.guard = KernelSource(
-                lambda: DestinationGuard(by_ipsec=True, own_ports=own_ports),
+                lambda: KillSwitch(by_ipsec=True, own_ports=own_ports),
                 device=backend.device_name,
                 path_mtu=mtu,
                 fragmenting=fragmenting,
@@ -96,7 +96,7 @@ class KernelShell:
             opened.callback(self.guard.close)
             backend.before_address = self.guard.expect
             self._labels = opened.enter_context(FlowLabels(find_packet_filter()))
-            wall = IpsecWall(CONTROL_PORTS, forwards=forwards, cuts_links=detour is not None)
+            wall = IpsecFirewall(CONTROL_PORTS, forwards=forwards, cuts_links=detour is not None)
             # Devices first, because the guard's routes lead to them.
             self.enforced: tuple[Enforced, ...] = (
                 KeptDevices(_device_owners(backend, fragmenting, detour)),
@@ -116,7 +116,9 @@ class KernelShell:
             _hand_esp_over(network)
             self._opened = opened.pop_all()
         refusals = self._refusals
-        self.path = KernelPath(self._control, refusals.counters if refusals else dict[str, int])
+        self.path = KernelTransport(
+            self._control, refusals.counters if refusals else dict[str, int]
+        )
 
     def start(self, node: ShellHost) -> None:
         """Start to hear control traffic and the kernel's events."""

@@ -11,19 +11,19 @@ import ipaddress
 from collections.abc import Callable
 
 from overlay.addresses import OVERLAY_NETWORKS, InnerAddress, IpNetwork
-from overlay.node.host import KernelGuard
-from overlay.node.source_guard import GuardedSource
+from overlay.node.operating_system import KernelKillSwitch
+from overlay.node.source_kill_switch import KillSwitchOwner
 from overlay.system.fragmenting_device import FragmentingDevice
 
 __all__ = ["KernelSource"]
 
 
-class KernelSource(GuardedSource):
-    """Implements ``overlay.node.packet_shell.SourceGuard``; owner of the guard."""
+class KernelSource(KillSwitchOwner):
+    """Implements ``overlay.node.packet_shell.SourceKillSwitch``; owner of the guard."""
 
     def __init__(
         self,
-        open_guard: Callable[[], KernelGuard],
+        open_guard: Callable[[], KernelKillSwitch],
         *,
         device: str,
         path_mtu: int,

@@ -18,19 +18,19 @@ from overlay.apm.circuits import LinkSecurity
 from overlay.apm.signalling import SignallingManager
 from overlay.apm.translator import FIRST_CIRCUIT_REQID, link_associations, link_policies
 from overlay.errors import BackendError
+from overlay.ipsec.interface import IpsecBackend, IpsecConfiguration, Lifetime, SaIdentity, Spi
 from overlay.ipsec.lifetimes import hard_lifetime
-from overlay.ipsec.model import IpsecBackend, IpsecConfiguration, Lifetime, SaIdentity, Spi
-from overlay.link.links import Links
-from overlay.link.model import (
+from overlay.link.events import (
     LinkClosed,
     LinkEstablished,
     LinkEvent,
     LinkFailed,
     LinkFailure,
+    LinkSaRemoved,
     LinkSaRetired,
-    LinkSaSuperseded,
     LinkSizeFound,
 )
+from overlay.link.links import Links
 from overlay.logs import EventLog
 from overlay.tfc.strategy import LinkHandle, TfcStrategy
 
@@ -139,9 +139,9 @@ class Neighbours:
         match event:
             case LinkEstablished():
                 self._established(event, now)
-            case LinkSaSuperseded():
-                self._superseded(event)
             case LinkSaRetired():
+                self._superseded(event)
+            case LinkSaRemoved():
                 self._retired(event)
             case LinkSizeFound():
                 self._limited(event)
@@ -328,7 +328,7 @@ class Neighbours:
             if early:
                 self._circuits.receive(early, now)
 
-    def _superseded(self, event: LinkSaSuperseded) -> None:
+    def _superseded(self, event: LinkSaRetired) -> None:
         neighbour = self._neighbours.get(event.overlay_address)
         pair = neighbour.pairs.get(event.inbound_spi) if neighbour is not None else None
         if neighbour is not None and pair is not None:
@@ -337,7 +337,7 @@ class Neighbours:
             neighbour.pairs[event.inbound_spi] = IpsecConfiguration(kept, ())
             self._backend.remove(IpsecConfiguration(outbound, ()))
 
-    def _retired(self, event: LinkSaRetired) -> None:
+    def _retired(self, event: LinkSaRemoved) -> None:
         neighbour = self._neighbours.get(event.overlay_address)
         if neighbour is not None:
             pair = neighbour.pairs.pop(event.inbound_spi, None)

@@ -14,14 +14,14 @@ import trio
 
 from overlay.addresses import IpNetwork
 from overlay.config import Configuration
-from overlay.control.model import PathReport
 from overlay.control.server import serve_control
+from overlay.control.service import PathReport
 from overlay.errors import BackendError
 from overlay.identity import LocalIdentity
 from overlay.ipsec.userspace.engine import UserspaceEngine
 from overlay.logs import EventLog
 from overlay.node.asked import Destination, Hop, request_of
-from overlay.node.host import Host, LinuxHost
+from overlay.node.operating_system import LinuxOperatingSystem, OperatingSystem
 from overlay.node.running import RunningNode
 from overlay.node.service import NodeService
 
@@ -86,7 +86,7 @@ class OverlayNode:
         *,
         rng: Random | None = None,
         engine: UserspaceEngine | None = None,
-        host: Host | None = None,
+        host: OperatingSystem | None = None,
     ) -> None:
         if not isinstance(configuration, Configuration):
             raise TypeError(
@@ -102,7 +102,9 @@ class OverlayNode:
         self._identity = identity
         self._rng = rng or SystemRandom()
         self._engine = engine
-        self._host = host or LinuxHost([each.port for each in configuration.network.listen])
+        self._host = host or LinuxOperatingSystem(
+            [each.port for each in configuration.network.listen]
+        )
         self._lifetime: AbstractAsyncContextManager[NodeService] | None = None
         self._service: NodeService | None = None
         self._stopped = trio.Event()
@@ -160,7 +162,7 @@ class OverlayNode:
         hops: int | None = None,
         strategy: str | None = None,
         via: Iterable[Hop] = (),
-        both_families: bool | None = None,
+        both_versions: bool | None = None,
     ) -> AsyncIterator[AnonymousPath]:
         """Carry packets to ``destination`` through anonymous circuits while inside.
 
@@ -176,7 +178,7 @@ class OverlayNode:
             strategy: a path selection strategy's name; configured if None.
             via: the first hops in order: entries of ``service.peers()``, or node ids or overlay
                 addresses, as text or bytes.
-            both_families: whether to block the other IP version while inside, except for local
+            both_versions: whether to block the other IP version while inside, except for local
                 addresses; configured if None.
 
         Raises:
@@ -189,7 +191,7 @@ class OverlayNode:
         """
         service = self.service
         request = request_of(
-            destination, hops=hops, strategy=strategy, via=via, both_families=both_families
+            destination, hops=hops, strategy=strategy, via=via, both_versions=both_versions
         )
         reports = await service.open_paths(request)
         numbers = tuple(report.number for report in reports)
@@ -231,7 +233,7 @@ async def run_node(
     identity: LocalIdentity,
     *,
     engine: UserspaceEngine | None = None,
-    host: Host | None = None,
+    host: OperatingSystem | None = None,
     task_status: trio.TaskStatus[Callable[[], int]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run a node with its control socket until it is told to stop, or cancelled.

@@ -4,7 +4,7 @@
 
     listen, advertise ──┐
     own addresses ──────┤
-    routes to peers ────┴─> Whereabouts: what is signed, where requests are taken, IP versions
+    routes to peers ────┴─> NodeEndpoints: what is signed, where requests are taken, IP versions
              ^
     kernel ──┴─ notifications: addresses, routes, rules, devices
 
@@ -42,7 +42,7 @@ from overlay.system.host_events import (
     RuleChanged,
 )
 
-__all__ = ["HostAddresses", "OwnEndpoints", "Whereabouts", "whereabouts"]
+__all__ = ["HostAddresses", "NodeEndpoints", "OwnEndpoints", "whereabouts"]
 
 _PEERS_TRIED: Final = 8
 """Peers of one IP version whose route is looked up until one has a route; a lookup takes 0.1 ms."""
@@ -73,7 +73,7 @@ class HostAddresses(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Whereabouts:
+class NodeEndpoints:
     """Where this node is.
 
     Attributes:
@@ -101,7 +101,7 @@ def whereabouts(
     bound: Collection[Endpoint],
     known: Collection[Endpoint],
     host: HostAddresses,
-) -> Whereabouts:
+) -> NodeEndpoints:
     """Return where a node is that listens at ``bound`` and knows peers at ``known``.
 
     Raises:
@@ -133,7 +133,7 @@ def whereabouts(
         for each in published
         if version_of(each) in versions and (network.allow_private_endpoints or is_public(each))
     ]
-    return Whereabouts(
+    return NodeEndpoints(
         published=tuple(dict.fromkeys(usable))[:MAX_ENDPOINTS],
         own=listening,
         accepted=listening | {*network.advertise},
@@ -198,7 +198,7 @@ class OwnEndpoints:
         self._known: Callable[[], Iterable[Endpoint]] = lambda: ()
         self._changed: Callable[[bool], None] = lambda _: None
         self._stale = False
-        self.now = Whereabouts()
+        self.now = NodeEndpoints()
 
     def follow(
         self, known: Callable[[], Iterable[Endpoint]], changed: Callable[[bool], None]
@@ -222,7 +222,7 @@ class OwnEndpoints:
         self._report(before)
         return before != self.now
 
-    def _report(self, before: Whereabouts) -> None:
+    def _report(self, before: NodeEndpoints) -> None:
         if before.versions != self.now.versions:
             _log.info("network.versions", versions=len(self.now.versions))
         if self.now.absent and self.now.absent != before.absent:

@@ -14,11 +14,11 @@ from overlay.addresses import InnerAddress, IpNetwork
 from overlay.node.control_plane import ControlPlane
 from overlay.node.enforcement import Enforced
 from overlay.node.exit_role import ExitRole
-from overlay.node.packet_path import Arrived, NodeBackend, PacketPath
-from overlay.node.paths import Guard
-from overlay.node.source_guard import Unguarded
+from overlay.node.packet_transport import Arrived, NodeBackend, PacketTransport
+from overlay.node.paths import KillSwitchService
+from overlay.node.source_kill_switch import UnprotectedDestinations
 
-__all__ = ["BackendChoice", "PacketShell", "ShellHost", "SourceGuard"]
+__all__ = ["BackendChoice", "PacketShell", "ShellHost", "SourceKillSwitch"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class BackendChoice:
     reason: str
 
 
-class SourceGuard(Guard, Protocol):
+class SourceKillSwitch(KillSwitchService, Protocol):
     """The guard of destinations as the node's start sees it."""
 
     def leftovers(self) -> list[IpNetwork]:
@@ -41,7 +41,7 @@ class SourceGuard(Guard, Protocol):
         """Whether this process owns the guard."""
         ...
 
-    def unguarded(self) -> Unguarded:
+    def unguarded(self) -> UnprotectedDestinations:
         """Return which destinations are not blocked though they shall be, and why."""
         ...
 
@@ -85,7 +85,7 @@ class PacketShell(Protocol):
         ...
 
     @property
-    def path(self) -> PacketPath:
+    def path(self) -> PacketTransport:
         """How the cores' packets go."""
         ...
 
@@ -100,7 +100,7 @@ class PacketShell(Protocol):
         ...
 
     @property
-    def guard(self) -> SourceGuard:
+    def guard(self) -> SourceKillSwitch:
         """The source's end: destinations and what carries their packets."""
         ...
 

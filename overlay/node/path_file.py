@@ -3,7 +3,7 @@
 One JSON file, mode 0600, replaced as a whole (``docs/formats/remembered-paths.md``)::
 
     {"version": 1, "paths": [{"destination": "203.0.113.10/32", "hops": 3,
-                              "strategy": "uniform", "via": [], "both_families": false}]}
+                              "strategy": "uniform", "via": [], "both_versions": false}]}
 
 Nothing in the file is trusted: it is read up to a bound, and every value is checked. Of a damaged
 file every destination that can be read is blocked, whatever else is unreadable, so a file of an
@@ -30,7 +30,7 @@ from overlay.apm.settings import MAX_HOPS
 from overlay.config import Configuration
 from overlay.config.sections import SelectionSettings
 from overlay.errors import BackendError, Malformed
-from overlay.node.requested_path import PathWish
+from overlay.node.requested_path import PathTerms
 
 __all__ = ["MAX_FILE_BYTES", "PathFile", "decode_paths", "encode_paths"]
 
@@ -40,7 +40,7 @@ MAX_FILE_BYTES: Final = 512 * 1024
 MAX_STORED: Final = 256
 
 _VERSION: Final = 1
-_FIELDS: Final = {"destination", "hops", "strategy", "via", "both_families"}
+_FIELDS: Final = {"destination", "hops", "strategy", "via", "both_versions"}
 _MAX_NAME_CHARACTERS: Final = 64
 _DESTINATION: Final = re.compile(rb'"destination"\s*:\s*"([0-9a-fA-F.:]{2,45}(?:/[0-9]{1,3})?)"')
 _SELECTION: Final = SelectionSettings()
@@ -50,7 +50,7 @@ _NO_FILE: Final = frozenset((errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.ENOTD
 """What opening gives if a directory, a symbolic link or a socket is in the file's place."""
 
 
-def encode_paths(wishes: Iterable[PathWish]) -> bytes:
+def encode_paths(wishes: Iterable[PathTerms]) -> bytes:
     """Return the file's content."""
     paths = [
         {
@@ -58,7 +58,7 @@ def encode_paths(wishes: Iterable[PathWish]) -> bytes:
             "hops": wish.hops,
             "strategy": wish.strategy,
             "via": [node_id.hex() for node_id in wish.via],
-            "both_families": wish.both_families,
+            "both_versions": wish.both_versions,
         }
         for wish in wishes
     ]
@@ -67,7 +67,7 @@ def encode_paths(wishes: Iterable[PathWish]) -> bytes:
 
 def decode_paths(
     data: bytes, selection: SelectionSettings = _SELECTION
-) -> tuple[list[PathWish], int]:
+) -> tuple[list[PathTerms], int]:
     """Return the paths of a file's content, and how many entries are damaged.
 
     A damaged entry whose destination can be read gives a path to it: what else can be read counts,
@@ -87,7 +87,7 @@ def decode_paths(
         entries = [{"destination": each.decode()} for each in _DESTINATION.findall(data)]
     elif content.get("version") != _VERSION:
         flaw = "the file has no version that this program knows."
-    found: dict[IpNetwork, PathWish] = {}
+    found: dict[IpNetwork, PathTerms] = {}
     whole = 0
     for entry in entries[:MAX_STORED]:
         wish = _wish(entry, selection)
@@ -118,11 +118,11 @@ def _is_whole(entry: object) -> bool:
         _is_strategy(strategy)
         and _is_hops(hops)
         and _read_via(via) is not None
-        and type(entry["both_families"]) is bool
+        and type(entry["both_versions"]) is bool
     )
 
 
-def _wish(entry: object, selection: SelectionSettings) -> PathWish | None:
+def _wish(entry: object, selection: SelectionSettings) -> PathTerms | None:
     """Return the path of an entry; None if no destination can be read."""
     if not isinstance(entry, dict):
         return None
@@ -131,8 +131,8 @@ def _wish(entry: object, selection: SelectionSettings) -> PathWish | None:
         return None
     hops, strategy = entry.get("hops"), entry.get("strategy")
     # What an entry without this field wanted was one version; what is unreadable may be both.
-    both = entry.get("both_families", False)
-    return PathWish(
+    both = entry.get("both_versions", False)
+    return PathTerms(
         destination,
         hops if _is_hops(hops) else selection.hops,
         strategy if _is_strategy(strategy) else selection.strategy,
@@ -205,7 +205,7 @@ class PathFile:
         """Whether the file may stay as it is while there are no paths."""
         return self._remembers and not self.damaged
 
-    def load(self) -> list[PathWish]:
+    def load(self) -> list[PathTerms]:
         """Return the stored paths. What is damaged is counted and set aside, never raised.
 
         Raises:
@@ -234,7 +234,7 @@ class PathFile:
             self._keep_copy()
         return wishes
 
-    def save(self, wishes: Iterable[PathWish]) -> None:
+    def save(self, wishes: Iterable[PathTerms]) -> None:
         """Replace the file: after a crash it holds the old paths or the new ones.
 
         Raises:

@@ -40,12 +40,12 @@ from overlay.apm.events import (
 )
 from overlay.errors import BackendError, ConfigurationError, InternalError, OverlayError, PathError
 from overlay.node.attempts import is_hopeless, wait_before_s
-from overlay.node.families import blocked_versions
+from overlay.node.ip_versions import blocked_versions
 from overlay.node.mix_choice import MixChoice
-from overlay.node.path_needs import CircuitService, Guard
-from overlay.node.path_story import circuit_asked, circuit_missing, circuit_news, path_opened
+from overlay.node.path_history import circuit_asked, circuit_missing, circuit_news, path_opened
+from overlay.node.path_services import CircuitService, KillSwitchService
 from overlay.node.protection import Protection
-from overlay.node.requested_path import PathState, PathWish, RequestedPath, lent_address
+from overlay.node.requested_path import PathState, PathTerms, RequestedPath, lent_address
 from overlay.node.standby_keeper import StandbyKeeper
 from overlay.selection.selector import MixPath
 
@@ -53,9 +53,9 @@ __all__ = [
     "MAX_PATHS",
     "CircuitEvent",
     "CircuitService",
-    "Guard",
+    "KillSwitchService",
     "PathState",
-    "PathWish",
+    "PathTerms",
     "Paths",
     "RequestedPath",
 ]
@@ -79,7 +79,7 @@ class Paths:
         self,
         *,
         circuits: CircuitService,
-        guard: Guard,
+        guard: KillSwitchService,
         choice: MixChoice,
         standbys: StandbyKeeper | None = None,
     ) -> None:
@@ -109,14 +109,14 @@ class Paths:
             for path in self._paths.values()
         )
 
-    def wishes(self) -> list[PathWish]:
+    def wishes(self) -> list[PathTerms]:
         """Return what the user asked for and did not close, oldest first."""
         return [path.wish for path in self._paths.values()]
 
     @property
     def blocked(self) -> set[int]:
         """IP versions that are blocked as a whole, except for local addresses."""
-        wished = blocked_versions((w.destination, w.both_families) for w in self.wishes())
+        wished = blocked_versions((w.destination, w.both_versions) for w in self.wishes())
         return wished | self.left_blocked
 
     @property
@@ -143,7 +143,7 @@ class Paths:
 
     # -- what the user asks ----------------------------------------------------------
 
-    def request_all(self, wishes: Sequence[PathWish], now: float) -> list[RequestedPath]:
+    def request_all(self, wishes: Sequence[PathTerms], now: float) -> list[RequestedPath]:
         """Guard all destinations, then begin their first circuits (paper, Figure 4).
 
         A path that nobody holds is taken over. If its wish differs, its circuit is replaced
@@ -172,7 +172,7 @@ class Paths:
 
     def adopt_all(
         self,
-        wishes: Iterable[PathWish],
+        wishes: Iterable[PathTerms],
         now: float,
         *,
         permanent: frozenset[IpNetwork] = frozenset(),
@@ -190,7 +190,7 @@ class Paths:
             How many destinations have no path, because there are more than ``MAX_PATHS``. They
             stay guarded.
         """
-        left_out: list[PathWish] = []
+        left_out: list[PathTerms] = []
         for wish in wishes:
             if len(self._paths) >= MAX_PATHS:
                 left_out.append(wish)
@@ -338,7 +338,7 @@ class Paths:
         return path
 
     def _begin(
-        self, new: list[PathWish], wishes: Sequence[PathWish], now: float
+        self, new: list[PathTerms], wishes: Sequence[PathTerms], now: float
     ) -> list[RequestedPath]:
         """Make new paths, all or none; guard what ``wishes`` need before the first circuit."""
         if len(self._paths) + len(new) > MAX_PATHS:
@@ -362,18 +362,18 @@ class Paths:
             raise
         return made
 
-    def _add(self, wish: PathWish, now: float) -> RequestedPath:
+    def _add(self, wish: PathTerms, now: float) -> RequestedPath:
         self._last_number += 1
         path = self._paths[self._last_number] = RequestedPath(self._last_number, wish, now)
         path.companions = [path]
         self.revision += 1
         return path
 
-    def _take_over(self, path: RequestedPath, wish: PathWish, now: float) -> None:
+    def _take_over(self, path: RequestedPath, wish: PathTerms, now: float) -> None:
         """Give a path that nobody holds to an asker; its destination stays guarded throughout."""
         before = path.wish
         # A block that is there stays: taking a path over never opens anything.
-        path.wish = replace(wish, both_families=wish.both_families or before.both_families)
+        path.wish = replace(wish, both_versions=wish.both_versions or before.both_versions)
         self.revision += path.wish != before
         path.held, path.error, path.failures = True, None, 0
         same = (wish.hops, wish.strategy, wish.via) == (before.hops, before.strategy, before.via)

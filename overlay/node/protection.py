@@ -1,7 +1,7 @@
 """Which prefixes the guard holds for the paths of a node, and which are free when a path ends.
 
 Two paths may need the same prefix: one as its destination, another because it blocks the other
-IP version (:mod:`overlay.node.families`). A prefix is released when the last of them ends.
+IP version (:mod:`overlay.node.ip_versions`). A prefix is released when the last of them ends.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager
 
 from overlay.addresses import IpNetwork
-from overlay.node.families import BLOCKED_FAMILY, blocked_versions
-from overlay.node.path_needs import Guard
-from overlay.node.requested_path import PathWish
+from overlay.node.ip_versions import BLOCKED_FAMILY, blocked_versions
+from overlay.node.path_services import KillSwitchService
+from overlay.node.requested_path import PathTerms
 
 __all__ = ["Protection", "prefixes_of"]
 
@@ -20,7 +20,7 @@ __all__ = ["Protection", "prefixes_of"]
 class Protection:
     """Owner of the decision what the guard protects; the guard itself belongs to its shell."""
 
-    def __init__(self, guard: Guard) -> None:
+    def __init__(self, guard: KillSwitchService) -> None:
         self._guard = guard
         self._left_blocked: set[int] = set()
 
@@ -33,7 +33,7 @@ class Protection:
         """Keep IP versions blocked until :meth:`release_left`."""
         self._left_blocked.update(versions)
 
-    def protect(self, wishes: Iterable[PathWish]) -> None:
+    def protect(self, wishes: Iterable[PathTerms]) -> None:
         """Guard all prefixes of some paths, all at once.
 
         Raises:
@@ -47,7 +47,7 @@ class Protection:
         """Change the host's filters once for all that ends inside."""
         return self._guard.together()
 
-    def release_all(self, wishes: Iterable[PathWish]) -> None:
+    def release_all(self, wishes: Iterable[PathTerms]) -> None:
         """End the guard of everything that all paths need, at once.
 
         Raises:
@@ -55,7 +55,7 @@ class Protection:
         """
         self._release(list(wishes), (), set())
 
-    def release(self, wish: PathWish, others: Iterable[PathWish]) -> None:
+    def release(self, wish: PathTerms, others: Iterable[PathTerms]) -> None:
         """End the guard of what this path alone needs.
 
         Raises:
@@ -63,7 +63,7 @@ class Protection:
         """
         self._release([wish], others, set())
 
-    def release_left(self, others: Iterable[PathWish]) -> None:
+    def release_left(self, others: Iterable[PathTerms]) -> None:
         """Unblock the IP versions that no path needs.
 
         Raises:
@@ -78,7 +78,7 @@ class Protection:
             raise
 
     def _release(
-        self, ended: list[PathWish], others: Iterable[PathWish], versions: set[int]
+        self, ended: list[PathTerms], others: Iterable[PathTerms], versions: set[int]
     ) -> None:
         needed = set(prefixes_of(others, self._left_blocked))
         # The reverse order: the first prefix of a blocked version tells that it is blocked.
@@ -87,7 +87,7 @@ class Protection:
             self._guard.release(*free)
 
 
-def prefixes_of(wishes: Iterable[PathWish], versions: Iterable[int] = ()) -> list[IpNetwork]:
+def prefixes_of(wishes: Iterable[PathTerms], versions: Iterable[int] = ()) -> list[IpNetwork]:
     """Return every prefix that some paths need guarded, each once.
 
     Args:
@@ -95,7 +95,7 @@ def prefixes_of(wishes: Iterable[PathWish], versions: Iterable[int] = ()) -> lis
         versions: IP versions that are blocked besides those of the paths.
     """
     wishes = list(wishes)
-    blocked = blocked_versions((wish.destination, wish.both_families) for wish in wishes)
+    blocked = blocked_versions((wish.destination, wish.both_versions) for wish in wishes)
     found = [wish.destination for wish in wishes]
     for version in sorted(blocked | set(versions)):
         found += BLOCKED_FAMILY[version]

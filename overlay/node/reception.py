@@ -36,7 +36,7 @@ from overlay.node.control_plane import ControlPlane
 from overlay.system.port_program import Suspect
 from overlay.system.udp import UdpSocket
 
-__all__ = ["Reception", "ReceptionBudget"]
+__all__ = ["PortReaders", "ReceptionBudget"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ class _Turn:
         self.rest_factor = 1 / share - 1
 
 
-class Reception:
+class PortReaders:
     """The readers of one node's ports, each a task; those of one kind share a budget.
 
     ``strays_dropped`` counts datagrams for which there was no place to wait.

@@ -15,12 +15,12 @@ from overlay.addresses import IpNetwork
 from overlay.config import Configuration
 from overlay.errors import BackendError
 from overlay.logs import EventLog
-from overlay.node.families import BLOCKED_FAMILY, split_leftovers
-from overlay.node.host import Host, LinuxHost
+from overlay.node.ip_versions import BLOCKED_FAMILY, split_leftovers
+from overlay.node.operating_system import LinuxOperatingSystem, OperatingSystem
 from overlay.node.path_file import PathFile
 from overlay.node.protection import prefixes_of
-from overlay.node.requested_path import PathWish
-from overlay.system.destination_guard import GUARD_TABLE
+from overlay.node.requested_path import PathTerms
+from overlay.system.kill_switch import GUARD_TABLE
 from overlay.system.ownership import LOCK_PREFIX
 from overlay.system.rtnetlink import RouteKind, Rtnetlink
 
@@ -69,7 +69,7 @@ def guard_is_owned() -> bool:
 def free_blocked(
     configuration: Configuration,
     only: Collection[IpNetwork] | None = None,
-    host: Host | None = None,
+    host: OperatingSystem | None = None,
 ) -> Freed:
     """End the guard of destinations that a node left here, and forget their paths on the disk.
 
@@ -82,7 +82,7 @@ def free_blocked(
         BackendError: a node runs here, this user may not change routes and filters, or the file
             of paths cannot be written.
     """
-    host = host or LinuxHost()
+    host = host or LinuxOperatingSystem()
     file = PathFile.of(configuration)
     guard = host.open_guard()
     try:
@@ -109,7 +109,7 @@ def free_blocked(
 
 
 def _needed(
-    guarded: list[IpNetwork], wishes: list[PathWish], freed: Collection[IpNetwork]
+    guarded: list[IpNetwork], wishes: list[PathTerms], freed: Collection[IpNetwork]
 ) -> set[IpNetwork]:
     """Return the prefixes that stay guarded when only some destinations are freed."""
     kept = [wish for wish in wishes if wish.destination not in freed]

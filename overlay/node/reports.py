@@ -13,7 +13,7 @@ from overlay import __version__
 from overlay.addresses import Endpoint, IpNetwork, format_address
 from overlay.apm.events import CircuitReport
 from overlay.config import Configuration
-from overlay.control.model import HopReport, PathReport, PeerReport, StatusReport
+from overlay.control.service import HopReport, PathReport, PeerReport, StatusReport
 from overlay.dht.descriptor import MixDescriptor, Role
 from overlay.exit_policy import format_exit_rules
 from overlay.identity import LocalIdentity
@@ -21,9 +21,9 @@ from overlay.ipsec.mtu import inner_mtu
 from overlay.ipsec.suites import Suite
 from overlay.node.control_plane import ControlPlane
 from overlay.node.exposure import exposed_versions
-from overlay.node.families import other_version
+from overlay.node.ip_versions import other_version
 from overlay.node.requested_path import RequestedPath
-from overlay.node.source_guard import Unguarded
+from overlay.node.source_kill_switch import UnprotectedDestinations
 
 __all__ = ["identified", "path_report", "path_sizes", "peer_report", "status_report"]
 
@@ -41,7 +41,7 @@ def status_report(
     counters: dict[str, int],
     backend_reason: str,
     missing: tuple[str, ...],
-    exposure: Unguarded,
+    exposure: UnprotectedDestinations,
     exit_problems: tuple[str, ...] = (),
     endpoints: tuple[Endpoint, ...] = (),
     network_problems: tuple[str, ...] = (),
@@ -185,7 +185,7 @@ def path_report(
     circuit: CircuitReport | None,
     *,
     others: Iterable[IpNetwork],
-    exposure: Unguarded,
+    exposure: UnprotectedDestinations,
     now: float,
     mtu: int,
     sizes: PathSizes = _UNMEASURED,
@@ -210,7 +210,7 @@ def path_report(
         age_s=round(now - path.requested_at, 3),
         strategy=path.strategy,
         mtu=mtu,
-        both_families=path.wish.both_families,
+        both_versions=path.wish.both_versions,
         permanent=path.permanent,
         stays_open=_stays_open(path, others),
         unprotected=exposure.reason if path.destination in exposure.prefixes else "",
@@ -231,10 +231,10 @@ def _stays_open(path: RequestedPath, others: Iterable[IpNetwork]) -> tuple[str, 
     version = path.destination.version
     other = other_version(version)
     same = f"Packets to other IPv{version} addresses of the same server are not covered."
-    if path.wish.both_families:
+    if path.wish.both_versions:
         return (same, f"Local IPv{other} addresses are not blocked.")
     if any(destination.version == other for destination in others):
         what = f"Packets to IPv{other} addresses without a path of their own are not covered"
     else:
         what = f"Packets to IPv{other} addresses of the same server are not covered"
-    return (f"{what}; open a path to them as well, or ask for --both-families.", same)
+    return (f"{what}; open a path to them as well, or ask for --both-versions.", same)

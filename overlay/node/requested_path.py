@@ -15,7 +15,7 @@ from overlay.selection.selector import MixPath
 
 __all__ = [
     "PathState",
-    "PathWish",
+    "PathTerms",
     "RequestedPath",
     "Standby",
     "lent_address",
@@ -34,7 +34,7 @@ class PathState(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class PathWish:
+class PathTerms:
     """What a path shall be; it outlives the process that opened the path.
 
     Attributes:
@@ -42,14 +42,14 @@ class PathWish:
         hops: Mix-nodes, the exit included.
         strategy: name of the path selection strategy.
         via: NodeIds of the first hops, in order.
-        both_families: whether the other IP version is blocked while the path is there.
+        both_versions: whether the other IP version is blocked while the path is there.
     """
 
     destination: IpNetwork
     hops: int
     strategy: str
     via: tuple[NodeId, ...] = ()
-    both_families: bool = False
+    both_versions: bool = False
 
 
 @dataclass(slots=True)
@@ -78,7 +78,7 @@ class RequestedPath:
     """
 
     number: int
-    wish: PathWish
+    wish: PathTerms
     requested_at: float
     state: PathState = PathState.OPENING
     held: bool = True

@@ -39,24 +39,24 @@ from overlay.node.assembly import Surroundings, wire_control_plane
 from overlay.node.backend_choice import open_shell
 from overlay.node.clock_steps import ClockReport, follow_steps
 from overlay.node.control_plane import ControlPlane
+from overlay.node.endpoint_announcer import EndpointAnnouncer
 from overlay.node.enforcement import Enforcement
 from overlay.node.exit_destinations import refused_addresses
 from overlay.node.exit_role import families_of
 from overlay.node.exit_watch import ExitWatch
 from overlay.node.exposure import exposed_versions
-from overlay.node.host import Host
 from overlay.node.inherited import guard_first, inherited, permanent_wishes, remembered
 from overlay.node.inner_use import InnerUse, LentAddresses
 from overlay.node.last_signed import LastSigned
-from overlay.node.location import Location
 from overlay.node.nat_neighbours import NatNeighbours
+from overlay.node.operating_system import OperatingSystem
 from overlay.node.own_descriptor import RESIGN_INTERVAL_S
 from overlay.node.own_endpoints import OwnEndpoints
-from overlay.node.packet_path import Arrived
+from overlay.node.packet_transport import Arrived
 from overlay.node.path_file import PathFile
 from overlay.node.publication import Publication
-from overlay.node.reception import Reception
-from overlay.node.requested_path import PathWish
+from overlay.node.reception import PortReaders
+from overlay.node.requested_path import PathTerms
 from overlay.node.sockets import Sockets
 from overlay.plugin_failures import blamed_plugin
 from overlay.trust import insist_on_way
@@ -85,7 +85,7 @@ class RunningNode:
         self,
         configuration: Configuration,
         identity: LocalIdentity,
-        host: Host,
+        host: OperatingSystem,
         engine: UserspaceEngine | None,
         rng: Random,
         stack: ExitStack,
@@ -205,7 +205,7 @@ class RunningNode:
             BackendError: what is remembered cannot be read.
         """
         self._nursery = nursery
-        reception = Reception(self.plane, self.clock.now, self._wake_timers, self.sockets.steer)
+        reception = PortReaders(self.plane, self.clock.now, self._wake_timers, self.sockets.steer)
         for port in self.sockets.ports:
             self.spawn(reception.read_esp, port.esp)
             if port.split is not None:
@@ -222,7 +222,9 @@ class RunningNode:
         now = self.clock.now()
         self._learn(now)
         advertise = self.configuration.network.advertise
-        self._location = Location(self.endpoints, self.sockets, self.plane, self._hints, advertise)
+        self._location = EndpointAnnouncer(
+            self.endpoints, self.sockets, self.plane, self._hints, advertise
+        )
         self._location.find(self._moved, now)
         self._begin_exit(now)
         self._greet(now)
@@ -344,7 +346,7 @@ class RunningNode:
         """How many entries of the file of paths could not be used at the start."""
         return self._path_file.damaged
 
-    def _adopt(self, known: Sequence[PathWish], wanted: Sequence[PathWish], now: float) -> None:
+    def _adopt(self, known: Sequence[PathTerms], wanted: Sequence[PathTerms], now: float) -> None:
         """Take over ``wanted`` paths, and what the kernel guards beside the ``known`` ones."""
         configuration, paths = self.configuration, self.plane.paths
         leftovers = self.shell.guard.leftovers()

@@ -10,7 +10,7 @@ from typing import Final
 import trio
 
 from overlay.addresses import IpNetwork, NodeId, OverlayAddress, format_address
-from overlay.control.model import (
+from overlay.control.service import (
     OpenPathRequest,
     OpenPathsRequest,
     PathReport,
@@ -32,11 +32,11 @@ from overlay.node.assembly import path_mtu
 from overlay.node.destinations import check_destination
 from overlay.node.exposure import exposed
 from overlay.node.reports import path_report, path_sizes, peer_report, status_report
-from overlay.node.requested_path import PathWish, RequestedPath
+from overlay.node.requested_path import PathTerms, RequestedPath
 from overlay.node.running import RunningNode
-from overlay.node.source_guard import Unguarded
+from overlay.node.source_kill_switch import UnprotectedDestinations
+from overlay.node.status_summary import judged
 from overlay.node.unjoined import explained
-from overlay.node.verdict import judged
 
 __all__ = ["NodeService"]
 
@@ -49,7 +49,7 @@ _ASK_AGAIN_S: Final = 0.25
 
 
 class NodeService:
-    """Implements ``overlay.control.model.ControlService``; a view that owns nothing."""
+    """Implements ``overlay.control.service.ControlService``; a view that owns nothing."""
 
     def __init__(self, running: RunningNode, stop: Callable[[], None]) -> None:
         self._running = running
@@ -70,7 +70,7 @@ class NodeService:
                 request.hops,
                 request.strategy,
                 request.via,
-                request.both_families,
+                request.both_versions,
             )
         )
         return report
@@ -94,7 +94,7 @@ class NodeService:
             hops=request.hops,
             strategy=request.strategy,
             via=request.via,
-            both_families=request.both_families,
+            both_versions=request.both_versions,
         )
         while True:
             paths = await self._requested_patiently(request)
@@ -242,22 +242,22 @@ class NodeService:
         wishes = [self._wish(request, each) for each in dict.fromkeys(request.destinations)]
         return self._plane.paths.request_all(wishes, self._now())
 
-    def _wish(self, request: OpenPathsRequest, destination: IpNetwork) -> PathWish:
+    def _wish(self, request: OpenPathsRequest, destination: IpNetwork) -> PathTerms:
         """Return what a request asks for, with what was left or configured for the rest."""
         configuration = self._running.configuration
         selection = configuration.selection
         left = self._plane.paths.of(destination)
-        both = request.both_families
-        both = configuration.paths.both_families if both is None else both
+        both = request.both_versions
+        both = configuration.paths.both_versions if both is None else both
         # A version of which a destination is named is not blocked by another of the request.
         both = both and len({each.version for each in request.destinations}) == 1
         if left is not None and not (request.hops or request.strategy or request.via):
-            return replace(left.wish, both_families=both or left.wish.both_families)
+            return replace(left.wish, both_versions=both or left.wish.both_versions)
         every_hop_named = len(request.via) if request.strategy == "explicit" else 0
         hops = request.hops or every_hop_named or selection.hops
         self._check_hops(hops)
         via = tuple(self._node_id(named) for named in request.via)
-        return PathWish(destination, hops, request.strategy or selection.strategy, via, both)
+        return PathTerms(destination, hops, request.strategy or selection.strategy, via, both)
 
     def _check_hops(self, hops: int) -> None:
         can = self._plane.engine.capabilities()
@@ -300,7 +300,7 @@ class NodeService:
         bootstrap = self._running.configuration.network.bootstrap
         return judged(report, paths, [str(each) for each in bootstrap])
 
-    def _status(self, missing: tuple[str, ...], exposure: Unguarded) -> StatusReport:
+    def _status(self, missing: tuple[str, ...], exposure: UnprotectedDestinations) -> StatusReport:
         running, plane = self._running, self._plane
         counters = dict(running.sockets.counters())
         counters |= running.shell.backend.association_counts()
@@ -351,7 +351,7 @@ class NodeService:
         except BackendError:
             return ("unknown, because the kernel does not tell",)
 
-    def _exposure(self, missing: tuple[str, ...] | None = None) -> Unguarded:
+    def _exposure(self, missing: tuple[str, ...] | None = None) -> UnprotectedDestinations:
         """Return what is not protected at this moment though it shall be."""
         missing = self._missing() if missing is None else missing
         return exposed(self._running.shell.guard.unguarded(), missing, self._plane.paths.wishes())
@@ -386,7 +386,9 @@ class NodeService:
         """
         return self._report(self._plane.paths.get(number))
 
-    def _report(self, path: RequestedPath, exposure: Unguarded | None = None) -> PathReport:
+    def _report(
+        self, path: RequestedPath, exposure: UnprotectedDestinations | None = None
+    ) -> PathReport:
         circuits = {circuit.number: circuit for circuit in self._plane.circuits.circuits()}
         circuit = circuits.get(path.circuit) if path.circuit is not None else None
         others = [each.destination for each in self._plane.paths.all() if each is not path]

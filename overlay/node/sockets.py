@@ -12,7 +12,7 @@ from overlay.addresses import Endpoint, version_of
 from overlay.errors import BackendError
 from overlay.logs import EventLog
 from overlay.node.port_forms import Marks, port_forms
-from overlay.system.destination_guard import NODE_MARK
+from overlay.system.kill_switch import NODE_MARK
 from overlay.system.local_address import local_address_towards
 from overlay.system.port_program import PortForms, Suspect
 from overlay.system.return_addresses import ReturnAddresses

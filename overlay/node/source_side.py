@@ -1,7 +1,7 @@
 """The source's end in the operating system: one TUN device and the guard of destinations.
 
 The TUN device appears with the first path and dies with the process; the guard does not
-(:mod:`overlay.node.source_guard`).
+(:mod:`overlay.node.source_kill_switch`).
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from typing import Final
 
 from overlay.addresses import InnerAddress, IpNetwork
 from overlay.errors import BackendError
-from overlay.node.host import Host, Tun
-from overlay.node.source_guard import GuardedSource
+from overlay.node.operating_system import OperatingSystem, Tun
+from overlay.node.source_kill_switch import KillSwitchOwner
 
-__all__ = ["SourceSide"]
+__all__ = ["SourceDevice"]
 
 _DEVICE: Final = "circuit device"
 _ADDRESSES: Final = "inner addresses"
 
 
-class SourceSide(GuardedSource):
-    """Implements ``overlay.node.paths.Guard`` on a host; owner of the source TUN.
+class SourceDevice(KillSwitchOwner):
+    """Implements ``overlay.node.paths.KillSwitchService`` on a host; owner of the source TUN.
 
     Everything is opened when first needed: a node that only relays needs no privilege.
     """
 
     def __init__(
         self,
-        host: Host,
+        host: OperatingSystem,
         *,
         device_mtu: int,
         path_mtu: int,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from overlay.errors import InternalError, OverlayError
 from overlay.logs import EventLog, Word
 
-__all__ = ["Chores"]
+__all__ = ["PeriodicTasks"]
 
 _RETRY_S = 60.0
 """A chore that failed is tried again after this time, or its interval if that is shorter."""
@@ -18,7 +18,7 @@ _log = EventLog(__name__)
 
 
 @dataclass(slots=True)
-class _Chore:
+class _PeriodicTask:
     name: str
     interval_s: float
     action: Callable[[float], None]
@@ -26,7 +26,7 @@ class _Chore:
     failing: bool = False
 
 
-class Chores:
+class PeriodicTasks:
     """Call each action every so often; sole owner of when. Bounded by what the node adds.
 
     A chore that fails (a full disk, a busy kernel) stops nothing: it is counted in
@@ -35,13 +35,13 @@ class Chores:
 
     def __init__(self) -> None:
         self.failures = 0
-        self._chores: list[_Chore] = []
+        self._chores: list[_PeriodicTask] = []
 
     def every(
         self, interval_s: float, name: str, action: Callable[[float], None], *, first: float
     ) -> None:
         """Call ``action(now)`` at ``first`` and then every ``interval_s`` seconds."""
-        self._chores.append(_Chore(name, interval_s, action, first))
+        self._chores.append(_PeriodicTask(name, interval_s, action, first))
 
     def next_deadline(self) -> float:
         """Return when :meth:`handle_deadline` wants to be called."""
@@ -58,7 +58,7 @@ class Chores:
         """Forget every chore, because the node stops."""
         self._chores.clear()
 
-    def _attempt(self, chore: _Chore, now: float) -> None:
+    def _attempt(self, chore: _PeriodicTask, now: float) -> None:
         try:
             chore.action(now)
         except InternalError:

@@ -17,10 +17,10 @@ from overlay.node.enforcement import Enforced
 from overlay.node.exit_destinations import exit_limits, opened_links
 from overlay.node.exit_role import ExitRole
 from overlay.node.exit_side import ExitSide
-from overlay.node.host import Host, Tun
-from overlay.node.packet_path import DatagramSink
+from overlay.node.operating_system import OperatingSystem, Tun
 from overlay.node.packet_shell import BackendChoice, ShellHost
-from overlay.node.source_side import SourceSide
+from overlay.node.packet_transport import DatagramSink
+from overlay.node.source_side import SourceDevice
 from overlay.system.tun import MIN_MTU
 
 __all__ = ["UserspaceShell"]
@@ -36,7 +36,7 @@ class UserspaceShell:
     def __init__(
         self,
         configuration: Configuration,
-        host: Host,
+        host: OperatingSystem,
         network: DatagramSink,
         engine: UserspaceEngine,
         reason: str,
@@ -66,7 +66,7 @@ class UserspaceShell:
                 else None
             )
             self._exit = opened.enter_context(exit_side) if exit_side is not None else None
-            self.guard = SourceSide(
+            self.guard = SourceDevice(
                 host,
                 device_mtu=max(mtu, MIN_MTU),
                 path_mtu=mtu,

@@ -7,7 +7,7 @@ destinations a circuit used, for minutes to days (nf_conntrack_tcp_timeout_estab
 days).
 
 Of datagrams from a host that becomes protected: the next one is a new connection, to which the
-guard's translation applies (:mod:`overlay.system.guard_rules`).
+guard's translation applies (:mod:`overlay.system.kill_switch_rules`).
 
 Spoken to over netlink directly: dump what the kernel finds for the source address, then delete
 each connection by its own tuple.

@@ -11,7 +11,7 @@ from typing import Final
 
 from overlay.system.failures import refused
 from overlay.system.host_networks import ROUTER, used_networks
-from overlay.system.ways_out import ways_out
+from overlay.system.uplinks import ways_out
 
 __all__ = ["Device", "bring_up", "default_gateways", "outward_devices", "up_devices"]
 

@@ -29,10 +29,9 @@ from typing import Final, Self
 from overlay.addresses import IpNetwork
 from overlay.errors import BackendError
 from overlay.exit_policy import ExitPolicy
-from overlay.system.destination_guard import NODE_MARK
-from overlay.system.egress_wall import install_egress_wall, remove_egress_wall
+from overlay.system.exit_egress import install_egress_wall, remove_egress_wall
 from overlay.system.exit_limits import ExitLimits, within_kernel_table
-from overlay.system.exit_plan import ExitPlan, exit_gateway, exit_rules
+from overlay.system.exit_networks import ExitNetworks, exit_gateway, exit_rules
 from overlay.system.exit_probe import probe_address, probe_packet
 from overlay.system.exit_problems import (
     ExitProblem,
@@ -42,11 +41,12 @@ from overlay.system.exit_problems import (
     version_problem,
 )
 from overlay.system.exit_settings import closed_devices, exit_settings, was_closed
-from overlay.system.exit_ways import ExitWays
+from overlay.system.exit_uplinks import ExitUplinks
 from overlay.system.filter_choice import chosen_filter, find_packet_filter
 from overlay.system.fragmenting_device import FragmentingDevice
 from overlay.system.kept_table import KeptTable
 from overlay.system.kernel_settings import KernelSetting, change_setting, read_setting
+from overlay.system.kill_switch import NODE_MARK
 from overlay.system.noted_settings import noted, restore_noted
 from overlay.system.own_links import own_links
 from overlay.system.ownership import Ownership
@@ -110,7 +110,7 @@ class ExitFilter:
         refused: Iterable[IpNetwork] = (),
         own_links_opened: Iterable[IpNetwork] | None = (),
     ) -> None:
-        """Describe the exit; nothing is changed yet (see :class:`ExitPlan`).
+        """Describe the exit; nothing is changed yet (see :class:`ExitNetworks`).
 
         Without ``outward`` circuits leave where the host's routes lead them. ``fragmenting`` is for
         an exit with a ``policy``. ``own_links_opened`` are networks on this host's links that
@@ -120,9 +120,9 @@ class ExitFilter:
             BackendError: no packet filter works here.
         """
         self._pools = tuple(pools)
-        self._ways = ExitWays(device, mark, tuple(outward))
+        self._ways = ExitUplinks(device, mark, tuple(outward))
         self._opened = None if own_links_opened is None else tuple(own_links_opened)
-        self._plan = ExitPlan(
+        self._plan = ExitNetworks(
             device,
             self._pools,
             mtu,
@@ -244,7 +244,7 @@ class ExitFilter:
     def __exit__(self, *_: object) -> None:
         self.remove()
 
-    def _wanted(self) -> ExitPlan:
+    def _wanted(self) -> ExitNetworks:
         """Return the plan for the host as it is now."""
         left = used_pools(self._pools, self._plan.inside)
         pools = tuple(
@@ -280,7 +280,7 @@ class ExitFilter:
             changed = True
         return changed
 
-    def _kept(self, plan: ExitPlan) -> list[IpNetwork]:
+    def _kept(self, plan: ExitNetworks) -> list[IpNetwork]:
         """Return the pools whose addresses leave this host over no device."""
         return [pool for pool in self._pools if pool not in plan.left]
 
@@ -296,7 +296,7 @@ class ExitFilter:
             and set(self._settings).issuperset(exit_settings(self._plan))
         )
 
-    def _forward(self, netlink: Rtnetlink, plan: ExitPlan) -> None:
+    def _forward(self, netlink: Rtnetlink, plan: ExitNetworks) -> None:
         for pool in set(self._plan.pools).intersection(plan.left):
             _release(netlink, self._plan, pool)
         settings = exit_settings(plan, before=self._settings)
@@ -329,7 +329,7 @@ def _exists(device: str) -> bool:
     return any(name == device for _, name in socket.if_nameindex())
 
 
-def _release(netlink: Rtnetlink, plan: ExitPlan, pool: IpNetwork) -> None:
+def _release(netlink: Rtnetlink, plan: ExitNetworks, pool: IpNetwork) -> None:
     """Take away the routes and the address of a pool; harmless if they have gone."""
     for route in (_pool_route(plan, pool), _probe_route(plan, pool)):
         if route.device is not None and _exists(route.device):
@@ -338,7 +338,7 @@ def _release(netlink: Rtnetlink, plan: ExitPlan, pool: IpNetwork) -> None:
         netlink.remove_address(plan.device, exit_gateway(pool))
 
 
-def _pool_route(plan: ExitPlan, pool: IpNetwork) -> Route:
+def _pool_route(plan: ExitNetworks, pool: IpNetwork) -> Route:
     gateway = exit_gateway(pool)
     route = Route(pool, RouteKind.UNICAST, MAIN_TABLE, _POOL_METRIC, plan.device, gateway)
     if pool.version == 6:
@@ -348,7 +348,7 @@ def _pool_route(plan: ExitPlan, pool: IpNetwork) -> Route:
     return replace(route, mtu=plan.mtu, device=plan.fragmenting, rerouted=True)
 
 
-def _probe_route(plan: ExitPlan, pool: IpNetwork) -> Route:
+def _probe_route(plan: ExitNetworks, pool: IpNetwork) -> Route:
     """Return the route by which strict source checks know where a probe comes from."""
     network = ipaddress.ip_network(probe_address(pool))
     return Route(network, RouteKind.UNICAST, MAIN_TABLE, _POOL_METRIC, plan.device)

@@ -17,7 +17,7 @@ from overlay.errors import BackendError
 from overlay.system.foreign_filters import ForeignChain, foreign_chains
 from overlay.system.host_networks import NEIGHBOUR, RULE_SOURCE, UsedNetwork, used_networks
 from overlay.system.kernel_settings import read_setting
-from overlay.system.ways_out import SAMPLES, WaysOut, ways_out
+from overlay.system.uplinks import SAMPLES, Uplinks, ways_out
 
 __all__ = [
     "TRACKING_FULL",
@@ -131,7 +131,7 @@ def version_problem(
     )
 
 
-def route_problem(version: int, ways: WaysOut, question: str = "") -> ExitProblem | None:
+def route_problem(version: int, ways: Uplinks, question: str = "") -> ExitProblem | None:
     """Return what it means that no device leads to the outside, or None if one does.
 
     ``question`` is the command that shows the route of a packet of circuits.

@@ -12,7 +12,7 @@ import socket
 from collections.abc import Iterable
 from typing import Final
 
-from overlay.system.exit_plan import ExitPlan
+from overlay.system.exit_networks import ExitNetworks
 from overlay.system.kernel_settings import KernelSetting, parse_note, read_setting
 from overlay.system.ownership import LOCK_PREFIX
 from overlay.system.router_advertisements import accept_advertisements
@@ -23,7 +23,7 @@ _FORWARDING: Final = {4: "net/ipv4/conf/all/forwarding", 6: "net/ipv6/conf/all/f
 
 
 def exit_settings(
-    plan: ExitPlan, before: Iterable[KernelSetting] = ()
+    plan: ExitNetworks, before: Iterable[KernelSetting] = ()
 ) -> tuple[KernelSetting, ...]:
     """Return the settings an exit needs, in the order in which they must be made.
 
@@ -50,7 +50,7 @@ def was_closed(version: int, notes: Iterable[str]) -> bool:
     return (_FORWARDING[version], "0") in map(parse_note, notes)
 
 
-def closed_devices(plan: ExitPlan, notes: Iterable[str]) -> tuple[str, ...]:
+def closed_devices(plan: ExitNetworks, notes: Iterable[str]) -> tuple[str, ...]:
     """Return the devices that forwarded no IPv4 before, and by which links or answers may come.
 
     None is closed while the host forwards IPv4 on all devices, as it does when a container engine

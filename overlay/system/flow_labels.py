@@ -21,8 +21,8 @@ from overlay.system.netlink_messages import attribute, nested
 from overlay.system.packet_filter import PacketFilter
 from overlay.system.traffic_control import (
     GO_ON,
-    Direction,
     TrafficControl,
+    TrafficDirection,
     TrafficRule,
     indexes,
 )
@@ -59,7 +59,7 @@ def _rule() -> TrafficRule:
     )
     return TrafficRule(
         _PREFERENCE,
-        Direction.INGRESS,
+        TrafficDirection.INGRESS,
         _IPV6,
         "u32",
         options,

@@ -45,7 +45,7 @@ __all__ = [
     "HostEvent",
     "IpsecChanged",
     "LinkChanged",
-    "NetlinkFamily",
+    "NetlinkProtocol",
     "Overrun",
     "RouteChanged",
     "RuleChanged",
@@ -53,7 +53,7 @@ __all__ = [
 ]
 
 
-class NetlinkFamily(enum.Enum):
+class NetlinkProtocol(enum.Enum):
     """Which of the kernel's families a datagram comes from (linux/netlink.h)."""
 
     ROUTE = 0
@@ -61,13 +61,13 @@ class NetlinkFamily(enum.Enum):
     NETFILTER = 12
 
 
-GROUPS: Final[dict[NetlinkFamily, tuple[int, ...]]] = {
+GROUPS: Final[dict[NetlinkProtocol, tuple[int, ...]]] = {
     # LINK, TC, IPv4 address, route and rule, IPv6 address, route and rule
-    NetlinkFamily.ROUTE: (1, 4, 5, 7, 8, 9, 11, 19),
+    NetlinkProtocol.ROUTE: (1, 4, 5, 7, 8, 9, 11, 19),
     # SA, POLICY
-    NetlinkFamily.XFRM: (3, 4),
+    NetlinkProtocol.XFRM: (3, 4),
     # NFTABLES
-    NetlinkFamily.NETFILTER: (7,),
+    NetlinkProtocol.NETFILTER: (7,),
 }
 """Groups that are joined, by family."""
 
@@ -192,7 +192,7 @@ _XFRM_EVENTS: Final = {
 }
 
 
-def parse_events(family: NetlinkFamily, data: bytes) -> list[HostEvent]:
+def parse_events(family: NetlinkProtocol, data: bytes) -> list[HostEvent]:
     """Return the events of one datagram, each once, in order.
 
     A message that is cut short, or of a kind that no event speaks of, gives none.
@@ -285,8 +285,8 @@ _ROUTE_PARSERS: Final[dict[int, Callable[[bytes, bool], HostEvent | None]]] = {
     44: _traffic_control,  # filters
 }
 
-_PARSERS: Final[dict[NetlinkFamily, Callable[[int, bytes], HostEvent | None]]] = {
-    NetlinkFamily.ROUTE: _route_family,
-    NetlinkFamily.XFRM: _xfrm_family,
-    NetlinkFamily.NETFILTER: _netfilter_family,
+_PARSERS: Final[dict[NetlinkProtocol, Callable[[int, bytes], HostEvent | None]]] = {
+    NetlinkProtocol.ROUTE: _route_family,
+    NetlinkProtocol.XFRM: _xfrm_family,
+    NetlinkProtocol.NETFILTER: _netfilter_family,
 }

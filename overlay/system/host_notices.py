@@ -19,7 +19,7 @@ from typing import Final, Self
 import trio
 
 from overlay.system.failures import refused
-from overlay.system.host_events import GROUPS, HostEvent, NetlinkFamily, Overrun, parse_events
+from overlay.system.host_events import GROUPS, HostEvent, NetlinkProtocol, Overrun, parse_events
 from overlay.system.netlink_messages import RECEIVE_BYTES
 
 __all__ = ["HostNotices"]
@@ -47,8 +47,8 @@ class HostNotices:
         Raises:
             BackendError: the kernel has no rtnetlink, or too many files are open.
         """
-        self._sockets: dict[int, tuple[NetlinkFamily, socket.socket]] = {}
-        self.unheard: tuple[NetlinkFamily, ...] = ()
+        self._sockets: dict[int, tuple[NetlinkProtocol, socket.socket]] = {}
+        self.unheard: tuple[NetlinkProtocol, ...] = ()
         with ExitStack() as opened:
             self._epoll = opened.enter_context(select.epoll())
             for family, groups in GROUPS.items():
@@ -95,11 +95,13 @@ class HostNotices:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _subscribe(self, opened: ExitStack, family: NetlinkFamily, groups: tuple[int, ...]) -> None:
+    def _subscribe(
+        self, opened: ExitStack, family: NetlinkProtocol, groups: tuple[int, ...]
+    ) -> None:
         try:
             notices = _joined(family, groups)
         except OSError as error:
-            if family is NetlinkFamily.ROUTE:
+            if family is NetlinkProtocol.ROUTE:
                 raise refused("listening to the kernel's notifications", error) from error
             self.unheard = (*self.unheard, family)
             return
@@ -108,7 +110,7 @@ class HostNotices:
         self._epoll.register(notices.fileno(), select.EPOLLIN)
 
 
-def _joined(family: NetlinkFamily, groups: tuple[int, ...]) -> socket.socket:
+def _joined(family: NetlinkProtocol, groups: tuple[int, ...]) -> socket.socket:
     kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
     new = socket.socket(socket.AF_NETLINK, kind, family.value)
     with ExitStack() as on_failure:

@@ -25,7 +25,11 @@ from typing import Final
 from overlay.addresses import OVERLAY_NETWORKS, IpNetwork
 from overlay.exit_policy import ExitPolicy, ExitRule
 from overlay.special_networks import FORBIDDEN_NETWORKS, services_within
-from overlay.system.exit_wall import after_translation, redirected_connections, unknown_connections
+from overlay.system.exit_firewall import (
+    after_translation,
+    redirected_connections,
+    unknown_connections,
+)
 from overlay.system.normalisation import normalising_rules
 from overlay.system.packet_filter import Hook, Rule, Verdict
 
@@ -44,7 +48,7 @@ def ipsec_exit_rules(
     fragmenting: str | None = None,
     before: Callable[[IpNetwork], Iterable[Rule]] = lambda _: (),
 ) -> tuple[Rule, ...]:
-    """Return the filter of an exit; see ``overlay.system.exit_filter.ExitPlan``.
+    """Return the filter of an exit; see ``overlay.system.exit_filter.ExitNetworks``.
 
     ``devices`` gives the devices towards the outside over an IP version, ``before`` the rules that
     judge packets from a pool before the policy does.

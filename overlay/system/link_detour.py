@@ -23,9 +23,9 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Final, Self
 
-from overlay.system.destination_guard import NODE_MARK
 from overlay.system.host_events import HostEvent, RouteChanged, RuleChanged
 from overlay.system.kept_device import KeptDevice
+from overlay.system.kill_switch import NODE_MARK
 from overlay.system.packet_filter import LARGE_MARK
 from overlay.system.reroute_program import load_reroute_program
 from overlay.system.rtnetlink import MarkRule, Route, RouteKind, Rtnetlink

@@ -24,7 +24,7 @@ from typing import Final
 from overlay.addresses import IpNetwork
 from overlay.special_networks import forbidden_network, lies_in
 from overlay.system.host_networks import SpecificRoute, specific_routes
-from overlay.system.ways_out import WayOut
+from overlay.system.uplinks import Uplink
 
 __all__ = ["own_links", "without"]
 
@@ -37,7 +37,7 @@ _MOST: Final = 256
 
 
 def own_links(
-    opened: Iterable[IpNetwork] | None, inside: Collection[str], ways: Collection[WayOut] = ()
+    opened: Iterable[IpNetwork] | None, inside: Collection[str], ways: Collection[Uplink] = ()
 ) -> tuple[IpNetwork, ...]:
     """Return the networks of this host's site, in a fixed order.
 

@@ -31,8 +31,8 @@ from overlay.ipsec.spi_mark import SPI_MARK_SHIFT, SpiMark
 
 __all__ = [
     "ControlForm",
+    "DatagramKind",
     "FixedCookie",
-    "Kind",
     "PackedCookie",
     "PortForms",
     "Suspect",
@@ -86,7 +86,7 @@ _WHOLE_PACKET: Final = 0xFFFF_FFFF
 _DROP: Final = 0
 
 
-class Kind(enum.Enum):
+class DatagramKind(enum.Enum):
     """What a datagram is, as far as its bytes tell without a key."""
 
     ESP = "ESP of a link of ours"
@@ -167,7 +167,7 @@ _Instruction = tuple[int, int, int, int]
 
 
 def steering_program(
-    forms: PortForms, places: Mapping[Kind, int], suspects: Sequence[Suspect] = ()
+    forms: PortForms, places: Mapping[DatagramKind, int], suspects: Sequence[Suspect] = ()
 ) -> bytes:
     """Return the program of a group of sockets: it returns the index of one of them.
 
@@ -183,25 +183,25 @@ def filter_program(forms: PortForms) -> bytes:
     The kernel shows it the UDP header and the payload of one datagram, never an aggregate, if
     the socket has no ``UDP_GRO``.
     """
-    verdicts = dict.fromkeys(Kind, _WHOLE_PACKET) | {Kind.GARBAGE: _DROP}
+    verdicts = dict.fromkeys(DatagramKind, _WHOLE_PACKET) | {DatagramKind.GARBAGE: _DROP}
     return _encoded(_sorting(forms, verdicts, (), base=_UDP_HEADER_BYTES, exactly=True))
 
 
 def _sorting(
     forms: PortForms,
-    verdicts: Mapping[Kind, int],
+    verdicts: Mapping[DatagramKind, int],
     suspects: Sequence[Suspect],
     *,
     base: int,
     exactly: bool,
 ) -> list[_Instruction]:
-    garbage = (_RETURN, 0, 0, verdicts[Kind.GARBAGE])
+    garbage = (_RETURN, 0, 0, verdicts[DatagramKind.GARBAGE])
     esp: list[_Instruction] = [*_mark_test(forms.link_spis, otherwise=0), garbage]
     # The test jumps over the verdict if the number has the mark.
     esp[-2] = (_JUMP_EQUAL, 1, 0, forms.link_spis.tag)
     for suspect in suspects[:_SUSPECTS]:
         esp += _suspect(suspect, verdicts)
-    esp.append((_RETURN, 0, 0, verdicts[Kind.ESP]))
+    esp.append((_RETURN, 0, 0, verdicts[DatagramKind.ESP]))
     program: list[_Instruction] = [
         # A load beyond the end would end the program with the result 0.
         (_LOAD_LENGTH, 0, 0, 0),
@@ -218,7 +218,7 @@ def _sorting(
 
 
 def _form(
-    form: ControlForm, verdicts: Mapping[Kind, int], *, base: int, exactly: bool
+    form: ControlForm, verdicts: Mapping[DatagramKind, int], *, base: int, exactly: bool
 ) -> list[_Instruction]:
     """Return the block of one form; it goes on to the next block if the form does not fit."""
     if form.number_at is None or form.mark is None:
@@ -227,8 +227,8 @@ def _form(
         verdict = [
             (_LOADS[4], 0, 0, base + form.number_at),
             *_mark_test(form.mark, otherwise=1),
-            (_RETURN, 0, 0, verdicts[Kind.EXPECTED]),
-            (_RETURN, 0, 0, verdicts[Kind.GARBAGE]),
+            (_RETURN, 0, 0, verdicts[DatagramKind.EXPECTED]),
+            (_RETURN, 0, 0, verdicts[DatagramKind.GARBAGE]),
         ]
     loads = _parts(form.begins, base + _MARKER_BYTES)
     after = len(verdict)
@@ -243,11 +243,11 @@ def _form(
 
 
 def _request(
-    cookie: FixedCookie | PackedCookie | None, verdicts: Mapping[Kind, int], base: int
+    cookie: FixedCookie | PackedCookie | None, verdicts: Mapping[DatagramKind, int], base: int
 ) -> list[_Instruction]:
     """Return the end of a block: whether a request has a cookie."""
-    stranger = (_RETURN, 0, 0, verdicts[Kind.STRANGER])
-    returning = (_RETURN, 0, 0, verdicts[Kind.RETURNING])
+    stranger = (_RETURN, 0, 0, verdicts[DatagramKind.STRANGER])
+    returning = (_RETURN, 0, 0, verdicts[DatagramKind.RETURNING])
     if cookie is None:
         return [stranger]
     start = base + cookie.at
@@ -278,7 +278,7 @@ def _request(
     ]
 
 
-def _suspect(suspect: Suspect, verdicts: Mapping[Kind, int]) -> list[_Instruction]:
+def _suspect(suspect: Suspect, verdicts: Mapping[DatagramKind, int]) -> list[_Instruction]:
     """Return the block of one SA under attack; packets of other SAs go on behind it."""
     if len(suspect.address) == 4:
         wanted = [(_LOADS[1], 0, _NO_OPTIONS), *_parts(suspect.address, 12)]
@@ -293,7 +293,7 @@ def _suspect(suspect: Suspect, verdicts: Mapping[Kind, int]) -> list[_Instructio
     if suspect.count is not None:
         tests += [(_LOADS[4], 0, 0, _SEQUENCE_AT), (_SUBTRACT, 0, 0, suspect.first)]
         tests.append((_JUMP_AT_LEAST, 0, 0, suspect.count))
-    tests.append((_RETURN, 0, 0, verdicts[Kind.ESP]))
+    tests.append((_RETURN, 0, 0, verdicts[DatagramKind.ESP]))
     for index, (code, _, _, value) in enumerate(tests):
         behind = len(tests) - index - 1  # where the verdict on what is not expected stands
         if code == _JUMP_EQUAL:
@@ -304,7 +304,7 @@ def _suspect(suspect: Suspect, verdicts: Mapping[Kind, int]) -> list[_Instructio
         (_LOADS[4], 0, 0, 0),
         (_JUMP_EQUAL, 0, len(tests) + 1, suspect.spi),
         *tests,
-        (_RETURN, 0, 0, verdicts[Kind.STRANGER]),
+        (_RETURN, 0, 0, verdicts[DatagramKind.STRANGER]),
     ]
 
 

@@ -30,7 +30,7 @@ from typing import Final, NamedTuple
 
 from overlay.errors import BackendError
 from overlay.system.port_program import (
-    Kind,
+    DatagramKind,
     PortForms,
     Suspect,
     filter_program,
@@ -49,11 +49,11 @@ _PROGRAM: Final = struct.Struct("@HP")
 """``struct sock_fprog``: number of instructions, address of the first."""
 
 _PLACES: Final = {
-    Kind.ESP: 0,
-    Kind.EXPECTED: 1,
-    Kind.RETURNING: 2,
-    Kind.STRANGER: 3,
-    Kind.GARBAGE: 3,
+    DatagramKind.ESP: 0,
+    DatagramKind.EXPECTED: 1,
+    DatagramKind.RETURNING: 2,
+    DatagramKind.STRANGER: 3,
+    DatagramKind.GARBAGE: 3,
 }
 
 

@@ -29,7 +29,7 @@ from overlay.system.netlink_messages import (
     nested,
 )
 
-__all__ = ["GO_ON", "Direction", "TrafficControl", "TrafficRule", "indexes"]
+__all__ = ["GO_ON", "TrafficControl", "TrafficDirection", "TrafficRule", "indexes"]
 
 GO_ON: Final = -1
 """TC_ACT_UNSPEC, an action: the next filter is asked, whoever installed it."""
@@ -53,7 +53,7 @@ _TCA_OPTIONS: Final = 2
 _ABSENT: Final = frozenset((errno.ENOENT, errno.ENODEV, errno.EINVAL))
 
 
-class Direction(enum.Enum):
+class TrafficDirection(enum.Enum):
     """Which way a packet passes the device; the value is the parent of the filter."""
 
     INGRESS = 0xFFFFFFF2
@@ -69,7 +69,7 @@ class TrafficRule:
     """
 
     preference: int
-    direction: Direction
+    direction: TrafficDirection
     protocol: int
     kind: str
     options: bytes
@@ -145,11 +145,11 @@ class TrafficControl:
         for device in indexes(()).values():
             if rule.preference in self.preferences(device, rule.direction):
                 self.remove(device, rule)
-                if not any(self.preferences(device, each) for each in Direction):
+                if not any(self.preferences(device, each) for each in TrafficDirection):
                     head = _TCMSG.pack(0, 0, device, _CLSACT_HANDLE, _CLSACT, 0)
                     self._ask(_RTM_DELQDISC, 0, head)
 
-    def preferences(self, device: int, direction: Direction) -> frozenset[int]:
+    def preferences(self, device: int, direction: TrafficDirection) -> frozenset[int]:
         """Return the preferences of all filters of a device, other programs' included."""
         head = _TCMSG.pack(0, 0, device, 0, direction.value, 0)
         try:

@@ -9,13 +9,13 @@ from typing import Final
 
 from overlay.dht.settings import DhtSettings
 from sims.accept.experiment import Experiment, Measurement, Progress, told
+from sims.accept.experiment_result import CheckedValue, within
 from sims.accept.ranges import ranged
-from sims.accept.verdict import Point, within
 from sims.accept.worlds import bucket_counts, joined_world, known_neighbours
 from sims.churn import parse_model
 from sims.run import Simulation
-from sims.scenario.model import Scenario
 from sims.scenario.parameters import Parameters
+from sims.scenario.scenario import Scenario
 from sims.scenario.sections import Churn
 from sims.theory import tables
 
@@ -39,7 +39,7 @@ class Fill:
 
 
 def _measure_fill(settings: Fill, seeds: int, progress: Progress) -> Measurement:
-    points: list[Point] = []
+    points: list[CheckedValue] = []
     for nodes in settings.nodes:
         runs = 1 if nodes >= _LARGE else seeds
         totals: Counter[int] = Counter()
@@ -52,8 +52,8 @@ def _measure_fill(settings: Fill, seeds: int, progress: Progress) -> Measurement
     return Measurement(points, "buckets with fewer than 2.4 expected contacts are left out")
 
 
-def _fill_points(k: int, nodes: int, runs: int, totals: Counter[int]) -> list[Point]:
-    points: list[Point] = []
+def _fill_points(k: int, nodes: int, runs: int, totals: Counter[int]) -> list[CheckedValue]:
+    points: list[CheckedValue] = []
     for bucket in range(math.ceil(math.log2(nodes))):
         expected = tables.bucket_occupancy(nodes, bucket, k)
         if expected < _SMALLEST_BUCKET:
@@ -64,7 +64,7 @@ def _fill_points(k: int, nodes: int, runs: int, totals: Counter[int]) -> list[Po
         error = expected / math.sqrt(pairs) if expected < 0.98 * k else 0.0
         measured = totals[bucket] / (nodes * runs)
         low, high = 0.92 * expected - 3 * error, 1.02 * expected + 3 * error
-        points.append(Point(f"N = {nodes}", bucket, measured, expected, low, high, error))
+        points.append(CheckedValue(f"N = {nodes}", bucket, measured, expected, low, high, error))
     return points
 
 
@@ -90,7 +90,7 @@ class Knowledge:
 
 
 def _measure_knowledge(settings: Knowledge, seeds: int, progress: Progress) -> Measurement:
-    points: list[Point] = []
+    points: list[CheckedValue] = []
     for nodes in settings.nodes:
         runs = 1 if nodes >= _LARGE else seeds
         known: list[int] = []
@@ -104,7 +104,7 @@ def _measure_knowledge(settings: Knowledge, seeds: int, progress: Progress) -> M
     return Measurement(points, f"live IPFS nodes that know all 20: {_LIVE_KNOWS_ALL}")
 
 
-def _knowledge_points(k: int, nodes: int, known: list[int]) -> list[Point]:
+def _knowledge_points(k: int, nodes: int, known: list[int]) -> list[CheckedValue]:
     points = []
     for curve, least in ((f"all {k} known", k), (f"fewer than {k - 2} known", k - 2)):
         share = tables.neighbourhood_knowledge(nodes, k, least)
@@ -118,7 +118,7 @@ def _knowledge_points(k: int, nodes: int, known: list[int]) -> list[Point]:
     return points
 
 
-def _under_churn(settings: Knowledge, progress: Progress) -> Point:
+def _under_churn(settings: Knowledge, progress: Progress) -> CheckedValue:
     nodes = settings.churn_nodes
     progress(f"E4: {nodes} nodes under {settings.churn} for {settings.churn_hours:g} h")
     scenario = Scenario(
@@ -145,7 +145,7 @@ def _under_churn(settings: Knowledge, progress: Progress) -> Point:
     live = _LIVE_KNOWS_ALL ** (settings.k / _LIVE_K)
     low, high = min(live, ideal - 3 * error), min(1.0, ideal + max(0.03, 3 * error))
     curve = f"all {settings.k} known, {settings.churn}"
-    return Point(curve, nodes, share, None, low, high, error)
+    return CheckedValue(curve, nodes, share, None, low, high, error)
 
 
 E3 = Experiment(

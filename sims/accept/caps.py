@@ -14,9 +14,9 @@ from overlay.dht.messages import Contact
 from overlay.dht.routing import Table
 from overlay.dht.settings import DhtSettings
 from sims.accept.experiment import Experiment, Measurement, Progress
+from sims.accept.experiment_result import CheckedValue
 from sims.accept.ideal import as_id, contact_of, random_ids
 from sims.accept.ranges import ranged
-from sims.accept.verdict import Point
 from sims.engine.keyspace import ID_BITS
 
 __all__ = ["E14"]
@@ -38,7 +38,7 @@ class Sybils:
 
 
 def _measure(settings: Sybils, seeds: int, progress: Progress) -> Measurement:
-    points: list[Point] = []
+    points: list[CheckedValue] = []
     for number, subnet in enumerate(_SUBNETS, start=1):
         worst_bucket = worst_table = fewest = 0
         for seed in range(seeds):
@@ -47,9 +47,9 @@ def _measure(settings: Sybils, seeds: int, progress: Progress) -> Measurement:
             worst_bucket, worst_table = max(worst_bucket, bucket), max(worst_table, table)
             fewest = honest if seed == 0 else min(fewest, honest)
         points += [
-            Point("most in one bucket", number, worst_bucket, None, 0, settings.per_bucket),
-            Point("most in the table", number, worst_table, None, 0, settings.per_table),
-            Point("honest contacts left", number, fewest, None,
+            CheckedValue("most in one bucket", number, worst_bucket, None, 0, settings.per_bucket),
+            CheckedValue("most in the table", number, worst_table, None, 0, settings.per_table),
+            CheckedValue("honest contacts left", number, fewest, None,
                   min(settings.k, settings.honest), math.inf),
         ]  # fmt: skip
     return Measurement(points, f"x: 1 {_SUBNETS[0]}, 2 {_SUBNETS[1]}; replacements are counted")
@@ -62,8 +62,8 @@ def _attack(settings: Sybils, subnet: str, rng: Random) -> tuple[int, int, int]:
         as_id(own),
         DhtSettings(
             k=settings.k,
-            bucket_subnet_limit=settings.per_bucket,
-            table_subnet_limit=settings.per_table,
+            bucket_prefix_limit=settings.per_bucket,
+            table_prefix_limit=settings.per_table,
         ),
         lambda: 0.0,
         rng,

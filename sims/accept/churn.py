@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sims.accept.experiment import Experiment, Measurement, Progress
+from sims.accept.experiment_result import CheckedValue, within
 from sims.accept.ranges import ranged
 from sims.accept.sessions import closed_forms, leaving_model
-from sims.accept.verdict import Point, within
 from sims.churn import ChurnEvent, SessionModel, churn_events
 from sims.churn.lifetimes import Lifetimes
 from sims.theory import records
@@ -43,7 +43,7 @@ class Draws:
 
 def _measure_draws(settings: Draws, seeds: int, progress: Progress) -> Measurement:
     model = leaving_model(settings.model)
-    points: list[Point] = []
+    points: list[CheckedValue] = []
     for name, lifetimes in (("on", model.on), ("off", model.off)):
         if lifetimes is None:
             continue
@@ -66,14 +66,16 @@ def _at_once(lifetimes: Lifetimes, count: int, label: str) -> NDArray[np.float64
     return lifetimes.samples(np.random.default_rng(list(label.encode())), count)
 
 
-def _judge_draws(curve: str, lifetimes: Lifetimes, draws: NDArray[np.float64]) -> list[Point]:
+def _judge_draws(
+    curve: str, lifetimes: Lifetimes, draws: NDArray[np.float64]
+) -> list[CheckedValue]:
     mean, deviation, median, survival, _ = closed_forms(lifetimes)
     p_value = kolmogorov_p(_ks_statistic(draws, survival), len(draws))
     of_mean = deviation / math.sqrt(len(draws))
     of_median = _error_of_median(median, survival, len(draws))
     points = [
         _length_point(f"{curve}: median, min", 2, float(np.median(draws)), median, of_median),
-        Point(f"{curve}: K-S p-value", 3, p_value, None, _LEAST_P, 1.0),
+        CheckedValue(f"{curve}: K-S p-value", 3, p_value, None, _LEAST_P, 1.0),
     ]
     if math.isfinite(deviation):  # with infinite variance the mean of a sample does not converge
         mean_point = _length_point(f"{curve}: mean, min", 1, float(np.mean(draws)), mean, of_mean)
@@ -81,7 +83,9 @@ def _judge_draws(curve: str, lifetimes: Lifetimes, draws: NDArray[np.float64]) -
     return points
 
 
-def _length_point(curve: str, x: float, got_s: float, expected_s: float, error_s: float) -> Point:
+def _length_point(
+    curve: str, x: float, got_s: float, expected_s: float, error_s: float
+) -> CheckedValue:
     band_s = max(0.03 * expected_s, 3 * error_s)
     lengths_s = got_s, expected_s, band_s, error_s
     return within(curve, x, *(each / _MINUTE for each in lengths_s))
@@ -150,7 +154,9 @@ def _measure_equilibrium(settings: Equilibria, seeds: int, progress: Progress) -
     )
 
 
-def _hourly_points(shares: NDArray[np.float64], share: float, settings: Equilibria) -> list[Point]:
+def _hourly_points(
+    shares: NDArray[np.float64], share: float, settings: Equilibria
+) -> list[CheckedValue]:
     seeds = len(shares)
     error = records.online_deviation(settings.nodes, share) / settings.nodes / math.sqrt(seeds)
     # The stated band is for 10 seeds of 2,000 nodes. Smaller runs get 3 standard errors.
@@ -161,7 +167,9 @@ def _hourly_points(shares: NDArray[np.float64], share: float, settings: Equilibr
     ]
 
 
-def _life_points(lives: Sequence[float], model: SessionModel, settings: Equilibria) -> list[Point]:
+def _life_points(
+    lives: Sequence[float], model: SessionModel, settings: Equilibria
+) -> list[CheckedValue]:
     points = []
     for minutes in settings.minutes:
         expected = closed_forms(model.on).residual(minutes * _MINUTE)

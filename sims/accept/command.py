@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Final
 
 from overlay.errors import BackendError, ConfigurationError
+from sims.accept.experiment_result import CheckedValue, ExperimentResult
 from sims.accept.figures import draw
 from sims.accept.registry import EXPERIMENTS
 from sims.accept.runner import parse_overrides, prepared, run, selected
-from sims.accept.verdict import Point, Verdict
 from sims.results.directory import free_directory
 
 __all__ = ["accept", "run_each", "table"]
@@ -45,7 +45,7 @@ def accept(arguments: argparse.Namespace) -> int:
         raise ConfigurationError(f"--jobs must be 1 to {_MAX_JOBS}, not {jobs}.")
     out = arguments.out if arguments.out is not None else free_directory("accept")
     _make(out)  # report an unwritable directory now, not after hours
-    verdicts: list[Verdict] = []
+    verdicts: list[ExperimentResult] = []
     for verdict in run_each(
         arguments.experiments,
         quick=arguments.quick,
@@ -63,7 +63,7 @@ def accept(arguments: argparse.Namespace) -> int:
     return _HELD if all(verdict.passed for verdict in verdicts) else _NOT_HELD
 
 
-def in_order(verdicts: Iterable[Verdict]) -> list[Verdict]:
+def in_order(verdicts: Iterable[ExperimentResult]) -> list[ExperimentResult]:
     """Return verdicts in the order of the registry."""
     names = list(EXPERIMENTS)
     return sorted(verdicts, key=lambda verdict: names.index(verdict.name))
@@ -76,7 +76,7 @@ def run_each(
     seeds: int | None = None,
     overrides: Mapping[str, Mapping[str, str]] | None = None,
     jobs: int = 1,
-) -> Iterator[Verdict]:
+) -> Iterator[ExperimentResult]:
     """Run the named experiments, ``jobs`` at a time; yield each verdict when it is known.
 
     Raises:
@@ -100,7 +100,7 @@ def _run_one(
     quick: bool,
     seeds: int | None,
     overrides: Mapping[str, Mapping[str, str]],
-) -> Verdict:
+) -> ExperimentResult:
     own = {name: overrides[name]} if name in overrides else {}
     (verdict,) = run([name], EXPERIMENTS, quick=quick, seeds=seeds, progress=_say, overrides=own)
     return verdict
@@ -110,7 +110,7 @@ def _say(what: str) -> None:
     print(what, file=sys.stderr, flush=True)  # noqa: T201 - progress
 
 
-def table(verdicts: Sequence[Verdict]) -> str:
+def table(verdicts: Sequence[ExperimentResult]) -> str:
     """Return one line per verdict, with the point nearest to its limit."""
     lines = []
     for verdict in verdicts:
@@ -120,17 +120,20 @@ def table(verdicts: Sequence[Verdict]) -> str:
     return "\n".join([*lines, f"{held} of {len(verdicts)} hold."])
 
 
-def _word(verdict: Verdict) -> str:
+def _word(verdict: ExperimentResult) -> str:
     return "holds" if verdict.passed else "FAILS"
 
 
-def _to_show(verdict: Verdict) -> list[Point]:
+def _to_show(verdict: ExperimentResult) -> list[CheckedValue]:
     failed = [point for point in verdict.points if not point.passed]
     return failed or list(verdict.points[:3])
 
 
 def write(
-    verdicts: Sequence[Verdict], directory: Path, *, draws: Sequence[Verdict] | None = None
+    verdicts: Sequence[ExperimentResult],
+    directory: Path,
+    *,
+    draws: Sequence[ExperimentResult] | None = None,
 ) -> None:
     """Write figures, ``verdicts.json`` and ``acceptance.md`` into a directory.
 
@@ -167,7 +170,7 @@ def _unwritable(directory: Path, error: OSError) -> BackendError:
     return BackendError(f"The results cannot be written to {directory}: {reason}.")
 
 
-def markdown(verdicts: Sequence[Verdict]) -> str:
+def markdown(verdicts: Sequence[ExperimentResult]) -> str:
     """Return the points of all verdicts as tables in Markdown."""
     lines: list[str] = []
     for verdict in verdicts:
@@ -187,7 +190,7 @@ def markdown(verdicts: Sequence[Verdict]) -> str:
     return "\n".join(lines)
 
 
-def _row(point: Point) -> str:
+def _row(point: CheckedValue) -> str:
     expected = "" if point.expected is None else f"{point.expected:.4g}"
     mark = "" if point.passed else " (!)"
     return (
@@ -202,7 +205,7 @@ def _short(value: object) -> str:
     return str(value)
 
 
-def _plain(verdict: Verdict) -> dict[str, object]:
+def _plain(verdict: ExperimentResult) -> dict[str, object]:
     """Return a verdict for JSON. The open end of a band and NaN become null."""
     points = [
         {

@@ -14,11 +14,11 @@ from typing import Final
 
 from overlay.errors import BackendError
 from sims.accept.experiment import Experiment, Measurement, Progress
+from sims.accept.experiment_result import CheckedValue, exactly
 from sims.accept.ranges import ranged
 from sims.accept.sessions import leaving_model
-from sims.accept.verdict import Point, exactly
 from sims.run import run
-from sims.scenario.model import Scenario
+from sims.scenario.scenario import Scenario
 from sims.scenario.sections import Churn
 
 __all__ = ["E25", "digests_of"]
@@ -86,7 +86,9 @@ def _measure(settings: Reruns, seeds: int, progress: Progress) -> Measurement:
             again = _elsewhere(settings, numbers, hash_seed, workers)
             same = sum(one == other for one, other in zip(reference, again, strict=True))
             curve = f"equal digests, {workers} worker{'s' if workers > 1 else ''}"
-            points.append(Point(curve, hash_seed, same, len(numbers), len(numbers), len(numbers)))
+            points.append(
+                CheckedValue(curve, hash_seed, same, len(numbers), len(numbers), len(numbers))
+            )
     return Measurement(points, f"first digest {reference[0][:16]}")
 
 

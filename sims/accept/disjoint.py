@@ -11,10 +11,10 @@ from overlay.dht.lookup import Lookup, Query
 from overlay.dht.messages import Contact, Contacts
 from overlay.dht.settings import DhtSettings
 from sims.accept.experiment import Experiment, Measurement, Progress
+from sims.accept.experiment_result import CheckedValue, within
 from sims.accept.ideal import IdealOverlay, as_id, contact_of, random_ids
 from sims.accept.ranges import ranged
-from sims.accept.verdict import Point, within
-from sims.theory import paths
+from sims.theory import disjoint_paths
 
 __all__ = ["E11"]
 
@@ -27,7 +27,7 @@ _INVENTED: Final = 1 << 40
 
 
 @dataclass(frozen=True, slots=True)
-class Liars:
+class DisjointLookups:
     """E11: lookups by honest nodes over ``paths`` disjoint paths, with one call at a time each.
 
     ``k`` is the capacity of a bucket and the number of contacts in an answer.
@@ -44,8 +44,8 @@ class Liars:
             raise ValueError(f"paths must not exceed k, which is {self.k}")
 
 
-def _measure(settings: Liars, seeds: int, progress: Progress) -> Measurement:
-    points: list[Point] = []
+def _measure(settings: DisjointLookups, seeds: int, progress: Progress) -> Measurement:
+    points: list[CheckedValue] = []
     lengths: list[int] = []
     overlays = [
         IdealOverlay(random_ids(settings.nodes, rng), DhtSettings(k=settings.k), rng)
@@ -57,7 +57,7 @@ def _measure(settings: Liars, seeds: int, progress: Progress) -> Measurement:
             rng = Random(f"E11 {seeds} {malicious} {count}")
             reached, runs = _runs(settings, overlays, malicious, count, rng)
             lengths += [length for run in runs for length in run]
-            expected = paths.mean_disjoint_path_success(malicious, runs)
+            expected = disjoint_paths.mean_disjoint_path_success(malicious, runs)
             error = (expected * (1 - expected) / len(reached)) ** 0.5
             measured = sum(reached) / len(reached)
             band = max(0.03, 3 * error)
@@ -67,7 +67,7 @@ def _measure(settings: Liars, seeds: int, progress: Progress) -> Measurement:
 
 
 def _runs(
-    settings: Liars,
+    settings: DisjointLookups,
     overlays: list[IdealOverlay],
     malicious: float,
     count: int,
@@ -164,7 +164,7 @@ E11 = Experiment(
     "mean of 1 - prod(1 - (1-f)^i) over the measured path lengths i, ±0.03 (or 3 standard errors)",
     "disjoint paths",
     "share of lookups that reach their target",
-    Liars(),
-    Liars(nodes=1500, malicious=(0.2, 0.3), paths=(1, 4), lookups=800),
+    DisjointLookups(),
+    DisjointLookups(nodes=1500, malicious=(0.2, 0.3), paths=(1, 4), lookups=800),
     _measure,
 )

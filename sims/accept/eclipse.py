@@ -17,8 +17,8 @@ from overlay.dht.eclipse import (
     kth_nearest_distance,
 )
 from sims.accept.experiment import Experiment, Measurement, Progress
+from sims.accept.experiment_result import CheckedValue, within
 from sims.accept.ranges import ranged
-from sims.accept.verdict import Point, within
 from sims.engine.keyspace import ID_BITS
 from sims.theory import eclipse
 
@@ -71,7 +71,7 @@ def _measure(settings: Alarm, seeds: int, progress: Progress) -> Measurement:
     return Measurement(points, f"alarm below a chance of {SIGNIFICANCE}; x: Sybils")
 
 
-def _size_point(settings: Alarm, shares: list[float]) -> Point:
+def _size_point(settings: Alarm, shares: list[float]) -> CheckedValue:
     estimates = [estimated_size(share, settings.k) for share in shares]
     deviation = stdev(estimates) / fmean(estimates)
     expected = eclipse.estimate_deviation(settings.k, settings.nodes)

@@ -16,7 +16,7 @@ from sims.accept.ranges import check_ranges
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-    from sims.accept.verdict import Point
+    from sims.accept.experiment_result import CheckedValue
 
 __all__ = ["Experiment", "Measurement", "Progress", "told", "with_values"]
 
@@ -30,7 +30,7 @@ Progress = Callable[[str], None]
 class Measurement:
     """The measured points, and a remark for the reader."""
 
-    points: list[Point]
+    points: list[CheckedValue]
     note: str = ""
 
 
@@ -57,7 +57,7 @@ class Experiment(Generic[S]):
         return self.quick if quick else self.full
 
 
-def told(name: str, points: list[Point], progress: Progress) -> list[Point]:
+def told(name: str, points: list[CheckedValue], progress: Progress) -> list[CheckedValue]:
     """Report points to ``progress`` before the next ones are measured; return the points."""
     for point in points:
         progress(f"{name}: {point}")

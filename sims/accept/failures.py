@@ -11,8 +11,8 @@ from overlay.dht.descriptor import MixDescriptor
 from overlay.dht.lookup import Lookup
 from overlay.dht.settings import DhtSettings
 from sims.accept.experiment import Experiment, Measurement, Progress
+from sims.accept.experiment_result import CheckedValue
 from sims.accept.ranges import ranged
-from sims.accept.verdict import Point
 from sims.accept.worlds import new_world, pass_time
 from sims.participants.machine import Machine
 from sims.participants.world import World
@@ -100,12 +100,14 @@ def _measure(settings: Death, seeds: int, progress: Progress) -> Measurement:
     ordered = sorted(outcomes.seconds)
     p50, p90 = _quantile(ordered, 50), _quantile(ordered, 90)
     points = [
-        Point("lookup p50 (s)", 1, p50, None, 0.0, settings.p50_s),
-        Point("share of the true k closest", 2, fmean(outcomes.closest), None,
+        CheckedValue("lookup p50 (s)", 1, p50, None, 0.0, settings.p50_s),
+        CheckedValue("share of the true k closest", 2, fmean(outcomes.closest), None,
               settings.closest, 1.0),
-        Point("dead in the result", 3, fmean(outcomes.dead), None, 0.0, settings.dead_in_result),
-        Point("live records found", 4, sum(outcomes.found) / expected, None, settings.found, 1.0),
-        Point("lookups that never ended", 5, unfinished, 0.0, 0.0, 0.0),
+        CheckedValue("dead in the result", 3, fmean(outcomes.dead), None, 0.0,
+              settings.dead_in_result),
+        CheckedValue("live records found", 4, sum(outcomes.found) / expected, None,
+              settings.found, 1.0),
+        CheckedValue("lookups that never ended", 5, unfinished, 0.0, 0.0, 0.0),
     ]  # fmt: skip
     return Measurement(points, f"{expected} lookups; p90 {p90:.2f} s")
 

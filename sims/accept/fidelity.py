@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from sims.accept.experiment import Experiment, Measurement, Progress, told
+from sims.accept.experiment_result import CheckedValue
 from sims.accept.ranges import ranged
-from sims.accept.verdict import Point
 from sims.churn import parse_model
-from sims.model.validation import Comparison, compare
 from sims.results.metrics import metric_of
-from sims.scenario.model import Scenario
-from sims.scenario.sections import Adversary, Arrival, Churn, Circuits, Latency
+from sims.scenario.scenario import Scenario
+from sims.scenario.sections import Adversary, Arrival, Churn, Circuits, LatencySection
+from sims.vectorised.validation import Comparison, compare
 
 __all__ = ["M1", "point_of", "scenario_of"]
 
@@ -59,7 +59,9 @@ def scenario_of(case: str, nodes: int, warm_up_minutes: float, minutes: float) -
             f"a case is a session model with +constant, +drop or +failure, not {case!r}"
         )
     drop = Adversary(_DROPPING, ("drop",)) if "drop" in additions else Adversary()
-    constant = Latency("constant", _CONSTANT_S) if "constant" in additions else Latency()
+    constant = (
+        LatencySection("constant", _CONSTANT_S) if "constant" in additions else LatencySection()
+    )
     failure = Arrival("mass-failure", 60 * minutes / 3, _FAILING)
     return Scenario(
         name="accept-m1",
@@ -78,7 +80,7 @@ def scenario_of(case: str, nodes: int, warm_up_minutes: float, minutes: float) -
 
 
 def _measure(settings: Fidelities, seeds: int, progress: Progress) -> Measurement:
-    points: list[Point] = []
+    points: list[CheckedValue] = []
     unjudged: list[str] = []
     for case in settings.cases:
         for nodes in settings.nodes:
@@ -100,11 +102,11 @@ def _measure(settings: Fidelities, seeds: int, progress: Progress) -> Measuremen
     return Measurement(points, note)
 
 
-def point_of(case: str, nodes: int, compared: Comparison) -> Point:
+def point_of(case: str, nodes: int, compared: Comparison) -> CheckedValue:
     """Return a comparison as a point: expected by the full simulation, measured by the model."""
     full, tolerance = compared.full, compared.tolerance
     described = metric_of(compared.measure.metric)
-    return Point(
+    return CheckedValue(
         f"{case}: {compared.measure.name}",
         nodes,
         compared.model,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from overlay.errors import BackendError
-from sims.accept.verdict import Point, Verdict
+from sims.accept.experiment_result import CheckedValue, ExperimentResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,7 +27,7 @@ _WIDE: Final = 50.0
 """If the x values span more than this ratio, the axis is logarithmic."""
 
 
-def draw(verdict: Verdict, directory: Path) -> list[Path]:
+def draw(verdict: ExperimentResult, directory: Path) -> list[Path]:
     """Write a verdict's figure as PNG and SVG and return the files.
 
     Raises:
@@ -56,7 +56,7 @@ def draw(verdict: Verdict, directory: Path) -> list[Path]:
     return [_save(figure, directory / f"{verdict.name}.{suffix}") for suffix in _FORMATS]
 
 
-def _draw_rows(verdict: Verdict, directory: Path) -> list[Path]:
+def _draw_rows(verdict: ExperimentResult, directory: Path) -> list[Path]:
     """Draw each measurement in a row, at its relative place in its band.
 
     Measurements with different units cannot share an axis of values.
@@ -91,14 +91,14 @@ def _draw_rows(verdict: Verdict, directory: Path) -> list[Path]:
     return [_save(figure, directory / f"{verdict.name}.{suffix}") for suffix in _FORMATS]
 
 
-def _place(point: Point) -> float:
+def _place(point: CheckedValue) -> float:
     """Return the relative place of a point in its band: 0 at the lower end, 1 at the upper."""
     if point.high == point.low:
         return 0.5 if point.passed else math.copysign(math.inf, point.measured - point.low)
     return (point.measured - point.low) / (point.high - point.low)
 
 
-def _draw_curve(axes: Axes, points: list[Point], colour: str) -> None:
+def _draw_curve(axes: Axes, points: list[CheckedValue], colour: str) -> None:
     points = sorted(points, key=lambda point: point.x)
     xs = [point.x for point in points]
     axes.errorbar(

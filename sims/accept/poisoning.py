@@ -15,13 +15,13 @@ from overlay.dht.descriptor import MixDescriptor, OnionKey, Role, sign_descripto
 from overlay.dht.lookup import Query
 from overlay.dht.messages import Contacts, FindRecord, Record, Reply
 from overlay.dht.settings import DhtSettings
-from overlay.dht.storage import Store, verified_record
+from overlay.dht.storage import RecordStore, verified_record
 from overlay.dht.topology_table import TopologyTable
 from overlay.identity import LocalIdentity
 from sims.accept.experiment import Experiment, Measurement, Progress
+from sims.accept.experiment_result import CheckedValue, exactly
 from sims.accept.ideal import IdealOverlay, as_id, contact_of
 from sims.accept.ranges import ranged
-from sims.accept.verdict import Point, exactly
 
 __all__ = ["E12"]
 
@@ -60,7 +60,7 @@ class _Overlay:
 
     tables: IdealOverlay
     records: dict[NodeId, dict[str, bytes]]
-    stores: dict[NodeId, Store]
+    stores: dict[NodeId, RecordStore]
     liars: set[NodeId] = field(default_factory=set)
     silent: set[NodeId] = field(default_factory=set)
 
@@ -103,11 +103,11 @@ def _measure(settings: Poison, seeds: int, progress: Progress) -> Measurement:
     points = [
         exactly("forged or expired records accepted", 1, poisoned, 0),
         exactly("records replaced by older ones", 2, regressed, 0),
-        Point("availability of living nodes", 3, living_found / living, None,
+        CheckedValue("availability of living nodes", 3, living_found / living, None,
               settings.availability, 1.0),
-        Point("silent nodes of whom a newcomer believes an old record", 4, believed / asked,
+        CheckedValue("silent nodes of whom a newcomer believes an old record", 4, believed / asked,
               fooled, 0.0, fooled + 3 * error, error),
-        Point("lies told", 5, lies, None, least_lies, math.inf),
+        CheckedValue("lies told", 5, lies, None, least_lies, math.inf),
     ]  # fmt: skip
     return Measurement(
         points,
@@ -127,7 +127,8 @@ def _build(settings: Poison, rng: Random) -> _Overlay:
     tables = IdealOverlay(numbers, dht, rng)
     records: dict[NodeId, dict[str, bytes]] = {}
     stores = {
-        identity.node_id: Store(identity.node_id, _NETWORK, dht, _clock) for identity in identities
+        identity.node_id: RecordStore(identity.node_id, _NETWORK, dht, _clock)
+        for identity in identities
     }
     for index, (identity, number) in enumerate(zip(identities, numbers, strict=True)):
         records[identity.node_id] = _records(identity, number, index)

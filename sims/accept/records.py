@@ -11,13 +11,13 @@ from typing import Final
 from overlay.addresses import Endpoint, NodeId
 from overlay.dht.descriptor import MixDescriptor, OnionKey, Role, sign_descriptor
 from overlay.dht.settings import DhtSettings
-from overlay.dht.storage import Store
+from overlay.dht.storage import RecordStore
 from overlay.identity import LocalIdentity
 from sims.accept.experiment import Experiment, Measurement, Progress
+from sims.accept.experiment_result import CheckedValue, exactly, within
 from sims.accept.ideal import IdealOverlay, as_id, drive, random_ids
 from sims.accept.ranges import ranged
 from sims.accept.sessions import closed_forms, leaving_model
-from sims.accept.verdict import Point, exactly, within
 from sims.churn import SessionModel
 from sims.theory import records
 
@@ -56,7 +56,7 @@ class _Clock:
 
 def _measure(settings: Survival, seeds: int, progress: Progress) -> Measurement:
     model = leaving_model(settings.model)
-    points: list[Point] = []
+    points: list[CheckedValue] = []
     for k in settings.k:
         progress(f"E8: records with {k} holders")
         rng = Random(f"E8 {seeds} {k}")
@@ -81,7 +81,7 @@ def _measure(settings: Survival, seeds: int, progress: Progress) -> Measurement:
 
 def _survival_points(
     model: SessionModel, k: int, counts: dict[float, int], made: int
-) -> list[Point]:
+) -> list[CheckedValue]:
     points = []
     for minutes, count in counts.items():
         expected = records.record_survival(_residual(model), 60 * minutes, k)
@@ -103,7 +103,7 @@ def _residual(model: SessionModel) -> Callable[[float], float]:
     return lambda age: permanent + (1 - permanent) * moving(age)
 
 
-def _stored_record(k: int, clock: _Clock, rng: Random) -> tuple[MixDescriptor, list[Store]]:
+def _stored_record(k: int, clock: _Clock, rng: Random) -> tuple[MixDescriptor, list[RecordStore]]:
     """Let a node find its k nearest nodes and store its record at each."""
     settings = DhtSettings(k=k, alpha=8)
     descriptor = _sign(LocalIdentity.generate(rng))
@@ -113,7 +113,7 @@ def _stored_record(k: int, clock: _Clock, rng: Random) -> tuple[MixDescriptor, l
     drive(lookup, lambda query: overlay.answer(query, k))
     stores = []
     for contact in lookup.closest():
-        store = Store(contact.node_id, _NETWORK, settings, clock)
+        store = RecordStore(contact.node_id, _NETWORK, settings, clock)
         store.put(descriptor.node_id, descriptor.encoded, b"owner", responsible=True)
         stores.append(store)
     return descriptor, stores
@@ -136,7 +136,7 @@ def _sign(identity: LocalIdentity) -> MixDescriptor:
 
 
 def _found(
-    descriptor: MixDescriptor, stores: list[Store], lives: list[float], age_s: float
+    descriptor: MixDescriptor, stores: list[RecordStore], lives: list[float], age_s: float
 ) -> bool:
     """Tell whether at least one holder on line returns the record."""
     key: NodeId = as_id(int.from_bytes(descriptor.node_id, "big"))

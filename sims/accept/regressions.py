@@ -11,7 +11,7 @@ from typing import Final
 
 from overlay.dht.settings import DhtSettings
 from sims.accept.experiment import Experiment, Measurement, Progress
-from sims.accept.verdict import Point, exactly
+from sims.accept.experiment_result import CheckedValue, exactly
 from sims.accept.worlds import JOIN_SPACING_S, new_world, pass_time
 from sims.participants.world import World
 
@@ -83,7 +83,7 @@ def _check_busy_before(world: World) -> None:
         raise ValueError("no record was stored, so an idle overlay proves nothing")
 
 
-def _regressions(progress: Progress) -> tuple[list[Point], str]:
+def _regressions(progress: Progress) -> tuple[list[CheckedValue], str]:
     """Run the tests of every defect, on the classes of the package and on the product's."""
     files = sorted(str(path) for path in _ROOT.glob(_TESTS))
     if not files:

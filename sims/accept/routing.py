@@ -12,9 +12,9 @@ import numpy as np
 
 from overlay.dht.settings import DhtSettings
 from sims.accept.experiment import Experiment, Measurement, Progress
+from sims.accept.experiment_result import CheckedValue, within
 from sims.accept.ideal import IdealOverlay, as_id, drive, random_ids
 from sims.accept.ranges import ranged
-from sims.accept.verdict import Point, within
 from sims.engine.keyspace import ID_BITS
 from sims.theory import geometry
 
@@ -87,7 +87,7 @@ def _measured_hops(
 
 
 def _measure_log(settings: SingleHops, seeds: int, progress: Progress) -> Measurement:
-    points: list[Point] = []
+    points: list[CheckedValue] = []
     for nodes in settings.nodes:
         mean, error = _measured_hops("E5", settings.lookups, nodes, 1, seeds, progress)
         expected = geometry.hops_formula(nodes, 1)
@@ -97,7 +97,7 @@ def _measure_log(settings: SingleHops, seeds: int, progress: Progress) -> Measur
 
 
 def _measure_hops(settings: Hops, seeds: int, progress: Progress) -> Measurement:
-    points: list[Point] = []
+    points: list[CheckedValue] = []
     for k in settings.k:
         for nodes in settings.nodes:
             mean, error = _measured_hops("E6", settings.lookups, nodes, k, seeds, progress)
@@ -131,7 +131,7 @@ class Damage:
 
 
 def _measure_damage(settings: Damage, seeds: int, progress: Progress) -> Measurement:
-    points: list[Point] = []
+    points: list[CheckedValue] = []
     for k in settings.k:
         for dead in settings.dead:
             progress(f"E7: {dead:.0%} dead, k = {k}")

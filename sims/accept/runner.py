@@ -9,7 +9,7 @@ from typing import Any
 
 from overlay.errors import ConfigurationError
 from sims.accept.experiment import Experiment, Progress, with_values
-from sims.accept.verdict import Verdict
+from sims.accept.experiment_result import ExperimentResult
 
 __all__ = ["DEFAULT_SEEDS", "parse_overrides", "prepared", "run", "run_one", "selected"]
 
@@ -78,7 +78,7 @@ def run(
     seeds: int | None,
     progress: Progress,
     overrides: Overrides,
-) -> list[Verdict]:
+) -> list[ExperimentResult]:
     """Run experiments one after the other.
 
     Raises:
@@ -96,7 +96,7 @@ def run_one(
     settings: Any,  # noqa: ANN401 - the experiment's own settings class
     seeds: int,
     progress: Progress,
-) -> Verdict:
+) -> ExperimentResult:
     """Run one experiment with these settings."""
     progress(f"{experiment.name}: {experiment.title}")
     began = time.perf_counter()
@@ -105,7 +105,7 @@ def run_one(
     except ValueError as error:
         reason = str(error).rstrip(".")
         raise ConfigurationError(f"{experiment.name} cannot run so: {reason}.") from error
-    return Verdict(
+    return ExperimentResult(
         experiment.name,
         experiment.title,
         experiment.tolerance,

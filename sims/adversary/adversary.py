@@ -7,7 +7,7 @@ from typing import Final
 
 from overlay.addresses import NodeId
 from sims.adversary.crowds import identities_near, sybil_endpoint
-from sims.adversary.plot import Plot
+from sims.adversary.knowledge import AdversaryKnowledge
 from sims.adversary.responder import HostileDht
 from sims.measures.recorder import Recorder
 from sims.participants.core import SimulatedDht
@@ -15,18 +15,18 @@ from sims.participants.machine import Machine
 from sims.participants.world import World, own_core
 from sims.scenario.sections import Adversary
 
-__all__ = ["AdversaryMeasure", "Conspiracy"]
+__all__ = ["AdversaryMeasure", "AdversaryNodes"]
 
 _CROWD_OVER_S: Final = 60.0
 """Interval after the start in which additional malicious machines join one by one, in seconds."""
 
 
-class Conspiracy:
+class AdversaryNodes:
     """The knowledge of the adversary, and its additional machines."""
 
     def __init__(self, world: World, settings: Adversary, *, population: int) -> None:
         self.world = world
-        self.plot = Plot(
+        self.plot = AdversaryKnowledge(
             frozenset(settings.behaviours),
             settings.drop_probability,
             world.streams.stream("adversary", "drops"),
@@ -80,7 +80,7 @@ class Conspiracy:
 class AdversaryMeasure:
     """Measure the most places that additional malicious identities have in an honest table."""
 
-    def __init__(self, recorder: Recorder, conspiracy: Conspiracy) -> None:
+    def __init__(self, recorder: Recorder, conspiracy: AdversaryNodes) -> None:
         self._recorder = recorder
         self._conspiracy = conspiracy
 

@@ -19,8 +19,8 @@ from overlay.dht.messages import (
     contacts_that_fit,
 )
 from overlay.dht.messages import Store as StoreRequest
-from overlay.dht.responder import Responder
-from sims.adversary.plot import Plot
+from overlay.dht.responder import RequestResponder
+from sims.adversary.knowledge import AdversaryKnowledge
 from sims.participants.core import SimulatedDht
 
 __all__ = ["HostileDht"]
@@ -31,13 +31,19 @@ _FLIPPED_BYTE: Final = -70
 RecordOf = Callable[[NodeId], bytes | None]
 
 
-class HostileResponder(Responder):
+class HostileResponder(RequestResponder):
     """Answer PING, STORE and LEAVE correctly, to stay in tables, and other requests falsely.
 
     ``record_of`` returns the true record of a node, which ``forge`` changes.
     """
 
-    def __init__(self, plot: Plot, record_of: RecordOf, *args: Any, **parts: Any) -> None:  # noqa: ANN401 - the parent's
+    def __init__(
+        self,
+        plot: AdversaryKnowledge,
+        record_of: RecordOf,
+        *args: Any,  # noqa: ANN401 - the parent's
+        **parts: Any,  # noqa: ANN401 - likewise
+    ) -> None:
         super().__init__(*args, **parts)
         self.plot = plot
         self.record_of = record_of
@@ -87,7 +93,13 @@ class HostileResponder(Responder):
 class HostileDht(SimulatedDht):
     """A DHT core with the answers of the adversary."""
 
-    def __init__(self, plot: Plot, record_of: RecordOf, *args: Any, **parts: Any) -> None:  # noqa: ANN401 - the parent's
+    def __init__(
+        self,
+        plot: AdversaryKnowledge,
+        record_of: RecordOf,
+        *args: Any,  # noqa: ANN401 - the parent's
+        **parts: Any,  # noqa: ANN401 - likewise
+    ) -> None:
         self.make_responder = partial(HostileResponder, plot, record_of)
         super().__init__(*args, **parts)
 

@@ -13,8 +13,8 @@ and on the ``Random`` that is passed in.
 from sims.churn.arrivals import Equilibrium, FlashCrowd, MassFailure, MassJoin
 from sims.churn.events import ChurnEvent, churn_events
 from sims.churn.lifetimes import Lifetimes
-from sims.churn.models import PRESETS, SessionModel
 from sims.churn.parsing import parse_duration, parse_model
+from sims.churn.session_models import PRESETS, SessionModel
 from sims.churn.trace import Trace, read_trace
 
 __all__ = [

@@ -17,7 +17,7 @@ from random import Random
 from typing import NamedTuple
 
 from sims.churn.arrivals import Equilibrium, FlashCrowd, MassFailure, MassJoin, Shock, Start
-from sims.churn.models import SessionModel
+from sims.churn.session_models import SessionModel
 
 __all__ = ["ChurnEvent", "churn_events"]
 

@@ -24,7 +24,7 @@ from typing import Final
 
 from overlay.errors import ConfigurationError
 from sims.churn.lifetimes import Exponential, Fixed, Lifetimes, Observed, Pareto, Weibull
-from sims.churn.models import PRESETS, SessionModel
+from sims.churn.session_models import PRESETS, SessionModel
 from sims.churn.trace import Trace, read_trace
 
 __all__ = ["parse_duration", "parse_model"]

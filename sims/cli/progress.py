@@ -6,8 +6,8 @@ import shutil
 import time
 from typing import Final, TextIO
 
-from sims.results.model import Progress
 from sims.results.numbers import duration
+from sims.results.observations import Progress
 from sims.results.record import RunFailure, RunRecord
 from sims.scenario.study import Study
 from sims.sweep.jobs import Job

@@ -15,7 +15,7 @@ from overlay.addresses import Endpoint
 from sims.engine.digest import EventDigest
 from sims.engine.heap import EventHeap
 
-__all__ = ["FRAMING_BYTES", "Host", "Latency", "Network"]
+__all__ = ["FRAMING_BYTES", "Network", "OneWayDelay", "SimulatedHost"]
 
 FRAMING_BYTES: Final = 5
 """The non-ESP marker (RFC 3948) and the channel in front of every control message."""
@@ -23,7 +23,7 @@ FRAMING_BYTES: Final = 5
 Received = tuple[bytes, Endpoint]
 
 
-class Host(Protocol):
+class SimulatedHost(Protocol):
     """A machine that can be attached to an address."""
 
     index: int
@@ -34,7 +34,7 @@ class Host(Protocol):
         ...
 
 
-class Latency(Protocol):
+class OneWayDelay(Protocol):
     """One-way delays of datagrams (``sims.latency``)."""
 
     def delay_s(self, source: int, destination: int, rng: Random) -> float:
@@ -52,7 +52,7 @@ class Network:
     def __init__(
         self,
         heap: EventHeap,
-        latency: Latency,
+        latency: OneWayDelay,
         rng: Random,
         *,
         loss: float = 0.0,
@@ -64,18 +64,18 @@ class Network:
         self._latency = latency
         self._rng = rng
         self._loss = loss
-        self._hosts: dict[Endpoint, Host] = {}
+        self._hosts: dict[Endpoint, SimulatedHost] = {}
         self._sides: dict[int, int] = {}
         self._held: dict[int, list[Received]] = {}
         self._extra_s: dict[int, float] = {}
 
     # Hosts.
 
-    def attach(self, host: Host) -> None:
+    def attach(self, host: SimulatedHost) -> None:
         """Attach a host to its address."""
         self._hosts[host.endpoint] = host
 
-    def crash(self, host: Host) -> None:
+    def crash(self, host: SimulatedHost) -> None:
         """Detach a host. Datagrams on their way to it are lost."""
         if self._hosts.get(host.endpoint) is host:
             del self._hosts[host.endpoint]
@@ -115,7 +115,13 @@ class Network:
     # Datagrams.
 
     def send(
-        self, source: Host, datagram: bytes, to: Endpoint, when: float, size: int, kind: int
+        self,
+        source: SimulatedHost,
+        datagram: bytes,
+        to: Endpoint,
+        when: float,
+        size: int,
+        kind: int,
     ) -> None:
         """Send a datagram of ``size`` bytes from ``source`` at ``when``, which is now or later."""
         self.sent += 1
@@ -134,7 +140,7 @@ class Network:
             when += self._extra_s.get(here, 0.0) + self._extra_s.get(there, 0.0)
         self.heap.at(when, self._arrive, host, (datagram, source.endpoint, here, kind, size))
 
-    def _arrive(self, host: Host, flight: tuple[bytes, Endpoint, int, int, int]) -> None:
+    def _arrive(self, host: SimulatedHost, flight: tuple[bytes, Endpoint, int, int, int]) -> None:
         datagram, endpoint, source, kind, size = flight
         if self._hosts.get(host.endpoint) is not host:
             self.lost += 1
@@ -146,5 +152,5 @@ class Network:
         self.delivered += 1
         host.arrived((datagram, endpoint))
 
-    def _host(self, index: int) -> Host | None:
+    def _host(self, index: int) -> SimulatedHost | None:
         return next((host for host in self._hosts.values() if host.index == index), None)

@@ -1,7 +1,7 @@
 """One-way delays of datagrams: constant, uniform, or by geography."""
 
 from sims.latency.geographic import Geographic, read_matrix, shipped_matrix
-from sims.latency.models import Constant, LatencyModel, Uniform, build_latency
+from sims.latency.latency_models import Constant, LatencyModel, Uniform, build_latency
 
 __all__ = [
     "Constant",

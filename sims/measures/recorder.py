@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from sims.participants.world import World
-from sims.results.model import Observations
+from sims.results.observations import Observations
 
 __all__ = ["Recorder", "Sampled"]
 

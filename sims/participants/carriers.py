@@ -23,8 +23,8 @@ from overlay.dht.messages import (
     Contacts,
     FindNode,
     FindRecord,
-    Kind,
     Leave,
+    MessageKind,
     Pong,
     Record,
     Reply,
@@ -39,7 +39,7 @@ from sims.engine.network import FRAMING_BYTES
 
 __all__ = [
     "CHALLENGE_BYTES",
-    "Carrier",
+    "DhtMessageCarrier",
     "EncodedCarrier",
     "RawDatagram",
     "ValueCarrier",
@@ -65,7 +65,7 @@ _NO_FIELDS: Final = 1
 _FORGED: Final = b""
 
 
-class Carrier(Protocol):
+class DhtMessageCarrier(Protocol):
     """The interface between a simulation and one form of messages."""
 
     def envelopes(self, identity: LocalIdentity, network_id: str) -> Envelopes:
@@ -156,7 +156,7 @@ class ValueChallenge(Challenge):
     """A challenge as a value."""
 
     wire_bytes: int = CHALLENGE_BYTES
-    code: int = int(Kind.CHALLENGE)
+    code: int = int(MessageKind.CHALLENGE)
 
 
 _Value = ValueRequest | ValueReply | ValueChallenge

@@ -9,7 +9,7 @@ from typing import Final
 
 from overlay.addresses import NodeId
 from overlay.errors import ConfigurationError, OverlayError, PluginError
-from overlay.node.requested_path import PathState, PathWish, RequestedPath
+from overlay.node.requested_path import PathState, PathTerms, RequestedPath
 from sims.measures.recorder import Recorder
 from sims.participants.machine import Machine
 
@@ -87,7 +87,7 @@ class Client:
         if plane is None:
             return
         try:
-            wish = PathWish(_DESTINATION, self._hops, self._strategy)
+            wish = PathTerms(_DESTINATION, self._hops, self._strategy)
             [path] = plane.paths.request_all([wish], heap.now)
         except (ConfigurationError, PluginError):
             raise  # there is no such strategy, or the strategy failed

@@ -14,7 +14,7 @@ from random import Random
 from typing import Final
 
 from overlay.addresses import Endpoint, NodeId
-from overlay.dht.calls import Answer
+from overlay.dht.calls import VerifiedReply
 from overlay.dht.core import Dht
 from overlay.dht.descriptor import MixDescriptor
 from overlay.dht.envelope import Envelopes
@@ -136,8 +136,9 @@ class SimulatedDht(Dht):
         """
         self._calls.cancel_all()
         self._walks.cancel_all()
-        # The responder and its probe help refer to each other, so the core alone is not enough.
-        vars(self._responder).clear()
+        # These parts hold bound methods of each other, so to clear the core alone is not enough.
+        for part in (self._responder, self.reachability):
+            vars(part).clear()
         vars(self).clear()
 
     def probe(self, target: NodeId, now: float, on_finished: OnLookup) -> None:
@@ -193,7 +194,7 @@ class _Fetch:
             told, self._on_finished = self._on_finished, None
             told(self._best, self._asked)
 
-    def _answered(self, answer: Answer | None) -> None:
+    def _answered(self, answer: VerifiedReply | None) -> None:
         self._waiting -= 1
         if answer is not None and isinstance(answer.reply, Record):
             self._take(answer.reply.record)

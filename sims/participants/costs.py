@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from overlay.dht.messages import Kind
+from overlay.dht.messages import MessageKind
 
 __all__ = ["CryptoCosts"]
 
@@ -28,9 +28,9 @@ class CryptoCosts:
         only if its cookie is valid, and then it is also answered.
         """
         costs = [0.0] * 256
-        for kind in Kind:
+        for kind in MessageKind:
             if kind.is_request:
                 costs[kind] = self.sign_s
-            elif kind is not Kind.CHALLENGE:
+            elif kind is not MessageKind.CHALLENGE:
                 costs[kind] = self.verify_s + self.sign_s
         return tuple(costs)

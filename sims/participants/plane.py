@@ -26,11 +26,11 @@ from overlay.ipsec.userspace.engine import UserspaceEngine
 from overlay.link.demultiplexer import Channel, frame
 from overlay.node.assembly import Surroundings, build_control_plane
 from overlay.node.control_plane import ControlPlane
-from overlay.node.packet_path import DatagramSink
+from overlay.node.packet_transport import DatagramSink
 from sims.participants.carriers import RawDatagram
 
 __all__ = [
-    "NoGuard",
+    "NoKillSwitch",
     "PlaneSink",
     "SimulatedPlane",
     "build_plane",
@@ -65,7 +65,7 @@ class SimulatedPlane(ControlPlane):
         return bool(packets or handshakes or messages)
 
 
-class NoGuard:
+class NoKillSwitch:
     """A kill switch for simulated hosts, which does nothing because no programs run there."""
 
     def protect(self, *destinations: IpNetwork) -> None:
@@ -111,7 +111,7 @@ def build_plane(
         identity,
         Surroundings(
             network=sink,
-            guard=NoGuard(),
+            guard=NoKillSwitch(),
             local_address=lambda _peer: endpoint,
             local_addresses=frozenset,
             forget_inner_addresses=_forget,

@@ -19,7 +19,7 @@ from sims.churn import (
 from sims.churn.arrivals import Shock
 from sims.participants.machine import Machine
 from sims.participants.world import START, World
-from sims.scenario.model import Scenario
+from sims.scenario.scenario import Scenario
 
 __all__ = ["Population", "session_model"]
 

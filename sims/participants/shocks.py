@@ -7,7 +7,7 @@ from random import Random
 
 from sims.participants.population import Population
 from sims.participants.world import START, World
-from sims.scenario.model import Scenario
+from sims.scenario.scenario import Scenario
 
 __all__ = ["Shocks"]
 

@@ -21,9 +21,9 @@ from overlay.dht.settings import DhtSettings
 from overlay.identity import LocalIdentity
 from sims.engine.heap import EventHeap
 from sims.engine.keyspace import ID_BITS, KeySpace
-from sims.engine.network import Latency, Network
+from sims.engine.network import Network, OneWayDelay
 from sims.engine.streams import Streams
-from sims.participants.carriers import Carrier
+from sims.participants.carriers import DhtMessageCarrier
 from sims.participants.core import SimulatedDht
 from sims.participants.costs import CryptoCosts
 from sims.participants.machine import NETWORK_ID, Machine
@@ -53,8 +53,8 @@ class World:
         self,
         streams: Streams,
         settings: DhtSettings,
-        latency: Latency,
-        carrier: Carrier,
+        latency: OneWayDelay,
+        carrier: DhtMessageCarrier,
         *,
         loss: float = 0.0,
         costs: CryptoCosts | None = None,
@@ -210,7 +210,7 @@ class World:
         descriptor = machine.descriptor
         if descriptor is None:
             return
-        group = source_group(machine.endpoint, limit_private=self.settings.limit_private_subnets)
+        group = source_group(machine.endpoint, limit_private=self.settings.limit_private_prefixes)
         for number in self.alive.closest(machine.number, self.settings.k + 1):
             holder = self.by_number[number]
             if holder is not machine and holder.dht is not None:

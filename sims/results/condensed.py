@@ -10,10 +10,10 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from sims.results.model import Observations
+from sims.results.observations import Observations
 from sims.results.survival import survival_quantiles
 from sims.scenario.expectation import QUANTILES, Expectation
-from sims.scenario.model import Scenario
+from sims.scenario.scenario import Scenario
 
 __all__ = ["BINS", "Condensed", "Key", "bin_width_s", "condense"]
 

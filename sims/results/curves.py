@@ -12,7 +12,7 @@ from sims.results.condensed import BINS, Key, bin_width_s
 from sims.results.record import RunRecord
 from sims.results.statistics import t_quantile
 from sims.scenario.expectation import QUANTILES
-from sims.scenario.model import Scenario
+from sims.scenario.scenario import Scenario
 
 __all__ = ["Band", "count_band", "over_time", "quantile_band"]
 

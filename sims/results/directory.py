@@ -18,7 +18,7 @@ from typing import Final
 
 from overlay.errors import ConfigurationError
 from sims.results.atomic import write_json, write_lines, write_text
-from sims.results.model import RunOutcome
+from sims.results.observations import RunOutcome
 from sims.results.record import RunFailure, RunRecord, record_of
 from sims.results.table import HEADER, table_lines
 from sims.scenario.study import Study

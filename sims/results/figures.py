@@ -20,14 +20,14 @@ from sims.results.curves import Band, count_band, over_time, quantile_band
 from sims.results.metrics import Metric, metric_of
 from sims.results.statistics import t_estimate
 from sims.results.summary import MetricSummary, PointSummary
-from sims.scenario.model import Scenario
+from sims.scenario.scenario import Scenario
 from sims.scenario.study import Study
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
 
-__all__ = ["Figure", "draw_figures"]
+__all__ = ["ReportFigure", "draw_figures"]
 
 _COLOURS: Final = ("#0b6e99", "#d1495b", "#2a9d5c", "#e09f3e", "#7b5ea7", "#5c6b73", "#b5651d")
 """Together with the line styles, these differ in grey and with red-green colour blindness."""
@@ -67,7 +67,7 @@ _STYLE: Final[dict[str, object]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
+class ReportFigure:
     """One figure of the report.
 
     Attributes:
@@ -85,7 +85,7 @@ class Figure:
 
 def draw_figures(
     folder: Path, points: Sequence[PointSummary], study: Study
-) -> tuple[list[Figure], list[str]]:
+) -> tuple[list[ReportFigure], list[str]]:
     """Draw every metric and write the files.
 
     The second result is the reason why there are no figures, or empty.
@@ -108,7 +108,7 @@ def draw_figures(
         return _point_figures(folder, points[0]), []
 
 
-def _point_figures(folder: Path, point: PointSummary) -> list[Figure]:
+def _point_figures(folder: Path, point: PointSummary) -> list[ReportFigure]:
     figures = []
     for name in dict.fromkeys(summary.metric for summary in point.metrics):
         metric = metric_of(name)
@@ -281,7 +281,9 @@ def _bars(axes: Axes, metric: Metric, parts: Sequence[MetricSummary], point: Poi
     axes.set_ylabel(metric.title)
 
 
-def _sweep_figures(folder: Path, points: Sequence[PointSummary], study: Study) -> list[Figure]:
+def _sweep_figures(
+    folder: Path, points: Sequence[PointSummary], study: Study
+) -> list[ReportFigure]:
     figures = []
     names = dict.fromkeys(s.metric for point in points for s in point.metrics if not s.label)
     for name in names:
@@ -342,14 +344,14 @@ def _sweep_panel(axes: Axes, name: str, points: Sequence[PointSummary], study: S
         axes.legend()
 
 
-def _saved(folder: Path, canvas: Canvas, name: str, metric: Metric, caption: str) -> Figure:
+def _saved(folder: Path, canvas: Canvas, name: str, metric: Metric, caption: str) -> ReportFigure:
     canvas.savefig(folder / f"{name}.png", metadata={"Software": None})
     # Keep the layout of the first file, because finding a layout takes most of the time.
     canvas.set_layout_engine("none")
     buffer = io.StringIO()
     canvas.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     (folder / f"{name}.svg").write_text(buffer.getvalue(), encoding="utf-8")
-    return Figure(name, metric.group, caption, _inline(buffer.getvalue(), name, caption))
+    return ReportFigure(name, metric.group, caption, _inline(buffer.getvalue(), name, caption))
 
 
 def _inline(svg: str, name: str, caption: str) -> str:

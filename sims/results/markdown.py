@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Final
 
 from overlay.errors import ConfigurationError
+from sims.results.expectation_result import ExpectationResult
 from sims.results.numbers import duration, interval, number
 from sims.results.reading import read_results
 from sims.results.statistics import Estimate, t_estimate
 from sims.results.summary import PointSummary, summarise
-from sims.results.verdict import Verdict
-from sims.scenario.model import Scenario
+from sims.scenario.scenario import Scenario
 
 __all__ = ["main", "page"]
 
@@ -77,7 +77,7 @@ def _section(study: PointSummary) -> Iterator[str]:
         yield f"| {verdict.expectation} | {_with_interval(verdict.got)} | {said}{doubt} |"
 
 
-def _doubt(verdict: Verdict) -> str:
+def _doubt(verdict: ExpectationResult) -> str:
     if not verdict.doubt:
         return ""
     return f": {verdict.doubt}" if verdict.unrecovered else f", but {verdict.doubt}"

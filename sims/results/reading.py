@@ -12,7 +12,7 @@ from typing import Any, Final
 from overlay.errors import ConfigurationError
 from sims.results.condensed import Condensed, Key, condense
 from sims.results.directory import FORMAT
-from sims.results.model import Observations
+from sims.results.observations import Observations
 from sims.results.record import RunFailure, RunRecord
 from sims.results.table import read_table
 from sims.scenario.study import Study

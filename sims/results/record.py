@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sims.results.condensed import Condensed, Key, condense
-from sims.results.model import RunOutcome
-from sims.scenario.model import Scenario
+from sims.results.observations import RunOutcome
+from sims.scenario.scenario import Scenario
 
 __all__ = ["RunFailure", "RunRecord", "record_of"]
 
@@ -33,7 +33,7 @@ class RunRecord:
     Attributes:
         point: index of the study's point, from 0.
         values: condensed values by metric and label.
-        others: as in :class:`sims.results.model.RunOutcome`.
+        others: as in :class:`sims.results.observations.RunOutcome`.
     """
 
     point: int

@@ -9,7 +9,7 @@ from typing import Final
 
 from sims.results import setup_tables
 from sims.results.comparison import differences, important_first
-from sims.results.figures import Figure
+from sims.results.figures import ReportFigure
 from sims.results.metrics import metric_of
 from sims.results.numbers import duration, interval, number, with_unit
 from sims.results.page import cell, page, section, table
@@ -35,7 +35,7 @@ _MOST_HEADLINES: Final = 4
 def report_html(
     results: Results,
     points: Sequence[PointSummary],
-    figures: Sequence[Figure],
+    figures: Sequence[ReportFigure],
     remarks: Sequence[str],
 ) -> str:
     """Return the report as one self-contained HTML file."""
@@ -184,7 +184,7 @@ def _missing(results: Results, remarks: Sequence[str]) -> str:
     return "<ul>" + "".join(f"<li>{escape(each)}</li>" for each in said) + "</ul>" if said else ""
 
 
-def _chapters(points: Sequence[PointSummary], figures: Sequence[Figure]) -> str:
+def _chapters(points: Sequence[PointSummary], figures: Sequence[ReportFigure]) -> str:
     there = {metric_of(s.metric).group for p in points for s in p.metrics}
     groups = [group for group in important_first(points) if group in there]
     parts = []

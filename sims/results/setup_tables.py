@@ -8,8 +8,8 @@ from html import escape
 from sims.results.numbers import duration
 from sims.results.page import cell, table
 from sims.results.reading import Results
-from sims.scenario.model import Scenario
 from sims.scenario.plain import plain_of
+from sims.scenario.scenario import Scenario
 from sims.scenario.study import Study
 from sims.scenario.toml import render_toml
 

@@ -10,12 +10,12 @@ from typing import Final
 from overlay.errors import ConfigurationError
 from sims.churn.lifetimes import Lifetimes
 from sims.results.condensed import Condensed, Key
+from sims.results.expectation_result import ExpectationResult, verdicts
 from sims.results.metrics import METRICS, metric_of, needs_adversary
 from sims.results.record import RunRecord
 from sims.results.statistics import Estimate, bootstrap_estimate, share_estimate, t_estimate
-from sims.results.verdict import Verdict, verdicts
-from sims.scenario.model import Scenario
-from sims.scenario.study import Point
+from sims.scenario.scenario import Scenario
+from sims.scenario.study import StudyPoint
 
 __all__ = ["MetricSummary", "PointSummary", "summarise"]
 
@@ -69,10 +69,10 @@ class PointSummary:
         churn: rows (quantity, unit, nominal, measured).
     """
 
-    point: Point
+    point: StudyPoint
     runs: tuple[RunRecord, ...]
     metrics: tuple[MetricSummary, ...]
-    verdicts: tuple[Verdict, ...]
+    verdicts: tuple[ExpectationResult, ...]
     churn: tuple[tuple[str, str, float, Estimate], ...]
 
     def performance(self) -> dict[str, Estimate]:
@@ -105,7 +105,7 @@ class PointSummary:
         }
 
 
-def summarise(point: Point, runs: Sequence[RunRecord]) -> PointSummary:
+def summarise(point: StudyPoint, runs: Sequence[RunRecord]) -> PointSummary:
     """Compute the statistics of one point of a study."""
     ordered = tuple(sorted(runs, key=lambda run: run.seed))
     adversary = point.scenario.adversary.is_there

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from sims.results.model import Observation, Observations
+from sims.results.observations import Observation, Observations
 
 __all__ = ["HEADER", "read_table", "table_lines"]
 

@@ -10,8 +10,8 @@ from typing import Final
 
 from overlay.config.text import read_text
 from overlay.errors import ConfigurationError
-from sims.scenario.model import Scenario
 from sims.scenario.plain import scenario_of
+from sims.scenario.scenario import Scenario
 from sims.scenario.toml import parse_tables
 
 __all__ = ["load_scenario", "load_tables", "shipped_names"]

@@ -12,16 +12,16 @@ from dataclasses import fields, is_dataclass
 from typing import Any, Final
 
 from overlay.errors import ConfigurationError
-from sims.scenario.model import Scenario
 from sims.scenario.parameters import Parameters
-from sims.scenario.sections import Adversary, Arrival, Churn, Circuits, Latency
+from sims.scenario.scenario import Scenario
+from sims.scenario.sections import Adversary, Arrival, Churn, Circuits, LatencySection
 
 __all__ = ["SECTIONS", "merged", "plain_of", "scenario_of", "set_by_name"]
 
 SECTIONS: Final[Mapping[str, type[Any]]] = {
     "churn": Churn,
     "arrival": Arrival,
-    "latency": Latency,
+    "latency": LatencySection,
     "adversary": Adversary,
     "circuits": Circuits,
 }

@@ -25,7 +25,7 @@ __all__ = [
     "Arrival",
     "Churn",
     "Circuits",
-    "Latency",
+    "LatencySection",
     "check_settings",
     "meaning",
     "setting",
@@ -148,7 +148,7 @@ class Arrival:
 
 
 @dataclass(frozen=True, slots=True)
-class Latency:
+class LatencySection:
     """[latency]: one-way delay and loss of datagrams."""
 
     model: str = setting(

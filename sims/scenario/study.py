@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from overlay.errors import ConfigurationError
-from sims.scenario.model import Scenario
 from sims.scenario.parameters import Scalar
 from sims.scenario.plain import plain_of, scenario_of, set_by_name
+from sims.scenario.scenario import Scenario
 
-__all__ = ["Axis", "Point", "Study", "parse_axis", "parse_value", "study_of"]
+__all__ = ["Axis", "Study", "StudyPoint", "parse_axis", "parse_value", "study_of"]
 
 MAX_POINTS: Final = 1000
 
@@ -32,7 +32,7 @@ class Axis:
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class StudyPoint:
     """One scenario of a study, with a name that is unique in the study."""
 
     name: str
@@ -43,7 +43,7 @@ class Point:
 class Study:
     """All points whose results are in one results directory; at least one point."""
 
-    points: tuple[Point, ...]
+    points: tuple[StudyPoint, ...]
     axes: tuple[Axis, ...] = ()
 
     @property
@@ -71,7 +71,7 @@ class Study:
             ConfigurationError: the value does not describe a study.
         """
         points = tuple(
-            Point(str(name), scenario_of(_table(scenario, "the scenario of a point")))
+            StudyPoint(str(name), scenario_of(_table(scenario, "the scenario of a point")))
             for name, scenario in _entries(plain, "points", "name", "scenario")
         )
         axes = tuple(
@@ -131,13 +131,15 @@ def study_of(tables: Mapping[str, object], axes: Sequence[Axis] = ()) -> Study:
     return Study(tuple(points), tuple(axes))
 
 
-def _point(tables: Mapping[str, object], axes: Sequence[Axis], values: Sequence[Scalar]) -> Point:
+def _point(
+    tables: Mapping[str, object], axes: Sequence[Axis], values: Sequence[Scalar]
+) -> StudyPoint:
     varied = dict(tables)
     for axis, value in zip(axes, values, strict=True):
         varied = set_by_name(varied, axis.setting, value)
     scenario = scenario_of(varied)
     name = " ".join(f"{a.setting}={_shown(v)}" for a, v in zip(axes, values, strict=True))
-    return Point(name or scenario.name, scenario)
+    return StudyPoint(name or scenario.name, scenario)
 
 
 def _shown(value: Scalar) -> str:

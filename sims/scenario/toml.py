@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 from overlay.config.text import toml_tables
 from overlay.errors import ConfigurationError
-from sims.scenario.model import Scenario
 from sims.scenario.plain import merged, plain_of, scenario_of
+from sims.scenario.scenario import Scenario
 
 __all__ = ["QUICK", "parse_tables", "parse_toml", "render_toml"]
 

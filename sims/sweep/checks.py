@@ -12,7 +12,7 @@ from overlay.plugins import load_plugin, settings_of
 from sims.churn import parse_model
 from sims.latency import build_latency
 from sims.results.metrics import METRICS
-from sims.scenario.model import Arrival, Scenario
+from sims.scenario.scenario import Arrival, Scenario
 from sims.scenario.study import Study
 
 __all__ = ["check_study", "unmeasured"]
@@ -59,7 +59,7 @@ def _check(scenario: Scenario) -> None:
     except ConfigurationError as error:
         raise ConfigurationError(f"[circuits] strategy: {error}") from error
     if scenario.fidelity == "model":
-        from sims.model.settings import check_expressible
+        from sims.vectorised.settings import check_expressible
 
         check_expressible(scenario)
     for expected in scenario.expectations:

@@ -12,7 +12,7 @@ from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from overlay.errors import ConfigurationError
-from sims.results.model import Progress, RunOutcome
+from sims.results.observations import Progress, RunOutcome
 from sims.results.record import RunFailure
 from sims.sweep.jobs import Job, JobResult, Runner, ShowJobProgress, Stop, failure_sentence
 

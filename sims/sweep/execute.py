@@ -13,7 +13,7 @@ from types import FrameType
 from overlay.errors import BackendError
 from sims.results.directory import ResultsWriter
 from sims.results.drawing import Drawn, draw
-from sims.results.model import Progress
+from sims.results.observations import Progress
 from sims.results.reading import Results
 from sims.results.record import RunFailure, RunRecord
 from sims.scenario.study import Study

@@ -13,9 +13,9 @@ from overlay.dht.settings import DhtSettings
 from overlay.errors import OverlayError
 from overlay.plugin_failures import blamed_plugin
 from overlay.plugins import settings_of
-from sims.results.model import Progress, RunOutcome, ShouldStop, ShowProgress
+from sims.results.observations import Progress, RunOutcome, ShouldStop, ShowProgress
 from sims.results.record import RunFailure
-from sims.scenario.model import Scenario
+from sims.scenario.scenario import Scenario
 from sims.scenario.study import Study
 
 __all__ = ["Job", "JobResult", "Runner", "Stop", "failure_sentence", "jobs_of", "run_scenario"]
@@ -92,7 +92,7 @@ def run_scenario(
 
         return run(scenario, seed, progress=progress, should_stop=should_stop)
     from sims.churn import parse_model
-    from sims.model.run import run_model
+    from sims.vectorised.run import run_model
 
     return run_model(
         scenario,

@@ -23,7 +23,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from typing import Final
 
-from sims.results.model import Progress, RunOutcome
+from sims.results.observations import Progress, RunOutcome
 from sims.results.record import RunFailure
 from sims.sweep.jobs import Job, JobResult, Runner, ShowJobProgress, Stop, failure_sentence
 

@@ -17,13 +17,13 @@ import pytest
 from lab.namespaces import Namespace, missing_requirements
 from overlay.addresses import Endpoint
 from overlay.errors import BackendError
-from overlay.ipsec.model import (
+from overlay.ipsec.interface import (
     ANY_V4,
     ANY_V6,
     MIN_SPI,
-    Direction,
     IpsecBackend,
     IpsecConfiguration,
+    PolicyDirection,
     Prefix,
     SaIdentity,
     SecurityAssociation,
@@ -109,7 +109,7 @@ def link(spi: int = 0x1000, *, inbound: bool = True) -> SecurityAssociation:
 
 def policy(*associations: SecurityAssociation, destination: bytes = V1) -> SecurityPolicy:
     templates = tuple(Template(sa.source, sa.destination, sa.reqid) for sa in associations)
-    return SecurityPolicy(Direction.IN, Selector(ANY_V6, Prefix.host(destination)), templates)
+    return SecurityPolicy(PolicyDirection.IN, Selector(ANY_V6, Prefix.host(destination)), templates)
 
 
 CONFIGURATION = IpsecConfiguration((onion(), link()), (policy(onion(), link()),))

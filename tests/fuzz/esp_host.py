@@ -3,11 +3,11 @@
 from random import Random
 
 from overlay.addresses import CIRCUIT_PREFIX, OVERLAY_PREFIX, Endpoint
-from overlay.ipsec.model import (
+from overlay.ipsec.interface import (
     ANY_V4,
     ANY_V6,
-    Direction,
     IpsecConfiguration,
+    PolicyDirection,
     SecurityAssociation,
     SecurityPolicy,
     Selector,
@@ -50,9 +50,9 @@ def esp_host() -> UserspaceEngine:
         SecurityPolicy(direction, Selector(prefix, prefix), chain)
         for prefix in (ANY_V4, ANY_V6)
         for direction, chain in (
-            (Direction.IN, through),
-            (Direction.FWD, through),
-            (Direction.OUT, onward),
+            (PolicyDirection.IN, through),
+            (PolicyDirection.FWD, through),
+            (PolicyDirection.OUT, onward),
         )
     ]
     made.install(IpsecConfiguration((link_in, link_out, onion_in), tuple(policies), (OWN,)))

@@ -20,16 +20,16 @@ from overlay.addresses import CIRCUIT_PREFIX, OVERLAY_PREFIX, CircuitAddress, Ov
 from overlay.apm.carrier import SIGNALLING_PORT
 from overlay.apm.control import CONTROL_BYTES, CONTROL_PORT
 from overlay.apm.datagram import UdpDatagram, build_datagram
-from overlay.apm.layer import ExitLayer, Families, LayerTerms, RelayLayer
+from overlay.apm.layer import ExitLayer, IpVersions, LayerTerms, RelayLayer
 from overlay.apm.onion import OnionHop, construct_onion
 from overlay.dht.envelope import Envelopes
 from overlay.dht.help_messages import Meet, SendProbe, WantProbe
 from overlay.dht.messages import Contact, FindNode, FindRecord, Leave, Ping, Store
 from overlay.exit_policy import ExitPolicy, ExitRule
-from overlay.ipsec.model import Spi
+from overlay.ipsec.interface import Spi
+from overlay.link.events import LinkPeer
 from overlay.link.handshake import GEOMETRY
 from overlay.link.links import Links
-from overlay.link.model import LinkPeer
 from overlay.link.settings import LinkSettings
 from overlay.sensitive import SecretBytes
 from overlay.wire import pack_canonical
@@ -164,8 +164,8 @@ def _layers() -> list[ExitLayer | RelayLayer]:
     far = CircuitAddress(CIRCUIT_PREFIX + b"\1" * 12)
     v6 = HERE._replace(host="2001:db8::1")
     return [
-        ExitLayer(_terms(), Families.IPV4),
-        ExitLayer(_terms(), Families.IPV4 | Families.IPV6),
+        ExitLayer(_terms(), IpVersions.IPV4),
+        ExitLayer(_terms(), IpVersions.IPV4 | IpVersions.IPV6),
         RelayLayer(_terms(), far, LinkPeer(BOB.overlay_address, BOB.link_key, HERE)),
         RelayLayer(_terms(), far, LinkPeer(BOB.overlay_address, BOB.link_key, v6)),
     ]

@@ -21,7 +21,7 @@ from typing import Final
 from esp_host import PEER, esp_host
 
 from overlay.addresses import OVERLAY_PREFIX, Endpoint, OverlayAddress
-from overlay.apm.carrier import Carrier
+from overlay.apm.carrier import OnionCarrier
 from overlay.apm.circuits import LinkSecurity
 from overlay.apm.control import encode_control, parse_control
 from overlay.apm.crypto import OnionPrivateKey, nesm_decrypt_data
@@ -39,12 +39,12 @@ from overlay.control.codec import (
     parse_destination,
     parse_hop,
 )
-from overlay.control.model import PathReport, PeerReport, StatusReport
+from overlay.control.service import PathReport, PeerReport, StatusReport
 from overlay.dht.core import Dht
 from overlay.dht.descriptor import MixDescriptor, UnverifiedDescriptor
 from overlay.dht.envelope import Envelopes, network_tag
 from overlay.dht.envelope import parse_datagram as parse_dht_datagram
-from overlay.dht.messages import Contact, Kind, Ping, parse_reply, parse_request
+from overlay.dht.messages import Contact, MessageKind, Ping, parse_reply, parse_request
 from overlay.dht.settings import DhtSettings
 from overlay.dht.topology_store import TopologyStore
 from overlay.errors import BackendError, ConfigurationError, LimitReached, Malformed, PeerError
@@ -53,7 +53,7 @@ from overlay.forwarding.standard import StandardRules, StandardSettings
 from overlay.forwarding.too_big import packet_too_big
 from overlay.identity import LocalIdentity
 from overlay.ipsec.headers import packet_length
-from overlay.ipsec.model import (
+from overlay.ipsec.interface import (
     Spi,
 )
 from overlay.ipsec.suites import SUITES
@@ -140,7 +140,7 @@ def dht_envelope(data: bytes) -> None:
 def dht_message(data: bytes) -> None:
     """The body of a message, behind its kind: the first byte, and msgpack."""
     try:
-        kind, body = Kind(data[0] if data else 0), unpack_bounded(data[1:], max_bytes=1200)
+        kind, body = MessageKind(data[0] if data else 0), unpack_bounded(data[1:], max_bytes=1200)
     except (ValueError, PeerError):
         return
     for parse in (parse_request, parse_reply):
@@ -259,7 +259,7 @@ def _chunks(data: bytes) -> list[bytes]:
 @_target
 def carrier(data: bytes) -> None:
     """Fragments and acknowledgements of one neighbour."""
-    made = Carrier(ApmSettings(), Random(1))
+    made = OnionCarrier(ApmSettings(), Random(1))
     payloads = _chunks(data)
     for payload in payloads:
         with contextlib.suppress(PeerError, LimitReached):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from targets import TARGETS
 
 from overlay.addresses import CIRCUIT_PREFIX, OVERLAY_PREFIX, CircuitAddress, OverlayAddress
-from overlay.apm.carrier import SIGNALLING_PORT, Carrier
+from overlay.apm.carrier import SIGNALLING_PORT, OnionCarrier
 from overlay.apm.circuits import LinkSecurity
 from overlay.apm.control import CONTROL_BYTES, CONTROL_PORT
 from overlay.apm.crypto import OnionPrivateKey, nesm_decrypt_data
@@ -128,7 +128,7 @@ SIGNALLING = st.builds(
 @given(st.lists(st.binary(max_size=60) | SIGNALLING, max_size=20))
 @settings(deadline=None, max_examples=50)
 def test_carrier_takes_any_payload_and_stays_bounded(payloads: list[bytes]) -> None:
-    carrier = Carrier(ApmSettings(), Random(1))
+    carrier = OnionCarrier(ApmSettings(), Random(1))
     for payload in payloads:
         try:
             message = carrier.receive(PEER, payload, 0.0)

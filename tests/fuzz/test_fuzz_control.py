@@ -13,8 +13,8 @@ from overlay.control.codec import (
     parse_destination,
     parse_hop,
 )
-from overlay.control.model import PathReport, PeerReport, StatusReport
 from overlay.control.reports import decode_report
+from overlay.control.service import PathReport, PeerReport, StatusReport
 from overlay.errors import Malformed
 
 scalars = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=40))
@@ -25,12 +25,12 @@ values = st.recursive(
 )
 names = st.sampled_from(
     [
-        *("destination", "destinations", "hops", "strategy", "via", "both_families"),
+        *("destination", "destinations", "hops", "strategy", "via", "both_versions"),
         *("path", "release", "method", "parameters"),
     ]
 )
 REPORT = PATH | {
-    "both_families": False,
+    "both_versions": False,
     "permanent": False,
     "stays_open": ["IPv6"],
 }

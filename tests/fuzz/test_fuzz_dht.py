@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from overlay.addresses import Endpoint
 from overlay.dht.core import Dht
 from overlay.dht.envelope import Envelopes, network_tag, parse_datagram
-from overlay.dht.messages import Contact, Kind, Ping, parse_reply, parse_request
+from overlay.dht.messages import Contact, MessageKind, Ping, parse_reply, parse_request
 from overlay.dht.settings import DhtSettings
 from overlay.errors import PeerError
 from overlay.identity import LocalIdentity
@@ -35,7 +35,7 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=12),
     max_leaves=30,
 )
-kinds = st.sampled_from(Kind)
+kinds = st.sampled_from(MessageKind)
 fields = st.builds(
     lambda kind, rest: [1, TAG, int(kind), b"i" * 12, *rest],
     kinds,

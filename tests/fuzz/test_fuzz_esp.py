@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from overlay.ipsec.esp import InboundSa
 from overlay.ipsec.headers import packet_length
-from overlay.ipsec.model import (
+from overlay.ipsec.interface import (
     Drop,
 )
 from overlay.ipsec.suites import SUITES

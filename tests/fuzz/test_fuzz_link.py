@@ -14,10 +14,10 @@ from overlay.addresses import Endpoint
 from overlay.identity import LocalIdentity
 from overlay.link.cookie import ReceiverKeys, with_macs
 from overlay.link.demultiplexer import Channel, demultiplex, frame
+from overlay.link.events import LinkPeer
 from overlay.link.exchange import Credentials
 from overlay.link.handshake import GEOMETRY
 from overlay.link.links import Links
-from overlay.link.model import LinkPeer
 from overlay.link.settings import LinkSettings
 
 NOW = 1_800_000_000.0

@@ -9,7 +9,7 @@ from overlay.addresses import NodeId
 from overlay.apm.settings import MAX_HOPS
 from overlay.errors import Malformed
 from overlay.node.path_file import MAX_FILE_BYTES, decode_paths, encode_paths
-from overlay.node.requested_path import PathWish
+from overlay.node.requested_path import PathTerms
 
 scalars = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=70))
 values = st.recursive(
@@ -22,11 +22,11 @@ WHOLE = {
     "hops": 3,
     "strategy": "uniform",
     "via": ["ab" * 20],
-    "both_families": False,
+    "both_versions": False,
 }
 destinations = st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6)).map(ipaddress.ip_network)
 wishes = st.builds(
-    PathWish,
+    PathTerms,
     destinations,
     st.integers(1, MAX_HOPS),
     st.text(min_size=1, max_size=64),
@@ -41,7 +41,7 @@ def read(data):
         found, unusable = decode_paths(data)
     except Malformed:
         return None
-    assert all(isinstance(wish, PathWish) for wish in found)
+    assert all(isinstance(wish, PathTerms) for wish in found)
     assert len({wish.destination for wish in found}) == len(found)
     return found, unusable
 
@@ -102,7 +102,7 @@ def test_a_file_beyond_its_bound_is_damaged():
     found, unusable = read(json.dumps(many).encode())
     assert (len(found), unusable) == (256, 256)
     worst = [
-        PathWish(
+        PathTerms(
             ipaddress.ip_network(2**128 - 1 - n),
             MAX_HOPS,
             "\U0001f600" * 64,

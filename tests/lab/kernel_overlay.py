@@ -18,7 +18,7 @@ from lab.pinging import pings
 from lab.underlay import Underlay
 from overlay.cli.main import main as overlay_main
 from overlay.control.client import ControlClient
-from overlay.control.model import OpenPathRequest
+from overlay.control.service import OpenPathRequest
 
 BUSY_S = 240
 """How long nodes may take to start or stop where others use the machine as well."""

@@ -15,7 +15,7 @@ from kernel_case import UNPRIVILEGED
 
 from lab.namespaces import Namespace
 from overlay.errors import BackendError
-from overlay.ipsec.model import IpsecConfiguration
+from overlay.ipsec.interface import IpsecConfiguration
 from overlay.ipsec.suites import SUITES
 from overlay.ipsec.xfrm.backend import XfrmBackend
 from overlay.ipsec.xfrm.netlink import XfrmSocket

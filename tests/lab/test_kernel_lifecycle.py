@@ -8,10 +8,10 @@ from kernel_overlay import BUSY_S, PreparedNode, client
 from lab.nodes import wait_until
 from lab.underlay import Underlay
 from overlay.config import load_configuration
-from overlay.control.model import StopReport
+from overlay.control.service import StopReport
 from overlay.node.path_file import encode_paths
 from overlay.node.release import free_blocked
-from overlay.node.requested_path import PathWish
+from overlay.node.requested_path import PathTerms
 
 pytestmark = pytest.mark.kernel(time_limit_s=900)
 
@@ -25,7 +25,7 @@ def test_what_is_remembered_is_blocked_by_the_start_kept_by_the_stop_and_freed_w
         bob = underlay.add_server("bob")
         targets = (str(bob.ipv4.ip), str(bob.ipv6.ip))
         destination = ipaddress.ip_network(targets[1])
-        wish = PathWish(destination, 2, "uniform", both_families=True)
+        wish = PathTerms(destination, 2, "uniform", both_versions=True)
         (node.directory / "paths.json").write_bytes(encode_paths([wish]))
         assert reached(node, targets) == set(targets)
         with node.host.capture(tmp_path / "silent.pcap") as capture:

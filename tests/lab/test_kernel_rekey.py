@@ -17,7 +17,7 @@ from kernel_overlay import KernelOverlay, client
 from test_lab_standby import Conversation
 
 from lab.nodes import wait_until
-from overlay.control.model import OpenPathRequest
+from overlay.control.service import OpenPathRequest
 from overlay.link.machine import MAX_OLD_PAIRS
 
 pytestmark = pytest.mark.kernel(time_limit_s=600)

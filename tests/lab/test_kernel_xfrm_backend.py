@@ -19,11 +19,11 @@ from lab.namespaces import Namespace
 from overlay.addresses import Endpoint
 from overlay.errors import BackendError
 from overlay.ipsec.esp import OutboundSa
-from overlay.ipsec.model import (
+from overlay.ipsec.interface import (
     ANY_V6,
-    Direction,
     IpsecConfiguration,
     Lifetime,
+    PolicyDirection,
     Prefix,
     SaIdentity,
     SecurityAssociation,
@@ -38,8 +38,8 @@ from overlay.ipsec.xfrm.algorithms import algorithm_names
 from overlay.ipsec.xfrm.backend import XfrmBackend
 from overlay.ipsec.xfrm.encapsulation import decapsulate_esp
 from overlay.sensitive import SecretBytes
-from overlay.system.destination_guard import DestinationGuard
-from overlay.system.ipsec_wall import IpsecWall
+from overlay.system.ipsec_firewall import IpsecFirewall
+from overlay.system.kill_switch import KillSwitch
 
 pytestmark = pytest.mark.kernel(time_limit_s=900)
 
@@ -63,7 +63,7 @@ def link(*, suite=3):
 
 def policy(*associations, destination=V1):
     templates = tuple(Template(sa.source, sa.destination, sa.reqid) for sa in associations)
-    return SecurityPolicy(Direction.IN, Selector(ANY_V6, Prefix.host(destination)), templates)
+    return SecurityPolicy(PolicyDirection.IN, Selector(ANY_V6, Prefix.host(destination)), templates)
 
 
 CONFIGURATION = IpsecConfiguration((onion(), link()), (policy(onion(), link()),))
@@ -329,8 +329,8 @@ def test_what_other_programs_remove_is_put_back(host):
     def lose_and_repair():
         with (
             XfrmBackend(rng=Random(1)) as backend,
-            IpsecWall((6978, 6979), forwards=True) as wall,
-            DestinationGuard(by_ipsec=True) as guard,
+            IpsecFirewall((6978, 6979), forwards=True) as wall,
+            KillSwitch(by_ipsec=True) as guard,
         ):
             backend.install(held)
             for prefix, source in zip(prefixes, (INNER, V1), strict=True):

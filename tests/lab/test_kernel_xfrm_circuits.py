@@ -28,7 +28,7 @@ from overlay.ipsec.xfrm.messages import (
 )
 from overlay.ipsec.xfrm.netlink import Request, XfrmSocket
 from overlay.system.flow_labels import FlowLabels
-from overlay.system.ipsec_wall import IpsecWall
+from overlay.system.ipsec_firewall import IpsecFirewall
 from overlay.system.iptables import Iptables
 
 pytestmark = pytest.mark.kernel(time_limit_s=1800)
@@ -183,7 +183,7 @@ def cleared(hosts):
     """What a node's kernel backend does about header fields, with the filter of this kernel."""
     with contextlib.ExitStack() as opened:
         for host in hosts:
-            wall = IpsecWall((), forwards=True, packet_filter=Iptables())
+            wall = IpsecFirewall((), forwards=True, packet_filter=Iptables())
             labels = host.namespace.call(lambda: FlowLabels(Iptables()))
             opened.callback(host.namespace.call, labels.close)
             host.namespace.call(wall.install)

@@ -18,7 +18,7 @@ from lab.namespaces import LabError
 from lab.nodes import PORT, wait_until
 from lab.reading import ARP, ICMP, UDP
 from overlay.control.client import ControlClient, NoNodeAnswers
-from overlay.control.model import OpenPathRequest
+from overlay.control.service import OpenPathRequest
 
 PROGRAM = """
 import ipaddress, sys, trio
@@ -51,7 +51,7 @@ def test_every_end_of_a_node_keeps_its_destination_blocked(overlay, tmp_path):
     alice, web = overlay.alice, overlay.web.address
     with alice.host.capture(tmp_path / "alice.pcap") as capture:
         with client(alice) as asked:
-            opened = asked.open_path(OpenPathRequest(network(web), 1, both_families=True))
+            opened = asked.open_path(OpenPathRequest(network(web), 1, both_versions=True))
         assert opened.stays_open
         assert overlay.fetch("small") == b"small"
         alice.send_signal(signal.SIGHUP)
@@ -63,7 +63,7 @@ def test_every_end_of_a_node_keeps_its_destination_blocked(overlay, tmp_path):
             assert overlay.fetch("small") == b"small"
             with client(alice) as asked:
                 (path,) = asked.paths()
-            assert (len(path.hops), path.both_families) == (1, True)
+            assert (len(path.hops), path.both_versions) == (1, True)
         interrupted(alice)
         died = run_program(alice, PROGRAM, web)
         assert (died.returncode, died.stdout) == (1, "open\n"), died.stderr
@@ -120,7 +120,7 @@ def test_destinations_are_freed_with_and_without_a_node(overlay):
     assert ipv6_reaches(overlay)
     restart(alice, states=set())
     with client(alice) as asked:
-        asked.open_path(OpenPathRequest(network(other), both_families=True))
+        asked.open_path(OpenPathRequest(network(other), both_versions=True))
         assert not reaches(overlay)
         asked.open_path(OpenPathRequest(network(web)))
     assert overlay.fetch("small") == b"small", "the longest prefix decides"

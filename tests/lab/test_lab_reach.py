@@ -15,7 +15,7 @@ import pytest
 
 from lab.namespaces import Namespace
 from lab.nodes import PORT, NodeProcess, wait_until
-from lab.underlay import Host, Underlay
+from lab.underlay import LaboratoryHost, Underlay
 from overlay.control.client import ControlClient, NoNodeAnswers
 from overlay.errors import BackendError
 
@@ -85,7 +85,9 @@ class HomeOverlay:
             ]
         )
         ipv6 = ipaddress.IPv6Interface("fd00:ffff::1/128")
-        host = Host(name, space, self.home.namespace, address, ipv6, "eth0", f"in{number}")
+        host = LaboratoryHost(
+            name, space, self.home.namespace, address, ipv6, "eth0", f"in{number}"
+        )
         node = NodeProcess(host, directory, settings=SETTINGS, listen=(f"0.0.0.0:{port(number)}",))
         advertised = json.dumps([f"{self.home.ipv4.ip}:{port(number)}"])
         added = f"[network]\nadvertise = {advertised}\nreachability_test_s = 5"

@@ -12,8 +12,8 @@ from scapy.packet import Raw
 from lab.reading import ICMPV6, UDP
 from overlay.addresses import Endpoint, InnerAddress
 from overlay.errors import BackendError
-from overlay.system.destination_guard import GUARD_TABLE, NODE_MARK, DestinationGuard
 from overlay.system.iptables import Iptables
+from overlay.system.kill_switch import GUARD_TABLE, NODE_MARK, KillSwitch
 from overlay.system.local_address import local_address_towards
 from overlay.system.nftables import Nftables
 from overlay.system.rtnetlink import add_address
@@ -28,12 +28,12 @@ SO_BINDTODEVICE = 25
 
 OWNER = """
 import ipaddress, sys
-from overlay.system.destination_guard import DestinationGuard
+from overlay.system.kill_switch import KillSwitch
 from overlay.system.{module} import {name}
 from overlay.system.rtnetlink import add_address
 from overlay.system.tun import TunDevice
 
-guard = DestinationGuard(packet_filter={name}())
+guard = KillSwitch(packet_filter={name}())
 device = TunDevice.open("anon%d", 1400)
 for prefix, inner in (("203.0.113.10/32", "100.64.1.2"), ("2001:db8:113::/64", "fd99::12")):
     packed = ipaddress.ip_address(inner).packed
@@ -158,7 +158,7 @@ def test_a_second_process_finds_and_removes_what_a_killed_one_left(
     assert kernel_state(alice.namespace) != before
 
     def take_over():
-        with DestinationGuard(packet_filter=filter_type()) as guard:
+        with KillSwitch(packet_filter=filter_type()) as guard:
             found = guard.protected()
             for prefix in found:
                 guard.release(prefix)
@@ -218,7 +218,7 @@ def test_what_spoke_through_a_circuit_does_not_go_on_outside_once_the_guard_ends
         return new
 
     def speak_until_the_guard_ends():
-        with DestinationGuard(packet_filter=filter_type()) as guard:
+        with KillSwitch(packet_filter=filter_type()) as guard:
             with TunDevice.open("anon%d", 1400) as device:
                 packed = InnerAddress(ipaddress.ip_address(INNER[1]).packed)
                 add_address(device.name, packed)
@@ -258,7 +258,7 @@ def test_carried_packets_enter_the_device_with_the_inner_address_and_fitting_seg
 ):
     def inside():
         with (
-            DestinationGuard(packet_filter=filter_type()) as guard,
+            KillSwitch(packet_filter=filter_type()) as guard,
             TunDevice.open("anon%d", 1400) as device,
         ):
             for prefix, inner in zip(PREFIXES, INNER, strict=True):
@@ -354,7 +354,7 @@ def test_a_part_of_a_carried_network_can_have_a_circuit_of_its_own(namespace):
 
     def inside():
         with (
-            DestinationGuard() as guard,
+            KillSwitch() as guard,
             TunDevice.open("anon%d", 1400) as first,
             TunDevice.open("anon%d", 1400) as second,
             socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as program,
@@ -388,7 +388,7 @@ def test_what_is_uncarried_together_changes_the_filter_once(namespace):
         counted = Counted()
         with (
             TunDevice.open("anon%d", 1400) as device,
-            DestinationGuard(packet_filter=counted) as guard,
+            KillSwitch(packet_filter=counted) as guard,
         ):
             guard.protect(*PREFIXES)
             for prefix, inner in zip(PREFIXES, INNER, strict=True):
@@ -419,13 +419,13 @@ def test_what_is_uncarried_together_changes_the_filter_once(namespace):
 def test_two_nodes_cannot_share_a_guard_table_but_may_have_one_each(namespace):
     def inside():
         with (
-            DestinationGuard() as first,
-            DestinationGuard(table=GUARD_TABLE + 1) as second,
+            KillSwitch() as first,
+            KillSwitch(table=GUARD_TABLE + 1) as second,
         ):
             first.protect(PREFIXES[0])
             second.protect(PREFIXES[1])
             with pytest.raises(BackendError, match="another node in this network namespace owns"):
-                DestinationGuard()
+                KillSwitch()
             second.release(PREFIXES[1])
             return first.protected()
 
@@ -434,7 +434,7 @@ def test_two_nodes_cannot_share_a_guard_table_but_may_have_one_each(namespace):
 
 def test_carrying_what_is_not_protected_is_a_programming_error(namespace):
     def inside():
-        with DestinationGuard() as guard:
+        with KillSwitch() as guard:
             guard.carry(PREFIXES[0], "lo", InnerAddress(bytes(4)), 1300)
 
     with pytest.raises(ValueError, match="protected before"):
@@ -444,9 +444,9 @@ def test_carrying_what_is_not_protected_is_a_programming_error(namespace):
 def test_without_rights_the_guard_says_how_to_get_them(namespace):
     code = (
         "import ipaddress\n"
-        "from overlay.system.destination_guard import DestinationGuard\n"
+        "from overlay.system.kill_switch import KillSwitch\n"
         "from overlay.system.nftables import Nftables\n"
-        "guard = DestinationGuard(packet_filter=Nftables())\n"
+        "guard = KillSwitch(packet_filter=Nftables())\n"
         "guard.protect(ipaddress.ip_network('203.0.113.10/32'))\n"
     )
     done = namespace.run(
@@ -464,7 +464,7 @@ def test_an_exit_cannot_call_on_services_of_the_source(namespace, filter_type):
 
     def inside():
         with (
-            DestinationGuard(packet_filter=filter_type()) as guard,
+            KillSwitch(packet_filter=filter_type()) as guard,
             TunDevice.open("anon%d", 1400) as device,
             socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as service,
         ):

@@ -10,11 +10,11 @@ from scapy.layers.inet6 import IPv6
 from lab.reading import TCP, UDP
 from overlay.errors import BackendError
 from overlay.system.conntrack import forget_connections
-from overlay.system.destination_guard import DestinationGuard
 from overlay.system.exit_filter import ExitFilter
-from overlay.system.exit_plan import exit_gateway
+from overlay.system.exit_networks import exit_gateway
 from overlay.system.exit_problems import exit_problems
 from overlay.system.iptables import Iptables
+from overlay.system.kill_switch import KillSwitch
 from overlay.system.nftables import Nftables
 from overlay.system.tun import TunDevice
 
@@ -267,7 +267,7 @@ def test_a_destination_that_the_exits_user_protects_looks_the_same_to_others(
     exit_host, bob = hosts
 
     def protect():
-        with DestinationGuard() as guard:
+        with KillSwitch() as guard:
             guard.protect(ipaddress.ip_network(bob.ipv4.ip))
             guard.protect(ipaddress.ip_network(bob.ipv6.ip))
 

@@ -28,7 +28,7 @@ from test_system_exit_filter import (  # noqa: F401 - fixtures
 
 from overlay.system.conntrack import forget_connections
 from overlay.system.exit_filter import ExitFilter
-from overlay.system.exit_plan import exit_gateway
+from overlay.system.exit_networks import exit_gateway
 from overlay.system.nftables import Nftables
 
 PORT = 7007

@@ -10,13 +10,13 @@ import pytest
 
 from lab.capture import Capture
 from lab.reading import UDP
-from overlay.system.destination_guard import GUARD_TABLE, DestinationGuard
 from overlay.system.fragmenting_device import (
     REROUTE_MARK,
     FragmentingDevice,
     clear_fragmenting_leftovers,
     try_fragmenting,
 )
+from overlay.system.kill_switch import GUARD_TABLE, KillSwitch
 from overlay.system.rtnetlink import MAIN_TABLE, Route, RouteKind, Rtnetlink
 from overlay.system.tun import TunDevice
 
@@ -106,7 +106,7 @@ def test_without_the_rule_it_is_dropped_and_does_not_go_round(namespace, cutting
 
 def test_the_guard_takes_what_it_says_of_a_route_from_the_kernel(namespace, cutting):
     def carried():
-        with DestinationGuard(by_ipsec=True) as guard:
+        with KillSwitch(by_ipsec=True) as guard:
             guard.protect(NETWORK)
             guard.carry(NETWORK, cutting.name, INNER.packed, MTU, program=cutting.program)
             with Rtnetlink() as netlink:

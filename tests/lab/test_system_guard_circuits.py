@@ -13,8 +13,8 @@ from scapy.layers import inet, inet6, l2
 from scapy.packet import Raw
 
 from overlay.addresses import InnerAddress
-from overlay.system.destination_guard import DestinationGuard
 from overlay.system.iptables import Iptables
+from overlay.system.kill_switch import KillSwitch
 from overlay.system.nftables import Nftables
 from overlay.system.rtnetlink import add_address
 from overlay.system.tun import TunDevice
@@ -85,7 +85,7 @@ def test_no_exit_reaches_a_service_whatever_translates_its_destination(
     def inside():
         found = []
         with (
-            DestinationGuard(packet_filter=filter_type()) as guard,
+            KillSwitch(packet_filter=filter_type()) as guard,
             TunDevice.open("anon%d", 1400) as device,
         ):
 
@@ -121,7 +121,7 @@ def test_no_exit_reaches_a_service_whatever_translates_its_destination(
 def carried(filter_type):
     """Both destinations are carried while inside; yields the device."""
     with (
-        DestinationGuard(packet_filter=filter_type()) as guard,
+        KillSwitch(packet_filter=filter_type()) as guard,
         TunDevice.open("anon%d", 1400) as device,
     ):
         for prefix, inner in zip(PREFIXES, INNER, strict=True):
@@ -236,7 +236,7 @@ def test_connections_end_with_the_circuit_that_carried_them_and_no_others(underl
         return new
 
     def inside():
-        with DestinationGuard() as guard, TunDevice.open("anon%d", 1400) as device:
+        with KillSwitch() as guard, TunDevice.open("anon%d", 1400) as device:
             guard.protect(prefix)
             guard.expect(packed, device.name)
             add_address(device.name, packed)

@@ -9,9 +9,9 @@ from probes import connected_before, flush, send_every_way, send_over_stations
 
 from lab.reading import ICMPV6, TCP, UDP
 from overlay.addresses import InnerAddress
-from overlay.system.destination_guard import DestinationGuard
-from overlay.system.guard_walls import EGRESS, FILTER, ROUTES, RULES
 from overlay.system.iptables import Iptables
+from overlay.system.kill_switch import KillSwitch
+from overlay.system.kill_switch_state import EGRESS, FILTER, ROUTES, RULES
 from overlay.system.nftables import Nftables
 from overlay.system.rtnetlink import add_address
 from overlay.system.tun import TunDevice
@@ -60,7 +60,7 @@ def guarding(filter_type):
     """In alice's thread: a guard that carries both prefixes into a device, and the device."""
     with (
         TunDevice.open("anon%d", 1400) as device,
-        DestinationGuard(packet_filter=filter_type()) as guard,
+        KillSwitch(packet_filter=filter_type()) as guard,
     ):
         for prefix, inner in zip(PREFIXES, INNER, strict=True):
             packed = InnerAddress(ipaddress.ip_address(inner).packed)
@@ -174,7 +174,7 @@ def test_what_a_dead_process_guarded_is_found_whichever_wall_is_lost(
         for gone in (filters, "routes"):
             flush(alice.namespace, gone)
             send_every_way(alice, DESTINATIONS)
-            with DestinationGuard(packet_filter=filter_type()) as guard:
+            with KillSwitch(packet_filter=filter_type()) as guard:
                 assert sorted(guard.protected(), key=str) == sorted(PREFIXES, key=str)
                 guard.protect(another)
                 send_every_way(alice, DESTINATIONS)
@@ -198,17 +198,17 @@ def test_what_was_set_with_the_other_packet_filter_is_taken_over_and_freed(
     def change_filters():
         with guarding(filter_type):
             pass
-        with DestinationGuard(packet_filter=now()) as guard:
+        with KillSwitch(packet_filter=now()) as guard:
             # The routes forgot it, and the chosen filter never knew it.
             flush(alice.namespace, "routes")
-        with DestinationGuard(packet_filter=now()) as guard:
+        with KillSwitch(packet_filter=now()) as guard:
             assert sorted(guard.protected(), key=str) == sorted(PREFIXES, key=str)
             send_every_way(alice, DESTINATIONS)
             guard.repair()
             assert guard.missing() == ()
             assert filter_type().fingerprint("guard-28009") is None
             send_every_way(alice, DESTINATIONS)
-        with DestinationGuard(packet_filter=filter_type()) as guard:  # and back
+        with KillSwitch(packet_filter=filter_type()) as guard:  # and back
             guard.release(PREFIXES[0])
             send_every_way(alice, DESTINATIONS[1:])
             guard.release(PREFIXES[1])
@@ -231,7 +231,7 @@ def test_a_device_that_refuses_its_program_keeps_no_other_from_its_own(hosts, ca
         run("ip tuntap add a0 mode tun")
         run("tc qdisc add dev a0 ingress")  # where clsact would be
         run("ip tuntap add b0 mode tun")
-        with DestinationGuard(packet_filter=Nftables()) as guard:
+        with KillSwitch(packet_filter=Nftables()) as guard:
             guard.protect(*PREFIXES)
             assert "direct-action" in run("tc filter show dev b0 egress")
             assert guard.missing() == (f"{EGRESS} (refused by a0)",)
@@ -293,7 +293,7 @@ def test_a_check_among_ten_thousand_routes_takes_a_fraction_of_a_second(hosts):
     alice.namespace.run(["ip", "-batch", "-"], text_input=batch)
 
     def check():
-        with DestinationGuard(packet_filter=Nftables()) as guard:
+        with KillSwitch(packet_filter=Nftables()) as guard:
             guard.protect(*PREFIXES)
             began = time.process_time()  # other processes of a busy machine do not count
             guard.repair()
@@ -309,13 +309,13 @@ WITHOUT_PROGRAMS = """
 import ipaddress
 from overlay.errors import BackendError
 from overlay.system import filter_choice
-from overlay.system.destination_guard import DestinationGuard
+from overlay.system.kill_switch import KillSwitch
 prefix, found = ipaddress.ip_network("203.0.113.10/32"), filter_choice.find_packet_filter
 
 def missing():
     raise BackendError("no packet filter works here.")
 
-with DestinationGuard() as guard:
+with KillSwitch() as guard:
     filter_choice.find_packet_filter = missing
     try:
         guard.protect(prefix)
@@ -346,18 +346,18 @@ def test_without_programs_of_the_packet_filter_the_other_walls_stand(
 WITHOUT_DESCRIPTORS = """
 import ipaddress, os, resource
 from overlay.errors import BackendError
-from overlay.system.destination_guard import DestinationGuard
+from overlay.system.kill_switch import KillSwitch
 from overlay.system.{module} import {name}
 first, second = map(ipaddress.ip_network, ("203.0.113.10/32", "2001:db8:113::/64"))
 soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 refused = set()
-with DestinationGuard(packet_filter={name}()) as guard:
+with KillSwitch(packet_filter={name}()) as guard:
     guard.protect(first)
     for spare in range(12):
         for act in (
             guard.missing, guard.disturbed, guard.repair, guard.protected,
             lambda: guard.protect(second), guard.repair, lambda: guard.release(second),
-            lambda: DestinationGuard(table=7, packet_filter={name}()).close(),
+            lambda: KillSwitch(table=7, packet_filter={name}()).close(),
         ):
             last = max(map(int, os.listdir("/proc/self/fd")))
             resource.setrlimit(resource.RLIMIT_NOFILE, (last + spare, hard))

@@ -6,7 +6,7 @@ import socket
 import pytest
 
 from lab.reading import UDP
-from overlay.system.destination_guard import NODE_MARK
+from overlay.system.kill_switch import NODE_MARK
 from overlay.system.link_detour import LinkDetour, clear_link_detour_leftovers
 from overlay.system.packet_filter import LARGE_MARK
 

@@ -31,12 +31,12 @@ from overlay.apm.translator import (
     translate_relay,
     translate_source,
 )
-from overlay.ipsec.model import Spi
+from overlay.ipsec.interface import Spi
 from overlay.ipsec.suites import SUITES
 from overlay.ipsec.userspace.engine import UserspaceEngine
 from overlay.ipsec.xfrm.backend import XfrmBackend
 from overlay.ipsec.xfrm.encapsulation import decapsulate_esp
-from overlay.link.model import LinkKeys
+from overlay.link.events import LinkKeys
 from overlay.sensitive import SecretBytes
 from overlay.system.tun import TunDevice
 from overlay.system.udp import bound_socket

@@ -5,7 +5,8 @@ import sys
 import trio
 
 from overlay.cli.main import main
-from overlay.control.model import (
+from overlay.control.server import serve_control
+from overlay.control.service import (
     HopReport,
     OpenPathRequest,
     PathReport,
@@ -13,7 +14,6 @@ from overlay.control.model import (
     StatusReport,
     StopReport,
 )
-from overlay.control.server import serve_control
 from overlay.errors import ConfigurationError, NoSuitablePath
 
 NODE_ID = "ab" * 20
@@ -100,7 +100,7 @@ class FakeService:
             age_s=0.5,
             strategy=request.strategy or "uniform",
             mtu=1180,
-            both_families=bool(request.both_families),
+            both_versions=bool(request.both_versions),
             permanent=str(request.destination) == PERMANENT,
             stays_open=("Packets to IPv6 addresses of the same server are not covered.",),
         )

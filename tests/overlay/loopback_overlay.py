@@ -58,7 +58,7 @@ class FakeTun:
 
 
 class FakeHost:
-    """The kernel of one host (implements ``overlay.node.host.Host`` and its parts).
+    """The kernel of one host, as ``overlay.node.operating_system.OperatingSystem`` shows it.
 
     What is in ``refuse`` fails with ``BackendError``, as a kernel would.
     """
@@ -159,7 +159,7 @@ class FakeHost:
         self.forgotten.append(inner_address)
         return "forget_connections" not in self.refuse
 
-    # KernelGuard
+    # KernelKillSwitch
 
     def hear(self, events):
         pass
@@ -210,7 +210,7 @@ class FakeHost:
         assert self.guard_taken
         self.guard_taken = False
 
-    # ExitWall
+    # ExitFirewall
 
     def remove(self):
         self.forwarding = False

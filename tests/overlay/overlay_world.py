@@ -13,7 +13,7 @@ from overlay.identity import LocalIdentity
 from overlay.ipsec.userspace.engine import UserspaceEngine
 from overlay.node.assembly import Surroundings, build_control_plane
 from overlay.node.own_descriptor import own_descriptor
-from overlay.node.requested_path import PathWish
+from overlay.node.requested_path import PathTerms
 from overlay.special_networks import DOCUMENTATION_NETWORKS
 
 START = 1_800_000_000.0
@@ -112,7 +112,7 @@ class SimulatedNode:
         self.plane.settle(now)
 
     def request(self, destination, *, hops=3):
-        wish = PathWish(ip_network(destination), hops, "uniform")
+        wish = PathTerms(ip_network(destination), hops, "uniform")
         [path] = self.plane.paths.request_all([wish], self.world.now)
         self.plane.settle(self.world.now)
         return path

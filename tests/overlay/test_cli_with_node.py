@@ -122,7 +122,7 @@ def test_example_program_uses_the_node_that_runs(node):
 def test_several_destinations_are_opened_and_closed_by_what_people_type(overlay):
     addresses = ("192.0.2.7", "2001:db8::7")
     via = ("--via", "fd6d:6978::8,fd6d:6978::9", "--via", "cd" * 20)
-    status, out, _err = overlay("path", "open", *via, *addresses, "--both-families")
+    status, out, _err = overlay("path", "open", *via, *addresses, "--both-versions")
     assert status == 0
     assert out.count("stays open:") == 2
     assert out.count("\npath:") == 1, "two paths, a blank line between them"
@@ -134,8 +134,8 @@ def test_several_destinations_are_opened_and_closed_by_what_people_type(overlay)
     )
     overlay("path", "open", "192.0.2.7")
     assert overlay("path", "close", "all")[1] == "Closed 1 path.\n"
-    single = json.loads(overlay("path", "open", "192.0.2.7", "--both-families", "--json")[1])
-    assert single["both_families"] is True
+    single = json.loads(overlay("path", "open", "192.0.2.7", "--both-versions", "--json")[1])
+    assert single["both_versions"] is True
     several = json.loads(overlay("path", "open", "192.0.2.8", "192.0.2.9", "--json")[1])
     assert [path["number"] for path in several] == [2, 3]
     overlay("path", "close", "--all")

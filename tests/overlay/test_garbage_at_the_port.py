@@ -11,7 +11,7 @@ from scapy.layers.inet import IP, UDP
 from scapy.packet import Raw
 
 from lab.garbage import garbage_kinds
-from overlay.control.model import OpenPathRequest
+from overlay.control.service import OpenPathRequest
 from overlay.node.control_plane import ControlPlane
 
 BOB = ipaddress.ip_network("203.0.113.10/32")

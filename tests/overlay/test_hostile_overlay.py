@@ -5,7 +5,7 @@ from overlay_world import DELAY_S, World
 
 from overlay.addresses import Endpoint
 from overlay.apm.translator import FIRST_CIRCUIT_REQID
-from overlay.link.model import LinkPeer
+from overlay.link.events import LinkPeer
 from overlay.link.settings import LinkSettings
 from overlay.node.paths import PathState
 

@@ -10,7 +10,7 @@ from test_overlay_in_memory import BOB, exit_of, inner_packet, open_path
 
 from overlay.errors import NoSuitablePath
 from overlay.logs import configure_logging
-from overlay.node.requested_path import PathWish
+from overlay.node.requested_path import PathTerms
 
 
 class Captured(logging.Handler):
@@ -64,7 +64,7 @@ def test_a_circuits_whole_life_and_its_failures_leave_no_trace_in_the_logs(captu
     words = secrets_of(world, path)
     alice.plane.datapath.from_source_device([inner_packet(path)], world.now)
     assert world.run(5, until=lambda: exit_of(world, path).exit_device.written)
-    wish = PathWish(ip_network("10.0.0.1/32"), 3, "uniform")
+    wish = PathTerms(ip_network("10.0.0.1/32"), 3, "uniform")
     with pytest.raises(NoSuitablePath) as refused:
         alice.plane.paths.request_all([wish], world.now)
     for junk in (b"", b"\xff", bytes(300), bytes(4) + b"\x01" + bytes(200), world.wire[-1][2][:-1]):

@@ -12,7 +12,7 @@ import trio
 from loopback_overlay import CancelAfter, cast, open_descriptors, run, running, until
 
 from overlay.control.client import ControlClient
-from overlay.control.model import OpenPathRequest
+from overlay.control.service import OpenPathRequest
 from overlay.dht.topology_store import TopologyStore
 from overlay.node import run_node
 from overlay.system.udp import UdpSocket

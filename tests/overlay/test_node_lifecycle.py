@@ -18,14 +18,14 @@ from scapy.packet import Raw
 
 from overlay.cli.blocked import freed_text
 from overlay.config.load import parse_configuration
-from overlay.control.model import OpenPathRequest, OpenPathsRequest, StopReport
+from overlay.control.service import OpenPathRequest, OpenPathsRequest, StopReport
 from overlay.errors import BackendError, ConfigurationError, PathError
 from overlay.node import OverlayNode
-from overlay.node.families import BLOCKED_FAMILY
+from overlay.node.ip_versions import BLOCKED_FAMILY
 from overlay.node.path_file import encode_paths
 from overlay.node.release import free_blocked
-from overlay.node.requested_path import PathWish
-from overlay.node.source_guard import GUARD
+from overlay.node.requested_path import PathTerms
+from overlay.node.source_kill_switch import GUARD
 
 BOB = ipaddress.ip_network("203.0.113.10/32")
 CAROL = ipaddress.ip_network("203.0.113.11/32")
@@ -77,7 +77,7 @@ def file_of(participant):
 
 def remember(participant, destination):
     """Write what an earlier process would have left on the disk."""
-    file_of(participant).write_bytes(encode_paths([PathWish(destination, 2, "uniform")]))
+    file_of(participant).write_bytes(encode_paths([PathTerms(destination, 2, "uniform")]))
 
 
 def stored(participant):
@@ -109,7 +109,7 @@ async def open_again(node):
 @pytest.mark.parametrize("kernel", ["kept", "rebooted"])
 def test_the_restart_restores_paths_with_their_parameters(others, alice, kernel):
     via = tuple(each.identity.overlay_address for each in others)
-    request = OpenPathRequest(BOB, 2, "explicit", via, both_families=True)
+    request = OpenPathRequest(BOB, 2, "explicit", via, both_versions=True)
 
     async def program():
         async with running(others):
@@ -124,7 +124,7 @@ def test_the_restart_restores_paths_with_their_parameters(others, alice, kernel)
                 (report,) = await open_again(node)
                 assert (report.strategy, len(report.hops)) == ("explicit", 2)
                 assert node.service.status().blocked_versions == ("IPv6",)
-                assert (report.both_families, set(alice.host.carried)) == (True, {BOB})
+                assert (report.both_versions, set(alice.host.carried)) == (True, {BOB})
                 await carries(alice, others[-1])
                 await node.service.close_path(BOB)
                 assert alice.host.guarded == set()
@@ -153,7 +153,7 @@ def test_the_file_is_private_and_follows_every_change(others, alice):
 
 def test_what_is_remembered_and_permanent_is_guarded_before_anything_else(alice):
     """Here the start fails at its first step, the UDP socket, which another process has."""
-    with_settings(alice, '[paths]\npermanent = ["203.0.113.11"]\nboth_families = true\n')
+    with_settings(alice, '[paths]\npermanent = ["203.0.113.11"]\nboth_versions = true\n')
     remember(alice, BOB)
 
     async def program():
@@ -190,7 +190,7 @@ def test_a_permanent_path_opens_by_itself_and_returns_after_it_was_closed(others
 
 
 def test_permanent_paths_to_both_versions_leave_none_to_be_blocked(alice):
-    with_settings(alice, f'[paths]\npermanent = ["{BOB}", "{DAVE}"]\nboth_families = true\n')
+    with_settings(alice, f'[paths]\npermanent = ["{BOB}", "{DAVE}"]\nboth_versions = true\n')
 
     async def program():
         async with alice.node():
@@ -263,14 +263,14 @@ def test_a_request_for_both_families_of_a_server_covers_both(others, alice):
             one = await node.service.open_path(OpenPathRequest(BOB, 2))
             assert "IPv6 addresses of the same server are not covered" in one.stays_open[0]
             await node.service.close_path(None)
-            request = OpenPathsRequest((BOB, DAVE), 2, both_families=True)
+            request = OpenPathsRequest((BOB, DAVE), 2, both_versions=True)
             reports = await node.service.open_paths(request)
             assert set(alice.host.carried) == {BOB, DAVE}
             assert alice.host.guarded == {BOB, DAVE}, "no version is left to be blocked"
-            assert [report.both_families for report in reports] == [False, False]
+            assert [report.both_versions for report in reports] == [False, False]
             await node.service.close_path(None)
             (report,) = await node.service.open_paths(
-                OpenPathsRequest((DAVE,), 2, both_families=True)
+                OpenPathsRequest((DAVE,), 2, both_versions=True)
             )
             assert alice.host.guarded == {DAVE} | set(BLOCKED_FAMILY[4])
             assert "Local IPv4 addresses are not blocked." in report.stays_open
@@ -518,7 +518,7 @@ def test_what_a_node_left_is_freed_without_a_node(others, alice):
         async with running(others), alice.node() as node:
             await until(lambda: node.service.status().mix_nodes == 2)
             await node.service.open_path(OpenPathRequest(BOB, 2))
-            await node.service.open_path(OpenPathRequest(CAROL, 2, both_families=True))
+            await node.service.open_path(OpenPathRequest(CAROL, 2, both_versions=True))
             with pytest.raises(AssertionError):  # the node has the guard
                 free_blocked(alice.configuration, host=alice.host)
 
@@ -560,7 +560,7 @@ def test_a_blocked_version_that_a_killed_node_left_is_adopted_with_its_path(othe
         async with running(others), alice.node() as node:
             assert alice.host.guarded == {BOB} | set(BLOCKED_FAMILY[6])
             (report,) = await open_again(node)
-            assert report.both_families
+            assert report.both_versions
             await node.service.close_path(None)
             assert alice.host.guarded == set()
 

@@ -17,7 +17,7 @@ from scapy.layers.inet import IP, UDP
 from scapy.packet import Raw
 
 from overlay.cli.reports import status_text
-from overlay.control.model import OpenPathRequest, StopReport
+from overlay.control.service import OpenPathRequest, StopReport
 from overlay.errors import (
     BackendError,
     ConfigurationError,

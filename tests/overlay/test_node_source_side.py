@@ -7,7 +7,7 @@ from loopback_overlay import FakeHost
 
 from overlay.addresses import InnerAddress
 from overlay.errors import BackendError
-from overlay.node.source_side import SourceSide
+from overlay.node.source_side import SourceDevice
 
 BOB = ipaddress.ip_network("203.0.113.10/32")
 CAROL = ipaddress.ip_network("203.0.113.20/32")
@@ -26,7 +26,7 @@ def opened():
 
 @pytest.fixture
 def side(host, opened):
-    return SourceSide(host, device_mtu=1280, path_mtu=1200, device_opened=opened.append)
+    return SourceDevice(host, device_mtu=1280, path_mtu=1200, device_opened=opened.append)
 
 
 def test_nothing_is_opened_before_the_first_path(host, side):
@@ -77,7 +77,7 @@ class OrderedHost(FakeHost):
 
 def test_the_filter_stands_before_and_as_long_as_there_is_an_address():
     host = OrderedHost()
-    side = SourceSide(host, device_mtu=1280, path_mtu=1200, device_opened=lambda _: None)
+    side = SourceDevice(host, device_mtu=1280, path_mtu=1200, device_opened=lambda _: None)
     side.protect(BOB)
     side.carry(BOB, VC)
     side.uncarry(BOB, VC)
@@ -151,7 +151,7 @@ def test_leftovers_are_none_without_the_privilege_to_have_left_any(host, side):
     assert side.leftovers() == [BOB]
     without = FakeHost()
     without.refuse.add("open_guard")
-    denied = SourceSide(without, device_mtu=1280, path_mtu=1200, device_opened=lambda _: None)
+    denied = SourceDevice(without, device_mtu=1280, path_mtu=1200, device_opened=lambda _: None)
     assert denied.leftovers() == []
 
 

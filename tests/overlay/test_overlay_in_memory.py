@@ -9,7 +9,7 @@ from scapy.packet import Raw
 
 from overlay.addresses import Endpoint
 from overlay.node.paths import PathState
-from overlay.node.requested_path import PathWish
+from overlay.node.requested_path import PathTerms
 
 BOB = "203.0.113.10/32"
 HOST = "203.0.113.10"
@@ -203,7 +203,7 @@ def test_a_first_hop_that_restarted_without_a_word_is_reached_again_at_once(worl
     world.run(5)
     world.restart(world.nodes[first])
     chosen = [hop.node_id for hop in path.mix_path.hops]
-    wish = PathWish(ip_network(BOB), 3, "explicit", tuple(chosen))
+    wish = PathTerms(ip_network(BOB), 3, "explicit", tuple(chosen))
     [again] = alice.plane.paths.request_all([wish], world.now)
     alice.plane.settle(world.now)
     assert world.run(8, until=again.settled.is_set)
@@ -223,7 +223,7 @@ def test_a_relay_that_moved_is_found_by_a_source_that_needs_it(world):
     world.move(first, Endpoint("11.99.0.1", 4500))
     world.run(20)
     world.crashed.clear()
-    wish = PathWish(ip_network(BOB), 3, "explicit", chosen)
+    wish = PathTerms(ip_network(BOB), 3, "explicit", chosen)
     [again] = alice.plane.paths.request_all([wish], world.now)
     alice.plane.settle(world.now)
     assert world.run(30, until=lambda: again.state is PathState.OPEN), again.error

@@ -11,8 +11,8 @@ from overlay_world import World
 from overlay.addresses import Endpoint
 from overlay.identity import LocalIdentity
 from overlay.link.demultiplexer import Channel, frame
+from overlay.link.events import LinkPeer
 from overlay.link.links import Links
-from overlay.link.model import LinkPeer
 from overlay.link.settings import LinkSettings
 from overlay.node.paths import PathState
 
@@ -81,7 +81,7 @@ def test_the_configured_cpu_time_bounds_how_many_strangers_are_answered(percent,
 
     def slow(*, exits):
         given = made(exits=exits)
-        return replace(given, network=replace(given.network, strangers_cpu_percent=percent))
+        return replace(given, network=replace(given.network, unauthenticated_cpu_percent=percent))
 
     monkeypatch.setattr(overlay_world, "configuration", slow)
     world = World(1)

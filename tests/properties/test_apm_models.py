@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from overlay.addresses import OverlayAddress
-from overlay.apm.carrier import Carrier
+from overlay.apm.carrier import OnionCarrier
 from overlay.apm.settings import ApmSettings
 from overlay.apm.spi import SpiAllocator
 from overlay.apm.timers import Timers
-from overlay.ipsec.model import Spi
+from overlay.ipsec.interface import Spi
 
 LEFT = OverlayAddress(bytes.fromhex("fd6d6978") + bytes(12))
 RIGHT = OverlayAddress(bytes.fromhex("fd6d6978") + bytes([1] * 12))
@@ -30,8 +30,8 @@ def test_messages_arrive_at_most_once_and_unharmed_through_loss_copies_and_disor
     sizes: list[int], seed: int, loss: float
 ) -> None:
     chance = Random(seed)
-    sender = Carrier(ApmSettings(carrier_attempts=12), Random(seed + 1))
-    receiver = Carrier(ApmSettings(), Random(seed + 2))
+    sender = OnionCarrier(ApmSettings(carrier_attempts=12), Random(seed + 1))
+    receiver = OnionCarrier(ApmSettings(), Random(seed + 2))
     messages = [bytes([i]) + Random(seed + i).randbytes(size - 1) for i, size in enumerate(sizes)]
     for number, message in enumerate(messages):
         sender.send(RIGHT, message, number, 0.0)

@@ -95,7 +95,7 @@ class Steps:
     """What a table must hold if nothing limits it: everybody seen and not removed."""
 
     def __init__(self, own):
-        settings = DhtSettings(k=3, bucket_subnet_limit=64, table_subnet_limit=1000)
+        settings = DhtSettings(k=3, bucket_prefix_limit=64, table_prefix_limit=1000)
         self.table = Table(own, settings, lambda: 0.0, Random(1))
         self.seen = {}
 

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from overlay.addresses import CIRCUIT_PREFIX, OVERLAY_PREFIX, Endpoint
-from overlay.ipsec.model import (
+from overlay.ipsec.interface import (
     ANY_V6,
-    Direction,
     Drop,
     IpsecConfiguration,
+    PolicyDirection,
     Prefix,
     SecurityAssociation,
     SecurityPolicy,
@@ -83,11 +83,13 @@ selectors = st.builds(Selector, prefixes, prefixes, st.sampled_from([None, *PROT
 policies = st.one_of(
     st.builds(
         SecurityPolicy,
-        st.sampled_from([Direction.IN, Direction.FWD]),
+        st.sampled_from([PolicyDirection.IN, PolicyDirection.FWD]),
         selectors,
         st.sampled_from(CHAINS),
     ),
-    st.builds(SecurityPolicy, st.just(Direction.OUT), selectors, st.just((template(ONWARD),))),
+    st.builds(
+        SecurityPolicy, st.just(PolicyDirection.OUT), selectors, st.just((template(ONWARD),))
+    ),
 )
 
 
@@ -112,7 +114,7 @@ class LinearSpd:
 
     policies: list[SecurityPolicy]
 
-    def find(self, direction: Direction, source: bytes, destination: bytes, protocol: int):
+    def find(self, direction: PolicyDirection, source: bytes, destination: bytes, protocol: int):
         matching = [
             policy
             for policy in self.policies
@@ -132,17 +134,17 @@ class LinearSpd:
 
     def verdict(self, local, chain, source, destination, protocol) -> str | Drop:
         """What becomes of a packet that came through ``chain`` and is no ESP for us."""
-        direction = Direction.IN if destination in local else Direction.FWD
+        direction = PolicyDirection.IN if destination in local else PolicyDirection.FWD
         wanted = self.find(direction, source, destination, protocol)
         if wanted is None:
             return Drop.IN_NO_POLS
         if wanted != chain:
             return Drop.IN_TMPL_MISMATCH
-        if direction is Direction.IN:
+        if direction is PolicyDirection.IN:
             return "host" if destination == OUTSIDE else "control"
         if destination == OUTSIDE:
             return "exit"
-        onward = self.find(Direction.OUT, source, destination, protocol)
+        onward = self.find(PolicyDirection.OUT, source, destination, protocol)
         return Drop.OUT_POL_BLOCK if onward is None else "network"
 
 
@@ -156,7 +158,7 @@ class Sender:
 
     def send(self, chain: tuple[Template, ...], packet: bytes):
         out = IpsecConfiguration(
-            (), (SecurityPolicy(Direction.OUT, Selector(ANY_V6, ANY_V6), chain),)
+            (), (SecurityPolicy(PolicyDirection.OUT, Selector(ANY_V6, ANY_V6), chain),)
         )
         self.engine.install(out)
         sent = self.engine.process_outbound([packet], NOW).to_network

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from overlay.addresses import Endpoint
 from overlay.ipsec.esp import InboundSa, OutboundSa
 from overlay.ipsec.headers import IPV4, IPV6
-from overlay.ipsec.model import SecurityAssociation, Spi, UdpEncapsulation
+from overlay.ipsec.interface import SecurityAssociation, Spi, UdpEncapsulation
 from overlay.ipsec.suites import SUITES
 from overlay.sensitive import SecretBytes
 

@@ -23,12 +23,12 @@ from overlay.apm.carrier import SIGNALLING_PORT
 from overlay.apm.datagram import HEADER_BYTES, UdpDatagram, build_datagram
 from overlay.identity import LocalIdentity
 from overlay.ipsec.esp import OutboundSa
+from overlay.ipsec.interface import IpsecConfiguration, SaIdentity, SecurityAssociation, Spi
 from overlay.ipsec.lifetimes import RekeyLimits, draw_lifetime
-from overlay.ipsec.model import IpsecConfiguration, SaIdentity, SecurityAssociation, Spi
 from overlay.ipsec.userspace.engine import UserspaceEngine
+from overlay.link.events import LinkClosed, LinkEstablished, LinkFailed, LinkPeer
 from overlay.link.links import Links
 from overlay.link.machine import MAX_OLD_PAIRS
-from overlay.link.model import LinkClosed, LinkEstablished, LinkFailed, LinkPeer
 from overlay.link.settings import LinkSettings
 from overlay.node.neighbours import Neighbours
 from overlay.tfc.none import NoTfc

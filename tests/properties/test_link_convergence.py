@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 
 from overlay.addresses import Endpoint
 from overlay.identity import LocalIdentity
-from overlay.link.links import Links
-from overlay.link.model import (
+from overlay.link.events import (
     LinkClosed,
     LinkEstablished,
     LinkFailed,
     LinkPeer,
+    LinkSaRemoved,
     LinkSaRetired,
-    LinkSaSuperseded,
 )
+from overlay.link.links import Links
 from overlay.link.settings import LinkSettings
 
 NOW = 1_800_000_000.0
@@ -65,10 +65,10 @@ class Node:
                 if event.usable:
                     assert event.endpoint != OBSERVER
                     self.using = event
-            elif isinstance(event, LinkSaSuperseded):
+            elif isinstance(event, LinkSaRetired):
                 assert event.inbound_spi in self.pairs
                 assert self.using is None or self.using.keys.inbound_spi != event.inbound_spi
-            elif isinstance(event, LinkSaRetired):
+            elif isinstance(event, LinkSaRemoved):
                 del self.pairs[event.inbound_spi]
                 assert self.pairs
                 if self.using is not None and self.using.keys.inbound_spi == event.inbound_spi:

@@ -17,7 +17,7 @@ from overlay.addresses import Endpoint, OverlayAddress, new_circuit_address
 from overlay.apm import onion
 from overlay.apm.crypto import HYBRID_SUITE, X25519_SUITE, OnionPrivateKey
 from overlay.apm.geometry import GEOMETRIES
-from overlay.apm.layer import ExitLayer, Families, Layer, LayerTerms, RelayLayer
+from overlay.apm.layer import ExitLayer, IpVersions, Layer, LayerTerms, RelayLayer
 from overlay.apm.onion import (
     ExtractedOnion,
     OnionHop,
@@ -26,8 +26,8 @@ from overlay.apm.onion import (
     extract_onion_info,
 )
 from overlay.errors import Malformed, NotAuthentic
-from overlay.ipsec.model import Spi
-from overlay.link.model import LinkPeer
+from overlay.ipsec.interface import Spi
+from overlay.link.events import LinkPeer
 from overlay.sensitive import SecretBytes
 
 GEOMETRY = GEOMETRIES[X25519_SUITE]
@@ -60,7 +60,7 @@ def make_path(length: int, seed: int) -> Path:
             lifetime_s=rng.randint(1, 2**32 - 1),
         )
         if i == length - 1:
-            layers.append(ExitLayer(terms, Families(rng.randint(1, 3))))
+            layers.append(ExitLayer(terms, IpVersions(rng.randint(1, 3))))
         else:
             peer = LinkPeer(nodes[i + 2], rng.randbytes(32), Endpoint("203.0.113.9", 4500))
             layers.append(RelayLayer(terms, near[i + 1], peer))

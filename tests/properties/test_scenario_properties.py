@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from overlay.errors import ConfigurationError
 from sims.scenario.expectation import COMPARISONS, STATISTICS, Expectation
-from sims.scenario.model import Adversary, Churn, Circuits, Latency, Scenario
 from sims.scenario.plain import SECTIONS, scenario_of
+from sims.scenario.scenario import Adversary, Churn, Circuits, LatencySection, Scenario
 from sims.scenario.sections import BEHAVIOURS
 from sims.scenario.study import parse_axis
 from sims.scenario.toml import parse_toml, render_toml
@@ -38,7 +38,7 @@ scenarios = st.builds(
     expectations=st.lists(expectations, max_size=3),
     dht=st.dictionaries(texts, st.one_of(st.integers(), st.booleans(), texts), max_size=3),
     churn=st.builds(Churn, texts.filter(str.strip)),
-    latency=st.builds(Latency, low_s=st.floats(0, 0.02), loss=st.floats(0, 0.99)),
+    latency=st.builds(LatencySection, low_s=st.floats(0, 0.02), loss=st.floats(0, 0.99)),
     adversary=st.builds(
         Adversary, shares, st.lists(st.sampled_from(BEHAVIOURS), min_size=1, max_size=3)
     ),

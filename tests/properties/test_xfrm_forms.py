@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 
 from overlay.addresses import Endpoint
-from overlay.ipsec.model import (
-    Direction,
+from overlay.ipsec.interface import (
     Lifetime,
+    PolicyDirection,
     Prefix,
     SaIdentity,
     SecurityAssociation,
@@ -84,7 +84,7 @@ def policies(draw: st.DrawFn) -> SecurityPolicy:
     source, destination = (Prefix(end, draw(lengths)) for end in ends)
     count = draw(st.integers(1, KERNEL_MAX_TEMPLATES))
     return SecurityPolicy(
-        draw(st.sampled_from(Direction)),
+        draw(st.sampled_from(PolicyDirection)),
         Selector(source, destination, draw(st.none() | st.integers(1, 255))),
         tuple(Template(*draw(addresses(2)), draw(REQIDS)) for _ in range(count)),
     )

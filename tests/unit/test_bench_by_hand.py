@@ -1,7 +1,7 @@
 import pytest
 
 from benchmarks.by_hand import HandMade, ip_commands
-from overlay.ipsec.model import Direction
+from overlay.ipsec.interface import PolicyDirection
 from overlay.ipsec.suites import SUITES
 
 
@@ -57,7 +57,7 @@ def test_commands_name_cipher_and_full_key(suite):
 def test_policies_name_direction_and_templates_innermost_first():
     made = HandMade(NoChain(), 1, 2, 3)
     lines = [line for line in ip_commands(made.circuit_configuration(1)) if "xfrm policy" in line]
-    assert {direction.name.lower() for direction in Direction} == {
+    assert {direction.name.lower() for direction in PolicyDirection} == {
         line.split(" dir ")[1].split()[0] for line in lines
     }
     to_source = next(line for line in lines if " dir out " in line and "src ::/0" in line)

@@ -106,7 +106,7 @@ def test_permanent_paths_are_addresses_and_prefixes_of_both_versions():
         ipaddress.ip_network("203.0.113.10/32"),
         ipaddress.ip_network("2001:db8::/32"),
     )
-    assert (paths.remember, paths.both_families) == (True, False)
+    assert (paths.remember, paths.both_versions) == (True, False)
 
 
 def test_plug_in_that_the_file_does_not_mention_gets_its_defaults():
@@ -135,7 +135,7 @@ MISTAKES = {
     '[paths]\npermanent = ["100.64.0.1"]': r"overlaps the inner addresses 100.64.0.0/10",
     '[paths]\npermanent = ["1.2.3.4", "1.2.3.4/32"]': r"names a destination twice",
     "[paths]\nremember = 1": r"\[paths\] remember must be true or false",
-    '[paths]\nboth_families = "yes"': r"both_families must be true or false",
+    '[paths]\nboth_versions = "yes"': r"both_versions must be true or false",
     "[netwrok]": r"there is no section \[netwrok\]; did you mean \[network\]\?",
     "[colours]": r"there is no section \[colours\]; known: \[node\], \[network\]",
     "network = 3": r"network must be a section of its own; write \[network\]",

@@ -13,13 +13,13 @@ from overlay.apm.settings import MAX_HOPS, ApmSettings
 from overlay.config.sections import NetworkSettings
 from overlay.control.client import RESPONSE_TIMEOUT_S
 from overlay.control.codec import MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES
-from overlay.control.model import MAX_DESTINATIONS
 from overlay.control.server import IDLE_TIMEOUT_S, MAX_CONNECTIONS, REQUEST_TIMEOUT_S
+from overlay.control.service import MAX_DESTINATIONS
 from overlay.dht import descriptor, envelope
 from overlay.dht.admission import COOKIE_ROTATION_S
 from overlay.dht.settings import DhtSettings
 from overlay.dht.topology_store import MAX_HINTS, SCHEMA_VERSION
-from overlay.ipsec.model import MIN_SPI
+from overlay.ipsec.interface import MIN_SPI
 from overlay.ipsec.pieces import MAX_PIECES
 from overlay.link import cookie, lifetimes, machine, outgoing, size_search
 from overlay.link.handshake import MESSAGE_BYTES, VERSION, MessageType
@@ -48,7 +48,7 @@ def _number(value: ast.expr | None) -> float:
 
 def _circuit_control() -> list[str]:
     apm = ApmSettings()
-    half_s = apm.farewell_copies * apm.farewell_interval_s
+    half_s = apm.closing_copies * apm.closing_interval_s
     return [
         f"port {CONTROL_PORT} at both ends",
         f"## Message ({CONTROL_BYTES} bytes)",
@@ -60,17 +60,17 @@ def _circuit_control() -> list[str]:
         f"(4 each, at least {MIN_SPI})",
         f"repeated after {apm.confirm_retry_s:g}, {2 * apm.confirm_retry_s:g}, ",
         f"then PING every {apm.keepalive_interval_s:g} s",
-        f"sends REFUSE twice ({apm.farewell_interval_s:g} s apart)",
+        f"sends REFUSE twice ({apm.closing_interval_s:g} s apart)",
         f"forgets everything {2 * half_s:g} s after the first",
         f"of {apm.answer_patience_s:g} s (`answer_patience_s`)",
         f"| unconfirmed | {apm.setup_timeout_s:g} s | source |",
         f"| waiting for the link to the next hop | {apm.link_timeout_s:g} s |",
         f"| never used | {apm.unconfirmed_expiry_s:g} s | hop |",
-        f"ticket for {apm.lent_linger_s:g} s (`lent_linger_s`)",
+        f"ticket for {apm.lent_address_hold_s:g} s (`lent_address_hold_s`)",
         f"| idle | {apm.idle_expiry_s:g} s | hop |",
         f"| lifetime | {apm.lifetime_s:,.0f} s,",
-        f"the old backward SA after {apm.rekey_linger_s:g} s;",
-        f"removes both old ones after {apm.rekey_linger_s:g} s",
+        f"the old backward SA after {apm.retired_sa_s:g} s;",
+        f"removes both old ones after {apm.retired_sa_s:g} s",
         f"{apm.rekey_retry_s:g}, {2 * apm.rekey_retry_s:g}, {4 * apm.rekey_retry_s:g}, "
         f"{8 * apm.rekey_retry_s:g}, {_constant('apm/rekey_source.py', '_LONGEST_PAUSE_S'):g}, ",
         f"a hop silent for {apm.rekey_timeout_s:g} s ends the circuit",
@@ -129,7 +129,7 @@ def _link_handshake() -> list[str]:
         f"gives up after {link.handshake_timeout_s:g} s",
         f"for at most {outgoing.MAX_COOKIES} cookies an attempt",
         f"{_constant('link/outgoing.py', '_STAGGER_S') * 1000:g} ms apart (RFC 8305)",
-        f"have {link.grace_s:g} s of grace, at most {_NUMBER_WORDS[old_pairs]} of them",
+        f"have {link.retired_sa_s:g} s of grace, at most {_NUMBER_WORDS[old_pairs]} of them",
         f"replaces it after {link.rekey_after_s / 60:g} minutes",
         f"carried {link.rekey_after_bytes >> 30} GiB or "
         f"2^{link.rekey_after_packets.bit_length() - 1} packets",
@@ -148,7 +148,7 @@ def _link_handshake() -> list[str]:
         f"| links in all | {link.max_links:,} |",
         f"| links that strangers may open | {link.max_accepted_links} |",
         f"IPv6 /56 may open | {link.max_accepted_links_per_prefix} |",
-        f"signatures together | {NetworkSettings().strangers_cpu_percent} % of a core |",
+        f"signatures together | {NetworkSettings().unauthenticated_cpu_percent} % of a core |",
         f"| half-open links opened with a cookie | {link.max_half_open} |",
         f"with a cookie from one IPv4 /24 or IPv6 /56 | {link.max_half_open_per_prefix} |",
         f"| half-open links opened without a cookie | {link.max_unproved_half_open} |",

@@ -4,8 +4,8 @@ import json
 import pytest
 
 from lab.paper.__main__ import main, publish
-from lab.paper.campaign import CONDITIONS, FULL, OBSERVATIONS, QUICK, Plan
-from lab.paper.cells import CIPHERS, FIGURES, SIZES, TUNNELS, Cell, Metric, cells
+from lab.paper.campaign import CONDITIONS, FULL, OBSERVATIONS, QUICK, CampaignSettings
+from lab.paper.cells import CIPHERS, FIGURES, SIZES, TUNNELS, Cell, MeasuredQuantity, cells
 from lab.paper.observations import ObservationFile, Visit, read_visits
 from lab.paper.page import BEGIN, END, refresh, render
 from lab.paper.statements import judge, noise_floor
@@ -80,7 +80,7 @@ def test_missing_cells_are_no_verdict():
 
 def test_noise_is_the_spread_of_what_knows_no_cipher():
     rows = world(lambda c, t, s: 1.0 + 0.2 * (c == "aes-128-gcm"), steady_in_the_middle)
-    assert noise_floor(rows, Metric.RTT) == pytest.approx(dict.fromkeys(SIZES, 0.2))
+    assert noise_floor(rows, MeasuredQuantity.RTT) == pytest.approx(dict.fromkeys(SIZES, 0.2))
 
 
 def visits(count=2):
@@ -172,4 +172,4 @@ def test_a_page_without_markers_is_left_alone(tmp_path):
 
 @pytest.mark.parametrize("plan", [FULL, QUICK])
 def test_plans_survive_the_command_line(plan):
-    assert Plan.decode(plan.encode()) == plan
+    assert CampaignSettings.decode(plan.encode()) == plan

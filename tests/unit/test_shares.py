@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overlay.shares import FRACTIONS, Group, Ledger, Shares, groups_of
+from overlay.shares import FRACTIONS, Group, GroupUsage, Shares, groups_of
 from overlay.work_budget import Work, WorkBudget
 
 
@@ -123,7 +123,7 @@ def test_shares_never_exceed_their_places_and_forget_everything(places, operatio
 
 
 def test_group_with_a_bound_of_its_own() -> None:
-    ledger = Ledger(10)
+    ledger = GroupUsage(10)
     of = (Group(b"identity", math.inf, 2),)
     for _ in range(2):
         assert ledger.admits(of)

@@ -14,8 +14,9 @@ Inbound, for each datagram of :meth:`UserspaceEngine.process_inbound`::
 
 Outbound packets (:meth:`UserspaceEngine.process_outbound`) begin at 5. What has no OUT
 policy goes nowhere. What fits no stage is dropped and counted; nothing raises. The
-databases are asked once per flow: :mod:`overlay.ipsec.userspace.plans` remembers. Plans and
-ciphers are for flows in use: every few seconds those of idle ones go (``warmth``).
+databases are asked once per flow: :mod:`overlay.ipsec.userspace.compiled_policies` remembers.
+Steps and ciphers are kept for flows in use: every few seconds those of idle flows are removed
+(:mod:`overlay.ipsec.userspace.cipher_cache`).
 
 No hop limit is decremented: the tunnels of a circuit are one hop to what they carry, and a
 count would tell an observer at the exit how many Mix-nodes there were.
@@ -32,7 +33,7 @@ from typing import NamedTuple
 from overlay.addresses import Endpoint
 from overlay.ipsec.esp import InboundSa, OutboundSa
 from overlay.ipsec.headers import IPV4, IPV6, packet_length
-from overlay.ipsec.model import (
+from overlay.ipsec.interface import (
     MAX_TEMPLATES,
     BackendCapabilities,
     Drop,
@@ -42,10 +43,17 @@ from overlay.ipsec.model import (
 )
 from overlay.ipsec.pieces import Pieces, cut, is_piece
 from overlay.ipsec.suites import SUITES
-from overlay.ipsec.userspace.plans import PLAN_KEY, Outlet, Passage, Planner, Step, Tunnels
+from overlay.ipsec.userspace.cipher_cache import COOLING_S
+from overlay.ipsec.userspace.compiled_policies import (
+    PLAN_KEY,
+    CompiledSa,
+    Outlet,
+    PolicyCompiler,
+    Step,
+    Tunnels,
+)
 from overlay.ipsec.userspace.sad import SecurityAssociationDatabase, check_association
 from overlay.ipsec.userspace.spd import SecurityPolicyDatabase, check_policy
-from overlay.ipsec.userspace.warmth import COOLING_S
 
 __all__ = ["AttackedLink", "Processed", "UserspaceEngine"]
 
@@ -80,7 +88,7 @@ class Processed:
 
 
 class UserspaceEngine:
-    """An :class:`~overlay.ipsec.model.IpsecBackend` that is its own data path.
+    """An :class:`~overlay.ipsec.interface.IpsecBackend` that is its own data path.
 
     Args:
         rng: ``random.SystemRandom()`` except in simulations; draws IVs.
@@ -99,7 +107,7 @@ class UserspaceEngine:
         self._spd = SecurityPolicyDatabase()
         self._local: dict[bytes, int] = {}
         self._drops: dict[Drop, int] = {}
-        self._planner = Planner(self._sad, self._spd, self._local)
+        self._planner = PolicyCompiler(self._sad, self._spd, self._local)
         self._next_cooling = -math.inf
         self._attacked: dict[bytes, InboundSa] = {}
         self._rng = rng
@@ -325,7 +333,7 @@ class UserspaceEngine:
             self._sad.cool_idle(now)
             self._planner.forget()
 
-    def _enter(self, packet: bytes, passage: Passage, processed: Processed, now: float) -> None:
+    def _enter(self, packet: bytes, passage: CompiledSa, processed: Processed, now: float) -> None:
         """Stages 2 to 4: follow the plan through this host."""
         while True:
             step: Step | None = None
@@ -347,7 +355,7 @@ class UserspaceEngine:
                 step = self._planner.step(packet, passage)
             if isinstance(step, tuple):
                 return self._leave(packet, step, processed, now)
-            if not isinstance(step, Passage):
+            if not isinstance(step, CompiledSa):
                 return self._hand_over(packet, step, processed)
             passage = step
             opened = passage.association.open(packet, header, now)

@@ -20,9 +20,9 @@ from typing import TypeVar
 from overlay.addresses import Endpoint
 from overlay.ipsec.esp import InboundSa, OutboundSa, Report
 from overlay.ipsec.headers import MAX_IP_BYTES
-from overlay.ipsec.model import MIN_SPI, SaIdentity, SecurityAssociation
+from overlay.ipsec.interface import MIN_SPI, SaIdentity, SecurityAssociation
 from overlay.ipsec.suites import SUITES
-from overlay.ipsec.userspace.warmth import WarmAssociations
+from overlay.ipsec.userspace.cipher_cache import CachedCiphers
 
 __all__ = ["Sa", "SecurityAssociationDatabase", "check_association"]
 
@@ -83,7 +83,7 @@ class SecurityAssociationDatabase:
         self._rng = rng
         self._report = report
         self._undated: set[Sa] = set()
-        self._warm = WarmAssociations()
+        self._warm = CachedCiphers()
         self._warmed = self._warm.add
         self._outbound: dict[_Address, tuple[OutboundSa, ...]] = {}
         self._current: dict[int, tuple[OutboundSa, ...]] = {}

@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from overlay.ipsec.esp import TemplateKey, template_key
-from overlay.ipsec.model import MAX_TEMPLATES, Direction, Prefix, SecurityPolicy, Selector
+from overlay.ipsec.interface import MAX_TEMPLATES, PolicyDirection, Prefix, SecurityPolicy, Selector
 
 __all__ = ["Chain", "SecurityPolicyDatabase", "check_policy"]
 
@@ -162,11 +162,11 @@ class SecurityPolicyDatabase:
         self._links = _LinkChains()
 
     @staticmethod
-    def _empty_tables() -> dict[Direction, dict[int, _PolicyTable]]:
-        return {direction: {4: _PolicyTable(), 16: _PolicyTable()} for direction in Direction}
+    def _empty_tables() -> dict[PolicyDirection, dict[int, _PolicyTable]]:
+        return {direction: {4: _PolicyTable(), 16: _PolicyTable()} for direction in PolicyDirection}
 
     def find(
-        self, direction: Direction, source: bytes, destination: bytes, protocol: int
+        self, direction: PolicyDirection, source: bytes, destination: bytes, protocol: int
     ) -> Chain | None:
         """Return the chain of tunnels that the deciding policy asks for, None without a policy.
 
@@ -176,7 +176,7 @@ class SecurityPolicyDatabase:
 
     def check_new(self, policies: Iterable[SecurityPolicy]) -> None:
         """Refuse policies that are installed, or twice in one configuration (ValueError)."""
-        seen: set[tuple[Direction, int, _Shape, _Entry]] = set()
+        seen: set[tuple[PolicyDirection, int, _Shape, _Entry]] = set()
         for policy in policies:
             selector = policy.selector
             family = len(selector.source.network)

@@ -24,11 +24,11 @@ from typing import Final, Self
 
 from overlay.addresses import OVERLAY_NETWORKS, Endpoint, IpNetwork
 from overlay.errors import BackendError
-from overlay.ipsec.model import (
+from overlay.ipsec.interface import (
     BackendCapabilities,
-    Direction,
     Drop,
     IpsecConfiguration,
+    PolicyDirection,
     Prefix,
     SaCounters,
     SaIdentity,
@@ -48,7 +48,6 @@ from overlay.ipsec.xfrm.changes import (
 )
 from overlay.ipsec.xfrm.checks import check_configuration
 from overlay.ipsec.xfrm.counting import count_policies
-from overlay.ipsec.xfrm.debris import Debris
 from overlay.ipsec.xfrm.device import CircuitDevice
 from overlay.ipsec.xfrm.entries import (
     KERNEL_MAX_TEMPLATES,
@@ -69,6 +68,7 @@ from overlay.ipsec.xfrm.messages import (
 from overlay.ipsec.xfrm.moved_links import MovedLinks
 from overlay.ipsec.xfrm.moves import MovedPeers
 from overlay.ipsec.xfrm.netlink import Request, XfrmEvents, XfrmSocket, refusal_error
+from overlay.ipsec.xfrm.pending_removals import PendingRemovals
 from overlay.ipsec.xfrm.probe import usable_suites
 from overlay.ipsec.xfrm.relocation import plan_relocation
 from overlay.system.host_events import HostEvent
@@ -84,7 +84,7 @@ _BLOCKING: Final = tuple(blocking_changes(OVERLAY_NETWORKS))
 _LOST_POLICIES: Final = "IPsec policies"
 _LOST_ADDRESSES: Final = "overlay addresses"
 
-_PolicyKey = tuple[Direction, Prefix, Prefix, int | None]
+_PolicyKey = tuple[PolicyDirection, Prefix, Prefix, int | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +126,7 @@ class XfrmBackend:
             owner = Ownership(KERNEL_IPSEC, STOP_THE_OTHER)
             opened.callback(owner.release)
             self._netlink = opened.enter_context(XfrmSocket())
-            self._debris = Debris(self._netlink)
+            self._debris = PendingRemovals(self._netlink)
             self.leftovers_removed = remove_leftovers(self._netlink)
             self._suites = usable_suites(self._netlink, rng, experiment=experiment)
             self._events = opened.enter_context(XfrmEvents())

@@ -9,11 +9,11 @@ from random import Random
 from typing import Final
 
 from overlay.addresses import IpNetwork
-from overlay.ipsec.model import (
+from overlay.ipsec.interface import (
     ANY_V4,
     ANY_V6,
-    Direction,
     IpsecConfiguration,
+    PolicyDirection,
     Prefix,
     SecurityPolicy,
     Selector,
@@ -95,7 +95,7 @@ def blocking_changes(networks: Iterable[IpNetwork]) -> list[Change]:
     for network in networks:
         everywhere = ANY_V4 if network.version == 4 else ANY_V6
         prefix = Prefix(network.network_address.packed, network.prefixlen)
-        for direction in Direction:
+        for direction in PolicyDirection:
             policy = SecurityPolicy(direction, Selector(everywhere, prefix), ())
             changes.append(policy_change(policy, blocks=True))
     return changes

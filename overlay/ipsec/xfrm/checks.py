@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from overlay.ipsec.model import IpsecConfiguration, SecurityAssociation, SecurityPolicy
+from overlay.ipsec.interface import IpsecConfiguration, SecurityAssociation, SecurityPolicy
 from overlay.ipsec.userspace.sad import check_association
 from overlay.ipsec.userspace.spd import check_policy
 from overlay.ipsec.xfrm.entries import KERNEL_MAX_TEMPLATES, MAX_REQID, MAX_WINDOW

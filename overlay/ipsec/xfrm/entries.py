@@ -20,10 +20,10 @@ import math
 import socket
 from typing import Any, Final
 
-from overlay.ipsec.model import (
-    Direction,
+from overlay.ipsec.interface import (
     Drop,
     Lifetime,
+    PolicyDirection,
     Prefix,
     SaCounters,
     SaIdentity,
@@ -54,7 +54,7 @@ from overlay.ipsec.xfrm.messages import (
     usersa_id,
     usersa_info,
 )
-from overlay.system.destination_guard import NODE_MARK
+from overlay.system.kill_switch import NODE_MARK
 from overlay.system.packet_filter import LARGE_MARK
 
 __all__ = [
@@ -103,9 +103,9 @@ _EVERY_ALGORITHM: Final = 0xFFFFFFFF
 _PREFIX_LENGTHS: Final = 129
 
 DIRECTIONS: Final = {
-    Direction.IN: XFRM_POLICY_IN,
-    Direction.OUT: XFRM_POLICY_OUT,
-    Direction.FWD: XFRM_POLICY_FWD,
+    PolicyDirection.IN: XFRM_POLICY_IN,
+    PolicyDirection.OUT: XFRM_POLICY_OUT,
+    PolicyDirection.FWD: XFRM_POLICY_FWD,
 }
 
 
@@ -161,7 +161,7 @@ def kernel_templates(policy: SecurityPolicy) -> tuple[Template, ...]:
     Inbound, the outermost one names no source: an installed SA of a link keeps its source address
     if the peer moves, and SAs of later keys have another one. The reqid names the link.
     """
-    if policy.direction is Direction.OUT or not policy.templates:
+    if policy.direction is PolicyDirection.OUT or not policy.templates:
         return policy.templates
     *inner, link = policy.templates
     return (*inner, Template(bytes(len(link.source)), link.destination, link.reqid))

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from overlay.addresses import Endpoint
-from overlay.ipsec.model import (
-    Direction,
+from overlay.ipsec.interface import (
+    PolicyDirection,
     Prefix,
     SaIdentity,
     SecurityAssociation,
@@ -267,7 +267,7 @@ _BLANK_SELECTOR: Final = Selector(_NOTHING, _NOTHING)
 def _policy_form(templates: int, *, blocks: bool) -> tuple[bytes, int]:
     """Return the blank, and where its templates begin (0 if there are none)."""
     blank_template = Template(bytes(16), bytes(16), 0)
-    policy = SecurityPolicy(Direction.IN, _BLANK_SELECTOR, (blank_template,) * templates)
+    policy = SecurityPolicy(PolicyDirection.IN, _BLANK_SELECTOR, (blank_template,) * templates)
     blank = body_of(blocking_policy(policy) if blocks else new_policy(policy))
     values = _attributes(blank, userpolicy_info.struct_bytes())
     return blank, values.get("XFRMA_TMPL", 0)
@@ -275,7 +275,7 @@ def _policy_form(templates: int, *, blocks: bool) -> tuple[bytes, int]:
 
 @functools.cache
 def _policy_id_form() -> bytes:
-    return body_of(policy_id(SecurityPolicy(Direction.IN, _BLANK_SELECTOR, ())))
+    return body_of(policy_id(SecurityPolicy(PolicyDirection.IN, _BLANK_SELECTOR, ())))
 
 
 def _family(address_bytes: int) -> int:

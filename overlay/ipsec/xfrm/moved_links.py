@@ -11,7 +11,7 @@ from collections.abc import Hashable, Iterable
 from dataclasses import replace
 from typing import Generic, TypeVar
 
-from overlay.ipsec.model import Direction, SecurityPolicy, Template
+from overlay.ipsec.interface import PolicyDirection, SecurityPolicy, Template
 
 __all__ = ["MovedLinks"]
 
@@ -31,7 +31,7 @@ class MovedLinks(Generic[K]):
 
     def note(self, key: K, policy: SecurityPolicy) -> None:
         """Remember a policy that was installed."""
-        if policy.direction is Direction.OUT and policy.templates:
+        if policy.direction is PolicyDirection.OUT and policy.templates:
             self._policies.setdefault(policy.templates[-1].reqid, {})[key] = policy
 
     def forget(self, key: K, templates: tuple[Template, ...]) -> None:
@@ -58,7 +58,7 @@ class MovedLinks(Generic[K]):
 
     def placed(self, policy: SecurityPolicy) -> SecurityPolicy:
         """Return a policy with the addresses between which its link goes now."""
-        if policy.direction is not Direction.OUT or not policy.templates:
+        if policy.direction is not PolicyDirection.OUT or not policy.templates:
             return policy
         *inner, link = policy.templates
         moved = self._moved.get(link.reqid)

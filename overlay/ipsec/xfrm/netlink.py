@@ -22,7 +22,7 @@ from overlay.system.failures import refused
 
 __all__ = [
     "CREATE",
-    "Refusal",
+    "NetlinkError",
     "Request",
     "XfrmEvents",
     "XfrmSocket",
@@ -92,14 +92,14 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class NetlinkError:
     """Why the kernel refused a request: errno, and its own words if it had any."""
 
     number: int
     reason: str = ""
 
 
-def refusal_error(operation: str, refusal: Refusal) -> BackendError:
+def refusal_error(operation: str, refusal: NetlinkError) -> BackendError:
     """Return the sentence for a refusal; the kernel's words for it tell no address."""
     if refusal.reason:
         operation = f"{operation} ({refusal.reason})"
@@ -130,18 +130,18 @@ class XfrmSocket:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def send(self, requests: Sequence[Request]) -> list[Refusal | None]:
+    def send(self, requests: Sequence[Request]) -> list[NetlinkError | None]:
         """Send requests and return the kernel's verdict on each, None for done.
 
         Raises:
             BackendError: the socket failed, so that no verdict is known.
         """
-        verdicts: list[Refusal | None] = []
+        verdicts: list[NetlinkError | None] = []
         for start in range(0, len(requests), _BATCH):
             verdicts += self._send_batch(requests[start : start + _BATCH])
         return verdicts
 
-    def get(self, request: Request) -> tuple[Any, Refusal | None]:
+    def get(self, request: Request) -> tuple[Any, NetlinkError | None]:
         """Return the one message that answers a request, or why there is none."""
         with self._exchange("asking the kernel for an IPsec entry"):
             asked = self._transmit([request], 0)
@@ -171,16 +171,16 @@ class XfrmSocket:
                         return found
                     if kind == _ERROR:
                         refusal = _verdict(flags, data, offset)
-                        raise refusal_error(operation, refusal or Refusal(errno.EIO))
+                        raise refusal_error(operation, refusal or NetlinkError(errno.EIO))
                     found.append(self._decoded(kind, data, offset))
 
-    def _send_batch(self, requests: Sequence[Request]) -> list[Refusal | None]:
+    def _send_batch(self, requests: Sequence[Request]) -> list[NetlinkError | None]:
         with self._exchange("changing the kernel's IPsec entries"):
             first = self._transmit(requests, 0, last=_ACKNOWLEDGE)
             # After a failed read the queue may hold old answers: one counted for another
             # request would turn a refusal into "done".
             awaited = range(first, first + len(requests))
-            verdicts: dict[int, Refusal | None] = {}
+            verdicts: dict[int, NetlinkError | None] = {}
             while awaited[-1] not in verdicts:
                 for kind, flags, sequence, data, offset in self._receive():
                     if kind == _ERROR and sequence in awaited:
@@ -325,7 +325,7 @@ def _decode(marshal: MarshalXfrm, kind: int, data: bytes, offset: int) -> Any:  
     return message
 
 
-def _verdict(flags: int, data: bytes, offset: int) -> Refusal | None:
+def _verdict(flags: int, data: bytes, offset: int) -> NetlinkError | None:
     """Parse an acknowledgement: errno, the request's header, then perhaps attributes."""
     (length,) = struct.unpack_from("=I", data, offset)
     (number,) = struct.unpack_from("=i", data, offset + _HEADER_BYTES)
@@ -340,4 +340,4 @@ def _verdict(flags: int, data: bytes, offset: int) -> Refusal | None:
         if kind & 0x3FFF == _EXT_ACK_MESSAGE:
             reason = data[at + 4 : at + size].rstrip(b"\0").decode(errors="replace")
         at += (size + 3) & ~3
-    return Refusal(-number, reason.rstrip("."))
+    return NetlinkError(-number, reason.rstrip("."))

@@ -11,12 +11,12 @@ from random import Random
 from typing import Final
 
 from overlay.addresses import CIRCUIT_PREFIX, Endpoint
-from overlay.ipsec.model import MIN_SPI, SecurityAssociation, Spi, UdpEncapsulation
+from overlay.ipsec.interface import MIN_SPI, SecurityAssociation, Spi, UdpEncapsulation
 from overlay.ipsec.suites import SUITES
 from overlay.ipsec.xfrm.entries import MAX_REQID
 from overlay.ipsec.xfrm.forms import association_body, sa_id_body
 from overlay.ipsec.xfrm.messages import XFRM_MSG_DELSA, XFRM_MSG_NEWSA
-from overlay.ipsec.xfrm.netlink import CREATE, Refusal, Request, XfrmSocket, refusal_error
+from overlay.ipsec.xfrm.netlink import CREATE, NetlinkError, Request, XfrmSocket, refusal_error
 from overlay.sensitive import SecretBytes
 
 __all__ = ["try_suite", "usable_suites"]
@@ -34,7 +34,7 @@ def usable_suites(netlink: XfrmSocket, rng: Random, *, experiment: bool) -> froz
         BackendError: it takes none: no permission, or no ESP.
     """
     usable: set[int] = set()
-    refusals: list[Refusal] = []
+    refusals: list[NetlinkError] = []
     for number, suite in SUITES.items():
         if suite.experiment and not experiment:
             continue
@@ -51,7 +51,7 @@ def usable_suites(netlink: XfrmSocket, rng: Random, *, experiment: bool) -> froz
 
 def try_suite(
     netlink: XfrmSocket, rng: Random, suite: int
-) -> tuple[Refusal | None, Refusal | None]:
+) -> tuple[NetlinkError | None, NetlinkError | None]:
     """Install and remove SAs of a suite; return what the kernel said.
 
     The first verdict is on an SA of links (IPv4, in UDP), the second on an onion SA (IPv6).

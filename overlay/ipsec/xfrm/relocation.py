@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from overlay.addresses import Endpoint
-from overlay.ipsec.model import IpsecConfiguration, SecurityAssociation, UdpEncapsulation
+from overlay.ipsec.interface import IpsecConfiguration, SecurityAssociation, UdpEncapsulation
 from overlay.ipsec.xfrm.changes import ABSENT
 from overlay.ipsec.xfrm.entries import new_association
 from overlay.ipsec.xfrm.forms import association_body, body_of, sa_id_body

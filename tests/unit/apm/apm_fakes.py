@@ -21,7 +21,7 @@ from overlay.apm.spi import SpiAllocator
 from overlay.dht.descriptor import MixDescriptor
 from overlay.errors import BackendError
 from overlay.identity import LocalIdentity
-from overlay.ipsec.model import (
+from overlay.ipsec.interface import (
     BackendCapabilities,
     IpsecConfiguration,
     SaCounters,

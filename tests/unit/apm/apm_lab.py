@@ -20,10 +20,10 @@ from overlay.apm.spi import SpiAllocator
 from overlay.apm.translator import link_configuration
 from overlay.dht.descriptor import MixDescriptor, OnionKey, Role
 from overlay.identity import LocalIdentity
-from overlay.ipsec.model import IpsecConfiguration
+from overlay.ipsec.interface import IpsecConfiguration
 from overlay.ipsec.suites import SUITES
 from overlay.ipsec.userspace.engine import UserspaceEngine
-from overlay.link.model import LinkKeys, LinkPeer
+from overlay.link.events import LinkKeys, LinkPeer
 from overlay.selection.selector import MixPath
 from overlay.sensitive import SecretBytes
 

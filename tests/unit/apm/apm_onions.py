@@ -10,10 +10,10 @@ from apm_fakes import NOW, Actor
 from overlay.addresses import CircuitAddress, Endpoint, OverlayAddress, new_circuit_address
 from overlay.apm.carrier import SIGNALLING_PORT
 from overlay.apm.datagram import UdpDatagram
-from overlay.apm.layer import ExitLayer, Families, Layer, LayerTerms, RelayLayer
+from overlay.apm.layer import ExitLayer, IpVersions, Layer, LayerTerms, RelayLayer
 from overlay.apm.onion import OnionHop, construct_onion
-from overlay.ipsec.model import Spi
-from overlay.link.model import LinkPeer
+from overlay.ipsec.interface import Spi
+from overlay.link.events import LinkPeer
 from overlay.sensitive import SecretBytes
 
 RNG = Random(99)
@@ -45,7 +45,7 @@ def exit_layer(
     sender: Sender, target: Actor, near: CircuitAddress | None = None, **spis: int
 ) -> Layer:
     near = near or new_circuit_address(sender.address, target.address, RNG)
-    return ExitLayer(terms(near, **spis), Families.IPV4)
+    return ExitLayer(terms(near, **spis), IpVersions.IPV4)
 
 
 def relay_layer(
@@ -64,7 +64,7 @@ def send(sender: Sender, target: Actor, layer: Layer, now: float = NOW) -> None:
     hops = [OnionHop(target.identity.onion_key, layer)]
     if isinstance(layer, RelayLayer):
         behind = new_circuit_address(target.address, layer.next_hop.overlay_address, RNG)
-        unread = ExitLayer(terms(behind), Families.IPV4)
+        unread = ExitLayer(terms(behind), IpVersions.IPV4)
         hops.append(OnionHop(target.identity.onion_key, unread))
     message = construct_onion(1, hops, RNG)
     head = b"\1" + RNG.randbytes(8) + len(message).to_bytes(2, "big") + b"\0"

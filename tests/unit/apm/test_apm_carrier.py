@@ -6,7 +6,7 @@ from random import Random
 import pytest
 
 from overlay.addresses import OverlayAddress
-from overlay.apm.carrier import MAX_FRAGMENT_BYTES, MAX_MESSAGE_BYTES, Carrier
+from overlay.apm.carrier import MAX_FRAGMENT_BYTES, MAX_MESSAGE_BYTES, OnionCarrier
 from overlay.apm.settings import ApmSettings
 from overlay.errors import LimitReached, Malformed
 
@@ -16,15 +16,17 @@ BIG = Random(0).randbytes(6482)
 SMALL = BIG[:1042]
 
 
-def make(seed: int = 1) -> Carrier:
-    return Carrier(ApmSettings(), Random(seed))
+def make(seed: int = 1) -> OnionCarrier:
+    return OnionCarrier(ApmSettings(), Random(seed))
 
 
-def payloads(carrier: Carrier) -> list[bytes]:
+def payloads(carrier: OnionCarrier) -> list[bytes]:
     return [payload for _, payload in carrier.payloads_to_send()]
 
 
-def hand_over(sender: Carrier, receiver: Carrier, now: float, order: int = 1) -> list[bytes]:
+def hand_over(
+    sender: OnionCarrier, receiver: OnionCarrier, now: float, order: int = 1
+) -> list[bytes]:
     """Carry everything under way from one to the other, and the answers back."""
     messages = []
     for payload in payloads(sender)[::order]:

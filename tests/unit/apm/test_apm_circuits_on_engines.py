@@ -20,7 +20,7 @@ from overlay.apm.events import (
     ExitCircuitOpened,
 )
 from overlay.errors import CircuitRefused, CircuitTimedOut
-from overlay.ipsec.model import Drop
+from overlay.ipsec.interface import Drop
 
 
 def mixes(count: int) -> list[str]:

@@ -3,12 +3,12 @@ from __future__ import annotations
 import pytest
 from apm_lab import BOB_V4, Net
 
+from overlay.apm.circuit_table import CircuitTable, RequestedCircuit
 from overlay.apm.circuits import ExitIpsecInfo, RelayIpsecInfo, SourceIpsecInfo
-from overlay.apm.connections import AnonymousConnections, RequestedCircuit
 from overlay.errors import InternalError
 
 
-def connections_of(net: Net, name: str) -> AnonymousConnections:
+def connections_of(net: Net, name: str) -> CircuitTable:
     return net[name].manager._connections
 
 
@@ -24,7 +24,7 @@ def test_translator_gets_what_fits_the_role() -> None:
 
 def test_circuit_that_waits_for_a_link_has_no_ipsec_information() -> None:
     net = Net(["alice", "mix1"])
-    connections = AnonymousConnections()
+    connections = CircuitTable()
     number = connections.new_number()
     connections.put_source(RequestedCircuit(number, net.path("mix1"), BOB_V4))
     for asked in (number, number + 1):

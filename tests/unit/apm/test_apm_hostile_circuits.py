@@ -15,10 +15,10 @@ from scapy.packet import Raw
 
 from overlay.addresses import new_circuit_address
 from overlay.apm.circuits import SourceIpsecInfo
-from overlay.apm.control import Confirm, Ping, Refuse, RefuseReason, Teardown
+from overlay.apm.control import CircuitPing, Confirm, Refuse, RefuseReason, Teardown
 from overlay.apm.events import CircuitOpened
 from overlay.apm.settings import ApmSettings
-from overlay.ipsec.model import ANY_V4, ANY_V6, Direction, IpsecConfiguration
+from overlay.ipsec.interface import ANY_V4, ANY_V6, IpsecConfiguration, PolicyDirection
 from overlay.selection.selector import MixPath
 
 
@@ -114,7 +114,7 @@ def test_near_address_in_use_is_dropped_and_spares_the_circuit_that_has_it() -> 
     assert controls(mix.sends()) == []
     assert mix.backend.installed == installed
     assert mix.manager.relay_report().exits == 1
-    mix.hears(control(near, mix.address, Ping(b"12345678")))
+    mix.hears(control(near, mix.address, CircuitPing(b"12345678")))
     assert len(controls(mix.sends())) == 1
 
 
@@ -164,7 +164,7 @@ def test_one_neighbour_cannot_close_a_relay_to_the_others_by_filling_the_replay_
 
 
 def test_refusals_to_strangers_leave_room_for_the_farewells_of_circuits() -> None:
-    settings = lab_settings(max_farewells=40, max_circuits=1)
+    settings = lab_settings(max_closing_circuits=40, max_circuits=1)
     mix, mallory, alice = Actor(2, settings), Actor(3), Actor(1)
     introduce(mix, mallory)
     introduce(mix, alice)
@@ -208,7 +208,9 @@ def test_circuits_of_one_exit_reach_each_other_through_its_policy_alone(version:
     # Mallory's host is hers: she seals towards any destination.
     [circuit] = net["mallory"].manager._connections.sources()
     engine = net["mallory"].engine
-    [policy] = [p for p in circuit.inner_configuration.policies if p.direction is Direction.OUT]
+    [policy] = [
+        p for p in circuit.inner_configuration.policies if p.direction is PolicyDirection.OUT
+    ]
     anywhere = ANY_V4 if version == 4 else ANY_V6
     wide = replace(policy, selector=replace(policy.selector, destination=anywhere))
     engine.install(IpsecConfiguration((), (wide,)))

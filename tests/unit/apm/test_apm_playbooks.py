@@ -16,9 +16,9 @@ import overlay.apm.source
 from overlay.addresses import InnerAddress
 from overlay.apm.circuits import LinkSecurity
 from overlay.apm.control import (
+    CircuitPing,
+    CircuitPong,
     Confirm,
-    Ping,
-    Pong,
     Refuse,
     RefuseReason,
     Teardown,
@@ -48,7 +48,7 @@ from overlay.errors import (
     NoSuitablePath,
     PathError,
 )
-from overlay.ipsec.model import SaIdentity
+from overlay.ipsec.interface import SaIdentity
 from overlay.selection.selector import MixPath
 
 TICKET = bytes(range(16))
@@ -169,9 +169,9 @@ def test_confirmation_installs_the_inner_policies_and_opens_the_circuit() -> Non
     assert alice.manager.events() == [CircuitOpened(number, INNER, BOB_V4)]
     [ping] = [d for d in alice.sends() if (d.source, d.destination) == (near[1], mix2.address)]
     [message] = controls([ping])
-    assert isinstance(message, Ping)
+    assert isinstance(message, CircuitPing)
     # >> PONG
-    alice.hears(control(mix2.address, near[1], Pong(message.echo)), now=NOW + 0.25)
+    alice.hears(control(mix2.address, near[1], CircuitPong(message.echo)), now=NOW + 0.25)
     [report] = alice.manager.circuits()
     assert (report.state, report.rtt_s, report.opened_at) == (CircuitState.OPEN, 0.25, NOW)
     assert report.hops == (mix1.address, mix2.address)
@@ -198,10 +198,10 @@ def test_a_repeated_confirmation_gets_another_ping_and_changes_nothing() -> None
     for _ in range(10):
         alice.hears(confirm)
         asked += controls(alice.sends())
-    echoes = [each.echo for each in asked if isinstance(each, Ping)]
+    echoes = [each.echo for each in asked if isinstance(each, CircuitPing)]
     assert len(set(echoes)) == 11, "each answer measures a round trip of its own"
     for echo in echoes:
-        alice.hears(control(mix1.address, nears(alice)[0], Pong(echo)))
+        alice.hears(control(mix1.address, nears(alice)[0], CircuitPong(echo)))
     alice.hears(confirm)
     assert alice.sends() == []
     assert alice.event_names() == ["CircuitOpened"]
@@ -278,8 +278,8 @@ def test_address_that_the_hosts_networks_use_is_not_taken_and_the_exit_is_not_to
         alice.manager.handle_deadline(ended_at)
         sent = alice.sends(ended_at)
         for told in controls(sent):
-            if isinstance(told, Ping):
-                alice.hears(control(sent[0].destination, nears(alice)[0], Pong(told.echo)))
+            if isinstance(told, CircuitPing):
+                alice.hears(control(sent[0].destination, nears(alice)[0], CircuitPong(told.echo)))
     assert NOW + 60 <= ended_at <= NOW + 600
     assert Teardown(TeardownReason.CLOSED) in controls(sent)
 
@@ -431,8 +431,8 @@ def test_answered_keepalive_keeps_the_circuit_until_its_lifetime_is_over() -> No
     for second in range(0, 95, 5):
         alice.manager.handle_deadline(NOW + second)
         for message in controls(alice.sends()):
-            if isinstance(message, Ping):
-                alice.hears(control(mix1.address, near, Pong(message.echo)))
+            if isinstance(message, CircuitPing):
+                alice.hears(control(mix1.address, near, CircuitPong(message.echo)))
     assert [e for e in alice.manager.events() if isinstance(e, CircuitLost)] == []
     alice.manager.handle_deadline(NOW + 95)
     assert CircuitClosed(number, CircuitEnd.EXPIRED) in alice.manager.events()
@@ -562,8 +562,8 @@ def test_exit_repeats_the_confirmation_until_the_source_speaks() -> None:
         times.append(now - NOW)
         assert isinstance(controls(mix1.sends())[-1], Confirm)
     assert times == [1.0, 3.0, 7.0]
-    mix1.hears(control(nears(alice)[0], mix1.address, Ping(b"12345678")), now=NOW + 8)
-    assert controls(mix1.sends()) == [Pong(b"12345678")]
+    mix1.hears(control(nears(alice)[0], mix1.address, CircuitPing(b"12345678")), now=NOW + 8)
+    assert controls(mix1.sends()) == [CircuitPong(b"12345678")]
     mix1.manager.handle_deadline(NOW + 15)
     assert controls(mix1.sends()) == []
 
@@ -745,8 +745,8 @@ def test_relay_answers_ping_and_obeys_teardown_of_its_source_alone() -> None:
     mix1.hears(onion)
     mix1.sends()
     c0, c1 = nears(alice)
-    mix1.hears(control(c0, mix1.address, Ping(b"abcdefgh")))
-    assert controls(mix1.sends()) == [Pong(b"abcdefgh")]
+    mix1.hears(control(c0, mix1.address, CircuitPing(b"abcdefgh")))
+    assert controls(mix1.sends()) == [CircuitPong(b"abcdefgh")]
     # The far address is the next hop's business: nothing said from it counts here.
     mix1.hears(control(c1, mix1.address, Teardown(TeardownReason.CLOSED)))
     mix1.hears(control(mix2.address, mix1.address, Teardown(TeardownReason.CLOSED)))
@@ -799,7 +799,7 @@ def test_exit_forgets_an_idle_circuit_and_takes_its_address_back() -> None:
     alice, mix1, _ = cast()
     _, [onion] = pending(alice, mix1)
     mix1.hears(onion)
-    mix1.hears(control(nears(alice)[0], mix1.address, Ping(b"abcdefgh")))
+    mix1.hears(control(nears(alice)[0], mix1.address, CircuitPing(b"abcdefgh")))
     mix1.backend.used[forward_identity(alice, mix1, 1)] = NOW
     assert len(mix1.pool) == 1
     mix1.manager.handle_deadline(NOW + 60)
@@ -815,7 +815,7 @@ def test_exit_tells_that_a_circuit_is_over_only_when_nothing_passes_any_more() -
     alice, mix1, _ = cast()
     _, [onion] = pending(alice, mix1)
     mix1.hears(onion)
-    mix1.hears(control(nears(alice)[0], mix1.address, Ping(b"abcdefgh")))
+    mix1.hears(control(nears(alice)[0], mix1.address, CircuitPing(b"abcdefgh")))
     assert mix1.event_names() == ["ExitCircuitOpened"]
     mix1.hears(control(nears(alice)[0], mix1.address, Teardown(TeardownReason.CLOSED)))
     now = NOW
@@ -840,7 +840,7 @@ def test_hop_ends_a_circuit_whose_lifetime_is_over_and_says_so() -> None:
     alice, mix1, _ = cast(lifetime_s=20.0)
     _, [onion] = pending(alice, mix1)
     mix1.hears(onion)
-    mix1.hears(control(nears(alice)[0], mix1.address, Ping(b"abcdefgh")))
+    mix1.hears(control(nears(alice)[0], mix1.address, CircuitPing(b"abcdefgh")))
     mix1.backend.used[forward_identity(alice, mix1, 1)] = NOW + 19
     mix1.sends()
     mix1.manager.handle_deadline(NOW + 20)
@@ -853,7 +853,7 @@ def test_hop_grants_no_more_than_its_own_lifetime() -> None:
     mix1.link_to(alice)
     _, [onion] = pending(alice, mix1)
     mix1.hears(onion)
-    mix1.hears(control(nears(alice)[0], mix1.address, Ping(b"abcdefgh")))
+    mix1.hears(control(nears(alice)[0], mix1.address, CircuitPing(b"abcdefgh")))
     mix1.sends()
     mix1.manager.handle_deadline(NOW + 10)
     assert controls(mix1.sends()) == [Teardown(TeardownReason.EXPIRED)]
@@ -902,7 +902,7 @@ def test_who_comes_to_the_copy_of_last_words_too_late_does_not_say_them() -> Non
 
 
 def test_too_many_partings_go_without_a_word_and_without_a_trace() -> None:
-    alice, mix1, _ = cast(max_farewells=1)
+    alice, mix1, _ = cast(max_closing_circuits=1)
     numbers = [pending(alice, mix1)[0] for _ in range(3)]
     for number in numbers:
         alice.manager.close(number, NOW)

@@ -16,7 +16,7 @@ from apm_onions import exit_layer, relay_layer, send
 from overlay.addresses import OVERLAY_PREFIX, Endpoint, OverlayAddress
 from overlay.apm.circuits import LinkSecurity
 from overlay.apm.control import Confirm, Refuse, Teardown, TeardownReason
-from overlay.ipsec.model import IpsecConfiguration
+from overlay.ipsec.interface import IpsecConfiguration
 
 RNG = Random(31)
 REQIDS = count(1)
@@ -29,7 +29,7 @@ PLACES = lab_settings(
     max_held_onions=48,
     max_replay_entries=120,
     max_replay_entries_per_neighbour=25,
-    max_farewells=60,
+    max_closing_circuits=60,
 )
 
 
@@ -146,7 +146,7 @@ def test_shares_hold_with_default_settings(ask: Ask) -> None:
         report = relay.manager.relay_report()
         assert report.exits + report.relayed + report.waiting <= settings.max_circuits // 9 + 1
         assert report.waiting <= settings.max_held_onions // 9 + 1
-        assert report.closing <= settings.max_farewells // 9 + 1
+        assert report.closing <= settings.max_closing_circuits // 9 + 1
         assert report.remembered_onions <= settings.max_replay_entries // 9 + 1
 
 
@@ -180,7 +180,7 @@ def test_what_was_torn_down_frees_its_share() -> None:
 
 def test_refusal_that_cannot_be_sent_leaves_no_trace() -> None:
     """Objection before memory: no replay entry, no SA, no event."""
-    relay = Actor(2, lab_settings(max_farewells=2, max_circuits=1))
+    relay = Actor(2, lab_settings(max_closing_circuits=2, max_circuits=1))
     peers = [stranger("203.0.113.66") for _ in range(6)]
     for peer in peers:
         link(relay, peer, NOW)

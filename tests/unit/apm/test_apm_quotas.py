@@ -11,8 +11,8 @@ from overlay.addresses import Endpoint
 from overlay.apm.settings import ApmSettings
 from overlay.identity import LocalIdentity
 from overlay.ipsec.pieces import Pieces
+from overlay.link.events import LinkPeer
 from overlay.link.links import Links
-from overlay.link.model import LinkPeer
 from overlay.link.settings import LinkSettings
 
 SECTION = section("What links and circuits can make a node remember")

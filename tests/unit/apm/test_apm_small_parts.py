@@ -11,13 +11,13 @@ import pytest
 from overlay.addresses import CIRCUIT_PREFIX, OVERLAY_PREFIX, InnerAddress, OverlayAddress
 from overlay.apm.inner_addresses import InnerAddresses, InnerAddressPool, is_inner_address
 from overlay.apm.keys import HopKeys, nesm_generate_sym_key
-from overlay.apm.layer import Families
+from overlay.apm.layer import IpVersions
 from overlay.apm.replay import ReplayCache, replay_tag
 from overlay.apm.settings import ApmSettings
 from overlay.apm.spi import SpiAllocator
 from overlay.apm.timers import Timers
 from overlay.errors import LimitReached, Replayed
-from overlay.ipsec.model import Spi
+from overlay.ipsec.interface import Spi
 from overlay.ipsec.suites import SUITES
 from overlay.sensitive import SecretBytes
 
@@ -131,7 +131,7 @@ def test_default_settings_are_valid() -> None:
         {"idle_expiry_s": 30.0},
         {"max_onion_validity_s": 400.0},
         {"max_circuits": 0},
-        {"farewell_copies": -1},
+        {"closing_copies": -1},
         {"lifetime_s": math.nan},
     ],
 )
@@ -167,19 +167,19 @@ def free(_: bytes) -> bool:
 
 def test_pool_lends_each_address_once() -> None:
     pool = InnerAddressPool(V4, None, Random(1))
-    lent = {pool.assign(Families.IPV4, free).ipv4 for _ in range(6)}
+    lent = {pool.assign(IpVersions.IPV4, free).ipv4 for _ in range(6)}
     assert len(lent) == 6
     assert all(ipaddress.ip_address(a) in V4 for a in lent if a)
     assert V4[0].packed not in lent
     assert V4[7].packed not in lent
     with pytest.raises(LimitReached):
-        pool.assign(Families.IPV4, free)
+        pool.assign(IpVersions.IPV4, free)
 
 
 def test_released_address_can_be_lent_again() -> None:
     pool = InnerAddressPool(V4, V6, Random(1))
-    both = pool.assign(Families.IPV4 | Families.IPV6, free)
-    assert both.families == Families.IPV4 | Families.IPV6
+    both = pool.assign(IpVersions.IPV4 | IpVersions.IPV6, free)
+    assert both.families == IpVersions.IPV4 | IpVersions.IPV6
     assert all(pool.lends(address) for address in both)
     pool.release(both)
     assert len(pool) == 0
@@ -188,14 +188,14 @@ def test_released_address_can_be_lent_again() -> None:
 def test_pool_skips_what_is_listed_or_taken() -> None:
     pool = InnerAddressPool(V4, None, Random(1), skip=[ipaddress.ip_network("100.64.8.0/30")])
     taken = V4[5].packed
-    lent = {pool.assign(Families.IPV4, lambda a: a == taken).ipv4 for _ in range(2)}
+    lent = {pool.assign(IpVersions.IPV4, lambda a: a == taken).ipv4 for _ in range(2)}
     assert lent == {V4[4].packed, V4[6].packed}
 
 
 def test_failed_assignment_of_the_second_family_lends_nothing() -> None:
     pool = InnerAddressPool(V4, None, Random(1))
     with pytest.raises(LimitReached):
-        pool.assign(Families.IPV4 | Families.IPV6, free)
+        pool.assign(IpVersions.IPV4 | IpVersions.IPV6, free)
     assert len(pool) == 0
 
 
@@ -226,7 +226,7 @@ def test_pool_of_addresses_that_no_source_accepts_is_refused(
 @pytest.mark.parametrize("ipv4", ["10.0.0.0/8", "172.16.4.0/22", "192.168.0.0/29", "100.64.0.0/10"])
 def test_pool_lends_from_every_private_network(ipv4: str) -> None:
     network = ipaddress.IPv4Network(ipv4)
-    lent = InnerAddressPool(network, None, Random(1)).assign(Families.IPV4, free).ipv4
+    lent = InnerAddressPool(network, None, Random(1)).assign(IpVersions.IPV4, free).ipv4
     assert lent is not None
     assert ipaddress.ip_address(lent) in network
     assert is_inner_address(lent)

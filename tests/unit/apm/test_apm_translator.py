@@ -23,8 +23,8 @@ from overlay.apm.translator import (
     translate_relay,
     translate_source,
 )
-from overlay.ipsec.model import Direction, IpsecConfiguration, Spi
-from overlay.link.model import LinkKeys
+from overlay.ipsec.interface import IpsecConfiguration, PolicyDirection, Spi
+from overlay.link.events import LinkKeys
 from overlay.sensitive import SecretBytes
 
 
@@ -197,4 +197,7 @@ def test_both_ends_of_a_link_name_the_same_sas() -> None:
     assert (left_out.tfc_pad_to, left_in.tfc_pad_to) == (1280, 0)
     assert (left.local_addresses, right.local_addresses) == ((overlay(1),), (overlay(2),))
     assert told(left) == ["in V2->V1: N1->S", "out V1->V2: S->N1"]
-    assert [policy.direction for policy in left.policies] == [Direction.IN, Direction.OUT]
+    assert [policy.direction for policy in left.policies] == [
+        PolicyDirection.IN,
+        PolicyDirection.OUT,
+    ]

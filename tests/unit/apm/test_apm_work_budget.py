@@ -12,9 +12,9 @@ from apm_onions import exit_layer, send
 from overlay.addresses import Endpoint, OverlayAddress
 from overlay.apm.control import (
     CONTROL_PORT,
+    CircuitPing,
+    CircuitPong,
     Confirm,
-    Ping,
-    Pong,
     RekeyAnswer,
     RekeyOffer,
     parse_control,
@@ -94,9 +94,9 @@ def test_offers_of_new_keys_wait_and_the_circuit_goes_on(spent: bool) -> None:
     if spent:
         send(alice, relay, exit_layer(alice, relay), NOW + 2)
         assert kinds(relay, NOW + 2) == [Confirm]
-    ping = control(offer.source, relay.address, Ping(b"12345678"))
+    ping = control(offer.source, relay.address, CircuitPing(b"12345678"))
     relay.hears(offer, ping, now=NOW + 2)
-    assert kinds(relay, NOW + 2) == ([Pong] if spent else [RekeyAnswer, Pong])
+    assert kinds(relay, NOW + 2) == ([CircuitPong] if spent else [RekeyAnswer, CircuitPong])
     relay.hears(offer, now=NOW + 6)
     assert kinds(relay, NOW + 6) == [RekeyAnswer]
 

@@ -5,11 +5,11 @@ import pytest
 from overlay.addresses import InnerAddress
 from overlay.apm.control import (
     CONTROL_BYTES,
+    CircuitPing,
+    CircuitPong,
     Confirm,
     ControlMessage,
     Move,
-    Ping,
-    Pong,
     Refuse,
     RefuseReason,
     RekeyAnswer,
@@ -23,7 +23,7 @@ from overlay.apm.control import (
 )
 from overlay.apm.inner_addresses import InnerAddresses
 from overlay.errors import Malformed
-from overlay.ipsec.model import Spi
+from overlay.ipsec.interface import Spi
 
 TICKET = bytes(range(16))
 V4 = InnerAddress(bytes((100, 64, 1, 2)))
@@ -34,8 +34,8 @@ MESSAGES: list[ControlMessage] = [
     Confirm(InnerAddresses(V4, V6), TICKET),
     *[Refuse(reason) for reason in RefuseReason],
     Move(TICKET),
-    Ping(b"12345678"),
-    Pong(b"87654321"),
+    CircuitPing(b"12345678"),
+    CircuitPong(b"87654321"),
     *[Teardown(reason) for reason in TeardownReason],
     RekeyOffer(1, Spi(256), Spi(257), bytes(range(32))),
     RekeyAnswer(2**32 - 1, bytes(range(32)), bytes(range(16))),
@@ -91,4 +91,4 @@ def test_generation_0_and_reserved_spis_are_malformed() -> None:
 
 def test_unknown_version_is_malformed() -> None:
     with pytest.raises(Malformed):
-        parse_control(bytes((1,)) + encode_control(Ping(b"12345678"))[1:])
+        parse_control(bytes((1,)) + encode_control(CircuitPing(b"12345678"))[1:])

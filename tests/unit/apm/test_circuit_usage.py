@@ -6,7 +6,7 @@ import pytest
 
 from overlay.apm.usage import CircuitUsage
 from overlay.errors import BackendError
-from overlay.ipsec.model import SaCounters, SaIdentity, Spi
+from overlay.ipsec.interface import SaCounters, SaIdentity, Spi
 
 NOW = 1_700_000_000.0
 IN_USE, RENEWED = (SaIdentity(Spi(number), bytes(16)) for number in (1000, 2000))

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overlay.apm.control import Ping, Pong
-from overlay.apm.keepalive import CircuitWatch, Traffic, WatchTimes
+from overlay.apm.control import CircuitPing, CircuitPong
+from overlay.apm.keepalive import CircuitWatch, TrafficMarks, WatchTimes
 
 TIMES = WatchTimes(interval_s=10.0, losses=3, patience_s=1.2, look_s=0.1)
 
@@ -26,7 +26,7 @@ class Circuit:
         self.sent = self.heard = 0
         self.pings: list[tuple[float, int]] = []
         self.unexpected = 0
-        self._answers: list[tuple[float, int, Ping]] = []
+        self._answers: list[tuple[float, int, CircuitPing]] = []
         self._rng = Random(1)
         self._look_at = self.now
 
@@ -46,7 +46,7 @@ class Circuit:
         return None
 
     def _look(self) -> None:
-        traffic = Traffic((1, self.sent), (2, self.heard) if self.heard else None)
+        traffic = TrafficMarks((1, self.sent), (2, self.heard) if self.heard else None)
         if self.watch.look(traffic, self.now):
             for position, ping in self.watch.pings(self._rng, self.now):
                 self.pings.append((self.now, position))
@@ -57,7 +57,7 @@ class Circuit:
         due = [answer for answer in self._answers if answer[0] <= self.now]
         self._answers = [answer for answer in self._answers if answer[0] > self.now]
         for _, position, ping in due:
-            self.unexpected += not self.watch.answered(position, Pong(ping.echo), self.now)
+            self.unexpected += not self.watch.answered(position, CircuitPong(ping.echo), self.now)
 
 
 def test_a_circuit_at_rest_is_asked_once_in_an_interval() -> None:
@@ -83,13 +83,13 @@ def test_the_round_trip_is_measured_although_other_packets_overtake_each_pong() 
     for tick in range(300):
         now = tick / 100
         mark = (1, tick + 1)
-        if watch.look(Traffic(mark, mark), now):
+        if watch.look(TrafficMarks(mark, mark), now):
             sent |= {ping.echo: now for _, ping in watch.pings(rng, now)}
         watch.next_look(now)
         for echo, at in list(sent.items()):
             if now >= at + (1.0 if at == 0.0 else 0.05):
-                assert watch.answered(3, Pong(echo), now)
-                assert not watch.answered(3, Pong(echo), now), "a copy measures nothing"
+                assert watch.answered(3, CircuitPong(echo), now)
+                assert not watch.answered(3, CircuitPong(echo), now), "a copy measures nothing"
                 del sent[echo]
     assert watch.rtt_s is not None
     assert watch.rtt_s < 0.4, "the first one took 1 s"
@@ -134,7 +134,7 @@ def test_losses_are_no_death(answered: float) -> None:
 
         def pings(
             *arguments: Any, ask: Any = ping_hop, draw: Random = rng
-        ) -> list[tuple[int, Ping]]:
+        ) -> list[tuple[int, CircuitPing]]:
             return [each for each in ask(*arguments) if draw.random() < answered]
 
         circuit.watch.pings = pings  # type: ignore[method-assign]
@@ -174,10 +174,10 @@ def test_an_answer_of_another_hop_or_with_a_guessed_echo_is_none() -> None:
     circuit = Circuit(answering=0)
     circuit.run(0.5)
     [(_, ping)] = [each for each in circuit.watch.pings(Random(3), circuit.now) if each[0] == 3]
-    assert not circuit.watch.answered(2, Pong(ping.echo), circuit.now)
-    assert not circuit.watch.answered(3, Pong(bytes(8)), circuit.now)
-    assert circuit.watch.answered(3, Pong(ping.echo), circuit.now)
-    assert not circuit.watch.answered(3, Pong(ping.echo), circuit.now)
+    assert not circuit.watch.answered(2, CircuitPong(ping.echo), circuit.now)
+    assert not circuit.watch.answered(3, CircuitPong(bytes(8)), circuit.now)
+    assert circuit.watch.answered(3, CircuitPong(ping.echo), circuit.now)
+    assert not circuit.watch.answered(3, CircuitPong(ping.echo), circuit.now)
 
 
 @pytest.mark.slow

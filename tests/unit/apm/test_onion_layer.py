@@ -7,10 +7,10 @@ import pytest
 from overlay.addresses import Endpoint, OverlayAddress, new_circuit_address
 from overlay.apm.carrier import MAX_FRAGMENT_BYTES, MAX_MESSAGE_BYTES
 from overlay.apm.geometry import GEOMETRIES, LAYER_BYTES
-from overlay.apm.layer import ExitLayer, Families, Layer, LayerTerms, RelayLayer, parse_layer
+from overlay.apm.layer import ExitLayer, IpVersions, Layer, LayerTerms, RelayLayer, parse_layer
 from overlay.errors import Malformed
-from overlay.ipsec.model import Spi
-from overlay.link.model import LinkPeer
+from overlay.ipsec.interface import Spi
+from overlay.link.events import LinkPeer
 from overlay.sensitive import SecretBytes
 
 RNG = Random(7)
@@ -31,7 +31,7 @@ LAYERS: list[Layer] = [
         LinkPeer(V2, RNG.randbytes(32), Endpoint(host, 4500)),
     )
     for host in ("203.0.113.7", "2001:db8::7")
-] + [ExitLayer(TERMS, Families(families)) for families in (1, 2, 3)]
+] + [ExitLayer(TERMS, IpVersions(families)) for families in (1, 2, 3)]
 
 AT = {
     "kind": 0,

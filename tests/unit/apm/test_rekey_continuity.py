@@ -13,9 +13,9 @@ from scapy.layers.inet import IP, UDP
 from scapy.packet import Raw
 
 from overlay.addresses import Endpoint
-from overlay.apm.connections import OpenCircuit
+from overlay.apm.circuit_table import OpenCircuit
 from overlay.apm.events import CircuitOpened, CircuitState
-from overlay.apm.lingering import MAX_LINGERING
+from overlay.apm.retired_sas import MAX_LINGERING
 from overlay.apm.settings import ApmSettings
 from overlay.apm.signalling import SignallingManager
 from overlay.ipsec.suites import SUITES

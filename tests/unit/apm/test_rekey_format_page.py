@@ -19,7 +19,7 @@ from overlay.apm.rekey_states import (
     SourceRekeyInput,
     SourceRekeyState,
 )
-from overlay.ipsec.model import Spi
+from overlay.ipsec.interface import Spi
 from overlay.sensitive import SecretBytes
 
 PAGE = Path(__file__).parents[3] / "docs" / "formats" / "circuit-control.md"

@@ -9,7 +9,7 @@ from apm_lab import BOB_V4, Host, Net
 from scapy.layers.inet import IP, UDP
 from scapy.packet import Raw
 
-from overlay.apm.carrier import SIGNALLING_PORT, Carrier
+from overlay.apm.carrier import SIGNALLING_PORT, OnionCarrier
 from overlay.apm.circuits import OnionSas
 from overlay.apm.control import CONTROL_PORT, RekeyAnswer, RekeyOffer, parse_control
 from overlay.apm.crypto import OnionPrivateKey
@@ -20,7 +20,7 @@ from overlay.apm.onion import SealedOnion, extract_onion_info
 from overlay.apm.settings import ApmSettings
 from overlay.errors import PeerError
 from overlay.ipsec.esp import InboundSa
-from overlay.ipsec.model import SecurityAssociation, Spi
+from overlay.ipsec.interface import SecurityAssociation, Spi
 from overlay.sensitive import SecretBytes
 
 BEFORE, AFTER = b"said under the keys of the onion", b"said under keys of an exchange"
@@ -46,7 +46,7 @@ class Recorder:
 
     def stolen_keys(self, onion_private: SecretBytes) -> tuple[HopKeys, Spi, Spi]:
         """Open the recorded onion, which was for whose key this is."""
-        carrier = Carrier(ApmSettings(), Random(2))
+        carrier = OnionCarrier(ApmSettings(), Random(2))
         for packet in self.inside:
             if packet[6] != 17:
                 continue

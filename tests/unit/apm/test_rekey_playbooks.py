@@ -23,7 +23,7 @@ from overlay.apm.datagram import UdpDatagram
 from overlay.apm.events import ApmDrop, CircuitEnd, CircuitLost
 from overlay.apm.rekey_source import TRANSITIONS
 from overlay.apm.rekey_states import SourceRekeyInput, SourceRekeyState
-from overlay.ipsec.model import SaIdentity, SecurityAssociation, Spi
+from overlay.ipsec.interface import SaIdentity, SecurityAssociation, Spi
 from overlay.selection.selector import MixPath
 
 LATER = NOW + 2.0

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from test_apm_circuits_on_engines import check_empty, opened, v4
 
 from overlay.addresses import InnerAddress
-from overlay.apm.connections import ExitCircuit, OpenCircuit
+from overlay.apm.circuit_table import ExitCircuit, OpenCircuit
 from overlay.apm.control import (
     Confirm,
     Move,
@@ -31,12 +31,12 @@ from overlay.apm.events import (
     ExitCircuitClosed,
 )
 from overlay.apm.inner_addresses import InnerAddresses
-from overlay.apm.layer import Families
+from overlay.apm.layer import IpVersions
 from overlay.errors import BackendError, LimitReached, PathError
-from overlay.ipsec.model import IpsecConfiguration
+from overlay.ipsec.interface import IpsecConfiguration
 
 BOB = BOB_V4.network_address.packed
-LENT_LINGER_S = lab_settings().lent_linger_s
+LENT_LINGER_S = lab_settings().lent_address_hold_s
 
 
 class Scene:
@@ -213,7 +213,7 @@ def test_inner_addresses_that_no_source_claims_are_given_back(end: str) -> None:
     elif end == "shutdown":
         scene.exit.manager._relay.close_all(scene.net.now)
     else:
-        scene.exit.manager._relay.withdraw(Families.IPV4, scene.net.now)
+        scene.exit.manager._relay.withdraw(IpVersions.IPV4, scene.net.now)
     scene.net.pump(scene.exit)
     assert scene.inner in inner_closed(scene)
     assert len(scene.exit.pool) == 0

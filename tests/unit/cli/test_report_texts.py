@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from overlay.cli.reports import path_text, paths_text, peers_text
-from overlay.control.model import PathReport, PeerReport
+from overlay.control.service import PathReport, PeerReport
 
 PATH = PathReport(1, "203.0.113.1/32", "open", (), (), None, 1.0, "uniform", 1300)
 PEER = PeerReport("ab" * 20, "fd6d:6978::1", (), (), (), 0, 60.0, linked=True)

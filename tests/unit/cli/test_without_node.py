@@ -8,7 +8,7 @@ from overlay.cli import without_node
 from overlay.cli.blocked import stop_text
 from overlay.cli.main import main
 from overlay.cli.reports import path_text, paths_text
-from overlay.control.model import PathReport, StopReport
+from overlay.control.service import PathReport, StopReport
 
 SOCKET = "/nowhere/at/all"
 

@@ -15,7 +15,8 @@ from overlay.control.codec import (
     parse_hop,
 )
 from overlay.control.failure import failure_of, overlay_error_in
-from overlay.control.model import (
+from overlay.control.reports import decode_report, encode_report
+from overlay.control.service import (
     ClosePathRequest,
     HopReport,
     OpenPathRequest,
@@ -26,7 +27,6 @@ from overlay.control.model import (
     StatusRequest,
     StopRequest,
 )
-from overlay.control.reports import decode_report, encode_report
 from overlay.errors import InternalError, Malformed, NotAuthentic, PathError
 
 NODE_ID = bytes(range(20))
@@ -38,12 +38,12 @@ REQUESTS = [
     PathsRequest(),
     StopRequest(),
     StopRequest(release=True),
-    OpenPathRequest(ipaddress.ip_network("192.0.2.7"), both_families=True),
+    OpenPathRequest(ipaddress.ip_network("192.0.2.7"), both_versions=True),
     OpenPathsRequest(
         (ipaddress.ip_network("192.0.2.7"), ipaddress.ip_network("2001:db8::7")),
         hops=2,
         via=(NODE_ID,),
-        both_families=False,
+        both_versions=False,
     ),
     ClosePathRequest(ipaddress.ip_network("2001:db8::/32")),
     OpenPathRequest(ipaddress.ip_network("192.0.2.7")),
@@ -110,8 +110,8 @@ BAD_REQUESTS = {
     '{"method":"close_path","parameters":{"path":[]}}': "path must be a whole number",
     '{"method":"stop","parameters":{"release":1}}': "release must be true or false",
     '{"method":"stop","parameters":{"now":true}}': "may have release and nothing else",
-    '{"method":"open_path","parameters":{"destination":"1.2.3.4","both_families":0}}': (
-        "both_families must be true or false"
+    '{"method":"open_path","parameters":{"destination":"1.2.3.4","both_versions":0}}': (
+        "both_versions must be true or false"
     ),
     '{"method":"open_paths","parameters":{"destinations":[]}}': "must name 1 to 64",
     '{"method":"open_paths","parameters":{"destinations":"1.2.3.4"}}': "must be a list",

@@ -5,7 +5,7 @@ from random import Random
 from dht_network import NETWORK_ID, START, make_descriptor, make_identity, public_endpoint
 
 from overlay.addresses import Endpoint
-from overlay.dht.calls import Answer
+from overlay.dht.calls import VerifiedReply
 from overlay.dht.envelope import Envelopes, network_tag, parse_datagram
 from overlay.dht.help_messages import ProbeProgress, ProbeState
 from overlay.dht.messages import Contact, Ping
@@ -68,7 +68,7 @@ class World:
             reply = ProbeState(progress) if progress is not None else None
             who = next(c for c in self.known if c.node_id == responder)
             assert who.endpoint == endpoint
-            on_answer(Answer(who, reply) if reply else None)
+            on_answer(VerifiedReply(who, reply) if reply else None)
         return [request for request, *_ in answered]
 
     def round(self, progress=SENT):

@@ -370,7 +370,7 @@ def test_holders_of_the_silent_are_looked_up_as_their_turn_comes():
 def test_one_endpoint_and_one_subnet_are_asked_a_few_times_only(endpoints, limit):
     world = World(9, 8)
     crowd = [Contact.of(bytes([n]) * 32, endpoint) for n, endpoint in enumerate(endpoints)]
-    crawl = world.crawl(crowd, crawl_subnet_limit=5)
+    crawl = world.crawl(crowd, crawl_prefix_limit=5)
     assert len(crawl.queries(NOW)) == limit
 
 

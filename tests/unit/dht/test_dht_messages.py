@@ -6,7 +6,7 @@ from overlay.addresses import Endpoint
 from overlay.dht.messages import (
     Contact,
     Contacts,
-    Kind,
+    MessageKind,
     parse_reply,
     parse_request,
 )
@@ -39,43 +39,43 @@ def test_contact_with_port_zero_is_none():
 
 def test_bad_and_repeated_contacts_are_left_out_and_counted():
     entries = [V4.encode(), b"junk", V4.encode(), V6.encode(), 7]
-    assert parse_reply(Kind.CONTACTS, [entries]) == Contacts((V4, V6), refused=3)
+    assert parse_reply(MessageKind.CONTACTS, [entries]) == Contacts((V4, V6), refused=3)
 
 
 def test_more_contacts_than_a_datagram_could_hold_are_refused():
-    parse_reply(Kind.CONTACTS, [[b""] * 32])
+    parse_reply(MessageKind.CONTACTS, [[b""] * 32])
     with pytest.raises(Malformed):
-        parse_reply(Kind.CONTACTS, [[b""] * 33])
+        parse_reply(MessageKind.CONTACTS, [[b""] * 33])
 
 
 @pytest.mark.parametrize(
     ("kind", "body"),
     [
-        (Kind.PING, [1]),
-        (Kind.FIND_NODE, []),
-        (Kind.FIND_NODE, [b"x" * 19]),
-        (Kind.FIND_NODE, [b"x" * 21]),
-        (Kind.FIND_NODE, ["x" * 20]),
-        (Kind.FIND_RECORD, [None]),
-        (Kind.STORE, [b""]),
-        (Kind.STORE, [b"x" * 1001]),
-        (Kind.LEAVE, [-1]),
-        (Kind.LEAVE, [True]),
-        (Kind.LEAVE, [1.0]),
-        (Kind.PONG, []),
-        (Kind.WANT_PROBE, [b"d", 0, b"n" * 12]),
-        (Kind.WANT_PROBE, [b"d", True, b"n" * 12]),
-        (Kind.WANT_PROBE, [b"d", 4500, b"n" * 11]),
-        (Kind.WANT_PROBE, [b"d" * 513, 4500, b"n" * 12]),
-        (Kind.WANT_PROBE, [b"", 4500, b"n" * 12]),
-        (Kind.SEND_PROBE, [b"d", 4500, b"n" * 12]),
-        (Kind.SEND_PROBE, [b"d", b"\x50\1\2", 4500, b"n" * 12]),
-        (Kind.SEND_PROBE, [b"d", bytes(10) + b"\xff\xff\x50\1\2\3", 4500, b"n" * 12]),
-        (Kind.SEND_PROBE, [b"d", "80.1", 4500, b"n" * 12]),
-        (Kind.MEET, [b"t" * 19, b""]),
-        (Kind.MEET, [b"t" * 20, None]),
-        (Kind.MEET, [b"t" * 20, b"s" * 321]),
-        (Kind.SEND_PROBE, [b"d", b"\x50\1\2\3", 65536, b"n" * 12]),
+        (MessageKind.PING, [1]),
+        (MessageKind.FIND_NODE, []),
+        (MessageKind.FIND_NODE, [b"x" * 19]),
+        (MessageKind.FIND_NODE, [b"x" * 21]),
+        (MessageKind.FIND_NODE, ["x" * 20]),
+        (MessageKind.FIND_RECORD, [None]),
+        (MessageKind.STORE, [b""]),
+        (MessageKind.STORE, [b"x" * 1001]),
+        (MessageKind.LEAVE, [-1]),
+        (MessageKind.LEAVE, [True]),
+        (MessageKind.LEAVE, [1.0]),
+        (MessageKind.PONG, []),
+        (MessageKind.WANT_PROBE, [b"d", 0, b"n" * 12]),
+        (MessageKind.WANT_PROBE, [b"d", True, b"n" * 12]),
+        (MessageKind.WANT_PROBE, [b"d", 4500, b"n" * 11]),
+        (MessageKind.WANT_PROBE, [b"d" * 513, 4500, b"n" * 12]),
+        (MessageKind.WANT_PROBE, [b"", 4500, b"n" * 12]),
+        (MessageKind.SEND_PROBE, [b"d", 4500, b"n" * 12]),
+        (MessageKind.SEND_PROBE, [b"d", b"\x50\1\2", 4500, b"n" * 12]),
+        (MessageKind.SEND_PROBE, [b"d", bytes(10) + b"\xff\xff\x50\1\2\3", 4500, b"n" * 12]),
+        (MessageKind.SEND_PROBE, [b"d", "80.1", 4500, b"n" * 12]),
+        (MessageKind.MEET, [b"t" * 19, b""]),
+        (MessageKind.MEET, [b"t" * 20, None]),
+        (MessageKind.MEET, [b"t" * 20, b"s" * 321]),
+        (MessageKind.SEND_PROBE, [b"d", b"\x50\1\2\3", 65536, b"n" * 12]),
     ],
 )
 def test_request_bodies_of_another_layout_are_malformed(kind, body):
@@ -86,23 +86,23 @@ def test_request_bodies_of_another_layout_are_malformed(kind, body):
 @pytest.mark.parametrize(
     ("kind", "body"),
     [
-        (Kind.PONG, []),
-        (Kind.PONG, [-1]),
-        (Kind.PONG, [1.0]),
-        (Kind.CONTACTS, []),
-        (Kind.CONTACTS, [b"x"]),
-        (Kind.RECORD, [b""]),
-        (Kind.RECORD, [b"x" * 1001]),
-        (Kind.STORED, [1]),
-        (Kind.STORED, []),
-        (Kind.LEFT, [b""]),
-        (Kind.PROBE_STATE, []),
-        (Kind.PROBE_STATE, [3]),
-        (Kind.PROBE_STATE, [True]),
-        (Kind.MET, [1, b""]),
-        (Kind.MET, [True]),
-        (Kind.MET, [True, b"s" * 321]),
-        (Kind.PING, []),
+        (MessageKind.PONG, []),
+        (MessageKind.PONG, [-1]),
+        (MessageKind.PONG, [1.0]),
+        (MessageKind.CONTACTS, []),
+        (MessageKind.CONTACTS, [b"x"]),
+        (MessageKind.RECORD, [b""]),
+        (MessageKind.RECORD, [b"x" * 1001]),
+        (MessageKind.STORED, [1]),
+        (MessageKind.STORED, []),
+        (MessageKind.LEFT, [b""]),
+        (MessageKind.PROBE_STATE, []),
+        (MessageKind.PROBE_STATE, [3]),
+        (MessageKind.PROBE_STATE, [True]),
+        (MessageKind.MET, [1, b""]),
+        (MessageKind.MET, [True]),
+        (MessageKind.MET, [True, b"s" * 321]),
+        (MessageKind.PING, []),
     ],
 )
 def test_reply_bodies_of_another_layout_are_malformed(kind, body):

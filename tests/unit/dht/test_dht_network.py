@@ -27,8 +27,8 @@ from overlay.dht.messages import (
     Contacts,
     FindNode,
     FindRecord,
-    Kind,
     Leave,
+    MessageKind,
     Ping,
     Pong,
     Record,
@@ -280,7 +280,7 @@ def forbidden_neighbours(rng):
 class RawContacts:
     """A CONTACTS body of the liar's own making."""
 
-    kind = Kind.CONTACTS
+    kind = MessageKind.CONTACTS
 
     def __init__(self, entries):
         self.entries = entries

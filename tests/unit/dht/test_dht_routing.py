@@ -136,7 +136,7 @@ def test_subnet_gets_two_places_per_bucket_and_three_per_table():
 
 
 def test_replacements_count_against_the_subnet():
-    table, _ = make_table(k=1, table_subnet_limit=3)
+    table, _ = make_table(k=1, table_prefix_limit=3)
     for number in range(1, 8):
         table.seen(contact(number, host=f"80.1.2.{number}"))
     assert sum(len(list(bucket.entries())) for bucket in table.buckets) == 2
@@ -151,7 +151,7 @@ def test_ipv6_subnet_is_a_48():
 
 @pytest.mark.parametrize(("limited", "expected"), [(False, 8), (True, 2)])
 def test_private_subnets_are_exempt_unless_limited(limited, expected):
-    table, _ = make_table(k=8, limit_private_subnets=limited, allow_private_endpoints=True)
+    table, _ = make_table(k=8, limit_private_prefixes=limited, allow_private_endpoints=True)
     for number in range(1, 9):
         table.seen(contact(number, host=f"10.0.0.{number}"))
     assert len(table) == expected
@@ -211,7 +211,7 @@ def test_one_ipv6_provider_gets_half_of_a_bucket():
 
 def test_subnets_are_counted_as_a_recount_would_through_any_history():
     rng = Random(5)
-    table, clock = make_table(bucket_subnet_limit=2, table_subnet_limit=3, contact_max_failures=1)
+    table, clock = make_table(bucket_prefix_limit=2, table_prefix_limit=3, contact_max_failures=1)
     known = []
     for _ in range(3000):
         clock.now += 1

@@ -8,7 +8,7 @@ from dht_network import NETWORK_ID, START, make_descriptor, make_identity, publi
 from overlay.addresses import NodeId
 from overlay.dht.routing import distance
 from overlay.dht.settings import DhtSettings
-from overlay.dht.storage import Store
+from overlay.dht.storage import RecordStore
 from overlay.errors import LimitReached, Malformed, NotAuthentic, Replayed
 
 OWN = NodeId(bytes(20))
@@ -23,7 +23,7 @@ class Clock:
 
 def make_store(**settings):
     clock = Clock()
-    return Store(OWN, NETWORK_ID, DhtSettings(**settings), clock), clock
+    return RecordStore(OWN, NETWORK_ID, DhtSettings(**settings), clock), clock
 
 
 def descriptor(number=1, **changes):

@@ -48,7 +48,7 @@ from overlay.dht.messages import (
     Contacts,
     FindNode,
     FindRecord,
-    Kind,
+    MessageKind,
     Ping,
     Pong,
     Record,
@@ -57,8 +57,7 @@ from overlay.dht.messages import (
 )
 from overlay.dht.routing import Entry, Table, distance
 from overlay.dht.settings import DhtSettings
-from overlay.dht.storage import Store as RecordStore
-from overlay.dht.storage import verified_record
+from overlay.dht.storage import RecordStore, verified_record
 from overlay.errors import Malformed
 
 NOW = START
@@ -190,7 +189,7 @@ def test_k1_parent_sends_to_addresses_that_close_its_transport(host, port):
 def test_k1_ours_drops_such_contacts_and_cannot_even_express_the_others(packed):
     node, liar = OurNode(), OurPeer(2)
     sent = liar.ask(node, Ping())
-    raw = SimpleNamespace(kind=Kind.CONTACTS, body=lambda: [[packed]])
+    raw = SimpleNamespace(kind=MessageKind.CONTACTS, body=lambda: [[packed]])
     for data, destination in sent:
         message = parse_datagram(data, TAG)
         if isinstance(message, UnverifiedRequest):
@@ -337,7 +336,7 @@ def test_k6_parent_look_up_raises_on_one_bad_answer(answer):
 def test_k6_ours_yields_a_value_or_malformed(answer):
     for body in ([answer], answer):
         try:
-            reply = parse_reply(Kind.CONTACTS, body)
+            reply = parse_reply(MessageKind.CONTACTS, body)
         except Malformed:
             continue
         assert reply.contacts == ()

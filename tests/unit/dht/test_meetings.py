@@ -7,7 +7,7 @@ from dht_network import NETWORK_ID, START, make_identity, public_endpoint
 
 from overlay.addresses import Endpoint
 from overlay.dht.admission import prefix_of
-from overlay.dht.calls import Answer
+from overlay.dht.calls import VerifiedReply
 from overlay.dht.help_messages import Meet, Met
 from overlay.dht.meeting_place import MeetingPlace
 from overlay.dht.meetings import MAX_NEIGHBOURS, Meetings, Neighbour, places_of
@@ -105,7 +105,7 @@ class Behind:
     def start(self, request, endpoint, responder, now, on_answer):
         place = next(each for each in NODES if each.node_id == responder)
         reply = self.world.reply(place, request, self.me)
-        self.world.later.append(lambda: on_answer(reply and Answer(place, reply)))
+        self.world.later.append(lambda: on_answer(reply and VerifiedReply(place, reply)))
 
 
 class World:

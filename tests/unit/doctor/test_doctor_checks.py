@@ -22,11 +22,11 @@ from overlay.config import (
 )
 from overlay.doctor import Outcome, Purpose, Setup, clock, files, kernel, limits, network, rights
 from overlay.doctor.exits import exit_role, relay_filters
-from overlay.doctor.model import RunningNode
+from overlay.doctor.findings import NodeStatus
 from overlay.errors import BackendError
 from overlay.identity import LocalIdentity
 from overlay.ipsec.suites import SUITES
-from overlay.ipsec.xfrm.netlink import Refusal
+from overlay.ipsec.xfrm.netlink import NetlinkError
 from overlay.keyfile import write_identity
 from overlay.system.devices import Device
 from overlay.system.exit_problems import ExitProblem, forwarding_problem
@@ -179,7 +179,7 @@ def test_a_running_node_tells_what_tests_of_its_endpoints_have_shown():
         "[2a00::8]:4500": "untested",
     }
     running = SimpleNamespace(reachability=shown)
-    asked = replace(setup(network=NetworkSettings()), running=RunningNode(running))
+    asked = replace(setup(network=NetworkSettings()), running=NodeStatus(running))
     _, *found = network.reachability(asked, refuse)
     assert [each.outcome for each in found] == [LACKS, WORKS, UNKNOWN]
     assert "forward this UDP port" in found[0].said
@@ -432,7 +432,10 @@ def test_a_clock_behind_a_file_is_refused_even_if_somebody_sets_it(node):
 
 # -- the kernel's IPsec
 
-NO_ESP, NO_CIPHER = Refusal(errno.EPROTONOSUPPORT), Refusal(errno.ENOSYS, "Requested not found")
+NO_ESP, NO_CIPHER = (
+    NetlinkError(errno.EPROTONOSUPPORT),
+    NetlinkError(errno.ENOSYS, "Requested not found"),
+)
 ALL_WORK = dict.fromkeys(SUITES, (None, None))
 
 

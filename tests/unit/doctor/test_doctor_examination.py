@@ -9,7 +9,7 @@ from overlay.cli.doctor import examination_answer
 from overlay.cli.main import main
 from overlay.config import Configuration, IpsecSettings, RoleSettings
 from overlay.doctor import CHECKS, Examination, Finding, Outcome, Purpose, Setup, examine
-from overlay.doctor.model import Check
+from overlay.doctor.findings import Check
 from overlay.doctor.registry import CHECKS as REGISTERED
 
 

@@ -10,9 +10,9 @@ import pytest
 
 from overlay.cli.doctor import examination_answer
 from overlay.config import Configuration, NodeSettings
-from overlay.control.model import StatusReport
+from overlay.control.service import StatusReport
 from overlay.doctor import Outcome, Setup, examine
-from overlay.doctor.model import Check, RunningNode
+from overlay.doctor.findings import Check, NodeStatus
 from overlay.doctor.running import ask_running_node, running_node
 
 STATUS = StatusReport(
@@ -43,9 +43,9 @@ def test_the_verdict_comes_first_and_its_trouble_is_no_obstacle(setup):
         (ill, Outcome.UNKNOWN),
         (clock, Outcome.UNKNOWN),
     ):
-        asked = replace(setup, running=RunningNode(status))
+        asked = replace(setup, running=NodeStatus(status))
         assert (said(asked).outcome, said(asked).said) == (outcome, status.verdict)
-    examination = replace(examine(setup, ()), setup=replace(setup, running=RunningNode(ill)))
+    examination = replace(examine(setup, ()), setup=replace(setup, running=NodeStatus(ill)))
     answer = examination_answer(examination)
     assert answer.text.startswith("NOT PROTECTED: nft is missing.\n\nExamined for")
     assert json.loads(json.dumps(answer.plain))["verdict"] == ill.verdict

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from random import Random
 
 from overlay.addresses import CIRCUIT_PREFIX, OVERLAY_PREFIX, Endpoint
-from overlay.ipsec.model import (
+from overlay.ipsec.interface import (
     ANY_V4,
     ANY_V6,
-    Direction,
     IpsecConfiguration,
     Lifetime,
+    PolicyDirection,
     Prefix,
     SecurityAssociation,
     SecurityPolicy,
@@ -112,7 +112,7 @@ def template(sa: SecurityAssociation) -> Template:
 
 
 def policy(
-    direction: Direction,
+    direction: PolicyDirection,
     source: bytes | None,
     destination: bytes | None,
     *associations: SecurityAssociation,
@@ -198,8 +198,8 @@ def connect(one: Host, other: Host, *, suite: int = 3, tfc_pad_to: int = 0) -> N
         )
         sender.out_link[receiver.index] = ends.outbound
         receiver.in_link[sender.index] = ends.inbound
-        outward = policy(Direction.OUT, sender.overlay, receiver.overlay, ends.outbound)
-        inward = policy(Direction.IN, sender.overlay, receiver.overlay, ends.inbound)
+        outward = policy(PolicyDirection.OUT, sender.overlay, receiver.overlay, ends.outbound)
+        inward = policy(PolicyDirection.IN, sender.overlay, receiver.overlay, ends.inbound)
         sender.engine.install(IpsecConfiguration((ends.outbound,), (outward,)))
         receiver.engine.install(IpsecConfiguration((ends.inbound,), (inward,), (receiver.overlay,)))
 
@@ -246,15 +246,15 @@ def _source(
     out_link, in_link = alice.out_link[1], alice.in_link[1]
     onward = [ends.outbound for ends in forward]
     homeward = [ends.inbound for ends in backward]
-    policies = [policy(Direction.OUT, inner, bob, *reversed(onward), out_link)]
+    policies = [policy(PolicyDirection.OUT, inner, bob, *reversed(onward), out_link)]
     for i in range(len(forward)):
         c, v = circuit_address(i), overlay_address(i + 1)
         # Circuit control with hop i + 1: inside every tunnel up to it.
         policies.append(
-            policy(Direction.OUT, c, v, *reversed(onward[: i + 1]), out_link, protocol=UDP)
+            policy(PolicyDirection.OUT, c, v, *reversed(onward[: i + 1]), out_link, protocol=UDP)
         )
-        policies.append(policy(Direction.IN, v, c, *reversed(homeward[: i + 1]), in_link))
-    policies.append(policy(Direction.IN, None, inner, *reversed(homeward), in_link))
+        policies.append(policy(PolicyDirection.IN, v, c, *reversed(homeward[: i + 1]), in_link))
+    policies.append(policy(PolicyDirection.IN, None, inner, *reversed(homeward), in_link))
     addresses = (*(circuit_address(i) for i in range(len(forward))), inner)
     return IpsecConfiguration((*onward, *homeward), tuple(policies), addresses)
 
@@ -265,8 +265,8 @@ def _control(
     c, v = circuit_address(i - 1), overlay_address(i)
     in_link, out_link = hosts[i].in_link[i - 1], hosts[i].out_link[i - 1]
     return (
-        policy(Direction.IN, c, v, f, in_link),
-        policy(Direction.OUT, v, c, b, out_link),
+        policy(PolicyDirection.IN, c, v, f, in_link),
+        policy(PolicyDirection.OUT, v, c, b, out_link),
     )
 
 
@@ -275,10 +275,10 @@ def _relay(
 ) -> IpsecConfiguration:
     here, c, onward = hosts[i], circuit_address(i), overlay_address(i + 1)
     policies = (
-        policy(Direction.FWD, c, onward, f, here.in_link[i - 1]),
-        policy(Direction.OUT, c, onward, here.out_link[i + 1]),
-        policy(Direction.FWD, None, c, here.in_link[i + 1]),
-        policy(Direction.OUT, None, c, b, here.out_link[i - 1]),
+        policy(PolicyDirection.FWD, c, onward, f, here.in_link[i - 1]),
+        policy(PolicyDirection.OUT, c, onward, here.out_link[i + 1]),
+        policy(PolicyDirection.FWD, None, c, here.in_link[i + 1]),
+        policy(PolicyDirection.OUT, None, c, b, here.out_link[i - 1]),
         *_control(i, f, b, hosts),
     )
     return IpsecConfiguration((f, b), policies)
@@ -289,8 +289,8 @@ def _exit(
 ) -> IpsecConfiguration:
     here = hosts[n]
     policies = (
-        policy(Direction.FWD, inner, None, f, here.in_link[n - 1]),
-        policy(Direction.OUT, None, inner, b, here.out_link[n - 1]),
+        policy(PolicyDirection.FWD, inner, None, f, here.in_link[n - 1]),
+        policy(PolicyDirection.OUT, None, inner, b, here.out_link[n - 1]),
         *_control(n, f, b, hosts),
     )
     return IpsecConfiguration((f, b), policies)

@@ -25,10 +25,10 @@ from ipsec_circuits import (
 
 from overlay.ipsec.esp import OutboundSa
 from overlay.ipsec.headers import ESP, IPV6
-from overlay.ipsec.model import (
-    Direction,
+from overlay.ipsec.interface import (
     Drop,
     IpsecConfiguration,
+    PolicyDirection,
     SecurityAssociation,
     SecurityPolicy,
 )
@@ -256,7 +256,9 @@ def test_an_onion_packet_replayed_in_a_fresh_link_packet_is_dropped():
     expect_drop(circuit, 1, sealed[1:], Drop.IN_STATE_SEQ_ERROR)
 
 
-def swap(configuration: IpsecConfiguration, direction: Direction, count: int) -> IpsecConfiguration:
+def swap(
+    configuration: IpsecConfiguration, direction: PolicyDirection, count: int
+) -> IpsecConfiguration:
     """The same with the templates of each such policy of ``count`` templates in reverse."""
 
     def swapped(p: SecurityPolicy) -> SecurityPolicy:
@@ -270,7 +272,7 @@ def swap(configuration: IpsecConfiguration, direction: Direction, count: int) ->
 
 @pytest.mark.parametrize(
     ("direction", "drop"),
-    [(Direction.FWD, Drop.IN_TMPL_MISMATCH), (Direction.OUT, Drop.OUT_NO_STATES)],
+    [(PolicyDirection.FWD, Drop.IN_TMPL_MISMATCH), (PolicyDirection.OUT, Drop.OUT_NO_STATES)],
 )
 def test_swapped_templates_let_nothing_through(direction, drop):
     circuit = build_circuit(2)
@@ -291,7 +293,7 @@ def test_a_policy_with_one_tunnel_too_many_lets_nothing_through():
     exit_node.remove(configuration)
     extra = template(circuit.backward[0].outbound)
     policies = tuple(
-        replace(p, templates=(extra, *p.templates)) if p.direction is Direction.FWD else p
+        replace(p, templates=(extra, *p.templates)) if p.direction is PolicyDirection.FWD else p
         for p in configuration.policies
     )
     exit_node.install(replace(configuration, policies=policies))
@@ -301,7 +303,7 @@ def test_a_policy_with_one_tunnel_too_many_lets_nothing_through():
 
 def test_a_relay_whose_out_policy_is_gone_does_not_let_onions_out_of_the_overlay():
     circuit = build_circuit(2)
-    out = tuple(p for p in circuit.configurations[1].policies if p.direction is Direction.OUT)
+    out = tuple(p for p in circuit.configurations[1].policies if p.direction is PolicyDirection.OUT)
     circuit.hosts[1].engine.remove(IpsecConfiguration((), out))
     sent = circuit.alice.engine.process_outbound([ipv4(INNER_V4, BOB_V4, b"x")], NOW).to_network
     expect_drop(circuit, 1, sent, Drop.OUT_POL_BLOCK)

@@ -8,8 +8,8 @@ from ipsec_circuits import BOB_V4, INNER_V4, NOW, SaEnds, ipv4, ipv6, keymat, sa
 from overlay.addresses import Endpoint
 from overlay.ipsec.esp import InboundSa, OutboundSa
 from overlay.ipsec.headers import IPV4, IPV6, NO_NEXT_HEADER
+from overlay.ipsec.interface import Drop, Lifetime, SaIdentity, Spi
 from overlay.ipsec.lifetimes import RekeyLimits, draw_lifetime
-from overlay.ipsec.model import Drop, Lifetime, SaIdentity, Spi
 from overlay.ipsec.replay import MAX_START
 from overlay.ipsec.suites import SUITES
 from overlay.ipsec.transforms import new_transform

@@ -10,7 +10,7 @@ from ipsec_circuits import NOW
 from overlay.addresses import Endpoint
 from overlay.ipsec.esp import InboundSa, OutboundSa
 from overlay.ipsec.headers import IPV4
-from overlay.ipsec.model import SecurityAssociation, Spi, UdpEncapsulation
+from overlay.ipsec.interface import SecurityAssociation, Spi, UdpEncapsulation
 from overlay.ipsec.suites import SUITES
 from overlay.ipsec.transforms import new_transform
 from overlay.sensitive import SecretBytes

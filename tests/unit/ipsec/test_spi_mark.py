@@ -5,7 +5,7 @@ from random import Random
 import pytest
 
 from overlay.apm.spi import SpiAllocator
-from overlay.ipsec.model import MIN_SPI
+from overlay.ipsec.interface import MIN_SPI
 from overlay.ipsec.spi_mark import SpiMark
 
 

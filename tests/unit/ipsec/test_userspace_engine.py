@@ -18,17 +18,17 @@ from ipsec_circuits import (
 from overlay.addresses import Endpoint
 from overlay.ipsec.esp import NEAR_AHEAD, OutboundSa
 from overlay.ipsec.headers import ESP, IPV6
-from overlay.ipsec.model import (
+from overlay.ipsec.interface import (
     MAX_TEMPLATES,
-    Direction,
     Drop,
     IpsecConfiguration,
     Lifetime,
+    PolicyDirection,
     Prefix,
     SecurityPolicy,
     Selector,
 )
-from overlay.ipsec.userspace import plans
+from overlay.ipsec.userspace import compiled_policies
 from overlay.ipsec.userspace.engine import UserspaceEngine
 
 HERE, THERE = overlay_address(1), overlay_address(2)
@@ -49,12 +49,12 @@ def pair(**options) -> tuple[UserspaceEngine, UserspaceEngine]:
     ends, sender, receiver = link(**options), engine(), engine()
     sender.install(
         IpsecConfiguration(
-            (ends.outbound,), (policy(Direction.OUT, HERE, THERE, ends.outbound),), (HERE,)
+            (ends.outbound,), (policy(PolicyDirection.OUT, HERE, THERE, ends.outbound),), (HERE,)
         )
     )
     receiver.install(
         IpsecConfiguration(
-            (ends.inbound,), (policy(Direction.IN, HERE, THERE, ends.inbound),), (THERE,)
+            (ends.inbound,), (policy(PolicyDirection.IN, HERE, THERE, ends.inbound),), (THERE,)
         )
     )
     return sender, receiver
@@ -183,7 +183,9 @@ def test_without_an_attack_nothing_is_deferred():
 
 def test_an_out_policy_without_an_sa_seals_nothing():
     ends, sender = link(), engine()
-    sender.install(IpsecConfiguration((), (policy(Direction.OUT, HERE, THERE, ends.outbound),)))
+    sender.install(
+        IpsecConfiguration((), (policy(PolicyDirection.OUT, HERE, THERE, ends.outbound),))
+    )
     assert sender.process_outbound([PACKET], NOW).to_network == []
     assert sender.drops() == {Drop.OUT_NO_STATES: 1}
     sender.install(IpsecConfiguration((ends.outbound,), ()))
@@ -194,7 +196,9 @@ def test_a_policy_whose_last_tunnel_is_no_link_sends_nothing():
     onion = sa_ends(0x800, (8, 8), circuit_address(0), THERE)
     sender = engine()
     sender.install(
-        IpsecConfiguration((onion.outbound,), (policy(Direction.OUT, HERE, THERE, onion.outbound),))
+        IpsecConfiguration(
+            (onion.outbound,), (policy(PolicyDirection.OUT, HERE, THERE, onion.outbound),)
+        )
     )
     assert sender.process_outbound([PACKET], NOW).to_network == []
     assert sender.drops() == {Drop.OUT_NO_STATES: 1}
@@ -203,7 +207,7 @@ def test_a_policy_whose_last_tunnel_is_no_link_sends_nothing():
 def test_a_link_inside_another_tunnel_sends_nothing():
     first, second, sender = link(0x700, 7), link(0x701, 8), engine()
     chain = (first.outbound, second.outbound)
-    sender.install(IpsecConfiguration(chain, (policy(Direction.OUT, HERE, THERE, *chain),)))
+    sender.install(IpsecConfiguration(chain, (policy(PolicyDirection.OUT, HERE, THERE, *chain),)))
     assert sender.process_outbound([PACKET], NOW).to_network == []
     assert sender.drops() == {Drop.OUT_NO_STATES: 1}
 
@@ -252,7 +256,7 @@ def test_outbound_spis_of_two_peers_may_coincide():
     for peer in (2, 3):
         udp = (underlay(1), underlay(2)._replace(port=4000 + peer))
         ends = sa_ends(0x700, (peer, peer), udp[0].packed, udp[1].packed, udp=udp)
-        out = policy(Direction.OUT, HERE, overlay_address(peer), ends.outbound)
+        out = policy(PolicyDirection.OUT, HERE, overlay_address(peer), ends.outbound)
         sender.install(IpsecConfiguration((ends.outbound,), (out,)))
     packets = [ipv6(HERE, overlay_address(peer), b"x") for peer in (2, 3)]
     sent = sender.process_outbound(packets, NOW).to_network
@@ -278,13 +282,13 @@ def test_onion_sas_over_ipv4_work_alike():
     sender.install(
         IpsecConfiguration(
             (onion.outbound, ends.outbound),
-            (policy(Direction.OUT, INNER_V4, BOB_V4, onion.outbound, ends.outbound),),
+            (policy(PolicyDirection.OUT, INNER_V4, BOB_V4, onion.outbound, ends.outbound),),
         )
     )
     receiver.install(
         IpsecConfiguration(
             (onion.inbound, ends.inbound),
-            (policy(Direction.FWD, INNER_V4, None, onion.inbound, ends.inbound),),
+            (policy(PolicyDirection.FWD, INNER_V4, None, onion.inbound, ends.inbound),),
             (right,),
         )
     )
@@ -298,7 +302,7 @@ def test_a_fragment_of_an_onion_packet_is_not_opened():
     onion = sa_ends(0x800, (8, 8), left, right)
     receiver.install(IpsecConfiguration((onion.inbound, ends.inbound), (), (right,)))
     sender = engine()
-    out = policy(Direction.OUT, left, right, ends.outbound)
+    out = policy(PolicyDirection.OUT, left, right, ends.outbound)
     sender.install(IpsecConfiguration((ends.outbound,), (out,)))
     whole = ipv4(left, right, b"\x00\x00\x08\x00" + bytes(60), ESP)
     fragment = whole[:6] + b"\x20\x00" + whole[8:]
@@ -331,21 +335,21 @@ def test_nesting_deeper_than_any_policy_may_ask_for_is_not_opened(layers, drop):
 
 
 def test_plans_forget_when_they_are_full(monkeypatch):
-    monkeypatch.setattr(plans, "_MAX_STEPS", 3)
+    monkeypatch.setattr(compiled_policies, "_MAX_STEPS", 3)
     ends, onward, relay, sender = link(), link(0x900, 9), engine(), engine()
     relay.install(
         IpsecConfiguration(
             (ends.inbound, onward.outbound),
             (
-                policy(Direction.FWD, None, THERE, ends.inbound),
-                policy(Direction.OUT, None, THERE, onward.outbound),
+                policy(PolicyDirection.FWD, None, THERE, ends.inbound),
+                policy(PolicyDirection.OUT, None, THERE, onward.outbound),
             ),
         )
     )
     out = SecurityPolicy(
-        Direction.OUT,
+        PolicyDirection.OUT,
         Selector(Prefix(HERE, 32), Prefix.host(THERE)),
-        policy(Direction.OUT, HERE, THERE, ends.outbound).templates,
+        policy(PolicyDirection.OUT, HERE, THERE, ends.outbound).templates,
     )
     sender.install(IpsecConfiguration((ends.outbound,), (out,)))
     packets = [ipv6(overlay_address(50 + i), THERE, bytes(8), ESP) for i in range(20)]
@@ -356,8 +360,8 @@ def test_plans_forget_when_they_are_full(monkeypatch):
 
 def test_the_most_specific_policy_decides_whatever_the_order_of_installation():
     ends = link()
-    narrow = policy(Direction.IN, HERE, THERE, ends.inbound, ends.inbound)
-    wide = policy(Direction.IN, None, THERE, ends.inbound)
+    narrow = policy(PolicyDirection.IN, HERE, THERE, ends.inbound, ends.inbound)
+    wide = policy(PolicyDirection.IN, None, THERE, ends.inbound)
     for order in ((narrow, wide), (wide, narrow)):
         sender, _ = pair()
         receiver = engine()
@@ -370,7 +374,7 @@ def test_the_most_specific_policy_decides_whatever_the_order_of_installation():
 
 def test_a_policy_of_one_protocol_says_nothing_of_others():
     ends, sender = link(), engine()
-    udp_only = policy(Direction.OUT, HERE, THERE, ends.outbound, protocol=17)
+    udp_only = policy(PolicyDirection.OUT, HERE, THERE, ends.outbound, protocol=17)
     sender.install(IpsecConfiguration((ends.outbound,), (udp_only,)))
     sent = sender.process_outbound([PACKET, ipv6(HERE, THERE, b"", 6)], NOW).to_network
     assert len(sent) == 1
@@ -392,7 +396,7 @@ def test_an_address_alone_can_be_held_and_released():
     address = IpsecConfiguration((), (), (THERE,))
     ends = link()
     held = IpsecConfiguration(
-        (ends.inbound,), (policy(Direction.IN, HERE, THERE, ends.inbound),), (THERE,)
+        (ends.inbound,), (policy(PolicyDirection.IN, HERE, THERE, ends.inbound),), (THERE,)
     )
     receiver.install(address)
     receiver.remove(address)

@@ -7,9 +7,9 @@ from ipsec_circuits import BOB_V4, INNER_V4, NOW, build_circuit, ipv4, sa_ends
 
 from overlay.ipsec.esp import InboundSa, OutboundSa
 from overlay.ipsec.headers import IPV4
-from overlay.ipsec.model import Drop
+from overlay.ipsec.interface import Drop
 from overlay.ipsec.suites import SUITES
-from overlay.ipsec.userspace.warmth import COOLING_S, MAX_WARM, WarmAssociations
+from overlay.ipsec.userspace.cipher_cache import COOLING_S, MAX_WARM, CachedCiphers
 
 PACKET = ipv4(INNER_V4, BOB_V4, b"anonymous")
 NEAR, HOP = bytes(15) + b"\1", bytes(15) + b"\2"
@@ -19,7 +19,7 @@ every_suite = pytest.mark.parametrize("suite", SUITES, ids=[s.name for s in SUIT
 
 def ends_of(spi: int = 0x5000, suite: int = 3):
     """Both ends of one onion SA, and the same warmth for both."""
-    ends, warm = sa_ends(spi, (1, 1), NEAR, HOP, suite=suite), WarmAssociations()
+    ends, warm = sa_ends(spi, (1, 1), NEAR, HOP, suite=suite), CachedCiphers()
     out = OutboundSa(ends.outbound, Random(1), lambda _: None, warm.add)
     into = InboundSa(ends.inbound, Random(2), lambda _: None, warm.add)
     return out, into, warm
@@ -74,7 +74,7 @@ def test_an_sa_that_only_saw_forgeries_is_cooled():
 
 
 def test_no_more_than_the_bound_are_warm_and_the_first_makes_room():
-    warm = WarmAssociations()
+    warm = CachedCiphers()
     sas = [
         OutboundSa(sa_ends(0x5000 + i, (i, i), NEAR, HOP).outbound, Random(i), print, warm.add)
         for i in range(MAX_WARM + 2)

@@ -9,7 +9,7 @@ from fake_xfrm import FakeKernel, made_identity
 from overlay.apm.circuits import LinkSecurity, OnionSas, SourceIpsecInfo
 from overlay.apm.translator import translate_source
 from overlay.errors import BackendError
-from overlay.ipsec.model import IpsecConfiguration, Spi
+from overlay.ipsec.interface import IpsecConfiguration, Spi
 from overlay.ipsec.xfrm import backend as backend_module
 from overlay.ipsec.xfrm import netlink
 from overlay.ipsec.xfrm.backend import XfrmBackend

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from overlay.addresses import Endpoint
-from overlay.ipsec.model import (
+from overlay.ipsec.interface import (
     ANY_V4,
     ANY_V6,
-    Direction,
     Drop,
     Lifetime,
+    PolicyDirection,
     Prefix,
     SaIdentity,
     SecurityAssociation,
@@ -92,7 +92,7 @@ def onion(**changes):
 
 
 POLICY = SecurityPolicy(
-    Direction.IN,
+    PolicyDirection.IN,
     Selector(ANY_V6, Prefix.host(V1), 17),
     (Template(C0, V1, 65538), Template(ALICE.packed, MIX.packed, 7)),
 )

@@ -7,12 +7,12 @@ import struct
 import pytest
 
 from overlay.errors import BackendError
-from overlay.ipsec.model import SaIdentity, Spi
+from overlay.ipsec.interface import SaIdentity, Spi
 from overlay.ipsec.xfrm import netlink
 from overlay.ipsec.xfrm.forms import sa_id_body
 from overlay.ipsec.xfrm.messages import XFRM_MSG_DELSA
 from overlay.ipsec.xfrm.netlink import (
-    Refusal,
+    NetlinkError,
     Request,
     XfrmSocket,
     _split,
@@ -34,7 +34,7 @@ REMEDIES = {
 
 @pytest.mark.parametrize("number", REMEDIES, ids=errno.errorcode.get)
 def test_a_refusal_is_one_sentence_with_operation_and_remedy(number):
-    sentence = str(refusal_error("installing a security association", Refusal(number)))
+    sentence = str(refusal_error("installing a security association", NetlinkError(number)))
     assert sentence.startswith("installing a security association failed")
     assert os.strerror(number) in sentence
     assert REMEDIES[number] in sentence
@@ -43,7 +43,7 @@ def test_a_refusal_is_one_sentence_with_operation_and_remedy(number):
 
 
 def test_the_kernels_own_words_are_kept():
-    refusal = Refusal(errno.ENOSYS, "Requested AEAD algorithm not found")
+    refusal = NetlinkError(errno.ENOSYS, "Requested AEAD algorithm not found")
     assert "(Requested AEAD algorithm not found)" in str(refusal_error("trying", refusal))
 
 
@@ -60,13 +60,13 @@ def verdicts(data):
 
 def test_acknowledgements_of_a_batch_are_told_apart():
     data = acknowledgement(0) + acknowledgement(errno.EEXIST) + acknowledgement(22, b"No.\0")
-    assert verdicts(data) == [None, Refusal(errno.EEXIST), Refusal(22, "No")]
+    assert verdicts(data) == [None, NetlinkError(errno.EEXIST), NetlinkError(22, "No")]
 
 
 def test_attributes_of_broken_length_end_the_words():
     broken = bytearray(acknowledgement(22, b"No.\0"))
     broken[36:38] = struct.pack("=H", 1)
-    assert verdicts(bytes(broken)) == [Refusal(22)]
+    assert verdicts(bytes(broken)) == [NetlinkError(22)]
 
 
 def test_a_truncated_datagram_yields_the_whole_messages_alone():
@@ -108,4 +108,4 @@ def test_an_old_answer_is_never_taken_for_that_of_another_request(monkeypatch):
     with XfrmSocket() as kernel:
         with pytest.raises(BackendError):
             kernel.send([request()])
-        assert kernel.send([request()]) == [Refusal(errno.EEXIST)]
+        assert kernel.send([request()]) == [NetlinkError(errno.EEXIST)]

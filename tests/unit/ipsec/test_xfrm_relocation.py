@@ -12,12 +12,12 @@ from overlay.addresses import Endpoint, OverlayAddress
 from overlay.apm.circuits import LinkSecurity
 from overlay.apm.translator import link_associations, link_policies
 from overlay.errors import BackendError
-from overlay.ipsec.model import IpsecConfiguration, Spi
+from overlay.ipsec.interface import IpsecConfiguration, Spi
 from overlay.ipsec.xfrm import backend as backend_module
 from overlay.ipsec.xfrm import netlink
 from overlay.ipsec.xfrm.backend import XfrmBackend
 from overlay.ipsec.xfrm.messages import XFRM_MSG_NEWPOLICY, XFRM_MSG_NEWSA, MarshalXfrm
-from overlay.link.model import LinkKeys
+from overlay.link.events import LinkKeys
 from overlay.sensitive import SecretBytes
 
 REQID = 7

@@ -8,7 +8,7 @@ from statistics import fmean
 import pytest
 
 from lab.churn.comparison import compare
-from lab.churn.ledger import Ledger
+from lab.churn.ledger import CounterTotals
 from lab.churn.measured import Measured
 from lab.churn.report import page, write_report
 from lab.churn.script import FAST, ChurnScript
@@ -98,7 +98,7 @@ def test_report_has_both_columns_and_the_verdict(tmp_path):
 
 
 def test_ledger_adds_up_sessions_and_leaves_lost_ones_out():
-    ledger = Ledger()
+    ledger = CounterTotals()
     ledger.begin(1, 10.0, {"datagrams": 100})
     ledger.end(1, 20.0, {"datagrams": 150})
     ledger.begin(1, 30.0, {})

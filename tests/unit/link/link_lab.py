@@ -8,18 +8,18 @@ from random import Random
 
 from overlay.addresses import Endpoint
 from overlay.identity import LocalIdentity
-from overlay.link.links import Links
-from overlay.link.model import (
+from overlay.link.events import (
     LinkClosed,
     LinkEstablished,
     LinkEvent,
     LinkFailed,
     LinkKeys,
     LinkPeer,
+    LinkSaRemoved,
     LinkSaRetired,
-    LinkSaSuperseded,
     LinkSizeFound,
 )
+from overlay.link.links import Links
 from overlay.link.settings import LinkSettings
 from overlay.work_budget import WorkBudget
 
@@ -70,10 +70,10 @@ class Host:
                 self.pairs[event.keys.inbound_spi] = event.keys
                 if event.usable:
                     self.usable[event.keys.inbound_spi] = event.keys
-            elif isinstance(event, LinkSaSuperseded):
+            elif isinstance(event, LinkSaRetired):
                 assert len(self.usable) > 1
                 del self.usable[event.inbound_spi]
-            elif isinstance(event, LinkSaRetired):
+            elif isinstance(event, LinkSaRemoved):
                 del self.pairs[event.inbound_spi]
                 self.usable.pop(event.inbound_spi, None)
             elif isinstance(event, LinkClosed):

@@ -146,7 +146,7 @@ def test_the_initiator_heard_longest_ago_is_forgotten_first():
         ("handshake_timeout_s", 0.0),
         ("retry_initial_s", -1.0),
         ("rekey_after_s", float("nan")),
-        ("grace_s", float("inf")),
+        ("retired_sa_s", float("inf")),
         ("max_links", 0),
         ("max_half_open", -1),
         ("unconfirmed_s", 1.0),

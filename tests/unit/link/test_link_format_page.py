@@ -10,10 +10,10 @@ from overlay.identity import LocalIdentity
 from overlay.link import endpoint_proof
 from overlay.link.cookie import ReceiverKeys, with_macs
 from overlay.link.endpoint_proof import ProofInput, ProofState
+from overlay.link.events import LinkPeer
 from overlay.link.exchange import Credentials, OpenedInitiation, SentInitiation
 from overlay.link.handshake import Initiation, parse_message
 from overlay.link.machine import TRANSITIONS
-from overlay.link.model import LinkPeer
 from overlay.link.states import LinkInput, LinkState
 
 PAGE = Path(__file__).parents[3] / "docs" / "formats" / "link-handshake.md"

@@ -9,18 +9,18 @@ from link_lab import NOW, Host, Lab, mirrored
 from overlay.addresses import Endpoint
 from overlay.errors import LimitReached
 from overlay.ipsec.suites import SUITES
-from overlay.link.handshake import GEOMETRY, MessageType
-from overlay.link.links import LinkDrop, Links
-from overlay.link.machine import MAX_OLD_PAIRS
-from overlay.link.model import (
+from overlay.link.events import (
     LinkClosed,
     LinkEstablished,
     LinkFailed,
     LinkFailure,
     LinkPeer,
+    LinkSaRemoved,
     LinkSaRetired,
-    LinkSaSuperseded,
 )
+from overlay.link.handshake import GEOMETRY, MessageType
+from overlay.link.links import LinkDrop, Links
+from overlay.link.machine import MAX_OLD_PAIRS
 from overlay.link.settings import LinkSettings
 
 
@@ -427,7 +427,7 @@ def test_an_existing_link_is_rekeyed_even_at_the_limits():
     alice.links.rekey(bob.identity.overlay_address, NOW + 1)
     lab.run(NOW + 1, NOW + 40)
     assert mirrored(alice, bob)
-    assert isinstance(alice.log[-1], LinkSaRetired)
+    assert isinstance(alice.log[-1], LinkSaRemoved)
 
 
 def test_a_spi_that_another_pair_to_the_same_host_has_is_refused():
@@ -576,7 +576,7 @@ def test_rekeying_keeps_the_old_pair_for_its_grace_and_then_retires_it():
     assert isinstance(alice.log[-1], LinkEstablished)
     assert alice.log[-1].rekeyed
     assert len(alice.pairs) == len(bob.pairs) == 2
-    lab.run(NOW + 5, NOW + 5 + alice.settings.grace_s - 1)
+    lab.run(NOW + 5, NOW + 5 + alice.settings.retired_sa_s - 1)
     assert len(alice.pairs) == 2
     lab.run(NOW + 34, NOW + 36)
     assert old not in alice.pairs
@@ -639,8 +639,8 @@ def test_a_restarted_peer_replaces_the_old_link():
     assert mirrored(alice, bob)
     renewed, superseded, retired = bob.log[-3:]
     assert renewed.rekeyed
-    assert isinstance(superseded, LinkSaSuperseded)
-    assert isinstance(retired, LinkSaRetired)
+    assert isinstance(superseded, LinkSaRetired)
+    assert isinstance(retired, LinkSaRemoved)
 
 
 def test_a_peer_that_moved_is_answered_at_its_new_endpoint():
@@ -672,8 +672,8 @@ def test_a_replaced_pair_ends_to_send_soon_and_to_receive_after_its_grace():
     assert mirrored(alice, bob)
     assert old in alice.pairs
     lab.run(NOW + 6, NOW + 100)
-    told = [event for event in alice.log if isinstance(event, LinkSaSuperseded)]
-    assert told == [LinkSaSuperseded(bob.identity.overlay_address, old)]
+    told = [event for event in alice.log if isinstance(event, LinkSaRetired)]
+    assert told == [LinkSaRetired(bob.identity.overlay_address, old)]
     assert old not in alice.pairs
 
 

@@ -11,8 +11,8 @@ from link_lab import NOW, Host, Lab, mirrored
 
 from overlay.addresses import Endpoint
 from overlay.link.cookie import CookieJar, ReceiverKeys
+from overlay.link.events import LinkClosed, LinkEstablished, LinkFailed
 from overlay.link.handshake import GEOMETRY, MessageType
-from overlay.link.model import LinkClosed, LinkEstablished, LinkFailed
 from overlay.link.settings import LinkSettings
 from overlay.work_budget import WorkBudget
 

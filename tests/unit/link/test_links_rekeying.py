@@ -13,9 +13,9 @@ from link_lab import NOW, Host, Lab, mirrored
 from overlay.addresses import Endpoint
 from overlay.link.cookie import CookieJar, ReceiverKeys
 from overlay.link.drops import LinkDrop
+from overlay.link.events import LinkClosed, LinkFailed
 from overlay.link.handshake import GEOMETRY, MessageType
 from overlay.link.lifetimes import hard_s
-from overlay.link.model import LinkClosed, LinkFailed
 from overlay.link.outgoing import MAX_COOKIES
 from overlay.link.settings import LinkSettings
 from overlay.work_budget import WorkBudget

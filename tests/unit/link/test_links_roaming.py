@@ -7,7 +7,7 @@ from link_lab import NOW, Host, Lab, mirrored
 from test_links_injected import EVERY_KIND, EVIL, Observed, never_at_evil, no_end
 
 from overlay.addresses import Endpoint
-from overlay.link.model import LinkEstablished
+from overlay.link.events import LinkEstablished
 from overlay.link.settings import LinkSettings
 
 

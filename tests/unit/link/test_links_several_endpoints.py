@@ -5,7 +5,7 @@ from dataclasses import replace
 from link_lab import NOW, Host, Lab, mirrored
 
 from overlay.addresses import Endpoint
-from overlay.link.model import LinkEstablished, LinkFailed
+from overlay.link.events import LinkEstablished, LinkFailed
 
 DEAD = Endpoint("2a00:db8::1", 4500)
 

@@ -11,9 +11,9 @@ from link_lab import NOW, Host, Lab, mirrored
 from overlay.addresses import Endpoint
 from overlay.identity import LocalIdentity
 from overlay.link.bounds import AcceptedTable, HalfOpenTable
+from overlay.link.events import LinkClosed
 from overlay.link.handshake import MessageType
 from overlay.link.links import LinkDrop, Links
-from overlay.link.model import LinkClosed
 from overlay.link.settings import LinkSettings
 
 VICTIM = {4: Endpoint("9.9.9.9", 4500), 6: Endpoint("2a00:1:2:399::9", 4500)}

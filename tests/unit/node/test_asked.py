@@ -14,7 +14,7 @@ import pytest
 
 from overlay import OverlayNode
 from overlay.config import Configuration
-from overlay.control.model import PeerReport
+from overlay.control.service import PeerReport
 from overlay.errors import ConfigurationError
 from overlay.identity import LocalIdentity
 from overlay.node.asked import request_of
@@ -25,9 +25,9 @@ NODE_ID, OVERLAY = b"n" * 20, ipaddress.ip_address("fd6d:6978::7").packed
 PEER = PeerReport(NODE_ID.hex(), "fd6d:6978::7", (), ("relay",), (), 1, 1.0, linked=False)
 
 
-def asked(destination="203.0.113.10", *, hops=None, strategy=None, via=(), both_families=None):
+def asked(destination="203.0.113.10", *, hops=None, strategy=None, via=(), both_versions=None):
     return request_of(
-        destination, hops=hops, strategy=strategy, via=via, both_families=both_families
+        destination, hops=hops, strategy=strategy, via=via, both_versions=both_versions
     )
 
 
@@ -58,7 +58,7 @@ def test_destination_is_text_or_a_value_of_ipaddress_or_several(destination):
         ({"hops": "3"}, "hops must be a whole number from 1 to 5, not '3' .str."),
         ({"hops": 3.0}, "hops must be"),
         ({"strategy": 3}, "strategy must be a name"),
-        ({"both_families": 1}, "both_families must be True, False or None"),
+        ({"both_versions": 1}, "both_versions must be True, False or None"),
         ({"via": NODE_ID}, "write .NODE."),
         ({"via": "fd6d:6978::7"}, "write .NODE."),
         ({"via": 7}, "via must be a list of nodes"),

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from overlay.errors import BackendError, ConfigurationError, InternalError
-from overlay.node.timers import Chores
+from overlay.node.timers import PeriodicTasks
 
 NOW = 1_000_000_000.0
 
@@ -27,7 +27,7 @@ def action():
 
 
 def chores_with(action, interval_s):
-    chores = Chores()
+    chores = PeriodicTasks()
     chores.every(interval_s, "test", action, first=NOW)
     return chores
 

@@ -8,9 +8,9 @@ import pytest
 
 from overlay.config.load import parse_configuration
 from overlay.errors import BackendError
-from overlay.ipsec.model import BackendCapabilities
-from overlay.node import host, kernel_shell
-from overlay.system import exit_filter, ipsec_wall, kernel_settings
+from overlay.ipsec.interface import BackendCapabilities
+from overlay.node import kernel_shell, operating_system
+from overlay.system import exit_filter, ipsec_firewall, kernel_settings
 from overlay.system.packet_filter import FilterTable
 
 FORWARDING = "net/ipv6/conf/all/forwarding"
@@ -76,9 +76,9 @@ def machine(tmp_path, monkeypatch):
     monkeypatch.setattr(exit_filter, "Ownership", Ownership)
     monkeypatch.setattr(Ownership, "taken", frozenset())
     monkeypatch.setattr(exit_filter, "find_packet_filter", lambda: machine.filter)
-    for module in (exit_filter, ipsec_wall):
+    for module in (exit_filter, ipsec_firewall):
         monkeypatch.setattr(module, "chosen_filter", lambda _: machine.filter)
-    monkeypatch.setattr(host, "clear_leftovers", lambda: 0)
+    monkeypatch.setattr(operating_system, "clear_leftovers", lambda: 0)
     return machine
 
 
@@ -137,7 +137,7 @@ def test_the_kernel_backend_starts_from_what_was_before_a_killed_exit(
 @KILLED
 def test_a_node_of_userspace_gives_back_what_a_killed_exit_changed(machine, killed):
     killed(machine)
-    host.LinuxHost().clear_kernel_ipsec()
+    operating_system.LinuxOperatingSystem().clear_kernel_ipsec()
     assert (machine.setting(FORWARDING), machine.setting(LABELS)) == ("0", "1")
     assert machine.filter.tables == {}
 
@@ -145,7 +145,7 @@ def test_a_node_of_userspace_gives_back_what_a_killed_exit_changed(machine, kill
 def test_what_a_running_exit_has_is_not_touched(machine, start_kernel, monkeypatch):
     killed_exit_of_userspace(machine)
     monkeypatch.setattr(Ownership, "taken", frozenset({"exit"}))
-    host.LinuxHost().clear_kernel_ipsec()
+    operating_system.LinuxOperatingSystem().clear_kernel_ipsec()
     start_kernel(relay=False).close()
     assert machine.setting(FORWARDING) == "1"
     assert list(machine.filter.tables) == ["exit"]
@@ -155,15 +155,15 @@ def test_the_wall_of_a_running_kernel_node_is_not_touched(machine, monkeypatch):
     def in_use():
         raise BackendError("another node owns kernel-ipsec")
 
-    monkeypatch.setattr(host, "clear_leftovers", in_use)
+    monkeypatch.setattr(operating_system, "clear_leftovers", in_use)
     machine.left("ipsec", f"{LABELS}=1")
-    host.LinuxHost().clear_kernel_ipsec()
+    operating_system.LinuxOperatingSystem().clear_kernel_ipsec()
     assert list(machine.filter.tables) == ["ipsec"]
 
 
 def test_the_wall_goes_also_where_no_policy_is_left(machine):
     machine.left("ipsec", f"{LABELS}=1")
-    host.LinuxHost().clear_kernel_ipsec()
+    operating_system.LinuxOperatingSystem().clear_kernel_ipsec()
     assert machine.filter.tables == {}
 
 
@@ -179,7 +179,7 @@ def test_a_relay_of_the_kernel_hears_router_advertisements_on_every_device(machi
     for device, value in (("default", "1"), ("eth0", "1"), ("eth1", "0"), ("eth2", "2")):
         appear(device, value)
     shell = start_kernel(relay=True)
-    wall = next(each for each in shell.enforced if isinstance(each, ipsec_wall.IpsecWall))
+    wall = next(each for each in shell.enforced if isinstance(each, ipsec_firewall.IpsecFirewall))
     assert accepting(machine) == {"default": "2", "eth0": "2", "eth1": "0", "eth2": "2"}
     assert not wall.missing()
     appear("eth3", "2")  # as the default says

@@ -10,7 +10,7 @@ INNER = ("100.64.0.2", "10.9.0.2", "fd99::2")
 OURS = ("fd6d:6978::1", "fd63:6972::1")
 
 
-class Guard:
+class KillSwitchService:
     """Notes what it is asked for."""
 
     def __init__(self):
@@ -25,7 +25,7 @@ class Guard:
 
 
 def test_only_inner_addresses_are_expected_and_only_where_something_is_guarded():
-    guard = Guard()
+    guard = KillSwitchService()
     source = KernelSource(lambda: guard, device="anonsec0", path_mtu=1038)
     for address in INNER:
         source.expect(InnerAddress(ipaddress.ip_address(address).packed))

@@ -14,10 +14,10 @@ from overlay.dht.settings import DhtSettings
 from overlay.dht.topology_table import TopologyTable
 from overlay.errors import Malformed, NotAuthentic, Replayed
 from overlay.identity import LocalIdentity
-from overlay.link.model import LinkPeer
+from overlay.link.events import LinkPeer
 from overlay.link.peer_endpoints import PeerEndpoints
 from overlay.node.nat_neighbours import NatNeighbours, open_location, seal_location
-from overlay.node.own_endpoints import Whereabouts
+from overlay.node.own_endpoints import NodeEndpoints
 
 NET, NOW = "test-net", 1_700_000_000.0
 ALICE, BOB, EVE = (LocalIdentity.generate(Random(number)) for number in range(3))
@@ -96,7 +96,7 @@ class Alice:
             self.table.add(each, NOW)
         self.dht = Dht(ALICE, network_id=NET, settings=DhtSettings(), rng=Random(1))
         self.links = SimpleNamespace(endpoints=PeerEndpoints(allow_private=False, most=8))
-        self.here = here or Whereabouts(
+        self.here = here or NodeEndpoints(
             published=(OUTSIDE,), own=frozenset({ALICE_AT}), local=(ALICE_AT,)
         )
         self.followed = []
@@ -123,9 +123,9 @@ def test_only_nodes_that_publish_the_same_outside_address_are_looked_for():
 @pytest.mark.parametrize(
     "here",
     [
-        Whereabouts(published=(OUTSIDE,), own=frozenset({OUTSIDE}), local=(OUTSIDE,)),
-        Whereabouts(own=frozenset({ALICE_AT}), local=(ALICE_AT,)),
-        Whereabouts(published=(OUTSIDE,)),
+        NodeEndpoints(published=(OUTSIDE,), own=frozenset({OUTSIDE}), local=(OUTSIDE,)),
+        NodeEndpoints(own=frozenset({ALICE_AT}), local=(ALICE_AT,)),
+        NodeEndpoints(published=(OUTSIDE,)),
     ],
     ids=["no NAT", "nothing published", "no local address"],
 )

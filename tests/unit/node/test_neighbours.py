@@ -10,15 +10,15 @@ from overlay.apm.carrier import SIGNALLING_PORT
 from overlay.apm.datagram import UdpDatagram, build_datagram
 from overlay.errors import BackendError
 from overlay.identity import LocalIdentity
-from overlay.ipsec.model import IpsecConfiguration, SaIdentity, Spi, UdpEncapsulation
+from overlay.ipsec.interface import IpsecConfiguration, SaIdentity, Spi, UdpEncapsulation
 from overlay.ipsec.userspace.engine import UserspaceEngine
-from overlay.link.model import (
+from overlay.link.events import (
     LinkClosed,
     LinkEstablished,
     LinkFailure,
     LinkKeys,
+    LinkSaRemoved,
     LinkSaRetired,
-    LinkSaSuperseded,
 )
 from overlay.node.neighbours import Neighbours
 from overlay.sensitive import SecretBytes
@@ -143,7 +143,7 @@ def test_rekeying_adds_and_removes_pairs_and_the_end_takes_all_of_them(world):
     world.establish(MIX, 1000, 2000)
     world.establish(MIX, 1001, 2001)
     assert world.link_sas() == 4
-    world.neighbours.handle(LinkSaRetired(MIX.overlay_address, Spi(1000), Spi(2000)), NOW)
+    world.neighbours.handle(LinkSaRemoved(MIX.overlay_address, Spi(1000), Spi(2000)), NOW)
     assert world.link_sas() == 2
     assert world.circuits.up == [MIX.overlay_address]
     world.neighbours.handle(LinkClosed(MIX.overlay_address, LinkFailure.PEER_CLOSED), NOW)
@@ -153,15 +153,15 @@ def test_rekeying_adds_and_removes_pairs_and_the_end_takes_all_of_them(world):
 def test_a_superseded_pair_receives_but_sends_no_more(world):
     world.establish(MIX, 1000, 2000)
     world.establish(MIX, 1001, 2001)
-    superseded = LinkSaSuperseded(MIX.overlay_address, Spi(1000))
+    superseded = LinkSaRetired(MIX.overlay_address, Spi(1000))
     for _ in range(2):
         world.neighbours.handle(superseded, NOW)
         assert world.link_sas() == 3
         assert world.engine.query(SaIdentity(Spi(1000), HERE.packed)) is not None
         assert world.engine.query(SaIdentity(Spi(2000), THERE.packed)) is None
-    world.neighbours.handle(LinkSaRetired(MIX.overlay_address, Spi(1000), Spi(2000)), NOW)
+    world.neighbours.handle(LinkSaRemoved(MIX.overlay_address, Spi(1000), Spi(2000)), NOW)
     world.neighbours.handle(superseded, NOW)
-    world.neighbours.handle(LinkSaSuperseded(MALLORY.overlay_address, Spi(1000)), NOW)
+    world.neighbours.handle(LinkSaRetired(MALLORY.overlay_address, Spi(1000)), NOW)
     assert world.link_sas() == 2
 
 

@@ -5,7 +5,7 @@ import ipaddress
 from overlay.addresses import Endpoint
 from overlay.config import NetworkSettings
 from overlay.errors import BackendError
-from overlay.node.own_endpoints import OwnEndpoints, Whereabouts
+from overlay.node.own_endpoints import NodeEndpoints, OwnEndpoints
 from overlay.system.host_events import AddressChanged, FilterChanged, Overrun
 
 FOUR, SIX = ipaddress.ip_address("198.51.101.7"), ipaddress.ip_address("2a00:db8::7")
@@ -33,7 +33,7 @@ class Host:
         return found
 
 
-def located(host, *, listen=WILDCARDS, **settings) -> Whereabouts:
+def located(host, *, listen=WILDCARDS, **settings) -> NodeEndpoints:
     own = OwnEndpoints(NetworkSettings(listen=listen, **settings), lambda: listen, host)
     own.review()
     return own.now
@@ -60,7 +60,7 @@ def test_the_route_to_a_known_peer_counts_before_the_default_route():
 
 def test_a_host_without_a_network_has_no_place_and_no_error():
     here = located(Host())
-    assert here == Whereabouts(own=here.own, accepted=here.accepted, is_routed=False)
+    assert here == NodeEndpoints(own=here.own, accepted=here.accepted, is_routed=False)
     routed = Host(routes={4: LOOPBACK, 6: ipaddress.ip_address("fe80::1")})
     assert located(routed).versions == frozenset(), "such an address is no way out"
 

@@ -9,8 +9,8 @@ from trio.testing import MockClock
 from overlay.addresses import Endpoint
 from overlay.ipsec.userspace.engine import AttackedLink
 from overlay.link.demultiplexer import Channel, frame
-from overlay.node.packet_path import Arrived
-from overlay.node.reception import Reception, ReceptionBudget
+from overlay.node.packet_transport import Arrived
+from overlay.node.reception import PortReaders, ReceptionBudget
 
 PEER = Endpoint("192.0.2.1", 4500)
 CONTROL = [(frame(Channel.DHT, b"question"), PEER)]
@@ -60,7 +60,7 @@ class Plane:
 async def control_batches_in(seconds, reader, *, esp):
     """Return how many control batches a node reads meanwhile."""
     clock = trio.lowlevel.current_clock()
-    reception = Reception(
+    reception = PortReaders(
         Plane(clock), trio.current_time, lambda: None, spent=trio.current_time, budget=BUDGET
     )
     control, circuit = Port(CONTROL, lambda: clock.jump(READ_S)), Port(ESP)
@@ -111,7 +111,7 @@ def test_links_under_attack_are_steered_away_once_and_again_when_they_moved():
         plane.datapath = SimpleNamespace(
             from_network=lambda *_, **__: Arrived(idle=False, attacked=next(attacked))
         )
-        reception = Reception(plane, trio.current_time, lambda: None, told.append, budget=BUDGET)
+        reception = PortReaders(plane, trio.current_time, lambda: None, told.append, budget=BUDGET)
         for _ in range(7):
             await reception_of_one(reception, Port(ESP))
             await trio.sleep(BUDGET.steering_pause_s)

@@ -7,7 +7,7 @@ from overlay.addresses import Endpoint
 from overlay.errors import NoSuitablePath
 from overlay.ipsec.suites import DEFAULT_SUITE, SUITES
 from overlay.node.reports import PathSizes, identified, path_sizes, peer_report
-from overlay.node.requested_path import PathWish, RequestedPath
+from overlay.node.requested_path import PathTerms, RequestedPath
 from overlay.node.unjoined import explained
 
 NONE = NoSuitablePath("no path of 3 hops among 0 known Mix-nodes.", known=0, removed=())
@@ -50,7 +50,7 @@ def test_refusal_among_known_nodes_stays_as_it_is():
 
 def test_sizes_of_a_path_follow_from_those_of_its_first_link():
     def sizes(link_bytes, *, hops=3, mtu=1300):
-        path = RequestedPath(1, PathWish(ip_network("203.0.113.1"), hops, "uniform"), NOW)
+        path = RequestedPath(1, PathTerms(ip_network("203.0.113.1"), hops, "uniform"), NOW)
         suite = SUITES[DEFAULT_SUITE]
         return path_sizes(path, link_bytes, onion=suite, link=suite, mtu=mtu)
 

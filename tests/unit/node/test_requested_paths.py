@@ -22,9 +22,9 @@ from overlay.errors import (
 )
 from overlay.exit_policy import ExitPolicy, ExitRule
 from overlay.identity import LocalIdentity
-from overlay.node.families import BLOCKED_FAMILY
+from overlay.node.ip_versions import BLOCKED_FAMILY
 from overlay.node.mix_choice import MixChoice
-from overlay.node.paths import MAX_PATHS, Paths, PathState, PathWish
+from overlay.node.paths import MAX_PATHS, Paths, PathState, PathTerms
 from overlay.selection.uniform import UniformSelector
 
 NOW = 1_000_000_000.0
@@ -131,7 +131,7 @@ class World:
         )
 
     def request(self, destination=BOB, now=NOW):
-        [path] = self.paths.request_all([PathWish(destination, 3, "uniform")], now)
+        [path] = self.paths.request_all([PathTerms(destination, 3, "uniform")], now)
         return path
 
     def open(self, circuit, now=NOW):
@@ -289,7 +289,7 @@ def test_one_destination_has_one_path(world):
 
 
 def test_what_a_dead_node_had_guarded_stays_guarded_and_is_rebuilt(world):
-    world.paths.adopt_all([PathWish(BOB, 3, "uniform")], NOW)
+    world.paths.adopt_all([PathTerms(BOB, 3, "uniform")], NOW)
     assert world.guard.protected == {BOB}
     world.paths.handle_deadline(NOW)
     assert len(world.circuits.opened) == 1
@@ -299,7 +299,7 @@ def test_what_a_dead_node_had_guarded_stays_guarded_and_is_rebuilt(world):
 
 def test_adopted_destinations_wait_for_a_topology_without_spinning():
     world = World([mix(1)])
-    world.paths.adopt_all([PathWish(BOB, 3, "uniform")], NOW)
+    world.paths.adopt_all([PathTerms(BOB, 3, "uniform")], NOW)
     now = NOW
     for _ in range(50):
         world.paths.handle_deadline(now)
@@ -422,7 +422,7 @@ def test_a_limit_of_ours_is_told_at_the_first_attempt_and_waited_for_at_later_on
 
 def test_a_strategy_that_nobody_knows_does_not_stop_the_rebuilding_of_what_was_left():
     world = World([mix(n) for n in range(1, 6)], selector=unknown_strategy)
-    world.paths.adopt_all([PathWish(BOB, 3, "fancy")], NOW)
+    world.paths.adopt_all([PathTerms(BOB, 3, "fancy")], NOW)
     world.paths.handle_deadline(NOW)
     assert world.guard.protected == {BOB}
     assert world.paths.next_deadline() > NOW
@@ -432,7 +432,7 @@ def test_a_strategy_that_nobody_knows_does_not_stop_the_rebuilding_of_what_was_l
 
 def test_what_was_left_is_adopted_even_if_the_host_is_busy(world):
     world.guard.refuse.add("protect")
-    world.paths.adopt_all([PathWish(BOB, 3, "uniform")], NOW)
+    world.paths.adopt_all([PathTerms(BOB, 3, "uniform")], NOW)
     assert [path.state for path in world.paths.all()] == [PathState.REBUILDING]
 
 
@@ -485,7 +485,7 @@ def fail(world, path, now):
 
 
 def test_a_request_takes_over_what_a_dead_node_left(world):
-    world.paths.adopt_all([PathWish(BOB, 3, "uniform")], NOW)
+    world.paths.adopt_all([PathTerms(BOB, 3, "uniform")], NOW)
     world.paths.handle_deadline(NOW)
     path = world.request()
     assert (path.number, path.settled.is_set()) == (1, False)
@@ -497,7 +497,7 @@ def test_a_request_takes_over_what_a_dead_node_left(world):
 
 
 def test_a_request_takes_over_a_path_that_is_open_at_once(world):
-    world.paths.adopt_all([PathWish(BOB, 3, "uniform")], NOW)
+    world.paths.adopt_all([PathTerms(BOB, 3, "uniform")], NOW)
     world.paths.handle_deadline(NOW)
     world.open(1)
     path = world.request()
@@ -506,21 +506,21 @@ def test_a_request_takes_over_a_path_that_is_open_at_once(world):
 
 
 def test_other_parameters_replace_the_circuit_and_never_unguard(world):
-    world.paths.adopt_all([PathWish(BOB, 3, "uniform", both_families=True)], NOW)
+    world.paths.adopt_all([PathTerms(BOB, 3, "uniform", both_versions=True)], NOW)
     world.paths.handle_deadline(NOW)
     world.open(1)
     guarded = set(world.guard.protected)
     world.guard.refuse.add("release")
-    (path,) = world.paths.request_all([PathWish(BOB, 2, "uniform")], NOW)
+    (path,) = world.paths.request_all([PathTerms(BOB, 2, "uniform")], NOW)
     assert (world.circuits.closed, path.settled.is_set()) == ([1], False)
     assert world.guard.protected == guarded
-    assert path.wish == PathWish(BOB, 2, "uniform", both_families=True)
+    assert path.wish == PathTerms(BOB, 2, "uniform", both_versions=True)
     world.paths.handle_deadline(NOW)
     assert len(world.circuits.opened[-1].hops) == 2
 
 
 def test_a_taken_over_path_that_cannot_be_had_is_told_and_stays_blocked(world):
-    world.paths.adopt_all([PathWish(BOB, 3, "uniform")], NOW)
+    world.paths.adopt_all([PathTerms(BOB, 3, "uniform")], NOW)
     path = world.request()
     world.paths.handle_deadline(NOW)
     now = fail(world, path, NOW)
@@ -557,7 +557,7 @@ def test_all_destinations_of_a_request_are_guarded_before_the_first_circuit():
 
 
 def wish(destination, **options):
-    return PathWish(destination, 3, "uniform", **options)
+    return PathTerms(destination, 3, "uniform", **options)
 
 
 @pytest.mark.parametrize("trouble", ["no path", "protect", "limit"])
@@ -607,7 +607,7 @@ def test_both_families_block_the_other_version_until_the_last_such_path_ends(wor
     block = set(BLOCKED_FAMILY[6])
     carol = ip_network("203.0.114.11/32")
     first, second = world.paths.request_all(
-        [wish(BOB, both_families=True), wish(carol, both_families=True)], NOW
+        [wish(BOB, both_versions=True), wish(carol, both_versions=True)], NOW
     )
     assert world.guard.protected == {BOB, carol} | block
     world.paths.close(first.number, NOW)
@@ -619,7 +619,7 @@ def test_both_families_block_the_other_version_until_the_last_such_path_ends(wor
 def test_a_blocked_version_does_not_unguard_the_destination_of_a_path():
     world = World(exits_for_both())
     own = BLOCKED_FAMILY[4][1]  # a path may lead to a prefix that blocks as well
-    blocking, path = world.paths.request_all([wish(ALICE, both_families=True), wish(own)], NOW)
+    blocking, path = world.paths.request_all([wish(ALICE, both_versions=True), wish(own)], NOW)
     world.paths.close(blocking.number, NOW)
     assert world.guard.protected == {own}
     world.paths.close(path.number, NOW)
@@ -658,9 +658,9 @@ def test_the_revision_tells_of_every_change_of_what_is_wished(world):
     world.paths.handle(CircuitLost(path.circuit, LOST), NOW)
     assert not changed()
     world.paths.disown(path.number)
-    world.paths.request_all([PathWish(BOB, 2, "uniform")], NOW)
+    world.paths.request_all([PathTerms(BOB, 2, "uniform")], NOW)
     assert changed()
-    assert world.paths.wishes() == [PathWish(BOB, 2, "uniform")]
+    assert world.paths.wishes() == [PathTerms(BOB, 2, "uniform")]
     world.paths.close(BOB, NOW)
     assert changed()
     assert world.paths.wishes() == []

@@ -12,13 +12,13 @@ from overlay.errors import BackendError, ConfigurationError
 from sims.accept import command, routing
 from sims.accept.command import accept, run_each, table, write
 from sims.accept.experiment import Experiment, Measurement, with_values
+from sims.accept.experiment_result import CheckedValue, ExperimentResult, exactly, within
 from sims.accept.fidelity import point_of
 from sims.accept.figures import draw
 from sims.accept.ranges import check_ranges
 from sims.accept.registry import EXPERIMENTS
 from sims.accept.runner import parse_overrides, run, run_one, selected
-from sims.accept.verdict import Point, Verdict, exactly, within
-from sims.model.validation import MEASURES, Comparison
+from sims.vectorised.validation import MEASURES, Comparison
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ def test_points_hold_inside_their_band_and_nowhere_else():
     assert not within("c", 1, math.nan, 0.5, 0.1).passed
     assert exactly("c", 1, 0, 0).passed
     assert not exactly("c", 1, 1e-9, 0).passed
-    assert Point("c", 1, 5, None, 0, math.inf).passed
+    assert CheckedValue("c", 1, 5, None, 0, math.inf).passed
 
 
 def test_a_verdict_without_points_does_not_hold():
@@ -303,9 +303,9 @@ def test_a_band_that_holds_whatever_is_measured_is_not_judged():
 def test_points_of_different_units_are_drawn_in_rows(tmp_path):
     pytest.importorskip("matplotlib")
     points = tuple(
-        Point(f"measure {n}", 1000, n, None, 0.0, 5.0 + (n == 3) * 100) for n in range(14)
+        CheckedValue(f"measure {n}", 1000, n, None, 0.0, 5.0 + (n == 3) * 100) for n in range(14)
     )
-    verdict = Verdict("M1", "t", "tol", "nodes", "value", {}, points, 1.0, by_row=True)
+    verdict = ExperimentResult("M1", "t", "tol", "nodes", "value", {}, points, 1.0, by_row=True)
     draw(verdict, tmp_path)
     assert (tmp_path / "M1.png").stat().st_size > 1000
     assert "measure 13" in (tmp_path / "M1.svg").read_text()

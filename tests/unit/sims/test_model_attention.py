@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from overlay.dht.settings import DhtSettings
-from sims.model.attention import Attention
-from sims.model.fetching import fetch
-from sims.model.habits import Habits, Traffic, crawl_pause_s
-from sims.model.schedule import RESIGN_S, Publications, cookies_at_hand, signed_at
-from sims.model.tables import Known, Tables
-from sims.model.timing import Timing
-from sims.scenario.sections import Latency
+from sims.scenario.sections import LatencySection
+from sims.vectorised.attention import Attention
+from sims.vectorised.fetching import fetch
+from sims.vectorised.habits import BucketTraffic, Habits, crawl_pause_s
+from sims.vectorised.schedule import RESIGN_S, Publications, cookies_at_hand, signed_at
+from sims.vectorised.tables import Known, Tables
+from sims.vectorised.timing import CallTiming
 
 SETTINGS = DhtSettings()
 HABITS = Habits(
@@ -22,7 +22,7 @@ HABITS = Habits(
 NOW = 20_000.0
 BEFORE = np.full(50, -np.inf)
 NOBODY = np.array([])
-LATENCY = Latency("constant", 0.05)
+LATENCY = LatencySection("constant", 0.05)
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_nobody_forgets_who_is_there_and_everybody_who_is_long_gone():
 
 def test_far_contacts_are_missed_later_the_smaller_their_bucket():
     depths = range(6)
-    noticed = [Traffic.into(SETTINGS, HABITS, depth).notice_s(SETTINGS) for depth in depths]
+    noticed = [BucketTraffic.into(SETTINGS, HABITS, depth).notice_s(SETTINGS) for depth in depths]
     assert noticed == sorted(noticed)
     assert 60 < noticed[0] < 600
 
@@ -62,8 +62,8 @@ def test_far_contacts_are_missed_later_the_smaller_their_bucket():
 def test_more_traffic_finds_the_dead_sooner():
     busy = replace(HABITS, lookups_per_s=60 / 3600)
     for depth in range(5):
-        quiet = Traffic.into(SETTINGS, HABITS, depth).notice_s(SETTINGS)
-        assert Traffic.into(SETTINGS, busy, depth).notice_s(SETTINGS) < quiet
+        quiet = BucketTraffic.into(SETTINGS, HABITS, depth).notice_s(SETTINGS)
+        assert BucketTraffic.into(SETTINGS, busy, depth).notice_s(SETTINGS) < quiet
 
 
 def test_a_neighbour_falls_out_of_answers_at_the_first_walk_and_of_the_table_at_the_second():
@@ -160,13 +160,13 @@ def test_descriptors_are_signed_each_hour_of_a_session():
 
 
 def test_a_call_to_a_stranger_takes_two_round_trips_and_one_to_an_acquaintance_one(rng):
-    timing = Timing(LATENCY, SETTINGS, (1e9, 0.0), 60.0, (1.0, 1.0), rng)
+    timing = CallTiming(LATENCY, SETTINGS, (1e9, 0.0), 60.0, (1.0, 1.0), rng)
     assert timing.answered(np.array([True, False])) == pytest.approx([0.1, 0.2])
     assert timing.silence(np.array([True, False])) == pytest.approx([0.3, 0.5])
 
 
 def test_a_round_trip_is_forgotten_after_a_call_in_vain(rng):
-    timing = Timing(LATENCY, SETTINGS, (1e9, 1e9), 60.0, (0.0, 1.0), rng)
+    timing = CallTiming(LATENCY, SETTINGS, (1e9, 1e9), 60.0, (0.0, 1.0), rng)
     assert timing.silence(np.array([True, False])) == pytest.approx([0.5, 0.3])
 
 
@@ -184,7 +184,7 @@ def test_the_longer_somebody_is_gone_the_likelier_somebody_called():
 
 
 def test_a_record_is_fetched_from_three_at_a_time_until_three_had_it(rng):
-    timing = Timing(LATENCY, SETTINGS, (0.0, 0.0), 0.0, (1.0, 1.0), rng)
+    timing = CallTiming(LATENCY, SETTINGS, (0.0, 0.0), 0.0, (1.0, 1.0), rng)
     asked = np.ones((3, 5), np.bool_)
     has_it = np.array([[1, 1, 1, 1, 1], [0, 1, 1, 1, 1], [0, 0, 0, 0, 0]], np.bool_)
     found, took_s = fetch(asked, has_it, timing)

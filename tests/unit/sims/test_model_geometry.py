@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from overlay.dht.settings import DhtSettings
-from sims.model.lookups import look_up
-from sims.model.tables import ABSENT, Known, Tables
-from sims.model.xor import closest, common_prefix, subtree
+from sims.vectorised.lookups import look_up
+from sims.vectorised.tables import ABSENT, Known, Tables
+from sims.vectorised.xor import closest, common_prefix, subtree
 
 NOBODY = np.array([], np.uint64)
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from sims.churn.lifetimes import Exponential
-from sims.churn.models import PRESETS, SessionModel
-from sims.model.population import Population, is_hostile
+from sims.churn.session_models import PRESETS, SessionModel
+from sims.vectorised.population import VectorisedPopulation, is_hostile
 
 COUNT = 50_000
 
@@ -13,11 +13,11 @@ COUNT = 50_000
 def population(off_s=1800.0, **options):
     off = Exponential(off_s) if off_s else None
     sessions = SessionModel("test", Exponential(600.0), off)
-    return Population(COUNT, sessions, np.random.default_rng(3), **options)
+    return VectorisedPopulation(COUNT, sessions, np.random.default_rng(3), **options)
 
 
 def test_as_many_are_online_at_every_hour():
-    made = Population(COUNT, PRESETS["kad2007"], np.random.default_rng(5))
+    made = VectorisedPopulation(COUNT, PRESETS["kad2007"], np.random.default_rng(5))
     for hour in range(6):
         made.advance(hour * 3600.0)
         assert len(made.live()) / COUNT == pytest.approx(
@@ -27,7 +27,7 @@ def test_as_many_are_online_at_every_hour():
 
 def test_those_met_online_stay_as_long_as_renewal_theory_says():
     sessions = PRESETS["kad2007"]
-    made = Population(COUNT, sessions, np.random.default_rng(5))
+    made = VectorisedPopulation(COUNT, sessions, np.random.default_rng(5))
     at_first = np.flatnonzero(made.online)
     made.advance(7200.0)
     stayed = made.online[at_first] & np.isneginf(made.online_since[at_first])

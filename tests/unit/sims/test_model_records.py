@@ -5,10 +5,10 @@ import pytest
 
 from overlay.dht.settings import DhtSettings
 from sims.churn.lifetimes import Exponential
-from sims.churn.models import SessionModel
-from sims.model.population import Population, Sessions
-from sims.model.records import holders_of
-from sims.model.topology import TopologyTables
+from sims.churn.session_models import SessionModel
+from sims.vectorised.population import Sessions, VectorisedPopulation
+from sims.vectorised.records import holders_of
+from sims.vectorised.topology import TopologyTables
 
 KEY = np.array([0], np.uint64)
 NEVER = np.array([np.inf])
@@ -63,7 +63,7 @@ def test_holders_are_told_among_candidates():
 def crawled(count=400, now=900.0, settings=None, hostile_share=0.0):
     model = SessionModel("test", Exponential(600.0), Exponential(600.0))
     rng = np.random.default_rng(2)
-    population = Population(count, model, rng, memory_s=3600.0)
+    population = VectorisedPopulation(count, model, rng, memory_s=3600.0)
     tables = TopologyTables(2, settings or DhtSettings(), rng)
     while (due := tables.next_crawl()) <= now:
         population.advance(due)

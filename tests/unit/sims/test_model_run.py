@@ -7,10 +7,10 @@ import pytest
 
 from overlay.dht.settings import DhtSettings
 from overlay.errors import ConfigurationError
-from sims.churn.models import PRESETS
-from sims.model.run import run_model
-from sims.model.settings import Bounds
-from sims.scenario.model import Adversary, Arrival, Circuits, Latency, Scenario
+from sims.churn.session_models import PRESETS
+from sims.scenario.scenario import Adversary, Arrival, Circuits, LatencySection, Scenario
+from sims.vectorised.run import run_model
+from sims.vectorised.settings import Bounds
 
 SCENARIO = Scenario(
     nodes=5000,
@@ -106,8 +106,8 @@ def test_a_run_stops_when_asked_and_keeps_what_it_has():
     "beyond",
     [
         {"arrival": Arrival(kind="partition")},
-        {"latency": Latency(model="geographic")},
-        {"latency": Latency(loss=0.01)},
+        {"latency": LatencySection(model="geographic")},
+        {"latency": LatencySection(loss=0.01)},
         {"adversary": Adversary(share=0.1, behaviours=("lie",))},
         {"crawls": "all"},
     ],

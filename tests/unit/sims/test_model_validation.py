@@ -8,10 +8,10 @@ import pytest
 from sims.accept import fidelity
 from sims.accept.fidelity import M1, scenario_of
 from sims.accept.runner import run_one
-from sims.model.validation import MEASURES, Measure, compare, compare_outcomes
 from sims.results.metrics import METRICS
-from sims.results.model import Observations, RunOutcome
-from sims.scenario.model import Scenario
+from sims.results.observations import Observations, RunOutcome
+from sims.scenario.scenario import Scenario
+from sims.vectorised.validation import MEASURES, Measure, compare, compare_outcomes
 
 SCENARIO = Scenario(nodes=100, warm_up_s=100.0, duration_s=200.0, seeds=1)
 

@@ -10,9 +10,10 @@ from sims.results.catalogue import metrics_page
 from sims.results.comparison import differences
 from sims.results.condensed import BINS, condense
 from sims.results.curves import count_band, over_time, quantile_band
+from sims.results.expectation_result import verdicts
 from sims.results.metrics import GROUPS, METRICS, metric_of
-from sims.results.model import Observations, RunOutcome
 from sims.results.numbers import duration, interval, number
+from sims.results.observations import Observations, RunOutcome
 from sims.results.record import record_of
 from sims.results.statistics import (
     bootstrap_estimate,
@@ -22,9 +23,8 @@ from sims.results.statistics import (
     wilson_interval,
 )
 from sims.results.survival import survival_quantiles
-from sims.results.verdict import verdicts
 from sims.scenario.expectation import Expectation
-from sims.scenario.model import Scenario
+from sims.scenario.scenario import Scenario
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,16 @@ import pytest
 from overlay.errors import ConfigurationError
 from sims.scenario.expectation import Expectation
 from sims.scenario.files import load_scenario, shipped_names
-from sims.scenario.model import Adversary, Arrival, Churn, Circuits, Latency, Parameters, Scenario
 from sims.scenario.plain import plain_of, scenario_of, set_by_name
+from sims.scenario.scenario import (
+    Adversary,
+    Arrival,
+    Churn,
+    Circuits,
+    LatencySection,
+    Parameters,
+    Scenario,
+)
 from sims.scenario.study import Axis, Study, parse_axis, study_of
 from sims.scenario.toml import parse_toml, render_toml
 
@@ -54,8 +62,8 @@ def test_a_scenario_crosses_to_workers_and_into_sets():
         (lambda: Arrival("equilibrium", share=0.3), "says nothing about 'equilibrium'"),
         (lambda: Arrival("partition", share=1.0), "leaves nobody on the other side"),
         (lambda: Arrival("mass-failure", share=3.0), "more than all nodes"),
-        (lambda: Latency(low_s=0.5, high_s=0.1), "swap them"),
-        (lambda: Latency(matrix="m.csv"), 'model = "geographic"'),
+        (lambda: LatencySection(low_s=0.5, high_s=0.1), "swap them"),
+        (lambda: LatencySection(matrix="m.csv"), 'model = "geographic"'),
         (lambda: Scenario(nodes=10, circuits=Circuits(10)), "leaves no relay"),
         (lambda: Scenario(fidelity="model", verify_signatures=True), "has no meaning"),
         (lambda: Scenario(duration_s=60, arrival=Arrival("mass-failure")), "after the end"),

@@ -12,12 +12,12 @@ import pytest
 from overlay.errors import ConfigurationError
 from sims.participants.machine import Machine
 from sims.run import Simulation, run
-from sims.scenario.model import (
+from sims.scenario.scenario import (
     Adversary,
     Arrival,
     Churn,
     Circuits,
-    Latency,
+    LatencySection,
     Parameters,
     Scenario,
 )
@@ -56,7 +56,7 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another():
 @pytest.mark.parametrize("circuits", [0, 1])
 def test_the_run_depends_on_no_hash_seed(circuits):
     program = (
-        "from sims.run import run; from sims.scenario.model import *\n"
+        "from sims.run import run; from sims.scenario.scenario import *\n"
         "print(run(Scenario(nodes=40, duration_s=200.0, warm_up_s=100.0,"
         f" churn=Churn('p2psim'), circuits=Circuits(clients={circuits}),"
         " adversary=Adversary(0.2, ('drop', 'lie', 'replay'))), 5).digest)"
@@ -237,7 +237,7 @@ def test_a_run_that_is_stopped_says_so_and_keeps_what_it_measured():
         ({"dht": {"no_such": 1}}, "no_such"),
         ({"dht": {"alpha": 900}}, "alpha"),
         ({"churn": Churn("unheard-of")}, "unheard-of"),
-        ({"latency": Latency("geographic", matrix="/nonexistent/matrix")}, "matrix"),
+        ({"latency": LatencySection("geographic", matrix="/nonexistent/matrix")}, "matrix"),
     ],
 )
 def test_a_scenario_that_asks_for_what_there_is_not_gets_one_sentence(changes, named):

@@ -9,8 +9,8 @@ import pytest
 from sims.churn import PRESETS
 from sims.results.metrics import METRICS
 from sims.scenario.expectation import Expectation
-from sims.scenario.model import Scenario
 from sims.scenario.plain import SECTIONS
+from sims.scenario.scenario import Scenario
 from sims.scenario.sections import meaning
 from sims.scenario.toml import parse_toml
 

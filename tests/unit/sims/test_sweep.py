@@ -10,11 +10,11 @@ import pytest
 from tiny_engine import endless_run, fragile_run, tiny_run
 
 from overlay.errors import BackendError, ConfigurationError
-from sims.results.model import RunOutcome
+from sims.results.observations import RunOutcome
 from sims.results.reading import read_results
 from sims.results.record import RunFailure
 from sims.scenario.files import load_tables, shipped_names
-from sims.scenario.model import Scenario
+from sims.scenario.scenario import Scenario
 from sims.scenario.study import parse_axis, study_of
 from sims.sweep import checks
 from sims.sweep.checks import check_study

@@ -6,7 +6,7 @@ from random import Random
 import numpy as np
 import pytest
 
-from sims.theory import eclipse, geometry, paths, records, special, tables
+from sims.theory import disjoint_paths, eclipse, geometry, records, special, tables
 
 # -- special functions
 
@@ -252,20 +252,20 @@ def test_online_deviation_is_binomial():
 )
 def test_disjoint_paths_are_the_printed_ones(malicious, length, printed):
     for count, value in zip((1, 2, 4, 8), printed, strict=True):
-        success = paths.disjoint_path_success(malicious, length, count)
+        success = disjoint_paths.disjoint_path_success(malicious, length, count)
         assert success == pytest.approx(value, abs=1e-3)
 
 
 def test_disjoint_paths_of_unequal_length():
-    mean = paths.mean_disjoint_path_success(0.25, [[1, 2], [3, 3]])
+    mean = disjoint_paths.mean_disjoint_path_success(0.25, [[1, 2], [3, 3]])
     first = 1 - 0.25 * (1 - 0.75**2)
-    assert mean == pytest.approx((first + paths.disjoint_path_success(0.25, 3, 2)) / 2)
+    assert mean == pytest.approx((first + disjoint_paths.disjoint_path_success(0.25, 3, 2)) / 2)
 
 
 def test_rounds_that_wait_for_a_timeout():
-    assert paths.round_times_out(0.1, 3) == pytest.approx(0.27, abs=0.005)
-    assert paths.round_times_out(0.3, 3) == pytest.approx(0.66, abs=0.005)
-    assert paths.round_times_out(0.25, 1) == 0.25
+    assert disjoint_paths.round_times_out(0.1, 3) == pytest.approx(0.27, abs=0.005)
+    assert disjoint_paths.round_times_out(0.3, 3) == pytest.approx(0.66, abs=0.005)
+    assert disjoint_paths.round_times_out(0.25, 1) == 0.25
 
 
 # -- eclipse

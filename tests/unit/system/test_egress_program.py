@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from overlay.system.egress_program import EgressRule, Field, compile_egress
-from overlay.system.guard_egress import guard_programs
+from overlay.system.kill_switch_egress import guard_programs
 from overlay.system.rtnetlink import Route, RouteKind
 
 PASS, DROP = 0xFFFFFFFF, 2

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from overlay.exit_policy import ExitPolicy, ExitRule
 from overlay.system.exit_limits import ExitLimits, limit_rules, within_kernel_table
-from overlay.system.exit_plan import ExitPlan, exit_rules
+from overlay.system.exit_networks import ExitNetworks, exit_rules
 from overlay.system.iptables import render_iptables
 from overlay.system.nftables import render_nftables
 from overlay.system.packet_filter import ConnectionLimit, FilterTable, Hook, Verdict
@@ -22,7 +22,9 @@ OWN = (ipaddress.ip_network("203.0.114.1/32"), ipaddress.ip_network("2a00::1/128
 
 @pytest.mark.parametrize("policy", [None, ALL], ids=["userspace", "kernel"])
 def test_every_pool_is_limited_and_refused_before_anything_is_accepted(policy):
-    plan = ExitPlan("exit0", (POOL4, POOL6), 1280, ("eth0",), policy, limits=LIMITS, refused=OWN)
+    plan = ExitNetworks(
+        "exit0", (POOL4, POOL6), 1280, ("eth0",), policy, limits=LIMITS, refused=OWN
+    )
     rules = [rule for rule in exit_rules(plan) if rule.hook is Hook.FORWARD]
     for pool, own in zip((POOL4, POOL6), OWN, strict=True):
         accepted = [
@@ -85,7 +87,7 @@ def test_zero_means_no_limit():
 
 
 def table():
-    plan = ExitPlan("exit0", (POOL4, POOL6), 1280, ("eth0",), limits=LIMITS)
+    plan = ExitNetworks("exit0", (POOL4, POOL6), 1280, ("eth0",), limits=LIMITS)
     return FilterTable("exit", 1, exit_rules(plan))
 
 
@@ -114,7 +116,7 @@ def test_iptables_counts_first_packets(version, length):
 
 
 def test_a_kernel_exit_drops_circuits_of_a_pool_that_the_host_has_begun_to_use():
-    plan = ExitPlan("exit0", (POOL6,), 1280, ("eth0",), ALL, left=(POOL4,))
+    plan = ExitNetworks("exit0", (POOL6,), 1280, ("eth0",), ALL, left=(POOL4,))
     first = next(rule for rule in exit_rules(plan) if rule.source == POOL4)
     assert (first.hook, first.verdict) == (Hook.PREROUTING, Verdict.DROP)
     assert (first.source, first.ipsec_in) == (POOL4, True)

@@ -10,14 +10,14 @@ from overlay.system.host_events import (
     FilterChanged,
     IpsecChanged,
     LinkChanged,
-    NetlinkFamily,
+    NetlinkProtocol,
     RouteChanged,
     RuleChanged,
     parse_events,
 )
 from overlay.system.netlink_messages import attribute, message
 
-ROUTE = NetlinkFamily.ROUTE
+ROUTE = NetlinkProtocol.ROUTE
 
 
 def link(kind, *, flags=0x41, name=b"eth0\0"):
@@ -66,20 +66,20 @@ def test_rules_filters_and_policies():
     assert parse_events(ROUTE, message(45, 0, egress)) == [EgressChanged(4)]
     generation = b"\0\0\0\0" + attribute(1, struct.pack(">I", 77))
     changed = message(10 << 8 | 15, 0, generation)
-    assert parse_events(NetlinkFamily.NETFILTER, changed) == [FilterChanged(77)]
-    assert parse_events(NetlinkFamily.XFRM, message(0x1D, 0, b"")) == [IpsecChanged(True, True)]
-    assert parse_events(NetlinkFamily.XFRM, message(0x13, 0, b"")) == []
+    assert parse_events(NetlinkProtocol.NETFILTER, changed) == [FilterChanged(77)]
+    assert parse_events(NetlinkProtocol.XFRM, message(0x1D, 0, b"")) == [IpsecChanged(True, True)]
+    assert parse_events(NetlinkProtocol.XFRM, message(0x13, 0, b"")) == []
 
 
 def test_the_same_event_is_told_once():
     assert len(parse_events(ROUTE, link(16) * 50)) == 1
 
 
-@given(st.sampled_from(NetlinkFamily), st.binary(max_size=200))
+@given(st.sampled_from(NetlinkProtocol), st.binary(max_size=200))
 def test_any_bytes_give_events_or_none(family, data):
     assert isinstance(parse_events(family, data), list)
 
 
-@given(st.sampled_from(NetlinkFamily), st.integers(0, 0xFFFF), st.binary(max_size=80))
+@given(st.sampled_from(NetlinkProtocol), st.integers(0, 0xFFFF), st.binary(max_size=80))
 def test_any_message_gives_at_most_one_event(family, kind, body):
     assert len(parse_events(family, message(kind, 0, body))) <= 1

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from overlay.exit_policy import ExitPolicy, ExitRule
 from overlay.special_networks import FORBIDDEN_NETWORKS
-from overlay.system.destination_guard import ipsec_guard_filter
-from overlay.system.exit_plan import ExitPlan, exit_rules
+from overlay.system.exit_networks import ExitNetworks, exit_rules
 from overlay.system.fragmenting_device import REROUTE_MARK
-from overlay.system.ipsec_wall import wall_rules
+from overlay.system.ipsec_firewall import wall_rules
 from overlay.system.iptables import render_iptables
+from overlay.system.kill_switch import ipsec_guard_filter
 from overlay.system.marks import ANSWER_MARK, LARGE_MARK
 from overlay.system.nftables import render_nftables
 from overlay.system.packet_filter import FilterTable, Hook, Rule, Verdict, silently
@@ -139,7 +139,7 @@ policies = st.builds(
 
 
 def plan(policy):
-    return ExitPlan("anonsec0", (POOL4, POOL6), 1038, ("eth0",), policy, ("eth1",))
+    return ExitNetworks("anonsec0", (POOL4, POOL6), 1038, ("eth0",), policy, ("eth1",))
 
 
 @pytest.mark.slow

@@ -4,10 +4,10 @@ import ipaddress
 
 import pytest
 
-from overlay.system.destination_guard import guard_filter, ipsec_guard_filter
-from overlay.system.exit_plan import ExitPlan, exit_gateway, exit_rules
+from overlay.system.exit_networks import ExitNetworks, exit_gateway, exit_rules
 from overlay.system.exit_probe import probe_address
 from overlay.system.iptables import render_iptables
+from overlay.system.kill_switch import guard_filter, ipsec_guard_filter
 from overlay.system.marks import ANSWER_MARK
 from overlay.system.nftables import render_bridge, render_nftables
 from overlay.system.packet_filter import FilterTable, Hook, Rule, Verdict
@@ -288,7 +288,7 @@ def test_chain_names_fit_iptables_for_every_table_number():
 EXIT = FilterTable(
     "exit",
     MARK,
-    exit_rules(ExitPlan("exit0", (POOL4, POOL6), 1280, ("eth0", "wan1"))),
+    exit_rules(ExitNetworks("exit0", (POOL4, POOL6), 1280, ("eth0", "wan1"))),
     ("net/ipv4/conf/eth0/forwarding=0",),
 )
 
@@ -373,7 +373,7 @@ def test_a_flow_label_is_refused_in_the_words_of_each_filter():
 
 
 def test_an_exit_of_one_ip_version_drops_the_other_at_its_door():
-    rules = exit_rules(ExitPlan("exit0", (POOL4,), 1280, ("eth0",)))
+    rules = exit_rules(ExitNetworks("exit0", (POOL4,), 1280, ("eth0",)))
     expected = Rule(hook=Hook.PREROUTING, verdict=Verdict.DROP, in_device="exit0", version=6)
     assert expected in rules
     table = FilterTable("exit", MARK, rules)
@@ -406,7 +406,7 @@ def test_a_probe_has_the_mark_of_circuits_and_counts_on_the_way_out_alone():
 
 
 def test_each_ip_version_leaves_by_its_own_devices():
-    plan = ExitPlan("exit0", (POOL4, POOL6), 1280, ("tun0",), outward6=("eth0",))
+    plan = ExitNetworks("exit0", (POOL4, POOL6), 1280, ("tun0",), outward6=("eth0",))
     accepted = {
         (rule.version, rule.out_device)
         for rule in exit_rules(plan)
@@ -425,7 +425,7 @@ def test_each_ip_version_leaves_by_its_own_devices():
 
 
 def test_what_forwarded_nothing_before_forwards_for_circuits_alone():
-    plan = ExitPlan("exit0", (POOL4, POOL6), 1280, ("eth0",), closed=("eth0",), closed6=True)
+    plan = ExitNetworks("exit0", (POOL4, POOL6), 1280, ("eth0",), closed=("eth0",), closed6=True)
     last = [rule for rule in exit_rules(plan) if rule.hook is Hook.FORWARD][-2:]
     assert last == [
         Rule(hook=Hook.FORWARD, verdict=Verdict.DROP, version=4, in_device="eth0"),

@@ -1,0 +1,307 @@
+"""The soft state of circuits: the paper's Anonymous Connections Information Manager.
+
+::
+
+    source   RequestedCircuit -> PendingCircuit -> OpenCircuit
+             (waits for a link)  (onion sent)      (confirmed)
+    hop      HeldCircuit -> RelayedCircuit         ExitCircuit
+             (waits for a link)  (installed)       (installed)
+
+A type per phase: what a phase does not have, it does not name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from overlay.addresses import CircuitAddress, IpNetwork, OverlayAddress
+from overlay.apm.circuits import ExitIpsecInfo, OnionSas, RelayIpsecInfo, SourceIpsecInfo
+from overlay.apm.inner_addresses import InnerAddresses
+from overlay.apm.keepalive import CircuitWatch
+from overlay.apm.layer import RelayLayer
+from overlay.apm.translator import FIRST_CIRCUIT_REQID
+from overlay.errors import InternalError, Refused
+from overlay.ipsec.interface import IpsecConfiguration, Spi
+from overlay.selection.selector import MixPath
+
+__all__ = [
+    "CircuitTable",
+    "ExitCircuit",
+    "HeldCircuit",
+    "HopCircuit",
+    "InstalledHopCircuit",
+    "OpenCircuit",
+    "PendingCircuit",
+    "RelayedCircuit",
+    "RequestedCircuit",
+    "SourceCircuit",
+    "swapped_lent",
+    "with_renewed_sas",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class RequestedCircuit:
+    """A circuit of ours whose first link is not up yet."""
+
+    number: int
+    path: MixPath
+    destination: IpNetwork
+
+
+@dataclass(frozen=True, slots=True)
+class PendingCircuit:
+    """A circuit of ours whose onion is under way."""
+
+    number: int
+    path: MixPath
+    destination: IpNetwork
+    ipsec: SourceIpsecInfo
+
+
+@dataclass(frozen=True, slots=True)
+class OpenCircuit:
+    """A circuit of ours that carries packets; times in Unix seconds."""
+
+    number: int
+    path: MixPath
+    destination: IpNetwork
+    ipsec: SourceIpsecInfo
+    inner_addresses: InnerAddresses
+    inner_configuration: IpsecConfiguration
+    opened_at: float
+    expires_at: float
+    watch: CircuitWatch
+    ticket: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class HeldCircuit:
+    """Somebody's circuit that waits here for the link to its next hop."""
+
+    number: int
+    previous: OverlayAddress
+    sas: OnionSas
+    layer: RelayLayer
+    peeled: bytes
+
+    @property
+    def next_hop(self) -> OverlayAddress:
+        """Whom the onion is for."""
+        return self.layer.next_hop.overlay_address
+
+
+@dataclass(frozen=True, slots=True)
+class RelayedCircuit:
+    """Somebody's circuit that passes here."""
+
+    number: int
+    previous: OverlayAddress
+    sas: OnionSas
+    next_hop: OverlayAddress
+    ipsec: RelayIpsecInfo
+    opened_at: float
+    expires_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class ExitCircuit:
+    """A circuit of another node that ends here; ``confirmations`` counts those sent.
+
+    ``ticket`` belongs to the inner addresses and moves with them to another circuit.
+    """
+
+    number: int
+    previous: OverlayAddress
+    sas: OnionSas
+    ipsec: ExitIpsecInfo
+    ticket: bytes
+    opened_at: float
+    expires_at: float
+    confirmations: int = 0
+    confirmed: bool = False
+
+
+SourceCircuit = RequestedCircuit | PendingCircuit | OpenCircuit
+InstalledHopCircuit = RelayedCircuit | ExitCircuit
+HopCircuit = HeldCircuit | RelayedCircuit | ExitCircuit
+
+
+def with_renewed_sas(circuit: InstalledHopCircuit, sas: OnionSas) -> InstalledHopCircuit:
+    """Return somebody's circuit with SAs in the place of those that it has."""
+    match circuit:
+        case RelayedCircuit():
+            ipsec = dataclasses.replace(circuit.ipsec, sas=sas)
+            return dataclasses.replace(circuit, sas=sas, ipsec=ipsec)
+        case ExitCircuit():
+            exit_ipsec = dataclasses.replace(circuit.ipsec, sas=sas)
+            return dataclasses.replace(circuit, sas=sas, ipsec=exit_ipsec)
+
+
+def swapped_lent(one: ExitCircuit, other: ExitCircuit) -> tuple[ExitCircuit, ExitCircuit]:
+    """Return both circuits, each with the inner addresses and the ticket of the other."""
+    return _with_lent(one, other), _with_lent(other, one)
+
+
+def _with_lent(circuit: ExitCircuit, giver: ExitCircuit) -> ExitCircuit:
+    ipsec = dataclasses.replace(circuit.ipsec, inner_addresses=giver.ipsec.inner_addresses)
+    return dataclasses.replace(circuit, ipsec=ipsec, ticket=giver.ticket)
+
+
+class CircuitTable:
+    """All circuits of this node, in any role, by their process-local numbers.
+
+    Sole owner of the soft state. The two sides of signalling bound it with
+    ``max_source_circuits`` and ``max_circuits`` before they add.
+    """
+
+    def __init__(self) -> None:
+        self._numbers = itertools.count(1)
+        self._reqids = itertools.count(FIRST_CIRCUIT_REQID)
+        self._sources: dict[int, SourceCircuit] = {}
+        self._hops: dict[int, HopCircuit] = {}
+        self._addresses: dict[CircuitAddress, int] = {}
+        self._forward_spis: set[Spi] = set()
+        self._tickets: dict[bytes, int] = {}
+
+    def new_number(self) -> int:
+        """Return a number that no circuit of this process has had."""
+        return next(self._numbers)
+
+    def new_reqid(self) -> int:
+        """Return a reqid that no SA of this process has had."""
+        return next(self._reqids)
+
+    def request_ipsec_info(self, number: int) -> SourceIpsecInfo | RelayIpsecInfo | ExitIpsecInfo:
+        """Return what the translator needs of a circuit (``nitcm_request_ipsec_info()``).
+
+        Raises:
+            InternalError: there is no such circuit, or it waits for a link.
+        """
+        circuit = self._sources.get(number) or self._hops.get(number)
+        if circuit is None or isinstance(circuit, RequestedCircuit | HeldCircuit):
+            raise InternalError("a circuit has no IPsec information yet, or any more")
+        return circuit.ipsec
+
+    def uses(self, address: CircuitAddress) -> bool:
+        """Tell whether a circuit address belongs to a circuit here, in any role."""
+        return address in self._addresses
+
+    def has_hop_with(self, forward_spi: Spi) -> bool:
+        """Tell whether somebody's circuit has this SPI towards us.
+
+        SPIs of links and of our own circuits do not count: those SAs have another destination
+        (RFC 4301, section 4.1), and whoever chose ``forward_spi`` must not learn of them.
+        """
+        return forward_spi in self._forward_spis
+
+    def claim_forward_spi(self, spi: Spi) -> None:
+        """Take an SPI towards us, for an SA that replaces one.
+
+        Raises:
+            Refused: a circuit of others has it.
+        """
+        if self.has_hop_with(spi):
+            raise Refused("another SA towards this host has the same SPI")
+        self._forward_spis.add(spi)
+
+    def release_forward_spi(self, spi: Spi) -> None:
+        """Give back an SPI of an SA that no circuit has any more."""
+        self._forward_spis.discard(spi)
+
+    # --- circuits of ours ---
+
+    def put_source(self, circuit: SourceCircuit) -> None:
+        """Add a circuit of ours, or replace it by its next phase."""
+        self._sources[circuit.number] = circuit
+        if not isinstance(circuit, RequestedCircuit):
+            for sas in circuit.ipsec.hops:
+                self._addresses[sas.near] = circuit.number
+
+    def source(self, number: int) -> SourceCircuit | None:
+        """Return a circuit of ours."""
+        return self._sources.get(number)
+
+    def sources(self) -> list[SourceCircuit]:
+        """Return all circuits of ours, in the order in which they were asked for."""
+        return list(self._sources.values())
+
+    def source_by_near(
+        self, near: CircuitAddress, hop: OverlayAddress
+    ) -> tuple[PendingCircuit | OpenCircuit, int] | None:
+        """Return our circuit with this address towards this hop, and the hop's position."""
+        circuit = self._sources.get(self._addresses.get(near, 0))
+        if circuit is None or isinstance(circuit, RequestedCircuit):
+            return None
+        for position, sas in enumerate(circuit.ipsec.hops, start=1):
+            if sas.near == near and sas.hop == hop:
+                return circuit, position
+        return None
+
+    def remove_source(self, number: int) -> None:
+        """Forget a circuit of ours."""
+        circuit = self._sources.pop(number)
+        if not isinstance(circuit, RequestedCircuit):
+            for sas in circuit.ipsec.hops:
+                del self._addresses[sas.near]
+
+    # --- circuits of others ---
+
+    def put_hop(self, circuit: HopCircuit) -> None:
+        """Add somebody's circuit, or replace it by its next phase."""
+        if circuit.number not in self._hops:
+            self._forward_spis.add(circuit.sas.forward_spi)
+            for address in _addresses_of(circuit):
+                self._addresses[address] = circuit.number
+        self._hops[circuit.number] = circuit
+        if isinstance(circuit, ExitCircuit):
+            self._tickets[circuit.ticket] = circuit.number
+
+    def hop(self, number: int) -> HopCircuit | None:
+        """Return somebody's circuit."""
+        return self._hops.get(number)
+
+    def hops(self) -> list[HopCircuit]:
+        """Return all circuits of others."""
+        return list(self._hops.values())
+
+    def hop_by_near(self, near: CircuitAddress) -> HopCircuit | None:
+        """Return the circuit whose source speaks to us from this address."""
+        circuit = self._hops.get(self._addresses.get(near, 0))
+        return circuit if circuit is not None and circuit.sas.near == near else None
+
+    def exit_with(self, ticket: bytes) -> ExitCircuit | None:
+        """Return the circuit that has the inner addresses of a ticket."""
+        circuit = self._hops.get(self._tickets.get(ticket, 0))
+        return circuit if isinstance(circuit, ExitCircuit) else None
+
+    def count_hops(self, matching: Callable[[HopCircuit], bool]) -> int:
+        """Count the circuits of others that match."""
+        return sum(matching(circuit) for circuit in self._hops.values())
+
+    def hops_in_total(self) -> int:
+        """Return how many circuits of others there are."""
+        return len(self._hops)
+
+    def remove_hop(self, number: int) -> None:
+        """Forget somebody's circuit."""
+        circuit = self._hops.pop(number)
+        for address in _addresses_of(circuit):
+            if self._addresses.pop(address, None) != number:
+                raise InternalError("a circuit address belonged to another circuit")
+        self._forward_spis.discard(circuit.sas.forward_spi)
+        if isinstance(circuit, ExitCircuit):
+            self._tickets.pop(circuit.ticket, None)
+
+
+def _addresses_of(circuit: HopCircuit) -> tuple[CircuitAddress, ...]:
+    match circuit:
+        case HeldCircuit():
+            return circuit.sas.near, circuit.layer.far
+        case RelayedCircuit():
+            return circuit.sas.near, circuit.ipsec.far
+        case ExitCircuit():
+            return (circuit.sas.near,)

@@ -1,0 +1,139 @@
+"""The first lines of ``overlay status``: what works, what does not, and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Final
+
+from overlay.control.service import PathReport, StatusReport
+
+__all__ = ["judged"]
+
+_LEARNING_S: Final = 20.0
+"""After its start, how long a node may need to join and to learn of Mix-nodes."""
+
+_MOST_PATHS: Final = 3
+"""Paths whose trouble the verdict explains; ``overlay path list`` has all of them."""
+
+
+def judged(
+    report: StatusReport, paths: Sequence[PathReport], bootstrap: Sequence[str]
+) -> StatusReport:
+    """Return the report with its verdict: a short paragraph, the worst trouble first.
+
+    Args:
+        report: how the node is; its own ``verdict`` does not matter.
+        paths: all paths of the user.
+        bootstrap: endpoints that the node joins through, as text.
+    """
+    troubles = [
+        *_exposed(report),
+        *(f"No exit: {_sentence(problem)}" for problem in report.exit_problems),
+        *_membership(report, bootstrap),
+        *_paths(paths),
+    ]
+    works = _works(report, paths, well=not troubles)
+    verdict = " ".join([*troubles, works, *_notes(report)])
+    return replace(report, verdict=verdict, works=not troubles)
+
+
+def _exposed(report: StatusReport) -> Iterable[str]:
+    if report.unprotected:
+        because = f", because {report.unprotected_reason}" if report.unprotected_reason else ""
+        yield _sentence(
+            f"NOT PROTECTED: packets to {_listed(report.unprotected)} can leave directly{because}"
+        )
+    elif report.protection:
+        yield (
+            f"The protection of destinations is not complete ({_listed(report.protection)} is "
+            "missing); the node tries to repair it. For the cause, run: overlay doctor."
+        )
+
+
+def _membership(report: StatusReport, bootstrap: Sequence[str]) -> Iterable[str]:
+    if not (report.joined and report.mix_nodes):
+        yield from (f"Network: {_sentence(problem)}" for problem in report.network_problems)
+    if not report.joined:
+        yield f"This node has not joined the overlay: {_not_joined(report, bootstrap)}"
+    elif not report.mix_nodes:
+        what = "it is still learning of Mix-nodes; wait a few seconds."
+        if report.uptime_s >= _LEARNING_S:
+            what = "none of the nodes that it found offers to carry circuits; wait for more."
+        yield f"This node has joined the overlay, but has no path yet: {what}"
+    elif not report.exits and not report.exit_problems:
+        yield (
+            "No Mix-node that this node knows is an exit, so no path can be opened; wait for one, "
+            "or ask an operator."
+        )
+
+
+def _not_joined(report: StatusReport, bootstrap: Sequence[str]) -> str:
+    strangers = report.drops.get("dht_other_network", 0)
+    if strangers:
+        return (
+            f"{strangers} packets of another overlay arrived, so compare [network] network_id "
+            f'("{report.network_id}" here) with that of the bootstrap node.'
+        )
+    if report.contacts:
+        return "a bootstrap node answered, and the node is looking around; wait a few seconds."
+    if not bootstrap:
+        return 'it knows no other node; name one with "overlay up --bootstrap ADDRESS:PORT".'
+    if report.uptime_s < _LEARNING_S:
+        return f"it waits for an answer of {_listed(bootstrap)}."
+    verb = "does" if len(bootstrap) == 1 else "do"
+    return (
+        f"{_listed(bootstrap)} {verb} not answer; check the address, that the other side has the "
+        f'network_id "{report.network_id}" too, both clocks (date -u), and that UDP passes. For '
+        "what this host lacks, run: overlay doctor."
+    )
+
+
+def _paths(paths: Sequence[PathReport]) -> Iterable[str]:
+    ill = [path for path in paths if path.state != "open"]
+    for path in ill[:_MOST_PATHS]:
+        why = f", because {path.trouble}" if path.trouble else ""
+        yield f"Path {path.number} is {path.state}{why}; {_going_on(path)}."
+    if len(ill) > _MOST_PATHS:
+        yield f"{len(ill) - _MOST_PATHS} more paths are not open; see: overlay path list."
+
+
+def _going_on(path: PathReport) -> str:
+    if path.state == "closing":
+        return "the host did not end its guard yet, and the node tries again"
+    if path.next_try_s is not None:
+        return f"the next attempt follows in {path.next_try_s:.0f} s"
+    return "a circuit is being built now"
+
+
+def _works(report: StatusReport, paths: Sequence[PathReport], *, well: bool) -> str:
+    """Return what works at present."""
+    works = []
+    if report.joined:
+        works.append(
+            f"it has joined the overlay ({report.contacts} contacts, {report.mix_nodes} Mix-nodes, "
+            f"{report.exits} exits)"
+        )
+    carried = sum(path.state == "open" for path in paths)
+    if paths:
+        works.append(f"{carried} of {len(paths)} paths are open")
+    if not works:
+        return "Nothing can be carried until then."
+    lead = "This node works" if well else "What works"
+    what = " and ".join(works)
+    hint = "" if paths or not well else "; open a path with: overlay path open DESTINATION"
+    return f"{lead}: {what}{hint}."
+
+
+def _notes(report: StatusReport) -> Iterable[str]:
+    """Return what limits the node though paths can be had, as a host without a public address."""
+    if report.joined and report.mix_nodes:
+        yield from (f"Note: {_sentence(problem)}" for problem in report.network_problems)
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
+def _listed(values: Sequence[str]) -> str:
+    return ", ".join(values[:4]) + (f" and {len(values) - 4} more" if len(values) > 4 else "")

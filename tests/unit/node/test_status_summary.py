@@ -1,0 +1,113 @@
+from dataclasses import replace
+
+import pytest
+
+from overlay.control.service import PathReport, StatusReport
+from overlay.node.status_summary import judged
+
+WELL = StatusReport(
+    version="0",
+    node_id="ab" * 20,
+    overlay_address="fd6d:6978::7",
+    network_id="test",
+    uptime_s=60.0,
+    backend="userspace",
+    backend_reason="it is named",
+    roles=(),
+    listen=(),
+    joined=True,
+    contacts=7,
+    mix_nodes=6,
+    exits=2,
+    links=1,
+    circuits_own=0,
+    circuits_relayed=0,
+    circuits_exit=0,
+    counters={},
+    drops={},
+    protected=(),
+    protection=(),
+    tfc="none",
+    forwarding="standard",
+)
+ALONE = replace(WELL, joined=False, contacts=0, mix_nodes=0, exits=0)
+OPEN = PathReport(1, "192.0.2.7/32", "open", (), (), None, 1.0, "uniform", 1280)
+LOST = replace(
+    OPEN,
+    number=2,
+    state="rebuilding",
+    trouble="the last circuit ended: the exit does not answer (hop 2 of 3 is silent)",
+    next_try_s=4.9,
+)
+PEER = ["198.51.100.7:4500"]
+
+
+@pytest.mark.parametrize(
+    ("report", "paths", "bootstrap", "words"),
+    [
+        (WELL, [], PEER, "This node works: it has joined the overlay (7 contacts"),
+        (WELL, [], PEER, "open a path with: overlay path open DESTINATION."),
+        (WELL, [OPEN], PEER, "and 1 of 1 paths are open."),
+        (ALONE, [], [], 'knows no other node; name one with "overlay up --bootstrap'),
+        (ALONE, [], PEER, "198.51.100.7:4500 does not answer; check the address, that the other"),
+        (ALONE, [], [*PEER, "[2001:db8::1]:4500"], "[2001:db8::1]:4500 do not answer"),
+        (replace(ALONE, uptime_s=2.0), [], PEER, "waits for an answer of 198.51.100.7:4500"),
+        (replace(ALONE, contacts=1), [], PEER, "a bootstrap node answered"),
+        (
+            replace(ALONE, drops={"dht_other_network": 3}),
+            [],
+            PEER,
+            '3 packets of another overlay arrived, so compare [network] network_id ("test" here)',
+        ),
+        (
+            replace(ALONE, network_problems=("this host's clock is 2 hours ahead",)),
+            [],
+            PEER,
+            "Network: this host's clock is 2 hours ahead. This node has not joined",
+        ),
+        (replace(WELL, mix_nodes=0, exits=0), [], PEER, "none of the nodes that it found offers"),
+        (replace(WELL, mix_nodes=0, uptime_s=3.0), [], PEER, "still learning of Mix-nodes"),
+        (replace(WELL, exits=0), [], PEER, "No Mix-node that this node knows is an exit"),
+        (WELL, [OPEN, LOST], PEER, "does not answer (hop 2 of 3 is silent); the next attempt"),
+        (WELL, [OPEN, LOST], PEER, "follows in 5 s. What works: it has joined"),
+        (WELL, [replace(LOST, next_try_s=None)], PEER, "a circuit is being built now. "),
+        (WELL, [replace(LOST, state="closing")], PEER, "the host did not end its guard yet"),
+        (WELL, [LOST] * 5, PEER, "2 more paths are not open; see: overlay path list."),
+        (
+            replace(WELL, exit_problems=("IPv4: forwarding is off.",)),
+            [],
+            PEER,
+            "No exit: IPv4: forwarding is off. What works",
+        ),
+        (
+            replace(WELL, exits=0, exit_problems=("IPv4: forwarding is off.",)),
+            [],
+            PEER,
+            "No exit: IPv4: forwarding is off. What works",
+        ),
+        (
+            replace(WELL, network_problems=("this host has no public address",)),
+            [OPEN],
+            PEER,
+            "1 paths are open. Note: this host has no public address.",
+        ),
+        (replace(WELL, protection=("routes",)), [OPEN], PEER, "(routes is missing)"),
+    ],
+)
+def test_verdict_names_the_state_its_cause_and_the_remedy(report, paths, bootstrap, words):
+    assert words in judged(report, paths, bootstrap).verdict
+
+
+def test_lost_protection_comes_before_everything_else():
+    report = replace(ALONE, unprotected=("192.0.2.7/32",), unprotected_reason="nft is missing")
+    told = judged(report, [LOST], PEER).verdict
+    assert told.startswith(
+        "NOT PROTECTED: packets to 192.0.2.7/32 can leave directly, because nft is missing. "
+    )
+    assert "This node works" not in told
+
+
+def test_verdict_stays_short_whatever_the_node_has():
+    many = tuple(f"192.0.2.{i}/32" for i in range(200))
+    report = replace(ALONE, unprotected=many)
+    assert len(judged(report, [LOST] * 200, [f"h{i}:1" for i in range(200)]).verdict) < 1200
