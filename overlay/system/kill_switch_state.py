@@ -256,6 +256,10 @@ class KillSwitchRules:
                     repaired.append(name)
             except BackendError as error:
                 refusal = refusal or error
+        if repaired:
+            # A packet that one wall let pass may have begun a question that another wall holds.
+            # Linux repeats the question for 3 s, and the other wall may be removed meanwhile.
+            self._netlink.end_neighbour_questions({each.destination for each in routes})
         if refusal is not None:
             raise refusal
         self._note_bypass(routes)

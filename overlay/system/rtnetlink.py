@@ -13,7 +13,7 @@ import enum
 import errno
 import ipaddress
 import socket
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
@@ -55,6 +55,8 @@ ROUTE_PROTOCOL: Final = 0x6D
 _ABSENT: Final = frozenset((errno.ESRCH, errno.ENOENT, errno.EADDRNOTAVAIL, errno.ENODEV))
 _IFA_F_NODAD: Final = 0x02
 _IFA_F_NOPREFIXROUTE: Final = 0x200
+_NUD_INCOMPLETE: Final = 0x01
+"""State of a neighbour entry whose question has no answer yet (linux/neighbour.h)."""
 _SCOPE_HOST: Final = 254
 _FIB_RULE_INVERT: Final = 0x02
 _TO_TABLE: Final = 1
@@ -223,6 +225,21 @@ class Rtnetlink:
             return socket.if_indextoname(index), ipaddress.ip_address(source)
         except (NetlinkError, OSError, IndexError, TypeError):
             return None
+
+    def end_neighbour_questions(self, networks: Collection[IpNetwork]) -> None:
+        """Remove unanswered ARP and neighbour solicitation entries for addresses in ``networks``.
+
+        Linux repeats such a question up to three times, one second apart
+        (``mcast_solicit``, ``retrans_time_ms``).
+        """
+        with _translated("ending neighbour questions", absent_is_fine=True):
+            for entry in self._netlink.get_neighbours():
+                target = entry.get_attr("NDA_DST")
+                if target is None or entry["state"] != _NUD_INCOMPLETE:
+                    continue
+                address = ipaddress.ip_address(target)
+                if any(address in each for each in networks if each.version == address.version):
+                    self._netlink.neigh("del", dst=target, ifindex=entry["ifindex"])
 
     def add_rule(self, rule: MarkRule) -> None:
         """Install a rule.

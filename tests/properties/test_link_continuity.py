@@ -23,8 +23,15 @@ from overlay.apm.carrier import SIGNALLING_PORT
 from overlay.apm.datagram import HEADER_BYTES, UdpDatagram, build_datagram
 from overlay.identity import LocalIdentity
 from overlay.ipsec.esp import OutboundSa
-from overlay.ipsec.interface import IpsecConfiguration, SaIdentity, SecurityAssociation, Spi
+from overlay.ipsec.interface import (
+    BackendCapabilities,
+    IpsecConfiguration,
+    SaIdentity,
+    SecurityAssociation,
+    Spi,
+)
 from overlay.ipsec.lifetimes import RekeyLimits, draw_lifetime
+from overlay.ipsec.suites import SUITES
 from overlay.ipsec.userspace.engine import UserspaceEngine
 from overlay.link.events import LinkClosed, LinkEstablished, LinkFailed, LinkPeer
 from overlay.link.links import Links
@@ -75,6 +82,9 @@ class LinuxSad:
         self.rng, self.now = rng, NOW
         self.held: list[Installed] = []
         self.worn: list[SaIdentity] = []
+
+    def capabilities(self) -> BackendCapabilities:
+        return BackendCapabilities("linux", frozenset(SUITES), 4, in_kernel=True)
 
     def install(self, configuration: IpsecConfiguration) -> None:
         self.held += [Installed(sa, self.now) for sa in configuration.associations]
