@@ -1,1 +1,1 @@
-"""Shells around the operating system: UDP, TUN, routes, packet filter."""
+"""Shells around the operating system: UDP, TUN devices, routes, packet filters."""

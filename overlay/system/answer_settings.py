@@ -1,17 +1,18 @@
-"""Kernel settings that let a guarded host answer what others begin, and keep quiet about circuits.
+"""Kernel settings for answers to protected hosts, and for silence about circuits.
 
-::
+A host with the kill switch must answer traffic that protected hosts begin (docs/decisions/0035)::
 
     fwmark_reflect        ICMP and RST of the kernel get the mark of the packet that caused them
     tcp_fwmark_accept     an accepted connection gets the mark of its SYN
-    src_valid_mark        reverse-path checks (rp_filter) look a packet up with its mark
-    arp_ignore = 3        ARP does not answer for addresses of scope "host", as inner ones have
+    src_valid_mark        reverse-path checks (rp_filter) look up a packet with its mark
+    arp_ignore = 3        ARP does not answer for addresses of scope "host", such as inner addresses
 
-The former values are notes in the guard's filter table. A setting that another program changes
-meanwhile gets that value back in the end, or keeps it if the guard has not changed it again.
+The former values are notes in the kill switch's filter table. If another program changes a setting
+meanwhile, the new value is restored at the end. It is kept if the kill switch did not change it
+again.
 
-Devices that appear while hosts are guarded inherit ``arp_ignore`` from the setting of the device
-``default``. So there are notes only of devices whose former value differs from the one of it.
+New devices inherit ``arp_ignore`` from the setting of the device ``default``. So a note is
+necessary only for a device whose former value differs from that of ``default``.
 """
 
 from __future__ import annotations
@@ -45,17 +46,17 @@ _log = EventLog(__name__)
 
 
 class AnswerSettings:
-    """What one guard changes, and what it was before."""
+    """The settings that one kill switch changes, and their former values."""
 
     def __init__(self, packet_filter: PacketFilter, name: str) -> None:
-        """Prepare; ``name`` is the guard's filter table."""
+        """Prepare; ``name`` is the name of the kill switch's filter table."""
         self._filter = packet_filter
         self._name = name
         self._former: dict[str, str] | None = None
         self._refused: set[str] = set()
 
     def notes(self) -> tuple[str, ...]:
-        """Return what to note in the table: the values that other programs chose last."""
+        """Return the notes for the table: the last values that other programs chose."""
         former = self._known()
         arp = _arp_settings()
         default = former.get(_DEFAULT)
@@ -66,7 +67,7 @@ class AnswerSettings:
         if default is None and _DEFAULT in arp:
             former[_DEFAULT] = arp[_DEFAULT]
             former |= {name: _SILENT for name, found in arp.items() if found == _SILENT}
-        elif former.get(_DEFAULT) != default:  # what had no note had the old value
+        elif former.get(_DEFAULT) != default:  # a device without a note had the old default
             former |= {name: default for name in arp if default and name not in former}
         self._former = {
             name: value
@@ -77,9 +78,9 @@ class AnswerSettings:
         return tuple(each for each in notes if len(each) <= _LONGEST_NOTE)[:_MOST_NOTES]
 
     def apply(self) -> None:
-        """Make the settings. Where the host forbids it, answers to protected hosts are missing.
+        """Change the settings. If the host forbids it, protected hosts get no answers.
 
-        Each refusal is logged once and is no error, because the guard itself works without.
+        A refusal is logged once and is not an error, because the kill switch works without answers.
         """
         for name, value in _wanted().items():
             try:
@@ -94,21 +95,22 @@ class AnswerSettings:
         self._refused = {name for name in self._refused if read_setting(name) is not None}
 
     def differ(self) -> bool:
-        """Tell whether the host has other values than :meth:`apply` could make."""
+        """Tell whether a setting differs that :meth:`apply` could change."""
         return any(
             name not in self._refused and read_setting(name) != value
             for name, value in _wanted().items()
         )
 
     def restore(self) -> None:
-        """Give settings their former values unless others changed them; remove the table.
+        """Restore the former values unless other programs changed them; remove the table.
 
         Raises:
             BackendError: the kernel refused.
         """
         former = self._known()
         default = former.get(_DEFAULT)
-        # The kernel hands a change of ``default`` on to devices that were never set themselves.
+        # ``default`` comes first, because the kernel copies its change to all devices that were
+        # never set themselves.
         for name, value in sorted(former.items(), key=lambda each: each[0] != _DEFAULT):
             if read_setting(name) == _MARKS.get(name, _SILENT):
                 change_setting(name, value)
@@ -120,7 +122,7 @@ class AnswerSettings:
         self._refused.clear()
 
     def _known(self) -> dict[str, str]:
-        if self._former is None:  # a killed process may have changed them already
+        if self._former is None:  # a killed process may have changed settings and left notes
             left = self._filter.notes(self._name) or ()
             self._former = dict(found for note in left if (found := _setting(note)) is not None)
         return self._former
@@ -134,7 +136,8 @@ def _note(name: str, value: str) -> str:
 def _setting(note: str) -> KernelSetting | None:
     name, separator, value = note.partition("=")
     known = os.fsdecode(unquote_to_bytes(name)) if separator else ""
-    # The name is judged as it is used. A device's name may hold "=".
+    # Check the decoded name, because it is the one that is written. A device's name may contain
+    # "=", which parse_note() does not accept.
     if known not in _MARKS and not _is_arp(known):
         return None
     judged = parse_note(f"{known.replace('=', '')}={value}")
@@ -146,7 +149,7 @@ def _is_arp(name: str) -> bool:
 
 
 def _arp_settings() -> dict[str, str]:
-    """Return the setting of each device, the one for new devices first."""
+    """Return ``arp_ignore`` of each device; the one for new devices is first."""
     try:
         devices = sorted((each.name for each in _DEVICES.iterdir()), key=lambda n: n != "default")
     except OSError:
@@ -156,9 +159,10 @@ def _arp_settings() -> dict[str, str]:
 
 
 def _wanted() -> dict[str, str]:
-    """Return the settings that this kernel has; they change as devices come and go."""
+    """Return the wanted values of settings that exist; devices may appear and disappear."""
     wanted = {name: value for name, value in _MARKS.items() if read_setting(name) is not None}
-    if read_setting(_ALL) == _ANSWERS_ALL:  # else the greater of both values counts
+    # The kernel uses the greater value of "all" and the device, so "all" must be 0.
+    if read_setting(_ALL) == _ANSWERS_ALL:
         for name, found in _arp_settings().items():
             if found in (_ANSWERS_ALL, _SILENT):
                 wanted[name] = _SILENT

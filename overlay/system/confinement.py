@@ -1,7 +1,7 @@
-"""Give up what a node does not need of the operating system before it speaks to strangers.
+"""Drop rights that a node does not need, before it talks to unauthenticated senders.
 
-A program that runs as root holds some forty capabilities. A node needs four of them at most, so
-a fault in its parsers must not be worth more than these::
+A program that runs as root has about forty capabilities. A node usually needs only those below. So
+an attacker who exploits a fault in its parsers gets no others::
 
     CAP_NET_ADMIN          devices, routes, packet filters, IPsec, firewall marks
     CAP_NET_RAW            iptables-legacy talks to the kernel through a raw socket, and ICMP errors
@@ -10,9 +10,9 @@ a fault in its parsers must not be worth more than these::
     CAP_BPF                the programs that route large packets again (docs/decisions/0014);
                            CAP_SYS_ADMIN before Linux 5.8, which has no CAP_BPF
 
-The others leave the effective, permitted and inheritable sets and the bounding set, so that the
-programs which the node starts (nft, iptables) cannot have them either. Core dumps and debuggers
-of the same user are refused, because the process holds private keys.
+The others are removed from the effective, permitted, inheritable and bounding sets. So programs
+that the node starts (nft, iptables) cannot get them either. Core dumps and debuggers of the same
+user are blocked, because the process has private keys.
 
 Sources: capabilities(7), prctl(2), capset(2), core(5).
 
@@ -54,18 +54,19 @@ _LAST_CAPABILITY: Final = Path("/proc/sys/kernel/cap_last_cap")
 
 
 def confine_process(files: Iterable[Path]) -> frozenset[int]:
-    """Forbid dumps and give up what a node does not need; call it before any thread is started.
+    """Forbid dumps and drop unnecessary capabilities; call it before any thread is started.
 
     Args:
-        files: what the node reads and writes; see :func:`needed_capabilities`.
+        files: files that the node reads and writes; see :func:`needed_capabilities`.
 
     Returns:
-        The capabilities that are held afterwards.
+        The remaining capabilities.
 
     Raises:
         BackendError: the kernel refused.
     """
-    # iptables-legacy loads its kernel modules itself, which takes CAP_SYS_MODULE.
+    # Try the packet filter first, because iptables-legacy loads its kernel modules itself. This
+    # requires CAP_SYS_MODULE, which is dropped below.
     with contextlib.suppress(BackendError):
         find_packet_filter()
     forbid_dumps()
@@ -73,7 +74,7 @@ def confine_process(files: Iterable[Path]) -> frozenset[int]:
 
 
 def forbid_dumps() -> None:
-    """Keep this process's memory out of core dumps and away from debuggers of the same user."""
+    """Keep the memory of this process out of core dumps and from debuggers of the same user."""
     _prctl(_PR_SET_DUMPABLE, 0)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
@@ -82,7 +83,7 @@ def needed_capabilities(files: Iterable[Path]) -> frozenset[int]:
     """Return the capabilities that a node keeps.
 
     Args:
-        files: what the node reads and writes. If one belongs to another user, root needs
+        files: files that the node reads and writes. If one belongs to another user, root needs
             CAP_DAC_OVERRIDE to use it.
     """
     last = int(_LAST_CAPABILITY.read_text(encoding="ascii"))
@@ -94,12 +95,12 @@ def needed_capabilities(files: Iterable[Path]) -> frozenset[int]:
 
 
 def keep_capabilities(needed: frozenset[int]) -> frozenset[int]:
-    """Give up every capability but the needed ones, for this process and its children.
+    """Drop every capability except the needed ones, for this process and its children.
 
-    It concerns the calling thread and the threads and processes that it starts later.
+    The calling thread is affected, and all threads and processes that it starts later.
 
     Returns:
-        What is held afterwards; an ordinary user held none before.
+        The remaining capabilities; an ordinary user has none.
 
     Raises:
         BackendError: the kernel refused.
@@ -112,7 +113,10 @@ def keep_capabilities(needed: frozenset[int]) -> frozenset[int]:
 
 
 def _drop_from_bounding_set(needed: frozenset[int]) -> None:
-    """Drop all others; without CAP_SETPCAP the set stays, and no_new_privs makes up for it."""
+    """Drop all other capabilities from the bounding set.
+
+    Without CAP_SETPCAP the set stays as it is. Then no_new_privs has the same effect.
+    """
     last = int(_LAST_CAPABILITY.read_text(encoding="ascii"))
     for capability in range(last + 1):
         if capability in needed or _libc().prctl(_PR_CAPBSET_READ, capability, 0, 0, 0) != 1:

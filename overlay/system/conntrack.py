@@ -1,16 +1,15 @@
-"""Forget connections that the kernel tracks.
+"""Delete entries of the kernel's connection tracking.
 
-Of an inner address: nothing of a closed circuit stays in the kernel.
+Entries of an inner address are deleted when its circuit closes. An exit masquerades inner
+addresses, so the table contains the destinations of a circuit, for minutes to days
+(nf_conntrack_tcp_timeout_established is five days).
 
-An exit masquerades inner addresses, so the kernel's connection tracking table holds which
-destinations a circuit used, for minutes to days (nf_conntrack_tcp_timeout_established is five
-days).
+UDP entries of a host are deleted when the host becomes protected. Its next datagram then begins a
+new connection, to which the translation of the kill switch applies
+(:mod:`overlay.system.kill_switch_rules`).
 
-Of datagrams from a host that becomes protected: the next one is a new connection, to which the
-guard's translation applies (:mod:`overlay.system.kill_switch_rules`).
-
-Spoken to over netlink directly: dump what the kernel finds for the source address, then delete
-each connection by its own tuple.
+The module uses netlink directly. It dumps the entries of an address, then deletes each entry by its
+tuple.
 
 Format: Linux uapi ``linux/netfilter/nfnetlink_conntrack.h``; each body begins with
 ``nfgenmsg``: family (1) version (1) resource (2).
@@ -65,8 +64,8 @@ def forget_connections(inner_address: bytes) -> int | None:
     """Delete the tracked connections that ``inner_address`` (packed) began.
 
     Returns:
-        How many were deleted, or None if this kernel (or our rights) cannot: then they
-        expire by themselves, and the caller counts it.
+        The number of deleted entries, or None if the kernel refused or a right is missing. Then
+        the entries expire by themselves, and the caller counts the failure.
     """
     own = ipaddress.ip_network(inner_address)
     return _forget(own, lambda _: True)
@@ -76,7 +75,7 @@ def forget_datagrams_with(prefix: IpNetwork) -> int | None:
     """Delete the tracked UDP connections with hosts of a prefix, whichever side began them.
 
     Returns:
-        How many were deleted, or None if this kernel (or our rights) cannot.
+        The number of deleted entries, or None if the kernel refused or a right is missing.
     """
     return _forget(prefix, lambda protocol: protocol == _UDP, both_ends=True)
 
@@ -102,9 +101,9 @@ def _find(
     *,
     both_ends: bool,
 ) -> Iterator[bytes]:
-    """Yield the attributes that identify each connection which a host of ``prefix`` began.
+    """Yield the identifying attributes of each connection that a host of ``prefix`` began.
 
-    With ``both_ends`` also those that were begun towards such a host.
+    With ``both_ends``, connections towards such a host are included.
     """
     address, is_one = prefix.network_address.packed, prefix.prefixlen == prefix.max_prefixlen
     kinds = [_CTA_IP_SOURCE[len(address)]]
@@ -116,7 +115,7 @@ def _find(
     netlink.send(message(_CT_GET, DUMP, request))
     for body in answers(netlink):
         if is_one and address not in body:
-            continue  # the common case by far where the kernel does not filter
+            continue  # a cheap test first, because most entries differ if the kernel cannot filter
         found = attributes(body[_NFGENMSG_BYTES:])
         original = found.get(_CTA_TUPLE_ORIG, b"")
         parts = attributes(original)
@@ -130,10 +129,10 @@ def _find(
 
 
 def _kernel_filter(address: bytes) -> bytes:
-    """Return the attributes that make the kernel (5.8 or later) dump this source alone.
+    """Return attributes that make the kernel (Linux 5.8 or later) dump only this source.
 
-    For IPv4 only: Linux 6.18 still compares IPv6 addresses the wrong way round here
-    (ctnetlink_filter_match_tuple) and would list all connections but the wanted ones.
+    This works for IPv4 only. Up to at least Linux 6.18, the comparison of IPv6 addresses is
+    inverted (ctnetlink_filter_match_tuple), so the kernel would list all other connections.
     """
     if len(address) != 4:
         return b""
@@ -143,7 +142,7 @@ def _kernel_filter(address: bytes) -> bytes:
 
 
 def _delete(netlink: socket.socket, address: bytes, connection: bytes) -> bool:
-    """Delete one connection; False if it has gone meanwhile."""
+    """Delete one connection; return False if the kernel reports an error."""
     netlink.send(message(_CT_DELETE, ACKNOWLEDGE, _head(address) + connection))
     return acknowledged_error(netlink) == 0
 

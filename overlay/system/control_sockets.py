@@ -1,8 +1,8 @@
-"""UDP sockets for control traffic inside IPsec, where the kernel seals and opens it.
+"""UDP sockets for control traffic inside IPsec that the kernel encrypts and decrypts.
 
-One socket a port, for all overlay and circuit addresses of this host: each datagram tells its
-addresses (RFC 3542, IPV6_PKTINFO). The kernel's policies decide which tunnels a datagram takes
-and which ones it must have come through; this module knows addresses and ports alone.
+There is one socket per port, for all overlay and circuit addresses of this host. Each datagram has
+its addresses as ancillary data (RFC 3542, IPV6_PKTINFO). The kernel's policies decide which tunnels
+a datagram takes or must have come through. This module only knows addresses and ports.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class ControlDatagram:
 class ControlSocket:
     """One port on all overlay and circuit addresses; a context manager.
 
-    ``counters``: ``received``, ``sent``, ``dropped_send`` and ``dropped_address`` (what was for
+    ``counters``: ``received``, ``sent``, ``dropped_send`` and ``dropped_address`` (datagrams to
     another address of this host).
     """
 
@@ -50,7 +50,7 @@ class ControlSocket:
         """Bind.
 
         Raises:
-            BackendError: another program has the port, or there is no IPv6.
+            BackendError: another program uses the port, or this host has no IPv6.
         """
         self.port = port
         self.counters: Counter[str] = Counter()
@@ -70,7 +70,7 @@ class ControlSocket:
             raise refused(f"listening on UDP port {port} over IPv6", error, remedy) from error
 
     async def receive_batch(self) -> list[ControlDatagram]:
-        """Wait until something arrived, then return it all, up to a bound.
+        """Wait until datagrams arrive, then return up to 64 of them.
 
         Raises:
             trio.ClosedResourceError: the socket was closed.
@@ -84,19 +84,19 @@ class ControlSocket:
                 payload, ancillary, _, sender = self._socket.recvmsg(
                     _RECEIVE_BYTES, _ANCILLARY_BYTES
                 )
-            except OSError:  # nothing more, or an ICMP error that the kernel kept for us
+            except OSError:  # no more datagrams, or a pending ICMP error
                 break
             self._take(payload, ancillary, sender, batch)
         self.counters["received"] += len(batch)
         return batch
 
     def send(self, source: bytes, destination: bytes, port: int, payload: bytes) -> None:
-        """Hand one datagram to the kernel; never waits, never raises for a datagram."""
+        """Send one datagram without waiting; an error is only counted."""
         information = (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, _PKTINFO.pack(source, 0))
         host = socket.inet_ntop(socket.AF_INET6, destination)
         try:
             self._socket.sendmsg([payload], [information], 0, (host, port))
-        except OSError:  # its circuit has ended, or the buffer is full: a network drops as well
+        except OSError:  # its circuit has ended, or the buffer is full; treat it as packet loss
             self.counters["dropped_send"] += 1
         else:
             self.counters["sent"] += 1

@@ -1,4 +1,4 @@
-"""The network devices of this network namespace, and which of them lead to the outside."""
+"""List the devices of this network namespace, and those that lead to the outside."""
 
 from __future__ import annotations
 
@@ -33,11 +33,14 @@ class Device:
 
 
 def up_devices() -> tuple[Device, ...]:
-    """Return all devices that are up, by name; asked by ioctl, since /sys may show another's."""
+    """Return all devices that are up, sorted by name.
+
+    They are read by ioctl, because /sys may show another network namespace.
+    """
     found = []
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         for _, name in socket.if_nameindex():
-            with contextlib.suppress(OSError):  # it went away meanwhile
+            with contextlib.suppress(OSError):  # the device was deleted meanwhile
                 flags = _ask(control, _SIOCGIFFLAGS, name, "H")
                 if flags & _IFF_UP:
                     mtu = _ask(control, _SIOCGIFMTU, name, "i")
@@ -49,7 +52,7 @@ def bring_up(name: str) -> bool:
     """Set a device up; return whether it was down.
 
     Raises:
-        BackendError: there is no such device, or no permission.
+        BackendError: the device does not exist, or a permission is missing.
     """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         try:
@@ -64,19 +67,19 @@ def bring_up(name: str) -> bool:
 
 
 def outward_devices() -> frozenset[str]:
-    """Return the names of the devices by which packets of both families leave this host.
+    """Return the names of the devices over which IPv4 or IPv6 packets leave this host.
 
     Raises:
-        BackendError: the kernel did not tell its routes.
+        BackendError: the routes could not be read.
     """
     return frozenset(each for version in (4, 6) for each in ways_out(version).devices)
 
 
 def default_gateways() -> frozenset[bytes]:
-    """Return the packed addresses of the routers that routes of this host name.
+    """Return the packed addresses of all routers in routes of this host.
 
     Raises:
-        BackendError: the kernel did not tell its routes.
+        BackendError: the routes could not be read.
     """
     return frozenset(
         each.network.network_address.packed for each in used_networks() if each.what == ROUTER

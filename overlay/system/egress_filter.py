@@ -1,14 +1,14 @@
-"""Programs at the way out of every device, beside the packet filter and the routes.
+"""Install egress programs of traffic control on every device, besides packet filter and routes.
 
-What another program does to nftables, iptables, routes or rules leaves them alone, and they
-stay when the process is gone. A packet meets them whatever route it took: also from a socket
-that is bound to a device, from a raw socket, or from one that kept the route it had. Each owner
-has a priority of its own, so that several owners do not touch each other's programs::
+Changes to nftables, iptables, routes or rules by other programs do not affect them, and they
+remain after the process ends. Every packet passes them, whatever its route. This includes packets
+from raw sockets, from sockets that are bound to a device, and from sockets that kept an old route.
+Each owner has a separate priority, so that owners do not change each other's programs::
 
     routing ──> packet filter ──> IPsec ──> [program of each owner] ──> device
 
-The queueing discipline ``clsact`` carries the programs. It is added where it is missing, and
-left where another program uses it. Formats: Linux uapi ``rtnetlink.h`` (tcmsg), ``pkt_cls.h``.
+The queueing discipline ``clsact`` holds the programs. It is added if it is missing, and it is not
+removed while another program uses it. Formats: Linux uapi ``rtnetlink.h`` (tcmsg), ``pkt_cls.h``.
 """
 
 from __future__ import annotations
@@ -54,25 +54,27 @@ _BPF_OPS_LEN, _BPF_OPS, _BPF_FLAGS = 4, 5, 8
 _DIRECT_ACTION: Final = struct.pack("=I", 1)
 _INSTRUCTION_BYTES: Final = 8
 MAX_PRIORITY: Final = 0xBFFF
-"""The kernel gives filters without a priority one from 0xC000 downwards; ours come first."""
+"""The kernel assigns priorities from 0xC000 downwards to filters without one; ours come first."""
 
 _GONE: Final = frozenset((errno.ENODEV, errno.ENOENT, errno.EINVAL))
-"""What a removal is answered if the device, its discipline or its filter is not there."""
+"""Errors of a removal if the device, its discipline or its filter does not exist."""
 
 _TRIAL_DEVICE: Final = "anontry%d"
 _TRIAL_PRIORITY: Final = 0x6D74
 
 Programs = tuple[bytes, ...]
-"""What one device shall have, in order; see ``overlay.system.egress_program``."""
+"""The programs of one device, in order; see ``overlay.system.egress_program``."""
 
 
 @dataclass(frozen=True, slots=True)
 class EgressOutcome:
-    """What came of setting programs.
+    """The result of setting programs.
 
-    ``changed`` counts devices that had others, or none. ``lost`` counts those of them that had
-    their programs before. ``held`` counts devices that have programs now. ``refused`` tells why, by
-    the name of each device that took none.
+    Attributes:
+        changed: number of devices that had other programs, or none.
+        lost: number of devices that had lost the programs of an earlier call.
+        held: number of devices that have programs now.
+        refused: the error of each device that refused its programs, by name.
     """
 
     changed: int = 0
@@ -82,13 +84,13 @@ class EgressOutcome:
 
 
 class EgressFilter:
-    """The programs of one owner at all devices of this network namespace but ``lo``.
+    """The programs of one owner on all devices of this network namespace except ``lo``.
 
-    Every call reads what the kernel has; only what each device was given is remembered.
+    Every call reads the programs in the kernel. Only the programs of the last call are remembered.
     """
 
     def __init__(self, priority: int) -> None:
-        """Choose the owner's priority, from 1 to 0xBFFF; a lower one is asked first."""
+        """Choose the owner's priority, from 1 to 0xBFFF; lower ones run first."""
         if not 0 < priority <= MAX_PRIORITY:
             raise ValueError(f"an egress priority must be from 1 to {MAX_PRIORITY}.")
         self._priority = priority
@@ -97,10 +99,10 @@ class EgressFilter:
     def enforce(self, programs_of: Callable[[str], Programs]) -> EgressOutcome:
         """Give every device the programs that ``programs_of`` returns for its name.
 
-        A device that refuses keeps no other from its programs.
+        If a device refuses, the other devices still get their programs.
 
         Raises:
-            BackendError: the kernel was not asked, or did not tell its devices.
+            BackendError: no request was sent, or the devices could not be listed.
         """
         changed = lost = 0
         refusals: dict[str, BackendError] = {}
@@ -113,7 +115,7 @@ class EgressFilter:
                     lost += before is not None and found != _numbered(before)
                     changed += self._enforce_at(netlink, index, found, programs)
                 except OSError as error:
-                    if error.errno != errno.ENODEV:  # else it vanished meanwhile
+                    if error.errno != errno.ENODEV:  # else the device was deleted meanwhile
                         refusals[name] = refused("setting the egress filter", error)
                 else:
                     given[index] = programs
@@ -121,10 +123,10 @@ class EgressFilter:
         return EgressOutcome(changed, lost, sum(map(bool, given.values())), refusals)
 
     def missing(self, programs_of: Callable[[str], Programs]) -> tuple[str, ...]:
-        """Return the names of the devices that have other programs; nothing is changed.
+        """Return the names of devices whose programs differ; nothing is changed.
 
         Raises:
-            BackendError: the kernel did not tell.
+            BackendError: the programs could not be read.
         """
         with _translated("reading the egress filter"), _route_socket() as netlink:
             return tuple(
@@ -134,10 +136,10 @@ class EgressFilter:
             )
 
     def preceded(self) -> tuple[str, ...]:
-        """Return the names of devices where another program's filter may decide before ours.
+        """Return the names of devices on which another owner's filter may decide before ours.
 
         Raises:
-            BackendError: the kernel did not tell.
+            BackendError: the filters could not be read.
         """
         with _translated("reading the egress filter"), _route_socket() as netlink:
             return tuple(
@@ -150,7 +152,7 @@ class EgressFilter:
             )
 
     def remove(self) -> None:
-        """Remove the owner's programs everywhere, and disciplines that carry no others.
+        """Remove the owner's programs from all devices, and disciplines that hold no others.
 
         Raises:
             BackendError: the kernel refused.
@@ -191,7 +193,7 @@ class EgressFilter:
         _change(netlink, _NEW_FILTER, _CREATE, body + nested(_TCA_OPTIONS, options))
 
     def _installed(self, netlink: socket.socket, index: int) -> dict[int, bytes]:
-        """Return the owner's programs at a device by handle; others count as empty ones."""
+        """Return the owner's programs on a device by handle; empty bytes for another kind."""
         found: dict[int, bytes] = {}
         for handle, priority, options in _filters(netlink, index, _EGRESS):
             if priority == self._priority and handle:
@@ -205,7 +207,7 @@ class EgressFilter:
 
 
 def try_egress() -> None:
-    """Put a program that drops nothing on a fresh device, and remove both.
+    """Install a program that drops nothing on a new device, and remove both.
 
     Raises:
         BackendError: no permission, or a kernel without sch_ingress or cls_bpf.
@@ -219,7 +221,7 @@ def try_egress() -> None:
 
 
 def _may_accept(options: Mapping[int, bytes]) -> bool:
-    """Tell whether a filter may do anything but drop a packet or let the next one decide."""
+    """Tell whether a filter may do more than drop a packet or let the next filter decide."""
     return may_accept(options.get(_BPF_OPS, b"")) or options.get(_BPF_FLAGS) != _DIRECT_ACTION
 
 
@@ -235,7 +237,10 @@ def _devices() -> list[tuple[int, str]]:
 def _filters(
     netlink: socket.socket, index: int, parent: int
 ) -> Iterator[tuple[int, int, dict[int, bytes]]]:
-    """Yield (handle, priority, options) of each filter; the handle 0 stands for a priority."""
+    """Yield (handle, priority, options) of each filter.
+
+    The kernel also lists each priority itself, with the handle 0.
+    """
     netlink.send(message(_GET_FILTER, DUMP, _TCMSG.pack(0, index, 0, parent, 0)))
     for body in answers(netlink):
         _, _, handle, _, info = _TCMSG.unpack_from(body)
@@ -246,7 +251,7 @@ def _filters(
 def _add_discipline(netlink: socket.socket, index: int) -> None:
     body = _TCMSG.pack(0, index, _CLSACT_HANDLE, _CLSACT_PARENT, 0)
     body += attribute(_TCA_KIND, b"clsact\0")
-    _change(netlink, _NEW_QDISC, _CREATE, body)  # the same one again is no error
+    _change(netlink, _NEW_QDISC, _CREATE, body)  # no error if the discipline exists already
 
 
 def _remove_idle_discipline(netlink: socket.socket, index: int) -> None:

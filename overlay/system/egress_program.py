@@ -1,15 +1,15 @@
-"""Programs for traffic control that refuse packets which leave through a device.
+"""Compile egress programs of traffic control that drop packets which leave through a device.
 
-A program sees a packet last of all, when routing, packet filters and IPsec are done with it and
-the device is known. It is written in classic BPF, because the kernel takes that from every
-process with CAP_NET_ADMIN and gives it back word by word when it is asked (extended BPF takes
-CAP_BPF, and what was loaded cannot be read back)::
+A program judges a packet last, after routing, packet filters and IPsec, when the device is known.
+It is classic BPF for two reasons. The kernel accepts classic BPF from every process with
+CAP_NET_ADMIN, and it returns the same instructions when the program is read back. Extended BPF
+requires CAP_BPF, and a loaded program cannot be read back::
 
     mark is one of ours? ─yes─> pass
     came in by another port of a bridge? ─yes─> pass
     IPv6, and a neighbour solicitation or advertisement? ──> pass
     IPv4, IPv6? ──> rules in order: source or destination in the prefix? ─yes─> pass, or drop
-    ARP? ──> likewise for the sender's address and for the one that is asked for
+    ARP? ──> the same for the sender's address and for the requested address
     no rule, or another protocol ──> pass
 
 Instructions: Linux ``filter.h`` and Documentation/networking/filter.rst.
@@ -39,11 +39,11 @@ __all__ = [
 ]
 
 MAX_INSTRUCTIONS: Final = 4096
-"""BPF_MAXINSNS: the kernel takes no longer program."""
+"""BPF_MAXINSNS, the limit of the kernel."""
 
 _INSTRUCTION: Final = struct.Struct("=HBBI")
 
-# Codes of instructions.
+# Instruction codes.
 _LOAD_WORD: Final = 0x20
 _LOAD_BYTE: Final = 0x30
 _AND: Final = 0x54
@@ -51,15 +51,15 @@ _JUMP: Final = 0x05
 _JUMP_IF_EQUAL: Final = 0x15
 _RETURN: Final = 0x06
 
-# Where a load finds what is no part of the packet, and where the IP header begins.
+# Load offsets of metadata outside the packet, and of the IP header.
 _PROTOCOL: Final = 0xFFFFF000
 _PACKET_TYPE: Final = 0xFFFFF000 + 4
 _MARK: Final = 0xFFFFF000 + 20
 IP_HEADER: Final = 0xFFF00000
-"""Of an ARP packet it is the start of ARP's own header."""
+"""Offset of the network header; in an ARP packet, this is the ARP header."""
 
 CLASSIC_PASS: Final = 0xFFFFFFFF
-"""TC_ACT_UNSPEC: other programs of the device are asked next."""
+"""TC_ACT_UNSPEC: the next program of the device decides."""
 CLASSIC_DROP: Final = 2
 """TC_ACT_SHOT."""
 
@@ -73,7 +73,7 @@ _Code = list[tuple[int, int, int, int]]
 
 
 class Field(enum.Enum):
-    """Which address of a packet a rule speaks of."""
+    """The address of a packet that a rule compares."""
 
     SOURCE = "source, or sender of an ARP packet"
     DESTINATION = "destination"
@@ -85,7 +85,7 @@ _OFFSETS: Final = {
     Field.DESTINATION: {_IPV4: 16, _IPV6: 24},
     Field.ARP_TARGET: {_ARP: 24},
 }
-"""Where a field stands, by EtherType (RFC 791, RFC 8200, RFC 826 over Ethernet)."""
+"""Offset of each field in bytes, by EtherType (RFC 791, RFC 8200, RFC 826 over Ethernet)."""
 
 
 _NEIGHBOURS: Final[_Code] = [
@@ -96,7 +96,7 @@ _NEIGHBOURS: Final[_Code] = [
     (_JUMP_IF_EQUAL, 0, 1, 136),
     (_RETURN, 0, 0, CLASSIC_PASS),
 ]
-"""A destination may be a neighbour on a link, and no router passes these on (RFC 4861)."""
+"""Pass neighbour discovery: a destination may be a neighbour, and routers drop it (RFC 4861)."""
 
 
 _BRIDGED: Final[_Code] = [
@@ -106,16 +106,16 @@ _BRIDGED: Final[_Code] = [
     (_JUMP_IF_EQUAL, 0, 1, 3),  # PACKET_OTHERHOST
     (_RETURN, 0, 0, CLASSIC_PASS),
 ]
-"""A frame that a bridge passes on for another host, for example a virtual machine.
+"""Pass a frame that a bridge forwards for another host, for example a virtual machine.
 
-The kernel writes the type when a frame arrives (``if_packet.h``). Frames of this host, and packets
-that it forwards, have PACKET_HOST.
+The kernel sets the packet type when a frame arrives (``if_packet.h``). Frames of this host, and
+packets that it forwards, have PACKET_HOST.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class EgressRule:
-    """Judge packets by one address; of the rules for a packet the first match decides."""
+    """Drop or pass packets by one address; the first rule that matches a packet decides."""
 
     prefix: IpNetwork
     drop: bool = True
@@ -126,7 +126,7 @@ def compile_egress(rules: Iterable[EgressRule], marks: Sequence[tuple[int, int]]
     """Return a program's instructions.
 
     Args:
-        rules: in the order in which they are asked.
+        rules: in the order of evaluation.
         marks: (value, mask) of firewall marks whose packets always pass.
 
     Raises:
@@ -137,7 +137,7 @@ def compile_egress(rules: Iterable[EgressRule], marks: Sequence[tuple[int, int]]
 
 
 def may_accept(program: bytes) -> bool:
-    """Tell whether a program may end otherwise than ours do, or is none in classic BPF."""
+    """Tell whether a program may return another result than ours, or is not classic BPF."""
     ours = {(_RETURN, CLASSIC_PASS), (_RETURN, CLASSIC_DROP)}
     if not program or len(program) % _INSTRUCTION.size:
         return True
@@ -146,7 +146,7 @@ def may_accept(program: bytes) -> bool:
 
 
 def begin(marks: Sequence[tuple[int, int]]) -> _Code:
-    """Return the instructions that let marked packets and frames of others pass."""
+    """Return the instructions that pass marked packets and frames of other hosts."""
     code: _Code = []
     for value, mask in marks:
         code += [(_LOAD_WORD, 0, 0, _MARK), *_masked(mask)]
@@ -162,7 +162,8 @@ def assemble(start: _Code, blocks: Mapping[int, _Code]) -> bytes:
     """
     code: _Code = [*start, (_LOAD_WORD, 0, 0, _PROTOCOL)]
     for ether_type, block in blocks.items():
-        # A conditional jump reaches 255 instructions, an unconditional one all of them.
+        # A conditional jump has an 8-bit offset and so reaches 255 instructions. A block may be
+        # longer, so an unconditional jump skips it.
         code += [(_JUMP_IF_EQUAL, 1, 0, ether_type), (_JUMP, 0, 0, len(block)), *block]
     code.append((_RETURN, 0, 0, CLASSIC_PASS))
     if len(code) > MAX_INSTRUCTIONS:
@@ -171,7 +172,10 @@ def assemble(start: _Code, blocks: Mapping[int, _Code]) -> bytes:
 
 
 def _judgements(rules: Iterable[EgressRule], ether_type: int) -> _Code:
-    """Return the rules for one EtherType, closed by a verdict; the protocol stays loaded."""
+    """Return the code of the rules for one EtherType; it always ends in a return.
+
+    A packet of another EtherType skips it, so the loaded protocol is still valid for the next one.
+    """
     code: _Code = list(_NEIGHBOURS) if ether_type == _IPV6 else []
     for rule in rules:
         at = _OFFSETS[rule.field].get(ether_type)
@@ -181,7 +185,7 @@ def _judgements(rules: Iterable[EgressRule], ether_type: int) -> _Code:
 
 
 def _judgement(rule: EgressRule, at: int) -> _Code:
-    """Compare word by word; a word that differs skips the rest and the verdict."""
+    """Return code that compares word by word; a different word skips the rest and the verdict."""
     words = f">{rule.prefix.max_prefixlen // 32}I"
     wanted = struct.unpack(words, rule.prefix.network_address.packed)
     masks = struct.unpack(words, rule.prefix.netmask.packed)
@@ -191,7 +195,8 @@ def _judgement(rule: EgressRule, at: int) -> _Code:
             load = (_LOAD_WORD, 0, 0, IP_HEADER + at + 4 * index)
             code = [load, *_masked(mask), (_JUMP_IF_EQUAL, 0, len(code), value), *code]
     if rule.field is Field.ARP_TARGET:
-        # An answer names its asker as target; without it a neighbour would notice the guard.
+        # Only requests (operation 1). The target of an ARP reply is the host that asked. If
+        # replies were dropped, a neighbour would notice the kill switch.
         request = [(_LOAD_BYTE, 0, 0, IP_HEADER + 7), (_JUMP_IF_EQUAL, 0, len(code), 1)]
         code = [*request, *code]
     return code

@@ -1,16 +1,16 @@
-"""An exit's last wall, below the packet filter: no device sends from a pool address.
+"""Egress programs of an exit: no device sends a packet from a pool address.
 
-The packet filter's rules (``overlay.system.exit_firewall``) stand and fall with it. This wall is
-traffic control's. It stands while another program flushes all rules, and where iptables has no
-place after the translation of addresses. What enters a circuit is not concerned, because it
-leaves inside IPsec, from another address. ARP names its sender, so the wall judges it as well.
+They are a second mechanism below the packet filter (``overlay.system.exit_firewall``). They keep
+working if another program flushes all rules. They also replace a rule after address translation,
+for which iptables has no hook. Packets into circuits are not affected, because they leave inside
+IPsec with another source address. ARP packets contain the sender's address, so they are judged too.
 
-The program is one of classic BPF (``overlay.system.egress_program`` says why)::
+The program is classic BPF (for the reasons see ``overlay.system.egress_program``)::
 
     IPv4, ARP, IPv6: is the (sender's) address in the pool? ─yes─> drop
     else ──> go on
 
-It has no exception for neighbour discovery or marks, which the guard's programs need.
+Unlike the programs of the kill switch, it has no exception for neighbour discovery or marks.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = ["egress_instructions", "install_egress_wall", "remove_egress_wall"]
 _log = EventLog(__name__)
 
 _PRIORITY: Final = 0x6D64
-"""Of the exit's program at each device; the guard's programs have another one."""
+"""Priority of the exit's program on each device; the kill switch's programs have another one."""
 
 _DROP: Final = 2
 _LOAD_HALF: Final = 0x28
@@ -39,25 +39,25 @@ _AND: Final = 0x54
 _JUMP_IF_EQUAL: Final = 0x15
 _RETURN: Final = 0x06
 _GO_ON: Final = 0xFFFFFFFF
-"""TC_ACT_UNSPEC: other programs of the device are asked next."""
+"""TC_ACT_UNSPEC: the next program of the device decides."""
 _PROTOCOL_OF_PACKET: Final = 0xFFFFF000
 """SKF_AD_OFF + SKF_AD_PROTOCOL."""
 _IP_HEADER: Final = 0xFFF00000
-"""SKF_NET_OFF; of an ARP packet it is the start of ARP's own header."""
+"""SKF_NET_OFF; in an ARP packet, this is the ARP header."""
 
 _SENDERS: Final = {4: ((0x0800, 12), (0x0806, 14)), 6: ((0x86DD, 8),)}
-"""By IP version: EtherType, and where the sender's address stands (RFC 791, 826, 8200)."""
+"""By IP version: EtherType, and offset of the sender's address (RFC 791, 826, 8200)."""
 
 
 def install_egress_wall(pools: Sequence[IpNetwork], inside: Sequence[str]) -> bool:
-    """Put the wall on every device, and tell whether this kernel could; harmless if repeated.
+    """Install the program on every device, and tell whether this kernel supports it.
 
-    Where it could not, the packet filter stands alone, with a warning in the log. A device that
-    refuses keeps no other from its wall.
+    If it does not, only the packet filter is left, and a warning is logged. If one device refuses,
+    the other devices still get the program. The call may be repeated.
 
     Args:
         pools: networks of inner addresses.
-        inside: devices that lead into circuits, beside the node's own.
+        inside: devices that lead into circuits, besides the node's own.
     """
     program = egress_instructions(pools)
     exact = {*inside, "lo"}
@@ -71,14 +71,14 @@ def install_egress_wall(pools: Sequence[IpNetwork], inside: Sequence[str]) -> bo
     except BackendError as error:
         _log.warning("exit.no_egress_wall", reason=Word(error))
         return False
-    if outcome.refused and outcome.changed:  # else it was said when the others got theirs
+    if outcome.refused and outcome.changed:  # else the warning was logged by an earlier call
         reason = next(iter(outcome.refused.values()))
         _log.warning("exit.no_egress_wall", devices=len(outcome.refused), reason=Word(reason))
     return bool(outcome.held) or not outcome.refused
 
 
 def remove_egress_wall() -> None:
-    """Remove it, also what a killed exit left; harmless if there is none.
+    """Remove the program, including one that a killed exit left; there need be none.
 
     Raises:
         BackendError: no permission.
@@ -87,7 +87,7 @@ def remove_egress_wall() -> None:
 
 
 def egress_instructions(pools: Sequence[IpNetwork]) -> bytes:
-    """Return the program; eight bytes for each instruction, in the host's byte order."""
+    """Return the program, with eight bytes per instruction in the host's byte order."""
     blocks = [
         _block(pool, ether_type, offset)
         for pool in pools
@@ -97,7 +97,7 @@ def egress_instructions(pools: Sequence[IpNetwork]) -> bytes:
 
 
 def _block(pool: IpNetwork, ether_type: int, offset: int) -> bytes:
-    """Return what drops packets of one EtherType from a pool; others fall through."""
+    """Return code that drops packets of one EtherType from a pool; others go to the next block."""
     address, mask = pool.network_address.packed, pool.netmask.packed
     words = [(int.from_bytes(mask[at : at + 4], "big"), at) for at in range(0, len(mask), 4)]
     compared = [(bits, at) for bits, at in words if bits]
@@ -118,5 +118,5 @@ def _block(pool: IpNetwork, ether_type: int, offset: int) -> bytes:
 
 
 def _instruction(code: int, value: int, *, otherwise: int = 0) -> bytes:
-    """Return code (2), jump if true and if false (1 each), value (4)."""
+    """Return one instruction: code (2), jump if true and if false (1 each), value (4)."""
     return struct.pack("=HBBI", code, 0, otherwise, value)

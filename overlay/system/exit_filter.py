@@ -1,4 +1,4 @@
-"""What turns a host into an exit: inner packets out under its own address, replies back in.
+"""Make a host an exit: inner packets leave with its own address, and replies return to circuits.
 
 ::
 
@@ -9,11 +9,12 @@
     outward device ──> belongs to a connection that began inside? ──> MSS clamp ──> exit TUN
                         else drop
 
-Packets from the exit TUN carry the node's firewall mark: a destination that this node's own
-user has protected must look no different to the circuits of others, or they could probe for it.
+Packets from the exit TUN get the node's firewall mark, so that the kill switch does not affect
+them. Otherwise circuits of other nodes could find out which destinations this node's user has
+protected.
 
-The previous kernel settings are kept as notes in the packet filter table itself, so that a
-new process restores what a killed one changed.
+The previous kernel settings are notes in the packet filter table itself. So a new process can
+restore the settings that a killed one changed.
 
 Reasons: docs/decisions/0009.
 """
@@ -61,17 +62,18 @@ _POOL_METRIC: Final = 1
 
 
 def clear_exit_leftovers() -> None:
-    """Undo what a killed exit left; what a running one has is not touched.
+    """Undo the changes of a killed exit; those of a running exit stay.
 
-    An exit of the kernel was made after the node's wall, which changes some of the same
-    settings: its leftovers go first, or its notes would tell what the wall had made of them.
+    On the kernel backend, the exit is installed after ``IpsecFirewall``, which changes some of the
+    same settings. So the exit's leftovers must be undone first. Otherwise its notes would restore
+    the values that the firewall had set.
 
     Raises:
         BackendError: the kernel refused, or no packet filter works here.
     """
     packet_filter = find_packet_filter()
     if packet_filter.notes(_FILTER_NAME) is None:
-        return  # and takes no right that an exit wants that starts in this moment
+        return  # without taking the ownership, which a starting exit may need at this moment
     try:
         ownership = _own_exit()
     except BackendError:
@@ -88,7 +90,7 @@ def _own_exit() -> Ownership:
 
 
 class ExitFilter:
-    """Everything that an exit changes in the kernel; a context manager that undoes it.
+    """All changes of an exit in the kernel; a context manager that undoes them.
 
     ::
 
@@ -110,11 +112,21 @@ class ExitFilter:
         refused: Iterable[IpNetwork] = (),
         own_links_opened: Iterable[IpNetwork] | None = (),
     ) -> None:
-        """Describe the exit; nothing is changed yet (see :class:`ExitNetworks`).
+        """Prepare; nothing is changed yet. For most arguments see :class:`ExitNetworks`.
 
-        Without ``outward`` circuits leave where the host's routes lead them. ``fragmenting`` is for
-        an exit with a ``policy``. ``own_links_opened`` are networks on this host's links that
-        circuits may reach; None stands for all of them.
+        Args:
+            device: name of the exit's TUN device.
+            pools: networks of inner addresses, at most one per IP version.
+            mtu: size in bytes of the largest inner packet.
+            outward: uplinks of the exit; if empty, the host's routes decide.
+            mark: the node's firewall mark.
+            packet_filter: the packet filter to use; None selects the host's.
+            policy: exit policy that the filter enforces; only for the kernel backend.
+            fragmenting: the fragmenting device; only together with a ``policy``.
+            limits: limits of connections, if any.
+            refused: networks that no circuit reaches.
+            own_links_opened: networks on this host's links that circuits may reach; None
+                opens all of them.
 
         Raises:
             BackendError: no packet filter works here.
@@ -143,11 +155,11 @@ class ExitFilter:
         self._walled = False
 
     def install(self) -> None:
-        """Undo what a killed exit left, then begin to forward; all or nothing.
+        """Undo the changes of a killed exit, then begin to forward; all or nothing.
 
         Raises:
-            BackendError: another exit runs here, or the kernel refused; nothing of this exit
-                remains.
+            BackendError: another exit runs here, or the kernel refused; all changes of this exit
+                are undone.
         """
         self._ownership = _own_exit()
         try:
@@ -160,27 +172,27 @@ class ExitFilter:
             raise
 
     def refresh(self) -> bool:
-        """Follow the host's routes and IP versions, and put back what others took away.
+        """Adapt to the host's routes and IP versions, and restore what other programs removed.
 
         Returns:
-            Whether something had to be changed.
+            Whether something was changed.
 
         Raises:
             BackendError: the kernel refused.
         """
         if self._ownership is None:
             return False
-        if self._walled:  # devices may have appeared
+        if self._walled:  # new devices need the egress program
             self._walled = install_egress_wall(self._kept(self._plan), self._plan.inside)
         with Rtnetlink() as netlink:
             return self._follow(netlink)
 
     def way_problems(self) -> list[ExitProblem]:
-        """Return why circuits have no way out, as of the last :meth:`refresh`."""
+        """Return why circuits have no uplink, at the time of the last :meth:`refresh`."""
         return list(self._ways.problems)
 
     def not_forwarded(self, pool: IpNetwork) -> ExitProblem:
-        """Return what keeps this host from forwarding the probe of a pool."""
+        """Return the problem that keeps this host from forwarding the probe of a pool."""
         device = self._plan.device
         return version_problem(pool.version, device) or forwarding_problem(pool, device)
 
@@ -192,14 +204,14 @@ class ExitFilter:
     def passed(
         self, write: Callable[[Sequence[bytes]], None], policy: ExitPolicy | None = None
     ) -> frozenset[int]:
-        """Return the IP versions whose packets this host forwards, by a probe of each.
+        """Return the IP versions whose probe packet this host forwards.
 
         Args:
-            write: hands packets to the kernel as if they came out of the exit's device.
-            policy: what circuits may reach; the probe is addressed to it.
+            write: function that passes packets to the kernel as input of the exit's device.
+            policy: exit policy that determines the destination of the probe.
 
         Raises:
-            BackendError: the packet filter cannot be asked.
+            BackendError: the counters of the packet filter could not be read.
         """
         before, self._counted = self._counted or self._filter.counted(_FILTER_NAME) or {}, None
         write([probe_packet(pool, policy or self._plan.policy) for pool in self._plan.pools])
@@ -207,10 +219,10 @@ class ExitFilter:
         return frozenset(v for v, count in after.items() if count > before.get(v, 0))
 
     def refuse_destinations(self, networks: Iterable[IpNetwork]) -> None:
-        """Let no circuit reach these networks from now on, instead of the ones before.
+        """Replace the networks that no circuit may reach.
 
         Raises:
-            BackendError: the kernel refused; the networks before stay refused.
+            BackendError: the kernel refused; the previous networks stay refused.
         """
         plan = replace(self._plan, refused=tuple(networks))
         if plan == self._plan or self._ownership is None:
@@ -219,7 +231,7 @@ class ExitFilter:
         self._plan, self._counted = plan, None
 
     def remove(self) -> None:
-        """Stop forwarding and restore the kernel's settings; harmless if repeated.
+        """Stop forwarding and restore the kernel's settings; may be called repeatedly.
 
         Raises:
             BackendError: the kernel refused.
@@ -245,7 +257,7 @@ class ExitFilter:
         self.remove()
 
     def _wanted(self) -> ExitNetworks:
-        """Return the plan for the host as it is now."""
+        """Return the configuration for the current state of the host."""
         left = used_pools(self._pools, self._plan.inside)
         pools = tuple(
             pool
@@ -253,7 +265,8 @@ class ExitFilter:
             if pool not in left and has_version(pool.version, self._plan.device)
         )
         outward = self._ways.find(pools)
-        # The kernel's table appears with connection tracking, and its size may change.
+        # The size of the connection table is known only after connection tracking was loaded, and
+        # an operator may change it. So it is read each time.
         limits = within_kernel_table(self._limits) if self._limits is not None else None
         return replace(
             self._plan,
@@ -268,9 +281,10 @@ class ExitFilter:
         )
 
     def _follow(self, netlink: Rtnetlink) -> bool:
-        """Install what is wanted unless it stands; tell whether something had to be changed."""
+        """Install the wanted state unless it is in place; tell whether something was changed."""
         changed = False
-        # The kernel tells the ways of circuits when their device has its routes: look again then.
+        # Uplinks can only be looked up once the exit's device has its routes. So the first round
+        # may install these, and a second round is necessary.
         for _ in range(2):
             plan = self._wanted()
             if plan == self._plan and self._stands(netlink):
@@ -281,11 +295,11 @@ class ExitFilter:
         return changed
 
     def _kept(self, plan: ExitNetworks) -> list[IpNetwork]:
-        """Return the pools whose addresses leave this host over no device."""
+        """Return the pools whose addresses must not leave this host over any device."""
         return [pool for pool in self._pools if pool not in plan.left]
 
     def _stands(self, netlink: Rtnetlink) -> bool:
-        """Tell whether everything that was installed is there."""
+        """Tell whether everything that was installed is still in place."""
         self._counted = self._filter.counted(_FILTER_NAME)
         routed = {route.destination for route in netlink.routes(MAIN_TABLE)}
         return (
@@ -300,14 +314,14 @@ class ExitFilter:
         for pool in set(self._plan.pools).intersection(plan.left):
             _release(netlink, self._plan, pool)
         settings = exit_settings(plan, before=self._settings)
-        # A setting that was changed before keeps its first note.
+        # A setting that was changed before keeps its first note, which has the original value.
         known = {note.partition("=")[0] for note in self._notes}
         new = noted(setting for setting in settings if setting[0] not in known)
         notes = self._notes = (*self._notes, *new)
         plan = replace(plan, closed=closed_devices(plan, notes))
         plan = replace(plan, closed6=plan.policy is None and was_closed(6, notes))
         self._plan, self._settings = plan, settings
-        # The filter stands before the first packet can be forwarded.
+        # Install the filter before the settings and routes that permit forwarding.
         self._table.install(FilterTable(_FILTER_NAME, self._mark, exit_rules(plan), notes))
         self._walled = install_egress_wall(self._kept(plan), plan.inside)
         for name, value in settings:
@@ -330,7 +344,7 @@ def _exists(device: str) -> bool:
 
 
 def _release(netlink: Rtnetlink, plan: ExitNetworks, pool: IpNetwork) -> None:
-    """Take away the routes and the address of a pool; harmless if they have gone."""
+    """Remove the routes and the address of a pool; they need not exist."""
     for route in (_pool_route(plan, pool), _probe_route(plan, pool)):
         if route.device is not None and _exists(route.device):
             netlink.delete_route(route)
@@ -349,6 +363,6 @@ def _pool_route(plan: ExitNetworks, pool: IpNetwork) -> Route:
 
 
 def _probe_route(plan: ExitNetworks, pool: IpNetwork) -> Route:
-    """Return the route by which strict source checks know where a probe comes from."""
+    """Return the route that makes strict source checks (rp_filter) accept a probe."""
     network = ipaddress.ip_network(probe_address(pool))
     return Route(network, RouteKind.UNICAST, MAIN_TABLE, _POOL_METRIC, plan.device)

@@ -1,17 +1,18 @@
-"""What keeps pool addresses inside an exit, whatever address translation does.
+"""Packet filter rules that keep pool addresses inside an exit if they are not translated.
 
-Translation belongs to connection tracking, and Linux sends on what tracking does not know, with
-its addresses as they are: a late RST, a segment outside the window, an ICMP error about nothing,
-everything under another program's ``NOTRACK`` rule. It also replaces destinations, after the exit
-policy has judged them. So each exit has four rules beside it::
+Address translation is a part of connection tracking. Linux forwards packets without a tracked
+connection with their addresses unchanged. Examples are a late RST, a segment outside the window,
+an ICMP error about an unknown packet, and all packets under a ``NOTRACK`` rule of another program.
+Translation may also replace destinations after the exit policy has judged them. So each exit has
+four further rules::
 
     forwarded, from a pool ──> tracking knows the connection?               else drop
     forwarded, from a pool ──> the destination is the one that was judged?  else drop
     forwarded, from a pool ──> it came out of a circuit?                    else drop
     after translation ──> the source is in a pool? leaves outside a circuit?     drop
 
-The last one needs a place after translation. nftables has one, iptables has none; there, and
-behind nftables as well, ``overlay.system.exit_egress`` stands below the packet filter.
+The last rule needs a hook after translation. nftables has one, iptables does not. With either,
+the egress programs of ``overlay.system.exit_egress`` enforce the same below the packet filter.
 """
 
 from __future__ import annotations
@@ -25,19 +26,22 @@ from overlay.system.packet_filter import Hook, Rule, Verdict
 __all__ = ["OWN_DEVICES", "after_translation", "redirected_connections", "unknown_connections"]
 
 OWN_DEVICES: Final = "anon*"
-"""The devices of circuits and of what leads to them; a node may be source and exit at once."""
+"""Names of all devices that lead into circuits; a node may be source and exit at the same time."""
 
 
 def unknown_connections(pool: IpNetwork) -> Rule:
-    """Return what refuses packets of circuits that connection tracking would not translate."""
+    """Return the rule that drops packets of circuits without a tracked connection.
+
+    Their source address would not be translated.
+    """
     return Rule(hook=Hook.FORWARD, verdict=Verdict.DROP, source=pool, unknown=True)
 
 
 def redirected_connections(pool: IpNetwork) -> Rule:
-    """Return what refuses packets of circuits whose destination this host has translated.
+    """Return the rule that drops packets of circuits whose destination was translated.
 
-    The exit policy judged the destination before another program's rule replaced it, perhaps by
-    an address of the local network.
+    The exit policy judged the original destination. A rule of another program may replace it by an
+    address of the local network.
     """
     return Rule(hook=Hook.FORWARD, verdict=Verdict.DROP, source=pool, redirected=True)
 
@@ -45,12 +49,12 @@ def redirected_connections(pool: IpNetwork) -> Rule:
 def after_translation(
     pools: Sequence[IpNetwork], inside: Sequence[str], *, ipsec: bool = False
 ) -> list[Rule]:
-    """Return the rules that judge what leaves by the address that it leaves with.
+    """Return the rules that judge packets by their source address after translation.
 
     Args:
         pools: the networks of inner addresses.
-        inside: devices that lead into circuits, beside :data:`OWN_DEVICES`.
-        ipsec: whether packets into circuits take no device but a policy.
+        inside: devices that lead into circuits, besides :data:`OWN_DEVICES`.
+        ipsec: whether an IPsec policy and not a device leads into circuits.
     """
     hook = Hook.LEAVING
     accepted = [

@@ -1,18 +1,18 @@
-"""How many connections a circuit may have at an exit, and all circuits together.
+"""Limit the connections of each circuit at an exit, and of all circuits together.
 
-Connection tracking and ports belong to the host, not to a circuit. Without limits one circuit
-takes every port of the exit towards a server (28,000 by default), or fills the kernel's table,
-after which the host itself and every other circuit lose their connections.
+All circuits share the host's connection tracking and ports. Without limits, one circuit can take
+all ports of the exit towards a server (28,000 by default) or fill the kernel's table. Then the
+host itself and all other circuits lose their connections.
 
 ::
 
     first packet of a connection ──> circuit begins connections too fast?            drop
-                                 ──> circuit has as many as it may?                  drop
-                                 ──> its part of the pool has as many as it may?     drop
+                                 ──> circuit is at its limit of connections?         drop
+                                 ──> its part of the pool is at its limit?           drop
 
-Inner addresses are drawn at random, so the parts of a pool share the total evenly. One counter for
-all would be simpler, but the kernel walks through its list of connections for each new one
-(Linux, nf_conncount), which takes milliseconds for 100,000.
+Inner addresses are random, so equal parts of a pool get equal shares of the total. One counter for
+the whole pool would be simpler. But the kernel iterates over the counter's list of connections for
+each new connection (Linux, nf_conncount), which takes milliseconds for 100,000 connections.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from overlay.system.packet_filter import ConnectionLimit, Hook, RateLimit, Rule,
 __all__ = ["ExitLimits", "limit_rules", "refused_destinations", "within_kernel_table"]
 
 _BURST_S: Final = 10
-"""A circuit may begin as many connections at once as it may within this time."""
+"""Burst of new connections, as seconds of the permitted rate."""
 
 _LEAST_SHARE: Final = 2
-"""A part of the pool has room for so many circuits that use all that they may."""
+"""Minimum number of circuits at their limit that fit into one part of the pool."""
 
 _LEAST_CIRCUITS: Final = 8
-"""So many circuits at their limit fit into the total, however small the kernel's table is."""
+"""Minimum number of circuits at their limit that fit into the share of an IP version."""
 
 _LEAST_CONNECTIONS: Final = 64
-"""A small total lowers the limit of a circuit no further: a web page needs about so many."""
+"""A small total does not lower a circuit's limit below this; a web page needs about as many."""
 
 _MOST_PARTS: Final = 64
 _KERNEL_TABLE: Final = "net/netfilter/nf_conntrack_max"
@@ -45,10 +45,12 @@ _KERNEL_TABLE: Final = "net/netfilter/nf_conntrack_max"
 
 @dataclass(frozen=True, slots=True)
 class ExitLimits:
-    """Limits of an exit; 0 stands for none.
+    """Limits of an exit; 0 means no limit.
 
-    ``per_circuit`` connections at a time and ``per_second`` new ones for each inner address;
-    ``total`` connections of all circuits of both IP versions.
+    Attributes:
+        per_circuit: connections at a time of each inner address.
+        per_second: new connections per second of each inner address.
+        total: connections of all circuits of both IP versions.
     """
 
     per_circuit: int
@@ -57,10 +59,11 @@ class ExitLimits:
 
 
 def within_kernel_table(limits: ExitLimits, tracked: str | None = None) -> ExitLimits:
-    """Return the limits with a total of at most three quarters of the kernel's table.
+    """Return the limits with a total of at most 3/4 of the kernel's connection table.
 
-    The rest belongs to the host. ``tracked`` is the kernel's maximum, which is read if it is None;
-    a kernel that does not tell has not loaded connection tracking yet and gets the default.
+    The rest is reserved for the host itself. ``tracked`` is the size of the table; if it is None,
+    the kernel's value is read. If the kernel has not loaded connection tracking yet, there is no
+    such value, and the limits are returned unchanged.
     """
     most = tracked or read_setting(_KERNEL_TABLE)
     if most is None or not most.isdecimal() or not int(most):
@@ -72,9 +75,9 @@ def within_kernel_table(limits: ExitLimits, tracked: str | None = None) -> ExitL
 
 
 def limit_rules(pool: IpNetwork, limits: ExitLimits, versions: int) -> Iterator[Rule]:
-    """Yield the rules for one pool of an exit that serves so many IP versions.
+    """Yield the limits as rules for one pool of an exit that serves ``versions`` IP versions.
 
-    A circuit gets at most an eighth of what all circuits of the pool have together.
+    One circuit gets at most 1/8 of the pool's share, but at least 64 connections.
     """
     host = pool.max_prefixlen
     share = max(limits.total // versions, 1)
@@ -93,14 +96,14 @@ def limit_rules(pool: IpNetwork, limits: ExitLimits, versions: int) -> Iterator[
 
 
 def refused_destinations(pool: IpNetwork, refused: Iterable[IpNetwork]) -> Iterator[Rule]:
-    """Yield the rules for destinations that no circuit reaches, whatever the policy says."""
+    """Yield rules that drop packets to networks which no circuit reaches under any exit policy."""
     for network in refused:
         if network.version == pool.version:
             yield Rule(hook=Hook.FORWARD, verdict=Verdict.DROP, source=pool, destination=network)
 
 
 def _parts(share: int, per_circuit: int, host_bits: int) -> int:
-    """Return into how many parts of equal size, a power of two, the pool is divided."""
+    """Return the number of equal parts of the pool, which is a power of two."""
     wanted = share // (_LEAST_SHARE * per_circuit) if per_circuit else 1
     most = max(min(wanted, _MOST_PARTS, 1 << host_bits), 1)
     return 1 << (most.bit_length() - 1)

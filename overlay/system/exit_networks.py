@@ -1,6 +1,7 @@
-"""What an exit's packet filter does, as values: the plan, and the rules that follow from it.
+"""The packet filter of an exit as a pure function of its configuration.
 
-``overlay.system.exit_filter`` computes the plan from the host's state and installs the rules.
+``overlay.system.exit_filter`` computes the configuration from the host's state and installs the
+rules.
 """
 
 from __future__ import annotations
@@ -27,19 +28,24 @@ __all__ = ["ExitNetworks", "exit_gateway", "exit_rules"]
 
 @dataclass(frozen=True, slots=True)
 class ExitNetworks:
-    """Where inner packets come from and may go.
+    """The networks and devices of an exit: where inner packets come from and may go.
 
-    ``device`` is the exit's TUN device; ``pools`` the networks that inner addresses are taken
-    from, at most one of each IP version; ``mtu`` the bytes of the largest inner packet that
-    may come in; ``outward`` the devices towards the outside over IPv4, and over IPv6 unless
-    ``outward6`` has others (see :meth:`devices`). ``policy`` is given where inner packets come out
-    of the kernel's IPsec instead of the device, so that no program sees them: then the filter
-    enforces it. ``closed`` are devices that forwarded no IPv4 before, ``closed6`` tells that no
-    device forwarded IPv6. ``fragmenting`` is the device that answers over IPv4 pass before IPsec
-    takes them, if any. ``refused`` are networks that no circuit reaches whatever the policy says,
-    because this host answers there or its gateway does, ``own_links`` the same because they are on
-    this host's links. ``left`` are pools that this host itself has begun to use; they are not among
-    ``pools``.
+    Attributes:
+        device: name of the exit's TUN device.
+        pools: networks of inner addresses, at most one per IP version.
+        mtu: size in bytes of the largest inner packet.
+        outward: uplinks over IPv4, and over IPv6 if ``outward6`` is None.
+        policy: exit policy for the filter to enforce. It is given if inner packets come out of the
+            kernel's IPsec, so that the node does not see them; else None.
+        closed: devices that did not forward IPv4 before.
+        fragmenting: device that IPv4 replies pass before IPsec takes them, if any.
+        limits: limits of connections, if any.
+        refused: networks that no circuit reaches under any policy, because this host or its
+            gateway answers there.
+        left: pools that this host itself has begun to use; ``pools`` does not contain them.
+        outward6: uplinks over IPv6, if they differ.
+        own_links: networks that no circuit reaches because they are on this host's links.
+        closed6: whether no device forwarded IPv6 before.
     """
 
     device: str
@@ -58,7 +64,7 @@ class ExitNetworks:
 
     @property
     def segment_mtu(self) -> int:
-        """The bytes of the largest packet that TCP may send into circuits."""
+        """Size in bytes of the largest packet that TCP may send into circuits."""
         return min(self.mtu, SEGMENT_MTU)
 
     @property
@@ -73,25 +79,25 @@ class ExitNetworks:
 
     @property
     def all_outward(self) -> tuple[str, ...]:
-        """The devices towards the outside over some IP version."""
+        """The uplinks of both IP versions."""
         return tuple(dict.fromkeys((*self.outward, *(self.outward6 or ()))))
 
     def devices(self, version: int) -> tuple[str, ...]:
-        """Return the devices towards the outside over an IP version."""
+        """Return the uplinks of an IP version."""
         return self.outward if version == 4 or self.outward6 is None else self.outward6
 
 
 def exit_gateway(pool: IpNetwork) -> IpAddress:
-    """Return the pool's first host address: the exit's own, from which its ICMP errors come.
+    """Return the pool's first host address, which is the source of the exit's ICMP errors.
 
-    It must not be lent to a circuit. Without it the kernel would choose another address of
-    this host, perhaps a private one, and show it to the source.
+    It must not be lent to a circuit. Without it the kernel would use another address of this host,
+    perhaps a private one, and disclose it to the source.
     """
     return pool.network_address + 1
 
 
 def exit_rules(plan: ExitNetworks) -> tuple[Rule, ...]:
-    """Return the exit's packet filter, in the order of a packet's way."""
+    """Return the exit's packet filter rules, in the order in which a packet passes them."""
     probes = [
         rule
         for pool in plan.pools
@@ -189,7 +195,7 @@ def _forwarded(plan: ExitNetworks) -> list[Rule]:
 
 
 def _closed(plan: ExitNetworks) -> Iterator[Rule]:
-    """Yield what keeps other hosts from sending through a host that forwarded nothing before."""
+    """Yield rules that keep a host from forwarding for others if it did not do so before."""
     hook = Hook.FORWARD
     for each in plan.closed if 4 in plan.versions else ():
         yield Rule(hook=hook, verdict=Verdict.DROP, version=4, in_device=each)
@@ -198,7 +204,7 @@ def _closed(plan: ExitNetworks) -> Iterator[Rule]:
 
 
 def _accepted(plan: ExitNetworks) -> Iterator[tuple[int | None, str]]:
-    """Yield the IP version (None for both) and the name of each device towards the outside."""
+    """Yield the IP version (None for both) and the name of each uplink."""
     if plan.outward6 is None:
         yield from ((None, each) for each in plan.outward)
         return
@@ -207,14 +213,18 @@ def _accepted(plan: ExitNetworks) -> Iterator[tuple[int | None, str]]:
 
 
 def _before_policy(plan: ExitNetworks, pool: IpNetwork) -> Iterator[Rule]:
-    """Yield what refuses packets of circuits whatever the exit policy says."""
+    """Yield rules that drop packets of circuits under any exit policy."""
     yield from refused_destinations(pool, (*plan.refused, *plan.own_links))
     if plan.limits is not None:
         yield from limit_rules(pool, plan.limits, len(plan.versions))
 
 
 def _normalised(plan: ExitNetworks) -> list[Rule]:
-    """Make packets alike in both directions; a program does what iptables cannot, inwards."""
+    """Return rules that normalise header fields in both directions.
+
+    Packets that still have a flow label are not dropped. For replies, the node itself does what
+    iptables cannot.
+    """
     hook, rules = Hook.POSTROUTING, list[Rule]()
     for pool in plan.pools:
         outgoing = Rule(hook=hook, verdict=Verdict.ACCEPT, source=pool)

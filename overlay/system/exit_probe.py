@@ -1,12 +1,12 @@
-"""A packet that goes the way of a circuit's packets through an exit's host, up to the last step.
+"""Test with a probe packet whether an exit's host forwards the packets of circuits.
 
-Other programs refuse to forward: a container engine's ``iptables -P FORWARD DROP``, a firewall's
-zones, a rule of an administrator. No reading of rules tells what becomes of a packet, so one is
-sent: the first segment of a TCP connection, from an address of the pool that no circuit gets, into
-the exit's device. The exit's own filter counts it after forwarding and drops it there, so nothing
-leaves this host::
+Other programs may drop forwarded packets, for example ``iptables -P FORWARD DROP`` of a container
+engine, the zones of a firewall, or a rule of an administrator. Their effect cannot be predicted
+reliably from the rules, so a packet is sent into the exit's device. It is the first segment of a
+TCP connection, from a pool address that no circuit gets. The exit's own filter counts it after
+forwarding and drops it there, so nothing leaves this host::
 
-    exit's device ──> marked ──> routed as circuits' packets are
+    exit's device ──> marked ──> routed like packets of circuits
                   ──> forward: ours accepts, others may refuse ──> postrouting: counted, dropped
 """
 
@@ -28,7 +28,7 @@ _SINKS: Final = {
     4: ipaddress.ip_address("192.175.48.1"),
     6: ipaddress.ip_address("2620:4f:8000::1"),
 }
-"""Addresses of AS112 (RFC 7534): public, and routed as any other is."""
+"""Addresses of AS112 (RFC 7534), because they are public and routed like any other address."""
 
 _PORT: Final = 443
 _TCP: Final = 6
@@ -42,10 +42,11 @@ def probe_address(pool: IpNetwork) -> IpAddress:
 
 
 def probe_rules(pool: IpNetwork, device: str, outward: Sequence[str]) -> list[Rule]:
-    """Return what lets probes of a pool in from the exit's device, and what ends them.
+    """Return rules that accept a pool's probes from the exit's device, then count and drop them.
 
-    They belong before all other rules of their hooks. A probe has the mark of circuits' packets,
-    so that the same routing rules apply. It counts if it would leave over an ``outward`` device.
+    They must precede all other rules of their hooks. A probe gets the same mark as packets of
+    circuits, so that the same routing rules apply. It is counted if it would leave over one of the
+    ``outward`` devices.
     """
     source = ipaddress.ip_network(probe_address(pool))
     end = Rule(hook=Hook.POSTROUTING, verdict=Verdict.DROP, source=source)
@@ -59,7 +60,7 @@ def probe_rules(pool: IpNetwork, device: str, outward: Sequence[str]) -> list[Ru
 
 
 def probe_packet(pool: IpNetwork, policy: ExitPolicy | None) -> bytes:
-    """Return the packet for a pool, towards what the policy accepts first."""
+    """Return the probe packet of a pool, addressed to the first network that the policy accepts."""
     source = probe_address(pool)
     destination, port = _target(pool.version, policy)
     segment = struct.pack("!HHIIBBHHH", _PORT, port, 1, 0, 5 << 4, _SYN, 65535, 0, 0)

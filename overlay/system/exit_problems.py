@@ -1,7 +1,7 @@
-"""What keeps a host from being an exit over an IP version, and the command that mends it.
+"""Find what keeps a host from being an exit over an IP version, and the command that fixes it.
 
-The node asks again whenever the host may have changed, and the doctor asks before the node starts,
-so that both say the same.
+The node checks whenever the host may have changed. The doctor command checks before the node
+starts, with the same functions, so that both report the same.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ TRACKING_FULL: Final = "tracking_full"
 Read = Callable[[str], str | None]
 
 _OWN_DEVICES: Final = ("anon", "exit")
-"""What the names of a node's own devices begin with: circuits' addresses are there."""
+"""Prefixes of the names of a node's own devices, which have the addresses of circuits."""
 
 _REFUSING_ROUTES: Final = frozenset((errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL))
-"""What the kernel answers for routes of the kinds unreachable, prohibit and blackhole."""
+"""Errors of a route lookup for the types unreachable, prohibit and blackhole."""
 
 _TRACKED: Final = "net/netfilter/nf_conntrack_count"
 _TRACKED_MAX: Final = "net/netfilter/nf_conntrack_max"
@@ -50,11 +50,14 @@ _TRACKED_MAX: Final = "net/netfilter/nf_conntrack_max"
 
 @dataclass(frozen=True, slots=True)
 class ExitProblem:
-    """Why circuits cannot leave over an IP version.
+    """The reason why circuits cannot leave over an IP version.
 
-    ``kind`` names no address, so it may stand in a log. ``cause`` is a clause without a capital,
-    ``remedy`` one that begins with a verb.
-    ``of_configuration`` tells that the configuration has to change, not the host.
+    Attributes:
+        version: the IP version.
+        kind: a word for the log; it contains no address.
+        cause: a clause without a capital letter.
+        remedy: a clause that begins with a verb.
+        of_configuration: whether the configuration has to change, not the host.
     """
 
     version: int
@@ -64,12 +67,12 @@ class ExitProblem:
     of_configuration: bool = False
 
     def __str__(self) -> str:
-        """Return both as one sentence."""
+        """Return cause and remedy as one sentence."""
         return f"{self.cause}; {self.remedy}"
 
 
 def has_version(version: int, device: str = "", read: Read = read_setting) -> bool:
-    """Tell whether this host (and a device of it) speaks an IP version."""
+    """Tell whether this host, and the device if it is given, supports an IP version."""
     if version == 4:
         return True
     names = ["all", *([device] if device else [])]
@@ -80,10 +83,10 @@ def has_version(version: int, device: str = "", read: Read = read_setting) -> bo
 def host_problems(pools: Sequence[IpNetwork]) -> list[ExitProblem]:
     """Return what keeps this host from being an exit for these pools, apart from its routes.
 
-    At most one for each IP version.
+    There is at most one problem per IP version.
 
     Raises:
-        BackendError: the kernel does not tell.
+        BackendError: the state of the host could not be read.
     """
     found = pool_problems(pools, used_networks(), dict(socket.if_nameindex()))
     wrong = {problem.version for problem in found}
@@ -92,12 +95,12 @@ def host_problems(pools: Sequence[IpNetwork]) -> list[ExitProblem]:
 
 
 def exit_problems(pools: Sequence[IpNetwork]) -> list[ExitProblem]:
-    """Return what keeps this host from being an exit for these pools, at most one each.
+    """Return what keeps this host from being an exit for these pools, at most one problem each.
 
-    The routes are those of this host's own packets, because there is no exit yet.
+    The routes of this host's own packets are examined, because there is no exit yet.
 
     Raises:
-        BackendError: the kernel does not tell.
+        BackendError: the state of the host could not be read.
     """
     found = host_problems(pools)
     wrong = {problem.version for problem in found}
@@ -113,9 +116,9 @@ def exit_problems(pools: Sequence[IpNetwork]) -> list[ExitProblem]:
 def version_problem(
     version: int, device: str = "", read: Read = read_setting
 ) -> ExitProblem | None:
-    """Return why this host (and a device of it) does not speak an IP version, or None.
+    """Return why this host, or the device, does not support an IP version; else None.
 
-    The device "default" stands for one that is made next.
+    The device "default" stands for devices that will be created.
     """
     if version == 4 or has_version(6, device, read):
         return None
@@ -132,9 +135,9 @@ def version_problem(
 
 
 def route_problem(version: int, ways: Uplinks, question: str = "") -> ExitProblem | None:
-    """Return what it means that no device leads to the outside, or None if one does.
+    """Return the problem if there is no uplink, or None if there is one.
 
-    ``question`` is the command that shows the route of a packet of circuits.
+    ``question`` is the command for the user that shows the route of a circuit's packet.
     """
     if ways.ways:
         return None
@@ -159,11 +162,11 @@ def route_problem(version: int, ways: Uplinks, question: str = "") -> ExitProble
 def pool_problems(
     pools: Iterable[IpNetwork], used: Iterable[UsedNetwork], names: dict[int, str]
 ) -> list[ExitProblem]:
-    """Return which pools overlap what this host uses itself; ``names`` are devices by index.
+    """Return a problem for each pool that overlaps a network which this host uses itself.
 
-    Neighbours do not count, because any host of a link adds one with a single ARP packet, which
-    would end the exit. Nor do rules for packets from a pool, by which an operator leads circuits
-    into a VPN.
+    Neighbours do not count, because any host on a link could end the exit with one ARP packet.
+    Routing rules for packets from a pool do not count either, because an operator may use them to
+    send circuits into a VPN. ``names`` are the names of devices by index.
     """
     found = []
     for pool in pools:
@@ -192,10 +195,10 @@ def _overlap(pool: IpNetwork, used: UsedNetwork, device: str) -> ExitProblem:
 
 
 def used_pools(pools: Iterable[IpNetwork], inside: Collection[str]) -> tuple[IpNetwork, ...]:
-    """Return the pools that this host uses itself, over other devices than those ``inside``.
+    """Return the pools that this host uses itself, except on the devices ``inside``.
 
     Raises:
-        BackendError: the kernel does not tell.
+        BackendError: the state of the host could not be read.
     """
     names = dict(socket.if_nameindex())
     used = [each for each in used_networks() if names.get(each.device) not in inside]
@@ -209,7 +212,7 @@ def forwarding_problem(
     read: Read = read_setting,
     chains: Callable[[int], list[ForeignChain]] = foreign_chains,
 ) -> ExitProblem:
-    """Return what keeps this host from forwarding a probe of a pool, as far as it can be told."""
+    """Return the most probable reason why this host does not forward the probe of a pool."""
     version = pool.version
     if _tracking_is_full(read):
         return ExitProblem(
@@ -234,7 +237,7 @@ def forwarding_problem(
 
 
 def unknown_problem(pool: IpNetwork, error: BackendError) -> ExitProblem:
-    """Return what it means that the exit's state cannot be read or repaired."""
+    """Return the problem of an exit whose state could not be read or repaired."""
     return ExitProblem(
         pool.version,
         "not_examined",

@@ -1,9 +1,9 @@
-"""The kernel's settings that an exit needs, and what must not be forwarded because of them.
+"""Kernel settings of an exit, and the devices that must not forward for other hosts.
 
-IPv4 forwards by the device that a packet comes in by, IPv6 by one switch for all devices. Answers
-come in from the outside, so forwarding is on for the device towards it. Without more, hosts of that
-network could send through this host to its other networks. What forwarded nothing before forwards
-nothing but circuits' packets: these are the *closed* devices.
+IPv4 has a forwarding setting for each input device; IPv6 has one setting for all devices. Replies
+to circuits come in over the uplink, so it must forward. But then hosts on that network could send
+packets through this host to its other networks. So devices that did not forward before, the
+*closed* devices, forward only packets of circuits.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ _FORWARDING: Final = {4: "net/ipv4/conf/all/forwarding", 6: "net/ipv6/conf/all/f
 def exit_settings(
     plan: ExitNetworks, before: Iterable[KernelSetting] = ()
 ) -> tuple[KernelSetting, ...]:
-    """Return the settings an exit needs, in the order in which they must be made.
+    """Return the settings of an exit, in the order in which they must be changed.
 
-    ``before`` are those of an earlier plan. What was changed for router advertisements stays
-    changed, because forwarding stays on.
+    ``before`` are the settings of the previous configuration. Those for router advertisements are
+    kept, because forwarding stays on.
     """
     settings: dict[str, str] = {}
     if 4 in plan.versions:
         for device in plan.devices(4):
-            # A reply's source is looked up with the mark that it gets, not without.
+            # The reverse-path check must look up a reply with the mark that the filter restores.
             settings[f"net/ipv4/conf/{device}/src_valid_mark"] = "1"
             settings[f"net/ipv4/conf/{device}/forwarding"] = "1"
-        if plan.policy is not None:  # links come in by any device
+        if plan.policy is not None:  # packets of links may come in over any device
             settings |= {f"net/ipv4/conf/{each}/forwarding": "1" for each in plan.closed}
     if 6 in plan.versions:
         kept = [each for each in before if each[0].endswith("/accept_ra")]
@@ -46,14 +46,14 @@ def exit_settings(
 
 
 def was_closed(version: int, notes: Iterable[str]) -> bool:
-    """Tell whether this host forwarded nothing over an IP version before the exit's settings."""
+    """Tell whether this host did not forward an IP version before the exit changed settings."""
     return (_FORWARDING[version], "0") in map(parse_note, notes)
 
 
 def closed_devices(plan: ExitNetworks, notes: Iterable[str]) -> tuple[str, ...]:
-    """Return the devices that forwarded no IPv4 before, and by which links or answers may come.
+    """Return the devices that did not forward IPv4 before and over which links or replies may come.
 
-    None is closed while the host forwards IPv4 on all devices, as it does when a container engine
+    There are none while the host forwards IPv4 on all devices, for example after a container engine
     has started.
     """
     if read_setting(_FORWARDING[4]) == "1":

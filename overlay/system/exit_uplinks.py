@@ -1,8 +1,8 @@
-"""The devices that circuits leave an exit by, and why there is none.
+"""Find the uplinks of an exit, or the reason why there is none.
 
-A VPN that goes leaves the host's plain default route behind. Circuits do not follow it: the
-operator chose that they leave through the VPN, and without it they would leave under the host's own
-address. The way is used again when the VPN is back, or when the node is started anew.
+If a VPN ends, the host's plain default route remains. Circuits do not use it, because the operator
+chose that they leave through the VPN. They would otherwise leave with the host's own address.
+Circuits can leave again when the VPN is back or the node is restarted.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from overlay.system.uplinks import SAMPLES, Uplink, Uplinks, ways_out
 __all__ = ["ExitUplinks"]
 
 _STRICT: Final = errno.EXDEV
-"""What the kernel answers if a strict source check refuses the packet (rp_filter)."""
+"""Error of a route lookup if a strict source check (rp_filter) refuses the packet."""
 
 
 class ExitUplinks:
-    """Ways out of one exit; ``problems`` and ``ways`` are those of the last :meth:`find`."""
+    """Uplinks of one exit; ``problems`` and ``ways`` are results of the last :meth:`find`."""
 
     def __init__(self, device: str, mark: int, given: tuple[str, ...] = ()) -> None:
-        """Prepare; ``given`` are devices that are used whatever the routes say."""
+        """Prepare; if there are ``given`` devices, these are used and routes are ignored."""
         self._device = device
         self._mark = mark
         self._given = given
@@ -35,10 +35,10 @@ class ExitUplinks:
         self.ways: frozenset[Uplink] = frozenset()
 
     def find(self, pools: Iterable[IpNetwork]) -> dict[int, tuple[str, ...]]:
-        """Return the devices by IP version; 4 and 6 are always there.
+        """Return the uplinks by IP version; the keys 4 and 6 always exist.
 
         Raises:
-            BackendError: the kernel cannot be asked.
+            BackendError: the routes could not be read.
         """
         found: dict[int, tuple[str, ...]] = {4: self._given, 6: self._given}
         problems: list[ExitProblem] = []

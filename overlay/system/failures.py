@@ -1,4 +1,4 @@
-"""How refusals of the operating system become one sentence for the user."""
+"""Turn errors of the operating system into one sentence for the user."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _NS_GET_USERNS: Final = 0xB701
 
 
 def privilege_remedy() -> str:
-    """Return what to do where rights are missing; in a user namespace that is something else."""
+    """Return what the user can do about missing rights, which depends on the user namespace."""
     try:
         if _UID_MAP.read_text(encoding="ascii").split() == ["0", "0", "4294967295"]:
             return _AS_ROOT
@@ -56,8 +56,8 @@ def _owns_network() -> bool:
 def refused(operation: str, error: OSError, remedy: str = "") -> BackendError:
     """Return the error "OPERATION failed (errno text): remedy."; raise it ``from error``.
 
-    ``operation`` names what was tried without any peer or destination, since the message
-    may be logged. Missing rights have the same remedy everywhere and need none given.
+    ``operation`` must not name a peer or destination, because the message may be logged. If rights
+    are missing and no ``remedy`` is given, :func:`privilege_remedy` supplies it.
     """
     if not remedy and error.errno in (errno.EPERM, errno.EACCES):
         remedy = privilege_remedy()

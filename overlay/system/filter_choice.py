@@ -1,8 +1,8 @@
-"""Which packet filter this host offers, and what an earlier process left in the other one.
+"""Choose the packet filter of this host, and take over tables that are left in the other one.
 
-The packages of a host change between two runs, and with them the filter that a node finds. What
-was set with the other filter is taken over: its notes are read, and its table goes as soon as a
-table of the same name stands in the chosen filter, or when that table is removed. ::
+Packages of a host may change between two runs, so a node may find another filter than before. A
+table in the other filter is taken over. Its notes are read, and it is removed as soon as the
+chosen filter has a table of the same name, or together with that table. ::
 
     set with iptables ──notes──> set with nftables ──> iptables' chains removed
 """
@@ -23,10 +23,10 @@ __all__ = ["ChosenFilter", "LaterFilter", "chosen_filter", "find_packet_filter"]
 
 
 class ChosenFilter:
-    """Implements ``PacketFilter`` with one filter; removes tables of these names from another."""
+    """A ``PacketFilter`` that uses one filter and removes tables of the same names from another."""
 
     def __init__(self, chosen: PacketFilter, other: PacketFilter) -> None:
-        """Prepare; ``other`` is never given a table."""
+        """Prepare; no table is installed in ``other``."""
         self.chosen = chosen
         self._other = other
         self.clears_flow_labels = chosen.clears_flow_labels
@@ -34,7 +34,7 @@ class ChosenFilter:
     def replace(self, table: FilterTable) -> None:
         """See :class:`~overlay.system.packet_filter.PacketFilter`."""
         self.chosen.replace(table)
-        # Last, so that nothing opens in between.
+        # The old table is removed last, so that one of them always filters.
         self._remove_left(table.name)
 
     def remove(self, name: str) -> None:
@@ -43,8 +43,8 @@ class ChosenFilter:
         self._remove_left(name)
 
     def notes(self, name: str) -> tuple[str, ...] | None:
-        """Return the notes that both filters keep with a table, or None if neither has it."""
-        # A process that was killed while it changed filters leaves the table in both.
+        """Return the notes of a table in both filters, or None if neither has the table."""
+        # If a process is killed while it changes from one filter to the other, both have the table.
         found = [notes for each in self._both() if (notes := each.notes(name)) is not None]
         return tuple(dict.fromkeys(note for notes in found for note in notes)) if found else None
 
@@ -65,16 +65,17 @@ class ChosenFilter:
 
 
 class LaterFilter:
-    """Implements ``PacketFilter`` with the host's, which is sought until it is found.
+    """A ``PacketFilter`` that searches for the host's filter when it is first needed.
 
-    The programs of the packet filter may be missing for a moment, as during an upgrade. Other
-    walls of a guard stand meanwhile, and what an earlier process left is read without programs.
+    The programs of the packet filter may be missing for a moment, for example during an upgrade.
+    Meanwhile the other mechanisms of the kill switch work, and tables that an earlier process left
+    can be read without these programs.
     """
 
     clears_flow_labels = False
 
     def __init__(self) -> None:
-        """Prepare; nothing is sought yet."""
+        """Prepare; nothing is searched yet."""
         self._found: PacketFilter | None = None
 
     def replace(self, table: FilterTable) -> None:
@@ -85,7 +86,7 @@ class LaterFilter:
 
     def remove(self, name: str) -> None:
         """See :class:`~overlay.system.packet_filter.PacketFilter`."""
-        left = ChosenFilter(Nftables(), Iptables())  # neither removes what is not there
+        left = ChosenFilter(Nftables(), Iptables())  # no error if a table does not exist
         (self._found or left).remove(name)
 
     def notes(self, name: str) -> tuple[str, ...] | None:
@@ -102,12 +103,12 @@ class LaterFilter:
 
 
 def find_packet_filter() -> ChosenFilter:
-    """Return nftables where the kernel takes it for both IP versions, else legacy iptables.
+    """Return nftables if the kernel supports it for both IP versions, else legacy iptables.
 
-    What was found once holds for the process, because all parts of a node must use the same one.
+    The result is kept for the process, because all parts of a node must use the same filter.
 
     Raises:
-        BackendError: neither works; without one, no destination can be guarded.
+        BackendError: neither works; then no destination can be protected.
     """
     place = (os.stat("/proc/thread-self/ns/net").st_ino, os.environ.get("PATH"))
     if place not in _found:
@@ -118,7 +119,7 @@ def find_packet_filter() -> ChosenFilter:
 
 
 _found: dict[tuple[int, str | None], ChosenFilter] = {}
-"""By network namespace and search path. Nothing is kept when neither works."""
+"""Results by network namespace and search path. A failure is not kept."""
 
 _MOST_FOUND: Final = 64
 
@@ -141,10 +142,10 @@ def _look() -> ChosenFilter:
 
 
 def chosen_filter(named: PacketFilter | None) -> PacketFilter:
-    """Return the filter that a caller named, or the host's, with what the other one may hold.
+    """Return the named filter, or the host's if it is None, combined with the other one.
 
     Raises:
-        BackendError: none was named, and the host has none.
+        BackendError: no filter was named, and the host has none.
     """
     if named is None:
         return find_packet_filter()

@@ -1,12 +1,12 @@
-"""Flow labels where the packet filter is iptables, which cannot clear them.
+"""Clear IPv6 flow labels with traffic control if the packet filter is iptables, which cannot.
 
-Linux copies the flow label of what IPsec encapsulates into each outer IPv6 header. nftables clears
-it on the way out. With iptables, traffic control clears it as each packet comes in, from the
-network or, opened, from IPsec: the kernel hands opened packets to the device that they came by a
-second time. So every place is covered at which a packet enters a circuit at an exit or a relay.
+Linux copies the flow label of a packet that IPsec encapsulates into each outer IPv6 header.
+nftables clears it on output. With iptables, traffic control clears it on input. The kernel passes a
+decrypted packet through the input of its device a second time. So packets from the network and
+packets out of IPsec are covered, at relays and at exits.
 
-What a program of this host labels itself passes no device before IPsec, and a device that has just
-appeared has no rule yet. Then the packet filter drops what is labelled
+Two cases are not covered: packets of local programs pass no device before IPsec, and a new device
+has no rule yet. In these cases the packet filter drops packets with a label
 (``overlay.system.normalisation``).
 
 Formats: Linux uapi ``linux/pkt_cls.h`` (tc_u32_sel) and ``linux/tc_act/tc_pedit.h``.
@@ -68,16 +68,16 @@ def _rule() -> TrafficRule:
 
 
 class FlowLabels:
-    """The rule on every device, where the packet filter needs it; a context manager.
+    """The rule on every device, if the packet filter needs it; a context manager.
 
     Its owner must own the kernel's IPsec in this network namespace (``XfrmBackend`` does).
     """
 
     def __init__(self, packet_filter: PacketFilter) -> None:
-        """Clear labels on all devices, or on none if the filter does it.
+        """Install the rule on all devices, or on none if the packet filter clears labels.
 
         Raises:
-            BackendError: no permission, or the kernel lacks a part.
+            BackendError: a permission is missing, or the kernel lacks a module.
         """
         clear_flow_label_leftovers()
         self._control: TrafficControl | None = None
@@ -93,11 +93,11 @@ class FlowLabels:
 
     @property
     def needed(self) -> bool:
-        """Whether :meth:`refresh` has something to do when devices appear."""
+        """Whether :meth:`refresh` must be called when devices appear."""
         return self._control is not None
 
     def refresh(self) -> None:
-        """Cover devices that have appeared since; harmless if there are none.
+        """Install the rule on new devices; no effect if there are none.
 
         Raises:
             BackendError: the kernel refused.
@@ -111,7 +111,7 @@ class FlowLabels:
         self._covered = present
 
     def close(self) -> None:
-        """Remove the rule from all devices; harmless if repeated."""
+        """Remove the rule from all devices; may be called repeatedly."""
         control, self._control = self._control, None
         if control is not None:
             control.remove_everywhere(_rule())
@@ -125,20 +125,20 @@ class FlowLabels:
 
 
 def try_clearing_flow_labels() -> None:
-    """Put the rule on a device of no use, and remove both; a node may run meanwhile.
+    """Install the rule on a temporary device, and remove both; a node may run meanwhile.
 
     Raises:
-        BackendError: no permission, or the kernel lacks a part.
+        BackendError: a permission is missing, or the kernel lacks a module.
     """
     with TunDevice.open(_TRIAL_NAME, MIN_MTU) as device, TrafficControl() as control:
         control.put(device.index, _rule())
 
 
 def clear_flow_label_leftovers() -> None:
-    """Remove what a killed node left; harmless if there is nothing.
+    """Remove the rules that a killed node left; there need be none.
 
     Raises:
-        BackendError: no permission.
+        BackendError: a permission is missing.
     """
     with TrafficControl() as control:
         control.remove_everywhere(_rule())

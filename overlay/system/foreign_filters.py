@@ -1,8 +1,8 @@
-"""Which packet filters of other programs may refuse to forward, and what lets circuits pass.
+"""Find packet filters of other programs that may drop forwarded packets, and commands to fix it.
 
-This is for the sentence that a person reads. Whether packets pass is found by a probe
-(``overlay.system.exit_probe``), because rules are too many to be judged here. A chain is named if
-its policy is to drop, or if one of its rules drops, rejects or asks another chain.
+The result is for a message to the user. Whether packets are forwarded is tested with a probe
+(``overlay.system.exit_probe``), because rules cannot be fully evaluated here. A chain is named if
+its policy is drop, or if one of its rules drops, rejects or jumps to another chain.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ _LEGACY_TABLES: Final = {
     "mangle": ("PREROUTING", "FORWARD", "POSTROUTING"),
     "raw": ("PREROUTING",),
 }
-"""Tables of iptables, and the chains that forwarded packets pass in them."""
+"""Tables of iptables, and the chains in them that forwarded packets pass."""
 
 _OWN_CHAINS: Final = "AO-"
-"""What the names of this program's chains begin with."""
+"""Prefix of the names of this program's chains."""
 
 _MOST_NAMED: Final = 4
-"""A message that names more is not read."""
+"""Limit of chains in one message, so that it stays readable."""
 
 
 @dataclass(frozen=True, slots=True)
 class ForeignChain:
     """A chain of another program that packets pass when they are forwarded.
 
-    ``family`` is nftables' name of it, or the name of a legacy program. ``by`` is the program that
-    manages it: "firewalld", "ufw", or nothing if it is not known. ``certain`` tells that it drops
-    by itself.
+    ``family`` is a family of nftables, or the name of an iptables program. ``by`` is the program
+    that manages the chain: "firewalld", "ufw", or empty if unknown. ``certain`` is set if the chain
+    itself drops packets, and not a chain that it jumps to.
     """
 
     family: str
@@ -57,7 +57,7 @@ class ForeignChain:
 
     @property
     def name(self) -> str:
-        """What a person finds it by."""
+        """The name of the chain in a message."""
         if self.by:
             return self.by
         if "tables" in self.family:
@@ -66,7 +66,7 @@ class ForeignChain:
         return f"nft, chain {self.family} {self.table} {self.chain}"
 
     def commands(self, pool: IpNetwork, device: str) -> list[str]:
-        """Return what lets packets of a pool pass in both directions."""
+        """Return commands that accept packets of a pool in both directions."""
         if self.by == "firewalld":
             return [
                 f"firewall-cmd --permanent --zone=trusted --add-source={pool}",
@@ -85,9 +85,9 @@ class ForeignChain:
 
 
 def foreign_chains(version: int) -> list[ForeignChain]:
-    """Return the chains that may keep packets from passing this host; none if unknown.
+    """Return at most 4 chains that may drop forwarded packets; none if unknown.
 
-    Those that drop by themselves are named before those that ask other chains.
+    If some chains drop packets themselves, chains that only jump to others are left out.
     """
     found = [*nft_chains(version, _output), *legacy_chains(version, _output)]
     certain = [each for each in found if each.certain]
@@ -95,7 +95,7 @@ def foreign_chains(version: int) -> list[ForeignChain]:
 
 
 def nft_chains(version: int, run: Run) -> list[ForeignChain]:
-    """Return those of nftables, and of iptables where it is made of nftables."""
+    """Return the chains of nftables, including those of iptables on top of nftables."""
     found = []
     for entry in _json(run(["nft", "--json", "list", "chains"])):
         chain = entry.get("chain", {})
@@ -119,7 +119,7 @@ def nft_chains(version: int, run: Run) -> list[ForeignChain]:
 
 
 def legacy_chains(version: int, run: Run) -> list[ForeignChain]:
-    """Return those of legacy iptables, which nftables does not show."""
+    """Return the chains of legacy iptables, which nftables does not list."""
     program, found = _LEGACY[version], []
     for table, chains in _LEGACY_TABLES.items():
         lines = run([program, "-w", "-t", table, "-S"]).splitlines()

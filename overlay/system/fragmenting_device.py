@@ -1,21 +1,23 @@
-"""The device before which IPv4 packets are cut to the inner MTU, so that IPsec takes fragments.
+"""Fragment IPv4 packets to the inner MTU before IPsec, so that each fragment fits into the circuit.
 
-Linux looks for a policy before it cuts a packet. What may be fragmented it then encrypts as a
-whole, however large, and cuts the outermost packet; the next relay cannot pass on in one piece
-what it finds inside. (IPv6 packets of programs it cuts first, and those of others it may not
-cut.) So IPv4 packets that are meant for a circuit take a route without IPsec first::
+Linux looks up IPsec policies before it fragments a packet. An IPv4 packet without "don't fragment"
+is encrypted as a whole, and then the outermost packet is fragmented. The next relay reassembles it
+and cannot forward the inner packet in one piece. IPv6 is not affected: Linux fragments packets of
+programs before IPsec, and it must not fragment forwarded ones. So IPv4 packets for a circuit first
+take a route without IPsec::
 
     program, or answer at an exit
-      ──> route to this device, with the inner MTU ──> cut ──> the route's program: new mark
+      ──> route to this device, with the inner MTU ──> fragments ──> the route's program: new mark
       ──> rule for the mark: route to a second device ──> policy ──> SAs
 
-The program also clears the identification of what is no fragment, which a filter of iptables
-could not. They stay output all the way: no interface receives them again, so nothing is forwarded,
-filtered as incoming, or put together by connection tracking. Nothing reaches the first device.
-What no policy takes ends in the second one, which has no address, so that the kernel never
-flushes its route. Both are TUN devices that nobody reads: they vanish with the process and take
-their routes along; the rule is found by the next start. What another program removes of them is
-made anew. Why not otherwise: docs/decisions/0014.
+The program also clears the identification of packets that are not fragments, because iptables
+cannot do it. The packets remain on the output path and no device receives them again. So they are
+not forwarded, filtered as input, or reassembled by connection tracking.
+
+No packet reaches the first device. Packets without a policy end in the second device. It has no
+address, so that the kernel never flushes its route. Both are TUN devices without a reader. If the
+process ends, they disappear with their routes, and the next start removes the rule. Parts that
+another program removes are created again. Alternatives: docs/decisions/0014.
 """
 
 from __future__ import annotations
@@ -37,14 +39,14 @@ from overlay.system.tun import TunDevice
 __all__ = ["REROUTE_MARK", "FragmentingDevice", "clear_fragmenting_leftovers", "try_fragmenting"]
 
 REROUTE_MARK: Final = 0x6D66
-"""Firewall mark of packets that were cut, until a link SA seals them."""
+"""Firewall mark of packets after fragmentation, until a link SA encrypts them."""
 
 _TABLE: Final = 0x6D66
 _TRIAL_TABLE: Final = 0x6D67
-"""A table to which no rule leads. Its own, because the loss of a route of ``_TABLE`` is mended."""
+"""A table without a rule. It is not ``_TABLE``, because the loss of a route there is repaired."""
 
 _RULE: Final = MarkRule(4, preference=108, mark=REROUTE_MARK, table=_TABLE)
-"""Before the guard's rule, which would send them here again."""
+"""Before the rule of the kill switch, which would send the packets here again."""
 
 _NAME: Final = "anonfrag%d"
 _TRIAL_NAME: Final = "anontry%d"
@@ -52,21 +54,21 @@ _MTU: Final = 65_535
 _METRIC: Final = 1
 _EVERYWHERE: Final = ipaddress.ip_network("0.0.0.0/0")
 _NOWHERE: Final = ipaddress.ip_network("192.0.2.0/24")
-"""For documentation (RFC 5737)."""
+"""A prefix for documentation (RFC 5737)."""
 
 
 class FragmentingDevice:
-    """The device and what leads from it to the circuits; a context manager.
+    """Both devices, the program and the rule; a context manager.
 
     Its owner must own the kernel's IPsec in this network namespace (``XfrmBackend`` does).
-    ``name`` and ``program`` are for routes of which ``rerouted`` is true.
+    ``name`` and ``program`` are for routes with ``rerouted``.
     """
 
     def __init__(self) -> None:
-        """Make it, all or nothing.
+        """Create all parts, or none.
 
         Raises:
-            BackendError: no permission, or the kernel cannot do it.
+            BackendError: a permission is missing, or the kernel does not support it.
         """
         self._rule_gone = False
         with ExitStack() as opened:
@@ -82,7 +84,7 @@ class FragmentingDevice:
             self._opened = opened.pop_all()
 
     def hear(self, events: Collection[HostEvent]) -> None:
-        """Take note of the rule's loss, and of the loss of the second device's route."""
+        """Process events about the loss of the rule or of the second device's route."""
         self._rule_gone |= any(
             isinstance(event, RuleChanged | RouteChanged) and event.gone and event.table == _TABLE
             for event in events
@@ -93,7 +95,7 @@ class FragmentingDevice:
         return self._rule_gone or any(each.lost() for each in self._devices)
 
     def restore(self) -> None:
-        """Make anew what is lost. The guard puts the routes to the first device back.
+        """Create lost parts again. The kill switch restores the routes to the first device.
 
         Raises:
             BackendError: the kernel refused, or another device has the name.
@@ -104,7 +106,7 @@ class FragmentingDevice:
         self._rule_gone = False
 
     def close(self) -> None:
-        """Remove the device with all its routes, and the rule; harmless if repeated."""
+        """Remove the devices with their routes, and the rule; may be called repeatedly."""
         self._opened.close()
 
     def _add_rule(self) -> None:
@@ -119,10 +121,10 @@ class FragmentingDevice:
 
 
 def try_fragmenting() -> None:
-    """Make all of it that concerns no packet, and remove it; a node may run meanwhile.
+    """Create the parts that affect no packet, and remove them; a node may run meanwhile.
 
     Raises:
-        BackendError: no permission, or the kernel cannot do it.
+        BackendError: a permission is missing, or the kernel does not support it.
     """
     with ExitStack() as opened:
         program = _loaded(opened)
@@ -131,7 +133,7 @@ def try_fragmenting() -> None:
 
 
 def clear_fragmenting_leftovers() -> None:
-    """Remove what a killed node left of it; harmless if there is nothing.
+    """Remove the rule that a killed node left; it need not exist.
 
     Raises:
         BackendError: the kernel refused.
@@ -141,16 +143,16 @@ def clear_fragmenting_leftovers() -> None:
 
 
 def _loaded(opened: ExitStack) -> int:
-    """Return the program for routes to the device; ``opened`` closes it."""
+    """Return the descriptor of the program for routes to the device; ``opened`` closes it."""
     program = load_reroute_program(REROUTE_MARK, atomic=True)
     opened.callback(os.close, program)
     return program
 
 
 def _prepare_cutting(device: str, *, program: int) -> None:
-    """Keep IPsec from a device.
+    """Disable IPsec on a device.
 
-    A route to nowhere has the kernel refuse now what it cannot do, not when there is a path.
+    A trial route shows now whether the kernel supports the program, and not when a path opens.
     """
     change_setting(f"net/ipv4/conf/{device}/disable_xfrm", "1")
     trial = Route(_NOWHERE, RouteKind.UNICAST, _TRIAL_TABLE, _METRIC, device, rerouted=True)

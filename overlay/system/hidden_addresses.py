@@ -1,19 +1,19 @@
 """Routing rules that hide addresses of this host from packets with a mark.
 
-Linux looks every packet up in the table ``local`` first, which has all addresses of the host. For
-packets with the mark, a rule before that one leads past it::
+Linux looks up every packet in the table ``local`` first, which has all addresses of the host. For
+packets with the mark, a rule before that one skips the table::
 
     0:   to VC fwmark MARK goto 109          one for each hidden address VC
     0:   lookup local
-    109: not fwmark MARK lookup GUARD        the guard's own rule, which lets the mark pass
+    109: not fwmark MARK lookup GUARD        the kill switch's own rule does not match the mark
     ...: lookup main
 
-So a host that forwards treats VC as an address that it does not have: "time exceeded", proxy ARP
-and reverse-path checks included. Sockets and the host's own packets know no difference.
+So a host that forwards treats VC as an address that it does not have. This includes "time
+exceeded", proxy ARP and reverse-path checks. Nothing changes for sockets and own packets.
 
-The rule of ``local`` keeps its preference 0, because ``ip rule flush`` and other programs leave
-alone what has it. Of rules with one preference, the kernel asks the one that was added first. So
-the rule of ``local`` is added once more, and then the first one is deleted.
+The rule of ``local`` keeps its preference 0, because ``ip rule flush`` and other programs do not
+touch rules with that preference. The kernel evaluates rules of one preference in the order in
+which they were added. So the rule of ``local`` is added again, and then its first copy is deleted.
 
 Format: Linux uapi ``fib_rules.h``.
 """
@@ -52,7 +52,7 @@ _DST, _GOTO, _PRIORITY, _MARK, _TABLE, _MASK, _PROTOCOL = 1, 4, 6, 10, 15, 16, 2
 _TO_TABLE, _GOTO_ACTION = 1, 2
 _LOCAL: Final = 255
 _BY_KERNEL: Final = 2
-"""RTPROT_KERNEL: network managers remove no such rule as a foreign one."""
+"""RTPROT_KERNEL: network managers do not remove such a rule as a foreign one."""
 _GONE: Final = frozenset((errno.ENOENT, errno.ESRCH))
 
 _Found = IpAddress | None
@@ -60,22 +60,23 @@ _Found = IpAddress | None
 
 
 class HiddenAddresses:
-    """The rules of one guard; every call reads what the kernel has."""
+    """The rules of one kill switch; every call reads the kernel's rules."""
 
     def __init__(self, mark: int, mask: int, target: int) -> None:
         """Prepare; nothing is changed.
 
         Args:
-            mark: of packets for which the addresses are hidden.
-            mask: the bits of the mark that are compared; no two owners have the same ones.
-            target: preference of the rule that is asked next, above 0.
+            mark: firewall mark of the packets for which the addresses are hidden.
+            mask: the bits of the mark that are compared; each owner must have a different mask,
+                because it identifies the owner's rules.
+            target: preference of the next rule for these packets, above 0.
         """
         self._mark = mark
         self._mask = mask
         self._target = target
 
     def hide(self, addresses: Collection[IpAddress]) -> bool:
-        """Hide these addresses and no others; return whether rules were missing, or too many.
+        """Hide exactly these addresses; return whether a rule was missing or superfluous.
 
         Raises:
             BackendError: the kernel refused.
@@ -94,7 +95,7 @@ class HiddenAddresses:
         """Tell whether the rules are in place; nothing is changed.
 
         Raises:
-            BackendError: the kernel did not tell.
+            BackendError: the rules could not be read.
         """
         try:
             with _route_socket() as netlink:
@@ -116,13 +117,13 @@ class HiddenAddresses:
             _change(netlink, _DELETE_RULE, self._detour(address))
         if wanted and not _in_order(self._rules(netlink, version)):
             _change(netlink, _NEW_RULE, _lookup_local(version))
-            # Also what is left of a process that was killed between these steps.
+            # A process that was killed between these steps may have left further copies.
             while self._rules(netlink, version).count(None) > 1:
                 _change(netlink, _DELETE_RULE, _lookup_local(version))
         return hidden != wanted
 
     def _rules(self, netlink: socket.socket, version: int) -> list[_Found]:
-        """Return the rules with the preference 0, in the order in which they are asked."""
+        """Return the rules with preference 0, in the order in which the kernel evaluates them."""
         found: list[_Found] = []
         netlink.send(message(_GET_RULE, DUMP, _HEADER.pack(_family(version), 0, 0, 0, 0, 0, 0)))
         for body in answers(netlink):
@@ -156,7 +157,7 @@ class HiddenAddresses:
 
 
 def _in_order(found: list[_Found]) -> bool:
-    """Tell whether the rule of ``local`` is there once, behind all others, or elsewhere."""
+    """Tell whether ``local`` has one rule, behind all others, or none with preference 0."""
     return None not in found or (found.count(None) == 1 and found[-1] is None)
 
 
@@ -174,7 +175,7 @@ def _family(version: int) -> int:
 
 
 def _change(netlink: socket.socket, kind: int, body: bytes) -> None:
-    # Without NLM_F_EXCL, so that a rule may be there twice.
+    # Without NLM_F_EXCL, so that the kernel accepts a second copy of a rule.
     flags = _CREATE if kind == _NEW_RULE else 0
     netlink.send(message(kind, flags | ACKNOWLEDGE, body))
     number = acknowledged_error(netlink)

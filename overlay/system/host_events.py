@@ -1,7 +1,7 @@
-"""What changes on this host, as values: devices, addresses, routes, rules, filters, policies.
+"""Changes on this host as values: devices, addresses, routes, rules, filters, policies.
 
 The kernel sends notifications to netlink sockets that joined its groups. :func:`parse_events`
-turns one datagram into frozen values and does no I/O. ``overlay.system.host_notices`` has the
+turns one datagram into frozen values, without I/O. ``overlay.system.host_notices`` has the
 sockets::
 
     with HostNotices() as notices:
@@ -9,16 +9,16 @@ sockets::
             for event in await notices.receive():
                 match event:
                     case AddressChanged(address=address, gone=True): ...
-                    case Overrun(): ...        # read the state anew, all of it
+                    case Overrun(): ...        # read the whole state again
 
 Rules for a reader:
 
-* An event says that something may have changed, never what the state is now. Read the state from
-  the kernel, and compare it with what is wanted.
-* A reader also hears of its own changes. It must not answer an event with a change unless the
-  state differs from what it wants; else it never comes to rest.
-* :class:`Overrun` means that the kernel dropped notifications. Every state must be read anew.
-* Legacy iptables sends no notification at all. Its tables must be read at intervals.
+* An event only means that something may have changed. Read the current state from the kernel, and
+  compare it with the wanted state.
+* A reader also gets events of its own changes. It must change something only if the state differs
+  from the wanted one. Otherwise it causes events without end.
+* :class:`Overrun` means that the kernel dropped notifications. Read the whole state again.
+* Legacy iptables sends no notifications. Its tables must be read at intervals.
 
 Formats: Linux uapi ``linux/rtnetlink.h``, ``linux/if_link.h``, ``linux/fib_rules.h``,
 ``linux/netfilter/nf_tables.h``, ``linux/xfrm.h``; netlink(7), rtnetlink(7).
@@ -54,7 +54,7 @@ __all__ = [
 
 
 class NetlinkProtocol(enum.Enum):
-    """Which of the kernel's families a datagram comes from (linux/netlink.h)."""
+    """The netlink family of a datagram (linux/netlink.h)."""
 
     ROUTE = 0
     XFRM = 6
@@ -69,15 +69,15 @@ GROUPS: Final[dict[NetlinkProtocol, tuple[int, ...]]] = {
     # NFTABLES
     NetlinkProtocol.NETFILTER: (7,),
 }
-"""Groups that are joined, by family."""
+"""Groups to join, by family."""
 
 
 @dataclass(frozen=True, slots=True)
 class LinkChanged:
     """A device appeared, changed or vanished (``gone``).
 
-    ``up`` is the administrator's choice (IFF_UP), ``running`` whether it has a carrier.
-    ``mtu`` is in bytes, 0 if the kernel did not tell.
+    ``up`` is the administrative state (IFF_UP); ``running`` tells whether it has a carrier.
+    ``mtu`` is in bytes, or 0 if it is unknown.
     """
 
     index: int
@@ -102,8 +102,8 @@ class AddressChanged:
 class RouteChanged:
     """A route appeared, changed or vanished.
 
-    ``index`` is the device that it leads to, or 0 if it leads to none or to several.
-    ``is_default`` tells that its destination has the prefix length 0.
+    ``index`` is that of its device, or 0 if it has none or several. ``is_default`` is set if its
+    destination has the prefix length 0.
     """
 
     version: int
@@ -115,7 +115,7 @@ class RouteChanged:
 
 @dataclass(frozen=True, slots=True)
 class RuleChanged:
-    """A routing rule appeared or vanished; ``table`` is what it leads to, 0 if none."""
+    """A routing rule appeared or vanished; ``table`` is its table, or 0 if it has none."""
 
     version: int
     table: int
@@ -173,7 +173,7 @@ _FIB_RULE_HDR: Final = struct.Struct("=BBBBBxxBI")  # family, lengths, tos, tabl
 _TCMSG: Final = struct.Struct("=BxxxiIII")  # family, index, handle, parent, info
 _FAMILY_VERSIONS: Final = {2: 4, 10: 6}
 _CLONED: Final = 0x200
-"""A route that the kernel keeps for one destination alone (RTM_F_CLONED)."""
+"""RTM_F_CLONED: a cached route for one destination."""
 
 # Attributes.
 _IFLA_IFNAME, _IFLA_MTU = 3, 4
@@ -195,7 +195,7 @@ _XFRM_EVENTS: Final = {
 def parse_events(family: NetlinkProtocol, data: bytes) -> list[HostEvent]:
     """Return the events of one datagram, each once, in order.
 
-    A message that is cut short, or of a kind that no event speaks of, gives none.
+    A truncated message, or one of another kind, yields no event.
     """
     found: dict[HostEvent, None] = {}
     for kind, body in messages(data):

@@ -1,8 +1,8 @@
-"""Which addresses this host uses already: its own, its networks', its routers' and neighbours'.
+"""List the addresses in use: those of this host, its networks, routers and neighbours.
 
-A source asks before it takes an address that an exit lends, and an exit before it lends from a
-pool. Routes of all tables count, because a VPN keeps its own in a table of its own, and so do the
-networks that routing rules name.
+A source checks them before it takes an address that an exit lends, and an exit before it lends from
+a pool. Routes of all tables count, because a VPN may use a separate table. The networks in routing
+rules count as well.
 
 Formats: rtnetlink(7); Linux uapi ``linux/rtnetlink.h``, ``linux/neighbour.h``.
 """
@@ -38,13 +38,13 @@ __all__ = [
 ]
 
 NEIGHBOUR: Final = "a neighbour"
-"""What :class:`UsedNetwork` calls an address that another host of a link has claimed."""
+"""``what`` of :class:`UsedNetwork` for an address that another host on a link has claimed."""
 
 ROUTER: Final = "a router"
-"""What it calls the next hop of a route."""
+"""``what`` for the next hop of a route."""
 
 RULE_SOURCE: Final = "the source of a routing rule"
-"""What it calls a network whose packets a rule routes; an exit's operator may name its pool so."""
+"""``what`` for the source of a rule; an exit's operator may have a rule for the pool."""
 
 _RTM_GETADDR, _RTM_GETROUTE, _RTM_GETNEIGH, _RTM_GETRULE = 22, 26, 30, 34
 _IFADDRMSG: Final = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, index
@@ -61,23 +61,23 @@ _UNICAST: Final = 1
 _LOCAL_TABLE: Final = 255
 _PROTOCOL_KERNEL: Final = 2
 _CLONED: Final = 0x200
-"""A route that the kernel keeps for one destination alone (RTM_F_CLONED)."""
+"""RTM_F_CLONED: a cached route for one destination."""
 
 _LEADS_SOMEWHERE: Final = frozenset((1, 2, 3, 4))
-"""Types of routes (unicast, local, broadcast, anycast); others refuse, so they use no address."""
+"""Route types unicast, local, broadcast, anycast; other types refuse packets."""
 
 _ANSWERS: Final = 0x02 | 0x04 | 0x08 | 0x10 | 0x80
-"""States of a neighbour that is or was there: reachable, stale, delay, probe, permanent."""
+"""States of a neighbour that exists or existed: reachable, stale, delay, probe, permanent."""
 
 _SHORTEST: Final = {4: 8, 6: 7}
-"""Shorter routes are default routes, also those that a VPN divides into two or four."""
+"""Minimum prefix length; shorter ones are default routes, or parts of one that a VPN divided."""
 
 
 class SpecificRoute(NamedTuple):
     """A route to a part of the address space, by another program than this one.
 
-    ``router`` is the packed address of the next hop, None if the network is on the link.
-    ``of_address`` tells that it is the prefix of an address of the device.
+    ``router`` is the packed address of the next hop, or None if the network is on the link.
+    ``of_address`` is set if the network is the prefix of an address of the device.
     """
 
     network: IpNetwork
@@ -87,7 +87,7 @@ class SpecificRoute(NamedTuple):
 
 
 class UsedNetwork(NamedTuple):
-    """A network (often of one address) that is in use, over which device, and as what."""
+    """A network (often one address) that is in use, with its device and the kind of use."""
 
     network: IpNetwork
     device: int
@@ -98,10 +98,10 @@ _Found = TypeVar("_Found")
 
 
 def used_networks() -> list[UsedNetwork]:
-    """Return everything that this network namespace uses; takes milliseconds.
+    """Return all networks that this network namespace uses; this takes a few milliseconds.
 
     Raises:
-        BackendError: the kernel did not tell.
+        BackendError: the kernel's state could not be read.
     """
     try:
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as netlink:
@@ -117,10 +117,10 @@ def used_networks() -> list[UsedNetwork]:
 
 
 def specific_routes() -> list[SpecificRoute]:
-    """Return the routes of all tables that are no default routes, nor parts of divided ones.
+    """Return the routes of all tables, except default routes and parts of divided ones.
 
     Raises:
-        BackendError: the kernel did not tell.
+        BackendError: the routes could not be read.
     """
     try:
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as netlink:
@@ -131,7 +131,7 @@ def specific_routes() -> list[SpecificRoute]:
 
 
 def uses(address: IpAddress, used: Iterable[UsedNetwork]) -> UsedNetwork | None:
-    """Return what uses an address, if anything does."""
+    """Return the network in use that contains an address, or None."""
     return next(
         (u for u in used if u.network.version == address.version and address in u.network), None
     )
@@ -172,7 +172,7 @@ def parse_route(body: bytes) -> Iterator[UsedNetwork]:
 
 
 def parse_specific(body: bytes) -> Iterator[SpecificRoute]:
-    """Yield the next hops of a route (``rtmsg`` and its attributes) to a part of the space."""
+    """Yield the next hops of a route (``rtmsg`` with attributes) that is not a default route."""
     family, length, _, _, table, protocol, _, kind, flags = _RTMSG.unpack_from(body)
     found = attributes(body[_RTMSG.size :])
     version = {socket.AF_INET: 4, socket.AF_INET6: 6}.get(family)
@@ -212,7 +212,7 @@ def _gateways(hops: bytes) -> Iterator[bytes | None]:
 
 
 def parse_neighbour(body: bytes) -> Iterator[UsedNetwork]:
-    """Yield the address of a neighbour (``ndmsg`` and its attributes) that was ever there."""
+    """Yield the address of a neighbour (``ndmsg`` and its attributes) that exists or existed."""
     _, index, state, _, _ = _NDMSG.unpack_from(body)
     if state & _ANSWERS:
         yield from _host(attributes(body[_NDMSG.size :]).get(_NDA_DST), index, NEIGHBOUR)
@@ -221,7 +221,7 @@ def parse_neighbour(body: bytes) -> Iterator[UsedNetwork]:
 def parse_rule(body: bytes) -> Iterator[UsedNetwork]:
     """Yield the networks that a routing rule (``fib_rule_hdr``) of another program names.
 
-    A network that a rule names is in use, wherever its routes lead.
+    Such a network counts as used, wherever its routes lead.
     """
     family, to_length, from_length, _ = _RULE.unpack_from(body)
     found = attributes(body[_RULE.size :])

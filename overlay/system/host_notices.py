@@ -1,4 +1,4 @@
-"""The sockets on which the kernel tells what changes on this host.
+"""Sockets for the kernel's notifications about changes on this host.
 
 ::
 
@@ -28,17 +28,17 @@ _SOL_NETLINK: Final = 270
 _NETLINK_ADD_MEMBERSHIP: Final = 1
 _SO_RCVBUFFORCE: Final = 33
 _BUFFER_BYTES: Final = 1 << 20
-"""Holds some thousand notifications, as when a container engine starts a hundred containers."""
+"""Room for a few thousand notifications, as when a container engine starts 100 containers."""
 
 _DATAGRAMS_PER_BATCH: Final = 256
-"""Bounds how long other tasks wait; what is left is read by the next call."""
+"""Limits how long other tasks wait; the next call reads the rest."""
 
 
 class HostNotices:
     """Notifications of this network namespace; a context manager with one reader.
 
-    ``unheard`` names the families that this process may not listen to: IPsec and the packet
-    filter take CAP_NET_ADMIN.
+    ``unheard`` has the families to which this process may not listen. IPsec and the packet filter
+    require CAP_NET_ADMIN.
     """
 
     def __init__(self) -> None:
@@ -56,10 +56,10 @@ class HostNotices:
             self._opened = opened.pop_all()
 
     async def receive(self) -> list[HostEvent]:
-        """Wait until something changed, then return it: each event once, up to a bound.
+        """Wait until something changes, then return the events, each once, up to a limit.
 
         Raises:
-            trio.ClosedResourceError: it was closed.
+            trio.ClosedResourceError: the subscription was closed.
             BackendError: a socket failed.
         """
         if self._epoll.closed:
@@ -68,7 +68,7 @@ class HostNotices:
         return self.drain()
 
     def drain(self) -> list[HostEvent]:
-        """Return what has arrived; never waits."""
+        """Return the events that have arrived, without waiting."""
         found: dict[HostEvent, None] = {}
         for descriptor, _ in self._epoll.poll(0):
             family, notices = self._sockets[descriptor]
@@ -115,7 +115,7 @@ def _joined(family: NetlinkProtocol, groups: tuple[int, ...]) -> socket.socket:
     new = socket.socket(socket.AF_NETLINK, kind, family.value)
     with ExitStack() as on_failure:
         on_failure.callback(new.close)
-        with contextlib.suppress(OSError):  # beyond the usual limit only for root
+        with contextlib.suppress(OSError):  # only root may exceed the usual limit
             new.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER_BYTES)
         new.bind((0, 0))
         for group in groups:

@@ -1,4 +1,4 @@
-"""The exit policy as packet filter rules, where the kernel's IPsec carries the circuits.
+"""The exit policy as packet filter rules, for circuits that the kernel's IPsec carries.
 
 ::
 
@@ -6,14 +6,15 @@
                                         exit policy: first rule that covers it    accept, refuse
     outside ──> in the clear, to or from an inner address                          drop
             ──> reply to a connection that began inside ──> IPsec will take it,
-                                                            or it is cut first     accept
+                                                            or fragments it first  accept
                                                             else                   drop
 
-What is refused is dropped, and the source is told (``overlay.node.refusals``), whichever rule
-refused. If some refusals were silent, a circuit would learn which addresses are this host's own.
+A refused packet is dropped, and the source gets an ICMP error (``overlay.node.refusals``). This
+holds for every rule that refuses. If some refusals were silent, a circuit could find out which
+addresses belong to this host.
 
-The rules do what ``overlay.exit_policy.ExitPolicy.permits`` says, on packets that connection
-tracking has reassembled, so that a port is always there to be judged.
+The rules are equivalent to ``overlay.exit_policy.ExitPolicy.permits``. Connection tracking has
+reassembled the packets before, so that every packet has its ports.
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ def ipsec_exit_rules(
 ) -> tuple[Rule, ...]:
     """Return the filter of an exit; see ``overlay.system.exit_filter.ExitNetworks``.
 
-    ``devices`` gives the devices towards the outside over an IP version, ``before`` the rules that
-    judge packets from a pool before the policy does.
+    ``devices`` returns the uplinks of an IP version. ``before`` returns the rules for a pool that
+    precede the policy.
     """
     rules: list[Rule] = [Rule(hook=Hook.PREROUTING, verdict=Verdict.ACCEPT, in_device="lo")]
     for pool in pools:
@@ -85,7 +86,10 @@ def ipsec_exit_rules(
 
 
 def _refusal(rule: Rule) -> Rule:
-    """Return a rule that refuses, unless it is a limit, whose packets may pass a moment later."""
+    """Return the rule with REFUSE in place of DROP, except for limits.
+
+    A packet that exceeds a limit may pass a moment later, so the source gets no error.
+    """
     is_final = rule.verdict is Verdict.DROP and rule.over is None
     return replace(rule, verdict=Verdict.REFUSE) if is_final else rule
 
@@ -100,7 +104,7 @@ def _entering(pool: IpNetwork) -> list[Rule]:
 
 
 def _outwards(pool: IpNetwork, outward: Sequence[str], policy: ExitPolicy) -> Iterator[Rule]:
-    """Yield what judges packets from one pool; the last rule refuses."""
+    """Yield the rules for packets from one pool; the last one refuses the rest."""
     hook, version = Hook.FORWARD, pool.version
     yield Rule(hook=hook, verdict=Verdict.CLAMP_MSS, source=pool, ipsec_in=True)
     own = [pool, *(each for each in OVERLAY_NETWORKS if version == 6)]
@@ -140,7 +144,7 @@ def _common(first: IpNetwork, second: IpNetwork) -> IpNetwork | None:
 def _as_filter_rules(
     pool: IpNetwork, rule: ExitRule, destination: IpNetwork, outward: Sequence[str]
 ) -> Iterator[Rule]:
-    """Yield one rule for each protocol that a port range speaks of, and each device."""
+    """Yield one rule for each protocol of a port range and each uplink."""
     ranges: list[tuple[int | None, tuple[int, int] | None]] = [(None, None)]
     if not rule.every_port:
         ranges = [(each, (rule.first_port, rule.last_port)) for each in _PORT_PROTOCOLS]
@@ -159,7 +163,7 @@ def _as_filter_rules(
 
 
 def _inwards(pool: IpNetwork, fragmenting: str | None) -> list[Rule]:
-    """Let in answers alone, into IPsec or to the device from which it takes fragments."""
+    """Accept only replies, into IPsec or to the device that fragments packets before IPsec."""
     into = Rule(
         hook=Hook.FORWARD,
         verdict=Verdict.ACCEPT,
@@ -175,7 +179,7 @@ def _inwards(pool: IpNetwork, fragmenting: str | None) -> list[Rule]:
 
 
 def _closed(devices: Sequence[str], pools: Sequence[IpNetwork]) -> list[Rule]:
-    """Keep devices that forwarded nothing before from forwarding for others now."""
+    """Keep devices that did not forward before from forwarding for other hosts."""
     if not any(pool.version == 4 for pool in pools):
         return []
     return [

@@ -1,4 +1,4 @@
-"""The packet filter and the settings of a host whose kernel carries circuits.
+"""Packet filter and kernel settings of a node whose circuits the kernel's IPsec carries.
 
 ::
 
@@ -9,16 +9,16 @@
     anything ──> out, to such an address: one layer of an onion              normalise
     anything ──> out, to or from such an address, in the clear             drop
 
-Security policies alone would do most of it; two walls are better than one, as for the guard of
-destinations. ICMP between neighbours is dropped as well: it could tell an exit how long the
-path is (by packet sizes), and a relay what a stranger wants it to believe.
+Security policies already block most of these packets. The filter is a second, independent
+mechanism, as for the kill switch. ICMP between neighbours is dropped as well. Its packet sizes
+could show an exit how long the path is, and any host could send false errors to a relay.
 
-Every layer that the kernel wraps around a packet passes the last hook by itself, so what a
-predecessor wrote into a header ends here, and no hop can tell by one which backend the hop before
-it runs.
+Every layer that the kernel adds to a packet passes the last hook separately. There its header
+fields are normalised. So values that an earlier hop set end here, and no hop can find out which
+backend the previous hop uses.
 
-IPv6 knows one switch for forwarding on all devices. If it was off, this filter keeps what is
-neither out of nor into a tunnel where it is.
+IPv6 has one setting for forwarding on all devices. If it was off before, this filter drops
+forwarded packets that neither came out of a tunnel nor go into one.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ _FILTER: Final = "packet filter of IPsec"
 _SETTINGS: Final = "kernel settings"
 _FORWARDING: Final = "net/ipv6/conf/all/forwarding"
 _SURELY_CARRIED: Final = 1280
-"""Bytes that fit a link, also with a layer around them, and with the largest suite."""
+"""Size in bytes that every link carries, even with one more layer and the largest suite."""
 
 _ESP: Final = 50
 _UDP: Final = 17
 
 
 class IpsecFirewall:
-    """What a node's kernel backend changes beside SAs and policies; a context manager.
+    """All changes of the kernel backend besides SAs and policies; a context manager.
 
     Its owner must own the kernel's IPsec in this network namespace (``XfrmBackend`` does).
     """
@@ -64,13 +64,13 @@ class IpsecFirewall:
         cuts_links: bool = False,
         packet_filter: PacketFilter | None = None,
     ) -> None:
-        """Describe it; nothing is changed yet.
+        """Prepare; nothing is changed yet.
 
         Args:
-            control_ports: UDP ports that overlay and circuit addresses answer at.
-            forwards: whether the circuits of others pass.
-            cuts_links: whether there is a ``LinkDetour`` for packets that fit no link.
-            packet_filter: the host's if None.
+            control_ports: UDP ports for control messages at overlay and circuit addresses.
+            forwards: whether the node carries circuits of other nodes.
+            cuts_links: whether there is a ``LinkDetour`` for packets that are too large for links.
+            packet_filter: the packet filter to use; None selects the host's.
 
         Raises:
             BackendError: no packet filter works here.
@@ -85,7 +85,7 @@ class IpsecFirewall:
         self._notes: tuple[str, ...] = ()
 
     def install(self) -> None:
-        """Undo what a killed node left, then stand; all or nothing.
+        """Undo the changes of a killed node, then install filter and settings; all or nothing.
 
         Raises:
             BackendError: the kernel refused.
@@ -101,33 +101,33 @@ class IpsecFirewall:
             raise
 
     def remove(self) -> None:
-        """Restore the settings and remove the filter; harmless if repeated."""
+        """Restore the settings and remove the filter; may be called repeatedly."""
         self._kept.forget()
         self._wanted = []
         self._notes = ()
         restore_noted(self._filter, _FILTER_NAME)
 
     def hear(self, events: Collection[HostEvent]) -> None:
-        """Take note of nothing: :meth:`repair` looks at everything."""
+        """Ignore events, because :meth:`repair` reads the whole state."""
 
     def disturbed(self) -> bool:
-        """Tell whether the filter or a setting of the whole host is not as it was made.
+        """Tell whether another program changed the filter or a setting of the whole host.
 
         Settings of devices are left to :meth:`repair`, which runs when a device appears.
         """
         return not self._kept.intact() or bool(self._changed_settings(of_devices=False))
 
     def missing(self) -> tuple[str, ...]:
-        """Return the names of what the kernel does not hold.
+        """Return the names of the parts that are missing or changed in the kernel.
 
         Raises:
-            BackendError: the kernel did not tell.
+            BackendError: the state could not be read.
         """
         lost = {_FILTER: not self._kept.intact(), _SETTINGS: bool(self._lost_settings())}
         return tuple(name for name, is_lost in lost.items() if is_lost)
 
     def repair(self) -> tuple[str, ...]:
-        """Put back what another program removed; return the names of what was missing.
+        """Restore what another program removed; return the names of the missing parts.
 
         Raises:
             BackendError: the kernel refused.
@@ -139,7 +139,7 @@ class IpsecFirewall:
         return (*repaired, _SETTINGS) if lost else repaired
 
     def _change(self, settings: list[KernelSetting]) -> None:
-        """Change settings after their values of now are noted; a first note stays."""
+        """Note the current values of settings, then change them; a setting keeps its first note."""
         known = {note.partition("=")[0] for note in self._notes}
         new = noted(each for each in settings if each[0] not in known)
         if new or not self._kept.installed:
@@ -151,7 +151,7 @@ class IpsecFirewall:
             change_setting(name, value)
 
     def _lost_settings(self) -> list[KernelSetting]:
-        """Return the settings that others changed, and those of devices that appeared."""
+        """Return settings that other programs changed, and settings of new devices."""
         if not self._kept.installed:
             return []
         lost = self._changed_settings(of_devices=True)
@@ -175,7 +175,7 @@ class IpsecFirewall:
         self.remove()
 
     def _settings(self) -> list[KernelSetting]:
-        # A flow label that programs' sockets choose would be copied into every onion layer.
+        # The kernel copies the flow label of a program's socket into every onion layer.
         settings = [("net/ipv6/auto_flowlabels", "0")]
         if self._forwards:
             settings += accept_advertisements()
@@ -186,7 +186,13 @@ class IpsecFirewall:
 def wall_rules(
     control_ports: Iterable[int], *, closed: bool, cuts_links: bool = False
 ) -> tuple[Rule, ...]:
-    """Return the filter; ``closed`` if this host forwarded no IPv6 for anybody before."""
+    """Return the filter rules.
+
+    Args:
+        control_ports: UDP ports for control messages.
+        closed: whether this host did not forward IPv6 before.
+        cuts_links: whether to mark packets that may be too large for a link.
+    """
     rules = [
         Rule(hook=hook, verdict=Verdict.ACCEPT, in_device="lo")
         for hook in (Hook.PREROUTING, Hook.INPUT)

@@ -1,9 +1,9 @@
-"""Packet filter tables for kernels whose nftables lacks families: legacy iptables, v4 and v6.
+"""Packet filter tables with legacy iptables, for kernels whose nftables lacks families.
 
-One chain for each hook, in the kernel's ``mangle`` table (``raw`` before connection tracking,
-``nat`` where addresses are translated), reached by one jump from the built-in chain. None of its
-tables sees a packet after its addresses were translated, so rules for that place are left out.
-``iptables-restore --noflush`` replaces the content of all chains of one kernel table at once.
+Each hook has one chain, with one jump from the built-in chain. The chains are in the kernel's table
+``mangle``, except ``raw`` before connection tracking and ``nat`` for address translation. No table
+has a hook after address translation, so rules of ``Hook.LEAVING`` are left out.
+``iptables-restore --noflush`` replaces the content of all chains of one kernel table atomically.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _HOOK_NUMBERS: Final = {hook.name: number for number, hook in enumerate(_HOOK_SU
 _PROTOCOLS: Final = {1: "icmp", 6: "tcp", 17: "udp", 58: "ipv6-icmp"}
 _UNSUPPORTED: Final = frozenset((Verdict.FLOW_LABEL, Verdict.DONT_FRAGMENT, Verdict.IDENTIFICATION))
 _FLOW_LABEL: Final = "0&0xFFFFF=1:0xFFFFF"
-"""The last 20 bits of an IPv6 header's first word are not 0."""
+"""A u32 match: the last 20 bits of an IPv6 header's first word, the flow label, are not 0."""
 
 _SHOW: Final = (
     f"-m limit --limit {REFUSALS_PER_S}/sec --limit-burst {REFUSALS_PER_S}"
@@ -61,7 +61,7 @@ _SHOW: Final = (
 _COUNTED: Final = "counted"
 _COUNT: Final = re.compile(rf'--comment "?{_COUNTED}"? -c (\d+) ')
 _WAIT: Final = ("-w", "2")
-"""Wait at most 2 s for the lock that all programs share which change legacy iptables."""
+"""Wait at most 2 s for the lock of all programs that change legacy iptables."""
 
 
 class Iptables:
@@ -70,7 +70,7 @@ class Iptables:
     clears_flow_labels = False
 
     def usable(self) -> bool:
-        """Tell whether both programs are installed and reach their tables."""
+        """Tell whether both programs are installed and can read their tables."""
         try:
             return all(
                 run_filter_tool([program, *_WAIT, "-t", "mangle", "-S"]).returncode == 0
@@ -86,7 +86,8 @@ class Iptables:
             table = dataclasses.replace(table, rules=rules)
         for version, program in _PROGRAMS.items():
             done = _restore(table, version, program)
-            if done.returncode != 0 and silently(table) != table:  # it lacks NFLOG or limit
+            # A kernel without NFLOG or limit cannot show refused packets, so only drop them.
+            if done.returncode != 0 and silently(table) != table:
                 done = _restore(silently(table), version, program)
             if done.returncode != 0:
                 raise tool_refused(f"setting the packet filter with {program}", done)
@@ -161,12 +162,16 @@ def render_iptables(
     jumps: Collection[tuple[str, str, str]] = (),
     held: Collection[str] = (),
 ) -> str:
-    """Return what ``iptables-restore --noflush`` needs to replace our chains' content.
+    """Return the input of ``iptables-restore --noflush`` that replaces our chains' content.
 
-    ``jumps`` are (kernel table, built-in chain, our chain) to hook in as well; ``held`` are
-    kernel tables that have chains of ours, which may have to be emptied. Without a rule
-    that translates addresses nothing is said of ``nat``, which would make the kernel track
-    connections.
+    The table ``nat`` is left out unless a rule translates addresses, because using it makes the
+    kernel track connections.
+
+    Args:
+        table: the rules.
+        version: IP version, 4 or 6.
+        jumps: missing jumps as (kernel table, built-in chain, our chain); they are added.
+        held: kernel tables with chains of ours, which may have to be emptied.
     """
     rules = [r for r in table.rules if r.ip_version in (None, version) and _can_say(r)]
     notes = _notes_chain(table.name)
@@ -215,7 +220,7 @@ def _held_tables(version: int, name: str) -> list[str]:
 
 
 def _chains(name: str) -> list[tuple[str, str, str]]:
-    """Return (kernel table, built-in chain, our chain) for all that are hooked in."""
+    """Return (kernel table, built-in chain, our chain) of all chains with a jump to them."""
     hooked = [("mangle", hook.name, f"AO-{name}-{end}") for hook, end in _HOOK_SUFFIXES.items()]
     return [
         *hooked,
@@ -235,14 +240,14 @@ def _notes_chain(name: str) -> str:
 def _present(
     version: int, kernel_table: str, chains: Collection[str]
 ) -> dict[str, tuple[int, ...]]:
-    """Return which of these chains are there, each with the hooks that lead to it.
+    """Return which of these chains exist, each with the hooks that jump to it.
 
-    It reads with system calls, because starting a program takes a thousand times as long.
+    System calls are used, because starting a program takes about a thousand times as long.
 
     Raises:
-        BackendError: the kernel did not tell.
+        BackendError: the table could not be read.
     """
-    # Asking for "nat" would load it, and with it connection tracking.
+    # Reading "nat" would load it, and connection tracking with it.
     if kernel_table != "mangle" and kernel_table not in _tables_in_use(_PROGRAMS[version]):
         return {}
     try:
@@ -262,7 +267,7 @@ def _saved(program: str, kernel_table: str) -> list[str]:
 
 
 def _knows_bridges() -> bool:
-    """Tell whether the kernel has loaded the match ``physdev``, which others may not have."""
+    """Tell whether the kernel has loaded the match ``physdev``, which some kernels lack."""
     try:
         matches = Path("/proc/thread-self/net/ip_tables_matches").read_text().split()
     except OSError:
@@ -281,7 +286,7 @@ def _tables_in_use(program: str) -> list[str]:
 
 
 def _removal(saved: Sequence[str], ours: Collection[str]) -> list[str]:
-    """Return the lines that take out every jump into our chains, then the chains."""
+    """Return the lines that delete every jump into our chains, then the chains."""
     jumps = [
         f"-D{line[2:]}" for line in saved if line.startswith("-A") and line.split()[-1] in ours
     ]
@@ -290,7 +295,7 @@ def _removal(saved: Sequence[str], ours: Collection[str]) -> list[str]:
 
 
 def _missing_jumps(version: int, table: FilterTable) -> list[tuple[str, str, str]]:
-    """Return the jumps into our chains that are not there yet."""
+    """Return the jumps into our chains that do not exist yet."""
     missing = []
     for kernel_table in _kernel_tables(table):
         wanted = [jump for jump in _chains(table.name) if jump[0] == kernel_table]
@@ -376,7 +381,7 @@ def _conditions(rule: Rule, mark: int) -> Iterator[str]:
 def _limit(rule: Rule, table: FilterTable) -> Iterator[str]:
     if rule.over is None:
         return
-    # A connection is confirmed when its first packet has left: each is counted once.
+    # A connection becomes confirmed when its first packet has left, so each one is counted once.
     yield "-m conntrack --ctstate NEW ! --ctstatus CONFIRMED"
     length = rule.over.prefix_length
     match rule.over:

@@ -1,8 +1,8 @@
-"""The content of legacy iptables' tables, read with system calls alone.
+"""Read the content of legacy iptables' tables with system calls only.
 
-Legacy iptables sends no notification when another program changes it, and starting
-``iptables-legacy`` takes some ten milliseconds. The kernel gives a whole table to getsockopt(2)
-in microseconds::
+Legacy iptables sends no notification of a change, so its tables must be read repeatedly. Starting
+``iptables-legacy`` takes tens of milliseconds. getsockopt(2) returns a whole table in
+microseconds::
 
     built-in chains: rules ... | ERROR "chain's name" | its rules ... | ERROR "next" | ...
                        └─ verdict: offset of the first rule of the chain that it jumps to
@@ -29,13 +29,13 @@ _GET_ENTRIES: Final = 65
 _NAME: Final = struct.Struct("32s")
 _INFO: Final = struct.Struct("=32sI5I5III")  # name, hooks, entries, underflows, rules, size
 _ENTRIES_OFFSET: Final = 40
-"""Behind the name (32) and the size (4), aligned to 8."""
+"""Offset of the entries: after the name (32) and the size (4), aligned to 8."""
 
 _MAX_BYTES: Final = 1 << 24
-"""A table of 16 MiB holds some hundred thousand rules; a larger one is not read."""
+"""Limit of a table's size in bytes; 16 MiB are about a hundred thousand rules."""
 
 _MOST_TRIES: Final = 50
-"""How often to read a table that other programs change all the time."""
+"""Limit of attempts, because another program may change the table between two system calls."""
 
 _TARGET: Final = struct.Struct("=H29sB")  # size, name, revision; a verdict or a name follows
 _VERDICT: Final = struct.Struct("=i")
@@ -47,13 +47,13 @@ _CHAIN_NAME_BYTES: Final = 30
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """Where one rule's header has its offsets, and where it ends with what changes."""
+    """Offsets in the header of one rule, in bytes; ``changing`` to ``header`` are not compared."""
 
     family: int
     level: int
     target_offset: int
     changing: int
-    """Offset of two lengths, of the kernel's notes and of the counters, up to ``header``."""
+    """Offset of two lengths, of internal data and of counters, which end at ``header``."""
     header: int
 
 
@@ -65,7 +65,7 @@ _LAYOUTS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class TableContent:
-    """One kernel table: where its built-in chains begin and end, by hook number, and its rules."""
+    """One kernel table: offsets of its built-in chains by hook number, and its rules."""
 
     begins: tuple[int, ...]
     ends: tuple[int, ...]
@@ -74,7 +74,7 @@ class TableContent:
 
 @dataclass(frozen=True, slots=True)
 class ChainContent:
-    """One chain: its rules without counters, and the numbers of the hooks that lead to it."""
+    """One chain: its rules without counters, and the numbers of the hooks that jump to it."""
 
     name: str
     hooks: tuple[int, ...]
@@ -84,10 +84,10 @@ class ChainContent:
 def read_table(version: int, table: str) -> TableContent | None:
     """Return a kernel table ("mangle") of IP version 4 or 6, or None if the kernel has none.
 
-    Asking for a table makes the kernel load it.
+    Reading a table makes the kernel load it.
 
     Raises:
-        OSError: this process may not ask (CAP_NET_ADMIN), or the table is too large.
+        OSError: CAP_NET_ADMIN is missing, or the table is too large.
     """
     layout, name = _LAYOUTS[version], _NAME.pack(table.encode())
     with socket.socket(layout.family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as asking:
@@ -98,7 +98,7 @@ def read_table(version: int, table: str) -> TableContent | None:
                 size = _bounded(numbers[-1])
                 request = name + struct.pack("=I4x", size) + bytes(size)
                 answer = _ask(asking, layout, _GET_ENTRIES, request)
-            except BlockingIOError:  # it changed between the two questions
+            except BlockingIOError:  # the table changed between the two calls
                 if not tries_left:
                     raise
                 continue
@@ -113,7 +113,7 @@ def read_table(version: int, table: str) -> TableContent | None:
 def find_chains(
     content: TableContent, version: int, names: Collection[str]
 ) -> tuple[ChainContent, ...]:
-    """Return the chains of these names that there are, ordered by name."""
+    """Return the chains with these names that exist, sorted by name."""
     layout = _LAYOUTS[version]
     rules: dict[str, list[bytes]] = {}
     starts: dict[int, str] = {}
@@ -168,7 +168,7 @@ _NO_HOOK: Final = 0xFFFFFFFF
 
 
 def _entries(entries: bytes, layout: _Layout) -> Iterator[tuple[int, bytes, int]]:
-    """Yield (offset, rule, offset of its target inside); stop at what is no rule."""
+    """Yield (offset, rule, offset of its target in the rule); stop at malformed data."""
     at = 0
     while at + layout.header <= len(entries):
         target, length = struct.unpack_from("=HH", entries, at + layout.target_offset)
@@ -189,7 +189,7 @@ def _chain_name(entry: bytes, target: int) -> str | None:
 
 
 def _jump(entry: bytes, target: int) -> int | None:
-    """Return the offset that a rule jumps to, or None if it does something else."""
+    """Return the offset that a rule jumps to, or None if it has another target."""
     if _target_name(entry, target) or len(entry) < target + _TARGET.size + _VERDICT.size:
         return None
     (verdict,) = _VERDICT.unpack_from(entry, target + _TARGET.size)
@@ -208,7 +208,7 @@ def _bounded(size: int) -> int:
 
 
 def _ask(asking: socket.socket, layout: _Layout, option: int, request: bytes) -> bytes:
-    """Call getsockopt(2) with a question in its buffer, which Python's own call cannot pass."""
+    """Call getsockopt(2) with a request in its buffer, which Python's own function cannot pass."""
     buffer = ctypes.create_string_buffer(request, len(request))
     length = ctypes.c_uint32(len(request))
     libc = ctypes.CDLL(None, use_errno=True)

@@ -1,10 +1,11 @@
-"""A TUN device that nothing reads, and that comes back under its name if it is deleted.
+"""A TUN device without a reader that is created again if another program deletes it.
 
-The kernel backend's devices lead packets to policies and programs. If another program deletes
-one, its addresses and routes go with it, and circuits carry nothing. So the owner compares::
+The kernel backend uses such devices to lead packets to policies and programs. If another program
+deletes one, its addresses and routes disappear as well, and circuits carry nothing. So the owner
+compares::
 
-    name -> number of the device?  another or none: deleted or renamed ──> made anew
-                                   the same, but down: its routes are gone ──> set up again
+    index of the device with this name  differs, or none: deleted or renamed ──> create it again
+                                        the same, but down: routes are lost  ──> set it up again
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class DeviceOwner(Protocol):
     """An owner of one or more such devices."""
 
     def hear(self, events: Collection[HostEvent]) -> None:
-        """Take note of lost routes and rules, before :meth:`lost`."""
+        """Process events about lost routes and rules; called before :meth:`lost`."""
         ...
 
     def lost(self) -> bool:
@@ -33,7 +34,7 @@ class DeviceOwner(Protocol):
         ...
 
     def restore(self) -> None:
-        """Make anew what is lost, with its routes and rules.
+        """Create lost devices again, with their routes and rules.
 
         Raises:
             BackendError: the kernel refused, or another device has the name.
@@ -42,18 +43,18 @@ class DeviceOwner(Protocol):
 
 
 class KeptDevice:
-    """One device; ``prepare(name)`` gives it settings and routes each time it was made."""
+    """One device; ``prepare(name)`` sets its settings and routes whenever it is created."""
 
     def __init__(self, template: str, mtu: int, prepare: Callable[[str], None]) -> None:
-        """Make it.
+        """Create the device.
 
         Args:
-            template: its name, or for example ``anon%d``; it keeps the name that it gets.
-            mtu: bytes, see :meth:`TunDevice.open`.
-            prepare: what must be done after each making; it may run twice.
+            template: a name, or a pattern such as ``anon%d``. A later device gets the same name.
+            mtu: MTU in bytes, see :meth:`TunDevice.open`.
+            prepare: called after each creation; it must tolerate repeated calls.
 
         Raises:
-            BackendError: there are no TUN devices, or no permission.
+            BackendError: the kernel has no TUN devices, or a permission is missing.
         """
         self._prepare = prepare
         self._device = TunDevice.open(template, mtu)
@@ -66,11 +67,11 @@ class KeptDevice:
             raise
 
     def lost(self) -> bool:
-        """Tell whether it was deleted, renamed or set down."""
+        """Tell whether the device was deleted, renamed or set down."""
         return not self._exists() or not self._device.is_up()
 
     def restore(self) -> None:
-        """Make it anew under its name, or set it up; harmless if nothing is lost.
+        """Create the device again with its name, or set it up; no effect if nothing is lost.
 
         Raises:
             BackendError: the kernel refused, or another device has the name.
@@ -78,7 +79,7 @@ class KeptDevice:
         if self._exists():
             self._device.set_up()
         else:
-            self._device.close()  # a renamed one goes with its descriptor
+            self._device.close()  # deletes the device if it was renamed
             if _index_of(self.name) is not None:
                 taken = OSError(errno.EEXIST, f"another device is named {self.name}")
                 raise refused("making a device of circuits anew", taken, "delete that device")
@@ -87,11 +88,11 @@ class KeptDevice:
         self._prepare(self.name)
 
     def write_batch(self, packets: Sequence[bytes]) -> None:
-        """Hand packets to the kernel as if they came from outside over this device."""
+        """Pass packets to the kernel as input of this device."""
         self._device.write_batch(packets)
 
     def close(self) -> None:
-        """Remove it; harmless if repeated."""
+        """Remove the device; may be called repeatedly."""
         self._device.close()
 
     def _exists(self) -> bool:
@@ -99,26 +100,26 @@ class KeptDevice:
 
 
 class KeptDevices:
-    """Keep devices in force, by what each is called; see ``overlay.node.enforcement.Enforced``."""
+    """Owners of devices by a name for the user; see ``overlay.node.enforcement.Enforced``."""
 
     def __init__(self, owners: Mapping[str, DeviceOwner]) -> None:
         self._owners = dict(owners)
 
     def hear(self, events: Collection[HostEvent]) -> None:
-        """Let every owner take note."""
+        """Pass events to every owner."""
         for owner in self._owners.values():
             owner.hear(events)
 
     def disturbed(self) -> bool:
-        """Tell that nothing is missing of which no notification tells."""
+        """Return False, because notifications report every loss of a device."""
         return False
 
     def missing(self) -> tuple[str, ...]:
-        """Return what the lost devices are called; nothing is changed."""
+        """Return the names of owners with lost devices; nothing is changed."""
         return tuple(name for name, owner in self._owners.items() if owner.lost())
 
     def repair(self) -> tuple[str, ...]:
-        """Make lost devices anew; return what they are called.
+        """Create lost devices again; return the names of their owners.
 
         Raises:
             BackendError: the kernel refused.

@@ -1,4 +1,4 @@
-"""A packet filter table that is compared with what the kernel holds, and put back."""
+"""Compare a packet filter table with the kernel's, and restore it if another program changed it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["KeptTable"]
 
 
 class KeptTable:
-    """One table of an owner; it knows what was installed last."""
+    """One packet filter table; it remembers the content that was installed last."""
 
     def __init__(self, packet_filter: PacketFilter) -> None:
         self._filter = packet_filter
@@ -16,30 +16,31 @@ class KeptTable:
         self._fingerprint: bytes | None = None
 
     def install(self, table: FilterTable) -> None:
-        """Install a table in place of the one of that name.
+        """Install a table, or replace the one with the same name.
 
         Raises:
             BackendError: the kernel or the tool refused.
         """
-        # Until the end, :meth:`intact` is false: whatever fails, the next repair begins anew.
+        # Clear the fingerprint first. If a step fails, :meth:`intact` is false, and the next repair
+        # installs the table again.
         self._wanted, self._fingerprint = table, None
         self._filter.replace(table)
         self._fingerprint = self._filter.fingerprint(table.name)
 
     def forget(self) -> None:
-        """Let the table go; its owner removes it."""
+        """Stop keeping the table; the caller removes it."""
         self._wanted = self._fingerprint = None
 
     @property
     def installed(self) -> bool:
-        """Whether this process wants a table to be there."""
+        """Whether this process has installed a table, or tried to."""
         return self._wanted is not None
 
     def intact(self) -> bool:
-        """Tell whether the kernel holds what was installed (or nothing was).
+        """Tell whether the kernel's table is unchanged, or none was installed.
 
         Raises:
-            BackendError: the kernel did not tell.
+            BackendError: the table could not be read.
         """
         if self._wanted is None:
             return True

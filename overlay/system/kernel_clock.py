@@ -1,4 +1,4 @@
-"""What the kernel believes of its own clock: whether anybody keeps it right, and how well."""
+"""Read from the kernel whether its clock is synchronised, and the bound on its error."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _UNSYNCHRONISED: Final = 0x0040
 
 @dataclass(frozen=True, slots=True)
 class ClockState:
-    """``error_s`` is the kernel's bound on the error in seconds, which grows by itself."""
+    """``error_s`` is the kernel's bound on the error in seconds, which grows without updates."""
 
     synchronised: bool
     error_s: float
 
 
 class _Timex(ctypes.Structure):
-    """``struct timex`` as far as it is read; the kernel writes 208 bytes on 64-bit machines."""
+    """The fields of ``struct timex`` that are read; the kernel writes 208 bytes (64-bit)."""
 
     _fields_ = (
         ("modes", ctypes.c_uint),
@@ -38,10 +38,10 @@ class _Timex(ctypes.Structure):
 
 
 def read_kernel_clock() -> ClockState:
-    """Ask the kernel (adjtimex(2) with no change wanted); whoever may do this.
+    """Return the state of the kernel's clock, by adjtimex(2) without a change; needs no rights.
 
     Raises:
-        BackendError: it is forbidden here, as some containers do.
+        BackendError: the call is forbidden, as in some containers.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     timex = _Timex(modes=0)

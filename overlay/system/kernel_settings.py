@@ -1,7 +1,7 @@
-"""Kernel settings below ``/proc/sys``, and what they were before we changed them.
+"""Read and change kernel settings below ``/proc/sys``, and parse notes of former values.
 
-Names are paths with slashes (``net/ipv4/conf/eth0.100/forwarding``), since the dots of a
-VLAN's name would be ambiguous in sysctl's notation.
+Names are paths with slashes (``net/ipv4/conf/eth0.100/forwarding``), because the dots of a VLAN's
+name would be ambiguous in sysctl's notation.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ KernelSetting = tuple[str, str]
 
 
 def read_setting(name: str) -> str | None:
-    """Return a setting's value, or None if the kernel (or the device) has it not."""
+    """Return the value of a setting, or None if this kernel or device does not support it."""
     try:
         return (_ROOT / name).read_text().strip()
     except OSError:
@@ -36,10 +36,10 @@ def listed_settings(directory: str) -> list[str]:
 
 
 def change_setting(name: str, value: str) -> None:
-    """Write a setting unless it has that value.
+    """Write a setting unless it already has the value.
 
     Raises:
-        BackendError: it is read-only here, or unknown.
+        BackendError: the setting is read-only or unknown.
     """
     if read_setting(name) == value:
         return
@@ -51,7 +51,7 @@ def change_setting(name: str, value: str) -> None:
 
 
 def parse_note(note: str) -> KernelSetting | None:
-    """Read back "name=value" as a setting below ``net/``, or None if it is none."""
+    """Parse "name=value" as a setting below ``net/``; return None if it is not one."""
     name, separator, value = note.partition("=")
     safe = name.startswith("net/") and ".." not in name.split("/")
     return (name, value) if separator and safe and value.isdecimal() else None

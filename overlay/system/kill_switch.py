@@ -1,55 +1,59 @@
 """The kill switch: no packet to a protected destination leaves outside its circuit.
 
-Three walls, all in the kernel, all standing when the node is gone:
+Three mechanisms block packets. All of them are kernel state that remains after the node exits.
+Below, D is a protected prefix and VC the inner address of its circuit.
 
-*Routing.* A rule before ``main`` sends every packet without the node's own mark to a table
-of ours. For each protected prefix D it holds ``unreachable D`` with a high metric, and, while
-a circuit is open, ``D dev anon0 src VC`` with a low one. The TUN device takes the second one
-along when the node dies; then the first one answers.
+*Routing.* A rule with priority over ``main`` sends packets without the node's mark to a separate
+routing table. For each D that table has ``unreachable D`` with a high metric. While a circuit is
+open, it also has ``D dev anon0 src VC`` with a low metric. If the node dies, its TUN device
+disappears together with the second route, and the first one takes effect.
 
-*Packet filter* (:mod:`overlay.system.kill_switch_rules`). Routing can be gone around: a socket
-bound to a device (SO_BINDTODEVICE) makes IPv4 assume that D is on that link, and IPv6 skip our
-table;
-a connected IPv6 socket keeps the route that it had. So a filter drops, after routing, whatever
-goes to D through another device than the circuit's. It also drops packets to VC from any other
-device, by which a neighbour could find out which inner address this host holds
-(CVE-2019-14899). And it lets in through a circuit nothing but answers, so that no exit can call
-on local services. What leaves from VC to anywhere else is dropped: were it this host's own
-firewall that answers an exit (REJECT), the exit would choose who gets that answer.
+*Packet filter* (:mod:`overlay.system.kill_switch_rules`). Some sockets bypass the routing table. If
+a socket is bound to a device (SO_BINDTODEVICE), IPv4 assumes that D is on that link, and IPv6
+skips our table. A connected IPv6 socket keeps its old route. Therefore the filter drops, after
+routing, packets to D on any device except the circuit's. It handles three further cases:
 
-*Traffic control* (:mod:`overlay.system.kill_switch_egress`). A packet filter may be flushed by
-another program. So a program at the way out of every device drops what goes to D, or comes from VC,
-through another device than the circuit's. No flush of nftables, iptables, rules or routes touches
-it, and no socket goes around it but packet sockets with PACKET_QDISC_BYPASS and AF_XDP, whose
-programs write the frames. The loss of any one wall therefore leaks nothing.
+* It drops packets to VC from other devices. Otherwise a neighbour could find out which inner
+  address this host holds (CVE-2019-14899).
+* It accepts only replies from a circuit, so that an exit cannot reach local services.
+* It drops packets from VC to any other destination. Otherwise the host's own firewall could answer
+  an exit (REJECT), and the exit could choose the receiver of that answer.
 
-*Answers.* What D begins itself is answered as if there were no path, because silence would name
-the source to D. Only answers leave in the clear, with :data:`~overlay.system.marks.ANSWER_MARK`
-(docs/decisions/0035). Any further wall, a security policy for example, must let pass
+*Traffic control* (:mod:`overlay.system.kill_switch_egress`). Another program may flush the packet
+filter. Therefore every device has an egress program that drops packets to D or from VC unless the
+device is the circuit's. Flushing nftables, iptables, rules or routes does not affect it. Only
+packet sockets with PACKET_QDISC_BYPASS and AF_XDP sockets bypass it; their programs write whole
+frames. So nothing leaks if any one mechanism is lost.
+
+*Answers.* Traffic that D begins is answered as if there were no path, because silence would
+identify the source to D. Only answers leave in the clear, marked with
+:data:`~overlay.system.marks.ANSWER_MARK` (docs/decisions/0035). Any further mechanism, for example
+a security policy, must accept
 
 * packets whose mark has the node's low bits (``mark & CLEAR_MASK == NODE_MARK``), and
 * ICMPv6 135 and 136, because D may be a neighbour on a link and the kernel sets no mark there.
 
-UDP programs answer D at its stand-in. The mark is set and the translation undone in the output
-hook, and the route, with its policy, is then sought anew for D and the mark.
+UDP programs see a stand-in address in place of D and answer to it. The output hook sets the mark
+and undoes the translation. Then the kernel looks up the route and policy again, for D and the mark.
 
 ::
 
     unprotected ──protect──> protected ──(expect)──carry──> carried
-         ^                    │  ^  └── the node died: leftovers, found by protected()
+         ^                    │  ^  └── the node died: protected() lists what it left
          └──────release───────┘  └────uncarry────────┘
 
-Where the kernel itself carries the circuits (``by_ipsec``), a packet meets the filter before it
-is encapsulated, already under the name of the underlay's device. Then the filter lets out what
-a policy will put into a tunnel, from the inner address alone, and lets in what came out of one.
-It also normalises there, as far as a packet filter can (docs/decisions/0012). Packets that are cut
-first (docs/decisions/0014) pass it twice: towards the fragmenting device, then with a policy.
+If the kernel's IPsec carries the circuits (``by_ipsec``), a packet passes the filter before it is
+encapsulated, and its output device is already that of the underlay. Then the filter accepts
+outgoing packets from the inner address that a policy will encapsulate, and incoming packets that
+came out of a tunnel. It also normalises header fields there, as far as a packet filter can
+(docs/decisions/0012). Packets that are fragmented first (docs/decisions/0014) pass the filter
+twice: first towards the fragmenting device, then with a policy.
 
-All calls are idempotent. The guard knows what it wants, reads from the kernel what is there
-(:meth:`KillSwitch.missing`), and puts back what another program removed
-(:meth:`KillSwitch.repair`). A new process takes over what a killed one left: the prefixes
-are in the routes and in the filter's notes, so that the loss of one of them forgets none. The
-former values of kernel settings are notes as well.
+All calls are idempotent. The kill switch compares the wanted state with the kernel's state
+(:meth:`KillSwitch.missing`) and restores what another program removed (:meth:`KillSwitch.repair`).
+A new process takes over the state of a killed one. The prefixes are stored both in the routes and
+in the filter's notes, so losing one of them loses no prefix. Former values of kernel settings are
+notes as well.
 """
 
 from __future__ import annotations
@@ -78,16 +82,17 @@ from overlay.system.rtnetlink import MarkRule, Route, RouteKind
 __all__ = ["GUARD_TABLE", "NODE_MARK", "KillSwitch", "guard_filter", "ipsec_guard_filter"]
 
 GUARD_TABLE: Final = 0x6D69
-"""Number of the routing table; another node in the same namespace needs another one."""
+"""Number of the routing table; each node of a network namespace needs a different one."""
 
 _RULE_PREFERENCE: Final = 109
-"""After ``local`` (0), before ``main`` (32766) and before common VPN programs' rules."""
+"""After ``local`` (0); before ``main`` (32766) and before the rules of common VPN programs."""
 
+# The lower metric wins, so the route into a circuit is used while it exists.
 _CARRY_METRIC: Final = 1
 _UNREACHABLE_METRIC: Final = 0x7FFFFFFF
 
 _MOST_EXPECTED: Final = 256
-"""Inner addresses that may never be carried, because their circuits ended before."""
+"""Limit of addresses from ``expect`` without a ``carry``, because a circuit may end before."""
 
 _SETTINGS: Final = "kernel settings"
 
@@ -95,10 +100,10 @@ _log = EventLog(__name__)
 
 
 class KillSwitch:
-    """The guard of this network namespace; a context manager that leaves protection in place.
+    """The kill switch of this network namespace; closing it does not end the protection.
 
-    Closing it only gives up the right to change the guard: what is protected stays so until
-    :meth:`release`, by this process or a later one.
+    :meth:`close` only gives up the right to change the kill switch. A prefix stays protected until
+    this process or a later one calls :meth:`release`.
     """
 
     def __init__(
@@ -110,17 +115,18 @@ class KillSwitch:
         by_ipsec: bool = False,
         own_ports: Sequence[int] = (),
     ) -> None:
-        """Take the guard of a table.
+        """Take the kill switch of a routing table, with the state that an earlier process left.
 
         Args:
             table: number of the routing table.
             mark: firewall mark of the node's own datagrams.
-            packet_filter: the host's if None.
+            packet_filter: the packet filter to use; None selects the host's.
             by_ipsec: whether the kernel's IPsec carries the circuits.
-            own_ports: UDP ports of the node, where a protected host may also be a peer.
+            own_ports: UDP ports of the node. A protected host may be a peer, so no stand-in
+                replaces its address there.
 
         Raises:
-            BackendError: another node has it, or there is no permission.
+            BackendError: another node uses this table, or a permission is missing.
         """
         self._table = table
         self._by_ipsec = by_ipsec
@@ -149,7 +155,7 @@ class KillSwitch:
             on_failure.pop_all()
 
     def protect(self, *prefixes: IpNetwork) -> None:
-        """From the return on, packets to ``prefixes`` leave through a circuit or not at all.
+        """Protect ``prefixes``: afterwards their packets leave through a circuit or are dropped.
 
         Raises:
             BackendError: the kernel refused; the destination may then be blocked or open.
@@ -163,26 +169,29 @@ class KillSwitch:
         for version in sorted({prefix.version for prefix in prefixes}):
             self._walls.add_rule(version)
         self._enforce()
-        # Connections that are known already would keep the protected host's own address.
+        # The stand-in replaces the address only in new entries of connection tracking. Programs
+        # would still see the protected host's own address in old ones.
         for prefix in prefixes:
             forget_datagrams_with(prefix)
 
     def expect(self, source_address: InnerAddress, device: str | None = None) -> None:
-        """Let nothing but answers in, before this host holds an inner address.
+        """Install the rules for an inner address before this host gets the address.
+
+        Otherwise packets other than replies could reach local services for a moment.
 
         Args:
-            source_address: the inner address, which is about to be added.
-            device: the device of its circuits, unless the kernel's IPsec carries them.
+            source_address: the inner address that the caller will add next.
+            device: the device of its circuits; None if the kernel's IPsec carries them.
 
         Raises:
-            BackendError: the kernel refused; the address must not be added.
+            BackendError: the kernel refused; the caller must not add the address.
         """
         if device is not None:
             self._devices[device] = None
         self._expected[ipaddress.ip_address(source_address)] = None
         if len(self._expected) > _MOST_EXPECTED:
             del self._expected[next(iter(self._expected))]
-        if self._wanted:  # else there is no filter yet, and protect() sets it with this address
+        if self._wanted:  # else there is no filter yet; protect() will include this address
             self._enforce()
 
     def carry(
@@ -200,10 +209,10 @@ class KillSwitch:
             prefix: a prefix that :meth:`protect` was called for.
             device: the source's TUN device; it must hold ``source_address``.
             source_address: the inner address (VC) that programs use unless they choose one.
-            mtu: bytes of the largest packet that the circuit takes; TCP announces segments
-                that fit.
-            program: takes packets on that were cut to this MTU, if the device is the
-                fragmenting one (``overlay.system.fragmenting_device``).
+            mtu: size in bytes of the largest packet that the circuit carries. TCP announces an
+                MSS that fits.
+            program: the reroute program for fragments of this MTU, if the device is the
+                fragmenting one (``overlay.system.fragmenting_device``); else None.
 
         Raises:
             ValueError: the prefix is not protected.
@@ -222,14 +231,15 @@ class KillSwitch:
         self._wanted[prefix] = route, program
         self._expected.pop(ipaddress.ip_address(source_address), None)
         self._enforce()
-        # A killed process had another address, and its connections wait for answers still.
+        # A killed process had another inner address. Connections from that address cannot get
+        # answers any more, so they are aborted and do not wait.
         self._abort_orphans(prefix)
 
     def uncarry(self, prefix: IpNetwork) -> None:
         """Stop sending packets to ``prefix`` into the circuit; it remains protected.
 
-        Connections from the circuit's inner address are aborted, as far as this kernel can do it,
-        unless the address carries another prefix.
+        Connections from the circuit's inner address are aborted if this kernel supports it. They
+        are kept if the address still carries another prefix.
         """
         ended = self._end_circuit(prefix)
         self._walls.delete_route(self._carry_route(prefix))
@@ -242,13 +252,14 @@ class KillSwitch:
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
-        """Set the filters once for all that is uncarried inside; routes change at once.
+        """Delay the change of the filters for all calls of :meth:`uncarry` in a ``with`` block.
 
-        Until the end of the block the filters permit what they did before. Nothing leaves by that,
-        because the routes into the circuits and the inner addresses are gone.
+        Routes change at once; the filters change once, at the end of the block. Until then they
+        still accept packets into the old circuits. Nothing leaks, because the routes into these
+        circuits and the inner addresses are gone.
 
         Raises:
-            BackendError: at the end, the kernel refused. :meth:`repair` tries again.
+            BackendError: the kernel refused at the end of the block. :meth:`repair` tries again.
         """
         self._defers = True
         try:
@@ -261,9 +272,8 @@ class KillSwitch:
     def release(self, *prefixes: IpNetwork) -> None:
         """End the protection of ``prefixes``, in this order.
 
-        The last protected prefix takes rules and filter along.
-
-        Connections that went through a circuit end with it, as far as this kernel can do it.
+        With the last protected prefix, rules and filter are removed as well. Connections through
+        its circuit are aborted, if this kernel supports it.
         """
         for prefix in prefixes:
             ended = self._end_circuit(prefix)
@@ -271,7 +281,8 @@ class KillSwitch:
             if ended is not None:
                 self._tell_of_connections(abort_sockets_of(ended))
             self._abort_orphans(prefix)
-        # The filter goes first: killed in between, the node leaves what protected() finds.
+        # The filter is changed before the routes are deleted. If the node is killed in between,
+        # protected() of the next process still finds the prefixes in the routes.
         self._enforce(released=prefixes)
         for prefix in prefixes:
             self._walls.delete_route(self._unreachable(prefix))
@@ -280,26 +291,28 @@ class KillSwitch:
         self._is_current = True
 
     def protected(self) -> list[IpNetwork]:
-        """Return the protected prefixes, also those that a killed process left."""
+        """Return the protected prefixes, including those that a killed process left."""
         return list(self._wanted)
 
     def hear(self, events: Collection[HostEvent]) -> None:
-        """Take note of what changed on the host, so that :meth:`repair` reads no more than that."""
+        """Process events of the host, so that :meth:`repair` only reads state that changed."""
         self._walls.hear(events)
 
     def disturbed(self) -> bool:
-        """Tell, within a millisecond, whether something is missing that no notification tells of.
+        """Tell whether state is missing whose loss causes no kernel notification.
+
+        This takes less than 1 ms.
 
         Raises:
-            BackendError: the kernel did not tell.
+            BackendError: the state could not be read.
         """
         return bool(self._wanted) and (self._walls.disturbed() or self._settings.differ())
 
     def missing(self) -> tuple[str, ...]:
-        """Return which parts of the guard the kernel does not hold; nothing is changed.
+        """Return the names of the parts that are missing in the kernel; nothing is changed.
 
         Raises:
-            BackendError: the kernel did not tell.
+            BackendError: the state could not be read.
         """
         if not self._wanted:
             return ()
@@ -308,26 +321,28 @@ class KillSwitch:
         return (*lost, *((_SETTINGS,) if self._settings.differ() else ()))
 
     def repair(self) -> tuple[str, ...]:
-        """Put back what another program removed; return the names of what was missing.
+        """Restore what another program removed, and return the names of the missing parts.
 
         Raises:
-            BackendError: the kernel refused something; all the rest was tried.
+            BackendError: the kernel refused a part; the other parts were still attempted.
         """
         if not self._wanted:
             return ()
         lost: tuple[str, ...] = ()
-        if not self._walls.enforced:  # an earlier process left it
+        # Before the first change of this process, the state is that of an earlier one. Read what
+        # was missing now, because _enforce() below replaces it.
+        if not self._walls.enforced:
             lost = self._walls.missing(self._wanted_routes())
-        # Or a change was refused, or a default route came or went.
+        # Also set the filters if a change was refused before, or if a default route came or went.
         if not self._is_current or self._walls.ways_changed(self._wanted_routes()):
             self._enforce()
         if self._settings.differ():
             lost = (*lost, _SETTINGS)
-            self._enforce()  # the filter's notes name what the other program chose
+            self._enforce()  # stores the values of the other program in the filter's notes
         return tuple(dict.fromkeys((*self._walls.repair(self._wanted_routes()), *lost)))
 
     def close(self) -> None:
-        """Give up the right to change the guard; harmless if repeated."""
+        """Give up the right to change the kill switch; may be called repeatedly."""
         self._walls.close()
         self._ownership.release()
 
@@ -338,7 +353,7 @@ class KillSwitch:
         self.close()
 
     def _adopt(self) -> None:
-        """Find what an earlier process left, in the routes and in the filter's notes."""
+        """Take over the prefixes that an earlier process left in routes and filter notes."""
         routes, notes = self._walls.left()
         for route in routes:
             if route.kind is RouteKind.UNICAST:
@@ -346,11 +361,14 @@ class KillSwitch:
             else:
                 self._wanted.setdefault(route.destination, None)
         for note in notes:
-            with contextlib.suppress(ValueError):  # a setting's former value
+            with contextlib.suppress(ValueError):  # a note with the former value of a setting
                 self._wanted.setdefault(ipaddress.ip_network(note), None)
 
     def _enforce(self, released: Collection[IpNetwork] = ()) -> None:
-        """Let the filters follow what is wanted; until it is done, a repair begins with it."""
+        """Set the filters to the wanted state, without the prefixes ``released``.
+
+        If this fails, the next :meth:`repair` tries it again.
+        """
         self._is_current = self._owes = False
         routes = self._wanted_routes(released)
         if not routes:
@@ -364,7 +382,7 @@ class KillSwitch:
         self._is_current = not released
 
     def _end_circuit(self, prefix: IpNetwork) -> IpAddress | None:
-        """Forget what carried a prefix; return its inner address unless another one needs it."""
+        """Forget the circuit of a prefix; return its inner address unless it is still in use."""
         carried = self._wanted.get(prefix)
         if carried is None:
             return None
@@ -385,7 +403,7 @@ class KillSwitch:
             self._tell_of_connections(str(error))
 
     def _tell_of_connections(self, refusal: str) -> None:
-        """Log once that programs are not told of the end of their connections."""
+        """Log once that connections could not be aborted, with the reason ``refusal``."""
         if refusal and not self._told_of_connections:
             self._told_of_connections = True
             _log.warning("guard.connections_not_aborted", reason=Word(refusal))
@@ -407,7 +425,7 @@ class KillSwitch:
         return replace(table, notes=(*self._settings.notes(), *prefixes))
 
     def _wanted_routes(self, released: Collection[IpNetwork] = ()) -> dict[Route, int | None]:
-        """Return the routes that shall be there, with the program of a ``rerouted`` one."""
+        """Return the routes that must exist, each with its reroute program or None."""
         routes: dict[Route, int | None] = {}
         for prefix, carried in self._wanted.items():
             if prefix not in released:

@@ -1,17 +1,18 @@
-"""What each device may send while destinations are guarded, as programs of traffic control.
+"""Compile the kill switch for traffic control: which packets each device may send.
 
-::
+D is a protected prefix and VC the inner address of its circuit. Each program judges a packet
+as follows, where the first match decides::
 
     mark of the node, or of an answer ──> pass
     to D, and this device carries D ──> pass            longest prefix first, as in routing
     to D ──> drop
     from VC or to it, and this is not VC's device ──> drop
-    ARP asks for D, which is not on this device's link ──> drop
+    ARP request for D, and D is not on this device's link ──> drop
 
-The last rule is for sockets that are bound to a device: for these IPv4 takes every destination to
-be on the link, and would ask for D by name before the packet itself is dropped. Where D is on the
-link, the node and its answers need ARP. A packet to VC is an ICMP error of this host about one of
-its own packets, once the address is gone.
+The last rule concerns sockets that are bound to a device. For these, IPv4 assumes that every
+destination is on the link. So an ARP request would disclose D before the packet itself is dropped.
+If D is on the link, ARP is permitted, because the node and answers to D need it. A packet to VC is
+an ICMP error of this host about one of its own packets, sent after the address was removed.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ __all__ = ["guard_programs"]
 
 
 _RULES_IN_PROGRAM: Final = 256
-"""One rule takes 13 instructions at most, and a program holds 4,096.
+"""One rule takes at most 13 instructions, so this many fit into a program of 4,096.
 
-A packet that passes the first program is judged by the next one, so further ones only drop more.
+Further rules go into further programs. A packet that one program passes is judged by the next one.
 """
 
 
@@ -44,13 +45,13 @@ def guard_programs(
     on_link: Mapping[str, Iterable[IpNetwork]],
     former: Iterable[IpAddress] = (),
 ) -> Callable[[str], tuple[bytes, ...]]:
-    """Return what gives a device's programs, by the device's name.
+    """Return a function that maps the name of a device to its programs.
 
     Args:
-        mark: of packets that may leave in the clear, in the low 16 bits.
-        routes: what :class:`~overlay.system.kill_switch.KillSwitch` wants.
-        on_link: the IPv4 networks that each device's link has.
-        former: inner addresses that this host held until lately.
+        mark: firewall mark whose low 16 bits permit packets to leave in the clear.
+        routes: the routes that :class:`~overlay.system.kill_switch.KillSwitch` wants.
+        on_link: the IPv4 networks on the link of each device, by its name.
+        former: inner addresses that this host held until recently.
     """
     given = list(routes)
     carried = {r.destination: r for r in given if r.kind is RouteKind.UNICAST}
@@ -90,7 +91,7 @@ def guard_programs(
 
 
 class _Ranges:
-    """IPv4 prefixes as ranges of numbers, because a link may have thousands of networks."""
+    """IPv4 prefixes as sorted ranges for binary search; a link may have thousands of networks."""
 
     def __init__(self, prefixes: Iterable[IpNetwork]) -> None:
         merged = sorted(ipaddress.collapse_addresses(list(prefixes)))  # type: ignore[type-var]  # of one version
@@ -98,7 +99,7 @@ class _Ranges:
         self._ends = [int(each.broadcast_address) for each in merged]
 
     def overlapped(self, networks: Iterable[IpNetwork]) -> tuple[IpNetwork, ...]:
-        """Return those of the networks that share an address with a prefix, in order."""
+        """Return the networks that overlap a prefix, sorted by prefix length and address."""
         found = [
             (network.prefixlen, int(network.network_address), network)
             for network in networks

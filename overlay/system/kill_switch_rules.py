@@ -1,11 +1,11 @@
-"""The packet filter of the destination guard, as a pure function of its routes.
+"""The packet filter of the kill switch, as a pure function of its routes.
 
 ::
 
     outside, in the clear
       ──> from a protected prefix, or an ICMP error     mark: answers to it may leave in the clear
       ──> from or to an inner address, or a stand-in    mark: this host does not have the address
-      ──> about a circuit's connections                                                    drop
+      ──> ICMP error about a circuit's connections                                         drop
       ──> UDP from a protected prefix, delivered        from its stand-in, for local programs
     a circuit ──> reply to what this host began                                            accept
               ──> anything else                                                            drop
@@ -14,8 +14,8 @@
               ──> to a protected prefix, into its circuit                                  accept
               ──> to a protected prefix, or from an inner address                          drop
 
-What comes out of a circuit is judged before destination addresses are translated, because a
-published port of a container would otherwise lead it past the filter.
+Packets out of a circuit are judged before destination addresses are translated. Otherwise the
+published port of a container would lead them past the filter.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ _ICMP: Final = {4: 1, 6: 58}
 _LAST_PORT: Final = 65_535
 
 _ERRORS: Final = {4: (3, 4, 5, 11, 12), 6: (1, 2, 3, 4)}
-"""ICMP types that speak of another packet (RFC 792, RFC 4443)."""
+"""By IP version: the ICMP types that report about another packet (RFC 792, RFC 4443)."""
 _UNREACHABLE: Final = {4: 3, 6: 1}
 _REDIRECT: Final = 137
 _NEIGHBOUR_TYPES: Final = (135, 136)
-"""ICMPv6 types of solicitations and advertisements (RFC 4861); no router passes them on."""
+"""ICMPv6 types of neighbour discovery (RFC 4861); no router forwards them."""
 
 
 def guard_filter(
@@ -58,20 +58,21 @@ def guard_filter(
     without_default: Collection[int] = (),
     outside: Collection[str] = (),
 ) -> FilterTable:
-    """Return the filter that holds packets to the routes' destinations to their devices.
+    """Return the filter that permits packets to protected prefixes on their circuits' devices only.
 
-    The longest prefix is judged first and finally, as in routing, so that a circuit of its
-    own for a part of another circuit's destination works.
+    The longest matching prefix decides, as in routing. So a part of one circuit's destination can
+    have a circuit of its own.
 
     Args:
-        name: the table's.
-        mark: of the node's own datagrams.
-        routes: of the guard's table.
-        devices: further devices that circuits end in.
-        expected: inner addresses that this host is about to hold.
+        name: name of the table.
+        mark: firewall mark of the node's own datagrams.
+        routes: the routes of the kill switch's routing table.
+        devices: devices of further circuits.
+        expected: inner addresses that this host will get soon.
         own_ports: UDP ports of the node itself.
         without_default: IP versions for which this host has no default route.
-        outside: devices of default routes; what leaves there is for no host behind this one.
+        outside: devices of default routes; packets that leave there are not for hosts behind
+            this one.
     """
     guarded = _guarded(routes, expected)
     held = (each.device for each in guarded.carried.values() if each.device is not None)
@@ -97,8 +98,8 @@ def guard_filter(
                     hook=Hook.POSTROUTING,
                     verdict=Verdict.ACCEPT,
                     out_device=guarded.carried[prefix].device,
-                    # Else connection tracking knows a connection that no circuit carries, and the
-                    # destination would get no answer when it begins the same one.
+                    # A packet from another source must not pass. Connection tracking would record
+                    # its connection, and the destination could then not begin the same one.
                     source=_inner_network(guarded.carried[prefix]),
                     destination=prefix,
                 )
@@ -131,13 +132,15 @@ def ipsec_guard_filter(
 ) -> FilterTable:
     """Return the filter for circuits that the kernel's IPsec carries; see :func:`guard_filter`.
 
-    A packet meets it before it is encapsulated, already under the name of the underlay's
-    device. So it lets out what a policy will put into a tunnel, and in what came out of one.
+    A packet passes this filter before it is encapsulated, and its output device is already that
+    of the underlay. So outgoing packets are judged by whether a policy will encapsulate them, and
+    incoming packets by whether they came out of a tunnel.
     """
     guarded = _guarded(routes, expected)
     early = [
         _from_this_host(Hook.EARLY),
-        # A link's outer packet from a protected peer was marked; what was in it is no answer.
+        # The outer packet of a link from a protected peer got the mark. The inner packet inherits
+        # it but is not in the clear.
         Rule(hook=Hook.EARLY, verdict=Verdict.UNMARK, mark=ANSWER_MARK, ipsec_in=True),
         Rule(hook=Hook.EARLY, verdict=Verdict.ACCEPT, ipsec_in=True),
     ]
@@ -165,7 +168,7 @@ def ipsec_guard_filter(
     for each in guarded.inner:
         delivered += [
             Rule(hook=Hook.INPUT, verdict=Verdict.DROP, destination=each, ipsec_in=False),
-            # A stranger's packet in the address's name is forwarded as any other, but not for it.
+            # A packet with a forged inner address as source must not be forwarded into a circuit.
             Rule(
                 hook=Hook.FORWARD,
                 verdict=Verdict.DROP,
@@ -181,7 +184,7 @@ def ipsec_guard_filter(
 
 
 def _not_carried(guarded: _Protected) -> Iterator[Rule]:
-    """Refuse what no circuit carries, before IPsec takes it; no other rule comes after these."""
+    """Refuse protocols that circuits do not carry, before IPsec; these are the last rules."""
     for each in guarded.inner:
         for protocol in (_TCP, _UDP, _ICMP[each.version]):
             yield Rule(hook=Hook.OUTPUT, verdict=Verdict.ACCEPT, source=each, protocol=protocol)
@@ -190,7 +193,7 @@ def _not_carried(guarded: _Protected) -> Iterator[Rule]:
 
 @dataclass(frozen=True, slots=True)
 class _Protected:
-    """Protected prefixes, longest first, those that have a circuit, and inner addresses."""
+    """Protected prefixes (longest first), the routes of circuits, and the inner addresses."""
 
     prefixes: list[IpNetwork]
     carried: dict[IpNetwork, Route]
@@ -213,7 +216,7 @@ def _guarded(routes: Sequence[Route], expected: Sequence[IpAddress]) -> _Protect
 
 
 def _to_inner_addresses(guarded: _Protected, *, ipsec_out: bool | None = None) -> Iterator[Rule]:
-    """Drop errors of this host about its own packets, once it holds the address no longer."""
+    """Drop ICMP errors of this host about its own packets from an address that it lost."""
     for each in guarded.inner:
         yield Rule(
             hook=Hook.POSTROUTING, verdict=Verdict.DROP, destination=each, ipsec_out=ipsec_out
@@ -228,21 +231,21 @@ def _from_device(hook: Hook, device: str) -> Rule:
     return Rule(hook=hook, verdict=Verdict.ACCEPT, in_device=device)
 
 
-# -- what others begin -------------------------------------------------------------------
+# -- traffic that other hosts begin ------------------------------------------------------
 
 
 def _answers(
     guarded: _Protected, early: list[Rule], arriving: list[Rule], own_ports: Sequence[int]
 ) -> list[Rule]:
-    """Return the rules for what comes in, behind those for what did not come in the clear.
+    """Return the rules for packets in the clear, after ``early`` and ``arriving`` for the others.
 
-    The kernel gives its own answers (ICMP, RST) and accepted TCP connections the mark of the
-    packet that caused them (fwmark_reflect, tcp_fwmark_accept). UDP programs answer without a
-    mark, so they see the stand-in in place of the protected host. What they send to the host
-    itself is this host's own traffic, whatever the host sent before.
+    The kernel copies the mark of a packet to its own answers (ICMP, RST) and to accepted TCP
+    connections (fwmark_reflect, tcp_fwmark_accept). Answers of UDP programs have no mark, so these
+    programs see the stand-in in place of the protected host. Packets of a UDP program to the
+    protected host itself are this host's own traffic, even if that host sent something before.
     """
     rules = [
-        # With br_netfilter, Linux shows a bridge's frames to the filter as if they were forwarded.
+        # With br_netfilter, Linux passes bridged frames to the filter as if they were forwarded.
         Rule(hook=Hook.FORWARD, verdict=Verdict.BRIDGED),
         *(
             Rule(hook=hook, verdict=Verdict.ACCEPT, mark=BRIDGED_MARK)
@@ -264,14 +267,14 @@ def _answers(
         ),
         *arriving,
         *_about_inner_addresses(guarded),
-        # They would lower a circuit's packet size if they named a UDP service of this host.
+        # Such an error could name a UDP service of this host and lower a circuit's packet size.
         *(
             _icmp(Hook.PREROUTING, Verdict.DROP, version, icmp_type, unknown=True, local=True)
             for version, icmp_type in _error_types(guarded)
         ),
     ]
-    # Only answers. What a program sends there when its connection is forgotten would show the
-    # stand-in to a router, so it keeps no mark and is dropped.
+    # Mark only replies. If connection tracking has forgotten the connection, the stand-in is not
+    # translated, and a router would see it. Such packets get no mark and are dropped.
     rules += [
         Rule(hook=hook, verdict=Verdict.ANSWER, destination=stand_in, reply=True)
         for stand_in in guarded.stand_ins
@@ -290,14 +293,14 @@ def _answers(
 
 
 def _sent_through(guarded: _Protected) -> Iterator[Rule]:
-    """Say nothing about packets of others to a protected host.
+    """Suppress "unreachable" errors about packets of other hosts to a protected host.
 
-    The guard's table calls the host unreachable while no circuit carries it. Linux tells that even
-    to neighbours on IPv6 that this host does not forward for.
+    The kill switch's table has an unreachable route while no circuit carries the prefix. For IPv6,
+    Linux reports this even to neighbours for which this host does not forward.
     """
     for prefix in guarded.prefixes:
         yield Rule(hook=Hook.EARLY, verdict=Verdict.FOREIGN, destination=prefix)
-    # A prefix may have addresses of this host.
+    # A protected prefix may contain addresses of this host; packets to these are not forwarded.
     yield Rule(hook=Hook.EARLY, verdict=Verdict.UNMARK, mark=FOREIGN_MARK, local=True)
     for version in guarded.versions:
         unreachable = _icmp(Hook.OUTPUT, Verdict.DROP, version, _UNREACHABLE[version])
@@ -305,7 +308,7 @@ def _sent_through(guarded: _Protected) -> Iterator[Rule]:
 
 
 def _passed_on(guarded: _Protected, outside: Collection[str]) -> Iterator[Rule]:
-    """Keep the stand-in from the wire: it is for hosts behind this one."""
+    """Keep the stand-in off the outside link: only hosts behind this one may see it."""
     for device in outside:
         for prefix in guarded.prefixes:
             passed = Rule(
@@ -316,12 +319,13 @@ def _passed_on(guarded: _Protected, outside: Collection[str]) -> Iterator[Rule]:
                 mark=ANSWER_MARK,
             )
             yield passed
-            # A published port may lead there. The service answers through this host.
+            # A published port may lead to a service outside, which answers through this host. So
+            # its packets keep the mark for answers and get the stand-in.
             yield replace(passed, verdict=Verdict.ANSWER, mark=BRIDGED_MARK, redirected=True)
 
 
 def _unanswered(versions: Collection[int]) -> Iterator[Rule]:
-    """Drop what strangers send from a stand-in; the only route to it is for answers."""
+    """Drop packets of other hosts from a stand-in; the route to it exists only for answers."""
     for version in versions:
         stand_in = ipaddress.ip_network(STAND_INS[version])
         yield Rule(hook=Hook.EARLY, verdict=Verdict.DROP, source=stand_in)
@@ -331,7 +335,8 @@ def _error_types(guarded: _Protected, *, with_redirects: bool = False) -> Iterat
     for version in guarded.versions:
         for icmp_type in _ERRORS[version]:
             yield version, icmp_type
-        # Connection tracking does not look at IPv6 redirects, so none is known to it.
+        # Connection tracking ignores IPv6 redirects, so a rule about unknown connections would
+        # match every redirect.
         if version == 6 and with_redirects:
             yield version, _REDIRECT
 
@@ -357,16 +362,17 @@ def _icmp(
 
 
 def _not_held(guarded: _Protected) -> Iterator[Rule]:
-    """Let a packet to an inner address go its way, if it came in the clear.
+    """Mark and accept packets in the clear to an inner address, as if this host lacked it.
 
-    Otherwise a neighbour could find out which inner address this host holds (CVE-2019-14899).
-    A routing rule for marked packets leads past the address
-    (:meth:`~overlay.system.rtnetlink.Rtnetlink.hide_addresses`): a router then forwards them, or
-    says that their time is exceeded, as it does for addresses that it does not have. Where that
-    rule fails, the input hook drops them.
+    Dropping them would show a neighbour which inner address this host holds (CVE-2019-14899).
+    Instead, a routing rule for marked packets skips the table with the address
+    (:class:`~overlay.system.hidden_addresses.HiddenAddresses`). So a router forwards them, or
+    answers "time exceeded", as for any address that it does not have. If that rule is missing, the
+    input hook drops them.
     """
     for inner in guarded.inner:
-        # Other programs overwrite marks (wg-quick restores one for all UDP).
+        # Set the mark again, because other programs overwrite marks (wg-quick restores one for
+        # all UDP).
         yield Rule(hook=Hook.PREROUTING, verdict=Verdict.ANSWER, destination=inner)
         yield Rule(hook=Hook.PREROUTING, verdict=Verdict.ACCEPT, destination=inner)
 
@@ -374,7 +380,7 @@ def _not_held(guarded: _Protected) -> Iterator[Rule]:
 def _about_inner_addresses(guarded: _Protected) -> Iterator[Rule]:
     """Drop ICMP errors in the clear about a circuit's connections.
 
-    With one about a connection, an exit could find out which host holds the address that it lent.
+    An exit could otherwise use such errors to find out which host holds the address that it lent.
     """
     for inner in guarded.inner:
         for version, icmp_type in _error_types(guarded):
@@ -384,11 +390,12 @@ def _about_inner_addresses(guarded: _Protected) -> Iterator[Rule]:
 
 
 def _answers_of_others(prefix: IpNetwork) -> Iterator[Rule]:
-    """Mark what hosts behind this one answer to an echo request of the prefix.
+    """Mark echo replies of hosts behind this one to the prefix.
 
-    Nothing but a request makes such a connection known. Over TCP and UDP they see the stand-in,
-    because connection tracking also takes a packet from the middle of a connection for its first
-    one, and then for the other end's: an older connection of theirs would go on in the clear.
+    For ICMP, only a request creates a connection in connection tracking, so the direction is
+    certain. For TCP and UDP, tracking may begin in the middle of a connection, and the sender of
+    the first tracked packet counts as the one that began it. A rule like this one would then let an
+    older connection continue in the clear. So these hosts see the stand-in over TCP and UDP.
     """
     yield Rule(
         hook=Hook.PREROUTING,
@@ -400,21 +407,21 @@ def _answers_of_others(prefix: IpNetwork) -> Iterator[Rule]:
 
 
 def _standing_in(prefix: IpNetwork, own_ports: Sequence[int]) -> Iterator[Rule]:
-    """Show UDP programs here the stand-in; not the node itself."""
+    """Show the stand-in to UDP programs of this host, except the node itself."""
     for ports in _other_ports(own_ports):
         yield Rule(
             hook=Hook.INPUT,
             verdict=Verdict.STAND_IN,
             source=prefix,
-            # Not by the mark, which other programs overwrite (wg-quick restores one for all UDP).
-            # Of what came out of a circuit, answers alone come here, and they are not translated.
+            # No condition on the mark, because other programs overwrite it (wg-quick restores one
+            # for all UDP). Only replies come here from a circuit, and they are not translated.
             protocol=_UDP,
             ports=ports,
         )
 
 
 def _standing_in_for_others(prefix: IpNetwork) -> Iterator[Rule]:
-    """Show all behind this host the stand-in."""
+    """Show the stand-in to all hosts behind this one."""
     for protocol in (_TCP, _UDP):
         yield Rule(
             hook=Hook.POSTROUTING,
@@ -437,7 +444,7 @@ def _other_ports(own_ports: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 
 def _leaving_in_the_clear(guarded: _Protected) -> Iterator[Rule]:
-    """Let out the node's own datagrams, answers, and what finds neighbours on a link."""
+    """Accept the node's own datagrams, answers, and neighbour discovery."""
     hook = Hook.POSTROUTING
     yield Rule(hook=hook, verdict=Verdict.ACCEPT, has_mark=True)
     yield Rule(hook=hook, verdict=Verdict.ACCEPT, mark=ANSWER_MARK)
@@ -447,13 +454,13 @@ def _leaving_in_the_clear(guarded: _Protected) -> Iterator[Rule]:
         yield Rule(hook=hook, verdict=Verdict.DROP, destination=stand_in)
 
 
-# -- circuits that the kernel carries ----------------------------------------------------
+# -- circuits in the kernel's IPsec ------------------------------------------------------
 
 
 _REPLY_OF_AN_EXIT: Final = Rule(
     hook=Hook.POSTROUTING, verdict=Verdict.ACCEPT, version=4, mark=REROUTE_MARK, ipsec_out=True
 )
-"""One that was cut; on its first way through here it had the node's mark."""
+"""A reply that was fragmented; on its first pass through this hook it had the node's mark."""
 
 
 def _into_circuit(route: Route | None) -> list[Rule]:
@@ -471,16 +478,16 @@ def _into_circuit(route: Route | None) -> list[Rule]:
 
 
 def _out_of_ipsec() -> Iterator[Rule]:
-    """Let in through IPsec what is the node's own, what is for others, and answers.
+    """Accept out of IPsec the node's own packets, forwarded packets, and replies.
 
-    These rules need no inner address, so they stand before there is one.
+    These rules name no inner address, so they can be installed before this host has one.
     """
     hook = Hook.PREROUTING
     for network in OVERLAY_NETWORKS:
         yield Rule(hook=hook, verdict=Verdict.ACCEPT, destination=network, ipsec_in=True)
     yield Rule(hook=hook, verdict=Verdict.ACCEPT, ipsec_in=True, reply=True)
     yield Rule(hook=hook, verdict=Verdict.DROP, ipsec_in=True, local=True)
-    # A translation of another program that came before (nftables lets it choose when) has put a
-    # host behind this one in the place of the local address.
+    # Another program may have translated the destination before this hook (nftables allows any
+    # priority). Then the packet is for a service behind this host and no longer for this host.
     yield Rule(hook=hook, verdict=Verdict.DROP, ipsec_in=True, redirected=True)
     yield Rule(hook=hook, verdict=Verdict.ACCEPT, ipsec_in=True)

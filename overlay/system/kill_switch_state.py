@@ -1,7 +1,7 @@
-"""The walls of the guard of destinations in the kernel: set, compared with it, and put back.
+"""The kernel state of the kill switch: set it, compare it with the kernel, and restore it.
 
-They know no path. :class:`~overlay.system.kill_switch.KillSwitch` tells which routes
-shall be there, and everything else follows from these.
+This module knows nothing of paths. :class:`~overlay.system.kill_switch.KillSwitch` decides which
+routes must exist. Rules, packet filter and traffic control are derived from these routes.
 """
 
 from __future__ import annotations
@@ -35,37 +35,38 @@ EGRESS: Final = "traffic control"
 _THROW_METRIC: Final = 1
 
 _MOST_NAMED: Final = 3
-"""Devices that are named in a line of the status."""
+"""The number of devices or rules that a line of the status names."""
 
 _MOST_FORMER: Final = 64
-"""Inner addresses of former circuits; a packet that waits for ARP is given up after 3 s."""
+"""The number of former inner addresses that are remembered.
+
+A late packet may still have such an address; the kernel gives up a packet that waits for ARP after
+3 s.
+"""
 
 Routes = Mapping[Route, int | None]
-"""The routes that shall be there, each with the program of a ``rerouted`` one."""
+"""The routes that must exist, each with its reroute program, or None if it has none."""
 
 ProgramsOf = Callable[[str], tuple[bytes, ...]]
-"""Returns a device's programs, by its name."""
+"""A function that returns the egress programs of a device by its name."""
 
 _log = EventLog(__name__)
 
 
 class KillSwitchRules:
-    """Rules, routes, packet filter and traffic control of one guard.
-
-    ``enforced`` tells whether this process has set the filters.
-    """
+    """Rules, routes, packet filter and traffic control of one kill switch."""
 
     def __init__(self, name: str, mark: int, rule: MarkRule, packet_filter: PacketFilter) -> None:
         """Prepare; nothing is changed.
 
         Args:
-            name: of the packet filter's table.
+            name: name of the packet filter table.
             mark: firewall mark of the node's own datagrams.
-            rule: leads to the routing table; of either IP version.
-            packet_filter: the host's.
+            rule: routing rule that leads to the routing table, for either IP version.
+            packet_filter: the packet filter of the host.
 
         Raises:
-            BackendError: there is no netlink.
+            BackendError: the netlink socket could not be opened.
         """
         self.name = name
         self.mark = mark
@@ -76,7 +77,8 @@ class KillSwitchRules:
         self._egress = EgressFilter(priority)
         self._egress_refused: dict[str, str] = {}
         self._bypassed: tuple[str, ...] = ()
-        # The upper bits, which are 0 in a mark, tell the rules of several guards from one another.
+        # Marks have zeros in the upper bits. So these bits can identify the rules of this kill
+        # switch among those of other nodes in the network namespace.
         own_bits = rule.table << ANSWER_MASK.bit_length() & 0xFFFFFFFF
         self._hidden = HiddenAddresses(ANSWER_MARK, ANSWER_MASK | own_bits, rule.preference)
         self._held: tuple[IpAddress, ...] = ()
@@ -93,7 +95,7 @@ class KillSwitchRules:
 
     @property
     def former(self) -> tuple[IpAddress, ...]:
-        """Inner addresses that this host held until lately."""
+        """Inner addresses that this host held until recently."""
         return tuple(self._former)
 
     def left(self) -> tuple[list[Route], tuple[str, ...]]:
@@ -104,13 +106,13 @@ class KillSwitchRules:
         return routes, self._filter.notes(self.name) or ()
 
     def close(self) -> None:
-        """Close the netlink socket; the walls stay."""
+        """Close the netlink socket; the kernel state stays."""
         self._netlink.close()
 
-    # One step each, as the guard changes.
+    # Single steps of a change.
 
     def put_route(self, route: Route, program: int | None = None) -> None:
-        """Install a route, or change the one of the same destination, table and metric."""
+        """Install a route, or replace the one with the same destination, table and metric."""
         self._netlink.put_route(route, program)
 
     def delete_route(self, route: Route) -> None:
@@ -118,13 +120,14 @@ class KillSwitchRules:
         self._netlink.delete_route(route)
 
     def add_rule(self, version: int) -> None:
-        """Lead packets of an IP version to the routing table."""
-        # A stand-in may lie in a protected prefix; what is sent there is an answer.
+        """Add the rule that sends packets of an IP version to the routing table."""
+        # A protected prefix may contain a stand-in. Packets to the stand-in are answers, so the
+        # table skips them (throw) and they take the host's own routes.
         self._netlink.put_route(self._to_stand_in(version))
         self._netlink.add_rule(replace(self._rule, version=version))
 
     def remove_rules(self, versions: Collection[int]) -> None:
-        """End that for IP versions without routes."""
+        """Remove the rules of IP versions that have no protected prefix any more."""
         for version in versions:
             if self._netlink.has_rule(replace(self._rule, version=version)):
                 self._netlink.delete_rule(replace(self._rule, version=version))
@@ -137,7 +140,7 @@ class KillSwitchRules:
 
     @property
     def outside(self) -> tuple[str, ...]:
-        """The devices of this host's default routes."""
+        """The devices of the host's default routes."""
         return self._ways.outside
 
     def ways_changed(self, routes: Routes) -> bool:
@@ -148,11 +151,10 @@ class KillSwitchRules:
         return frozenset().union(*self._on_link.current().values())
 
     def enforce(self, routes: Routes, table: FilterTable, held: Iterable[IpAddress]) -> None:
-        """Set both filters according to the routes, and hide the inner addresses ``held``.
+        """Set packet filter and traffic control for the routes; hide the addresses ``held``.
 
         Raises:
-            BackendError: the packet filter or a rule was refused; traffic control was set all
-                the same.
+            BackendError: the packet filter or a rule was refused; traffic control was still set.
         """
         self._held = tuple(held)
         try:
@@ -162,11 +164,11 @@ class KillSwitchRules:
             self._enforce_egress(routes)
 
     def forget_filter(self) -> None:
-        """Let the packet filter go, which its owner removes."""
+        """Stop keeping the packet filter table; restoring the kernel settings removes it."""
         self._kept.forget()
 
     def remove_egress(self) -> None:
-        """Remove what traffic control has of this guard, and the rules for inner addresses.
+        """Remove the programs of traffic control and the rules for inner addresses.
 
         Raises:
             BackendError: the kernel refused.
@@ -177,30 +179,32 @@ class KillSwitchRules:
         self._egress.remove()
 
     def end_address(self, address: IpAddress) -> None:
-        """Remember an inner address that this host holds no longer; late packets may have it."""
+        """Remember an inner address that this host no longer holds; late packets may have it."""
         self._former[address] = None
         if len(self._former) > _MOST_FORMER:
             del self._former[next(iter(self._former))]
 
-    # All of it, against what the kernel holds.
+    # Comparison of the whole state with the kernel.
 
     def hear(self, events: Collection[HostEvent]) -> None:
-        """Take note of what changed on the host."""
+        """Process events of the host."""
         self._on_link.hear(events)
 
     def disturbed(self) -> bool:
-        """Tell whether the packet filter, of which legacy iptables tells nothing, is missing.
+        """Tell whether networks of links or the packet filter changed.
+
+        The filter must be read, because legacy iptables sends no notifications.
 
         Raises:
-            BackendError: the kernel did not tell.
+            BackendError: the state could not be read.
         """
         return self._on_link.outdated or not self._kept.intact()
 
     def missing(self, routes: Routes) -> tuple[str, ...]:
-        """Return the names of the walls that the kernel does not hold; nothing is changed.
+        """Return the names of the mechanisms that are missing; nothing is changed.
 
         Raises:
-            BackendError: the kernel did not tell.
+            BackendError: the state could not be read.
         """
         lost = {
             self._egress_lost(routes): True,
@@ -211,10 +215,10 @@ class KillSwitchRules:
         return tuple(name for name, is_lost in lost.items() if name and is_lost)
 
     def bypassed(self, routes: Routes) -> tuple[str, ...]:
-        """Return the walls that stand behind other programs' rules, which stay as they are.
+        """Return the mechanisms that another program's rules precede; nothing is changed.
 
         Raises:
-            BackendError: the kernel did not tell.
+            BackendError: the state could not be read.
         """
         asked_first = {RULES: map(str, self._rules_before(routes)), EGRESS: self._egress.preceded()}
         return tuple(
@@ -237,12 +241,12 @@ class KillSwitchRules:
         self._bypassed = bypassed
 
     def repair(self, routes: Routes) -> tuple[str, ...]:
-        """Put back what is missing; return the names of what was.
+        """Restore what is missing, and return the names of the missing mechanisms.
 
         Raises:
-            BackendError: the kernel refused something; all the rest was tried.
+            BackendError: the kernel refused a part; the other parts were still attempted.
         """
-        # The walls that hold every kind of packet come first.
+        # The mechanisms that stop every kind of packet come first.
         parts: dict[str, Callable[[], bool]] = {
             EGRESS: lambda: self._repair_egress(routes),
             FILTER: self._kept.repair,
@@ -257,8 +261,9 @@ class KillSwitchRules:
             except BackendError as error:
                 refusal = refusal or error
         if repaired:
-            # A packet that one wall let pass may have begun a question that another wall holds.
-            # Linux repeats the question for 3 s, and the other wall may be removed meanwhile.
+            # While one mechanism was missing, a packet may have caused an ARP request that another
+            # mechanism dropped. Linux repeats the request for 3 s, and the other mechanism may be
+            # removed meanwhile.
             self._netlink.end_neighbour_questions({each.destination for each in routes})
         if refusal is not None:
             raise refusal
@@ -271,7 +276,7 @@ class KillSwitchRules:
         return self._filter.fingerprint(self.name) is not None
 
     def _programs(self, routes: Routes) -> ProgramsOf:
-        """Return the devices' programs, compiled anew only if something changed."""
+        """Return the programs of the devices; compile them only if their inputs changed."""
         on_link, former = self._on_link.current(), tuple(self._former)
         reason = (tuple(routes), on_link, former)
         if self._compiled[0] != reason:
@@ -279,23 +284,27 @@ class KillSwitchRules:
         return self._compiled[1]
 
     def _egress_lost(self, routes: Routes) -> str:
-        """Return the wall's name if a device lacks its programs, with devices that refuse them."""
+        """Return the name of traffic control if a device lacks programs, or an empty string.
+
+        The name is followed by the devices that refused their programs.
+        """
         lacking = self._egress.missing(self._programs(routes))
         if not lacking:
             return ""
         refusing = sorted(name for name in lacking if name in self._egress_refused)
         named = ", ".join(refusing[:_MOST_NAMED])
         more = ", ..." if len(refusing) > _MOST_NAMED else ""
-        # Those that do not refuse get theirs with the next repair.
+        # Devices that did not refuse get their programs with the next repair.
         return f"{EGRESS} (refused by {named}{more})" if refusing else EGRESS
 
     def _enforce_egress(self, routes: Routes) -> bool:
         """Set the programs, and return whether a device had lost its own.
 
-        A device that refuses them has the other walls. In a kernel without traffic control, all do.
+        The other mechanisms still protect a device that refuses its programs. Without traffic
+        control in the kernel, every device refuses them.
 
         Raises:
-            BackendError: the kernel was not asked, as without file descriptors.
+            BackendError: no request was sent, for example for lack of file descriptors.
         """
         outcome = self._egress.enforce(self._programs(routes))
         refused = {name: str(each) for name, each in outcome.refused.items()}
@@ -306,7 +315,7 @@ class KillSwitchRules:
         return outcome.lost > 0
 
     def _repair_egress(self, routes: Routes) -> bool:
-        """Return whether a device had lost its programs; new ones get theirs without a word."""
+        """Set the programs; return whether a device had lost its own. New devices do not count."""
         return self._enforce_egress(routes)
 
     def _repair_rules(self, routes: Routes) -> bool:
@@ -334,7 +343,10 @@ class KillSwitchRules:
         ]
 
     def _lost_routes(self, routes: Routes) -> list[Route]:
-        """Return the routes that are gone; one into a device that is gone is its owner's."""
+        """Return the missing routes, except those whose device is missing.
+
+        The owner of such a device adds the route again together with the device.
+        """
         found = set(self._netlink.routes(self._rule.table))
         devices = device_names()
         versions = sorted({route.destination.version for route in routes})

@@ -1,17 +1,17 @@
-"""The way of packets that fit no link in one piece: the outermost packet is cut, not refused.
+"""Fragment the outermost packet if an onion packet is too large for a link.
 
-An IPv6 packet of up to 1,280 bytes must be carried uncut (RFC 8200, section 5). With the layers
-of three or four hops around it, it exceeds what a link carries, and Linux, which as a relay only
-forwards, would drop it for the next link's sake. A tunnel's entry may cut the tunnel's packets
-(RFC 2473, section 7.1), and here that is us, so Linux is told of a larger link::
+An IPv6 packet of up to 1,280 bytes must be carried without fragmentation (RFC 8200, section 5).
+With the layers of three or four hops, it exceeds the MTU of a link. A relay only forwards it, so
+Linux would drop it. The entry of a tunnel may fragment the tunnel's packets (RFC 2473, section
+7.1), and this node is the entry. So these packets take a route with a larger MTU::
 
     onion packet of more than 1,280 bytes ──> filter: mark ──> policy, SAs: mark of link and node
       ──> rule for both: route to this device, with a large MTU ──> the route's program: node's mark
-      ──> the true route ──> cut
+      ──> the true route ──> fragments
 
-No other packet comes here. Nothing reaches the device, a TUN device that nobody reads; it
-vanishes with the process and takes its routes along; the rules are found by the next start. What
-another program removes of them is made anew.
+Other packets do not take this route. No packet reaches the device, which is a TUN device without a
+reader. If the process ends, it disappears with its routes, and the next start removes the rules.
+Parts that another program removes are created again.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _NAME: Final = "anonlink%d"
 _DEVICE_MTU: Final = 65_535
 _METRIC: Final = 1
 _LINK_MTU: Final = 2000
-"""Bytes; 1,280 in five onion layers and a link are some 1,750 with the largest suite."""
+"""In bytes; 1,280 bytes in five onion layers and a link SA take about 1,750 (largest suite)."""
 
 
 class LinkDetour:
@@ -51,10 +51,10 @@ class LinkDetour:
     """
 
     def __init__(self) -> None:
-        """Make it, all or nothing.
+        """Create all parts, or none.
 
         Raises:
-            BackendError: no permission, or the kernel cannot do it.
+            BackendError: a permission is missing, or the kernel does not support it.
         """
         self._gone = False
         with ExitStack() as opened:
@@ -66,7 +66,7 @@ class LinkDetour:
             self._opened = opened.pop_all()
 
     def hear(self, events: Collection[HostEvent]) -> None:
-        """Take note of lost rules and routes."""
+        """Process events about lost rules and routes."""
         self._gone |= any(
             isinstance(event, RuleChanged | RouteChanged) and event.gone and event.table == _TABLE
             for event in events
@@ -77,7 +77,7 @@ class LinkDetour:
         return self._gone or self._device.lost()
 
     def restore(self) -> None:
-        """Make anew what is lost.
+        """Create lost parts again.
 
         Raises:
             BackendError: the kernel refused, or another device has the name.
@@ -86,7 +86,7 @@ class LinkDetour:
         self._gone = False
 
     def close(self) -> None:
-        """Remove the device with its routes, and the rules; harmless if repeated."""
+        """Remove the device with its routes, and the rules; may be called repeatedly."""
         self._opened.close()
 
     def __enter__(self) -> Self:
@@ -97,7 +97,7 @@ class LinkDetour:
 
 
 def clear_link_detour_leftovers() -> None:
-    """Remove what a killed node left of it; harmless if there is nothing.
+    """Remove the rules that a killed node left; they need not exist.
 
     Raises:
         BackendError: the kernel refused.

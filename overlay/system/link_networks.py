@@ -1,8 +1,8 @@
-"""The IPv4 networks on each device's link, read from the main table when they may have changed.
+"""Cache the IPv4 networks on each device's link, and read them again after changes.
 
-A main table may have many routes, and a host may change some of them a hundred times a second.
-Then readings come more rarely, and in between the last one counts. That is harmless for what it
-is used for: a wrong answer lets an ARP request pass, or holds one back, until the next reading.
+The main table may have many routes, and some may change a hundred times per second. Then the table
+is read less often, and the last result is used in between. The harm is small: until the next
+reading, an ARP request may pass or be dropped wrongly.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from overlay.system.rtnetlink import MAIN_TABLE, Rtnetlink
 __all__ = ["LinkNetworks"]
 
 _ROUTES_A_QUESTION: Final = 5_000
-"""A reading of so many routes (5 to 20 ms) is worth one question that is answered without one."""
+"""Routes (5 to 20 ms of reading) for which the cached result serves one further call."""
 
 
 class LinkNetworks:
-    """The last reading; without :meth:`hear`, every question reads anew."""
+    """The networks as last read; without calls of :meth:`hear`, every call reads them again."""
 
     def __init__(self, netlink: Rtnetlink) -> None:
         self._netlink = netlink
@@ -38,12 +38,13 @@ class LinkNetworks:
 
     @property
     def outdated(self) -> bool:
-        """Whether a change was heard of that no reading followed yet."""
+        """Whether there was a change after the last reading."""
         return self._heard and self._changed
 
     def hear(self, events: Collection[HostEvent]) -> None:
-        """Take note of changes of the host; from now on these are the reason to read."""
-        # IPv4 does not tell of routes that vanish with a device or an address.
+        """Process events of the host; from now on, only these cause a reading."""
+        # Devices and addresses count as well, because IPv4 sends no notification about routes that
+        # vanish together with them.
         self._heard = True
         self._changed = self._changed or any(
             isinstance(event, LinkChanged | AddressChanged | Overrun)
@@ -52,10 +53,10 @@ class LinkNetworks:
         )
 
     def current(self) -> Mapping[str, frozenset[IpNetwork]]:
-        """Return the networks by the device's name, routers as networks of one address.
+        """Return the networks by device name; a router is a network of one address.
 
         Raises:
-            BackendError: the kernel did not tell.
+            BackendError: the routes could not be read.
         """
         if self._heard and (not self._changed or self._spared > 0):
             self._spared = max(0, self._spared - 1)

@@ -1,4 +1,4 @@
-"""This host's own addresses, and which of them the kernel would use towards a peer."""
+"""Read this host's own addresses, and the one that the kernel uses towards a peer."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _IFA_LOCAL: Final = 2
 def local_address_towards(peer: Endpoint, *, mark: int | None = None) -> IpAddress:
     """Return the local address of datagrams to ``peer``; nothing is sent.
 
-    A connected UDP socket tells, since connecting one is a routing decision and no more.
-    ``mark`` is the node's own firewall mark, so that a guarded destination that is also a
-    peer is looked up as the node's datagrams are.
+    It is the address of a connected UDP socket; connecting one only looks up the route. ``mark`` is
+    the node's own firewall mark. With it, a peer that is also a protected destination is looked up
+    in the same way as for the node's datagrams.
 
     Raises:
-        BackendError: no route leads there.
+        BackendError: there is no route to the peer.
     """
     wildcard = Endpoint("::" if ":" in peer.host else "0.0.0.0", 0)
     with bound_socket(wildcard, mark=mark) as probe:
@@ -45,12 +45,12 @@ def local_address_towards(peer: Endpoint, *, mark: int | None = None) -> IpAddre
 
 
 def own_addresses() -> frozenset[bytes]:
-    """Return the packed addresses of all devices of this network namespace, loopback included.
+    """Return the packed addresses of all devices of this network namespace, including loopback.
 
-    Takes some tens of microseconds.
+    This takes tens of microseconds.
 
     Raises:
-        BackendError: the kernel did not tell.
+        BackendError: the addresses could not be read.
     """
     try:
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as netlink:

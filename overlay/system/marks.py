@@ -1,15 +1,15 @@
-"""Firewall marks and stand-in addresses of the guard: what may go round a circuit, and why.
+"""Firewall marks of packets that may bypass circuits, and the stand-in addresses.
 
-Two kinds of packets to a protected destination leave in the clear. Both have the same low 16
-bits, so one masked rule (routing) or policy (IPsec) lets both pass::
+All packets that may leave in the clear to a protected destination have the same low 16 bits in
+their mark. So one masked routing rule or IPsec policy accepts all of them::
 
     mark        low bits      packet
     NODE_MARK   NODE_MARK     a datagram of the node to a peer, or of its link SAs
-    | LARGE_MARK              the same, if it fits no link in one piece
-    ANSWER_MARK NODE_MARK     an answer to what a host outside began
+    | LARGE_MARK              the same, if it is too large for any link without fragmentation
+    ANSWER_MARK NODE_MARK     an answer to traffic that a host outside began
     BRIDGED_MARK NODE_MARK    a frame of another host, for example of a virtual machine
 
-A program cannot set a mark without CAP_NET_ADMIN or CAP_NET_RAW.
+A program needs CAP_NET_ADMIN or CAP_NET_RAW to set a mark.
 """
 
 from __future__ import annotations
@@ -31,31 +31,31 @@ __all__ = [
 ]
 
 NODE_MARK: Final = 0x6D69
-"""Firewall mark of the node's own datagrams, which must reach peers also at protected places."""
+"""Firewall mark of the node's own datagrams, which must reach peers even in protected prefixes."""
 
 LARGE_MARK: Final = 0x10000
-"""Firewall mark of packets that fit no link in one piece; one bit, which links' SAs let stand."""
+"""Mark of packets that are too large for any link; one bit, which link SAs do not change."""
 
 ANSWER_MARK: Final = 0x20000 | NODE_MARK
 """Firewall mark of packets that a protected host sent in the clear, and of answers to them."""
 
 BRIDGED_MARK: Final = 0x40000 | NODE_MARK
-"""Firewall mark of frames that a bridge of this host passes on between other hosts."""
+"""Firewall mark of frames that a bridge of this host forwards between other hosts."""
 
 FOREIGN_MARK: Final = 0x80000
-"""Firewall mark of packets of others to a protected host, which this host does not pass on."""
+"""Firewall mark of packets of other hosts to a protected host; this host does not forward them."""
 
 CLEAR_MASK: Final = 0xFFFF
-"""Bits that all marks above share: ``mark & CLEAR_MASK == NODE_MARK`` may leave in the clear."""
+"""Mask of the low bits: packets with ``mark & CLEAR_MASK == NODE_MARK`` may leave in the clear."""
 
 ANSWER_MASK: Final = 0x2FFFF
-"""Bits in which :data:`ANSWER_MARK` differs from other packets that may leave in the clear."""
+"""Mask that tells :data:`ANSWER_MARK` from the marks of other packets in the clear."""
 
 STAND_INS: Final[dict[int, IpAddress]] = {
     4: ipaddress.ip_address("192.0.0.8"),
     6: ipaddress.ip_address("100:0:0:1::8"),
 }
-"""IP version -> the address under which UDP programs see a protected host that asks them.
+"""IP version -> the address that UDP programs see in place of a protected host.
 
-Dummy addresses (RFC 7600, RFC 9780), which no host has and which never leave this one.
+These are dummy addresses (RFC 7600, RFC 9780). No host has them, and they never leave this host.
 """

@@ -28,6 +28,6 @@ class MessageHeader(ctypes.Structure):
 
 
 class Message(ctypes.Structure):
-    """``struct mmsghdr``; ``length`` is how many bytes were sent or received."""
+    """``struct mmsghdr``; ``length`` is the number of bytes sent or received."""
 
     _fields_ = (("header", MessageHeader), ("length", ctypes.c_uint))

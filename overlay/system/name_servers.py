@@ -1,9 +1,9 @@
-"""Name servers that this host asks, also those behind a stub resolver of its own.
+"""Find the name servers of this host, including those behind a local stub resolver.
 
-``/etc/resolv.conf`` often names 127.0.0.53 or 127.0.0.1 alone: the address of a program of this
-host that asks others. Which ones it asks stands in files of systemd-resolved, systemd-networkd,
-NetworkManager, resolvconf, dnsmasq and unbound. An address too many does no harm, because an exit
-that lends it is merely passed over; an address too few cuts the host off its names.
+``/etc/resolv.conf`` often has only 127.0.0.53 or 127.0.0.1, the address of a local program that
+asks other servers. These servers are listed in files of systemd-resolved, systemd-networkd,
+NetworkManager, resolvconf, dnsmasq and unbound. A wrong extra address does no harm, because only
+exits that lend it are rejected. If an address is missing, the host may lose name resolution.
 
 Sources: resolv.conf(5), resolved.conf(5), dnsmasq(8), unbound.conf(5), networkmanager.conf(5).
 """
@@ -68,9 +68,9 @@ _MOST_SERVERS: Final = 256
 
 
 def name_servers(root: Path = Path("/")) -> frozenset[IpAddress]:
-    """Return the name servers that a resolver of this host may ask; takes a millisecond.
+    """Return the name servers that a resolver of this host may use; this takes about 1 ms.
 
-    What cannot be read tells of none. ``root`` is where the file system begins.
+    Files that cannot be read are skipped. ``root`` is the root of the file system.
     """
     found: set[IpAddress] = set()
     named: list[Path] = []
@@ -93,7 +93,7 @@ def _files(root: Path) -> Iterator[Path]:
 def _read(path: Path, found: set[IpAddress], named: list[Path]) -> None:
     with contextlib.suppress(OSError):
         if not path.is_file():
-            return  # a pipe would keep the reader waiting
+            return  # reading a pipe would block
         with path.open("rb") as file:
             text = file.read(_MOST_BYTES).decode("utf-8", "replace")
         for line in text.splitlines():

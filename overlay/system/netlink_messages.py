@@ -1,4 +1,4 @@
-"""Netlink's message format, for the few questions that need no library.
+"""Encode and decode netlink messages, for the few requests that need no library.
 
 ::
 
@@ -48,7 +48,7 @@ def message(kind: int, flags: int, body: bytes, sequence: int = 1) -> bytes:
 
 
 def messages(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield type and body of each message in a datagram; stop at the first broken one."""
+    """Yield type and body of each message in a datagram; stop at the first malformed one."""
     while len(data) >= _HEADER.size:
         length, kind, *_ = _HEADER.unpack_from(data)
         if not _HEADER.size <= length <= len(data):
@@ -63,17 +63,17 @@ def attribute(kind: int, value: bytes) -> bytes:
 
 
 def nested(kind: int, value: bytes) -> bytes:
-    """Return an attribute that holds attributes."""
+    """Return an attribute that contains attributes."""
     return attribute(kind | _NESTED, value)
 
 
 def attributes(data: bytes) -> dict[int, bytes]:
-    """Return the attributes at the front of ``data`` by type; stop at the first broken one."""
+    """Return the attributes in ``data`` by type; stop at the first malformed one."""
     return dict(attribute_list(data))
 
 
 def attribute_list(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield type and value of each attribute, also of those that repeat."""
+    """Yield type and value of each attribute, including repeated types."""
     while len(data) >= 4:
         length, kind = struct.unpack_from("=HH", data)
         if length < 4:
@@ -102,27 +102,28 @@ def answers(netlink: socket.socket) -> Iterator[bytes]:
 
 
 def acknowledged_error(netlink: socket.socket) -> int:
-    """Return the errno of the acknowledgement that comes next; 0 for success."""
+    """Return the errno of the next acknowledgement; 0 for success."""
     return -_error_number(netlink.recv(RECEIVE_BYTES)[_HEADER.size :])
 
 
 def exchange(
     netlink: socket.socket, kind: int, flags: int, bodies: Sequence[bytes], first: int
 ) -> list[int]:
-    """Send requests of one type in one datagram; return the errno of each, 0 for done.
+    """Send requests of one type in one datagram; return the errno of each, 0 for success.
 
-    The kernel answers what it refused, and the last one in any case.
+    Only the last request asks for an acknowledgement, which saves answers. The kernel answers
+    earlier requests only if it refuses them.
 
     Args:
-        netlink: of the family that understands them.
-        kind: their type.
-        flags: beside the usual ones.
-        bodies: at least one.
-        first: the first one's sequence number, greater than all before: a late answer to an
-            earlier request is none to these.
+        netlink: a socket of the requests' netlink family.
+        kind: type of the requests.
+        flags: flags in addition to NLM_F_REQUEST.
+        bodies: bodies of the requests, at least one.
+        first: sequence number of the first request. It must be greater than all earlier ones, so
+            that late answers to earlier requests are ignored.
 
     Raises:
-        OSError: the socket failed, so that nothing is known.
+        OSError: the socket failed; it is unknown which requests were carried out.
     """
     last = first + len(bodies) - 1
     netlink.send(

@@ -1,4 +1,4 @@
-"""Packet filter tables in nftables' language; one table is one atomic transaction."""
+"""Packet filter tables with nftables; each table is replaced in one atomic transaction."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ from overlay.system.packet_filter import (
 __all__ = ["Nftables", "render_nftables"]
 
 _PRIORITIES: Final = {
-    Hook.EARLY: "-450",  # before fragments are put together (-400)
+    Hook.EARLY: "-450",  # before fragments are reassembled (-400)
     Hook.PREROUTING: "mangle",  # after connection tracking, before the routing decision
     Hook.INPUT: "filter",
     Hook.FORWARD: "filter",
     Hook.OUTPUT: "mangle",  # before addresses are translated
-    Hook.POSTROUTING: "filter",  # before source NAT: the rules speak of inner addresses
-    Hook.LEAVING: "srcnat + 10",
+    Hook.POSTROUTING: "filter",  # before source NAT, because the rules name inner addresses
+    Hook.LEAVING: "srcnat + 10",  # after source NAT
 }
 
 _DONT_FRAGMENT: Final = 0x4000
 _FLAGS_AND_OFFSET: Final = 0x7FFF
-"""Of the 16 bits that nftables calls ``frag-off``: all but the reserved one (RFC 791)."""
+"""Mask of the 16 bits that nftables calls ``frag-off``: all except the reserved one (RFC 791)."""
 
 _SHOW: Final = (
     f"limit rate {REFUSALS_PER_S}/second burst {REFUSALS_PER_S} packets"
@@ -50,16 +50,16 @@ _SHOW: Final = (
 _COUNTED: Final = "counted"
 
 _SET_SIZE: Final = 65536
-"""Sources that are counted; an exit lends fewer addresses."""
+"""Limit of sources in a set; an exit lends fewer addresses."""
 
 _HOOKS: Final = {Hook.EARLY: Hook.PREROUTING.value, Hook.LEAVING: Hook.POSTROUTING.value}
-"""The kernel's name of a hook, if it is another one than ours."""
+"""The kernel's name of a hook, if it differs from ours."""
 
 _TRANSLATIONS: Final = {
     Hook.INPUT: ("standing_in", "type nat hook input priority 100; policy accept;"),
     Hook.POSTROUTING: ("translation", "type nat hook postrouting priority srcnat; policy accept;"),
 }
-"""Where addresses are translated -> the chain's name and head."""
+"""Hook of address translation -> name and head of the chain."""
 
 _PROBE: Final = """table inet anonymous_overlay_probe {
   chain probe {
@@ -104,7 +104,7 @@ class Nftables:
     clears_flow_labels = True
 
     def __init__(self) -> None:
-        """Prepare; nothing is asked of the kernel yet."""
+        """Prepare; the kernel is not tested yet."""
         self._known: dict[str, bool] = {}
 
     def _knows(self, probe: str) -> bool:
@@ -117,7 +117,7 @@ class Nftables:
         return self._knows(_ARP_PROBE)
 
     def usable(self) -> bool:
-        """Tell whether this kernel takes tables for both IP versions (nothing is changed)."""
+        """Tell whether this kernel supports tables for both IP versions; nothing is changed."""
         return run_filter_tool(["nft", "--check", "--file", "-"], _PROBE).returncode == 0
 
     def replace(self, table: FilterTable) -> None:
@@ -170,7 +170,7 @@ class Nftables:
 
 def _listed_rules(name: str) -> list[dict[str, Any]] | None:
     """Return a table's rules without the content of its sets; None if there is no such table."""
-    # An exit's sets have an element for each circuit.
+    # --terse leaves out the sets' elements; an exit's sets have one for each circuit.
     done = run_filter_tool(["nft", "--json", "--terse", "list", "table", "inet", _table_name(name)])
     if done.returncode != 0:
         return None
@@ -213,10 +213,10 @@ def render_nftables(table: FilterTable) -> str:
 
 
 def render_arp(table: FilterTable) -> str:
-    """Return what marks ARP packets as the table marks IPv4 packets that come in.
+    """Return the script that marks ARP packets in the same way as incoming IPv4 packets.
 
-    The kernel answers ARP after a reverse-path check (rp_filter), which needs the mark. It also
-    answers for others (proxy_arp), by a route that the mark decides.
+    The kernel answers ARP after a reverse-path check (rp_filter), which needs the mark. The mark
+    also selects the route by which the kernel answers for other hosts (proxy_arp).
     """
     name = _table_name(table.name)
     lines = [
@@ -233,10 +233,10 @@ def render_arp(table: FilterTable) -> str:
 
 
 def render_bridge(table: FilterTable) -> str:
-    """Return what marks frames that bridges pass on; see :attr:`Verdict.BRIDGED`.
+    """Return the script that marks frames which bridges forward; see :attr:`Verdict.BRIDGED`.
 
-    The type of a frame that is for none of this host's own devices is known here alone, because
-    br_netfilter, which shows frames to the other tables, hides it.
+    Only the family ``bridge`` sees the packet type of frames for other hosts. br_netfilter, which
+    passes frames to the other tables, hides the type.
     """
     name = _table_name(table.name)
     gone = f"table bridge {name}\ndelete table bridge {name}\n"
@@ -264,7 +264,8 @@ def _counters(index: int, rule: Rule) -> list[str]:
     if rule.over is None:
         return []
     kind = "ipv6_addr" if rule.ip_version == 6 else "ipv4_addr"
-    # Connections leave the set by themselves when they end; rates are forgotten when they rest.
+    # Elements of connection limits disappear when their connections end. Those of rates need a
+    # timeout; they expire 60 s after the last connection.
     rests = " timeout 60s;" if isinstance(rule.over, RateLimit) else ""
     return [f"  set {_set_name(index)} {{ type {kind}; size {_SET_SIZE}; flags dynamic;{rests} }}"]
 
@@ -300,7 +301,7 @@ def _limit(rule: Rule, index: int) -> Iterator[str]:
             over = f"ct count over {most}"
         case RateLimit(per_second=rate, burst=burst):
             over = f"limit rate over {rate}/second burst {burst} packets"
-    # A connection is confirmed when its first packet has left: each is counted once.
+    # A connection becomes confirmed when its first packet has left, so each one is counted once.
     yield f"ct state new ct status ! confirmed update @{_set_name(index)} {{ {key} {over} }}"
 
 

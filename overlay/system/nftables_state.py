@@ -1,8 +1,8 @@
-"""What nftables holds of one table, read and removed through netlink, without the ``nft`` program.
+"""Read and remove a table of nftables through netlink, without the ``nft`` program.
 
-That takes microseconds, and it works where ``nft`` is not installed any more. The fingerprint
-covers the table's flags (a dormant table judges nothing), its chains with their hooks, types and
-policies, and every rule's expressions in order. It leaves out handles and what counts packets.
+This takes microseconds, and it works even if ``nft`` is no longer installed. The fingerprint of a
+table covers three parts: its flags (a dormant table has no effect), its chains with hooks, types
+and policies, and the expressions of all rules in order. Handles and counters are left out.
 Format: Linux uapi ``linux/netfilter/nf_tables.h``.
 """
 
@@ -44,22 +44,22 @@ _CHAIN_TABLE, _CHAIN_NAME = 1, 3
 _CHAIN_SHAPE: Final = (4, 5, 7, 10)  # hook, policy, type, flags
 _RULE_TABLE, _RULE_CHAIN, _RULE_EXPRESSIONS, _RULE_USER_DATA = 1, 2, 4, 7
 _COMMENT: Final = 0
-"""Type of the entry of a rule's user data that holds its comment (libnftnl/udata.h)."""
+"""Type of the entry for the comment in a rule's user data (libnftnl/udata.h)."""
 _EXPRESSION_NAME: Final = 1
 _CHANGING: Final = frozenset((b"counter\0", b"quota\0", b"last\0"))
-"""Expressions that hold what packets changed."""
+"""Expressions whose data change with each packet."""
 
 _WITHOUT_NFTABLES: Final = frozenset(
     (errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.EINVAL)
 )
-"""What a kernel answers that has no netfilter netlink, or no nftables in it."""
+"""Errors of a kernel without netfilter netlink, or without nftables."""
 
 
 def table_fingerprint(table: str) -> bytes | None:
-    """Return the fingerprint of a table of the family ``inet``, or None if there is none.
+    """Return the fingerprint of a table of the family ``inet``, or None if there is no such table.
 
     Raises:
-        OSError: this process may not ask.
+        OSError: a permission is missing.
     """
     with _netfilter_socket() as netlink:
         return _fingerprint(netlink, table.encode() + b"\0") if netlink is not None else None
@@ -69,7 +69,7 @@ def table_notes(table: str) -> tuple[str, ...] | None:
     """Return the comments of a table's chain ``notes``, or None if there is no such table.
 
     Raises:
-        OSError: this process may not ask.
+        OSError: a permission is missing.
     """
     name = table.encode() + b"\0"
     with _netfilter_socket() as netlink:
@@ -85,10 +85,12 @@ def table_notes(table: str) -> tuple[str, ...] | None:
 
 
 def delete_table(table: str) -> None:
-    """Delete a table of ``inet``, ``arp`` and ``bridge`` in one transaction; none need exist.
+    """Delete the tables of this name in ``inet``, ``arp`` and ``bridge`` in one transaction.
+
+    None of them needs to exist.
 
     Raises:
-        OSError: this process may not, or the kernel refused.
+        OSError: a permission is missing, or the kernel refused.
     """
     name = table.encode() + b"\0"
     with _netfilter_socket() as netlink:
@@ -114,7 +116,7 @@ def delete_table(table: str) -> None:
         )
         for _ in found:
             number = acknowledged_error(netlink)
-            if number and number != errno.ENOENT:  # another program was faster
+            if number and number != errno.ENOENT:  # ENOENT: another program deleted it meanwhile
                 raise OSError(number, os.strerror(number))
 
 
@@ -179,7 +181,7 @@ def _dump(
 
 @contextlib.contextmanager
 def _netfilter_socket() -> Iterator[socket.socket | None]:
-    """Open a socket, or give None where the kernel has no nftables."""
+    """Open a socket; the result is None if the kernel has no nftables."""
     kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
     try:
         netlink = socket.socket(socket.AF_NETLINK, kind, _NETLINK_NETFILTER)

@@ -1,17 +1,17 @@
-"""Header fields that a packet filter makes alike, wherever a packet enters or leaves a circuit.
+"""Packet filter rules that normalise header fields of packets that enter or leave a circuit.
 
-Linux copies the flow label of what it encapsulates into each outer IPv6 header, so a label that
-stands once inside is seen on every link. The other fields are not copied; they tell the far end
-of the circuit something about the host of the near one::
+Linux copies the flow label of an encapsulated packet into each outer IPv6 header, so an inner flow
+label would be visible on every link. The other fields are not copied. But they disclose properties
+of the host at one end of the circuit to the other end::
 
     hop limit, TTL                64
     DSCP, ECN, flow label         0
-    IPv4 identification           0 where it serves nothing (RFC 6864, section 4.1)
-    don't fragment (IPv4)         set on what is no fragment, and surely fits
+    IPv4 identification           0 if it has no purpose (RFC 6864, section 4.1)
+    don't fragment (IPv4)         set on packets that are not fragments and surely fit
 
-What still has a flow label is dropped. nftables clears it itself; with iptables, which cannot,
-traffic control does so at each device (``overlay.system.flow_labels``), and this rule stands for
-the devices where it does not.
+A packet that still has a flow label is dropped. nftables clears the label. iptables cannot, so
+traffic control clears it on each device (``overlay.system.flow_labels``). The rule to drop covers
+devices on which traffic control does not.
 
 Reasons: docs/decisions/0034.
 """
@@ -26,24 +26,28 @@ from overlay.system.packet_filter import Hook, Rule, Verdict
 __all__ = ["SURELY_CARRIED", "normalising_rules"]
 
 SURELY_CARRIED: Final = 1280
-"""Bytes of a packet that may be marked as not to be fragmented: no path on the Internet carries
-less (RFC 8200, section 5, for IPv6; IPv4 asks for 576 only, but its links carry IPv6 as well)."""
+"""Size in bytes up to which "don't fragment" may be set.
+
+Every link on the Internet carries it, because IPv6 requires it (RFC 8200, section 5). IPv4 requires
+only 576 bytes, but its links carry IPv6 as well.
+"""
 
 
 def normalising_rules(
     matching: Rule, *, at_most: int = SURELY_CARRIED, drop_labels: bool = True
 ) -> list[Rule]:
-    """Return rules for postrouting; only the last one may end a packet's way, by dropping it.
+    """Return rules for postrouting; none of them is final, except a last one that may drop.
 
     Args:
-        matching: its conditions, which fix an IP version; its hook and verdict do not count.
-        at_most: bytes of the largest packet that the rest of its way carries in one piece.
-        drop_labels: whether to drop what still has a flow label.
+        matching: a rule whose conditions are used; they must fix an IP version. Its hook and
+            verdict are ignored.
+        at_most: size in bytes of the largest packet that gets "don't fragment" (IPv4).
+        drop_labels: whether to drop packets that still have a flow label (IPv6).
     """
     every = replace(matching, hook=Hook.POSTROUTING, verdict=Verdict.HOP_LIMIT)
     rules = [every, replace(every, verdict=Verdict.TRAFFIC_CLASS)]
     if every.ip_version == 4:
-        # Only what has "don't fragment" set needs no identification, so that comes first.
+        # Set "don't fragment" first, because only packets with it need no identification.
         return [
             *rules,
             replace(every, verdict=Verdict.DONT_FRAGMENT, at_most=at_most),

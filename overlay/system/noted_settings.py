@@ -1,7 +1,7 @@
-"""Kernel settings that are given back, also after a crash.
+"""Restore kernel settings, even after a crash.
 
-What they were before is kept as notes in the packet filter table that is installed with them:
-both vanish with the network namespace, and a new process finds both or neither.
+The former values are notes in the packet filter table that is installed together with the
+settings. Both disappear with the network namespace, so a new process finds both or neither.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ __all__ = ["noted", "restore_noted"]
 
 
 def noted(settings: Iterable[KernelSetting]) -> tuple[str, ...]:
-    """Return a note of what each setting is now, before it is changed."""
+    """Return a note with the current value of each setting; call it before changing them."""
     before = [(name, read_setting(name)) for name, _ in settings]
     return tuple(f"{name}={value}" for name, value in before if value is not None)
 
 
 def restore_noted(packet_filter: PacketFilter, name: str) -> None:
-    """Give settings the values of a table's notes, last changed first; drop the table.
+    """Restore the settings in a table's notes, last changed first; then remove the table.
 
     Raises:
-        BackendError: a setting cannot be written, or the filter not be removed.
+        BackendError: a setting could not be written, or the table could not be removed.
     """
     notes = packet_filter.notes(name)
     if notes is None:

@@ -1,9 +1,9 @@
-"""Abort connections whose circuit is gone, as ``ss --kill`` would do it.
+"""Abort connections whose circuit has ended, as ``ss --kill`` does.
 
-Nothing else would end them soon. Over IPv4 the guard stops what a socket sends from an inner
-address, and TCP then repeats for many minutes. Over IPv6 Linux checks a source address when the
-socket is bound to it, and never again. Then the socket sends from it also when this host has it no
-more, by whichever route leads to its destination. Programs see ECONNABORTED at once.
+Otherwise programs would wait for a long time. Over IPv4 the kill switch drops the packets of a
+socket with an inner address, and TCP retransmits for many minutes. Over IPv6 Linux checks a source
+address only when the socket is bound to it. So the socket continues to send from an address that
+this host has lost, over any route to its destination. An aborted socket fails with ECONNABORTED.
 
 Format: Linux uapi ``linux/inet_diag.h``::
 
@@ -54,7 +54,7 @@ _TIMEOUT_S: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class _Socket:
-    """One socket as the kernel names it; IPv4 addresses in their own form."""
+    """One socket, as the kernel identifies it; IPv4 addresses take 4 bytes."""
 
     family: int
     identity: bytes
@@ -66,7 +66,7 @@ class _Socket:
 
     @property
     def destination(self) -> IpAddress:
-        """The address of the other side, unspecified if it is not connected."""
+        """The remote address; unspecified if the socket is not connected."""
         return self._address(_DESTINATION)
 
     def _address(self, where: slice) -> IpAddress:
@@ -93,7 +93,7 @@ def abort_orphaned_sockets(prefix: IpNetwork) -> str:
         As :func:`abort_sockets_of`.
 
     Raises:
-        BackendError: the kernel does not tell this host's addresses.
+        BackendError: the addresses of this host could not be read.
     """
     own = own_addresses()
 
@@ -110,7 +110,10 @@ def abort_orphaned_sockets(prefix: IpNetwork) -> str:
 
 
 def _abort(matches: Callable[[_Socket], bool], version: int) -> str:
-    """Abort what matches among the sockets that may speak this IP version; say why some stay."""
+    """Abort matching sockets that may use this IP version; return an error, or an empty string.
+
+    An IPv6 socket may also use IPv4 (mapped addresses).
+    """
     families = (socket.AF_INET6,) if version == 6 else (socket.AF_INET, socket.AF_INET6)
     left = ""
     for family in families:
@@ -128,7 +131,7 @@ def _abort_found(matches: Callable[[_Socket], bool], family: int, protocol: int)
         netlink.bind((0, 0))
         found = [each for each in _found(netlink, family, protocol) if matches(each)]
         errors = [_destroyed(netlink, protocol, each) for each in found]
-    # One that has ended meanwhile is no failure.
+    # ENOENT: the socket was closed meanwhile.
     refused = [error for error in errors if error not in (0, errno.ENOENT)]
     return os.strerror(refused[0]) if refused else ""
 
@@ -144,7 +147,7 @@ def _found(netlink: socket.socket, family: int, protocol: int) -> Iterator[_Sock
 
 
 def _destroyed(netlink: socket.socket, protocol: int, each: _Socket) -> int:
-    """Abort one; return the kernel's errno, 0 for done."""
+    """Abort one socket; return the kernel's errno, 0 for success."""
     netlink.send(message(_DESTROY, ACKNOWLEDGE, _request(each.family, protocol, each.identity)))
     return acknowledged_error(netlink)
 

@@ -1,15 +1,15 @@
-"""Networks of this host's own site, whose hosts no circuit reaches.
+"""Find the networks of this host's own site, so that circuits cannot reach their hosts.
 
-A router of a home or a company lets strangers in to nothing, but hosts of its network reach each
-other. IPv6 hosts have global addresses there, so an exit would lend its circuits that position. A
-company also has public addresses behind other routers than the one towards the outside. The
-networks follow the host's routes, because a provider changes prefixes.
+The router of a home or a company blocks connections from outside, but hosts inside reach each
+other. IPv6 hosts inside have global addresses, so a circuit could reach them from the exit. A
+company may also have public addresses behind further routers. The networks are derived from the
+host's routes, because a provider may change prefixes.
 
 ::
 
     route without a router, over a device that has neighbours    ──> of the site
     the prefix of an address, over any device (tunnels)          ──> of the site
-    route by a router that is not that of a way out              ──> of the site
+    route over a router that is not that of an uplink            ──> of the site
     default route, or a part of one                              ──> not
 """
 
@@ -33,7 +33,7 @@ _NO_NEIGHBOURS: Final = 0x10 | 0x80 | 0x08
 """IFF_POINTOPOINT, IFF_NOARP, IFF_LOOPBACK (Linux uapi ``linux/if.h``)."""
 
 _MOST: Final = 256
-"""A host with more networks has them summed up by the policy of its operator."""
+"""Limit of networks; the operator of a host with more must use the exit policy."""
 
 
 def own_links(
@@ -42,12 +42,12 @@ def own_links(
     """Return the networks of this host's site, in a fixed order.
 
     Args:
-        opened: what the operator lets circuits reach; None stands for everything.
+        opened: networks that the operator opens for circuits; None opens all.
         inside: devices that lead into circuits.
-        ways: the ways out, of both IP versions.
+        ways: the uplinks of both IP versions.
 
     Raises:
-        BackendError: the kernel does not tell its routes.
+        BackendError: the routes could not be read.
     """
     if opened is None:
         return ()
@@ -57,11 +57,11 @@ def own_links(
     routes = [(names[each.device], each) for each in specific_routes() if each.device in names]
     linked = {r.network for device, r in routes if r.router is None and _is_link(r, device)}
     routed = {r.network for device, r in routes if r.router and (device, r.router) not in out}
-    if len(routed) > _MOST:  # a router with the routes of its providers
+    if len(routed) > _MOST:  # this host is a router with routes of its providers
         routed = set()
     found = {part for network in linked | routed for part in without(network, allowed)}
     largest = [n for n in found if not any(n != other and lies_in(n, other) for other in found)]
-    # Public networks first, because the policy refuses the others by itself.
+    # Public networks come first, because the exit policy refuses the others anyway.
     return tuple(sorted(largest, key=_order)[:_MOST])
 
 
@@ -71,7 +71,7 @@ def _order(network: IpNetwork) -> tuple[bool, int, int]:
 
 
 def without(network: IpNetwork, opened: Iterable[IpNetwork]) -> Iterator[IpNetwork]:
-    """Yield the parts of a network that lie in none of the ``opened`` ones."""
+    """Yield the parts of a network that are in none of the ``opened`` ones."""
     parts = [network]
     for each in opened:
         parts = [rest for part in parts for rest in _rest(part, each)]
@@ -96,7 +96,7 @@ def _has_no_neighbours(device: str) -> bool:
         try:
             request = struct.pack("16s24x", device.encode())
             answer = fcntl.ioctl(control, _SIOCGIFFLAGS, request)
-        except OSError:  # it has gone since
+        except OSError:  # the device was deleted meanwhile
             return True
     (flags,) = struct.unpack_from("H", answer, 16)
     return bool(flags & _NO_NEIGHBOURS)

@@ -1,9 +1,8 @@
-"""One owner for each piece of kernel state, so that two nodes cannot undo each other's work.
+"""Locks on kernel state, so that two nodes do not change each other's state.
 
-The lock is the name of a TUN device that stays down and carries nothing. Such a name belongs to
-the network namespace, as routes and filters do. Only a process that may change these can take
-it (CAP_NET_ADMIN), so that no other local user can keep a node from its work. It is free again
-as soon as its process is gone, however that process ended.
+A lock is the name of a TUN device that stays down. The name belongs to the network namespace, as
+routes and filters do. Taking it requires CAP_NET_ADMIN, so other local users cannot block a node.
+The kernel releases it when the process ends, for whatever reason.
 """
 
 from __future__ import annotations
@@ -17,21 +16,23 @@ from overlay.system.tun import MAX_NAME_BYTES, claim_device_name
 __all__ = ["LOCK_PREFIX", "Ownership"]
 
 LOCK_PREFIX: Final = "ao-"
-"""Beginning of the names of all devices that are locks."""
+"""Prefix of the names of all devices that are locks."""
 
 
 class Ownership:
-    """The sole right to some kernel state of this network namespace, until :meth:`release`."""
+    """A lock on some kernel state of this network namespace, held until :meth:`release`."""
 
     def __init__(self, what: str, remedy: str, *, called: str = "") -> None:
-        """Take the right to ``what`` (letters, digits, hyphens; at most 12 bytes).
+        """Take the lock.
 
-        ``called`` is what the user calls it; ``what`` by default.
+        Args:
+            what: name of the lock, at most 12 bytes of letters, digits and hyphens.
+            remedy: what the user can do if another process holds it; a part of the message.
+            called: name of the state for the user; by default ``what``.
 
         Raises:
-            ValueError: the name does not fit into a device's name.
-            BackendError: another running process has it and ``remedy`` says what to do, or
-                this process may not make devices.
+            ValueError: the name is too long for the name of a device.
+            BackendError: another process holds the lock, or this process may not create devices.
         """
         name = f"{LOCK_PREFIX}{what}"
         if len(name.encode()) > MAX_NAME_BYTES:
@@ -44,7 +45,7 @@ class Ownership:
         self._descriptor = descriptor
 
     def release(self) -> None:
-        """Give the right back; harmless if repeated."""
+        """Release the lock; may be called repeatedly."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)

@@ -1,10 +1,8 @@
-"""Packet filter rules as values, and where the host can put them: nftables or iptables.
+"""Packet filter rules as values, and the interface of the programs that install them.
 
-A :class:`FilterTable` is replaced as a whole, so the rules are a pure function of what they
-should do, repeating is harmless, and nothing depends on what a killed node left behind.
-
-::
-
+A :class:`FilterTable` is always replaced as a whole. So the rules are a pure function of the wanted
+state, installing them again changes nothing, and the state that a killed node left does not matter.
+Packets meet the hooks in this order::
     early ─> prerouting ──┬─> input                                (this host)
                           └─> forward ─> postrouting ─> leaving    (elsewhere)
     this host's programs ─> output ────> postrouting ─> leaving
@@ -42,25 +40,33 @@ __all__ = [
 ]
 
 _TOOL_S: Final = 10.0
-"""How long nft or iptables may take; some ten milliseconds are usual, a second under load."""
+"""Time limit of one call of nft or iptables, in seconds.
+
+A call usually takes tens of milliseconds, and about a second under load.
+"""
 
 
 REFUSED_GROUP: Final = 6978
-"""The netlink group of refused packets. A node of the kernel backend owns the IPsec of its network
-namespace, so two nodes do not meet there."""
+"""The netlink group that receives refused packets.
+
+One number suffices, because one node of the kernel backend owns the IPsec of a network namespace.
+"""
 
 REFUSALS_PER_S: Final = 20
-"""How many packets each rule shows a second, and at once. So many errors do not load a circuit."""
+"""Packets per second, and burst in packets, that each rule shows to the node.
+
+The node answers each with an ICMP error; 20 per second are a small load.
+"""
 
 HOP_LIMIT: Final = 64
-"""What every packet of every source starts with; the same in ``overlay.forwarding``."""
+"""Initial TTL or hop limit of all packets of a source; the same as in ``overlay.forwarding``."""
 
 
 class Hook(enum.Enum):
-    """Where on its way through the kernel a packet is judged."""
+    """The point in the kernel at which a packet is judged."""
 
     EARLY = "early"
-    """Before connection tracking; with nftables also before fragments are put together."""
+    """Before connection tracking; with nftables also before fragments are reassembled."""
     PREROUTING = "prerouting"
     """After connection tracking, before destination addresses are translated."""
     INPUT = "input"
@@ -68,41 +74,41 @@ class Hook(enum.Enum):
     OUTPUT = "output"
     POSTROUTING = "postrouting"
     LEAVING = "leaving"
-    """After postrouting and the translation of addresses; iptables has no such place."""
+    """After postrouting and the translation of addresses; iptables has no such hook."""
 
 
 class Verdict(enum.Enum):
     """What happens to a packet that a rule matches."""
 
     ACCEPT = "accept"
-    """No further rule of this table and hook is asked; other tables still are."""
+    """Skip the further rules of this table and hook; other tables still judge the packet."""
     DROP = "drop"
     REFUSE = "refuse"
-    """Drop, and show some packets a second to the node, so that it can answer them."""
+    """Drop; also show up to ``REFUSALS_PER_S`` packets to the node, which answers them."""
     MARK = "mark"
     """Set the packet's and its connection's firewall mark to the table's; go on."""
     RESTORE_MARK = "restore mark"
-    """Give a packet of a connection that carries the table's mark that mark; go on."""
+    """Set the packet's mark to the table's if its connection has that mark; go on."""
     CLAMP_MSS = "clamp mss"
-    """Lower the TCP segment size that a SYN announces to what the route's MTU allows; go on."""
+    """Lower the MSS in a TCP SYN to the size that the route's MTU allows; go on."""
     MASQUERADE = "masquerade"
-    """Replace the source address with the outgoing device's (postrouting alone)."""
+    """Replace the source address by that of the outgoing device (only in postrouting)."""
     HOP_LIMIT = "hop limit"
-    """Set TTL or hop limit to 64; go on. The rule names an IP version, as for the next one."""
+    """Set TTL or hop limit to 64; go on. The rule names an IP version, as for the next verdict."""
     TRAFFIC_CLASS = "traffic class"
     """Set DSCP and ECN to 0; go on."""
     FLOW_LABEL = "flow label"
-    """Set the flow label to 0; go on. iptables cannot do it and goes on, as for the next two."""
+    """Set the flow label to 0; go on. iptables skips this verdict and the next two."""
     DONT_FRAGMENT = "don't fragment"
-    """Mark an IPv4 packet that is no fragment as not to be fragmented; go on."""
+    """Set DF in an IPv4 packet that is not a fragment; go on."""
     IDENTIFICATION = "identification"
-    """Set the identification of an IPv4 packet that may not be fragmented to 0; go on."""
+    """Set the identification of an IPv4 packet with DF to 0; go on."""
     ANSWER = "answer"
     """Set the packet's mark to :data:`~overlay.system.marks.ANSWER_MARK`; go on."""
     BRIDGED = "bridged"
-    """Set the mark of what a bridge passes on for other hosts to
+    """Set the mark of frames that a bridge forwards for other hosts to
     :data:`~overlay.system.marks.BRIDGED_MARK`; go on. The rule has the hook FORWARD and no
-    condition. Nftables does it before the EARLY hook. iptables needs the match ``physdev``."""
+    condition. nftables does it before the EARLY hook; iptables needs the match ``physdev``."""
     FOREIGN = "foreign"
     """Set the packet's mark to :data:`~overlay.system.marks.FOREIGN_MARK`; go on."""
     PASS_ON = "pass on"
@@ -114,17 +120,17 @@ class Verdict(enum.Enum):
     LARGE = "large"
     """Set the packet's mark to :data:`LARGE_MARK`; go on."""
     STRIP_TIMESTAMPS = "strip timestamps"
-    """Take the timestamps option out of a TCP SYN, so that neither end uses it; go on."""
+    """Remove the timestamps option from a TCP SYN, so that neither end uses it; go on."""
 
     @property
     def translates(self) -> bool:
-        """Whether the verdict is about addresses, which belongs to a chain of its own."""
+        """Whether the verdict translates addresses, which needs a separate chain."""
         return self in (Verdict.MASQUERADE, Verdict.STAND_IN)
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimit:
-    """More than ``connections`` at a time whose sources begin with the same bits."""
+    """Matches if more than ``connections`` at a time come from one prefix of ``prefix_length``."""
 
     prefix_length: int
     connections: int
@@ -132,7 +138,7 @@ class ConnectionLimit:
 
 @dataclass(frozen=True, slots=True)
 class RateLimit:
-    """More than ``per_second`` new connections (after ``burst`` at once) of such sources."""
+    """Matches if one prefix begins more than ``per_second`` connections, after ``burst``."""
 
     prefix_length: int
     per_second: int
@@ -141,25 +147,33 @@ class RateLimit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """Conditions that must all hold, and the verdict. Networks also fix the IP version.
+    """A verdict, and conditions that must all hold. Networks also fix the IP version.
 
-    ``has_mark`` means the table's mark, ``mark`` a certain other one. ``reply`` means that the
-    packet has the reply direction of a known connection: the receiver, or a host behind it, began
-    it. An ICMP error about a packet of the other direction counts as well; what a helper of
-    connection tracking expects does not. ``unknown`` means that connection tracking has no
-    connection for it, so that none of its addresses is translated. ``redirected`` means that the
-    destination of its connection is translated. ``reply_destination`` is the address that replies
-    of the packet's connection go to, before any translation. ``local``
-    means that this host has the destination address. ``ports`` are the first and last destination
-    port, for a ``protocol`` of TCP or UDP. ``icmp_type`` is for a ``protocol`` of ICMP or ICMPv6.
-    ``longer_than`` and ``at_most`` are bytes of the whole packet. ``labelled`` means that an IPv6
-    flow label is not 0. ``ipsec_in`` tells whether the packet came out of an IPsec tunnel (not for
-    postrouting), ``ipsec_out`` whether a policy will put it into one (for forward and the hooks
-    after it); None is for both. A device's name that ends with ``*`` is for all that begin alike.
-    ``counted`` lets :meth:`PacketFilter.counted` tell how many packets the rule has matched.
-    ``over`` matches the first packet of a connection that exceeds a limit; the rule names a source.
-    ``segment`` is the size in bytes to which :attr:`Verdict.CLAMP_MSS` lowers what a SYN announces,
-    instead of the size that the route's MTU allows; the rule names an IP version.
+    Attributes:
+        has_mark: the packet has the mark of the table.
+        mark: the packet has this other mark.
+        reply: the packet is in the reply direction of a known connection, which the receiver or a
+            host behind it began. An ICMP error about a packet of the other direction counts as
+            well. A connection that a helper of connection tracking expects does not.
+        unknown: connection tracking has no connection for the packet, so that its addresses are
+            not translated.
+        redirected: the destination of the packet's connection is translated.
+        reply_destination: the destination of the connection's replies, before any translation.
+        local: this host has the destination address.
+        ports: first and last destination port; ``protocol`` must be TCP or UDP.
+        icmp_type: ICMP type; ``protocol`` must be ICMP or ICMPv6.
+        longer_than, at_most: size of the whole packet in bytes.
+        labelled: the IPv6 flow label is not 0.
+        ipsec_in: whether the packet came out of an IPsec tunnel (not in postrouting); None
+            matches both.
+        ipsec_out: whether a policy will put the packet into a tunnel (in forward and later
+            hooks); None matches both.
+        in_device, not_in_device, out_device: a name that ends with ``*`` matches a prefix.
+        counted: :meth:`PacketFilter.counted` counts the packets that match the rule.
+        over: matches the first packet of a connection that exceeds the limit; the rule must
+            name a source.
+        segment: MSS in bytes for :attr:`Verdict.CLAMP_MSS`, instead of the size that the route's
+            MTU allows; the rule must name an IP version.
     """
 
     hook: Hook
@@ -192,7 +206,7 @@ class Rule:
 
     @property
     def ip_version(self) -> int | None:
-        """4 or 6, or None for a rule that speaks of both."""
+        """4 or 6, or None for a rule that matches both."""
         for network in (
             self.source,
             self.not_source,
@@ -206,9 +220,9 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class FilterTable:
-    """All rules of one purpose; ``notes`` are kept with them and read back after a crash.
+    """All rules of one purpose, with ``notes`` that are read again after a crash.
 
-    ``name`` has at most 16 letters, digits and hyphens; a note at most 120 printable
+    ``name`` has at most 16 letters, digits and hyphens. A note has at most 120 printable
     characters without quotation marks.
     """
 
@@ -219,7 +233,7 @@ class FilterTable:
 
 
 def silently(table: FilterTable) -> FilterTable:
-    """Return a table that drops what it would refuse, for kernels that cannot show packets."""
+    """Return the table with DROP in place of REFUSE, for kernels that cannot show packets."""
     rules = tuple(
         replace(rule, verdict=Verdict.DROP) if rule.verdict is Verdict.REFUSE else rule
         for rule in table.rules
@@ -228,13 +242,13 @@ def silently(table: FilterTable) -> FilterTable:
 
 
 class PacketFilter(Protocol):
-    """Nftables or iptables; neither touches any rule but its own."""
+    """The interface of nftables and iptables; both change only their own rules."""
 
     clears_flow_labels: bool
-    """Whether :attr:`Verdict.FLOW_LABEL` does something."""
+    """Whether :attr:`Verdict.FLOW_LABEL` has an effect."""
 
     def replace(self, table: FilterTable) -> None:
-        """Install a table in place of the one of that name, without a moment of neither.
+        """Replace the table of the same name atomically, or install it.
 
         Raises:
             BackendError: the kernel or the tool refused.
@@ -250,17 +264,17 @@ class PacketFilter(Protocol):
         ...
 
     def fingerprint(self, name: str) -> bytes | None:
-        """Return what changes if and only if the table in the kernel does; None without one.
+        """Return bytes that change if and only if the kernel's table changes; None without one.
 
         Raises:
-            BackendError: the kernel did not tell.
+            BackendError: the table could not be read.
         """
         ...
 
     def counted(self, name: str) -> dict[int, int] | None:
-        """Return how many packets the counted rules matched, by IP version.
+        """Return the number of packets that counted rules matched, by IP version.
 
-        None if there is no such table, or if its rules are not reached any more.
+        The result is None if there is no such table, or if packets no longer reach its rules.
         """
         ...
 
@@ -268,10 +282,10 @@ class PacketFilter(Protocol):
 def run_filter_tool(
     argv: Sequence[str], text_input: str = "", *, within_s: float = _TOOL_S
 ) -> subprocess.CompletedProcess[str]:
-    """Run nft or iptables to its end (some ten milliseconds) and return what it said.
+    """Run nft or iptables, which takes tens of milliseconds, and return its output.
 
     Raises:
-        BackendError: the program is missing, cannot be started, or does not end in time.
+        BackendError: the program is missing, cannot be started, or does not end ``within_s``.
     """
     program = find_program(argv[0])
     if program is None:
@@ -299,6 +313,6 @@ def run_filter_tool(
 
 
 def tool_refused(what: str, done: subprocess.CompletedProcess[str]) -> BackendError:
-    """Return the error for a tool that failed, with the first line of what it said."""
+    """Return the error for a tool that failed, with the first line of its output."""
     said = (done.stderr.strip() or done.stdout.strip() or "no reason given").splitlines()[0]
     return BackendError(f"{what} failed ({said}): {privilege_remedy()}.")

@@ -1,4 +1,4 @@
-"""The classic BPF program that sorts what comes to a node's UDP port, in the kernel.
+"""Compile the classic BPF program that sorts the datagrams of a node's UDP port in the kernel.
 
 ::
 
@@ -8,13 +8,14 @@
               ├─ control: other request of a known form ────────────> STRANGER
               └─ anything else ─────────────────────────────────────> GARBAGE
 
-ESP of a link under attack is a STRANGER too, unless source and sequence number are as expected.
+ESP of a link under attack is a STRANGER as well, unless it has the expected source and sequence
+number.
 
-The program is used twice: to choose the queue of a datagram, where it can drop nothing, and as the
-filter of the queues without ESP, where it drops garbage. A dropped datagram costs less than a
-microsecond and never wakes the node.
+The program has two uses. It chooses the queue of a datagram, where it cannot drop anything. It is
+also the filter of the queues without ESP, where it drops garbage. A dropped datagram costs less
+than 1 µs and does not wake the node.
 
-The forms of control datagrams come from the caller, so that this module knows no protocol.
+The caller passes the forms of control datagrams, so that this module is independent of protocols.
 
 Reasons: docs/decisions/0044.
 """
@@ -62,10 +63,10 @@ _INSTRUCTION: Final = struct.Struct("=HBBI")
 
 _UDP_HEADER_BYTES: Final = 8
 _MARKER_BYTES: Final = 4
-"""The non-ESP marker (RFC 3948, section 2.2) has the place and the size of an SPI."""
+"""The non-ESP marker (RFC 3948, section 2.2) is in the position of the SPI and has its size."""
 
 _LEAST_BYTES: Final = 8
-"""The ESP header; every control message is longer. A keepalive (RFC 3948, 2.3) is shorter."""
+"""Size of the ESP header. Control messages are longer; a keepalive (RFC 3948, 2.3) is shorter."""
 
 _NETWORK_HEADER: Final = 0xFFF0_0000
 """``SKF_NET_OFF``: offsets from here count from the IP header."""
@@ -76,9 +77,9 @@ _NO_OPTIONS: Final = 0x45
 _UDP: Final = 17
 _SEQUENCE_AT: Final = 4
 _SUSPECTS: Final = 64
-"""At most so many: a program has at most 4,096 instructions, and one suspect takes up to 17."""
+"""Limit: a program has at most 4,096 instructions, and one suspect takes up to 17."""
 
-# msgpack: the type of an integer of 8 bits (that of 16 bits follows), the head of 16 bytes.
+# msgpack: type of an 8-bit integer (16-bit is the next one), and head of a 16-byte string.
 _UINT8: Final = 0xCC
 _SIXTEEN_BYTES: Final = 0xC410
 
@@ -87,7 +88,7 @@ _DROP: Final = 0
 
 
 class DatagramKind(enum.Enum):
-    """What a datagram is, as far as its bytes tell without a key."""
+    """The kind of a datagram, as far as it can be determined without a key."""
 
     ESP = "ESP of a link of ours"
     EXPECTED = "an answer that this node waits for, or a notice about a link of ours"
@@ -120,12 +121,12 @@ class ControlForm:
 
     Attributes:
         begins: the first bytes after the marker.
-        size: of the UDP payload, in bytes: exactly if ``exact``, else at least.
-        exact: see ``size``.
-        number_at: offset in the payload of a 32-bit number that this node drew, None for a
+        size: size of the UDP payload in bytes; a minimum unless ``exact``.
+        exact: whether the payload must have exactly ``size`` bytes.
+        number_at: offset in the payload of a 32-bit number that this node has drawn; None for a
             request.
-        mark: what such numbers have in common.
-        cookie: where a request may have a cookie. ``size`` includes all bytes up to it.
+        mark: the mark by which this node recognises such numbers.
+        cookie: position of a cookie in a request. ``size`` includes all bytes up to it.
     """
 
     begins: bytes
@@ -138,7 +139,7 @@ class ControlForm:
 
 @dataclass(frozen=True, slots=True)
 class PortForms:
-    """All that a port accepts: ESP whose SPI has ``link_spis``, and control datagrams."""
+    """The datagrams that a port accepts: ESP whose SPI has the mark, and control datagrams."""
 
     link_spis: SpiMark
     control: tuple[ControlForm, ...]
@@ -146,14 +147,14 @@ class PortForms:
 
 @dataclass(frozen=True, slots=True)
 class Suspect:
-    """A link SA under attack, and which of its packets keep their place.
+    """A link SA under attack, and the packets of it that stay in the queue for ESP.
 
     Attributes:
-        spi: its SPI.
-        address: of the peer, packed (4 or 16 bytes, as the socket's family).
-        port: of the peer.
-        first: the lowest expected sequence number, modulo 2**32.
-        count: how many numbers from there are expected; None for all.
+        spi: SPI of the SA.
+        address: address of the peer, packed (4 or 16 bytes, as the socket's family).
+        port: UDP port of the peer.
+        first: lowest expected sequence number, modulo 2**32.
+        count: number of expected sequence numbers from ``first``; None for all.
     """
 
     spi: int
@@ -169,19 +170,19 @@ _Instruction = tuple[int, int, int, int]
 def steering_program(
     forms: PortForms, places: Mapping[DatagramKind, int], suspects: Sequence[Suspect] = ()
 ) -> bytes:
-    """Return the program of a group of sockets: it returns the index of one of them.
+    """Return the program for a group of sockets, which returns the index of one of them.
 
-    The kernel shows it the payload. A datagram may be an aggregate of several, so that a size is
-    a lower bound. Only the first 64 suspects count.
+    Its input is the payload. The payload may be an aggregate of several datagrams, so a size is
+    only a lower bound. Only the first 64 suspects are used.
     """
     return _encoded(_sorting(forms, places, suspects, base=0, exactly=False))
 
 
 def filter_program(forms: PortForms) -> bytes:
-    """Return the filter of one socket: it drops garbage.
+    """Return the filter of one socket, which drops garbage.
 
-    The kernel shows it the UDP header and the payload of one datagram, never an aggregate, if
-    the socket has no ``UDP_GRO``.
+    Its input is the UDP header and the payload. If the socket does not use ``UDP_GRO``, the input
+    is always one datagram and not an aggregate.
     """
     verdicts = dict.fromkeys(DatagramKind, _WHOLE_PACKET) | {DatagramKind.GARBAGE: _DROP}
     return _encoded(_sorting(forms, verdicts, (), base=_UDP_HEADER_BYTES, exactly=True))
@@ -197,13 +198,13 @@ def _sorting(
 ) -> list[_Instruction]:
     garbage = (_RETURN, 0, 0, verdicts[DatagramKind.GARBAGE])
     esp: list[_Instruction] = [*_mark_test(forms.link_spis, otherwise=0), garbage]
-    # The test jumps over the verdict if the number has the mark.
+    # If the number has the mark, jump over the verdict ``garbage``.
     esp[-2] = (_JUMP_EQUAL, 1, 0, forms.link_spis.tag)
     for suspect in suspects[:_SUSPECTS]:
         esp += _suspect(suspect, verdicts)
     esp.append((_RETURN, 0, 0, verdicts[DatagramKind.ESP]))
     program: list[_Instruction] = [
-        # A load beyond the end would end the program with the result 0.
+        # Check the length first, because a load beyond the end would return 0 from the program.
         (_LOAD_LENGTH, 0, 0, 0),
         (_JUMP_AT_LEAST, 1, 0, base + _LEAST_BYTES),
         garbage,
@@ -220,7 +221,7 @@ def _sorting(
 def _form(
     form: ControlForm, verdicts: Mapping[DatagramKind, int], *, base: int, exactly: bool
 ) -> list[_Instruction]:
-    """Return the block of one form; it goes on to the next block if the form does not fit."""
+    """Return the block of one form; if the form does not match, the next block follows."""
     if form.number_at is None or form.mark is None:
         verdict = _request(form.cookie, verdicts, base)
     else:
@@ -245,7 +246,7 @@ def _form(
 def _request(
     cookie: FixedCookie | PackedCookie | None, verdicts: Mapping[DatagramKind, int], base: int
 ) -> list[_Instruction]:
-    """Return the end of a block: whether a request has a cookie."""
+    """Return the end of a block, which tests whether a request has a cookie."""
     stranger = (_RETURN, 0, 0, verdicts[DatagramKind.STRANGER])
     returning = (_RETURN, 0, 0, verdicts[DatagramKind.RETURNING])
     if cookie is None:
@@ -256,10 +257,10 @@ def _request(
     return [
         (_LOADS[1], 0, 0, start + 1),  # the size of the first string
         (_JUMP_EQUAL, 1, 0, 0),
-        (_JUMP_EQUAL, 0, 16, 20),  # no cookie where the sizes are others
+        (_JUMP_EQUAL, 0, 16, 20),  # a request with other sizes has no cookie
         (_ADD, 0, 0, 2),
         (_TO_INDEX, 0, 0, 0),
-        (_LOAD_BYTE_INDEXED, 0, 0, start + 1),  # of the second one
+        (_LOAD_BYTE_INDEXED, 0, 0, start + 1),  # the size of the second string
         (_JUMP_EQUAL, 1, 0, 4),
         (_JUMP_EQUAL, 0, 11, 16),
         (_ADD_INDEX, 0, 0, 0),
@@ -279,7 +280,7 @@ def _request(
 
 
 def _suspect(suspect: Suspect, verdicts: Mapping[DatagramKind, int]) -> list[_Instruction]:
-    """Return the block of one SA under attack; packets of other SAs go on behind it."""
+    """Return the block of one SA under attack; packets of other SAs continue after it."""
     if len(suspect.address) == 4:
         wanted = [(_LOADS[1], 0, _NO_OPTIONS), *_parts(suspect.address, 12)]
         port_at = 20
@@ -295,7 +296,7 @@ def _suspect(suspect: Suspect, verdicts: Mapping[DatagramKind, int]) -> list[_In
         tests.append((_JUMP_AT_LEAST, 0, 0, suspect.count))
     tests.append((_RETURN, 0, 0, verdicts[DatagramKind.ESP]))
     for index, (code, _, _, value) in enumerate(tests):
-        behind = len(tests) - index - 1  # where the verdict on what is not expected stands
+        behind = len(tests) - index - 1  # distance to the verdict for unexpected packets
         if code == _JUMP_EQUAL:
             tests[index] = (code, 0, behind, value)
         elif code == _JUMP_AT_LEAST:
@@ -309,7 +310,7 @@ def _suspect(suspect: Suspect, verdicts: Mapping[DatagramKind, int]) -> list[_In
 
 
 def _parts(begins: bytes, at: int) -> list[tuple[int, int, int]]:
-    """Cut bytes into words, half-words and single bytes: code, offset and value of each."""
+    """Split bytes into words, half-words and single bytes; return code, offset, value of each."""
     parts = []
     while begins:
         size = next(each for each in _LOADS if each <= len(begins))
@@ -319,7 +320,7 @@ def _parts(begins: bytes, at: int) -> list[tuple[int, int, int]]:
 
 
 def _mark_test(mark: SpiMark, *, otherwise: int) -> list[_Instruction]:
-    """Test the number that was loaded; skip ``otherwise`` instructions without the mark."""
+    """Test the loaded number; skip ``otherwise`` instructions if it does not have the mark."""
     return [
         (_MULTIPLY, 0, 0, mark.multiplier),
         (_SHIFT_RIGHT, 0, 0, SPI_MARK_SHIFT),

@@ -1,4 +1,4 @@
-"""Which capabilities this process holds (capabilities(7))."""
+"""Read the capabilities of this process (capabilities(7))."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _STATUS: Final = Path("/proc/thread-self/status")
 
 
 def effective_capabilities() -> frozenset[int]:
-    """Return the numbers of the effective capabilities; empty if /proc does not tell.
+    """Return the numbers of the effective capabilities; none if /proc is not readable.
 
-    They count in the user namespace that this process is in: one who is root of its own
-    namespaces has them all, and may use them there alone.
+    They refer to the user namespace of this process. The root user of a user namespace has all
+    capabilities, but only for that namespace.
     """
     try:
         lines = _STATUS.read_text().splitlines()

@@ -1,4 +1,4 @@
-"""Programs of the operating system, also where an ordinary user's PATH does not lead."""
+"""Find programs of the operating system, including those outside an ordinary user's PATH."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Final
 __all__ = ["find_program"]
 
 _SYSTEM_DIRECTORIES: Final = ("/usr/local/sbin", "/usr/sbin", "/sbin")
-"""Where Debian and others put nft and iptables; the PATH of an ordinary user leaves them out."""
+"""Directories of nft and iptables on Debian and others, which an ordinary user's PATH lacks."""
 
 
 def find_program(name: str) -> str | None:
-    """Return the file of a program, in PATH or the system's directories; None if there is none."""
+    """Return the file of a program in PATH or the system's directories, or None."""
     path = os.environ.get("PATH", os.defpath)
     return shutil.which(name, path=os.pathsep.join((path, *_SYSTEM_DIRECTORIES)))

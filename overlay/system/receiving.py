@@ -1,6 +1,6 @@
-"""Many datagrams in one system call: recvmmsg(2), which Python's socket module lacks.
+"""Receive many datagrams in one system call, recvmmsg(2), which Python's socket module lacks.
 
-Measured with small datagrams: 2.4 us each instead of 4.6 us with one recvmsg(2) each.
+With small datagrams, this takes 2.4 µs per datagram, compared with 4.6 µs for recvmsg(2).
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _UDP_GRO: Final = 104
 
 _MESSAGES: Final = 64
 _BUFFER_BYTES: Final = 65_536
-"""For one message: with UDP_GRO it may be up to 65,535 bytes of aggregated datagrams."""
+"""Buffer size of one message, which has up to 65,535 bytes of datagrams with UDP_GRO."""
 
 _NAME_BYTES: Final = 28
 _NAME_STRIDE: Final = 32
 _IPV4: Final = socket.AF_INET.to_bytes(2, sys.byteorder)
 _CONTROL_BYTES: Final = socket.CMSG_SPACE(4) + socket.CMSG_SPACE(20)
-"""For the ``int`` of UDP_GRO and, behind it, ``struct in6_pktinfo`` or the shorter in_pktinfo."""
+"""Room for the ``int`` of UDP_GRO, then ``struct in6_pktinfo`` or the shorter in_pktinfo."""
 
 _CONTROL_STRIDE: Final = _CONTROL_BYTES
 _CONTROL: Final = struct.Struct("@Niii")
@@ -42,7 +42,7 @@ _GRO_SPACE: Final = socket.CMSG_SPACE(4)
 _DATA_AT: Final = socket.CMSG_LEN(0)
 _LOCAL4: Final = slice(_DATA_AT + 4, _DATA_AT + 8)
 _LOCAL6: Final = slice(_DATA_AT, _DATA_AT + 16)
-"""Where the local address is in a control message with in_pktinfo or in6_pktinfo."""
+"""Position of the local address in a control message with in_pktinfo or in6_pktinfo."""
 
 
 _MESSAGE_BYTES: Final = ctypes.sizeof(Message)
@@ -50,7 +50,7 @@ _WORDS: Final = _MESSAGE_BYTES // ctypes.sizeof(ctypes.c_uint)
 _LENGTH_AT: Final = Message.length.offset // ctypes.sizeof(ctypes.c_uint)
 _CONTROL_LENGTH_AT: Final = MessageHeader.control_length.offset // ctypes.sizeof(ctypes.c_uint)
 _LOW_WORD: Final = 0 if sys.byteorder == "little" else ctypes.sizeof(ctypes.c_size_t) // 4 - 1
-"""Where the word of a ``size_t`` is that is not zero if its value is small and not zero."""
+"""Index of the low 32-bit word of a ``size_t``; small values are in this word only."""
 
 _recvmmsg = ctypes.CDLL(None, use_errno=True).recvmmsg
 _recvmmsg.argtypes = (
@@ -64,7 +64,7 @@ _recvmmsg.restype = ctypes.c_int
 
 
 class DatagramReader:
-    """Buffers for 64 messages, 4 MiB of address space of which only used pages are memory."""
+    """Buffers for 64 messages; of 4 MiB of address space, only used pages take memory."""
 
     def __init__(self) -> None:
         self._data = bytearray(_MESSAGES * _BUFFER_BYTES)
@@ -100,16 +100,17 @@ class DatagramReader:
 
         Args:
             source: a non-blocking UDP socket.
-            batch: gets pairs of a datagram and its sender. A link-local sender's host has a
-                zone ("%").
-            most: at most so many messages are read, each of which may be several datagrams.
-            addresses: learns to which address of this host each peer wrote, if it is in use.
+            batch: list to which pairs of datagram and sender are appended. The host of a link-local
+                sender has a zone ("%").
+            most: limit of messages to read; each may have several datagrams.
+            addresses: object that learns to which address of this host each peer wrote, if it is
+                in use.
 
         Returns:
-            How many messages were read; fewer than ``most`` (and 64) if no more were waiting.
+            The number of messages; fewer than ``most`` (and 64) if no more were waiting.
 
         Raises:
-            OSError: an ICMP error that the kernel kept for this socket.
+            OSError: a pending ICMP error of this socket.
         """
         count = min(most, _MESSAGES)
         self._state[: count * _MESSAGE_BYTES] = self._fresh[: count * _MESSAGE_BYTES]
@@ -130,7 +131,8 @@ class DatagramReader:
             start = index * _BUFFER_BYTES
             if words[at + _CONTROL_LENGTH_AT + _LOW_WORD]:
                 segment = self._segment_bytes(index)
-                # Once for consecutive messages of a peer: it does not change the address meanwhile.
+                # Learn only once for consecutive messages of a peer, because the address of this
+                # host rarely changes between them.
                 if learning is not None and sender is not learned:
                     learned = sender
                     learning.learn(sender, self._local_address(index, learning.version, segment))

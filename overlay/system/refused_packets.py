@@ -1,10 +1,10 @@
-"""Packets that a packet filter refuses, as it shows them to the node: a few a second.
+"""Receive packets that the packet filter refuses, so that the node can answer with ICMP errors.
 
-The filter's rules (``Verdict.REFUSE``) copy what they drop to a group of netlink, at a limited
-rate. So a program sees packets that go nowhere, and no other one. ::
+The filter's rules (``Verdict.REFUSE``) copy packets that they drop to a netlink group, at a limited
+rate. So the node sees only packets that are dropped. ::
 
     filter ──> dropped
-       └─ some a second ──> netlink group ──> :class:`RefusedPackets` ──> ICMP error
+       └─ limited rate ──> netlink group ──> :class:`RefusedPackets` ──> ICMP error
 
 Format: Linux uapi ``linux/netfilter/nfnetlink_log.h``; each body begins with ``nfgenmsg``: family
 (1) version (1) group (2, big-endian).
@@ -45,7 +45,7 @@ _COPY_PACKET: Final = 2
 _CONFIG_THRESHOLD: Final = 5
 _PACKET_HEAD: Final = 1
 _HOOK: Final = 2
-"""Where NFULA_PACKET_HDR names the hook, behind the link layer's protocol (2)."""
+"""Offset of the hook in NFULA_PACKET_HDR, after the link layer's protocol (2)."""
 _LOCAL_OUT: Final = 3
 """NF_INET_LOCAL_OUT (Linux uapi ``linux/netfilter.h``)."""
 
@@ -53,15 +53,15 @@ _PAYLOAD: Final = 9
 _GENERIC: Final = struct.Struct("!BBH")
 
 _COPIED_BYTES: Final = 65_535
-"""Whole packets: one whose length does not fit its header is not answered."""
+"""Copy whole packets, because a packet whose size differs from its header is not answered."""
 
 _READS: Final = 32
-"""Messages read in one go, so that other tasks have their turn."""
+"""Limit of messages per read, so that other tasks can run."""
 
 
 @dataclass(frozen=True, slots=True)
 class RefusedPacket:
-    """A whole packet; ``own`` tells that a program of this host sent it."""
+    """A whole packet; ``own`` is set if a program of this host sent it."""
 
     packet: bytes
     own: bool
@@ -77,8 +77,8 @@ class RefusedPackets:
         """Subscribe.
 
         Raises:
-            BackendError: the kernel cannot show packets, there is no permission, or another
-                program has the group.
+            BackendError: the kernel does not support it, a permission is missing, or another
+                program uses the group.
         """
         operation = "asking the kernel for packets that the packet filter refuses"
         kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
@@ -92,7 +92,7 @@ class RefusedPackets:
             for body in (
                 attribute(_CONFIG_COMMAND, bytes((_BIND,))),
                 attribute(_CONFIG_MODE, mode),
-                attribute(_CONFIG_THRESHOLD, struct.pack("!I", 1)),  # each at once
+                attribute(_CONFIG_THRESHOLD, struct.pack("!I", 1)),  # send each one at once
             ):
                 head = _GENERIC.pack(socket.AF_UNSPEC, 0, group)
                 self._socket.send(message(_LOG_CONFIG, ACKNOWLEDGE, head + body))
@@ -112,7 +112,7 @@ class RefusedPackets:
         return self._socket.fileno()
 
     def read(self) -> list[RefusedPacket]:
-        """Return the packets that have arrived, in order, at most some dozens."""
+        """Return the packets of up to 32 messages that have arrived, in order."""
         found: list[RefusedPacket] = []
         for _ in range(_READS):
             try:
@@ -120,7 +120,7 @@ class RefusedPackets:
             except BlockingIOError:
                 break
             except OSError as error:
-                if error.errno != errno.ENOBUFS:  # which says that packets were not shown
+                if error.errno != errno.ENOBUFS:  # ENOBUFS: some packets were lost
                     raise refused("reading refused packets", error) from error
                 continue
             found += _packets(data)
@@ -148,13 +148,13 @@ def _packets(data: bytes) -> Iterable[RefusedPacket]:
 
 
 class AnswerSender:
-    """Sends whole IP packets whose source is an address of others; a context manager."""
+    """Sends whole IP packets with any source address; a context manager."""
 
     def __init__(self) -> None:
-        """Open the sockets; an IP version that the host lacks has none.
+        """Open one socket for each IP version that the host supports.
 
         Raises:
-            BackendError: there is no permission.
+            BackendError: a permission is missing.
         """
         self._sockets: dict[int, socket.socket] = {}
         for version, family in ((4, socket.AF_INET), (6, socket.AF_INET6)):
@@ -169,14 +169,14 @@ class AnswerSender:
             self._sockets[version].settimeout(0)
 
     def send(self, packets: Iterable[bytes]) -> int:
-        """Send what can be sent now; return how many packets that were."""
+        """Send packets without waiting; return how many were sent."""
         count = 0
         for packet in packets:
             version = packet[0] >> 4
             destination = packet[16:20] if version == 4 else packet[24:40]
             if version not in self._sockets:
                 continue
-            with contextlib.suppress(OSError):  # no route any more, or a full buffer
+            with contextlib.suppress(OSError):  # the route is gone, or the buffer is full
                 host = str(ipaddress.ip_address(destination))
                 self._sockets[version].sendto(packet, (host, 0))
                 count += 1

@@ -1,13 +1,13 @@
-"""A small kernel program: look a packet's route up again, under another mark.
+"""Load a BPF program that sets another mark on a packet and looks up its route again.
 
-Linux can hang a program on a route (LWTUNNEL_ENCAP_BPF). It sees packets on their way to the
-route's device, after they were cut into fragments of the route's MTU::
+Linux can attach a program to a route (LWTUNNEL_ENCAP_BPF). It processes packets before they reach
+the route's device, after fragmentation to the route's MTU::
 
-    mark is M already ──> drop       a packet that came back would go round for ever
+    mark is M already ──> drop       otherwise a packet that came back would loop forever
     else ──> mark := M ──> (make it atomic) ──> route again, with IPsec policies, and send
 
-No library is needed for it: one call of bpf(2). Sources: Linux uapi ``linux/bpf.h`` (instruction
-format, ``bpf_attr``, ``__sk_buff``), and ``bpf_xmit`` in ``net/core/lwt_bpf.c``.
+One call of bpf(2) loads it, so no library is necessary. Sources: Linux uapi ``linux/bpf.h``
+(instruction format, ``bpf_attr``, ``__sk_buff``), and ``bpf_xmit`` in ``net/core/lwt_bpf.c``.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _SYSTEM_CALLS: Final = {
     **dict.fromkeys(("ppc64", "ppc64le"), 361),
     "s390x": 351,
 }
-"""Number of bpf(2), which the C library does not wrap, by machine."""
+"""Number of the system call bpf(2) by machine; the C library has no wrapper for it."""
 
 _BPF_PROG_LOAD: Final = 5
 _BPF_PROG_TYPE_LWT_XMIT: Final = 12
@@ -43,7 +43,7 @@ _NAME: Final = b"overlay_reroute"
 _BPF_DROP: Final = 2
 _BPF_LWT_REROUTE: Final = 128
 _MARK_OFFSET: Final = 8
-"""Of ``mark`` in ``__sk_buff``, as the next two."""
+"""Offset in bytes of ``mark`` in ``__sk_buff``; the next two are offsets there as well."""
 _DATA_OFFSET: Final = 76
 _DATA_END_OFFSET: Final = 80
 _IPV4_HEADER_BYTES: Final = 20
@@ -72,11 +72,11 @@ _MISSING_KERNEL: Final = "use a kernel with CONFIG_BPF_SYSCALL and CONFIG_LWTUNN
 
 
 def reroute_instructions(mark: int, *, atomic: bool = False) -> bytes:
-    """Return the program: eight bytes for each instruction, in the host's byte order.
+    """Return the program, with eight bytes per instruction in the host's byte order.
 
     Register 0 is the verdict, 1 the packet (``__sk_buff``), 2 the mark. ``mark`` is below 2**31.
-    With ``atomic`` an IPv4 packet that is no fragment gets the identification 0 and "don't
-    fragment" (RFC 6864, section 4.1): it was cut already if it had to be.
+    With ``atomic``, an IPv4 packet that is not a fragment gets the identification 0 and "don't
+    fragment" (RFC 6864, section 4.1). It needs no fragmentation any more at this point.
     """
     return b"".join(
         (
@@ -94,11 +94,11 @@ def reroute_instructions(mark: int, *, atomic: bool = False) -> bytes:
 
 
 def _atomic_ipv4() -> list[bytes]:
-    """Return what rewrites bytes 4 to 8 of an IPv4 header, and mends its checksum.
+    """Return code that rewrites bytes 4 to 8 of an IPv4 header and updates its checksum.
 
     Register 2 is the header, 5 flags and offset, 7 the identification, 8 the sum. One's
-    complement sums do not depend on the byte order (RFC 1071), so words stay as they stand.
-    The checksum is mended by equation 3 of RFC 1624: ~(~sum + ~old + new).
+    complement sums do not depend on the byte order (RFC 1071), so words are not swapped.
+    The checksum is updated by equation 3 of RFC 1624: ~(~sum + ~old + new).
     """
     dont_fragment, fragment = socket.htons(0x4000), socket.htons(0x3FFF)
     fold = [
@@ -115,7 +115,7 @@ def _atomic_ipv4() -> list[bytes]:
         _instruction(_ADD_REGISTER, to=8, by=7),
         _instruction(_ADD, to=8, value=dont_fragment),
         *fold,
-        *fold,  # the first one may carry
+        *fold,  # twice, because the first fold may produce a carry
         _instruction(_XOR, to=8, value=0xFFFF),
         _instruction(_STORE_HALF, to=2, by=8, offset=10),
         _instruction(_SET, to=7, value=0),
@@ -148,10 +148,10 @@ def _atomic_ipv4() -> list[bytes]:
 
 
 def load_reroute_program(mark: int, *, atomic: bool = False) -> int:
-    """Load the program and return its descriptor; routes keep it after the caller closed that.
+    """Load the program and return its descriptor; routes keep it after the descriptor is closed.
 
     Raises:
-        BackendError: no permission, or the kernel knows no such programs.
+        BackendError: a permission is missing, or the kernel does not support such programs.
     """
     number = _SYSTEM_CALLS.get(platform.machine())
     if number is None:
@@ -186,6 +186,6 @@ def _load_error(number: int) -> BackendError:
 
 
 def _instruction(code: int, *, to: int = 0, by: int = 0, offset: int = 0, value: int = 0) -> bytes:
-    """Return code (1), both registers (1: two nibbles), offset (2), value (4)."""
+    """Return one instruction: code (1), two registers (1, as nibbles), offset (2), value (4)."""
     registers = to | by << 4 if sys.byteorder == "little" else to << 4 | by
     return struct.pack("=BBhi", code, registers, offset, value)

@@ -1,13 +1,13 @@
-"""Which of a host's addresses a datagram leaves from: the one that its receiver wrote to.
+"""Choose the source address of a datagram: the one to which its receiver wrote before.
 
-A socket that is bound to a wildcard sends from the address that the route prefers. A peer that
-wrote to another address of this host drops such an answer, and so does its NAT. The kernel
-tells to which address a datagram came, and takes an address to send from (IP_PKTINFO in ip(7),
+A socket that is bound to a wildcard sends from the address that the route prefers. If a peer wrote
+to another address of this host, the peer or its NAT drops such an answer. The kernel reports the
+destination address of each datagram, and accepts a source address for sending (IP_PKTINFO in ip(7),
 IPV6_RECVPKTINFO in RFC 3542)::
 
-    datagram + address it came to ──learn──> peer: address ──control──> answer
+    datagram + its destination address ──learn──> peer: address ──control──> answer
 
-A host with one address needs none of it, and its sockets are not asked for it.
+If a host has only one address, these socket options are not used.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ _INFO4: Final = struct.Struct("=i4s4s")  # struct in_pktinfo: device, local addr
 _INFO6: Final = struct.Struct("=16si")  # struct in6_pktinfo: address, device
 
 _MAX_PEERS: Final = 8192
-"""Peers that wrote to another address than the usual one; the first learned is forgotten first."""
+"""Limit of peers that wrote to another address than the usual one; the oldest is removed first."""
 
 Control = list[tuple[int, int, bytes]]
 """Ancillary data of one sendmsg(2)."""
 
 
 class ReturnAddresses:
-    """Own addresses by peer, for all sockets of one IP version; shared by a port's two queues.
+    """Own addresses by peer, shared by all sockets of a port with one IP version.
 
-    ``in_use`` tells whether this host has several addresses, so that it matters.
+    ``in_use`` is set if this host has several addresses.
     """
 
     def __init__(self, version: int) -> None:
@@ -48,10 +48,9 @@ class ReturnAddresses:
         self._controls: dict[bytes, Control] = {}
 
     def follow(self, own: Collection[bytes], usual: bytes | None) -> None:
-        """Take the packed addresses of this host of this version.
+        """Set the packed addresses of this host, after they have changed.
 
-        ``usual`` is the one to use for peers that have not written yet; None leaves it to the
-        routes.
+        ``usual`` is the address for peers that have not written yet; with None, the routes decide.
         """
         self.in_use = len(own) > 1
         self._usual = usual if usual in own else None
@@ -59,7 +58,7 @@ class ReturnAddresses:
         self._controls = {each: _control(each) for each in own} if self.in_use else {}
 
     def apply(self, to: socket.socket) -> None:
-        """Ask the kernel for the address of each datagram, or no longer, as ``in_use`` says."""
+        """Switch the report of destination addresses on or off for a socket, after ``in_use``."""
         wanted = int(self.in_use)
         if self.version == 4:
             to.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, wanted)
@@ -67,7 +66,7 @@ class ReturnAddresses:
             to.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVPKTINFO, wanted)
 
     def learn(self, peer: Endpoint, local: bytes) -> None:
-        """Note that ``peer`` wrote to the packed address ``local`` of this host."""
+        """Remember that ``peer`` wrote to the packed address ``local`` of this host."""
         asked = self._asked
         if asked.get(peer, self._usual) == local or local not in self._controls:
             return
@@ -79,15 +78,15 @@ class ReturnAddresses:
         asked[peer] = local
 
     def forget(self, peer: Endpoint) -> None:
-        """Leave it to the routes how this peer is reached."""
+        """Forget the address that was learned for a peer."""
         self._asked.pop(peer, None)
 
     def towards(self, peer: Endpoint) -> bytes | None:
-        """Return the packed address for datagrams to ``peer``, None if the routes decide."""
+        """Return the packed source address for ``peer``, or None if the routes decide."""
         return self._asked.get(peer, self._usual) if self.in_use else None
 
     def control(self, peer: Endpoint) -> Control:
-        """Return the ancillary data that makes a datagram leave from the right address."""
+        """Return the ancillary data that sets the source address of a datagram to ``peer``."""
         local = self._asked.get(peer, self._usual)
         return self._controls.get(local, []) if local is not None else []
 

@@ -1,11 +1,11 @@
-"""Routes and rules as the kernel lists them: filtered by the kernel, decoded as little as possible.
+"""Read routes and rules of the kernel, with as little decoding as possible.
 
-A main table may hold the routes of a routing daemon, ten thousand or a million. So the kernel is
-asked for one table only (``NETLINK_GET_STRICT_CHK``, Linux 4.20). Most of the routes that it then
-sends differ in their destination alone. What follows the destination is decoded once::
+The main table may have ten thousand or a million routes of a routing daemon. So only one table is
+requested, which the kernel filters (``NETLINK_GET_STRICT_CHK``, Linux 4.20). Most of the listed
+routes differ only in their destination, so the bytes after it are decoded once::
 
     nlmsghdr (16) rtmsg (12) | RTA_TABLE (8) | RTA_DST (8, IPv4) | all the rest
-                                                                   └── the key of what is known
+                                                                   └── key of decoded routes
 
 Formats: Linux uapi ``rtnetlink.h`` and ``fib_rules.h``, in the host's byte order.
 """
@@ -62,11 +62,11 @@ _SELECTORS: Final = frozenset((1, 2, 3, 12, 13, 17, 19, 20, 22, 23, 24))
 
 _PLAIN: Final = struct.Struct("=HHIHH")  # RTA_TABLE with its value, and the head of RTA_DST
 _KIND_AT, _TABLE_AT, _REST_AT = 23, 28, 44
-"""Offsets in a message of IPv4 that begins as in the picture above."""
+"""Offsets in an IPv4 message with the layout above."""
 
 
 class ListedRoute(NamedTuple):
-    """A route as listed; ``encapsulated`` tells that a program or a tunnel takes its packets."""
+    """A listed route; ``encapsulated`` is set if a program or a tunnel takes its packets."""
 
     destination: IpNetwork
     kind: int
@@ -79,7 +79,7 @@ class ListedRoute(NamedTuple):
 
 
 class ListedRule(NamedTuple):
-    """A rule as listed; 0 for what it does not have, ``flags`` as in the kernel."""
+    """A listed rule; a missing attribute is 0, ``flags`` are the kernel's."""
 
     action: int
     preference: int
@@ -89,11 +89,11 @@ class ListedRule(NamedTuple):
     protocol: int
     flags: int
     selects: bool
-    """Whether it asks for more than the mark: an address, a device, a service."""
+    """Whether it has other conditions than the mark, for example an address or a device."""
 
 
 class Hop(NamedTuple):
-    """Where a route leads: a device, and a router unless the destination is on its link."""
+    """A next hop: a device, and a router unless the destination is on the device's link."""
 
     device: int
     router: bytes | None
@@ -110,7 +110,7 @@ def route_question() -> Iterator[socket.socket]:
     kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
     with socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE) as netlink:
         netlink.bind((0, 0))
-        with contextlib.suppress(OSError):  # an older kernel sends all tables
+        with contextlib.suppress(OSError):  # a kernel before 4.20 sends all tables
             netlink.setsockopt(_SOL_NETLINK, _GET_STRICT_CHECK, 1)
         yield netlink
 
@@ -129,7 +129,7 @@ def dumped_routes(
             route = _route(body, version, table)
             if route is not None and protocol in (0, route.protocol):
                 yield route
-    except FileNotFoundError:  # there is no such table yet
+    except FileNotFoundError:  # the table does not exist yet
         return
 
 
@@ -146,7 +146,7 @@ def dumped_rules(netlink: socket.socket, version: int) -> Iterator[ListedRule]:
 
 
 def networks_on_link(netlink: socket.socket, table: int) -> tuple[dict[int, set[IpNetwork]], int]:
-    """Return the IPv4 networks and routers on each device's link, and how many routes were read.
+    """Return the IPv4 networks and routers on each device's link, and the number of routes.
 
     Raises:
         OSError: the kernel refused.
@@ -178,7 +178,7 @@ def networks_on_link(netlink: socket.socket, table: int) -> tuple[dict[int, set[
 
 
 def default_hops(netlink: socket.socket, version: int, table: int) -> list[Hop]:
-    """Return where the default routes of a table lead, blocking ones left out.
+    """Return the next hops of a table's default routes; blocking routes are left out.
 
     Raises:
         OSError: the kernel refused.
@@ -202,7 +202,7 @@ def _request(version: int, table: int, protocol: int) -> bytes:
 
 
 def _datagrams(netlink: socket.socket, request: bytes) -> Iterator[bytes]:
-    """Yield what the kernel sends, as it comes: several messages each, and the end alone."""
+    """Yield each datagram of the kernel's answer, with several messages, up to the end."""
     netlink.send(request)
     while True:
         data = netlink.recv(RECEIVE_BYTES)
@@ -219,12 +219,12 @@ def _datagrams(netlink: socket.socket, request: bytes) -> Iterator[bytes]:
 
 def _ends(data: bytes) -> bool:
     """Tell whether the last message of a datagram is the end of the dump."""
-    # It is a header with a status (20 bytes); its length and type stand at the front.
+    # NLMSG_DONE has 20 bytes: a header, which begins with length and type, and a status.
     return len(data) >= 20 and struct.unpack_from("=IH", data, len(data) - 20) == (20, _DONE)
 
 
 def _hops(body: bytes, table: int) -> list[Hop]:
-    """Return where a route leads; nowhere if it is of another table (older kernels send all)."""
+    """Return the next hops of a route; none if it is in another table (Linux before 4.20)."""
     found = attributes(body[_RTMSG.size :])
     if _number(found.get(_TABLE), _RTMSG.unpack_from(body)[4]) != table:
         return []
@@ -248,10 +248,10 @@ def _router(found: dict[int, bytes]) -> bytes | None:
 
 
 def _network_of(hop: Hop, body: bytes, bits: int) -> IpNetwork | None:
-    """Return what a route over IPv4 shows to be on the link of its device."""
+    """Return the network or router that a route over IPv4 shows to be on its device's link."""
     if hop.router:
         return ipaddress.ip_network(hop.router) if len(hop.router) == 4 else None
-    if hop.router is not None:  # of the other IP version, which is found without ARP
+    if hop.router is not None:  # an IPv6 router, which is resolved without ARP
         return None
     packed = attributes(body[_RTMSG.size :]).get(_DST, bytes(4))
     return ipaddress.ip_network((packed, bits)) if len(packed) == 4 and bits <= 32 else None

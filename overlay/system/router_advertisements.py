@@ -1,9 +1,9 @@
 """Keep this host's IPv6 routes while it forwards IPv6.
 
-Linux ignores router advertisements on a device whose ``accept_ra`` is 1 as soon as forwarding is
-on, and removes the default routes that it learned (ip-sysctl: accept_ra). A host whose router has
-not spoken yet would never get a route. So the value becomes 2 on every device and in the default
-for new devices, before forwarding is switched on.
+If forwarding is switched on, Linux ignores router advertisements on devices with ``accept_ra`` = 1
+and removes the default routes that it learned (ip-sysctl: accept_ra). A host without an
+advertisement so far would never get a route. So the value is set to 2 on every device, and in the
+default for new devices, before forwarding is switched on.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ _UNLESS_FORWARDING: Final = "1"
 def accept_advertisements(
     read: Callable[[str], str | None] = read_setting, devices: Iterable[str] | None = None
 ) -> list[KernelSetting]:
-    """Return the settings to change now; ``devices`` are all that have IPv6 if it is None."""
+    """Return the settings to change; ``devices`` None stands for all devices with IPv6."""
     names = _devices() if devices is None else list(devices)
     settings = [f"net/ipv6/conf/{each}/accept_ra" for each in names]
     return [(each, _WHILE_FORWARDING) for each in settings if read(each) == _UNLESS_FORWARDING]
 
 
 def give_back_inherited(notes: Iterable[str]) -> None:
-    """Undo on devices that appeared meanwhile what they have from the default.
+    """Restore the setting on new devices, which inherited the changed default.
 
-    ``notes`` are those of all settings that were changed (``overlay.system.noted_settings``).
+    ``notes`` are the notes of all changed settings (``overlay.system.noted_settings``).
 
     Raises:
-        BackendError: a setting cannot be written.
+        BackendError: a setting could not be written.
     """
     noted = dict(filter(None, map(parse_note, notes)))
     if noted.get(_DEFAULT) != _UNLESS_FORWARDING:
@@ -54,6 +54,9 @@ def give_back_inherited(notes: Iterable[str]) -> None:
 
 
 def _devices() -> list[str]:
-    """Return the names of all devices with IPv6, "default" first, so that new ones inherit it."""
+    """Return the names of all devices with IPv6.
+
+    "default" is first, so that a device which appears meanwhile inherits the changed value.
+    """
     names = listed_settings("net/ipv6/conf")
     return [*(["default"] if "default" in names else []), *(n for n in names if n not in _NONE)]

@@ -1,9 +1,9 @@
-"""Addresses, routes and rules of the kernel: the one seam to pyroute2.
+"""Change and read the kernel's addresses, routes and rules; this module alone uses pyroute2.
 
-pyroute2 makes the changes, and its exceptions become :class:`~overlay.errors.BackendError` here.
-``overlay.system.route_dump`` asks the questions. pyroute2's synchronous calls run an event loop
-of their own and may be made inside a trio program: each returns within a few milliseconds, and
-trio is not what ``asyncio.get_running_loop()`` finds. The socket must be closed by its owner.
+pyroute2 makes the changes, and its exceptions become :class:`~overlay.errors.BackendError`.
+``overlay.system.route_dump`` reads the state. pyroute2's synchronous calls run their own asyncio
+event loop. They may be called in a trio program, because each returns within a few milliseconds and
+``asyncio.get_running_loop()`` does not find trio. The owner must close the socket.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ __all__ = [
 MAIN_TABLE: Final = 254
 
 ROUTE_PROTOCOL: Final = 0x6D
-"""Marks every route and rule of ours (rtnetlink's rtm_protocol), so that leftovers are known."""
+"""The rtm_protocol of all our routes and rules, by which a new process finds leftovers."""
 
 _ABSENT: Final = frozenset((errno.ESRCH, errno.ENOENT, errno.EADDRNOTAVAIL, errno.ENODEV))
 _IFA_F_NODAD: Final = 0x02
 _IFA_F_NOPREFIXROUTE: Final = 0x200
 _NUD_INCOMPLETE: Final = 0x01
-"""State of a neighbour entry whose question has no answer yet (linux/neighbour.h)."""
+"""State of a neighbour entry without an answer so far (linux/neighbour.h)."""
 _SCOPE_HOST: Final = 254
 _FIB_RULE_INVERT: Final = 0x02
 _TO_TABLE: Final = 1
@@ -66,21 +66,21 @@ _LOCAL_TABLE: Final = 255
 
 
 class RouteKind(enum.Enum):
-    """What becomes of a packet (rtnetlink's rtm_type)."""
+    """What the kernel does with a packet (rtnetlink's rtm_type)."""
 
     UNICAST = 1
     UNREACHABLE = 7
     THROW = 9
-    """The next rule is asked, as if the table said nothing of the destination."""
+    """Continue with the next rule, as if the table had no route to the destination."""
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One route of ours. The metric is part of its identity; a lower one is preferred.
+    """One of our routes. The metric is part of its identity; the kernel prefers lower metrics.
 
-    ``mtu`` (bytes) is set together with the TCP segment size that we announce; 0 leaves both
-    to the device. ``rerouted`` tells that a program takes packets on before they reach the
-    device (``overlay.system.reroute_program``).
+    ``mtu`` in bytes also determines the MSS that TCP announces; with 0, both follow the device.
+    ``rerouted`` is set if a program reroutes packets before they reach the device
+    (``overlay.system.reroute_program``).
     """
 
     destination: IpNetwork
@@ -95,9 +95,10 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class MarkRule:
-    """Look packets of an IP version with a firewall mark (or all others) up in a table first.
+    """A routing rule that looks up packets with a firewall mark in a table.
 
-    Only the bits of ``mask`` are compared.
+    If ``others`` is set, it matches all packets except those with the mark. Only the bits of
+    ``mask`` are compared.
     """
 
     version: int
@@ -111,7 +112,8 @@ class MarkRule:
 class Rtnetlink:
     """A netlink socket of this network namespace; a context manager.
 
-    All changes are idempotent: what is there already, or gone already, is no error.
+    All changes are idempotent. Adding something that exists is not an error, nor is removing
+    something that does not.
     """
 
     def __init__(self) -> None:
@@ -119,7 +121,7 @@ class Rtnetlink:
             self._netlink: Any = IPRoute()
 
     def close(self) -> None:
-        """Close the socket; the kernel keeps what was installed."""
+        """Close the socket; routes, rules and addresses stay in the kernel."""
         self._netlink.close()
 
     def __enter__(self) -> Self:
@@ -129,35 +131,36 @@ class Rtnetlink:
         self.close()
 
     def add_address(self, device: str, address: IpAddress, *, hidden: bool = False) -> None:
-        """Give a device an address, usable at once (no duplicate address detection).
+        """Add an address to a device; it is usable at once (no duplicate address detection).
 
-        A ``hidden`` one is used by no program that does not ask for it, and ARP does not
-        answer for it where ``arp_ignore`` is 3 (IPv4).
+        The kernel does not choose a ``hidden`` address as a source unless a route or program names
+        it. ARP does not answer for it if ``arp_ignore`` is 3 (IPv4).
 
         Raises:
-            BackendError: there is no such device, IPv6 is switched off there, or no permission.
+            BackendError: the device does not exist, IPv6 is disabled on it, or a permission is
+                missing.
         """
         if address.version == 6:
             insist_on_ipv6(device)
         arguments = _address_arguments(device, address)
         if hidden and address.version == 4:
             arguments["scope"] = _SCOPE_HOST
-        elif hidden:  # a route in ``main`` would lead others to the device
+        elif hidden:  # otherwise ``main`` would get a route that sends forwarded packets here
             arguments["flags"] |= _IFA_F_NOPREFIXROUTE
         with _translated(f"adding an address to {device}"):
             self._netlink.addr("replace", **arguments)
 
     def remove_address(self, device: str, address: IpAddress) -> None:
-        """Take an address from a device; neither needs to exist."""
+        """Remove an address from a device; neither needs to exist."""
         with _translated(f"removing an address from {device}", absent_is_fine=True):
             self._netlink.addr("del", **_address_arguments(device, address))
 
     def put_route(self, route: Route, program: int | None = None) -> None:
-        """Install a route, or change the one of the same destination, table and metric.
+        """Install a route, or replace the one with the same destination, table and metric.
 
         Args:
-            route: what it shall be.
-            program: the descriptor of the program of a route that is ``rerouted``.
+            route: the route.
+            program: file descriptor of the program, if the route is ``rerouted``.
 
         Raises:
             BackendError: the kernel refused.
@@ -166,7 +169,7 @@ class Rtnetlink:
             self._netlink.route("replace", **_route_arguments(route), **_program(program))
 
     def delete_route(self, route: Route) -> None:
-        """Delete a route, known by destination, table, kind and metric; it need not exist."""
+        """Delete the route with this destination, table, kind and metric; it need not exist."""
         with _translated("deleting a route", absent_is_fine=True):
             arguments = _route_arguments(route)
             for what_may_differ in ("oif", "prefsrc", "metrics"):
@@ -174,7 +177,7 @@ class Rtnetlink:
             self._netlink.route("del", **arguments)
 
     def routes(self, table: int) -> list[Route]:
-        """Return the routes of ours in a table, of both families."""
+        """Return our routes in a table, of both IP versions."""
         with _translated("listing routes"), route_question() as question:
             return [
                 route
@@ -187,7 +190,7 @@ class Rtnetlink:
         """Return the devices of the main table's default routes, for IP version 4 or 6."""
         with _translated("listing routes"), route_question() as question:
             hops = default_hops(question, version, MAIN_TABLE)
-            names = dict(socket.if_nameindex())  # a device may have gone since
+            names = dict(socket.if_nameindex())  # a device may have been deleted meanwhile
         return list(dict.fromkeys(names[hop.device] for hop in hops if hop.device in names))
 
     def default_gateways(self, version: int) -> list[IpAddress]:
@@ -198,9 +201,9 @@ class Rtnetlink:
         return [ipaddress.ip_address(each) for each in routers if each]
 
     def on_link(self) -> tuple[dict[str, frozenset[IpNetwork]], int]:
-        """Return the IPv4 networks and routers on each device's link, and the routes read.
+        """Return the IPv4 networks and routers on each device's link, and the number of routes.
 
-        What is on the link of a bridge or a VLAN is on the links that it sends through as well.
+        Networks on the link of a bridge or a VLAN also count for the devices below it.
         """
         with _translated("listing routes"), route_question() as question:
             found, count = networks_on_link(question, MAIN_TABLE)
@@ -209,7 +212,7 @@ class Rtnetlink:
         return {names[i]: frozenset(each) for i, each in found.items() if i in names}, count
 
     def way_to(self, address: IpAddress, mark: int) -> tuple[str, IpAddress] | None:
-        """Return device and source address of this host's packets to ``address``, if any.
+        """Return device and source address of this host's packets to ``address``, or None.
 
         Args:
             address: the destination.
@@ -227,10 +230,10 @@ class Rtnetlink:
             return None
 
     def end_neighbour_questions(self, networks: Collection[IpNetwork]) -> None:
-        """Remove unanswered ARP and neighbour solicitation entries for addresses in ``networks``.
+        """Delete neighbour entries without an answer for addresses in ``networks``.
 
-        Linux repeats such a question up to three times, one second apart
-        (``mcast_solicit``, ``retrans_time_ms``).
+        For each of them, Linux would send up to three ARP requests or neighbour solicitations,
+        one second apart (``mcast_solicit``, ``retrans_time_ms``).
         """
         with _translated("ending neighbour questions", absent_is_fine=True):
             for entry in self._netlink.get_neighbours():
@@ -245,18 +248,18 @@ class Rtnetlink:
         """Install a rule.
 
         Raises:
-            BackendError: the kernel has no policy routing, or there is no permission.
+            BackendError: the kernel has no policy routing, or a permission is missing.
         """
         with _translated("adding a routing rule", present_is_fine=True):
             self._netlink.rule("add", **_rule_arguments(rule))
 
     def delete_rule(self, rule: MarkRule) -> None:
-        """Delete a rule of ours; it need not exist."""
+        """Delete one of our rules; it need not exist."""
         with _translated("deleting a routing rule", absent_is_fine=True):
             self._netlink.rule("del", **_rule_arguments(rule))
 
     def has_rule(self, rule: MarkRule) -> bool:
-        """Tell whether exactly this rule of ours is there."""
+        """Tell whether exactly this rule exists."""
         wanted = (
             _TO_TABLE,
             rule.preference,
@@ -274,9 +277,9 @@ class Rtnetlink:
             )
 
     def rules_before(self, rule: MarkRule) -> list[int]:
-        """Return the preferences of other programs' rules that lead to a table before ours does.
+        """Return the preferences of other programs' rules that precede ours and lead to a table.
 
-        The table ``local`` does not count: it has this host's own addresses alone.
+        Rules to the table ``local`` do not count, because it only has this host's own addresses.
         """
         with _translated("listing routing rules"), route_question() as question:
             return [
@@ -300,10 +303,10 @@ def device_names() -> frozenset[str]:
 
 
 def insist_on_ipv6(device: str) -> None:
-    """Refuse a device without IPv6, for which Linux says that a permission lacks (EACCES).
+    """Check that a device has IPv6; otherwise Linux would report a missing permission (EACCES).
 
     Raises:
-        BackendError: IPv6 is switched off there; the sentence names the command.
+        BackendError: IPv6 is disabled on the device; the message names the command.
     """
     if read_setting(f"net/ipv6/conf/{device}/disable_ipv6") == "1":
         settings = (f"net.ipv6.conf.{name}.disable_ipv6=0" for name in ("all", "default", device))
@@ -314,13 +317,13 @@ def insist_on_ipv6(device: str) -> None:
 
 
 def add_address(device: str, packed: bytes) -> None:
-    """Give a device one inner (packed) address; see :meth:`Rtnetlink.add_address`."""
+    """Add one inner address (packed) to a device; see :meth:`Rtnetlink.add_address`."""
     with Rtnetlink() as netlink:
         netlink.add_address(device, ipaddress.ip_address(packed), hidden=True)
 
 
 def remove_address(device: str, packed: bytes) -> None:
-    """Take one (packed) address from a device; see :meth:`Rtnetlink.remove_address`."""
+    """Remove one address (packed) from a device; see :meth:`Rtnetlink.remove_address`."""
     with Rtnetlink() as netlink:
         netlink.remove_address(device, ipaddress.ip_address(packed))
 
@@ -397,7 +400,7 @@ def _rule_arguments(rule: MarkRule) -> dict[str, Any]:
 
 
 def _as_route(listed: ListedRoute, table: int) -> Route | None:
-    """Return our view of a route, or None for kinds that we never install."""
+    """Return a listed route as :class:`Route`, or None for kinds that we never install."""
     if listed.kind not in {kind.value for kind in RouteKind}:
         return None
     kind = RouteKind(listed.kind)
@@ -416,5 +419,5 @@ def _as_route(listed: ListedRoute, table: int) -> Route | None:
 def _device_name(index: int) -> str | None:
     try:
         return socket.if_indextoname(index) if index else None
-    except OSError:  # it vanished between the two questions
+    except OSError:  # the device was deleted after the dump
         return None

@@ -1,13 +1,13 @@
-"""Many UDP datagrams in one system call: which may share one, and how to tell them apart again.
+"""Group UDP datagrams that can share one system call, and split received aggregates.
 
 ::
 
-    send:     d d d d d d' | e e | f      one UDP_SEGMENT call a run: same destination, same
+    send:     d d d d d d' | e e | f      one UDP_SEGMENT call per run: same destination, same
               └─ one run ─┘               size, the last one may be shorter
     receive:  one buffer + segment size -> d d d d d d'
 
-Linux cuts such a buffer up (GSO) or puts it together (GRO) as late or early as it can, so
-the path through the kernel is paid once a run. See udp(7), UDP_SEGMENT.
+Linux splits such a buffer as late as possible (GSO) and aggregates as early as possible (GRO). So
+the cost of the network stack arises once per run. See udp(7), UDP_SEGMENT.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from overlay.addresses import Endpoint
 __all__ = ["MAX_RUN_BYTES", "MAX_SEGMENTS", "Run", "runs_of", "split_segments"]
 
 MAX_SEGMENTS: Final = 64
-"""Linux's UDP_MAX_SEGMENTS (128 since 6.9; older ones take 64)."""
+"""Linux's UDP_MAX_SEGMENTS (64; 128 since Linux 6.9)."""
 
 MAX_RUN_BYTES: Final = 65_000
-"""Below the 65,507 bytes of a UDP datagram, with room for IP options."""
+"""Less than the 65,507 bytes of the largest UDP datagram, with room for IP options."""
 
 
 class Run(NamedTuple):
-    """Consecutive datagrams to one endpoint, all of ``segment_bytes`` but perhaps the last."""
+    """Consecutive datagrams to one endpoint of ``segment_bytes`` each; the last may be shorter."""
 
     endpoint: Endpoint
     datagrams: Sequence[bytes]
@@ -35,7 +35,7 @@ class Run(NamedTuple):
 
 
 def runs_of(batch: Sequence[tuple[bytes, Endpoint]]) -> Iterator[Run]:
-    """Cut a batch into runs, keeping its order."""
+    """Split a batch into runs and keep its order."""
     datagrams: list[bytes] = []
     endpoint: Endpoint | None = None
     segment_bytes = total = 0
@@ -60,7 +60,7 @@ def runs_of(batch: Sequence[tuple[bytes, Endpoint]]) -> Iterator[Run]:
 
 
 def split_segments(data: memoryview, segment_bytes: int) -> list[bytes]:
-    """Undo what GRO put together; a segment size of 0 stands for a single datagram."""
+    """Return the datagrams of a GRO aggregate; a segment size of 0 means a single datagram."""
     if not 0 < segment_bytes < len(data):
         return [bytes(data)]
     return [

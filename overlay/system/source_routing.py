@@ -1,8 +1,9 @@
-"""A program for traffic control that drops packets with a route of their sender's choice.
+"""Compile an egress program of traffic control that drops source-routed packets.
 
-A program needs no rights to name stations on the way (IPv4 options LSRR and SSRR, RFC 791 3.1; IPv6
-routing header, RFC 8200 4.4). The header's destination is then the first station, and the final
-destination stands behind it. So neither routes nor filters recognise a protected destination.
+A local program needs no rights to use source routing (IPv4 options LSRR and SSRR, RFC 791, section
+3.1; IPv6 routing header, RFC 8200, section 4.4). The header's destination is then the first
+intermediate host, and the final destination is in the option. So neither routes nor filters
+recognise a protected destination.
 """
 
 from __future__ import annotations
@@ -18,14 +19,17 @@ _LSRR, _SSRR = 131, 137
 _HOP_BY_HOP, _ROUTING, _DESTINATION_OPTIONS = 0, 43, 60
 
 _MOST_OPTIONS: Final = 8
-"""IPv4 options that are looked at, padding included; a header with more is dropped."""
+"""Limit of IPv4 options that are examined, including padding; a header with more is dropped."""
 
 _MOST_HEADERS: Final = 4
-"""IPv6 extension headers that may come before a routing header (RFC 8200 4.1), and one more."""
+"""Limit of IPv6 extension headers: those that may precede a routing header, and one more.
+
+See RFC 8200, section 4.1. A packet with more is dropped.
+"""
 
 _Code = list[tuple[int, int, int, int]]
 
-# Codes of instructions; A is the accumulator, X the index, M the memory.
+# Instruction codes; A is the accumulator, X the index register, M the memory.
 _BYTE, _BYTE_AT_X = 0x30, 0x50
 _A_TO_M, _X_TO_M, _M_TO_A, _M_TO_X, _NUMBER_TO_X = 0x02, 0x03, 0x60, 0x61, 0x01
 _A_TO_X, _X_TO_A = 0x07, 0x87
@@ -46,7 +50,7 @@ def source_routing_program(marks: Sequence[tuple[int, int]]) -> bytes:
 
 
 def _options() -> _Code:
-    """Walk through IPv4 options: X is where one begins, M[0] where the header ends."""
+    """Return code that iterates over IPv4 options; X is the option's offset, M[0] the end."""
     code: _Code = [
         (_BYTE, 0, 0, IP_HEADER),
         (_AND, 0, 0, 0x0F),
@@ -77,7 +81,7 @@ def _options() -> _Code:
 
 
 def _extension_headers() -> _Code:
-    """Walk through IPv6 extension headers: A is the type of the one that begins at X."""
+    """Return code that iterates over IPv6 extension headers; A is the type of the one at X."""
     code: _Code = [(_NUMBER_TO_X, 0, 0, 40), (_BYTE, 0, 0, IP_HEADER + 6)]
     for _ in range(_MOST_HEADERS):
         code += [

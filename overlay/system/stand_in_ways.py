@@ -1,9 +1,10 @@
 """Routes to the stand-ins on hosts without a default route.
 
-A program's answer to a protected host is routed to the stand-in before it is translated. That takes
-the default route, which leads everywhere. On a host without one only neighbours ask, so the main
-table gets a route to the stand-in over the way to a protected neighbour. Then the address that a
-program answers from is the one that the neighbour asked.
+A program sends its answer for a protected host to the stand-in. The kernel routes this packet
+before it translates the address, usually over the default route. On a host without a default
+route, only neighbours can be protected hosts that send something. So the main table gets a route to
+the stand-in over the device towards a protected neighbour. Its source address is the one for that
+neighbour, so the answer comes from the address that the neighbour used.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ _AFAR: Final[dict[int, IpAddress]] = {
     4: ipaddress.ip_address("192.0.0.9"),
     6: ipaddress.ip_address("100:0:0:1::9"),
 }
-"""Addresses that a default route leads to, and no other one; nothing is sent there."""
+"""Addresses that only a default route reaches; nothing is sent to them."""
 
 _MOST_ASKED: Final = 64
-"""Neighbours for which the kernel is asked for a route; one question takes less than 1 ms."""
+"""Limit of neighbours for which the route is read from the kernel; one query takes under 1 ms."""
 
 
 class StandInWays:
-    """The routes of one guard; the kernel is asked anew each time."""
+    """The stand-in routes of one kill switch; each call reads the kernel's routes again."""
 
     def __init__(self, netlink: Rtnetlink) -> None:
         self._netlink = netlink
@@ -40,18 +41,18 @@ class StandInWays:
 
     @property
     def outside(self) -> tuple[str, ...]:
-        """The devices of the default routes, as of the last :meth:`set`."""
+        """The devices of the default routes at the last :meth:`set`."""
         return tuple(dict.fromkeys(self._outside.values()))
 
     def set(self, routes: Iterable[Route], on_link: Collection[IpNetwork]) -> tuple[int, ...]:
-        """Set the routes that are necessary, and remove all others.
+        """Set the stand-in routes that are necessary, and remove the others.
 
         Args:
-            routes: those of the guard.
+            routes: the routes of the kill switch.
             on_link: IPv4 networks of this host's links.
 
         Returns:
-            the IP versions of protected hosts for which this host has no default route.
+            The IP versions of protected hosts for which this host has no default route.
 
         Raises:
             BackendError: the kernel refused.
@@ -69,7 +70,7 @@ class StandInWays:
         return tuple(sorted(needed))
 
     def changed(self, routes: Iterable[Route], on_link: Collection[IpNetwork]) -> bool:
-        """Tell whether :meth:`set` would choose other routes or devices than it did."""
+        """Tell whether :meth:`set` would now choose other routes or devices."""
         given = list(routes)
         if self._defaults(given) != self._outside:
             return True
@@ -87,7 +88,7 @@ class StandInWays:
     def _needed(self, routes: list[Route], on_link: Collection[IpNetwork]) -> dict[int, Route]:
         """Return a route for each IP version without a default route.
 
-        It has no device if no protected host is a neighbour.
+        A route has no device if no protected host is a neighbour.
         """
         needed = {}
         carrying = {route.device for route in routes if route.device is not None}
@@ -115,7 +116,7 @@ def _versions(routes: Iterable[Route]) -> list[int]:
 def _neighbours(
     routes: Iterable[Route], on_link: Collection[IpNetwork], version: int
 ) -> Iterator[IpAddress]:
-    """Yield an address of each protected prefix, and of each network on a link inside of one."""
+    """Yield an address of each protected prefix, and of each on-link network that overlaps one."""
     prefixes = dict.fromkeys(r.destination for r in routes if r.destination.version == version)
     for prefix in list(prefixes)[:_MOST_ASKED]:
         yield prefix[min(1, prefix.num_addresses - 1)]

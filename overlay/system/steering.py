@@ -1,4 +1,4 @@
-"""More queues for one UDP port, so that garbage and control never stand before ESP.
+"""Split one UDP port into several queues, so that a flood of requests does not delay ESP.
 
 ::
 
@@ -7,16 +7,16 @@
                                        ├─ requests with a cookie ────> third socket   (index 2)
                                        └─ requests without, garbage ─> fourth socket  (index 3)
 
-Linux delivers a datagram to one socket of the group that shares a port (``SO_REUSEPORT``), and
-a program chooses which one (``SO_ATTACH_REUSEPORT_CBPF``, Linux 4.5). Each socket has a queue
-of its own: a flood that fills the fourth one costs the others no place. The program knows the
-numbers of this node by their marks (:mod:`overlay.ipsec.spi_mark`), so that it changes only when a
-link is attacked: then :func:`steer` moves what is doubtful of its ESP to the fourth queue.
+Linux delivers a datagram to one socket of the group that shares a port (``SO_REUSEPORT``). A
+program chooses the socket (``SO_ATTACH_REUSEPORT_CBPF``, Linux 4.5). Each socket has a separate
+queue, so a flood that fills the fourth queue does not affect the others. The program recognises
+numbers of this node by their marks (:mod:`overlay.ipsec.spi_mark`), so it rarely changes. If a link
+is attacked, :func:`steer` moves its doubtful ESP packets to the fourth queue.
 
-The choice is a hint. The kernel aggregates datagrams of one flow (GRO) and the program sees the
-first of them alone, so that each socket may receive any kind. Their readers must sort them. What
-the program calls garbage is dropped by a filter (``SO_ATTACH_FILTER``) of all but the first socket.
-They must not receive aggregates: then the kernel shows the filter each datagram.
+The choice is a hint. The kernel aggregates datagrams of one flow (GRO), and the program sees only
+the first of them. So each socket may receive any kind, and readers must sort datagrams themselves.
+A filter (``SO_ATTACH_FILTER``) on all sockets except the first drops garbage. These sockets must
+not receive aggregates, so that the filter sees each datagram.
 """
 
 from __future__ import annotations
@@ -70,16 +70,16 @@ def split_port(
 ) -> SplitPort | None:
     """Return three more sockets on the port of ``first`` that get all but ESP of our links.
 
-    ``first`` must have been bound without ``SO_REUSEPORT``: this claims the port, so that
-    another node fails to start on it. The option is set afterwards.
+    ``first`` must have been bound without ``SO_REUSEPORT``, so that another node cannot start on
+    the same port. The option is set afterwards.
 
     Args:
         first: a bound UDP socket; it keeps ESP.
         join: binds another socket to the same endpoint with ``SO_REUSEPORT``.
-        forms: what this node accepts.
+        forms: the datagrams that this node accepts.
 
     Returns:
-        The sockets, or None if this kernel does not support it. Then ``first`` gets all.
+        The sockets, or None if this kernel does not support it. Then ``first`` gets everything.
     """
     joined: list[socket.socket] = []
     try:

@@ -1,7 +1,7 @@
-"""Rules below the packet filter: what traffic control (tc) does to every packet of a device.
+"""Install rules of traffic control (tc) on devices, below the packet filter.
 
-They see packets on their way in before any hook of the packet filter, those that IPsec has opened
-included, and on their way out after the last one. Other programs' rules stay as they are.
+Ingress rules process packets before any hook of the packet filter, including packets that IPsec has
+decrypted. Egress rules process packets after the last hook. Rules of other programs are kept.
 
 Formats: Linux uapi ``linux/rtnetlink.h`` (tcmsg) and ``linux/pkt_sched.h`` (clsact).
 """
@@ -32,7 +32,7 @@ from overlay.system.netlink_messages import (
 __all__ = ["GO_ON", "TrafficControl", "TrafficDirection", "TrafficRule", "indexes"]
 
 GO_ON: Final = -1
-"""TC_ACT_UNSPEC, an action: the next filter is asked, whoever installed it."""
+"""TC_ACT_UNSPEC, an action: the next filter decides, even one of another program."""
 
 _RTM_NEWQDISC: Final = 36
 _RTM_DELQDISC: Final = 37
@@ -54,7 +54,7 @@ _ABSENT: Final = frozenset((errno.ENOENT, errno.ENODEV, errno.EINVAL))
 
 
 class TrafficDirection(enum.Enum):
-    """Which way a packet passes the device; the value is the parent of the filter."""
+    """The direction of packets through the device; the value is the parent of the filter."""
 
     INGRESS = 0xFFFFFFF2
     EGRESS = 0xFFFFFFF3
@@ -64,8 +64,8 @@ class TrafficDirection(enum.Enum):
 class TrafficRule:
     """A filter of kind ``kind`` for packets of an EtherType.
 
-    ``preference`` (1 to 65,535) is its identity on a device, for each direction; ``options`` are
-    the attributes inside TCA_OPTIONS; ``needs`` are the kernel modules of which it is made.
+    ``preference`` (1 to 65,535) identifies it on a device and direction. ``options`` are the
+    attributes inside TCA_OPTIONS. ``needs`` names the kernel modules that it requires.
     """
 
     preference: int
@@ -80,10 +80,10 @@ class TrafficControl:
     """A netlink socket of this network namespace; a context manager. All changes are idempotent."""
 
     def __init__(self) -> None:
-        """Open it.
+        """Open the socket.
 
         Raises:
-            BackendError: the kernel has no such sockets.
+            BackendError: the kernel refused.
         """
         try:
             self._netlink = socket.socket(
@@ -93,7 +93,7 @@ class TrafficControl:
             raise refused("opening a netlink socket", error) from error
 
     def close(self) -> None:
-        """Close the socket; the kernel keeps what was installed."""
+        """Close the socket; installed rules stay."""
         self._netlink.close()
 
     def __enter__(self) -> Self:
@@ -103,16 +103,16 @@ class TrafficControl:
         self.close()
 
     def put(self, device: int, rule: TrafficRule) -> None:
-        """Install a rule on a device (by its index), in place of the one with its preference.
+        """Install a rule on a device (by index); it replaces the one with the same preference.
 
         Raises:
-            BackendError: no permission, or the kernel lacks a part.
+            BackendError: a permission is missing, or the kernel lacks a module.
         """
         head = _TCMSG.pack(0, 0, device, _CLSACT_HANDLE, _CLSACT, 0)
         number = self._ask(
             _RTM_NEWQDISC, _CREATE | _EXCLUSIVE, head + attribute(_TCA_KIND, b"clsact\0")
         )
-        # Another program's ingress or clsact discipline takes our filters as well.
+        # EEXIST: an ingress or clsact discipline of another program can hold our filters as well.
         if number not in (0, errno.EEXIST, errno.ENODEV):
             raise _refused(number, rule.needs)
         if rule.preference in self.preferences(device, rule.direction):
@@ -127,7 +127,7 @@ class TrafficControl:
             raise _refused(number, rule.needs)
 
     def remove(self, device: int, rule: TrafficRule) -> None:
-        """Remove what has the rule's direction, preference and protocol; it need not exist.
+        """Remove the filter with the rule's direction, preference and protocol; it need not exist.
 
         Raises:
             BackendError: no permission.
@@ -137,7 +137,7 @@ class TrafficControl:
             raise _refused(number, rule.needs)
 
     def remove_everywhere(self, rule: TrafficRule) -> None:
-        """Remove the rule from all devices, and a clsact discipline that is left without filters.
+        """Remove the rule from all devices, and clsact disciplines that have no filter left.
 
         Raises:
             BackendError: no permission.
@@ -150,12 +150,12 @@ class TrafficControl:
                     self._ask(_RTM_DELQDISC, 0, head)
 
     def preferences(self, device: int, direction: TrafficDirection) -> frozenset[int]:
-        """Return the preferences of all filters of a device, other programs' included."""
+        """Return the preferences of all filters of a device, including those of other programs."""
         head = _TCMSG.pack(0, 0, device, 0, direction.value, 0)
         try:
             self._netlink.send(message(_RTM_GETTFILTER, DUMP, head))
             bodies = list(answers(self._netlink))
-        except OSError:  # the device is gone
+        except OSError:  # the device was deleted
             return frozenset()
         found = [_TCMSG.unpack_from(body) for body in bodies if len(body) >= _TCMSG.size]
         return frozenset(info >> 16 for *_, parent, info in found if parent == direction.value)
@@ -169,9 +169,9 @@ class TrafficControl:
 
 
 def indexes(excluded: Iterable[str]) -> dict[str, int]:
-    """Return name and index of every device but loopback and those excluded.
+    """Return name and index of every device except loopback and the excluded ones.
 
-    A name that ends with ``*`` excludes all that begin alike.
+    An excluded name that ends with ``*`` matches a prefix.
     """
     names = ("lo", *excluded)
     begins = tuple(each[:-1] for each in names if each.endswith("*"))

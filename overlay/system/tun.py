@@ -1,7 +1,7 @@
-"""A TUN device: the kernel's door for plain IP packets of the source and of the exit.
+"""A TUN device: exchange of plain IP packets with the kernel, at the source and at the exit.
 
-The device is not persistent: it vanishes with the last descriptor of the process, also
-after ``kill -9``, and takes its addresses and routes along.
+The device is not persistent. It disappears with the last descriptor of the process, even after
+``kill -9``, together with its addresses and routes.
 """
 
 from __future__ import annotations
@@ -25,10 +25,13 @@ from overlay.system.failures import privilege_remedy, refused
 __all__ = ["MAX_NAME_BYTES", "MIN_MTU", "TunDevice", "claim_device_name"]
 
 MIN_MTU: Final = 1280
-"""Below it Linux takes IPv6 off the device (RFC 8200, section 5); routes may carry less."""
+"""Lowest MTU in bytes; with a lower one Linux removes IPv6 from the device (RFC 8200, section 5).
+
+Routes may have a lower MTU.
+"""
 
 MAX_NAME_BYTES: Final = 15
-"""Of a device's name, without the terminating zero (IFNAMSIZ in Linux's if.h is 16)."""
+"""Limit of a device's name, without the terminating zero (IFNAMSIZ in Linux's if.h is 16)."""
 
 _MAX_MTU: Final = 65_535
 _CLONE_DEVICE: Final = Path("/dev/net/tun")
@@ -57,8 +60,8 @@ _QUIET_IPV6: Final = (
 class TunDevice:
     """One TUN device of plain IP packets (no packet information header); a context manager.
 
-    ``counters``: ``read``, ``written``, ``dropped_noise`` (multicast of the kernel's own,
-    such as MLD) and ``dropped_write`` (what the kernel did not take).
+    ``counters``: ``read``, ``written``, ``dropped_noise`` (multicast packets of the kernel, such
+    as MLD) and ``dropped_write`` (packets that the kernel did not accept).
     """
 
     def __init__(self, descriptor: int, name: str, mtu: int) -> None:
@@ -71,15 +74,15 @@ class TunDevice:
 
     @classmethod
     def open(cls, name: str, mtu: int) -> Self:
-        """Create a device, silence it, and set it up.
+        """Create a device, disable its own IPv6 packets, and set it up.
 
         Args:
             name: its name, or a template: ``anon%d`` gives the first free ``anonN``.
-            mtu: bytes of the largest IP packet, from 1280 to 65535.
+            mtu: size in bytes of the largest IP packet, from 1280 to 65535.
 
         Raises:
-            ValueError: the MTU is out of range or the name too long (15 bytes).
-            BackendError: there is no /dev/net/tun, no permission, or the name is taken.
+            ValueError: the MTU is out of range, or the name is longer than 15 bytes.
+            BackendError: /dev/net/tun or a permission is missing, or the name is taken.
         """
         if not MIN_MTU <= mtu <= _MAX_MTU:
             raise ValueError(f"a TUN device's MTU must be from {MIN_MTU} to {_MAX_MTU}, not {mtu}.")
@@ -102,11 +105,11 @@ class TunDevice:
 
     @property
     def in_place(self) -> bool:
-        """Whether it still has its name in this network namespace."""
+        """Whether the device still has its name in this network namespace."""
         return self._index is not None and _index_of(self.name) == self._index
 
     def is_up(self) -> bool:
-        """Tell whether the device of this name is there and set up."""
+        """Tell whether a device of this name exists and is up."""
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
             try:
                 return bool(_flags(control, self.name) & _IFF_UP)
@@ -114,7 +117,7 @@ class TunDevice:
                 return False
 
     def set_up(self) -> None:
-        """Set it up again after another program set it down.
+        """Set the device up again after another program set it down.
 
         Raises:
             BackendError: the kernel refused.
@@ -122,13 +125,14 @@ class TunDevice:
         _set_up(self.name, self.mtu)
 
     async def read_batch(self) -> list[bytes]:
-        """Wait until the kernel routed something here, then return it all, up to a bound.
+        """Wait until packets arrive, then return up to 256 of them.
 
-        Multicast is left out: it is the kernel's own noise, never a circuit's traffic.
+        Multicast packets are left out. They come from the kernel itself; circuits do not carry
+        multicast.
 
         Raises:
-            BackendError: somebody removed the device.
-            trio.ClosedResourceError: it was closed.
+            BackendError: another program removed the device.
+            trio.ClosedResourceError: the device was closed.
         """
         if self._descriptor < 0:
             raise trio.ClosedResourceError
@@ -146,7 +150,7 @@ class TunDevice:
         return packets
 
     def write_batch(self, packets: Sequence[bytes]) -> None:
-        """Hand packets to the kernel without waiting; what it does not take is counted."""
+        """Pass packets to the kernel without waiting; those that it does not accept are counted."""
         descriptor, dropped = self._descriptor, 0
         for packet in packets:
             try:
@@ -160,7 +164,7 @@ class TunDevice:
         """Remove the device; a task that waits in :meth:`read_batch` is woken."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
-            with contextlib.suppress(RuntimeError):  # outside trio nobody waits
+            with contextlib.suppress(RuntimeError):  # outside trio no task waits
                 trio.lowlevel.notify_closing(descriptor)
             os.close(descriptor)
 
@@ -215,10 +219,10 @@ def claim_device_name(name: str) -> int | None:
     """Create a device that stays down, and return the descriptor that keeps it.
 
     Returns:
-        None if a device of that name exists already.
+        The descriptor, or None if a device of that name exists already.
 
     Raises:
-        BackendError: there is no /dev/net/tun, or no permission.
+        BackendError: /dev/net/tun or a permission is missing.
     """
     descriptor = _open_clone_device()
     try:
@@ -254,7 +258,10 @@ def _attach_error(name: str, error: OSError) -> BackendError:
 
 
 def _quieten(name: str) -> None:
-    """Keep IPv6 from talking on its own; where settings are read-only, reading filters it."""
+    """Keep the kernel from sending IPv6 packets of its own on the device.
+
+    If the settings are read-only, :meth:`TunDevice.read_batch` drops these packets.
+    """
     for setting, value in _QUIET_IPV6:
         with contextlib.suppress(OSError):
             Path("/proc/sys/net/ipv6/conf", name, setting).write_text(str(value))

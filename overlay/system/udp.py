@@ -5,8 +5,8 @@
     kernel ──recvmsg (GRO)──> split ──> [(datagram, from), ...]     one wait a batch
     [(datagram, to), ...] ──runs──> sendmsg (GSO) ──> kernel        never waits
 
-It behaves as a network does: what does not fit into the kernel's buffer is dropped and
-counted, and what the kernel refuses for one destination concerns that datagram alone.
+Sending behaves like a network. Datagrams that do not fit into the kernel's buffer are dropped and
+counted. An error for one destination does not affect other datagrams.
 """
 
 from __future__ import annotations
@@ -49,25 +49,25 @@ _PMTUDISC_DONT: Final = 0
 _PMTUDISC_PROBE: Final = 3
 
 _FREEBIND: Final = {False: (socket.IPPROTO_IP, 15), True: (socket.IPPROTO_IPV6, 78)}
-"""IP_FREEBIND and IPV6_FREEBIND (ip(7)), by whether the socket is one of IPv6."""
+"""IP_FREEBIND and IPV6_FREEBIND (ip(7)); the key tells whether the socket is an IPv6 socket."""
 
 _BUFFER_BYTES: Final = 8 * 1024 * 1024
-"""A tenth of a second at 640 Mbit/s; the kernel counts its own overhead against it."""
+"""Size of a socket buffer: 0.1 s at 640 Mbit/s, including the kernel's own overhead."""
 
 _CONTROL_BUFFER_BYTES: Final = 512 * 1024
-"""Some thousand small datagrams. A longer queue would only delay what stands behind a flood."""
+"""Room for about a thousand small datagrams; a longer queue would only add delay in a flood."""
 
 _DATAGRAMS_PER_BATCH: Final = 2048
-"""Bounds a batch to some tens of milliseconds of work."""
+"""Limits a batch to tens of milliseconds of work."""
 
 _MESSAGES_PER_READ: Final = 32
-"""A read returns at most 32 * 64 datagrams, so that a batch exceeds its bound by no more."""
+"""A read returns at most 32 * 64 datagrams, which limits how far a batch exceeds its bound."""
 
 _GSO_REFUSALS: Final = frozenset((errno.EINVAL, errno.EMSGSIZE, errno.EIO, errno.EOPNOTSUPP))
-"""Segments above the path's MTU, no checksum offload, a kernel without UDP_SEGMENT."""
+"""Errors if segments exceed the path MTU, checksum offload is missing, or UDP_SEGMENT is."""
 
 _ADDRESS_GONE: Final = frozenset((errno.EINVAL, errno.ENETUNREACH, errno.EADDRNOTAVAIL))
-"""What Linux answers to a datagram from an address that this host has lost."""
+"""Errors of Linux for a datagram from an address that this host has lost."""
 
 
 class VersionMissing(BackendError):
@@ -77,8 +77,8 @@ class VersionMissing(BackendError):
 class UdpSocket:
     """A UDP socket bound to one endpoint; a context manager, owned by one task group.
 
-    ``counters`` holds coarse totals: ``received``, ``sent``, ``dropped_buffer_full`` and one
-    ``dropped_ERRNO`` for each errno that the kernel answered with; never an address.
+    ``counters`` has totals without addresses: ``received``, ``sent``, ``dropped_buffer_full`` and
+    one ``dropped_ERRNO`` for each errno of the kernel.
     """
 
     def __init__(
@@ -90,9 +90,12 @@ class UdpSocket:
     ) -> None:
         """Take over a socket of :func:`bound_socket`; most callers want :meth:`open`.
 
-        ``addresses`` are for a socket that is bound to a wildcard: it answers from the address
-        that was asked. Without ``aggregates`` each message is one datagram, so a read keeps its
-        bound exactly.
+        Args:
+            bound: the socket.
+            aggregates: whether to receive aggregates (UDP_GRO). Without them, each message is one
+                datagram, so a read keeps its bound exactly.
+            addresses: for a socket that is bound to a wildcard, so that it answers from the
+                address to which a peer wrote.
         """
         self._socket = bound
         self._reader = DatagramReader()
@@ -106,12 +109,12 @@ class UdpSocket:
         """Bind to ``endpoint`` (IPv4 or IPv6; port 0 lets the kernel choose).
 
         Args:
-            endpoint: a local address, or the wildcard of its family.
-            mark: the firewall mark of all datagrams, by which the destination guard knows
-                them as the node's own; left out where the process may not set one.
+            endpoint: a local address, or the wildcard of its IP version.
+            mark: firewall mark of all datagrams, by which the kill switch recognises them as the
+                node's own. It is ignored if the process may not set a mark.
 
         Raises:
-            BackendError: the port is taken, the address not ours, or the port privileged.
+            BackendError: the port is in use or privileged, or this host does not have the address.
         """
         return cls(bound_socket(endpoint, mark=mark))
 
@@ -123,7 +126,7 @@ class UdpSocket:
 
     @property
     def kernel_drops(self) -> int:
-        """How many datagrams the kernel dropped: garbage, or what found no place in the queue."""
+        """Number of datagrams that the kernel dropped, as garbage or because the queue was full."""
         try:
             counts = self._socket.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size)
         except OSError:  # closed
@@ -133,10 +136,10 @@ class UdpSocket:
     async def receive_batch(
         self, max_datagrams: int = _DATAGRAMS_PER_BATCH
     ) -> list[tuple[bytes, Endpoint]]:
-        """Wait until something arrived, then return it all, up to a bound.
+        """Wait until datagrams arrive, then return them, about ``max_datagrams`` at most.
 
-        The batch is empty if what arrived was an error of the kernel's. Cancelling loses
-        nothing: after the wait there is no further checkpoint.
+        The batch is empty if an error of the kernel arrived instead. Cancelling loses no datagram,
+        because there is no checkpoint after the wait.
 
         Raises:
             trio.ClosedResourceError: the socket was closed.
@@ -145,7 +148,7 @@ class UdpSocket:
         return self.read_batch(max_datagrams)
 
     async def wait_readable(self) -> None:
-        """Wait until something arrived, or an error of the kernel's.
+        """Wait until a datagram or an error of the kernel arrives.
 
         Raises:
             trio.ClosedResourceError: the socket was closed.
@@ -155,10 +158,10 @@ class UdpSocket:
         await trio.lowlevel.wait_readable(self._socket)
 
     def read_batch(self, max_datagrams: int = _DATAGRAMS_PER_BATCH) -> list[tuple[bytes, Endpoint]]:
-        """Return what has arrived, up to a bound, without waiting.
+        """Return the datagrams that have arrived, without waiting.
 
-        It stops once it has ``max_datagrams``. The last message may exceed them, because the
-        kernel aggregates up to 64 datagrams in one.
+        Reading stops at ``max_datagrams``. The last message may exceed this number, because the
+        kernel aggregates up to 64 datagrams in one message.
 
         Raises:
             trio.ClosedResourceError: the socket was closed.
@@ -171,10 +174,10 @@ class UdpSocket:
                 most = min(room, _MESSAGES_PER_READ)
                 if self._reader.read(self._socket, batch, most, self._addresses) < most:
                     break
-            except OSError as error:  # an ICMP error that the kernel kept for us
+            except OSError as error:  # a pending ICMP error of the socket
                 self._count(error, 1)
                 break
-        # A link-local sender cannot be answered by its address alone.
+        # An answer to a link-local sender would need its zone, which endpoints do not have.
         usable = [item for item in batch if "%" not in item[1].host]
         if len(usable) < len(batch):
             self.counters["dropped_link_local"] += len(batch) - len(usable)
@@ -182,7 +185,7 @@ class UdpSocket:
         return usable
 
     def send_batch(self, batch: Sequence[tuple[bytes, Endpoint]]) -> None:
-        """Hand a batch to the kernel, in order; never waits, never raises for a destination."""
+        """Send a batch in order, without waiting; errors of a destination are only counted."""
         addresses = self._addresses if self._addresses and self._addresses.in_use else None
         for run in runs_of(batch):
             control = addresses.control(run.endpoint) if addresses is not None else []
@@ -193,8 +196,8 @@ class UdpSocket:
     def send_whole(self, batch: Sequence[tuple[bytes, Endpoint]]) -> None:
         """Send as :meth:`send_batch` does, with "don't fragment" set.
 
-        What the device does not carry is dropped and counted. The kernel's notion of the path's MTU
-        plays no part, because any ICMP error changes it.
+        Datagrams that are too large for the device are dropped and counted. The kernel's path MTU
+        is ignored, because any ICMP error can change it.
         """
         if batch:
             self._discover(_PMTUDISC_PROBE)
@@ -210,13 +213,13 @@ class UdpSocket:
             _try_option(self._socket, socket.IPPROTO_IP, _IP_MTU_DISCOVER, mode)
 
     def follow_addresses(self) -> None:
-        """Take up a change of the return addresses."""
+        """Apply a change of the return addresses to the socket."""
         if self._addresses is not None:
-            with contextlib.suppress(OSError):  # closed, or a kernel that does not tell
+            with contextlib.suppress(OSError):  # closed, or the kernel lacks the option
                 self._addresses.apply(self._socket)
 
     def prepare(self, change: Callable[[socket.socket], None]) -> None:
-        """Set options of the socket that end the aggregation of what it receives.
+        """Let ``change`` set socket options that end the aggregation of received datagrams.
 
         Raises:
             BackendError: as ``change`` does.
@@ -235,7 +238,7 @@ class UdpSocket:
         self.close()
 
     def _sent_at_once(self, run: Run, control: Control) -> bool:
-        """Send a run with one call; return False if the kernel takes no segments for it."""
+        """Send a run with one call; return False if the kernel cannot segment it."""
         size = (socket.IPPROTO_UDP, _UDP_SEGMENT, struct.pack("=H", run.segment_bytes))
         try:
             self._socket.sendmsg(run.datagrams, [size, *control], 0, run.endpoint)
@@ -270,7 +273,7 @@ class UdpSocket:
 
 
 class ControlQueues(NamedTuple):
-    """Control datagrams: answers that this node waits for, requests with and without a cookie."""
+    """Sockets for expected answers, for requests with a cookie and for requests without one."""
 
     expected: UdpSocket
     returning: UdpSocket
@@ -280,8 +283,8 @@ class ControlQueues(NamedTuple):
 class UdpPort:
     """One UDP port: ``esp`` for ESP of our links, ``split`` for control datagrams.
 
-    ``split`` is None if this kernel cannot split a port; then ``esp`` receives all. It owns
-    all sockets; datagrams are sent by ``esp``.
+    ``split`` is None if this kernel cannot split a port; then ``esp`` receives everything. The
+    object owns all sockets, and datagrams are sent with ``esp``.
     """
 
     def __init__(
@@ -294,8 +297,8 @@ class UdpPort:
     ) -> None:
         """Bind to ``endpoint``; see :meth:`UdpSocket.open`.
 
-        The host may get the address later: until then nothing arrives there. ``forms`` are what
-        the port accepts. ``addresses`` are for a wildcard.
+        The host may get the address later. ``forms`` describe the datagrams that the port accepts.
+        ``addresses`` are for a wildcard.
 
         Raises:
             BackendError: see :meth:`UdpSocket.open`.
@@ -315,7 +318,7 @@ class UdpPort:
         )
         self._first, self._forms = first, forms
         self.esp = UdpSocket(first, addresses=addresses)
-        # The filters see each datagram, and a read keeps its bound, only without aggregation.
+        # Without aggregation, the filters see each datagram, and a read keeps its bound.
         self.split = (
             None
             if joined is None
@@ -325,19 +328,19 @@ class UdpPort:
         )
 
     def steer(self, suspects: Sequence[Suspect]) -> None:
-        """Let doubtful ESP of these links under attack wait among the strangers.
+        """Queue doubtful ESP of these links under attack with unauthenticated requests.
 
-        It is a hint, which takes the place of the last one. Links to the other address family count
-        for nothing here.
+        The choice is a hint and replaces the previous one. Links over the other IP version are
+        ignored.
         """
         size = len(self.esp.local.packed)
         if self.split is not None:
-            with contextlib.suppress(OSError):  # the reader finds the same, at a higher cost
+            with contextlib.suppress(OSError):  # the reader then sorts them, at a higher cost
                 steer(self._first, self._forms, [s for s in suspects if len(s.address) == size])
 
     @property
     def sockets(self) -> tuple[UdpSocket, ...]:
-        """All sockets, or the only one."""
+        """All sockets of the port."""
         return (self.esp,) if self.split is None else (self.esp, *self.split)
 
     def close(self) -> None:
@@ -362,16 +365,16 @@ def bound_socket(
 ) -> socket.socket:
     """Return a non-blocking UDP socket, bound and with the options that the overlay needs.
 
-    Outer fragmentation is allowed (no "don't fragment"): a link SA's packets may exceed the
-    path MTU, and an ICMP error of a stranger must not lower our packet size. Over IPv6 the flow
-    label is 0, as the kernel's IPsec has it, so that it tells no backend from the other.
+    Outer fragmentation is permitted (no "don't fragment"). Packets of a link SA may exceed the
+    path MTU, and ICMP errors from other hosts must not lower our packet size. Over IPv6 the flow
+    label is 0, as in the kernel's IPsec, so that it does not disclose the backend.
 
     Args:
         endpoint: see :meth:`UdpSocket.open`.
         mark: see :meth:`UdpSocket.open`.
-        in_advance: whether the address may be one that this host does not have yet.
-        share_port: whether sockets of this user that set ``SO_REUSEPORT`` may have the port too.
-        buffer_bytes: the size of each of its two buffers, as far as the kernel permits.
+        in_advance: whether to permit an address that this host does not have yet.
+        share_port: whether other sockets of this user with ``SO_REUSEPORT`` may use the port.
+        buffer_bytes: size of each of the two buffers, if the kernel permits it.
 
     Raises:
         BackendError: see :meth:`UdpSocket.open`.
@@ -413,7 +416,7 @@ def bound_socket(
 def close_waking(used: socket.socket) -> None:
     """Close a socket; a task that waits for it is woken with ``trio.ClosedResourceError``."""
     if used.fileno() >= 0:
-        with contextlib.suppress(RuntimeError):  # outside trio nobody waits
+        with contextlib.suppress(RuntimeError):  # outside trio no task waits
             trio.lowlevel.notify_closing(used)
     used.close()
 
@@ -428,7 +431,7 @@ def _enlarge_buffers(new: socket.socket, buffer_bytes: int) -> None:
 
 
 def _try_option(target: socket.socket, level: int, option: int, value: int) -> bool:
-    """Set an option that the kernel may lack or reserve to root; tell whether it took it."""
+    """Set an option that the kernel may lack or reserve to root; tell whether it was set."""
     try:
         target.setsockopt(level, option, value)
     except OSError:

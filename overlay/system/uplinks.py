@@ -1,9 +1,9 @@
-"""Over which devices packets of circuits leave this host, asked as the kernel decides it.
+"""Find the devices over which packets of circuits leave this host, by route lookups in the kernel.
 
-A VPN client leaves the default route of the main table alone. It adds 0.0.0.0/1 and 128.0.0.0/1
-before it, or a table of its own with a rule for packets without its mark. So the kernel is asked
-for the route of a packet that looks like a circuit's: from the exit's device, from an address of
-the pool, with the exit's mark, to public addresses. Nothing is sent.
+The default route of the main table is not sufficient, because a VPN client does not change it. The
+client adds routes to 0.0.0.0/1 and 128.0.0.0/1, or a separate table with a rule for packets without
+its mark. So the kernel looks up the route of a packet like that of a circuit. It has the exit's
+input device and mark, a source address of the pool, and a public destination. Nothing is sent.
 
 Format: rtnetlink(7), RTM_GETROUTE with RTM_F_FIB_MATCH (Linux uapi ``linux/rtnetlink.h``).
 """
@@ -36,16 +36,16 @@ SAMPLES: Final[dict[int, tuple[IpAddress, ...]]] = {
         for each in ("2620:4f:8000::1", "2001:4860::1", "2400::1", "2804::1", "2a00::1", "2c0f::1")
     ),
 }
-"""Public addresses in all parts of the space, so that a divided default route is seen whole."""
+"""Public addresses across the address space, so that all parts of a divided default route count."""
 
 _LONGEST: Final = {4: 7, 6: 6}
-"""Bits of the longest prefix that is a default route, or a part of a divided one."""
+"""Longest prefix, in bits, of a default route or of a part of a divided one."""
 
 _MAIN_TABLE: Final = 254
 _UNICAST: Final = 1
 _RTM_GETROUTE, _RTM_GETLINK, _ERROR = 26, 18, 2
 _FIB_MATCH: Final = 0x2000 | 0x1000
-"""RTM_F_FIB_MATCH, and RTM_F_LOOKUP_TABLE, without which IPv4 names the main table always."""
+"""RTM_F_FIB_MATCH and RTM_F_LOOKUP_TABLE; without the latter, IPv4 always names the main table."""
 _RTMSG: Final = struct.Struct("=BBBBBBBBI")  # family, lengths, tos, table, protocol, scope, type
 _RTNEXTHOP: Final = struct.Struct("=HBBi")  # length, flags, hops, index
 _RTA_DST, _RTA_SRC, _RTA_IIF, _RTA_OIF, _RTA_GATEWAY = 1, 2, 3, 4, 5
@@ -60,8 +60,8 @@ _TUNNELS: Final = frozenset(
 class Uplink:
     """One route towards the outside.
 
-    ``overriding`` tells that it is not a plain default route of the main table over a device of
-    this host's own: a VPN, a divided default route, or a table that a rule leads to.
+    ``overriding`` is False for a plain default route of the main table over a device that is not a
+    tunnel. It is True for a VPN, a divided default route, or a table that a rule leads to.
     """
 
     device: str
@@ -71,7 +71,7 @@ class Uplink:
 
 @dataclass(frozen=True, slots=True)
 class Uplinks:
-    """All routes towards the outside over one IP version; ``error`` (errno) if there is none."""
+    """All routes towards the outside of one IP version; ``error`` is an errno if there is none."""
 
     ways: tuple[Uplink, ...]
     error: int = 0
@@ -85,16 +85,16 @@ class Uplinks:
 def ways_out(
     version: int, *, device: str = "", source: IpAddress | None = None, mark: int = NODE_MARK
 ) -> Uplinks:
-    """Return the routes of packets of circuits; takes a millisecond.
+    """Return the routes of packets of circuits; this takes about 1 ms.
 
     Args:
         version: 4 or 6.
-        device: the exit's; without it the routes of this host's own packets are meant.
+        device: the exit's device; without it, the routes of this host's own packets.
         source: an address of the pool, if there is a device.
-        mark: what the exit marks packets with.
+        mark: firewall mark of the exit's packets.
 
     Raises:
-        BackendError: the kernel cannot be asked.
+        BackendError: the routes could not be read.
     """
     try:
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as netlink:
@@ -155,7 +155,7 @@ def _ways(netlink: socket.socket, body: bytes) -> Iterator[Uplink]:
     found = attributes(body[_RTMSG.size :])
     table = _number(found.get(_RTA_TABLE, b"")) or table
     for index, gateway in _next_hops(found):
-        with contextlib.suppress(OSError):  # the device has gone since
+        with contextlib.suppress(OSError):  # the device was deleted meanwhile
             device = socket.if_indextoname(index)
             overriding = length > 0 or table != _MAIN_TABLE or _is_tunnel(netlink, index)
             if device != "lo":

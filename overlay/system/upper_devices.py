@@ -1,7 +1,7 @@
-"""Which devices send their frames through which: bridges and bonds, VLANs and macvlans.
+"""Find the devices that send their frames through others: bridges, bonds, VLANs, macvlans.
 
-A frame of this host leaves a bridge and then one of the bridge's ports. Networks and routes name
-the bridge alone, but a program of traffic control meets the frame at both.
+A frame of this host leaves through a bridge and then through one of the bridge's ports. Networks
+and routes only name the bridge, but egress programs of both devices process the frame.
 
 Format: Linux uapi ``if_link.h``.
 """
@@ -25,7 +25,7 @@ _INDEX: Final = struct.Struct("=I")
 _LINK, _MASTER, _LINKINFO, _OTHER_NAMESPACE = 5, 10, 18, 37
 _KIND: Final = 1
 _ON_TOP: Final = frozenset(("vlan", "macvlan", "macvtap", "ipvlan", "ipvtap", "macsec"))
-"""Kinds that send through the device of IFLA_LINK. For a veth that is the peer."""
+"""Kinds that send through the device of IFLA_LINK. For a veth, IFLA_LINK is the other end."""
 _OPEN_VSWITCH: Final = "openvswitch"
 
 
@@ -53,7 +53,7 @@ def upper_devices(netlink: socket.socket) -> dict[int, set[int]]:
         if link and kinds[index] in _ON_TOP and _OTHER_NAMESPACE not in given:
             found[link].add(index)
     for index, master in masters.items():
-        # The host's device of such a switch is one of its ports.
+        # The host's own device of an Open vSwitch is one of the switch's ports.
         if kinds.get(master) == _OPEN_VSWITCH:
             found[index] |= {
                 other
@@ -66,7 +66,7 @@ def upper_devices(netlink: socket.socket) -> dict[int, set[int]]:
 def through_lower_devices(
     found: Mapping[int, set[IpNetwork]], uppers: Mapping[int, set[int]]
 ) -> dict[int, set[IpNetwork]]:
-    """Return what each device has together with what the devices above it have."""
+    """Return the networks of each device together with those of the devices above it."""
     whole: dict[int, set[IpNetwork]] = {}
     for index in found.keys() | uppers.keys():
         seen: set[int] = set()
