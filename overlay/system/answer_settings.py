@@ -137,7 +137,7 @@ def _setting(note: str) -> KernelSetting | None:
     name, separator, value = note.partition("=")
     known = os.fsdecode(unquote_to_bytes(name)) if separator else ""
     # Check the decoded name, because it is the one that is written. A device's name may contain
-    # "=", which parse_note() does not accept.
+    # "=", at which parse_note() would split the note.
     if known not in _MARKS and not _is_arp(known):
         return None
     judged = parse_note(f"{known.replace('=', '')}={value}")

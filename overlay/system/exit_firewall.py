@@ -2,9 +2,9 @@
 
 Address translation is a part of connection tracking. Linux forwards packets without a tracked
 connection with their addresses unchanged. Examples are a late RST, a segment outside the window,
-an ICMP error about an unknown packet, and all packets under a ``NOTRACK`` rule of another program.
-Translation may also replace destinations after the exit policy has judged them. So each exit has
-four further rules::
+and an ICMP error about an unknown packet. Packets that match a ``NOTRACK`` rule of another program
+are not tracked either. Translation may also replace destinations after the exit policy has judged
+them. So each exit has four further rules::
 
     forwarded, from a pool ──> tracking knows the connection?               else drop
     forwarded, from a pool ──> the destination is the one that was judged?  else drop

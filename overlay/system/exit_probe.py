@@ -1,7 +1,7 @@
 """Test with a probe packet whether an exit's host forwards the packets of circuits.
 
-Other programs may drop forwarded packets, for example ``iptables -P FORWARD DROP`` of a container
-engine, the zones of a firewall, or a rule of an administrator. Their effect cannot be predicted
+Other programs may drop forwarded packets. Examples are ``iptables -P FORWARD DROP`` of a container
+engine, the zones of a firewall, and rules of an administrator. Their effect cannot be predicted
 reliably from the rules, so a packet is sent into the exit's device. It is the first segment of a
 TCP connection, from a pool address that no circuit gets. The exit's own filter counts it after
 forwarding and drops it there, so nothing leaves this host::

@@ -241,8 +241,8 @@ def unknown_problem(pool: IpNetwork, error: BackendError) -> ExitProblem:
     return ExitProblem(
         pool.version,
         "not_examined",
-        f"the state of this exit cannot be told over IPv{pool.version} ({str(error).rstrip('.')})",
-        "mend that; the node tries again every few seconds",
+        f"the state of this exit is unknown over IPv{pool.version} ({str(error).rstrip('.')})",
+        "fix this error; the node tries again every few seconds",
     )
 
 

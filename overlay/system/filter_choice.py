@@ -1,8 +1,8 @@
 """Choose the packet filter of this host, and take over tables that are left in the other one.
 
 Packages of a host may change between two runs, so a node may find another filter than before. A
-table in the other filter is taken over. Its notes are read, and it is removed as soon as the
-chosen filter has a table of the same name, or together with that table. ::
+table in the other filter is taken over, so its notes are read. It is removed as soon as the chosen
+filter has a table of the same name, or when that table is removed. ::
 
     set with iptables ──notes──> set with nftables ──> iptables' chains removed
 """
@@ -136,7 +136,7 @@ def _look() -> ChosenFilter:
             "install the package nftables."
         )
     raise BackendError(
-        "no packet filter works here (the kernel took rules neither of nft nor of iptables-legacy "
+        "no packet filter works here (the kernel refused rules of nft and of iptables-legacy "
         f"and ip6tables-legacy): {privilege_remedy()}."
     )
 

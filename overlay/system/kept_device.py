@@ -82,7 +82,7 @@ class KeptDevice:
             self._device.close()  # deletes the device if it was renamed
             if _index_of(self.name) is not None:
                 taken = OSError(errno.EEXIST, f"another device is named {self.name}")
-                raise refused("making a device of circuits anew", taken, "delete that device")
+                raise refused("creating a device of circuits again", taken, "delete that device")
             self._device = TunDevice.open(self.name, self._mtu)
             self.index = self._device.index
         self._prepare(self.name)

@@ -43,7 +43,7 @@ and undoes the translation. Then the kernel looks up the route and policy again,
          └──────release───────┘  └────uncarry────────┘
 
 If the kernel's IPsec carries the circuits (``by_ipsec``), a packet passes the filter before it is
-encapsulated, and its output device is already that of the underlay. Then the filter accepts
+encapsulated. Its output device is already that of the underlay. Then the filter accepts
 outgoing packets from the inner address that a policy will encapsulate, and incoming packets that
 came out of a tunnel. It also normalises header fields there, as far as a packet filter can
 (docs/decisions/0012). Packets that are fragmented first (docs/decisions/0014) pass the filter

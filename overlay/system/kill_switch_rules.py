@@ -393,8 +393,8 @@ def _answers_of_others(prefix: IpNetwork) -> Iterator[Rule]:
     """Mark echo replies of hosts behind this one to the prefix.
 
     For ICMP, only a request creates a connection in connection tracking, so the direction is
-    certain. For TCP and UDP, tracking may begin in the middle of a connection, and the sender of
-    the first tracked packet counts as the one that began it. A rule like this one would then let an
+    certain. For TCP and UDP, tracking may begin in the middle of a connection. The sender of the
+    first tracked packet then counts as the one that began it. A rule like this one would let an
     older connection continue in the clear. So these hosts see the stand-in over TCP and UDP.
     """
     yield Rule(

@@ -74,7 +74,7 @@ class _Socket:
         if self.family == socket.AF_INET:
             return ipaddress.IPv4Address(packed[:4])
         address = ipaddress.IPv6Address(packed)
-        return address.ipv4_mapped or address  # an IPv6 socket may speak IPv4
+        return address.ipv4_mapped or address  # an IPv6 socket may use IPv4 (mapped address)
 
 
 def abort_sockets_of(address: IpAddress) -> str:

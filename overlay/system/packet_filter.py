@@ -1,7 +1,7 @@
 """Packet filter rules as values, and the interface of the programs that install them.
 
 A :class:`FilterTable` is always replaced as a whole. So the rules are a pure function of the wanted
-state, installing them again changes nothing, and the state that a killed node left does not matter.
+state, and installing them again changes nothing. Rules that a killed node left do not matter.
 Packets meet the hooks in this order::
     early ─> prerouting ──┬─> input                                (this host)
                           └─> forward ─> postrouting ─> leaving    (elsewhere)

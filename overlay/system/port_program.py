@@ -91,10 +91,10 @@ class DatagramKind(enum.Enum):
     """The kind of a datagram, as far as it can be determined without a key."""
 
     ESP = "ESP of a link of ours"
-    EXPECTED = "an answer that this node waits for, or a notice about a link of ours"
+    EXPECTED = "an answer that this node expects, or a notice about a link of ours"
     RETURNING = "a request with a cookie, which may be wrong"
     STRANGER = "a request of any node"
-    GARBAGE = "nothing that leads to anything"
+    GARBAGE = "a datagram of no known form"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +108,8 @@ class FixedCookie:
 class PackedCookie:
     """A request in msgpack has a cookie if a field of 16 bytes follows three other fields.
 
-    These are a string of 0 or 20 bytes, which begins at the offset ``at`` of the payload, one of 4
-    or 16 bytes, and an integer of up to 16 bits.
+    The first field is a string of 0 or 20 bytes at the offset ``at`` of the payload. A string of 4
+    or 16 bytes and an integer of up to 16 bits follow.
     """
 
     at: int

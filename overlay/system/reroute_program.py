@@ -65,8 +65,8 @@ _JUMP_IF_GREATER: Final = 0x2D
 _EXIT: Final = 0x95
 
 _MISSING_RIGHTS: Final = (
-    "run the node as root of the host itself, or give it CAP_BPF beside CAP_NET_ADMIN; "
-    "inside `unshare -Ur` no right to it can be had"
+    "run the node as root of the host itself, or give it CAP_BPF besides CAP_NET_ADMIN; "
+    "`unshare -Ur` cannot give this right"
 )
 _MISSING_KERNEL: Final = "use a kernel with CONFIG_BPF_SYSCALL and CONFIG_LWTUNNEL_BPF"
 

@@ -235,7 +235,7 @@ class Rtnetlink:
         For each of them, Linux would send up to three ARP requests or neighbour solicitations,
         one second apart (``mcast_solicit``, ``retrans_time_ms``).
         """
-        with _translated("ending neighbour questions", absent_is_fine=True):
+        with _translated("deleting neighbour entries", absent_is_fine=True):
             for entry in self._netlink.get_neighbours():
                 target = entry.get_attr("NDA_DST")
                 if target is None or entry["state"] != _NUD_INCOMPLETE:
