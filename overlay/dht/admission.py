@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 COOKIE_ROTATION_S: Final = 300
-"""The secret changes every 5 minutes and the last one still counts: BEP 5's token rule."""
+"""The secret changes every 5 minutes, and the previous one is still valid (as tokens in BEP 5)."""
 
 IPV6_SUBNET_BYTES: Final = 6
 """A /48, which is the usual allocation to a site or to a user of a tunnel."""
@@ -54,7 +54,8 @@ def host_allowed(host: str, allow_private: bool) -> bool:
     """
     packed = packed_host(host)
     if len(packed) == 4:
-        never = packed[0] == 0 or packed[0] >= _MULTICAST_V4  # what is reserved lies behind it
+        # Reserved addresses follow after the multicast ones.
+        never = packed[0] == 0 or packed[0] >= _MULTICAST_V4
     else:
         never = (
             packed[0] == _MULTICAST_V6
@@ -97,7 +98,7 @@ def prefix_of(endpoint: Endpoint) -> bytes:
 
 @lru_cache(maxsize=32_768)
 def budget_groups(endpoint: Endpoint, *, limit_private: bool) -> Groups:
-    """Return who shares the CPU time that an endpoint may use up.
+    """Return the groups whose shares of CPU time a request of an endpoint uses.
 
     A private endpoint is alone unless ``limit_private``, as in :func:`source_group`.
     """
@@ -111,8 +112,8 @@ class Cookies:
     """Proofs that a sender receives at the address it sends from, without any state.
 
     A cookie is keyed BLAKE2s over the address and the sender's NodeId under a secret that
-    changes with each epoch; it counts in its own epoch and the next, 5 to 10 minutes. (HMAC
-    costs ten times as much, and this is what strangers can ask for at will.)
+    changes with each epoch; it counts in its own epoch and the next, 5 to 10 minutes. HMAC
+    would cost ten times as much, and any sender can request cookies.
     """
 
     def __init__(self, master: SecretBytes) -> None:
@@ -153,8 +154,8 @@ class SourceLimiter:
     """Token buckets, one a source; the least recently used source is forgotten first.
 
     Holds at most 4,096 sources, and none for longer than it takes to have all tokens again:
-    who asked earlier than that need not be remembered. Only senders that echoed a cookie are
-    counted, so nobody can use up another's tokens with a forged source address.
+    an entry older than that has no effect. Only senders that echoed a cookie are counted, so a
+    forged source address cannot use up the tokens of another sender.
     """
 
     def __init__(self, rate_per_s: float, burst: int) -> None:
@@ -173,7 +174,7 @@ class SourceLimiter:
         return allowed
 
     def _forget(self, before: float) -> None:
-        """Forget who was last seen before that, and the first of too many."""
+        """Remove sources last seen before that, and the least recently used one above the limit."""
         buckets = self._buckets
         while len(buckets) > _MAX_SOURCES or next(iter(buckets.values()))[1] < before:
             buckets.popitem(last=False)

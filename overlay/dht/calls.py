@@ -86,11 +86,11 @@ class _Call:
 
 
 class Calls:
-    """All calls under way, and the cookies that peers gave us.
+    """All calls in flight, and the cookies that this node received from peers.
 
-    Owned by the DHT core, whose walks and tasks each bound how many calls they start.
-    ``send`` takes what must leave. ``draw_id`` draws 12 bytes. Cookies are
-    kept for 8,192 endpoints at most.
+    Owned by the DHT core. Its lookups, crawls and periodic tasks bound how many calls they start.
+    ``send`` takes datagrams to send. ``draw_id`` draws 12 bytes. Cookies are kept for 8,192
+    endpoints at most.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class Calls:
         """Send a request; ``on_answer`` is called with the answer, or with None at the timeout.
 
         ``on_slow`` is called before that, once, if the first attempt stays without answer. An
-        ``insistent`` request is repeated more often, for the few nodes that a newcomer knows.
+        ``insistent`` request is repeated more often, because a new node knows only few nodes.
         """
         request_id = self._draw_id()
         call = _Call(request, endpoint, responder, request_id, on_answer, on_slow, insistent)
@@ -150,9 +150,9 @@ class Calls:
             self._counts[DhtCount.UNSOLICITED] += 1
             return
         self._measure(call, now)
-        call.ambiguous = False  # the cookie makes other bytes of it
+        call.ambiguous = False  # the cookie changes the bytes of the request
         call.challenges += 1
-        call.attempts -= 1  # the peer is there: this try was not lost
+        call.attempts -= 1  # the peer answers, so this attempt was not lost
         self._cookies.pop(source, None)
         self._cookies[source] = (challenge.cookie, now)
         self._forget_cookies(now)
@@ -246,9 +246,9 @@ class Calls:
         return cookie if now - since < COOKIE_ROTATION_S else b""
 
     def _forged(self, call: _Call) -> None:
-        """Count a reply that does not verify; a call that drew several is given up.
+        """Count a reply that does not verify; a call that got several of them ends.
 
-        The id is secret to all but the path, so this bounds what an eavesdropper can cost.
+        Only nodes on the route see the id, so this bounds what an eavesdropper can cost.
         """
         self._counts[DhtCount.NOT_AUTHENTIC] += 1
         call.forgeries += 1

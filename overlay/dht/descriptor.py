@@ -55,10 +55,10 @@ __all__ = [
 FORMAT_VERSION: Final = 1
 
 MAX_DESCRIPTOR_BYTES: Final = 1000
-"""Encoded size with signature: one stays within one DHT datagram of 1,200 bytes."""
+"""Encoded size with signature. One descriptor fits one DHT datagram of 1,200 bytes."""
 
 CLOCK_SKEW_S: Final = 600
-"""How far ahead of ours a publisher's clock may run."""
+"""How many seconds a publisher's clock may be ahead of ours."""
 
 MAX_VALIDITY_S: Final = 3 * 3600 + CLOCK_SKEW_S
 """Three hours outlive two missed hourly publications; the skew lets ``valid_from`` lie behind."""
@@ -66,13 +66,13 @@ MAX_VALIDITY_S: Final = 3 * 3600 + CLOCK_SKEW_S
 MAX_NETWORK_ID_CHARS: Final = 32
 MAX_ONION_KEYS: Final = 4
 MAX_ONION_KEY_BYTES: Final = 64
-"""Of a suite that this version does not know; those that it knows have their exact size."""
+"""Limit for suites that this version does not know. Keys of known suites have a fixed size."""
 MAX_ESP_SUITES: Final = 16
 MAX_ENDPOINTS: Final = 4
 MAX_BANDWIDTH_KBIT: Final = 2**32 - 1
 MAX_SEQUENCE: Final = 2**64 - 1
 MAX_TIME_S: Final = 2**40
-"""Far beyond any clock, well within what a float holds exactly."""
+"""Later than any real time, and small enough to be exact as a float."""
 
 _LABEL: Final = b"overlay mix descriptor v1\0"
 _BODY_FIELDS: Final = 13
@@ -93,7 +93,7 @@ whatever the private key (RFC 7748, section 6.1). Other encodings of them reduce
 
 
 class Role(enum.Enum):
-    """What a Mix-node is willing to do."""
+    """The services that a Mix-node offers."""
 
     RELAY = "relay"
     EXIT = "exit"
@@ -151,7 +151,7 @@ class MixDescriptor:
 
 @dataclass(frozen=True, slots=True)
 class UnverifiedDescriptor:
-    """A well-formed descriptor that anybody may have made; its properties are mere claims."""
+    """A well-formed descriptor that any node may have made. Its properties are unproved claims."""
 
     _claimed: MixDescriptor
 
@@ -170,7 +170,7 @@ class UnverifiedDescriptor:
 
     @property
     def node_id(self) -> NodeId:
-        """Whose descriptor it claims to be: enough to refuse it under another DHT key."""
+        """The claimed node id, which is enough to refuse it under another DHT key."""
         return self._claimed.node_id
 
     @property
@@ -224,7 +224,7 @@ def sign_descriptor(
     valid_from: int,
     expires: int,
 ) -> MixDescriptor:
-    """Sign what this node says about itself; identity and link key are those of ``identity``.
+    """Sign a descriptor of this node; identity and link key are those of ``identity``.
 
     Times are whole Unix seconds. ``sequence`` must exceed that of every descriptor this
     identity has signed before.
@@ -261,7 +261,7 @@ def sign_descriptor(
 def is_public(endpoint: Endpoint) -> bool:
     """Tell whether an endpoint lies outside every private, loopback or otherwise special range.
 
-    Whoever sends to an address that a stranger named must not be led into the own network.
+    Otherwise another node could name an address that makes this node send into its own network.
     """
     return forbidden_network(endpoint.address) is None
 
@@ -384,7 +384,7 @@ def _endpoint(pair: object) -> Endpoint:
 
 
 def _roles(value: object) -> frozenset[Role]:
-    # None: the node offers nothing now, because other nodes do not reach it.
+    # No role: other nodes do not reach this node at present.
     bits = _integer(value, 0, sum(_ROLE_BITS.values()), "set of roles")
     return frozenset(role for role, bit in _ROLE_BITS.items() if bits & bit)
 

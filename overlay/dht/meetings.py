@@ -79,7 +79,7 @@ class Neighbour:
 
 @dataclass(slots=True)
 class _Search:
-    """One neighbour's rounds: who has said what in this one, and whether it may be told."""
+    """State of a neighbour's rounds: answers of places, and whether to leave endpoints for it."""
 
     neighbour: Neighbour
     due: float
@@ -121,7 +121,7 @@ class Meetings:
         self._seal, self._found = seal, found
 
     def follow(self, neighbours: Sequence[Neighbour], now: float) -> None:
-        """Meet these neighbours from now on, at most 8; who was met before stays known."""
+        """Set the neighbours to meet, at most 8, and keep the state of those met before."""
         searches = self._searches
         self._searches = {}
         for each in neighbours[:MAX_NEIGHBOURS]:
@@ -174,7 +174,7 @@ class Meetings:
         left = search.left if search.trusted else ()
         was_known, search.known = search.known, self._found(search.neighbour.node_id, left, now)
         if search.known and was_trusted:
-            search.soon = 0  # both have left and found something
+            search.soon = 0  # both nodes have left and received endpoints
         elif was_known or (search.trusted and not was_trusted):
             search.soon = _SOON_ROUNDS
         self._pause(search, now)

@@ -9,10 +9,10 @@
 The third node sends, because the tested node has contacted the asked one: its NAT or packet
 filter lets packets from there pass, and some let them pass from each port of that address.
 
-It is no tool against others. The asked node passes a request on only for the address that the
-request came from, which a cookie has proved. The third node sends two small datagrams, together
-fewer bytes than it received, to an endpoint that the tested node has signed. Both count requests
-by prefix and in total.
+An attacker cannot use it against other hosts. The asked node passes a request on only for the
+address that the request came from, which a cookie has proved. The third node sends two small
+datagrams, together fewer bytes than it received, to an endpoint that the tested node has signed.
+Both count requests by prefix and in total.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ class ProbeHelp:
             request_id=request.nonce,
             responder=owner,
             sent_to=target,
-            # No cookie, but what bears one waits at the tested node in a queue that is less full.
+            # Random bytes in a cookie's place put the probe into a receive queue that is less full.
             cookie=self._rng.randbytes(COOKIE_BYTES),
         )
         self._emit(ProbeWanted(probe, target))

@@ -10,8 +10,8 @@ One endpoint, tested in rounds::
 A round asks three nodes of different prefixes, each of which lets a third node send the probe
 (``overlay.dht.probe_help``). It fails if all three say that their probe was sent and none
 arrives. So a few nodes that lie cannot make an honest node believe that it is unreachable: all
-six asked nodes, or the third nodes that they choose, would have to lie. Whatever else happens
-shows nothing, and the endpoint keeps its standing: too few nodes, refusals, silence, overload.
+six asked nodes, or the third nodes that they choose, would have to lie. All other
+outcomes (too few nodes, refusals, no answer, overload) show nothing, and the state stays as it is.
 
 Reasons: docs/decisions/0055.
 """
@@ -59,7 +59,7 @@ _BACKOFF_S: Final = 60.0
 
 _POLL_S: Final = 0.5
 _MAX_POLLS: Final = 8
-"""How often an asked node tells what has come of the probe: for four seconds."""
+"""Number of times that an asked node is asked for the state of the probe: for four seconds."""
 
 _GRACE_S: Final = 2.0
 """How long a probe may travel after the asked node says that it was sent."""
@@ -171,7 +171,7 @@ class ReachTests:
             test.pause_s = min(_INCONCLUSIVE_S, interval_s)
 
     def stop(self) -> None:
-        """Test nothing from now on."""
+        """Stop all tests."""
         self._tests = {}
 
     def standings(self) -> dict[Endpoint, Standing]:
@@ -217,7 +217,7 @@ class ReachTests:
     def _knows_few_others(self, test: _Test, now: float) -> bool:
         """Tell whether this node has sent to most of its contacts lately, as in a small overlay.
 
-        Then a probe from an address without such a history is not to be had.
+        Then no node is left from whose address a probe would be a valid test.
         """
         known = self._contacts(version_of(test.endpoint))
         recent = sum(self._contacted.holds_address(each.endpoint, now) for each in known)

@@ -1,4 +1,4 @@
-"""Every tunable of the DHT, declared once: unit in the name, range checked, source beside it.
+"""The settings of the DHT, with their units, ranges, defaults and sources.
 
 Reasons: docs/decisions/0033.
 """
@@ -12,35 +12,35 @@ __all__ = ["DhtSettings"]
 
 @dataclass(frozen=True, slots=True)
 class DhtSettings:
-    """How one node keeps its contacts, looks up, stores and crawls.
+    """Settings of a node's contacts, lookups, records and crawls.
 
     Attributes:
         k: contacts in a bucket and holders of a record (Maymounkov and Mazieres 2002).
-        alpha: requests of one lookup in flight. With half a second of patience, eight brought
-            a lookup among 30 % dead contacts from 25 s down to 1.5 s.
-        disjoint_paths: into how many paths a lookup is dealt; a node is asked by one of them
-            only (S/Kademlia, Baumgart and Mies 2007).
-        rpc_timeout_s: patience with an endpoint whose round trip is not known.
-        rpc_timeout_min_s, rpc_timeout_max_s: bounds of the patience that measured round trips
-            suggest (RFC 6298), and of its doubling from one attempt to the next.
+        alpha: requests of one lookup in flight. With a timeout of half a second, eight reduced
+            a lookup among 30 % dead contacts from 25 s to 1.5 s.
+        disjoint_paths: number of disjoint paths of a lookup. Only one of them asks a given
+            node (S/Kademlia, Baumgart and Mies 2007).
+        rpc_timeout_s: timeout for an endpoint whose round trip is not known.
+        rpc_timeout_min_s, rpc_timeout_max_s: bounds of the timeout that follows from measured round
+            trips (RFC 6298), and of its doubling from one attempt to the next.
         rpc_attempts: how often a request is sent before its node counts as silent.
-        lookup_max_hops, lookup_max_queries, lookup_time_s: where a lookup ends, whatever
-            peers invent.
+        lookup_max_hops, lookup_max_queries, lookup_time_s: bounds of a lookup, which
+            hold even if peers invent nodes.
         bucket_prefix_limit: contacts of one /24 or /48 in a bucket.
         table_prefix_limit: contacts of one /24 or /48 in the whole table, and those that one path
             of a lookup asks.
         limit_private_prefixes: apply both to private addresses as well.
         allow_private_endpoints: talk to private and loopback addresses (labs, private meshes).
-        contact_max_failures: silences after which a contact is dropped.
+        contact_max_failures: unanswered requests after which a contact is removed.
         liveness_interval_s: how long a contact is believed alive before it is asked again.
         refresh_interval_s: how long a bucket goes without a lookup.
         max_records: descriptors of other nodes that this node stores.
         max_records_per_source: of those, how many from one /24 or /48.
-        identity_cost_bits: what the whole network asks of every identity: the leading zero
+        identity_cost_bits: cost that the whole network requires of every identity: the leading zero
             bits of a hash, found by about 2 to that power of key pairs (S/Kademlia). Nodes
-            below are not heard. 0 takes every identity; an open network should ask for 16.
-        republish_interval_s: how often this node stores its own descriptor anew.
-        crawl_interval_s: how often the whole overlay is walked for descriptors.
+            with fewer are ignored. 0 accepts every identity; an open network should require 16.
+        republish_interval_s: how often this node stores its own descriptor again.
+        crawl_interval_s: pause between two crawls of the whole overlay.
         crawl_first_interval_s: the first pause between two crawls; it doubles up to that.
         crawl_queries_per_s: how many queries crawls send in the mean; after a larger one the
             pause is longer, as it is in overlays of more than 4,000 nodes.
@@ -49,7 +49,7 @@ class DhtSettings:
             attempts to join.
         seeds_per_round: remembered nodes that are asked at the same time.
         challenges_per_s: requests without a valid cookie that are answered with one, in all. One
-            costs 15 microseconds with its answer; what is more costs a look.
+            costs 15 microseconds with its answer. Requests above the limit cost only one check.
         requests_per_s: requests of one /24 or /48 that are verified.
         request_burst: how many more than that at once.
 

@@ -26,7 +26,7 @@ __all__ = ["RecordStore", "VerifyRecord", "verified_record"]
 
 _MAX_TOMBSTONES: Final = 4096
 _OWN_SOURCE: Final = b""
-"""No subnet: those have 3 bytes (/24), 6 (/48, or a private IPv4 endpoint) or 18."""
+"""The group of no subnet. Others have 3 bytes (/24), 6 (/48, or a private IPv4 endpoint) or 18."""
 
 
 def _provider(source: bytes) -> bytes:
@@ -82,9 +82,9 @@ class RecordStore(IStorage):  # type: ignore[misc]  # the package ships no types
     """The records that this node stores for others, and tombstones of nodes that left.
 
     Owned by the DHT core. Holds at most ``max_records``, of which ``max_records_per_source``
-    of one subnet and a third of one provider (/16 or /32). Holds 4,096 tombstones, as many of
-    one subnet, so that many identities in one place bury their own tombstones, not those of
-    others. When the store is full, a record nearer to our own id displaces the farthest.
+    of one subnet and a third of one provider (/16 or /32). Holds 4,096 tombstones, with
+    the same limit for a subnet, so that many identities of one subnet displace only their own
+    tombstones. When the store is full, a record nearer to our own id displaces the farthest.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class RecordStore(IStorage):  # type: ignore[misc]  # the package ships no types
         self._left_from: Counter[bytes] = Counter()
 
     def put(self, key: NodeId, record: bytes, source: bytes, *, responsible: bool) -> None:
-        """Verify and keep a record that a sender of the subnet ``source`` brought.
+        """Verify and store a record that a sender of the subnet ``source`` sent.
 
         ``responsible`` tells that this node is among the closest to ``key`` that it knows:
         only then may the record displace another.

@@ -1,13 +1,13 @@
-"""The Mix-nodes Topology Table on disk, so that a node which restarts knows whom to ask.
+"""Store the Mix-nodes Topology Table on disk, so that a restarted node knows which nodes to ask.
 
 One SQLite file, mode 0600, holds the encoded descriptors and, apart from them, the *hints*:
-(identity key, endpoint) pairs that outlive every descriptor. When the node was off for so
-long that all descriptors have expired, the hints are what it joins the overlay by.
+(identity key, endpoint) pairs that do not expire. If the node was off for so long that all
+descriptors have expired, it joins the overlay through the hints.
 
 Nothing in the file is trusted: descriptors are parsed and verified again when loaded, and a
-hint is only an address to knock at. The file can be killed, cut or scribbled over at any
-byte: a damaged one is set aside under another name and its readable rows are carried over.
-Layout and promises: ``docs/formats/topology-store.md``.
+hint is only an address to contact. The file may be truncated or damaged at any byte. A damaged
+file is renamed, and its readable rows are copied to a new one.
+Layout and guarantees: ``docs/formats/topology-store.md``.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ __all__ = ["MAX_HINTS", "SCHEMA_VERSION", "BootstrapHint", "StoredTopology", "To
 SCHEMA_VERSION: Final = 1
 
 MAX_HINTS: Final = 2_000
-"""Of each network; those that were seen longest ago give way."""
+"""Hints of each network. If there are more, those seen longest ago are removed."""
 
 _APPLICATION_ID: Final = 0x4D545431
-"""``MTT1``: tells our file from any other program's SQLite file."""
+"""``MTT1``, which distinguishes this file from the SQLite files of other programs."""
 
 _SCHEMA: Final = f"""
 BEGIN IMMEDIATE;
@@ -65,7 +65,7 @@ _DATABASE_ERRORS: Final = (sqlite3.Error, UnicodeDecodeError)
 
 @dataclass(frozen=True, slots=True)
 class BootstrapHint:
-    """Where a Mix-node was once reached; ``last_seen`` in Unix seconds."""
+    """An endpoint at which a Mix-node once answered; ``last_seen`` in Unix seconds."""
 
     identity_key: bytes
     endpoint: Endpoint
@@ -74,7 +74,7 @@ class BootstrapHint:
 
 @dataclass(frozen=True, slots=True)
 class StoredTopology:
-    """What :meth:`TopologyStore.load` found: descriptors that verify now, and the rest counted."""
+    """Result of :meth:`TopologyStore.load`: descriptors that verify, and the number of others."""
 
     descriptors: tuple[MixDescriptor, ...]
     unusable: int
@@ -118,7 +118,7 @@ class TopologyStore:
             self._repair_if_damaged()
 
     def close(self) -> None:
-        """Close the file; what was saved is on the disk already."""
+        """Close the file. Every save is already on disk."""
         self._database.close()
 
     def __enter__(self) -> Self:
@@ -137,7 +137,7 @@ class TopologyStore:
     def load(self, now: float) -> StoredTopology:
         """Return the stored descriptors of this network that verify at ``now``.
 
-        Those that do not (expired ones, mostly) leave the file with the next :meth:`save`.
+        The next :meth:`save` removes the others, most of which have expired.
         """
         found = []
         for node_id, encoded in self._saved.items():
@@ -152,7 +152,7 @@ class TopologyStore:
 
         Only differences are written, in one transaction: after a crash at any moment the
         file holds the table of this save or of the one before. New and renewed descriptors
-        refresh their hints; rows of vanished ones go, their hints stay.
+        refresh their hints. Rows of nodes that left the table are removed, but their hints stay.
 
         ``never_heard`` are the nodes of the table that did not answer by themselves. They get
         no hint: one subnet can make thousands of them known, more than there are hints.
@@ -168,7 +168,7 @@ class TopologyStore:
             return self._write(wanted, now, never_heard)
 
     def bootstrap_hints(self) -> list[BootstrapHint]:
-        """Return where Mix-nodes of this network were reached, last seen first."""
+        """Return the hints of this network, last seen first."""
         with self._translated("read"):
             rows = self._database.execute(
                 "SELECT identity_key, address, port, last_seen FROM hints"
@@ -257,14 +257,14 @@ class TopologyStore:
         return database
 
     def _prepare(self, database: sqlite3.Connection) -> None:
-        """Take the file for ourselves, then check whose it is, then create what is missing.
+        """Lock the file, then check which program it belongs to, then create what is missing.
 
         SQLite's default rollback journal serves better than WAL here: writes are rare, one
         process reads, and the user can copy or move a single file.
         """
         database.execute("PRAGMA locking_mode = EXCLUSIVE")
         database.execute("PRAGMA synchronous = FULL")
-        # A scribbled text column must be a wrong value, not an exception.
+        # A damaged text column must give a wrong value, not an exception.
         database.text_factory = lambda text: text.decode(errors="replace")
         database.execute("BEGIN EXCLUSIVE")
         database.execute("COMMIT")
@@ -314,7 +314,7 @@ class TopologyStore:
             (salvage.hints, "SELECT network_id, identity_key, address, port, last_seen FROM hints"),
         ):
             with contextlib.suppress(*_DATABASE_ERRORS):
-                # One by one: what precedes the damage is kept.
+                # One row at a time, so that the rows before the damage are kept.
                 for row in self._database.execute(query):
                     rows.append(row)
         return salvage
@@ -346,7 +346,7 @@ class TopologyStore:
 
 
 def _create_private(path: Path) -> None:
-    """Create the file if there is none; an empty one is ours too, others are looked at first.
+    """Create the file if there is none. An empty file is used, and any other is checked first.
 
     The journal takes its mode from the file, so this precedes the first write.
     """
@@ -368,7 +368,7 @@ def _code(error: Exception) -> int:
 
 
 def _is_damage(error: Exception) -> bool:
-    """Tell damage to the file's content from a full disk, a lock or a missing right."""
+    """Tell whether content is damaged, not a disk full, a file locked or a right missing."""
     if isinstance(error, UnicodeDecodeError):
         return True
     return _code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
