@@ -1,1 +1,1 @@
-"""The ``overlay`` command: arguments in, a node or a question to a running node, text out."""
+"""The ``overlay`` command line: start a node, or ask a running node, and print the result."""

@@ -1,4 +1,4 @@
-"""What a command answers: text for people and the same as JSON."""
+"""The output of a command, as text for people and as JSON."""
 
 from __future__ import annotations
 
@@ -10,11 +10,16 @@ __all__ = ["CommandOutput"]
 
 @dataclass(frozen=True, slots=True)
 class CommandOutput:
-    """``text`` without a final newline; ``plain`` is made of JSON's own types."""
+    """The output of one command.
+
+    Attributes:
+        text: for people, without a final newline.
+        plain: the same facts, in types that ``json.dumps`` accepts.
+    """
 
     text: str
     plain: object
 
     def shown(self, *, as_json: bool) -> str:
-        """Return what to print; JSON takes one line."""
+        """Return the text to print. JSON is one line."""
         return json.dumps(self.plain) if as_json else self.text

@@ -1,4 +1,4 @@
-"""The grammar of the command line."""
+"""The parser of the command line, with all help texts."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ _ENDPOINT: Final = "ADDRESS:PORT"
 
 
 def parser(argv: Sequence[str] | None = None) -> argparse.ArgumentParser:
-    """Return the parser; ``command`` of its result names what to do ("status", "path open").
+    """Return the parser. Its result has the command as ``command``, such as "path open".
 
-    ``argv`` is what it will parse, the process's own arguments unless given: commands that
-    other packages add are looked up only if they may be meant.
+    Args:
+        argv: the words that the caller will parse, ``sys.argv[1:]`` by default. Commands of other
+            packages are loaded only if these words do not begin with a built-in command.
     """
     top = argparse.ArgumentParser(
         prog="overlay",
@@ -40,17 +41,18 @@ def parser(argv: Sequence[str] | None = None) -> argparse.ArgumentParser:
         _command(
             commands,
             "init",
-            "make an identity and a commented configuration file; if the file exists and its keys "
-            "do not, make the keys alone",
+            "create the keys of a node and a commented configuration file; if the file exists "
+            "without its keys, create only the keys",
         )
     )
     _up(_command(commands, "up", "run a node until it is stopped"))
     _command(
         commands,
         "doctor",
-        "tell what this host lacks for the node, and how to mend it; 1 if it cannot run",
+        "check this host for everything that the node needs and show how to fix problems; "
+        "exit status 1 if the node cannot run",
     )
-    _command(commands, "status", "tell how the running node is")
+    _command(commands, "status", "show the state of the running node")
     _command(commands, "peers", "list the Mix-nodes that the running node knows")
     _path(commands.add_parser("path", help="open, list and close anonymous paths"))
     _stop(_command(commands, "stop", "stop the running node; destinations stay blocked"))
@@ -59,7 +61,7 @@ def parser(argv: Sequence[str] | None = None) -> argparse.ArgumentParser:
 
 
 class _ShowVersion(argparse.Action):
-    """Look the version up when asked for it: that takes longer than the rest of the grammar."""
+    """Print the version. It is looked up only here, because that is slower than all else here."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         sys.stdout.write(f"overlay {overlay.__version__}\n")
@@ -70,23 +72,35 @@ def _command(commands: Commands, name: str, about: str, *, of: str = "") -> argp
     added = commands.add_parser(
         name, help=about, description=f"{about[:1].upper()}{about[1:]}.", allow_abbrev=False
     )
-    # Options may come before the command as well: what is absent here must not undo them.
+    # Common options may also come before the command. A default here would overwrite their values.
     _common(added, absent=argparse.SUPPRESS, off=argparse.SUPPRESS)
     added.set_defaults(command=f"{of} {name}".strip())
     return added
 
 
 def _common(to: argparse.ArgumentParser, *, absent: object, off: object) -> None:
-    group = to.add_argument_group("for every command")
-    group.add_argument("--json", action="store_true", default=off, help="answer in JSON")
+    group = to.add_argument_group("options of every command")
+    group.add_argument("--json", action="store_true", default=off, help="print the output as JSON")
     group.add_argument(
-        "--config", type=Path, default=absent, metavar="FILE", help="the node's configuration file"
+        "--config",
+        type=Path,
+        default=absent,
+        metavar="FILE",
+        help="configuration file of the node (default: /var/lib/overlay/overlay.toml for root, "
+        "~/.local/state/overlay/overlay.toml for others)",
     )
     group.add_argument(
-        "--socket", type=Path, default=absent, metavar="FILE", help="the node's control socket"
+        "--socket",
+        type=Path,
+        default=absent,
+        metavar="FILE",
+        help="control socket of the node (default: [node] control_socket in the configuration)",
     )
     group.add_argument(
-        "--debug", action="store_true", default=off, help="show the traceback of a bug"
+        "--debug",
+        action="store_true",
+        default=off,
+        help="show the traceback of an internal error",
     )
 
 
@@ -100,26 +114,35 @@ def _init(to: argparse.ArgumentParser) -> None:
     to.add_argument("--network-id", metavar="NAME", help="name of the overlay to join")
     _listen(to)
     to.add_argument(
-        "--advertise", action="append", metavar=_ENDPOINT, help="where others reach this node"
+        "--advertise",
+        action="append",
+        metavar=_ENDPOINT,
+        help="endpoint at which other nodes reach this node (repeatable)",
     )
     _bootstrap(to)
-    to.add_argument("--exit", action="store_true", help="be willing to be the last hop")
+    to.add_argument(
+        "--exit",
+        action="store_true",
+        help="make this node an exit, which forwards packets of others to their destinations "
+        "(default: off)",
+    )
     to.add_argument(
         "--identity-cost-bits",
         type=whole_number(0),
         metavar="BITS",
-        help="what the network asks of an identity; each bit doubles the search for a key "
-        "(16: some seconds, 20: a minute)",
+        help="cost of an identity that the network requires; each bit doubles the search for a "
+        "key (16: some seconds, 20: a minute)",
     )
     to.add_argument(
         "--private",
         action="store_true",
-        help="allow private and loopback endpoints (laboratories, private meshes)",
+        help="allow private and loopback endpoints, for laboratories and private meshes "
+        "(default: off)",
     )
     to.add_argument(
         "--force",
         action="store_true",
-        help="write another configuration where one exists; the former file is kept beside it, "
+        help="replace an existing configuration; the former file is kept beside the new one, "
         "and keys are never overwritten",
     )
 
@@ -128,7 +151,10 @@ def _up(to: argparse.ArgumentParser) -> None:
     _bootstrap(to)
     _listen(to)
     to.add_argument(
-        "--log-level", choices=sorted(LEVELS), default="warning", help="(default: warning)"
+        "--log-level",
+        choices=sorted(LEVELS),
+        default="warning",
+        help="least severe events to log (default: warning)",
     )
 
 
@@ -139,32 +165,38 @@ def _path(path: argparse.ArgumentParser) -> None:
         "destinations",
         nargs="+",
         metavar="DEST",
-        help="an IP address or prefix, no name; of several, all are blocked before the first "
-        "path is opened",
+        help="an IP address or prefix, not a host name; if there are several, all are blocked "
+        "before the first path is opened",
     )
     opening.add_argument(
-        "--hops", type=whole_number(1, MAX_HOPS), metavar="N", help=f"1 to {MAX_HOPS}"
+        "--hops",
+        type=whole_number(1, MAX_HOPS),
+        metavar="N",
+        help=f"number of hops, 1 to {MAX_HOPS}, including the exit (default: as configured)",
     )
-    opening.add_argument("--strategy", metavar="NAME", help="path selection strategy")
+    opening.add_argument(
+        "--strategy", metavar="NAME", help="path selection strategy (default: as configured)"
+    )
     opening.add_argument(
         "--via",
         action="append",
         default=[],
         metavar="NODE[,NODE...]",
-        help="hop to go through, a node id or overlay address; first hop first (repeatable)",
+        help="hops that the path must use, as node ids or overlay addresses, first hop first "
+        "(repeatable)",
     )
     opening.add_argument(
         "--both-versions",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="block IPv6 as a whole while a path to an IPv4 destination is there, and the "
-        "reverse, except for local addresses (default: [paths] both_versions)",
+        help="block all IPv6 destinations while a path to an IPv4 destination exists, and the "
+        "reverse, except local addresses (default: [paths] both_versions)",
     )
     _command(commands, "list", "list the open paths", of="path")
     closing = _command(
         commands,
         "close",
-        "close paths and free their destinations; works without a running node as well",
+        "close paths and unblock their destinations, also without a running node",
         of="path",
     )
     which = closing.add_mutually_exclusive_group(required=True)
@@ -173,7 +205,7 @@ def _path(path: argparse.ArgumentParser) -> None:
         nargs="*",
         default=[],
         metavar="PATH",
-        help='a path\'s number or destination, as the list shows it, or "all"',
+        help='number or destination of a path, as "overlay path list" shows it, or "all"',
     )
     which.add_argument("--all", action="store_true", help="close every path")
 
@@ -182,8 +214,8 @@ def _stop(to: argparse.ArgumentParser) -> None:
     to.add_argument(
         "--release",
         action="store_true",
-        help="close every path first, so that packets to their destinations leave directly "
-        "again; works without a running node as well",
+        help="close all paths first, so that packets to their destinations leave directly "
+        "again; works also without a running node",
     )
 
 
@@ -192,11 +224,14 @@ def _listen(to: argparse.ArgumentParser) -> None:
         "--listen",
         action="append",
         metavar=_ENDPOINT,
-        help="UDP endpoint to listen on (repeatable)",
+        help="UDP endpoint to listen on (repeatable; default: [network] listen)",
     )
 
 
 def _bootstrap(to: argparse.ArgumentParser) -> None:
     to.add_argument(
-        "--bootstrap", action="append", metavar=_ENDPOINT, help="node to join through (repeatable)"
+        "--bootstrap",
+        action="append",
+        metavar=_ENDPOINT,
+        help="node through which this node joins the overlay (repeatable)",
     )

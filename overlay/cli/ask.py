@@ -1,4 +1,4 @@
-"""Commands that ask a running node one thing through its control socket."""
+"""Commands that send one request to a running node through its control socket."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from overlay.errors import ConfigurationError, Malformed
 __all__ = ["QUESTIONS", "ask"]
 
 _STOP_TIMEOUT_S: Final = 10.0
-"""A node says goodbye to its neighbours first, which takes a fraction of a second."""
+"""A node informs its neighbours before it stops, which takes less than one second."""
 
 _NUMBER: Final = re.compile(r"-?[0-9]{1,15}")
 
@@ -37,13 +37,13 @@ Question = Callable[[ControlClient, argparse.Namespace], CommandOutput]
 
 
 def ask(arguments: argparse.Namespace) -> CommandOutput:
-    """Ask what the command says.
+    """Send the request of the command, and return the answer of the node.
 
     Raises:
         ConfigurationError: an argument is wrong, or no node answers.
-        RequestFailed: the node said no.
+        RequestFailed: the node could not carry out the request.
     """
-    # A mistake is told before anybody is asked.
+    # Check the arguments first, so that a mistake is reported even if no node runs.
     if arguments.command == "path open":
         arguments.request = _open_request(arguments)
     elif arguments.command == "path close":
@@ -53,7 +53,7 @@ def ask(arguments: argparse.Namespace) -> CommandOutput:
         with ControlClient(path) as client:
             return QUESTIONS[arguments.command](client, arguments)
     except NoNodeAnswers as error:
-        # Imported here: it loads what a question to a running node does not need.
+        # Imported only here, because a request to a running node does not need these modules.
         from overlay.cli.without_node import without_node
 
         return without_node(arguments, error)
@@ -91,7 +91,7 @@ def _close_path(client: ControlClient, arguments: argparse.Namespace) -> Command
     if not arguments.paths:  # --all
         closed, ended = client.close_path(None), list(known)
     else:
-        # A number and a destination may name the same path.
+        # The user may name one path twice, by its number and by its destination.
         ended = list({r.number: r for r in (_named(known, w) for w in arguments.paths)}.values())
         closed = sum(client.close_path(report.number) for report in ended)
     after = client.status().blocked_versions
@@ -100,10 +100,10 @@ def _close_path(client: ControlClient, arguments: argparse.Namespace) -> Command
 
 
 def _named(known: Sequence[PathReport], which: int | IpNetwork) -> PathReport:
-    """Return the path of that number or destination.
+    """Return the path with this number or destination.
 
     Raises:
-        ConfigurationError: there is none.
+        ConfigurationError: there is no such path.
     """
     for report in known:
         if which == report.number or str(which) == report.destination:
@@ -131,7 +131,7 @@ QUESTIONS: Final[Mapping[str, Question]] = MappingProxyType(
         "stop": _stop,
     }
 )
-"""Commands by their names on the command line."""
+"""The function of each command, by the words of the command line."""
 
 
 def _open_request(arguments: argparse.Namespace) -> OpenPathsRequest:
@@ -152,12 +152,12 @@ def _open_request(arguments: argparse.Namespace) -> OpenPathsRequest:
             both_versions=arguments.both_versions,
         )
     except Malformed as error:
-        # The user's words, not a peer's: the same sentence, another fault.
+        # The parser also reads messages of peers. Here the text is the user's, so it is a mistake.
         raise ConfigurationError(str(error)) from error
 
 
 def _paths_to_close(which: Sequence[str]) -> list[int | IpNetwork]:
-    """Return what a user named to be closed, each once; an empty list stands for all."""
+    """Return the paths that the user named, each once. An empty list means all paths."""
     words = [word for given in which for word in given.split(",") if word]
     if any(word.lower() == "all" for word in words):
         return []

@@ -1,4 +1,4 @@
-"""Sentences about destinations that stay blocked, or are free again."""
+"""Messages about destinations that stay blocked, and about destinations that were unblocked."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from overlay.control.service import StopReport
 
 __all__ = ["closed_answer", "counted", "freed_text", "kept_text", "stop_text"]
 
-_HOW_TO_FREE = 'to free them: "overlay stop --release" or "overlay path close --all"'
+_HOW_TO_FREE = 'unblock with "overlay stop --release" or "overlay path close --all"'
 
 
 def counted(number: int, what: str = "destination") -> str:
@@ -18,7 +18,7 @@ def counted(number: int, what: str = "destination") -> str:
 
 
 def kept_text(blocked: int) -> str:
-    """Return what a node that ended leaves behind; empty if it is nothing."""
+    """Return the message about ``blocked`` destinations after a node stops; "" if it is 0."""
     if not blocked:
         return ""
     verb = "stays" if blocked == 1 else "stay"
@@ -26,7 +26,7 @@ def kept_text(blocked: int) -> str:
 
 
 def stop_text(report: StopReport, *, release: bool) -> str:
-    """Return what a stopping node leaves behind."""
+    """Return the message about the destinations of a node that stops."""
     if not release:
         return " ".join(each for each in (kept_text(report.blocked), _open_text(report)) if each)
     freed = f"Freed {counted(report.released)}: packets leave directly again."
@@ -39,9 +39,12 @@ def stop_text(report: StopReport, *, release: bool) -> str:
 
 
 def closed_answer(closed: int, permanent: int, unblocked: Sequence[str] = ()) -> CommandOutput:
-    """Return what was closed; ``permanent`` of them return at the next start.
+    """Return the output after ``closed`` paths were closed.
 
-    ``unblocked`` names IP versions that were blocked as a whole and no longer are.
+    Args:
+        closed: number of paths.
+        permanent: number of these paths that the node opens again at its next start.
+        unblocked: IP versions, such as "IPv6", that were blocked as a whole until now.
     """
     text = f"Closed {counted(closed, 'path')}.{_versions_text(unblocked)}"
     if permanent:
@@ -51,7 +54,7 @@ def closed_answer(closed: int, permanent: int, unblocked: Sequence[str] = ()) ->
 
 
 def freed_text(count: int, versions: Sequence[str]) -> str:
-    """Return what was freed without a node."""
+    """Return the message after ``count`` destinations were unblocked while no node runs."""
     if not count and not versions:
         return "No node runs, and nothing is blocked."
     text = "No node runs."
@@ -64,14 +67,17 @@ def _versions_text(versions: Sequence[str]) -> str:
     if not versions:
         return ""
     verb = "is" if len(versions) == 1 else "are"
-    return f" {' and '.join(versions)} {verb} not blocked as a whole any more."
+    return f" {' and '.join(versions)} {verb} no longer blocked as a whole."
 
 
 def _open_text(report: StopReport) -> str:
     if not report.unprotected:
         return ""
     verb = "is" if report.unprotected == 1 else "are"
-    return f"{counted(report.unprotected)} {verb} NOT blocked, because the guard could not be set."
+    return (
+        f"{counted(report.unprotected)} {verb} NOT blocked, because the kill switch could not be "
+        "set."
+    )
 
 
 def _returning(permanent: int) -> str:

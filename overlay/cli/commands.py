@@ -1,7 +1,7 @@
-"""Commands that other packages add to ``overlay``: the entry-point group ``overlay.commands``.
+"""Commands that other packages add to ``overlay`` (entry-point group ``overlay.commands``).
 
-The simulator adds ``overlay sim`` that way, since nothing of a node imports it. Such a command
-is looked up only when the command line begins with none of ours.
+The simulator adds ``overlay sim`` in this way, so that no module of a node imports it. Entry
+points are loaded only if the command line does not begin with a built-in command.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ GROUP: Final = "overlay.commands"
 
 
 class AddedCommand(Protocol):
-    """A command with its own grammar; its class is what the entry point names.
+    """The interface of an added command. The entry point names a class that implements it.
 
-    ``about`` is a phrase for the list of commands. Importing the module should be cheap: what
-    a run needs is imported when it runs.
+    ``about`` is a phrase for the list of commands. Importing the module should be fast, because
+    it happens for every added command: import what only ``run`` needs in ``run``.
     """
 
     about: str
@@ -32,10 +32,10 @@ class AddedCommand(Protocol):
         ...
 
     def run(self, arguments: argparse.Namespace) -> int:
-        """Do it and return the exit status.
+        """Run the command and return its exit status.
 
         Raises:
-            OverlayError: it could not be done; the message is one sentence for the user.
+            OverlayError: the command failed; the message is one sentence for the user.
         """
         ...
 
@@ -44,7 +44,7 @@ def add_commands(
     commands: Any,  # noqa: ANN401 - argparse keeps the type of sub-parsers to itself
     argv: Sequence[str],
 ) -> None:
-    """Add what others registered, unless the command line begins with a command of ours."""
+    """Add registered commands, unless the command line begins with a built-in command."""
     first = next((word for word in argv if not word.startswith("-")), None)
     if first in commands.choices:
         return
@@ -70,7 +70,7 @@ def _add(commands: Any, entry: EntryPoint) -> None:  # noqa: ANN401 - as above
 
 
 class _Broken:
-    """Stands for a command whose package is there but cannot be imported."""
+    """Replace a command whose module cannot be imported. Running it reports the import error."""
 
     def __init__(self, name: str, error: ImportError) -> None:
         self.about = "cannot be loaded"
@@ -81,5 +81,5 @@ class _Broken:
 
     def run(self, _arguments: argparse.Namespace) -> int:
         raise ConfigurationError(
-            f'"overlay {self._name}" cannot be loaded ({self._error}); install what it needs.'
+            f'"overlay {self._name}" cannot be loaded ({self._error}); install the missing package.'
         )

@@ -1,4 +1,4 @@
-"""``overlay doctor``: what this host lacks for the configured node, and how to mend it."""
+"""``overlay doctor``: show whether this host can run the configured node, and how to fix it."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ __all__ = ["examination_answer", "examined", "setup_of"]
 
 _WIDTH: Final = 100
 _NOTE: Final = (
-    "Nothing on this host was changed: what was made to try it (security associations, a device,\n"
-    "sockets) is gone again."
+    "Nothing on this host was changed: the security associations, devices and sockets that the\n"
+    "checks created are removed again."
 )
 
 
@@ -25,14 +25,14 @@ def examined(arguments: argparse.Namespace) -> tuple[CommandOutput, bool]:
     """Examine this host; return the answer and whether the configured node can run.
 
     Raises:
-        ConfigurationError: the configuration holds a mistake, or the named file is missing.
+        ConfigurationError: the configuration has an error, or the named file is missing.
     """
     examination = examine(setup_of(arguments))
     return examination_answer(examination), examination.can_run
 
 
 def setup_of(arguments: argparse.Namespace) -> Setup:
-    """Return the named configuration, the default one, or the defaults if there is none."""
+    """Return the named configuration, the user's default file, or defaults if no file exists."""
     path = arguments.config or own_directory() / CONFIGURATION_FILE
     if arguments.config is None and not path.exists():
         return Setup(Configuration())
@@ -72,7 +72,7 @@ def examination_answer(examination: Examination) -> CommandOutput:
 
 
 def _running_verdict(setup: Setup) -> list[str]:
-    """Return what the running node says of itself, as lines; none if no node answers."""
+    """Return the running node's summary of its own state as lines; [] if no node answers."""
     status = setup.status
     return [printable(status.verdict), ""] if status is not None else []
 
@@ -84,8 +84,8 @@ def _node(setup: Setup) -> str:
     ]  # fmt: skip
     what = f"a node ({', '.join(roles) or 'no roles'}; backend {setup.configuration.ipsec.backend})"
     if setup.path is None:
-        return f"{what} with default settings, since no configuration was found"
-    return f"{what} as {setup.path} has it"
+        return f"{what} with default settings, because no configuration was found"
+    return f"{what} as configured in {setup.path}"
 
 
 def _backend_lines(examination: Examination) -> list[str]:
@@ -97,7 +97,7 @@ def _finding_lines(finding: Finding, *, required: bool, width: int) -> list[str]
     mark = _mark(finding.outcome, required=required)
     said = finding.said
     if finding.outcome is not Outcome.WORKS:
-        said = f"{said[:-1] if said.endswith('.') else said} (for: {_purposes(finding)})"
+        said = f"{said[:-1] if said.endswith('.') else said} (needed for: {_purposes(finding)})"
     lead = f"{mark:8}{finding.subject:{width}}  "
     return textwrap.wrap(
         printable(said),
@@ -122,5 +122,5 @@ def _purposes(finding: Finding) -> str:
 def _verdict(examination: Examination) -> str:
     count = len(examination.obstacles)
     if not count:
-        return "The node can run. What lacks is needed for what it names alone."
-    return f"The node cannot run: mend what is marked LACKS above ({count})."
+        return 'The node can run. Each line marked "lacks" names what does not work without it.'
+    return f"The node cannot run: fix everything that is marked LACKS above ({count})."

@@ -1,4 +1,4 @@
-"""``overlay init``: an identity and a commented configuration file."""
+"""``overlay init``: create the keys of a node and a commented configuration file."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ __all__ = ["initialise"]
 
 
 def initialise(arguments: argparse.Namespace) -> CommandOutput:
-    """Write key file and configuration; existing keys stay, whatever was asked.
+    """Write the key file and the configuration. Existing keys are never replaced.
 
-    If the configuration exists and only its keys are missing, the keys are made and the file
-    stays as it is. With --force, the former file is kept beside the new one.
+    If the configuration exists without its keys, only the keys are created. With ``--force`` the
+    configuration is replaced, and the former file is kept beside the new one.
 
     Raises:
-        ConfigurationError: a configuration exists, the directory is not usable, the keys
-            that are there cost less than the network asks, or an argument holds a mistake.
+        ConfigurationError: a configuration exists, the directory cannot be used, the existing
+            keys cost less than the network requires, or an argument is wrong.
     """
     path = _configuration_path(arguments)
     chosen = _chosen(arguments)
@@ -59,22 +59,22 @@ def initialise(arguments: argparse.Namespace) -> CommandOutput:
 
 
 def _of_existing(path: Path, chosen: Mapping[tuple[str, str], TomlValue]) -> Configuration:
-    """Return the configuration that is there, whose keys are missing.
+    """Return the existing configuration, whose keys are missing.
 
     Raises:
-        ConfigurationError: the keys are there too, or the arguments would change the file.
+        ConfigurationError: the keys exist too, or the arguments would change the file.
     """
     configuration = load_configuration(path)
     if chosen or configuration.node.key_file.exists():
         raise ConfigurationError(
-            f"{path} exists; edit it, or write another with --force (the former file and the keys "
+            f"{path} exists; edit it, or replace it with --force (the former file and the keys "
             "are kept)."
         )
     return configuration
 
 
 def _check_endpoints(arguments: argparse.Namespace) -> None:
-    """Check endpoints as the file's are, but name the option that is wrong and its remedy."""
+    """Check endpoints like those of a file, with errors that name the option and its remedy."""
     for option in ("listen", "advertise", "bootstrap"):
         for text in getattr(arguments, option) or ():
             try:
@@ -90,14 +90,14 @@ def _check_endpoints(arguments: argparse.Namespace) -> None:
 
 def _configuration_path(arguments: argparse.Namespace) -> Path:
     if arguments.config is not None and arguments.dir is not None:
-        raise ConfigurationError("--dir and --config both say where to write; give one of them.")
+        raise ConfigurationError("--dir and --config exclude each other; give one of them.")
     given: Path | None = arguments.config
     directory: Path = arguments.dir or own_directory()
     return (given or directory / CONFIGURATION_FILE).absolute()
 
 
 def _chosen(arguments: argparse.Namespace) -> dict[tuple[str, str], TomlValue]:
-    """Return what the arguments set, by section and setting; it is checked as a file's text is."""
+    """Return the settings that the arguments set, by section and name, not yet checked."""
     settings: dict[tuple[str, str], TomlValue | None] = {
         ("network", "network_id"): arguments.network_id,
         ("network", "listen"): arguments.listen,
@@ -116,7 +116,7 @@ def _make_directory(path: Path) -> None:
         path.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
         raise ConfigurationError(
-            f"the directory {path} cannot be made ({error.strerror}); choose another with --dir."
+            f"the directory {path} cannot be created ({error.strerror}); choose another with --dir."
         ) from error
 
 
@@ -125,9 +125,9 @@ def _identity(path: Path, cost_bits: int) -> tuple[LocalIdentity, bool]:
         identity = read_identity(path)
         if not meets_cost(identity.identity_key, cost_bits):
             raise ConfigurationError(
-                f"{path} holds an identity that costs "
-                f"{_bits(identity_cost_bits(identity.identity_key))} and this network asks for "
-                f"{cost_bits}; move the file away, so that another is searched for."
+                f"{path} has an identity with a cost of "
+                f"{_bits(identity_cost_bits(identity.identity_key))}, and this network requires "
+                f"{cost_bits}; move the file away, so that a new identity is created."
             )
         return identity, False
     identity = LocalIdentity.generate(SystemRandom(), cost_bits)
@@ -136,10 +136,10 @@ def _identity(path: Path, cost_bits: int) -> tuple[LocalIdentity, bool]:
 
 
 def _write_configuration(path: Path, text: str) -> Path | None:
-    """Replace the file at once: a reader sees the old text or the new one.
+    """Replace the file atomically, so that a reader sees either the old text or the new text.
 
     Returns:
-        Where the former file is kept; None if there was none.
+        The path of the kept former file, None if there was none.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     former = _free_name(path) if path.exists() else None
@@ -151,7 +151,7 @@ def _write_configuration(path: Path, text: str) -> Path | None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise ConfigurationError(
-            f"{path} cannot be written ({error.strerror}); choose another place with --dir."
+            f"{path} cannot be written ({error.strerror}); choose another directory with --dir."
         ) from error
     return former
 
@@ -180,15 +180,15 @@ def _answer(
         ("private keys", f"{key_file} ({'new' if is_new else 'kept'})"),
         ("node", identity.node_id.hex()),
         ("overlay address", address),
-        # An identity has some bits by chance; where none is asked for they mean nothing.
-        *([("identity cost", f"{_bits(cost)}, {asked} asked for")] if asked else []),
+        # Any key has some bits by chance, so they are shown only if the network requires bits.
+        *([("identity cost", f"{_bits(cost)}, {asked} required")] if asked else []),
     ]
     if not configuration.network.advertised:
         pairs.append(
             (
                 "note",
-                "others use this node as a relay if this host has a public address, or if "
-                "[network] advertise names one that a router forwards to it",
+                "other nodes use this node as a relay only if this host has a public address, or "
+                "if [network] advertise has an address that a router forwards to this host",
             )
         )
     plain = {

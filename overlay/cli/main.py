@@ -1,12 +1,12 @@
-"""The entry point: every outcome becomes text and an exit status, never a traceback.
+"""The entry point of the command line. Errors become one sentence and an exit status.
 
 ====== ======================================================================
 status meaning
 ====== ======================================================================
-0      done
-1      it could not be done; one sentence on standard error says why and what to do (or
-       "overlay doctor" found what keeps the node from running)
-2      the command line itself is wrong; usage on standard error
+0      success
+1      failure; one sentence on standard error says what is wrong and what to do ("overlay
+       doctor": the node cannot run, and standard output says why)
+2      wrong command line; usage on standard error
 130    interrupted
 ====== ======================================================================
 """
@@ -40,12 +40,14 @@ _INTERRUPTED: Final = 130
 def main(argv: Sequence[str] | None = None, *, run_node: RunNode | None = None) -> int:
     """Run the command line and return its exit status.
 
-    ``run_node`` is what ``overlay up`` runs: :func:`overlay.node.run_node` unless given.
+    Args:
+        argv: the words after the name of the program, ``sys.argv[1:]`` by default.
+        run_node: what ``overlay up`` runs, :func:`overlay.node.run_node` by default.
     """
     words = joined_values(sys.argv[1:] if argv is None else argv)
     try:
         arguments = parser(words).parse_args(words)
-    except SystemExit as exit_request:  # argparse's way to say "usage" or "help was shown"
+    except SystemExit as exit_request:  # argparse exits after it has shown usage or help
         return exit_request.code if isinstance(exit_request.code, int) else _FAILED
     try:
         return _run(arguments, run_node)
@@ -66,7 +68,8 @@ def _run(arguments: argparse.Namespace, run_node: RunNode | None) -> int:
     def show(answer: CommandOutput) -> None:
         print(answer.shown(as_json=arguments.json), flush=True)
 
-    # Each command imports what it needs alone: asking a running node must not load another one.
+    # Each command imports only what it needs. A request to a running node must be fast, so it must
+    # not load the modules of a node.
     if "run_added" in arguments:
         status: int = arguments.run_added(arguments)
         return status
@@ -94,8 +97,8 @@ def _run(arguments: argparse.Namespace, run_node: RunNode | None) -> int:
 def _say_what_goes_on(arguments: argparse.Namespace) -> None:
     if arguments.command == "path open":
         print(
-            "overlay: interrupted; the node goes on opening the path, and its packets stay "
-            'blocked meanwhile: "overlay path close" ends that.',
+            "overlay: interrupted; the node continues to open the path, and packets to its "
+            'destination stay blocked until then; cancel it with "overlay path close".',
             file=sys.stderr,
         )
 
@@ -120,6 +123,9 @@ def _failed(error: BaseException, *, show_traceback: bool) -> int:
 
 
 def _reader_gone() -> int:
-    """Whoever read our output stopped, as "head" does; nothing must complain at exit."""
+    """Return the exit status after the reader of our output has ended, as ``head`` does.
+
+    Standard output becomes /dev/null, because Python would report the failed flush at exit.
+    """
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return _FAILED

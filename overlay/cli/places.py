@@ -1,4 +1,4 @@
-"""Where a node's files are: the default directory, the configuration, the control socket."""
+"""The places of a node's files: default directory, configuration and control socket."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _SYSTEM_DIRECTORY: Final = Path("/var/lib/overlay")
 
 
 def default_directory(user: int, environment: Mapping[str, str]) -> Path:
-    """Return where a user's node lives (XDG Base Directory Specification, state files)."""
+    """Return the directory of a user's node (XDG Base Directory Specification, state files)."""
     if user == 0:
         return _SYSTEM_DIRECTORY
     state = Path(environment.get("XDG_STATE_HOME", ""))
-    if not state.is_absolute():  # as the specification wants it, relative ones are ignored
+    if not state.is_absolute():  # the specification says that relative paths are ignored
         state = Path(environment.get("HOME") or Path.home()) / ".local" / "state"
     return state / "overlay"
 
@@ -37,7 +37,7 @@ def configuration_of(given: Path | None) -> Configuration:
     """Load the configuration that the user named, or the default one.
 
     Raises:
-        ConfigurationError: it is missing or holds a mistake.
+        ConfigurationError: the file is missing or has an error.
     """
     return load_configuration(configuration_file(given))
 
@@ -51,11 +51,11 @@ def control_socket_of(configuration: Path | None, socket: Path | None) -> Path:
     """Return the socket that the user named, or the one that the configuration names.
 
     Raises:
-        ConfigurationError: the configuration is missing or holds a mistake.
+        ConfigurationError: the configuration is missing or has an error.
     """
     return socket or configuration_of(configuration).node.control_socket
 
 
 def own_directory() -> Path:
-    """Return the default directory of the user who runs this."""
+    """Return the default directory of the user that runs this process."""
     return default_directory(os.geteuid(), os.environ)

@@ -1,4 +1,4 @@
-"""Reports of a running node as text for people."""
+"""Format the reports of a running node as text for people."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["path_text", "paths_text", "peers_text", "status_text"]
 
 
 def status_text(report: StatusReport) -> str:
-    """Return the verdict on a node, an empty line, and one fact a line."""
+    """Return the summary of a node's state, an empty line, and one fact per line."""
     verdict = f"{printable(report.verdict)}\n\n" if report.verdict else ""
     return verdict + facts(
         [
@@ -61,7 +61,7 @@ def _protection(report: StatusReport) -> str:
 
 
 def peers_text(reports: Sequence[PeerReport]) -> str:
-    """Return the topology table, a Mix-node a line."""
+    """Return the Mix-nodes Topology Table, one Mix-node per line."""
     if not reports:
         return "No Mix-nodes are known yet."
     heading = (
@@ -79,7 +79,7 @@ def peers_text(reports: Sequence[PeerReport]) -> str:
 
 
 def paths_text(reports: Sequence[PathReport]) -> str:
-    """Return the paths, one a line."""
+    """Return the paths, one per line."""
     if not reports:
         return 'No paths are open; open one with "overlay path open DESTINATION".'
     heading = (
@@ -105,7 +105,7 @@ def paths_text(reports: Sequence[PathReport]) -> str:
 
 
 def _trouble(report: PathReport) -> str:
-    """Return why a path carries nothing and what happens next; empty if it is open."""
+    """Return why a path carries no packets and what happens next; "" if it is open."""
     if report.state == "open":
         return ""
     next_try = report.next_try_s
@@ -113,24 +113,24 @@ def _trouble(report: PathReport) -> str:
     if next_try is not None:
         going_on = f"the next attempt follows in {next_try:.0f} s"
     if report.state == "closing":
-        going_on = "the host did not end its guard yet"
+        going_on = "the operating system has not removed its kill switch yet"
     failed = f"{report.attempts} attempts failed" if report.attempts > 1 else ""
     return "; ".join(each for each in (report.trouble, failed, going_on) if each)
 
 
 def _unprotected_sentences(reports: Sequence[PathReport]) -> list[str]:
-    """Return what to tell of paths whose destinations are not blocked, one line a reason."""
+    """Return one line per reason why destinations of paths are not blocked."""
     reasons = dict.fromkeys(report.unprotected for report in reports if report.unprotected)
     return [
         f"NOT PROTECTED, packets can leave directly: path "
         f"{', '.join(str(each.number) for each in reports if each.unprotected == reason)}. "
-        f"The node tries again; the reason: {reason}"
+        f"The node tries again. Reason: {reason}"
         for reason in reasons
     ]
 
 
 def path_text(report: PathReport) -> str:
-    """Return one path, one fact a line, its hops in order."""
+    """Return one path, one fact per line, with its hops in order."""
     hops = [
         (f"hop {number}", f"{hop.overlay_address} (node {hop.node_id})")
         for number, hop in enumerate(report.hops, 1)
@@ -149,7 +149,7 @@ def path_text(report: PathReport) -> str:
             ("standby", _standby(report)),
             ("strategy", report.strategy),
             *([("also blocked", _other_family(report))] if report.both_versions else []),
-            *([("permanent", "yes, it returns at every start")] if report.permanent else []),
+            *([("permanent", "yes, it is opened at every start")] if report.permanent else []),
             *(("stays open", sentence) for sentence in report.stays_open),
         ]
     )
@@ -158,9 +158,9 @@ def path_text(report: PathReport) -> str:
 def _mtu(report: PathReport) -> str:
     if report.link_bytes is None or report.whole_bytes is None:
         return f"{report.mtu} bytes"
-    pieces = "no packet needs pieces"
+    pieces = "no packet is fragmented"
     if report.whole_bytes < report.mtu:
-        pieces = f"packets above {report.whole_bytes} bytes travel in pieces"
+        pieces = f"packets above {report.whole_bytes} bytes are sent in fragments"
     return f"{report.mtu} bytes; the first link carries {report.link_bytes}, so {pieces}"
 
 
@@ -231,8 +231,8 @@ def _coverage(report: StatusReport) -> str:
     if not report.suspect_regions:
         return "no eclipse suspected"
     return (
-        f"doubtful: {report.suspect_regions} regions of the DHT look surrounded "
-        "(one in a hundred does by chance)"
+        f"doubtful: an eclipse attack is suspected in {report.suspect_regions} regions of the DHT "
+        "(one in a hundred regions looks so by chance)"
     )
 
 
@@ -249,7 +249,7 @@ def _rtt(rtt_ms: float | None) -> str:
 
 
 def _duration(seconds: float) -> str:
-    """Return a time in its two largest units, as in "2h 05m"."""
+    """Return a duration in its two largest units, as in "2h 05m"."""
     whole = max(0, int(seconds))
     minutes, hours, days = whole // 60, whole // 3600, whole // 86400
     if days:

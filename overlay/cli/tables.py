@@ -1,4 +1,4 @@
-"""Aligned text for people: tables with a heading, and lists of facts."""
+"""Format aligned text for people: tables with a heading, and lists of facts."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ __all__ = ["facts", "printable", "table"]
 
 
 def table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return columns as wide as their longest cell, two spaces apart, without trailing spaces.
+    """Return a table with columns two spaces apart, each as wide as its longest cell.
 
     Raises:
-        ValueError: a row has not as many cells as the heading.
+        ValueError: the number of cells in a row differs from that of the heading.
     """
     lines = [list(heading), *([printable(cell) for cell in row] for row in rows)]
     columns = list(zip(*lines, strict=True))
@@ -23,12 +23,15 @@ def table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def facts(pairs: Iterable[tuple[str, str]]) -> str:
-    """Return one fact a line, its name in front, the values aligned."""
+    """Return one fact per line: its name, a colon, and its value. The values are aligned."""
     rows = [(f"{name}:", printable(value)) for name, value in pairs]
     width = max((len(name) for name, _value in rows), default=0)
     return "\n".join(f"{name.ljust(width)}  {value}".rstrip() for name, value in rows)
 
 
 def printable(text: str) -> str:
-    """Return the text on one line, with "?" for what could move a terminal's cursor."""
+    """Return the text with "?" for each control character.
+
+    Texts of peers could otherwise contain line breaks and terminal escape sequences.
+    """
     return "".join(character if character.isprintable() else "?" for character in text)

@@ -1,4 +1,4 @@
-"""``overlay up``: run a node until it is stopped, by a signal or through its control socket."""
+"""``overlay up``: run a node until a signal or a request on its control socket stops it."""
 
 from __future__ import annotations
 
@@ -32,17 +32,18 @@ _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 _log = EventLog(__name__)
 
 _WHY_SECRET: Final = (
-    "at debug level it tells when paths open, fail and move, which ties them to traffic seen "
-    "elsewhere; keep it to yourself and delete it after use"
+    "at debug level the log has the times at which paths open, fail and move, which an attacker "
+    "can correlate with traffic elsewhere; keep it secret and delete it after use"
 )
 
 Announce = Callable[[CommandOutput], None]
 
 
 class RunNode(Protocol):
-    """Run a node until cancelled; ``task_status.started(count)`` says that it is up.
+    """Run a node until it is cancelled.
 
-    ``count()`` then returns how many destinations are blocked or carried, or None is given.
+    The node calls ``task_status.started(count)`` when it is ready. ``count()`` returns the number
+    of destinations that are blocked or carried by a path. ``count`` may be None.
     """
 
     async def __call__(
@@ -52,15 +53,20 @@ class RunNode(Protocol):
         *,
         task_status: trio.TaskStatus[Callable[[], int]] = ...,
     ) -> None:
-        """Run."""
+        """Run the node with this configuration and identity."""
         ...
 
 
 def up(arguments: argparse.Namespace, run_node: RunNode | None, announce: Announce) -> None:
-    """Run a node and return when it has stopped; say what stays blocked.
+    """Run a node and return when it has stopped.
+
+    Args:
+        arguments: the parsed command line.
+        run_node: replaces :func:`overlay.node.run_node`, which None selects.
+        announce: prints that the node is up, and later how many destinations stay blocked.
 
     Raises:
-        ConfigurationError: configuration, key file or an argument holds a mistake.
+        ConfigurationError: the configuration, the key file or an argument is wrong.
         OverlayError: the node could not start, or failed.
     """
     file = configuration_file(arguments.config)
@@ -71,11 +77,11 @@ def up(arguments: argparse.Namespace, run_node: RunNode | None, announce: Announ
     configure_logging(level)
     if level == "debug":
         _log.warning("log.is_secret", why=Word(_WHY_SECRET))
-    os.umask(0o077)  # the node's files are for its user alone
+    os.umask(0o077)  # only the user of the node may read files that the node creates
     if run_node is None:
         from overlay.node import run_node as real_run_node
 
-        # A program that brings a node of its own decides about its process itself.
+        # A program that passes its own node must decide itself how to confine its process.
         confine_process(_files(configuration, arguments))
         run_node = real_run_node
     try:
@@ -83,11 +89,14 @@ def up(arguments: argparse.Namespace, run_node: RunNode | None, announce: Announ
     except ConfigurationError as error:
         if not str(error).startswith("["):
             raise
-        raise ConfigurationError(f"{file}: {error}") from error  # it names a setting
+        raise ConfigurationError(f"{file}: {error}") from error  # "[" begins a section's name
 
 
 def _files(configuration: Configuration, arguments: argparse.Namespace) -> Iterator[Path]:
-    """Yield what the node reads and writes; root needs a right of its own if it is not root's."""
+    """Yield the files and directories that the node reads and writes.
+
+    Root needs an additional capability for those of them that belong to another user.
+    """
     node = configuration.node
     yield from (node.state_dir, node.key_file, node.control_socket.parent)
     if arguments.config is not None:
@@ -97,20 +106,20 @@ def _files(configuration: Configuration, arguments: argparse.Namespace) -> Itera
 async def run_until_stopped(
     run_node: RunNode, configuration: Configuration, identity: LocalIdentity, announce: Announce
 ) -> None:
-    """Run the node until SIGINT or SIGTERM; at SIGHUP it goes on."""
+    """Run the node until SIGINT, SIGTERM or a request to stop. SIGHUP is ignored."""
     up = _Announcement(announce, _up_answer(configuration, identity))
     try:
         async with trio.open_nursery() as nursery:
             await nursery.start(_cancel_on_signal, nursery.cancel_scope)
             await run_node(configuration, identity, task_status=up)
-            # Stopped through its control socket: nobody need wait for signals.
+            # The node was stopped through its control socket, so end the task that awaits signals.
             nursery.cancel_scope.cancel()
     finally:
         up.ended()
 
 
 class _Announcement:
-    """The task status of a node: tells the user when it is up, and what it left blocked."""
+    """A task status that announces when the node is up, and which destinations stay blocked."""
 
     def __init__(self, announce: Announce, answer: CommandOutput) -> None:
         self._announce = announce
@@ -124,7 +133,7 @@ class _Announcement:
     def ended(self) -> None:
         blocked = self._blocked() if self._blocked is not None else 0
         if blocked:
-            # The reader may be gone, as after the hang-up of a terminal; the log has it too.
+            # Standard output may be closed, as after the hang-up of a terminal. The log has it too.
             with contextlib.suppress(OSError):
                 self._announce(
                     CommandOutput(f"Stopped. {kept_text(blocked)}", {"blocked": blocked})
@@ -138,7 +147,8 @@ async def _cancel_on_signal(
         task_status.started()
         async for number in signals:
             if number == signal.SIGHUP:
-                # The terminal is gone, or a service manager asks to reload, which no node can.
+                # The terminal was closed, or a service manager asks for a reload, which a node does
+                # not support.
                 _log.warning("node.hangup_ignored")
                 continue
             scope.cancel()
@@ -148,7 +158,10 @@ async def _cancel_on_signal(
 def _with_arguments(
     configuration: Configuration, arguments: argparse.Namespace, file: Path
 ) -> Configuration:
-    """Listen where the arguments say; join through their nodes besides the file's."""
+    """Return the configuration with the options of the command line.
+
+    ``--listen`` and ``--socket`` replace the settings, and ``--bootstrap`` adds to them.
+    """
     network = configuration.network
     given = _endpoints("--bootstrap", arguments.bootstrap or [])
     for each in given:
@@ -168,7 +181,7 @@ def _with_arguments(
             ),
             node=dataclasses.replace(configuration.node, control_socket=control_socket.absolute()),
         )
-    except ValueError as error:  # what the arguments and the file say does not go together
+    except ValueError as error:  # the arguments contradict the file
         raise ConfigurationError(f"{file}: {error}.") from error
 
 

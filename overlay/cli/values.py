@@ -1,4 +1,4 @@
-"""Values of options: what argparse makes of a word, and of a word that begins with a dash."""
+"""Parsers for the values of options, and a workaround for values that begin with a dash."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ _NEGATIVE_TIME: Final = re.compile(r"-[0-9]+(\.[0-9]+)?[a-z]+")
 
 
 def whole_number(lowest: int, highest: int | None = None) -> Callable[[str], int]:
-    """Return a parser of whole numbers, for ``add_argument(type=...)``."""
+    """Return a parser for whole numbers from ``lowest`` to ``highest`` (None: unlimited).
+
+    It is used as ``add_argument(type=...)``.
+    """
     wanted = f"a whole number from {lowest} " + (f"to {highest}" if highest is not None else "on")
 
     def parse(text: str) -> int:
@@ -38,10 +41,10 @@ def number(text: str) -> float:
 
 
 def joined_values(argv: Sequence[str]) -> list[str]:
-    """Return the words with a negative time joined to its option, as in "--duration=-1h".
+    """Return the words with each negative time joined to its option, as in "--duration=-1h".
 
-    argparse takes such a word for an option and says that a value is missing. Joined, it reaches
-    the setting's own check, which tells the range.
+    argparse takes a separate "-1h" for an option and reports a missing value. A joined one
+    reaches the check of the setting, whose error states the valid range.
     """
     words: list[str] = []
     for word in argv:

@@ -1,4 +1,4 @@
-"""Commands that free destinations when no node runs, on the kernel's state itself."""
+"""Commands that unblock destinations while no node runs, directly in the kernel."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ __all__ = ["without_node"]
 
 
 def without_node(arguments: argparse.Namespace, error: NoNodeAnswers) -> CommandOutput:
-    """Do what a command can do without a node, or say what its absence means.
+    """Carry out a command without a node if that is possible.
 
     Raises:
-        NoNodeAnswers: the command needs a node; the message tells how many destinations stay
-            blocked.
+        NoNodeAnswers: the command needs a node; the message has the number of destinations that
+            stay blocked.
         ConfigurationError: the configuration is missing, or a destination is not blocked.
-        BackendError: this user may not change routes and filters; root may.
+        BackendError: this user may not change routes and filters, unlike root.
     """
     if arguments.command == "stop" and arguments.release:
         return _answer(free_blocked(configuration_of(arguments.config)))
@@ -39,7 +39,7 @@ def without_node(arguments: argparse.Namespace, error: NoNodeAnswers) -> Command
     raise NoNodeAnswers(
         f"{said}; {counted(blocked)} on this host "
         f'{"is" if blocked == 1 else "are"} blocked by a node that ended: "overlay up" restores '
-        'the paths, "overlay stop --release" frees them.'
+        'the paths, "overlay stop --release" unblocks the destinations.'
     )
 
 
@@ -50,12 +50,13 @@ def _closed(arguments: argparse.Namespace) -> CommandOutput:
     named = [each for each in arguments.paths if not isinstance(each, int)]
     if len(named) != len(arguments.paths):
         raise ConfigurationError(
-            "no node runs, so paths have no numbers; name destinations, or write --all."
+            "no node runs, so paths have no numbers; name destinations, or use --all."
         )
     freed = free_blocked(configuration, named)
     if not freed.destinations and not freed.versions:
         raise ConfigurationError(
-            'no node runs, and no such destination is blocked; see: "overlay path close --all".'
+            "no node runs, and no such destination is blocked; unblock everything with: "
+            "overlay path close --all"
         )
     return _answer(freed)
 

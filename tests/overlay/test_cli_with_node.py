@@ -18,7 +18,7 @@ TIMEOUT_S = 20
 BUG = "ERROR overlay.control.server: control.bug cause=RuntimeError"
 """What the fake node logs when it is asked for its bug: the only line at this level."""
 FREE = (
-    'until the node runs again; to free them: "overlay stop --release" or "overlay path close '
+    'until the node runs again; unblock with "overlay stop --release" or "overlay path close '
     '--all".\n'
 )
 

@@ -547,7 +547,7 @@ def test_freeing_an_ip_version_that_is_blocked_alone_is_told_of(alice, caplog):
         freed = free_blocked(alice.configuration, host=alice.host)
     assert (freed.destinations, freed.versions) == ((), (6,))
     assert alice.host.guarded == set()
-    assert freed_text(0, ["IPv6"]) == "No node runs. IPv6 is not blocked as a whole any more."
+    assert freed_text(0, ["IPv6"]) == "No node runs. IPv6 is no longer blocked as a whole."
     assert freed_text(0, []) == "No node runs, and nothing is blocked."
     assert caplog.messages == ["guard.version_unblocked ip_version=6"]
 

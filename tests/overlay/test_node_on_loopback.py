@@ -157,7 +157,7 @@ def test_a_suspected_eclipse_is_shown_and_logged_without_naming_anybody(tmp_path
             status = nodes[0].service.status()
             assert status.suspect_regions == 1
             assert status.counters["dht_eclipses_suspected"] >= 1
-            assert "doubtful: 1 regions" in status_text(status)
+            assert "suspected in 1 regions" in status_text(status)
 
     with caplog.at_level(logging.WARNING, logger="overlay"):
         run(program)

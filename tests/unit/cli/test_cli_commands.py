@@ -95,7 +95,7 @@ def test_init_tells_when_the_keys_that_are_there_cost_too_little(tmp_path, node,
     cost = identity_cost_bits(read_identity(node / "identity.key").identity_key)
     result = overlay("init", "--dir", node, "--force", "--identity-cost-bits", 31)
     bits = "1 bit" if cost == 1 else f"{cost} bits"
-    refused(result, f"costs {bits} and this network asks for 31; move the file away")
+    refused(result, f"a cost of {bits}, and this network requires 31; move the file away")
     assert (node / "overlay.toml").read_bytes() == before
     result = overlay("init", "--dir", tmp_path / "n", "--identity-cost-bits", 40)
     refused(result, "identity_cost_bits must lie between 0 and 32, not 40")
@@ -110,7 +110,7 @@ def test_init_with_a_mistake_makes_nothing(tmp_path, overlay):
 
 def test_init_in_a_place_that_cannot_be_is_refused(tmp_path, overlay):
     (tmp_path / "file").write_text("")
-    refused(overlay("init", "--dir", tmp_path / "file"), "cannot be made")
+    refused(overlay("init", "--dir", tmp_path / "file"), "cannot be created")
     refused(overlay("init", "--dir", "a", "--config", "b"), "give one of them")
 
 

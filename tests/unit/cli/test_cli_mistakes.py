@@ -80,7 +80,7 @@ def test_identity_cost_is_shown_where_one_is_asked(tmp_path, capsys):
     assert "identity cost" not in capsys.readouterr().out
     assert main(["init", "--dir", str(tmp_path / "costly"), "--identity-cost-bits", "1"]) == 0
     line = next(x for x in capsys.readouterr().out.splitlines() if "identity cost" in x)
-    assert line.endswith("1 asked for")
+    assert line.endswith("1 required")
     assert ("1 bit," in line) != ("bits," in line)
 
 

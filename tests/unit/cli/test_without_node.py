@@ -37,7 +37,7 @@ def test_what_is_not_protected_is_told_in_every_list():
     listed = paths_text([path(1, "no rights."), path(2, ""), path(3, "no rights.")])
     assert listed.count("rebuilding, NOT PROTECTED") == 2
     assert listed.splitlines()[-1] == (
-        "NOT PROTECTED, packets can leave directly: path 1, 3. The node tries again; the reason: "
+        "NOT PROTECTED, packets can leave directly: path 1, 3. The node tries again. Reason: "
         "no rights."
     )
     assert "NOT PROTECTED:  no rights." in path_text(path(1, "no rights."))
@@ -57,13 +57,13 @@ def test_path_that_is_rebuilding_says_why_and_when_it_is_tried_again():
     assert "ready; took over 2 times" in paths_text([ready])
     assert "because" not in path_text(ready)
     assert "a circuit is being built now" in path_text(replace(path, next_try_s=None))
-    assert "did not end its guard yet" in path_text(replace(path, state="closing"))
+    assert "has not removed its kill switch yet" in path_text(replace(path, state="closing"))
 
 
 def test_a_stopping_node_tells_what_it_does_not_leave_blocked():
     said = stop_text(StopReport(0, 0, 0, unprotected=1), release=False)
-    assert said == "1 destination is NOT blocked, because the guard could not be set."
+    assert said == "1 destination is NOT blocked, because the kill switch could not be set."
     freed = StopReport(0, 2, 0, unblocked_versions=("IPv4", "IPv6"))
     assert stop_text(freed, release=True).endswith(
-        "IPv4 and IPv6 are not blocked as a whole any more."
+        "IPv4 and IPv6 are no longer blocked as a whole."
     )

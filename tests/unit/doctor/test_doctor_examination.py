@@ -72,9 +72,9 @@ def test_checks_have_names_of_their_own():
 
 def test_the_text_marks_what_is_required_and_names_the_remedy():
     text = examination_answer(examination(lacking(NODE), lacking(EXIT))).text
-    assert "LACKS   a thing  it is not there; type: make thing (for: every node)" in text
-    assert "lacks   a thing  it is not there; type: make thing (for: an exit)" in text
-    assert "cannot run: mend what is marked LACKS above (1)" in text
+    assert "LACKS   a thing  it is not there; type: make thing (needed for: every node)" in text
+    assert "lacks   a thing  it is not there; type: make thing (needed for: an exit)" in text
+    assert "cannot run: fix everything that is marked LACKS above (1)" in text
     assert "Nothing on this host was changed" in text
 
 
