@@ -1,12 +1,12 @@
-"""What a node needs of its host, tried beforehand: what works, what does not, how to mend it.
+"""Check a host for everything that a node needs, before the node starts.
 
 ::
 
     Setup ──> each check of the registry ──> Findings ──> Examination ──> text, JSON, status
-                └── tries the real thing and takes it back at once
+                └── carries out the operation itself and undoes it at once
 
-Nothing on the host is changed for longer than a trial takes: SAs between addresses that
-nobody has, a TUN device and bound sockets, each gone again within milliseconds.
+The checks create SAs between unused addresses, a TUN device and sockets, and remove each of them
+within milliseconds. Nothing else on the host changes.
 """
 
 from overlay.doctor.findings import Examination, Finding, Outcome, Purpose, Setup

@@ -1,4 +1,4 @@
-"""Whether the clock is right enough: what is signed is taken within ten minutes alone."""
+"""Check the clock, because nodes reject signatures that are more than ten minutes off."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from overlay.system.kernel_clock import ClockState, read_kernel_clock
 __all__ = ["clock"]
 
 _SUBJECT: Final = "clock"
-_REMEDY: Final = "run a time service, as with: apt-get install chrony"
+_REMEDY: Final = "run a time service, for example: apt-get install chrony"
 
 
 def clock(
@@ -23,7 +23,10 @@ def clock(
     now: Callable[[], float] = time.time,
     kernel: Callable[[], ClockState] = read_kernel_clock,
 ) -> list[Finding]:
-    """Compare with files that cannot be newer than now, and ask the kernel who sets its clock."""
+    """Compare the clock with the times of files, and ask the kernel whether a service sets it.
+
+    Files of the program and of the node cannot be newer than now.
+    """
     newest = max(_times(_known_files(setup)), default=0.0)
     behind = newest - now()
     if behind > CLOCK_SKEW_S:
@@ -36,7 +39,7 @@ def clock(
     try:
         state = kernel()
     except BackendError as error:
-        said = f"nothing speaks against it, but who sets it cannot be told ({error})"
+        said = f"it seems right, but the kernel does not tell whether a service sets it ({error})"
         return [Finding(_SUBJECT, Outcome.UNKNOWN, said)]
     return [_judged(state)]
 
@@ -44,8 +47,8 @@ def clock(
 def _judged(state: ClockState) -> Finding:
     if not state.synchronised:
         said = (
-            "nothing speaks against it, but no time service sets it as far as the kernel knows, "
-            f"and other nodes tolerate {CLOCK_SKEW_S // 60} minutes; {_REMEDY}"
+            "it seems right, but the kernel knows of no time service that sets it, and other "
+            f"nodes tolerate an error of {CLOCK_SKEW_S // 60} minutes; {_REMEDY}"
         )
         return Finding(_SUBJECT, Outcome.UNKNOWN, said)
     if state.error_s > CLOCK_SKEW_S:

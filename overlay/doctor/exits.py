@@ -1,4 +1,4 @@
-"""What keeps this host from being an exit: pools in use, no route, IPv6 off, other filters."""
+"""Check whether this host can be an exit, and whether other filters drop a relay's packets."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def exit_role(
     examine: Callable[[Sequence[IpNetwork]], list[ExitProblem]] | None = None,
     try_forwarding: Attempt | None = None,
 ) -> list[Finding]:
-    """Tell over which IP versions the node would offer itself as an exit.
+    """Return for each IP version whether the node can be an exit over it.
 
-    An exit over one version alone is one, so that what the other lacks is advice; a pool that is
-    in use keeps the node from starting. Forwarding is tried if the node is to be an exit: its
-    filter is installed, a probe passes through it, and all is given back. A node that runs with
-    this configuration is asked instead, because a host holds one exit.
+    One version is enough for an exit, so a problem of only the other version is advice. But a pool
+    that is in use keeps the node from starting. If the node is to be an exit, forwarding is tried:
+    its filter is installed, a probe is sent through it, and the filter is removed. If a node runs
+    with this configuration, it is asked instead, because a host can have only one exit.
     """
     running = setup.status
     if running is not None and setup.configuration.roles.exit:
@@ -42,7 +42,7 @@ def exit_role(
     pools: tuple[IpNetwork, ...] = (given.inner_ipv4, given.inner_ipv6)
     is_exit = setup.configuration.roles.exit
     try:
-        # An attempt looks up the routes of circuits' own packets.
+        # For an exit, _try_forwarding looks up routes itself, with packets like those of circuits.
         problems = (examine or (host_problems if is_exit else exit_problems))(pools)
         wrong = {problem.version for problem in problems}
         possible = tuple(pool for pool in pools if pool.version not in wrong)
@@ -50,7 +50,7 @@ def exit_role(
             attempt = try_forwarding or _try_forwarding
             problems += attempt(possible, setup.configuration.exit_policy())
     except BackendError as error:
-        said = f"it could not be tried: {error}"
+        said = f"the check could not run: {error}"
         return [Finding("exit", Outcome.UNKNOWN, said, _EXIT)]
     found = {problem.version: problem for problem in problems}
     every_version = len(found) == len(pools)
@@ -60,10 +60,10 @@ def exit_role(
 def relay_filters(
     setup: Setup, chains: Callable[[int], list[ForeignChain]] = foreign_chains
 ) -> list[Finding]:
-    """Name filters that drop what a relay forwards in the kernel: IPv6 between overlay addresses.
+    """Name packet filters that may drop IPv6 packets which the kernel forwards for a relay.
 
-    Userspace forwards nothing. Whether such packets are spared is not judged, because no packet
-    of a circuit can be sent without one.
+    The userspace backend forwards nothing in the kernel. The outcome is UNKNOWN and not LACKS,
+    because a rule may accept these packets, and no such packet can be sent without a circuit.
     """
     configuration = setup.configuration
     if not configuration.roles.relay or configuration.ipsec.backend == "userspace":
@@ -74,19 +74,19 @@ def relay_filters(
         return [Finding("relay's packets", Outcome.WORKS, "no filter drops them", needed_for)]
     commands = [each for net in OVERLAY_NETWORKS for c in found for each in c.commands(net, "lo")]
     said = (
-        f"a packet filter may drop what the kernel forwards for circuits "
-        f"({', '.join(chain.name for chain in found)}); let it pass with: {'; '.join(commands)}"
+        f"a packet filter may drop packets that the kernel forwards for circuits "
+        f"({', '.join(chain.name for chain in found)}); accept them with: {'; '.join(commands)}"
     )
     return [Finding("relay's packets", Outcome.UNKNOWN, said, needed_for)]
 
 
 def _running(status: StatusReport) -> list[Finding]:
-    """Tell what a running node found out about itself in the last seconds."""
+    """Return the exit problems that the running node has found in the last seconds."""
     needed_for = _ADVICE if "exit" in status.roles else _EXIT
     return [
         Finding("exit", Outcome.LACKS, f"{problem.rstrip('.')}.", needed_for)
         for problem in status.exit_problems
-    ] or [Finding("exit", Outcome.WORKS, "packets leave the node that runs", _EXIT)]
+    ] or [Finding("exit", Outcome.WORKS, "the running node forwards packets", _EXIT)]
 
 
 def _finding(version: int, problem: ExitProblem | None, every_version: bool) -> Finding:

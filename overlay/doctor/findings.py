@@ -1,4 +1,4 @@
-"""The values of an examination: what was asked, what was found, and whom it concerns."""
+"""The values of an examination: the node to examine for, the findings, and what needs them."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Outcome(enum.Enum):
     WORKS = "works"
     LACKS = "lacks"
     UNKNOWN = "unknown"
-    """It cannot be told from here, or works worse than it should."""
+    """The check cannot decide, or the thing works worse than it should."""
 
 
 class Purpose(enum.Enum):
-    """What a thing is needed for."""
+    """What needs the thing that a check examines."""
 
     NODE = "every node"
     EXIT = "an exit"
@@ -37,9 +37,11 @@ class Purpose(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class NodeStatus:
-    """The node of this configuration that runs; ``status`` is None if it did not answer in time.
+    """The running node of this configuration.
 
-    ``waited_s`` is how long its answer took, or was waited for, in seconds.
+    Attributes:
+        status: its answer, None if it did not answer in time.
+        waited_s: seconds until the answer or until the doctor stopped waiting.
     """
 
     status: StatusReport | None
@@ -50,8 +52,10 @@ class NodeStatus:
 class Setup:
     """The node to examine for.
 
-    ``path`` is its configuration file, None for the defaults alone. ``running`` is the node that
-    runs with it, if one does.
+    Attributes:
+        configuration: its settings.
+        path: its configuration file, None if the settings are the defaults.
+        running: the node that runs with this configuration, None if there is none.
     """
 
     configuration: Configuration
@@ -60,15 +64,15 @@ class Setup:
 
     @property
     def status(self) -> StatusReport | None:
-        """What the running node says of itself, None if no node answered."""
+        """The status report of the running node, None if no node answered."""
         return self.running.status if self.running is not None else None
 
     @property
     def purposes(self) -> frozenset[Purpose]:
-        """What must be possible for this node to run as it is configured.
+        """The purposes that must be met for this node to run as it is configured.
 
-        ``auto`` does without the kernel's ESP, and a node whose user opens no paths without
-        what paths need; neither keeps it from running.
+        Kernel ESP is absent for backend ``auto``, which can use the userspace backend instead. Own
+        paths are absent because a node runs without them.
         """
         roles, kernel = self.configuration.roles, self.configuration.ipsec.backend == "xfrm"
         wanted = {
@@ -82,10 +86,14 @@ class Setup:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at.
+    """The result of one check for one subject.
 
-    ``said`` tells what was found; of what lacks it is one sentence with the remedy, a command
-    or a setting. ``needed_for`` is empty for what nothing depends on.
+    Attributes:
+        subject: the thing that was examined.
+        outcome: whether it works.
+        said: text for the user. If the outcome is LACKS, it is one sentence with the remedy, which
+            is a command or a setting.
+        needed_for: what depends on the thing.
     """
 
     subject: str
@@ -94,13 +102,13 @@ class Finding:
     needed_for: tuple[Purpose, ...] = (Purpose.NODE,)
 
     def required_by(self, purposes: frozenset[Purpose]) -> bool:
-        """Tell whether any of these purposes needs it."""
+        """Tell whether at least one of these purposes needs the subject."""
         return not purposes.isdisjoint(self.needed_for)
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A name, and the function that looks; it raises nothing of ours."""
+    """A named check. ``run`` reports errors as findings and raises no ``OverlayError``."""
 
     name: str
     run: Callable[[Setup], Iterable[Finding]]
@@ -108,14 +116,14 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Examination:
-    """Everything that was found, by check."""
+    """All findings, each with the name of its check."""
 
     setup: Setup
     findings: tuple[tuple[str, Finding], ...]
 
     @property
     def obstacles(self) -> tuple[Finding, ...]:
-        """What lacks although the configured node needs it."""
+        """The findings that keep the configured node from running."""
         purposes = self.setup.purposes
         return tuple(
             finding
@@ -125,7 +133,7 @@ class Examination:
 
     @property
     def backend(self) -> tuple[str, str]:
-        """Which IPsec backend the node would run with here, and why, as a clause."""
+        """The IPsec backend that the node would use on this host, and a clause that says why."""
         configured = self.setup.configuration.ipsec.backend
         if configured != "auto":
             return configured, "[ipsec] backend names it"
@@ -139,7 +147,7 @@ class Examination:
 
     @property
     def can_run(self) -> bool:
-        """Whether nothing stands in the way of the configured node."""
+        """Whether no finding keeps the configured node from running."""
         return not self.obstacles
 
 
@@ -148,9 +156,13 @@ def tried(
     needed_for: tuple[Purpose, ...],
     attempt: Callable[[], str],
 ) -> Finding:
-    """Do what a node would do; its refusal, already a sentence, is what lacks.
+    """Return the finding of an operation that a node needs.
 
-    ``attempt`` returns what to say of success.
+    Args:
+        subject: the thing that is examined.
+        needed_for: what depends on it.
+        attempt: carries out the operation and returns the text for success. Its BackendError or
+            ConfigurationError becomes a finding with outcome LACKS and the same message.
     """
     try:
         return Finding(subject, Outcome.WORKS, attempt(), needed_for)

@@ -1,4 +1,4 @@
-"""The kernel's IPsec: ESP, each suite's algorithms, ESP in UDP, and what stands around them."""
+"""Check the kernel's IPsec: ESP, algorithms of each suite, ESP in UDP, and what xfrm also needs."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ _NO_USE: Final = (Purpose.ADVICE,)
 
 
 def kernel_settings(setup: Setup) -> list[Finding]:
-    """Ask the node itself whether the kernel could do what is configured."""
+    """Check with the node's own function whether the kernel supports the configuration."""
     obstacle = kernel_obstacle(setup.configuration, SystemRandom())
     if obstacle is None:
-        said = "the kernel can do what is configured"
+        said = "the kernel supports the configuration"
         return [Finding("settings (kernel)", Outcome.WORKS, said, _KERNEL)]
     said = f"{obstacle.what}; {obstacle.remedy}."
     return [Finding("settings (kernel)", Outcome.LACKS, said, _KERNEL)]
@@ -43,7 +43,7 @@ def kernel_settings(setup: Setup) -> list[Finding]:
 def esp_suites(
     setup: Setup, try_each: Callable[[], dict[int, Verdicts]] | None = None
 ) -> list[Finding]:
-    """Install an SA of each suite over IPv4 and IPv6, and remove it."""
+    """Install and remove an SA of each suite, over IPv4 and over IPv6."""
     try:
         verdicts = (try_each or _try_all)()
     except BackendError as error:
@@ -60,7 +60,10 @@ def esp_suites(
 
 
 def _general_refusal(verdicts: Sequence[Verdicts]) -> NetlinkError | None:
-    """Return the refusal that explains why no suite works; a kernel without ESP says so last."""
+    """Return the error that explains why no suite works, None if at least one suite works.
+
+    EPROTONOSUPPORT is preferred, because it means that the kernel has no ESP at all.
+    """
     refusals = [next((each for each in pair if each), None) for pair in verdicts]
     told = [each for each in refusals if each is not None]
     if len(told) < len(refusals):
@@ -92,7 +95,7 @@ def _try_all(rng: Random | None = None) -> dict[int, Verdicts]:
 def udp_encapsulation(
     setup: Setup, decapsulate: Callable[[socket.socket], None] = decapsulate_esp
 ) -> list[Finding]:
-    """Set the option on a fresh UDP socket of each family, which is closed at once."""
+    """Set the option for ESP in UDP on a new UDP socket of each IP version."""
     listening = {":" in endpoint.host for endpoint in setup.configuration.network.listen}
     return [
         _encapsulation(family, is_ipv6 in listening, decapsulate)
@@ -112,9 +115,9 @@ def _encapsulation(
         except OSError as error:
             raise BackendError(
                 f"opening a UDP socket over {name} failed ({error.strerror}): "
-                "use a kernel with that protocol, or listen on the other one."
+                "use a kernel with that IP version, or listen only on the other one."
             ) from error
-        return "the kernel takes ESP out of UDP"
+        return "the kernel decapsulates ESP from UDP"
 
     return tried(f"ESP in UDP over {name}", _KERNEL if used else _NO_USE, attempt)
 
@@ -124,22 +127,22 @@ def flow_labels(
     find: Callable[[], PacketFilter] = find_packet_filter,
     attempt: Callable[[], None] = try_clearing_flow_labels,
 ) -> list[Finding]:
-    """Clear IPv6 flow labels as the kernel backend does, which does not run without."""
+    """Clear IPv6 flow labels as the kernel backend does; it does not run without this."""
 
     def clear() -> str:
         if find().clears_flow_labels:
             return "the packet filter clears them"
         attempt()
-        return "traffic control clears them, since iptables cannot"
+        return "traffic control clears them, because iptables cannot"
 
     return [tried("IPv6 flow labels", _KERNEL, clear)]
 
 
 def large_packets(_setup: Setup, attempt: Callable[[], None] = try_fragmenting) -> list[Finding]:
-    """Make the device before which packets are cut, and remove it; the node runs without it."""
+    """Create and remove the device that fragments large packets; the node runs without it."""
 
     def cut() -> str:
         attempt()
-        return "over IPv4 they are cut before the kernel encrypts them"
+        return "over IPv4 they are fragmented before the kernel encrypts them"
 
     return [tried("packets larger than the inner MTU", _NO_USE, cut)]

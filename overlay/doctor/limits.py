@@ -1,4 +1,4 @@
-"""Tables of the kernel that can be full; what does not fit is then lost without a word."""
+"""Check limits of kernel tables and buffers, because a full one drops packets without an error."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TRACKED: Final = ("net/netfilter/nf_conntrack_count", "net/netfilter/nf_conntra
 
 @dataclass(frozen=True, slots=True)
 class _Least:
-    """A limit that should not be lower than ``least``; ``why`` goes on the line of one that is."""
+    """A limit that should be at least ``least``; ``why`` says what happens below that."""
 
     name: str
     subject: str
@@ -33,18 +33,18 @@ _LEAST: Final = (
         "net/ipv6/route/max_size", "IPv6 route cache", 4096, "packets of many circuits are lost"
     ),
 )
-"""Linux's own defaults, below which an administrator went on purpose, perhaps for less traffic."""
+"""Defaults of Linux. A lower value was set by an administrator."""
 
 
 def kernel_tables(_setup: Setup, read: Read = read_setting) -> list[Finding]:
-    """Look at connection tracking (an exit's) and at limits that were set lower than usual."""
+    """Check the connection tracking table, which an exit needs, and limits below their defaults."""
     return [*_tracking(read), *(finding for each in _LEAST for finding in _limit(each, read))]
 
 
 def _tracking(read: Read) -> list[Finding]:
     count, limit = (_number(read(name)) for name in _TRACKED)
     if count is None or not limit:
-        return []  # loaded with the first rule that needs it
+        return []  # the module is loaded by the first rule that needs it
     needed_for = (Purpose.EXIT,)
     if count < limit * _FULL:
         said = f"{count} of {limit} entries are used"

@@ -1,4 +1,4 @@
-"""The network around the node: ports, who can reach it, MTU, forwarding, source checks."""
+"""Check the network of the host: UDP ports, reachability, MTU, forwarding, source checks."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ __all__ = [
 Read = Callable[[str], str | None]
 
 _USUAL_MTU: Final = 1500
-"""What the node takes for the underlay's: larger ESP datagrams are sent in fragments."""
+"""The MTU that the node assumes for the underlay; larger ESP datagrams are sent in fragments."""
 
 _LEAST_MTU: Final = 1280
 _OWN_DEVICE: Final = re.compile(r"(anon[a-z]*|exit)\d+$")
-"""Devices of a running node; no packet of a link takes them."""
+"""Names of the devices of a running node, which carry no packets of links."""
 
 _STRICT: Final = "1"
 _FORWARDING: Final = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}
@@ -49,7 +49,7 @@ def udp_ports(
     bind: Callable[[Endpoint], object] | None = None,
     runs: Callable[[Path], bool] = node_answers,
 ) -> list[Finding]:
-    """Bind each endpoint and let it go; a node of this configuration that runs may have it."""
+    """Bind and release each UDP endpoint, unless the running node has it."""
     socket_path = setup.configuration.node.control_socket
     running = setup.path is not None and socket_path.is_socket() and runs(socket_path)
     return [_port(each, bind or _bind_once, running) for each in setup.configuration.network.listen]
@@ -58,7 +58,7 @@ def udp_ports(
 def _port(endpoint: Endpoint, bind: Callable[[Endpoint], object], running: bool) -> Finding:
     subject = f"UDP {endpoint}"
     if running:
-        said = "held by the node that runs with this configuration"
+        said = "in use by the node that runs with this configuration"
         return Finding(subject, Outcome.WORKS, said)
 
     def attempt() -> str:
@@ -67,7 +67,7 @@ def _port(endpoint: Endpoint, bind: Callable[[Endpoint], object], running: bool)
         except VersionMissing:
             if not endpoint.address.is_unspecified:
                 raise
-            return "left out, because this kernel does not have that IP version"
+            return "left out, because this kernel does not support that IP version"
         return "free, and this user may listen there"
 
     return tried(subject, (Purpose.NODE,), attempt)
@@ -81,9 +81,9 @@ def reachability(
     setup: Setup,
     towards: Callable[[Endpoint], IpAddress] = local_address_towards,
 ) -> list[Finding]:
-    """Whether the node has an address to tell others: a client needs none.
+    """Check whether the node has an address to advertise. A node without roles needs none.
 
-    A node that runs with this configuration also tells what tests by other nodes have shown.
+    If a node runs with this configuration, the results of tests by other nodes are included.
     """
     tested = setup.status.reachability.items() if setup.status is not None else ()
     return [*_own_address(setup, towards), *(_tested(*each) for each in tested)]
@@ -92,15 +92,15 @@ def reachability(
 def _tested(endpoint: str, standing: str) -> Finding:
     subject = f"reached at {endpoint}"
     if standing == Standing.REACHABLE:
-        return Finding(subject, Outcome.WORKS, "tests by other nodes arrive there")
+        return Finding(subject, Outcome.WORKS, "test messages of other nodes arrive there")
     if standing == Standing.UNREACHABLE:
         said = (
-            "no test by other nodes arrives there, so the node offers no role over this endpoint; "
+            "no test message of other nodes arrives there, so the node offers no role over it; "
             "forward this UDP port to the node at the router and permit it in the packet filter, "
             "or set [roles] relay = false."
         )
         return Finding(subject, Outcome.LACKS, said, (Purpose.ADVICE,))
-    said = "other nodes have not tested it yet; they must be three, in different networks"
+    said = "not tested yet; a test needs three other nodes in different networks"
     return Finding(subject, Outcome.UNKNOWN, said, (Purpose.ADVICE,))
 
 
@@ -108,13 +108,13 @@ def _own_address(setup: Setup, towards: Callable[[Endpoint], IpAddress]) -> list
     network, subject = setup.configuration.network, "own address"
     if network.advertised:
         said = ", ".join(str(each) for each in network.advertised)
-        return [Finding(subject, Outcome.WORKS, f"others are told {said}")]
+        return [Finding(subject, Outcome.WORKS, f"{said} is advertised")]
     for peer in network.bootstrap:
         with suppress(BackendError):
-            said = f"others are told {towards(peer)}, from which the first peer is reached"
+            said = f"{towards(peer)} is advertised, because the bootstrap node is reached from it"
             return [Finding(subject, Outcome.WORKS, said)]
     said = (
-        "nothing tells at which address others reach this node, so it serves no others; set "
+        "the node does not know its own address, so other nodes cannot use it as a relay; set "
         '[network] advertise = ["ADDRESS:PORT"]'
         + (", or give this host a route to its bootstrap nodes." if network.bootstrap else ".")
     )
@@ -129,9 +129,9 @@ def device_mtu(
     devices: Callable[[], Sequence[Device]] = up_devices,
     outward: Callable[[], frozenset[str]] = outward_devices,
 ) -> list[Finding]:
-    """Compare the MTU of the devices towards the outside with what links are made for.
+    """Compare the MTU of the devices with default routes with the MTU that the node assumes.
 
-    The path beyond cannot be measured without sending to somebody, which this does not.
+    The MTU beyond the device is not measured, because the check sends no packets to other hosts.
     """
     try:
         names = outward()
@@ -151,7 +151,7 @@ def _mtu(device: Device) -> Finding:
         return Finding(subject, Outcome.WORKS, f"{device.mtu} bytes")
     remedy = f"if its network allows more: ip link set dev {device.name} mtu {_USUAL_MTU}"
     if device.mtu >= _LEAST_MTU:
-        said = f"{device.mtu} bytes, so large packets travel in fragments; {remedy}"
+        said = f"{device.mtu} bytes, so large packets are sent in fragments; {remedy}"
         return Finding(subject, Outcome.UNKNOWN, said, (Purpose.ADVICE,))
     said = f"{device.mtu} bytes, less than IPv6 needs ({_LEAST_MTU}, RFC 8200); {remedy}"
     return Finding(subject, Outcome.LACKS, said)
@@ -160,16 +160,16 @@ def _mtu(device: Device) -> Finding:
 def way_out(
     _setup: Setup, outward: Callable[[], frozenset[str]] = outward_devices
 ) -> list[Finding]:
-    """An exit sends where the default routes lead."""
+    """Check for a default route, because an exit sends packets of circuits along it."""
 
     def attempt() -> str:
         names = sorted(outward())
         if not names:
             raise BackendError(
-                "this host has no default route, so an exit has no way out; add one with: "
+                "this host has no default route, so an exit cannot forward packets; add one with: "
                 "ip route add default via ROUTER"
             )
-        return f"default routes lead to {', '.join(names)}"
+        return f"default routes use {', '.join(names)}"
 
     return [tried("default route", (Purpose.EXIT,), attempt)]
 
@@ -180,7 +180,7 @@ def way_out(
 def forwarding(
     _setup: Setup, read: Read = read_setting, writable: Callable[[str], bool] | None = None
 ) -> list[Finding]:
-    """An exit, and a relay in the kernel, switch forwarding on by themselves, if they may."""
+    """Check whether forwarding is on, or whether a node that needs it may switch it on."""
     may_write = writable or _may_write
     return [
         _forwarding(4, read, may_write, (Purpose.EXIT,)),
@@ -199,19 +199,19 @@ def _forwarding(
     if value == "1":
         return Finding(subject, Outcome.WORKS, "on", needed_for)
     if value is None:
-        # An exit over IPv4 alone is one.
+        # IPv4 is enough for an exit, so a host without IPv6 is no obstacle to it.
         others = tuple(each for each in needed_for if version == 4 or each is not Purpose.EXIT)
         return _no_protocol(subject, version, others)
     if may_write(name):
         return Finding(
-            subject, Outcome.WORKS, "off, and whoever needs it switches it on", needed_for
+            subject, Outcome.WORKS, "off; a node that needs it switches it on", needed_for
         )
-    said = f"off, and this process may not change it; type as this host's root: {_switch_on(name)}"
+    said = f"off, and this process may not change it; run as root of this host: {_switch_on(name)}"
     return Finding(subject, Outcome.LACKS, said, needed_for)
 
 
 def _no_protocol(subject: str, version: int, needed_for: tuple[Purpose, ...]) -> Finding:
-    said = f"this kernel has no IPv{version} (or it is disabled); use one that has."
+    said = f"this kernel has no IPv{version}, or it is disabled; use one that supports it."
     return Finding(subject, Outcome.LACKS, said, needed_for)
 
 
@@ -228,25 +228,26 @@ def reverse_path(
     read: Read = read_setting,
     devices: Callable[[], Sequence[Device]] = up_devices,
 ) -> list[Finding]:
-    """Strict source checks drop what comes in by another device than the answer would take.
+    """Check for strict reverse-path filters on a host with several devices.
 
-    With one device towards the outside that is nothing. What the kernel has taken out of ESP
-    is exempt (Linux, ``fib_validate_source``).
+    A strict filter drops a packet if the answer would leave by another device, which cannot happen
+    with one device. Packets that the kernel decapsulated from ESP are exempt (Linux,
+    ``fib_validate_source``).
     """
     outside = [device.name for device in devices() if not device.loopback]
     strict = [name for name in outside if _effective_check(name, read) == _STRICT]
     needed_for = (Purpose.ADVICE,)
     if len(outside) < 2 or not strict:
-        said = "strict on the only device, which is fine" if strict else "not strict"
+        said = "strict on the only device, which is harmless" if strict else "not strict"
         return [Finding("reverse-path filter", Outcome.WORKS, said, needed_for)]
     commands = " ".join(f"net.ipv4.conf.{name.replace('.', '/')}.rp_filter=2" for name in strict)
     said = (
-        f"strict on {', '.join(strict)}: with several devices, packets that come in by another "
-        f"one than their answers take are dropped; loosen it with: sysctl -w {commands}"
+        f"strict on {', '.join(strict)}, so packets are dropped if they arrive on another device "
+        f"than the one that answers leave by; loosen it with: sysctl -w {commands}"
     )
     return [Finding("reverse-path filter", Outcome.UNKNOWN, said, needed_for)]
 
 
 def _effective_check(device: str, read: Read) -> str:
-    """Return the larger of the device's setting and that for all (Linux, ip-sysctl)."""
+    """Return the larger one of the setting of the device and the setting of "all" (ip-sysctl)."""
     return max(read(f"net/ipv4/conf/{name}/rp_filter") or "0" for name in ("all", device))

@@ -1,4 +1,4 @@
-"""Every check, in the order in which it is shown.
+"""All checks, in the order in which their findings are shown.
 
 Reasons: docs/decisions/0018.
 """
@@ -43,7 +43,7 @@ CHECKS: Final = (
 
 
 def examine(setup: Setup, checks: Sequence[Check] = CHECKS) -> Examination:
-    """Run the checks, all of them, whatever they find; takes less than a second as a rule."""
+    """Run all checks and return their findings. This usually takes less than one second."""
     setup = replace(setup, running=running.ask_running_node(setup))
     return Examination(
         setup, tuple((check.name, finding) for check in checks for finding in check.run(setup))

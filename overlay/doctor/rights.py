@@ -1,4 +1,4 @@
-"""What this process may do: capabilities, TUN devices, packet filters, namespaces."""
+"""Check what this process may do: capabilities, TUN devices, packet filters, namespaces."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ flags = 0x40000000 | (0 if int(sys.argv[1]) else 0x10000000)
 libc = ctypes.CDLL(None, use_errno=True)
 sys.exit(ctypes.get_errno() if libc.unshare(flags) else 0)
 """
-"""CLONE_NEWNET, and CLONE_NEWUSER for whoever is not root (linux/sched.h)."""
+"""Make namespaces with CLONE_NEWNET, and with CLONE_NEWUSER if not root (linux/sched.h)."""
 
 
 def privileges(
     _setup: Setup, capabilities: Callable[[], frozenset[int]] = effective_capabilities
 ) -> list[Finding]:
-    """The two capabilities by name; what they allow is tried by the other checks."""
+    """Check for the two capabilities by name; other checks try the operations that need them."""
     held = capabilities()
     unit = "or set AmbientCapabilities=CAP_NET_ADMIN in its systemd unit"
     return [
@@ -53,9 +53,9 @@ def privileges(
 
 def _without_raw() -> str:
     if find_program("nft") is not None:
-        return "only iptables-legacy wants it, and nftables is installed, so nothing is to be done"
+        return "only iptables-legacy needs it, and nftables is installed, so nothing is to be done"
     return (
-        "iptables-legacy wants it and nftables does not, so install the package nftables, run as "
+        "iptables-legacy needs it and nftables does not, so install the package nftables, run as "
         "root, or set AmbientCapabilities=CAP_NET_RAW in its systemd unit"
     )
 
@@ -69,11 +69,11 @@ def _capability(name: str, held: bool, needed_for: tuple[Purpose, ...], without:
 def tun_device(
     _setup: Setup, open_tun: Callable[[str, int], TunDevice] = TunDevice.open
 ) -> list[Finding]:
-    """Make a TUN device as the node does, and remove it."""
+    """Create and remove a TUN device as the node does."""
 
     def attempt() -> str:
         open_tun(_TRIAL_DEVICE, MIN_MTU).close()
-        return "one was made and removed"
+        return "one was created and removed"
 
     return [tried("TUN device", (Purpose.EXIT, Purpose.KERNEL, Purpose.OWN_PATHS), attempt)]
 
@@ -81,29 +81,29 @@ def tun_device(
 def packet_filter(
     _setup: Setup, find: Callable[[], ChosenFilter] = find_packet_filter
 ) -> list[Finding]:
-    """Find the packet filter that guards destinations, serves an exit and walls in the kernel."""
+    """Find the packet filter for the kill switch, for an exit and for the kernel backend."""
 
     def attempt() -> str:
-        return f"{type(find().chosen).__name__.lower()} takes rules for IPv4 and IPv6"
+        return f"{type(find().chosen).__name__.lower()} accepts rules for IPv4 and IPv6"
 
     return [tried("packet filter", (Purpose.EXIT, Purpose.KERNEL, Purpose.OWN_PATHS), attempt)]
 
 
 def traffic_control(_setup: Setup, attempt: Callable[[], None] = try_egress) -> list[Finding]:
-    """Put a program at the way out of a device; without it two walls hold destinations."""
+    """Attach an egress program to a device. Without it, two other layers block destinations."""
 
     def put() -> str:
         attempt()
-        return "it takes programs that hold destinations if the packet filter is lost"
+        return "it accepts programs that block destinations if the packet filter is lost"
 
     return [tried("traffic control", (Purpose.ADVICE,), put)]
 
 
 def namespaces(_setup: Setup, new_namespaces: Callable[[], int] | None = None) -> list[Finding]:
-    """Make network namespaces in a process of their own, which ends at once."""
+    """Create network namespaces in a child process, which ends at once."""
     number = (new_namespaces or _try_namespaces)()
     if number == 0:
-        said = "this user may make them"
+        said = "this user may create them"
         return [Finding("network namespaces", Outcome.WORKS, said, (Purpose.LABORATORY,))]
     remedy = (
         "give the container CAP_SYS_ADMIN (docker run --privileged)"
@@ -112,7 +112,7 @@ def namespaces(_setup: Setup, new_namespaces: Callable[[], int] | None = None) -
         "user.max_user_namespaces=10000 (with AppArmor also "
         "kernel.apparmor_restrict_unprivileged_userns=0)"
     )
-    said = f"making one failed ({os.strerror(number)}); {remedy}."
+    said = f"creating one failed ({os.strerror(number)}); {remedy}."
     return [Finding("network namespaces", Outcome.LACKS, said, (Purpose.LABORATORY,))]
 
 

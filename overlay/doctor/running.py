@@ -1,7 +1,7 @@
-"""The node that runs with this configuration, if one does: asked once, for every check.
+"""Ask the running node of this configuration once, for all checks.
 
-What a running node has found out is worth more than any trial: it knows its peers' clocks, whether
-its bootstrap nodes answer, and what the kernel holds of its guard.
+A running node knows more than a check can find out: the clocks of its peers, whether its bootstrap
+nodes answer, and the state of its kill switch in the kernel.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from overlay.node.release import blocked_here, guard_is_owned
 __all__ = ["ask_running_node", "running_node"]
 
 _ANSWER_S: Final = 1.0
-"""How long a running node may take to answer; the whole examination takes less than 3 s."""
+"""Longest wait for the running node, so that the whole examination takes less than 3 s."""
 
 _SUBJECT: Final = "running node"
 _ADVICE: Final = (Purpose.ADVICE,)
 
 
 def ask_running_node(setup: Setup) -> NodeStatus | None:
-    """Ask the node of this configuration how it is; None if there is none.
+    """Return the state of the node that runs with this configuration, None if none runs.
 
-    One that does not answer in time is one without a report.
+    If it does not answer within ``_ANSWER_S``, the result has no report.
     """
     socket = setup.configuration.node.control_socket
     if setup.path is None or not socket.is_socket() or not node_answers(socket):
@@ -37,7 +37,7 @@ def ask_running_node(setup: Setup) -> NodeStatus | None:
     try:
         with ControlClient(socket, timeout_s=_ANSWER_S) as client:
             status = client.status()
-    except OverlayError:  # it is too busy, or stopped
+    except OverlayError:  # the node is too busy, or has stopped
         return NodeStatus(None, time.monotonic() - begun)
     return NodeStatus(status, time.monotonic() - begun)
 
@@ -47,7 +47,7 @@ def running_node(
     blocked: Callable[[], Collection[object]] = blocked_here,
     owned: Callable[[], bool] = guard_is_owned,
 ) -> list[Finding]:
-    """Tell what the running node says of itself, or what one that ended has left."""
+    """Return the running node's summary, or what an ended node has left blocked."""
     if setup.path is None:
         return []
     node = setup.running
@@ -55,8 +55,8 @@ def running_node(
         return [_absent(setup, 0 if owned() else len(blocked()))]
     if node.status is None:
         said = (
-            f"it has not answered within {node.waited_s:.1f} s; if that lasts, read its log "
-            "(journalctl -u overlay), end its process, and start it anew with: overlay up"
+            f"it has not answered within {node.waited_s:.1f} s; if this persists, read its log "
+            "(journalctl -u overlay), end its process, and start it again with: overlay up"
         )
         return [Finding(_SUBJECT, Outcome.LACKS, said, _ADVICE)]
     well = node.status.works and not node.status.network_problems
@@ -72,6 +72,6 @@ def _absent(setup: Setup, left: int) -> Finding:
     are = "1 destination is" if left == 1 else f"{left} destinations are"
     said = (
         f"none runs, and {are} blocked by a node that ended; restore the paths with: {start}, or "
-        "free the destinations with: overlay stop --release"
+        "unblock the destinations with: overlay stop --release"
     )
     return Finding(_SUBJECT, Outcome.UNKNOWN, said, _ADVICE)

@@ -112,7 +112,7 @@ def test_a_file_in_the_control_sockets_place_is_named(node):
     path = node.configuration.node.control_socket
     path.parent.mkdir(mode=0o700)
     path.touch()
-    assert "in the way" in only(files.control_socket(node)).said
+    assert "not a socket" in only(files.control_socket(node)).said
 
 
 def test_looking_for_the_control_socket_makes_nothing(node):
@@ -389,7 +389,7 @@ def test_the_trial_device_is_closed():
 def test_the_packet_filter_is_named_by_its_program():
     chosen = ChosenFilter(Iptables(), Nftables())
     finding = only(rights.packet_filter(DEFAULTS, lambda: chosen))
-    assert finding.said == "iptables takes rules for IPv4 and IPv6"
+    assert finding.said == "iptables accepts rules for IPv4 and IPv6"
 
 
 @pytest.mark.parametrize(("user", "remedy"), [(0, "CAP_SYS_ADMIN"), (1000, "sysctl -w")])
