@@ -8,13 +8,12 @@
     InboundSa.open    1 length   2 window: check   3 limits   4 authenticate and decrypt
                       5 window: advance   6 trailer, TFC padding, inner header
 
-Neither raises whatever the bytes; a packet that does not pass is a :class:`Drop`, counted
-at its SA.
+Neither method raises an exception, whatever the bytes are. If a packet does not pass, the result
+is a :class:`Drop`, which is also counted at the SA.
 
-What sealing and opening need beyond the SA's counters (the cipher, some 2.5 kB of OpenSSL's
-memory, and the outer header) is built at the first packet, which makes the SA *warm*.
-:meth:`_Sa.cool` drops it again: an idle SA stays small, and its next packet pays about 3
-microseconds. :mod:`overlay.ipsec.userspace.cipher_cache` decides when.
+An SA builds its cipher (about 2.5 kB of memory in OpenSSL) and its outer header at its first
+packet. :meth:`_Sa.cool` releases both, so that an idle SA needs little memory; the next packet
+then takes about 3 microseconds more. :mod:`overlay.ipsec.userspace.cipher_cache` decides when.
 """
 
 from __future__ import annotations
@@ -61,16 +60,16 @@ __all__ = [
 ]
 
 Report = Callable[[SaIdentity], None]
-"""Told once per SA that it passed a soft limit and wants to be replaced."""
+"""Called once per SA when it has passed a soft limit and should be rekeyed."""
 
 Warmed = Callable[["_Sa"], None]
-"""Told whenever an SA has built its cipher."""
+"""Called each time that an SA has built its cipher."""
 
 TemplateKey = tuple[int, bytes, bytes]
-"""A :class:`Template` as ``(reqid, source, destination)``: compared per packet, so a tuple."""
+"""``(reqid, source, destination)`` of a :class:`Template`; a tuple is fast to compare."""
 
 _MAX_PADDED_BYTES: Final = MAX_IP_BYTES - 256
-"""Payloads up to this size fit one IP packet with any suite's fields around them."""
+"""Payloads up to this size fit into one IP packet together with the ESP fields of any suite."""
 
 _PADDING: Final = tuple(bytes(range(1, size + 1)) for size in range(256))
 _TRAILERS: Final = {
@@ -81,13 +80,13 @@ _unpack_sequence: Final = struct.Struct(">I").unpack_from
 
 
 def template_key(template: Template) -> TemplateKey:
-    """Return what the data path compares of a template."""
+    """Return the form of a template that the engine compares for each packet."""
     return (template.reqid, template.source, template.destination)
 
 
 @dataclass(frozen=True, slots=True)
 class _Limits:
-    """Packets and payload bytes after which an SA wants replacing (soft) or dies (hard)."""
+    """Packets and payload bytes after which an SA should be rekeyed (soft) or ends (hard)."""
 
     soft_packets: int
     hard_packets: int
@@ -97,9 +96,9 @@ class _Limits:
 
 @functools.lru_cache(maxsize=64)
 def _limits(suite: int, lifetime: Lifetime, *, esn: bool) -> _Limits:
-    """Join what an SA is configured with and what its suite and sequence space allow.
+    """Return the configured limits, lowered to what the suite and sequence numbers allow.
 
-    Cached because nearly all SAs of a host share one value.
+    The result is cached because nearly all SAs of a host have the same limits.
     """
     packets = _last_sequence(esn=esn) - MAX_START
     hard_packets = _smaller(lifetime.hard_packets, packets)
@@ -122,18 +121,19 @@ def _smaller(configured: int | None, bound: int) -> int:
 
 NEAR_BEHIND: Final = 2**13
 NEAR_AHEAD: Final = 2**14
-"""Sequence numbers that are likely on a link under attack: any replay window behind the highest
-one, and a loss of 0.4 s at 40,000 packets a second, which is more than user space carries."""
+"""Plausible distance from the highest sequence number on a link under attack: the largest replay
+window, and a loss of 0.4 s at 40,000 packets per second (more than this backend carries)."""
 
 _MANY_FORGERIES: Final = 64
-"""UDP's checksum lets one in 65,536 damaged packets pass, so honest links see none."""
+"""Forged packets that indicate an attack. The UDP checksum passes only one in 65,536 damaged
+packets, so a link without an attack has almost none."""
 
 
 class _Sa:
-    """What both directions count and limit.
+    """Counters and limits that both directions have.
 
-    ``_watch_*`` are the next thresholds to act on, soft ones first: one comparison each per
-    packet, everything else happens in :meth:`_at_limit`.
+    ``_watch_*`` are the next limits to be reached, first the soft ones and then the hard ones. So
+    each packet costs one comparison per limit; :meth:`_at_limit` does everything else.
     """
 
     __slots__ = (
@@ -178,16 +178,19 @@ class _Sa:
 
     @property
     def template_key(self) -> TemplateKey:
-        """What policies name this SA by."""
+        """The key by which policies name this SA."""
         value = self.value
         return (value.reqid, value.source, value.destination)
 
     def cool(self) -> None:
-        """Drop what the next packet can build anew."""
+        """Release the cipher; the next packet builds it again."""
         self._transform = None
 
     def start(self, now: float) -> None:
-        """Begin to count the lifetime in seconds; without a soft one, 7/8 of the hard one."""
+        """Begin the lifetime in seconds at ``now`` (Unix seconds).
+
+        If the SA has no soft lifetime, 7/8 of the hard one is used.
+        """
         lifetime = self.value.lifetime
         hard_s = math.inf if lifetime.hard_s is None else lifetime.hard_s
         soft_s = hard_s * 0.875 if lifetime.soft_s is None else min(lifetime.soft_s, hard_s)
@@ -195,7 +198,7 @@ class _Sa:
         self._watch_time = now + soft_s
 
     def count_drop(self, drop: Drop) -> Drop:
-        """Count a packet dropped at this SA and return why."""
+        """Count a packet that is dropped at this SA, and return the same reason."""
         if self._drops is None:
             self._drops = {}
         self._drops[drop] = self._drops.get(drop, 0) + 1
@@ -211,7 +214,7 @@ class _Sa:
         )
 
     def _warm(self, iv_mask: int = 0) -> Transform:
-        """Build the cipher; stage 4 calls it when there is none."""
+        """Build the cipher if the SA has none (step 4 of :meth:`seal` and :meth:`open`)."""
         value = self.value
         self._transform = new_transform(
             SUITES[value.suite],
@@ -226,10 +229,11 @@ class _Sa:
         return self._transform
 
     def _at_limit(self, packets: int, payload_bytes: int, now: float) -> bool:
-        """Report a passed soft limit once; tell whether a hard one is passed."""
+        """Report a passed soft limit once, and tell whether a hard limit is passed."""
         self._report_once()
         value, hard_s = self.value, self.value.lifetime.hard_s
         limits = _limits(value.suite, value.lifetime, esn=value.esn)
+        # The soft limit is reported, so from now on compare packets with the hard ones.
         self._watch_packets = limits.hard_packets
         self._watch_bytes = limits.hard_bytes
         self._watch_time = math.inf if hard_s is None else self._started + hard_s
@@ -246,12 +250,14 @@ class _Sa:
 
 
 class OutboundSa(_Sa):
-    """An SA that this host seals with. ``endpoint`` is where a link SA's datagrams go.
+    """An SA with which this host seals packets.
 
-    ``largest`` is the packet in bytes that fits one of them, see :meth:`limit`.
+    ``endpoint`` is the destination of the datagrams of a link SA, None for an onion SA.
+    ``largest`` is the size in bytes of the largest packet that fits one datagram; see
+    :meth:`limit`.
 
-    ``start`` is the sequence number before that of the first packet: drawn at random, so that
-    the numbers of an SA tell nothing about another one that carries the same packets.
+    ``start`` is the sequence number before that of the first packet. It is random, so that the
+    numbers of two SAs that carry the same packets cannot be linked.
     """
 
     __slots__ = (
@@ -278,6 +284,7 @@ class OutboundSa(_Sa):
         encapsulation = value.encapsulation
         self.endpoint = None if encapsulation is None else encapsulation.destination
         self._start = draw_start(rng) if start is None else start
+        # Sequence numbers must not wrap: report the SA when 1/8 of them is left.
         room = _last_sequence(esn=value.esn) - self._start
         self._watch_packets = min(self._watch_packets, room - room // 8)
         self.outer_next_header = IPV6 if len(value.destination) == 16 else IPV4
@@ -288,7 +295,7 @@ class OutboundSa(_Sa):
         self._outer: OuterHeader | None = None
 
     def cool(self) -> None:
-        """Drop what the next packet can build anew."""
+        """Release the cipher and the outer header; the next packet builds them again."""
         super().cool()
         self._outer = None
 
@@ -296,14 +303,14 @@ class OutboundSa(_Sa):
         """Encapsulate one packet.
 
         Args:
-            payload: an IP packet, or anything for a dummy packet.
+            payload: an IP packet; for a dummy packet any bytes.
             next_header: 4 (IPv4), 41 (IPv6) or 59 (dummy packet, RFC 4303, section 2.6).
             now: Unix seconds.
 
         Returns:
-            The ESP packet from SPI to ICV of a link SA (the socket adds UDP, RFC 3948), the
-            whole outer IP packet of an onion SA, or why nothing was sealed. A sequence
-            number is never used twice, nor does it wrap.
+            For a link SA, the ESP packet from SPI to ICV (the socket adds UDP, RFC 3948). For an
+            onion SA, the whole outer IP packet. If nothing was sealed, the reason. A sequence
+            number is never used twice and does not wrap.
         """
         packets = self.packets + 1
         length = len(payload)
@@ -328,19 +335,20 @@ class OutboundSa(_Sa):
         return esp if self._outer is None else self._outer.wrap(esp)
 
     def limit(self, datagram_bytes: int) -> None:
-        """Make datagrams, from SPI to ICV, of at most so many bytes of packets that fit.
+        """Limit the ESP packets of this SA to ``datagram_bytes``, from SPI to ICV.
 
-        Packets above :attr:`largest` are to be cut before. TFC padding stays within it.
+        The caller must cut packets larger than :attr:`largest` before it seals them. TFC padding
+        does not exceed this size.
         """
         self.largest = esp_payload_that_fits(datagram_bytes, SUITES[self.value.suite])
         self._pad_to = min(self.value.tfc_pad_to, self.largest)
 
     def seal_dummy(self, now: float) -> bytes | Drop:
-        """Seal a dummy packet, as large as the SA's TFC padding makes every packet."""
+        """Seal a dummy packet, padded to the size that the SA's TFC padding prescribes."""
         return self.seal(b"", NO_NEXT_HEADER, now)
 
     def counters(self) -> SaCounters:
-        """Return what was sealed so far."""
+        """Return the counters of the packets sealed so far."""
         return self._counters(self._start + self.packets)
 
     def _warm_up(self) -> Transform:
@@ -353,6 +361,7 @@ class OutboundSa(_Sa):
         if length > _MAX_PADDED_BYTES:
             return Drop.OUT_ERROR
         at_limit = self._at_limit(packets, total, now)
+        # _at_limit() has set the hard limit of packets; the sequence numbers may end earlier.
         room = _last_sequence(esn=self.value.esn) - max(self._start, MAX_START)
         self._watch_packets = min(self._watch_packets, room)
         if packets > room:
@@ -361,10 +370,10 @@ class OutboundSa(_Sa):
 
 
 class InboundSa(_Sa):
-    """An SA that this host opens packets of.
+    """An SA with which this host opens packets.
 
-    ``peer`` is the endpoint from which its authentic packets came last, and ``home`` the one
-    from which they should come; both are None for an onion SA.
+    ``peer`` is the endpoint from which the last authentic packet came. ``home`` is the configured
+    endpoint of the peer. Both are None for an onion SA.
     """
 
     __slots__ = ("_forgeries", "_smallest", "_window", "home", "peer")
@@ -386,16 +395,17 @@ class InboundSa(_Sa):
     def open(self, packet: bytes, offset: int, now: float) -> bytes | Drop:
         """Check, authenticate and decrypt the ESP packet that begins at ``offset``.
 
-        The window moves only after authentication (RFC 4303, 3.4.3 and 3.4.4).
+        The window advances only after authentication (RFC 4303, 3.4.3 and 3.4.4), because
+        otherwise a forged sequence number could move it.
 
         Args:
-            packet: ends with the ICV: SPI (4) | sequence number (4) | IV | ciphertext | ICV.
-            offset: where the SPI begins; an outer IP header may stand before it.
+            packet: SPI (4) | sequence number (4) | IV | ciphertext | ICV, and nothing after it.
+            offset: index of the SPI in bytes; an outer IP header may precede it.
             now: Unix seconds.
 
         Returns:
-            The inner IP packet, whose header is sound and whose size is what that header
-            says, or why there is none.
+            The inner IP packet, with a valid header and cut to the length in that header; or
+            the reason why there is none.
         """
         if len(packet) - offset < self._smallest:
             return self.count_drop(Drop.IN_HDR_ERROR)
@@ -422,35 +432,39 @@ class InboundSa(_Sa):
 
     @property
     def highest(self) -> int:
-        """The highest authentic sequence number so far, 0 before the first."""
+        """The highest authentic sequence number so far; 0 before the first packet."""
         return self._window.highest
 
     def is_near(self, packet: bytes) -> bool:
-        """Tell whether the number of the ESP packet lies near the highest authentic one.
+        """Tell whether the sequence number of the ESP packet is near the highest authentic one.
 
-        A packet that is further ahead may be authentic (RFC 4303, 3.4.3), but on a link under
-        attack it is probably not.
+        A number that is further ahead is valid (RFC 4303, 3.4.3), but on a link under attack the
+        packet is probably forged. Before the first authentic packet every number is near.
         """
         ahead = _unpack_sequence(packet, 4)[0] - self._window.highest + NEAR_BEHIND
         return self._window.highest == 0 or ahead & MAX_SEQUENCE < NEAR_BEHIND + NEAR_AHEAD
 
     @property
     def is_attacked(self) -> bool:
-        """Whether more packets were forged than damage on the way explains."""
+        """Whether more packets failed authentication than transmission errors explain."""
         return self._forgeries >= _MANY_FORGERIES
 
     def counters(self) -> SaCounters:
-        """Return what was opened so far."""
+        """Return the counters of the packets opened so far."""
         return self._counters(self._window.highest)
 
     def _forged(self) -> Drop:
-        """Count a forgery; those who guess too often end the SA before they guess right."""
+        """Count a packet that failed authentication.
+
+        At half of the suite's limit the SA is reported for rekeying. At the limit the SA ends, so
+        that an attacker cannot make enough attempts to forge a packet.
+        """
         self._forgeries += 1
         limit = SUITES[self.value.suite].max_forgeries
         if self._forgeries >= limit // 2:
             self._report_once()
         if self._forgeries >= limit:
-            self._watch_packets = -1
+            self._watch_packets = -1  # the next packet calls _at_limit(), which drops it
         return self.count_drop(Drop.IN_STATE_PROTO_ERROR)
 
     def _at_limit(self, packets: int, payload_bytes: int, now: float) -> bool:
@@ -459,14 +473,17 @@ class InboundSa(_Sa):
 
 
 def _inner_packet(plaintext: bytes) -> bytes | Drop:
-    """Take off padding and TFC padding; the padding's bytes count 1, 2, 3 ... (RFC 4303, 2.4)."""
+    """Return the inner packet without ESP padding and TFC padding, or why it is invalid.
+
+    The bytes of the ESP padding must be 1, 2, 3 ... (RFC 4303, section 2.4).
+    """
     pad_bytes = plaintext[-2]
     end = len(plaintext) - 2 - pad_bytes
     if end < 0 or plaintext[end:-2] != _PADDING[pad_bytes]:
         return Drop.IN_STATE_PROTO_ERROR
     next_header = plaintext[-1]
     if next_header == IPV6:
-        # As packet_length() says, but without its call: all that is in transit passes here.
+        # The same as packet_length(), inlined because every packet in transit passes here.
         if end >= 40 and plaintext[0] >> 4 == 6:
             length = 40 + (plaintext[4] << 8) + plaintext[5]
             if length <= end:

@@ -1,9 +1,9 @@
-"""IP headers as far as tunnels need them: bounded reads of inner ones, building of outer ones.
+"""Read the headers of inner IP packets with bounds checks, and build outer IP headers.
 
-An outer header tells nothing of the packet inside. RFC 4301, section 5.1.2 lets a tunnel
-copy DSCP, flow label and ECN outwards and the hop limit be derived; each would be a mark
-that one hop sets and another reads, a covert channel along the whole circuit. So: traffic
-class 0 (hence Not-ECT), flow label 0, hop limit 64, DF clear, always.
+An outer header depends on nothing in the inner packet. RFC 4301, section 5.1.2 allows a tunnel to
+copy DSCP, flow label and ECN to the outer header, and to derive the hop limit. Each field would
+be a covert channel along the circuit: one hop could set it and another hop could read it. So
+traffic class (and thereby ECN) and flow label are always 0, the hop limit is 64, and DF is clear.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ __all__ = [
 ]
 
 IPV4: Final = 4
-"""Next header of an IPv4 packet (IANA protocol numbers)."""
+"""Next header of an IPv4 packet; these four are IANA protocol numbers."""
 IPV6: Final = 41
 ESP: Final = 50
 NO_NEXT_HEADER: Final = 59
 
 MAX_IP_BYTES: Final = 65535
-"""What the 16-bit length of an IPv4 packet, or of an IPv6 payload, can count."""
+"""Maximum of the 16-bit length field: an IPv4 packet, or the payload of an IPv6 packet."""
 
 _HOP_LIMIT: Final = 64
 _V6_FIRST_WORD: Final = 0x60000000
@@ -41,10 +41,10 @@ _V4_FIRST_HALF_WORD: Final = 0x4500
 
 
 def packet_length(data: bytes, end: int) -> int:
-    """Return the length of the IP packet at the front of ``data[:end]``, 0 if there is none.
+    """Return the length in bytes of the IP packet at the start of ``data[:end]``, 0 if none.
 
-    A positive result means: version 4 or 6, the whole header is there, and the packet ends
-    at or before ``end``; so its addresses and next header can be read without checks.
+    A positive result means that the version is 4 or 6, the header is complete, and the packet
+    ends at or before ``end``. So the caller can read addresses and next header without checks.
     """
     if end < 20:
         return 0
@@ -58,15 +58,15 @@ def packet_length(data: bytes, end: int) -> int:
 
 
 def is_ipv4_fragment(packet: bytes) -> bool:
-    """Tell whether an IPv4 packet is a fragment: its payload is then no whole packet."""
+    """Tell whether an IPv4 packet is a fragment, which means that its payload is incomplete."""
     return bool(packet[6] & 0x3F or packet[7])
 
 
 class OuterHeader(Protocol):
-    """Builds what stands before the ESP packets of one SA."""
+    """Builder of the outer IP header of one SA."""
 
     def wrap(self, esp: bytes) -> bytes:
-        """Return the IP packet whose payload ``esp`` is."""
+        """Return an IP packet with the payload ``esp``."""
         ...
 
 
@@ -81,7 +81,10 @@ class _OuterV6:
 
 
 class _OuterV4:
-    """DF is clear, so the identification must differ (RFC 6864): it is drawn at random."""
+    """The builder for IPv4.
+
+    DF is clear, so packets must have different identifications (RFC 6864). They are random.
+    """
 
     __slots__ = ("_addresses", "_constant_sum", "_rng")
 
@@ -113,7 +116,7 @@ class _OuterV4:
 
 
 def new_outer_header(source: bytes, destination: bytes, rng: Random) -> OuterHeader:
-    """Return the builder for two packed addresses of one family."""
+    """Return the builder for two packed addresses of the same IP version."""
     if len(source) == 16:
         return _OuterV6(source, destination)
     return _OuterV4(source, destination, rng)

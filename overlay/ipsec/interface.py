@@ -1,12 +1,11 @@
-"""Security associations and policies as values: the language of translator and backends.
+"""Security associations and policies as values, which the translator passes to a backend.
 
-What *identifies* an SA (:class:`SaIdentity`) is apart from what *configures* it
-(:class:`SecurityAssociation`), as in RFC 4301, section 4.4. Everything is neutral to the
-backend: the userspace engine compiles these values into plans, the Linux kernel takes them
-as XFRM messages.
+The values do not depend on the backend: the userspace engine compiles them, and the Linux kernel
+receives them as XFRM messages. The identity of an SA (:class:`SaIdentity`) is separate from its
+configuration (:class:`SecurityAssociation`), as in RFC 4301, section 4.4.
 
-Addresses are packed (4 or 16 bytes). Templates are listed **innermost first**, as the
-kernel does: the first is applied to the packet itself, the last one is the link SA.
+Addresses are packed (4 or 16 bytes). Templates are listed **innermost first**, as in the kernel:
+the first one is applied to the packet itself, and the last one is the link SA.
 """
 
 from __future__ import annotations
@@ -48,11 +47,14 @@ MIN_SPI: Final = 256
 """SPIs 1 to 255 are reserved, 0 is for local use (RFC 4303, section 2.1)."""
 
 MAX_TEMPLATES: Final = 6
-"""Five onion layers and the link. The Linux kernel takes 5 (four hops and the link)."""
+"""Five onion layers and the link. The Linux kernel accepts only 5 (four hops and the link)."""
 
 
 class PolicyDirection(enum.Enum):
-    """Which packets a policy speaks of (RFC 4301, section 4.4.1; Linux splits inbound in two)."""
+    """The packets to which a policy applies (RFC 4301, section 4.4.1).
+
+    Linux divides inbound packets into IN (for this host) and FWD (to be forwarded).
+    """
 
     OUT = "out"
     IN = "in"
@@ -61,7 +63,7 @@ class PolicyDirection(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class SaIdentity:
-    """What the SAD is searched by: SPI and outer destination address (RFC 4301, section 4.1)."""
+    """Key of an SA in the SAD: SPI and outer destination address (RFC 4301, section 4.1)."""
 
     spi: Spi
     destination: bytes
@@ -77,7 +79,7 @@ class UdpEncapsulation:
 
 @dataclass(frozen=True, slots=True)
 class Lifetime:
-    """Limits after which an SA is rekeyed (soft) or dies (hard); None means no limit."""
+    """Limits after which an SA is rekeyed (soft) or ends (hard); None means no limit."""
 
     soft_s: float | None = None
     hard_s: float | None = None
@@ -88,24 +90,26 @@ class Lifetime:
 
 
 UNLIMITED: Final = Lifetime()
-"""Only the suite and the sequence numbers end the SA; one value, for nearly all SAs share it."""
+"""Only the limits of the suite and of the sequence numbers apply.
+
+Nearly all SAs share this value, which saves memory.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class SecurityAssociation:
     """One direction of one ESP tunnel (RFC 4303), as both backends install it.
 
-    ``keymat`` is the cipher's key followed by its salt (AEAD), or the encryption key
-    followed by the authentication key (RFC 7296, section 2.17 order within one SA);
-    ``overlay.ipsec.suites`` knows the sizes for each suite.
+    ``keymat`` is the key and the salt (AEAD), or the encryption key and the authentication key,
+    in this order (RFC 7296, section 2.17). ``overlay.ipsec.suites`` has the sizes.
 
-    ``reqid`` is a number of this host's that ties SAs to templates: successive SAs of one
-    tunnel and direction share it, so that rekeying never touches a policy. Outbound, the
-    SA installed last is used.
+    ``reqid`` is a number that this host chooses to connect SAs with templates. Successive SAs of
+    one tunnel and direction have the same ``reqid``, so that rekeying changes no policy. For
+    outbound packets the SA that was installed last is used.
 
-    ``inbound`` tells whether this host opens (True) or seals (False) with it.
-    ``tfc_pad_to`` is the size in bytes of the ESP payload (the encapsulated packet and its
-    TFC padding, RFC 4303 section 2.7) up to which a sender pads; 0 for none.
+    ``inbound`` is True if this host opens packets with the SA, and False if it seals them.
+    ``tfc_pad_to`` is the size in bytes to which the sender pads each ESP payload (the packet with
+    its TFC padding, RFC 4303, section 2.7); 0 means no padding.
     """
 
     spi: Spi
@@ -123,7 +127,7 @@ class SecurityAssociation:
 
     @property
     def identity(self) -> SaIdentity:
-        """The pair by which the SAD finds it."""
+        """The key by which the SAD finds this SA."""
         return SaIdentity(self.spi, self.destination)
 
 
@@ -136,11 +140,11 @@ class Prefix:
 
     @classmethod
     def host(cls, packed: bytes) -> Prefix:
-        """The prefix of exactly one address."""
+        """Return the prefix that contains only this address."""
         return cls(packed, len(packed) * 8)
 
     def contains(self, packed: bytes) -> bool:
-        """Tell whether an address of the same family lies in this prefix."""
+        """Tell whether this prefix contains an address; False if the IP version differs."""
         if len(packed) != len(self.network):
             return False
         shift = len(packed) * 8 - self.length
@@ -155,14 +159,14 @@ ANY_V6: Final = Prefix(bytes(16), 0)
 
 @dataclass(frozen=True, slots=True)
 class Selector:
-    """Which packets a policy matches; ``protocol`` is the IP next header, None for any."""
+    """The packets that a policy matches; ``protocol`` is the IP next header, None for any."""
 
     source: Prefix
     destination: Prefix
     protocol: int | None = None
 
     def matches(self, source: bytes, destination: bytes, protocol: int) -> bool:
-        """Tell whether a packet with these (packed) addresses and protocol is meant."""
+        """Tell whether a packet with these packed addresses and this protocol matches."""
         return (
             (self.protocol is None or self.protocol == protocol)
             and self.source.contains(source)
@@ -172,7 +176,7 @@ class Selector:
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """One ESP tunnel that a policy's packets pass: outer addresses and the SAs' ``reqid``."""
+    """One ESP tunnel of a policy: its outer addresses and the ``reqid`` of its SAs."""
 
     source: bytes
     destination: bytes
@@ -181,11 +185,11 @@ class Template:
 
 @dataclass(frozen=True, slots=True)
 class SecurityPolicy:
-    """Packets that match must pass exactly these tunnels, innermost first (RFC 4301, 4.4.1).
+    """The tunnels of the packets that match a selector, innermost first (RFC 4301, 4.4.1).
 
-    Outbound, the templates are applied. Inbound (IN: the packet is for this host; FWD: it
-    is forwarded) they must be those that the packet came through; no other packet matching
-    the selector is let in.
+    Outbound packets are sealed with these templates. Inbound packets (IN: for this host; FWD: to
+    be forwarded) must have arrived through exactly these tunnels. Other packets that match the
+    selector are dropped.
     """
 
     direction: PolicyDirection
@@ -195,9 +199,9 @@ class SecurityPolicy:
 
 @dataclass(frozen=True, slots=True)
 class IpsecConfiguration:
-    """What one circuit, or one link, needs from IPsec on this host; the translator's output.
+    """The SAs and policies of one circuit or one link on this host; the translator makes them.
 
-    ``local_addresses`` are addresses that this host must hold while it is installed.
+    ``local_addresses`` are addresses that this host must have while the value is installed.
     """
 
     associations: tuple[SecurityAssociation, ...]
@@ -206,7 +210,7 @@ class IpsecConfiguration:
 
 
 class Drop(enum.Enum):
-    """Why the data path dropped a packet, named after the kernel's counters where those exist."""
+    """Why a backend dropped a packet; the values are the kernel's counters if it has one."""
 
     IN_HDR_ERROR = "XfrmInHdrError"
     IN_NO_STATES = "XfrmInNoStates"
@@ -216,23 +220,24 @@ class Drop(enum.Enum):
     IN_TMPL_MISMATCH = "XfrmInTmplMismatch"
     IN_NO_POLS = "XfrmInNoPols"
     OUT_ERROR = "XfrmOutError"
-    """No IP packet, or one that does not fit a tunnel."""
+    """The bytes are no IP packet, or the packet does not fit into a tunnel."""
     OUT_NO_STATES = "XfrmOutNoStates"
     OUT_STATE_SEQ_ERROR = "XfrmOutStateSeqError"
     OUT_STATE_EXPIRED = "XfrmOutStateExpired"
     OUT_POL_BLOCK = "XfrmOutPolBlock"
     DUMMY = "Dummy"
-    """A dummy packet (next header 59): dropped as RFC 4303, section 2.6 wants it; no error."""
+    """A dummy packet (next header 59). RFC 4303, section 2.6 requires to drop it; no error."""
 
-    # Enum's own is a Python function, and a flood of garbage counts each drop twice.
+    # Enum.__hash__ is a Python function and slow. Each drop is counted in two dictionaries, so the
+    # hash costs CPU time during a flood of invalid packets.
     __hash__ = object.__hash__
 
 
 @dataclass(frozen=True, slots=True)
 class SaCounters:
-    """What has passed an SA since it was installed, and what was dropped at it.
+    """Counters of one SA since it was installed.
 
-    ``last_used`` is in Unix seconds, None where the engine does not know.
+    ``last_used`` is in Unix seconds, or None if the backend does not know it.
     """
 
     packets: int
@@ -244,7 +249,7 @@ class SaCounters:
 
 @dataclass(frozen=True, slots=True)
 class BackendCapabilities:
-    """What a backend can do; ``max_templates`` bounds the hops of a circuit (hops + 1 link)."""
+    """Capabilities of a backend; ``max_templates`` is the maximum number of hops plus the link."""
 
     name: str
     suites: frozenset[int]
@@ -253,13 +258,13 @@ class BackendCapabilities:
 
 
 class IpsecBackend(Protocol):
-    """Enforce IPsec configurations; both backends pass the same conformance suite.
+    """A backend that enforces IPsec configurations; both pass the same conformance tests.
 
-    Calls are synchronous and atomic: after an exception nothing of the call remains.
+    Calls are synchronous and atomic: a call that raises an exception has changed nothing.
     """
 
     def capabilities(self) -> BackendCapabilities:
-        """Tell what this backend can do."""
+        """Return the capabilities of this backend."""
         ...
 
     def install(self, configuration: IpsecConfiguration) -> None:
@@ -267,15 +272,16 @@ class IpsecBackend(Protocol):
 
         Raises:
             ValueError: an SA or policy with the same identity is installed, or a suite,
-                key size or template count does not fit.
-            BackendError: the operating system refused.
+                key size or number of templates is not supported.
+            BackendError: the operating system refused the request.
         """
         ...
 
     def remove(self, configuration: IpsecConfiguration) -> None:
-        """Remove what :meth:`install` of the same value installed; absent parts are no error.
+        """Remove what :meth:`install` installed for the same value; absent parts are no error.
 
-        It never fails: what the operating system keeps is the backend's to remove later.
+        This never raises an exception. If the operating system fails to remove a part, the
+        backend removes that part later.
         """
         ...
 
@@ -283,14 +289,14 @@ class IpsecBackend(Protocol):
         """Return the counters of an SA, or None if it is not installed.
 
         Raises:
-            BackendError: the operating system could not be asked.
+            BackendError: the operating system did not answer the query.
         """
         ...
 
     def flush(self) -> None:
-        """Remove everything that this node installed, and nothing else."""
+        """Remove everything that this node installed, and nothing that others installed."""
         ...
 
 
 Batch = Sequence[tuple[bytes, Endpoint]]
-"""Datagrams with the endpoint that they come from or go to."""
+"""Datagrams, each with the endpoint from which it came or to which it is sent."""

@@ -1,7 +1,7 @@
-"""When SAs want to be replaced (soft limits) and when they die (hard limits).
+"""Draw when an SA is rekeyed (soft limits) and when it ends (hard limits).
 
-Limits are drawn a little apart, so that SAs made together are not replaced together: in a
-link both ends would begin at once, in a circuit all hops.
+The limits have a random part, so that SAs made together are not rekeyed together. Otherwise both
+ends of a link, or all hops of a circuit, would start at the same time.
 
 Reasons: docs/decisions/0016.
 """
@@ -21,22 +21,28 @@ from overlay.ipsec.suites import SUITES
 __all__ = ["RekeyLimits", "draw_lifetime", "hard_lifetime"]
 
 _SHARE_OF_HARD: Final = 0.5
-"""Soft limits lie below half of what a suite or the sequence numbers allow: the other half is
-for what passes while new keys are agreed, and for packets that the sender has sealed (hence
-counted) and the network lost."""
+"""Upper bound of a soft limit, as a fraction of what the suite or the sequence numbers allow.
+
+The other half is for packets during the rekeying, and for packets that the sender has counted
+and the network has lost.
+"""
 
 _TIME_JITTER: Final = 0.1
+"""Largest random reduction of a soft limit in seconds, as a fraction of it."""
+
 _VOLUME_JITTER: Final = 0.2
+"""The same for soft limits in packets and bytes."""
 
 _ENDLESS: Final = 2**63
-"""No limit: neither packets nor bytes come near, and kernels count in 64 bits."""
+"""Limits from here on count as none: no SA reaches them, and the kernel counts in 64 bits."""
 
 
 @dataclass(frozen=True, slots=True)
 class RekeyLimits:
-    """After what keys are replaced: seconds (None: somebody else counts them), bytes, packets.
+    """Age in seconds, bytes and packets after which the keys of an SA are replaced.
 
-    ``hard_s`` is when the SA dies if nobody has replaced it.
+    ``soft_s`` is None if the owner of the SA measures its age itself. ``hard_s`` is the age at
+    which the SA ends if it has not been replaced.
     """
 
     soft_s: float | None
@@ -46,13 +52,13 @@ class RekeyLimits:
 
 
 def draw_lifetime(limits: RekeyLimits, suite: int, rng: Random, *, esn: bool = True) -> Lifetime:
-    """Return the limits of one SA of those who begin to replace it.
+    """Return the limits of an SA for a node that can rekey it.
 
     Args:
-        limits: what its owner wishes; lowered to what the suite and the sequence numbers allow.
-        suite: the ESP suite's number.
-        rng: draws how much earlier it is replaced, up to a tenth (time) or a fifth (volume).
-        esn: whether its sequence numbers have 64 bits.
+        limits: the configured limits; lowered to what suite and sequence numbers allow.
+        suite: the number of the ESP suite.
+        rng: draws the random reduction of the soft limits, up to 10 % (time) or 20 % (volume).
+        esn: whether the sequence numbers have 64 bits.
     """
     hard = hard_lifetime(suite, esn=esn)
     earlier = 1 - _TIME_JITTER * rng.random()
@@ -68,9 +74,9 @@ def draw_lifetime(limits: RekeyLimits, suite: int, rng: Random, *, esn: bool = T
 
 @functools.lru_cache(maxsize=64)
 def hard_lifetime(suite: int, *, esn: bool = True) -> Lifetime:
-    """Return the limits of an SA that this host cannot replace: where its cipher ends, it ends.
+    """Return the limits of an SA that this node cannot rekey: those of suite and numbers alone.
 
-    One value for each suite, for a relay has many such SAs.
+    The result is cached, because a relay has many such SAs and they can share one value.
     """
     return Lifetime(
         hard_packets=_finite((MAX_ESN if esn else MAX_SEQUENCE) - MAX_START),

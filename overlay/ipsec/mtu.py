@@ -1,7 +1,7 @@
-"""How large a packet may be so that all its tunnels fit one datagram of the underlay.
+"""Compute the largest packet that, in all its tunnels, fits one datagram of the underlay.
 
-The inner MTU is computed for the *longest* path and used for every path: a size that
-depended on the length would tell it to the exit (docs/decisions/0003).
+The inner MTU is computed for the *longest* path and used for every path. If it depended on the
+number of hops, the exit could infer that number from it (docs/decisions/0003).
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ _ESP_TRAILER: Final = 2
 
 
 def esp_payload_that_fits(space: int, suite: Suite) -> int:
-    """Return the largest payload in bytes whose ESP packet (SPI to ICV) takes at most ``space``."""
+    """Return the largest payload whose ESP packet, SPI to ICV, has at most ``space`` bytes."""
     ciphertext = space - _ESP_HEADER - suite.iv_bytes - suite.icv_bytes
     alignment = max(suite.block_bytes, 4)
     return ciphertext - ciphertext % alignment - _ESP_TRAILER
 
 
 def inner_mtu(underlay_mtu: int, *, hops: int, onion: Suite, link: Suite, ipv6: bool) -> int:
-    """Return the largest inner packet of a path with ``hops`` onion layers.
+    """Return the size in bytes of the largest inner packet of a path with ``hops`` hops.
 
     Args:
-        underlay_mtu: bytes of an IP packet between two nodes, IP header included.
-        hops: onion layers, each an ESP tunnel over IPv6.
+        underlay_mtu: size in bytes of an IP packet between two nodes, including its IP header.
+        hops: number of onion layers; each one is an ESP tunnel over IPv6.
         onion: suite of the onion SAs.
         link: suite of the link SA (ESP in UDP, RFC 3948).
-        ipv6: whether the underlay speaks IPv6.
+        ipv6: whether the underlay uses IPv6; otherwise it uses IPv4.
     """
     space = underlay_mtu - (_IPV6_HEADER if ipv6 else 20) - _UDP_HEADER
     size = esp_payload_that_fits(space, link)

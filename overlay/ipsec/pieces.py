@@ -1,8 +1,9 @@
-"""Packets that exceed what a link carries travel in pieces inside the link's ESP packets.
+"""Cut packets that are too large for a link into pieces, and join the pieces of the peer.
 
-The entry of a tunnel cuts (RFC 2473, section 7.1) into IPv6 fragments (RFC 8200, section 4.5), each
-with an ESP packet of its own. So no IP fragment appears on the wire, which many lines drop, and
-all pieces of a packet have one size there: the last one is padded (RFC 4303, section 2.7).
+The entry of a tunnel cuts a packet (RFC 2473, section 7.1) into IPv6 fragments (RFC 8200, section
+4.5) and seals each in an ESP packet of its own. So no IP fragment appears on the underlay, where
+many networks drop fragments. All pieces of a packet have the same size there, because the last
+one is padded (RFC 4303, section 2.7).
 """
 
 from __future__ import annotations
@@ -27,22 +28,26 @@ FRAGMENT: Final = 44
 """Next header of an IPv6 fragment header."""
 
 MAX_PIECES: Final = 8
-"""Of one packet: with 1,200 bytes a link this suffices for any packet that nodes make."""
+"""Maximum number of pieces of one packet.
+
+With links of 1,200 bytes this is enough for any packet that nodes make.
+"""
 
 MAX_INCOMPLETE: Final = 1024
-"""Packets of all links whose pieces are awaited; a new one takes the place of the oldest.
+"""Maximum number of incomplete packets of all links together; a new one replaces the oldest.
 
-Honest ones wait for milliseconds, so a peer that completes none pushes out its own.
+A packet is normally complete within milliseconds. So a peer that completes none mostly displaces
+its own packets.
 """
 
 MAX_OF_LINK: Final = 16
-"""The same for one link."""
+"""Maximum number of incomplete packets of one link."""
 
 _MAX_PIECE_BYTES: Final = 2048
-"""With the bounds above, a node remembers 16 MB of pieces at most, and 256 kB of one link."""
+"""With the limits above, all pieces take at most 16 MB, and those of one link 256 kB."""
 
 _MAX_AGE_S: Final = 5.0
-"""The pieces of a packet leave together, so what comes later belongs to another packet."""
+"""The pieces of a packet are sent together, so a much later piece belongs to another packet."""
 
 _IPV6_HEADER: Final = 40
 _FRAGMENT_HEADER: Final = struct.Struct(">BBHI")
@@ -51,9 +56,9 @@ _Key = bytes
 
 
 def is_piece(packet: bytes) -> bool:
-    """Tell whether a packet with a sound header is a fragment of a packet of nodes.
+    """Tell whether a packet with a valid header is a piece that a node has cut.
 
-    Fragments that programs sent have other addresses; they pass as they are.
+    Fragments that applications send have other destination addresses and are not pieces.
     """
     if packet[0] >> 4 != 6 or packet[6] != FRAGMENT:
         return False
@@ -62,19 +67,21 @@ def is_piece(packet: bytes) -> bool:
 
 
 def cut(packet: bytes, largest: int, identification: int) -> list[bytes] | None:
-    """Cut an IPv6 packet into fragments of at most ``largest`` bytes.
+    """Return an IPv6 packet cut into fragments of at most ``largest`` bytes.
 
-    All have one size but the last, which may be up to 56 bytes shorter. ``identification`` are 32
-    random bits. None if the packet is no IPv6 packet, is a fragment, or needs too many.
+    All fragments have the same size, except that the last may be up to 56 bytes shorter.
+    ``identification`` has 32 random bits. The result is None if the packet is not IPv6, is a
+    fragment itself, or needs more than ``MAX_PIECES`` fragments.
     """
     if packet[0] >> 4 != 6 or packet[6] == FRAGMENT:
         return None
+    # Fragment offsets count units of 8 bytes (RFC 8200, section 4.5).
     room = (largest - _IPV6_HEADER - _FRAGMENT_HEADER.size) & ~7
     body = memoryview(packet)[_IPV6_HEADER:]
     if room < 8:
         return None
     count = -(-len(body) // room)
-    size = (-(-len(body) // count) + 7) & ~7
+    size = (-(-len(body) // count) + 7) & ~7  # equal sizes, so that the last needs little padding
     if count > MAX_PIECES:
         return None
     return [
@@ -95,14 +102,14 @@ class _Incomplete:
     total: int | None = None
 
     def join(self) -> bytes | None:
-        """Return the whole body if it is there without gaps."""
+        """Return the whole body, or None while a part is missing."""
         if self.total is None:
             return None
         joined = b"".join(self.parts[start] for start in sorted(self.parts))
         return joined if len(joined) == self.total else None
 
     def contradicts(self, start: int, end: int, *, more: bool) -> bool:
-        """Tell whether a piece overlaps another one, or if a piece lies behind the packet's end."""
+        """Tell whether a piece overlaps another, or a piece is beyond the end of the packet."""
         if self.total is not None and (not more or end > self.total):
             return True
         return any(
@@ -112,9 +119,9 @@ class _Incomplete:
 
 
 class Pieces:
-    """The packets of all links that have not arrived whole; each piece is authentic.
+    """The incomplete packets of all links; the link SA has authenticated each piece.
 
-    Peers fill it, so it is bounded for each link and for all together.
+    Peers decide what is stored here, so the number is limited per link and in total.
     """
 
     __slots__ = ("_links", "_order")
@@ -127,13 +134,13 @@ class Pieces:
         return len(self._order)
 
     def add(self, link: int, packet: bytes, now: float) -> bytes | None:
-        """Take an IPv6 packet with a fragment header; return the whole packet it completes.
+        """Add a piece; return the whole packet if this piece completes it, else None.
 
-        Pieces that overlap end their packet (RFC 5722).
+        If two pieces overlap, the whole packet is dropped (RFC 5722).
 
         Args:
-            link: reqid of the link that it came over.
-            packet: as the link's SA has opened it.
+            link: reqid of the link over which the piece came.
+            packet: an IPv6 packet with a fragment header, as the link SA opened it.
             now: Unix seconds.
         """
         read = _read(packet)
@@ -168,7 +175,7 @@ class Pieces:
     def _forget_old(self, now: float) -> None:
         while self._order:
             oldest, began_at = next(iter(self._order.items()))
-            if 0 <= now - began_at <= _MAX_AGE_S:  # after a step of the clock nothing is kept
+            if 0 <= now - began_at <= _MAX_AGE_S:  # negative after the clock was set back
                 return
             self._forget(*oldest)
 
@@ -180,7 +187,7 @@ class Pieces:
 
 
 def _read(packet: bytes) -> tuple[_Key, int, bool, bytes] | None:
-    """Return key, offset, whether more follow, and the data; None for what is no sound piece."""
+    """Return key, offset, whether more pieces follow, and the data; None if it is invalid."""
     at = _IPV6_HEADER + _FRAGMENT_HEADER.size
     if not at < len(packet) <= _MAX_PIECE_BYTES:
         return None

@@ -1,8 +1,8 @@
 """The anti-replay window of one inbound SA (RFC 4303, sections 2.2.1, 3.4.3 and appendix A2).
 
-Check and advance are apart: a packet is *checked* before it is authenticated, which saves
-the decryption of replays, and only an authentic packet *advances* the window, so that a
-forged sequence number moves nothing.
+Check and advance are separate steps. A packet is *checked* before it is authenticated, so that
+replays cost no decryption. Only an authentic packet *advances* the window, so that a forged
+sequence number cannot move it.
 """
 
 from __future__ import annotations
@@ -20,32 +20,32 @@ MAX_ESN: Final = 2**64 - 1
 
 _START_BITS: Final = 31
 MAX_START: Final = 2**_START_BITS - 1
-"""The greatest number after which an outbound SA begins to count.
+"""The largest number after which an outbound SA begins to count.
 
-A receiver with ESN takes the first packet's high half for 0 only if its low half lies below
-2**32 - window (RFC 4303, appendix A2). And half of the 32-bit space must be left without ESN.
+A receiver with ESN assumes a high half of 0 for the first packet only if its low half is below
+2**32 - window (RFC 4303, appendix A2). Without ESN, half of the 32-bit numbers remain for use.
 """
 
 
 def draw_start(rng: Random) -> int:
-    """Return the number after which an outbound SA begins to count, from 0 to MAX_START.
+    """Return a random number from 0 to ``MAX_START``, after which an outbound SA begins to count.
 
-    RFC 4303 (section 3.3.3) begins with 1. Layers and links of one circuit are made together and
-    count the same packets, so then two relays would know each other's packets by their numbers.
+    RFC 4303 (section 3.3.3) begins with 1. But the SAs of one circuit are made together and count
+    the same packets, so two relays could link their packets by equal sequence numbers.
     """
     return rng.getrandbits(_START_BITS)
 
 
 class ReplayWindow:
-    """Which of the last ``size`` sequence numbers have not been seen.
+    """The set of sequence numbers, among the last ``size``, that have not been received.
 
-    Bit *i* of the bit map stands for the sequence number ``highest - i`` and is set while
-    that is *missing*: without loss the map is 0, whatever the size. After the first packet it is
-    -2, an endless row of ones and a 0: all earlier numbers are missing, at no cost in memory.
+    Bit *i* of the bit map is set while the number ``highest - i`` is *missing*. So without loss
+    the map is 0 and needs no memory. After the first packet the map is -2 (all bits except bit 0
+    are set), because all earlier numbers are missing.
 
-    A sender's first number may be any up to 2**31: the window's right edge jumps there (RFC 4303,
-    section 3.4.3). With ESN a loss of more than 2**32 packets in a row is not recovered from (RFC
-    4303, appendix A3 is left out): the link is rekeyed long before.
+    The first number may be any up to 2**31; the right edge of the window moves there (RFC 4303,
+    section 3.4.3). With ESN the window does not recover from the loss of 2**32 packets in a row
+    (RFC 4303, appendix A3 is not implemented), because the SA is rekeyed long before.
     """
 
     __slots__ = ("_esn", "_missing", "_size", "highest")
@@ -57,11 +57,11 @@ class ReplayWindow:
         self.highest = 0
 
     def check(self, low: int) -> int:
-        """Return the full sequence number of a packet that may be new, 0 for any other.
+        """Return the full sequence number if the packet may be new, otherwise 0.
 
-        ``low`` is the packet's sequence number field. With ESN the high half is that which
-        puts the number at or after the window's left edge, within 2**32 of it: this is
-        appendix A2's case distinction as one residue.
+        ``low`` is the sequence number field of the packet. With ESN the full number is the only
+        one with this low half from the left edge of the window to 2**32 - 1 after it. This is
+        equivalent to the cases of RFC 4303, appendix A2.
         """
         highest = self.highest
         edge = highest - self._size + 1
@@ -73,15 +73,15 @@ class ReplayWindow:
         return sequence
 
     def advance(self, sequence: int) -> None:
-        """Mark the full sequence number of an authentic packet that :meth:`check` let pass."""
+        """Mark a sequence number from :meth:`check` as received, after authentication."""
         ahead = sequence - self.highest
         if ahead <= 0:
             self._missing &= ~(1 << -ahead)
             return
         if self.highest == 0:
-            self._missing = -2
+            self._missing = -2  # see the class: only bit 0, the number itself, is received
         elif ahead > 1 or self._missing:
-            # Past numbers move left, skipped ones come in as missing, the new one as seen.
+            # Shift the earlier numbers; skipped ones are missing and the new one is received.
             skipped = (1 << min(ahead, self._size)) - 2
             missing = skipped | (self._missing << ahead if ahead < self._size else 0)
             outgrown = missing.bit_length() > self._size

@@ -1,12 +1,12 @@
-"""A secret property of a node's link SPIs, which a packet filter can test without a table.
+"""Give the link SPIs of a node a secret property that a packet filter can test without a table.
 
-The receiver of an SA chooses its SPI (RFC 4301, section 4.4.2.1). A node draws all SPIs of its
-inbound link SAs so that ``(SPI * multiplier mod 2**32) >> 20`` is its tag. A stranger's datagram
-with a random SPI has this property once in 4,096 times. It is no proof: an observer of a link
-knows SPIs that have it, and only the ICV proves anything.
+The receiver of an SA chooses its SPI (RFC 4301, section 4.4.2.1). A node draws the SPIs of its
+inbound link SAs so that ``(SPI * multiplier mod 2**32) >> 20`` equals its tag. Of datagrams with
+random SPIs, one in 4,096 has this property. The property proves nothing, because an observer of a
+link knows SPIs that have it. Only the ICV authenticates a packet.
 
-SPIs of onion SAs must not have the property: the hops of a circuit see them, and two hops that
-compare them would learn that one node chose both.
+SPIs of onion SAs must not be drawn with the property. The hops of a circuit see them, and two
+hops that compare theirs could learn that the same node chose both.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from overlay.ipsec.interface import MIN_SPI
 __all__ = ["SPI_MARK_SHIFT", "SpiMark"]
 
 _TAG_BITS: Final = 12
-"""Leaves 2**20 SPIs; a node has at most some thousand links."""
+"""This leaves 2**20 SPIs, which is enough: a node has at most a few thousand links."""
 
 SPI_MARK_SHIFT: Final = 32 - _TAG_BITS
-"""How far a product is shifted to the right, in bits, to be compared with the tag."""
+"""Number of bits by which the product is shifted to the right to compare it with the tag."""
 
 _SPACE: Final = 1 << 32
 
@@ -40,7 +40,7 @@ class SpiMark:
 
     @classmethod
     def draw(cls, rng: Random) -> Self:
-        """Return a new property."""
+        """Return a new random property."""
         return cls(rng.getrandbits(32) | 1, rng.randrange(1, 1 << _TAG_BITS))
 
     def draw_spi(self, rng: Random) -> int:

@@ -1,4 +1,4 @@
-"""The ESP suites by number: key sizes, field sizes, and how long one key may serve.
+"""The ESP suites by number: key sizes, field sizes, and how much one key may protect.
 
 ====== ========================= ============== ====================================
 number name                      key material   standard
@@ -7,10 +7,11 @@ number name                      key material   standard
 4      ``chacha20-poly1305``     key, salt (4)  RFC 7634
 5-7    ``aes-...-cbc-sha256``    keys 16-32, 32 RFC 3602, RFC 4868 (HMAC-SHA-256-128)
 8-10   ``aes-...-cbc-sha1``      keys 16-32, 20 RFC 3602, RFC 2404 (HMAC-SHA-1-96)
-11     ``3des-cbc-sha1``         keys 24, 20    RFC 2451, RFC 2404; experiments alone
+11     ``3des-cbc-sha1``         keys 24, 20    RFC 2451, RFC 2404; experiments only
 ====== ========================= ============== ====================================
 
-The numbers are ours and travel in Mix descriptors and onion layers: never reuse one.
+This project assigns the numbers. They are part of Mix descriptors and onion layers, so a number
+must never be used again for another suite.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _UNLIMITED: Final = 2**64
 
 
 class CipherKind(enum.Enum):
-    """Which transform protects the payload."""
+    """The kind of transform that protects the payload."""
 
     AES_GCM = "aes-gcm"
     CHACHA20_POLY1305 = "chacha20-poly1305"
@@ -43,14 +44,16 @@ class CipherKind(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """One way to protect ESP packets; all sizes in bytes.
+    """The algorithms that protect the packets of an SA, and their sizes in bytes.
 
-    ``salt_bytes`` is the AEAD's implicit part of the nonce, ``auth_key_bytes`` and ``digest``
-    are the HMAC's (0 and empty for an AEAD). ``block_bytes`` is 1 for a cipher in a stream
-    mode. After ``max_payload_bytes`` sealed, or ``max_forgeries``
-    packets that failed authentication (RFC 9001, 6.6 gives the AEADs' figures; for an HMAC
-    of n bits 2**(n-57)), one key has served its time. ``experiment`` marks what only a
-    backend told so accepts.
+    ``salt_bytes`` is the size of the nonce's implicit part (AEAD only). ``auth_key_bytes`` and
+    ``digest`` describe the HMAC; they are 0 and empty for an AEAD. ``block_bytes`` is 1 for a
+    cipher in a stream mode.
+
+    A key ends after ``max_payload_bytes`` of sealed payload, or after ``max_forgeries`` packets
+    that failed authentication. For AEADs the latter is taken from RFC 9001, section 6.6; for an
+    HMAC of n bits it is 2**(n-57). A backend accepts a suite with ``experiment`` set only if it
+    was created with that option.
     """
 
     number: int
@@ -69,12 +72,12 @@ class Suite:
 
     @property
     def keymat_bytes(self) -> int:
-        """How much key material one SA takes: key and salt, or both keys, in this order."""
+        """Size of the key material of one SA: key and salt, or both keys, in this order."""
         return self.key_bytes + self.salt_bytes + self.auth_key_bytes
 
     @property
     def alignment(self) -> int:
-        """What padding fills the plaintext up to a multiple of (RFC 4303, section 2.4)."""
+        """The plaintext is padded to a multiple of this size (RFC 4303, section 2.4)."""
         return max(self.block_bytes, 4)
 
     @property
@@ -152,4 +155,4 @@ SUITES: Final[Mapping[int, Suite]] = MappingProxyType(
 """Every suite by its number."""
 
 DEFAULT_SUITE: Final = 3
-"""AES-256-GCM: fast wherever there is AES-NI, and still strong against Grover's search."""
+"""AES-256-GCM: fast on CPUs with AES-NI, and 256 bits also resist Grover's algorithm."""

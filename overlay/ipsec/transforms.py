@@ -1,4 +1,4 @@
-"""What each suite does to the bytes between SPI and ICV (RFC 4303, section 2).
+"""Encrypt and authenticate the bytes from SPI to ICV with each suite (RFC 4303, section 2).
 
 AEAD suites (RFC 4106, RFC 7634)::
 
@@ -10,7 +10,7 @@ CBC suites (RFC 3602 and the HMAC RFCs), encrypt-then-MAC::
     SPI (4) | sequence (4) | IV (8 or 16) | ciphertext | ICV (12 or 16)
     ICV = HMAC(SPI .. ciphertext | high half of the sequence number with ESN)
 
-Padding, windows and limits are :mod:`overlay.ipsec.esp`'s.
+:mod:`overlay.ipsec.esp` handles padding, replay windows and limits.
 """
 
 from __future__ import annotations
@@ -40,24 +40,24 @@ _pack_high_half: Final = struct.Struct(">I").pack
 
 
 class Transform(Protocol):
-    """Protect and unprotect the padded plaintext of one SA's packets."""
+    """The interface that seals and opens the padded plaintext of one SA's packets."""
 
     def seal(self, sequence: int, plaintext: bytes) -> bytes:
-        """Return the ESP packet, SPI to ICV, for a full (32 or 64 bit) sequence number."""
+        """Return the ESP packet, SPI to ICV, for a full sequence number (32 or 64 bits)."""
         ...
 
     def open(self, packet: bytes, offset: int, sequence: int) -> bytes | None:
-        """Return the padded plaintext of the ESP packet at ``offset``, None if it is forged."""
+        """Return the padded plaintext of the ESP packet at ``offset``; None if it is forged."""
         ...
 
 
 class AeadTransform:
     """AES-GCM or ChaCha20-Poly1305.
 
-    The IV is the sequence number, which never repeats in an SA, XORed with ``iv_mask``: a
-    random constant, which hides the counter's high half and keeps nonces apart even if the
-    same key were installed twice (the kernel's ``seqiv`` does the same). It must be one for
-    the whole life of an SA: with another, an earlier nonce could come again.
+    The IV is the sequence number XOR ``iv_mask``. Sequence numbers never repeat in an SA, so IVs
+    do not repeat either. The mask is random: it hides the high half of the counter, and nonces
+    differ even if the same key is installed twice (the kernel's ``seqiv`` does the same). The
+    mask must stay the same for the whole life of an SA, because another one could repeat a nonce.
     """
 
     __slots__ = ("_decrypt", "_encrypt", "_esn", "_iv_mask", "_salt", "_spi")
@@ -81,7 +81,7 @@ class AeadTransform:
         return header + self._encrypt(_pack_nonce(self._salt, iv), plaintext, associated)
 
     def open(self, packet: bytes, offset: int, sequence: int) -> bytes | None:
-        """Return the padded plaintext, None if the ICV does not fit."""
+        """Return the padded plaintext; None if the ICV is wrong."""
         ciphertext = offset + 16
         if self._esn:
             associated = _pack_esn_associated_data(self._spi, sequence)
@@ -98,7 +98,7 @@ class AeadTransform:
 class CbcHmacTransform:
     """AES or 3DES in CBC mode with a truncated HMAC.
 
-    IVs are drawn from the generator: CBC needs them unpredictable (RFC 3602, section 3).
+    IVs are random, because CBC needs unpredictable IVs (RFC 3602, section 3).
     """
 
     __slots__ = ("_auth_key", "_cipher", "_esn", "_rng", "_spi", "_suite")
@@ -125,12 +125,13 @@ class CbcHmacTransform:
         return protected + self._icv(protected, sequence)
 
     def open(self, packet: bytes, offset: int, sequence: int) -> bytes | None:
-        """Return the padded plaintext, None if the ICV does not fit."""
+        """Return the padded plaintext; None if the ICV is wrong."""
         ciphertext = offset + 8 + self._suite.iv_bytes
         end = len(packet) - self._suite.icv_bytes
         protected = packet[offset:end]
         if not hmac.compare_digest(self._icv(protected, sequence), packet[end:]):
             return None
+        # The cipher's block has the size of the IV, and finalize() fails on an incomplete block.
         if (end - ciphertext) % self._suite.iv_bytes:
             return None
         decryptor = Cipher(self._cipher, CBC(packet[offset + 8 : ciphertext])).decryptor()
@@ -143,16 +144,16 @@ class CbcHmacTransform:
 
 
 def new_iv_mask(suite: Suite, rng: Random) -> int:
-    """Draw what an outbound SA keeps for its IVs: 64 bits for an AEAD, else nothing (0)."""
+    """Return the IV mask of a new outbound SA: 64 random bits for an AEAD, otherwise 0."""
     return rng.getrandbits(64) if suite.salt_bytes else 0
 
 
 def new_transform(
     suite: Suite, keymat: bytes, spi: int, rng: Random, *, esn: bool, iv_mask: int = 0
 ) -> Transform:
-    """Build the transform of one SA from its key material (``suite.keymat_bytes`` long).
+    """Return the transform of one SA for its key material of ``suite.keymat_bytes`` bytes.
 
-    Who seals with an AEAD passes the SA's ``iv_mask`` (:func:`new_iv_mask`), each time.
+    To seal with an AEAD, pass the ``iv_mask`` of the SA (:func:`new_iv_mask`), each time the same.
     """
     if suite.salt_bytes:
         return AeadTransform(suite, keymat, spi, iv_mask, esn=esn)

@@ -1,1 +1,1 @@
-"""The userspace backend: policies compiled into a plan per SA."""
+"""The userspace backend, which compiles policies into steps for the packets of each SA."""

@@ -1,9 +1,9 @@
-"""Which onion SAs keep a cipher: those in use, and never more than a fixed number.
+"""Keep the ciphers of onion SAs that are in use, up to a fixed number.
 
-A cipher holds 2.5 kB of OpenSSL's memory and another 0.4 kB of ours, more than all the rest
-of an idle SA; to build it again costs about 3 microseconds, a tenth of what a relay spends
-on a packet. So an SA that was not used for a while is cooled, and the one that became warm
-first makes room when too many are in use at once. Link SAs stay warm: they are few and busy.
+A cipher takes 2.5 kB of memory in OpenSSL and 0.4 kB in Python, more than the rest of an idle SA.
+To build it again takes about 3 microseconds, a tenth of the time that a relay needs for a packet.
+So the cipher of an SA that was not used for some time is released. If too many are in use, the
+one that was built first is released. Link SAs are few and busy, so they always keep theirs.
 """
 
 from __future__ import annotations
@@ -14,49 +14,55 @@ from typing import Final, Protocol
 __all__ = ["COOLING_S", "MAX_WARM", "CachedCiphers", "CipherCacheEntry"]
 
 COOLING_S: Final = 2.0
-"""An SA unused for this long is cooled within as long again, if any packet is processed."""
+"""Seconds without use after which the cipher of an SA is released.
+
+The engine checks at this interval too, so a release may be as late again.
+"""
 
 MAX_WARM: Final = 256
-"""Less than 1 MB. First in, first out: nothing to do per packet, unlike by latest use."""
+"""Maximum number of cached ciphers; they take less than 1 MB.
+
+The first one in is the first one out, because the latest use would need an update per packet.
+"""
 
 
 class CipherCacheEntry(Protocol):
-    """An SA as far as it concerns its warmth; ``last_used`` in Unix seconds."""
+    """The interface of an SA with a cached cipher; ``last_used`` is in Unix seconds."""
 
     last_used: float
 
     def cool(self) -> None:
-        """Drop what the next packet can build anew."""
+        """Release the cipher; the next packet builds it again."""
         ...
 
 
 class CachedCiphers:
-    """The onion SAs that hold a cipher, in the order in which they built it; the SAD's."""
+    """The onion SAs of one SAD that have a cipher, in the order in which they built it."""
 
     def __init__(self) -> None:
         self._warm: OrderedDict[CipherCacheEntry, None] = OrderedDict()
 
     def __len__(self) -> int:
-        """Return how many SAs are warm, at most :data:`MAX_WARM`."""
+        """Return the number of cached ciphers, at most :data:`MAX_WARM`."""
         return len(self._warm)
 
     def add(self, sa: CipherCacheEntry) -> None:
-        """Note that an onion SA, not warm so far, has built its cipher."""
+        """Add an onion SA that has just built its cipher and is not in the cache."""
         if len(self._warm) == MAX_WARM:
             oldest, _ = self._warm.popitem(last=False)
             oldest.cool()
         self._warm[sa] = None
 
     def discard(self, sa: CipherCacheEntry) -> None:
-        """Forget an SA that is removed; its cipher goes with it."""
+        """Remove an SA that is being deleted together with its cipher."""
         self._warm.pop(sa, None)
 
     def clear(self) -> None:
-        """Forget all: every SA is removed."""
+        """Remove all SAs, because the SAD deletes them."""
         self._warm.clear()
 
     def cool_idle(self, now: float) -> None:
-        """Cool every SA that was last used :data:`COOLING_S` ago or earlier (Unix seconds)."""
+        """Release the ciphers of SAs unused for :data:`COOLING_S`; ``now`` in Unix seconds."""
         idle = [sa for sa in self._warm if sa.last_used <= now - COOLING_S]
         for sa in idle:
             sa.cool()

@@ -1,16 +1,15 @@
-"""Plans: what the databases mean for one kind of packet, decided once and then looked up.
+"""Compile the SAD and the SPD into the next steps of packets, so that each flow is looked up once.
 
-A packet's way through this host is a walk over *passages*. A passage is an inbound SA as
-reached through the SAs before it, so it stands for one chain; its plan maps the next header
-and addresses, and the SPI of the packet inside, to the next step::
+A :class:`CompiledSa` is an inbound SA together with the chain of SAs through which a packet
+reached it. Its plan maps next header, addresses and SPI of the inner packet to the next step::
 
     link SA --(C0->V1, SPI of f1)--> onion SA f1 --(C1->V2, SPI of f2)--> tunnels: link SA
                                          chain (f1, link)
 
-Inbound, only ESP in IPv6 is remembered: that is every packet in transit. Outbound, the SAs
-that a pair of addresses and its protocol ask for are. A plan is a copy of what SAD and SPD
-say, so any change to these makes the planner forget all, and so does the bound on its size,
-which a peer could otherwise fill.
+Of inbound packets, only steps for ESP in IPv6 are stored, which every packet in transit is. Of
+outbound packets, the SAs for each pair of addresses and protocol are stored. The steps are a copy
+of SAD and SPD, so any change to these discards all steps. The number of steps is limited, because
+a peer could otherwise fill the memory; at the limit all are discarded too.
 """
 
 from __future__ import annotations
@@ -29,17 +28,20 @@ from overlay.ipsec.userspace.spd import Chain, SecurityPolicyDatabase
 __all__ = ["PLAN_KEY", "CompiledSa", "Outlet", "PolicyCompiler", "Step", "Tunnels"]
 
 PLAN_KEY: Final = slice(6, 44)
-"""Next header, hop limit, addresses and SPI of an IPv6 packet that carries ESP."""
+"""Bytes of an IPv6 packet with ESP: next header, hop limit, addresses and SPI."""
 
 _MAX_STEPS: Final = 16_384
-"""About 4 MB; a relay with more circuits than half of this forgets and decides again."""
+"""Maximum number of stored steps, about 4 MB.
+
+If a relay has more circuits than half of this, it repeatedly discards steps and decides again.
+"""
 
 Tunnels = tuple[OutboundSa, ...]
-"""The SAs that seal a packet, innermost first; the last one is a link's."""
+"""The SAs that seal a packet, innermost first; the last one is a link SA."""
 
 
 class Outlet(enum.Enum):
-    """Where a packet leaves the engine unsealed."""
+    """The place to which a packet leaves the engine without being sealed."""
 
     CONTROL = "control"
     HOST = "host"
@@ -47,7 +49,7 @@ class Outlet(enum.Enum):
 
 
 class CompiledSa:
-    """An inbound SA as reached by one chain of SAs, and the next steps known so far."""
+    """An inbound SA, the chain of SAs by which packets reach it, and the steps known so far."""
 
     __slots__ = ("association", "chain", "plan")
 
@@ -58,13 +60,13 @@ class CompiledSa:
 
 
 Step = CompiledSa | Tunnels | Outlet | Drop
-"""Open it with the next SA, seal it, hand it over, or drop it."""
+"""Open the packet with the next SA, seal it, pass it to an outlet, or drop it."""
 
 
 class PolicyCompiler:
-    """Decide the steps of packets by SAD, SPD and local addresses, and remember them.
+    """Decide the steps of packets from SAD, SPD and local addresses, and store them.
 
-    It belongs to the engine, which calls :meth:`forget` whenever one of the three changes.
+    The engine owns it and calls :meth:`forget` whenever one of the three changes.
     """
 
     def __init__(
@@ -81,13 +83,13 @@ class PolicyCompiler:
         self.links: dict[bytes, CompiledSa] = {}
 
     def forget(self) -> None:
-        """Drop every plan."""
+        """Discard all stored steps."""
         self._known_steps = 0
         self._outbound.clear()
         self.links.clear()
 
     def link(self, spi: bytes) -> CompiledSa | None:
-        """Return the passage of the link SA with this SPI, as it stands in the datagram."""
+        """Return the link SA for the first four bytes of a datagram; None if there is none."""
         association = self._sad.inbound_links.get(int.from_bytes(spi, "big"))
         if association is None or len(spi) != 4:
             return None
@@ -95,7 +97,7 @@ class PolicyCompiler:
         return passage
 
     def step(self, packet: bytes, passage: CompiledSa) -> Step:
-        """Decide the next step of a packet that :attr:`CompiledSa.association` opened."""
+        """Return the next step of a packet that ``passage.association`` opened."""
         source, destination, protocol, header = _flow(packet)
         local = destination in self._local
         step: Step
@@ -110,7 +112,7 @@ class PolicyCompiler:
         return step
 
     def outbound(self, packet: bytes) -> Tunnels | Drop:
-        """Return the SAs that the OUT policy of a sound packet of this host names."""
+        """Return the SAs of the OUT policy for a valid packet of this host, or a reason to drop."""
         flow = _flow(packet)[:3]
         known = self._outbound.get(flow)
         if known is not None:
@@ -141,10 +143,10 @@ class PolicyCompiler:
         if wanted != chain:
             return Drop.IN_NO_POLS if wanted is None else Drop.IN_TMPL_MISMATCH
         if not _is_ours(destination):
-            # Though it were an inner address lent here: the exit's rules stand between circuits.
+            # This holds for inner addresses of this exit too: its rules apply between circuits.
             return Outlet.EXIT
         onward = self._spd.find(PolicyDirection.OUT, source, destination, protocol)
-        # A circuit half torn down: what belongs inside the overlay never leaves it.
+        # The circuit may be partly removed. Its packets must not leave the overlay unprotected.
         return Drop.OUT_POL_BLOCK if onward is None else self._tunnels(onward)
 
     def _tunnels(self, chain: Chain) -> Tunnels | Drop:
@@ -154,7 +156,8 @@ class PolicyCompiler:
             if association is None or association.template_key != template:
                 return Drop.OUT_NO_STATES
             tunnels.append(association)
-        # There is no socket for ESP without UDP, and no UDP inside another tunnel.
+        # Only the last SA may have an endpoint: there is no socket for ESP without UDP, and
+        # inner tunnels have no UDP header.
         if any((sa.endpoint is None) == (sa is tunnels[-1]) for sa in tunnels):
             return Drop.OUT_NO_STATES
         return tuple(tunnels)
@@ -176,7 +179,7 @@ def _is_ours(address: bytes) -> bool:
 
 
 def _flow(packet: bytes) -> tuple[bytes, bytes, int, int]:
-    """Return source, destination, next header and header size of a packet with a sound header."""
+    """Return source, destination, next header and header size of a packet with a valid header."""
     if packet[0] >> 4 == 6:
         return packet[8:24], packet[24:40], packet[6], 40
     return packet[12:16], packet[16:20], packet[9], (packet[0] & 15) << 2

@@ -1,25 +1,25 @@
-"""The userspace IPsec engine: RFC 4301's processing of batches, without any I/O.
+"""The userspace IPsec engine: process batches of packets as in RFC 4301, without any I/O.
 
 Inbound, for each datagram of :meth:`UserspaceEngine.process_inbound`::
 
     1 link SA by SPI, open
-    2 while the packet is ESP for an address of ours: onion SA by (destination, SPI), open
-      (the SAs passed are the packet's chain, innermost first)
-    3 for an address of ours: the IN policy must want exactly this chain
+    2 while the packet is ESP for a local address: find onion SA by (destination, SPI), open
+      (the SAs used so far are the chain of the packet, innermost first)
+    3 packet for a local address: the chain must equal that of the IN policy
         -> to_control (overlay and circuit addresses) or to_host
-    4 for any other: the FWD policy must want exactly this chain, then
-        what is for no overlay or circuit address leaves the overlay -> to_exit
-    5 the OUT policy's templates seal it, innermost first, the link last -> to_network
-      (in pieces if one datagram of the link does not hold it; they are joined after 1)
+    4 any other packet: the chain must equal that of the FWD policy, then
+        a packet for no overlay or circuit address leaves the overlay -> to_exit
+    5 seal with the templates of the OUT policy, innermost first, the link last -> to_network
+      (in pieces if one datagram of the link is too small; the peer joins them after 1)
 
-Outbound packets (:meth:`UserspaceEngine.process_outbound`) begin at 5. What has no OUT
-policy goes nowhere. What fits no stage is dropped and counted; nothing raises. The
-databases are asked once per flow: :mod:`overlay.ipsec.userspace.compiled_policies` remembers.
-Steps and ciphers are kept for flows in use: every few seconds those of idle flows are removed
-(:mod:`overlay.ipsec.userspace.cipher_cache`).
+Outbound packets (:meth:`UserspaceEngine.process_outbound`) begin at 5. A packet without an OUT
+policy, or one that fails in a stage, is dropped and counted; no packet raises an exception. The
+databases are searched once per flow, because :mod:`overlay.ipsec.userspace.compiled_policies`
+stores the result. Every few seconds all stored steps are discarded, and the ciphers of idle onion
+SAs are released (:mod:`overlay.ipsec.userspace.cipher_cache`).
 
-No hop limit is decremented: the tunnels of a circuit are one hop to what they carry, and a
-count would tell an observer at the exit how many Mix-nodes there were.
+The hop limit is not decremented. The tunnels of a circuit count as one hop for inner packets, and
+the hop limit would tell an observer at the exit the number of Mix-nodes.
 """
 
 from __future__ import annotations
@@ -59,9 +59,10 @@ __all__ = ["AttackedLink", "Processed", "UserspaceEngine"]
 
 
 class AttackedLink(NamedTuple):
-    """A link SA of which many packets were forged.
+    """A link SA for which many forged packets came.
 
-    ``peer`` is where its authentic packets come from, ``highest`` their highest sequence number.
+    ``peer`` is the endpoint of the last authentic packet, ``highest`` the highest authentic
+    sequence number.
     """
 
     spi: int
@@ -71,12 +72,13 @@ class AttackedLink(NamedTuple):
 
 @dataclass(slots=True)
 class Processed:
-    """What a batch became; every list keeps the batch's order.
+    """The results of a batch; every list keeps the order of the batch.
 
-    ``to_network`` are ESP datagrams; ``to_control`` are IPv6 packets for an overlay or
-    circuit address of this host, ``to_host`` are for its other addresses, ``to_exit`` leave
-    the overlay here; ``deferred`` are ESP datagrams as they came. ``moved`` tells, for the SPI
-    of a link SA, from where else than the peer's endpoint an authentic packet came last.
+    ``to_network`` has ESP datagrams to send. ``to_control`` has IPv6 packets for an overlay or
+    circuit address of this host, and ``to_host`` has packets for its other addresses. Packets in
+    ``to_exit`` leave the overlay here. ``deferred`` has unopened ESP datagrams. ``moved`` maps
+    the SPI of a link SA to the source of its last authentic packet, if that was not the peer's
+    configured endpoint.
     """
 
     to_network: list[tuple[bytes, Endpoint]] = field(default_factory=list)
@@ -88,14 +90,15 @@ class Processed:
 
 
 class UserspaceEngine:
-    """An :class:`~overlay.ipsec.interface.IpsecBackend` that is its own data path.
+    """An :class:`~overlay.ipsec.interface.IpsecBackend` that processes packets itself.
 
     Args:
-        rng: ``random.SystemRandom()`` except in simulations; draws IVs.
-        experiment: accept the suites that serve experiments alone (3DES).
+        rng: source of randomness, for IVs among others; ``random.SystemRandom()`` except in
+            simulations.
+        experiment: accept suites that are only for experiments (3DES).
 
-    It owns both databases, the local addresses and the counters. Seconds of an SA's lifetime
-    count from the first batch after its installation, for the engine has no clock.
+    It owns both databases, the local addresses and the counters. The lifetime of an SA in seconds
+    starts at the first batch after its installation, because the engine has no clock.
     """
 
     def __init__(self, *, rng: Random, experiment: bool = False) -> None:
@@ -113,20 +116,20 @@ class UserspaceEngine:
         self._rng = rng
         self._pieces = Pieces()
 
-    # What IpsecBackend asks for.
+    # Methods of IpsecBackend.
 
     def capabilities(self) -> BackendCapabilities:
-        """Tell what this backend can do."""
+        """Return the capabilities of this backend."""
         return BackendCapabilities("userspace", self._suites, MAX_TEMPLATES, in_kernel=False)
 
     def install(self, configuration: IpsecConfiguration) -> None:
-        """Install SAs, policies and addresses, all or nothing.
+        """Install all SAs, policies and addresses, or none of them.
 
-        Key material must be fresh: an SA's sequence numbers start anew with it.
+        Key material must be new, because the sequence numbers of an SA start again with it.
 
         Raises:
             ValueError: an SA or policy with the same identity is installed, or a suite, key
-                size, address or template count does not fit.
+                size, address or number of templates is not valid.
         """
         for association in configuration.associations:
             check_association(association, self._suites)
@@ -145,11 +148,10 @@ class UserspaceEngine:
             self._local[address] = self._local.get(address, 0) + 1
 
     def remove(self, configuration: IpsecConfiguration) -> None:
-        """Remove what :meth:`install` of the same value installed; absent parts are no error.
+        """Remove what :meth:`install` installed for the same value; absent parts are no error.
 
-        An address stays while another configuration holds it. It is released if any SA or
-        policy of this one was still there (or if it has none), so that removing twice is
-        harmless.
+        An address stays while another configuration has it. To make a second removal harmless,
+        addresses are released only if an SA or policy was removed, or if there are none.
         """
         self._planner.forget()
         removed = [self._sad.discard(association) for association in configuration.associations]
@@ -164,22 +166,22 @@ class UserspaceEngine:
         local: Endpoint,  # noqa: ARG002 - the node's socket chooses it for each datagram
         remote: Endpoint,
     ) -> list[IpsecConfiguration]:
-        """Let the link SAs of some configurations go on with another endpoint of the peer.
+        """Move the link SAs of some configurations to another endpoint of the peer.
 
-        Keys, sequence numbers and counters stay. Policies name the SAs by their addresses as
-        before: only datagrams go elsewhere.
+        Keys, sequence numbers and counters stay. Policies still name the SAs by the same outer
+        addresses; only the endpoint of the datagrams changes.
 
         Args:
-            pairs: what :meth:`install` or this installed.
-            local: where this node is now.
-            remote: where the peer is now.
+            pairs: configurations as :meth:`install` or this method installed them.
+            local: the current endpoint of this node.
+            remote: the current endpoint of the peer.
 
         Returns:
-            What is installed now, in the same order.
+            The configurations that are installed now, in the same order.
 
         Raises:
-            ValueError: an outbound SA to that endpoint is the same. The configurations before the
-                one concerned have moved then.
+            ValueError: another outbound SA has the same identity and this endpoint. The
+                configurations before that one have moved already.
         """
         self._planner.forget()
         return [
@@ -188,7 +190,7 @@ class UserspaceEngine:
         ]
 
     def limit_link(self, reqid: int, datagram_bytes: int) -> None:
-        """Let the installed link SAs of this reqid make no larger datagrams (SPI to ICV)."""
+        """Limit the ESP packets (SPI to ICV) of the installed link SAs with this ``reqid``."""
         self._sad.limit(reqid, datagram_bytes)
 
     def query(self, identity: SaIdentity) -> SaCounters | None:
@@ -211,14 +213,14 @@ class UserspaceEngine:
         else:
             self._local.pop(address, None)
 
-    # What the node drains.
+    # Counters and events for the node.
 
     def drops(self) -> dict[Drop, int]:
-        """Return how many packets were dropped so far, by reason."""
+        """Return the number of packets dropped so far for each reason."""
         return dict(self._drops)
 
     def association_counts(self) -> dict[str, int]:
-        """Return how many SAs are installed, by kind, for the node's owner."""
+        """Return the number of installed SAs of each kind, for reports to the operator."""
         return {
             "link SAs": self._sad.count(links=True),
             "onion SAs": self._sad.count(links=False),
@@ -226,16 +228,16 @@ class UserspaceEngine:
 
     @property
     def has_soft_expired(self) -> bool:
-        """Whether :meth:`soft_expired` has news: to be asked after every batch."""
+        """Whether :meth:`soft_expired` has SAs to return; check it after every batch."""
         return bool(self._soft_expired)
 
     def soft_expired(self) -> list[SaIdentity]:
-        """Return, once each, the SAs that want to be replaced since the last call."""
+        """Return the SAs that passed a soft limit since the last call, each only once."""
         expired = self._soft_expired.copy()
         self._soft_expired.clear()
         return expired
 
-    # The data path.
+    # Processing of packets.
 
     def process_inbound(
         self,
@@ -244,17 +246,18 @@ class UserspaceEngine:
         *,
         defer_doubtful: bool = False,
     ) -> Processed:
-        """Process ESP datagrams of the network.
+        """Process ESP datagrams from the network.
 
-        Where a datagram came from proves nothing: its SPI and ICV tell (NAT may move a peer).
+        The SA is found by SPI alone and the ICV authenticates the datagram. The source endpoint
+        proves nothing, and it may change if the peer is behind NAT.
 
         Args:
-            datagrams: with their senders.
+            datagrams: datagrams with the endpoints of their senders.
             now: Unix seconds.
-            defer_doubtful: return unopened what comes for a link SA under attack from another
-                endpoint than its last authentic packet did, or with a number far from that
-                packet's. It is probably garbage, and to find that out costs half as much as to
-                carry a packet.
+            defer_doubtful: do not open doubtful datagrams for a link SA under attack, but return
+                them in ``deferred``. A datagram is doubtful if its source is not that of the last
+                authentic packet, or if its sequence number is far from the highest one. Most such
+                datagrams are forged, and opening one costs half as much as carrying a packet.
         """
         self._begin(now)
         processed = Processed()
@@ -267,7 +270,7 @@ class UserspaceEngine:
                 self._drop(Drop.IN_NO_STATES)
                 continue
             link = passage.association
-            # Without an attack this costs the common packet one test of an empty dictionary.
+            # Without an attack this costs each packet only the test of an empty dictionary.
             if attacked and spi in attacked and (source != link.peer or not link.is_near(datagram)):
                 processed.deferred.append((datagram, source))
                 continue
@@ -284,7 +287,7 @@ class UserspaceEngine:
         return processed
 
     def attacked_links(self) -> list[AttackedLink]:
-        """Return the link SAs under attack that are installed."""
+        """Return the installed link SAs that are under attack."""
         if not self._attacked:
             return []
         installed = self._sad.inbound_links
@@ -300,7 +303,7 @@ class UserspaceEngine:
         ]
 
     def process_outbound(self, packets: Sequence[bytes], now: float) -> Processed:
-        """Seal plain IP packets of this host into the tunnels that their OUT policy names."""
+        """Seal IP packets of this host into the tunnels of their OUT policy."""
         self._begin(now)
         processed = Processed()
         for packet in packets:
@@ -313,7 +316,7 @@ class UserspaceEngine:
         return processed
 
     def dummy(self, reqid: int, now: float) -> tuple[bytes, Endpoint] | None:
-        """Return one dummy packet (RFC 4303, 2.6) for a link, None if the link cannot send."""
+        """Return one dummy packet (RFC 4303, 2.6) for a link; None if the link cannot send."""
         self._begin(now)
         link = self._sad.current(reqid)
         if link is None or link.endpoint is None:
@@ -326,7 +329,7 @@ class UserspaceEngine:
         return None
 
     def _begin(self, now: float) -> None:
-        """What the first batch after a while does beforehand."""
+        """Start lifetimes of new SAs, and every :data:`COOLING_S` release what is idle."""
         self._sad.start_lifetimes(now)
         if now >= self._next_cooling:
             self._next_cooling = now + COOLING_S
@@ -334,7 +337,7 @@ class UserspaceEngine:
             self._planner.forget()
 
     def _enter(self, packet: bytes, passage: CompiledSa, processed: Processed, now: float) -> None:
-        """Stages 2 to 4: follow the plan through this host."""
+        """Process stages 2 to 4: follow the compiled steps of an opened packet."""
         while True:
             step: Step | None = None
             if packet[0] >> 4 == 6:
@@ -343,8 +346,8 @@ class UserspaceEngine:
             else:
                 header = (packet[0] & 15) << 2
             if step is None:
-                # The entry of a link cuts, so what an onion SA brings is no piece. Whoever makes
-                # such packets could otherwise fill this host's memory from afar.
+                # Join pieces only if a link SA brought them, because only the entry of a link
+                # cuts packets. Otherwise remote nodes could fill the memory through onion SAs.
                 association = passage.association
                 if association.home is not None and is_piece(packet):
                     whole = self._pieces.add(association.value.reqid, packet, now)
@@ -364,7 +367,7 @@ class UserspaceEngine:
             packet = opened
 
     def _hand_over(self, packet: bytes, outlet: Outlet | Drop, processed: Processed) -> None:
-        """Stages 3 and 5 for what leaves the engine unsealed."""
+        """Pass a packet that leaves the engine unsealed to its outlet, or drop it (3 and 4)."""
         if isinstance(outlet, Drop):
             self._drop(outlet)
         elif outlet is Outlet.CONTROL:
@@ -375,10 +378,10 @@ class UserspaceEngine:
             processed.to_exit.append(packet)
 
     def _leave(self, packet: bytes, tunnels: Tunnels, processed: Processed, now: float) -> None:
-        """Stage 5."""
+        """Process stage 5: seal a packet, and send it to the endpoint of the link."""
         next_header = IPV6 if packet[0] >> 4 == 6 else IPV4
         for association in tunnels:
-            if len(packet) > association.largest:  # a link's, which is the last one
+            if len(packet) > association.largest:  # only link SAs have a limit below 65,535
                 pieces = cut(packet, association.largest, self._rng.getrandbits(32))
                 if pieces is not None:
                     return self._send_pieces(pieces, association, processed, now)
@@ -394,10 +397,10 @@ class UserspaceEngine:
     def _send_pieces(
         self, pieces: list[bytes], link: OutboundSa, processed: Processed, now: float
     ) -> None:
-        """Seal the pieces of a packet that one datagram of the link does not hold."""
+        """Seal the pieces of a packet that is too large for one datagram of the link."""
         size = len(pieces[0])
         for piece in pieces:
-            # TFC padding (RFC 4303, section 2.7) lets all datagrams have one size.
+            # TFC padding (RFC 4303, section 2.7) gives all these datagrams the same size.
             sealed = link.seal(piece.ljust(size, b"\0"), IPV6, now)
             if not isinstance(sealed, bytes):
                 return self._drop(sealed)

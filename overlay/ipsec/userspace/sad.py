@@ -1,12 +1,12 @@
-"""The Security Association Database (RFC 4301, section 4.4.2), keyed as packets look it up.
+"""The Security Association Database (RFC 4301, section 4.4.2), with one key per kind of lookup.
 
 =============== ============================ ============================================
-table           key                          why
+table           key                          reason
 =============== ============================ ============================================
-inbound links   SPI                          we chose it; UDP and NAT make addresses void
-inbound onions  destination + SPI            as they stand side by side in an IPv6 packet
-outbound        SPI, destination, endpoint   the peers chose the SPIs, two may coincide
-current         reqid                        the SA installed last seals for a template
+inbound links   SPI                          this node chose it; NAT may change addresses
+inbound onions  destination + SPI            they are adjacent bytes of an IPv6 packet
+outbound        SPI, destination, endpoint   peers choose the SPIs, so two may be equal
+current         reqid                        a template uses the SA that was installed last
 =============== ============================ ============================================
 """
 
@@ -27,23 +27,23 @@ from overlay.ipsec.userspace.cipher_cache import CachedCiphers
 __all__ = ["Sa", "SecurityAssociationDatabase", "check_association"]
 
 _WINDOW_RANGE = range(32, 8193)
-"""RFC 4303, section 3.4.3: at least 32 must be supported; above it is our bound on memory."""
+"""RFC 4303, section 3.4.3 requires support for 32; the upper limit bounds memory."""
 
 Sa = InboundSa | OutboundSa
 K = TypeVar("K", bound=Hashable)
 
 _Address = tuple[int, bytes]
-"""SPI and destination: what identifies an SA by RFC 4301; outbound it need not be unique."""
+"""SPI and destination, which identify an SA in RFC 4301. Outbound SAs may share them."""
 
 _Key = tuple[int, bytes, Endpoint | None] | bytes | int
-"""What no two SAs may share: outbound, inbound onion, inbound link."""
+"""The unique key of an SA: outbound, inbound onion SA, inbound link SA."""
 
 
 def check_association(sa: SecurityAssociation, suites: frozenset[int]) -> None:
-    """Refuse an SA that cannot work.
+    """Check the fields of an SA.
 
     Raises:
-        ValueError: a full sentence that names the field, never its value.
+        ValueError: a field is invalid. The message names the field and contains no key material.
     """
     if sa.suite not in suites:
         raise ValueError(f"The ESP suite {sa.suite} is not one of those supported.")
@@ -74,9 +74,9 @@ def _key(sa: SecurityAssociation) -> _Key:
 
 
 class SecurityAssociationDatabase:
-    """All SAs of this host; the engine owns it, and who installs bounds its size.
+    """All SAs of this host; the engine owns it, and the engine's caller limits their number.
 
-    ``inbound_links`` and ``inbound_onions`` are for the data path to read.
+    The engine reads ``inbound_links`` and ``inbound_onions`` directly.
     """
 
     def __init__(self, rng: Random, report: Report) -> None:
@@ -91,7 +91,7 @@ class SecurityAssociationDatabase:
         self.inbound_onions: dict[bytes, InboundSa] = {}
 
     def check_new(self, associations: Iterable[SecurityAssociation]) -> None:
-        """Refuse SAs that are installed already, or twice in one configuration (ValueError)."""
+        """Raise ValueError if an SA is installed already, or is twice in one configuration."""
         seen: set[_Key] = set()
         for sa in associations:
             key = _key(sa)
@@ -100,7 +100,7 @@ class SecurityAssociationDatabase:
             seen.add(key)
 
     def add(self, value: SecurityAssociation) -> None:
-        """Install one SA that :meth:`check_new` let pass."""
+        """Install one SA that :meth:`check_new` has accepted."""
         sa: Sa
         warmed = self._warmed if value.encapsulation is None else None
         if not value.inbound:
@@ -117,7 +117,7 @@ class SecurityAssociationDatabase:
             self._undated.add(sa)
 
     def discard(self, value: SecurityAssociation) -> bool:
-        """Remove the SA that was installed from an equal value; tell whether it was there."""
+        """Remove the SA that was installed from an equal value; return whether there was one."""
         sa = self._find(value)
         if sa is None or sa.value != value:
             return False
@@ -135,10 +135,10 @@ class SecurityAssociationDatabase:
     def relocate(
         self, associations: Iterable[SecurityAssociation], remote: Endpoint
     ) -> tuple[SecurityAssociation, ...]:
-        """Let link SAs go on with another endpoint of the peer; return their new values.
+        """Move link SAs to another endpoint of the peer; return their new values.
 
         Raises:
-            ValueError: another outbound SA to that endpoint is the same; nothing has changed then.
+            ValueError: another outbound SA has the same identity; nothing has changed then.
         """
         moves = [(self._find(value), value, _at(value, remote)) for value in associations]
         for sa, _, new in moves:
@@ -162,23 +162,23 @@ class SecurityAssociationDatabase:
         self._warm.clear()
 
     def count(self, *, links: bool) -> int:
-        """Return how many link SAs, or onion SAs, are installed, both directions together."""
+        """Return the number of link SAs, or of onion SAs, in both directions together."""
         inbound = len(self.inbound_links if links else self.inbound_onions)
         outbound = (sa for installed in self._outbound.values() for sa in installed)
         return inbound + sum((sa.endpoint is not None) is links for sa in outbound)
 
     def current(self, reqid: int) -> OutboundSa | None:
-        """Return the outbound SA installed last with this reqid."""
+        """Return the outbound SA with this ``reqid`` that was installed last."""
         installed = self._current.get(reqid)
         return installed[-1] if installed else None
 
     def limit(self, reqid: int, datagram_bytes: int) -> None:
-        """Limit the datagrams of all outbound SAs with this reqid."""
+        """Limit the size of the ESP packets of all outbound SAs with this ``reqid``."""
         for sa in self._current.get(reqid, ()):
             sa.limit(datagram_bytes)
 
     def get(self, identity: SaIdentity) -> Sa | None:
-        """Return an SA by its identity, an inbound one first."""
+        """Return an SA by its identity; inbound SAs have precedence."""
         link = self.inbound_links.get(identity.spi)
         if link is not None and link.value.destination == identity.destination:
             return link
@@ -187,16 +187,16 @@ class SecurityAssociationDatabase:
         return onion or (outbound[-1] if outbound else None)
 
     def start_lifetimes(self, now: float) -> None:
-        """Begin to count the seconds of SAs installed since the last call."""
+        """Start the lifetimes in seconds of SAs that were installed since the last call."""
         while self._undated:
             self._undated.pop().start(now)
 
     def cool_idle(self, now: float) -> None:
-        """Take their ciphers from onion SAs that were not used of late."""
+        """Release the ciphers of onion SAs that were not used recently."""
         self._warm.cool_idle(now)
 
     def _find(self, value: SecurityAssociation) -> Sa | None:
-        """Return the SA that stands in the way of ``value``, or that it describes."""
+        """Return the installed SA with the same unique key as ``value``."""
         if value.inbound:
             if value.encapsulation is None:
                 return self.inbound_onions.get(_onion_key(value.identity))
@@ -207,7 +207,7 @@ class SecurityAssociationDatabase:
 
 
 def _at(value: SecurityAssociation, remote: Endpoint) -> SecurityAssociation:
-    """Return a link SA with another endpoint of the peer; templates know it by its addresses."""
+    """Return a link SA with another endpoint of the peer; its outer addresses stay the same."""
     if value.encapsulation is None:
         return value
     if value.inbound:

@@ -1,16 +1,16 @@
 """The Security Policy Database (RFC 4301, section 4.4.1), compiled when policies are installed.
 
-No packet searches a list. Policies whose selectors have the same *shape* (destination
-length, source length, protocol) share a hash table on the masked addresses, as classifiers
-with a "tuple space" do, and a relay with a thousand circuits has two or three shapes::
+A lookup does not search a list of all policies. Policies whose selectors have the same *shape*
+(destination length, source length, protocol) share a hash table of masked addresses. This is a
+"tuple space search". A relay with a thousand circuits has only two or three shapes::
 
     shapes, most specific first         table of a shape
     /128 <- /128, any protocol    -->   (source, destination) -> chain
     /128 <- /0,   any protocol    -->   (0,      destination) -> chain
 
-The most specific selector that matches decides alone: longest destination prefix, then
-longest source prefix, then a named protocol. So the outcome does not depend on the order of
-installation, and a general policy cannot let in what a narrow one refuses.
+Only the most specific selector that matches decides: longest destination prefix, then longest
+source prefix, then a named protocol. So the result does not depend on the order of installation,
+and a general policy cannot admit packets that a specific one excludes.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ _Shape = tuple[int, int, int]
 """Destination length, source length, and the protocol (-1 for any)."""
 
 _Entry = tuple[_Part, _Part] | _Part
-"""Masked source and destination; the latter alone where a shape takes any source."""
+"""Masked source and destination, or only the destination if a shape matches any source."""
 
 _Compiled = tuple[int, int | None, int | None, dict[_Entry, Chain]]
-"""Protocol, source mask, destination mask (None compares whole addresses), and the table."""
+"""Protocol, source mask, destination mask (None: compare whole addresses), and the table."""
 
 _ANY_PROTOCOL: Final = -1
 
 
 def check_policy(policy: SecurityPolicy) -> None:
-    """Refuse a policy that cannot work.
+    """Check the fields of a policy.
 
     Raises:
-        ValueError: a full sentence that names the field, never its value.
+        ValueError: a field is invalid. The message names the field but not its value.
     """
     selector = policy.selector
     if len(selector.source.network) != len(selector.destination.network):
@@ -87,7 +87,7 @@ def _entry(selector: Selector) -> _Entry:
 
 
 class _PolicyTable:
-    """The policies of one direction and one address family."""
+    """The policies of one direction and one IP version."""
 
     __slots__ = ("_compiled", "_shapes")
 
@@ -129,9 +129,10 @@ class _PolicyTable:
 
 
 class _LinkChains:
-    """One object for each link: the policies of hundreds of circuits end their chains with it.
+    """Keep one object per link, which the chains of all policies over that link share.
 
-    It holds the links of the installed policies, and counts these.
+    This saves memory, because the chains of hundreds of circuits end with the same link. Uses are
+    counted, so that a link is removed with its last policy.
     """
 
     __slots__ = ("_used",)
@@ -140,13 +141,13 @@ class _LinkChains:
         self._used: dict[Chain, tuple[Chain, int]] = {}
 
     def share(self, chain: Chain) -> Chain:
-        """Count a policy; return an equal chain made of what others hold already."""
+        """Count a policy; return an equal chain that ends with the shared object of the link."""
         link, uses = self._used.get(chain[-1:], (chain[-1:], 0))
         self._used[link] = (link, uses + 1)
         return (*chain[:-1], *link) if len(chain) > 1 else link
 
     def release(self, chain: Chain) -> None:
-        """Count a policy less, which :meth:`share` was called for."""
+        """Undo the count of one policy for which :meth:`share` was called."""
         link, uses = self._used[chain[-1:]]
         if uses > 1:
             self._used[link] = (link, uses - 1)
@@ -155,7 +156,7 @@ class _LinkChains:
 
 
 class SecurityPolicyDatabase:
-    """All policies of this host; the engine owns it, and who installs bounds its size."""
+    """All policies of this host; the engine owns it, and its caller limits their number."""
 
     def __init__(self) -> None:
         self._tables = self._empty_tables()
@@ -168,14 +169,14 @@ class SecurityPolicyDatabase:
     def find(
         self, direction: PolicyDirection, source: bytes, destination: bytes, protocol: int
     ) -> Chain | None:
-        """Return the chain of tunnels that the deciding policy asks for, None without a policy.
+        """Return the chain of the most specific policy that matches; None if none matches.
 
-        ``source`` and ``destination`` are packed and of one family.
+        ``source`` and ``destination`` are packed addresses of the same IP version.
         """
         return self._tables[direction][len(destination)].find(source, destination, protocol)
 
     def check_new(self, policies: Iterable[SecurityPolicy]) -> None:
-        """Refuse policies that are installed, or twice in one configuration (ValueError)."""
+        """Raise ValueError if a policy is installed already, or is twice in one configuration."""
         seen: set[tuple[PolicyDirection, int, _Shape, _Entry]] = set()
         for policy in policies:
             selector = policy.selector
@@ -186,14 +187,14 @@ class SecurityPolicyDatabase:
             seen.add(identity)
 
     def add(self, policies: Iterable[SecurityPolicy]) -> None:
-        """Install policies that :meth:`check_new` let pass, equal chains as one object."""
+        """Install policies that :meth:`check_new` has accepted; equal chains become one object."""
         known: dict[Chain, Chain] = {}
         for policy in policies:
             chain = self._links.share(_chain(policy))
             self._table(policy).add(policy.selector, known.setdefault(chain, chain))
 
     def discard(self, policy: SecurityPolicy) -> bool:
-        """Remove an equal policy; tell whether it was there."""
+        """Remove an equal policy; return whether there was one."""
         table = self._tables[policy.direction].get(len(policy.selector.source.network))
         if table is None or table.chain_of(policy.selector) != _chain(policy):
             return False
