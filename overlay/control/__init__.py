@@ -1,8 +1,8 @@
-"""The control socket: how the owner of a running node asks it what it does and tells it what to do.
+"""The control socket, over which the operator of a running node queries and controls it.
 
-``docs/formats/control-socket.md`` has the format. ``model`` holds requests, reports and what a
-node must offer, ``codec`` their JSON, ``client`` the command line's side. ``server``, the node's
-side, is imported from its module: who only asks shall not wait for what it needs.
+``docs/formats/control-socket.md`` describes the format. ``service`` has requests, reports and the
+interface of the node, ``codec`` their JSON, and ``client`` the client of the command line.
+``server`` is not imported here, because clients should not wait for its imports.
 """
 
 from overlay.control.client import ControlClient, RequestFailed

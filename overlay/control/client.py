@@ -1,4 +1,4 @@
-"""The asker's side of the control socket: blocking, for a command line that asks one thing."""
+"""The client of the control socket. It blocks, because a command line sends one request."""
 
 from __future__ import annotations
 
@@ -49,23 +49,23 @@ from overlay.trust import insist_on_peer
 __all__ = ["RESPONSE_TIMEOUT_S", "ControlClient", "NoNodeAnswers", "RequestFailed"]
 
 RESPONSE_TIMEOUT_S: Final = 150.0
-"""Longer than the node's own limit, so that its sentence arrives rather than ours."""
+"""Longer than the node's own time limit, so that the user sees the node's error message."""
 
 _BUSY_S: Final = 20.0
-"""How long to try again while the node serves as many connections as it may."""
+"""Seconds for which to repeat the attempt while the node has too many connections."""
 
 _PAUSE_S: Final = (0.02, 0.2)
 _RECEIVE_BYTES: Final = 65536
 _CREDENTIALS: Final = struct.Struct("=iII")
-"""struct ucred { pid_t pid; uid_t uid; gid_t gid; } (unix(7)); of whoever called listen(2)."""
+"""struct ucred { pid_t pid; uid_t uid; gid_t gid; } of the process that listens (unix(7))."""
 
 
 class NoNodeAnswers(ConfigurationError):
-    """No process listens on the control socket; what a node left behind is still there."""
+    """No process listens on the control socket. Kernel state of an ended node may remain."""
 
 
 class RequestFailed(OverlayError):
-    """The node said no; the message is its sentence, ``kind`` the class of its error."""
+    """The node refused a request. It has the node's message, and ``kind`` is its error class."""
 
     def __init__(self, sentence: str, kind: str) -> None:
         super().__init__(sentence)
@@ -73,18 +73,19 @@ class RequestFailed(OverlayError):
 
 
 class ControlClient:
-    """One connection to a running node; a context manager that hangs up at its end.
+    """One connection to a running node; a context manager that closes the connection.
 
-    Every method raises :class:`RequestFailed` when the node says no, :class:`InternalError`
-    when it reports a bug of its own, and :class:`BackendError` when the connection is lost.
+    Every method raises :class:`RequestFailed` if the node refuses the request,
+    :class:`InternalError` if the node reports a bug in itself, and :class:`BackendError` if the
+    connection is lost or the node does not answer in ``timeout_s`` seconds.
     """
 
     def __init__(self, path: Path, *, timeout_s: float = RESPONSE_TIMEOUT_S) -> None:
         """Connect.
 
         Raises:
-            NoNodeAnswers: no node answers there.
-            ConfigurationError: the socket cannot be used, or another user may have put it there.
+            NoNodeAnswers: no node listens on the socket.
+            ConfigurationError: the socket cannot be used, or it may belong to another user.
         """
         self._path = path
         self._timeout_s = timeout_s
@@ -103,44 +104,48 @@ class ControlClient:
         self.close()
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._socket.close()
 
     def status(self) -> StatusReport:
-        """Ask how the node is."""
+        """Return the status of the node."""
         return decode_report(StatusReport, self._ask(StatusRequest()))
 
     def peers(self) -> list[PeerReport]:
-        """Ask for the Mix-nodes of the topology table."""
+        """Return the Mix-nodes of the topology table."""
         return decode_report_list(PeerReport, self._ask(PeersRequest()))
 
     def paths(self) -> list[PathReport]:
-        """Ask for the paths that the user asked for."""
+        """Return the paths that the user has opened."""
         return decode_report_list(PathReport, self._ask(PathsRequest()))
 
     def open_path(self, request: OpenPathRequest) -> PathReport:
-        """Open a path; returns when it carries packets."""
+        """Open a path, and return its report when it carries packets."""
         return decode_report(PathReport, self._ask(request))
 
     def open_paths(self, request: OpenPathsRequest) -> list[PathReport]:
-        """Open several paths; returns when all carry packets."""
+        """Open several paths, and return their reports when all carry packets."""
         return decode_report_list(PathReport, self._ask(request))
 
     def close_path(self, which: int | IpNetwork | None) -> int:
-        """Close one path by number or destination, or all (None); returns how many were."""
+        """Close one path, by number or destination, or all (None); return how many were closed."""
         closed = self._ask(ClosePathRequest(which))
         if type(closed) is not int:
             raise Malformed("the result must be a number.")
         return closed
 
     def stop(self, *, release: bool = False) -> StopReport:
-        """Stop the node, after closing all paths if ``release``; see :meth:`wait_ended`."""
+        """Stop the node; if ``release`` is set, close all paths first.
+
+        The node may still run when this returns; see :meth:`wait_ended`.
+        """
         return decode_report(StopReport, self._ask(StopRequest(release)))
 
     def wait_ended(self, timeout_s: float) -> bool:
-        """Wait for the end of the process that answers here; return whether it has ended.
+        """Wait at most ``timeout_s`` seconds for the node's process to end; tell whether it has.
 
-        False also if it cannot be told, because the process is our own or another kernel's.
+        The result is also False if the process cannot be observed, because it is this process or
+        is in a PID namespace that this process does not see.
         """
         process, _ = _peer(self._socket)
         if process in (0, os.getpid()):
@@ -166,7 +171,7 @@ class ControlClient:
                 raise InternalError(result.error)
             if result.kind != TooManyConnections.__name__ or time.monotonic() > deadline:
                 raise RequestFailed(result.error, result.kind)
-            # The node refused the connection before it read anything; another may have ended.
+            # The node refused this connection unread. Connect again, as others may have ended.
             self._socket.close()
             time.sleep(random.uniform(*_PAUSE_S))
             self._received.clear()
@@ -174,7 +179,7 @@ class ControlClient:
 
     def _exchange(self, request: Request) -> Any:  # noqa: ANN401 - as above
         try:
-            # A node that refused the connection has closed it; its answer says why.
+            # If the node has refused and closed the connection, its answer can still be read.
             with contextlib.suppress(BrokenPipeError):
                 self._socket.sendall(encode_request(request))
             line = self._receive_line()
@@ -203,10 +208,10 @@ class ControlClient:
 
 
 def _connect(path: Path, timeout_s: float) -> socket.socket:
-    """Connect, and try again for some seconds while the node has too many connections to accept.
+    """Connect, and repeat the attempt for :data:`_BUSY_S` while the node's backlog is full.
 
-    A socket with a timeout gets EAGAIN at once if the listener's backlog is full (unix(7)), so
-    waiting is left to us. The pauses are drawn at random, because many commands wait together.
+    A socket with a timeout gets EAGAIN at once if the backlog is full (unix(7)), so the waiting
+    is done here. Pauses are random, so that many waiting commands do not retry together.
     """
     deadline = time.monotonic() + _BUSY_S
     while True:
@@ -235,7 +240,7 @@ def _connect(path: Path, timeout_s: float) -> socket.socket:
 
 
 def _peer(connection: socket.socket) -> tuple[int, int]:
-    """Return the process and the user of the program that listens at the other end."""
+    """Return the process id and the user id of the program that listens on the socket."""
     packed = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     process, user, _ = _CREDENTIALS.unpack(packed)
     return process, user

@@ -1,4 +1,4 @@
-"""The control socket's JSON: one request or response a line, strict in both directions.
+"""Encode and decode the JSON of the control socket: each line is one request or response.
 
 ::
 
@@ -7,7 +7,7 @@
     {"ok": true, "result": {"number": 1, "destination": "192.0.2.7", ...}}
     {"ok": false, "error": "there is no path 4; open paths: 1.", "kind": "ConfigurationError"}
 
-Whatever the bytes, decoding gives a value or raises :class:`~overlay.errors.Malformed`.
+Decoding any bytes either returns a value or raises :class:`~overlay.errors.Malformed`.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ __all__ = [
 
 MAX_REQUEST_BYTES: Final = 64 * 1024
 MAX_RESPONSE_BYTES: Final = 64 * 1024 * 1024
-"""A client's bound; the topology table's own bound keeps real answers far below it."""
+"""Limit of the client. Answers stay far below it, because the topology table is limited."""
 
 _MAX_NAME_CHARACTERS: Final = 64
 _MAX_NUMBER: Final = 2**53 - 1
-"""What every JSON implementation takes as a whole number (RFC 8259, section 6)."""
+"""The largest integer that all JSON implementations read exactly (RFC 8259, section 6)."""
 
 _PLAIN: Final[dict[str, type[StatusRequest | PeersRequest | PathsRequest]]] = {
     "status": StatusRequest,
@@ -69,21 +69,21 @@ _PLAIN: Final[dict[str, type[StatusRequest | PeersRequest | PathsRequest]]] = {
     "paths": PathsRequest,
 }
 _OPTIONS: Final = {"hops", "strategy", "via", "both_versions"}
-"""Parameters of open_path and open_paths besides where to."""
+"""Parameters of open_path and open_paths besides the destination."""
 
 R = TypeVar("R", bound=Report)
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A response that says no: one sentence, and the class of the error at the node."""
+    """A response to a request that failed: a message, and the class of the node's error."""
 
     error: str
     kind: str
 
 
 def encode_request(request: Request) -> bytes:
-    """Return a request as one line, its newline included."""
+    """Return a request as one line, including its newline."""
     match request:
         case OpenPathRequest():
             where = {"destination": str(request.destination)}
@@ -104,7 +104,7 @@ def decode_request(line: bytes) -> Request:
     """Parse one line without its newline.
 
     Raises:
-        Malformed: the line is no request; the message says why, in words for its author.
+        Malformed: the line is no valid request; the message tells the sender why.
     """
     if len(line) > MAX_REQUEST_BYTES:
         raise Malformed(f"a request has at most {MAX_REQUEST_BYTES} bytes.")
@@ -120,7 +120,7 @@ def decode_request(line: bytes) -> Request:
 
 
 def encode_success(result: Report | list[Report] | int | None) -> bytes:
-    """Return a response that carries a result."""
+    """Return a response with a result, as one line."""
     if isinstance(result, list):
         return _line({"ok": True, "result": [encode_report(report) for report in result]})
     plain = result if result is None or isinstance(result, int) else encode_report(result)
@@ -128,15 +128,15 @@ def encode_success(result: Report | list[Report] | int | None) -> bytes:
 
 
 def encode_failure(failure: Failure) -> bytes:
-    """Return a response that says no."""
+    """Return a response for a failed request, as one line."""
     return _line({"ok": False, "error": failure.error, "kind": failure.kind})
 
 
 def decode_response(line: bytes) -> Any:  # noqa: ANN401 - the caller knows the method's result
-    """Return a response's result as plain JSON, or the :class:`Failure` that it carries.
+    """Return the result in a response as plain JSON, or its :class:`Failure`.
 
     Raises:
-        Malformed: the line is no response.
+        Malformed: the line is no valid response.
     """
     message = _load(line)
     if isinstance(message, dict) and message.get("ok") is True:
@@ -152,7 +152,7 @@ def decode_report_list(report_type: type[R], value: object) -> list[R]:
     """Return the reports of a list result.
 
     Raises:
-        Malformed: the value is no list of such reports.
+        Malformed: the value is no list of valid reports of this type.
     """
     if not isinstance(value, list):
         raise Malformed("the result must be a list.")
@@ -160,16 +160,16 @@ def decode_report_list(report_type: type[R], value: object) -> list[R]:
 
 
 def parse_hop(text: str) -> NodeId | OverlayAddress:
-    """Return the Mix-node that a user named: by NodeId (40 hex digits) or overlay address.
+    """Parse a Mix-node that a user named by node id (40 hex digits) or overlay address.
 
     Raises:
-        Malformed: the text is neither.
+        Malformed: the text is neither of them.
     """
     if len(text) == 2 * NODE_ID_BYTES:
         try:
             return NodeId(bytes.fromhex(text))
         except ValueError:
-            pass  # it may still be an address of that length
+            pass  # an overlay address can also have 40 characters
     try:
         packed = ipaddress.ip_address(text).packed
     except ValueError:

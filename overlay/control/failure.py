@@ -1,4 +1,4 @@
-"""From an exception to the one sentence that its user should read."""
+"""Turn an exception into the message that the user of the control socket gets."""
 
 from __future__ import annotations
 
@@ -9,8 +9,12 @@ __all__ = ["failure_of", "overlay_error_in"]
 
 
 def failure_of(error: BaseException) -> Failure:
-    """Return the failure to answer with: an error's own sentence, whose plug-in, or a bug."""
-    # Imported here: the command line needs the rest of this module alone.
+    """Return the failure to send for an exception.
+
+    Its message is that of a known error, or names the plug-in that failed. For any other
+    exception it reports a bug in the node.
+    """
+    # Imported here because the command line needs only the rest of this module.
     from overlay.plugin_failures import blamed_plugin
 
     known = blamed_plugin(error) or overlay_error_in(error)
@@ -21,9 +25,10 @@ def failure_of(error: BaseException) -> Failure:
 
 
 def overlay_error_in(error: BaseException) -> OverlayError | None:
-    """Return the error of ours that an exception is, or that a group consists of.
+    """Return the :class:`OverlayError` that an exception is, or one from a group of them.
 
-    In a group, a bug comes first; None if anything in it is not ours.
+    In a group, an :class:`InternalError` has precedence. The result is None if the exception, or
+    any exception in the group, is not an :class:`OverlayError`.
     """
     if not isinstance(error, BaseExceptionGroup):
         return error if isinstance(error, OverlayError) else None

@@ -1,4 +1,4 @@
-"""Reports to and from plain JSON, driven by the types of their dataclass fields."""
+"""Convert reports to and from plain JSON according to the types of their dataclass fields."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ R = TypeVar("R", bound=Report)
 
 
 def encode_report(report: Report) -> dict[str, object]:
-    """Return a report as plain values for :mod:`json` (tuples become arrays there)."""
+    """Return a report as plain values for :mod:`json`, which writes tuples as arrays."""
     return dataclasses.asdict(report)
 
 
 def decode_report(report_type: type[R], value: object) -> R:
-    """Build a report from plain JSON. Fields that this version does not know are left out.
+    """Return a report from plain JSON. Fields that this version does not know are ignored.
 
     Raises:
-        Malformed: a field is missing or of another type.
+        Malformed: a field is missing, has another type or is out of range.
     """
     if not isinstance(value, dict):
         raise Malformed("a report must be a JSON object.")

@@ -1,13 +1,13 @@
-"""The node's side of the control socket: a Unix socket that its owner alone can reach.
+"""The server of the control socket, a Unix socket that only the user of the node can reach.
 
-Three walls, each enough by itself: the socket lies in a directory of mode 0700, has mode 0600,
-and the kernel is asked for every connection's user (SO_PEERCRED, unix(7)).
+Three checks protect it, and each is sufficient: the directory of the socket has mode 0700, the
+socket has mode 0600, and the user of every connection is read (SO_PEERCRED, unix(7)).
 
 ::
 
     accept ──> owner? ──> room? ──> line ──> decode ──> service ──> encode ──> line ...
-                 │no        │no       │ too long, silent: closed
-                 └─ closed  └─ one sentence, closed
+                 │no        │no       │ too long or idle: close
+                 └─ close   └─ send an error, close
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ from overlay.logs import EventLog
 __all__ = ["IDLE_TIMEOUT_S", "MAX_CONNECTIONS", "REQUEST_TIMEOUT_S", "serve_control"]
 
 MAX_CONNECTIONS: Final = 128
-"""Commands at once; each that opens a path holds its connection until the path is open."""
+"""Maximum number of connections; a command that opens a path keeps one until the path is open."""
 
 REQUEST_TIMEOUT_S: Final = 120.0
-"""Opening a path may take several circuits' set-up times."""
+"""Seconds until a request fails. To open a path, a node may have to try several circuits."""
 
 IDLE_TIMEOUT_S: Final = 60.0
-"""How long a connection may stay silent, or leave an answer unread."""
+"""Seconds after which a connection without a request, or with an unread answer, is closed."""
 
 _RECEIVE_BYTES: Final = 8192
 _CREDENTIALS: Final = struct.Struct("=iII")
@@ -67,11 +67,11 @@ async def serve_control(
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Answer requests on the Unix socket ``path`` until cancelled, then remove it.
+    """Answer requests on the Unix socket ``path`` until cancelled, then remove the socket.
 
     Raises:
-        ConfigurationError: a live node has the socket, or the place is not safe for one.
-        BackendError: the operating system refused.
+        ConfigurationError: a running node has the socket, or its directory is not private.
+        BackendError: the operating system could not create the socket.
     """
     with claimed_socket(path) as claimed:
         listener = trio.SocketListener(trio.socket.from_stdlib_socket(claimed))
@@ -90,7 +90,7 @@ def _without_value(task_status: trio.TaskStatus[None]) -> trio.TaskStatus[object
 
 
 class _Server:
-    """Owner of the count of connections, which is bounded by ``MAX_CONNECTIONS``."""
+    """Accept connections, at most ``MAX_CONNECTIONS`` at the same time."""
 
     def __init__(self, service: ControlService) -> None:
         self._service = service
@@ -109,13 +109,13 @@ class _Server:
             else:
                 await connection.run()
         except trio.BrokenResourceError:
-            pass  # the asker hung up
+            pass  # the client closed the connection
         finally:
             self._connections -= 1
 
 
 class _Connection:
-    """One asker: requests in turn, each answered before the next is read."""
+    """One connection of a client. Each request is answered before the next one is read."""
 
     def __init__(self, stream: trio.SocketStream, service: ControlService) -> None:
         self._stream = stream
@@ -123,7 +123,7 @@ class _Connection:
         self._received = bytearray()
 
     async def refuse(self) -> None:
-        """Say that there is no room."""
+        """Answer that the node has too many connections."""
         failure = Failure(
             f"{MAX_CONNECTIONS} commands are connected to this node, which is the most that it "
             "serves at once; try again when some have ended.",
@@ -132,7 +132,7 @@ class _Connection:
         await self._send(encode_failure(failure))
 
     async def run(self) -> None:
-        """Answer lines until the asker hangs up, is silent too long or sends an endless one."""
+        """Answer lines until the client closes the connection, is idle or sends too long a line."""
         while True:
             try:
                 line = await self._next_line()
@@ -143,7 +143,7 @@ class _Connection:
                 return
 
     async def _handle(self, line: bytes) -> bool:
-        """Answer one line; return whether the connection goes on."""
+        """Answer one line; return whether to keep the connection."""
         try:
             request = decode_request(line)
         except Malformed as error:
@@ -156,7 +156,7 @@ class _Connection:
         return True
 
     async def _answer_in_time(self, request: Request) -> bytes | None:
-        """Return the response, or None if the asker hung up meanwhile."""
+        """Return the response, or None if the client has closed the connection meanwhile."""
         response = None
         with trio.move_on_after(REQUEST_TIMEOUT_S) as limit:
             async with trio.open_nursery() as nursery:
@@ -171,13 +171,13 @@ class _Connection:
         try:
             return await _perform(self._service, request)
         except Exception as error:
-            # A supervisor: whatever went wrong is answered, and a bug is recorded.
+            # The client gets an answer for every exception, and the log records a bug.
             if overlay_error_in(error) is None:
                 _log.error("control.bug", cause=error)
             return encode_failure(failure_of(error))
 
     async def _cancel_at_hang_up(self, scope: trio.CancelScope) -> None:
-        """Stop waiting for an answer that nobody reads. Keep what is sent meanwhile."""
+        """Cancel the request if the client closes the connection; keep what it sends meanwhile."""
         while len(self._received) <= MAX_REQUEST_BYTES:
             if not await self._receive():
                 scope.cancel()
@@ -199,7 +199,7 @@ class _Connection:
         return line
 
     async def _receive(self) -> bool:
-        """Take what has arrived; return False when the asker has hung up."""
+        """Receive bytes into the buffer; return False if the client has closed the connection."""
         try:
             data = await self._stream.receive_some(_RECEIVE_BYTES)
         except trio.BrokenResourceError:
@@ -208,7 +208,7 @@ class _Connection:
         return bool(data)
 
     async def _send(self, response: bytes) -> bool:
-        """Send a response; return False if it is left unread."""
+        """Send a response; return False if the client does not read it in time."""
         with trio.move_on_after(IDLE_TIMEOUT_S) as limit:
             await self._stream.send_all(response)
         return not limit.cancelled_caught
@@ -243,7 +243,7 @@ async def _perform(service: ControlService, request: Request) -> bytes:
 
 
 def _is_owner(stream: trio.socket.SocketType) -> bool:
-    """Tell whether the peer's process runs as this user, or as root."""
+    """Tell whether the process of the client runs as the user of this node, or as root."""
     packed = stream.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     _pid, user, _group = _CREDENTIALS.unpack(packed)
     return user in (0, os.geteuid())

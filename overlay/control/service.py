@@ -1,7 +1,7 @@
-"""What can be asked of a running node, and what it answers.
+"""Requests to a running node, its reports, and the interface that answers them.
 
-Reports carry addresses and ids in clear: they go to the node's owner, who asked, and nowhere
-else.
+Reports contain addresses and ids without redaction, because only the operator of the node gets
+them.
 """
 
 from __future__ import annotations
@@ -30,32 +30,32 @@ __all__ = [
 ]
 
 MAX_DESTINATIONS: Final = 64
-"""Of one request; each gets a path of its own."""
+"""Maximum number of destinations of one request; each gets a path of its own."""
 
 
 @dataclass(frozen=True, slots=True)
 class StatusRequest:
-    """How is the node?"""
+    """Return the status of the node."""
 
 
 @dataclass(frozen=True, slots=True)
 class PeersRequest:
-    """Which Mix-nodes does the topology table hold?"""
+    """Return the Mix-nodes of the topology table."""
 
 
 @dataclass(frozen=True, slots=True)
 class PathsRequest:
-    """Which paths did the user ask for?"""
+    """Return the paths that the user has opened."""
 
 
 @dataclass(frozen=True, slots=True)
 class OpenPathRequest:
     """Carry packets to ``destination`` through an anonymous circuit.
 
-    None stands for what the configuration says. ``via`` names hops that the user fixed, first
-    hop first: a NodeId (20 bytes) or an overlay address (16 bytes) each, at most ``MAX_HOPS``.
-    ``both_versions`` asks to block the other IP version while the path is there, except for
-    local addresses (``overlay.node.ip_versions``).
+    If a field is None, the configuration decides. ``via`` has the hops that the user chose, first
+    hop first and at most ``MAX_HOPS``; each is a node id (20 bytes) or an overlay address (16
+    bytes). ``both_versions`` blocks the other IP version while the path exists, except for local
+    addresses (``overlay.node.ip_versions``).
     """
 
     destination: IpNetwork
@@ -67,10 +67,11 @@ class OpenPathRequest:
 
 @dataclass(frozen=True, slots=True)
 class OpenPathsRequest:
-    """Open a path to each of several destinations; all are guarded before the first circuit.
+    """Open a path to each of several destinations.
 
-    The other fields are those of :class:`OpenPathRequest`. With ``both_versions`` the IP
-    version of which no destination is named is blocked; there is none if both are named.
+    The kill switch covers all destinations before the first circuit is set up. The other fields
+    are those of :class:`OpenPathRequest`. ``both_versions`` blocks the IP version that no
+    destination has; if the destinations have both, none is blocked.
     """
 
     destinations: tuple[IpNetwork, ...]
@@ -84,7 +85,7 @@ class OpenPathsRequest:
 class ClosePathRequest:
     """Close one path by its number or its exact destination; None closes all.
 
-    Closing all also unblocks what an earlier process left blocked.
+    Closing all also unblocks destinations that an earlier process left blocked.
     """
 
     path: int | IpNetwork | None
@@ -110,48 +111,48 @@ Request = (
 
 @dataclass(frozen=True, slots=True)
 class StatusReport:
-    """How the node is.
+    """The status of the node.
 
     Attributes:
         node_id: 40 hexadecimal digits.
         overlay_address: IPv6 text.
         uptime_s: seconds since the node was up.
         backend: name of the IPsec backend in use.
-        backend_reason: why it is this one, as a clause.
+        backend_reason: why this backend was chosen, as a clause.
         roles: "relay", "exit", both or none.
         listen: UDP endpoints, as text.
         joined: whether at least one other node of the overlay has answered.
         contacts: nodes in the Kademlia routing table.
         mix_nodes: verified descriptors in the Mix-nodes Topology Table.
-        exits: how many of those are willing exits.
+        exits: number of those that are exits.
         links: links that are up.
-        link_bytes: how many bytes of UDP payload probes of the links found to pass, one number a
-            link, smallest first; links without a result are left out.
-        circuits_own: circuits that this node is the source of.
-        circuits_relayed: circuits of others that pass through.
-        circuits_exit: circuits of others that leave the overlay here.
+        link_bytes: largest UDP payload in bytes that path MTU probes found for each link,
+            smallest first; links without a result are left out.
+        circuits_own: circuits of which this node is the source.
+        circuits_relayed: circuits of other nodes of which this node is a relay.
+        circuits_exit: circuits of other nodes of which this node is the exit.
         counters: packets and bytes since the start, by name.
         drops: dropped packets, by reason.
-        protection: names of what the kernel does not hold at this moment of what keeps
-            destinations protected; empty if all of it is in force.
+        protection: names of the parts of the kill switch that are missing in the kernel now;
+            empty if all parts are in force.
         protected: destinations whose packets leave through a circuit or not at all.
         tfc: name of the traffic flow confidentiality strategy.
         forwarding: name of the forwarding rules.
-        suspect_regions: regions of the DHT that look eclipsed; what mix_nodes holds of them is
-            doubtful.
-        exit_problems: why this node is no exit now, though it is configured to be one, or over
-            which IP version it is none, each with what mends it.
-        endpoints: UDP endpoints under which this node tells others to reach it, as text.
-        reachability: what tests by other nodes have shown of each of them: "untested",
+        suspect_regions: number of regions of the DHT that look eclipsed; the Mix-nodes known
+            from them are doubtful.
+        exit_problems: why this node, configured as an exit, is no exit now, or is none for one
+            IP version; each text says what to do.
+        endpoints: UDP endpoints that this node announces to others, as text.
+        reachability: result of tests by other nodes for each of these endpoints: "untested",
             "reachable" or "not reachable".
-        network_problems: why other nodes cannot reach this node, or not everywhere.
+        network_problems: why other nodes cannot reach this node, or only some of them can.
         blocked_versions: IP versions ("IPv4", "IPv6") that paths block as a whole, except for
             local addresses.
-        unprotected: destinations, or IP versions, that shall be blocked or carried, but to which
-            packets leave in the clear, because the guard cannot be set.
-        unprotected_reason: why, as a sentence.
+        unprotected: destinations or IP versions that should be blocked or carried, but to which
+            packets leave in the clear, because the kill switch cannot be installed.
+        unprotected_reason: the reason of ``unprotected``, as a sentence.
         verdict: what works, what does not and what to do, in a few sentences.
-        works: whether the verdict names no trouble.
+        works: whether ``verdict`` names no problem.
     """
 
     version: str
@@ -194,12 +195,13 @@ class StatusReport:
 class PeerReport:
     """One Mix-node of the topology table.
 
-    ``exit_policy`` has one text for each rule, empty if the node is no exit; ``expires_in_s``
-    is how long its descriptor stays valid; ``linked`` tells whether a link to it is up.
-    ``heard_s`` is the time in seconds since the node itself sent something to this one that was
-    authentic; None if it never did, or if the kernel does not tell and no answer came.
-    ``link_bytes`` is the largest UDP payload in bytes that probes of the link found to pass; None
-    without a link or a result, and with the kernel's IPsec, which does not probe.
+    ``exit_policy`` has one text for each rule and is empty if the node is no exit.
+    ``expires_in_s`` is the time in seconds for which its descriptor stays valid. ``linked`` tells
+    whether a link to it is up. ``heard_s`` is the time in seconds since its last authentic packet
+    or message. It is None if there was none, or if the kernel does not report its packets and no
+    answer came. ``link_bytes`` is the largest UDP payload in bytes that path MTU probes found for
+    the link. It is None without a link or a result, and always None with the kernel backend,
+    which does not probe.
     """
 
     node_id: str
@@ -227,23 +229,25 @@ class PathReport:
     """One path that the user asked for.
 
     ``number`` is local to this process. ``state`` is a word for the user ("opening", "open",
-    "rebuilding", "closing"). ``hops`` are in order, first hop first, empty while there is no
-    circuit.
-    ``rtt_ms`` is the round trip to the exit, None until measured. ``mtu`` is the largest inner
-    packet in bytes. ``link_bytes`` is the largest UDP payload that the first link carries,
-    ``whole_bytes`` the largest inner packet that it carries in one datagram; larger ones travel in
-    pieces. Both are None until probes of that link have a result. ``both_versions`` tells whether
-    the other IP version is blocked because of this path, ``permanent`` whether the configuration
-    lists the destination, so that the path returns at the next start. ``stays_open`` has one
-    sentence for each way to the same server that the path does not cover. ``unprotected`` says why
-    packets to the destination can leave in the clear now; it is empty if they leave through the
-    circuit or not at all.
+    "rebuilding", "closing"). ``hops`` has the first hop first and is empty while there is no
+    circuit. ``rtt_ms`` is the round-trip time to the exit, None until it is measured. ``mtu`` is
+    the largest inner packet in bytes.
 
-    ``trouble`` is a clause that says why the last circuit ended or could not be had, empty once
-    the path is open. ``attempts`` counts the circuits in a row that could not be had.
-    ``next_try_s`` is the time until the next attempt in seconds, None if none is waiting.
-    ``standby_ready`` tells whether another circuit to the same exit can take over, ``takeovers``
-    how often one did.
+    ``link_bytes`` is the largest UDP payload in bytes that the first link carries.
+    ``whole_bytes`` is the largest inner packet in bytes that the link carries in one datagram;
+    larger packets are cut into pieces. Both are None until path MTU probes have a result.
+
+    ``both_versions`` tells whether this path blocks the other IP version. ``permanent`` tells
+    whether the configuration lists the destination, so that the path is opened at each start.
+    ``stays_open`` has one sentence for each way to the same server that the path does not cover.
+    ``unprotected`` says why packets to the destination can leave in the clear now. It is empty if
+    they leave through the circuit or not at all.
+
+    ``trouble`` is a clause that says why the last circuit ended or could not be set up; it is
+    empty once the path is open. ``attempts`` counts consecutive circuits that could not be set
+    up. ``next_try_s`` is the time in seconds until the next attempt, None if none is scheduled.
+    ``standby_ready`` tells whether a standby circuit can take over, and ``takeovers`` counts how
+    often one did.
     """
 
     number: int
@@ -270,13 +274,13 @@ class PathReport:
 
 @dataclass(frozen=True, slots=True)
 class StopReport:
-    """What a stopping node leaves behind.
+    """What stays blocked after the node has stopped.
 
-    ``blocked`` counts destinations that stay blocked, ``released`` those whose paths were closed
-    because the request asked for it, ``permanent`` those of the released ones that are blocked
-    again at the next start because the configuration lists them. ``unprotected`` counts
-    destinations of paths that were not blocked when the node stopped, because the guard could not
-    be set. ``unblocked_versions`` names IP versions that were blocked as a whole and no longer are.
+    ``blocked`` counts destinations that stay blocked. ``released`` counts destinations whose
+    paths were closed because of the request. ``permanent`` counts released destinations that are
+    blocked again at the next start, because the configuration lists them. ``unprotected`` counts
+    destinations that were not blocked when the node stopped, because the kill switch could not be
+    installed. ``unblocked_versions`` has IP versions that are no longer blocked as a whole.
     """
 
     blocked: int
@@ -287,30 +291,33 @@ class StopReport:
 
 
 class ControlService(Protocol):
-    """What a node offers to its owner. An ``OverlayError``'s sentence is the answer."""
+    """The interface of a node for its operator.
+
+    If a method raises an ``OverlayError``, the client gets its message.
+    """
 
     def status(self) -> StatusReport:
-        """Tell how the node is."""
+        """Return the status of the node."""
         ...
 
     def peers(self) -> list[PeerReport]:
-        """List the Mix-nodes of the topology table."""
+        """Return the Mix-nodes of the topology table."""
         ...
 
     def paths(self) -> list[PathReport]:
-        """List the paths that the user asked for."""
+        """Return the paths that the user has opened."""
         ...
 
     async def open_path(self, request: OpenPathRequest) -> PathReport:
-        """Open a path and return when it carries packets.
+        """Open a path, and return its report when it carries packets.
 
-        Cancelled when the asker hangs up or the time for an answer is over. The destination
-        then stays blocked, and the node goes on opening the path.
+        The call is cancelled if the client closes the connection or the request times out. The
+        destination then stays blocked, and the node continues to open the path.
         """
         ...
 
     async def open_paths(self, request: OpenPathsRequest) -> list[PathReport]:
-        """Open paths to several destinations and return when all carry packets."""
+        """Open paths to several destinations, and return their reports when all carry packets."""
         ...
 
     async def close_path(self, which: int | IpNetwork | None) -> int:
@@ -318,9 +325,9 @@ class ControlService(Protocol):
         ...
 
     async def leave(self, *, release: bool) -> StopReport:
-        """Tell what stays blocked when the node stops; close all paths first if asked to."""
+        """Return what stays blocked when the node stops; if ``release``, close all paths first."""
         ...
 
     def stop(self) -> None:
-        """Begin to stop the node; returns at once."""
+        """Begin to stop the node, and return immediately."""
         ...

@@ -1,4 +1,4 @@
-"""The control socket's file: made for its owner alone, never taken from a node that lives."""
+"""Create the file of the control socket for this user alone, unless a running node has it."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from overlay.errors import BackendError, ConfigurationError
 __all__ = ["claimed_socket", "node_answers"]
 
 _BACKLOG: Final = 256
-"""Connections that wait to be accepted; the kernel caps it at net.core.somaxconn (listen(2))."""
+"""Connections that wait to be accepted; the kernel's limit is net.core.somaxconn (listen(2))."""
 
 
 @contextlib.contextmanager
 def claimed_socket(path: Path) -> Iterator[socket.socket]:
     """Listen on a Unix socket at ``path`` (mode 0600) while the context lasts.
 
-    The directory is made with mode 0700 if it does not exist. What a dead node left behind is
-    replaced. Afterwards the file is removed, unless somebody put another in its place.
+    The directory is created with mode 0700 if it does not exist. The socket of a node that has
+    ended is replaced. At the end the file is removed, unless another file has replaced it.
 
     Raises:
-        ConfigurationError: a live node has the socket, or the place is not safe for one.
-        BackendError: the operating system refused.
+        ConfigurationError: a running node has the socket, or its directory is not private.
+        BackendError: the operating system could not create the socket or its directory.
     """
     try:
         directory = _open_directory(path.parent)
@@ -51,7 +51,7 @@ def claimed_socket(path: Path) -> Iterator[socket.socket]:
 
 
 def _open_directory(path: Path) -> int:
-    """Make the directory if need be, insist that it is private, and return it opened."""
+    """Return a descriptor of the directory; create it if it is missing, and check its mode."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileExistsError):
         path.mkdir(mode=0o700)
@@ -67,7 +67,10 @@ def _open_directory(path: Path) -> int:
 
 
 def _claim(path: Path, directory: int) -> tuple[socket.socket, int]:
-    """Bind under a lock on the directory, so that of two nodes that start at once one wins."""
+    """Bind the socket; return it with its inode number.
+
+    The directory is locked, so that only one of two nodes that start together gets the socket.
+    """
     fcntl.flock(directory, fcntl.LOCK_EX)
     _remove_if_dead(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
@@ -105,7 +108,7 @@ def _remove_if_dead(path: Path) -> None:
 
 
 def node_answers(path: Path) -> bool:
-    """Tell whether a process listens on the socket that lies at ``path``."""
+    """Tell whether a process listens on the socket at ``path``."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
         try:
             probe.connect(bytes(path))
@@ -113,6 +116,6 @@ def node_answers(path: Path) -> bool:
             return False
         except OSError:
             return (
-                True  # a full backlog, say: somebody listens, or at least it is not ours to remove
+                True  # for example a full backlog: a node listens, so the file must not be removed
             )
         return True
