@@ -1,4 +1,4 @@
-"""The configuration: TOML in, one frozen value of checked settings out.
+"""Read the TOML configuration into one frozen value of checked settings.
 
 ::
 

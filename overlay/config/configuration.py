@@ -31,13 +31,13 @@ __all__ = ["Configuration"]
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """Everything that a node is told by its user; every value has been checked.
+    """All settings of a node; every value has been checked.
 
-    ``plugin_tables`` holds the settings of plug-ins that the file speaks of, by
-    entry-point group and name; :meth:`plugin_settings` fills in the others.
+    ``plugin_tables`` has the settings of the plug-ins that the file mentions, by entry-point
+    group and name. :meth:`plugin_settings` returns them, or the defaults of other plug-ins.
 
     Raises:
-        ValueError: two sections contradict each other; the message is a full sentence.
+        ValueError: two sections contradict each other. The message is for the user.
     """
 
     node: NodeSettings = field(default_factory=NodeSettings)
@@ -72,7 +72,7 @@ class Configuration:
                     )
 
     def _check_pools(self) -> None:
-        """Insist that no peer is where inner addresses are: its packets would go to circuits."""
+        """Check that no peer has an inner address, because its packets would go to circuits."""
         for name in ("inner_ipv4", "inner_ipv6"):
             pool = getattr(self.exit, name)
             for endpoint in (*self.network.bootstrap, *self.network.advertise):
@@ -83,10 +83,10 @@ class Configuration:
                     )
 
     def exit_policy(self) -> ExitPolicy | None:
-        """Return the exit policy as it is signed and enforced; None if this node is no exit.
+        """Return the exit policy that is signed and enforced; None if this node is no exit.
 
-        Laboratories play the public Internet with documentation addresses, so an exit that
-        talks to private endpoints lets circuits reach these.
+        Laboratories use documentation addresses in place of the public Internet. So an exit that
+        allows private endpoints lets circuits reach documentation addresses.
         """
         if not self.roles.exit:
             return None
@@ -94,10 +94,12 @@ class Configuration:
         return self.exit.exit_policy(DOCUMENTATION_NETWORKS if laboratory else ())
 
     def plugin_settings(self, group: str, name: str) -> Any | None:  # noqa: ANN401 - the plug-in knows its type
-        """Return a plug-in's settings, its defaults if the file is silent, None if it has none.
+        """Return the settings of a plug-in, or None if it has none.
+
+        The result has the defaults if the file does not mention the plug-in.
 
         Raises:
-            ConfigurationError: nobody registered that name.
+            ConfigurationError: no plug-in of that name is installed.
         """
         if (group, name) in self.plugin_tables:
             return self.plugin_tables[group, name]

@@ -1,4 +1,4 @@
-"""From a TOML file to a :class:`Configuration`; every mistake is one sentence with its place."""
+"""Read a TOML file into a :class:`Configuration`, and report a mistake with its location."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ SECTIONS: Final[Mapping[str, type[Any]]] = {
     "forwarding": ForwardingSettings,
     "ipsec": IpsecSettings,
 }
-"""Sections whose settings are declared in ``overlay.config.sections``, in the file's order."""
+"""Sections whose settings ``overlay.config.sections`` declares, in the order of the file."""
 
 _MAX_SOCKET_PATH_BYTES: Final = 107
-"""What Linux takes in a Unix socket's address (unix(7)), less the terminating zero."""
+"""Linux allows 108 bytes in the address of a Unix socket (unix(7)), with a terminating zero."""
 
 Table = Mapping[str, object]
 
@@ -59,17 +59,21 @@ def load_configuration(path: Path) -> Configuration:
     """Read and check a configuration file.
 
     Raises:
-        ConfigurationError: the file cannot be read, may be changed by another user, is no
-            TOML, or holds a mistake.
+        ConfigurationError: the file cannot be read, another user may change it, it is not
+            TOML, or it has a mistake.
     """
     return parse_configuration(_read(path), path)
 
 
 def parse_configuration(text: str, path: Path) -> Configuration:
-    """Check a configuration's text; ``path`` names it in messages and anchors relative paths.
+    """Return the configuration of a checked text.
+
+    Args:
+        text: the text in TOML.
+        path: the file for messages; relative paths in the text start at its directory.
 
     Raises:
-        ConfigurationError: the text is no TOML, or holds a mistake.
+        ConfigurationError: the text is not TOML, or it has a mistake.
     """
     tables = _parse_toml(text, path)
     try:
@@ -118,7 +122,7 @@ def _configuration(tables: Table, directory: Path) -> Configuration:
 
 
 def _own(tables: Table, section: str) -> Table:
-    """Return a section's settings without the tables of its plug-ins."""
+    """Return the settings of a section without the tables of its plug-ins."""
     table: Any = tables.get(section, {})
     if section not in PLUGIN_GROUPS:
         return dict(table)
@@ -153,7 +157,7 @@ def _block(section: str, table: Any, sections: Table) -> Any:  # noqa: ANN401 - 
 
 
 def _check_plain(where: str, settings_type: type[Any], table: Table) -> None:
-    """Check names and numbers for a dataclass of plain values, as blocks and plug-ins have."""
+    """Check names and numbers in the section of a block or a plug-in, which has plain values."""
     for name in table:
         if name in INHERITED and name in {f.name for f in dataclasses.fields(settings_type)}:
             raise ConfigurationError(
@@ -166,7 +170,7 @@ def _check_plain(where: str, settings_type: type[Any], table: Table) -> None:
 
 
 def _plugin_tables(tables: Table) -> dict[tuple[str, str], object]:
-    """Check every [section.plug-in] table of the file."""
+    """Return the checked settings of every [section.plug-in] table of the file."""
     found: dict[tuple[str, str], object] = {}
     for section, (group, _setting) in PLUGIN_GROUPS.items():
         table: Any = tables.get(section, {})
@@ -191,7 +195,7 @@ def _plugin_table(section: str, group: str, name: str, settings: Table) -> objec
 
 
 def _anchored(node: NodeSettings, directory: Path) -> NodeSettings:
-    """Anchor relative paths, and refuse a socket path that the kernel would not take."""
+    """Make paths absolute, and check that the kernel accepts the length of the socket path."""
     state_dir = directory / node.state_dir
     socket = state_dir / node.control_socket
     if len(bytes(socket)) > _MAX_SOCKET_PATH_BYTES:
@@ -204,7 +208,7 @@ def _anchored(node: NodeSettings, directory: Path) -> NodeSettings:
 
 
 def _check_implementations(configuration: Configuration) -> None:
-    """Insist that every implementation that the file names exists and loads."""
+    """Check that every plug-in that the file names is installed and can be loaded."""
     for section, (group, setting) in PLUGIN_GROUPS.items():
         name = getattr(getattr(configuration, section), setting)
         _check_plugin(section, setting, group, name)
@@ -215,13 +219,13 @@ def _check_implementations(configuration: Configuration) -> None:
 def _check_plugin(section: str, setting: str, group: str, name: str) -> None:
     known = plugin_names(group)
     if name not in known:
-        # "auto" is no plug-in: it chooses one.
+        # "auto" is not a plug-in, but lets the node choose one.
         known = ["auto", *known] if section == "ipsec" else known
         error = unknown_name(NOUNS[group], name, known)
         raise ConfigurationError(f"[{section}] {setting}: {error}")
     try:
         load_plugin(group, name)
-    except Exception as error:  # importing runs a stranger's code, which may raise anything
+    except Exception as error:  # importing runs foreign code, which may raise any exception
         raise ConfigurationError(
             f"[{section}] {setting}: {name!r} is installed but cannot be loaded "
             f"({type(error).__name__}: {error}); "
@@ -230,7 +234,7 @@ def _check_plugin(section: str, setting: str, group: str, name: str) -> None:
 
 
 def _check_sections(tables: Table) -> None:
-    """Insist on known sections; a setting outside of its section is told where it belongs."""
+    """Check the names of sections; the error for a setting outside a section names its section."""
     sections = (*SECTIONS, *BLOCKS)
     for name, value in tables.items():
         homes = [] if name in sections or isinstance(value, dict) else _homes(name)
@@ -242,7 +246,7 @@ def _check_sections(tables: Table) -> None:
 
 
 def _check_settings(where: str, given: Iterable[str], known: Iterable[str]) -> None:
-    """Insist on known settings; one of another section is told where it belongs."""
+    """Check the names of settings; the error for one of another section names that section."""
     names = list(known)
     for name in given:
         homes = [] if name in names else _homes(name)
@@ -254,7 +258,7 @@ def _check_settings(where: str, given: Iterable[str], known: Iterable[str]) -> N
 
 
 def _homes(name: str) -> list[str]:
-    """Return the headings below which a setting of that name may stand."""
+    """Return the headings of the sections that have a setting of that name."""
     found = [
         f"[{section}]"
         for section, settings_type in SECTIONS.items()

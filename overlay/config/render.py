@@ -1,4 +1,4 @@
-"""The file that ``overlay init`` writes: every setting, commented, at its default."""
+"""Render the file that ``overlay init`` writes: every setting with a comment and its default."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ _UNITS: Final = (
     ("_ms", "In milliseconds."),
     ("_s", "In seconds."),
 )
-"""How a name tells its unit; the longest ending first."""
+"""Endings of names and their units. The first match counts, so longer endings come first."""
 
 Chosen = Mapping[tuple[str, str], TomlValue]
 
 
 def commented_configuration(chosen: Chosen) -> str:
-    """Return a configuration file in which ``chosen[section, setting]`` are set, all else shown.
+    """Return a configuration file that sets ``chosen[section, setting]`` and shows all defaults.
 
     Raises:
         KeyError: ``chosen`` names a setting that does not exist.
@@ -66,7 +66,7 @@ def commented_configuration(chosen: Chosen) -> str:
 
 
 def _about(section: str, field: dataclasses.Field[Any]) -> str:
-    """Return a setting's meaning, with the names to choose from where it names a plug-in."""
+    """Return the description of a setting; if it names a plug-in, with all known names."""
     meaning = meaning_of(field)
     group, setting = PLUGIN_GROUPS.get(section, ("overlay.ipsec", "backend"))
     if field.name == setting:
@@ -90,7 +90,7 @@ def _plain_entries(
     section: str = "",
     chosen: dict[tuple[str, str], TomlValue] | None = None,
 ) -> Iterator[str]:
-    """Yield the entries of a block or a plug-in; what is shown as set leaves ``chosen``."""
+    """Yield the entries of a block or a plug-in, and remove its settings from ``chosen``."""
     meanings = field_meanings(settings_type)
     for field in own_fields(settings_type):
         about = meanings.get(field.name) or _from_name(field.name)
@@ -116,7 +116,7 @@ def _entry(name: str, about: str, default: TomlValue, value: TomlValue | None) -
 
 
 def _comment(text: str) -> str:
-    """Wrap a meaning as a comment that no one takes for a setting without its "#"."""
+    """Wrap a description as a comment. "##" distinguishes it from a setting, which has one "#"."""
     plain = re.sub(r":\w+:`~?([^`]*)`", r"\1", text).replace("``", "")
     return textwrap.fill(
         plain[:1].upper() + plain[1:],
@@ -137,14 +137,14 @@ def _from_name(name: str) -> str:
 
 
 def _with_unit(name: str, about: str) -> str:
-    """Add the unit that the name ends with, unless the meaning says it already."""
+    """Add the unit that the name ends with, unless the description already has it."""
     unit = _split_unit(name)[1]
     said = unit.rstrip("s.").rpartition(" ")[2] in about
     return about if said else f"{about} {unit}"
 
 
 def _split_unit(name: str) -> tuple[str, str]:
-    """Return a setting's name without its unit, and a sentence with the unit ("" if none)."""
+    """Return the name of a setting without its unit, and a sentence with the unit or ""."""
     for ending, unit in _UNITS:
         if name.endswith(ending):
             return name.removesuffix(ending), unit
@@ -152,7 +152,7 @@ def _split_unit(name: str) -> tuple[str, str]:
 
 
 def toml_value(value: TomlValue) -> str:
-    """Spell a value in TOML; a basic string of TOML 1.0 is a JSON string."""
+    """Return a value in TOML. A JSON string is a basic string of TOML 1.0, except for DEL."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):

@@ -1,8 +1,8 @@
-"""The sections of the configuration file that belong to no single block, setting by setting.
+"""Declare the settings of the sections that belong to no single block.
 
-Values are checked one by one by their parsers; what two settings must agree on is checked
-in ``__post_init__``, which raises ValueError with a full sentence, so that a section built
-by a program obeys the same rules as one read from a file.
+The parser of each setting checks its value. ``__post_init__`` checks settings that depend on each
+other, and raises ValueError with a message for the user. So a section that a program builds must
+meet the same conditions as one from a file.
 """
 
 # ruff: noqa: RUF009 - setting() returns a dataclass field, as dataclasses.field() does
@@ -51,7 +51,7 @@ _KEY_FILE: Final = "identity.key"
 _PATHS_FILE: Final = "paths.json"
 _LAST_SIGNED_FILE: Final = "last_signed.json"
 _LEAST_TEST_S: Final = 5
-"""A test of an unreachable node takes about three seconds."""
+"""Lowest interval of tests in seconds; a test of an unreachable node takes about three."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,9 +156,9 @@ class NetworkSettings:
 
     @property
     def advertised(self) -> tuple[Endpoint, ...]:
-        """What the descriptor says: ``advertise``, or those of ``listen`` that others can use.
+        """Endpoints for the descriptor: ``advertise``, or those of ``listen`` that others can use.
 
-        Empty if nobody can be told where this node is: then it cannot serve as a relay.
+        If there are none, other nodes cannot reach this node, so it cannot be a relay.
         """
         return self.advertise or tuple(e for e in self.listen if self._reachable(e))
 
@@ -249,7 +249,7 @@ class ExitSettings:
             raise ValueError(f"policy and allow_forbidden are too many: {error}") from error
 
     def exit_policy(self, opened: tuple[IpNetwork, ...] = ()) -> ExitPolicy:
-        """Return the policy as it is signed and enforced, with more forbidden prefixes opened."""
+        """Return the policy that is signed and enforced; ``opened`` adds allowed prefixes."""
         more = tuple(network for network in opened if network not in self.allow_forbidden)
         return ExitPolicy(self.policy, self.allow_forbidden + more)
 

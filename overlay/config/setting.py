@@ -1,4 +1,4 @@
-"""How one setting is declared: its default, its parser and its meaning, once and in one place."""
+"""Declare a setting with its default, its parser and its description in one place."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Parser", "TomlValue", "meaning_of", "parser_of", "setting", "toml_de
 T = TypeVar("T")
 
 TomlValue = str | int | float | bool | list[str]
-"""What a setting can be in the file."""
+"""The types that a setting can have in the file."""
 
 Parser = Callable[[object], T]
 """Turn a TOML value into a checked one; raise ValueError with what is wrong and what to write."""
@@ -22,10 +22,10 @@ _MEANING: Final = "meaning"
 
 
 def setting(default: TomlValue, parser: Parser[T], meaning: str) -> T:
-    """Declare a field of a section's dataclass.
+    """Declare a field of the dataclass of a section.
 
-    ``default`` is written as in the file and goes through ``parser`` like the user's value,
-    when a section is built without this setting.
+    ``default`` has the form of the file. If a section is built without this setting, ``parser``
+    converts the default as it converts the user's value.
     """
     metadata = {_DEFAULT: default, _PARSER: parser, _MEANING: meaning}
     declared: T = field(default_factory=lambda: parser(default), metadata=metadata)
@@ -33,15 +33,15 @@ def setting(default: TomlValue, parser: Parser[T], meaning: str) -> T:
 
 
 def toml_default_of(declared: Field[object]) -> TomlValue:
-    """Return a setting's default as the file spells it."""
+    """Return the default of a setting in the form of the file."""
     return cast("TomlValue", declared.metadata[_DEFAULT])
 
 
 def parser_of(declared: Field[object]) -> Parser[object]:
-    """Return a setting's parser."""
+    """Return the parser of a setting."""
     return cast("Parser[object]", declared.metadata[_PARSER])
 
 
 def meaning_of(declared: Field[object]) -> str:
-    """Return what a setting means, for the commented file."""
+    """Return the description of a setting for the commented file."""
     return cast("str", declared.metadata[_MEANING])

@@ -1,4 +1,4 @@
-"""Reading text files that a user wrote: bounded, and every fault a sentence or a clause of one."""
+"""Read text files that a user wrote, with a size limit and with error messages for the user."""
 
 from __future__ import annotations
 
@@ -18,15 +18,14 @@ _MAX_FILE_BYTES: Final = 1_000_000
 def read_text(path: Path, *, kind: str, trusted: bool = False) -> str:
     """Return the text of a file of at most 1 MB, without a byte-order mark.
 
-    ``kind`` says in messages what the file is not.
-
-    ``trusted`` refuses a file that another user may change (:mod:`overlay.trust`).
+    ``kind`` is the expected kind of file, for messages. If ``trusted`` is set, a file that another
+    user may change is refused (:mod:`overlay.trust`).
 
     Raises:
-        FileNotFoundError: there is none; the caller knows what to do about that.
-        ValueError: no file can have that name (it holds a zero byte).
-        ConfigurationError: it cannot be read, is too large, is not UTF-8 or must not be
-            trusted; one sentence.
+        FileNotFoundError: there is no such file; the caller adds what the user should do.
+        ValueError: no file can have that name, because it contains a zero byte.
+        ConfigurationError: the file cannot be read, is too large, is not UTF-8, or another user
+            may change it.
     """
     try:
         with path.open("rb") as file:
@@ -59,14 +58,14 @@ def toml_tables(text: str) -> dict[str, object]:
     """Parse TOML.
 
     Raises:
-        ValueError: it is none; the message is the reason, a clause in lower case.
+        ValueError: the text is not TOML; the message is a clause that begins in lower case.
     """
     try:
         return tomllib.loads(text)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     except ValueError as error:
-        # Besides TOMLDecodeError: integers of thousands of digits (what follows the semicolon is
-        # advice to programmers) and dates that no calendar has.
+        # Not only TOMLDecodeError: Python also raises ValueError for integers of thousands of
+        # digits (with advice to programmers after a semicolon) and for dates that do not exist.
         reason = str(error).split(";")[0]
         raise ValueError(f"{reason[:1].lower()}{reason[1:]}") from error

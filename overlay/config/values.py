@@ -1,6 +1,6 @@
-"""Parsers of single settings: a TOML value in, a checked value out.
+"""Parse single settings: each parser takes a TOML value and returns a checked value.
 
-Each raises ValueError whose message completes "[section] setting ..." and says what to
+A parser raises ValueError with a message that continues "[section] setting ..." and says what to
 write instead.
 """
 
@@ -44,7 +44,7 @@ __all__ = [
 
 MAX_ENDPOINTS: Final = 64
 MAX_DESTINATIONS: Final = 128
-"""Half of the paths that a node may have; each holds a route and a circuit."""
+"""Half of the paths that a node may have; each one needs a route and a circuit."""
 
 _BROADCAST: Final = ipaddress.IPv4Address("255.255.255.255")
 _NETWORK_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,32}")
@@ -52,7 +52,7 @@ _HOST_NAME: Final = re.compile(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*\.?")
 
 
 def boolean(value: object) -> bool:
-    """Take true or false, nothing that merely resembles them."""
+    """Parse true or false; no other value is converted."""
     if not isinstance(value, bool):
         raise ValueError(f"must be true or false, not {_shown(value)}")  # noqa: TRY004 - the user's
     return value
@@ -72,12 +72,12 @@ def integer(lowest: int, highest: int) -> Callable[[object], int]:
 
 
 def name(value: object) -> str:
-    """Take the name of an implementation; whether it exists is asked when it is loaded."""
+    """Parse the name of a plug-in; it is not checked here whether the plug-in exists."""
     return _text(value, 'must be a name in quotes such as "none"')
 
 
 def network_name(value: object) -> str:
-    """Take the name that keeps two overlays apart; it is part of every control message."""
+    """Parse the name that separates overlays; it is part of every control message."""
     text = _text(value, 'must be a name in quotes such as "overlay"')
     if _NETWORK_NAME.fullmatch(text) is None:
         raise ValueError(
@@ -87,7 +87,7 @@ def network_name(value: object) -> str:
 
 
 def file_path(value: object) -> Path:
-    """Take a file or directory; ``~`` stands for the user's home."""
+    """Parse the path of a file or directory; ``~`` is the home directory of the user."""
     text = _text(value, "must be a path in quotes")
     if not text or "\0" in text:
         raise ValueError("must be a path that is not empty")
@@ -98,7 +98,7 @@ def file_path(value: object) -> Path:
 
 
 def endpoint(value: object) -> Endpoint:
-    """Take ``ADDRESS:PORT`` or ``[IPV6-ADDRESS]:PORT``, never a host name."""
+    """Parse ``ADDRESS:PORT`` or ``[IPV6-ADDRESS]:PORT``; host names are refused."""
     text = _text(value, 'must be an endpoint in quotes such as "192.0.2.1:4500"')
     host, separator, port = text.rpartition(":")
     if host.startswith("[") and host.endswith("]"):
@@ -115,12 +115,12 @@ def endpoint(value: object) -> Endpoint:
 def endpoint_problem(
     endpoint: Endpoint, *, private: bool, allow: str = "set allow_private_endpoints = true"
 ) -> str | None:
-    """Return why other nodes cannot be at an endpoint, or None.
+    """Return why an endpoint cannot be that of another node, or None if it can.
 
     Args:
-        endpoint: what the user wrote.
+        endpoint: the endpoint that the user wrote.
         private: whether private and documentation addresses are allowed.
-        allow: how the user allows them there.
+        allow: text for the message: how the user can allow such addresses.
     """
     address = endpoint.address
     if address.is_unspecified:
@@ -138,7 +138,7 @@ def endpoint_problem(
 
 
 def endpoints(fewest: int) -> Callable[[object], tuple[Endpoint, ...]]:
-    """Return a parser of lists of endpoints, each named once."""
+    """Return a parser of lists of at least ``fewest`` different endpoints."""
 
     def parse(value: object) -> tuple[Endpoint, ...]:
         texts = _texts(value, 'must be a list of endpoints such as ["192.0.2.1:4500"]')
@@ -153,7 +153,7 @@ def endpoints(fewest: int) -> Callable[[object], tuple[Endpoint, ...]]:
 
 
 def destinations(value: object) -> tuple[IpNetwork, ...]:
-    """Take addresses and prefixes that paths may lead to, each named once."""
+    """Parse a list of different addresses and prefixes that can be destinations of paths."""
     texts = _texts(value, 'must be a list of destinations such as ["203.0.113.0/24"]')
     if len(texts) > MAX_DESTINATIONS:
         raise ValueError(f"must name at most {MAX_DESTINATIONS} destinations, not {len(texts)}")
@@ -164,7 +164,7 @@ def destinations(value: object) -> tuple[IpNetwork, ...]:
 
 
 def exit_rules(value: object) -> tuple[ExitRule, ...]:
-    """Take the exit's rules, in the order in which they are tried."""
+    """Parse the rules of the exit; their order is the order in which they are applied."""
     rules: list[ExitRule] = []
     for text in _texts(value, 'must be a list of rules such as ["reject *:25", "accept *:*"]'):
         try:
@@ -175,7 +175,7 @@ def exit_rules(value: object) -> tuple[ExitRule, ...]:
 
 
 def forbidden_prefixes(value: object) -> tuple[IpNetwork, ...]:
-    """Take prefixes inside :data:`FORBIDDEN_NETWORKS` that the operator opens by name."""
+    """Parse prefixes inside :data:`FORBIDDEN_NETWORKS` that the operator allows."""
     return tuple(
         _forbidden_prefix(text)
         for text in _texts(value, 'must be a list of prefixes such as ["192.168.7.0/24"]')
@@ -183,7 +183,7 @@ def forbidden_prefixes(value: object) -> tuple[IpNetwork, ...]:
 
 
 def inner_ipv4_pool(value: object) -> ipaddress.IPv4Network:
-    """Take the prefix from which the exit lends IPv4 addresses, one to each circuit."""
+    """Parse the prefix from which the exit lends each circuit an IPv4 address."""
     network = _inner_pool(value, "10.77.0.0/16")
     if not isinstance(network, ipaddress.IPv4Network):
         raise ValueError(f'must be an IPv4 prefix, as "10.77.0.0/16", not "{network}"')  # noqa: TRY004 - the user's
@@ -191,7 +191,7 @@ def inner_ipv4_pool(value: object) -> ipaddress.IPv4Network:
 
 
 def inner_ipv6_pool(value: object) -> ipaddress.IPv6Network:
-    """Take the prefix from which the exit lends IPv6 addresses: unique local (RFC 4193)."""
+    """Parse the unique local prefix (RFC 4193) from which the exit lends IPv6 addresses."""
     network = _inner_pool(value, "fd69:6e6e:6572::/64")
     if not isinstance(network, ipaddress.IPv6Network):
         raise ValueError(f'must be an IPv6 prefix, as "fd69:6e6e:6572::/64", not "{network}"')  # noqa: TRY004 - the user's
@@ -208,9 +208,9 @@ def _inner_pool(value: object, example: str) -> IpNetwork:
 
 
 def esp_suite(value: object) -> int:
-    """Take the name of an ESP suite and return its number (``overlay.ipsec.suites``).
+    """Parse the name of an ESP suite and return its number (``overlay.ipsec.suites``).
 
-    Those of the paper's experiment (3DES) cannot be configured.
+    The suite for experiments (3DES) cannot be configured.
     """
     text = _text(value, 'must be the name of an ESP suite such as "aes-256-gcm"')
     numbers = {suite.name: suite.number for suite in SUITES.values() if not suite.experiment}
@@ -286,6 +286,6 @@ def _network(text: str) -> IpNetwork:
 
 
 def _shown(value: object) -> str:
-    """Show a user's value, shortened: a whole file pasted into a string is no sentence."""
+    """Return a value of the user for a message, cut to 80 characters."""
     shown = f'"{value}"' if isinstance(value, str) else repr(value)
     return shown if len(shown) <= 80 else f"{shown[:77]}..."
