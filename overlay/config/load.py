@@ -240,7 +240,7 @@ def _check_sections(tables: Table) -> None:
         homes = [] if name in sections or isinstance(value, dict) else _homes(name)
         if homes:
             raise ConfigurationError(
-                f"{name} stands outside of a section; write it below the line {' or '.join(homes)}."
+                f"{name} is outside of a section; write it below the line {' or '.join(homes)}."
             )
     _check_names("section", tables, sections, "[{}]".format)
 

@@ -94,7 +94,7 @@ class NetworkSettings:
     network_id: str = setting(
         "overlay",
         network_name,
-        "Name of the overlay: nodes of other names are not heard. 1 to 32 letters, digits, "
+        "Name of the overlay; nodes with another name are ignored. 1 to 32 letters, digits, "
         "dots, dashes or underscores.",
     )
     listen: tuple[Endpoint, ...] = setting(
@@ -120,20 +120,20 @@ class NetworkSettings:
     allow_private_endpoints: bool = setting(
         False,  # noqa: FBT003 - a default
         boolean,
-        "Talk to nodes at private, loopback and documentation addresses, and let circuits reach "
-        "documentation addresses through this exit: for laboratories and private meshes.",
+        "Use nodes at private, loopback and documentation addresses, and let circuits reach "
+        "documentation addresses through this exit. Set it in laboratories and private meshes.",
     )
     bandwidth_kbit: int = setting(
         10_000,
         integer(1, 4_294_967_295),
-        "What this node offers to the circuits of others, in kbit/s; signed into its descriptor.",
+        "Bandwidth for circuits of other nodes, in kbit/s; it is part of the signed descriptor.",
     )
     reachability_test_s: int = setting(
         1800,
         integer(0, 86_400),
         "Seconds between two tests by other nodes of whether they reach this node, 5 to 86400, or "
-        "0 for no tests. A node that is not reached offers no roles to others; it is tested again "
-        "after a minute, and then after twice as long each time, up to this value.",
+        "0 for no tests. A node that is not reached offers no roles to others. It is tested again "
+        "after a minute; the interval then doubles each time, up to this value.",
     )
     unauthenticated_cpu_percent: int = setting(
         25,
@@ -170,12 +170,12 @@ class NetworkSettings:
 
 @dataclass(frozen=True, slots=True)
 class RoleSettings:
-    """[roles]: what this node does for others."""
+    """[roles]: what this node does for other nodes."""
 
     relay: bool = setting(
         True,  # noqa: FBT003 - a default
         boolean,
-        "Carry the circuits of others from link to link.",
+        "Relay circuits of other nodes from link to link.",
     )
     exit: bool = setting(
         False,  # noqa: FBT003 - a default
@@ -274,8 +274,8 @@ class PathSettings:
     permanent: tuple[IpNetwork, ...] = setting(
         [],
         destinations,
-        "Addresses and prefixes that have a path from every start on. They are blocked before "
-        "the node joins, so that nothing goes there in the clear meanwhile.",
+        "Addresses and prefixes to which a path is opened at every start. They are blocked before "
+        "the node joins, so that no packet is sent there in the clear meanwhile.",
     )
     remember: bool = setting(
         True,  # noqa: FBT003 - a default
@@ -287,8 +287,8 @@ class PathSettings:
     both_versions: bool = setting(
         False,  # noqa: FBT003 - a default
         boolean,
-        "While a path to an IPv4 destination is there, block IPv6 as a whole except for local "
-        "addresses, and the reverse, unless a request says otherwise.",
+        "While a path to an IPv4 destination exists, block IPv6 as a whole except for local "
+        "addresses, and vice versa, unless a request says otherwise.",
     )
 
 
@@ -308,13 +308,13 @@ class ForwardingSettings:
 
 @dataclass(frozen=True, slots=True)
 class IpsecSettings:
-    """[ipsec]: who encrypts, and with which ESP suites."""
+    """[ipsec]: the backend that encrypts packets, and its ESP suites."""
 
     backend: str = setting(
         "auto",
         name,
         'Name of the IPsec backend: "xfrm" (the Linux kernel, at most 4 hops), "userspace", or '
-        '"auto": the kernel where it can do what is configured. overlay status says which and why.',
+        '"auto": the kernel if it supports the configuration. overlay status shows the choice.',
     )
     link_suite: int = setting(
         "aes-256-gcm",

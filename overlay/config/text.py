@@ -42,7 +42,7 @@ def read_text(path: Path, *, kind: str, trusted: bool = False) -> str:
         raise ConfigurationError(f"{path} is larger than 1 MB, which no {kind} is.")
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise ConfigurationError(
-            f"{path} is UTF-16, as its byte-order mark tells; save it as UTF-8."
+            f"{path} is UTF-16, as its byte-order mark shows; save it as UTF-8."
         )
     try:
         # Editors on Windows write a byte-order mark, which means nothing in UTF-8 (RFC 3629).

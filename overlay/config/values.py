@@ -239,8 +239,8 @@ def _endpoint_of(host: str, port: int, text: str) -> Endpoint:
             raise ValueError(f"has {_shown(text)}; a port lies between 1 and 65535") from error
         if _HOST_NAME.fullmatch(host) and not re.fullmatch(r"[0-9.]+", host):
             raise ValueError(
-                f"has the host name {_shown(host)}: resolving it would tell a name server whom "
-                "you contact; write its address"
+                f"has the host name {_shown(host)}; write its address, because resolving it would "
+                "tell a name server which node you contact"
             ) from error
         raise ValueError(f"has {_shown(text)}; write a literal IP address and a port") from error
 
@@ -270,8 +270,8 @@ def _forbidden_prefix(text: str) -> IpNetwork:
         if lies_in(network, forbidden):
             return network
     raise ValueError(
-        f'has "{network}", which lies in no forbidden range; leave it out, '
-        "and let [exit] policy speak of it"
+        f'has "{network}", which is in no forbidden range; leave it out, '
+        "and use [exit] policy instead"
     )
 
 
