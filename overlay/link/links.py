@@ -199,10 +199,12 @@ class Links:
         # A pair that the peer has offered wears out too while its proof is under way.
         for pair in (link.current, link.offered):
             if pair is not None and worn in (pair.inbound_spi, None):
-                soonest = max(now, pair.agreed_at + self._settings.rekey_pause_s)
                 if moved:
-                    soonest = now + _AFTER_PROBATION * self._settings.endpoint_silence_s
-                pair.rekey_at = min(pair.rekey_at, soonest)
+                    # Also later than planned, because a second move has a probation of its own.
+                    pair.rekey_at = now + _AFTER_PROBATION * self._settings.endpoint_silence_s
+                else:
+                    soonest = max(now, pair.agreed_at + self._settings.rekey_pause_s)
+                    pair.rekey_at = min(pair.rekey_at, soonest)
                 link.handle_deadline(now)
                 self._settle(overlay_address, link, now)
                 return
