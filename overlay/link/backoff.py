@@ -1,4 +1,4 @@
-"""When to say it again, and when to give up."""
+"""Compute when to repeat a message that was not answered, and when to give up."""
 
 from __future__ import annotations
 
@@ -10,11 +10,16 @@ from overlay.link.settings import LinkSettings
 __all__ = ["Backoff"]
 
 _JITTER: Final = 0.2
-"""Each wait is up to a fifth shorter or longer, so that nodes do not fall into step."""
+"""Each pause is up to a fifth shorter or longer, so that nodes do not send at the same time."""
 
 
 class Backoff:
-    """Waits that double up to a limit: ``next_at``, and ``gives_up_at`` after which to stop."""
+    """Exponential backoff with an upper limit.
+
+    Attributes:
+        next_at: when to send the message next, in seconds of Unix time.
+        gives_up_at: when to stop, in seconds of Unix time.
+    """
 
     def __init__(self, settings: LinkSettings, rng: Random, now: float) -> None:
         self._rng = rng
@@ -25,10 +30,10 @@ class Backoff:
 
     @property
     def deadline(self) -> float:
-        """When something is to be done, one or the other."""
+        """The earlier one of both times."""
         return min(self.next_at, self.gives_up_at)
 
     def advance(self, now: float) -> None:
-        """Something was said at ``now``: set when to say it again."""
+        """Record that the message was sent at ``now``, and set ``next_at``."""
         self.next_at = now + self._delay_s * self._rng.uniform(1 - _JITTER, 1 + _JITTER)
         self._delay_s = min(2 * self._delay_s, self._max_s)

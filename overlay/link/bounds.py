@@ -1,4 +1,7 @@
-"""With which endpoints a node opens links, and how many links strangers may open."""
+"""Limits on links: with which endpoints, and how many that other nodes open.
+
+Without these limits, one host with many identities could take all memory and CPU time for links.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +19,9 @@ __all__ = ["AcceptedTable", "HalfOpenTable", "LinksByEndpoint", "is_allowed_endp
 
 
 def is_allowed_endpoint(endpoint: Endpoint, *, allow_private: bool) -> bool:
-    """Tell whether we speak with an endpoint: unicast, in canonical form, and public.
+    """Tell whether links may use an endpoint: unicast, in canonical form, and public.
 
-    ``allow_private`` lets in private, loopback and link-local addresses as well.
+    With ``allow_private``, private, loopback and link-local addresses are allowed too.
     """
     return 1 <= endpoint.port <= 65535 and _is_allowed_host(endpoint.host, allow_private)
 
@@ -38,10 +41,10 @@ def _is_allowed_host(host: str, allow_private: bool) -> bool:
 
 
 def _groups(source: Endpoint, per_prefix: int) -> Groups:
-    """Return who shares the places of an endpoint.
+    """Return the groups of addresses against whose limits a link from ``source`` counts.
 
-    A /24 or /56 gets at most ``per_prefix``, and one IPv4 address half of these, so that it leaves
-    some to its neighbours. A /56 is one customer's.
+    An IPv4 /24 or IPv6 /56 gets at most ``per_prefix`` links. One IPv4 address gets half of these,
+    so that other hosts of its /24 get some too. A /56 usually belongs to one customer.
     """
     # Keys of overlay.shares begin with the length of an address, 4 or 16, never with 0 or 1.
     packed = source.packed
@@ -53,13 +56,14 @@ def _groups(source: Endpoint, per_prefix: int) -> Groups:
 
 
 class AcceptedTable:
-    """Links that strangers opened, with shares by prefix.
+    """Links that other nodes opened, with limits per address prefix.
 
-    Identities are free, addresses are not: without shares for prefixes, one host could
-    take every place. A source address is easily forged, so a link counts against its prefixes
-    only when its address is proved, by a cookie or by the confirmation. It counts where its
-    peer is, so it moves when the peer does. Bounded by the number of links, whose owner says
-    when one is gone.
+    An attacker can create identities at no cost, but not addresses. Source addresses can be
+    forged, so a link counts against its prefixes only after a cookie or a confirm has proved its
+    address. If the peer moves, the link counts at the new endpoint.
+
+    The owner of the links calls :meth:`discard` for each closed link, so the number of links
+    bounds this table.
     """
 
     def __init__(self, settings: LinkSettings) -> None:
@@ -69,7 +73,7 @@ class AcceptedTable:
 
     @property
     def unproved(self) -> int:
-        """How many links came from an address that is not proved."""
+        """Number of links from an address that is not proved."""
         return len(self._unproved)
 
     def admits(self, source: Endpoint) -> bool:
@@ -77,7 +81,7 @@ class AcceptedTable:
         return self._proved.admits(_groups(source, self._per_prefix))
 
     def add(self, overlay_address: OverlayAddress, source: Endpoint, *, proved: bool) -> None:
-        """Record a link that a stranger opened; ``proved`` if it brought a valid cookie."""
+        """Record a link that another node opened; ``proved`` if it sent a valid cookie."""
         self.discard(overlay_address)
         if proved:
             self._proved.add(overlay_address, _groups(source, self._per_prefix))
@@ -87,13 +91,15 @@ class AcceptedTable:
     def settle(
         self, overlay_address: OverlayAddress, endpoint: Endpoint, *, in_use: bool = False
     ) -> bool:
-        """Count a link, if it is one of these, at the endpoint that its peer has proved.
+        """Count a link of this table at the endpoint that its peer has proved.
 
-        The peer may have sent the first copy of its initiation from a forged address.
+        This endpoint may differ from the first source, which can be forged. Links that this node
+        opened are not in the table and are always accepted.
 
         Returns:
-            False if the prefixes of ``endpoint`` have no room; the link then counts nowhere. One
-            that was ``in_use`` keeps its place, because it must not end when its peer moves.
+            False if the prefixes of ``endpoint`` have no room; the link then counts nowhere. A
+            link that was ``in_use`` counts where it did before, because it must not end when its
+            peer moves.
         """
         groups = _groups(endpoint, self._per_prefix)
         unproved = overlay_address in self._unproved
@@ -110,20 +116,20 @@ class AcceptedTable:
         return True
 
     def discard(self, overlay_address: OverlayAddress) -> None:
-        """Forget a link, if it was one of these."""
+        """Forget a link if it is in this table."""
         self._proved.discard(overlay_address)
         self._unproved.discard(overlay_address)
 
 
 class HalfOpenTable:
-    """Links that a peer began and has not confirmed, with the prefix they came from.
+    """Links that a peer began and has not confirmed, with limits per address prefix.
 
-    Two separate shares, so that forged source addresses take nothing from an honest node:
+    There are two separate limits, so that forged source addresses cannot exclude honest nodes:
 
-    - Initiations with a valid cookie: ``max_half_open`` in all, ``max_half_open_per_prefix``
-      from one /24 or /56, and shares of narrower and wider prefixes (:mod:`overlay.shares`).
-    - Initiations without one: ``max_unproved_half_open`` in all and
-      ``max_unproved_half_open_per_prefix`` from one prefix. Beyond these a cookie is asked for.
+    - Initiations with a valid cookie: ``max_half_open`` in total, ``max_half_open_per_prefix``
+      per /24 or /56, and shares of narrower and wider prefixes (:mod:`overlay.shares`).
+    - Initiations without a cookie: ``max_unproved_half_open`` in total and
+      ``max_unproved_half_open_per_prefix`` per prefix. Above these limits a cookie is required.
     """
 
     def __init__(self, settings: LinkSettings) -> None:
@@ -132,7 +138,7 @@ class HalfOpenTable:
         self._unproved: dict[OverlayAddress, bytes] = {}
 
     def wants_cookie(self, source: Endpoint) -> bool:
-        """Tell whether the next initiation from ``source`` must bring a cookie."""
+        """Tell whether the next initiation from ``source`` must contain a cookie."""
         if len(self._unproved) >= self._settings.max_unproved_half_open:
             return True
         share = list(self._unproved.values()).count(source_prefix(source))
@@ -141,7 +147,7 @@ class HalfOpenTable:
     def note(
         self, overlay_address: OverlayAddress, source: Endpoint | None, *, proved: bool = False
     ) -> None:
-        """Record where a peer's half-open link came from; None if it has none (any more)."""
+        """Record the source of a peer's half-open link, None if it has no half-open link."""
         self._proved.discard(overlay_address)
         self._unproved.pop(overlay_address, None)
         if source is None:
@@ -152,12 +158,12 @@ class HalfOpenTable:
             self._unproved[overlay_address] = source_prefix(source)
 
     def check(self, overlay_address: OverlayAddress, source: Endpoint) -> None:
-        """Insist that one more from a proved address is within the bounds.
+        """Check that the limits admit one more half-open link from a proved address.
 
-        A peer's own earlier one does not count, because the new one replaces it.
+        A peer that has a half-open link already passes, because the new one replaces it.
 
         Raises:
-            LimitReached: it is not.
+            LimitReached: a limit is reached.
         """
         if overlay_address in self._proved:
             return
@@ -169,9 +175,9 @@ class HalfOpenTable:
 
 
 class LinksByEndpoint:
-    """Which link in use is at which endpoint; the latest one if several claim to be there.
+    """The link in use at each endpoint. If there are several, it is the latest one.
 
-    Bounded by the number of links, whose owner says where each is.
+    The owner of the links calls :meth:`note` for each, so the number of links bounds this table.
     """
 
     def __init__(self) -> None:
@@ -179,7 +185,7 @@ class LinksByEndpoint:
         self._of: dict[OverlayAddress, Endpoint] = {}
 
     def note(self, overlay_address: OverlayAddress, endpoint: Endpoint | None) -> None:
-        """Record where a link is; None if it is not in use (any more)."""
+        """Record the endpoint of a link, None if the link is not in use."""
         before = self._of.get(overlay_address)
         if endpoint == before:
             return
@@ -195,5 +201,5 @@ class LinksByEndpoint:
         return overlay_address in self._of
 
     def at(self, endpoint: Endpoint) -> OverlayAddress | None:
-        """Return whose link is at this endpoint."""
+        """Return the overlay address of the peer whose link is at this endpoint."""
         return self._at.get(endpoint)

@@ -1,10 +1,11 @@
-"""What a responder asks before it computes: two cheap MACs, and a cookie under load.
+"""The two MACs of an initiation and the cookie, which protect a responder against floods.
 
-mac1 shows that the sender knows whom it writes to: its key hangs on the receiver's link key
-and the network. mac2 shows that it receives at its address: its key is the cookie, a MAC over
-the sender's endpoint that the responder forgets at once and can compute again. A cookie
-reply is sealed under the receiver's link key and the initiation's mac1, so that only one
-who saw that initiation could have made it or can read it.
+mac1 proves that the sender knows the receiver's link key and network, from which its key is
+derived. mac2 proves that the sender receives packets at its address. Its key is the cookie, a MAC
+over the sender's endpoint, which the responder does not store because it can compute it again.
+
+A cookie reply is encrypted with a key derived from the receiver's link key and the initiation's
+mac1. So only a node that has seen the initiation can create or read the reply.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ __all__ = [
 ]
 
 COOKIE_ROTATION_S: Final = 120.0
-"""A cookie is good for one to two of these: long for a handshake, short for a moving host."""
+"""Lifetime of a cookie secret. A cookie is valid for one to two of these periods, which is longer
+than a handshake and short for a host that changes its address."""
 
 _MAC1_LABEL: Final = b"overlay link mac1 v1"
 _COOKIE_LABEL: Final = b"overlay link cookie v1"
@@ -51,7 +53,7 @@ _REPLY_OPENING: Final = header(MessageType.COOKIE_REPLY, 0)[:NUMBER_AT]
 
 @dataclass(frozen=True, slots=True)
 class ReceiverKeys:
-    """The keys that anybody can compute who knows a responder's link key and network."""
+    """The keys that any node can compute from a responder's link key and network."""
 
     mac1: bytes
     cookie: bytes
@@ -65,7 +67,7 @@ class ReceiverKeys:
         )
 
     def is_valid(self, initiation: bytes) -> bool:
-        """Tell whether the mac1 of an encoded initiation fits."""
+        """Tell whether the mac1 of an encoded initiation is valid."""
         return hmac.compare_digest(initiation[_MAC1], _mac(self.mac1, initiation[_BEFORE_MAC1]))
 
 
@@ -84,7 +86,7 @@ def open_cookie(reply: CookieReply, keys: ReceiverKeys, mac1: bytes) -> bytes:
     """Return the cookie that a responder sent for the initiation with this ``mac1``.
 
     Raises:
-        NotAuthentic: it was made for another initiation, or by somebody who did not see it.
+        NotAuthentic: it answers another initiation, or its sender did not see this one.
     """
     key = _reply_key(keys, reply.nonce, mac1)
     try:
@@ -94,7 +96,7 @@ def open_cookie(reply: CookieReply, keys: ReceiverKeys, mac1: bytes) -> bytes:
 
 
 class CookieJar:
-    """Makes and recognises this responder's cookies; remembers two secrets and nothing else."""
+    """Create and verify this responder's cookies. The only state is two secrets."""
 
     def __init__(self, keys: ReceiverKeys, rng: Random) -> None:
         self._keys = keys
@@ -108,14 +110,14 @@ class CookieJar:
         self._rotate(now)
         nonce = self._rng.randbytes(GEOMETRY.cookie_nonce)
         cookie = _mac(self._current, _endpoint_bytes(source))
-        # The key is used once, for it depends on a random 128-bit nonce: a zero AEAD nonce.
+        # The AEAD nonce may be zero, because a random 128-bit nonce makes the key unique.
         key = _reply_key(self._keys, nonce, initiation[_MAC1])
         sealed = ChaCha20Poly1305(key).encrypt(bytes(12), cookie, None)
-        # Joined here, because a flood of initiations asks for many.
+        # Not through CookieReply, because a flood of initiations causes many replies.
         return _REPLY_OPENING + initiation[_SENDER_INDEX] + nonce + sealed
 
     def is_valid(self, initiation: bytes, source: Endpoint, now: float) -> bool:
-        """Tell whether mac2 of an encoded initiation proves that the sender receives there."""
+        """Tell whether mac2 of an encoded initiation proves that its sender is at ``source``."""
         mac2, body = initiation[_MAC2], initiation[_BEFORE_MAC2]
         if mac2 == _NO_MAC2:
             return False
@@ -136,7 +138,7 @@ class CookieJar:
 
 
 class LoadMeter:
-    """Measures how many initiations come in a second; what is past is forgotten exponentially."""
+    """Measure the rate of initiations per second, as an exponentially decaying count."""
 
     def __init__(self, cookie_above_per_s: int) -> None:
         self._cookie_above = cookie_above_per_s
@@ -144,31 +146,34 @@ class LoadMeter:
         self._now: float | None = None
 
     def is_high(self, now: float) -> bool:
-        """Tell whether one more initiation would be too many, without counting it."""
+        """Tell whether one more initiation would exceed the limit, without counting it."""
         return self._forgotten(now) + 1 > self._cookie_above
 
     def is_overloaded(self, now: float) -> bool:
-        """Count one initiation; tell whether too many came of late."""
+        """Count one initiation and tell whether the rate now exceeds the limit."""
         self._rate_per_s = self._forgotten(now) + 1
         self._now = now
         return self._rate_per_s > self._cookie_above
 
     def _forgotten(self, now: float) -> float:
-        """Return the rate without what time has passed over."""
-        if now == self._now:  # one of the same batch
+        """Return the rate at ``now``, reduced by a factor of e for each second that has passed."""
+        if now == self._now:  # another initiation of the same batch
             return self._rate_per_s
         passed_s = 0.0 if self._now is None else max(now - self._now, 0.0)
         return self._rate_per_s * math.exp(-passed_s)
 
 
 def source_prefix(source: Endpoint) -> bytes:
-    """Return what one customer usually holds: an IPv4 /24 (3 bytes) or an IPv6 /56 (7)."""
+    """Return the prefix of an address: an IPv4 /24 (3 bytes) or an IPv6 /56 (7 bytes).
+
+    One customer of a network usually has no more than this.
+    """
     packed = source.packed
     return packed[:3] if len(packed) == 4 else packed[:7]
 
 
 def _mac(key: bytes, data: bytes) -> bytes:
-    # A third of HMAC-SHA-256's time, and this is what a flood makes us compute.
+    # Keyed BLAKE2s takes a third of the time of HMAC-SHA-256, and a flood causes many of these.
     return hashlib.blake2s(data, digest_size=GEOMETRY.mac, key=key).digest()
 
 

@@ -1,7 +1,7 @@
-"""The first look at a message of the link channel: a table look-up and at most one hash.
+"""Drop invalid messages of the link channel with one table look-up and at most one hash.
 
-Anybody can send such messages at any rate. So garbage is recognised from its bytes, before an
-object is made of it or an exception raised for it, and before its source is looked at.
+Any host can send such messages at any rate. So an invalid message is dropped before it is parsed,
+before an exception is raised, and before its source is checked.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ _FOR_HANDSHAKES = frozenset((MessageType.RESPONSE.value, MessageType.COOKIE_REPL
 
 
 class DatagramFilter:
-    """Tells what leads to nothing; it knows this node's keys and the numbers in use."""
+    """Find messages to drop, with this node's keys and the indexes and SPIs in use."""
 
     def __init__(self, keys: ReceiverKeys, numbers: LinkNumbers) -> None:
         self._keys = keys
         self._numbers = numbers
 
     def drop(self, data: bytes) -> LinkDrop | None:
-        """Return why a message must be dropped, or None if it needs a closer look."""
+        """Return why a message must be dropped, or None if it must be parsed."""
         opening = data[:_HEADER_BYTES]
         size = len(data) if opening != PADDED else min(len(data), GEOMETRY.notice)
         if MESSAGE_BYTES.get(opening) != size:

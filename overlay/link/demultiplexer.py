@@ -1,4 +1,4 @@
-"""One UDP port for ESP and control traffic, told apart by the first bytes (RFC 3948, 2.2).
+"""Separate ESP from control traffic on one UDP port by their first bytes (RFC 3948, 2.2).
 
 ::
 
@@ -29,7 +29,7 @@ _PAYLOAD_OFFSET: Final = _CHANNEL_OFFSET + 1
 
 
 class Channel(enum.IntEnum):
-    """Who a control datagram is for: the byte after the marker."""
+    """The receiver of a control datagram: the byte after the marker."""
 
     DHT = 1
     LINK = 2
@@ -42,7 +42,7 @@ def frame(channel: Channel, payload: bytes) -> bytes:
 
 @dataclass(slots=True)
 class Demultiplexed:
-    """One batch, sorted by receiver; control payloads come without marker and channel."""
+    """One batch of datagrams by receiver; control payloads are without marker and channel."""
 
     esp: list[tuple[bytes, Endpoint]] = field(default_factory=list)
     dht: list[tuple[bytes, Endpoint]] = field(default_factory=list)
@@ -51,11 +51,11 @@ class Demultiplexed:
     malformed: int = 0
 
     def __len__(self) -> int:
-        """How many datagrams somebody must look at."""
+        """Return the number of datagrams that a receiver must process."""
         return len(self.esp) + len(self.dht) + len(self.link)
 
     def move_to(self, other: Demultiplexed, most: int) -> int:
-        """Append all to ``other``, at most ``most`` datagrams; return how many found no place."""
+        """Append at most ``most`` datagrams to ``other`` and return the number of the others."""
         other.keepalives += self.keepalives
         other.malformed += self.malformed
         room = most
@@ -70,7 +70,7 @@ def demultiplex(batch: Iterable[tuple[bytes, Endpoint]]) -> Demultiplexed:
     """Sort datagrams by receiver, in order of arrival.
 
     Raises:
-        Nothing, whatever the bytes: what is neither is counted as ``malformed``.
+        Nothing, whatever the bytes: invalid datagrams are counted as ``malformed``.
     """
     result = Demultiplexed()
     for item in batch:

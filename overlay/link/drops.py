@@ -1,4 +1,4 @@
-"""Why datagrams of the link channel led to nothing."""
+"""The reasons for which datagrams of the link channel are dropped."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ __all__ = ["LinkDrop", "drop_of"]
 
 
 class LinkDrop(enum.Enum):
-    """Why a datagram of the link channel led to nothing; counted, never logged."""
+    """Why a datagram of the link channel was dropped.
+
+    Drops are counted and never logged, because any host can cause them at any rate.
+    """
 
     MALFORMED = "no message of ours"
     ENDPOINT = "from an address that is not allowed"
@@ -22,7 +25,7 @@ class LinkDrop(enum.Enum):
     UNKNOWN = "for a handshake or pair that we do not have"
     COOKIE = "answered with a cookie reply"
 
-    # Enum's own is a Python function, and a flood of garbage counts each drop.
+    # Enum.__hash__ is a slower Python function, and a flood of garbage counts each drop.
     __hash__ = object.__hash__
 
 
@@ -36,5 +39,5 @@ _OF_ERROR: Final = (
 
 
 def drop_of(error: PeerError | LimitReached) -> LinkDrop:
-    """Return under which cause an error is counted."""
+    """Return the reason under which an error is counted."""
     return next((drop for kind, drop in _OF_ERROR if isinstance(error, kind)), LinkDrop.REFUSED)

@@ -1,11 +1,11 @@
-"""From a finished Noise handshake to the keys of two link SAs (HKDF, RFC 5869).
+"""Derive the keys of two link SAs from a finished Noise handshake (HKDF, RFC 5869).
 
-Each direction has its own Noise key, and each of its uses its own label::
+Each direction has its own Noise key, and each use of that key has its own label::
 
     keymat = HKDF(key of the direction, salt = handshake hash, info = label | suite | SPIs)
 
-The SPIs in ``info`` are the initiator's inbound one, then the responder's: they are
-authenticated by the handshake already and tie the keys to this very pair.
+The SPIs in ``info`` are the initiator's inbound SPI and then the responder's. They bind the keys
+to this pair. The handshake has authenticated them already.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class PairSecrets:
     """All keys of one pair of SAs, as one side sees them.
 
     ``notice_out`` authenticates the notices that this side sends, ``notice_in`` the peer's.
-    ``cookie`` is the same on both sides. It serves a later initiation as a cookie would, which
-    no other node can invent.
+    ``cookie`` is the same on both sides. A later initiation to the same peer may use it in place
+    of a cookie, because no other node can compute it.
     """
 
     keys: LinkKeys

@@ -1,4 +1,4 @@
-"""Limits of link SAs by volume; the links core counts their time itself."""
+"""The lifetimes of link SAs: volume limits for the IPsec backend, and the hard limit in time."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ __all__ = ["hard_s", "link_limits"]
 
 
 def hard_s(settings: LinkSettings) -> float:
-    """Return how many seconds a pair of link SAs lives if no rekeying is answered.
+    """Return the lifetime of a pair of link SAs in seconds if no rekeying is answered.
 
-    Time enough for many attempts: both sides begin when it is half as old.
+    Both sides begin to rekey at about half of it, so there is time for many attempts.
     """
     return 2 * settings.rekey_after_s + 4 * settings.handshake_timeout_s + settings.retired_sa_s
 
 
 def link_limits(settings: LinkSettings) -> RekeyLimits:
-    """Return after what a pair of link SAs is replaced, and when it dies.
+    """Return the volumes after which a pair of link SAs is replaced, and its hard limit.
 
-    The hard limit in seconds is for a node that hangs, and for a peer that answers no rekeying.
+    The hard limit in seconds ends the SAs of a node that hangs, and those to a peer that answers
+    no rekeying. There is no soft limit in seconds, because the links core rekeys on its own timers.
     """
     return RekeyLimits(
         soft_s=None,

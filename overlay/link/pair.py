@@ -1,4 +1,4 @@
-"""One pair of link SAs in the eyes of the link that owns it."""
+"""The state that a link keeps about one pair of SAs."""
 
 from __future__ import annotations
 
@@ -16,16 +16,19 @@ from overlay.link.exchange import Agreement
 __all__ = ["MAX_ANSWERED", "Offer", "SaPair"]
 
 MAX_ANSWERED: Final = 4
-"""How many endpoints a responder remembers to which the answer to one initiation went."""
+"""Endpoints that a responder remembers for one initiation, because it has answered to each."""
 
 
 @dataclass(slots=True, eq=False)
 class Offer:
     """What a responder remembers of an initiation until the pair is confirmed.
 
-    ``initiation`` is its mac1, by which a copy from elsewhere is known; ``answer`` goes there
-    as well, because the copy may have been the first to arrive. ``address_proved`` tells
-    whether it brought a valid cookie.
+    Attributes:
+        initiation: its mac1, which identifies copies of it that arrive from other endpoints.
+        answer: the encoded response. It is sent to the sources of copies too, because the first
+            copy to arrive may not be the peer's own.
+        sources: endpoints to which the answer was sent, at most ``MAX_ANSWERED``.
+        address_proved: whether the initiation contained a valid cookie.
     """
 
     initiation: bytes
@@ -34,7 +37,7 @@ class Offer:
     address_proved: bool
 
     def answer_again(self, initiation: bytes, source: Endpoint) -> bool:
-        """Tell whether a copy of the initiation that came from ``source`` is to be answered."""
+        """Tell whether to answer a copy of the initiation from ``source``, and remember it."""
         if initiation != self.initiation or source in self.sources:
             return False
         # Faster copies from elsewhere must not keep the answer from the peer's own endpoint.
@@ -48,12 +51,19 @@ class Offer:
 class SaPair:
     """An agreed pair and its timers, in seconds of Unix time.
 
-    ``ours`` tells whether our initiation made it. ``offer`` is there while the pair is offered,
-    ``proof`` as long as the pair is the peer's and in use: it decides where the peer is.
-    ``expires_at`` is when an offered pair was not confirmed in time, or an old one has had its
-    grace. ``sends_until`` is when the outbound SA of a pair that was replaced goes. ``confirming``
-    runs at the initiator until the responder has acknowledged that it knows the pair to be in use.
-    ``failed_rekeyings`` counts attempts to replace it that got no answer.
+    Attributes:
+        agreement: the peer and the keys.
+        endpoint: where the peer is.
+        ours: whether our initiation made the pair.
+        agreed_at: when the handshake ended.
+        rekey_at: when to replace the pair.
+        expires_at: when to remove the pair, if it is offered and not confirmed, or retired.
+        sends_until: when to remove the outbound SA of a retired pair.
+        confirming: repeats the confirm until the peer acknowledges it, None if we answered.
+        rekeyed: whether the pair replaces an earlier one of the link.
+        failed_rekeyings: attempts to replace the pair that got no answer.
+        offer: what the responder remembers while the pair is offered.
+        proof: decides where the peer is while the pair is offered or current.
     """
 
     agreement: Agreement
@@ -76,7 +86,7 @@ class SaPair:
 
     @property
     def inbound_spi(self) -> Spi:
-        """The SPI on which we receive: the pair's name on this host."""
+        """The SPI on which this node receives. It identifies the pair on this host."""
         return self.keys.inbound_spi
 
     def established(self, *, usable: bool) -> LinkEstablished:
@@ -91,11 +101,11 @@ class SaPair:
         )
 
     def superseded(self) -> LinkSaRetired:
-        """Return the event that takes its outbound SA away."""
+        """Return the event on which the shell removes the outbound SA."""
         return LinkSaRetired(self.agreement.overlay_address, self.keys.inbound_spi)
 
     def retired(self) -> LinkSaRemoved:
-        """Return the event that takes it away."""
+        """Return the event on which the shell removes both SAs."""
         return LinkSaRemoved(
             self.agreement.overlay_address, self.keys.inbound_spi, self.keys.outbound_spi
         )

@@ -1,4 +1,4 @@
-"""At which endpoints links speak with peers, and which of them answered last time."""
+"""Choose the endpoint at which a link contacts a peer that has several."""
 
 from __future__ import annotations
 
@@ -12,27 +12,30 @@ __all__ = ["PeerEndpoints"]
 
 
 class PeerEndpoints:
-    """Chooses among the endpoints of a peer; remembers what answered for a bounded number.
+    """The endpoints at which peers answered last time, for a bounded number of peers.
 
-    ``local`` are packed private addresses of nodes behind the same NAT. They are allowed even if
-    private addresses are not.
+    ``local`` has the packed private addresses of nodes behind the same NAT. They are allowed even
+    if other private addresses are not.
     """
 
     def __init__(self, *, allow_private: bool, most: int) -> None:
-        """Prepare; remember at most ``most`` peers."""
+        """Begin without knowledge; remember at most ``most`` peers."""
         self.local: frozenset[bytes] = frozenset()
         self._allow_private = allow_private
         self._most = most
         self._worked: dict[OverlayAddress, Endpoint] = {}
 
     def allows(self, endpoint: Endpoint) -> bool:
-        """Tell whether links may speak with an endpoint."""
+        """Tell whether links may use an endpoint."""
         if is_allowed_endpoint(endpoint, allow_private=self._allow_private):
             return True
         return bool(self.local) and endpoint.packed in self.local
 
     def best_first(self, peer: LinkPeer) -> LinkPeer:
-        """Return a peer with its acceptable endpoints, the one that answered last time first."""
+        """Return the peer with its allowed endpoints, the one that answered last time first.
+
+        If none is allowed, all are returned, and the caller must check the first one.
+        """
         allowed = [each for each in peer.endpoints if self.allows(each)]
         worked = self._worked.get(peer.overlay_address)
         allowed.sort(key=lambda each: each != worked)

@@ -1,4 +1,4 @@
-"""What all links of a node share: its numbers, its outbox, its clock and randomness."""
+"""The objects that all links of a node share: numbers, outbox, clock and random source."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ __all__ = ["LinkNumbers", "LinkServices", "Outbox"]
 
 
 class LinkNumbers:
-    """Indexes and inbound SPIs in use, and the peer that each leads to.
+    """The indexes and inbound SPIs in use, and the peer to which each belongs.
 
-    Bounded by the number of links: each has at most one index and five SPIs. Also knows
-    the outbound SPIs per destination host, for a pair that a peer chose must not hide
-    another one in the SAD.
+    The number of links bounds this table, because each has a bounded number of indexes and SPIs.
+    The table also has the outbound SPIs per destination host. An SPI that a peer chose must not
+    equal another one to the same host, because the SAD distinguishes SAs by both.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class LinkNumbers:
         self._outbound: set[tuple[str, Spi]] = set()
 
     def new_index(self, owner: OverlayAddress) -> int:
-        """Return 32 random bits that no other handshake of ours uses."""
+        """Return 32 random bits that no other handshake of this node uses."""
         index = self._draw_index()
         while index in self._by_index:
             index = self._draw_index()
@@ -52,15 +52,15 @@ class LinkNumbers:
         del self._by_index[index]
 
     def owner_of_index(self, index: int) -> OverlayAddress | None:
-        """Return whose handshake has this index."""
+        """Return the peer of the handshake with this index."""
         return self._by_index.get(index)
 
     def has_index(self, number: int) -> bool:
-        """Tell whether a handshake of ours has this index."""
+        """Tell whether a handshake of this node has this index."""
         return number in self._by_index
 
     def has_spi(self, number: int) -> bool:
-        """Tell whether a pair of ours has this inbound SPI."""
+        """Tell whether a pair of this node has this inbound SPI."""
         return number in self._by_spi
 
     def new_spi(self, owner: OverlayAddress) -> Spi:
@@ -79,11 +79,11 @@ class LinkNumbers:
         self._release(spi)
 
     def owner_of_spi(self, spi: Spi) -> OverlayAddress | None:
-        """Return whose pair, present or future, receives on this SPI."""
+        """Return the peer of the existing or future pair that receives on this SPI."""
         return self._by_spi.get(spi)
 
     def claim_outbound(self, endpoint: Endpoint, spi: Spi) -> None:
-        """Take an SPI that a peer chose.
+        """Reserve an SPI that a peer chose.
 
         Raises:
             Refused: another pair to the same host has it.
@@ -93,12 +93,12 @@ class LinkNumbers:
         self._outbound.add((endpoint.host, spi))
 
     def release_outbound(self, endpoint: Endpoint, spi: Spi) -> None:
-        """Forget an SPI that a peer chose."""
+        """Release an SPI that a peer chose."""
         self._outbound.discard((endpoint.host, spi))
 
 
 class Outbox:
-    """Events and datagrams that wait for the shell, which drains both after every call."""
+    """The events and datagrams of the core. The shell drains both after every call."""
 
     def __init__(self) -> None:
         self._events: list[LinkEvent] = []
@@ -114,11 +114,11 @@ class Outbox:
         self._datagrams.append((payload, endpoint))
 
     def send_whole(self, payload: bytes, endpoint: Endpoint) -> None:
-        """Queue a payload that no host and no router may fragment."""
+        """Queue a payload of the link channel that must not be fragmented."""
         self._whole.append((payload, endpoint))
 
     def take_whole(self) -> list[tuple[bytes, Endpoint]]:
-        """Drain the datagrams that may not be fragmented."""
+        """Drain the datagrams that must not be fragmented."""
         taken, self._whole = self._whole, []
         return taken
 
@@ -135,7 +135,7 @@ class Outbox:
 
 @dataclass(frozen=True, slots=True)
 class LinkServices:
-    """The shared parts, handed to each link when it is made."""
+    """The shared objects, which each link gets when it is created."""
 
     credentials: Credentials
     settings: LinkSettings
@@ -146,5 +146,5 @@ class LinkServices:
     local_endpoint: Callable[[Endpoint], Endpoint | None]
 
     def new_proof(self, in_use: Endpoint | None, source: Endpoint) -> EndpointProof:
-        """Return the proof of where the peer of a new pair is."""
+        """Return the state machine that finds out where the peer of a new pair is."""
         return EndpointProof(self.settings, self.rng, in_use, source)

@@ -1,4 +1,4 @@
-"""What a user may set about links; times in seconds."""
+"""The settings of links. Times are in seconds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 __all__ = ["LinkSettings"]
 
 _MIN_SECONDS = 0.05
-"""Shorter timers would only burn power, and the clock's floats must tell them apart."""
+"""Shorter timers waste CPU time, and floats of Unix time must be able to represent them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The states of a link, and what may happen to it."""
+"""The states and inputs of the state machine of a link (:mod:`overlay.link.machine`)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Cause", "LinkInput", "LinkState"]
 
 
 class LinkState(enum.Enum):
-    """Which of handshake, offered pair and current pair a link holds."""
+    """Which of a handshake, an offered pair and a current pair a link has."""
 
     CLOSED = "nothing"
     CONNECTING = "handshake"
@@ -25,7 +25,7 @@ class LinkState(enum.Enum):
 
 
 class LinkInput(enum.Enum):
-    """What may happen to a link."""
+    """The inputs of the state machine; each value says what happened."""
 
     CONNECT = "we want a link"
     REKEY_DUE = "the current pair is to be replaced"
@@ -43,7 +43,14 @@ class LinkInput(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """What comes with an input: the time, and what that input speaks of."""
+    """The parameters of an input.
+
+    Attributes:
+        now: Unix seconds.
+        reason: why a link fails or closes.
+        peer: the peer to connect to.
+        pair: the pair that was offered or completed.
+    """
 
     now: float
     reason: LinkFailure = LinkFailure.TIMED_OUT
