@@ -1,4 +1,4 @@
-"""Links as values: whom to reach, what a handshake yields, what happened."""
+"""The values of the links core: the peer to reach, the keys of a pair, and the events."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class LinkPeer:
-    """All that one needs to know of a node to open a link to it.
+    """All that is needed to open a link to a node.
 
-    The overlay address is a hash of the identity key, which the peer proves in the
-    handshake: a wrong link key or endpoint makes the handshake fail, nothing more. ``others``
-    are further endpoints of the peer, as of its other IP version, in the order to try them.
+    The overlay address is a hash of the identity key, and the peer proves that key in the
+    handshake. So a wrong link key or endpoint only makes the handshake fail. ``others`` has
+    further endpoints of the peer, such as those of its other IP version, in the order to try them.
     """
 
     overlay_address: OverlayAddress
@@ -45,7 +45,7 @@ class LinkPeer:
 
 @dataclass(frozen=True, slots=True)
 class LinkKeys:
-    """One pair of link SAs: the receiver of each chose its SPI, as in IKE (RFC 7296, 2.17)."""
+    """The keys of a pair. The receiver of each SA chose its SPI, as in IKE (RFC 7296, 2.17)."""
 
     suite: int
     inbound_spi: Spi
@@ -55,7 +55,7 @@ class LinkKeys:
 
 
 class LinkFailure(enum.Enum):
-    """Why a link could not be had, or ended."""
+    """Why a link could not be opened, or why it closed."""
 
     TIMED_OUT = "the peer did not answer"
     NOT_AUTHENTIC = "the peer is not who it should be"
@@ -68,12 +68,11 @@ class LinkFailure(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class LinkEstablished:
-    """A pair of SAs is agreed: install both, send on the outbound one when ``usable``.
+    """A pair of SAs is agreed: install both, and send on the outbound one if ``usable``.
 
-    The first event for a peer opens the link; later ones (``rekeyed``) replace its SAs
-    make-before-break. ``usable`` is False for the responder until the initiator has proved
-    with a first packet that it holds the keys (then :class:`LinkEstablished` comes again
-    with ``usable`` True and the same SPIs).
+    The first event for a peer opens the link. Later ones, with ``rekeyed``, add new SAs before the
+    older ones are removed. At the responder ``usable`` is False until the initiator has proved
+    that it has the keys. Then the event follows again with ``usable`` True and the same SPIs.
     """
 
     overlay_address: OverlayAddress
@@ -86,11 +85,10 @@ class LinkEstablished:
 
 @dataclass(frozen=True, slots=True)
 class LinkSaRetired:
-    """Nothing is sent on an older pair any more: remove its outbound SA, and no other.
+    """A newer pair carries all packets: remove the outbound SA of this one, and only that.
 
-    An engine that chose among several outbound SAs by rules of its own might else go back to
-    this one (the Linux kernel does, once the newer one has reached its soft limit), after the
-    peer has ceased to receive on it.
+    The Linux kernel returns to this SA if the newer one has reached its soft limit. By then the
+    peer may no longer receive on it.
     """
 
     overlay_address: OverlayAddress
@@ -99,7 +97,7 @@ class LinkSaRetired:
 
 @dataclass(frozen=True, slots=True)
 class LinkSaRemoved:
-    """An older pair of SAs has had its grace period: remove it."""
+    """The time of a retired pair is over: remove both SAs."""
 
     overlay_address: OverlayAddress
     inbound_spi: Spi
@@ -108,7 +106,7 @@ class LinkSaRemoved:
 
 @dataclass(frozen=True, slots=True)
 class LinkFailed:
-    """A link that was asked for could not be opened."""
+    """A requested link could not be opened."""
 
     overlay_address: OverlayAddress
     reason: LinkFailure
@@ -116,7 +114,7 @@ class LinkFailed:
 
 @dataclass(frozen=True, slots=True)
 class LinkClosed:
-    """A link is gone, with all its SAs."""
+    """A link is closed: remove all its SAs."""
 
     overlay_address: OverlayAddress
     reason: LinkFailure
@@ -124,7 +122,7 @@ class LinkClosed:
 
 @dataclass(frozen=True, slots=True)
 class LinkSizeFound:
-    """Datagrams to the peer may have so many bytes of UDP payload from now on."""
+    """From now on, datagrams to the peer may have ``datagram_bytes`` bytes of UDP payload."""
 
     overlay_address: OverlayAddress
     datagram_bytes: int

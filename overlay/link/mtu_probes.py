@@ -1,12 +1,12 @@
-"""Probes of the datagram sizes that this node's links carry: padded notices and their answers.
+"""Probe the datagram sizes that links carry, with padded notices and their answers.
 
 ::
 
     PROBE    size (2) | nonce (24) in the token's place, padded with zeros to that size
     PROBED   the same token, not padded
 
-Sizes are whole UDP payloads. The tag covers the size, and the receiver compares it with what has
-arrived, so a probe that was cut on its way proves nothing.
+A size is the number of bytes of the whole UDP payload. The tag covers it, and the receiver compares
+it with the bytes that arrived. So a truncated probe gets no answer.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from overlay.link.size_search import MAX_PROBES, SizeSearch
 __all__ = ["MtuProbes"]
 
 _LINE_BYTES: Final = 1500
-"""The largest IP packet of use: the MTU of Ethernet, which hardly any network exceeds."""
+"""The largest IP packet to probe: the MTU of Ethernet, which hardly any network exceeds."""
 
 _FRAME_BYTES: Final = len(frame(Channel.LINK, b""))
 _SIZE: Final = slice(0, 2)
@@ -36,7 +36,10 @@ _SIZE: Final = slice(0, 2)
 
 @dataclass(slots=True)
 class _Probed:
-    """The search of one link. ``sent`` are the tokens of the latest probes."""
+    """The search of one link.
+
+    ``told`` is the size that was announced last, and ``sent`` has the tokens of the last probes.
+    """
 
     pair: SaPair
     endpoint: Endpoint
@@ -46,10 +49,10 @@ class _Probed:
 
 
 class MtuProbes:
-    """One search for each link in use; owned by ``Links``, which knows the pairs.
+    """One search for each link in use, owned by ``Links``.
 
-    Without ``probes`` it neither probes nor answers: a backend that does not join the pieces of
-    packets must not be taken for one that does.
+    Without ``probes`` it neither probes nor answers. An answer tells the peer that this node joins
+    the pieces of packets, which not every backend does.
     """
 
     def __init__(self, rng: Random, outbox: Outbox, *, probes: bool) -> None:
@@ -59,7 +62,10 @@ class MtuProbes:
         self._links: dict[OverlayAddress, _Probed] = {}
 
     def follow(self, overlay_address: OverlayAddress, pair: SaPair | None, now: float) -> None:
-        """Probe on a link's current pair; anew if the peer is elsewhere, not if it is None."""
+        """Probe on the current pair of a link, and stop if ``pair`` is None.
+
+        If the endpoint of the peer has changed, the search begins again.
+        """
         known = self._links.get(overlay_address)
         if not self._active:
             return
@@ -67,7 +73,7 @@ class MtuProbes:
             self._links.pop(overlay_address, None)
         elif known is None or known.endpoint != pair.endpoint:
             search = SizeSearch(_largest(pair.endpoint), now)
-            if known is not None:  # the same peer on another line
+            if known is not None:  # the same peer, reached over another network
                 search.is_answered = known.search.is_answered
             told = known.told if known is not None else 0
             known = self._links[overlay_address] = _Probed(pair, pair.endpoint, search, told)
@@ -76,21 +82,21 @@ class MtuProbes:
             known.pair = pair
 
     def answer(self, pair: SaPair, probe: Notice, received: int) -> None:
-        """Answer a peer's authentic probe if all of it arrived.
+        """Answer an authentic probe if all of it arrived.
 
-        The answer is never larger than what arrived, so that it serves no attack on others.
+        The answer is never larger than the probe, so it cannot amplify an attack.
 
         Args:
-            pair: on which it came.
-            probe: which names its own size.
-            received: bytes that arrived, without framing.
+            pair: the pair of the probe.
+            probe: the message, which contains its own size.
+            received: number of bytes that arrived, without framing.
         """
         if self._active and int.from_bytes(probe.token[_SIZE], "big") == received + _FRAME_BYTES:
             notice = make_notice(MessageType.PROBED, pair.agreement.secrets, probe.token)
             self._outbox.send(notice.encode(), pair.endpoint)
 
     def answered(self, overlay_address: OverlayAddress, token: bytes, now: float) -> None:
-        """Take an authentic answer; one to no probe of ours changes nothing."""
+        """Process an authentic answer. It has no effect if it answers none of the last probes."""
         known = self._links.get(overlay_address)
         if known is not None and token in known.sent:
             known.sent.remove(token)
@@ -98,7 +104,7 @@ class MtuProbes:
             self._tell(overlay_address, known)
 
     def found(self, overlay_address: OverlayAddress) -> int | None:
-        """Return the size in bytes of UDP payload that a link carries, None if it is not known."""
+        """Return the UDP payload in bytes that a link carries, None if it is not known."""
         known = self._links.get(overlay_address)
         if known is None or not known.search.is_answered:
             return None
@@ -106,7 +112,7 @@ class MtuProbes:
         return known.search.usable if is_measured else None
 
     def next_deadline(self) -> float:
-        """Return when the first link wants a probe."""
+        """Return when the next probe of any link is due."""
         return min((each.search.deadline for each in self._links.values()), default=math.inf)
 
     def handle_deadline(self, now: float) -> None:
@@ -125,10 +131,11 @@ class MtuProbes:
         self._outbox.send_whole(message, known.endpoint)
 
     def _tell(self, overlay_address: OverlayAddress, known: _Probed) -> None:
-        """Announce a new size.
+        """Announce a size that differs from the last one announced.
 
-        A peer that never answers may not join pieces, so it gets none: its line may cut. As long as
-        no probe is lost, the size stays as it was, so that padded packets have one size.
+        Nothing is announced for a peer that has never answered, because it may be unable to join
+        the pieces of packets. While no probe is lost, only the result of the complete search is
+        announced, so that padded packets keep one size.
         """
         search = known.search
         if search.usable == known.told or not search.is_answered:

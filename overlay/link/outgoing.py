@@ -1,4 +1,4 @@
-"""Our half of a handshake that we began: attempts, cookies, the response."""
+"""The initiator's side of a handshake: attempts, copies to other endpoints, cookies, response."""
 
 from __future__ import annotations
 
@@ -20,37 +20,38 @@ from overlay.link.services import LinkServices
 __all__ = ["MAX_COOKIES", "OutgoingHandshake"]
 
 MAX_COOKIES: Final = 32
-"""Cookies that one attempt tries at once. An observer of the initiation can invent some, so the
-genuine reply may come after others."""
+"""Most cookies that one attempt tries. An observer of the initiation can send false cookies, so
+the genuine reply may arrive after others."""
 
 _SAMPLE: Final = 32
-"""Of the replies beyond these, so many serve the next attempt, each with equal chance. A fixed
-choice, as of the first ones, would let an observer keep the genuine ones out for good. The
-responder sends one for each cookie that was wrong, so they are many, too."""
+"""Number of further replies that the next attempt tries, drawn with equal probability. With a fixed
+choice, such as the first ones, an observer could always exclude the genuine replies. There are many
+genuine ones, because the responder sends one for each wrong cookie."""
 
 _STAGGER_S: Final = 0.25
-"""Before the next endpoint is tried while the last one may still answer (RFC 8305, section 5)."""
+"""Pause before the next endpoint is tried (Connection Attempt Delay, RFC 8305, section 5)."""
 
 
 _INSIST_S: Final = 0.4
-"""Between two copies to a silent peer. If it reads a tenth of what comes, it has probably read
-one of them after ten seconds. More would let a source that invents a next hop send more there."""
+"""Pause between two copies to a silent peer. Even a peer that reads only a tenth of its datagrams
+has probably read one copy after ten seconds. A shorter pause would send more datagrams to an
+endpoint that a malicious source invented as a next hop."""
 
 
 class OutgoingHandshake:
-    """Repeats initiations to one peer until a response fits, or its owner gives up.
+    """Repeat initiations to one peer until a valid response arrives, or the owner gives up.
 
-    A peer with several endpoints gets a copy of each initiation at every one of them, one after
-    the other. The peer answers each copy with the same response, and the first to arrive wins.
-    From the second attempt on, endpoints that have given no cookie get further copies until the
-    next attempt, because a peer under a flood reads only a part of what comes without one.
+    A copy of each initiation is sent to every endpoint of the peer, one after the other. The peer
+    answers each copy with the same response, and the first to arrive is used. From the second
+    attempt on, endpoints that sent no cookie get further copies until the next attempt. The reason
+    is that a flooded peer reads only a part of the initiations without a cookie.
 
-    Every attempt is a new handshake with its own keys, index, SPI and timestamp: a
-    responder refuses the same bytes twice. Only the latest attempt may be answered, for the
+    Every attempt is a new handshake with its own keys, index, SPI and timestamp, because a
+    responder refuses the same bytes twice. Only the latest attempt can be answered, because the
     responder keeps only that one.
 
-    ``probe`` is a token that tells an owner with a link whether the peer is there, and
-    ``peer_is_there`` what came of it.
+    ``probe`` is a token for a challenge on the current pair. ``peer_is_there`` is True after the
+    peer has echoed it.
     """
 
     def __init__(
@@ -59,10 +60,10 @@ class OutgoingHandshake:
         """Prepare a handshake; :meth:`attempt` begins it.
 
         Args:
-            services: of all links.
-            peer: with whom.
+            services: the shared objects of all links.
+            peer: the responder.
             now: Unix seconds.
-            pair_cookie: what the current pair offers instead of a cookie, if there is one.
+            pair_cookie: secret of the current pair that replaces a cookie, None without a pair.
         """
         self._services = services
         self._peer = peer
@@ -84,16 +85,16 @@ class OutgoingHandshake:
 
     @property
     def peer(self) -> LinkPeer:
-        """Whom this handshake is with."""
+        """The responder."""
         return self._peer
 
     @property
     def deadline(self) -> float:
-        """When there is something to send, or to give up."""
+        """When the next message is due, or when to give up."""
         return min(self.backoff.deadline, self._copy_at)
 
     def attempt(self, now: float) -> None:
-        """Send a fresh initiation in place of any earlier one, to the first endpoint at once."""
+        """Send a new initiation to the first endpoint, and schedule copies to the others."""
         self.abandon()
         self._attempts += 1
         self.backoff.advance(now)
@@ -101,7 +102,7 @@ class OutgoingHandshake:
         try:
             spi = numbers.new_spi(address)
         except LimitReached:
-            return  # the next attempt may find one
+            return  # an SPI may be free at the next attempt
         self._sent = SentInitiation.create(
             self._services.credentials,
             self._peer,
@@ -121,7 +122,7 @@ class OutgoingHandshake:
             self._send(self._sent, endpoint, cookie)
 
     def send_copies(self, now: float) -> None:
-        """Send the latest initiation to the next endpoint if that is due."""
+        """Send the copies of the latest initiation that are due."""
         while self._copies and self._copy_at <= now and self._sent is not None:
             endpoint = self._copies.pop(0)
             self._send(self._sent, endpoint, self._cookies.get(endpoint))
@@ -130,7 +131,7 @@ class OutgoingHandshake:
             self._copy_at = math.inf
 
     def _plan_copies(self, now: float) -> None:
-        """Set when the next copy is due: first one to each endpoint, then more."""
+        """Schedule the next copy: first one to each endpoint, then further ones."""
         if self._copies:
             self._copy_at = now + self._stagger_s
         elif self._attempts > 1 and self._pair_cookie is None:
@@ -143,11 +144,11 @@ class OutgoingHandshake:
         self._services.outbox.send(data, endpoint)
 
     def take_cookie(self, reply: CookieReply, source: Endpoint) -> None:
-        """Repeat the latest initiation with the cookie to its source, once for each cookie.
+        """Send the latest initiation again with the cookie, to the source of the cookie.
 
         Raises:
-            NotAuthentic: it was not made for this initiation.
-            Refused: this attempt has had that cookie, or too many.
+            NotAuthentic: the reply does not answer this initiation.
+            Refused: this attempt has tried that cookie, or ``MAX_COOKIES``.
         """
         if self._sent is None:
             raise Refused("a cookie for no initiation")
@@ -163,7 +164,7 @@ class OutgoingHandshake:
         self._send(self._sent, source, cookie)
 
     def _keep_for_later(self, reply: CookieReply, source: Endpoint) -> None:
-        """Keep a reply unopened, with the same chance as any other (Vitter's algorithm R)."""
+        """Keep a reply in a uniform random sample, still encrypted (Vitter's algorithm R)."""
         self._excess += 1
         if len(self._sample) < _SAMPLE:
             self._sample.append((reply, self._mac1, source))
@@ -173,7 +174,7 @@ class OutgoingHandshake:
             self._sample[place] = (reply, self._mac1, source)
 
     def _sampled_cookies(self) -> set[tuple[Endpoint, bytes]]:
-        """Open the sample of the last attempt; a cookie outlives the initiation that it answers."""
+        """Decrypt the sample of the last attempt, whose cookies are valid for this attempt too."""
         sample, self._sample = self._sample, []
         cookies = set()
         for reply, mac1, source in sample:
@@ -182,12 +183,12 @@ class OutgoingHandshake:
         return cookies
 
     def probed(self, token: bytes) -> None:
-        """Take an authentic echo of the peer: is it that of our probe?"""
+        """Process an authentic echo. If it echoes ``probe``, the peer is there."""
         if hmac.compare_digest(token, self.probe):
             self.peer_is_there = True
 
     def is_answer(self, response: Response) -> bool:
-        """Tell, for one hash, whether the reader of the latest initiation made a response."""
+        """Tell whether a response answers the latest initiation, at the cost of one hash."""
         return self._sent is not None and self._sent.is_from_responder(response)
 
     def complete(self, response: Response) -> Agreement:
@@ -201,14 +202,14 @@ class OutgoingHandshake:
         return self._sent.complete(response)
 
     def abandon(self) -> None:
-        """Release the latest attempt's numbers; no response will fit from now on."""
+        """Release the numbers of the latest attempt, so that no response to it is accepted."""
         self._copies, self._copy_at = [], math.inf
         if self._sent is not None:
             self._services.numbers.release_spi(self._sent.inbound_spi)
             self.finish()
 
     def finish(self) -> None:
-        """Release the index alone: the SPI has become a pair's."""
+        """Release the index of the latest attempt. Its SPI is kept, because a pair uses it."""
         if self._sent is not None:
             self._services.numbers.release_index(self._sent.index)
             self._sent = None

@@ -1,12 +1,12 @@
-"""The gate at which initiations from strangers are judged, the cheapest check first.
+"""Check initiations from unauthenticated senders, with the cheapest check first.
 
 ::
 
     mac1 -> many initiations? -> mac2 -> cookie wanted? -> CPU time of the prefix
          -> decrypt -> timestamp -> signature
 
-Everything before the decryption costs a few hashes; a failed check leaves no state behind.
-mac1 is checked by :mod:`overlay.link.datagram_filter`.
+All checks before the decryption cost only a few hashes, and a failed check leaves no state.
+:mod:`overlay.link.datagram_filter` checks mac1.
 """
 
 from __future__ import annotations
@@ -32,21 +32,23 @@ __all__ = ["Admitted", "HandshakeResponder"]
 
 
 _UNPROVED: Final = (Group(b"unproved", FRACTIONS[0]),)
-"""Forged addresses share one share of the budget, so that they use up no other's."""
+"""All initiations without a cookie use one share of the budget, because their addresses may be
+forged. So they cannot use up the share of an honest sender's prefix."""
 
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """An initiation of a proved node; ``address_proved`` if it brought a valid cookie."""
+    """An initiation of an authenticated node; ``address_proved`` if its cookie was valid."""
 
     initiation: VerifiedInitiation
     address_proved: bool
 
 
 class HandshakeResponder:
-    """Turns an initiation into a proven peer's, a cookie reply, or an error.
+    """Check an initiation; the result is an authenticated peer, a cookie reply or an error.
 
-    Owns the cookie secrets, the load meter and the timestamps of initiators, all bounded.
+    The responder owns the cookie secrets, the load meter and the timestamps of initiators. All of
+    them are bounded.
     """
 
     def __init__(
@@ -58,16 +60,16 @@ class HandshakeResponder:
         budget: WorkBudget | None = None,
         pair_cookie: Callable[[Endpoint], bytes | None] = lambda _: None,
     ) -> None:
-        """Prepare.
+        """Begin with new cookie secrets and no known initiators.
 
         Args:
-            credentials: ours.
-            keys: for messages to us.
-            settings: rates and bounds.
+            credentials: of this node.
+            keys: for messages to this node.
+            settings: rates and limits.
             rng: draws cookie secrets.
-            budget: CPU time for strangers; one of its own by default.
-            pair_cookie: returns what the peer at an endpoint may use instead of a cookie,
-                None if there is no link to that endpoint.
+            budget: CPU time for unauthenticated senders; a new one by default.
+            pair_cookie: returns the secret that the peer at an endpoint may use instead of a
+                cookie, None if there is no link to that endpoint.
         """
         self._pair_cookie = pair_cookie
         self._credentials = credentials
@@ -84,11 +86,13 @@ class HandshakeResponder:
         now: float,
         send: Callable[[bytes, Endpoint], None],
     ) -> LinkDrop | None:
-        """Answer an encoded initiation with a valid mac1 without parsing it, if that is enough.
+        """Answer an encoded initiation with a valid mac1 by a cookie reply, without parsing it.
+
+        This happens only under load, for an initiation without a valid cookie.
 
         Returns:
-            COOKIE if initiations are many and this one has no valid cookie, so that a cookie reply
-            was sent; LIMIT if none is left for its prefix; None if :meth:`judge` must decide.
+            COOKIE if a cookie reply was sent, LIMIT if the prefix has used up its replies, None if
+            :meth:`judge` must decide.
         """
         many = self._load.is_high(now)
         if not many and not self._replies.is_spent(source.packed, now):
@@ -110,17 +114,17 @@ class HandshakeResponder:
     def judge(
         self, initiation: Initiation, source: Endpoint, now: float, *, wants_cookie: bool
     ) -> Admitted | bytes:
-        """Check an initiation with a valid mac1; ``wants_cookie`` asks for a cookie at any rate.
+        """Check an initiation with a valid mac1; ``wants_cookie`` requires a cookie without load.
 
         Returns:
-            The initiation of a proved node, or an encoded cookie reply.
+            The initiation of an authenticated node, or an encoded cookie reply.
 
         Raises:
-            NotAuthentic: encryption or identity do not fit.
-            Malformed: it decrypts to something else than a payload.
+            NotAuthentic: encryption or identity are not valid.
+            Malformed: the plaintext is not a payload.
             Replayed: it is not newer than the initiator's last one.
-            LimitReached: the source's prefix has had its share of CPU time, or strangers
-                together have used it up.
+            LimitReached: the CPU time of the source's prefix or of all unauthenticated senders is
+                used up, or no cookie reply is left.
         """
         overloaded = self._load.is_overloaded(now)
         proved = self._proves_address(initiation.encoded, source, now)
@@ -130,7 +134,8 @@ class HandshakeResponder:
             return self._cookies.reply(initiation.encoded, source, now)
         groups = groups_of(source.packed) if proved else _UNPROVED
         if not self._budget.spend(Work.HANDSHAKE, groups, now):
-            # An honest initiator among forged ones gets the share of its own address.
+            # The shared budget may be used up by forged addresses. With a cookie, an honest
+            # initiator uses the share of its own address.
             if not proved and self._replies.take(source.packed, now):
                 return self._cookies.reply(initiation.encoded, source, now)
             raise LimitReached("strangers have used up this second's CPU time")

@@ -1,4 +1,4 @@
-"""The largest datagram that one link carries, found by probing (RFC 8899, section 5).
+"""Find the largest datagram that a link carries by probing (RFC 8899, section 5).
 
 ::
 
@@ -6,9 +6,9 @@
     searching             probe the largest size, then the middle between what passed and failed
     complete              probe the size in use every CONFIRM_S, the largest one every RAISE_S
 
-A size has failed after three probes without an answer. If the size in use fails, packets vanish
-(a black hole, section 4.3), so the search falls back to ``BASE_BYTES`` and begins again. ICMP
-errors are not looked at, because anyone can send them (section 4.6).
+A size has failed after three probes without an answer. If the size in use fails, the link is a
+black hole (section 4.3), so the search returns to ``BASE_BYTES`` and begins again. ICMP errors are
+ignored, because any host can send them (section 4.6).
 """
 
 from __future__ import annotations
@@ -19,36 +19,38 @@ from typing import Final
 __all__ = ["BASE_BYTES", "CONFIRM_S", "GRAIN_BYTES", "MAX_PROBES", "MIN_BYTES", "SizeSearch"]
 
 BASE_BYTES: Final = 1200
-"""BASE_PLPMTU (RFC 8899, section 5.1.2): what a link may carry before any probe was answered.
+"""BASE_PLPMTU (RFC 8899, section 5.1.2): the size that is used before a probe was answered.
 
-It is a UDP payload, as all sizes here. With headers it fits 1,280 bytes, IPv6's least.
+Like all sizes here it is a UDP payload. With headers it fits 1,280 bytes, the least MTU of IPv6.
 """
 
 MIN_BYTES: Final = 520
-"""MIN_PLPMTU: with headers it fits 576 bytes, what every IPv4 host accepts (RFC 1122)."""
+"""MIN_PLPMTU: with headers it fits 576 bytes, which every IPv4 host accepts (RFC 1122)."""
 
 MAX_PROBES: Final = 3
 """Probes without an answer after which a size has failed (RFC 8899, section 5.1.2)."""
 
 PROBE_S: Final = 1.0
-"""PROBE_TIMER: how long a probe is waited for; RFC 8899, section 5.1.1 asks for one second."""
+"""PROBE_TIMER: longest wait for an answer (RFC 8899, section 5.1.1: at least one second)."""
 
 CONFIRM_S: Final = 20.0
-"""CONFIRMATION_TIMER: how soon after its confirmation the size in use is probed again."""
+"""CONFIRMATION_TIMER: time from a confirmation to the next probe of the size in use."""
 
 RAISE_S: Final = 600.0
-"""PMTU_RAISE_TIMER: how long after a search a larger size is tried again."""
+"""PMTU_RAISE_TIMER: time from the end of a search to the next attempt at a larger size."""
 
 GRAIN_BYTES: Final = 16
-"""The search ends when what passed and what failed are that close."""
+"""The search ends if the smallest size that failed exceeds the largest that passed by no more."""
 
 
 class SizeSearch:
-    """The search of one link; sizes are bytes of UDP payload, times Unix seconds.
+    """The search of one link. Sizes are bytes of UDP payload, times are Unix seconds.
 
-    ``usable`` is what datagrams of the link may have now, ``deadline`` when :meth:`probe` is due.
-    ``is_answered`` tells whether the peer has ever answered, ``has_lost`` whether any probe got no
-    answer in time.
+    Attributes:
+        usable: the largest size that datagrams of the link may have now.
+        deadline: when :meth:`probe` is due.
+        is_answered: whether the peer has answered any probe.
+        has_lost: whether any probe got no answer in time.
     """
 
     __slots__ = (
@@ -65,7 +67,7 @@ class SizeSearch:
     )
 
     def __init__(self, largest: int, now: float) -> None:
-        """Begin at once; ``largest`` is the greatest size of use, at least ``BASE_BYTES``."""
+        """Begin at once; ``largest`` is the largest size to try, at least ``BASE_BYTES``."""
         if largest < BASE_BYTES:
             raise ValueError(f"the largest size must be at least {BASE_BYTES} bytes.")
         self._largest = largest
@@ -85,7 +87,7 @@ class SizeSearch:
         return self._passed > 0 and self._failed - self._passed <= GRAIN_BYTES
 
     def probe(self, now: float) -> int | None:
-        """Return the size to probe now, or None before the deadline, which then lies ahead."""
+        """Return the size to probe now, or None if :attr:`deadline` has not come yet."""
         if now < self.deadline:
             return None
         if self._tries >= MAX_PROBES:
@@ -102,7 +104,7 @@ class SizeSearch:
         return self._size
 
     def answered(self, size: int, now: float) -> None:
-        """Take the peer's word that a probe of ``size`` bytes has arrived."""
+        """Record that the peer has received a probe of ``size`` bytes."""
         if not MIN_BYTES <= size <= self._largest:
             return
         self.is_answered = True
@@ -114,13 +116,13 @@ class SizeSearch:
             self._next(now)
 
     def _lost(self, now: float) -> None:
-        """The size that was probed has failed."""
+        """Record that the probed size has failed, and choose the next one."""
         if self._size > self._passed:
             self._failed = min(self._failed, self._size)
-        elif self._size > BASE_BYTES:  # a black hole: it did pass
+        elif self._size > BASE_BYTES:  # a black hole, because this size passed before
             self._failed, self._passed = self._size, 0
             self.usable = BASE_BYTES
-        else:  # the peer may be gone, which is for others to find out
+        else:  # the peer may be unreachable, which is not detected here
             self._passed = 0
         self._next(now)
 
