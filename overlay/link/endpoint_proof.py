@@ -1,10 +1,10 @@
-r"""Which endpoint a pair is for: a state machine that believes round trips alone.
+r"""Find out at which endpoint the peer of a pair is, with challenges that it must echo.
 
-An observer of a packet can send a copy of it from elsewhere. So a packet that arrives
-from an endpoint does not prove that the peer is there. What proves it is a *challenge*: a token
-that is sent to that endpoint only, and that the peer must echo from there. The token names the
-endpoint, so a peer that is not behind NAT can tell that the endpoint is its own address. Each
-token is drawn anew, counts once, and expires after ``endpoint_silence_s``.
+An observer of a packet can send a copy of it from another endpoint. So a packet that arrives from
+an endpoint does not prove that the peer is there. A *challenge* proves it: a token that is sent
+only to that endpoint and that the peer must echo from there. The token names the endpoint, so a
+peer that is not behind NAT can tell that the endpoint is its own address. Each token is random,
+is accepted once, and expires after ``endpoint_silence_s``.
 
 ::
 
@@ -15,18 +15,20 @@ token is drawn anew, counts once, and expires after ``endpoint_silence_s``.
     PROBATION --former--> QUIET, settled at the former endpoint
               \--silent--> QUIET
 
-A link that exists has an *endpoint in use*, and stays there as long as the peer answers there.
-It moves if the peer says that another endpoint is its own address; or if the peer has echoed a
-token from elsewhere, and the endpoint in use, which is asked at the same time, answers later
-than that. The former endpoint is asked for some time more, and gets the link back if it
-answers. Then the peer was there all the time, and an observer forwards its tokens: from now on
-the endpoint in use must be silent for ``endpoint_silence_s`` before the link moves.
+An existing link has an *endpoint in use*, and stays there as long as the peer answers there. It
+moves in two cases. Either the peer says that another endpoint is its own address. Or the peer has
+echoed a token from elsewhere (the challenger), and the endpoint in use, which is challenged at the
+same time, has not answered soon after that.
 
-A new link has no endpoint in use: it opens where the peer echoes first, or at once if its
-confirm comes from where its only initiation came from.
+After a move the former endpoint is challenged for a while, and gets the link back if it answers.
+Then the peer was there all the time, and an observer forwards its tokens. From then on the
+endpoint in use must be silent for ``endpoint_silence_s`` before the link moves.
 
-Nothing is sent to an endpoint that is not proved, except challenges: one for each confirm from
-there, of the same size, or one for larger packets in each ``_ASK_S``.
+A new link has no endpoint in use. It opens at the endpoint from which the peer echoes first. If
+the confirm and all copies of the initiation came from one endpoint, it opens there at once.
+
+Only challenges are sent to an endpoint that is not proved: one of the same size for each confirm
+from there, or one per ``_ASK_S`` for larger packets.
 
 Reasons: docs/decisions/0039.
 """
@@ -58,30 +60,31 @@ __all__ = [
 _NAME_BYTES: Final = 18
 _SECRET_BYTES: Final = 8
 TOKEN_BYTES: Final = _NAME_BYTES + _SECRET_BYTES
-"""The endpoint that it is sent to, and random bytes that cannot be guessed within its lifetime."""
+"""A token has the endpoint to which it is sent, and random bytes that cannot be guessed within its
+lifetime."""
 
 _ASK_S: Final = 0.05
-"""How often the endpoint in use is asked at first: at least three times before a link moves."""
+"""Interval of challenges to the endpoint in use at first: at least three before a link moves."""
 
 _ASK_LATER_S: Final = 0.1
-"""How often afterwards: 30 times in ``endpoint_silence_s``, so that loss, even of three in four
-answers, hardly ever moves a link."""
+"""Interval of challenges afterwards: 30 in ``endpoint_silence_s`` (default 3 s). So even the loss
+of three in four answers hardly ever moves a link."""
 
 _ASK_OFTEN_FOR_S: Final = 0.5
 
 _HEAD_START_S: Final = 0.12
-"""How much longer than the challenger the endpoint in use may take, beside half a round trip."""
+"""Time that the endpoint in use has after the challenger's echo, plus half a round trip."""
 
 MAX_TOKENS: Final = 64
-"""Tokens that may still be echoed, for the endpoint that is asked and for all others apart. The
-oldest goes; the endpoint that is asked needs fewer."""
+"""Most tokens that may still be echoed, counted separately for the challenged endpoint and for all
+others. The oldest is dropped first. The challenged endpoint needs fewer."""
 
 _MAPPED_PREFIX: Final = bytes(10) + b"\xff\xff"
-"""Before an IPv4 address in the place of an IPv6 one (RFC 4291, section 2.5.5.2)."""
+"""Prefix of an IPv4-mapped IPv6 address (RFC 4291, section 2.5.5.2)."""
 
 
 def names_endpoint(token: bytes, endpoint: Endpoint) -> bool:
-    """Tell whether a token was made for ``endpoint``, as far as its receiver can."""
+    """Tell whether a token names ``endpoint``. The receiver cannot check its random bytes."""
     return token[:_NAME_BYTES] == _name(endpoint)
 
 
@@ -101,7 +104,7 @@ class ProofState(enum.Enum):
 
 
 class ProofInput(enum.Enum):
-    """What may happen."""
+    """The inputs of the state machine; each value says what happened."""
 
     CERTAIN = "the peer confirmed, or echoed, from the endpoint in use or the only one there is"
     ELSEWHERE = "an authentic packet came from another endpoint"
@@ -119,10 +122,11 @@ class _Challenge(NamedTuple):
 
 
 class EndpointProof:
-    """Decides where the peer of one pair is; its owner sends the challenges.
+    """The state machine for the peer of one pair. Its owner sends the challenges.
 
-    ``settled`` is the answer, None until there is one; it may change later. ``deadline`` is when
-    :meth:`handle_deadline` has something to do, in seconds of Unix time.
+    Attributes:
+        state: what is known about the peer's endpoint.
+        settled: the endpoint of the peer, None until it is known; it may change later.
     """
 
     def __init__(
@@ -132,13 +136,13 @@ class EndpointProof:
         in_use: Endpoint | None,
         source: Endpoint,
     ) -> None:
-        """Begin with the peer's initiation, or with its answer to ours.
+        """Begin after the peer's initiation, or after its response to ours.
 
         Args:
-            settings: ``endpoint_silence_s``.
+            settings: only ``endpoint_silence_s`` is used.
             rng: draws the tokens.
-            in_use: where the link is now, None for a new link.
-            source: where the initiation or the answer came from.
+            in_use: endpoint of the link, None for a new link.
+            source: source of the initiation or of the response.
         """
         self._silence_s = settings.endpoint_silence_s
         self._rng = rng
@@ -160,15 +164,15 @@ class EndpointProof:
 
     @property
     def deadline(self) -> float:
-        """When :meth:`handle_deadline` has something to do."""
+        """When to call :meth:`handle_deadline`, in seconds of Unix time."""
         return min(self._ask_at, self._gives_up_at)
 
     def initiated_also_from(self, source: Endpoint) -> None:
-        """Note that a copy of the initiation came from another endpoint."""
+        """Record that a copy of the initiation came from ``source``."""
         self._several = self._several or source != self._expected
 
     def confirmed(self, source: Endpoint, now: float) -> None:
-        """Take an authentic confirm of the peer that came from ``source``."""
+        """Process an authentic confirm of the peer that came from ``source``."""
         undisputed = self._in_use is not None or not self._several
         if source == self._expected and undisputed:
             self._feed(ProofInput.CERTAIN, source, now)
@@ -176,16 +180,23 @@ class EndpointProof:
             self._feed(ProofInput.ELSEWHERE, source, now)
 
     def seen(self, source: Endpoint, now: float) -> None:
-        """Take the source of an authentic packet; one from the endpoint in use tells nothing."""
+        """Process the source of an authentic packet. The endpoint in use has no effect."""
         if source != self._expected and not self._was_asked_since(source, now - _ASK_S):
             self._feed(ProofInput.ELSEWHERE, source, now)
 
     def echoed(
         self, token: bytes, source: Endpoint, now: float, *, own_address: bool = False
     ) -> bool:
-        """Take an authentic echo of the peer; tell whether its token was made for ``source``.
+        """Process an authentic echo of the peer.
 
-        ``own_address`` tells that the peer knows the endpoint to be its own address.
+        Args:
+            token: the echoed token.
+            source: the endpoint from which the echo came.
+            now: Unix seconds.
+            own_address: whether the peer says that ``source`` is its own address.
+
+        Returns:
+            Whether the token was sent to ``source`` and has not expired.
         """
         challenge = self._answered(token, source, now)
         if challenge is None:
@@ -198,7 +209,7 @@ class EndpointProof:
             happened = ProofInput.FORMER
         elif challenge.contest == self._contest:
             happened = ProofInput.ECHOED
-        else:  # recorded, or slow: meanwhile the peer has answered elsewhere
+        else:  # an observer delayed the echo, or it was slow: the peer answered elsewhere since
             self._observed = True
             return True
         self._round_trip_s = now - challenge.sent_at
@@ -206,7 +217,7 @@ class EndpointProof:
         return True
 
     def handle_deadline(self, now: float) -> None:
-        """Ask again, or stop waiting."""
+        """Send the next challenge to the asked endpoint, or stop waiting for it."""
         if self._gives_up_at <= now:
             self._feed(ProofInput.SILENT, self._expected, now)
         elif self._ask_at <= now:
@@ -235,7 +246,7 @@ class EndpointProof:
         return any(each.endpoint == endpoint and each.sent_at > then for each in self._tokens)
 
     def _answered(self, token: bytes, source: Endpoint, now: float) -> _Challenge | None:
-        """Return the challenge that a token answers, which then counts no more."""
+        """Return the challenge that a token answers, and forget it: a token is accepted once."""
         for tokens in (self._tokens_asked, self._tokens):
             for challenge in tokens:
                 if hmac.compare_digest(token, challenge.token) and source == challenge.endpoint:
@@ -263,7 +274,11 @@ class EndpointProof:
         self._stop_waiting()
 
     def _defend(self, source: Endpoint, now: float) -> None:
-        """The peer is here and, it seems, there: only an observer can bring that about."""
+        """Keep the endpoint that answered, and be stricter from now on.
+
+        The peer seems to be at two endpoints, which only an observer that forwards tokens can
+        cause.
+        """
         self._observed = True
         self._settle(source, now)
 
@@ -279,7 +294,7 @@ class EndpointProof:
         self._stop_waiting()
 
     def _nothing(self, source: Endpoint, now: float) -> None:
-        """What is known does not change."""
+        """Change nothing."""
 
     def _stop_waiting(self) -> None:
         self._asked = None
@@ -287,7 +302,7 @@ class EndpointProof:
         self._began_at = self._ask_at = self._gives_up_at = math.inf
 
     def _ask(self, endpoint: Endpoint, now: float) -> None:
-        """Begin to ask an endpoint whether the peer is there."""
+        """Begin to challenge an endpoint repeatedly."""
         self._asked, self._began_at = endpoint, now
         self._gives_up_at = now + self._silence_s
         self._ask_again(now)
@@ -333,4 +348,4 @@ def _table() -> Mapping[tuple[ProofState, ProofInput], Step]:
 
 
 TRANSITIONS: Final = _table()
-"""What each input does in each state; one that is missing changes nothing."""
+"""The action and the next state for each state and input. Missing combinations have no effect."""

@@ -1,11 +1,11 @@
-"""Links to neighbouring nodes: handshakes, pairs of SAs, rekeying; the core without I/O.
+"""Links to neighbours: handshakes, pairs of SAs and rekeying. This is the core, without I/O.
 
-This class routes: it finds the link that a message or a timer is for, holds the bounds on
-all links together, and leaves the protocol to :mod:`overlay.link.machine`.
+``Links`` finds the link of each message and timer and enforces the limits on all links together.
+:mod:`overlay.link.machine` has the protocol of one link.
 
 For every peer the events form ``(LinkFailed | LinkEstablished (LinkEstablished |
-LinkSaRetired | LinkSaRemoved)* LinkClosed)*``: what the first LinkEstablished opened,
-LinkClosed ends.
+LinkSaRetired | LinkSaRemoved)* LinkClosed)*``. The first LinkEstablished opens the link, and
+LinkClosed ends it.
 """
 
 from __future__ import annotations
@@ -52,23 +52,23 @@ from overlay.work_budget import WorkBudget
 __all__ = ["DEFAULT_LINK_SUITES", "LinkDrop", "Links"]
 
 DEFAULT_LINK_SUITES: Final = (3, 4, 2, 1)
-"""AES-256-GCM first, for most machines have AES instructions; then what resists as long."""
+"""AES-256-GCM comes first, because most CPUs have AES instructions, then the next strongest."""
 
 _RESPONDER_REKEY_FACTOR: Final = 1.2
-"""The initiator of a pair rekeys first; the responder only if nothing came of that."""
+"""The initiator of a pair rekeys first. The responder does so later, if that had no success."""
 
 _REKEY_JITTER: Final = 0.1
 
 _AFTER_PROBATION: Final = 2
-"""Probations after a move until the keys are replaced: one, and as much again for late answers."""
+"""Pause before keys are replaced after a move, in probations: one, and one for late answers."""
 
 
 class Links:
     """All links of one node, keyed by the peer's overlay address.
 
-    Owns every link. Bounded by the settings: ``max_links`` in all, ``max_accepted_links``
-    that strangers may open, :class:`~overlay.link.bounds.AcceptedTable` among those,
-    and the half-open ones by :class:`~overlay.link.bounds.HalfOpenTable`.
+    The settings bound the links: ``max_links`` in total, of which other nodes may open
+    ``max_accepted_links`` (:class:`~overlay.link.bounds.AcceptedTable`). Half-open links have
+    limits of their own (:class:`~overlay.link.bounds.HalfOpenTable`).
     """
 
     def __init__(
@@ -89,19 +89,19 @@ class Links:
         """Prepare a node without links.
 
         Args:
-            identity: ours.
-            network_id: nodes of another network can neither answer nor be answered.
-            settings: timers and bounds.
-            rng: the source of keys, indexes and jitter.
-            allocate: draws a free SPI; may raise LimitReached.
-            release: takes it back.
+            identity: of this node.
+            network_id: name of the overlay; nodes of other networks cannot open links to it.
+            settings: timers and limits.
+            rng: source of keys, indexes and jitter.
+            allocate: returns a free SPI; may raise LimitReached.
+            release: frees an SPI.
             suites: ESP suites for links in order of preference, each from 1 to 4.
-            budget: CPU time for initiations of strangers; one of its own by default.
-            local_endpoint: returns from which endpoint this host sends to a peer's, None if that
-                is not known.
-            draw_index: draws the index of a handshake, 32 random bits by default.
-            probes_sizes: find out how large the datagrams of links may be.
-            clock: stamps our initiations.
+            budget: CPU time for initiations of unauthenticated senders; a new one by default.
+            local_endpoint: returns the endpoint from which this host sends to a given endpoint,
+                None if it is not known.
+            draw_index: returns an index for a handshake, 32 random bits by default.
+            probes_sizes: whether to probe how large the datagrams of links may be.
+            clock: source of the timestamps of our initiations.
 
         Raises:
             ValueError: ``suites`` is empty or names another suite.
@@ -138,23 +138,23 @@ class Links:
         return len(self._links)
 
     def datagram_bytes(self, overlay_address: OverlayAddress) -> int | None:
-        """Return what a link's probes found that its datagrams may have, None before that."""
+        """Return the UDP payload in bytes that a link carries, None if it is not known yet."""
         return self._probes.found(overlay_address)
 
     def drops(self) -> dict[LinkDrop, int]:
-        """Return how many datagrams were dropped, by cause."""
+        """Return the number of dropped datagrams by reason."""
         return dict(self._drops)
 
     # What the node asks for
 
     def connect(self, peer: LinkPeer, now: float) -> None:
-        """Open a link, unless there is one: LinkEstablished or LinkFailed will follow.
+        """Open a link unless it exists. LinkEstablished or LinkFailed follows.
 
-        Whether a circuit of others or a path of our own needs it makes no difference, because a
-        neighbour could learn from such a difference which circuits are our own.
+        Circuits of other nodes and paths of our own are treated alike. Otherwise a neighbour could
+        learn from the difference which circuits are our own.
 
         Args:
-            peer: to whom.
+            peer: the node to reach.
             now: Unix seconds.
 
         Raises:
@@ -180,23 +180,23 @@ class Links:
         *,
         moved: bool = False,
     ) -> None:
-        """Replace a link's SAs soon: at once, or when a change that is under way has ended.
+        """Replace the SAs of a link at once, or after a change that is under way.
 
-        It waits until they are ``rekey_pause_s`` old. Also tells a silent peer from a dead one: if
-        it answers neither this nor a challenge under the current SAs, the link closes.
+        It waits until they are ``rekey_pause_s`` old. This also detects an unreachable peer: if it
+        answers neither the rekeying nor a challenge on the current SAs, the link closes.
 
         Args:
             overlay_address: the peer.
             now: Unix seconds.
-            worn: the inbound SPI of the pair that is to be replaced, None for the current one;
-                nothing happens if it has been.
-            moved: the peer has just moved. New keys end the probation of its new endpoint, so they
-                come after that.
+            worn: inbound SPI of the pair to replace, None for the current pair. Nothing happens if
+                that pair was replaced already.
+            moved: whether the peer has just moved. New keys end the probation of its new endpoint,
+                so the rekeying waits until the probation is over.
         """
         link = self._links.get(overlay_address)
         if link is None:
             return
-        # A pair that the peer has offered wears out too while its proof is under way.
+        # An offered pair can reach its soft limit too, while the proof of its peer is under way.
         for pair in (link.current, link.offered):
             if pair is not None and worn in (pair.inbound_spi, None):
                 if moved:
@@ -215,21 +215,21 @@ class Links:
         now: float,
         reason: LinkFailure = LinkFailure.IDLE,
     ) -> None:
-        """Drop a link and tell the peer; nothing happens if there is none."""
+        """Close a link and inform the peer. Nothing happens if the link does not exist."""
         link = self._links.get(overlay_address)
         if link is not None:
             link.feed(LinkInput.CLOSE, Cause(now, reason=reason))
             self._settle(overlay_address, link, now)
 
     def close_all(self, now: float) -> None:
-        """Drop all links, because the node stops."""
+        """Close all links, because the node stops."""
         for overlay_address in list(self._links):
             self.close(overlay_address, now, LinkFailure.SHUTDOWN)
 
     def seen_at(self, inbound_spi: Spi, source: Endpoint, now: float) -> None:
-        """Take the source of an authentic ESP packet that came from elsewhere than its SA's peer.
+        """Process the source of an authentic ESP packet that differs from the endpoint of its SA.
 
-        It is a reason to ask, and proves nothing.
+        It does not prove that the peer has moved, so it only causes a challenge.
         """
         found = self._pair(inbound_spi)
         if found is not None and self.endpoints.allows(source):
@@ -240,10 +240,10 @@ class Links:
     # The five verbs
 
     def receive(self, batch: Batch, now: float) -> None:
-        """Take payloads of the link channel and where they came from.
+        """Process payloads of the link channel with their sources.
 
         Raises:
-            Nothing, whatever the bytes: what is not acceptable is counted in :meth:`drops`.
+            Nothing, whatever the bytes: invalid messages are counted in :meth:`drops`.
         """
         for data, source in batch:
             drop = self._drop_early(data, source, now)
@@ -263,7 +263,7 @@ class Links:
         return self._deadline
 
     def handle_deadline(self, now: float) -> None:
-        """Resend, expire, rekey what is due; afterwards the next deadline lies after ``now``."""
+        """Do everything that is due. Afterwards the next deadline is later than ``now``."""
         if now < self.next_deadline():
             return
         for overlay_address, link in list(self._links.items()):
@@ -274,15 +274,15 @@ class Links:
         self._deadline = None
 
     def events(self) -> list[LinkEvent]:
-        """Drain what happened; act on it before sending :meth:`datagrams_to_send`."""
+        """Drain the events. Act on them before sending :meth:`datagrams_to_send`."""
         return self._services.outbox.take_events()
 
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, Endpoint]]:  # noqa: ARG002 - the verb's shape
-        """Drain what must leave on the link channel."""
+        """Drain the payloads to send on the link channel."""
         return self._services.outbox.take_datagrams()
 
     def whole_datagrams_to_send(self) -> list[tuple[bytes, Endpoint]]:
-        """Drain what must leave on the link channel and may not be fragmented."""
+        """Drain the payloads to send on the link channel that must not be fragmented."""
         return self._services.outbox.take_whole()
 
     # Messages
@@ -322,7 +322,7 @@ class Links:
             self._answer(initiation, verdict, source, now)
 
     def _answer_again(self, initiation: Initiation, source: Endpoint) -> bool:
-        """Answer an initiation of which a copy came first, from another endpoint."""
+        """Answer a further copy of an initiation, which came from another endpoint."""
         offering = (self._links[each] for each in self._offering)
         return any(link.answer_again(initiation.mac1, source) for link in offering)
 
@@ -350,7 +350,7 @@ class Links:
         except LimitReached:
             numbers.release_outbound(endpoint, outbound_spi)
             raise
-        # No error below: the handshake has used both of the initiator's keys already.
+        # No error can follow, because the handshake has used both keys of the initiator already.
         agreement, response = initiation.respond(
             credentials,
             suite=suite,
@@ -397,7 +397,7 @@ class Links:
             if isinstance(error, WrongIdentity):
                 link.feed(LinkInput.GIVE_UP, Cause(now, reason=LinkFailure.NOT_AUTHENTIC))
             else:
-                handshake.abandon()  # or each copy of this response would be read
+                handshake.abandon()  # otherwise each copy of this response would cost CPU time
             self._settle(overlay_address, link, now)
             raise
         if handshake.peer.others:
@@ -431,9 +431,9 @@ class Links:
     # Bounds and tables
 
     def _has_place_at(self, endpoint: Endpoint) -> bool:
-        """Tell whether strangers have a place for a link to this endpoint.
+        """Tell whether the limits admit one more link that a node at ``endpoint`` opens.
 
-        Links from addresses that are not proved take none.
+        Links from addresses that are not proved do not count.
         """
         taken = len(self._links) - self._accepted.unproved
         return taken < self._settings.max_links and self._accepted.admits(endpoint)
@@ -470,7 +470,7 @@ class Links:
         return (link, pair) if link is not None and pair is not None else None
 
     def _settle(self, overlay_address: OverlayAddress, link: Link, now: float) -> None:
-        """Bring the tables in line with a link that may have changed."""
+        """Update all tables after a link may have changed."""
         self._deadline = None
         current = link.current
         if current is not None and not self._accepted.settle(

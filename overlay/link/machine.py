@@ -1,21 +1,20 @@
-r"""One link as a state machine: what it holds, what may happen, what follows.
+r"""The state machine of one link: handshakes, pairs of SAs, rekeying.
 
-A link to a peer may hold a *handshake* of ours, an *offered* pair of SAs (the peer's
-initiation, answered and not yet confirmed) and a *current* pair. The state is which of the
-three it holds; :data:`TRANSITIONS` is the whole protocol::
+A link to a peer may have a *handshake* of ours, an *offered* pair of SAs (we answered the peer's
+initiation, and the peer has not confirmed yet) and a *current* pair. The state says which of the
+three exist. :data:`TRANSITIONS` is the whole protocol::
 
     CLOSED --connect--> CONNECTING --response--> UP --rekey due--> REKEYING --response--> UP
       \--offer--> ANSWERED --proven--> UP --offer--> REANSWERED --proven--> UP
 
-A rekeying that gets no answer ends the link only if the peer is silent on the current pair as
-well, or that pair is used up: an observer can spoil handshakes that it cannot forge. Each
-attempt brings a challenge under the current pair, and its echo shows that the peer is there.
+A rekeying without an answer ends the link only if the peer is also silent on the current pair, or
+if that pair reaches its hard limit, because an observer can disturb handshakes. Each attempt sends
+a challenge on the current pair, whose echo shows that the peer is there.
 
-When both sides begin at once, the one with the lower overlay address prevails: the other
-drops its own handshake and answers (OUTRANKED); the lower one answers too, for its own
-initiation may never arrive, and whichever pair is completed or confirmed first becomes
-current. A pair that loses stays receivable for the grace period, so no order of arrival
-leaves the two sides with different pairs.
+If both sides begin at once, the side with the lower overlay address has precedence. The other side
+drops its own handshake and answers (OUTRANKED). The lower side answers too, because its own
+initiation may be lost. The pair that is completed or confirmed first becomes current. The other
+pair still receives for a limited time, so in any order of arrival both sides have a common pair.
 """
 
 from __future__ import annotations
@@ -44,18 +43,19 @@ __all__ = ["MAX_OLD_PAIRS", "TRANSITIONS", "Link"]
 T = TypeVar("T")
 
 _MAX_REKEY_PAUSE_S: Final = 120.0
-"""Longest pause after a rekeying without an answer. It doubles from ``handshake_timeout_s`` on; a
-pair lives for several of them after the first attempt."""
+"""Longest pause after a rekeying without an answer. The pause begins at ``handshake_timeout_s`` and
+doubles. A pair lives for several such pauses after the first attempt."""
 
 MAX_OLD_PAIRS: Final = 4
-"""Those of the last two changes: the current pair, and one that lost a crossing. Both sides wait
-``rekey_pause_s`` between changes; what a peer that does not sends late is lost."""
+"""Two pairs from each of the last two changes: the former current pair, and the offered pair that
+was not used. Both sides wait ``rekey_pause_s`` between changes. If a peer does not wait, its late
+packets are lost."""
 
 
 class Link:
-    """One peer's handshake and pairs; owned by ``Links``, which routes messages to it.
+    """The handshake and the pairs of one peer. ``Links`` owns it and routes messages to it.
 
-    Bounds: one handshake, one offered pair, one current pair, ``MAX_OLD_PAIRS`` old ones.
+    It has at most one handshake, one offered pair, one current pair and ``MAX_OLD_PAIRS`` old ones.
     """
 
     def __init__(self, services: LinkServices, overlay_address: OverlayAddress) -> None:
@@ -69,7 +69,7 @@ class Link:
         self.current: SaPair | None = None
 
     def feed(self, happened: LinkInput, cause: Cause) -> None:
-        """Take one input: act, and move to the next state."""
+        """Process one input: run its action and enter the next state."""
         step = TRANSITIONS.get((self.state, happened))
         if step is None:
             raise InternalError(f"a link in state {self.state.name} met {happened.name}")
@@ -78,7 +78,7 @@ class Link:
         self.state = state
 
     def feed_offer(self, cause: Cause) -> None:
-        """Take a valid initiation of the peer, as OFFER or OUTRANKED."""
+        """Process a valid initiation of the peer, as OFFER or OUTRANKED."""
         lower = self._overlay_address < self._services.credentials.overlay_address
         self.feed(LinkInput.OUTRANKED if lower else LinkInput.OFFER, cause)
 
@@ -92,7 +92,7 @@ class Link:
         return None
 
     def confirmed(self, pair: SaPair, source: Endpoint, now: float) -> None:
-        """Take a confirm of the peer; one for a pair that is no longer offered is acknowledged."""
+        """Process a confirm of the peer. If the pair is no longer offered, acknowledge it."""
         known = pair is not self.offered
         if pair is self.current and pair.confirming is not None:
             pair.confirming = None
@@ -101,26 +101,26 @@ class Link:
             _present(pair.proof).confirmed(source, now)
             self._follow_proof(pair, now)
         elif pair is self.current:
-            self.seen_at(source, now)  # it may be a copy from the endpoint in use, too
+            self.seen_at(source, now)  # the peer may have moved, or an observer sent a copy
         if known and self.state is not LinkState.CLOSED:
             self._acknowledge(pair)
 
     def seen_at(self, source: Endpoint, now: float) -> None:
-        """Take the source of an authentic packet that came from elsewhere than expected."""
+        """Process the source of an authentic packet from another endpoint than expected."""
         pair = self.current
         if pair is not None and pair.proof is not None:
             pair.proof.seen(source, now)
             self._follow_proof(pair, now)
 
     def challenged(self, pair: SaPair, token: bytes) -> None:
-        """Echo the peer's token to where the peer is known to be, wherever it came from."""
+        """Echo the peer's token to the known endpoint of the peer, and not to its source."""
         if pair is not self.offered:
             own = self._services.local_endpoint(pair.endpoint)
             is_own = own is not None and names_endpoint(token, own)
             self._notify(MessageType.OWN_ADDRESS if is_own else MessageType.ECHO, pair, token)
 
     def echoed(self, pair: SaPair, notice: Notice, source: Endpoint, now: float) -> None:
-        """Take the echo of a token.
+        """Process the echo of a token.
 
         Raises:
             NotAuthentic: the token was not sent to ``source``.
@@ -134,7 +134,7 @@ class Link:
             self._follow_proof(pair, now)
 
     def answer_again(self, initiation: bytes, source: Endpoint) -> bool:
-        """Answer a copy of the initiation behind the offered pair; tell whether it was one."""
+        """Answer a copy of the initiation of the offered pair; return False if it is no copy."""
         pair = self.offered
         if pair is None or not _present(pair.offer).answer_again(initiation, source):
             return False
@@ -143,7 +143,7 @@ class Link:
         return True
 
     def _follow_proof(self, pair: SaPair, now: float) -> None:
-        """Send the challenges, and act if the peer's endpoint is settled."""
+        """Send the challenges, and act if the endpoint of the peer is known now."""
         proof = _present(pair.proof)
         for token, endpoint in proof.take_challenges():
             notice = make_notice(MessageType.CHALLENGE, pair.agreement.secrets, token)
@@ -152,7 +152,7 @@ class Link:
             return
         moved = proof.settled != pair.endpoint
         if moved and not self._moves_to(pair, proof.settled, now):
-            # Another peer at that host has the SPI: this one must choose again.
+            # Another peer at that host uses the same SPI, so this peer must choose a new one.
             lost = LinkInput.OFFER_LOST if pair is self.offered else LinkInput.CURRENT_LOST
             self.feed(lost, Cause(now))
         elif pair is self.offered:
@@ -166,13 +166,13 @@ class Link:
         if pair is self.current:
             if self.offered is not None and self._claim_at(self.offered, endpoint):
                 self.offered.proof = self._new_proof(endpoint)
-            if self.handshake is not None:  # it asks where the peer was
+            if self.handshake is not None:  # its initiations go to the former endpoint
                 self._drop_handshake(Cause(now))
                 self._start(Cause(now))
         return True
 
     def _claim_at(self, pair: SaPair, endpoint: Endpoint) -> bool:
-        if endpoint.host != pair.endpoint.host:  # claims are by host
+        if endpoint.host != pair.endpoint.host:  # outbound SPIs are reserved per host
             numbers, spi = self._services.numbers, pair.keys.outbound_spi
             try:
                 numbers.claim_outbound(endpoint, spi)
@@ -186,7 +186,7 @@ class Link:
         return self._services.new_proof(endpoint, endpoint)
 
     def peer_closed(self, pair: SaPair, now: float) -> None:
-        """The peer has dropped ``pair``."""
+        """Process the peer's message that it has closed ``pair``."""
         cause = Cause(now, reason=LinkFailure.PEER_CLOSED)
         if pair is self.offered:
             self.feed(LinkInput.OFFER_LOST, cause)
@@ -199,7 +199,7 @@ class Link:
     # Timers
 
     def deadline(self) -> float:
-        """When :meth:`handle_deadline` has something to do."""
+        """Return when to call :meth:`handle_deadline`."""
         times = []
         for pair in self._pairs():
             times.append(min(pair.expires_at, pair.sends_until))
@@ -216,7 +216,7 @@ class Link:
         return min(times, default=math.inf)
 
     def handle_deadline(self, now: float) -> None:
-        """Do all that is due; afterwards the deadline lies after ``now``."""
+        """Do everything that is due. Afterwards the deadline is later than ``now``."""
         self._end_old(now)
         for pair in (self.current, self.offered):
             if pair is not None and pair.proof is not None and pair.proof.deadline <= now:
@@ -264,7 +264,7 @@ class Link:
     # Actions of the table
 
     def _nothing(self, cause: Cause) -> None:
-        """The state is already what the input asks for."""
+        """Do nothing, because the link exists or is being opened already."""
 
     def _start(self, cause: Cause) -> None:
         peer, cookie = cause.peer, None
@@ -282,16 +282,16 @@ class Link:
             self._notify(MessageType.CHALLENGE, self.current, handshake.probe)
 
     def _postpone(self, cause: Cause) -> None:
-        """Go on with the current pair, which works, and try again after a growing pause."""
+        """Keep the current pair, which works, and rekey again after a growing pause."""
         self._drop_handshake(cause)
         current = _present(self.current)
         pause_s = self._services.settings.handshake_timeout_s * 2.0**current.failed_rekeyings
-        jitter = self._services.rng.uniform(0.8, 1.2)  # so that links do not fall into step
+        jitter = self._services.rng.uniform(0.8, 1.2)  # so that links do not rekey at once
         current.failed_rekeyings = min(current.failed_rekeyings + 1, 16)
         current.rekey_at = cause.now + min(pause_s, _MAX_REKEY_PAUSE_S) * jitter
 
     def _answer(self, cause: Cause) -> None:
-        """Hold the offered pair; it takes the place of one that the peer offered before."""
+        """Store the offered pair in place of an earlier one, and send our response."""
         pair, replaced = _present(cause.pair), self.offered
         pair.expires_at = cause.now + self._services.settings.unconfirmed_s
         pair.rekeyed = next(self._pairs(), None) is not None
@@ -308,7 +308,7 @@ class Link:
         self._answer(cause)
 
     def _complete(self, cause: Cause) -> None:
-        """Use the pair of our handshake; whatever was offered meanwhile has lost to it."""
+        """Use the pair of our handshake, and demote a pair that was offered meanwhile."""
         _present(self.handshake).finish()
         self.handshake = None
         pair = _present(cause.pair)
@@ -320,7 +320,7 @@ class Link:
         self._confirm(pair, pair.confirming, cause.now)
 
     def _promote(self, cause: Cause) -> None:
-        """Use the offered pair, and give up a handshake of ours that it makes needless."""
+        """Use the offered pair, and drop our own handshake, which is no longer needed."""
         self._drop_handshake(cause)
         pair, self.offered = _present(self.offered), None
         pair.offer = None
@@ -340,7 +340,7 @@ class Link:
         self._retire(offered)
 
     def _drop_current(self, cause: Cause) -> None:
-        """Fall back to the offered pair alone."""
+        """Remove the current pair and keep only the offered one."""
         self._drop_handshake(cause)
         current, self.current = _present(self.current), None
         self._retire(current)
@@ -373,10 +373,10 @@ class Link:
         yield from self._old
 
     def _demote(self, now: float) -> None:
-        """Keep what was current or offered receivable; the eldest go if these are too many.
+        """Keep the former current and offered pairs for receiving, up to ``MAX_OLD_PAIRS``.
 
-        The outbound SA stays for a moment as well: a packet under way inside this host may have
-        found it before the newer one was there.
+        The outbound SA stays for ``rekey_pause_s / 2``. A packet inside this host may have been
+        assigned to it before the newer one was installed.
         """
         if self.current is not None:
             self.current.sends_until = now + self._services.settings.rekey_pause_s / 2
@@ -390,7 +390,7 @@ class Link:
             self._retire(self._old.pop(0))
 
     def _limit_old(self, now: float) -> None:
-        """Both sides use the current pair: the older ones have their grace from now on."""
+        """Remove older pairs after ``retired_sa_s``, because both sides use the current pair."""
         for pair in self._old:
             pair.expires_at = min(pair.expires_at, now + self._services.settings.retired_sa_s)
 
@@ -399,7 +399,7 @@ class Link:
         self._notify(MessageType.CONFIRM, pair)
 
     def _acknowledge(self, pair: SaPair) -> None:
-        """Tell the initiator of ``pair`` that its proof has arrived."""
+        """Tell the initiator of ``pair`` that its confirm has arrived."""
         if not pair.ours:
             self._notify(MessageType.CONFIRM, pair)
 
@@ -496,4 +496,4 @@ def _table() -> Mapping[tuple[LinkState, LinkInput], Step]:
 
 
 TRANSITIONS: Final = _table()
-"""What each input does in each state; a pair that is missing cannot happen."""
+"""The action and the next state for each state and input. Other combinations cannot happen."""
