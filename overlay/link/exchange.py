@@ -1,4 +1,4 @@
-"""One link handshake between two proven identities, a type per phase.
+"""The link handshake between two authenticated identities, with one type for each phase.
 
 ::
 
@@ -9,8 +9,8 @@
                               <--- response ----    .respond() -> Agreement
     .complete() -> Agreement
 
-Noise IK proves the link keys. Each side also sends its identity key and the identity's
-signature over its link key, from which node id and overlay address follow.
+Noise IK proves the link keys. Each side also sends its identity key and a signature of that key
+over its link key. The node id and the overlay address follow from the identity key.
 """
 
 from __future__ import annotations
@@ -53,19 +53,19 @@ __all__ = [
 ]
 
 LINK_SUITES: Final = frozenset({1, 2, 3, 4})
-"""The AEAD suites of :mod:`overlay.ipsec.suites`: links have no need of the older ones."""
+"""The AEAD suites of :mod:`overlay.ipsec.suites`. Links do not need the older suites."""
 
 _PROLOGUE_LABEL: Final = b"overlay link v1"
 _IDENTITY_LABEL: Final = b"overlay link key v1"
 
 
 class WrongIdentity(NotAuthentic):
-    """The responder holds the link key that we asked for, but is not the node that we meant."""
+    """The responder has the expected link key, but another identity."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Credentials:
-    """What a node brings to every handshake, computed once."""
+    """The keys, signature and suites that a node uses in every handshake, computed once."""
 
     link_private: X25519PrivateKey
     link_key: bytes
@@ -79,7 +79,7 @@ class Credentials:
         """Prepare the credentials of ``identity`` in one network.
 
         Raises:
-            ValueError: ``suites`` is empty, repeats one, or names one that links do not use.
+            ValueError: ``suites`` is empty, has one twice, or has one that links do not use.
         """
         chosen = tuple(suites)
         if not chosen or len(set(chosen)) != len(chosen) or not LINK_SUITES.issuperset(chosen):
@@ -95,14 +95,14 @@ class Credentials:
         )
 
     def prologue(self, sender_index: int) -> bytes:
-        """What both sides mix in first: protocol, version, network, and message 1's header."""
+        """Return the Noise prologue: protocol, version, network and the header of message 1."""
         index = header(MessageType.INITIATION, sender_index)
         return _PROLOGUE_LABEL + bytes((VERSION,)) + self.network_hash + index
 
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """What a side has after its part of the handshake: a proven peer and the pair's keys."""
+    """The result of a handshake for one side: an authenticated peer and the keys of the pair."""
 
     overlay_address: OverlayAddress
     node_id: NodeId
@@ -135,12 +135,12 @@ class SentInitiation:
         """Write an initiation to ``peer``.
 
         Args:
-            credentials: ours.
-            peer: whom to reach.
-            index: 32 random bits by which the response finds its way back.
-            inbound_spi: on which we want to receive.
-            timestamp_us: greater than in every earlier initiation of this link key.
-            ephemeral: 32 fresh random bytes.
+            credentials: of this node.
+            peer: the responder.
+            index: 32 random bits that the response repeats.
+            inbound_spi: the SPI on which this node will receive.
+            timestamp_us: Unix time, greater than in all earlier initiations of this link key.
+            ephemeral: 32 new random bytes.
 
         Raises:
             NotAuthentic: the peer's link key cannot be used.
@@ -159,19 +159,21 @@ class SentInitiation:
         return cls(credentials, peer, index, inbound_spi, whole, noise)
 
     def is_from_responder(self, response: Response) -> bool:
-        """Tell whether a response was made by the reader of this initiation, for one hash.
+        """Tell at the cost of one hash whether a response comes from the reader of this initiation.
 
-        Reading a forged one costs two key exchanges, and an observer of the index can send many.
+        Without this check a forged response would cost two key exchanges. An observer that knows
+        the index can send many of them.
         """
         return hmac.compare_digest(response.mac, _response_mac(self._noise.binding(), response))
 
     def complete(self, response: Response) -> Agreement:
-        """Read the response; a forged one changes nothing, so the genuine may still come.
+        """Read the response. A forged one has no effect, so the genuine one can still be read.
 
         Raises:
-            NotAuthentic: not made by the holder of the peer's link key for this initiation.
-            WrongIdentity: it was, but he is another node than we meant.
-            Malformed: it was, but he breaks the protocol.
+            NotAuthentic: the sender does not have the peer's link key, or it answers another
+                initiation.
+            WrongIdentity: the sender has the link key, but another identity than the peer.
+            Malformed: the sender has the link key, but the response violates the protocol.
         """
         if not self.is_from_responder(response):
             raise NotAuthentic("the mac of a handshake response does not fit")
@@ -195,7 +197,7 @@ class SentInitiation:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class OpenedInitiation:
-    """An initiation that decrypted: the link key is proven, age and identity not yet."""
+    """A decrypted initiation. Its link key is proved, but not its age and its identity."""
 
     payload: InitiationPayload
     receiver_index: int
@@ -203,11 +205,12 @@ class OpenedInitiation:
 
     @classmethod
     def open(cls, credentials: Credentials, initiation: Initiation) -> OpenedInitiation:
-        """Decrypt an initiation to us.
+        """Decrypt an initiation to this node.
 
         Raises:
-            NotAuthentic: not for us and this network, or not by the holder of its link key.
-            Malformed: it decrypts to something else than a payload.
+            NotAuthentic: it is for another node or network, or its sender does not have the private
+                key of its link key.
+            Malformed: the plaintext is not a payload.
         """
         prologue = credentials.prologue(initiation.sender_index)
         noise = read_initiation(credentials.link_private, prologue, initiation.noise)
@@ -220,10 +223,10 @@ class OpenedInitiation:
         return self._noise.initiator_static
 
     def verify(self) -> VerifiedInitiation:
-        """Check that the identity in the payload vouches for the link key.
+        """Check the signature of the identity key in the payload over the link key.
 
         Raises:
-            NotAuthentic: it does not.
+            NotAuthentic: the signature is not valid.
         """
         _verify_proof(self.payload.proof, self.link_key)
         identity_key = self.payload.proof.identity_key
@@ -234,7 +237,7 @@ class OpenedInitiation:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class VerifiedInitiation:
-    """An initiation from a proven node."""
+    """An initiation from an authenticated node."""
 
     overlay_address: OverlayAddress
     node_id: NodeId
@@ -242,10 +245,10 @@ class VerifiedInitiation:
     _noise: ResponderAnswering
 
     def choose_suite(self, credentials: Credentials) -> int:
-        """Return the initiator's favourite among the suites that we speak.
+        """Return the first of the initiator's suites that this node supports.
 
         Raises:
-            Refused: there is none.
+            Refused: this node supports none of them.
         """
         for suite in self.opened.payload.suites:
             if suite in credentials.suites:

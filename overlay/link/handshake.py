@@ -1,4 +1,4 @@
-"""The messages between two neighbours, as bytes: layouts, geometry, codec.
+"""Encode and parse the messages between two neighbours.
 
 ::
 
@@ -18,8 +18,8 @@ What Noise encrypts::
     payload 1     timestamp in µs (8) | SPI (4) | suites (4) | identity key (32) | signature (64)
     payload 2     suite (1)           | SPI (4)              | identity key (32) | signature (64)
 
-All sizes but a probe's are fixed, all integers big-endian. ``docs/formats/link-handshake.md``
-says why.
+All messages except probes have a fixed size, and all integers are big-endian.
+``docs/formats/link-handshake.md`` has the reasons.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class MessageType(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """Every size of every message, in bytes, from the sizes of its fields."""
+    """The sizes of all messages and their parts, in bytes."""
 
     header: int
     mac: int
@@ -94,7 +94,7 @@ class Geometry:
     def compute(
         cls, *, mac: int = 16, token: int = 26, cookie_nonce: int = 16, suite_slots: int = 4
     ) -> Geometry:
-        """Add up the fields."""
+        """Compute the sizes of the messages from the sizes of their fields."""
         message_header = 1 + 1 + 4
         proof = PUBLIC_KEY_BYTES + SIGNATURE_BYTES
         payload_1 = 8 + 4 + suite_slots + proof
@@ -128,7 +128,7 @@ def header(kind: MessageType, number: int) -> bytes:
 
 @dataclass(slots=True)  # not frozen, which would triple the time to make one
 class Initiation:
-    """Message 1 as received: ``authenticated`` is all before mac1, ``body`` all before mac2."""
+    """Message 1 as received; ``encoded`` is the whole message."""
 
     sender_index: int
     noise: bytes
@@ -149,7 +149,7 @@ class Initiation:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """Message 2; ``mac`` shows at once that the reader of message 1 made it."""
+    """Message 2; ``mac`` proves at the cost of one hash that its sender has read message 1."""
 
     receiver_index: int
     noise: bytes
@@ -167,7 +167,7 @@ class Response:
 
 @dataclass(slots=True)  # not frozen, which would triple the time to make one
 class CookieReply:
-    """A responder under load asks for proof of address."""
+    """The answer of a responder under load, which requires proof of the sender's address."""
 
     receiver_index: int
     nonce: bytes
@@ -180,12 +180,12 @@ class CookieReply:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """A message about one pair of SAs, named by its receiver's inbound SPI.
+    """A message about one pair of SAs, which the inbound SPI of its receiver identifies.
 
-    CONFIRM, CLOSE, CHALLENGE, ECHO or OWN_ADDRESS, which is an echo by a peer that knows the
-    endpoint in the token to be its own. ``token`` is zero in the first two. All have one size,
-    so that a challenge is no larger than the confirm that it answers. Only a PROBE is padded
-    (``overlay.link.mtu_probes``); PROBED answers it.
+    ``token`` is zero in CONFIRM and CLOSE. OWN_ADDRESS is an ECHO from a peer that knows the
+    endpoint in the token to be its own. All notices except PROBE have one size, so that a challenge
+    is no larger than the confirm that it answers. A PROBE is padded, and PROBED answers it
+    (``overlay.link.mtu_probes``).
     """
 
     kind: MessageType
@@ -219,20 +219,20 @@ _SIZES: Final = {
 }
 
 MESSAGE_BYTES: Final = {bytes((kind, VERSION)): size for kind, size in _SIZES.items()}
-"""Type and version of every message, and the size that it must have; a probe may be larger."""
+"""The size in bytes of each message by its type and version; a probe may be larger."""
 
 PADDED: Final = bytes((MessageType.PROBE, VERSION))
-"""Type and version of the message that may be larger than its size."""
+"""Type and version of the probe, the only message that may be padded."""
 
 NUMBER_AT: Final = 2
-"""Where the index or SPI lies in every message."""
+"""Offset in bytes of the index or SPI in every message."""
 
 
 def parse_message(data: bytes) -> LinkMessage:
     """Parse one message of the link channel.
 
     Raises:
-        Malformed: an unknown type or version, or another size than that type's.
+        Malformed: the type or version is unknown, or the size is wrong for the type.
     """
     reader = ByteReader(data)
     kind_byte, version = reader.u8(), reader.u8()
@@ -271,13 +271,13 @@ class IdentityProof:
 
     @classmethod
     def read(cls, reader: ByteReader) -> IdentityProof:
-        """Take a proof from a payload; it is not verified by that."""
+        """Read a proof from a payload, without verifying it."""
         return cls(reader.take(PUBLIC_KEY_BYTES), reader.take(SIGNATURE_BYTES))
 
 
 @dataclass(frozen=True, slots=True)
 class InitiationPayload:
-    """What the initiator offers; ``suites`` in order of preference, at most 4."""
+    """The encrypted part of message 1; ``suites`` has 1 to 4 suites in order of preference."""
 
     timestamp_us: int
     inbound_spi: Spi
@@ -295,7 +295,8 @@ class InitiationPayload:
         """Parse the plaintext of payload 1.
 
         Raises:
-            Malformed: another size, a reserved SPI, or no, repeated or scattered suites.
+            Malformed: the size is wrong, the SPI is reserved, or the suites are missing, repeated
+                or not in the first slots.
         """
         reader = ByteReader(data)
         timestamp_us, spi = reader.u64(), _checked_spi(reader.u32())
@@ -310,7 +311,7 @@ class InitiationPayload:
 
 @dataclass(frozen=True, slots=True)
 class ResponsePayload:
-    """What the responder chose."""
+    """The encrypted part of message 2, with the suite and SPI that the responder chose."""
 
     suite: int
     inbound_spi: Spi
@@ -325,7 +326,7 @@ class ResponsePayload:
         """Parse the plaintext of payload 2.
 
         Raises:
-            Malformed: another size or a reserved SPI.
+            Malformed: the size is wrong, or the SPI is reserved.
         """
         reader = ByteReader(data)
         suite, spi = reader.u8(), _checked_spi(reader.u32())

@@ -8,8 +8,8 @@
          <- e, ee, se               .respond()       -> SplitKeys
                                     .complete()      -> SplitKeys
 
-Each phase is a type of its own and a value: reading a forged message raises and changes
-nothing, so that the genuine one can still be read afterwards.
+Each phase has its own immutable type. Reading a forged message raises an error and changes
+nothing, so the genuine message can still be read afterwards.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ TAG_BYTES: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class SplitKeys:
-    """What a finished handshake leaves (Noise, 5.2 Split): a key per direction and the hash.
+    """The result of a handshake (Noise, 5.2 Split): one key per direction and the handshake hash.
 
-    The hash binds everything that both sides saw; it is public, the keys are not.
+    The hash covers all data that both sides exchanged. It is public, unlike the keys.
     """
 
     initiator_to_responder: SecretBytes
@@ -63,8 +63,8 @@ def diffie_hellman(private: X25519PrivateKey, public: bytes) -> bytes:
     """Return the X25519 shared secret (RFC 7748), 32 bytes.
 
     Raises:
-        NotAuthentic: ``public`` has another size, or is one of the points of small order
-            for which every private key gives the same result.
+        NotAuthentic: ``public`` has another size, or is a point of small
+            order, for which all private keys give the same result.
     """
     try:
         return private.exchange(X25519PublicKey.from_public_bytes(public))
@@ -74,7 +74,7 @@ def diffie_hellman(private: X25519PrivateKey, public: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class _Symmetric:
-    """Noise's SymmetricState and CipherState in one: chaining key, hash, key and nonce."""
+    """SymmetricState and CipherState of Noise: chaining key, hash, key and nonce."""
 
     chaining_key: bytes
     handshake_hash: bytes
@@ -142,7 +142,7 @@ class InitiatorAwaiting:
     _ephemeral: X25519PrivateKey
 
     def binding(self) -> bytes:
-        """Return 32 bytes that only the reader of message 1 can know as well."""
+        """Return 32 bytes that only this initiator and the reader of message 1 can compute."""
         return self._symmetric.binding()
 
     def complete(self, message: bytes) -> tuple[SplitKeys, bytes]:
@@ -150,7 +150,7 @@ class InitiatorAwaiting:
 
         Raises:
             Malformed: the message is too short.
-            NotAuthentic: it was not made by the responder for this very message 1.
+            NotAuthentic: it is not the responder's answer to this message 1.
         """
         if len(message) < KEY_BYTES + TAG_BYTES:
             raise Malformed("a handshake response is too short")
@@ -173,10 +173,10 @@ def begin(
 
     Args:
         static: the initiator's static private key.
-        ephemeral: 32 fresh random bytes, used for this message alone.
+        ephemeral: 32 new random bytes, used only for this message.
         responder_static: the responder's static public key, 32 bytes.
-        prologue: what both sides must know in the same form; not sent.
-        payload: encrypted to the responder; without forward secrecy of his static key.
+        prologue: bytes that must be equal on both sides; they are not sent.
+        payload: encrypted to the responder, without forward secrecy if its static key leaks.
 
     Raises:
         NotAuthentic: the responder's key cannot be used.
@@ -201,11 +201,11 @@ class ResponderAnswering:
     payload: bytes
 
     def binding(self) -> bytes:
-        """Return 32 bytes that only the writer of message 1 can know as well."""
+        """Return 32 bytes that only this responder and the writer of message 1 can compute."""
         return self._symmetric.binding()
 
     def respond(self, ephemeral: bytes, payload: bytes) -> tuple[SplitKeys, bytes]:
-        """Write message 2 with 32 fresh random bytes as ephemeral key; return keys and message.
+        """Write message 2 with 32 new random bytes as ephemeral key; return keys and message.
 
         Raises:
             NotAuthentic: one of the initiator's keys cannot be used.
