@@ -52,7 +52,7 @@ from overlay.work_budget import WorkBudget
 __all__ = ["DEFAULT_LINK_SUITES", "LinkDrop", "Links"]
 
 DEFAULT_LINK_SUITES: Final = (3, 4, 2, 1)
-"""AES-256-GCM comes first, because most CPUs have AES instructions, then the other 256-bit suite."""
+"""AES-256-GCM first, because most CPUs have AES instructions. The other 256-bit suite follows."""
 
 _RESPONDER_REKEY_FACTOR: Final = 1.2
 """The initiator of a pair rekeys first. The responder does so later, if that had no success."""

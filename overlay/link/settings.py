@@ -17,25 +17,25 @@ class LinkSettings:
 
     Attributes:
         allow_private_endpoints: open links to private and loopback addresses (labs).
-        handshake_timeout_s: how long a link is asked for before it counts as unreachable.
+        handshake_timeout_s: how long initiations are repeated before a peer counts as unreachable.
         retry_initial_s, retry_max_s: first and longest pause between two initiations.
         unconfirmed_s: how long a responder keeps SAs of which the initiator has not proved
-            possession; at least ``handshake_timeout_s``, so that an answer outlives the question.
-        rekey_after_s: a link key lives a quarter of an hour, so that a seized node gives away
-            no older traffic, at one handshake per second with 900 neighbours.
-        rekey_after_bytes: they are replaced earlier after so many bytes; at half of what the
-            ESP suite allows, if that is less.
-        rekey_after_packets: they are replaced earlier after so many packets.
-        rekey_pause_s: they are never replaced earlier than that, however soon they wear out: what
-            was sent under older keys must have arrived when yet newer ones push those out.
-        endpoint_silence_s: a peer that has proved itself at another endpoint is followed there if
-            it has not answered at the endpoint in use for so long; below
-            ``handshake_timeout_s``, so that the peer waits for it.
-        retired_sa_s: how long replaced SAs still open what was under way.
+            possession; at least ``handshake_timeout_s``, because the initiator waits that long.
+        rekey_after_s: age at which the keys of a link are replaced. After 15 minutes, a seized
+            node cannot decrypt older traffic. With 900 neighbours this is one handshake per second.
+        rekey_after_bytes: keys are replaced earlier after this number of bytes, or after half of
+            what the ESP suite allows, if that is less.
+        rekey_after_packets: keys are replaced earlier after this number of packets.
+        rekey_pause_s: keys are never replaced earlier than this. Packets under older keys must
+            have arrived before still newer keys replace those.
+        endpoint_silence_s: how long the endpoint in use must be silent before a link moves to
+            another endpoint that the peer has proved; below ``handshake_timeout_s``, so that the
+            peer still waits.
+        retired_sa_s: how long retired SAs still receive packets that are under way.
         max_links: links at the same time. Beside accepted links (768) and those to the next hops of
             circuits of others (768, ``max_next_hops`` of circuits) it leaves room for half-open
             links (16) and for own paths (256), so that others cannot use up what these need.
-        max_accepted_links: of those, how many strangers may open.
+        max_accepted_links: of those, how many other nodes may open.
         max_accepted_links_per_prefix: of those, how many from one /24 or /56.
         max_half_open: handshakes under way that others began, from addresses that a cookie proved.
         max_half_open_per_prefix: of those, how many from one /24 or /56.
