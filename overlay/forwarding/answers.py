@@ -1,14 +1,14 @@
-"""What an exit makes alike in packets from outside before they enter a circuit.
+"""Normalise packets from destinations at the exit, before they enter a circuit.
 
-The packet filter of the exit's host does the same where it can (``overlay.system.normalisation``);
-what it has done is only looked at here. ::
+The packet filter of the exit's host does the same where it can (``overlay.system.normalisation``).
+Packets that it has normalised pass here unchanged. ::
 
     hop limit, TTL            64
     DSCP, ECN, flow label     0
     IPv4, no fragment         identification 0, "don't fragment" set (RFC 6864, section 4.1)
 
-A server's values would tell the source's host nothing useful. They stay inside the onion layers,
-so no relay sees them, but the next program that copies a header should have nothing to copy.
+The source does not need the values that a server chose. Relays cannot see them inside the onion
+layers, but a kernel that copies inner header fields outwards would reveal them (decision 0034).
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ _IPV6_START: Final = b"\x60\0\0\0"
 _IPV6_HEADER: Final = 40
 _IPV4_HEADER: Final = 20
 _FRAGMENT: Final = 0x3FFF
-"""More fragments, and the fragment's offset."""
+"""Bits of "more fragments" and of the fragment offset; both are 0 in a packet without fragments."""
 _ATOMIC: Final = b"\0\0\x40\0"
 """Identification 0 and "don't fragment"."""
 
 
 def normalised_answers(packets: Sequence[bytes]) -> list[bytes]:
-    """Return the packets in order, each the same object if nothing had to change.
+    """Return the packets in order; a packet that needs no change is returned as the same object.
 
-    They are whole IP packets of the exit's device, and fit a circuit, so none is cut later. What
-    is too short to be one is returned as it is.
+    The packets come from the exit's device and fit a circuit, so none is fragmented later. Data
+    that is too short for an IP packet is returned unchanged.
     """
     return [_ipv6(packet) if packet[:1] >= b"\x60" else _ipv4(packet) for packet in packets]
 

@@ -1,17 +1,17 @@
-"""Which packets out of a circuit answer what this host has sent into one.
+"""Find the packets from a circuit that answer packets which this host sent into one.
 
-The packet filter lets nothing but answers in. Another program may flush it, and until it is put
-back an exit would reach every service of this host that listens at all addresses. So the source
-looks as well, without the kernel's help::
+The packet filter accepts only answers. If another program flushes its rules, an exit could reach
+every service of this host that listens on all addresses, until the node restores them. So the
+source also checks packets itself, without the kernel::
 
-    TCP, UDP    addresses and ports are those of a packet that left, the other way round
-    ICMP        an echo reply with the identifier of a request that left, or an error that quotes
-                a packet that left
-    fragments   later ones pass, because without a first one they never become a packet
-    other       nothing: no other protocol leaves
+    TCP, UDP    pass if addresses and ports are those of a sent packet, with the ends swapped
+    ICMP        an echo reply passes if its identifier is that of a sent request, an error passes
+                if it quotes a sent packet
+    fragments   later ones pass, because the kernel cannot reassemble them without the first
+    other       dropped, because the source sends no other protocol
 
-What left is remembered in two generations, so that the memory is bounded and conversations in use
-stay in it. It knows no end of a conversation, which connection tracking does.
+Sent packets are remembered in two generations. This bounds the memory and keeps conversations that
+are in use. Unlike connection tracking, this module does not notice the end of a conversation.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from overlay.forwarding.headers import ICMP, ICMPV6, IPV6_FRAGMENT, TCP, UDP
 __all__ = ["MAX_REMEMBERED", "AskedFor"]
 
 MAX_REMEMBERED: Final = 32_768
-"""Conversations of one generation; two of them take some 15 MB."""
+"""Conversations of one generation; both generations together take about 15 MB."""
 
 _WITH_PORTS: Final = frozenset((TCP, UDP))
 _ECHO_REQUEST: Final = {ICMP: 8, ICMPV6: 128}
@@ -32,27 +32,28 @@ _ECHO_REPLY: Final = {ICMP: 0, ICMPV6: 129}
 _ERRORS: Final = {ICMP: frozenset((3, 4, 5, 11, 12)), ICMPV6: frozenset((1, 2, 3, 4))}
 _FRAGMENT_OFFSET: Final = {4: 0x1FFF, 6: 0xFFF8}
 _LATER_FRAGMENT: Final = b""
-"""In the place of what tells a conversation: there are no ports in it."""
+"""Used instead of the key of a conversation, because a later fragment contains no ports."""
 
 
 class AskedFor:
-    """The conversations that this host began; sans-I/O."""
+    """The conversations that this host began, without I/O."""
 
     def __init__(self, most: int = MAX_REMEMBERED) -> None:
-        """Begin with none; ``most`` bounds each of the two generations."""
+        """Start empty; ``most`` is the largest number of conversations in each generation."""
         self._most = most
         self._recent: set[bytes] = set()
         self._before: set[bytes] = set()
         self._noted: set[bytes] = set()
 
     def __len__(self) -> int:
-        """Return how many conversations are remembered, those in both generations twice."""
+        """Return the number of conversations; one that is in both generations counts twice."""
         return len(self._recent) + len(self._before)
 
     def left(self, packets: Sequence[bytes]) -> None:
-        """Remember what leaves for a circuit."""
+        """Remember packets that leave this host through a circuit."""
         for packet in packets:
-            # The same for all packets of a conversation: it spares them the rest.
+            # These bytes are equal in all packets of a conversation. So only its first packet
+            # needs the full parse below.
             ends = _ends(packet)
             if ends in self._noted:
                 continue
@@ -64,11 +65,12 @@ class AskedFor:
                     self._before, self._recent = self._recent, set()
                     self._noted.clear()
                 self._recent.add(key)
-            if len(key) == len(ends) and key[0] == ends[0]:  # else no ports stand in this place
+            # Otherwise options or extension headers are at the usual place of the ports.
+            if len(key) == len(ends) and key[0] == ends[0]:
                 self._noted.add(ends)
 
     def answers(self, packets: Sequence[bytes]) -> list[bytes]:
-        """Return those of the packets out of circuits that answer what left, in order."""
+        """Return the packets from circuits that answer sent packets, in their order."""
         recent = self._recent
         return [each for each in packets if _ends(each) in recent or self._is_answer(each)]
 
@@ -80,14 +82,17 @@ class AskedFor:
 
 
 def _ends(packet: bytes) -> bytes:
-    """Return protocol, addresses and ports, if they stand where they mostly do."""
+    """Return protocol, addresses and ports of a packet without options or extension headers.
+
+    The result for any other packet has the same form but other content.
+    """
     if packet[:1] == b"\x45":
         return packet[9:10] + packet[12:24]
     return packet[6:7] + packet[8:44]
 
 
 def _of_question(packet: bytes) -> bytes | None:
-    """Return the key of the conversation that a packet of this host belongs to."""
+    """Return the key of the conversation of a packet that this host sends, None if it has none."""
     found = _upper(packet)
     if found is None:
         return None
@@ -100,7 +105,7 @@ def _of_question(packet: bytes) -> bytes | None:
 
 
 def _of_answer(packet: bytes) -> bytes | None:
-    """Return the key of the conversation that a packet out of a circuit speaks of."""
+    """Return the key of the conversation that a packet from a circuit answers, None if none."""
     found = _upper(packet)
     if found is None:
         return _LATER_FRAGMENT if _is_later_fragment(packet) else None
@@ -117,10 +122,10 @@ def _of_answer(packet: bytes) -> bytes | None:
 
 
 def _upper(packet: bytes) -> tuple[int, int, bytes, bytes] | None:
-    """Return protocol, where its header begins, source and destination.
+    """Return the protocol, the offset of its header in bytes, the source and the destination.
 
-    None for what has no such header, a later fragment among others. Eight bytes of it are there:
-    an error may quote no more (RFC 792).
+    None if there is no such header, for example in a later fragment. At least 8 bytes of the
+    header are present, because an ICMP error may quote only that many (RFC 792).
     """
     version = packet[0] >> 4 if packet else 0
     if version == 4 and len(packet) >= 28:

@@ -1,8 +1,8 @@
 """The Internet checksum (RFC 1071) and its incremental update (RFC 1624).
 
-A 16-bit one's complement sum is a sum modulo 65535, and Python computes that of a whole
-packet in one call. Only the two zeros need care: the sum of bytes that are not all zero is
-65535, never 0.
+A 16-bit one's complement sum is a sum modulo 65535, and Python computes it for a whole packet in
+one call. In one's complement, 0 and 65535 are two forms of zero. The sum of bytes that are not
+all zero is written as 65535, never as 0.
 """
 
 from __future__ import annotations
@@ -36,9 +36,8 @@ def has_valid_sum(data: bytes) -> bool:
 def updated_checksum(checksum: int, old: bytes, new: bytes) -> int:
     """Return a checksum after ``old`` became ``new``, both at an even offset (RFC 1624, eqn. 3).
 
-    A checksum that was wrong stays wrong by the same amount: errors are carried on, never
-    mended by accident.
+    A wrong checksum stays wrong by the same amount, so the update does not hide damage.
     """
     total = (_ONES - checksum) - _remainder(old) + _remainder(new)
-    # A covered header is never all zeros, so that its sum 0 is always written as 65535.
+    # A covered header is never all zeros, so a sum of 0 is always written as 65535.
     return _ONES - (total % _ONES or _ONES)

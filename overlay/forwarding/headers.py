@@ -1,12 +1,14 @@
-"""Where things are in an IPv4 or IPv6 packet: one bounded parse that both ends share.
+"""Parse the headers of IPv4 and IPv6 packets, with a bounded number of steps.
+
+The rules at the source and at the exit share this parser.
 
 ::
 
     IPv4   header (20) | options (0..40)                        | upper layer
     IPv6   header (40) | hop-by-hop, destination options (8n)*  | fragment (8)? | upper layer
 
-Nothing here raises, whatever the bytes: a packet yields :class:`IpHeaders` or a
-:class:`DropReason`, which is counted (an exception would cost more than the parse).
+No input raises an exception, because an exception would cost more CPU time than the parse. The
+result is :class:`IpHeaders` or a :class:`DropReason`, which the caller counts.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ _EXTENSIONS: Final = frozenset(
 )
 
 _MAX_EXTENSIONS: Final = 4
-"""RFC 8200, section 4.1 names hop-by-hop, two of destination options, and fragment."""
+"""RFC 8200, section 4.1: hop-by-hop options, destination options twice, and a fragment header."""
 
 _MIN_UPPER_BYTES: Final = {TCP: 20, UDP: 8, ICMP: 8, ICMPV6: 8}
 
@@ -60,11 +62,11 @@ class DropReason(enum.Enum):
 
 
 class IpHeaders(NamedTuple):
-    """Offsets and facts of one packet; offsets are in bytes from its start.
+    """The parsed headers of one packet; offsets are in bytes from its start.
 
-    ``fragment_offset`` is in units of 8 bytes; ``fragment_header`` is where the IPv6
-    Fragment header starts, 0 for none; ``has_options`` speaks of IPv4 options and of IPv6
-    hop-by-hop or destination options.
+    ``upper`` is the offset of the upper-layer header. ``fragment_offset`` is in units of 8 bytes.
+    ``fragment_header`` is the offset of the IPv6 Fragment header, 0 if there is none.
+    ``has_options`` is set for IPv4 options and for IPv6 hop-by-hop or destination options.
     """
 
     version: int
@@ -77,15 +79,15 @@ class IpHeaders(NamedTuple):
 
 
 def destination_of(packet: bytes, version: int) -> bytes:
-    """Return the packed destination of a parsed packet."""
+    """Return the destination of a parsed packet as 4 or 16 bytes."""
     return packet[16:20] if version == 4 else packet[24:40]
 
 
 def parse_headers(packet: bytes) -> IpHeaders | DropReason:
-    """Parse and check a packet's IP headers and that its upper-layer header is all there.
+    """Return the IP headers of a packet, or the reason to drop it.
 
-    Lengths must fit exactly, the IPv4 header checksum must be right, and a first fragment
-    must hold its whole TCP, UDP or ICMP header (RFC 1858, section 3.2.1; RFC 7112).
+    Lengths must fit exactly, and the IPv4 header checksum must be valid. A packet or first
+    fragment must contain its whole TCP, UDP or ICMP header (RFC 1858, section 3.2.1; RFC 7112).
     """
     version = packet[0] >> 4 if packet else 0
     if version == 4:
@@ -140,15 +142,15 @@ def _parse_ipv6_fragment(packet: bytes, at: int, *, has_options: bool) -> IpHead
     protocol = packet[at]
     field = int.from_bytes(packet[at + 2 : at + 4], "big")
     offset, more = field >> 3, bool(field & 1)
-    # Options inside the fragmentable part cannot be taken out of one fragment alone, and
-    # hiding the upper layer behind them serves nobody honest.
+    # Options in the fragmentable part cannot be removed from one fragment alone. Honest hosts
+    # do not send them, because they only hide the upper-layer header.
     if protocol in _EXTENSIONS or not _fragment_fits(offset, more=more, size=len(packet) - upper):
         return DropReason.MALFORMED
     return IpHeaders(6, protocol, upper, more or offset > 0, offset, at, has_options)
 
 
 def _fragment_fits(offset: int, *, more: bool, size: int) -> bool:
-    """Check a fragment's place: whole units of 8 bytes before the last, none past 65,535."""
+    """Tell whether a fragment is valid: a multiple of 8 bytes unless last, end below 65,536."""
     if more and (size == 0 or size % 8):
         return False
     return not offset or (size > 0 and offset * 8 + size <= 65535)

@@ -1,9 +1,9 @@
-"""ICMP errors for the program at the source: too big, protocol unreachable, prohibited.
+"""Build ICMP errors for programs at the source: too big, protocol unreachable, prohibited.
 
-The source writes the first two to its own TUN device, and they never travel. An exit sends the
-third back through the circuit. As responder each names the packet's destination, an address that
-the program already talks to, so that the source's host accepts it on that device (reverse path
-filter) and no other address appears anywhere.
+The source writes the first two to its own TUN device, so they never leave its host. An exit sends
+the third back through the circuit. The source address of each error is the destination of the
+packet, which the program already knows. So the reverse path filter of the source's host accepts
+the error on that device, and no other address is revealed.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ __all__ = [
 ]
 
 IPV6_MINIMUM_MTU: Final = 1280
-"""RFC 8200, section 5: every IPv6 link carries this much, by outer fragmentation if need be."""
+"""Bytes that every IPv6 link carries, if necessary by fragmentation below it (RFC 8200, 5)."""
 
 _IPV4_ANSWER_BYTES: Final = 576
-"""RFC 1812, section 4.3.2.3: quote as much as keeps the answer within 576 bytes."""
+"""Largest ICMP error over IPv4; the quotation is cut to fit (RFC 1812, section 4.3.2.3)."""
 
 _CARRIED: Final = {4: frozenset((ICMP, TCP, UDP)), 6: frozenset((ICMPV6, TCP, UDP))}
 _IPV6_EXTENSIONS: Final = frozenset((0, 43, 44, 60))
-"""Behind these stands another header, so that the protocol is not known at this place."""
+"""Another header follows these, so the first "next header" field does not name the protocol."""
 
 _IPV6_NEXT_HEADER: Final = 6
-"""Where an IPv6 header names what follows it (RFC 8200, section 3)."""
+"""Offset of the "next header" field in an IPv6 header (RFC 8200, section 3)."""
 
 _IPV4_ERROR_TYPES: Final = frozenset((3, 4, 5, 11, 12))
 _ICMPV6_INFORMATIONAL: Final = 128
@@ -51,11 +51,11 @@ _ICMP6: Final = struct.Struct("!BBHI")
 
 
 def protocol_unreachable(packet: bytes) -> bytes | None:
-    """Return the answer to a packet of a protocol that no circuit carries, None if there is none.
+    """Return the error for a packet of a protocol that no circuit carries, None if there is none.
 
     IPv4: destination unreachable, protocol unreachable (RFC 792, type 3 code 2). IPv6: parameter
-    problem, unrecognized next header (RFC 4443, section 3.4). Nothing answers a damaged packet, a
-    later fragment or a group (RFC 1812, section 4.3.2.7; RFC 4443, section 2.4 e).
+    problem, unrecognized next header (RFC 4443, section 3.4). There is no error for a damaged
+    packet, a later fragment or a multicast address (RFC 1812, section 4.3.2.7; RFC 4443, 2.4 e).
     """
     version = packet[0] >> 4 if packet else 0
     if version == 4 and _is_whole_ipv4(packet):
@@ -76,11 +76,11 @@ def protocol_unreachable(packet: bytes) -> bytes | None:
 
 
 def prohibited(packet: bytes) -> bytes | None:
-    """Return the answer to a packet that an exit does not forward, None if there is none.
+    """Return the error for a packet that an exit does not forward, None if there is none.
 
     "Communication administratively prohibited": IPv4 type 3 code 13 (RFC 1812, section 5.2.7.1),
-    IPv6 type 1 code 1 (RFC 4443, section 3.1). Nothing answers an ICMP error, a later fragment, a
-    group, a packet with IP options, or one that cannot be parsed.
+    IPv6 type 1 code 1 (RFC 4443, section 3.1). There is no error for an ICMP error, a later
+    fragment, a multicast address, a packet with IP options, or one that cannot be parsed.
     """
     headers = parse_headers(packet)
     if isinstance(headers, DropReason) or headers.has_options or headers.fragment_offset:
@@ -102,7 +102,7 @@ def _is_whole_ipv4(packet: bytes) -> bool:
 
 
 def is_icmp_error(packet: bytes, headers: IpHeaders) -> bool:
-    """Tell whether a parsed packet is an ICMP error, which no error may answer."""
+    """Tell whether a parsed packet is an ICMP error; such a packet must not cause another one."""
     if headers.protocol == ICMP:
         return packet[headers.upper] in _IPV4_ERROR_TYPES
     return headers.protocol == ICMPV6 and packet[headers.upper] < _ICMPV6_INFORMATIONAL
@@ -118,7 +118,7 @@ def has_answerable_ends(packet: bytes, version: int) -> bool:
 
 
 def error_ipv4(packet: bytes, *, code: int, rest: int) -> bytes:
-    """Return "destination unreachable" of this code; ``rest`` is the next hop's MTU or 0."""
+    """Return "destination unreachable" with this code; ``rest`` is the next hop's MTU or 0."""
     quoted = packet[: _IPV4_ANSWER_BYTES - 28]
     body = _ICMP4.pack(3, code, 0, 0, rest) + quoted
     body = _ICMP4.pack(3, code, internet_checksum(body), 0, rest) + quoted
@@ -129,7 +129,7 @@ def error_ipv4(packet: bytes, *, code: int, rest: int) -> bytes:
 
 
 def error_ipv6(packet: bytes, *, kind: int, code: int, rest: int) -> bytes:
-    """Return an ICMPv6 error of this type and code; ``rest`` is its MTU or pointer."""
+    """Return an ICMPv6 error with this type and code; ``rest`` is its MTU, its pointer or 0."""
     quoted = packet[: IPV6_MINIMUM_MTU - 48]
     addresses = packet[24:40] + packet[8:24]
     size = _ICMP6.size + len(quoted)

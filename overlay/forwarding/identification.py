@@ -1,10 +1,10 @@
-"""Fragment identifications that say nothing of the host that chose them.
+"""Replace fragment identifications by values that reveal nothing about the host.
 
-A host draws the IP identification from counters or hashes that betray its system, its
-other traffic and, across circuits, that two of them start at the same host. The value
-cannot simply be drawn anew: all fragments of one datagram need the same one, and it must
-not repeat early (RFC 6864, section 4.1; RFC 7739). So it goes through a permutation under
-a key of this node alone: equal stays equal, different stays different, nothing else is left.
+A host takes the IP identification from counters or hashes. These reveal its operating system and
+its other traffic, and also that two circuits start at the same host. A random value would not
+work: all fragments of a datagram need the same value, and it must not repeat early (RFC 6864,
+section 4.1; RFC 7739). So the value is permuted under a secret key of this node. Equal values stay
+equal, different values stay different, and everything else is hidden.
 """
 
 from __future__ import annotations
@@ -23,10 +23,14 @@ _ROUNDS: Final = 4
 
 
 def permuted_identification(key: SecretBytes, value: int, bits: int, flow: bytes) -> int:
-    """Permute the ``bits`` (16 or 32) wide ``value`` under ``key``, apart for each ``flow``.
+    """Return the permutation of an identification under a key.
 
-    ``flow`` is what the identification must be unique for: source and destination, and the
-    protocol in IPv4.
+    Args:
+        key: secret of this node, ``IDENTIFICATION_KEY_BYTES`` long.
+        value: identification that the host chose.
+        bits: length of the identification, 16 (IPv4) or 32 (IPv6).
+        flow: the scope in which an identification is unique: source and destination, and for
+            IPv4 the protocol. Each flow has its own permutation.
     """
     half = bits // 2
     mask = (1 << half) - 1

@@ -1,22 +1,22 @@
-"""Normalisation at the source: headers that every host of the overlay would have sent alike.
+"""Normalise packets at the source, so that their headers do not identify its host.
 
 ====================  ==========================================================
 TTL, hop limit        64
 DSCP, ECN             0 (IPv4 type of service, IPv6 traffic class)
 Flow label            0
-IPv4 identification   0 where it serves nothing (RFC 6864, section 4.1), else
-                      permuted under the node's key; the same for IPv6 fragments
+IPv4 identification   0 in atomic datagrams (RFC 6864, section 4.1), else permuted
+                      under the node's key; the same for IPv6 fragments
 Reserved bits         0 (IPv4 flags, IPv6 Fragment header)
 IPv4 options          dropped, the header is rebuilt
 IPv6 options          hop-by-hop and destination options dropped
 TCP SYN               :mod:`overlay.forwarding.syn`
-ICMP                  echo and errors pass, all else stays at home
-other protocols       stay at home: their headers may name the host (SCTP does)
+ICMP                  echo and errors pass, other types are dropped
+other protocols       dropped: their headers may contain host addresses, as in SCTP
 ====================  ==========================================================
 
-The TCP, UDP and ICMP checksums cover none of the IP fields above (RFC 8200, section 8.1), so
-only a changed SYN needs its own mended. Checksums must be complete: a TUN device with
-checksum offload has to finish them before the packets come here.
+The TCP, UDP and ICMP checksums cover none of the IP fields above (RFC 8200, section 8.1). So only
+a changed SYN needs a new checksum. A TUN device with checksum offload must complete the checksums
+before it passes packets to this module.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ from overlay.sensitive import SecretBytes
 __all__ = ["HOP_LIMIT", "Normaliser"]
 
 HOP_LIMIT: Final = 64
-"""The value that most hosts start with, so that the destination sees nothing rare."""
+"""Most hosts use this initial value, so the destination sees a common one."""
 
 _DONT_FRAGMENT: Final = 0x4000
 _IPV4_FLAGS: Final = 0x7FFF
-"""All but the reserved bit."""
+"""All bits except the reserved bit."""
 
 _PASSING: Final = {4: frozenset((TCP, UDP, ICMP)), 6: frozenset((TCP, UDP, ICMPV6))}
 
 _PASSING_TYPES: Final = {
-    ICMP: frozenset((0, 3, 8, 11, 12)),  # RFC 792; source quench and redirect left out
+    ICMP: frozenset((0, 3, 8, 11, 12)),  # RFC 792; without source quench and redirect
     ICMPV6: frozenset((1, 2, 3, 4, 128, 129)),  # RFC 4443; no neighbour or multicast discovery
 }
 
@@ -61,9 +61,9 @@ _FRAGMENT: Final = struct.Struct("!BBHI")
 
 
 class Normaliser:
-    """Normalise packets one by one; holds nothing but its parameters.
+    """Normalise single packets, without state other than the parameters.
 
-    ``mss_ipv4`` and ``mss_ipv6`` are in bytes; ``identification_key`` is a random secret.
+    ``mss_ipv4`` and ``mss_ipv6`` are in bytes. ``identification_key`` is a random secret.
     """
 
     def __init__(self, mss_ipv4: int, mss_ipv6: int, identification_key: SecretBytes) -> None:
@@ -71,7 +71,10 @@ class Normaliser:
         self._identification_key = identification_key
 
     def normalise(self, packet: bytes) -> bytes | DropReason:
-        """Return the packet to send, the same object if nothing had to change, or why not."""
+        """Return the packet to send, or the reason to drop it.
+
+        A packet that needs no change is returned as the same object.
+        """
         headers = parse_headers(packet)
         if isinstance(headers, DropReason):
             return headers

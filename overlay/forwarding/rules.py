@@ -1,4 +1,4 @@
-"""What anonymous forwarding rules do to packets at the two ends of a circuit."""
+"""The interface of anonymous forwarding rules, which plug-ins implement."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ __all__ = ["ForwardingRules"]
 
 
 class ForwardingRules(Protocol):
-    """Batches of IPv4 or IPv6 packets in, the packets that may pass out, in order.
+    """Rules that take a batch of IP packets and return those that may pass, in their order.
 
-    Whatever the bytes: a packet that cannot be parsed is left out, nothing is raised.
+    The rules drop a packet that they cannot parse. No input raises an exception.
     """
 
     def at_source(self, packets: Sequence[bytes]) -> list[bytes]:
-        """Normalise what leaves the source for a circuit, so that headers tell nothing of it."""
+        """Return packets for a circuit with headers that do not identify the source."""
         ...
 
     def at_exit(self, packets: Sequence[bytes]) -> list[bytes]:
-        """Let through what the exit's policy permits."""
+        """Return the packets that the exit policy permits."""
         ...
 
     def counters(self) -> dict[str, int]:
-        """Return how many packets each rule changed or dropped, by name."""
+        """Return the number of packets that each rule changed or dropped, by name of the rule."""
         ...

@@ -1,13 +1,13 @@
-"""The ``standard`` forwarding rules: normalise at the source, permit at the exit.
+"""The ``standard`` forwarding rules: normalise at the source, apply the policy at the exit.
 
 ::
 
     source   parse -> allowed protocol -> rebuilt headers -> circuit
     exit     circuit -> parse -> not this host -> exit policy (cached) -> the network
 
-A packet that fails a step is dropped and counted; nothing is raised and nothing is logged.
-Changing the source address is the exit's address translation; forgetting is the node's part
-when a circuit ends (connection tracking) and a bound here (the cache of decisions).
+A packet that fails a step is dropped and counted; it causes no exception and no log message. These
+rules do not change the source address, because the exit's address translation does. The node
+removes the entries of connection tracking when a circuit ends.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ from overlay.sensitive import SecretBytes
 __all__ = ["MAX_CACHED_DECISIONS", "StandardRules", "StandardSettings"]
 
 MAX_CACHED_DECISIONS: Final = 4096
-"""A decision takes some 200 bytes, so that no stranger can make an exit remember over 1 MB."""
+"""A decision takes about 200 bytes, so sources cannot make an exit store more than 1 MB."""
 
 _FRAGMENT: Final = -1
-"""In the place of a port: a fragment that shows none, so that every port must be permitted."""
+"""Used instead of a port for a later fragment, which has none: all ports must be permitted."""
 
 _NO_PORT: Final = -2
-"""In the place of a port: the protocol has none."""
+"""Used instead of a port if the protocol has no ports."""
 
 _NORMALISED: Final = "normalised"
 _PERMITTED: Final = "permitted"
@@ -53,14 +53,14 @@ _PERMITTED: Final = "permitted"
 class StandardSettings:
     """Settings of the ``standard`` rules.
 
-    Both sizes are the same for every path length, so that the exit cannot tell the length from
-    packet sizes (docs/decisions/0003, docs/decisions/0054).
+    The sizes do not depend on the number of hops, so the exit cannot infer it from packet sizes
+    (docs/decisions/0003, docs/decisions/0054).
 
     Attributes:
         path_mtu: largest inner packet in bytes, 576 to 65535. It is the MTU of the routes into
-            circuits. TCP segments fit it too, but their packets never exceed 1,038 bytes, so
-            that they need no fragments on links of 1,500 bytes. IPv6 packets of up to 1,280
-            bytes pass whatever it says. On the kernel backend it is at most 1,038.
+            circuits. Packets with TCP segments have at most 1,038 bytes even if it is larger, so
+            that links with an MTU of 1,500 bytes need no fragments. IPv6 packets of up to 1,280
+            bytes pass even if it is smaller. On the kernel backend it is at most 1,038.
     """
 
     path_mtu: int = INNER_MTU
@@ -83,11 +83,12 @@ class StandardSettings:
 class StandardRules:
     """Forwarding rules of one node (implements ``ForwardingRules``).
 
-    It owns its counters and the cache of exit decisions, which holds at most
-    :data:`MAX_CACHED_DECISIONS` entries and drops the oldest for a new one.
-    ``exit_policy`` None refuses every packet at the exit. ``local_addresses`` returns the
-    packed addresses of this host (all its interfaces), asked once a batch. ``rng`` draws
-    the one secret that permutes fragment identifications.
+    It has counters and a cache of exit decisions. The cache holds at most
+    :data:`MAX_CACHED_DECISIONS` entries, and a new entry replaces the oldest.
+
+    If ``exit_policy`` is None, the exit drops every packet. ``local_addresses`` returns the packed
+    addresses of all interfaces of this host, and is called once per batch. ``rng`` draws the
+    secret that permutes fragment identifications.
     """
 
     settings_type: ClassVar[type[StandardSettings]] = StandardSettings
@@ -108,7 +109,7 @@ class StandardRules:
         self._counts: Counter[str] = Counter()
 
     def at_source(self, packets: Sequence[bytes]) -> list[bytes]:
-        """Normalise what leaves the source, as :mod:`overlay.forwarding.normalise` lists it."""
+        """Return normalised packets; :mod:`overlay.forwarding.normalise` lists the changes."""
         passed: list[bytes] = []
         for packet in packets:
             result = self._normaliser.normalise(packet)
@@ -121,11 +122,11 @@ class StandardRules:
         return passed
 
     def at_exit(self, packets: Sequence[bytes]) -> list[bytes]:
-        """Let through, unchanged, what the exit policy permits for its protocol and port.
+        """Return, unchanged, the packets whose destination and port the exit policy permits.
 
-        Refused are also this host's own addresses, whatever the policy says; a fragment that
-        shows no port, unless every port of its destination is permitted; and IP options and
-        routing headers, which no honest source sends and which could steer the exit's kernel.
+        The policy cannot permit addresses of this host. A fragment without ports passes only if
+        all ports of its destination are permitted. Packets with IP options or routing headers are
+        dropped: an honest source sends none, and they could affect routing in the exit's kernel.
         """
         local = self._local_addresses()
         passed: list[bytes] = []
@@ -139,7 +140,7 @@ class StandardRules:
         return passed
 
     def counters(self) -> dict[str, int]:
-        """Return how many packets were ``normalised``, ``permitted`` and ``dropped_...``."""
+        """Return the number of packets that were ``normalised``, ``permitted``, ``dropped_...``."""
         return dict(self._counts)
 
     def _refusal_at_exit(self, packet: bytes, local: frozenset[bytes]) -> DropReason | None:
@@ -182,7 +183,7 @@ def _decide(policy: ExitPolicy, packed: bytes, port: int) -> bool:
 
 
 def _permits_every_port(rules: Sequence[ExitRule], destination: IpAddress) -> bool:
-    """Tell whether no port of ``destination`` is rejected before a rule accepts them all."""
+    """Tell whether a rule accepts all ports of ``destination`` and no earlier rule rejects one."""
     for rule in rules:
         if rule.covers(destination, None):
             return rule.accept

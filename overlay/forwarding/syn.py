@@ -1,17 +1,17 @@
-"""What a TCP SYN may tell of its host: three options, and no more.
+"""Remove the options of a TCP SYN that identify its host; only three options remain.
 
 ======================  ================================================================
 Maximum segment size    kept, but at most the path's (RFC 9293, section 3.7.1)
 Window scale            kept: a connection without it is slow (RFC 7323)
-SACK permitted          kept, likewise (RFC 2018)
-Timestamps              removed: their clock names the host across circuits (RFC 7323, 5.4)
-Fast Open cookie        removed: the server recognises its client by it (RFC 7413)
-any other               removed: Multipath TCP's lists addresses, others mark the system
+SACK permitted          kept, for the same reason (RFC 2018)
+Timestamps              removed: their clock identifies the host (RFC 7323, section 5.4)
+Fast Open cookie        removed: a server recognises its client by it (RFC 7413)
+any other               removed: MPTCP options contain addresses, others reveal the system
 ======================  ================================================================
 
-What the SYN does not offer, the connection never uses, so no later segment need be touched.
-ECN is not offered either, since the rules clear its bits in every IP header. Options are
-overwritten with no-operations, so that the segment keeps its length.
+A connection never uses an option that its SYN does not offer, so later segments need no change.
+The flags of ECN are cleared too, because the rules clear its bits in every IP header. Removed
+options are overwritten with no-operations, so that the segment keeps its length.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ def is_syn(segment: bytes) -> bool:
 
 
 def normalised_syn(segment: bytes, mss: int) -> bytes | None:
-    """Return a SYN with its MSS clamped to ``mss`` bytes and telling options gone.
+    """Return a SYN with an MSS of at most ``mss`` bytes and without identifying options.
 
-    The header must be whole; the checksum is mended incrementally. None if the options
-    cannot be parsed.
+    The segment must contain the whole TCP header. The checksum is updated incrementally. The
+    result is None if the options cannot be parsed.
     """
     size = (segment[12] >> 4) * 4
     header = bytearray(segment[:size])
@@ -57,7 +57,7 @@ def normalised_syn(segment: bytes, mss: int) -> bytes | None:
 
 
 def _normalise_options(header: bytearray, mss: int) -> bool:
-    """Rewrite the options in place; False if a length does not fit."""
+    """Rewrite the options in place; return False if the length of an option is invalid."""
     at = 20
     while at < len(header):
         kind = header[at]

@@ -1,4 +1,7 @@
-"""ICMP "packet too big" for the local application (:mod:`overlay.forwarding.icmp_errors`)."""
+"""Build ICMP "packet too big" for a program on the source's host.
+
+Programs learn from it the size of packets that fit a circuit (path MTU discovery).
+"""
 
 from __future__ import annotations
 
@@ -19,12 +22,12 @@ _DONT_FRAGMENT: Final = 0x40
 
 
 def packet_too_big(packet: bytes, path_mtu: int) -> bytes | None:
-    """Return the answer to a packet larger than ``path_mtu`` bytes, or None if there is none.
+    """Return the error for a packet larger than ``path_mtu`` bytes, or None if there is none.
 
     IPv4: destination unreachable, fragmentation needed, with the next hop's MTU (RFC 792,
     type 3 code 4; RFC 1191, section 4), only if the packet must not be fragmented. IPv6:
-    packet too big (RFC 4443, section 3.2), never announcing less than 1,280 bytes. Nothing
-    answers an ICMP error, a later fragment, a group or a packet that cannot be parsed
+    packet too big (RFC 4443, section 3.2), with an MTU of at least 1,280 bytes. There is no error
+    for an ICMP error, a later fragment, a multicast address or a packet that cannot be parsed
     (RFC 1812, section 4.3.2.7; RFC 4443, section 2.4 e).
     """
     headers = parse_headers(packet)
