@@ -1,1 +1,1 @@
-"""Anonymous Paths Management: onion signalling, keys, SPIs, circuits (paper, 2.4 and 3)."""
+"""Anonymous Paths Management: onion signalling, keys, SPIs and circuits (paper, 2.4 and 3)."""

@@ -1,4 +1,7 @@
-"""Whether a Mix-node takes part in somebody's circuit, and if not, why (as a class)."""
+"""Decide whether a Mix-node carries a circuit of another node.
+
+A refusal names only a class of reasons, so that a source learns little about this node.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +19,10 @@ __all__ = ["Admission"]
 
 
 class Admission:
-    """The rules under which a circuit of others is admitted: roles, bounds, collisions.
+    """The rules for the admission of circuits of other nodes: roles, limits and collisions.
 
-    Owns the shares of the circuits that are carried, of those that wait for a link, and of the
-    next hops of both.
+    It has the shares of neighbours in the circuits that are carried, in those that wait for a
+    link, and in the next hops of both.
     """
 
     def __init__(self, switchboard: Switchboard, connections: CircuitTable, *, relay: bool) -> None:
@@ -39,15 +42,18 @@ class Admission:
         )
 
     def can_answer(self, previous: OverlayAddress) -> bool:
-        """Tell whether opening an onion of this neighbour can lead to anything but a drop."""
+        """Tell whether an onion of this neighbour can have any other result than a drop.
+
+        If not, the node need not spend CPU time on decrypting it.
+        """
         return self.circuits.admits(previous) or self._board.can_refuse(previous)
 
     def objection(self, previous: OverlayAddress, layer: Layer, now: float) -> RefuseReason | None:
-        """Return why a layer is refused; None if it is admitted.
+        """Return why a layer is refused, None if it is admitted.
 
         Args:
-            previous: the neighbour that sent it.
-            layer: what its source asks of us.
+            previous: neighbour that sent the layer.
+            layer: the request of its source to this node.
             now: Unix seconds.
         """
         if isinstance(layer, ExitLayer):
@@ -65,13 +71,13 @@ class Admission:
         return None
 
     def check_addresses(self, previous: OverlayAddress, layer: Layer) -> None:
-        """Insist that the circuit addresses are those of our two links in this circuit.
+        """Check that the circuit addresses belong to this node's two links of the circuit.
 
-        Else anybody who knows an address of a circuit could ask all nodes which of them
-        has it too, and find the source (docs/decisions/0010).
+        Otherwise an attacker that knows an address of a circuit could ask all nodes which of them
+        has it too, and so find the source (docs/decisions/0010).
 
         Raises:
-            Malformed: they were drawn for other nodes.
+            Malformed: an address was drawn for other nodes.
         """
         own = self._board.own
         if not is_circuit_address_between(layer.terms.near, previous, own):
@@ -103,7 +109,7 @@ class Admission:
         if peer.overlay_address in (self._board.own, previous):
             return RefuseReason.UNREACHABLE
         settings = self._settings
-        # Also if there is a link, which is nothing that a source should learn by asking.
+        # Refuse even if there is a link: a source must not learn of the links of this node.
         if not settings.allow_private_endpoints and forbidden_network(peer.endpoint.address):
             return RefuseReason.UNREACHABLE
         if not self.next_hops.admits(peer.overlay_address, previous, now):

@@ -1,15 +1,15 @@
-"""Carry onion signalling messages to neighbours: in fragments, acknowledged, once.
+"""Carry onion signalling messages to neighbours, in fragments that are acknowledged.
 
-A message goes as one to sixteen fragments of at most 1,072 bytes; every fragment is one
-UDP payload over the link SA. The receiver answers each fragment with what it has of the
-message; the sender repeats the rest with growing pauses::
+A message is sent as 1 to 16 fragments of at most 1,072 bytes. Each fragment is one UDP payload
+over the link SA. The receiver acknowledges the fragments that it has. The sender repeats the
+others after pauses that double each time::
 
     DATA  kind=1 (1) | message id (8) | message length (2) | index (1) | fragment
     ACK   kind=2 (1) | message id (8) | received fragments, bit i for index i (2)
 
-Fragments have one possible cut for each message length, so a fragment either fits exactly
-or is malformed. The link SA authenticates the neighbour; the carrier bounds what each may
-make us hold. Its users see whole messages, each at most once.
+The message length determines the size of each fragment, so any other size is malformed. The link
+SA authenticates the neighbour. The carrier limits the memory that each neighbour can occupy. It
+delivers whole messages, each at most once.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from overlay.wire import ByteReader
 __all__ = ["MAX_FRAGMENT_BYTES", "MAX_MESSAGE_BYTES", "SIGNALLING_PORT", "OnionCarrier"]
 
 SIGNALLING_PORT: Final = 6978
-"""UDP port of signalling at both ends, inside the link SA; of our choice."""
+"""UDP port of signalling at both ends, inside the link SA. The number is arbitrary."""
 
 MAX_FRAGMENT_BYTES: Final = 1072
-"""1,200 bytes of UDP payload on the network, less the largest ESP overhead of a suite (57),
-IPv6 and UDP (48) and the DATA header (12), rounded down."""
+"""A UDP payload of 1,200 bytes on the network, minus the largest ESP overhead of a suite (57),
+the IPv6 and UDP headers (48) and the DATA header (12), rounded down."""
 
 MAX_MESSAGE_BYTES: Final = 16 * MAX_FRAGMENT_BYTES
 
@@ -42,20 +42,20 @@ _ACK: Final = 2
 _ID_BYTES: Final = 8
 
 _SUSPICIOUS_ATTEMPTS: Final = 2
-"""Two losses in a row are rare; a neighbour that restarted, and lost its SAs, is not."""
+"""Two losses in a row are rare. It is more likely that the neighbour restarted and lost its SAs."""
 
 _MAX_OUTGOING: Final = 2048
 _MAX_OUTGOING_PER_PEER: Final = 64
-"""So that many silent neighbours are needed before nobody else is reached."""
+"""This keeps a few silent neighbours from using all places for outgoing messages."""
 
 _MAX_PARTIAL: Final = 128
 _MAX_PARTIAL_PER_PEER: Final = 8
 _MAX_DELIVERED: Final = 65_536
 _MAX_DELIVERED_PER_PEER: Final = 4096
 _PARTIAL_S: Final = 20.0
-"""Above the time in which a sender with default settings gives up (15.5 s)."""
+"""This is longer than a sender with default settings repeats a message (15.5 s)."""
 _DELIVERED_S: Final = 60.0
-"""How long a repeated fragment of a delivered message is still known as such."""
+"""Time for which repeated fragments of a delivered message are recognised."""
 
 _Key = tuple[OverlayAddress, bytes]
 _TimerKey = tuple[str, _Key]
@@ -84,13 +84,13 @@ class _Partial:
 
 
 class OnionCarrier:
-    """Messages out and in, for all neighbours.
+    """Send and receive the messages of all neighbours.
 
-    Sole owner of messages in flight: at most 2,048 outgoing (64 to one neighbour), 128 partly
-    received (8 of one neighbour) and 65,536 remembered (4,096 of one neighbour), with shares by
-    prefix of what is received. Above that, fragments are dropped and come again when the
-    sender repeats them. A message of one
-    fragment is never partly received, so nobody's unfinished ones can keep it out.
+    At most 2,048 messages are outgoing (64 to one neighbour) and 128 partly received (8 from one
+    neighbour). At most 65,536 delivered ones are remembered (4,096 from one neighbour). Received
+    messages also count towards shares by prefix. Above these limits, fragments are dropped until
+    the sender repeats them. A message of one fragment is never partly received, so unfinished
+    messages of other neighbours cannot keep it out.
     """
 
     def __init__(self, settings: ApmSettings, rng: Random, groups: GroupsOf = no_groups) -> None:
@@ -110,11 +110,11 @@ class OnionCarrier:
         self._silent: list[OverlayAddress] = []
 
     def send(self, peer: OverlayAddress, message: bytes, circuit: int, now: float) -> None:
-        """Take a message of a circuit for a neighbour to whom a link is up.
+        """Send a message of a circuit to a neighbour to which a link is up.
 
         Raises:
-            ValueError: it is empty or larger than 16 fragments.
-            LimitReached: too many messages are under way.
+            ValueError: the message is empty or larger than 16 fragments.
+            LimitReached: too many messages are outgoing.
         """
         if not 0 < len(message) <= MAX_MESSAGE_BYTES:
             raise ValueError(f"a signalling message has 1 to {MAX_MESSAGE_BYTES} bytes")
@@ -127,11 +127,11 @@ class OnionCarrier:
         self._transmit(key, now)
 
     def receive(self, peer: OverlayAddress, payload: bytes, now: float) -> bytes | None:
-        """Take one UDP payload of a neighbour; return a message if this completes one.
+        """Process a UDP payload of a neighbour; return a message if the payload completes one.
 
         Raises:
             Malformed: it is neither a fragment nor an acknowledgement.
-            LimitReached: the neighbour has too much under way already.
+            LimitReached: the limits for received messages are reached.
         """
         reader = ByteReader(payload)
         kind = reader.u8()
@@ -144,7 +144,7 @@ class OnionCarrier:
         return self._receive_fragment(key, reader, now)
 
     def link_lost(self, peer: OverlayAddress) -> None:
-        """Forget everything under way with a neighbour; what was to be sent has failed."""
+        """Discard all messages to and from a neighbour; the outgoing ones have failed."""
         for key in [key for key in self._outgoing if key[0] == peer]:
             self._failed.append(self._outgoing[key].circuit)
             self._forget("out", key)
@@ -153,26 +153,26 @@ class OnionCarrier:
                 self._forget(kind, key)
 
     def failures(self) -> list[int]:
-        """Drain the circuits whose message the neighbour never acknowledged."""
+        """Return and clear the circuits whose message the neighbour did not acknowledge."""
         failed, self._failed = self._failed, []
         return failed
 
     def silent_neighbours(self) -> list[OverlayAddress]:
-        """Drain the neighbours that have left a message unacknowledged for suspiciously long."""
+        """Return and clear the neighbours that did not acknowledge a message twice in a row."""
         silent, self._silent = self._silent, []
         return silent
 
     def payloads_to_send(self) -> list[tuple[OverlayAddress, bytes]]:
-        """Drain the UDP payloads that must leave, each with its neighbour."""
+        """Return and clear the UDP payloads to send, each with its neighbour."""
         payloads, self._payloads = self._payloads, []
         return payloads
 
     def next_deadline(self) -> float:
-        """Return when :meth:`handle_deadline` has something to do."""
+        """Return when :meth:`handle_deadline` must be called next (Unix seconds)."""
         return self._timers.next_deadline()
 
     def handle_deadline(self, now: float) -> None:
-        """Repeat what is unacknowledged, forget what is old."""
+        """Repeat unacknowledged fragments and discard old state."""
         while (due := self._timers.pop_due(now)) is not None:
             kind, key = due
             if kind != "out":
@@ -212,7 +212,7 @@ class OnionCarrier:
         count = _fragments_of(length)
         expected = min(MAX_FRAGMENT_BYTES, length - index * MAX_FRAGMENT_BYTES)
         if not 0 < length <= MAX_MESSAGE_BYTES or index >= count or len(fragment) != expected:
-            raise Malformed("a fragment that does not fit its message")
+            raise Malformed("the fragment does not fit its message")
         if key in self._delivered:
             self._acknowledge(key, self._delivered[key])
             return None

@@ -1,4 +1,4 @@
-"""Circuits of this node as values for the user who asked for them."""
+"""Reports of this node's own circuits, for its user."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ __all__ = ["circuit_report"]
 
 
 def circuit_report(circuit: SourceCircuit, primary: int | None) -> CircuitReport:
-    """Return one circuit for the user; ``primary`` is the circuit that it stands by for."""
+    """Return the report of a circuit.
+
+    ``primary`` is the number of the circuit whose standby it is, None if it is no standby.
+    """
     report = CircuitReport(
         number=circuit.number,
         state=CircuitState.WAITING_FOR_LINK,

@@ -7,7 +7,7 @@
     hop      HeldCircuit -> RelayedCircuit         ExitCircuit
              (waits for a link)  (installed)       (installed)
 
-A type per phase: what a phase does not have, it does not name.
+Each phase has its own type, which has only the fields of this phase.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class RequestedCircuit:
-    """A circuit of ours whose first link is not up yet."""
+    """An own circuit whose first link is not up yet."""
 
     number: int
     path: MixPath
@@ -54,7 +54,7 @@ class RequestedCircuit:
 
 @dataclass(frozen=True, slots=True)
 class PendingCircuit:
-    """A circuit of ours whose onion is under way."""
+    """An own circuit whose onion was sent and that is not confirmed yet."""
 
     number: int
     path: MixPath
@@ -64,7 +64,7 @@ class PendingCircuit:
 
 @dataclass(frozen=True, slots=True)
 class OpenCircuit:
-    """A circuit of ours that carries packets; times in Unix seconds."""
+    """An own circuit that carries packets; times in Unix seconds."""
 
     number: int
     path: MixPath
@@ -80,7 +80,7 @@ class OpenCircuit:
 
 @dataclass(frozen=True, slots=True)
 class HeldCircuit:
-    """Somebody's circuit that waits here for the link to its next hop."""
+    """A circuit of another node that waits for the link to its next hop."""
 
     number: int
     previous: OverlayAddress
@@ -90,13 +90,13 @@ class HeldCircuit:
 
     @property
     def next_hop(self) -> OverlayAddress:
-        """Whom the onion is for."""
+        """The node to which the onion is forwarded."""
         return self.layer.next_hop.overlay_address
 
 
 @dataclass(frozen=True, slots=True)
 class RelayedCircuit:
-    """Somebody's circuit that passes here."""
+    """A circuit of another node that this node relays; times in Unix seconds."""
 
     number: int
     previous: OverlayAddress
@@ -109,9 +109,10 @@ class RelayedCircuit:
 
 @dataclass(frozen=True, slots=True)
 class ExitCircuit:
-    """A circuit of another node that ends here; ``confirmations`` counts those sent.
+    """A circuit of another node for which this node is the exit; times in Unix seconds.
 
-    ``ticket`` belongs to the inner addresses and moves with them to another circuit.
+    ``confirmations`` is the number of CONFIRM messages sent. ``ticket`` belongs to the inner
+    addresses and moves with them to another circuit.
     """
 
     number: int
@@ -131,7 +132,7 @@ HopCircuit = HeldCircuit | RelayedCircuit | ExitCircuit
 
 
 def with_renewed_sas(circuit: InstalledHopCircuit, sas: OnionSas) -> InstalledHopCircuit:
-    """Return somebody's circuit with SAs in the place of those that it has."""
+    """Return a circuit of another node with its SAs replaced."""
     match circuit:
         case RelayedCircuit():
             ipsec = dataclasses.replace(circuit.ipsec, sas=sas)
@@ -154,8 +155,8 @@ def _with_lent(circuit: ExitCircuit, giver: ExitCircuit) -> ExitCircuit:
 class CircuitTable:
     """All circuits of this node, in any role, by their process-local numbers.
 
-    Sole owner of the soft state. The two sides of signalling bound it with
-    ``max_source_circuits`` and ``max_circuits`` before they add.
+    The table has no limit of its own. Before adding a circuit, the source side checks
+    ``max_source_circuits`` and the relay side checks ``max_circuits``.
     """
 
     def __init__(self) -> None:
@@ -176,7 +177,7 @@ class CircuitTable:
         return next(self._reqids)
 
     def request_ipsec_info(self, number: int) -> SourceIpsecInfo | RelayIpsecInfo | ExitIpsecInfo:
-        """Return what the translator needs of a circuit (``nitcm_request_ipsec_info()``).
+        """Return the IPsec information of a circuit (the paper's ``nitcm_request_ipsec_info()``).
 
         Raises:
             InternalError: there is no such circuit, or it waits for a link.
@@ -187,52 +188,52 @@ class CircuitTable:
         return circuit.ipsec
 
     def uses(self, address: CircuitAddress) -> bool:
-        """Tell whether a circuit address belongs to a circuit here, in any role."""
+        """Tell whether a circuit address belongs to a circuit of this node, in any role."""
         return address in self._addresses
 
     def has_hop_with(self, forward_spi: Spi) -> bool:
-        """Tell whether somebody's circuit has this SPI towards us.
+        """Tell whether a circuit of another node has this SPI for packets to this node.
 
-        SPIs of links and of our own circuits do not count: those SAs have another destination
-        (RFC 4301, section 4.1), and whoever chose ``forward_spi`` must not learn of them.
+        SPIs of links and of own circuits do not count, because those SAs have another destination
+        (RFC 4301, section 4.1). The source that chose ``forward_spi`` must not learn of them.
         """
         return forward_spi in self._forward_spis
 
     def claim_forward_spi(self, spi: Spi) -> None:
-        """Take an SPI towards us, for an SA that replaces one.
+        """Reserve an SPI for packets to this node, for an SA that replaces another one.
 
         Raises:
-            Refused: a circuit of others has it.
+            Refused: a circuit of another node has the SPI.
         """
         if self.has_hop_with(spi):
             raise Refused("another SA towards this host has the same SPI")
         self._forward_spis.add(spi)
 
     def release_forward_spi(self, spi: Spi) -> None:
-        """Give back an SPI of an SA that no circuit has any more."""
+        """Release the SPI of an SA that no circuit uses any more."""
         self._forward_spis.discard(spi)
 
-    # --- circuits of ours ---
+    # --- own circuits ---
 
     def put_source(self, circuit: SourceCircuit) -> None:
-        """Add a circuit of ours, or replace it by its next phase."""
+        """Add an own circuit, or replace it by its next phase."""
         self._sources[circuit.number] = circuit
         if not isinstance(circuit, RequestedCircuit):
             for sas in circuit.ipsec.hops:
                 self._addresses[sas.near] = circuit.number
 
     def source(self, number: int) -> SourceCircuit | None:
-        """Return a circuit of ours."""
+        """Return an own circuit, None if there is none with this number."""
         return self._sources.get(number)
 
     def sources(self) -> list[SourceCircuit]:
-        """Return all circuits of ours, in the order in which they were asked for."""
+        """Return all own circuits, in the order of their requests."""
         return list(self._sources.values())
 
     def source_by_near(
         self, near: CircuitAddress, hop: OverlayAddress
     ) -> tuple[PendingCircuit | OpenCircuit, int] | None:
-        """Return our circuit with this address towards this hop, and the hop's position."""
+        """Return the own circuit with this near address for this hop, and the hop's position."""
         circuit = self._sources.get(self._addresses.get(near, 0))
         if circuit is None or isinstance(circuit, RequestedCircuit):
             return None
@@ -242,16 +243,16 @@ class CircuitTable:
         return None
 
     def remove_source(self, number: int) -> None:
-        """Forget a circuit of ours."""
+        """Remove an own circuit."""
         circuit = self._sources.pop(number)
         if not isinstance(circuit, RequestedCircuit):
             for sas in circuit.ipsec.hops:
                 del self._addresses[sas.near]
 
-    # --- circuits of others ---
+    # --- circuits of other nodes ---
 
     def put_hop(self, circuit: HopCircuit) -> None:
-        """Add somebody's circuit, or replace it by its next phase."""
+        """Add a circuit of another node, or replace it by its next phase."""
         if circuit.number not in self._hops:
             self._forward_spis.add(circuit.sas.forward_spi)
             for address in _addresses_of(circuit):
@@ -261,33 +262,33 @@ class CircuitTable:
             self._tickets[circuit.ticket] = circuit.number
 
     def hop(self, number: int) -> HopCircuit | None:
-        """Return somebody's circuit."""
+        """Return a circuit of another node, None if there is none with this number."""
         return self._hops.get(number)
 
     def hops(self) -> list[HopCircuit]:
-        """Return all circuits of others."""
+        """Return all circuits of other nodes."""
         return list(self._hops.values())
 
     def hop_by_near(self, near: CircuitAddress) -> HopCircuit | None:
-        """Return the circuit whose source speaks to us from this address."""
+        """Return the circuit whose source sends to this node from this address."""
         circuit = self._hops.get(self._addresses.get(near, 0))
         return circuit if circuit is not None and circuit.sas.near == near else None
 
     def exit_with(self, ticket: bytes) -> ExitCircuit | None:
-        """Return the circuit that has the inner addresses of a ticket."""
+        """Return the circuit that has the inner addresses of a ticket, None if there is none."""
         circuit = self._hops.get(self._tickets.get(ticket, 0))
         return circuit if isinstance(circuit, ExitCircuit) else None
 
     def count_hops(self, matching: Callable[[HopCircuit], bool]) -> int:
-        """Count the circuits of others that match."""
+        """Return the number of circuits of other nodes that match."""
         return sum(matching(circuit) for circuit in self._hops.values())
 
     def hops_in_total(self) -> int:
-        """Return how many circuits of others there are."""
+        """Return the number of circuits of other nodes."""
         return len(self._hops)
 
     def remove_hop(self, number: int) -> None:
-        """Forget somebody's circuit."""
+        """Remove a circuit of another node."""
         circuit = self._hops.pop(number)
         for address in _addresses_of(circuit):
             if self._addresses.pop(address, None) != number:

@@ -1,7 +1,7 @@
-"""Circuits as values: what the soft state remembers and the translator needs to know.
+"""The IPsec information of circuits, which the table stores and the translator reads.
 
 Hops count from 1 at the source. ``near`` and ``far`` are the circuit addresses C(i-1) and
-C(i) of hop i; forward is away from the source.
+C(i) of hop i. The forward direction is away from the source.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class LinkSecurity:
-    """How policies name a link: its reqid, and both packed underlay addresses.
+    """The values by which IPsec policies refer to a link: its reqid and both underlay addresses.
 
-    One reqid serves both directions; templates tell them apart by their addresses.
+    Both directions have the same reqid. The addresses in a template distinguish them.
     """
 
     reqid: int
@@ -38,11 +38,10 @@ class LinkSecurity:
 class OnionSas:
     """The two onion SAs between the source and one hop, as either end knows them.
 
-    Forward they run from ``near`` to ``hop``, backward from ``hop`` to ``near``. The
-    reqids are this host's own and outlast the SAs, which are replaced while the circuit lives:
-    ``generation`` counts the exchanges of keys (0 are the onion's), ``chain`` is the secret
-    that the next one must know. ``own_spis`` are those that this host's allocator drew;
-    ``lifetime`` limits either SA.
+    The forward SA runs from ``near`` to ``hop``, the backward SA from ``hop`` to ``near``. The
+    reqids are local to this host and stay when the SAs are rekeyed. ``generation`` is the number
+    of rekeys; the keys of the onion have generation 0. ``chain`` is a secret that the next rekey
+    needs. ``own_spis`` are the SPIs that this host's allocator drew. ``lifetime`` limits each SA.
     """
 
     hop: OverlayAddress
@@ -62,7 +61,7 @@ class OnionSas:
 
 @dataclass(frozen=True, slots=True)
 class SourceIpsecInfo:
-    """A circuit at its source: every hop's SAs, first hop first, over the first link."""
+    """A circuit at its source: the SAs of all hops, first hop first, and the first link."""
 
     hops: tuple[OnionSas, ...]
     link: LinkSecurity

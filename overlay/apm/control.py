@@ -1,13 +1,13 @@
-"""Circuit control: what source and hop tell each other inside their own onion SAs.
+"""Encode and parse circuit control messages, which source and hops exchange in onion SAs.
 
-Every message is 64 bytes, so that the ESP packets that carry it have one size::
+Every message has 64 bytes, so that all ESP packets with such messages have the same size::
 
     version (1) | kind (1) | body | zeros
 
 =====  ===============  =======================================================
 kind   name             body
 =====  ===============  =======================================================
-1      CONFIRM          families (1) | IPv4 inner address (4) | IPv6 one (16) | ticket (16)
+1      CONFIRM          IP versions (1) | inner IPv4 (4) and IPv6 address (16) | ticket (16)
 2      REFUSE           reason (1)
 3      PING             echo (8)
 4      PONG             echo (8), as in the PING
@@ -59,7 +59,7 @@ __all__ = [
 
 CONTROL_BYTES: Final = 64
 CONTROL_PORT: Final = 6979
-"""UDP port of circuit control at both ends, inside the onion SAs; of our choice."""
+"""UDP port of circuit control at both ends, inside the onion SAs. The number is arbitrary."""
 
 ECHO_BYTES: Final = 8
 
@@ -69,7 +69,7 @@ SHARE_BYTES: Final = 32
 TAG_BYTES: Final = 16
 
 TICKET_BYTES: Final = 16
-"""Random bytes that belong to inner addresses that are lent. Its exit and its source know it."""
+"""Random bytes that identify lent inner addresses. Only the exit and the source know them."""
 
 _VERSION: Final = 2
 _CONFIRM, _REFUSE, _PING, _PONG, _TEARDOWN = range(1, 6)
@@ -78,16 +78,16 @@ _MOVE: Final = 10
 
 
 class RefuseReason(enum.Enum):
-    """Why a hop refused, as a class: no more than the source needs to choose another path."""
+    """Why a hop refused, as a class: only what the source needs to choose another path."""
 
     LIMIT = 1
-    """A bound of the hop held; another hop, or later."""
+    """A limit of the hop is reached; try another hop, or this one later."""
     UNREACHABLE = 2
     """The next hop could not be reached."""
     COLLISION = 3
-    """An SPI or address is taken; draw again."""
+    """An SPI or address is in use; draw again."""
     NOT_OFFERED = 4
-    """The hop does not do what it was asked for."""
+    """The hop does not offer the requested role or IP version."""
     FAILED = 5
     """The hop could not set the circuit up."""
 
@@ -96,9 +96,9 @@ class TeardownReason(enum.Enum):
     """Why a circuit ends."""
 
     CLOSED = 1
-    """The source wants it no more."""
+    """The source does not need it any more."""
     NEXT_HOP_LOST = 2
-    """The hop's link to the next hop is gone."""
+    """The hop lost its link to the next hop."""
     EXPIRED = 3
     """The circuit's lifetime is over."""
     SHUTDOWN = 4
@@ -109,9 +109,10 @@ class TeardownReason(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Confirm:
-    """From the exit: the circuit stands, and these inner addresses are the source's.
+    """From the exit: the circuit is open, and the source is lent these inner addresses.
 
-    Over another circuit to the same exit, MOVE with the ticket takes the addresses there.
+    If the source sends MOVE with the ticket over another circuit to the same exit, the addresses
+    move to that circuit.
     """
 
     inner_addresses: InnerAddresses
@@ -148,9 +149,10 @@ class Teardown:
 
 @dataclass(frozen=True, slots=True)
 class RekeyOffer:
-    """From the source: new keys for the SAs with this hop, under SPIs that it drew.
+    """From the source: an offer of new keys for the SAs with this hop, with new SPIs.
 
-    ``generation`` grows with every offer of a circuit to a hop; the onion's keys are 0.
+    ``generation`` grows with every offer of a circuit to a hop. The keys of the onion have
+    generation 0.
     """
 
     generation: int
@@ -163,8 +165,8 @@ class RekeyOffer:
 class RekeyAnswer:
     """From the hop, which already receives with the new keys.
 
-    The tag proves that it has the new keys; without it (zeros) the answer is part of what
-    these keys are made of.
+    The tag proves that the hop has the new keys. The keys are derived from the answer too, with
+    zeros in the place of the tag.
     """
 
     generation: int
@@ -174,7 +176,7 @@ class RekeyAnswer:
 
 @dataclass(frozen=True, slots=True)
 class RekeySwitch:
-    """From the source: it has the new keys, receives with them and sends with them."""
+    """From the source: it has the new keys and uses them in both directions."""
 
     generation: int
     tag: bytes
@@ -182,7 +184,7 @@ class RekeySwitch:
 
 @dataclass(frozen=True, slots=True)
 class RekeySwitched:
-    """From the hop: it sends with the new keys as well."""
+    """From the hop: it sends with the new keys too."""
 
     generation: int
     tag: bytes
@@ -190,10 +192,10 @@ class RekeySwitched:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """From the source to its exit: lend this circuit the inner addresses of the ticket.
+    """From the source to its exit: move the inner addresses of the ticket to this circuit.
 
-    The circuit that had them ends. The exit answers with CONFIRM, which names the addresses
-    that this circuit has afterwards.
+    The circuit that had the addresses ends. The exit answers with CONFIRM, which names the
+    addresses that this circuit has afterwards.
     """
 
     ticket: bytes
@@ -256,7 +258,7 @@ def parse_control(data: bytes) -> ControlMessage:
     """Parse a circuit control message.
 
     Raises:
-        Malformed: whatever the bytes are, if they are no message in its one encoding.
+        Malformed: the bytes are not the one valid encoding of a message.
     """
     if len(data) != CONTROL_BYTES:
         raise Malformed("a circuit control message has one size")

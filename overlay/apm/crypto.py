@@ -1,4 +1,4 @@
-"""Onion suites: the public-key encryption of layers and the stream cipher for the rest.
+"""Onion suites: public-key encryption of layers, and a stream cipher for the rest of an onion.
 
 =====  =====================================================  ==============  ============
 suite  HPKE (RFC 9180), base mode                             public key      key share
@@ -9,11 +9,11 @@ suite  HPKE (RFC 9180), base mode                             public key      ke
 
 Suite 2 is complete here, but no Mix descriptor carries its key yet.
 
-``cryptography`` gives HPKE without associated data, so what must be bound to a sealed
-layer goes, hashed, into ``info`` (RFC 9180, section 5.1): the key schedule hashes it, and
-any other value gives another key, hence a failed tag.
+``cryptography`` offers HPKE without associated data. So a hash of the data that a layer is bound
+to is passed as ``info`` (RFC 9180, section 5.1). The key schedule includes ``info``, so another
+value yields another key, and the tag does not verify.
 
-HPKE draws its ephemeral key from the operating system; no generator can be injected.
+HPKE draws its ephemeral key from the operating system; callers cannot supply a generator.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ X25519_SUITE: Final = 1
 HYBRID_SUITE: Final = 2
 
 _STREAM_NONCE: Final = bytes(16)
-"""ChaCha20's counter and nonce (RFC 8439): every stream key is derived for one use."""
+"""ChaCha20's counter and nonce (RFC 8439). Zeros are safe, because each key is used only once."""
 
 _PublicKey = X25519PublicKey | hpke.MLKEM768X25519PublicKey
 _PrivateKey = X25519PrivateKey | hpke.MLKEM768X25519PrivateKey
@@ -70,7 +70,7 @@ class OnionSuite:
 
 
 def _load_hybrid_public(raw: bytes) -> hpke.MLKEM768X25519PublicKey:
-    """Split ML-KEM-768 (1,184 bytes) | X25519 (32 bytes), as the HPKE-PQ draft orders them."""
+    """Load ML-KEM-768 (1,184 bytes) | X25519 (32 bytes), the order of the HPKE-PQ draft."""
     return hpke.MLKEM768X25519PublicKey(
         MLKEM768PublicKey.from_public_bytes(raw[:1184]),
         X25519PublicKey.from_public_bytes(raw[1184:]),
@@ -78,7 +78,7 @@ def _load_hybrid_public(raw: bytes) -> hpke.MLKEM768X25519PublicKey:
 
 
 def _load_hybrid_private(seed: bytes) -> hpke.MLKEM768X25519PrivateKey:
-    """Expand the 32-byte decapsulation key to both keys with SHAKE256 (HPKE-PQ draft, X-Wing)."""
+    """Derive both private keys from a 32-byte seed with SHAKE256 (HPKE-PQ draft, X-Wing)."""
     expanded = hashlib.shake_256(seed).digest(96)
     return hpke.MLKEM768X25519PrivateKey(
         MLKEM768PrivateKey.from_seed_bytes(expanded[:64]),
@@ -124,7 +124,7 @@ class OnionPrivateKey:
         """Load the raw private key of an onion suite.
 
         Raises:
-            ValueError: an unknown suite or a key of another size.
+            ValueError: the suite is unknown, or the key has another size.
         """
         if suite not in ONION_SUITES or len(raw) != ONION_SUITES[suite].private_key_bytes:
             raise ValueError("an onion key needs a known onion suite and that suite's size")
@@ -132,24 +132,24 @@ class OnionPrivateKey:
         self._key = ONION_SUITES[suite].load_private(raw.reveal())
 
     def open(self, sealed: bytes, info: bytes) -> bytes:
-        """Open ``encapsulated key | ciphertext``; fails with the library's own exceptions."""
+        """Decrypt ``encapsulated key | ciphertext``; errors are exceptions of the library."""
         return ONION_SUITES[self.suite].hpke_suite.decrypt(sealed, self._key, info=info)
 
 
 def nesm_encrypt_data(suite: int, public_key: bytes, plaintext: bytes, info: bytes) -> bytes:
-    """Seal ``plaintext`` to an onion key (HPKE base mode, single shot, RFC 9180 section 6.1).
+    """Encrypt a layer to an onion key (HPKE base mode, single shot, RFC 9180, section 6.1).
 
     Args:
-        suite: an onion suite's number.
-        public_key: the receiver's, as its Mix descriptor carries it.
-        plaintext: a layer.
-        info: what opening must be bound to.
+        suite: number of the onion suite.
+        public_key: key of the receiver, from its Mix descriptor.
+        plaintext: the layer.
+        info: data that the receiver must supply too; any other value makes decryption fail.
 
     Returns:
         encapsulated key | ciphertext | tag.
 
     Raises:
-        NotAuthentic: the public key is none (wrong size, or a point of small order).
+        NotAuthentic: the public key has a wrong size or is a point of small order.
     """
     onion_suite = ONION_SUITES[suite]
     if len(public_key) != onion_suite.public_key_bytes:
@@ -162,10 +162,10 @@ def nesm_encrypt_data(suite: int, public_key: bytes, plaintext: bytes, info: byt
 
 
 def nesm_decrypt_data(key: OnionPrivateKey, sealed: bytes, info: bytes) -> bytes:
-    """Open what :func:`nesm_encrypt_data` sealed to our key under the same ``info``.
+    """Decrypt the result of :func:`nesm_encrypt_data` with the private key and the same ``info``.
 
     Raises:
-        NotAuthentic: another key, another ``info``, or any changed bit.
+        NotAuthentic: the key or ``info`` is another one, or a bit was changed.
     """
     try:
         return key.open(sealed, info)

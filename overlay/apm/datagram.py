@@ -1,7 +1,7 @@
-"""Whole IPv6/UDP packets, as control traffic enters and leaves IPsec (RFC 8200, RFC 768).
+"""Build and parse IPv6 packets with UDP datagrams, for control messages (RFC 8200, RFC 768).
 
-The checksum is always computed and always checked: RFC 8200, section 8.1 wants it over
-IPv6, and a kernel at the other end would drop a packet without one.
+The checksum is always computed and checked, because UDP over IPv6 requires it (RFC 8200, section
+8.1). The kernel of a peer would drop a packet without one.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class UdpDatagram:
 
 
 def build_datagram(datagram: UdpDatagram) -> bytes:
-    """Return the IPv6 packet of a datagram; traffic class, flow label 0 and hop limit 64."""
+    """Return the IPv6 packet of a datagram, with traffic class 0, flow label 0, hop limit 64."""
     length = 8 + len(datagram.payload)
     udp = _UDP_HEADER.pack(datagram.source_port, datagram.destination_port, length, 0)
     body = udp + datagram.payload
@@ -47,16 +47,16 @@ def build_datagram(datagram: UdpDatagram) -> bytes:
 
 
 def parse_datagram(packet: bytes) -> UdpDatagram:
-    """Parse an IPv6 packet that holds exactly one UDP datagram, without extension headers.
+    """Parse an IPv6 packet that contains exactly one UDP datagram and no extension headers.
 
     Raises:
-        Malformed: anything else, a wrong checksum included.
+        Malformed: it is any other packet, or its checksum is wrong.
     """
     if len(packet) < HEADER_BYTES:
         raise Malformed("too short for an IPv6 packet with a UDP datagram")
     first, length, next_header, _, source, destination = _IPV6.unpack_from(packet)
     if first >> 28 != 6 or next_header != _UDP or length != len(packet) - 40:
-        raise Malformed("no IPv6 packet with exactly one UDP datagram")
+        raise Malformed("not an IPv6 packet with exactly one UDP datagram")
     source_port, destination_port, udp_length, checksum = _UDP_HEADER.unpack_from(packet, 40)
     if udp_length != length or checksum == 0:
         raise Malformed("a UDP datagram over IPv6 needs its length and its checksum")

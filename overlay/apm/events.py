@@ -1,4 +1,4 @@
-"""What Anonymous Paths Management reports, and the read-only views for users."""
+"""Events and reports of Anonymous Paths Management."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = [
 
 
 class CircuitEnd(enum.Enum):
-    """Why a circuit of ours ended."""
+    """Why an own circuit ended."""
 
     CLOSED = "closed by its user"
     EXPIRED = "its lifetime is over"
@@ -46,7 +46,7 @@ class CircuitEnd(enum.Enum):
 
 
 class CircuitState(enum.Enum):
-    """Where a circuit of ours stands."""
+    """The state of an own circuit."""
 
     WAITING_FOR_LINK = "waiting for the first link"
     AWAITING_CONFIRMATION = "awaiting confirmation"
@@ -55,7 +55,7 @@ class CircuitState(enum.Enum):
 
 
 class ApmDrop(enum.Enum):
-    """Why a control packet was dropped; coarse, for counters alone."""
+    """Why a control packet was dropped, as a class for counters."""
 
     MALFORMED = "malformed"
     NOT_AUTHENTIC = "not authentic"
@@ -64,26 +64,26 @@ class ApmDrop(enum.Enum):
     UNKNOWN_CIRCUIT = "no such circuit"
     UNEXPECTED = "unexpected in this state"
     LATE = "an answer to what was answered before"
-    """Requests are repeated until an answer comes, so a slow network brings more than one."""
+    """A request is repeated until an answer arrives, so a slow network delivers several answers."""
 
 
 @dataclass(frozen=True, slots=True)
 class LinkWanted:
-    """Open a link to this peer, or say with ``link_lost`` that it cannot be had."""
+    """A request to open a link to this peer; the shell calls ``link_lost`` if that fails."""
 
     peer: LinkPeer
 
 
 @dataclass(frozen=True, slots=True)
 class LinkSilent:
-    """A neighbour does not acknowledge signalling: its end of the link may be gone."""
+    """A neighbour does not acknowledge signalling; it may have lost its SAs of the link."""
 
     overlay_address: OverlayAddress
 
 
 @dataclass(frozen=True, slots=True)
 class CircuitOpened:
-    """A circuit of ours carries packets from its inner addresses to its destination."""
+    """An own circuit is open and carries packets from its inner addresses to its destination."""
 
     circuit: int
     inner_addresses: InnerAddresses
@@ -92,7 +92,7 @@ class CircuitOpened:
 
 @dataclass(frozen=True, slots=True)
 class CircuitFailed:
-    """A circuit of ours did not open; nothing of it is left."""
+    """An own circuit did not open, and all its state was removed."""
 
     circuit: int
     error: PathError
@@ -100,7 +100,7 @@ class CircuitFailed:
 
 @dataclass(frozen=True, slots=True)
 class CircuitClosed:
-    """A circuit of ours ended as it should."""
+    """An own circuit ended without a failure."""
 
     circuit: int
     reason: CircuitEnd
@@ -108,10 +108,9 @@ class CircuitClosed:
 
 @dataclass(frozen=True, slots=True)
 class CircuitLost:
-    """An open circuit of ours broke.
+    """An open own circuit was lost.
 
-    ``silent_hop`` is the position of the first hop that does not answer, None if the reason does
-    not tell.
+    ``silent_hop`` is the position of the first hop that does not answer, None if unknown.
     """
 
     circuit: int
@@ -121,16 +120,16 @@ class CircuitLost:
 
 @dataclass(frozen=True, slots=True)
 class CircuitStandsBy:
-    """A circuit of ours was confirmed and is ready to take over."""
+    """An own standby circuit was confirmed and is ready to take over."""
 
     circuit: int
 
 
 @dataclass(frozen=True, slots=True)
 class CircuitMoved:
-    """A standby circuit took over the inner addresses of one of ours, which has ended.
+    """A standby circuit took over the inner addresses of an own circuit, which has ended.
 
-    ``silent_hop`` is that of :class:`CircuitLost`, in the circuit that ended.
+    ``silent_hop`` is a position in the circuit that ended, as in :class:`CircuitLost`.
     """
 
     circuit: int
@@ -141,14 +140,17 @@ class CircuitMoved:
 
 @dataclass(frozen=True, slots=True)
 class ExitCircuitOpened:
-    """We are the exit of a circuit: forward what comes from these inner addresses."""
+    """This node is the exit of a circuit and forwards packets from these inner addresses."""
 
     inner_addresses: InnerAddresses
 
 
 @dataclass(frozen=True, slots=True)
 class ExitCircuitClosed:
-    """We are its exit no more, and its last packets have passed: forget what they were."""
+    """A circuit is closed of which this node was the exit.
+
+    The node can now remove the connection tracking state of these inner addresses.
+    """
 
     inner_addresses: InnerAddresses
 
@@ -156,7 +158,7 @@ class ExitCircuitClosed:
 CircuitEvent = (
     CircuitOpened | CircuitFailed | CircuitLost | CircuitClosed | CircuitMoved | CircuitStandsBy
 )
-"""What becomes of a circuit of ours."""
+"""The events of own circuits."""
 
 ApmEvent = (
     LinkWanted
@@ -174,10 +176,10 @@ ApmEvent = (
 
 @dataclass(frozen=True, slots=True)
 class CircuitReport:
-    """One circuit of ours, for the user who asked for it (never for a log).
+    """One own circuit, for the user. It must not be logged, because it reveals the path.
 
-    ``opened_at`` is in Unix seconds; ``rtt_s`` is the last round trip to the exit. Both are
-    None until there is one.
+    ``opened_at`` is in Unix seconds. ``rtt_s`` is the smoothed round-trip time to the exit in
+    seconds. Both are None as long as they are unknown.
     """
 
     number: int
@@ -191,7 +193,7 @@ class CircuitReport:
 
 @dataclass(frozen=True, slots=True)
 class RelayReport:
-    """What this node does for others: counts alone."""
+    """Numbers of the circuits that this node carries for other nodes, and of drops."""
 
     relayed: int
     exits: int

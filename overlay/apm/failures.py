@@ -1,4 +1,4 @@
-"""Why a circuit could not be had, in a sentence that names the hop."""
+"""Error messages for circuits that could not be set up; each names the hop that failed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _WHY: Final = {
 
 
 def refusal(position: int, hops: int, reason: RefuseReason | TeardownReason) -> CircuitRefused:
-    """Return the error for the refusal of hop ``position`` (from 1) of ``hops``."""
+    """Return the error for a refusal by hop ``position`` (from 1) of ``hops``."""
     if reason in (RefuseReason.UNREACHABLE, TeardownReason.NEXT_HOP_LOST):
         is_exit = " (the exit)" if position + 1 == hops else ""
         why = f"hop {position + 1}{is_exit} did not answer it"
@@ -41,7 +41,7 @@ def refusal(position: int, hops: int, reason: RefuseReason | TeardownReason) -> 
 
 
 def confirmation_missing(timeout_s: float, hops: int) -> CircuitTimedOut:
-    """Return the error for a path of ``hops`` of which nothing came back in time."""
+    """Return the error for a circuit of ``hops`` from which no answer came within the timeout."""
     return CircuitTimedOut(
         f"the exit did not confirm the circuit within {timeout_s:g} s ([apm] setup_timeout_s), and "
         f"none of the {hops} hops said why."
@@ -49,14 +49,14 @@ def confirmation_missing(timeout_s: float, hops: int) -> CircuitTimedOut:
 
 
 def link_missing() -> CircuitTimedOut:
-    """Return the error for a first hop with which no link could be made."""
+    """Return the error for a first hop to which no link could be opened."""
     return CircuitTimedOut(
         "hop 1 did not answer: this node has no link to the path's first Mix-node.", silent_hop=1
     )
 
 
 def acknowledgement_missing() -> CircuitTimedOut:
-    """Return the error for a first hop that has a link and ignores the request."""
+    """Return the error for a first hop that did not acknowledge the request over its link."""
     return CircuitTimedOut(
         "hop 1 did not answer: its link is up, but it did not acknowledge the request for a "
         "circuit.",

@@ -1,4 +1,4 @@
-"""Sizes and offsets of the onion signalling message (NESM), computed once per onion suite.
+"""Compute the sizes of the onion signalling message (NESM) for each onion suite.
 
 ::
 
@@ -6,7 +6,7 @@
 
     slot  =  encapsulated key (32 or 1,120) | sealed layer (layer + 16)
 
-Nothing else of the package knows a size by number.
+All other modules of the package take sizes of the message from here.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ __all__ = ["GEOMETRIES", "LAYER_BYTES", "NESM_VERSION", "NesmGeometry"]
 NESM_VERSION: Final = 1
 
 LAYER_BYTES: Final = 160
-"""Fields of a layer (150 bytes, ``overlay.apm.layer``) and ten reserved ones."""
+"""The fields of a layer (150 bytes, ``overlay.apm.layer``) and 10 reserved bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class NesmGeometry:
-    """The frozen geometry of one onion suite; sizes in bytes."""
+    """The sizes of one onion suite in bytes, and the number of slots."""
 
     suite: int
     slots: int
@@ -37,27 +37,27 @@ class NesmGeometry:
 
     @property
     def header_bytes(self) -> int:
-        """Version and suite."""
+        """Size of version and suite."""
         return 2
 
     @property
     def slot_bytes(self) -> int:
-        """One hop's sealed layer with its encapsulated key."""
+        """Size of the sealed layer of one hop with its encapsulated key."""
         return self.encapsulated_key_bytes + self.layer_bytes + self.tag_bytes
 
     @property
     def rest_bytes(self) -> int:
-        """Everything after the first slot."""
+        """Size of all slots after the first."""
         return (self.slots - 1) * self.slot_bytes
 
     @property
     def message_bytes(self) -> int:
-        """The whole message, whatever the length of the path."""
+        """Size of the whole message, which does not depend on the number of hops."""
         return self.header_bytes + self.slots * self.slot_bytes
 
     @property
     def header(self) -> bytes:
-        """The two bytes with which every message of this suite starts."""
+        """The first two bytes of every message of this suite."""
         return bytes((NESM_VERSION, self.suite))
 
 

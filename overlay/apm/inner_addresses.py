@@ -1,4 +1,4 @@
-"""Inner addresses: what an exit lends to a source for the life of a circuit."""
+"""Inner addresses, which an exit lends to a source for the lifetime of a circuit."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ __all__ = [
 ]
 
 _DRAWS: Final = 64
-"""Draws before a pool counts as full: at half use the chance to miss a free address is 2**-64."""
+"""Draws before a pool counts as full. If half of it is in use, all fail with probability 2**-64."""
 
 _SHORTEST: Final = {4: 8, 6: 16}
 _LONGEST: Final = {4: 29, 6: 112}
-"""So that a pool has room for a gateway, some circuits, and draws that find a free address."""
+"""A longer prefix has too few addresses for a gateway, several circuits and successful draws."""
 
 
 @dataclass(frozen=True, slots=True)
 class InnerAddresses:
-    """The inner addresses of one circuit: one of either family, or both."""
+    """The inner addresses of one circuit: an IPv4 address, an IPv6 address or both."""
 
     ipv4: InnerAddress | None = None
     ipv6: InnerAddress | None = None
@@ -52,7 +52,7 @@ class InnerAddresses:
 
     @property
     def families(self) -> IpVersions:
-        """Which families there are."""
+        """The IP versions of the addresses."""
         families = IpVersions(0)
         if self.ipv4 is not None:
             families |= IpVersions.IPV4
@@ -61,16 +61,15 @@ class InnerAddresses:
         return families
 
     def of_version(self, version: int) -> InnerAddress | None:
-        """Return the address of IP version 4 or 6, if there is one."""
+        """Return the address of IP version 4 or 6, None if there is none."""
         return self.ipv4 if version == 4 else self.ipv6
 
 
 def is_inner_address(packed: bytes) -> bool:
     """Tell whether a source accepts this address from an exit.
 
-    Only addresses of private use (RFC 1918), shared ones (RFC 6598) and unique local ones
-    (RFC 4193) outside of the overlay's own prefixes. Whether the source's host uses the address
-    itself is another question, which the host answers.
+    It accepts private (RFC 1918), shared (RFC 6598) and unique local addresses (RFC 4193) outside
+    of the overlay's own prefixes. Another check finds whether the source's host uses the address.
     """
     address = ipaddress.ip_address(packed)
     return any(
@@ -79,11 +78,11 @@ def is_inner_address(packed: bytes) -> bool:
 
 
 def why_unusable(addresses: InnerAddresses, version: int) -> str | None:
-    """Return why a source cannot use an exit's addresses, as a sentence, or None.
+    """Return a sentence that says why a source cannot use an exit's addresses, or None.
 
     Args:
-        addresses: what the exit lent.
-        version: IP version of the destination.
+        addresses: addresses that the exit lent.
+        version: IP version of the destination, 4 or 6.
     """
     if addresses.of_version(version) is None:
         return "The exit gave no inner address of the destination's family."
@@ -93,7 +92,7 @@ def why_unusable(addresses: InnerAddresses, version: int) -> str | None:
 
 
 def pool_problem(network: IpNetwork) -> str | None:
-    """Return why no exit may lend addresses of this network, as words after "must", or None."""
+    """Return the rule that a network of inner addresses breaks, as text after "must", or None."""
     shortest, longest = _SHORTEST[network.version], _LONGEST[network.version]
     if not shortest <= network.prefixlen <= longest:
         return f"be a prefix from /{shortest} to /{longest}"
@@ -112,10 +111,10 @@ def _listed(networks: list[IpNetwork]) -> str:
 
 
 class InnerAddressPool:
-    """The exit's addresses: random ones, none twice at a time, none of the skip list.
+    """The inner addresses of an exit; each is lent to at most one circuit at a time.
 
-    Random rather than counted, so that a source cannot tell how busy the exit is. Owns the
-    set of addresses in use; its size is bounded by the prefixes and by the circuits.
+    Addresses are drawn at random, so that a source cannot infer the number of circuits. The pool
+    stores the addresses in use. Their number is limited by the prefixes and by the circuits.
     """
 
     def __init__(
@@ -125,10 +124,10 @@ class InnerAddressPool:
         rng: Random,
         skip: Iterable[IpNetwork] = (),
     ) -> None:
-        """Serve addresses of ``ipv4`` and ``ipv6``; :func:`pool_problem` says which may be.
+        """Create a pool of the addresses in ``ipv4`` and ``ipv6`` that are not in ``skip``.
 
         Raises:
-            ValueError: no prefix, or one whose addresses no source would accept.
+            ValueError: there is no prefix, or one that :func:`pool_problem` does not allow.
         """
         if ipv4 is None and ipv6 is None:
             raise ValueError("the exit's inner addresses need an IPv4 or an IPv6 prefix.")
@@ -144,19 +143,19 @@ class InnerAddressPool:
         self._in_use: set[bytes] = set()
 
     def __len__(self) -> int:
-        """Return how many addresses are lent."""
+        """Return the number of lent addresses."""
         return len(self._in_use)
 
     @property
     def places(self) -> int:
-        """How many circuits can have an address of each family at the same time."""
+        """Number of circuits that can have addresses of each IP version at the same time."""
         return min(
             network.num_addresses - 2 for network in (self._ipv4, self._ipv6) if network is not None
         )
 
     @property
     def families(self) -> IpVersions:
-        """Which families can be had."""
+        """The IP versions of which the pool lends addresses at present."""
         families = IpVersions(0)
         if self._ipv4 is not None:
             families |= IpVersions.IPV4
@@ -165,14 +164,14 @@ class InnerAddressPool:
         return families & self._offered
 
     def offer(self, families: IpVersions) -> None:
-        """Lend addresses of these families from now on; none means that the exit is closed."""
+        """Lend only addresses of these IP versions from now on; none closes the exit."""
         self._offered = families
 
     def assign(self, families: IpVersions, taken: Callable[[bytes], bool]) -> InnerAddresses:
-        """Lend one address per family; ``taken`` tells of other uses on this host.
+        """Lend one address per IP version; ``taken`` tells whether this host uses an address.
 
         Raises:
-            LimitReached: no free address was found, or the family is not offered.
+            LimitReached: no free address was found, or the pool has none of this IP version.
         """
         ipv4 = ipv6 = None
         if IpVersions.IPV4 in families:
@@ -195,7 +194,7 @@ class InnerAddressPool:
         if network is None:
             raise LimitReached("this exit has no inner addresses of that family")
         for _ in range(_DRAWS):
-            # Neither the first nor the last: network and broadcast address, or an anycast one.
+            # Exclude the first and the last address: network, broadcast or anycast address.
             offset = self._rng.randrange(1, network.num_addresses - 1)
             address = network[offset]
             if address.packed in self._in_use or taken(address.packed):

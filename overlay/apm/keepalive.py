@@ -1,14 +1,14 @@
-"""The watch over one open circuit: PINGs to its hops, the round trip, what silence means.
+"""Watch one open circuit with PINGs, measure its round-trip time, and detect its loss.
 
-A circuit is heard as long as packets come through the exit's backward SA, whatever they are.
-The watch asks with a PING in two cases: the circuit rested for the keep-alive interval, or
-packets were sent and nothing came back for a moment. A PING that stays unanswered is repeated
-soon, so a circuit that died is found in a second or two and not after three long intervals::
+Any packet through the exit's backward SA proves that the circuit works. The watch sends a PING in
+two cases: the circuit was idle for the keep-alive interval, or packets were sent and no packet
+came back for a short time. An unanswered PING is repeated soon. So the loss of a circuit is
+detected in one or two seconds and not after three intervals::
 
     HEARD --sent, nothing back / interval over--> ASKED --repeats--> doubtful --patience--> lost
       ^---------------- any packet from the exit, PONG ----'-------------'
 
-Waits follow the measured round trip as in RFC 6298, section 2 (mean and deviation).
+Waiting times follow from mean and deviation of the round-trip time, as in RFC 6298, section 2.
 """
 
 from __future__ import annotations
@@ -24,39 +24,40 @@ from overlay.apm.control import ECHO_BYTES, CircuitPing, CircuitPong
 __all__ = ["CircuitWatch", "TrafficMarks", "WatchTimes"]
 
 _MOST_ASKED: Final = 64
-"""PINGs remembered at a time; more are never sent in one silence."""
+"""Largest number of unanswered PINGs; no more are sent until a packet arrives."""
 
 _SHORTEST_WAIT_S: Final = 0.15
-"""Shortest wait for an answer; a busy host needs that long to come round to it."""
+"""Shortest wait for an answer, because a busy host may need this long to process a PING."""
 
 _FIRST_WAIT_S: Final = 1.0
-"""The wait before any round trip was measured (RFC 6298, section 2.1)."""
+"""The wait for an answer before any measurement (RFC 6298, section 2.1)."""
 
 _LONGEST_GRACE_S: Final = 0.5
-"""Longest silence of a circuit that sends, before the watch asks. Streams without answers make
-the watch ask twice a second."""
+"""Longest time without a received packet, on a circuit that sends, before the watch sends a PING.
+So a stream without answers causes two PINGs per second."""
 
 _STALL_S: Final = 0.5
-"""If this process comes to a look later than that, it could not hear either."""
+"""If a look is later than this, the process did not run and could not receive answers either."""
 
 _FIRST_SAMPLES: Final = 16
-"""Round trips measured soon after the opening. The first one is long, because the hops still work
-on the circuit, and a stream with answers would let no other PING follow. So these weigh more."""
+"""Number of round trips that are measured soon after the opening, with a higher weight. The first
+one is long, because the hops still set up the circuit. Without extra PINGs, a stream with answers
+would allow no further measurement."""
 
 _SAMPLE_PAUSE_S: Final = 0.25
 
 _MOST_OVERTAKEN: Final = 32
-"""PINGs remembered whose PONG is under way while other packets were heard: eight rounds to four
+"""Number of PINGs remembered whose PONG was overtaken by other packets: eight rounds to four
 hops."""
 
 _FIRST_ANSWERED: Final = 0.4
-"""Share of PINGs that are taken to be answered before any was sent."""
+"""Initial estimate of the fraction of PINGs that are answered."""
 
 _CERTAIN: Final = 1e-5
-"""A circuit is lost if silence would be so improbable for one that is alive."""
+"""A circuit is lost if the silence has at most this probability on a circuit that works."""
 
 _DOUBTFUL: Final = 0.05
-"""The same for a circuit in doubt. A standby that takes over without need does no harm."""
+"""The same for a circuit in doubt. It is larger, because a needless takeover does no harm."""
 
 _MOST_NEEDED: Final = 40
 
@@ -64,7 +65,7 @@ _SHORTEST_PAUSE_S: Final = 0.1
 """Shortest time between two PINGs."""
 
 _ACTIVE_S: Final = 1.0
-"""How long after a packet the circuit counts as one that is in use."""
+"""Time after a packet for which the circuit counts as active."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,21 +80,21 @@ class WatchTimes:
 
 @dataclass(frozen=True, slots=True)
 class TrafficMarks:
-    """What passed between source and exit: marks that change with every packet, None for none."""
+    """Marks of sent and received packets that change with every packet; None without packets."""
 
     sent: tuple[int, int] | None = None
     heard: tuple[int, int] | None = None
 
     def after(self, before: TrafficMarks) -> TrafficMarks:
-        """Return these marks; where a new SA carried nothing yet, those of ``before``."""
+        """Return these marks, or those of ``before`` for a new SA without packets."""
         return TrafficMarks(self.sent or before.sent, self.heard or before.heard)
 
 
 class CircuitWatch:
-    """The state of one circuit's watch; sans-I/O, times in seconds of one clock."""
+    """The state of the watch of one circuit, without I/O; times in seconds of one clock."""
 
     def __init__(self, times: WatchTimes, hops: int, now: float) -> None:
-        """Begin with a circuit that was just heard."""
+        """Start the watch of a circuit of ``hops`` hops that was confirmed at ``now``."""
         self._times = times
         self._hops = hops
         self._traffic = TrafficMarks()
@@ -113,16 +114,16 @@ class CircuitWatch:
         self._answered_to = 0
         self.rtt_s: float | None = None
 
-    # --- what the watch knows ---
+    # --- state ---
 
     @property
     def is_doubtful(self) -> bool:
-        """Whether a circuit that is alive would hardly have left so many PINGs unanswered."""
+        """Whether so many PINGs are unanswered that a working circuit is improbable."""
         return len(self._to_exit()) >= max(2, self._needed(_DOUBTFUL))
 
     @property
     def silent_hop(self) -> int:
-        """The position of the first hop that answers no PING of this silence."""
+        """The position of the first hop that answered no PING since the last received packet."""
         return min(self._answered_to + 1, self._hops)
 
     def is_lost(self, now: float) -> bool:
@@ -135,7 +136,7 @@ class CircuitWatch:
         )
 
     def next_look(self, now: float) -> float:
-        """Return when :meth:`look` is due again."""
+        """Return when :meth:`look` must be called next."""
         busy = self._asked_since is not None or now < self._active_until
         pause_s = self._times.look_s if busy else 5 * self._times.look_s
         if self._asked_since is not None:
@@ -149,15 +150,15 @@ class CircuitWatch:
 
     @property
     def patience_s(self) -> float:
-        """How long the hops of this circuit may keep silent."""
+        """Time in seconds for which the hops of this circuit may be silent before it is lost."""
         return max(self._times.patience_s, 4 * self._wait_s())
 
-    # --- what happens ---
+    # --- inputs ---
 
     def look(self, traffic: TrafficMarks, now: float) -> bool:
-        """Take note of the counters; tell whether a PING is due.
+        """Process the counters, and tell whether a PING is due.
 
-        The first one is due at once: it tells the exit that its CONFIRM arrived.
+        The first PING is due at once, because it tells the exit that its CONFIRM arrived.
         """
         if self.rtt_s is None and self._asked_since is None:
             self._traffic = traffic
@@ -181,10 +182,10 @@ class CircuitWatch:
         return now >= min(self._rest_until, self._next_sample())
 
     def pings(self, rng: Random, now: float) -> list[tuple[int, CircuitPing]]:
-        """Return the PINGs that leave now, each with the position of its hop.
+        """Return the PINGs to send now, each with the position of its hop.
 
-        The first one goes to the exit alone. Repetitions go to every hop, because their answers
-        tell which hop is silent.
+        The first PING goes only to the exit. Repetitions go to every hop, because their answers
+        show which hop is silent.
         """
         again = self._asked_since is not None
         if not again:
@@ -198,15 +199,15 @@ class CircuitWatch:
     def repeat(self, rng: Random, now: float) -> CircuitPing | None:
         """Return another PING to the exit if one is unanswered.
 
-        It is a new one, because two answers to one PING would leave open which of them measures
-        the round trip (RFC 6298, section 3).
+        It has a new echo value. Otherwise an answer could belong to either PING and would not
+        measure the round trip (RFC 6298, section 3).
         """
         if not self._to_exit() or len(self._asked) >= _MOST_ASKED:
             return None
         return self._ping(self._hops, rng, now)
 
     def answered(self, position: int, pong: CircuitPong, now: float) -> bool:
-        """Take an answer of the hop at ``position``; False if it answers no open PING."""
+        """Process a PONG of the hop at ``position``; return False if it answers no known PING."""
         asked = self._asked.get(pong.echo)
         if asked is None:
             return self._answered_late(position, pong.echo, now)
@@ -219,14 +220,14 @@ class CircuitWatch:
         del self._asked[pong.echo]
         self._measure(asked[1], now)
         self._heard(now)
-        # Only PONGs come back, so this stream has no answers of its own: ask less often.
+        # Only PONGs come back, so this stream has no answers of its own: send fewer PINGs.
         self._grace_s = min(2 * self._grace(), _LONGEST_GRACE_S)
         return True
 
     # --- parts ---
 
     def _answered_late(self, position: int, echo: bytes, now: float) -> bool:
-        """Take an answer that other packets have overtaken; that of the exit is measured."""
+        """Process a PONG that other packets have overtaken; measure it if the exit sent it."""
         position_asked, asked_at = self._overtaken.get(echo, (None, None))
         if position_asked != position:
             return False
@@ -244,16 +245,16 @@ class CircuitWatch:
         return [echo for echo, (position, _) in self._asked.items() if position == self._hops]
 
     def _needed(self, probability: float) -> int:
-        """Return how many PINGs in a row a lossy circuit leaves unanswered so rarely.
+        """Return the number of consecutive losses that has this probability on a working circuit.
 
-        Lines with losses are alive, too: with 15 % of losses on each of six links, three of five
+        A circuit with losses still works. With a loss of 15 % on each of six links, three of five
         PINGs get no answer.
         """
         lost = min(max(1 - self._answered, 0.01), 0.8)
         return min(math.ceil(math.log(probability) / math.log(lost)), _MOST_NEEDED)
 
     def _pause_s(self) -> float:
-        """Return the time to the next PING of a silence: there is room for all that are needed."""
+        """Return the time to the next PING; all PINGs that prove a loss fit into the patience."""
         wait_s = max(self._wait_s(), _SHORTEST_WAIT_S)
         return max(min(wait_s, self.patience_s / self._needed(_CERTAIN)), _SHORTEST_PAUSE_S)
 
@@ -261,22 +262,22 @@ class CircuitWatch:
         for echo in self._to_exit():
             if now - self._asked[echo][1] > self._wait_s():
                 self._count(answered=False)
-        # Answers of hops before the exit are under way as well. They are expected, too.
+        # Answers of hops before the exit may also be under way, so they are expected too.
         self._set_aside(self._asked)
         self._asked_since = self._sent_since = None
         self._answered_to = 0
         self._rest_until = now + self._times.interval_s
 
     def _ask_anew(self, now: float) -> None:
-        """Count no silence in which this process itself did not run.
+        """Restart the silence, because this process did not run in a part of it.
 
-        Answers that waited for it meanwhile are expected, but they measure no round trip.
+        Answers that arrived meanwhile are still accepted, but they do not measure a round trip.
         """
         self._set_aside({echo: (position, None) for echo, (position, _) in self._asked.items()})
         self._asked_since, self._ask_at, self._answered_to = now, now, 0
 
     def _set_aside(self, asked: Mapping[bytes, tuple[int, float | None]]) -> None:
-        """Wait for no answer any more, but expect those that are under way."""
+        """Stop waiting for these answers, but accept them if they arrive."""
         self._overtaken.update(asked)
         while len(self._overtaken) > _MOST_OVERTAKEN:
             del self._overtaken[next(iter(self._overtaken))]
@@ -286,7 +287,7 @@ class CircuitWatch:
         return self._sample_at if self._samples < _FIRST_SAMPLES else math.inf
 
     def _measure(self, asked_at: float, now: float) -> None:
-        if self._stalled(now):  # the answer waited for this process
+        if self._stalled(now):  # the answer waited until this process ran again
             return
         rtt_s = now - asked_at
         self._samples += 1
@@ -300,7 +301,7 @@ class CircuitWatch:
         self.rtt_s += difference_s / (2 if early else 8)
 
     def _count(self, *, answered: bool) -> None:
-        """Learn which share of PINGs gets an answer here: slowly, because luck misleads."""
+        """Update the estimated fraction of answered PINGs, slowly because single PINGs vary."""
         self._answered += (answered - self._answered) / _FIRST_SAMPLES
 
     def _stalled(self, now: float) -> bool:

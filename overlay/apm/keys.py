@@ -1,7 +1,7 @@
-"""The symmetric keys of one hop, all derived from the seed in its layer.
+"""Derive the symmetric keys of one hop from the seed in its layer.
 
-The source draws one seed per hop (``nesm_generate_sym_key``, paper section 3); source and
-hop expand it with HKDF-Expand (RFC 5869, section 2.3) under one label per purpose.
+The source draws one seed per hop (``nesm_generate_sym_key``, paper, section 3). Source and hop
+expand it with HKDF-Expand (RFC 5869, section 2.3), with a different label for each key.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ def _expand(seed: SecretBytes, label: bytes, size: int) -> SecretBytes:
 
 @dataclass(frozen=True, slots=True)
 class HopKeys:
-    """What one seed yields; forward is away from the source.
+    """The keys that follow from one seed; forward is away from the source.
 
-    ``stream`` decrypts the rest of the onion signalling message at this hop, ``filler``
-    makes the slot that the hop appends, the two key materials are those of the onion SAs,
-    and ``chain`` is what the first exchange of new keys must know (docs/decisions/0015).
+    ``stream`` decrypts the rest of the onion signalling message at this hop. ``filler`` yields the
+    slot that the hop appends. The two key materials are those of the onion SAs. ``chain`` is a
+    secret that the first rekey needs (docs/decisions/0015).
     """
 
     stream: SecretBytes
@@ -55,12 +55,12 @@ class HopKeys:
 
     @classmethod
     def derive(cls, seed: SecretBytes, esp_suite: int) -> HopKeys:
-        """Expand a seed for an ESP suite.
+        """Derive the keys from a seed, for an ESP suite.
 
-        The suite's number is part of the labels, so that one seed never keys two ciphers.
+        The number of the suite is part of the labels, so two ciphers never have the same key.
 
         Raises:
-            KeyError: ``esp_suite`` is not a known one (callers check it first).
+            KeyError: ``esp_suite`` is unknown; callers check it first.
         """
         keymat_bytes = SUITES[esp_suite].keymat_bytes
         suite_label = bytes((esp_suite,))
@@ -73,5 +73,5 @@ class HopKeys:
         )
 
     def filler_slot(self, size: int) -> bytes:
-        """Return the ``size`` bytes that this hop appends after shifting the slots."""
+        """Return the ``size`` bytes that this hop appends after it has removed its own slot."""
         return apply_stream(self.filler, bytes(size))

@@ -1,15 +1,16 @@
-"""One hop's layer of an onion signalling message: fields, codec, checks.
+"""Encode, parse and check the layer of one hop in an onion signalling message.
 
-Layout, big-endian, 160 bytes whatever the kind::
+Both kinds of layer have 160 bytes; numbers are big-endian::
 
     kind (1) | ESP suite (1) | seed (32) | forward SPI (4) | backward SPI (4)
     | near circuit address C(i-1) (16) | expiry, minutes since 1970 (4) | lifetime, s (4)
     | far circuit address C(i) (16) | next overlay address (16)
-    | next endpoint: family (1), address (16), port (2) | next link key (32)
-    | inner address families (1) | reserved (10)
+    | next endpoint: IP version (1), address (16), port (2) | next link key (32)
+    | IP versions of inner addresses (1) | reserved (10)
 
-An exit's layer has zeros where a relay's names the next hop, and the other way round; the
-reserved bytes are zero. *Near* is towards the source, *far* is towards the destination.
+A layer for an exit has zeros in the fields of the next hop. A layer for a relay has zero in the
+field of inner addresses. The reserved bytes are zero. *Near* is towards the source, *far* is
+towards the destination.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ _RESERVED_BYTES: Final = 10
 
 
 class IpVersions(enum.Flag):
-    """IP families of inner addresses that a source asks its exit for."""
+    """IP versions of inner addresses that a source requests from its exit."""
 
     IPV4 = 1
     IPV6 = 2
@@ -51,10 +52,10 @@ class IpVersions(enum.Flag):
 
 @dataclass(frozen=True, slots=True)
 class LayerTerms:
-    """What every hop is told: its two onion SAs, its near circuit address, its time.
+    """The fields for every hop: its two onion SAs, its near circuit address, and two times.
 
-    ``expires_min`` is when the message stops being acceptable, in minutes since 1970;
-    ``lifetime_s`` is how long the source wants the circuit.
+    ``expires_min`` is the end of the message's validity in minutes since 1970. ``lifetime_s`` is
+    the requested lifetime of the circuit in seconds.
     """
 
     esp_suite: int
@@ -87,7 +88,7 @@ class LayerTerms:
 
 @dataclass(frozen=True, slots=True)
 class RelayLayer:
-    """A layer that tells its hop to pass packets on; the link key spares it a lookup."""
+    """A layer for a relay; it has the next hop's link key, so the relay needs no lookup."""
 
     terms: LayerTerms
     far: CircuitAddress
@@ -114,7 +115,7 @@ class RelayLayer:
 
 @dataclass(frozen=True, slots=True)
 class ExitLayer:
-    """A layer that asks its hop for inner addresses and to let packets out."""
+    """A layer for an exit; it requests inner addresses of these IP versions."""
 
     terms: LayerTerms
     families: IpVersions
@@ -139,7 +140,7 @@ def parse_layer(data: bytes) -> Layer:
     """Parse the plaintext of one layer.
 
     Raises:
-        Malformed: whatever the bytes are, if they are no layer in its one encoding.
+        Malformed: the bytes are not the one valid encoding of a layer.
     """
     if len(data) != LAYER_BYTES:
         raise Malformed("a layer has another size")

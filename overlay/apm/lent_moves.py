@@ -1,15 +1,15 @@
-"""How inner addresses move from one circuit to another at the exit.
+"""Move inner addresses from one circuit to another at the exit.
 
 ::
 
     MOVE (ticket) ──> a circuit has the addresses ──> both circuits swap, that one ends
-                  ──> they are kept since its link was lost ──> they change to the new circuit
+                  ──> its link was lost, they are kept ──> they move to the new circuit
                   ──> neither ──> nothing changes
-    every case    ──> CONFIRM tells what the circuit has now
+    every case    ──> CONFIRM names the addresses that the circuit has now
 
-The link to a relay that died may be lost here before the source notices. Then the circuit ends,
-but its addresses are kept for ``lent_address_hold_s`` seconds, so that connections of the source's
-programs can go on over its standby circuit.
+If a relay fails, the exit may lose its link before the source notices the failure. Then the
+circuit ends, but its addresses are kept for ``lent_address_hold_s`` seconds. So connections of the
+source's programs can continue over its standby circuit.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ __all__ = ["LentMoves"]
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """Addresses of a circuit that ended, and the neighbour that they are charged to."""
+    """Addresses of a circuit that ended, and the neighbour towards whose share they count."""
 
     addresses: InnerAddresses
     previous: OverlayAddress
 
 
 class LentMoves:
-    """Owner of inner addresses that no circuit has and that a source may still claim.
+    """Inner addresses that no circuit has and that a source may still claim.
 
-    They count among those that their neighbour was lent, so they need no bound of their own.
+    They count towards the share of their neighbour, so they need no limit of their own.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class LentMoves:
         connections: CircuitTable,
         close: Callable[[ExitCircuit, Teardown | None, float], None],
     ) -> None:
-        """Prepare; ``close`` ends a circuit and tells its source if it is given a message."""
+        """Store ``close``, which ends a circuit and sends the message, if any, to its source."""
         self._board = switchboard
         self._connections = connections
         self._close = close
@@ -58,21 +58,22 @@ class LentMoves:
         self._timers: Timers[bytes] = Timers()
 
     def __len__(self) -> int:
-        """Return how many circuits' addresses are kept."""
+        """Return the number of circuits whose addresses are kept."""
         return len(self._kept)
 
     def keep(self, circuit: ExitCircuit, now: float) -> None:
-        """Keep the addresses of a circuit that is forgotten because its link was lost."""
+        """Keep the addresses of a circuit that is removed because its link was lost."""
         self._kept[circuit.ticket] = _Kept(circuit.ipsec.inner_addresses, circuit.previous)
         self._timers.set(circuit.ticket, now + self._board.settings.lent_address_hold_s)
 
     def move(self, circuit: ExitCircuit, ticket: bytes, now: float) -> ExitCircuit | None:
-        """Lend a circuit the inner addresses of a ticket.
+        """Move the inner addresses of a ticket to a circuit.
 
-        A ticket that came before, or whose addresses were released, changes nothing.
+        A repeated ticket, or one whose addresses were released, has no effect.
 
         Returns:
-            The circuit as it is now, whose source wants a confirmation; None if it had to end.
+            The circuit afterwards, which the caller confirms to its source. None if the circuit
+            had to end, because its new state could not be installed.
         """
         other = self._connections.exit_with(ticket)
         if other is not None and other.number != circuit.number:
@@ -96,7 +97,7 @@ class LentMoves:
         return None
 
     def _claimed(self, circuit: ExitCircuit, ticket: bytes) -> ExitCircuit:
-        """Give a circuit kept addresses in the place of its own, which are released."""
+        """Replace the addresses of a circuit by kept ones, and release its own."""
         kept = self._kept.pop(ticket)
         self._timers.cancel(ticket)
         own = circuit.ipsec.inner_addresses
@@ -109,7 +110,7 @@ class LentMoves:
         return moved
 
     def next_deadline(self) -> float:
-        """Return when :meth:`handle_deadline` has something to do."""
+        """Return when :meth:`handle_deadline` must be called next (Unix seconds)."""
         return self._timers.next_deadline()
 
     def handle_deadline(self, now: float) -> None:
@@ -118,7 +119,7 @@ class LentMoves:
             self._release(ticket)
 
     def release_all(self, families: IpVersions | None = None) -> None:
-        """Release all kept addresses, or those of circuits that have one of these families."""
+        """Release all kept addresses, or only those of circuits with one of these IP versions."""
         for ticket, kept in list(self._kept.items()):
             if families is None or kept.addresses.families & families:
                 self._timers.cancel(ticket)

@@ -1,4 +1,4 @@
-"""Limits of onion SAs: the source replaces them, a hop can only wait for that."""
+"""Limits of onion SAs at the source, which rekeys them; a hop only answers."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ __all__ = ["source_lifetime"]
 def source_lifetime(settings: ApmSettings, rng: Random) -> Lifetime:
     """Draw the limits of one hop's onion SAs at the source.
 
-    The hard limit in seconds is for a node that hangs: a circuit whose keys cannot be
-    replaced has ended long before.
+    The hard limit in seconds is a safeguard for a node that does not run. A circuit whose keys
+    cannot be replaced normally ends long before.
     """
     limits = RekeyLimits(
         soft_s=settings.rekey_after_s,
