@@ -1,4 +1,4 @@
-"""The node: the five blocks, one IPsec backend and one network, wired together."""
+"""The node: it connects the five blocks of the design, an IPsec backend and the network."""
 
 from overlay.node.node import AnonymousPath, OverlayNode, run_node
 

@@ -1,7 +1,7 @@
-"""What a program asks of a node, checked where it enters: types, ranges and spellings.
+"""Check the arguments of a path request: types, ranges and spellings.
 
-Everything is checked before anything is done, so that a mistake is one exception with its remedy
-and not an error of some task later on.
+All arguments are checked before the node acts. So the caller gets one exception that says what to
+write instead, and not an error of a task later on.
 
 Reasons: docs/decisions/0052.
 """
@@ -31,10 +31,10 @@ __all__ = ["Destination", "Hop", "request_of"]
 T = TypeVar("T")
 
 Destination = str | IpAddress | IpNetwork
-"""Where to: "203.0.113.10", "2001:db8::/32", or a value of :mod:`ipaddress`."""
+"""A destination: "203.0.113.10", "2001:db8::/32", or a value of :mod:`ipaddress`."""
 
 Hop = NodeId | OverlayAddress | str | PeerReport | HopReport
-"""A Mix-node: an id or overlay address as bytes or as text, or an entry of ``peers()``."""
+"""A Mix-node: its id or overlay address as bytes or text, or an entry of ``peers()``."""
 
 _ADDRESSES: Final = (ipaddress.IPv4Address, ipaddress.IPv6Address)
 _NETWORKS: Final = (ipaddress.IPv4Network, ipaddress.IPv6Network)
@@ -48,11 +48,18 @@ def request_of(
     via: Iterable[Hop],
     both_versions: bool | None,
 ) -> OpenPathsRequest:
-    """Return a checked request.
+    """Check the arguments and return them as a request.
+
+    Args:
+        destination: 1 to ``MAX_DESTINATIONS`` addresses or prefixes.
+        hops: number of Mix-nodes, 1 to ``MAX_HOPS``; None for the configured number.
+        strategy: name of a path selection strategy; None for the configured one.
+        via: Mix-nodes for the first hops, first hop first; at most ``MAX_HOPS``.
+        both_versions: whether to block the other IP version; None for the configured value.
 
     Raises:
-        TypeError: an argument is of a type that is never right; the message names it.
-        ConfigurationError: a value cannot be.
+        TypeError: an argument has a wrong type; the message names the argument.
+        ConfigurationError: a value is out of range or cannot be parsed.
     """
     return OpenPathsRequest(
         _destinations(destination),
@@ -81,7 +88,7 @@ _WANTED: Final = "an address or a prefix, as text or as a value of ipaddress"
 
 def _destination(given: object) -> IpNetwork:
     if isinstance(given, (*_ADDRESSES, *_NETWORKS)):
-        given = str(given)  # also checked as text is: a zone, an overlay address
+        given = str(given)  # parse_destination also refuses zones and overlay addresses
     if not isinstance(given, str):
         raise TypeError(f"a destination must be {_WANTED}, not {_kind(given)}.")
     try:
@@ -93,7 +100,7 @@ def _destination(given: object) -> IpNetwork:
 def _hops(given: object) -> int | None:
     if given is None:
         return None
-    if type(given) is not int:
+    if type(given) is not int:  # not isinstance, because True is an int as well
         raise TypeError(f"hops must be a whole number from 1 to {MAX_HOPS}, not {_kind(given)}.")
     if not 1 <= given <= MAX_HOPS:
         raise ConfigurationError(f"hops must be a whole number from 1 to {MAX_HOPS}, not {given}.")
@@ -101,7 +108,7 @@ def _hops(given: object) -> int | None:
 
 
 def _via(given: object) -> tuple[NodeId | OverlayAddress, ...]:
-    # A single text or a single id would be taken for the list of its characters or bytes.
+    # A str or bytes is iterable: without this check, it would be read as a list of characters.
     if isinstance(given, str | bytes) or not isinstance(given, Iterable):
         raise TypeError(
             f"via must be a list of nodes, the first hop first, not {_kind(given)}; write [NODE]."
@@ -136,10 +143,12 @@ def _hop(given: object) -> NodeId | OverlayAddress:
 
 
 def _optional(name: str, given: T, kind: type, wanted: str) -> T:
+    """Return ``given`` if it is None or of this type; ``wanted`` describes the type in errors."""
     if given is not None and type(given) is not kind:
         raise TypeError(f"{name} must be {wanted}, not {_kind(given)}.")
     return given
 
 
 def _kind(given: object) -> str:
+    """Return the value and its type for a message; long values are cut to 40 characters."""
     return f"{given!r:.40} ({type(given).__name__})"

@@ -1,4 +1,8 @@
-"""Build a node's cores from its configuration: the one place that knows all five blocks."""
+"""Build the cores of a node from its configuration and connect them.
+
+This is the only module that knows all five blocks. Nodes, tests and simulations use it, with
+different objects around the cores.
+"""
 
 from __future__ import annotations
 
@@ -57,18 +61,27 @@ __all__ = [
     "wire_control_plane",
 ]
 
+# Sizes are computed for Ethernet and for the longer outer headers, those of IPv6 and UDP.
 _UNDERLAY_MTU = 1500
 _UDP_IPV6_HEADERS = 48
 
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What the cores need of the world; shells in a node, fakes in tests and simulations.
+    """What surrounds the cores: shells in a node, fakes in tests and simulations.
 
-    ``marks`` are what the numbers that this node draws have in common, if the network asks for
-    it. ``probes_sizes`` tells that datagrams can be lost because of their size. ``initiations``
-    stamps the handshakes of links above those of earlier processes. ``send_apart`` sends a
-    datagram from a UDP port that is used once.
+    Attributes:
+        network: Sends datagrams from the UDP port of the node.
+        guard: The kill switch for destinations.
+        local_address: Returns the local endpoint of datagrams to a peer.
+        local_addresses: Returns the packed addresses that lead to this host.
+        forget_inner_addresses: Removes tracked connections of a circuit that ended at this exit.
+        marks: Secret properties of the numbers that this node draws. None if the UDP port does
+            not test them.
+        inner_in_use: Tells whether this host uses a packed address for something else already.
+        probes_sizes: Whether links probe the path MTU, because large datagrams may be lost.
+        initiations: Draws timestamps of link handshakes above those of earlier processes.
+        send_apart: Sends a datagram from a UDP port that is used once.
     """
 
     network: DatagramSink
@@ -84,10 +97,11 @@ class Surroundings:
 
 
 def path_mtu(configuration: Configuration, *, in_kernel: bool = False) -> int:
-    """Return the inner MTU of every path of this node (docs/decisions/0003, 0054).
+    """Return the MTU in bytes of inner packets, which is the same for all paths of this node.
 
-    It is what the forwarding rules' setting ``path_mtu`` says, if they have it. The kernel's IPsec
-    carries no more than what needs no fragments in the longest path.
+    It is the setting ``path_mtu`` of the forwarding rules, if they have this setting. With
+    ``in_kernel`` it is at most the size that needs no fragments on a path with ``MAX_HOPS`` hops.
+    Source: docs/decisions/0003 and 0054.
     """
     name = configuration.forwarding.rules
     settings = configuration.plugin_settings("overlay.forwarding", name)
@@ -115,10 +129,17 @@ def build_control_plane(
     dht: Dht | None = None,
     make: Callable[..., ControlPlane] = ControlPlane,
 ) -> ControlPlane:
-    """Wire the cores of one node to a userspace engine, without anything of an operating system.
+    """Connect the cores of one node to a userspace engine, without an operating system.
 
-    ``endpoints`` are those under which others reach it. A simulation brings its own carrier of
-    DHT messages: the ``dht`` core that speaks through it, and what to ``make`` of all cores.
+    Args:
+        configuration: the settings of the node.
+        identity: the keys of the node.
+        surroundings: what replaces sockets, devices and filters.
+        engine: the userspace IPsec engine.
+        endpoints: where other nodes reach this node.
+        rng: source of all random numbers.
+        dht: a DHT core to use instead of a new one. Simulations pass one with its own transport.
+        make: class that holds the cores. Simulations pass a subclass.
     """
     datapath = build_datapath(
         configuration, engine, surroundings.network, surroundings.local_addresses
@@ -142,7 +163,11 @@ def build_datapath(
     network: DatagramSink,
     local_addresses: Callable[[], frozenset[bytes]],
 ) -> UserspaceTransport:
-    """Return the userspace backend's data path; ``local_addresses`` are those of this host."""
+    """Return the packet transport of the userspace backend.
+
+    ``local_addresses`` returns the packed addresses that lead to this host. Exits refuse them as
+    destinations.
+    """
     return UserspaceTransport(
         engine,
         _forwarding_rules(configuration, local_addresses),
@@ -163,7 +188,11 @@ def wire_control_plane(
     dht: Dht | None = None,
     make: Callable[..., ControlPlane] = ControlPlane,
 ) -> ControlPlane:
-    """Wire the cores of one node to whatever carries its packets."""
+    """Connect the cores of one node to a backend and its packet transport.
+
+    The arguments are those of :func:`build_control_plane`. ``backend`` holds SAs and policies, and
+    ``datapath`` carries packets.
+    """
     spis = SpiAllocator(rng)
     marks = surroundings.marks
     budget = WorkBudget(configuration.network.unauthenticated_cpu_percent / 100)
@@ -192,6 +221,7 @@ def wire_control_plane(
         budget=budget,
         local_endpoint=partial(_local_endpoint, surroundings),
         draw_index=None if marks is None else partial(marks.numbers.draw_spi, rng),
+        # A node with the kernel backend neither sends nor answers probes (docs/decisions/0054).
         probes_sizes=surroundings.probes_sizes and not backend.capabilities().in_kernel,
         clock=surroundings.initiations,
     )
@@ -255,20 +285,23 @@ def _known_endpoints(table: TopologyTable, node_id: NodeId) -> tuple[Endpoint, .
 
 
 def _link_suites(configuration: Configuration) -> tuple[int, ...]:
-    """The configured suite first, then every other that links may use."""
+    """Return the configured suite, followed by the other suites that links may use."""
     preferred = configuration.ipsec.link_suite
     return (preferred, *(number for number in DEFAULT_LINK_SUITES if number != preferred))
 
 
 def _link_spis(spis: SpiAllocator, marks: Marks | None, rng: Random) -> Callable[[], Spi]:
-    """Return how links draw SPIs: with the mark by which the UDP port tells ESP of our links."""
+    """Return the function that draws SPIs for links.
+
+    Marked SPIs let the kernel recognise ESP of our links at the UDP port (docs/decisions/0041).
+    """
     if marks is None:
         return spis.allocate
     return partial(spis.allocate, partial(marks.link_spis.draw_spi, rng))
 
 
 def _marked_id(mark: SpiMark, rng: Random) -> bytes:
-    """Draw the id of a DHT request, by which the UDP port tells answers that we wait for."""
+    """Draw a marked DHT request id, so that the kernel recognises answers to it at the UDP port."""
     number = mark.draw_spi(rng).to_bytes(4, "big")
     return number + rng.randbytes(REQUEST_ID_BYTES - len(number))
 
@@ -277,6 +310,7 @@ def _inner_addresses(configuration: Configuration, rng: Random) -> InnerAddressP
     if not configuration.roles.exit:
         return None
     pools = (configuration.exit.inner_ipv4, configuration.exit.inner_ipv6)
+    # The exit uses these addresses itself: as gateway, and as source of its probes.
     own = [ipaddress.ip_network(of(pool)) for pool in pools for of in (exit_gateway, probe_address)]
     return InnerAddressPool(*pools, rng, skip=own)
 
@@ -288,6 +322,7 @@ def build_tfc(configuration: Configuration, rng: Random) -> TfcStrategy:
 
 
 def _local_endpoint(surroundings: Surroundings, peer: Endpoint) -> Endpoint | None:
+    """Return the local endpoint of datagrams to ``peer``, or None if no route leads there."""
     try:
         return surroundings.local_address(peer)
     except BackendError:
@@ -310,7 +345,7 @@ def _selector(configuration: Configuration, name: str) -> PathSelector:
 
 
 def _plugin(configuration: Configuration, group: str, name: str) -> Callable[..., Any]:
-    """Return a plug-in's constructor, its settings already given if it has any."""
+    """Return the constructor of a plug-in; settings are bound to it if the plug-in has any."""
     implementation: Callable[..., Any] = load_plugin(group, name)
     settings = configuration.plugin_settings(group, name)
     return implementation if settings is None else partial(implementation, settings)

@@ -1,10 +1,10 @@
-"""Which IPsec backend a node runs with: by name, or by what this host and its settings allow.
+"""Choose the IPsec backend of a node: the configured one, or the best one for ``auto``.
 
-::
+The choice is stored with its reason, which ``overlay status`` shows::
 
-    auto ──> do the settings ask for what no kernel does? ─yes─> userspace, and why
-             does the kernel open (ESP, suites, rights, filter)? ─no─> userspace, and why
-             ─────────────────────────────────────────────────────────> xfrm
+    auto ──> do the settings need what no kernel supports? ─yes─> userspace, with the reason
+             does the kernel backend open (ESP, suites, rights, filter)? ─no─> userspace, likewise
+             ────────────────────────────────────────────────────────> xfrm
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ _CONFIGURED: Final = "[ipsec] backend names it"
 
 @dataclass(frozen=True, slots=True)
 class Obstacle:
-    """What the kernel cannot do though the settings ask for it, and what to write instead."""
+    """A configured feature that the kernel does not support, and what to write instead."""
 
     what: str
     remedy: str
 
 
 def kernel_obstacle(configuration: Configuration, rng: Random) -> Obstacle | None:
-    """Return why no kernel could run a node with these settings, None if one might."""
+    """Return why no kernel can run a node with these settings, or None if a kernel might."""
     if configuration.selection.hops > _MOST_HOPS:
         return Obstacle(
             f"the kernel carries circuits of at most {_MOST_HOPS} hops",
@@ -75,18 +75,18 @@ def open_shell(
     rng: Random,
     engine: UserspaceEngine | None,
 ) -> PacketShell:
-    """Choose the backend and take what it needs of the operating system.
+    """Choose the backend and open its devices, filters and sockets.
 
     Args:
-        configuration: its ``[ipsec]`` section names a backend, or ``auto``.
-        host: devices and filters of the userspace backend.
-        network: the node's UDP sockets.
-        rng: of IVs and trial SPIs.
-        engine: a userspace engine to use whatever the configuration says.
+        configuration: its ``[ipsec]`` section names a backend or ``auto``.
+        host: creates devices and filters of the userspace backend.
+        network: the UDP sockets of the node.
+        rng: draws IVs and the SPIs of trial SAs.
+        engine: a userspace engine that is used whatever the configuration says, or None.
 
     Raises:
-        ConfigurationError: the named backend cannot do what the settings ask for.
-        BackendError: the operating system refused what the named backend needs.
+        ConfigurationError: the named backend does not support the settings.
+        BackendError: the operating system refused an operation that the named backend needs.
     """
     if engine is not None:
         return UserspaceShell(configuration, host, network, engine, "the program brought it")
@@ -94,6 +94,7 @@ def open_shell(
     backend = load_plugin("overlay.ipsec", _KERNEL if name == _AUTO else name)
 
     def userspace(reason: str) -> PacketShell:
+        # A node that ran with the kernel backend here and was killed leaves SAs and policies.
         host.clear_kernel_ipsec()
         kind = load_plugin("overlay.ipsec", _USERSPACE if name == _AUTO else name)
         return UserspaceShell(configuration, host, network, kind(rng=rng), reason)
@@ -123,6 +124,7 @@ def _best(
     backend: Any,  # noqa: ANN401 - a plug-in, checked by what it does
     userspace: Callable[[str], PacketShell],
 ) -> PacketShell:
+    """Open the kernel backend, or the userspace backend if that fails."""
     obstacle = kernel_obstacle(configuration, rng)
     if obstacle is not None:
         return userspace(obstacle.what)
@@ -140,6 +142,11 @@ def _kernel(
     backend: Any,  # noqa: ANN401 - a plug-in, checked by its caller
     reason: str,
 ) -> PacketShell:
+    """Open the kernel backend.
+
+    Raises:
+        BackendError: the kernel lacks a configured suite, or the operating system refused.
+    """
     with ExitStack() as opened:
         kernel: XfrmBackend = backend(rng=rng)
         opened.callback(kernel.close)
@@ -154,7 +161,10 @@ def _kernel(
 
 
 def _wants_dummies(configuration: Configuration, rng: Random) -> bool:
-    """Tell whether the strategy would send dummies on a link: it plans the first at once."""
+    """Tell whether the TFC strategy sends dummy packets.
+
+    Such a strategy sets a deadline as soon as a link opens, so a trial link shows it.
+    """
     strategy = build_tfc(configuration, rng)
     strategy.link_opened(LinkHandle(0), 0.0)
     return strategy.next_deadline() < math.inf

@@ -1,4 +1,7 @@
-"""Tells the log that bootstrap endpoints do not answer, without their addresses."""
+"""Log that bootstrap endpoints do not answer.
+
+The log contains no addresses, so only their number is logged.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +14,21 @@ _log = EventLog(__name__)
 
 
 class BootstrapReport:
-    """Log each silent bootstrap endpoint once, until this node joins; holds the configured ones."""
+    """Log each silent bootstrap endpoint once, until this node joins.
+
+    The memory is bounded by the number of configured bootstrap endpoints.
+    """
 
     def __init__(self) -> None:
         self._silent: set[Endpoint] = set()
 
     def silent(self, endpoint: Endpoint, other_network: int) -> None:
-        """Log that one more endpoint is silent.
+        """Log that one more endpoint does not answer, unless that is logged already.
 
         Args:
-            endpoint: the one that did not answer.
-            other_network: packets of other overlays that were dropped so far. They are the usual
-                sign of a wrong ``network_id``.
+            endpoint: the endpoint that did not answer.
+            other_network: number of dropped packets of other overlays. If it is not 0, the
+                ``network_id`` of this node is often wrong.
         """
         if endpoint not in self._silent:
             self._silent.add(endpoint)
@@ -31,7 +37,10 @@ class BootstrapReport:
             )
 
     def joined(self, contacts: int) -> None:
-        """Log that the node has joined, at the default level if that was in doubt."""
+        """Log that the node has joined.
+
+        It is logged at the default level only if a silent endpoint was logged before.
+        """
         tell = _log.warning if self._silent else _log.info
         tell("bootstrap.joined", contacts=contacts)
         self._silent.clear()

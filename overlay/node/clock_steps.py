@@ -1,8 +1,8 @@
-"""What a node does about a clock that is wrong, and one that is set while it runs.
+"""Detect a clock that is wrong, and a clock that is set while the node runs.
 
-The cores' time never jumps, because all their timers depend on it. So a node whose host's time was
-set starts anew inside its process: its destinations stay blocked meanwhile, and its paths
-return. It signs and publishes with the new time at once.
+The time of the cores never jumps, because all their timers depend on it. If the system's time is
+set, the node restarts inside its process. Its destinations stay blocked during the restart, and
+its paths are rebuilt. It signs and publishes with the new time at once.
 
 Reasons: docs/decisions/0050.
 """
@@ -21,18 +21,20 @@ from overlay.logs import EventLog
 __all__ = ["STEP_S", "ClockReport", "clock_problem", "follow_steps"]
 
 STEP_S: Final = 120.0
-"""A fifth of what other nodes tolerate (10 minutes): smaller steps are not worth the circuits."""
+"""Least step that causes a restart: one fifth of the 10 minutes that other nodes tolerate. A
+restart ends all circuits, which a smaller step does not justify."""
 
 _TOLERATED_S: Final = 300.0
-"""Half of what other nodes tolerate, so that the user hears of it in time."""
+"""Half of the difference that other nodes tolerate, so that the user is warned in time."""
 
 _LOOK_S: Final = 1.0
+"""Interval between two comparisons of the system's time with the node's clock."""
 
 _log = EventLog(__name__)
 
 
 async def follow_steps(clock: Clock, stepped: Callable[[], None]) -> None:
-    """Return after a step of the system's time, having called ``stepped``."""
+    """Wait until the system's time is set by ``STEP_S`` or more, then call ``stepped``."""
     while abs(clock.step_s()) < STEP_S:
         await trio.sleep(_LOOK_S)
     _log.warning("clock.was_set", by_s=round(clock.step_s()))
@@ -40,18 +42,22 @@ async def follow_steps(clock: Clock, stepped: Callable[[], None]) -> None:
 
 
 class ClockReport:
-    """Tells the log, once, when the clock is off and when it is right again."""
+    """Log when the clock becomes wrong and when it is right again, once each.
+
+    ``offset`` returns the difference between this host's clock and those of other nodes, or None
+    if it is not known.
+    """
 
     def __init__(self, offset: Callable[[float], ClockOffset | None]) -> None:
         self._offset = offset
         self._is_wrong = False
 
     def problem(self, now: float) -> str | None:
-        """Return what is wrong with this host's clock as far as other nodes tell, or None."""
+        """Return a sentence about a wrong clock of this host, or None if none is known."""
         return clock_problem(self._offset(now))
 
     def check(self, now: float) -> None:
-        """Log a change."""
+        """Log whether the clock is wrong, if that has changed since the last call."""
         offset = self._offset(now)
         wrong = clock_problem(offset) is not None
         if offset is not None and wrong != self._is_wrong:
@@ -61,7 +67,7 @@ class ClockReport:
 
 
 def clock_problem(offset: ClockOffset | None) -> str | None:
-    """Return what to tell the user about a clock that is too far from those of other nodes."""
+    """Return a sentence for the user if the clock differs too much from those of other nodes."""
     if offset is None or abs(offset.ahead_s) < _TOLERATED_S:
         return None
     how = "ahead of" if offset.ahead_s > 0 else "behind"

@@ -1,13 +1,13 @@
-"""The node's cores, wired: what one of them reports becomes what another is told.
+"""Pass events between the cores of a node.
 
-Sans-I/O: datagrams and ``now`` in, datagrams into a sink, one deadline. The shell in
-``overlay.node.running`` drives it with sockets, the simulator with an event heap.
+It is sans-I/O: it takes datagrams and the time, sends datagrams to a sink, and has one deadline.
+The shell in ``overlay.node.running`` drives it with sockets, the simulator with an event heap.
 
 ::
 
     DHT ──descriptors──> topology table ──view──> paths ──circuits──> APM
-                                                    │                  │ link wanted
-    TFC ──dummies──┐                                │ guard            v
+                                                    │ kill switch      │ link wanted
+    TFC ──dummies──┐                                v                  v
                    └──> engine <──SAs, policies── neighbours <──keys── links
 """
 
@@ -61,14 +61,16 @@ __all__ = ["ControlPlane"]
 _log = EventLog(__name__)
 
 _TIDY_INTERVAL_S = 10.0
+"""How often expired descriptors are removed and idle links closed."""
 
 _MAX_ROUNDS = 64
-"""Cores answer each other within a few rounds; more means that two of them never come to rest."""
+"""Cores react to each other within a few rounds. More rounds mean a bug: two cores that cause each
+other's events without end."""
 
 
 @dataclass(slots=True)
 class DhtTraffic:
-    """The DHT's share of the UDP port; bytes are those of its datagrams, without framing."""
+    """Counters of the DHT's datagrams; bytes count the payload without framing and IP headers."""
 
     datagrams_sent: int = 0
     bytes_sent: int = 0
@@ -77,11 +79,11 @@ class DhtTraffic:
 
 
 class ControlPlane:
-    """Route events between the cores; it decides nothing itself.
+    """Route events between the cores. It contains no protocol logic.
 
-    ``send_apart`` sends a datagram from a UDP port that is used once. ``reach_changed`` gets what
-    tests have shown of this node's endpoints. ``nearby`` returns the local endpoints of a node
-    behind the same NAT.
+    ``send_apart`` sends a datagram from a UDP port that is used once. ``reach_changed`` is called
+    with the results of tests of this node's endpoints. ``nearby`` returns the local endpoints of a
+    node behind the same NAT.
     """
 
     def __init__(
@@ -122,11 +124,11 @@ class ControlPlane:
         chores.every(_TIDY_INTERVAL_S, "tidy", self._tidy, first=0.0)
 
     def receive(self, batch: Sequence[tuple[bytes, Endpoint]], now: float) -> bool:
-        """Take datagrams from the UDP port: ESP at once, control traffic core by core.
+        """Process datagrams from the UDP port: first ESP, then the control traffic of each core.
 
         Returns:
-            Whether any core was told something, so that the next deadline may have changed;
-            batches of mere traffic change none.
+            Whether a core received something, so that the next deadline may have changed.
+            Batches that contain only traffic of circuits do not change it.
         """
         parts = demultiplex(batch)
         told = False
@@ -135,7 +137,7 @@ class ControlPlane:
         return self.receive_control(parts, now) or told
 
     def receive_control(self, parts: Demultiplexed, now: float) -> bool:
-        """Take all of a sorted batch but its ESP; return as :meth:`receive`."""
+        """Process a sorted batch without its ESP; the result is that of :meth:`receive`."""
         self.malformed_datagrams += parts.malformed
         if not (parts.dht or parts.link):
             return False
@@ -149,7 +151,7 @@ class ControlPlane:
         return True
 
     def arrived(self, arrived: Arrived, now: float) -> bool:
-        """Take what the backend handed over beside the UDP port; return as :meth:`receive`."""
+        """Process packets and notices of the backend; the result is that of :meth:`receive`."""
         if not self._take(arrived, now):
             return False
         self.settle(now)
@@ -164,7 +166,7 @@ class ControlPlane:
         return bool(control or arrived.worn or arrived.moved)
 
     def next_deadline(self) -> float:
-        """Return when the first of the cores wants to be woken."""
+        """Return the earliest deadline of all cores, in Unix seconds."""
         return min(
             self.dht.next_deadline(),
             self.links.next_deadline(),
@@ -175,7 +177,7 @@ class ControlPlane:
         )
 
     def handle_deadline(self, now: float) -> None:
-        """Do what is due in every core."""
+        """Let every core do its work that is due at ``now``."""
         self.dht.handle_deadline(now)
         self.links.handle_deadline(now)
         self.circuits.handle_deadline(now)
@@ -186,11 +188,15 @@ class ControlPlane:
         self.settle(now)
 
     def renew_links(self, now: float) -> None:
-        """Renew links after this host's addresses or routes have changed."""
+        """Rekey links whose local address is no longer used, after addresses or routes changed."""
         self.neighbours.renew_moved(now)
 
     def settle(self, now: float) -> None:
-        """Pass events and datagrams on until every core is at rest."""
+        """Pass on events and send datagrams until no core has any left.
+
+        Raises:
+            InternalError: cores still cause events after ``_MAX_ROUNDS`` rounds.
+        """
         for _ in range(_MAX_ROUNDS):
             if not self._round(now):
                 return
@@ -201,8 +207,10 @@ class ControlPlane:
         self.neighbours.close_idle(now)
 
     def _round(self, now: float) -> bool:
+        """Handle the events of every core once; return whether there were any."""
         busy = False
         for identity in self.engine.soft_expired():
+            # The engine does not know whether an SA belongs to a link or to a circuit.
             if not self.neighbours.soft_expired(identity, now):
                 self.circuits.soft_expired(identity, now)
         for link_event in self.links.events():
@@ -220,6 +228,7 @@ class ControlPlane:
         framed = [
             (frame(Channel.LINK, payload), to) for payload, to in self.links.datagrams_to_send(now)
         ]
+        # Noted because a NAT lets packets from these endpoints in now: they prove no reachability.
         for _, to in framed:
             self.dht.reachability.tests.sent_to(to, now)
         for payload, to in self.dht.datagrams_to_send(now):
@@ -231,7 +240,7 @@ class ControlPlane:
         whole = self.links.whole_datagrams_to_send()
         if whole:
             self._network.send_whole([(frame(Channel.LINK, data), to) for data, to in whole])
-        # After the confirm of a link, without which the peer would have to keep them.
+        # After the datagrams of the links: the peer queues packets until its link is confirmed.
         packets = self.circuits.packets_to_send(now)
         if packets:
             self.datapath.send(packets, now)
@@ -261,9 +270,10 @@ class ControlPlane:
                 pass
 
     def _as_known(self, peer: LinkPeer) -> LinkPeer:
-        """Believe a descriptor of ours before a layer, which any source may have made up.
+        """Return the peer as its descriptor describes it, if this node has that descriptor.
 
-        Else a wrong endpoint or key in a layer would hold up everybody who wants that link.
+        ``peer`` comes from an onion layer, and any source can write wrong values there. A link to
+        a wrong endpoint or with a wrong key would delay all circuits that need this link.
         """
         descriptor = self.table.by_overlay_address(peer.overlay_address)
         if descriptor is None or not descriptor.endpoints:
@@ -277,7 +287,7 @@ class ControlPlane:
             case LinkWanted(peer=peer):
                 self.links.connect(self._as_known(peer), now)
             case LinkSilent(overlay_address=overlay_address):
-                # New SAs if the peer restarted; an end to the link if it is gone.
+                # If the peer restarted, the link gets new SAs. If it is gone, the link closes.
                 self.links.rekey(overlay_address, now)
             case (
                 CircuitOpened()

@@ -1,4 +1,7 @@
-"""Destinations that no path may take over, because the host or the overlay itself needs them."""
+"""Refuse destinations that the host or the overlay itself needs.
+
+A path to such a destination would cut the host off from its network or the node from its peers.
+"""
 
 from __future__ import annotations
 
@@ -18,18 +21,18 @@ def check_destination(
     own_addresses: Iterable[bytes],
     inner_networks: Iterable[IpNetwork],
 ) -> None:
-    """Refuse a destination that would swallow what is not a destination.
+    """Check that a path may have this destination.
 
-    A single special address is not refused here: exits may allow it, and path selection
-    says so if none does.
+    Single addresses of special networks are accepted, because exits may allow them. If no exit
+    does, path selection reports that.
 
     Args:
-        destination: a host or a prefix.
+        destination: an address or a prefix.
         own_addresses: packed addresses of this host.
-        inner_networks: from which exits lend inner addresses.
+        inner_networks: networks from which exits lend inner addresses.
 
     Raises:
-        ConfigurationError: one sentence; it does not name the destination.
+        ConfigurationError: no path may have it; the message does not contain the destination.
     """
     for network, what in SITE_NETWORKS:
         if _contains(destination, network):
@@ -52,6 +55,7 @@ def check_destination(
 
 
 def _contains(destination: IpNetwork, network: IpNetwork) -> bool:
+    """Tell whether ``network`` lies in ``destination`` as a whole."""
     return (
         destination.version == network.version
         and destination.prefixlen <= network.prefixlen

@@ -1,4 +1,4 @@
-"""Tells the cores and the sockets where this node is, at start and after each change."""
+"""Pass the endpoints of this node to the cores and the sockets, at start and after each change."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ _log = EventLog(__name__)
 
 
 class EndpointAnnouncer:
-    """Owner of no state: it passes on what ``OwnEndpoints`` finds out.
+    """Pass on the results of ``OwnEndpoints``.
 
-    ``hints`` are nodes that earlier runs reached, ``advertise`` what the configuration says.
+    ``hints`` are contacts that earlier runs of the node reached. ``advertise`` is the setting
+    ``[network] advertise``.
     """
 
     def __init__(
@@ -38,7 +39,12 @@ class EndpointAnnouncer:
         self._advertise = advertise
 
     def find(self, changed: Callable[[bool], None], now: float) -> None:
-        """Find out where this node is, and call ``changed`` after each change from now on."""
+        """Determine the endpoints of this node, and call ``changed`` after each later change.
+
+        Args:
+            changed: gets whether other nodes should learn of the change.
+            now: Unix seconds.
+        """
         self._endpoints.follow(self._known, changed)
         try:
             self._endpoints.review()
@@ -47,14 +53,14 @@ class EndpointAnnouncer:
         self.tell(now, moved=False)
 
     def tell(self, now: float, *, moved: bool) -> None:
-        """Pass the location on; the contacts hear of it if this node has ``moved``."""
+        """Pass the endpoints on; with ``moved``, the DHT also notifies its contacts."""
         here = self._endpoints.now
         self._sockets.follow(here.own, self._advertise)
         self._plane.dht.relocate(here.accepted, here.versions, now, moved=moved)
         self._plane.renew_links(now)
 
     def _known(self) -> Iterator[Endpoint]:
-        """Yield where other nodes are: those with a descriptor first, then those of earlier."""
+        """Yield endpoints of other nodes: first those of descriptors, then those of the hints."""
         for descriptor in self._plane.table:
             yield from descriptor.endpoints
         yield from (hint.endpoint for hint in self._hints)

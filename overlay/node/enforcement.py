@@ -1,14 +1,14 @@
-"""What the node has put into the kernel stays there: compared at each change, and put back.
+"""Keep the node's state in the kernel, and restore what other programs remove.
 
 Other programs flush packet filters, rules, routes, policies and addresses. ::
 
     kernel ──notifications──> check: every part compares the kernel with what it wants,
-    twice a second: missing? ───┘    puts back what is missing, and names it ──> log, counter
+    twice a second: missing? ───┘    restores what is missing, and names it ──> log, counter
 
-A check whose parts find nothing changes nothing, so the node's own changes cause one check more
-and no loop. If another program removes something again and again, checks take a tenth of one
-processor at most. What the host refuses is tried again at each change of the host, and in between
-after waits that double.
+A check that finds nothing missing changes nothing. So the node's own changes cause one further
+check, and not a loop. If another program removes state again and again, the checks take at most
+one tenth of a processor. A repair that the host refused is repeated at each change of the host,
+and in between after waits that double.
 
 Reasons: docs/decisions/0036.
 """
@@ -30,61 +30,67 @@ from overlay.system.host_notices import HostNotices
 __all__ = ["Enforced", "Enforcement"]
 
 _LOOK_S: Final = 0.5
-"""How often to look for what no notification tells of: legacy iptables, kernel settings."""
+"""Interval of the short check of what has no notifications: legacy iptables, kernel settings."""
 
 _FULL_CHECK_S: Final = 30.0
-"""How often to check everything without a reason."""
+"""Interval of complete checks without a notification."""
 
 _LEAST_PAUSE_S: Final = 0.02
-"""Changes come in crowds: a flush of one ruleset is some ten notifications."""
+"""Least pause after a check. A flush of one ruleset causes about ten notifications, which one check
+handles together."""
 
 _MOST_PAUSE_S: Final = 0.7
-"""Keeps a repair within a second of its reason, if a check takes less than 0.2 s."""
+"""Longest pause after a check without errors. If a check takes less than 0.2 s, a repair follows
+its reason within one second."""
 
 _SHARE: Final = 9
-"""Pause so many times as long as the check took."""
+"""The pause is this many times as long as the check, so checks take one tenth of a processor."""
 
 _FIRST_RETRY_S: Final = 0.5
 _MOST_RETRY_S: Final = 5.0
-"""Bounds of the wait after a refused repair, which doubles; also of the pause then, because a check
-that waits for the lock of another program stops the node for as long."""
+"""The wait after a refused repair doubles from ``_FIRST_RETRY_S`` to ``_MOST_RETRY_S``. The latter
+also bounds the pause after such a check: a check that waits for the lock of another program stops
+the node for that time."""
 
 _LINES_LOGGED: Final = 20
-"""Repairs of one kind that are logged one by one; then each hundredth."""
+"""Number of repairs of one kind that are logged singly; later, every hundredth is logged."""
 
 _log = EventLog(__name__)
 
 
 class Enforced(Protocol):
-    """An owner of state in the kernel; every call may raise ``BackendError``."""
+    """An owner of state in the kernel. Every call may raise ``BackendError``."""
 
     def hear(self, events: Collection[HostEvent]) -> None:
-        """Take note of what changed on the host, before :meth:`repair`."""
+        """Note changes of the host; :meth:`repair` follows."""
         ...
 
     def disturbed(self) -> bool:
-        """Tell, within a millisecond, whether something is missing that no event tells of."""
+        """Tell whether something is missing for which there are no events.
+
+        It takes less than a millisecond, because it is called twice a second.
+        """
         ...
 
     def missing(self) -> tuple[str, ...]:
-        """Return the names of what the kernel does not hold; nothing is changed."""
+        """Return the names of missing kernel state, without changing anything."""
         ...
 
     def repair(self) -> tuple[str, ...]:
-        """Put back what is missing; return the names of what was."""
+        """Restore missing kernel state; return the names of what was missing."""
         ...
 
 
 class Enforcement:
-    """Owner of the task that keeps some parts in force.
+    """Check and repair several parts of the node's kernel state, in one task.
 
-    ``repaired`` counts, by name, what was put back; ``refused`` how often the host refused.
+    ``repaired`` counts repairs by name. ``refused`` counts repairs that the host refused.
     """
 
     def __init__(
         self, parts: Sequence[Enforced], checked: Callable[[], None] = lambda: None
     ) -> None:
-        """Prepare; ``checked`` is called after each check."""
+        """Store the parts in the order of their repair; ``checked`` is called after each check."""
         self._parts = tuple(parts)
         self._checked = checked
         self.repaired: Counter[str] = Counter()
@@ -93,21 +99,22 @@ class Enforcement:
         self._is_deaf = False
 
     def missing(self) -> tuple[str, ...]:
-        """Return what is not in force at this moment, as the kernel tells.
+        """Read the kernel and return the names of what is missing.
 
         Raises:
-            BackendError: the kernel did not tell.
+            BackendError: the kernel could not be read.
         """
         return tuple(dict.fromkeys(name for part in self._parts for name in part.missing()))
 
     def check(self, events: Collection[HostEvent] = ()) -> None:
-        """Put back what is missing in every part; what the host refuses is tried again."""
+        """Restore what is missing in every part; later checks repeat what the host refused."""
         failed = False
         for part in self._parts:
             try:
                 part.hear(events)
                 self._count(part.repair())
-            except (BackendError, OSError) as error:  # an OSError here is one that no part expects
+            # A part that forgets to translate an OSError must not end the task.
+            except (BackendError, OSError) as error:
                 failed = True
                 self.refused += 1
                 if not self._failures:
@@ -116,12 +123,13 @@ class Enforcement:
         self._checked()
 
     async def run(self) -> None:
-        """Check at each change of the host, for as long as the node runs."""
+        """Check after each change of the host, until cancelled."""
         last = trio.current_time()
         while True:
             with ExitStack() as opened:
                 notices = self._opened_notices(opened)
-                events: Collection[HostEvent] | None = (Overrun(),)  # what was before is unheard
+                # Changes before the sockets were opened had no notification: check everything.
+                events: Collection[HostEvent] | None = (Overrun(),)
                 while True:
                     began = trio.current_time()
                     if events is not None:
@@ -130,7 +138,7 @@ class Enforcement:
                     await trio.sleep(self._pause(trio.current_time() - began))
                     try:
                         events = await self._reason(notices, last)
-                    except BackendError as error:  # a socket failed: open new ones
+                    except BackendError as error:  # a notification socket failed: open new ones
                         self._note_deaf(error)
                         await trio.sleep(_LOOK_S)
                         break
@@ -138,7 +146,7 @@ class Enforcement:
                         break
 
     def _opened_notices(self, opened: ExitStack) -> HostNotices | None:
-        """Return the kernel's notifications, or None if it gives none now: then all is read."""
+        """Open the kernel's notifications; return None if that fails, so that all is read."""
         try:
             notices = opened.enter_context(HostNotices())
         except BackendError as error:
@@ -158,7 +166,12 @@ class Enforcement:
     async def _reason(
         self, notices: HostNotices | None, last: float
     ) -> Collection[HostEvent] | None:
-        """Wait for a reason to check; return the events, or None if there is none."""
+        """Wait up to ``_LOOK_S`` for a reason to check.
+
+        Returns:
+            The events to check for, or None if there is no reason. ``Overrun`` stands for
+            unknown changes, so every part reads the kernel.
+        """
         if notices is None:
             await trio.sleep(_LOOK_S)
             return (Overrun(),)
@@ -167,6 +180,7 @@ class Enforcement:
             events = await notices.receive()
         self._is_deaf = False
         if events:
+            # Related notifications follow within this time.
             await trio.sleep(_LEAST_PAUSE_S)
             return [*events, *notices.drain()]
         since = trio.current_time() - last

@@ -1,9 +1,9 @@
-"""Addresses at which an exit's own host, or its router, answers: no circuit reaches them.
+"""Find the addresses of an exit's host and its router, which no circuit may reach.
 
-The packet filter keeps circuits from the addresses that the host holds. Behind address
-translation it is also reached by the router's outside address: the router sends such packets back
-(hairpin translation), and services that trust the local network would answer circuits. The router
-itself answers at its own address as well, with its administration pages.
+The packet filter blocks packets of circuits to the addresses that the host holds. Behind NAT, the
+host is also reached at the outside address of its router, which sends such packets back (hairpin
+translation). Then services that trust the local network would answer packets of circuits. The
+router itself answers at its own addresses too, often with administration pages.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ __all__ = [
 ]
 
 _MOST_SIGNED: Final = 4
-"""Networks of the host's own links that a descriptor names; each takes one of its 16 rules."""
+"""Most networks of the host's links in one descriptor; each takes one of its 16 rules."""
 
 
 def refused_addresses(
     endpoints: Iterable[Endpoint], gateways: frozenset[bytes]
 ) -> frozenset[bytes]:
-    """Return the packed addresses of where others reach this node, and of its routers.
+    """Return the packed addresses of this node's endpoints and of its public routers.
 
-    ``endpoints`` are those that the node signs; unspecified addresses are left out. Routers with
-    private addresses are left to the exit policy, which refuses them unless the operator opened
-    them by name.
+    ``endpoints`` are those that the node signs; unspecified addresses are left out. ``gateways``
+    are packed addresses. Routers with private addresses are left out as well, because the exit
+    policy refuses them unless the operator allowed them.
     """
     own = {each.packed for each in endpoints if not each.address.is_unspecified}
     public = {each for each in gateways if forbidden_network(ipaddress.ip_address(each)) is None}
@@ -45,20 +45,21 @@ def refused_addresses(
 
 
 def host_networks(addresses: Iterable[bytes]) -> tuple[IpNetwork, ...]:
-    """Return packed addresses as networks of one host each, in a fixed order."""
+    """Return packed addresses as networks with one address each, sorted."""
     return tuple(ipaddress.ip_network(each) for each in sorted(addresses))
 
 
 def opened_links(configuration: Configuration) -> tuple[IpNetwork, ...] | None:
-    """Return what circuits may reach on this host's own links; None stands for everything."""
+    """Return the networks on this host's links that circuits may reach; None means all."""
     given = configuration.exit
     return None if given.allow_own_links else given.allow_forbidden
 
 
 def public_links(networks: Iterable[IpNetwork], policy: ExitPolicy) -> list[IpNetwork]:
-    """Return the refused networks that a policy would permit, so that sources must be told.
+    """Return the refused networks that a policy would permit, largest first.
 
-    They are the largest ones, as many as the policy has room for.
+    They are signed so that sources do not choose this exit for them. The number is limited by
+    ``_MOST_SIGNED`` and by the rules that the policy has left.
     """
     special = [each for each, _ in FORBIDDEN_NETWORKS]
     told = [
@@ -68,6 +69,7 @@ def public_links(networks: Iterable[IpNetwork], policy: ExitPolicy) -> list[IpNe
         or any(each.overlaps(opened) for opened in policy.allowed_forbidden if _alike(each, opened))
     ]
     room = min(_MOST_SIGNED, policy.room)
+    # The difference is minus the number of host bits, so networks of both versions compare.
     return sorted(told, key=lambda n: (n.prefixlen - n.max_prefixlen, str(n)))[:room]
 
 
@@ -76,7 +78,7 @@ def _alike(first: IpNetwork, second: IpNetwork) -> bool:
 
 
 def exit_limits(configuration: Configuration) -> ExitLimits:
-    """Return how many connections circuits may have."""
+    """Return the configured limits on connections of circuits."""
     given = configuration.exit
     return ExitLimits(
         given.max_connections_per_circuit, given.max_connection_rate_per_s, given.max_connections

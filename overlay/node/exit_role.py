@@ -1,13 +1,13 @@
-"""Whether this node can be an exit now, over which IP versions, and what stands in the way.
+"""Determine whether this node can be an exit now, and over which IP versions.
 
 ::
 
-    host ──> own filter, routes, settings as they were?   ──no──> put back
-         ──> IP version there? way out? pool free?        ──no──> problem: not offered
-         ──> does a probe pass through this host?         ──no──> problem: not offered
+    host ──> own filter, routes and settings unchanged?        ──no──> restore them
+         ──> IP version available? an uplink? pool unused?     ──no──> problem: not offered
+         ──> does a probe pass through this host?              ──no──> problem: not offered
 
-An exit that cannot forward would be chosen all the same, and each path through it would carry
-nothing. So the node signs only what works, and says what does not.
+Sources would also choose an exit that cannot forward, and their paths would carry nothing. So the
+node signs only the IP versions that work, and reports the problems of the others.
 
 Reasons: docs/decisions/0038.
 """
@@ -28,28 +28,28 @@ __all__ = ["ExitFirewall", "ExitRole", "families_of", "policy_for"]
 
 
 class ExitFirewall(Protocol):
-    """Forwarding and address translation of an exit, and the filter around them."""
+    """Forwarding, address translation and packet filter of an exit."""
 
     def refuse_destinations(self, networks: Iterable[IpNetwork]) -> None:
-        """Let no circuit reach these networks from now on, instead of the ones before."""
+        """Block packets of circuits to these networks; they replace those of the last call."""
         ...
 
     def refresh(self) -> bool:
-        """Follow the host's routes, put back what others took away; tell whether that was so."""
+        """Follow the host's routes and restore missing state; return whether any was missing."""
         ...
 
     def passed(
         self, write: Callable[[Sequence[bytes]], None], policy: ExitPolicy | None = None
     ) -> frozenset[int]:
-        """Return the IP versions of which a probe passes through this host."""
+        """Send a probe per IP version through this host; return the versions that passed."""
         ...
 
     def way_problems(self) -> list[ExitProblem]:
-        """Return why circuits have no way out, as of the last refresh; at most one a version."""
+        """Return why there is no uplink, as of the last refresh; at most one per IP version."""
         ...
 
     def not_forwarded(self, pool: IpNetwork) -> ExitProblem:
-        """Return what keeps this host from forwarding the probe of a pool."""
+        """Return why this host did not forward the probe of a pool."""
         ...
 
     @property
@@ -58,16 +58,16 @@ class ExitFirewall(Protocol):
         ...
 
     def remove(self) -> None:
-        """Undo all of it; harmless if repeated."""
+        """Remove all of it; a repeated call does nothing."""
         ...
 
 
 class ExitRole:
-    """What an exit can do now; ``repaired`` counts repairs.
+    """The IP versions over which this node is an exit; ``repaired`` counts repairs.
 
-    ``offered`` are the IP versions that are signed and whose circuits stay, ``lent`` those for
-    new circuits. A version that fails one review is lent no more; it is offered until the next
-    review, because other programs load their filters in steps.
+    ``offered`` are the IP versions that are signed and whose circuits stay. ``lent`` are those of
+    which new circuits get addresses. After one failed review a version is no longer lent, but it is
+    still offered until the next review: other programs load their filters in steps.
     """
 
     def __init__(
@@ -79,14 +79,14 @@ class ExitRole:
         write: Callable[[Sequence[bytes]], None],
         examine: Callable[[Sequence[IpNetwork]], list[ExitProblem]],
     ) -> None:
-        """Take over an exit whose filter stands; nothing is offered before :meth:`review`.
+        """Start with an installed filter; nothing is offered before :meth:`review`.
 
         Args:
-            wall: around the exit's device.
+            wall: packet filter and forwarding of the exit's device.
             pools: the networks of inner addresses.
-            policy: what circuits may reach.
-            write: hands packets to the kernel as if they came out of the exit's device.
-            examine: returns what is wrong with the host for these pools.
+            policy: the exit policy, or None.
+            write: passes packets to the kernel as if the exit's device had received them.
+            examine: returns what keeps this host from being an exit with these pools.
         """
         self._wall = wall
         self._pools = tuple(pools)
@@ -109,23 +109,23 @@ class ExitRole:
         return self._wall.own_links
 
     def check_pools(self) -> None:
-        """Insist that no pool is in use on this host.
+        """Check that this host uses no pool of inner addresses for something else.
 
         Raises:
-            ConfigurationError: one is; the sentence names the setting and the other use.
-            BackendError: the kernel does not tell.
+            ConfigurationError: a pool is in use; the message names the setting and the other use.
+            BackendError: the kernel could not be read.
         """
         for problem in self._examine(self._pools):
             if problem.of_configuration:
                 raise ConfigurationError(f"{problem}.")
 
     def review(self) -> bool:
-        """Look at the host anew; return whether other IP versions are offered or lent than before.
+        """Examine the host; return whether ``offered`` or ``lent`` has changed.
 
         Raises:
-            BackendError: the kernel does not tell, or refuses a repair.
+            BackendError: the kernel could not be read, or it refused a repair.
         """
-        # The ways out are those of packets of the pools, so the pools' routes come first.
+        # Uplinks are looked up as for packets from the pools, so the pools' routes come first.
         self.repaired += self._wall.refresh()
         problems = self._examine(self._pools)
         wrong = {each.version for each in problems}
@@ -141,25 +141,25 @@ class ExitRole:
         return self._conclude(possible & passed, problems)
 
     def not_reviewed(self, error: BackendError) -> bool:
-        """Conclude from a review that failed: what cannot be examined is not known to work.
+        """Treat all IP versions as failed, because the review itself failed with ``error``.
 
-        Returns as :meth:`review` does.
+        The result is that of :meth:`review`.
         """
         return self._conclude(set(), [unknown_problem(pool, error) for pool in self._pools])
 
     def _conclude(self, working: set[int], problems: list[ExitProblem]) -> bool:
         before, works = (self.offered, self.lent), frozenset(working)
-        # A full table of connections refuses new ones, and strangers can fill it. Those that exist
-        # go on, so their circuits stay.
+        # A full connection table refuses new connections, and outsiders can fill it. Existing
+        # connections go on, so their circuits stay.
         full = {each.version for each in problems if each.kind == TRACKING_FULL}
-        # What worked until now gets one more review; what failed before as well is withdrawn.
+        # A version that worked at the last review gets one more; two failures withdraw it.
         kept = (self.offered & self.lent) | (self.offered & full)
         self.offered, self.lent = works | kept, works
         self.problems = tuple(problems)
         return before != (self.offered, self.lent)
 
     def refuse_destinations(self, addresses: frozenset[bytes]) -> None:
-        """Let no circuit reach these packed addresses, instead of the ones before.
+        """Block packets of circuits to these packed addresses; they replace the last ones.
 
         Raises:
             BackendError: the kernel refused.
@@ -167,7 +167,7 @@ class ExitRole:
         self._wall.refuse_destinations(host_networks(addresses))
 
     def _passed(self, possible: set[int]) -> frozenset[int]:
-        """Return the versions that are forwarded; one lost probe is no reason to withdraw."""
+        """Return the versions that this host forwards. A lost probe is repeated once."""
         passed: frozenset[int] = frozenset()
         for _ in range(2):
             if not possible <= passed:
@@ -176,7 +176,7 @@ class ExitRole:
 
 
 def families_of(versions: Iterable[int]) -> IpVersions:
-    """Return IP versions as what sources ask for."""
+    """Return IP versions (4, 6) in the form of the onion layer."""
     families = IpVersions(0)
     for version in versions:
         families |= IpVersions.IPV4 if version == 4 else IpVersions.IPV6
@@ -186,9 +186,9 @@ def families_of(versions: Iterable[int]) -> IpVersions:
 def policy_for(
     policy: ExitPolicy, versions: frozenset[int], refused: Iterable[IpNetwork] = ()
 ) -> ExitPolicy:
-    """Return the part of a policy that is about these IP versions, as it is signed.
+    """Return the policy to sign for these IP versions.
 
-    It begins with refusals of the ``refused`` networks that it would permit.
+    It begins with rules that refuse those ``refused`` networks that the policy would permit.
     """
     part = ExitPolicy(
         tuple(rule for rule in policy.rules if rule.network.version in versions),

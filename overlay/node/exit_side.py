@@ -1,6 +1,6 @@
-"""The exit's end in the operating system: a TUN device, forwarding and address translation.
+"""The exit in the operating system: a TUN device, forwarding and address translation.
 
-All of it appears when the node starts with the exit role and is gone when it stops; what a
+It is set up when a node with the exit role starts, and removed when the node stops. State that a
 killed node left behind is removed first.
 """
 
@@ -21,7 +21,7 @@ __all__ = ["ExitSide"]
 
 
 class ExitSide:
-    """Owner of the exit TUN and of the packet filter around it; a context manager."""
+    """Own the exit's TUN device and its packet filter; a context manager."""
 
     def __init__(
         self,
@@ -32,20 +32,20 @@ class ExitSide:
         policy: ExitPolicy | None,
         opened_links: Sequence[IpNetwork] | None,
     ) -> None:
-        """Take device and filter, all or nothing.
+        """Open the device and install the filter. If one fails, neither remains.
 
         Args:
-            host: where they are taken.
+            host: the operating system.
             inner_networks: the pools of inner addresses.
-            limits: connections of one circuit and of all.
-            policy: what circuits may reach.
+            path_mtu: largest packet in bytes that outside hosts may send to a circuit. It is the
+                same for all circuits, because the exit does not know their lengths. The device has
+                at least 1280 bytes, the minimum of IPv6 (RFC 8200, section 5).
+            limits: limits on connections of one circuit and of all.
+            policy: the exit policy, or None.
             opened_links: networks on this host's links that circuits may reach; None for all.
-            path_mtu: bytes of the largest packet that outside hosts may send towards a circuit,
-                the same for every circuit, since the exit does not know their lengths. Over
-                IPv6 it is the protocol's least, 1280, if that is more.
 
         Raises:
-            BackendError: no permission, no TUN device or no packet filter.
+            BackendError: there is no permission, TUN device or packet filter.
         """
         self._host = host
         self._own_addresses = host.own_addresses()
@@ -69,33 +69,33 @@ class ExitSide:
         self.unforgotten = 0
 
     def own_addresses(self) -> frozenset[bytes]:
-        """Return the packed addresses that lead to this host, as of the last :meth:`refresh`."""
+        """Return the packed addresses that no circuit may reach, as of the last :meth:`refresh`."""
         return self._own_addresses | self._refused
 
-    def refresh(self, now: float) -> None:  # noqa: ARG002 - one of the node's chores
-        """Learn which addresses this host holds now."""
+    def refresh(self, now: float) -> None:  # noqa: ARG002 - a periodic task gets the time
+        """Read the addresses of this host."""
         self._own_addresses = self._host.own_addresses()
 
-    # -- a part of the enforcement, because another program may flush the packet filter
+    # -- part of the enforcement (overlay.node.enforcement), so that address changes are noticed
 
     def hear(self, events: Collection[HostEvent]) -> None:
-        """Note whether this host's addresses have changed."""
+        """Note whether the addresses of this host may have changed."""
         relevant = (AddressChanged, LinkChanged, Overrun)
         self._stale = self._stale or any(isinstance(event, relevant) for event in events)
 
     def disturbed(self) -> bool:
-        """Return False, because the kernel tells of every change."""
+        """Return False, because the kernel notifies every change of addresses."""
         return False
 
     def missing(self) -> tuple[str, ...]:
-        """Return nothing, because the exit's own reviews tell that."""
+        """Return nothing, because reviews (``overlay.node.exit_watch``) report what is missing."""
         return ()
 
     def repair(self) -> tuple[str, ...]:
-        """Follow the host's addresses; nothing of it counts as a repair.
+        """Read the addresses of this host if they may have changed; this is never a repair.
 
         Raises:
-            BackendError: the kernel did not tell.
+            BackendError: the kernel could not be read.
         """
         if self._stale:
             self._own_addresses = self._host.own_addresses()
@@ -103,7 +103,7 @@ class ExitSide:
         return ()
 
     def refuse_destinations(self, addresses: frozenset[bytes]) -> None:
-        """Let no circuit reach these packed addresses, instead of the ones before.
+        """Block packets of circuits to these packed addresses; they replace the last ones.
 
         Raises:
             BackendError: the kernel refused.
@@ -112,13 +112,13 @@ class ExitSide:
         self.role.refuse_destinations(addresses)
 
     def forget(self, inner_addresses: Iterable[InnerAddress]) -> None:
-        """Forget every tracked connection of a circuit that ended (paper, section 2.5)."""
+        """Remove the tracked connections of a circuit that ended (paper, section 2.5)."""
         for address in inner_addresses:
             if not self._host.forget_connections(address):
                 self.unforgotten += 1
 
     def close(self) -> None:
-        """Remove the filter, then the device."""
+        """Remove the filter, then the device that it names."""
         try:
             self._wall.remove()
         finally:

@@ -1,7 +1,8 @@
-"""When the exit is reviewed: at start, soon after a change of the host, and at intervals.
+"""Review the exit at start, soon after a change of the host, and at intervals.
 
-A review runs filter programs, which takes tens of milliseconds, so it runs in a thread: packets go
-on meanwhile. Only one review runs at a time, and nothing else touches the exit's filter.
+A review runs filter programs, which takes tens of milliseconds. So it runs in a thread, and the
+node carries packets meanwhile. Only one review runs at a time, and nothing else changes the exit's
+filter.
 """
 
 from __future__ import annotations
@@ -31,24 +32,26 @@ from overlay.system.host_notices import HostNotices
 __all__ = ["OWN_DEVICES", "ExitWatch", "concerns_exit"]
 
 _INTERVAL_S: Final = 6.0
-"""Changes are told at once, except by legacy iptables, which tells of nothing."""
+"""Interval of reviews. It is needed for legacy iptables, which sends no notifications."""
 
 _AGAIN_S: Final = 3.0
-"""After a failed review; a firewall that is loaded anew is there by then."""
+"""Wait after a failed review. A firewall that was being reloaded is complete after this time."""
 
 _SETTLING_S: Final = 1.0
-"""Changes of a host come in crowds: the exit is reviewed once for those of this time."""
+"""Wait after a change. Changes of a host come in groups, and one review covers a group."""
 
 _log = EventLog(__name__)
 
 OWN_DEVICES: Final = ("anon", "exit")
-"""What the names of a node's own devices begin with: they change with every circuit."""
+"""Prefixes of the names of a node's own devices, which change with every circuit."""
 
 _LOCAL_TABLE: Final = 255
+"""The kernel's table of local addresses (RT_TABLE_LOCAL). Changes of addresses have their own
+notifications."""
 
 
 class ExitWatch:
-    """Owner of an exit's reviews."""
+    """Run the reviews of an exit and report their results."""
 
     def __init__(
         self,
@@ -58,13 +61,14 @@ class ExitWatch:
         lent: Callable[[], None],
         changed: Callable[[], None],
     ) -> None:
-        """Prepare; nothing is reviewed yet.
+        """Store the arguments; the first review is that of :meth:`begin`.
 
         Args:
-            role: what is reviewed.
+            role: the exit to review.
             prepare: called before each review, in the same thread.
-            lent: called in the event loop when new circuits may have other IP versions than before.
-            changed: called in the event loop when something else is offered than before.
+            lent: called in the event loop when ``role.lent`` may have changed.
+            changed: called in the event loop when the signed IP versions or refused networks of
+                the host's links have changed.
         """
         self._role = role
         self._prepare = prepare
@@ -73,23 +77,23 @@ class ExitWatch:
         self._failing = False
 
     def begin(self) -> None:
-        """Review for the first time, before anything is signed.
+        """Run the first review, before anything is signed.
 
         Raises:
-            ConfigurationError: a pool of inner addresses is in use on this host.
-            BackendError: the kernel does not tell, or refuses.
+            ConfigurationError: this host uses a pool of inner addresses for something else.
+            BackendError: the kernel could not be read, or it refused a change.
         """
         self._role.check_pools()
         self._examine()
         self._tell()
 
     async def run(self) -> None:
-        """Review again and again, as long as the node runs."""
+        """Repeat reviews until cancelled."""
         with ExitStack() as opened:
             try:
                 notices = opened.enter_context(HostNotices())
             except BackendError:
-                notices = None
+                notices = None  # reviews at intervals do not need notifications
             while True:
                 if self._role.doubted or self._failing:
                     await trio.sleep(_AGAIN_S)
@@ -131,7 +135,7 @@ class ExitWatch:
 
 
 async def _host_changed(notices: HostNotices | None) -> None:
-    """Return some time after the host has changed in a way that concerns an exit."""
+    """Wait for a change of the host that concerns an exit, and then for those that follow it."""
     if notices is None:
         await trio.sleep_forever()
         return
@@ -142,7 +146,10 @@ async def _host_changed(notices: HostNotices | None) -> None:
 
 
 def concerns_exit(events: Iterable[HostEvent], name_of: Callable[[int], str] | None = None) -> bool:
-    """Tell whether routes, addresses, devices or filters changed that are not a circuit's."""
+    """Tell whether routes, addresses, devices or filters changed, other than those of circuits.
+
+    ``name_of`` returns the name of the device with an index; the default asks the kernel.
+    """
     return any(_concerns(event, name_of or _device_name) for event in events)
 
 
@@ -161,6 +168,7 @@ def _concerns(event: HostEvent, name_of: Callable[[int], str]) -> bool:
 
 
 def _device_name(index: int) -> str:
+    """Return the name of a device, or "" if it no longer exists."""
     with contextlib.suppress(OSError):
         return socket.if_indextoname(index)
     return ""

@@ -1,4 +1,4 @@
-"""Which destinations are not protected at this moment, and why, as the user must be told."""
+"""Determine which destinations are not protected now, so that the user is warned."""
 
 from __future__ import annotations
 
@@ -22,10 +22,13 @@ def exposed(
 ) -> UnprotectedDestinations:
     """Return the prefixes to which packets can leave in the clear.
 
+    All prefixes are exposed if the packet filter, traffic control, and the rules or routes are
+    missing: each of the three blocks packets on its own (docs/decisions/0036).
+
     Args:
-        unguarded: what the guard could not block.
-        missing: names of what the kernel does not hold; without any wall nothing is blocked.
-        wishes: the paths.
+        unguarded: what the kill switch could not block.
+        missing: names of missing kernel state.
+        wishes: the terms of all paths.
     """
     no_filter = FILTER in missing and any(each.startswith(EGRESS) for each in missing)
     if no_filter and (RULES in missing or ROUTES in missing):
@@ -34,7 +37,7 @@ def exposed(
 
 
 def exposed_versions(prefixes: Collection[IpNetwork]) -> set[int]:
-    """Return the IP versions that shall be blocked as a whole, of which a prefix is exposed."""
+    """Return the IP versions to be blocked as a whole of which at least one prefix is exposed."""
     return {
         version
         for version, block in BLOCKED_FAMILY.items()

@@ -1,10 +1,10 @@
-"""What earlier processes left for this node: paths on disk, permanent ones, and kernel state.
+"""Find the paths that a starting node restores, and block their destinations first.
 
 ::
 
-    paths.json ─────────┐
-    [paths] permanent ──┼─> guard, before sockets are opened ─> paths that are rebuilt
-    guard in the kernel ┘
+    paths.json ───────────────┐
+    [paths] permanent ────────┼─> kill switch, before sockets are opened ─> paths are rebuilt
+    kill switch in the kernel ┘
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ _log = EventLog(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Inherited:
-    """Paths to restore, and IP versions that were blocked though none of them needs it."""
+    """Paths to restore, and IP versions that are blocked although no path needs that."""
 
     wishes: tuple[PathTerms, ...]
     blocked: frozenset[int] = frozenset()
 
 
 def remembered(file: PathFile, configuration: Configuration) -> list[PathTerms]:
-    """Return the paths that this node must restore: those of the file and the permanent ones.
+    """Return the terms of the paths to restore: those in the file and the permanent ones.
 
-    A stored entry that no path may have as its destination is left out, as damage is.
+    An entry whose destination no path may have is left out and counted as damaged.
 
     Raises:
         BackendError: the file cannot be read.
@@ -61,23 +61,23 @@ def remembered(file: PathFile, configuration: Configuration) -> list[PathTerms]:
 
 
 def permanent_wishes(configuration: Configuration) -> list[PathTerms]:
-    """Return the paths that the configuration lists."""
+    """Return the terms of the paths in ``[paths] permanent``."""
     permanent = configuration.paths.permanent
-    # As in a request: a version of which a destination is named is not blocked as a whole.
+    # As in a request: with destinations of both IP versions, neither version is blocked as a whole.
     single = len({destination.version for destination in permanent}) == 1
     both = configuration.paths.both_versions and single
     return [_default_wish(configuration, each, both_versions=both) for each in permanent]
 
 
 def guard_first(host: OperatingSystem, wishes: Collection[PathTerms]) -> bool:
-    """Block the destinations of paths that are yet to be rebuilt, before anything else is done.
+    """Block the destinations of remembered paths, before any other step of the start.
 
-    Later steps of a start may fail (a port in use, a missing device): the destinations are
-    blocked by then. The guard is given up at once, so that the backend can take it. If it cannot be
-    had, the log says that these destinations are not protected. The node tries again while it runs.
+    Later steps may fail (a port in use, a missing device), and the destinations must be blocked
+    then. The kill switch is released by this process at once, so that the backend can open it; the
+    kernel keeps it. A failure is logged, and the node tries again while it runs.
 
     Returns:
-        Whether they are blocked.
+        Whether the destinations are blocked.
     """
     if not wishes:
         return True
@@ -88,7 +88,7 @@ def guard_first(host: OperatingSystem, wishes: Collection[PathTerms]) -> bool:
         finally:
             guard.close()
     except BackendError as error:
-        # The node starts all the same, because one that does not run blocks nothing, ever.
+        # The node starts all the same, because only a running node can try to block them again.
         _log.error("guard.not_protected", destinations=len(wishes), reason=Word(error))
         return False
     return True
@@ -97,13 +97,13 @@ def guard_first(host: OperatingSystem, wishes: Collection[PathTerms]) -> bool:
 def inherited(
     wishes: Collection[PathTerms], leftovers: Collection[IpNetwork], configuration: Configuration
 ) -> Inherited:
-    """Return all paths to restore.
+    """Return all paths to restore, including those that only the kernel remembers.
 
     Args:
-        wishes: what :func:`remembered` returned.
-        leftovers: prefixes that the kernel guards. Those without a wish get a path as
-            configured, because only their destination is known.
-        configuration: hops, strategy and permanent paths.
+        wishes: the terms that :func:`remembered` returned.
+        leftovers: prefixes that the kernel protects. For a prefix without terms only the
+            destination is known, so its path gets the configured hops and strategy.
+        configuration: has hops, strategy and permanent paths.
     """
     known = {wish.destination for wish in wishes}
     destinations, blocked = split_leftovers([prefix for prefix in leftovers if prefix not in known])

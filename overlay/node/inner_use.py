@@ -1,8 +1,8 @@
-"""Whether something that this host talks to has an inner address, before and while it has it.
+"""Check whether this host uses an inner address for something else.
 
-An exit lends inner addresses from private networks, which the host may use. It may also begin to
-use one later, for example as its own address in a VPN, which the circuit would then cut off. So a
-path whose address is in use from some moment on gets another circuit.
+Exits lend inner addresses from private networks, and the source's host may use the same networks.
+It may also begin to use one later, for example as its own address in a VPN. The circuit would then
+cut off that use, so the path gets another circuit. Source: docs/decisions/0043.
 """
 
 from __future__ import annotations
@@ -29,17 +29,18 @@ class _Host(Protocol):
 
 
 class InnerUse:
-    """Asks the host, and knows where other nodes are."""
+    """Compare inner addresses with the networks of the host and the endpoints of nodes."""
 
     def __init__(self, host: _Host, nodes: Callable[[], Iterable[Endpoint]]) -> None:
-        """Prepare; ``nodes`` gives the endpoints of all nodes that are known."""
+        """Store the arguments; ``nodes`` returns the endpoints of all known nodes."""
         self._host = host
         self._nodes = nodes
 
     def is_used(self, packed: bytes) -> bool:
-        """Tell whether an address that an exit lent may not be taken.
+        """Tell whether the host already uses a packed address that an exit has lent.
 
-        Also if the host does not tell: an address that cannot be checked is not taken.
+        The result is True also if the host cannot be asked, because an address that cannot be
+        checked is not used.
         """
         address = ipaddress.ip_address(packed)
         if address in name_servers() or any(each.packed == packed for each in self._nodes()):
@@ -50,18 +51,19 @@ class InnerUse:
             return True
 
     def used_beside_paths(self, held: Collection[InnerAddress]) -> frozenset[InnerAddress]:
-        """Return which inner addresses of this host something else has begun to use.
+        """Return the inner addresses in use that something else on this host uses as well.
 
-        Only an address of this host, or a route to a single one, counts: a whole network that has
-        the address among others loses one host, while a path that no exit can serve beside that
-        network would be lost. Devices of this program do not count, because they hold these
-        addresses. What any host of
-        a link can bring about does not count either: it would see the paths change, so with an
-        exit it could find out which host has the address that this exit lent. That is a neighbour
-        (one ARP packet), and over IPv6 a prefix (one router advertisement).
+        Only addresses of this host and routes to single addresses count. A larger network loses
+        only one host to the path, but the path might find no exit with another address.
+        Devices of this program do not count, because they hold these addresses.
+
+        Entries that another host on the link can cause do not count either. Such a host could
+        watch the path change, and with an exit find out which host has the lent address. These
+        entries are neighbours (one ARP packet) and, over IPv6, prefixes (one router
+        advertisement). So only IPv4 addresses are compared.
 
         Raises:
-            BackendError: the host does not tell.
+            BackendError: the host's networks could not be read.
         """
         names = dict(socket.if_nameindex())
         used = [
@@ -79,9 +81,10 @@ class InnerUse:
 
 
 class LentAddresses:
-    """Looks at the inner addresses of all paths whenever the host's networks have changed.
+    """Check the inner addresses of all paths whenever the host's networks have changed.
 
-    Implements ``overlay.node.enforcement.Enforced``: it hears of changes, and installs nothing.
+    It implements ``overlay.node.enforcement.Enforced`` to get the notifications; it installs
+    nothing.
     """
 
     def __init__(
@@ -90,12 +93,12 @@ class LentAddresses:
         held: Callable[[], Collection[InnerAddress]],
         give_up: Callable[[frozenset[InnerAddress]], None],
     ) -> None:
-        """Prepare.
+        """Store the arguments.
 
         Args:
-            use: tells which addresses are in use.
+            use: checks addresses.
             held: returns the inner addresses of all paths.
-            give_up: is told of those that something else uses now.
+            give_up: is called with the addresses that something else uses now.
         """
         self._use = use
         self._held = held
@@ -103,12 +106,12 @@ class LentAddresses:
         self._stale = False
 
     def hear(self, events: Collection[HostEvent]) -> None:
-        """Note whether an address, a route or a device changed that is not a circuit's."""
+        """Note whether an address, route or device changed that does not belong to a circuit."""
         networks = [each for each in events if not isinstance(each, FilterChanged)]
         self._stale = self._stale or concerns_exit(networks)
 
     def disturbed(self) -> bool:
-        """Return False, because the kernel tells of every change."""
+        """Return False, because the kernel notifies every change."""
         return False
 
     def missing(self) -> tuple[str, ...]:
@@ -116,10 +119,10 @@ class LentAddresses:
         return ()
 
     def repair(self) -> tuple[str, ...]:
-        """Give up addresses that are in use elsewhere; nothing of it counts as a repair.
+        """Give up addresses that something else uses now; this is never a repair.
 
         Raises:
-            BackendError: the host does not tell.
+            BackendError: the host's networks could not be read.
         """
         held = self._held() if self._stale else ()
         if held:

@@ -1,18 +1,19 @@
-"""The other IP version of a server: what ``both_versions`` blocks while a path is there.
+"""Compute the prefixes that ``both_versions`` blocks while a path exists.
 
-A server often has an IPv4 and an IPv6 address. A path covers the addresses that the user named;
-programs that know the other address would go there in the clear. ``both_versions`` blocks the
-other IP version as a whole: every address of it outside of the local ranges below. The guard
-takes prefixes, so a version is blocked by the fewest prefixes that leave the local ranges out.
+A server often has an IPv4 and an IPv6 address. A path covers the addresses that the user named.
+Programs that know the other address would send to it in the clear. ``both_versions`` blocks all
+addresses of the other IP version except the local ranges below. The kill switch takes prefixes,
+so a version is blocked by the smallest set of prefixes that excludes the local ranges.
 
-Local ranges stay reachable, because a host needs them to be on its network at all::
+Local ranges stay reachable, because a host needs them to take part in its own network::
 
     IPv4   10.0.0.0/8 172.16.0.0/12 192.168.0.0/16 (RFC 1918), 100.64.0.0/10 (RFC 6598, also
            inner addresses), 169.254.0.0/16 (RFC 3927), 224.0.0.0/3 (multicast, broadcast)
     IPv6   fc00::/7 (RFC 4193, also overlay, circuit and inner addresses), fe80::/10, ff00::/8
 
-Addresses of this host itself are routed before the guard is asked (the kernel's table
-``local``). The longest prefix decides, so a path to an address of a blocked version works.
+Addresses of this host itself are not affected, because the kernel's table ``local`` comes before
+the routes of the kill switch. The longest prefix decides, so a path to an address of a blocked
+version works.
 """
 
 from __future__ import annotations
@@ -56,21 +57,21 @@ BLOCKED_FAMILY: Final[Mapping[int, tuple[IpNetwork, ...]]] = {
 """The prefixes that block an IP version, lowest address first.
 
 The first one contains the unspecified address, so no path can have it as its destination
-(``overlay.node.destinations``): it tells a blocked version from a path's own prefix. It is
-protected first and released last.
+(``overlay.node.destinations``). So its presence in the kernel means that the version is blocked. It
+is protected first and released last.
 """
 
 
 def other_version(version: int) -> int:
-    """Return 6 for 4, and 4 for 6."""
+    """Return 6 for IP version 4, and 4 for 6."""
     return 10 - version
 
 
 def split_leftovers(prefixes: Collection[IpNetwork]) -> tuple[list[IpNetwork], set[int]]:
-    """Tell destinations from blocked IP versions among prefixes that the kernel guards.
+    """Separate destinations from blocked IP versions among the prefixes that the kernel protects.
 
     Returns:
-        The destinations, and the versions of which at least the first prefix is guarded.
+        The destinations, and the versions of which at least the first prefix is protected.
     """
     blocked = {version for version, block in BLOCKED_FAMILY.items() if block[0] in prefixes}
     of_blocks = {prefix for version in blocked for prefix in BLOCKED_FAMILY[version]}
@@ -78,5 +79,5 @@ def split_leftovers(prefixes: Collection[IpNetwork]) -> tuple[list[IpNetwork], s
 
 
 def blocked_versions(wishes: Iterable[tuple[IpNetwork, bool]]) -> set[int]:
-    """Return the IP versions to block for paths, each a destination and its both_versions."""
+    """Return the IP versions to block, given the destination and ``both_versions`` of each path."""
     return {other_version(destination.version) for destination, both in wishes if both}

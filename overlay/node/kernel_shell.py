@@ -1,13 +1,13 @@
-"""The kernel backend in the operating system: filters, settings, sockets for control traffic.
+"""The kernel backend in the operating system: devices, filters, and sockets for control traffic.
 
-What the node's process does for packets ends with set-up. Afterwards it is woken for control
-traffic and by expiring SAs.
+The kernel carries all packets of circuits. After the set-up, only control traffic, expiring SAs
+and other notices of the kernel wake the node's process.
 
 ::
 
-    opened    backend (device, SAs, policies) -> devices for large packets -> flow labels -> wall
-              -> exit's filter -> control sockets -> ESP of the UDP port to the kernel
-    closed    the other way round
+    opened    backend (device, SAs, policies) -> devices for large packets -> flow labels
+              -> IPsec filter -> exit's filter -> control sockets -> ESP of UDP port to kernel
+    closed    in the reverse order
 """
 
 from __future__ import annotations
@@ -56,10 +56,11 @@ _Made = TypeVar("_Made", FragmentingDevice, LinkDetour, RefusedPackets, AnswerSe
 _LOST: Final = "kernel.large_packets_are_lost"
 
 _MOVES_PAUSE_S: Final = 0.05
-"""Between two looks at moved peers: the kernel tells of every packet, and one challenge is sent."""
+"""Pause between two reads of moved peers. The kernel notifies every packet from a new endpoint, but
+one challenge per peer is enough."""
 
 _DEVICES_CHECK_S: Final = 2.0
-"""How often new devices are looked for, where traffic control clears flow labels."""
+"""How often new devices are searched, if traffic control is used to clear flow labels."""
 
 
 class KernelShell:
@@ -68,12 +69,13 @@ class KernelShell:
     def __init__(
         self, configuration: Configuration, network: Sockets, backend: XfrmBackend, reason: str
     ) -> None:
-        """Take all that the kernel needs to carry circuits, all or nothing.
+        """Set up everything that the kernel needs to carry circuits; a failure leaves nothing.
 
-        ``backend`` is closed with the shell, and at once if the shell cannot be had.
+        ``backend`` is closed together with the shell, or at once if the set-up fails. ``reason``
+        says why this backend was chosen.
 
         Raises:
-            BackendError: the operating system refused.
+            BackendError: the operating system refused an operation.
         """
         self.choice = BackendChoice(backend.capabilities().name, reason)
         self.backend = backend
@@ -83,6 +85,7 @@ class KernelShell:
         own_ports = [each.port for each in configuration.network.listen]
         with ExitStack() as opened:
             opened.callback(backend.close)
+            # An exit that was killed may have left its packet filter.
             clear_exit_leftovers()
             forwards = roles.relay or roles.exit
             fragmenting = _if_possible(opened, FragmentingDevice)
@@ -97,7 +100,7 @@ class KernelShell:
             backend.before_address = self.guard.expect
             self._labels = opened.enter_context(FlowLabels(find_packet_filter()))
             wall = IpsecFirewall(CONTROL_PORTS, forwards=forwards, cuts_links=detour is not None)
-            # Devices first, because the guard's routes lead to them.
+            # Devices are repaired first, because the routes of the kill switch lead to them.
             self.enforced: tuple[Enforced, ...] = (
                 KeptDevices(_device_owners(backend, fragmenting, detour)),
                 self.guard,
@@ -121,7 +124,7 @@ class KernelShell:
         )
 
     def start(self, node: ShellHost) -> None:
-        """Start to hear control traffic and the kernel's events."""
+        """Start the tasks that read control traffic and notices of the kernel."""
         for each in self._control.values():
             node.spawn(self._receive, node, each)
         node.spawn(self._watch_expiry, node)
@@ -132,16 +135,16 @@ class KernelShell:
             node.spawn(self._answer_refused, self._refused, self._refusals)
 
     def own_addresses(self) -> frozenset[bytes]:
-        """Return none: the exit's filter knows what is for this host without a list."""
+        """Return an empty set, because the exit's filter recognises this host's addresses."""
         return frozenset()
 
     def refuse_destinations(self, addresses: frozenset[bytes]) -> None:
-        """Let an exit's circuits reach none of these packed addresses."""
+        """Block packets of an exit's circuits to these packed addresses."""
         if self.exit_role is not None:
             self.exit_role.refuse_destinations(addresses)
 
     def forget(self, inner_addresses: Iterable[InnerAddress]) -> None:
-        """Forget every tracked connection of a circuit that ended (paper, section 2.5)."""
+        """Remove the tracked connections of a circuit that ended (paper, section 2.5)."""
         for address in inner_addresses:
             if forget_connections(address) is None:
                 self.unforgotten += 1
@@ -156,13 +159,13 @@ class KernelShell:
             node.take(self.path.received(control.port, datagrams))
 
     async def _watch_expiry(self, node: ShellHost) -> None:
-        """Let the cores ask for expired SAs whenever the kernel tells of some."""
+        """Let the cores process expired SAs whenever the kernel reports some."""
         while True:
             await trio.lowlevel.wait_readable(self.backend.fileno())
             node.settle(node.now())
 
     async def _watch_moves(self, node: ShellHost) -> None:
-        """Tell the cores from where else than expected packets of links came."""
+        """Report to the cores packets of links that came from an unexpected endpoint."""
         moved_peers = self.backend.moved_peers
         while True:
             await trio.lowlevel.wait_readable(moved_peers.fileno())
@@ -170,13 +173,13 @@ class KernelShell:
             await trio.sleep(_MOVES_PAUSE_S)
 
     async def _answer_refused(self, refused: RefusedPackets, refusals: Refusals) -> None:
-        """Answer what the packet filter refuses; it limits how many packets it shows."""
+        """Answer packets that the packet filter refuses; the filter limits their rate."""
         while True:
             await trio.lowlevel.wait_readable(refused.fileno())
             refusals.answer(refused.read())
 
     async def _watch_devices(self) -> None:
-        """Clear flow labels on new devices, too; until then what is labelled is dropped."""
+        """Clear flow labels on new devices too. Until then, labelled packets are dropped there."""
         while True:
             await trio.sleep(_DEVICES_CHECK_S)
             try:
@@ -188,6 +191,7 @@ class KernelShell:
 def _device_owners(
     backend: XfrmBackend, fragmenting: FragmentingDevice | None, detour: LinkDetour | None
 ) -> dict[str, DeviceOwner]:
+    """Return the owners of the devices that exist here, by the names for log and status."""
     found = {
         "circuit device": backend.device,
         "fragmenting device": fragmenting,
@@ -199,9 +203,9 @@ def _device_owners(
 def _if_possible(
     opened: ExitStack, make: Callable[[], _Made], without: str = _LOST
 ) -> _Made | None:
-    """Make what large packets or answers need, or None where the kernel or our rights forbid it.
+    """Create an optional object, or return None if the kernel or missing rights prevent it.
 
-    The node runs without. The log says then what it loses, by the event ``without``.
+    The node runs without it. The log event ``without`` says what does not work then.
     """
     try:
         return opened.enter_context(make())
@@ -237,7 +241,13 @@ def _exit_role(configuration: Configuration, wall: ExitFilter, backend: XfrmBack
 
 
 def _hand_esp_over(network: Sockets) -> None:
-    """Let the kernel take ESP from the node's port, once it is known that it can for each."""
+    """Let the kernel take ESP from the node's ports.
+
+    A trial socket per IP version comes first, so that a failure leaves all ports unchanged.
+
+    Raises:
+        BackendError: the kernel does not support ESP in UDP for an IP version.
+    """
     for family in {":" in each.local.host for each in network}:
         with bound_socket(Endpoint("::" if family else "0.0.0.0", 0)) as trial:
             decapsulate_esp(trial)

@@ -1,8 +1,9 @@
-"""The source's end where the kernel carries the circuits: the guard, and routes to one device.
+"""The source if the kernel carries its circuits: the kill switch, and routes to one device.
 
-The device belongs to the backend, which also holds the inner addresses: they come and go with
-the policies that put packets from them into circuits. Packets over IPv4 are cut first where the
-kernel can do it (docs/decisions/0014); those over IPv6 it cuts by itself.
+The device belongs to the backend. The backend also adds and removes the inner addresses, together
+with the policies that put packets from them into circuits. IPv4 packets are fragmented before
+IPsec if the kernel supports that (docs/decisions/0014). IPv6 packets are fragmented by the kernel
+without help.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ __all__ = ["KernelSource"]
 
 
 class KernelSource(KillSwitchOwner):
-    """Implements ``overlay.node.packet_shell.SourceKillSwitch``; owner of the guard."""
+    """Own the kill switch; implements ``overlay.node.packet_shell.SourceKillSwitch``."""
 
     def __init__(
         self,
@@ -29,13 +30,13 @@ class KernelSource(KillSwitchOwner):
         path_mtu: int,
         fragmenting: FragmentingDevice | None = None,
     ) -> None:
-        """Prepare; the guard is opened when first needed.
+        """Store the arguments; the kill switch is opened when it is first needed.
 
         Args:
-            open_guard: opens the guard of this host.
-            device: where routes into circuits lead.
-            path_mtu: bytes of the largest packet that circuits take.
-            fragmenting: where packets over IPv4 are cut to that, if they can be.
+            open_guard: opens the kill switch of this host.
+            device: device to which the routes into circuits lead.
+            path_mtu: largest packet in bytes that circuits carry.
+            fragmenting: device that fragments IPv4 packets to this size, or None.
         """
         super().__init__(open_guard)
         self._device = device
@@ -43,9 +44,9 @@ class KernelSource(KillSwitchOwner):
         self._fragmenting = fragmenting
 
     def expect(self, address: bytes) -> None:
-        """Close this host to all but answers, before it holds an inner address.
+        """Block incoming packets to an inner address except answers, before the host has it.
 
-        Other addresses that the backend is about to add are no concern of the guard.
+        The backend calls this for every address that it adds. Overlay addresses are ignored.
 
         Raises:
             BackendError: the kernel refused.
@@ -55,10 +56,12 @@ class KernelSource(KillSwitchOwner):
             self._guard.expect(InnerAddress(address))
 
     def carry(self, destination: IpNetwork, inner_address: InnerAddress) -> None:
-        """Let packets to ``destination`` take the source address that has a policy.
+        """Send packets to ``destination`` into a circuit, with the inner address as their source.
+
+        The IPsec policy of the circuit matches this source address.
 
         Raises:
-            BackendError: the kernel refused; the destination remains protected.
+            BackendError: the kernel refused; the destination stays protected.
         """
         guard, cut = self._guarding(destination), self._fragmenting
         if cut is None or destination.version == 6:
@@ -67,9 +70,9 @@ class KernelSource(KillSwitchOwner):
             guard.carry(destination, cut.name, inner_address, self._path_mtu, program=cut.program)
 
     def uncarry(self, destination: IpNetwork, inner_address: InnerAddress) -> None:  # noqa: ARG002 - the Protocol's signature; the backend holds the address
-        """Stop sending them there; the guard stays.
+        """Stop sending packets to ``destination`` into a circuit; it stays protected.
 
         Raises:
-            BackendError: the kernel refused. Without a policy the filter drops what is sent.
+            BackendError: the kernel refused. Without a policy, the filter drops the packets.
         """
         self._opened_guard().uncarry(destination)

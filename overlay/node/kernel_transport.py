@@ -1,6 +1,6 @@
-"""Packets of this node's own where the kernel carries the circuits; it keeps no other packet.
+"""Send and receive this node's control packets if the kernel carries the circuits.
 
-::
+All other packets stay in the kernel::
 
     signalling, circuit control ──> UDP sockets ──> kernel: policies, SAs ──> UDP port
     UDP port ──> kernel: SAs, policies ──> UDP sockets ──> cores, as whole IPv6 packets
@@ -28,7 +28,7 @@ class ControlSender(Protocol):
     """A socket on one port of every overlay and circuit address."""
 
     def send(self, source: bytes, destination: bytes, port: int, payload: bytes) -> None:
-        """Send without waiting."""
+        """Send one datagram without waiting; addresses are packed."""
         ...
 
 
@@ -40,9 +40,9 @@ class KernelTransport:
         sockets: Mapping[int, ControlSender],
         answered: Callable[[], Mapping[str, int]] = dict[str, int],
     ) -> None:
-        """Take the sockets, by port; their owner closes them.
+        """Use these sockets, by port; their owner closes them.
 
-        ``answered`` returns how many refused packets got an answer, by counter.
+        ``answered`` returns counters of refused packets that got an answer.
         """
         self._sockets = sockets
         self._answered = answered
@@ -55,12 +55,12 @@ class KernelTransport:
         *,
         defer_doubtful: bool = False,  # noqa: ARG002 - the kernel opens what is ESP
     ) -> Arrived:
-        """Count what is no ESP packet for the kernel either; whole ones never come here."""
+        """Count and drop datagrams: the kernel has taken ESP already, so these are not ESP."""
         self._counts["stray ESP"] += len(datagrams)
         return Arrived(idle=True)
 
     def send(self, packets: Sequence[bytes], now: float) -> None:  # noqa: ARG002 - the Protocol's signature
-        """Send packets of our own cores, which are UDP datagrams on our ports."""
+        """Send packets of the cores, which are UDP datagrams on ``CONTROL_PORTS``."""
         for packet in packets:
             datagram = parse_datagram(packet)
             self._sockets[datagram.source_port].send(
@@ -68,11 +68,14 @@ class KernelTransport:
             )
 
     def send_dummy(self, reqid: int, now: float) -> None:  # noqa: ARG002 - the Protocol's signature
-        """Count: the kernel sends no dummies, so a strategy that wants some excludes it."""
+        """Count the call only: the kernel cannot send dummy packets.
+
+        Strategies that need them exclude this backend (``overlay.node.backend_choice``).
+        """
         self._counts["dummies not sent"] += 1
 
     def received(self, port: int, datagrams: Sequence[ControlDatagram]) -> Arrived:
-        """Return what the cores are told of datagrams that came to a port."""
+        """Return datagrams that came to ``port`` as IPv6 packets for the cores."""
         packets = [
             build_datagram(
                 UdpDatagram(each.source, each.destination, each.source_port, port, each.payload)
@@ -82,5 +85,5 @@ class KernelTransport:
         return Arrived(packets)
 
     def counters(self) -> dict[str, int]:
-        """Return what did not go its way; packets that do are the kernel's to count."""
+        """Return counters of dropped and refused packets; the kernel counts the others."""
         return {**self._counts, **self._answered()}

@@ -1,8 +1,9 @@
-"""The highest numbers that this node has signed, kept so that the next ones are higher.
+"""Store the highest numbers that this node has signed, so that later ones are higher.
 
-A descriptor's sequence number and an initiation's timestamp are times. Other nodes refuse what is
-not above the last one. So a clock that is set back must not bring smaller numbers, not even after
-a restart: the file ``last_signed.json`` of the state directory remembers the highest ones.
+The sequence number of a descriptor and the timestamp of a link initiation are times. Other nodes
+refuse a number that is not above the last one. The numbers must therefore grow even if the clock is
+set back or the node restarts. The file ``last_signed.json`` in the state directory has the highest
+ones. Source: docs/decisions/0058.
 """
 
 from __future__ import annotations
@@ -25,24 +26,25 @@ _log = EventLog(__name__)
 
 _MAX_FILE_BYTES: Final = 4096
 _RESERVED_US: Final = MICROSECONDS
-"""How far the file is ahead of the timestamps, so that it is written once a second at most."""
+"""How far the stored timestamp is ahead: 1 s, so that the file is written once a second at most."""
 
 _MOST_AHEAD_S: Final = 600.0
-"""What peers tolerate of a link's timestamps (``[link] max_clock_skew_s``). They refused one that
-was further ahead of the right time, so it need not be exceeded."""
+"""The clock skew that peers tolerate (``[link] max_clock_skew_s``). A stored timestamp that is
+further ahead is ignored, because peers refused it."""
 
 _HEADROOM: Final = 2**32
-"""A sequence number this near to the format's highest cannot be continued for long."""
+"""Sequence numbers this close to the maximum of the format are ignored as damaged, because they
+leave too few numbers above them."""
 
 
 class LastSigned:
-    """Draws sequence numbers and timestamps above all that were drawn before, restarts included.
+    """Draw sequence numbers and timestamps above all earlier ones, including earlier processes.
 
-    A file that cannot be read or written costs this promise and nothing else.
+    If the file cannot be read or written, only the numbers of earlier processes are lost.
     """
 
     def __init__(self, path: Path, now: float) -> None:
-        """Read the file, whose directory belongs to the node's user; ``now`` in Unix seconds."""
+        """Read the file; only the node's user may write its directory. ``now`` is Unix seconds."""
         self._path = path
         self._sequence, link_us = _read(path)
         self._told = False
@@ -51,9 +53,9 @@ class LastSigned:
         self.initiations = InitiationClock(self._link_us, self._stamped)
 
     def next_sequence(self, now: float) -> int:
-        """Return the sequence number of a descriptor that is signed now: the time in ms, or more.
+        """Return the sequence number for a new descriptor: Unix milliseconds, or more.
 
-        It is on the disk before it is returned.
+        The file is written before the number is returned.
         """
         self._sequence = max(int(now * 1000), self._sequence + 1)
         self._write()
@@ -69,7 +71,7 @@ class LastSigned:
         temporary = self._path.with_name(f".{self._path.name}.{secrets.token_hex(8)}")
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
-            # Not synchronised with the disk, which may take longer than a link's whole handshake.
+            # No fsync, because it may take longer than a whole link handshake.
             with open(os.open(temporary, flags, 0o600), "wb") as file:
                 file.write(data)
             os.replace(temporary, self._path)
@@ -82,7 +84,8 @@ class LastSigned:
 
 
 def _read(path: Path) -> tuple[int, int]:
-    """Return what the file holds, zeros if there is none or if it is damaged."""
+    """Return the sequence number and timestamp of the file; zeros if it is missing or damaged."""
+    # O_NONBLOCK: opening a named pipe must not block the node.
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
     try:
         with open(os.open(path, flags), "rb") as file:

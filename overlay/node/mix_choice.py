@@ -1,4 +1,4 @@
-"""Which Mix-nodes the next circuit of a path goes through, given what failed before.
+"""Choose the Mix-nodes for the next circuit of a path, and avoid those that failed before.
 
 Reasons: docs/decisions/0043.
 """
@@ -28,11 +28,15 @@ from overlay.selection.selector import MixPath, PathRequest, PathSelector
 __all__ = ["MixChoice"]
 
 _UNKNOWN_VERSIONS: Final = frozenset((4, 6))
-"""Of a host that has no route at present. It may have both again when the circuit is built."""
+"""IP versions to assume if the host has no route now; both may work when the circuit is built."""
 
 
 class MixChoice:
-    """Asks the path selection strategies; remembers in each path which Mix-nodes to avoid."""
+    """Ask the path selection strategies, and note in each path the Mix-nodes to avoid.
+
+    ``selector`` returns a strategy by name. ``versions`` returns the IP versions of this host.
+    ``look_again`` requests an early crawl of the overlay.
+    """
 
     def __init__(
         self,
@@ -56,13 +60,14 @@ class MixChoice:
         self._look_again = look_again
 
     def select(self, path: RequestedPath, now: float) -> MixPath:
-        """Choose among those who answered lately and did not fail, as long as there is a path.
+        """Return Mix-nodes for a circuit of ``path``.
 
-        Better a Mix-node that was silent than no path at all, and better one that failed.
+        Mix-nodes that answered recently and did not fail are preferred. If they allow no path,
+        silent Mix-nodes are used too, and finally those that failed.
 
         Raises:
-            NoSuitablePath: the topology table has no such path.
-            ConfigurationError: there is no strategy of that name.
+            NoSuitablePath: the topology table allows no path.
+            ConfigurationError: there is no strategy with this name.
         """
         selector = self._selector(path.strategy)
         view = self._table.view(now)
@@ -76,10 +81,10 @@ class MixChoice:
         return selector.select(self._request(path, path.avoid), view, self._rng)
 
     def has_other(self, path: RequestedPath, now: float) -> bool:
-        """Tell whether a path is left that goes through none of the Mix-nodes that failed.
+        """Tell whether there is a path that avoids all Mix-nodes that failed.
 
-        If not, they may have moved: the overlay is crawled soon. A lookup of one of them would
-        tell other nodes through which ones this node wants a path.
+        If there is none, they may have moved, so an early crawl is requested. A lookup of one of
+        them is not made: it would show other nodes which Mix-nodes this node uses.
         """
         if not path.avoid:
             return True
@@ -92,10 +97,10 @@ class MixChoice:
         return True
 
     def select_standby(self, path: RequestedPath, now: float) -> MixPath:
-        """Choose hops to the same exit: other relays than those in use, as far as there are.
+        """Return hops for a standby circuit: the same exit, and other relays if possible.
 
-        If no path avoids them all, one that avoids one of them still helps when that one dies.
-        Hops that the user named stay.
+        If no path avoids all relays in use, a path that avoids one of them is returned, because it
+        helps if that relay fails. Hops that the user named stay.
 
         Raises:
             OverlayError: there is no other path.
@@ -114,9 +119,10 @@ class MixChoice:
         raise NoSuitablePath("no other relays lead to the exit.", known=len(view), removed=())
 
     def ended(self, path: RequestedPath, event: CircuitLost | CircuitMoved) -> None:
-        """Avoid the hop that kept silent, withdrew, or said that the next hop is lost.
+        """Avoid the hops that may have caused the end of a circuit.
 
-        Of two hops, one of which lost the other, either one may be at fault.
+        These are the silent hop, an exit that withdrew, and a hop that reported the loss of a
+        neighbour. In the last case both hops are avoided, because either may be at fault.
         """
         hops = path.mix_path.hops if path.mix_path is not None else ()
         last = event.silent_hop or 0
@@ -126,9 +132,9 @@ class MixChoice:
         path.avoid |= {hop.node_id for hop in hops[max(first - 1, 0) : last]}
 
     def blame(self, path: RequestedPath, error: OverlayError) -> None:
-        """Avoid the hop that refused and, if it could not reach the next one, that one too.
+        """Avoid the hop that refused a circuit; if it could not reach the next hop, avoid both.
 
-        A confirmation that does not come tells nothing about who is to blame.
+        A missing confirm names no hop unless the error does, so then no hop is avoided.
         """
         hops = path.mix_path.hops if path.mix_path is not None else ()
         match error:
@@ -140,7 +146,7 @@ class MixChoice:
                 first = last = len(hops)
             case _:
                 return
-        # Those that the topology table has forgotten need not be avoided any more.
+        # Mix-nodes that are no longer in the topology table cannot be selected anyway.
         known = {node_id for node_id in path.avoid if self._table.get(node_id) is not None}
         path.avoid = frozenset(known | {hop.node_id for hop in hops[max(first - 1, 0) : last]})
 
