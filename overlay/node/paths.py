@@ -22,7 +22,6 @@ towards silence: a destination whose guard cannot be ended stays guarded and is 
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -38,12 +37,13 @@ from overlay.apm.events import (
     CircuitMoved,
     CircuitOpened,
 )
-from overlay.errors import BackendError, ConfigurationError, InternalError, OverlayError, PathError
+from overlay.errors import BackendError, InternalError, OverlayError, PathError
 from overlay.node.attempts import is_hopeless, wait_before_s
 from overlay.node.ip_versions import blocked_versions
 from overlay.node.mix_choice import MixChoice
 from overlay.node.path_history import circuit_asked, circuit_missing, circuit_news, path_opened
 from overlay.node.path_services import CircuitService, KillSwitchService
+from overlay.node.path_table import MAX_PATHS, PathTable
 from overlay.node.protection import Protection
 from overlay.node.requested_path import PathState, PathTerms, RequestedPath, lent_address
 from overlay.node.standby_keeper import StandbyKeeper
@@ -60,19 +60,16 @@ __all__ = [
     "RequestedPath",
 ]
 
-MAX_PATHS = 256
-"""Each holds a route, an address and a circuit."""
-
 _LASTING_S = 10.0
 """A circuit lost sooner says something about its path: any hop can tear it down at once."""
 
 
-class Paths:
+class Paths(PathTable):
     """Owner of every requested path; bounded by ``MAX_PATHS``.
 
     ``guard_refusals`` counts what the host refused while nobody waited for an answer,
     ``first_tries`` the paths whose first circuit was begun, ``opened_at_first_try`` those that
-    this circuit served. ``revision`` grows whenever :meth:`wishes` changes.
+    this circuit served.
     """
 
     def __init__(
@@ -84,34 +81,16 @@ class Paths:
         standbys: StandbyKeeper | None = None,
     ) -> None:
         """Prepare; without ``standbys`` a path has one circuit at a time."""
+        super().__init__()
         self._circuits = circuits
         self._guard = guard
         self._protection = Protection(guard)
         self._choice = choice
         self._standbys = standbys
-        self._paths: dict[int, RequestedPath] = {}
         self._by_circuit: dict[int, RequestedPath] = {}
-        self._last_number = 0
         self.guard_refusals = 0
         self.first_tries = 0
         self.opened_at_first_try = 0
-        self.revision = 0
-
-    def all(self) -> list[RequestedPath]:
-        """Return the requested paths, oldest first."""
-        return list(self._paths.values())
-
-    def covers(self, packed: bytes) -> bool:
-        """Tell whether an address lies in the destination of a path."""
-        address = ipaddress.ip_address(packed)
-        return any(
-            address.version == path.destination.version and address in path.destination
-            for path in self._paths.values()
-        )
-
-    def wishes(self) -> list[PathTerms]:
-        """Return what the user asked for and did not close, oldest first."""
-        return [path.wish for path in self._paths.values()]
 
     @property
     def blocked(self) -> set[int]:
@@ -123,23 +102,6 @@ class Paths:
     def left_blocked(self) -> frozenset[int]:
         """IP versions that an earlier process had blocked, though no path here needs it."""
         return self._protection.left_blocked
-
-    def get(self, which: int | IpNetwork) -> RequestedPath:
-        """Return one path, by its number or its destination.
-
-        Raises:
-            ConfigurationError: there is no such path.
-        """
-        path = self._paths.get(which) if isinstance(which, int) else self.of(which)
-        if path is None:
-            known = ", ".join(str(number) for number in self._paths) or "none"
-            named = f"path {which}" if isinstance(which, int) else f"path to {which}"
-            raise ConfigurationError(f"there is no {named}; open paths: {known}.")
-        return path
-
-    def of(self, destination: IpNetwork) -> RequestedPath | None:
-        """Return the path to exactly this destination, if there is one."""
-        return next((p for p in self._paths.values() if p.destination == destination), None)
 
     # -- what the user asks ----------------------------------------------------------
 
@@ -274,10 +236,6 @@ class Paths:
         """Build every path anew, because the source's TUN device has gone."""
         self.give_up(frozenset(self.held()), now)
 
-    def held(self) -> list[InnerAddress]:
-        """Return the inner addresses of all paths."""
-        return [address for path in self._paths.values() for address in path.inner_addresses]
-
     def give_up(self, addresses: frozenset[InnerAddress], now: float) -> None:
         """Build paths with one of these inner addresses anew, so that they get another one."""
         for path in self.all():
@@ -327,25 +285,11 @@ class Paths:
 
     # -- one path's life -------------------------------------------------------------
 
-    def _free_path(self, destination: IpNetwork) -> RequestedPath | None:
-        """Return the path that a request takes over, None if it needs a new one."""
-        path = self.of(destination)
-        if path is not None and (path.held or path.state is PathState.CLOSING):
-            raise ConfigurationError(
-                f"path {path.number} serves this destination already; "
-                f"close it first: overlay path close {path.number}."
-            )
-        return path
-
     def _begin(
         self, new: list[PathTerms], wishes: Sequence[PathTerms], now: float
     ) -> list[RequestedPath]:
         """Make new paths, all or none; guard what ``wishes`` need before the first circuit."""
-        if len(self._paths) + len(new) > MAX_PATHS:
-            raise ConfigurationError(
-                f"this node has {len(self._paths)} paths, and it may have {MAX_PATHS}; close some, "
-                "or name one prefix for several destinations."
-            )
+        self._check_room(len(new))
         trials = [RequestedPath(0, wish, now) for wish in new]
         mix_paths = [self._choice.select(trial, now) for trial in trials]
         made = [self._add(wish, now) for wish in new]
@@ -361,13 +305,6 @@ class Paths:
                 self._end_quietly(path, now)
             raise
         return made
-
-    def _add(self, wish: PathTerms, now: float) -> RequestedPath:
-        self._last_number += 1
-        path = self._paths[self._last_number] = RequestedPath(self._last_number, wish, now)
-        path.companions = [path]
-        self.revision += 1
-        return path
 
     def _take_over(self, path: RequestedPath, wish: PathTerms, now: float) -> None:
         """Give a path that nobody holds to an asker; its destination stays guarded throughout."""

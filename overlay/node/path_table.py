@@ -1,0 +1,100 @@
+"""The requested paths of a node, by number and by destination.
+
+The table knows which paths exist. What happens to them is in :mod:`overlay.node.paths`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+
+from overlay.addresses import InnerAddress, IpNetwork
+from overlay.errors import ConfigurationError
+from overlay.node.requested_path import PathState, PathTerms, RequestedPath
+
+__all__ = ["MAX_PATHS", "PathTable"]
+
+MAX_PATHS = 256
+"""Most paths of a node. Each one needs a route, an address and a circuit."""
+
+
+class PathTable:
+    """The requested paths, oldest first; bounded by ``MAX_PATHS``.
+
+    ``revision`` grows whenever :meth:`wishes` changes.
+    """
+
+    def __init__(self) -> None:
+        self._paths: dict[int, RequestedPath] = {}
+        self._last_number = 0
+        self.revision = 0
+
+    def all(self) -> list[RequestedPath]:
+        """Return the requested paths, oldest first."""
+        return list(self._paths.values())
+
+    def covers(self, packed: bytes) -> bool:
+        """Tell whether a packed address lies in the destination of a path."""
+        address = ipaddress.ip_address(packed)
+        return any(
+            address.version == path.destination.version and address in path.destination
+            for path in self._paths.values()
+        )
+
+    def wishes(self) -> list[PathTerms]:
+        """Return the terms of all paths, oldest first."""
+        return [path.wish for path in self._paths.values()]
+
+    def held(self) -> list[InnerAddress]:
+        """Return the inner addresses of all paths."""
+        return [address for path in self._paths.values() for address in path.inner_addresses]
+
+    def get(self, which: int | IpNetwork) -> RequestedPath:
+        """Return one path, by its number or its destination.
+
+        Raises:
+            ConfigurationError: there is no such path.
+        """
+        path = self._paths.get(which) if isinstance(which, int) else self.of(which)
+        if path is None:
+            known = ", ".join(str(number) for number in self._paths) or "none"
+            named = f"path {which}" if isinstance(which, int) else f"path to {which}"
+            raise ConfigurationError(f"there is no {named}; open paths: {known}.")
+        return path
+
+    def of(self, destination: IpNetwork) -> RequestedPath | None:
+        """Return the path to exactly this destination, or None."""
+        return next((p for p in self._paths.values() if p.destination == destination), None)
+
+    def _free_path(self, destination: IpNetwork) -> RequestedPath | None:
+        """Return the path that a request for ``destination`` takes over; None for a new path.
+
+        Raises:
+            ConfigurationError: another request of this process has a path to it, or the path is
+                being closed.
+        """
+        path = self.of(destination)
+        if path is not None and (path.held or path.state is PathState.CLOSING):
+            raise ConfigurationError(
+                f"path {path.number} serves this destination already; "
+                f"close it first: overlay path close {path.number}."
+            )
+        return path
+
+    def _check_room(self, new: int) -> None:
+        """Check that ``new`` more paths fit.
+
+        Raises:
+            ConfigurationError: there would be more than ``MAX_PATHS``.
+        """
+        if len(self._paths) + new > MAX_PATHS:
+            raise ConfigurationError(
+                f"this node has {len(self._paths)} paths, and it may have {MAX_PATHS}; close some, "
+                "or name one prefix for several destinations."
+            )
+
+    def _add(self, wish: PathTerms, now: float) -> RequestedPath:
+        self._last_number += 1
+        path = self._paths[self._last_number] = RequestedPath(self._last_number, wish, now)
+        path.companions = [path]
+        self.revision += 1
+        return path
