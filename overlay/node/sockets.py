@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import socket
+from collections import Counter, deque
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
 from random import Random
-from typing import Self
+from typing import Final, Self
 
 from overlay.addresses import Endpoint, version_of
 from overlay.errors import BackendError
@@ -22,6 +23,9 @@ __all__ = ["Sockets"]
 
 _log = EventLog(__name__)
 
+_MOST_APART: Final = 8
+"""Ports of probes that stay open; at most 20 probes are sent in a second."""
+
 
 class Sockets:
     """Owner of the ports; datagrams leave by the first one of their address family.
@@ -34,6 +38,7 @@ class Sockets:
         self.marks = Marks.draw(rng)
         forms = port_forms(network_id, self.marks)
         self._stack = ExitStack()
+        self._apart: deque[socket.socket] = deque()
         self.ports: list[UdpPort] = []
         self._by_version: dict[bool, UdpSocket] = {}
         self._addresses = {version: ReturnAddresses(version) for version in (4, 6)}
@@ -69,6 +74,8 @@ class Sockets:
         return self
 
     def __exit__(self, *_: object) -> None:
+        while self._apart:
+            self._apart.popleft().close()
         self._stack.close()
 
     def steer(self, suspects: Sequence[Suspect]) -> None:
@@ -87,17 +94,22 @@ class Sockets:
             each.send_whole([item for item in batch if (":" in item[1].host) is ipv6])
 
     def send_apart(self, datagram: bytes, to: Endpoint) -> None:
-        """Send two copies from a port of their own, which is given back at once.
+        """Send two copies from a port of their own, because one may be lost.
 
-        Two, because one may be lost. What the host refuses is not sent.
+        The port is closed after the next few ports of this kind. An answer to a port that is
+        closed at once would make this host send an ICMP error. A datagram that the host refuses is
+        not sent.
         """
         local = self._by_version.get(_is_ipv6(to))
         if local is None:
             return
         try:
-            with bound_socket(Endpoint(local.local.host, 0), mark=NODE_MARK) as once:
-                for _ in range(2):
-                    once.sendto(datagram, to)
+            once = bound_socket(Endpoint(local.local.host, 0), mark=NODE_MARK)
+            if len(self._apart) >= _MOST_APART:
+                self._apart.popleft().close()
+            self._apart.append(once)
+            for _ in range(2):
+                once.sendto(datagram, to)
         except (BackendError, OSError):
             _log.debug("reachability.probe_not_sent")
 

@@ -56,6 +56,10 @@ def connected_before(host, destinations):
             made.append(socket.socket(family_of(destination), socket.SOCK_DGRAM))
             made[-1].connect((destination, PORT))
             made[-1].send(b"before")
+            # An answer (port unreachable) that came later would look like a packet of the test.
+            made[-1].settimeout(2)
+            with contextlib.suppress(OSError):
+                made[-1].recv(1)
         return made
 
     return host.namespace.call(connect)

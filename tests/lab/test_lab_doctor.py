@@ -121,7 +121,7 @@ def test_a_running_node_is_no_obstacle_to_itself(laboratory, tmp_path):
             before = facts(node.host.namespace)
             examined = Doctor(node.host.namespace, node.configuration)
             assert (examined.status, examined.obstacles) == (0, [])
-            assert "a node answers" in examined.said("control socket")
+            assert "a node already answers" in examined.said("control socket")
             assert facts(node.host.namespace) == before
         finally:
             node.stop()
