@@ -146,7 +146,7 @@ def test_forwarding_that_is_forbidden_is_mended_by_the_command_that_is_told(host
     configuration = configured(tmp_path / "node", **XFRM)
     examined = Doctor(host, configuration, prefix=READ_ONLY_SETTINGS)
     assert (examined.status, examined.obstacles) == (1, ["IPv6 forwarding"])
-    command = examined.said("IPv6 forwarding").partition("root: ")[2]
+    command = examined.said("IPv6 forwarding").partition("host: ")[2]
     host.run(command.split())
     assert Doctor(host, configuration, prefix=READ_ONLY_SETTINGS).status == 0
 

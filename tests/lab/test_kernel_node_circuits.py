@@ -365,15 +365,16 @@ SEEN = (
 
 LONGEST_SILENCE_S = 2.0
 TALK_S = 9.0
-"""Longer than the probation of a moved link and the change of keys that follows it (6 s).
-
-On a busy host a link that moves again before that may stall (docs/how-to-break.md, last section).
-"""
+"""Longer than the probation of a moved link and the change of keys that follows it (6 s)."""
 
 MAPPINGS = [("10.200.0.1", 40_001), ("10.200.0.1", 40_002)]
 """Another address and port, then another port alone."""
 
 
+@pytest.mark.xfail(
+    strict=False,
+    reason="on a busy host the conversation stalls: docs/how-to-break.md, last section",
+)
 def test_a_conversation_goes_on_where_links_move_in_the_kernel(overlay):
     """Situation S12: the address of a source's router changes, its port, a relay's own address."""
     source, mix = overlay.nodes["alicek"].host, overlay.nodes["mixk"].host
@@ -384,17 +385,21 @@ def test_a_conversation_goes_on_where_links_move_in_the_kernel(overlay):
         lambda: readdress(mix, other, old),
     ]
     silences = []
-    with conversation(overlay) as (path, talk):
-        for move in moves:
-            move()
-            silences.append(talk(TALK_S))
-        with client(overlay.nodes["alicek"]) as asked:
-            [after] = asked.paths()
-        assert after.inner_addresses == path.inner_addresses, "it was not rebuilt"
-        assert max(silences) < LONGEST_SILENCE_S, silences
-    source.core.run(["iptables-legacy", "-t", "nat", "-F"])
-    forget_mappings(source)
-    wait_until("the news", lambda: knows_at(overlay, "mixk", old), timeout_s=BUSY_S)
+    try:
+        with conversation(overlay) as (path, talk):
+            for move in moves:
+                move()
+                silences.append(talk(TALK_S))
+            with client(overlay.nodes["alicek"]) as asked:
+                [after] = asked.paths()
+            assert after.inner_addresses == path.inner_addresses, "it was not rebuilt"
+            assert max(silences) < LONGEST_SILENCE_S, silences
+    finally:  # later tests use these hosts
+        if f" {other}/" in mix.namespace.run(["ip", "-o", "-4", "address"]).stdout:
+            readdress(mix, other, old)
+        source.core.run(["iptables-legacy", "-t", "nat", "-F"])
+        forget_mappings(source)
+        wait_until("the news", lambda: knows_at(overlay, "mixk", old), timeout_s=BUSY_S)
 
 
 @contextlib.contextmanager
