@@ -1,4 +1,4 @@
-"""Places that the requests of neighbours may take: shares by identity, then by address."""
+"""Limit the table entries of each neighbour: shares by identity, and by address of its link."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ __all__ = ["GroupsOf", "NeighbourShares", "no_groups"]
 K = TypeVar("K", bound=Hashable)
 
 GroupsOf = Callable[[OverlayAddress], Groups]
-"""Tells which groups share the address at the other end of a neighbour's link."""
+"""Returns the groups of the address at the other end of a neighbour's link."""
 
 
 def no_groups(neighbour: OverlayAddress) -> Groups:  # noqa: ARG001 - a GroupsOf
-    """Count a neighbour by its identity alone, where no link tells its address."""
+    """Return no groups, so that a neighbour is counted only by its identity."""
     return ()
 
 
 class NeighbourShares(Generic[K]):
-    """Who holds the places of one table of circuits, onions or messages.
+    """The shares of neighbours in one table of circuits, onions or messages.
 
-    Belongs to the owner of that table. An entry keeps the groups that it was added with, so
-    that it can be discarded after its link is gone.
+    An entry keeps the groups with which it was added, so it can be discarded after its link is
+    closed.
     """
 
     def __init__(self, places: int, per_neighbour: int, groups: GroupsOf) -> None:
-        """Prepare.
+        """Create an empty table.
 
         Args:
-            places: entries in all.
-            per_neighbour: entries of one identity.
-            groups: of the address of a neighbour's link.
+            places: largest number of entries.
+            per_neighbour: largest number of entries of one identity.
+            groups: returns the groups of the address of a neighbour's link.
         """
         self._shares: Shares[K] = Shares(places)
         self._per_neighbour = per_neighbour
@@ -49,7 +49,7 @@ class NeighbourShares(Generic[K]):
         return key in self._shares
 
     def admits(self, neighbour: OverlayAddress) -> bool:
-        """Tell whether one more entry of this neighbour has room."""
+        """Tell whether one more entry of this neighbour may be added."""
         return self._shares.admits(self._of(neighbour))
 
     def add(self, key: K, neighbour: OverlayAddress) -> None:
@@ -57,7 +57,7 @@ class NeighbourShares(Generic[K]):
         self._shares.add(key, self._of(neighbour))
 
     def discard(self, key: K) -> None:
-        """Free the place of an entry, if it has one."""
+        """Remove an entry, if there is one with this key."""
         self._shares.discard(key)
 
     def _of(self, neighbour: OverlayAddress) -> Groups:

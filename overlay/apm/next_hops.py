@@ -1,12 +1,11 @@
-"""Neighbours to which circuits of others go on: as many as their sources may make us reach.
+"""Limit the number of next hops of circuits that this node relays for other nodes.
 
-An onion names its next hop, so sources could make a node open every link that it may have. Then
-its own paths would find no place. So what is bounded is the number of next hops of others, and
-it stays below the number of links by what own paths and accepted links need.
+An onion names its next hop, so sources could make a relay open links until it reaches its limit.
+Then its own paths would get no link. So the number of next hops is limited, and the limit leaves
+room for the links of own paths and for accepted links.
 
-Links that the node has for other reasons make no difference, neither to the count nor to who is
-admitted. Else a neighbour that fills all places could ask which links a node has, and the
-links of a source are its own.
+Links that exist for other reasons change neither the count nor the decision. Otherwise a neighbour
+that fills all places could find out which links a node has, and some belong to its own paths.
 """
 
 from __future__ import annotations
@@ -20,17 +19,14 @@ from overlay.apm.neighbour_shares import GroupsOf, NeighbourShares
 __all__ = ["NextHops"]
 
 _LINK_LASTS_S: Final = 75.0
-"""After its last circuit a next hop counts for so long, because its link lasts a minute more."""
+"""Time for which a next hop counts after its last circuit, because its link lasts a minute more."""
 
 _SWEEP_S: Final = 5.0
-"""How often next hops are looked for that no circuit needs, since that looks at all circuits."""
+"""Shortest interval between two searches for unused next hops; each one reads all circuits."""
 
 
 class NextHops:
-    """Places for next hops of others, in shares of the neighbours that asked for them first.
-
-    Bounded by ``places``; belongs to the relay side.
-    """
+    """At most ``places`` next hops; each counts for the neighbour that requested it first."""
 
     def __init__(
         self,
@@ -38,12 +34,12 @@ class NextHops:
         groups: GroupsOf,
         in_use: Callable[[], Collection[OverlayAddress]],
     ) -> None:
-        """Prepare.
+        """Create an empty table.
 
         Args:
-            places: next hops at the same time.
-            groups: of the address of a neighbour's link.
-            in_use: returns the next hops of all circuits of others.
+            places: largest number of next hops at the same time.
+            groups: returns the groups of the address of a neighbour's link.
+            in_use: returns the next hops of all circuits of other nodes.
         """
         self._shares: NeighbourShares[OverlayAddress] = NeighbourShares(places, places, groups)
         self._in_use = in_use
@@ -54,7 +50,7 @@ class NextHops:
         return len(self._unused_since)
 
     def admits(self, next_hop: OverlayAddress, previous: OverlayAddress, now: float) -> bool:
-        """Tell whether a circuit that came over the link of ``previous`` may go on there."""
+        """Tell whether a circuit from the neighbour ``previous`` may use this next hop."""
         if next_hop in self._unused_since:
             return True
         if self._swept_at is None or not 0 <= now - self._swept_at < _SWEEP_S:

@@ -1,18 +1,18 @@
-"""The onion-like signalling message (NESM): constant in size, unlinkable from hop to hop.
+"""Build and open the onion-like signalling message (NESM).
 
-How a hop peels (K slots; *rest* is everything after the first slot)::
+Its size is constant, and an observer cannot link the messages before and after a hop. A hop
+processes it as follows (K slots; *rest* is everything after the first slot)::
 
     received   header | slot 0 | rest                       K slots
     open       slot 0 with the onion key, bound to header and rest
     passed on  header | rest XOR stream(seed) | filler(seed)  K slots again
 
-The source knows every seed, so it computes beforehand what fillers and streams make of the
-tail of the message at each hop (Sphinx, Danezis and Goldberg 2009, section 3.2), puts that
-tail where it will be, and seals from the last hop to the first. So each hop's layer
-authenticates the whole message as that hop receives it, tail included, and any changed bit
-is detected at the very next hop.
+The source knows all seeds. So it computes the tail of the message at the last hop, which consists
+of the encrypted fillers (Sphinx, Danezis and Goldberg 2009, section 3.2). It places this tail in
+the message and encrypts from the last hop to the first. So each layer authenticates the whole
+message as its hop receives it, and the next hop detects any changed bit.
 
-Slots that no hop uses hold random bytes, which no hop can tell from sealed layers.
+Unused slots contain random bytes, which hops cannot distinguish from encrypted layers.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _INFO_LABEL: Final = b"overlay nesm v1 layer"
 
 @dataclass(frozen=True, slots=True)
 class OnionHop:
-    """What the source knows of one hop: its public onion key and what to tell it."""
+    """The public onion key of one hop, and its layer."""
 
     onion_key: bytes
     layer: Layer
@@ -56,7 +56,7 @@ class OnionHop:
 
 @dataclass(frozen=True, slots=True)
 class SealedOnion:
-    """A message as received: right in size and suite, nothing else is known of it."""
+    """A received message with valid version, suite and size; nothing else is checked yet."""
 
     geometry: NesmGeometry
     slot: bytes
@@ -67,7 +67,7 @@ class SealedOnion:
         """Split a message into its first slot and the rest.
 
         Raises:
-            Malformed: another version, an unknown suite, another size.
+            Malformed: the version, suite or size is invalid.
         """
         if len(data) < 2 or data[0] != NESM_VERSION or data[1] not in GEOMETRIES:
             raise Malformed("no onion signalling message of a known version and suite")
@@ -80,13 +80,13 @@ class SealedOnion:
 
     @property
     def replay_tag(self) -> bytes:
-        """The 16 bytes by which a hop remembers this message."""
+        """The 16 bytes that identify this message in the replay cache."""
         return replay_tag(self.slot[: self.geometry.encapsulated_key_bytes])
 
 
 @dataclass(frozen=True, slots=True)
 class ExtractedOnion:
-    """What a hop learns; ``peeled`` is the message for the next hop, None at the exit."""
+    """What a hop decrypts; ``peeled`` is the message for the next hop, None at the exit."""
 
     layer: Layer
     keys: HopKeys
@@ -98,11 +98,11 @@ def construct_onion(suite: int, hops: Sequence[OnionHop], rng: Random) -> bytes:
 
     Args:
         suite: onion suite of all hops.
-        hops: first hop first; every layer but the last is a :class:`RelayLayer`.
-        rng: fills the unused slots.
+        hops: first hop first; every layer except the last is a :class:`RelayLayer`.
+        rng: generator of the bytes in unused slots.
 
     Raises:
-        ValueError: no hops, more hops than slots, or layers out of order.
+        ValueError: there are no hops, more hops than slots, or layers in a wrong order.
         NotAuthentic: a hop's onion key is not valid.
     """
     geometry = GEOMETRIES[suite]
@@ -126,7 +126,7 @@ def _check_order(hops: Sequence[OnionHop], geometry: NesmGeometry) -> None:
 
 
 def _tail_at_last_hop(relays: Sequence[HopKeys], geometry: NesmGeometry) -> bytes:
-    """Return what the relays' fillers have become when the message reaches the last hop."""
+    """Return the fillers of all relays as the last hop receives them."""
     tail = b""
     for keys in relays:
         keystream = apply_stream(keys.stream, bytes(geometry.rest_bytes))
@@ -153,11 +153,13 @@ def _seal(hop: OnionHop, rest: bytes, geometry: NesmGeometry) -> bytes:
 
 
 def extract_onion_info(onion: SealedOnion, key: OnionPrivateKey) -> ExtractedOnion:
-    """Open our layer and peel the message: the paper's ``nesm_extract_onion_info()``.
+    """Decrypt the layer of this node and build the next message.
+
+    This is the paper's ``nesm_extract_onion_info()``.
 
     Raises:
-        NotAuthentic: it is not for our key, or any bit of it was changed.
-        Malformed: it is authentic and holds no layer.
+        NotAuthentic: the message is not for this key, or a bit of it was changed.
+        Malformed: it is authentic, but contains no valid layer.
     """
     geometry = onion.geometry
     if key.suite != geometry.suite:

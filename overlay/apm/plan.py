@@ -1,6 +1,6 @@
-"""From a path to a circuit's plan: SPIs, circuit addresses, keys and the onion's layers.
+"""Create the plan of a circuit: SPIs, circuit addresses, keys and the layers of the onion.
 
-Reasons: docs/decisions/0029.
+The source draws all of them, including the SPIs of hops (docs/decisions/0029).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ SpiPair = tuple[Spi, Spi]
 
 @dataclass(frozen=True, slots=True)
 class CircuitPlan:
-    """What the source keeps (the SAs) and what it tells each hop (the layers)."""
+    """The SAs that the source installs, and the layers for the hops."""
 
     sas: tuple[OnionSas, ...]
     onion_hops: tuple[OnionHop, ...]
@@ -55,11 +55,11 @@ class CircuitPlan:
 def check_path(
     path: MixPath, own: OverlayAddress, capabilities: BackendCapabilities, settings: ApmSettings
 ) -> None:
-    """Check that a path can carry a circuit of ours.
+    """Check that a path can carry an own circuit.
 
     Raises:
-        NoSuitablePath: it is too long, meets a node twice or ourselves, or a hop does not
-            speak our suites; ``removed`` counts the hops that each constraint excludes.
+        NoSuitablePath: the path is too long, contains a node twice or this node, or a hop does
+            not support the suites. ``removed`` has the number of hops that fail each constraint.
     """
     most = min(settings.max_hops, capabilities.max_templates - 1)
     if not 1 <= len(path) <= most:
@@ -86,10 +86,10 @@ def check_path(
 
 
 def link_peer_of(descriptor: MixDescriptor, versions: Collection[int] = (4, 6)) -> LinkPeer:
-    """Return how a Mix-node is reached from a node that has these IP versions.
+    """Return the endpoints and the link key of a Mix-node, for a node with these IP versions.
 
-    Its endpoints keep the order in which the Mix-node prefers them. If it has none of these
-    versions, all are returned, because the node may have the version nevertheless.
+    The endpoints keep the Mix-node's order of preference. If none has one of these versions, all
+    are returned, because the node may support the version nevertheless.
     """
     fitting = [each for each in descriptor.endpoints if version_of(each) in versions]
     first, *others = fitting or descriptor.endpoints
@@ -101,10 +101,10 @@ def _versions(descriptor: MixDescriptor) -> frozenset[int]:
 
 
 def allocate_spis(count: int, spis: SpiAllocator) -> list[SpiPair]:
-    """Draw the SPIs of ``count`` hops, all or none.
+    """Draw the SPIs of ``count`` hops; if one draw fails, no SPI stays allocated.
 
     Raises:
-        LimitReached: too many SPIs are live.
+        LimitReached: too many SPIs are in use.
     """
     drawn: list[Spi] = []
     try:
@@ -128,10 +128,10 @@ def plan_circuit(
     new_reqid: Callable[[], int],
     now: float,
 ) -> CircuitPlan:
-    """Draw circuit addresses and seeds for a path and lay out its layers.
+    """Return a plan with new circuit addresses and seeds for a path.
 
-    The expiry time is the same for every hop and rounded up to five minutes, so that hops
-    of one path do not know each other by it.
+    All hops get the same expiry time. It is rounded up to five minutes, so that hops of one path
+    cannot recognise each other by it.
     """
     nodes = (own, *(hop.overlay_address for hop in path.hops))
     near = [new_circuit_address(left, right, rng) for left, right in itertools.pairwise(nodes)]
@@ -187,7 +187,7 @@ def onion_sas(
     lifetime: Lifetime,
     own_spis: SpiPair | tuple[()] = (),
 ) -> OnionSas:
-    """Put together the SAs that a layer's terms describe, with reqids and limits of this host."""
+    """Return the SAs that the terms of a layer describe, with reqids and limits of this host."""
     return OnionSas(
         hop=hop,
         near=terms.near,

@@ -1,12 +1,13 @@
-"""A hop's side of REKEY: answer, take the new keys in, switch when the source has.
+"""The hop's side of REKEY: answer an offer, and switch to the new keys after the source.
 
 ::
 
-    OFFER  -> new inbound SA, ANSWER      SWITCH -> new outbound SA, SWITCHED, old SAs linger
+    OFFER  -> new inbound SA, ANSWER      SWITCH -> new outbound SA, SWITCHED, old SAs retire
 
-The source alone begins and repeats: a hop has no timer but the one that ends lingering. What
-was answered and not switched to stays until a newer offer takes its place or the circuit
-ends, for the source may send on it at any time from the answer on.
+Only the source starts an exchange and repeats messages. The only timer of a hop ends retired SAs.
+An answered offer without a switch stays until a newer offer replaces it or the circuit ends. The
+source may use its keys at any time after the answer.
+
 :data:`TRANSITIONS` is the whole protocol at a hop.
 """
 
@@ -55,7 +56,7 @@ class _Answered:
 
 @dataclass(slots=True, eq=False)
 class _Exchange:
-    """A circuit's exchanges here: one that is open, one whose last word may have been lost."""
+    """The exchanges of a circuit: an open one, and one whose SWITCHED may have been lost."""
 
     number: int
     state: HopRekeyState = HopRekeyState.SETTLED
@@ -66,7 +67,7 @@ class _Exchange:
 
 @dataclass(frozen=True, slots=True)
 class _Cause:
-    """What comes with an input."""
+    """The arguments of an input."""
 
     circuit: InstalledHopCircuit
     now: float
@@ -74,11 +75,11 @@ class _Cause:
 
 
 class HopRekeying:
-    """Owner of the exchanges of others' circuits; a settled circuit has none.
+    """The exchanges of circuits of other nodes; a settled circuit has none.
 
-    It alone replaces the SAs of an installed circuit. Bounded for each circuit: the SAs in
-    use, one new inbound SA, and :data:`~overlay.apm.retired_sas.MAX_LINGERING` replaced pairs;
-    one agreement, or attempt at one, in ``rekey_pause_s``.
+    No other class replaces the SAs of an installed circuit. Each circuit has the SAs in use, at
+    most one new inbound SA and :data:`~overlay.apm.retired_sas.MAX_LINGERING` retired pairs. It
+    gets at most one key agreement, successful or not, in ``rekey_pause_s`` seconds.
     """
 
     def __init__(self, switchboard: Switchboard, connections: CircuitTable, rng: Random) -> None:
@@ -92,17 +93,17 @@ class HopRekeying:
         )
 
     def __len__(self) -> int:
-        """Return how many circuits have an exchange under way or failed, or replaced SAs."""
+        """Return the number of circuits with an open or failed exchange or with retired SAs."""
         return len(self._exchanges)
 
     def receive(
         self, circuit: InstalledHopCircuit, message: RekeyOffer | RekeySwitch, now: float
     ) -> None:
-        """Take a message of a circuit's source.
+        """Process a message of a circuit's source.
 
         Raises:
-            Replayed, Malformed, Refused, NotAuthentic, LimitReached: it is none that fits; no
-                answer.
+            Replayed, Malformed, Refused, NotAuthentic, LimitReached: the message is dropped
+                without an answer.
         """
         exchange = self._exchanges.get(circuit.number) or _Exchange(circuit.number)
         if isinstance(message, RekeyOffer):
@@ -119,14 +120,14 @@ class HopRekeying:
             return
         latest = circuit.sas.generation if answered is None else answered.offer.generation
         if offer.generation <= latest:
-            raise Replayed("an offer of keys that is older than the latest")
+            raise Replayed("the offer of keys is older than the latest one")
         if now < exchange.tried_at + self._settings.rekey_pause_s:
-            raise LimitReached("the source wants new keys too often")
+            raise LimitReached("the source requests new keys too often")
         if offer.backward_spi == circuit.sas.backward_spi:
             raise Malformed("new keys need an SPI of their own")
         if not self._board.afford(Work.REKEY, circuit.previous, now):
-            raise LimitReached("strangers have used up this second's CPU time")
-        # Recorded before it is known to fail, because a failure costs as much.
+            raise LimitReached("the CPU time for requests of other nodes is used up")
+        # Record the attempt before the key agreement, because a failed one costs as much CPU time.
         self._exchanges[circuit.number], exchange.tried_at = exchange, now
         fresh = self._agree(circuit.sas, offer)
         if not self._board.install_association(hop_associations(fresh.sas)[0]):
@@ -135,11 +136,11 @@ class HopRekeying:
         self._feed(exchange, HopRekeyInput.OFFER, _Cause(circuit, now, fresh))
 
     def _agree(self, replaced: OnionSas, offer: RekeyOffer) -> _Answered:
-        """Draw our part and derive the keys.
+        """Draw the key share of this hop and derive the new keys.
 
         Raises:
-            NotAuthentic: the source's share contributes nothing.
-            Refused: another SA towards us has the forward SPI.
+            NotAuthentic: the source's share is a point of small order.
+            Refused: another SA towards this node has the forward SPI.
         """
         key = EphemeralKey(self._rng)
         unproven = RekeyAnswer(offer.generation, key.share)
@@ -170,7 +171,7 @@ class HopRekeying:
                 raise LimitReached("this host could not install new keys")
             self._feed(exchange, happened, _Cause(circuit, now))
             return
-        raise Replayed("the source switches to keys that nobody agreed to")
+        raise Replayed("the source switches to keys that were not agreed")
 
     def _feed(self, exchange: _Exchange, happened: HopRekeyInput, cause: _Cause) -> None:
         step = TRANSITIONS.get((exchange.state, happened))
@@ -182,7 +183,7 @@ class HopRekeying:
     # --- actions of the table ---
 
     def _answer(self, exchange: _Exchange, cause: _Cause) -> None:
-        """Receive with the new keys; those of an offer that came to nothing go."""
+        """Accept an offer; discard the keys of an earlier offer without a switch."""
         if exchange.answered is not None:
             self._lingering.discard(_new_inbound(exchange.answered))
         exchange.answered = present(cause.fresh)
@@ -192,7 +193,7 @@ class HopRekeying:
         self._say(cause.circuit, present(exchange.answered).answer)
 
     def _switch(self, exchange: _Exchange, cause: _Cause) -> None:
-        """Send with the new keys; the outbound SA is installed."""
+        """Send with the new keys; the outbound SA is already installed."""
         replaced, answered = cause.circuit.sas, present(exchange.answered)
         exchange.answered, exchange.switched = None, answered
         self._connections.put_hop(with_renewed_sas(cause.circuit, answered.sas))
@@ -207,11 +208,11 @@ class HopRekeying:
     # --- time and the end ---
 
     def next_deadline(self) -> float:
-        """Return when :meth:`handle_deadline` has something to do."""
+        """Return when :meth:`handle_deadline` must be called next (Unix seconds)."""
         return self._lingering.next_deadline()
 
     def handle_deadline(self, now: float) -> None:
-        """Remove what has lingered; then the source has no reason to repeat its last word."""
+        """Remove expired retired SAs; the source does not repeat SWITCH after that time."""
         for number in self._lingering.handle_deadline(now):
             exchange = self._exchanges.get(number)
             if exchange is None or self._lingering.holds(number):
@@ -228,9 +229,9 @@ class HopRekeying:
         return hop_associations(exchange.answered.sas)[0].identity
 
     def end(self, number: int) -> RetiredSa:
-        """Forget a circuit; return what is installed for it besides the SAs in use.
+        """Remove a circuit; return the SAs that are installed besides the SAs in use.
 
-        The SPIs are free at once, as the circuit's own are.
+        Their SPIs are released at once, like those of the SAs in use.
         """
         exchange = self._exchanges.pop(number, None)
         if exchange is None:
@@ -269,4 +270,4 @@ def _table() -> Mapping[tuple[HopRekeyState, HopRekeyInput], _Step]:
 
 
 TRANSITIONS: Final = _table()
-"""What each input does in each state; a pair that is missing cannot happen."""
+"""The action and the next state for each state and input; other pairs are impossible."""

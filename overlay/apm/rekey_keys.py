@@ -1,4 +1,4 @@
-"""The key schedule of REKEY: an ephemeral X25519 exchange chained to the keys before it.
+"""The key schedule of REKEY: an ephemeral X25519 exchange, chained to the replaced keys.
 
 ::
 
@@ -6,9 +6,9 @@
     transcript  = SHA-256(label | suite | near | hop | OFFER | ANSWER with a zero tag)
     each output = HKDF-Expand(secret, label | purpose | transcript)
 
-``chain`` comes from the onion's seed, later from the exchange before. So only who held the
-replaced keys takes part (authentication carries over), and only who made one of the shares
-knows the result: a seed that leaks later tells nothing (docs/formats/circuit-control.md).
+``chain`` comes from the onion's seed, later from the previous exchange. So a party without the
+replaced keys cannot take part. The result also depends on an ephemeral key, so a seed that leaks
+later does not reveal it (docs/formats/circuit-control.md).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _LABEL: Final = b"overlay circuit rekey v1"
 
 
 class EphemeralKey:
-    """One side's X25519 key of one exchange; dropped with it."""
+    """The X25519 key of one side for one exchange, deleted at its end."""
 
     __slots__ = ("_private", "share")
 
@@ -47,16 +47,16 @@ class EphemeralKey:
     def agree(
         self, replaced: OnionSas, offer: RekeyOffer, answer: RekeyAnswer, their_share: bytes
     ) -> RekeySecrets:
-        """Derive what both sides of an exchange share.
+        """Derive the secrets that both sides of an exchange share.
 
         Args:
-            replaced: the SAs whose keys are replaced, as either side knows them.
-            offer: the source's message.
-            answer: the hop's, whose tag does not matter.
-            their_share: that of the two in which the other side's share stands.
+            replaced: SAs whose keys are replaced.
+            offer: message of the source.
+            answer: message of the hop; its tag is ignored.
+            their_share: key share of the other side, from its message.
 
         Raises:
-            NotAuthentic: their share is a point of small order, so it contributes nothing.
+            NotAuthentic: their share is a point of small order, so it contributes no secret.
         """
         shared = diffie_hellman(self._private, their_share)
         secret = hmac.digest(replaced.chain.reveal(), shared, "sha256")
@@ -78,7 +78,7 @@ class EphemeralKey:
 
 
 def _transcript(sas: OnionSas, offer: RekeyOffer, answer: RekeyAnswer) -> bytes:
-    """Every field has a fixed size, so no two exchanges have the same bytes."""
+    """Return the hash of an exchange; fixed field sizes make the encoding unambiguous."""
     untagged = replace(answer, tag=bytes(TAG_BYTES))
     parts = (_LABEL, bytes((sas.esp_suite,)), sas.near, sas.hop)
     messages = (encode_control(offer), encode_control(untagged))
@@ -87,7 +87,7 @@ def _transcript(sas: OnionSas, offer: RekeyOffer, answer: RekeyAnswer) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class RekeySecrets:
-    """What one exchange yields: key material, the next chain, and a tag for each proof."""
+    """The secrets of one exchange: key material, the next chain, and a tag for each proof."""
 
     forward_keymat: SecretBytes
     backward_keymat: SecretBytes
@@ -97,7 +97,7 @@ class RekeySecrets:
     switched_tag: bytes
 
     def renew(self, replaced: OnionSas, offer: RekeyOffer) -> OnionSas:
-        """Return the SAs that take the place of ``replaced``; SPIs and limits are to be owned."""
+        """Return the SAs that replace ``replaced``; the caller sets ``own_spis`` and limits."""
         return replace(
             replaced,
             forward_spi=offer.forward_spi,

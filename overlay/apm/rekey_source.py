@@ -1,4 +1,4 @@
-"""The source's side of REKEY, which begins soon after the confirmation and at soft limits.
+"""The source's side of REKEY, which starts soon after the confirmation and at soft limits.
 
 ::
 
@@ -6,13 +6,14 @@
     OFFER (generation, both SPIs, share) ->          draws its share, installs the new
                                                      inbound SA
     installs the new inbound SA  <- ANSWER (generation, share, tag)
-    ... waits a moment, at random ...
+    ... waits for a random time ...
     installs the new outbound SA
     SWITCH (generation, tag) ->                      installs the new outbound SA
-    replaced SAs linger          <- SWITCHED (generation, tag)
+    replaced SAs retire          <- SWITCHED (generation, tag)
 
-Nobody sends on an SA before the other side has proved that it receives on it. OFFER and SWITCH
-are repeated until they are answered. :data:`TRANSITIONS` is the whole protocol at the source.
+Each side sends on a new SA only after the other side has proved that it receives on it. OFFER and
+SWITCH are repeated until they are answered. :data:`TRANSITIONS` is the whole protocol at the
+source.
 """
 
 from __future__ import annotations
@@ -46,8 +47,8 @@ __all__ = ["TRANSITIONS", "SourceRekeying"]
 _LONGEST_PAUSE_S: Final = 8.0
 
 _SHORT_SPREAD_S: Final = 0.05
-"""The wait before the switch where a cipher ends soon after its soft limit (3DES): long enough
-to blur how far away the source is, short enough for 50 MB/s."""
+"""The wait before the switch if the hard limit follows soon after the soft limit (3DES). It is
+long enough to hide the distance to the source, and short enough for 50 MB/s."""
 
 _Owner = tuple[int, int]
 """A circuit's number and the position of its hop, 1 the first."""
@@ -61,7 +62,7 @@ class _Attempt:
 
 @dataclass(frozen=True, slots=True)
 class _Agreed:
-    """New SAs, and the tags of the two proofs that are still to be given."""
+    """New SAs, the SWITCH message to send, and the tag of the SWITCHED to expect."""
 
     sas: OnionSas
     switch: RekeySwitch
@@ -70,10 +71,10 @@ class _Agreed:
 
 @dataclass(slots=True, eq=False)
 class _Exchange:
-    """Our side of the exchanges with one hop; times in Unix seconds.
+    """The source's side of the exchanges with one hop; times in Unix seconds.
 
-    ``spread_s`` is the longest wait before the switch, ``replaced`` are the SAs of which the
-    hop may still send on the backward one.
+    ``spread_s`` is the longest wait before the switch in seconds. ``replaced`` are the SAs that
+    were replaced; the hop may still send on the backward one.
     """
 
     owner: _Owner
@@ -88,10 +89,10 @@ class _Exchange:
 
 
 class SourceRekeying:
-    """Owner of the exchanges of this node's open circuits: one for each hop.
+    """The exchanges of this node's open circuits, one for each hop.
 
-    It alone replaces the SAs of an :class:`OpenCircuit`. Each hop has at most the SAs in use,
-    one new generation and :data:`~overlay.apm.retired_sas.MAX_LINGERING` replaced ones.
+    No other class rekeys the SAs of an :class:`OpenCircuit`. Each hop has the SAs in use, at most
+    one new pair and :data:`~overlay.apm.retired_sas.MAX_LINGERING` retired ones.
     """
 
     def __init__(
@@ -101,7 +102,7 @@ class SourceRekeying:
         rng: Random,
         lose: Callable[[int, int, float], None],
     ) -> None:
-        """Prepare; ``lose`` gives up the circuit of that number: its hop there does not answer."""
+        """Store ``lose(number, position, now)``, which ends a circuit whose hop is silent."""
         self._board = switchboard
         self._connections = connections
         self._rng = rng
@@ -113,10 +114,13 @@ class SourceRekeying:
             switchboard.backend, switchboard.spis.release
         )
 
-    # --- circuits begin and end ---
+    # --- start and end of circuits ---
 
     def begin(self, circuit: OpenCircuit, now: float) -> None:
-        """Replace the keys of the onion, each hop's after a time of its own."""
+        """Schedule the first rekey of each hop, which replaces the keys of the onion.
+
+        Each hop has its own random delay, so that a hop cannot infer its position from the order.
+        """
         for position in range(1, len(circuit.path) + 1):
             exchange = _Exchange((circuit.number, position))
             exchange.spread_s = self._settings.rekey_spread_s
@@ -124,7 +128,7 @@ class SourceRekeying:
             self._timers.set(exchange.owner, now + self._rng.random() * exchange.spread_s)
 
     def end(self, number: int, hops: int) -> RetiredSa:
-        """Forget a circuit; return what is installed for it besides the SAs in use."""
+        """Remove a circuit; return the SAs and SPIs that it has besides the SAs in use."""
         outgrown = RetiredSa()
         for owner in ((number, position) for position in range(1, hops + 1)):
             self._timers.cancel(owner)
@@ -144,10 +148,10 @@ class SourceRekeying:
             held += RetiredSa(source_associations(exchange.replaced), exchange.replaced.own_spis)
         return held
 
-    # --- what happens ---
+    # --- inputs ---
 
     def soft_expired(self, identity: SaIdentity, now: float) -> bool:
-        """An SA wants to be replaced; tell whether it is in use by a circuit of ours."""
+        """Rekey an SA at its soft limit; tell whether an own circuit uses it."""
         for owner, exchange in self._exchanges.items():
             if any(sa.identity == identity for sa in source_associations(self._sas(owner))):
                 exchange.spread_s = self._spread_s(self._sas(owner).lifetime)
@@ -156,17 +160,17 @@ class SourceRekeying:
         return False
 
     def _spread_s(self, lifetime: Lifetime) -> float:
-        """Return how long the switch may wait without reaching a hard limit."""
+        """Return the longest wait in seconds for which the hard limit is not reached."""
         hard, soft = lifetime.hard_bytes, lifetime.soft_bytes
         far = hard is None or soft is None or soft < hard // 4
         spread_s = self._settings.rekey_spread_s
         return spread_s if far else min(spread_s, _SHORT_SPREAD_S)
 
     def receive(self, owner: _Owner, message: RekeyAnswer | RekeySwitched, now: float) -> None:
-        """Take a message of a circuit's hop.
+        """Process a message of a circuit's hop.
 
         Raises:
-            NotAuthentic: its tag or share is wrong.
+            NotAuthentic: its tag or share is invalid.
         """
         exchange = self._exchanges.get(owner)
         if exchange is None:
@@ -218,11 +222,11 @@ class SourceRekeying:
     # --- time ---
 
     def next_deadline(self) -> float:
-        """Return when :meth:`handle_deadline` has something to do."""
+        """Return when :meth:`handle_deadline` must be called next (Unix seconds)."""
         return min(self._timers.next_deadline(), self._lingering.next_deadline())
 
     def handle_deadline(self, now: float) -> None:
-        """Begin, repeat, switch and give up what is due; remove what has lingered."""
+        """Take all steps of exchanges that are due, and remove expired retired SAs."""
         self._lingering.handle_deadline(now)
         while (owner := self._timers.pop_due(now)) is not None:
             self._due(self._exchanges[owner], now)
@@ -249,7 +253,7 @@ class SourceRekeying:
     # --- actions of the table ---
 
     def _nothing(self, exchange: _Exchange, now: float) -> None:
-        """The keys in question are being replaced already, or this is remembered by the state."""
+        """Do nothing: the keys are being replaced already, or the new state records the input."""
 
     def _offer(self, exchange: _Exchange, now: float) -> None:
         exchange.gives_up_at = now + self._settings.rekey_timeout_s
@@ -260,7 +264,7 @@ class SourceRekeying:
         self._try(exchange, now)
 
     def _try(self, exchange: _Exchange, now: float) -> None:
-        """Send the offer that is open, or a new one if there is none."""
+        """Send the open offer, or a new one if there is none."""
         if exchange.attempt is None:
             exchange.attempt = self._new_attempt(exchange)
         if exchange.attempt is not None:
@@ -271,27 +275,27 @@ class SourceRekeying:
         try:
             [(forward_spi, backward_spi)] = allocate_spis(1, self._board.spis)
         except LimitReached:
-            return None  # the next time there may be one
+            return None  # an SPI may be free at the next repetition
         exchange.attempts += 1
         key = EphemeralKey(self._rng)
         offer = RekeyOffer(exchange.attempts, forward_spi, backward_spi, key.share)
         return _Attempt(offer, key)
 
     def _wait(self, exchange: _Exchange, now: float) -> None:
-        """Switch after a while, so that the hop does not learn how far away the source is.
+        """Switch after a random time, so that the hop cannot measure the distance to the source.
 
-        Again, and sooner, if the keys in use wear out meanwhile.
+        If the keys in use reach a soft limit meanwhile, a new and shorter time is drawn.
         """
         self._timers.set(exchange.owner, now + self._rng.random() * exchange.spread_s)
 
     def _offer_anew(self, exchange: _Exchange, now: float) -> None:
-        """Drop keys that this host could not put to use."""
+        """Discard keys for which this host could not install the outbound SA, and offer again."""
         agreed, exchange.agreed = present(exchange.agreed), None
         self._lingering.discard(RetiredSa((_inbound(agreed.sas),), agreed.sas.own_spis))
         self._try(exchange, now)
 
     def _switch(self, exchange: _Exchange, now: float) -> None:
-        """Send with the new keys from now on; the outbound SA is installed."""
+        """Send with the new keys from now on; the outbound SA is already installed."""
         circuit, position = self._circuit(exchange.owner)
         agreed, hops = present(exchange.agreed), list(circuit.ipsec.hops)
         exchange.replaced, hops[position - 1] = hops[position - 1], agreed.sas
@@ -306,7 +310,7 @@ class SourceRekeying:
         self._pause(exchange, now)
 
     def _settle(self, exchange: _Exchange, now: float) -> None:
-        """The hop sends with the new keys: what it sent with the old ones may still come."""
+        """End an exchange; the replaced inbound SA still accepts packets that are under way."""
         self._timers.cancel(exchange.owner)
         replaced, exchange.replaced = present(exchange.replaced), None
         exchange.agreed = None
@@ -346,7 +350,7 @@ class SourceRekeying:
 
 
 def _why_dropped(exchange: _Exchange, answer: RekeyAnswer | RekeySwitched) -> ApmDrop:
-    """Tell an answer to a request that was repeated from one to what was never asked."""
+    """Distinguish an answer to a repeated request from an answer without a request."""
     return ApmDrop.LATE if answer.generation <= exchange.attempts else ApmDrop.UNEXPECTED
 
 
@@ -394,4 +398,4 @@ def _table() -> Mapping[tuple[SourceRekeyState, SourceRekeyInput], _Step]:
 
 
 TRANSITIONS: Final = _table()
-"""What each input does in each state; a pair that is missing cannot happen."""
+"""The action and the next state for each state and input; other pairs are impossible."""

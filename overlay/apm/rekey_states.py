@@ -1,4 +1,4 @@
-"""The states of an exchange of new keys, at the source and at a hop, and what may happen to it."""
+"""States and inputs of an exchange of new keys, at the source and at a hop."""
 
 from __future__ import annotations
 
@@ -13,47 +13,47 @@ _T = TypeVar("_T")
 
 
 def present(value: _T | None) -> _T:
-    """Return what the state of an exchange promises that it holds.
+    """Return a value that must be set in the current state of an exchange.
 
     Raises:
-        InternalError: it does not.
+        InternalError: the value is None, which is a fault of the program.
     """
     if value is None:
-        raise InternalError("the state of an exchange promises what it does not hold")
+        raise InternalError("an exchange lacks a value that its state requires")
     return value
 
 
 class SourceRekeyState(enum.Enum):
-    """What the source holds towards one hop, besides the SAs in use."""
+    """What the source has for one hop besides the SAs in use."""
 
     SETTLED = "nothing"
     OFFERED = "an offer without an answer"
     AGREED = "new keys, and the inbound SA that has them"
     SWITCHING = "the replaced SAs: the hop may not have switched"
-    SWITCHING_AND_DUE = "the replaced SAs, while the new ones want to be replaced already"
+    SWITCHING_AND_DUE = "the replaced SAs, while the new ones have reached a soft limit"
 
 
 class SourceRekeyInput(enum.Enum):
-    """What may happen to the source's side of an exchange."""
+    """Inputs to the source's side of an exchange."""
 
     DUE = "the keys in use are to be replaced"
-    ANSWERED = "the hop has the new keys, and we receive with them"
+    ANSWERED = "the hop has the new keys, and the source receives with them"
     SWITCH_DUE = "the wait before the switch is over"
     CANNOT_SWITCH = "this host refused the new outbound SA"
     SWITCHED = "the hop has proved that it switched"
-    REPEAT_DUE = "no word of the hop so far"
-    GIVE_UP = "no word of the hop at all"
+    REPEAT_DUE = "the hop has not answered so far"
+    GIVE_UP = "the hop has not answered within the timeout"
 
 
 class HopRekeyState(enum.Enum):
-    """What a hop holds of one circuit, besides the SAs in use."""
+    """What a hop has for one circuit besides the SAs in use."""
 
     SETTLED = "nothing"
     ANSWERED = "new keys, and the inbound SA that has them"
 
 
 class HopRekeyInput(enum.Enum):
-    """What may happen to a hop's side of an exchange."""
+    """Inputs to a hop's side of an exchange."""
 
     OFFER = "the source offers new keys"
     OFFER_AGAIN = "the source repeats the offer that was answered"

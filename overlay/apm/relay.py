@@ -1,13 +1,13 @@
-"""The Mix-node's side of signalling: receive, accept or refuse, forward, forget (Figure 5).
+"""The Mix-node's side of signalling: accept, refuse, forward and end circuits (paper, Figure 5).
 
 ::
 
-    onion -> replay? room? budget? -> open -> expired? -> objection? --yes--> REFUSE, lingers, gone
+    onion -> replay? room? budget? -> open -> expired? -> objection? --yes--> REFUSE, closing
                                                              |no
              relay: [LinkWanted .. link up] -> soft state -> IPsec -> peeled onion forwarded
-             exit:  inner addresses -> soft state -> IPsec -> CONFIRM until the source speaks
+             exit:  inner addresses -> soft state -> IPsec -> CONFIRM until the source answers
 
-What replaces the keys of a circuit is in :mod:`overlay.apm.rekey_hop`.
+:mod:`overlay.apm.rekey_hop` replaces the keys of a circuit.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ __all__ = ["RelayCircuits"]
 
 
 class RelayCircuits:
-    """Circuits of others; it alone accepts, refuses and forgets them."""
+    """The circuits of other nodes; no other class accepts, refuses or removes them."""
 
     def __init__(
         self,
@@ -99,18 +99,18 @@ class RelayCircuits:
     # --- onions ---
 
     def receive_onion_message(self, previous: OverlayAddress, message: bytes, now: float) -> None:
-        """Take an onion from a neighbour whose link is up.
+        """Process an onion from a neighbour whose link is up.
 
         Raises:
-            PeerError: it is none, was changed, was seen before or has expired. The
+            PeerError: the onion is invalid, was changed, was seen before or has expired. The
                 neighbour gets no answer.
-            LimitReached: the neighbour, or its prefix, has had its share. There is no answer
-                either, and nothing is remembered: to answer without remembering would let
-                the same keys be used again.
+            LimitReached: the share of the neighbour or of its prefix is used up. There is no
+                answer and no entry in the replay cache. An answer without an entry would allow a
+                second use of the same keys.
         """
         link = self._board.link(previous)
         if link is None:
-            raise Malformed("an onion over a link that is not up")
+            raise Malformed("an onion arrived over a link that is not up")
         onion = SealedOnion.parse(message)
         self._replay.check(onion.replay_tag)
         self._check_shares(previous, now)
@@ -118,7 +118,7 @@ class RelayCircuits:
         terms = extracted.layer.terms
         self._check_time(terms, now)
         if terms.esp_suite not in self._board.backend.capabilities().suites:
-            raise Malformed("the layer names an ESP suite that this node does not speak")
+            raise Malformed("the layer names an ESP suite that this node does not support")
         self._admission.check_addresses(previous, extracted.layer)
         objection = self._admission.objection(previous, extracted.layer, now)
         if objection is not None and not self._board.can_refuse(previous):
@@ -145,13 +145,13 @@ class RelayCircuits:
             raise Malformed("the onion signalling message claims to stay valid for too long")
 
     def _check_shares(self, previous: OverlayAddress, now: float) -> None:
-        """Insist that an onion may be acted upon, before the costly work of opening it."""
+        """Check the shares of the neighbour before the expensive decryption of an onion."""
         if not self._replay.admits(previous, now):
             raise LimitReached("the replay cache has no room for this neighbour")
         if not self._admission.can_answer(previous):
-            raise LimitReached("this neighbour has its share of circuits and of refusals")
+            raise LimitReached("this neighbour has used up its shares of circuits and of refusals")
         if not self._board.afford(Work.ONION, previous, now):
-            raise LimitReached("strangers have used up this second's CPU time")
+            raise LimitReached("the CPU time for requests of other nodes is used up")
 
     def _refuse(
         self,
@@ -161,7 +161,7 @@ class RelayCircuits:
         reason: RefuseReason,
         now: float,
     ) -> None:
-        """Answer over the hop's own backward SA, which lingers until that has left."""
+        """Send REFUSE over the hop's backward SA, which is kept until all copies are sent."""
         configuration = translate_parting(sas, link)
         if not self._board.can_refuse(previous) or not self._board.install(configuration):
             self._board.count(ApmDrop.LIMIT)
@@ -201,7 +201,7 @@ class RelayCircuits:
             self._forward(held, next_link, now)
 
     def _forward(self, held: HeldCircuit, next_link: LinkSecurity, now: float) -> None:
-        """Enforce the circuit and pass the peeled onion on."""
+        """Install the circuit and send the peeled onion to the next hop."""
         self._waits_no_more(held.number)
         ipsec = RelayIpsecInfo(
             sas=held.sas,
@@ -232,7 +232,7 @@ class RelayCircuits:
     def _link_of(self, neighbour: OverlayAddress) -> LinkSecurity:
         link = self._board.link(neighbour)
         if link is None:
-            raise InternalError("a circuit outlived the link that it came over")
+            raise InternalError("a circuit still exists after the end of its link")
         return link
 
     def _granted_s(self, terms: LayerTerms) -> float:
@@ -272,7 +272,10 @@ class RelayCircuits:
         self._confirm(circuit, now)
 
     def _confirm(self, circuit: ExitCircuit, now: float) -> None:
-        """Send CONFIRM, and again later: until the source speaks, it may have been lost."""
+        """Send CONFIRM and schedule its repetition, because it may be lost.
+
+        The first message of the source ends the repetitions.
+        """
         self._send_confirm(circuit)
         pause = self._settings.confirm_retry_s * 2**circuit.confirmations
         give_up_at = circuit.opened_at + self._settings.unconfirmed_expiry_s
@@ -285,24 +288,24 @@ class RelayCircuits:
         self._board.send([control_packet(self._board.own, circuit.sas.near, confirm)])
 
     def link_established(self, neighbour: OverlayAddress, link: LinkSecurity, now: float) -> None:
-        """Go on with the onions that wait for this link."""
+        """Forward the onions that wait for this link."""
         for number in sorted(self._waiting):
             held = self._connections.hop(number)
             if isinstance(held, HeldCircuit) and held.next_hop == neighbour:
                 self._forward(held, link, now)
 
     def _give_up(self, held: HeldCircuit, reason: RefuseReason, now: float) -> None:
-        """Refuse a circuit that was accepted and could not be passed on."""
+        """Refuse a circuit that was accepted and whose onion could not be forwarded."""
         self._waits_no_more(held.number)
         self._timers.cancel(held.number)
         self._remove(held.number)
         self._refuse(held.previous, self._link_of(held.previous), held.sas, reason, now)
         self._board.release(_holdings(held))
 
-    # --- what sources say ---
+    # --- messages of sources ---
 
     def receive(self, near: CircuitAddress, message: ControlMessage, now: float) -> None:
-        """Take circuit control from the source that speaks from ``near``."""
+        """Process a control message of the source with the circuit address ``near``."""
         circuit = self._connections.hop_by_near(near)
         match message, circuit:
             case _, None:
@@ -327,7 +330,7 @@ class RelayCircuits:
             self._timers.set(circuit.number, min(idle_at, circuit.expires_at))
 
     def _move(self, circuit: ExitCircuit, ticket: bytes, now: float) -> None:
-        """Lend this circuit the inner addresses of a ticket, and tell what it has afterwards."""
+        """Move the inner addresses of a ticket to this circuit, and confirm its addresses."""
         moved = self._moves.move(self._present(circuit.number), ticket, now)
         if moved is not None:
             self._send_confirm(moved)
@@ -335,13 +338,13 @@ class RelayCircuits:
     def _present(self, number: int) -> ExitCircuit:
         circuit = self._connections.hop(number)
         if not isinstance(circuit, ExitCircuit):
-            raise InternalError("a circuit that its source speaks over has ended")
+            raise InternalError("a circuit has ended while a message of its source was processed")
         return circuit
 
     # --- time ---
 
     def next_deadline(self) -> float:
-        """Return when :meth:`handle_deadline` has something to do."""
+        """Return when :meth:`handle_deadline` must be called next (Unix seconds)."""
         return min(
             self._timers.next_deadline(),
             self._rekeying.next_deadline(),
@@ -349,7 +352,7 @@ class RelayCircuits:
         )
 
     def handle_deadline(self, now: float) -> None:
-        """Refuse what waited too long, forget what is unconfirmed, idle or over."""
+        """Refuse circuits that waited too long; end those that are unused, idle or expired."""
         self._rekeying.handle_deadline(now)
         self._moves.handle_deadline(now)
         while (number := self._timers.pop_due(now)) is not None:
@@ -360,7 +363,7 @@ class RelayCircuits:
                 self._review(circuit, now)
 
     def _review(self, circuit: InstalledHopCircuit, now: float) -> None:
-        """Decide by the use of the forward SA whether a circuit lives on."""
+        """End a circuit that is expired or whose forward SA was not used for too long."""
         last_used = self._last_used(circuit, now)
         if circuit.expires_at <= now:
             self._close(circuit, Teardown(TeardownReason.EXPIRED), now)
@@ -385,7 +388,7 @@ class RelayCircuits:
     # --- the end ---
 
     def withdraw(self, families: IpVersions, now: float) -> None:
-        """End the circuits that leave here over these families, and tell their sources."""
+        """End the exit circuits of these IP versions, and notify their sources."""
         self._moves.release_all(families)
         for circuit in self._connections.hops():
             if isinstance(circuit, ExitCircuit) and (
@@ -394,18 +397,19 @@ class RelayCircuits:
                 self._close(circuit, Teardown(TeardownReason.WITHDRAWN), now)
 
     def close_all(self, now: float) -> None:
-        """End all circuits of others, and tell their sources."""
+        """End all circuits of other nodes, and notify their sources."""
         self._moves.release_all()
         for circuit in self._connections.hops():
             if isinstance(circuit, HeldCircuit):
                 self._give_up(circuit, RefuseReason.FAILED, now)
             else:
                 self._close(circuit, Teardown(TeardownReason.SHUTDOWN), now)
-            if isinstance(circuit, ExitCircuit):  # nobody is there when it has lingered
+            # The node stops before the circuit is closed, so report the end of its addresses now.
+            if isinstance(circuit, ExitCircuit):
                 self._board.emit(ExitCircuitClosed(circuit.ipsec.inner_addresses))
 
     def link_lost(self, neighbour: OverlayAddress, now: float) -> None:
-        """End what went over this link; sources behind another link are told."""
+        """End the circuits over this link; notify sources that are reached over another link."""
         for circuit in self._connections.hops():
             if circuit.previous == neighbour:
                 self._cut_off(circuit, now)
@@ -416,7 +420,7 @@ class RelayCircuits:
                 self._close(circuit, Teardown(TeardownReason.NEXT_HOP_LOST), now)
 
     def onion_failed(self, number: int, now: float) -> None:
-        """The next hop never acknowledged the onion."""
+        """Refuse a circuit whose next hop did not acknowledge the onion."""
         circuit = self._connections.hop(number)
         if isinstance(circuit, RelayedCircuit) and self._last_used(circuit, now) is None:
             self._close(circuit, Refuse(RefuseReason.UNREACHABLE), now)
@@ -424,7 +428,7 @@ class RelayCircuits:
     def _close(
         self, circuit: InstalledHopCircuit, message: Refuse | Teardown | None, now: float
     ) -> None:
-        """End a circuit whose SAs linger, so that last words pass."""
+        """End a circuit, but keep its SAs until the closing messages are delivered."""
         outgrown = self._drop(circuit)
         packets = []
         if message is not None:
@@ -433,12 +437,12 @@ class RelayCircuits:
         self._board.part(holdings, packets, now, circuit.previous)
 
     def _forget(self, circuit: HopCircuit) -> None:
-        """End a circuit at once and without a word."""
+        """End a circuit at once, without a message to its source."""
         outgrown = self._drop(circuit)
         self._board.release(_holdings(circuit).with_outgrown(outgrown))
 
     def _cut_off(self, circuit: HopCircuit, now: float) -> None:
-        """End a circuit whose source is out of reach; it may claim its inner addresses."""
+        """End a circuit whose source cannot be reached; it may claim its inner addresses."""
         holdings = _holdings(circuit).with_outgrown(self._drop(circuit))
         if isinstance(circuit, ExitCircuit) and circuit.confirmed:
             self._moves.keep(circuit, now)
@@ -463,7 +467,7 @@ class RelayCircuits:
     # --- views ---
 
     def report(self) -> RelayReport:
-        """Return counts of what this node does for others."""
+        """Return the numbers of circuits of other nodes, and of drops."""
         exits = self._connections.count_hops(lambda circuit: isinstance(circuit, ExitCircuit))
         waiting = len(self._waiting)
         return RelayReport(

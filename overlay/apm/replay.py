@@ -1,4 +1,7 @@
-"""Which onion signalling messages were seen: bounded, forgotten only when they have expired."""
+"""Detect replayed onion signalling messages, with a cache of limited size.
+
+An entry is removed only after its message has expired.
+"""
 
 from __future__ import annotations
 
@@ -16,19 +19,19 @@ _LABEL: Final = b"overlay nesm v1 replay"
 
 
 def replay_tag(encapsulated_key: bytes) -> bytes:
-    """Return the 16 bytes by which a layer is remembered.
+    """Return the 16 bytes that identify a layer in the replay cache.
 
-    The encapsulated key alone decides: whoever changes it loses the tag, and whoever keeps
-    it and changes anything else does so too.
+    The encapsulated key is enough: if an attacker changes it or anything else, the
+    authentication of the layer fails.
     """
     return hashlib.sha256(_LABEL + encapsulated_key).digest()[:16]
 
 
 class ReplayCache:
-    """Remember each layer that was acted upon until its expiry time; admit none when full.
+    """Remember each processed layer until its expiry time; admit no layers if the cache is full.
 
-    Dropping the oldest instead would let a flood make room for replays. Neighbours and the
-    prefixes of their addresses have shares, so that one of them cannot fill the cache.
+    If the oldest entry were dropped instead, a flood could make replays possible. Neighbours and
+    the prefixes of their addresses have shares, so that one of them cannot fill the cache.
     """
 
     def __init__(
@@ -40,7 +43,7 @@ class ReplayCache:
         self._expiries: list[float] = []
 
     def __len__(self) -> int:
-        """Return how many layers are remembered."""
+        """Return the number of remembered layers."""
         return len(self._seen)
 
     def admits(self, neighbour: OverlayAddress, now: float) -> bool:
@@ -51,16 +54,16 @@ class ReplayCache:
         return self._seen.admits(neighbour)
 
     def check(self, tag: bytes) -> None:
-        """Insist that a layer is new, before any costly work.
+        """Check that a layer is new; this is cheap, so it comes before the decryption.
 
         Raises:
-            Replayed: it was acted upon before.
+            Replayed: the layer was processed before.
         """
         if tag in self._seen:
             raise Replayed("this onion signalling message was seen before")
 
     def remember(self, tag: bytes, neighbour: OverlayAddress, expires: float) -> None:
-        """Remember an authentic layer that was admitted until ``expires`` (Unix seconds)."""
+        """Remember an authentic, admitted layer until ``expires`` (Unix seconds)."""
         self._seen.add(tag, neighbour)
         if expires not in self._expiring:
             self._expiring[expires] = []

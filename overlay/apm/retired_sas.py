@@ -1,4 +1,4 @@
-"""SAs that have been replaced and still open what was under way, for a while."""
+"""Retired SAs, which still accept packets that are under way, for a limited time."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ __all__ = ["MAX_LINGERING", "RetiredSa", "RetiredSas"]
 K = TypeVar("K", bound=Hashable)
 
 MAX_LINGERING: Final = 2
-"""Generations of one hop's SAs; who replaces keys faster loses what was very late."""
+"""Retired SAs of one hop. If a source rekeys faster, packets that arrive very late are dropped."""
 
 
 @dataclass(frozen=True, slots=True)
 class RetiredSa:
-    """SAs that are no circuit's current ones, and the SPIs that go free with them."""
+    """SAs that are not in use any more, and the SPIs that are released with them."""
 
     associations: tuple[SecurityAssociation, ...] = ()
     spis: tuple[Spi, ...] = ()
@@ -30,10 +30,10 @@ class RetiredSa:
 
 
 class RetiredSas(Generic[K]):
-    """Sole owner of replaced SAs, at most :data:`MAX_LINGERING` generations of each owner."""
+    """Retired SAs, at most :data:`MAX_LINGERING` generations of each owner."""
 
     def __init__(self, backend: IpsecBackend, release: Callable[[Spi], None]) -> None:
-        """Prepare; ``release`` takes back an SPI."""
+        """Store ``release``, which is called with each SPI that becomes free."""
         self._backend = backend
         self._release = release
         self._numbers = itertools.count()
@@ -41,7 +41,7 @@ class RetiredSas(Generic[K]):
         self._timers: Timers[tuple[K, int]] = Timers()
 
     def add(self, owner: K, outgrown: RetiredSa, until: float) -> None:
-        """Keep SAs until then; the eldest generation goes if these are too many."""
+        """Keep SAs until ``until`` (Unix seconds); remove the oldest ones above the limit."""
         held = self._held.setdefault(owner, {})
         number = next(self._numbers)
         held[number] = outgrown
@@ -50,15 +50,15 @@ class RetiredSas(Generic[K]):
             self._remove(owner, next(iter(held)))
 
     def holds(self, owner: K) -> bool:
-        """Tell whether anything of an owner lingers."""
+        """Tell whether an owner has retired SAs."""
         return owner in self._held
 
     def next_deadline(self) -> float:
-        """Return when :meth:`handle_deadline` has something to do."""
+        """Return when :meth:`handle_deadline` must be called next (Unix seconds)."""
         return self._timers.next_deadline()
 
     def handle_deadline(self, now: float) -> list[K]:
-        """Remove what has lingered long enough; return its owners."""
+        """Remove expired SAs; return their owners."""
         owners = []
         while (due := self._timers.pop_due(now)) is not None:
             self._remove(*due)
@@ -66,7 +66,7 @@ class RetiredSas(Generic[K]):
         return owners
 
     def take(self, owner: K) -> RetiredSa:
-        """Hand over everything of an owner that ends, still installed."""
+        """Return the SAs of an owner that ends; the caller removes them from the backend."""
         taken = RetiredSa()
         for number, outgrown in self._held.pop(owner, {}).items():
             self._timers.cancel((owner, number))
