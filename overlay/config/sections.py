@@ -146,7 +146,7 @@ class NetworkSettings:
         if 0 < self.reachability_test_s < _LEAST_TEST_S:
             raise ValueError(
                 f"reachability_test_s is {self.reachability_test_s}; write 0 for no tests, or at "
-                f"least {_LEAST_TEST_S} seconds."
+                f"least {_LEAST_TEST_S} seconds"
             )
         for where, listed in (("advertise", self.advertise), ("bootstrap", self.bootstrap)):
             for endpoint in listed:

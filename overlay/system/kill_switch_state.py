@@ -264,7 +264,10 @@ class KillSwitchRules:
             # While one mechanism was missing, a packet may have caused an ARP request that another
             # mechanism dropped. Linux repeats the request for 3 s, and the other mechanism may be
             # removed meanwhile.
-            self._netlink.end_neighbour_questions({each.destination for each in routes})
+            try:
+                self._netlink.end_neighbour_questions({each.destination for each in routes})
+            except BackendError as error:
+                refusal = refusal or error
         if refusal is not None:
             raise refusal
         self._note_bypass(routes)

@@ -137,6 +137,7 @@ MISTAKES = {
     "[paths]\nremember = 1": r"\[paths\] remember must be true or false",
     '[paths]\nboth_versions = "yes"': r"both_versions must be true or false",
     "[netwrok]": r"there is no section \[netwrok\]; did you mean \[network\]\?",
+    "[network]\nreachability_test_s = 1": r"or at least 5 seconds\.$",
     "[colours]": r"there is no section \[colours\]; known: \[node\], \[network\]",
     "network = 3": r"network must be a section of its own; write \[network\]",
     "[[network]]": r"network must be a section of its own",
