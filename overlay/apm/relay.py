@@ -53,7 +53,7 @@ from overlay.apm.replay import ReplayCache
 from overlay.apm.retired_sas import RetiredSa
 from overlay.apm.switchboard import Holdings, Switchboard, control_packet
 from overlay.apm.timers import Timers
-from overlay.apm.translator import ipsec_translator, translate_parting
+from overlay.apm.translator import ipsec_translator, translate_closing
 from overlay.apm.usage import CircuitUsage
 from overlay.errors import InternalError, LimitReached, Malformed, Replayed
 from overlay.ipsec.interface import SaIdentity
@@ -162,7 +162,7 @@ class RelayCircuits:
         now: float,
     ) -> None:
         """Send REFUSE over the hop's backward SA, which is kept until all copies are sent."""
-        configuration = translate_parting(sas, link)
+        configuration = translate_closing(sas, link)
         if not self._board.can_refuse(previous) or not self._board.install(configuration):
             self._board.count(ApmDrop.LIMIT)
             return
@@ -474,7 +474,7 @@ class RelayCircuits:
             relayed=self._connections.hops_in_total() - exits - waiting,
             exits=exits,
             waiting=waiting,
-            closing=self._board.partings(),
+            closing=self._board.closing_circuits(),
             remembered_onions=len(self._replay),
             drops=self._board.drops(),
         )

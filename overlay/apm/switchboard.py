@@ -1,6 +1,6 @@
-"""What source side and relay side of signalling share: links, packets, events, partings.
+"""What source side and relay side of signalling share: links, packets, events, closing circuits.
 
-A *parting* is a circuit that is over while its SAs linger: its REFUSE or TEARDOWN is sent
+A *closing* circuit is one that is over while its SAs linger: its REFUSE or TEARDOWN is sent
 a few times, and what other hops still send through it passes. Then everything goes.
 """
 
@@ -78,7 +78,7 @@ def control_packet(
 
 
 class Switchboard:
-    """Sole owner of the links in use, of partings and of what waits to be handed out.
+    """Sole owner of the links in use, of closing circuits and of what waits to be handed out.
 
     At most ``max_closing_circuits`` circuits of others are closing at once, and neighbours have
     shares of them: above that a circuit ends without a message. Inner addresses are shared in the
@@ -110,8 +110,8 @@ class Switchboard:
         self._lent: NeighbourShares[InnerAddresses] = NeighbourShares(
             places, places, self._groups_of_lent
         )
-        self._partings: dict[int, _Closing] = {}
-        self._parting_numbers = itertools.count()
+        self._closing: dict[int, _Closing] = {}
+        self._closing_numbers = itertools.count()
         self._timers: Timers[int] = Timers()
         self._packets: list[bytes] = []
         self._events: list[ApmEvent] = []
@@ -263,7 +263,7 @@ class Switchboard:
         """
         if previous is None:
             admitted = (
-                len(self._partings) - len(self._farewells) < self.settings.max_closing_circuits
+                len(self._closing) - len(self._farewells) < self.settings.max_closing_circuits
             )
         else:
             admitted = self._farewells.admits(previous)
@@ -271,14 +271,14 @@ class Switchboard:
             self.release(holdings)
             return
         self.send(packets)
-        number = next(self._parting_numbers)
+        number = next(self._closing_numbers)
         if previous is not None:
             self._farewells.add(number, previous)
         if previous is not None and refusal:
             self._refusals.add(number, previous)
         half_s = self.settings.closing_copies * self.settings.closing_interval_s
         copies = self.settings.closing_copies - 1 if packets else 0
-        self._partings[number] = _Closing(holdings, packets, copies, now + half_s)
+        self._closing[number] = _Closing(holdings, packets, copies, now + half_s)
         pause_s = self.settings.closing_interval_s if copies else 2 * half_s
         self._timers.set(number, now + pause_s)
 
@@ -289,9 +289,9 @@ class Switchboard:
         """
         return self._refusals.admits(previous) and self._farewells.admits(previous)
 
-    def partings(self) -> int:
+    def closing_circuits(self) -> int:
         """Return how many circuits linger."""
-        return len(self._partings)
+        return len(self._closing)
 
     def release(self, holdings: Holdings) -> None:
         """Give back at once what a circuit holds."""
@@ -313,22 +313,22 @@ class Switchboard:
     def handle_deadline(self, now: float) -> None:
         """Repeat last words, release what has lingered long enough."""
         while (number := self._timers.pop_due(now)) is not None:
-            parting = self._partings[number]
-            if parting.copies_left:
-                self._repeat(number, parting, now)
+            closing = self._closing[number]
+            if closing.copies_left:
+                self._repeat(number, closing, now)
             else:
-                del self._partings[number]
+                del self._closing[number]
                 self._farewells.discard(number)
                 self._refusals.discard(number)
-                self.release(parting.holdings)
+                self.release(closing.holdings)
 
-    def _repeat(self, number: int, parting: _Closing, now: float) -> None:
+    def _repeat(self, number: int, closing: _Closing, now: float) -> None:
         """Say last words again, unless this host comes to it so late that nobody listens."""
-        parting.copies_left -= 1
-        if now < parting.said_until:
-            self.send(parting.packets)
+        closing.copies_left -= 1
+        if now < closing.said_until:
+            self.send(closing.packets)
         else:
-            parting.copies_left = 0
+            closing.copies_left = 0
         half_s = self.settings.closing_copies * self.settings.closing_interval_s
         soon = now + self.settings.closing_interval_s
-        self._timers.set(number, soon if parting.copies_left else parting.said_until + half_s)
+        self._timers.set(number, soon if closing.copies_left else closing.said_until + half_s)

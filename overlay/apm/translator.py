@@ -62,10 +62,10 @@ __all__ = [
     "link_configuration",
     "link_policies",
     "source_associations",
+    "translate_closing",
     "translate_exit",
     "translate_inner",
     "translate_lent",
-    "translate_parting",
     "translate_relay",
     "translate_source",
 ]
@@ -163,7 +163,7 @@ def translate_lent(info: ExitIpsecInfo) -> IpsecConfiguration:
     return IpsecConfiguration((), tuple(policies))
 
 
-def translate_parting(sas: OnionSas, previous: LinkSecurity) -> IpsecConfiguration:
+def translate_closing(sas: OnionSas, previous: LinkSecurity) -> IpsecConfiguration:
     """Return the least by which a hop can send a REFUSE: its backward SA alone."""
     return IpsecConfiguration(
         associations=(_backward_association(sas, inbound=False),),

@@ -1,4 +1,4 @@
-"""Nodes behind the same NAT as this one: what they tell each other, and what links use of it.
+"""Exchange local endpoints with nodes behind the same NAT, so that links can use them.
 
 A descriptor never names a private address. Two nodes that publish the same outside address learn
 each other's local endpoints through meeting places (``overlay.dht.meetings``): signed by the one,

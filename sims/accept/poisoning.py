@@ -105,7 +105,7 @@ def _measure(settings: Poison, seeds: int, progress: Progress) -> Measurement:
         exactly("records replaced by older ones", 2, regressed, 0),
         CheckedValue("availability of living nodes", 3, living_found / living, None,
               settings.availability, 1.0),
-        CheckedValue("silent nodes of whom a newcomer believes an old record", 4, believed / asked,
+        CheckedValue("silent nodes whose old record a newcomer believes", 4, believed / asked,
               fooled, 0.0, fooled + 3 * error, error),
         CheckedValue("lies told", 5, lies, None, least_lies, math.inf),
     ]  # fmt: skip

@@ -9,13 +9,12 @@ import json
 import sys
 
 import pytest
+from asking import asked, status
 
 from lab.namespaces import LabError
 from lab.nodes import PORT, NodeProcess, wait_until
 from lab.underlay import Underlay
 from lab.webserver import WebServer
-from overlay.control.client import ControlClient, NoNodeAnswers
-from overlay.errors import BackendError
 
 WILDCARDS = (f"0.0.0.0:{PORT}", f"[::]:{PORT}")
 DESTINATIONS = itertools.count(100)
@@ -101,19 +100,6 @@ def endpoint(host, version):
 def overlay(laboratory, tmp_path_factory):
     with MixedOverlay(tmp_path_factory.mktemp("mixed")) as made:
         yield made
-
-
-def asked(node, question):
-    """Ask without starting a program; None while no node answers."""
-    try:
-        with ControlClient(node.directory / "run" / "control.sock") as client:
-            return getattr(client, question)()
-    except (NoNodeAnswers, BackendError):
-        return None
-
-
-def status(node):
-    return asked(node, "status")
 
 
 def joined(node):

@@ -12,12 +12,11 @@ import ipaddress
 import json
 
 import pytest
+from asking import asked, status
 
 from lab.namespaces import Namespace
 from lab.nodes import PORT, NodeProcess, wait_until
 from lab.underlay import LaboratoryHost, Underlay
-from overlay.control.client import ControlClient, NoNodeAnswers
-from overlay.errors import BackendError
 
 OUTSIDE = ("boot", "one", "two", "exit")
 INSIDE = {"first": 2, "second": 3}
@@ -137,19 +136,6 @@ def port(number):
 def overlay(laboratory, tmp_path_factory):
     with HomeOverlay(tmp_path_factory.mktemp("home")) as made:
         yield made
-
-
-def asked(node, question):
-    """Ask without starting a program; None while no node answers."""
-    try:
-        with ControlClient(node.directory / "run" / "control.sock") as client:
-            return getattr(client, question)()
-    except (NoNodeAnswers, BackendError):
-        return None
-
-
-def status(node):
-    return asked(node, "status")
 
 
 def found(node):

@@ -51,7 +51,7 @@ def busy_links():
 
 def test_every_table_of_links_and_circuits_is_listed_with_a_bound():
     found = tables_below(PACKAGES, busy_relay(), busy_links(), Pieces())
-    assert "Switchboard._partings" in found
+    assert "Switchboard._closing" in found
     assert "AcceptedTable._unproved" in found
     listed = listed_tables(SECTION)
     assert set(found) - listed == set()

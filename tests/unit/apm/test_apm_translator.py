@@ -17,9 +17,9 @@ from overlay.apm.circuits import (
 from overlay.apm.inner_addresses import InnerAddresses
 from overlay.apm.translator import (
     link_configuration,
+    translate_closing,
     translate_exit,
     translate_inner,
-    translate_parting,
     translate_relay,
     translate_source,
 )
@@ -164,7 +164,7 @@ def test_exit_forwards_from_its_inner_addresses_alone() -> None:
 
 def test_refusal_needs_the_backward_sa_alone() -> None:
     previous = LinkSecurity(7, LINK.remote, LINK.local)
-    configuration = translate_parting(sas(1), previous)
+    configuration = translate_closing(sas(1), previous)
     assert told(configuration) == ["out V1->C0 udp: V1->C0, N1->S"]
     assert [(sa.spi, sa.inbound) for sa in configuration.associations] == [(2001, False)]
 

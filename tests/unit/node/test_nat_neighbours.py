@@ -1,4 +1,4 @@
-"""Local endpoints that nodes behind one NAT tell each other, and to whom links may speak."""
+"""Exchange of local endpoints between nodes behind one NAT, and which of them links may use."""
 
 from random import Random
 from types import SimpleNamespace
