@@ -67,7 +67,7 @@ class ReceptionBudget:
 
     control_datagrams: int = 64
     expected_share: float = 0.25
-    returning_share: float = 0.06
+    returning_share: float = 0.05
     strangers_share: float = 0.05
     wake_up_s: float = 0.0001
     control_rest_s: float = 0.1

@@ -22,7 +22,7 @@ from overlay.keyfile import read_identity
 pytestmark = [pytest.mark.lab, pytest.mark.timed]
 
 RATE = 20_000
-FIRST_CONTACT_S = 30
+FIRST_CONTACT_S = 60
 CONTENT = bytes(range(256)) * 4000
 
 
@@ -163,7 +163,7 @@ def test_newcomers_and_lost_links_get_through_beside_strangers_without_a_cookie(
     identity = read_identity(relay.directory / "identity.key")
     kinds = garbage_kinds(identity, "laboratory", Endpoint(relay.address, PORT), bytes(4))
     payloads = [*kinds["DHT, no cookie"], *kinds["link, valid mac1"]]
-    program = flood(relay, scene.attacker, payloads, 120)
+    program = flood(relay, scene.attacker, payloads, 200)
     try:
         with carrying(alice, scene.web):
             time.sleep(1.0)
