@@ -358,7 +358,7 @@ class Link:
         self.offered = self.current = None
         self._outbox.announce(LinkClosed(self._overlay_address, cause.reason))
 
-    def _take_leave(self, cause: Cause) -> None:
+    def _notify_and_close(self, cause: Cause) -> None:
         for pair in self._pairs():
             self._notify(MessageType.CLOSE, pair)
         self._close(cause)
@@ -446,7 +446,7 @@ def _table() -> Mapping[tuple[LinkState, LinkInput], Step]:
             (s.ANSWERED, i.OUTRANKED): (do._answer, s.ANSWERED),
             (s.ANSWERED, i.PROVEN): (do._promote, s.UP),
             (s.ANSWERED, i.OFFER_LOST): (do._close, s.CLOSED),
-            (s.ANSWERED, i.CLOSE): (do._take_leave, s.CLOSED),
+            (s.ANSWERED, i.CLOSE): (do._notify_and_close, s.CLOSED),
             #
             (s.CROSSED, i.CONNECT): (do._nothing, s.CROSSED),
             (s.CROSSED, i.OFFER): (do._answer, s.CROSSED),
@@ -455,14 +455,14 @@ def _table() -> Mapping[tuple[LinkState, LinkInput], Step]:
             (s.CROSSED, i.RETRY_DUE): (do._retry, s.CROSSED),
             (s.CROSSED, i.GIVE_UP): (do._drop_handshake, s.ANSWERED),
             (s.CROSSED, i.OFFER_LOST): (do._close, s.CLOSED),
-            (s.CROSSED, i.CLOSE): (do._take_leave, s.CLOSED),
+            (s.CROSSED, i.CLOSE): (do._notify_and_close, s.CLOSED),
             #
             (s.UP, i.CONNECT): (do._nothing, s.UP),
             (s.UP, i.REKEY_DUE): (do._start, s.REKEYING),
             (s.UP, i.OFFER): (do._answer, s.REANSWERED),
             (s.UP, i.OUTRANKED): (do._answer, s.REANSWERED),
             (s.UP, i.CURRENT_LOST): (do._close, s.CLOSED),
-            (s.UP, i.CLOSE): (do._take_leave, s.CLOSED),
+            (s.UP, i.CLOSE): (do._notify_and_close, s.CLOSED),
             #
             (s.REKEYING, i.CONNECT): (do._nothing, s.REKEYING),
             (s.REKEYING, i.OFFER): (do._answer, s.REKEY_CROSSED),
@@ -472,7 +472,7 @@ def _table() -> Mapping[tuple[LinkState, LinkInput], Step]:
             (s.REKEYING, i.GIVE_UP): (do._postpone, s.UP),
             (s.REKEYING, i.SILENT): (do._close, s.CLOSED),
             (s.REKEYING, i.CURRENT_LOST): (do._close, s.CLOSED),
-            (s.REKEYING, i.CLOSE): (do._take_leave, s.CLOSED),
+            (s.REKEYING, i.CLOSE): (do._notify_and_close, s.CLOSED),
             #
             (s.REANSWERED, i.CONNECT): (do._nothing, s.REANSWERED),
             (s.REANSWERED, i.OFFER): (do._answer, s.REANSWERED),
@@ -480,7 +480,7 @@ def _table() -> Mapping[tuple[LinkState, LinkInput], Step]:
             (s.REANSWERED, i.PROVEN): (do._promote, s.UP),
             (s.REANSWERED, i.OFFER_LOST): (do._drop_offer, s.UP),
             (s.REANSWERED, i.CURRENT_LOST): (do._drop_current, s.ANSWERED),
-            (s.REANSWERED, i.CLOSE): (do._take_leave, s.CLOSED),
+            (s.REANSWERED, i.CLOSE): (do._notify_and_close, s.CLOSED),
             #
             (s.REKEY_CROSSED, i.CONNECT): (do._nothing, s.REKEY_CROSSED),
             (s.REKEY_CROSSED, i.OFFER): (do._answer, s.REKEY_CROSSED),
@@ -490,7 +490,7 @@ def _table() -> Mapping[tuple[LinkState, LinkInput], Step]:
             (s.REKEY_CROSSED, i.GIVE_UP): (do._drop_handshake, s.REANSWERED),
             (s.REKEY_CROSSED, i.OFFER_LOST): (do._drop_offer, s.REKEYING),
             (s.REKEY_CROSSED, i.CURRENT_LOST): (do._drop_current, s.ANSWERED),
-            (s.REKEY_CROSSED, i.CLOSE): (do._take_leave, s.CLOSED),
+            (s.REKEY_CROSSED, i.CLOSE): (do._notify_and_close, s.CLOSED),
         }
     )
 
