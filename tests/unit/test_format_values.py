@@ -173,17 +173,16 @@ def _dht_rpc() -> list[str]:
         f"| datagram | {envelope.MAX_DATAGRAM_BYTES:,} |",
         f"| descriptor | {descriptor.MAX_DESCRIPTOR_BYTES:,} |",
         f"at most {_constant('dht/messages.py', '_MAX_CONTACTS')} are read",
-        f"| cookie | valid {minutes} to {2 * minutes} minutes; repeated by the caller for "
-        f"{minutes} |",
+        f"| cookie | valid {minutes} to {2 * minutes} minutes; the caller uses it for {minutes} |",
         f"| challenges that a node sends | {dht.challenges_per_s:,} a second,",
         f"| challenges that a caller follows | {_constant('dht/calls.py', '_MAX_CHALLENGES')} a",
         f"changes every {minutes} minutes",
         f"fewer than {_constant('dht/responder.py', '_STORE_SLACK')} k contacts",
-        f"with {descriptor.CLOCK_SKEW_S // 60} minutes of tolerance",
-        f"has not stored its share ({dht.max_records_per_source})",
-        f"then {_constant('dht/publishing.py', '_FIRST_REPUBLISH_S') / 60:g} minute later",
-        f"{_constant('dht/publishing.py', '_MOST_HOLDERS')} k nodes in all at most",
-        f"{dht.rpc_timeout_s * 1000:g} ms for an endpoint",
+        f"tolerance of {descriptor.CLOCK_SKEW_S // 60} minutes",
+        f"Its subnet has fewer than {dht.max_records_per_source} records",
+        f"{_constant('dht/publishing.py', '_FIRST_REPUBLISH_S') / 60:g} minute later",
+        f"at most {_constant('dht/publishing.py', '_MOST_HOLDERS')} k nodes in all",
+        f"{dht.rpc_timeout_s * 1000:g} ms for the answer of an unknown endpoint",
         f"between {dht.rpc_timeout_min_s * 1000:g} ms and {dht.rpc_timeout_max_s:g} s",
     ]
 
