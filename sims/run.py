@@ -10,7 +10,7 @@ from typing import Final
 
 from overlay.dht.events import DhtEvent, Joined
 from overlay.dht.settings import DhtSettings
-from overlay.plugins import settings_of
+from overlay.settings import read_settings
 from sims.adversary.adversary import AdversaryMeasure, AdversaryNodes
 from sims.engine.collector import freeze, patient_collector
 from sims.engine.streams import Streams
@@ -73,7 +73,7 @@ class Simulation:
         streams = Streams(seed)
         self.world = world = World(
             streams,
-            settings_of("dht", DhtSettings, scenario.dht),
+            read_settings("dht", DhtSettings, scenario.dht),
             build_latency(
                 scenario.latency.model,
                 low_s=scenario.latency.low_s,

@@ -20,11 +20,11 @@ from overlay.config import (
     load_configuration,
     parse_configuration,
 )
-from overlay.config.setting import TomlValue
 from overlay.config.values import endpoint, endpoint_problem
 from overlay.errors import ConfigurationError
 from overlay.identity import LocalIdentity, identity_cost_bits, meets_cost
 from overlay.keyfile import read_identity, write_identity
+from overlay.settings import TomlValue
 
 __all__ = ["initialise"]
 

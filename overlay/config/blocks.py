@@ -1,27 +1,25 @@
 """Find the settings of blocks and of plug-ins, and import them only when they are needed.
 
-A block declares a frozen dataclass of numbers and names in its own ``settings.py``. A plug-in
-names its dataclass in the class attribute ``settings_type``; without it, it has no settings.
+A block declares its settings in its own ``settings.py``. A plug-in names its settings in the class
+attribute ``settings_type``, a dataclass derived from :class:`overlay.settings.Settings`; without
+it, it has no settings.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
-import re
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any, Final
 
+from overlay.errors import ConfigurationError
 from overlay.plugins import load_plugin
+from overlay.settings import Settings, declared
 
 __all__ = [
     "BLOCKS",
-    "INHERITED",
     "PLUGIN_GROUPS",
     "block_settings_type",
-    "field_meanings",
-    "own_fields",
+    "followed",
     "plugin_settings_type",
 ]
 
@@ -39,24 +37,6 @@ PLUGIN_GROUPS: Final[Mapping[str, tuple[str, str]]] = {
 }
 """Sections that choose a plug-in: its entry-point group, and the setting with its name."""
 
-INHERITED: Final[Mapping[str, str]] = {
-    "allow_private_endpoints": "network",
-    "bandwidth_kbit": "network",
-    "network_id": "network",
-    "esp_suite": "ipsec",
-    "link_suite": "ipsec",
-}
-"""Settings that several blocks need, each with the section that sets it.
-
-A field of a block with this name gets the value of that section and cannot be set separately.
-"""
-
-_ENTRIES: Final = (
-    re.compile(r"(?ms)^ {4}(?P<names>\w[\w, ]*): (?P<meaning>.*?)(?=\n {0,4}\S|\n\n|\Z)"),
-    re.compile(r"(?ms)^``(?P<names>\w+)``: (?P<meaning>.*?)(?=\n``\w+``:|\n\n|\Z)"),
-)
-"""An indented entry of Google's ``Attributes:``, or a line that starts with a marked name."""
-
 
 def block_settings_type(section: str) -> type[Any]:
     """Return the settings dataclass of a block."""
@@ -69,27 +49,29 @@ def plugin_settings_type(group: str, name: str) -> type[Any] | None:
     """Return the settings dataclass of a plug-in, None if it has no settings.
 
     Raises:
-        ConfigurationError: no plug-in of that name is installed.
+        ConfigurationError: no plug-in of that name is installed, or it declares its settings in
+            another way.
     """
     found: type[Any] | None = getattr(load_plugin(group, name), "settings_type", None)
+    if found is not None and not _is_declared(found):
+        raise ConfigurationError(
+            f"the plug-in {name!r} of {group} does not declare its settings with "
+            "overlay.settings; choose another, and tell its author."
+        )
     return found
 
 
-def own_fields(settings_type: type[Any]) -> list[dataclasses.Field[Any]]:
-    """Return the fields that the file may set: all except those that another section sets."""
-    return [field for field in dataclasses.fields(settings_type) if field.name not in INHERITED]
+def _is_declared(settings_type: type[Any]) -> bool:
+    try:
+        return issubclass(settings_type, Settings) and declared(settings_type) is not None
+    except TypeError:  # no class, no dataclass, or a field of another kind
+        return False
 
 
-def field_meanings(settings_type: type[Any]) -> dict[str, str]:
-    """Return the descriptions of fields from the docstring of the class, by name.
-
-    The docstring lists them as indented entries of ``Attributes:`` (Google's style), or as lines
-    that start with the name in double backticks and a colon.
-    """
-    docstring = inspect.cleandoc(settings_type.__doc__ or "")
-    meanings: dict[str, str] = {}
-    for pattern in _ENTRIES:
-        for entry in pattern.finditer(docstring):
-            text = " ".join(entry["meaning"].split())
-            meanings |= dict.fromkeys(entry["names"].split(", "), text)
-    return meanings
+def followed(settings_type: type[Any], sections: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that follow other sections, with the values of those sections."""
+    return {
+        name: getattr(sections[known.section], name)
+        for name, known in declared(settings_type).items()
+        if known.section
+    }

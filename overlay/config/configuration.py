@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-from overlay.config.blocks import block_settings_type, plugin_settings_type
+from overlay.config.blocks import block_settings_type, followed, plugin_settings_type
 from overlay.config.sections import (
     ExitSettings,
     ForwardingSettings,
@@ -104,4 +104,7 @@ class Configuration:
         if (group, name) in self.plugin_tables:
             return self.plugin_tables[group, name]
         settings_type = plugin_settings_type(group, name)
-        return None if settings_type is None else settings_type()
+        if settings_type is None:
+            return None
+        sections = {each.name: getattr(self, each.name) for each in fields(self)}
+        return settings_type(**followed(settings_type, sections))

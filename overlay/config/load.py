@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from overlay.config.blocks import (
     BLOCKS,
-    INHERITED,
     PLUGIN_GROUPS,
     block_settings_type,
-    own_fields,
+    followed,
     plugin_settings_type,
 )
 from overlay.config.configuration import Configuration
@@ -29,10 +26,11 @@ from overlay.config.sections import (
     SelectionSettings,
     TfcSettings,
 )
-from overlay.config.setting import parser_of
 from overlay.config.text import read_text, toml_tables
 from overlay.errors import ConfigurationError
-from overlay.plugins import NOUNS, load_plugin, plugin_names, settings_of, unknown_name
+from overlay.plugins import NOUNS, load_plugin, plugin_names, unknown_name
+from overlay.settings import declared, own_names, read_settings, refuse_unknown
+from overlay.settings.shown import sentence
 
 __all__ = ["SECTIONS", "load_configuration", "parse_configuration"]
 
@@ -109,14 +107,20 @@ def _configuration(tables: Table, directory: Path) -> Configuration:
                 f"{section} must be a section of its own; write [{section}] on a line "
                 "and its settings below."
             )
-    plugins = _plugin_tables(tables)
-    values = {section: _section(section, _own(tables, section)) for section in SECTIONS}
-    values |= {section: _block(section, tables.get(section, {}), values) for section in BLOCKS}
+    values = {
+        section: _settings(section, settings_type, _own(tables, section), {})
+        for section, settings_type in SECTIONS.items()
+    }
+    values |= {
+        section: _settings(section, block_settings_type(section), _own(tables, section), values)
+        for section in BLOCKS
+    }
+    plugins = _plugin_tables(tables, values)
     values["node"] = _anchored(values["node"], directory)
     try:
         configuration = Configuration(**values, plugin_tables=plugins)
     except ValueError as error:
-        raise ConfigurationError(f"{error}.") from error
+        raise ConfigurationError(sentence(error)) from error
     _check_implementations(configuration)
     return configuration
 
@@ -129,60 +133,34 @@ def _own(tables: Table, section: str) -> Table:
     return {name: value for name, value in table.items() if not isinstance(value, dict)}
 
 
-def _section(section: str, table: Table) -> Any:  # noqa: ANN401 - one of the sections' dataclasses
-    settings_type = SECTIONS[section]
-    declared = {field.name: field for field in dataclasses.fields(settings_type)}
-    _check_settings(section, table, declared)
-    values = {}
-    for name, value in table.items():
-        try:
-            values[name] = parser_of(declared[name])(value)
-        except ValueError as error:
-            raise ConfigurationError(f"[{section}] {name} {error}.") from error
-    try:
-        return settings_type(**values)
-    except ValueError as error:
-        raise ConfigurationError(f"[{section}] {error}.") from error
-
-
-def _block(section: str, table: Any, sections: Table) -> Any:  # noqa: ANN401 - a block's dataclass
-    settings_type = block_settings_type(section)
-    _check_plain(section, settings_type, table)
-    inherited = {
-        field.name: getattr(sections[INHERITED[field.name]], field.name)
-        for field in dataclasses.fields(settings_type)
-        if field.name in INHERITED
-    }
-    return settings_of(section, settings_type, {**table, **inherited})
-
-
-def _check_plain(where: str, settings_type: type[Any], table: Table) -> None:
-    """Check names and numbers in the section of a block or a plug-in, which has plain values."""
+def _settings(where: str, settings_type: type[Any], table: Table, sections: Table) -> Any:  # noqa: ANN401 - settings_type
+    """Return checked settings; those that follow another section get its values."""
     for name in table:
-        if name in INHERITED and name in {f.name for f in dataclasses.fields(settings_type)}:
+        known = declared(settings_type).get(name)
+        if known is not None and known.section:
             raise ConfigurationError(
-                f"[{where}] {name} follows [{INHERITED[name]}] {name}; set it there instead."
+                f"[{where}] {name} follows [{known.section}] {name}; set it there instead."
             )
-    _check_settings(where, table, [f.name for f in own_fields(settings_type)])
-    for name, value in table.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ConfigurationError(f"[{where}] {name} must be a finite number, not {value}.")
+    _check_homes(where, table, own_names(settings_type))
+    return read_settings(where, settings_type, {**table, **followed(settings_type, sections)})
 
 
-def _plugin_tables(tables: Table) -> dict[tuple[str, str], object]:
+def _plugin_tables(tables: Table, sections: Table) -> dict[tuple[str, str], object]:
     """Return the checked settings of every [section.plug-in] table of the file."""
     found: dict[tuple[str, str], object] = {}
     for section, (group, _setting) in PLUGIN_GROUPS.items():
         table: Any = tables.get(section, {})
         for name, settings in table.items():
             if isinstance(settings, dict):
-                found[group, name] = _plugin_table(section, group, name, settings)
+                found[group, name] = _plugin_table(section, group, name, settings, sections)
     return found
 
 
-def _plugin_table(section: str, group: str, name: str, settings: Table) -> object:
+def _plugin_table(section: str, group: str, name: str, settings: Table, sections: Table) -> object:
     where = f"{section}.{name}"
-    _check_names("section", [where], [f"{section}.{n}" for n in plugin_names(group)], "[{}]".format)
+    refuse_unknown(
+        "section", [where], [f"{section}.{n}" for n in plugin_names(group)], "[{}]".format
+    )
     settings_type = plugin_settings_type(group, name)
     if settings_type is None:
         if settings:
@@ -190,8 +168,7 @@ def _plugin_table(section: str, group: str, name: str, settings: Table) -> objec
                 f"[{where}] has no settings; leave {next(iter(settings))} out."
             )
         return None
-    _check_plain(where, settings_type, settings)
-    return settings_of(where, settings_type, settings)
+    return _settings(where, settings_type, settings, sections)
 
 
 def _anchored(node: NodeSettings, directory: Path) -> NodeSettings:
@@ -204,7 +181,7 @@ def _anchored(node: NodeSettings, directory: Path) -> NodeSettings:
             f"Unix socket's path has at most {_MAX_SOCKET_PATH_BYTES}; write a shorter one, such "
             'as "/run/overlay/control.sock".'
         )
-    return NodeSettings(state_dir=state_dir, control_socket=socket)
+    return dataclasses.replace(node, state_dir=state_dir, control_socket=socket)
 
 
 def _check_implementations(configuration: Configuration) -> None:
@@ -242,10 +219,10 @@ def _check_sections(tables: Table) -> None:
             raise ConfigurationError(
                 f"{name} is outside of a section; write it below the line {' or '.join(homes)}."
             )
-    _check_names("section", tables, sections, "[{}]".format)
+    refuse_unknown("section", tables, sections, "[{}]".format)
 
 
-def _check_settings(where: str, given: Iterable[str], known: Iterable[str]) -> None:
+def _check_homes(where: str, given: Iterable[str], known: Iterable[str]) -> None:
     """Check the names of settings; the error for one of another section names that section."""
     names = list(known)
     for name in given:
@@ -254,31 +231,10 @@ def _check_settings(where: str, given: Iterable[str], known: Iterable[str]) -> N
             raise ConfigurationError(
                 f"there is no [{where}] setting {name}; it belongs below {' or '.join(homes)}."
             )
-    _check_names(f"[{where}] setting", given, names, str)
+    refuse_unknown(f"[{where}] setting", given, names)
 
 
 def _homes(name: str) -> list[str]:
     """Return the headings of the sections that have a setting of that name."""
-    found = [
-        f"[{section}]"
-        for section, settings_type in SECTIONS.items()
-        if name in {field.name for field in dataclasses.fields(settings_type)}
-    ]
-    return found + [
-        f"[{section}]"
-        for section in BLOCKS
-        if name in {field.name for field in own_fields(block_settings_type(section))}
-    ]
-
-
-def _check_names(kind: str, given: Iterable[str], known: Iterable[str], show: Any) -> None:  # noqa: ANN401 - str -> str
-    names = list(known)
-    for name in given:
-        if name not in names:
-            close = difflib.get_close_matches(name, names, n=1)
-            hint = f"did you mean {show(close[0])}?" if close else f"known: {_listed(names, show)}."
-            raise ConfigurationError(f"there is no {kind} {show(name)}; {hint}")
-
-
-def _listed(names: list[str], show: Any) -> str:  # noqa: ANN401 - str -> str
-    return ", ".join(show(name) for name in names) or "none"
+    types = {**SECTIONS, **{section: block_settings_type(section) for section in BLOCKS}}
+    return [f"[{section}]" for section, of in types.items() if name in own_names(of)]

@@ -1,11 +1,8 @@
 """Declare the settings of the sections that belong to no single block.
 
-The parser of each setting checks its value. ``__post_init__`` checks settings that depend on each
-other, and raises ValueError with a message for the user. So a section that a program builds must
-meet the same conditions as one from a file.
+Settings of a block are declared in that block: ``overlay/{apm,dht,link}/settings.py``.
 """
 
-# ruff: noqa: RUF009 - setting() returns a dataclass field, as dataclasses.field() does
 from __future__ import annotations
 
 import ipaddress
@@ -15,24 +12,22 @@ from typing import Final
 
 from overlay.addresses import Endpoint, IpNetwork
 from overlay.apm.settings import MAX_HOPS
-from overlay.config.setting import setting
 from overlay.config.values import (
-    boolean,
-    destinations,
+    DESTINATIONS,
+    ESP_SUITE,
+    EXIT_RULES,
+    FILE_PATH,
+    FORBIDDEN_PREFIXES,
+    INNER_IPV4_POOL,
+    INNER_IPV6_POOL,
+    NAME,
+    NETWORK_NAME,
     endpoint_problem,
     endpoints,
-    esp_suite,
-    exit_rules,
-    file_path,
-    forbidden_prefixes,
-    inner_ipv4_pool,
-    inner_ipv6_pool,
-    integer,
-    name,
-    network_name,
 )
 from overlay.errors import Malformed
 from overlay.exit_policy import ExitPolicy, ExitRule
+from overlay.settings import FLAG, Settings, or_zero, seconds, setting, whole
 from overlay.special_networks import forbidden_network
 
 __all__ = [
@@ -55,18 +50,18 @@ _LEAST_TEST_S: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
-class NodeSettings:
+class NodeSettings(Settings):
     """[node]: where the node keeps its state and how its user reaches it."""
 
     state_dir: Path = setting(
         ".",
-        file_path,
+        FILE_PATH,
         "Directory of the key file and of everything that the node remembers. "
         "A relative path starts at this file's directory.",
     )
     control_socket: Path = setting(
         "run/control.sock",
-        file_path,
+        FILE_PATH,
         "Unix socket on which the running node answers its owner; its directory is made with "
         "mode 0700. A relative path starts at state_dir.",
     )
@@ -88,14 +83,13 @@ class NodeSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class NetworkSettings:
+class NetworkSettings(Settings):
     """[network]: which overlay, and the UDP endpoints that carry it."""
 
     network_id: str = setting(
         "overlay",
-        network_name,
-        "Name of the overlay; nodes with another name are ignored. 1 to 32 letters, digits, "
-        "dots, dashes or underscores.",
+        NETWORK_NAME,
+        "Name of the overlay. Nodes with another name are ignored.",
     )
     listen: tuple[Endpoint, ...] = setting(
         ["0.0.0.0:4500", "[::]:4500"],
@@ -118,36 +112,32 @@ class NetworkSettings:
         "tells a name server that you join. A node that has run before needs none.",
     )
     allow_private_endpoints: bool = setting(
-        False,  # noqa: FBT003 - a default
-        boolean,
+        False,
+        FLAG,
         "Use nodes at private, loopback and documentation addresses, and let circuits reach "
         "documentation addresses through this exit. Set it in laboratories and private meshes.",
     )
     bandwidth_kbit: int = setting(
         10_000,
-        integer(1, 4_294_967_295),
-        "Bandwidth for circuits of other nodes, in kbit/s; it is part of the signed descriptor.",
+        whole(1, 4_294_967_295, "kbit/s"),
+        "Bandwidth for circuits of other nodes, which is part of the signed descriptor.",
     )
-    reachability_test_s: int = setting(
+    reachability_test_s: float = setting(
         1800,
-        integer(0, 86_400),
-        "Seconds between two tests by other nodes of whether they reach this node, 5 to 86400, or "
-        "0 for no tests. A node that is not reached offers no roles to others. It is tested again "
-        "after a minute; the interval then doubles each time, up to this value.",
+        or_zero(seconds(_LEAST_TEST_S, 86_400), "no tests"),
+        "Time between two tests by other nodes of whether they reach this node. A node that is "
+        "not reached offers no roles to others. It is tested again after a minute; the interval "
+        "then doubles each time, up to this value.",
     )
     unauthenticated_cpu_percent: int = setting(
         25,
-        integer(1, 100),
+        whole(1, 100, "percent"),
         "Percent of one core that key exchanges, onions and signatures of other nodes may use in "
         "each second. Beyond it they are dropped; prefixes of addresses have shares of it.",
     )
 
-    def __post_init__(self) -> None:
-        if 0 < self.reachability_test_s < _LEAST_TEST_S:
-            raise ValueError(
-                f"reachability_test_s is {self.reachability_test_s}; write 0 for no tests, or at "
-                f"least {_LEAST_TEST_S} seconds"
-            )
+    def check(self) -> None:
+        """Check that endpoints of nodes are public, unless the user allows others."""
         for where, listed in (("advertise", self.advertise), ("bootstrap", self.bootstrap)):
             for endpoint in listed:
                 problem = endpoint_problem(endpoint, private=self.allow_private_endpoints)
@@ -169,80 +159,81 @@ class NetworkSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class RoleSettings:
+class RoleSettings(Settings):
     """[roles]: what this node does for other nodes."""
 
     relay: bool = setting(
-        True,  # noqa: FBT003 - a default
-        boolean,
+        True,
+        FLAG,
         "Relay circuits of other nodes from link to link.",
     )
     exit: bool = setting(
-        False,  # noqa: FBT003 - a default
-        boolean,
+        False,
+        FLAG,
         "Be the last hop of circuits: destinations then see this machine's address. "
         "Consider who will answer for that traffic before you turn it on.",
     )
 
 
 @dataclass(frozen=True, slots=True)
-class ExitSettings:
+class ExitSettings(Settings):
     """[exit]: where circuits may leave, if this node is an exit."""
 
     policy: tuple[ExitRule, ...] = setting(
         ["accept *:*"],
-        exit_rules,
+        EXIT_RULES,
         'Rules "accept|reject ADDRESS[/LENGTH]|*:PORT[-PORT]|*"; the first that covers a '
         "destination decides, none means refusal. Signed into the descriptor.",
     )
     allow_forbidden: tuple[IpNetwork, ...] = setting(
         [],
-        forbidden_prefixes,
+        FORBIDDEN_PREFIXES,
         "Prefixes of addresses that are not public (private, loopback, link-local, multicast, "
         "reserved and IANA's other special ones) that circuits may reach nevertheless, where "
         "policy accepts them.",
     )
     allow_own_links: bool = setting(
-        False,  # noqa: FBT003 - a default
-        boolean,
+        False,
+        FLAG,
         "Let circuits reach networks of this host's own site, also those with public addresses: "
         "what it is connected to, and what it reaches by another router than that towards the "
         "outside. Prefixes in allow_forbidden can be reached in any case.",
     )
     max_connections_per_circuit: int = setting(
         4096,
-        integer(0, 28_000),
+        whole(0, 28_000),
         "Connections that one circuit may have through this exit at a time, of every protocol and "
-        "for each IP version, 0 to 28000; 0 means no limit. An exit has 28,000 ports towards one "
+        "for each IP version; 0 means no limit. An exit has 28,000 ports towards one "
         "server. It is at most an eighth of max_connections over one IP version, or 64 if "
         "that is more.",
     )
     max_connection_rate_per_s: int = setting(
         200,
-        integer(0, 10_000),
-        "New connections that each circuit may begin per second, 0 to 10000; 0 means no limit. "
+        whole(0, 10_000, "connections per second"),
+        "New connections that each circuit may begin per second; 0 means no limit. "
         "Ten times as many may begin at once.",
     )
     max_connections: int = setting(
         131_072,
-        integer(0, 16_777_216),
-        "Connections of all circuits together, 0 to 16777216. It is never more than three "
+        whole(0, 16_777_216),
+        "Connections of all circuits together. It is never more than three "
         "quarters of what the kernel tracks (nf_conntrack_max), which is also what 0 means.",
     )
     inner_ipv4: ipaddress.IPv4Network = setting(
         "100.64.0.0/10",
-        inner_ipv4_pool,
-        "Prefix from which each circuit is lent an IPv4 address, /8 to /29: any part of "
+        INNER_IPV4_POOL,
+        "Prefix from which each circuit is lent an IPv4 address: any part of "
         "10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16 or 100.64.0.0/10 that this host does not use.",
     )
     inner_ipv6: ipaddress.IPv6Network = setting(
         "fd69:6e6e:6572::/64",
-        inner_ipv6_pool,
-        "Prefix from which each circuit is lent an IPv6 address, /16 to /112: any unique local "
+        INNER_IPV6_POOL,
+        "Prefix from which each circuit is lent an IPv6 address: any unique local "
         "one (fc00::/7) that this host does not use.",
     )
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Check that the policy fits into a descriptor."""
         try:
             self.exit_policy()
         except Malformed as error:
@@ -255,73 +246,72 @@ class ExitSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class SelectionSettings:
+class SelectionSettings(Settings):
     """[selection]: how the Mix-nodes of a path are chosen, unless a request says otherwise."""
 
-    strategy: str = setting("uniform", name, "Name of the path selection strategy.")
+    strategy: str = setting("uniform", NAME, "Name of the path selection strategy.")
     hops: int = setting(
         3,
-        integer(1, MAX_HOPS),
-        f"Mix-nodes of a path, the exit included, 1 to {MAX_HOPS}. With fewer than 3, one "
-        "node or two that work together see both ends.",
+        whole(1, MAX_HOPS),
+        "Number of Mix-nodes of a path, the exit included. With fewer than 3, one node or two that "
+        "work together see both ends.",
     )
 
 
 @dataclass(frozen=True, slots=True)
-class PathSettings:
+class PathSettings(Settings):
     """[paths]: which destinations are anonymised, and for how long."""
 
     permanent: tuple[IpNetwork, ...] = setting(
         [],
-        destinations,
+        DESTINATIONS,
         "Addresses and prefixes to which a path is opened at every start. They are blocked before "
         "the node joins, so that no packet is sent there in the clear meanwhile.",
     )
     remember: bool = setting(
-        True,  # noqa: FBT003 - a default
-        boolean,
+        True,
+        FLAG,
         "Keep open paths in the file paths.json (mode 0600) of state_dir, so that their "
         "destinations are blocked again after a reboot. With false only the kernel remembers "
         "them, until a reboot, and without their parameters.",
     )
     both_versions: bool = setting(
-        False,  # noqa: FBT003 - a default
-        boolean,
+        False,
+        FLAG,
         "While a path to an IPv4 destination exists, block IPv6 as a whole except for local "
         "addresses, and vice versa, unless a request says otherwise.",
     )
 
 
 @dataclass(frozen=True, slots=True)
-class TfcSettings:
+class TfcSettings(Settings):
     """[tfc]: what an observer of a link sees."""
 
-    strategy: str = setting("none", name, "Name of the traffic flow confidentiality strategy.")
+    strategy: str = setting("none", NAME, "Name of the traffic flow confidentiality strategy.")
 
 
 @dataclass(frozen=True, slots=True)
-class ForwardingSettings:
+class ForwardingSettings(Settings):
     """[forwarding]: what is normalised at the source and checked at the exit."""
 
-    rules: str = setting("standard", name, "Name of the anonymous forwarding rules.")
+    rules: str = setting("standard", NAME, "Name of the anonymous forwarding rules.")
 
 
 @dataclass(frozen=True, slots=True)
-class IpsecSettings:
+class IpsecSettings(Settings):
     """[ipsec]: the backend that encrypts packets, and its ESP suites."""
 
     backend: str = setting(
         "auto",
-        name,
+        NAME,
         'Name of the IPsec backend: "xfrm" (the Linux kernel, at most 4 hops), "userspace", or '
         '"auto": the kernel if it supports the configuration. overlay status shows the choice.',
     )
     link_suite: int = setting(
         "aes-256-gcm",
-        esp_suite,
-        "ESP suite of the SAs between neighbours: aes-{128,192,256}-gcm, chacha20-poly1305, "
-        "aes-{128,192,256}-cbc-sha256 or aes-{128,192,256}-cbc-sha1.",
+        ESP_SUITE,
+        "ESP suite of the SAs between neighbours.",
     )
     esp_suite: int = setting(
-        "aes-256-gcm", esp_suite, "ESP suite of the onion SAs of our circuits; the same names."
+        "aes-256-gcm", ESP_SUITE, "ESP suite of the onion SAs of circuits that this node opens."
     )

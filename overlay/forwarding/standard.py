@@ -33,6 +33,7 @@ from overlay.forwarding.identification import IDENTIFICATION_KEY_BYTES
 from overlay.forwarding.normalise import Normaliser
 from overlay.packet_sizes import INNER_MTU, SEGMENT_MTU
 from overlay.sensitive import SecretBytes
+from overlay.settings import Settings, setting, whole
 
 __all__ = ["MAX_CACHED_DECISIONS", "StandardRules", "StandardSettings"]
 
@@ -50,24 +51,21 @@ _PERMITTED: Final = "permitted"
 
 
 @dataclass(frozen=True, slots=True)
-class StandardSettings:
+class StandardSettings(Settings):
     """Settings of the ``standard`` rules.
 
     The sizes do not depend on the number of hops, so the exit cannot infer it from packet sizes
     (docs/decisions/0003, docs/decisions/0054).
-
-    Attributes:
-        path_mtu: largest inner packet in bytes, 576 to 65535. It is the MTU of the routes into
-            circuits. Packets with TCP segments have at most 1,038 bytes even if it is larger, so
-            that links with an MTU of 1,500 bytes need no fragments. IPv6 packets of up to 1,280
-            bytes pass even if it is smaller. On the kernel backend it is at most 1,038.
     """
 
-    path_mtu: int = INNER_MTU
-
-    def __post_init__(self) -> None:
-        if not 576 <= self.path_mtu <= 65535:
-            raise ValueError(f"path_mtu must lie between 576 and 65535 bytes, not {self.path_mtu}.")
+    path_mtu: int = setting(
+        INNER_MTU,
+        whole(576, 65_535, "bytes"),
+        "Largest inner packet. It is the MTU of the routes into circuits. Packets with TCP "
+        "segments have at most 1,038 bytes even if it is larger, so that links with an MTU of "
+        "1,500 bytes need no fragments. IPv6 packets of up to 1,280 bytes pass even if it is "
+        "smaller. On the kernel backend it is at most 1,038.",
+    )
 
     @property
     def mss_ipv4(self) -> int:

@@ -41,6 +41,7 @@ from overlay.selection.constraints import (
     versions_of,
 )
 from overlay.selection.selector import MixPath, PathRequest, TopologyView
+from overlay.settings import FLAG, Settings, setting
 
 __all__ = ["DRAWS", "UniformSelector", "UniformSettings", "network_prefixes"]
 
@@ -53,16 +54,16 @@ for which the search is exponential, so the search is limited."""
 
 
 @dataclass(frozen=True, slots=True)
-class UniformSettings:
-    """How Mix-nodes are drawn.
+class UniformSettings(Settings):
+    """How Mix-nodes are drawn."""
 
-    Attributes:
-        distinct_prefixes: No two drawn hops share an IPv4 /16 or IPv6 /32, because one operator
-            often runs all nodes in such a prefix. Turn it off only if all nodes are in one
-            network, as in a laboratory or a private mesh.
-    """
-
-    distinct_prefixes: bool = True
+    distinct_prefixes: bool = setting(
+        True,
+        FLAG,
+        "No two drawn hops share an IPv4 /16 or IPv6 /32, because one operator often runs all "
+        "nodes in such a prefix. Turn it off only if all nodes are in one network, as in a "
+        "laboratory or a private mesh.",
+    )
 
 
 def network_prefixes(descriptor: MixDescriptor) -> frozenset[bytes]:

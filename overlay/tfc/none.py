@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from random import Random
 from typing import ClassVar
 
+from overlay.settings import Settings
 from overlay.tfc.strategy import LinkHandle
 
 __all__ = ["NoTfc", "NoTfcSettings"]
 
 
 @dataclass(frozen=True, slots=True)
-class NoTfcSettings:
+class NoTfcSettings(Settings):
     """The ``none`` strategy has no settings."""
 
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import ClassVar, Final
 
+from overlay.settings import Settings, number, setting
 from overlay.tfc.strategy import LinkHandle
 
 __all__ = ["MAX_DUMMY_RATE_PPS", "PadSettings", "PadTfc"]
@@ -34,21 +35,14 @@ _STALE_ENTRIES: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
-class PadSettings:
-    """Settings of the ``pad`` strategy.
+class PadSettings(Settings):
+    """Settings of the ``pad`` strategy."""
 
-    Attributes:
-        dummy_rate_pps: mean number of dummy packets a second on each link, 0 (none) to 1000.
-    """
-
-    dummy_rate_pps: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not 0.0 <= self.dummy_rate_pps <= MAX_DUMMY_RATE_PPS:
-            raise ValueError(
-                f"dummy_rate_pps must lie between 0 and {MAX_DUMMY_RATE_PPS:g} packets a second, "
-                f"not {self.dummy_rate_pps}."
-            )
+    dummy_rate_pps: float = setting(
+        0.0,
+        number(0, MAX_DUMMY_RATE_PPS, "packets per second"),
+        "Mean rate of dummy packets on each link; 0 means none.",
+    )
 
 
 class PadTfc:

@@ -8,7 +8,8 @@ from typing import Final
 
 from overlay.dht.settings import DhtSettings
 from overlay.errors import ConfigurationError
-from overlay.plugins import load_plugin, settings_of
+from overlay.plugins import load_plugin
+from overlay.settings import read_settings
 from sims.churn import parse_model
 from sims.latency import build_latency
 from sims.results.metrics import METRICS
@@ -53,7 +54,7 @@ def _check(scenario: Scenario) -> None:
         build_latency(latency.model, low_s=latency.low_s, high_s=latency.high_s, matrix=matrix)
     except ConfigurationError as error:
         raise ConfigurationError(f"[latency]: {error}") from error
-    settings_of("dht", DhtSettings, scenario.dht)
+    read_settings("dht", DhtSettings, scenario.dht)
     try:
         load_plugin("overlay.selection", scenario.circuits.strategy)
     except ConfigurationError as error:

@@ -12,7 +12,7 @@ from typing import Protocol
 from overlay.dht.settings import DhtSettings
 from overlay.errors import OverlayError
 from overlay.plugin_failures import blamed_plugin
-from overlay.plugins import settings_of
+from overlay.settings import read_settings
 from sims.results.observations import Progress, RunOutcome, ShouldStop, ShowProgress
 from sims.results.record import RunFailure
 from sims.scenario.scenario import Scenario
@@ -97,7 +97,7 @@ def run_scenario(
     return run_model(
         scenario,
         parse_model(scenario.churn.model),
-        settings_of("dht", DhtSettings, scenario.dht),
+        read_settings("dht", DhtSettings, scenario.dht),
         seed,
         progress=progress,
         should_stop=should_stop,

@@ -11,7 +11,8 @@ from scapy.layers.inet6 import IPv6
 
 from overlay.exit_policy import ExitPolicy, ExitRule
 from overlay.forwarding.rules import ForwardingRules
-from overlay.plugins import load_plugin, plugin_names, settings_of
+from overlay.plugins import load_plugin, plugin_names
+from overlay.settings import read_settings
 
 GROUP = "overlay.forwarding"
 OWN = ipaddress.ip_address("203.0.114.1")
@@ -33,7 +34,7 @@ GARBAGE = [b"", b"\x45", b"\x60" * 40, bytes(60), random.Random(1).randbytes(200
 def rules(request: pytest.FixtureRequest) -> ForwardingRules:
     plugin = load_plugin(GROUP, request.param)
     built: ForwardingRules = plugin(
-        settings_of(f"forwarding.{request.param}", plugin.settings_type, {}),
+        read_settings(f"forwarding.{request.param}", plugin.settings_type, {}),
         POLICY,
         lambda: frozenset((OWN.packed,)),
     )

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from overlay.plugins import load_plugin, plugin_names, settings_of
+from overlay.plugins import load_plugin, plugin_names
+from overlay.settings import read_settings
 from overlay.tfc.strategy import LinkHandle, TfcStrategy
 
 NOW = 1_800_000_000.0
@@ -24,7 +25,7 @@ def tfc(request: pytest.FixtureRequest) -> TfcStrategy:
     name, given = request.param
     strategy = load_plugin(GROUP, name)
     built: TfcStrategy = strategy(
-        settings_of(f"tfc.{name}", strategy.settings_type, given), random.Random(5)
+        read_settings(f"tfc.{name}", strategy.settings_type, given), random.Random(5)
     )
     return built
 

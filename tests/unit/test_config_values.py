@@ -5,31 +5,40 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from overlay.addresses import Endpoint
-from overlay.config.render import toml_value
 from overlay.config.values import (
-    boolean,
+    DESTINATIONS,
+    ESP_SUITE,
+    EXIT_RULES,
+    FILE_PATH,
+    FORBIDDEN_PREFIXES,
+    INNER_IPV4_POOL,
+    INNER_IPV6_POOL,
+    NAME,
+    NETWORK_NAME,
     endpoint,
-    esp_suite,
-    exit_rules,
-    file_path,
-    forbidden_prefixes,
-    inner_ipv4_pool,
-    inner_ipv6_pool,
-    integer,
-    network_name,
+    endpoints,
 )
+from overlay.settings import FLAG, many, number, one_of, or_zero, seconds, some_of, whole
+from overlay.settings.describe import toml_value
 
-PARSERS = (
-    boolean,
-    endpoint,
-    esp_suite,
-    exit_rules,
-    file_path,
-    forbidden_prefixes,
-    inner_ipv4_pool,
-    inner_ipv6_pool,
-    integer(1, 9),
-    network_name,
+KINDS = (
+    DESTINATIONS,
+    ESP_SUITE,
+    EXIT_RULES,
+    FILE_PATH,
+    FLAG,
+    FORBIDDEN_PREFIXES,
+    INNER_IPV4_POOL,
+    INNER_IPV6_POOL,
+    NAME,
+    NETWORK_NAME,
+    endpoints(0),
+    many(number(1, 9)),
+    one_of("a", "b"),
+    or_zero(seconds(5, 9), "none"),
+    seconds(1, 9),
+    some_of("a", "b"),
+    whole(1, 9),
 )
 
 plain = st.one_of(st.booleans(), st.integers(), st.floats(), st.text())
@@ -38,10 +47,21 @@ almost = st.from_regex(r"\A[\[0-9a-f.:\]/%*-]{0,24}\Z")
 
 
 @pytest.mark.slow
-@given(st.sampled_from(PARSERS), st.one_of(anything, almost, st.lists(almost)))
-def test_any_value_is_parsed_or_refused_with_a_sentence(parser, value):
+@given(st.sampled_from(KINDS), st.one_of(anything, almost, st.lists(almost)))
+def test_any_value_is_parsed_or_refused_with_a_sentence(kind, value):
     try:
-        parser(value)
+        parsed, refusal = kind.parse(value), "none"
+    except ValueError as error:
+        refusal = str(error)
+    else:
+        assert kind.parse(parsed) == parsed, "a kind accepts its own results"
+    assert refusal
+
+
+@given(st.sampled_from(KINDS), st.one_of(st.text(), st.from_regex(r"\A[+_ -]?[0-9_.e,]{1,30}\Z")))
+def test_any_word_of_the_command_line_is_read(kind, word):
+    try:
+        kind.parse(kind.read(word))
         refusal = "none"
     except ValueError as error:
         refusal = str(error)

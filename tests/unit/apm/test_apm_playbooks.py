@@ -57,7 +57,7 @@ INNER = InnerAddresses(ipv4=InnerAddress(bytes((100, 64, 3, 4))))
 
 def cast(**settings: object) -> tuple[Actor, Actor, Actor]:
     # The exchange of new keys has playbooks of its own; here it begins years later.
-    settings = {"rekey_spread_s": 1e9, **settings}
+    settings = {"rekey_spread_s": 3e7, **settings}
     alice, mix1, mix2 = (Actor(seed, lab_settings(**settings)) for seed in (1, 2, 3))
     alice.link_to(mix1)
     mix1.link_to(alice)
@@ -253,7 +253,7 @@ def confirmed(
     in_use: Callable[[bytes], bool], inner: InnerAddresses = INNER
 ) -> tuple[Actor, Actor]:
     """Alice, whose exit has just lent an address of which ``in_use`` decides."""
-    settings = lab_settings(rekey_spread_s=1e9)
+    settings = lab_settings(rekey_spread_s=3e7)
     alice, mix1 = Actor(1, settings, inner_in_use=in_use), Actor(2)
     alice.link_to(mix1)
     alice.manager.anonymous_connection(path(mix1), BOB_V4, NOW)

@@ -155,5 +155,5 @@ def test_the_initiator_heard_longest_ago_is_forgotten_first():
     ],
 )
 def test_settings_out_of_range_are_refused_with_a_sentence(setting, value):
-    with pytest.raises(ValueError, match=r"must .*\.$"):
+    with pytest.raises(ValueError, match=rf"^{setting} must .*[^.]$"):
         LinkSettings(**{setting: value})

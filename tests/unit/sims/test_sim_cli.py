@@ -85,8 +85,8 @@ def test_options_make_the_scenario_that_a_file_would(capsys):
     ("words", "arguments"),
     [
         ("[dht] k must lie between 1 and 64, not 0", ("--set", "dht.k=0")),
-        ("[dht] has no setting 'foo'", ("--set", "dht.foo=1")),
-        ("[dht] k must be a whole number, not 2.5", ("--set", "dht.k=2.5")),
+        ("there is no [dht] setting foo", ("--set", "dht.foo=1")),
+        ("[dht] k must be a whole number from 1 to 64, not 2.5", ("--set", "dht.k=2.5")),
         ('fidelity = "full"', ("--fidelity", "model", "--arrival", "partition")),
         ("named 'bogus'", ("--set", "circuits.strategy=bogus")),
         ("no session model", ("--model", "kad2008")),

@@ -169,7 +169,7 @@ def _alive(pid):
         ({"churn": {"model": "kad2008"}}, "[churn] model:"),
         ({"churn": {"model": "trace(/nowhere.csv)"}}, "/nowhere.csv"),
         ({"latency": {"model": "geographic", "matrix": "/nowhere.csv"}}, "/nowhere.csv"),
-        ({"dht": {"alfa": 3}}, "[dht] has no setting 'alfa'"),
+        ({"dht": {"alfa": 3}}, "there is no [dht] setting alfa; did you mean alpha?"),
         ({"dht": {"alpha": 0}}, "alpha must lie between"),
         ({"circuits": {"clients": 3, "strategy": "unifrom"}}, "did you mean 'uniform'?"),
         (

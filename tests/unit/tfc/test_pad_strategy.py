@@ -125,5 +125,5 @@ def test_links_that_come_and_go_leave_nothing_behind() -> None:
 
 @pytest.mark.parametrize("rate", [-0.1, 1000.1, math.inf, math.nan])
 def test_a_rate_out_of_range_is_a_sentence(rate: float) -> None:
-    with pytest.raises(ValueError, match=r"^dummy_rate_pps must lie between .*\.$"):
+    with pytest.raises(ValueError, match=r"^dummy_rate_pps must lie between .* per second, not"):
         PadSettings(dummy_rate_pps=rate)

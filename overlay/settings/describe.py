@@ -1,0 +1,96 @@
+"""Describe settings: in a commented file, in tables of documents and in help texts."""
+
+from __future__ import annotations
+
+import json
+import re
+import textwrap
+from typing import Any
+
+from overlay.settings.declaration import Setting, TomlValue, declared
+from overlay.settings.kinds import FLAG
+
+__all__ = ["comment", "commented_entry", "first_sentence", "help_text", "table", "toml_value"]
+
+
+def commented_entry(known: Setting, value: TomlValue | None = None, more: str = "") -> str:
+    """Return the lines of a setting in a commented file.
+
+    Args:
+        known: the setting.
+        value: the value that the file sets; None comments the line out and shows the default.
+        more: a sentence that only the caller knows.
+    """
+    default = toml_value(known.default)
+    about = [known.meaning, _range(known), more]
+    if value is None:
+        line = f"# {known.name} = {default}"
+    else:
+        line = f"{known.name} = {toml_value(value)}"
+        about += [f"Default: {default}."] if value != known.default else []
+    return f"{comment(' '.join(filter(None, about)))}\n{line}"
+
+
+def comment(text: str) -> str:
+    """Wrap a text as a comment. "##" distinguishes it from a setting, which has one "#"."""
+    plain = re.sub(r":\w+:`~?([^`]*)`", r"\1", text).replace("``", "")
+    return textwrap.fill(
+        plain[:1].upper() + plain[1:],
+        96,
+        initial_indent="## ",
+        subsequent_indent="## ",
+        break_on_hyphens=False,
+    )
+
+
+def table(settings_type: type[Any], prefix: str = "", of: object = None) -> str:
+    """Return a table in Markdown with all settings that belong to a dataclass.
+
+    Args:
+        settings_type: the dataclass.
+        prefix: precedes the names, such as "churn.".
+        of: an instance whose values are shown in place of the defaults.
+    """
+    rows = ["| setting | default | values | meaning |", "|---|---|---|---|"]
+    for name, known in declared(settings_type).items():
+        if known.section:
+            continue
+        default = known.default if of is None else _plain(getattr(of, name))
+        cells = (f"`{prefix}{name}`", f"`{toml_value(default)}`", known.kind.wanted, known.meaning)
+        rows.append(f"| {' | '.join(each.replace('|', chr(92) + '|') for each in cells)} |")
+    return "\n".join(rows)
+
+
+def help_text(known: Setting, remark: str) -> str:
+    """Return the help of an option: what the setting does, its range, and a remark."""
+    about = first_sentence(known.meaning).rstrip(".")
+    if about[1:2].islower():
+        about = about[:1].lower() + about[1:]
+    range_ = "" if known.kind is FLAG or known.kind.choices else f"{known.kind.wanted}; "
+    # A percent sign begins a conversion in argparse.
+    return f"{about} ({range_}{remark})".replace("%", "%%")
+
+
+def first_sentence(text: str) -> str:
+    """Return a text up to its first full stop before a space, or the whole text."""
+    return re.split(r"(?<=\.)\s", " ".join(text.split()), maxsplit=1)[0]
+
+
+def toml_value(value: object) -> str:
+    """Return a value in TOML. A JSON string is a basic string of TOML 1.0, except for DEL."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(toml_value(item) for item in value)}]"
+    return repr(value)
+
+
+def _plain(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _range(known: Setting) -> str:
+    wanted = known.kind.wanted
+    return "" if known.kind is FLAG else f"Value: {wanted}."
