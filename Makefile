@@ -2,7 +2,7 @@
 # The tools of the lab live in sbin, which an ordinary user of Debian has not in the PATH.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
-.PHONY: help setup test test-fast lint types demo kernel-shell bench accept scenarios churn-lab paper fuzz clean
+.PHONY: help setup test test-fast lint types demo kernel-shell bench accept scenarios churn-lab paper fuzz pages clean
 .DEFAULT_GOAL := help
 
 help: ## Show the targets
@@ -46,6 +46,9 @@ scenarios: ## Run every shipped scenario with ten seeds (hours) and write docs/r
 
 fuzz: ## Fuzz every parser for FUZZ_SECONDS each (60) and add what is new to tests/fuzz/corpus
 	@scripts/fuzz.sh
+
+pages: ## Write the tables of settings and metrics into the documents, from the code
+	@scripts/pages.sh
 
 clean: ## Remove everything that make has made
 	@scripts/clean.sh

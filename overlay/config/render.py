@@ -60,7 +60,8 @@ def about_section(settings_type: type[Any]) -> str:
     """Return what a section is for: the first paragraph of the docstring, without the heading."""
     paragraph = (settings_type.__doc__ or "").strip().partition("\n\n")[0]
     heading, _, about = paragraph.partition("]: ")
-    return " ".join((about or heading).split())
+    words = " ".join((about or heading).split())
+    return words[:1].upper() + words[1:]
 
 
 def _plugin_sections(section: str) -> Iterator[tuple[str, type[Any]]]:

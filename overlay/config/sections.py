@@ -57,12 +57,12 @@ class NodeSettings(Settings):
         ".",
         FILE_PATH,
         "Directory of the key file and of everything that the node remembers. "
-        "A relative path starts at this file's directory.",
+        "A relative path starts at the directory of the configuration file.",
     )
     control_socket: Path = setting(
         "run/control.sock",
         FILE_PATH,
-        "Unix socket on which the running node answers its owner; its directory is made with "
+        "Unix socket on which the running node answers its owner. Its directory is created with "
         "mode 0700. A relative path starts at state_dir.",
     )
 
@@ -101,14 +101,15 @@ class NetworkSettings(Settings):
     advertise: tuple[Endpoint, ...] = setting(
         [],
         endpoints(0),
-        "UDP endpoints at which others reach this node, if the host does not tell (behind a port "
-        "forwarding, or one of several addresses). Without it a wildcard in listen stands for the "
-        "address from which the host reaches others, and follows it.",
+        "UDP endpoints at which others reach this node, if they do not follow from the addresses "
+        "of the host (for example behind a port forwarding). Without it a "
+        "wildcard in listen stands for the address from which the host reaches others, and follows "
+        "its changes.",
     )
     bootstrap: tuple[Endpoint, ...] = setting(
         [],
         endpoints(0),
-        "Nodes to join through: addresses with ports. Names are refused, since resolving one "
+        "Nodes through which this node joins the overlay. Names are refused, because resolving one "
         "tells a name server that you join. A node that has run before needs none.",
     )
     allow_private_endpoints: bool = setting(
@@ -132,8 +133,8 @@ class NetworkSettings(Settings):
     unauthenticated_cpu_percent: int = setting(
         25,
         whole(1, 100, "percent"),
-        "Percent of one core that key exchanges, onions and signatures of other nodes may use in "
-        "each second. Beyond it they are dropped; prefixes of addresses have shares of it.",
+        "Part of each second of one core that key exchanges, onions and signatures of other nodes "
+        "may use. Beyond it they are dropped. Prefixes of addresses have shares of it.",
     )
 
     def check(self) -> None:
@@ -170,8 +171,8 @@ class RoleSettings(Settings):
     exit: bool = setting(
         False,
         FLAG,
-        "Be the last hop of circuits: destinations then see this machine's address. "
-        "Consider who will answer for that traffic before you turn it on.",
+        "Forward packets of circuits to their destinations, which then see the address of this "
+        "host. Before you turn it on, consider that you may be held responsible for that traffic.",
     )
 
 
@@ -182,8 +183,9 @@ class ExitSettings(Settings):
     policy: tuple[ExitRule, ...] = setting(
         ["accept *:*"],
         EXIT_RULES,
-        'Rules "accept|reject ADDRESS[/LENGTH]|*:PORT[-PORT]|*"; the first that covers a '
-        "destination decides, none means refusal. Signed into the descriptor.",
+        'Rules of the form "accept|reject ADDRESS[/LENGTH]|*:PORT[-PORT]|*". The first rule that '
+        "covers a destination decides; without one the destination is refused. The rules are part "
+        "of the signed descriptor.",
     )
     allow_forbidden: tuple[IpNetwork, ...] = setting(
         [],
@@ -195,9 +197,10 @@ class ExitSettings(Settings):
     allow_own_links: bool = setting(
         False,
         FLAG,
-        "Let circuits reach networks of this host's own site, also those with public addresses: "
-        "what it is connected to, and what it reaches by another router than that towards the "
-        "outside. Prefixes in allow_forbidden can be reached in any case.",
+        "Let circuits reach networks of this host's own site, also those with public addresses. "
+        "These are networks to which the host is connected, and networks that it reaches by "
+        "another router than that towards the outside. Prefixes in allow_forbidden can be reached "
+        "in any case.",
     )
     max_connections_per_circuit: int = setting(
         4096,
@@ -266,20 +269,20 @@ class PathSettings(Settings):
         [],
         DESTINATIONS,
         "Addresses and prefixes to which a path is opened at every start. They are blocked before "
-        "the node joins, so that no packet is sent there in the clear meanwhile.",
+        "the node joins, so that no packet reaches them outside of a circuit.",
     )
     remember: bool = setting(
         True,
         FLAG,
         "Keep open paths in the file paths.json (mode 0600) of state_dir, so that their "
-        "destinations are blocked again after a reboot. With false only the kernel remembers "
+        "destinations are blocked again after a reboot. If it is false, only the kernel remembers "
         "them, until a reboot, and without their parameters.",
     )
     both_versions: bool = setting(
         False,
         FLAG,
-        "While a path to an IPv4 destination exists, block IPv6 as a whole except for local "
-        "addresses, and vice versa, unless a request says otherwise.",
+        "Block all IPv6 destinations except local addresses while a path to an IPv4 destination "
+        "exists, and the reverse, unless a request says otherwise.",
     )
 
 

@@ -15,8 +15,10 @@ from overlay.config import (
     load_configuration,
     parse_configuration,
 )
+from overlay.config.catalogue import setting_tables
 from overlay.errors import ConfigurationError
 from overlay.exit_policy import MAX_RULES, ExitPolicy
+from overlay.settings.page import refreshed
 from overlay.tfc.pad import PadSettings
 
 FILE = Path("/etc/overlay/overlay.toml")
@@ -334,10 +336,14 @@ def test_commented_file_carries_what_was_chosen_and_names_the_default():
         commented_configuration({("network", "no_such_setting"): 1})
 
 
-def test_documentation_names_every_setting_and_its_default():
-    page = Path(__file__).parents[2] / "docs" / "configuration.md"
-    documented = page.read_text()
-    for line in commented_configuration({}).partition("[apm]")[0].splitlines():
-        if line.startswith("# ") and " = " in line:
-            setting, _, default = line[2:].partition(" = ")
-            assert f"| `{setting}` | `{default}` |" in documented
+def test_tables_of_the_documentation_are_those_of_the_declarations():
+    page = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
+    assert page == refreshed(page, setting_tables()), "make pages"
+
+
+def test_plug_in_of_the_documentation_declares_settings():
+    page = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
+    program = page.partition("```python\n")[2].partition("```")[0]
+    names = {"__name__": __name__}
+    exec(program, names)
+    assert names["BurstTfc"].settings_type(pause_s="1m").pause_s == 60

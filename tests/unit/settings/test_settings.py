@@ -24,6 +24,7 @@ from overlay.settings import (
     whole,
 )
 from overlay.settings.describe import commented_entry, help_text, table
+from overlay.settings.page import refreshed
 from overlay.tfc.pad import PadTfc
 
 FILE = Path("/etc/overlay/overlay.toml")
@@ -164,3 +165,18 @@ def test_plug_in_that_declares_its_settings_in_another_way_is_named(monkeypatch)
         monkeypatch.setattr(PadTfc, "settings_type", wrong)
         with pytest.raises(ConfigurationError, match=r"'pad' of overlay.tfc does not declare"):
             plugin_settings_type("overlay.tfc", "pad")
+
+
+PAGE = "# Title\n\n<!-- settings: toy -->\nold\n<!-- end of settings -->\n\nText.\n"
+
+
+def test_tables_of_a_document_are_replaced_and_its_text_is_kept():
+    page = refreshed(PAGE, {"toy": "new\nrow"})
+    assert page == PAGE.replace("old", "new\nrow")
+    assert refreshed(page, {"toy": "new\nrow"}) == page
+
+
+@pytest.mark.parametrize("tables", [{}, {"toy": "", "other": ""}, {"other": ""}])
+def test_document_with_other_tables_than_the_code_is_refused(tables):
+    with pytest.raises(ValueError, match="different tables"):
+        refreshed(PAGE, tables)

@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# Writes the tables that documents take from the code: settings and metrics.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+scripts/setup.sh python
+.venv/bin/python -m overlay.config.catalogue docs/configuration.md
+.venv/bin/python -m sims.results.catalogue > docs/metrics.md
