@@ -24,6 +24,7 @@ __all__ = [
     "InnerAddresses",
     "is_inner_address",
     "pool_problem",
+    "wanted_pool",
     "why_unusable",
 ]
 
@@ -103,6 +104,12 @@ def pool_problem(network: IpNetwork) -> str | None:
         if own.version == network.version and network.overlaps(own):
             return f"lie apart from the overlay's own prefix {own}"
     return None
+
+
+def wanted_pool(version: int) -> str:
+    """Return which networks can be inner addresses of IP version 4 or 6, for documents."""
+    alike = _listed([each for each in PRIVATE_NETWORKS if each.version == version])
+    return f"a prefix from /{_SHORTEST[version]} to /{_LONGEST[version]} in {alike}"
 
 
 def _listed(networks: list[IpNetwork]) -> str:

@@ -4,22 +4,35 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import overlay
-from overlay.apm.settings import MAX_HOPS
 from overlay.cli.commands import add_commands
-from overlay.cli.values import whole_number
+from overlay.config.load import section_type
 from overlay.logs import LEVELS
+from overlay.settings import declared
+from overlay.settings.describe import toml_value
+from overlay.settings.option import add_option
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
-__all__ = ["parser"]
+__all__ = ["INIT_OPTIONS", "parser"]
 
 _ENDPOINT: Final = "ADDRESS:PORT"
+
+INIT_OPTIONS: Final[Mapping[str, tuple[str, str, str | None]]] = {
+    "--network-id": ("network", "network_id", "NAME"),
+    "--listen": ("network", "listen", _ENDPOINT),
+    "--advertise": ("network", "advertise", _ENDPOINT),
+    "--bootstrap": ("network", "bootstrap", _ENDPOINT),
+    "--exit": ("roles", "exit", None),
+    "--identity-cost-bits": ("dht", "identity_cost_bits", "BITS"),
+    "--private": ("network", "allow_private_endpoints", None),
+}
+"""Options of ``overlay init`` with section and name of the setting, and a word for the help."""
 
 
 def parser(argv: Sequence[str] | None = None) -> argparse.ArgumentParser:
@@ -111,34 +124,9 @@ def _init(to: argparse.ArgumentParser) -> None:
         help="directory of the new node (default: /var/lib/overlay for root, "
         "~/.local/state/overlay for others)",
     )
-    to.add_argument("--network-id", metavar="NAME", help="name of the overlay to join")
-    _listen(to)
-    to.add_argument(
-        "--advertise",
-        action="append",
-        metavar=_ENDPOINT,
-        help="endpoint at which other nodes reach this node (repeatable)",
-    )
-    _bootstrap(to)
-    to.add_argument(
-        "--exit",
-        action="store_true",
-        help="make this node an exit, which forwards packets of others to their destinations "
-        "(default: off)",
-    )
-    to.add_argument(
-        "--identity-cost-bits",
-        type=whole_number(0),
-        metavar="BITS",
-        help="cost of an identity that the network requires; each bit doubles the search for a "
-        "key (16: some seconds, 20: a minute)",
-    )
-    to.add_argument(
-        "--private",
-        action="store_true",
-        help="allow private and loopback endpoints, for laboratories and private meshes "
-        "(default: off)",
-    )
+    for flag, (section, name, metavar) in INIT_OPTIONS.items():
+        default = toml_value(declared(section_type(section))[name].default)
+        _setting(to, flag, section, name, metavar, remark=f"default: {default}")
     to.add_argument(
         "--force",
         action="store_true",
@@ -148,8 +136,10 @@ def _init(to: argparse.ArgumentParser) -> None:
 
 
 def _up(to: argparse.ArgumentParser) -> None:
-    _bootstrap(to)
-    _listen(to)
+    _setting(
+        to, "--bootstrap", "network", "bootstrap", _ENDPOINT, remark="adds to [network] bootstrap"
+    )
+    _setting(to, "--listen", "network", "listen", _ENDPOINT)
     to.add_argument(
         "--log-level",
         choices=sorted(LEVELS),
@@ -168,15 +158,8 @@ def _path(path: argparse.ArgumentParser) -> None:
         help="an IP address or prefix, not a host name; if there are several, all are blocked "
         "before the first path is opened",
     )
-    opening.add_argument(
-        "--hops",
-        type=whole_number(1, MAX_HOPS),
-        metavar="N",
-        help=f"number of hops, 1 to {MAX_HOPS}, including the exit (default: as configured)",
-    )
-    opening.add_argument(
-        "--strategy", metavar="NAME", help="path selection strategy (default: as configured)"
-    )
+    _setting(opening, "--hops", "selection", "hops", "N")
+    _setting(opening, "--strategy", "selection", "strategy", "NAME")
     opening.add_argument(
         "--via",
         action="append",
@@ -185,13 +168,7 @@ def _path(path: argparse.ArgumentParser) -> None:
         help="hops that the path must use, as node ids or overlay addresses, first hop first "
         "(repeatable)",
     )
-    opening.add_argument(
-        "--both-versions",
-        action=argparse.BooleanOptionalAction,
-        default=None,
-        help="block all IPv6 destinations while a path to an IPv4 destination exists, and the "
-        "reverse, except local addresses (default: [paths] both_versions)",
-    )
+    _setting(opening, "--both-versions", "paths", "both_versions")
     _command(commands, "list", "list the open paths", of="path")
     closing = _command(
         commands,
@@ -219,19 +196,16 @@ def _stop(to: argparse.ArgumentParser) -> None:
     )
 
 
-def _listen(to: argparse.ArgumentParser) -> None:
-    to.add_argument(
-        "--listen",
-        action="append",
-        metavar=_ENDPOINT,
-        help="UDP endpoint to listen on (repeatable; default: [network] listen)",
-    )
-
-
-def _bootstrap(to: argparse.ArgumentParser) -> None:
-    to.add_argument(
-        "--bootstrap",
-        action="append",
-        metavar=_ENDPOINT,
-        help="node through which this node joins the overlay (repeatable)",
-    )
+def _setting(
+    to: argparse.ArgumentParser,
+    flag: str,
+    section: str,
+    name: str,
+    metavar: str | None = None,
+    *,
+    remark: str = "",
+) -> None:
+    """Add the option of a setting; its help and its check come from the declaration."""
+    known = declared(section_type(section))[name]
+    told = remark or f"default: [{section}] {name}"
+    add_option(to, flag, known, remark=told, metavar=metavar, check=True)

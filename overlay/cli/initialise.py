@@ -12,6 +12,7 @@ from random import SystemRandom
 
 from overlay.addresses import format_address
 from overlay.cli.answers import CommandOutput
+from overlay.cli.arguments import INIT_OPTIONS
 from overlay.cli.places import CONFIGURATION_FILE, own_directory
 from overlay.cli.tables import facts
 from overlay.config import (
@@ -83,7 +84,9 @@ def _check_endpoints(arguments: argparse.Namespace) -> None:
                 raise ConfigurationError(f"--{option} {error}.") from error
             if option == "listen":
                 continue
-            problem = endpoint_problem(parsed, private=arguments.private, allow="add --private")
+            problem = endpoint_problem(
+                parsed, private=bool(arguments.private), allow="add --private"
+            )
             if problem is not None:
                 raise ConfigurationError(f'--{option} has "{parsed}", {problem}.')
 
@@ -98,16 +101,11 @@ def _configuration_path(arguments: argparse.Namespace) -> Path:
 
 def _chosen(arguments: argparse.Namespace) -> dict[tuple[str, str], TomlValue]:
     """Return the settings that the arguments set, by section and name, not yet checked."""
-    settings: dict[tuple[str, str], TomlValue | None] = {
-        ("network", "network_id"): arguments.network_id,
-        ("network", "listen"): arguments.listen,
-        ("network", "advertise"): arguments.advertise,
-        ("network", "bootstrap"): arguments.bootstrap,
-        ("network", "allow_private_endpoints"): arguments.private or None,
-        ("roles", "exit"): arguments.exit or None,
-        ("dht", "identity_cost_bits"): arguments.identity_cost_bits,
+    given = {
+        (section, name): getattr(arguments, flag.removeprefix("--").replace("-", "_"))
+        for flag, (section, name, _metavar) in INIT_OPTIONS.items()
     }
-    return {setting: value for setting, value in settings.items() if value is not None}
+    return {setting: value for setting, value in given.items() if value is not None}
 
 
 def _make_directory(path: Path) -> None:

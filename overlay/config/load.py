@@ -32,7 +32,7 @@ from overlay.plugins import NOUNS, load_plugin, plugin_names, unknown_name
 from overlay.settings import declared, own_names, read_settings, refuse_unknown
 from overlay.settings.shown import sentence
 
-__all__ = ["SECTIONS", "load_configuration", "parse_configuration"]
+__all__ = ["SECTIONS", "load_configuration", "parse_configuration", "section_type"]
 
 SECTIONS: Final[Mapping[str, type[Any]]] = {
     "node": NodeSettings,
@@ -51,6 +51,15 @@ _MAX_SOCKET_PATH_BYTES: Final = 107
 """Linux allows 108 bytes in the address of a Unix socket (unix(7)), with a terminating zero."""
 
 Table = Mapping[str, object]
+
+
+def section_type(section: str) -> type[Any]:
+    """Return the dataclass of a section, which may be that of a block.
+
+    Raises:
+        KeyError: there is no such section.
+    """
+    return SECTIONS[section] if section in SECTIONS else block_settings_type(section)
 
 
 def load_configuration(path: Path) -> Configuration:
@@ -236,5 +245,5 @@ def _check_homes(where: str, given: Iterable[str], known: Iterable[str]) -> None
 
 def _homes(name: str) -> list[str]:
     """Return the headings of the sections that have a setting of that name."""
-    types = {**SECTIONS, **{section: block_settings_type(section) for section in BLOCKS}}
-    return [f"[{section}]" for section, of in types.items() if name in own_names(of)]
+    sections = (*SECTIONS, *BLOCKS)
+    return [f"[{each}]" for each in sections if name in own_names(section_type(each))]

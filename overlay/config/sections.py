@@ -225,14 +225,12 @@ class ExitSettings(Settings):
     inner_ipv4: ipaddress.IPv4Network = setting(
         "100.64.0.0/10",
         INNER_IPV4_POOL,
-        "Prefix from which each circuit is lent an IPv4 address: any part of "
-        "10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16 or 100.64.0.0/10 that this host does not use.",
+        "Prefix that this host does not use, from which each circuit is lent an IPv4 address.",
     )
     inner_ipv6: ipaddress.IPv6Network = setting(
         "fd69:6e6e:6572::/64",
         INNER_IPV6_POOL,
-        "Prefix from which each circuit is lent an IPv6 address: any unique local "
-        "one (fc00::/7) that this host does not use.",
+        "Prefix that this host does not use, from which each circuit is lent an IPv6 address.",
     )
 
     def check(self) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from overlay.addresses import OVERLAY_NETWORKS, Endpoint, IpNetwork
-from overlay.apm.inner_addresses import pool_problem
+from overlay.apm.inner_addresses import pool_problem, wanted_pool
 from overlay.destinations import parse_destination, shown_destination
 from overlay.errors import ConfigurationError, Malformed
 from overlay.exit_policy import MAX_RULES, ExitRule, parse_exit_rule
@@ -139,7 +139,7 @@ def endpoints(fewest: int) -> Kind[tuple[Endpoint, ...]]:
         return parsed
 
     wanted = f"a list of {fewest} to {MAX_ENDPOINTS} endpoints such as {example}"
-    return Kind(wanted, parse, is_list=True)
+    return Kind(wanted, parse, repeats=True)
 
 
 def _destinations(value: object) -> tuple[IpNetwork, ...]:
@@ -289,16 +289,16 @@ FILE_PATH: Final = Kind("a path; ~ is your home directory", _file_path)
 DESTINATIONS: Final = Kind(
     f'a list of at most {MAX_DESTINATIONS} destinations such as ["203.0.113.0/24"]',
     _destinations,
-    is_list=True,
+    repeats=True,
 )
 EXIT_RULES: Final = Kind(
     f'a list of at most {MAX_RULES} rules such as ["reject *:25", "accept *:*"]',
     _exit_rules,
-    is_list=True,
+    repeats=True,
 )
 FORBIDDEN_PREFIXES: Final = Kind(
-    'a list of prefixes such as ["192.168.7.0/24"]', _forbidden_prefixes, is_list=True
+    'a list of prefixes such as ["192.168.7.0/24"]', _forbidden_prefixes, repeats=True
 )
-INNER_IPV4_POOL: Final = Kind("a private IPv4 prefix from /8 to /29", _inner_ipv4_pool)
-INNER_IPV6_POOL: Final = Kind("a unique local IPv6 prefix from /16 to /112", _inner_ipv6_pool)
+INNER_IPV4_POOL: Final = Kind(wanted_pool(4), _inner_ipv4_pool)
+INNER_IPV6_POOL: Final = Kind(wanted_pool(6), _inner_ipv6_pool)
 ESP_SUITE: Final = Kind(f"one of {', '.join(_SUITE_NUMBERS)}", _esp_suite)

@@ -66,7 +66,8 @@ def help_text(known: Setting, remark: str) -> str:
     about = first_sentence(known.meaning).rstrip(".")
     if about[1:2].islower():
         about = about[:1].lower() + about[1:]
-    range_ = "" if known.kind is FLAG or known.kind.choices else f"{known.kind.wanted}; "
+    is_plain = known.kind is FLAG or known.kind.choices or known.kind.repeats
+    range_ = "" if is_plain else f"{known.kind.wanted}; "
     # A percent sign begins a conversion in argparse.
     return f"{about} ({range_}{remark})".replace("%", "%%")
 

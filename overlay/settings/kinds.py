@@ -39,14 +39,14 @@ class Kind(Generic[T]):
         parse: returns the checked value, or raises ValueError.
         read: converts a word of the command line into the form of the file, unchecked.
         choices: all permitted words, if they are few.
-        is_list: whether the file has a list.
+        repeats: whether the file has a list and an option may be repeated, once for each item.
     """
 
     wanted: str
     parse: Callable[[object], T]
     read: Callable[[str], object] = _same
     choices: tuple[str, ...] = ()
-    is_list: bool = False
+    repeats: bool = False
 
 
 def whole(lowest: int, highest: int, unit: str = "") -> Kind[int]:
@@ -130,7 +130,7 @@ def some_of(*known: str) -> Kind[tuple[str, ...]]:
         given = [one.parse(item) for item in value]
         return tuple(name for name in known if name in given)
 
-    return Kind(wanted, parse, choices=known, is_list=True)
+    return Kind(wanted, parse, choices=known, repeats=True)
 
 
 def many(kind: Kind[T]) -> Kind[tuple[T, ...]]:
@@ -148,7 +148,7 @@ def many(kind: Kind[T]) -> Kind[tuple[T, ...]]:
             raise ValueError("names a value twice; write each of them once")
         return parsed
 
-    return Kind(wanted, parse, lambda text: [kind.read(x) for x in text.split(",")], is_list=True)
+    return Kind(wanted, parse, lambda text: [kind.read(x) for x in text.split(",")])
 
 
 def _flag(value: object) -> bool:

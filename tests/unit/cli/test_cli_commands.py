@@ -7,12 +7,16 @@ import pytest
 import trio
 import trio.testing
 
+from overlay.cli.arguments import INIT_OPTIONS
 from overlay.cli.main import main
 from overlay.cli.places import default_directory
 from overlay.config import load_configuration
+from overlay.config.load import section_type
 from overlay.errors import BackendError, InternalError
 from overlay.identity import identity_cost_bits, meets_cost
 from overlay.keyfile import read_identity
+from overlay.settings import declared
+from overlay.settings.describe import first_sentence
 
 
 @pytest.fixture
@@ -98,7 +102,8 @@ def test_init_tells_when_the_keys_that_are_there_cost_too_little(tmp_path, node,
     refused(result, f"a cost of {bits}, and this network requires 31; move the file away")
     assert (node / "overlay.toml").read_bytes() == before
     result = overlay("init", "--dir", tmp_path / "n", "--identity-cost-bits", 40)
-    refused(result, "identity_cost_bits must lie between 0 and 32, not 40")
+    assert result[0] == 2
+    assert "--identity-cost-bits: must lie between 0 and 32, not 40" in result[2]
     assert not (tmp_path / "n").exists()
 
 
@@ -257,3 +262,13 @@ def test_bug_says_that_it_is_one_and_debug_shows_where(node, overlay, bug):
 )
 def test_node_lives_where_its_user_keeps_state(user, environment, expected):
     assert default_directory(user, environment) == Path(expected)
+
+
+def test_help_of_init_is_that_of_the_settings(overlay):
+    status, out, _err = overlay("init", "--help")
+    shown = " ".join(out.split()).lower()
+    assert status == 0
+    for flag, (section, name, _metavar) in INIT_OPTIONS.items():
+        about = first_sentence(declared(section_type(section))[name].meaning).rstrip(".").lower()
+        assert flag in shown
+        assert about in shown

@@ -35,7 +35,7 @@ def node(tmp_path, capsys):
         ("--bootstrap", "[::]:4500", "stands for all addresses of a host"),
         ("--listen", "10.0.0.1", "names no port"),
         ("--advertise", "n.example:4500", "the host name"),
-        ("--network-id", "a b", "network_id must be 1 to 32"),
+        ("--network-id", "a b", "must be 1 to 32"),
     ],
 )
 def test_init_names_the_option_that_is_wrong(said, tmp_path, option, value, words):
@@ -102,11 +102,11 @@ DRY_RUN = ["sim", "churn", "--nodes", "50", "--dry-run", "--expect"]
     [
         (
             ["path", "open", "192.0.2.7", "--hops", "three"],
-            "a whole number from 1 to 5, not 'three'",
+            'a whole number from 1 to 5, not "three"',
         ),
-        (["path", "open", "192.0.2.7", "--hops", "0"], "a whole number from 1 to 5, not '0'"),
-        (["path", "open", "192.0.2.7", "--hops", "6"], "a whole number from 1 to 5, not '6'"),
-        (["init", "--identity-cost-bits", "x"], "a whole number from 0 on, not 'x'"),
+        (["path", "open", "192.0.2.7", "--hops", "0"], "must lie between 1 and 5, not 0"),
+        (["path", "open", "192.0.2.7", "--hops", "6"], "must lie between 1 and 5, not 6"),
+        (["init", "--identity-cost-bits", "x"], 'a whole number from 0 to 32, not "x"'),
         (["path", "open", "--via", "00" * 20, "00" * 20, "192.0.2.7"], "is a node id"),
         (["path", "open", "--via", "fd6d:6978::1", "fd6d:6978::2", "192.0.2.7"], "named in via"),
         (["path", "close", ","], "name a path by its number or destination"),

@@ -1,5 +1,6 @@
 """Settings are declared once: what a declaration must say, and what is derived from it."""
 
+import argparse
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from overlay.settings import (
     whole,
 )
 from overlay.settings.describe import commented_entry, help_text, table
+from overlay.settings.option import add_option
 from overlay.settings.page import refreshed
 from overlay.tfc.pad import PadTfc
 
@@ -180,3 +182,15 @@ def test_tables_of_a_document_are_replaced_and_its_text_is_kept():
 def test_document_with_other_tables_than_the_code_is_refused(tables):
     with pytest.raises(ValueError, match="different tables"):
         refreshed(PAGE, tables)
+
+
+def test_options_take_what_the_settings_take(capsys):
+    parser = argparse.ArgumentParser()
+    for name, known in declared(Toy).items():
+        add_option(parser, f"--{name}", known, remark="default: as configured", check=True)
+    given = parser.parse_args(["--count=4", "--pause_s", "1m", "--words=b", "--words=a"])
+    assert vars(given) == {"count": 4, "pause_s": 60.0, "words": ["b", "a"], "private": None}
+    assert Toy(**{name: value for name, value in vars(given).items() if value is not None})
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--count=10"])
+    assert "argument --count: must lie between 1 and 9 things, not 10" in capsys.readouterr().err
