@@ -88,7 +88,7 @@ class HopRekeying:
         self._rng = rng
         self._settings = switchboard.settings
         self._exchanges: dict[int, _Exchange] = {}
-        self._lingering: RetiredSas[int] = RetiredSas(
+        self._retired: RetiredSas[int] = RetiredSas(
             switchboard.backend, connections.release_forward_spi
         )
 
@@ -185,7 +185,7 @@ class HopRekeying:
     def _answer(self, exchange: _Exchange, cause: _Cause) -> None:
         """Accept an offer; discard the keys of an earlier offer without a switch."""
         if exchange.answered is not None:
-            self._lingering.discard(_new_inbound(exchange.answered))
+            self._retired.discard(_new_inbound(exchange.answered))
         exchange.answered = present(cause.fresh)
         self._answer_again(exchange, cause)
 
@@ -197,9 +197,9 @@ class HopRekeying:
         replaced, answered = cause.circuit.sas, present(exchange.answered)
         exchange.answered, exchange.switched = None, answered
         self._connections.put_hop(with_renewed_sas(cause.circuit, answered.sas))
-        outgrown = RetiredSa(hop_associations(replaced), (replaced.forward_spi,))
+        retired = RetiredSa(hop_associations(replaced), (replaced.forward_spi,))
         until = cause.now + self._settings.retired_sa_s
-        self._lingering.add(exchange.number, outgrown, until)
+        self._retired.add(exchange.number, retired, until)
         self._switch_again(exchange, cause)
 
     def _switch_again(self, exchange: _Exchange, cause: _Cause) -> None:
@@ -209,13 +209,13 @@ class HopRekeying:
 
     def next_deadline(self) -> float:
         """Return when :meth:`handle_deadline` must be called next (Unix seconds)."""
-        return self._lingering.next_deadline()
+        return self._retired.next_deadline()
 
     def handle_deadline(self, now: float) -> None:
         """Remove expired retired SAs; the source does not repeat SWITCH after that time."""
-        for number in self._lingering.handle_deadline(now):
+        for number in self._retired.handle_deadline(now):
             exchange = self._exchanges.get(number)
-            if exchange is None or self._lingering.holds(number):
+            if exchange is None or self._retired.holds(number):
                 continue
             exchange.switched = None
             if exchange.state is HopRekeyState.SETTLED:
@@ -236,12 +236,12 @@ class HopRekeying:
         exchange = self._exchanges.pop(number, None)
         if exchange is None:
             return RetiredSa()
-        outgrown = self._lingering.take(number)
+        retired = self._retired.take(number)
         if exchange.answered is not None:
-            outgrown += _new_inbound(exchange.answered)
-        for spi in outgrown.spis:
+            retired += _new_inbound(exchange.answered)
+        for spi in retired.spis:
             self._connections.release_forward_spi(spi)
-        return RetiredSa(outgrown.associations)
+        return RetiredSa(retired.associations)
 
     def _say(self, circuit: InstalledHopCircuit, message: RekeyAnswer | RekeySwitched) -> None:
         self._board.send([control_packet(self._board.own, circuit.sas.near, message)])

@@ -110,7 +110,7 @@ class SourceRekeying:
         self._settings = switchboard.settings
         self._exchanges: dict[_Owner, _Exchange] = {}
         self._timers: Timers[_Owner] = Timers()
-        self._lingering: RetiredSas[_Owner] = RetiredSas(
+        self._retired: RetiredSas[_Owner] = RetiredSas(
             switchboard.backend, switchboard.spis.release
         )
 
@@ -129,13 +129,13 @@ class SourceRekeying:
 
     def end(self, number: int, hops: int) -> RetiredSa:
         """Remove a circuit; return the SAs and SPIs that it has besides the SAs in use."""
-        outgrown = RetiredSa()
+        retired = RetiredSa()
         for owner in ((number, position) for position in range(1, hops + 1)):
             self._timers.cancel(owner)
             exchange = self._exchanges.pop(owner, None)
             if exchange is not None:
-                outgrown += self._held(exchange) + self._lingering.take(owner)
-        return outgrown
+                retired += self._held(exchange) + self._retired.take(owner)
+        return retired
 
     def _held(self, exchange: _Exchange) -> RetiredSa:
         held = RetiredSa()
@@ -195,7 +195,7 @@ class SourceRekeying:
             exchange.agreed = agreed
             self._feed(exchange, SourceRekeyInput.ANSWERED, now)
         else:
-            self._lingering.discard(RetiredSa(spis=_spis(attempt.offer)))
+            self._retired.discard(RetiredSa(spis=_spis(attempt.offer)))
 
     def _agreed(self, replaced: OnionSas, offer: RekeyOffer, secrets: RekeySecrets) -> _Agreed:
         sas = dataclasses.replace(
@@ -223,11 +223,11 @@ class SourceRekeying:
 
     def next_deadline(self) -> float:
         """Return when :meth:`handle_deadline` must be called next (Unix seconds)."""
-        return min(self._timers.next_deadline(), self._lingering.next_deadline())
+        return min(self._timers.next_deadline(), self._retired.next_deadline())
 
     def handle_deadline(self, now: float) -> None:
         """Take all steps of exchanges that are due, and remove expired retired SAs."""
-        self._lingering.handle_deadline(now)
+        self._retired.handle_deadline(now)
         while (owner := self._timers.pop_due(now)) is not None:
             self._due(self._exchanges[owner], now)
 
@@ -291,7 +291,7 @@ class SourceRekeying:
     def _offer_anew(self, exchange: _Exchange, now: float) -> None:
         """Discard keys for which this host could not install the outbound SA, and offer again."""
         agreed, exchange.agreed = present(exchange.agreed), None
-        self._lingering.discard(RetiredSa((_inbound(agreed.sas),), agreed.sas.own_spis))
+        self._retired.discard(RetiredSa((_inbound(agreed.sas),), agreed.sas.own_spis))
         self._try(exchange, now)
 
     def _switch(self, exchange: _Exchange, now: float) -> None:
@@ -314,9 +314,9 @@ class SourceRekeying:
         self._timers.cancel(exchange.owner)
         replaced, exchange.replaced = present(exchange.replaced), None
         exchange.agreed = None
-        self._lingering.discard(RetiredSa((_outbound(replaced),)))
-        outgrown = RetiredSa((_inbound(replaced),), replaced.own_spis)
-        self._lingering.add(exchange.owner, outgrown, now + self._settings.retired_sa_s)
+        self._retired.discard(RetiredSa((_outbound(replaced),)))
+        retired = RetiredSa((_inbound(replaced),), replaced.own_spis)
+        self._retired.add(exchange.owner, retired, now + self._settings.retired_sa_s)
 
     def _settle_and_offer(self, exchange: _Exchange, now: float) -> None:
         self._settle(exchange, now)

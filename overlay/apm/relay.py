@@ -168,7 +168,7 @@ class RelayCircuits:
             return
         self._board.use_link(previous)
         packet = control_packet(self._board.own, sas.near, Refuse(reason))
-        self._board.part(
+        self._board.begin_closing(
             Holdings(configuration, links=(previous,)), [packet], now, previous, refusal=True
         )
 
@@ -429,21 +429,21 @@ class RelayCircuits:
         self, circuit: InstalledHopCircuit, message: Refuse | Teardown | None, now: float
     ) -> None:
         """End a circuit, but keep its SAs until the closing messages are delivered."""
-        outgrown = self._drop(circuit)
+        retired = self._drop(circuit)
         packets = []
         if message is not None:
             packets.append(control_packet(self._board.own, circuit.sas.near, message))
-        holdings = _holdings(circuit).with_outgrown(outgrown)
-        self._board.part(holdings, packets, now, circuit.previous)
+        holdings = _holdings(circuit).with_retired(retired)
+        self._board.begin_closing(holdings, packets, now, circuit.previous)
 
     def _forget(self, circuit: HopCircuit) -> None:
         """End a circuit at once, without a message to its source."""
-        outgrown = self._drop(circuit)
-        self._board.release(_holdings(circuit).with_outgrown(outgrown))
+        retired = self._drop(circuit)
+        self._board.release(_holdings(circuit).with_retired(retired))
 
     def _cut_off(self, circuit: HopCircuit, now: float) -> None:
         """End a circuit whose source cannot be reached; it may claim its inner addresses."""
-        holdings = _holdings(circuit).with_outgrown(self._drop(circuit))
+        holdings = _holdings(circuit).with_retired(self._drop(circuit))
         if isinstance(circuit, ExitCircuit) and circuit.confirmed:
             self._moves.keep(circuit, now)
             holdings = dataclasses.replace(holdings, inner_addresses=None)

@@ -40,11 +40,11 @@ class RetiredSas(Generic[K]):
         self._held: dict[K, dict[int, RetiredSa]] = {}
         self._timers: Timers[tuple[K, int]] = Timers()
 
-    def add(self, owner: K, outgrown: RetiredSa, until: float) -> None:
+    def add(self, owner: K, retired: RetiredSa, until: float) -> None:
         """Keep SAs until ``until`` (Unix seconds); remove the oldest ones above the limit."""
         held = self._held.setdefault(owner, {})
         number = next(self._numbers)
-        held[number] = outgrown
+        held[number] = retired
         self._timers.set((owner, number), until)
         if len(held) > MAX_LINGERING:
             self._remove(owner, next(iter(held)))
@@ -68,15 +68,15 @@ class RetiredSas(Generic[K]):
     def take(self, owner: K) -> RetiredSa:
         """Return the SAs of an owner that ends; the caller removes them from the backend."""
         taken = RetiredSa()
-        for number, outgrown in self._held.pop(owner, {}).items():
+        for number, retired in self._held.pop(owner, {}).items():
             self._timers.cancel((owner, number))
-            taken += outgrown
+            taken += retired
         return taken
 
-    def discard(self, outgrown: RetiredSa) -> None:
+    def discard(self, retired: RetiredSa) -> None:
         """Remove SAs at once."""
-        self._backend.remove(IpsecConfiguration(outgrown.associations, ()))
-        for spi in outgrown.spis:
+        self._backend.remove(IpsecConfiguration(retired.associations, ()))
+        for spi in retired.spis:
             self._release(spi)
 
     def _remove(self, owner: K, number: int) -> None:

@@ -464,8 +464,8 @@ class SourceCircuits:
             self._takeover.standby_ended(move, now)
         if isinstance(circuit, OpenCircuit):
             self._board.backend.remove(circuit.inner_configuration)
-        outgrown = self._rekeying.end(circuit.number, len(circuit.path))
-        holdings = _holdings(circuit).with_outgrown(outgrown)
+        retired = self._rekeying.end(circuit.number, len(circuit.path))
+        holdings = _holdings(circuit).with_retired(retired)
         count = len(circuit.path) if hops is None else hops
         if isinstance(circuit, RequestedCircuit) or not count:
             self._board.release(holdings)
@@ -473,7 +473,7 @@ class SourceCircuits:
         # The farthest hop first: a hop that is torn down passes nothing on for long.
         teardown = Teardown(TeardownReason.CLOSED)
         packets = [to_hop(circuit, position, teardown) for position in range(count, 0, -1)]
-        self._board.part(holdings, packets, now)
+        self._board.begin_closing(holdings, packets, now)
 
     # --- views ---
 

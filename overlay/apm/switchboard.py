@@ -47,15 +47,15 @@ class Holdings:
     links: tuple[OverlayAddress, ...] = ()
     inner_addresses: InnerAddresses | None = None
 
-    def with_outgrown(self, outgrown: RetiredSa) -> Holdings:
+    def with_retired(self, retired: RetiredSa) -> Holdings:
         """Return what this holds and SAs that rekeying has replaced, or not yet put to use."""
         if self.configuration is None:
             return self
-        associations = self.configuration.associations + outgrown.associations
+        associations = self.configuration.associations + retired.associations
         return dataclasses.replace(
             self,
             configuration=dataclasses.replace(self.configuration, associations=associations),
-            spis=self.spis + outgrown.spis,
+            spis=self.spis + retired.spis,
         )
 
 
@@ -103,7 +103,7 @@ class Switchboard:
         self._uses: Counter[OverlayAddress] = Counter()
         self._budget = budget or WorkBudget()
         most = settings.max_closing_circuits
-        self._farewells: NeighbourShares[int] = NeighbourShares(most, most, self.groups)
+        self._closing_shares: NeighbourShares[int] = NeighbourShares(most, most, self.groups)
         self._refusals: NeighbourShares[int] = NeighbourShares((most + 1) // 2, most, self.groups)
         # An address that was lent lingers with its circuit, so both count as places.
         places = 0 if inner_pool is None else min(settings.max_circuits + most, inner_pool.places)
@@ -239,7 +239,7 @@ class Switchboard:
 
     # --- the end of circuits ---
 
-    def part(
+    def begin_closing(
         self,
         holdings: Holdings,
         packets: Sequence[bytes],
@@ -263,17 +263,17 @@ class Switchboard:
         """
         if previous is None:
             admitted = (
-                len(self._closing) - len(self._farewells) < self.settings.max_closing_circuits
+                len(self._closing) - len(self._closing_shares) < self.settings.max_closing_circuits
             )
         else:
-            admitted = self._farewells.admits(previous)
+            admitted = self._closing_shares.admits(previous)
         if not admitted:
             self.release(holdings)
             return
         self.send(packets)
         number = next(self._closing_numbers)
         if previous is not None:
-            self._farewells.add(number, previous)
+            self._closing_shares.add(number, previous)
         if previous is not None and refusal:
             self._refusals.add(number, previous)
         half_s = self.settings.closing_copies * self.settings.closing_interval_s
@@ -287,7 +287,7 @@ class Switchboard:
 
         Refusals are cheap to cause, so half of the room is kept for circuits that were open.
         """
-        return self._refusals.admits(previous) and self._farewells.admits(previous)
+        return self._refusals.admits(previous) and self._closing_shares.admits(previous)
 
     def closing_circuits(self) -> int:
         """Return how many circuits linger."""
@@ -318,7 +318,7 @@ class Switchboard:
                 self._repeat(number, closing, now)
             else:
                 del self._closing[number]
-                self._farewells.discard(number)
+                self._closing_shares.discard(number)
                 self._refusals.discard(number)
                 self.release(closing.holdings)
 
