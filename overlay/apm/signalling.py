@@ -1,4 +1,4 @@
-"""The Anonymous Paths Signalling Manager: routes between network, source side and relay side.
+"""The Anonymous Paths Signalling Manager: it passes packets to the source side or the relay side.
 
 ::
 
@@ -6,8 +6,8 @@
                               control port, to our overlay address   -> RelayCircuits
                               control port, to a circuit address     -> SourceCircuits
 
-Sans-I/O: packets, link events and time in; packets, events and a deadline out. All that
-happens to a circuit is decided in ``source.py`` and ``relay.py``.
+It does no I/O: it takes packets, link events and time, and returns packets, events and a deadline.
+``source.py`` and ``relay.py`` decide what happens to a circuit.
 """
 
 from __future__ import annotations
@@ -63,14 +63,14 @@ class SignallingManager:
         """Build the two sides.
 
         Args:
-            identity: whose onion key opens layers.
+            identity: its onion key opens layers.
             backend: where IPsec configurations are enforced.
             spis: shared with the link block.
             settings: bounds and times.
             rng: of identifiers, addresses and seeds.
-            inner_addresses: what the exit role lends; None for no exit role.
-            relay: whether to pass circuits on.
-            budget: of expensive work for others; one of its own by default.
+            inner_addresses: the addresses that an exit lends; None if this node is no exit.
+            relay: whether this node relays circuits.
+            budget: CPU time for expensive work for other nodes; a new one by default.
             inner_in_use: tells whether this host's networks use an address that an exit lent.
         """
         own = identity.overlay_address
@@ -90,12 +90,12 @@ class SignallingManager:
             inner_taken=self._source.holds_inner,
         )
 
-    # --- circuits of ours ---
+    # --- circuits of this node ---
 
     def anonymous_connection(self, path: MixPath, destination: IpNetwork, now: float) -> int:
         """Ask for a circuit (``apasm_anonymous_connection()``, Figure 4).
 
-        Events tell what becomes of it: LinkWanted, then CircuitOpened or CircuitFailed.
+        LinkWanted may follow as an event, then CircuitOpened or CircuitFailed.
 
         Args:
             path: the hops, first hop first.
@@ -103,11 +103,11 @@ class SignallingManager:
             now: Unix seconds.
 
         Returns:
-            The circuit's number, meaningful in this process alone.
+            The circuit's number, which is valid in this process only.
 
         Raises:
-            NoSuitablePath: the path cannot carry a circuit of ours.
-            LimitReached: as many circuits as allowed are open.
+            NoSuitablePath: the path cannot carry a circuit of this node.
+            LimitReached: the node has ``max_source_circuits`` circuits already.
         """
         return self._source.open(path, destination, now)
 
@@ -117,7 +117,7 @@ class SignallingManager:
         Events: CircuitStandsBy when it is ready, CircuitMoved when it took over.
 
         Args:
-            circuit: an open circuit of ours without a standby.
+            circuit: an open circuit of this node without a standby.
             path: hops to the same exit, over other relays.
             now: Unix seconds.
 
@@ -125,30 +125,33 @@ class SignallingManager:
             The number of the standby circuit.
 
         Raises:
-            PathError: the path ends elsewhere, or cannot carry a circuit of ours.
+            PathError: the path has another exit, or cannot carry a circuit of this node.
             LimitReached: the circuit is not open or has a standby.
         """
         return self._source.stand_by(circuit, path, now)
 
     def close(self, circuit: int, now: float) -> None:
-        """End a circuit of ours; one that is gone already is no error."""
+        """End a circuit of this node. Nothing happens if it does not exist any more."""
         self._source.close(circuit, CircuitEnd.CLOSED, now)
 
     def close_all(self, now: float) -> None:
-        """End all circuits, ours and others', because the node stops."""
+        """End all circuits, because the node stops."""
         self._source.close_all(CircuitEnd.SHUTDOWN, now)
         self._relay.close_all(now)
 
-    # --- circuits that leave here ---
+    # --- the exit role ---
 
     def offer_exit(self, families: IpVersions, now: float) -> None:
-        """Be an exit over these families alone; circuits over others end, with a reason."""
+        """Offer the exit role for these IP versions only.
+
+        Circuits that use another version end with the reason WITHDRAWN.
+        """
         if self._board.inner_pool is not None:
             self._board.inner_pool.offer(families)
             self._relay.withdraw(~families, now)
 
     def lend(self, families: IpVersions) -> None:
-        """Take new circuits over these families alone; the others that are there stay."""
+        """Accept new circuits for these IP versions only; existing circuits stay."""
         if self._board.inner_pool is not None:
             self._board.inner_pool.offer(families)
 
@@ -157,10 +160,9 @@ class SignallingManager:
     def link_established(
         self, overlay_address: OverlayAddress, security: LinkSecurity, now: float
     ) -> None:
-        """A link is up and usable; again with other addresses if it moved.
+        """Process a link that is up, or that has changed its addresses or reqid.
 
-        A link whose addresses or reqid changed is a new one: policies name them, so the
-        circuits over the old one end.
+        Policies name addresses and reqid. So after a change the circuits over the former link end.
         """
         known = self._board.link(overlay_address)
         if known == security:
@@ -172,7 +174,7 @@ class SignallingManager:
         self._relay.link_established(overlay_address, security, now)
 
     def link_lost(self, overlay_address: OverlayAddress, now: float) -> None:
-        """A link is gone, or one that was wanted cannot be had."""
+        """Process the loss of a link, or the failure to open one."""
         self._source.link_lost(overlay_address, now)
         self._relay.link_lost(overlay_address, now)
         self._carrier.link_lost(overlay_address)
@@ -180,13 +182,13 @@ class SignallingManager:
         self._onions_failed(now)
 
     def uses_link(self, overlay_address: OverlayAddress) -> bool:
-        """Tell whether a circuit, ours or another's, needs the link to this neighbour."""
+        """Tell whether any circuit needs the link to this neighbour."""
         return self._board.uses_link(overlay_address)
 
     # --- packets ---
 
     def receive(self, packets: Sequence[bytes], now: float) -> None:
-        """Take plain IPv6 packets that passed this host's in-policies; never raises."""
+        """Process decrypted IPv6 packets that passed the inbound policies; never raises."""
         for packet in packets:
             try:
                 self._route(parse_datagram(packet), now)
@@ -218,7 +220,7 @@ class SignallingManager:
 
     def _receive_signalling(self, peer: OverlayAddress, payload: bytes, now: float) -> None:
         if not is_overlay_address(peer) or self._board.link(peer) is None:
-            # Unacknowledged, so it comes again when the link is usable for us as well.
+            # Without an acknowledgement the peer repeats it, and the link may be usable by then.
             self._board.count(ApmDrop.UNEXPECTED)
             return
         message = self._carrier.receive(peer, payload, now)
@@ -226,7 +228,7 @@ class SignallingManager:
             self._receive_onion_message(peer, message, now)
 
     def _receive_onion_message(self, peer: OverlayAddress, message: bytes, now: float) -> None:
-        """Hand an onion to the relay side (``apasm_receive_onion_msg()``, Figure 5)."""
+        """Pass an onion to the relay side (``apasm_receive_onion_msg()``, Figure 5)."""
         self._relay.receive_onion_message(peer, message, now)
 
     def _receive_at_source(self, datagram: UdpDatagram, now: float) -> None:
@@ -249,11 +251,11 @@ class SignallingManager:
         return signalling + self._board.packets()
 
     def soft_expired(self, identity: SaIdentity, now: float) -> bool:
-        """Take an SA that reached a soft limit: the source replaces its keys.
+        """Replace the keys of an SA that has reached a soft limit, if this node is the source.
 
         Returns:
-            Whether it is in use by a circuit of ours. That of a circuit of others waits for
-            its source, whose limits are lower; one that was replaced already needs nothing.
+            Whether a circuit of this node uses the SA. For other circuits nothing is done, because
+            their source has lower limits. A retired SA needs nothing.
         """
         return self._source.soft_expired(identity, now)
 
@@ -269,7 +271,7 @@ class SignallingManager:
         )
 
     def handle_deadline(self, now: float) -> None:
-        """Run the timers; harmless if early, afterwards the next deadline lies after ``now``."""
+        """Do everything that is due. Afterwards the next deadline is later than ``now``."""
         self._carrier.handle_deadline(now)
         for neighbour in self._carrier.silent_neighbours():
             self._board.emit(LinkSilent(neighbour))
@@ -288,9 +290,9 @@ class SignallingManager:
         return self._board.events()
 
     def circuits(self) -> list[CircuitReport]:
-        """Return this node's own circuits, for the user who asked for them."""
+        """Return the circuits of which this node is the source."""
         return self._source.reports()
 
     def relay_report(self) -> RelayReport:
-        """Return what this node does for others: counts alone."""
+        """Return counts of the circuits of other nodes."""
         return self._relay.report()

@@ -6,7 +6,7 @@
         -> onion sent ... CONFIRM -> inner policies, CircuitOpened, PING .. PONG ..
                       ... REFUSE, silence -> CircuitFailed
 
-What replaces the keys of an open circuit is in :mod:`overlay.apm.rekey_source`.
+:mod:`overlay.apm.rekey_source` replaces the keys of open circuits.
 """
 
 from __future__ import annotations
@@ -80,17 +80,18 @@ from overlay.selection.selector import MixPath
 __all__ = ["SourceCircuits"]
 
 _UNUSED_CIRCUIT_S: Final = (60.0, 600.0)
-"""How long a circuit lasts whose address cannot be used; long enough to pass for one at rest."""
+"""Lifetime in seconds of a circuit whose inner address cannot be used: the least and the most. The
+exit must not be able to distinguish it from a circuit without traffic."""
 
 _MOST_UNUSED: Final = 4
-"""Such circuits at a time, because circuits of a source are few."""
+"""Most such circuits at a time, because a source has few circuits in all."""
 
 _NOTHING: Final = IpsecConfiguration((), ())
-"""What a circuit that carries no data has in place of its inner configuration."""
+"""Inner configuration of a circuit that carries no data."""
 
 
 class SourceCircuits:
-    """Circuits of this node; it alone moves them from phase to phase."""
+    """All circuits of which this node is the source. Only this class changes their phase."""
 
     def __init__(
         self,
@@ -121,7 +122,7 @@ class SourceCircuits:
     # --- opening ---
 
     def open(self, path: MixPath, destination: IpNetwork, now: float) -> int:
-        """Ask for a circuit; return its number."""
+        """Request a circuit and return its number; see :class:`SignallingManager` for arguments."""
         check_path(path, self._board.own, self._board.backend.capabilities(), self._settings)
         held = len(self._connections.sources()) - len(self._standbys)
         if held >= self._settings.max_source_circuits:
@@ -132,7 +133,7 @@ class SourceCircuits:
         return self._request(self._connections.new_number(), path, destination, now)
 
     def stand_by(self, primary: int, path: MixPath, now: float) -> int:
-        """Ask for a circuit to the same exit that takes over if ``primary`` breaks."""
+        """Request a circuit to the same exit that takes over if ``primary`` fails."""
         circuit = self._takeover.may_have_standby(primary, path)
         check_path(path, self._board.own, self._board.backend.capabilities(), self._settings)
         number = self._connections.new_number()
@@ -153,7 +154,7 @@ class SourceCircuits:
         return request.number
 
     def _establish(self, request: RequestedCircuit, link: LinkSecurity, now: float) -> None:
-        """Go through Figure 4 from the generation of SPIs on."""
+        """Set the circuit up: the steps of Figure 4 from the choice of SPIs on."""
         try:
             spis = allocate_spis(len(request.path), self._board.spis)
         except LimitReached as error:
@@ -175,7 +176,7 @@ class SourceCircuits:
         self._launch(pending, plan, now)
 
     def _launch(self, pending: PendingCircuit, plan: CircuitPlan, now: float) -> None:
-        """Construct the onion, remember the circuit, enforce it, send the onion."""
+        """Construct the onion, record the circuit, install its SAs and policies, send the onion."""
         try:
             onion = construct_onion(self._settings.onion_suite, plan.onion_hops, self._rng)
             self._connections.put_source(pending)
@@ -188,12 +189,12 @@ class SourceCircuits:
             self._fail(pending, not_set_up("it could not be set up here", error), now, hops=0)
 
     def link_established(self, neighbour: OverlayAddress, link: LinkSecurity, now: float) -> None:
-        """Go on with the circuits that wait for this link."""
+        """Continue with the circuits that wait for this link."""
         for circuit in self._connections.sources():
             if isinstance(circuit, RequestedCircuit) and _first_hop(circuit) == neighbour:
                 self._establish(circuit, link, now)
 
-    # --- what hops say ---
+    # --- messages of hops ---
 
     def receive(
         self,
@@ -202,7 +203,7 @@ class SourceCircuits:
         message: ControlMessage,
         now: float,
     ) -> None:
-        """Take circuit control from the hop at ``position`` (1 is the first)."""
+        """Process a control message of the hop at ``position`` (1 is the first)."""
         match message, circuit:
             case Confirm(), PendingCircuit() if position == len(circuit.path):
                 self._confirmed(circuit, message, now)
@@ -247,11 +248,11 @@ class SourceCircuits:
         self._keep(pending, confirm, configuration, now, expires_at)
 
     def _decline(self, pending: PendingCircuit, confirm: Confirm, now: float) -> None:
-        """Give the user's path another circuit, and let this one end like an unused one.
+        """Report a failure, so that the path gets another circuit, and keep this one for a while.
 
-        A circuit that ended at once would tell the exit that the address which it lent is in
-        use here, so that it could ask after networks one circuit at a time. So this one is
-        kept alive without the address, and ends after a random time.
+        If the circuit ended at once, the exit would learn that the lent address is in use here. It
+        could test the networks of this host, one for each circuit. So the circuit is kept alive
+        without the address, and ends after a random time.
         """
         error = AddressInUse(
             "The exit lent an inner address that is in use here already; "
@@ -294,7 +295,7 @@ class SourceCircuits:
         return self.holds_inner(address) or (pool is not None and pool.lends(address))
 
     def _clashes(self, address: bytes) -> bool:
-        """Tell whether this host or a destination of ours has the address already."""
+        """Tell whether this host or a destination of a circuit uses the address already."""
         found = ipaddress.ip_address(address)
         return self._inner_in_use(address) or any(
             found.version == circuit.destination.version and found in circuit.destination
@@ -302,7 +303,7 @@ class SourceCircuits:
         )
 
     def holds_inner(self, address: bytes) -> bool:
-        """Tell whether a circuit of ours has this inner address."""
+        """Tell whether a circuit of this node has this inner address."""
         return any(
             address in tuple(circuit.inner_addresses)
             for circuit in self._connections.sources()
@@ -330,7 +331,7 @@ class SourceCircuits:
         )
 
     def handle_deadline(self, now: float) -> None:
-        """Give up what was not confirmed, keep alive what is open, end what is over."""
+        """End circuits that were not confirmed or have expired, and keep open ones alive."""
         self._rekeying.handle_deadline(now)
         self._takeover.handle_deadline(now)
         while (number := self._timers.pop_due(now)) is not None:
@@ -344,7 +345,7 @@ class SourceCircuits:
         return confirmation_missing(self._settings.setup_timeout_s, len(circuit.path))
 
     def _keep_alive(self, circuit: OpenCircuit, now: float) -> None:
-        """Look at a circuit: ask its hops, doubt it, lose it, or let it rest."""
+        """Check a circuit: send PINGs, begin the move to its standby, or end it."""
         if circuit.expires_at <= now:
             self._end(circuit, CircuitClosed(circuit.number, CircuitEnd.EXPIRED), now)
             return
@@ -369,7 +370,7 @@ class SourceCircuits:
         )
 
     def _mark(self, identity: SaIdentity) -> tuple[int, int] | None:
-        """Return what changes with each packet of an SA; None before the first one."""
+        """Return a value that changes with each packet of an SA; None before the first packet."""
         try:
             counters = self._board.backend.query(identity)
         except BackendError:
@@ -377,7 +378,7 @@ class SourceCircuits:
         return (identity.spi, counters.packets) if counters and counters.packets else None
 
     def _confirmed_again(self, circuit: OpenCircuit, confirm: Confirm, now: float) -> None:
-        """The exit has not heard us: our PING may be lost. Or it answers a MOVE."""
+        """Process another CONFIRM: the answer to MOVE, or a sign that the exit missed our PING."""
         if self._takeover.confirmed(circuit, confirm, now):
             return
         ping = circuit.watch.repeat(self._rng, now)
@@ -385,11 +386,11 @@ class SourceCircuits:
             self._board.send([to_hop(circuit, len(circuit.path), ping)])
 
     def soft_expired(self, identity: SaIdentity, now: float) -> bool:
-        """Replace the keys of an SA at its soft limit; tell whether a circuit of ours uses it."""
+        """Replace the keys of an SA at its soft limit; tell whether a circuit here uses it."""
         return self._rekeying.soft_expired(identity, now)
 
     def _not_rekeyed(self, number: int, position: int, now: float) -> None:
-        """Give up a circuit of which a hop kept silent about new keys: the old ones are worn."""
+        """End a circuit if a hop did not answer REKEY, because its keys are at their limits."""
         circuit = self._connections.source(number)
         if isinstance(circuit, OpenCircuit):
             self._lost(circuit, CircuitEnd.NOT_REKEYED, position, now)
@@ -399,7 +400,7 @@ class SourceCircuits:
     ) -> None:
         is_exit = position == len(circuit.path)
         lost_hop = position + (reason is TeardownReason.NEXT_HOP_LOST and not is_exit)
-        if is_exit:  # a standby circuit would end there as well
+        if is_exit:  # a standby has the same exit, so it would end as well
             self._end(circuit, CircuitLost(circuit.number, CircuitEnd.TORN_DOWN, lost_hop), now)
         else:
             self._lost(circuit, CircuitEnd.TORN_DOWN, lost_hop, now)
@@ -407,7 +408,7 @@ class SourceCircuits:
     def _lost(
         self, circuit: OpenCircuit, reason: CircuitEnd, silent_hop: int | None, now: float
     ) -> None:
-        """End a broken circuit, unless its standby is taking over."""
+        """End a broken circuit, unless its standby takes over."""
         lost = CircuitLost(circuit.number, reason, silent_hop)
         if self._takeover.instead_of(lost, now):
             self._timers.cancel(circuit.number)
@@ -417,18 +418,18 @@ class SourceCircuits:
     # --- the end ---
 
     def close(self, number: int, reason: CircuitEnd, now: float) -> None:
-        """End a circuit of ours; one that is gone already is no error."""
+        """End a circuit. Nothing happens if it does not exist any more."""
         circuit = self._connections.source(number)
         if circuit is not None:
             self._end(circuit, CircuitClosed(number, reason), now)
 
     def close_all(self, reason: CircuitEnd, now: float) -> None:
-        """End all circuits of ours."""
+        """End all circuits."""
         for circuit in self._connections.sources():
             self.close(circuit.number, reason, now)
 
     def link_lost(self, neighbour: OverlayAddress, now: float) -> None:
-        """End what went over this link; there is no way to tell the hops."""
+        """End the circuits over this link. No message can reach their hops any more."""
         for circuit in self._connections.sources():
             gone = self._connections.source(circuit.number) is not circuit
             if gone or _first_hop(circuit) != neighbour:
@@ -439,7 +440,7 @@ class SourceCircuits:
                 self._fail(circuit, link_missing(), now, hops=0)
 
     def onion_failed(self, number: int, now: float) -> None:
-        """The first Mix-node never acknowledged the onion."""
+        """End a circuit whose onion the first Mix-node has not acknowledged."""
         circuit = self._connections.source(number)
         if isinstance(circuit, PendingCircuit):
             self._fail(circuit, acknowledgement_missing(), now)
@@ -452,7 +453,7 @@ class SourceCircuits:
     def _end(
         self, circuit: SourceCircuit, event: ApmEvent, now: float, hops: int | None = None
     ) -> None:
-        """Forget a circuit; TEARDOWN goes to its first ``hops`` hops (None: to all)."""
+        """Forget a circuit and send TEARDOWN to its first ``hops`` hops (None: all)."""
         standby = self._standbys.of(circuit.number)
         move = self._standbys.forget(circuit.number)
         self._connections.remove_source(circuit.number)
@@ -470,7 +471,7 @@ class SourceCircuits:
         if isinstance(circuit, RequestedCircuit) or not count:
             self._board.release(holdings)
             return
-        # The farthest hop first: a hop that is torn down passes nothing on for long.
+        # The farthest hop first, because a hop that is closing forwards packets for 2 s only.
         teardown = Teardown(TeardownReason.CLOSED)
         packets = [to_hop(circuit, position, teardown) for position in range(count, 0, -1)]
         self._board.begin_closing(holdings, packets, now)
@@ -478,7 +479,7 @@ class SourceCircuits:
     # --- views ---
 
     def reports(self) -> list[CircuitReport]:
-        """Return all circuits of ours as values."""
+        """Return all circuits as values."""
         return [
             circuit_report(circuit, self._standbys.primary_of(circuit.number))
             for circuit in self._connections.sources()

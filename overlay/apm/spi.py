@@ -1,4 +1,4 @@
-"""Security Parameter Indexes that this node draws, none twice at a time."""
+"""Security Parameter Indexes (SPIs) that this node draws, all different."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ __all__ = ["SpiAllocator"]
 
 _MAX_SPI: Final = 0xFFFFFFFF
 _MAX_LIVE: Final = 1 << 20
-"""Far above what the tables that hold SPIs allow; keeps a draw's chance to collide below 1/4096."""
+"""Far more than links and circuits can use. A draw collides with a probability below 1/4096."""
 
 
 class SpiAllocator:
-    """Draw random SPIs that are not live: those of links and of this node's own circuits.
+    """Draw random SPIs that are not in use, for links and for this node's own circuits.
 
-    Sole owner of the set of live SPIs; it holds at most 2**20 of them. What others chose for
-    their circuits here does not belong to it (docs/decisions/0010).
+    It owns the set of SPIs in use, at most 2**20. SPIs that other nodes chose for their circuits
+    through this node are not in the set (docs/decisions/0010).
     """
 
     def __init__(self, rng: Random) -> None:
@@ -29,21 +29,21 @@ class SpiAllocator:
         self._live: set[int] = set()
 
     def __len__(self) -> int:
-        """Return how many SPIs are live."""
+        """Return how many SPIs are in use."""
         return len(self._live)
 
     def allocate(self, draw: Callable[[], int] | None = None) -> Spi:
         """Return a fresh SPI: the paper's ``nitcm_generate_spi()``.
 
-        Random rather than counted: an observer of a link sees link SPIs, and a counter
-        would tell how many circuits and links a node has made.
+        SPIs are random, because an observer of a link sees its SPIs. From a counter it could learn
+        how many circuits and links a node has made.
 
         Args:
-            draw: returns candidates from 256 to 2**32 - 1, of
-                far more than there are live ones; None draws from all of these.
+            draw: returns candidates from 256 to 2**32 - 1, far more different ones than are in
+                use; None draws from all of them.
 
         Raises:
-            LimitReached: 2**20 SPIs are live.
+            LimitReached: 2**20 SPIs are in use.
         """
         if len(self._live) >= _MAX_LIVE:
             raise LimitReached("too many security parameter indexes are in use")
@@ -55,5 +55,5 @@ class SpiAllocator:
                 return Spi(spi)
 
     def release(self, spi: Spi) -> None:
-        """Give an SPI back; one that is not live is no error."""
+        """Release an SPI. Nothing happens if it is not in use."""
         self._live.discard(spi)

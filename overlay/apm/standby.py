@@ -1,8 +1,8 @@
-"""Standby circuits at the source: which one stands by for which, and moves between them.
+"""Pairs of an open circuit (the primary) and its standby at the source, and moves between them.
 
-A standby circuit leads over other relays to the exit of an open circuit. When the open one is in
-doubt, the source asks the exit over the standby to move the inner addresses (MOVE). The exit
-answers with CONFIRM, which names them. From then on the standby is the circuit::
+A standby circuit leads over other relays to the exit of its primary. If the primary is in doubt,
+the source asks the exit over the standby to move the inner addresses (MOVE). The exit answers with
+a CONFIRM that names them. From then on the standby carries the packets::
 
     standing by --doubt or loss--> moving --CONFIRM names the addresses--> taken over
                                      └--patience over--> both circuits are lost
@@ -26,10 +26,10 @@ _LONGEST_PAUSE_S: Final = 1.0
 
 @dataclass(slots=True)
 class PendingMove:
-    """One move that is under way; times in Unix seconds.
+    """A move whose answer is missing; times in Unix seconds.
 
-    ``reason`` tells why the standby takes over, ``lost`` how the primary circuit was lost; it is
-    None while that one is in doubt, or near the end of its lifetime.
+    ``reason`` says why the standby takes over. ``lost`` says how the primary was lost; it is None
+    while the primary is only in doubt, or near the end of its lifetime.
     """
 
     primary: int
@@ -41,13 +41,13 @@ class PendingMove:
     lost: CircuitLost | None = None
 
     def repeated(self, now: float) -> None:
-        """Note that MOVE left; the next one follows after a longer pause."""
+        """Record that MOVE was sent; the next repetition follows after a longer pause."""
         self.repeat_at = now + self.pause_s
         self.pause_s = min(2 * self.pause_s, _LONGEST_PAUSE_S)
 
 
 class Standbys:
-    """Owner of the pairs and of the moves; at most one standby and one move per circuit."""
+    """All pairs and moves; a circuit has at most one standby and one move."""
 
     def __init__(self) -> None:
         self._of: dict[int, int] = {}
@@ -55,25 +55,25 @@ class Standbys:
         self._moves: dict[int, PendingMove] = {}
 
     def __len__(self) -> int:
-        """Return how many circuits stand by."""
+        """Return the number of standby circuits."""
         return len(self._primary)
 
     def add(self, primary: int, standby: int) -> None:
-        """Let a circuit stand by for another one."""
+        """Record a pair."""
         self._of[primary], self._primary[standby] = standby, primary
 
     def of(self, primary: int) -> int | None:
-        """Return the circuit that stands by for this one."""
+        """Return the standby of a circuit, None if it has none."""
         return self._of.get(primary)
 
     def primary_of(self, standby: int) -> int | None:
-        """Return the circuit that this one stands by for."""
+        """Return the primary of a standby, None if the circuit is no standby."""
         return self._primary.get(standby)
 
     def begin(
         self, primary: int, reason: CircuitEnd, now: float, gives_up_at: float
     ) -> PendingMove:
-        """Begin the move to the standby of ``primary``, or return the one under way."""
+        """Begin the move to the standby of ``primary``, or return the move that has begun."""
         move = self._moves.get(primary)
         if move is None:
             move = PendingMove(primary, self._of[primary], gives_up_at, now, reason)
@@ -81,15 +81,15 @@ class Standbys:
         return move
 
     def move_of(self, number: int) -> PendingMove | None:
-        """Return the move that this circuit takes part in, as primary or as standby."""
+        """Return the move in which a circuit is primary or standby, None if there is none."""
         return self._moves.get(self._primary.get(number, number))
 
     def moves(self) -> Iterator[PendingMove]:
-        """Yield the moves under way."""
+        """Yield all moves; they may be removed meanwhile."""
         return iter(list(self._moves.values()))
 
     def forget(self, number: int) -> PendingMove | None:
-        """Forget the pair of a circuit, whichever of the two it is; return the move it ends."""
+        """Forget the pair to which a circuit belongs; return its move, which ends with it."""
         primary = self._primary.get(number, number)
         standby = self._of.pop(primary, None)
         if standby is not None:
@@ -97,7 +97,7 @@ class Standbys:
         return self._moves.pop(primary, None)
 
     def next_deadline(self) -> float:
-        """Return when a move is to be repeated or given up, ``math.inf`` if there is none."""
+        """Return when the next move must be repeated or given up, ``math.inf`` if there is none."""
         return min(
             (min(move.repeat_at, move.gives_up_at) for move in self._moves.values()),
             default=float("inf"),

@@ -1,7 +1,8 @@
-"""What source side and relay side of signalling share: links, packets, events, closing circuits.
+"""State that source side and relay side share: links, packets, events, closing circuits.
 
-A *closing* circuit is one that is over while its SAs linger: its REFUSE or TEARDOWN is sent
-a few times, and what other hops still send through it passes. Then everything goes.
+A *closing* circuit has ended, but its SAs are still installed. Its REFUSE or TEARDOWN is sent
+``closing_copies`` times, and packets that other hops still send through it pass. Then everything
+is removed.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ __all__ = ["Holdings", "Switchboard", "control_packet"]
 
 @dataclass(frozen=True, slots=True)
 class Holdings:
-    """What a circuit holds on this host, to be given back as one."""
+    """Everything that a circuit uses on this host; it is released together."""
 
     configuration: IpsecConfiguration | None = None
     spis: tuple[Spi, ...] = ()
@@ -48,7 +49,7 @@ class Holdings:
     inner_addresses: InnerAddresses | None = None
 
     def with_retired(self, retired: RetiredSa) -> Holdings:
-        """Return what this holds and SAs that rekeying has replaced, or not yet put to use."""
+        """Return these holdings with SAs that rekeying has replaced or has not used yet."""
         if self.configuration is None:
             return self
         associations = self.configuration.associations + retired.associations
@@ -78,11 +79,11 @@ def control_packet(
 
 
 class Switchboard:
-    """Sole owner of the links in use, of closing circuits and of what waits to be handed out.
+    """Owner of the links in use, of closing circuits, and of queued packets and events.
 
-    At most ``max_closing_circuits`` circuits of others are closing at once, and neighbours have
-    shares of them: above that a circuit ends without a message. Inner addresses are shared in the
-    same way.
+    At most ``max_closing_circuits`` circuits of other nodes are closing at once, and neighbours
+    have shares of these places. Without a place a circuit ends without a message. Inner addresses
+    are shared in the same way.
     """
 
     def __init__(
@@ -105,7 +106,7 @@ class Switchboard:
         most = settings.max_closing_circuits
         self._closing_shares: NeighbourShares[int] = NeighbourShares(most, most, self.groups)
         self._refusals: NeighbourShares[int] = NeighbourShares((most + 1) // 2, most, self.groups)
-        # An address that was lent lingers with its circuit, so both count as places.
+        # A lent address is released only after its circuit has closed, so both count as places.
         places = 0 if inner_pool is None else min(settings.max_circuits + most, inner_pool.places)
         self._lent: NeighbourShares[InnerAddresses] = NeighbourShares(
             places, places, self._groups_of_lent
@@ -120,7 +121,7 @@ class Switchboard:
     # --- IPsec ---
 
     def install(self, configuration: IpsecConfiguration) -> bool:
-        """Install what a circuit needs; False if this host or its engine refuses it."""
+        """Install SAs and policies of a circuit; return False if the backend refuses them."""
         try:
             self.backend.install(configuration)
         except (BackendError, ValueError):
@@ -128,17 +129,17 @@ class Switchboard:
         return True
 
     def install_association(self, association: SecurityAssociation) -> bool:
-        """Install one more SA under policies that stand; False as :meth:`install`."""
+        """Install one more SA for existing policies; the result is that of :meth:`install`."""
         return self.install(IpsecConfiguration((association,), ()))
 
     # --- links ---
 
     def link(self, neighbour: OverlayAddress) -> LinkSecurity | None:
-        """Return a link that is up."""
+        """Return the link to a neighbour, None if it is not up."""
         return self._links.get(neighbour)
 
     def link_is_up(self, neighbour: OverlayAddress, security: LinkSecurity) -> None:
-        """Remember a link."""
+        """Record a link that is up."""
         self._links[neighbour] = security
 
     def link_is_down(self, neighbour: OverlayAddress) -> None:
@@ -150,11 +151,11 @@ class Switchboard:
         self._uses[neighbour] += 1
 
     def uses_link(self, neighbour: OverlayAddress) -> bool:
-        """Tell whether a circuit goes over this link, or ends there and lingers."""
+        """Tell whether an open or closing circuit uses this link."""
         return neighbour in self._uses
 
     def want_link(self, peer: LinkPeer) -> None:
-        """Ask for a link, of our own choice or for a circuit of others."""
+        """Emit the request for a link."""
         self.emit(LinkWanted(peer))
 
     def _release_link(self, neighbour: OverlayAddress) -> None:
@@ -165,20 +166,20 @@ class Switchboard:
     # --- shares of neighbours ---
 
     def groups(self, neighbour: OverlayAddress) -> Groups:
-        """Return which groups share the address of a neighbour's link; none if it is down."""
+        """Return the groups of the address of a neighbour's link; none if the link is down."""
         link = self._links.get(neighbour)
         return groups_of(link.remote) if link is not None else ()
 
     def _groups_of_lent(self, neighbour: OverlayAddress) -> Groups:
-        """Return wider shares for inner addresses, because an exit's pool may have six.
+        """Return larger shares for inner addresses, because a pool may have only six.
 
-        A group may hold as many as it leaves free. Large pools never run short: the shares of
-        circuits are narrower.
+        A group may hold as many addresses as it leaves free. Large pools are never used up,
+        because the shares of circuits are smaller.
         """
         return tuple(group._replace(fraction=1.0) for group in self.groups(neighbour))
 
     def afford(self, work: Work, neighbour: OverlayAddress, now: float) -> bool:
-        """Take expensive work for a neighbour from the budget of strangers, if it is there."""
+        """Take the cost of work for a neighbour from the budget; False if too little is left."""
         return self._budget.spend(work, self.groups(neighbour), now)
 
     def lend(
@@ -187,7 +188,7 @@ class Switchboard:
         """Lend inner addresses to a circuit that came over this neighbour's link.
 
         Returns:
-            None if this is no exit, no address is free, or the neighbour has its share.
+            None if this is no exit, no address is free, or the share of the neighbour is used up.
         """
         if self.inner_pool is None or not self._lent.admits(neighbour):
             return None
@@ -203,13 +204,13 @@ class Switchboard:
         one: tuple[InnerAddresses, OverlayAddress],
         other: tuple[InnerAddresses, OverlayAddress],
     ) -> None:
-        """Charge two lent pairs of addresses to each other's neighbours."""
+        """Exchange the neighbours to whose shares two lent pairs of addresses count."""
         for addresses, _ in (one, other):
             self._lent.discard(addresses)
         self._lent.add(one[0], other[1])
         self._lent.add(other[0], one[1])
 
-    # --- what leaves ---
+    # --- packets and events ---
 
     def send(self, packets: Iterable[bytes]) -> None:
         """Queue IPv6 packets."""
@@ -248,18 +249,18 @@ class Switchboard:
         *,
         refusal: bool = False,
     ) -> None:
-        """Let a circuit linger while its last packets leave, then release what it holds.
+        """Send closing messages of a circuit, keep its SAs for a while, then release everything.
 
-        Last words are said during the first half of that time and heard during all of it: a
-        copy finds the other side's SAs unless the network held it up for the other half.
+        The messages are sent during the first half of that time, and the SAs receive during all of
+        it. So a copy arrives in time unless the network delays it by the other half.
 
         Args:
             holdings: what to release.
-            packets: the last ones.
+            packets: the closing messages, repeated ``closing_copies`` times.
             now: Unix seconds.
-            previous: whose share this takes; None for a circuit of our own, which others
-                must not keep out, so that those have as many places apart.
-            refusal: whether the circuit was refused, and :meth:`can_refuse` was asked.
+            previous: neighbour to whose share the place counts. None for a circuit of this node:
+                these have places of their own, which other nodes cannot use up.
+            refusal: whether the circuit was refused; :meth:`can_refuse` must have allowed it.
         """
         if previous is None:
             admitted = (
@@ -283,18 +284,19 @@ class Switchboard:
         self._timers.set(number, now + pause_s)
 
     def can_refuse(self, previous: OverlayAddress) -> bool:
-        """Tell whether one more circuit may linger only to be refused.
+        """Tell whether there is a place for one more refused circuit.
 
-        Refusals are cheap to cause, so half of the room is kept for circuits that were open.
+        A refusal costs an attacker little, so half of the places are reserved for circuits that
+        were open.
         """
         return self._refusals.admits(previous) and self._closing_shares.admits(previous)
 
     def closing_circuits(self) -> int:
-        """Return how many circuits linger."""
+        """Return the number of closing circuits."""
         return len(self._closing)
 
     def release(self, holdings: Holdings) -> None:
-        """Give back at once what a circuit holds."""
+        """Release at once everything that a circuit uses."""
         if holdings.configuration is not None:
             self.backend.remove(holdings.configuration)
         for spi in holdings.spis:
@@ -311,7 +313,7 @@ class Switchboard:
         return self._timers.next_deadline()
 
     def handle_deadline(self, now: float) -> None:
-        """Repeat last words, release what has lingered long enough."""
+        """Repeat closing messages, and release circuits whose time is over."""
         while (number := self._timers.pop_due(now)) is not None:
             closing = self._closing[number]
             if closing.copies_left:
@@ -323,7 +325,7 @@ class Switchboard:
                 self.release(closing.holdings)
 
     def _repeat(self, number: int, closing: _Closing, now: float) -> None:
-        """Say last words again, unless this host comes to it so late that nobody listens."""
+        """Repeat the closing messages, unless it is so late that the other side has no SAs."""
         closing.copies_left -= 1
         if now < closing.said_until:
             self.send(closing.packets)

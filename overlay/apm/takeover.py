@@ -8,8 +8,8 @@
     moves the policies  <- CONFIRM (the addresses, the ticket) over the standby
     TEARDOWN to the hops of the circuit that was replaced
 
-The inner address never leaves this host meanwhile, so connections of programs go on. MOVE is
-repeated until the exit answers; without an answer within the patience both circuits are lost.
+The host keeps the inner address meanwhile, so connections of programs continue. The source repeats
+MOVE until the exit answers. Without an answer in time, both circuits are lost.
 """
 
 from __future__ import annotations
@@ -31,29 +31,29 @@ from overlay.selection.selector import MixPath
 __all__ = ["EndCircuit", "Takeover", "hops_to_tell", "to_hop"]
 
 _LEAST_LIFETIMES: Final = 4
-"""A circuit of a short lifetime is replaced in the last quarter of it."""
+"""A circuit is replaced in the last quarter of its lifetime at the earliest."""
 
 
 class EndCircuit(Protocol):
-    """Forget a circuit of ours and tell its first ``hops`` hops (None: all)."""
+    """Forget a circuit of this node and send TEARDOWN to its first ``hops`` hops (None: all)."""
 
     def __call__(
         self, circuit: SourceCircuit, event: ApmEvent, now: float, hops: int | None = None
     ) -> None:
-        """End it."""
+        """End the circuit and emit ``event``."""
         ...
 
 
 def to_hop(
     circuit: PendingCircuit | OpenCircuit, position: int, message: CircuitPing | Teardown | Move
 ) -> bytes:
-    """Return the packet of a message to the hop at ``position`` (1 is the first)."""
+    """Return the packet with a message to the hop at ``position`` (1 is the first)."""
     sas = circuit.ipsec.hops[position - 1]
     return control_packet(sas.near, sas.hop, message)
 
 
 class Takeover:
-    """Conducts the moves of one source; :class:`Standbys` owns their state."""
+    """Moves inner addresses of one source to standby circuits; :class:`Standbys` owns the state."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class Takeover:
         standbys: Standbys,
         end: EndCircuit,
     ) -> None:
-        """Prepare; ``end`` ends a circuit whose place was taken, or that is lost."""
+        """Prepare; ``end`` ends a circuit that was replaced or lost."""
         self._board = switchboard
         self._connections = connections
         self._standbys = standbys
@@ -72,8 +72,8 @@ class Takeover:
         """Return the circuit for which ``path`` may stand by.
 
         Raises:
-            LimitReached: it is not open, has a standby already or is one.
-            PathError: the path ends at another exit.
+            LimitReached: the circuit is not open, has a standby already, or is a standby.
+            PathError: the path has another exit.
         """
         circuit = self._opened(primary)
         if (
@@ -89,7 +89,7 @@ class Takeover:
     def begin(
         self, primary: int, now: float, reason: CircuitEnd = CircuitEnd.UNANSWERED
     ) -> MoveUnderWay | None:
-        """Ask the exit over the standby circuit for the addresses, if there is one."""
+        """Ask the exit over the standby circuit to move the addresses, if there is a standby."""
         number = self._standbys.of(primary)
         standby = self._opened(number) if number is not None else None
         if standby is None:
@@ -100,7 +100,7 @@ class Takeover:
         return move
 
     def instead_of(self, lost: CircuitLost, now: float) -> bool:
-        """Tell whether the standby is taking over, so that a lost circuit ends later."""
+        """Tell whether the standby takes over, so that the lost circuit ends only afterwards."""
         move = self.begin(lost.circuit, now, lost.reason)
         if move is not None:
             move.lost = move.lost or lost
@@ -109,7 +109,7 @@ class Takeover:
     def renew(self, circuit: OpenCircuit, now: float) -> None:
         """Let a standby take over from a circuit whose lifetime is nearly over.
 
-        A standby that ends soon as well is closed, so that its owner asks for another one.
+        If the standby ends soon as well, it is closed, so that its owner requests another one.
         """
         settings = self._board.settings
         notice_s = min(settings.renewal_s, settings.lifetime_s / _LEAST_LIFETIMES)
@@ -123,10 +123,10 @@ class Takeover:
             self._end(standby, CircuitClosed(standby.number, CircuitEnd.EXPIRED), now)
 
     def confirmed(self, standby: OpenCircuit, confirm: Confirm, now: float) -> bool:
-        """Take a CONFIRM over an open circuit; tell whether it concerns a move.
+        """Process a CONFIRM over an open circuit; tell whether it concerns a move.
 
-        Before the exit has MOVE, it may repeat the CONFIRM of the standby itself: that one has
-        another ticket.
+        Before MOVE arrives, the exit may repeat the CONFIRM of the standby itself. That one has
+        another ticket, so it moves nothing.
         """
         move = self._standbys.move_of(standby.number)
         if move is None or move.standby != standby.number:
@@ -143,12 +143,12 @@ class Takeover:
     def _moved(
         self, primary: OpenCircuit, standby: OpenCircuit, move: MoveUnderWay, now: float
     ) -> None:
-        """Put the standby in the place of its primary, as the exit has done."""
+        """Give the standby the inner addresses of its primary, as the exit has done."""
         self._standbys.forget(standby.number)
         inner = translate_inner(standby.ipsec, primary.inner_addresses, primary.destination)
         self._board.backend.remove(_policies_of(primary.inner_configuration))
         installed = self._board.install(_policies_of(inner))
-        if not installed:  # the address alone is left, and it goes with the circuit
+        if not installed:  # only the address is left, and it is removed with the circuit
             inner = dataclasses.replace(inner, policies=())
         successor = dataclasses.replace(
             standby,
@@ -170,7 +170,7 @@ class Takeover:
             self._end(successor, CircuitLost(successor.number, CircuitEnd.UNANSWERED), now)
 
     def standby_ended(self, move: MoveUnderWay, now: float) -> None:
-        """End the lost circuit that waited for a standby; it has no timer of its own any more."""
+        """End the lost circuit that waited for its standby; its timer was cancelled."""
         primary = self._opened(move.primary)
         if primary is not None and move.lost is not None:
             self._end(primary, move.lost, now, hops_to_tell(move.lost))
@@ -180,7 +180,7 @@ class Takeover:
         return self._standbys.next_deadline()
 
     def handle_deadline(self, now: float) -> None:
-        """Repeat MOVE, and end what waited for an answer too long."""
+        """Repeat MOVE, and end circuits that waited too long for an answer."""
         for move in self._standbys.moves():
             primary, standby = self._opened(move.primary), self._opened(move.standby)
             if primary is None or standby is None:
@@ -195,7 +195,7 @@ class Takeover:
     def _give_up(
         self, move: MoveUnderWay, primary: OpenCircuit, standby: OpenCircuit, now: float
     ) -> None:
-        """Lose both circuits, or the standby alone if its primary was in doubt only."""
+        """End both circuits, or only the standby if its primary was in doubt and not lost."""
         if move.lost is not None:
             self._end(primary, move.lost, now, hops_to_tell(move.lost))  # and its standby
         else:
@@ -207,10 +207,10 @@ class Takeover:
 
 
 def hops_to_tell(event: CircuitLost | CircuitMoved) -> int | None:
-    """Return how many hops get TEARDOWN (None: all); none if the link to them is lost."""
+    """Return how many hops get TEARDOWN: all (None), or 0 if the link to them is lost."""
     return 0 if event.reason is CircuitEnd.LINK_LOST else None
 
 
 def _policies_of(configuration: IpsecConfiguration) -> IpsecConfiguration:
-    """Return the policies alone, because the host holds the address throughout a move."""
+    """Return only the policies, because the host keeps the address during a move."""
     return dataclasses.replace(configuration, local_addresses=())

@@ -13,10 +13,10 @@ K = TypeVar("K")
 
 
 class Timers(Generic[K]):
-    """At most one deadline per key; setting it again moves it.
+    """At most one deadline for each key; setting it again replaces it.
 
-    Moved and cancelled entries stay in the heap until they surface; it is rebuilt when
-    they outnumber the live ones, so that its size follows the number of keys.
+    Replaced and cancelled entries stay in the heap until they are the first. The heap is rebuilt
+    when such entries are the majority, so that its size stays proportional to the number of keys.
     """
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class Timers(Generic[K]):
         return len(self._live)
 
     def set(self, key: K, when: float) -> None:
-        """Give ``key`` the deadline ``when``, instead of any other."""
+        """Set the deadline of ``key`` to ``when``."""
         entry = self._live[key] = (when, next(self._ticket), key)
         heapq.heappush(self._heap, entry)
         if len(self._heap) > 64 and len(self._heap) > 2 * len(self._live):

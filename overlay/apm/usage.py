@@ -1,4 +1,4 @@
-"""When circuits of others were last used, by the counters of their forward SAs."""
+"""When circuits of other nodes were last used, from the counters of their forward SAs."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ __all__ = ["CircuitUsage"]
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """Packets of each SA as last looked at, and when they were first found to be so many."""
+    """Packet counts of the SAs at the last query, and when these counts were seen first."""
 
     packets: Mapping[SaIdentity, int]
     since: float
 
 
 class CircuitUsage:
-    """What was seen at earlier looks, for each circuit until :meth:`forget`.
+    """Packet counts of earlier queries, for each circuit until :meth:`forget`.
 
-    An engine may not know when an SA was last used: the Linux kernel tells it from version 6.2
-    on, and by a clock that can be set. Then a circuit counts as used when it is looked at and
-    has more packets than at the look before: it may live longer by one pause between looks.
+    A backend may not know when an SA was last used. Linux reports it since version 6.2 only, and by
+    a clock that can be set. Then a circuit counts as used if it has more packets than at the last
+    query. So it may stay longer by one interval between queries.
     """
 
     def __init__(self, backend: IpsecBackend) -> None:
@@ -35,9 +35,9 @@ class CircuitUsage:
         """Return when the source last sent through a circuit, None if it never did.
 
         Args:
-            number: the circuit's.
-            forward: the SAs that the source may send on at present.
-            now: Unix seconds; also the answer where the engine cannot be asked.
+            number: number of the circuit.
+            forward: SAs on which the source may send now.
+            now: Unix seconds; also the result if the backend cannot be queried.
         """
         try:
             asked = {each: self._backend.query(each) for each in forward}
@@ -55,5 +55,5 @@ class CircuitUsage:
         return None if seen is None else seen.since
 
     def forget(self, number: int) -> None:
-        """Drop what is known of a circuit that ends."""
+        """Forget a circuit that ends."""
         self._seen.pop(number, None)
