@@ -7,11 +7,11 @@ from random import Random
 from typing import Final
 
 from overlay.addresses import Endpoint
+from overlay.demultiplexer import NAT_KEEPALIVE, Channel, frame
 from overlay.dht.envelope import Envelopes
 from overlay.dht.messages import FindNode, Ping, Request
 from overlay.identity import LocalIdentity
 from overlay.link.cookie import ReceiverKeys, with_macs
-from overlay.link.demultiplexer import NAT_KEEPALIVE, Channel, frame
 from overlay.link.exchange import Credentials
 from overlay.link.handshake import GEOMETRY, MessageType, header
 

@@ -13,10 +13,10 @@ from lab.churn.probing import Probing
 from lab.churn.script import NETWORK_ID, ChurnScript, endpoint_of
 from overlay.addresses import NodeId
 from overlay.clock import Clock
+from overlay.demultiplexer import Channel, demultiplex, frame
 from overlay.dht.envelope import Envelopes
 from overlay.dht.storage import verified_record
 from overlay.identity import LocalIdentity
-from overlay.link.demultiplexer import Channel, demultiplex, frame
 from overlay.system.udp import UdpSocket
 from sims.participants.core import SimulatedDht
 

@@ -34,13 +34,13 @@ from overlay.apm.settings import ApmSettings
 from overlay.apm.signalling import SignallingManager
 from overlay.apm.spi import SpiAllocator
 from overlay.apm.translator import link_associations, link_policies
+from overlay.demultiplexer import Channel, demultiplex, frame
 from overlay.dht.descriptor import MixDescriptor, OnionKey, Role
 from overlay.identity import LocalIdentity
 from overlay.ipsec.interface import IpsecConfiguration, Spi
 from overlay.ipsec.suites import SUITES
 from overlay.ipsec.xfrm.backend import XfrmBackend
 from overlay.ipsec.xfrm.encapsulation import decapsulate_esp
-from overlay.link.demultiplexer import Channel, demultiplex, frame
 from overlay.link.events import LinkEstablished, LinkEvent, LinkPeer
 from overlay.link.links import Links
 from overlay.link.settings import LinkSettings

@@ -16,7 +16,7 @@ from lab.namespaces import LabError
 from lab.paper.apm_node import PORT, ApmNode
 from lab.paper.chain import Chain, destination_address, inner_pool, node_address
 from overlay.addresses import Endpoint
-from overlay.apm.settings import MAX_HOPS
+from overlay.hop_limit import MAX_HOPS
 from overlay.ipsec.mtu import inner_mtu
 from overlay.ipsec.suites import SUITES
 from overlay.selection.selector import MixPath

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from overlay.apm.crypto import ONION_SUITES
-from overlay.apm.settings import MAX_HOPS
+from overlay.hop_limit import MAX_HOPS
 
 __all__ = ["GEOMETRIES", "LAYER_BYTES", "NESM_VERSION", "NesmGeometry"]
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from overlay.hop_limit import MAX_HOPS
 from overlay.settings import FLAG, Settings, follows, seconds, setting, whole
 
-__all__ = ["EXPIRY_STEP_S", "MAX_HOPS", "ApmSettings"]
-
-MAX_HOPS: Final = 5
-"""Slots of an onion signalling message; six IPsec templates (five layers and the link) carry it."""
+__all__ = ["EXPIRY_STEP_S", "ApmSettings"]
 
 EXPIRY_STEP_S: Final = 300
 """Expiry times are rounded up to five minutes. A finer one would distinguish hops of one path

@@ -9,7 +9,6 @@ from types import MappingProxyType
 from typing import Final
 
 from overlay.addresses import IpNetwork
-from overlay.apm.settings import MAX_HOPS
 from overlay.cli.answers import CommandOutput
 from overlay.cli.blocked import closed_answer, stop_text
 from overlay.cli.places import control_socket_of
@@ -25,6 +24,7 @@ from overlay.control.service import (
 )
 from overlay.destinations import parse_destination
 from overlay.errors import ConfigurationError, Malformed
+from overlay.hop_limit import MAX_HOPS
 
 __all__ = ["QUESTIONS", "ask"]
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Final
 
 from overlay.addresses import Endpoint, IpNetwork
-from overlay.apm.settings import MAX_HOPS
 from overlay.config.values import (
     DESTINATIONS,
     ESP_SUITE,
@@ -27,6 +26,7 @@ from overlay.config.values import (
 )
 from overlay.errors import Malformed
 from overlay.exit_policy import ExitPolicy, ExitRule
+from overlay.hop_limit import MAX_HOPS
 from overlay.settings import FLAG, Settings, or_zero, seconds, setting, whole
 from overlay.special_networks import forbidden_network
 

@@ -25,7 +25,6 @@ from overlay.addresses import (
     format_address,
     is_overlay_address,
 )
-from overlay.apm.settings import MAX_HOPS
 from overlay.control.reports import Report, decode_report, encode_report
 from overlay.control.service import (
     MAX_DESTINATIONS,
@@ -40,6 +39,7 @@ from overlay.control.service import (
 )
 from overlay.destinations import parse_destination
 from overlay.errors import Malformed
+from overlay.hop_limit import MAX_HOPS
 
 __all__ = [
     "MAX_REQUEST_BYTES",

@@ -17,7 +17,7 @@ from random import Random
 from typing import Final
 
 from overlay.addresses import Endpoint, OverlayAddress
-from overlay.link.demultiplexer import Channel, frame
+from overlay.demultiplexer import Channel, frame
 from overlay.link.events import LinkSizeFound
 from overlay.link.handshake import GEOMETRY, MessageType, Notice
 from overlay.link.keymat import make_notice

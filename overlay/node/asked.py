@@ -20,11 +20,11 @@ from overlay.addresses import (
     OverlayAddress,
     is_overlay_address,
 )
-from overlay.apm.settings import MAX_HOPS
 from overlay.control.codec import parse_hop
 from overlay.control.service import MAX_DESTINATIONS, HopReport, OpenPathsRequest, PeerReport
 from overlay.destinations import parse_destination
 from overlay.errors import ConfigurationError, Malformed
+from overlay.hop_limit import MAX_HOPS
 
 __all__ = ["Destination", "Hop", "request_of"]
 

@@ -15,7 +15,6 @@ from typing import Any
 
 from overlay.addresses import Endpoint, InnerAddress, NodeId
 from overlay.apm.inner_addresses import InnerAddressPool
-from overlay.apm.settings import MAX_HOPS
 from overlay.apm.signalling import SignallingManager
 from overlay.apm.spi import SpiAllocator
 from overlay.config import Configuration
@@ -24,6 +23,7 @@ from overlay.dht.envelope import REQUEST_ID_BYTES
 from overlay.dht.topology_table import TopologyTable
 from overlay.errors import BackendError
 from overlay.forwarding.rules import ForwardingRules
+from overlay.hop_limit import MAX_HOPS
 from overlay.identity import LocalIdentity
 from overlay.ipsec.interface import Spi
 from overlay.ipsec.lifetimes import draw_lifetime

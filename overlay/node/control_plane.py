@@ -32,6 +32,7 @@ from overlay.apm.events import (
 )
 from overlay.apm.plan import link_peer_of
 from overlay.apm.signalling import SignallingManager
+from overlay.demultiplexer import Channel, Demultiplexed, demultiplex, frame
 from overlay.dht.core import Dht
 from overlay.dht.events import (
     BootstrapUnreachable,
@@ -45,7 +46,6 @@ from overlay.dht.events import (
 from overlay.dht.topology_table import TopologyTable
 from overlay.errors import InternalError
 from overlay.ipsec.interface import Spi
-from overlay.link.demultiplexer import Channel, Demultiplexed, demultiplex, frame
 from overlay.link.events import LinkPeer
 from overlay.link.links import Links
 from overlay.logs import EventLog

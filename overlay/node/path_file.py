@@ -26,10 +26,10 @@ from pathlib import Path
 from typing import Final, TypeGuard
 
 from overlay.addresses import NODE_ID_BYTES, IpNetwork, NodeId
-from overlay.apm.settings import MAX_HOPS
 from overlay.config import Configuration
 from overlay.config.sections import SelectionSettings
 from overlay.errors import BackendError, Malformed
+from overlay.hop_limit import MAX_HOPS
 from overlay.node.requested_path import PathTerms
 
 __all__ = ["MAX_FILE_BYTES", "PathFile", "decode_paths", "encode_paths"]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Final, Self
 
+from overlay.demultiplexer import Channel, frame
 from overlay.dht.envelope import (
     OPENINGS,
     REQUEST_ID_AT,
@@ -14,7 +15,6 @@ from overlay.dht.envelope import (
     network_tag,
 )
 from overlay.ipsec.spi_mark import SpiMark
-from overlay.link.demultiplexer import Channel, frame
 from overlay.link.handshake import GEOMETRY, MESSAGE_BYTES, NUMBER_AT, PADDED, MessageType
 from overlay.system.port_program import ControlForm, FixedCookie, PackedCookie, PortForms
 

@@ -29,9 +29,9 @@ from dataclasses import dataclass
 
 import trio
 
+from overlay.demultiplexer import Demultiplexed, demultiplex
 from overlay.ipsec.esp import NEAR_AHEAD, NEAR_BEHIND
 from overlay.ipsec.userspace.engine import AttackedLink
-from overlay.link.demultiplexer import Demultiplexed, demultiplex
 from overlay.node.control_plane import ControlPlane
 from overlay.system.port_program import Suspect
 from overlay.system.udp import UdpSocket

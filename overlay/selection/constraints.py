@@ -9,16 +9,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from overlay.addresses import IpAddress, NodeId, version_of
 from overlay.dht.descriptor import MixDescriptor, Role
 from overlay.errors import NoSuitablePath
+from overlay.hop_limit import MAX_HOPS
 from overlay.selection.selector import PathRequest, TopologyView
 from overlay.special_networks import forbidden_network
 
 __all__ = [
-    "MAX_HOPS",
     "Constraint",
     "Sifted",
     "check_hops",
@@ -32,9 +31,6 @@ __all__ = [
     "sift",
     "versions_of",
 ]
-
-MAX_HOPS: Final = 5
-"""An onion-like signalling message has one slot per hop, so this is the number of slots."""
 
 
 @dataclass(frozen=True, slots=True)

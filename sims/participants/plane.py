@@ -18,12 +18,12 @@ from typing import Any, Final
 from overlay.addresses import Endpoint, InnerAddress, IpNetwork
 from overlay.apm.settings import ApmSettings
 from overlay.config import Configuration
+from overlay.demultiplexer import Channel, frame
 from overlay.dht.core import Dht
 from overlay.dht.events import DhtEvent
 from overlay.dht.settings import DhtSettings
 from overlay.identity import LocalIdentity
 from overlay.ipsec.userspace.engine import UserspaceEngine
-from overlay.link.demultiplexer import Channel, frame
 from overlay.node.assembly import Surroundings, build_control_plane
 from overlay.node.control_plane import ControlPlane
 from overlay.node.packet_transport import DatagramSink

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from overlay.apm.settings import MAX_HOPS
 from overlay.errors import ConfigurationError
+from overlay.hop_limit import MAX_HOPS
 from sims.scenario import values
 
 if TYPE_CHECKING:

@@ -40,6 +40,7 @@ from overlay.control.codec import (
     parse_hop,
 )
 from overlay.control.service import PathReport, PeerReport, StatusReport
+from overlay.demultiplexer import demultiplex
 from overlay.dht.core import Dht
 from overlay.dht.descriptor import MixDescriptor, UnverifiedDescriptor
 from overlay.dht.envelope import Envelopes, network_tag
@@ -60,7 +61,6 @@ from overlay.ipsec.suites import SUITES
 from overlay.ipsec.transforms import new_transform
 from overlay.ipsec.userspace.engine import UserspaceEngine
 from overlay.link.cookie import ReceiverKeys, with_macs
-from overlay.link.demultiplexer import demultiplex
 from overlay.link.exchange import Credentials
 from overlay.link.handshake import GEOMETRY, InitiationPayload, ResponsePayload, parse_message
 from overlay.link.links import Links

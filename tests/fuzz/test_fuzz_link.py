@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from targets import TARGETS
 
 from overlay.addresses import Endpoint
+from overlay.demultiplexer import Channel, demultiplex, frame
 from overlay.identity import LocalIdentity
 from overlay.link.cookie import ReceiverKeys, with_macs
-from overlay.link.demultiplexer import Channel, demultiplex, frame
 from overlay.link.events import LinkPeer
 from overlay.link.exchange import Credentials
 from overlay.link.handshake import GEOMETRY

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from overlay.addresses import NodeId
-from overlay.apm.settings import MAX_HOPS
 from overlay.errors import Malformed
+from overlay.hop_limit import MAX_HOPS
 from overlay.node.path_file import MAX_FILE_BYTES, decode_paths, encode_paths
 from overlay.node.requested_path import PathTerms
 

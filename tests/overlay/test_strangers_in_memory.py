@@ -9,8 +9,8 @@ import pytest
 from overlay_world import World
 
 from overlay.addresses import Endpoint
+from overlay.demultiplexer import Channel, frame
 from overlay.identity import LocalIdentity
-from overlay.link.demultiplexer import Channel, frame
 from overlay.link.events import LinkPeer
 from overlay.link.links import Links
 from overlay.link.settings import LinkSettings

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from overlay.addresses import Endpoint
-from overlay.apm.settings import MAX_HOPS, ApmSettings
+from overlay.apm.settings import ApmSettings
 from overlay.config import (
     Configuration,
     ExitSettings,
@@ -18,6 +18,7 @@ from overlay.config import (
 from overlay.config.catalogue import setting_tables
 from overlay.errors import ConfigurationError
 from overlay.exit_policy import MAX_RULES, ExitPolicy
+from overlay.hop_limit import MAX_HOPS
 from overlay.settings.page import refreshed
 from overlay.tfc.pad import PadSettings
 

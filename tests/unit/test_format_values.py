@@ -9,7 +9,7 @@ import pytest
 from overlay.apm.carrier import MAX_FRAGMENT_BYTES, MAX_MESSAGE_BYTES, SIGNALLING_PORT
 from overlay.apm.control import CONTROL_BYTES, CONTROL_PORT, ECHO_BYTES, TAG_BYTES, TICKET_BYTES
 from overlay.apm.geometry import GEOMETRIES, LAYER_BYTES, NESM_VERSION
-from overlay.apm.settings import MAX_HOPS, ApmSettings
+from overlay.apm.settings import ApmSettings
 from overlay.config.sections import NetworkSettings
 from overlay.control.client import RESPONSE_TIMEOUT_S
 from overlay.control.codec import MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES
@@ -19,6 +19,7 @@ from overlay.dht import descriptor, envelope
 from overlay.dht.admission import COOKIE_ROTATION_S
 from overlay.dht.settings import DhtSettings
 from overlay.dht.topology_store import MAX_HINTS, SCHEMA_VERSION
+from overlay.hop_limit import MAX_HOPS
 from overlay.ipsec.interface import MIN_SPI
 from overlay.ipsec.pieces import MAX_PIECES
 from overlay.link import cookie, lifetimes, machine, outgoing, size_search

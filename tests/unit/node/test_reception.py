@@ -7,8 +7,8 @@ import trio
 from trio.testing import MockClock
 
 from overlay.addresses import Endpoint
+from overlay.demultiplexer import Channel, frame
 from overlay.ipsec.userspace.engine import AttackedLink
-from overlay.link.demultiplexer import Channel, frame
 from overlay.node.packet_transport import Arrived
 from overlay.node.reception import PortReaders, ReceptionBudget
 

@@ -6,12 +6,10 @@ from random import Random
 import pytest
 
 from overlay.addresses import Endpoint, NodeId
-from overlay.apm import settings as apm_settings
 from overlay.dht.descriptor import MixDescriptor, OnionKey, Role
 from overlay.dht.topology_table import TopologySnapshot
 from overlay.errors import NoSuitablePath
 from overlay.exit_policy import ExitPolicy, parse_exit_rule
-from overlay.selection.constraints import MAX_HOPS
 from overlay.selection.explicit import ExplicitSelector
 from overlay.selection.selector import PathRequest
 from overlay.selection.uniform import UniformSelector, UniformSettings, network_prefixes
@@ -205,10 +203,6 @@ def test_more_names_than_hops_are_refused():
     assert str(error) == (
         "the request names 2 Mix-nodes for a path of 1 hop; name fewer or ask for more hops."
     )
-
-
-def test_longest_path_fits_the_signalling_message():
-    assert MAX_HOPS == apm_settings.MAX_HOPS
 
 
 # -- named hops, whatever the strategy ---------------------------------------------------

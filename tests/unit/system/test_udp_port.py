@@ -9,11 +9,11 @@ import pytest
 import trio
 
 from overlay.addresses import Endpoint, NodeId
+from overlay.demultiplexer import Channel, frame
 from overlay.dht.envelope import Envelopes, network_tag
 from overlay.dht.messages import Ping
 from overlay.errors import BackendError
 from overlay.identity import LocalIdentity
-from overlay.link.demultiplexer import Channel, frame
 from overlay.link.handshake import GEOMETRY, MESSAGE_BYTES, MessageType, header
 from overlay.node.port_forms import Marks, port_forms
 from overlay.system.port_program import Suspect

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from overlay.addresses import Endpoint
-from overlay.link.demultiplexer import NAT_KEEPALIVE, Channel, Demultiplexed, demultiplex, frame
+from overlay.demultiplexer import NAT_KEEPALIVE, Channel, Demultiplexed, demultiplex, frame
 
 ALICE = Endpoint("8.8.8.8", 4500)
 
