@@ -4,4 +4,5 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 scripts/setup.sh python
 .venv/bin/python -m overlay.config.catalogue docs/configuration.md
+.venv/bin/python -m sims.scenario.catalogue docs/simulation-guide.md
 .venv/bin/python -m sims.results.catalogue > docs/metrics.md

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Final
 
-__all__ = ["joined_values", "number", "whole_number"]
+__all__ = ["joined_values", "whole_number"]
 
 _OPTION: Final = re.compile(r"--[a-z][a-z-]*")
 _NEGATIVE_TIME: Final = re.compile(r"-[0-9]+(\.[0-9]+)?[a-z]+")
@@ -30,14 +30,6 @@ def whole_number(lowest: int, highest: int | None = None) -> Callable[[str], int
         return value
 
     return parse
-
-
-def number(text: str) -> float:
-    """Parse a number, for ``add_argument(type=...)``."""
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"write a number such as 0.5, not {text[:40]!r}") from None
 
 
 def joined_values(argv: Sequence[str]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import textwrap
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from overlay.settings.declaration import Setting, TomlValue, declared
@@ -43,20 +44,20 @@ def comment(text: str) -> str:
     )
 
 
-def table(settings_type: type[Any], prefix: str = "", of: object = None) -> str:
+def table(settings_type: type[Any], prefix: str = "", without: Collection[str] = ()) -> str:
     """Return a table in Markdown with all settings that belong to a dataclass.
 
     Args:
         settings_type: the dataclass.
         prefix: precedes the names, such as "churn.".
-        of: an instance whose values are shown in place of the defaults.
+        without: settings to leave out.
     """
     rows = ["| setting | default | values | meaning |", "|---|---|---|---|"]
     for name, known in declared(settings_type).items():
-        if known.section:
+        if known.section or name in without:
             continue
-        default = known.default if of is None else _plain(getattr(of, name))
-        cells = (f"`{prefix}{name}`", f"`{toml_value(default)}`", known.kind.wanted, known.meaning)
+        default = f"`{toml_value(known.default)}`" if known.default is not None else ""
+        cells = (f"`{prefix}{name}`", default, known.kind.wanted, known.meaning)
         rows.append(f"| {' | '.join(each.replace('|', chr(92) + '|') for each in cells)} |")
     return "\n".join(rows)
 
@@ -83,13 +84,12 @@ def toml_value(value: object) -> str:
         return "true" if value else "false"
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, Mapping):
+        pairs = (f"{name} = {toml_value(item)}" for name, item in value.items())
+        return f"{{{', '.join(pairs)}}}"
     if isinstance(value, list | tuple):
         return f"[{', '.join(toml_value(item) for item in value)}]"
     return repr(value)
-
-
-def _plain(value: object) -> object:
-    return list(value) if isinstance(value, tuple) else value
 
 
 def _range(known: Setting) -> str:

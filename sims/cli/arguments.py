@@ -3,36 +3,38 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from overlay.cli.values import number, whole_number
-from sims.scenario.sections import ARRIVALS, BEHAVIOURS, LATENCIES
+from overlay.cli.values import whole_number
+from overlay.settings.describe import toml_value
+from overlay.settings.option import add_option
+from sims.scenario.plain import setting_by_name
 
 __all__ = ["SETTINGS", "configure"]
 
-SETTINGS: Final = {
-    "name": "name",
-    "nodes": "nodes",
-    "model": "churn.model",
-    "duration": "duration_s",
-    "warm_up": "warm_up_s",
-    "seeds": "seeds",
-    "latency": "latency.model",
-    "loss": "latency.loss",
-    "arrival": "arrival.kind",
-    "adversary_share": "adversary.share",
-    "behaviour": "adversary.behaviours",
-    "lookups_per_hour": "lookups_per_hour",
-    "records": "records",
-    "clients": "circuits.clients",
-    "hops": "circuits.hops",
-    "fidelity": "fidelity",
-    "verify_signatures": "verify_signatures",
-    "expect": "expectations",
+SETTINGS: Final[Mapping[str, tuple[str, str | None]]] = {
+    "--name": ("name", "NAME"),
+    "--nodes": ("nodes", "N"),
+    "--model": ("churn.model", "MODEL"),
+    "--duration": ("duration_s", "TIME"),
+    "--warm-up": ("warm_up_s", "TIME"),
+    "--seeds": ("seeds", "N"),
+    "--latency": ("latency.model", None),
+    "--loss": ("latency.loss", "FRACTION"),
+    "--arrival": ("arrival.kind", None),
+    "--adversary-share": ("adversary.share", "FRACTION"),
+    "--behaviour": ("adversary.behaviours", None),
+    "--lookups-per-hour": ("lookups_per_hour", "N"),
+    "--records": ("records", "N"),
+    "--clients": ("circuits.clients", "N"),
+    "--hops": ("circuits.hops", "N"),
+    "--fidelity": ("fidelity", None),
+    "--verify-signatures": ("verify_signatures", None),
+    "--expect": ("expectations", "CONDITION"),
 }
-"""Options of ``overlay sim churn`` and the settings that they change."""
-
+"""Options of ``overlay sim churn``, each with its setting and a word for the value in the help."""
 
 _COUNT: Final = whole_number(0)
 
@@ -80,57 +82,10 @@ def _churn(to: argparse.ArgumentParser) -> None:
 
 
 def _scenario(to: argparse._ArgumentGroup) -> None:
-    to.add_argument("--name", metavar="NAME", help="name in reports and files")
-    to.add_argument("--nodes", type=_COUNT, metavar="N", help="number of nodes, on line or not")
-    to.add_argument("--model", metavar="MODEL", help='sessions: "kad2007", "weibull(3h, 0.6)", ...')
-    to.add_argument("--duration", metavar="TIME", help="measured simulated time, such as 6h")
-    to.add_argument("--warm-up", metavar="TIME", help="simulated time before the measurement")
-    to.add_argument("--seeds", metavar="N", help="how many seeds, or a list of them: 3,7,11")
-    to.add_argument("--latency", choices=LATENCIES, help="latency model")
-    to.add_argument(
-        "--loss", type=number, metavar="SHARE", help="fraction of datagrams that are lost, 0 to 1"
-    )
-    to.add_argument("--arrival", choices=ARRIVALS, help="event that affects many nodes at once")
-    to.add_argument(
-        "--adversary-share",
-        type=number,
-        metavar="SHARE",
-        help="fraction of malicious nodes, 0 to 1",
-    )
-    to.add_argument(
-        "--behaviour",
-        action="append",
-        choices=BEHAVIOURS,
-        help="what malicious nodes do (repeatable)",
-    )
-    to.add_argument(
-        "--lookups-per-hour", type=number, metavar="N", help="lookups per node and hour"
-    )
-    to.add_argument(
-        "--records",
-        type=_COUNT,
-        metavar="N",
-        help="records that are stored only once, to measure their survival",
-    )
-    to.add_argument("--clients", type=_COUNT, metavar="N", help="nodes that keep a path open")
-    to.add_argument("--hops", type=_COUNT, metavar="N", help="number of Mix-nodes of a path")
-    to.add_argument(
-        "--fidelity",
-        choices=("full", "model"),
-        help="full: the product's code; model: the vectorised model",
-    )
-    to.add_argument(
-        "--verify-signatures",
-        action="store_true",
-        default=None,
-        help="compute and verify every signature",
-    )
-    to.add_argument(
-        "--expect",
-        action="append",
-        metavar="PROMISE",
-        help='such as "lookup_success mean >= 0.95"; replaces the scenario\'s (repeatable)',
-    )
+    for flag, (name, metavar) in SETTINGS.items():
+        known = setting_by_name(name)
+        remark = f"default: {toml_value(known.default)}"
+        add_option(to, flag, known, remark=remark, metavar=metavar)
     to.add_argument(
         "--set",
         action="append",

@@ -64,10 +64,10 @@ def study_of_arguments(arguments: argparse.Namespace) -> Study:
             "--quick is the small size of a scenario; name one, or write --nodes and --duration."
         )
     tables: Mapping[str, object] = load_tables(named, quick=arguments.quick) if named else {}
-    for option, setting in SETTINGS.items():
-        given = getattr(arguments, option)
+    for flag, (setting, _metavar) in SETTINGS.items():
+        given = getattr(arguments, flag.removeprefix("--").replace("-", "_"))
         if given is not None:
-            tables = set_by_name(tables, setting, _seeds(given) if option == "seeds" else given)
+            tables = set_by_name(tables, setting, given)
     for text in arguments.set:
         tables = _set(tables, text)
     try:
@@ -75,11 +75,6 @@ def study_of_arguments(arguments: argparse.Namespace) -> Study:
     except ConfigurationError as error:
         where = f"{named}: " if named and not str(error).startswith("--") else ""
         raise ConfigurationError(f"{where}{error}") from error
-
-
-def _seeds(text: str) -> object:
-    numbers = [parse_value(part) for part in text.split(",")]
-    return numbers[0] if len(numbers) == 1 else numbers
 
 
 def _set(tables: Mapping[str, object], text: str) -> Mapping[str, object]:

@@ -7,9 +7,10 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from sims.scenario.values import shown
+from overlay.settings import Kind
+from overlay.settings.shown import shown
 
-__all__ = ["COMPARISONS", "QUANTILES", "STATISTICS", "Expectation", "expectations"]
+__all__ = ["COMPARISONS", "EXPECTATIONS", "QUANTILES", "STATISTICS", "Expectation"]
 
 COMPARISONS: Final = (">=", "<=", ">", "<", "==")
 
@@ -105,12 +106,7 @@ class Expectation:
         }[self.comparison]
 
 
-def expectations(value: object) -> tuple[Expectation, ...]:
-    """Parse a list of expectations.
-
-    Raises:
-        ValueError: the message completes "expect ...".
-    """
+def _expectations(value: object) -> tuple[Expectation, ...]:
     if not isinstance(value, list | tuple) or len(value) > _MAX_EXPECTATIONS:
         raise ValueError(
             f"must be a list of at most {_MAX_EXPECTATIONS} sentences such as "
@@ -125,3 +121,8 @@ def _expectation(item: object) -> Expectation:
     if not isinstance(item, str):
         raise ValueError(f'has {shown(item)}; write it as "lookup_success mean >= 0.95"')  # noqa: TRY004 - the user's
     return Expectation.parse(item)
+
+
+EXPECTATIONS: Final = Kind(
+    f"a list of at most {_MAX_EXPECTATIONS} sentences", _expectations, repeats=True
+)

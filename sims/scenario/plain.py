@@ -6,24 +6,22 @@ same message in a file, an option and a program.
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping
-from dataclasses import fields, is_dataclass
+from collections.abc import Mapping
+from dataclasses import is_dataclass
 from typing import Any, Final
 
 from overlay.errors import ConfigurationError
+from overlay.settings import Setting, declared, refuse_unknown
 from sims.scenario.parameters import Parameters
 from sims.scenario.scenario import Scenario
-from sims.scenario.sections import Adversary, Arrival, Churn, Circuits, LatencySection
+from sims.scenario.sections import ScenarioSettings
 
-__all__ = ["SECTIONS", "merged", "plain_of", "scenario_of", "set_by_name"]
+__all__ = ["SECTIONS", "merged", "plain_of", "scenario_of", "set_by_name", "setting_by_name"]
 
 SECTIONS: Final[Mapping[str, type[Any]]] = {
-    "churn": Churn,
-    "arrival": Arrival,
-    "latency": LatencySection,
-    "adversary": Adversary,
-    "circuits": Circuits,
+    name: type(known.value)
+    for name, known in declared(Scenario).items()
+    if isinstance(known.value, ScenarioSettings)
 }
 """The tables of a scenario besides its top level, in the order of a file."""
 
@@ -36,10 +34,10 @@ Table = Mapping[str, object]
 def plain_of(scenario: object) -> dict[str, object]:
     """Return a scenario or a section as types of JSON and TOML, without values of None."""
     plain: dict[str, object] = {}
-    for declared in fields(scenario):  # type: ignore[arg-type]  # a dataclass by contract
-        value = getattr(scenario, declared.name)
+    for name in declared(type(scenario)):
+        value = getattr(scenario, name)
         if value is not None:
-            plain[declared.name] = _plain(value)
+            plain[name] = _plain(value)
     return plain
 
 
@@ -59,23 +57,19 @@ def scenario_of(plain: Table) -> Scenario:
     Raises:
         ConfigurationError: a name is unknown, or a value is not permitted.
     """
-    _check_names("setting", plain, _names(Scenario))
-    given: dict[str, Any] = dict(plain)
-    for section, of in SECTIONS.items():
-        if section in given:
-            given[section] = _section(section, of, given[section])
+    refuse_unknown("setting", plain, declared(Scenario))
+    given: Mapping[str, Any] = plain
     return Scenario(**given)
 
 
-def _section(section: str, of: type[Any], table: object) -> object:
-    if isinstance(table, of):
-        return table
-    if not isinstance(table, Mapping):
-        raise ConfigurationError(
-            f"{section} must be a table; write [{section}] on a line and its settings below."
-        )
-    _check_names(f"[{section}] setting", table, _names(of))
-    return of(**table)
+def setting_by_name(name: str) -> Setting:
+    """Return the declaration of a setting; its name has the form ``nodes`` or ``adversary.share``.
+
+    Raises:
+        KeyError: there is no such setting.
+    """
+    section, _, inner = name.rpartition(".")
+    return declared(SECTIONS[section] if section else Scenario)[inner]
 
 
 def merged(base: Table, over: Table) -> dict[str, object]:
@@ -95,29 +89,16 @@ def set_by_name(plain: Table, name: str, value: object) -> dict[str, object]:
         ConfigurationError: there is no such setting.
     """
     first, *rest = name.split(".")
-    _check_names("setting", [first], _names(Scenario))
+    refuse_unknown("setting", [first], declared(Scenario))
     if not rest:
         if first in SECTIONS:
-            known = ", ".join(f"{first}.{each}" for each in _names(SECTIONS[first]))
+            known = ", ".join(f"{first}.{each}" for each in declared(SECTIONS[first]))
             raise ConfigurationError(f"{first} is a table of settings; name one of {known}.")
         return {**plain, first: value}
     if first in SECTIONS:
-        _check_names(f"[{first}] setting", [rest[0]], _names(SECTIONS[first]))
+        refuse_unknown(f"[{first}] setting", [rest[0]], declared(SECTIONS[first]))
     elif first != _FREE_TABLE:
         raise ConfigurationError(f"{first} is no table, so there is no {name}; write {first}.")
     if len(rest) > 1:
         raise ConfigurationError(f"there is no setting {name}; name it as in adversary.share.")
     return merged(plain, {first: {rest[0]: value}})
-
-
-def _names(of: type[Any]) -> list[str]:
-    return [declared.name for declared in fields(of)]
-
-
-def _check_names(kind: str, given: Iterable[object], known: list[str]) -> None:
-    for name in given:
-        if name not in known:
-            shown = str(name)[:60]
-            close = difflib.get_close_matches(shown, known, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}."
-            raise ConfigurationError(f'there is no {kind} "{shown}"; {hint}')

@@ -11,15 +11,13 @@ Times of a run::
     | settling |                                             end
 """
 
-# ruff: noqa: RUF009 - setting() returns a dataclass field, as dataclasses.field() does
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
-from overlay.errors import ConfigurationError
-from sims.scenario import values
-from sims.scenario.expectation import Expectation, expectations
+from overlay.settings import FLAG, number, one_of, seconds, setting, whole
+from sims.scenario.expectation import EXPECTATIONS, Expectation
 from sims.scenario.parameters import Parameters
 from sims.scenario.sections import (
     Adversary,
@@ -27,9 +25,9 @@ from sims.scenario.sections import (
     Churn,
     Circuits,
     LatencySection,
-    check_settings,
-    setting,
+    ScenarioSettings,
 )
+from sims.scenario.values import LABEL, PARAMETERS, SEEDS, TEXT, of_table
 
 __all__ = [
     "Adversary",
@@ -45,110 +43,96 @@ __all__ = [
 _DAY_S: Final = 86_400.0
 
 
-def _instance(of: type[object]) -> object:
-    def parse(value: object) -> object:
-        if not isinstance(value, of):
-            raise ValueError(f"must be a table, not {values.shown(value)}")  # noqa: TRY004 - the user's
-        return value
-
-    return parse
-
-
-def _table(of: type[object], meaning: str) -> object:
-    return field(default_factory=of, metadata={"parser": _instance(of), "meaning": meaning})
-
-
 @dataclass(frozen=True, slots=True)
-class Scenario:
+class Scenario(ScenarioSettings):
     """One simulated overlay, what happens in it, and the expectations.
 
     Raises:
         ConfigurationError: a setting is wrong; the message says what to write instead.
     """
 
-    name: str = setting("churn", values.label, "Name of the scenario, in reports and files.")
+    name: str = setting("churn", LABEL, "Name of the scenario, in reports and files.")
     question: str = setting(
-        "", values.text, "The question that the scenario answers, in a sentence for the report."
+        "", TEXT, "The question that the scenario answers, in a sentence for the report."
     )
     nodes: int = setting(
         1000,
-        values.integer(2, 10_000_000),
-        "Nodes that take part, those that are off-line at the moment included.",
+        whole(2, 10_000_000),
+        "Number of nodes, whether on-line or off-line.",
     )
     duration_s: float = setting(
         6 * 3600.0,
-        values.duration(1, 60 * _DAY_S),
+        seconds(1, 60 * _DAY_S),
         "Simulated time that is measured, after the warm-up.",
     )
     warm_up_s: float = setting(
         1800.0,
-        values.duration(0, 30 * _DAY_S),
-        "Simulated time before that, in which the overlay settles; it counts in no statistic.",
+        seconds(0, 30 * _DAY_S),
+        "Simulated time before it, in which the overlay settles. It counts in no statistic.",
     )
     lookups_per_hour: float = setting(
-        6.0, values.number(0, 3600), "Lookups of published records by each on-line node."
+        6.0, number(0, 3600), "Lookups of published records by each on-line node."
     )
     records: int = setting(
         0,
-        values.integer(0, 100_000),
-        "Records that are published once, when the warm-up ends, and never again, to follow "
-        "how they survive.",
+        whole(0, 100_000),
+        "Records that are published only once, when the warm-up ends, to measure their survival.",
     )
     sample_interval_s: float = setting(
-        60.0, values.duration(1, _DAY_S), "Pause between two samples of the overlay's state."
+        60.0, seconds(1, _DAY_S), "Pause between two samples of the overlay's state."
     )
     crawls: str = setting(
         "clients",
-        values.one_of("clients", "all"),
-        "Who crawls the whole overlay, as every real node does: N nodes send 6 N^2 datagrams each "
-        "crawl_interval_s for it, so all is for hundreds of nodes.",
+        one_of("clients", "all"),
+        "Nodes that crawl the whole overlay, as every real node does. If all of N nodes crawl, "
+        "they send 6 N^2 datagrams each crawl_interval_s, so that value is for hundreds of nodes.",
     )
     fidelity: str = setting(
         "full",
-        values.one_of("full", "model"),
-        "full runs the product's own code in every node; model is a vectorised approximation "
-        "for up to millions of nodes.",
+        one_of("full", "model"),
+        "Code that is simulated: full runs the product's own code in every node, and model is a "
+        "vectorised approximation for up to millions of nodes.",
     )
     verify_signatures: bool = setting(
-        False,  # noqa: FBT003 - a default
-        values.truth,
-        "Make and check every signature for real, instead of only charging its time.",
+        False,
+        FLAG,
+        "Compute and verify every signature, instead of only counting its time.",
     )
     seeds: tuple[int, ...] = setting(
-        10, values.seeds, "How many seeds (1, 2, ...), or the list of them: one run for each."
+        10, SEEDS, "Number of seeds (1, 2, ...), or the seeds themselves. Each seed is one run."
     )
     expectations: tuple[Expectation, ...] = setting(
         (),
-        expectations,
-        'Promises such as "lookup_success mean >= 0.95"; whether they held is the exit status.',
+        EXPECTATIONS,
+        'Conditions such as "lookup_success mean >= 0.95". The exit status says whether all held.',
     )
     dht: Parameters = setting(
-        Parameters(),
-        values.parameters,
+        {},
+        PARAMETERS,
         "Settings of the DHT that differ from the product's own (overlay.dht.settings).",
     )
-    churn: Churn = _table(Churn, "How long nodes stay.")  # type: ignore[assignment]  # a field
-    arrival: Arrival = _table(Arrival, "What happens to many at once.")  # type: ignore[assignment]  # likewise
-    latency: LatencySection = _table(LatencySection, "Delay and loss.")  # type: ignore[assignment]  # likewise
-    adversary: Adversary = _table(Adversary, "Who is against us.")  # type: ignore[assignment]  # likewise
-    circuits: Circuits = _table(Circuits, "Clients with paths.")  # type: ignore[assignment]  # likewise
+    churn: Churn = setting({}, of_table("churn", Churn), "Length of the sessions of nodes.")
+    arrival: Arrival = setting({}, of_table("arrival", Arrival), "Event for many nodes at once.")
+    latency: LatencySection = setting({}, of_table("latency", LatencySection), "Delay and loss.")
+    adversary: Adversary = setting({}, of_table("adversary", Adversary), "Malicious nodes.")
+    circuits: Circuits = setting({}, of_table("circuits", Circuits), "Clients with paths.")
 
-    def __post_init__(self) -> None:
-        check_settings(self, "")
+    def check(self) -> None:
+        """Check tables that depend on each other."""
         if self.arrival.kind != "equilibrium" and self.arrival.at_s >= self.duration_s:
-            raise ConfigurationError(
+            raise ValueError(
                 f"[arrival] at_s = {self.arrival.at_s:g} lies after the end of the run; write less "
-                f"than duration_s = {self.duration_s:g}."
+                f"than duration_s = {self.duration_s:g}"
             )
         if self.circuits.clients >= self.nodes:
-            raise ConfigurationError(
+            raise ValueError(
                 f"[circuits] clients = {self.circuits.clients} leaves no relay among "
-                f"{self.nodes} nodes; write fewer clients or more nodes."
+                f"{self.nodes} nodes; write fewer clients or more nodes"
             )
         if self.verify_signatures and self.fidelity == "model":
-            raise ConfigurationError(
+            raise ValueError(
                 'verify_signatures has no meaning at fidelity = "model", which sends no message; '
-                'write fidelity = "full" or leave it out.'
+                'write fidelity = "full" or leave it out'
             )
 
     @property

@@ -1,21 +1,19 @@
-"""Declare the tables of a scenario: each setting with its default, range and meaning.
+"""Declare the tables of a scenario: each setting with its default, kind and meaning.
 
-A section that a program builds is checked like one from a file. Every setting passes its parser.
-Then rules between two settings are checked.
+A section that a program builds is checked like one from a file.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from dataclasses import dataclass
+from typing import ClassVar, Final
 
 from overlay.errors import ConfigurationError
 from overlay.hop_limit import MAX_HOPS
-from sims.scenario import values
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
+from overlay.settings import Settings, number, one_of, seconds, setting, some_of, whole
+from overlay.settings.shown import sentence
+from sims.scenario.values import LABEL, LINE, TEXT, optional
 
 __all__ = [
     "ARRIVALS",
@@ -26,9 +24,7 @@ __all__ = [
     "Churn",
     "Circuits",
     "LatencySection",
-    "check_settings",
-    "meaning",
-    "setting",
+    "ScenarioSettings",
 ]
 
 ARRIVALS: Final = (
@@ -44,51 +40,39 @@ BEHAVIOURS: Final = ("drop", "lie", "forge", "replay", "eclipse", "sybil", "deny
 
 LATENCIES: Final = ("constant", "uniform", "geographic")
 
-T = TypeVar("T")
-_PARSER: Final = "parser"
-_MEANING: Final = "meaning"
 _DAY_S: Final = 86_400.0
 
 
-def setting(default: object, parser: Any, meaning: str) -> Any:  # noqa: ANN401 - as dataclasses.field
-    """Declare a setting. ``default`` has the form of the file and is parsed like other values."""
-    return field(default=default, metadata={_PARSER: parser, _MEANING: meaning})
-
-
-def meaning(declared: Any) -> str:  # noqa: ANN401 - a dataclasses.Field of any type
-    """Return the meaning of a setting."""
-    return str(declared.metadata[_MEANING])
-
-
-def check_settings(section: DataclassInstance, where: str) -> None:
-    """Apply the parser of every setting to a frozen section.
+class ScenarioSettings(Settings):
+    """Base of the tables of a scenario: a mistake is told with the heading of the table.
 
     Raises:
-        ConfigurationError: a value is not permitted; the message names the setting.
+        ConfigurationError: a value is not permitted, or two contradict each other.
     """
-    for declared in fields(section):
-        value = getattr(section, declared.name)
+
+    __slots__ = ()
+    heading: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
         try:
-            parsed = declared.metadata[_PARSER](value)
+            super().__post_init__()
         except ValueError as error:
-            raise ConfigurationError(f"{where}{declared.name} {error}.") from error
-        object.__setattr__(section, declared.name, parsed)
+            raise ConfigurationError(f"{self.heading}{sentence(error)}") from error
 
 
 @dataclass(frozen=True, slots=True)
-class Churn:
+class Churn(ScenarioSettings):
     """[churn]: how long nodes are on line and off line."""
+
+    heading: ClassVar[str] = "[churn] "
 
     model: str = setting(
         "kad2007",
-        values.line,
-        "Session model as sims.churn reads it: a preset such as kad2007, or distributions of "
-        'sessions and absences such as "weibull(170min, 0.6) / exponential(5h)", or '
-        '"trace(FILE)", relative to the scenario file.',
+        LINE,
+        'Session model: a preset such as "kad2007", or distributions of sessions and absences such '
+        'as "weibull(170min, 0.6) / exponential(5h)", or "trace(FILE)". A relative FILE starts at '
+        "the directory of the scenario file.",
     )
-
-    def __post_init__(self) -> None:
-        check_settings(self, "[churn] ")
 
 
 _SHARES: Final = {"mass-join": 0.5, "mass-failure": 0.3, "flash-crowd": 1.0, "partition": 0.5}
@@ -96,7 +80,7 @@ _LASTS_S: Final = {"mass-join": 60.0, "flash-crowd": 60.0, "partition": 600.0}
 
 
 @dataclass(frozen=True, slots=True)
-class Arrival:
+class Arrival(ScenarioSettings):
     """[arrival]: an event that affects many nodes at once.
 
     Every run starts in equilibrium: nodes on line have ages as after a long time of churn.
@@ -107,82 +91,83 @@ class Arrival:
     ``bootstrap-dies`` stops the node through which all others join, for good.
     """
 
-    kind: str = setting("equilibrium", values.one_of(*ARRIVALS), "What happens.")
+    heading: ClassVar[str] = "[arrival] "
+
+    kind: str = setting("equilibrium", one_of(*ARRIVALS), "Event that affects many nodes at once.")
     at_s: float = setting(
-        600.0, values.duration(0, 30 * _DAY_S), "When, in simulated time after the warm-up."
+        600.0, seconds(0, 30 * _DAY_S), "Simulated time of the event, after the warm-up."
     )
     share: float | None = setting(
         None,
-        values.optional(values.number(0.001, 10)),
-        "Share of the nodes to which it happens (a flash crowd may exceed 1).",
+        optional(number(0.001, 10), "by kind"),
+        "Fraction of the nodes that the event affects; above 1 only for a flash crowd.",
     )
     lasts_s: float | None = setting(
         None,
-        values.optional(values.duration(0, 30 * _DAY_S)),
-        "How long it takes (joins) or lasts (partition).",
+        optional(seconds(0, 30 * _DAY_S), "by kind"),
+        "Duration of the joins, or of the partition.",
     )
 
-    def __post_init__(self) -> None:
-        check_settings(self, "[arrival] ")
+    def check(self) -> None:
+        """Check settings that depend on each other."""
         for name, defaults in (("share", _SHARES), ("lasts_s", _LASTS_S)):
             self._fill(name, defaults)
         if self.share is not None and self.share >= 1 and self.kind in ("partition",):
-            raise ConfigurationError(
-                f"[arrival] share = {self.share:g} leaves nobody on the other side of the "
-                "partition; write a share below 1."
+            raise ValueError(
+                f"share = {self.share:g} leaves no node on the other side of the "
+                "partition; write a share below 1"
             )
         if self.share is not None and self.share > 1 and self.kind != "flash-crowd":
-            raise ConfigurationError(
-                f"[arrival] share = {self.share:g} is more than all nodes; write at most 1."
-            )
+            raise ValueError(f"share = {self.share:g} is more than all nodes; write at most 1")
 
     def _fill(self, name: str, defaults: Mapping[str, float]) -> None:
         value = getattr(self, name)
         if value is None:
             object.__setattr__(self, name, defaults.get(self.kind))
         elif self.kind not in defaults:
-            raise ConfigurationError(
-                f"[arrival] {name} says nothing about {self.kind!r}; leave it out, or choose one "
-                f"of {', '.join(defaults)}."
+            raise ValueError(
+                f"{name} has no meaning for {self.kind!r}; leave it out, or choose one "
+                f"of {', '.join(defaults)}"
             )
 
 
 @dataclass(frozen=True, slots=True)
-class LatencySection:
+class LatencySection(ScenarioSettings):
     """[latency]: one-way delay and loss of datagrams."""
+
+    heading: ClassVar[str] = "[latency] "
 
     model: str = setting(
         "uniform",
-        values.one_of(*LATENCIES),
-        "constant (low_s), uniform (low_s to high_s), or geographic (regions and a matrix).",
+        one_of(*LATENCIES),
+        "Distribution of delays: constant (low_s), uniform (low_s to high_s), or geographic "
+        "(regions and a matrix).",
     )
     low_s: float = setting(
-        0.025, values.duration(0, 10), "Shortest one-way delay; the only one if constant."
+        0.025, seconds(0, 10), "Shortest one-way delay; every delay if constant."
     )
-    high_s: float = setting(0.075, values.duration(0, 10), "Longest one-way delay, if uniform.")
+    high_s: float = setting(0.075, seconds(0, 10), "Longest one-way delay, if uniform.")
     matrix: str = setting(
         "",
-        values.text,
-        "File of the matrix of one-way delays between regions, if geographic; empty for the "
-        "shipped one. Relative to the scenario file.",
+        TEXT,
+        "File of the matrix of one-way delays between regions, if geographic. The empty text "
+        "stands for the shipped file. A relative path starts at the directory of the scenario.",
     )
-    loss: float = setting(0.0, values.number(0, 0.99), "Share of datagrams that vanish.")
+    loss: float = setting(0.0, number(0, 0.99), "Fraction of datagrams that are lost.")
 
-    def __post_init__(self) -> None:
-        check_settings(self, "[latency] ")
+    def check(self) -> None:
+        """Check settings that depend on each other."""
         if self.model == "uniform" and self.low_s > self.high_s:
-            raise ConfigurationError(
-                f"[latency] low_s = {self.low_s:g} exceeds high_s = {self.high_s:g}; swap them."
-            )
+            raise ValueError(f"low_s = {self.low_s:g} exceeds high_s = {self.high_s:g}; swap them")
         if self.matrix and self.model != "geographic":
-            raise ConfigurationError(
-                f"[latency] names a matrix but the model {self.model!r}, which reads none; "
-                'write model = "geographic" or leave the matrix out.'
+            raise ValueError(
+                f"matrix is set, but the model {self.model!r} reads none; "
+                'write model = "geographic" or leave the matrix out'
             )
 
 
 @dataclass(frozen=True, slots=True)
-class Adversary:
+class Adversary(ScenarioSettings):
     """[adversary]: the number of malicious nodes, and what they do.
 
     ``drop`` does not answer requests (with ``drop_probability``). ``lie`` names nodes of the
@@ -192,30 +177,28 @@ class Adversary:
     its first and its last hop.
     """
 
-    share: float = setting(
-        0.0, values.number(0, 0.9), "Share of the nodes that belong to the adversary."
-    )
-    behaviours: tuple[str, ...] = setting((), values.names(*BEHAVIOURS), "What they do.")
-    drop_probability: float = setting(
-        1.0, values.number(0, 1), "How often a request is dropped, for drop."
-    )
-    eclipse_ids: int = setting(
-        20, values.integer(1, 10_000), "Identities next to the key, for eclipse."
-    )
-    sybils: int = setting(256, values.integer(1, 100_000), "Identities in one /24, for sybil.")
+    heading: ClassVar[str] = "[adversary] "
 
-    def __post_init__(self) -> None:
-        check_settings(self, "[adversary] ")
+    share: float = setting(0.0, number(0, 0.9), "Fraction of the nodes that are malicious.")
+    behaviours: tuple[str, ...] = setting((), some_of(*BEHAVIOURS), "What malicious nodes do.")
+    drop_probability: float = setting(
+        1.0, number(0, 1), "Probability that a request is dropped, for drop."
+    )
+    eclipse_ids: int = setting(20, whole(1, 10_000), "Identities near the key, for eclipse.")
+    sybils: int = setting(256, whole(1, 100_000), "Identities in one /24, for sybil.")
+
+    def check(self) -> None:
+        """Check settings that depend on each other."""
         crowd = {"eclipse", "sybil"}
         if self.share > 0 and not self.behaviours:
-            raise ConfigurationError(
-                f"[adversary] share = {self.share:g} but no behaviour is named; write "
-                'behaviours = ["drop"], or another of ' + ", ".join(BEHAVIOURS) + "."
+            raise ValueError(
+                f"share = {self.share:g} but no behaviour is named; write "
+                'behaviours = ["drop"], or another of ' + ", ".join(BEHAVIOURS)
             )
         if self.share == 0 and set(self.behaviours) - crowd:
-            raise ConfigurationError(
-                f"[adversary] behaviours = {list(self.behaviours)} but nobody behaves so; "
-                "write share = 0.2, or leave the behaviours out."
+            raise ValueError(
+                f"behaviours = {list(self.behaviours)} but no node is malicious; "
+                "write share = 0.2, or leave the behaviours out"
             )
 
     @property
@@ -225,19 +208,18 @@ class Adversary:
 
 
 @dataclass(frozen=True, slots=True)
-class Circuits:
+class Circuits(ScenarioSettings):
     """[circuits]: clients that keep an anonymous path each."""
 
+    heading: ClassVar[str] = "[circuits] "
+
     clients: int = setting(
-        0, values.integer(0, 1_000_000), "Nodes that keep a path open; they are always on-line."
+        0, whole(0, 1_000_000), "Nodes that keep a path open. They are always on-line."
     )
-    hops: int = setting(3, values.integer(1, MAX_HOPS), "Mix-nodes of a path.")
-    strategy: str = setting("uniform", values.label, "Path selection strategy, by its name.")
+    hops: int = setting(3, whole(1, MAX_HOPS), "Number of Mix-nodes of a path.")
+    strategy: str = setting("uniform", LABEL, "Name of the path selection strategy.")
     lifetime_s: float = setting(
         600.0,
-        values.duration(1, 30 * _DAY_S),
-        "How long a client uses a circuit before it opens a new one.",
+        seconds(1, 30 * _DAY_S),
+        "Time for which a client uses a circuit before it opens a new one.",
     )
-
-    def __post_init__(self) -> None:
-        check_settings(self, "[circuits] ")

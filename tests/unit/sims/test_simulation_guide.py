@@ -1,17 +1,13 @@
 """The guide says what is there: every setting, every preset, examples that load."""
 
 import re
-from dataclasses import fields
 from pathlib import Path
 
-import pytest
-
+from overlay.settings.page import refreshed
 from sims.churn import PRESETS
 from sims.results.metrics import METRICS
+from sims.scenario.catalogue import setting_tables
 from sims.scenario.expectation import Expectation
-from sims.scenario.plain import SECTIONS
-from sims.scenario.scenario import Scenario
-from sims.scenario.sections import meaning
 from sims.scenario.toml import parse_toml
 
 GUIDE = (Path(__file__).parents[3] / "docs" / "simulation-guide.md").read_text()
@@ -23,13 +19,8 @@ def blocks(language):
     return found
 
 
-@pytest.mark.parametrize(("table", "of"), [("", Scenario), *SECTIONS.items()])
-def test_every_setting_is_explained_as_the_code_explains_it(table, of):
-    for declared in fields(of):
-        name = f"{table}.{declared.name}" if table else declared.name
-        if name not in SECTIONS:
-            row = next(line for line in GUIDE.splitlines() if line.startswith(f"| `{name}` |"))
-            assert row.endswith(f"| {meaning(declared)} |")
+def test_the_table_of_settings_is_that_of_the_declarations():
+    assert refreshed(GUIDE, setting_tables()) == GUIDE, "make pages"
 
 
 def test_every_preset_is_named():
