@@ -23,17 +23,9 @@ from overlay.addresses import (
     InnerAddress,
     OverlayAddress,
 )
-from overlay.apm.circuits import (
-    ExitIpsecInfo,
-    LinkSecurity,
-    OnionSas,
-    RelayIpsecInfo,
-    SourceIpsecInfo,
-)
+from overlay.apm.circuits import ExitIpsecInfo, OnionSas, RelayIpsecInfo, SourceIpsecInfo
 from overlay.apm.inner_addresses import InnerAddresses
 from overlay.apm.translator import (
-    FIRST_CIRCUIT_REQID,
-    link_associations,
     translate_exit,
     translate_inner,
     translate_relay,
@@ -49,6 +41,7 @@ from overlay.ipsec.interface import (
 from overlay.ipsec.suites import SUITES
 from overlay.ipsec.xfrm.algorithms import algorithm_names
 from overlay.link.events import LinkKeys
+from overlay.link.security import FIRST_CIRCUIT_REQID, LinkSecurity, link_associations
 from overlay.sensitive import SecretBytes
 
 __all__ = ["HandMade", "ip_commands"]

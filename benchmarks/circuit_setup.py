@@ -32,17 +32,16 @@ from random import Random
 from types import FunctionType, ModuleType
 
 from overlay.addresses import Endpoint
-from overlay.apm.circuits import LinkSecurity
 from overlay.apm.inner_addresses import InnerAddressPool
 from overlay.apm.settings import ApmSettings
 from overlay.apm.signalling import SignallingManager
 from overlay.apm.spi import SpiAllocator
-from overlay.apm.translator import link_configuration
 from overlay.dht.descriptor import MixDescriptor, OnionKey, Role
 from overlay.identity import LocalIdentity
 from overlay.ipsec.interface import Spi
 from overlay.ipsec.userspace.engine import UserspaceEngine
 from overlay.link.events import LinkKeys
+from overlay.link.security import LinkSecurity, link_configuration
 from overlay.selection.selector import MixPath
 from overlay.sensitive import SecretBytes
 from overlay.work_budget import WorkBudget

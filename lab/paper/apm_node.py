@@ -25,7 +25,6 @@ from typing import Final
 from lab.namespaces import LabError, Namespace
 from overlay.addresses import Endpoint, OverlayAddress
 from overlay.apm.carrier import SIGNALLING_PORT
-from overlay.apm.circuits import LinkSecurity
 from overlay.apm.control import CONTROL_PORT
 from overlay.apm.datagram import UdpDatagram, build_datagram, parse_datagram
 from overlay.apm.events import CircuitFailed, CircuitLost, CircuitOpened, LinkSilent, LinkWanted
@@ -33,7 +32,6 @@ from overlay.apm.inner_addresses import InnerAddressPool
 from overlay.apm.settings import ApmSettings
 from overlay.apm.signalling import SignallingManager
 from overlay.apm.spi import SpiAllocator
-from overlay.apm.translator import link_associations, link_policies
 from overlay.demultiplexer import Channel, demultiplex, frame
 from overlay.dht.descriptor import MixDescriptor, OnionKey, Role
 from overlay.identity import LocalIdentity
@@ -43,6 +41,7 @@ from overlay.ipsec.xfrm.backend import XfrmBackend
 from overlay.ipsec.xfrm.encapsulation import decapsulate_esp
 from overlay.link.events import LinkEstablished, LinkEvent, LinkPeer
 from overlay.link.links import Links
+from overlay.link.security import LinkSecurity, link_associations, link_policies
 from overlay.link.settings import LinkSettings
 from overlay.system.udp import bound_socket
 

@@ -22,9 +22,9 @@ from overlay.apm.circuits import ExitIpsecInfo, OnionSas, RelayIpsecInfo, Source
 from overlay.apm.inner_addresses import InnerAddresses
 from overlay.apm.keepalive import CircuitWatch
 from overlay.apm.layer import RelayLayer
-from overlay.apm.translator import FIRST_CIRCUIT_REQID
 from overlay.errors import InternalError, Refused
 from overlay.ipsec.interface import IpsecConfiguration, Spi
+from overlay.link.security import FIRST_CIRCUIT_REQID
 from overlay.selection.selector import MixPath
 
 __all__ = [

@@ -11,27 +11,15 @@ from dataclasses import dataclass
 from overlay.addresses import CircuitAddress, OverlayAddress
 from overlay.apm.inner_addresses import InnerAddresses
 from overlay.ipsec.interface import UNLIMITED, Lifetime, Spi
+from overlay.link.security import LinkSecurity
 from overlay.sensitive import SecretBytes
 
 __all__ = [
     "ExitIpsecInfo",
-    "LinkSecurity",
     "OnionSas",
     "RelayIpsecInfo",
     "SourceIpsecInfo",
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class LinkSecurity:
-    """The values by which IPsec policies refer to a link: its reqid and both underlay addresses.
-
-    Both directions have the same reqid. The addresses in a template distinguish them.
-    """
-
-    reqid: int
-    local: bytes
-    remote: bytes
 
 
 @dataclass(frozen=True, slots=True)

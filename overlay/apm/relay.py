@@ -27,7 +27,7 @@ from overlay.apm.circuit_table import (
     InstalledHopCircuit,
     RelayedCircuit,
 )
-from overlay.apm.circuits import ExitIpsecInfo, LinkSecurity, OnionSas, RelayIpsecInfo
+from overlay.apm.circuits import ExitIpsecInfo, OnionSas, RelayIpsecInfo
 from overlay.apm.control import (
     TICKET_BYTES,
     CircuitPing,
@@ -58,6 +58,7 @@ from overlay.apm.usage import CircuitUsage
 from overlay.errors import InternalError, LimitReached, Malformed, Replayed
 from overlay.ipsec.interface import SaIdentity
 from overlay.ipsec.lifetimes import hard_lifetime
+from overlay.link.security import LinkSecurity
 from overlay.work_budget import Work
 
 __all__ = ["RelayCircuits"]

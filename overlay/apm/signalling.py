@@ -24,7 +24,6 @@ from overlay.addresses import (
 )
 from overlay.apm.carrier import SIGNALLING_PORT, OnionCarrier
 from overlay.apm.circuit_table import CircuitTable
-from overlay.apm.circuits import LinkSecurity
 from overlay.apm.control import CONTROL_PORT, parse_control
 from overlay.apm.crypto import X25519_SUITE, OnionPrivateKey
 from overlay.apm.datagram import UdpDatagram, build_datagram, parse_datagram
@@ -39,6 +38,7 @@ from overlay.apm.switchboard import Switchboard
 from overlay.errors import LimitReached, Malformed, NotAuthentic, PeerError, Replayed
 from overlay.identity import LocalIdentity
 from overlay.ipsec.interface import IpsecBackend, SaIdentity
+from overlay.link.security import LinkSecurity
 from overlay.selection.selector import MixPath
 from overlay.work_budget import WorkBudget
 

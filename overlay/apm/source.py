@@ -26,7 +26,7 @@ from overlay.apm.circuit_table import (
     RequestedCircuit,
     SourceCircuit,
 )
-from overlay.apm.circuits import LinkSecurity, SourceIpsecInfo
+from overlay.apm.circuits import SourceIpsecInfo
 from overlay.apm.control import (
     CircuitPong,
     Confirm,
@@ -75,6 +75,7 @@ from overlay.errors import (
     PathError,
 )
 from overlay.ipsec.interface import IpsecConfiguration, SaIdentity
+from overlay.link.security import LinkSecurity
 from overlay.selection.selector import MixPath
 
 __all__ = ["SourceCircuits"]

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from overlay.addresses import CircuitAddress, OverlayAddress
-from overlay.apm.circuits import LinkSecurity
 from overlay.apm.control import CONTROL_PORT, ControlMessage, encode_control
 from overlay.apm.datagram import UdpDatagram, build_datagram
 from overlay.apm.events import ApmDrop, ApmEvent, ExitCircuitClosed, LinkWanted
@@ -33,6 +32,7 @@ from overlay.ipsec.interface import (
     Spi,
 )
 from overlay.link.events import LinkPeer
+from overlay.link.security import LinkSecurity
 from overlay.shares import Groups, groups_of
 from overlay.work_budget import Work, WorkBudget
 

@@ -1,7 +1,8 @@
-"""From circuits and links to IPsec: the paper's ``nitcm_ipsec_translator()``.
+"""From circuits to IPsec: the paper's ``nitcm_ipsec_translator()``.
 
-Pure functions. One output serves every backend. Templates are innermost first. For hop i
-of n, overlay address V(i), circuit addresses C(0)..C(n-1), inner address VC::
+The functions are pure, and each backend takes their output. Templates begin with the innermost
+one. Hop i of n has overlay address V(i). C(0) to C(n-1) are the circuit addresses, VC is the inner
+address, and D the destination::
 
     source  OUT  VC -> D            f(n) .. f(1), link         data
             OUT  C(i-1) -> V(i)     f(i) .. f(1), link         circuit control (UDP)
@@ -17,11 +18,9 @@ of n, overlay address V(i), circuit addresses C(0)..C(n-1), inner address VC::
             OUT  any -> C(i)        b(i), previous link
     exit    FWD  VC -> any          f(n), previous link
             OUT  any -> VC          b(n), previous link
-    link    IN   Vpeer -> Vself     link                       signalling
-            OUT  Vself -> Vpeer     link
 
-Every in-policy binds a source address to the SA that its packets must come through, so a
-packet that arrives has an authentic source.
+Every inbound policy binds a source address to the SA through which its packets must come. So the
+source of a packet that arrives is authentic. Policies of links: :mod:`overlay.link.security`.
 """
 
 from __future__ import annotations
@@ -29,10 +28,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from overlay.addresses import Endpoint, IpNetwork, OverlayAddress
+from overlay.addresses import IpNetwork
 from overlay.apm.circuits import (
     ExitIpsecInfo,
-    LinkSecurity,
     OnionSas,
     RelayIpsecInfo,
     SourceIpsecInfo,
@@ -41,26 +39,19 @@ from overlay.apm.inner_addresses import InnerAddresses
 from overlay.ipsec.interface import (
     ANY_V4,
     ANY_V6,
-    UNLIMITED,
     IpsecConfiguration,
-    Lifetime,
     PolicyDirection,
     Prefix,
     SecurityAssociation,
     SecurityPolicy,
     Selector,
     Template,
-    UdpEncapsulation,
 )
-from overlay.link.events import LinkKeys
+from overlay.link.security import LinkSecurity, inbound_template, outbound_template
 
 __all__ = [
-    "FIRST_CIRCUIT_REQID",
     "hop_associations",
     "ipsec_translator",
-    "link_associations",
-    "link_configuration",
-    "link_policies",
     "source_associations",
     "translate_closing",
     "translate_exit",
@@ -70,9 +61,6 @@ __all__ = [
     "translate_source",
 ]
 
-FIRST_CIRCUIT_REQID: Final = 1 << 16
-"""Reqids of onion SAs count from here; those of links must lie below."""
-
 _ESP: Final = 50
 _UDP: Final = 17
 
@@ -80,7 +68,7 @@ _UDP: Final = 17
 def ipsec_translator(
     info: SourceIpsecInfo | RelayIpsecInfo | ExitIpsecInfo,
 ) -> IpsecConfiguration:
-    """Return what a circuit needs on this host, whatever its role here."""
+    """Return the SAs and policies of a circuit on this host, for any role of the host."""
     match info:
         case SourceIpsecInfo():
             return translate_source(info)
@@ -91,7 +79,7 @@ def ipsec_translator(
 
 
 def translate_source(info: SourceIpsecInfo) -> IpsecConfiguration:
-    """Return what the source needs as soon as it sends the onion: SAs and circuit control."""
+    """Return SAs and control policies of the source, which it needs before it sends the onion."""
     associations = [sa for sas in info.hops for sa in source_associations(sas)]
     policies: list[SecurityPolicy] = []
     for count in range(1, len(info.hops) + 1):
@@ -106,7 +94,7 @@ def translate_source(info: SourceIpsecInfo) -> IpsecConfiguration:
 def translate_inner(
     info: SourceIpsecInfo, inner_addresses: InnerAddresses, destination: IpNetwork
 ) -> IpsecConfiguration:
-    """Return what the confirmation adds at the source: the data's policies and address.
+    """Return what the confirmation adds at the source: policies for data, and the inner address.
 
     Raises:
         ValueError: there is no inner address of the destination's family.
@@ -129,32 +117,32 @@ def translate_inner(
 
 
 def translate_relay(info: RelayIpsecInfo) -> IpsecConfiguration:
-    """Return what a circuit needs at a relay."""
+    """Return the SAs and policies of a circuit at a relay."""
     far, next_hop = Prefix.host(info.far), Prefix.host(info.next_hop)
-    from_source = (_forward_template(info.sas), _inbound_link(info.previous))
-    to_source = (_backward_template(info.sas), _outbound_link(info.previous))
+    from_source = (_forward_template(info.sas), inbound_template(info.previous))
+    to_source = (_backward_template(info.sas), outbound_template(info.previous))
     return IpsecConfiguration(
         associations=hop_associations(info.sas),
         policies=(
             *_hop_policies(info.sas, info.previous),
             _policy(PolicyDirection.FWD, far, next_hop, None, from_source),
-            _policy(PolicyDirection.OUT, far, next_hop, None, (_outbound_link(info.next_link),)),
-            _policy(PolicyDirection.FWD, ANY_V6, far, None, (_inbound_link(info.next_link),)),
+            _policy(PolicyDirection.OUT, far, next_hop, None, (outbound_template(info.next_link),)),
+            _policy(PolicyDirection.FWD, ANY_V6, far, None, (inbound_template(info.next_link),)),
             _policy(PolicyDirection.OUT, ANY_V6, far, None, to_source),
         ),
     )
 
 
 def translate_exit(info: ExitIpsecInfo) -> IpsecConfiguration:
-    """Return what a circuit needs at its exit."""
+    """Return the SAs and policies of a circuit at its exit."""
     policies = _hop_policies(info.sas, info.previous) + translate_lent(info).policies
     return IpsecConfiguration(hop_associations(info.sas), policies)
 
 
 def translate_lent(info: ExitIpsecInfo) -> IpsecConfiguration:
-    """Return the part of :func:`translate_exit` that names the inner addresses: what MOVE moves."""
-    from_source = (_forward_template(info.sas), _inbound_link(info.previous))
-    to_source = (_backward_template(info.sas), _outbound_link(info.previous))
+    """Return the policies of an exit that name the inner addresses; MOVE replaces them."""
+    from_source = (_forward_template(info.sas), inbound_template(info.previous))
+    to_source = (_backward_template(info.sas), outbound_template(info.previous))
     policies: list[SecurityPolicy] = []
     for inner in info.inner_addresses:
         anywhere, own = _any_like(inner), Prefix.host(inner)
@@ -164,87 +152,10 @@ def translate_lent(info: ExitIpsecInfo) -> IpsecConfiguration:
 
 
 def translate_closing(sas: OnionSas, previous: LinkSecurity) -> IpsecConfiguration:
-    """Return the least by which a hop can send a REFUSE: its backward SA alone."""
+    """Return what a hop needs to send a REFUSE: its backward SA and the policy for it."""
     return IpsecConfiguration(
         associations=(_backward_association(sas, inbound=False),),
         policies=(_control_to_source(sas, previous),),
-    )
-
-
-def link_configuration(
-    local_overlay: OverlayAddress,
-    peer_overlay: OverlayAddress,
-    *,
-    local: Endpoint,
-    remote: Endpoint,
-    keys: LinkKeys,
-    reqid: int,
-    tfc_pad_to: int = 0,
-) -> IpsecConfiguration:
-    """Return a whole link: its first pair of SAs and its policies.
-
-    ``local`` and ``remote`` are the UDP endpoints of RFC 3948 encapsulation, ``tfc_pad_to``
-    the ESP payload size up to which the link pads (RFC 4303, section 2.7). The node's own
-    overlay address is a local address as long as any link is installed.
-    """
-    security = LinkSecurity(reqid, local.packed, remote.packed)
-    return IpsecConfiguration(
-        associations=link_associations(
-            local=local, remote=remote, keys=keys, reqid=reqid, tfc_pad_to=tfc_pad_to
-        ),
-        policies=link_policies(local_overlay, peer_overlay, security),
-        local_addresses=(local_overlay,),
-    )
-
-
-def link_associations(
-    *,
-    local: Endpoint,
-    remote: Endpoint,
-    keys: LinkKeys,
-    reqid: int,
-    tfc_pad_to: int = 0,
-    lifetime: Lifetime = UNLIMITED,
-    endpoint: Endpoint | None = None,
-) -> tuple[SecurityAssociation, SecurityAssociation]:
-    """Return the inbound and the outbound SA of a pair: all that rekeying installs.
-
-    ``endpoint`` is where the peer is now, if it has moved away from ``remote``.
-    """
-    inbound = SecurityAssociation(
-        spi=keys.inbound_spi,
-        reqid=reqid,
-        source=remote.packed,
-        destination=local.packed,
-        suite=keys.suite,
-        keymat=keys.inbound_keymat,
-        inbound=True,
-        encapsulation=UdpEncapsulation(source=endpoint or remote, destination=local),
-        lifetime=lifetime,
-    )
-    outbound = SecurityAssociation(
-        spi=keys.outbound_spi,
-        reqid=reqid,
-        source=local.packed,
-        destination=remote.packed,
-        suite=keys.suite,
-        keymat=keys.outbound_keymat,
-        inbound=False,
-        encapsulation=UdpEncapsulation(source=local, destination=endpoint or remote),
-        tfc_pad_to=tfc_pad_to,
-        lifetime=lifetime,
-    )
-    return inbound, outbound
-
-
-def link_policies(
-    local_overlay: OverlayAddress, peer_overlay: OverlayAddress, link: LinkSecurity
-) -> tuple[SecurityPolicy, SecurityPolicy]:
-    """Return the policies under which neighbours signal to each other."""
-    own, peer = Prefix.host(local_overlay), Prefix.host(peer_overlay)
-    return (
-        _policy(PolicyDirection.IN, peer, own, None, (_inbound_link(link),)),
-        _policy(PolicyDirection.OUT, own, peer, None, (_outbound_link(link),)),
     )
 
 
@@ -262,14 +173,6 @@ def _any_like(packed: bytes) -> Prefix:
     return ANY_V4 if len(packed) == 4 else ANY_V6
 
 
-def _inbound_link(link: LinkSecurity) -> Template:
-    return Template(link.remote, link.local, link.reqid)
-
-
-def _outbound_link(link: LinkSecurity) -> Template:
-    return Template(link.local, link.remote, link.reqid)
-
-
 def _forward_template(sas: OnionSas) -> Template:
     return Template(sas.near, sas.hop, sas.forward_reqid)
 
@@ -279,11 +182,11 @@ def _backward_template(sas: OnionSas) -> Template:
 
 
 def _forward(hops: tuple[OnionSas, ...], link: LinkSecurity) -> tuple[Template, ...]:
-    return (*(_forward_template(sas) for sas in reversed(hops)), _outbound_link(link))
+    return (*(_forward_template(sas) for sas in reversed(hops)), outbound_template(link))
 
 
 def _backward(hops: tuple[OnionSas, ...], link: LinkSecurity) -> tuple[Template, ...]:
-    return (*(_backward_template(sas) for sas in reversed(hops)), _inbound_link(link))
+    return (*(_backward_template(sas) for sas in reversed(hops)), inbound_template(link))
 
 
 def _forward_association(sas: OnionSas, *, inbound: bool) -> SecurityAssociation:
@@ -332,7 +235,7 @@ def hop_associations(sas: OnionSas) -> tuple[SecurityAssociation, SecurityAssoci
 
 def _hop_policies(sas: OnionSas, previous: LinkSecurity) -> tuple[SecurityPolicy, ...]:
     near, hop = Prefix.host(sas.near), Prefix.host(sas.hop)
-    link = _inbound_link(previous)
+    link = inbound_template(previous)
     return (
         _policy(PolicyDirection.IN, near, hop, _ESP, (link,)),
         _policy(PolicyDirection.IN, near, hop, _UDP, (_forward_template(sas), link)),
@@ -346,5 +249,5 @@ def _control_to_source(sas: OnionSas, previous: LinkSecurity) -> SecurityPolicy:
         Prefix.host(sas.hop),
         Prefix.host(sas.near),
         _UDP,
-        (_backward_template(sas), _outbound_link(previous)),
+        (_backward_template(sas), outbound_template(previous)),
     )

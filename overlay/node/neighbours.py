@@ -14,9 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from overlay.addresses import Endpoint, OverlayAddress
-from overlay.apm.circuits import LinkSecurity
 from overlay.apm.signalling import SignallingManager
-from overlay.apm.translator import FIRST_CIRCUIT_REQID, link_associations, link_policies
 from overlay.errors import BackendError
 from overlay.ipsec.interface import IpsecBackend, IpsecConfiguration, Lifetime, SaIdentity, Spi
 from overlay.ipsec.lifetimes import hard_lifetime
@@ -31,6 +29,12 @@ from overlay.link.events import (
     LinkSizeFound,
 )
 from overlay.link.links import Links
+from overlay.link.security import (
+    FIRST_CIRCUIT_REQID,
+    LinkSecurity,
+    link_associations,
+    link_policies,
+)
 from overlay.logs import EventLog
 from overlay.tfc.strategy import LinkHandle, TfcStrategy
 

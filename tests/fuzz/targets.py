@@ -22,7 +22,6 @@ from esp_host import PEER, esp_host
 
 from overlay.addresses import OVERLAY_PREFIX, Endpoint, OverlayAddress
 from overlay.apm.carrier import OnionCarrier
-from overlay.apm.circuits import LinkSecurity
 from overlay.apm.control import encode_control, parse_control
 from overlay.apm.crypto import OnionPrivateKey, nesm_decrypt_data
 from overlay.apm.datagram import build_datagram, parse_datagram
@@ -64,6 +63,7 @@ from overlay.link.cookie import ReceiverKeys, with_macs
 from overlay.link.exchange import Credentials
 from overlay.link.handshake import GEOMETRY, InitiationPayload, ResponsePayload, parse_message
 from overlay.link.links import Links
+from overlay.link.security import LinkSecurity
 from overlay.link.settings import LinkSettings
 from overlay.wire import unpack_bounded
 

@@ -11,7 +11,6 @@ from targets import TARGETS
 
 from overlay.addresses import CIRCUIT_PREFIX, OVERLAY_PREFIX, CircuitAddress, OverlayAddress
 from overlay.apm.carrier import SIGNALLING_PORT, OnionCarrier
-from overlay.apm.circuits import LinkSecurity
 from overlay.apm.control import CONTROL_BYTES, CONTROL_PORT
 from overlay.apm.crypto import OnionPrivateKey, nesm_decrypt_data
 from overlay.apm.datagram import UdpDatagram, build_datagram
@@ -23,6 +22,7 @@ from overlay.apm.spi import SpiAllocator
 from overlay.errors import LimitReached, PeerError
 from overlay.identity import LocalIdentity
 from overlay.ipsec.userspace.engine import UserspaceEngine
+from overlay.link.security import LinkSecurity
 from overlay.sensitive import SecretBytes
 
 KEY = OnionPrivateKey(1, SecretBytes(bytes(range(32))))

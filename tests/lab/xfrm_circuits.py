@@ -15,17 +15,9 @@ from pathlib import Path
 from random import Random
 
 from overlay.addresses import CircuitAddress, Endpoint, InnerAddress, OverlayAddress
-from overlay.apm.circuits import (
-    ExitIpsecInfo,
-    LinkSecurity,
-    OnionSas,
-    RelayIpsecInfo,
-    SourceIpsecInfo,
-)
+from overlay.apm.circuits import ExitIpsecInfo, OnionSas, RelayIpsecInfo, SourceIpsecInfo
 from overlay.apm.inner_addresses import InnerAddresses
 from overlay.apm.translator import (
-    FIRST_CIRCUIT_REQID,
-    link_configuration,
     translate_exit,
     translate_inner,
     translate_relay,
@@ -37,6 +29,7 @@ from overlay.ipsec.userspace.engine import UserspaceEngine
 from overlay.ipsec.xfrm.backend import XfrmBackend
 from overlay.ipsec.xfrm.encapsulation import decapsulate_esp
 from overlay.link.events import LinkKeys
+from overlay.link.security import FIRST_CIRCUIT_REQID, LinkSecurity, link_configuration
 from overlay.sensitive import SecretBytes
 from overlay.system.tun import TunDevice
 from overlay.system.udp import bound_socket

@@ -4,8 +4,8 @@ import pytest
 from overlay_world import DELAY_S, World
 
 from overlay.addresses import Endpoint
-from overlay.apm.translator import FIRST_CIRCUIT_REQID
 from overlay.link.events import LinkPeer
+from overlay.link.security import FIRST_CIRCUIT_REQID
 from overlay.link.settings import LinkSettings
 from overlay.node.paths import PathState
 

@@ -11,7 +11,6 @@ from apm_lab import INNER_V4, INNER_V6, describe, lab_settings
 
 from overlay.addresses import Endpoint, OverlayAddress
 from overlay.apm.carrier import SIGNALLING_PORT
-from overlay.apm.circuits import LinkSecurity
 from overlay.apm.control import CONTROL_PORT, ControlMessage, encode_control, parse_control
 from overlay.apm.datagram import UdpDatagram, build_datagram, parse_datagram
 from overlay.apm.inner_addresses import InnerAddressPool
@@ -29,6 +28,7 @@ from overlay.ipsec.interface import (
     SecurityAssociation,
     Spi,
 )
+from overlay.link.security import LinkSecurity
 from overlay.work_budget import WorkBudget
 
 NOW = 1_700_000_000.0

@@ -11,19 +11,18 @@ from dataclasses import dataclass, field
 from random import Random
 
 from overlay.addresses import Endpoint, IpNetwork, OverlayAddress
-from overlay.apm.circuits import LinkSecurity
 from overlay.apm.events import ApmEvent, LinkWanted
 from overlay.apm.inner_addresses import InnerAddressPool
 from overlay.apm.settings import ApmSettings
 from overlay.apm.signalling import SignallingManager
 from overlay.apm.spi import SpiAllocator
-from overlay.apm.translator import link_configuration
 from overlay.dht.descriptor import MixDescriptor, OnionKey, Role
 from overlay.identity import LocalIdentity
 from overlay.ipsec.interface import IpsecConfiguration
 from overlay.ipsec.suites import SUITES
 from overlay.ipsec.userspace.engine import UserspaceEngine
 from overlay.link.events import LinkKeys, LinkPeer
+from overlay.link.security import LinkSecurity, link_configuration
 from overlay.selection.selector import MixPath
 from overlay.sensitive import SecretBytes
 

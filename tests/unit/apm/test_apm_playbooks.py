@@ -14,7 +14,6 @@ import overlay.apm.plan
 import overlay.apm.relay
 import overlay.apm.source
 from overlay.addresses import InnerAddress
-from overlay.apm.circuits import LinkSecurity
 from overlay.apm.control import (
     CircuitPing,
     CircuitPong,
@@ -49,6 +48,7 @@ from overlay.errors import (
     PathError,
 )
 from overlay.ipsec.interface import SaIdentity
+from overlay.link.security import LinkSecurity
 from overlay.selection.selector import MixPath
 
 TICKET = bytes(range(16))

@@ -14,9 +14,9 @@ from apm_lab import lab_settings
 from apm_onions import exit_layer, relay_layer, send
 
 from overlay.addresses import OVERLAY_PREFIX, Endpoint, OverlayAddress
-from overlay.apm.circuits import LinkSecurity
 from overlay.apm.control import Confirm, Refuse, Teardown, TeardownReason
 from overlay.ipsec.interface import IpsecConfiguration
+from overlay.link.security import LinkSecurity
 
 RNG = Random(31)
 REQIDS = count(1)

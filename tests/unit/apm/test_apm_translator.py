@@ -7,16 +7,9 @@ import ipaddress
 import pytest
 
 from overlay.addresses import CircuitAddress, Endpoint, InnerAddress, OverlayAddress
-from overlay.apm.circuits import (
-    ExitIpsecInfo,
-    LinkSecurity,
-    OnionSas,
-    RelayIpsecInfo,
-    SourceIpsecInfo,
-)
+from overlay.apm.circuits import ExitIpsecInfo, OnionSas, RelayIpsecInfo, SourceIpsecInfo
 from overlay.apm.inner_addresses import InnerAddresses
 from overlay.apm.translator import (
-    link_configuration,
     translate_closing,
     translate_exit,
     translate_inner,
@@ -25,6 +18,7 @@ from overlay.apm.translator import (
 )
 from overlay.ipsec.interface import IpsecConfiguration, PolicyDirection, Spi
 from overlay.link.events import LinkKeys
+from overlay.link.security import LinkSecurity, link_configuration
 from overlay.sensitive import SecretBytes
 
 

@@ -6,7 +6,7 @@ from random import Random
 import pytest
 from fake_xfrm import FakeKernel, made_identity
 
-from overlay.apm.circuits import LinkSecurity, OnionSas, SourceIpsecInfo
+from overlay.apm.circuits import OnionSas, SourceIpsecInfo
 from overlay.apm.translator import translate_source
 from overlay.errors import BackendError
 from overlay.ipsec.interface import IpsecConfiguration, Spi
@@ -16,6 +16,7 @@ from overlay.ipsec.xfrm.backend import XfrmBackend
 from overlay.ipsec.xfrm.entries import OWNER
 from overlay.ipsec.xfrm.forms import association_body
 from overlay.ipsec.xfrm.messages import usersa_info
+from overlay.link.security import LinkSecurity
 from overlay.sensitive import SecretBytes
 
 KEPT = "entries that the kernel keeps"

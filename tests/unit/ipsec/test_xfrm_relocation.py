@@ -9,8 +9,6 @@ from fake_xfrm import FakeKernel, message
 from test_xfrm_failures import CIRCUIT, Device, Owner
 
 from overlay.addresses import Endpoint, OverlayAddress
-from overlay.apm.circuits import LinkSecurity
-from overlay.apm.translator import link_associations, link_policies
 from overlay.errors import BackendError
 from overlay.ipsec.interface import IpsecConfiguration, Spi
 from overlay.ipsec.xfrm import backend as backend_module
@@ -18,6 +16,7 @@ from overlay.ipsec.xfrm import netlink
 from overlay.ipsec.xfrm.backend import XfrmBackend
 from overlay.ipsec.xfrm.messages import XFRM_MSG_NEWPOLICY, XFRM_MSG_NEWSA, MarshalXfrm
 from overlay.link.events import LinkKeys
+from overlay.link.security import LinkSecurity, link_associations, link_policies
 from overlay.sensitive import SecretBytes
 
 REQID = 7
