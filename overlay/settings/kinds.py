@@ -148,7 +148,7 @@ def many(kind: Kind[T]) -> Kind[tuple[T, ...]]:
             raise ValueError("names a value twice; write each of them once")
         return parsed
 
-    return Kind(wanted, parse, lambda text: [kind.read(x) for x in text.split(",")])
+    return Kind(wanted, parse, lambda text: [kind.read(x.strip()) for x in text.split(",")])
 
 
 def _flag(value: object) -> bool:

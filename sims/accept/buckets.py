@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from typing import Final
 
 from overlay.dht.settings import DhtSettings
+from overlay.settings import Settings, many, number, setting, whole
 from sims.accept.experiment import Experiment, Measurement, Progress, told
 from sims.accept.experiment_result import CheckedValue, within
-from sims.accept.ranges import ranged
 from sims.accept.worlds import bucket_counts, joined_world, known_neighbours
 from sims.churn import parse_model
 from sims.run import Simulation
 from sims.scenario.parameters import Parameters
 from sims.scenario.scenario import Scenario
 from sims.scenario.sections import Churn
+from sims.scenario.values import LINE
 from sims.theory import tables
 
 __all__ = ["E3", "E4"]
@@ -31,11 +32,13 @@ _LARGE: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class Fill:
+class Fill(Settings):
     """E3: overlays of ``nodes`` nodes that joined one after the other, without churn."""
 
-    nodes: tuple[int, ...] = ranged((1000, 10_000), 20, 100_000)
-    k: int = ranged(20, 3, 64)
+    nodes: tuple[int, ...] = setting(
+        (1000, 10_000), many(whole(20, 100_000)), "Numbers of nodes that join one after the other."
+    )
+    k: int = setting(20, whole(3, 64), "Contacts in a bucket.")
 
 
 def _measure_fill(settings: Fill, seeds: int, progress: Progress) -> Measurement:
@@ -69,16 +72,21 @@ def _fill_points(k: int, nodes: int, runs: int, totals: Counter[int]) -> list[Ch
 
 
 @dataclass(frozen=True, slots=True)
-class Knowledge:
+class Knowledge(Settings):
     """E4: overlays as in E3 and, unless it is 0, one of ``churn_nodes`` nodes under ``churn``."""
 
-    nodes: tuple[int, ...] = ranged((2000, 15_371), 20, 100_000)
-    k: int = ranged(20, 3, 64)
-    churn: str = "ipfs2022"
-    churn_nodes: int = ranged(2000, 0, 100_000)
-    churn_hours: float = ranged(6.0, 0.01, 1000)
+    nodes: tuple[int, ...] = setting(
+        (2000, 15_371), many(whole(20, 100_000)), "Numbers of nodes that join one after the other."
+    )
+    k: int = setting(20, whole(3, 64), "Contacts in a bucket.")
+    churn: str = setting("ipfs2022", LINE, "Session model of the overlay under churn.")
+    churn_nodes: int = setting(
+        2000, whole(0, 100_000), "Nodes of the overlay under churn; 0 leaves it out."
+    )
+    churn_hours: float = setting(6.0, number(0.01, 1000, "hours"), "Simulated hours under churn.")
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Check settings that depend on each other."""
         if min(self.nodes) < 2 * self.k:
             raise ValueError(f"nodes must be at least twice k, so {2 * self.k}")
         online = self.churn_nodes * parse_model(self.churn).availability()

@@ -13,10 +13,10 @@ from overlay.addresses import Endpoint
 from overlay.dht.messages import Contact
 from overlay.dht.routing import Table
 from overlay.dht.settings import DhtSettings
+from overlay.settings import Settings, setting, whole
 from sims.accept.experiment import Experiment, Measurement, Progress
 from sims.accept.experiment_result import CheckedValue
 from sims.accept.ideal import as_id, contact_of, random_ids
-from sims.accept.ranges import ranged
 from sims.engine.keyspace import ID_BITS
 
 __all__ = ["E14"]
@@ -27,14 +27,16 @@ _SURROUND: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Sybils:
+class Sybils(Settings):
     """E14: ``identities`` of one subnet, which prove key and endpoint, among honest nodes."""
 
-    identities: int = ranged(10_000, 1, 1_000_000)
-    honest: int = ranged(300, 1, 100_000)
-    k: int = ranged(20, 1, 64)
-    per_bucket: int = ranged(2, 1, 64)
-    per_table: int = ranged(3, 1, 1000)
+    identities: int = setting(
+        10_000, whole(1, 1_000_000), "Identities of one subnet that prove their key and endpoint."
+    )
+    honest: int = setting(300, whole(1, 100_000), "Honest nodes.")
+    k: int = setting(20, whole(1, 64), "Contacts in a bucket.")
+    per_bucket: int = setting(2, whole(1, 64), "Contacts of one subnet in a bucket.")
+    per_table: int = setting(3, whole(1, 1000), "Contacts of one subnet in the table.")
 
 
 def _measure(settings: Sybils, seeds: int, progress: Progress) -> Measurement:

@@ -11,12 +11,13 @@ from random import Random
 import numpy as np
 from numpy.typing import NDArray
 
+from overlay.settings import Settings, many, setting, whole
 from sims.accept.experiment import Experiment, Measurement, Progress
 from sims.accept.experiment_result import CheckedValue, within
-from sims.accept.ranges import ranged
 from sims.accept.sessions import closed_forms, leaving_model
 from sims.churn import ChurnEvent, SessionModel, churn_events
 from sims.churn.lifetimes import Lifetimes
+from sims.scenario.values import LINE
 from sims.theory import records
 from sims.theory.special import kolmogorov_p
 
@@ -28,16 +29,21 @@ _LEAST_P = 0.01
 
 
 @dataclass(frozen=True, slots=True)
-class Draws:
+class Draws(Settings):
     """E1: ``draws`` lengths of each kind from the model, drawn one by one and as an array.
 
     Nodes that never leave have no session length, so they are not drawn.
     """
 
-    model: str = "kad2007"
-    draws: int = ranged(100_000, 1000, 10_000_000)
+    model: str = setting("kad2007", LINE, "Session model.")
+    draws: int = setting(
+        100_000,
+        whole(1000, 10_000_000),
+        "Lengths of sessions, and of absences, that are drawn in each way.",
+    )
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Check settings that depend on each other."""
         _in_closed_form(leaving_model(self.model))
 
 
@@ -114,15 +120,22 @@ def _ks_statistic(draws: NDArray[np.float64], survival: Callable[[float], float]
 
 
 @dataclass(frozen=True, slots=True)
-class Equilibria:
+class Equilibria(Settings):
     """E2: an overlay observed every hour, and residual sessions of nodes on line at the start."""
 
-    model: str = "kad2007"
-    nodes: int = ranged(2000, 100, 1_000_000)
-    hours: int = ranged(48, 1, 1000)
-    minutes: tuple[int, ...] = ranged((60, 120, 360), 1, 60_000)
+    model: str = setting("kad2007", LINE, "Session model with absences.")
+    nodes: int = setting(2000, whole(100, 1_000_000), "Number of nodes.")
+    hours: int = setting(
+        48, whole(1, 1000, "hours"), "Hours at whose ends the nodes on line are counted."
+    )
+    minutes: tuple[int, ...] = setting(
+        (60, 120, 360),
+        many(whole(1, 60_000, "minutes")),
+        "Times at which the survivors of the first nodes on line are counted, in minutes.",
+    )
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Check settings that depend on each other."""
         if _in_closed_form(leaving_model(self.model)).off is None:
             raise ValueError("the model needs absences, else everybody is on line at every hour")
         if max(self.minutes) >= 60 * self.hours:

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Final
 
 from overlay.errors import BackendError
+from overlay.settings import Settings, many, number, setting, whole
 from sims.accept.experiment import Experiment, Measurement, Progress
 from sims.accept.experiment_result import CheckedValue, exactly
-from sims.accept.ranges import ranged
 from sims.accept.sessions import leaving_model
 from sims.run import run
 from sims.scenario.scenario import Scenario
 from sims.scenario.sections import Churn
+from sims.scenario.values import LINE
 
 __all__ = ["E25", "digests_of"]
 
@@ -35,16 +36,19 @@ print(json.dumps(digests_of(nodes, duration_s, model, seeds, workers)))
 
 
 @dataclass(frozen=True, slots=True)
-class Reruns:
+class Reruns(Settings):
     """One scenario, run with each seed, several hash seeds and several numbers of workers."""
 
-    nodes: int = ranged(200, 20, 100_000)
-    duration_s: float = ranged(3600.0, 60, 1e6)
-    model: str = "p2psim"
-    hash_seeds: tuple[int, ...] = ranged((0, 1), 0, 2**32 - 1)
-    workers: tuple[int, ...] = ranged((1, 2), 1, 64)
+    nodes: int = setting(200, whole(20, 100_000), "Number of nodes.")
+    duration_s: float = setting(3600.0, number(60, 1e6, "seconds"), "Simulated time of each run.")
+    model: str = setting("p2psim", LINE, "Session model.")
+    hash_seeds: tuple[int, ...] = setting(
+        (0, 1), many(whole(0, 2**32 - 1)), "Values of PYTHONHASHSEED."
+    )
+    workers: tuple[int, ...] = setting((1, 2), many(whole(1, 64)), "Numbers of worker processes.")
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Check settings that depend on each other."""
         leaving_model(self.model)
 
 

@@ -10,10 +10,10 @@ from typing import Final
 from overlay.dht.lookup import Lookup, Query
 from overlay.dht.messages import Contact, Contacts
 from overlay.dht.settings import DhtSettings
+from overlay.settings import Settings, many, number, setting, whole
 from sims.accept.experiment import Experiment, Measurement, Progress
 from sims.accept.experiment_result import CheckedValue, within
 from sims.accept.ideal import IdealOverlay, as_id, contact_of, random_ids
-from sims.accept.ranges import ranged
 from sims.theory import disjoint_paths
 
 __all__ = ["E11"]
@@ -27,19 +27,24 @@ _INVENTED: Final = 1 << 40
 
 
 @dataclass(frozen=True, slots=True)
-class DisjointLookups:
+class DisjointLookups(Settings):
     """E11: lookups by honest nodes over ``paths`` disjoint paths, with one call at a time each.
 
     ``k`` is the capacity of a bucket and the number of contacts in an answer.
     """
 
-    nodes: int = ranged(4000, 50, 100_000)
-    k: int = ranged(8, 1, 64)
-    malicious: tuple[float, ...] = ranged((0.1, 0.2, 0.3), 0, 0.9)
-    paths: tuple[int, ...] = ranged((1, 2, 4, 8), 1, 16)
-    lookups: int = ranged(4000, 100, 10_000_000)
+    nodes: int = setting(4000, whole(50, 100_000), "Number of nodes.")
+    k: int = setting(8, whole(1, 64), "Capacity of a bucket, and contacts in an answer.")
+    malicious: tuple[float, ...] = setting(
+        (0.1, 0.2, 0.3), many(number(0, 0.9)), "Fractions of malicious nodes."
+    )
+    paths: tuple[int, ...] = setting(
+        (1, 2, 4, 8), many(whole(1, 16)), "Numbers of disjoint paths of a lookup."
+    )
+    lookups: int = setting(4000, whole(100, 10_000_000), "Lookups for each combination.")
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Check settings that depend on each other."""
         if max(self.paths) > self.k:
             raise ValueError(f"paths must not exceed k, which is {self.k}")
 

@@ -16,9 +16,9 @@ from overlay.dht.eclipse import (
     estimated_size,
     kth_nearest_distance,
 )
+from overlay.settings import Settings, many, setting, whole
 from sims.accept.experiment import Experiment, Measurement, Progress
 from sims.accept.experiment_result import CheckedValue, within
-from sims.accept.ranges import ranged
 from sims.engine.keyspace import ID_BITS
 from sims.theory import eclipse
 
@@ -31,20 +31,27 @@ _PER_OVERLAY: Final = 50
 
 
 @dataclass(frozen=True, slots=True)
-class Alarm:
+class Alarm(Settings):
     """E13: lookups among ``nodes`` uniform ids, with ``sybils`` ids nearer than all honest ones.
 
     The alarm models ids as a Poisson process. That is accurate if k is a small part of all ids.
     For k < 8 the sample deviation of the size estimate does not converge.
     """
 
-    nodes: int = ranged(1000, 80, 1_000_000)
-    k: int = ranged(20, 8, 64)
-    sybils: tuple[int, ...] = ranged((20, 10, 5), 1, 1000)
-    false_alarm_draws: int = ranged(40_000, 1000, 10_000_000)
-    draws: int = ranged(4000, 100, 10_000_000)
+    nodes: int = setting(1000, whole(80, 1_000_000), "Number of honest nodes.")
+    k: int = setting(20, whole(8, 64), "Contacts that a lookup returns.")
+    sybils: tuple[int, ...] = setting(
+        (20, 10, 5),
+        many(whole(1, 1000)),
+        "Numbers of malicious ids nearer to the key than all honest ones.",
+    )
+    false_alarm_draws: int = setting(
+        40_000, whole(1000, 10_000_000), "Lookups without malicious ids."
+    )
+    draws: int = setting(4000, whole(100, 10_000_000), "Lookups with each number of malicious ids.")
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Check settings that depend on each other."""
         if self.nodes < _NODES_PER_K * self.k:
             raise ValueError(f"nodes must be at least {_NODES_PER_K} k, so {_NODES_PER_K * self.k}")
 

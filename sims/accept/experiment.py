@@ -1,26 +1,25 @@
 """Declare acceptance experiments: settings in a full and a quick form, and a measurement.
 
-The settings are a frozen dataclass of numbers, texts and tuples of numbers. The command line
-can set each of them, and the expected values are computed for the settings in use.
+The command line can change each setting, and the expected values are computed for the settings in
+use.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from overlay.errors import ConfigurationError
-from sims.accept.ranges import check_ranges
+from overlay.settings import Settings, declared, refuse_unknown
+from overlay.settings.shown import sentence
 
 if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
     from sims.accept.experiment_result import CheckedValue
 
 __all__ = ["Experiment", "Measurement", "Progress", "told", "with_values"]
 
-S = TypeVar("S", bound="DataclassInstance")
+S = TypeVar("S", bound=Settings)
 
 Progress = Callable[[str], None]
 """Called with a few words about what is measured now."""
@@ -71,34 +70,12 @@ def with_values(name: str, settings: S, values: dict[str, str]) -> S:
         ConfigurationError: there is no such setting, the text does not fit its type, or the
             value is out of range.
     """
-    known = {field.name: getattr(settings, field.name) for field in fields(settings)}
-    parsed: dict[str, object] = {}
-    for key, text in values.items():
-        if key not in known:
-            raise ConfigurationError(f"{name} has no setting {key!r}; it has {', '.join(known)}.")
-        parsed[key] = _parsed(f"{name}.{key}", text, known[key])
-    check_ranges(
-        name, type(settings), parsed
-    )  # first, because the checks of the dataclass compute with these values
+    known = declared(type(settings))
+    refuse_unknown(f"{name} setting", values, known)
+    read = {key: known[key].kind.read(text.strip()) for key, text in values.items()}
+    values_in_use = {key: getattr(settings, key) for key in known}
+    settings_of: Callable[..., S] = type(settings)
     try:
-        return replace(settings, **parsed)
+        return settings_of(**values_in_use | read)
     except ValueError as error:
-        raise ConfigurationError(f"{name}: {str(error).rstrip('.')}.") from error
-
-
-def _parsed(where: str, text: str, like: object) -> object:
-    if isinstance(like, tuple):
-        return tuple(_scalar(where, part.strip(), like[0]) for part in text.split(","))
-    return _scalar(where, text.strip(), like)
-
-
-def _scalar(where: str, text: str, like: object) -> object:
-    if isinstance(like, str):
-        return text
-    try:
-        return int(text) if isinstance(like, int) else float(text)
-    except ValueError:
-        kind = "whole number" if isinstance(like, int) else "number"
-        raise ConfigurationError(
-            f"{where} must be a {kind}, not {text!r}; several are separated by commas."
-        ) from None
+        raise ConfigurationError(f"{name}: {sentence(error)}") from error

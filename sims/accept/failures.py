@@ -10,9 +10,9 @@ from statistics import fmean, quantiles
 from overlay.dht.descriptor import MixDescriptor
 from overlay.dht.lookup import Lookup
 from overlay.dht.settings import DhtSettings
+from overlay.settings import Settings, number, setting, whole
 from sims.accept.experiment import Experiment, Measurement, Progress
 from sims.accept.experiment_result import CheckedValue
-from sims.accept.ranges import ranged
 from sims.accept.worlds import new_world, pass_time
 from sims.participants.machine import Machine
 from sims.participants.world import World
@@ -24,23 +24,34 @@ _PATIENCE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Death:
+class Death(Settings):
     """E10: ``nodes`` with ideal tables and records, of which a fraction ``dead`` fails at once.
 
     Then each node of a sample looks up the record of a living node. It makes one lookup only,
     so that no lookup profits from an earlier one. The limits are set for 30 % failed nodes.
     """
 
-    nodes: int = ranged(500, 20, 100_000)
-    dead: float = ranged(0.3, 0, 0.9)
-    k: int = ranged(20, 1, 64)
-    lookups: int = ranged(100, 2, 100_000)
-    p50_s: float = ranged(2.0, 0, 60)
-    closest: float = ranged(0.95, 0, 1)
-    dead_in_result: float = ranged(0.01, 0, 1)
-    found: float = ranged(0.99, 0, 1)
+    nodes: int = setting(500, whole(20, 100_000), "Number of nodes.")
+    dead: float = setting(0.3, number(0, 0.9), "Fraction of the nodes that fail at once.")
+    k: int = setting(20, whole(1, 64), "Contacts in a bucket and holders of a record.")
+    lookups: int = setting(100, whole(2, 100_000), "Nodes that make one lookup each.")
+    p50_s: float = setting(
+        2.0, number(0, 60, "seconds"), "Largest permitted median time of a lookup."
+    )
+    closest: float = setting(
+        0.95,
+        number(0, 1),
+        "Least permitted fraction of lookups that find the nearest living nodes.",
+    )
+    dead_in_result: float = setting(
+        0.01, number(0, 1), "Largest permitted fraction of failed nodes in results."
+    )
+    found: float = setting(
+        0.99, number(0, 1), "Least permitted fraction of lookups that find the record."
+    )
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Check settings that depend on each other."""
         living = self.nodes - round(self.dead * self.nodes)
         if living < self.k + 2:
             raise ValueError(

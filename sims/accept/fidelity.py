@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from overlay.settings import Settings, many, number, setting, whole
 from sims.accept.experiment import Experiment, Measurement, Progress, told
 from sims.accept.experiment_result import CheckedValue
-from sims.accept.ranges import ranged
 from sims.churn import parse_model
 from sims.results.metrics import metric_of
 from sims.scenario.scenario import Scenario
 from sims.scenario.sections import Adversary, Arrival, Churn, Circuits, LatencySection
+from sims.scenario.values import LINE
 from sims.vectorised.validation import Comparison, compare
 
 __all__ = ["M1", "point_of", "scenario_of"]
@@ -28,7 +29,7 @@ _NODES_IN_ALL: Final = 3000
 
 
 @dataclass(frozen=True, slots=True)
-class Fidelities:
+class Fidelities(Settings):
     """M1: each case at each size, for ``minutes`` after ``warm_up_minutes``.
 
     A case is a session model with optional additions. With ``+drop``, a fifth of the nodes
@@ -36,13 +37,24 @@ class Fidelities:
     a third of the nodes on line fails for good after a third of the minutes.
     """
 
-    nodes: tuple[int, ...] = ranged((1000, 3000, 10_000), 100, 100_000)
-    cases: tuple[str, ...] = _CASES
-    warm_up_minutes: float = ranged(60.0, 5, 10_000)
-    minutes: float = ranged(60.0, 5, 10_000)
-    model_runs: int = ranged(8, 1, 1000)
+    nodes: tuple[int, ...] = setting(
+        (1000, 3000, 10_000), many(whole(100, 100_000)), "Numbers of nodes."
+    )
+    cases: tuple[str, ...] = setting(
+        _CASES, many(LINE), "Session models with additions: +constant, +drop or +failure."
+    )
+    warm_up_minutes: float = setting(
+        60.0, number(5, 10_000, "minutes"), "Simulated minutes before the measurement."
+    )
+    minutes: float = setting(
+        60.0, number(5, 10_000, "minutes"), "Simulated minutes of the measurement."
+    )
+    model_runs: int = setting(
+        8, whole(1, 1000), "Runs of the vectorised model for each run of the full simulation."
+    )
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Check settings that depend on each other."""
         for case in self.cases:
             parse_model(scenario_of(case, 1000, self.warm_up_minutes, self.minutes).churn.model)
 

@@ -18,10 +18,10 @@ from overlay.dht.settings import DhtSettings
 from overlay.dht.storage import RecordStore, verified_record
 from overlay.dht.topology_table import TopologyTable
 from overlay.identity import LocalIdentity
+from overlay.settings import Settings, number, setting, whole
 from sims.accept.experiment import Experiment, Measurement, Progress
 from sims.accept.experiment_result import CheckedValue, exactly
 from sims.accept.ideal import IdealOverlay, as_id, contact_of
-from sims.accept.ranges import ranged
 
 __all__ = ["E12"]
 
@@ -36,20 +36,23 @@ _ENOUGH: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Poison:
+class Poison(Settings):
     """E12: ``nodes`` with records at their k nearest; one fraction lies, another is silent.
 
     A crawl asks holders for the records of silent nodes. Only there can a malicious node answer
     for another node.
     """
 
-    nodes: int = ranged(600, 50, 100_000)
-    k: int = ranged(20, _HOLDERS_ASKED, 64)
-    malicious: float = ranged(0.2, 0, 0.8)
-    silent: float = ranged(0.2, 0, 0.8)
-    availability: float = ranged(0.99, 0, 1)
+    nodes: int = setting(600, whole(50, 100_000), "Number of nodes.")
+    k: int = setting(20, whole(_HOLDERS_ASKED, 64), "Contacts in a bucket and holders of a record.")
+    malicious: float = setting(0.2, number(0, 0.8), "Fraction of nodes that return false records.")
+    silent: float = setting(0.2, number(0, 0.8), "Fraction of nodes that do not answer.")
+    availability: float = setting(
+        0.99, number(0, 1), "Least permitted fraction of lookups that find the record."
+    )
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Check settings that depend on each other."""
         if self.malicious + self.silent > _MOST_AMISS:
             raise ValueError(f"malicious and silent add up to {_MOST_AMISS} at the most")
 
@@ -130,10 +133,10 @@ def _build(settings: Poison, rng: Random) -> _Overlay:
         identity.node_id: RecordStore(identity.node_id, _NETWORK, dht, _clock)
         for identity in identities
     }
-    for index, (identity, number) in enumerate(zip(identities, numbers, strict=True)):
-        records[identity.node_id] = _records(identity, number, index)
-        for holder in tables.keys.closest(number, settings.k + 1):
-            if holder != number:
+    for index, (identity, key) in enumerate(zip(identities, numbers, strict=True)):
+        records[identity.node_id] = _records(identity, key, index)
+        for holder in tables.keys.closest(key, settings.k + 1):
+            if holder != key:
                 current = records[identity.node_id]["current"]
                 source = index.to_bytes(4, "big")
                 stores[as_id(holder)].put(identity.node_id, current, source, responsible=True)

@@ -13,12 +13,13 @@ from overlay.dht.descriptor import MixDescriptor, OnionKey, Role, sign_descripto
 from overlay.dht.settings import DhtSettings
 from overlay.dht.storage import RecordStore
 from overlay.identity import LocalIdentity
+from overlay.settings import Settings, many, number, setting, whole
 from sims.accept.experiment import Experiment, Measurement, Progress
 from sims.accept.experiment_result import CheckedValue, exactly, within
 from sims.accept.ideal import IdealOverlay, as_id, drive, random_ids
-from sims.accept.ranges import ranged
 from sims.accept.sessions import closed_forms, leaving_model
 from sims.churn import SessionModel
+from sims.scenario.values import LINE
 from sims.theory import records
 
 __all__ = ["E8"]
@@ -31,16 +32,21 @@ _LIVES: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Survival:
+class Survival(Settings):
     """E8: ``draws`` records with ``k`` holders each, requested after ``minutes``."""
 
-    model: str = "exponential(60min)"
-    k: tuple[int, ...] = ranged((3, 8, 20), 1, 64)
-    minutes: tuple[float, ...] = ranged((60.0,), 0.1, 170)
-    """Minutes after the store; at most 170, because a record is valid for three hours."""
-    draws: int = ranged(20_000, 200, 10_000_000)
+    model: str = setting("exponential(60min)", LINE, "Session model of the holders.")
+    k: tuple[int, ...] = setting((3, 8, 20), many(whole(1, 64)), "Numbers of holders of a record.")
+    minutes: tuple[float, ...] = setting(
+        (60.0,),
+        many(number(0.1, 170, "minutes")),
+        "Times after the store at which records are requested, in minutes. A record is valid for "
+        "three hours.",
+    )
+    draws: int = setting(20_000, whole(200, 10_000_000), "Records for each combination.")
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Check settings that depend on each other."""
         _residual(leaving_model(self.model))
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from overlay.dht.settings import DhtSettings
+from overlay.settings import Settings, setting, whole
 from sims.accept.experiment import Experiment, Measurement, Progress
 from sims.accept.experiment_result import CheckedValue, exactly
 from sims.accept.worlds import JOIN_SPACING_S, new_world, pass_time
@@ -27,15 +28,15 @@ _CALM_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Idle:
+class Idle(Settings):
     """E9: ``nodes`` that each published a record and then have nothing to do for a while."""
 
-    nodes: int = 2000
-    k: int = 20
-
-    def __post_init__(self) -> None:
-        if not 2 <= self.nodes <= 3000:
-            raise ValueError("nodes lie between 2 and 3000, else joins run into other chores")
+    nodes: int = setting(
+        2000,
+        whole(2, 3000),
+        "Number of idle nodes. With more, joins overlap with other periodic work.",
+    )
+    k: int = setting(20, whole(1, 64), "Contacts in a bucket.")
 
 
 def _measure(settings: Idle, seeds: int, progress: Progress) -> Measurement:

@@ -11,10 +11,10 @@ from typing import Final
 import numpy as np
 
 from overlay.dht.settings import DhtSettings
+from overlay.settings import Settings, many, number, setting, whole
 from sims.accept.experiment import Experiment, Measurement, Progress
 from sims.accept.experiment_result import CheckedValue, within
 from sims.accept.ideal import IdealOverlay, as_id, drive, random_ids
-from sims.accept.ranges import ranged
 from sims.engine.keyspace import ID_BITS
 from sims.theory import geometry
 
@@ -36,23 +36,29 @@ def greedy(k: int) -> DhtSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class SingleHops:
+class SingleHops(Settings):
     """E5: ``lookups`` lookups per point, from random nodes, of other existing nodes.
 
     The mean approaches log2(N)/2. For 24 nodes this is 2 % too small, for 2 nodes 50 %.
     """
 
-    nodes: tuple[int, ...] = ranged((256, 1024, 4096, 16_384), 64, 200_000)
-    lookups: int = ranged(10_000, 100, 10_000_000)
+    nodes: tuple[int, ...] = setting(
+        (256, 1024, 4096, 16_384), many(whole(64, 200_000)), "Numbers of nodes."
+    )
+    lookups: int = setting(10_000, whole(100, 10_000_000), "Lookups for each number of nodes.")
 
 
 @dataclass(frozen=True, slots=True)
-class Hops:
+class Hops(Settings):
     """E6: the same with k contacts per bucket."""
 
-    nodes: tuple[int, ...] = ranged((256, 1024, 4096, 16_384), 2, 200_000)
-    k: tuple[int, ...] = ranged((8, 16, 20), 1, 64)
-    lookups: int = ranged(2000, 100, 10_000_000)
+    nodes: tuple[int, ...] = setting(
+        (256, 1024, 4096, 16_384), many(whole(2, 200_000)), "Numbers of nodes."
+    )
+    k: tuple[int, ...] = setting(
+        (8, 16, 20), many(whole(1, 64)), "Numbers of contacts in a bucket."
+    )
+    lookups: int = setting(2000, whole(100, 10_000_000), "Lookups for each combination.")
 
 
 def _hops(nodes: int, k: int, lookups: int, rng: Random) -> list[int]:
@@ -110,19 +116,28 @@ def _measure_hops(settings: Hops, seeds: int, progress: Progress) -> Measurement
 
 
 @dataclass(frozen=True, slots=True)
-class Damage:
+class Damage(Settings):
     """E7: 2^bits ids, k contacts per bucket, a fraction ``dead`` of failed nodes, no repair.
 
     ``error`` is the standard error to reach by simulation and by theory; it determines the
     number of lookups.
     """
 
-    bits: int = ranged(10, 2, 20)
-    k: tuple[int, ...] = ranged((1, 2, 4, 8), 1, 64)
-    dead: tuple[float, ...] = ranged((0.1, 0.2, 0.5), 0, 0.95)
-    error: float = ranged(0.004, 0.001, 0.1)
+    bits: int = setting(10, whole(2, 20), "Length of ids; every id of that length is a node.")
+    k: tuple[int, ...] = setting(
+        (1, 2, 4, 8), many(whole(1, 64)), "Numbers of contacts in a bucket."
+    )
+    dead: tuple[float, ...] = setting(
+        (0.1, 0.2, 0.5), many(number(0, 0.95)), "Fractions of failed nodes."
+    )
+    error: float = setting(
+        0.004,
+        number(0.001, 0.1),
+        "Standard error to reach by simulation and by theory; it determines the number of lookups.",
+    )
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Check settings that depend on each other."""
         living = (1 - max(self.dead)) * 2**self.bits
         if living < _FEWEST_LIVING:
             raise ValueError(
