@@ -3,7 +3,8 @@
 ::
 
     from sims import churn_simulation
-    from sims.scenario.scenario import Adversary, Scenario
+    from sims.scenario.running import RunSettings
+from sims.scenario.scenario import Adversary, Scenario
 
     if __name__ == "__main__":  # runs are processes of their own, which import this file
         scenario = Scenario(nodes=500, adversary=Adversary(0.2, ("drop",)))
@@ -22,6 +23,7 @@ from sims.results.observations import Progress
 from sims.scenario.files import load_tables
 from sims.scenario.parameters import Scalar
 from sims.scenario.plain import plain_of
+from sims.scenario.running import RunSettings
 from sims.scenario.scenario import Scenario
 from sims.scenario.study import Axis, study_of
 from sims.sweep.execute import Options, Watcher, execute
@@ -66,4 +68,4 @@ def churn_simulation(
     study = study_of(tables, axes)
     watcher = Watcher() if progress is None else Watcher(progress=progress)
     place = free_directory(study.base.name) if out is None else Path(out)
-    return execute(study, place, Options(jobs, dask), watcher)
+    return execute(study, place, Options(RunSettings(jobs, dask)), watcher)

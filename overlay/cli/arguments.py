@@ -13,7 +13,7 @@ from overlay.cli.commands import add_commands
 from overlay.config.load import section_type
 from overlay.logs import LEVELS
 from overlay.settings import declared
-from overlay.settings.describe import toml_value
+from overlay.settings.describe import default_text
 from overlay.settings.option import add_option
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def _init(to: argparse.ArgumentParser) -> None:
         "~/.local/state/overlay for others)",
     )
     for flag, (section, name, metavar) in INIT_OPTIONS.items():
-        default = toml_value(declared(section_type(section))[name].default)
+        default = default_text(declared(section_type(section))[name])
         _setting(to, flag, section, name, metavar, remark=f"default: {default}")
     to.add_argument(
         "--force",

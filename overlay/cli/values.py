@@ -1,35 +1,15 @@
-"""Parsers for the values of options, and a workaround for values that begin with a dash."""
+"""A workaround for values of options that begin with a dash."""
 
 from __future__ import annotations
 
-import argparse
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
-__all__ = ["joined_values", "whole_number"]
+__all__ = ["joined_values"]
 
 _OPTION: Final = re.compile(r"--[a-z][a-z-]*")
 _NEGATIVE_TIME: Final = re.compile(r"-[0-9]+(\.[0-9]+)?[a-z]+")
-
-
-def whole_number(lowest: int, highest: int | None = None) -> Callable[[str], int]:
-    """Return a parser for whole numbers from ``lowest`` to ``highest`` (None: unlimited).
-
-    It is used as ``add_argument(type=...)``.
-    """
-    wanted = f"a whole number from {lowest} " + (f"to {highest}" if highest is not None else "on")
-
-    def parse(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = None
-        if value is None or value < lowest or (highest is not None and value > highest):
-            raise argparse.ArgumentTypeError(f"write {wanted}, not {text[:40]!r}")
-        return value
-
-    return parse
 
 
 def joined_values(argv: Sequence[str]) -> list[str]:

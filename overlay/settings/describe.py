@@ -11,7 +11,15 @@ from typing import Any
 from overlay.settings.declaration import Setting, TomlValue, declared
 from overlay.settings.kinds import FLAG
 
-__all__ = ["comment", "commented_entry", "first_sentence", "help_text", "table", "toml_value"]
+__all__ = [
+    "comment",
+    "commented_entry",
+    "default_text",
+    "first_sentence",
+    "help_text",
+    "table",
+    "toml_value",
+]
 
 
 def commented_entry(known: Setting, value: TomlValue | None = None, more: str = "") -> str:
@@ -56,8 +64,9 @@ def table(settings_type: type[Any], prefix: str = "", without: Collection[str] =
     for name, known in declared(settings_type).items():
         if known.section or name in without:
             continue
-        default = f"`{toml_value(known.default)}`" if known.default is not None else ""
-        cells = (f"`{prefix}{name}`", default, known.kind.wanted, known.meaning)
+        default = default_text(known)
+        shown = default if known.default is None else f"`{default}`"
+        cells = (f"`{prefix}{name}`", shown, known.kind.wanted, known.meaning)
         rows.append(f"| {' | '.join(each.replace('|', chr(92) + '|') for each in cells)} |")
     return "\n".join(rows)
 
@@ -71,6 +80,11 @@ def help_text(known: Setting, remark: str) -> str:
     range_ = "" if is_plain else f"{known.kind.wanted}; "
     # A percent sign begins a conversion in argparse.
     return f"{about} ({range_}{remark})".replace("%", "%%")
+
+
+def default_text(known: Setting) -> str:
+    """Return the default of a setting in TOML, or what its absence means."""
+    return known.kind.absent if known.default is None else toml_value(known.default)
 
 
 def first_sentence(text: str) -> str:

@@ -39,6 +39,7 @@ class Kind(Generic[T]):
         parse: returns the checked value, or raises ValueError.
         read: converts a word of the command line into the form of the file, unchecked.
         choices: all permitted words, if they are few.
+        absent: what None means, for a kind that also takes None.
         repeats: whether the file has a list and an option may be repeated, once for each item.
     """
 
@@ -47,6 +48,7 @@ class Kind(Generic[T]):
     read: Callable[[str], object] = _same
     choices: tuple[str, ...] = ()
     repeats: bool = False
+    absent: str = ""
 
 
 def whole(lowest: int, highest: int, unit: str = "") -> Kind[int]:

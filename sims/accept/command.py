@@ -16,18 +16,19 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Final
 
-from overlay.errors import BackendError, ConfigurationError
+from overlay.errors import BackendError
+from overlay.settings import declared
 from sims.accept.experiment_result import CheckedValue, ExperimentResult
 from sims.accept.figures import draw
 from sims.accept.registry import EXPERIMENTS
 from sims.accept.runner import parse_overrides, prepared, run, selected
 from sims.results.directory import free_directory
+from sims.scenario.running import AcceptSettings
 
 __all__ = ["accept", "run_each", "table"]
 
 _HELD: Final = 0
 _NOT_HELD: Final = 1
-_MAX_JOBS: Final = 1024
 
 
 def accept(arguments: argparse.Namespace) -> int:
@@ -40,18 +41,17 @@ def accept(arguments: argparse.Namespace) -> int:
         ConfigurationError: an unknown experiment, or a setting that does not fit.
         BackendError: results cannot be written.
     """
-    jobs = arguments.jobs if arguments.jobs is not None else 1
-    if not 1 <= jobs <= _MAX_JOBS:
-        raise ConfigurationError(f"--jobs must be 1 to {_MAX_JOBS}, not {jobs}.")
+    given = {name: getattr(arguments, name, None) for name in declared(AcceptSettings)}
+    how = AcceptSettings(**{name: value for name, value in given.items() if value is not None})
     out = arguments.out if arguments.out is not None else free_directory("accept")
     _make(out)  # report an unwritable directory now, not after hours
     verdicts: list[ExperimentResult] = []
     for verdict in run_each(
         arguments.experiments,
         quick=arguments.quick,
-        seeds=getattr(arguments, "seeds", None),
+        seeds=how.seeds,
         overrides=parse_overrides(arguments.set, EXPERIMENTS),
-        jobs=jobs,
+        jobs=how.jobs,
     ):
         verdicts = in_order([*verdicts, verdict])
         _say(f"{verdict.name} {_word(verdict)} after {verdict.seconds:.0f} s")

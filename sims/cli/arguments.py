@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from overlay.cli.values import whole_number
-from overlay.settings.describe import toml_value
+from overlay.settings import Setting, declared
+from overlay.settings.describe import default_text
 from overlay.settings.option import add_option
 from sims.scenario.plain import setting_by_name
+from sims.scenario.running import AcceptSettings, RunSettings
 
 __all__ = ["SETTINGS", "configure"]
 
@@ -35,8 +36,6 @@ SETTINGS: Final[Mapping[str, tuple[str, str | None]]] = {
     "--expect": ("expectations", "CONDITION"),
 }
 """Options of ``overlay sim churn``, each with its setting and a word for the value in the help."""
-
-_COUNT: Final = whole_number(0)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -84,8 +83,7 @@ def _churn(to: argparse.ArgumentParser) -> None:
 def _scenario(to: argparse._ArgumentGroup) -> None:
     for flag, (name, metavar) in SETTINGS.items():
         known = setting_by_name(name)
-        remark = f"default: {toml_value(known.default)}"
-        add_option(to, flag, known, remark=remark, metavar=metavar)
+        _option(to, flag, known, metavar)
     to.add_argument(
         "--set",
         action="append",
@@ -105,6 +103,15 @@ def _scenario(to: argparse._ArgumentGroup) -> None:
     )
 
 
+def _option(
+    to: argparse.ArgumentParser | argparse._ArgumentGroup,
+    flag: str,
+    known: Setting,
+    metavar: str | None,
+) -> None:
+    add_option(to, flag, known, remark=f"default: {default_text(known)}", metavar=metavar)
+
+
 def _running(to: argparse._ArgumentGroup) -> None:
     to.add_argument(
         "--out",
@@ -112,10 +119,9 @@ def _running(to: argparse._ArgumentGroup) -> None:
         metavar="DIR",
         help="new directory for results (default: sim-results/NAME-1)",
     )
-    to.add_argument(
-        "--jobs", type=_COUNT, metavar="N", help="runs at the same time (default: one per core)"
-    )
-    to.add_argument("--dask", metavar="ADDRESS", help="run on the Dask cluster of this scheduler")
+    how = declared(RunSettings)
+    _option(to, "--jobs", how["jobs"], "N")
+    _option(to, "--dask", how["dask"], "ADDRESS")
     to.add_argument(
         "--dry-run",
         action="store_true",
@@ -141,13 +147,12 @@ def _accept(to: argparse.ArgumentParser) -> None:
         metavar="E6.nodes=700",
         help="change a setting of an experiment, as in E6.nodes=700 (repeatable)",
     )
-    to.add_argument("--seeds", type=_COUNT, metavar="N", help="number of seeds of each experiment")
+    how = declared(AcceptSettings)
+    _option(to, "--seeds", how["seeds"], "N")
     to.add_argument(
         "--out",
         type=Path,
         metavar="DIR",
         help="directory for figures and verdicts (default: sim-results/accept-1, or the next)",
     )
-    to.add_argument(
-        "--jobs", type=_COUNT, metavar="N", help="experiments at the same time (default: 1)"
-    )
+    _option(to, "--jobs", how["jobs"], "N")

@@ -14,6 +14,7 @@ from sims.cli.progress import ProgressLine
 from sims.results.directory import free_directory
 from sims.scenario.files import load_tables
 from sims.scenario.plain import set_by_name
+from sims.scenario.running import RunSettings
 from sims.scenario.study import Study, parse_axis, parse_value, study_of
 from sims.scenario.toml import render_toml
 from sims.sweep.checks import check_study
@@ -30,13 +31,7 @@ def churn(arguments: argparse.Namespace) -> int:
         BackendError: the results could not be written.
     """
     study = study_of_arguments(arguments)
-    if arguments.jobs is not None and not 1 <= arguments.jobs <= 1024:
-        raise ConfigurationError(f"--jobs must be 1 to 1024, not {arguments.jobs}.")
-    if arguments.jobs is not None and arguments.dask:
-        raise ConfigurationError(
-            "--jobs says nothing to a Dask cluster, which has its own workers; leave one out."
-        )
-    options = Options(arguments.jobs, arguments.dask, command=tuple(_command()))
+    options = Options(RunSettings(arguments.jobs, arguments.dask), command=tuple(_command()))
     if arguments.dry_run:
         check_study(study, at_a_time=options.at_a_time)
         for point in study.points:

@@ -99,12 +99,12 @@ class Arrival(ScenarioSettings):
     )
     share: float | None = setting(
         None,
-        optional(number(0.001, 10), "by kind"),
+        optional(number(0.001, 10), "depends on kind"),
         "Fraction of the nodes that the event affects; above 1 only for a flash crowd.",
     )
     lasts_s: float | None = setting(
         None,
-        optional(seconds(0, 30 * _DAY_S), "by kind"),
+        optional(seconds(0, 30 * _DAY_S), "depends on kind"),
         "Duration of the joins, or of the partition.",
     )
 

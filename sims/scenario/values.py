@@ -73,12 +73,13 @@ def _read_seeds(text: str) -> object:
     return numbers[0] if len(numbers) == 1 else numbers
 
 
-def optional(kind: Kind[float], otherwise: str) -> Kind[float | None]:
+def optional(kind: Kind[T], otherwise: str) -> Kind[T | None]:
     """Return a kind that also takes None (not given), which means ``otherwise``."""
     return Kind(
-        f"{kind.wanted}; {otherwise} if not given",
+        kind.wanted,
         lambda value: None if value is None else kind.parse(value),
         kind.read,
+        absent=otherwise,
     )
 
 

@@ -16,6 +16,7 @@ from sims.results.drawing import Drawn, draw
 from sims.results.observations import Progress
 from sims.results.reading import Results
 from sims.results.record import RunFailure, RunRecord
+from sims.scenario.running import RunSettings
 from sims.scenario.study import Study
 from sims.sweep.checks import check_study
 from sims.sweep.cluster import run_on_dask
@@ -31,26 +32,24 @@ class Options:
     """How a study is run. These options do not change the results.
 
     Attributes:
-        jobs: runs at the same time on this machine; None for one per core.
-        dask: address of a Dask scheduler that runs them instead.
+        run: where and how many runs are executed at the same time.
         runner: the function that runs one scenario.
         command: the command line, for the report; empty if started from Python.
     """
 
-    jobs: int | None = None
-    dask: str | None = None
+    run: RunSettings = field(default_factory=RunSettings)
     runner: Runner = run_scenario
     command: tuple[str, ...] = ()
 
     @property
     def workers(self) -> int:
         """Number of worker processes on this machine."""
-        return self.jobs or cores()
+        return self.run.jobs or cores()
 
     @property
     def at_a_time(self) -> int | None:
         """Runs at the same time on this machine; None if other machines run them."""
-        return None if self.dask else self.workers
+        return None if self.run.dask else self.workers
 
 
 @dataclass(slots=True)
@@ -117,8 +116,8 @@ def _outcomes(
     study: Study, options: Options, stop: Stop, watcher: Watcher
 ) -> Generator[JobResult, None, None]:
     jobs = jobs_of(study)
-    if options.dask:
-        return run_on_dask(jobs, options.runner, options.dask, stop, watcher.progress)
+    if options.run.dask:
+        return run_on_dask(jobs, options.runner, options.run.dask, stop, watcher.progress)
     return run_locally(jobs, options.runner, options.workers, stop, watcher.progress)
 
 

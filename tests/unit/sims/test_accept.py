@@ -141,7 +141,7 @@ def test_a_setting_of_what_is_not_to_be_run_is_refused():
 
 @pytest.mark.parametrize("seeds", [0, -3, 10_001])
 def test_seeds_are_bounded(seeds):
-    with pytest.raises(ConfigurationError, match=r"--seeds must be 1 to 10,000"):
+    with pytest.raises(ConfigurationError, match=r"--seeds must lie between 1 and 10000, not"):
         accept(options(experiments=["E14"], seeds=seeds))
 
 

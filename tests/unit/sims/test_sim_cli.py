@@ -59,7 +59,7 @@ def refused(capsys, words, *arguments):
         ("--set dht.alpha=3", ("churn", "--set", "alpha")),
         ("--sweep nodes=500,1000", ("churn", "--sweep", "nodes")),
         ("there is no setting", ("churn", "--sweep", "node=1,2")),
-        ("--jobs must be 1 to 1024", ("churn", "--jobs", "0")),
+        ("--jobs must lie between 1 and 1024, not 0", ("churn", "--jobs", "0")),
         ("leave one out", ("churn", "--jobs", "2", "--dask", "tcp://127.0.0.1:1")),
         ("cannot be written", ("churn", "--nodes", "20", "--out", "/proc/nowhere")),
         ("--quick is the small size", ("churn", "--quick")),
@@ -91,7 +91,7 @@ def test_options_make_the_scenario_that_a_file_would(capsys):
         ("named 'bogus'", ("--set", "circuits.strategy=bogus")),
         ("no session model", ("--model", "kad2008")),
         ("write at most", ("--nodes", "10000000")),
-        ("--jobs must be 1 to 1024", ("--jobs", "0")),
+        ("--jobs must lie between 1 and 1024, not 0", ("--jobs", "0")),
     ],
 )
 def test_a_dry_run_refuses_what_the_run_would_refuse(capsys, tmp_path, words, arguments):

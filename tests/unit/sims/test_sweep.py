@@ -14,6 +14,7 @@ from sims.results.observations import RunOutcome
 from sims.results.reading import read_results
 from sims.results.record import RunFailure
 from sims.scenario.files import load_tables, shipped_names
+from sims.scenario.running import RunSettings
 from sims.scenario.scenario import Scenario
 from sims.scenario.study import parse_axis, study_of
 from sims.sweep import checks
@@ -51,11 +52,15 @@ def test_a_worker_that_dies_is_one_failed_run():
     assert ends[4].sentence == "this is a bug in the simulator: KeyError: 'bug'"
 
 
+def tiny(jobs):
+    return Options(RunSettings(jobs), runner=tiny_run)
+
+
 @pytest.mark.slow
 def test_the_outcome_does_not_depend_on_the_number_of_workers(tmp_path):
     study = study_of(TABLES, [parse_axis("latency.loss=0,.2")])
     for workers in (1, 3):
-        execute(study, tmp_path / str(workers), Options(workers, runner=tiny_run), Watcher())
+        execute(study, tmp_path / str(workers), tiny(workers), Watcher())
     for file in ("observations.csv", "digests.txt", "summary.json"):
         one, three = (tmp_path / name / file for name in ("1", "3"))
         assert one.read_bytes() == three.read_bytes()
@@ -72,7 +77,10 @@ def test_a_stop_keeps_what_was_measured(tmp_path):
             signal.raise_signal(signal.SIGINT)
 
     drawn = execute(
-        study, tmp_path / "out", Options(2, runner=endless_run), Watcher(progress=interrupt)
+        study,
+        tmp_path / "out",
+        Options(RunSettings(2), runner=endless_run),
+        Watcher(progress=interrupt),
     )
     results = read_results(tmp_path / "out")
     assert drawn.results.state == results.state == "interrupted"
@@ -95,7 +103,7 @@ def test_a_second_interrupt_ends_hard_and_leaves_a_readable_directory(tmp_path):
         execute(
             study_of({**TABLES, "seeds": [1, 2]}),
             tmp_path / "out",
-            Options(1, runner=endless_run),
+            Options(RunSettings(1), runner=endless_run),
             Watcher(progress=interrupt),
         )
     assert read_results(tmp_path / "out").state == "failed"
@@ -110,7 +118,7 @@ def test_a_full_disk_keeps_what_was_written(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
         with pytest.raises(BackendError, match="what was written is kept"):
-            execute(study, tmp_path / "out", Options(1, runner=tiny_run), Watcher())
+            execute(study, tmp_path / "out", tiny(1), Watcher())
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, handler)
@@ -208,14 +216,14 @@ def test_memory_is_no_matter_of_this_machine_on_a_cluster():
 @pytest.mark.slow
 def test_a_dask_scheduler_that_does_not_answer_gets_a_sentence(tmp_path):
     pytest.importorskip("distributed")
-    options = Options(dask="tcp://127.0.0.1", runner=tiny_run)
+    options = Options(RunSettings(dask="tcp://127.0.0.1"), runner=tiny_run)
     with pytest.raises(ConfigurationError, match="no scheduler answers there"):
         execute(study_of(TABLES), tmp_path / "out", options, Watcher())
 
 
 def test_without_dask_a_sentence_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
-    options = Options(dask="tcp://127.0.0.1:1", runner=tiny_run)
+    options = Options(RunSettings(dask="tcp://127.0.0.1:1"), runner=tiny_run)
     with pytest.raises(ConfigurationError, match=r"pip install '\.\[dask\]'"):
         execute(study_of(TABLES), tmp_path / "out", options, Watcher())
 

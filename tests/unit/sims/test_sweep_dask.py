@@ -7,6 +7,7 @@ import pytest
 from tiny_engine import endless_run, fragile_run, tiny_run
 
 from sims.results.record import RunFailure
+from sims.scenario.running import RunSettings
 from sims.scenario.study import parse_axis, study_of
 from sims.sweep.cluster import run_on_dask
 from sims.sweep.execute import Options, Watcher, execute
@@ -41,8 +42,10 @@ def cluster():
 def test_a_cluster_yields_the_same_bytes_as_this_machine(tmp_path, cluster, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     study = study_of(TABLES, [parse_axis("latency.loss=0,.2")])
-    execute(study, tmp_path / "here", Options(2, runner=tiny_run), Watcher())
-    execute(study, tmp_path / "there", Options(dask=cluster, runner=tiny_run), Watcher())
+    execute(study, tmp_path / "here", Options(RunSettings(2), runner=tiny_run), Watcher())
+    execute(
+        study, tmp_path / "there", Options(RunSettings(dask=cluster), runner=tiny_run), Watcher()
+    )
     for file in ("observations.csv", "digests.txt", "summary.json"):
         assert (tmp_path / "here" / file).read_bytes() == (tmp_path / "there" / file).read_bytes()
 
