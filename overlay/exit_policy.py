@@ -79,7 +79,10 @@ class ExitPolicy:
 
     def __post_init__(self) -> None:
         if self.room < 0 or len(self.allowed_forbidden) > MAX_RULES:
-            raise Malformed(f"an exit policy holds at most {MAX_RULES} rules")
+            raise Malformed(
+                f"an exit policy has at most {MAX_RULES} rules and opened prefixes, not "
+                f"{len(self.rules) + len(self.allowed_forbidden)}"
+            )
 
     @property
     def room(self) -> int:

@@ -53,6 +53,10 @@ hops."""
 _FIRST_ANSWERED: Final = 0.4
 """Initial estimate of the fraction of PINGs that are answered."""
 
+_ANSWERED_WEIGHT: Final = 1 / 16
+"""Weight of one PING in that estimate. At 30 % loss in both directions, half of the PINGs are
+answered, so a larger weight would follow runs of chance."""
+
 _CERTAIN: Final = 1e-5
 """A circuit is lost if the silence has at most this probability on a circuit that works."""
 
@@ -302,7 +306,7 @@ class CircuitWatch:
 
     def _count(self, *, answered: bool) -> None:
         """Update the estimated fraction of answered PINGs, slowly because single PINGs vary."""
-        self._answered += (answered - self._answered) / _FIRST_SAMPLES
+        self._answered += (answered - self._answered) * _ANSWERED_WEIGHT
 
     def _stalled(self, now: float) -> bool:
         return now - self._due > _STALL_S

@@ -6,15 +6,11 @@ from collections.abc import Sequence
 
 from overlay.cli.answers import CommandOutput
 from overlay.control.service import StopReport
+from overlay.plurals import counted
 
-__all__ = ["closed_answer", "counted", "freed_text", "kept_text", "stop_text"]
+__all__ = ["closed_answer", "freed_text", "kept_text", "stop_text"]
 
 _HOW_TO_FREE = 'unblock with "overlay stop --release" or "overlay path close --all"'
-
-
-def counted(number: int, what: str = "destination") -> str:
-    """Return a number with its noun, as in "2 destinations"."""
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def kept_text(blocked: int) -> str:
@@ -22,19 +18,19 @@ def kept_text(blocked: int) -> str:
     if not blocked:
         return ""
     verb = "stays" if blocked == 1 else "stay"
-    return f"{counted(blocked)} {verb} blocked until the node runs again; {_HOW_TO_FREE}."
+    return f"{_destinations(blocked)} {verb} blocked until the node runs again; {_HOW_TO_FREE}."
 
 
 def stop_text(report: StopReport, *, release: bool) -> str:
     """Return the message about the destinations of a node that stops."""
     if not release:
         return " ".join(each for each in (kept_text(report.blocked), _open_text(report)) if each)
-    freed = f"Freed {counted(report.released)}: packets leave directly again."
+    freed = f"Freed {_destinations(report.released)}: packets leave directly again."
     freed += _versions_text(report.unblocked_versions)
     if report.permanent:
         freed += f" {_returning(report.permanent)}"
     if report.blocked:
-        freed += f" {counted(report.blocked)} could not be freed and stay blocked; try again."
+        freed += f" {_destinations(report.blocked)} could not be freed and stay blocked; try again."
     return freed
 
 
@@ -59,7 +55,7 @@ def freed_text(count: int, versions: Sequence[str]) -> str:
         return "No node runs, and nothing is blocked."
     text = "No node runs."
     if count:
-        text += f" Freed {counted(count)} that a node had left blocked."
+        text += f" Freed {_destinations(count)} that a node had left blocked."
     return text + _versions_text(versions)
 
 
@@ -75,14 +71,18 @@ def _open_text(report: StopReport) -> str:
         return ""
     verb = "is" if report.unprotected == 1 else "are"
     return (
-        f"{counted(report.unprotected)} {verb} NOT blocked, because the kill switch could not be "
-        "set."
+        f"{_destinations(report.unprotected)} {verb} NOT blocked, because the kill switch could "
+        "not be set."
     )
 
 
 def _returning(permanent: int) -> str:
     verb = "is" if permanent == 1 else "are"
     return (
-        f"{counted(permanent)} {verb} listed in [paths] permanent and will be blocked and opened "
-        "again at the next start."
+        f"{_destinations(permanent)} {verb} listed in [paths] permanent and will be blocked and "
+        "opened again at the next start."
     )
+
+
+def _destinations(count: int) -> str:
+    return counted(count, "destination")

@@ -25,6 +25,7 @@ from overlay.config.values import endpoint, endpoint_problem
 from overlay.errors import ConfigurationError
 from overlay.identity import LocalIdentity, identity_cost_bits, meets_cost
 from overlay.keyfile import read_identity, write_identity
+from overlay.plurals import counted
 from overlay.settings import TomlValue
 
 __all__ = ["initialise"]
@@ -124,8 +125,8 @@ def _identity(path: Path, cost_bits: int) -> tuple[LocalIdentity, bool]:
         if not meets_cost(identity.identity_key, cost_bits):
             raise ConfigurationError(
                 f"{path} has an identity with a cost of "
-                f"{_bits(identity_cost_bits(identity.identity_key))}, and this network requires "
-                f"{cost_bits}; move the file away, so that a new identity is created."
+                f"{counted(identity_cost_bits(identity.identity_key), 'bit')}, and this network "
+                f"requires {cost_bits}; move the file away, so that a new identity is created."
             )
         return identity, False
     identity = LocalIdentity.generate(SystemRandom(), cost_bits)
@@ -179,7 +180,7 @@ def _answer(
         ("node", identity.node_id.hex()),
         ("overlay address", address),
         # Any key has some bits by chance, so they are shown only if the network requires bits.
-        *([("identity cost", f"{_bits(cost)}, {asked} required")] if asked else []),
+        *([("identity cost", f"{counted(cost, 'bit')}, {asked} required")] if asked else []),
     ]
     if not configuration.network.advertised:
         pairs.append(
@@ -199,7 +200,3 @@ def _answer(
         "former": str(former) if former is not None else None,
     }
     return CommandOutput(facts(pairs), plain)
-
-
-def _bits(count: int) -> str:
-    return f"{count} bit{'' if count == 1 else 's'}"

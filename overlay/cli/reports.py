@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from overlay.cli.tables import facts, printable, table
 from overlay.control.service import PathReport, PeerReport, StatusReport
+from overlay.plurals import counted
 
 __all__ = ["path_text", "paths_text", "peers_text", "status_text"]
 
@@ -57,7 +58,7 @@ def _protection(report: StatusReport) -> str:
     if report.protection:
         return f"NOT COMPLETE, missing: {', '.join(report.protection)}"
     repairs = sum(n for name, n in report.counters.items() if name.startswith("repaired_"))
-    return "in force" + (f"; repaired {repairs} times" if repairs else "")
+    return "in force" + (f"; repaired {_times(repairs)}" if repairs else "")
 
 
 def peers_text(reports: Sequence[PeerReport]) -> str:
@@ -182,8 +183,11 @@ def _bytes(count: int | None) -> str:
 
 def _standby(report: PathReport) -> str:
     ready = "ready" if report.standby_ready else "none"
-    times = "once" if report.takeovers == 1 else f"{report.takeovers} times"
-    return ready + (f"; took over {times}" if report.takeovers else "")
+    return ready + (f"; took over {_times(report.takeovers)}" if report.takeovers else "")
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
 
 
 def _other_family(report: PathReport) -> str:
@@ -231,8 +235,8 @@ def _coverage(report: StatusReport) -> str:
     if not report.suspect_regions:
         return "no eclipse suspected"
     return (
-        f"doubtful: an eclipse attack is suspected in {report.suspect_regions} regions of the DHT "
-        "(one in a hundred regions looks so by chance)"
+        f"doubtful: an eclipse attack is suspected in {counted(report.suspect_regions, 'region')} "
+        "of the DHT (one in a hundred regions looks so by chance)"
     )
 
 

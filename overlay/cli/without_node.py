@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 
 from overlay.cli.answers import CommandOutput
-from overlay.cli.blocked import counted, freed_text
+from overlay.cli.blocked import freed_text
 from overlay.cli.places import configuration_of
 from overlay.control.client import NoNodeAnswers
 from overlay.errors import ConfigurationError
 from overlay.node.release import Freed, blocked_here, free_blocked, guard_is_owned
+from overlay.plurals import counted
 
 __all__ = ["without_node"]
 
@@ -33,11 +34,12 @@ def without_node(arguments: argparse.Namespace, error: NoNodeAnswers) -> Command
     said = str(error).rstrip(".")
     if guard_is_owned():
         raise NoNodeAnswers(
-            f"{said}; another node runs on this host and blocks or carries {counted(blocked)}: "
-            "name its control socket with --socket, or its configuration with --config."
+            f"{said}; another node runs on this host and blocks or carries "
+            f"{counted(blocked, 'destination')}: name its control socket with --socket, or its "
+            "configuration with --config."
         )
     raise NoNodeAnswers(
-        f"{said}; {counted(blocked)} on this host "
+        f"{said}; {counted(blocked, 'destination')} on this host "
         f'{"is" if blocked == 1 else "are"} blocked by a node that ended: "overlay up" restores '
         'the paths, "overlay stop --release" unblocks the destinations.'
     )
@@ -67,8 +69,8 @@ def _answer(freed: Freed) -> CommandOutput:
     text = freed_text(count, versions)
     if freed.permanent:
         text += (
-            f" {counted(freed.permanent)} of [paths] permanent will be blocked again at the next "
-            "start."
+            f" {counted(freed.permanent, 'destination')} of [paths] permanent will be blocked "
+            "again at the next start."
         )
     plain = {
         "node": False,

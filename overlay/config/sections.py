@@ -25,8 +25,9 @@ from overlay.config.values import (
     endpoints,
 )
 from overlay.errors import Malformed
-from overlay.exit_policy import ExitPolicy, ExitRule
+from overlay.exit_policy import MAX_RULES, ExitPolicy, ExitRule
 from overlay.hop_limit import MAX_HOPS
+from overlay.plurals import counted
 from overlay.settings import FLAG, Settings, or_zero, seconds, setting, whole
 from overlay.special_networks import forbidden_network
 
@@ -238,7 +239,15 @@ class ExitSettings(Settings):
         try:
             self.exit_policy()
         except Malformed as error:
-            raise ValueError(f"policy and allow_forbidden are too many: {error}") from error
+            raise ValueError(f"{self._too_long()} and must fit into {MAX_RULES}") from error
+
+    def _too_long(self) -> str:
+        """Return the settings that make the policy too long, each with its number of entries."""
+        rules = f"policy has {counted(len(self.policy), 'rule')}"
+        if len(self.policy) > MAX_RULES or not self.allow_forbidden:
+            return rules
+        opened = f"allow_forbidden has {counted(len(self.allow_forbidden), 'prefix', 'prefixes')}"
+        return opened if len(self.allow_forbidden) > MAX_RULES else f"{rules}, {opened},"
 
     def exit_policy(self, opened: tuple[IpNetwork, ...] = ()) -> ExitPolicy:
         """Return the policy that is signed and enforced; ``opened`` adds allowed prefixes."""

@@ -15,6 +15,7 @@ from overlay.control.socket_file import node_answers
 from overlay.doctor.findings import Finding, NodeStatus, Outcome, Purpose, Setup
 from overlay.errors import OverlayError
 from overlay.node.release import blocked_here, guard_is_owned
+from overlay.plurals import counted
 
 __all__ = ["ask_running_node", "running_node"]
 
@@ -69,9 +70,9 @@ def _absent(setup: Setup, left: int) -> Finding:
     if not left:
         said = f"none runs with this configuration; start it with: {start}"
         return Finding(_SUBJECT, Outcome.UNKNOWN, said, _ADVICE)
-    are = "1 destination is" if left == 1 else f"{left} destinations are"
+    are = "is" if left == 1 else "are"
     said = (
-        f"none runs, and {are} blocked by a node that ended; restore the paths with: {start}, or "
-        "unblock the destinations with: overlay stop --release"
+        f"none runs, and {counted(left, 'destination')} {are} blocked by a node that ended; "
+        f"restore the paths with: {start}, or unblock the destinations with: overlay stop --release"
     )
     return Finding(_SUBJECT, Outcome.UNKNOWN, said, _ADVICE)

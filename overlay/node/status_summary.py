@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Final
 
 from overlay.control.service import PathReport, StatusReport
+from overlay.plurals import counted
 
 __all__ = ["judged"]
 
@@ -61,19 +62,23 @@ def _membership(report: StatusReport, bootstrap: Sequence[str]) -> Iterable[str]
         if report.uptime_s >= _LEARNING_S:
             what = "none of the nodes that it found offers to carry circuits; wait for more."
         yield f"This node has joined the overlay, but has no path yet: {what}"
-    elif not report.exits and not report.exit_problems:
+    elif not report.exits and not report.exit_problems and not _is_only_exit(report):
         yield (
             "No Mix-node that this node knows is an exit, so no path can be opened; wait for one, "
             "or ask an operator."
         )
 
 
+def _is_only_exit(report: StatusReport) -> bool:
+    return bool(report.joined and report.mix_nodes and not report.exits and "exit" in report.roles)
+
+
 def _not_joined(report: StatusReport, bootstrap: Sequence[str]) -> str:
     strangers = report.drops.get("dht_other_network", 0)
     if strangers:
         return (
-            f"{strangers} packets of another overlay arrived, so compare [network] network_id "
-            f'("{report.network_id}" here) with that of the bootstrap node.'
+            f"{counted(strangers, 'packet')} of another overlay arrived, so compare [network] "
+            f'network_id ("{report.network_id}" here) with that of the bootstrap node.'
         )
     if report.contacts:
         return "a bootstrap node answered, and the node is looking around; wait a few seconds."
@@ -95,7 +100,9 @@ def _paths(paths: Sequence[PathReport]) -> Iterable[str]:
         why = f", because {path.trouble}" if path.trouble else ""
         yield f"Path {path.number} is {path.state}{why}; {_going_on(path)}."
     if len(ill) > _MOST_PATHS:
-        yield f"{len(ill) - _MOST_PATHS} more paths are not open; see: overlay path list."
+        more = len(ill) - _MOST_PATHS
+        are = "path is" if more == 1 else "paths are"
+        yield f"{more} more {are} not open; see: overlay path list."
 
 
 def _going_on(path: PathReport) -> str:
@@ -111,12 +118,12 @@ def _works(report: StatusReport, paths: Sequence[PathReport], *, well: bool) -> 
     works = []
     if report.joined:
         works.append(
-            f"it has joined the overlay ({report.contacts} contacts, {report.mix_nodes} Mix-nodes, "
-            f"{report.exits} exits)"
+            f"it has joined the overlay ({counted(report.contacts, 'contact')}, "
+            f"{counted(report.mix_nodes, 'Mix-node')}, {counted(report.exits, 'exit')})"
         )
     carried = sum(path.state == "open" for path in paths)
-    if paths:
-        works.append(f"{carried} of {len(paths)} paths are open")
+    if carried:
+        works.append(_open_paths(carried, len(paths)))
     if not works:
         return "Nothing can be carried until then."
     lead = "This node works" if well else "What works"
@@ -125,8 +132,19 @@ def _works(report: StatusReport, paths: Sequence[PathReport], *, well: bool) -> 
     return f"{lead}: {what}{hint}."
 
 
+def _open_paths(carried: int, count: int) -> str:
+    if count == 1:
+        return "its path is open"
+    return f"{carried} of {count} paths {'is' if carried == 1 else 'are'} open"
+
+
 def _notes(report: StatusReport) -> Iterable[str]:
-    """Return what limits the node though paths can be had, as a host without a public address."""
+    """Return what limits the node although it works, such as the lack of a public address."""
+    if _is_only_exit(report):
+        yield (
+            "Note: this node is the only exit that it knows, so it carries paths of other nodes "
+            "but has none itself."
+        )
     if report.joined and report.mix_nodes:
         yield from (f"Note: {_sentence(problem)}" for problem in report.network_problems)
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from overlay.addresses import Endpoint
 from overlay.errors import NoSuitablePath
+from overlay.plurals import counted
 
 __all__ = ["explained"]
 
@@ -24,8 +25,8 @@ def explained(
         return error
     if contacts:
         sentence = (
-            f"this node has joined the overlay ({contacts} contacts), but none of the nodes that "
-            "it found offers to carry circuits; wait for more, or see: overlay peers."
+            f"this node has joined the overlay ({counted(contacts, 'contact')}), but none of the "
+            "nodes that it found offers to carry circuits; wait for more, or see: overlay peers."
         )
     elif bootstrap:
         listed = ", ".join(map(str, bootstrap))

@@ -14,6 +14,7 @@ from overlay.addresses import NodeId
 from overlay.dht.descriptor import MixDescriptor, Role
 from overlay.errors import OverlayError
 from overlay.plugin_failures import broken_contract, plugin_failure
+from overlay.plurals import counted
 from overlay.selection.selector import MixPath, PathRequest, PathSelector, TopologyView
 
 __all__ = ["CheckedSelector"]
@@ -58,7 +59,7 @@ def _fault(path: object, request: PathRequest, table: TopologyView) -> str | Non
     if not all(isinstance(hop, MixDescriptor) for hop in path.hops):
         return "it returned hops that are no descriptors of Mix-nodes"
     if len(path.hops) != request.hops:
-        return f"it returned {len(path.hops)} hops for {request.hops}"
+        return f"it returned {counted(len(path.hops), 'hop')} for {request.hops}"
     ids = [hop.node_id for hop in path.hops]
     if len(set(ids)) != len(ids):
         return "it returned a path that visits a Mix-node twice"

@@ -14,6 +14,7 @@ from overlay.addresses import IpAddress, NodeId, version_of
 from overlay.dht.descriptor import MixDescriptor, Role
 from overlay.errors import NoSuitablePath
 from overlay.hop_limit import MAX_HOPS
+from overlay.plurals import counted
 from overlay.selection.selector import PathRequest, TopologyView
 from overlay.special_networks import forbidden_network
 
@@ -180,17 +181,16 @@ def sift(nodes: Sifted, constraints: Iterable[Constraint]) -> Sifted:
 def no_path(request: PathRequest, known: int, sifted: Sifted, rest: str) -> NoSuitablePath:
     """Return the error with the number of nodes per constraint; it ends with ``rest``."""
     counts = [
-        f"{count} {constraint.one if count == 1 else constraint.many}"
+        counted(count, constraint.one, constraint.many)
         for constraint, count in sifted.removed
         if count
     ]
-    nodes = "1 known Mix-node" if known == 1 else f"{known} known Mix-nodes"
+    nodes = counted(known, "known Mix-node")
     findings = "; ".join([", ".join(counts), rest] if counts else [rest])
     refused = any(count and constraint.about_policy for constraint, count in sifted.removed)
     about = _about_destination(request.destination) if refused else ""
-    message = (
-        f"no path of {_hops(request.hops)} to the destination among {nodes}: {findings}.{about}"
-    )
+    hops = counted(request.hops, "hop")
+    message = f"no path of {hops} to the destination among {nodes}: {findings}.{about}"
     removed = tuple((constraint.many, count) for constraint, count in sifted.removed)
     return NoSuitablePath(message, known=known, removed=removed)
 
@@ -252,8 +252,9 @@ def _bad_names(
 ) -> NoSuitablePath:
     listed = ", ".join(f"hop {position} {fault}" for position, fault in faults)
     about = _about_destination(request.destination) if faults[-1][0] == request.hops else ""
+    hops = counted(request.hops, "hop")
     return NoSuitablePath(
-        f"the Mix-nodes named cannot make a path of {_hops(request.hops)}: {listed}.{about}",
+        f"the Mix-nodes named cannot make a path of {hops}: {listed}.{about}",
         known=known,
         removed=tuple(Counter(fault for _, fault in faults).items()),
     )
@@ -267,7 +268,3 @@ def _about_destination(destination: IpAddress) -> str:
         f" The destination lies in a special range ({kind}), which exits refuse "
         f"unless their operator allows it by name."
     )
-
-
-def _hops(count: int) -> str:
-    return "1 hop" if count == 1 else f"{count} hops"

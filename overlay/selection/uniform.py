@@ -26,6 +26,7 @@ from typing import ClassVar, Final
 
 from overlay.dht.descriptor import MixDescriptor
 from overlay.errors import NoSuitablePath
+from overlay.plurals import counted
 from overlay.selection.constraints import (
     Constraint,
     Sifted,
@@ -90,7 +91,7 @@ class UniformSelector:
         if len(request.via) > request.hops:
             raise NoSuitablePath(
                 f"the request names {len(request.via)} Mix-nodes for a path of "
-                f"{_count(request.hops, 'hop')}; name fewer or ask for more hops.",
+                f"{counted(request.hops, 'hop')}; name fewer or ask for more hops.",
                 known=len(table),
                 removed=(),
             )
@@ -120,7 +121,9 @@ class UniformSelector:
         relays = sift(eligible, relay_constraints(request))
         if len(relays.remaining) < needed:
             left = len(relays.remaining)
-            rest = f"{_count(left, 'relay')} for {_count(needed, 'hop')} remain{'s' * (left == 1)}"
+            rest = (
+                f"{counted(left, 'relay')} for {counted(needed, 'hop')} remain{'s' * (left == 1)}"
+            )
             raise no_path(request, len(table), relays, rest)
         if not named and needed:
             first = sift(relays, (first_hop_constraint(request),))
@@ -159,7 +162,7 @@ class UniformSelector:
 
     def _no_combination(self, exits: Sifted, relays: Sifted) -> str:
         left = (
-            f"{_count(len(exits.remaining), 'exit')} and {_count(len(relays.remaining), 'relay')}"
+            f"{counted(len(exits.remaining), 'exit')} and {counted(len(relays.remaining), 'relay')}"
         )
         rest = f"the {left} that remain give no combination of different nodes"
         ends = (*exits.remaining, *relays.remaining)
@@ -171,10 +174,6 @@ class UniformSelector:
             f"{rest} in different networks (an IPv4 /16 or IPv6 /32 serves one hop; a laboratory "
             f"sets distinct_prefixes = false under [selection.uniform])"
         )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 # -- drawing -------------------------------------------------------------------------------

@@ -74,9 +74,16 @@ def confine_process(files: Iterable[Path]) -> frozenset[int]:
 
 
 def forbid_dumps() -> None:
-    """Keep the memory of this process out of core dumps and from debuggers of the same user."""
-    _prctl(_PR_SET_DUMPABLE, 0)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    """Keep the memory of this process out of core dumps and from debuggers of the same user.
+
+    Raises:
+        BackendError: the kernel refused.
+    """
+    try:
+        _prctl(_PR_SET_DUMPABLE, 0)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    except OSError as error:
+        raise refused("forbidding core dumps", error) from error
 
 
 def needed_capabilities(files: Iterable[Path]) -> frozenset[int]:
@@ -85,11 +92,13 @@ def needed_capabilities(files: Iterable[Path]) -> frozenset[int]:
     Args:
         files: files that the node reads and writes. If one belongs to another user, root needs
             CAP_DAC_OVERRIDE to use it.
+
+    Raises:
+        BackendError: the kernel does not tell which capabilities it has.
     """
-    last = int(_LAST_CAPABILITY.read_text(encoding="ascii"))
     needed = {CAP_NET_ADMIN, CAP_NET_RAW, _CAP_NET_BIND_SERVICE}
-    needed.add(_CAP_BPF if last >= _CAP_BPF else _CAP_SYS_ADMIN)
-    if any(each.exists() and each.stat().st_uid != os.geteuid() for each in files):
+    needed.add(_CAP_BPF if _last_capability() >= _CAP_BPF else _CAP_SYS_ADMIN)
+    if any(_is_of_another_user(each) for each in files):
         needed.add(_CAP_DAC_OVERRIDE)
     return frozenset(needed)
 
@@ -108,8 +117,26 @@ def keep_capabilities(needed: frozenset[int]) -> frozenset[int]:
     kept = effective_capabilities() & needed
     _drop_from_bounding_set(needed)
     _set_capabilities(kept)
-    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+    try:
+        _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+    except OSError as error:
+        raise refused("forbidding new privileges", error) from error
     return kept
+
+
+def _is_of_another_user(path: Path) -> bool:
+    try:
+        return path.stat().st_uid != os.geteuid()
+    except OSError:  # it does not exist yet, or this user may not see it
+        return False
+
+
+def _last_capability() -> int:
+    try:
+        return int(_LAST_CAPABILITY.read_text(encoding="ascii"))
+    except OSError as error:
+        remedy = "mount the proc file system at /proc"
+        raise refused("reading the capabilities of the kernel", error, remedy) from error
 
 
 def _drop_from_bounding_set(needed: frozenset[int]) -> None:
@@ -117,8 +144,7 @@ def _drop_from_bounding_set(needed: frozenset[int]) -> None:
 
     Without CAP_SETPCAP the set stays as it is. Then no_new_privs has the same effect.
     """
-    last = int(_LAST_CAPABILITY.read_text(encoding="ascii"))
-    for capability in range(last + 1):
+    for capability in range(_last_capability() + 1):
         if capability in needed or _libc().prctl(_PR_CAPBSET_READ, capability, 0, 0, 0) != 1:
             continue
         try:
@@ -141,6 +167,7 @@ def _set_capabilities(kept: frozenset[int]) -> None:
 
 
 def _prctl(option: int, value: int) -> None:
+    """Call prctl(2); raise OSError if the kernel refuses."""
     if _libc().prctl(option, value, 0, 0, 0) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))

@@ -17,7 +17,9 @@ Format: Linux uapi ``linux/netfilter/nfnetlink_conntrack.h``; each body begins w
 
 from __future__ import annotations
 
+import errno
 import ipaddress
+import os
 import socket
 import struct
 from collections.abc import Callable, Iterator
@@ -65,7 +67,7 @@ def forget_connections(inner_address: bytes) -> int | None:
 
     Returns:
         The number of deleted entries, or None if the kernel refused or a right is missing. Then
-        the entries expire by themselves, and the caller counts the failure.
+        some entries expire by themselves, and the caller counts the failure.
     """
     own = ipaddress.ip_network(inner_address)
     return _forget(own, lambda _: True)
@@ -142,9 +144,17 @@ def _kernel_filter(address: bytes) -> bytes:
 
 
 def _delete(netlink: socket.socket, address: bytes, connection: bytes) -> bool:
-    """Delete one connection; return False if the kernel reports an error."""
+    """Delete one connection; return False if it ended since the dump.
+
+    Raises:
+        OSError: the kernel refused. A process without CAP_NET_ADMIN may list connections, but not
+            delete them.
+    """
     netlink.send(message(_CT_DELETE, ACKNOWLEDGE, _head(address) + connection))
-    return acknowledged_error(netlink) == 0
+    number = acknowledged_error(netlink)
+    if number not in (0, errno.ENOENT):
+        raise OSError(number, os.strerror(number))
+    return number == 0
 
 
 def _head(address: bytes) -> bytes:

@@ -27,7 +27,9 @@ FREE = (
 def started_node(configuration, *arguments):
     command = [sys.executable, FAKE_NODE, "up", "--config", str(configuration), *arguments]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
+    # A script's own directory replaces that of the tree on the path, and another is installed.
+    tree = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=tree) as process:
         try:
             yield process
         finally:

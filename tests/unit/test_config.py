@@ -1,4 +1,5 @@
 import ipaddress
+import json
 import tomllib
 from pathlib import Path
 
@@ -279,8 +280,15 @@ def test_pool_beside_the_overlays_own_prefixes_is_accepted():
 
 def test_exit_policy_over_its_limit_is_refused():
     rules = ", ".join(f'"accept 203.0.113.{i}:80"' for i in range(MAX_RULES + 1))
-    with pytest.raises(ConfigurationError, match=f"at most {MAX_RULES} rules"):
+    with pytest.raises(ConfigurationError, match=f"policy has {MAX_RULES + 1} rules and must fit"):
         parse(f"[exit]\npolicy = [{rules}]")
+    opened = json.dumps([f"10.0.{i}.0/24" for i in range(MAX_RULES + 1)])
+    with pytest.raises(ConfigurationError, match=r"\[exit\] allow_forbidden has 17 prefixes and"):
+        parse(f"[exit]\nallow_forbidden = {opened}")
+    fewer = json.dumps([f"10.0.{i}.0/24" for i in range(MAX_RULES)])
+    both = f'policy = ["accept 203.0.113.0/24:80"]\nallow_forbidden = {fewer}'
+    with pytest.raises(ConfigurationError, match="policy has 1 rule, allow_forbidden has 16 prefi"):
+        parse(f"[exit]\n{both}")
 
 
 def test_file_that_cannot_be_read_is_named(tmp_path):

@@ -2,10 +2,36 @@
 
 from dataclasses import replace
 
-from overlay.cli.reports import path_text, paths_text, peers_text
-from overlay.control.service import PathReport, PeerReport
+from overlay.cli.reports import path_text, paths_text, peers_text, status_text
+from overlay.control.service import PathReport, PeerReport, StatusReport
+from overlay.plurals import counted
 
 PATH = PathReport(1, "203.0.113.1/32", "open", (), (), None, 1.0, "uniform", 1300)
+STATUS = StatusReport(
+    version="0",
+    node_id="ab" * 20,
+    overlay_address="fd6d:6978::7",
+    network_id="test",
+    uptime_s=60.0,
+    backend="userspace",
+    backend_reason="it is named",
+    roles=(),
+    listen=(),
+    joined=True,
+    contacts=1,
+    mix_nodes=1,
+    exits=1,
+    links=1,
+    circuits_own=0,
+    circuits_relayed=0,
+    circuits_exit=0,
+    counters={},
+    drops={},
+    protected=(),
+    protection=(),
+    tfc="none",
+    forwarding="standard",
+)
 PEER = PeerReport("ab" * 20, "fd6d:6978::1", (), (), (), 0, 60.0, linked=True)
 
 
@@ -23,3 +49,12 @@ def test_a_path_tells_what_its_first_link_carries():
 def test_a_peer_tells_what_its_link_carries():
     assert "up, 1472 bytes" in peers_text([replace(PEER, link_bytes=1472)])
     assert "  up  " in peers_text([PEER])
+
+
+def test_numbers_and_nouns_agree():
+    assert [counted(n, "exit") for n in (0, 1, 2)] == ["0 exits", "1 exit", "2 exits"]
+    assert [counted(n, "prefix", "prefixes") for n in (1, 2)] == ["1 prefix", "2 prefixes"]
+    assert "suspected in 1 region of the DHT" in status_text(replace(STATUS, suspect_regions=1))
+    assert "suspected in 2 regions of the DHT" in status_text(replace(STATUS, suspect_regions=2))
+    repaired = replace(STATUS, counters={"repaired_routes": 1})
+    assert "in force; repaired once" in status_text(repaired)

@@ -18,7 +18,7 @@ WELL = StatusReport(
     joined=True,
     contacts=7,
     mix_nodes=6,
-    exits=2,
+    exits=1,
     links=1,
     circuits_own=0,
     circuits_relayed=0,
@@ -47,7 +47,10 @@ PEER = ["198.51.100.7:4500"]
     [
         (WELL, [], PEER, "This node works: it has joined the overlay (7 contacts"),
         (WELL, [], PEER, "open a path with: overlay path open DESTINATION."),
-        (WELL, [OPEN], PEER, "and 1 of 1 paths are open."),
+        (WELL, [OPEN], PEER, "1 exit) and its path is open."),
+        (WELL, [OPEN, OPEN], PEER, "and 2 of 2 paths are open."),
+        (WELL, [OPEN, LOST], PEER, "and 1 of 2 paths is open."),
+        (WELL, [LOST], PEER, "1 exit)."),
         (ALONE, [], [], 'knows no other node; name one with "overlay up --bootstrap'),
         (ALONE, [], PEER, "198.51.100.7:4500 does not answer; check the address, that the other"),
         (ALONE, [], [*PEER, "[2001:db8::1]:4500"], "[2001:db8::1]:4500 do not answer"),
@@ -72,6 +75,7 @@ PEER = ["198.51.100.7:4500"]
         (WELL, [OPEN, LOST], PEER, "follows in 5 s. What works: it has joined"),
         (WELL, [replace(LOST, next_try_s=None)], PEER, "a circuit is being built now. "),
         (WELL, [replace(LOST, state="closing")], PEER, "the host did not end its guard yet"),
+        (WELL, [LOST] * 4, PEER, "1 more path is not open; see: overlay path list."),
         (WELL, [LOST] * 5, PEER, "2 more paths are not open; see: overlay path list."),
         (
             replace(WELL, exit_problems=("IPv4: forwarding is off.",)),
@@ -89,7 +93,7 @@ PEER = ["198.51.100.7:4500"]
             replace(WELL, network_problems=("this host has no public address",)),
             [OPEN],
             PEER,
-            "1 paths are open. Note: this host has no public address.",
+            "its path is open. Note: this host has no public address.",
         ),
         (replace(WELL, protection=("routes",)), [OPEN], PEER, "(routes is missing)"),
     ],
@@ -111,3 +115,15 @@ def test_verdict_stays_short_whatever_the_node_has():
     many = tuple(f"192.0.2.{i}/32" for i in range(200))
     report = replace(ALONE, unprotected=many)
     assert len(judged(report, [LOST] * 200, [f"h{i}:1" for i in range(200)]).verdict) < 1200
+
+
+def test_the_only_exit_of_an_overlay_works_although_it_has_no_path_itself():
+    report = judged(replace(WELL, exits=0, roles=("exit", "relay")), [], PEER)
+    assert report.works
+    assert report.verdict.startswith("This node works")
+    assert "Note: this node is the only exit that it knows" in report.verdict
+
+
+def test_a_node_without_an_open_path_does_not_count_paths_among_what_works():
+    told = judged(ALONE, [LOST], PEER).verdict
+    assert told.endswith("Nothing can be carried until then.")

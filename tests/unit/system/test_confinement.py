@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import subprocess
 import sys
 
@@ -27,6 +28,25 @@ print(json.dumps({
     "dumpable": ctypes.CDLL(None).prctl(3, 0, 0, 0, 0),
     "core": resource.getrlimit(resource.RLIMIT_CORE),
 }))
+"""
+
+REFUSED = """
+import ctypes, platform, struct
+from overlay.errors import BackendError
+from overlay.system.confinement import confine_process
+
+# seccomp(2): the kernel refuses prctl(2) with EPERM from now on.
+number = {"x86_64": 157, "aarch64": 167}[platform.machine()]
+codes = [(0x20, 0, 0, 0), (0x15, 0, 1, number), (0x06, 0, 0, 0x00050001), (0x06, 0, 0, 0x7FFF0000)]
+program = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *code) for code in codes))
+filtering = ctypes.create_string_buffer(struct.pack("@HP", len(codes), ctypes.addressof(program)))
+libc = ctypes.CDLL(None)
+assert libc.prctl(38, 1, 0, 0, 0) == 0
+assert libc.prctl(22, 2, filtering, 0, 0) == 0
+try:
+    confine_process([])
+except BackendError as error:
+    print(error)
 """
 
 MOST = {12, 13, 10, 39, 21}
@@ -75,3 +95,11 @@ def test_root_keeps_the_right_to_files_of_another_user_if_the_node_has_some(tmp_
     os.chown(theirs, 4321, 4321)
     assert 1 in confined(tmp_path, theirs)["kept"]
     assert 1 not in confined(tmp_path)["kept"]
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "aarch64"), reason="numbers of prctl(2)")
+def test_a_kernel_that_refuses_is_an_error_of_the_backend():
+    done = subprocess.run(
+        [sys.executable, "-c", REFUSED], check=True, capture_output=True, text=True
+    )
+    assert done.stdout.startswith("forbidding core dumps failed (Operation not permitted)")
