@@ -23,9 +23,9 @@ from overlay.dht.descriptor import MixDescriptor
 from overlay.dht.events import DhtEvent
 from overlay.dht.topology_table import TopologyTable
 from overlay.errors import CircuitTimedOut, NoSuitablePath
-from overlay.node.mix_choice import MixChoice
-from overlay.node.paths import Paths
-from overlay.node.requested_path import PathTerms
+from overlay.paths.mix_choice import MixChoice
+from overlay.paths.paths import Paths
+from overlay.paths.requested_path import PathTerms
 from overlay.selection.selector import MixPath
 from overlay.selection.uniform import UniformSelector
 from sims.engine.streams import Streams

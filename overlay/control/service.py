@@ -55,7 +55,7 @@ class OpenPathRequest:
     If a field is None, the configuration decides. ``via`` has the hops that the user chose, first
     hop first and at most ``MAX_HOPS``; each is a node id (20 bytes) or an overlay address (16
     bytes). ``both_versions`` blocks the other IP version while the path exists, except for local
-    addresses (``overlay.node.ip_versions``).
+    addresses (``overlay.paths.ip_versions``).
     """
 
     destination: IpNetwork

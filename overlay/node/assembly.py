@@ -34,16 +34,16 @@ from overlay.ipsec.userspace.engine import UserspaceEngine
 from overlay.link.lifetimes import link_limits
 from overlay.link.links import DEFAULT_LINK_SUITES, Links
 from overlay.link.replay import InitiationClock
-from overlay.node.control_plane import ControlPlane
-from overlay.node.mix_choice import MixChoice
-from overlay.node.neighbours import Neighbours
+from overlay.neighbours import Neighbours
+from overlay.node.node_cores import NodeCores
 from overlay.node.packet_transport import DatagramSink, NodeBackend, PacketTransport
-from overlay.node.paths import KillSwitchService, Paths
 from overlay.node.port_forms import Marks
-from overlay.node.standby_keeper import StandbyKeeper
 from overlay.node.timers import PeriodicTasks
 from overlay.node.userspace_transport import UserspaceTransport
 from overlay.packet_sizes import INNER_MTU
+from overlay.paths.mix_choice import MixChoice
+from overlay.paths.paths import KillSwitchService, Paths
+from overlay.paths.standby_keeper import StandbyKeeper
 from overlay.plugins import load_plugin
 from overlay.selection.checked import CheckedSelector
 from overlay.selection.selector import PathSelector
@@ -54,11 +54,11 @@ from overlay.work_budget import WorkBudget
 
 __all__ = [
     "Surroundings",
-    "build_control_plane",
+    "build_cores",
     "build_datapath",
     "build_tfc",
     "path_mtu",
-    "wire_control_plane",
+    "wire_cores",
 ]
 
 # Sizes are computed for Ethernet and for the longer outer headers, those of IPv6 and UDP.
@@ -118,7 +118,7 @@ def path_mtu(configuration: Configuration, *, in_kernel: bool = False) -> int:
     return min(wanted, unfragmented)
 
 
-def build_control_plane(
+def build_cores(
     configuration: Configuration,
     identity: LocalIdentity,
     surroundings: Surroundings,
@@ -127,8 +127,8 @@ def build_control_plane(
     endpoints: tuple[Endpoint, ...],
     rng: Random,
     dht: Dht | None = None,
-    make: Callable[..., ControlPlane] = ControlPlane,
-) -> ControlPlane:
+    make: Callable[..., NodeCores] = NodeCores,
+) -> NodeCores:
     """Connect the cores of one node to a userspace engine, without an operating system.
 
     Args:
@@ -144,7 +144,7 @@ def build_control_plane(
     datapath = build_datapath(
         configuration, engine, surroundings.network, surroundings.local_addresses
     )
-    return wire_control_plane(
+    return wire_cores(
         configuration,
         identity,
         surroundings,
@@ -176,7 +176,7 @@ def build_datapath(
     )
 
 
-def wire_control_plane(
+def wire_cores(
     configuration: Configuration,
     identity: LocalIdentity,
     surroundings: Surroundings,
@@ -186,11 +186,11 @@ def wire_control_plane(
     endpoints: tuple[Endpoint, ...],
     rng: Random,
     dht: Dht | None = None,
-    make: Callable[..., ControlPlane] = ControlPlane,
-) -> ControlPlane:
+    make: Callable[..., NodeCores] = NodeCores,
+) -> NodeCores:
     """Connect the cores of one node to a backend and its packet transport.
 
-    The arguments are those of :func:`build_control_plane`. ``backend`` holds SAs and policies, and
+    The arguments are those of :func:`build_cores`. ``backend`` holds SAs and policies, and
     ``datapath`` carries packets.
     """
     spis = SpiAllocator(rng)
@@ -261,7 +261,7 @@ def wire_control_plane(
     )
     standbys = StandbyKeeper(circuits, choice, rng) if configuration.apm.standby else None
     paths = Paths(circuits=circuits, guard=surroundings.guard, choice=choice, standbys=standbys)
-    plane = make(
+    cores = make(
         dht=dht,
         links=links,
         circuits=circuits,
@@ -275,8 +275,8 @@ def wire_control_plane(
         chores=PeriodicTasks(),
         forget_inner_addresses=surroundings.forget_inner_addresses,
     )
-    plane.send_apart = surroundings.send_apart
-    return plane
+    cores.send_apart = surroundings.send_apart
+    return cores
 
 
 def _known_endpoints(table: TopologyTable, node_id: NodeId) -> tuple[Endpoint, ...]:

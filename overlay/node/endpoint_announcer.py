@@ -8,7 +8,7 @@ from overlay.addresses import Endpoint
 from overlay.dht.messages import Contact
 from overlay.errors import BackendError
 from overlay.logs import EventLog
-from overlay.node.control_plane import ControlPlane
+from overlay.node.node_cores import NodeCores
 from overlay.node.own_endpoints import OwnEndpoints
 from overlay.node.sockets import Sockets
 
@@ -28,13 +28,13 @@ class EndpointAnnouncer:
         self,
         endpoints: OwnEndpoints,
         sockets: Sockets,
-        plane: ControlPlane,
+        cores: NodeCores,
         hints: Sequence[Contact],
         advertise: Sequence[Endpoint],
     ) -> None:
         self._endpoints = endpoints
         self._sockets = sockets
-        self._plane = plane
+        self._cores = cores
         self._hints = hints
         self._advertise = advertise
 
@@ -56,11 +56,11 @@ class EndpointAnnouncer:
         """Pass the endpoints on; with ``moved``, the DHT also notifies its contacts."""
         here = self._endpoints.now
         self._sockets.follow(here.own, self._advertise)
-        self._plane.dht.relocate(here.accepted, here.versions, now, moved=moved)
-        self._plane.renew_links(now)
+        self._cores.dht.relocate(here.accepted, here.versions, now, moved=moved)
+        self._cores.renew_links(now)
 
     def _known(self) -> Iterator[Endpoint]:
         """Yield endpoints of other nodes: first those of descriptors, then those of the hints."""
-        for descriptor in self._plane.table:
+        for descriptor in self._cores.table:
             yield from descriptor.endpoints
         yield from (hint.endpoint for hint in self._hints)

@@ -6,10 +6,10 @@ from collections.abc import Collection, Iterable
 from typing import Final
 
 from overlay.addresses import IpNetwork
-from overlay.node.ip_versions import BLOCKED_FAMILY
-from overlay.node.protection import prefixes_of
-from overlay.node.requested_path import PathTerms
 from overlay.node.source_kill_switch import UnprotectedDestinations
+from overlay.paths.ip_versions import BLOCKED_FAMILY
+from overlay.paths.protection import prefixes_of
+from overlay.paths.requested_path import PathTerms
 from overlay.system.kill_switch_state import EGRESS, FILTER, ROUTES, RULES
 
 __all__ = ["exposed", "exposed_versions"]

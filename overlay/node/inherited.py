@@ -16,12 +16,12 @@ from overlay.addresses import IpNetwork
 from overlay.config import Configuration
 from overlay.errors import BackendError, ConfigurationError
 from overlay.logs import EventLog, Word
-from overlay.node.destinations import check_destination
-from overlay.node.ip_versions import other_version, split_leftovers
 from overlay.node.operating_system import OperatingSystem
 from overlay.node.path_file import PathFile
-from overlay.node.protection import prefixes_of
-from overlay.node.requested_path import PathTerms
+from overlay.paths.destinations import check_destination
+from overlay.paths.ip_versions import other_version, split_leftovers
+from overlay.paths.protection import prefixes_of
+from overlay.paths.requested_path import PathTerms
 
 __all__ = ["Inherited", "guard_first", "inherited", "permanent_wishes", "remembered"]
 

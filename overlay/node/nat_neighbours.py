@@ -22,7 +22,7 @@ from overlay.dht.messages import Contact
 from overlay.errors import Malformed, NotAuthentic, PeerError, Replayed
 from overlay.identity import SIGNATURE_BYTES, LocalIdentity, verify_signature
 from overlay.logs import EventLog
-from overlay.node.control_plane import ControlPlane
+from overlay.node.node_cores import NodeCores
 from overlay.node.own_endpoints import OwnEndpoints
 from overlay.wire import pack_canonical, unpack_bounded
 
@@ -40,7 +40,7 @@ class NatNeighbours:
     Args:
         identity: signs, and opens what is sealed to this node.
         network_id: what is signed counts in this network only.
-        plane: its DHT meets neighbours, and its links use what they tell.
+        cores: its DHT meets neighbours, and its links use what they tell.
         endpoints: where this node is.
     """
 
@@ -48,21 +48,21 @@ class NatNeighbours:
         self,
         identity: LocalIdentity,
         network_id: str,
-        plane: ControlPlane,
+        cores: NodeCores,
         endpoints: OwnEndpoints,
     ) -> None:
         self._identity = identity
         self._network_id = network_id
-        self._dht = plane.dht
-        self._meetings = plane.dht.reachability.meetings
-        self._links = plane.links
-        self._table = plane.table
+        self._dht = cores.dht
+        self._meetings = cores.dht.reachability.meetings
+        self._links = cores.links
+        self._table = cores.table
         self._own = endpoints
         self._onion_key = OnionPrivateKey(X25519_SUITE, identity.onion_private)
         self._known: dict[NodeId, tuple[Endpoint, ...]] = {}
         self._told: tuple[Endpoint, ...] = ()
         self._meetings.serve(self._seal, self._found)
-        plane.nearby = self.endpoints
+        cores.nearby = self.endpoints
 
     def endpoints(self, overlay_address: OverlayAddress) -> tuple[Endpoint, ...]:
         """Return the local endpoints of a neighbour, none if it is none."""

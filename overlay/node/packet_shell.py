@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from overlay.addresses import InnerAddress, IpNetwork
-from overlay.node.control_plane import ControlPlane
 from overlay.node.enforcement import Enforced
 from overlay.node.exit_role import ExitRole
+from overlay.node.node_cores import NodeCores
 from overlay.node.packet_transport import Arrived, NodeBackend, PacketTransport
-from overlay.node.paths import KillSwitchService
 from overlay.node.source_kill_switch import UnprotectedDestinations
+from overlay.paths.paths import KillSwitchService
 
 __all__ = ["BackendChoice", "PacketShell", "ShellHost", "SourceKillSwitch"]
 
@@ -50,7 +50,7 @@ class ShellHost(Protocol):
     """What a shell needs of the node that runs it."""
 
     @property
-    def plane(self) -> ControlPlane:
+    def cores(self) -> NodeCores:
         """The cores."""
         ...
 

@@ -30,7 +30,7 @@ from overlay.config import Configuration
 from overlay.config.sections import SelectionSettings
 from overlay.errors import BackendError, Malformed
 from overlay.hop_limit import MAX_HOPS
-from overlay.node.requested_path import PathTerms
+from overlay.paths.requested_path import PathTerms
 
 __all__ = ["MAX_FILE_BYTES", "PathFile", "decode_paths", "encode_paths"]
 

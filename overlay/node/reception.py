@@ -32,7 +32,7 @@ import trio
 from overlay.demultiplexer import Demultiplexed, demultiplex
 from overlay.ipsec.esp import NEAR_AHEAD, NEAR_BEHIND
 from overlay.ipsec.userspace.engine import AttackedLink
-from overlay.node.control_plane import ControlPlane
+from overlay.node.node_cores import NodeCores
 from overlay.system.port_program import Suspect
 from overlay.system.udp import UdpSocket
 
@@ -94,17 +94,17 @@ class PortReaders:
 
     def __init__(
         self,
-        plane: ControlPlane,
+        cores: NodeCores,
         now: Callable[[], float],
         told: Callable[[], None],
         steer: Callable[[Sequence[Suspect]], None] = lambda _: None,
         spent: Callable[[], float] = time.thread_time,
         budget: ReceptionBudget | None = None,
     ) -> None:
-        """Read for ``plane``.
+        """Read for ``cores``.
 
         Args:
-            plane: gets what arrives.
+            cores: gets what arrives.
             now: returns Unix seconds on the node's clock.
             told: called after a batch that may have changed when timers are due.
             spent: returns the seconds of processor time that this thread has taken. Elapsed time
@@ -112,7 +112,7 @@ class PortReaders:
             steer: lets doubtful ESP of links under attack wait among the strangers.
             budget: the default unless a test needs another.
         """
-        self._plane = plane
+        self._cores = cores
         self._now = now
         self._told = told
         self._budget = budget or ReceptionBudget()
@@ -182,7 +182,7 @@ class PortReaders:
         ``began`` is the processor time at which the work on this batch began.
         """
         self._carry(parts, defer_doubtful=False)
-        if self._plane.receive_control(parts, self._now()):
+        if self._cores.receive_control(parts, self._now()):
             self._told()
         await trio.sleep(self._rest_after(self._spent() - began, turn))
 
@@ -201,14 +201,14 @@ class PortReaders:
         if not parts.esp:
             return True
         now = self._now()
-        datapath = self._plane.datapath
+        datapath = self._cores.datapath
         arrived = datapath.from_network(parts.esp, now, defer_doubtful=defer_doubtful)
         parts.esp = arrived.deferred
         if not arrived.idle:
             self._esp_came_at = trio.current_time()
         if arrived.attacked or self._suspects:
             self._steer_away(arrived.attacked)
-        if self._plane.arrived(arrived, now):
+        if self._cores.arrived(arrived, now):
             self._told()
         return arrived.idle
 

@@ -15,11 +15,11 @@ from overlay.addresses import IpNetwork
 from overlay.config import Configuration
 from overlay.errors import BackendError
 from overlay.logs import EventLog
-from overlay.node.ip_versions import BLOCKED_FAMILY, split_leftovers
 from overlay.node.operating_system import LinuxOperatingSystem, OperatingSystem
 from overlay.node.path_file import PathFile
-from overlay.node.protection import prefixes_of
-from overlay.node.requested_path import PathTerms
+from overlay.paths.ip_versions import BLOCKED_FAMILY, split_leftovers
+from overlay.paths.protection import prefixes_of
+from overlay.paths.requested_path import PathTerms
 from overlay.system.kill_switch import GUARD_TABLE
 from overlay.system.ownership import LOCK_PREFIX
 from overlay.system.rtnetlink import RouteKind, Rtnetlink

@@ -19,11 +19,11 @@ from overlay.exit_policy import format_exit_rules
 from overlay.identity import LocalIdentity
 from overlay.ipsec.mtu import inner_mtu
 from overlay.ipsec.suites import Suite
-from overlay.node.control_plane import ControlPlane
 from overlay.node.exposure import exposed_versions
-from overlay.node.ip_versions import other_version
-from overlay.node.requested_path import RequestedPath
+from overlay.node.node_cores import NodeCores
 from overlay.node.source_kill_switch import UnprotectedDestinations
+from overlay.paths.ip_versions import other_version
+from overlay.paths.requested_path import RequestedPath
 
 __all__ = ["identified", "path_report", "path_sizes", "peer_report", "status_report"]
 
@@ -33,7 +33,7 @@ _NO_IDENTIFIER: Final = re.compile(r"[^A-Za-z0-9]+")
 def status_report(
     configuration: Configuration,
     identity: LocalIdentity,
-    plane: ControlPlane,
+    cores: NodeCores,
     *,
     now: float,
     uptime_s: float,
@@ -49,35 +49,35 @@ def status_report(
 ) -> StatusReport:
     """Return how the node is; ``counters`` are those of sockets, devices and rules."""
     open_destinations = exposure.prefixes
-    destinations = [path.destination for path in plane.paths.all()]
+    destinations = [path.destination for path in cores.paths.all()]
     open_versions = exposed_versions(open_destinations)
-    relayed = plane.circuits.relay_report()
-    drops = {drop.value: count for drop, count in plane.engine.drops().items() if count}
+    relayed = cores.circuits.relay_report()
+    drops = {drop.value: count for drop, count in cores.engine.drops().items() if count}
     drops |= {f"control_{drop.name.lower()}": n for drop, n in relayed.drops.items() if n}
-    drops |= {f"dht_{drop.name.lower()}": n for drop, n in plane.dht.counters().items() if n}
+    drops |= {f"dht_{drop.name.lower()}": n for drop, n in cores.dht.counters().items() if n}
     return StatusReport(
         version=__version__,
         node_id=identity.node_id.hex(),
         overlay_address=format_address(identity.overlay_address),
         network_id=configuration.network.network_id,
         uptime_s=round(uptime_s, 3),
-        backend=plane.engine.capabilities().name,
+        backend=cores.engine.capabilities().name,
         backend_reason=backend_reason,
         roles=tuple(sorted(role.value for role in roles)),
         listen=tuple(str(endpoint) for endpoint in configuration.network.listen),
-        joined=plane.joined and plane.dht.contact_count > 0,
-        contacts=plane.dht.contact_count,
-        mix_nodes=plane.table.offering(),
-        exits=plane.table.count(Role.EXIT),
-        links=len(plane.neighbours),
-        link_bytes=_link_sizes(plane),
-        circuits_own=len(plane.circuits.circuits()),
+        joined=cores.joined and cores.dht.contact_count > 0,
+        contacts=cores.dht.contact_count,
+        mix_nodes=cores.table.offering(),
+        exits=cores.table.count(Role.EXIT),
+        links=len(cores.neighbours),
+        link_bytes=_link_sizes(cores),
+        circuits_own=len(cores.circuits.circuits()),
         circuits_relayed=relayed.relayed,
         circuits_exit=relayed.exits,
-        counters=identified(counters | _activity(plane)),
+        counters=identified(counters | _activity(cores)),
         drops=identified(drops),
         protected=tuple(str(each) for each in destinations if each not in open_destinations),
-        blocked_versions=_versions(plane.paths.blocked - open_versions),
+        blocked_versions=_versions(cores.paths.blocked - open_versions),
         unprotected=(
             *(str(each) for each in destinations if each in open_destinations),
             *_versions(open_versions),
@@ -89,13 +89,13 @@ def status_report(
         exit_problems=exit_problems,
         endpoints=tuple(str(endpoint) for endpoint in endpoints),
         network_problems=network_problems,
-        suspect_regions=plane.dht.suspect_regions(now),
+        suspect_regions=cores.dht.suspect_regions(now),
         reachability=dict(reachability or {}),
     )
 
 
-def _link_sizes(plane: ControlPlane) -> tuple[int, ...]:
-    sizes = (plane.links.datagram_bytes(address) for address in plane.neighbours)
+def _link_sizes(cores: NodeCores) -> tuple[int, ...]:
+    sizes = (cores.links.datagram_bytes(address) for address in cores.neighbours)
     return tuple(sorted(size for size in sizes if size is not None))
 
 
@@ -114,11 +114,11 @@ def identified(counts: Mapping[str, int]) -> dict[str, int]:
     return dict(found)
 
 
-def _activity(plane: ControlPlane) -> dict[str, int]:
-    dht = asdict(plane.dht.activity) | asdict(plane.dht_traffic)
+def _activity(cores: NodeCores) -> dict[str, int]:
+    dht = asdict(cores.dht.activity) | asdict(cores.dht_traffic)
     done = {f"dht_{name}": count for name, count in dht.items()}
-    done["paths_tried"] = plane.paths.first_tries
-    done["paths_opened_at_first_try"] = plane.paths.opened_at_first_try
+    done["paths_tried"] = cores.paths.first_tries
+    done["paths_opened_at_first_try"] = cores.paths.opened_at_first_try
     return {name: count for name, count in done.items() if count}
 
 

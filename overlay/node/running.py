@@ -2,7 +2,7 @@
 
 ::
 
-    nursery ─┬─ readers of the UDP ports  batch -> ControlPlane (overlay.node.reception)
+    nursery ─┬─ readers of the UDP ports  batch -> NodeCores (overlay.node.reception)
              ├─ tasks of the backend      TUN devices, or control sockets and kernel events
              └─ timers                    sleep to the next deadline, or until woken
 
@@ -35,10 +35,9 @@ from overlay.errors import BackendError, ConfigurationError, InternalError, Over
 from overlay.identity import LocalIdentity
 from overlay.ipsec.userspace.engine import UserspaceEngine
 from overlay.logs import EventLog, Word
-from overlay.node.assembly import Surroundings, wire_control_plane
+from overlay.node.assembly import Surroundings, wire_cores
 from overlay.node.backend_choice import open_shell
 from overlay.node.clock_steps import ClockReport, follow_steps
-from overlay.node.control_plane import ControlPlane
 from overlay.node.endpoint_announcer import EndpointAnnouncer
 from overlay.node.enforcement import Enforcement
 from overlay.node.exit_destinations import refused_addresses
@@ -49,15 +48,17 @@ from overlay.node.inherited import guard_first, inherited, permanent_wishes, rem
 from overlay.node.inner_use import InnerUse, LentAddresses
 from overlay.node.last_signed import LastSigned
 from overlay.node.nat_neighbours import NatNeighbours
+from overlay.node.node_cores import NodeCores
 from overlay.node.operating_system import OperatingSystem
 from overlay.node.own_descriptor import RESIGN_INTERVAL_S
 from overlay.node.own_endpoints import OwnEndpoints
 from overlay.node.packet_transport import Arrived
+from overlay.node.path_answers import PathAnswers
 from overlay.node.path_file import PathFile
 from overlay.node.publication import Publication
 from overlay.node.reception import PortReaders
-from overlay.node.requested_path import PathTerms
 from overlay.node.sockets import Sockets
+from overlay.paths.requested_path import PathTerms
 from overlay.plugin_failures import blamed_plugin
 from overlay.trust import insist_on_way
 
@@ -128,20 +129,21 @@ class RunningNode:
         try:
             insist_on_way(configuration.node.paths_file)  # another user could empty it
             self._open(stack, engine, rng)
-            self._plane = self._build_plane(rng)
+            self.cores = self._build_cores(rng)
+            self.answers = PathAnswers(self.cores.paths)
             self.publication = Publication(
                 configuration,
                 identity,
-                self._plane.dht,
+                self.cores.dht,
                 suites=self.shell.backend.capabilities().suites,
                 published=lambda: self.endpoints.now.published,
                 exit_role=self.shell.exit_role,
                 next_sequence=self._last_signed.next_sequence,
             )
-            self._plane.reach_changed = self.publication.tested
+            self.cores.reach_changed = self.publication.tested
             network_id = configuration.network.network_id
-            self.neighbours = NatNeighbours(identity, network_id, self._plane, self.endpoints)
-            self.clock_watch = ClockReport(self._plane.dht.clock_offset)
+            self.neighbours = NatNeighbours(identity, network_id, self.cores, self.endpoints)
+            self.clock_watch = ClockReport(self.cores.dht.clock_offset)
         except BaseException:
             if self._remembered and guarded:
                 _log.warning("guard.kept", destinations=len(self._remembered))
@@ -152,11 +154,6 @@ class RunningNode:
         """What this node offers to others now: nothing as long as they do not reach it."""
         return self.publication.roles
 
-    @property
-    def plane(self) -> ControlPlane:
-        """The cores."""
-        return self._plane
-
     def _open(self, stack: ExitStack, engine: UserspaceEngine | None, rng: Random) -> None:
         configuration, network = self.configuration, self.configuration.network
         self.sockets = stack.enter_context(Sockets(network.listen, network.network_id, rng))
@@ -166,12 +163,12 @@ class RunningNode:
         )
         self.shell = open_shell(configuration, self.host, self.sockets, rng, engine)
         self._inner_use = InnerUse(self.host, self._known_endpoints)
-        lent = LentAddresses(self._inner_use, lambda: self.plane.paths.held(), self._give_up)
+        lent = LentAddresses(self._inner_use, lambda: self.cores.paths.held(), self._give_up)
         parts = (*self.shell.enforced, self.endpoints, lent)
         self.enforcement = Enforcement(parts, self._checked)
         stack.callback(self.shell.close)
 
-    def _build_plane(self, rng: Random) -> ControlPlane:
+    def _build_cores(self, rng: Random) -> NodeCores:
         shell = self.shell
         surroundings = Surroundings(
             network=self.sockets,
@@ -185,7 +182,7 @@ class RunningNode:
             initiations=self._last_signed.initiations,
             send_apart=self.sockets.send_apart,
         )
-        return wire_control_plane(
+        return wire_cores(
             self.configuration,
             self.identity,
             surroundings,
@@ -205,7 +202,7 @@ class RunningNode:
             BackendError: what is remembered cannot be read.
         """
         self._nursery = nursery
-        reception = PortReaders(self.plane, self.clock.now, self._wake_timers, self.sockets.steer)
+        reception = PortReaders(self.cores, self.clock.now, self._wake_timers, self.sockets.steer)
         for port in self.sockets.ports:
             self.spawn(reception.read_esp, port.esp)
             if port.split is not None:
@@ -223,7 +220,7 @@ class RunningNode:
         self._learn(now)
         advertise = self.configuration.network.advertise
         self._location = EndpointAnnouncer(
-            self.endpoints, self.sockets, self.plane, self._hints, advertise
+            self.endpoints, self.sockets, self.cores, self._hints, advertise
         )
         self._location.find(self._moved, now)
         self._begin_exit(now)
@@ -239,24 +236,24 @@ class RunningNode:
         Destinations stay blocked until a node here restores their paths, or the user closes
         them (docs/decisions/0037).
         """
-        now, plane = self.clock.now(), self.plane
+        now, cores = self.clock.now(), self.cores
         self._stopping = True
-        plane.chores.cancel_all()
+        cores.chores.cancel_all()
         self._refused_revision = -1
         self.remember_paths()
         self.note_blocked()
-        plane.paths.leave_blocked(now)
-        plane.circuits.close_all(now)
+        cores.paths.leave_blocked(now)
+        cores.circuits.close_all(now)
         if not (self.clock_was_set.is_set() or self.clock_watch.problem(now)):
             # A goodbye buries what was signed up to now. After a clock that was ahead, that would
             # bury what the node signs next as well.
-            plane.dht.leave(now)
-        plane.settle(now)
+            cores.dht.leave(now)
+        cores.settle(now)
         with trio.move_on_after(_CLOSE_GRACE_S):
             await self._run_timers()
         now = self.clock.now()
-        plane.links.close_all(now)
-        plane.settle(now)
+        cores.links.close_all(now)
+        cores.settle(now)
         try:
             self._save(now)
         except (BackendError, ConfigurationError):  # of a cache, which the next start fills again
@@ -272,13 +269,13 @@ class RunningNode:
 
     def blocked_count(self) -> int:
         """Return how many destinations and IP versions are blocked, or carried."""
-        paths = self.plane.paths
+        paths = self.cores.paths
         return len(paths.all()) + len(paths.left_blocked) - self.unprotected_count()
 
     def unprotected_count(self) -> int:
         """Return how many of them shall be blocked and are not."""
         prefixes = self.shell.guard.unguarded().prefixes
-        paths = self.plane.paths
+        paths = self.cores.paths
         lacking = sum(path.destination in prefixes for path in paths.all())
         return lacking + len(exposed_versions(prefixes) & paths.left_blocked)
 
@@ -286,14 +283,14 @@ class RunningNode:
         """Pass on what a change from outside has caused."""
         self._take_over_late(now)
         self.remember_paths()
-        self.plane.settle(now)
+        self.cores.settle(now)
         self._wake_timers()
 
     def _learn(self, now: float) -> None:
         """Read what earlier runs remembered."""
         self._report_set_aside()
         for descriptor in self._store.load(now).descriptors:
-            self.plane.table.add(descriptor, now)
+            self.cores.table.add(descriptor, now)
         self._hints = [
             Contact.of(each.identity_key, each.endpoint) for each in self._store.bootstrap_hints()
         ]
@@ -317,15 +314,15 @@ class RunningNode:
 
     def _greet(self, now: float) -> None:
         """Begin from what is remembered and from the configured peers, whichever answers."""
-        plane = self.plane
-        plane.dht.seed(plane.table.view(now), now)
-        plane.dht.remember(self._hints, now)
+        cores = self.cores
+        cores.dht.seed(cores.table.view(now), now)
+        cores.dht.remember(self._hints, now)
         peers = self.configuration.network.bootstrap
         private = self.configuration.network.allow_private_endpoints
-        plane.dht.bootstrap([peer for peer in peers if private or is_public(peer)], now)
+        cores.dht.bootstrap([peer for peer in peers if private or is_public(peer)], now)
 
     def _schedule_chores(self, now: float) -> None:
-        chores = self.plane.chores
+        chores = self.cores.chores
         resign_at = now + RESIGN_INTERVAL_S
         chores.every(RESIGN_INTERVAL_S, "publish", self.publication.publish, first=resign_at)
         chores.every(_MEET_INTERVAL_S, "meet", self.neighbours.review, first=now + 1)
@@ -339,7 +336,7 @@ class RunningNode:
     def _take_over_late(self, now: float) -> None:
         """Find what the kernel guards, once the guard can be had; at the start it may not."""
         if not self._leftovers_known and self.shell.guard.is_open and not self._stopping:
-            self._adopt(self.plane.paths.wishes(), (), now)
+            self._adopt(self.cores.paths.wishes(), (), now)
 
     @property
     def damaged_entries(self) -> int:
@@ -348,7 +345,7 @@ class RunningNode:
 
     def _adopt(self, known: Sequence[PathTerms], wanted: Sequence[PathTerms], now: float) -> None:
         """Take over ``wanted`` paths, and what the kernel guards beside the ``known`` ones."""
-        configuration, paths = self.configuration, self.plane.paths
+        configuration, paths = self.configuration, self.cores.paths
         leftovers = self.shell.guard.leftovers()
         self._leftovers_known = self.shell.guard.is_open
         left = inherited(known, leftovers, configuration)
@@ -368,7 +365,7 @@ class RunningNode:
 
     def remember_paths(self) -> None:
         """Write the paths to the disk if they have changed; the chore repeats what failed."""
-        paths = self.plane.paths
+        paths = self.cores.paths
         if self.left_blocked is not None:
             return  # the stopping node has forgotten its paths, and the file must not
         if paths.revision in (self._saved_revision, self._refused_revision):
@@ -391,7 +388,7 @@ class RunningNode:
 
     def take(self, arrived: Arrived) -> None:
         """Tell the cores of packets that came beside the UDP port."""
-        if self.plane.arrived(arrived, self.clock.now()):
+        if self.cores.arrived(arrived, self.clock.now()):
             self._wake_timers()
 
     def spawn(self, task: Callable[..., Awaitable[None]], *arguments: object) -> None:
@@ -423,28 +420,30 @@ class RunningNode:
 
     async def _run_timers(self) -> None:
         while True:
-            self._next_deadline = self.plane.next_deadline()
+            self._next_deadline = self.cores.next_deadline()
             with trio.move_on_at(self.clock.to_trio(self._next_deadline)):
                 await self._wake.wait()
-            self.plane.handle_deadline(self.clock.now())
+            self.cores.handle_deadline(self.clock.now())
+            self.answers.announce()
             self.remember_paths()
 
     def _wake_timers(self) -> None:
+        self.answers.announce()
         # Not for every batch: datagrams from anywhere would run the timers as often as they come.
-        if self.plane.next_deadline() < self._next_deadline:
+        if self.cores.next_deadline() < self._next_deadline:
             self._wake.set()
             self._wake = trio.Event()
 
     def _known_endpoints(self) -> Iterator[Endpoint]:
         """Yield where other nodes and this one are."""
         yield from (*self.configuration.network.bootstrap, *self.endpoints.now.accepted)
-        for mix in self.plane.table:
+        for mix in self.cores.table:
             yield from mix.endpoints
 
     def _give_up(self, taken: frozenset[InnerAddress]) -> None:
         """Give paths other circuits whose inner addresses something else has begun to use."""
         now = self.clock.now()
-        self.plane.paths.give_up(taken, now)
+        self.cores.paths.give_up(taken, now)
         self.settle(now)
 
     # -- chores ----------------------------------------------------------------------
@@ -461,11 +460,11 @@ class RunningNode:
         watch = ExitWatch(
             role,
             self._refuse_own,
-            lent=lambda: self.plane.circuits.lend(families_of(role.lent)),
+            lent=lambda: self.cores.circuits.lend(families_of(role.lent)),
             changed=self._exit_changed,
         )
         watch.begin()
-        self.plane.circuits.offer_exit(families_of(role.offered), now)
+        self.cores.circuits.offer_exit(families_of(role.offered), now)
         self.spawn(watch.run)
 
     def _exit_changed(self) -> None:
@@ -475,8 +474,8 @@ class RunningNode:
         now = self.clock.now()
         role = self.shell.exit_role
         if role is not None:
-            self.plane.circuits.offer_exit(families_of(role.offered), now)
-            self.plane.circuits.lend(families_of(role.lent))
+            self.cores.circuits.offer_exit(families_of(role.offered), now)
+            self.cores.circuits.lend(families_of(role.lent))
         self.publication.publish(now)
         self.settle(now)
 
@@ -488,7 +487,7 @@ class RunningNode:
     def _save(self, now: float) -> None:
         self._refused_revision = -1
         self.remember_paths()
-        table = self.plane.table
+        table = self.cores.table
         self._store.save(table, now, never_heard=table.never_heard())
         self._report_set_aside()
 

@@ -29,14 +29,14 @@ from overlay.ipsec.suites import SUITES
 from overlay.logs import EventLog
 from overlay.node.asked import request_of
 from overlay.node.assembly import path_mtu
-from overlay.node.destinations import check_destination
 from overlay.node.exposure import exposed
 from overlay.node.reports import path_report, path_sizes, peer_report, status_report
-from overlay.node.requested_path import PathTerms, RequestedPath
 from overlay.node.running import RunningNode
 from overlay.node.source_kill_switch import UnprotectedDestinations
 from overlay.node.status_summary import judged
 from overlay.node.unjoined import explained
+from overlay.paths.destinations import check_destination
+from overlay.paths.requested_path import PathTerms, RequestedPath
 
 __all__ = ["NodeService"]
 
@@ -53,7 +53,7 @@ class NodeService:
 
     def __init__(self, running: RunningNode, stop: Callable[[], None]) -> None:
         self._running = running
-        self._plane = running.plane
+        self._cores = running.cores
         self._stop = stop
 
     def stop(self) -> None:
@@ -101,7 +101,7 @@ class NodeService:
             try:
                 self._running.settle(self._now())
                 for path in paths:
-                    await path.settled.wait()
+                    await self._running.answers.wait(path)
             except BaseException:
                 self._disown(paths)
                 raise
@@ -132,18 +132,18 @@ class NodeService:
     @contextlib.contextmanager
     def _versions_logged(self) -> Iterator[None]:
         """Log which IP versions are not blocked any more after what is done inside."""
-        before = self._plane.paths.blocked
+        before = self._cores.paths.blocked
         try:
             yield
         finally:
-            for version in sorted(before - self._plane.paths.blocked):
+            for version in sorted(before - self._cores.paths.blocked):
                 _log.warning("guard.version_unblocked", ip_version=version)
 
     def _close(self, which: int | IpNetwork | None) -> int:
         if which is not None:
             self.close(which)
             return 1
-        paths, now = self._plane.paths, self._now()
+        paths, now = self._cores.paths, self._now()
         count = len(paths.all())
         try:
             paths.close_all(now)
@@ -158,7 +158,7 @@ class NodeService:
         """Close one path at once; see :meth:`close_path`."""
         now = self._now()
         try:
-            self._plane.paths.close(which, now)
+            self._cores.paths.close(which, now)
         finally:
             self._running.settle(now)
 
@@ -169,18 +169,18 @@ class NodeService:
             BackendError: the destination stays blocked for now.
         """
         with contextlib.suppress(ConfigurationError):  # closed from elsewhere meanwhile
-            if self._plane.paths.get(number).permanent:
+            if self._cores.paths.get(number).permanent:
                 self.disown(number)
             else:
                 self.close(number)
 
     def disown(self, number: int) -> None:
         """Keep a path whose asker is gone: its destination stays blocked until it is closed."""
-        self._plane.paths.disown(number)
+        self._cores.paths.disown(number)
 
     async def leave(self, *, release: bool) -> StopReport:
         """Tell what stays blocked when the node stops; close all paths first if asked to."""
-        paths = self._plane.paths
+        paths = self._cores.paths
         before, versions = paths.all(), paths.blocked
         if release:
             with contextlib.suppress(BackendError):  # what is left is counted below
@@ -206,7 +206,7 @@ class NodeService:
         error = failed[0].error or PathError("the path could not be had.")
         if isinstance(error, NoSuitablePath):
             error = self._explained(error)
-        remaining = [path for path in paths if self._plane.paths.of(path.destination) is path]
+        remaining = [path for path in paths if self._cores.paths.of(path.destination) is path]
         if not remaining:
             return error
         numbers = " ".join(str(path.number) for path in remaining)
@@ -219,7 +219,7 @@ class NodeService:
 
     def _explained(self, error: NoSuitablePath) -> NoSuitablePath:
         bootstrap = self._running.configuration.network.bootstrap
-        return explained(error, contacts=self._plane.dht.contact_count, bootstrap=bootstrap)
+        return explained(error, contacts=self._cores.dht.contact_count, bootstrap=bootstrap)
 
     async def _requested_patiently(self, request: OpenPathsRequest) -> list[RequestedPath]:
         """Request paths; a node that has just started may still be learning about Mix-nodes."""
@@ -240,13 +240,13 @@ class NodeService:
                 inner_networks=(exit_settings.inner_ipv4, exit_settings.inner_ipv6),
             )
         wishes = [self._wish(request, each) for each in dict.fromkeys(request.destinations)]
-        return self._plane.paths.request_all(wishes, self._now())
+        return self._cores.paths.request_all(wishes, self._now())
 
     def _wish(self, request: OpenPathsRequest, destination: IpNetwork) -> PathTerms:
         """Return what a request asks for, with what was left or configured for the rest."""
         configuration = self._running.configuration
         selection = configuration.selection
-        left = self._plane.paths.of(destination)
+        left = self._cores.paths.of(destination)
         both = request.both_versions
         both = configuration.paths.both_versions if both is None else both
         # A version of which a destination is named is not blocked by another of the request.
@@ -260,7 +260,7 @@ class NodeService:
         return PathTerms(destination, hops, request.strategy or selection.strategy, via, both)
 
     def _check_hops(self, hops: int) -> None:
-        can = self._plane.engine.capabilities()
+        can = self._cores.engine.capabilities()
         if can.in_kernel and hops > can.max_templates - 1:
             raise ConfigurationError(
                 f'the IPsec backend "{can.name}" carries circuits of at most '
@@ -273,7 +273,7 @@ class NodeService:
         if len(named) != 16:
             return NodeId(named)
         address = format_address(named)
-        descriptor = self._plane.table.by_overlay_address(OverlayAddress(named))
+        descriptor = self._cores.table.by_overlay_address(OverlayAddress(named))
         if named == self._running.identity.overlay_address:
             raise ConfigurationError(
                 f"via names {address}, which is this node itself; name others: overlay peers."
@@ -296,19 +296,19 @@ class NodeService:
         missing = self._missing()
         exposure = self._exposure(missing)
         report = self._status(missing, exposure)
-        paths = [self._report(path, exposure) for path in self._plane.paths.all()]
+        paths = [self._report(path, exposure) for path in self._cores.paths.all()]
         bootstrap = self._running.configuration.network.bootstrap
         return judged(report, paths, [str(each) for each in bootstrap])
 
     def _status(self, missing: tuple[str, ...], exposure: UnprotectedDestinations) -> StatusReport:
-        running, plane = self._running, self._plane
+        running, cores = self._running, self._cores
         counters = dict(running.sockets.counters())
         counters |= running.shell.backend.association_counts()
         counters |= running.shell.path.counters()
         troubles = {
-            "chores_failed": plane.chores.failures,
-            "guard_changes_refused": plane.paths.guard_refusals,
-            "links_refused": plane.neighbours.refused,
+            "chores_failed": cores.chores.failures,
+            "guard_changes_refused": cores.paths.guard_refusals,
+            "links_refused": cores.neighbours.refused,
             "path_file_not_written": running.paths_not_remembered,
             "path_file_entries_lost": running.damaged_entries,
             "inner_addresses_not_forgotten": running.shell.unforgotten,
@@ -324,7 +324,7 @@ class NodeService:
         return status_report(
             running.configuration,
             running.identity,
-            plane,
+            cores,
             now=self._now(),
             uptime_s=self._now() - running.started_at,
             roles=running.roles,
@@ -354,29 +354,29 @@ class NodeService:
     def _exposure(self, missing: tuple[str, ...] | None = None) -> UnprotectedDestinations:
         """Return what is not protected at this moment though it shall be."""
         missing = self._missing() if missing is None else missing
-        return exposed(self._running.shell.guard.unguarded(), missing, self._plane.paths.wishes())
+        return exposed(self._running.shell.guard.unguarded(), missing, self._cores.paths.wishes())
 
     def peers(self) -> list[PeerReport]:
         """Return the Mix-nodes of the topology table."""
-        now, plane = self._now(), self._plane
+        now, cores = self._now(), self._cores
         return [
             peer_report(
                 descriptor,
-                linked=descriptor.overlay_address in plane.neighbours,
+                linked=descriptor.overlay_address in cores.neighbours,
                 heard=(
-                    plane.table.heard_at(descriptor.node_id),
-                    plane.neighbours.heard_at(descriptor.overlay_address),
+                    cores.table.heard_at(descriptor.node_id),
+                    cores.neighbours.heard_at(descriptor.overlay_address),
                 ),
                 now=now,
-                link_bytes=plane.links.datagram_bytes(descriptor.overlay_address),
+                link_bytes=cores.links.datagram_bytes(descriptor.overlay_address),
             )
-            for descriptor in plane.table.view(now)
+            for descriptor in cores.table.view(now)
         ]
 
     def paths(self) -> list[PathReport]:
         """Return the paths that the user asked for."""
         exposure = self._exposure()
-        return [self._report(path, exposure) for path in self._plane.paths.all()]
+        return [self._report(path, exposure) for path in self._cores.paths.all()]
 
     def path(self, number: int) -> PathReport:
         """Return one of them.
@@ -384,19 +384,19 @@ class NodeService:
         Raises:
             ConfigurationError: there is none of that number.
         """
-        return self._report(self._plane.paths.get(number))
+        return self._report(self._cores.paths.get(number))
 
     def _report(
         self, path: RequestedPath, exposure: UnprotectedDestinations | None = None
     ) -> PathReport:
-        circuits = {circuit.number: circuit for circuit in self._plane.circuits.circuits()}
+        circuits = {circuit.number: circuit for circuit in self._cores.circuits.circuits()}
         circuit = circuits.get(path.circuit) if path.circuit is not None else None
-        others = [each.destination for each in self._plane.paths.all() if each is not path]
+        others = [each.destination for each in self._cores.paths.all() if each is not path]
         configuration = self._running.configuration
         in_kernel = self._running.shell.backend.capabilities().in_kernel
         mtu = path_mtu(configuration, in_kernel=in_kernel)
         hops = path.mix_path.hops if path.mix_path is not None and path.circuit is not None else ()
-        first = self._plane.links.datagram_bytes(hops[0].overlay_address) if hops else None
+        first = self._cores.links.datagram_bytes(hops[0].overlay_address) if hops else None
         onion, link = configuration.ipsec.esp_suite, configuration.ipsec.link_suite
         return path_report(
             path,

@@ -23,7 +23,7 @@ _ADDRESSES: Final = "inner addresses"
 
 
 class SourceDevice(KillSwitchOwner):
-    """Implements ``overlay.node.paths.KillSwitchService`` on a host; owner of the source TUN.
+    """Implements ``overlay.paths.paths.KillSwitchService`` on a host; owner of the source TUN.
 
     Everything is opened when first needed: a node that only relays needs no privilege.
     """

@@ -89,7 +89,7 @@ class UserspaceShell:
         self._node = node
         if self._exit is not None:
             node.spawn(self._read_exit_device, self._exit.device)
-            node.plane.chores.every(
+            node.cores.chores.every(
                 _REFRESH_INTERVAL_S, "addresses", self._exit.refresh, first=node.now()
             )
 
@@ -154,5 +154,5 @@ class UserspaceShell:
         self.path.source_device = None
         self.guard.device_lost()
         now = node.now()
-        node.plane.paths.rebuild_all(now)
+        node.cores.paths.rebuild_all(now)
         node.settle(now)

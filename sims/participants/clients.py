@@ -9,7 +9,7 @@ from typing import Final
 
 from overlay.addresses import NodeId
 from overlay.errors import ConfigurationError, OverlayError, PluginError
-from overlay.node.requested_path import PathState, PathTerms, RequestedPath
+from overlay.paths.requested_path import PathState, PathTerms, RequestedPath
 from sims.measures.recorder import Recorder
 from sims.participants.machine import Machine
 

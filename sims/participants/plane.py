@@ -24,8 +24,8 @@ from overlay.dht.events import DhtEvent
 from overlay.dht.settings import DhtSettings
 from overlay.identity import LocalIdentity
 from overlay.ipsec.userspace.engine import UserspaceEngine
-from overlay.node.assembly import Surroundings, build_control_plane
-from overlay.node.control_plane import ControlPlane
+from overlay.node.assembly import Surroundings, build_cores
+from overlay.node.node_cores import NodeCores
 from overlay.node.packet_transport import DatagramSink
 from sims.participants.carriers import RawDatagram
 
@@ -40,7 +40,7 @@ SendDht = Callable[[bytes, Endpoint], None]
 OnDhtEvent = Callable[[DhtEvent], None]
 
 
-class SimulatedPlane(ControlPlane):
+class SimulatedPlane(NodeCores):
     """The product's control plane, whose DHT messages leave through the simulation's carrier."""
 
     def __init__(self, *, send_dht: SendDht, on_dht_event: OnDhtEvent, **cores: Any) -> None:  # noqa: ANN401 - the parent's
@@ -106,7 +106,7 @@ def build_plane(
         roles=replace(given.roles, exit=exits),
         dht=settings,
     )
-    plane = build_control_plane(
+    plane = build_cores(
         configuration,
         identity,
         Surroundings(

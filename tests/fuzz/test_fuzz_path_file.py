@@ -9,7 +9,7 @@ from overlay.addresses import NodeId
 from overlay.errors import Malformed
 from overlay.hop_limit import MAX_HOPS
 from overlay.node.path_file import MAX_FILE_BYTES, decode_paths, encode_paths
-from overlay.node.requested_path import PathTerms
+from overlay.paths.requested_path import PathTerms
 
 scalars = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=70))
 values = st.recursive(

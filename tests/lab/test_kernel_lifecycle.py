@@ -11,7 +11,7 @@ from overlay.config import load_configuration
 from overlay.control.service import StopReport
 from overlay.node.path_file import encode_paths
 from overlay.node.release import free_blocked
-from overlay.node.requested_path import PathTerms
+from overlay.paths.requested_path import PathTerms
 
 pytestmark = pytest.mark.kernel(time_limit_s=900)
 

@@ -477,41 +477,41 @@ async def open_and_close(alice, hops, look):
     configuration = load_configuration(alice.configuration)
     identity = read_identity(configuration.node.key_file)
     async with OverlayNode(configuration, identity) as node:
-        plane = node.service._plane
+        cores = node.service._cores
         addresses = [ipaddress.ip_address(hop).packed for hop in hops]
         with trio.fail_after(60):
-            while not all(plane.table.by_overlay_address(each) for each in addresses):
+            while not all(cores.table.by_overlay_address(each) for each in addresses):
                 await trio.sleep(0.1)
-        path = MixPath(tuple(plane.table.by_overlay_address(each) for each in addresses))
-        await one_round(node, plane, path, 1)  # the links that stay are up now
+        path = MixPath(tuple(cores.table.by_overlay_address(each) for each in addresses))
+        await one_round(node, cores, path, 1)  # the links that stay are up now
         looked = Looked(look())
         for _ in range(CIRCUITS // AT_ONCE):
-            await one_round(node, plane, path, AT_ONCE, looked, look)
+            await one_round(node, cores, path, AT_ONCE, looked, look)
         looked.after = look()
     return looked
 
 
-async def one_round(node, plane, path, count, looked=None, look=None):
+async def one_round(node, cores, path, count, looked=None, look=None):
     destinations = [ipaddress.ip_network(f"203.0.113.{n + 20}") for n in range(count)]
     now = node.service._now()
-    failed, told = [], plane.paths.handle
-    plane.paths.handle = lambda event, now: (
+    failed, told = [], cores.paths.handle
+    cores.paths.handle = lambda event, now: (
         failed.append(event) if isinstance(event, CircuitFailed | CircuitLost) else None,
         told(event, now),
     )
     for each in destinations:
-        plane.circuits.anonymous_connection(path, each, now)
+        cores.circuits.anonymous_connection(path, each, now)
     node.service._running.settle(now)
     with trio.fail_after(150):  # a busy machine runs this kernel at a fraction of its speed
-        while not all(each.inner_addresses for each in plane.circuits.circuits()):
+        while not all(each.inner_addresses for each in cores.circuits.circuits()):
             await trio.sleep(0.05)
-    plane.paths.handle = told
-    assert (len(plane.circuits.circuits()), failed) == (count, [])
+    cores.paths.handle = told
+    assert (len(cores.circuits.circuits()), failed) == (count, [])
     if looked is not None and looked.busy is None:
         looked.busy = look()
     now = node.service._now()
-    for each in plane.circuits.circuits():
-        plane.circuits.close(each.number, now)
+    for each in cores.circuits.circuits():
+        cores.circuits.close(each.number, now)
     node.service._running.settle(now)
     await trio.sleep(LINGERING_S)
 

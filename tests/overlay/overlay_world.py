@@ -11,9 +11,9 @@ from overlay.addresses import Endpoint
 from overlay.config import Configuration
 from overlay.identity import LocalIdentity
 from overlay.ipsec.userspace.engine import UserspaceEngine
-from overlay.node.assembly import Surroundings, build_control_plane
+from overlay.node.assembly import Surroundings, build_cores
 from overlay.node.own_descriptor import own_descriptor
-from overlay.node.requested_path import PathTerms
+from overlay.paths.requested_path import PathTerms
 from overlay.special_networks import DOCUMENTATION_NETWORKS
 
 START = 1_800_000_000.0
@@ -53,7 +53,7 @@ class MemoryDevice:
 
 
 class SimulatedNode:
-    """One node: a control plane at an endpoint of the world's network."""
+    """One node: a control cores at an endpoint of the world's network."""
 
     def __init__(self, world, number, *, exits):
         self.world, self.name = world, f"node{number}"
@@ -69,7 +69,7 @@ class SimulatedNode:
         self.local_addresses = set()
         self.forgotten = []
         self.engine = UserspaceEngine(rng=self.rng)
-        self.plane = build_control_plane(
+        self.cores = build_cores(
             self.configuration,
             self.identity,
             Surroundings(
@@ -83,8 +83,8 @@ class SimulatedNode:
             endpoints=(self.endpoint,),
             rng=self.rng,
         )
-        self.plane.datapath.source_device = self.source_device
-        self.plane.datapath.exit_device = self.exit_device
+        self.cores.datapath.source_device = self.source_device
+        self.cores.datapath.exit_device = self.exit_device
 
     def send_batch(self, batch):
         for datagram, to in batch:
@@ -103,23 +103,23 @@ class SimulatedNode:
             now=now,
             sequence=int(now * 1000),
         )
-        self.plane.dht.publish(descriptor, now)
+        self.cores.dht.publish(descriptor, now)
 
     def join(self, bootstrap):
         now = self.world.now
         self.publish()
-        self.plane.dht.bootstrap([] if bootstrap is self else [bootstrap.endpoint], now)
-        self.plane.settle(now)
+        self.cores.dht.bootstrap([] if bootstrap is self else [bootstrap.endpoint], now)
+        self.cores.settle(now)
 
     def request(self, destination, *, hops=3):
         wish = PathTerms(ip_network(destination), hops, "uniform")
-        [path] = self.plane.paths.request_all([wish], self.world.now)
-        self.plane.settle(self.world.now)
+        [path] = self.cores.paths.request_all([wish], self.world.now)
+        self.cores.settle(self.world.now)
         return path
 
     def close(self, path):
-        self.plane.paths.close(path.number, self.world.now)
-        self.plane.settle(self.world.now)
+        self.cores.paths.close(path.number, self.world.now)
+        self.cores.settle(self.world.now)
 
 
 class World:
@@ -154,10 +154,10 @@ class World:
         del self.nodes[node.endpoint]
         self.nodes[endpoint] = node
         node.endpoint = endpoint
-        node.plane.dht.relocate((endpoint,), (4, 6), self.now)
+        node.cores.dht.relocate((endpoint,), (4, 6), self.now)
         node.publish()
-        node.plane.renew_links(self.now)
-        node.plane.settle(self.now)
+        node.cores.renew_links(self.now)
+        node.cores.settle(self.now)
 
     def alive(self):
         return [node for node in self.all if node.endpoint not in self.crashed]
@@ -166,7 +166,7 @@ class World:
         """Let virtual time pass; return whether ``until`` came to hold."""
         end = self.now + seconds
         while not until():
-            due = min(node.plane.next_deadline() for node in self.alive())
+            due = min(node.cores.next_deadline() for node in self.alive())
             arrival = self.heap[0][0] if self.heap else float("inf")
             if min(due, arrival) > end:
                 self.now = end
@@ -176,23 +176,23 @@ class World:
                 self._deliver()
             else:
                 for node in self.alive():
-                    if node.plane.next_deadline() <= self.now:
-                        node.plane.handle_deadline(self.now)
-                        assert node.plane.next_deadline() > self.now
+                    if node.cores.next_deadline() <= self.now:
+                        node.cores.handle_deadline(self.now)
+                        assert node.cores.next_deadline() > self.now
         return True
 
     def _deliver(self):
         _, _, datagram, source, to = heapq.heappop(self.heap)
         node = self.nodes.get(to)
         if node is not None and to not in self.crashed:
-            node.plane.receive([(datagram, source)], self.now)
+            node.cores.receive([(datagram, source)], self.now)
 
     def join_all(self):
         """Let every node join through the first one and learn of all others."""
         for node in self.all:
             node.join(self.all[0])
         others = len(self.all) - 1
-        assert self.run(120, until=lambda: all(len(n.plane.table) >= others for n in self.all))
+        assert self.run(120, until=lambda: all(len(n.cores.table) >= others for n in self.all))
 
 
 def configuration(*, exits):

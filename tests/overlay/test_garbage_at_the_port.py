@@ -12,7 +12,7 @@ from scapy.packet import Raw
 
 from lab.garbage import garbage_kinds
 from overlay.control.service import OpenPathRequest
-from overlay.node.control_plane import ControlPlane
+from overlay.node.node_cores import NodeCores
 
 BOB = ipaddress.ip_network("203.0.113.10/32")
 KINDS = [
@@ -84,13 +84,13 @@ def test_esp_passes_what_waits_at_every_hop(tmp_path):
 def test_garbage_runs_no_timers(tmp_path, monkeypatch, kind):
     participants = cast(tmp_path, relays=2)
     runs = Counter()
-    handle = ControlPlane.handle_deadline
+    handle = NodeCores.handle_deadline
 
-    def counted(plane, now):
-        runs[plane] += 1
-        handle(plane, now)
+    def counted(cores, now):
+        runs[cores] += 1
+        handle(cores, now)
 
-    monkeypatch.setattr(ControlPlane, "handle_deadline", counted)
+    monkeypatch.setattr(NodeCores, "handle_deadline", counted)
 
     async def program():
         async with running(participants):

@@ -7,7 +7,7 @@ from overlay.addresses import Endpoint
 from overlay.link.events import LinkPeer
 from overlay.link.security import FIRST_CIRCUIT_REQID
 from overlay.link.settings import LinkSettings
-from overlay.node.paths import PathState
+from overlay.paths.paths import PathState
 
 BOB = "203.0.113.10/32"
 OBSERVER = Endpoint("66.6.6.6", 666)
@@ -22,7 +22,7 @@ def world():
 
 def open_path(world, node, **wish):
     path = node.request(BOB, **wish)
-    assert world.run(30, until=path.settled.is_set)
+    assert world.run(30, until=lambda: path.settled)
     assert path.state is PathState.OPEN, path.error
     return path
 
@@ -58,8 +58,8 @@ def test_an_initiation_repeated_from_elsewhere_does_not_end_the_link(world):
 
     world.carry = steal
     world.run(LinkSettings().rekey_pause_s)  # no younger link changes its keys
-    alice.plane.links.rekey(first.identity.overlay_address, world.now)
-    alice.plane.settle(world.now)
+    alice.cores.links.rekey(first.identity.overlay_address, world.now)
+    alice.cores.settle(world.now)
     assert stolen
     carry(stolen[0], Endpoint("66.6.6.6", 666), first.endpoint)
     world.run(2)
@@ -109,8 +109,8 @@ def test_an_observer_that_copies_every_datagram_ends_no_circuit_and_gets_no_link
     observe(world, alice, first, forwards=forwards)
     for one, other in ((alice, first), (first, alice), (alice, first)):
         world.run(LinkSettings().rekey_pause_s)
-        one.plane.links.rekey(other.identity.overlay_address, world.now)
-        one.plane.settle(world.now)
+        one.cores.links.rekey(other.identity.overlay_address, world.now)
+        one.cores.settle(world.now)
         world.run(15)
     assert (path.circuit, path.state) == (before, PathState.OPEN)
     assert esp_to_observer(world) == []
@@ -149,24 +149,24 @@ def test_an_observer_that_wins_every_race_is_corrected_and_the_path_opens(world)
 def test_a_wrong_endpoint_in_a_layer_does_not_hold_up_the_link_that_others_want(world):
     relay, wanted = world.all[0], world.all[2]
     lie = LinkPeer(wanted.identity.overlay_address, bytes([9]) * 32, Endpoint("99.9.9.9", 9))
-    relay.plane.circuits._board.want_link(lie)
-    relay.plane.settle(world.now)
-    assert world.run(2, until=lambda: wanted.identity.overlay_address in relay.plane.neighbours)
+    relay.cores.circuits._board.want_link(lie)
+    relay.cores.settle(world.now)
+    assert world.run(2, until=lambda: wanted.identity.overlay_address in relay.cores.neighbours)
     assert not any(to.host == "99.9.9.9" for _, to, _ in world.wire)
 
 
 @pytest.mark.slow
 def test_links_never_take_the_reqids_of_circuits(world):
     alice, mix = world.all[1], world.all[2]
-    neighbours = alice.plane.neighbours
+    neighbours = alice.cores.neighbours
     for _ in range(FIRST_CIRCUIT_REQID - 2):
         neighbours._free_reqid()
     for other in (mix, world.all[3], world.all[4]):
-        alice.plane.links.connect(
+        alice.cores.links.connect(
             LinkPeer(other.identity.overlay_address, other.identity.link_key, other.endpoint),
             world.now,
         )
-        alice.plane.settle(world.now)
+        alice.cores.settle(world.now)
         world.run(2)
     reqids = [n.security.reqid for n in neighbours._neighbours.values()]
     assert len(set(reqids)) == 3

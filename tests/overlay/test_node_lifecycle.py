@@ -21,11 +21,11 @@ from overlay.config.load import parse_configuration
 from overlay.control.service import OpenPathRequest, OpenPathsRequest, StopReport
 from overlay.errors import BackendError, ConfigurationError, PathError
 from overlay.node import OverlayNode
-from overlay.node.ip_versions import BLOCKED_FAMILY
 from overlay.node.path_file import encode_paths
 from overlay.node.release import free_blocked
-from overlay.node.requested_path import PathTerms
 from overlay.node.source_kill_switch import GUARD
+from overlay.paths.ip_versions import BLOCKED_FAMILY
+from overlay.paths.requested_path import PathTerms
 
 BOB = ipaddress.ip_network("203.0.113.10/32")
 CAROL = ipaddress.ip_network("203.0.113.11/32")

@@ -148,7 +148,7 @@ def test_a_suspected_eclipse_is_shown_and_logged_without_naming_anybody(tmp_path
         async with running([first, second, third]) as nodes:
             running_node = nodes[0].service._running
             now = running_node.clock.now()
-            dht = running_node.plane.dht
+            dht = running_node.cores.dht
             dht._watch.looked_up = lambda *_: 1e-7
             dht._publish()
             running_node.settle(now)

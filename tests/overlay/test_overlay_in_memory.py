@@ -8,8 +8,8 @@ from scapy.layers.inet import ICMP, IP, UDP
 from scapy.packet import Raw
 
 from overlay.addresses import Endpoint
-from overlay.node.paths import PathState
-from overlay.node.requested_path import PathTerms
+from overlay.paths.paths import PathState
+from overlay.paths.requested_path import PathTerms
 
 BOB = "203.0.113.10/32"
 HOST = "203.0.113.10"
@@ -33,7 +33,7 @@ def inner_packet(path, payload=b"hello bob"):
 
 def open_path(world, node, hops=3):
     path = node.request(BOB, hops=hops)
-    assert world.run(30, until=path.settled.is_set)
+    assert world.run(30, until=lambda: path.settled)
     assert path.state is PathState.OPEN, path.error
     return path
 
@@ -48,7 +48,7 @@ def test_packets_travel_both_ways_through_paths_of_every_length(world, hops):
     path = open_path(world, alice, hops)
     leaving = exit_of(world, path)
     packet = inner_packet(path)
-    alice.plane.datapath.from_source_device([packet], world.now)
+    alice.cores.datapath.from_source_device([packet], world.now)
     assert world.run(5, until=lambda: leaving.exit_device.written)
     assert (
         leaving.exit_device.written == [packet]
@@ -57,17 +57,17 @@ def test_packets_travel_both_ways_through_paths_of_every_length(world, hops):
     answer = bytes(
         IP(src="203.0.113.10", dst=IP(packet).src) / UDP(sport=53, dport=4000) / Raw(b"hello alice")
     )
-    leaving.plane.datapath.send([answer], world.now)
+    leaving.cores.datapath.send([answer], world.now)
     assert world.run(5, until=lambda: alice.source_device.written)
     assert alice.source_device.written == [answer]
     # What the exit begins reaches no service, also while the packet filter is flushed.
     unasked = bytes(
         IP(src="203.0.113.10", dst=IP(packet).src) / UDP(sport=53, dport=22) / Raw(b"?")
     )
-    leaving.plane.datapath.send([unasked, answer], world.now)
+    leaving.cores.datapath.send([unasked, answer], world.now)
     assert world.run(5, until=lambda: len(alice.source_device.written) > 1)
     assert alice.source_device.written == [answer, answer]
-    assert alice.plane.datapath.counters()["unasked_packets"] == 1
+    assert alice.cores.datapath.counters()["unasked_packets"] == 1
 
 
 @pytest.mark.slow
@@ -76,7 +76,7 @@ def test_nobody_on_the_way_sees_both_ends(world):
     path = open_path(world, alice)
     world.run(5)  # the last of the set-up's own packets have arrived
     begun = len(world.wire)
-    alice.plane.datapath.from_source_device([inner_packet(path)], world.now)
+    alice.cores.datapath.from_source_device([inner_packet(path)], world.now)
     assert world.run(5, until=lambda: exit_of(world, path).exit_device.written)
     ends = [hop.endpoints[0] for hop in path.mix_path.hops]
     esp = [(s, t) for s, t, datagram in world.wire[begun:] if not datagram.startswith(bytes(4))]
@@ -95,20 +95,20 @@ def test_what_is_not_carried_is_told_to_the_program_as_icmp(world):
     path = open_path(world, alice)
     leaving = exit_of(world, path)
     sctp = bytes(IP(src=IP(inner_packet(path)).src, dst=HOST, proto=132) / Raw(bytes(40)))
-    alice.plane.datapath.from_source_device([inner_packet(path), sctp], world.now)
+    alice.cores.datapath.from_source_device([inner_packet(path), sctp], world.now)
     told = [IP(each) for each in alice.source_device.written]
     assert [(each.src, each[ICMP].type, each[ICMP].code) for each in told] == [(HOST, 3, 2)]
-    assert alice.plane.datapath.counters()["protocols_refused"] == 1
+    assert alice.cores.datapath.counters()["protocols_refused"] == 1
     assert world.run(5, until=lambda: leaving.exit_device.written)
 
     alice.source_device.written.clear()
     leaving.local_addresses.add(bytes(map(int, HOST.split("."))))
-    alice.plane.datapath.from_source_device([inner_packet(path)], world.now)
+    alice.cores.datapath.from_source_device([inner_packet(path)], world.now)
     assert world.run(5, until=lambda: alice.source_device.written)
     (answer,) = map(IP, alice.source_device.written)
     assert (answer.src, answer[ICMP].type, answer[ICMP].code) == (HOST, 3, 13)
     assert bytes(answer)[28:].endswith(b"hello bob")
-    assert leaving.plane.datapath.counters()["exit_refusals_told"] == 1
+    assert leaving.cores.datapath.counters()["exit_refusals_told"] == 1
 
 
 @pytest.mark.slow
@@ -116,21 +116,21 @@ def test_closing_leaves_nothing_of_the_circuit_anywhere(world):
     alice = world.all[1]
     path = open_path(world, alice)
     first_hop = path.mix_path.hops[0].overlay_address
-    heard = alice.plane.neighbours.heard_at(first_hop)
+    heard = alice.cores.neighbours.heard_at(first_hop)
     assert heard is not None
     assert world.now - 5 < heard <= world.now
-    assert alice.plane.neighbours.heard_at(alice.identity.overlay_address) is None
+    assert alice.cores.neighbours.heard_at(alice.identity.overlay_address) is None
     leaving = exit_of(world, path)
     alice.close(path)
     world.run(20)
     for node in world.all:
-        report = node.plane.circuits.relay_report()
+        report = node.cores.circuits.relay_report()
         assert (report.relayed, report.exits, report.waiting) == (0, 0, 0)
-        assert node.plane.circuits.circuits() == []
+        assert node.cores.circuits.circuits() == []
     assert not alice.guard.protected
     assert leaving.forgotten
     world.run(120)  # links that no circuit uses are closed as well
-    assert [len(node.plane.neighbours) for node in world.all] == [0] * len(world.all)
+    assert [len(node.cores.neighbours) for node in world.all] == [0] * len(world.all)
 
 
 @pytest.mark.slow
@@ -144,7 +144,7 @@ def test_a_relay_that_dies_is_replaced_and_the_destination_stays_guarded(world):
     assert alice.guard.protected
     assert world.run(300, until=lambda: path.state is PathState.OPEN)
     packet = inner_packet(path)
-    alice.plane.datapath.from_source_device([packet], world.now)
+    alice.cores.datapath.from_source_device([packet], world.now)
     assert world.run(5, until=lambda: exit_of(world, path).exit_device.written)
 
 
@@ -168,7 +168,7 @@ def test_a_link_full_of_garbage_leaves_circuits_running(world):
     packet = inner_packet(path)
     leaving = exit_of(world, path)
     leaving.exit_device.written.clear()
-    alice.plane.datapath.from_source_device([packet], world.now)
+    alice.cores.datapath.from_source_device([packet], world.now)
     assert world.run(5, until=lambda: leaving.exit_device.written)
     assert path.state is PathState.OPEN
 
@@ -204,9 +204,9 @@ def test_a_first_hop_that_restarted_without_a_word_is_reached_again_at_once(worl
     world.restart(world.nodes[first])
     chosen = [hop.node_id for hop in path.mix_path.hops]
     wish = PathTerms(ip_network(BOB), 3, "explicit", tuple(chosen))
-    [again] = alice.plane.paths.request_all([wish], world.now)
-    alice.plane.settle(world.now)
-    assert world.run(8, until=again.settled.is_set)
+    [again] = alice.cores.paths.request_all([wish], world.now)
+    alice.cores.settle(world.now)
+    assert world.run(8, until=lambda: again.settled)
     assert again.state is PathState.OPEN, again.error
 
 
@@ -224,6 +224,6 @@ def test_a_relay_that_moved_is_found_by_a_source_that_needs_it(world):
     world.run(20)
     world.crashed.clear()
     wish = PathTerms(ip_network(BOB), 3, "explicit", chosen)
-    [again] = alice.plane.paths.request_all([wish], world.now)
-    alice.plane.settle(world.now)
+    [again] = alice.cores.paths.request_all([wish], world.now)
+    alice.cores.settle(world.now)
     assert world.run(30, until=lambda: again.state is PathState.OPEN), again.error

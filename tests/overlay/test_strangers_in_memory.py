@@ -14,7 +14,7 @@ from overlay.identity import LocalIdentity
 from overlay.link.events import LinkPeer
 from overlay.link.links import Links
 from overlay.link.settings import LinkSettings
-from overlay.node.paths import PathState
+from overlay.paths.paths import PathState
 
 ADDRESS = "77.1.2.66"
 
@@ -62,16 +62,16 @@ def test_links_of_one_address_leave_room_for_circuits_of_others():
     world = World(4)
     world.join_all()
     relay = world.all[2]
-    before = len(relay.plane.links)
+    before = len(relay.cores.links)
     strangers = Strangers(world, relay)
     for _ in range(12):
         strangers.open_links(15)
         world.run(1)
-    taken = len(relay.plane.links) - before
+    taken = len(relay.cores.links) - before
     most = LinkSettings().max_accepted_links // 9
     assert 30 <= taken <= most + 2
     path = world.all[0].request("203.0.113.10/32")
-    assert world.run(30, until=path.settled.is_set)
+    assert world.run(30, until=lambda: path.settled)
     assert path.state is PathState.OPEN, path.error
 
 
@@ -89,4 +89,4 @@ def test_the_configured_cpu_time_bounds_how_many_strangers_are_answered(percent,
     strangers = Strangers(world, node)
     strangers.open_links(40)
     world.run(0.4)
-    assert (len(node.plane.links) <= 8) == few
+    assert (len(node.cores.links) <= 8) == few

@@ -37,7 +37,7 @@ from overlay.link.events import LinkClosed, LinkEstablished, LinkFailed, LinkPee
 from overlay.link.links import Links
 from overlay.link.machine import MAX_OLD_PAIRS
 from overlay.link.settings import LinkSettings
-from overlay.node.neighbours import Neighbours
+from overlay.neighbours import Neighbours
 from overlay.tfc.none import NoTfc
 
 NOW = 1_800_000_000.0

@@ -103,8 +103,8 @@ class Alice:
         meetings = self.dht.reachability.meetings
         meetings.serve = lambda seal, found: setattr(self, "met", (seal, found))
         meetings.follow = lambda neighbours, now: self.followed.append(list(neighbours))
-        self.plane = SimpleNamespace(dht=self.dht, links=self.links, table=self.table)
-        self.neighbours = NatNeighbours(ALICE, NET, self.plane, SimpleNamespace(now=self.here))
+        self.cores = SimpleNamespace(dht=self.dht, links=self.links, table=self.table)
+        self.neighbours = NatNeighbours(ALICE, NET, self.cores, SimpleNamespace(now=self.here))
 
 
 def other(number, host):
@@ -141,8 +141,8 @@ def test_links_may_speak_with_a_found_neighbour_until_it_is_gone():
     sealed = seal_location(BOB, NET, ALICES, [BOB_AT], NOW)
     assert not alice.links.endpoints.allows(BOB_AT)
     assert found(BOB.node_id, [b"junk", sealed], NOW)
-    assert alice.plane.nearby(BOB.overlay_address) == (BOB_AT,)
-    assert alice.plane.nearby(EVE.overlay_address) == ()
+    assert alice.cores.nearby(BOB.overlay_address) == (BOB_AT,)
+    assert alice.cores.nearby(EVE.overlay_address) == ()
     assert alice.links.endpoints.allows(BOB_AT)
     assert not alice.links.endpoints.allows(Endpoint("192.168.7.4", 4501))
     alice.table.remove(BOB.node_id)
@@ -154,7 +154,7 @@ def test_a_local_endpoint_of_this_host_itself_is_not_used():
     alice = Alice(ALICES, BOBS)
     _, found = alice.met
     found(BOB.node_id, [seal_location(BOB, NET, ALICES, [ALICE_AT], NOW)], NOW)
-    assert alice.plane.nearby(BOB.overlay_address) == ()
+    assert alice.cores.nearby(BOB.overlay_address) == ()
 
 
 def test_what_answered_last_time_is_tried_first_and_what_is_not_allowed_is_not():

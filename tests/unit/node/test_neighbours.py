@@ -20,7 +20,7 @@ from overlay.link.events import (
     LinkSaRemoved,
     LinkSaRetired,
 )
-from overlay.node.neighbours import Neighbours
+from overlay.neighbours import Neighbours
 from overlay.sensitive import SecretBytes
 from overlay.tfc.none import NoTfc
 

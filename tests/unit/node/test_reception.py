@@ -107,11 +107,11 @@ def test_links_under_attack_are_steered_away_once_and_again_when_they_moved():
         first = AttackedLink(0x700, PEER, 5)
         moved = AttackedLink(0x700, Endpoint("192.0.2.9", 7), 6)
         attacked = iter([[], [first], [first], [moved], [moved], [], []])
-        plane = Plane(None)
-        plane.datapath = SimpleNamespace(
+        cores = Plane(None)
+        cores.datapath = SimpleNamespace(
             from_network=lambda *_, **__: Arrived(idle=False, attacked=next(attacked))
         )
-        reception = PortReaders(plane, trio.current_time, lambda: None, told.append, budget=BUDGET)
+        reception = PortReaders(cores, trio.current_time, lambda: None, told.append, budget=BUDGET)
         for _ in range(7):
             await reception_of_one(reception, Port(ESP))
             await trio.sleep(BUDGET.steering_pause_s)

@@ -7,8 +7,8 @@ from overlay.addresses import Endpoint
 from overlay.errors import NoSuitablePath
 from overlay.ipsec.suites import DEFAULT_SUITE, SUITES
 from overlay.node.reports import PathSizes, identified, path_sizes, peer_report
-from overlay.node.requested_path import PathTerms, RequestedPath
 from overlay.node.unjoined import explained
+from overlay.paths.requested_path import PathTerms, RequestedPath
 
 NONE = NoSuitablePath("no path of 3 hops among 0 known Mix-nodes.", known=0, removed=())
 

@@ -22,7 +22,7 @@ from overlay.errors import (
     NoSuitablePath,
     OverlayError,
 )
-from overlay.node.requested_path import RequestedPath
+from overlay.paths.requested_path import RequestedPath
 from overlay.selection.selector import MixPath, PathRequest, PathSelector
 
 __all__ = ["MixChoice"]

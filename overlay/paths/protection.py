@@ -1,7 +1,7 @@
 """Which prefixes the guard holds for the paths of a node, and which are free when a path ends.
 
 Two paths may need the same prefix: one as its destination, another because it blocks the other
-IP version (:mod:`overlay.node.ip_versions`). A prefix is released when the last of them ends.
+IP version (:mod:`overlay.paths.ip_versions`). A prefix is released when the last of them ends.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager
 
 from overlay.addresses import IpNetwork
-from overlay.node.ip_versions import BLOCKED_FAMILY, blocked_versions
-from overlay.node.path_services import KillSwitchService
-from overlay.node.requested_path import PathTerms
+from overlay.paths.ip_versions import BLOCKED_FAMILY, blocked_versions
+from overlay.paths.path_services import KillSwitchService
+from overlay.paths.requested_path import PathTerms
 
 __all__ = ["Protection", "prefixes_of"]
 

@@ -10,10 +10,10 @@ from overlay.addresses import Endpoint
 from overlay.apm.events import CircuitEnd, CircuitFailed, CircuitLost, CircuitMoved, CircuitStandsBy
 from overlay.errors import CircuitRefused, CircuitTimedOut, PathError
 from overlay.node.bootstrap_report import BootstrapReport
-from overlay.node.paths import PathState
 from overlay.node.reports import path_report
 from overlay.node.source_kill_switch import UnprotectedDestinations
-from overlay.node.standby_keeper import StandbyKeeper
+from overlay.paths.paths import PathState
+from overlay.paths.standby_keeper import StandbyKeeper
 
 LOST = CircuitLost(1, CircuitEnd.UNANSWERED, silent_hop=2)
 

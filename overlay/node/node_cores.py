@@ -1,6 +1,6 @@
-"""Pass events between the cores of a node.
+"""The cores of a node: distribute datagrams to them, and pass their events on.
 
-It is sans-I/O: it takes datagrams and the time, sends datagrams to a sink, and has one deadline.
+This does no I/O: it takes datagrams and the time, sends datagrams to a sink, and has one deadline.
 The shell in ``overlay.node.running`` drives it with sockets, the simulator with an event heap.
 
 ::
@@ -49,14 +49,14 @@ from overlay.ipsec.interface import Spi
 from overlay.link.events import LinkPeer
 from overlay.link.links import Links
 from overlay.logs import EventLog
+from overlay.neighbours import Neighbours
 from overlay.node.bootstrap_report import BootstrapReport
-from overlay.node.neighbours import Neighbours
 from overlay.node.packet_transport import Arrived, DatagramSink, NodeBackend, PacketTransport
-from overlay.node.paths import Paths
 from overlay.node.timers import PeriodicTasks
+from overlay.paths.paths import Paths
 from overlay.tfc.strategy import TfcStrategy
 
-__all__ = ["ControlPlane"]
+__all__ = ["NodeCores"]
 
 _log = EventLog(__name__)
 
@@ -78,8 +78,8 @@ class DhtTraffic:
     bytes_received: int = 0
 
 
-class ControlPlane:
-    """Route events between the cores. It contains no protocol logic.
+class NodeCores:
+    """All cores of a node, and the events between them. It contains no protocol logic.
 
     ``send_apart`` sends a datagram from a UDP port that is used once. ``reach_changed`` is called
     with the results of tests of this node's endpoints. ``nearby`` returns the local endpoints of a

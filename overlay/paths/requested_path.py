@@ -1,4 +1,4 @@
-"""One path that the user asked for, as a value; :mod:`overlay.node.paths` gives it a life."""
+"""One path that the user asked for, as a value; :mod:`overlay.paths.paths` gives it a life."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import enum
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-
-import trio
 
 from overlay.addresses import InnerAddress, IpNetwork, NodeId
 from overlay.errors import OverlayError, PathError
@@ -74,7 +72,8 @@ class RequestedPath:
     row that could not be had, ``fleeting`` those that were lost as soon as they were open.
     ``takeovers`` counts the times that a standby circuit took the place of a broken one, ``hasty``
     those in a row that came soon after ``served_since``, when the broken one began to serve.
-    ``trouble`` is a clause that says why the last circuit ended or could not be had.
+    ``trouble`` is a clause that says why the last circuit ended or could not be opened. ``settled``
+    tells whether the last request for the path has an answer: it is open, or ``error`` says why.
     """
 
     number: int
@@ -99,7 +98,7 @@ class RequestedPath:
     retry_at: float = math.inf
     error: OverlayError | None = None
     standby: Standby = field(default_factory=Standby)
-    settled: trio.Event = field(default_factory=trio.Event)
+    settled: bool = False
 
     @property
     def destination(self) -> IpNetwork:

@@ -57,8 +57,8 @@ BLOCKED_FAMILY: Final[Mapping[int, tuple[IpNetwork, ...]]] = {
 """The prefixes that block an IP version, lowest address first.
 
 The first one contains the unspecified address, so no path can have it as its destination
-(``overlay.node.destinations``). So its presence in the kernel means that the version is blocked. It
-is protected first and released last.
+(:mod:`overlay.paths.destinations`). So its presence in the kernel means that the version is
+blocked. It is protected first and released last.
 """
 
 

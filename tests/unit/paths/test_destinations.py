@@ -6,7 +6,7 @@ from ipaddress import ip_network
 import pytest
 
 from overlay.errors import ConfigurationError
-from overlay.node.destinations import check_destination
+from overlay.paths.destinations import check_destination
 from overlay.special_networks import SITE_NETWORKS
 
 OWN = [ipaddress.ip_address(text).packed for text in ("192.0.2.77", "2001:db8::77")]

@@ -17,8 +17,8 @@ from overlay.apm.events import (
     CircuitStandsBy,
 )
 from overlay.errors import PathError
-from overlay.node.requested_path import PathState, PathTerms
-from overlay.node.standby_keeper import StandbyKeeper
+from overlay.paths.requested_path import PathState, PathTerms
+from overlay.paths.standby_keeper import StandbyKeeper
 
 
 class StandbyCircuits(Circuits):

@@ -22,9 +22,9 @@ from overlay.errors import (
 )
 from overlay.exit_policy import ExitPolicy, ExitRule
 from overlay.identity import LocalIdentity
-from overlay.node.ip_versions import BLOCKED_FAMILY
-from overlay.node.mix_choice import MixChoice
-from overlay.node.paths import MAX_PATHS, Paths, PathState, PathTerms
+from overlay.paths.ip_versions import BLOCKED_FAMILY
+from overlay.paths.mix_choice import MixChoice
+from overlay.paths.paths import MAX_PATHS, Paths, PathState, PathTerms
 from overlay.selection.uniform import UniformSelector
 
 NOW = 1_000_000_000.0
@@ -149,7 +149,7 @@ def test_a_destination_is_guarded_before_its_first_circuit_and_carried_after_it(
     assert not world.guard.carried
     world.open(path.circuit)
     assert path.state is PathState.OPEN
-    assert path.settled.is_set()
+    assert path.settled
     assert world.guard.carried == {BOB: VC}
 
 
@@ -233,7 +233,7 @@ def test_who_was_silent_in_the_last_crawl_is_chosen_only_if_nobody_else_is_left(
 def test_a_path_that_never_opened_ends_with_the_last_error_and_without_guard(world):
     path = world.request()
     now = NOW
-    while not path.settled.is_set():
+    while not path.settled:
         world.paths.handle(CircuitFailed(path.circuit, CircuitTimedOut("late")), now)
         now = max(now + 1, min(world.paths.next_deadline(), now + 100))
         world.paths.handle_deadline(now)
@@ -249,10 +249,10 @@ def test_asker_hears_sooner_if_every_path_goes_through_what_failed():
     path = world.request()
     refused = CircuitRefused("hop 2 refused", hop=2, reason="UNREACHABLE")
     world.paths.handle(CircuitFailed(1, refused), NOW)
-    assert not path.settled.is_set(), "one failure may be chance"
+    assert not path.settled, "one failure may be chance"
     world.paths.handle_deadline(NOW + 1)
     world.paths.handle(CircuitFailed(2, refused), NOW + 2)
-    assert path.settled.is_set()
+    assert path.settled
     assert path.error is refused
 
 
@@ -332,7 +332,7 @@ def test_a_circuit_that_cannot_be_carried_ends_an_opening_path_at_once(world):
     world.guard.refuse.add("carry")
     world.open(1)
     assert isinstance(path.error, BackendError)
-    assert path.settled.is_set()
+    assert path.settled
     assert world.circuits.closed == [1]
     assert world.paths.all() == []
     assert not world.guard.protected
@@ -441,7 +441,7 @@ def test_a_stopping_node_drops_circuits_and_leaves_destinations_blocked(world):
     world.open(path.circuit)
     assert world.paths.leave_blocked(NOW) == 2
     assert sorted(world.circuits.closed) == [1, 2]
-    assert waiting.settled.is_set()
+    assert waiting.settled
     assert waiting.error is not None
     assert world.guard.protected == {BOB, ip_network("198.51.101.1/32")}
     assert not world.guard.carried
@@ -455,7 +455,7 @@ def test_what_is_avoided_does_not_outgrow_the_topology_table(world):
         world.paths.handle(
             CircuitFailed(path.circuit, CircuitRefused("no", hop=1, reason="limit")), NOW + turn
         )
-        if path.settled.is_set():
+        if path.settled:
             path = world.request()
             continue
         assert hops[0].node_id in path.avoid
@@ -476,10 +476,10 @@ def exits_for_both():
 
 def fail(world, path, now):
     """Let every circuit of an opening path fail until the path has settled."""
-    while not path.settled.is_set():
+    while not path.settled:
         world.paths.handle(CircuitFailed(path.circuit, CircuitTimedOut("late")), now)
         now = max(now + 1, min(world.paths.next_deadline(), now + 100))
-        if not path.settled.is_set():
+        if not path.settled:
             world.paths.handle_deadline(now)
     return now
 
@@ -488,9 +488,9 @@ def test_a_request_takes_over_what_a_dead_node_left(world):
     world.paths.adopt_all([PathTerms(BOB, 3, "uniform")], NOW)
     world.paths.handle_deadline(NOW)
     path = world.request()
-    assert (path.number, path.settled.is_set()) == (1, False)
+    assert (path.number, path.settled) == (1, False)
     world.open(1)
-    assert path.settled.is_set()
+    assert path.settled
     assert (path.error, len(world.circuits.opened)) == (None, 1)
     with pytest.raises(ConfigurationError, match="path 1 serves this destination already"):
         world.request()
@@ -501,7 +501,7 @@ def test_a_request_takes_over_a_path_that_is_open_at_once(world):
     world.paths.handle_deadline(NOW)
     world.open(1)
     path = world.request()
-    assert path.settled.is_set()
+    assert path.settled
     assert world.guard.carried == {BOB: VC}
 
 
@@ -512,7 +512,7 @@ def test_other_parameters_replace_the_circuit_and_never_unguard(world):
     guarded = set(world.guard.protected)
     world.guard.refuse.add("release")
     (path,) = world.paths.request_all([PathTerms(BOB, 2, "uniform")], NOW)
-    assert (world.circuits.closed, path.settled.is_set()) == ([1], False)
+    assert (world.circuits.closed, path.settled) == ([1], False)
     assert world.guard.protected == guarded
     assert path.wish == PathTerms(BOB, 2, "uniform", both_versions=True)
     world.paths.handle_deadline(NOW)

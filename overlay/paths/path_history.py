@@ -12,7 +12,7 @@ from overlay.apm.control import RefuseReason, TeardownReason
 from overlay.apm.events import CircuitClosed, CircuitEvent, CircuitLost, CircuitMoved
 from overlay.errors import CircuitRefused, CircuitTimedOut, OverlayError
 from overlay.logs import EventLog, Word
-from overlay.node.requested_path import RequestedPath
+from overlay.paths.requested_path import RequestedPath
 
 __all__ = ["circuit_asked", "circuit_missing", "circuit_news", "path_opened"]
 

@@ -26,8 +26,6 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-import trio
-
 from overlay.addresses import InnerAddress, IpNetwork
 from overlay.apm.events import (
     CircuitClosed,
@@ -38,15 +36,15 @@ from overlay.apm.events import (
     CircuitOpened,
 )
 from overlay.errors import BackendError, InternalError, OverlayError, PathError
-from overlay.node.attempts import is_hopeless, wait_before_s
-from overlay.node.ip_versions import blocked_versions
-from overlay.node.mix_choice import MixChoice
-from overlay.node.path_history import circuit_asked, circuit_missing, circuit_news, path_opened
-from overlay.node.path_services import CircuitService, KillSwitchService
-from overlay.node.path_table import MAX_PATHS, PathTable
-from overlay.node.protection import Protection
-from overlay.node.requested_path import PathState, PathTerms, RequestedPath, lent_address
-from overlay.node.standby_keeper import StandbyKeeper
+from overlay.paths.attempts import is_hopeless, wait_before_s
+from overlay.paths.ip_versions import blocked_versions
+from overlay.paths.mix_choice import MixChoice
+from overlay.paths.path_history import circuit_asked, circuit_missing, circuit_news, path_opened
+from overlay.paths.path_services import CircuitService, KillSwitchService
+from overlay.paths.path_table import MAX_PATHS, PathTable
+from overlay.paths.protection import Protection
+from overlay.paths.requested_path import PathState, PathTerms, RequestedPath, lent_address
+from overlay.paths.standby_keeper import StandbyKeeper
 from overlay.selection.selector import MixPath
 
 __all__ = [
@@ -88,6 +86,7 @@ class Paths(PathTable):
         self._choice = choice
         self._standbys = standbys
         self._by_circuit: dict[int, RequestedPath] = {}
+        self._answered = False
         self.guard_refusals = 0
         self.first_tries = 0
         self.opened_at_first_try = 0
@@ -160,7 +159,7 @@ class Paths(PathTable):
             path = self._add(wish, now)
             path.state, path.retry_at, path.held = PathState.REBUILDING, now, False
             path.permanent = wish.destination in permanent
-            path.settled.set()
+            self._settle(path)
         self._protection.keep_blocked(blocked)
         try:
             self._protection.protect([*self.wishes(), *left_out])
@@ -174,7 +173,7 @@ class Paths(PathTable):
         if path is None or path.state is PathState.CLOSING:
             return
         path.held = False
-        path.settled.set()
+        self._settle(path)
         if path.state is PathState.OPENING:
             path.state = PathState.REBUILDING
 
@@ -242,6 +241,11 @@ class Paths(PathTable):
             if not addresses.isdisjoint(path.inner_addresses):
                 self._drop_circuit(path, now)
                 self._rebuild_later(path, now)
+
+    def take_answered(self) -> bool:
+        """Return whether a request was answered since the last call."""
+        answered, self._answered = self._answered, False
+        return answered
 
     # -- what happens meanwhile ------------------------------------------------------
 
@@ -315,14 +319,17 @@ class Paths(PathTable):
         path.held, path.error, path.failures = True, None, 0
         same = (wish.hops, wish.strategy, wish.via) == (before.hops, before.strategy, before.via)
         if same and path.state is PathState.OPEN:
-            path.settled.set()
+            self._settle(path)
             return
-        path.settled = trio.Event()
+        path.settled = False
         if not same:
             self._drop_circuit(path, now)
             path.state, path.avoid, path.fleeting = PathState.REBUILDING, frozenset(), 0
         if path.circuit is None:
             path.retry_at = now
+
+    def _settle(self, path: RequestedPath) -> None:
+        path.settled = self._answered = True
 
     def _connect(self, path: RequestedPath, mix_path: MixPath, now: float) -> None:
         circuit = self._circuits.anonymous_connection(mix_path, path.destination, now)
@@ -351,7 +358,7 @@ class Paths(PathTable):
         path.state, path.opened_at = PathState.OPEN, now
         path.failures, path.avoid, path.error = 0, frozenset(), None
         path.served = True
-        path.settled.set()
+        self._settle(path)
         path_opened(path)
         if self._standbys is not None:
             self._standbys.path_opened(path, now)
@@ -376,10 +383,10 @@ class Paths(PathTable):
         circuit_missing(path, error)
         has_other = self._choice.has_other(path, now)
         if is_hopeless(error, path.failures, has_other=has_other) and (
-            path.state is PathState.OPENING or not path.settled.is_set()
+            path.state is PathState.OPENING or not path.settled
         ):
             path.error = error
-            path.settled.set()
+            self._settle(path)
             if path.state is PathState.OPENING and self._end_unserved(path, now):
                 return
         self._rebuild_later(path, now)
@@ -418,7 +425,7 @@ class Paths(PathTable):
         self._drop_circuit(path, now)
         path.retry_at = math.inf
         path.error = path.error or PathError("the path was closed while it was being opened.")
-        path.settled.set()
+        self._settle(path)
 
     def _drop_circuit(self, path: RequestedPath, now: float) -> None:
         circuit = path.circuit

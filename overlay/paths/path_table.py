@@ -1,6 +1,6 @@
 """The requested paths of a node, by number and by destination.
 
-The table knows which paths exist. What happens to them is in :mod:`overlay.node.paths`.
+The table knows which paths exist. What happens to them is in :mod:`overlay.paths.paths`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import ipaddress
 
 from overlay.addresses import InnerAddress, IpNetwork
 from overlay.errors import ConfigurationError
-from overlay.node.requested_path import PathState, PathTerms, RequestedPath
+from overlay.paths.requested_path import PathState, PathTerms, RequestedPath
 
 __all__ = ["MAX_PATHS", "PathTable"]
 

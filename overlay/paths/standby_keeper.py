@@ -16,9 +16,9 @@ from overlay.apm.events import (
 )
 from overlay.errors import InternalError, OverlayError
 from overlay.logs import EventLog
-from overlay.node.mix_choice import MixChoice
-from overlay.node.path_services import StandbyService
-from overlay.node.requested_path import PathState, RequestedPath, Standby
+from overlay.paths.mix_choice import MixChoice
+from overlay.paths.path_services import StandbyService
+from overlay.paths.requested_path import PathState, RequestedPath, Standby
 
 __all__ = ["StandbyKeeper"]
 
