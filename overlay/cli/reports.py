@@ -111,7 +111,7 @@ def _trouble(report: PathReport) -> str:
         return ""
     next_try = report.next_try_s
     going_on = "a circuit is being built now"
-    if next_try is not None:
+    if next_try is not None and round(next_try):
         going_on = f"the next attempt follows in {next_try:.0f} s"
     if report.state == "closing":
         going_on = "the operating system has not removed its kill switch yet"

@@ -145,6 +145,7 @@ class StatusReport:
         endpoints: UDP endpoints that this node announces to others, as text.
         reachability: result of tests by other nodes for each of these endpoints: "untested",
             "reachable" or "not reachable".
+        bootstrap: UDP endpoints through which the node joins, as text.
         network_problems: why other nodes cannot reach this node, or only some of them can.
         blocked_versions: IP versions ("IPv4", "IPv6") that paths block as a whole, except for
             local addresses.
@@ -187,6 +188,7 @@ class StatusReport:
     unprotected_reason: str = ""
     verdict: str = ""
     works: bool = True
+    bootstrap: tuple[str, ...] = ()
     link_bytes: tuple[int, ...] = ()
     reachability: dict[str, str] = field(default_factory=dict)
 

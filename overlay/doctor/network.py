@@ -16,12 +16,13 @@ from overlay.doctor.findings import Finding, Outcome, Purpose, Setup, tried
 from overlay.errors import BackendError
 from overlay.system.devices import Device, outward_devices, up_devices
 from overlay.system.kernel_settings import read_setting
-from overlay.system.local_address import local_address_towards
+from overlay.system.local_address import local_address_towards, own_addresses
 from overlay.system.udp import VersionMissing, bound_socket
 
 __all__ = [
     "device_mtu",
     "forwarding",
+    "link_sizes",
     "reachability",
     "reverse_path",
     "udp_ports",
@@ -34,6 +35,9 @@ _USUAL_MTU: Final = 1500
 """The MTU that the node assumes for the underlay; larger ESP datagrams are sent in fragments."""
 
 _LEAST_MTU: Final = 1280
+_IPV6_AND_UDP: Final = 48
+"""Bytes of the IPv6 and UDP headers of a datagram; those of IPv4 are shorter."""
+
 _OWN_DEVICE: Final = re.compile(r"(anon[a-z]*|exit)\d+$")
 """Names of the devices of a running node, which carry no packets of links."""
 
@@ -49,7 +53,10 @@ def udp_ports(
     bind: Callable[[Endpoint], object] | None = None,
     runs: Callable[[Path], bool] = node_answers,
 ) -> list[Finding]:
-    """Bind and release each UDP endpoint, unless the running node has it."""
+    """Bind and release each UDP endpoint, unless the running node has it.
+
+    A node starts without an address that its host does not have yet, so that is advice.
+    """
     socket_path = setup.configuration.node.control_socket
     running = setup.path is not None and socket_path.is_socket() and runs(socket_path)
     return [_port(each, bind or _bind_once, running) for each in setup.configuration.network.listen]
@@ -60,6 +67,13 @@ def _port(endpoint: Endpoint, bind: Callable[[Endpoint], object], running: bool)
     if running:
         said = "in use by the node that runs with this configuration"
         return Finding(subject, Outcome.WORKS, said)
+
+    if not endpoint.address.is_unspecified and endpoint.address.packed not in own_addresses():
+        said = (
+            "this host does not have that address at present, so the node waits for it; name "
+            'another in [network] listen, or all with: listen = ["0.0.0.0:4500", "[::]:4500"].'
+        )
+        return Finding(subject, Outcome.LACKS, said, (Purpose.ADVICE,))
 
     def attempt() -> str:
         try:
@@ -155,6 +169,25 @@ def _mtu(device: Device) -> Finding:
         return Finding(subject, Outcome.UNKNOWN, said, (Purpose.ADVICE,))
     said = f"{device.mtu} bytes, less than IPv6 needs ({_LEAST_MTU}, RFC 8200); {remedy}"
     return Finding(subject, Outcome.LACKS, said)
+
+
+def link_sizes(setup: Setup) -> list[Finding]:
+    """Name lines that carry less than the usual MTU, from the probes of the running node."""
+    sizes = setup.status.link_bytes if setup.status is not None else ()
+    if not sizes:
+        return []
+    subject, narrowest = "links", min(sizes)
+    if narrowest >= _USUAL_MTU - _IPV6_AND_UDP:
+        said = f"each carries at least {narrowest} bytes of UDP payload"
+        return [Finding(subject, Outcome.WORKS, said, (Purpose.ADVICE,))]
+    count = sum(size < _USUAL_MTU - _IPV6_AND_UDP for size in sizes)
+    said = (
+        f"{count} of {len(sizes)} carry less than lines of {_USUAL_MTU} bytes do; the narrowest "
+        f"carries {narrowest} bytes of UDP payload, so the node sends large packets there in more "
+        f"fragments; if the own line allows more, raise the MTU at its router, and on this host "
+        f"with: ip link set dev DEVICE mtu {_USUAL_MTU}"
+    )
+    return [Finding(subject, Outcome.UNKNOWN, said, (Purpose.ADVICE,))]
 
 
 def way_out(

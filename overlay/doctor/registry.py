@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from overlay.doctor import clock, exits, files, kernel, limits, network, rights, running
+from overlay.doctor import clock, exits, files, joining, kernel, limits, network, rights, running
 from overlay.doctor.findings import Check, Examination, Setup
 
 __all__ = ["CHECKS", "examine"]
@@ -21,7 +21,10 @@ CHECKS: Final = (
     Check("control", files.control_socket),
     Check("udp", network.udp_ports),
     Check("reachable", network.reachability),
+    Check("bootstrap", joining.bootstrap_nodes),
+    Check("datagram-filters", joining.datagram_filters),
     Check("mtu", network.device_mtu),
+    Check("links", network.link_sizes),
     Check("clock", clock.clock),
     Check("privileges", rights.privileges),
     Check("tun", rights.tun_device),

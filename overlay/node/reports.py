@@ -88,6 +88,7 @@ def status_report(
         forwarding=configuration.forwarding.rules,
         exit_problems=exit_problems,
         endpoints=tuple(str(endpoint) for endpoint in endpoints),
+        bootstrap=tuple(str(endpoint) for endpoint in configuration.network.bootstrap),
         network_problems=network_problems,
         suspect_regions=cores.dht.suspect_regions(now),
         reachability=dict(reachability or {}),

@@ -14,6 +14,9 @@ __all__ = ["judged"]
 _LEARNING_S: Final = 20.0
 """After its start, how long a node may need to join and to learn of Mix-nodes."""
 
+_AT_ONCE_S: Final = 0.5
+"""An attempt that follows sooner is said to be made now."""
+
 _MOST_PATHS: Final = 3
 """Paths whose trouble the verdict explains; ``overlay path list`` has all of them."""
 
@@ -82,6 +85,13 @@ def _not_joined(report: StatusReport, bootstrap: Sequence[str]) -> str:
         )
     if report.contacts:
         return "a bootstrap node answered, and the node is looking around; wait a few seconds."
+    unable = _versions_without_socket(report, bootstrap)
+    if unable:
+        wildcard = "[::]:4500" if unable == "IPv6" else "0.0.0.0:4500"
+        return (
+            f"{_listed(bootstrap)} {'has' if len(bootstrap) == 1 else 'have'} only {unable}, and "
+            f'this node listens on no {unable} address; add "{wildcard}" to [network] listen.'
+        )
     if not bootstrap:
         return 'it knows no other node; name one with "overlay up --bootstrap ADDRESS:PORT".'
     if report.uptime_s < _LEARNING_S:
@@ -92,6 +102,17 @@ def _not_joined(report: StatusReport, bootstrap: Sequence[str]) -> str:
         f'network_id "{report.network_id}" too, both clocks (date -u), and that UDP passes. For '
         "what this host lacks, run: overlay doctor."
     )
+
+
+def _versions_without_socket(report: StatusReport, bootstrap: Sequence[str]) -> str:
+    """Return the IP version of all bootstrap nodes if this node does not listen on it, else ""."""
+    versions = {_version(each) for each in bootstrap}
+    missing = versions - {_version(each) for each in report.listen}
+    return next(iter(missing)) if report.listen and len(versions) == 1 and missing else ""
+
+
+def _version(endpoint: str) -> str:
+    return "IPv6" if endpoint.startswith("[") else "IPv4"
 
 
 def _paths(paths: Sequence[PathReport]) -> Iterable[str]:
@@ -108,7 +129,7 @@ def _paths(paths: Sequence[PathReport]) -> Iterable[str]:
 def _going_on(path: PathReport) -> str:
     if path.state == "closing":
         return "the host did not end its guard yet, and the node tries again"
-    if path.next_try_s is not None:
+    if path.next_try_s is not None and path.next_try_s >= _AT_ONCE_S:
         return f"the next attempt follows in {path.next_try_s:.0f} s"
     return "a circuit is being built now"
 

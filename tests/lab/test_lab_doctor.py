@@ -115,7 +115,7 @@ def test_a_small_mtu_is_told_with_its_consequence(namespace, tmp_path):
 def test_a_running_node_is_no_obstacle_to_itself(laboratory, tmp_path):
     with Underlay() as underlay:
         node = NodeProcess(underlay.add_host("alice"), tmp_path / "node", exits=True)
-        node.start()
+        node.start(f"{underlay.add_host('boot').ipv4.ip}:4500")
         try:
             wait_until("the node's start", lambda: node.answers, timeout_s=60)
             before = facts(node.host.namespace)
@@ -123,8 +123,27 @@ def test_a_running_node_is_no_obstacle_to_itself(laboratory, tmp_path):
             assert (examined.status, examined.obstacles) == (0, [])
             assert "a node already answers" in examined.said("control socket")
             assert facts(node.host.namespace) == before
+            tell_why_it_has_not_joined(node)
         finally:
             node.stop()
+
+
+def tell_why_it_has_not_joined(node):
+    """Nothing listens at the bootstrap node; then this host's own filters drop datagrams."""
+    space, boot = node.host.namespace, "bootstrap 10.2.0.2:4500"
+    said = lambda: Doctor(space, node.configuration).said(boot)  # noqa: E731 - short
+    # The router's kernel sends one ICMP error in a second, and the node's datagrams cause them too.
+    wait_until("the error", lambda: "no program has that UDP port" in said(), timeout_s=60)
+    for chain in ("INPUT", "OUTPUT"):
+        space.run(["iptables-legacy", "-P", chain, "DROP"])
+    space.run(["iptables-legacy", "-I", "INPUT", "-i", "lo", "-j", "ACCEPT"])
+    examined = Doctor(space, node.configuration)
+    assert "a packet filter of this host drops datagrams to it" in examined.said(boot)
+    remedy = examined.said("datagrams' packet filter").partition("accept them with: ")[2]
+    assert remedy.count("iptables-legacy") == 2
+    space.run(["sh", "-c", remedy])
+    examined = Doctor(space, node.configuration)
+    assert examined.outcome("datagrams' packet filter") == "works"
 
 
 def test_the_kernel_backend_without_esp_names_the_modules(host, tmp_path):

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from overlay.system.exit_problems import forwarding_problem
-from overlay.system.foreign_filters import ForeignChain, legacy_chains, nft_chains
+from overlay.system.foreign_filters import Direction, ForeignChain, legacy_chains, nft_chains
 
 POOL4, POOL6 = ipaddress.ip_network("100.64.0.0/10"), ipaddress.ip_network("fd99::/64")
 
@@ -101,3 +101,41 @@ def test_a_full_table_of_connections_is_told_from_a_filter():
     problem = forwarding_problem(POOL4, read=values.get, chains=lambda _: [])
     assert problem.kind == "tracking_full"
     assert "sysctl -w net.netfilter.nf_conntrack_max=128" in problem.remedy
+
+
+def test_chains_of_the_other_directions_are_those_of_their_hooks():
+    inwards = chain("inet", "mine", "in", hook="input", policy="drop")
+    forwards = chain("inet", "mine", "fwd", policy="drop")
+    outwards = chain("inet", "mine", "out", hook="output", policy="drop")
+    run = run_nft(inwards, forwards, outwards)
+    for direction, name in ((Direction.INPUT, "in"), (Direction.OUTPUT, "out")):
+        assert [each.chain for each in nft_chains(4, run, direction)] == [name]
+    text = "-P INPUT DROP\n-P FORWARD DROP\n-P OUTPUT ACCEPT\n"
+    named = legacy_chains(4, lambda argv: text if argv[3] == "filter" else "", Direction.INPUT)
+    assert [each.chain for each in named] == ["INPUT"]
+
+
+@pytest.mark.parametrize(
+    ("family", "by", "direction", "command"),
+    [
+        ("inet", "", Direction.INPUT, "nft insert rule inet t c udp dport 4500 accept"),
+        ("inet", "", Direction.OUTPUT, "nft insert rule inet t c udp sport 4500 accept"),
+        ("iptables", "", Direction.OUTPUT, "iptables -t t -I c -p udp --sport 4500 -j ACCEPT"),
+        ("inet", "firewalld", Direction.INPUT, "firewall-cmd --permanent --add-port=4500/udp"),
+        ("ip", "ufw", Direction.INPUT, "ufw allow 4500/udp"),
+        ("ip", "ufw", Direction.OUTPUT, "ufw allow out proto udp from any port 4500"),
+    ],
+)
+def test_commands_accept_a_port_in_the_direction(family, by, direction, command):
+    assert ForeignChain(family, "t", "c", by).port_commands(4500, direction)[0] == command
+
+
+def test_a_port_that_a_rule_accepts_is_known():
+    rules = "-P INPUT DROP\n-A INPUT -p udp -m udp --dport 4500 -j ACCEPT\n"
+    (named,) = legacy_chains(4, lambda argv: rules if argv[3] == "filter" else "", Direction.INPUT)
+    assert (named.accepts(4500), named.accepts(450)) == (True, False)
+    match = {"match": {"right": 4500}}
+    listed = chain("inet", "mine", "in", hook="input", policy="drop")
+    listed[1].append({"rule": {"expr": [match, {"accept": None}]}})
+    (named,) = nft_chains(4, run_nft(listed), Direction.INPUT)
+    assert named.accepts(4500)
