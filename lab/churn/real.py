@@ -120,7 +120,7 @@ class _Node:
 
 
 class _Asker:
-    """A client's standing wish: open a path, close it, pause, again; never blocks.
+    """A client that opens a path, closes it, waits and repeats; never blocks.
 
     Each round has a connection of its own: a node closes those on which nothing is said.
     """

@@ -111,7 +111,7 @@ class _Client:
         self.table = TopologyTable(allow_private_endpoints=True)
         self.paths = Paths(
             circuits=self,
-            guard=NoKillSwitch(),
+            kill_switch=NoKillSwitch(),
             choice=MixChoice(
                 table=self.table,
                 selector=lambda _: UniformSelector(),

@@ -72,7 +72,7 @@ class Surroundings:
 
     Attributes:
         network: Sends datagrams from the UDP port of the node.
-        guard: The kill switch for destinations.
+        kill_switch: The kill switch for destinations.
         local_address: Returns the local endpoint of datagrams to a peer.
         local_addresses: Returns the packed addresses that lead to this host.
         forget_inner_addresses: Removes tracked connections of a circuit that ended at this exit.
@@ -85,7 +85,7 @@ class Surroundings:
     """
 
     network: DatagramSink
-    guard: KillSwitchService
+    kill_switch: KillSwitchService
     local_address: Callable[[Endpoint], Endpoint]
     local_addresses: Callable[[], frozenset[bytes]]
     forget_inner_addresses: Callable[[Iterable[InnerAddress]], None]
@@ -260,7 +260,9 @@ def wire_cores(
         look_again=dht.hasten_crawl,
     )
     standbys = StandbyKeeper(circuits, choice, rng) if configuration.apm.standby else None
-    paths = Paths(circuits=circuits, guard=surroundings.guard, choice=choice, standbys=standbys)
+    paths = Paths(
+        circuits=circuits, kill_switch=surroundings.kill_switch, choice=choice, standbys=standbys
+    )
     cores = make(
         dht=dht,
         links=links,

@@ -18,7 +18,7 @@ _REMOVED: Final = "another program removed all that blocks them, and it cannot b
 
 
 def exposed(
-    unguarded: UnprotectedDestinations, missing: Collection[str], wishes: Iterable[PathTerms]
+    unguarded: UnprotectedDestinations, missing: Collection[str], all_terms: Iterable[PathTerms]
 ) -> UnprotectedDestinations:
     """Return the prefixes to which packets can leave in the clear.
 
@@ -28,11 +28,13 @@ def exposed(
     Args:
         unguarded: what the kill switch could not block.
         missing: names of missing kernel state.
-        wishes: the terms of all paths.
+        all_terms: the terms of all paths.
     """
     no_filter = FILTER in missing and any(each.startswith(EGRESS) for each in missing)
     if no_filter and (RULES in missing or ROUTES in missing):
-        return UnprotectedDestinations(frozenset(prefixes_of(wishes)), unguarded.reason or _REMOVED)
+        return UnprotectedDestinations(
+            frozenset(prefixes_of(all_terms)), unguarded.reason or _REMOVED
+        )
     return unguarded
 
 

@@ -23,7 +23,7 @@ from overlay.paths.ip_versions import other_version, split_leftovers
 from overlay.paths.protection import prefixes_of
 from overlay.paths.requested_path import PathTerms
 
-__all__ = ["Inherited", "guard_first", "inherited", "permanent_wishes", "remembered"]
+__all__ = ["Inherited", "guard_first", "inherited", "permanent_terms", "remembered"]
 
 _log = EventLog(__name__)
 
@@ -32,7 +32,7 @@ _log = EventLog(__name__)
 class Inherited:
     """Paths to restore, and IP versions that are blocked although no path needs that."""
 
-    wishes: tuple[PathTerms, ...]
+    all_terms: tuple[PathTerms, ...]
     blocked: frozenset[int] = frozenset()
 
 
@@ -46,30 +46,30 @@ def remembered(file: PathFile, configuration: Configuration) -> list[PathTerms]:
     """
     pools = (configuration.exit.inner_ipv4, configuration.exit.inner_ipv6)
     found: dict[IpNetwork, PathTerms] = {}
-    for wish in file.load():
+    for terms in file.load():
         try:
-            check_destination(wish.destination, own_addresses=(), inner_networks=pools)
+            check_destination(terms.destination, own_addresses=(), inner_networks=pools)
         except ConfigurationError:
             file.damaged += 1
             continue
-        found[wish.destination] = wish
-    for wish in permanent_wishes(configuration):
-        found.setdefault(wish.destination, wish)
+        found[terms.destination] = terms
+    for terms in permanent_terms(configuration):
+        found.setdefault(terms.destination, terms)
     if file.damaged:
         _log.warning("paths.damaged_entries_set_aside", entries=file.damaged)
     return list(found.values())
 
 
-def permanent_wishes(configuration: Configuration) -> list[PathTerms]:
+def permanent_terms(configuration: Configuration) -> list[PathTerms]:
     """Return the terms of the paths in ``[paths] permanent``."""
     permanent = configuration.paths.permanent
     # As in a request: with destinations of both IP versions, neither version is blocked as a whole.
     single = len({destination.version for destination in permanent}) == 1
     both = configuration.paths.both_versions and single
-    return [_default_wish(configuration, each, both_versions=both) for each in permanent]
+    return [_default_terms(configuration, each, both_versions=both) for each in permanent]
 
 
-def guard_first(host: OperatingSystem, wishes: Collection[PathTerms]) -> bool:
+def guard_first(host: OperatingSystem, all_terms: Collection[PathTerms]) -> bool:
     """Block the destinations of remembered paths, before any other step of the start.
 
     Later steps may fail (a port in use, a missing device), and the destinations must be blocked
@@ -79,43 +79,43 @@ def guard_first(host: OperatingSystem, wishes: Collection[PathTerms]) -> bool:
     Returns:
         Whether the destinations are blocked.
     """
-    if not wishes:
+    if not all_terms:
         return True
     try:
         guard = host.open_guard()
         try:
-            guard.protect(*prefixes_of(wishes))
+            guard.protect(*prefixes_of(all_terms))
         finally:
             guard.close()
     except BackendError as error:
         # The node starts all the same, because only a running node can try to block them again.
-        _log.error("guard.not_protected", destinations=len(wishes), reason=Word(error))
+        _log.error("guard.not_protected", destinations=len(all_terms), reason=Word(error))
         return False
     return True
 
 
 def inherited(
-    wishes: Collection[PathTerms], leftovers: Collection[IpNetwork], configuration: Configuration
+    all_terms: Collection[PathTerms], leftovers: Collection[IpNetwork], configuration: Configuration
 ) -> Inherited:
     """Return all paths to restore, including those that only the kernel remembers.
 
     Args:
-        wishes: the terms that :func:`remembered` returned.
+        all_terms: the terms that :func:`remembered` returned.
         leftovers: prefixes that the kernel protects. For a prefix without terms only the
             destination is known, so its path gets the configured hops and strategy.
         configuration: has hops, strategy and permanent paths.
     """
-    known = {wish.destination for wish in wishes}
+    known = {terms.destination for terms in all_terms}
     destinations, blocked = split_leftovers([prefix for prefix in leftovers if prefix not in known])
-    found = list(wishes)
+    found = list(all_terms)
     for destination in destinations:
         both = other_version(destination.version) in blocked or configuration.paths.both_versions
-        found.append(_default_wish(configuration, destination, both_versions=both))
+        found.append(_default_terms(configuration, destination, both_versions=both))
     needed = {other_version(w.destination.version) for w in found if w.both_versions}
     return Inherited(tuple(found), frozenset(blocked - needed))
 
 
-def _default_wish(
+def _default_terms(
     configuration: Configuration, destination: IpNetwork, *, both_versions: bool
 ) -> PathTerms:
     selection = configuration.selection

@@ -50,17 +50,17 @@ _NO_FILE: Final = frozenset((errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.ENOTD
 """What opening gives if a directory, a symbolic link or a socket is in the file's place."""
 
 
-def encode_paths(wishes: Iterable[PathTerms]) -> bytes:
+def encode_paths(all_terms: Iterable[PathTerms]) -> bytes:
     """Return the file's content."""
     paths = [
         {
-            "destination": str(wish.destination),
-            "hops": wish.hops,
-            "strategy": wish.strategy,
-            "via": [node_id.hex() for node_id in wish.via],
-            "both_versions": wish.both_versions,
+            "destination": str(terms.destination),
+            "hops": terms.hops,
+            "strategy": terms.strategy,
+            "via": [node_id.hex() for node_id in terms.via],
+            "both_versions": terms.both_versions,
         }
-        for wish in wishes
+        for terms in all_terms
     ]
     return json.dumps({"version": _VERSION, "paths": paths}, indent=1).encode() + b"\n"
 
@@ -90,8 +90,8 @@ def decode_paths(
     found: dict[IpNetwork, PathTerms] = {}
     whole = 0
     for entry in entries[:MAX_STORED]:
-        wish = _wish(entry, selection)
-        if wish is not None and found.setdefault(wish.destination, wish) is wish:
+        terms = _terms(entry, selection)
+        if terms is not None and found.setdefault(terms.destination, terms) is terms:
             whole += _is_whole(entry)
     if flaw and not found:
         raise Malformed(flaw)
@@ -122,7 +122,7 @@ def _is_whole(entry: object) -> bool:
     )
 
 
-def _wish(entry: object, selection: SelectionSettings) -> PathTerms | None:
+def _terms(entry: object, selection: SelectionSettings) -> PathTerms | None:
     """Return the path of an entry; None if no destination can be read."""
     if not isinstance(entry, dict):
         return None
@@ -226,15 +226,15 @@ class PathFile:
             self._set_aside()
             return []
         try:
-            wishes, unusable = decode_paths(data, self._selection)
+            all_terms, unusable = decode_paths(data, self._selection)
         except Malformed:
-            wishes, unusable = [], 1
+            all_terms, unusable = [], 1
         if unusable:
             self.damaged += unusable
             self._keep_copy()
-        return wishes
+        return all_terms
 
-    def save(self, wishes: Iterable[PathTerms]) -> None:
+    def save(self, all_terms: Iterable[PathTerms]) -> None:
         """Replace the file: after a crash it holds the old paths or the new ones.
 
         Raises:
@@ -242,7 +242,7 @@ class PathFile:
         """
         try:
             if self._remembers:
-                self._replace(encode_paths(wishes))
+                self._replace(encode_paths(all_terms))
             else:
                 self._path.unlink(missing_ok=True)
         except OSError as error:

@@ -86,19 +86,19 @@ def free_blocked(
     file = PathFile.of(configuration)
     guard = host.open_guard()
     try:
-        guarded, wishes = guard.protected(), file.load()
-        needed = set() if only is None else _needed(guarded, wishes, only)
+        guarded, all_terms = guard.protected(), file.load()
+        needed = set() if only is None else _needed(guarded, all_terms, only)
         free = [prefix for prefix in guarded if prefix not in needed]
         # The first prefix of a blocked version marks it as blocked, so these go last.
         free.sort(key=lambda prefix: prefix in _MARKERS)
         if free or not needed:  # without prefixes too: a table that names none goes as well
             guard.release(*free)
-        if wishes:
-            file.save([wish for wish in wishes if wish.destination in needed])
+        if all_terms:
+            file.save([terms for terms in all_terms if terms.destination in needed])
     finally:
         guard.close()
     destinations, versions = split_leftovers(guarded)
-    known = dict.fromkeys([*destinations, *(wish.destination for wish in wishes)])
+    known = dict.fromkeys([*destinations, *(terms.destination for terms in all_terms)])
     freed = tuple(destination for destination in known if destination not in needed)
     unblocked = tuple(sorted(v for v in versions if BLOCKED_FAMILY[v][0] not in needed))
     if freed:
@@ -109,14 +109,14 @@ def free_blocked(
 
 
 def _needed(
-    guarded: list[IpNetwork], wishes: list[PathTerms], freed: Collection[IpNetwork]
+    guarded: list[IpNetwork], all_terms: list[PathTerms], freed: Collection[IpNetwork]
 ) -> set[IpNetwork]:
     """Return the prefixes that stay guarded when only some destinations are freed."""
-    kept = [wish for wish in wishes if wish.destination not in freed]
+    kept = [terms for terms in all_terms if terms.destination not in freed]
     destinations = split_leftovers(guarded)[0]
     others = {destination for destination in destinations if destination not in freed}
     needed = others | set(prefixes_of(kept))
-    if others - {wish.destination for wish in kept}:
+    if others - {terms.destination for terms in kept}:
         # Nothing tells whether one of these needs the other IP version blocked.
         needed |= set(guarded) - set(destinations)
     return needed

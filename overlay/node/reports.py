@@ -211,7 +211,7 @@ def path_report(
         age_s=round(now - path.requested_at, 3),
         strategy=path.strategy,
         mtu=mtu,
-        both_versions=path.wish.both_versions,
+        both_versions=path.terms.both_versions,
         permanent=path.permanent,
         stays_open=_stays_open(path, others),
         unprotected=exposure.reason if path.destination in exposure.prefixes else "",
@@ -232,7 +232,7 @@ def _stays_open(path: RequestedPath, others: Iterable[IpNetwork]) -> tuple[str, 
     version = path.destination.version
     other = other_version(version)
     same = f"Packets to other IPv{version} addresses of the same server are not covered."
-    if path.wish.both_versions:
+    if path.terms.both_versions:
         return (same, f"Local IPv{other} addresses are not blocked.")
     if any(destination.version == other for destination in others):
         what = f"Packets to IPv{other} addresses without a path of their own are not covered"

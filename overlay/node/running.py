@@ -44,7 +44,7 @@ from overlay.node.exit_destinations import refused_addresses
 from overlay.node.exit_role import families_of
 from overlay.node.exit_watch import ExitWatch
 from overlay.node.exposure import exposed_versions
-from overlay.node.inherited import guard_first, inherited, permanent_wishes, remembered
+from overlay.node.inherited import guard_first, inherited, permanent_terms, remembered
 from overlay.node.inner_use import InnerUse, LentAddresses
 from overlay.node.last_signed import LastSigned
 from overlay.node.nat_neighbours import NatNeighbours
@@ -117,7 +117,7 @@ class RunningNode:
         try:
             self._remembered = remembered(self._path_file, configuration)
         except BackendError:
-            guard_first(host, permanent_wishes(configuration))
+            guard_first(host, permanent_terms(configuration))
             raise
         unchanged = not self._remembered and self._path_file.is_current
         self._saved_revision = 0 if unchanged else -1
@@ -172,7 +172,7 @@ class RunningNode:
         shell = self.shell
         surroundings = Surroundings(
             network=self.sockets,
-            guard=shell.guard,
+            kill_switch=shell.guard,
             local_address=self.sockets.local_endpoint,
             local_addresses=shell.own_addresses,
             forget_inner_addresses=shell.forget,
@@ -336,7 +336,7 @@ class RunningNode:
     def _take_over_late(self, now: float) -> None:
         """Find what the kernel guards, once the guard can be had; at the start it may not."""
         if not self._leftovers_known and self.shell.guard.is_open and not self._stopping:
-            self._adopt(self.cores.paths.wishes(), (), now)
+            self._adopt(self.cores.paths.all_terms(), (), now)
 
     @property
     def damaged_entries(self) -> int:
@@ -349,7 +349,7 @@ class RunningNode:
         leftovers = self.shell.guard.leftovers()
         self._leftovers_known = self.shell.guard.is_open
         left = inherited(known, leftovers, configuration)
-        new = [wish for wish in left.wishes if wish in wanted or wish not in known]
+        new = [terms for terms in left.all_terms if terms in wanted or terms not in known]
         permanent = frozenset(configuration.paths.permanent)
         without = paths.adopt_all(new, now, permanent=permanent, blocked=left.blocked)
         if new or left.blocked:
@@ -371,7 +371,7 @@ class RunningNode:
         if paths.revision in (self._saved_revision, self._refused_revision):
             return
         try:
-            self._path_file.save(paths.wishes())
+            self._path_file.save(paths.all_terms())
         except BackendError:
             if not self.paths_not_remembered:
                 _log.warning("paths.not_remembered")

@@ -239,10 +239,10 @@ class NodeService:
                 own_addresses=self._running.host.own_addresses(),
                 inner_networks=(exit_settings.inner_ipv4, exit_settings.inner_ipv6),
             )
-        wishes = [self._wish(request, each) for each in dict.fromkeys(request.destinations)]
-        return self._cores.paths.request_all(wishes, self._now())
+        all_terms = [self._terms(request, each) for each in dict.fromkeys(request.destinations)]
+        return self._cores.paths.request_all(all_terms, self._now())
 
-    def _wish(self, request: OpenPathsRequest, destination: IpNetwork) -> PathTerms:
+    def _terms(self, request: OpenPathsRequest, destination: IpNetwork) -> PathTerms:
         """Return what a request asks for, with what was left or configured for the rest."""
         configuration = self._running.configuration
         selection = configuration.selection
@@ -252,7 +252,7 @@ class NodeService:
         # A version of which a destination is named is not blocked by another of the request.
         both = both and len({each.version for each in request.destinations}) == 1
         if left is not None and not (request.hops or request.strategy or request.via):
-            return replace(left.wish, both_versions=both or left.wish.both_versions)
+            return replace(left.terms, both_versions=both or left.terms.both_versions)
         every_hop_named = len(request.via) if request.strategy == "explicit" else 0
         hops = request.hops or every_hop_named or selection.hops
         self._check_hops(hops)
@@ -307,7 +307,7 @@ class NodeService:
         counters |= running.shell.path.counters()
         troubles = {
             "chores_failed": cores.chores.failures,
-            "guard_changes_refused": cores.paths.guard_refusals,
+            "kill_switch_changes_refused": cores.paths.kill_switch_refusals,
             "links_refused": cores.neighbours.refused,
             "path_file_not_written": running.paths_not_remembered,
             "path_file_entries_lost": running.damaged_entries,
@@ -354,7 +354,9 @@ class NodeService:
     def _exposure(self, missing: tuple[str, ...] | None = None) -> UnprotectedDestinations:
         """Return what is not protected at this moment though it shall be."""
         missing = self._missing() if missing is None else missing
-        return exposed(self._running.shell.guard.unguarded(), missing, self._cores.paths.wishes())
+        return exposed(
+            self._running.shell.guard.unguarded(), missing, self._cores.paths.all_terms()
+        )
 
     def peers(self) -> list[PeerReport]:
         """Return the Mix-nodes of the topology table."""

@@ -78,6 +78,6 @@ def split_leftovers(prefixes: Collection[IpNetwork]) -> tuple[list[IpNetwork], s
     return [prefix for prefix in prefixes if prefix not in of_blocks], blocked
 
 
-def blocked_versions(wishes: Iterable[tuple[IpNetwork, bool]]) -> set[int]:
+def blocked_versions(all_terms: Iterable[tuple[IpNetwork, bool]]) -> set[int]:
     """Return the IP versions to block, given the destination and ``both_versions`` of each path."""
-    return {other_version(destination.version) for destination, both in wishes if both}
+    return {other_version(destination.version) for destination, both in all_terms if both}

@@ -23,7 +23,7 @@ _REASONS: Final = {reason.name for kind in (RefuseReason, TeardownReason) for re
 
 
 def circuit_asked(path: RequestedPath) -> None:
-    """Log at debug level that a circuit was asked for."""
+    """Log at debug level that a circuit was requested."""
     _log.debug(
         "path.circuit_asked",
         path=path.number,
@@ -53,14 +53,14 @@ def circuit_news(path: RequestedPath, event: CircuitEvent) -> None:
 
 
 def path_opened(path: RequestedPath) -> None:
-    """Log that a path carries packets, at the default level if it could not before."""
+    """Log that a path carries packets; at the default level if it had trouble before."""
     word, tell = ("path.open_again", _log.warning) if path.trouble else ("path.open", _log.debug)
     tell(word, peer_triggered=True, path=path.number, circuit=path.circuit)
     path.trouble = ""
 
 
 def circuit_missing(path: RequestedPath, error: OverlayError) -> None:
-    """Log why a circuit could not be had, and note it on the path."""
+    """Log why a circuit could not be opened, and note it on the path."""
     path.trouble = str(error).rstrip(".")
     where: dict[str, object] = {}
     match error:

@@ -1,4 +1,4 @@
-"""What paths need of the world: circuits, and a guard for their destinations."""
+"""The services that requested paths use: circuits, and the kill switch."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ __all__ = ["CircuitService", "KillSwitchService", "StandbyService"]
 
 
 class CircuitService(Protocol):
-    """What paths need of Anonymous Paths Management."""
+    """The part of Anonymous Paths Management that paths use."""
 
     def anonymous_connection(self, path: MixPath, destination: IpNetwork, now: float) -> int:
         """Begin a circuit and return its process-local number."""
         ...
 
     def close(self, circuit: int, now: float) -> None:
-        """Tear a circuit down."""
+        """Close a circuit."""
         ...
 
 
 class StandbyService(Protocol):
-    """What the keeper of standby circuits needs of Anonymous Paths Management."""
+    """The part of Anonymous Paths Management that the keeper of standby circuits uses."""
 
     def stand_by(self, circuit: int, path: MixPath, now: float) -> int:
         """Begin a circuit that takes over from an open one; return its number."""
@@ -32,13 +32,13 @@ class StandbyService(Protocol):
 
 
 class KillSwitchService(Protocol):
-    """What keeps packets to a destination from leaving outside its circuit.
+    """Keeps packets to a destination from leaving outside its circuit.
 
-    Every call may raise ``BackendError``; the destination then stays guarded.
+    Every call may raise ``BackendError``. The destination then stays blocked.
     """
 
     def protect(self, *destinations: IpNetwork) -> None:
-        """From now on packets to ``destinations`` leave through a circuit or not at all."""
+        """Block ``destinations``: packets to them leave through a circuit or not at all."""
         ...
 
     def carry(self, destination: IpNetwork, inner_address: InnerAddress) -> None:
@@ -46,13 +46,13 @@ class KillSwitchService(Protocol):
         ...
 
     def uncarry(self, destination: IpNetwork, inner_address: InnerAddress) -> None:
-        """Stop sending them there; they remain protected."""
+        """Stop sending them there; the destination remains blocked."""
         ...
 
     def together(self) -> AbstractContextManager[None]:
-        """Change the host's filters once for all that is uncarried or released inside."""
+        """Combine all :meth:`uncarry` and :meth:`release` inside into one change of the filters."""
         ...
 
     def release(self, *destinations: IpNetwork) -> None:
-        """End the protection, in this order."""
+        """Release destinations, in this order."""
         ...

@@ -1,6 +1,6 @@
 """The requested paths of a node, by number and by destination.
 
-The table knows which paths exist. What happens to them is in :mod:`overlay.paths.paths`.
+The table knows which paths exist; :mod:`overlay.paths.paths` changes them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MAX_PATHS = 256
 class PathTable:
     """The requested paths, oldest first; bounded by ``MAX_PATHS``.
 
-    ``revision`` grows whenever :meth:`wishes` changes.
+    ``revision`` grows whenever :meth:`all_terms` changes.
     """
 
     def __init__(self) -> None:
@@ -40,9 +40,9 @@ class PathTable:
             for path in self._paths.values()
         )
 
-    def wishes(self) -> list[PathTerms]:
+    def all_terms(self) -> list[PathTerms]:
         """Return the terms of all paths, oldest first."""
-        return [path.wish for path in self._paths.values()]
+        return [path.terms for path in self._paths.values()]
 
     def held(self) -> list[InnerAddress]:
         """Return the inner addresses of all paths."""
@@ -92,9 +92,9 @@ class PathTable:
                 "or name one prefix for several destinations."
             )
 
-    def _add(self, wish: PathTerms, now: float) -> RequestedPath:
+    def _add(self, terms: PathTerms, now: float) -> RequestedPath:
         self._last_number += 1
-        path = self._paths[self._last_number] = RequestedPath(self._last_number, wish, now)
+        path = self._paths[self._last_number] = RequestedPath(self._last_number, terms, now)
         path.companions = [path]
         self.revision += 1
         return path

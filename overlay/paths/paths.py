@@ -1,22 +1,22 @@
-"""The anonymous paths that the user asked for, and the circuits that serve them.
+"""The anonymous paths that the user requested, and the circuits that serve them.
 
-A path is a wish that lasts until the user closes it; a circuit is one attempt to serve it.
-From the moment of the wish the destination is guarded: its packets may leave through a
-circuit or not at all. When a circuit is lost, the path is built anew over other Mix-nodes.
+A path lasts until the user closes it. A circuit is one attempt to serve it. From the request on,
+the destination is blocked: its packets leave through a circuit or not at all. If a circuit is lost,
+the path is built again over other Mix-nodes.
 
 ::
 
     request ──> OPENING ──opened──> OPEN ──lost──> REBUILDING ──opened──> OPEN
-                   │ no path             └───────────┴── close ──> guard ended? ─yes─> (forgotten)
-                   └──> the user is told why ─────────────────────────┘  └─no─> CLOSING, again
+                   │ no path             └───────────┴── close ──> released? ─yes─> (forgotten)
+                   └──> the user is told why ───────────────────────┘  └─no─> CLOSING, again
     adopt ────> REBUILDING (left by an earlier process; the next request takes it over)
-    disown ───> REBUILDING or OPEN, held by nobody: its asker went away
+    disown ───> REBUILDING or OPEN without an owner, because the program that requested it has ended
 
-A guard ends only because the user closed the path, or because no path of a request could ever
-be opened and the user is told so. The end of the node ends no guard (docs/decisions/0037).
+A destination is released only if the user closes the path, or if no path of a request could be
+opened and the user is told so. The end of the node releases nothing (docs/decisions/0037).
 
-What the host refuses (``BackendError``) fails the one path that it happened to, and always
-towards silence: a destination whose guard cannot be ended stays guarded and is tried again.
+If the host refuses a change (``BackendError``), only the path concerned fails, and its destination
+stays blocked. The change is tried again.
 """
 
 from __future__ import annotations
@@ -59,116 +59,117 @@ __all__ = [
 ]
 
 _LASTING_S = 10.0
-"""A circuit lost sooner says something about its path: any hop can tear it down at once."""
+"""If a circuit is lost sooner, the next attempt waits longer, because any hop can tear each circuit
+down at once."""
 
 
 class Paths(PathTable):
-    """Owner of every requested path; bounded by ``MAX_PATHS``.
+    """All requested paths, at most ``MAX_PATHS``.
 
-    ``guard_refusals`` counts what the host refused while nobody waited for an answer,
-    ``first_tries`` the paths whose first circuit was begun, ``opened_at_first_try`` those that
-    this circuit served.
+    ``kill_switch_refusals`` counts changes that the host refused outside of a request.
+    ``first_tries`` counts the paths whose first circuit was begun, and ``opened_at_first_try``
+    those that this circuit served.
     """
 
     def __init__(
         self,
         *,
         circuits: CircuitService,
-        guard: KillSwitchService,
+        kill_switch: KillSwitchService,
         choice: MixChoice,
         standbys: StandbyKeeper | None = None,
     ) -> None:
         """Prepare; without ``standbys`` a path has one circuit at a time."""
         super().__init__()
         self._circuits = circuits
-        self._guard = guard
-        self._protection = Protection(guard)
+        self._kill_switch = kill_switch
+        self._protection = Protection(kill_switch)
         self._choice = choice
         self._standbys = standbys
         self._by_circuit: dict[int, RequestedPath] = {}
         self._answered = False
-        self.guard_refusals = 0
+        self.kill_switch_refusals = 0
         self.first_tries = 0
         self.opened_at_first_try = 0
 
     @property
     def blocked(self) -> set[int]:
         """IP versions that are blocked as a whole, except for local addresses."""
-        wished = blocked_versions((w.destination, w.both_versions) for w in self.wishes())
-        return wished | self.left_blocked
+        wanted = blocked_versions((w.destination, w.both_versions) for w in self.all_terms())
+        return wanted | self.left_blocked
 
     @property
     def left_blocked(self) -> frozenset[int]:
         """IP versions that an earlier process had blocked, though no path here needs it."""
         return self._protection.left_blocked
 
-    # -- what the user asks ----------------------------------------------------------
+    # -- requests ----------------------------------------------------------
 
-    def request_all(self, wishes: Sequence[PathTerms], now: float) -> list[RequestedPath]:
-        """Guard all destinations, then begin their first circuits (paper, Figure 4).
+    def request_all(self, all_terms: Sequence[PathTerms], now: float) -> list[RequestedPath]:
+        """Block all destinations, then begin their first circuits (paper, Figure 4).
 
-        A path that nobody holds is taken over. If its wish differs, its circuit is replaced
-        behind the guard. Every other destination gets a path of its own, or, if this raises,
-        none of them does.
+        An existing path without an owner is taken over. If its terms differ, its circuit is
+        replaced while the destination stays blocked. Every other destination gets a new path. If
+        this raises an error, there is no new path.
 
         Args:
-            wishes: paths to different destinations.
+            all_terms: paths to different destinations.
             now: Unix seconds.
 
         Raises:
             ConfigurationError: a destination has a path already, or a strategy is unknown.
-            NoSuitablePath: the topology table has no such path; the host was not touched.
-            BackendError: the host did not guard the destinations.
-            LimitReached: this node has as many circuits as it may.
+            NoSuitablePath: the topology table has no such path; nothing was changed.
+            BackendError: the host did not block the destinations.
+            LimitReached: this node has the most circuits that its settings allow.
         """
-        inherited = {wish.destination: self._free_path(wish.destination) for wish in wishes}
-        new = [wish for wish in wishes if inherited[wish.destination] is None]
-        made = self._begin(new, wishes, now)
-        for wish in wishes:
-            path = inherited[wish.destination]
+        inherited = {terms.destination: self._free_path(terms.destination) for terms in all_terms}
+        new = [terms for terms in all_terms if inherited[terms.destination] is None]
+        made = self._begin(new, all_terms, now)
+        for terms in all_terms:
+            path = inherited[terms.destination]
             if path is not None:
-                self._take_over(path, wish, now)
+                self._take_over(path, terms, now)
         of_request = {path.destination: path for path in (*inherited.values(), *made) if path}
-        return [of_request[wish.destination] for wish in wishes]
+        return [of_request[terms.destination] for terms in all_terms]
 
     def adopt_all(
         self,
-        wishes: Iterable[PathTerms],
+        all_terms: Iterable[PathTerms],
         now: float,
         *,
         permanent: frozenset[IpNetwork] = frozenset(),
         blocked: Iterable[int] = (),
     ) -> int:
-        """Take over what an earlier process guarded or the configuration lists, and rebuild it.
+        """Take over paths of an earlier process or of the configuration, and build them again.
 
         Args:
-            wishes: paths to different destinations.
+            all_terms: paths to different destinations.
             now: Unix seconds.
-            permanent: which of their destinations return at every start.
-            blocked: IP versions that were blocked, though no known path needs it.
+            permanent: those destinations that get a path at every start.
+            blocked: IP versions that were blocked, although no known path needs that.
 
         Returns:
             How many destinations have no path, because there are more than ``MAX_PATHS``. They
-            stay guarded.
+            stay blocked.
         """
         left_out: list[PathTerms] = []
-        for wish in wishes:
+        for terms in all_terms:
             if len(self._paths) >= MAX_PATHS:
-                left_out.append(wish)
+                left_out.append(terms)
                 continue
-            path = self._add(wish, now)
+            path = self._add(terms, now)
             path.state, path.retry_at, path.held = PathState.REBUILDING, now, False
-            path.permanent = wish.destination in permanent
+            path.permanent = terms.destination in permanent
             self._settle(path)
         self._protection.keep_blocked(blocked)
         try:
-            self._protection.protect([*self.wishes(), *left_out])
-        except BackendError:  # the guard remembers them and tries again
-            self.guard_refusals += 1
+            self._protection.protect([*self.all_terms(), *left_out])
+        except BackendError:  # the kill switch remembers them and tries again
+            self.kill_switch_refusals += 1
         return len(left_out)
 
     def disown(self, number: int) -> None:
-        """Keep a path whose asker went away: only a user who closes it may end its guard."""
+        """Keep a path without an owner, because only the user may release its destination."""
         path = self._paths.get(number)
         if path is None or path.state is PathState.CLOSING:
             return
@@ -178,28 +179,28 @@ class Paths(PathTable):
             path.state = PathState.REBUILDING
 
     def close(self, which: int | IpNetwork, now: float) -> None:
-        """Tear the path's circuit down, then end the guard of its destination.
+        """Close the circuit of a path, then release its destination.
 
         Raises:
             ConfigurationError: there is no such path.
-            BackendError: the guard did not end. The path remains as CLOSING, and another try
-                follows, at the latest when it is closed again.
+            BackendError: the destination was not released. The path remains in the state CLOSING.
+                The node tries again later, or when the path is closed again.
         """
         path = self.get(which)
-        self._part(path, now)
+        self._abandon(path, now)
         self._end(path, now)
 
     def close_all(self, now: float) -> None:
-        """Close every path; the host's filters change once for all of them.
+        """Close every path, with one change of the host's filters.
 
         Raises:
-            BackendError: the guard of some did not end; these remain as CLOSING.
+            BackendError: some destinations were not released; these paths remain in CLOSING.
         """
         with contextlib.suppress(BackendError), self._protection.together():
             for path in self.all():
-                self._part(path, now)
-            # If that is refused, each path is tried by itself.
-            self._protection.release_all(self.wishes())
+                self._abandon(path, now)
+            # If the host refuses that, each path is tried separately.
+            self._protection.release_all(self.all_terms())
             self.revision += bool(self._paths)
             self._paths.clear()
         refusal = None
@@ -212,31 +213,31 @@ class Paths(PathTable):
             raise refusal
 
     def release_left(self) -> None:
-        """Unblock IP versions that an earlier process had blocked and no path needs.
+        """Release IP versions that an earlier process had blocked and no path needs.
 
         Raises:
             BackendError: the host refused; they stay blocked.
         """
-        self._protection.release_left(self.wishes())
+        self._protection.release_left(self.all_terms())
 
     def leave_blocked(self, now: float) -> int:
-        """Drop every circuit and forget every path, because the node stops; guards stay.
+        """Close every circuit and forget every path; the destinations stay blocked.
 
         Returns:
             How many destinations stay blocked.
         """
         for path in self.all():
-            self._part(path, now)
+            self._abandon(path, now)
         remaining = len(self._paths)
         self._paths.clear()
         return remaining
 
     def rebuild_all(self, now: float) -> None:
-        """Build every path anew, because the source's TUN device has gone."""
+        """Build every path again, because the source's TUN device has vanished."""
         self.give_up(frozenset(self.held()), now)
 
     def give_up(self, addresses: frozenset[InnerAddress], now: float) -> None:
-        """Build paths with one of these inner addresses anew, so that they get another one."""
+        """Build paths with one of these inner addresses again, so that they get another one."""
         for path in self.all():
             if not addresses.isdisjoint(path.inner_addresses):
                 self._drop_circuit(path, now)
@@ -247,10 +248,10 @@ class Paths(PathTable):
         answered, self._answered = self._answered, False
         return answered
 
-    # -- what happens meanwhile ------------------------------------------------------
+    # -- events and time ------------------------------------------------------
 
     def handle(self, event: CircuitEvent, now: float) -> None:
-        """Take note of what became of a circuit."""
+        """Process an event of a circuit."""
         path = self._by_circuit.get(event.circuit)
         if path is None:
             if self._standbys is not None:
@@ -271,12 +272,12 @@ class Paths(PathTable):
                 self._lost(path, now)
 
     def next_deadline(self) -> float:
-        """Return when the next circuit is to be tried."""
+        """Return when the next attempt is due."""
         due = (min(path.retry_at, path.standby.retry_at) for path in self._paths.values())
         return min(due, default=math.inf)
 
     def handle_deadline(self, now: float) -> None:
-        """Try again what is due; afterwards the next deadline lies after ``now``."""
+        """Make the attempts that are due. Afterwards the next deadline is later than ``now``."""
         for path in self.all():
             if self._standbys is not None:
                 self._standbys.handle_deadline(path, now)
@@ -287,18 +288,18 @@ class Paths(PathTable):
                 else:
                     self._retry(path, now)
 
-    # -- one path's life -------------------------------------------------------------
+    # -- one path -------------------------------------------------------------
 
     def _begin(
-        self, new: list[PathTerms], wishes: Sequence[PathTerms], now: float
+        self, new: list[PathTerms], all_terms: Sequence[PathTerms], now: float
     ) -> list[RequestedPath]:
-        """Make new paths, all or none; guard what ``wishes`` need before the first circuit."""
+        """Make new paths, all or none; block their destinations before the first circuit."""
         self._check_room(len(new))
-        trials = [RequestedPath(0, wish, now) for wish in new]
+        trials = [RequestedPath(0, terms, now) for terms in new]
         mix_paths = [self._choice.select(trial, now) for trial in trials]
-        made = [self._add(wish, now) for wish in new]
+        made = [self._add(terms, now) for terms in new]
         try:
-            self._protection.protect(wishes)
+            self._protection.protect(all_terms)
             for path, mix_path in zip(made, mix_paths, strict=True):
                 path.companions = made
                 self._connect(path, mix_path, now)
@@ -310,14 +311,14 @@ class Paths(PathTable):
             raise
         return made
 
-    def _take_over(self, path: RequestedPath, wish: PathTerms, now: float) -> None:
-        """Give a path that nobody holds to an asker; its destination stays guarded throughout."""
-        before = path.wish
-        # A block that is there stays: taking a path over never opens anything.
-        path.wish = replace(wish, both_versions=wish.both_versions or before.both_versions)
-        self.revision += path.wish != before
+    def _take_over(self, path: RequestedPath, terms: PathTerms, now: float) -> None:
+        """Give a path without an owner to a request; its destination stays blocked meanwhile."""
+        before = path.terms
+        # An existing block stays, because taking a path over must not release anything.
+        path.terms = replace(terms, both_versions=terms.both_versions or before.both_versions)
+        self.revision += path.terms != before
         path.held, path.error, path.failures = True, None, 0
-        same = (wish.hops, wish.strategy, wish.via) == (before.hops, before.strategy, before.via)
+        same = (terms.hops, terms.strategy, terms.via) == (before.hops, before.strategy, before.via)
         if same and path.state is PathState.OPEN:
             self._settle(path)
             return
@@ -348,7 +349,7 @@ class Paths(PathTable):
     def _opened(self, path: RequestedPath, event: CircuitOpened, now: float) -> None:
         try:
             address = lent_address(event.inner_addresses, path.destination.version)
-            self._guard.carry(path.destination, address)
+            self._kill_switch.carry(path.destination, address)
         except (PathError, BackendError) as error:
             self._drop_circuit(path, now)
             self._failed(path, error, now)
@@ -364,7 +365,7 @@ class Paths(PathTable):
             self._standbys.path_opened(path, now)
 
     def _moved(self, path: RequestedPath, event: CircuitMoved, now: float) -> None:
-        """Go on over the standby circuit: same exit, same inner address, no step of the guard."""
+        """Continue over the standby circuit. Exit, inner address and kill switch do not change."""
         self._choice.ended(path, event)
         if self._standbys is not None:
             self._standbys.took_over(path, event, now)
@@ -372,10 +373,10 @@ class Paths(PathTable):
         self._by_circuit[event.to] = path
 
     def _failed(self, path: RequestedPath, error: OverlayError, now: float) -> None:
-        """Try another circuit later, and tell who waits after a few attempts.
+        """Try another circuit later, and report the failure after a few attempts.
 
-        What this host refuses, it refuses for every circuit: then one attempt is enough. A
-        request of which no path was ever served ends; then nothing of it remains.
+        A refusal by this host would repeat with every circuit, so one attempt is enough then. If no
+        path of a request ever carried packets, the request ends and nothing of it remains.
         """
         self._choice.blame(path, error)
         self._detach(path)
@@ -394,8 +395,8 @@ class Paths(PathTable):
     def _end_unserved(self, path: RequestedPath, now: float) -> bool:
         """End all paths of a request once each has failed; return whether they ended.
 
-        If one of them carries packets, the others stay guarded: programs may be using the same
-        server by both addresses, and the user must decide.
+        If one of them carries packets, the others stay blocked, because programs may use the same
+        server by both addresses. The user must decide.
         """
         companions = path.companions
         if any(each.served for each in companions):
@@ -420,8 +421,8 @@ class Paths(PathTable):
             path.state = PathState.REBUILDING
         path.retry_at = now + wait_before_s(path.failures + path.fleeting)
 
-    def _part(self, path: RequestedPath, now: float) -> None:
-        """Take a path off its circuit for good, and tell who waits for it."""
+    def _abandon(self, path: RequestedPath, now: float) -> None:
+        """Close the circuit of a path finally, and answer its request."""
         self._drop_circuit(path, now)
         path.retry_at = math.inf
         path.error = path.error or PathError("the path was closed while it was being opened.")
@@ -434,7 +435,7 @@ class Paths(PathTable):
             self._circuits.close(circuit, now)
 
     def _detach(self, path: RequestedPath) -> None:
-        """Take the path off its circuit; its destination stays guarded."""
+        """Separate a path from its circuit; its destination stays blocked."""
         address = path.carried_address
         if path.circuit is not None:
             self._by_circuit.pop(path.circuit, None)
@@ -443,15 +444,15 @@ class Paths(PathTable):
             self._standbys.path_left_its_circuit(path)
         if address is not None:
             try:
-                self._guard.uncarry(path.destination, address)
-            except BackendError:  # no circuit takes what still goes into the device
-                self.guard_refusals += 1
+                self._kill_switch.uncarry(path.destination, address)
+            except BackendError:  # the device drops these packets, because no circuit takes them
+                self.kill_switch_refusals += 1
 
     def _end(self, path: RequestedPath, now: float) -> None:
-        """End the guard and forget the path; as long as the host refuses, it is CLOSING."""
+        """Release the destination and forget the path; while the host refuses, it is CLOSING."""
         try:
-            others = (p.wish for p in self._paths.values() if p is not path)
-            self._protection.release(path.wish, others)
+            others = (p.terms for p in self._paths.values() if p is not path)
+            self._protection.release(path.terms, others)
         except BackendError as error:
             if path.state is not PathState.CLOSING:
                 path.state, path.failures = PathState.CLOSING, 0
@@ -468,4 +469,4 @@ class Paths(PathTable):
         try:
             self._end(path, now)
         except BackendError:
-            self.guard_refusals += 1
+            self.kill_switch_refusals += 1

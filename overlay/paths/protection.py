@@ -1,4 +1,4 @@
-"""Which prefixes the guard holds for the paths of a node, and which are free when a path ends.
+"""Which prefixes the kill switch blocks for the paths of a node, and which it releases.
 
 Two paths may need the same prefix: one as its destination, another because it blocks the other
 IP version (:mod:`overlay.paths.ip_versions`). A prefix is released when the last of them ends.
@@ -18,53 +18,53 @@ __all__ = ["Protection", "prefixes_of"]
 
 
 class Protection:
-    """Owner of the decision what the guard protects; the guard itself belongs to its shell."""
+    """Decides what the kill switch protects; the kill switch itself belongs to its shell."""
 
-    def __init__(self, guard: KillSwitchService) -> None:
-        self._guard = guard
+    def __init__(self, kill_switch: KillSwitchService) -> None:
+        self._kill_switch = kill_switch
         self._left_blocked: set[int] = set()
 
     @property
     def left_blocked(self) -> frozenset[int]:
-        """IP versions that an earlier process had blocked, though no known path needs it."""
+        """IP versions that an earlier process had blocked, although no known path needs that."""
         return frozenset(self._left_blocked)
 
     def keep_blocked(self, versions: Iterable[int]) -> None:
         """Keep IP versions blocked until :meth:`release_left`."""
         self._left_blocked.update(versions)
 
-    def protect(self, wishes: Iterable[PathTerms]) -> None:
-        """Guard all prefixes of some paths, all at once.
+    def protect(self, all_terms: Iterable[PathTerms]) -> None:
+        """Protect all prefixes of some paths with one change.
 
         Raises:
-            BackendError: the host refused; some may be guarded.
+            BackendError: the host refused; some prefixes may be protected.
         """
-        prefixes = prefixes_of(wishes, self._left_blocked)
+        prefixes = prefixes_of(all_terms, self._left_blocked)
         if prefixes:
-            self._guard.protect(*prefixes)
+            self._kill_switch.protect(*prefixes)
 
     def together(self) -> AbstractContextManager[None]:
-        """Change the host's filters once for all that ends inside."""
-        return self._guard.together()
+        """Combine all changes inside into one change of the host's filters."""
+        return self._kill_switch.together()
 
-    def release_all(self, wishes: Iterable[PathTerms]) -> None:
-        """End the guard of everything that all paths need, at once.
-
-        Raises:
-            BackendError: the host refused; what was not released stays guarded.
-        """
-        self._release(list(wishes), (), set())
-
-    def release(self, wish: PathTerms, others: Iterable[PathTerms]) -> None:
-        """End the guard of what this path alone needs.
+    def release_all(self, all_terms: Iterable[PathTerms]) -> None:
+        """Release everything with one change.
 
         Raises:
-            BackendError: the host refused; what was not released stays guarded.
+            BackendError: the host refused; some prefixes stay protected.
         """
-        self._release([wish], others, set())
+        self._release(list(all_terms), (), set())
+
+    def release(self, terms: PathTerms, others: Iterable[PathTerms]) -> None:
+        """Release the prefixes that only this path needs.
+
+        Raises:
+            BackendError: the host refused; some prefixes stay protected.
+        """
+        self._release([terms], others, set())
 
     def release_left(self, others: Iterable[PathTerms]) -> None:
-        """Unblock the IP versions that no path needs.
+        """Release the IP versions that no path needs.
 
         Raises:
             BackendError: the host refused; they stay blocked, and this can be repeated.
@@ -81,22 +81,22 @@ class Protection:
         self, ended: list[PathTerms], others: Iterable[PathTerms], versions: set[int]
     ) -> None:
         needed = set(prefixes_of(others, self._left_blocked))
-        # The reverse order: the first prefix of a blocked version tells that it is blocked.
+        # In reverse order, because the first prefix of a blocked version marks it as blocked.
         free = [p for p in reversed(prefixes_of(ended, versions)) if p not in needed]
         if free:
-            self._guard.release(*free)
+            self._kill_switch.release(*free)
 
 
-def prefixes_of(wishes: Iterable[PathTerms], versions: Iterable[int] = ()) -> list[IpNetwork]:
-    """Return every prefix that some paths need guarded, each once.
+def prefixes_of(all_terms: Iterable[PathTerms], versions: Iterable[int] = ()) -> list[IpNetwork]:
+    """Return every prefix that must be protected for some paths, each once.
 
     Args:
-        wishes: the paths.
+        all_terms: the terms of the paths.
         versions: IP versions that are blocked besides those of the paths.
     """
-    wishes = list(wishes)
-    blocked = blocked_versions((wish.destination, wish.both_versions) for wish in wishes)
-    found = [wish.destination for wish in wishes]
+    all_terms = list(all_terms)
+    blocked = blocked_versions((terms.destination, terms.both_versions) for terms in all_terms)
+    found = [terms.destination for terms in all_terms]
     for version in sorted(blocked | set(versions)):
         found += BLOCKED_FAMILY[version]
     return list(dict.fromkeys(found))

@@ -1,4 +1,4 @@
-"""One path that the user asked for, as a value; :mod:`overlay.paths.paths` gives it a life."""
+"""One requested path as a value; :mod:`overlay.paths.paths` changes it."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ __all__ = [
 
 
 class PathState(enum.Enum):
-    """What a requested path is doing, in words for the user."""
+    """The states of a requested path, in words for the user."""
 
     OPENING = "opening"
     OPEN = "open"
     REBUILDING = "rebuilding"
     CLOSING = "closing"
-    """Closed, but the host did not end the guard yet."""
+    """Closed, but the host has not released the destination yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class PathTerms:
-    """What a path shall be; it outlives the process that opened the path.
+    """The parameters of a path, which remain after the process that opened it has ended.
 
     Attributes:
         destination: a host or a prefix.
         hops: Mix-nodes, the exit included.
         strategy: name of the path selection strategy.
         via: NodeIds of the first hops, in order.
-        both_versions: whether the other IP version is blocked while the path is there.
+        both_versions: whether the other IP version is blocked while the path exists.
     """
 
     destination: IpNetwork
@@ -63,21 +63,21 @@ class Standby:
 
 @dataclass(slots=True, eq=False)
 class RequestedPath:
-    """One path that the user asked for; :class:`Paths` alone changes it.
+    """One requested path; only :class:`Paths` changes it.
 
-    ``held`` tells whether a program or a command of this process asked for it. One that nobody
-    holds was left by an earlier process, or by an asker that went away: the next request for its
-    destination takes it over. ``served`` tells whether it ever carried packets; ``companions``
-    are the paths of the same request, this one included. ``failures`` counts the circuits in a
-    row that could not be had, ``fleeting`` those that were lost as soon as they were open.
-    ``takeovers`` counts the times that a standby circuit took the place of a broken one, ``hasty``
-    those in a row that came soon after ``served_since``, when the broken one began to serve.
+    ``held`` tells whether it has an owner: a program or a command that requested it. A path without
+    an owner was left by an earlier process, or by a program that has ended. The next request for
+    its destination takes it over. ``served`` tells whether it ever carried packets. ``companions``
+    are the paths of the same request, this one included. ``failures`` counts the consecutive
+    circuits that could not be opened, ``fleeting`` those that were lost soon after they opened.
+    ``takeovers`` counts the standby circuits that replaced a broken one. ``hasty`` counts the
+    consecutive ones that did so soon after ``served_since``, when the broken one began to serve.
     ``trouble`` is a clause that says why the last circuit ended or could not be opened. ``settled``
     tells whether the last request for the path has an answer: it is open, or ``error`` says why.
     """
 
     number: int
-    wish: PathTerms
+    terms: PathTerms
     requested_at: float
     state: PathState = PathState.OPENING
     held: bool = True
@@ -102,27 +102,27 @@ class RequestedPath:
 
     @property
     def destination(self) -> IpNetwork:
-        """Where its packets go."""
-        return self.wish.destination
+        """The destination of its packets."""
+        return self.terms.destination
 
     @property
     def hops(self) -> int:
-        """How many Mix-nodes its circuits have."""
-        return self.wish.hops
+        """Number of Mix-nodes of its circuits."""
+        return self.terms.hops
 
     @property
     def strategy(self) -> str:
-        """The name of its path selection strategy."""
-        return self.wish.strategy
+        """Name of its path selection strategy."""
+        return self.terms.strategy
 
     @property
     def via(self) -> tuple[NodeId, ...]:
         """The first hops that the user fixed."""
-        return self.wish.via
+        return self.terms.via
 
     @property
     def carried_address(self) -> InnerAddress | None:
-        """The inner address of the destination's family."""
+        """The inner address of the destination's IP version."""
         return of_version(self.inner_addresses, self.destination.version)
 
 
@@ -136,7 +136,7 @@ def lent_address(addresses: Iterable[InnerAddress], version: int) -> InnerAddres
     """Return the address of IP version 4 or 6 that the exit lent.
 
     Raises:
-        PathError: it lent none.
+        PathError: the exit lent none.
     """
     address = of_version(addresses, version)
     if address is None:

@@ -25,18 +25,19 @@ __all__ = ["StandbyKeeper"]
 _log = EventLog(__name__)
 
 _FIRST_WAIT_S: Final = (0.5, 2.0)
-"""Drawn anew for each circuit, so that the distance of two onions does not tell their source."""
+"""Drawn for each circuit, so that the time between two onions does not show that they have one
+source."""
 
 _WAITS_S: Final = (1.0, 5.0, 15.0, 60.0)
 """Waits before further attempts; the last one repeats."""
 
 _LASTING_S: Final = 300.0
-"""A circuit whose place is taken sooner counts as hasty. An exit that keeps silent again and again
-would otherwise see new relays, and new first hops, every few seconds, until some are its own."""
+"""If a standby takes over sooner, the next standby waits longer. Otherwise an exit that does not
+answer could cause new relays and new first hops every few seconds, until some belong to it."""
 
 
 class StandbyKeeper:
-    """Owner of the ``standby`` of every path; asks for circuits one at a time."""
+    """Keeps the ``standby`` of every path; it requests one circuit at a time for a path."""
 
     def __init__(self, circuits: StandbyService, choice: MixChoice, rng: Random) -> None:
         """Prepare."""
@@ -46,22 +47,22 @@ class StandbyKeeper:
         self._by_circuit: dict[int, RequestedPath] = {}
 
     def path_opened(self, path: RequestedPath, now: float) -> None:
-        """Have a standby soon, if this path can have one.
+        """Request a standby soon, if this path can have one.
 
-        A path of one hop has no relay that could be replaced, and neither has one whose relays
-        are all named by the user.
+        A path of one hop has no relay that could be replaced. The same holds if the user named all
+        relays.
         """
         path.served_since, path.hasty = now, 0
         self._have_one_soon(path, now)
 
     def path_left_its_circuit(self, path: RequestedPath) -> None:
-        """Forget the standby; it ends together with the circuit that it stood by for."""
+        """Forget the standby, which ends together with its primary circuit."""
         if path.standby.circuit is not None:
             self._by_circuit.pop(path.standby.circuit, None)
         path.standby = Standby()
 
     def handle(self, event: ApmEvent, now: float) -> None:
-        """Take note of what became of a standby circuit."""
+        """Process an event of a standby circuit."""
         match event:
             case CircuitStandsBy(circuit):
                 path = self._by_circuit.get(circuit)
@@ -74,7 +75,7 @@ class StandbyKeeper:
                 self._ended(circuit, now)
 
     def took_over(self, path: RequestedPath, event: CircuitMoved, now: float) -> None:
-        """Make the standby the circuit of its path, and have another standby soon."""
+        """Make the standby the circuit of its path, and request another standby soon."""
         if event.to != path.standby.circuit:
             raise InternalError("a circuit that did not stand by for a path took over")
         del self._by_circuit[event.to]
@@ -85,7 +86,7 @@ class StandbyKeeper:
         self._have_one_soon(path, now)
 
     def handle_deadline(self, path: RequestedPath, now: float) -> None:
-        """Ask for the standby of a path, if it is due."""
+        """Request the standby of a path, if it is due."""
         if path.standby.retry_at > now:
             return
         path.standby.retry_at = math.inf
@@ -96,7 +97,7 @@ class StandbyKeeper:
             circuit = self._circuits.stand_by(path.circuit, mix_path, now)
         except InternalError:
             raise
-        except OverlayError:  # too few Mix-nodes, or no room: the path goes on without
+        except OverlayError:  # too few Mix-nodes or no place: the path continues without a standby
             path.avoid = frozenset()
             self._later(path, now)
             return

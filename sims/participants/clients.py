@@ -87,8 +87,8 @@ class Client:
         if plane is None:
             return
         try:
-            wish = PathTerms(_DESTINATION, self._hops, self._strategy)
-            [path] = plane.paths.request_all([wish], heap.now)
+            terms = PathTerms(_DESTINATION, self._hops, self._strategy)
+            [path] = plane.paths.request_all([terms], heap.now)
         except (ConfigurationError, PluginError):
             raise  # there is no such strategy, or the strategy failed
         except OverlayError:

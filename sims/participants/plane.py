@@ -111,7 +111,7 @@ def build_plane(
         identity,
         Surroundings(
             network=sink,
-            guard=NoKillSwitch(),
+            kill_switch=NoKillSwitch(),
             local_address=lambda _peer: endpoint,
             local_addresses=frozenset,
             forget_inner_addresses=_forget,

@@ -25,7 +25,7 @@ WHOLE = {
     "both_versions": False,
 }
 destinations = st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6)).map(ipaddress.ip_network)
-wishes = st.builds(
+all_terms = st.builds(
     PathTerms,
     destinations,
     st.integers(1, MAX_HOPS),
@@ -41,13 +41,13 @@ def read(data):
         found, unusable = decode_paths(data)
     except Malformed:
         return None
-    assert all(isinstance(wish, PathTerms) for wish in found)
-    assert len({wish.destination for wish in found}) == len(found)
+    assert all(isinstance(terms, PathTerms) for terms in found)
+    assert len({terms.destination for terms in found}) == len(found)
     return found, unusable
 
 
 @pytest.mark.slow
-@given(st.lists(wishes, max_size=20, unique_by=lambda wish: wish.destination))
+@given(st.lists(all_terms, max_size=20, unique_by=lambda terms: terms.destination))
 def test_what_is_written_is_read_back(written):
     assert read(encode_paths(written)) == (written, 0)
 
@@ -67,7 +67,7 @@ def test_a_destination_is_read_whatever_else_its_entry_has(name, value, absent):
         del entry[name]
     whole = WHOLE | {"destination": "2001:db8::/32"}
     found, damaged = read(json.dumps({"version": 1, "paths": [entry, whole]}).encode())
-    assert [str(wish.destination) for wish in found] == [WHOLE["destination"], "2001:db8::/32"]
+    assert [str(terms.destination) for terms in found] == [WHOLE["destination"], "2001:db8::/32"]
     assert damaged == 1
 
 
@@ -76,7 +76,7 @@ def test_an_entry_without_a_destination_costs_itself_alone(value):
     whole = WHOLE | {"destination": "2001:db8::/32"}
     entries = [WHOLE | {"destination": value}, whole]
     found, _ = read(json.dumps({"version": 1, "paths": entries}).encode())
-    assert ipaddress.ip_network("2001:db8::/32") in {wish.destination for wish in found}
+    assert ipaddress.ip_network("2001:db8::/32") in {terms.destination for terms in found}
 
 
 def test_a_file_of_another_version_is_read():
@@ -85,13 +85,13 @@ def test_a_file_of_another_version_is_read():
 
 
 @pytest.mark.slow
-@given(st.lists(wishes, min_size=1, max_size=4, unique_by=lambda w: w.destination), st.data())
+@given(st.lists(all_terms, min_size=1, max_size=4, unique_by=lambda w: w.destination), st.data())
 def test_of_a_file_that_was_cut_the_destinations_are_left(written, data):
     content = encode_paths(written)
     left = content[: data.draw(st.integers(0, len(content) - 3))]
     whole = [w.destination for w in written if f'"{w.destination}"'.encode() in left]
     found, damaged = read(left) or ([], 1)
-    assert [wish.destination for wish in found] == whole
+    assert [terms.destination for terms in found] == whole
     assert damaged >= 1
 
 

@@ -25,8 +25,8 @@ def test_what_is_remembered_is_blocked_by_the_start_kept_by_the_stop_and_freed_w
         bob = underlay.add_server("bob")
         targets = (str(bob.ipv4.ip), str(bob.ipv6.ip))
         destination = ipaddress.ip_network(targets[1])
-        wish = PathTerms(destination, 2, "uniform", both_versions=True)
-        (node.directory / "paths.json").write_bytes(encode_paths([wish]))
+        terms = PathTerms(destination, 2, "uniform", both_versions=True)
+        (node.directory / "paths.json").write_bytes(encode_paths([terms]))
         assert reached(node, targets) == set(targets)
         with node.host.capture(tmp_path / "silent.pcap") as capture:
             node.start()

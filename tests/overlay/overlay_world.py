@@ -74,7 +74,7 @@ class SimulatedNode:
             self.identity,
             Surroundings(
                 network=self,
-                guard=self.guard,
+                kill_switch=self.guard,
                 local_address=lambda peer: self.endpoint,
                 local_addresses=lambda: frozenset(self.local_addresses),
                 forget_inner_addresses=lambda addresses: self.forgotten.extend(addresses),
@@ -112,8 +112,8 @@ class SimulatedNode:
         self.cores.settle(now)
 
     def request(self, destination, *, hops=3):
-        wish = PathTerms(ip_network(destination), hops, "uniform")
-        [path] = self.cores.paths.request_all([wish], self.world.now)
+        terms = PathTerms(ip_network(destination), hops, "uniform")
+        [path] = self.cores.paths.request_all([terms], self.world.now)
         self.cores.settle(self.world.now)
         return path
 

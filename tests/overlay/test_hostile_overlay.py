@@ -20,8 +20,8 @@ def world():
     return made
 
 
-def open_path(world, node, **wish):
-    path = node.request(BOB, **wish)
+def open_path(world, node, **terms):
+    path = node.request(BOB, **terms)
     assert world.run(30, until=lambda: path.settled)
     assert path.state is PathState.OPEN, path.error
     return path

@@ -157,7 +157,7 @@ def test_a_suspected_eclipse_is_shown_and_logged_without_naming_anybody(tmp_path
             status = nodes[0].service.status()
             assert status.suspect_regions == 1
             assert status.counters["dht_eclipses_suspected"] >= 1
-            assert "suspected in 1 regions" in status_text(status)
+            assert "suspected in 1 region" in status_text(status)
 
     with caplog.at_level(logging.WARNING, logger="overlay"):
         run(program)
@@ -435,7 +435,7 @@ def test_a_guard_that_cannot_be_ended_is_told_and_tried_again(world):
         world.host.refuse.clear()
         await until(lambda: states(world) == [])
         assert world.host.guarded == set()
-        assert counter(world, "guard_changes_refused") >= 1
+        assert counter(world, "kill_switch_changes_refused") >= 1
 
     world.play(scenario)
 

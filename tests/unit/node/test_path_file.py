@@ -18,13 +18,13 @@ def test_a_damaged_file_keeps_its_name_until_a_whole_one_replaces_it(tmp_path, c
     path.write_text(content)
     for _ in range(3):  # starts that end before they can write, for example on a full disk
         file = PathFile(path, selection=SelectionSettings("other", 2))
-        (wish,) = file.load()
-        assert (wish.destination, wish.hops, wish.strategy) == (DESTINATION, 2, "other")
+        (terms,) = file.load()
+        assert (terms.destination, terms.hops, terms.strategy) == (DESTINATION, 2, "other")
         assert file.damaged == 1
-    file.save([wish])
+    file.save([terms])
     aside = tmp_path / "paths.json.damaged-1"
     assert sorted(tmp_path.iterdir()) == [path, aside]
     assert aside.read_text() == content
     again = PathFile(path)
-    assert again.load() == [wish]
+    assert again.load() == [terms]
     assert again.damaged == 0

@@ -102,7 +102,7 @@ def test_each_result_is_published_and_logged_without_an_address(caplog):
     [("[network]\nreachability_test_s = 0", BOTH), ("[roles]\nrelay = false", BOTH), ("", ())],
     ids=["off", "client", "no endpoint"],
 )
-def test_a_node_without_roles_endpoints_or_wish_is_not_tested(configuration, endpoints):
+def test_a_node_without_roles_or_endpoints_is_not_tested(configuration, endpoints):
     dht = Dht(IDENTITY, network_id="overlay", settings=DhtSettings(), rng=Random(1))
     publication(dht, parse_configuration(configuration), endpoints).test(NOW)
     assert dht.reachability.tests.standings() == {}

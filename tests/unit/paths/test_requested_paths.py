@@ -1,4 +1,4 @@
-"""A requested path: guarded from the wish to its close, rebuilt when its circuit is lost."""
+"""A requested path: blocked from request to close, and built again when its circuit is lost."""
 
 import contextlib
 import math
@@ -127,7 +127,7 @@ class World:
             versions=lambda: frozenset((4, 6)),
         )
         self.paths = Paths(
-            circuits=self.circuits, guard=self.guard, choice=choice, standbys=keeper(choice)
+            circuits=self.circuits, kill_switch=self.guard, choice=choice, standbys=keeper(choice)
         )
 
     def request(self, destination=BOB, now=NOW):
@@ -359,7 +359,7 @@ def test_a_refused_uncarry_does_not_keep_the_path_from_being_rebuilt(world):
     world.open(1)
     world.guard.refuse.add("uncarry")
     world.paths.handle(CircuitLost(1, CircuitEnd.UNANSWERED), NOW + 60)
-    assert world.paths.guard_refusals == 1
+    assert world.paths.kill_switch_refusals == 1
     world.paths.handle_deadline(world.paths.next_deadline())
     world.open(2)
     assert path.state is PathState.OPEN
@@ -514,7 +514,7 @@ def test_other_parameters_replace_the_circuit_and_never_unguard(world):
     (path,) = world.paths.request_all([PathTerms(BOB, 2, "uniform")], NOW)
     assert (world.circuits.closed, path.settled) == ([1], False)
     assert world.guard.protected == guarded
-    assert path.wish == PathTerms(BOB, 2, "uniform", both_versions=True)
+    assert path.terms == PathTerms(BOB, 2, "uniform", both_versions=True)
     world.paths.handle_deadline(NOW)
     assert len(world.circuits.opened[-1].hops) == 2
 
@@ -551,12 +551,12 @@ def test_all_destinations_of_a_request_are_guarded_before_the_first_circuit():
         guarded_at.append(set(world.guard.protected)),
         begin(*arguments),
     )[1]
-    paths = world.paths.request_all([wish(BOB), wish(ALICE)], NOW)
+    paths = world.paths.request_all([terms(BOB), terms(ALICE)], NOW)
     assert [path.destination for path in paths] == [BOB, ALICE]
     assert guarded_at == [{BOB, ALICE}] * 2
 
 
-def wish(destination, **options):
+def terms(destination, **options):
     return PathTerms(destination, 3, "uniform", **options)
 
 
@@ -577,14 +577,14 @@ def test_a_request_of_several_that_cannot_begin_leaves_nothing(trouble):
     else:
         world.guard.refuse.add(trouble)
     with pytest.raises((NoSuitablePath, BackendError, LimitReached)):
-        world.paths.request_all([wish(BOB), wish(ALICE)], NOW)
+        world.paths.request_all([terms(BOB), terms(ALICE)], NOW)
     assert (world.paths.all(), world.guard.protected) == ([], set())
     assert world.circuits.closed == list(range(1, len(world.circuits.opened) + 1))
 
 
 def test_of_a_request_that_is_served_in_part_everything_stays_blocked():
     world = World(exits_for_both())
-    bob, alice = world.paths.request_all([wish(BOB), wish(ALICE)], NOW)
+    bob, alice = world.paths.request_all([terms(BOB), terms(ALICE)], NOW)
     now = fail(world, alice, NOW)
     assert world.guard.protected == {BOB, ALICE}, "the other one may still be opened"
     world.open(bob.circuit, now)
@@ -597,7 +597,7 @@ def test_of_a_request_that_is_served_in_part_everything_stays_blocked():
 
 def test_of_a_request_that_is_not_served_at_all_nothing_remains():
     world = World(exits_for_both())
-    bob, alice = world.paths.request_all([wish(BOB), wish(ALICE)], NOW)
+    bob, alice = world.paths.request_all([terms(BOB), terms(ALICE)], NOW)
     now = fail(world, alice, NOW)
     fail(world, bob, now)
     assert (world.paths.all(), world.guard.protected) == ([], set())
@@ -607,7 +607,7 @@ def test_both_families_block_the_other_version_until_the_last_such_path_ends(wor
     block = set(BLOCKED_FAMILY[6])
     carol = ip_network("203.0.114.11/32")
     first, second = world.paths.request_all(
-        [wish(BOB, both_versions=True), wish(carol, both_versions=True)], NOW
+        [terms(BOB, both_versions=True), terms(carol, both_versions=True)], NOW
     )
     assert world.guard.protected == {BOB, carol} | block
     world.paths.close(first.number, NOW)
@@ -619,7 +619,7 @@ def test_both_families_block_the_other_version_until_the_last_such_path_ends(wor
 def test_a_blocked_version_does_not_unguard_the_destination_of_a_path():
     world = World(exits_for_both())
     own = BLOCKED_FAMILY[4][1]  # a path may lead to a prefix that blocks as well
-    blocking, path = world.paths.request_all([wish(ALICE, both_versions=True), wish(own)], NOW)
+    blocking, path = world.paths.request_all([terms(ALICE, both_versions=True), terms(own)], NOW)
     world.paths.close(blocking.number, NOW)
     assert world.guard.protected == {own}
     world.paths.close(path.number, NOW)
@@ -639,13 +639,13 @@ def test_a_version_that_was_left_blocked_stays_so_until_it_is_released(world):
 
 
 def test_more_left_destinations_than_paths_stay_guarded_and_are_counted(world):
-    left = [wish(ip_network(f"203.0.{n}.1/32")) for n in range(MAX_PATHS)]
-    assert world.paths.adopt_all([*left, wish(BOB)], NOW) == 1
+    left = [terms(ip_network(f"203.0.{n}.1/32")) for n in range(MAX_PATHS)]
+    assert world.paths.adopt_all([*left, terms(BOB)], NOW) == 1
     assert len(world.paths.all()) == MAX_PATHS
     assert BOB in world.guard.protected
 
 
-def test_the_revision_tells_of_every_change_of_what_is_wished(world):
+def test_the_revision_tells_of_every_change_of_the_terms(world):
     seen = [world.paths.revision]
 
     def changed():
@@ -660,7 +660,7 @@ def test_the_revision_tells_of_every_change_of_what_is_wished(world):
     world.paths.disown(path.number)
     world.paths.request_all([PathTerms(BOB, 2, "uniform")], NOW)
     assert changed()
-    assert world.paths.wishes() == [PathTerms(BOB, 2, "uniform")]
+    assert world.paths.all_terms() == [PathTerms(BOB, 2, "uniform")]
     world.paths.close(BOB, NOW)
     assert changed()
-    assert world.paths.wishes() == []
+    assert world.paths.all_terms() == []
