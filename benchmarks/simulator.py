@@ -37,10 +37,10 @@ def resident_bytes() -> int:
 
 def ours(nodes: int, seconds: float, budget_s: float) -> dict[str, Any]:
     """Measure a network of ours."""
-    from sims.engine.collector import patient_collector
-    from sims.participants.world import START
-    from sims.run import Simulation
     from sims.scenario.scenario import Churn, Scenario
+    from sims.world.engine.collector import patient_collector
+    from sims.world.participants.world import START
+    from sims.world.run import Simulation
 
     scenario = Scenario(
         nodes=nodes,

@@ -5,5 +5,5 @@ cd "$(dirname "$0")/.."
 scripts/setup.sh python
 .venv/bin/python -m overlay.config.catalogue docs/configuration.md
 .venv/bin/python -m sims.scenario.catalogue docs/simulation-guide.md
-.venv/bin/python -m sims.accept.catalogue docs/acceptance.md
-.venv/bin/python -m sims.results.catalogue > docs/metrics.md
+.venv/bin/python -m sims.acceptance.experiments.catalogue docs/acceptance.md
+.venv/bin/python -m sims.studies.reports.catalogue > docs/metrics.md

@@ -18,6 +18,6 @@ for file in sims/scenarios/*.toml; do
     # Status 1: an expectation did not hold. Anything else, such as an interrupt, ends the loop.
     [ "$status" -le 1 ] || exit "$status"
 done
-.venv/bin/python -m sims.results.markdown "${directories[@]}" >"$into/scenarios.md"
+.venv/bin/python -m sims.studies.reports.markdown "${directories[@]}" >"$into/scenarios.md"
 mv "$into/scenarios.md" docs/results/scenarios.md
 exit "$status"

@@ -1,5 +1,15 @@
 """Simulations that run the control plane of the product on a simulated network.
 
+::
+
+    acceptance    experiments, and the theory that they are compared with
+    studies       runs of a study on many cores, their results, their reports
+    vectorised    arithmetic of overlays that are too large for a world
+    world         the engine, and simulated machines that run the product's cores
+    scenario, observations, metrics, special    what the four share
+
+A package imports only packages below it.
+
 ``sims.churn_simulation`` is the Python interface (:mod:`sims.api`). It is imported at its first
 use, so that an import of one module does not load the whole simulator.
 """

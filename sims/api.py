@@ -17,17 +17,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from sims.results.directory import free_directory
-from sims.results.drawing import Drawn
-from sims.results.observations import Progress
+from sims.observations import Progress
 from sims.scenario.files import load_tables
 from sims.scenario.parameters import Scalar
 from sims.scenario.plain import plain_of
 from sims.scenario.running import RunSettings
 from sims.scenario.scenario import Scenario
 from sims.scenario.study import Axis, study_of
-from sims.sweep.execute import Options, Watcher, execute
-from sims.sweep.jobs import Job
+from sims.studies.reports.drawing import Drawn
+from sims.studies.results.directory import free_directory
+from sims.studies.sweep.execute import Options, Watcher, execute
+from sims.studies.sweep.jobs import Job
 
 __all__ = ["churn_simulation"]
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 
 from lab.churn.measured import Measured
-from sims.results.statistics import t_quantile
+from sims.studies.results.statistics import t_quantile
 
 __all__ = ["ComparedQuantity", "compare"]
 

@@ -18,7 +18,7 @@ from overlay.dht.envelope import Envelopes
 from overlay.dht.storage import verified_record
 from overlay.identity import LocalIdentity
 from overlay.system.udp import UdpSocket
-from sims.participants.core import SimulatedDht
+from sims.world.participants.core import SimulatedDht
 
 __all__ = ["run_prober"]
 

@@ -9,7 +9,7 @@ from lab.churn.script import ChurnScript
 from overlay.addresses import NodeId
 from overlay.dht.descriptor import MixDescriptor
 from overlay.dht.lookup import Lookup
-from sims.participants.core import SimulatedDht
+from sims.world.participants.core import SimulatedDht
 
 __all__ = ["Probing"]
 

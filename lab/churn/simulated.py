@@ -28,14 +28,14 @@ from overlay.paths.paths import Paths
 from overlay.paths.requested_path import PathTerms
 from overlay.selection.selector import MixPath
 from overlay.selection.uniform import UniformSelector
-from sims.engine.streams import Streams
-from sims.latency import build_latency
-from sims.participants.carriers import ValueCarrier
-from sims.participants.core import SimulatedDht
-from sims.participants.machine import Machine
-from sims.participants.plane import NoKillSwitch
-from sims.participants.records import signed_descriptor
-from sims.participants.world import NETWORK_ID, START, World, own_core
+from sims.world.engine.streams import Streams
+from sims.world.latency import build_latency
+from sims.world.participants.carriers import ValueCarrier
+from sims.world.participants.core import SimulatedDht
+from sims.world.participants.machine import Machine
+from sims.world.participants.plane import NoKillSwitch
+from sims.world.participants.records import signed_descriptor
+from sims.world.participants.world import NETWORK_ID, START, World, own_core
 
 __all__ = ["simulate"]
 

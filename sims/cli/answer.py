@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterator
 from typing import Final
 
-from sims.results.drawing import Drawn
-from sims.results.report import state_sentence
+from sims.studies.reports.drawing import Drawn
+from sims.studies.reports.report import state_sentence
 
 __all__ = ["HELD", "INTERRUPTED", "NOT_HELD", "answer"]
 

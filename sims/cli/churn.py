@@ -11,14 +11,14 @@ from overlay.errors import ConfigurationError
 from sims.cli.answer import INTERRUPTED, answer
 from sims.cli.arguments import SETTINGS
 from sims.cli.progress import ProgressLine
-from sims.results.directory import free_directory
 from sims.scenario.files import load_tables
 from sims.scenario.plain import set_by_name
 from sims.scenario.running import RunSettings
 from sims.scenario.study import Study, parse_axis, parse_value, study_of
 from sims.scenario.toml import render_toml
-from sims.sweep.checks import check_study
-from sims.sweep.execute import Options, Watcher, execute
+from sims.studies.results.directory import free_directory
+from sims.studies.sweep.checks import check_study
+from sims.studies.sweep.execute import Options, Watcher, execute
 
 __all__ = ["churn", "study_of_arguments"]
 

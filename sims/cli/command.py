@@ -66,6 +66,6 @@ def _chosen(name: str) -> Run:
         from sims.cli.scenarios import scenarios
 
         return scenarios
-    from sims.accept.command import accept
+    from sims.acceptance.command import accept
 
     return accept

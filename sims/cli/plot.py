@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 
 from sims.cli.answer import answer
-from sims.results.drawing import draw
-from sims.results.reading import read_results
+from sims.studies.reports.drawing import draw
+from sims.studies.results.reading import read_results
 
 __all__ = ["plot"]
 

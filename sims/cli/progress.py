@@ -6,11 +6,11 @@ import shutil
 import time
 from typing import Final, TextIO
 
-from sims.results.numbers import duration
-from sims.results.observations import Progress
-from sims.results.record import RunFailure, RunRecord
+from sims.observations import Progress
 from sims.scenario.study import Study
-from sims.sweep.jobs import Job
+from sims.studies.reports.numbers import duration
+from sims.studies.results.record import RunFailure, RunRecord
+from sims.studies.sweep.jobs import Job
 
 __all__ = ["ProgressLine"]
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from overlay.dht.settings import DhtSettings
-from sims.results.observations import Observations
+from sims.observations import Observations
 from sims.vectorised.fetching import fetch
 from sims.vectorised.habits import Habits
 from sims.vectorised.lookups import LookupResults, look_up

@@ -8,8 +8,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from sims.churn.session_models import SessionModel
 from sims.vectorised.xor import Flags, Ids, Positions
+from sims.world.churn.session_models import SessionModel
 
 __all__ = ["BEFORE", "Sessions", "VectorisedPopulation", "is_hostile"]
 

@@ -17,9 +17,7 @@ from typing import Final
 import numpy as np
 
 from overlay.dht.settings import DhtSettings
-from sims.churn import SessionModel
-from sims.engine.streams import Streams
-from sims.results.observations import Observations, Progress, RunOutcome, ShouldStop, ShowProgress
+from sims.observations import Observations, Progress, RunOutcome, ShouldStop, ShowProgress
 from sims.scenario.scenario import Scenario
 from sims.vectorised.habits import Habits
 from sims.vectorised.lookups import LookupResults
@@ -29,6 +27,8 @@ from sims.vectorised.population import VectorisedPopulation
 from sims.vectorised.schedule import RESIGN_S, VALIDITY_S
 from sims.vectorised.settings import Bounds, check_expressible
 from sims.vectorised.topology import TopologyTables
+from sims.world.churn import SessionModel
+from sims.world.engine.streams import Streams
 
 __all__ = ["run_model"]
 

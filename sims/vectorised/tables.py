@@ -3,7 +3,7 @@
 A node's bucket of depth d holds up to k of the nodes that share exactly d leading bits with it,
 and a random choice if there are more. Lookups rarely read the same bucket twice, so a new draw at
 each read does not change any mean. Some contacts have left and their holders have not noticed it;
-``sims/model/attention.py`` computes how many.
+``sims/vectorised/attention.py`` computes how many.
 """
 
 from __future__ import annotations

@@ -195,4 +195,4 @@ def test_the_check_finds_a_forbidden_word_and_accepts_it_inside_a_term():
     assert _breaks(Name("class", "Walks", "overlay/dht/x"), terms, rules)
     assert not _breaks(Name("class", "EntryGuards", "overlay/node/x"), terms, rules)
     assert not _breaks(Name("class", "Verdict", "overlay/system/x"), terms, rules)
-    assert _breaks(Name("class", "Verdict", "sims/results/x"), terms, rules)
+    assert _breaks(Name("class", "Verdict", "sims/studies/results/x"), terms, rules)

@@ -12,17 +12,18 @@ import pytest
 from overlay.errors import BackendError, ConfigurationError
 from overlay.settings import Settings, many, number, setting, whole
 from overlay.settings.page import refreshed
-from sims.accept import command, routing
-from sims.accept.catalogue import setting_tables
-from sims.accept.command import accept, run_each, table, write
-from sims.accept.experiment import Experiment, Measurement, with_values
-from sims.accept.experiment_result import CheckedValue, ExperimentResult, exactly, within
-from sims.accept.fidelity import point_of
-from sims.accept.figures import draw
-from sims.accept.registry import EXPERIMENTS
-from sims.accept.runner import parse_overrides, run, run_one, selected
+from sims.acceptance import command
+from sims.acceptance.command import accept, run_each, table, write
+from sims.acceptance.experiment import Experiment, Measurement, with_values
+from sims.acceptance.experiment_result import CheckedValue, ExperimentResult, exactly, within
+from sims.acceptance.experiments import routing
+from sims.acceptance.experiments.catalogue import setting_tables
+from sims.acceptance.experiments.fidelity import point_of
+from sims.acceptance.figures import draw
+from sims.acceptance.registry import EXPERIMENTS
+from sims.acceptance.runner import parse_overrides, run, run_one, selected
+from sims.acceptance.validation import MEASURES, Comparison
 from sims.scenario.values import LINE
-from sims.vectorised.validation import MEASURES, Comparison
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from sims.accept.command import markdown, run_each, table, write
-from sims.accept.registry import EXPERIMENTS
+from sims.acceptance.command import markdown, run_each, table, write
+from sims.acceptance.registry import EXPERIMENTS
 
 SMALLER = {
     "E3": {"nodes": "80"},

@@ -7,8 +7,8 @@ from overlay.addresses import Endpoint
 from overlay.dht.envelope import Challenge, Envelopes
 from overlay.errors import NotAuthentic
 from overlay.identity import LocalIdentity
-from sims.engine.streams import Streams
-from sims.participants.carriers import EncodedCarrier, ValueCarrier
+from sims.world.engine.streams import Streams
+from sims.world.participants.carriers import EncodedCarrier, ValueCarrier
 
 ALICE = LocalIdentity.generate(Streams(1).stream("alice"))
 BOB = LocalIdentity.generate(Streams(1).stream("bob"))

@@ -3,7 +3,7 @@ from random import Random
 
 import pytest
 
-from sims.churn import (
+from sims.world.churn import (
     PRESETS,
     Equilibrium,
     FlashCrowd,
@@ -12,7 +12,7 @@ from sims.churn import (
     SessionModel,
     churn_events,
 )
-from sims.churn.lifetimes import Exponential, Fixed
+from sims.world.churn.lifetimes import Exponential, Fixed
 
 
 def online_at(events, time_s):

@@ -4,8 +4,8 @@ from random import Random
 import numpy as np
 import pytest
 
-from sims.churn.lifetimes import Exponential, Fixed, Observed, Pareto, Weibull
-from sims.theory.special import kolmogorov_p
+from sims.special import kolmogorov_p
+from sims.world.churn.lifetimes import Exponential, Fixed, Observed, Pareto, Weibull
 
 DISTRIBUTIONS = [
     Weibull(10_000.0, 0.61511),

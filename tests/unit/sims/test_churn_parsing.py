@@ -3,8 +3,8 @@ import os
 import pytest
 
 from overlay.errors import ConfigurationError
-from sims.churn import PRESETS, convert, parse_duration, parse_model, read_trace
-from sims.churn.lifetimes import Exponential, Observed, Pareto, Weibull
+from sims.world.churn import PRESETS, convert, parse_duration, parse_model, read_trace
+from sims.world.churn.lifetimes import Exponential, Observed, Pareto, Weibull
 
 TRACE = """node,on_s,off_s
 peer-a,0,5400

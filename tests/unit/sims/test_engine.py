@@ -1,12 +1,12 @@
 import pytest
 
 from overlay.addresses import Endpoint
-from sims.engine.digest import EventDigest
-from sims.engine.heap import STOP_CHECK_EVENTS, EventHeap
-from sims.engine.keyspace import KeySpace
-from sims.engine.network import FRAMING_BYTES, Network
-from sims.engine.streams import Streams
-from sims.latency import Constant
+from sims.world.engine.digest import EventDigest
+from sims.world.engine.heap import STOP_CHECK_EVENTS, EventHeap
+from sims.world.engine.keyspace import KeySpace
+from sims.world.engine.network import FRAMING_BYTES, Network
+from sims.world.engine.streams import Streams
+from sims.world.latency import Constant
 
 
 class Host:

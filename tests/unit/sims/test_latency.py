@@ -3,9 +3,16 @@ from random import Random
 import pytest
 
 from overlay.errors import ConfigurationError
-from sims.latency import Constant, Geographic, Uniform, build_latency, read_matrix, shipped_matrix
-from sims.latency.cities import great_circle_km
-from sims.latency.geographic import region_of
+from sims.world.latency import (
+    Constant,
+    Geographic,
+    Uniform,
+    build_latency,
+    read_matrix,
+    shipped_matrix,
+)
+from sims.world.latency.cities import great_circle_km
+from sims.world.latency.geographic import region_of
 
 
 def test_constant_and_uniform_keep_their_promise():

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from sims.churn.lifetimes import Exponential
-from sims.churn.session_models import PRESETS, SessionModel
 from sims.vectorised.population import VectorisedPopulation, is_hostile
+from sims.world.churn.lifetimes import Exponential
+from sims.world.churn.session_models import PRESETS, SessionModel
 
 COUNT = 50_000
 

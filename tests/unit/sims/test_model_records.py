@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from overlay.dht.settings import DhtSettings
-from sims.churn.lifetimes import Exponential
-from sims.churn.session_models import SessionModel
 from sims.vectorised.population import Sessions, VectorisedPopulation
 from sims.vectorised.records import holders_of
 from sims.vectorised.topology import TopologyTables
+from sims.world.churn.lifetimes import Exponential
+from sims.world.churn.session_models import SessionModel
 
 KEY = np.array([0], np.uint64)
 NEVER = np.array([np.inf])

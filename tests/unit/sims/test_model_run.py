@@ -7,10 +7,10 @@ import pytest
 
 from overlay.dht.settings import DhtSettings
 from overlay.errors import ConfigurationError
-from sims.churn.session_models import PRESETS
 from sims.scenario.scenario import Adversary, Arrival, Circuits, LatencySection, Scenario
 from sims.vectorised.run import run_model
 from sims.vectorised.settings import Bounds
+from sims.world.churn.session_models import PRESETS
 
 SCENARIO = Scenario(
     nodes=5000,

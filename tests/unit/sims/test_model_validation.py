@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import pytest
 
-from sims.accept import fidelity
-from sims.accept.fidelity import M1, scenario_of
-from sims.accept.runner import run_one
-from sims.results.metrics import METRICS
-from sims.results.observations import Observations, RunOutcome
+from sims.acceptance.experiments import fidelity
+from sims.acceptance.experiments.fidelity import M1, scenario_of
+from sims.acceptance.runner import run_one
+from sims.acceptance.validation import MEASURES, Measure, compare, compare_outcomes
+from sims.metrics import METRICS
+from sims.observations import Observations, RunOutcome
 from sims.scenario.scenario import Scenario
-from sims.vectorised.validation import MEASURES, Measure, compare, compare_outcomes
 
 SCENARIO = Scenario(nodes=100, warm_up_s=100.0, duration_s=200.0, seeds=1)
 

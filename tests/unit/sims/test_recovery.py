@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from sims.measures.recovery import RecoveryMeasure
+from sims.world.measures.recovery import RecoveryMeasure
 
 SHOCK_S, HEALED_S, END_S = 600.0, 900.0, 1800.0
 

@@ -9,12 +9,12 @@ from tiny_engine import tiny_run
 
 from overlay.errors import BackendError, ConfigurationError
 from sims.cli.answer import answer
-from sims.results import markdown
-from sims.results.directory import ResultsWriter, free_directory
-from sims.results.drawing import draw
-from sims.results.reading import read_results
-from sims.results.record import RunFailure
 from sims.scenario.study import Axis, study_of
+from sims.studies.reports import markdown
+from sims.studies.reports.drawing import draw
+from sims.studies.results.directory import ResultsWriter, free_directory
+from sims.studies.results.reading import read_results
+from sims.studies.results.record import RunFailure
 
 TABLES = {
     "name": "small",

@@ -3,9 +3,9 @@
 import pytest
 from tiny_engine import tiny_run
 
-from sims.results.directory import ResultsWriter
-from sims.results.markdown import main
 from sims.scenario.study import Axis, study_of
+from sims.studies.reports.markdown import main
+from sims.studies.results.directory import ResultsWriter
 
 NOTHING = "\N{EN DASH}"
 

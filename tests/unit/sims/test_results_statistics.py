@@ -6,25 +6,25 @@ import numpy as np
 import pytest
 from tiny_engine import tiny_run
 
-from sims.results.catalogue import metrics_page
-from sims.results.comparison import differences
-from sims.results.condensed import BINS, condense
-from sims.results.curves import count_band, over_time, quantile_band
-from sims.results.expectation_result import verdicts
-from sims.results.metrics import GROUPS, METRICS, metric_of
-from sims.results.numbers import duration, interval, number
-from sims.results.observations import Observations, RunOutcome
-from sims.results.record import record_of
-from sims.results.statistics import (
+from sims.metrics import GROUPS, METRICS, metric_of
+from sims.observations import Observations, RunOutcome
+from sims.scenario.expectation import Expectation
+from sims.scenario.scenario import Scenario
+from sims.studies.reports.catalogue import metrics_page
+from sims.studies.reports.comparison import differences
+from sims.studies.reports.numbers import duration, interval, number
+from sims.studies.results.condensed import BINS, condense
+from sims.studies.results.curves import count_band, over_time, quantile_band
+from sims.studies.results.expectation_result import verdicts
+from sims.studies.results.record import record_of
+from sims.studies.results.statistics import (
     bootstrap_estimate,
     share_estimate,
     t_estimate,
     t_quantile,
     wilson_interval,
 )
-from sims.results.survival import survival_quantiles
-from sims.scenario.expectation import Expectation
-from sims.scenario.scenario import Scenario
+from sims.studies.results.survival import survival_quantiles
 
 
 @pytest.mark.parametrize(
@@ -270,4 +270,6 @@ def test_points_are_compared_seed_by_seed():
 
 def test_page_of_metrics_is_that_of_the_catalogue():
     page = Path(__file__).parents[3] / "docs" / "metrics.md"
-    assert page.read_text() == metrics_page(), "python3 -m sims.results.catalogue > docs/metrics.md"
+    assert page.read_text() == metrics_page(), (
+        "python3 -m sims.studies.reports.catalogue > docs/metrics.md"
+    )

@@ -10,8 +10,6 @@ from statistics import fmean
 import pytest
 
 from overlay.errors import ConfigurationError
-from sims.participants.machine import Machine
-from sims.run import Simulation, run
 from sims.scenario.scenario import (
     Adversary,
     Arrival,
@@ -21,6 +19,8 @@ from sims.scenario.scenario import (
     Parameters,
     Scenario,
 )
+from sims.world.participants.machine import Machine
+from sims.world.run import Simulation, run
 
 pytestmark = pytest.mark.slow
 
@@ -56,7 +56,7 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another():
 @pytest.mark.parametrize("circuits", [0, 1])
 def test_the_run_depends_on_no_hash_seed(circuits):
     program = (
-        "from sims.run import run; from sims.scenario.scenario import *\n"
+        "from sims.world.run import run; from sims.scenario.scenario import *\n"
         "print(run(Scenario(nodes=40, duration_s=200.0, warm_up_s=100.0,"
         f" churn=Churn('p2psim'), circuits=Circuits(clients={circuits}),"
         " adversary=Adversary(0.2, ('drop', 'lie', 'replay'))), 5).digest)"

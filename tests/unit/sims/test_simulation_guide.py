@@ -4,11 +4,11 @@ import re
 from pathlib import Path
 
 from overlay.settings.page import refreshed
-from sims.churn import PRESETS
-from sims.results.metrics import METRICS
+from sims.metrics import METRICS
 from sims.scenario.catalogue import setting_tables
 from sims.scenario.expectation import Expectation
 from sims.scenario.toml import parse_toml
+from sims.world.churn import PRESETS
 
 GUIDE = (Path(__file__).parents[3] / "docs" / "simulation-guide.md").read_text()
 

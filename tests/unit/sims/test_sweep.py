@@ -10,18 +10,18 @@ import pytest
 from tiny_engine import endless_run, fragile_run, tiny_run
 
 from overlay.errors import BackendError, ConfigurationError
-from sims.results.observations import RunOutcome
-from sims.results.reading import read_results
-from sims.results.record import RunFailure
+from sims.observations import RunOutcome
 from sims.scenario.files import load_tables, shipped_names
 from sims.scenario.running import RunSettings
 from sims.scenario.scenario import Scenario
 from sims.scenario.study import parse_axis, study_of
-from sims.sweep import checks
-from sims.sweep.checks import check_study
-from sims.sweep.execute import Options, Watcher, execute
-from sims.sweep.jobs import Stop, jobs_of
-from sims.sweep.local import run_locally
+from sims.studies.results.reading import read_results
+from sims.studies.results.record import RunFailure
+from sims.studies.sweep import checks
+from sims.studies.sweep.checks import check_study
+from sims.studies.sweep.execute import Options, Watcher, execute
+from sims.studies.sweep.jobs import Stop, jobs_of
+from sims.studies.sweep.local import run_locally
 
 TABLES = {"duration_s": "1h", "warm_up_s": "10m", "seeds": 4}
 
@@ -132,8 +132,9 @@ def test_a_full_disk_keeps_what_was_written(tmp_path):
 def test_a_worker_whose_parent_is_killed_ends_by_itself(tmp_path):
     program = (
         "import pathlib, sys; from tiny_engine import pid_run; from test_sweep import TABLES;"
-        "from sims.scenario.study import study_of; from sims.sweep.jobs import Stop, jobs_of;"
-        "from sims.sweep.local import run_locally;"
+        "from sims.scenario.study import study_of;"
+        "from sims.studies.sweep.jobs import Stop, jobs_of;"
+        "from sims.studies.sweep.local import run_locally;"
         "jobs = jobs_of(study_of({**TABLES, 'name': sys.argv[1], 'seeds': [7]}));"
         "list(run_locally(jobs, pid_run, 1, Stop(), lambda *_: None))"
     )
@@ -230,7 +231,7 @@ def test_without_dask_a_sentence_says_what_to_install(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_both_fidelities_run_the_same_scenario():
-    from sims.sweep.jobs import run_scenario
+    from sims.studies.sweep.jobs import run_scenario
 
     scenario = Scenario(nodes=300, duration_s=300, warm_up_s=60, fidelity="model", seeds=1)
     outcome = run_scenario(scenario, 1)

@@ -6,12 +6,12 @@ import warnings
 import pytest
 from tiny_engine import endless_run, fragile_run, tiny_run
 
-from sims.results.record import RunFailure
 from sims.scenario.running import RunSettings
 from sims.scenario.study import parse_axis, study_of
-from sims.sweep.cluster import run_on_dask
-from sims.sweep.execute import Options, Watcher, execute
-from sims.sweep.jobs import Stop, jobs_of
+from sims.studies.results.record import RunFailure
+from sims.studies.sweep.cluster import run_on_dask
+from sims.studies.sweep.execute import Options, Watcher, execute
+from sims.studies.sweep.jobs import Stop, jobs_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # Dask's own, many
 

@@ -6,7 +6,8 @@ from random import Random
 import numpy as np
 import pytest
 
-from sims.theory import disjoint_paths, eclipse, geometry, records, special, tables
+from sims import special
+from sims.acceptance.theory import disjoint_paths, eclipse, geometry, records, tables
 
 # -- special functions
 

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from overlay.errors import ConfigurationError
-from sims.results.observations import Observations, Progress, RunOutcome
+from sims.observations import Observations, Progress, RunOutcome
 
 
 def tiny_run(scenario, seed, *, progress=None, should_stop=None):

@@ -1,0 +1,1 @@
+"""Acceptance: experiments whose results are compared with expected values."""

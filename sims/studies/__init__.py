@@ -1,0 +1,1 @@
+"""Studies: runs of a scenario, their results and their reports."""

@@ -1,0 +1,1 @@
+"""Reports of a study: tables, figures and the HTML page."""

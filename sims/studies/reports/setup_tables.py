@@ -1,0 +1,162 @@
+"""Parts of the report about the set-up: settings, limits, and how to repeat the run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from html import escape
+
+from sims.scenario.plain import plain_of
+from sims.scenario.scenario import Scenario
+from sims.scenario.study import Study
+from sims.scenario.toml import render_toml
+from sims.studies.reports.numbers import duration
+from sims.studies.reports.page import cell, table
+from sims.studies.results.reading import Results
+
+__all__ = ["limits", "origin_line", "reproduce", "setup"]
+
+
+def setup(study: Study) -> str:
+    """Return a description of the simulation and the settings that differ from defaults."""
+    scenario = study.base
+    words = " ".join(_sentences(scenario))
+    rows = [
+        [f"<td><code>{escape(name)}</code></td>", cell(value), cell(default)]
+        for name, value, default in _differing(scenario)
+    ]
+    swept = "".join(
+        f"<li><code>{escape(axis.setting)}</code>: {escape(', '.join(map(str, axis.values)))}</li>"
+        for axis in study.axes
+    )
+    grid = f"<p>The sweep varies:</p><ul>{swept}</ul>" if swept else ""
+    changed = (
+        table("Settings that differ from their defaults", ["setting", "value", "default"], rows)
+        if rows
+        else "<p>Every setting has its default.</p>"
+    )
+    return f"<p>{escape(words)}</p>{grid}{changed}"
+
+
+def _sentences(scenario: Scenario) -> Iterator[str]:
+    seeds = len(scenario.seeds)
+    how = (
+        "the product's own control plane in every node"
+        if scenario.fidelity == "full"
+        else ("a vectorised model of the overlay")
+    )
+    yield (
+        f"{scenario.nodes:,} nodes run {how}, under the session model {scenario.churn.model}, for "
+        f"{duration(scenario.duration_s)} of simulated time after a warm-up of "
+        f"{duration(scenario.warm_up_s)}, with {seeds} seed{'' if seeds == 1 else 's'}."
+    )
+    arrival = scenario.arrival
+    if arrival.kind != "equilibrium":
+        share = f" of {100 * arrival.share:g} % of the nodes" if arrival.share else ""
+        word = "for" if arrival.kind == "partition" else "within"
+        lasts = f", {word} {duration(arrival.lasts_s)}" if arrival.lasts_s else ""
+        yield (f"{duration(arrival.at_s)} after the warm-up follows: {arrival.kind}{share}{lasts}.")
+    latency = scenario.latency
+    if latency.model == "uniform":
+        delay = f"uniform in {1000 * latency.low_s:g} to {1000 * latency.high_s:g} ms"
+    elif latency.model == "constant":
+        delay = f"{1000 * latency.low_s:g} ms"
+    else:
+        delay = "from a matrix of regions"
+    yield f"The one-way delay is {delay}, and {100 * latency.loss:g} % of datagrams are lost."
+    if scenario.adversary.behaviours:
+        yield (
+            f"The adversary holds {100 * scenario.adversary.share:g} % of the nodes; they: "
+            f"{', '.join(scenario.adversary.behaviours)}."
+        )
+    if scenario.circuits.clients:
+        yield (
+            f"{scenario.circuits.clients} clients keep a path of {scenario.circuits.hops} hops "
+            f"each, chosen by {scenario.circuits.strategy}."
+        )
+
+
+def _differing(scenario: Scenario) -> Iterator[tuple[str, str, str]]:
+    defaults = dict(_flat(plain_of(Scenario())))
+    for name, value in _flat(plain_of(scenario)):
+        if name not in ("name", "question", "expectations") and value != defaults.get(name):
+            yield name, value, defaults.get(name, "")
+
+
+def _flat(table_: Mapping[str, object], before: str = "") -> Iterator[tuple[str, str]]:
+    for name, value in table_.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{before}{name}.")
+        elif isinstance(value, list):
+            yield f"{before}{name}", ", ".join(str(each) for each in value)
+        else:
+            yield f"{before}{name}", str(value)
+
+
+def limits(study: Study) -> str:
+    """Return what cannot be concluded from the results."""
+    scenario = study.base
+    said = [
+        "Intervals are over the seeds: events within a run share its overlay and are not "
+        "independent. Student's t for means, a percentile bootstrap over the seeds for quantiles.",
+        "The network has delay and loss, but no queues, no NAT and no shared bottlenecks: "
+        "latencies are those of an uncongested Internet.",
+        "Sessions are drawn independently for each node; daily rhythm and nodes that fail "
+        "together are not in the session model.",
+    ]
+    if scenario.fidelity == "full" and not scenario.verify_signatures:
+        said.append(
+            "Signatures are taken as valid where they would be, and forged ones as invalid; "
+            "--verify-signatures makes and checks each."
+        )
+    if scenario.fidelity == "model":
+        said.append(
+            "This is the vectorised model, not the product's code: it is held against the full "
+            "simulation where both run (1,000 to 10,000 nodes), and extrapolates beyond."
+        )
+    few = min(len(point.scenario.seeds) for point in study.points)
+    if few < 10:
+        said.append(
+            f"{few} seed{' is' if few == 1 else 's are'} few: read the intervals before the means."
+        )
+    return "<ul>" + "".join(f"<li>{escape(each)}</li>" for each in said) + "</ul>"
+
+
+def reproduce(results: Results) -> str:
+    """Return the command, the scenario file, the versions and the digests."""
+    base = results.study.base
+    sweep = "".join(
+        f" --sweep '{axis.setting}={','.join(map(str, axis.values))}'"
+        for axis in results.study.axes
+    )
+    told = str(results.origin.get("command") or "")
+    command = f"overlay sim churn scenario.toml{sweep} --out results"
+    versions = results.origin.get("versions")
+    rows = [
+        [cell(str(name)), cell(str(version))]
+        for name, version in (versions.items() if isinstance(versions, dict) else ())
+        if version
+    ]
+    digests = "\n".join(
+        f"{run.digest}  {results.study.points[run.point].name} seed {run.seed}"
+        for run in results.runs
+    )
+    asked = f"<p>These results came from <code>{escape(told)}</code>.</p>" if told else ""
+    return (
+        f"{asked}<p>Save the scenario below as <code>scenario.toml</code> and run</p>"
+        f"<pre>{escape(command)}</pre>"
+        "<p>The same seeds give the same digests below, on any machine and with any number of "
+        "workers. Redraw this report with <code>overlay sim plot DIRECTORY</code>.</p>"
+        f"<h3>Scenario</h3><pre>{escape(render_toml(base))}</pre>"
+        f"{table('Versions', ['what', 'version'], rows) if rows else ''}"
+        f"<h3>Event digests (SHA-256)</h3><pre>{escape(digests)}</pre>"
+    )
+
+
+def origin_line(results: Results) -> str:
+    """Return the date and the program version of the results."""
+    versions = results.origin.get("versions")
+    told = versions if isinstance(versions, dict) else {}
+    parts = [f"Simulated {results.origin['started']}" if "started" in results.origin else ""]
+    parts.append(f"overlay {told['overlay']}" if told.get("overlay") else "")
+    parts.append(f"source {str(told['git'])[:12]}" if told.get("git") else "")
+    return ", ".join(part for part in parts if part) + "."

@@ -1,0 +1,1 @@
+"""The simulated world: the engine, its participants, and the measures on them."""

@@ -1,0 +1,99 @@
+"""Measure routing tables and records with knowledge of the whole overlay."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Final
+
+from sims.world.engine.keyspace import ID_BITS
+from sims.world.measures.recorder import Recorder
+from sims.world.participants.core import SimulatedDht
+from sims.world.participants.machine import Machine
+
+__all__ = ["RecordMeasure", "TableMeasure", "online_sample"]
+
+_NODES_SAMPLED: Final = 100
+"""The standard error of such a sample is a tenth of the deviation between nodes. A scan of all
+nodes would take longer than the simulation itself."""
+
+_DEEPEST_BUCKET: Final = 24
+
+
+def online_sample(
+    recorder: Recorder, rng: Random, count: int
+) -> list[tuple[Machine, SimulatedDht]]:
+    """Return up to ``count`` honest machines that are on-line, drawn at random."""
+    world = recorder.world
+    honest = [number for number in world.alive if world.by_number[number].honest]
+    chosen = honest if len(honest) <= count else rng.sample(honest, count)
+    machines = [world.by_number[number] for number in chosen]
+    return [(machine, machine.dht) for machine in machines if machine.dht is not None]
+
+
+class TableMeasure:
+    """Measure size, departed contacts and knowledge of near nodes, for a sample of members."""
+
+    def __init__(self, recorder: Recorder, rng: Random) -> None:
+        self._recorder = recorder
+        self._rng = rng
+
+    def sample(self) -> None:
+        """Record the means over the sampled members, and the fill of each bucket."""
+        alive = self._recorder.world.alive
+        k = self._recorder.world.settings.k
+        contacts, stale, known = [], [], []
+        buckets = [0] * _DEEPEST_BUCKET
+        members = [
+            (machine, dht)
+            for machine, dht in online_sample(self._recorder, self._rng, _NODES_SAMPLED)
+            if dht.joined
+        ]
+        for machine, dht in members:
+            numbers = [int.from_bytes(contact.node_id, "big") for contact in dht.table]
+            dead = sum(number not in alive for number in numbers)
+            contacts.append(len(numbers))
+            stale.append(dead / len(numbers) if numbers else 0.0)
+            known.append(_known_share(machine, set(numbers), alive.closest(machine.number, k + 1)))
+            for number in numbers:
+                bit = ID_BITS - (number ^ machine.number).bit_length()
+                buckets[min(bit, _DEEPEST_BUCKET - 1)] += 1
+        if not members:
+            return
+        for metric, values in (
+            ("table_contacts", contacts),
+            ("table_stale_share", stale),
+            ("neighbours_known", known),
+        ):
+            self._recorder.add(metric, sum(values) / len(values))
+        for bit, total in enumerate(buckets):
+            if total:
+                self._recorder.add("bucket_fill", total / len(members), f"bucket-{bit}")
+
+
+def _known_share(machine: Machine, known: set[int], nearest: list[int]) -> float:
+    others = [number for number in nearest if number != machine.number]
+    return sum(number in known for number in others) / len(others) if others else 1.0
+
+
+class RecordMeasure:
+    """Measure how many nodes on line hold the records of nodes on line."""
+
+    def __init__(self, recorder: Recorder, rng: Random) -> None:
+        self._recorder = recorder
+        self._rng = rng
+
+    def sample(self) -> None:
+        """Inspect the stores of the 2 k nodes nearest to each sampled record."""
+        world = self._recorder.world
+        holders = []
+        for machine, dht in online_sample(self._recorder, self._rng, _NODES_SAMPLED):
+            if not dht.joined:
+                continue
+            nearest = world.alive.closest(machine.number, 2 * world.settings.k)
+            cores = [world.by_number[number].dht for number in nearest]
+            holders.append(
+                sum(c is not None and c.holds(machine.node_id) is not None for c in cores)
+            )
+        if holders:
+            self._recorder.add("record_holders", sum(holders) / len(holders))
+            self._recorder.add("record_survival", sum(map(bool, holders)) / len(holders))

@@ -1,0 +1,194 @@
+"""One simulated machine: an address, an identity, and the product's core while it is on.
+
+Between two sessions a machine keeps what a real node has on disk: the identity, the sequence
+numbers and the known peers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from overlay.addresses import Endpoint, NodeId
+from overlay.dht.descriptor import MixDescriptor
+from overlay.dht.events import DhtEvent
+from overlay.dht.messages import Contact
+from overlay.identity import LocalIdentity
+from sims.world.participants.carriers import RawDatagram
+from sims.world.participants.core import SimulatedDht
+from sims.world.participants.plane import PlaneSink, SimulatedPlane, build_plane
+
+if TYPE_CHECKING:
+    from sims.world.participants.world import World
+
+__all__ = ["NETWORK_ID", "Machine"]
+
+NETWORK_ID: Final = "simulation"
+MAX_REMEMBERED: Final = 64
+_SIGNED_KEPT: Final = 8
+"""Number of own descriptors to keep. Fewer can be valid at the same time."""
+
+
+class Machine:
+    """A host on the simulated network, which the world owns."""
+
+    __slots__ = (
+        "_free_at",
+        "_wake",
+        "contact",
+        "descriptor",
+        "dht",
+        "endpoint",
+        "honest",
+        "identity",
+        "index",
+        "is_client",
+        "number",
+        "plane",
+        "remembered",
+        "sessions",
+        "signed",
+        "started_at",
+        "world",
+    )
+
+    def __init__(
+        self, world: World, index: int, endpoint: Endpoint, identity: LocalIdentity, *, honest: bool
+    ) -> None:
+        self.world = world
+        self.index = index
+        self.endpoint = endpoint
+        self.identity = identity
+        self.honest = honest
+        self.number = int.from_bytes(identity.node_id, "big")
+        self.contact = Contact(identity.node_id, endpoint, identity.identity_key)
+        self.sessions = 0
+        self.is_client = False
+        """Whether its node fills a topology table and opens paths."""
+        self.dht: SimulatedDht | None = None
+        self.plane: SimulatedPlane | None = None
+        self.signed: deque[bytes] = deque(maxlen=_SIGNED_KEPT)
+        self.descriptor: MixDescriptor | None = None
+        self.remembered: tuple[Contact, ...] = ()
+        self.started_at = math.nan
+        self._wake = math.inf
+        self._free_at = 0.0
+
+    @property
+    def node_id(self) -> NodeId:
+        """The id of its node."""
+        return self.identity.node_id
+
+    def publish(self, descriptor: MixDescriptor) -> MixDescriptor:
+        """Record the descriptor that the node has signed."""
+        self.descriptor = descriptor
+        self.signed.append(descriptor.encoded)
+        return descriptor
+
+    @property
+    def online(self) -> bool:
+        """Whether its program runs."""
+        return self.dht is not None
+
+    def switch_on(self, dht: SimulatedDht) -> None:
+        """Start the node."""
+        self.dht = dht
+        self.sessions += 1
+        self.started_at = self.world.heap.now
+        self._wake, self._free_at = math.inf, 0.0
+
+    def switch_off(self) -> None:
+        """Stop the node without a message; the stored data stays."""
+        if self.dht is not None:
+            contacts = self.dht.table
+            spread = contacts[:: -(-len(contacts) // MAX_REMEMBERED) or 1]  # of every bucket some
+            self.remembered = tuple(spread) or self.remembered
+            self.dht.end()
+        self.dht = self.plane = None
+        self._wake = math.inf
+
+    def arrived(self, item: tuple[bytes, Endpoint]) -> None:
+        """Process one received datagram."""
+        dht = self.dht
+        if dht is None:
+            return
+        payload = item[0]
+        if isinstance(payload, RawDatagram):
+            if not self.honest and self.world.denies(self.node_id):
+                return
+            plane = self.full_plane()
+            if plane is not None and not plane.receive(
+                ((payload.data, item[1]),), self.world.heap.now
+            ):
+                return
+        else:
+            dht.receive((item,), self.world.heap.now)
+        self.flush()
+
+    def full_plane(self) -> SimulatedPlane | None:
+        """Return the control plane, which is built at the first call; None while switched off."""
+        if self.plane is None and self.dht is not None:
+            world = self.world
+            self.plane = build_plane(
+                self.dht,
+                self.identity,
+                self.endpoint,
+                network_id=NETWORK_ID,
+                settings=world.settings,
+                exits=world.is_exit(self),
+                rng=world.streams.stream("plane", self.index, self.sessions),
+                sink=PlaneSink(self._send),
+                send_dht=self._send,
+                on_dht_event=self._tell,
+            )
+        return self.plane
+
+    def flush(self) -> None:
+        """Send the datagrams of the core, report its events, and schedule its next deadline."""
+        dht = self.dht
+        if dht is None:
+            return
+        world = self.world
+        now = world.heap.now
+        plane = self.plane
+        if plane is not None:
+            plane.settle(now)
+            world.on_settled(self)
+            deadline = plane.next_deadline()
+        else:
+            for event in dht.events():
+                world.on_event(self, event)
+            for datagram, to in dht.datagrams_to_send(now):
+                self._send(datagram, to)
+            deadline = dht.next_deadline()
+        if deadline < self._wake:
+            self._wake = deadline
+            world.heap.at(deadline, self._awake, dht, deadline)
+
+    def _tell(self, event: DhtEvent) -> None:
+        self.world.on_event(self, event)
+
+    def _send(self, datagram: bytes, to: Endpoint) -> None:
+        """Send a datagram after the CPU time that it costs."""
+        world = self.world
+        size, kind = world.measure(datagram)
+        free, now = self._free_at, world.heap.now
+        self._free_at = free = (free if free > now else now) + world.sending_costs[kind]
+        world.network.send(self, datagram, to, free, size, kind)
+
+    def _awake(self, dht: SimulatedDht, deadline: float) -> None:
+        if dht is not self.dht or deadline != self._wake:
+            return  # this deadline is of an earlier session, or it was replaced
+        now = self.world.heap.now
+        core = self.plane or dht
+        due = core.next_deadline()
+        if now < due < math.inf and self.plane is None:
+            # Most answers arrive in time, and then there is nothing to do at the deadline.
+            self._wake = due
+            self.world.heap.at(due, self._awake, dht, due)
+            return
+        self._wake = math.inf
+        if due <= now:
+            core.handle_deadline(now)
+        self.flush()

@@ -1,0 +1,253 @@
+"""The simulated world: one clock, one network, and every machine on it.
+
+The world starts and stops nodes and knows which of them are on line. Everything between nodes is
+done by the product's cores. Listeners, such as measures and clients, receive the cores' events.
+
+Reasons: docs/decisions/0022.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from random import Random
+from typing import Final
+
+from overlay.addresses import Endpoint, NodeId
+from overlay.dht.admission import source_group
+from overlay.dht.descriptor import MixDescriptor
+from overlay.dht.events import DhtEvent
+from overlay.dht.messages import Contact
+from overlay.dht.settings import DhtSettings
+from overlay.identity import LocalIdentity
+from sims.world.engine.heap import EventHeap
+from sims.world.engine.keyspace import ID_BITS, KeySpace
+from sims.world.engine.network import Network, OneWayDelay
+from sims.world.engine.streams import Streams
+from sims.world.participants.carriers import DhtMessageCarrier
+from sims.world.participants.core import SimulatedDht
+from sims.world.participants.costs import CryptoCosts
+from sims.world.participants.machine import NETWORK_ID, Machine
+from sims.world.participants.records import SharedVerifier, signed_descriptor
+
+__all__ = ["NETWORK_ID", "START", "World", "own_core", "own_network"]
+
+START: Final = 1_800_000_000.0
+"""Start of every simulation in Unix seconds."""
+
+RESIGN_INTERVAL_S: Final = 3600.0
+_FIRST_BLOCK: Final = 11
+_PUBLIC_BLOCKS: Final = 89
+"""From 11.0.0.0/8 to 99.0.0.0/8 every address is public."""
+
+_EXIT_EVERY: Final = 3
+"""One node in three is an exit."""
+
+Listener = Callable[[Machine, DhtEvent], None]
+CoreFactory = Callable[["World", Machine], SimulatedDht]
+
+
+class World:
+    """The owner of all machines. ``alive`` has the ids of the nodes on line."""
+
+    def __init__(
+        self,
+        streams: Streams,
+        settings: DhtSettings,
+        latency: OneWayDelay,
+        carrier: DhtMessageCarrier,
+        *,
+        loss: float = 0.0,
+        costs: CryptoCosts | None = None,
+    ) -> None:
+        self.streams = streams
+        self.settings = settings
+        self.carrier = carrier
+        self.heap = EventHeap(START)
+        self.network = Network(self.heap, latency, streams.stream("network"), loss=loss)
+        self.measure = carrier.measure
+        self.sending_costs = (costs or CryptoCosts()).of_sending()
+        self.verifier = SharedVerifier()
+        self.alive = KeySpace()
+        self.machines: list[Machine] = []
+        self.by_number: dict[int, Machine] = {}
+        self.bootstrap: tuple[Endpoint, ...] = ()
+        self.listeners: list[Listener] = []
+        self.settled: dict[int, Callable[[], None]] = {}
+        """By the index of a machine: callbacks for when its control plane has nothing to do."""
+        self.everybody_crawls = False
+        """Whether nodes other than clients crawl."""
+        self.make_core: CoreFactory = own_core
+        self.denies: Callable[[NodeId], bool] = _never
+        """Whether a malicious relay breaks the circuits through it at this moment."""
+        self.opening: dict[int, tuple[NodeId, ...]] = {}
+        """The hops of circuits that clients open now, by the machine of the client."""
+
+    @property
+    def time_s(self) -> float:
+        """Seconds since the start."""
+        return self.heap.now - START
+
+    # Machines.
+
+    def add(
+        self,
+        endpoint: Endpoint | None = None,
+        *,
+        honest: bool = True,
+        identity: LocalIdentity | None = None,
+    ) -> Machine:
+        """Add a machine that is switched off; by default it has a /24 of its own."""
+        index = len(self.machines)
+        identity = identity or LocalIdentity.generate(self.streams.stream("identity", index))
+        machine = Machine(self, index, endpoint or own_network(index), identity, honest=honest)
+        self.machines.append(machine)
+        self.by_number[machine.number] = machine
+        return machine
+
+    def start(self, machine: Machine) -> None:
+        """Switch a machine on: its node signs a descriptor and joins through known peers."""
+        dht = self._switched_on(machine)
+        now = self.heap.now
+        dht.publish(self._sign(machine), now)
+        if machine.remembered:
+            dht.seed_with(machine.remembered, now)
+        if self.bootstrap:
+            dht.bootstrap([peer for peer in self.bootstrap if peer != machine.endpoint], now)
+        machine.flush()
+
+    def stop(self, machine: Machine, *, goodbye: bool = False) -> None:
+        """Switch a machine off, without a message or with LEAVE messages (a clean stop)."""
+        if machine.dht is None:
+            return
+        if goodbye:
+            machine.dht.leave(self.heap.now)
+            machine.flush()
+        machine.switch_off()
+        self.network.crash(machine)
+        self.alive.discard(machine.number)
+        self.network.digest.note(self.heap.now, f"off {machine.index}")
+
+    def resume(self, machines: Sequence[Machine]) -> None:
+        """Switch machines on as if they had been members for a long time.
+
+        Tables are filled from the population: k random nodes on line from the range of every
+        bucket, or all if there are fewer. The k nearest nodes have each descriptor. At first no
+        table has departed contacts; their number reaches its normal level in the warm-up.
+        """
+        # They began at different times, so they sign anew at different times: together they
+        # would send ten times their usual traffic an hour after the start.
+        phases = self.streams.stream("equilibrium", "signing")
+        for machine in machines:
+            self._switched_on(machine, signs_in_s=phases.uniform(0.0, RESIGN_INTERVAL_S))
+        rng = self.streams.stream("equilibrium")
+        now = self.heap.now
+        for machine in machines:
+            dht = machine.dht
+            if dht is None:
+                continue
+            dht.resume(self._ideal_contacts(machine, rng), now)
+            dht.publish_later(self._sign(machine), now)
+        for machine in machines:
+            self._lay_out(machine)
+            machine.flush()
+
+    def is_online(self, number: int) -> bool:
+        """Tell whether the node with this id is on line, honest or not."""
+        machine = self.by_number.get(number)
+        return machine is not None and machine.dht is not None
+
+    def is_exit(self, machine: Machine) -> bool:
+        """Tell whether a machine's node takes the exit role."""
+        return machine.index % _EXIT_EVERY == 0
+
+    def on_settled(self, machine: Machine) -> None:
+        """Call the callbacks that wait until a machine's control plane has nothing to do."""
+        listener = self.settled.get(machine.index)
+        if listener is not None:
+            listener()
+
+    def on_event(self, machine: Machine, event: DhtEvent) -> None:
+        """Process the events of a core."""
+        for listener in self.listeners:
+            listener(machine, event)
+
+    # Inside.
+
+    def _switched_on(
+        self, machine: Machine, *, signs_in_s: float = RESIGN_INTERVAL_S
+    ) -> SimulatedDht:
+        self.network.attach(machine)
+        dht = self.make_core(self, machine)
+        machine.switch_on(dht)
+        self.alive.add(machine.number)
+        self.network.digest.note(self.heap.now, f"on {machine.index}")
+        self.heap.at(self.heap.now + signs_in_s, self._resign, machine, dht)
+        return dht
+
+    def _sign(self, machine: Machine) -> MixDescriptor:
+        exits = self.is_exit(machine)
+        return machine.publish(
+            signed_descriptor(machine, network_id=NETWORK_ID, exits=exits, now=self.heap.now)
+        )
+
+    def _resign(self, machine: Machine, dht: SimulatedDht) -> None:
+        if machine.dht is not dht:
+            return
+        dht.publish(self._sign(machine), self.heap.now)
+        machine.flush()
+        self.heap.at(self.heap.now + RESIGN_INTERVAL_S, self._resign, machine, dht)
+
+    def _ideal_contacts(self, machine: Machine, rng: Random) -> list[Contact]:
+        found: list[Contact] = []
+        for bit in range(ID_BITS):
+            numbers = self.alive.bucket(machine.number, bit, self.settings.k, rng)
+            found += [self.by_number[number].contact for number in numbers]
+            if len(self.alive.with_prefix(machine.number, bit + 1)) <= 1:
+                break
+        return found
+
+    def _lay_out(self, machine: Machine) -> None:
+        descriptor = machine.descriptor
+        if descriptor is None:
+            return
+        group = source_group(machine.endpoint, limit_private=self.settings.limit_private_prefixes)
+        for number in self.alive.closest(machine.number, self.settings.k + 1):
+            holder = self.by_number[number]
+            if holder is not machine and holder.dht is not None:
+                holder.dht.keep(descriptor, group)
+
+
+def own_core(
+    world: World,
+    machine: Machine,
+    *,
+    crawling: bool | None = None,
+    core: Callable[..., SimulatedDht] = SimulatedDht,
+) -> SimulatedDht:
+    """Return the core of a machine, an honest one unless ``core`` is given.
+
+    Clients crawl, or all nodes if ``everybody_crawls`` is set, unless ``crawling`` is given.
+    """
+    if crawling is None:
+        crawling = machine.is_client or world.everybody_crawls
+    return core(
+        machine.identity,
+        network_id=NETWORK_ID,
+        settings=world.settings,
+        rng=world.streams.stream("core", machine.index, machine.sessions),
+        endpoints=(machine.endpoint,),
+        envelopes=world.carrier.envelopes(machine.identity, NETWORK_ID),
+        crawling=crawling,
+        verify_record=world.verifier,
+    )
+
+
+def _never(_node_id: NodeId) -> bool:
+    return False
+
+
+def own_network(index: int) -> Endpoint:
+    """Return the address of a machine in a /24 of its own, and in a /16 while they suffice."""
+    block, second = divmod(index, 256)
+    third, first = divmod(block, _PUBLIC_BLOCKS)
+    return Endpoint(f"{_FIRST_BLOCK + first}.{second}.{third}.1", 4500)
