@@ -15,7 +15,7 @@ from overlay.ipsec.xfrm.algorithms import algorithm_names
 from overlay.ipsec.xfrm.encapsulation import decapsulate_esp
 from overlay.ipsec.xfrm.netlink import NetlinkError, XfrmSocket, refusal_error
 from overlay.ipsec.xfrm.probe import try_suite
-from overlay.node.backend_choice import kernel_obstacle
+from overlay.node.backend_choice import obstacle_of
 from overlay.system.filter_choice import find_packet_filter
 from overlay.system.flow_labels import try_clearing_flow_labels
 from overlay.system.fragmenting_device import try_fragmenting
@@ -32,7 +32,7 @@ _NO_USE: Final = (Purpose.ADVICE,)
 
 def kernel_settings(setup: Setup) -> list[Finding]:
     """Check with the node's own function whether the kernel supports the configuration."""
-    obstacle = kernel_obstacle(setup.configuration, SystemRandom())
+    obstacle = obstacle_of(setup.configuration, "xfrm")
     if obstacle is None:
         said = "the kernel supports the configuration"
         return [Finding("settings (kernel)", Outcome.WORKS, said, _KERNEL)]

@@ -2,67 +2,75 @@
 
 The choice is stored with its reason, which ``overlay status`` shows::
 
-    auto ──> do the settings need what no kernel supports? ─yes─> userspace, with the reason
-             does the kernel backend open (ESP, suites, rights, filter)? ─no─> userspace, likewise
-             ────────────────────────────────────────────────────────> xfrm
+    auto ──> do the settings need features that xfrm lacks? ─yes─> userspace, with the reason
+             does xfrm open (ESP, suites, rights, filter)? ──no──> userspace, likewise
+             ────────────────────────────────────────────────────> xfrm
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
-from typing import Any, Final
+from typing import Final, cast
 
 from overlay.config import Configuration
 from overlay.errors import BackendError, ConfigurationError
-from overlay.ipsec.suites import SUITES
 from overlay.ipsec.userspace.engine import UserspaceEngine
-from overlay.ipsec.xfrm.backend import XfrmBackend
-from overlay.ipsec.xfrm.entries import KERNEL_MAX_TEMPLATES
-from overlay.node.assembly import build_tfc
-from overlay.node.kernel_shell import KernelShell
+from overlay.node.backend_plugin import BackendFeatures, BackendPlugin, ShellSetup
 from overlay.node.operating_system import OperatingSystem
 from overlay.node.packet_shell import PacketShell
 from overlay.node.sockets import Sockets
 from overlay.node.userspace_shell import UserspaceShell
 from overlay.plugins import load_plugin
-from overlay.tfc.strategy import LinkHandle
 
-__all__ = ["Obstacle", "kernel_obstacle", "open_shell"]
+__all__ = ["Obstacle", "load_backend", "obstacle_of", "open_shell"]
 
 _AUTO: Final = "auto"
 _USERSPACE: Final = "userspace"
 _KERNEL: Final = "xfrm"
-_MOST_HOPS: Final = KERNEL_MAX_TEMPLATES - 1
 _CONFIGURED: Final = "[ipsec] backend names it"
 
 
 @dataclass(frozen=True, slots=True)
 class Obstacle:
-    """A configured feature that the kernel does not support, and what to write instead."""
+    """A configured feature that a backend does not have, and what to write instead."""
 
     what: str
     remedy: str
 
 
-def kernel_obstacle(configuration: Configuration, rng: Random) -> Obstacle | None:
-    """Return why no kernel can run a node with these settings, or None if a kernel might."""
-    if configuration.selection.hops > _MOST_HOPS:
-        return Obstacle(
-            f"the kernel carries circuits of at most {_MOST_HOPS} hops",
-            f"write [selection] hops = {_MOST_HOPS} or fewer",
+def load_backend(name: str) -> BackendPlugin:
+    """Return a registered backend.
+
+    Raises:
+        ConfigurationError: no backend with this name is registered, or it declares no features.
+    """
+    plugin = load_plugin("overlay.ipsec", name)
+    if not isinstance(getattr(plugin, "features", None), BackendFeatures):
+        raise ConfigurationError(
+            f'[ipsec] backend = "{name}" declares no features (overlay.node.backend_plugin); '
+            f'write "{_AUTO}", "{_USERSPACE}" or "{_KERNEL}".'
         )
-    if _wants_dummies(configuration, rng):
+    return cast(BackendPlugin, plugin())
+
+
+def obstacle_of(configuration: Configuration, name: str) -> Obstacle | None:
+    """Return why a backend cannot run a node with these settings, or None if it might."""
+    features = load_backend(name).features
+    if configuration.selection.hops > features.max_hops:
         return Obstacle(
-            "the kernel sends no dummy packets",
+            f'the backend "{name}" carries circuits of at most {features.max_hops} hops',
+            f"write [selection] hops = {features.max_hops} or fewer",
+        )
+    if not features.sends_dummies and _wants_dummies(configuration):
+        return Obstacle(
+            f'the backend "{name}" sends no dummy packets',
             f'choose another [tfc] strategy than "{configuration.tfc.strategy}", or no dummies',
         )
-    if configuration.forwarding.rules != "standard":
+    if not features.calls_forwarding_rules and configuration.forwarding.rules != "standard":
         return Obstacle(
-            "the kernel hands no packet to a plug-in",
+            f'the backend "{name}" passes no packet to a plug-in',
             'write [forwarding] rules = "standard"',
         )
     return None
@@ -79,7 +87,7 @@ def open_shell(
 
     Args:
         configuration: its ``[ipsec]`` section names a backend or ``auto``.
-        host: creates devices and filters of the userspace backend.
+        host: creates devices and filters.
         network: the UDP sockets of the node.
         rng: draws IVs and the SPIs of trial SAs.
         engine: a userspace engine that is used whatever the configuration says, or None.
@@ -91,80 +99,42 @@ def open_shell(
     if engine is not None:
         return UserspaceShell(configuration, host, network, engine, "the program brought it")
     name = configuration.ipsec.backend
-    backend = load_plugin("overlay.ipsec", _KERNEL if name == _AUTO else name)
-
-    def userspace(reason: str) -> PacketShell:
-        # A node that ran with the kernel backend here and was killed leaves SAs and policies.
-        host.clear_kernel_ipsec()
-        kind = load_plugin("overlay.ipsec", _USERSPACE if name == _AUTO else name)
-        return UserspaceShell(configuration, host, network, kind(rng=rng), reason)
-
+    setup = ShellSetup(configuration, host, network, rng, _CONFIGURED)
     if name == _AUTO:
-        return _best(configuration, network, rng, backend, userspace)
-    if issubclass(backend, UserspaceEngine):
-        return userspace(_CONFIGURED)
-    if not issubclass(backend, XfrmBackend):
-        raise ConfigurationError(
-            f'[ipsec] backend = "{name}" carries no packets for a node; '
-            f'write "{_AUTO}", "{_USERSPACE}" or "{_KERNEL}".'
-        )
-    obstacle = kernel_obstacle(configuration, rng)
+        return _best(setup)
+    obstacle = obstacle_of(configuration, name)
     if obstacle is not None:
         raise ConfigurationError(
-            f'[ipsec] backend = "{name}" cannot do what is configured, for {obstacle.what}: '
+            f'[ipsec] backend = "{name}" cannot do what is configured, because {obstacle.what}: '
             f'{obstacle.remedy}, or [ipsec] backend = "{_AUTO}".'
         )
-    return _kernel(configuration, network, rng, backend, _CONFIGURED)
+    return _open(name, setup)
 
 
-def _best(
-    configuration: Configuration,
-    network: Sockets,
-    rng: Random,
-    backend: Any,  # noqa: ANN401 - a plug-in, checked by what it does
-    userspace: Callable[[str], PacketShell],
-) -> PacketShell:
-    """Open the kernel backend, or the userspace backend if that fails."""
-    obstacle = kernel_obstacle(configuration, rng)
+def _best(setup: ShellSetup) -> PacketShell:
+    """Open the kernel's backend, or the userspace backend if that fails."""
+    obstacle = obstacle_of(setup.configuration, _KERNEL)
     if obstacle is not None:
-        return userspace(obstacle.what)
+        return _open(_USERSPACE, replace(setup, reason=obstacle.what))
     try:
         reason = "this kernel has ESP with the configured suites"
-        return _kernel(configuration, network, rng, backend, reason)
+        return _open(_KERNEL, replace(setup, reason=reason))
     except BackendError as error:
-        return userspace(str(error).rstrip("."))
+        return _open(_USERSPACE, replace(setup, reason=str(error).rstrip(".")))
 
 
-def _kernel(
-    configuration: Configuration,
-    network: Sockets,
-    rng: Random,
-    backend: Any,  # noqa: ANN401 - a plug-in, checked by its caller
-    reason: str,
-) -> PacketShell:
-    """Open the kernel backend.
-
-    Raises:
-        BackendError: the kernel lacks a configured suite, or the operating system refused.
-    """
-    with ExitStack() as opened:
-        kernel: XfrmBackend = backend(rng=rng)
-        opened.callback(kernel.close)
-        for suite in (configuration.ipsec.link_suite, configuration.ipsec.esp_suite):
-            if suite not in kernel.capabilities().suites:
-                raise BackendError(
-                    f"this kernel has no {SUITES[suite].name}: load its module, name another "
-                    f'suite in [ipsec], or write backend = "{_USERSPACE}".'
-                )
-        opened.pop_all()
-    return KernelShell(configuration, network, kernel, reason)
+def _open(name: str, setup: ShellSetup) -> PacketShell:
+    backend = load_backend(name)
+    if not backend.features.in_kernel:
+        # A node that ran with the kernel's backend here and was killed leaves SAs and policies.
+        setup.host.clear_kernel_ipsec()
+    return backend.open_shell(setup)
 
 
-def _wants_dummies(configuration: Configuration, rng: Random) -> bool:
-    """Tell whether the TFC strategy sends dummy packets.
-
-    Such a strategy sets a deadline as soon as a link opens, so a trial link shows it.
-    """
-    strategy = build_tfc(configuration, rng)
-    strategy.link_opened(LinkHandle(0), 0.0)
-    return strategy.next_deadline() < math.inf
+def _wants_dummies(configuration: Configuration) -> bool:
+    """Tell whether the TFC strategy sends dummy packets; yes if it does not say."""
+    name = configuration.tfc.strategy
+    tells: Callable[[object], bool] | None = getattr(
+        load_plugin("overlay.tfc", name), "sends_dummies", None
+    )
+    return tells is None or tells(configuration.plugin_settings("overlay.tfc", name))

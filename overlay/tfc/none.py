@@ -27,6 +27,12 @@ class NoTfc:
     def __init__(self, settings: NoTfcSettings, rng: Random) -> None:
         del settings, rng  # nothing to configure, nothing to draw
 
+    @classmethod
+    def sends_dummies(cls, settings: NoTfcSettings) -> bool:
+        """Return False."""
+        del settings
+        return False
+
     def pad_to(self, link_mtu: int) -> int:  # noqa: ARG002 - the Protocol's signature
         """Return 0: no padding."""
         return 0

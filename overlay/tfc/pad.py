@@ -60,6 +60,11 @@ class PadTfc:
         self._deadlines: dict[LinkHandle, float] = {}
         self._heap: list[tuple[float, LinkHandle]] = []
 
+    @classmethod
+    def sends_dummies(cls, settings: PadSettings) -> bool:
+        """Tell whether a rate of dummy packets is set."""
+        return settings.dummy_rate_pps > 0
+
     def pad_to(self, link_mtu: int) -> int:
         """Return ``link_mtu``: all packets get the largest size."""
         return link_mtu

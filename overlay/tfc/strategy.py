@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NewType, Protocol
+from typing import Any, NewType, Protocol
 
 __all__ = ["LinkHandle", "TfcStrategy"]
 
@@ -17,6 +17,15 @@ class TfcStrategy(Protocol):
     The node pads each link packet to :meth:`pad_to` (RFC 4303, section 2.7) and sends as
     many dummy packets (next header 59, RFC 4303, section 2.6) as :meth:`due` asks for.
     """
+
+    @classmethod
+    def sends_dummies(cls, settings: Any) -> bool:  # noqa: ANN401 - each has its own
+        """Tell whether a strategy with these settings ever sends dummy packets.
+
+        Not every IPsec backend can send them. If a strategy does not say, the node assumes that it
+        does.
+        """
+        ...
 
     def pad_to(self, link_mtu: int) -> int:
         """Return the ESP payload size to pad link packets to, 0 for no padding.

@@ -1,13 +1,12 @@
-"""One suite for every IpsecBackend: configurations in, counters out.
+"""One suite for every registered IPsec backend, also for those of other distributions.
 
-A backend joins by adding its factory to ``BACKENDS``; one that needs what the machine lacks
-skips with the reason.
+If the machine lacks what a backend needs, its tests are skipped with the reason.
 """
 
 import itertools
 import os
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import cache
 from random import Random
@@ -35,45 +34,45 @@ from overlay.ipsec.interface import (
 )
 from overlay.ipsec.suites import SUITES
 from overlay.ipsec.userspace.engine import UserspaceEngine
-from overlay.ipsec.xfrm.backend import XfrmBackend
+from overlay.node.backend_choice import load_backend
+from overlay.plugins import plugin_names
 from overlay.sensitive import SecretBytes
 
 
 @contextmanager
-def userspace() -> Iterator[IpsecBackend]:
-    engine = UserspaceEngine(rng=Random(1))
-    yield engine
-    engine.flush()
-
-
-@contextmanager
-def kernel() -> Iterator[IpsecBackend]:
-    """The kernel's IPsec, in a network namespace of its own."""
-    if reason := kernel_missing():
+def opened(name: str) -> Iterator[IpsecBackend]:
+    """Open a registered backend; the kernel's IPsec gets a network namespace of its own."""
+    plugin = load_backend(name)
+    if not plugin.features.in_kernel:
+        with plugin.open_backend(Random(1)) as made:
+            yield made
+        return
+    if reason := kernel_missing(name):
         pytest.skip(reason)
-    with Namespace("conformance") as host, host.call(lambda: XfrmBackend(rng=Random(1))) as made:
-        yield made
+    with Namespace("conformance") as host, ExitStack() as stack:
+        yield host.call(lambda: stack.enter_context(plugin.open_backend(Random(1))))
 
 
 @cache
-def kernel_missing() -> str:
+def kernel_missing(name: str) -> str:
     """Say why this kernel cannot serve, or nothing; asked once."""
     if missing := missing_requirements():
         return " ".join(missing)
     try:
-        with Namespace("probe") as host, host.call(lambda: XfrmBackend(rng=Random(1))):
+        with Namespace("probe") as host, ExitStack() as stack:
+            host.call(lambda: stack.enter_context(load_backend(name).open_backend(Random(1))))
             return ""
     except BackendError as error:
         return str(error)
 
 
-BACKENDS: dict[str, Callable[[], AbstractContextManager[IpsecBackend]]] = {
-    "userspace": userspace,
-    "xfrm": kernel,
-}
-if os.environ.get("CI") and kernel_missing():
-    # There tests/lab/test_kernel_xfrm_backend.py runs this suite in a kernel that has ESP.
-    del BACKENDS["xfrm"]
+def runs_here(name: str) -> bool:
+    """Tell whether to run: CI runs this suite in a kernel with ESP (test_kernel_xfrm_backend)."""
+    in_kernel = load_backend(name).features.in_kernel
+    return not (in_kernel and os.environ.get("CI") and kernel_missing(name))
+
+
+BACKENDS = [name for name in plugin_names("overlay.ipsec") if runs_here(name)]
 
 ALICE, MIX = Endpoint("127.0.0.1", 4500), Endpoint("127.0.0.2", 4500)
 V1 = bytes.fromhex("fd6d6978000000000000000000000001")
@@ -82,7 +81,7 @@ C0 = bytes.fromhex("fd636972000000000000000000000000")
 
 @pytest.fixture(params=BACKENDS)
 def backend(request):
-    with BACKENDS[request.param]() as made:
+    with opened(request.param) as made:
         yield made
 
 

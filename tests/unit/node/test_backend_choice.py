@@ -9,7 +9,9 @@ from overlay.errors import BackendError, ConfigurationError
 from overlay.ipsec.suites import SUITES
 from overlay.ipsec.userspace.engine import UserspaceEngine
 from overlay.node import backend_choice
-from overlay.node.backend_choice import kernel_obstacle, open_shell
+from overlay.node.backend_choice import obstacle_of, open_shell
+from overlay.node.backends import KernelBackend, UserspaceBackend
+from overlay.tfc.none import NoTfc
 
 RNG = Random(1)
 
@@ -38,13 +40,11 @@ def configured(tmp_path, text):
 def without_esp(monkeypatch):
     """A kernel that refuses, whatever the tests run on."""
 
-    def refuse(*, rng):
-        raise BackendError("installing a security association failed: the kernel has no ESP.")
+    class NoKernel(KernelBackend):
+        def open_shell(self, setup):
+            raise BackendError("installing a security association failed: the kernel has no ESP.")
 
-    class NoKernel(backend_choice.XfrmBackend):
-        __new__ = staticmethod(lambda cls, *, rng: refuse(rng=rng))
-
-    found = {"xfrm": NoKernel, "userspace": UserspaceEngine}
+    found = {"xfrm": NoKernel, "userspace": UserspaceBackend, "none": NoTfc}
     monkeypatch.setattr(backend_choice, "load_plugin", lambda group, name: found[name])
 
 
@@ -56,12 +56,12 @@ OBSTACLES = {
 
 @pytest.mark.parametrize("text", OBSTACLES)
 def test_settings_that_no_kernel_fulfils_are_told(tmp_path, text):
-    assert OBSTACLES[text] in kernel_obstacle(configured(tmp_path, text), RNG).what
+    assert OBSTACLES[text] in obstacle_of(configured(tmp_path, text), "xfrm").what
 
 
 @pytest.mark.parametrize("text", ["", '[tfc]\nstrategy = "pad"', "[selection]\nhops = 4"])
 def test_padding_and_four_hops_are_no_obstacle(tmp_path, text):
-    assert kernel_obstacle(configured(tmp_path, text), RNG) is None
+    assert obstacle_of(configured(tmp_path, text), "xfrm") is None
 
 
 @pytest.mark.parametrize("text", OBSTACLES)
