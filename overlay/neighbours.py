@@ -9,7 +9,7 @@ first packets often arrive before that proof, so they wait here.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -205,6 +205,24 @@ class Neighbours:
         for address, neighbour in list(self._neighbours.items()):
             if self._has_moved(neighbour):
                 self._links.rekey(address, now)
+
+    def published(
+        self,
+        address: OverlayAddress,
+        before: Collection[Endpoint],
+        after: Collection[Endpoint],
+        now: float,
+    ) -> None:
+        """Renew the link to a node whose descriptor named the link's endpoint and now does not.
+
+        Such a peer has moved. If this host is behind NAT, only its own packets reach the peer's new
+        endpoint, and the peer's packets arrive only after them.
+        """
+        neighbour = self._neighbours.get(address)
+        if neighbour is None or neighbour.endpoint in after:
+            return
+        if neighbour.endpoint in before:
+            self._links.rekey(address, now)
 
     def _has_moved(self, neighbour: _Neighbour) -> bool:
         try:

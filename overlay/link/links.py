@@ -115,7 +115,11 @@ class Links:
             outbox=Outbox(),
             clock=clock or InitiationClock(),
             local_endpoint=local_endpoint,
+            endpoints=PeerEndpoints(
+                allow_private=settings.allow_private_endpoints, most=settings.max_known_initiators
+            ),
         )
+        self.endpoints = self._services.endpoints
         credentials = self._services.credentials
         keys = ReceiverKeys.of(credentials.link_key, credentials.network_hash)
         self._sieve = DatagramFilter(keys, self._services.numbers)
@@ -127,9 +131,6 @@ class Links:
         self._accepted = AcceptedTable(settings)
         self._half_open = HalfOpenTable(settings)
         self._offering: set[OverlayAddress] = set()
-        self.endpoints = PeerEndpoints(
-            allow_private=settings.allow_private_endpoints, most=settings.max_known_initiators
-        )
         self._drops: Counter[LinkDrop] = Counter()
         self._deadline: float | None = math.inf
         self._probes = MtuProbes(rng, self._services.outbox, probes=probes_sizes)

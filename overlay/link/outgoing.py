@@ -31,6 +31,10 @@ genuine ones, because the responder sends one for each wrong cookie."""
 _STAGGER_S: Final = 0.25
 """Pause before the next endpoint is tried (Connection Attempt Delay, RFC 8305, section 5)."""
 
+_REKEY_STAGGER_S: Final = 0.1
+"""The same pause in a rekeying. It is shorter, because the link may carry nothing meanwhile, and
+the answer must arrive before the next attempt (after 0.5 s), which accepts no earlier answer."""
+
 
 _INSIST_S: Final = 0.4
 """Pause between two copies to a silent peer. Even a peer that reads only a tenth of its datagrams
@@ -94,8 +98,14 @@ class OutgoingHandshake:
         return min(self.backoff.deadline, self._copy_at)
 
     def attempt(self, now: float) -> None:
-        """Send a new initiation to the first endpoint, and schedule copies to the others."""
+        """Send a new initiation to the first endpoint, and schedule copies to the others.
+
+        A rekeying also tries the endpoints that the peer publishes by now, because the peer or the
+        NAT before it may have changed the endpoint in use.
+        """
         self.abandon()
+        if self._pair_cookie is not None:
+            self._peer = self._services.endpoints.as_published(self._peer)
         self._attempts += 1
         self.backoff.advance(now)
         numbers, address = self._services.numbers, self._peer.overlay_address
@@ -114,7 +124,8 @@ class OutgoingHandshake:
         self._tried = self._sampled_cookies()
         self._excess = 0
         first, *self._copies = self._peer.endpoints
-        self._stagger_s = min(_STAGGER_S, (self.backoff.next_at - now) / (len(self._copies) + 1))
+        pause_s = _STAGGER_S if self._pair_cookie is None else _REKEY_STAGGER_S
+        self._stagger_s = min(pause_s, (self.backoff.next_at - now) / (len(self._copies) + 1))
         self._copy_at = math.inf
         self._plan_copies(now)
         self._send(self._sent, first, self._pair_cookie or self._cookies.get(first))

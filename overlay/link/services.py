@@ -1,4 +1,4 @@
-"""The objects that all links of a node share: numbers, outbox, clock and random source."""
+"""The objects that all links of a node share, such as numbers, outbox, clock and endpoints."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from overlay.ipsec.interface import Spi
 from overlay.link.endpoint_proof import EndpointProof
 from overlay.link.events import LinkEvent
 from overlay.link.exchange import Credentials
+from overlay.link.peer_endpoints import PeerEndpoints
 from overlay.link.replay import InitiationClock
 from overlay.link.settings import LinkSettings
 
@@ -144,6 +145,7 @@ class LinkServices:
     outbox: Outbox
     clock: InitiationClock
     local_endpoint: Callable[[Endpoint], Endpoint | None]
+    endpoints: PeerEndpoints
 
     def new_proof(self, in_use: Endpoint | None, source: Endpoint) -> EndpointProof:
         """Return the state machine that finds out where the peer of a new pair is."""

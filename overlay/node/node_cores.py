@@ -36,6 +36,8 @@ from overlay.demultiplexer import Channel, Demultiplexed, demultiplex, frame
 from overlay.dht.core import Dht
 from overlay.dht.events import (
     BootstrapUnreachable,
+    DescriptorFound,
+    DescriptorRenewed,
     DhtCount,
     DhtEvent,
     EclipseSuspected,
@@ -121,6 +123,7 @@ class NodeCores:
         self.dht_traffic = DhtTraffic()
         self._network = network
         self._forget_inner_addresses = forget_inner_addresses
+        links.endpoints.published = self._published
         chores.every(_TIDY_INTERVAL_S, "tidy", self._tidy, first=0.0)
 
     def receive(self, batch: Sequence[tuple[bytes, Endpoint]], now: float) -> bool:
@@ -247,6 +250,9 @@ class NodeCores:
         return bool(packets or framed)
 
     def _dht_event(self, event: DhtEvent, now: float) -> None:
+        if isinstance(event, DescriptorFound | DescriptorRenewed):
+            self._descriptor_event(event, now)
+            return
         self.table.take(event, now)
         match event:
             case Joined(contacts=contacts):
@@ -268,6 +274,21 @@ class NodeCores:
                 self.reach_changed(event, now)
             case _:
                 pass
+
+    def _descriptor_event(self, event: DescriptorFound | DescriptorRenewed, now: float) -> None:
+        node_id = event.descriptor.node_id
+        before = self.table.get(node_id)
+        self.table.take(event, now)
+        after = self.table.get(node_id)
+        if before is not None and after is not None and before is not after:
+            address = after.overlay_address
+            self.neighbours.published(address, before.endpoints, after.endpoints, now)
+
+    def _published(self, overlay_address: OverlayAddress) -> tuple[Endpoint, ...]:
+        """Return where a node can be reached, as this node knows it now."""
+        descriptor = self.table.by_overlay_address(overlay_address)
+        published = descriptor.endpoints if descriptor is not None else ()
+        return (*self.nearby(overlay_address), *published)
 
     def _as_known(self, peer: LinkPeer) -> LinkPeer:
         """Return the peer as its descriptor describes it, if this node has that descriptor.

@@ -129,12 +129,16 @@ class World:
         self.now = START
         self.heap, self.order = [], itertools.count()
         self.nodes, self.crashed, self.wire = {}, set(), []
+        self.admits = {}
+        """From which endpoints the NAT before an endpoint admits packets, if there is a NAT."""
         self.all = [SimulatedNode(self, n + 1, exits=n >= count - exits) for n in range(count)]
         for node in self.all:
             self.nodes[node.endpoint] = node
 
     def carry(self, datagram, source, to):
         self.wire.append((source, to, bytes(datagram)))
+        if source in self.admits:
+            self.admits[source].add(to)
         heapq.heappush(
             self.heap, (self.now + DELAY_S, next(self.order), bytes(datagram), source, to)
         )
@@ -184,7 +188,8 @@ class World:
     def _deliver(self):
         _, _, datagram, source, to = heapq.heappop(self.heap)
         node = self.nodes.get(to)
-        if node is not None and to not in self.crashed:
+        admitted = to not in self.admits or source in self.admits[to]
+        if node is not None and to not in self.crashed and admitted:
             node.cores.receive([(datagram, source)], self.now)
 
     def join_all(self):

@@ -227,3 +227,26 @@ def test_a_relay_that_moved_is_found_by_a_source_that_needs_it(world):
     [again] = alice.cores.paths.request_all([terms], world.now)
     alice.cores.settle(world.now)
     assert world.run(30, until=lambda: again.state is PathState.OPEN), again.error
+
+
+def test_a_circuit_goes_on_where_only_its_source_can_reach_the_moved_relay(world):
+    """The source's NAT admits no packet from an endpoint to which the source has not sent."""
+    alice = world.all[1]
+    path = open_path(world, alice)
+    inner = path.carried_address
+    leaving, first = exit_of(world, path), world.nodes[path.mix_path.hops[0].endpoints[0]]
+    world.admits[alice.endpoint] = {each.endpoint for each in world.all}
+    world.move(first, Endpoint("11.99.0.1", 4500))
+    world.run(0.7)  # until other nodes store the new descriptor
+    alice.cores.dht.crawl(world.now)
+    alice.cores.settle(world.now)
+    assert world.run(1, until=lambda: first.endpoint in world.admits[alice.endpoint])
+    world.run(0.5)
+    packet = inner_packet(path)
+    alice.cores.datapath.from_source_device([packet], world.now)
+    assert world.run(1, until=lambda: leaving.exit_device.written)
+    answer = bytes(IP(src=HOST, dst=IP(packet).src) / UDP(sport=53, dport=4000) / Raw(b"here"))
+    leaving.cores.datapath.send([answer], world.now)
+    assert world.run(1, until=lambda: alice.source_device.written)
+    world.run(60)
+    assert (path.state, path.carried_address) == (PathState.OPEN, inner), "it was not rebuilt"

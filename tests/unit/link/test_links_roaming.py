@@ -168,3 +168,58 @@ def test_recorded_notices_from_elsewhere_move_no_link():
         lab.run(NOW + 5 + step / 10, NOW + 5.05 + step / 10)
     assert never_at_evil(alice, bob)
     assert no_end(alice, bob)
+
+
+def publishing(*hosts: Host, fallback: tuple[Endpoint, ...] = ()) -> None:
+    """Let each host know what the others publish: where they are, behind a fallback."""
+    known = {host.identity.overlay_address: host for host in hosts}
+    for host in hosts:
+        host.links.endpoints.published = lambda peer: (*fallback, known[peer].endpoint)
+
+
+@pytest.mark.parametrize("first", ["alice", "bob"])
+def test_a_link_whose_ends_move_at_once_goes_on_at_what_they_publish(first):
+    alice, bob, lab = linked(initiator=True)
+    publishing(alice, bob)
+    move(lab, alice, Endpoint("9.9.9.9", 1234))
+    move(lab, bob, Endpoint("7.7.7.7", 4321))
+    one, other = (alice, bob) if first == "alice" else (bob, alice)
+    one.links.rekey(other.identity.overlay_address, NOW + 5)
+    lab.run(NOW + 5, NOW + 6)
+    assert (place(alice), place(bob)) == (bob.endpoint, alice.endpoint)
+    lab.run(NOW + 6, NOW + 1000)
+    assert no_end(alice, bob)
+    assert mirrored(alice, bob)
+
+
+def test_a_rekeying_under_way_finds_an_endpoint_that_is_published_later():
+    alice, bob, lab = linked(initiator=True)
+    move(lab, alice, Endpoint("9.9.9.9", 1234))
+    move(lab, bob, Endpoint("7.7.7.7", 4321))
+    alice.links.rekey(bob.identity.overlay_address, NOW + 5)
+    lab.run(NOW + 5, NOW + 5.1)
+    publishing(alice, bob)
+    lab.run(NOW + 5.1, NOW + 7)
+    assert (place(alice), place(bob)) == (bob.endpoint, alice.endpoint)
+    assert no_end(alice, bob)
+
+
+def test_a_rekeying_asks_no_published_endpoint_if_the_one_in_use_answers():
+    alice, bob, lab = linked(initiator=True)
+    publishing(alice, bob, fallback=(Endpoint("6.6.6.6", 1),))
+    lab.sent.clear()
+    alice.links.rekey(bob.identity.overlay_address, NOW + 5)
+    lab.run(NOW + 5, NOW + 8)
+    assert {target for *_, target in lab.sent} == {alice.endpoint, bob.endpoint}
+
+
+def test_a_rekeying_asks_no_endpoint_of_another_ip_version_or_that_is_not_allowed():
+    alice, bob, lab = linked(initiator=True)
+    fallback = (Endpoint("2a00:db8::1", 4500), Endpoint("192.168.1.1", 4500))
+    publishing(alice, bob, fallback=fallback)
+    move(lab, bob, Endpoint("7.7.7.7", 4321))
+    lab.sent.clear()
+    alice.links.rekey(bob.identity.overlay_address, NOW + 5)
+    lab.run(NOW + 5, NOW + 6)
+    assert place(alice) == bob.endpoint
+    assert {target for *_, target in lab.sent}.isdisjoint(fallback)

@@ -231,6 +231,21 @@ def test_where_sas_bear_the_addresses_of_a_link_later_keys_have_them_too(world):
     assert (world.link_sas(), world.circuits.lost) == (0, [MIX.overlay_address])
 
 
+def test_a_link_is_renewed_only_if_the_peer_no_longer_publishes_the_links_endpoint(world):
+    elsewhere, behind = Endpoint("192.0.2.3", 4500), Endpoint("192.0.2.4", 4500)
+    world.establish(MIX, 1000, 2000)
+    address = MIX.overlay_address
+    for before, after in (
+        ((THERE,), (elsewhere, THERE)),
+        ((elsewhere,), (behind,)),  # the peer is behind NAT: it never named the link's endpoint
+    ):
+        world.neighbours.published(address, before, after, NOW)
+    world.neighbours.published(MALLORY.overlay_address, (THERE,), (elsewhere,), NOW)
+    assert world.links.renewed == []
+    world.neighbours.published(address, (THERE,), (elsewhere,), NOW)
+    assert world.links.renewed == [(address, False)]
+
+
 class Fixed(UserspaceEngine):
     """A backend that cannot move links."""
 
