@@ -108,10 +108,12 @@ def _tested(endpoint: str, standing: str) -> Finding:
     if standing == Standing.REACHABLE:
         return Finding(subject, Outcome.WORKS, "test messages of other nodes arrive there")
     if standing == Standing.UNREACHABLE:
+        way = "forward this UDP port to the node at the router"
+        if endpoint.startswith("["):  # a router translates no IPv6 addresses
+            way = "permit this UDP port to the node in the router's packet filter"
         said = (
             "no test message of other nodes arrives there, so the node offers no role over it; "
-            "forward this UDP port to the node at the router and permit it in the packet filter, "
-            "or set [roles] relay = false."
+            f"{way}, permit it in this host's packet filter, or set [roles] relay = false."
         )
         return Finding(subject, Outcome.LACKS, said, (Purpose.ADVICE,))
     said = "not tested yet; a test needs three other nodes in different networks"

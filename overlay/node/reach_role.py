@@ -13,7 +13,7 @@ test. The tests themselves are in ``overlay.dht.reach_tests``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from overlay.addresses import Endpoint, version_of
 from overlay.dht.events import ReachChanged, Standing
@@ -48,11 +48,10 @@ class ReachRole:
         lost = [each for each in published if each not in self.offered(published)]
         if not lost:
             return ()
-        ports = " and ".join(f"UDP port {port}" for port in sorted({each.port for each in lost}))
-        versions = " and ".join(f"IPv{v}" for v in sorted({version_of(each) for each in lost}))
+        ways = " and ".join(way for version in (4, 6) for way in _ways_in(version, lost))
         remedy = (
-            f"forward {ports} ({versions}) to this node at the router and permit it in this "
-            "host's packet filter, or run as a client with [roles] relay = false"
+            f"{ways}, permit it in this host's packet filter, or run as a client with [roles] "
+            "relay = false"
         )
         where = ", ".join(map(str, lost))
         if len(lost) == len(published):
@@ -73,3 +72,15 @@ class ReachRole:
             _log.warning("reachability.not_reached", version=version, offers_roles=serves)
         else:
             _log.info("reachability.reached", version=version)
+
+
+def _ways_in(version: int, lost: Iterable[Endpoint]) -> list[str]:
+    """Return what a router must do for endpoints of an IP version; [] if there is none."""
+    numbers = sorted({each.port for each in lost if version_of(each) == version})
+    if not numbers:
+        return []
+    ports = " and ".join(f"UDP port {number}" for number in numbers)
+    if version == 4:
+        return [f"forward {ports} (IPv4) to this node at the router"]
+    # A router translates no IPv6 addresses, but its filter often drops what was not asked for.
+    return [f"permit {ports} (IPv6) to this node in the router's packet filter"]

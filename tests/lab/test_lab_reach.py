@@ -1,11 +1,13 @@
-"""Nodes behind a masquerading router: other nodes test whether they are reached.
+"""Nodes behind a router at home: other nodes test whether they are reached.
 
 ::
 
-    boot, one, two, exit ── core ── home (masquerades) ─┬─ first  192.168.7.2
-                                                        └─ second 192.168.7.3
+    boot, one, two, exit ── core ── home ─┬─ first  192.168.7.2, fd00:5:7::2
+                                          └─ second 192.168.7.3
 
-Both inner nodes advertise the router's address; it forwards no port at first.
+The router masquerades IPv4, and accepts IPv6 from outside only as an answer. Both inner nodes
+advertise the router's IPv4 address; it forwards no port at first. ``first`` also has an IPv6
+address of its own.
 """
 
 import ipaddress
@@ -39,6 +41,7 @@ class HomeOverlay:
                     directory / name,
                     exits=name == "exit",
                     settings=SETTINGS,
+                    listen=(f"0.0.0.0:{PORT}", f"[::]:{PORT}"),
                 )
                 for name in OUTSIDE
             }
@@ -55,11 +58,14 @@ class HomeOverlay:
 
     def _masquerade(self):
         space = self.home.namespace
-        space.set_kernel(ipv4__ip_forward=1)
+        space.set_kernel(ipv4__ip_forward=1, ipv6__conf__all__forwarding=1)
+        to_home = f"via {self.home.ipv6.ip} dev {self.home.core_interface}"
+        self.underlay.core.configure([f"route add {LAN6} {to_home}"])
         space.configure(
             [
                 "link add lan type bridge",
                 "address add 192.168.7.1/24 dev lan",
+                f"address add {LAN6[1]}/64 dev lan nodad",
                 "link set lan up",
             ]
         )
@@ -83,13 +89,22 @@ class HomeOverlay:
                 "route add default via 192.168.7.1",
             ]
         )
-        ipv6 = ipaddress.IPv6Interface("fd00:ffff::1/128")
+        ipv6 = ipaddress.IPv6Interface((LAN6[number], 64))
+        listen, advertised = [f"0.0.0.0:{port(number)}"], [f"{self.home.ipv4.ip}:{port(number)}"]
+        if name == "first":
+            space.configure(
+                [
+                    f"address add {ipv6} dev eth0 nodad",
+                    f"route add default via {LAN6[1]}",
+                ]
+            )
+            listen.append(f"[::]:{port(number)}")
+            advertised.append(f"[{ipv6.ip}]:{port(number)}")
         host = LaboratoryHost(
             name, space, self.home.namespace, address, ipv6, "eth0", f"in{number}"
         )
-        node = NodeProcess(host, directory, settings=SETTINGS, listen=(f"0.0.0.0:{port(number)}",))
-        advertised = json.dumps([f"{self.home.ipv4.ip}:{port(number)}"])
-        added = f"[network]\nadvertise = {advertised}\nreachability_test_s = 5"
+        node = NodeProcess(host, directory, settings=SETTINGS, listen=listen)
+        added = f"[network]\nadvertise = {json.dumps(advertised)}\nreachability_test_s = 5"
         written = node.configuration.read_text()
         node.configuration.write_text(written.replace("[network]", added))
         return node
@@ -98,6 +113,10 @@ class HomeOverlay:
         number = INSIDE[name]
         rule = f"udp dport {port(number)} dnat to 192.168.7.{number}:{port(number)}"
         self.home.namespace.run(["nft", f"add rule ip home inwards iifname eth0 {rule}"])
+
+    def permit_ipv6(self, name):
+        rule = f"udp dport {port(INSIDE[name])} accept"
+        self.home.namespace.run(["nft", f"insert rule ip6 home forwards {rule}"])
 
     def __enter__(self):
         try:
@@ -120,7 +139,15 @@ class HomeOverlay:
         self.underlay.close()
 
 
+LAN6 = ipaddress.IPv6Network("fd00:5:7::/64")
+
 MASQUERADE = """
+table ip6 home {
+  chain forwards {
+    type filter hook forward priority 0;
+    iifname "eth0" ct state != { established, related } drop
+  }
+}
 table ip home {
   chain inwards { type nat hook prerouting priority -100; }
   chain outwards { type nat hook postrouting priority 100; oifname "eth0" masquerade; }
@@ -138,9 +165,10 @@ def overlay(laboratory, tmp_path_factory):
         yield made
 
 
-def found(node):
-    """What the tests have shown of a node's only endpoint."""
-    return next(iter(getattr(status(node), "reachability", {"": ""}).values()), "")
+def found(node, version=4):
+    """What the tests have shown of a node's endpoint of an IP version."""
+    told = getattr(status(node), "reachability", {})
+    return next((each for at, each in told.items() if at.startswith("[") is (version == 6)), "")
 
 
 def roles_known(asking, node):
@@ -151,7 +179,8 @@ def roles_known(asking, node):
 
 def test_a_node_that_no_port_leads_to_offers_no_role_until_one_does(overlay):
     first, boot = overlay["first"], overlay["boot"]
-    wait_until("the tests' result", lambda: found(first) == "not reachable", timeout_s=60)
+    refused = lambda: {found(first), found(first, 6)} == {"not reachable"}  # noqa: E731 - short
+    wait_until("the tests' results", refused, timeout_s=60)
     now = status(first)
     assert now.roles == ()
     assert "do not reach this node at" in now.verdict
@@ -159,15 +188,20 @@ def test_a_node_that_no_port_leads_to_offers_no_role_until_one_does(overlay):
     wait_until("others learning of it", lambda: roles_known(boot, first) == (), timeout_s=60)
     assert now.joined, "it goes on as a client"
     assert now.mix_nodes >= len(OUTSIDE) - 1
-    [told] = [line for line in first.log.read_text().splitlines() if "not_reached" in line]
-    assert "reachability.not_reached version=4 offers_roles=False" in told
+    assert f"permit UDP port {port(2)} (IPv6) to this node in the router's" in now.verdict
+    one, other = (line for line in first.log.read_text().splitlines() if "not_reached" in line)
+    assert {4, 6} == {int(each.partition("version=")[2][0]) for each in (one, other)}
+    assert "offers_roles=False" in other
     overlay.forward("first")
     wait_until("the next test", lambda: found(first) == "reachable", timeout_s=60)
     assert status(first).roles == ("relay",)
     wait_until("the role known", lambda: roles_known(boot, first) == ("relay",), timeout_s=60)
+    assert any("(IPv6)" in problem for problem in status(first).network_problems)
+    overlay.permit_ipv6("first")
+    wait_until("the test over IPv6", lambda: found(first, 6) == "reachable", timeout_s=60)
     assert status(first).network_problems == ()
     for name in OUTSIDE:
-        assert found(overlay[name]) == "reachable"
+        assert (found(overlay[name]), found(overlay[name], 6)) == ("reachable", "reachable")
 
 
 def test_two_nodes_behind_one_router_reach_each_other_at_their_local_addresses(overlay):

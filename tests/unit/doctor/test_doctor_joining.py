@@ -12,7 +12,7 @@ from overlay.control.service import StatusReport
 from overlay.doctor import Outcome, Setup
 from overlay.doctor.findings import NodeStatus
 from overlay.doctor.joining import bootstrap_nodes, datagram_filters
-from overlay.doctor.network import link_sizes, udp_ports
+from overlay.doctor.network import link_sizes, reachability, udp_ports
 from overlay.system.endpoint_probe import endpoint_errors
 from overlay.system.foreign_filters import Direction, ForeignChain
 
@@ -132,3 +132,12 @@ def test_an_address_that_the_host_lacks_does_not_keep_the_node_from_starting():
     assert found.outcome is Outcome.LACKS
     assert not found.required_by(setup.purposes)
     assert "does not have that address at present" in found.said
+
+
+def test_what_a_router_must_do_depends_on_the_ip_version():
+    lost = {IPV4: "not reachable", IPV6: "not reachable"}
+    told = {
+        each.subject: each.said for each in reachability(running(replace(ALONE, reachability=lost)))
+    }
+    assert "forward this UDP port to the node at the router" in told[f"reached at {IPV4}"]
+    assert "permit this UDP port to the node in the router's" in told[f"reached at {IPV6}"]

@@ -118,7 +118,7 @@ def test_the_problem_says_which_port_to_forward_or_to_be_a_client():
     [wholly] = role.problems((SIX,))
     assert "so it offers no role to others and works as a client" in wholly
     for problem in (partly, wholly):
-        assert "forward UDP port 4500 (IPv6) to this node at the router" in problem
+        assert "permit UDP port 4500 (IPv6) to this node in the router" in problem
         assert "[roles] relay = false" in problem
     assert role.report(BOTH) == {str(FOUR): "untested", str(SIX): "not reachable"}
 
