@@ -26,7 +26,7 @@ def exposed(
     missing: each of the three blocks packets on its own (docs/decisions/0036).
 
     Args:
-        unguarded: what the kill switch could not block.
+        unguarded: the destinations that the kill switch could not block.
         missing: names of missing kernel state.
         all_terms: the terms of all paths.
     """

@@ -1,4 +1,4 @@
-"""The node as a Python program uses it: a context, and anonymous paths inside it."""
+"""The node for Python programs: a context manager, and anonymous paths inside it."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ _log = EventLog(__name__)
 
 @dataclass(frozen=True, slots=True)
 class AnonymousPath:
-    """Open paths: from now on any program's packets to ``destinations`` travel through them.
+    """Open paths, which carry the packets of all programs to ``destinations``.
 
-    Each destination has a path of its own. ``number`` and ``destination`` are the first one's.
+    Each destination has a path of its own. ``number`` and ``destination`` are those of the first.
     """
 
     numbers: tuple[int, ...]
@@ -52,31 +52,31 @@ class AnonymousPath:
         return self.destinations[0]
 
     def report(self) -> PathReport:
-        """Return how the first path is now: hops, inner addresses, what stays open."""
+        """Return the state of the first path: hops, inner addresses, what stays open."""
         return self._report(self.number)
 
     def reports(self) -> list[PathReport]:
-        """Return how all paths are now, in the order of the destinations."""
+        """Return the state of all paths, in the order of the destinations."""
         return [self._report(number) for number in self.numbers]
 
 
 class OverlayNode:
-    """One participant of the overlay; an async context manager.
+    """One node of the overlay; an async context manager.
 
-    Leaving it stops the node. Destinations of paths that were not closed stay blocked, however
-    it was left: normally, by cancellation or with an error. The next node with the same state
-    directory restores the paths. To free the destinations, close the paths before leaving
+    Leaving the context stops the node. Destinations of paths that were not closed stay blocked,
+    also after cancellation or an error. The next node with the same state directory restores the
+    paths. To release the destinations, close the paths before leaving
     (``await node.service.close_path(None)``), or run ``overlay stop --release`` afterwards.
 
     Args:
-        configuration: what the user wants.
-        identity: this node's keys.
-        rng: randomness; the system's unless a test seeds it.
-        engine: a userspace IPsec engine; as configured, unless a laboratory watches one.
-        host: the operating system; Linux unless a test has another.
+        configuration: the settings of the node.
+        identity: the keys of the node.
+        rng: source of randomness; the operating system's by default.
+        engine: a userspace IPsec engine that is used whatever the configuration says.
+        host: the operating system; Linux by default.
 
     If the host's time is set by more than two minutes, :meth:`wait_stopped` returns and
-    ``clock_was_set`` is True: the caller makes a new node, as :func:`run_node` does.
+    ``clock_was_set`` is True. Then the caller must create a new node, as :func:`run_node` does.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class OverlayNode:
         """Start the node.
 
         Raises:
-            RuntimeError: this is no trio program, or the node was entered before.
+            RuntimeError: no trio program is running, or the node was entered before.
             OverlayError: the node could not start.
         """
         _insist_on_trio()
@@ -137,7 +137,7 @@ class OverlayNode:
 
     @property
     def service(self) -> NodeService:
-        """What the node does for its owner.
+        """The service of the running node: paths, status and peers.
 
         Raises:
             RuntimeError: the node does not run.
@@ -151,7 +151,7 @@ class OverlayNode:
         await self._stopped.wait()
 
     def stop(self) -> None:
-        """Ask whoever runs the node to leave its context."""
+        """Let :meth:`wait_stopped` return, so that the caller leaves the context."""
         self._stopped.set()
 
     @asynccontextmanager
@@ -164,30 +164,30 @@ class OverlayNode:
         via: Iterable[Hop] = (),
         both_versions: bool | None = None,
     ) -> AsyncIterator[AnonymousPath]:
-        """Carry packets to ``destination`` through anonymous circuits while inside.
+        """Carry packets to ``destination`` through anonymous circuits inside the context.
 
-        Left normally, the paths are closed and their destinations are free again, except for
-        those that ``[paths] permanent`` lists. Left with an error or by cancellation, the
-        destinations stay blocked, and the next call for them takes the paths over; so does the
-        next process after one that died.
+        At the normal end of the context the paths are closed and their destinations released,
+        except for those in ``[paths] permanent``. After an error or a cancellation the destinations
+        stay blocked, and the next call for them takes the paths over. The same holds for the next
+        process if this one dies.
 
         Args:
             destination: an address or a prefix, or several of them, as text or as values of
-                :mod:`ipaddress`. All are guarded before the first circuit is begun.
-            hops: Mix-nodes between here and there, the exit included, 1 to 5; configured if None.
-            strategy: a path selection strategy's name; configured if None.
+                :mod:`ipaddress`. All are blocked before the first circuit is begun.
+            hops: number of Mix-nodes, the exit included, 1 to 5; as configured if None.
+            strategy: name of a path selection strategy; as configured if None.
             via: the first hops in order: entries of ``service.peers()``, or node ids or overlay
                 addresses, as text or bytes.
-            both_versions: whether to block the other IP version while inside, except for local
-                addresses; configured if None.
+            both_versions: whether to block the other IP version meanwhile, except for local
+                addresses; as configured if None.
 
         Raises:
-            TypeError: an argument is of a type that is never right.
-            PathError: a path could not be had. If none of several could, nothing remains.
-                Otherwise all destinations stay blocked or carried until they are closed.
-            ConfigurationError: the request itself is not possible.
-            BackendError: this host refused what a path needs; or, at the end, to free the
-                destination, which then stays blocked for now.
+            TypeError: an argument has a wrong type.
+            PathError: a path could not be opened. If no path of the request was opened, nothing
+                remains. Otherwise all destinations stay blocked or carried until they are closed.
+            ConfigurationError: the request is not possible.
+            BackendError: this host refused a change that a path needs. At the end of the context:
+                it refused to release the destination, which stays blocked for now.
         """
         service = self.service
         request = request_of(
@@ -236,9 +236,9 @@ async def run_node(
     host: OperatingSystem | None = None,
     task_status: trio.TaskStatus[Callable[[], int]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Run a node with its control socket until it is told to stop, or cancelled.
+    """Run a node with its control socket until it is stopped or cancelled.
 
-    If the host's time is set, the node starts anew, with its destinations blocked meanwhile.
+    If the host's time is set, the node starts again. Its destinations stay blocked meanwhile.
     ``engine`` and ``host`` are as for :class:`OverlayNode`. ``task_status`` gets a function that
     returns how many destinations are blocked or carried, or were so when the node stopped.
 
@@ -278,7 +278,7 @@ def _insist_on_trio() -> None:
 
 @contextlib.contextmanager
 def _undisguised() -> Iterator[None]:
-    """Raise the error of a nursery that nobody outside knows of as itself, not as a group."""
+    """Raise the error of an inner nursery as itself and not as a group."""
     try:
         yield
     except BaseExceptionGroup as group:
@@ -289,7 +289,7 @@ def _undisguised() -> Iterator[None]:
 
 
 def _leave_scopes(service: NodeService, numbers: Sequence[int]) -> None:
-    """Close every path of a scope, then raise what the host refused first, if anything."""
+    """Close every path of a scope, then raise the first refusal of the host, if there was one."""
     refusal: BackendError | None = None
     for number in numbers:
         try:

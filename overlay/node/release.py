@@ -1,7 +1,7 @@
-"""What no node keeps any more: destinations that stay blocked, seen and freed without one.
+"""Show and release destinations that stay blocked although no node runs.
 
-A node that stopped or was killed leaves destinations blocked. The user can free them without
-starting another node; that takes the same rights as guarding them did.
+A node that stopped or was killed leaves destinations blocked. The user can release them without
+starting another node. This needs the same rights as blocking them.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ _MARKERS: Final = frozenset(block[0] for block in BLOCKED_FAMILY.values())
 
 @dataclass(frozen=True, slots=True)
 class Freed:
-    """Destinations whose guard was ended, and how many of them the configuration lists.
+    """Released destinations, and how many of them the configuration lists.
 
-    ``versions`` are IP versions that were blocked as a whole and no longer are.
+    ``versions`` are IP versions that were blocked as a whole and were released.
     """
 
     destinations: tuple[IpNetwork, ...]
@@ -44,10 +44,10 @@ class Freed:
 
 
 def blocked_here() -> list[IpNetwork]:
-    """Return the destinations that this host's kernel blocks for want of a circuit, or carries.
+    """Return the destinations that this host's kernel blocks or carries.
 
-    It takes no rights and changes nothing. Where the kernel does not answer, there is nothing
-    to tell; what only the packet filter still blocks is found by :func:`free_blocked`.
+    This needs no rights and changes nothing. If the kernel does not answer, the result is empty.
+    :func:`free_blocked` also finds destinations that only the packet filter still blocks.
     """
     try:
         with Rtnetlink() as routes:
@@ -59,7 +59,7 @@ def blocked_here() -> list[IpNetwork]:
 
 
 def guard_is_owned() -> bool:
-    """Tell whether a node that runs on this host owns the guard; it takes no rights."""
+    """Tell whether a running node on this host owns the kill switch; this needs no rights."""
     try:
         return socket.if_nametoindex(f"{LOCK_PREFIX}guard-{GUARD_TABLE}") > 0
     except OSError:
@@ -71,11 +71,11 @@ def free_blocked(
     only: Collection[IpNetwork] | None = None,
     host: OperatingSystem | None = None,
 ) -> Freed:
-    """End the guard of destinations that a node left here, and forget their paths on the disk.
+    """Release destinations that a node left blocked here, and remove their paths from the disk.
 
     Args:
         configuration: of the node; it names the state directory.
-        only: the destinations; None frees everything that is guarded or remembered.
+        only: the destinations; None releases everything that is blocked or remembered.
         host: the operating system; Linux unless a test has another.
 
     Raises:
@@ -91,7 +91,7 @@ def free_blocked(
         free = [prefix for prefix in guarded if prefix not in needed]
         # The first prefix of a blocked version marks it as blocked, so these go last.
         free.sort(key=lambda prefix: prefix in _MARKERS)
-        if free or not needed:  # without prefixes too: a table that names none goes as well
+        if free or not needed:  # also without prefixes, so that an empty table is removed
             guard.release(*free)
         if all_terms:
             file.save([terms for terms in all_terms if terms.destination in needed])
@@ -111,12 +111,12 @@ def free_blocked(
 def _needed(
     guarded: list[IpNetwork], all_terms: list[PathTerms], freed: Collection[IpNetwork]
 ) -> set[IpNetwork]:
-    """Return the prefixes that stay guarded when only some destinations are freed."""
+    """Return the prefixes that stay blocked when only some destinations are released."""
     kept = [terms for terms in all_terms if terms.destination not in freed]
     destinations = split_leftovers(guarded)[0]
     others = {destination for destination in destinations if destination not in freed}
     needed = others | set(prefixes_of(kept))
     if others - {terms.destination for terms in kept}:
-        # Nothing tells whether one of these needs the other IP version blocked.
+        # For these it is not known whether they need the other IP version blocked.
         needed |= set(guarded) - set(destinations)
     return needed

@@ -6,14 +6,13 @@
              ├─ tasks of the backend      TUN devices, or control sockets and kernel events
              └─ timers                    sleep to the next deadline, or until woken
 
-Nothing is awaited between reading a core's state and acting on it: every batch is handled
-in one go, and whoever changes a core from outside calls :meth:`RunningNode.settle`, which
-also wakes the timers.
+No task waits between reading the state of a core and acting on it, so a batch is processed as a
+whole. Code that changes a core from outside calls :meth:`RunningNode.settle`, which also wakes the
+timers.
 
-What fails where: a peer's bytes become counters inside the cores; what the host refuses
-fails the path, the link or the chore that it happened to. What is left is a bug or the loss
-of a socket or of the exit's device: the task's supervisor records it and the node ends, with
-every destination still guarded.
+Invalid bytes of a peer are counted inside the cores. If the host refuses something, the path, link
+or chore concerned fails. Other failures are bugs, or the loss of a socket or of the exit's device.
+Then the task's supervisor records the failure and the node ends. All destinations stay blocked.
 """
 
 from __future__ import annotations
@@ -74,12 +73,12 @@ _log = EventLog(__name__)
 
 
 class RunningNode:
-    """Owner of a node's sockets, devices, files and cores.
+    """The sockets, devices, files and cores of a node.
 
-    ``failed`` tells that a task died, ``left_blocked`` how many destinations stayed blocked when
-    the node stopped (None before), ``paths_not_remembered`` how often in a row the file of paths
-    could not be written. ``clock_was_set`` is set when this node has to start anew, because the
-    host's time was set.
+    ``failed`` tells whether a task failed. ``left_blocked`` is the number of destinations that
+    stayed blocked when the node stopped, None before. ``paths_not_remembered`` counts consecutive
+    failures to write the file of paths. ``clock_was_set`` is set if the host's time was set, so
+    that this node must start again.
     """
 
     def __init__(
@@ -91,9 +90,9 @@ class RunningNode:
         rng: Random,
         stack: ExitStack,
     ) -> None:
-        """Take what the node needs of the operating system; ``stack`` gives it back.
+        """Open what the node needs of the operating system; ``stack`` closes it.
 
-        ``engine`` is for the userspace backend whatever the configuration says, or None.
+        ``engine`` is a userspace engine that is used whatever the configuration says, or None.
 
         Raises:
             ConfigurationError: the configuration does not fit this host.
@@ -122,7 +121,7 @@ class RunningNode:
         unchanged = not self._remembered and self._path_file.is_current
         self._saved_revision = 0 if unchanged else -1
         self._refused_revision = -1
-        # Before sockets and devices: whatever of the start fails, nothing leaves in the clear.
+        # Before sockets and devices, so that nothing leaves in the clear if a later step fails.
         guarded = guard_first(host, self._remembered)
         self._wake = trio.Event()
         self._next_deadline = math.inf
@@ -151,7 +150,7 @@ class RunningNode:
 
     @property
     def roles(self) -> frozenset[Role]:
-        """What this node offers to others now: nothing as long as they do not reach it."""
+        """The roles that this node offers now: none if other nodes do not reach it."""
         return self.publication.roles
 
     def _open(self, stack: ExitStack, engine: UserspaceEngine | None, rng: Random) -> None:
@@ -195,11 +194,11 @@ class RunningNode:
     # -- life ------------------------------------------------------------------------
 
     def start(self, nursery: trio.Nursery) -> None:
-        """Take over what was left, start the tasks and join the overlay.
+        """Restore earlier paths, start the tasks and join the overlay.
 
         Raises:
             ConfigurationError: this node's own descriptor cannot be published.
-            BackendError: what is remembered cannot be read.
+            BackendError: remembered state cannot be read.
         """
         self._nursery = nursery
         reception = PortReaders(self.cores, self.clock.now, self._wake_timers, self.sockets.steer)
@@ -231,7 +230,7 @@ class RunningNode:
         self.settle(now)
 
     async def stop(self) -> None:
-        """Say goodbye and take every circuit down.
+        """Leave the overlay and close every circuit.
 
         Destinations stay blocked until a node here restores their paths, or the user closes
         them (docs/decisions/0037).
@@ -245,8 +244,8 @@ class RunningNode:
         cores.paths.leave_blocked(now)
         cores.circuits.close_all(now)
         if not (self.clock_was_set.is_set() or self.clock_watch.problem(now)):
-            # A goodbye buries what was signed up to now. After a clock that was ahead, that would
-            # bury what the node signs next as well.
+            # LEAVE removes all descriptors up to now. If the clock was ahead, it would also remove
+            # those that the node signs next.
             cores.dht.leave(now)
         cores.settle(now)
         with trio.move_on_after(_CLOSE_GRACE_S):
@@ -256,11 +255,11 @@ class RunningNode:
         cores.settle(now)
         try:
             self._save(now)
-        except (BackendError, ConfigurationError):  # of a cache, which the next start fills again
+        except (BackendError, ConfigurationError):  # only a cache, which the next start fills again
             _log.warning("topology.not_saved")
 
     def note_blocked(self) -> None:
-        """Tell the log how many destinations the node leaves blocked, whatever its end is."""
+        """Log how many destinations the node leaves blocked, however it ends."""
         self.left_blocked = self.blocked_count()
         if self.left_blocked:
             _log.warning("guard.kept", destinations=self.left_blocked)
@@ -268,26 +267,26 @@ class RunningNode:
             _log.error("guard.not_protected", destinations=self.unprotected_count())
 
     def blocked_count(self) -> int:
-        """Return how many destinations and IP versions are blocked, or carried."""
+        """Return how many destinations and IP versions are blocked or carried."""
         paths = self.cores.paths
         return len(paths.all()) + len(paths.left_blocked) - self.unprotected_count()
 
     def unprotected_count(self) -> int:
-        """Return how many of them shall be blocked and are not."""
+        """Return how many destinations and IP versions must be blocked and are not."""
         prefixes = self.shell.guard.unguarded().prefixes
         paths = self.cores.paths
         lacking = sum(path.destination in prefixes for path in paths.all())
         return lacking + len(exposed_versions(prefixes) & paths.left_blocked)
 
     def settle(self, now: float) -> None:
-        """Pass on what a change from outside has caused."""
+        """Process the consequences of a change from outside the cores."""
         self._take_over_late(now)
         self.remember_paths()
         self.cores.settle(now)
         self._wake_timers()
 
     def _learn(self, now: float) -> None:
-        """Read what earlier runs remembered."""
+        """Read the topology and the hints that earlier runs stored."""
         self._report_set_aside()
         for descriptor in self._store.load(now).descriptors:
             self.cores.table.add(descriptor, now)
@@ -296,9 +295,9 @@ class RunningNode:
         ]
 
     def _moved(self, seen: bool) -> None:
-        """Follow a change of this host's addresses or routes: sign, publish and renew links.
+        """Process a change of this host's addresses or routes: sign, publish and renew links.
 
-        Nothing leaves unless the change is one that others see.
+        Nothing is sent if other nodes cannot see the change.
         """
         if self._stopping:
             return
@@ -313,7 +312,7 @@ class RunningNode:
         self.settle(now)
 
     def _greet(self, now: float) -> None:
-        """Begin from what is remembered and from the configured peers, whichever answers."""
+        """Contact remembered nodes and the configured bootstrap peers."""
         cores = self.cores
         cores.dht.seed(cores.table.view(now), now)
         cores.dht.remember(self._hints, now)
@@ -330,21 +329,21 @@ class RunningNode:
         chores.every(_SAVE_INTERVAL_S, "save", self._save, first=now + _SAVE_INTERVAL_S / 10)
 
     def _take_over(self, now: float) -> None:
-        """Restore the paths of earlier processes and the permanent ones, all of them blocked."""
+        """Restore paths of earlier processes and permanent ones; all are blocked already."""
         self._adopt(self._remembered, self._remembered, now)
 
     def _take_over_late(self, now: float) -> None:
-        """Find what the kernel guards, once the guard can be had; at the start it may not."""
+        """Adopt what the kernel blocks, as soon as this process owns the kill switch."""
         if not self._leftovers_known and self.shell.guard.is_open and not self._stopping:
             self._adopt(self.cores.paths.all_terms(), (), now)
 
     @property
     def damaged_entries(self) -> int:
-        """How many entries of the file of paths could not be used at the start."""
+        """Number of entries of the file of paths that could not be used at the start."""
         return self._path_file.damaged
 
     def _adopt(self, known: Sequence[PathTerms], wanted: Sequence[PathTerms], now: float) -> None:
-        """Take over ``wanted`` paths, and what the kernel guards beside the ``known`` ones."""
+        """Adopt ``wanted`` paths, and what the kernel blocks beside the ``known`` ones."""
         configuration, paths = self.configuration, self.cores.paths
         leftovers = self.shell.guard.leftovers()
         self._leftovers_known = self.shell.guard.is_open
@@ -359,15 +358,15 @@ class RunningNode:
         self.remember_paths()
 
     def _checked(self) -> None:
-        """Pass on what a check of the guard has changed."""
+        """Process the consequences of a check of the kill switch."""
         if not self._leftovers_known and self.shell.guard.is_open:
             self.settle(self.clock.now())
 
     def remember_paths(self) -> None:
-        """Write the paths to the disk if they have changed; the chore repeats what failed."""
+        """Write the paths to the disk if they have changed; a chore repeats a write that failed."""
         paths = self.cores.paths
         if self.left_blocked is not None:
-            return  # the stopping node has forgotten its paths, and the file must not
+            return  # a stopping node has no paths any more, but the file must keep them
         if paths.revision in (self._saved_revision, self._refused_revision):
             return
         try:
@@ -387,7 +386,7 @@ class RunningNode:
         return self.clock.now()
 
     def take(self, arrived: Arrived) -> None:
-        """Tell the cores of packets that came beside the UDP port."""
+        """Pass packets to the cores that did not come from the UDP port."""
         if self.cores.arrived(arrived, self.clock.now()):
             self._wake_timers()
 
@@ -399,9 +398,9 @@ class RunningNode:
         """Run a task for as long as the node runs; its failure ends the node.
 
         Raises:
-            InternalError: it failed by a bug.
-            PluginError: it failed in a line of a plug-in.
-            OverlayError: it failed by something else.
+            InternalError: the task failed because of a bug.
+            PluginError: the task failed in a line of a plug-in.
+            OverlayError: the task failed for another reason.
         """
         try:
             await task(*arguments)
@@ -429,19 +428,19 @@ class RunningNode:
 
     def _wake_timers(self) -> None:
         self.answers.announce()
-        # Not for every batch: datagrams from anywhere would run the timers as often as they come.
+        # Not for every batch, because then each datagram of any sender would run all timers.
         if self.cores.next_deadline() < self._next_deadline:
             self._wake.set()
             self._wake = trio.Event()
 
     def _known_endpoints(self) -> Iterator[Endpoint]:
-        """Yield where other nodes and this one are."""
+        """Yield the endpoints of other nodes and of this one."""
         yield from (*self.configuration.network.bootstrap, *self.endpoints.now.accepted)
         for mix in self.cores.table:
             yield from mix.endpoints
 
     def _give_up(self, taken: frozenset[InnerAddress]) -> None:
-        """Give paths other circuits whose inner addresses something else has begun to use."""
+        """Build paths again whose inner addresses are now used by something else."""
         now = self.clock.now()
         self.cores.paths.give_up(taken, now)
         self.settle(now)
@@ -449,7 +448,7 @@ class RunningNode:
     # -- chores ----------------------------------------------------------------------
 
     def _begin_exit(self, now: float) -> None:
-        """Test the exit before anything is signed, and again whenever the host changes.
+        """Test the exit role before a descriptor is signed, and after each change of the host.
 
         Raises:
             ConfigurationError: a pool of inner addresses is in use on this host.
@@ -468,7 +467,7 @@ class RunningNode:
         self.spawn(watch.run)
 
     def _exit_changed(self) -> None:
-        """Offer what works as an exit, and no more; circuits over what does not work end."""
+        """Offer only the IP versions that work at the exit; circuits over others end."""
         if self._stopping:
             return
         now = self.clock.now()
@@ -480,7 +479,7 @@ class RunningNode:
         self.settle(now)
 
     def _refuse_own(self) -> None:
-        """Keep circuits from this host's public address and from its routers."""
+        """Refuse this host's public addresses and routers as destinations of circuits."""
         endpoints = (*self.endpoints.now.published, *self.configuration.network.advertise)
         self.shell.refuse_destinations(refused_addresses(endpoints, self.host.gateways()))
 

@@ -1,13 +1,10 @@
-"""What every source's end in the operating system does with the guard of destinations.
+"""The kill switch of a source, for both backends.
 
-The guard outlives the process, on purpose: an unreachable route to each destination in a
-routing table of our own, so that a crash turns into silence, never into a packet in the clear
-(docs/decisions/0005).
+The kill switch remains after the process has ended, so that a crash lets no packet out in the clear
+(docs/decisions/0005). Requests to block are kept here, also if the kill switch cannot be opened::
 
-What shall be blocked is remembered here, whether the guard can be had or not::
-
-    protect ──> wanted ──guard opened──> blocked
-                  │ └── refused: tried again at each repair, and told by unguarded()
+    protect ──> wanted ──opened──> blocked
+                  │ └── refused: tried again at each repair, and reported by unguarded()
     release ──────┴──> free
 """
 
@@ -31,32 +28,32 @@ GUARD = "the guard of destinations"
 
 @dataclass(frozen=True, slots=True)
 class UnprotectedDestinations:
-    """Destinations that shall be blocked or carried and are not, and why."""
+    """Destinations that must be blocked or carried and are not, and why."""
 
     prefixes: frozenset[IpNetwork] = frozenset()
     reason: str = ""
 
 
 class KillSwitchOwner:
-    """Owner of the guard. It is opened when first needed, so a relay needs no privilege."""
+    """Opens the kill switch when it is first needed, so that a relay needs no privilege."""
 
     def __init__(self, open_guard: Callable[[], KernelKillSwitch]) -> None:
-        """Prepare; ``open_guard`` takes the guard of this host."""
+        """Prepare; ``open_guard`` opens the kill switch of this host."""
         self._open_guard = open_guard
         self._guard: KernelKillSwitch | None = None
-        # Whether each was blocked at least once; from then on the guard keeps it so.
+        # Whether each was blocked at least once; from then on the kill switch keeps it blocked.
         self._wanted: dict[IpNetwork, bool] = {}
         self._refusal = ""
 
     @property
     def is_open(self) -> bool:
-        """Whether this process owns the guard."""
+        """Whether this process owns the kill switch."""
         return self._guard is not None
 
     def leftovers(self) -> list[IpNetwork]:
-        """Return what the kernel still guards, though no path of this process asked for it.
+        """Return the prefixes that the kernel still blocks for an earlier process.
 
-        Nothing is found as long as the guard cannot be had; ask again when it is open.
+        The result is empty while the kill switch cannot be opened; ask again when it is open.
         """
         try:
             return self._opened_guard().protected()
@@ -64,10 +61,10 @@ class KillSwitchOwner:
             return []
 
     def protect(self, *destinations: IpNetwork) -> None:
-        """From now on packets to ``destinations`` leave through a circuit or not at all.
+        """Block ``destinations``: packets to them leave through a circuit or not at all.
 
         Raises:
-            BackendError: no permission, no packet filter, or another node has the guard.
+            BackendError: no permission, no packet filter, or another node owns the kill switch.
                 :meth:`repair` tries again until they are released.
         """
         for destination in destinations:
@@ -80,7 +77,7 @@ class KillSwitchOwner:
         self._wanted.update(dict.fromkeys(destinations, True))
 
     def together(self) -> AbstractContextManager[None]:
-        """Change the filters once for all that is uncarried inside.
+        """Combine all changes inside into one change of the filters.
 
         Raises:
             BackendError: at the end, the kernel refused; :meth:`repair` tries again.
@@ -88,48 +85,48 @@ class KillSwitchOwner:
         return contextlib.nullcontext() if self._guard is None else self._guard.together()
 
     def release(self, *destinations: IpNetwork) -> None:
-        """End the protection, in this order.
+        """Release destinations, in this order.
 
         Raises:
             BackendError: the kernel refused; the destination may still be blocked.
         """
-        if self._guard is not None:  # else nothing was ever protected here
+        if self._guard is not None:  # otherwise nothing was ever blocked here
             self._guard.release(*destinations)
         for destination in destinations:
             self._wanted.pop(destination, None)
 
     def unguarded(self) -> UnprotectedDestinations:
-        """Return which destinations are not blocked though they shall be, and why."""
+        """Return which destinations are not blocked although they must be, and why."""
         lacking = frozenset(prefix for prefix, blocked in self._wanted.items() if not blocked)
         return UnprotectedDestinations(lacking, self._refusal if lacking else "")
 
     def hear(self, events: Collection[HostEvent]) -> None:
-        """Take note of what changed on the host, before :meth:`repair`."""
+        """Process changes of the host, before :meth:`repair`."""
         if self._guard is not None:
             self._guard.hear(events)
 
     def disturbed(self) -> bool:
-        """Tell whether something is missing that no notification tells of.
+        """Tell whether something is missing for which the kernel sends no notification.
 
         Raises:
-            BackendError: the kernel did not tell.
+            BackendError: the kernel did not answer.
         """
         return self._guard is not None and self._guard.disturbed()
 
     def missing(self) -> tuple[str, ...]:
-        """Return the names of what the kernel does not hold of the guard.
+        """Return the names of missing parts of the kill switch.
 
         Raises:
-            BackendError: the kernel did not tell.
+            BackendError: the kernel did not answer.
         """
         lost = (GUARD,) if self.unguarded().prefixes else ()
         return (*lost, *(self._guard.missing() if self._guard is not None else ()))
 
     def repair(self) -> tuple[str, ...]:
-        """Put back what another program removed; return the names of what was missing.
+        """Restore what another program removed, and return the names of the missing parts.
 
         Raises:
-            BackendError: the kernel refused something; all the rest was tried.
+            BackendError: the kernel refused a change; all others were made.
         """
         lacking = self.unguarded().prefixes
         refusal: BackendError | None = None
@@ -145,7 +142,7 @@ class KillSwitchOwner:
         return (*((GUARD,) if lacking else ()), *lost)
 
     def close(self) -> None:
-        """Give up the guard; what is protected stays so, for a later process to take over."""
+        """Close the kill switch. Destinations stay blocked, and a later process takes them over."""
         if self._guard is not None:
             self._guard.close()
             self._guard = None
@@ -156,7 +153,7 @@ class KillSwitchOwner:
         return self._guard
 
     def _guarding(self, destination: IpNetwork) -> KernelKillSwitch:
-        """Return the guard, which protects ``destination`` also if our table was flushed."""
+        """Return the kill switch, with ``destination`` blocked again if the table was flushed."""
         guard = self._opened_guard()
         if destination not in guard.protected() or not self._wanted.get(destination, True):
             KillSwitchOwner.protect(self, destination)

@@ -1,6 +1,6 @@
-"""The source's end in the operating system: one TUN device and the guard of destinations.
+"""The source in the operating system: one TUN device and the kill switch.
 
-The TUN device appears with the first path and dies with the process; the guard does not
+The TUN device appears with the first path and vanishes with the process. The kill switch remains
 (:mod:`overlay.node.source_kill_switch`).
 """
 
@@ -23,9 +23,9 @@ _ADDRESSES: Final = "inner addresses"
 
 
 class SourceDevice(KillSwitchOwner):
-    """Implements ``overlay.paths.paths.KillSwitchService`` on a host; owner of the source TUN.
+    """Implements ``overlay.paths.paths.KillSwitchService`` on a host, with a TUN device.
 
-    Everything is opened when first needed: a node that only relays needs no privilege.
+    Everything is opened when it is first needed, so that a relay needs no privilege.
     """
 
     def __init__(
@@ -39,10 +39,10 @@ class SourceDevice(KillSwitchOwner):
         """Prepare; nothing is opened yet.
 
         Args:
-            host: whose devices and guard.
+            host: creates the device and the kill switch.
             device_mtu: bytes of the largest packet that the TUN device takes.
             path_mtu: bytes of the largest packet that circuits take.
-            device_opened: is told of the TUN device as soon as there is one.
+            device_opened: called with the TUN device when it was opened.
         """
         super().__init__(lambda: host.open_guard())
         self._host = host
@@ -53,12 +53,12 @@ class SourceDevice(KillSwitchOwner):
         self._device: Tun | None = None
 
     def protect(self, *destinations: IpNetwork) -> None:
-        """From now on packets to ``destinations`` leave through a circuit or not at all.
+        """Block ``destinations``: packets to them leave through a circuit or not at all.
 
         Raises:
             BackendError: no permission, no TUN device, no packet filter.
         """
-        # The guard comes first: a host without a TUN device must still be silent.
+        # The kill switch comes first, so that a host without a TUN device blocks as well.
         super().protect(*destinations)
         self._opened_device()
 
@@ -79,23 +79,23 @@ class SourceDevice(KillSwitchOwner):
             raise
 
     def uncarry(self, destination: IpNetwork, inner_address: InnerAddress) -> None:
-        """Stop sending them there; the guard stays.
+        """Stop sending them there; the destination stays blocked.
 
         Raises:
-            BackendError: the kernel refused. What still enters the device is dropped, since
-                no circuit takes it.
+            BackendError: the kernel refused. Packets that still enter the device are dropped,
+                because no circuit takes them.
         """
         try:
-            # The filter stands as long as this host holds the address.
+            # The filter stays as long as this host has the address.
             self._drop_address(inner_address)
         finally:
             self._opened_guard().uncarry(destination)
 
     def missing(self) -> tuple[str, ...]:
-        """Return the names of what the kernel does not hold, inner addresses included.
+        """Return the names of missing kernel state, inner addresses included.
 
         Raises:
-            BackendError: the kernel did not tell.
+            BackendError: the kernel did not answer.
         """
         named = self._device is None or self._device.in_place
         device = () if named else (_DEVICE,)
@@ -103,13 +103,13 @@ class SourceDevice(KillSwitchOwner):
         return (*device, *addresses, *super().missing())
 
     def repair(self) -> tuple[str, ...]:
-        """Put back what another program removed, inner addresses included.
+        """Restore what another program removed, inner addresses included.
 
-        A device that is gone has its reader to tell of it (:meth:`device_lost`). One that another
-        program renamed or moved is closed, so that its reader does the same.
+        The reader of a device reports its loss (:meth:`device_lost`). A device that another
+        program renamed or moved is closed here, so that its reader reports it too.
 
         Raises:
-            BackendError: the kernel refused something; all the rest was tried.
+            BackendError: the kernel refused a change; all others were made.
         """
         lost: list[str] = []
         if self._device is not None and not self._device.in_place:
@@ -131,14 +131,14 @@ class SourceDevice(KillSwitchOwner):
         return [address for address in self._users if address not in held]
 
     def device_lost(self) -> None:
-        """Give up a device that somebody removed; the next circuit gets a new one."""
+        """Forget a device that another program removed; the next circuit gets a new one."""
         device, self._device = self._device, None
         self._users.clear()
         if device is not None:
             device.close()
 
     def close(self) -> None:
-        """Close the device, then give up the guard; what it protects stays so."""
+        """Close the device, then the kill switch; destinations stay blocked."""
         device, self._device = self._device, None
         if device is not None:
             device.close()
@@ -150,7 +150,7 @@ class SourceDevice(KillSwitchOwner):
         self._users[address] += 1
 
     def _drop_address(self, address: InnerAddress) -> None:
-        """Take an address from the device with its last user; it may have gone with the device."""
+        """Remove an address from the device after its last use, if the device still exists."""
         self._users[address] -= 1
         if self._users[address] > 0:
             return

@@ -1,4 +1,4 @@
-"""The node's own recurring chores, beside the deadlines of its cores."""
+"""The recurring chores of a node, beside the deadlines of its cores."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from overlay.logs import EventLog, Word
 __all__ = ["PeriodicTasks"]
 
 _RETRY_S = 60.0
-"""A chore that failed is tried again after this time, or its interval if that is shorter."""
+"""A chore that failed is tried again after this time, or after its interval if that is shorter."""
 
 _log = EventLog(__name__)
 
@@ -27,10 +27,10 @@ class _PeriodicTask:
 
 
 class PeriodicTasks:
-    """Call each action every so often; sole owner of when. Bounded by what the node adds.
+    """Call actions at intervals.
 
-    A chore that fails (a full disk, a busy kernel) stops nothing: it is counted in
-    ``failures``, logged when that begins and when it ends, and tried again.
+    A chore that fails (a full disk, a busy kernel) stops nothing. It is counted in ``failures`` and
+    tried again. The first failure and the next success are logged.
     """
 
     def __init__(self) -> None:
@@ -44,11 +44,11 @@ class PeriodicTasks:
         self._chores.append(_PeriodicTask(name, interval_s, action, first))
 
     def next_deadline(self) -> float:
-        """Return when :meth:`handle_deadline` wants to be called."""
+        """Return when to call :meth:`handle_deadline`."""
         return min((chore.due for chore in self._chores), default=math.inf)
 
     def handle_deadline(self, now: float) -> None:
-        """Do what is due; afterwards the next deadline lies after ``now``."""
+        """Do what is due. Afterwards the next deadline is later than ``now``."""
         for chore in list(self._chores):
             if chore.due <= now:
                 chore.due = now + chore.interval_s
