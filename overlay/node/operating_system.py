@@ -1,7 +1,7 @@
-"""What a node takes of its host beside sockets and files: devices, routes, filters, addresses.
+"""What a node uses of its host beside sockets and files: devices, routes, filters, addresses.
 
-All of it needs privileges, and all of it is asked for when first needed, so that a node which
-only relays runs as anybody. Tests give a node a host of their own.
+All of these need privileges. They are opened when they are first needed, so that a relay runs as
+any user. Tests replace the host by one of their own.
 """
 
 from __future__ import annotations
@@ -39,25 +39,25 @@ class Tun(Protocol):
 
     @property
     def name(self) -> str:
-        """What the kernel calls it."""
+        """The name of the device in the kernel."""
         ...
 
     @property
     def in_place(self) -> bool:
-        """Whether it still has its name in this network namespace."""
+        """Whether the device still has its name in this network namespace."""
         ...
 
     async def read_batch(self) -> list[bytes]:
         """Wait for packets that the kernel routed here.
 
         Raises:
-            BackendError: somebody removed the device.
-            trio.ClosedResourceError: it was closed.
+            BackendError: another program removed the device.
+            trio.ClosedResourceError: the device was closed here.
         """
         ...
 
     def write_batch(self, packets: Sequence[bytes]) -> None:
-        """Hand packets to the kernel without waiting."""
+        """Pass packets to the kernel without waiting."""
         ...
 
     def close(self) -> None:
@@ -66,17 +66,17 @@ class Tun(Protocol):
 
 
 class KernelKillSwitch(Protocol):
-    """The guard of destinations; see :class:`~overlay.system.kill_switch.KillSwitch`.
+    """The kill switch; see :class:`~overlay.system.kill_switch.KillSwitch`.
 
-    All calls are idempotent, and all may raise ``BackendError``.
+    All calls are idempotent, and may raise ``BackendError``.
     """
 
     def protect(self, *prefixes: IpNetwork) -> None:
-        """Let packets to ``prefixes`` leave through a circuit or not at all."""
+        """Block ``prefixes``: packets to them leave through a circuit or not at all."""
         ...
 
     def expect(self, source_address: InnerAddress, device: str | None = None) -> None:
-        """Let nothing but answers in, before this host holds an inner address."""
+        """Accept only answers to an inner address, before this host has it."""
         ...
 
     def carry(
@@ -96,11 +96,11 @@ class KernelKillSwitch(Protocol):
         ...
 
     def together(self) -> AbstractContextManager[None]:
-        """Change the filters once for all that is uncarried inside."""
+        """Combine all changes inside into one change of the filters."""
         ...
 
     def release(self, *prefixes: IpNetwork) -> None:
-        """End the protection, in this order."""
+        """Release prefixes, in this order."""
         ...
 
     def protected(self) -> list[IpNetwork]:
@@ -108,23 +108,23 @@ class KernelKillSwitch(Protocol):
         ...
 
     def hear(self, events: Collection[HostEvent]) -> None:
-        """Take note of what changed on the host, before :meth:`repair`."""
+        """Process changes of the host, before :meth:`repair`."""
         ...
 
     def disturbed(self) -> bool:
-        """Tell, within a millisecond, whether something is missing that no event tells of."""
+        """Tell, within a millisecond, whether something is missing for which there is no event."""
         ...
 
     def missing(self) -> tuple[str, ...]:
-        """Return the names of what the kernel does not hold of the guard."""
+        """Return the names of missing parts of the kill switch."""
         ...
 
     def repair(self) -> tuple[str, ...]:
-        """Put back what another program removed; return the names of what was missing."""
+        """Restore what another program removed; return the names of the missing parts."""
         ...
 
     def close(self) -> None:
-        """Give up the right to change the guard; what is protected stays so."""
+        """Close the kill switch; protected prefixes stay protected."""
         ...
 
 
@@ -132,11 +132,11 @@ class OperatingSystem(Protocol):
     """The operating system as a node sees it; every call may raise ``BackendError``."""
 
     def open_tun(self, template: str, mtu: int) -> Tun:
-        """Create a TUN device and set it up; ``anon%d`` gives the first free ``anonN``."""
+        """Create a TUN device and bring it up; ``anon%d`` gives the first free ``anonN``."""
         ...
 
     def open_guard(self) -> KernelKillSwitch:
-        """Take the guard of this host."""
+        """Open the kill switch of this host."""
         ...
 
     def open_exit(
@@ -154,11 +154,11 @@ class OperatingSystem(Protocol):
         ...
 
     def exit_problems(self, pools: Sequence[IpNetwork]) -> list[ExitProblem]:
-        """Return what keeps this host from being an exit, apart from its routes."""
+        """Return the problems that keep this host from being an exit, except for routes."""
         ...
 
     def gateways(self) -> frozenset[bytes]:
-        """Return the packed addresses of the routers that the default routes lead to."""
+        """Return the packed addresses of the routers of the default routes."""
         ...
 
     def used_networks(self) -> list[UsedNetwork]:
@@ -170,11 +170,11 @@ class OperatingSystem(Protocol):
         ...
 
     def remove_address(self, device: str, address: InnerAddress) -> None:
-        """Take it away; neither needs to exist."""
+        """Remove an address from a device; neither needs to exist."""
         ...
 
     def bring_up(self, device: str) -> bool:
-        """Set a device up; return whether it was down."""
+        """Bring a device up; return whether it was down."""
         ...
 
     def own_addresses(self) -> frozenset[bytes]:
@@ -186,11 +186,11 @@ class OperatingSystem(Protocol):
         ...
 
     def clear_kernel_ipsec(self) -> None:
-        """Remove what a killed node left in the kernel; harmless without permission."""
+        """Remove SAs and policies of a killed node; does nothing without permission."""
         ...
 
     def forget_connections(self, inner_address: InnerAddress) -> bool:
-        """Forget what the kernel tracks of an inner address; return whether it could be done."""
+        """Remove the tracked connections of an inner address; return whether that worked."""
         ...
 
 
@@ -262,7 +262,7 @@ class LinuxOperatingSystem:
             clear_exit_leftovers()
         with contextlib.suppress(BackendError):  # no kernel IPsec, no permission, or in use
             clear_leftovers()
-            # Also if there were none: who was killed between these two steps left the wall.
+            # Also if there were none: a node that was killed in between left the filter.
             IpsecFirewall((), forwards=False).remove()
             clear_fragmenting_leftovers()
             clear_link_detour_leftovers()

@@ -1,4 +1,4 @@
-"""Where this node can be reached: computed from the host's state, and again when that changes.
+"""The endpoints of this node, computed from the host's state and again after each change.
 
 ::
 
@@ -9,8 +9,8 @@
     kernel ──┴─ notifications: addresses, routes, rules, devices
 
 A node that listens on a wildcard publishes one endpoint for each IP version: the address from
-which this host reaches the peers that the node knows. A host without an address or a route yet
-is no error. The node waits for the kernel to tell of one.
+which this host reaches the known peers. A host without an address or a route is no error. The node
+waits until the kernel reports one.
 
 Reasons: docs/decisions/0049.
 """
@@ -74,15 +74,15 @@ class HostAddresses(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class NodeEndpoints:
-    """Where this node is.
+    """The endpoints of this node.
 
     Attributes:
         published: endpoints to sign, at most ``MAX_ENDPOINTS``. It is empty if no other node
-            could reach this one, as behind NAT; then the node serves no others.
+            could reach this one, for example behind NAT. Then the node offers no roles.
         own: endpoints of this host that the node listens at.
-        accepted: those, and the published ones: requests that were sent there are for this node.
-        versions: IP versions over which this host reaches others.
-        is_routed: whether a route leads to any known peer, or anywhere; true on loopback.
+        accepted: own and published endpoints; requests to them are for this node.
+        versions: IP versions over which this host reaches other nodes.
+        is_routed: whether a route leads to a known peer or to any address; true on loopback.
         absent: endpoints of ``listen`` whose address this host does not have at present.
         local: IPv4 endpoints at which other hosts of the same network reach this one.
     """
@@ -102,10 +102,10 @@ def whereabouts(
     known: Collection[Endpoint],
     host: HostAddresses,
 ) -> NodeEndpoints:
-    """Return where a node is that listens at ``bound`` and knows peers at ``known``.
+    """Return the endpoints of a node that listens at ``bound`` and knows peers at ``known``.
 
     Raises:
-        BackendError: the host does not tell its addresses.
+        BackendError: the addresses of the host could not be read.
     """
     own = frozenset(
         packed
@@ -114,7 +114,7 @@ def whereabouts(
     )
     outward = {version: _outward(version, known, host) for version in map(version_of, bound)}
     named = [each for each in bound if not each.address.is_unspecified]
-    # All of 127.0.0.0/8 is this host's, though a device lists one address of it.
+    # All of 127.0.0.0/8 belongs to this host, although a device lists only one address of it.
     here = [each for each in named if each.packed in own or each.address.is_loopback]
     local = [
         *here,
@@ -147,14 +147,14 @@ def whereabouts(
 
 
 def _outward(version: int, known: Iterable[Endpoint], host: HostAddresses) -> IpAddress | None:
-    """Return from which address the host reaches peers of one IP version, None if it does not."""
+    """Return the address from which the host reaches peers of one IP version, None if none."""
     peers = (each for each in known if version_of(each) == version)
     for peer in (*islice(peers, _PEERS_TRIED), _ANYWHERE[version]):
         try:
             address = host.address_towards(peer)
         except BackendError:
             continue
-        # A host with a route but no address of its own would take such a one.
+        # A host with a route but without an address would use such an address.
         local_only = address.is_loopback and not peer.address.is_loopback
         if not (address.is_unspecified or address.is_link_local or local_only):
             return address
@@ -173,10 +173,10 @@ def _listening(bound: Iterable[Endpoint], own: Iterable[bytes]) -> frozenset[End
 
 
 class OwnEndpoints:
-    """Owner of the current whereabouts; a part of ``overlay.node.enforcement``.
+    """The current endpoints; a part of ``overlay.node.enforcement``.
 
-    It puts nothing into the kernel. It hears of the host's changes through the same
-    notifications as the parts that do.
+    It installs nothing in the kernel. It gets the same notifications of changes as the parts that
+    do.
     """
 
     def __init__(
@@ -190,7 +190,7 @@ class OwnEndpoints:
         Args:
             network: the configuration.
             bound: returns the endpoints that the node listens at.
-            host: tells of addresses and routes.
+            host: returns addresses and routes.
         """
         self._network = network
         self._bound = bound
@@ -203,18 +203,18 @@ class OwnEndpoints:
     def follow(
         self, known: Callable[[], Iterable[Endpoint]], changed: Callable[[bool], None]
     ) -> None:
-        """Take peers from ``known`` from now on, and call ``changed`` after each change.
+        """Use the peers that ``known`` returns, and call ``changed`` after each change.
 
-        ``changed`` gets whether other nodes should learn of it. They must not learn of the
-        addresses that this host gets and loses with its circuits.
+        The argument of ``changed`` tells whether other nodes should learn of the change. They must
+        not learn of addresses that this host gets and loses with its circuits.
         """
         self._known, self._changed = known, changed
 
     def review(self) -> bool:
-        """Look at the host anew; return whether the whereabouts are others than before.
+        """Read the host again; return whether the endpoints have changed.
 
         Raises:
-            BackendError: the host does not tell its addresses.
+            BackendError: the addresses of the host could not be read.
         """
         self._stale = False
         known = list(islice(chain(self._network.bootstrap, self._known()), _PEERS_LOOKED_AT))
@@ -231,7 +231,7 @@ class OwnEndpoints:
             _log.warning("network.lost")
 
     def problems(self) -> tuple[str, ...]:
-        """Return what other nodes cannot do because of where this node is, in sentences."""
+        """Return the problems that other nodes have with these endpoints, in sentences."""
         here = self.now
         found = [
             f"[network] listen names {each}, an address that this host does not have at present"
@@ -257,12 +257,12 @@ class OwnEndpoints:
     # -- a part of the enforcement ---------------------------------------------------------
 
     def hear(self, events: Collection[HostEvent]) -> None:
-        """Note whether the host changed in a way that endpoints depend on."""
+        """Note whether a change of the host concerns endpoints."""
         relevant = (AddressChanged, RouteChanged, RuleChanged, LinkChanged, Overrun)
         self._stale = self._stale or any(isinstance(event, relevant) for event in events)
 
     def disturbed(self) -> bool:
-        """Return False, because the kernel tells of every change."""
+        """Return False, because the kernel notifies every change."""
         return False
 
     def missing(self) -> tuple[str, ...]:
@@ -270,10 +270,10 @@ class OwnEndpoints:
         return ()
 
     def repair(self) -> tuple[str, ...]:
-        """Follow the host's changes; nothing of it counts as a repair.
+        """Read the host if it has changed; this is never a repair.
 
         Raises:
-            BackendError: the host does not tell its addresses.
+            BackendError: the addresses of the host could not be read.
         """
         before = self.now
         if self._stale and self.review():

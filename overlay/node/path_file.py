@@ -5,10 +5,9 @@ One JSON file, mode 0600, replaced as a whole (``docs/formats/remembered-paths.m
     {"version": 1, "paths": [{"destination": "203.0.113.10/32", "hops": 3,
                               "strategy": "uniform", "via": [], "both_versions": false}]}
 
-Nothing in the file is trusted: it is read up to a bound, and every value is checked. Of a damaged
-file every destination that can be read is blocked, whatever else is unreadable, so a file of an
-earlier or a later version of this program opens nothing either. It gets a second name before it is
-replaced.
+Nothing in the file is trusted: it is read up to a bound, and every value is checked. If the file is
+damaged, every readable destination is blocked. So a file of an earlier or later version of this
+program releases nothing either. A damaged file gets a second name before it is replaced.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ _NO_FILE: Final = frozenset((errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.ENOTD
 
 
 def encode_paths(all_terms: Iterable[PathTerms]) -> bytes:
-    """Return the file's content."""
+    """Return the content of the file."""
     paths = [
         {
             "destination": str(terms.destination),
@@ -70,11 +69,11 @@ def decode_paths(
 ) -> tuple[list[PathTerms], int]:
     """Return the paths of a file's content, and how many entries are damaged.
 
-    A damaged entry whose destination can be read gives a path to it: what else can be read counts,
-    the rest is as configured. Of two entries for one destination the first counts.
+    A damaged entry with a readable destination gives a path to it. Its other readable values are
+    used, and the rest is as configured. Of two entries for one destination the first is used.
 
     Args:
-        data: the content. If it is no JSON, what looks like destinations in it is taken.
+        data: the content. If it is no JSON, texts that look like destinations are used.
         selection: hops and strategy of paths that name none.
 
     Raises:
@@ -99,7 +98,7 @@ def decode_paths(
 
 
 def _parsed(data: bytes) -> tuple[Mapping[str, object], str]:
-    """Return the JSON object, empty if there is none, and what is wrong with the content."""
+    """Return the JSON object, empty if there is none, and the fault of the content."""
     if len(data) > MAX_FILE_BYTES:
         return {}, "the file is too large."
     try:
@@ -130,7 +129,7 @@ def _terms(entry: object, selection: SelectionSettings) -> PathTerms | None:
     if destination is None:
         return None
     hops, strategy = entry.get("hops"), entry.get("strategy")
-    # What an entry without this field wanted was one version; what is unreadable may be both.
+    # Without this field an entry means one IP version. An unreadable value may mean both.
     both = entry.get("both_versions", False)
     return PathTerms(
         destination,
@@ -170,7 +169,7 @@ def _read_via(value: object) -> tuple[NodeId, ...] | None:
 
 
 class PathFile:
-    """The file; its directory belongs to the node's user alone.
+    """The file. Only the user of the node may write to its directory.
 
     ``damaged`` counts entries that were damaged, and whole files that could not be used.
     """
@@ -183,8 +182,8 @@ class PathFile:
         Args:
             path: the file; its directory exists.
             selection: hops and strategy of damaged entries that name none.
-            remembers: whether :meth:`save` writes. If not, it removes the file, so that what
-                an earlier configuration wrote does not stay on the disk.
+            remembers: whether :meth:`save` writes. If not, it removes the file, so that the file
+                of an earlier configuration does not stay on the disk.
         """
         self._path = path
         self._remembers = remembers
@@ -206,11 +205,11 @@ class PathFile:
         return self._remembers and not self.damaged
 
     def load(self) -> list[PathTerms]:
-        """Return the stored paths. What is damaged is counted and set aside, never raised.
+        """Return the stored paths. Damaged entries are counted, and never raise an error.
 
         Raises:
-            BackendError: the file is there and cannot be read now. It is left as it is, because
-                what it lists would be forgotten.
+            BackendError: the file exists and cannot be read now. It is not changed, because its
+                destinations would be forgotten.
         """
         try:
             data = self._read()
@@ -235,10 +234,10 @@ class PathFile:
         return all_terms
 
     def save(self, all_terms: Iterable[PathTerms]) -> None:
-        """Replace the file: after a crash it holds the old paths or the new ones.
+        """Replace the file. After a crash it contains the old paths or the new ones.
 
         Raises:
-            BackendError: the operating system refused; the old file is there still.
+            BackendError: the operating system refused; the old file still exists.
         """
         try:
             if self._remembers:
@@ -283,7 +282,7 @@ class PathFile:
     def _keep_copy(self) -> None:
         """Give the file a second name, because :meth:`save` replaces it.
 
-        It keeps its own name until then. A crash or a full disk would otherwise leave no file.
+        The first name stays until then. Otherwise a crash or a full disk would leave no file.
         """
         for aside in self._names_aside():
             with contextlib.suppress(OSError):
@@ -294,7 +293,7 @@ class PathFile:
                 return
 
     def _set_aside(self) -> None:
-        """Rename what is in the file's place and is none; unless there are many such already."""
+        """Rename a directory or device with this name, unless there are many copies already."""
         for aside in self._names_aside():
             if not os.path.lexists(aside):
                 with contextlib.suppress(OSError):

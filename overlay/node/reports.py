@@ -1,4 +1,4 @@
-"""What a node tells its owner about itself, its peers and its paths."""
+"""The reports of a node to its user: status, peers and paths."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def status_report(
     network_problems: tuple[str, ...] = (),
     reachability: Mapping[str, str] | None = None,
 ) -> StatusReport:
-    """Return how the node is; ``counters`` are those of sockets, devices and rules."""
+    """Return the status of the node; ``counters`` are those of sockets, devices and rules."""
     open_destinations = exposure.prefixes
     destinations = [path.destination for path in cores.paths.all()]
     open_versions = exposed_versions(open_destinations)
@@ -107,7 +107,7 @@ def _versions(versions: Iterable[int]) -> tuple[str, ...]:
 def identified(counts: Mapping[str, int]) -> dict[str, int]:
     """Return counts under names that are identifiers, so that other programs can use them.
 
-    Plug-ins name counters as well; what two names have in common is added.
+    Plug-ins name counters as well. Counters whose identifiers become equal are added.
     """
     found: Counter[str] = Counter()
     for name, count in counts.items():
@@ -133,7 +133,7 @@ def peer_report(
 ) -> PeerReport:
     """Return one Mix-node of the topology table.
 
-    ``heard`` are times at which it was heard, ``link_bytes`` is what the link to it carries.
+    ``heard`` are times of its answers. ``link_bytes`` is the largest datagram of the link to it.
     """
     last = max((when for when in heard if when is not None), default=None)
     policy = descriptor.exit_policy
@@ -153,7 +153,7 @@ def peer_report(
 
 @dataclass(frozen=True, slots=True)
 class PathSizes:
-    """What the first link of a path carries, in bytes of UDP payload and of inner packets."""
+    """The sizes that the first link of a path carries, in bytes of UDP payload and inner packet."""
 
     link_bytes: int | None = None
     whole_bytes: int | None = None
@@ -176,7 +176,7 @@ def path_sizes(
     """
     if link_bytes is None:
         return _UNMEASURED
-    headers = 28  # IPv4 and UDP: they are taken off again, so either version would do
+    headers = 28  # IPv4 and UDP; they are subtracted again, so the version does not matter
     whole = inner_mtu(link_bytes + headers, hops=path.hops, onion=onion, link=link, ipv6=False)
     return PathSizes(link_bytes, min(whole, mtu))
 
@@ -191,11 +191,10 @@ def path_report(
     mtu: int,
     sizes: PathSizes = _UNMEASURED,
 ) -> PathReport:
-    """Return one path that the user asked for, with what its circuit knows.
+    """Return one requested path, with the data of its circuit.
 
     ``others`` are the destinations of the other paths, ``mtu`` is in bytes. ``sizes`` are those of
-    its first link. ``exposure`` tells what
-    is not protected now.
+    its first link. ``exposure`` has the destinations that are not protected now.
     """
     hops = path.mix_path.hops if path.mix_path is not None and path.circuit is not None else ()
     rtt_s = circuit.rtt_s if circuit is not None else None
@@ -228,7 +227,7 @@ def path_report(
 
 
 def _stays_open(path: RequestedPath, others: Iterable[IpNetwork]) -> tuple[str, ...]:
-    """Return what of the same server a path leaves reachable in the clear, in sentences."""
+    """Return which addresses of the same server stay reachable in the clear, in sentences."""
     version = path.destination.version
     other = other_version(version)
     same = f"Packets to other IPv{version} addresses of the same server are not covered."

@@ -1,4 +1,4 @@
-"""The node's UDP ports, one for each listening endpoint, as one network."""
+"""The UDP ports of a node, one for each endpoint in ``listen``, as one network."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _MOST_APART: Final = 8
 
 
 class Sockets:
-    """Owner of the ports; datagrams leave by the first one of their address family.
+    """All ports; a datagram leaves through the first one of its IP version.
 
-    ``ports`` lists them in the order of the configuration; ``marks`` are what the numbers that
-    this node draws must have in common.
+    ``ports`` lists them in the order of the configuration. ``marks`` are the marks of SPIs and
+    other numbers that this node draws, by which the kernel recognises them.
     """
 
     def __init__(self, listen: Sequence[Endpoint], network_id: str, rng: Random) -> None:
@@ -79,22 +79,22 @@ class Sockets:
         self._stack.close()
 
     def steer(self, suspects: Sequence[Suspect]) -> None:
-        """Let doubtful ESP of these links under attack wait among the strangers."""
+        """Let doubtful ESP of links under attack wait in the queue of unknown senders."""
         for port in self.ports:
             port.steer(suspects)
 
     def send_batch(self, batch: Sequence[tuple[bytes, Endpoint]]) -> None:
-        """Send without waiting, each datagram by a socket of its address family."""
+        """Send without waiting, each datagram through a socket of its IP version."""
         for ipv6, each in self._by_version.items():
             each.send_batch([item for item in batch if (":" in item[1].host) is ipv6])
 
     def send_whole(self, batch: Sequence[tuple[bytes, Endpoint]]) -> None:
-        """Send without waiting what neither this host nor a router may fragment."""
+        """Send datagrams that neither this host nor a router may fragment, without waiting."""
         for ipv6, each in self._by_version.items():
             each.send_whole([item for item in batch if (":" in item[1].host) is ipv6])
 
     def send_apart(self, datagram: bytes, to: Endpoint) -> None:
-        """Send two copies from a port of their own, because one may be lost.
+        """Send two copies of a datagram from a port of its own, because one may be lost.
 
         The port is closed after the next few ports of this kind. An answer to a port that is
         closed at once would make this host send an ICMP error. A datagram that the host refuses is
@@ -114,10 +114,10 @@ class Sockets:
             _log.debug("reachability.probe_not_sent")
 
     def local_endpoint(self, peer: Endpoint) -> Endpoint:
-        """Return our end of the UDP flow to ``peer``.
+        """Return the local endpoint of datagrams to ``peer``.
 
         Raises:
-            BackendError: no route leads there, or we listen on the other address family only.
+            BackendError: no route leads there, or the node listens on the other IP version only.
         """
         local = self._by_version.get(_is_ipv6(peer))
         if local is None:
@@ -133,10 +133,10 @@ class Sockets:
         return Endpoint(str(local_address_towards(peer, mark=NODE_MARK)), bound.port)
 
     def follow(self, own: Collection[Endpoint], advertised: Sequence[Endpoint]) -> None:
-        """Take the endpoints of this host, so that wildcards answer from the one that was asked.
+        """Use the endpoints of this host: a wildcard port answers from the one that was asked.
 
-        Peers that have not written yet are sent to from the first of ``advertised`` that is one
-        of this host's addresses.
+        Datagrams to a peer that has not sent any leave from the first of ``advertised`` that is an
+        address of this host.
         """
         for version, addresses in self._addresses.items():
             here = {
@@ -160,7 +160,7 @@ class Sockets:
         for each in self:
             total.update({f"udp_{name}": count for name, count in each.counters.items()})
             total["udp_dropped_by_kernel"] += each.kernel_drops
-        return +total  # without what is zero
+        return +total  # without counters that are zero
 
 
 def _is_ipv6(endpoint: Endpoint) -> bool:
