@@ -22,7 +22,13 @@ __all__ = ["SimCommand"]
 
 Run = Callable[[argparse.Namespace], int]
 
-_EXTRAS: Final = {"numpy": "sims", "matplotlib": "sims", "distributed": "dask", "dask": "dask"}
+_EXTRAS: Final = {
+    "dask": "dask",
+    "distributed": "dask",
+    "jinja2": "sims",
+    "matplotlib": "sims",
+    "numpy": "sims",
+}
 
 
 class SimCommand:

@@ -10,6 +10,7 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,6 +20,7 @@ import numpy.typing as npt
 from sims.metrics import Metric, metric_of
 from sims.scenario.scenario import Scenario
 from sims.scenario.study import Study
+from sims.studies.reports.text import file_name, permitted, without_formulas
 from sims.studies.results.curves import Band, count_band, over_time, quantile_band
 from sims.studies.results.statistics import t_estimate
 from sims.studies.results.summary import MetricSummary, PointSummary
@@ -173,7 +175,7 @@ def _canvas(panels: int) -> tuple[Canvas, list[Axes]]:
 
 
 def _name_of(part: MetricSummary) -> str:
-    return part.label or "all"
+    return without_formulas(part.label or "all")
 
 
 def _time_panel(
@@ -188,7 +190,7 @@ def _time_panel(
         axes.fill_between(x, *_within(metric, band), color=colour, alpha=0.18, linewidth=0)
     _mark_times(axes, scenario)
     axes.set_xlabel(f"simulated {_time_unit(scenario)[1]} after the warm-up")
-    axes.set_ylabel(metric.title)
+    axes.set_ylabel(without_formulas(metric.title))
     _share_limits(axes, metric)
     if len(parts) > 1:
         axes.legend()
@@ -255,7 +257,7 @@ def _distribution_panel(
         axes.plot(band.mean[[52, 97]], band.x[[52, 97]], "o", color=colour, markersize=3.5)
     axes.set_ylim(0, 1.01)
     dots = "" if metric.counts else "; dots: median, 95th percentile"
-    axes.set_xlabel(f"{metric.title}{dots}")
+    axes.set_xlabel(f"{without_formulas(metric.title)}{dots}")
     axes.set_ylabel("share of values up to x")
 
 
@@ -274,11 +276,11 @@ def _bars(axes: Axes, metric: Metric, parts: Sequence[MetricSummary], point: Poi
     halves = [max(part.mean.high - part.mean.mean, 0.0) for part in parts]
     axes.bar(places, means, color=_COLOURS[0], width=0.7)
     axes.errorbar(places, means, halves, fmt="none", ecolor=_INK, elinewidth=1, capsize=2)
-    labels = [part.label.rpartition("-")[2] or part.label for part in parts]
+    labels = [without_formulas(part.label.rpartition("-")[2] or part.label) for part in parts]
     axes.set_xticks(list(places), labels)
     common = parts[0].label.rpartition("-")[0]
-    axes.set_xlabel(common or "part")
-    axes.set_ylabel(metric.title)
+    axes.set_xlabel(without_formulas(common or "part"))
+    axes.set_ylabel(without_formulas(metric.title))
 
 
 def _sweep_figures(
@@ -295,7 +297,7 @@ def _sweep_figures(
             continue
         canvas, axes = _canvas(1)
         _sweep_panel(axes[0], name, points, study)
-        axes[0].set_ylabel(metric.title)
+        axes[0].set_ylabel(without_formulas(metric.title))
         _share_limits(axes[0], metric)
         counts = sorted({len(point.runs) for point in points})
         seeds = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[0]}"
@@ -332,19 +334,22 @@ def _sweep_panel(axes: Axes, name: str, points: Sequence[PointSummary], study: S
             marker="o",
             markersize=3.5,
             capsize=3,
-            label=label or name,
+            label=without_formulas(label or name),
         )
     if not numeric:
         axes.set_xlim(-0.5, len(places) - 0.5)
-        axes.set_xticks(list(range(len(places))), [str(value) for value in first.values])
+        axes.set_xticks(
+            list(range(len(places))), [without_formulas(str(value)) for value in first.values]
+        )
     elif all(float(p) > 0 for p in places) and float(max(places)) >= 10 * float(min(places)):
         axes.set_xscale("log")
-    axes.set_xlabel(first.setting)
+    axes.set_xlabel(without_formulas(first.setting))
     if stride > 1:
         axes.legend()
 
 
 def _saved(folder: Path, canvas: Canvas, name: str, metric: Metric, caption: str) -> ReportFigure:
+    name = file_name(name)
     canvas.savefig(folder / f"{name}.png", metadata={"Software": None})
     # Keep the layout of the first file, because finding a layout takes most of the time.
     canvas.set_layout_engine("none")
@@ -360,5 +365,5 @@ def _inline(svg: str, name: str, caption: str) -> str:
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
     body = re.sub(r'\bid="', f'id="{name}-', body)
     body = body.replace("url(#", f"url(#{name}-").replace('href="#', f'href="#{name}-')
-    spoken = caption.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+    spoken = escape(permitted(caption))
     return body.replace("<svg ", f'<svg role="img" aria-label="{spoken}" ', 1)

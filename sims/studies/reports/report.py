@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from html import escape
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from sims.metrics import metric_of
@@ -12,7 +12,8 @@ from sims.studies.reports import setup_tables
 from sims.studies.reports.comparison import differences, important_first
 from sims.studies.reports.figures import ReportFigure
 from sims.studies.reports.numbers import duration, interval, number, with_unit
-from sims.studies.reports.page import cell, page, section, table
+from sims.studies.reports.page import ReportCell, ReportSection, ReportTable, numeric, render, table
+from sims.studies.results.expectation_result import ExpectationResult
 from sims.studies.results.reading import Results
 from sims.studies.results.statistics import Estimate
 from sims.studies.results.summary import MetricSummary, PointSummary
@@ -30,6 +31,40 @@ _HEADLINES: Final = (
     ("table_stale_share", "mean", "of routing-table contacts were dead"),
 )
 _MOST_HEADLINES: Final = 4
+_COSTS: Final = {
+    "datagrams_per_wall_s": "simulated datagrams in a second of wall time, for one run",
+    "simulated_per_wall": "simulated over wall time",
+    "peak_rss_mb": "largest resident set of a run, MB",
+    "wall_s": "wall time of a run, s",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Banner:
+    """The verdict at the top of the page; ``incomplete`` is a sentence or empty."""
+
+    kind: str
+    held: int
+    expectations: int
+    incomplete: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Card:
+    """One headline figure: a value, what it is, and its interval."""
+
+    value: str
+    words: str
+    interval: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Chapter:
+    """One group of metrics, with figures and a table."""
+
+    title: str
+    figures: Sequence[ReportFigure]
+    table: ReportTable
 
 
 def report_html(
@@ -40,58 +75,57 @@ def report_html(
 ) -> str:
     """Return the report as one self-contained HTML file."""
     base = results.study.base
-    sections = [
-        ("verdict", "What held and what not", _expectations(points)),
-        ("comparison", "Points compared, same seeds with same seeds", _comparison(points)),
-        ("setup", "Set-up", setup_tables.setup(results.study)),
-        ("missing", "What is missing", _missing(results, remarks)),
-        ("measured", "What was measured", _chapters(points, figures)),
-        ("churn", "Churn: nominal and measured", _churn(points)),
-        ("cost", "What the simulation cost", _cost(points)),
-        ("limits", "Limits", setup_tables.limits(results.study)),
-        ("again", "How to reproduce", setup_tables.reproduce(results)),
-    ]
-    present = [each for each in sections if each[2]]
-    links = "".join(f'<li><a href="#{anchor}">{title}</a></li>' for anchor, title, _ in present)
-    return page(
-        f"{_title(base.name)}: simulation report",
-        [
-            "<header>",
-            '<p class="kind">Simulation report</p>',
-            f"<h1>{escape(_title(base.name))}</h1>",
-            f'<p class="question">{escape(base.question)}</p>' if base.question else "",
-            _banner(results, points),
-            _cards(points),
-            "</header>",
-            f'<nav aria-label="Sections"><ul>{links}</ul></nav>',
-            *(section(*each) for each in present),
-            f'<footer class="soft">{escape(setup_tables.origin_line(results))}</footer>',
-        ],
+    words = base.name.replace("-", " ").replace("_", " ")
+    context = {
+        "title": words[:1].upper() + words[1:],
+        "question": base.question,
+        "banner": _banner(results, points),
+        "cards": _cards(points),
+        "sections": list(_sections(results, points, figures, remarks)),
+        "origin": setup_tables.origin_line(results),
+    }
+    return render("report.html", context)
+
+
+def _sections(
+    results: Results,
+    points: Sequence[PointSummary],
+    figures: Sequence[ReportFigure],
+    remarks: Sequence[str],
+) -> Iterator[ReportSection]:
+    expectations = _expectations(points)
+    template = "table.html" if isinstance(expectations, ReportTable) else "sentence.html"
+    yield ReportSection("verdict", "What held and what not", template, expectations)
+    if compared := _comparison(points):
+        title = "Points compared, same seeds with same seeds"
+        yield ReportSection("comparison", title, "table.html", compared)
+    yield ReportSection("setup", "Set-up", "setup.html", setup_tables.setup(results.study))
+    if missing := _missing(results, remarks):
+        yield ReportSection("missing", "What is missing", "list.html", missing)
+    if chapters := _chapters(points, figures):
+        yield ReportSection("measured", "What was measured", "measured.html", chapters)
+    else:
+        yield ReportSection(
+            "measured", "What was measured", "sentence.html", "Nothing was measured."
+        )
+    if churn := _churn(points):
+        yield ReportSection("churn", "Churn: nominal and measured", "table.html", churn)
+    if cost := _cost(points):
+        yield ReportSection("cost", "What the simulation cost", "table.html", cost)
+    yield ReportSection("limits", "Limits", "list.html", setup_tables.limits(results.study))
+    yield ReportSection(
+        "again", "How to reproduce", "reproduce.html", setup_tables.reproduce(results)
     )
 
 
-def _title(name: str) -> str:
-    words = name.replace("-", " ").replace("_", " ")
-    return words[:1].upper() + words[1:]
-
-
-def _banner(results: Results, points: Sequence[PointSummary]) -> str:
+def _banner(results: Results, points: Sequence[PointSummary]) -> _Banner:
     verdicts = [verdict for point in points for verdict in point.verdicts]
     held = sum(verdict.held for verdict in verdicts)
     kind = "good" if held == len(verdicts) else "bad"
-    if not verdicts:
-        kind, said = "doubt", "<strong>No verdict.</strong> The scenario states no expectation."
-    elif held == len(verdicts):
-        said = f"<strong>Held.</strong> All {held} expectations were met."
-    else:
-        said = (
-            f"<strong>Not held.</strong> {len(verdicts) - held} of {len(verdicts)} expectations "
-            "were not met."
-        )
-    if not results.complete:
-        kind = "doubt" if kind == "good" else kind
-        said += f" <strong>Incomplete:</strong> {escape(state_sentence(results))}"
-    return f'<p class="verdict {kind}" role="status">{said}</p>'
+    if not verdicts or (kind == "good" and not results.complete):
+        kind = "doubt"
+    incomplete = "" if results.complete else state_sentence(results)
+    return _Banner(kind, held, len(verdicts), incomplete)
 
 
 def state_sentence(results: Results) -> str:
@@ -106,26 +140,28 @@ def state_sentence(results: Results) -> str:
     return f"{how}; {whole} of {results.study.runs} runs went to their end."
 
 
-def _cards(points: Sequence[PointSummary]) -> str:
+def _cards(points: Sequence[PointSummary]) -> list[_Card]:
     if len(points) > 1:
-        return ""
+        return []
     found = {s.metric: s for s in points[0].metrics if not s.label}
-    cards: list[str] = []
-    for metric, statistic, words in _HEADLINES:
-        summary = found.get(metric)
-        if summary is not None and len(cards) < _MOST_HEADLINES:
-            estimate = summary.mean if statistic == "mean" else summary.quantiles[statistic]
-            ends = f"95 % CI {_headline_interval(estimate, metric)}"
-            ends = ends if estimate.n > 1 else "one seed"
-            value = _headline(estimate.mean, metric)
-            cards.append(f"<li><b>{value}</b><span>{words}</span><span>{ends}</span></li>")
-    return f'<ul class="cards">{"".join(cards)}</ul>' if cards else ""
+    present = [each for each in _HEADLINES if each[0] in found]
+    return [
+        _card(found[metric], statistic, words)
+        for metric, statistic, words in present[:_MOST_HEADLINES]
+    ]
+
+
+def _card(summary: MetricSummary, statistic: str, words: str) -> _Card:
+    estimate = summary.mean if statistic == "mean" else summary.quantiles[statistic]
+    ends = f"95 % CI {_headline_interval(estimate, summary.metric)}"
+    value = _headline(estimate.mean, summary.metric)
+    return _Card(value, words, ends if estimate.n > 1 else "one seed")
 
 
 def _headline(value: float, metric: str) -> str:
     described = metric_of(metric)
     if described.unit or not 0 <= value <= 1:
-        return escape(with_unit(value, described.unit).replace(" 1/", " / "))
+        return with_unit(value, described.unit).replace(" 1/", " / ")
     percent = 100 * value
     return f"{percent:.2f} %" if 99 < percent < 100 or 0 < percent < 1 else f"{percent:.1f} %"
 
@@ -138,35 +174,46 @@ def _headline_interval(estimate: Estimate, metric: str) -> str:
     return f"{100 * estimate.low:.2f} … {100 * estimate.high:.2f} %"
 
 
-def _expectations(points: Sequence[PointSummary]) -> str:
-    several = len(points) > 1
-    rows = []
-    for point in points:
-        for verdict in point.verdicts:
-            word, kind = ("held", "good") if verdict.held else ("not held", "bad")
-            if not verdict.got.n:
-                word, kind = "nothing measured", "bad"
-            elif verdict.unrecovered:
-                word = f"{word}: {verdict.doubt}"
-            elif not verdict.certain and verdict.got.n > 1:
-                word, kind = f"{word}, interval crosses the bound", "doubt"
-            rows.append(
-                [
-                    *([cell(point.point.name)] if several else []),
-                    f"<td><code>{escape(str(verdict.expectation))}</code></td>",
-                    cell(number(verdict.got.mean), "number"),
-                    cell(interval(verdict.got), "number"),
-                    cell(str(verdict.got.n), "number"),
-                    cell(word, kind),
-                ]
-            )
+def _expectations(points: Sequence[PointSummary]) -> ReportTable | str:
+    rows = [
+        [
+            *_point_cell(points, point),
+            ReportCell(str(verdict.expectation), code=True),
+            numeric(number(verdict.got.mean)),
+            numeric(interval(verdict.got)),
+            numeric(str(verdict.got.n)),
+            _verdict_cell(verdict),
+        ]
+        for point in points
+        for verdict in point.verdicts
+    ]
     if not rows:
-        return "<p>The scenario states no expectation, so nothing could fail to hold.</p>"
-    head = [*(["point"] if several else []), "expected", "got#", "95 % CI#", "seeds#", "verdict"]
+        return "The scenario states no expectation, so nothing could fail to hold."
+    head = [*_point_head(points), "expected", "got#", "95 % CI#", "seeds#", "verdict"]
     return table("Each expectation is a bound on the mean over the seeds.", head, rows)
 
 
-def _missing(results: Results, remarks: Sequence[str]) -> str:
+def _verdict_cell(verdict: ExpectationResult) -> ReportCell:
+    word, kind = ("held", "good") if verdict.held else ("not held", "bad")
+    if not verdict.got.n:
+        return ReportCell("nothing measured", "bad")
+    if verdict.unrecovered:
+        return ReportCell(f"{word}: {verdict.doubt}", kind)
+    if not verdict.certain and verdict.got.n > 1:
+        return ReportCell(f"{word}, interval crosses the bound", "doubt")
+    return ReportCell(word, kind)
+
+
+def _point_head(points: Sequence[PointSummary]) -> list[str]:
+    """Return the heading of the column that names points, if there are several."""
+    return ["point"] if len(points) > 1 else []
+
+
+def _point_cell(points: Sequence[PointSummary], point: PointSummary) -> list[ReportCell]:
+    return [ReportCell(point.point.name)] if len(points) > 1 else []
+
+
+def _missing(results: Results, remarks: Sequence[str]) -> list[str]:
     said = [*remarks, *results.notes]
     said += [
         f"{results.study.points[f.point].name}, seed {f.seed}: {f.sentence}"
@@ -181,131 +228,111 @@ def _missing(results: Results, remarks: Sequence[str]) -> str:
     ]
     if not results.complete and not said:
         said.append(state_sentence(results))
-    return "<ul>" + "".join(f"<li>{escape(each)}</li>" for each in said) + "</ul>" if said else ""
+    return said
 
 
-def _chapters(points: Sequence[PointSummary], figures: Sequence[ReportFigure]) -> str:
+def _chapters(points: Sequence[PointSummary], figures: Sequence[ReportFigure]) -> list[_Chapter]:
     there = {metric_of(s.metric).group for p in points for s in p.metrics}
-    groups = [group for group in important_first(points) if group in there]
-    parts = []
-    for group in groups:
-        parts.append(f"<h3>{escape(group)}</h3>")
-        parts += [
-            f"<figure>{figure.svg}<figcaption>{escape(figure.caption)}</figcaption></figure>"
-            for figure in figures
-            if figure.group == group
-        ]
-        parts.append(_metrics_table(points, group))
-    return "\n".join(parts) if parts else "<p>Nothing was measured.</p>"
+    return [
+        _Chapter(
+            group, [each for each in figures if each.group == group], _metrics_table(points, group)
+        )
+        for group in important_first(points)
+        if group in there
+    ]
 
 
-def _comparison(points: Sequence[PointSummary]) -> str:
+def _comparison(points: Sequence[PointSummary]) -> ReportTable | None:
     """Compare every point with the first one, seed by seed, expected metrics first."""
     if len(points) < 2:
-        return ""
+        return None
     rows = [
         [
-            cell(difference.point),
-            cell(difference.metric),
-            cell(number(difference.estimate.mean), "number"),
-            cell(interval(difference.estimate), "number"),
-            cell(str(difference.estimate.n), "number"),
-            cell(difference.words, "" if difference.shown else "doubt"),
+            ReportCell(difference.point),
+            ReportCell(difference.metric),
+            numeric(number(difference.estimate.mean)),
+            numeric(interval(difference.estimate)),
+            numeric(str(difference.estimate.n)),
+            ReportCell(difference.words, "" if difference.shown else "doubt"),
         ]
         for group in important_first(points)
         for difference in differences(points)
         if metric_of(difference.metric).group == group
     ]
-    if not rows:
-        return ""
     head = ["point", "metric", "difference#", "95 % CI#", "seeds#", "what it shows"]
+    first = points[0].point.name
     note = (
-        f'<p class="soft">Each row is the mean over the seeds of this point less '
-        f"{escape(points[0].point.name)}, both with the same seed. Of twenty rows without any "
-        "difference, one shows one by chance.</p>"
+        f"Each row is the mean over the seeds of this point less {first}, both with the same seed. "
+        "Of twenty rows without any difference, one shows one by chance."
     )
-    return table(f"Differences from {points[0].point.name}", head, rows) + note
+    return table(f"Differences from {first}", head, rows, note) if rows else None
 
 
-def _metrics_table(points: Sequence[PointSummary], group: str) -> str:
-    several = len(points) > 1
+def _metrics_table(points: Sequence[PointSummary], group: str) -> ReportTable:
     rows = [
-        [*([cell(point.point.name)] if several else []), *_metric_row(summary)]
+        [*_point_cell(points, point), *_metric_row(summary)]
         for point in points
         for summary in point.metrics
         if metric_of(summary.metric).group == group
     ]
     head = ["metric", "mean#", "95 % CI#", "sd over seeds#", "median#", "p95#", "seeds#", "n#"]
-    return table(
-        f"{group}: statistics of each seed, averaged over the seeds",
-        [*(["point"] if several else []), *head],
-        rows,
-    )
+    caption = f"{group}: statistics of each seed, averaged over the seeds"
+    return table(caption, [*_point_head(points), *head], rows)
 
 
-def _metric_row(summary: MetricSummary) -> list[str]:
+def _metric_row(summary: MetricSummary) -> list[ReportCell]:
     described = metric_of(summary.metric)
     name = f"{summary.metric} [{summary.label}]" if summary.label else summary.metric
     shown = f"{name}, {described.unit}" if described.unit else name
     yes_no = described.kind == "yes-no"
     quantiles = [math.nan if yes_no else summary.quantiles[q].mean for q in ("median", "p95")]
     return [
-        f'<td title="{escape(described.meaning)}">{escape(shown)}</td>',
-        cell(number(summary.mean.mean), "number"),
-        cell(interval(summary.mean), "number"),
-        cell(number(summary.mean.sd), "number"),
-        *(cell(number(value), "number") for value in quantiles),
-        cell(str(summary.mean.n), "number"),
-        cell(f"{summary.observations:,}", "number"),
+        ReportCell(shown, title=described.meaning),
+        numeric(number(summary.mean.mean)),
+        numeric(interval(summary.mean)),
+        numeric(number(summary.mean.sd)),
+        *(numeric(number(value)) for value in quantiles),
+        numeric(str(summary.mean.n)),
+        numeric(f"{summary.observations:,}"),
     ]
 
 
-def _churn(points: Sequence[PointSummary]) -> str:
-    several = len(points) > 1
+def _churn(points: Sequence[PointSummary]) -> ReportTable | None:
     rows = [
         [
-            *([cell(point.point.name)] if several else []),
-            cell(f"{quantity}, {unit}" if unit else quantity),
-            cell(number(nominal), "number"),
-            cell(number(measured.mean), "number"),
-            cell(interval(measured), "number"),
+            *_point_cell(points, point),
+            ReportCell(f"{quantity}, {unit}" if unit else quantity),
+            numeric(number(nominal)),
+            numeric(number(measured.mean)),
+            numeric(interval(measured)),
         ]
         for point in points
         for quantity, unit, nominal, measured in point.churn
     ]
-    if not rows:
-        return ""
     note = (
-        '<p class="soft">Sessions that outlast the run are cut off, so the means of those '
+        "Sessions that outlast the run are cut off, so the means of those "
         "that begin and end within it lie below the nominal ones. The median by Kaplan and Meier "
         "(1958) counts the cut sessions as well; joins, leaves and the share "
         "on-line do not suffer from that. The nominal values speak of ordinary churn alone, "
-        "without what happens to many nodes at once.</p>"
+        "without what happens to many nodes at once."
     )
-    head = [*(["point"] if several else []), "quantity", "nominal#", "measured#", "95 % CI#"]
-    return table("The session model against what came of it", head, rows) + note
+    head = [*_point_head(points), "quantity", "nominal#", "measured#", "95 % CI#"]
+    caption = "The session model against what came of it"
+    return table(caption, head, rows, note) if rows else None
 
 
-def _cost(points: Sequence[PointSummary]) -> str:
-    names = {
-        "datagrams_per_wall_s": "simulated datagrams in a second of wall time, for one run",
-        "simulated_per_wall": "simulated over wall time",
-        "peak_rss_mb": "largest resident set of a run, MB",
-        "wall_s": "wall time of a run, s",
-    }
-    several = len(points) > 1
+def _cost(points: Sequence[PointSummary]) -> ReportTable | None:
     rows = [
         [
-            *([cell(point.point.name)] if several else []),
-            cell(names[name]),
-            cell(number(estimate.mean), "number"),
-            cell(interval(estimate), "number"),
+            *_point_cell(points, point),
+            ReportCell(_COSTS[name]),
+            numeric(number(estimate.mean)),
+            numeric(interval(estimate)),
         ]
         for point in points
         for name, estimate in point.performance().items()
         if estimate.n
     ]
-    if not rows:
-        return ""
-    head = [*(["point"] if several else []), "quantity", "mean#", "95 % CI#"]
-    return table("Depends on the machine; nothing else in this report does", head, rows)
+    head = [*_point_head(points), "quantity", "mean#", "95 % CI#"]
+    caption = "Depends on the machine; nothing else in this report does"
+    return table(caption, head, rows) if rows else None

@@ -2,39 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from html import escape
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from sims.scenario.plain import plain_of
 from sims.scenario.scenario import Scenario
-from sims.scenario.study import Study
+from sims.scenario.study import Axis, Study
 from sims.scenario.toml import render_toml
 from sims.studies.reports.numbers import duration
-from sims.studies.reports.page import cell, table
+from sims.studies.reports.page import ReportCell, ReportTable, table
 from sims.studies.results.reading import Results
 
-__all__ = ["limits", "origin_line", "reproduce", "setup"]
+__all__ = ["Reproduction", "SetupText", "limits", "origin_line", "reproduce", "setup"]
 
 
-def setup(study: Study) -> str:
+@dataclass(frozen=True, slots=True)
+class SetupText:
+    """What was simulated: sentences, the axes of the sweep, settings without their default."""
+
+    sentences: Sequence[str]
+    axes: Sequence[Axis]
+    changed: ReportTable
+
+
+@dataclass(frozen=True, slots=True)
+class Reproduction:
+    """How to repeat a study.
+
+    Attributes:
+        origin_command: the command that made the results, or empty if it is unknown.
+        command: a command that makes them again.
+        scenario: the scenario as TOML.
+        versions: the versions of the programs.
+        digests: the event digest of each run, one a line.
+    """
+
+    origin_command: str
+    command: str
+    scenario: str
+    versions: ReportTable
+    digests: str
+
+
+def setup(study: Study) -> SetupText:
     """Return a description of the simulation and the settings that differ from defaults."""
-    scenario = study.base
-    words = " ".join(_sentences(scenario))
     rows = [
-        [f"<td><code>{escape(name)}</code></td>", cell(value), cell(default)]
-        for name, value, default in _differing(scenario)
+        [ReportCell(name, code=True), ReportCell(value), ReportCell(default)]
+        for name, value, default in _differing(study.base)
     ]
-    swept = "".join(
-        f"<li><code>{escape(axis.setting)}</code>: {escape(', '.join(map(str, axis.values)))}</li>"
-        for axis in study.axes
+    changed = table(
+        "Settings that differ from their defaults", ["setting", "value", "default"], rows
     )
-    grid = f"<p>The sweep varies:</p><ul>{swept}</ul>" if swept else ""
-    changed = (
-        table("Settings that differ from their defaults", ["setting", "value", "default"], rows)
-        if rows
-        else "<p>Every setting has its default.</p>"
-    )
-    return f"<p>{escape(words)}</p>{grid}{changed}"
+    return SetupText(list(_sentences(study.base)), study.axes, changed)
 
 
 def _sentences(scenario: Scenario) -> Iterator[str]:
@@ -92,7 +111,7 @@ def _flat(table_: Mapping[str, object], before: str = "") -> Iterator[tuple[str,
             yield f"{before}{name}", str(value)
 
 
-def limits(study: Study) -> str:
+def limits(study: Study) -> list[str]:
     """Return what cannot be concluded from the results."""
     scenario = study.base
     said = [
@@ -118,21 +137,19 @@ def limits(study: Study) -> str:
         said.append(
             f"{few} seed{' is' if few == 1 else 's are'} few: read the intervals before the means."
         )
-    return "<ul>" + "".join(f"<li>{escape(each)}</li>" for each in said) + "</ul>"
+    return said
 
 
-def reproduce(results: Results) -> str:
+def reproduce(results: Results) -> Reproduction:
     """Return the command, the scenario file, the versions and the digests."""
-    base = results.study.base
     sweep = "".join(
         f" --sweep '{axis.setting}={','.join(map(str, axis.values))}'"
         for axis in results.study.axes
     )
-    told = str(results.origin.get("command") or "")
     command = f"overlay sim churn scenario.toml{sweep} --out results"
     versions = results.origin.get("versions")
     rows = [
-        [cell(str(name)), cell(str(version))]
+        [ReportCell(str(name)), ReportCell(str(version))]
         for name, version in (versions.items() if isinstance(versions, dict) else ())
         if version
     ]
@@ -140,15 +157,12 @@ def reproduce(results: Results) -> str:
         f"{run.digest}  {results.study.points[run.point].name} seed {run.seed}"
         for run in results.runs
     )
-    asked = f"<p>These results came from <code>{escape(told)}</code>.</p>" if told else ""
-    return (
-        f"{asked}<p>Save the scenario below as <code>scenario.toml</code> and run</p>"
-        f"<pre>{escape(command)}</pre>"
-        "<p>The same seeds give the same digests below, on any machine and with any number of "
-        "workers. Redraw this report with <code>overlay sim plot DIRECTORY</code>.</p>"
-        f"<h3>Scenario</h3><pre>{escape(render_toml(base))}</pre>"
-        f"{table('Versions', ['what', 'version'], rows) if rows else ''}"
-        f"<h3>Event digests (SHA-256)</h3><pre>{escape(digests)}</pre>"
+    return Reproduction(
+        origin_command=str(results.origin.get("command") or ""),
+        command=command,
+        scenario=render_toml(results.study.base),
+        versions=table("Versions", ["what", "version"], rows),
+        digests=digests,
     )
 
 

@@ -28,7 +28,8 @@ def write_lines(path: Path, pieces: Iterable[str]) -> None:
     """Write the pieces of a text in order, as :func:`write_text` does."""
     part = path.with_name(f".{path.name}.part")
     try:
-        with part.open("w", encoding="utf-8", newline="") as file:
+        # JSON that was read can contain half of a surrogate pair, which UTF-8 cannot express.
+        with part.open("w", encoding="utf-8", errors="replace", newline="") as file:
             file.writelines(pieces)
             file.flush()
             os.fsync(file.fileno())

@@ -260,7 +260,7 @@ def test_without_matplotlib_a_sentence_says_so(tmp_path):
     written(tmp_path / "out")
     drawn = draw(tmp_path / "out", read_results(tmp_path / "out"))
     assert "pip install '.[sims]'" in drawn.remarks[0]
-    assert "pip install &#x27;.[sims]&#x27;" in (tmp_path / "out" / "report.html").read_text()
+    assert "pip install &#39;.[sims]&#39;" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_failures_and_early_ends_are_told(tmp_path):
