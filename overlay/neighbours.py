@@ -118,7 +118,7 @@ class Neighbours:
         self._own_address = own_address
         self._links = links
         self._backend = backend
-        self._in_kernel = backend.capabilities().in_kernel
+        self._moves_addresses = backend.capabilities().moves_outer_addresses
         self._circuits = circuits
         self._tfc = tfc
         self._reqids = itertools.cycle(range(1, FIRST_CIRCUIT_REQID))
@@ -295,16 +295,16 @@ class Neighbours:
             return False
         neighbour.pairs = dict(zip(pairs, moved, strict=True))
         neighbour.here, neighbour.endpoint = here, endpoint
-        if self._in_kernel:
+        if self._moves_addresses:
             neighbour.local, neighbour.nominal = here, endpoint
         return True
 
     def _renew_moved_keys(self, event: LinkEstablished, neighbour: _Neighbour, now: float) -> None:
-        """Replace inbound SAs that bear the former address of a peer, if the backend is the kernel.
+        """Replace inbound SAs that have the former address of a peer as outer address.
 
-        The kernel reports each of their packets as one from elsewhere.
+        A backend that moves outer addresses reports each of their packets as one from elsewhere.
         """
-        if self._in_kernel and event.keys.inbound_spi in neighbour.pairs:
+        if self._moves_addresses and event.keys.inbound_spi in neighbour.pairs:
             self._links.rekey(event.overlay_address, now, moved=True)
 
     def _free_reqid(self) -> int:

@@ -249,12 +249,25 @@ class SaCounters:
 
 @dataclass(frozen=True, slots=True)
 class BackendCapabilities:
-    """Capabilities of a backend; ``max_templates`` is the maximum number of hops plus the link."""
+    """Capabilities of an open backend.
+
+    Attributes:
+        name: The name of its entry point.
+        suites: The ESP suites that work on this host.
+        max_templates: Maximum number of hops plus the link.
+        sends_pieces: Whether it sends large packets in pieces. If not, inner packets are limited
+            to a size that needs none, and links do not probe the path MTU
+            (``docs/decisions/0054``).
+        moves_outer_addresses: Whether SAs of a link that moves get new outer addresses.
+        separates_directions: Whether an inbound and an outbound SA may have the same identity.
+    """
 
     name: str
     suites: frozenset[int]
     max_templates: int
-    in_kernel: bool
+    sends_pieces: bool = False
+    moves_outer_addresses: bool = False
+    separates_directions: bool = False
 
 
 class IpsecBackend(Protocol):

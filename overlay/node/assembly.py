@@ -30,13 +30,12 @@ from overlay.ipsec.lifetimes import draw_lifetime
 from overlay.ipsec.mtu import esp_payload_that_fits, inner_mtu
 from overlay.ipsec.spi_mark import SpiMark
 from overlay.ipsec.suites import SUITES
-from overlay.ipsec.userspace.engine import UserspaceEngine
 from overlay.link.lifetimes import link_limits
 from overlay.link.links import DEFAULT_LINK_SUITES, Links
 from overlay.link.replay import InitiationClock
 from overlay.neighbours import Neighbours
 from overlay.node.node_cores import NodeCores
-from overlay.node.packet_transport import DatagramSink, NodeBackend, PacketTransport
+from overlay.node.packet_transport import DatagramSink, NodeBackend, PacketEngine, PacketTransport
 from overlay.node.port_forms import Marks
 from overlay.node.timers import PeriodicTasks
 from overlay.node.userspace_transport import UserspaceTransport
@@ -96,17 +95,18 @@ class Surroundings:
     send_apart: Callable[[bytes, Endpoint], None] = lambda *_: None
 
 
-def path_mtu(configuration: Configuration, *, in_kernel: bool = False) -> int:
+def path_mtu(configuration: Configuration, *, sends_pieces: bool = True) -> int:
     """Return the MTU in bytes of inner packets, which is the same for all paths of this node.
 
-    It is the setting ``path_mtu`` of the forwarding rules, if they have this setting. With
-    ``in_kernel`` it is at most the size that needs no fragments on a path with ``MAX_HOPS`` hops.
+    It is the setting ``path_mtu`` of the forwarding rules, if they have this setting. Unless the
+    backend ``sends_pieces``, it is at most the size that needs no fragments on a path with
+    ``MAX_HOPS`` hops.
     Source: docs/decisions/0003 and 0054.
     """
     name = configuration.forwarding.rules
     settings = configuration.plugin_settings("overlay.forwarding", name)
     wanted: int = getattr(settings, "path_mtu", INNER_MTU)
-    if not in_kernel:
+    if sends_pieces:
         return wanted
     unfragmented = inner_mtu(
         _UNDERLAY_MTU,
@@ -123,7 +123,7 @@ def build_cores(
     identity: LocalIdentity,
     surroundings: Surroundings,
     *,
-    engine: UserspaceEngine,
+    engine: PacketEngine,
     endpoints: tuple[Endpoint, ...],
     rng: Random,
     dht: Dht | None = None,
@@ -135,7 +135,7 @@ def build_cores(
         configuration: the settings of the node.
         identity: the keys of the node.
         surroundings: what replaces sockets, devices and filters.
-        engine: the userspace IPsec engine.
+        engine: an IPsec engine that processes packets in this process.
         endpoints: where other nodes reach this node.
         rng: source of all random numbers.
         dht: a DHT core to use instead of a new one. Simulations pass one with its own transport.
@@ -159,7 +159,7 @@ def build_cores(
 
 def build_datapath(
     configuration: Configuration,
-    engine: UserspaceEngine,
+    engine: PacketEngine,
     network: DatagramSink,
     local_addresses: Callable[[], frozenset[bytes]],
 ) -> UserspaceTransport:
@@ -221,8 +221,8 @@ def wire_cores(
         budget=budget,
         local_endpoint=partial(_local_endpoint, surroundings),
         draw_index=None if marks is None else partial(marks.numbers.draw_spi, rng),
-        # A node with the kernel backend neither sends nor answers probes (docs/decisions/0054).
-        probes_sizes=surroundings.probes_sizes and not backend.capabilities().in_kernel,
+        # Without pieces, a node neither sends nor answers probes (docs/decisions/0054).
+        probes_sizes=surroundings.probes_sizes and backend.capabilities().sends_pieces,
         clock=surroundings.initiations,
     )
     circuits = SignallingManager(

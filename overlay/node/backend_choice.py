@@ -16,10 +16,11 @@ from typing import Final, cast
 
 from overlay.config import Configuration
 from overlay.errors import BackendError, ConfigurationError
-from overlay.ipsec.userspace.engine import UserspaceEngine
+from overlay.ipsec.suites import SUITES
 from overlay.node.backend_plugin import BackendFeatures, BackendPlugin, ShellSetup
 from overlay.node.operating_system import OperatingSystem
 from overlay.node.packet_shell import PacketShell
+from overlay.node.packet_transport import PacketEngine
 from overlay.node.sockets import Sockets
 from overlay.node.userspace_shell import UserspaceShell
 from overlay.plugins import load_plugin
@@ -81,7 +82,7 @@ def open_shell(
     host: OperatingSystem,
     network: Sockets,
     rng: Random,
-    engine: UserspaceEngine | None,
+    engine: PacketEngine | None,
 ) -> PacketShell:
     """Choose the backend and open its devices, filters and sockets.
 
@@ -90,7 +91,7 @@ def open_shell(
         host: creates devices and filters.
         network: the UDP sockets of the node.
         rng: draws IVs and the SPIs of trial SAs.
-        engine: a userspace engine that is used whatever the configuration says, or None.
+        engine: an engine that is used whatever the configuration says, or None.
 
     Raises:
         ConfigurationError: the named backend does not support the settings.
@@ -128,7 +129,24 @@ def _open(name: str, setup: ShellSetup) -> PacketShell:
     if not backend.features.in_kernel:
         # A node that ran with the kernel's backend here and was killed leaves SAs and policies.
         setup.host.clear_kernel_ipsec()
-    return backend.open_shell(setup)
+    return _with_suites(name, backend.open_shell(setup), setup.configuration)
+
+
+def _with_suites(name: str, shell: PacketShell, configuration: Configuration) -> PacketShell:
+    """Return the shell if its backend has the configured suites; otherwise close it.
+
+    Raises:
+        BackendError: a suite is missing.
+    """
+    suites = shell.backend.capabilities().suites
+    for suite in (configuration.ipsec.link_suite, configuration.ipsec.esp_suite):
+        if suite not in suites:
+            shell.close()
+            raise BackendError(
+                f'the IPsec backend "{name}" has no {SUITES[suite].name}: name another suite in '
+                f'[ipsec], or write backend = "{_USERSPACE}".'
+            )
+    return shell
 
 
 def _wants_dummies(configuration: Configuration) -> bool:

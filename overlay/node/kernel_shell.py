@@ -81,7 +81,7 @@ class KernelShell:
         self.backend = backend
         self.unforgotten = 0
         self.exit_role: ExitRole | None = None
-        roles, mtu = configuration.roles, path_mtu(configuration, in_kernel=True)
+        roles, mtu = configuration.roles, path_mtu(configuration, sends_pieces=False)
         own_ports = [each.port for each in configuration.network.listen]
         with ExitStack() as opened:
             opened.callback(backend.close)

@@ -18,10 +18,10 @@ from overlay.control.server import serve_control
 from overlay.control.service import PathReport
 from overlay.errors import BackendError
 from overlay.identity import LocalIdentity
-from overlay.ipsec.userspace.engine import UserspaceEngine
 from overlay.logs import EventLog
 from overlay.node.asked import Destination, Hop, request_of
 from overlay.node.operating_system import LinuxOperatingSystem, OperatingSystem
+from overlay.node.packet_transport import PacketEngine
 from overlay.node.running import RunningNode
 from overlay.node.service import NodeService
 
@@ -85,7 +85,7 @@ class OverlayNode:
         identity: LocalIdentity,
         *,
         rng: Random | None = None,
-        engine: UserspaceEngine | None = None,
+        engine: PacketEngine | None = None,
         host: OperatingSystem | None = None,
     ) -> None:
         if not isinstance(configuration, Configuration):
@@ -232,7 +232,7 @@ async def run_node(
     configuration: Configuration,
     identity: LocalIdentity,
     *,
-    engine: UserspaceEngine | None = None,
+    engine: PacketEngine | None = None,
     host: OperatingSystem | None = None,
     task_status: trio.TaskStatus[Callable[[], int]] = trio.TASK_STATUS_IGNORED,
 ) -> None:

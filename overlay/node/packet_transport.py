@@ -12,9 +12,9 @@ from typing import Protocol
 
 from overlay.addresses import Endpoint
 from overlay.ipsec.interface import Drop, IpsecBackend, IpsecConfiguration, SaIdentity
-from overlay.ipsec.userspace.engine import AttackedLink
+from overlay.ipsec.userspace.engine import AttackedLink, Processed
 
-__all__ = ["Arrived", "DatagramSink", "NodeBackend", "PacketTransport"]
+__all__ = ["Arrived", "DatagramSink", "NodeBackend", "PacketEngine", "PacketTransport"]
 
 
 class DatagramSink(Protocol):
@@ -63,6 +63,37 @@ class NodeBackend(IpsecBackend, Protocol):
 
     def association_counts(self) -> dict[str, int]:
         """Return how many SAs are installed, by kind, for the node's owner."""
+        ...
+
+
+class PacketEngine(NodeBackend, Protocol):
+    """A backend that processes packets in this process; the node hands it batches."""
+
+    @property
+    def has_soft_expired(self) -> bool:
+        """Whether :meth:`soft_expired` has SAs to return."""
+        ...
+
+    def process_inbound(
+        self,
+        datagrams: Sequence[tuple[bytes, Endpoint]],
+        now: float,
+        *,
+        defer_doubtful: bool = False,
+    ) -> Processed:
+        """Open ESP datagrams; ``defer_doubtful`` is as for :meth:`PacketTransport.from_network`."""
+        ...
+
+    def process_outbound(self, packets: Sequence[bytes], now: float) -> Processed:
+        """Seal IP packets of this host into the tunnels of their OUT policy."""
+        ...
+
+    def attacked_links(self) -> list[AttackedLink]:
+        """Return the installed link SAs for which many forged packets came."""
+        ...
+
+    def dummy(self, reqid: int, now: float) -> tuple[bytes, Endpoint] | None:
+        """Return one dummy packet for a link; None if the link cannot send."""
         ...
 
 

@@ -32,7 +32,6 @@ from overlay.dht.messages import Contact
 from overlay.dht.topology_store import TopologyStore
 from overlay.errors import BackendError, ConfigurationError, InternalError, OverlayError
 from overlay.identity import LocalIdentity
-from overlay.ipsec.userspace.engine import UserspaceEngine
 from overlay.logs import EventLog, Word
 from overlay.node.assembly import Surroundings, wire_cores
 from overlay.node.backend_choice import open_shell
@@ -51,7 +50,7 @@ from overlay.node.node_cores import NodeCores
 from overlay.node.operating_system import OperatingSystem
 from overlay.node.own_descriptor import RESIGN_INTERVAL_S
 from overlay.node.own_endpoints import OwnEndpoints
-from overlay.node.packet_transport import Arrived
+from overlay.node.packet_transport import Arrived, PacketEngine
 from overlay.node.path_answers import PathAnswers
 from overlay.node.path_file import PathFile
 from overlay.node.publication import Publication
@@ -86,7 +85,7 @@ class RunningNode:
         configuration: Configuration,
         identity: LocalIdentity,
         host: OperatingSystem,
-        engine: UserspaceEngine | None,
+        engine: PacketEngine | None,
         rng: Random,
         stack: ExitStack,
     ) -> None:
@@ -153,7 +152,7 @@ class RunningNode:
         """The roles that this node offers now: none if other nodes do not reach it."""
         return self.publication.roles
 
-    def _open(self, stack: ExitStack, engine: UserspaceEngine | None, rng: Random) -> None:
+    def _open(self, stack: ExitStack, engine: PacketEngine | None, rng: Random) -> None:
         configuration, network = self.configuration, self.configuration.network
         self.sockets = stack.enter_context(Sockets(network.listen, network.network_id, rng))
         self.endpoints = OwnEndpoints(network, self.sockets.bound, self.host)

@@ -25,6 +25,7 @@ from overlay.errors import (
     OverlayError,
     PathError,
 )
+from overlay.ipsec.interface import MAX_TEMPLATES
 from overlay.ipsec.suites import SUITES
 from overlay.logs import EventLog
 from overlay.node.asked import request_of
@@ -261,7 +262,7 @@ class NodeService:
 
     def _check_hops(self, hops: int) -> None:
         can = self._cores.engine.capabilities()
-        if can.in_kernel and hops > can.max_templates - 1:
+        if can.max_templates < MAX_TEMPLATES and hops > can.max_templates - 1:
             raise ConfigurationError(
                 f'the IPsec backend "{can.name}" carries circuits of at most '
                 f"{can.max_templates - 1} hops, not {hops}: ask for fewer, or write "
@@ -395,8 +396,8 @@ class NodeService:
         circuit = circuits.get(path.circuit) if path.circuit is not None else None
         others = [each.destination for each in self._cores.paths.all() if each is not path]
         configuration = self._running.configuration
-        in_kernel = self._running.shell.backend.capabilities().in_kernel
-        mtu = path_mtu(configuration, in_kernel=in_kernel)
+        can = self._running.shell.backend.capabilities()
+        mtu = path_mtu(configuration, sends_pieces=can.sends_pieces)
         hops = path.mix_path.hops if path.mix_path is not None and path.circuit is not None else ()
         first = self._cores.links.datagram_bytes(hops[0].overlay_address) if hops else None
         onion, link = configuration.ipsec.esp_suite, configuration.ipsec.link_suite

@@ -10,7 +10,6 @@ import trio
 from overlay.addresses import InnerAddress
 from overlay.config import Configuration
 from overlay.errors import BackendError
-from overlay.ipsec.userspace.engine import UserspaceEngine
 from overlay.logs import EventLog
 from overlay.node.assembly import build_datapath, path_mtu
 from overlay.node.enforcement import Enforced
@@ -19,7 +18,7 @@ from overlay.node.exit_role import ExitRole
 from overlay.node.exit_side import ExitSide
 from overlay.node.operating_system import OperatingSystem, Tun
 from overlay.node.packet_shell import BackendChoice, ShellHost
-from overlay.node.packet_transport import DatagramSink
+from overlay.node.packet_transport import DatagramSink, PacketEngine
 from overlay.node.source_side import SourceDevice
 from overlay.system.tun import MIN_MTU
 
@@ -38,7 +37,7 @@ class UserspaceShell:
         configuration: Configuration,
         host: OperatingSystem,
         network: DatagramSink,
-        engine: UserspaceEngine,
+        engine: PacketEngine,
         reason: str,
     ) -> None:
         """Take what an exit needs; what a source needs is taken with its first path.

@@ -23,8 +23,7 @@ from overlay.forwarding.asked import AskedFor
 from overlay.forwarding.icmp_errors import prohibited, protocol_unreachable
 from overlay.forwarding.rules import ForwardingRules
 from overlay.forwarding.too_big import packet_too_big
-from overlay.ipsec.userspace.engine import UserspaceEngine
-from overlay.node.packet_transport import Arrived, DatagramSink
+from overlay.node.packet_transport import Arrived, DatagramSink, PacketEngine
 
 __all__ = ["PacketDevice", "UserspaceTransport"]
 
@@ -45,7 +44,7 @@ class UserspaceTransport:
 
     def __init__(
         self,
-        engine: UserspaceEngine,
+        engine: PacketEngine,
         rules: ForwardingRules,
         network: DatagramSink,
         *,

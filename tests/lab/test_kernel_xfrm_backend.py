@@ -116,13 +116,13 @@ def test_the_conformance_suite_passes_on_this_kernel():
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
     assert int(re.search(r"(\d+) passed", done.stdout).group(1)) > 20
-    assert int(re.search(r"(\d+) skipped", done.stdout).group(1)) == 1
+    assert "skipped" not in done.stdout
 
 
 def test_this_kernel_has_every_suite(host):
     with make(host) as backend:
         assert backend.capabilities().suites == set(SUITES) - {11}
-        assert backend.capabilities().in_kernel
+        assert backend.capabilities().moves_outer_addresses
     with make(host, experiment=True) as backend:
         assert backend.capabilities().suites == set(SUITES)
 

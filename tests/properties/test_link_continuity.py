@@ -84,7 +84,7 @@ class LinuxSad:
         self.worn: list[SaIdentity] = []
 
     def capabilities(self) -> BackendCapabilities:
-        return BackendCapabilities("linux", frozenset(SUITES), 4, in_kernel=True)
+        return BackendCapabilities("linux", frozenset(SUITES), 4, moves_outer_addresses=True)
 
     def install(self, configuration: IpsecConfiguration) -> None:
         self.held += [Installed(sa, self.now) for sa in configuration.associations]

@@ -120,7 +120,13 @@ class UserspaceEngine:
 
     def capabilities(self) -> BackendCapabilities:
         """Return the capabilities of this backend."""
-        return BackendCapabilities("userspace", self._suites, MAX_TEMPLATES, in_kernel=False)
+        return BackendCapabilities(
+            "userspace",
+            self._suites,
+            MAX_TEMPLATES,
+            sends_pieces=True,
+            separates_directions=True,
+        )
 
     def install(self, configuration: IpsecConfiguration) -> None:
         """Install all SAs, policies and addresses, or none of them.

@@ -153,7 +153,9 @@ class XfrmBackend:
 
     def capabilities(self) -> BackendCapabilities:
         """Tell what this kernel can do; its suites were tried when the backend started."""
-        return BackendCapabilities("xfrm", self._suites, KERNEL_MAX_TEMPLATES, in_kernel=True)
+        return BackendCapabilities(
+            "xfrm", self._suites, KERNEL_MAX_TEMPLATES, moves_outer_addresses=True
+        )
 
     def install(self, configuration: IpsecConfiguration) -> None:
         """Install SAs, policies and addresses, all or nothing.

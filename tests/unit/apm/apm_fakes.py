@@ -45,7 +45,7 @@ class FakeBackend:
         self.max_templates = 6
 
     def capabilities(self) -> BackendCapabilities:
-        return BackendCapabilities("fake", frozenset({1, 3}), self.max_templates, False)
+        return BackendCapabilities("fake", frozenset({1, 3}), self.max_templates)
 
     def install(self, configuration: IpsecConfiguration) -> None:
         self.log.append("install")

@@ -105,7 +105,7 @@ def start_kernel(tmp_path, monkeypatch):
     )
     monkeypatch.setattr(kernel_shell, "_hand_esp_over", lambda _: None)
     backend = SimpleNamespace(
-        capabilities=lambda: BackendCapabilities("xfrm", frozenset({1, 3}), 5, in_kernel=True),
+        capabilities=lambda: BackendCapabilities("xfrm", frozenset({1, 3}), 5),
         close=lambda: None,
         device_name="anonsec0",
         device=SimpleNamespace(lost=lambda: False),

@@ -193,7 +193,7 @@ class Kernel(UserspaceEngine):
     """A backend that gives SAs the addresses between which a link goes now."""
 
     def capabilities(self):
-        return replace(super().capabilities(), in_kernel=True)
+        return replace(super().capabilities(), moves_outer_addresses=True)
 
     def relocate(self, pairs, local, remote):
         moved = []
