@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from overlay.errors import BackendError
+from overlay.logs import configure_logging
 from overlay.settings import declared
 from sims.acceptance.experiment_result import CheckedValue, ExperimentResult
 from sims.acceptance.figures import draw
@@ -89,7 +90,8 @@ def run_each(
     if jobs == 1:
         yield from map(one, chosen)
         return
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+    quiet = partial(configure_logging, "error")
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=quiet) as pool:
         for ended in as_completed([pool.submit(one, name) for name in chosen]):
             yield ended.result()
 

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Final
 
 from overlay.errors import ConfigurationError
+from overlay.logs import configure_logging
 from sims.cli.arguments import configure
 
 __all__ = ["SimCommand"]
@@ -46,6 +47,7 @@ class SimCommand:
         Raises:
             OverlayError: the command failed.
         """
+        configure_logging("error")  # warnings of simulated nodes would hide the progress
         try:
             return _chosen(arguments.sim_command)(arguments)
         except ModuleNotFoundError as error:

@@ -8,11 +8,13 @@ import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Final
 
 from overlay.errors import BackendError
+from overlay.logs import configure_logging
 from overlay.settings import Settings, many, number, setting, whole
 from sims.acceptance.experiment import Experiment, Measurement, Progress
 from sims.acceptance.experiment_result import CheckedValue, exactly
@@ -59,7 +61,8 @@ def digests_of(
     jobs = [(nodes, duration_s, model, seed) for seed in seeds]
     if workers == 1:
         return [_digest(job) for job in jobs]
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    quiet = partial(configure_logging, "error")
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=quiet) as pool:
         return list(pool.map(_digest, jobs))
 
 

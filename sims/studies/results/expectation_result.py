@@ -86,7 +86,7 @@ def _verdict(expected: Expectation, runs: Sequence[RunRecord]) -> ExpectationRes
     estimate = bootstrap_estimate if expected.quantile is not None else t_estimate
     got = estimate(values)
     described = metric_of(expected.metric)
-    if described.kind == "yes-no" and expected.statistic == "mean":
+    if described.highest == 1 and expected.statistic == "mean":
         counts = [run.values[key].count for run in runs if key in run.values]
         got = share_estimate(values, counts)
     if expected.statistic not in _UNBOUNDED:

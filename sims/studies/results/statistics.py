@@ -79,9 +79,13 @@ def share_estimate(shares: Sequence[float], counts: Sequence[int]) -> Estimate:
     over all events. If every event of every seed was a yes, the seeds do not differ and
     Student's interval has no width, although the true fraction may be below 1.
 
+    Values between 0 and 1, such as the share of clients with a path, vary at most as much as
+    events with the same mean. Samples that follow each other are alike, so for them Wilson's
+    interval is the shortest that can be right.
+
     Args:
         shares: fraction of each seed, 0 to 1.
-        counts: number of events of each seed.
+        counts: number of events or samples of each seed.
     """
     found = t_estimate(shares)
     known = [(p, n) for p, n in zip(shares, counts, strict=True) if math.isfinite(p) and n]

@@ -136,7 +136,7 @@ def _metric(key: Key, runs: Sequence[RunRecord]) -> MetricSummary:
     found = [run.values[key] for run in runs if key in run.values]
     described = metric_of(key[0])
     means = [each.mean for each in found]
-    if described.kind == "yes-no":
+    if described.highest == 1:
         mean = share_estimate(means, [each.count for each in found])
     else:
         mean = t_estimate(means)

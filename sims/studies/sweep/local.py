@@ -23,6 +23,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from typing import Final
 
+from overlay.logs import configure_logging
 from sims.observations import Progress, RunOutcome
 from sims.studies.results.record import RunFailure
 from sims.studies.sweep.jobs import Job, JobResult, Runner, ShowJobProgress, Stop, failure_sentence
@@ -130,6 +131,7 @@ def _death(exit_code: int | None) -> str:
 def _child(connection: Connection, job: Job, runner: Runner) -> None:
     """Run one job. It ignores Ctrl-C, which reaches the whole group; the parent handles it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    configure_logging("error")  # warnings of simulated nodes would hide the progress
     watch = _Watch(connection)
     answer: RunOutcome | str
     try:

@@ -194,6 +194,19 @@ def test_share_of_only_yes_has_an_interval_of_some_width():
     assert math.isnan(share_estimate([1.0], [10]).low), "one seed tells nothing about others"
 
 
+def test_a_sampled_share_has_an_interval_of_some_width_too():
+    scenario, runs = Scenario(duration_s=900, warm_up_s=0), []
+    for seed in (1, 2):
+        observations = Observations()
+        for second in range(50):
+            observations.add(float(second), "path_available", 1.0)
+        runs.append(record_of(0, scenario, RunOutcome(seed, observations, "")))
+    (found,) = verdicts([Expectation("path_available", "mean", ">=", 0.99)], runs)
+    assert found.held
+    assert not found.certain
+    assert (found.got.low, found.got.high) == (pytest.approx(0.963, abs=1e-3), 1.0)
+
+
 def test_share_that_is_almost_one_is_not_shown_as_one():
     assert number(0.99969) == "0.999690"
     assert number(1.0) == "1"

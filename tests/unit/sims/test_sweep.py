@@ -129,6 +129,28 @@ def test_a_full_disk_keeps_what_was_written(tmp_path):
 
 
 @pytest.mark.slow
+def test_warnings_of_simulated_nodes_do_not_hide_the_progress():
+    program = (
+        "from tiny_engine import noisy_run; from test_sweep import TABLES;"
+        "from sims.scenario.study import study_of;"
+        "from sims.studies.sweep.jobs import Stop, jobs_of;"
+        "from sims.studies.sweep.local import run_locally;"
+        "jobs = jobs_of(study_of({**TABLES, 'seeds': [7]}));"
+        "list(run_locally(jobs, noisy_run, 1, Stop(), lambda *_: None))"
+    )
+    path = os.pathsep.join(sys.path)
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "link.failed" not in done.stderr
+    assert "control.bug" in done.stderr
+
+
+@pytest.mark.slow
 def test_a_worker_whose_parent_is_killed_ends_by_itself(tmp_path):
     program = (
         "import pathlib, sys; from tiny_engine import pid_run; from test_sweep import TABLES;"

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from overlay.errors import ConfigurationError
+from overlay.logs import EventLog
 from sims.observations import Observations, Progress, RunOutcome
 
 
@@ -58,6 +59,14 @@ def endless_run(scenario, seed, *, progress=None, should_stop=None):
         if not outcome.complete:
             return outcome
     raise AssertionError("nobody asked it to stop")
+
+
+def noisy_run(scenario, seed, *, progress=None, should_stop=None):
+    """Log a warning and an error as a simulated node does."""
+    log = EventLog("overlay.link")
+    log.warning("link.failed")
+    log.error("control.bug")
+    return tiny_run(scenario, seed, progress=progress, should_stop=should_stop)
 
 
 def fragile_run(scenario, seed, *, progress=None, should_stop=None):
