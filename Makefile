@@ -17,7 +17,7 @@ test: ## Lint, types, import contracts and every test, the lab's included
 test-fast: ## The tests without namespaces that need little processor time (a minute)
 	@scripts/test-fast.sh
 
-lint: ## ruff (rules and format) and the import contracts
+lint: ## ruff (rules and format), the import contracts, and what is too large
 	@scripts/lint.sh
 
 types: ## mypy, strict

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Rules, format and import contracts; all are run, whichever fails.
+# Rules, format, import contracts and sizes; all are run, whichever fails.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 scripts/setup.sh python
@@ -8,4 +8,5 @@ failed=0
 .venv/bin/ruff check . || failed=1
 .venv/bin/ruff format --check . || failed=1
 .venv/bin/lint-imports || failed=1
+.venv/bin/python scripts/sizes.py || failed=1
 exit "$failed"

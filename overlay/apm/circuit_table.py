@@ -152,6 +152,7 @@ def _with_lent(circuit: ExitCircuit, giver: ExitCircuit) -> ExitCircuit:
     return dataclasses.replace(circuit, ipsec=ipsec, ticket=giver.ticket)
 
 
+# Large: one table has several indices, which change together.
 class CircuitTable:
     """All circuits of this node, in any role, by their process-local numbers.
 

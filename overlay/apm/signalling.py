@@ -45,6 +45,7 @@ from overlay.work_budget import WorkBudget
 __all__ = ["SignallingManager"]
 
 
+# Large: the facade of circuits; each method calls one part.
 class SignallingManager:
     """Anonymous Paths Management of one node (paper, sections 2.4 and 3)."""
 

@@ -91,6 +91,7 @@ _NOTHING: Final = IpsecConfiguration((), ())
 """Inner configuration of a circuit that carries no data."""
 
 
+# Large: each event in the life of an own circuit is a method.
 class SourceCircuits:
     """All circuits of which this node is the source. Only this class changes their phase."""
 

@@ -78,6 +78,7 @@ def control_packet(
     return build_datagram(UdpDatagram(source, destination, CONTROL_PORT, CONTROL_PORT, payload))
 
 
+# Large: source, relay and rekeying share table, backend and outbox.
 class Switchboard:
     """Owner of the links in use, of closing circuits, and of queued packets and events.
 

@@ -58,7 +58,7 @@ __all__ = ["Dht"]
 _MAX_GOODBYES: Final = 64
 
 
-class Dht:
+class Dht:  # Large: the facade of the DHT; each method calls one part.
     """One node's part in the DHT.
 
     Args:
@@ -82,7 +82,7 @@ class Dht:
     make_responder: Callable[..., RequestResponder] = RequestResponder
     """Builds what answers the requests of others; a simulated adversary has its own."""
 
-    def __init__(
+    def __init__(  # Large: it builds all parts and connects them; no part is used before.
         self,
         identity: LocalIdentity,
         *,

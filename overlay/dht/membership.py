@@ -50,6 +50,7 @@ class Phase(enum.Enum):
     LEFT = "left"
 
 
+# Large: each event that changes who is a member is a method.
 class Membership:
     """Send greetings, add contacts, ping doubtful contacts and refresh buckets.
 

@@ -184,6 +184,7 @@ class Bucket(KBucket):  # type: ignore[misc]  # the package ships no types
         yield from self.replacement_nodes.values()
 
 
+# Large: it replaces a class of the kademlia package, with that class's methods.
 class Table(RoutingTable):  # type: ignore[misc]  # the package ships no types
     """The contacts whose identity and endpoint are proved, in k-buckets.
 

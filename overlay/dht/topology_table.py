@@ -77,6 +77,7 @@ class TopologySnapshot:
         return self._descriptors.get(node_id)
 
 
+# Large: one table, with a method for each question about it.
 class TopologyTable:
     """Owner of the verified descriptors, at most one a node and ``max_entries`` in all.
 

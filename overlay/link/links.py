@@ -63,6 +63,7 @@ _AFTER_PROBATION: Final = 2
 """Pause before keys are replaced after a move, in probations: one, and one for late answers."""
 
 
+# Large: the facade of links; each kind of input is a method.
 class Links:
     """All links of one node, keyed by the peer's overlay address.
 
@@ -71,6 +72,7 @@ class Links:
     limits of their own (:class:`~overlay.link.bounds.HalfOpenTable`).
     """
 
+    # Large: it builds all parts and connects them.
     def __init__(
         self,
         identity: LocalIdentity,

@@ -425,6 +425,7 @@ def _present(value: T | None) -> T:
 Step = tuple[Callable[[Link, Cause], None], LinkState]
 
 
+# Large: one row for each state and input.
 def _table() -> Mapping[tuple[LinkState, LinkInput], Step]:
     s, i, do = LinkState, LinkInput, Link
     return MappingProxyType(

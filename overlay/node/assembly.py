@@ -176,6 +176,7 @@ def build_datapath(
     )
 
 
+# Large: it builds all cores and connects them; each name is used below it.
 def wire_cores(
     configuration: Configuration,
     identity: LocalIdentity,

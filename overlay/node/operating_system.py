@@ -128,6 +128,7 @@ class KernelKillSwitch(Protocol):
         ...
 
 
+# Large: one method for each thing that a node asks of its host.
 class OperatingSystem(Protocol):
     """The operating system as a node sees it; every call may raise ``BackendError``."""
 
@@ -194,6 +195,7 @@ class OperatingSystem(Protocol):
         ...
 
 
+# Large: the protocol above has these methods.
 class LinuxOperatingSystem:
     """The network namespace that this process runs in."""
 

@@ -30,6 +30,7 @@ __all__ = ["identified", "path_report", "path_sizes", "peer_report", "status_rep
 _NO_IDENTIFIER: Final = re.compile(r"[^A-Za-z0-9]+")
 
 
+# Large: one argument for each field of the report.
 def status_report(
     configuration: Configuration,
     identity: LocalIdentity,

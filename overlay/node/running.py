@@ -80,6 +80,7 @@ class RunningNode:
     that this node must start again.
     """
 
+    # Large: the order of the steps matters, so they stand together.
     def __init__(
         self,
         configuration: Configuration,

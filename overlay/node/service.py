@@ -49,6 +49,7 @@ _LEARNING_S: Final = 20.0
 _ASK_AGAIN_S: Final = 0.25
 
 
+# Large: one method for each request of the control socket.
 class NodeService:
     """Implements ``overlay.control.service.ControlService``; a view that owns nothing."""
 

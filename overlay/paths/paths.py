@@ -63,6 +63,7 @@ _LASTING_S = 10.0
 down at once."""
 
 
+# Large: each event in the life of a requested path is a method.
 class Paths(PathTable):
     """All requested paths, at most ``MAX_PATHS``.
 

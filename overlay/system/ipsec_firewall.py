@@ -183,6 +183,7 @@ class IpsecFirewall:
         return settings
 
 
+# Large: one list of rules, whose order matters.
 def wall_rules(
     control_ports: Iterable[int], *, closed: bool, cuts_links: bool = False
 ) -> tuple[Rule, ...]:

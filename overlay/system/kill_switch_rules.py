@@ -47,6 +47,7 @@ _NEIGHBOUR_TYPES: Final = (135, 136)
 """ICMPv6 types of neighbour discovery (RFC 4861); no router forwards them."""
 
 
+# Large: one list of rules, whose order matters.
 def guard_filter(
     name: str,
     mark: int,
@@ -119,6 +120,7 @@ def _inner_network(route: Route) -> IpNetwork | None:
     return None if route.source is None else ipaddress.ip_network(route.source)
 
 
+# Large: one list of rules, whose order matters.
 def ipsec_guard_filter(
     name: str,
     mark: int,

@@ -53,6 +53,7 @@ ProgramsOf = Callable[[str], tuple[bytes, ...]]
 _log = EventLog(__name__)
 
 
+# Large: routes, rules and addresses of one kill switch change together.
 class KillSwitchRules:
     """Rules, routes, packet filter and traffic control of one kill switch."""
 

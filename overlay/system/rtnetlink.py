@@ -109,6 +109,7 @@ class MarkRule:
     mask: int = 0xFFFFFFFF
 
 
+# Large: one method for each request to the kernel.
 class Rtnetlink:
     """A netlink socket of this network namespace; a context manager.
 

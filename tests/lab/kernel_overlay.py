@@ -59,6 +59,7 @@ class PreparedNode(NodeProcess):
         return said.getvalue()
 
 
+# Large: one method for each thing that tests do with an overlay.
 class KernelOverlay:
     """Nodes of given names (the first is the bootstrap node) and bob, who is no node.
 

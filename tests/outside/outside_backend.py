@@ -25,6 +25,7 @@ from overlay.node.userspace_shell import UserspaceShell
 __all__ = ["OutsideBackend", "OutsideEngine"]
 
 
+# Large: the protocol PacketEngine has these methods.
 class OutsideEngine:
     """Implements ``overlay.node.packet_transport.PacketEngine``."""
 

@@ -57,6 +57,7 @@ class FakeTun:
         self.host.carried = {d: c for d, c in self.host.carried.items() if c[0] != self.name}
 
 
+# Large: it stands for host, kill switch and exit filter at once.
 class FakeHost:
     """The kernel of one host, as ``overlay.node.operating_system.OperatingSystem`` shows it.
 

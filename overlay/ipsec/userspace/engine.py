@@ -89,6 +89,7 @@ class Processed:
     moved: dict[int, Endpoint] = field(default_factory=dict)
 
 
+# Large: the protocol PacketEngine has these methods.
 class UserspaceEngine:
     """An :class:`~overlay.ipsec.interface.IpsecBackend` that processes packets itself.
 

@@ -97,6 +97,7 @@ class _Installed:
     is_link: bool
 
 
+# Large: the protocols NodeBackend and Enforced have most of these methods.
 class XfrmBackend:
     """The Linux kernel's IPsec in this network namespace; a context manager with one owner.
 

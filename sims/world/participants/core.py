@@ -39,6 +39,7 @@ OnRecord = Callable[[MixDescriptor | None, int], None]
 """Receives the descriptor, or None if no node had a valid one, and the number of nodes asked."""
 
 
+# Large: it has the methods of the product's Dht.
 class SimulatedDht(Dht):
     """The DHT core of one simulated node."""
 
