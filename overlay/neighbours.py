@@ -144,9 +144,9 @@ class Neighbours:
             case LinkEstablished():
                 self._established(event, now)
             case LinkSaRetired():
-                self._superseded(event)
+                self._sa_retired(event)
             case LinkSaRemoved():
-                self._retired(event)
+                self._sa_removed(event)
             case LinkSizeFound():
                 self._limited(event)
             case LinkFailed():
@@ -350,7 +350,7 @@ class Neighbours:
             if early:
                 self._circuits.receive(early, now)
 
-    def _superseded(self, event: LinkSaRetired) -> None:
+    def _sa_retired(self, event: LinkSaRetired) -> None:
         neighbour = self._neighbours.get(event.overlay_address)
         pair = neighbour.pairs.get(event.inbound_spi) if neighbour is not None else None
         if neighbour is not None and pair is not None:
@@ -359,7 +359,7 @@ class Neighbours:
             neighbour.pairs[event.inbound_spi] = IpsecConfiguration(kept, ())
             self._backend.remove(IpsecConfiguration(outbound, ()))
 
-    def _retired(self, event: LinkSaRemoved) -> None:
+    def _sa_removed(self, event: LinkSaRemoved) -> None:
         neighbour = self._neighbours.get(event.overlay_address)
         if neighbour is not None:
             pair = neighbour.pairs.pop(event.inbound_spi, None)

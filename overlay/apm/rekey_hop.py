@@ -78,7 +78,7 @@ class HopRekeying:
     """The exchanges of circuits of other nodes; a settled circuit has none.
 
     No other class replaces the SAs of an installed circuit. Each circuit has the SAs in use, at
-    most one new inbound SA and :data:`~overlay.apm.retired_sas.MAX_LINGERING` retired pairs. It
+    most one new inbound SA and :data:`~overlay.apm.retired_sas.MAX_RETIRED` retired pairs. It
     gets at most one key agreement, successful or not, in ``rekey_pause_s`` seconds.
     """
 

@@ -92,7 +92,7 @@ class SourceRekeying:
     """The exchanges of this node's open circuits, one for each hop.
 
     No other class rekeys the SAs of an :class:`OpenCircuit`. Each hop has the SAs in use, at most
-    one new pair and :data:`~overlay.apm.retired_sas.MAX_LINGERING` retired ones.
+    one new pair and :data:`~overlay.apm.retired_sas.MAX_RETIRED` retired ones.
     """
 
     def __init__(

@@ -10,11 +10,11 @@ from typing import Final, Generic, TypeVar
 from overlay.apm.timers import Timers
 from overlay.ipsec.interface import IpsecBackend, IpsecConfiguration, SecurityAssociation, Spi
 
-__all__ = ["MAX_LINGERING", "RetiredSa", "RetiredSas"]
+__all__ = ["MAX_RETIRED", "RetiredSa", "RetiredSas"]
 
 K = TypeVar("K", bound=Hashable)
 
-MAX_LINGERING: Final = 2
+MAX_RETIRED: Final = 2
 """Retired SAs of one hop. If a source rekeys faster, packets that arrive very late are dropped."""
 
 
@@ -30,7 +30,7 @@ class RetiredSa:
 
 
 class RetiredSas(Generic[K]):
-    """Retired SAs, at most :data:`MAX_LINGERING` generations of each owner."""
+    """Retired SAs, at most :data:`MAX_RETIRED` generations of each owner."""
 
     def __init__(self, backend: IpsecBackend, release: Callable[[Spi], None]) -> None:
         """Store ``release``, which is called with each SPI that becomes free."""
@@ -46,7 +46,7 @@ class RetiredSas(Generic[K]):
         number = next(self._numbers)
         held[number] = retired
         self._timers.set((owner, number), until)
-        if len(held) > MAX_LINGERING:
+        if len(held) > MAX_RETIRED:
             self._remove(owner, next(iter(held)))
 
     def holds(self, owner: K) -> bool:

@@ -124,7 +124,7 @@ class Links:
         self.endpoints = self._services.endpoints
         credentials = self._services.credentials
         keys = ReceiverKeys.of(credentials.link_key, credentials.network_hash)
-        self._sieve = DatagramFilter(keys, self._services.numbers)
+        self._filter = DatagramFilter(keys, self._services.numbers)
         self._responder = HandshakeResponder(
             credentials, keys, settings, rng, budget, self._pair_cookie
         )
@@ -291,7 +291,7 @@ class Links:
     # Messages
 
     def _drop_early(self, data: bytes, source: Endpoint, now: float) -> LinkDrop | None:
-        drop = self._sieve.drop(data)
+        drop = self._filter.drop(data)
         if drop is not None or data[0] != MessageType.INITIATION:
             return drop
         if not self.endpoints.allows(source):

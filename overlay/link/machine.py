@@ -237,7 +237,7 @@ class Link:
         for pair in self._old:
             if pair.sends_until <= now:
                 pair.sends_until = math.inf
-                self._outbox.announce(pair.superseded())
+                self._outbox.announce(pair.retired_event())
 
     def _due(self, now: float) -> LinkInput | None:
         if self.current is not None and self._used_up_at(self.current) <= now:
@@ -409,7 +409,7 @@ class Link:
 
     def _retire(self, pair: SaPair) -> None:
         self._release(pair)
-        self._outbox.announce(pair.retired())
+        self._outbox.announce(pair.removed_event())
 
     def _release(self, pair: SaPair) -> None:
         self._services.numbers.release_spi(pair.inbound_spi)

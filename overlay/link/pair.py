@@ -100,11 +100,11 @@ class SaPair:
             rekeyed=self.rekeyed,
         )
 
-    def superseded(self) -> LinkSaRetired:
+    def retired_event(self) -> LinkSaRetired:
         """Return the event on which the shell removes the outbound SA."""
         return LinkSaRetired(self.agreement.overlay_address, self.keys.inbound_spi)
 
-    def retired(self) -> LinkSaRemoved:
+    def removed_event(self) -> LinkSaRemoved:
         """Return the event on which the shell removes both SAs."""
         return LinkSaRemoved(
             self.agreement.overlay_address, self.keys.inbound_spi, self.keys.outbound_spi

@@ -11,7 +11,7 @@ from typing import Final
 
 from overlay.system.failures import refused
 from overlay.system.host_networks import ROUTER, used_networks
-from overlay.system.uplinks import ways_out
+from overlay.system.uplinks import find_uplinks
 
 __all__ = ["Device", "bring_up", "default_gateways", "outward_devices", "up_devices"]
 
@@ -72,7 +72,7 @@ def outward_devices() -> frozenset[str]:
     Raises:
         BackendError: the routes could not be read.
     """
-    return frozenset(each for version in (4, 6) for each in ways_out(version).devices)
+    return frozenset(each for version in (4, 6) for each in find_uplinks(version).devices)
 
 
 def default_gateways() -> frozenset[bytes]:

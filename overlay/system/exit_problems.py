@@ -17,7 +17,7 @@ from overlay.errors import BackendError
 from overlay.system.foreign_filters import ForeignChain, foreign_chains
 from overlay.system.host_networks import NEIGHBOUR, RULE_SOURCE, UsedNetwork, used_networks
 from overlay.system.kernel_settings import read_setting
-from overlay.system.uplinks import SAMPLES, Uplinks, ways_out
+from overlay.system.uplinks import SAMPLES, Uplinks, find_uplinks
 
 __all__ = [
     "TRACKING_FULL",
@@ -106,7 +106,7 @@ def exit_problems(pools: Sequence[IpNetwork]) -> list[ExitProblem]:
     wrong = {problem.version for problem in found}
     others = (
         version_problem(pool.version, "default")
-        or route_problem(pool.version, ways_out(pool.version))
+        or route_problem(pool.version, find_uplinks(pool.version))
         for pool in pools
         if pool.version not in wrong
     )

@@ -14,7 +14,7 @@ from typing import Final
 from overlay.addresses import IpNetwork
 from overlay.system.exit_probe import probe_address
 from overlay.system.exit_problems import ExitProblem, route_problem
-from overlay.system.uplinks import SAMPLES, Uplink, Uplinks, ways_out
+from overlay.system.uplinks import SAMPLES, Uplink, Uplinks, find_uplinks
 
 __all__ = ["ExitUplinks"]
 
@@ -46,7 +46,7 @@ class ExitUplinks:
         for pool in pools if not self._given else ():
             version = pool.version
             source = probe_address(pool)
-            ways = ways_out(version, device=self._device, source=source, mark=self._mark)
+            ways = find_uplinks(version, device=self._device, source=source, mark=self._mark)
             every.update(ways.ways)
             problem = self._problem(version, ways, pool)
             problems += [problem] if problem is not None else []

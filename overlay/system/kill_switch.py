@@ -149,8 +149,8 @@ class KillSwitch:
         rule = MarkRule(4, _RULE_PREFERENCE, mark & CLEAR_MASK, table, others=True, mask=CLEAR_MASK)
         with contextlib.ExitStack() as on_failure:
             on_failure.callback(self._ownership.release)
-            self._walls = KillSwitchRules(name, mark, rule, found)
-            on_failure.callback(self._walls.close)
+            self._rules = KillSwitchRules(name, mark, rule, found)
+            on_failure.callback(self._rules.close)
             self._adopt()
             on_failure.pop_all()
 
@@ -165,9 +165,9 @@ class KillSwitch:
             self._wanted.setdefault(prefix, None)
         self._is_current = False
         for prefix in prefixes:
-            self._walls.put_route(self._unreachable(prefix))
+            self._rules.put_route(self._unreachable(prefix))
         for version in sorted({prefix.version for prefix in prefixes}):
-            self._walls.add_rule(version)
+            self._rules.add_rule(version)
         self._enforce()
         # The stand-in replaces the address only in new entries of connection tracking. Programs
         # would still see the protected host's own address in old ones.
@@ -227,7 +227,7 @@ class KillSwitch:
             mtu=mtu,
             rerouted=program is not None,
         )
-        self._walls.put_route(route, program)
+        self._rules.put_route(route, program)
         self._wanted[prefix] = route, program
         self._expected.pop(ipaddress.ip_address(source_address), None)
         self._enforce()
@@ -242,7 +242,7 @@ class KillSwitch:
         are kept if the address still carries another prefix.
         """
         ended = self._end_circuit(prefix)
-        self._walls.delete_route(self._carry_route(prefix))
+        self._rules.delete_route(self._carry_route(prefix))
         if self._defers:
             self._owes, self._is_current = True, False
         else:
@@ -277,7 +277,7 @@ class KillSwitch:
         """
         for prefix in prefixes:
             ended = self._end_circuit(prefix)
-            self._walls.delete_route(self._carry_route(prefix))
+            self._rules.delete_route(self._carry_route(prefix))
             if ended is not None:
                 self._tell_of_connections(abort_sockets_of(ended))
             self._abort_orphans(prefix)
@@ -285,9 +285,9 @@ class KillSwitch:
         # protected() of the next process still finds the prefixes in the routes.
         self._enforce(released=prefixes)
         for prefix in prefixes:
-            self._walls.delete_route(self._unreachable(prefix))
+            self._rules.delete_route(self._unreachable(prefix))
             self._wanted.pop(prefix, None)
-        self._walls.remove_rules({4, 6} - {each.version for each in self._wanted})
+        self._rules.remove_rules({4, 6} - {each.version for each in self._wanted})
         self._is_current = True
 
     def protected(self) -> list[IpNetwork]:
@@ -296,7 +296,7 @@ class KillSwitch:
 
     def hear(self, events: Collection[HostEvent]) -> None:
         """Process events of the host, so that :meth:`repair` only reads state that changed."""
-        self._walls.hear(events)
+        self._rules.hear(events)
 
     def disturbed(self) -> bool:
         """Tell whether state is missing whose loss causes no kernel notification.
@@ -306,7 +306,7 @@ class KillSwitch:
         Raises:
             BackendError: the state could not be read.
         """
-        return bool(self._wanted) and (self._walls.disturbed() or self._settings.differ())
+        return bool(self._wanted) and (self._rules.disturbed() or self._settings.differ())
 
     def missing(self) -> tuple[str, ...]:
         """Return the names of the parts that are missing in the kernel; nothing is changed.
@@ -317,7 +317,7 @@ class KillSwitch:
         if not self._wanted:
             return ()
         routes = self._wanted_routes()
-        lost = (*self._walls.missing(routes), *self._walls.bypassed(routes))
+        lost = (*self._rules.missing(routes), *self._rules.bypassed(routes))
         return (*lost, *((_SETTINGS,) if self._settings.differ() else ()))
 
     def repair(self) -> tuple[str, ...]:
@@ -331,19 +331,19 @@ class KillSwitch:
         lost: tuple[str, ...] = ()
         # Before the first change of this process, the state is that of an earlier one. Read what
         # was missing now, because _enforce() below replaces it.
-        if not self._walls.enforced:
-            lost = self._walls.missing(self._wanted_routes())
+        if not self._rules.enforced:
+            lost = self._rules.missing(self._wanted_routes())
         # Also set the filters if a change was refused before, or if a default route came or went.
-        if not self._is_current or self._walls.ways_changed(self._wanted_routes()):
+        if not self._is_current or self._rules.ways_changed(self._wanted_routes()):
             self._enforce()
         if self._settings.differ():
             lost = (*lost, _SETTINGS)
             self._enforce()  # stores the values of the other program in the filter's notes
-        return tuple(dict.fromkeys((*self._walls.repair(self._wanted_routes()), *lost)))
+        return tuple(dict.fromkeys((*self._rules.repair(self._wanted_routes()), *lost)))
 
     def close(self) -> None:
         """Give up the right to change the kill switch; may be called repeatedly."""
-        self._walls.close()
+        self._rules.close()
         self._ownership.release()
 
     def __enter__(self) -> Self:
@@ -354,7 +354,7 @@ class KillSwitch:
 
     def _adopt(self) -> None:
         """Take over the prefixes that an earlier process left in routes and filter notes."""
-        routes, notes = self._walls.left()
+        routes, notes = self._rules.left()
         for route in routes:
             if route.kind is RouteKind.UNICAST:
                 self._wanted[route.destination] = route, None
@@ -372,12 +372,12 @@ class KillSwitch:
         self._is_current = self._owes = False
         routes = self._wanted_routes(released)
         if not routes:
-            self._walls.remove_egress()
-            self._walls.forget_filter()
+            self._rules.remove_egress()
+            self._rules.forget_filter()
             self._settings.restore()
             return
         held = (*(r.source for r in routes if r.source is not None), *self._expected)
-        self._walls.enforce(routes, self._filter_table(routes), dict.fromkeys(held))
+        self._rules.enforce(routes, self._filter_table(routes), dict.fromkeys(held))
         self._settings.apply()
         self._is_current = not released
 
@@ -390,7 +390,7 @@ class KillSwitch:
         source = carried[0].source
         if source is None:
             return None
-        self._walls.end_address(source)
+        self._rules.end_address(source)
         in_use = any(
             each is not None and each[0].source == source for each in self._wanted.values()
         )
@@ -412,14 +412,14 @@ class KillSwitch:
         rules_of = ipsec_guard_filter if self._by_ipsec else guard_filter
         given = list(routes)
         table = rules_of(
-            self._walls.name,
-            self._walls.mark,
+            self._rules.name,
+            self._rules.mark,
             given,
             devices=tuple(self._devices),
-            expected=(*self._expected, *self._walls.former),
+            expected=(*self._expected, *self._rules.former),
             own_ports=self._own_ports,
-            without_default=self._walls.set_ways(dict.fromkeys(given)),
-            outside=self._walls.outside,
+            without_default=self._rules.set_ways(dict.fromkeys(given)),
+            outside=self._rules.outside,
         )
         prefixes = dict.fromkeys(str(route.destination) for route in given)
         return replace(table, notes=(*self._settings.notes(), *prefixes))

@@ -25,7 +25,7 @@ from overlay.system.failures import refused
 from overlay.system.marks import NODE_MARK
 from overlay.system.netlink_messages import RECEIVE_BYTES, attribute, attributes, message, messages
 
-__all__ = ["SAMPLES", "Uplink", "Uplinks", "ways_out"]
+__all__ = ["SAMPLES", "Uplink", "Uplinks", "find_uplinks"]
 
 SAMPLES: Final[dict[int, tuple[IpAddress, ...]]] = {
     4: tuple(
@@ -82,7 +82,7 @@ class Uplinks:
         return tuple(dict.fromkeys(way.device for way in self.ways))
 
 
-def ways_out(
+def find_uplinks(
     version: int, *, device: str = "", source: IpAddress | None = None, mark: int = NODE_MARK
 ) -> Uplinks:
     """Return the routes of packets of circuits; this takes about 1 ms.

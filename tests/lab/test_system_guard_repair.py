@@ -329,7 +329,7 @@ with KillSwitch() as guard:
 """
 
 
-def test_without_programs_of_the_packet_filter_the_other_walls_stand(
+def test_without_programs_of_the_packet_filter_the_other_mechanisms_stay(
     hosts, exchange, tmp_path, script
 ):
     alice, other, _ = hosts

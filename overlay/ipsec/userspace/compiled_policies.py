@@ -25,9 +25,9 @@ from overlay.ipsec.interface import MAX_TEMPLATES, Drop, PolicyDirection
 from overlay.ipsec.userspace.sad import SecurityAssociationDatabase
 from overlay.ipsec.userspace.spd import Chain, SecurityPolicyDatabase
 
-__all__ = ["PLAN_KEY", "CompiledSa", "Outlet", "PolicyCompiler", "Step", "Tunnels"]
+__all__ = ["STEP_KEY", "CompiledSa", "Outlet", "PolicyCompiler", "Step", "Tunnels"]
 
-PLAN_KEY: Final = slice(6, 44)
+STEP_KEY: Final = slice(6, 44)
 """Bytes of an IPv6 packet with ESP: next header, hop limit, addresses and SPI."""
 
 _MAX_STEPS: Final = 16_384
@@ -51,12 +51,12 @@ class Outlet(enum.Enum):
 class CompiledSa:
     """An inbound SA, the chain of SAs by which packets reach it, and the steps known so far."""
 
-    __slots__ = ("association", "chain", "plan")
+    __slots__ = ("association", "chain", "steps")
 
     def __init__(self, association: InboundSa, before: Chain) -> None:
         self.association = association
         self.chain: Chain = (association.template_key, *before)
-        self.plan: dict[bytes, CompiledSa | Tunnels] = {}
+        self.steps: dict[bytes, CompiledSa | Tunnels] = {}
 
 
 Step = CompiledSa | Tunnels | Outlet | Drop
@@ -163,10 +163,10 @@ class PolicyCompiler:
         return tuple(tunnels)
 
     def _remember(self, packet: bytes, passage: CompiledSa, step: CompiledSa | Tunnels) -> None:
-        if len(packet) < PLAN_KEY.stop:
+        if len(packet) < STEP_KEY.stop:
             return
         self._count_step()
-        passage.plan[packet[PLAN_KEY]] = step
+        passage.steps[packet[STEP_KEY]] = step
 
     def _count_step(self) -> None:
         if self._known_steps == _MAX_STEPS:

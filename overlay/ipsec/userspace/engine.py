@@ -45,7 +45,7 @@ from overlay.ipsec.pieces import Pieces, cut, is_piece
 from overlay.ipsec.suites import SUITES
 from overlay.ipsec.userspace.cipher_cache import COOLING_S
 from overlay.ipsec.userspace.compiled_policies import (
-    PLAN_KEY,
+    STEP_KEY,
     CompiledSa,
     Outlet,
     PolicyCompiler,
@@ -111,7 +111,7 @@ class UserspaceEngine:
         self._spd = SecurityPolicyDatabase()
         self._local: dict[bytes, int] = {}
         self._drops: dict[Drop, int] = {}
-        self._planner = PolicyCompiler(self._sad, self._spd, self._local)
+        self._compiler = PolicyCompiler(self._sad, self._spd, self._local)
         self._next_cooling = -math.inf
         self._attacked: dict[bytes, InboundSa] = {}
         self._rng = rng
@@ -147,7 +147,7 @@ class UserspaceEngine:
                 raise ValueError("A local address must be a packed one, of 4 or 16 bytes.")
         self._sad.check_new(configuration.associations)
         self._spd.check_new(configuration.policies)
-        self._planner.forget()
+        self._compiler.forget()
         for association in configuration.associations:
             self._sad.add(association)
         self._spd.add(configuration.policies)
@@ -160,7 +160,7 @@ class UserspaceEngine:
         An address stays while another configuration has it. To make a second removal harmless,
         addresses are released only if an SA or policy was removed, or if there are none.
         """
-        self._planner.forget()
+        self._compiler.forget()
         removed = [self._sad.discard(association) for association in configuration.associations]
         removed += [self._spd.discard(policy) for policy in configuration.policies]
         if any(removed) or not removed:
@@ -190,7 +190,7 @@ class UserspaceEngine:
             ValueError: another outbound SA has the same identity and this endpoint. The
                 configurations before that one have moved already.
         """
-        self._planner.forget()
+        self._compiler.forget()
         return [
             replace(pair, associations=self._sad.relocate(pair.associations, remote))
             for pair in pairs
@@ -207,7 +207,7 @@ class UserspaceEngine:
 
     def flush(self) -> None:
         """Remove every SA, policy and address; the drop counters stay."""
-        self._planner.forget()
+        self._compiler.forget()
         self._sad.clear()
         self._spd.clear()
         self._local.clear()
@@ -268,11 +268,11 @@ class UserspaceEngine:
         """
         self._begin(now)
         processed = Processed()
-        links = self._planner.links
+        links = self._compiler.links
         attacked = self._attacked if defer_doubtful else {}
         for datagram, source in datagrams:
             spi = datagram[:4]
-            passage = links.get(spi) or self._planner.link(spi)
+            passage = links.get(spi) or self._compiler.link(spi)
             if passage is None:
                 self._drop(Drop.IN_NO_STATES)
                 continue
@@ -315,7 +315,7 @@ class UserspaceEngine:
         processed = Processed()
         for packet in packets:
             length = packet_length(packet, len(packet))
-            tunnels = self._planner.outbound(packet) if length else Drop.OUT_ERROR
+            tunnels = self._compiler.outbound(packet) if length else Drop.OUT_ERROR
             if isinstance(tunnels, Drop):
                 self._drop(tunnels)
             else:
@@ -341,7 +341,7 @@ class UserspaceEngine:
         if now >= self._next_cooling:
             self._next_cooling = now + COOLING_S
             self._sad.cool_idle(now)
-            self._planner.forget()
+            self._compiler.forget()
 
     def _enter(self, packet: bytes, passage: CompiledSa, processed: Processed, now: float) -> None:
         """Process stages 2 to 4: follow the compiled steps of an opened packet."""
@@ -349,7 +349,7 @@ class UserspaceEngine:
             step: Step | None = None
             if packet[0] >> 4 == 6:
                 header = 40
-                step = passage.plan.get(packet[PLAN_KEY])
+                step = passage.steps.get(packet[STEP_KEY])
             else:
                 header = (packet[0] & 15) << 2
             if step is None:
@@ -362,7 +362,7 @@ class UserspaceEngine:
                         return None
                     packet = whole
                     continue
-                step = self._planner.step(packet, passage)
+                step = self._compiler.step(packet, passage)
             if isinstance(step, tuple):
                 return self._leave(packet, step, processed, now)
             if not isinstance(step, CompiledSa):

@@ -15,7 +15,7 @@ from scapy.packet import Raw
 from overlay.addresses import Endpoint
 from overlay.apm.circuit_table import OpenCircuit
 from overlay.apm.events import CircuitOpened, CircuitState
-from overlay.apm.retired_sas import MAX_LINGERING
+from overlay.apm.retired_sas import MAX_RETIRED
 from overlay.apm.settings import ApmSettings
 from overlay.apm.signalling import SignallingManager
 from overlay.ipsec.suites import SUITES
@@ -107,7 +107,7 @@ class Flow:
         for host in self.net.hosts.values():
             pairs = self.hops if host is self.alice else 1
             count = host.engine.association_counts()["onion SAs"]
-            assert count <= 2 * pairs * (2 + MAX_LINGERING)
+            assert count <= 2 * pairs * (2 + MAX_RETIRED)
 
     def arrived(self) -> tuple[list[bytes], list[bytes]]:
         return self.exit.to_exit, self.alice.to_host

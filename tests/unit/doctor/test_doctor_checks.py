@@ -498,7 +498,7 @@ def test_flow_labels_are_cleared_by_the_filter_or_by_traffic_control_or_not_at_a
     assert (lacks.outcome, lacks.needed_for) == (LACKS, (Purpose.KERNEL,))
 
 
-def test_a_kernel_without_traffic_control_has_two_walls():
+def test_a_kernel_without_traffic_control_has_two_mechanisms():
     lacks = only(rights.traffic_control(DEFAULTS, refuse))
     assert (lacks.outcome, lacks.needed_for) == (LACKS, (Purpose.ADVICE,))
     assert only(rights.traffic_control(DEFAULTS, lambda: None)).outcome is WORKS

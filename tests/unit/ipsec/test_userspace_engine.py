@@ -355,7 +355,7 @@ def test_plans_forget_when_they_are_full(monkeypatch):
     packets = [ipv6(overlay_address(50 + i), THERE, bytes(8), ESP) for i in range(20)]
     sent = sender.process_outbound(packets * 2, NOW).to_network
     assert len(relay.process_inbound(sent, NOW).to_network) == 40
-    assert sum(len(p.plan) for p in relay._planner.links.values()) <= 3
+    assert sum(len(p.steps) for p in relay._compiler.links.values()) <= 3
 
 
 def test_the_most_specific_policy_decides_whatever_the_order_of_installation():

@@ -95,11 +95,11 @@ def test_an_engine_cools_idle_circuits_and_carries_on():
         _, result = circuit.carry(circuit.alice, sent, now)
         assert result.to_exit == [PACKET]
         assert len(engines[1]._sad._warm) == 1
-        assert engines[1]._planner.links
+        assert engines[1]._compiler.links
         for engine in engines:
             engine.process_inbound([], now + 30)
             assert not len(engine._sad._warm)
-            assert not engine._planner.links
+            assert not engine._compiler.links
 
 
 def test_a_removed_sa_is_no_longer_held_and_flush_forgets_all():
