@@ -18,7 +18,7 @@ import enum
 import logging
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final, TextIO
 
 from overlay.sensitive import SCRUBBED
@@ -31,7 +31,7 @@ __all__ = [
     "ScrubbingFormatter",
     "Word",
     "configure_logging",
-    "silence_foreign_loggers",
+    "silence_loggers",
 ]
 
 FOREIGN_LOGGERS: Final = ("kademlia", "rpcudp", "pyroute2", "asyncio")
@@ -186,12 +186,12 @@ def configure_logging(level: str = "warning", stream: TextIO | None = None) -> N
         root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(LEVELS[level])
-    silence_foreign_loggers()
+    silence_loggers(FOREIGN_LOGGERS)
 
 
-def silence_foreign_loggers() -> None:
+def silence_loggers(names: Iterable[str]) -> None:
     """Stop loggers of libraries that print peers' addresses and keys; call before any datagram."""
-    for name in FOREIGN_LOGGERS:
+    for name in names:
         logger = logging.getLogger(name)
         logger.setLevel(_OFF)
         logger.propagate = False

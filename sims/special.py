@@ -1,7 +1,7 @@
-"""Special functions for the closed forms, in plain Python.
+"""Special functions of theory, session models and statistics, in plain Python.
 
-They are accurate to about 1e-12 for the arguments that this package uses. Tests compare them
-with identities and tabulated values. Four functions do not justify another dependency.
+They are accurate to about 1e-12 for the arguments that the simulator uses. Tests compare them
+with identities and tabulated values. Five functions do not justify another dependency.
 """
 
 from __future__ import annotations
@@ -15,11 +15,14 @@ __all__ = [
     "kolmogorov_p",
     "regularised_gamma_p",
     "regularised_gamma_q",
+    "student_t_95",
 ]
 
 _TINY: Final = 1e-300
 _PRECISION: Final = 1e-15
 _MAX_TERMS: Final = 10_000
+_HALVINGS: Final = 60
+"""Halvings of an interval below 2, after which its ends differ by less than 2e-18."""
 
 
 def regularised_gamma_p(a: float, x: float) -> float:
@@ -80,6 +83,37 @@ def kolmogorov_p(statistic: float, size: int) -> float:
         return 1.0
     terms = (math.copysign(math.exp(-2 * (j * scaled) ** 2), j % 2 - 0.5) for j in range(1, 101))
     return min(1.0, max(0.0, 2 * sum(terms)))
+
+
+def student_t_95(degrees: int) -> float:
+    """Return t such that 95 % of Student's distribution is between -t and t.
+
+    For a whole number of degrees of freedom the probability is a finite sum (Abramowitz and
+    Stegun, 26.7.3 and 26.7.4), which is inverted by bisection. NaN if ``degrees`` is below 1.
+    """
+    if degrees < 1:
+        return math.nan
+    low, high = 0.0, math.pi / 2
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        if _student_share(middle, degrees) < 0.95:
+            low = middle
+        else:
+            high = middle
+    return math.sqrt(degrees) * math.tan(low)
+
+
+def _student_share(theta: float, degrees: int) -> float:
+    """Return the probability that |T| < sqrt(degrees) * tan(theta)."""
+    cosine = math.cos(theta)
+    odd = degrees % 2
+    term = cosine if odd else 1.0
+    total = 0.0 if degrees == 1 else term
+    for j in range(2 + odd, degrees - 1, 2):
+        term *= cosine * cosine * (j - 1) / j
+        total += term
+    total *= math.sin(theta)
+    return 2 / math.pi * (theta + total) if odd else total
 
 
 def _series(a: float, x: float) -> float:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 
 from lab.churn.measured import Measured
-from sims.studies.results.statistics import t_quantile
+from sims.special import student_t_95
 
 __all__ = ["ComparedQuantity", "compare"]
 
@@ -69,7 +69,7 @@ def compare(real: Measured, simulated: Sequence[Measured]) -> list[ComparedQuant
 
 def _figure(name: str, value: float, error: float, runs: Sequence[float]) -> ComparedQuantity:
     count, scatter = len(runs), stdev(runs)
-    t = t_quantile(count - 1)
+    t = student_t_95(count - 1)
     return ComparedQuantity(
         name=name,
         real=value,

@@ -16,12 +16,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from sims.special import student_t_95
+
 __all__ = [
     "SampleMean",
     "estimate",
     "jitter_of_train",
     "rfc3550_jitter",
-    "student_t_975",
     "without_held_up",
 ]
 
@@ -35,9 +36,6 @@ _FENCE: Final = 3.0
 
 _TRIMMED: Final = 0.2
 """The part of the values that is left out at either end."""
-
-_EXACT_T: Final = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
-"""The 97.5 % quantile for 1 to 10 degrees of freedom."""
 
 
 def rfc3550_jitter(transits_ms: Sequence[float]) -> list[float]:
@@ -74,21 +72,6 @@ def without_held_up(transits_ms: Sequence[float]) -> list[float]:
     lower, _, upper = statistics.quantiles(transits_ms, n=4)
     fence = upper + _FENCE * (upper - lower)
     return [transit for transit in transits_ms if transit <= fence]
-
-
-def student_t_975(degrees: int) -> float:
-    """Return the quantile of Student's t for two-sided 95 %.
-
-    Above ten degrees of freedom by the expansion of Fisher and Cornish; error below 0.001.
-    """
-    if degrees < 1:
-        return math.inf
-    if degrees <= len(_EXACT_T):
-        return _EXACT_T[degrees - 1]
-    z = statistics.NormalDist().inv_cdf(0.975)
-    first = (z**3 + z) / 4
-    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
-    return z + first / degrees + second / degrees**2
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,5 +114,5 @@ def estimate(values: Sequence[float]) -> SampleMean:
         return SampleMean(mean, math.inf, 0.0, 1)
     winsorised = [kept[0]] * cut + kept + [kept[-1]] * cut
     error = statistics.stdev(winsorised) * math.sqrt(count) / len(kept)
-    half_width = student_t_975(len(kept) - 1) * error
+    half_width = student_t_95(len(kept) - 1) * error
     return SampleMean(mean, half_width, statistics.stdev(values), count)

@@ -37,9 +37,10 @@ from overlay.dht.routing import flipped
 from overlay.dht.settings import DhtSettings
 from overlay.errors import PeerError
 
-__all__ = ["Crawl"]
+__all__ = ["HOLDERS_ASKED", "Crawl"]
 
-_HOLDERS_ASKED: Final = 3
+HOLDERS_ASKED: Final = 3
+"""Holders to ask about a node that did not answer."""
 _DOUBTFUL_HOLDERS: Final = 2
 """Holders to ask about a node in a region that looks eclipsed, in units of k."""
 _QUESTIONS_PER_HOLDER: Final = 4
@@ -265,7 +266,7 @@ class Crawl:
     def _ask_holders(self, node_id: NodeId) -> None:
         """Queue requests for the record of a node to the nearest nodes that answered."""
         crowd = _DOUBTFUL_HOLDERS * self._settings.k
-        wanted = crowd if self._doubtful(node_id) else _HOLDERS_ASKED
+        wanted = crowd if self._doubtful(node_id) else HOLDERS_ASKED
         request = FindRecord(node_id)
         near = nearest_numbers(self._holders, int.from_bytes(node_id, "big"), crowd)
         at_most = _QUESTIONS_PER_HOLDER * self._settings.k

@@ -60,7 +60,16 @@ MAX_DESCRIPTOR_BYTES: Final = 1000
 CLOCK_SKEW_S: Final = 600
 """How many seconds a publisher's clock may be ahead of ours."""
 
-MAX_VALIDITY_S: Final = 3 * 3600 + CLOCK_SKEW_S
+VALIDITY_S: Final = 3 * 3600
+"""Time from ``valid_from`` to the expiry of the descriptors that nodes of this version sign."""
+
+RESIGN_INTERVAL_S: Final = 3600.0
+"""A descriptor is renewed when a third of its life is over, so that two renewals may fail."""
+
+BACKDATED_S: Final = 60
+"""``valid_from`` is this much before the signature, because clocks of other nodes may be behind."""
+
+MAX_VALIDITY_S: Final = VALIDITY_S + CLOCK_SKEW_S
 """Three hours outlive two missed hourly publications; the skew lets ``valid_from`` lie behind."""
 
 MAX_NETWORK_ID_CHARS: Final = 32

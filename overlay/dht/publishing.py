@@ -25,9 +25,9 @@ from overlay.dht.routing import flipped
 from overlay.dht.schedule import Pace, Schedule, Task
 from overlay.dht.settings import DhtSettings
 
-__all__ = ["Publisher", "around"]
+__all__ = ["FIRST_REPUBLISH_S", "Publisher", "around"]
 
-_FIRST_REPUBLISH_S: Final = 60.0
+FIRST_REPUBLISH_S: Final = 60.0
 _MOST_HOLDERS: Final = 4
 """Largest number of nodes that hold the descriptor, in units of k."""
 
@@ -118,7 +118,7 @@ class Publisher:
 
     def _new_pace(self) -> Pace:
         interval = self._settings.republish_interval_s
-        return Pace(min(_FIRST_REPUBLISH_S, interval), interval, self._rng)
+        return Pace(min(FIRST_REPUBLISH_S, interval), interval, self._rng)
 
 
 def around(node_id: NodeId, reach: int, k: int) -> Iterator[NodeId]:

@@ -18,7 +18,6 @@ Reasons: docs/decisions/0007.
 
 from __future__ import annotations
 
-import logging
 import math
 from bisect import bisect_left
 from collections import Counter
@@ -34,8 +33,9 @@ from overlay.addresses import NODE_ID_BYTES, NodeId
 from overlay.dht.admission import IPV6_SUBNET_BYTES, source_group
 from overlay.dht.messages import Contact
 from overlay.dht.settings import DhtSettings
+from overlay.logs import silence_loggers
 
-__all__ = ["Bucket", "Entry", "Table", "distance", "flipped", "silence_package_loggers"]
+__all__ = ["Bucket", "Entry", "Table", "distance", "flipped"]
 
 _IPV6_PROVIDER_BYTES: Final = 4
 """A /32, the smallest allocation of a registry to a provider."""
@@ -43,16 +43,8 @@ _IPV6_PROVIDER_BYTES: Final = 4
 _LAST_ID: Final = 2 ** (8 * NODE_ID_BYTES) - 1
 
 
-def silence_package_loggers() -> None:
-    """Silence ``kademlia`` and ``rpcudp``, because they log addresses of peers at INFO."""
-    for name in ("kademlia", "rpcudp"):
-        logger = logging.getLogger(name)
-        logger.setLevel(logging.CRITICAL + 1)
-        logger.propagate = False
-        logger.addHandler(logging.NullHandler())
-
-
-silence_package_loggers()
+# They log addresses of peers at INFO, also in programs that do not call configure_logging.
+silence_loggers(("kademlia", "rpcudp"))
 
 
 def distance(one: bytes, other: bytes) -> int:

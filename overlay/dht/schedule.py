@@ -5,8 +5,12 @@ from __future__ import annotations
 import enum
 import math
 from random import Random
+from typing import Final
 
-__all__ = ["Pace", "Schedule", "Task"]
+__all__ = ["JITTER", "Pace", "Schedule", "Task"]
+
+JITTER: Final = 0.2
+"""Intervals vary by this fraction, so that nodes do not act at the same time."""
 
 
 class Task(enum.Enum):
@@ -73,4 +77,4 @@ class Pace:
         """Return the next interval and double the one after it."""
         current = self._current
         self._current = min(2 * current, self._longest)
-        return current * self._rng.uniform(0.8, 1.2)
+        return current * self._rng.uniform(1 - JITTER, 1 + JITTER)

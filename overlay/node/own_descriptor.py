@@ -9,7 +9,9 @@ from overlay.addresses import Endpoint, IpNetwork
 from overlay.apm.crypto import X25519_SUITE
 from overlay.config import Configuration
 from overlay.dht.descriptor import (
+    BACKDATED_S,
     CLOCK_SKEW_S,
+    VALIDITY_S,
     MixDescriptor,
     OnionKey,
     Role,
@@ -19,15 +21,7 @@ from overlay.errors import ConfigurationError
 from overlay.identity import LocalIdentity
 from overlay.node.exit_role import policy_for
 
-__all__ = ["RESIGN_INTERVAL_S", "own_descriptor", "proof_descriptor", "roles_of"]
-
-_VALIDITY_S = 3 * 3600
-RESIGN_INTERVAL_S = 3600.0
-"""A descriptor is renewed when a third of its life is over, so that two renewals may fail."""
-
-_BACKDATED_S = 60
-"""Others' clocks may be a little behind ours."""
-
+__all__ = ["own_descriptor", "proof_descriptor", "roles_of"]
 
 _BOTH_VERSIONS = frozenset((4, 6))
 
@@ -83,8 +77,8 @@ def own_descriptor(
             exit_policy=policy,
             bandwidth_kbit=configuration.network.bandwidth_kbit,
             sequence=sequence,
-            valid_from=int(now) - _BACKDATED_S,
-            expires=int(now) - _BACKDATED_S + _VALIDITY_S,
+            valid_from=int(now) - BACKDATED_S,
+            expires=int(now) - BACKDATED_S + VALIDITY_S,
         )
     except ValueError as error:
         raise ConfigurationError(
@@ -114,7 +108,7 @@ def proof_descriptor(
         exit_policy=None,
         bandwidth_kbit=0,
         sequence=0,
-        valid_from=int(now) - _BACKDATED_S,
+        valid_from=int(now) - BACKDATED_S,
         # The clocks of others may be ahead of ours by as much as they may be behind.
-        expires=int(now) + CLOCK_SKEW_S + _BACKDATED_S,
+        expires=int(now) + CLOCK_SKEW_S + BACKDATED_S,
     ).encoded

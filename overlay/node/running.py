@@ -27,7 +27,7 @@ import trio
 from overlay.addresses import Endpoint, InnerAddress
 from overlay.clock import Clock
 from overlay.config import Configuration
-from overlay.dht.descriptor import Role, is_public
+from overlay.dht.descriptor import RESIGN_INTERVAL_S, Role, is_public
 from overlay.dht.messages import Contact
 from overlay.dht.topology_store import TopologyStore
 from overlay.errors import BackendError, ConfigurationError, InternalError, OverlayError
@@ -48,7 +48,6 @@ from overlay.node.last_signed import LastSigned
 from overlay.node.nat_neighbours import NatNeighbours
 from overlay.node.node_cores import NodeCores
 from overlay.node.operating_system import OperatingSystem
-from overlay.node.own_descriptor import RESIGN_INTERVAL_S
 from overlay.node.own_endpoints import OwnEndpoints
 from overlay.node.packet_transport import Arrived, PacketEngine
 from overlay.node.path_answers import PathAnswers

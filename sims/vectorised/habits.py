@@ -9,11 +9,11 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
+from overlay.dht.crawl import HOLDERS_ASKED
 from overlay.dht.settings import DhtSettings
 
 __all__ = ["BucketTraffic", "Habits", "crawl_pause_s", "near_calls_per_s", "refreshes_per_s"]
 
-_HOLDERS_ASKED: Final = 3
 _QUERIES_OF_A_CRAWL: Final = 3
 """To each node."""
 
@@ -83,7 +83,7 @@ class BucketTraffic:
         at_leisure = walks - habits.leaving_per_s
         answers = habits.queries * habits.answered
         first = answers * habits.first_hand
-        fetched = habits.lookups_per_s * share_of_bucket(depth) * _HOLDERS_ASKED
+        fetched = habits.lookups_per_s * share_of_bucket(depth) * HOLDERS_ASKED
         from_others = walks * answers + fetched
         by_walks = walks * (answers - first) + fetched
         bursts = walks * min((answers - first) * (1 - known), _PINGS_OF_A_WALK)

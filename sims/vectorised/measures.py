@@ -14,7 +14,7 @@ from sims.vectorised.habits import Habits
 from sims.vectorised.lookups import LookupResults, look_up
 from sims.vectorised.moment import Moment
 from sims.vectorised.records import Holders, holders_of
-from sims.vectorised.schedule import VALIDITY_S
+from sims.vectorised.schedule import LASTS_S
 from sims.vectorised.settings import Bounds
 from sims.vectorised.tables import ABSENT, Replies
 from sims.vectorised.topology import TopologyTables
@@ -137,7 +137,7 @@ class Measures:
             began + moment.attention.region_known_after_s(),
             moment.hostile,
         )
-        if moment.now >= VALIDITY_S:
+        if moment.now >= LASTS_S:
             return held
         # Nodes that are on line at the start have stored their descriptor before.
         at_first = np.where(np.isneginf(since), 0.0, np.nan)[:, None]

@@ -16,6 +16,7 @@ from typing import Final
 
 import numpy as np
 
+from overlay.dht.descriptor import RESIGN_INTERVAL_S
 from overlay.dht.settings import DhtSettings
 from sims.observations import Observations, Progress, RunOutcome, ShouldStop, ShowProgress
 from sims.scenario.scenario import Scenario
@@ -24,7 +25,7 @@ from sims.vectorised.lookups import LookupResults
 from sims.vectorised.measures import Measures
 from sims.vectorised.moment import Moment
 from sims.vectorised.population import VectorisedPopulation
-from sims.vectorised.schedule import RESIGN_S, VALIDITY_S
+from sims.vectorised.schedule import LASTS_S
 from sims.vectorised.settings import Bounds, check_expressible
 from sims.vectorised.topology import TopologyTables
 from sims.world.churn import SessionModel
@@ -113,7 +114,7 @@ class _Model:
             scenario.nodes,
             sessions,
             self._rng,
-            memory_s=VALIDITY_S + RESIGN_S,
+            memory_s=LASTS_S + RESIGN_INTERVAL_S,
             always=scenario.circuits.clients,
         )
         self._measures = Measures(self.observations, settings, bounds, self._rng)

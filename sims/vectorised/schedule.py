@@ -15,25 +15,25 @@ import numpy as np
 import numpy.typing as npt
 
 from overlay.dht.admission import COOKIE_ROTATION_S
+from overlay.dht.descriptor import BACKDATED_S, RESIGN_INTERVAL_S, VALIDITY_S
+from overlay.dht.publishing import FIRST_REPUBLISH_S
+from overlay.dht.schedule import JITTER
 from overlay.dht.settings import DhtSettings
 
-__all__ = ["RESIGN_S", "VALIDITY_S", "Publications", "cookies_at_hand", "signed_at"]
+__all__ = ["LASTS_S", "Publications", "cookies_at_hand", "signed_at"]
 
 Floats = npt.NDArray[np.float64]
 
-RESIGN_S: Final = 3600.0
-VALIDITY_S: Final = 3 * 3600.0 - 60.0
-"""Time from the signature to the expiry. A descriptor is dated one minute back."""
+LASTS_S: Final = VALIDITY_S - BACKDATED_S
+"""Time from the signature of a descriptor to its expiry."""
 
-_FIRST_PAUSE_S: Final = 60.0
-_JITTER: Final = 0.2
 _WALK_TAKES_S: Final = 2.0
 
 
 def signed_at(since: Floats, until: Floats) -> Floats:
     """Return when each node signed its last descriptor before ``until``."""
     began = np.where(np.isneginf(since), 0.0, since)
-    signed: Floats = began + np.floor((until - began) / RESIGN_S) * RESIGN_S
+    signed: Floats = began + np.floor((until - began) / RESIGN_INTERVAL_S) * RESIGN_INTERVAL_S
     return signed
 
 
@@ -57,19 +57,19 @@ class Publications:
         """
         signed = signed_at(since, np.full(len(since), now))
         began = np.where(np.isneginf(since), 0.0, since)
-        from_the_start = signed - RESIGN_S <= began
-        first = np.where(from_the_start, began, signed - RESIGN_S)
-        resigns = first + RESIGN_S
+        from_the_start = signed - RESIGN_INTERVAL_S <= began
+        first = np.where(from_the_start, began, signed - RESIGN_INTERVAL_S)
+        resigns = first + RESIGN_INTERVAL_S
         settled = ~from_the_start | np.isneginf(since)
         pause = np.where(settled, len(self._pauses_s) - 1, 0)
         there_before = from_the_start & np.isneginf(since)
         phases = self._rng.random(len(since)) * self._interval_s
-        next_at = np.where(there_before, np.minimum(phases, RESIGN_S), first)
+        next_at = np.where(there_before, np.minimum(phases, RESIGN_INTERVAL_S), first)
         times = []
         while (next_at <= now - _WALK_TAKES_S).any():
             times.append(next_at)
-            resigns = np.where(next_at >= resigns, resigns + RESIGN_S, resigns)
-            jitter = self._rng.uniform(1 - _JITTER, 1 + _JITTER, len(since))
+            resigns = np.where(next_at >= resigns, resigns + RESIGN_INTERVAL_S, resigns)
+            jitter = self._rng.uniform(1 - JITTER, 1 + JITTER, len(since))
             next_at = np.minimum(next_at + self._pauses_s[pause] * jitter, resigns)
             pause = np.minimum(pause + 1, len(self._pauses_s) - 1)
         walks = np.array(times).T if times else np.full((len(since), 1), np.nan)
@@ -94,7 +94,7 @@ def cookies_at_hand(walks: Floats, after: float) -> float:
 
 def _pauses(longest_s: float) -> Floats:
     """Return the pauses of a new node without jitter, up to the first longest one."""
-    pauses = [min(_FIRST_PAUSE_S, longest_s)]
+    pauses = [min(FIRST_REPUBLISH_S, longest_s)]
     while pauses[-1] < longest_s:
         pauses.append(min(2 * pauses[-1], longest_s))
     return np.array(pauses)

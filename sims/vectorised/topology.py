@@ -14,11 +14,12 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from overlay.dht.schedule import JITTER
 from overlay.dht.settings import DhtSettings
 from overlay.dht.topology_table import MAX_ENTRIES
 from sims.vectorised.habits import crawl_pause_s
 from sims.vectorised.population import VectorisedPopulation, is_hostile
-from sims.vectorised.schedule import VALIDITY_S, signed_at
+from sims.vectorised.schedule import LASTS_S, signed_at
 from sims.vectorised.xor import Flags, Ids
 
 __all__ = ["TopologyTables"]
@@ -26,7 +27,6 @@ __all__ = ["TopologyTables"]
 Floats = npt.NDArray[np.float64]
 
 _FIRST_CRAWL_WITHIN_S: Final = 60.0
-_JITTER: Final = 0.2
 
 
 @dataclass(slots=True)
@@ -82,11 +82,11 @@ class TopologyTables:
         newest = np.concatenate([sessions.ids[1:] != sessions.ids[:-1], [True]])
         sessions = sessions.chosen(newest[: len(sessions.ids)])
         heard = np.isinf(sessions.until) & ~is_hostile(sessions.ids, hostile_share)
-        expires = signed_at(sessions.since, np.minimum(sessions.until, now)) + VALIDITY_S
+        expires = signed_at(sessions.since, np.minimum(sessions.until, now)) + LASTS_S
         everybody = _Table(sessions.ids, expires, heard)
         mean_pause_s = crawl_pause_s(self._settings, len(sessions.ids))
         for client in due:
-            pause_s = mean_pause_s * self._rng.uniform(1 - _JITTER, 1 + _JITTER)
+            pause_s = mean_pause_s * self._rng.uniform(1 - JITTER, 1 + JITTER)
             self._next[client] = now + pause_s
             old, found = self._tables[client], self._found(everybody)
             # If a crawl did not ask all nodes, it does not tell which nodes are silent.

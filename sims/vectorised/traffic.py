@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from overlay.dht.crawl import HOLDERS_ASKED
 from overlay.dht.settings import DhtSettings
 from sims.vectorised.attention import Attention
 from sims.vectorised.habits import Habits, crawl_pause_s, refreshes_per_s
@@ -16,7 +17,6 @@ from sims.vectorised.lookups import LookupResults
 
 __all__ = ["Conversation", "messages_per_node_s"]
 
-_HOLDERS_ASKED: Final = 3
 _HOLDERS: Final = 1.1
 """Nodes at which a record is stored, in units of k: the nearest ones and the region."""
 
@@ -68,7 +68,7 @@ def messages_per_node_s(
     """
     far, own = walks
     first = habits.first_hand * cookies[0] + (1 - habits.first_hand) * cookies[1]
-    lookups = habits.lookups_per_s * (far.datagrams(settings, first) + _HOLDERS_ASKED * _ANSWERED)
+    lookups = habits.lookups_per_s * (far.datagrams(settings, first) + HOLDERS_ASKED * _ANSWERED)
     refreshes = attention.buckets * refreshes_per_s(settings, habits)
     stores = _HOLDERS * settings.k * _ANSWERED + own.datagrams(settings, publishing[1])
     pings = attention.pings_per_s() * (_ANSWERED + _CHALLENGED * (1 - cookies[0]))

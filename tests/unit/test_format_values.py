@@ -181,7 +181,7 @@ def _dht_rpc() -> list[str]:
         f"fewer than {_constant('dht/responder.py', '_STORE_SLACK')} k contacts",
         f"tolerance of {descriptor.CLOCK_SKEW_S // 60} minutes",
         f"Its subnet has fewer than {dht.max_records_per_source} records",
-        f"{_constant('dht/publishing.py', '_FIRST_REPUBLISH_S') / 60:g} minute later",
+        f"{_constant('dht/publishing.py', 'FIRST_REPUBLISH_S') / 60:g} minute later",
         f"at most {_constant('dht/publishing.py', '_MOST_HOLDERS')} k nodes in all",
         f"{dht.rpc_timeout_s * 1000:g} ms for the answer of an unknown endpoint",
         f"between {dht.rpc_timeout_min_s * 1000:g} ms and {dht.rpc_timeout_max_s:g} s",

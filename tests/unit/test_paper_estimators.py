@@ -9,7 +9,6 @@ from lab.paper.estimators import (
     estimate,
     jitter_of_train,
     rfc3550_jitter,
-    student_t_975,
     without_held_up,
 )
 
@@ -44,14 +43,6 @@ def test_a_train_too_short_for_jitter_is_refused():
         jitter_of_train([1.0] * 17)
 
 
-# Tables of Student's t, two-sided 95 %.
-@pytest.mark.parametrize(
-    ("degrees", "quantile"), [(1, 12.706), (4, 2.776), (11, 2.201), (20, 2.086), (60, 2.000)]
-)
-def test_quantiles_are_those_of_the_tables(degrees, quantile):
-    assert student_t_975(degrees) == pytest.approx(quantile, abs=0.003)
-
-
 def test_a_single_value_has_an_infinite_interval():
     assert estimate([2.0]).half_width == math.inf
 
@@ -59,7 +50,7 @@ def test_a_single_value_has_an_infinite_interval():
 def test_few_values_have_students_interval():
     found = estimate([1.0, 2.0, 3.0, 4.0])
     assert (found.mean, found.count) == (2.5, 4)
-    assert found.half_width == pytest.approx(3.182 * statistics.stdev([1, 2, 3, 4]) / 2)
+    assert found.half_width == pytest.approx(3.18245 * statistics.stdev([1, 2, 3, 4]) / 2, rel=1e-5)
 
 
 def test_a_spoilt_visit_does_not_move_the_mean():

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from overlay.dht.publishing import FIRST_REPUBLISH_S
+from overlay.dht.schedule import JITTER
 from overlay.dht.settings import DhtSettings
 from overlay.settings import Settings, setting, whole
 from sims.acceptance.experiment import Experiment, Measurement, Progress
@@ -22,8 +24,6 @@ _ROOT: Final = Path(__file__).resolve().parents[3]
 _TESTS: Final = "tests/unit/dht/test_kademlia_defects*.py"
 _ROWS: Final = 30
 _PATIENCE_S: Final = 900
-_FIRST_REPUBLISH_S: Final = 60.0
-_JITTER: Final = 0.2
 _CALM_S: Final = 60.0
 
 
@@ -64,8 +64,8 @@ def _idle_traffic(settings: Idle, seed: int) -> tuple[int, float]:
         pass_time(world, spacing)
     joined_s = world.time_s
     # The interval begins after all nodes have joined; then pauses are 1, 2, 4 and 8 minutes.
-    begins = joined_s + _JOIN_S + 7 * _FIRST_REPUBLISH_S * (1 + _JITTER) + _CALM_S
-    ends = 15 * _FIRST_REPUBLISH_S * (1 - _JITTER)
+    begins = joined_s + _JOIN_S + 7 * FIRST_REPUBLISH_S * (1 + JITTER) + _CALM_S
+    ends = 15 * FIRST_REPUBLISH_S * (1 - JITTER)
     if begins >= ends:
         raise ValueError("the nodes joined too slowly for a time without chores")
     pass_time(world, begins - world.time_s)

@@ -10,9 +10,9 @@ import numpy.typing as npt
 
 from sims.scenario.expectation import QUANTILES
 from sims.scenario.scenario import Scenario
+from sims.special import student_t_95
 from sims.studies.results.condensed import BINS, Key, bin_width_s
 from sims.studies.results.record import RunRecord
-from sims.studies.results.statistics import t_quantile
 
 __all__ = ["Band", "count_band", "over_time", "quantile_band"]
 
@@ -78,6 +78,6 @@ def _band(x: Floats, rows: Floats) -> Band:
         mean = np.where(n > 0, held.sum(axis=0) / n, np.nan)
         squares = np.where(there, (rows - mean) ** 2, 0.0).sum(axis=0)
         error = np.sqrt(squares / (n - 1) / n)
-    factors = np.array([t_quantile(count - 1) for count in range(rows.shape[0] + 1)])
+    factors = np.array([student_t_95(count - 1) for count in range(rows.shape[0] + 1)])
     half = np.where(n > 1, factors[n] * error, np.nan)
     return Band(x, mean, mean - half, mean + half)

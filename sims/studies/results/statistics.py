@@ -13,12 +13,13 @@ from typing import Final
 
 import numpy as np
 
+from sims.special import student_t_95
+
 __all__ = [
     "Estimate",
     "bootstrap_estimate",
     "share_estimate",
     "t_estimate",
-    "t_quantile",
     "wilson_interval",
 ]
 
@@ -68,7 +69,7 @@ class Estimate:
 def t_estimate(values: Sequence[float]) -> Estimate:
     """Return the mean with the interval of Student's t distribution."""
     mean, sd, n = _moments(values)
-    half = t_quantile(n - 1) * sd / math.sqrt(n) if n > 1 else math.nan
+    half = student_t_95(n - 1) * sd / math.sqrt(n) if n > 1 else math.nan
     return Estimate(mean, mean - half, mean + half, sd, n)
 
 
@@ -122,37 +123,6 @@ def bootstrap_estimate(values: Sequence[float]) -> Estimate:
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(sample[draws].mean(axis=1), [tail, 1 - tail])
     return Estimate(mean, float(low), float(high), sd, n)
-
-
-def t_quantile(degrees: int) -> float:
-    """Return t such that 95 % of Student's distribution is between -t and t.
-
-    For a whole number of degrees of freedom the probability is a finite sum (Abramowitz and
-    Stegun, 26.7.3 and 26.7.4), which is inverted by bisection.
-    """
-    if degrees < 1:
-        return math.nan
-    low, high = 0.0, math.pi / 2
-    for _ in range(60):
-        middle = (low + high) / 2
-        if _share_within(middle, degrees) < CONFIDENCE:
-            low = middle
-        else:
-            high = middle
-    return math.sqrt(degrees) * math.tan(low)
-
-
-def _share_within(theta: float, degrees: int) -> float:
-    """Return the probability that |T| < sqrt(degrees) * tan(theta)."""
-    cosine = math.cos(theta)
-    odd = degrees % 2
-    term = cosine if odd else 1.0
-    total = 0.0 if degrees == 1 else term
-    for j in range(2 + odd, degrees - 1, 2):
-        term *= cosine * cosine * (j - 1) / j
-        total += term
-    total *= math.sin(theta)
-    return 2 / math.pi * (theta + total) if odd else total
 
 
 def _moments(values: Sequence[float]) -> tuple[float, float, int]:

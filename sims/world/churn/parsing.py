@@ -22,6 +22,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
+from overlay import durations
 from overlay.errors import ConfigurationError
 from sims.world.churn.lifetimes import Exponential, Fixed, Lifetimes, Observed, Pareto, Weibull
 from sims.world.churn.session_models import PRESETS, SessionModel
@@ -29,15 +30,6 @@ from sims.world.churn.trace import Trace, read_trace
 
 __all__ = ["parse_duration", "parse_model"]
 
-_UNITS: Final[Mapping[str, float]] = {
-    "ms": 0.001,
-    "s": 1.0,
-    "m": 60.0,
-    "min": 60.0,
-    "h": 3600.0,
-    "d": 86400.0,
-}
-_DURATION: Final = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,12})?)\s*(ms|s|m|min|h|d)")
 _CALL: Final = re.compile(r"([a-z]{1,20})\(((?:[^()]|\([^()]*\)){1,4096})\)")
 """A path may contain pairs of parentheses, as in trace(results (1)/sessions.csv)."""
 _MAX_TEXT: Final = 8192
@@ -53,13 +45,13 @@ def parse_duration(text: str) -> float:
     Raises:
         ConfigurationError: the text is not a number with a unit.
     """
-    match = _DURATION.fullmatch(text.strip())
-    if match is None:
+    seconds = durations.parse_duration(text)
+    if seconds is None or text.lstrip().startswith("-"):
         raise ConfigurationError(
             f"{text!r} is not a length of time; write a number with ms, s, m or min, h or d, as "
             "in 90min."
         )
-    return float(match[1]) * _UNITS[match[2]]
+    return seconds
 
 
 def parse_model(text: str, directory: Path | None = None) -> SessionModel:

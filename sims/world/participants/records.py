@@ -10,15 +10,20 @@ from __future__ import annotations
 from typing import Final
 
 from overlay.addresses import NodeId
-from overlay.dht.descriptor import MixDescriptor, OnionKey, Role, sign_descriptor
+from overlay.dht.descriptor import (
+    BACKDATED_S,
+    VALIDITY_S,
+    MixDescriptor,
+    OnionKey,
+    Role,
+    sign_descriptor,
+)
 from overlay.dht.storage import verified_record
 from overlay.exit_policy import ExitPolicy, parse_exit_rule
 from sims.world.participants.machine import Machine
 
-__all__ = ["VALIDITY_S", "SharedVerifier", "signed_descriptor"]
+__all__ = ["SharedVerifier", "signed_descriptor"]
 
-VALIDITY_S: Final = 3 * 3600
-_BACKDATED_S: Final = 60
 _SWEEP_AT: Final = 1024
 _ESP_SUITES: Final = (1, 2, 3, 4)
 _EXIT_POLICY: Final = ExitPolicy(parse_exit_rule("accept *:*"))
@@ -66,6 +71,6 @@ def signed_descriptor(
         exit_policy=_EXIT_POLICY if exits else None,
         bandwidth_kbit=10_000,
         sequence=int(now * 1000),
-        valid_from=int(now) - _BACKDATED_S,
-        expires=int(now) - _BACKDATED_S + VALIDITY_S,
+        valid_from=int(now) - BACKDATED_S,
+        expires=int(now) - BACKDATED_S + VALIDITY_S,
     )

@@ -14,7 +14,7 @@ from typing import Final
 
 from overlay.addresses import Endpoint, NodeId
 from overlay.dht.admission import source_group
-from overlay.dht.descriptor import MixDescriptor
+from overlay.dht.descriptor import RESIGN_INTERVAL_S, MixDescriptor
 from overlay.dht.events import DhtEvent
 from overlay.dht.messages import Contact
 from overlay.dht.settings import DhtSettings
@@ -34,7 +34,6 @@ __all__ = ["NETWORK_ID", "START", "World", "own_core", "own_network"]
 START: Final = 1_800_000_000.0
 """Start of every simulation in Unix seconds."""
 
-RESIGN_INTERVAL_S: Final = 3600.0
 _FIRST_BLOCK: Final = 11
 _PUBLIC_BLOCKS: Final = 89
 """From 11.0.0.0/8 to 99.0.0.0/8 every address is public."""

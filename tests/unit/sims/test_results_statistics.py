@@ -10,6 +10,7 @@ from sims.metrics import GROUPS, METRICS, metric_of
 from sims.observations import Observations, RunOutcome
 from sims.scenario.expectation import Expectation
 from sims.scenario.scenario import Scenario
+from sims.special import student_t_95
 from sims.studies.reports.catalogue import metrics_page
 from sims.studies.reports.comparison import differences
 from sims.studies.reports.numbers import duration, interval, number
@@ -21,7 +22,6 @@ from sims.studies.results.statistics import (
     bootstrap_estimate,
     share_estimate,
     t_estimate,
-    t_quantile,
     wilson_interval,
 )
 from sims.studies.results.survival import survival_quantiles
@@ -32,7 +32,7 @@ from sims.studies.results.survival import survival_quantiles
     [(1, 12.706), (2, 4.303), (3, 3.182), (4, 2.776), (9, 2.262), (10, 2.228), (29, 2.045)],
 )
 def test_student_s_quantiles_are_those_of_the_tables(degrees, published):
-    assert t_quantile(degrees) == pytest.approx(published, abs=5e-4)
+    assert student_t_95(degrees) == pytest.approx(published, abs=5e-4)
 
 
 def test_an_interval_is_over_the_seeds():
