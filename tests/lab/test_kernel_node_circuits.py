@@ -363,7 +363,10 @@ SEEN = (
 )
 
 
-LONGEST_SILENCE_S = 2.0
+LONGEST_SILENCE_S = 3.0
+"""More than three repetitions by TCP (1.8 s) and what a busy host adds (0.2 s were seen), less than
+four (3.5 s). A lost circuit costs 5 s, and its connections never go on."""
+
 TALK_S = 9.0
 """Longer than the probation of a moved link and the change of keys that follows it (6 s)."""
 
