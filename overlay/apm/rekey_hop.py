@@ -31,13 +31,13 @@ from overlay.apm.retired_sas import RetiredSa, RetiredSas
 from overlay.apm.switchboard import Switchboard, control_packet
 from overlay.apm.translator import hop_associations
 from overlay.errors import (
-    InternalError,
     LimitReached,
     Malformed,
     NotAuthentic,
     Replayed,
 )
 from overlay.ipsec.interface import SaIdentity
+from overlay.transitions import required_step
 from overlay.work_budget import Work
 
 __all__ = ["TRANSITIONS", "HopRekeying"]
@@ -174,10 +174,7 @@ class HopRekeying:
         raise Replayed("the source switches to keys that were not agreed")
 
     def _feed(self, exchange: _Exchange, happened: HopRekeyInput, cause: _Cause) -> None:
-        step = TRANSITIONS.get((exchange.state, happened))
-        if step is None:
-            raise InternalError(f"an exchange in state {exchange.state.name} met {happened.name}")
-        action, exchange.state = step
+        action, exchange.state = required_step(TRANSITIONS, exchange.state, happened, "an exchange")
         action(self, exchange, cause)
 
     # --- actions of the table ---

@@ -41,6 +41,7 @@ from overlay.apm.timers import Timers
 from overlay.apm.translator import source_associations
 from overlay.errors import InternalError, LimitReached, NotAuthentic
 from overlay.ipsec.interface import Lifetime, SaIdentity, SecurityAssociation
+from overlay.transitions import required_step
 
 __all__ = ["TRANSITIONS", "SourceRekeying"]
 
@@ -244,10 +245,7 @@ class SourceRekeying:
             self._feed(exchange, SourceRekeyInput.REPEAT_DUE, now)
 
     def _feed(self, exchange: _Exchange, happened: SourceRekeyInput, now: float) -> None:
-        step = TRANSITIONS.get((exchange.state, happened))
-        if step is None:
-            raise InternalError(f"an exchange in state {exchange.state.name} met {happened.name}")
-        action, exchange.state = step
+        action, exchange.state = required_step(TRANSITIONS, exchange.state, happened, "an exchange")
         action(self, exchange, now)
 
     # --- actions of the table ---

@@ -37,6 +37,7 @@ from overlay.link.outgoing import OutgoingHandshake
 from overlay.link.pair import SaPair
 from overlay.link.services import LinkServices
 from overlay.link.states import Cause, LinkInput, LinkState
+from overlay.transitions import required_step
 
 __all__ = ["MAX_OLD_PAIRS", "TRANSITIONS", "Link"]
 
@@ -70,10 +71,7 @@ class Link:
 
     def feed(self, happened: LinkInput, cause: Cause) -> None:
         """Process one input: run its action and enter the next state."""
-        step = TRANSITIONS.get((self.state, happened))
-        if step is None:
-            raise InternalError(f"a link in state {self.state.name} met {happened.name}")
-        action, state = step
+        action, state = required_step(TRANSITIONS, self.state, happened, "a link")
         action(self, cause)
         self.state = state
 

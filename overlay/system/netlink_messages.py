@@ -10,21 +10,28 @@ Format: Linux uapi ``linux/netlink.h``, in the host's byte order.
 
 from __future__ import annotations
 
+import errno
 import socket
 import struct
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 __all__ = [
     "ACKNOWLEDGE",
+    "DONE",
     "DUMP",
+    "ERROR",
+    "HEADER_BYTES",
     "RECEIVE_BYTES",
+    "Frame",
     "acknowledged_error",
     "answers",
     "attribute",
     "attribute_list",
     "attributes",
+    "error_number",
     "exchange",
+    "frames",
     "message",
     "messages",
     "nested",
@@ -34,9 +41,11 @@ ACKNOWLEDGE: Final = 0x04
 DUMP: Final = 0x300
 RECEIVE_BYTES: Final = 1 << 17
 
+DONE: Final = 3
+ERROR: Final = 2
+HEADER_BYTES: Final = 16
+
 _REQUEST: Final = 0x01
-_ERROR: Final = 2
-_DONE: Final = 3
 _NESTED: Final = 0x8000
 _TYPE_MASK: Final = 0x3FFF
 _HEADER: Final = struct.Struct("=IHHII")
@@ -44,17 +53,39 @@ _HEADER: Final = struct.Struct("=IHHII")
 
 def message(kind: int, flags: int, body: bytes, sequence: int = 1) -> bytes:
     """Return one request."""
-    return _HEADER.pack(_HEADER.size + len(body), kind, flags | _REQUEST, sequence, 0) + body
+    return _HEADER.pack(HEADER_BYTES + len(body), kind, flags | _REQUEST, sequence, 0) + body
 
 
-def messages(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield type and body of each message in a datagram; stop at the first malformed one."""
-    while len(data) >= _HEADER.size:
-        length, kind, *_ = _HEADER.unpack_from(data)
-        if not _HEADER.size <= length <= len(data):
+class Frame(NamedTuple):
+    """Header and place of one message: its bytes are ``datagram[start:end]``."""
+
+    kind: int
+    flags: int
+    sequence: int
+    start: int
+    end: int
+
+    @property
+    def body(self) -> int:
+        """Index of the first byte after the header."""
+        return self.start + HEADER_BYTES
+
+
+def frames(datagram: bytes) -> Iterator[Frame]:
+    """Yield the place of each message in a datagram; stop at the first malformed one."""
+    start = 0
+    while start + HEADER_BYTES <= len(datagram):
+        length, kind, flags, sequence, _ = _HEADER.unpack_from(datagram, start)
+        if not HEADER_BYTES <= length <= len(datagram) - start:
             return
-        yield kind, data[_HEADER.size : length]
-        data = data[(length + 3) & ~3 :]
+        yield Frame(kind, flags, sequence, start, start + length)
+        start += (length + 3) & ~3
+
+
+def messages(datagram: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield type and body of each message in a datagram; stop at the first malformed one."""
+    for frame in frames(datagram):
+        yield frame.kind, datagram[frame.body : frame.end]
 
 
 def attribute(kind: int, value: bytes) -> bytes:
@@ -89,21 +120,20 @@ def answers(netlink: socket.socket) -> Iterator[bytes]:
         OSError: the kernel refused the dump.
     """
     while True:
-        data = netlink.recv(RECEIVE_BYTES)
-        while len(data) >= _HEADER.size:
-            length, kind, *_ = _HEADER.unpack_from(data)
-            if kind == _DONE or length < _HEADER.size:
+        found = list(messages(netlink.recv(RECEIVE_BYTES)))
+        if not found:
+            raise OSError(errno.EBADMSG, "the kernel sent a malformed netlink dump")
+        for kind, body in found:
+            if kind == DONE:
                 return
-            body = data[_HEADER.size : length]
-            if kind == _ERROR:
-                raise OSError(-_error_number(body), "the kernel refused a netlink dump")
+            if kind == ERROR:
+                raise OSError(error_number(body), "the kernel refused a netlink dump")
             yield body
-            data = data[(length + 3) & ~3 :]
 
 
 def acknowledged_error(netlink: socket.socket) -> int:
     """Return the errno of the next acknowledgement; 0 for success."""
-    return -_error_number(netlink.recv(RECEIVE_BYTES)[_HEADER.size :])
+    return error_number(netlink.recv(RECEIVE_BYTES), HEADER_BYTES)
 
 
 def exchange(
@@ -135,14 +165,13 @@ def exchange(
     errors = [0] * len(bodies)
     while True:
         data = netlink.recv(RECEIVE_BYTES)
-        while len(data) >= _HEADER.size:
-            length, answer, _, sequence, _ = _HEADER.unpack_from(data)
-            if answer == _ERROR and first <= sequence <= last:
-                errors[sequence - first] = -_error_number(data[_HEADER.size :])
-                if sequence == last:
+        for frame in frames(data):
+            if frame.kind == ERROR and first <= frame.sequence <= last:
+                errors[frame.sequence - first] = error_number(data, frame.body)
+                if frame.sequence == last:
                     return errors
-            data = data[(max(length, _HEADER.size) + 3) & ~3 :]
 
 
-def _error_number(body: bytes) -> int:
-    return int(struct.unpack_from("=i", body)[0])
+def error_number(data: bytes, offset: int = 0) -> int:
+    """Return the errno of an acknowledgement whose body begins at ``offset``; 0 for success."""
+    return -int(struct.unpack_from("=i", data, offset)[0])

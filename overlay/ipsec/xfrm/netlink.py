@@ -11,7 +11,6 @@ import contextlib
 import errno
 import os
 import socket
-import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Self
@@ -19,6 +18,19 @@ from typing import Any, Final, Self
 from overlay.errors import BackendError
 from overlay.ipsec.xfrm.messages import XFRMNLGRP_EXPIRE, MarshalXfrm
 from overlay.system.failures import refused
+from overlay.system.netlink_messages import (
+    ACKNOWLEDGE,
+    DONE,
+    DUMP,
+    ERROR,
+    HEADER_BYTES,
+    RECEIVE_BYTES,
+    Frame,
+    attributes,
+    error_number,
+    frames,
+    message,
+)
 
 __all__ = [
     "CREATE",
@@ -27,6 +39,7 @@ __all__ = [
     "XfrmEvents",
     "XfrmSocket",
     "refusal_error",
+    "refusal_in",
 ]
 
 CREATE: Final = 0x600
@@ -39,17 +52,9 @@ _NETLINK_CAP_ACK: Final = 10
 _NETLINK_EXT_ACK: Final = 11
 _SO_RCVBUFFORCE: Final = 33
 
-_REQUEST: Final = 0x01
-_ACKNOWLEDGE: Final = 0x04
-_DUMP: Final = 0x300
 _ATTRIBUTES_FOLLOW: Final = 0x200
-_ERROR: Final = 2
-_DONE: Final = 3
-_HEADER: Final = struct.Struct("=IHHII")
-_HEADER_BYTES: Final = _HEADER.size
 _EXT_ACK_MESSAGE: Final = 1
 
-_RECEIVE_BYTES: Final = 1 << 17
 _EVENT_BUFFER_BYTES: Final = 1 << 20
 _MAX_SEQUENCE: Final = 0x7FFFFFFF
 _BATCH: Final = 64
@@ -87,8 +92,7 @@ class Request:
 
     def encode(self, flags: int, sequence: int) -> bytes:
         """Return the whole message."""
-        size = _HEADER_BYTES + len(self.body)
-        return _HEADER.pack(size, self.kind, _REQUEST | flags | self.flags, sequence, 0) + self.body
+        return message(self.kind, flags | self.flags, self.body, sequence)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,12 +150,13 @@ class XfrmSocket:
         with self._exchange("asking the kernel for an IPsec entry"):
             asked = self._transmit([request], 0)
             while True:
-                for kind, flags, sequence, data, offset in self._receive():
-                    if sequence != asked:  # of a request whose answers were given up
+                data = self._socket.recv(RECEIVE_BYTES)
+                for frame in frames(data):
+                    if frame.sequence != asked:  # of a request whose answers were given up
                         continue
-                    if kind == _ERROR:
-                        return None, _verdict(flags, data, offset)
-                    return self._decoded(kind, data, offset), None
+                    if frame.kind == ERROR:
+                        return None, refusal_in(data, frame)
+                    return _decode(self._marshal, data, frame), None
 
     def dump(self, request: Request) -> list[Any]:
         """Return all entries of a kind.
@@ -162,29 +167,31 @@ class XfrmSocket:
         operation = "listing the kernel's IPsec entries"
         found: list[Any] = []
         with self._exchange(operation):
-            asked = self._transmit([request], _DUMP)
+            asked = self._transmit([request], DUMP)
             while True:
-                for kind, flags, sequence, data, offset in self._receive():
-                    if sequence != asked:
+                data = self._socket.recv(RECEIVE_BYTES)
+                for frame in frames(data):
+                    if frame.sequence != asked:
                         continue
-                    if kind == _DONE:
+                    if frame.kind == DONE:
                         return found
-                    if kind == _ERROR:
-                        refusal = _verdict(flags, data, offset)
+                    if frame.kind == ERROR:
+                        refusal = refusal_in(data, frame)
                         raise refusal_error(operation, refusal or NetlinkError(errno.EIO))
-                    found.append(self._decoded(kind, data, offset))
+                    found.append(_decode(self._marshal, data, frame))
 
     def _send_batch(self, requests: Sequence[Request]) -> list[NetlinkError | None]:
         with self._exchange("changing the kernel's IPsec entries"):
-            first = self._transmit(requests, 0, last=_ACKNOWLEDGE)
+            first = self._transmit(requests, 0, last=ACKNOWLEDGE)
             # After a failed read the queue may hold old answers: one counted for another
             # request would turn a refusal into "done".
             awaited = range(first, first + len(requests))
             verdicts: dict[int, NetlinkError | None] = {}
             while awaited[-1] not in verdicts:
-                for kind, flags, sequence, data, offset in self._receive():
-                    if kind == _ERROR and sequence in awaited:
-                        verdicts[sequence] = _verdict(flags, data, offset)
+                data = self._socket.recv(RECEIVE_BYTES)
+                for frame in frames(data):
+                    if frame.kind == ERROR and frame.sequence in awaited:
+                        verdicts[frame.sequence] = refusal_in(data, frame)
         return [verdicts.get(sequence) for sequence in awaited]
 
     @contextlib.contextmanager
@@ -200,7 +207,7 @@ class XfrmSocket:
         """Drop answers that wait: where they fill the queue, the kernel adds no further one."""
         with contextlib.suppress(OSError):  # most likely EAGAIN, for there is none left
             while True:
-                self._socket.recv(_RECEIVE_BYTES, socket.MSG_DONTWAIT)
+                self._socket.recv(RECEIVE_BYTES, socket.MSG_DONTWAIT)
 
     def _transmit(self, requests: Sequence[Request], flags: int, *, last: int = 0) -> int:
         """Send one datagram of all requests; return the sequence number of the first.
@@ -217,12 +224,6 @@ class XfrmSocket:
         self._sequence = end
         self._socket.send(b"".join(data))
         return first
-
-    def _receive(self) -> Iterator[tuple[int, int, int, bytes, int]]:
-        return _split(self._socket.recv(_RECEIVE_BYTES))
-
-    def _decoded(self, kind: int, data: bytes, offset: int) -> Any:  # noqa: ANN401 - pyroute2 has no types
-        return _decode(self._marshal, kind, data, offset)
 
 
 class XfrmEvents:
@@ -271,7 +272,7 @@ class XfrmEvents:
         found: list[Any] = []
         while True:
             try:
-                data = self._socket.recv(_RECEIVE_BYTES)
+                data = self._socket.recv(RECEIVE_BYTES)
             except BlockingIOError:
                 return found
             except OSError as error:
@@ -280,9 +281,9 @@ class XfrmEvents:
                 self.overrun = True
                 continue
             found += [
-                _decode(self._marshal, kind, data, offset)
-                for kind, _, _, _, offset in _split(data)
-                if kind in self._marshal.msg_map
+                _decode(self._marshal, data, frame)
+                for frame in frames(data)
+                if frame.kind in self._marshal.msg_map
             ]
 
 
@@ -307,37 +308,20 @@ def _open(groups: Iterable[int]) -> socket.socket:
     return new
 
 
-def _split(data: bytes) -> Iterator[tuple[int, int, int, bytes, int]]:
-    """Yield (type, flags, sequence number, data, offset) of each message in a datagram."""
-    offset = 0
-    while offset + _HEADER_BYTES <= len(data):
-        length, kind, flags, sequence, _ = _HEADER.unpack_from(data, offset)
-        if length < _HEADER_BYTES:
-            return
-        yield kind, flags, sequence, data, offset
-        offset += (length + 3) & ~3
+def _decode(marshal: MarshalXfrm, data: bytes, frame: Frame) -> Any:  # noqa: ANN401 - pyroute2 has no types
+    decoded: Any = marshal.msg_map[frame.kind](data, offset=frame.start)
+    decoded.decode()
+    decoded["header"]["type"] = frame.kind
+    return decoded
 
 
-def _decode(marshal: MarshalXfrm, kind: int, data: bytes, offset: int) -> Any:  # noqa: ANN401 - pyroute2 has no types
-    message: Any = marshal.msg_map[kind](data, offset=offset)
-    message.decode()
-    message["header"]["type"] = kind
-    return message
-
-
-def _verdict(flags: int, data: bytes, offset: int) -> NetlinkError | None:
+def refusal_in(data: bytes, frame: Frame) -> NetlinkError | None:
     """Parse an acknowledgement: errno, the request's header, then perhaps attributes."""
-    (length,) = struct.unpack_from("=I", data, offset)
-    (number,) = struct.unpack_from("=i", data, offset + _HEADER_BYTES)
+    number = error_number(data, frame.body)
     if number == 0:
         return None
-    reason = ""
-    at, end = offset + 2 * _HEADER_BYTES + 4, offset + length
-    while flags & _ATTRIBUTES_FOLLOW and at + 4 <= end:
-        size, kind = struct.unpack_from("=HH", data, at)
-        if size < 4:
-            break
-        if kind & 0x3FFF == _EXT_ACK_MESSAGE:
-            reason = data[at + 4 : at + size].rstrip(b"\0").decode(errors="replace")
-        at += (size + 3) & ~3
-    return NetlinkError(-number, reason.rstrip("."))
+    reason = b""
+    if frame.flags & _ATTRIBUTES_FOLLOW:
+        told = attributes(data[frame.body + 4 + HEADER_BYTES : frame.end])
+        reason = told.get(_EXT_ACK_MESSAGE, b"").rstrip(b"\0")
+    return NetlinkError(number, reason.decode(errors="replace").rstrip("."))

@@ -15,10 +15,10 @@ from overlay.ipsec.xfrm.netlink import (
     NetlinkError,
     Request,
     XfrmSocket,
-    _split,
-    _verdict,
     refusal_error,
+    refusal_in,
 )
+from overlay.system.netlink_messages import frames
 
 REMEDIES = {
     errno.EPERM: "CAP_NET_ADMIN",
@@ -55,7 +55,7 @@ def acknowledgement(number, words=b"", *, flags=0x300, sequence=7):
 
 
 def verdicts(data):
-    return [_verdict(flags, whole, at) for _, flags, _, whole, at in _split(data)]
+    return [refusal_in(data, frame) for frame in frames(data)]
 
 
 def test_acknowledgements_of_a_batch_are_told_apart():

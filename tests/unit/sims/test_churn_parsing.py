@@ -209,3 +209,9 @@ def test_a_pipe_is_refused_without_waiting_for_its_writer(tmp_path):
 )
 def test_durations(text, seconds):
     assert parse_duration(text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("text", ["-5m", "5", "5 weeks", "1e3s"])
+def test_a_length_of_time_has_a_unit_and_no_sign(text):
+    with pytest.raises(ConfigurationError, match="is not a length of time"):
+        parse_duration(text)
