@@ -13,9 +13,9 @@ from sims.metrics import GROUPS, METRICS
 __all__ = ["metrics_page"]
 
 _KINDS: Final = {
-    "yes-no": "yes or no for each event; the mean is a fraction",
-    "distribution": "a value for each event",
-    "series": "the state of the overlay, sampled at intervals",
+    "yes-no": "each event has the value yes or no, so the mean is a fraction",
+    "distribution": "each event has a value",
+    "series": "the state of the overlay, which is sampled at intervals",
 }
 
 
@@ -29,8 +29,12 @@ def metrics_page() -> str:
         "",
         *(f"- *{kind}*: {words}." for kind, words in _KINDS.items()),
         "",
-        "An expectation may only name metrics that its scenario measures. Metrics of paths need",
-        "`--clients`, those of recovery need `--arrival`, and those of the adversary need one.",
+        "An expectation can only name metrics that its scenario measures. A scenario measures",
+        "paths if it has clients (`--clients`). It measures recovery if it has a disturbance",
+        "(`--arrival`), and metrics of the adversary if it has an adversary.",
+        "",
+        "A share is a number from 0 to 1. A node is on line during its sessions, and departed",
+        "after them.",
     ]
     for group in GROUPS:
         metrics = [metric for metric in METRICS.values() if metric.group == group]

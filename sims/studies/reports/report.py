@@ -32,9 +32,9 @@ _HEADLINES: Final = (
 )
 _MOST_HEADLINES: Final = 4
 _COSTS: Final = {
-    "datagrams_per_wall_s": "simulated datagrams in a second of wall time, for one run",
-    "simulated_per_wall": "simulated over wall time",
-    "peak_rss_mb": "largest resident set of a run, MB",
+    "datagrams_per_wall_s": "simulated datagrams per second of wall time, in one run",
+    "simulated_per_wall": "simulated time divided by wall time",
+    "peak_rss_mb": "largest resident set size of a run, MB",
     "wall_s": "wall time of a run, s",
 }
 
@@ -95,9 +95,9 @@ def _sections(
 ) -> Iterator[ReportSection]:
     expectations = _expectations(points)
     template = "table.html" if isinstance(expectations, ReportTable) else "sentence.html"
-    yield ReportSection("verdict", "What held and what not", template, expectations)
+    yield ReportSection("verdict", "Expectations and results", template, expectations)
     if compared := _comparison(points):
-        title = "Points compared, same seeds with same seeds"
+        title = "Comparison of points with equal seeds"
         yield ReportSection("comparison", title, "table.html", compared)
     yield ReportSection("setup", "Set-up", "setup.html", setup_tables.setup(results.study))
     if missing := _missing(results, remarks):
@@ -109,7 +109,7 @@ def _sections(
             "measured", "What was measured", "sentence.html", "Nothing was measured."
         )
     if churn := _churn(points):
-        yield ReportSection("churn", "Churn: nominal and measured", "table.html", churn)
+        yield ReportSection("churn", "Churn, nominal and measured", "table.html", churn)
     if cost := _cost(points):
         yield ReportSection("cost", "What the simulation cost", "table.html", cost)
     yield ReportSection("limits", "Limits", "list.html", setup_tables.limits(results.study))
@@ -188,7 +188,7 @@ def _expectations(points: Sequence[PointSummary]) -> ReportTable | str:
         for verdict in point.verdicts
     ]
     if not rows:
-        return "The scenario states no expectation, so nothing could fail to hold."
+        return "The scenario states no expectation."
     head = [*_point_head(points), "expected", "got#", "95 % CI#", "seeds#", "verdict"]
     return table("Each expectation is a bound on the mean over the seeds.", head, rows)
 
@@ -262,8 +262,8 @@ def _comparison(points: Sequence[PointSummary]) -> ReportTable | None:
     head = ["point", "metric", "difference#", "95 % CI#", "seeds#", "what it shows"]
     first = points[0].point.name
     note = (
-        f"Each row is the mean over the seeds of this point less {first}, both with the same seed. "
-        "Of twenty rows without any difference, one shows one by chance."
+        f"Each row is a mean over the seeds: the value at this point minus the value at {first} "
+        "with the same seed. If no point differs, one row in twenty shows a difference by chance."
     )
     return table(f"Differences from {first}", head, rows, note) if rows else None
 
@@ -310,14 +310,14 @@ def _churn(points: Sequence[PointSummary]) -> ReportTable | None:
         for quantity, unit, nominal, measured in point.churn
     ]
     note = (
-        "Sessions that outlast the run are cut off, so the means of those "
-        "that begin and end within it lie below the nominal ones. The median by Kaplan and Meier "
-        "(1958) counts the cut sessions as well; joins, leaves and the share "
-        "on-line do not suffer from that. The nominal values speak of ordinary churn alone, "
-        "without what happens to many nodes at once."
+        "Sessions that outlast the run are cut off. So the means of sessions that begin and end "
+        "within the run are below the nominal means. The median by Kaplan and Meier (1958) "
+        "includes the cut sessions. Joins, leaves and the share of on-line nodes do not depend "
+        "on the length of the run. The nominal values describe ordinary churn, without events "
+        "that concern many nodes at once."
     )
     head = [*_point_head(points), "quantity", "nominal#", "measured#", "95 % CI#"]
-    caption = "The session model against what came of it"
+    caption = "Nominal values of the session model, and measured values"
     return table(caption, head, rows, note) if rows else None
 
 
@@ -334,5 +334,5 @@ def _cost(points: Sequence[PointSummary]) -> ReportTable | None:
         if estimate.n
     ]
     head = [*_point_head(points), "quantity", "mean#", "95 % CI#"]
-    caption = "Depends on the machine; nothing else in this report does"
+    caption = "These values depend on the machine. No other value in this report does."
     return table(caption, head, rows) if rows else None

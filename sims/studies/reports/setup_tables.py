@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from sims.scenario.plain import plain_of
 from sims.scenario.scenario import Scenario
@@ -14,6 +15,9 @@ from sims.studies.reports.page import ReportCell, ReportTable, table
 from sims.studies.results.reading import Results
 
 __all__ = ["Reproduction", "SetupText", "limits", "origin_line", "reproduce", "setup"]
+
+_FEW_SEEDS: Final = 10
+"""With fewer seeds, Student's t is above 2.26, and intervals are wide."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +77,10 @@ def _sentences(scenario: Scenario) -> Iterator[str]:
         share = f" of {100 * arrival.share:g} % of the nodes" if arrival.share else ""
         word = "for" if arrival.kind == "partition" else "within"
         lasts = f", {word} {duration(arrival.lasts_s)}" if arrival.lasts_s else ""
-        yield (f"{duration(arrival.at_s)} after the warm-up follows: {arrival.kind}{share}{lasts}.")
+        yield (
+            f"{duration(arrival.at_s)} after the warm-up, this disturbance begins: "
+            f"{arrival.kind}{share}{lasts}."
+        )
     latency = scenario.latency
     if latency.model == "uniform":
         delay = f"uniform in {1000 * latency.low_s:g} to {1000 * latency.high_s:g} ms"
@@ -84,8 +91,8 @@ def _sentences(scenario: Scenario) -> Iterator[str]:
     yield f"The one-way delay is {delay}, and {100 * latency.loss:g} % of datagrams are lost."
     if scenario.adversary.behaviours:
         yield (
-            f"The adversary holds {100 * scenario.adversary.share:g} % of the nodes; they: "
-            f"{', '.join(scenario.adversary.behaviours)}."
+            f"The adversary holds {100 * scenario.adversary.share:g} % of the nodes. Their "
+            f"behaviours are: {', '.join(scenario.adversary.behaviours)}."
         )
     if scenario.circuits.clients:
         yield (
@@ -115,27 +122,29 @@ def limits(study: Study) -> list[str]:
     """Return what cannot be concluded from the results."""
     scenario = study.base
     said = [
-        "Intervals are over the seeds: events within a run share its overlay and are not "
-        "independent. Student's t for means, a percentile bootstrap over the seeds for quantiles.",
-        "The network has delay and loss, but no queues, no NAT and no shared bottlenecks: "
-        "latencies are those of an uncongested Internet.",
-        "Sessions are drawn independently for each node; daily rhythm and nodes that fail "
-        "together are not in the session model.",
+        "Intervals are computed over the seeds, because the events of one run share an overlay "
+        "and are not independent. Intervals of means use Student's t, and those of quantiles use "
+        "a percentile bootstrap.",
+        "The network has delay and loss, but no queues, no NAT and no shared bottlenecks. So "
+        "latencies are those of an Internet without congestion.",
+        "Sessions are drawn independently for each node. The session model has no daily rhythm "
+        "and no nodes that fail together.",
     ]
     if scenario.fidelity == "full" and not scenario.verify_signatures:
         said.append(
-            "Signatures are taken as valid where they would be, and forged ones as invalid; "
-            "--verify-signatures makes and checks each."
+            "Signatures are neither made nor verified. A genuine one counts as valid, and a forged "
+            "one as invalid. The option --verify-signatures makes and verifies each."
         )
     if scenario.fidelity == "model":
         said.append(
-            "This is the vectorised model, not the product's code: it is held against the full "
-            "simulation where both run (1,000 to 10,000 nodes), and extrapolates beyond."
+            "This is the vectorised model and not the product's code. It is compared with the full "
+            "simulation for 1,000 to 10,000 nodes. Beyond these sizes it extrapolates."
         )
     few = min(len(point.scenario.seeds) for point in study.points)
-    if few < 10:
+    if few < _FEW_SEEDS:
         said.append(
-            f"{few} seed{' is' if few == 1 else 's are'} few: read the intervals before the means."
+            f"The study has {few} seed{'' if few == 1 else 's'} per point. With fewer than "
+            f"{_FEW_SEEDS}, intervals are wide, so read them before the means."
         )
     return said
 
