@@ -35,10 +35,15 @@ from overlay.link.links import DEFAULT_LINK_SUITES, Links
 from overlay.link.replay import InitiationClock
 from overlay.neighbours import Neighbours
 from overlay.node.node_cores import NodeCores
-from overlay.node.packet_transport import DatagramSink, NodeBackend, PacketEngine, PacketTransport
-from overlay.node.port_forms import Marks
+from overlay.node.shells.packet_transport import (
+    DatagramSink,
+    NodeBackend,
+    PacketEngine,
+    PacketTransport,
+)
+from overlay.node.shells.port_forms import Marks
+from overlay.node.shells.userspace_transport import UserspaceTransport
 from overlay.node.timers import PeriodicTasks
-from overlay.node.userspace_transport import UserspaceTransport
 from overlay.packet_sizes import INNER_MTU
 from overlay.paths.mix_choice import MixChoice
 from overlay.paths.paths import KillSwitchService, Paths

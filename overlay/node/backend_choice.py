@@ -18,11 +18,11 @@ from overlay.config import Configuration
 from overlay.errors import BackendError, ConfigurationError
 from overlay.ipsec.suites import SUITES
 from overlay.node.backend_plugin import BackendFeatures, BackendPlugin, ShellSetup
-from overlay.node.operating_system import OperatingSystem
-from overlay.node.packet_shell import PacketShell
-from overlay.node.packet_transport import PacketEngine
-from overlay.node.sockets import Sockets
-from overlay.node.userspace_shell import UserspaceShell
+from overlay.node.shells.operating_system import OperatingSystem
+from overlay.node.shells.packet_shell import PacketShell
+from overlay.node.shells.packet_transport import PacketEngine
+from overlay.node.shells.sockets import Sockets
+from overlay.node.shells.userspace_shell import UserspaceShell
 from overlay.plugins import load_plugin
 
 __all__ = ["Obstacle", "load_backend", "obstacle_of", "open_shell"]

@@ -16,9 +16,9 @@ from typing import ClassVar, Protocol
 from overlay.config import Configuration
 from overlay.hop_limit import MAX_HOPS
 from overlay.ipsec.interface import IpsecBackend
-from overlay.node.operating_system import OperatingSystem
-from overlay.node.packet_shell import PacketShell
-from overlay.node.sockets import Sockets
+from overlay.node.shells.operating_system import OperatingSystem
+from overlay.node.shells.packet_shell import PacketShell
+from overlay.node.shells.sockets import Sockets
 
 __all__ = ["BackendFeatures", "BackendPlugin", "ShellSetup"]
 

@@ -14,9 +14,9 @@ from overlay.ipsec.userspace.engine import UserspaceEngine
 from overlay.ipsec.xfrm.backend import XfrmBackend
 from overlay.ipsec.xfrm.entries import KERNEL_MAX_TEMPLATES
 from overlay.node.backend_plugin import BackendFeatures, ShellSetup
-from overlay.node.kernel_shell import KernelShell
-from overlay.node.packet_shell import PacketShell
-from overlay.node.userspace_shell import UserspaceShell
+from overlay.node.shells.kernel_shell import KernelShell
+from overlay.node.shells.packet_shell import PacketShell
+from overlay.node.shells.userspace_shell import UserspaceShell
 
 __all__ = ["KernelBackend", "UserspaceBackend"]
 

@@ -10,7 +10,7 @@ from overlay.errors import BackendError
 from overlay.logs import EventLog
 from overlay.node.node_cores import NodeCores
 from overlay.node.own_endpoints import OwnEndpoints
-from overlay.node.sockets import Sockets
+from overlay.node.shells.sockets import Sockets
 
 __all__ = ["EndpointAnnouncer"]
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 from typing import Final
 
 from overlay.addresses import IpNetwork
-from overlay.node.source_kill_switch import UnprotectedDestinations
+from overlay.node.shells.source_kill_switch import UnprotectedDestinations
 from overlay.paths.ip_versions import BLOCKED_FAMILY
 from overlay.paths.protection import prefixes_of
 from overlay.paths.requested_path import PathTerms

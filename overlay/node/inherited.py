@@ -16,8 +16,8 @@ from overlay.addresses import IpNetwork
 from overlay.config import Configuration
 from overlay.errors import BackendError, ConfigurationError
 from overlay.logs import EventLog, Word
-from overlay.node.operating_system import OperatingSystem
 from overlay.node.path_file import PathFile
+from overlay.node.shells.operating_system import OperatingSystem
 from overlay.paths.destinations import check_destination
 from overlay.paths.ip_versions import other_version, split_leftovers
 from overlay.paths.protection import prefixes_of

@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 from overlay.addresses import Endpoint, InnerAddress
 from overlay.errors import BackendError
-from overlay.node.exit_watch import OWN_DEVICES, concerns_exit
+from overlay.node.shells.exit_watch import OWN_DEVICES, concerns_exit
 from overlay.system.host_events import FilterChanged, HostEvent
 from overlay.system.host_networks import NEIGHBOUR, ROUTER, UsedNetwork, uses
 from overlay.system.name_servers import name_servers
@@ -83,7 +83,7 @@ class InnerUse:
 class LentAddresses:
     """Check the inner addresses of all paths whenever the host's networks have changed.
 
-    It implements ``overlay.node.enforcement.Enforced`` to get the notifications; it installs
+    It implements ``overlay.node.shells.enforcement.Enforced`` to get the notifications; it installs
     nothing.
     """
 

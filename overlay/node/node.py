@@ -20,10 +20,10 @@ from overlay.errors import BackendError
 from overlay.identity import LocalIdentity
 from overlay.logs import EventLog
 from overlay.node.asked import Destination, Hop, request_of
-from overlay.node.operating_system import LinuxOperatingSystem, OperatingSystem
-from overlay.node.packet_transport import PacketEngine
 from overlay.node.running import RunningNode
 from overlay.node.service import NodeService
+from overlay.node.shells.operating_system import LinuxOperatingSystem, OperatingSystem
+from overlay.node.shells.packet_transport import PacketEngine
 
 __all__ = ["AnonymousPath", "OverlayNode", "run_node"]
 

@@ -53,7 +53,7 @@ from overlay.link.links import Links
 from overlay.logs import EventLog
 from overlay.neighbours import Neighbours
 from overlay.node.bootstrap_report import BootstrapReport
-from overlay.node.packet_transport import Arrived, DatagramSink, NodeBackend, PacketTransport
+from overlay.node.shells.packet_transport import Arrived, DatagramSink, NodeBackend, PacketTransport
 from overlay.node.timers import PeriodicTasks
 from overlay.paths.paths import Paths
 from overlay.tfc.strategy import TfcStrategy

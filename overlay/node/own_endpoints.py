@@ -173,7 +173,7 @@ def _listening(bound: Iterable[Endpoint], own: Iterable[bytes]) -> frozenset[End
 
 
 class OwnEndpoints:
-    """The current endpoints; a part of ``overlay.node.enforcement``.
+    """The current endpoints; a part of ``overlay.node.shells.enforcement``.
 
     It installs nothing in the kernel. It gets the same notifications of changes as the parts that
     do.

@@ -15,8 +15,8 @@ from overlay.addresses import IpNetwork
 from overlay.config import Configuration
 from overlay.errors import BackendError
 from overlay.logs import EventLog
-from overlay.node.operating_system import LinuxOperatingSystem, OperatingSystem
 from overlay.node.path_file import PathFile
+from overlay.node.shells.operating_system import LinuxOperatingSystem, OperatingSystem
 from overlay.paths.ip_versions import BLOCKED_FAMILY, split_leftovers
 from overlay.paths.protection import prefixes_of
 from overlay.paths.requested_path import PathTerms

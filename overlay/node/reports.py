@@ -21,7 +21,7 @@ from overlay.ipsec.mtu import inner_mtu
 from overlay.ipsec.suites import Suite
 from overlay.node.exposure import exposed_versions
 from overlay.node.node_cores import NodeCores
-from overlay.node.source_kill_switch import UnprotectedDestinations
+from overlay.node.shells.source_kill_switch import UnprotectedDestinations
 from overlay.paths.ip_versions import other_version
 from overlay.paths.requested_path import RequestedPath
 

@@ -2,7 +2,7 @@
 
 ::
 
-    nursery ─┬─ readers of the UDP ports  batch -> NodeCores (overlay.node.reception)
+    nursery ─┬─ readers of the UDP ports  batch -> NodeCores (overlay.node.shells.reception)
              ├─ tasks of the backend      TUN devices, or control sockets and kernel events
              └─ timers                    sleep to the next deadline, or until woken
 
@@ -35,26 +35,26 @@ from overlay.identity import LocalIdentity
 from overlay.logs import EventLog, Word
 from overlay.node.assembly import Surroundings, wire_cores
 from overlay.node.backend_choice import open_shell
-from overlay.node.clock_steps import ClockReport, follow_steps
 from overlay.node.endpoint_announcer import EndpointAnnouncer
-from overlay.node.enforcement import Enforcement
 from overlay.node.exit_destinations import refused_addresses
 from overlay.node.exit_role import families_of
-from overlay.node.exit_watch import ExitWatch
 from overlay.node.exposure import exposed_versions
 from overlay.node.inherited import guard_first, inherited, permanent_terms, remembered
 from overlay.node.inner_use import InnerUse, LentAddresses
 from overlay.node.last_signed import LastSigned
 from overlay.node.nat_neighbours import NatNeighbours
 from overlay.node.node_cores import NodeCores
-from overlay.node.operating_system import OperatingSystem
 from overlay.node.own_endpoints import OwnEndpoints
-from overlay.node.packet_transport import Arrived, PacketEngine
 from overlay.node.path_answers import PathAnswers
 from overlay.node.path_file import PathFile
 from overlay.node.publication import Publication
-from overlay.node.reception import PortReaders
-from overlay.node.sockets import Sockets
+from overlay.node.shells.clock_steps import ClockReport, follow_steps
+from overlay.node.shells.enforcement import Enforcement
+from overlay.node.shells.exit_watch import ExitWatch
+from overlay.node.shells.operating_system import OperatingSystem
+from overlay.node.shells.packet_transport import Arrived, PacketEngine
+from overlay.node.shells.reception import PortReaders
+from overlay.node.shells.sockets import Sockets
 from overlay.paths.requested_path import PathTerms
 from overlay.plugin_failures import blamed_plugin
 from overlay.trust import insist_on_way

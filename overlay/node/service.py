@@ -33,7 +33,7 @@ from overlay.node.assembly import path_mtu
 from overlay.node.exposure import exposed
 from overlay.node.reports import path_report, path_sizes, peer_report, status_report
 from overlay.node.running import RunningNode
-from overlay.node.source_kill_switch import UnprotectedDestinations
+from overlay.node.shells.source_kill_switch import UnprotectedDestinations
 from overlay.node.status_summary import judged
 from overlay.node.unjoined import explained
 from overlay.paths.destinations import check_destination

@@ -9,9 +9,9 @@
                                                             or fragments it first  accept
                                                             else                   drop
 
-A refused packet is dropped, and the source gets an ICMP error (``overlay.node.refusals``). This
-holds for every rule that refuses. If some refusals were silent, a circuit could find out which
-addresses belong to this host.
+A refused packet is dropped, and the source gets an ICMP error
+(``overlay.node.shells.refusals``). This holds for every rule that refuses. If some refusals were
+silent, a circuit could find out which addresses belong to this host.
 
 The rules are equivalent to ``overlay.exit_policy.ExitPolicy.permits``. Connection tracking has
 reassembled the packets before, so that every packet has its ports.

@@ -100,7 +100,7 @@ class KeptDevice:
 
 
 class KeptDevices:
-    """Owners of devices by a name for the user; see ``overlay.node.enforcement.Enforced``."""
+    """Owners of devices by name; implements ``overlay.node.shells.enforcement.Enforced``."""
 
     def __init__(self, owners: Mapping[str, DeviceOwner]) -> None:
         self._owners = dict(owners)

@@ -11,7 +11,7 @@ import pytest
 
 from lab.underlay import Underlay
 from overlay.errors import BackendError
-from overlay.node.refusals import Refusals
+from overlay.node.shells.refusals import Refusals
 from overlay.system.iptables import Iptables
 from overlay.system.nftables import Nftables
 from overlay.system.packet_filter import REFUSALS_PER_S, FilterTable, Hook, Rule, Verdict

@@ -20,14 +20,14 @@ from overlay.ipsec.interface import (
 )
 from overlay.ipsec.userspace.engine import AttackedLink, Processed, UserspaceEngine
 from overlay.node.backend_plugin import BackendFeatures, ShellSetup
-from overlay.node.userspace_shell import UserspaceShell
+from overlay.node.shells.userspace_shell import UserspaceShell
 
 __all__ = ["OutsideBackend", "OutsideEngine"]
 
 
 # Large: the protocol PacketEngine has these methods.
 class OutsideEngine:
-    """Implements ``overlay.node.packet_transport.PacketEngine``."""
+    """Implements ``overlay.node.shells.packet_transport.PacketEngine``."""
 
     def __init__(self, *, rng: Random) -> None:
         self._engine = UserspaceEngine(rng=rng)

@@ -59,7 +59,7 @@ class FakeTun:
 
 # Large: it stands for host, kill switch and exit filter at once.
 class FakeHost:
-    """The kernel of one host, as ``overlay.node.operating_system.OperatingSystem`` shows it.
+    """The kernel of one host, as ``overlay.node.shells.operating_system.OperatingSystem`` shows it.
 
     What is in ``refuse`` fails with ``BackendError``, as a kernel would.
     """

@@ -23,7 +23,7 @@ from overlay.errors import BackendError, ConfigurationError, PathError
 from overlay.node import OverlayNode
 from overlay.node.path_file import encode_paths
 from overlay.node.release import free_blocked
-from overlay.node.source_kill_switch import GUARD
+from overlay.node.shells.source_kill_switch import GUARD
 from overlay.paths.ip_versions import BLOCKED_FAMILY
 from overlay.paths.requested_path import PathTerms
 

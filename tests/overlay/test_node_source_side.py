@@ -7,7 +7,7 @@ from loopback_overlay import FakeHost
 
 from overlay.addresses import InnerAddress
 from overlay.errors import BackendError
-from overlay.node.source_side import SourceDevice
+from overlay.node.shells.source_side import SourceDevice
 
 BOB = ipaddress.ip_network("203.0.113.10/32")
 CAROL = ipaddress.ip_network("203.0.113.20/32")

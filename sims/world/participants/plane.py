@@ -26,7 +26,7 @@ from overlay.identity import LocalIdentity
 from overlay.ipsec.userspace.engine import UserspaceEngine
 from overlay.node.assembly import Surroundings, build_cores
 from overlay.node.node_cores import NodeCores
-from overlay.node.packet_transport import DatagramSink
+from overlay.node.shells.packet_transport import DatagramSink
 from sims.world.participants.carriers import RawDatagram
 
 __all__ = [

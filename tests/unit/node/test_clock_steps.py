@@ -6,7 +6,7 @@ import trio.testing
 
 from overlay.clock import Clock
 from overlay.dht.clock_watch import ClockOffset, ClockWatch
-from overlay.node.clock_steps import STEP_S, clock_problem, follow_steps
+from overlay.node.shells.clock_steps import STEP_S, clock_problem, follow_steps
 
 NOW = 1_800_000_000.0
 

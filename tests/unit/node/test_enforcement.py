@@ -2,8 +2,8 @@ import trio
 import trio.testing
 
 from overlay.errors import BackendError
-from overlay.node import enforcement as module
-from overlay.node.enforcement import Enforcement
+from overlay.node.shells import enforcement as module
+from overlay.node.shells.enforcement import Enforcement
 from overlay.system.host_events import FilterChanged, Overrun
 
 

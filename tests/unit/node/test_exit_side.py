@@ -5,7 +5,7 @@ import ipaddress
 import pytest
 
 from overlay.errors import BackendError
-from overlay.node.exit_side import ExitSide
+from overlay.node.shells.exit_side import ExitSide
 from overlay.system.exit_limits import ExitLimits
 from overlay.system.host_events import AddressChanged, FilterChanged, Overrun
 

@@ -4,7 +4,7 @@ import ipaddress
 
 import pytest
 
-from overlay.node.exit_watch import concerns_exit
+from overlay.node.shells.exit_watch import concerns_exit
 from overlay.system.host_events import (
     AddressChanged,
     FilterChanged,

@@ -9,7 +9,7 @@ import pytest
 from overlay.config.load import parse_configuration
 from overlay.errors import BackendError
 from overlay.ipsec.interface import BackendCapabilities
-from overlay.node import kernel_shell, operating_system
+from overlay.node.shells import kernel_shell, operating_system
 from overlay.system import exit_filter, ipsec_firewall, kernel_settings
 from overlay.system.packet_filter import FilterTable
 

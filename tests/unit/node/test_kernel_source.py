@@ -3,7 +3,7 @@
 import ipaddress
 
 from overlay.addresses import InnerAddress
-from overlay.node.kernel_source import KernelSource
+from overlay.node.shells.kernel_source import KernelSource
 
 BOB = ipaddress.ip_network("203.0.113.10/32")
 INNER = ("100.64.0.2", "10.9.0.2", "fd99::2")

@@ -4,7 +4,7 @@ from overlay.addresses import Endpoint
 from overlay.apm.carrier import SIGNALLING_PORT
 from overlay.apm.control import CONTROL_PORT
 from overlay.apm.datagram import UdpDatagram, build_datagram, parse_datagram
-from overlay.node.kernel_transport import CONTROL_PORTS, KernelTransport
+from overlay.node.shells.kernel_transport import CONTROL_PORTS, KernelTransport
 from overlay.system.control_sockets import ControlDatagram
 
 NOW = 1_000_000_000.0

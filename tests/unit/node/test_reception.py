@@ -9,8 +9,8 @@ from trio.testing import MockClock
 from overlay.addresses import Endpoint
 from overlay.demultiplexer import Channel, frame
 from overlay.ipsec.userspace.engine import AttackedLink
-from overlay.node.packet_transport import Arrived
-from overlay.node.reception import PortReaders, ReceptionBudget
+from overlay.node.shells.packet_transport import Arrived
+from overlay.node.shells.reception import PortReaders, ReceptionBudget
 
 PEER = Endpoint("192.0.2.1", 4500)
 CONTROL = [(frame(Channel.DHT, b"question"), PEER)]

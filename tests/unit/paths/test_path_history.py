@@ -11,7 +11,7 @@ from overlay.apm.events import CircuitEnd, CircuitFailed, CircuitLost, CircuitMo
 from overlay.errors import CircuitRefused, CircuitTimedOut, PathError
 from overlay.node.bootstrap_report import BootstrapReport
 from overlay.node.reports import path_report
-from overlay.node.source_kill_switch import UnprotectedDestinations
+from overlay.node.shells.source_kill_switch import UnprotectedDestinations
 from overlay.paths.paths import PathState
 from overlay.paths.standby_keeper import StandbyKeeper
 

@@ -15,7 +15,7 @@ from overlay.dht.messages import Ping
 from overlay.errors import BackendError
 from overlay.identity import LocalIdentity
 from overlay.link.handshake import GEOMETRY, MESSAGE_BYTES, MessageType, header
-from overlay.node.port_forms import Marks, port_forms
+from overlay.node.shells.port_forms import Marks, port_forms
 from overlay.system.port_program import Suspect
 from overlay.system.udp import UdpPort, UdpSocket, bound_socket
 

@@ -12,14 +12,14 @@ from overlay.config import Configuration
 from overlay.errors import BackendError
 from overlay.logs import EventLog
 from overlay.node.assembly import build_datapath, path_mtu
-from overlay.node.enforcement import Enforced
 from overlay.node.exit_destinations import exit_limits, opened_links
 from overlay.node.exit_role import ExitRole
-from overlay.node.exit_side import ExitSide
-from overlay.node.operating_system import OperatingSystem, Tun
-from overlay.node.packet_shell import BackendChoice, ShellHost
-from overlay.node.packet_transport import DatagramSink, PacketEngine
-from overlay.node.source_side import SourceDevice
+from overlay.node.shells.enforcement import Enforced
+from overlay.node.shells.exit_side import ExitSide
+from overlay.node.shells.operating_system import OperatingSystem, Tun
+from overlay.node.shells.packet_shell import BackendChoice, ShellHost
+from overlay.node.shells.packet_transport import DatagramSink, PacketEngine
+from overlay.node.shells.source_side import SourceDevice
 from overlay.system.tun import MIN_MTU
 
 __all__ = ["UserspaceShell"]
@@ -30,7 +30,7 @@ _log = EventLog(__name__)
 
 
 class UserspaceShell:
-    """Implements ``overlay.node.packet_shell.PacketShell``; owner of the TUN devices."""
+    """Implements ``overlay.node.shells.packet_shell.PacketShell``; owner of the TUN devices."""
 
     def __init__(
         self,

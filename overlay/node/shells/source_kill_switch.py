@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from overlay.addresses import IpNetwork
 from overlay.errors import BackendError
-from overlay.node.operating_system import KernelKillSwitch
+from overlay.node.shells.operating_system import KernelKillSwitch
 from overlay.system.host_events import HostEvent
 
 __all__ = ["GUARD", "KillSwitchOwner", "UnprotectedDestinations"]

@@ -1,7 +1,7 @@
-"""What the cores want of the backend that carries packets, whichever it is.
+"""What the cores need of the backend that carries packets.
 
-Two implementations: ``overlay.node.userspace_transport`` (the userspace engine in batches) and
-``overlay.node.kernel_transport`` (the Linux kernel, which keeps all packets but control to itself).
+There are two implementations: :mod:`.userspace_transport` gives batches of packets to the userspace
+engine. With :mod:`.kernel_transport` the Linux kernel processes all packets except control packets.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The source in the operating system: one TUN device and the kill switch.
 
 The TUN device appears with the first path and vanishes with the process. The kill switch remains
-(:mod:`overlay.node.source_kill_switch`).
+(:mod:`overlay.node.shells.source_kill_switch`).
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Final
 
 from overlay.addresses import InnerAddress, IpNetwork
 from overlay.errors import BackendError
-from overlay.node.operating_system import OperatingSystem, Tun
-from overlay.node.source_kill_switch import KillSwitchOwner
+from overlay.node.shells.operating_system import OperatingSystem, Tun
+from overlay.node.shells.source_kill_switch import KillSwitchOwner
 
 __all__ = ["SourceDevice"]
 

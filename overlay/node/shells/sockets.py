@@ -12,7 +12,7 @@ from typing import Final, Self
 from overlay.addresses import Endpoint, version_of
 from overlay.errors import BackendError
 from overlay.logs import EventLog
-from overlay.node.port_forms import Marks, port_forms
+from overlay.node.shells.port_forms import Marks, port_forms
 from overlay.system.kill_switch import NODE_MARK
 from overlay.system.local_address import local_address_towards
 from overlay.system.port_program import PortForms, Suspect

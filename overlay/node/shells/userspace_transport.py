@@ -23,7 +23,7 @@ from overlay.forwarding.asked import AskedFor
 from overlay.forwarding.icmp_errors import prohibited, protocol_unreachable
 from overlay.forwarding.rules import ForwardingRules
 from overlay.forwarding.too_big import packet_too_big
-from overlay.node.packet_transport import Arrived, DatagramSink, PacketEngine
+from overlay.node.shells.packet_transport import Arrived, DatagramSink, PacketEngine
 
 __all__ = ["PacketDevice", "UserspaceTransport"]
 
@@ -39,7 +39,7 @@ class PacketDevice(Protocol):
 class UserspaceTransport:
     """Route batches between the engine, the network and this host; it keeps no packet.
 
-    Implements ``overlay.node.packet_transport.PacketTransport`` for the userspace backend.
+    Implements ``overlay.node.shells.packet_transport.PacketTransport`` for the userspace backend.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
-"""A backend's side towards the operating system: devices, sockets, filters and their tasks.
+"""What a backend has towards the operating system: devices, sockets, filters and their tasks.
 
-One implementation a backend (``overlay.node.userspace_shell``, ``overlay.node.kernel_shell``);
-the running node knows this Protocol alone.
+Each backend implements it (:mod:`.userspace_shell`, :mod:`.kernel_shell`). The running node knows
+only this Protocol.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from overlay.addresses import InnerAddress, IpNetwork
-from overlay.node.enforcement import Enforced
 from overlay.node.exit_role import ExitRole
 from overlay.node.node_cores import NodeCores
-from overlay.node.packet_transport import Arrived, NodeBackend, PacketTransport
-from overlay.node.source_kill_switch import UnprotectedDestinations
+from overlay.node.shells.enforcement import Enforced
+from overlay.node.shells.packet_transport import Arrived, NodeBackend, PacketTransport
+from overlay.node.shells.source_kill_switch import UnprotectedDestinations
 from overlay.paths.paths import KillSwitchService
 
 __all__ = ["BackendChoice", "PacketShell", "ShellHost", "SourceKillSwitch"]

@@ -12,15 +12,15 @@ import ipaddress
 from collections.abc import Callable
 
 from overlay.addresses import OVERLAY_NETWORKS, InnerAddress, IpNetwork
-from overlay.node.operating_system import KernelKillSwitch
-from overlay.node.source_kill_switch import KillSwitchOwner
+from overlay.node.shells.operating_system import KernelKillSwitch
+from overlay.node.shells.source_kill_switch import KillSwitchOwner
 from overlay.system.fragmenting_device import FragmentingDevice
 
 __all__ = ["KernelSource"]
 
 
 class KernelSource(KillSwitchOwner):
-    """Own the kill switch; implements ``overlay.node.packet_shell.SourceKillSwitch``."""
+    """Own the kill switch; implements ``overlay.node.shells.packet_shell.SourceKillSwitch``."""
 
     def __init__(
         self,

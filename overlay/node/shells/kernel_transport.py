@@ -16,7 +16,7 @@ from overlay.addresses import Endpoint
 from overlay.apm.carrier import SIGNALLING_PORT
 from overlay.apm.control import CONTROL_PORT
 from overlay.apm.datagram import UdpDatagram, build_datagram, parse_datagram
-from overlay.node.packet_transport import Arrived
+from overlay.node.shells.packet_transport import Arrived
 from overlay.system.control_sockets import ControlDatagram
 
 __all__ = ["CONTROL_PORTS", "ControlSender", "KernelTransport"]
@@ -33,7 +33,7 @@ class ControlSender(Protocol):
 
 
 class KernelTransport:
-    """Implements ``overlay.node.packet_transport.PacketTransport`` for the kernel backend."""
+    """The ``PacketTransport`` (:mod:`.packet_transport`) of the kernel backend."""
 
     def __init__(
         self,

@@ -12,7 +12,7 @@ from typing import Self
 from overlay.addresses import InnerAddress, IpNetwork
 from overlay.exit_policy import ExitPolicy
 from overlay.node.exit_role import ExitRole
-from overlay.node.operating_system import OperatingSystem
+from overlay.node.shells.operating_system import OperatingSystem
 from overlay.system.exit_limits import ExitLimits
 from overlay.system.host_events import AddressChanged, HostEvent, LinkChanged, Overrun
 from overlay.system.tun import MIN_MTU
@@ -76,7 +76,7 @@ class ExitSide:
         """Read the addresses of this host."""
         self._own_addresses = self._host.own_addresses()
 
-    # -- part of the enforcement (overlay.node.enforcement), so that address changes are noticed
+    # -- part of the enforcement (:mod:`.enforcement`), so that this sees changes of addresses
 
     def hear(self, events: Collection[HostEvent]) -> None:
         """Note whether the addresses of this host may have changed."""
@@ -88,7 +88,7 @@ class ExitSide:
         return False
 
     def missing(self) -> tuple[str, ...]:
-        """Return nothing, because reviews (``overlay.node.exit_watch``) report what is missing."""
+        """Return nothing, because reviews (:mod:`.exit_watch`) report what is missing."""
         return ()
 
     def repair(self) -> tuple[str, ...]:

@@ -25,15 +25,15 @@ from overlay.ipsec.xfrm.backend import XfrmBackend
 from overlay.ipsec.xfrm.encapsulation import decapsulate_esp
 from overlay.logs import EventLog, Word
 from overlay.node.assembly import path_mtu
-from overlay.node.enforcement import Enforced
 from overlay.node.exit_destinations import exit_limits, opened_links
 from overlay.node.exit_role import ExitRole
-from overlay.node.kernel_source import KernelSource
-from overlay.node.kernel_transport import CONTROL_PORTS, KernelTransport
-from overlay.node.packet_shell import BackendChoice, ShellHost
-from overlay.node.packet_transport import Arrived
-from overlay.node.refusals import Refusals
-from overlay.node.sockets import Sockets
+from overlay.node.shells.enforcement import Enforced
+from overlay.node.shells.kernel_source import KernelSource
+from overlay.node.shells.kernel_transport import CONTROL_PORTS, KernelTransport
+from overlay.node.shells.packet_shell import BackendChoice, ShellHost
+from overlay.node.shells.packet_transport import Arrived
+from overlay.node.shells.refusals import Refusals
+from overlay.node.shells.sockets import Sockets
 from overlay.system.conntrack import forget_connections
 from overlay.system.control_sockets import ControlSocket
 from overlay.system.exit_filter import ExitFilter, clear_exit_leftovers
@@ -64,7 +64,7 @@ _DEVICES_CHECK_S: Final = 2.0
 
 
 class KernelShell:
-    """Implements ``overlay.node.packet_shell.PacketShell`` with the Linux kernel."""
+    """Implements ``overlay.node.shells.packet_shell.PacketShell`` with the Linux kernel."""
 
     def __init__(
         self, configuration: Configuration, network: Sockets, backend: XfrmBackend, reason: str
