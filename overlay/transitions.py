@@ -1,8 +1,8 @@
 """Look up steps in tables of transitions: state and input, then action and next state.
 
-Protocols whose tables use it: links (``overlay.link.machine``), endpoint proofs
-(``overlay.link.endpoint_proof``), and both sides of rekeying (``overlay.apm.rekey_source``,
-``overlay.apm.rekey_hop``).
+Links (``overlay.link.machine``) and both sides of rekeying (``overlay.apm.rekey_source``,
+``overlay.apm.rekey_hop``) use it. In the table of ``overlay.link.endpoint_proof`` a missing
+combination has no effect, so that module asks its table itself.
 """
 
 from __future__ import annotations

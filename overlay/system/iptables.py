@@ -34,6 +34,7 @@ from overlay.system.packet_filter import (
     silently,
     tool_refused,
 )
+from overlay.system.rule_conditions import Condition, Words, render_conditions
 
 __all__ = ["Iptables", "render_iptables"]
 
@@ -327,55 +328,46 @@ def _jump(target: str) -> str:
 
 
 def _conditions(rule: Rule, mark: int) -> Iterator[str]:
-    if rule.in_device is not None:
-        yield f"-i {_device(rule.in_device)}"
-    if rule.not_in_device is not None:
-        yield f"! -i {_device(rule.not_in_device)}"
-    if rule.out_device is not None:
-        yield f"-o {_device(rule.out_device)}"
-    if rule.source is not None:
-        yield f"-s {rule.source}"
-    if rule.not_source is not None:
-        yield f"! -s {rule.not_source}"
-    if rule.destination is not None:
-        yield f"-d {rule.destination}"
-    if rule.has_mark:
-        yield f"-m mark --mark {mark:#x}"
-    if rule.mark is not None:
-        yield f"-m mark --mark {rule.mark:#x}"
-    if rule.reply:
-        yield "-m conntrack --ctdir REPLY --ctstate ESTABLISHED,RELATED"
-    if rule.unknown:
-        yield "-m conntrack --ctstate INVALID,UNTRACKED"
-    if rule.redirected:
-        yield "-m conntrack --ctstate DNAT"
-    if rule.reply_destination is not None:
-        yield f"-m conntrack --ctrepldst {rule.reply_destination}"
-    if rule.local:
-        yield "-m addrtype --dst-type LOCAL"
-    if rule.verdict is Verdict.RESTORE_MARK:
-        yield f"-m connmark --mark {mark:#x}"
-    if rule.protocol is not None:
-        yield f"-p {_PROTOCOLS.get(rule.protocol, rule.protocol)}"
-    if rule.icmp_type is not None:
-        option = "--icmpv6-type" if rule.ip_version == 6 else "--icmp-type"
-        yield f"{option} {rule.icmp_type}"
-    if rule.ports is not None:
-        yield f"--dport {rule.ports[0]}:{rule.ports[1]}"
-    if rule.longer_than is not None:
-        yield f"-m length --length {rule.longer_than + 1}:65535"
-    if rule.at_most is not None:
-        yield f"-m length --length 0:{rule.at_most}"
-    if rule.labelled:
-        yield f'-m u32 --u32 "{_FLOW_LABEL}"'
-    if rule.ipsec_in is not None:
-        yield f"-m policy --dir in --pol {'ipsec' if rule.ipsec_in else 'none'}"
-    if rule.ipsec_out is not None:
-        yield f"-m policy --dir out --pol {'ipsec' if rule.ipsec_out else 'none'}"
-    if rule.verdict is Verdict.BRIDGED:
-        yield "-m physdev --physdev-is-bridged"
-    if rule.verdict in (Verdict.CLAMP_MSS, Verdict.STRIP_TIMESTAMPS):
-        yield "-p tcp --tcp-flags SYN,RST SYN"
+    return render_conditions(rule, mark, _WORDS)
+
+
+def _device(name: str) -> str:
+    return f"{name[:-1]}+" if name.endswith("*") else name
+
+
+_WORDS: Final[Words] = {
+    Condition.IN_DEVICE: lambda name, _: f"-i {_device(name)}",
+    Condition.NOT_IN_DEVICE: lambda name, _: f"! -i {_device(name)}",
+    Condition.OUT_DEVICE: lambda name, _: f"-o {_device(name)}",
+    Condition.SOURCE: lambda network, _: f"-s {network}",
+    Condition.NOT_SOURCE: lambda network, _: f"! -s {network}",
+    Condition.DESTINATION: lambda network, _: f"-d {network}",
+    Condition.HAS_MARK: lambda mark, _: f"-m mark --mark {mark:#x}",
+    Condition.MARK: lambda mark, _: f"-m mark --mark {mark:#x}",
+    Condition.REPLY: lambda *_: "-m conntrack --ctdir REPLY --ctstate ESTABLISHED,RELATED",
+    Condition.UNKNOWN: lambda *_: "-m conntrack --ctstate INVALID,UNTRACKED",
+    Condition.REDIRECTED: lambda *_: "-m conntrack --ctstate DNAT",
+    Condition.REPLY_DESTINATION: lambda network, _: f"-m conntrack --ctrepldst {network}",
+    Condition.LOCAL: lambda *_: "-m addrtype --dst-type LOCAL",
+    Condition.CONNECTION_MARK: lambda mark, _: f"-m connmark --mark {mark:#x}",
+    Condition.PROTOCOL: lambda number, _: f"-p {_PROTOCOLS.get(number, number)}",
+    Condition.ICMP_TYPE: lambda number, rule: (
+        f"{'--icmpv6-type' if rule.ip_version == 6 else '--icmp-type'} {number}"
+    ),
+    Condition.PORTS: lambda ports, _: f"--dport {ports[0]}:{ports[1]}",
+    Condition.LONGER_THAN: lambda size, _: f"-m length --length {size + 1}:65535",
+    Condition.AT_MOST: lambda size, _: f"-m length --length 0:{size}",
+    Condition.LABELLED: lambda *_: f'-m u32 --u32 "{_FLOW_LABEL}"',
+    Condition.IPSEC_IN: lambda exists, _: f"-m policy --dir in --pol {_policy(exists)}",
+    Condition.IPSEC_OUT: lambda exists, _: f"-m policy --dir out --pol {_policy(exists)}",
+    Condition.BRIDGED: lambda *_: "-m physdev --physdev-is-bridged",
+    Condition.TCP_SYN: lambda *_: "-p tcp --tcp-flags SYN,RST SYN",
+}
+"""Chains are of one IP version, and iptables cannot change DF or the identification."""
+
+
+def _policy(exists: bool) -> str:
+    return "ipsec" if exists else "none"
 
 
 def _limit(rule: Rule, table: FilterTable) -> Iterator[str]:
@@ -392,10 +384,6 @@ def _limit(rule: Rule, table: FilterTable) -> Iterator[str]:
             yield f"-m hashlimit --hashlimit-above {rate}/sec --hashlimit-burst {burst}"
             yield f"--hashlimit-mode srcip --hashlimit-srcmask {length}"
             yield f"--hashlimit-htable-expire 60000 --hashlimit-name AO-{table.name}"
-
-
-def _device(name: str) -> str:
-    return f"{name[:-1]}+" if name.endswith("*") else name
 
 
 def _targets(

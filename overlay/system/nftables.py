@@ -25,6 +25,7 @@ from overlay.system.packet_filter import (
     silently,
     tool_refused,
 )
+from overlay.system.rule_conditions import Condition, Words, render_conditions
 
 __all__ = ["Nftables", "render_nftables"]
 
@@ -306,59 +307,46 @@ def _limit(rule: Rule, index: int) -> Iterator[str]:
 
 
 def _conditions(rule: Rule, mark: int) -> Iterator[str]:
-    if rule.ip_version is not None:
-        yield f"meta nfproto ipv{rule.ip_version}"
-    family = "ip6" if rule.ip_version == 6 else "ip"
-    if rule.in_device is not None:
-        yield f'iifname "{rule.in_device}"'
-    if rule.not_in_device is not None:
-        yield f'iifname != "{rule.not_in_device}"'
-    if rule.out_device is not None:
-        yield f'oifname "{rule.out_device}"'
-    if rule.source is not None:
-        yield f"{family} saddr {rule.source}"
-    if rule.not_source is not None:
-        yield f"{family} saddr != {rule.not_source}"
-    if rule.destination is not None:
-        yield f"{family} daddr {rule.destination}"
-    if rule.has_mark:
-        yield f"meta mark {mark:#x}"
-    if rule.mark is not None:
-        yield f"meta mark {rule.mark:#x}"
-    if rule.reply:
-        yield "ct direction reply ct state established,related"
-    if rule.unknown:
-        yield "ct state invalid,untracked"
-    if rule.redirected:
-        yield "ct status dnat"
-    if rule.reply_destination is not None:
-        yield f"ct reply {family} daddr {rule.reply_destination}"
-    if rule.local:
-        yield "fib daddr type local"
-    if rule.protocol is not None:
-        yield f"meta l4proto {rule.protocol}"
-    if rule.icmp_type is not None:
-        yield f"{'icmpv6' if rule.ip_version == 6 else 'icmp'} type {rule.icmp_type}"
-    if rule.ports is not None:
-        yield f"th dport {rule.ports[0]}-{rule.ports[1]}"
-    if rule.longer_than is not None:
-        yield f"meta length > {rule.longer_than}"
-    if rule.at_most is not None:
-        yield f"meta length <= {rule.at_most}"
-    if rule.labelled:
-        yield "ip6 flowlabel != 0"
-    if rule.verdict is Verdict.DONT_FRAGMENT:
-        yield f"ip frag-off & {_FLAGS_AND_OFFSET:#x} == 0x0"
-    if rule.verdict is Verdict.IDENTIFICATION:
-        yield f"ip frag-off & {_FLAGS_AND_OFFSET:#x} == {_DONT_FRAGMENT:#x}"
-    if rule.ipsec_in is not None:
-        yield f"meta ipsec {'exists' if rule.ipsec_in else 'missing'}"
-    if rule.ipsec_out is not None:
-        yield f"rt ipsec {'exists' if rule.ipsec_out else 'missing'}"
-    if rule.verdict is Verdict.RESTORE_MARK:
-        yield f"ct mark {mark:#x}"
-    if rule.verdict in (Verdict.CLAMP_MSS, Verdict.STRIP_TIMESTAMPS):
-        yield "tcp flags & (syn | rst) == syn"
+    return render_conditions(rule, mark, _WORDS)
+
+
+def _family(rule: Rule) -> str:
+    return "ip6" if rule.ip_version == 6 else "ip"
+
+
+_WORDS: Final[Words] = {
+    Condition.IP_VERSION: lambda version, _: f"meta nfproto ipv{version}",
+    Condition.IN_DEVICE: lambda name, _: f'iifname "{name}"',
+    Condition.NOT_IN_DEVICE: lambda name, _: f'iifname != "{name}"',
+    Condition.OUT_DEVICE: lambda name, _: f'oifname "{name}"',
+    Condition.SOURCE: lambda network, rule: f"{_family(rule)} saddr {network}",
+    Condition.NOT_SOURCE: lambda network, rule: f"{_family(rule)} saddr != {network}",
+    Condition.DESTINATION: lambda network, rule: f"{_family(rule)} daddr {network}",
+    Condition.HAS_MARK: lambda mark, _: f"meta mark {mark:#x}",
+    Condition.MARK: lambda mark, _: f"meta mark {mark:#x}",
+    Condition.REPLY: lambda *_: "ct direction reply ct state established,related",
+    Condition.UNKNOWN: lambda *_: "ct state invalid,untracked",
+    Condition.REDIRECTED: lambda *_: "ct status dnat",
+    Condition.REPLY_DESTINATION: lambda network, rule: f"ct reply {_family(rule)} daddr {network}",
+    Condition.LOCAL: lambda *_: "fib daddr type local",
+    Condition.CONNECTION_MARK: lambda mark, _: f"ct mark {mark:#x}",
+    Condition.PROTOCOL: lambda number, _: f"meta l4proto {number}",
+    Condition.ICMP_TYPE: lambda number, rule: (
+        f"{'icmpv6' if rule.ip_version == 6 else 'icmp'} type {number}"
+    ),
+    Condition.PORTS: lambda ports, _: f"th dport {ports[0]}-{ports[1]}",
+    Condition.LONGER_THAN: lambda size, _: f"meta length > {size}",
+    Condition.AT_MOST: lambda size, _: f"meta length <= {size}",
+    Condition.LABELLED: lambda *_: "ip6 flowlabel != 0",
+    Condition.FRAGMENTABLE: lambda *_: f"ip frag-off & {_FLAGS_AND_OFFSET:#x} == 0x0",
+    Condition.UNFRAGMENTABLE: lambda *_: (
+        f"ip frag-off & {_FLAGS_AND_OFFSET:#x} == {_DONT_FRAGMENT:#x}"
+    ),
+    Condition.IPSEC_IN: lambda exists, _: f"meta ipsec {'exists' if exists else 'missing'}",
+    Condition.IPSEC_OUT: lambda exists, _: f"rt ipsec {'exists' if exists else 'missing'}",
+    Condition.TCP_SYN: lambda *_: "tcp flags & (syn | rst) == syn",
+}
+"""Without ``BRIDGED``, which :func:`render_bridge` writes for the family ``bridge``."""
 
 
 def _statement(rule: Rule, mark: int) -> str:
