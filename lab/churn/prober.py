@@ -14,11 +14,9 @@ from lab.churn.script import NETWORK_ID, ChurnScript, endpoint_of
 from overlay.addresses import NodeId
 from overlay.clock import Clock
 from overlay.demultiplexer import Channel, demultiplex, frame
-from overlay.dht.envelope import Envelopes
-from overlay.dht.storage import verified_record
+from overlay.dht.core import Dht
 from overlay.identity import LocalIdentity
 from overlay.system.udp import UdpSocket
-from sims.world.participants.core import SimulatedDht
 
 __all__ = ["run_prober"]
 
@@ -47,15 +45,13 @@ class _Prober:
         self._probing = Probing(script, ids, rng)
         identity = LocalIdentity.generate(rng)
         endpoint = endpoint_of(script.prober)
-        self._dht = SimulatedDht(
+        self._dht = Dht(
             identity,
             network_id=NETWORK_ID,
             settings=script.timing.dht_settings(),
             rng=rng,
             endpoints=(endpoint,),
-            envelopes=Envelopes(identity, NETWORK_ID),
-            crawling=False,
-            verify_record=verified_record,
+            crawls=False,
         )
         self._socket = UdpSocket.open(endpoint)
         self._changed = trio.Event()

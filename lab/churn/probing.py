@@ -7,9 +7,10 @@ from random import Random
 
 from lab.churn.script import ChurnScript
 from overlay.addresses import NodeId
+from overlay.dht.core import Dht
 from overlay.dht.descriptor import MixDescriptor
+from overlay.dht.inspection import DhtInspection
 from overlay.dht.lookup import Lookup
-from sims.world.participants.core import SimulatedDht
 
 __all__ = ["Probing"]
 
@@ -26,14 +27,14 @@ class Probing:
         self._rng = rng
         self.results: list[bool] = []
 
-    def ask(self, dht: SimulatedDht, time_s: float, now: float) -> None:
+    def ask(self, dht: Dht, time_s: float, now: float) -> None:
         """Begin one lookup at ``time_s`` of the script."""
         owner = self._ids[self._rng.choice(self._script.settled(time_s))]
-        dht.probe(owner, now, partial(self._walked, dht, owner))
+        DhtInspection(dht).probe(owner, now, partial(self._walked, dht, owner))
 
-    def _walked(self, dht: SimulatedDht, owner: NodeId, lookup: Lookup) -> None:
+    def _walked(self, dht: Dht, owner: NodeId, lookup: Lookup, now: float) -> None:
         holders = [contact for contact in lookup.closest() if contact.node_id != owner]
-        dht.fetch(owner, holders, dht._now, self._fetched)
+        DhtInspection(dht).fetch(owner, holders, now, self._fetched)
 
     def _fetched(self, descriptor: MixDescriptor | None, _asked: int) -> None:
         self.results.append(descriptor is not None)

@@ -19,6 +19,7 @@ from lab.churn.script import HOPS, ChurnScript, Switch, endpoint_of
 from overlay.addresses import Endpoint, InnerAddress, IpNetwork, NodeId
 from overlay.apm.events import CircuitFailed, CircuitOpened
 from overlay.apm.inner_addresses import InnerAddresses
+from overlay.dht.core import Dht
 from overlay.dht.descriptor import MixDescriptor
 from overlay.dht.events import DhtEvent
 from overlay.dht.topology_table import TopologyTable
@@ -31,7 +32,6 @@ from overlay.selection.uniform import UniformSelector
 from sims.world.engine.streams import Streams
 from sims.world.latency import build_latency
 from sims.world.participants.carriers import ValueCarrier
-from sims.world.participants.core import SimulatedDht
 from sims.world.participants.machine import Machine
 from sims.world.participants.plane import NoKillSwitch
 from sims.world.participants.records import signed_descriptor
@@ -96,8 +96,8 @@ class _World(World):
         return machine.descriptor
 
 
-def _core(world: World, machine: Machine) -> SimulatedDht:
-    return own_core(world, machine, crawling=machine.index != len(world.machines) - 1)
+def _core(world: World, machine: Machine) -> Dht:
+    return own_core(world, machine, crawls=machine.index != len(world.machines) - 1)
 
 
 class _Client:

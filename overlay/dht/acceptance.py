@@ -10,7 +10,7 @@ Reasons: docs/decisions/0026.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 
 from overlay.addresses import Endpoint, NodeId
 from overlay.dht.admission import host_allowed
@@ -59,17 +59,16 @@ class Acceptance:
             and self.meets_cost(contact.identity_key)
         ]
 
-    def filtered(self, reply: Reply, own_endpoints: Collection[Endpoint]) -> Reply:
+    def filtered(self, reply: Reply) -> Reply:
         """Return a reply without the contacts that this node must not follow."""
         if not isinstance(reply, Contacts):
             return reply
-        private = self._allow_private
+        private, own = self._allow_private, self._reach.own
         # A reply has up to 20 contacts, so these lines take most of a lookup's CPU time.
         acceptable = [
             contact
             for contact in map(self._reach.within, reply.contacts)
-            if host_allowed(contact.endpoint.host, private)
-            and contact.endpoint not in own_endpoints
+            if host_allowed(contact.endpoint.host, private) and contact.endpoint not in own
         ]
         if self._cost_bits:
             acceptable = [each for each in acceptable if self.meets_cost(each.identity_key)]

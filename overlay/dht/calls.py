@@ -25,9 +25,11 @@ from typing import Final, NamedTuple
 
 from overlay.addresses import Endpoint, NodeId
 from overlay.dht.admission import COOKIE_ROTATION_S
+from overlay.dht.clock_watch import ClockWatch
 from overlay.dht.envelope import REQUEST_ID_BYTES, Challenge, Envelopes, UnverifiedReply
 from overlay.dht.events import DhtCount
 from overlay.dht.messages import Contact, MessageKind, Pong, Reply, Request
+from overlay.dht.outbox import DhtOutbox
 from overlay.dht.round_trips import RoundTrips
 from overlay.dht.settings import DhtSettings
 from overlay.errors import PeerError
@@ -62,8 +64,10 @@ class VerifiedReply(NamedTuple):
     reply: Reply
 
 
-OnAnswer = Callable[[VerifiedReply | None], None]
-OnSlow = Callable[[], None]
+OnAnswer = Callable[[VerifiedReply | None, float], None]
+"""Continues the work of the part that started a call: with the answer or None, and the time."""
+
+OnSlow = Callable[[float], None]
 
 
 @dataclass(slots=True)
@@ -89,8 +93,8 @@ class Calls:
     """All calls in flight, and the cookies that this node received from peers.
 
     Owned by the DHT core. Its lookups, crawls and periodic tasks bound how many calls they start.
-    ``send`` takes datagrams to send. ``draw_id`` draws 12 bytes. Cookies are kept for 8,192
-    endpoints at most.
+    ``outbox`` takes datagrams to send. ``draw_id`` draws 12 bytes. ``clock_watch`` hears the times
+    in answers to pings. Cookies are kept for 8,192 endpoints at most.
     """
 
     def __init__(
@@ -98,17 +102,17 @@ class Calls:
         envelopes: Envelopes,
         settings: DhtSettings,
         rng: Random,
-        send: Callable[[bytes, Endpoint], None],
+        outbox: DhtOutbox,
         counts: Counter[DhtCount],
         draw_id: Callable[[], bytes] | None = None,
-        on_pong: Callable[[Contact, Pong, float], None] = lambda *_: None,
+        clock_watch: ClockWatch | None = None,
     ) -> None:
         self._envelopes = envelopes
         self._settings = settings
         self._draw_id = draw_id or partial(rng.randbytes, REQUEST_ID_BYTES)
-        self._send = send
+        self._outbox = outbox
         self._counts = counts
-        self._on_pong = on_pong
+        self._clock_watch = clock_watch or ClockWatch()
         self._calls: dict[bytes, _Call] = {}
         self._deadlines: list[tuple[float, bytes]] = []
         self._cookies: OrderedDict[Endpoint, tuple[bytes, float]] = OrderedDict()
@@ -167,14 +171,14 @@ class Calls:
         try:
             body = reply.verify(self._envelopes.network_id, call.datagram)
         except PeerError:
-            self._forged(call)
+            self._forged(call, now)
             return
         del self._calls[call.request_id]
         self._measure(call, now)
         contact = Contact(reply.sender, source, reply.identity_key)
         if isinstance(body, Pong):
-            self._on_pong(contact, body, now)
-        call.on_answer(VerifiedReply(contact, body))
+            self._clock_watch.heard(contact.node_id, body.time_s, now)
+        call.on_answer(VerifiedReply(contact, body), now)
 
     def next_deadline(self) -> float:
         """Return the time of the next timeout."""
@@ -195,22 +199,22 @@ class Calls:
             if call.attempts < self._attempts(call):
                 call.ambiguous = True
                 self._transmit(call, now)
-                self._tell_slow(call)
+                self._tell_slow(call, now)
             else:
                 del self._calls[request_id]
                 self._round_trips.lost(call.endpoint)
                 self._counts[DhtCount.TIMED_OUT] += 1
-                call.on_answer(None)
+                call.on_answer(None, now)
 
     def _attempts(self, call: _Call) -> int:
         usual = self._settings.rpc_attempts
         return max(usual, _INSISTENT_ATTEMPTS) if call.insistent else usual
 
     @staticmethod
-    def _tell_slow(call: _Call) -> None:
+    def _tell_slow(call: _Call, now: float) -> None:
         on_slow, call.on_slow = call.on_slow, None
         if on_slow is not None:
-            on_slow()
+            on_slow(now)
 
     def _transmit(self, call: _Call, now: float) -> None:
         call.datagram = self._envelopes.request(
@@ -227,7 +231,7 @@ class Calls:
         call.sent_at = now
         call.deadline = now + patience
         heapq.heappush(self._deadlines, (call.deadline, call.request_id))
-        self._send(call.datagram, call.endpoint)
+        self._outbox.send(call.datagram, call.endpoint, now)
 
     def _measure(self, call: _Call, now: float) -> None:
         if not call.ambiguous:
@@ -245,7 +249,7 @@ class Calls:
         cookie, since = self._cookies.get(endpoint, (b"", now))
         return cookie if now - since < COOKIE_ROTATION_S else b""
 
-    def _forged(self, call: _Call) -> None:
+    def _forged(self, call: _Call, now: float) -> None:
         """Count a reply that does not verify; a call that got several of them ends.
 
         Only nodes on the route see the id, so this bounds what an eavesdropper can cost.
@@ -254,7 +258,7 @@ class Calls:
         call.forgeries += 1
         if call.forgeries >= _MAX_FORGERIES:
             del self._calls[call.request_id]
-            call.on_answer(None)
+            call.on_answer(None, now)
 
 
 def _fits(call: _Call, reply: UnverifiedReply) -> bool:

@@ -15,7 +15,6 @@ from statistics import median
 from typing import Final
 
 from overlay.addresses import NodeId
-from overlay.dht.messages import Contact, Pong
 
 __all__ = ["ClockOffset", "ClockWatch"]
 
@@ -46,10 +45,6 @@ class ClockWatch:
         self._ahead[node_id] = (now - time_s, now)
         if len(self._ahead) > _MAX_PEERS:
             self._ahead.popitem(last=False)
-
-    def heard_pong(self, contact: Contact, pong: Pong, now: float) -> None:
-        """Process the answer of a node to a ping."""
-        self.heard(contact.node_id, pong.time_s, now)
 
     def offset(self, now: float) -> ClockOffset | None:
         """Return the median offset of the last hour, or None if no time was received."""

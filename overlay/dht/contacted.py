@@ -18,13 +18,19 @@ _MOST: Final = 8192
 
 
 class Contacted:
-    """What this node has sent to within the last 5 minutes; at most 4,096 endpoints."""
+    """What this node has sent to within the last 5 minutes; at most 4,096 endpoints.
+
+    ``active`` is set while tests need it. Otherwise nothing is recorded.
+    """
 
     def __init__(self) -> None:
+        self.active = False
         self._since: OrderedDict[bytes, float] = OrderedDict()
 
     def note(self, endpoint: Endpoint, now: float) -> None:
-        """Record that a datagram leaves for ``endpoint``."""
+        """Record that a datagram leaves for ``endpoint``, if this is ``active``."""
+        if not self.active:
+            return
         since, packed = self._since, endpoint.packed
         for key in (packed, packed + endpoint.port.to_bytes(2, "big")):
             since[key] = now

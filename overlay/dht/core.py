@@ -1,55 +1,37 @@
 """The DHT core: join the overlay, keep contacts, store records, publish and crawl.
 
-It only routes between complete machines: ``DhtReception`` (datagrams), ``Acceptance`` (rules for
-others' contacts), ``Calls`` (requests under way), ``RequestResponder`` (requests of others),
-``Table`` (contacts), ``RecordStore`` (records), ``IterativeQueries`` (lookups and crawls),
-``Membership`` (in or out, and with which contacts), ``Publisher`` (our own descriptor).
+It passes datagrams and due times to its parts (``overlay.dht.parts``), and acts on what they
+return. The time is an argument of every call, in Unix seconds. No part holds the core.
 
 No lookup is made for a circuit, because it would reveal a hop. Descriptors come from scheduled
 crawls of the whole overlay, which do not depend on the user's actions. Paths are chosen from the
 topology table only. So this class has no method that looks up one node.
+
+Reasons: docs/decisions/0060.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+import contextlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from functools import partial
 from random import Random
 from typing import Final
 
-from overlay.addresses import Endpoint, NodeId
-from overlay.dht.acceptance import Acceptance, check_own_cost
-from overlay.dht.calls import Calls, VerifiedReply
-from overlay.dht.clock_watch import ClockOffset, ClockWatch
-from overlay.dht.crawl import Crawl
+from overlay.addresses import Endpoint
+from overlay.dht.acceptance import check_own_cost
+from overlay.dht.clock_watch import ClockOffset
 from overlay.dht.descriptor import MixDescriptor
-from overlay.dht.eclipse import EclipseWatch
-from overlay.dht.envelope import BareRequest, Envelopes, UnverifiedRequest
-from overlay.dht.events import (
-    CrawlFinished,
-    DescriptorFound,
-    DescriptorRenewed,
-    DhtActivity,
-    DhtCount,
-    DhtEvent,
-    EclipseSuspected,
-    NodeLeft,
-)
-from overlay.dht.iterative_queries import IterativeQueries
-from overlay.dht.lookup import Lookup
-from overlay.dht.membership import Membership, Phase
-from overlay.dht.messages import Contact, Leave, Reply
-from overlay.dht.publishing import Publisher, around
-from overlay.dht.reach import KnownEndpoints, Reach
-from overlay.dht.reachability import Reachability
-from overlay.dht.reception import DhtReception
-from overlay.dht.responder import RequestResponder
-from overlay.dht.routing import Table
-from overlay.dht.schedule import Pace, Schedule, Task
+from overlay.dht.envelope import Envelopes
+from overlay.dht.events import DescriptorRenewed, DhtCount, DhtEvent, NodeLeft
+from overlay.dht.membership import Phase
+from overlay.dht.messages import Contact, Leave
+from overlay.dht.parts import DhtParts
+from overlay.dht.reach import KnownEndpoints
+from overlay.dht.reception import ReceivedRequest
+from overlay.dht.responder import Mistaken, Proved
 from overlay.dht.settings import DhtSettings
-from overlay.dht.storage import RecordStore, VerifyRecord, verified_record
-from overlay.errors import ConfigurationError
+from overlay.dht.storage import VerifyRecord, verified_record
+from overlay.errors import ConfigurationError, LimitReached, PeerError
 from overlay.identity import LocalIdentity
 from overlay.work_budget import WorkBudget
 
@@ -74,15 +56,15 @@ class Dht:  # Large: the facade of the DHT; each method calls one part.
         verify_record: turns stored bytes into the descriptor of a node, or raises PeerError.
         budget: CPU time for the signatures of others; no bound by default.
         draw_id: draws the 12 bytes of a request id.
+        crawls: whether to crawl the overlay. A node that opens no circuits need not.
+
+    ``parts`` is for ``overlay.dht.inspection`` and tests; a node needs only the methods.
 
     Raises:
         ConfigurationError: this identity costs less than the network asks.
     """
 
-    make_responder: Callable[..., RequestResponder] = RequestResponder
-    """Builds what answers the requests of others; a simulated adversary has its own."""
-
-    def __init__(  # Large: it builds all parts and connects them; no part is used before.
+    def __init__(
         self,
         identity: LocalIdentity,
         *,
@@ -95,108 +77,27 @@ class Dht:  # Large: the facade of the DHT; each method calls one part.
         verify_record: VerifyRecord = verified_record,
         budget: WorkBudget | None = None,
         draw_id: Callable[[], bytes] | None = None,
+        crawls: bool = True,
     ) -> None:
         check_own_cost(identity, settings.identity_cost_bits)
-        self._identity = identity
         self._own_id = identity.node_id
         self._network_id = network_id
-        self._settings = settings
-        self._rng = rng
         self._endpoints_given = endpoints is not None
-        self._reach = Reach(known_endpoints)
-        self._now = 0.0
-        self._clock = lambda: self._now
-        self._outbox: list[tuple[bytes, Endpoint]] = []
-        self._events: list[DhtEvent] = []
-        self._counts: Counter[DhtCount] = Counter()
-        self._acceptance = Acceptance(settings, self._reach, self._counts)
-        self._envelopes = envelopes or Envelopes(identity, network_id)
-        self._table = Table(self._own_id, settings, self._clock, rng)
-        self._verify_record = verify_record
-        self._store = RecordStore(self._own_id, network_id, settings, self._clock, verify_record)
-        self._clock_watch = ClockWatch()
-        self._calls = Calls(
-            self._envelopes,
-            settings,
-            rng,
-            self._send,
-            self._counts,
-            draw_id,
-            on_pong=self._clock_watch.heard_pong,
-        )
-        self._schedule = Schedule()
-        self._membership = Membership(
-            self._own_id,
-            settings,
-            rng,
-            clock=self._clock,
-            calls=self._calls,
-            table=self._table,
-            schedule=self._schedule,
-            look_up=self._look_up,
-            emit=self._events.append,
-            on_joined=self._joined,
-        )
-        self._publisher = Publisher(
-            settings,
-            rng,
-            clock=self._clock,
-            calls=self._calls,
-            schedule=self._schedule,
-            on_silence=self._membership.silent,
-        )
-        self._walks = IterativeQueries(
-            self._calls,
-            self._clock,
-            on_answer=self._met_and_filtered,
-            on_silence=self._membership.silent,
-            reaches=self._reach.holds,
-        )
-        self._responder = self.make_responder(
-            self._own_id,
-            self._envelopes,
-            settings,
-            rng,
-            table=self._table,
-            store=self._store,
-            counts=self._counts,
-            on_contact=self._membership.met,
-            on_pinged=self._membership.pinged,
-            on_left=self._heard_goodbye,
-            on_stored=self._stored,
-            on_mistaken=self._membership.mistaken,
+        self.parts = DhtParts(
+            identity,
+            network_id=network_id,
+            settings=settings,
+            rng=rng,
             known_endpoints=known_endpoints,
+            envelopes=envelopes or Envelopes(identity, network_id),
+            verify_record=verify_record,
             budget=budget,
+            draw_id=draw_id,
+            crawls=crawls,
         )
-        self._responder.own_endpoints = frozenset(endpoints or ())
-        self.reachability = Reachability(
-            self._own_id,
-            self._envelopes,
-            self._calls,
-            rng,
-            table=self._table,
-            acceptance=self._acceptance,
-            known_endpoints=known_endpoints,
-            verified=self._verified,
-            responder=self._responder,
-            clock=self._clock,
-            emit=self._events.append,
-            overloaded=lambda: self._counts[DhtCount.RATE_LIMITED],
-        )
-        self._reception = DhtReception(
-            self._envelopes,
-            allow_private=settings.allow_private_endpoints,
-            acceptance=self._acceptance,
-            calls=self._calls,
-            responder=self._responder,
-            counts=self._counts,
-            on_request=self._answer,
-        )
-        self._crawl_pace = Pace(settings.crawl_first_interval_s, settings.crawl_interval_s, rng)
-        self._crawl: Crawl | None = None
-        self._crawl_again_from = 0.0
-        self._watch = EclipseWatch(settings.k)
-        self.activity = DhtActivity()
+        self.parts.reach.own = frozenset(endpoints or ())
+        self.reachability = self.parts.reachability
+        self.activity = self.parts.activity
 
     # Methods for the node.
 
@@ -206,36 +107,38 @@ class Dht:  # Large: the facade of the DHT; each method calls one part.
         Raises:
             ConfigurationError: an endpoint is private without permission, or not unicast.
         """
-        self._be_present(now)
+        self._check_present()
         for endpoint in endpoints:
-            if not self._acceptance.allows(endpoint):
+            if not self.parts.acceptance.allows(endpoint):
                 raise ConfigurationError(
                     "[network] bootstrap must name public addresses of single hosts, or set "
                     "allow_private_endpoints = true below [network] for a private mesh."
                 )
-        self._membership.add_bootstrap(endpoints)
-        self._membership.greet(self._responder.own_endpoints)
+        self.parts.membership.add_bootstrap(endpoints, now)
+        self.parts.membership.greet(now)
 
     def seed(self, descriptors: Iterable[MixDescriptor], now: float) -> None:
         """Greet some random ones of these nodes of an earlier run until one answers."""
-        self._be_present(now)
-        allows = self._acceptance.allows
+        self._check_present()
+        parts = self.parts
+        allows = parts.acceptance.allows
         contacts = (
             Contact.of(descriptor.identity_key, endpoint)
             for descriptor in descriptors
-            if (endpoint := self._reach.first(filter(allows, descriptor.endpoints)))
+            if (endpoint := parts.reach.first(filter(allows, descriptor.endpoints)))
         )
-        self._membership.add_seeds(self._acceptance.greetings(contacts, self._own_id))
-        self._membership.greet(self._responder.own_endpoints)
+        parts.membership.add_seeds(parts.acceptance.greetings(contacts, self._own_id), now)
+        parts.membership.greet(now)
 
     def remember(self, contacts: Iterable[Contact], now: float) -> None:
         """Also greet some random ones of these nodes, which were reached once, until one answers.
 
         They never expire, so that a node comes back after any absence.
         """
-        self._be_present(now)
-        self._membership.add_hints(self._acceptance.greetings(contacts, self._own_id))
-        self._membership.greet(self._responder.own_endpoints)
+        self._check_present()
+        parts = self.parts
+        parts.membership.add_hints(parts.acceptance.greetings(contacts, self._own_id), now)
+        parts.membership.greet(now)
 
     def relocate(
         self,
@@ -250,12 +153,11 @@ class Dht:  # Large: the facade of the DHT; each method calls one part.
         If this node has ``moved``, the contacts hear of it at once. ``versions`` are the IP
         versions over which this host reaches others; nodes at other endpoints are not asked.
         """
-        self._now = now
         self._endpoints_given = True
-        self._responder.own_endpoints = frozenset(endpoints)
-        self._reach.versions = frozenset(versions)
+        self.parts.reach.own = frozenset(endpoints)
+        self.parts.reach.versions = frozenset(versions)
         if moved:
-            self._membership.moved()
+            self.parts.membership.moved(now)
 
     def publish(self, descriptor: MixDescriptor, now: float) -> None:
         """Serve this node's own descriptor and keep it stored with the k nearest nodes.
@@ -266,235 +168,182 @@ class Dht:  # Large: the facade of the DHT; each method calls one part.
         Raises:
             ValueError: it is another node's or network's, or not newer than the last one.
         """
-        self._be_present(now)
+        self._check_present()
         if (descriptor.node_id, descriptor.network_id) != (self._own_id, self._network_id):
             raise ValueError("only this node's own descriptor, for this network, is published here")
-        self._publisher.replace(descriptor)
-        self._responder.own_descriptor = descriptor
-        if not self._endpoints_given:
-            self._responder.own_endpoints = frozenset(descriptor.endpoints)
-        if self._membership.phase is Phase.JOINED:
-            self._publish()
+        self._serve(descriptor)
+        if self.parts.membership.phase is Phase.JOINED:
+            self.parts.upkeep.publish(now)
+
+    def resume(
+        self,
+        descriptor: MixDescriptor,
+        contacts: Iterable[Contact],
+        now: float,
+        *,
+        records: Iterable[tuple[MixDescriptor, bytes]] = (),
+    ) -> None:
+        """Become a member at once, as a node that has been one for a long time, and send nothing.
+
+        Args:
+            descriptor: this node's own one, which the nearest nodes hold already.
+            contacts: the routing table; they count as having answered just now.
+            now: Unix seconds.
+            records: descriptors of others to store, each with the subnet that it came from.
+                Those that do not verify, or for which there is no room, are left out.
+        """
+        self._check_present()
+        self._serve(descriptor)
+        self.parts.upkeep.resume(contacts, now)
+        for record, source in records:
+            with contextlib.suppress(PeerError, LimitReached):
+                self.parts.store.put(record.node_id, record.encoded, source, now, responsible=True)
 
     def crawl(self, now: float) -> None:
         """Crawl now, unless a crawl is in progress."""
-        self._now = now
-        if self._crawl is not None or self._membership.phase is Phase.LEFT:
-            return
-        self._schedule.cancel(Task.CRAWL)
-        self._crawl = Crawl(
-            self._own_id,
-            self._table,
-            self._settings,
-            verify=self._verified,
-            on_descriptor=self._found,
-            rng=self._rng,
-            now=now,
-            doubtful=partial(self._watch.suspects, now=now),
-            reaches=self._reach.holds,
-        )
-        self.activity.crawls += 1
-        self._walks.launch(self._crawl, self._crawled)
+        self.parts.crawling.crawl(now)
 
     def hasten_crawl(self, now: float) -> None:
         """Crawl soon, because nodes may have moved; after a pause if one has just ended."""
-        self._schedule.hasten(Task.CRAWL, max(now, self._crawl_again_from) + self._rng.random())
+        self.parts.crawling.hasten(now)
 
     def leave(self, now: float) -> None:
         """Send LEAVE to the contacts and to the holders of our descriptor, and stop.
 
         Datagrams follow until every LEAVE was answered or timed out (``calls_in_flight``).
         """
-        self._now = now
-        if self._membership.phase is Phase.LEFT:
+        parts = self.parts
+        if parts.membership.phase is Phase.LEFT:
             return
-        self._membership.leave()
-        self._walks.cancel_all()
-        self._calls.cancel_all()
-        self._schedule.cancel_all()
-        self.reachability.stop(now)
-        nearest = self._table.closest(self._own_id, _MAX_GOODBYES)
-        everyone = self._publisher.holders | {contact.node_id: contact for contact in nearest}
-        goodbye = Leave(self._publisher.sequence)
+        self._stop(now)
+        nearest = parts.table.closest(self._own_id, _MAX_GOODBYES)
+        everyone = parts.publisher.holders | {contact.node_id: contact for contact in nearest}
+        goodbye = Leave(parts.publisher.sequence)
         for contact in list(everyone.values())[:_MAX_GOODBYES]:
-            self._calls.start(goodbye, contact.endpoint, contact.node_id, now, lambda _: None)
+            parts.calls.start(goodbye, contact.endpoint, contact.node_id, now, _ignore)
+
+    def close(self, now: float) -> None:
+        """Stop without a message, and release all parts.
+
+        The core must not be used after that. Its memory is freed at once, even if objects that
+        are about to be freed still refer to the core.
+        """
+        self._stop(now)
+        del self.parts, self.reachability
 
     @property
     def versions(self) -> frozenset[int]:
         """The IP versions over which this host reaches others."""
-        return self._reach.versions
+        return self.parts.reach.versions
 
     @property
     def contact_count(self) -> int:
         """Number of contacts in the routing table."""
-        return len(self._table)
+        return len(self.parts.table)
 
     @property
     def record_count(self) -> int:
         """Number of descriptors that this node stores for others."""
-        return len(self._store)
+        return len(self.parts.store)
 
     @property
     def calls_in_flight(self) -> int:
         """Number of requests without an answer so far."""
-        return len(self._calls)
+        return len(self.parts.calls)
 
     def suspect_regions(self, now: float) -> int:
         """Return the number of regions of the key space that look eclipsed."""
-        return self._watch.suspected_regions(now)
+        return self.parts.watch.suspected_regions(now)
 
     def clock_offset(self, now: float) -> ClockOffset | None:
         """Return how far this host's clock is off those of nodes that answered, if any did."""
-        return self._clock_watch.offset(now)
+        return self.parts.clock_watch.offset(now)
 
     def estimated_size(self, now: float) -> float | None:
         """Return the estimated number of nodes; None while too little is known."""
-        return self._watch.size(now)
+        return self.parts.watch.size(now)
 
     def counters(self) -> Mapping[DhtCount, int]:
         """Return the counts of dropped and refused messages."""
-        return dict(self._counts)
+        return dict(self.parts.counts)
 
     # The five methods that all cores have.
 
     def receive(self, batch: Iterable[tuple[bytes, Endpoint]], now: float) -> None:
         """Process datagrams (without the framing of the control channel); never raise."""
-        self._now = now
+        parts = self.parts
         for data, source in batch:
-            self._reception.receive(data, source, now)
+            received = parts.reception.receive(data, source, now)
+            if received is not None and parts.membership.phase is not Phase.LEFT:
+                self._answer(received, now)
+            parts.upkeep.look_around(now)
 
     def next_deadline(self) -> float:
         """Return when :meth:`handle_deadline` is due."""
-        parts = (self._calls, self._walks, self._membership, self._schedule, self.reachability)
-        return min(part.next_deadline() for part in parts)
+        return min([part.next_deadline() for part in self.parts.timed])
 
     def handle_deadline(self, now: float) -> None:
         """Do what is due: repeat or end requests, greet, refresh, publish and crawl."""
-        self._now = now
-        self._calls.handle_deadline(now)
-        self._walks.handle_deadline(now)
-        self.reachability.handle_deadline(now)
-        self._membership.greet(self._responder.own_endpoints)
-        for task in self._schedule.due(now):
-            self._run(task)
+        parts = self.parts
+        parts.calls.handle_deadline(now)
+        parts.walks.handle_deadline(now)
+        parts.reachability.handle_deadline(now)
+        parts.membership.greet(now)
+        for task in parts.schedule.due(now):
+            parts.upkeep.run(task, now)
 
     def events(self) -> list[DhtEvent]:
         """Return and remove the events so far."""
-        if not self._events:
-            return []
-        events = self._events.copy()
-        self._events.clear()
-        return events
+        return self.parts.events.take()
 
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, Endpoint]]:  # noqa: ARG002 - one of the five verbs
         """Return and remove the datagrams to send."""
-        datagrams, self._outbox = self._outbox, []
-        return datagrams
+        return self.parts.outbox.take()
 
-    # Datagrams.
+    # Inside.
 
-    def _answer(self, request: UnverifiedRequest | BareRequest, source: Endpoint) -> None:
-        if self._membership.phase is Phase.LEFT:
-            return
-        datagram = self._responder.answer(request, source, self._now)
-        if datagram is not None:
-            self._send(datagram, source)
+    def _stop(self, now: float) -> None:
+        """Forget all requests, lookups and tasks under way."""
+        parts = self.parts
+        parts.membership.leave()
+        parts.walks.cancel_all()
+        parts.calls.cancel_all()
+        parts.schedule.cancel_all()
+        parts.reachability.stop(now)
 
-    def _send(self, datagram: bytes, endpoint: Endpoint) -> None:
-        self._outbox.append((datagram, endpoint))
-        self.reachability.tests.sent_to(endpoint, self._now)
+    def _answer(self, received: ReceivedRequest, now: float) -> None:
+        """Answer a request, after acting on what it has shown."""
+        parts = self.parts
+        request, source = received
+        response = parts.responder.answer(request, source, now)
+        for learned in response.learned:
+            match learned:
+                case Proved(contact, by_ping):
+                    # A ping never causes another one, or large overlays would never stop.
+                    parts.membership.met(contact, now, may_probe=not by_ping)
+                case Mistaken(asker):
+                    parts.membership.mistaken(asker, now)
+                case NodeLeft(node_id):
+                    parts.publisher.holders.pop(node_id, None)
+                    parts.membership.gone(node_id, now)
+                    parts.events.append(learned)
+                case DescriptorRenewed():
+                    parts.events.append(learned)
+        parts.upkeep.look_around(now)
+        if response.datagram is not None:
+            parts.outbox.send(response.datagram, source, now)
 
-    def _met_and_filtered(self, answer: VerifiedReply) -> Reply:
-        """File who answered; return the reply without contacts that we must not follow."""
-        self._membership.met(answer.contact)
-        return self._acceptance.filtered(answer.reply, self._responder.own_endpoints)
+    def _serve(self, descriptor: MixDescriptor) -> None:
+        parts = self.parts
+        parts.publisher.replace(descriptor)
+        parts.responder.own_descriptor = descriptor
+        if not self._endpoints_given:
+            parts.reach.own = frozenset(descriptor.endpoints)
 
-    def _stored(self, node_id: NodeId) -> None:
-        descriptor = self._store.find(node_id)
-        if descriptor is not None:
-            self._events.append(DescriptorRenewed(descriptor))
-
-    def _heard_goodbye(self, node_id: NodeId) -> None:
-        self._publisher.holders.pop(node_id, None)
-        self._membership.gone(node_id)
-        self._events.append(NodeLeft(node_id))
-
-    # Scheduled work.
-
-    def _joined(self, lookup: Lookup) -> None:
-        self._schedule.at(Task.CRAWL, self._now + self._rng.uniform(0.1, 1.0))
-        self._store_in_region(lookup)
-
-    def _run(self, task: Task) -> None:
-        match task:
-            case Task.REFRESH:
-                self._membership.refresh()
-            case Task.PUBLISH:
-                self._publish()
-            case Task.CRAWL:
-                self.crawl(self._now)
-
-    def _look_up(self, target: NodeId, on_finished: Callable[[Lookup], None]) -> None:
-        self._table.refreshed(target)
-        start = self._table.closest(target, self._settings.k)
-        lookup = Lookup(target, self._own_id, start, self._settings, self._now)
-        self.activity.lookups += 1
-        self._walks.launch(lookup, partial(self._looked_up, lookup, on_finished))
-
-    def _looked_up(self, lookup: Lookup, on_finished: Callable[[Lookup], None]) -> None:
-        nearest = lookup.closest()
-        if nearest and self._now < lookup.next_deadline():
-            self.activity.lookups_succeeded += 1
-        chance = self._watch.looked_up(lookup.target, nearest, self._now)
-        if chance is not None:
-            self.activity.eclipses_suspected += 1
-            own_region = self._watch.suspects(self._own_id, self._now)
-            self._events.append(EclipseSuspected(chance, own_region))
-        on_finished(lookup)
-
-    def _publish(self) -> None:
-        self._look_up(self._own_id, self._store_in_region)
-
-    def _store_in_region(self, lookup: Lookup) -> None:
-        """Store at the k nearest nodes and in the region; search more if it looks eclipsed."""
-        reach = self._watch.region(self._now)
-        self._publisher.store_at(lookup, reach)
-        if reach and self._watch.suspects(self._own_id, self._now):
-            for target in around(self._own_id, reach, self._settings.k):
-                self._look_up(target, self._publisher.store_more)
-
-    # Crawling.
-
-    def _verified(self, record: bytes, key: NodeId) -> MixDescriptor:
-        return self._verify_record(
-            record,
-            key,
-            network_id=self._network_id,
-            now=self._now,
-            cost_bits=self._settings.identity_cost_bits,
-        )
-
-    def _found(self, descriptor: MixDescriptor, answered: bool) -> None:
-        if not self._store.is_left(descriptor):
-            self._events.append(DescriptorFound(descriptor, answered))
-
-    def _crawled(self) -> None:
-        crawl, self._crawl = self._crawl, None
-        if crawl is None:
-            return
-        self._counts[DhtCount.REFUSED_RECORD] += crawl.refused_records
-        if crawl.complete:
-            self._watch.crawled(crawl.answered_ids, self._rng, self._now)
-        self._events.append(
-            CrawlFinished(crawl.descriptors, crawl.started_at, crawl.exhaustive, crawl.unanswered())
-        )
-        if self._membership.phase is Phase.JOINED:
-            spent_s = crawl.queries_sent / self._settings.crawl_queries_per_s
-            self._schedule.at(Task.CRAWL, self._now + max(self._crawl_pace.next(), spent_s))
-            least_s = self._settings.crawl_first_interval_s
-            self._crawl_again_from = self._now + max(least_s, spent_s)
-
-    def _be_present(self, now: float) -> None:
-        self._now = now
-        if self._membership.phase is Phase.LEFT:
+    def _check_present(self) -> None:
+        if self.parts.membership.phase is Phase.LEFT:
             raise ValueError("this node has left the DHT; a new Dht is needed to come back")
+
+
+def _ignore(_answer: object, _now: float) -> None:
+    """Do nothing when a LEAVE is answered."""

@@ -21,7 +21,7 @@ Reasons: docs/decisions/0008.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Final
@@ -30,6 +30,7 @@ from overlay.addresses import NODE_ID_BYTES, Endpoint, NodeId
 from overlay.dht.admission import source_group
 from overlay.dht.descriptor import MixDescriptor
 from overlay.dht.eclipse import nearest_numbers
+from overlay.dht.events import DescriptorFound
 from overlay.dht.introductions import Introductions
 from overlay.dht.lookup import Query
 from overlay.dht.messages import Contact, Contacts, FindNode, FindRecord, Record, Reply
@@ -47,7 +48,8 @@ _QUESTIONS_PER_HOLDER: Final = 4
 """Nodes without an answer that one holder is asked about, in units of k."""
 _MAX_IDS_PER_ENDPOINT: Final = 3
 
-Verify = Callable[[bytes, NodeId], MixDescriptor]
+Verify = Callable[[bytes, NodeId, float], MixDescriptor]
+IsLeft = Callable[[MixDescriptor, float], bool]
 
 
 @dataclass(slots=True)
@@ -71,8 +73,9 @@ class Crawl:
         own_id: the id of this node, which is never asked.
         start: contacts to begin with.
         settings: limits of nodes, of queries in flight, per subnet, and of time.
-        verify: returns the descriptor of the requested node from a record, or raises PeerError.
-        on_descriptor: called once with each verified descriptor, and whether its owner sent it.
+        verify: returns the descriptor of the requested node from a record that arrived at the
+            time given, or raises PeerError.
+        is_left: tells whether a node has left since it signed a descriptor.
         doubtful: tells whether an adversary may control all holders nearest to an id.
         reaches: tells whether this host has the IP version of an endpoint.
         rng: draws the far buckets.
@@ -86,16 +89,16 @@ class Crawl:
         settings: DhtSettings,
         *,
         verify: Verify,
-        on_descriptor: Callable[[MixDescriptor, bool], None],
         rng: Random,
         now: float,
+        is_left: IsLeft = lambda *_: False,
         doubtful: Callable[[NodeId], bool] = lambda _: False,
         reaches: Callable[[Endpoint], bool] = lambda _: True,
     ) -> None:
         self._own_id = own_id
         self._settings = settings
         self._verify = verify
-        self._on_descriptor = on_descriptor
+        self._is_left = is_left
         self._rng = rng
         self._doubtful = doubtful
         self._reaches = reaches
@@ -168,8 +171,8 @@ class Crawl:
             chosen.append(query)
         return chosen
 
-    def answered(self, query: Query, reply: Reply) -> None:
-        """Process an answer with contacts or with a descriptor."""
+    def answered(self, query: Query, reply: Reply, now: float) -> Sequence[DescriptorFound]:
+        """Process an answer; return its descriptor if it is newer than what was found so far."""
         self._in_flight -= 1
         progress = self._nodes[query.contact.node_id]
         if not progress.answered:
@@ -177,12 +180,13 @@ class Crawl:
             self._introductions.answered(progress.introducers[0])
             self._waiting.extend(self._neighbourhood_queries(query.contact))
         if isinstance(reply, Record) and isinstance(query.request, FindRecord):
-            self._take(reply.record, query.request.key, answered=not _is_holder_query(query))
-        elif isinstance(reply, Contacts) and not _is_holder_query(query):
+            return self._take(reply.record, query, query.request.key, now)
+        if isinstance(reply, Contacts) and not _is_holder_query(query):
             # One node may introduce at most the k contacts of each of three replies.
             introducer = self._group(query.contact)
             for contact in reply.contacts[: self._settings.k]:
                 self._discover(contact, introducer)
+        return ()
 
     def failed(self, query: Query) -> None:
         """Queue a node without any answer for the requests to its holders."""
@@ -275,15 +279,20 @@ class Crawl:
             holder = self._nodes[NodeId(number.to_bytes(NODE_ID_BYTES, "big"))].contact
             self._waiting.append(Query(holder, request))
 
-    def _take(self, record: bytes, key: NodeId, *, answered: bool) -> None:
+    def _take(
+        self, record: bytes, query: Query, key: NodeId, now: float
+    ) -> Sequence[DescriptorFound]:
         try:
-            descriptor = self._verify(record, key)
+            descriptor = self._verify(record, key, now)
         except PeerError:
             self.refused_records += 1
-            return
-        if descriptor.sequence > self._found.get(key, -1):
-            self._found[key] = descriptor.sequence
-            self._on_descriptor(descriptor, answered)
+            return ()
+        if descriptor.sequence <= self._found.get(key, -1):
+            return ()
+        self._found[key] = descriptor.sequence
+        if self._is_left(descriptor, now):
+            return ()
+        return (DescriptorFound(descriptor, answered=not _is_holder_query(query)),)
 
 
 def _is_own_record_query(query: Query) -> bool:

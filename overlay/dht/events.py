@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from overlay.addresses import Endpoint, NodeId
@@ -18,6 +18,7 @@ __all__ = [
     "DhtCount",
     "DhtEvent",
     "EclipseSuspected",
+    "EventQueue",
     "Joined",
     "NodeLeft",
     "ProbeWanted",
@@ -125,6 +126,28 @@ DhtEvent = (
     | ProbeWanted
     | ReachChanged
 )
+
+
+class EventQueue:
+    """Events in their order, until the owner of the core takes them after a step."""
+
+    def __init__(self) -> None:
+        self._events: list[DhtEvent] = []
+
+    def append(self, event: DhtEvent) -> None:
+        """Add an event."""
+        self._events.append(event)
+
+    def extend(self, events: Iterable[DhtEvent]) -> None:
+        """Add several events."""
+        self._events.extend(events)
+
+    def take(self) -> list[DhtEvent]:
+        """Return and remove the events."""
+        if not self._events:
+            return []
+        events, self._events = self._events, []
+        return events
 
 
 @dataclass(slots=True)

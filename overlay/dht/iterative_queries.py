@@ -7,55 +7,60 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from overlay.addresses import Endpoint
+from overlay.dht.acceptance import Acceptance
 from overlay.dht.calls import Calls, VerifiedReply
+from overlay.dht.events import EventQueue
 from overlay.dht.lookup import IterativeQuery, Query
-from overlay.dht.messages import Contact, Reply
+from overlay.dht.membership import Membership
+from overlay.dht.reach import Reach
 
-__all__ = ["IterativeQueries"]
+__all__ = ["IterativeQueries", "OnFinished"]
+
+OnFinished = Callable[[float], None]
+"""Continues the work of the part that launched a walk, at the time given."""
 
 
 @dataclass(eq=False, slots=True)
 class _Active:
     walk: IterativeQuery
-    on_finished: Callable[[], None]
+    on_finished: OnFinished
     finished: bool = False
 
 
 class IterativeQueries:
     """Drive lookups and crawls through ``calls``.
 
-    ``on_answer`` gets every answer first and returns the acceptable part of the reply.
-    ``on_silence`` gets the contacts that did not answer. A query fails at once if this host does
-    not ``reach`` its endpoint. The core limits the number of walks.
+    ``membership`` hears which contacts answered and which did not. ``acceptance`` removes from
+    replies what this node must not follow. ``events`` receives the descriptors that were found. A
+    query fails at once if this host does not ``reach`` its endpoint.
     """
 
     def __init__(
         self,
         calls: Calls,
-        clock: Callable[[], float],
         *,
-        on_answer: Callable[[VerifiedReply], Reply],
-        on_silence: Callable[[Contact], None],
-        reaches: Callable[[Endpoint], bool] = lambda _: True,
+        membership: Membership,
+        acceptance: Acceptance,
+        reach: Reach,
+        events: EventQueue,
     ) -> None:
         self._calls = calls
-        self._clock = clock
-        self._on_answer = on_answer
-        self._on_silence = on_silence
-        self._reaches = reaches
+        self._membership = membership
+        self._acceptance = acceptance
+        self._reach = reach
+        self._events = events
         self._active: list[_Active] = []
         self._next = math.inf
 
     def __len__(self) -> int:
         return len(self._active)
 
-    def launch(self, walk: IterativeQuery, on_finished: Callable[[], None]) -> None:
+    def launch(self, walk: IterativeQuery, now: float, on_finished: OnFinished) -> None:
         """Start a walk; ``on_finished`` is called once, when it is complete or its time is over."""
         active = _Active(walk, on_finished)
         self._active.append(active)
         self._note_next()
-        self._advance(active)
+        self._advance(active, now)
 
     def cancel_all(self) -> None:
         """Forget every walk without calling ``on_finished``."""
@@ -69,17 +74,16 @@ class IterativeQueries:
     def handle_deadline(self, now: float) -> None:
         """End the walks whose time is over."""
         for active in [one for one in self._active if one.walk.next_deadline() <= now]:
-            self._advance(active)
+            self._advance(active, now)
 
-    def _advance(self, active: _Active) -> None:
+    def _advance(self, active: _Active, now: float) -> None:
         if active.finished:
             return
-        now = self._clock()
         out_of_reach = True
         while out_of_reach:
             out_of_reach = False
             for query in active.walk.queries(now):
-                if self._reaches(query.contact.endpoint):
+                if self._reach.holds(query.contact.endpoint):
                     self._start(active, query, now)
                 else:
                     active.walk.failed(query)
@@ -88,7 +92,7 @@ class IterativeQueries:
             active.finished = True
             self._active.remove(active)
             self._note_next()
-            active.on_finished()
+            active.on_finished(now)
 
     def _start(self, active: _Active, query: Query, now: float) -> None:
         contact, request = query
@@ -100,14 +104,18 @@ class IterativeQueries:
         """Cache the earliest end, because it is read after every datagram and rarely changes."""
         self._next = min((each.walk.next_deadline() for each in self._active), default=math.inf)
 
-    def _slow(self, active: _Active, query: Query) -> None:
+    def _slow(self, active: _Active, query: Query, now: float) -> None:
         active.walk.slow(query)
-        self._advance(active)
+        self._advance(active, now)
 
-    def _answered(self, active: _Active, query: Query, answer: VerifiedReply | None) -> None:
+    def _answered(
+        self, active: _Active, query: Query, answer: VerifiedReply | None, now: float
+    ) -> None:
         if answer is None:
-            self._on_silence(query.contact)
+            self._membership.silent(query.contact, now)
             active.walk.failed(query)
         else:
-            active.walk.answered(query, self._on_answer(answer))
-        self._advance(active)
+            self._membership.met(answer.contact, now)
+            reply = self._acceptance.filtered(answer.reply)
+            self._events.extend(active.walk.answered(query, reply, now))
+        self._advance(active, now)

@@ -24,12 +24,13 @@ import enum
 import heapq
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import cycle
 from typing import Final, NamedTuple, Protocol
 
 from overlay.addresses import NodeId
 from overlay.dht.admission import source_group
+from overlay.dht.events import DescriptorFound
 from overlay.dht.messages import Contact, Contacts, FindNode, Reply, Request
 from overlay.dht.routing import distance
 from overlay.dht.settings import DhtSettings
@@ -57,8 +58,8 @@ class IterativeQuery(Protocol):
         """Return the queries to send now. Each one gets exactly one answered() or failed()."""
         ...
 
-    def answered(self, query: Query, reply: Reply) -> None:
-        """Process the verified reply to a query."""
+    def answered(self, query: Query, reply: Reply, now: float) -> Sequence[DescriptorFound]:
+        """Process the verified reply to a query; return the descriptors that it contained."""
         ...
 
     def failed(self, query: Query) -> None:
@@ -181,13 +182,13 @@ class Lookup:
                     found = True
         return chosen
 
-    def answered(self, query: Query, reply: Reply) -> None:
+    def answered(self, query: Query, reply: Reply, now: float) -> tuple[()]:  # noqa: ARG002 - crawls need it
         """Add the contacts of an answer to the candidates of the path that asked."""
         node_id = query.contact.node_id
         path = self._settle(query.contact, _State.ANSWERED)
         self._contacts[node_id] = query.contact
         if not isinstance(reply, Contacts):
-            return
+            return ()
         hops = path.candidates[node_id].hops + 1
         if hops <= self._settings.lookup_max_hops:
             takers = cycle([path, *[other for other in self._paths if not other.candidates]])
@@ -198,6 +199,7 @@ class Lookup:
                 elif contact not in known.claims and len(known.claims) < _MAX_CLAIMS:
                     known.claims.append(contact)
                     taker.look_again()
+        return ()
 
     def slow(self, query: Query) -> None:
         """Continue without a node that is late, because most late nodes have left.
@@ -245,6 +247,10 @@ class Lookup:
     def asked(self) -> int:
         """Number of requests."""
         return len(self._asks)
+
+    def path_of(self, contact: Contact) -> int:
+        """Return the number of the path that asked a contact, from 0."""
+        return self._paths.index(self._asks[contact].path)
 
     def hops_to(self, node_id: NodeId) -> int | None:
         """Return the hops after which an asked node was found; 0 for an own contact."""

@@ -7,7 +7,6 @@ hands over what each left for the other. What they leave is sealed, so this node
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from overlay.addresses import NodeId
@@ -37,16 +36,14 @@ class _Pair(NamedTuple):
 class MeetingPlace:
     """Remembers at most 1,024 questions, 64 of one address, for 10 minutes."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
-        """Prepare; ``clock`` returns Unix seconds."""
-        self._clock = clock
+    def __init__(self) -> None:
         self._left: OrderedDict[_Pair, tuple[float, bytes]] = OrderedDict()
         self._of_address: Counter[bytes] = Counter()
         self._limiter = SourceLimiter(_RATE_PER_S, _BURST)
 
-    def meet(self, request: Meet, asker: Contact) -> Met:
+    def meet(self, request: Meet, asker: Contact, now: float) -> Met:
         """Keep what the asker leaves, and return what its target has left for it."""
-        now, address = self._clock(), asker.endpoint.packed
+        address = asker.endpoint.packed
         self._forget(now)
         if not self._limiter.allow(prefix_of(asker.endpoint), now):
             return Met(present=False, sealed=b"")

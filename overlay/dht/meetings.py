@@ -97,13 +97,11 @@ class Meetings:
     Args:
         calls: carries requests.
         rng: draws the times of rounds.
-        clock: returns Unix seconds.
     """
 
-    def __init__(self, calls: Calls, rng: Random, clock: Callable[[], float]) -> None:
+    def __init__(self, calls: Calls, rng: Random) -> None:
         self._calls = calls
         self._rng = rng
-        self._clock = clock
         self._searches: dict[NodeId, _Search] = {}
         self._seal: Callable[[NodeId, float], bytes] = lambda *_: b""
         self._found: Callable[[NodeId, Sequence[bytes], float], bool] = lambda *_: False
@@ -160,13 +158,13 @@ class Meetings:
             answered = partial(self._answered, search)
             self._calls.start(Meet(target, sealed), place.endpoint, place.node_id, now, answered)
 
-    def _answered(self, search: _Search, answer: VerifiedReply | None) -> None:
+    def _answered(self, search: _Search, answer: VerifiedReply | None, now: float) -> None:
         search.waiting -= 1
         if answer is not None and isinstance(answer.reply, Met) and answer.reply.present:
             search.witnesses.add(prefix_of(answer.contact.endpoint))
             search.left += [answer.reply.sealed] if answer.reply.sealed else []
         if search.waiting == 0 and self._searches.get(search.neighbour.node_id) is search:
-            self._conclude(search, self._clock())
+            self._conclude(search, now)
 
     def _conclude(self, search: _Search, now: float) -> None:
         was_trusted = search.trusted

@@ -28,9 +28,10 @@ from overlay.dht.admission import SourceLimiter, prefix_of
 from overlay.dht.calls import Calls, VerifiedReply
 from overlay.dht.descriptor import MixDescriptor, UnverifiedDescriptor
 from overlay.dht.envelope import COOKIE_BYTES, Envelopes
-from overlay.dht.events import ProbeWanted
+from overlay.dht.events import EventQueue, ProbeWanted
 from overlay.dht.help_messages import ProbeProgress, ProbeState, SendProbe, WantProbe
 from overlay.dht.messages import Contact, Ping
+from overlay.dht.reach import Reach
 from overlay.errors import PeerError
 
 __all__ = ["Contacts", "ProbeHelp"]
@@ -71,9 +72,8 @@ class ProbeHelp:
         contacts: third nodes to choose from.
         verified: returns the verified descriptor in a record of a node, or raises PeerError.
         sends_to: tells whether this node may and can send to an endpoint.
-        own_endpoints: returns those of this node.
-        clock: returns Unix seconds.
-        emit: takes a probe that must leave.
+        reach: has the endpoints of this node.
+        events: takes a probe that must leave.
         rng: draws what fills the place of the probe's cookie.
     """
 
@@ -85,11 +85,10 @@ class ProbeHelp:
         rng: Random,
         *,
         contacts: Contacts,
-        verified: Callable[[bytes, NodeId], MixDescriptor],
+        verified: Callable[[bytes, NodeId, float], MixDescriptor],
         sends_to: Callable[[Endpoint], bool],
-        own_endpoints: Callable[[], frozenset[Endpoint]],
-        clock: Callable[[], float],
-        emit: Callable[[ProbeWanted], None],
+        reach: Reach,
+        events: EventQueue,
     ) -> None:
         self._own_id = own_id
         self._envelopes = envelopes
@@ -98,28 +97,28 @@ class ProbeHelp:
         self._contacts = contacts
         self._verified = verified
         self._sends_to = sends_to
-        self._own_endpoints = own_endpoints
-        self._clock = clock
-        self._emit = emit
+        self._reach = reach
+        self._events = events
         self._passed: OrderedDict[tuple[NodeId, bytes], _Passed] = OrderedDict()
         self._limiter = SourceLimiter(_PREFIX_RATE_PER_S, _PREFIX_BURST)
         self._targets = SourceLimiter(_PREFIX_RATE_PER_S, _PREFIX_BURST)
         self._total = SourceLimiter(_TOTAL_RATE_PER_S, _TOTAL_BURST)
 
-    def want(self, request: WantProbe, asker: Contact) -> ProbeState:
+    def want(self, request: WantProbe, asker: Contact, now: float) -> ProbeState:
         """Have another node probe the asker's endpoint; tell how far that has come."""
         known = self._known(asker, request.nonce)
         if known is not None:
             return ProbeState(known.progress)
         target = Endpoint(asker.endpoint.host, request.port)
-        if not self._names(request.record, asker.node_id, target) or not self._affords(asker):
+        names = self._names(request.record, asker.node_id, target, now)
+        if not names or not self._affords(asker, now):
             return ProbeState(ProbeProgress.REFUSED)
-        passed = self._keep(asker, request.nonce, ProbeProgress.PENDING)
+        passed = self._keep(asker, request.nonce, ProbeProgress.PENDING, now)
         passed.thirds = iter(self._thirds(asker))
-        self._pass_on(SendProbe(request.record, target, request.nonce), passed)
+        self._pass_on(SendProbe(request.record, target, request.nonce), passed, now)
         return ProbeState(passed.progress)
 
-    def send(self, request: SendProbe, asker: Contact) -> ProbeState:
+    def send(self, request: SendProbe, asker: Contact, now: float) -> ProbeState:
         """Probe an endpoint of another node than the asker."""
         if self._known(asker, request.nonce) is not None:
             return ProbeState(ProbeProgress.SENT)
@@ -128,9 +127,10 @@ class ProbeHelp:
         foreign = owner is not None and owner not in (asker.node_id, self._own_id)
         if owner is None or not foreign or not self._sends_to(target):
             return ProbeState(ProbeProgress.REFUSED)
-        if not self._names(request.record, owner, target) or not self._affords(asker, target):
+        names = self._names(request.record, owner, target, now)
+        if not names or not self._affords(asker, now, target):
             return ProbeState(ProbeProgress.REFUSED)
-        self._keep(asker, request.nonce, ProbeProgress.SENT)
+        self._keep(asker, request.nonce, ProbeProgress.SENT, now)
         probe = self._envelopes.request(
             Ping(),
             request_id=request.nonce,
@@ -139,27 +139,27 @@ class ProbeHelp:
             # Random bytes in a cookie's place put the probe into a receive queue that is less full.
             cookie=self._rng.randbytes(COOKIE_BYTES),
         )
-        self._emit(ProbeWanted(probe, target))
+        self._events.append(ProbeWanted(probe, target))
         return ProbeState(ProbeProgress.SENT)
 
-    def _pass_on(self, request: SendProbe, passed: _Passed) -> None:
+    def _pass_on(self, request: SendProbe, passed: _Passed, now: float) -> None:
         third = next(passed.thirds, None)
         if third is None:
             passed.progress = ProbeProgress.REFUSED
             return
 
-        def answered(answer: VerifiedReply | None) -> None:
+        def answered(answer: VerifiedReply | None, now: float) -> None:
             sent = ProbeState(ProbeProgress.SENT)
             if answer is not None and answer.reply == sent:
                 passed.progress = ProbeProgress.SENT
             else:
-                self._pass_on(request, passed)
+                self._pass_on(request, passed, now)
 
-        self._calls.start(request, third.endpoint, third.node_id, self._clock(), answered)
+        self._calls.start(request, third.endpoint, third.node_id, now, answered)
 
     def _thirds(self, asker: Contact) -> list[Contact]:
         """Return nodes of other prefixes than the asker's and this node's."""
-        near = {prefix_of(asker.endpoint)} | {prefix_of(each) for each in self._own_endpoints()}
+        near = {prefix_of(asker.endpoint)} | {prefix_of(each) for each in self._reach.own}
         return [
             each
             for each in self._contacts(version_of(asker.endpoint))
@@ -172,15 +172,14 @@ class ProbeHelp:
         except PeerError:
             return None
 
-    def _names(self, record: bytes, owner: NodeId, target: Endpoint) -> bool:
+    def _names(self, record: bytes, owner: NodeId, target: Endpoint, now: float) -> bool:
         """Tell whether a node has signed that it is at an endpoint."""
         try:
-            return target in self._verified(record, owner).endpoints
+            return target in self._verified(record, owner, now).endpoints
         except PeerError:
             return False
 
-    def _affords(self, asker: Contact, target: Endpoint | None = None) -> bool:
-        now = self._clock()
+    def _affords(self, asker: Contact, now: float, target: Endpoint | None = None) -> bool:
         return (
             self._limiter.allow(prefix_of(asker.endpoint), now)
             and (target is None or self._targets.allow(prefix_of(target), now))
@@ -190,8 +189,7 @@ class ProbeHelp:
     def _known(self, asker: Contact, nonce: bytes) -> _Passed | None:
         return self._passed.get((asker.node_id, nonce))
 
-    def _keep(self, asker: Contact, nonce: bytes, progress: ProbeProgress) -> _Passed:
-        now = self._clock()
+    def _keep(self, asker: Contact, nonce: bytes, progress: ProbeProgress, now: float) -> _Passed:
         passed = self._passed[(asker.node_id, nonce)] = _Passed(now, progress)
         oldest = next(iter(self._passed.values()))
         while len(self._passed) > _MAX_KEPT or now - oldest.since > _KEPT_S:

@@ -11,7 +11,7 @@ stored at once, and the intervals continue. If it names other endpoints, the ser
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from random import Random
 from typing import Final
@@ -20,6 +20,7 @@ from overlay.addresses import NODE_ID_BYTES, NodeId
 from overlay.dht.calls import Calls, VerifiedReply
 from overlay.dht.descriptor import MixDescriptor
 from overlay.dht.lookup import Lookup
+from overlay.dht.membership import Membership
 from overlay.dht.messages import Contact, Store, Stored
 from overlay.dht.routing import flipped
 from overlay.dht.schedule import Pace, Schedule, Task
@@ -40,20 +41,18 @@ class Publisher:
         settings: DhtSettings,
         rng: Random,
         *,
-        clock: Callable[[], float],
         calls: Calls,
         schedule: Schedule,
-        on_silence: Callable[[Contact], None],
+        membership: Membership,
     ) -> None:
         self.descriptor: MixDescriptor | None = None
         self.holders: dict[NodeId, Contact] = {}
         self._asked: set[NodeId] = set()
         self._settings = settings
         self._rng = rng
-        self._clock = clock
         self._calls = calls
         self._schedule = schedule
-        self._on_silence = on_silence
+        self._membership = membership
         self._pace = self._new_pace()
 
     @property
@@ -80,25 +79,23 @@ class Publisher:
         interval = self._settings.republish_interval_s
         self._pace = Pace(interval, interval, self._rng)
 
-    def store_at(self, lookup: Lookup, reach: int = 0) -> None:
+    def store_at(self, lookup: Lookup, now: float, reach: int = 0) -> None:
         """Store the descriptor at nodes that a lookup of this node's id found.
 
         These are the k nearest nodes and all within the distance ``reach``.
         """
-        now = self._clock()
         if self.descriptor is None or now >= self.descriptor.expires:
             return
         self._schedule.at(Task.PUBLISH, now + self._pace.next())
         self.holders.clear()
         self._asked.clear()
-        self._store([*lookup.closest(), *lookup.within(reach)])
+        self._store([*lookup.closest(), *lookup.within(reach)], now)
 
-    def store_more(self, lookup: Lookup) -> None:
+    def store_more(self, lookup: Lookup, now: float) -> None:
         """Also store it at the k nearest nodes that a lookup of another id of the region found."""
-        self._store(lookup.closest())
+        self._store(lookup.closest(), now)
 
-    def _store(self, contacts: list[Contact]) -> None:
-        now = self._clock()
+    def _store(self, contacts: list[Contact], now: float) -> None:
         if self.descriptor is None or now >= self.descriptor.expires:
             return
         request = Store(self.descriptor.encoded)
@@ -110,9 +107,9 @@ class Publisher:
                 on_answer = partial(self._stored, contact)
                 self._calls.start(request, contact.endpoint, contact.node_id, now, on_answer)
 
-    def _stored(self, contact: Contact, answer: VerifiedReply | None) -> None:
+    def _stored(self, contact: Contact, answer: VerifiedReply | None, now: float) -> None:
         if answer is None:
-            self._on_silence(contact)
+            self._membership.silent(contact, now)
         elif isinstance(answer.reply, Stored) and answer.reply.accepted:
             self.holders[contact.node_id] = contact
 

@@ -14,10 +14,15 @@ KnownEndpoints = Callable[[NodeId], Sequence[Endpoint]]
 
 
 class Reach:
-    """The IP versions of this host; until they are known, both are assumed."""
+    """Where this host is reached and which IP versions it has.
+
+    Until its IP versions are known, both are assumed. ``own`` are the endpoints to which requests
+    for this node may be sent; empty: not known, so that any is accepted.
+    """
 
     def __init__(self, known_endpoints: KnownEndpoints) -> None:
         self.versions = frozenset((4, 6))
+        self.own: frozenset[Endpoint] = frozenset()
         self._known_endpoints = known_endpoints
 
     def holds(self, endpoint: Endpoint) -> bool:

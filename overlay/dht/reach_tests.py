@@ -19,6 +19,7 @@ Reasons: docs/decisions/0055.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,7 +31,7 @@ from overlay.dht.admission import prefix_of
 from overlay.dht.calls import Calls, VerifiedReply
 from overlay.dht.contacted import Contacted
 from overlay.dht.envelope import UnverifiedRequest
-from overlay.dht.events import ReachChanged, Standing
+from overlay.dht.events import DhtCount, EventQueue, ReachChanged, Standing
 from overlay.dht.help_messages import PROBE_NONCE_BYTES, ProbeProgress, ProbeState, WantProbe
 from overlay.dht.messages import Contact, Ping
 from overlay.dht.probe_help import Contacts
@@ -112,9 +113,9 @@ class ReachTests:
         calls: carries requests.
         rng: draws nonces, and the times of rounds.
         contacts: nodes to ask.
-        clock: returns Unix seconds.
-        emit: takes changes of an endpoint's standing.
-        overloaded: returns how many requests this node has dropped because it had no time.
+        contacted: records where this node sends, while an endpoint is tested.
+        events: takes changes of an endpoint's standing.
+        counts: tells how many requests this node has dropped because it had no time.
     """
 
     def __init__(
@@ -125,22 +126,21 @@ class ReachTests:
         rng: Random,
         *,
         contacts: Contacts,
-        clock: Callable[[], float],
-        emit: Callable[[ReachChanged], None],
-        overloaded: Callable[[], int],
+        contacted: Contacted,
+        events: EventQueue,
+        counts: Counter[DhtCount],
     ) -> None:
         self._own_id = own_id
         self._network_id = network_id
         self._calls = calls
         self._rng = rng
         self._contacts = contacts
-        self._clock = clock
-        self._emit = emit
-        self._overloaded = overloaded
+        self._contacted = contacted
+        self._events = events
+        self._counts = counts
         self._interval_s = 0.0
         self._sign: Callable[[float], bytes] = lambda _: b""
         self._tests: dict[Endpoint, _Test] = {}
-        self._contacted = Contacted()
 
     def follow(
         self,
@@ -165,6 +165,7 @@ class ReachTests:
         self._tests = {
             each: tests.get(each) or _Test(each, now, _INCONCLUSIVE_S) for each in endpoints
         }
+        self._contacted.active = bool(self._tests)
         for test in self._tests.values():
             test.round, test.failures = None, 0
             test.due = now + _FIRST_S
@@ -173,15 +174,15 @@ class ReachTests:
     def stop(self) -> None:
         """Stop all tests."""
         self._tests = {}
+        self._contacted.active = False
 
     def standings(self) -> dict[Endpoint, Standing]:
         """Return what is known of each endpoint."""
         return {endpoint: test.standing for endpoint, test in self._tests.items()}
 
     def sent_to(self, endpoint: Endpoint, now: float) -> None:
-        """Take note that this node sends to an endpoint."""
-        if self._tests:
-            self._contacted.note(endpoint, now)
+        """Take note that this node sends to an endpoint otherwise than through its outbox."""
+        self._contacted.note(endpoint, now)
 
     def arrived(self, request: UnverifiedRequest, source: Endpoint, now: float) -> bool:
         """Take a request if it is a probe of ours; tell whether it was one.
@@ -210,7 +211,7 @@ class ReachTests:
             return
         if self._contacted.holds_address(source, now) and not self._knows_few_others(test, now):
             # A filter that looks at addresses alone lets this pass. Another node may tell more.
-            self._give_up(test, ask)
+            self._give_up(test, ask, now)
         else:
             self._succeeded(test, now)
 
@@ -249,7 +250,7 @@ class ReachTests:
             self._inconclusive(test, now)
             return
         test.asked = set()
-        test.round = _Round([by_prefix[each] for each in prefixes], self._overloaded())
+        test.round = _Round([by_prefix[each] for each in prefixes], self._dropped())
         for _ in range(ASKED):
             self._ask_next(test, test.round, now)
 
@@ -269,10 +270,9 @@ class ReachTests:
         answered = partial(self._answered, test, ask)
         self._calls.start(request, ask.contact.endpoint, ask.contact.node_id, now, answered)
 
-    def _answered(self, test: _Test, ask: _Ask, answer: VerifiedReply | None) -> None:
+    def _answered(self, test: _Test, ask: _Ask, answer: VerifiedReply | None, now: float) -> None:
         if test.round is None or ask not in test.round.asks or ask.void:
             return  # the round is over
-        now = self._clock()
         progress = ProbeProgress.REFUSED
         if answer is not None and isinstance(answer.reply, ProbeState):
             progress = answer.reply.progress
@@ -281,13 +281,12 @@ class ReachTests:
         elif progress is ProbeProgress.PENDING and ask.polls < _MAX_POLLS:
             ask.due = now + _POLL_S
         else:
-            self._give_up(test, ask)
+            self._give_up(test, ask, now)
 
-    def _give_up(self, test: _Test, ask: _Ask) -> None:
+    def _give_up(self, test: _Test, ask: _Ask, now: float) -> None:
         """Expect nothing of an asked node any more; ask another one, or end the round."""
         ask.void, ask.due = True, math.inf
         if test.round is not None:
-            now = self._clock()
             self._ask_next(test, test.round, now)
             self._judge(test, test.round, now)
 
@@ -305,7 +304,7 @@ class ReachTests:
         """End a round whose asked nodes have all told or been given up."""
         if not round_.finished():
             return
-        if round_.silent() < ASKED or self._overloaded() != round_.overloaded:
+        if round_.silent() < ASKED or self._dropped() != round_.overloaded:
             self._inconclusive(test, now)
         else:
             self._failed(test, now)
@@ -339,7 +338,11 @@ class ReachTests:
     def _stands(self, test: _Test, standing: Standing) -> None:
         if test.standing is not standing:
             test.standing = standing
-            self._emit(ReachChanged(test.endpoint, standing))
+            self._events.append(ReachChanged(test.endpoint, standing))
+
+    def _dropped(self) -> int:
+        """Return how many requests this node has dropped because it had no time."""
+        return self._counts[DhtCount.RATE_LIMITED]
 
 
 def _due(test: _Test) -> float:

@@ -2,38 +2,37 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from random import Random
-from typing import Final
 
-from overlay.addresses import NODE_ID_BYTES, Endpoint, NodeId, version_of
+from overlay.addresses import Endpoint, NodeId
 from overlay.dht.acceptance import Acceptance
 from overlay.dht.calls import Calls
+from overlay.dht.contacted import Contacted
 from overlay.dht.descriptor import MixDescriptor
 from overlay.dht.envelope import Envelopes, UnverifiedRequest
-from overlay.dht.events import DhtEvent
+from overlay.dht.events import DhtCount, EventQueue
 from overlay.dht.help_messages import HelpReply, HelpRequest, Meet, WantProbe
+from overlay.dht.live_contacts import LiveContacts
 from overlay.dht.meeting_place import MeetingPlace
 from overlay.dht.meetings import Meetings
 from overlay.dht.messages import Contact
 from overlay.dht.probe_help import ProbeHelp
-from overlay.dht.reach import KnownEndpoints, towards
+from overlay.dht.reach import KnownEndpoints, Reach
 from overlay.dht.reach_tests import ReachTests
-from overlay.dht.responder import RequestResponder
 from overlay.dht.routing import Table
 
 __all__ = ["Reachability"]
 
-_MOST_CONTACTS: Final = 256
-
 
 class Reachability:
-    """Wires the parts to what the DHT core knows.
+    """Connect the parts to what the DHT core knows.
 
     ``tests`` are those of this node's endpoints, ``meetings`` those with nodes behind the same
-    NAT. ``responder`` passes requests of others on. ``verified`` returns the verified descriptor
-    in a record of a node, or raises PeerError. ``overloaded`` returns how many requests were
-    dropped because this node had no time.
+    NAT. ``verified`` returns the verified descriptor in a record of a node, or raises PeerError.
+    ``counts`` tells how many requests were dropped because this node had no time. ``contacted``
+    records where this node sends.
     """
 
     def __init__(
@@ -46,53 +45,48 @@ class Reachability:
         table: Table,
         acceptance: Acceptance,
         known_endpoints: KnownEndpoints,
-        verified: Callable[[bytes, NodeId], MixDescriptor],
-        responder: RequestResponder,
-        clock: Callable[[], float],
-        emit: Callable[[DhtEvent], None],
-        overloaded: Callable[[], int],
+        verified: Callable[[bytes, NodeId, float], MixDescriptor],
+        reach: Reach,
+        contacted: Contacted,
+        events: EventQueue,
+        counts: Counter[DhtCount],
     ) -> None:
-        self._rng = rng
-        self._table = table
-        self._acceptance = acceptance
-        self._known_endpoints = known_endpoints
-        self._place = MeetingPlace(clock)
+        contacts = LiveContacts(table, acceptance, known_endpoints, rng)
+        self._place = MeetingPlace()
         self._help = ProbeHelp(
             own_id,
             envelopes,
             calls,
             rng,
-            contacts=self._contacts,
+            contacts=contacts,
             verified=verified,
             sends_to=acceptance.can_send_to,
-            own_endpoints=lambda: responder.own_endpoints,
-            clock=clock,
-            emit=emit,
+            reach=reach,
+            events=events,
         )
         self.tests = ReachTests(
             own_id,
             envelopes.network_id,
             calls,
             rng,
-            contacts=self._contacts,
-            clock=clock,
-            emit=emit,
-            overloaded=overloaded,
+            contacts=contacts,
+            contacted=contacted,
+            events=events,
+            counts=counts,
         )
-        self.meetings = Meetings(calls, rng, clock)
-        responder.helper = self
+        self.meetings = Meetings(calls, rng)
 
     def arrived(self, request: UnverifiedRequest, source: Endpoint, now: float) -> bool:
         """Take a request if it is a probe of this node's tests; tell whether it was one."""
         return self.tests.arrived(request, source, now)
 
-    def help(self, request: HelpRequest, asker: Contact) -> HelpReply:
+    def help(self, request: HelpRequest, asker: Contact, now: float) -> HelpReply:
         """Answer a request for help of a node whose key and address are proved."""
         if isinstance(request, Meet):
-            return self._place.meet(request, asker)
+            return self._place.meet(request, asker, now)
         if isinstance(request, WantProbe):
-            return self._help.want(request, asker)
-        return self._help.send(request, asker)
+            return self._help.want(request, asker, now)
+        return self._help.send(request, asker, now)
 
     def next_deadline(self) -> float:
         """Return when :meth:`handle_deadline` is due."""
@@ -107,17 +101,3 @@ class Reachability:
         """Test and meet nothing from now on."""
         self.tests.stop()
         self.meetings.follow((), now)
-
-    def _contacts(self, version: int) -> list[Contact]:
-        """Return live contacts at endpoints of an IP version, in random order."""
-        start = NodeId(self._rng.randbytes(NODE_ID_BYTES))
-        wanted = frozenset((version,))
-        near = self._table.closest(start, _MOST_CONTACTS, alive=True)
-        found = [towards(wanted, each, self._known_endpoints) for each in near]
-        usable = [
-            each
-            for each in found
-            if version_of(each.endpoint) == version and self._acceptance.allows(each.endpoint)
-        ]
-        self._rng.shuffle(usable)
-        return usable

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 
 from overlay.addresses import Endpoint
 from overlay.dht.acceptance import Acceptance
@@ -20,13 +19,15 @@ from overlay.dht.events import DhtCount
 from overlay.dht.responder import RequestResponder
 from overlay.errors import Malformed
 
-__all__ = ["DhtReception"]
+__all__ = ["DhtReception", "ReceivedRequest"]
+
+ReceivedRequest = tuple[UnverifiedRequest | BareRequest, Endpoint]
 
 
 class DhtReception:
-    """Parses datagrams and passes challenges and replies to ``calls``.
+    """Parses datagrams, passes challenges and replies to ``calls``, and returns requests.
 
-    ``on_request`` gets the requests and their source. ``counts`` receives what was dropped.
+    ``counts`` receives what was dropped.
     """
 
     def __init__(
@@ -38,7 +39,6 @@ class DhtReception:
         calls: Calls,
         responder: RequestResponder,
         counts: Counter[DhtCount],
-        on_request: Callable[[UnverifiedRequest | BareRequest, Endpoint], None],
     ) -> None:
         self._envelopes = envelopes
         self._allow_private = allow_private
@@ -46,14 +46,16 @@ class DhtReception:
         self._calls = calls
         self._responder = responder
         self._counts = counts
-        self._on_request = on_request
 
-    def receive(self, data: bytes, source: Endpoint, now: float) -> None:
-        """Process one datagram (without the framing of the control channel); never raise."""
+    def receive(self, data: bytes, source: Endpoint, now: float) -> ReceivedRequest | None:
+        """Process one datagram (without the framing of the control channel); never raise.
+
+        Returns:
+            The request in it, to be answered, and its source; None if it was something else.
+        """
         bare = self._envelopes.bare_request(data)
         if bare is not None:
-            self._receive_bare(bare, source, now)
-            return
+            return (bare, source) if self._accepts_bare(bare, source, now) else None
         try:
             message = self._envelopes.parse(data)
             came_from = origin(*source, self._allow_private)
@@ -69,12 +71,13 @@ class DhtReception:
             elif not self._acceptance.meets_cost(message.identity_key):
                 self._counts[DhtCount.UNDER_COST] += 1
             elif isinstance(message, UnverifiedRequest):
-                self._on_request(message, came_from)
+                return message, came_from
             else:
                 self._calls.replied(message, came_from, now)
+        return None
 
-    def _receive_bare(self, request: BareRequest, source: Endpoint, now: float) -> None:
-        """Process a request without a cookie, which may have a forged source address."""
+    def _accepts_bare(self, request: BareRequest, source: Endpoint, now: float) -> bool:
+        """Check a request without a cookie, which may have a forged source address."""
         if self._responder.has_no_challenge_left(now):
             self._counts[DhtCount.RATE_LIMITED] += 1
         elif not self._may_answer(source):
@@ -82,7 +85,8 @@ class DhtReception:
         elif not self._acceptance.meets_cost(request.identity_key):
             self._counts[DhtCount.UNDER_COST] += 1
         else:
-            self._on_request(request, source)
+            return True
+        return False
 
     def _may_answer(self, source: Endpoint) -> bool:
         # The kernel writes a source in its canonical form, so it is not parsed as origin() does.

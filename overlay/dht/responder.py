@@ -14,15 +14,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
 from random import Random
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from overlay.addresses import Endpoint, NodeId, version_of
 from overlay.dht.admission import Cookies, SourceLimiter, budget_groups, source_group
 from overlay.dht.descriptor import MixDescriptor
 from overlay.dht.envelope import BareRequest, Envelopes, UnverifiedRequest
-from overlay.dht.events import DhtCount
+from overlay.dht.events import DescriptorRenewed, DhtCount, NodeLeft
 from overlay.dht.help_messages import (
     HelpReply,
     HelpRequest,
@@ -47,7 +46,7 @@ from overlay.dht.messages import (
     contacts_that_fit,
 )
 from overlay.dht.messages import Store as StoreRequest
-from overlay.dht.reach import KnownEndpoints, towards
+from overlay.dht.reach import KnownEndpoints, Reach, towards
 from overlay.dht.routing import Table, distance
 from overlay.dht.settings import DhtSettings
 from overlay.dht.storage import RecordStore
@@ -57,7 +56,7 @@ from overlay.reply_budget import ReplyBudget
 from overlay.sensitive import SecretBytes
 from overlay.work_budget import Work, WorkBudget
 
-__all__ = ["RequestResponder"]
+__all__ = ["Mistaken", "Proved", "RequestOutcome", "RequestResponder"]
 
 _SECRET_BYTES: Final = 32
 
@@ -73,7 +72,7 @@ class Helper(Protocol):
         """Take a request if it is a probe of this node's tests; tell whether it was one."""
         ...
 
-    def help(self, request: HelpRequest, asker: Contact) -> HelpReply:
+    def help(self, request: HelpRequest, asker: Contact, now: float) -> HelpReply:
         """Answer a request for help."""
         ...
 
@@ -88,14 +87,41 @@ class _NoHelper:
         return ProbeState(ProbeProgress.REFUSED)
 
 
+class Proved(NamedTuple):
+    """A node has proved its key and its endpoint. ``by_ping``: by a PING only."""
+
+    contact: Contact
+    by_ping: bool
+
+
+class Mistaken(NamedTuple):
+    """A node has asked at this node's address for another node."""
+
+    source: Endpoint
+
+
+Learned = Proved | Mistaken | NodeLeft | DescriptorRenewed
+
+
+class RequestOutcome(NamedTuple):
+    """The datagram to send back, if any, and what the request has shown.
+
+    The owner acts on ``learned`` in its order, and sends the datagram after that.
+    """
+
+    datagram: bytes | None
+    learned: tuple[Learned, ...] = ()
+
+
+_NOTHING: Final = RequestOutcome(None)
+
+
 class RequestResponder:
     """Answers the requests of others out of the routing table and the store.
 
-    ``on_contact`` learns who proved key and endpoint, ``on_pinged`` who did so by a mere PING,
-    ``on_left`` who said goodbye, ``on_stored`` whose descriptor was stored, ``on_mistaken`` from
-    where another node was asked for at this address. ``known_endpoints`` returns those of a
-    node's descriptor. ``helper`` answers
-    requests about reachability and takes the probes of this node's own tests.
+    It changes only the store and its own limits. What a request has shown about other nodes is
+    returned with the answer. ``known_endpoints`` returns the endpoints of a node's descriptor.
+    ``helper`` answers requests about reachability and takes the probes of this node's own tests.
     """
 
     def __init__(
@@ -108,13 +134,10 @@ class RequestResponder:
         table: Table,
         store: RecordStore,
         counts: Counter[DhtCount],
-        on_contact: Callable[[Contact], None],
-        on_pinged: Callable[[Contact], None],
-        on_left: Callable[[NodeId], None],
-        on_stored: Callable[[NodeId], None] = lambda _: None,
-        on_mistaken: Callable[[Endpoint], None] = lambda _: None,
+        reach: Reach,
         known_endpoints: KnownEndpoints = lambda _: (),
         budget: WorkBudget | None = None,
+        helper: Helper | None = None,
     ) -> None:
         self._own_id = own_id
         self._envelopes = envelopes
@@ -122,19 +145,14 @@ class RequestResponder:
         self._table = table
         self._store = store
         self._counts = counts
-        self._on_contact = on_contact
-        self._on_pinged = on_pinged
-        self._on_left = on_left
-        self._on_stored = on_stored
-        self._on_mistaken = on_mistaken
+        self._reach = reach
         self._known_endpoints = known_endpoints
         self._cookies = Cookies(SecretBytes(rng.randbytes(_SECRET_BYTES)))
         self._budget = budget or WorkBudget(math.inf)
         self._limiter = SourceLimiter(settings.requests_per_s, settings.request_burst)
         self._challenges = ReplyBudget(settings.challenges_per_s)
-        self.own_endpoints: frozenset[Endpoint] = frozenset()
+        self._helper = helper or _NoHelper()
         self.own_descriptor: MixDescriptor | None = None
-        self.helper: Helper = _NoHelper()
 
     def has_no_challenge_left(self, now: float) -> bool:
         """Tell whether no challenge is left, so that requests without a cookie get no answer."""
@@ -142,34 +160,35 @@ class RequestResponder:
 
     def answer(
         self, request: UnverifiedRequest | BareRequest, source: Endpoint, now: float
-    ) -> bytes | None:
-        """Return the datagram to send back to ``source``, or None."""
+    ) -> RequestOutcome:
+        """Return the answer to ``source``, and what the request has shown."""
         if isinstance(request, BareRequest):  # never a probe, which has something like a cookie
             sender = node_id_of(request.identity_key)
-            return self._challenge(request.request_id, sender, source, now)
-        if self.helper.arrived(request, source, now):
-            return None
+            return RequestOutcome(self._challenge(request.request_id, sender, source, now))
+        if self._helper.arrived(request, source, now):
+            return _NOTHING
         if not self._cookies.valid(request.cookie, source, request.sender, now):
-            return self._challenge(request.request_id, request.sender, source, now)
+            return RequestOutcome(self._challenge(request.request_id, request.sender, source, now))
         if not self._is_for_us(request):
-            if request.responder not in (None, self._own_id) and request.sender != self._own_id:
-                self._on_mistaken(source)
             self._counts[DhtCount.WRONG_RESPONDER] += 1
-            return None
+            if request.responder not in (None, self._own_id) and request.sender != self._own_id:
+                return RequestOutcome(None, (Mistaken(source),))
+            return _NOTHING
         group = source_group(source, limit_private=self._settings.limit_private_prefixes)
         if not self._limiter.allow(group, now):
             self._counts[DhtCount.RATE_LIMITED] += 1
-            return None
+            return _NOTHING
         if not self._affords(request, source, now):
             self._counts[DhtCount.RATE_LIMITED] += 1
-            return None
+            return _NOTHING
         try:
             body = request.verify(self._envelopes.network_id)
         except NotAuthentic:
             self._counts[DhtCount.NOT_AUTHENTIC] += 1
-            return None
+            return _NOTHING
         contact = Contact(request.sender, source, request.identity_key)
-        return self._envelopes.reply(self._reply(body, contact, group, now), request)
+        reply, learned = self._reply(body, contact, group, now)
+        return RequestOutcome(self._envelopes.reply(reply, request), learned)
 
     def _challenge(
         self, request_id: bytes, sender: NodeId, source: Endpoint, now: float
@@ -200,25 +219,31 @@ class RequestResponder:
             return False
         if request.responder is not None and request.responder != self._own_id:
             return False
-        return not self.own_endpoints or request.sent_to in self.own_endpoints
+        own = self._reach.own
+        return not own or request.sent_to in own
 
-    def _reply(self, request: Request, contact: Contact, group: bytes, now: float) -> Reply:
-        if isinstance(request, Leave):
-            return self._left(request, contact, group)
-        if isinstance(request, Ping):
-            self._on_pinged(contact)
-            return Pong(int(now))
-        self._on_contact(contact)
+    def _reply(
+        self, request: Request, contact: Contact, group: bytes, now: float
+    ) -> tuple[Reply, tuple[Learned, ...]]:
+        learned: tuple[Learned, ...] = (Proved(contact, by_ping=isinstance(request, Ping)),)
         match request:
+            case Ping():
+                return Pong(int(now)), learned
             case FindNode(target):
-                return self._contacts(target, contact)
+                return self._contacts(target, contact), learned
             case FindRecord(key):
                 record = self._record(key, now)
-                return Record(record) if record is not None else self._contacts(key, contact)
+                found = Record(record) if record is not None else self._contacts(key, contact)
+                return found, learned
             case StoreRequest(record):
-                return Stored(self._stored(record, contact, group))
+                accepted, renewed = self._stored(record, contact, group, now)
+                return Stored(accepted), (*learned, *renewed)
             case WantProbe() | SendProbe() | Meet():
-                return self.helper.help(request, contact)
+                return self._helper.help(request, contact, now), learned
+            case Leave(sequence):
+                # A node that leaves is not added to the contacts, although it has proved itself.
+                is_news = self._store.leave(contact.node_id, sequence, group, now)
+                return Left(), (NodeLeft(contact.node_id),) if is_news else ()
 
     def _contacts(self, target: NodeId, asker: Contact) -> Reply:
         closest = self._table.closest(target, self._settings.k, exclude=asker.node_id, alive=True)
@@ -230,22 +255,25 @@ class RequestResponder:
         own = self.own_descriptor
         if key == self._own_id:
             return own.encoded if own is not None and now < own.expires else None
-        return self._store.get(key)
+        return self._store.get(key, now)
 
-    def _stored(self, record: bytes, contact: Contact, group: bytes) -> bool:
+    def _stored(
+        self, record: bytes, contact: Contact, group: bytes, now: float
+    ) -> tuple[bool, tuple[DescriptorRenewed, ...]]:
         """Store the sender's own descriptor if its id is near ours; others are refused."""
         key = contact.node_id
         k = self._settings.k
-        accepted = self._is_among_nearest(_STORE_SLACK * k, key)
-        if accepted:
+        if self._is_among_nearest(_STORE_SLACK * k, key):
             try:
-                self._store.put(key, record, group, responsible=self._is_among_nearest(k, key))
-                self._on_stored(key)
+                responsible = self._is_among_nearest(k, key)
+                self._store.put(key, record, group, now, responsible=responsible)
             except (PeerError, LimitReached):
-                accepted = False
-        if not accepted:
-            self._counts[DhtCount.REFUSED_RECORD] += 1
-        return accepted
+                pass
+            else:
+                kept = self._store.find(key, now)
+                return True, (DescriptorRenewed(kept),) if kept is not None else ()
+        self._counts[DhtCount.REFUSED_RECORD] += 1
+        return False, ()
 
     def _is_among_nearest(self, count: int, key: NodeId) -> bool:
         """Tell whether this node knows fewer than ``count`` contacts nearer to ``key``."""
@@ -253,8 +281,3 @@ class RequestResponder:
         if len(nearest) < count:
             return True
         return distance(self._own_id, key) < distance(nearest[-1].node_id, key)
-
-    def _left(self, request: Leave, contact: Contact, group: bytes) -> Reply:
-        if self._store.leave(contact.node_id, request.sequence, group):
-            self._on_left(contact.node_id)
-        return Left()

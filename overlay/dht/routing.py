@@ -7,7 +7,7 @@ arithmetic and their replacement caches. It replaces what has faults in version 
 * ``find_neighbors`` returns the k closest contacts of the whole table.
 * Bucket ranges end at 2**160 - 1, and searching uses the same ranges as adding.
 * Only the bucket of our own id is split, so there are at most 160 k contacts.
-* The clock and the randomness are arguments, and this module sends nothing.
+* The time and the randomness are arguments, and this module sends nothing.
 * Only our own lookups count as a refresh of a bucket, so other nodes cannot suppress one.
 
 An addition is a limit per subnet (/24 or /48), for a bucket and for the table. It includes the
@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import lru_cache
 from random import Random
 from typing import Final
@@ -112,7 +112,7 @@ class Bucket(KBucket):  # type: ignore[misc]  # the package ships no types
         self._groups = groups
 
     def touch_last_updated(self) -> None:
-        """Do nothing: the parent reads a clock here; :meth:`Table.refreshed` has its own."""
+        """Do nothing: the parent reads a clock here; :meth:`Table.refreshed` gets the time."""
 
     def split(self) -> tuple[Bucket, Bucket]:
         """Return the two halves; each holds its share of contacts and replacements."""
@@ -185,11 +185,8 @@ class Table(RoutingTable):  # type: ignore[misc]  # the package ships no types
 
     buckets: list[Bucket]
 
-    def __init__(
-        self, own_id: NodeId, settings: DhtSettings, clock: Callable[[], float], rng: Random
-    ) -> None:
+    def __init__(self, own_id: NodeId, settings: DhtSettings, rng: Random) -> None:
         self._settings = settings
-        self._clock = clock
         self._rng = rng
         super().__init__(None, settings.k, Node(own_id))
 
@@ -233,49 +230,50 @@ class Table(RoutingTable):  # type: ignore[misc]  # the package ships no types
         ]
         return _nearest(candidates, node.long_id, k or self.ksize)
 
-    def lonely_buckets(self) -> list[Bucket]:
+    def lonely_buckets(self, now: float) -> list[Bucket]:
         """Return the buckets that our lookups did not refresh for a refresh interval."""
-        since = self._clock() - self._settings.refresh_interval_s
+        since = now - self._settings.refresh_interval_s
         return [bucket for bucket in self.buckets if bucket.last_updated <= since]
 
     # Methods for the core.
 
-    def seen(self, contact: Contact) -> Contact | None:
+    def seen(self, contact: Contact, now: float) -> Contact | None:
         """Record that a contact has just proved its key and its endpoint.
 
         Returns:
             The least recently seen contact of a full bucket that should be pinged before
             the new one may replace it, or None.
         """
-        return None if self.renewed(contact) else self.file(contact)
+        return None if self.renewed(contact, now) else self.file(contact, now)
 
-    def file(self, contact: Contact) -> Contact | None:
+    def file(self, contact: Contact, now: float) -> Contact | None:
         """Do the same as :meth:`seen` for a contact that is not in the table with this endpoint."""
         if contact.node_id == self.node.id:
             return None
         bucket = self._bucket(contact.node_id)
-        if self._renewed_replacement(bucket, contact):
-            return self._doubtful_head(bucket)
+        if self._renewed_replacement(bucket, contact, now):
+            return self._doubtful_head(bucket, now)
         group = source_group(contact.endpoint, limit_private=self._settings.limit_private_prefixes)
-        entry = Entry(contact, group, self._clock())
+        entry = Entry(contact, group, now)
         if not self._subnet_has_room(entry):
             return None
         self.add_contact(entry)
         bucket = self.buckets[self.get_bucket_for(entry)]
-        return self._doubtful_head(bucket) if entry.id in bucket.replacement_nodes else None
+        is_waiting = entry.id in bucket.replacement_nodes
+        return self._doubtful_head(bucket, now) if is_waiting else None
 
-    def renewed(self, contact: Contact) -> bool:
+    def renewed(self, contact: Contact, now: float) -> bool:
         """Move a contact to the tail of its bucket if it is in the table with this endpoint."""
         node_id = contact.node_id
         nodes = self.buckets[bisect_left(self._upper_ends, int.from_bytes(node_id, "big"))].nodes
         known = nodes.get(node_id)
         if known is None or known.contact.endpoint != contact.endpoint:
             return False
-        known.last_seen, known.failures = self._clock(), 0
+        known.last_seen, known.failures = now, 0
         nodes[node_id] = nodes.pop(node_id)
         return True
 
-    def _renewed_replacement(self, bucket: Bucket, contact: Contact) -> bool:
+    def _renewed_replacement(self, bucket: Bucket, contact: Contact, now: float) -> bool:
         """Move a replacement to the tail if it is known with this endpoint; most who ask are.
 
         Our own bucket may be split, and is where a replacement can become a contact.
@@ -286,7 +284,7 @@ class Table(RoutingTable):  # type: ignore[misc]  # the package ships no types
             return False
         if bucket.has_in_range(self.node):
             return False
-        known.last_seen, known.failures = self._clock(), 0
+        known.last_seen, known.failures = now, 0
         waiting[known.id] = waiting.pop(known.id)
         return True
 
@@ -349,15 +347,15 @@ class Table(RoutingTable):  # type: ignore[misc]  # the package ships no types
         for _, index in others:
             yield buckets[index]
 
-    def refreshed(self, target: NodeId) -> None:
+    def refreshed(self, target: NodeId, now: float) -> None:
         """Record that one of our lookups refreshes the bucket of ``target``."""
         bucket = self._bucket(target)
-        bucket.last_updated = self._clock()
+        bucket.last_updated = now
         bucket.last_target = int.from_bytes(target, "big")
 
-    def refresh_target(self) -> NodeId | None:
+    def refresh_target(self, now: float) -> NodeId | None:
         """Return a random id in a bucket that is due for a refresh, or None."""
-        lonely = self.lonely_buckets()
+        lonely = self.lonely_buckets(now)
         if not lonely:
             return None
         number = self._rng.randint(*self._rng.choice(lonely).range)
@@ -382,9 +380,9 @@ class Table(RoutingTable):  # type: ignore[misc]  # the package ships no types
     def _bucket(self, node_id: NodeId) -> Bucket:
         return self.buckets[bisect_left(self._upper_ends, int.from_bytes(node_id, "big"))]
 
-    def _doubtful_head(self, bucket: Bucket) -> Contact | None:
+    def _doubtful_head(self, bucket: Bucket, now: float) -> Contact | None:
         head = next(iter(bucket.nodes.values()))
-        if self._clock() - head.last_seen < self._settings.liveness_interval_s:
+        if now - head.last_seen < self._settings.liveness_interval_s:
             return None
         return head.contact
 

@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, Protocol
-
-from kademlia.storage import IStorage
 
 from overlay.addresses import NodeId
 from overlay.dht.descriptor import MAX_VALIDITY_S, MixDescriptor, UnverifiedDescriptor
@@ -22,15 +19,16 @@ from overlay.dht.settings import DhtSettings
 from overlay.errors import LimitReached, NotAuthentic, Refused, Replayed
 from overlay.identity import meets_cost
 
-__all__ = ["RecordStore", "VerifyRecord", "verified_record"]
+__all__ = ["RecordCheck", "RecordStore", "VerifyRecord", "verified_record"]
 
 _MAX_TOMBSTONES: Final = 4096
-_OWN_SOURCE: Final = b""
-"""The group of no subnet. Others have 3 bytes (/24), 6 (/48, or a private IPv4 endpoint) or 18."""
 
 
 def _provider(source: bytes) -> bytes:
-    """Return the /16 of a /24, the /32 of a /48, or what is neither without its port."""
+    """Return the /16 of a /24, the /32 of a /48, or what is neither without its port.
+
+    A source has 3 bytes (/24), 6 (/48, or a private IPv4 endpoint) or 18.
+    """
     return source[:2] if len(source) == 3 else source[:4] if len(source) == 6 else source[:16]
 
 
@@ -62,6 +60,21 @@ def verified_record(
 
 
 @dataclass(frozen=True, slots=True)
+class RecordCheck:
+    """Verifies records of one network, whose identities must cost ``cost_bits``."""
+
+    verify: VerifyRecord
+    network_id: str
+    cost_bits: int
+
+    def __call__(self, record: bytes, key: NodeId, now: float) -> MixDescriptor:
+        """Return the descriptor of the node ``key``, or raise PeerError."""
+        return self.verify(
+            record, key, network_id=self.network_id, now=now, cost_bits=self.cost_bits
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class _Stored:
     descriptor: MixDescriptor
     source: bytes
@@ -78,7 +91,7 @@ class _Tombstone:
 _NO_TOMBSTONE: Final = _Tombstone(-1, 0.0, b"")
 
 
-class RecordStore(IStorage):  # type: ignore[misc]  # the package ships no types
+class RecordStore:
     """The records that this node stores for others, and tombstones of nodes that left.
 
     Owned by the DHT core. Holds at most ``max_records``, of which ``max_records_per_source``
@@ -92,13 +105,11 @@ class RecordStore(IStorage):  # type: ignore[misc]  # the package ships no types
         own_id: NodeId,
         network_id: str,
         settings: DhtSettings,
-        clock: Callable[[], float],
         verify: VerifyRecord = verified_record,
     ) -> None:
         self._own_id = own_id
         self._network_id = network_id
         self._settings = settings
-        self._clock = clock
         self._verify = verify
         self._records: OrderedDict[NodeId, _Stored] = OrderedDict()
         self._sources: Counter[bytes] = Counter()
@@ -107,7 +118,9 @@ class RecordStore(IStorage):  # type: ignore[misc]  # the package ships no types
         self._left: OrderedDict[NodeId, _Tombstone] = OrderedDict()
         self._left_from: Counter[bytes] = Counter()
 
-    def put(self, key: NodeId, record: bytes, source: bytes, *, responsible: bool) -> None:
+    def put(
+        self, key: NodeId, record: bytes, source: bytes, now: float, *, responsible: bool
+    ) -> None:
         """Verify and store a record that a sender of the subnet ``source`` sent.
 
         ``responsible`` tells that this node is among the closest to ``key`` that it knows:
@@ -117,9 +130,8 @@ class RecordStore(IStorage):  # type: ignore[misc]  # the package ships no types
             PeerError: the record is not acceptable, or older than what is known.
             LimitReached: there is no room for it.
         """
-        now = self._clock()
         self._drop_expired(now)
-        if record == self.get(key):
+        if record == self.get(key, now):
             return
         descriptor = self._verify(
             record,
@@ -128,7 +140,7 @@ class RecordStore(IStorage):  # type: ignore[misc]  # the package ships no types
             now=now,
             cost_bits=self._settings.identity_cost_bits,
         )
-        if self.is_left(descriptor):
+        if self.is_left(descriptor, now):
             raise Replayed("the node has left since")
         known = self._records.get(key)
         if known is not None and descriptor.sequence <= known.descriptor.sequence:
@@ -140,19 +152,18 @@ class RecordStore(IStorage):  # type: ignore[misc]  # the package ships no types
         self._of_provider[_provider(source)] += 1
         self._remember_expiry(descriptor.expires, key)
 
-    def find(self, key: NodeId) -> MixDescriptor | None:
+    def find(self, key: NodeId, now: float) -> MixDescriptor | None:
         """Return the unexpired descriptor of a node, or None."""
         stored = self._records.get(key)
-        if stored is None or stored.descriptor.expires <= self._clock():
+        if stored is None or stored.descriptor.expires <= now:
             return None
         return stored.descriptor
 
-    def leave(self, key: NodeId, sequence: int, source: bytes = _OWN_SOURCE) -> bool:
+    def leave(self, key: NodeId, sequence: int, source: bytes, now: float) -> bool:
         """Refuse a node's descriptors up to ``sequence`` from now on; False if known already.
 
         ``source`` is the subnet of the sender of LEAVE.
         """
-        now = self._clock()
         stored = self._records.get(key)
         if stored is not None and stored.descriptor.sequence > sequence:
             return False
@@ -163,10 +174,10 @@ class RecordStore(IStorage):  # type: ignore[misc]  # the package ships no types
         self._remove(key)
         return True
 
-    def is_left(self, descriptor: MixDescriptor) -> bool:
+    def is_left(self, descriptor: MixDescriptor, now: float) -> bool:
         """Tell whether the node sent LEAVE after it had signed this descriptor."""
         left = self._left.get(descriptor.node_id, _NO_TOMBSTONE)
-        return descriptor.sequence <= left.sequence and self._clock() < left.until
+        return descriptor.sequence <= left.sequence and now < left.until
 
     def _bury(self, key: NodeId, tombstone: _Tombstone) -> None:
         if self._left_from[tombstone.source] >= self._settings.max_records_per_source:
@@ -188,34 +199,10 @@ class RecordStore(IStorage):  # type: ignore[misc]  # the package ships no types
     def __len__(self) -> int:
         return len(self._records)
 
-    # The package's interface; what is written through it is verified like all else.
-
-    def __setitem__(self, key: NodeId, value: bytes) -> None:
-        self.put(key, value, _OWN_SOURCE, responsible=True)
-
-    def __getitem__(self, key: NodeId) -> bytes:
-        descriptor = self.find(key)
-        if descriptor is None:
-            raise KeyError("no such record")
-        return descriptor.encoded
-
-    def get(self, key: NodeId, default: bytes | None = None) -> bytes | None:
-        """Return the encoded descriptor of a node, or ``default``."""
-        descriptor = self.find(key)
-        return default if descriptor is None else descriptor.encoded
-
-    def iter_older_than(self, seconds_old: float) -> Iterator[tuple[NodeId, bytes]]:
-        """Yield key and record of those stored at least so many seconds ago."""
-        before = self._clock() - seconds_old
-        for key, record in self:
-            if self._records[key].stored_at <= before:
-                yield key, record
-
-    def __iter__(self) -> Iterator[tuple[NodeId, bytes]]:
-        for key in list(self._records):
-            record = self.get(key)
-            if record is not None:
-                yield key, record
+    def get(self, key: NodeId, now: float) -> bytes | None:
+        """Return the encoded descriptor of a node, unless it has expired or is not known."""
+        descriptor = self.find(key, now)
+        return None if descriptor is None else descriptor.encoded
 
     def _make_room(self, key: NodeId, source: bytes, *, responsible: bool) -> None:
         known = self._records.get(key)

@@ -1,6 +1,6 @@
 """Request a record from the nodes that a lookup found, three at a time, until three returned it.
 
-``sims/world/participants/core.py`` does the same, and so does a crawl for a node without an answer.
+``overlay/dht/inspection.py`` does the same, and so does a crawl for a node without an answer.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 A node does so when it joins, after one more minute, after two more, and so on. The pauses double
 up to ``republish_interval_s``. It also does so when it signs a new descriptor
 (``overlay/dht/publishing.py``). Nodes that are on line when a run begins behave as in the full
-simulation (``sims/world/participants/core.py``): they have the longest pause with a random
+simulation (``overlay/dht/upkeep.py``): they have the longest pause with a random
 phase, and they sign on the full hours of the run.
 """
 

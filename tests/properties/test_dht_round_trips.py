@@ -96,12 +96,12 @@ class Steps:
 
     def __init__(self, own):
         settings = DhtSettings(k=3, bucket_prefix_limit=64, table_prefix_limit=1000)
-        self.table = Table(own, settings, lambda: 0.0, Random(1))
+        self.table = Table(own, settings, Random(1))
         self.seen = {}
 
     def do(self, action, contact):
         if action == "seen":
-            self.table.seen(contact)
+            self.table.seen(contact, 0.0)
             self.seen[contact.node_id] = contact
         elif action == "failed":
             self.table.failed(contact)

@@ -143,7 +143,7 @@ def _under_churn(settings: Knowledge, progress: Progress) -> CheckedValue:
     simulation = Simulation(scenario, 1)
     simulation.run()
     world = simulation.world
-    members = [m for m in world.machines if m.dht is not None and m.dht.joined]
+    members = [m for m in world.machines if m.inspection is not None and m.inspection.joined]
     if len(members) <= settings.k:
         raise ValueError(f"{len(members)} nodes were on-line at the end; set churn_nodes to more")
     share = sum(known_neighbours(world, m) >= settings.k for m in members) / len(members)

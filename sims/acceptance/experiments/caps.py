@@ -67,7 +67,6 @@ def _attack(settings: Sybils, subnet: str, rng: Random) -> tuple[int, int, int]:
             bucket_prefix_limit=settings.per_bucket,
             table_prefix_limit=settings.per_table,
         ),
-        lambda: 0.0,
         rng,
     )
     network = ipaddress.ip_network(subnet)
@@ -76,7 +75,7 @@ def _attack(settings: Sybils, subnet: str, rng: Random) -> tuple[int, int, int]:
     rng.shuffle(arrivals)
     worst_bucket = worst_table = 0
     for contact in arrivals:
-        table.seen(contact)
+        table.seen(contact, 0.0)
         if ipaddress.ip_address(contact.endpoint.host) in network:
             counts = _counts(table, network)
             worst_bucket = max(worst_bucket, *counts.values(), 0)

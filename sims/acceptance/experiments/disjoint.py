@@ -119,6 +119,7 @@ class _Paths:
         self._overlay = overlay
         self._target = target
         self._liars = liars
+        self._path_count = settings.disjoint_paths
         start = [
             contact
             for contact in overlay.table(source).closest(as_id(target), settings.k)
@@ -138,9 +139,9 @@ class _Paths:
         done: set[int] = set()
         asked: dict[int, int] = {}
         pending: deque[Query] = deque(self._lookup.queries(0.0))
-        while pending and len(done) < len(self._lookup._paths):
+        while pending and len(done) < self._path_count:
             query = pending.popleft()
-            path = id(self._lookup._asks[query.contact].path)
+            path = self._lookup.path_of(query.contact)
             reply = self._reply(query.contact)
             if path in done:
                 reply = []
@@ -150,7 +151,7 @@ class _Paths:
                     done.add(path)
                     lengths.append(asked[path])
                     reply = []
-            self._lookup.answered(query, Contacts(tuple(reply)))
+            self._lookup.answered(query, Contacts(tuple(reply)), 0.0)
             pending.extend(self._lookup.queries(0.0))
         return lengths
 

@@ -80,13 +80,14 @@ class _Probe:
         self._began = world.heap.now
 
     def start(self) -> None:
-        if self._source.dht is not None:
-            self._source.dht.probe(self._owner.node_id, self._began, self._walked)
+        view = self._source.inspection
+        if view is not None:
+            view.probe(self._owner.node_id, self._began, self._walked)
             self._source.flush()
 
-    def _walked(self, lookup: Lookup) -> None:
+    def _walked(self, lookup: Lookup, now: float) -> None:
         world, into = self._world, self._into
-        into.seconds.append(world.heap.now - self._began)
+        into.seconds.append(now - self._began)
         numbers = [int.from_bytes(contact.node_id, "big") for contact in lookup.closest()]
         k = world.settings.k
         truth = [n for n in world.alive.closest(self._owner.number, k + 1)
@@ -94,8 +95,9 @@ class _Probe:
         into.closest.append(len(set(numbers) & set(truth)) / len(truth))
         into.dead.append(sum(not world.is_online(n) for n in numbers) / max(1, len(numbers)))
         holders = [c for c in lookup.closest() if c.node_id != self._owner.node_id]
-        if self._source.dht is not None:
-            self._source.dht.fetch(self._owner.node_id, holders, world.heap.now, self._fetched)
+        view = self._source.inspection
+        if view is not None:
+            view.fetch(self._owner.node_id, holders, now, self._fetched)
 
     def _fetched(self, descriptor: MixDescriptor | None, _asked: int) -> None:
         self._into.found.append(float(descriptor is not None))

@@ -108,7 +108,7 @@ class IdealOverlay:
         return Contacts(tuple(self.table(number).closest(target, count, alive=True)))
 
     def _build(self, number: int) -> Table:
-        table = Table(as_id(number), self.settings, _stopped_clock, self._rng)
+        table = Table(as_id(number), self.settings, self._rng)
         for bit in range(ID_BITS):
             for other in self._members(number, bit):
                 contact = self.contacts[other]
@@ -140,9 +140,5 @@ def drive(lookup: Lookup, answer: AnswerTo, *, until: NodeId | None = None) -> N
         if reply is None:
             lookup.failed(query)
         else:
-            lookup.answered(query, reply)
+            lookup.answered(query, reply, 0.0)
         pending.extend(lookup.queries(0.0))
-
-
-def _stopped_clock() -> float:
-    return 0.0

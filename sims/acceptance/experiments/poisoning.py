@@ -11,11 +11,11 @@ from typing import Final
 
 from overlay.addresses import NodeId
 from overlay.dht.crawl import Crawl
-from overlay.dht.descriptor import MixDescriptor, OnionKey, Role, sign_descriptor
+from overlay.dht.descriptor import OnionKey, Role, sign_descriptor
 from overlay.dht.lookup import Query
 from overlay.dht.messages import Contacts, FindRecord, Record, Reply
 from overlay.dht.settings import DhtSettings
-from overlay.dht.storage import RecordStore, verified_record
+from overlay.dht.storage import RecordCheck, RecordStore, verified_record
 from overlay.dht.topology_table import TopologyTable
 from overlay.identity import LocalIdentity
 from overlay.settings import Settings, number, setting, whole
@@ -130,8 +130,7 @@ def _build(settings: Poison, rng: Random) -> _Overlay:
     tables = IdealOverlay(numbers, dht, rng)
     records: dict[NodeId, dict[str, bytes]] = {}
     stores = {
-        identity.node_id: RecordStore(identity.node_id, _NETWORK, dht, _clock)
-        for identity in identities
+        identity.node_id: RecordStore(identity.node_id, _NETWORK, dht) for identity in identities
     }
     for index, (identity, key) in enumerate(zip(identities, numbers, strict=True)):
         records[identity.node_id] = _records(identity, key, index)
@@ -139,7 +138,8 @@ def _build(settings: Poison, rng: Random) -> _Overlay:
             if holder != key:
                 current = records[identity.node_id]["current"]
                 source = index.to_bytes(4, "big")
-                stores[as_id(holder)].put(identity.node_id, current, source, responsible=True)
+                store = stores[as_id(holder)]
+                store.put(identity.node_id, current, source, _NOW, responsible=True)
     return _Overlay(tables, records, stores)
 
 
@@ -172,17 +172,10 @@ def _crawl(
     overlay: _Overlay, own: NodeId, table: TopologyTable, settings: Poison, rng: Random
 ) -> int:
     """Run the product's crawl into a topology table; return the number of false answers."""
-
-    def verify(record: bytes, key: NodeId) -> MixDescriptor:
-        return verified_record(record, key, network_id=_NETWORK, now=_NOW)
-
-    def take(descriptor: MixDescriptor, _answered: object) -> None:
-        table.add(descriptor, _NOW)
-
     lies = 0
     start = overlay.tables.table(int.from_bytes(own, "big"))
-    crawl = Crawl(own, start, DhtSettings(k=settings.k), verify=verify, on_descriptor=take,
-                  rng=rng, now=_NOW)  # fmt: skip
+    check = RecordCheck(verified_record, _NETWORK, cost_bits=0)
+    crawl = Crawl(own, start, DhtSettings(k=settings.k), verify=check, rng=rng, now=_NOW)
     pending: deque[Query] = deque(crawl.queries(_NOW))
     while pending:
         query = pending.popleft()
@@ -191,7 +184,8 @@ def _crawl(
         else:
             reply, is_lie = _reply(overlay, query, settings.k, rng)
             lies += is_lie
-            crawl.answered(query, reply)
+            for found in crawl.answered(query, reply, _NOW):
+                table.add(found.descriptor, _NOW)
         pending.extend(crawl.queries(_NOW))
     return lies
 
@@ -205,7 +199,7 @@ def _reply(overlay: _Overlay, query: Query, k: int, rng: Random) -> tuple[Reply,
             return Record(overlay.records[own]["current"]), False
         if own in overlay.liars:
             return Record(rng.choice(_LIES)(overlay, own, request.key)), True
-        record = overlay.stores[own].get(request.key)
+        record = overlay.stores[own].get(request.key, _NOW)
         if record is not None:
             return Record(record), False
     target = getattr(request, "key", None) or getattr(request, "target")  # noqa: B009 - FIND_*
@@ -238,10 +232,6 @@ _LIES: Final[tuple[Callable[[_Overlay, NodeId, NodeId], bytes], ...]] = (
     _old,
     _old,
 )
-
-
-def _clock() -> float:
-    return _NOW
 
 
 E12 = Experiment(

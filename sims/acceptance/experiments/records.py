@@ -50,16 +50,6 @@ class Survival(Settings):
         _residual(leaving_model(self.model))
 
 
-class _Clock:
-    """The clock of all holders."""
-
-    def __init__(self) -> None:
-        self.now = _START
-
-    def __call__(self) -> float:
-        return self.now
-
-
 def _measure(settings: Survival, seeds: int, progress: Progress) -> Measurement:
     model = leaving_model(settings.model)
     points: list[CheckedValue] = []
@@ -69,16 +59,14 @@ def _measure(settings: Survival, seeds: int, progress: Progress) -> Measurement:
         counts = dict.fromkeys(settings.minutes, 0)
         made = expired = 0
         while made < settings.draws:
-            clock = _Clock()
-            descriptor, stores = _stored_record(k, clock, rng)
+            descriptor, stores = _stored_record(k, rng)
             lives = [[_life(model, rng) for _ in stores] for _ in range(_LIVES)]
             for minutes in settings.minutes:
-                clock.now = _START + 60 * minutes
                 counts[minutes] += sum(
                     _found(descriptor, stores, life, 60 * minutes) for life in lives
                 )
-            clock.now = float(descriptor.expires)
-            expired += sum(store.get(descriptor.node_id) is not None for store in stores)
+            end = float(descriptor.expires)
+            expired += sum(store.get(descriptor.node_id, end) is not None for store in stores)
             made += _LIVES
         points += _survival_points(model, k, counts, made)
         points.append(exactly("held beyond its expiry", k, expired, 0))
@@ -109,7 +97,7 @@ def _residual(model: SessionModel) -> Callable[[float], float]:
     return lambda age: permanent + (1 - permanent) * moving(age)
 
 
-def _stored_record(k: int, clock: _Clock, rng: Random) -> tuple[MixDescriptor, list[RecordStore]]:
+def _stored_record(k: int, rng: Random) -> tuple[MixDescriptor, list[RecordStore]]:
     """Let a node find its k nearest nodes and store its record at each."""
     settings = DhtSettings(k=k, alpha=8)
     descriptor = _sign(LocalIdentity.generate(rng))
@@ -119,8 +107,8 @@ def _stored_record(k: int, clock: _Clock, rng: Random) -> tuple[MixDescriptor, l
     drive(lookup, lambda query: overlay.answer(query, k))
     stores = []
     for contact in lookup.closest():
-        store = RecordStore(contact.node_id, _NETWORK, settings, clock)
-        store.put(descriptor.node_id, descriptor.encoded, b"owner", responsible=True)
+        store = RecordStore(contact.node_id, _NETWORK, settings)
+        store.put(descriptor.node_id, descriptor.encoded, b"owner", _START, responsible=True)
         stores.append(store)
     return descriptor, stores
 
@@ -147,7 +135,7 @@ def _found(
     """Tell whether at least one holder on line returns the record."""
     key: NodeId = as_id(int.from_bytes(descriptor.node_id, "big"))
     return any(
-        store.get(key) == descriptor.encoded
+        store.get(key, _START + age_s) == descriptor.encoded
         for store, life in zip(stores, lives, strict=True)
         if life > age_s
     )

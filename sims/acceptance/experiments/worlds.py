@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from overlay.dht.messages import Contact
 from overlay.dht.settings import DhtSettings
 from sims.world.engine.collector import patient_collector
 from sims.world.engine.keyspace import ID_BITS
@@ -82,7 +83,7 @@ def _joined(nodes: int, seed: int, settings: DhtSettings, progress: Callable[[st
 def bucket_counts(machine: Machine) -> dict[int, int]:
     """Return, for each number of leading bits, how many contacts share exactly these bits."""
     counts: dict[int, int] = {}
-    for contact in machine.dht.table if machine.dht is not None else ():
+    for contact in _contacts(machine):
         other = int.from_bytes(contact.node_id, "big")
         bit = ID_BITS - (other ^ machine.number).bit_length()
         counts[bit] = counts.get(bit, 0) + 1
@@ -92,7 +93,10 @@ def bucket_counts(machine: Machine) -> dict[int, int]:
 def known_neighbours(world: World, machine: Machine) -> int:
     """Return how many of the k living nodes nearest to a node are in its table."""
     k = world.settings.k
-    table = machine.dht.table if machine.dht is not None else []
-    known = {int.from_bytes(contact.node_id, "big") for contact in table}
+    known = {int.from_bytes(contact.node_id, "big") for contact in _contacts(machine)}
     nearest = [n for n in world.alive.closest(machine.number, k + 1) if n != machine.number]
     return sum(number in known for number in nearest[:k])
+
+
+def _contacts(machine: Machine) -> list[Contact]:
+    return machine.inspection.contacts() if machine.inspection is not None else []

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Final
 
 from overlay.addresses import NodeId
+from overlay.dht.core import Dht
 from sims.scenario.sections import Adversary
+from sims.world.adversary.answers import FalseAnswers, HostileEnvelopes
 from sims.world.adversary.crowds import identities_near, sybil_endpoint
 from sims.world.adversary.knowledge import AdversaryKnowledge
-from sims.world.adversary.responder import HostileDht
 from sims.world.measures.recorder import Recorder
-from sims.world.participants.core import SimulatedDht
 from sims.world.participants.machine import Machine
-from sims.world.participants.world import World, own_core
+from sims.world.participants.world import NETWORK_ID, World, own_core
 
 __all__ = ["AdversaryMeasure", "AdversaryNodes"]
 
@@ -64,12 +63,14 @@ class AdversaryNodes:
     def _join(self, machine: Machine, _: object) -> None:
         self.world.start(machine)
 
-    def _core(self, world: World, machine: Machine) -> SimulatedDht:
+    def _core(self, world: World, machine: Machine) -> Dht:
         if machine.honest:
             return own_core(world, machine)
         self.plot.enlist(machine.contact)
-        hostile = partial(HostileDht, self.plot, self._record_of)
-        return own_core(world, machine, core=hostile)
+        honest = world.carrier.envelopes(machine.identity, NETWORK_ID)
+        answers = FalseAnswers(self.plot, self._record_of, machine.node_id, world.settings.k)
+        hostile = HostileEnvelopes(machine.identity, NETWORK_ID, honest, answers)
+        return own_core(world, machine, envelopes=hostile)
 
     def _record_of(self, key: NodeId) -> bytes | None:
         machine = self.world.by_number.get(int.from_bytes(key, "big"))
@@ -91,11 +92,11 @@ class AdversaryMeasure:
             return
         in_table = in_bucket = 0
         for machine in self._recorder.world.machines:
-            if machine.dht is None or not machine.honest:
+            if machine.inspection is None or not machine.honest:
                 continue
             counts = [
                 sum(contact.node_id in sybils for contact in bucket)
-                for bucket in machine.dht.buckets()
+                for bucket in machine.inspection.buckets()
             ]
             in_table = max(in_table, sum(counts))
             in_bucket = max(in_bucket, max(counts, default=0))

@@ -85,7 +85,8 @@ class LookupMeasure:
             if not len(world.alive):
                 return None
             machine = world.by_number[world.alive.draw(self._rng)]
-            if machine.honest and machine.dht is not None and machine.dht.joined:
+            view = machine.inspection
+            if machine.honest and view is not None and view.joined:
                 return machine
         return None
 
@@ -105,21 +106,22 @@ class _Probe:
         self._began = recorder.world.heap.now
         self._sequence = owner.descriptor.sequence if owner.descriptor is not None else 0
         self._lookup: Lookup | None = None
-        if source.dht is not None:
-            source.dht.probe(owner.node_id, self._began, self._walked)
+        view = source.inspection
+        if view is not None:
+            view.probe(owner.node_id, self._began, self._walked)
 
-    def _walked(self, lookup: Lookup) -> None:
+    def _walked(self, lookup: Lookup, now: float) -> None:
         self._lookup = lookup
-        dht, world = self._source.dht, self._recorder.world
-        if dht is None:
+        view = self._source.inspection
+        if view is None:
             return
         found = lookup.closest()
         self._recorder.add(
-            "eclipse_alarm", float(dht.suspects(lookup)), self._measure.place_of(self._owner)
+            "eclipse_alarm", float(view.suspects(lookup, now)), self._measure.place_of(self._owner)
         )
         self._judge(lookup, [int.from_bytes(contact.node_id, "big") for contact in found])
         holders = [contact for contact in found if contact.node_id != self._owner.node_id]
-        dht.fetch(self._owner.node_id, holders, world.heap.now, self._fetched)
+        view.fetch(self._owner.node_id, holders, now, self._fetched)
 
     def _judge(self, lookup: Lookup, found: list[int]) -> None:
         """Compare the result with the state of the overlay at this moment."""

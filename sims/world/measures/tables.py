@@ -5,9 +5,9 @@ from __future__ import annotations
 from random import Random
 from typing import Final
 
+from overlay.dht.inspection import DhtInspection
 from sims.world.engine.keyspace import ID_BITS
 from sims.world.measures.recorder import Recorder
-from sims.world.participants.core import SimulatedDht
 from sims.world.participants.machine import Machine
 
 __all__ = ["RecordMeasure", "TableMeasure", "online_sample"]
@@ -21,13 +21,13 @@ _DEEPEST_BUCKET: Final = 24
 
 def online_sample(
     recorder: Recorder, rng: Random, count: int
-) -> list[tuple[Machine, SimulatedDht]]:
+) -> list[tuple[Machine, DhtInspection]]:
     """Return up to ``count`` honest machines that are on-line, drawn at random."""
     world = recorder.world
     honest = [number for number in world.alive if world.by_number[number].honest]
     chosen = honest if len(honest) <= count else rng.sample(honest, count)
     machines = [world.by_number[number] for number in chosen]
-    return [(machine, machine.dht) for machine in machines if machine.dht is not None]
+    return [(each, DhtInspection(each.dht)) for each in machines if each.dht is not None]
 
 
 class TableMeasure:
@@ -44,12 +44,12 @@ class TableMeasure:
         contacts, stale, known = [], [], []
         buckets = [0] * _DEEPEST_BUCKET
         members = [
-            (machine, dht)
-            for machine, dht in online_sample(self._recorder, self._rng, _NODES_SAMPLED)
-            if dht.joined
+            (machine, view)
+            for machine, view in online_sample(self._recorder, self._rng, _NODES_SAMPLED)
+            if view.joined
         ]
-        for machine, dht in members:
-            numbers = [int.from_bytes(contact.node_id, "big") for contact in dht.table]
+        for machine, view in members:
+            numbers = [int.from_bytes(contact.node_id, "big") for contact in view.contacts()]
             dead = sum(number not in alive for number in numbers)
             contacts.append(len(numbers))
             stale.append(dead / len(numbers) if numbers else 0.0)
@@ -86,13 +86,16 @@ class RecordMeasure:
         """Inspect the stores of the 2 k nodes nearest to each sampled record."""
         world = self._recorder.world
         holders = []
-        for machine, dht in online_sample(self._recorder, self._rng, _NODES_SAMPLED):
-            if not dht.joined:
+        for machine, view in online_sample(self._recorder, self._rng, _NODES_SAMPLED):
+            if not view.joined:
                 continue
             nearest = world.alive.closest(machine.number, 2 * world.settings.k)
-            cores = [world.by_number[number].dht for number in nearest]
+            views = [world.by_number[number].inspection for number in nearest]
             holders.append(
-                sum(c is not None and c.holds(machine.node_id) is not None for c in cores)
+                sum(
+                    each is not None and each.holds(machine.node_id, world.heap.now) is not None
+                    for each in views
+                )
             )
         if holders:
             self._recorder.add("record_holders", sum(holders) / len(holders))

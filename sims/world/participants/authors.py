@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from overlay.dht.inspection import DhtInspection
 from sims.world.measures.recorder import Recorder
 from sims.world.participants.machine import Machine
 
@@ -42,8 +43,8 @@ class Authors:
         for machine in self._gone:
             if machine.descriptor is None or machine.descriptor.expires <= now:
                 continue
-            cores = [other.dht for other in world.machines if other.dht is not None]
-            holders.append(sum(core.holds(machine.node_id) is not None for core in cores))
+            views = [DhtInspection(each.dht) for each in world.machines if each.dht is not None]
+            holders.append(sum(view.holds(machine.node_id, now) is not None for view in views))
         if holders:
             self._recorder.add("record_holders", sum(holders) / len(holders), "once")
             self._recorder.add("record_survival", sum(map(bool, holders)) / len(holders), "once")

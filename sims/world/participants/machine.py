@@ -11,12 +11,13 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from overlay.addresses import Endpoint, NodeId
+from overlay.dht.core import Dht
 from overlay.dht.descriptor import MixDescriptor
 from overlay.dht.events import DhtEvent
+from overlay.dht.inspection import DhtInspection
 from overlay.dht.messages import Contact
 from overlay.identity import LocalIdentity
 from sims.world.participants.carriers import RawDatagram
-from sims.world.participants.core import SimulatedDht
 from sims.world.participants.plane import PlaneSink, SimulatedPlane, build_plane
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class Machine:
         self.sessions = 0
         self.is_client = False
         """Whether its node fills a topology table and opens paths."""
-        self.dht: SimulatedDht | None = None
+        self.dht: Dht | None = None
         self.plane: SimulatedPlane | None = None
         self.signed: deque[bytes] = deque(maxlen=_SIGNED_KEPT)
         self.descriptor: MixDescriptor | None = None
@@ -91,7 +92,12 @@ class Machine:
         """Whether its program runs."""
         return self.dht is not None
 
-    def switch_on(self, dht: SimulatedDht) -> None:
+    @property
+    def inspection(self) -> DhtInspection | None:
+        """The view of its core, or None while its program does not run."""
+        return DhtInspection(self.dht) if self.dht is not None else None
+
+    def switch_on(self, dht: Dht) -> None:
         """Start the node."""
         self.dht = dht
         self.sessions += 1
@@ -101,10 +107,10 @@ class Machine:
     def switch_off(self) -> None:
         """Stop the node without a message; the stored data stays."""
         if self.dht is not None:
-            contacts = self.dht.table
+            contacts = DhtInspection(self.dht).contacts()
             spread = contacts[:: -(-len(contacts) // MAX_REMEMBERED) or 1]  # of every bucket some
             self.remembered = tuple(spread) or self.remembered
-            self.dht.end()
+            self.dht.close(self.world.heap.now)
         self.dht = self.plane = None
         self._wake = math.inf
 
@@ -164,7 +170,7 @@ class Machine:
             deadline = dht.next_deadline()
         if deadline < self._wake:
             self._wake = deadline
-            world.heap.at(deadline, self._awake, dht, deadline)
+            world.heap.at(deadline, self._awake, self.sessions, deadline)
 
     def _tell(self, event: DhtEvent) -> None:
         self.world.on_event(self, event)
@@ -177,8 +183,9 @@ class Machine:
         self._free_at = free = (free if free > now else now) + world.sending_costs[kind]
         world.network.send(self, datagram, to, free, size, kind)
 
-    def _awake(self, dht: SimulatedDht, deadline: float) -> None:
-        if dht is not self.dht or deadline != self._wake:
+    def _awake(self, session: int, deadline: float) -> None:
+        dht = self.dht
+        if dht is None or session != self.sessions or deadline != self._wake:
             return  # this deadline is of an earlier session, or it was replaced
         now = self.world.heap.now
         core = self.plane or dht
@@ -186,7 +193,7 @@ class Machine:
         if now < due < math.inf and self.plane is None:
             # Most answers arrive in time, and then there is nothing to do at the deadline.
             self._wake = due
-            self.world.heap.at(due, self._awake, dht, due)
+            self.world.heap.at(due, self._awake, session, due)
             return
         self._wake = math.inf
         if due <= now:

@@ -8,13 +8,16 @@ Reasons: docs/decisions/0022.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from random import Random
 from typing import Final
 
 from overlay.addresses import Endpoint, NodeId
 from overlay.dht.admission import source_group
+from overlay.dht.core import Dht
 from overlay.dht.descriptor import RESIGN_INTERVAL_S, MixDescriptor
+from overlay.dht.envelope import Envelopes
 from overlay.dht.events import DhtEvent
 from overlay.dht.messages import Contact
 from overlay.dht.settings import DhtSettings
@@ -24,7 +27,6 @@ from sims.world.engine.keyspace import ID_BITS, KeySpace
 from sims.world.engine.network import Network, OneWayDelay
 from sims.world.engine.streams import Streams
 from sims.world.participants.carriers import DhtMessageCarrier
-from sims.world.participants.core import SimulatedDht
 from sims.world.participants.costs import CryptoCosts
 from sims.world.participants.machine import NETWORK_ID, Machine
 from sims.world.participants.records import SharedVerifier, signed_descriptor
@@ -41,8 +43,11 @@ _PUBLIC_BLOCKS: Final = 89
 _EXIT_EVERY: Final = 3
 """One node in three is an exit."""
 
+HeldRecord = tuple[MixDescriptor, bytes]
+"""A descriptor that a node stores, and the subnet that it came from."""
+
 Listener = Callable[[Machine, DhtEvent], None]
-CoreFactory = Callable[["World", Machine], SimulatedDht]
+CoreFactory = Callable[["World", Machine], Dht]
 
 
 class World:
@@ -109,7 +114,7 @@ class World:
         now = self.heap.now
         dht.publish(self._sign(machine), now)
         if machine.remembered:
-            dht.seed_with(machine.remembered, now)
+            dht.remember(machine.remembered, now)
         if self.bootstrap:
             dht.bootstrap([peer for peer in self.bootstrap if peer != machine.endpoint], now)
         machine.flush()
@@ -140,14 +145,13 @@ class World:
             self._switched_on(machine, signs_in_s=phases.uniform(0.0, RESIGN_INTERVAL_S))
         rng = self.streams.stream("equilibrium")
         now = self.heap.now
+        contacts = [self._ideal_contacts(machine, rng) for machine in machines]
+        records = self._laid_out(machines)
+        for machine, known in zip(machines, contacts, strict=True):
+            if machine.dht is not None and machine.descriptor is not None:
+                held = records[machine.number]
+                machine.dht.resume(machine.descriptor, known, now, records=held)
         for machine in machines:
-            dht = machine.dht
-            if dht is None:
-                continue
-            dht.resume(self._ideal_contacts(machine, rng), now)
-            dht.publish_later(self._sign(machine), now)
-        for machine in machines:
-            self._lay_out(machine)
             machine.flush()
 
     def is_online(self, number: int) -> bool:
@@ -172,15 +176,14 @@ class World:
 
     # Inside.
 
-    def _switched_on(
-        self, machine: Machine, *, signs_in_s: float = RESIGN_INTERVAL_S
-    ) -> SimulatedDht:
+    def _switched_on(self, machine: Machine, *, signs_in_s: float = RESIGN_INTERVAL_S) -> Dht:
         self.network.attach(machine)
         dht = self.make_core(self, machine)
         machine.switch_on(dht)
         self.alive.add(machine.number)
         self.network.digest.note(self.heap.now, f"on {machine.index}")
-        self.heap.at(self.heap.now + signs_in_s, self._resign, machine, dht)
+        # The heap holds no core, so that a core is freed as soon as its session ends.
+        self.heap.at(self.heap.now + signs_in_s, self._resign, machine, machine.sessions)
         return dht
 
     def _sign(self, machine: Machine) -> MixDescriptor:
@@ -189,12 +192,12 @@ class World:
             signed_descriptor(machine, network_id=NETWORK_ID, exits=exits, now=self.heap.now)
         )
 
-    def _resign(self, machine: Machine, dht: SimulatedDht) -> None:
-        if machine.dht is not dht:
+    def _resign(self, machine: Machine, session: int) -> None:
+        if machine.dht is None or machine.sessions != session:
             return
-        dht.publish(self._sign(machine), self.heap.now)
+        machine.dht.publish(self._sign(machine), self.heap.now)
         machine.flush()
-        self.heap.at(self.heap.now + RESIGN_INTERVAL_S, self._resign, machine, dht)
+        self.heap.at(self.heap.now + RESIGN_INTERVAL_S, self._resign, machine, session)
 
     def _ideal_contacts(self, machine: Machine, rng: Random) -> list[Contact]:
         found: list[Contact] = []
@@ -205,38 +208,42 @@ class World:
                 break
         return found
 
-    def _lay_out(self, machine: Machine) -> None:
-        descriptor = machine.descriptor
-        if descriptor is None:
-            return
-        group = source_group(machine.endpoint, limit_private=self.settings.limit_private_prefixes)
-        for number in self.alive.closest(machine.number, self.settings.k + 1):
-            holder = self.by_number[number]
-            if holder is not machine and holder.dht is not None:
-                holder.dht.keep(descriptor, group)
+    def _laid_out(
+        self, machines: Sequence[Machine]
+    ) -> dict[int, list[tuple[MixDescriptor, bytes]]]:
+        """Return, by the id of a holder, the descriptors of machines that it stores."""
+        held: dict[int, list[HeldRecord]] = defaultdict(list)
+        private = self.settings.limit_private_prefixes
+        for machine in machines:
+            descriptor = self._sign(machine)
+            group = source_group(machine.endpoint, limit_private=private)
+            for number in self.alive.closest(machine.number, self.settings.k + 1):
+                if number != machine.number:
+                    held[number].append((descriptor, group))
+        return held
 
 
 def own_core(
     world: World,
     machine: Machine,
     *,
-    crawling: bool | None = None,
-    core: Callable[..., SimulatedDht] = SimulatedDht,
-) -> SimulatedDht:
-    """Return the core of a machine, an honest one unless ``core`` is given.
+    crawls: bool | None = None,
+    envelopes: Envelopes | None = None,
+) -> Dht:
+    """Return the core of a machine, an honest one unless ``envelopes`` are given.
 
-    Clients crawl, or all nodes if ``everybody_crawls`` is set, unless ``crawling`` is given.
+    Clients crawl, or all nodes if ``everybody_crawls`` is set, unless ``crawls`` is given.
     """
-    if crawling is None:
-        crawling = machine.is_client or world.everybody_crawls
-    return core(
+    if crawls is None:
+        crawls = machine.is_client or world.everybody_crawls
+    return Dht(
         machine.identity,
         network_id=NETWORK_ID,
         settings=world.settings,
         rng=world.streams.stream("core", machine.index, machine.sessions),
         endpoints=(machine.endpoint,),
-        envelopes=world.carrier.envelopes(machine.identity, NETWORK_ID),
-        crawling=crawling,
+        envelopes=envelopes or world.carrier.envelopes(machine.identity, NETWORK_ID),
+        crawls=crawls,
         verify_record=world.verifier,
     )
 

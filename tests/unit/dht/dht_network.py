@@ -6,6 +6,7 @@ import heapq
 import ipaddress
 import itertools
 from collections import defaultdict
+from functools import partial
 from random import Random
 
 from overlay.addresses import Endpoint
@@ -42,6 +43,35 @@ def make_descriptor(identity, endpoint, *, now=START, sequence=1, lifetime=10_00
         "expires": int(now) + lifetime,
     }
     return sign_descriptor(identity, **(fields | changes))
+
+
+class Sent(list):
+    """Takes the place of an outbox, and keeps what is sent."""
+
+    def send(self, datagram, endpoint, now):
+        self.append((datagram, endpoint))
+
+
+def into(answers):
+    """Return what keeps the answers of calls in a list."""
+    return lambda answer, now: answers.append(answer)
+
+
+class AtClock:
+    """A part whose named methods get the time of a clock, so that a test need not repeat it."""
+
+    def __init__(self, part, clock, methods):
+        self._part, self._clock, self._methods = part, clock, methods
+
+    def __getattr__(self, name):
+        found = getattr(self._part, name)
+        return partial(found, now=self._clock.now) if name in self._methods else found
+
+    def __len__(self):
+        return len(self._part)
+
+    def __iter__(self):
+        return iter(self._part)
 
 
 class Member:

@@ -1,11 +1,13 @@
 """A node whose endpoint is tested, with asked nodes that say and do what a test tells them."""
 
+from collections import Counter
 from random import Random
 
 from dht_network import NETWORK_ID, START, make_descriptor, make_identity, public_endpoint
 
 from overlay.addresses import Endpoint
 from overlay.dht.calls import VerifiedReply
+from overlay.dht.contacted import Contacted
 from overlay.dht.envelope import Envelopes, network_tag, parse_datagram
 from overlay.dht.help_messages import ProbeProgress, ProbeState
 from overlay.dht.messages import Contact, Ping
@@ -29,16 +31,16 @@ class World:
     def __init__(self, count=9, *, interval_s=600.0):
         self.now = START
         self.known = [contact(number) for number in range(1, count + 1)]
-        self.asked, self.changes, self.dropped = [], [], 0
+        self.asked, self.changes, self.counts = [], [], Counter()
         self.tests = ReachTests(
             OWN.node_id,
             NETWORK_ID,
             self,
             Random(1),
             contacts=lambda version: [each for each in self.known if version == 4],
-            clock=lambda: self.now,
-            emit=self.changes.append,
-            overloaded=lambda: self.dropped,
+            contacted=Contacted(),
+            events=self.changes,
+            counts=self.counts,
         )
         sign = lambda now: make_descriptor(OWN, HERE, now=now).encoded  # noqa: E731
         self.follow = lambda: self.tests.follow([HERE], sign, interval_s=interval_s, now=self.now)
@@ -68,7 +70,7 @@ class World:
             reply = ProbeState(progress) if progress is not None else None
             who = next(c for c in self.known if c.node_id == responder)
             assert who.endpoint == endpoint
-            on_answer(VerifiedReply(who, reply) if reply else None)
+            on_answer(VerifiedReply(who, reply) if reply else None, self.now)
         return [request for request, *_ in answered]
 
     def round(self, progress=SENT):

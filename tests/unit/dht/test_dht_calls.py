@@ -4,7 +4,7 @@ from collections import Counter
 from random import Random
 
 import pytest
-from dht_network import make_identity, public_endpoint
+from dht_network import Sent, make_identity, public_endpoint
 
 from overlay.dht.calls import Calls
 from overlay.dht.envelope import (
@@ -28,7 +28,7 @@ BOB_AT = public_endpoint(2)
 
 class Bench:
     def __init__(self):
-        self.sent = []
+        self.sent = Sent()
         self.answers = []
         self.counts = Counter()
         self.bob = Envelopes(BOB, NET)
@@ -36,13 +36,16 @@ class Bench:
             Envelopes(make_identity(1), NET),
             DhtSettings(rpc_timeout_s=0.5, rpc_attempts=2),
             Random(1),
-            lambda data, endpoint: self.sent.append((data, endpoint)),
+            self.sent,
             self.counts,
         )
 
     def ask(self, request=None, responder=BOB.node_id):
-        self.calls.start(request or Ping(), BOB_AT, responder, NOW, self.answers.append)
+        self.calls.start(request or Ping(), BOB_AT, responder, NOW, self.answered)
         return self.request()
+
+    def answered(self, answer, now):
+        self.answers.append(answer)
 
     def request(self) -> UnverifiedRequest:
         data, endpoint = self.sent[-1]
@@ -218,7 +221,7 @@ def test_endpoint_that_fell_silent_is_a_stranger_again(bench):
 def test_who_lets_the_first_attempt_pass_is_slow_once_and_may_still_answer(bench):
     slow = []
     bench.calls.start(
-        Ping(), BOB_AT, BOB.node_id, NOW, bench.answers.append, lambda: slow.append("slow")
+        Ping(), BOB_AT, BOB.node_id, NOW, bench.answered, lambda now: slow.append("slow")
     )
     bench.calls.handle_deadline(NOW + 0.5)
     assert slow == ["slow"]

@@ -3,6 +3,8 @@
 from collections import Counter
 from random import Random
 
+from dht_network import Sent
+
 from overlay.addresses import Endpoint
 from overlay.dht.admission import COOKIE_ROTATION_S
 from overlay.dht.calls import Calls
@@ -13,14 +15,12 @@ from overlay.identity import LocalIdentity
 
 
 def test_a_cookie_is_forgotten_when_it_is_too_old_to_be_used():
-    sent, rng = [], Random(1)
+    sent, rng = Sent(), Random(1)
     envelopes = Envelopes(LocalIdentity.generate(rng), "net")
-    calls = Calls(
-        envelopes, DhtSettings(), rng, lambda data, to: sent.append((data, to)), Counter()
-    )
+    calls = Calls(envelopes, DhtSettings(), rng, sent, Counter())
     for number in range(50):
         now = 1000.0 + number * COOKIE_ROTATION_S / 10
-        calls.start(Ping(), Endpoint("11.0.0.1", 1 + number), None, now, lambda _: None)
+        calls.start(Ping(), Endpoint("11.0.0.1", 1 + number), None, now, lambda *_: None)
         data, to = sent[-1]
         calls.challenged(Challenge(envelopes.parse(data).request_id, bytes(16)), to, now)
     assert len(calls._cookies) == 10

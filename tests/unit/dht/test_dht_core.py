@@ -25,6 +25,7 @@ from overlay.dht.envelope import (
     parse_datagram,
 )
 from overlay.dht.events import CrawlFinished, DhtCount, NodeLeft
+from overlay.dht.inspection import DhtInspection
 from overlay.dht.messages import FindNode, FindRecord, Leave, Ping, Pong, Store, Stored
 from overlay.dht.settings import DhtSettings
 from overlay.errors import ConfigurationError
@@ -327,7 +328,7 @@ def test_record_is_refused_by_a_node_that_knows_three_times_k_nearer_ones():
         accepted = ask(dht, Store(record), identity=owner, source=owner_at, now=now).accepted
         nearer = sum(
             gap(contact, owner) < gap(ALICE, owner)
-            for contact in dht._table
+            for contact in DhtInspection(dht).contacts()
             if contact.node_id != owner.node_id
         )
         assert accepted == (nearer < 9), nearer

@@ -39,7 +39,7 @@ class World:
         self.tables = {node_id: self._table(node_id, rng) for node_id in self.nodes}
         self.rng = rng
         self.silent = set()
-        self.found, self.answered = [], []
+        self.found, self.answered, self.descriptors = [], [], []
         self.asked = []
 
     def _table(self, own, rng):
@@ -58,12 +58,8 @@ class World:
             case FindRecord(key):
                 return Record(key)
 
-    def find(self, descriptor, answered):
-        self.found.append(descriptor.key)
-        self.answered.append(answered)
-
     def crawl(self, start, doubtful=lambda _: False, **settings):
-        def verify(record, key):
+        def verify(record, key, now):
             if record[:20] != key:
                 raise Malformed("not this one")
             return Described(key, int.from_bytes(record[20:]))
@@ -73,7 +69,6 @@ class World:
             start,
             DhtSettings(**{"k": self.k, **settings}),
             verify=verify,
-            on_descriptor=self.find,
             rng=Random(1),
             now=NOW,
             doubtful=doubtful,
@@ -96,7 +91,10 @@ class World:
         if query.contact.node_id in self.silent:
             crawl.failed(query)
         else:
-            crawl.answered(query, (reply or self.reply)(query))
+            for each in crawl.answered(query, (reply or self.reply)(query), NOW):
+                self.descriptors.append(each.descriptor)
+                self.found.append(each.descriptor.key)
+                self.answered.append(each.answered)
 
 
 @pytest.mark.slow
@@ -206,7 +204,7 @@ def test_liar_that_invents_nodes_is_left_soon():
             flying += 1
             assert flying < 100
             if query.contact == liar:
-                crawl.answered(query, lie(query))
+                crawl.answered(query, lie(query), NOW)
             else:
                 crawl.failed(query)
     assert crawl.descriptors >= 1
@@ -405,11 +403,8 @@ def test_first_holder_that_answers_does_not_decide():
             return Record(victim + bytes([sequences[query.contact.node_id]]))
         return world.reply(query)
 
-    latest = []
-    crawl = world.crawl(world.nodes.values())
-    crawl._on_descriptor = lambda one, answered: latest.append(one)
-    world.run(crawl, reply)
-    assert max(one.sequence for one in latest if one.key == victim) == 3
+    world.run(world.crawl(world.nodes.values()), reply)
+    assert max(one.sequence for one in world.descriptors if one.key == victim) == 3
 
 
 @pytest.mark.parametrize("suspected", [False, True])

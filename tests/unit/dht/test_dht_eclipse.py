@@ -266,9 +266,9 @@ def world():
 
 def store_targets(network, member):
     """Run one publication and return who holds the descriptor."""
-    network.do(member, lambda dht: dht._publish())
+    network.do(member, lambda dht: dht.parts.upkeep.publish(network.now))
     network.run(5)
-    return set(member.dht._publisher.holders)
+    return set(member.dht.parts.publisher.holders)
 
 
 @pytest.mark.slow
@@ -285,7 +285,7 @@ def test_suspected_own_region_is_told_counted_and_answered_by_storing_in_the_reg
     )
     assert set(by_distance[:5]) <= calm
     # As if the five nearest lay where chance does not put them.
-    watch = member.dht._watch
+    watch = member.dht.parts.watch
     tight = [
         Contact(node_id(int.from_bytes(member.node_id) ^ n), public_endpoint(n), bytes(32))
         for n in range(1, 6)
@@ -303,8 +303,8 @@ def test_suspected_own_region_is_told_counted_and_answered_by_storing_in_the_reg
 def test_event_names_the_chance_and_no_address(world):
     network, members = world
     member = members[3]
-    member.dht._watch.looked_up = lambda *_: 1e-9
-    network.do(member, lambda dht: dht._publish())
+    member.dht.parts.watch.looked_up = lambda *_: 1e-9
+    network.do(member, lambda dht: dht.parts.upkeep.publish(network.now))
     network.run(3)
     (event, *_) = member.of(EclipseSuspected)
     assert event.chance == 1e-9

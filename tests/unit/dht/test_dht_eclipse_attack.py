@@ -36,7 +36,7 @@ def corrupt(members):
     """Let these answer with each other alone, and hold back every record."""
     gang = [Contact.of(m.identity.identity_key, m.endpoint) for m in members]
     for member in members:
-        responder = member.dht._responder
+        responder = member.dht.parts.responder
         responder._contacts = lambda target, asker: contacts_that_fit(
             sorted(
                 (c for c in gang if c.node_id != asker.node_id),
@@ -66,7 +66,7 @@ def attack():
         network.bootstrap(sybil, *honest[:3], victim)
         network.run(0.05)
     network.run(5)
-    network.do(victim, lambda dht: dht._publish())
+    network.do(victim, lambda dht: dht.parts.upkeep.publish(network.now))
     network.run(5)
     assert network.now > before
     return network, victim, others, sybils
@@ -76,7 +76,7 @@ def attack():
 def test_surrounded_node_suspects_it_and_stores_beyond_those_who_surround_it(attack):
     _network, victim, others, sybils = attack
     assert any(event.own_region for event in victim.of(EclipseSuspected))
-    holders = set(victim.dht._publisher.holders)
+    holders = set(victim.dht.parts.publisher.holders)
     assert holders & {sybil.node_id for sybil in sybils}, "the attack is real"
     assert len(holders & {member.node_id for member in others}) >= 2
 
@@ -90,7 +90,7 @@ def test_record_of_the_surrounded_node_is_found_by_who_doubts_its_region(attack)
     network.run(15)
     assert reader.of(CrawlFinished)
     reader.events.clear()
-    watch = reader.dht._watch
+    watch = reader.dht.parts.watch
     watch._suspect(victim.node_id, network.now)
     assert watch.suspects(victim.node_id, network.now)
     network.do(reader, lambda dht: dht.crawl(network.now))

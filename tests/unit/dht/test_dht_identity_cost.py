@@ -57,15 +57,15 @@ def test_cheap_identities_are_neither_heard_nor_filed_nor_listed():
     network.run(30)
     known = {member.node_id for member in members}
     for member in members:
-        assert {contact.node_id for contact in member.dht._table} == known - {member.node_id}
+        assert {contact.node_id for contact in member.dht.parts.table} == known - {member.node_id}
         found = {event.descriptor.node_id for event in member.of(DescriptorFound)}
         assert found == known - {member.node_id}
         assert member.dht.counters()[DhtCount.UNDER_COST] > 0
     # A member asks its bootstrap endpoints again and again, so one intruder may know this one.
-    known_to_first = {contact.node_id for contact in intruders[0].dht._table} & known
+    known_to_first = {contact.node_id for contact in intruders[0].dht.parts.table} & known
     assert known_to_first <= {members[3].node_id}
     for intruder in intruders[1:]:
-        assert not {contact.node_id for contact in intruder.dht._table} & known
+        assert not {contact.node_id for contact in intruder.dht.parts.table} & known
 
 
 def test_contact_below_the_cost_is_not_followed():
@@ -75,15 +75,15 @@ def test_contact_below_the_cost_is_not_followed():
     (number,) = take(1, cheap=True)
     cheap = Contact.of(make_identity(number).identity_key, public_endpoint(number))
     network.stranger(cheap.endpoint, lambda *_: pytest.fail("a cheap contact was asked"))
-    original = members[0].dht._responder._contacts
+    original = members[0].dht.parts.responder._contacts
 
     def lie(target, asker):
         return Contacts((*original(target, asker).contacts, cheap))
 
-    members[0].dht._responder._contacts = lie
+    members[0].dht.parts.responder._contacts = lie
     network.run(20)
     assert members[1].dht.counters()[DhtCount.REFUSED_CONTACT] > 0
-    assert members[1].dht._table.get(cheap.node_id) is None
+    assert members[1].dht.parts.table.get(cheap.node_id) is None
 
 
 def cheap_descriptor() -> MixDescriptor:

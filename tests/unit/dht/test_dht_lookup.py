@@ -50,7 +50,7 @@ class World:
             if query.contact.node_id in self.dead:
                 lookup.failed(query)
             else:
-                lookup.answered(query, self.reply(query))
+                lookup.answered(query, self.reply(query), NOW)
         return most, total
 
 
@@ -92,10 +92,10 @@ def test_failed_peer_that_another_mentions_is_not_asked_again():
     lookup = Lookup(TARGET, OWN, peers[:2], DhtSettings(disjoint_paths=1), NOW)
     first, second = lookup.queries(NOW)
     lookup.failed(first)
-    lookup.answered(second, Contacts((first.contact, peers[2])))
+    lookup.answered(second, Contacts((first.contact, peers[2])), NOW)
     (third,) = lookup.queries(NOW)
     assert third.contact == peers[2]
-    lookup.answered(third, Contacts((first.contact,)))
+    lookup.answered(third, Contacts((first.contact,)), NOW)
     assert lookup.finished(NOW)
     assert set(lookup.closest()) == {second.contact, third.contact}
 
@@ -122,7 +122,7 @@ def inventor(lookup, rng, *, most=5000):
             near = distance(query.contact.node_id, TARGET) // 2
             node_id = NodeId((near ^ int.from_bytes(TARGET, "big")).to_bytes(20, "big"))
             endpoint = public_endpoint(rng.randrange(50_000))
-            lookup.answered(query, Contacts((Contact(node_id, endpoint, rng.randbytes(32)),)))
+            lookup.answered(query, Contacts((Contact(node_id, endpoint, rng.randbytes(32)),)), NOW)
     return total
 
 
@@ -144,7 +144,7 @@ def test_time_budget_ends_a_lookup_with_what_it_has():
     peers = [Contact.of(bytes([n]) * 32, public_endpoint(n)) for n in range(3)]
     lookup = Lookup(TARGET, OWN, peers, DhtSettings(lookup_time_s=20), NOW)
     first, *_ = lookup.queries(NOW)
-    lookup.answered(first, Contacts(()))
+    lookup.answered(first, Contacts(()), NOW)
     assert not lookup.finished(NOW + 19)
     assert lookup.next_deadline() == NOW + 20
     assert lookup.finished(NOW + 20)
@@ -170,9 +170,9 @@ def test_a_path_follows_only_what_it_learned_itself():
         Contact(NodeId(TARGET[:-1] + bytes([n])), public_endpoint(50 + n), b"x" * 32)
         for n in range(2)
     )
-    lookup.answered(by_contact[liar], Contacts(accomplices))
+    lookup.answered(by_contact[liar], Contacts(accomplices), NOW)
     friend = Contact.of(b"f" * 32, public_endpoint(9))
-    lookup.answered(by_contact[honest], Contacts((friend,)))
+    lookup.answered(by_contact[honest], Contacts((friend,)), NOW)
     asked = {query.contact for query in lookup.queries(NOW)}
     assert friend in asked  # though the accomplices, on the other path, are nearer
 
@@ -182,7 +182,7 @@ def test_every_node_is_asked_by_one_path_only():
     peers = [Contact.of(bytes([n]) * 32, public_endpoint(n)) for n in (1, 2)]
     lookup = Lookup(TARGET, OWN, peers, DhtSettings(disjoint_paths=2), NOW)
     for query in lookup.queries(NOW):
-        lookup.answered(query, Contacts((shared,)))
+        lookup.answered(query, Contacts((shared,)), NOW)
     assert [query.contact for query in lookup.queries(NOW)] == [shared]
 
 
@@ -198,7 +198,7 @@ def who_answers(lookup, reply, *, nobody=Lookup.failed):
             if contacts is None:
                 nobody(lookup, query)
             else:
-                lookup.answered(query, Contacts(contacts))
+                lookup.answered(query, Contacts(contacts), NOW)
     assert lookup.finished(NOW)
     return set(lookup.closest())
 
@@ -211,12 +211,12 @@ def test_liar_that_misplaces_the_honest_hides_them_from_nobody(paths, nobody):
     settings = DhtSettings(k=6, disjoint_paths=paths, alpha=6)
     lookup = Lookup(TARGET, OWN, [liar, friend], settings, NOW)
     first, second = sorted(lookup.queries(NOW), key=lambda query: query.contact != liar)
-    lookup.answered(first, Contacts(MISPLACED))
+    lookup.answered(first, Contacts(MISPLACED), NOW)
     lies = lookup.queries(NOW)
     assert lies
     for query in lies:
         nobody(lookup, query)
-    lookup.answered(second, Contacts(HONEST))
+    lookup.answered(second, Contacts(HONEST), NOW)
     assert who_answers(lookup, says.get, nobody=nobody) == set(says)
 
 
@@ -258,12 +258,12 @@ def test_a_path_cannot_use_up_the_places_of_an_honest_endpoint_on_another():
     inventions = neighbours_of_the_target(3, lambda _: HONEST[0].endpoint)
     lookup = Lookup(TARGET, OWN, [liar, friend], DhtSettings(disjoint_paths=2), NOW)
     first, second = sorted(lookup.queries(NOW), key=lambda query: query.contact != liar)
-    lookup.answered(first, Contacts(inventions))
+    lookup.answered(first, Contacts(inventions), NOW)
     lies = lookup.queries(NOW)
     assert len(lies) == 3
     for query in lies:
         lookup.failed(query)
-    lookup.answered(second, Contacts(HONEST[:1]))
+    lookup.answered(second, Contacts(HONEST[:1]), NOW)
     assert HONEST[0] in who_answers(lookup, lambda _: ())
 
 
@@ -271,7 +271,7 @@ def test_reply_of_another_kind_counts_as_an_answer_without_contacts():
     peer = Contact.of(b"p" * 32, public_endpoint(1))
     lookup = Lookup(TARGET, OWN, [peer], DhtSettings(), NOW)
     (query,) = lookup.queries(NOW)
-    lookup.answered(query, Pong())
+    lookup.answered(query, Pong(), NOW)
     assert lookup.finished(NOW)
     assert lookup.closest() == [peer]
 
@@ -293,7 +293,7 @@ def test_who_is_late_frees_its_place_and_holds_up_nothing_once_k_have_answered()
     others = lookup.queries(NOW)
     assert len(others) == len(first) == 4
     for query in others:
-        lookup.answered(query, world.reply(query))
+        lookup.answered(query, world.reply(query), NOW)
     world.run(lookup)
     found = {contact.node_id for contact in lookup.closest()}
     assert len(found) == 8
@@ -307,7 +307,7 @@ def test_a_lookup_waits_for_the_late_while_it_has_fewer_than_k():
     flying = lookup.queries(NOW)
     late(lookup, flying)
     assert not lookup.finished(NOW)
-    lookup.answered(flying[0], Contacts(()))
+    lookup.answered(flying[0], Contacts(()), NOW)
     for query in flying[1:]:
         lookup.failed(query)
     assert lookup.finished(NOW)
@@ -320,9 +320,9 @@ def test_who_answers_late_counts_if_the_lookup_still_runs():
     tardy, *prompt = lookup.queries(NOW)
     lookup.slow(tardy)
     lookup.slow(tardy)
-    lookup.answered(tardy, world.reply(tardy))
+    lookup.answered(tardy, world.reply(tardy), NOW)
     for query in prompt:
-        lookup.answered(query, world.reply(query))
+        lookup.answered(query, world.reply(query), NOW)
     world.run(lookup)
     assert lookup.finished(NOW)
 
@@ -346,7 +346,7 @@ def test_a_long_walk_does_not_forget_the_node_that_it_has_just_found():
     lookup = Lookup(NodeId(bytes(20)), NodeId(b"o" * 20), hops[:1], settings, 0.0)
     for following in hops[1:]:
         (query,) = lookup.queries(0.0)
-        lookup.answered(query, Contacts((following,)))
+        lookup.answered(query, Contacts((following,)), NOW)
     (query,) = lookup.queries(0.0)
     assert query.contact == hops[-1]
     assert lookup.hops_to(hops[-1].node_id) == 13
@@ -409,8 +409,11 @@ def test_whom_a_path_asks_next_does_not_depend_on_where_it_began_to_look(seed):
                 break
             query = pool.pop(rng.randrange(len(pool)))
             what = "failed" if happens < 0.5 else "answered"
-        reply = (Contacts(tuple(someone() for _ in range(values.k))),) if what == "answered" else ()
+        reply = Contacts(tuple(someone() for _ in range(values.k))) if what == "answered" else None
         for each in both:
-            getattr(each, what)(query, *reply)
+            if what == "answered":
+                each.answered(query, reply, NOW)
+            else:
+                getattr(each, what)(query)
         assert both[0].finished(NOW) == both[1].finished(NOW)
     assert both[0].closest() == both[1].closest()

@@ -23,10 +23,9 @@ class Alone:
         self.publisher = Publisher(
             SETTINGS,
             Random(1),
-            clock=lambda: START,
             calls=SimpleNamespace(),  # nobody is found, so nobody is called
             schedule=self.schedule,
-            on_silence=lambda _: None,
+            membership=SimpleNamespace(),
         )
 
     def sign(self, sequence, endpoint=1):
@@ -38,7 +37,7 @@ class Alone:
 
     def store(self):
         nobody = Lookup(IDENTITY.node_id, IDENTITY.node_id, [], SETTINGS, START)
-        self.publisher.store_at(nobody)
+        self.publisher.store_at(nobody, START)
         return self.schedule.next_deadline() - START
 
 

@@ -1,7 +1,7 @@
 """docs/threat-model.md lists all that strangers can make a node remember: held against the code."""
 
 import pytest
-from dht_network import Network
+from dht_network import START, Network
 from remembered import claims, listed_tables, section, tables_below, value_in_the_code
 
 from overlay.dht.settings import DhtSettings
@@ -19,7 +19,7 @@ def busy_node():
     network.run(3)
     dht = members[1].dht
     dht.crawl(network.now)
-    dht._publish()
+    dht.parts.upkeep.publish(START)
     return dht
 
 

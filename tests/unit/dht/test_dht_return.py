@@ -42,7 +42,7 @@ def test_node_joins_by_its_last_peers_after_a_month_without_bootstrap(path):
     network.do(returned, lambda dht: dht.remember(hints, network.now))
     network.run(60)
     assert returned.of(Joined)
-    assert {c.node_id for c in returned.dht._table} == {member.node_id for member in alive}
+    assert {c.node_id for c in returned.dht.parts.table} == {member.node_id for member in alive}
 
 
 def test_each_round_greets_a_bounded_sample_and_another_one_follows(path):

@@ -3,7 +3,7 @@
 from random import Random
 
 import pytest
-from dht_network import public_endpoint
+from dht_network import AtClock, public_endpoint
 
 from overlay.addresses import Endpoint, NodeId
 from overlay.dht.messages import Contact
@@ -11,6 +11,9 @@ from overlay.dht.routing import Table, distance
 from overlay.dht.settings import DhtSettings
 
 OWN = NodeId(bytes(20))
+
+
+TIMED = {"file", "lonely_buckets", "refresh_target", "refreshed", "renewed", "seen"}
 
 
 class Clock:
@@ -22,8 +25,8 @@ class Clock:
 
 def make_table(**settings):
     clock = Clock()
-    table = Table(OWN, DhtSettings(**{"k": 4, **settings}), clock, Random(1))
-    return table, clock
+    table = Table(OWN, DhtSettings(**{"k": 4, **settings}), Random(1))
+    return AtClock(table, clock, TIMED), clock
 
 
 def contact(number, *, host=None, bucket=None):
@@ -159,9 +162,9 @@ def test_private_subnets_are_exempt_unless_limited(limited, expected):
 
 def test_closest_are_the_true_closest():
     rng = Random(3)
-    table = Table(OWN, DhtSettings(k=20), Clock(), rng)
+    table = Table(OWN, DhtSettings(k=20), rng)
     for number in range(300):
-        table.seen(Contact.of(rng.randbytes(32), public_endpoint(number)))
+        table.seen(Contact.of(rng.randbytes(32), public_endpoint(number)), 0.0)
     everyone = list(table)
     assert len(everyone) > 60
     for _ in range(30):
@@ -265,22 +268,25 @@ def test_a_lookup_of_ones_own_id_leaves_the_far_buckets_to_be_refreshed():
 class LongWay(Table):
     """Files a replacement that is seen again as it would file a stranger."""
 
-    def _renewed_replacement(self, bucket, contact):
+    def _renewed_replacement(self, bucket, contact, now):
         return False
 
 
 def test_a_replacement_that_is_seen_again_is_where_filing_it_anew_would_put_it():
     rng, clock = Random(5), Clock()
     settings = DhtSettings(k=4, liveness_interval_s=30)
-    short, long = (kind(OWN, settings, clock, Random(1)) for kind in (Table, LongWay))
+    short, long = (kind(OWN, settings, Random(1)) for kind in (Table, LongWay))
     known = [contact(n, bucket=rng.randrange(6)) for n in range(60)]
     for _ in range(2000):
         clock.now += rng.random()
         one = rng.choice(known)
         if rng.random() < 0.1:
             one = Contact(one.node_id, public_endpoint(rng.randrange(60)), one.identity_key)
-        verb = "seen" if rng.random() < 0.8 else "failed"
-        assert getattr(short, verb)(one) == getattr(long, verb)(one)
+        if rng.random() < 0.8:
+            assert short.seen(one, clock.now) == long.seen(one, clock.now)
+        else:
+            short.failed(one)
+            long.failed(one)
         assert contents(short) == contents(long)
         assert [short.has_fewer_than(n) for n in (len(short), len(short) + 1)] == [False, True]
 

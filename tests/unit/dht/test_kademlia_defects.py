@@ -19,7 +19,16 @@ from types import SimpleNamespace
 import kademlia.storage
 import pytest
 import umsgpack
-from dht_network import NETWORK_ID, START, grown, make_descriptor, make_identity, public_endpoint
+from dht_network import (
+    NETWORK_ID,
+    START,
+    Sent,
+    grown,
+    into,
+    make_descriptor,
+    make_identity,
+    public_endpoint,
+)
 from kademlia.crawling import NodeSpiderCrawl, RPCFindResponse, ValueSpiderCrawl
 from kademlia.network import Server
 from kademlia.node import Node, NodeHeap
@@ -57,7 +66,7 @@ from overlay.dht.messages import (
 )
 from overlay.dht.routing import Entry, Table, distance
 from overlay.dht.settings import DhtSettings
-from overlay.dht.storage import RecordStore, verified_record
+from overlay.dht.storage import RecordCheck, RecordStore, verified_record
 from overlay.errors import Malformed
 
 NOW = START
@@ -106,14 +115,14 @@ def in_loop(action):
 class OurNode:
     """One Dht and the datagrams it wants to send."""
 
-    def __init__(self, *, own=1, publish=True, **settings):
+    def __init__(self, *, own=1, seed=None, publish=True, **settings):
         self.identity = make_identity(own)
         self.endpoint = public_endpoint(own)
         self.dht = Dht(
             self.identity,
             network_id=NETWORK_ID,
             settings=DhtSettings(**settings),
-            rng=Random(own),
+            rng=Random(own if seed is None else seed),
         )
         if publish:
             self.dht.publish(make_descriptor(self.identity, self.endpoint), NOW)
@@ -312,7 +321,7 @@ def test_k4_ours_never_returns_nor_asks_it_again():
     lookup = Lookup(NodeId(bytes(20)), NodeId(b"o" * 20), [dead, alive], DhtSettings(), NOW)
     queries = {query.contact: query for query in lookup.queries(NOW)}
     lookup.failed(queries[dead])
-    lookup.answered(queries[alive], Contacts((dead,)))
+    lookup.answered(queries[alive], Contacts((dead,)), NOW)
     assert lookup.finished(NOW)
     assert lookup.closest() == [alive]
 
@@ -342,7 +351,7 @@ def test_k6_ours_yields_a_value_or_malformed(answer):
         assert reply.contacts == ()
         peer = OurPeer(2).contact
         lookup = Lookup(NodeId(bytes(20)), NodeId(b"o" * 20), [peer], DhtSettings(), NOW)
-        lookup.answered(lookup.queries(NOW)[0], reply)
+        lookup.answered(lookup.queries(NOW)[0], reply, NOW)
         assert lookup.closest() == [peer]
 
 
@@ -383,7 +392,7 @@ def test_k7_ours_stops_at_its_hop_budget():
             rounds += 1
             closer = NodeId(ever_closer(query.contact.node_id, target))
             lookup.answered(
-                query, Contacts((Contact(closer, public_endpoint(rounds + 1), b"k" * 32),))
+                query, Contacts((Contact(closer, public_endpoint(rounds + 1), b"k" * 32),)), NOW
             )
     assert rounds == DhtSettings().lookup_max_hops + 1
 
@@ -419,8 +428,7 @@ def test_k9_ours_goes_on_until_a_record_verifies_and_stores_none():
         NodeId(bytes(20)),
         [owner.contact, liar.contact, honest.contact],
         DhtSettings(),
-        verify=lambda record, key: verified_record(record, key, network_id=NETWORK_ID, now=NOW),
-        on_descriptor=lambda descriptor, answered: found.append(descriptor),
+        verify=RecordCheck(verified_record, NETWORK_ID, cost_bits=0),
         rng=Random(1),
         now=NOW,
     )
@@ -429,14 +437,14 @@ def test_k9_ours_goes_on_until_a_record_verifies_and_stores_none():
             if query.contact == owner.contact:
                 crawl.failed(query)
             elif query.contact == liar.contact and isinstance(query.request, FindRecord):
-                crawl.answered(query, Record(forged.encoded))
+                found += crawl.answered(query, Record(forged.encoded), NOW)
             elif query.request == FindRecord(owner.contact.node_id):
-                crawl.answered(query, Record(genuine.encoded))
+                found += crawl.answered(query, Record(genuine.encoded), NOW)
             else:
-                crawl.answered(query, Contacts(()))
+                crawl.answered(query, Contacts(()), NOW)
             assert not isinstance(query.request, Store)
-    assert genuine in found
-    assert {descriptor.node_id for descriptor in found} == {genuine.node_id, forged.node_id}
+    assert genuine in [each.descriptor for each in found]
+    assert {each.descriptor.node_id for each in found} == {genuine.node_id, forged.node_id}
 
 
 # -- K10: anyone stores anything
@@ -475,14 +483,12 @@ def test_k11_parent_republished_value_outlives_its_ttl(monkeypatch):
 
 
 def test_k11_ours_drops_at_the_signed_expiry():
-    clock = SimpleNamespace(now=NOW)
-    store = RecordStore(NodeId(bytes(20)), NETWORK_ID, DhtSettings(), lambda: clock.now)
+    store = RecordStore(NodeId(bytes(20)), NETWORK_ID, DhtSettings())
     peer = OurPeer(2)
     one = make_descriptor(peer.identity, peer.endpoint, lifetime=100)
-    for clock.now in (NOW, NOW + 50, NOW + 99):
-        store[one.node_id] = one.encoded
-    clock.now = NOW + 100
-    assert store.get(one.node_id) is None
+    for now in (NOW, NOW + 50, NOW + 99):
+        store.put(one.node_id, one.encoded, b"s", now, responsible=True)
+    assert store.get(one.node_id, NOW + 100) is None
 
 
 # -- K12: whoever answers is credited with any id
@@ -501,18 +507,18 @@ def test_k12_parent_lets_one_host_fill_the_table():
 
 def test_k12_ours_credits_nobody_with_an_id_that_is_not_proven():
     host = OurPeer(2)
-    answers, sent, counts = [], [], Counter()
+    answers, sent, counts = [], Sent(), Counter()
     calls = Calls(
         Envelopes(make_identity(1), NETWORK_ID),
         DhtSettings(),
         Random(1),
-        lambda data, endpoint: sent.append(data),
+        sent,
         counts,
     )
     for number in range(35):
         claimed = NodeId(digest(number))
-        calls.start(Ping(), host.endpoint, claimed, NOW, answers.append)
-        reply = host.envelopes.reply(Pong(), parse_datagram(sent[-1], TAG))
+        calls.start(Ping(), host.endpoint, claimed, NOW, into(answers))
+        reply = host.envelopes.reply(Pong(), parse_datagram(sent[-1][0], TAG))
         calls.replied(parse_datagram(reply, TAG), host.endpoint, NOW)
     assert answers == []
     assert counts[DhtCount.UNSOLICITED] == 35
@@ -590,15 +596,15 @@ def test_k15_parent_neither_moves_nor_readdresses_a_known_contact():
 
 
 def our_table(k=20):
-    return Table(NodeId(bytes(20)), DhtSettings(k=k), lambda: NOW, Random(1))
+    return Table(NodeId(bytes(20)), DhtSettings(k=k), Random(1))
 
 
 def test_k15_ours_moves_it_to_the_tail_with_its_new_address():
     table = our_table()
     contacts = [Contact(NodeId(bytes([n]) * 20), public_endpoint(n), b"k" * 32) for n in (1, 2, 3)]
     for contact in contacts:
-        table.seen(contact)
-    table.seen(Contact(contacts[0].node_id, public_endpoint(9), b"k" * 32))
+        table.seen(contact, NOW)
+    table.seen(Contact(contacts[0].node_id, public_endpoint(9), b"k" * 32), NOW)
     nodes = table.buckets[0].get_nodes()
     assert [node.id[0] for node in nodes] == [2, 3, 1]
     assert nodes[-1].contact.endpoint == public_endpoint(9)
@@ -739,16 +745,18 @@ def test_k20_parent_leaks_and_raises_after_the_caller_cancelled():
 
 
 def test_k20_ours_compares_the_address_and_forgets_what_ended():
-    host, counts, sent, answers = OurPeer(2), Counter(), [], []
+    host, counts, sent, answers = OurPeer(2), Counter(), Sent(), []
     calls = Calls(
         Envelopes(make_identity(1), NETWORK_ID),
         DhtSettings(),
         Random(1),
-        lambda data, endpoint: sent.append(data),
+        sent,
         counts,
     )
-    calls.start(Ping(), host.endpoint, host.identity.node_id, NOW, answers.append)
-    reply = parse_datagram(host.envelopes.reply(Pong(), parse_datagram(sent[0], TAG)), TAG)
+    calls.start(
+        Ping(), host.endpoint, host.identity.node_id, NOW, lambda answer, _: answers.append(answer)
+    )
+    reply = parse_datagram(host.envelopes.reply(Pong(), parse_datagram(sent[0][0], TAG)), TAG)
     assert isinstance(reply, UnverifiedReply)
     calls.replied(reply, public_endpoint(66), NOW)
     assert answers == []

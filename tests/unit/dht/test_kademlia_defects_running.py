@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import kademlia.routing
 import pytest
-from dht_network import START, grown, make_descriptor, public_endpoint
+from dht_network import NETWORK_ID, START, Sent, grown, make_descriptor, public_endpoint
 from kademlia.crawling import NodeSpiderCrawl
 from kademlia.network import Server
 from kademlia.node import Node
@@ -19,7 +19,7 @@ from test_kademlia_defects import NOW, OurNode, OurPeer, datagram, in_loop, our_
 from overlay.addresses import NodeId
 from overlay.dht.calls import Calls
 from overlay.dht.core import Dht
-from overlay.dht.envelope import Envelopes, UnverifiedReply, parse_datagram
+from overlay.dht.envelope import Envelopes, UnverifiedReply, network_tag, parse_datagram
 from overlay.dht.events import DhtCount
 from overlay.dht.lookup import Lookup
 from overlay.dht.messages import Contact, Contacts, FindNode, FindRecord, Leave, Ping, Store
@@ -64,7 +64,7 @@ def test_k5_ours_goes_on_with_each_answer():
     lookup = Lookup(target, NodeId(b"o" * 20), peers[:3], settings, NOW)
     queries = lookup.queries(NOW)
     assert len(queries) == 3
-    lookup.answered(queries[0], Contacts((peers[3],)))
+    lookup.answered(queries[0], Contacts((peers[3],)), NOW)
     assert [query.contact for query in lookup.queries(NOW)] == [peers[3]]
 
 
@@ -119,7 +119,7 @@ def test_k18_parent_has_one_id_too_many_and_no_bucket_for_longer_ones():
 def test_k18_ours_draws_refresh_targets_up_to_the_last_id_and_refuses_longer_ones():
     table = our_table()
     table._rng = SimpleNamespace(choice=lambda all_: all_[-1], randint=lambda _, upper: upper)
-    assert table.refresh_target() == b"\xff" * 20
+    assert table.refresh_target(NOW) == b"\xff" * 20
     node, peer = OurNode(), OurPeer(2)
     cookie = peer.cookie(node)
     long = peer.request(node, FindNode(NodeId(b"\xff" * 32)), cookie)
@@ -152,17 +152,19 @@ def test_k22_ours_answers_every_request_also_to_decline_it():
     for request in (Ping(), FindNode(target), FindRecord(target), Store(foreign), Leave(1)):
         node, peer = OurNode(), OurPeer(2)
         answers = [
-            parse_datagram(data, node.dht._envelopes.tag) for data, _ in peer.ask(node, request)
+            parse_datagram(data, network_tag(NETWORK_ID)) for data, _ in peer.ask(node, request)
         ]
         assert sum(isinstance(answer, UnverifiedReply) for answer in answers) == 1
 
 
 def test_k22_ours_loses_no_five_seconds_where_nobody_answers():
     settings = DhtSettings()
-    peer, answers, sent = OurPeer(2), [], []
+    peer, answers, sent = OurPeer(2), [], Sent()
     envelopes = Envelopes(OurPeer(1).identity, "test-net")
-    calls = Calls(envelopes, settings, Random(1), lambda data, to: sent.append(data), Counter())
-    calls.start(Ping(), peer.endpoint, peer.identity.node_id, NOW, answers.append)
+    calls = Calls(envelopes, settings, Random(1), sent, Counter())
+    calls.start(
+        Ping(), peer.endpoint, peer.identity.node_id, NOW, lambda answer, _: answers.append(answer)
+    )
     now = NOW
     while not answers:
         now = calls.next_deadline()
@@ -206,9 +208,10 @@ def test_k24_ours_reads_the_one_that_it_is_given(monkeypatch):
     monkeypatch.setattr(kademlia.routing, "time", SimpleNamespace(monotonic=read))
     table = our_table()
     for number in range(1, 40):
-        table.seen(Contact(NodeId(bytes([number * 5]) * 20), public_endpoint(number), b"k" * 32))
+        contact = Contact(NodeId(bytes([number * 5]) * 20), public_endpoint(number), b"k" * 32)
+        table.seen(contact, START)
     target = NodeId(b"\xff" * 20)
-    table.refreshed(target)
+    table.refreshed(target, START)
     assert table.buckets[-1].last_updated == START
     assert len(table.buckets) > 1
 
@@ -231,8 +234,7 @@ def test_k25_parent_draws_message_ids_from_the_system():
 
 def test_k25_ours_sends_the_same_bytes_from_the_same_stream():
     def first_datagrams(seed):
-        node = OurNode()
-        node.dht._rng.seed(seed)
+        node = OurNode(seed=seed)
         node.dht.bootstrap([public_endpoint(5)], NOW)
         return node.dht.datagrams_to_send(NOW)
 
@@ -258,12 +260,12 @@ def test_k26_parent_counts_a_strangers_question_as_a_refresh():
 def test_k26_ours_refreshes_all_the_same_and_not_all_at_one_time():
     node, peer = OurNode(), OurPeer(2)
     peer.ask(node, FindNode(NodeId(b"\xff" * 20)))
-    node.dht._table.refreshed(node.identity.node_id)
-    node.dht._table.buckets[0].last_updated = -1e9
+    node.dht.parts.table.refreshed(node.identity.node_id, NOW)
+    node.dht.parts.table.buckets[0].last_updated = -1e9
     peer.ask(node, FindNode(NodeId(b"\xff" * 20)))
-    assert node.dht._table.refresh_target() is not None
+    assert node.dht.parts.table.refresh_target(NOW) is not None
     members = grown(6)[1]
-    due = {member.dht._schedule.next_deadline() % 1 for member in members}
+    due = {member.dht.parts.schedule.next_deadline() % 1 for member in members}
     assert len(due) == 6
 
 

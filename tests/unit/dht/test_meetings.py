@@ -3,7 +3,7 @@
 from random import Random
 
 import pytest
-from dht_network import NETWORK_ID, START, make_identity, public_endpoint
+from dht_network import NETWORK_ID, START, AtClock, make_identity, public_endpoint
 
 from overlay.addresses import Endpoint
 from overlay.dht.admission import prefix_of
@@ -32,20 +32,24 @@ class Clock:
         return self.now
 
 
+def meeting_place(clock):
+    return AtClock(MeetingPlace(), clock, {"meet"})
+
+
 @pytest.fixture
 def clock():
     return Clock()
 
 
 def test_a_place_hands_over_between_askers_of_one_address(clock):
-    place = MeetingPlace(clock)
+    place = meeting_place(clock)
     assert place.meet(Meet(SECOND.node_id, b"one"), FIRST) == Met(present=False, sealed=b"")
     assert place.meet(Meet(FIRST.node_id, b"two"), SECOND) == Met(present=True, sealed=b"one")
     assert place.meet(Meet(SECOND.node_id, b"one"), FIRST) == Met(present=True, sealed=b"two")
 
 
 def test_a_place_tells_nothing_to_other_addresses_other_nodes_and_too_late(clock):
-    place = MeetingPlace(clock)
+    place = meeting_place(clock)
     place.meet(Meet(SECOND.node_id, b"one"), FIRST)
     nothing = Met(present=False, sealed=b"")
     assert place.meet(Meet(FIRST.node_id, b""), asker(101, host="80.0.0.2")) == nothing
@@ -55,7 +59,7 @@ def test_a_place_tells_nothing_to_other_addresses_other_nodes_and_too_late(clock
 
 
 def test_a_place_remembers_a_bounded_number(clock):
-    place = MeetingPlace(clock)
+    place = meeting_place(clock)
     for number in range(3000):
         clock.now += 0.1
         host = f"80.{number // 250}.{number % 250}.1"
@@ -66,7 +70,7 @@ def test_a_place_remembers_a_bounded_number(clock):
 
 
 def test_one_address_has_a_share_of_a_place(clock):
-    place = MeetingPlace(clock)
+    place = meeting_place(clock)
     for number in range(200):
         clock.now += 1
         place.meet(Meet(make_identity(number).node_id, b"x"), asker(104))
@@ -91,7 +95,7 @@ class Behind:
     def __init__(self, world, me, port):
         self.world, self.me = world, me._replace(endpoint=Endpoint(OUTSIDE.host, port))
         self.left, self.told = [], []
-        self.meetings = Meetings(self, Random(port), world.clock)
+        self.meetings = Meetings(self, Random(port))
         self.meetings.serve(self.seal, self.found)
 
     def seal(self, target, now):
@@ -105,14 +109,16 @@ class Behind:
     def start(self, request, endpoint, responder, now, on_answer):
         place = next(each for each in NODES if each.node_id == responder)
         reply = self.world.reply(place, request, self.me)
-        self.world.later.append(lambda: on_answer(reply and VerifiedReply(place, reply)))
+        self.world.later.append(
+            lambda: on_answer(reply and VerifiedReply(place, reply), self.world.clock.now)
+        )
 
 
 class World:
     def __init__(self, clock, *, present=3):
         self.clock, self.later = clock, []
         self.places = places_of(NETWORK_ID, OUTSIDE.packed, NODES)
-        self.honest = {each.node_id: MeetingPlace(clock) for each in self.places}
+        self.honest = {each.node_id: meeting_place(clock) for each in self.places}
         self.dead, self.lying = set(), set()
         self.first, self.second = Behind(self, FIRST, 4500), Behind(self, SECOND, 4501)
 

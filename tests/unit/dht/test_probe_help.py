@@ -30,8 +30,8 @@ def proof(member, endpoint=None, now=START):
 def ask(network, member, peer, request):
     """Send a request as ``member`` would; return the state that ``peer`` answers."""
     said = []
-    member.dht._calls.start(
-        request, peer.endpoint, peer.node_id, network.now, lambda a: said.append(a and a.reply)
+    member.dht.parts.calls.start(
+        request, peer.endpoint, peer.node_id, network.now, lambda a, _: said.append(a and a.reply)
     )
     network.flush(member)
     network.run(2)
@@ -105,7 +105,9 @@ def test_probes_are_bounded_for_each_target_each_asker_and_in_all(overlay):
         asker = askers[number % len(askers)]
         nonce = number.to_bytes(12, "big")
         request = SendProbe(proof(owner, now=network.now), owner.endpoint, nonce)
-        asker.dht._calls.start(request, third.endpoint, third.node_id, network.now, lambda _: None)
+        asker.dht.parts.calls.start(
+            request, third.endpoint, third.node_id, network.now, lambda *_: None
+        )
         network.flush(asker)
     network.run(2)
     sent = len(probes([third]))

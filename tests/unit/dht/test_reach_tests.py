@@ -11,7 +11,7 @@ from reach_world import HERE, PENDING, REFUSED, SENT, World, contact
 from overlay.addresses import Endpoint
 from overlay.dht.admission import prefix_of
 from overlay.dht.contacted import Contacted
-from overlay.dht.events import ReachChanged, Standing
+from overlay.dht.events import DhtCount, ReachChanged, Standing
 from overlay.dht.messages import FindNode
 
 ELSEWHERE = Endpoint("90.0.0.1", 51_000)
@@ -128,7 +128,7 @@ def test_an_overloaded_node_may_have_dropped_the_probes():
     world = World()
     for _ in range(3):
         world.wait_for_round()
-        world.dropped += 1
+        world.counts[DhtCount.RATE_LIMITED] += 1
         world.answer(SENT)
         world.wait(2.5)
     assert world.changes == []
@@ -181,6 +181,7 @@ def test_nothing_is_tested_after_the_end_or_without_endpoints():
 
 def test_memory_of_contacted_endpoints_is_bounded_and_ends():
     contacted = Contacted()
+    contacted.active = True
     for number in range(10_000):
         contacted.note(public_endpoint(number), 0.0)
     assert not contacted.holds_address(public_endpoint(0), 0.0)

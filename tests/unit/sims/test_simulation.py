@@ -102,7 +102,7 @@ def test_a_node_that_starts_joins_and_returns_without_the_bootstrap_peer():
     world.stop(returning)
     world.start(returning)
     world.heap.run(world.heap.now + 30)
-    assert returning.dht.joined
+    assert returning.inspection.joined
     assert returning.sessions == 2
 
 
@@ -111,7 +111,7 @@ def test_whoever_leaves_is_forgotten_at_once(monkeypatch):
     tables, switch_on = weakref.WeakSet(), Machine.switch_on
 
     def noted(machine, dht):
-        tables.add(dht._table)
+        tables.add(dht.parts.table)
         switch_on(machine, dht)
 
     monkeypatch.setattr(Machine, "switch_on", noted)
