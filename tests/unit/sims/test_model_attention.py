@@ -5,12 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from overlay.dht.descriptor import RESIGN_INTERVAL_S
 from overlay.dht.settings import DhtSettings
 from sims.scenario.sections import LatencySection
 from sims.vectorised.attention import Attention
 from sims.vectorised.fetching import fetch
 from sims.vectorised.habits import BucketTraffic, Habits, crawl_pause_s
-from sims.vectorised.schedule import RESIGN_S, Publications, cookies_at_hand, signed_at
+from sims.vectorised.schedule import Publications, cookies_at_hand, signed_at
 from sims.vectorised.tables import Known, Tables
 from sims.vectorised.timing import CallTiming
 
@@ -124,19 +125,19 @@ def test_tables_hold_as_many_of_the_dead_as_their_standing_says(rng):
 
 def test_a_newcomer_doubles_its_pauses_and_stores_what_it_signs_anew(rng):
     since = np.full(400, 1000.0)
-    now = 1000.0 + RESIGN_S + 1000.0
+    now = 1000.0 + RESIGN_INTERVAL_S + 1000.0
     times = Publications(SETTINGS, rng).of(since, now)
     assert np.nanmax(times) < now
     offsets = times - 1000.0
     pauses = np.diff(offsets[:, :5], axis=1).mean(axis=0)
     assert pauses == pytest.approx([60, 120, 240, 480], rel=0.05)
-    assert np.isclose(offsets, RESIGN_S).any(axis=1).all()
-    assert (offsets < RESIGN_S).sum(axis=1).tolist() == pytest.approx([6.5] * 400, abs=1)
+    assert np.isclose(offsets, RESIGN_INTERVAL_S).any(axis=1).all()
+    assert (offsets < RESIGN_INTERVAL_S).sum(axis=1).tolist() == pytest.approx([6.5] * 400, abs=1)
 
 
 def test_who_has_been_there_for_long_stores_once_or_twice_an_hour(rng):
-    times = Publications(SETTINGS, rng).of(np.full(400, 1000.0), 1000.0 + 10.5 * RESIGN_S)
-    an_hour = (times > 1000.0 + 9.5 * RESIGN_S).sum(axis=1)
+    times = Publications(SETTINGS, rng).of(np.full(400, 1000.0), 1000.0 + 10.5 * RESIGN_INTERVAL_S)
+    an_hour = (times > 1000.0 + 9.5 * RESIGN_INTERVAL_S).sum(axis=1)
     assert set(an_hour.tolist()) <= {1, 2}
     assert an_hour.mean() == pytest.approx(1.5, abs=0.1)
 
