@@ -23,26 +23,26 @@ __all__ = ["BackendChoice", "PacketShell", "ShellHost", "SourceKillSwitch"]
 
 @dataclass(frozen=True, slots=True)
 class BackendChoice:
-    """Which backend runs, and why, as a clause for the node's owner."""
+    """Which backend runs, and the reason, as a clause for the user."""
 
     name: str
     reason: str
 
 
 class SourceKillSwitch(KillSwitchService, Protocol):
-    """The guard of destinations as the node's start sees it."""
+    """The kill switch as the start of the node uses it."""
 
     def leftovers(self) -> list[IpNetwork]:
-        """Return what the kernel still guards, though no path of this process asked for it."""
+        """Return the prefixes that the kernel blocks and that no path of this process needs."""
         ...
 
     @property
     def is_open(self) -> bool:
-        """Whether this process owns the guard."""
+        """Whether this process owns the kill switch."""
         ...
 
     def unguarded(self) -> UnprotectedDestinations:
-        """Return which destinations are not blocked though they shall be, and why."""
+        """Return the destinations that could not be blocked, and the reason."""
         ...
 
 
@@ -55,7 +55,7 @@ class ShellHost(Protocol):
         ...
 
     def spawn(self, task: Callable[..., Awaitable[None]], *arguments: object) -> None:
-        """Run a task as long as the node runs; its failure ends the node."""
+        """Run a task as long as the node runs. If the task fails, the node ends."""
         ...
 
     def now(self) -> float:
@@ -63,50 +63,50 @@ class ShellHost(Protocol):
         ...
 
     def settle(self, now: float) -> None:
-        """Pass on what a change from outside the cores has caused."""
+        """Pass on the events that a change from outside of the cores has caused."""
         ...
 
     def take(self, arrived: Arrived) -> None:
-        """Tell the cores of packets that came beside the UDP port."""
+        """Pass packets to the cores that did not come through the UDP port."""
         ...
 
 
 class PacketShell(Protocol):
-    """Owner of what one backend holds of the operating system; a context manager."""
+    """Owns the devices, sockets and filters of one backend; a context manager."""
 
     @property
     def choice(self) -> BackendChoice:
-        """Which backend this is, and why it was chosen."""
+        """Which backend this is, and the reason of the choice."""
         ...
 
     @property
     def backend(self) -> NodeBackend:
-        """Where IPsec configurations are enforced."""
+        """The backend that installs IPsec configurations."""
         ...
 
     @property
     def path(self) -> PacketTransport:
-        """How the cores' packets go."""
+        """The transport of the cores' packets."""
         ...
 
     @property
     def unforgotten(self) -> int:
-        """How many inner addresses' connections could not be forgotten; see :meth:`forget`."""
+        """Number of inner addresses whose connections :meth:`forget` could not delete."""
         ...
 
     @property
     def enforced(self) -> tuple[Enforced, ...]:
-        """What must stay in the kernel as it was put there."""
+        """The parts that keep their state in the kernel complete."""
         ...
 
     @property
     def guard(self) -> SourceKillSwitch:
-        """The source's end: destinations and what carries their packets."""
+        """The kill switch, and the device that carries packets of its destinations."""
         ...
 
     @property
     def exit_role(self) -> ExitRole | None:
-        """What this node can do as an exit now; None if it is none."""
+        """What this node can do as an exit now; None if it is not an exit."""
         ...
 
     def start(self, node: ShellHost) -> None:
@@ -114,11 +114,11 @@ class PacketShell(Protocol):
         ...
 
     def own_addresses(self) -> frozenset[bytes]:
-        """Return the packed addresses that an exit lets no circuit reach."""
+        """Return the packed addresses of this host, which no circuit may reach."""
         ...
 
     def refuse_destinations(self, addresses: frozenset[bytes]) -> None:
-        """Let an exit's circuits reach none of these packed addresses.
+        """Block packets of an exit's circuits to these packed addresses.
 
         Raises:
             BackendError: the kernel refused.
@@ -126,9 +126,9 @@ class PacketShell(Protocol):
         ...
 
     def forget(self, inner_addresses: Iterable[InnerAddress]) -> None:
-        """Forget every tracked connection of a circuit that ended."""
+        """Delete every tracked connection of a closed circuit."""
         ...
 
     def close(self) -> None:
-        """Give everything back; what is guarded stays so."""
+        """Remove everything; blocked destinations stay blocked."""
         ...

@@ -18,27 +18,27 @@ __all__ = ["Arrived", "DatagramSink", "NodeBackend", "PacketEngine", "PacketTran
 
 
 class DatagramSink(Protocol):
-    """Where datagrams of the UDP port go; a full buffer drops and counts, as a network does."""
+    """Sends datagrams from the UDP port. A full buffer drops and counts them, as a network does."""
 
     def send_batch(self, batch: Sequence[tuple[bytes, Endpoint]]) -> None:
         """Send without waiting."""
         ...
 
     def send_whole(self, batch: Sequence[tuple[bytes, Endpoint]]) -> None:
-        """Send without waiting what must not be fragmented."""
+        """Send datagrams without waiting, and forbid their fragmentation."""
         ...
 
 
 class NodeBackend(IpsecBackend, Protocol):
-    """An IPsec backend as a node runs it: beside enforcing, it tells what happened."""
+    """An IPsec backend as a node uses it: it also reports expired SAs and drops."""
 
     def relocate(
         self, pairs: Sequence[IpsecConfiguration], local: Endpoint, remote: Endpoint
     ) -> list[IpsecConfiguration] | None:
-        """Let all SAs of one link go on between other endpoints.
+        """Move all SAs of one link to other endpoints.
 
         Returns:
-            What is installed now, in the same order, or None if this backend cannot do that.
+            The installed configurations, in the same order, or None if this backend cannot do it.
 
         Raises:
             ValueError: an outbound SA to that endpoint is the same.
@@ -54,20 +54,20 @@ class NodeBackend(IpsecBackend, Protocol):
         ...
 
     def soft_expired(self) -> list[SaIdentity]:
-        """Return, once each, the SAs that want to be replaced since the last call."""
+        """Return the SAs whose soft lifetime ended since the last call, each once."""
         ...
 
     def drops(self) -> dict[Drop, int]:
-        """Return how many packets were dropped so far, by reason."""
+        """Return how many packets were dropped since the start, by reason."""
         ...
 
     def association_counts(self) -> dict[str, int]:
-        """Return how many SAs are installed, by kind, for the node's owner."""
+        """Return how many SAs are installed, by kind; the user sees it."""
         ...
 
 
 class PacketEngine(NodeBackend, Protocol):
-    """A backend that processes packets in this process; the node hands it batches."""
+    """A backend that processes batches of packets in this process."""
 
     @property
     def has_soft_expired(self) -> bool:
@@ -89,7 +89,7 @@ class PacketEngine(NodeBackend, Protocol):
         ...
 
     def attacked_links(self) -> list[AttackedLink]:
-        """Return the installed link SAs for which many forged packets came."""
+        """Return the installed link SAs that received many forged packets."""
         ...
 
     def dummy(self, reqid: int, now: float) -> tuple[bytes, Endpoint] | None:
@@ -99,14 +99,16 @@ class PacketEngine(NodeBackend, Protocol):
 
 @dataclass(slots=True)
 class Arrived:
-    """What the cores are told of packets that came.
+    """What the cores learn of received packets.
 
-    ``to_control`` are IPv6 packets for an overlay or circuit address of this host that passed
-    its in-policies; ``worn`` tells that SAs want to be replaced now, and not at the next deadline;
-    ``idle`` tells that no packet came out, so that all of the batch may have been garbage;
-    ``deferred`` are datagrams that have to be handed over again; ``attacked`` are the links of
-    which many packets were forged; ``moved`` tells for inbound SPIs of links from where else than
-    expected authentic packets came.
+    Attributes:
+        to_control: IPv6 packets for an overlay or circuit address of this host that passed its
+            inbound policies.
+        worn: SAs must be replaced now, and not at the next deadline.
+        idle: no packet resulted from the batch, so all of it may have been garbage.
+        deferred: datagrams that the caller has to pass again.
+        attacked: links that received many forged packets.
+        moved: by the inbound SPI of a link, the other endpoint from which authentic packets came.
     """
 
     to_control: list[bytes] = field(default_factory=list)
@@ -118,7 +120,7 @@ class Arrived:
 
 
 class PacketTransport(Protocol):
-    """How packets of this node's own reach the network, and control packets its cores."""
+    """Carries packets of this node to the network, and control packets to its cores."""
 
     def from_network(
         self,
@@ -127,10 +129,10 @@ class PacketTransport(Protocol):
         *,
         defer_doubtful: bool = False,
     ) -> Arrived:
-        """Take ESP datagrams that reached the node's own socket.
+        """Process ESP datagrams that reached the node's own socket.
 
-        With ``defer_doubtful`` those of a link under attack are returned that come from another
-        endpoint than its peer's or whose number is far ahead.
+        With ``defer_doubtful``, doubtful datagrams of a link under attack are returned: their
+        endpoint is not the peer's, or their sequence number is far ahead.
         """
         ...
 
@@ -143,5 +145,5 @@ class PacketTransport(Protocol):
         ...
 
     def counters(self) -> dict[str, int]:
-        """Return what the node's owner may see of it."""
+        """Return the counters that the user sees."""
         ...

@@ -1,4 +1,4 @@
-"""What a node accepts at its UDP port, in the form that the kernel can test."""
+"""Describe the datagrams that a node accepts, so that the kernel can test them."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _PAYLOAD_AT: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """Secret properties of the numbers that a node draws and others send back.
+    """Secret properties of the numbers that a node draws and other nodes send back.
 
     Attributes:
         link_spis: of the SPIs of inbound link SAs.
-        numbers: of the indexes of handshakes and the ids of DHT requests. It is another one,
-            because every node that is asked learns such numbers.
+        numbers: of the indexes of handshakes and the ids of DHT requests. It differs from
+            ``link_spis``, because every node that gets a request learns such numbers.
     """
 
     link_spis: SpiMark
@@ -44,7 +44,7 @@ class Marks:
 
 
 def port_forms(network_id: str, marks: Marks) -> PortForms:
-    """Return what a node of a network accepts, if its numbers have these marks."""
+    """Return the datagrams that a node of a network accepts if its numbers have these marks."""
     return PortForms(marks.link_spis, (*_dht_forms(network_id, marks), *_link_forms(marks)))
 
 

@@ -1,4 +1,4 @@
-"""Reads the node's UDP ports: ESP at once, control datagrams within a budget.
+"""Read the node's UDP ports: ESP at once, control datagrams within a budget.
 
 ::
 
@@ -8,14 +8,14 @@
     with a cookie ────> turn ──> DHT, links ──> rest    6 %
     expected answers ─> turn ──> DHT, links ──> rest    25 %
 
-Any host can send to the port. So what costs time for each wake-up or each datagram is bounded.
-While circuits carry traffic, the node rests after a batch of control datagrams several times as
-long as the batch took. Meanwhile the queue fills, and the kernel drops what finds no place, which
-costs this process nothing. After a batch without authentic ESP the node rests a moment, so that
-the next batch is larger.
+Any host can send to the port. So the time for each wake-up and each datagram is bounded. While
+circuits carry traffic, the node pauses after a batch of control datagrams, several times as long as
+the batch took. Meanwhile the queue fills, and the kernel drops further datagrams, which costs this
+process nothing. After a batch without authentic ESP the node pauses briefly, so that the next batch
+is larger.
 
-Strays are control datagrams that the kernel aggregated with ESP, and ESP of a link under attack
-that comes from another endpoint than the peer's.
+Strays are control datagrams that the kernel aggregated with ESP. ESP of a link under attack is also
+a stray if it comes from another endpoint than the peer's.
 
 Reasons: docs/decisions/0041.
 """
@@ -41,27 +41,27 @@ __all__ = ["PortReaders", "ReceptionBudget"]
 
 @dataclass(frozen=True, slots=True)
 class ReceptionBudget:
-    """Bounds on what datagrams from anywhere may cost.
+    """Bounds on the costs of datagrams from any host.
 
     Attributes:
-        control_datagrams: read at once, because ESP waits meanwhile: one or two milliseconds.
+        control_datagrams: read in one batch. ESP waits one or two milliseconds meanwhile.
         expected_share: fraction of its time that the node spends at most (0 to 1) on answers that
-            it waits for, while ESP arrives. Only a node that it has asked can forge many.
-        returning_share: the same for requests with a cookie, which may be wrong. They have a share
-            of their own, so that a node that once got a cookie is heard beside any flood without.
+            it waits for, while ESP arrives. Only a node that got a request can forge many.
+        returning_share: the same for requests with a cookie, which may be wrong. They have a share,
+            so that a flood without cookies does not displace a node that has a cookie.
         strangers_share: the same for other requests of any node and for strays. A request from a
-            forged address costs some ten microseconds, and 100,000 a second are no effort.
-        wake_up_s: what a wake-up for a batch costs beside the work that is measured, in seconds. It
-            counts as part of the share.
+            forged address costs about ten microseconds, and 100,000 a second are easily sent.
+        wake_up_s: cost of a wake-up for a batch, in seconds, which the measured work does not
+            contain. It counts as part of the share.
         control_rest_s: longest pause that these fractions cause, in seconds.
         esp_recent_s: ESP counts as arriving for this time after an authentic packet, in seconds.
-            Without ESP nothing waits, so that a node without circuits joins at full speed.
+            Without ESP nothing waits, so a node without circuits joins at full speed.
         control_pause_s: least pause between two batches of control datagrams, in seconds. A
-            wake-up costs as much as ten datagrams, so a flood must not cause one each.
+            wake-up costs as much as ten datagrams, so a flood must not cause one for each.
         idle_pause_s: pause after a batch of which no datagram was authentic ESP, in seconds,
-            for the same reason. It delays what comes next by a fraction of a link's delay.
-        steering_pause_s: least time between two changes of what the kernel knows of attacks.
-        strays: datagrams from the ESP queue that wait for their turn. Few come there: see
+            for the same reason. It delays the next datagrams by a fraction of a link's delay.
+        steering_pause_s: least time between two reports of attacks to the kernel, in seconds.
+        strays: most datagrams from the ESP queue that wait for their turn. They are few: see
             ``overlay.system.steering``.
     """
 
@@ -79,7 +79,7 @@ class ReceptionBudget:
 
 
 class _Turn:
-    """What readers of one kind of datagrams share: one of them at a time, and a share of time."""
+    """A lock and a share of time for all readers of one kind of datagrams."""
 
     def __init__(self, share: float) -> None:
         self.lock = trio.Lock()
@@ -87,9 +87,9 @@ class _Turn:
 
 
 class PortReaders:
-    """The readers of one node's ports, each a task; those of one kind share a budget.
+    """The readers of one node's ports. Each is a task, and those of one kind share a budget.
 
-    ``strays_dropped`` counts datagrams for which there was no place to wait.
+    ``strays_dropped`` counts strays that were dropped because too many waited.
     """
 
     def __init__(
@@ -101,15 +101,15 @@ class PortReaders:
         spent: Callable[[], float] = time.thread_time,
         budget: ReceptionBudget | None = None,
     ) -> None:
-        """Read for ``cores``.
+        """Store the arguments.
 
         Args:
-            cores: gets what arrives.
+            cores: get the datagrams.
             now: returns Unix seconds on the node's clock.
             told: called after a batch that may have changed when timers are due.
-            spent: returns the seconds of processor time that this thread has taken. Elapsed time
-                would count what other programs of a busy machine take.
-            steer: lets doubtful ESP of links under attack wait among the strangers.
+            spent: returns the processor time of this thread in seconds. Elapsed time would include
+                the time of other programs on a busy host.
+            steer: puts doubtful ESP of links under attack into the queue of strangers.
             budget: the default unless a test needs another.
         """
         self._cores = cores
@@ -129,7 +129,7 @@ class PortReaders:
         self.strays_dropped = 0
 
     async def read_esp(self, port: UdpSocket) -> None:
-        """Carry ESP from one queue as long as the node runs."""
+        """Process ESP from one queue as long as the node runs."""
         batch = await port.receive_batch()
         while True:
             parts = demultiplex(batch)
@@ -143,32 +143,32 @@ class PortReaders:
             batch = batch or await port.receive_batch()
 
     async def read_expected(self, port: UdpSocket) -> None:
-        """Take answers that the node waits for from one queue as long as the node runs."""
+        """Process expected answers from one queue as long as the node runs."""
         await self._read_control(port, self._expected)
 
     async def read_returning(self, port: UdpSocket) -> None:
-        """Take requests with a cookie from one queue as long as the node runs."""
+        """Process requests with a cookie from one queue as long as the node runs."""
         await self._read_control(port, self._returning)
 
     async def read_strangers(self, port: UdpSocket) -> None:
-        """Take other requests of any node from one queue as long as the node runs."""
+        """Process other requests from one queue as long as the node runs."""
         await self._read_control(port, self._strangers)
 
     async def _read_control(self, port: UdpSocket, turn: _Turn) -> None:
         most = self._budget.control_datagrams
         while True:
             async with turn.lock:
-                # Reading counts, because it costs more than the look at most garbage does.
+                # Reading counts, because it costs more than the test of most garbage.
                 began = self._spent()
                 batch = port.read_batch(most)
                 if batch:
-                    # ESP comes here aggregated with a control datagram.
+                    # The kernel can aggregate ESP with a control datagram.
                     await self._take_and_rest(demultiplex(batch), turn, began)
             if not batch:
                 await port.wait_readable()
 
     async def read_strays(self) -> None:
-        """Take strays of the ESP queues as long as the node runs."""
+        """Process strays of the ESP queues as long as the node runs."""
         while True:
             await self._stray_came.wait()
             self._stray_came = trio.Event()
@@ -177,7 +177,7 @@ class PortReaders:
                 await self._take_and_rest(parts, self._strangers, self._spent())
 
     async def _take_and_rest(self, parts: Demultiplexed, turn: _Turn, began: float) -> None:
-        """Handle one batch, then let other work have its share of time.
+        """Process one batch, then pause, so that other work has its share of time.
 
         ``began`` is the processor time at which the work on this batch began.
         """
@@ -194,9 +194,9 @@ class PortReaders:
         return min(max(rest, budget.control_pause_s), budget.control_rest_s)
 
     def _carry(self, parts: Demultiplexed, *, defer_doubtful: bool) -> bool:
-        """Carry the ESP of a batch; tell whether nothing of it was authentic.
+        """Process the ESP of a batch; return True if nothing of it was authentic.
 
-        Afterwards ``parts.esp`` is what was deferred.
+        Afterwards ``parts.esp`` contains the deferred datagrams.
         """
         if not parts.esp:
             return True
@@ -213,7 +213,7 @@ class PortReaders:
         return arrived.idle
 
     def _steer_away(self, attacked: Sequence[AttackedLink]) -> None:
-        """Tell the kernel which links are under attack, if that changed and not too often."""
+        """Report the links under attack to the kernel if they changed, but not too often."""
         if trio.current_time() < self._next_steering:
             return
         self._next_steering = trio.current_time() + self._budget.steering_pause_s
@@ -229,7 +229,7 @@ class PortReaders:
 
 
 def _suspect(link: AttackedLink) -> Suspect:
-    """Return which packets of a link under attack keep their place before the strangers.
+    """Return which packets of a link under attack stay in the ESP queue.
 
     The numbers move in steps, so that the kernel's program changes once in 2**13 packets.
     """
@@ -240,6 +240,6 @@ def _suspect(link: AttackedLink) -> Suspect:
         address=link.peer.packed,
         port=link.peer.port,
         first=first % 2**32,
-        # The highest number lies up to one step above the first one that it was rounded to.
+        # The highest number was rounded down, so it is up to one step above the rounded one.
         count=2 * NEAR_BEHIND + NEAR_AHEAD if known else None,
     )

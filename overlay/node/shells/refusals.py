@@ -1,8 +1,8 @@
-"""ICMP errors for what the kernel's packet filter refuses, as the userspace backend sends them.
+"""Answer packets that the kernel's packet filter refused, as the userspace backend does.
 
-An exit answers what it does not forward, and a source what no circuit carries. Each answer names
-the packet's destination as its sender, so it tells no address of a host (:mod:`overlay.forwarding.
-icmp_errors`). At an exit the kernel's policies put it into the circuit.
+An exit answers packets that it does not forward. A source answers packets that no circuit carries.
+The sender of each answer is the packet's destination, so the answer tells no address of a host
+(:mod:`overlay.forwarding.icmp_errors`). At an exit the kernel's policies put it into the circuit.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ __all__ = ["Refusals"]
 
 
 class Sender(Protocol):
-    """Where answers go."""
+    """Sends answers."""
 
     def send(self, packets: Iterable[bytes]) -> int:
-        """Send what can be sent now; return how many packets that were."""
+        """Send without waiting; return the number of sent packets."""
         ...
 
 
@@ -34,9 +34,9 @@ class Refusals:
         self.exit_refusals_told = 0
 
     def answer(self, refused: Iterable[RefusedPacket]) -> None:
-        """Answer refused packets of programs here, and of circuits that end here.
+        """Answer refused packets of this host's programs, and of circuits that end here.
 
-        Some get no answer, as ICMP errors.
+        Some packets get no answer, for example ICMP errors.
         """
         for each in refused:
             if each.own:
@@ -45,7 +45,7 @@ class Refusals:
                 self.exit_refusals_told += self._send(prohibited(each.packet))
 
     def counters(self) -> dict[str, int]:
-        """Return how many packets were answered; the names are the userspace backend's."""
+        """Return how many packets were answered, with the names of the userspace backend."""
         return {
             "protocols_refused": self.protocols_refused,
             "exit_refusals_told": self.exit_refusals_told,
