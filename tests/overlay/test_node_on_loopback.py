@@ -149,10 +149,10 @@ def test_a_suspected_eclipse_is_shown_and_logged_without_naming_anybody(tmp_path
             running_node = nodes[0].service._running
             now = running_node.clock.now()
             dht = running_node.cores.dht
-            dht._watch.looked_up = lambda *_: 1e-7
-            dht._publish()
+            dht.parts.watch.looked_up = lambda *_: 1e-7
+            dht.parts.upkeep.publish(now)
             running_node.settle(now)
-            dht._watch._suspect(first.identity.node_id, now)
+            dht.parts.watch._suspect(first.identity.node_id, now)
             await until(lambda: dht.activity.eclipses_suspected)
             status = nodes[0].service.status()
             assert status.suspect_regions == 1
