@@ -1,8 +1,8 @@
-"""A synchronous socket of netlink's XFRM family: requests in batches, dumps, events.
+"""Send requests to netlink's XFRM family in batches, and receive dumps and events.
 
-One system call carries a whole batch. The kernel works it off in order, also after a message that
-failed, before that call returns; it says something about each one that it refused, and about the
-last one in any case. Errors become one sentence (:func:`overlay.system.failures.refused`).
+One system call carries a whole batch. The kernel processes all requests in order before that call
+returns, also after a request that failed. It answers each request that it refused, and the last one
+in any case. Errors become one sentence (:func:`overlay.system.failures.refused`).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ __all__ = [
 ]
 
 CREATE: Final = 0x600
-"""NLM_F_CREATE and NLM_F_EXCL: what is there already is refused with EEXIST."""
+"""NLM_F_CREATE and NLM_F_EXCL: the kernel refuses an entry that exists with EEXIST."""
 
 _NETLINK_XFRM: Final = 6
 _SOL_NETLINK: Final = 270
@@ -58,7 +58,7 @@ _EXT_ACK_MESSAGE: Final = 1
 _EVENT_BUFFER_BYTES: Final = 1 << 20
 _MAX_SEQUENCE: Final = 0x7FFFFFFF
 _BATCH: Final = 64
-"""Messages in one go: 64 kB at most, and their answers fit into the receive buffer."""
+"""Requests in one datagram: 64 kB at most, so that the answers fit into the receive buffer."""
 
 _USE_USERSPACE: Final = 'or set [ipsec] backend = "userspace"'
 _REMEDIES: Final = {
@@ -79,12 +79,12 @@ _LARGER_BUFFERS: Final = (
     "sysctl -w net.core.wmem_default=212992 net.core.rmem_default=212992"
 )
 _SOCKET_REMEDIES: Final = {errno.ENOBUFS: _LARGER_BUFFERS, errno.EMSGSIZE: _LARGER_BUFFERS}
-"""Of the socket itself, not of an answer: ENOBUFS means that an answer was lost (netlink(7))."""
+"""For errors of the socket itself: ENOBUFS means that an answer was lost (netlink(7))."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One message to send: its type, what follows the header, and flags beside the usual ones."""
+    """A message to send: its type, the bytes after the header, and additional flags."""
 
     kind: int
     body: bytes
@@ -97,14 +97,14 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class NetlinkError:
-    """Why the kernel refused a request: errno, and its own words if it had any."""
+    """Why the kernel refused a request: errno, and the text of the kernel if it sent one."""
 
     number: int
     reason: str = ""
 
 
 def refusal_error(operation: str, refusal: NetlinkError) -> BackendError:
-    """Return the sentence for a refusal; the kernel's words for it tell no address."""
+    """Return the error for a refusal; the text of the kernel contains no address."""
     if refusal.reason:
         operation = f"{operation} ({refusal.reason})"
     error = OSError(refusal.number, os.strerror(refusal.number))
@@ -125,7 +125,7 @@ class XfrmSocket:
         self._marshal = MarshalXfrm()
 
     def close(self) -> None:
-        """Close the socket; what was installed stays."""
+        """Close the socket; installed entries stay."""
         self._socket.close()
 
     def __enter__(self) -> Self:
@@ -135,7 +135,7 @@ class XfrmSocket:
         self.close()
 
     def send(self, requests: Sequence[Request]) -> list[NetlinkError | None]:
-        """Send requests and return the kernel's verdict on each, None for done.
+        """Send requests; return for each one why the kernel refused it, or None for success.
 
         Raises:
             BackendError: the socket failed, so that no verdict is known.
@@ -196,7 +196,7 @@ class XfrmSocket:
 
     @contextlib.contextmanager
     def _exchange(self, operation: str) -> Iterator[None]:
-        """Translate what the socket itself says, and make it fit for the next exchange."""
+        """Translate errors of the socket, and discard answers that wait after an error."""
         try:
             yield
         except OSError as error:
@@ -204,13 +204,13 @@ class XfrmSocket:
             raise refused(operation, error, _SOCKET_REMEDIES.get(error.errno or 0, "")) from error
 
     def _drain(self) -> None:
-        """Drop answers that wait: where they fill the queue, the kernel adds no further one."""
+        """Discard queued answers, because the kernel adds none to a full queue."""
         with contextlib.suppress(OSError):  # most likely EAGAIN, for there is none left
             while True:
                 self._socket.recv(RECEIVE_BYTES, socket.MSG_DONTWAIT)
 
     def _transmit(self, requests: Sequence[Request], flags: int, *, last: int = 0) -> int:
-        """Send one datagram of all requests; return the sequence number of the first.
+        """Send all requests in one datagram; return the sequence number of the first.
 
         ``last`` are flags of the last request alone.
         """
@@ -227,7 +227,7 @@ class XfrmSocket:
 
 
 class XfrmEvents:
-    """A socket on which the kernel tells which SAs expire; a context manager.
+    """A socket that receives the kernel's notices of expiring SAs; a context manager.
 
     ``fileno()`` is for waiting until it is readable; :meth:`drain` never waits. The kernel
     drops what does not fit into the buffer, so a reader compares with a dump after
@@ -268,7 +268,7 @@ class XfrmEvents:
         self.close()
 
     def drain(self) -> list[Any]:
-        """Return the messages that have arrived, in order, possibly none."""
+        """Return all messages that have arrived, in order."""
         found: list[Any] = []
         while True:
             try:

@@ -1,14 +1,14 @@
-"""What may still be in the kernel though it should not: removed as soon as the kernel lets us.
+"""Retry removals of entries that may still be in the kernel.
 
 ::
 
     a batch whose verdicts were lost ──┐
     a removal that failed            ──┴──> held ──retry: before each change──> gone
 
-The socket may fail when part of a batch is done (an answer did not fit into its buffer), and a
-removal may be refused. Neither ends a node: what is meant is known, and said again later. An SA
-is asked for before it is deleted, for another program's may have the same identity; a policy of
-another program cannot (its selector lacks our sign).
+The socket may fail after the kernel has processed part of a batch, for example if an answer does
+not fit into the buffer. The kernel may also refuse a removal. The node goes on and retries later.
+It reads an SA before it deletes it, because an SA of another program may have the same identity. A
+policy of another program cannot, because its selector has another ``user``.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from overlay.ipsec.xfrm.netlink import Request, XfrmSocket
 __all__ = ["PendingRemovals"]
 
 _RETRIED_AT_ONCE: Final = 64
-"""Bounds what a change has to do for earlier ones."""
+"""Limit of retries for each change, which bounds its delay."""
 
 
 class PendingRemovals:
-    """Owner of removals that are still to be made; bounded by what was installed."""
+    """Owner of removals that are not done yet; there are at most as many as installed entries."""
 
     def __init__(self, netlink: XfrmSocket) -> None:
         self._netlink = netlink
@@ -40,7 +40,7 @@ class PendingRemovals:
         return len(self._held)
 
     def remove(self, requests: Sequence[Request]) -> None:
-        """Remove entries that were certainly installed by us; what fails is held."""
+        """Remove entries that this node has installed; those that fail are held."""
         try:
             verdicts = self._netlink.send(requests)
         except BackendError:
@@ -53,7 +53,7 @@ class PendingRemovals:
         )
 
     def remove_what_is_ours(self, requests: Sequence[Request]) -> None:
-        """Remove entries of which it is not known whether they are there, and whose."""
+        """Remove entries if they exist and belong to this node, which is not known."""
         self._hold(requests)
         self.retry()
 
