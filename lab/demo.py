@@ -74,7 +74,7 @@ class Demonstration:
         self.web.publish("file", self.content)
 
     def _join(self) -> None:
-        # A running node holds a device of its destination guard, so look before the first start.
+        # A running node holds a device of its kill switch, so look before the first start.
         self._before = host_state(self.alice.host.namespace)
         self._say("starting the nodes; each one knows the bootstrap node's address and no other")
         boot = self.nodes["boot"]
@@ -160,7 +160,7 @@ class Demonstration:
         for name in ("alice", *hops):
             self._check(f"{name} keeps no SA and no soft state of the circuit", self._forgot(name))
         status = self.alice.status() or {}
-        self._check("no destination is guarded any more", status.get("protected") == [])
+        self._check("no destination is protected any more", status.get("protected") == [])
         self._say("all nodes stop")
         for node in self.nodes.values():
             node.stop()

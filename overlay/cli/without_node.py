@@ -9,7 +9,7 @@ from overlay.cli.blocked import freed_text
 from overlay.cli.places import configuration_of
 from overlay.control.client import NoNodeAnswers
 from overlay.errors import ConfigurationError
-from overlay.node.release import Freed, blocked_here, free_blocked, guard_is_owned
+from overlay.node.release import Freed, blocked_here, free_blocked, kill_switch_is_owned
 from overlay.plurals import counted
 
 __all__ = ["without_node"]
@@ -32,7 +32,7 @@ def without_node(arguments: argparse.Namespace, error: NoNodeAnswers) -> Command
     if not blocked:
         raise error
     said = str(error).rstrip(".")
-    if guard_is_owned():
+    if kill_switch_is_owned():
         raise NoNodeAnswers(
             f"{said}; another node runs on this host and blocks or carries "
             f"{counted(blocked, 'destination')}: name its control socket with --socket, or its "

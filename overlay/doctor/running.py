@@ -14,7 +14,7 @@ from overlay.control.client import ControlClient
 from overlay.control.socket_file import node_answers
 from overlay.doctor.findings import Finding, NodeStatus, Outcome, Purpose, Setup
 from overlay.errors import OverlayError
-from overlay.node.release import blocked_here, guard_is_owned
+from overlay.node.release import blocked_here, kill_switch_is_owned
 from overlay.plurals import counted
 
 __all__ = ["ask_running_node", "running_node"]
@@ -46,7 +46,7 @@ def ask_running_node(setup: Setup) -> NodeStatus | None:
 def running_node(
     setup: Setup,
     blocked: Callable[[], Collection[object]] = blocked_here,
-    owned: Callable[[], bool] = guard_is_owned,
+    owned: Callable[[], bool] = kill_switch_is_owned,
 ) -> list[Finding]:
     """Return the running node's summary, or what an ended node has left blocked."""
     if setup.path is None:

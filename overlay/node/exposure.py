@@ -18,7 +18,7 @@ _REMOVED: Final = "another program removed all that blocks them, and it cannot b
 
 
 def exposed(
-    unguarded: UnprotectedDestinations, missing: Collection[str], all_terms: Iterable[PathTerms]
+    unprotected: UnprotectedDestinations, missing: Collection[str], all_terms: Iterable[PathTerms]
 ) -> UnprotectedDestinations:
     """Return the prefixes to which packets can leave in the clear.
 
@@ -26,16 +26,16 @@ def exposed(
     missing: each of the three blocks packets on its own (docs/decisions/0036).
 
     Args:
-        unguarded: the destinations that the kill switch could not block.
+        unprotected: the destinations that the kill switch could not block.
         missing: names of missing kernel state.
         all_terms: the terms of all paths.
     """
     no_filter = FILTER in missing and any(each.startswith(EGRESS) for each in missing)
     if no_filter and (RULES in missing or ROUTES in missing):
         return UnprotectedDestinations(
-            frozenset(prefixes_of(all_terms)), unguarded.reason or _REMOVED
+            frozenset(prefixes_of(all_terms)), unprotected.reason or _REMOVED
         )
-    return unguarded
+    return unprotected
 
 
 def exposed_versions(prefixes: Collection[IpNetwork]) -> set[int]:

@@ -23,7 +23,7 @@ from overlay.paths.ip_versions import other_version, split_leftovers
 from overlay.paths.protection import prefixes_of
 from overlay.paths.requested_path import PathTerms
 
-__all__ = ["Inherited", "guard_first", "inherited", "permanent_terms", "remembered"]
+__all__ = ["Inherited", "block_first", "inherited", "permanent_terms", "remembered"]
 
 _log = EventLog(__name__)
 
@@ -69,7 +69,7 @@ def permanent_terms(configuration: Configuration) -> list[PathTerms]:
     return [_default_terms(configuration, each, both_versions=both) for each in permanent]
 
 
-def guard_first(host: OperatingSystem, all_terms: Collection[PathTerms]) -> bool:
+def block_first(host: OperatingSystem, all_terms: Collection[PathTerms]) -> bool:
     """Block the destinations of remembered paths, before any other step of the start.
 
     Later steps may fail (a port in use, a missing device), and the destinations must be blocked
@@ -82,14 +82,14 @@ def guard_first(host: OperatingSystem, all_terms: Collection[PathTerms]) -> bool
     if not all_terms:
         return True
     try:
-        guard = host.open_guard()
+        kill_switch = host.open_kill_switch()
         try:
-            guard.protect(*prefixes_of(all_terms))
+            kill_switch.protect(*prefixes_of(all_terms))
         finally:
-            guard.close()
+            kill_switch.close()
     except BackendError as error:
         # The node starts all the same, because only a running node can try to block them again.
-        _log.error("guard.not_protected", destinations=len(all_terms), reason=Word(error))
+        _log.error("kill_switch.not_protected", destinations=len(all_terms), reason=Word(error))
         return False
     return True
 

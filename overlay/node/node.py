@@ -245,7 +245,7 @@ async def run_node(
     Raises:
         OverlayError: the node could not start, or failed.
     """
-    guarded: list[Callable[[], int]] = []
+    protected: list[Callable[[], int]] = []
     while True:
         node = OverlayNode(configuration, identity, engine=engine, host=host)
         async with node:
@@ -253,9 +253,9 @@ async def run_node(
                 async with trio.open_nursery() as nursery:
                     path = configuration.node.control_socket
                     await nursery.start(serve_control, node.service, path)
-                    if not guarded:
-                        task_status.started(lambda: guarded[-1]())
-                    guarded[:] = [node.service.guarded_count]
+                    if not protected:
+                        task_status.started(lambda: protected[-1]())
+                    protected[:] = [node.service.protected_count]
                     _log.info("node.up")
                     await node.wait_stopped()
                     nursery.cancel_scope.cancel()

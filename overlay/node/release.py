@@ -20,11 +20,11 @@ from overlay.node.shells.operating_system import LinuxOperatingSystem, Operating
 from overlay.paths.ip_versions import BLOCKED_FAMILY, split_leftovers
 from overlay.paths.protection import prefixes_of
 from overlay.paths.requested_path import PathTerms
-from overlay.system.kill_switch import GUARD_TABLE
+from overlay.system.kill_switch import KILL_SWITCH_TABLE
 from overlay.system.ownership import LOCK_PREFIX
 from overlay.system.rtnetlink import RouteKind, Rtnetlink
 
-__all__ = ["Freed", "blocked_here", "free_blocked", "guard_is_owned"]
+__all__ = ["Freed", "blocked_here", "free_blocked", "kill_switch_is_owned"]
 
 _log = EventLog(__name__)
 
@@ -51,17 +51,17 @@ def blocked_here() -> list[IpNetwork]:
     """
     try:
         with Rtnetlink() as routes:
-            installed = routes.routes(GUARD_TABLE)
+            installed = routes.routes(KILL_SWITCH_TABLE)
     except BackendError:
         return []
     prefixes = [r.destination for r in installed if r.kind is RouteKind.UNREACHABLE]
     return split_leftovers(prefixes)[0]
 
 
-def guard_is_owned() -> bool:
+def kill_switch_is_owned() -> bool:
     """Tell whether a running node on this host owns the kill switch; this needs no rights."""
     try:
-        return socket.if_nametoindex(f"{LOCK_PREFIX}guard-{GUARD_TABLE}") > 0
+        return socket.if_nametoindex(f"{LOCK_PREFIX}guard-{KILL_SWITCH_TABLE}") > 0
     except OSError:
         return False
 
@@ -84,39 +84,39 @@ def free_blocked(
     """
     host = host or LinuxOperatingSystem()
     file = PathFile.of(configuration)
-    guard = host.open_guard()
+    kill_switch = host.open_kill_switch()
     try:
-        guarded, all_terms = guard.protected(), file.load()
-        needed = set() if only is None else _needed(guarded, all_terms, only)
-        free = [prefix for prefix in guarded if prefix not in needed]
+        protected, all_terms = kill_switch.protected(), file.load()
+        needed = set() if only is None else _needed(protected, all_terms, only)
+        free = [prefix for prefix in protected if prefix not in needed]
         # The first prefix of a blocked version marks it as blocked, so these go last.
         free.sort(key=lambda prefix: prefix in _MARKERS)
         if free or not needed:  # also without prefixes, so that an empty table is removed
-            guard.release(*free)
+            kill_switch.release(*free)
         if all_terms:
             file.save([terms for terms in all_terms if terms.destination in needed])
     finally:
-        guard.close()
-    destinations, versions = split_leftovers(guarded)
+        kill_switch.close()
+    destinations, versions = split_leftovers(protected)
     known = dict.fromkeys([*destinations, *(terms.destination for terms in all_terms)])
     freed = tuple(destination for destination in known if destination not in needed)
     unblocked = tuple(sorted(v for v in versions if BLOCKED_FAMILY[v][0] not in needed))
     if freed:
-        _log.info("guard.freed", destinations=len(freed))
+        _log.info("kill_switch.freed", destinations=len(freed))
     for version in unblocked:
-        _log.info("guard.version_unblocked", ip_version=version)
+        _log.info("kill_switch.version_unblocked", ip_version=version)
     return Freed(freed, sum(each in configuration.paths.permanent for each in freed), unblocked)
 
 
 def _needed(
-    guarded: list[IpNetwork], all_terms: list[PathTerms], freed: Collection[IpNetwork]
+    protected: list[IpNetwork], all_terms: list[PathTerms], freed: Collection[IpNetwork]
 ) -> set[IpNetwork]:
     """Return the prefixes that stay blocked when only some destinations are released."""
     kept = [terms for terms in all_terms if terms.destination not in freed]
-    destinations = split_leftovers(guarded)[0]
+    destinations = split_leftovers(protected)[0]
     others = {destination for destination in destinations if destination not in freed}
     needed = others | set(prefixes_of(kept))
     if others - {terms.destination for terms in kept}:
         # For these it is not known whether they need the other IP version blocked.
-        needed |= set(guarded) - set(destinations)
+        needed |= set(protected) - set(destinations)
     return needed

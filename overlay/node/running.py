@@ -39,7 +39,7 @@ from overlay.node.endpoint_announcer import EndpointAnnouncer
 from overlay.node.exit_destinations import refused_addresses
 from overlay.node.exit_role import families_of
 from overlay.node.exposure import exposed_versions
-from overlay.node.inherited import guard_first, inherited, permanent_terms, remembered
+from overlay.node.inherited import block_first, inherited, permanent_terms, remembered
 from overlay.node.inner_use import InnerUse, LentAddresses
 from overlay.node.last_signed import LastSigned
 from overlay.node.nat_neighbours import NatNeighbours
@@ -115,13 +115,13 @@ class RunningNode:
         try:
             self._remembered = remembered(self._path_file, configuration)
         except BackendError:
-            guard_first(host, permanent_terms(configuration))
+            block_first(host, permanent_terms(configuration))
             raise
         unchanged = not self._remembered and self._path_file.is_current
         self._saved_revision = 0 if unchanged else -1
         self._refused_revision = -1
         # Before sockets and devices, so that nothing leaves in the clear if a later step fails.
-        guarded = guard_first(host, self._remembered)
+        protected = block_first(host, self._remembered)
         self._wake = trio.Event()
         self._next_deadline = math.inf
         try:
@@ -143,8 +143,8 @@ class RunningNode:
             self.neighbours = NatNeighbours(identity, network_id, self.cores, self.endpoints)
             self.clock_watch = ClockReport(self.cores.dht.clock_offset)
         except BaseException:
-            if self._remembered and guarded:
-                _log.warning("guard.kept", destinations=len(self._remembered))
+            if self._remembered and protected:
+                _log.warning("kill_switch.kept", destinations=len(self._remembered))
             raise
 
     @property
@@ -170,7 +170,7 @@ class RunningNode:
         shell = self.shell
         surroundings = Surroundings(
             network=self.sockets,
-            kill_switch=shell.guard,
+            kill_switch=shell.kill_switch,
             local_address=self.sockets.local_endpoint,
             local_addresses=shell.own_addresses,
             forget_inner_addresses=shell.forget,
@@ -261,9 +261,9 @@ class RunningNode:
         """Log how many destinations the node leaves blocked, however it ends."""
         self.left_blocked = self.blocked_count()
         if self.left_blocked:
-            _log.warning("guard.kept", destinations=self.left_blocked)
+            _log.warning("kill_switch.kept", destinations=self.left_blocked)
         if self.unprotected_count():
-            _log.error("guard.not_protected", destinations=self.unprotected_count())
+            _log.error("kill_switch.not_protected", destinations=self.unprotected_count())
 
     def blocked_count(self) -> int:
         """Return how many destinations and IP versions are blocked or carried."""
@@ -272,7 +272,7 @@ class RunningNode:
 
     def unprotected_count(self) -> int:
         """Return how many destinations and IP versions must be blocked and are not."""
-        prefixes = self.shell.guard.unguarded().prefixes
+        prefixes = self.shell.kill_switch.unprotected().prefixes
         paths = self.cores.paths
         lacking = sum(path.destination in prefixes for path in paths.all())
         return lacking + len(exposed_versions(prefixes) & paths.left_blocked)
@@ -333,7 +333,7 @@ class RunningNode:
 
     def _take_over_late(self, now: float) -> None:
         """Adopt what the kernel blocks, as soon as this process owns the kill switch."""
-        if not self._leftovers_known and self.shell.guard.is_open and not self._stopping:
+        if not self._leftovers_known and self.shell.kill_switch.is_open and not self._stopping:
             self._adopt(self.cores.paths.all_terms(), (), now)
 
     @property
@@ -344,8 +344,8 @@ class RunningNode:
     def _adopt(self, known: Sequence[PathTerms], wanted: Sequence[PathTerms], now: float) -> None:
         """Adopt ``wanted`` paths, and what the kernel blocks beside the ``known`` ones."""
         configuration, paths = self.configuration, self.cores.paths
-        leftovers = self.shell.guard.leftovers()
-        self._leftovers_known = self.shell.guard.is_open
+        leftovers = self.shell.kill_switch.leftovers()
+        self._leftovers_known = self.shell.kill_switch.is_open
         left = inherited(known, leftovers, configuration)
         new = [terms for terms in left.all_terms if terms in wanted or terms not in known]
         permanent = frozenset(configuration.paths.permanent)
@@ -358,7 +358,7 @@ class RunningNode:
 
     def _checked(self) -> None:
         """Process the consequences of a check of the kill switch."""
-        if not self._leftovers_known and self.shell.guard.is_open:
+        if not self._leftovers_known and self.shell.kill_switch.is_open:
             self.settle(self.clock.now())
 
     def remember_paths(self) -> None:

@@ -80,7 +80,7 @@ class NodeService:
     async def open_paths(self, request: OpenPathsRequest) -> list[PathReport]:
         """Open paths and return when all carry packets.
 
-        All destinations are guarded before the first circuit. A path that an earlier process
+        All destinations are protected before the first circuit. A path that an earlier process
         or asker left is taken over. If no path of the request can be had, nothing of it
         remains, except for what was there before. If some can, all destinations stay blocked
         or carried. Cancelled, the destinations stay blocked and the node goes on.
@@ -110,9 +110,9 @@ class NodeService:
             failed = [path for path in paths if path.error is not None]
             self._running.remember_paths()
             if not failed:
-                # The guard was set a moment ago: for 50 requests at once, reading it again for
+                # The kill switch was set a moment ago. For 50 requests at once, reading it for
                 # each answer would take as long as setting it.
-                exposure = self._running.shell.guard.unguarded()
+                exposure = self._running.shell.kill_switch.unprotected()
                 return [self._report(path, exposure) for path in paths]
             self._disown(paths)
             learning = all(isinstance(path.error, NoSuitablePath) for path in failed)
@@ -139,7 +139,7 @@ class NodeService:
             yield
         finally:
             for version in sorted(before - self._cores.paths.blocked):
-                _log.warning("guard.version_unblocked", ip_version=version)
+                _log.warning("kill_switch.version_unblocked", ip_version=version)
 
     def _close(self, which: int | IpNetwork | None) -> int:
         if which is not None:
@@ -288,7 +288,7 @@ class NodeService:
 
     # -- reports ---------------------------------------------------------------------
 
-    def guarded_count(self) -> int:
+    def protected_count(self) -> int:
         """Return how many destinations are blocked or carried, or were so at the stop."""
         left = self._running.left_blocked
         return self._running.blocked_count() if left is None else left
@@ -357,7 +357,7 @@ class NodeService:
         """Return what is not protected at this moment though it shall be."""
         missing = self._missing() if missing is None else missing
         return exposed(
-            self._running.shell.guard.unguarded(), missing, self._cores.paths.all_terms()
+            self._running.shell.kill_switch.unprotected(), missing, self._cores.paths.all_terms()
         )
 
     def peers(self) -> list[PeerReport]:

@@ -88,7 +88,7 @@ class AnswerSettings:
             except BackendError as error:
                 if name not in self._refused and read_setting(name) is not None:
                     if not self._refused:
-                        _log.warning("guard.answers_are_incomplete", reason=Word(error))
+                        _log.warning("kill_switch.answers_are_incomplete", reason=Word(error))
                     self._refused.add(name)
             else:
                 self._refused.discard(name)

@@ -5,7 +5,7 @@ packets with the mark, a rule before that one skips the table::
 
     0:   to VC fwmark MARK goto 109          one for each hidden address VC
     0:   lookup local
-    109: not fwmark MARK lookup GUARD        the kill switch's own rule does not match the mark
+    109: not fwmark MARK lookup KILL_SWITCH  the kill switch's rule does not match the mark
     ...: lookup main
 
 So a host that forwards treats VC as an address that it does not have. This includes "time

@@ -71,7 +71,7 @@ from overlay.system.answer_settings import AnswerSettings
 from overlay.system.conntrack import forget_datagrams_with
 from overlay.system.filter_choice import LaterFilter, chosen_filter
 from overlay.system.host_events import HostEvent
-from overlay.system.kill_switch_rules import guard_filter, ipsec_guard_filter
+from overlay.system.kill_switch_rules import ipsec_kill_switch_filter, kill_switch_filter
 from overlay.system.kill_switch_state import KillSwitchRules
 from overlay.system.marks import CLEAR_MASK, NODE_MARK
 from overlay.system.orphaned_sockets import abort_orphaned_sockets, abort_sockets_of
@@ -79,9 +79,15 @@ from overlay.system.ownership import Ownership
 from overlay.system.packet_filter import FilterTable, PacketFilter
 from overlay.system.rtnetlink import MarkRule, Route, RouteKind
 
-__all__ = ["GUARD_TABLE", "NODE_MARK", "KillSwitch", "guard_filter", "ipsec_guard_filter"]
+__all__ = [
+    "KILL_SWITCH_TABLE",
+    "NODE_MARK",
+    "KillSwitch",
+    "ipsec_kill_switch_filter",
+    "kill_switch_filter",
+]
 
-GUARD_TABLE: Final = 0x6D69
+KILL_SWITCH_TABLE: Final = 0x6D69
 """Number of the routing table; each node of a network namespace needs a different one."""
 
 _RULE_PREFERENCE: Final = 109
@@ -109,7 +115,7 @@ class KillSwitch:
     def __init__(
         self,
         *,
-        table: int = GUARD_TABLE,
+        table: int = KILL_SWITCH_TABLE,
         mark: int = NODE_MARK,
         packet_filter: PacketFilter | None = None,
         by_ipsec: bool = False,
@@ -406,10 +412,10 @@ class KillSwitch:
         """Log once that connections could not be aborted, with the reason ``refusal``."""
         if refusal and not self._told_of_connections:
             self._told_of_connections = True
-            _log.warning("guard.connections_not_aborted", reason=Word(refusal))
+            _log.warning("kill_switch.connections_not_aborted", reason=Word(refusal))
 
     def _filter_table(self, routes: Iterable[Route]) -> FilterTable:
-        rules_of = ipsec_guard_filter if self._by_ipsec else guard_filter
+        rules_of = ipsec_kill_switch_filter if self._by_ipsec else kill_switch_filter
         given = list(routes)
         table = rules_of(
             self._rules.name,

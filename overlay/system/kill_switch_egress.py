@@ -29,7 +29,7 @@ from overlay.system.marks import CLEAR_MASK
 from overlay.system.rtnetlink import Route, RouteKind
 from overlay.system.source_routing import source_routing_program
 
-__all__ = ["guard_programs"]
+__all__ = ["kill_switch_programs"]
 
 
 _RULES_IN_PROGRAM: Final = 256
@@ -39,7 +39,7 @@ Further rules go into further programs. A packet that one program passes is judg
 """
 
 
-def guard_programs(
+def kill_switch_programs(
     mark: int,
     routes: Iterable[Route],
     on_link: Mapping[str, Iterable[IpNetwork]],

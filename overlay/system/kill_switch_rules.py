@@ -32,7 +32,7 @@ from overlay.system.normalisation import normalising_rules
 from overlay.system.packet_filter import FilterTable, Hook, Rule, Verdict
 from overlay.system.rtnetlink import Route, RouteKind
 
-__all__ = ["guard_filter", "ipsec_guard_filter"]
+__all__ = ["ipsec_kill_switch_filter", "kill_switch_filter"]
 
 _TCP: Final = 6
 _UDP: Final = 17
@@ -48,7 +48,7 @@ _NEIGHBOUR_TYPES: Final = (135, 136)
 
 
 # Large: one list of rules, whose order matters.
-def guard_filter(
+def kill_switch_filter(
     name: str,
     mark: int,
     routes: Sequence[Route],
@@ -75,8 +75,8 @@ def guard_filter(
         outside: devices of default routes; packets that leave there are not for hosts behind
             this one.
     """
-    guarded = _guarded(routes, expected)
-    held = (each.device for each in guarded.carried.values() if each.device is not None)
+    protected = _protected(routes, expected)
+    held = (each.device for each in protected.carried.values() if each.device is not None)
     circuits = list(dict.fromkeys((*devices, *held)))
     early = [_from_this_host(Hook.EARLY), *(_from_device(Hook.EARLY, each) for each in circuits)]
     arriving = [_from_this_host(Hook.PREROUTING)]
@@ -85,34 +85,34 @@ def guard_filter(
             Rule(hook=Hook.PREROUTING, verdict=Verdict.ACCEPT, in_device=device, reply=True),
             Rule(hook=Hook.PREROUTING, verdict=Verdict.DROP, in_device=device),
         ]
-    arriving += _not_held(guarded)
+    arriving += _not_held(protected)
     delivered = [_from_device(Hook.INPUT, each) for each in ("lo", *circuits)]
     delivered += [
-        Rule(hook=Hook.INPUT, verdict=Verdict.DROP, destination=each) for each in guarded.inner
+        Rule(hook=Hook.INPUT, verdict=Verdict.DROP, destination=each) for each in protected.inner
     ]
     leaving = [Rule(hook=Hook.POSTROUTING, verdict=Verdict.ACCEPT, out_device="lo")]
-    leaving += _leaving_in_the_clear(guarded)
-    for prefix in guarded.prefixes:
-        if prefix in guarded.carried:
+    leaving += _leaving_in_the_clear(protected)
+    for prefix in protected.prefixes:
+        if prefix in protected.carried:
             leaving.append(
                 Rule(
                     hook=Hook.POSTROUTING,
                     verdict=Verdict.ACCEPT,
-                    out_device=guarded.carried[prefix].device,
+                    out_device=protected.carried[prefix].device,
                     # A packet from another source must not pass. Connection tracking would record
                     # its connection, and the destination could then not begin the same one.
-                    source=_inner_network(guarded.carried[prefix]),
+                    source=_inner_network(protected.carried[prefix]),
                     destination=prefix,
                 )
             )
         leaving.append(Rule(hook=Hook.POSTROUTING, verdict=Verdict.DROP, destination=prefix))
     leaving += [
-        Rule(hook=Hook.POSTROUTING, verdict=Verdict.DROP, source=each) for each in guarded.inner
+        Rule(hook=Hook.POSTROUTING, verdict=Verdict.DROP, source=each) for each in protected.inner
     ]
-    leaving += _to_inner_addresses(guarded)
+    leaving += _to_inner_addresses(protected)
     early += _unanswered(without_default)
-    answers = _answers(guarded, early, arriving, own_ports)
-    answers += _passed_on(guarded, outside)
+    answers = _answers(protected, early, arriving, own_ports)
+    answers += _passed_on(protected, outside)
     return FilterTable(name, mark, (*answers, *delivered, *leaving))
 
 
@@ -121,7 +121,7 @@ def _inner_network(route: Route) -> IpNetwork | None:
 
 
 # Large: one list of rules, whose order matters.
-def ipsec_guard_filter(
+def ipsec_kill_switch_filter(
     name: str,
     mark: int,
     routes: Sequence[Route],
@@ -132,13 +132,13 @@ def ipsec_guard_filter(
     without_default: Collection[int] = (),
     outside: Collection[str] = (),
 ) -> FilterTable:
-    """Return the filter for circuits that the kernel's IPsec carries; see :func:`guard_filter`.
+    """Return the filter for circuits in the kernel's IPsec; see :func:`kill_switch_filter`.
 
     A packet passes this filter before it is encapsulated, and its output device is already that
     of the underlay. So outgoing packets are judged by whether a policy will encapsulate them, and
     incoming packets by whether they came out of a tunnel.
     """
-    guarded = _guarded(routes, expected)
+    protected = _protected(routes, expected)
     early = [
         _from_this_host(Hook.EARLY),
         # The outer packet of a link from a protected peer got the mark. The inner packet inherits
@@ -146,7 +146,7 @@ def ipsec_guard_filter(
         Rule(hook=Hook.EARLY, verdict=Verdict.UNMARK, mark=ANSWER_MARK, ipsec_in=True),
         Rule(hook=Hook.EARLY, verdict=Verdict.ACCEPT, ipsec_in=True),
     ]
-    fragmenting = dict.fromkeys(r.device for r in guarded.carried.values() if r.rerouted)
+    fragmenting = dict.fromkeys(r.device for r in protected.carried.values() if r.rerouted)
     leaving = [
         Rule(hook=Hook.POSTROUTING, verdict=Verdict.ACCEPT, out_device=each)
         for each in ("lo", *fragmenting)
@@ -154,20 +154,20 @@ def ipsec_guard_filter(
     leaving.append(Rule(hook=Hook.POSTROUTING, verdict=Verdict.ACCEPT, mark=ANSWER_MARK))
     leaving += [
         Rule(hook=Hook.POSTROUTING, verdict=Verdict.DROP, source=each, ipsec_out=False)
-        for each in guarded.inner
+        for each in protected.inner
     ]
-    leaving += _to_inner_addresses(guarded, ipsec_out=False)
-    leaving += _leaving_in_the_clear(guarded)
+    leaving += _to_inner_addresses(protected, ipsec_out=False)
+    leaving += _leaving_in_the_clear(protected)
     leaving.append(
         Rule(hook=Hook.POSTROUTING, verdict=Verdict.ACCEPT, mark=mark | LARGE_MARK),
     )
-    for prefix in guarded.prefixes:
-        leaving += _into_circuit(guarded.carried.get(prefix))
+    for prefix in protected.prefixes:
+        leaving += _into_circuit(protected.carried.get(prefix))
         leaving.append(_REPLY_OF_AN_EXIT)
         leaving.append(Rule(hook=Hook.POSTROUTING, verdict=Verdict.DROP, destination=prefix))
-    arriving = [_from_this_host(Hook.PREROUTING), *_out_of_ipsec(), *_not_held(guarded)]
+    arriving = [_from_this_host(Hook.PREROUTING), *_out_of_ipsec(), *_not_held(protected)]
     delivered = [_from_this_host(Hook.INPUT)]
-    for each in guarded.inner:
+    for each in protected.inner:
         delivered += [
             Rule(hook=Hook.INPUT, verdict=Verdict.DROP, destination=each, ipsec_in=False),
             # A packet with a forged inner address as source must not be forwarded into a circuit.
@@ -180,14 +180,14 @@ def ipsec_guard_filter(
             ),
         ]
     early += _unanswered(without_default)
-    answers = _answers(guarded, early, arriving, own_ports)
-    answers += _passed_on(guarded, outside)
-    return FilterTable(name, mark, (*answers, *delivered, *leaving, *_not_carried(guarded)))
+    answers = _answers(protected, early, arriving, own_ports)
+    answers += _passed_on(protected, outside)
+    return FilterTable(name, mark, (*answers, *delivered, *leaving, *_not_carried(protected)))
 
 
-def _not_carried(guarded: _Protected) -> Iterator[Rule]:
+def _not_carried(protected: _Protected) -> Iterator[Rule]:
     """Refuse protocols that circuits do not carry, before IPsec; these are the last rules."""
-    for each in guarded.inner:
+    for each in protected.inner:
         for protocol in (_TCP, _UDP, _ICMP[each.version]):
             yield Rule(hook=Hook.OUTPUT, verdict=Verdict.ACCEPT, source=each, protocol=protocol)
         yield Rule(hook=Hook.OUTPUT, verdict=Verdict.REFUSE, source=each)
@@ -210,16 +210,16 @@ class _Protected:
         return [ipaddress.ip_network(STAND_INS[version]) for version in self.versions]
 
 
-def _guarded(routes: Sequence[Route], expected: Sequence[IpAddress]) -> _Protected:
+def _protected(routes: Sequence[Route], expected: Sequence[IpAddress]) -> _Protected:
     carried = {r.destination: r for r in routes if r.kind is RouteKind.UNICAST and r.device}
     prefixes = sorted({r.destination for r in routes}, key=lambda p: (-p.prefixlen, str(p)))
     held = (*(r.source for r in carried.values() if r.source is not None), *expected)
     return _Protected(prefixes, carried, [ipaddress.ip_network(a) for a in dict.fromkeys(held)])
 
 
-def _to_inner_addresses(guarded: _Protected, *, ipsec_out: bool | None = None) -> Iterator[Rule]:
+def _to_inner_addresses(protected: _Protected, *, ipsec_out: bool | None = None) -> Iterator[Rule]:
     """Drop ICMP errors of this host about its own packets from an address that it lost."""
-    for each in guarded.inner:
+    for each in protected.inner:
         yield Rule(
             hook=Hook.POSTROUTING, verdict=Verdict.DROP, destination=each, ipsec_out=ipsec_out
         )
@@ -237,7 +237,7 @@ def _from_device(hook: Hook, device: str) -> Rule:
 
 
 def _answers(
-    guarded: _Protected, early: list[Rule], arriving: list[Rule], own_ports: Sequence[int]
+    protected: _Protected, early: list[Rule], arriving: list[Rule], own_ports: Sequence[int]
 ) -> list[Rule]:
     """Return the rules for packets in the clear, after ``early`` and ``arriving`` for the others.
 
@@ -254,65 +254,65 @@ def _answers(
             for hook in (Hook.EARLY, Hook.PREROUTING, Hook.POSTROUTING)
         ),
         *early,
-        *_sent_through(guarded),
+        *_sent_through(protected),
         *(
             Rule(hook=Hook.EARLY, verdict=Verdict.ANSWER, source=each)
-            for each in (*guarded.prefixes, *guarded.inner, *guarded.stand_ins)
+            for each in (*protected.prefixes, *protected.inner, *protected.stand_ins)
         ),
         *(
             Rule(hook=Hook.EARLY, verdict=Verdict.ANSWER, destination=each)
-            for each in guarded.inner
+            for each in protected.inner
         ),
         *(
             _icmp(Hook.EARLY, Verdict.ANSWER, version, icmp_type)
-            for version, icmp_type in _error_types(guarded, with_redirects=True)
+            for version, icmp_type in _error_types(protected, with_redirects=True)
         ),
         *arriving,
-        *_about_inner_addresses(guarded),
+        *_about_inner_addresses(protected),
         # Such an error could name a UDP service of this host and lower a circuit's packet size.
         *(
             _icmp(Hook.PREROUTING, Verdict.DROP, version, icmp_type, unknown=True, local=True)
-            for version, icmp_type in _error_types(guarded)
+            for version, icmp_type in _error_types(protected)
         ),
     ]
     # Mark only replies. If connection tracking has forgotten the connection, the stand-in is not
     # translated, and a router would see it. Such packets get no mark and are dropped.
     rules += [
         Rule(hook=hook, verdict=Verdict.ANSWER, destination=stand_in, reply=True)
-        for stand_in in guarded.stand_ins
+        for stand_in in protected.stand_ins
         for hook in (Hook.PREROUTING, Hook.OUTPUT)
     ]
-    for prefix in guarded.prefixes:
+    for prefix in protected.prefixes:
         rules += _answers_of_others(prefix)
         rules += _standing_in_for_others(prefix)
-    for prefix in (*guarded.prefixes, *guarded.inner):
+    for prefix in (*protected.prefixes, *protected.inner):
         rules += _standing_in(prefix, own_ports)
     rules += [
         Rule(hook=Hook.OUTPUT, verdict=Verdict.DROP, source=each, mark=ANSWER_MARK)
-        for each in guarded.inner
+        for each in protected.inner
     ]
     return rules
 
 
-def _sent_through(guarded: _Protected) -> Iterator[Rule]:
+def _sent_through(protected: _Protected) -> Iterator[Rule]:
     """Suppress "unreachable" errors about packets of other hosts to a protected host.
 
     The kill switch's table has an unreachable route while no circuit carries the prefix. For IPv6,
     Linux reports this even to neighbours for which this host does not forward.
     """
-    for prefix in guarded.prefixes:
+    for prefix in protected.prefixes:
         yield Rule(hook=Hook.EARLY, verdict=Verdict.FOREIGN, destination=prefix)
     # A protected prefix may contain addresses of this host; packets to these are not forwarded.
     yield Rule(hook=Hook.EARLY, verdict=Verdict.UNMARK, mark=FOREIGN_MARK, local=True)
-    for version in guarded.versions:
+    for version in protected.versions:
         unreachable = _icmp(Hook.OUTPUT, Verdict.DROP, version, _UNREACHABLE[version])
         yield replace(unreachable, mark=FOREIGN_MARK)
 
 
-def _passed_on(guarded: _Protected, outside: Collection[str]) -> Iterator[Rule]:
+def _passed_on(protected: _Protected, outside: Collection[str]) -> Iterator[Rule]:
     """Keep the stand-in off the outside link: only hosts behind this one may see it."""
     for device in outside:
-        for prefix in guarded.prefixes:
+        for prefix in protected.prefixes:
             passed = Rule(
                 hook=Hook.FORWARD,
                 verdict=Verdict.PASS_ON,
@@ -333,8 +333,10 @@ def _unanswered(versions: Collection[int]) -> Iterator[Rule]:
         yield Rule(hook=Hook.EARLY, verdict=Verdict.DROP, source=stand_in)
 
 
-def _error_types(guarded: _Protected, *, with_redirects: bool = False) -> Iterator[tuple[int, int]]:
-    for version in guarded.versions:
+def _error_types(
+    protected: _Protected, *, with_redirects: bool = False
+) -> Iterator[tuple[int, int]]:
+    for version in protected.versions:
         for icmp_type in _ERRORS[version]:
             yield version, icmp_type
         # Connection tracking ignores IPv6 redirects, so a rule about unknown connections would
@@ -363,7 +365,7 @@ def _icmp(
     )
 
 
-def _not_held(guarded: _Protected) -> Iterator[Rule]:
+def _not_held(protected: _Protected) -> Iterator[Rule]:
     """Mark and accept packets in the clear to an inner address, as if this host lacked it.
 
     Dropping them would show a neighbour which inner address this host holds (CVE-2019-14899).
@@ -372,20 +374,20 @@ def _not_held(guarded: _Protected) -> Iterator[Rule]:
     answers "time exceeded", as for any address that it does not have. If that rule is missing, the
     input hook drops them.
     """
-    for inner in guarded.inner:
+    for inner in protected.inner:
         # Set the mark again, because other programs overwrite marks (wg-quick restores one for
         # all UDP).
         yield Rule(hook=Hook.PREROUTING, verdict=Verdict.ANSWER, destination=inner)
         yield Rule(hook=Hook.PREROUTING, verdict=Verdict.ACCEPT, destination=inner)
 
 
-def _about_inner_addresses(guarded: _Protected) -> Iterator[Rule]:
+def _about_inner_addresses(protected: _Protected) -> Iterator[Rule]:
     """Drop ICMP errors in the clear about a circuit's connections.
 
     An exit could otherwise use such errors to find out which host holds the address that it lent.
     """
-    for inner in guarded.inner:
-        for version, icmp_type in _error_types(guarded):
+    for inner in protected.inner:
+        for version, icmp_type in _error_types(protected):
             if version == inner.version:
                 dropped = _icmp(Hook.PREROUTING, Verdict.DROP, version, icmp_type)
                 yield replace(dropped, reply_destination=inner)
@@ -445,14 +447,14 @@ def _other_ports(own_ports: Sequence[int]) -> Iterator[tuple[int, int]]:
         yield first, _LAST_PORT
 
 
-def _leaving_in_the_clear(guarded: _Protected) -> Iterator[Rule]:
+def _leaving_in_the_clear(protected: _Protected) -> Iterator[Rule]:
     """Accept the node's own datagrams, answers, and neighbour discovery."""
     hook = Hook.POSTROUTING
     yield Rule(hook=hook, verdict=Verdict.ACCEPT, has_mark=True)
     yield Rule(hook=hook, verdict=Verdict.ACCEPT, mark=ANSWER_MARK)
-    for icmp_type in _NEIGHBOUR_TYPES if 6 in guarded.versions else ():
+    for icmp_type in _NEIGHBOUR_TYPES if 6 in protected.versions else ():
         yield _icmp(hook, Verdict.ACCEPT, 6, icmp_type)
-    for stand_in in guarded.stand_ins:
+    for stand_in in protected.stand_ins:
         yield Rule(hook=hook, verdict=Verdict.DROP, destination=stand_in)
 
 

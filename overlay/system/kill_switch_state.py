@@ -18,7 +18,7 @@ from overlay.system.egress_filter import MAX_PRIORITY, EgressFilter
 from overlay.system.hidden_addresses import HiddenAddresses
 from overlay.system.host_events import HostEvent
 from overlay.system.kept_table import KeptTable
-from overlay.system.kill_switch_egress import guard_programs
+from overlay.system.kill_switch_egress import kill_switch_programs
 from overlay.system.link_networks import LinkNetworks
 from overlay.system.marks import ANSWER_MARK, ANSWER_MASK, STAND_INS
 from overlay.system.packet_filter import FilterTable, PacketFilter
@@ -238,7 +238,7 @@ class KillSwitchRules:
         bypassed = self.bypassed(routes)
         for each in bypassed:
             if each not in self._bypassed:
-                _log.warning("guard.bypassed", what=Word(each))
+                _log.warning("kill_switch.bypassed", what=Word(each))
         self._bypassed = bypassed
 
     def repair(self, routes: Routes) -> tuple[str, ...]:
@@ -284,7 +284,7 @@ class KillSwitchRules:
         on_link, former = self._on_link.current(), tuple(self._former)
         reason = (tuple(routes), on_link, former)
         if self._compiled[0] != reason:
-            self._compiled = reason, guard_programs(self.mark, routes, on_link, former)
+            self._compiled = reason, kill_switch_programs(self.mark, routes, on_link, former)
         return self._compiled[1]
 
     def _egress_lost(self, routes: Routes) -> str:
@@ -314,7 +314,9 @@ class KillSwitchRules:
         refused = {name: str(each) for name, each in outcome.refused.items()}
         if refused.keys() - self._egress_refused.keys():
             reason = next(iter(refused.values()))
-            _log.warning("guard.no_traffic_control", devices=len(refused), reason=Word(reason))
+            _log.warning(
+                "kill_switch.no_traffic_control", devices=len(refused), reason=Word(reason)
+            )
         self._egress_refused = refused
         return outcome.lost > 0
 

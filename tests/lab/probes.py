@@ -1,4 +1,4 @@
-"""Attempts to send to an address past a guard, in every way that a program has."""
+"""Attempts to send to an address past a kill switch, in every way that a program has."""
 
 import contextlib
 import ipaddress
@@ -9,9 +9,9 @@ SO_BINDTODEVICE = 25
 PORT = 5000
 PAYLOAD = b"secret"
 
-GUARD_TABLE = 0x6D69
+KILL_SWITCH_TABLE = 0x6D69
 
-# What other programs do to a host, and which walls of the guard go with it.
+# What other programs do to a host, and which walls of the kill switch go with it.
 FLUSHES = {
     "nft": "nft flush ruleset",
     "nft table": "nft delete table inet anonymous_overlay_guard_28009",
@@ -24,7 +24,7 @@ FLUSHES = {
     "rules": "ip rule del pref 109; ip -6 rule del pref 109",
     "all rules": "ip rule flush; ip -6 rule flush; ip rule add pref 32766 table main;"
     "ip -6 rule add pref 32766 table main",
-    "routes": f"ip route flush table {GUARD_TABLE}; ip -6 route flush table {GUARD_TABLE}",
+    "routes": "; ".join(f"ip {v} route flush table {KILL_SWITCH_TABLE}" for v in ("-4", "-6")),
     "traffic control": "tc qdisc del dev eth0 clsact",
     "traffic control filters": "tc filter del dev eth0 egress",
     "ipsec": "ip xfrm policy flush; ip xfrm state flush",

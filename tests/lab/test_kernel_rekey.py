@@ -220,7 +220,7 @@ def test_a_conversation_outlives_its_relay_and_the_exits_death_is_told(chain):
             lambda: path_to(chain, target).state == "rebuilding",
             timeout_s=60,
         )
-        assert "guard.connections_not_aborted" in chain.alice.log.read_text()
+        assert "kill_switch.connections_not_aborted" in chain.alice.log.read_text()
     held = chain.namespace("alice-k").run(["ip", "-br", "address"]).stdout
     assert not [each for each in before.inner_addresses if each in held]
 

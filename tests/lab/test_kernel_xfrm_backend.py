@@ -261,7 +261,7 @@ def test_an_address_stays_as_long_as_one_configuration_holds_it(host, backend):
     assert "100.64.0.2/32" not in host.run(["ip", "address"]).stdout
 
 
-def test_no_address_is_held_before_its_guard_has_heard_of_it(host, backend):
+def test_no_address_is_held_before_its_kill_switch_has_heard_of_it(host, backend):
     wanted = replace(CONFIGURATION, local_addresses=(INNER,))
     before, heard = shown(host), []
 
@@ -330,13 +330,13 @@ def test_what_other_programs_remove_is_put_back(host):
         with (
             XfrmBackend(rng=Random(1)) as backend,
             IpsecFirewall((6978, 6979), forwards=True) as wall,
-            KillSwitch(by_ipsec=True) as guard,
+            KillSwitch(by_ipsec=True) as kill_switch,
         ):
             backend.install(held)
             for prefix, source in zip(prefixes, (INNER, V1), strict=True):
-                guard.protect(prefix)
-                guard.carry(prefix, backend.device_name, source, 1128)
-            parts, whole = (backend, wall, guard), policies()
+                kill_switch.protect(prefix)
+                kill_switch.carry(prefix, backend.device_name, source, 1128)
+            parts, whole = (backend, wall, kill_switch), policies()
             for name, lost in lost_by.items():
                 flush(host, name)
                 assert lost in [each for part in parts for each in part.missing()]
@@ -345,7 +345,7 @@ def test_what_other_programs_remove_is_put_back(host):
                 assert [part.missing() for part in parts] == [(), (), ()], name
                 assert [part.repair() for part in parts] == [(), (), ()], name
             assert policies() == whole
-            guard.release(*prefixes)
+            kill_switch.release(*prefixes)
 
     host.configure(["link add eth0 type veth peer name eth1", "link set eth0 up"])
     host.call(lose_and_repair)

@@ -13,7 +13,7 @@ from overlay.errors import BackendError
 from overlay.system.ownership import Ownership
 
 NAMES = ("guard-28009", "kernel-ipsec", "exit")
-"""What nodes own; 28009 is the number of the guard's routing table."""
+"""What nodes own; 28009 is the number of the kill switch's routing table."""
 
 
 def squatter(namespace):

@@ -67,7 +67,7 @@ def test_nothing_leaks_while_node_and_relay_are_killed_and_the_node_restarts(ove
     alice.ask("path", "close", "--all")
     with alice.host.capture(tmp_path / "after.pcap") as after:
         assert overlay.fetch("small") == b"small"
-    assert any(p.destination == web for p in after.packets()), "a closed path guards no more"
+    assert any(p.destination == web for p in after.packets()), "a closed path protects no more"
 
 
 def leads_elsewhere(before, now):

@@ -140,7 +140,7 @@ def test_destinations_are_freed_with_and_without_a_node(overlay):
         "stop", "--release", "--config", str(alice.configuration)
     )
     rules = alice.host.namespace.run(["sh", "-c", "ip rule; ip -6 rule; nft list tables"]).stdout
-    assert "guard" not in rules
+    assert "kill switch" not in rules
     assert "109:" not in rules
 
 
@@ -183,7 +183,7 @@ def end_by_signal(node, number):
     wait_until("the end", lambda: not node.running, timeout_s=20)
     said = node.announcements.read_text().splitlines()[-1]
     assert said.startswith("Stopped. 1 destination stays blocked until the node runs again")
-    assert "guard.kept destinations=1" in node.log.read_text().splitlines()[-1]
+    assert "kill_switch.kept destinations=1" in node.log.read_text().splitlines()[-1]
 
 
 def killed(node):

@@ -1,4 +1,4 @@
-"""Kernel settings of a guarded host are given back exactly, and other programs' changes last."""
+"""Kernel settings of a protected host are given back exactly, and other programs' changes last."""
 
 import pytest
 
@@ -22,7 +22,7 @@ def filter_type(request):
 
 @pytest.fixture
 def inside(namespace, filter_type):
-    """Run a step of a guard's owner; each owner is a process that may have been killed."""
+    """Run a step of a kill switch's owner; each owner is a process that may have been killed."""
     for device in ("before", "quiet", ODD):
         namespace.run(["ip", "link", "add", device, "type", "bridge"])
     namespace.call(lambda: change_setting(arp("quiet"), "3"))
@@ -52,16 +52,16 @@ def found(*devices):
 def test_devices_of_any_name_and_age_get_back_what_they_had(inside, namespace):
     devices = ("default", "before", "quiet", ODD)
 
-    def guard(settings, enforce):
+    def kill_switch(settings, enforce):
         enforce()
         assert found(*devices) == ["3"] * 4
         return settings.notes()
 
-    first = inside(guard)
+    first = inside(kill_switch)
     for number in range(40):
         namespace.run(["ip", "link", "add", f"new{number}", "type", "bridge"])
     # Many devices that came and went leave no notes.
-    assert inside(guard) == first
+    assert inside(kill_switch) == first
     assert len(first) < 8
 
     def release(settings, _):

@@ -13,7 +13,7 @@ from lab.reading import ICMPV6, UDP
 from overlay.addresses import Endpoint, InnerAddress
 from overlay.errors import BackendError
 from overlay.system.iptables import Iptables
-from overlay.system.kill_switch import GUARD_TABLE, NODE_MARK, KillSwitch
+from overlay.system.kill_switch import KILL_SWITCH_TABLE, NODE_MARK, KillSwitch
 from overlay.system.local_address import local_address_towards
 from overlay.system.nftables import Nftables
 from overlay.system.rtnetlink import add_address
@@ -33,13 +33,13 @@ from overlay.system.{module} import {name}
 from overlay.system.rtnetlink import add_address
 from overlay.system.tun import TunDevice
 
-guard = KillSwitch(packet_filter={name}())
+kill switch = KillSwitch(packet_filter={name}())
 device = TunDevice.open("anon%d", 1400)
 for prefix, inner in (("203.0.113.10/32", "100.64.1.2"), ("2001:db8:113::/64", "fd99::12")):
     packed = ipaddress.ip_address(inner).packed
     add_address(device.name, packed)
-    guard.protect(ipaddress.ip_network(prefix))
-    guard.carry(ipaddress.ip_network(prefix), device.name, packed, 1300)
+    kill_switch.protect(ipaddress.ip_network(prefix))
+    kill_switch.carry(ipaddress.ip_network(prefix), device.name, packed, 1300)
 print("ready", flush=True)
 sys.stdin.read()
 """
@@ -158,11 +158,11 @@ def test_a_second_process_finds_and_removes_what_a_killed_one_left(
     assert kernel_state(alice.namespace) != before
 
     def take_over():
-        with KillSwitch(packet_filter=filter_type()) as guard:
-            found = guard.protected()
+        with KillSwitch(packet_filter=filter_type()) as kill_switch:
+            found = kill_switch.protected()
             for prefix in found:
-                guard.release(prefix)
-            return found, guard.protected()
+                kill_switch.release(prefix)
+            return found, kill_switch.protected()
 
     found, remaining = alice.namespace.call(take_over)
     assert sorted(found, key=str) == sorted(PREFIXES, key=str)
@@ -201,7 +201,7 @@ def test_nothing_leaves_from_an_inner_address_but_into_its_circuit(
     assert sources.issuperset(own)
 
 
-def test_what_spoke_through_a_circuit_does_not_go_on_outside_once_the_guard_ends(
+def test_what_spoke_through_a_circuit_does_not_go_on_outside_once_the_kill_switch_ends(
     hosts, exchange, filter_type, tmp_path
 ):
     """Linux checks an IPv6 source address when a socket is bound to it, and never again."""
@@ -217,19 +217,19 @@ def test_what_spoke_through_a_circuit_does_not_go_on_outside_once_the_guard_ends
             new.connect((destination, 5000))
         return new
 
-    def speak_until_the_guard_ends():
-        with KillSwitch(packet_filter=filter_type()) as guard:
+    def speak_until_the_kill_switch_ends():
+        with KillSwitch(packet_filter=filter_type()) as kill_switch:
             with TunDevice.open("anon%d", 1400) as device:
                 packed = InnerAddress(ipaddress.ip_address(INNER[1]).packed)
                 add_address(device.name, packed)
-                guard.protect(prefix)
-                guard.carry(prefix, device.name, packed, 1300)
+                kill_switch.protect(prefix)
+                kill_switch.carry(prefix, device.name, packed, 1300)
                 made = [from_inner_address(k) for k in (socket.SOCK_DGRAM, socket.SOCK_STREAM)]
-            guard.release(prefix)
+            kill_switch.release(prefix)
         return made
 
     with alice.capture(tmp_path / "alice.pcap") as capture:
-        datagrams, stream = alice.namespace.call(speak_until_the_guard_ends)
+        datagrams, stream = alice.namespace.call(speak_until_the_kill_switch_ends)
         with early, datagrams, stream:
             for each in (datagrams, early):
                 with contextlib.suppress(OSError):
@@ -258,24 +258,24 @@ def test_carried_packets_enter_the_device_with_the_inner_address_and_fitting_seg
 ):
     def inside():
         with (
-            KillSwitch(packet_filter=filter_type()) as guard,
+            KillSwitch(packet_filter=filter_type()) as kill_switch,
             TunDevice.open("anon%d", 1400) as device,
         ):
             for prefix, inner in zip(PREFIXES, INNER, strict=True):
                 packed = InnerAddress(ipaddress.ip_address(inner).packed)
                 add_address(device.name, packed)
                 for _ in range(2):
-                    guard.protect(prefix)
-                    guard.carry(prefix, device.name, packed, 1300)
+                    kill_switch.protect(prefix)
+                    kill_switch.carry(prefix, device.name, packed, 1300)
             shown = [_route_to(namespace, destination) for destination in DESTINATIONS]
             for prefix in PREFIXES:
                 for _ in range(2):
-                    guard.uncarry(prefix)
+                    kill_switch.uncarry(prefix)
             blocked = [_route_to(namespace, destination) for destination in DESTINATIONS]
             for prefix in PREFIXES:
                 for _ in range(2):
-                    guard.release(prefix)
-            return shown, blocked, guard.protected()
+                    kill_switch.release(prefix)
+            return shown, blocked, kill_switch.protected()
 
     shown, blocked, protected = namespace.call(inside)
     for route, inner, headers in zip(shown, INNER, (40, 60), strict=True):
@@ -354,7 +354,7 @@ def test_a_part_of_a_carried_network_can_have_a_circuit_of_its_own(namespace):
 
     def inside():
         with (
-            KillSwitch() as guard,
+            KillSwitch() as kill_switch,
             TunDevice.open("anon%d", 1400) as first,
             TunDevice.open("anon%d", 1400) as second,
             socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as program,
@@ -365,11 +365,11 @@ def test_a_part_of_a_carried_network_can_have_a_circuit_of_its_own(namespace):
             ):
                 packed = InnerAddress(ipaddress.ip_address(inner).packed)
                 add_address(device.name, packed)
-                guard.protect(prefix)
-                guard.carry(prefix, device.name, packed, 1300)
+                kill_switch.protect(prefix)
+                kill_switch.carry(prefix, device.name, packed, 1300)
             program.sendto(b"x", ("198.51.7.7", 9))
             program.sendto(b"x", ("198.51.100.7", 9))
-            guard.uncarry(part)
+            kill_switch.uncarry(part)
             with pytest.raises(OSError):  # noqa: PT011 - whichever errno: it did not go
                 program.sendto(b"x", ("198.51.100.7", 9))
 
@@ -388,27 +388,27 @@ def test_what_is_uncarried_together_changes_the_filter_once(namespace):
         counted = Counted()
         with (
             TunDevice.open("anon%d", 1400) as device,
-            KillSwitch(packet_filter=counted) as guard,
+            KillSwitch(packet_filter=counted) as kill_switch,
         ):
-            guard.protect(*PREFIXES)
+            kill_switch.protect(*PREFIXES)
             for prefix, inner in zip(PREFIXES, INNER, strict=True):
                 packed = InnerAddress(ipaddress.ip_address(inner).packed)
                 add_address(device.name, packed)
-                guard.carry(prefix, device.name, packed, 1300)
+                kill_switch.carry(prefix, device.name, packed, 1300)
             before = counted.replaced
-            with guard.together():
+            with kill_switch.together():
                 for prefix in PREFIXES:
-                    guard.uncarry(prefix)
+                    kill_switch.uncarry(prefix)
                 during = counted.replaced
                 with (
                     socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as program,
                     pytest.raises(OSError),  # noqa: PT011 - whichever errno: it did not go
                 ):
                     program.sendto(b"x", (DESTINATIONS[0], 9))
-            left = counted.replaced, guard.missing()
-            with guard.together():
-                guard.release(*PREFIXES)
-            return before, during, left, guard.protected()
+            left = counted.replaced, kill_switch.missing()
+            with kill_switch.together():
+                kill_switch.release(*PREFIXES)
+            return before, during, left, kill_switch.protected()
 
     before, during, left, protected = namespace.call(inside)
     assert during == before
@@ -416,11 +416,11 @@ def test_what_is_uncarried_together_changes_the_filter_once(namespace):
     assert protected == []
 
 
-def test_two_nodes_cannot_share_a_guard_table_but_may_have_one_each(namespace):
+def test_two_nodes_cannot_share_a_kill_switch_table_but_may_have_one_each(namespace):
     def inside():
         with (
             KillSwitch() as first,
-            KillSwitch(table=GUARD_TABLE + 1) as second,
+            KillSwitch(table=KILL_SWITCH_TABLE + 1) as second,
         ):
             first.protect(PREFIXES[0])
             second.protect(PREFIXES[1])
@@ -434,20 +434,20 @@ def test_two_nodes_cannot_share_a_guard_table_but_may_have_one_each(namespace):
 
 def test_carrying_what_is_not_protected_is_a_programming_error(namespace):
     def inside():
-        with KillSwitch() as guard:
-            guard.carry(PREFIXES[0], "lo", InnerAddress(bytes(4)), 1300)
+        with KillSwitch() as kill_switch:
+            kill_switch.carry(PREFIXES[0], "lo", InnerAddress(bytes(4)), 1300)
 
     with pytest.raises(ValueError, match="protected before"):
         namespace.call(inside)
 
 
-def test_without_rights_the_guard_says_how_to_get_them(namespace):
+def test_without_rights_the_kill_switch_says_how_to_get_them(namespace):
     code = (
         "import ipaddress\n"
         "from overlay.system.kill_switch import KillSwitch\n"
         "from overlay.system.nftables import Nftables\n"
-        "guard = KillSwitch(packet_filter=Nftables())\n"
-        "guard.protect(ipaddress.ip_network('203.0.113.10/32'))\n"
+        "kill switch = KillSwitch(packet_filter=Nftables())\n"
+        "kill_switch.protect(ipaddress.ip_network('203.0.113.10/32'))\n"
     )
     done = namespace.run(
         ["setpriv", "--bounding-set", "-net_admin", "--inh-caps", "-net_admin", "--",
@@ -464,14 +464,14 @@ def test_an_exit_cannot_call_on_services_of_the_source(namespace, filter_type):
 
     def inside():
         with (
-            KillSwitch(packet_filter=filter_type()) as guard,
+            KillSwitch(packet_filter=filter_type()) as kill_switch,
             TunDevice.open("anon%d", 1400) as device,
             socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as service,
         ):
             packed = InnerAddress(ipaddress.ip_address(INNER[0]).packed)
             add_address(device.name, packed)
-            guard.protect(PREFIXES[0])
-            guard.carry(PREFIXES[0], device.name, packed, 1300)
+            kill_switch.protect(PREFIXES[0])
+            kill_switch.carry(PREFIXES[0], device.name, packed, 1300)
             service.bind(("", 7777))
             service.settimeout(0.3)
             heard = []

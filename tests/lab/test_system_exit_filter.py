@@ -267,9 +267,9 @@ def test_a_destination_that_the_exits_user_protects_looks_the_same_to_others(
     exit_host, bob = hosts
 
     def protect():
-        with KillSwitch() as guard:
-            guard.protect(ipaddress.ip_network(bob.ipv4.ip))
-            guard.protect(ipaddress.ip_network(bob.ipv6.ip))
+        with KillSwitch() as kill_switch:
+            kill_switch.protect(ipaddress.ip_network(bob.ipv4.ip))
+            kill_switch.protect(ipaddress.ip_network(bob.ipv6.ip))
 
     exit_host.namespace.call(protect)
     # The exit's own programs are held back, the circuits of others are not.

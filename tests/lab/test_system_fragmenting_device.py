@@ -16,7 +16,7 @@ from overlay.system.fragmenting_device import (
     clear_fragmenting_leftovers,
     try_fragmenting,
 )
-from overlay.system.kill_switch import GUARD_TABLE, KillSwitch
+from overlay.system.kill_switch import KILL_SWITCH_TABLE, KillSwitch
 from overlay.system.rtnetlink import MAIN_TABLE, Route, RouteKind, Rtnetlink
 from overlay.system.tun import TunDevice
 
@@ -104,14 +104,16 @@ def test_without_the_rule_it_is_dropped_and_does_not_go_round(namespace, cutting
     assert seen_beyond(namespace, tmp_path, lambda: send(namespace, 3000)) == []
 
 
-def test_the_guard_takes_what_it_says_of_a_route_from_the_kernel(namespace, cutting):
+def test_the_kill_switch_takes_what_it_says_of_a_route_from_the_kernel(namespace, cutting):
     def carried():
-        with KillSwitch(by_ipsec=True) as guard:
-            guard.protect(NETWORK)
-            guard.carry(NETWORK, cutting.name, INNER.packed, MTU, program=cutting.program)
+        with KillSwitch(by_ipsec=True) as kill_switch:
+            kill_switch.protect(NETWORK)
+            kill_switch.carry(NETWORK, cutting.name, INNER.packed, MTU, program=cutting.program)
             with Rtnetlink() as netlink:
-                (found,) = [r for r in netlink.routes(GUARD_TABLE) if r.kind is RouteKind.UNICAST]
-            guard.release(NETWORK)
+                (found,) = [
+                    r for r in netlink.routes(KILL_SWITCH_TABLE) if r.kind is RouteKind.UNICAST
+                ]
+            kill_switch.release(NETWORK)
         return found
 
     found = namespace.call(carried)

@@ -51,7 +51,7 @@ from overlay.system.{module} import {name}
 from overlay.system.rtnetlink import add_address
 from overlay.system.tun import TunDevice
 
-guard = KillSwitch(packet_filter={name}())
+kill switch = KillSwitch(packet_filter={name}())
 device = TunDevice.open("anon%d", 1400)
 pairs = [(ipaddress.ip_network(p), ipaddress.ip_address(a).packed)
          for p, a in (("{prefixes[0]}", "100.64.1.2"), ("{prefixes[1]}", "fd99::12"))]
@@ -60,15 +60,15 @@ for line in sys.stdin:
     for prefix, inner in pairs:
         match line.strip():
             case "protect":
-                guard.protect(prefix)
+                kill_switch.protect(prefix)
             case "carry":
-                guard.expect(inner, device.name)
+                kill_switch.expect(inner, device.name)
                 add_address(device.name, inner)
-                guard.carry(prefix, device.name, inner, 1300)
+                kill_switch.carry(prefix, device.name, inner, 1300)
             case "uncarry":
-                guard.uncarry(prefix)
+                kill_switch.uncarry(prefix)
             case "release":
-                guard.release(prefix)
+                kill_switch.release(prefix)
     print("done", flush=True)
 """
 
@@ -103,7 +103,7 @@ class Scene:
         )
 
     def owner(self):
-        """Start the guard's owner, which does as it is told."""
+        """Start the kill switch's owner, which does as it is told."""
         started = self._owner()
         assert started.said == "ready"
         return started
@@ -124,7 +124,7 @@ def test_what_a_protected_host_begins_is_answered_in_every_state(scene, filter_n
     scene.alice.namespace.set_kernel(
         ipv4__conf__all__rp_filter=reverse_path, ipv4__conf__eth0__rp_filter=reverse_path
     )
-    # Connections that are tracked before there is a guard would not be translated.
+    # Connections that are tracked before there is a kill switch would not be translated.
     tracking = ["-A", "INPUT", "-m", "conntrack", "--ctstate", "NEW"]
     for program in ("iptables-legacy", "ip6tables-legacy"):
         scene.alice.namespace.run([program, *tracking])
@@ -301,7 +301,7 @@ def test_a_service_behind_the_host_answers_at_its_published_port(
 
 
 def test_a_protected_neighbour_on_the_same_link_still_finds_the_host(underlay, script):
-    """Its requests pass reverse-path checks, and the kernel's own solicitations the guard."""
+    """Its requests pass reverse-path checks, and the kernel's own solicitations the kill switch."""
     alice = underlay.add_host("alice")
     prefixes = (alice.ipv4.network, alice.ipv6.network)
     alice.namespace.set_kernel(ipv4__conf__all__rp_filter=1, ipv4__conf__eth0__rp_filter=1)

@@ -85,7 +85,7 @@ def test_no_exit_reaches_a_service_whatever_translates_its_destination(
     def inside():
         found = []
         with (
-            KillSwitch(packet_filter=filter_type()) as guard,
+            KillSwitch(packet_filter=filter_type()) as kill_switch,
             TunDevice.open("anon%d", 1400) as device,
         ):
 
@@ -101,15 +101,15 @@ def test_no_exit_reaches_a_service_whatever_translates_its_destination(
             packed = InnerAddress(ipaddress.ip_address(inner).packed)
             add_address(device.name, packed)
             found.append(exit_asks(54))  # all would be reached
-            guard.protect(prefix)
-            guard.expect(packed, device.name)
+            kill_switch.protect(prefix)
+            kill_switch.expect(packed, device.name)
             found += [exit_asks(), exit_asks(54)]
-            guard.carry(prefix, device.name, packed, 1300)
+            kill_switch.carry(prefix, device.name, packed, 1300)
             found.append(exit_asks())
             services[0].sendto(b"asked", (destination, 53))
             found.append(exit_asks())
-            guard.uncarry(prefix)
-            guard.release(prefix)
+            kill_switch.uncarry(prefix)
+            kill_switch.release(prefix)
         return found
 
     found = alice.namespace.call(inside)
@@ -121,19 +121,19 @@ def test_no_exit_reaches_a_service_whatever_translates_its_destination(
 def carried(filter_type):
     """Both destinations are carried while inside; yields the device."""
     with (
-        KillSwitch(packet_filter=filter_type()) as guard,
+        KillSwitch(packet_filter=filter_type()) as kill_switch,
         TunDevice.open("anon%d", 1400) as device,
     ):
         for prefix, inner in zip(PREFIXES, INNER, strict=True):
             packed = InnerAddress(ipaddress.ip_address(inner).packed)
-            guard.protect(prefix)
-            guard.expect(packed, device.name)
+            kill_switch.protect(prefix)
+            kill_switch.expect(packed, device.name)
             add_address(device.name, packed)
-            guard.carry(prefix, device.name, packed, 1300)
+            kill_switch.carry(prefix, device.name, packed, 1300)
         yield device
         for prefix in PREFIXES:
-            guard.uncarry(prefix)
-            guard.release(prefix)
+            kill_switch.uncarry(prefix)
+            kill_switch.release(prefix)
 
 
 def test_neighbours_learn_no_inner_address(underlay, filter_type):
@@ -236,11 +236,11 @@ def test_connections_end_with_the_circuit_that_carried_them_and_no_others(underl
         return new
 
     def inside():
-        with KillSwitch() as guard, TunDevice.open("anon%d", 1400) as device:
-            guard.protect(prefix)
-            guard.expect(packed, device.name)
+        with KillSwitch() as kill_switch, TunDevice.open("anon%d", 1400) as device:
+            kill_switch.protect(prefix)
+            kill_switch.expect(packed, device.name)
             add_address(device.name, packed)
-            guard.carry(prefix, device.name, packed, 1300)
+            kill_switch.carry(prefix, device.name, packed, 1300)
             kinds = (socket.SOCK_STREAM, socket.SOCK_DGRAM)
             made = [
                 connected(family, kind, inner, destination, before)
@@ -250,9 +250,9 @@ def test_connections_end_with_the_circuit_that_carried_them_and_no_others(underl
             loopback = ("127.0.0.1", "::1")[index]
             other = connected(families[0][0], socket.SOCK_DGRAM, loopback, loopback)
             before = [each.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) for each in made]
-            guard.uncarry(prefix)
+            kill_switch.uncarry(prefix)
             after = [each.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) for each in (*made, other)]
-            guard.release(prefix)
+            kill_switch.release(prefix)
         for each in (*made, other):
             each.close()
         return before, after

@@ -1,4 +1,4 @@
-"""Another program removes a wall of the guard: nothing leaks, and the guard puts it back."""
+"""Another program removes a part of the kill switch: nothing leaks, and the part is restored."""
 
 import contextlib
 import ipaddress
@@ -56,18 +56,18 @@ def hosts(underlay):
 
 
 @contextlib.contextmanager
-def guarding(filter_type):
-    """In alice's thread: a guard that carries both prefixes into a device, and the device."""
+def protecting(filter_type):
+    """In alice's thread: a kill switch that carries both prefixes into a device, and the device."""
     with (
         TunDevice.open("anon%d", 1400) as device,
-        KillSwitch(packet_filter=filter_type()) as guard,
+        KillSwitch(packet_filter=filter_type()) as kill_switch,
     ):
         for prefix, inner in zip(PREFIXES, INNER, strict=True):
             packed = InnerAddress(ipaddress.ip_address(inner).packed)
             add_address(device.name, packed)
-            guard.protect(prefix)
-            guard.carry(prefix, device.name, packed, 1300)
-        yield guard, device
+            kill_switch.protect(prefix)
+            kill_switch.carry(prefix, device.name, packed, 1300)
+        yield kill_switch, device
 
 
 def shown(capture):
@@ -91,16 +91,16 @@ def test_the_loss_of_one_wall_leaks_nothing_and_is_put_back(hosts, filter_type, 
     early = connected_before(alice, DESTINATIONS)
 
     def lose_each_wall():
-        with guarding(filter_type) as (guard, device):
+        with protecting(filter_type) as (kill_switch, device):
             for state in ("carried", "the circuit's device is gone"):
                 for name in flushes_of(filter_type):
                     flush(alice.namespace, name)
-                    lost = guard.missing()
+                    lost = kill_switch.missing()
                     send_every_way(alice, DESTINATIONS, early, INNER)
                     assert WALLS[name] is None or WALLS[name] in lost, (state, name)
-                    assert guard.repair() == lost, (state, name)
-                    assert guard.missing() == (), (state, name)
-                    assert guard.repair() == (), "its own changes are no reason for others"
+                    assert kill_switch.repair() == lost, (state, name)
+                    assert kill_switch.missing() == (), (state, name)
+                    assert kill_switch.repair() == (), "its own changes are no reason for others"
                 device.close()
 
     with alice.capture(tmp_path / "alice.pcap") as capture:
@@ -125,7 +125,7 @@ def test_a_program_that_chooses_stations_shows_no_destination(
     alice, other, _ = hosts
 
     def send():
-        with guarding(filter_type):
+        with protecting(filter_type):
             send_over_stations(alice, DESTINATIONS)
         send_over_stations(alice, DESTINATIONS)  # as after a crash
 
@@ -147,11 +147,11 @@ def test_traffic_control_and_the_packet_filter_each_hold_alone(
     filters = "nft" if filter_type is Nftables else "iptables"
 
     def lose_two():
-        with guarding(filter_type) as (guard, _):
+        with protecting(filter_type) as (kill_switch, _):
             for gone in (filters, "traffic control"):
                 flush(alice.namespace, "rules", "routes", gone)
                 send_every_way(alice, DESTINATIONS, early, INNER)
-                assert set(guard.repair()) == {RULES, ROUTES, WALLS[gone]}
+                assert set(kill_switch.repair()) == {RULES, ROUTES, WALLS[gone]}
 
     with alice.capture(tmp_path / "alice.pcap") as capture:
         alice.namespace.call(lose_two)
@@ -161,7 +161,7 @@ def test_traffic_control_and_the_packet_filter_each_hold_alone(
         each.close()
 
 
-def test_what_a_dead_process_guarded_is_found_whichever_wall_is_lost(
+def test_what_a_dead_process_protected_is_found_whichever_wall_is_lost(
     hosts, filter_type, exchange, tmp_path
 ):
     alice, other, _ = hosts
@@ -169,18 +169,18 @@ def test_what_a_dead_process_guarded_is_found_whichever_wall_is_lost(
     another = ipaddress.ip_network("198.51.100.7/32")
 
     def die_and_take_over():
-        with guarding(filter_type):
+        with protecting(filter_type):
             pass
         for gone in (filters, "routes"):
             flush(alice.namespace, gone)
             send_every_way(alice, DESTINATIONS)
-            with KillSwitch(packet_filter=filter_type()) as guard:
-                assert sorted(guard.protected(), key=str) == sorted(PREFIXES, key=str)
-                guard.protect(another)
+            with KillSwitch(packet_filter=filter_type()) as kill_switch:
+                assert sorted(kill_switch.protected(), key=str) == sorted(PREFIXES, key=str)
+                kill_switch.protect(another)
                 send_every_way(alice, DESTINATIONS)
-                guard.repair()
-                assert guard.missing() == ()
-                guard.release(another)
+                kill_switch.repair()
+                assert kill_switch.missing() == ()
+                kill_switch.release(another)
 
     with alice.capture(tmp_path / "alice.pcap") as capture:
         alice.namespace.call(die_and_take_over)
@@ -196,22 +196,22 @@ def test_what_was_set_with_the_other_packet_filter_is_taken_over_and_freed(
     now = Iptables if filter_type is Nftables else Nftables
 
     def change_filters():
-        with guarding(filter_type):
+        with protecting(filter_type):
             pass
-        with KillSwitch(packet_filter=now()) as guard:
+        with KillSwitch(packet_filter=now()) as kill_switch:
             # The routes forgot it, and the chosen filter never knew it.
             flush(alice.namespace, "routes")
-        with KillSwitch(packet_filter=now()) as guard:
-            assert sorted(guard.protected(), key=str) == sorted(PREFIXES, key=str)
+        with KillSwitch(packet_filter=now()) as kill_switch:
+            assert sorted(kill_switch.protected(), key=str) == sorted(PREFIXES, key=str)
             send_every_way(alice, DESTINATIONS)
-            guard.repair()
-            assert guard.missing() == ()
+            kill_switch.repair()
+            assert kill_switch.missing() == ()
             assert filter_type().fingerprint("guard-28009") is None
             send_every_way(alice, DESTINATIONS)
-        with KillSwitch(packet_filter=filter_type()) as guard:  # and back
-            guard.release(PREFIXES[0])
+        with KillSwitch(packet_filter=filter_type()) as kill_switch:  # and back
+            kill_switch.release(PREFIXES[0])
             send_every_way(alice, DESTINATIONS[1:])
-            guard.release(PREFIXES[1])
+            kill_switch.release(PREFIXES[1])
         assert [kind().fingerprint("guard-28009") for kind in (Iptables, Nftables)] == [None, None]
 
     with alice.capture(tmp_path / "alice.pcap") as capture:
@@ -227,32 +227,32 @@ def test_a_device_that_refuses_its_program_keeps_no_other_from_its_own(hosts, ca
     def run(command):
         return alice.namespace.run(command.split()).stdout
 
-    def guard_all():
+    def kill_switch_all():
         run("ip tuntap add a0 mode tun")
         run("tc qdisc add dev a0 ingress")  # where clsact would be
         run("ip tuntap add b0 mode tun")
-        with KillSwitch(packet_filter=Nftables()) as guard:
-            guard.protect(*PREFIXES)
+        with KillSwitch(packet_filter=Nftables()) as kill_switch:
+            kill_switch.protect(*PREFIXES)
             assert "direct-action" in run("tc filter show dev b0 egress")
-            assert guard.missing() == (f"{EGRESS} (refused by a0)",)
+            assert kill_switch.missing() == (f"{EGRESS} (refused by a0)",)
             flush(alice.namespace, "traffic control")
-            assert guard.repair() == (EGRESS,)
+            assert kill_switch.repair() == (EGRESS,)
             run("tc qdisc del dev a0 ingress")
-            assert guard.repair() == ()
-            assert guard.missing() == ()
-            guard.release(*PREFIXES)
+            assert kill_switch.repair() == ()
+            assert kill_switch.missing() == ()
+            kill_switch.release(*PREFIXES)
         for each in ("a0", "b0", alice.interface):
             assert "clsact" not in run(f"tc qdisc show dev {each}")
 
-    alice.namespace.call(guard_all)
-    lines = [each for each in caplog.messages if each.startswith("guard.no_traffic_control")]
+    alice.namespace.call(kill_switch_all)
+    lines = [each for each in caplog.messages if each.startswith("kill_switch.no_traffic_control")]
     assert lines == [
-        "guard.no_traffic_control devices=1 "
+        "kill_switch.no_traffic_control devices=1 "
         "reason=setting the egress filter failed (Invalid argument)."
     ]
 
 
-def test_what_is_asked_before_the_guard_is_told_and_leaks_nothing(
+def test_what_is_asked_before_the_kill_switch_is_told_and_leaks_nothing(
     hosts, exchange, tmp_path, caplog
 ):
     alice, other, _ = hosts
@@ -261,25 +261,25 @@ def test_what_is_asked_before_the_guard_is_told_and_leaks_nothing(
     said = "(another program's is asked first: {})"
 
     def put_first():
-        with guarding(Nftables) as (guard, _):
+        with protecting(Nftables) as (kill_switch, _):
             for command, wall, name in ((first, RULES, "7"), (accepting, EGRESS, "eth0")):
                 alice.namespace.run(["sh", "-c", command])
                 send_every_way(alice, DESTINATIONS)
                 for _ in range(2):
-                    assert guard.repair() == (), "it is the other program's"
-                assert guard.missing() == (f"{wall} {said.format(name)}",)
+                    assert kill_switch.repair() == (), "it is the other program's"
+                assert kill_switch.missing() == (f"{wall} {said.format(name)}",)
                 alice.namespace.run(
                     ["sh", "-c", command.replace(" add ", " del ").split(" bpf ")[0]]
                 )
-                assert guard.repair() == ()
-                assert guard.missing() == ()
+                assert kill_switch.repair() == ()
+                assert kill_switch.missing() == ()
 
     with alice.capture(tmp_path / "alice.pcap") as capture:
         alice.namespace.call(put_first)
         exchange(alice, other)
     assert shown(capture) == []
     for wall, name in ((RULES, "7"), (EGRESS, "eth0")):
-        line = f"guard.bypassed what={wall} {said.format(name)}"
+        line = f"kill_switch.bypassed what={wall} {said.format(name)}"
         assert caplog.messages.count(line) == 1
 
 
@@ -293,13 +293,13 @@ def test_a_check_among_ten_thousand_routes_takes_a_fraction_of_a_second(hosts):
     alice.namespace.run(["ip", "-batch", "-"], text_input=batch)
 
     def check():
-        with KillSwitch(packet_filter=Nftables()) as guard:
-            guard.protect(*PREFIXES)
+        with KillSwitch(packet_filter=Nftables()) as kill_switch:
+            kill_switch.protect(*PREFIXES)
             began = time.process_time()  # other processes of a busy machine do not count
-            guard.repair()
+            kill_switch.repair()
             took = time.process_time() - began
-            assert guard.missing() == ()
-            guard.release(*PREFIXES)
+            assert kill_switch.missing() == ()
+            kill_switch.release(*PREFIXES)
             return took
 
     assert alice.namespace.call(check) < 0.5
@@ -315,16 +315,16 @@ prefix, found = ipaddress.ip_network("203.0.113.10/32"), filter_choice.find_pack
 def missing():
     raise BackendError("no packet filter works here.")
 
-with KillSwitch() as guard:
+with KillSwitch() as kill switch:
     filter_choice.find_packet_filter = missing
     try:
-        guard.protect(prefix)
+        kill_switch.protect(prefix)
     except BackendError as error:
-        print(error, guard.missing(), flush=True)
+        print(error, kill_switch.missing(), flush=True)
     input()
     filter_choice.find_packet_filter = found
-    guard.repair()
-    print(guard.missing(), flush=True)
+    kill_switch.repair()
+    print(kill_switch.missing(), flush=True)
     input()
 """
 
@@ -333,14 +333,14 @@ def test_without_programs_of_the_packet_filter_the_other_mechanisms_stay(
     hosts, exchange, tmp_path, script
 ):
     alice, other, _ = hosts
-    guarding_alone = script(alice.namespace, WITHOUT_PROGRAMS)
-    assert guarding_alone.said.startswith("no packet filter works here")
-    assert guarding_alone.said.endswith(f"('{FILTER}', 'kernel settings')")
+    protecting_alone = script(alice.namespace, WITHOUT_PROGRAMS)
+    assert protecting_alone.said.startswith("no packet filter works here")
+    assert protecting_alone.said.endswith(f"('{FILTER}', 'kernel settings')")
     with alice.capture(tmp_path / "alice.pcap") as capture:
         send_every_way(alice, DESTINATIONS[:1])
         exchange(alice, other)
     assert shown(capture) == []
-    assert guarding_alone.tell("go on") == "()"
+    assert protecting_alone.tell("go on") == "()"
 
 
 WITHOUT_DESCRIPTORS = """
@@ -351,12 +351,13 @@ from overlay.system.{module} import {name}
 first, second = map(ipaddress.ip_network, ("203.0.113.10/32", "2001:db8:113::/64"))
 soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 refused = set()
-with KillSwitch(packet_filter={name}()) as guard:
-    guard.protect(first)
+with KillSwitch(packet_filter={name}()) as kill switch:
+    kill_switch.protect(first)
     for spare in range(12):
         for act in (
-            guard.missing, guard.disturbed, guard.repair, guard.protected,
-            lambda: guard.protect(second), guard.repair, lambda: guard.release(second),
+            kill_switch.missing, kill_switch.disturbed, kill_switch.repair, kill_switch.protected,
+            lambda: kill_switch.protect(second), kill_switch.repair,
+            lambda: kill_switch.release(second),
             lambda: KillSwitch(table=7, packet_filter={name}()).close(),
         ):
             last = max(map(int, os.listdir("/proc/self/fd")))
@@ -367,9 +368,9 @@ with KillSwitch(packet_filter={name}()) as guard:
                 refused.add(str(error).count("Too many open files"))
             finally:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    guard.protect(second)
-    guard.repair()
-    assert guard.missing() == (), guard.missing()
+    kill_switch.protect(second)
+    kill_switch.repair()
+    assert kill_switch.missing() == (), kill_switch.missing()
     assert refused == {{1}}, refused
 print("ready", flush=True)
 """
@@ -381,21 +382,21 @@ def test_without_file_descriptors_every_refusal_is_one_sentence(namespace, filte
     assert script(namespace, source).said == "ready"
 
 
-def test_a_device_that_appears_later_is_guarded_as_well(hosts, filter_type):
+def test_a_device_that_appears_later_is_protected_as_well(hosts, filter_type):
     alice = hosts[0]
 
     def run(command):
         return alice.namespace.run(command.split()).stdout
 
     def add_a_device():
-        with guarding(filter_type) as (guard, _):
+        with protecting(filter_type) as (kill_switch, _):
             run("ip link add late0 type veth peer name late1")
-            assert guard.missing() == (EGRESS,)
-            assert guard.repair() == (), "no other program removed anything"
-            assert guard.missing() == ()
+            assert kill_switch.missing() == (EGRESS,)
+            assert kill_switch.repair() == (), "no other program removed anything"
+            assert kill_switch.missing() == ()
             assert "direct-action" in run("tc filter show dev late0 egress")
             for prefix in PREFIXES:
-                guard.release(prefix)
+                kill_switch.release(prefix)
 
     alice.namespace.call(add_a_device)
     for each in ("late0", "late1", alice.interface):

@@ -1,4 +1,4 @@
-"""A stranger that sends all kinds of packets cannot tell a guarded host from others."""
+"""A stranger that sends all kinds of packets cannot tell a protected host from others."""
 
 import contextlib
 import itertools
@@ -27,7 +27,7 @@ from stranger import (
     layer,
     solicitation,
 )
-from test_system_guard_answers import OWNER, SERVICES
+from test_system_kill_switch_answers import OWNER, SERVICES
 
 from lab.namespaces import Namespace
 
@@ -81,7 +81,7 @@ def test_a_stranger_finds_no_difference(
     )
     assert script(namespace, SERVICES.format(ipv4=OWN[0], ipv6=OWN[1])).said == "ready"
     for program in ("iptables-legacy", "ip6tables-legacy"):
-        # Connections that are tracked before there is a guard would not be translated.
+        # Connections that are tracked before there is a kill switch would not be translated.
         namespace.run([program, "-A", "INPUT", "-m", "conntrack", "--ctstate", "NEW"])
     module, name = filter_name.split()
     marks_arp = name == "Nftables"

@@ -66,8 +66,8 @@ class FakeHost:
 
     def __init__(self):
         self.devices, self.addresses, self.forgotten = [], set(), []
-        self.guarded, self.carried = set(), {}
-        self.guard_taken = self.forwarding = False
+        self.blocked, self.carried = set(), {}
+        self.kill_switch_taken = self.forwarding = False
         self.refuse = set()
         self.refused = ()
         self.lost = ()
@@ -90,10 +90,10 @@ class FakeHost:
         self.devices.append(FakeTun(self, template.replace("%d", str(len(self.devices)))))
         return self.devices[-1]
 
-    def open_guard(self):
-        self._may("open_guard")
-        assert not self.guard_taken
-        self.guard_taken = True
+    def open_kill_switch(self):
+        self._may("open_kill_switch")
+        assert not self.kill_switch_taken
+        self.kill_switch_taken = True
         return self
 
     def open_exit(self, device, inner_networks, mtu, limits, opened_links):
@@ -178,7 +178,7 @@ class FakeHost:
 
     def protect(self, *prefixes):
         self._may("protect")
-        self.guarded.update(prefixes)
+        self.blocked.update(prefixes)
         self.events.append("protect")
 
     def expect(self, source_address, device=None):
@@ -187,7 +187,7 @@ class FakeHost:
 
     def carry(self, prefix, device, source_address, mtu):
         self._may("carry")
-        assert prefix in self.guarded
+        assert prefix in self.blocked
         assert (device, source_address) in self.addresses
         self.carried[prefix] = (device, source_address)
 
@@ -201,15 +201,15 @@ class FakeHost:
         self._may("release")
         for prefix in prefixes:
             self.carried.pop(prefix, None)
-            self.guarded.discard(prefix)
+            self.blocked.discard(prefix)
         self.released += prefixes
 
     def protected(self):
-        return sorted(self.guarded, key=lambda p: (p.version, p))
+        return sorted(self.blocked, key=lambda p: (p.version, p))
 
     def close(self):
-        assert self.guard_taken
-        self.guard_taken = False
+        assert self.kill_switch_taken
+        self.kill_switch_taken = False
 
     # ExitFirewall
 

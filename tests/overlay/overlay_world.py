@@ -20,8 +20,8 @@ START = 1_800_000_000.0
 DELAY_S = 0.02
 
 
-class MemoryGuard:
-    """The destination guard of one simulated host."""
+class MemoryKillSwitch:
+    """The kill switch of one simulated host."""
 
     def __init__(self):
         self.protected, self.carried = set(), {}
@@ -60,8 +60,8 @@ class SimulatedNode:
         self.endpoint = Endpoint(f"11.{number}.0.1", 4500)
         self.identity = LocalIdentity.generate(Random(f"identity {number}"))
         self.configuration = configuration(exits=exits)
-        self.guard, self.source_device, self.exit_device = (
-            MemoryGuard(),
+        self.kill_switch, self.source_device, self.exit_device = (
+            MemoryKillSwitch(),
             MemoryDevice(),
             MemoryDevice(),
         )
@@ -74,7 +74,7 @@ class SimulatedNode:
             self.identity,
             Surroundings(
                 network=self,
-                kill_switch=self.guard,
+                kill_switch=self.kill_switch,
                 local_address=lambda peer: self.endpoint,
                 local_addresses=lambda: frozenset(self.local_addresses),
                 forget_inner_addresses=lambda addresses: self.forgotten.extend(addresses),

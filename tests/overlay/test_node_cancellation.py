@@ -39,7 +39,7 @@ def assert_can_start_again(participant):
         TopologyStore(path, "loopback").close()
     assert not participant.control_socket.exists()
     assert not participant.host.open_devices()
-    assert not participant.host.guard_taken
+    assert not participant.host.kill_switch_taken
     assert not participant.host.forwarding
 
 
@@ -94,14 +94,14 @@ def test_a_source_that_is_cancelled_at_any_step_of_opening_leaves_the_destinatio
                     entered = True
             trio.lowlevel.remove_instrument(instrument)
             # Either nothing was begun, or the destination is blocked and its path is listed.
-            guarded = {ipaddress.ip_network(path.destination) for path in node.service.paths()}
-            assert alice.host.guarded == guarded
-            if guarded:
+            blocked = {ipaddress.ip_network(path.destination) for path in node.service.paths()}
+            assert alice.host.blocked == blocked
+            if blocked:
                 alice.host.released.clear()
                 async with node.anonymous_path(BOB, hops=2):
                     assert alice.host.released == [], "the next asker takes it over"
-            assert (alice.host.guarded, node.service.paths()) == (set(), [])
-            return "open" if entered else "cancelled" if guarded else "not begun"
+            assert (alice.host.blocked, node.service.paths()) == (set(), [])
+            return "open" if entered else "cancelled" if blocked else "not begun"
 
     run(program)
     assert {"open", "cancelled"} <= set(outcomes)
@@ -118,9 +118,9 @@ def test_a_node_that_is_cancelled_with_an_open_path_keeps_the_destination_blocke
                     nursery.start_soon(trio.sleep_forever)
                     await until(lambda: node.service.status().mix_nodes == 1)
                     await node.service.open_path(OpenPathRequest(BOB, 1))
-                    assert alice.host.guarded == {BOB}
+                    assert alice.host.blocked == {BOB}
                     scope.cancel()
-            assert alice.host.guarded == {BOB}
+            assert alice.host.blocked == {BOB}
             assert_can_start_again(alice)
 
     run(program)

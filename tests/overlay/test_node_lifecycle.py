@@ -23,7 +23,7 @@ from overlay.errors import BackendError, ConfigurationError, PathError
 from overlay.node import OverlayNode
 from overlay.node.path_file import encode_paths
 from overlay.node.release import free_blocked
-from overlay.node.shells.source_kill_switch import GUARD
+from overlay.node.shells.source_kill_switch import KILL_SWITCH
 from overlay.paths.ip_versions import BLOCKED_FAMILY
 from overlay.paths.requested_path import PathTerms
 
@@ -120,14 +120,14 @@ def test_the_restart_restores_paths_with_their_parameters(others, alice, kernel)
                 reboot(alice)
             async with alice.node() as node:
                 block = set(BLOCKED_FAMILY[6])
-                assert alice.host.guarded == {BOB} | block
+                assert alice.host.blocked == {BOB} | block
                 (report,) = await open_again(node)
                 assert (report.strategy, len(report.hops)) == ("explicit", 2)
                 assert node.service.status().blocked_versions == ("IPv6",)
                 assert (report.both_versions, set(alice.host.carried)) == (True, {BOB})
                 await carries(alice, others[-1])
                 await node.service.close_path(BOB)
-                assert alice.host.guarded == set()
+                assert alice.host.blocked == set()
                 assert stored(alice) == []
 
     run(program)
@@ -141,7 +141,7 @@ def test_the_file_is_private_and_follows_every_change(others, alice):
             assert not file_of(alice).exists(), "a node without paths writes none"
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(node.service.open_path, OpenPathRequest(BOB, 2))
-                await until(lambda: alice.host.guarded, step_s=0)
+                await until(lambda: alice.host.blocked, step_s=0)
                 assert [p["destination"] for p in stored(alice)] == [str(BOB)]
             assert stat.S_IMODE(file_of(alice).stat().st_mode) == 0o600
             await node.service.close_path(1)
@@ -151,7 +151,7 @@ def test_the_file_is_private_and_follows_every_change(others, alice):
     run(program)
 
 
-def test_what_is_remembered_and_permanent_is_guarded_before_anything_else(alice):
+def test_what_is_remembered_and_permanent_is_protected_before_anything_else(alice):
     """Here the start fails at its first step, the UDP socket, which another process has."""
     with_settings(alice, '[paths]\npermanent = ["203.0.113.11"]\nboth_versions = true\n')
     remember(alice, BOB)
@@ -163,8 +163,8 @@ def test_what_is_remembered_and_permanent_is_guarded_before_anything_else(alice)
                     pytest.fail("the port is in use")
 
     run(program)
-    assert alice.host.guarded == {BOB, CAROL} | set(BLOCKED_FAMILY[6])
-    assert not alice.host.guard_taken
+    assert alice.host.blocked == {BOB, CAROL} | set(BLOCKED_FAMILY[6])
+    assert not alice.host.kill_switch_taken
 
 
 @pytest.mark.slow
@@ -178,11 +178,11 @@ def test_a_permanent_path_opens_by_itself_and_returns_after_it_was_closed(others
                 assert report.permanent
                 async with node.anonymous_path(BOB):
                     pass
-                assert alice.host.guarded == {BOB}, "a program's scope does not end it"
+                assert alice.host.blocked == {BOB}, "a program's scope does not end it"
                 await node.service.close_path(1)
-                assert alice.host.guarded == set()
+                assert alice.host.blocked == set()
             async with alice.node() as node:
-                assert alice.host.guarded == {BOB}
+                assert alice.host.blocked == {BOB}
                 await open_again(node)
                 assert await node.service.leave(release=True) == StopReport(0, 1, 1)
 
@@ -194,7 +194,7 @@ def test_permanent_paths_to_both_versions_leave_none_to_be_blocked(alice):
 
     async def program():
         async with alice.node():
-            assert alice.host.guarded == {BOB, DAVE}
+            assert alice.host.blocked == {BOB, DAVE}
 
     run(program)
 
@@ -213,19 +213,19 @@ def test_a_program_that_died_runs_again_and_takes_over_what_it_left(others, alic
                             raise LookupError
                         scope.cancel()
                         await trio.sleep_forever()
-            assert alice.host.guarded == {BOB, CAROL}
+            assert alice.host.blocked == {BOB, CAROL}
             async with alice.node() as node:
                 async with node.anonymous_path([BOB, CAROL], hops=2):
                     assert set(alice.host.carried) == {BOB, CAROL}
                     assert alice.host.released == []
-                assert alice.host.guarded == set(), "left normally, the scope frees them"
+                assert alice.host.blocked == set(), "left normally, the scope frees them"
             assert stored(alice) == []
 
     run(program)
 
 
-def test_other_parameters_open_an_inherited_path_anew_behind_the_guard(others, alice):
-    alice.host.guarded.add(BOB)
+def test_other_parameters_open_an_inherited_path_anew_behind_the_kill_switch(others, alice):
+    alice.host.blocked.add(BOB)
 
     async def program():
         async with running(others), alice.node() as node:
@@ -247,9 +247,9 @@ def test_a_node_that_stops_while_a_path_opens_leaves_it_blocked(others, alice):
                     await until(lambda: node.service.status().mix_nodes == 2)
                     async with trio.open_nursery() as nursery:
                         nursery.start_soon(node.service.open_path, OpenPathRequest(BOB, 2))
-                        await until(lambda: alice.host.guarded, step_s=0)
+                        await until(lambda: alice.host.blocked, step_s=0)
                         scope.cancel()
-            assert (alice.host.guarded, alice.host.released) == ({BOB}, [])
+            assert (alice.host.blocked, alice.host.released) == ({BOB}, [])
             async with alice.node() as node:
                 await open_again(node)
 
@@ -266,13 +266,13 @@ def test_a_request_for_both_families_of_a_server_covers_both(others, alice):
             request = OpenPathsRequest((BOB, DAVE), 2, both_versions=True)
             reports = await node.service.open_paths(request)
             assert set(alice.host.carried) == {BOB, DAVE}
-            assert alice.host.guarded == {BOB, DAVE}, "no version is left to be blocked"
+            assert alice.host.blocked == {BOB, DAVE}, "no version is left to be blocked"
             assert [report.both_versions for report in reports] == [False, False]
             await node.service.close_path(None)
             (report,) = await node.service.open_paths(
                 OpenPathsRequest((DAVE,), 2, both_versions=True)
             )
-            assert alice.host.guarded == {DAVE} | set(BLOCKED_FAMILY[4])
+            assert alice.host.blocked == {DAVE} | set(BLOCKED_FAMILY[4])
             assert "Local IPv4 addresses are not blocked." in report.stays_open
             await node.service.open_path(OpenPathRequest(BOB, 2))  # the longest prefix wins
             assert set(alice.host.carried) == {BOB, DAVE}
@@ -299,7 +299,7 @@ def test_one_destination_that_cannot_be_had_leaves_the_others_and_itself_blocked
             with pytest.raises((PathError, BackendError), match="overlay path close 1 2") as told:
                 await node.service.open_paths(request)
             assert "the destination of path 2 stay blocked" in str(told.value)
-            assert (alice.host.guarded, set(alice.host.carried)) == ({BOB, CAROL}, {BOB})
+            assert (alice.host.blocked, set(alice.host.carried)) == ({BOB, CAROL}, {BOB})
             alice.host.carry = carry
             await open_again(node)
 
@@ -317,7 +317,7 @@ def test_one_destination_that_cannot_be_had_leaves_the_others_and_itself_blocked
 )
 def test_a_damaged_file_is_set_aside_and_the_kernel_still_tells(others, alice, content, caplog):
     file_of(alice).write_bytes(content)
-    alice.host.guarded.add(BOB)
+    alice.host.blocked.add(BOB)
 
     async def program():
         async with running(others), alice.node() as node:
@@ -353,12 +353,12 @@ def test_a_file_that_cannot_be_read_now_is_no_damaged_one(alice, monkeypatch, nu
         run(program)
     with pytest.raises(BackendError, match=r"paths.json cannot be read"):
         free_blocked(alice.configuration, host=alice.host)
-    assert alice.host.guarded == {CAROL}, "what the configuration lists is blocked at least"
+    assert alice.host.blocked == {CAROL}, "what the configuration lists is blocked at least"
     assert [each["destination"] for each in stored(alice)] == [str(BOB)]
     assert not list(alice.directory.glob("paths.json.*"))
 
 
-def test_a_state_directory_that_others_may_write_is_refused_behind_the_guard(alice):
+def test_a_state_directory_that_others_may_write_is_refused_behind_the_kill_switch(alice):
     """Another user could replace the list of what must be blocked after a reboot."""
     remember(alice, BOB)
     alice.directory.chmod(0o777)
@@ -369,7 +369,7 @@ def test_a_state_directory_that_others_may_write_is_refused_behind_the_guard(ali
 
     with pytest.raises(ConfigurationError, match="may be written by other users"):
         run(program)
-    assert alice.host.guarded == {BOB}
+    assert alice.host.blocked == {BOB}
 
 
 @pytest.mark.slow
@@ -384,7 +384,7 @@ def test_a_memory_that_is_switched_off_writes_nothing_and_removes_what_was_writt
                 assert len(report.hops) == 2
                 assert not file_of(alice).exists()
             async with alice.node() as node:
-                assert alice.host.guarded == {BOB}, "until a reboot the kernel remembers"
+                assert alice.host.blocked == {BOB}, "until a reboot the kernel remembers"
                 await open_again(node)
             assert not file_of(alice).exists()
 
@@ -441,47 +441,47 @@ def free_the_file(participant):
     file_of(participant).rmdir()
 
 
-@pytest.mark.parametrize("refused", ["open_guard", "protect"])
+@pytest.mark.parametrize("refused", ["open_kill_switch", "protect"])
 def test_a_node_that_cannot_block_at_its_start_says_so_and_blocks_as_soon_as_it_can(
     alice, caplog, refused
 ):
-    """For example because it lacks rights, or because another process has the guard."""
+    """For example because it lacks rights, or because another process has the kill switch."""
     remember(alice, BOB)
     alice.host.refuse.add(refused)
-    if refused == "open_guard":
-        alice.host.guarded = {CAROL, *BLOCKED_FAMILY[6]}  # found as soon as the guard can be had
+    if refused == "open_kill_switch":
+        alice.host.blocked = {CAROL, *BLOCKED_FAMILY[6]}  # found when the kill switch is open
     reason = f"{refused} failed (Operation not permitted)."
 
     async def program():
         async with alice.node() as node:
             await trio.sleep(60)
-            assert BOB not in alice.host.guarded
+            assert BOB not in alice.host.blocked
             status = node.service.status()
             assert (status.protected, status.unprotected) == ((), (str(BOB),))
             assert status.unprotected_reason == reason
-            assert GUARD in status.protection
+            assert KILL_SWITCH in status.protection
             assert status.counters["repairs_refused"] < 20, "after waits that double"
             assert [path.unprotected for path in node.service.paths()] == [reason]
             assert await node.service.leave(release=False) == StopReport(0, 0, 0, unprotected=1)
-            assert node.service.guarded_count() == 0
+            assert node.service.protected_count() == 0
             alice.host.refuse.clear()
-            await until(lambda: BOB in alice.host.guarded, within_s=10)
+            await until(lambda: BOB in alice.host.blocked, within_s=10)
             status = node.service.status()
             assert (status.unprotected, status.unprotected_reason) == ((), "")
-            assert status.counters[f"repaired_{GUARD.replace(' ', '_')}"] == 1
+            assert status.counters[f"repaired_{KILL_SWITCH.replace(' ', '_')}"] == 1
             assert not any(path.unprotected for path in node.service.paths())
-            if refused == "open_guard":
+            if refused == "open_kill_switch":
                 assert status.protected == (str(BOB), str(CAROL))
                 assert status.blocked_versions == ("IPv6",)
 
     with caplog.at_level(logging.WARNING):
         run(program)
-    assert f"guard.not_protected destinations=1 reason={reason}" in caplog.messages
+    assert f"kill_switch.not_protected destinations=1 reason={reason}" in caplog.messages
 
 
-def test_a_node_that_stops_without_the_guard_does_not_say_that_it_blocks(alice, caplog):
+def test_a_node_that_stops_without_the_kill_switch_does_not_say_that_it_blocks(alice, caplog):
     remember(alice, BOB)
-    alice.host.refuse.add("open_guard")
+    alice.host.refuse.add("open_kill_switch")
 
     async def program():
         async with alice.node() as node:
@@ -489,12 +489,12 @@ def test_a_node_that_stops_without_the_guard_does_not_say_that_it_blocks(alice, 
         assert node is not None
 
     run(program)
-    assert not any(line.startswith("guard.kept") for line in caplog.messages)
-    assert "guard.not_protected destinations=1" in caplog.messages
+    assert not any(line.startswith("kill_switch.kept") for line in caplog.messages)
+    assert "kill_switch.not_protected destinations=1" in caplog.messages
 
 
 @pytest.mark.slow
-def test_a_request_that_could_not_be_guarded_is_not_owed_later(others, alice):
+def test_a_request_that_could_not_be_protected_is_not_owed_later(others, alice):
     """It failed, and the user was told so."""
 
     async def program():
@@ -505,7 +505,7 @@ def test_a_request_that_could_not_be_guarded_is_not_owed_later(others, alice):
                 await node.service.open_path(OpenPathRequest(BOB, 2))
             alice.host.refuse.clear()
             await trio.sleep(60)
-            assert (alice.host.guarded, node.service.status().unprotected) == (set(), ())
+            assert (alice.host.blocked, node.service.status().unprotected) == (set(), ())
 
     run(program)
 
@@ -519,63 +519,63 @@ def test_what_a_node_left_is_freed_without_a_node(others, alice):
             await until(lambda: node.service.status().mix_nodes == 2)
             await node.service.open_path(OpenPathRequest(BOB, 2))
             await node.service.open_path(OpenPathRequest(CAROL, 2, both_versions=True))
-            with pytest.raises(AssertionError):  # the node has the guard
+            with pytest.raises(AssertionError):  # the node has the kill switch
                 free_blocked(alice.configuration, host=alice.host)
 
     run(program)
     freed = free_blocked(alice.configuration, [BOB], host=alice.host)
     assert freed.destinations == (BOB,)
-    assert alice.host.guarded == {CAROL} | set(BLOCKED_FAMILY[6])
+    assert alice.host.blocked == {CAROL} | set(BLOCKED_FAMILY[6])
     assert [p["destination"] for p in stored(alice)] == [str(CAROL)]
     assert free_blocked(alice.configuration, host=alice.host).destinations == (CAROL,)
     assert alice.host.released[-1] == BLOCKED_FAMILY[6][0], "the mark of the block goes last"
-    assert (alice.host.guarded, stored(alice)) == (set(), [])
+    assert (alice.host.blocked, stored(alice)) == (set(), [])
 
 
 def test_freeing_one_of_unknown_destinations_keeps_a_blocked_version(alice):
     block = set(BLOCKED_FAMILY[6])
-    alice.host.guarded = {BOB, CAROL} | block
+    alice.host.blocked = {BOB, CAROL} | block
     assert free_blocked(alice.configuration, [BOB], host=alice.host).destinations == (BOB,)
-    assert alice.host.guarded == {CAROL} | block
+    assert alice.host.blocked == {CAROL} | block
     assert free_blocked(alice.configuration, [CAROL], host=alice.host).destinations == (CAROL,)
-    assert alice.host.guarded == set()
+    assert alice.host.blocked == set()
 
 
 def test_freeing_an_ip_version_that_is_blocked_alone_is_told_of(alice, caplog):
-    alice.host.guarded = set(BLOCKED_FAMILY[6])
+    alice.host.blocked = set(BLOCKED_FAMILY[6])
     with caplog.at_level(logging.INFO):
         freed = free_blocked(alice.configuration, host=alice.host)
     assert (freed.destinations, freed.versions) == ((), (6,))
-    assert alice.host.guarded == set()
+    assert alice.host.blocked == set()
     assert freed_text(0, ["IPv6"]) == "No node runs. IPv6 is no longer blocked as a whole."
     assert freed_text(0, []) == "No node runs, and nothing is blocked."
-    assert caplog.messages == ["guard.version_unblocked ip_version=6"]
+    assert caplog.messages == ["kill_switch.version_unblocked ip_version=6"]
 
 
 def test_a_blocked_version_that_a_killed_node_left_is_adopted_with_its_path(others, alice):
     """Without the file, the kernel alone tells that IPv6 was blocked."""
-    alice.host.guarded = {BOB, BLOCKED_FAMILY[6][0]}  # killed before all of it was there
+    alice.host.blocked = {BOB, BLOCKED_FAMILY[6][0]}  # killed before all of it was there
 
     async def program():
         async with running(others), alice.node() as node:
-            assert alice.host.guarded == {BOB} | set(BLOCKED_FAMILY[6])
+            assert alice.host.blocked == {BOB} | set(BLOCKED_FAMILY[6])
             (report,) = await open_again(node)
             assert report.both_versions
             await node.service.close_path(None)
-            assert alice.host.guarded == set()
+            assert alice.host.blocked == set()
 
     run(program)
 
 
 def test_a_blocked_version_without_any_path_stays_until_all_is_closed(others, alice, caplog):
-    alice.host.guarded = set(BLOCKED_FAMILY[6])
+    alice.host.blocked = set(BLOCKED_FAMILY[6])
 
     async def program():
         async with running(others), alice.node() as node:
             assert node.service.paths() == []
-            assert node.service.guarded_count() == 1
+            assert node.service.protected_count() == 1
             assert await node.service.close_path(None) == 0
-            assert "guard.version_unblocked ip_version=6" in caplog.messages
-            assert alice.host.guarded == set()
+            assert "kill_switch.version_unblocked ip_version=6" in caplog.messages
+            assert alice.host.blocked == set()
 
     run(program)

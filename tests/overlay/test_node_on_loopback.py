@@ -59,7 +59,7 @@ def world(tmp_path):
     yield made
     for each in participants:
         assert not each.host.open_devices()
-        assert not each.host.guard_taken
+        assert not each.host.kill_switch_taken
         assert not each.host.forwarding
 
 
@@ -91,7 +91,7 @@ def test_three_relays_join_each_other_without_any_privilege(tmp_path):
                 assert len(node.service.peers()) == 2
 
     run(program)
-    assert not any(each.host.devices or each.host.guard_taken for each in participants)
+    assert not any(each.host.devices or each.host.kill_switch_taken for each in participants)
 
 
 def test_a_node_is_entered_once(tmp_path):
@@ -171,7 +171,7 @@ def test_a_path_carries_both_ways_and_is_gone_when_its_context_ends(world):
         host = world.host
         async with world.alice.anonymous_path(BOB, hops=3) as path:
             assert (path.report().state, len(path.report().hops)) == ("open", 3)
-            assert host.guarded == {BOB}
+            assert host.blocked == {BOB}
             (device,) = host.open_devices("anon")
             sent = packet_to_bob(host)
             device.from_kernel(sent)
@@ -182,7 +182,7 @@ def test_a_path_carries_both_ways_and_is_gone_when_its_context_ends(world):
             leaving.from_kernel(answer)
             # Both ends clear header fields, so the payload is what stays.
             await until(lambda: [bytes(IP(w)[Raw]) for w in device.written] == [b"hello alice"])
-        assert (host.guarded, host.carried, host.addresses) == (set(), {}, set())
+        assert (host.blocked, host.carried, host.addresses) == (set(), {}, set())
         assert world.alice.service.paths() == []
 
     world.play(scenario)
@@ -192,11 +192,11 @@ def test_a_path_carries_both_ways_and_is_gone_when_its_context_ends(world):
 def test_a_clean_stop_keeps_destinations_blocked(world, caplog):
     async def scenario():
         await world.alice.service.open_path(REQUEST)
-        assert world.host.guarded == {BOB}
+        assert world.host.blocked == {BOB}
 
     world.play(scenario)
-    assert (world.host.guarded, world.host.carried) == ({BOB}, {})
-    assert [r.message for r in caplog.records] == ["guard.kept destinations=1"]
+    assert (world.host.blocked, world.host.carried) == ({BOB}, {})
+    assert [r.message for r in caplog.records] == ["kill_switch.kept destinations=1"]
 
 
 @pytest.mark.slow
@@ -207,34 +207,34 @@ def test_a_stop_that_is_asked_to_release_frees_destinations(world):
         assert await world.alice.service.leave(release=True) == StopReport(0, 1, 0)
 
     world.play(scenario)
-    assert world.host.guarded == set()
+    assert world.host.blocked == set()
 
 
 @pytest.mark.slow
-def test_an_error_inside_comes_out_as_itself_and_keeps_destinations_guarded(world):
+def test_an_error_inside_comes_out_as_itself_and_keeps_destinations_protected(world):
     async def scenario():
         await world.alice.service.open_path(REQUEST)
         raise LookupError
 
     with pytest.raises(LookupError):
         world.play(scenario)
-    assert (world.host.guarded, world.host.carried) == ({BOB}, {})
+    assert (world.host.blocked, world.host.carried) == ({BOB}, {})
 
 
 @pytest.mark.slow
-def test_what_a_killed_node_left_guarded_is_taken_over_and_carried_again(world):
-    world.host.guarded.add(BOB)
+def test_what_a_killed_node_left_protected_is_taken_over_and_carried_again(world):
+    world.host.blocked.add(BOB)
 
     async def scenario():
         await until(lambda: states(world) == ["open"])
         assert set(world.host.carried) == {BOB}
 
     world.play(scenario)
-    assert world.host.guarded == {BOB}
+    assert world.host.blocked == {BOB}
 
 
 @pytest.mark.slow
-def test_a_bug_in_a_task_ends_the_node_as_a_bug_and_keeps_destinations_guarded(world, caplog):
+def test_a_bug_in_a_task_ends_the_node_as_a_bug_and_keeps_destinations_protected(world, caplog):
     class BrokenEngine(UserspaceEngine):
         broken = False
 
@@ -257,7 +257,7 @@ def test_a_bug_in_a_task_ends_the_node_as_a_bug_and_keeps_destinations_guarded(w
 
     with pytest.raises(InternalError, match="KeyError"):
         run(program)
-    assert world.host.guarded == {BOB}
+    assert world.host.blocked == {BOB}
     assert [r.message for r in caplog.records if r.levelno >= logging.ERROR] == [
         "node.bug cause=KeyError"
     ]
@@ -315,7 +315,7 @@ def test_a_part_of_a_carried_prefix_may_have_a_path_of_its_own(world):
             assert set(world.host.carried) == {wide, BOB}
             with pytest.raises(ConfigurationError, match="serves this destination already"):
                 await service.open_path(REQUEST)
-        assert world.host.guarded == set()
+        assert world.host.blocked == set()
 
     world.play(scenario)
 
@@ -338,7 +338,7 @@ def test_a_path_whose_asker_hangs_up_stays_blocked_and_another_may_have_it(world
         with trio.move_on_after(0.0) as impatient:
             await world.alice.service.open_path(REQUEST)
         assert impatient.cancelled_caught
-        assert (world.host.guarded, states(world)) == ({BOB}, ["rebuilding"])
+        assert (world.host.blocked, states(world)) == ({BOB}, ["rebuilding"])
         report = await world.alice.service.open_path(REQUEST)
         assert (report.number, report.state, world.host.released) == (1, "open", [])
 
@@ -360,7 +360,7 @@ def test_who_waits_for_a_path_is_told_when_somebody_else_closes_it(world):
             assert await service.close_path(None) == 1
         with pytest.raises(ConfigurationError, match="there is no path 1"):
             await service.close_path(1)
-        assert world.host.guarded == set()
+        assert world.host.blocked == set()
 
     world.play(scenario)
 
@@ -373,9 +373,9 @@ def test_a_path_can_be_closed_while_it_is_rebuilt(world):
         world.host.refuse.add("open_tun")
         world.host.open_devices("anon")[0].remove()
         await until(lambda: states(world) == ["rebuilding"], step_s=0)
-        assert world.host.guarded == {BOB}
+        assert world.host.blocked == {BOB}
         await service.close_path(report.number)
-        assert (world.host.guarded, states(world)) == (set(), [])
+        assert (world.host.blocked, states(world)) == (set(), [])
 
     world.play(scenario)
 
@@ -384,14 +384,16 @@ def test_a_path_can_be_closed_while_it_is_rebuilt(world):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("operation", ["open_tun", "open_guard", "protect", "add_address", "carry"])
+@pytest.mark.parametrize(
+    "operation", ["open_tun", "open_kill_switch", "protect", "add_address", "carry"]
+)
 def test_what_the_host_refuses_fails_the_path_and_not_the_node(world, operation):
     world.host.refuse.add(operation)
 
     async def scenario():
         with pytest.raises(BackendError, match=operation):
             await world.alice.service.open_path(REQUEST)
-        assert (world.host.guarded, world.host.addresses, states(world)) == (set(), set(), [])
+        assert (world.host.blocked, world.host.addresses, states(world)) == (set(), set(), [])
         world.host.refuse.clear()
         await world.alice.service.open_path(REQUEST)
         assert set(world.host.carried) == {BOB}
@@ -407,7 +409,7 @@ def test_an_address_of_the_hosts_networks_is_not_taken_and_other_circuits_are_tr
         world.host.networks = lan
         with pytest.raises(PathError, match="in use here already; name an exit"):
             await world.alice.service.open_path(REQUEST)
-        assert not world.host.guarded
+        assert not world.host.blocked
         assert not world.host.addresses
         world.host.networks = lan[:0]
         world.host.refuse.add("used_networks")  # what cannot be checked is not taken
@@ -415,13 +417,13 @@ def test_an_address_of_the_hosts_networks_is_not_taken_and_other_circuits_are_tr
             await world.alice.service.open_path(REQUEST)
         world.host.refuse.clear()
         async with world.alice.anonymous_path(BOB, hops=3):
-            assert world.host.guarded == {BOB}
+            assert world.host.blocked == {BOB}
 
     world.play(scenario)
 
 
 @pytest.mark.slow
-def test_a_guard_that_cannot_be_ended_is_told_and_tried_again(world):
+def test_a_kill_switch_that_cannot_be_ended_is_told_and_tried_again(world):
     async def scenario():
         service = world.alice.service
         report = await service.open_path(REQUEST)
@@ -429,12 +431,12 @@ def test_a_guard_that_cannot_be_ended_is_told_and_tried_again(world):
         for _ in range(2):
             with pytest.raises(BackendError, match="stays blocked for now: release failed"):
                 await service.close_path(report.number)
-            assert (world.host.guarded, states(world)) == ({BOB}, ["closing"])
+            assert (world.host.blocked, states(world)) == ({BOB}, ["closing"])
         with pytest.raises(ConfigurationError, match="serves this destination already"):
             await service.open_path(REQUEST)
         world.host.refuse.clear()
         await until(lambda: states(world) == [])
-        assert world.host.guarded == set()
+        assert world.host.blocked == set()
         assert counter(world, "kill_switch_changes_refused") >= 1
 
     world.play(scenario)
@@ -457,15 +459,15 @@ def test_an_exit_tells_of_connections_that_it_could_not_forget(world):
 
 
 @pytest.mark.slow
-def test_a_node_stops_even_if_a_guard_cannot_be_ended(world, caplog):
+def test_a_node_stops_even_if_a_kill_switch_cannot_be_ended(world, caplog):
     async def scenario():
         await world.alice.service.open_path(REQUEST)
         world.host.refuse.add("release")
         assert await world.alice.service.leave(release=True) == StopReport(1, 0, 0)
 
     world.play(scenario)
-    assert world.host.guarded == {BOB}
-    assert [r.message for r in caplog.records] == ["guard.kept destinations=1"]
+    assert world.host.blocked == {BOB}
+    assert [r.message for r in caplog.records] == ["kill_switch.kept destinations=1"]
 
 
 @pytest.mark.slow
@@ -475,7 +477,7 @@ def test_a_removed_tun_device_is_replaced_and_paths_are_built_anew(world):
         (device,) = world.host.open_devices("anon")
         device.remove()
         await until(lambda: not device.open, step_s=0)
-        assert (world.host.guarded, world.host.carried) == ({BOB}, {})
+        assert (world.host.blocked, world.host.carried) == ({BOB}, {})
         await until(lambda: states(world) == ["open"])
         (another,) = world.host.open_devices("anon")
         assert world.host.carried[BOB][0] == another.name
@@ -490,11 +492,11 @@ def test_a_removed_tun_device_is_replaced_and_paths_are_built_anew(world):
 def test_a_routing_table_that_somebody_flushed_is_filled_again_with_the_next_circuit(world):
     async def scenario():
         await world.alice.service.open_path(REQUEST)
-        world.host.guarded.clear()
+        world.host.blocked.clear()
         world.host.open_devices("anon")[0].remove()
         await until(lambda: not world.host.carried, step_s=0)
         await until(lambda: states(world) == ["open"])
-        assert world.host.guarded == {BOB}
+        assert world.host.blocked == {BOB}
 
     world.play(scenario)
 
@@ -632,7 +634,7 @@ def test_a_node_that_cannot_have_its_port_leaves_the_other_one_alone(tmp_path):
 
 def test_a_control_socket_that_a_living_node_has_is_one_plain_error(tmp_path):
     first, second = cast(tmp_path, relays=2)
-    second.host.guarded.add(BOB)
+    second.host.blocked.add(BOB)
     settings = replace(second.configuration.node, control_socket=first.control_socket)
     configuration = replace(second.configuration, node=settings)
 
@@ -648,5 +650,5 @@ def test_a_control_socket_that_a_living_node_has_is_one_plain_error(tmp_path):
 
     run(program)
     assert not first.control_socket.exists()
-    # It did not stop because anybody wanted it to: what it had adopted stays guarded.
-    assert second.host.guarded == {BOB}
+    # It did not stop because anybody wanted it to: what it had adopted stays protected.
+    assert second.host.blocked == {BOB}

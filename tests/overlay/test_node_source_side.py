@@ -1,4 +1,4 @@
-"""The source's devices, addresses and guard stay in step, whatever the host refuses."""
+"""The source's devices, addresses and kill switch stay in step, whatever the host refuses."""
 
 import ipaddress
 
@@ -33,7 +33,7 @@ def test_nothing_is_opened_before_the_first_path(host, side):
     side.release(BOB)
     side.close()
     assert not host.devices
-    assert not host.guard_taken
+    assert not host.kill_switch_taken
 
 
 def test_an_address_stays_as_long_as_one_path_uses_it(host, side):
@@ -44,7 +44,7 @@ def test_an_address_stays_as_long_as_one_path_uses_it(host, side):
     assert host.addresses == {("anon0", VC)}
     side.uncarry(CAROL, VC)
     assert host.addresses == set()
-    assert host.guarded == {BOB, CAROL}
+    assert host.blocked == {BOB, CAROL}
 
 
 class OrderedHost(FakeHost):
@@ -139,26 +139,26 @@ def test_a_renamed_device_is_given_up(host, side, opened):
     assert not opened[0].open, "its reader tells of it"
 
 
-def test_a_flushed_guard_is_put_back_before_packets_are_carried(host, side):
+def test_a_flushed_kill_switch_is_put_back_before_packets_are_carried(host, side):
     side.protect(BOB)
-    host.guarded.clear()
+    host.blocked.clear()
     side.carry(BOB, VC)
-    assert host.guarded == {BOB}
+    assert host.blocked == {BOB}
 
 
 def test_leftovers_are_none_without_the_privilege_to_have_left_any(host, side):
-    host.guarded.add(BOB)
+    host.blocked.add(BOB)
     assert side.leftovers() == [BOB]
     without = FakeHost()
-    without.refuse.add("open_guard")
+    without.refuse.add("open_kill_switch")
     denied = SourceDevice(without, device_mtu=1280, path_mtu=1200, device_opened=lambda _: None)
     assert denied.leftovers() == []
 
 
-def test_closing_keeps_the_guard_and_gives_up_the_right_to_change_it(host, side):
+def test_closing_keeps_the_kill_switch_and_gives_up_the_right_to_change_it(host, side):
     side.protect(BOB)
     side.carry(BOB, VC)
     side.close()
-    assert host.guarded == {BOB}
-    assert not host.guard_taken
+    assert host.blocked == {BOB}
+    assert not host.kill_switch_taken
     assert not host.open_devices()

@@ -127,21 +127,21 @@ def test_closing_leaves_nothing_of_the_circuit_anywhere(world):
         report = node.cores.circuits.relay_report()
         assert (report.relayed, report.exits, report.waiting) == (0, 0, 0)
         assert node.cores.circuits.circuits() == []
-    assert not alice.guard.protected
+    assert not alice.kill_switch.protected
     assert leaving.forgotten
     world.run(120)  # links that no circuit uses are closed as well
     assert [len(node.cores.neighbours) for node in world.all] == [0] * len(world.all)
 
 
 @pytest.mark.slow
-def test_a_relay_that_dies_is_replaced_and_the_destination_stays_guarded(world):
+def test_a_relay_that_dies_is_replaced_and_the_destination_stays_protected(world):
     alice = world.all[1]
     path = open_path(world, alice)
     dead = next(n for n in world.all if n.identity.node_id == path.mix_path.hops[1].node_id)
     before = path.circuit
     world.crash(dead)
     assert world.run(300, until=lambda: path.circuit != before)
-    assert alice.guard.protected
+    assert alice.kill_switch.protected
     assert world.run(300, until=lambda: path.state is PathState.OPEN)
     packet = inner_packet(path)
     alice.cores.datapath.from_source_device([packet], world.now)

@@ -118,7 +118,7 @@ class Enforcement:
                 failed = True
                 self.refused += 1
                 if not self._failures:
-                    _log.warning("guard.not_repaired", reason=Word(error))
+                    _log.warning("kill_switch.not_repaired", reason=Word(error))
         self._failures = self._failures + 1 if failed else 0
         self._checked()
 
@@ -156,7 +156,7 @@ class Enforcement:
 
     def _note_deaf(self, error: BackendError) -> None:
         if not self._is_deaf:
-            _log.warning("guard.no_notifications", reason=Word(error))
+            _log.warning("kill_switch.no_notifications", reason=Word(error))
         self._is_deaf = True
 
     def _pause(self, cost: float) -> float:
@@ -201,4 +201,4 @@ class Enforcement:
             self.repaired[name] += 1
             count = self.repaired[name]
             if count <= _LINES_LOGGED or count % 100 == 0:
-                _log.warning("guard.repaired", what=Word(name), times=count)
+                _log.warning("kill_switch.repaired", what=Word(name), times=count)

@@ -90,20 +90,20 @@ class KernelShell:
             forwards = roles.relay or roles.exit
             fragmenting = _if_possible(opened, FragmentingDevice)
             detour = _if_possible(opened, LinkDetour) if forwards else None
-            self.guard = KernelSource(
+            self.kill_switch = KernelSource(
                 lambda: KillSwitch(by_ipsec=True, own_ports=own_ports),
                 device=backend.device_name,
                 path_mtu=mtu,
                 fragmenting=fragmenting,
             )
-            opened.callback(self.guard.close)
-            backend.before_address = self.guard.expect
+            opened.callback(self.kill_switch.close)
+            backend.before_address = self.kill_switch.expect
             self._labels = opened.enter_context(FlowLabels(find_packet_filter()))
             wall = IpsecFirewall(CONTROL_PORTS, forwards=forwards, cuts_links=detour is not None)
             # Devices are repaired first, because the routes of the kill switch lead to them.
             self.enforced: tuple[Enforced, ...] = (
                 KeptDevices(_device_owners(backend, fragmenting, detour)),
-                self.guard,
+                self.kill_switch,
                 opened.enter_context(wall),
                 backend,
             )

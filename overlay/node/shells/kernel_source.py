@@ -24,7 +24,7 @@ class KernelSource(KillSwitchOwner):
 
     def __init__(
         self,
-        open_guard: Callable[[], KernelKillSwitch],
+        open_kill_switch: Callable[[], KernelKillSwitch],
         *,
         device: str,
         path_mtu: int,
@@ -33,12 +33,12 @@ class KernelSource(KillSwitchOwner):
         """Store the arguments; the kill switch is opened when it is first needed.
 
         Args:
-            open_guard: opens the kill switch of this host.
+            open_kill_switch: opens the kill switch of this host.
             device: device to which the routes into circuits lead.
             path_mtu: largest packet in bytes that circuits carry.
             fragmenting: device that fragments IPv4 packets to this size, or None.
         """
-        super().__init__(open_guard)
+        super().__init__(open_kill_switch)
         self._device = device
         self._path_mtu = path_mtu
         self._fragmenting = fragmenting
@@ -52,8 +52,8 @@ class KernelSource(KillSwitchOwner):
             BackendError: the kernel refused.
         """
         own = ipaddress.ip_address(address)
-        if self._guard is not None and not any(own in each for each in OVERLAY_NETWORKS):
-            self._guard.expect(InnerAddress(address))
+        if self._kill_switch is not None and not any(own in each for each in OVERLAY_NETWORKS):
+            self._kill_switch.expect(InnerAddress(address))
 
     def carry(self, destination: IpNetwork, inner_address: InnerAddress) -> None:
         """Send packets to ``destination`` into a circuit, with the inner address as their source.
@@ -63,11 +63,13 @@ class KernelSource(KillSwitchOwner):
         Raises:
             BackendError: the kernel refused; the destination stays protected.
         """
-        guard, cut = self._guarding(destination), self._fragmenting
+        kill_switch, cut = self._protecting(destination), self._fragmenting
         if cut is None or destination.version == 6:
-            guard.carry(destination, self._device, inner_address, self._path_mtu)
+            kill_switch.carry(destination, self._device, inner_address, self._path_mtu)
         else:
-            guard.carry(destination, cut.name, inner_address, self._path_mtu, program=cut.program)
+            kill_switch.carry(
+                destination, cut.name, inner_address, self._path_mtu, program=cut.program
+            )
 
     def uncarry(self, destination: IpNetwork, inner_address: InnerAddress) -> None:  # noqa: ARG002 - the Protocol's signature; the backend holds the address
         """Stop sending packets to ``destination`` into a circuit; it stays protected.
@@ -75,4 +77,4 @@ class KernelSource(KillSwitchOwner):
         Raises:
             BackendError: the kernel refused. Without a policy, the filter drops the packets.
         """
-        self._opened_guard().uncarry(destination)
+        self._opened_kill_switch().uncarry(destination)

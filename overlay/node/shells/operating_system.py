@@ -136,7 +136,7 @@ class OperatingSystem(Protocol):
         """Create a TUN device and bring it up; ``anon%d`` gives the first free ``anonN``."""
         ...
 
-    def open_guard(self) -> KernelKillSwitch:
+    def open_kill_switch(self) -> KernelKillSwitch:
         """Open the kill switch of this host."""
         ...
 
@@ -207,7 +207,7 @@ class LinuxOperatingSystem:
         """See :class:`OperatingSystem`."""
         return TunDevice.open(template, mtu)
 
-    def open_guard(self) -> KernelKillSwitch:
+    def open_kill_switch(self) -> KernelKillSwitch:
         """See :class:`OperatingSystem`."""
         return KillSwitch(own_ports=self._own_ports)
 

@@ -41,7 +41,7 @@ class SourceKillSwitch(KillSwitchService, Protocol):
         """Whether this process owns the kill switch."""
         ...
 
-    def unguarded(self) -> UnprotectedDestinations:
+    def unprotected(self) -> UnprotectedDestinations:
         """Return the destinations that could not be blocked, and the reason."""
         ...
 
@@ -100,7 +100,7 @@ class PacketShell(Protocol):
         ...
 
     @property
-    def guard(self) -> SourceKillSwitch:
+    def kill_switch(self) -> SourceKillSwitch:
         """The kill switch, and the device that carries packets of its destinations."""
         ...
 

@@ -4,7 +4,7 @@ The kill switch remains after the process has ended, so that a crash lets no pac
 (docs/decisions/0005). Requests to block are kept here, also if the kill switch cannot be opened::
 
     protect ──> wanted ──opened──> blocked
-                  │ └── refused: tried again at each repair, and reported by unguarded()
+                  │ └── refused: tried again at each repair, and reported by unprotected()
     release ──────┴──> free
 """
 
@@ -20,9 +20,9 @@ from overlay.errors import BackendError
 from overlay.node.shells.operating_system import KernelKillSwitch
 from overlay.system.host_events import HostEvent
 
-__all__ = ["GUARD", "KillSwitchOwner", "UnprotectedDestinations"]
+__all__ = ["KILL_SWITCH", "KillSwitchOwner", "UnprotectedDestinations"]
 
-GUARD = "the guard of destinations"
+KILL_SWITCH = "the kill switch"
 """Name of what is missing while destinations are not blocked."""
 
 
@@ -37,10 +37,10 @@ class UnprotectedDestinations:
 class KillSwitchOwner:
     """Opens the kill switch when it is first needed, so that a relay needs no privilege."""
 
-    def __init__(self, open_guard: Callable[[], KernelKillSwitch]) -> None:
-        """Prepare; ``open_guard`` opens the kill switch of this host."""
-        self._open_guard = open_guard
-        self._guard: KernelKillSwitch | None = None
+    def __init__(self, open_kill_switch: Callable[[], KernelKillSwitch]) -> None:
+        """Prepare; ``open_kill_switch`` opens the kill switch of this host."""
+        self._open_kill_switch = open_kill_switch
+        self._kill_switch: KernelKillSwitch | None = None
         # Whether each was blocked at least once; from then on the kill switch keeps it blocked.
         self._wanted: dict[IpNetwork, bool] = {}
         self._refusal = ""
@@ -48,7 +48,7 @@ class KillSwitchOwner:
     @property
     def is_open(self) -> bool:
         """Whether this process owns the kill switch."""
-        return self._guard is not None
+        return self._kill_switch is not None
 
     def leftovers(self) -> list[IpNetwork]:
         """Return the prefixes that the kernel still blocks for an earlier process.
@@ -56,7 +56,7 @@ class KillSwitchOwner:
         The result is empty while the kill switch cannot be opened; ask again when it is open.
         """
         try:
-            return self._opened_guard().protected()
+            return self._opened_kill_switch().protected()
         except BackendError:
             return []
 
@@ -70,7 +70,7 @@ class KillSwitchOwner:
         for destination in destinations:
             self._wanted.setdefault(destination, False)
         try:
-            self._opened_guard().protect(*destinations)
+            self._opened_kill_switch().protect(*destinations)
         except BackendError as error:
             self._refusal = str(error)
             raise
@@ -82,7 +82,9 @@ class KillSwitchOwner:
         Raises:
             BackendError: at the end, the kernel refused; :meth:`repair` tries again.
         """
-        return contextlib.nullcontext() if self._guard is None else self._guard.together()
+        return (
+            contextlib.nullcontext() if self._kill_switch is None else self._kill_switch.together()
+        )
 
     def release(self, *destinations: IpNetwork) -> None:
         """Release destinations, in this order.
@@ -90,20 +92,20 @@ class KillSwitchOwner:
         Raises:
             BackendError: the kernel refused; the destination may still be blocked.
         """
-        if self._guard is not None:  # otherwise nothing was ever blocked here
-            self._guard.release(*destinations)
+        if self._kill_switch is not None:  # otherwise nothing was ever blocked here
+            self._kill_switch.release(*destinations)
         for destination in destinations:
             self._wanted.pop(destination, None)
 
-    def unguarded(self) -> UnprotectedDestinations:
+    def unprotected(self) -> UnprotectedDestinations:
         """Return which destinations are not blocked although they must be, and why."""
         lacking = frozenset(prefix for prefix, blocked in self._wanted.items() if not blocked)
         return UnprotectedDestinations(lacking, self._refusal if lacking else "")
 
     def hear(self, events: Collection[HostEvent]) -> None:
         """Process changes of the host, before :meth:`repair`."""
-        if self._guard is not None:
-            self._guard.hear(events)
+        if self._kill_switch is not None:
+            self._kill_switch.hear(events)
 
     def disturbed(self) -> bool:
         """Tell whether something is missing for which the kernel sends no notification.
@@ -111,7 +113,7 @@ class KillSwitchOwner:
         Raises:
             BackendError: the kernel did not answer.
         """
-        return self._guard is not None and self._guard.disturbed()
+        return self._kill_switch is not None and self._kill_switch.disturbed()
 
     def missing(self) -> tuple[str, ...]:
         """Return the names of missing parts of the kill switch.
@@ -119,8 +121,8 @@ class KillSwitchOwner:
         Raises:
             BackendError: the kernel did not answer.
         """
-        lost = (GUARD,) if self.unguarded().prefixes else ()
-        return (*lost, *(self._guard.missing() if self._guard is not None else ()))
+        lost = (KILL_SWITCH,) if self.unprotected().prefixes else ()
+        return (*lost, *(self._kill_switch.missing() if self._kill_switch is not None else ()))
 
     def repair(self) -> tuple[str, ...]:
         """Restore what another program removed, and return the names of the missing parts.
@@ -128,7 +130,7 @@ class KillSwitchOwner:
         Raises:
             BackendError: the kernel refused a change; all others were made.
         """
-        lacking = self.unguarded().prefixes
+        lacking = self.unprotected().prefixes
         refusal: BackendError | None = None
         if lacking:
             # In the order of the requests: the first prefix of a blocked IP version marks it.
@@ -136,25 +138,25 @@ class KillSwitchOwner:
                 KillSwitchOwner.protect(self, *(each for each in self._wanted if each in lacking))
             except BackendError as error:
                 refusal = error
-        lost = self._guard.repair() if self._guard is not None else ()
+        lost = self._kill_switch.repair() if self._kill_switch is not None else ()
         if refusal is not None:
             raise refusal
-        return (*((GUARD,) if lacking else ()), *lost)
+        return (*((KILL_SWITCH,) if lacking else ()), *lost)
 
     def close(self) -> None:
         """Close the kill switch. Destinations stay blocked, and a later process takes them over."""
-        if self._guard is not None:
-            self._guard.close()
-            self._guard = None
+        if self._kill_switch is not None:
+            self._kill_switch.close()
+            self._kill_switch = None
 
-    def _opened_guard(self) -> KernelKillSwitch:
-        if self._guard is None:
-            self._guard = self._open_guard()
-        return self._guard
+    def _opened_kill_switch(self) -> KernelKillSwitch:
+        if self._kill_switch is None:
+            self._kill_switch = self._open_kill_switch()
+        return self._kill_switch
 
-    def _guarding(self, destination: IpNetwork) -> KernelKillSwitch:
+    def _protecting(self, destination: IpNetwork) -> KernelKillSwitch:
         """Return the kill switch, with ``destination`` blocked again if the table was flushed."""
-        guard = self._opened_guard()
-        if destination not in guard.protected() or not self._wanted.get(destination, True):
+        kill_switch = self._opened_kill_switch()
+        if destination not in kill_switch.protected() or not self._wanted.get(destination, True):
             KillSwitchOwner.protect(self, destination)
-        return guard
+        return kill_switch

@@ -44,7 +44,7 @@ class SourceDevice(KillSwitchOwner):
             path_mtu: bytes of the largest packet that circuits take.
             device_opened: called with the TUN device when it was opened.
         """
-        super().__init__(lambda: host.open_guard())
+        super().__init__(lambda: host.open_kill_switch())
         self._host = host
         self._device_mtu = device_mtu
         self._path_mtu = path_mtu
@@ -68,11 +68,11 @@ class SourceDevice(KillSwitchOwner):
         Raises:
             BackendError: the kernel refused; the destination remains protected.
         """
-        device, guard = self._opened_device(), self._guarding(destination)
-        guard.expect(inner_address, device.name)
+        device, kill_switch = self._opened_device(), self._protecting(destination)
+        kill_switch.expect(inner_address, device.name)
         self._hold_address(device, inner_address)
         try:
-            guard.carry(destination, device.name, inner_address, self._path_mtu)
+            kill_switch.carry(destination, device.name, inner_address, self._path_mtu)
         except BaseException:
             with contextlib.suppress(BackendError):
                 self._drop_address(inner_address)
@@ -89,7 +89,7 @@ class SourceDevice(KillSwitchOwner):
             # The filter stays as long as this host has the address.
             self._drop_address(inner_address)
         finally:
-            self._opened_guard().uncarry(destination)
+            self._opened_kill_switch().uncarry(destination)
 
     def missing(self) -> tuple[str, ...]:
         """Return the names of missing kernel state, inner addresses included.

@@ -65,13 +65,13 @@ class UserspaceShell:
                 else None
             )
             self._exit = opened.enter_context(exit_side) if exit_side is not None else None
-            self.guard = SourceDevice(
+            self.kill_switch = SourceDevice(
                 host,
                 device_mtu=max(mtu, MIN_MTU),
                 path_mtu=mtu,
                 device_opened=self._source_device_opened,
             )
-            opened.callback(self.guard.close)
+            opened.callback(self.kill_switch.close)
             self.path = build_datapath(configuration, engine, network, self.own_addresses)
             opened.callback(engine.flush)
             self._opened = opened.pop_all()
@@ -80,8 +80,8 @@ class UserspaceShell:
 
     @property
     def enforced(self) -> tuple[Enforced, ...]:
-        """The guard, the inner addresses beside it, and the addresses that an exit refuses."""
-        return (self.guard,) if self._exit is None else (self.guard, self._exit)
+        """The kill switch with its inner addresses, and the addresses that an exit refuses."""
+        return (self.kill_switch,) if self._exit is None else (self.kill_switch, self._exit)
 
     def start(self, node: ShellHost) -> None:
         """Start to read the exit's device; the source's is read as soon as there is one."""
@@ -151,7 +151,7 @@ class UserspaceShell:
         """Build every path anew, with a new device: another program removed or renamed it."""
         _log.warning("source.device_lost")
         self.path.source_device = None
-        self.guard.device_lost()
+        self.kill_switch.device_lost()
         now = node.now()
         node.cores.paths.rebuild_all(now)
         node.settle(now)

@@ -22,7 +22,7 @@ SOCKET = "/nowhere/at/all"
 )
 def test_a_wrong_socket_is_told_from_a_node_that_ended(monkeypatch, capsys, blocked, owned, said):
     monkeypatch.setattr(without_node, "blocked_here", lambda: [None] * blocked)
-    monkeypatch.setattr(without_node, "guard_is_owned", lambda: owned)
+    monkeypatch.setattr(without_node, "kill_switch_is_owned", lambda: owned)
     assert main(["status", "--socket", SOCKET]) == 1
     assert said in capsys.readouterr().err
 

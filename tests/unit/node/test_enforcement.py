@@ -36,9 +36,9 @@ def test_what_is_missing_is_put_back_counted_and_logged(caplog):
     assert enforcement.missing() == ()
     assert enforcement.repaired == {"routes": 2, "packet filter": 1}
     assert [r.message for r in caplog.records if r.levelname == "WARNING"] == [
-        "guard.repaired what=routes times=1",
-        "guard.repaired what=packet filter times=1",
-        "guard.repaired what=routes times=2",
+        "kill_switch.repaired what=routes times=1",
+        "kill_switch.repaired what=packet filter times=1",
+        "kill_switch.repaired what=routes times=2",
     ]
 
 
@@ -56,7 +56,7 @@ def test_what_one_part_is_refused_keeps_no_other_from_its_repair(caplog):
         enforcement.check()
     assert (enforcement.refused, enforcement.repaired["packet filter"]) == (3, 1)
     assert enforcement.missing() == ("routes",)
-    refusals = [r for r in caplog.records if r.message.startswith("guard.not_repaired")]
+    refusals = [r for r in caplog.records if r.message.startswith("kill_switch.not_repaired")]
     assert len(refusals) == 1, "logged when it begins"
     refusing.refuses = False
     enforcement.check()

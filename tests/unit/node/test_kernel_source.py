@@ -1,4 +1,4 @@
-"""The guard on the kernel backend hears of inner addresses before the host holds them."""
+"""The kill switch on the kernel backend hears of inner addresses before the host holds them."""
 
 import ipaddress
 
@@ -24,13 +24,13 @@ class KillSwitchService:
         self.expected.append(str(ipaddress.ip_address(address)))
 
 
-def test_only_inner_addresses_are_expected_and_only_where_something_is_guarded():
-    guard = KillSwitchService()
-    source = KernelSource(lambda: guard, device="anonsec0", path_mtu=1038)
+def test_only_inner_addresses_are_expected_and_only_where_something_is_protected():
+    kill_switch = KillSwitchService()
+    source = KernelSource(lambda: kill_switch, device="anonsec0", path_mtu=1038)
     for address in INNER:
         source.expect(InnerAddress(ipaddress.ip_address(address).packed))
-    assert guard.expected == []
+    assert kill_switch.expected == []
     source.protect(BOB)
     for address in (*OURS, *INNER):
         source.expect(ipaddress.ip_address(address).packed)
-    assert guard.expected == list(INNER)
+    assert kill_switch.expected == list(INNER)

@@ -46,7 +46,7 @@ class Circuits:
         self.closed.append(circuit)
 
 
-class RecordingGuard:
+class RecordingKillSwitch:
     def __init__(self):
         self.protected, self.carried, self.refuse = set(), {}, set()
         self.released = []
@@ -113,7 +113,7 @@ class World:
         circuits=None,
         keeper=lambda _: None,
     ):
-        self.circuits, self.guard = circuits or Circuits(), RecordingGuard()
+        self.circuits, self.kill_switch = circuits or Circuits(), RecordingKillSwitch()
         self.table = table = TopologyTable()
         for descriptor in mixes:
             assert table.add(descriptor, NOW)
@@ -127,7 +127,10 @@ class World:
             versions=lambda: frozenset((4, 6)),
         )
         self.paths = Paths(
-            circuits=self.circuits, kill_switch=self.guard, choice=choice, standbys=keeper(choice)
+            circuits=self.circuits,
+            kill_switch=self.kill_switch,
+            choice=choice,
+            standbys=keeper(choice),
         )
 
     def request(self, destination=BOB, now=NOW):
@@ -143,30 +146,30 @@ def world():
     return World([mix(n) for n in range(1, 6)] + [mix(6, exits=True), mix(7, exits=True)])
 
 
-def test_a_destination_is_guarded_before_its_first_circuit_and_carried_after_it(world):
+def test_a_destination_is_protected_before_its_first_circuit_and_carried_after_it(world):
     path = world.request()
-    assert world.guard.protected == {BOB}
-    assert not world.guard.carried
+    assert world.kill_switch.protected == {BOB}
+    assert not world.kill_switch.carried
     world.open(path.circuit)
     assert path.state is PathState.OPEN
     assert path.settled
-    assert world.guard.carried == {BOB: VC}
+    assert world.kill_switch.carried == {BOB: VC}
 
 
-def test_a_lost_circuit_leaves_the_guard_and_is_replaced(world):
+def test_a_lost_circuit_leaves_the_kill_switch_and_is_replaced(world):
     path = world.request()
     world.open(1)
     world.paths.handle(CircuitLost(1, CircuitEnd.UNANSWERED), NOW + 60)
     assert path.state is PathState.REBUILDING
-    assert world.guard.protected == {BOB}
-    assert not world.guard.carried
+    assert world.kill_switch.protected == {BOB}
+    assert not world.kill_switch.carried
     world.paths.handle_deadline(world.paths.next_deadline())
     world.open(2, NOW + 61)
     assert path.state is PathState.OPEN
-    assert world.guard.carried == {BOB: VC}
+    assert world.kill_switch.carried == {BOB: VC}
 
 
-def test_a_path_whose_inner_address_is_given_up_is_built_anew_behind_the_guard(world):
+def test_a_path_whose_inner_address_is_given_up_is_built_anew_behind_the_kill_switch(world):
     path = world.request()
     world.open(1)
     assert world.paths.held() == [VC]
@@ -175,7 +178,7 @@ def test_a_path_whose_inner_address_is_given_up_is_built_anew_behind_the_guard(w
     world.paths.give_up(frozenset({VC}), NOW)
     assert path.state is PathState.REBUILDING
     assert (world.circuits.closed, world.paths.held()) == ([1], [])
-    assert (world.guard.protected, world.guard.carried) == ({BOB}, {})
+    assert (world.kill_switch.protected, world.kill_switch.carried) == ({BOB}, {})
 
 
 def test_circuits_that_are_torn_down_as_soon_as_they_open_are_replaced_ever_more_slowly(world):
@@ -230,7 +233,7 @@ def test_who_was_silent_in_the_last_crawl_is_chosen_only_if_nobody_else_is_left(
     assert second - {d.node_id for d in heard}
 
 
-def test_a_path_that_never_opened_ends_with_the_last_error_and_without_guard(world):
+def test_a_path_that_never_opened_ends_with_the_last_error_and_without_kill_switch(world):
     path = world.request()
     now = NOW
     while not path.settled:
@@ -239,7 +242,7 @@ def test_a_path_that_never_opened_ends_with_the_last_error_and_without_guard(wor
         world.paths.handle_deadline(now)
     assert isinstance(path.error, CircuitTimedOut)
     assert world.paths.all() == []
-    assert not world.guard.protected
+    assert not world.kill_switch.protected
     assert world.paths.next_deadline() == math.inf
 
 
@@ -268,16 +271,16 @@ def test_closing_tears_the_circuit_down_and_releases_the_destination(world):
     world.open(1)
     world.paths.close(path.number, NOW)
     assert world.circuits.closed == [1]
-    assert not world.guard.protected
+    assert not world.kill_switch.protected
     with pytest.raises(ConfigurationError, match="there is no path 1"):
         world.paths.close(path.number, NOW)
 
 
-def test_no_path_means_no_guard_left():
+def test_no_path_means_no_kill_switch_left():
     world = World([mix(1), mix(2, exits=True)])
     with pytest.raises(NoSuitablePath):
         world.request()
-    assert not world.guard.protected
+    assert not world.kill_switch.protected
     assert world.paths.all() == []
 
 
@@ -285,16 +288,16 @@ def test_one_destination_has_one_path(world):
     world.request()
     with pytest.raises(ConfigurationError, match="path 1 serves this destination already"):
         world.request()
-    assert world.guard.protected == {BOB}
+    assert world.kill_switch.protected == {BOB}
 
 
-def test_what_a_dead_node_had_guarded_stays_guarded_and_is_rebuilt(world):
+def test_what_a_dead_node_had_protected_stays_protected_and_is_rebuilt(world):
     world.paths.adopt_all([PathTerms(BOB, 3, "uniform")], NOW)
-    assert world.guard.protected == {BOB}
+    assert world.kill_switch.protected == {BOB}
     world.paths.handle_deadline(NOW)
     assert len(world.circuits.opened) == 1
     world.open(1)
-    assert world.guard.carried == {BOB: VC}
+    assert world.kill_switch.carried == {BOB: VC}
 
 
 def test_adopted_destinations_wait_for_a_topology_without_spinning():
@@ -306,7 +309,7 @@ def test_adopted_destinations_wait_for_a_topology_without_spinning():
         assert world.paths.next_deadline() > now
         now = world.paths.next_deadline()
     assert now > NOW + 300
-    assert world.guard.protected == {BOB}
+    assert world.kill_switch.protected == {BOB}
 
 
 def test_the_number_of_paths_is_bounded(world):
@@ -319,8 +322,8 @@ def test_the_number_of_paths_is_bounded(world):
 # -- what the host refuses ---------------------------------------------------------------
 
 
-def test_a_destination_that_cannot_be_guarded_has_no_path(world):
-    world.guard.refuse.add("protect")
+def test_a_destination_that_cannot_be_protected_has_no_path(world):
+    world.kill_switch.refuse.add("protect")
     with pytest.raises(BackendError, match="protect failed"):
         world.request()
     assert world.paths.all() == []
@@ -329,35 +332,35 @@ def test_a_destination_that_cannot_be_guarded_has_no_path(world):
 
 def test_a_circuit_that_cannot_be_carried_ends_an_opening_path_at_once(world):
     path = world.request()
-    world.guard.refuse.add("carry")
+    world.kill_switch.refuse.add("carry")
     world.open(1)
     assert isinstance(path.error, BackendError)
     assert path.settled
     assert world.circuits.closed == [1]
     assert world.paths.all() == []
-    assert not world.guard.protected
+    assert not world.kill_switch.protected
 
 
-def test_a_rebuilt_circuit_that_cannot_be_carried_is_tried_again_behind_the_guard(world):
+def test_a_rebuilt_circuit_that_cannot_be_carried_is_tried_again_behind_the_kill_switch(world):
     path = world.request()
     world.open(1)
     world.paths.handle(CircuitLost(1, CircuitEnd.UNANSWERED), NOW + 60)
-    world.guard.refuse.add("carry")
+    world.kill_switch.refuse.add("carry")
     for circuit in (2, 3):
         world.paths.handle_deadline(world.paths.next_deadline())
         world.open(circuit, NOW + 60 + circuit)
         assert path.state is PathState.REBUILDING
-        assert world.guard.protected == {BOB}
-    world.guard.refuse.clear()
+        assert world.kill_switch.protected == {BOB}
+    world.kill_switch.refuse.clear()
     world.paths.handle_deadline(world.paths.next_deadline())
     world.open(4)
-    assert world.guard.carried == {BOB: VC}
+    assert world.kill_switch.carried == {BOB: VC}
 
 
 def test_a_refused_uncarry_does_not_keep_the_path_from_being_rebuilt(world):
     path = world.request()
     world.open(1)
-    world.guard.refuse.add("uncarry")
+    world.kill_switch.refuse.add("uncarry")
     world.paths.handle(CircuitLost(1, CircuitEnd.UNANSWERED), NOW + 60)
     assert world.paths.kill_switch_refusals == 1
     world.paths.handle_deadline(world.paths.next_deadline())
@@ -365,47 +368,47 @@ def test_a_refused_uncarry_does_not_keep_the_path_from_being_rebuilt(world):
     assert path.state is PathState.OPEN
 
 
-def test_a_path_whose_guard_does_not_end_is_closing_until_it_does(world):
+def test_a_path_whose_kill_switch_does_not_end_is_closing_until_it_does(world):
     path = world.request()
     world.open(1)
-    world.guard.refuse.add("release")
+    world.kill_switch.refuse.add("release")
     now = NOW
     with pytest.raises(BackendError, match="path 1 carries nothing any more"):
         world.paths.close(path.number, now)
     for _ in range(5):
-        assert (path.state, world.guard.protected) == (PathState.CLOSING, {BOB})
+        assert (path.state, world.kill_switch.protected) == (PathState.CLOSING, {BOB})
         assert world.paths.next_deadline() > now
         now = world.paths.next_deadline()
         world.paths.handle_deadline(now)
-    world.guard.refuse.clear()
+    world.kill_switch.refuse.clear()
     world.paths.handle_deadline(world.paths.next_deadline())
     assert world.paths.all() == []
-    assert not world.guard.protected
+    assert not world.kill_switch.protected
     assert len(world.circuits.opened) == 1
 
 
-def test_all_paths_are_closed_with_one_change_of_the_guard(world):
+def test_all_paths_are_closed_with_one_change_of_the_kill_switch(world):
     others = [ip_network(f"198.51.101.{number}/32") for number in range(3)]
     for destination in (BOB, *others):
         world.request(destination)
     world.open(1)
     world.paths.close_all(NOW)
     assert world.paths.all() == []
-    assert world.guard.released == [{BOB, *others}]
-    assert not world.guard.carried
+    assert world.kill_switch.released == [{BOB, *others}]
+    assert not world.kill_switch.carried
     assert len(world.circuits.closed) == 4
 
 
-def test_of_all_paths_those_whose_guard_does_not_end_are_closing(world):
+def test_of_all_paths_those_whose_kill_switch_does_not_end_are_closing(world):
     path, other = world.request(), world.request(ip_network("198.51.101.1/32"))
-    world.guard.refuse.add("release")
+    world.kill_switch.refuse.add("release")
     with pytest.raises(BackendError, match="path 1 carries nothing any more"):
         world.paths.close_all(NOW)
     assert {path.state, other.state} == {PathState.CLOSING}
-    world.guard.refuse.clear()
+    world.kill_switch.refuse.clear()
     world.paths.close_all(NOW)
     assert world.paths.all() == []
-    assert not world.guard.protected
+    assert not world.kill_switch.protected
 
 
 def test_a_limit_of_ours_is_told_at_the_first_attempt_and_waited_for_at_later_ones(world):
@@ -417,21 +420,21 @@ def test_a_limit_of_ours_is_told_at_the_first_attempt_and_waited_for_at_later_on
     assert path.state is PathState.REBUILDING
     with pytest.raises(LimitReached):
         world.request(ip_network("198.51.101.1/32"))
-    assert world.guard.protected == {BOB}
+    assert world.kill_switch.protected == {BOB}
 
 
 def test_a_strategy_that_nobody_knows_does_not_stop_the_rebuilding_of_what_was_left():
     world = World([mix(n) for n in range(1, 6)], selector=unknown_strategy)
     world.paths.adopt_all([PathTerms(BOB, 3, "fancy")], NOW)
     world.paths.handle_deadline(NOW)
-    assert world.guard.protected == {BOB}
+    assert world.kill_switch.protected == {BOB}
     assert world.paths.next_deadline() > NOW
     with pytest.raises(ConfigurationError, match="there is no selection"):
         world.request(ip_network("198.51.101.1/32"))
 
 
 def test_what_was_left_is_adopted_even_if_the_host_is_busy(world):
-    world.guard.refuse.add("protect")
+    world.kill_switch.refuse.add("protect")
     world.paths.adopt_all([PathTerms(BOB, 3, "uniform")], NOW)
     assert [path.state for path in world.paths.all()] == [PathState.REBUILDING]
 
@@ -443,8 +446,8 @@ def test_a_stopping_node_drops_circuits_and_leaves_destinations_blocked(world):
     assert sorted(world.circuits.closed) == [1, 2]
     assert waiting.settled
     assert waiting.error is not None
-    assert world.guard.protected == {BOB, ip_network("198.51.101.1/32")}
-    assert not world.guard.carried
+    assert world.kill_switch.protected == {BOB, ip_network("198.51.101.1/32")}
+    assert not world.kill_switch.carried
     assert world.paths.next_deadline() == math.inf
 
 
@@ -502,18 +505,18 @@ def test_a_request_takes_over_a_path_that_is_open_at_once(world):
     world.open(1)
     path = world.request()
     assert path.settled
-    assert world.guard.carried == {BOB: VC}
+    assert world.kill_switch.carried == {BOB: VC}
 
 
-def test_other_parameters_replace_the_circuit_and_never_unguard(world):
+def test_other_parameters_replace_the_circuit_and_never_release(world):
     world.paths.adopt_all([PathTerms(BOB, 3, "uniform", both_versions=True)], NOW)
     world.paths.handle_deadline(NOW)
     world.open(1)
-    guarded = set(world.guard.protected)
-    world.guard.refuse.add("release")
+    blocked = set(world.kill_switch.protected)
+    world.kill_switch.refuse.add("release")
     (path,) = world.paths.request_all([PathTerms(BOB, 2, "uniform")], NOW)
     assert (world.circuits.closed, path.settled) == ([1], False)
-    assert world.guard.protected == guarded
+    assert world.kill_switch.protected == blocked
     assert path.terms == PathTerms(BOB, 2, "uniform", both_versions=True)
     world.paths.handle_deadline(NOW)
     assert len(world.circuits.opened[-1].hops) == 2
@@ -525,7 +528,7 @@ def test_a_taken_over_path_that_cannot_be_had_is_told_and_stays_blocked(world):
     world.paths.handle_deadline(NOW)
     now = fail(world, path, NOW)
     assert isinstance(path.error, CircuitTimedOut)
-    assert world.guard.protected == {BOB}
+    assert world.kill_switch.protected == {BOB}
     world.paths.handle_deadline(world.paths.next_deadline())
     world.open(path.circuit, now + 60)
     assert (path.state, path.error) == (PathState.OPEN, None)
@@ -539,21 +542,21 @@ def test_a_path_whose_asker_went_away_stays_blocked_even_if_no_circuit_can_be_ha
         world.paths.handle(CircuitFailed(path.circuit, CircuitTimedOut("late")), now)
         now = world.paths.next_deadline()
         world.paths.handle_deadline(now)
-    assert world.guard.protected == {BOB}
+    assert world.kill_switch.protected == {BOB}
     assert path.state is PathState.REBUILDING
 
 
-def test_all_destinations_of_a_request_are_guarded_before_the_first_circuit():
+def test_all_destinations_of_a_request_are_protected_before_the_first_circuit():
     world = World(exits_for_both())
-    guarded_at = []
+    protected_at = []
     begin = world.circuits.anonymous_connection
     world.circuits.anonymous_connection = lambda *arguments: (
-        guarded_at.append(set(world.guard.protected)),
+        protected_at.append(set(world.kill_switch.protected)),
         begin(*arguments),
     )[1]
     paths = world.paths.request_all([terms(BOB), terms(ALICE)], NOW)
     assert [path.destination for path in paths] == [BOB, ALICE]
-    assert guarded_at == [{BOB, ALICE}] * 2
+    assert protected_at == [{BOB, ALICE}] * 2
 
 
 def terms(destination, **options):
@@ -575,10 +578,10 @@ def test_a_request_of_several_that_cannot_begin_leaves_nothing(trouble):
     if trouble == "limit":
         world.circuits.anonymous_connection = second_refused
     else:
-        world.guard.refuse.add(trouble)
+        world.kill_switch.refuse.add(trouble)
     with pytest.raises((NoSuitablePath, BackendError, LimitReached)):
         world.paths.request_all([terms(BOB), terms(ALICE)], NOW)
-    assert (world.paths.all(), world.guard.protected) == ([], set())
+    assert (world.paths.all(), world.kill_switch.protected) == ([], set())
     assert world.circuits.closed == list(range(1, len(world.circuits.opened) + 1))
 
 
@@ -586,12 +589,12 @@ def test_of_a_request_that_is_served_in_part_everything_stays_blocked():
     world = World(exits_for_both())
     bob, alice = world.paths.request_all([terms(BOB), terms(ALICE)], NOW)
     now = fail(world, alice, NOW)
-    assert world.guard.protected == {BOB, ALICE}, "the other one may still be opened"
+    assert world.kill_switch.protected == {BOB, ALICE}, "the other one may still be opened"
     world.open(bob.circuit, now)
     for _ in range(6):
         world.paths.handle_deadline(world.paths.next_deadline())
         world.paths.handle(CircuitFailed(alice.circuit, CircuitTimedOut("late")), now)
-    assert world.guard.protected == {BOB, ALICE}
+    assert world.kill_switch.protected == {BOB, ALICE}
     assert (bob.state, alice.state) == (PathState.OPEN, PathState.REBUILDING)
 
 
@@ -600,7 +603,7 @@ def test_of_a_request_that_is_not_served_at_all_nothing_remains():
     bob, alice = world.paths.request_all([terms(BOB), terms(ALICE)], NOW)
     now = fail(world, alice, NOW)
     fail(world, bob, now)
-    assert (world.paths.all(), world.guard.protected) == ([], set())
+    assert (world.paths.all(), world.kill_switch.protected) == ([], set())
 
 
 def test_both_families_block_the_other_version_until_the_last_such_path_ends(world):
@@ -609,40 +612,40 @@ def test_both_families_block_the_other_version_until_the_last_such_path_ends(wor
     first, second = world.paths.request_all(
         [terms(BOB, both_versions=True), terms(carol, both_versions=True)], NOW
     )
-    assert world.guard.protected == {BOB, carol} | block
+    assert world.kill_switch.protected == {BOB, carol} | block
     world.paths.close(first.number, NOW)
-    assert world.guard.protected == {carol} | block
+    assert world.kill_switch.protected == {carol} | block
     world.paths.close(second.number, NOW)
-    assert not world.guard.protected
+    assert not world.kill_switch.protected
 
 
-def test_a_blocked_version_does_not_unguard_the_destination_of_a_path():
+def test_a_blocked_version_does_not_release_the_destination_of_a_path():
     world = World(exits_for_both())
     own = BLOCKED_FAMILY[4][1]  # a path may lead to a prefix that blocks as well
     blocking, path = world.paths.request_all([terms(ALICE, both_versions=True), terms(own)], NOW)
     world.paths.close(blocking.number, NOW)
-    assert world.guard.protected == {own}
+    assert world.kill_switch.protected == {own}
     world.paths.close(path.number, NOW)
-    assert not world.guard.protected
+    assert not world.kill_switch.protected
 
 
 def test_a_version_that_was_left_blocked_stays_so_until_it_is_released(world):
     world.paths.adopt_all([], NOW, blocked=[6])
-    assert world.guard.protected == set(BLOCKED_FAMILY[6])
-    world.guard.refuse.add("release")
+    assert world.kill_switch.protected == set(BLOCKED_FAMILY[6])
+    world.kill_switch.refuse.add("release")
     with pytest.raises(BackendError):
         world.paths.release_left()
     assert world.paths.left_blocked == {6}
-    world.guard.refuse.clear()
+    world.kill_switch.refuse.clear()
     world.paths.release_left()
-    assert (world.guard.protected, world.paths.left_blocked) == (set(), frozenset())
+    assert (world.kill_switch.protected, world.paths.left_blocked) == (set(), frozenset())
 
 
-def test_more_left_destinations_than_paths_stay_guarded_and_are_counted(world):
+def test_more_left_destinations_than_paths_stay_protected_and_are_counted(world):
     left = [terms(ip_network(f"203.0.{n}.1/32")) for n in range(MAX_PATHS)]
     assert world.paths.adopt_all([*left, terms(BOB)], NOW) == 1
     assert len(world.paths.all()) == MAX_PATHS
-    assert BOB in world.guard.protected
+    assert BOB in world.kill_switch.protected
 
 
 def test_the_revision_tells_of_every_change_of_the_terms(world):

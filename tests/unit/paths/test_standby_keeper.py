@@ -66,17 +66,17 @@ def test_an_open_path_gets_a_standby_over_other_relays_to_its_exit(world):
     assert path.standby.ready
 
 
-def test_a_standby_that_took_over_serves_the_path_without_a_step_of_the_guard(world):
+def test_a_standby_that_took_over_serves_the_path_without_a_step_of_the_kill_switch(world):
     path = open_path(world)
     due(world, 2)
     before = path.mix_path
-    carried = dict(world.guard.carried)
+    carried = dict(world.kill_switch.carried)
     moved = CircuitMoved(1, 2, CircuitEnd.UNANSWERED, silent_hop=2)
     world.paths.handle(moved, NOW + 5)
     assert (path.state, path.circuit, path.takeovers) == (PathState.OPEN, 2, 1)
     assert path.mix_path == world.circuits.opened[1]
     assert path.inner_addresses == (VC,)
-    assert world.guard.carried == carried
+    assert world.kill_switch.carried == carried
     due(world, 8)
     assert world.circuits.standing_by[3] == 2
     assert before.hops[1] not in world.circuits.opened[2].hops, "the silent hop is avoided"

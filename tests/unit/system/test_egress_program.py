@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from overlay.system.egress_program import EgressRule, Field, compile_egress
-from overlay.system.kill_switch_egress import guard_programs
+from overlay.system.kill_switch_egress import kill_switch_programs
 from overlay.system.rtnetlink import Route, RouteKind
 
 PASS, DROP = 0xFFFFFFFF, 2
@@ -160,7 +160,7 @@ def test_a_program_that_the_kernel_would_refuse_is_refused():
         compile_egress([rule] * 1000, [])
 
 
-def guarded(device, **kwargs):
+def blocked(device, **kwargs):
     d4, d6 = ipaddress.ip_network("203.0.113.10/32"), ipaddress.ip_network("2001:db8::/32")
     part = ipaddress.ip_network("2001:db8:1::/48")
     vc = ipaddress.ip_address("100.64.0.9")
@@ -168,40 +168,42 @@ def guarded(device, **kwargs):
     routes.append(Route(d4, RouteKind.UNICAST, 1, 1, "anon0", vc))
     routes.append(Route(part, RouteKind.UNICAST, 1, 1, "anon0", ipaddress.ip_address("fd99::1")))
     on_link = {"eth1": (ipaddress.ip_network("203.0.113.0/24"),)}
-    verdicts = {run(each, **kwargs) for each in guard_programs(0x6D69, routes, on_link)(device)}
+    verdicts = {
+        run(each, **kwargs) for each in kill_switch_programs(0x6D69, routes, on_link)(device)
+    }
     return DROP if DROP in verdicts else PASS
 
 
 def test_a_device_lets_out_what_it_carries_and_the_node_s_own():
     to_d = packet("192.0.2.1", "203.0.113.10")
-    assert guarded("eth0", **to_d) == DROP
-    assert guarded("anon0", **to_d) == PASS
-    assert guarded("eth0", mark=0x6D69, **to_d) == PASS
-    assert guarded("eth0", mark=0x26D69, **to_d) == PASS, "an answer to what began outside"
-    assert guarded("eth0", **packet("192.0.2.1", "203.0.113.11")) == PASS
+    assert blocked("eth0", **to_d) == DROP
+    assert blocked("anon0", **to_d) == PASS
+    assert blocked("eth0", mark=0x6D69, **to_d) == PASS
+    assert blocked("eth0", mark=0x26D69, **to_d) == PASS, "an answer to what began outside"
+    assert blocked("eth0", **packet("192.0.2.1", "203.0.113.11")) == PASS
 
 
 def test_the_longest_prefix_is_judged_first():
-    assert guarded("anon0", **packet("fd99::1", "2001:db8:1::5")) == PASS
-    assert guarded("anon0", **packet("fd99::1", "2001:db8:2::5")) == DROP
-    assert guarded("eth0", **packet("fd99::2", "2001:db8:1::5")) == DROP
+    assert blocked("anon0", **packet("fd99::1", "2001:db8:1::5")) == PASS
+    assert blocked("anon0", **packet("fd99::1", "2001:db8:2::5")) == DROP
+    assert blocked("eth0", **packet("fd99::2", "2001:db8:1::5")) == DROP
 
 
 def test_an_inner_address_leaves_through_its_circuit_alone():
-    assert guarded("eth0", **packet("100.64.0.9", "198.51.100.1")) == DROP
-    assert guarded("anon0", **packet("100.64.0.9", "203.0.113.10")) == PASS
-    assert guarded("eth0", **question("100.64.0.9", "198.51.100.1")) == DROP
-    assert guarded("eth0", **packet("192.0.2.1", "100.64.0.9")) == DROP, "an ICMP error about it"
+    assert blocked("eth0", **packet("100.64.0.9", "198.51.100.1")) == DROP
+    assert blocked("anon0", **packet("100.64.0.9", "203.0.113.10")) == PASS
+    assert blocked("eth0", **question("100.64.0.9", "198.51.100.1")) == DROP
+    assert blocked("eth0", **packet("192.0.2.1", "100.64.0.9")) == DROP, "an ICMP error about it"
 
 
 def test_arp_asks_for_a_destination_only_where_it_is_on_the_link():
-    assert guarded("eth0", **question("192.0.2.1", "203.0.113.10")) == DROP
-    assert guarded("eth1", **question("192.0.2.1", "203.0.113.10")) == PASS
-    assert guarded("eth0", **question("192.0.2.1", "192.0.2.7")) == PASS
+    assert blocked("eth0", **question("192.0.2.1", "203.0.113.10")) == DROP
+    assert blocked("eth1", **question("192.0.2.1", "203.0.113.10")) == PASS
+    assert blocked("eth0", **question("192.0.2.1", "192.0.2.7")) == PASS
 
 
 def test_a_neighbour_that_asks_in_a_destinations_name_is_answered():
-    assert guarded("eth0", **question("192.0.2.1", "203.0.113.10", opcode=2)) == PASS
+    assert blocked("eth0", **question("192.0.2.1", "203.0.113.10", opcode=2)) == PASS
 
 
 @pytest.mark.parametrize(
@@ -214,10 +216,10 @@ def test_a_bridge_passes_on_frames_of_others(packet_type, expected):
 
 
 def test_neighbours_find_each_other_on_a_link():
-    assert guarded("eth0", **solicitation("2001:db8::5", 135)) == PASS
-    assert guarded("eth0", **solicitation("2001:db8::5", 136)) == PASS
-    assert guarded("eth0", **solicitation("2001:db8::5", 128)) == DROP
-    assert guarded("eth0", **solicitation("2001:db8::5", 135, protocol=17)) == DROP
+    assert blocked("eth0", **solicitation("2001:db8::5", 135)) == PASS
+    assert blocked("eth0", **solicitation("2001:db8::5", 136)) == PASS
+    assert blocked("eth0", **solicitation("2001:db8::5", 128)) == DROP
+    assert blocked("eth0", **solicitation("2001:db8::5", 135, protocol=17)) == DROP
 
 
 _LSRR, _SSRR = bytes((131, 7, 4, 203, 0, 113, 10)), bytes((137, 7, 4, 203, 0, 113, 10))
@@ -240,9 +242,9 @@ _ROUTER_ALERT, _TIMESTAMP = bytes((148, 4, 0, 0)), bytes((68, 8, 5, 0)) + bytes(
     ],
 )
 def test_a_program_that_chooses_stations_sends_nothing(options, expected):
-    assert guarded("eth0", **with_options(options)) == expected
-    assert guarded("anon0", **with_options(options)) == expected
-    assert guarded("eth0", mark=0x26D69, **with_options(options)) == PASS, "an answer"
+    assert blocked("eth0", **with_options(options)) == expected
+    assert blocked("anon0", **with_options(options)) == expected
+    assert blocked("eth0", mark=0x26D69, **with_options(options)) == PASS, "an answer"
 
 
 @pytest.mark.parametrize(
@@ -259,8 +261,8 @@ def test_a_program_that_chooses_stations_sends_nothing(options, expected):
     ],
 )
 def test_neither_does_one_that_names_them_in_an_ipv6_header(types, expected):
-    assert guarded("eth0", **with_extensions(*types)) == expected
+    assert blocked("eth0", **with_extensions(*types)) == expected
 
 
 def test_a_device_has_no_program_while_nothing_is_protected():
-    assert guard_programs(0x6D69, [], {})("eth0") == ()
+    assert kill_switch_programs(0x6D69, [], {})("eth0") == ()

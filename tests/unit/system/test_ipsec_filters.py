@@ -14,7 +14,7 @@ from overlay.system.exit_networks import ExitNetworks, exit_rules
 from overlay.system.fragmenting_device import REROUTE_MARK
 from overlay.system.ipsec_firewall import wall_rules
 from overlay.system.iptables import render_iptables
-from overlay.system.kill_switch import ipsec_guard_filter
+from overlay.system.kill_switch import ipsec_kill_switch_filter
 from overlay.system.marks import ANSWER_MARK, LARGE_MARK
 from overlay.system.nftables import render_nftables
 from overlay.system.packet_filter import FilterTable, Hook, Rule, Verdict, silently
@@ -342,10 +342,10 @@ def test_what_fits_no_link_is_marked_on_its_way_through_circuits(ours, length, i
     assert verdict(WALL, Hook.PREROUTING, packet)[1] == []
 
 
-# -- the guard ---------------------------------------------------------------------------
+# -- the kill switch ---------------------------------------------------------------------------
 
 WIDE, NARROW = ipaddress.ip_network("198.51.0.0/16"), ipaddress.ip_network("198.51.101.0/24")
-GUARD = ipsec_guard_filter(
+KILL_SWITCH = ipsec_kill_switch_filter(
     "guard-1",
     MARK,
     [
@@ -358,7 +358,7 @@ GUARD = ipsec_guard_filter(
 ).rules  # fmt: skip
 
 
-BLOCKED_GUARD = ipsec_guard_filter(
+BLOCKED_KILL_SWITCH = ipsec_kill_switch_filter(
     "guard-1", MARK, [Route(WIDE, RouteKind.UNREACHABLE, 1, 9)]
 ).rules  # fmt: skip
 
@@ -381,11 +381,11 @@ BLOCKED_GUARD = ipsec_guard_filter(
         (Packet("192.0.2.1", "203.0.114.1"), Verdict.ACCEPT),
     ],
 )
-def test_the_guard_lets_out_what_ipsec_will_encapsulate_alone(packet, expected):
-    assert verdict(GUARD, Hook.POSTROUTING, packet)[0] is expected
+def test_the_kill_switch_lets_out_what_ipsec_will_encapsulate_alone(packet, expected):
+    assert verdict(KILL_SWITCH, Hook.POSTROUTING, packet)[0] is expected
 
 
-CUT_GUARD = ipsec_guard_filter(
+CUT_KILL_SWITCH = ipsec_kill_switch_filter(
     "guard-1",
     MARK,
     [
@@ -417,44 +417,44 @@ CUT_GUARD = ipsec_guard_filter(
     ],
 )
 def test_what_is_cut_passes_twice_and_leaves_through_ipsec_alone(packet, expected):
-    assert verdict(CUT_GUARD, Hook.POSTROUTING, packet)[0] is expected
+    assert verdict(CUT_KILL_SWITCH, Hook.POSTROUTING, packet)[0] is expected
 
 
 def test_fragments_are_normalised_where_they_enter_the_circuit():
     fragment = Packet(INNER[4], "198.51.7.7", mark=REROUTE_MARK, ipsec_out=True)
-    done = verdict(CUT_GUARD, Hook.POSTROUTING, fragment)[1]
+    done = verdict(CUT_KILL_SWITCH, Hook.POSTROUTING, fragment)[1]
     assert done == [*NORMALISED[4], Verdict.STRIP_TIMESTAMPS]
 
 
-def test_the_guard_normalises_what_enters_a_circuit():
+def test_the_kill_switch_normalises_what_enters_a_circuit():
     packet = Packet(INNER[4], "198.51.7.7", ipsec_out=True)
-    done = verdict(GUARD, Hook.POSTROUTING, packet)[1]
+    done = verdict(KILL_SWITCH, Hook.POSTROUTING, packet)[1]
     assert done == [*NORMALISED[4], Verdict.STRIP_TIMESTAMPS]
 
 
 def test_inner_addresses_hear_answers_out_of_ipsec_alone():
     plain = Packet("198.51.7.7", INNER[4])
-    assert verdict(GUARD, Hook.INPUT, plain)[0] is Verdict.DROP
+    assert verdict(KILL_SWITCH, Hook.INPUT, plain)[0] is Verdict.DROP
     spoofed = Packet(INNER[4], "198.51.7.7", mark=ANSWER_MARK, ipsec_out=True)
-    assert verdict(GUARD, Hook.FORWARD, spoofed)[0] is Verdict.DROP
+    assert verdict(KILL_SWITCH, Hook.FORWARD, spoofed)[0] is Verdict.DROP
     about = Packet("203.0.113.1", "192.0.2.1", reply_destination=INNER[4], protocol=1, icmp_type=3)
-    assert verdict(GUARD, Hook.PREROUTING, about)[0] is Verdict.DROP
+    assert verdict(KILL_SWITCH, Hook.PREROUTING, about)[0] is Verdict.DROP
     asked = Packet("198.51.7.7", INNER[4], ipsec_in=True, local=True, reply=True)
-    assert verdict(GUARD, Hook.PREROUTING, asked)[0] is Verdict.ACCEPT
+    assert verdict(KILL_SWITCH, Hook.PREROUTING, asked)[0] is Verdict.ACCEPT
 
 
 @pytest.mark.parametrize("destination", [INNER[4], "100.64.7.7", "192.0.2.1"])
 def test_no_inner_address_needs_to_be_known_to_refuse_what_nothing_here_began(destination):
     unasked = Packet("198.51.7.7", destination, ipsec_in=True, local=True)
-    assert verdict(BLOCKED_GUARD, Hook.PREROUTING, unasked)[0] is Verdict.DROP
+    assert verdict(BLOCKED_KILL_SWITCH, Hook.PREROUTING, unasked)[0] is Verdict.DROP
 
 
 def test_an_early_translation_of_another_program_leads_an_exit_to_no_host_behind_this_one():
-    """With nftables it may come before the guard, which then sees no local address any more."""
+    """With nftables it may come before the kill switch, which then sees no local address."""
     led = Packet("198.51.7.7", "172.17.0.2", ipsec_in=True, redirected=True)
-    assert verdict(BLOCKED_GUARD, Hook.PREROUTING, led)[0] is Verdict.DROP
+    assert verdict(BLOCKED_KILL_SWITCH, Hook.PREROUTING, led)[0] is Verdict.DROP
     answer = replace(led, reply=True)
-    assert verdict(BLOCKED_GUARD, Hook.PREROUTING, answer)[0] is Verdict.ACCEPT
+    assert verdict(BLOCKED_KILL_SWITCH, Hook.PREROUTING, answer)[0] is Verdict.ACCEPT
 
 
 @pytest.mark.parametrize(
@@ -463,28 +463,28 @@ def test_an_early_translation_of_another_program_leads_an_exit_to_no_host_behind
 )
 def test_what_ipsec_brings_for_the_node_and_for_others_passes(source, destination, local):
     packet = Packet(source, destination, ipsec_in=True, local=local)
-    assert verdict(BLOCKED_GUARD, Hook.PREROUTING, packet)[0] is Verdict.ACCEPT
+    assert verdict(BLOCKED_KILL_SWITCH, Hook.PREROUTING, packet)[0] is Verdict.ACCEPT
 
 
 def test_what_was_inside_a_protected_peers_esp_is_no_answer():
     packet = Packet(OUTSIDE, INNER[6], ipsec_in=True, mark=ANSWER_MARK)
-    assert verdict(BLOCKED_GUARD, Hook.EARLY, packet) == (Verdict.ACCEPT, [Verdict.UNMARK])
+    assert verdict(BLOCKED_KILL_SWITCH, Hook.EARLY, packet) == (Verdict.ACCEPT, [Verdict.UNMARK])
     clear = Packet("198.51.7.7", "192.0.2.1")
-    assert verdict(BLOCKED_GUARD, Hook.EARLY, clear) == (Verdict.ACCEPT, [Verdict.ANSWER])
+    assert verdict(BLOCKED_KILL_SWITCH, Hook.EARLY, clear) == (Verdict.ACCEPT, [Verdict.ANSWER])
 
 
 # -- in both languages -------------------------------------------------------------------
 
 
 def test_nftables_and_iptables_say_it_in_their_words():
-    guard, wall = FilterTable("guard-1", MARK, GUARD), FilterTable("ipsec", MARK, WALL)
-    nft = render_nftables(guard)
+    kill_switch, wall = FilterTable("guard-1", MARK, KILL_SWITCH), FilterTable("ipsec", MARK, WALL)
+    nft = render_nftables(kill_switch)
     assert "ip saddr 100.64.0.2/32 ip daddr 198.51.0.0/16 rt ipsec exists ip ttl set 64\n" in nft
     assert "rt ipsec exists tcp flags & (syn | rst) == syn reset tcp option timestamp\n" in nft
     assert "ct direction reply ct state established,related meta ipsec exists accept\n" in nft
     assert "fib daddr type local meta ipsec exists drop\n" in nft
     assert "meta l4proto 17 th dport 6979-6979 meta ipsec missing drop\n" in render_nftables(wall)
-    legacy = render_iptables(guard, 4)
+    legacy = render_iptables(kill_switch, 4)
     out = "-s 100.64.0.2/32 -d 198.51.0.0/16 -m policy --dir out --pol ipsec"
     assert f"{out} -j TTL --ttl-set 64\n" in legacy
     assert f"{out} -j TOS --set-tos 0x00/0xff\n" in legacy
@@ -496,11 +496,16 @@ def test_nftables_and_iptables_say_it_in_their_words():
 
 
 def test_what_is_cut_is_said_in_both_languages():
-    guard, wall = FilterTable("guard-1", MARK, CUT_GUARD), FilterTable("ipsec", MARK, CUTTING_WALL)
-    assert "meta nfproto ipv4 meta mark 0x6d66 rt ipsec exists accept\n" in render_nftables(guard)
+    kill_switch, wall = (
+        FilterTable("guard-1", MARK, CUT_KILL_SWITCH),
+        FilterTable("ipsec", MARK, CUTTING_WALL),
+    )
+    assert "meta nfproto ipv4 meta mark 0x6d66 rt ipsec exists accept\n" in render_nftables(
+        kill_switch
+    )
     assert "meta length > 1280 meta ipsec exists meta mark set 0x10000\n" in render_nftables(wall)
     assert "-m mark --mark 0x6d66 -m policy --dir out --pol ipsec -j ACCEPT\n" in render_iptables(
-        guard, 4
+        kill_switch, 4
     )
     assert (
         "-d fd63:6972::/32 -m length --length 1281:65535 -m policy --dir in --pol ipsec "
@@ -510,7 +515,7 @@ def test_what_is_cut_is_said_in_both_languages():
 
 def test_missing_jumps_are_hooked_in_with_the_rules():
     script = render_iptables(
-        FilterTable("guard-1", MARK, GUARD), 4, [("mangle", "POSTROUTING", "AO-guard-1-POST")]
+        FilterTable("guard-1", MARK, KILL_SWITCH), 4, [("mangle", "POSTROUTING", "AO-guard-1-POST")]
     )
     assert script.index("-I POSTROUTING 1 -j AO-guard-1-POST\n") > script.index(
         ":AO-guard-1-POST - [0:0]\n"
@@ -545,9 +550,9 @@ def test_a_source_keeps_what_no_circuit_carries(version):
     everywhere = ipaddress.ip_network("0.0.0.0/0" if version == 4 else "::/0")
     inner = ipaddress.ip_address(INNER[version])
     route = Route(everywhere, RouteKind.UNICAST, 1, 1, "anonsec0", inner, 1038)
-    guard = ipsec_guard_filter("guard-1", MARK, [route]).rules
+    kill_switch = ipsec_kill_switch_filter("guard-1", MARK, [route]).rules
     for protocol in (6, 17, 1 if version == 4 else 58, 132, 253):
         destination = "203.0.114.7" if version == 4 else OUTSIDE
         packet = Packet(INNER[version], destination, protocol=protocol)
         wanted = Verdict.REFUSE if protocol > 100 else Verdict.ACCEPT
-        assert verdict(guard, Hook.OUTPUT, packet)[0] is wanted
+        assert verdict(kill_switch, Hook.OUTPUT, packet)[0] is wanted

@@ -1,4 +1,4 @@
-"""What the guard's and the exit's filter say, in both languages, without a kernel."""
+"""What the kill switch's and the exit's filter say, in both languages, without a kernel."""
 
 import ipaddress
 
@@ -7,7 +7,7 @@ import pytest
 from overlay.system.exit_networks import ExitNetworks, exit_gateway, exit_rules
 from overlay.system.exit_probe import probe_address
 from overlay.system.iptables import render_iptables
-from overlay.system.kill_switch import guard_filter, ipsec_guard_filter
+from overlay.system.kill_switch import ipsec_kill_switch_filter, kill_switch_filter
 from overlay.system.marks import ANSWER_MARK
 from overlay.system.nftables import render_bridge, render_nftables
 from overlay.system.packet_filter import FilterTable, Hook, Rule, Verdict
@@ -50,7 +50,7 @@ def verdict(table, *, out_device, destination, mark=0, source=None):
     return Verdict.ACCEPT
 
 
-GUARD = guard_filter(
+KILL_SWITCH = kill_switch_filter(
     "guard-1",
     MARK,
     [
@@ -84,8 +84,12 @@ GUARD = guard_filter(
         ("eth0", "203.0.113.1", 0, Verdict.ACCEPT),
     ],
 )
-def test_the_guard_holds_each_destination_to_its_device(out_device, destination, mark, expected):
-    assert verdict(GUARD, out_device=out_device, destination=destination, mark=mark) is expected
+def test_the_kill_switch_holds_each_destination_to_its_device(
+    out_device, destination, mark, expected
+):
+    assert (
+        verdict(KILL_SWITCH, out_device=out_device, destination=destination, mark=mark) is expected
+    )
 
 
 @pytest.mark.parametrize(
@@ -99,15 +103,17 @@ def test_the_guard_holds_each_destination_to_its_device(out_device, destination,
         ("lo", "203.0.113.1", 0, Verdict.ACCEPT),
     ],
 )
-def test_the_guard_lets_an_inner_address_speak_into_its_circuit_alone(
+def test_the_kill_switch_lets_an_inner_address_speak_into_its_circuit_alone(
     out_device, destination, mark, expected
 ):
     inner = ipaddress.ip_address("100.64.0.2")
-    found = verdict(GUARD, out_device=out_device, destination=destination, mark=mark, source=inner)
+    found = verdict(
+        KILL_SWITCH, out_device=out_device, destination=destination, mark=mark, source=inner
+    )
     assert found is expected
 
 
-@pytest.mark.parametrize("rules_of", [guard_filter, ipsec_guard_filter])
+@pytest.mark.parametrize("rules_of", [kill_switch_filter, ipsec_kill_switch_filter])
 def test_no_packet_of_this_host_answers_from_an_inner_address(rules_of):
     rules = rules_of("guard-1", MARK, [carried(WIDE, "anon0", "100.64.0.2")]).rules
     own = ipaddress.ip_network("100.64.0.2")
@@ -116,7 +122,7 @@ def test_no_packet_of_this_host_answers_from_an_inner_address(rules_of):
     assert rules.index(refused) > max(map(rules.index, marking))
 
 
-@pytest.mark.parametrize("rules_of", [guard_filter, ipsec_guard_filter])
+@pytest.mark.parametrize("rules_of", [kill_switch_filter, ipsec_kill_switch_filter])
 def test_the_input_hook_drops_what_is_to_an_inner_address_in_the_clear(rules_of):
     rules = rules_of("guard-1", MARK, [carried(WIDE, "anon0", "100.64.0.2")]).rules
     last = [r for r in rules if r.hook is Hook.INPUT and not r.verdict.translates][-1]
@@ -127,7 +133,7 @@ def test_the_input_hook_drops_what_is_to_an_inner_address_in_the_clear(rules_of)
 
 def test_a_carrying_device_that_is_gone_lets_nothing_through():
     orphan = Route(WIDE, RouteKind.UNICAST, 1, 1, None)
-    table = guard_filter("guard-1", MARK, [unreachable(WIDE), orphan])
+    table = kill_switch_filter("guard-1", MARK, [unreachable(WIDE), orphan])
     assert verdict(table, out_device="anon0", destination="198.51.7.7") is Verdict.DROP
 
 
@@ -196,21 +202,21 @@ D, E, OWN, VC = "198.51.7.7", "203.0.113.1", "192.0.2.1", "100.64.0.2"
         ),
     ],
 )
-def test_the_guard_lets_in_and_marks(packet, expected):
-    assert arriving(GUARD, **packet) == expected
+def test_the_kill_switch_lets_in_and_marks(packet, expected):
+    assert arriving(KILL_SWITCH, **packet) == expected
 
 
 @pytest.mark.parametrize("icmp_type", [3, 4, 5, 11, 12])
 def test_errors_in_the_clear_never_reach_a_circuit(icmp_type):
     error = {"source": E, "destination": OWN, "protocol": 1, "icmp_type": icmp_type}
-    assert arriving(GUARD, **error, unknown=True)[0] is Verdict.DROP
-    assert arriving(GUARD, **error, reply_destination=VC)[0] is Verdict.DROP
-    assert arriving(GUARD, **error) == ANSWERED
-    assert arriving(GUARD, **error, in_device="anon0", reply=True) == ACCEPTED
+    assert arriving(KILL_SWITCH, **error, unknown=True)[0] is Verdict.DROP
+    assert arriving(KILL_SWITCH, **error, reply_destination=VC)[0] is Verdict.DROP
+    assert arriving(KILL_SWITCH, **error) == ANSWERED
+    assert arriving(KILL_SWITCH, **error, in_device="anon0", reply=True) == ACCEPTED
 
 
 def test_the_nodes_own_ports_see_the_protected_host_itself():
-    table = guard_filter("guard-1", MARK, [unreachable(WIDE)], own_ports=(4500, 0, 65535))
+    table = kill_switch_filter("guard-1", MARK, [unreachable(WIDE)], own_ports=(4500, 0, 65535))
     rules = [r for r in table.rules if r.verdict is Verdict.STAND_IN and r.hook is Hook.INPUT]
     assert [rule.ports for rule in rules] == [(0, 4499), (4501, 65534)]
 
@@ -238,8 +244,8 @@ def test_the_nodes_own_ports_see_the_protected_host_itself():
         "type nat hook postrouting priority srcnat; policy accept;",
     ],
 )
-def test_nftables_replaces_the_guard_in_one_transaction(line):
-    script = render_nftables(GUARD)
+def test_nftables_replaces_the_kill_switch_in_one_transaction(line):
+    script = render_nftables(KILL_SWITCH)
     name = "anonymous_overlay_guard_1"
     start = f"table inet {name}\ndelete table inet {name}\ntable inet {name} {{\n"
     assert script.startswith(start)
@@ -247,18 +253,19 @@ def test_nftables_replaces_the_guard_in_one_transaction(line):
 
 
 def test_nftables_marks_frames_that_a_bridge_passes_on_before_all_else():
-    script = render_bridge(GUARD)
+    script = render_bridge(KILL_SWITCH)
     assert "type filter hook prerouting priority -300; policy accept;" in script
     assert "    meta pkttype other meta mark set 0x46d69\n" in script
     assert "0x46d69" not in render_bridge(FilterTable("exit", MARK, ()))
     first = [
-        GUARD.rules[[r.hook for r in GUARD.rules].index(h)] for h in (Hook.EARLY, Hook.PREROUTING)
+        KILL_SWITCH.rules[[r.hook for r in KILL_SWITCH.rules].index(h)]
+        for h in (Hook.EARLY, Hook.PREROUTING)
     ]
     assert [(rule.verdict, rule.mark) for rule in first] == [(Verdict.ACCEPT, 0x46D69)] * 2
 
 
 def test_iptables_gets_the_rules_of_its_own_ip_version_alone():
-    four, six = render_iptables(GUARD, 4), render_iptables(GUARD, 6)
+    four, six = render_iptables(KILL_SWITCH, 4), render_iptables(KILL_SWITCH, 6)
     assert "2001:db8" not in four
     assert "198.51" not in six
     for script in (four, six):
