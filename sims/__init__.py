@@ -1,4 +1,4 @@
-"""Simulations that run the control plane of the product on a simulated network.
+"""Simulations that run the cores of a node on a simulated network.
 
 ::
 

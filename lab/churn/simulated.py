@@ -1,7 +1,7 @@
 """The script on the simulator: its world, its machines, its clock; the product's cores.
 
 Two things stand in for what the simulator does not carry. A circuit opens if every node of
-its path runs at that moment. And a client's topology table is told what its control plane
+its path runs at that moment. And a client's topology table is told what its cores
 would tell it. Which path is chosen, and whether another try follows, decides the product.
 """
 
@@ -124,7 +124,7 @@ class _Client:
         )
 
     def told(self, event: DhtEvent) -> None:
-        """Do with an event what the node's control plane does."""
+        """Process an event as the node's cores do."""
         self.table.take(event, self._world.heap.now)
 
     def ask(self, *_: object) -> None:

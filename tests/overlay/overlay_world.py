@@ -1,4 +1,4 @@
-"""A whole overlay in memory: real control planes and engines, one event heap, virtual time."""
+"""A whole overlay in memory: real cores and engines, one event heap, virtual time."""
 
 import contextlib
 import heapq

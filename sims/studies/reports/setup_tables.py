@@ -63,7 +63,7 @@ def setup(study: Study) -> SetupText:
 def _sentences(scenario: Scenario) -> Iterator[str]:
     seeds = len(scenario.seeds)
     how = (
-        "the product's own control plane in every node"
+        "the product's own cores in every node"
         if scenario.fidelity == "full"
         else ("a vectorised model of the overlay")
     )

@@ -133,7 +133,7 @@ class Machine:
         self.flush()
 
     def full_plane(self) -> SimulatedPlane | None:
-        """Return the control plane, which is built at the first call; None while switched off."""
+        """Return the cores, which are built at the first call; None while switched off."""
         if self.plane is None and self.dht is not None:
             world = self.world
             self.plane = build_plane(

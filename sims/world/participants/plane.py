@@ -1,8 +1,8 @@
-"""Run the product's control plane on a simulated machine, if circuits are simulated.
+"""Run all cores of a node on a simulated machine, if circuits are simulated.
 
 Link handshakes, onion signalling and packets of circuits are real bytes with real cryptography,
 and they pass the product's userspace ESP engine. DHT messages use the carrier of the simulation.
-The control plane of a relay is built when the first datagram for it arrives.
+The cores of a relay are built when the first datagram for it arrives.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ OnDhtEvent = Callable[[DhtEvent], None]
 
 
 class SimulatedPlane(NodeCores):
-    """The product's control plane, whose DHT messages leave through the simulation's carrier."""
+    """The cores of a node, whose DHT messages leave through the simulation's carrier."""
 
     def __init__(self, *, send_dht: SendDht, on_dht_event: OnDhtEvent, **cores: Any) -> None:  # noqa: ANN401 - the parent's
         super().__init__(**cores)
@@ -136,7 +136,7 @@ def _forget(_addresses: Iterable[InnerAddress]) -> None:
 
 
 class PlaneSink:
-    """Sends the datagrams of a control plane to the simulated network."""
+    """Sends the datagrams of a node's cores to the simulated network."""
 
     __slots__ = ("_send",)
 

@@ -77,7 +77,7 @@ class World:
         self.bootstrap: tuple[Endpoint, ...] = ()
         self.listeners: list[Listener] = []
         self.settled: dict[int, Callable[[], None]] = {}
-        """By the index of a machine: callbacks for when its control plane has nothing to do."""
+        """By the index of a machine: callbacks for when its cores have nothing to do."""
         self.everybody_crawls = False
         """Whether nodes other than clients crawl."""
         self.make_core: CoreFactory = own_core
@@ -164,7 +164,7 @@ class World:
         return machine.index % _EXIT_EVERY == 0
 
     def on_settled(self, machine: Machine) -> None:
-        """Call the callbacks that wait until a machine's control plane has nothing to do."""
+        """Call the callbacks that wait until a machine's cores have nothing to do."""
         listener = self.settled.get(machine.index)
         if listener is not None:
             listener()
