@@ -248,7 +248,7 @@ INNER_SERVICE, REDIRECTED = 7777, 7778
 
 
 def test_others_are_answered_and_reach_nothing_through_a_circuit(overlay):
-    """The kernel backend's part of docs/decisions/0035; see also test_system_guard_*."""
+    """The kernel backend's part of docs/decisions/0035; see also test_system_kill_switch_*."""
     alice, exit_host = overlay.nodes["alicek"].host, overlay.nodes["exitk"].host
     own = (str(alice.ipv4.ip), str(alice.ipv6.ip))
     targets = overlay.targets()
