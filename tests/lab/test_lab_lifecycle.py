@@ -140,7 +140,7 @@ def test_destinations_are_freed_with_and_without_a_node(overlay):
         "stop", "--release", "--config", str(alice.configuration)
     )
     rules = alice.host.namespace.run(["sh", "-c", "ip rule; ip -6 rule; nft list tables"]).stdout
-    assert "kill switch" not in rules
+    assert "guard" not in rules
     assert "109:" not in rules
 
 

@@ -33,7 +33,7 @@ from overlay.system.{module} import {name}
 from overlay.system.rtnetlink import add_address
 from overlay.system.tun import TunDevice
 
-kill switch = KillSwitch(packet_filter={name}())
+kill_switch = KillSwitch(packet_filter={name}())
 device = TunDevice.open("anon%d", 1400)
 for prefix, inner in (("203.0.113.10/32", "100.64.1.2"), ("2001:db8:113::/64", "fd99::12")):
     packed = ipaddress.ip_address(inner).packed
@@ -446,7 +446,7 @@ def test_without_rights_the_kill_switch_says_how_to_get_them(namespace):
         "import ipaddress\n"
         "from overlay.system.kill_switch import KillSwitch\n"
         "from overlay.system.nftables import Nftables\n"
-        "kill switch = KillSwitch(packet_filter=Nftables())\n"
+        "kill_switch = KillSwitch(packet_filter=Nftables())\n"
         "kill_switch.protect(ipaddress.ip_network('203.0.113.10/32'))\n"
     )
     done = namespace.run(

@@ -51,7 +51,7 @@ from overlay.system.{module} import {name}
 from overlay.system.rtnetlink import add_address
 from overlay.system.tun import TunDevice
 
-kill switch = KillSwitch(packet_filter={name}())
+kill_switch = KillSwitch(packet_filter={name}())
 device = TunDevice.open("anon%d", 1400)
 pairs = [(ipaddress.ip_network(p), ipaddress.ip_address(a).packed)
          for p, a in (("{prefixes[0]}", "100.64.1.2"), ("{prefixes[1]}", "fd99::12"))]

@@ -315,7 +315,7 @@ prefix, found = ipaddress.ip_network("203.0.113.10/32"), filter_choice.find_pack
 def missing():
     raise BackendError("no packet filter works here.")
 
-with KillSwitch() as kill switch:
+with KillSwitch() as kill_switch:
     filter_choice.find_packet_filter = missing
     try:
         kill_switch.protect(prefix)
@@ -351,7 +351,7 @@ from overlay.system.{module} import {name}
 first, second = map(ipaddress.ip_network, ("203.0.113.10/32", "2001:db8:113::/64"))
 soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 refused = set()
-with KillSwitch(packet_filter={name}()) as kill switch:
+with KillSwitch(packet_filter={name}()) as kill_switch:
     kill_switch.protect(first)
     for spare in range(12):
         for act in (
