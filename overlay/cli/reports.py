@@ -114,7 +114,7 @@ def _trouble(report: PathReport) -> str:
     if next_try is not None and round(next_try):
         going_on = f"the next attempt follows in {next_try:.0f} s"
     if report.state == "closing":
-        going_on = "the operating system has not removed its kill switch yet"
+        going_on = "the operating system has not released the destination yet"
     failed = f"{report.attempts} attempts failed" if report.attempts > 1 else ""
     return "; ".join(each for each in (report.trouble, failed, going_on) if each)
 

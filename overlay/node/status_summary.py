@@ -128,7 +128,7 @@ def _paths(paths: Sequence[PathReport]) -> Iterable[str]:
 
 def _going_on(path: PathReport) -> str:
     if path.state == "closing":
-        return "the host did not end its kill switch yet, and the node tries again"
+        return "the host has not released the destination yet, and the node tries again"
     if path.next_try_s is not None and path.next_try_s >= _AT_ONCE_S:
         return f"the next attempt follows in {path.next_try_s:.0f} s"
     return "a circuit is being built now"

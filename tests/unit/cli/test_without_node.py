@@ -57,7 +57,7 @@ def test_path_that_is_rebuilding_says_why_and_when_it_is_tried_again():
     assert "ready; took over 2 times" in paths_text([ready])
     assert "because" not in path_text(ready)
     assert "a circuit is being built now" in path_text(replace(path, next_try_s=None))
-    assert "has not removed its kill switch yet" in path_text(replace(path, state="closing"))
+    assert "has not released the destination yet" in path_text(replace(path, state="closing"))
 
 
 def test_a_stopping_node_tells_what_it_does_not_leave_blocked():

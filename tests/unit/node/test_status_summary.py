@@ -87,7 +87,7 @@ PEER = ["198.51.100.7:4500"]
         (WELL, [OPEN, LOST], PEER, "does not answer (hop 2 of 3 is silent); the next attempt"),
         (WELL, [OPEN, LOST], PEER, "follows in 5 s. What works: it has joined"),
         (WELL, [replace(LOST, next_try_s=None)], PEER, "a circuit is being built now. "),
-        (WELL, [replace(LOST, state="closing")], PEER, "the host did not end its kill switch yet"),
+        (WELL, [replace(LOST, state="closing")], PEER, "has not released the destination yet"),
         (WELL, [LOST] * 4, PEER, "1 more path is not open; see: overlay path list."),
         (WELL, [LOST] * 5, PEER, "2 more paths are not open; see: overlay path list."),
         (
