@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from overlay.addresses import Endpoint, version_of
+from overlay.config.values import endpoint
 from overlay.dht.events import Standing
 from overlay.doctor.findings import Finding, Outcome, Purpose, Setup
 from overlay.system.endpoint_probe import endpoint_errors
@@ -47,15 +48,15 @@ def bootstrap_nodes(
     network = setup.configuration.network
     bootstrap = network.bootstrap
     if status is not None:  # overlay up --bootstrap may have named others
-        bootstrap = tuple(map(_endpoint, status.bootstrap))
+        bootstrap = tuple(map(endpoint, status.bootstrap))
     bootstrap = bootstrap[:_MOST_PROBED]
     versions = {version_of(each) for each in _listening(setup)}
     errors = errors_of(each for each in bootstrap if version_of(each) in versions)
     return [_bootstrap_node(each, versions, errors.get(each)) for each in bootstrap]
 
 
-def _bootstrap_node(endpoint: Endpoint, versions: set[int], number: int | None) -> Finding:
-    subject, version = f"bootstrap {endpoint}", version_of(endpoint)
+def _bootstrap_node(node: Endpoint, versions: set[int], number: int | None) -> Finding:
+    subject, version = f"bootstrap {node}", version_of(node)
     if version not in versions:
         wildcard = "[::]:4500" if version == 6 else "0.0.0.0:4500"
         said = (
@@ -88,8 +89,8 @@ def datagram_filters(
         and Standing.UNREACHABLE not in status.reachability.values()
     ):
         return [Finding(_FILTERS, Outcome.WORKS, "other nodes answer", _ADVICE)]
-    ports = sorted({endpoint.port for endpoint in _listening(setup)})
-    versions = sorted({version_of(endpoint) for endpoint in _listening(setup)})
+    ports = sorted({each.port for each in _listening(setup)})
+    versions = sorted({version_of(each) for each in _listening(setup)})
     found = {
         (chain, direction): None
         for version in versions
@@ -115,10 +116,5 @@ def datagram_filters(
 
 def _listening(setup: Setup) -> tuple[Endpoint, ...]:
     if setup.status is not None:  # overlay up --listen may have named others
-        return tuple(map(_endpoint, setup.status.listen))
+        return tuple(map(endpoint, setup.status.listen))
     return setup.configuration.network.listen
-
-
-def _endpoint(text: str) -> Endpoint:
-    host, _, port = text.rpartition(":")
-    return Endpoint.parse(host.strip("[]"), int(port))

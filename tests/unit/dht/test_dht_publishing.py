@@ -36,8 +36,8 @@ class Alone:
         return [self.store() for _ in range(count)]
 
     def store(self):
-        nobody = Lookup(IDENTITY.node_id, IDENTITY.node_id, [], SETTINGS, START)
-        self.publisher.store_at(nobody, START)
+        without_holders = Lookup(IDENTITY.node_id, IDENTITY.node_id, [], SETTINGS, START)
+        self.publisher.store_at(without_holders, START)
         return self.schedule.next_deadline() - START
 
 
