@@ -182,6 +182,11 @@ class _Sa:
         value = self.value
         return (value.reqid, value.source, value.destination)
 
+    @property
+    def is_warm(self) -> bool:
+        """Whether the SA holds a cipher."""
+        return self._transform is not None
+
     def cool(self) -> None:
         """Release the cipher; the next packet builds it again."""
         self._transform = None

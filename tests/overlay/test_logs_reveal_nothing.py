@@ -37,16 +37,19 @@ def captured(capsys):
 
 def secrets_of(world, path):
     """Everything in use that names a party, in every notation that a log could show."""
-    packed = [a for node in world.all for a in node.engine._local] + list(path.inner_addresses)
+    contents = [node.engine.contents() for node in world.all]
+    packed = [address for held in contents for address in held.local_addresses]
+    packed += path.inner_addresses
     packed += [node.identity.overlay_address for node in world.all]
     raw = [node.identity.node_id for node in world.all]
     raw += [node.identity.identity_key for node in world.all]
     raw += [node.identity.link_key for node in world.all]
     raw += [node.identity.onion_key for node in world.all]
-    for node in world.all:
-        for sa in node.engine._sad.inbound_onions.values():
-            raw.append(sa.value.keymat.reveal())
-            raw.append(sa.value.spi.to_bytes(4, "big"))
+    for held in contents:
+        for sa in held.associations:
+            if sa.inbound and sa.encapsulation is None:
+                raw.append(sa.keymat.reveal())
+                raw.append(sa.spi.to_bytes(4, "big"))
     words = {"203.0.113.10"}
     words |= {str(ipaddress.ip_address(address)) for address in packed}
     words |= {node.endpoint.host for node in world.all}

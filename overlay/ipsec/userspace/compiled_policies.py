@@ -25,12 +25,12 @@ from overlay.ipsec.interface import MAX_TEMPLATES, Drop, PolicyDirection
 from overlay.ipsec.userspace.sad import SecurityAssociationDatabase
 from overlay.ipsec.userspace.spd import Chain, SecurityPolicyDatabase
 
-__all__ = ["STEP_KEY", "CompiledSa", "Outlet", "PolicyCompiler", "Step", "Tunnels"]
+__all__ = ["MAX_STEPS", "STEP_KEY", "CompiledSa", "Outlet", "PolicyCompiler", "Step", "Tunnels"]
 
 STEP_KEY: Final = slice(6, 44)
 """Bytes of an IPv6 packet with ESP: next header, hop limit, addresses and SPI."""
 
-_MAX_STEPS: Final = 16_384
+MAX_STEPS: Final = 16_384
 """Maximum number of stored steps, about 4 MB.
 
 If a relay has more circuits than half of this, it repeatedly discards steps and decides again.
@@ -87,6 +87,10 @@ class PolicyCompiler:
         self._known_steps = 0
         self._outbound.clear()
         self.links.clear()
+
+    def steps(self) -> int:
+        """Return the number of stored steps, at most :data:`MAX_STEPS`."""
+        return len(self._outbound) + sum(_steps_after(link) for link in self.links.values())
 
     def link(self, spi: bytes) -> CompiledSa | None:
         """Return the link SA for the first four bytes of a datagram; None if there is none."""
@@ -169,9 +173,15 @@ class PolicyCompiler:
         passage.steps[packet[STEP_KEY]] = step
 
     def _count_step(self) -> None:
-        if self._known_steps == _MAX_STEPS:
+        if self._known_steps == MAX_STEPS:
             self.forget()
         self._known_steps += 1
+
+
+def _steps_after(passage: CompiledSa) -> int:
+    """Return the number of steps of an SA and of those after it, MAX_TEMPLATES deep or less."""
+    following = (step for step in passage.steps.values() if isinstance(step, CompiledSa))
+    return len(passage.steps) + sum(_steps_after(step) for step in following)
 
 
 def _is_ours(address: bytes) -> bool:

@@ -52,6 +52,7 @@ from overlay.ipsec.userspace.compiled_policies import (
     Step,
     Tunnels,
 )
+from overlay.ipsec.userspace.contents import EngineContents
 from overlay.ipsec.userspace.sad import SecurityAssociationDatabase, check_association
 from overlay.ipsec.userspace.spd import SecurityPolicyDatabase, check_policy
 
@@ -232,6 +233,18 @@ class UserspaceEngine:
             "link SAs": self._sad.count(links=True),
             "onion SAs": self._sad.count(links=False),
         }
+
+    def contents(self) -> EngineContents:
+        """Return everything that the engine holds, for the examination of a node."""
+        return EngineContents(
+            associations=tuple(self._sad.associations()),
+            local_addresses=tuple(self._local),
+            policies=len(self._spd),
+            policy_links=self._spd.links(),
+            ciphers=len(self._sad.ciphers),
+            compiled_links=len(self._compiler.links),
+            steps=self._compiler.steps(),
+        )
 
     @property
     def has_soft_expired(self) -> bool:

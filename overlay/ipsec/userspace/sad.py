@@ -12,7 +12,8 @@ current         reqid                        a template uses the SA that was ins
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+import itertools
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import replace
 from random import Random
 from typing import TypeVar
@@ -76,15 +77,15 @@ def _key(sa: SecurityAssociation) -> _Key:
 class SecurityAssociationDatabase:
     """All SAs of this host; the engine owns it, and the engine's caller limits their number.
 
-    The engine reads ``inbound_links`` and ``inbound_onions`` directly.
+    The engine reads ``inbound_links``, ``inbound_onions`` and ``ciphers`` directly.
     """
 
     def __init__(self, rng: Random, report: Report) -> None:
         self._rng = rng
         self._report = report
         self._undated: set[Sa] = set()
-        self._warm = CachedCiphers()
-        self._warmed = self._warm.add
+        self.ciphers = CachedCiphers()
+        self._warmed = self.ciphers.add
         self._outbound: dict[_Address, tuple[OutboundSa, ...]] = {}
         self._current: dict[int, tuple[OutboundSa, ...]] = {}
         self.inbound_links: dict[int, InboundSa] = {}
@@ -122,7 +123,7 @@ class SecurityAssociationDatabase:
         if sa is None or sa.value != value:
             return False
         self._undated.discard(sa)
-        self._warm.discard(sa)
+        self.ciphers.discard(sa)
         if isinstance(sa, OutboundSa):
             _take(self._outbound, (value.spi, value.destination), sa)
             _take(self._current, value.reqid, sa)
@@ -159,13 +160,19 @@ class SecurityAssociationDatabase:
         for table in (self._outbound, self._current, self.inbound_links, self.inbound_onions):
             table.clear()
         self._undated.clear()
-        self._warm.clear()
+        self.ciphers.clear()
 
     def count(self, *, links: bool) -> int:
         """Return the number of link SAs, or of onion SAs, in both directions together."""
         inbound = len(self.inbound_links if links else self.inbound_onions)
         outbound = (sa for installed in self._outbound.values() for sa in installed)
         return inbound + sum((sa.endpoint is not None) is links for sa in outbound)
+
+    def associations(self) -> Iterator[SecurityAssociation]:
+        """Return the values of all SAs: inbound link SAs, inbound onion SAs, outbound SAs."""
+        inbound = (*self.inbound_links.values(), *self.inbound_onions.values())
+        outbound = itertools.chain.from_iterable(self._outbound.values())
+        return (sa.value for sa in itertools.chain(inbound, outbound))
 
     def current(self, reqid: int) -> OutboundSa | None:
         """Return the outbound SA with this ``reqid`` that was installed last."""
@@ -193,7 +200,7 @@ class SecurityAssociationDatabase:
 
     def cool_idle(self, now: float) -> None:
         """Release the ciphers of onion SAs that were not used recently."""
-        self._warm.cool_idle(now)
+        self.ciphers.cool_idle(now)
 
     def _find(self, value: SecurityAssociation) -> Sa | None:
         """Return the installed SA with the same unique key as ``value``."""

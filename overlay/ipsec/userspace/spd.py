@@ -140,6 +140,13 @@ class _LinkChains:
     def __init__(self) -> None:
         self._used: dict[Chain, tuple[Chain, int]] = {}
 
+    def __len__(self) -> int:
+        return len(self._used)
+
+    def uses(self) -> int:
+        """Return the number of policies that share the objects."""
+        return sum(uses for _, uses in self._used.values())
+
     def share(self, chain: Chain) -> Chain:
         """Count a policy; return an equal chain that ends with the shared object of the link."""
         link, uses = self._used.get(chain[-1:], (chain[-1:], 0))
@@ -161,6 +168,17 @@ class SecurityPolicyDatabase:
     def __init__(self) -> None:
         self._tables = self._empty_tables()
         self._links = _LinkChains()
+
+    def __len__(self) -> int:
+        """Return the number of policies."""
+        return self._links.uses()
+
+    def links(self) -> int:
+        """Return the number of links that policies name; the policies of a link share one object.
+
+        A link whose last policy was removed does not count.
+        """
+        return len(self._links)
 
     @staticmethod
     def _empty_tables() -> dict[PolicyDirection, dict[int, _PolicyTable]]:

@@ -88,20 +88,7 @@ class Host:
         """Whether nothing but links is left: no SA, no policy, no address, no SPI."""
         for configuration, _ in self.links.values():
             self.engine.remove(configuration)
-        engine = self.engine
-        return (
-            not engine._sad.inbound_links
-            and not engine._sad.inbound_onions
-            and not engine._sad._outbound
-            and not any(
-                table._shapes
-                for tables in engine._spd._tables.values()
-                for table in tables.values()
-            )
-            and not engine._local
-            and not len(self.spis)
-            and not len(self.pool)
-        )
+        return self.engine.contents().is_empty and not len(self.spis) and not len(self.pool)
 
 
 class Net:

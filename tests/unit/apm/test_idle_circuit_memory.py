@@ -16,10 +16,10 @@ def test_an_idle_circuit_costs_a_relay_less_than_4096_bytes_and_no_cipher():
     held, _ = held_by_circuit(chain, MEASURED)
     assert chain.relay.manager.relay_report().relayed == WARM_UP + MEASURED
     assert held < 4096 - 256, "256 bytes are for what the allocator loses by rounding"
-    assert len(chain.relay.engine._sad._warm) == 0
+    assert chain.relay.engine.contents().ciphers == 0
 
 
 def test_a_circuit_in_use_holds_a_cipher_for_each_direction():
     chain = Chain()
     chain.open_circuit()
-    assert len(chain.relay.engine._sad._warm) == 2
+    assert chain.relay.engine.contents().ciphers == 2

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from random import Random
 
 from overlay.addresses import CIRCUIT_PREFIX, OVERLAY_PREFIX, Endpoint
+from overlay.ipsec.esp import InboundSa, OutboundSa
+from overlay.ipsec.headers import IPV4
 from overlay.ipsec.interface import (
     ANY_V4,
     ANY_V6,
@@ -105,6 +107,17 @@ def sa_ends(
         )
 
     return SaEnds(end(reqids[0], inbound=False), end(reqids[1], inbound=True))
+
+
+def advance(into: InboundSa, outbound: SecurityAssociation, sequence: int) -> None:
+    """Move the window of an SA with ESN to a number by packets as far apart as a peer may skip."""
+    while into.highest < sequence:
+        following = min(sequence, into.highest + 2**31)
+        sa = OutboundSa(outbound, Random(following), lambda _: None, start=following - 1)
+        sealed = sa.seal(ipv4(INNER_V4, BOB_V4, b"advance"), IPV4, NOW)
+        assert isinstance(sealed, bytes)
+        outer_bytes = 0 if outbound.encapsulation else 40 if len(outbound.source) == 16 else 20
+        assert isinstance(into.open(sealed, outer_bytes, NOW), bytes)
 
 
 def template(sa: SecurityAssociation) -> Template:

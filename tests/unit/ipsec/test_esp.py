@@ -3,9 +3,10 @@ from dataclasses import replace
 from random import Random
 
 import pytest
-from ipsec_circuits import BOB_V4, INNER_V4, NOW, SaEnds, ipv4, ipv6, keymat, sa_ends
+from ipsec_circuits import BOB_V4, INNER_V4, NOW, SaEnds, advance, ipv4, ipv6, keymat, sa_ends
 
 from overlay.addresses import Endpoint
+from overlay.ipsec import esp
 from overlay.ipsec.esp import InboundSa, OutboundSa
 from overlay.ipsec.headers import IPV4, IPV6, NO_NEXT_HEADER
 from overlay.ipsec.interface import Drop, Lifetime, SaIdentity, Spi
@@ -45,7 +46,7 @@ class Pair:
         transform = new_transform(
             SUITES[value.suite], value.keymat.reveal(), value.spi, self.rng, esn=value.esn
         )
-        return self.into.open(transform.seal(self.into._window.highest + 1, plaintext), 0, NOW)
+        return self.into.open(transform.seal(self.into.highest + 1, plaintext), 0, NOW)
 
 
 @every_suite
@@ -138,7 +139,7 @@ def test_a_packet_left_of_the_window_is_dropped(esn, drop):
 
 def test_packets_go_on_over_the_rollover_of_the_low_half():
     pair = Pair(esn=True, start=2**32 - 3)
-    pair.into._window.highest = 2**32 - 3
+    advance(pair.into, pair.out.value, 2**32 - 3)
     for _ in range(6):
         assert pair.into.open(pair.seal(), 0, NOW) == PACKET
     assert pair.into.counters().sequence == 2**32 + 3
@@ -245,17 +246,22 @@ def test_3des_seals_no_more_than_its_block_size_allows():
     assert pair.out.seal(PACKET, IPV4, NOW) is Drop.OUT_STATE_EXPIRED
 
 
-def test_too_many_forgeries_end_an_sa_and_are_reported_before():
+def test_too_many_forgeries_end_an_sa_and_are_reported_before(monkeypatch):
+    limited = {**SUITES, 4: replace(SUITES[4], max_forgeries=6)}
+    monkeypatch.setattr(esp, "SUITES", limited)
     pair = Pair(suite=4)
-    limit, sealed = SUITES[4].max_forgeries, pair.seal()
+    sealed = pair.seal()
     forged = sealed[:-1] + bytes((sealed[-1] ^ 1,))
-    pair.into._forgeries = limit // 2 - 1
+    for _ in range(2):
+        assert pair.into.open(forged, 0, NOW) is Drop.IN_STATE_PROTO_ERROR
+    assert pair.reported == []
     assert pair.into.open(forged, 0, NOW) is Drop.IN_STATE_PROTO_ERROR
     assert pair.reported == [pair.into.value.identity]
     assert pair.into.open(sealed, 0, NOW) == PACKET
-    pair.into._forgeries = limit - 1
     later = pair.seal()
-    pair.into.open(later[:-1] + bytes((later[-1] ^ 1,)), 0, NOW)
+    for _ in range(3):
+        forgery = later[:-1] + bytes((later[-1] ^ 1,))
+        assert pair.into.open(forgery, 0, NOW) is Drop.IN_STATE_PROTO_ERROR
     assert pair.into.open(later, 0, NOW) is Drop.IN_STATE_EXPIRED
     assert pair.into.open(later, 0, NOW) is Drop.IN_STATE_EXPIRED
 

@@ -7,9 +7,10 @@ from ipsec_circuits import BOB_V4, INNER_V4, NOW, build_circuit, ipv4, sa_ends
 
 from overlay.ipsec.esp import InboundSa, OutboundSa
 from overlay.ipsec.headers import IPV4
-from overlay.ipsec.interface import Drop
+from overlay.ipsec.interface import Drop, IpsecConfiguration, SecurityPolicy
 from overlay.ipsec.suites import SUITES
 from overlay.ipsec.userspace.cipher_cache import COOLING_S, MAX_WARM, CachedCiphers
+from overlay.ipsec.userspace.spd import Chain, SecurityPolicyDatabase
 
 PACKET = ipv4(INNER_V4, BOB_V4, b"anonymous")
 NEAR, HOP = bytes(15) + b"\1", bytes(15) + b"\2"
@@ -26,7 +27,7 @@ def ends_of(spi: int = 0x5000, suite: int = 3):
 
 
 def is_warm(sa) -> bool:
-    return sa._transform is not None
+    return sa.is_warm
 
 
 @every_suite
@@ -94,34 +95,52 @@ def test_an_engine_cools_idle_circuits_and_carries_on():
         sent = circuit.alice.engine.process_outbound([PACKET], now).to_network
         _, result = circuit.carry(circuit.alice, sent, now)
         assert result.to_exit == [PACKET]
-        assert len(engines[1]._sad._warm) == 1
-        assert engines[1]._compiler.links
+        assert engines[1].contents().ciphers == 1
+        assert engines[1].contents().compiled_links
         for engine in engines:
             engine.process_inbound([], now + 30)
-            assert not len(engine._sad._warm)
-            assert not engine._compiler.links
+            assert engine.contents().ciphers == 0
+            assert engine.contents().compiled_links == 0
 
 
 def test_a_removed_sa_is_no_longer_held_and_flush_forgets_all():
     circuit = build_circuit(2)
     circuit.carry(circuit.alice, circuit.alice.engine.process_outbound([PACKET], NOW).to_network)
-    sad = circuit.hosts[1].engine._sad
-    for sa in [sa.value for sa in sad.inbound_onions.values()]:
-        assert sad.discard(sa)
-    assert not len(sad._warm)
-    assert len(circuit.alice.engine._sad._warm) == 2
-    circuit.alice.engine.flush()
-    assert not len(circuit.alice.engine._sad._warm)
+    relay, source = circuit.hosts[1].engine, circuit.alice.engine
+    onions = [sa for sa in relay.contents().associations if sa.inbound and not sa.encapsulation]
+    assert onions
+    assert relay.contents().ciphers == len(onions)
+    relay.remove(IpsecConfiguration(tuple(onions), ()))
+    assert relay.contents().ciphers == 0
+    assert source.contents().ciphers == 2
+    source.flush()
+    assert source.contents().is_empty
 
 
 def test_policies_share_the_chain_of_a_link_until_the_last_of_them_is_removed():
-    circuit = build_circuit(2)
-    host, spd = circuit.hosts[1], circuit.hosts[1].engine._spd
-    links = {id(chain) for chain, _ in spd._links._used.values()}
-    tables = [table for families in spd._tables.values() for table in families.values()]
-    chains = [chain for t in tables for shape in t._shapes.values() for chain in shape[3].values()]
-    assert {id(chain) for chain in chains if len(chain) == 1} <= links
-    assert sum(uses for _, uses in spd._links._used.values()) == len(chains)
-    host.engine.remove(circuit.configurations[1])
-    host.engine.remove(circuit.configurations[1])
-    assert sum(uses for _, uses in spd._links._used.values()) == len(chains) - 6
+    """One object for each link, because hundreds of chains end with it."""
+    policies = build_circuit(3).configurations[0].policies
+    links = {policy.templates[-1] for policy in policies}
+    assert len(policies) > len(links) == 2
+    spd = SecurityPolicyDatabase()
+    spd.add(policies)
+    shared = {id(chain_of(spd, policy)[-1]) for policy in policies}
+    assert (len(spd), spd.links(), len(shared)) == (len(policies), 2, 2)
+    for left, policy in reversed([*enumerate(policies)]):
+        assert spd.discard(policy)
+        assert not spd.discard(policy)
+        assert len(spd) == left
+        assert spd.links() == len({other.templates[-1] for other in policies[:left]})
+
+
+def chain_of(spd: SecurityPolicyDatabase, policy: SecurityPolicy) -> Chain:
+    selector = policy.selector
+    chain = spd.find(
+        policy.direction,
+        selector.source.network,
+        selector.destination.network,
+        selector.protocol or 0,
+    )
+    assert chain is not None
+    assert len(chain) == len(policy.templates)
+    return chain
