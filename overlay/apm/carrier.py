@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from random import Random
-from typing import Final
+from typing import Final, NamedTuple
 
 from overlay.addresses import OverlayAddress
 from overlay.apm.neighbour_shares import GroupsOf, NeighbourShares, no_groups
@@ -26,7 +26,21 @@ from overlay.apm.timers import Timers
 from overlay.errors import LimitReached, Malformed
 from overlay.wire import ByteReader
 
-__all__ = ["MAX_FRAGMENT_BYTES", "MAX_MESSAGE_BYTES", "SIGNALLING_PORT", "OnionCarrier"]
+__all__ = [
+    "DELIVERED_S",
+    "MAX_DELIVERED",
+    "MAX_DELIVERED_PER_PEER",
+    "MAX_FRAGMENT_BYTES",
+    "MAX_MESSAGE_BYTES",
+    "MAX_OUTGOING",
+    "MAX_OUTGOING_PER_PEER",
+    "MAX_PARTIAL",
+    "MAX_PARTIAL_PER_PEER",
+    "PARTIAL_S",
+    "SIGNALLING_PORT",
+    "CarrierLoad",
+    "OnionCarrier",
+]
 
 SIGNALLING_PORT: Final = 6978
 """UDP port of signalling at both ends, inside the link SA. The number is arbitrary."""
@@ -44,17 +58,17 @@ _ID_BYTES: Final = 8
 _SUSPICIOUS_ATTEMPTS: Final = 2
 """Two losses in a row are rare. It is more likely that the neighbour restarted and lost its SAs."""
 
-_MAX_OUTGOING: Final = 2048
-_MAX_OUTGOING_PER_PEER: Final = 64
+MAX_OUTGOING: Final = 2048
+MAX_OUTGOING_PER_PEER: Final = 64
 """This keeps a few silent neighbours from using all places for outgoing messages."""
 
-_MAX_PARTIAL: Final = 128
-_MAX_PARTIAL_PER_PEER: Final = 8
-_MAX_DELIVERED: Final = 65_536
-_MAX_DELIVERED_PER_PEER: Final = 4096
-_PARTIAL_S: Final = 20.0
+MAX_PARTIAL: Final = 128
+MAX_PARTIAL_PER_PEER: Final = 8
+MAX_DELIVERED: Final = 65_536
+MAX_DELIVERED_PER_PEER: Final = 4096
+PARTIAL_S: Final = 20.0
 """This is longer than a sender with default settings repeats a message (15.5 s)."""
-_DELIVERED_S: Final = 60.0
+DELIVERED_S: Final = 60.0
 """Time for which repeated fragments of a delivered message are recognised."""
 
 _Key = tuple[OverlayAddress, bytes]
@@ -83,6 +97,14 @@ class _Partial:
         return sum(1 << index for index in self.fragments)
 
 
+class CarrierLoad(NamedTuple):
+    """Numbers of messages of one neighbour, or of all."""
+
+    outgoing: int
+    partly_received: int
+    delivered: int
+
+
 class OnionCarrier:
     """Send and receive the messages of all neighbours.
 
@@ -101,8 +123,8 @@ class OnionCarrier:
         self._delivered: dict[_Key, int] = {}
         self._load: Counter[OverlayAddress] = Counter()
         self._shares: dict[str, NeighbourShares[_Key]] = {
-            "in": NeighbourShares(_MAX_PARTIAL, _MAX_PARTIAL_PER_PEER, groups),
-            "done": NeighbourShares(_MAX_DELIVERED, _MAX_DELIVERED_PER_PEER, groups),
+            "in": NeighbourShares(MAX_PARTIAL, MAX_PARTIAL_PER_PEER, groups),
+            "done": NeighbourShares(MAX_DELIVERED, MAX_DELIVERED_PER_PEER, groups),
         }
         self._timers: Timers[_TimerKey] = Timers()
         self._payloads: list[tuple[OverlayAddress, bytes]] = []
@@ -118,7 +140,7 @@ class OnionCarrier:
         """
         if not 0 < len(message) <= MAX_MESSAGE_BYTES:
             raise ValueError(f"a signalling message has 1 to {MAX_MESSAGE_BYTES} bytes")
-        if len(self._outgoing) >= _MAX_OUTGOING or self._load[peer] >= _MAX_OUTGOING_PER_PEER:
+        if len(self._outgoing) >= MAX_OUTGOING or self._load[peer] >= MAX_OUTGOING_PER_PEER:
             raise LimitReached("too many signalling messages are under way")
         key = (peer, self._rng.randbytes(_ID_BYTES))
         missing = set(range(_fragments_of(len(message))))
@@ -151,6 +173,11 @@ class OnionCarrier:
         for kind, table in (("in", self._partial), ("done", self._delivered)):
             for key in [key for key in table if key[0] == peer]:
                 self._forget(kind, key)
+
+    def load(self, peer: OverlayAddress | None = None) -> CarrierLoad:
+        """Return how many messages are held, of one neighbour or of all of them."""
+        tables = (self._outgoing, self._partial, self._delivered)
+        return CarrierLoad(*(sum(peer in (None, key[0]) for key in table) for table in tables))
 
     def failures(self) -> list[int]:
         """Return and clear the circuits whose message the neighbour did not acknowledge."""
@@ -235,7 +262,7 @@ class OnionCarrier:
                 raise LimitReached("the neighbour has too many signalling messages under way")
             partial = self._partial[key] = _Partial(length)
             self._shares["in"].add(key, key[0])
-            self._timers.set(("in", key), now + _PARTIAL_S)
+            self._timers.set(("in", key), now + PARTIAL_S)
         if partial.length != length:
             raise Malformed("two fragments of one message disagree about its length")
         return partial
@@ -244,7 +271,7 @@ class OnionCarrier:
         received = partial.received
         self._delivered[key] = received
         self._shares["done"].add(key, key[0])
-        self._timers.set(("done", key), now + _DELIVERED_S)
+        self._timers.set(("done", key), now + DELIVERED_S)
         self._acknowledge(key, received)
         return b"".join(partial.fragments[index] for index in range(len(partial.fragments)))
 

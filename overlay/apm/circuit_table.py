@@ -192,6 +192,14 @@ class CircuitTable:
         """Tell whether a circuit address belongs to a circuit of this node, in any role."""
         return address in self._addresses
 
+    def addresses(self) -> frozenset[CircuitAddress]:
+        """Return the circuit addresses in use, in any role."""
+        return frozenset(self._addresses)
+
+    def forward_spis(self) -> frozenset[Spi]:
+        """Return the SPIs for packets to this node, those of unfinished exchanges included."""
+        return frozenset(self._forward_spis)
+
     def has_hop_with(self, forward_spi: Spi) -> bool:
         """Tell whether a circuit of another node has this SPI for packets to this node.
 

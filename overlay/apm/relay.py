@@ -480,6 +480,10 @@ class RelayCircuits:
             drops=self._board.drops(),
         )
 
+    def exchanges(self) -> int:
+        """Return the number of circuits with a rekey exchange or with retired SAs."""
+        return len(self._rekeying)
+
 
 def _holdings(circuit: HopCircuit) -> Holdings:
     match circuit:

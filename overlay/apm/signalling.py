@@ -29,6 +29,7 @@ from overlay.apm.crypto import X25519_SUITE, OnionPrivateKey
 from overlay.apm.datagram import UdpDatagram, build_datagram, parse_datagram
 from overlay.apm.events import ApmDrop, ApmEvent, CircuitEnd, CircuitReport, LinkSilent, RelayReport
 from overlay.apm.inner_addresses import InnerAddressPool
+from overlay.apm.inspection import CircuitInspection
 from overlay.apm.layer import IpVersions
 from overlay.apm.relay import RelayCircuits
 from overlay.apm.settings import ApmSettings
@@ -297,3 +298,7 @@ class SignallingManager:
     def relay_report(self) -> RelayReport:
         """Return counts of the circuits of other nodes."""
         return self._relay.report()
+
+    def inspection(self) -> CircuitInspection:
+        """Return a view of all circuits with their keys, which a node must not report."""
+        return CircuitInspection(self._connections, self._relay.exchanges())

@@ -32,6 +32,10 @@ class SpiAllocator:
         """Return how many SPIs are in use."""
         return len(self._live)
 
+    def __contains__(self, spi: int) -> bool:
+        """Tell whether an SPI is in use."""
+        return spi in self._live
+
     def allocate(self, draw: Callable[[], int] | None = None) -> Spi:
         """Return a fresh SPI: the paper's ``nitcm_generate_spi()``.
 

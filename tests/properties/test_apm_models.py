@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from overlay.addresses import OverlayAddress
-from overlay.apm.carrier import OnionCarrier
+from overlay.apm.carrier import MAX_OUTGOING_PER_PEER, OnionCarrier
 from overlay.apm.settings import ApmSettings
 from overlay.apm.spi import SpiAllocator
 from overlay.apm.timers import Timers
@@ -56,8 +56,9 @@ def test_messages_arrive_at_most_once_and_unharmed_through_loss_copies_and_disor
     assert len(received) == len(set(received))
     assert set(received) <= set(messages)
     assert {messages[i] for i in range(len(messages)) if i not in failed} <= set(received)
-    assert not sender._outgoing
-    assert not sender._load
+    assert sender.load().outgoing == 0
+    for number in range(MAX_OUTGOING_PER_PEER):
+        sender.send(RIGHT, b"the whole share is free again", number, now)
 
 
 @pytest.mark.slow

@@ -6,7 +6,13 @@ from random import Random
 import pytest
 
 from overlay.addresses import OverlayAddress
-from overlay.apm.carrier import MAX_FRAGMENT_BYTES, MAX_MESSAGE_BYTES, OnionCarrier
+from overlay.apm.carrier import (
+    MAX_FRAGMENT_BYTES,
+    MAX_MESSAGE_BYTES,
+    MAX_OUTGOING_PER_PEER,
+    MAX_PARTIAL_PER_PEER,
+    OnionCarrier,
+)
 from overlay.apm.settings import ApmSettings
 from overlay.errors import LimitReached, Malformed
 
@@ -118,8 +124,12 @@ def test_half_a_message_is_forgotten() -> None:
     assert receiver.next_deadline() == 20.0
     receiver.handle_deadline(20.0)
     assert receiver.next_deadline() == math.inf
-    assert not receiver._partial
-    assert not receiver._load
+    assert receiver.load() == (0, 0, 0)
+    for seed in range(MAX_PARTIAL_PER_PEER):
+        other = make(seed + 10)
+        other.send(MIX1, BIG, 7, 20.0)
+        receiver.receive(ALICE, payloads(other)[0], 20.0)
+    assert receiver.load(ALICE) == (0, MAX_PARTIAL_PER_PEER, 0), "the whole share is free again"
 
 
 def test_neighbour_cannot_make_us_hold_more_than_eight_partial_messages() -> None:
@@ -184,8 +194,9 @@ def test_lost_link_fails_what_was_under_way_and_forgets_the_rest() -> None:
     sender.receive(MIX1, b"\x01" + bytes(8) + b"\x00\x01\x00x", 0.0)
     sender.link_lost(MIX1)
     assert sender.failures() == [7]
-    assert [key[0] for key in sender._outgoing] == [ALICE]
-    assert not sender._delivered
+    assert sender.load(ALICE) == sender.load() == (1, 0, 0)
+    for number in range(MAX_OUTGOING_PER_PEER):
+        sender.send(MIX1, b"x", number, 0.0)
 
 
 @pytest.mark.parametrize("size", [0, MAX_MESSAGE_BYTES + 1])

@@ -300,7 +300,7 @@ def test_control_spoofed_by_a_middle_relay_does_not_reach_the_source() -> None:
     net = Net(["alice", *mixes(2)])
     net.open("alice", mixes(2))
     net.run(3)
-    circuit = net["mix1"].manager._connections.hops()[0]
+    circuit = net["mix1"].manager.inspection().of_others()[0]
     far = circuit.ipsec.far  # type: ignore[union-attr]
     forged = control_packet(net["mix2"].address, far, Teardown(TeardownReason.CLOSED))
     # As if mix1's engine had received it from mix2: FWD to C(1), hence into b1 and the link.

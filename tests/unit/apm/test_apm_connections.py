@@ -5,21 +5,22 @@ from apm_lab import BOB_V4, Net
 
 from overlay.apm.circuit_table import CircuitTable, RequestedCircuit
 from overlay.apm.circuits import ExitIpsecInfo, RelayIpsecInfo, SourceIpsecInfo
+from overlay.apm.inspection import CircuitInspection
 from overlay.errors import InternalError
 
 
-def connections_of(net: Net, name: str) -> CircuitTable:
-    return net[name].manager._connections
+def circuits_of(net: Net, name: str) -> CircuitInspection:
+    return net[name].manager.inspection()
 
 
 def test_translator_gets_what_fits_the_role() -> None:
     net = Net(["alice", "mix1", "mix2"])
     number = net.open("alice", ["mix1", "mix2"])
     net.run(2)
-    assert isinstance(connections_of(net, "alice").request_ipsec_info(number), SourceIpsecInfo)
+    assert isinstance(circuits_of(net, "alice").ipsec_info(number), SourceIpsecInfo)
     for name, kind in (("mix1", RelayIpsecInfo), ("mix2", ExitIpsecInfo)):
-        [circuit] = connections_of(net, name).hops()
-        assert isinstance(connections_of(net, name).request_ipsec_info(circuit.number), kind)
+        [circuit] = circuits_of(net, name).of_others()
+        assert isinstance(circuits_of(net, name).ipsec_info(circuit.number), kind)
 
 
 def test_circuit_that_waits_for_a_link_has_no_ipsec_information() -> None:
@@ -36,11 +37,13 @@ def test_adjacent_nodes_share_one_circuit_address_and_no_three_do() -> None:
     net = Net(["alice", "mix1", "mix2", "mix3"])
     number = net.open("alice", ["mix1", "mix2", "mix3"])
     net.run(2)
-    info = connections_of(net, "alice").request_ipsec_info(number)
+    info = circuits_of(net, "alice").ipsec_info(number)
     assert isinstance(info, SourceIpsecInfo)
     for address in [sas.near for sas in info.hops]:
         knowing = [
-            name for name in ("mix1", "mix2", "mix3") if connections_of(net, name).uses(address)
+            name
+            for name in ("mix1", "mix2", "mix3")
+            if address in circuits_of(net, name).addresses()
         ]
         assert knowing in (["mix1"], ["mix1", "mix2"], ["mix2", "mix3"])
 
@@ -53,6 +56,6 @@ def test_removed_circuit_leaves_no_address_behind() -> None:
     net.pump(net["alice"])
     net.run(2)
     for name in net.hosts:
-        connections = connections_of(net, name)
-        assert not connections._addresses
-        assert connections.hops_in_total() == len(connections.sources()) == 0
+        circuits = circuits_of(net, name)
+        assert not circuits.addresses()
+        assert circuits.of_others() == circuits.own() == []

@@ -36,7 +36,7 @@ def anonymous_source() -> tuple[Actor, Actor, Actor, SourceIpsecInfo]:
     path = MixPath((mix.descriptor, mallory.descriptor))
     number = alice.manager.anonymous_connection(path, BOB_V4, NOW)
     alice.sends()
-    info = alice.manager._connections.request_ipsec_info(number)
+    info = alice.manager.inspection().ipsec_info(number)
     assert isinstance(info, SourceIpsecInfo)
     return alice, mix, mallory, info
 
@@ -206,7 +206,7 @@ def test_circuits_of_one_exit_reach_each_other_through_its_policy_alone(version:
     build = v4 if version == 4 else v6
     attack = build(inner["mallory"], inner["alice"])
     # Mallory's host is hers: she seals towards any destination.
-    [circuit] = net["mallory"].manager._connections.sources()
+    [circuit] = net["mallory"].manager.inspection().own()
     engine = net["mallory"].engine
     [policy] = [
         p for p in circuit.inner_configuration.policies if p.direction is PolicyDirection.OUT

@@ -14,6 +14,8 @@ import overlay.apm.plan
 import overlay.apm.relay
 import overlay.apm.source
 from overlay.addresses import InnerAddress
+from overlay.apm.carrier import OnionCarrier
+from overlay.apm.circuit_table import CircuitTable
 from overlay.apm.control import (
     CircuitPing,
     CircuitPong,
@@ -37,6 +39,7 @@ from overlay.apm.events import (
     LinkWanted,
 )
 from overlay.apm.inner_addresses import InnerAddresses
+from overlay.apm.relay import RelayCircuits
 from overlay.apm.settings import ApmSettings
 from overlay.errors import (
     AddressInUse,
@@ -93,24 +96,23 @@ def record_calls(actor: Actor, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         monkeypatch.setattr(owner, name, recorded)
 
-    manager = actor.manager
     for owner, name, paper in (
         (actor.spis, "allocate", "nitcm_generate_spi"),
         (overlay.apm.plan, "nesm_generate_sym_key", "nesm_generate_sym_key"),
         (overlay.apm.source, "construct_onion", "nesm_construct_onion"),
         (overlay.apm.onion, "nesm_encrypt_data", "nesm_encrypt_data"),
-        (manager._relay, "receive_onion_message", "apasm_receive_onion_msg"),
+        (RelayCircuits, "receive_onion_message", "apasm_receive_onion_msg"),
         (overlay.apm.relay, "extract_onion_info", "nesm_extract_onion_info"),
         (overlay.apm.onion, "nesm_decrypt_data", "nesm_decrypt_data"),
-        (manager._connections, "request_ipsec_info", "nitcm_request_ipsec_info"),
+        (CircuitTable, "request_ipsec_info", "nitcm_request_ipsec_info"),
         (overlay.apm.source, "ipsec_translator", "nitcm_ipsec_translator"),
         (overlay.apm.relay, "ipsec_translator", "nitcm_ipsec_translator"),
         (actor.backend, "install", "enforcement"),
-        (manager._carrier, "send", "apasm_send_onion_msg"),
+        (OnionCarrier, "send", "apasm_send_onion_msg"),
     ):
         watch(owner, name, lambda *_, paper=paper: paper)
     for name in ("put_source", "put_hop"):
-        watch(manager._connections, name, lambda circuit: f"soft state: {type(circuit).__name__}")
+        watch(CircuitTable, name, lambda _, circuit: f"soft state: {type(circuit).__name__}")
     calls.clear()
     return calls
 

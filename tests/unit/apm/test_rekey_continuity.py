@@ -83,7 +83,7 @@ class Flow:
         self.sent: tuple[list[bytes], list[bytes]] = ([], [])
 
     def circuit(self) -> OpenCircuit:
-        circuit = self.alice.manager._connections.source(self.number)
+        circuit = self.alice.manager.inspection().own_circuit(self.number)
         assert isinstance(circuit, OpenCircuit)
         return circuit
 
@@ -119,7 +119,7 @@ class Flow:
         self.net.pump(self.alice)
         self.net.run(3)
         for host in self.net.hosts.values():
-            assert len(host.manager._relay._rekeying) == 0
+            assert host.manager.inspection().exchanges == 0
             assert host.is_empty(), host.name
 
 

@@ -105,7 +105,7 @@ class Story:
 
     @property
     def sas(self) -> OnionSas:
-        return self.net["mix1"].manager._connections.hops()[0].sas
+        return self.net["mix1"].manager.inspection().of_others()[0].sas
 
 
 @pytest.fixture(scope="module")
@@ -146,15 +146,12 @@ def test_both_ends_have_dropped_the_chain_of_the_onion(story: Story) -> None:
     keys, *_ = story.mallory.stolen_keys(story.net["mix1"].identity.onion_private)
     story.net.run(40)
     for host in story.net.hosts.values():
-        connections = host.manager._connections
-        held = [sas for circuit in connections.sources() for sas in circuit.ipsec.hops]  # type: ignore[union-attr]
-        held += [circuit.sas for circuit in connections.hops()]
+        held = host.manager.inspection().onion_sas()
         assert held
         assert all(sas.chain != keys.chain for sas in held)
-        installed = [*host.engine._sad.inbound_onions.values()]
-        assert all(
-            sa.value.keymat not in (keys.forward_keymat, keys.backward_keymat) for sa in installed
-        )
+        installed = host.engine.contents().associations
+        assert any(sa.inbound and sa.encapsulation is None for sa in installed)
+        assert all(sa.keymat not in (keys.forward_keymat, keys.backward_keymat) for sa in installed)
 
 
 def test_mallory_needs_the_right_onion_key(story: Story) -> None:

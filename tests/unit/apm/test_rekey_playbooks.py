@@ -91,7 +91,7 @@ class Scene:
         for actor in (self.alice, self.mix):
             assert actor.backend.installed == []
             assert len(actor.spis) == 0
-            assert not actor.manager._connections._forward_spis
+            assert not actor.manager.inspection().forward_spis()
 
 
 def rekey_of(datagrams: list[UdpDatagram]) -> UdpDatagram:
@@ -150,7 +150,7 @@ def test_each_side_receives_before_the_other_sends_and_lets_go_after_that() -> N
     for actor, left in ((alice, ["in", "out"]), (mix, ["in", "out"])):
         actor.manager.handle_deadline(LATER + 2 + LINGER_S)
         assert directions(actor) == left
-    assert len(mix.manager._relay._rekeying) == 0
+    assert mix.manager.inspection().exchanges == 0
     scene.finish(LATER + 40)
 
 
@@ -170,11 +170,11 @@ def test_both_sides_have_the_same_new_keys_and_the_same_reqids_as_before() -> No
 def test_an_exchange_chains_to_the_one_before() -> None:
     scene = Scene()
     alice = scene.alice
-    circuit = alice.manager._connections.source(scene.number)
+    circuit = alice.manager.inspection().own_circuit(scene.number)
     first = circuit.ipsec.hops[0]  # type: ignore[union-attr]
     alice.hears(scene.switched(), now=LATER + 2)
-    second = alice.manager._connections.source(scene.number).ipsec.hops[0]  # type: ignore[union-attr]
-    theirs = scene.mix.manager._connections.hops()[0].sas
+    second = alice.manager.inspection().own_circuit(scene.number).ipsec.hops[0]  # type: ignore[union-attr]
+    theirs = scene.mix.manager.inspection().of_others()[0].sas
     assert (first.generation, second.generation, theirs.generation) == (0, 1, 1)
     assert first.chain != second.chain == theirs.chain
     assert first.forward_keymat != second.forward_keymat != second.backward_keymat
@@ -207,7 +207,7 @@ def test_any_message_may_be_lost_once(stage: str) -> None:
         for actor, other in ((scene.alice, scene.mix), (scene.mix, scene.alice)):
             actor.manager.handle_deadline(now)
             scene.carry(actor, other, now)
-    assert scene.mix.manager._connections.hops()[0].sas.generation == 1
+    assert scene.mix.manager.inspection().of_others()[0].sas.generation == 1
     assert directions(scene.alice) == ["in", "in", "out"]
     scene.finish(now)
 
@@ -319,7 +319,7 @@ def test_share_that_contributes_nothing_is_refused(share: bytes) -> None:
 
 def test_offer_under_the_spi_in_use_is_malformed() -> None:
     scene = Scene()
-    spi = scene.mix.manager._connections.hops()[0].sas.backward_spi
+    spi = scene.mix.manager.inspection().of_others()[0].sas.backward_spi
     scene.mix.hears(changed(scene.offer(), backward_spi=spi), now=LATER)
     assert scene.mix.sends(LATER) == []
     assert scene.drops(scene.mix) == {ApmDrop.MALFORMED: 1}
@@ -335,7 +335,7 @@ def test_offer_under_a_forward_spi_in_use_gets_no_answer() -> None:
     scene.mix.hears(*onions(carol.sends()))
     scene.mix.sends()
     offer, before = scene.offer(), scene.mix.backend.associations()
-    spis = [circuit.sas.forward_spi for circuit in scene.mix.manager._connections.hops()]
+    spis = [circuit.sas.forward_spi for circuit in scene.mix.manager.inspection().of_others()]
     assert len(spis) == 2
     for later, spi in enumerate(spis):
         scene.mix.hears(changed(offer, forward_spi=spi), now=LATER + later)
@@ -378,7 +378,7 @@ def test_every_spi_of_the_source_is_one_that_it_drew() -> None:
     scene.alice.hears(scene.switched(), now=LATER + 2)
     spis = {sa.spi for sa in scene.alice.backend.associations()}
     assert len(spis) == 3, "forward, backward, and the backward one that lingers"
-    assert spis <= scene.alice.spis._live
+    assert all(spi in scene.alice.spis for spi in spis)
 
 
 def test_offers_that_come_to_nothing_are_slowed_down_as_well() -> None:
@@ -435,7 +435,7 @@ def test_a_host_that_refuses_new_sas_goes_on_with_the_old_ones(stage: str) -> No
         for actor, other in ((scene.alice, scene.mix), (scene.mix, scene.alice)):
             actor.manager.handle_deadline(now)
             scene.carry(actor, other, now)
-    assert scene.mix.manager._connections.hops()[0].sas.generation in (1, 2)
+    assert scene.mix.manager.inspection().of_others()[0].sas.generation in (1, 2)
     assert directions(scene.alice) == ["in", "in", "out"]
     scene.finish(now)
 
@@ -507,7 +507,7 @@ def test_a_link_that_is_lost_during_an_exchange_leaves_nothing(stage: str) -> No
     scene.mix.manager.link_lost(scene.alice.address, LATER + 3)
     assert scene.alice.backend.installed == scene.mix.backend.installed == []
     assert len(scene.alice.spis) == 0
-    assert not scene.mix.manager._connections._forward_spis
+    assert not scene.mix.manager.inspection().forward_spis()
 
 
 def test_teardown_by_the_hop_during_an_exchange_leaves_nothing_at_the_source() -> None:

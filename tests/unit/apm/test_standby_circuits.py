@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
 
 import pytest
-from apm_lab import BOB_V4, BOB_V6, Net, lab_settings
+from apm_lab import BOB_V4, BOB_V6, Host, Net, lab_settings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_apm_circuits_on_engines import check_empty, opened, v4
 
 from overlay.addresses import InnerAddress
 from overlay.apm.circuit_table import ExitCircuit, OpenCircuit
-from overlay.apm.control import (
-    Confirm,
-    Move,
-    Teardown,
-    TeardownReason,
-    encode_control,
-    parse_control,
-)
+from overlay.apm.control import CONTROL_PORT, Confirm, Move, Teardown, TeardownReason
+from overlay.apm.datagram import parse_datagram
 from overlay.apm.events import (
     CircuitClosed,
     CircuitEnd,
@@ -32,6 +27,7 @@ from overlay.apm.events import (
 )
 from overlay.apm.inner_addresses import InnerAddresses
 from overlay.apm.layer import IpVersions
+from overlay.apm.switchboard import control_packet
 from overlay.errors import BackendError, LimitReached, PathError
 from overlay.ipsec.interface import IpsecConfiguration
 
@@ -163,6 +159,11 @@ def test_the_link_to_the_first_hop_may_be_lost_too() -> None:
     assert scene.echo(1)[0] >= 45
 
 
+def state_of(scene: Scene, number: int) -> CircuitState:
+    [state] = [each.state for each in scene.alice.manager.circuits() if each.number == number]
+    return state
+
+
 def inner_closed(scene: Scene) -> list[InnerAddress | None]:
     """Return the IPv4 inner addresses that the exit gave back."""
     return [event.inner_addresses.ipv4 for event in scene.exit.events_of(ExitCircuitClosed)]
@@ -211,18 +212,30 @@ def test_inner_addresses_that_no_source_claims_are_given_back(end: str) -> None:
     if end == "time":
         scene.net.run(LENT_LINGER_S + 1)
     elif end == "shutdown":
-        scene.exit.manager._relay.close_all(scene.net.now)
+        scene.exit.manager.close_all(scene.net.now)
     else:
-        scene.exit.manager._relay.withdraw(IpVersions.IPV4, scene.net.now)
+        scene.exit.manager.offer_exit(IpVersions.IPV6, scene.net.now)
     scene.net.pump(scene.exit)
     assert scene.inner in inner_closed(scene)
     assert len(scene.exit.pool) == 0
 
 
+def ignore_circuit_control(hop: Host) -> None:
+    """Let a hop drop what the sources of its circuits tell it, as a hostile one could."""
+    receive = hop.manager.receive
+
+    def receive_the_rest(packets: Sequence[bytes], now: float) -> None:
+        control = (hop.address, CONTROL_PORT)
+        datagrams = [(packet, parse_datagram(packet)) for packet in packets]
+        receive([p for p, d in datagrams if (d.destination, d.destination_port) != control], now)
+
+    hop.manager.receive = receive_the_rest  # type: ignore[method-assign]
+
+
 @pytest.mark.slow
 def test_a_hop_that_agrees_to_no_new_keys_does_not_end_the_connections() -> None:
     scene = Scene(rekey_after_s=20.0, rekey_timeout_s=5.0)
-    scene.net["mix1"].manager._relay.receive = lambda *_: None  # type: ignore[method-assign]
+    ignore_circuit_control(scene.net["mix1"])
     scene.net.run(10)
     answers, longest = scene.echo(8)
     assert longest < 0.2
@@ -236,7 +249,7 @@ def test_a_circuit_whose_keys_cannot_be_replaced_ends_without_a_standby() -> Non
     net = Net(["alice", "mix1", "exit"], settings=lab_settings(rekey_after_s=20.0))
     number = net.open("alice", ["mix1", "exit"])
     net.run(5)
-    net["mix1"].manager._relay.receive = lambda *_: None  # type: ignore[method-assign]
+    ignore_circuit_control(net["mix1"])
     net.run(60)
     lost = CircuitLost(number, CircuitEnd.NOT_REKEYED, silent_hop=1)
     assert net["alice"].events_of(CircuitLost) == [lost]
@@ -291,16 +304,13 @@ def test_a_standby_that_ends_while_it_takes_over_ends_the_lost_circuit(end: str)
     """Else the lost circuit would stay for ever: its timer has ended, and so has the move."""
     scene = Scene()
     scene.net.lose = lambda sender, *_: sender is scene.alice
-    for circuit in list(scene.alice.manager._connections.sources()):
-        if circuit.number == scene.number:
-            scene.alice.manager._source.link_lost(scene.net["mix1"].address, scene.net.now)
+    scene.alice.manager.link_lost(scene.net["mix1"].address, scene.net.now)
+    assert state_of(scene, scene.standby) is CircuitState.STANDBY
     assert scene.alice.events_of(CircuitLost) == []
     if end == "link":
         scene.net.notice_crash("mix3", by="alice")
     else:
-        standby = scene.alice.manager._connections.source(scene.standby)
-        told = Teardown(TeardownReason.SHUTDOWN)
-        scene.alice.manager._source.receive(standby, 1, told, scene.net.now)
+        tell_source(scene, scene.standby, 1, Teardown(TeardownReason.SHUTDOWN))
         scene.net.pump(scene.alice)
     assert {each.circuit for each in scene.alice.events_of(CircuitLost)} == {
         scene.number,
@@ -356,19 +366,17 @@ def test_a_standby_needs_an_open_circuit_and_its_exit() -> None:
 
 def test_a_guessed_ticket_moves_nothing() -> None:
     scene = Scene()
-    circuit = scene.exit.manager._connections.hops()[1]
-    before = [hop.ipsec.inner_addresses for hop in scene.exit.manager._connections.hops()]
+    circuit, before = exit_circuits(scene)[1], lent(scene)
     rng = Random(3)
     for _ in range(50):
-        message = parse_control(encode_control(Move(rng.randbytes(16))))
-        scene.exit.manager._relay.receive(circuit.sas.near, message, scene.net.now)
+        tell_exit(scene, circuit, Move(rng.randbytes(16)))
     scene.net.pump(scene.exit)
-    assert [h.ipsec.inner_addresses for h in scene.exit.manager._connections.hops()] == before
+    assert lent(scene) == before
     assert scene.echo(1)[0] >= 45
 
 
 def exit_circuits(scene: Scene) -> list[ExitCircuit]:
-    found = scene.exit.manager._connections.hops()
+    found = scene.exit.manager.inspection().of_others()
     return [circuit for circuit in found if isinstance(circuit, ExitCircuit)]
 
 
@@ -377,7 +385,16 @@ def lent(scene: Scene) -> dict[int, InnerAddresses]:
 
 
 def tell_exit(scene: Scene, circuit: ExitCircuit, message: Move | Teardown) -> None:
-    scene.exit.manager._relay.receive(circuit.sas.near, message, scene.net.now)
+    packet = control_packet(circuit.sas.near, scene.exit.address, message)
+    scene.exit.manager.receive([packet], scene.net.now)
+
+
+def tell_source(scene: Scene, number: int, position: int, message: Confirm | Teardown) -> None:
+    """Let the hop at this position of an own circuit of Alice tell her something."""
+    circuit = scene.alice.manager.inspection().own_circuit(number)
+    assert isinstance(circuit, OpenCircuit)
+    sas = circuit.ipsec.hops[position - 1]
+    scene.alice.manager.receive([control_packet(sas.hop, sas.near, message)], scene.net.now)
 
 
 @pytest.mark.parametrize("lie", ["addresses", "ticket", "own"])
@@ -385,9 +402,9 @@ def test_a_confirm_that_lies_moves_nothing(lie: str) -> None:
     """Both circuits are lost in the end, and the path is built anew over another exit."""
     scene = Scene()
     scene.net.lose = lambda sender, *_: sender is scene.alice
-    source, connections = scene.alice.manager._source, scene.alice.manager._connections
-    source.link_lost(scene.net["mix1"].address, scene.net.now)
-    primary, standby = connections.source(scene.number), connections.source(scene.standby)
+    scene.alice.manager.link_lost(scene.net["mix1"].address, scene.net.now)
+    circuits = scene.alice.manager.inspection()
+    primary, standby = circuits.own_circuit(scene.number), circuits.own_circuit(scene.standby)
     assert isinstance(primary, OpenCircuit)
     assert isinstance(standby, OpenCircuit)
     other = InnerAddresses(InnerAddress(bytes([100, 64, 9, 9])))
@@ -397,7 +414,7 @@ def test_a_confirm_that_lies_moves_nothing(lie: str) -> None:
         "own": Confirm(standby.inner_addresses, standby.ticket),
     }[lie]
     for _ in range(50):
-        source.receive(standby, len(standby.path), confirm, scene.net.now)
+        tell_source(scene, scene.standby, len(standby.path), confirm)
     assert scene.moved() == []
     scene.net.run(10)
     assert scene.moved() == []
