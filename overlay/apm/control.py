@@ -36,6 +36,7 @@ from overlay.wire import ByteReader
 __all__ = [
     "CONTROL_BYTES",
     "CONTROL_PORT",
+    "CONTROL_VERSION",
     "ECHO_BYTES",
     "SHARE_BYTES",
     "TAG_BYTES",
@@ -71,7 +72,7 @@ TAG_BYTES: Final = 16
 TICKET_BYTES: Final = 16
 """Random bytes that identify lent inner addresses. Only the exit and the source know them."""
 
-_VERSION: Final = 2
+CONTROL_VERSION: Final = 2
 _CONFIRM, _REFUSE, _PING, _PONG, _TEARDOWN = range(1, 6)
 _REKEY_OFFER, _REKEY_ANSWER, _REKEY_SWITCH, _REKEY_SWITCHED = range(6, 10)
 _MOVE: Final = 10
@@ -239,7 +240,7 @@ def encode_control(message: ControlMessage) -> bytes:
             kind, body = _REKEY_SWITCH, _encode_rekey(generation) + tag
         case RekeySwitched(generation, tag):
             kind, body = _REKEY_SWITCHED, _encode_rekey(generation) + tag
-    return (bytes((_VERSION, kind)) + body).ljust(CONTROL_BYTES, b"\0")
+    return (bytes((CONTROL_VERSION, kind)) + body).ljust(CONTROL_BYTES, b"\0")
 
 
 def _encode_rekey(*numbers: int) -> bytes:
@@ -263,7 +264,7 @@ def parse_control(data: bytes) -> ControlMessage:
     if len(data) != CONTROL_BYTES:
         raise Malformed("a circuit control message has one size")
     reader = ByteReader(data)
-    if reader.u8() != _VERSION:
+    if reader.u8() != CONTROL_VERSION:
         raise Malformed("circuit control of an unknown version")
     message = _parse_body(reader.u8(), reader)
     if any(reader.take(reader.remaining)):

@@ -43,11 +43,11 @@ from overlay.errors import InternalError, LimitReached, NotAuthentic
 from overlay.ipsec.interface import Lifetime, SaIdentity, SecurityAssociation
 from overlay.transitions import required_step
 
-__all__ = ["TRANSITIONS", "SourceRekeying"]
+__all__ = ["LONGEST_PAUSE_S", "SHORT_SPREAD_S", "TRANSITIONS", "SourceRekeying"]
 
-_LONGEST_PAUSE_S: Final = 8.0
+LONGEST_PAUSE_S: Final = 8.0
 
-_SHORT_SPREAD_S: Final = 0.05
+SHORT_SPREAD_S: Final = 0.05
 """The wait before the switch if the hard limit follows soon after the soft limit (3DES). It is
 long enough to hide the distance to the source, and short enough for 50 MB/s."""
 
@@ -165,7 +165,7 @@ class SourceRekeying:
         hard, soft = lifetime.hard_bytes, lifetime.soft_bytes
         far = hard is None or soft is None or soft < hard // 4
         spread_s = self._settings.rekey_spread_s
-        return spread_s if far else min(spread_s, _SHORT_SPREAD_S)
+        return spread_s if far else min(spread_s, SHORT_SPREAD_S)
 
     def receive(self, owner: _Owner, message: RekeyAnswer | RekeySwitched, now: float) -> None:
         """Process a message of a circuit's hop.
@@ -329,7 +329,7 @@ class SourceRekeying:
 
     def _pause(self, exchange: _Exchange, now: float) -> None:
         self._timers.set(exchange.owner, min(now + exchange.pause_s, exchange.gives_up_at))
-        exchange.pause_s = min(2 * exchange.pause_s, _LONGEST_PAUSE_S)
+        exchange.pause_s = min(2 * exchange.pause_s, LONGEST_PAUSE_S)
 
     def _say(self, exchange: _Exchange, message: RekeyOffer | RekeySwitch) -> None:
         sas = self._sas(exchange.owner)

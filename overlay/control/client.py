@@ -46,12 +46,12 @@ from overlay.errors import (
 )
 from overlay.trust import insist_on_peer
 
-__all__ = ["RESPONSE_TIMEOUT_S", "ControlClient", "NoNodeAnswers", "RequestFailed"]
+__all__ = ["BUSY_S", "RESPONSE_TIMEOUT_S", "ControlClient", "NoNodeAnswers", "RequestFailed"]
 
 RESPONSE_TIMEOUT_S: Final = 150.0
 """Longer than the node's own time limit, so that the user sees the node's error message."""
 
-_BUSY_S: Final = 20.0
+BUSY_S: Final = 20.0
 """Seconds for which to repeat the attempt while the node has too many connections."""
 
 _PAUSE_S: Final = (0.02, 0.2)
@@ -162,7 +162,7 @@ class ControlClient:
             os.close(descriptor)
 
     def _ask(self, request: Request) -> Any:  # noqa: ANN401 - checked by each method
-        deadline = time.monotonic() + _BUSY_S
+        deadline = time.monotonic() + BUSY_S
         while True:
             result = self._exchange(request)
             if not isinstance(result, Failure):
@@ -208,12 +208,12 @@ class ControlClient:
 
 
 def _connect(path: Path, timeout_s: float) -> socket.socket:
-    """Connect, and repeat the attempt for :data:`_BUSY_S` while the node's backlog is full.
+    """Connect, and repeat the attempt for :data:`BUSY_S` while the node's backlog is full.
 
     A socket with a timeout gets EAGAIN at once if the backlog is full (unix(7)), so the waiting
     is done here. Pauses are random, so that many waiting commands do not retry together.
     """
-    deadline = time.monotonic() + _BUSY_S
+    deadline = time.monotonic() + BUSY_S
     while True:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         connection.settimeout(timeout_s)
@@ -224,7 +224,7 @@ def _connect(path: Path, timeout_s: float) -> socket.socket:
             if time.monotonic() > deadline:
                 raise ConfigurationError(
                     f"the node at {path} has had too many connections to accept another for "
-                    f"{_BUSY_S:.0f} seconds; try again when other commands have ended."
+                    f"{BUSY_S:.0f} seconds; try again when other commands have ended."
                 ) from error
             time.sleep(random.uniform(*_PAUSE_S))
         except OSError as error:

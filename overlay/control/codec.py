@@ -42,6 +42,7 @@ from overlay.errors import Malformed
 from overlay.hop_limit import MAX_HOPS
 
 __all__ = [
+    "MAX_NAME_CHARACTERS",
     "MAX_REQUEST_BYTES",
     "MAX_RESPONSE_BYTES",
     "Failure",
@@ -59,7 +60,7 @@ MAX_REQUEST_BYTES: Final = 64 * 1024
 MAX_RESPONSE_BYTES: Final = 64 * 1024 * 1024
 """Limit of the client. Answers stay far below it, because the topology table is limited."""
 
-_MAX_NAME_CHARACTERS: Final = 64
+MAX_NAME_CHARACTERS: Final = 64
 _MAX_NUMBER: Final = 2**53 - 1
 """The largest integer that all JSON implementations read exactly (RFC 8259, section 6)."""
 
@@ -233,7 +234,7 @@ def _decode_options(
 def _decode_strategy(value: object) -> str | None:
     if value is None:
         return None
-    if not isinstance(value, str) or not 1 <= len(value) <= _MAX_NAME_CHARACTERS:
+    if not isinstance(value, str) or not 1 <= len(value) <= MAX_NAME_CHARACTERS:
         raise Malformed("strategy must be the name of a path selection strategy.")
     return value
 

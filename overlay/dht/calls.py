@@ -34,10 +34,10 @@ from overlay.dht.round_trips import RoundTrips
 from overlay.dht.settings import DhtSettings
 from overlay.errors import PeerError
 
-__all__ = ["Calls", "VerifiedReply"]
+__all__ = ["MAX_CHALLENGES", "Calls", "VerifiedReply"]
 
 _MAX_COOKIES: Final = 8192
-_MAX_CHALLENGES: Final = 2
+MAX_CHALLENGES: Final = 2
 _MAX_FORGERIES: Final = 3
 
 _INSISTENT_ATTEMPTS: Final = 16
@@ -150,7 +150,7 @@ class Calls:
     def challenged(self, challenge: Challenge, source: Endpoint, now: float) -> None:
         """Repeat a request with the cookie that its responder demands."""
         call = self._calls.get(challenge.request_id)
-        if call is None or call.endpoint != source or call.challenges >= _MAX_CHALLENGES:
+        if call is None or call.endpoint != source or call.challenges >= MAX_CHALLENGES:
             self._counts[DhtCount.UNSOLICITED] += 1
             return
         self._measure(call, now)

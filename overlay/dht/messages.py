@@ -45,6 +45,7 @@ from overlay.identity import PUBLIC_KEY_BYTES, node_id_of
 from overlay.wire import ByteReader
 
 __all__ = [
+    "MAX_CONTACTS",
     "MAX_CONTACTS_BYTES",
     "Contact",
     "Contacts",
@@ -71,7 +72,7 @@ MAX_CONTACTS_BYTES: Final = 1040
 _LARGEST_CONTACT_BYTES: Final = 16 + 2 + PUBLIC_KEY_BYTES + 2
 """An IPv6 address, a port, a key and two bytes of msgpack header."""
 
-_MAX_CONTACTS: Final = 32
+MAX_CONTACTS: Final = 32
 
 
 class Contact(NamedTuple):
@@ -343,7 +344,7 @@ def parse_reply(kind: MessageKind, body: list[object]) -> Reply:
 
 
 def _contacts(entries: list[object]) -> Contacts:
-    if len(entries) > _MAX_CONTACTS:
+    if len(entries) > MAX_CONTACTS:
         raise Malformed("a reply holds too many contacts")
     contacts: dict[NodeId, Contact] = {}
     for entry in entries:

@@ -26,10 +26,10 @@ from overlay.dht.routing import flipped
 from overlay.dht.schedule import Pace, Schedule, Task
 from overlay.dht.settings import DhtSettings
 
-__all__ = ["FIRST_REPUBLISH_S", "Publisher", "around"]
+__all__ = ["FIRST_REPUBLISH_S", "MOST_HOLDERS", "Publisher", "around"]
 
 FIRST_REPUBLISH_S: Final = 60.0
-_MOST_HOLDERS: Final = 4
+MOST_HOLDERS: Final = 4
 """Largest number of nodes that hold the descriptor, in units of k."""
 
 
@@ -100,7 +100,7 @@ class Publisher:
             return
         request = Store(self.descriptor.encoded)
         for contact in contacts:
-            if len(self._asked) >= _MOST_HOLDERS * self._settings.k:
+            if len(self._asked) >= MOST_HOLDERS * self._settings.k:
                 return
             if contact.node_id not in self._asked:
                 self._asked.add(contact.node_id)

@@ -56,11 +56,11 @@ from overlay.reply_budget import ReplyBudget
 from overlay.sensitive import SecretBytes
 from overlay.work_budget import Work, WorkBudget
 
-__all__ = ["Mistaken", "Proved", "RequestOutcome", "RequestResponder"]
+__all__ = ["STORE_SLACK", "Mistaken", "Proved", "RequestOutcome", "RequestResponder"]
 
 _SECRET_BYTES: Final = 32
 
-_STORE_SLACK: Final = 3
+STORE_SLACK: Final = 3
 """A record is refused by whoever knows 3 k nodes nearer to it than itself: its region has up to
 2 k nodes, and k more may have come to surround it, against which it is stored in the region."""
 
@@ -263,7 +263,7 @@ class RequestResponder:
         """Store the sender's own descriptor if its id is near ours; others are refused."""
         key = contact.node_id
         k = self._settings.k
-        if self._is_among_nearest(_STORE_SLACK * k, key):
+        if self._is_among_nearest(STORE_SLACK * k, key):
             try:
                 responsible = self._is_among_nearest(k, key)
                 self._store.put(key, record, group, now, responsible=responsible)

@@ -26,14 +26,21 @@ from overlay.dht.descriptor import MixDescriptor, UnverifiedDescriptor
 from overlay.errors import BackendError, ConfigurationError, Malformed, PeerError
 from overlay.identity import PUBLIC_KEY_BYTES
 
-__all__ = ["MAX_HINTS", "SCHEMA_VERSION", "BootstrapHint", "StoredTopology", "TopologyStore"]
+__all__ = [
+    "APPLICATION_ID",
+    "MAX_HINTS",
+    "SCHEMA_VERSION",
+    "BootstrapHint",
+    "StoredTopology",
+    "TopologyStore",
+]
 
 SCHEMA_VERSION: Final = 1
 
 MAX_HINTS: Final = 2_000
 """Hints of each network. If there are more, those seen longest ago are removed."""
 
-_APPLICATION_ID: Final = 0x4D545431
+APPLICATION_ID: Final = 0x4D545431
 """``MTT1``, which distinguishes this file from the SQLite files of other programs."""
 
 _SCHEMA: Final = f"""
@@ -52,7 +59,7 @@ CREATE TABLE hints (
     last_seen INTEGER NOT NULL,
     PRIMARY KEY (network_id, identity_key, address, port)
 ) WITHOUT ROWID;
-PRAGMA application_id = {_APPLICATION_ID};
+PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {SCHEMA_VERSION};
 COMMIT;
 """
@@ -273,7 +280,7 @@ class TopologyStore:
         tables = database.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
         if not tables and application == 0:
             database.executescript(_SCHEMA)
-        elif application != _APPLICATION_ID:
+        elif application != APPLICATION_ID:
             raise ConfigurationError(
                 f"{self._path} belongs to another program; name another file for the topology."
             )

@@ -28,7 +28,7 @@ A new link has no endpoint in use. It opens at the endpoint from which the peer 
 the confirm and all copies of the initiation came from one endpoint, it opens there at once.
 
 Only challenges are sent to an endpoint that is not proved: one of the same size for each confirm
-from there, or one per ``_ASK_S`` for larger packets.
+from there, or one per ``ASK_S`` for larger packets.
 
 Reasons: docs/decisions/0039.
 """
@@ -48,6 +48,9 @@ from overlay.addresses import Endpoint
 from overlay.link.settings import LinkSettings
 
 __all__ = [
+    "ASK_LATER_S",
+    "ASK_S",
+    "HEAD_START_S",
     "MAX_TOKENS",
     "TOKEN_BYTES",
     "TRANSITIONS",
@@ -63,16 +66,16 @@ TOKEN_BYTES: Final = _NAME_BYTES + _SECRET_BYTES
 """A token has the endpoint to which it is sent, and random bytes that cannot be guessed within its
 lifetime."""
 
-_ASK_S: Final = 0.05
+ASK_S: Final = 0.05
 """Interval of challenges to the endpoint in use at first: at least three before a link moves."""
 
-_ASK_LATER_S: Final = 0.1
+ASK_LATER_S: Final = 0.1
 """Interval of challenges afterwards: 30 in ``endpoint_silence_s`` (default 3 s). So even the loss
 of three in four answers hardly ever moves a link."""
 
 _ASK_OFTEN_FOR_S: Final = 0.5
 
-_HEAD_START_S: Final = 0.12
+HEAD_START_S: Final = 0.12
 """Time that the endpoint in use has after the challenger's echo, plus half a round trip."""
 
 MAX_TOKENS: Final = 64
@@ -181,7 +184,7 @@ class EndpointProof:
 
     def seen(self, source: Endpoint, now: float) -> None:
         """Process the source of an authentic packet. The endpoint in use has no effect."""
-        if source != self._expected and not self._was_asked_since(source, now - _ASK_S):
+        if source != self._expected and not self._was_asked_since(source, now - ASK_S):
             self._feed(ProofInput.ELSEWHERE, source, now)
 
     def echoed(
@@ -265,7 +268,7 @@ class EndpointProof:
     def _remember(self, source: Endpoint, now: float) -> None:
         self._challenger = source
         if not self._observed:
-            head_start_s = self._round_trip_s / 2 + _HEAD_START_S
+            head_start_s = self._round_trip_s / 2 + HEAD_START_S
             self._gives_up_at = min(self._gives_up_at, now + head_start_s)
 
     def _settle(self, source: Endpoint, now: float) -> None:  # noqa: ARG002 - an action
@@ -311,7 +314,7 @@ class EndpointProof:
         if self._asked is not None:
             self._draw(self._asked, now)
         often = now - self._began_at < _ASK_OFTEN_FOR_S
-        self._ask_at = now + (_ASK_S if often else _ASK_LATER_S)
+        self._ask_at = now + (ASK_S if often else ASK_LATER_S)
 
 
 Step = tuple[Callable[[EndpointProof, Endpoint, float], None], ProofState]

@@ -39,11 +39,11 @@ from overlay.link.services import LinkServices
 from overlay.link.states import Cause, LinkInput, LinkState
 from overlay.transitions import required_step
 
-__all__ = ["MAX_OLD_PAIRS", "TRANSITIONS", "Link"]
+__all__ = ["MAX_OLD_PAIRS", "MAX_REKEY_PAUSE_S", "TRANSITIONS", "Link"]
 
 T = TypeVar("T")
 
-_MAX_REKEY_PAUSE_S: Final = 120.0
+MAX_REKEY_PAUSE_S: Final = 120.0
 """Longest pause after a rekeying without an answer. The pause begins at ``handshake_timeout_s`` and
 doubles. A pair lives for several such pauses after the first attempt."""
 
@@ -286,7 +286,7 @@ class Link:
         pause_s = self._services.settings.handshake_timeout_s * 2.0**current.failed_rekeyings
         jitter = self._services.rng.uniform(0.8, 1.2)  # so that links do not rekey at once
         current.failed_rekeyings = min(current.failed_rekeyings + 1, 16)
-        current.rekey_at = cause.now + min(pause_s, _MAX_REKEY_PAUSE_S) * jitter
+        current.rekey_at = cause.now + min(pause_s, MAX_REKEY_PAUSE_S) * jitter
 
     def _answer(self, cause: Cause) -> None:
         """Store the offered pair in place of an earlier one, and send our response."""

@@ -17,7 +17,7 @@ from overlay.link.exchange import Agreement, SentInitiation
 from overlay.link.handshake import GEOMETRY, CookieReply, Response
 from overlay.link.services import LinkServices
 
-__all__ = ["MAX_COOKIES", "OutgoingHandshake"]
+__all__ = ["MAX_COOKIES", "STAGGER_S", "OutgoingHandshake"]
 
 MAX_COOKIES: Final = 32
 """Most cookies that one attempt tries. An observer of the initiation can send false cookies, so
@@ -28,7 +28,7 @@ _SAMPLE: Final = 32
 choice, such as the first ones, an observer could always exclude the genuine replies. There are many
 genuine ones, because the responder sends one for each wrong cookie."""
 
-_STAGGER_S: Final = 0.25
+STAGGER_S: Final = 0.25
 """Pause before the next endpoint is tried (Connection Attempt Delay, RFC 8305, section 5)."""
 
 _REKEY_STAGGER_S: Final = 0.1
@@ -76,7 +76,7 @@ class OutgoingHandshake:
         self._cookies: dict[Endpoint, bytes] = {}
         self._copies: list[Endpoint] = []
         self._copy_at = math.inf
-        self._stagger_s = _STAGGER_S
+        self._stagger_s = STAGGER_S
         self._attempts = 0
         self._sample: list[tuple[CookieReply, bytes, Endpoint]] = []
         self._sent: SentInitiation | None = None
@@ -124,7 +124,7 @@ class OutgoingHandshake:
         self._tried = self._sampled_cookies()
         self._excess = 0
         first, *self._copies = self._peer.endpoints
-        pause_s = _STAGGER_S if self._pair_cookie is None else _REKEY_STAGGER_S
+        pause_s = STAGGER_S if self._pair_cookie is None else _REKEY_STAGGER_S
         self._stagger_s = min(pause_s, (self.backoff.next_at - now) / (len(self._copies) + 1))
         self._copy_at = math.inf
         self._plan_copies(now)

@@ -31,19 +31,27 @@ from overlay.errors import BackendError, Malformed
 from overlay.hop_limit import MAX_HOPS
 from overlay.paths.requested_path import PathTerms
 
-__all__ = ["MAX_FILE_BYTES", "PathFile", "decode_paths", "encode_paths"]
+__all__ = [
+    "FILE_VERSION",
+    "MAX_ASIDE",
+    "MAX_FILE_BYTES",
+    "MAX_NAME_CHARACTERS",
+    "PathFile",
+    "decode_paths",
+    "encode_paths",
+]
 
 MAX_FILE_BYTES: Final = 512 * 1024
 """Room for 256 paths with the longest names and five fixed hops each."""
 
 MAX_STORED: Final = 256
 
-_VERSION: Final = 1
+FILE_VERSION: Final = 1
 _FIELDS: Final = {"destination", "hops", "strategy", "via", "both_versions"}
-_MAX_NAME_CHARACTERS: Final = 64
+MAX_NAME_CHARACTERS: Final = 64
 _DESTINATION: Final = re.compile(rb'"destination"\s*:\s*"([0-9a-fA-F.:]{2,45}(?:/[0-9]{1,3})?)"')
 _SELECTION: Final = SelectionSettings()
-_MAX_ASIDE: Final = 8
+MAX_ASIDE: Final = 8
 
 _NO_FILE: Final = frozenset((errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.ENOTDIR))
 """What opening gives if a directory, a symbolic link or a socket is in the file's place."""
@@ -61,7 +69,7 @@ def encode_paths(all_terms: Iterable[PathTerms]) -> bytes:
         }
         for terms in all_terms
     ]
-    return json.dumps({"version": _VERSION, "paths": paths}, indent=1).encode() + b"\n"
+    return json.dumps({"version": FILE_VERSION, "paths": paths}, indent=1).encode() + b"\n"
 
 
 def decode_paths(
@@ -84,7 +92,7 @@ def decode_paths(
     if not isinstance(entries, list):
         flaw = flaw or "the file has no list of paths."
         entries = [{"destination": each.decode()} for each in _DESTINATION.findall(data)]
-    elif content.get("version") != _VERSION:
+    elif content.get("version") != FILE_VERSION:
         flaw = "the file has no version that this program knows."
     found: dict[IpNetwork, PathTerms] = {}
     whole = 0
@@ -145,7 +153,7 @@ def _is_hops(value: object) -> TypeGuard[int]:
 
 
 def _is_strategy(value: object) -> TypeGuard[str]:
-    return isinstance(value, str) and 1 <= len(value) <= _MAX_NAME_CHARACTERS
+    return isinstance(value, str) and 1 <= len(value) <= MAX_NAME_CHARACTERS
 
 
 def _read_destination(value: object) -> IpNetwork | None:
@@ -301,5 +309,5 @@ class PathFile:
                 return
 
     def _names_aside(self) -> list[Path]:
-        names = (f"{self._path.name}.damaged-{number}" for number in range(1, _MAX_ASIDE + 1))
+        names = (f"{self._path.name}.damaged-{number}" for number in range(1, MAX_ASIDE + 1))
         return [self._path.with_name(name) for name in names]

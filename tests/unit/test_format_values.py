@@ -1,50 +1,43 @@
 """The values that the pages of docs/formats state are those of the code."""
 
-import ast
-import operator
 from pathlib import Path
 
 import pytest
 
+from overlay.apm import carrier, control, rekey_source
 from overlay.apm.carrier import MAX_FRAGMENT_BYTES, MAX_MESSAGE_BYTES, SIGNALLING_PORT
 from overlay.apm.control import CONTROL_BYTES, CONTROL_PORT, ECHO_BYTES, TAG_BYTES, TICKET_BYTES
 from overlay.apm.geometry import GEOMETRIES, LAYER_BYTES, NESM_VERSION
 from overlay.apm.settings import ApmSettings
 from overlay.config.sections import NetworkSettings
+from overlay.control import client, codec
 from overlay.control.client import RESPONSE_TIMEOUT_S
 from overlay.control.codec import MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES
 from overlay.control.server import IDLE_TIMEOUT_S, MAX_CONNECTIONS, REQUEST_TIMEOUT_S
 from overlay.control.service import MAX_DESTINATIONS
-from overlay.dht import descriptor, envelope
+from overlay.dht import (
+    calls,
+    descriptor,
+    envelope,
+    messages,
+    publishing,
+    responder,
+    topology_store,
+)
 from overlay.dht.admission import COOKIE_ROTATION_S
 from overlay.dht.settings import DhtSettings
 from overlay.dht.topology_store import MAX_HINTS, SCHEMA_VERSION
 from overlay.hop_limit import MAX_HOPS
 from overlay.ipsec.interface import MIN_SPI
 from overlay.ipsec.pieces import MAX_PIECES
-from overlay.link import cookie, lifetimes, machine, outgoing, size_search
+from overlay.link import cookie, endpoint_proof, lifetimes, machine, outgoing, size_search
 from overlay.link.handshake import MESSAGE_BYTES, VERSION, MessageType
 from overlay.link.settings import LinkSettings
+from overlay.node import path_file
 from overlay.node.path_file import MAX_FILE_BYTES, MAX_STORED
 
 _ROOT = Path(__file__).parents[2]
 _NUMBER_WORDS = {4: "four", 8: "eight"}
-_OPERATORS = {ast.Mult: operator.mul, ast.Pow: operator.pow}
-
-
-def _constant(file: str, name: str) -> float:
-    """Read a module's private number from its source."""
-    for node in ast.parse((_ROOT / "overlay" / file).read_text()).body:
-        if isinstance(node, ast.AnnAssign) and getattr(node.target, "id", "") == name:
-            return _number(node.value)
-    raise AssertionError(f"overlay/{file} has no constant {name}")
-
-
-def _number(value: ast.expr | None) -> float:
-    if isinstance(value, ast.BinOp):
-        return _OPERATORS[type(value.op)](_number(value.left), _number(value.right))
-    assert isinstance(value, ast.Constant)
-    return value.value
 
 
 def _circuit_control() -> list[str]:
@@ -53,7 +46,7 @@ def _circuit_control() -> list[str]:
     return [
         f"port {CONTROL_PORT} at both ends",
         f"## Message ({CONTROL_BYTES} bytes)",
-        f"version (1) = {_constant('apm/control.py', '_VERSION')} |",
+        f"version (1) = {control.CONTROL_VERSION} |",
         f"zeros to {CONTROL_BYTES} bytes",
         f"echo ({ECHO_BYTES})",
         f"ticket ({TICKET_BYTES})",
@@ -73,20 +66,19 @@ def _circuit_control() -> list[str]:
         f"the old backward SA after {apm.retired_sa_s:g} s;",
         f"removes both old ones after {apm.retired_sa_s:g} s",
         f"{apm.rekey_retry_s:g}, {2 * apm.rekey_retry_s:g}, {4 * apm.rekey_retry_s:g}, "
-        f"{8 * apm.rekey_retry_s:g}, {_constant('apm/rekey_source.py', '_LONGEST_PAUSE_S'):g}, ",
+        f"{8 * apm.rekey_retry_s:g}, {rekey_source.LONGEST_PAUSE_S:g}, ",
         f"a hop silent for {apm.rekey_timeout_s:g} s ends the circuit",
         f"| {apm.rekey_after_s:g} s, less up to a tenth at random |",
         f"| {apm.rekey_after_bytes >> 30} GiB or 2^{apm.rekey_after_packets.bit_length() - 1} ",
         f"one in {apm.rekey_pause_s:g} s (`rekey_pause_s`)",
         f"0 to {apm.rekey_spread_s:g} s (`rekey_spread_s`)",
-        f"to {_constant('apm/rekey_source.py', '_SHORT_SPREAD_S'):g} s where the suite ends soon",
+        f"to {rekey_source.SHORT_SPREAD_S:g} s where the suite ends soon",
         f"({2 * apm.rekey_after_s + 4 * apm.rekey_timeout_s:g} s)",
     ]
 
 
 def _onion() -> list[str]:
     apm = ApmSettings()
-    carrier = "apm/carrier.py"
     waits = [apm.carrier_retry_s * 2**attempt for attempt in range(apm.carrier_attempts)]
     return [
         f"*K* = {MAX_HOPS} slots",
@@ -103,15 +95,15 @@ def _onion() -> list[str]:
         f"fragment (at most {MAX_FRAGMENT_BYTES:,})",
         f"repeats what is missing after {waits[0]:g} s, {waits[1]:g} s, {waits[2]:g} s, ",
         f"gives up after {sum(waits):g} s",
-        f"forgets half a message after {_constant(carrier, '_PARTIAL_S'):g} s",
-        f"knows a whole one for {_constant(carrier, '_DELIVERED_S'):g} s",
+        f"forgets half a message after {carrier.PARTIAL_S:g} s",
+        f"knows a whole one for {carrier.DELIVERED_S:g} s",
         f"| message on the carrier | {MAX_MESSAGE_BYTES // MAX_FRAGMENT_BYTES} fragments |",
-        f"| outgoing messages | {_constant(carrier, '_MAX_OUTGOING'):,}, "
-        f"of them {_constant(carrier, '_MAX_OUTGOING_PER_PEER')} to one neighbour |",
-        f"several fragments | {_constant(carrier, '_MAX_PARTIAL')}, "
-        f"of them {_constant(carrier, '_MAX_PARTIAL_PER_PEER')} of one neighbour |",
-        f"| remembered message ids | {_constant(carrier, '_MAX_DELIVERED'):,}, "
-        f"of them {_constant(carrier, '_MAX_DELIVERED_PER_PEER'):,} of one neighbour |",
+        f"| outgoing messages | {carrier.MAX_OUTGOING:,}, "
+        f"of them {carrier.MAX_OUTGOING_PER_PEER} to one neighbour |",
+        f"several fragments | {carrier.MAX_PARTIAL}, "
+        f"of them {carrier.MAX_PARTIAL_PER_PEER} of one neighbour |",
+        f"| remembered message ids | {carrier.MAX_DELIVERED:,}, "
+        f"of them {carrier.MAX_DELIVERED_PER_PEER:,} of one neighbour |",
         f"| onions that wait for a link | {apm.max_held_onions}, "
         f"of them {apm.max_held_onions_per_neighbour} of one neighbour |",
         f"| replay cache | {apm.max_replay_entries:,} layers, "
@@ -129,17 +121,17 @@ def _link_handshake() -> list[str]:
         " s",
         f"gives up after {link.handshake_timeout_s:g} s",
         f"for at most {outgoing.MAX_COOKIES} cookies an attempt",
-        f"{_constant('link/outgoing.py', '_STAGGER_S') * 1000:g} ms apart (RFC 8305)",
+        f"{outgoing.STAGGER_S * 1000:g} ms apart (RFC 8305)",
         f"have {link.retired_sa_s:g} s of grace, at most {_NUMBER_WORDS[old_pairs]} of them",
         f"replaces it after {link.rekey_after_s / 60:g} minutes",
         f"carried {link.rekey_after_bytes >> 30} GiB or "
         f"2^{link.rekey_after_packets.bit_length() - 1} packets",
-        f"up to {_constant('link/machine.py', '_MAX_REKEY_PAUSE_S'):g} s. Otherwise",
+        f"up to {machine.MAX_REKEY_PAUSE_S:g} s. Otherwise",
         f"its pair is {lifetimes.hard_s(link):,.0f} s old (`hard_s`)",
         f"within {link.endpoint_silence_s:g} s (`endpoint_silence_s`)",
-        f"challenged as well, every {_constant('link/endpoint_proof.py', '_ASK_S') * 1000:g} ms,",
-        f"every {_constant('link/endpoint_proof.py', '_ASK_LATER_S') * 1000:g} ms. Its echo",
-        f"and {_constant('link/endpoint_proof.py', '_HEAD_START_S') * 1000:g} ms more",
+        f"challenged as well, every {endpoint_proof.ASK_S * 1000:g} ms,",
+        f"every {endpoint_proof.ASK_LATER_S * 1000:g} ms. Its echo",
+        f"and {endpoint_proof.HEAD_START_S * 1000:g} ms more",
         f"The first probe has {size_search.BASE_BYTES:,} bytes",
         f"until they are {size_search.GRAIN_BYTES} bytes apart",
         f"{size_search.MIN_BYTES} are tried",
@@ -173,16 +165,16 @@ def _dht_rpc() -> list[str]:
         f"[descriptor (1..{descriptor.MAX_DESCRIPTOR_BYTES})]",
         f"| datagram | {envelope.MAX_DATAGRAM_BYTES:,} |",
         f"| descriptor | {descriptor.MAX_DESCRIPTOR_BYTES:,} |",
-        f"at most {_constant('dht/messages.py', '_MAX_CONTACTS')} are read",
+        f"at most {messages.MAX_CONTACTS} are read",
         f"| cookie | valid {minutes} to {2 * minutes} minutes; the caller uses it for {minutes} |",
         f"| challenges that a node sends | {dht.challenges_per_s:,} a second,",
-        f"| challenges that a caller follows | {_constant('dht/calls.py', '_MAX_CHALLENGES')} a",
+        f"| challenges that a caller follows | {calls.MAX_CHALLENGES} a",
         f"changes every {minutes} minutes",
-        f"fewer than {_constant('dht/responder.py', '_STORE_SLACK')} k contacts",
+        f"fewer than {responder.STORE_SLACK} k contacts",
         f"tolerance of {descriptor.CLOCK_SKEW_S // 60} minutes",
         f"Its subnet has fewer than {dht.max_records_per_source} records",
-        f"{_constant('dht/publishing.py', 'FIRST_REPUBLISH_S') / 60:g} minute later",
-        f"at most {_constant('dht/publishing.py', '_MOST_HOLDERS')} k nodes in all",
+        f"{publishing.FIRST_REPUBLISH_S / 60:g} minute later",
+        f"at most {publishing.MOST_HOLDERS} k nodes in all",
         f"{dht.rpc_timeout_s * 1000:g} ms for the answer of an unknown endpoint",
         f"between {dht.rpc_timeout_min_s * 1000:g} ms and {dht.rpc_timeout_max_s:g} s",
     ]
@@ -207,11 +199,11 @@ def _control_socket() -> list[str]:
     return [
         f"`hops`: 1 to {MAX_HOPS};",
         f"up to {MAX_HOPS} nodes, first hop first",
-        f"1 to {_constant('control/codec.py', '_MAX_NAME_CHARACTERS')} characters",
+        f"1 to {codec.MAX_NAME_CHARACTERS} characters",
         f"list of 1 to {MAX_DESTINATIONS} of them",
         f"| request line | {MAX_REQUEST_BYTES:,} bytes |",
         f"| connections | {MAX_CONNECTIONS} |",
-        f"connects again for {_constant('control/client.py', '_BUSY_S'):g} s |",
+        f"connects again for {client.BUSY_S:g} s |",
         f"| time for one request | {REQUEST_TIMEOUT_S:g} s |",
         f"left unread | {IDLE_TIMEOUT_S:g} s |",
         f"| response line (client) | {MAX_RESPONSE_BYTES >> 20} MiB |",
@@ -221,11 +213,11 @@ def _control_socket() -> list[str]:
 
 def _remembered_paths() -> list[str]:
     return [
-        f"| `version` | integer | {_constant('node/path_file.py', '_VERSION')};",
+        f"| `version` | integer | {path_file.FILE_VERSION};",
         f"the exit included, 1 to {MAX_HOPS} |",
-        f"1 to {_constant('node/path_file.py', '_MAX_NAME_CHARACTERS')} characters |",
+        f"1 to {path_file.MAX_NAME_CHARACTERS} characters |",
         f"At most {MAX_FILE_BYTES >> 10} KiB and {MAX_STORED} entries are read",
-        f"(N up to {_constant('node/path_file.py', '_MAX_ASIDE')})",
+        f"(N up to {path_file.MAX_ASIDE})",
     ]
 
 
@@ -233,7 +225,7 @@ def _topology_store() -> list[str]:
     return [
         f"# Topology store, schema {SCHEMA_VERSION}",
         f"`user_version` is {SCHEMA_VERSION}.",
-        f"`application_id` is 0x{int(_constant('dht/topology_store.py', '_APPLICATION_ID')):X}",
+        f"`application_id` is 0x{topology_store.APPLICATION_ID:X}",
         f"{MAX_HINTS:,} are kept for each network",
         f"all {DhtSettings().seeds_per_round} if there is no descriptor",
     ]
