@@ -1,4 +1,4 @@
-"""docs/threat-model.md lists what links and circuits of strangers can make a node remember."""
+"""Compare the list of tables of links and circuits in docs/threat-model.md with the code."""
 
 from random import Random
 
@@ -15,7 +15,7 @@ from overlay.link.events import LinkPeer
 from overlay.link.links import Links
 from overlay.link.settings import LinkSettings
 
-SECTION = section("What links and circuits can make a node remember")
+SECTION = section("Tables that other nodes can fill: links and circuits")
 PACKAGES = (
     "overlay.apm",
     "overlay.link",

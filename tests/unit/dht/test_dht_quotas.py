@@ -1,4 +1,4 @@
-"""docs/threat-model.md lists all that strangers can make a node remember: held against the code."""
+"""Compare the list of tables of the DHT in docs/threat-model.md with the code."""
 
 import pytest
 from dht_network import START, Network
@@ -7,7 +7,7 @@ from remembered import claims, listed_tables, section, tables_below, value_in_th
 from overlay.dht.settings import DhtSettings
 from overlay.dht.topology_table import TopologyTable
 
-SECTION = section("What a stranger can make a node remember")
+SECTION = section("Tables that other nodes can fill: the DHT")
 
 
 def busy_node():
