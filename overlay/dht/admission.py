@@ -164,6 +164,10 @@ class SourceLimiter:
         self._full_after_s = burst / rate_per_s
         self._buckets: OrderedDict[bytes, tuple[float, float]] = OrderedDict()
 
+    def __len__(self) -> int:
+        """Return the number of remembered sources, at most 4,096."""
+        return len(self._buckets)
+
     def allow(self, source: bytes, now: float) -> bool:
         """Take one token of ``source``; False if it has none."""
         tokens, since = self._buckets.pop(source, (self._burst, now))

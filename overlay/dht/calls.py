@@ -119,7 +119,12 @@ class Calls:
         self._round_trips = RoundTrips(settings)
 
     def __len__(self) -> int:
+        """Return the number of calls in flight."""
         return len(self._calls)
+
+    def cookies(self) -> int:
+        """Return the number of endpoints whose cookie is kept, at most 8,192."""
+        return len(self._cookies)
 
     def start(
         self,

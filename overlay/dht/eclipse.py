@@ -34,6 +34,7 @@ from overlay.dht.routing import distance
 __all__ = [
     "MAX_SAMPLES",
     "MAX_SUSPICIONS",
+    "MIN_SAMPLES",
     "SIGNIFICANCE",
     "EclipseWatch",
     "chance_of_density",
@@ -188,6 +189,10 @@ class EclipseWatch:
         is_new = not self.suspects(target, now)
         self._suspect(target, now)
         return chance if is_new else None
+
+    def samples(self, now: float) -> int:
+        """Return the number of targets on which the estimate of the size rests, at most 64."""
+        return sum(now - sample.taken_at < _SAMPLE_LIFE_S for sample in self._samples)
 
     def crawled(self, node_ids: Iterable[NodeId], rng: Random, now: float) -> None:
         """Take samples at random targets from all nodes that answered a crawl."""

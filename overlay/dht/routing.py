@@ -364,6 +364,10 @@ class Table(RoutingTable):  # type: ignore[misc]  # the package ships no types
     def __len__(self) -> int:
         return sum([len(bucket.nodes) for bucket in self.buckets])
 
+    def subnets(self) -> dict[bytes, int]:
+        """Return the number of contacts and replacements of each /24 or /48."""
+        return dict(self._groups)
+
     def has_fewer_than(self, count: int) -> bool:
         """Tell whether there are fewer contacts; ``len`` would read all buckets."""
         for bucket in self.buckets:

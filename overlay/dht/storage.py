@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 from collections import Counter, OrderedDict
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from overlay.addresses import NodeId
 from overlay.dht.descriptor import MAX_VALIDITY_S, MixDescriptor, UnverifiedDescriptor
@@ -19,7 +19,7 @@ from overlay.dht.settings import DhtSettings
 from overlay.errors import LimitReached, NotAuthentic, Refused, Replayed
 from overlay.identity import meets_cost
 
-__all__ = ["RecordCheck", "RecordStore", "VerifyRecord", "verified_record"]
+__all__ = ["RecordCheck", "RecordStore", "StoreLoad", "VerifyRecord", "verified_record"]
 
 _MAX_TOMBSTONES: Final = 4096
 
@@ -89,6 +89,14 @@ class _Tombstone:
 
 
 _NO_TOMBSTONE: Final = _Tombstone(-1, 0.0, b"")
+
+
+class StoreLoad(NamedTuple):
+    """How much a store holds: records, dates at which to look for expired ones, tombstones."""
+
+    records: int
+    expiry_dates: int
+    tombstones: int
 
 
 class RecordStore:
@@ -197,7 +205,16 @@ class RecordStore:
         return forgotten
 
     def __len__(self) -> int:
+        """Return the number of records."""
         return len(self._records)
+
+    def load(self) -> StoreLoad:
+        """Return how much the store holds."""
+        return StoreLoad(len(self._records), len(self._expiries), len(self._left))
+
+    def tombstones_by_source(self) -> dict[bytes, int]:
+        """Return the number of tombstones of each subnet that sent LEAVE."""
+        return dict(self._left_from)
 
     def get(self, key: NodeId, now: float) -> bytes | None:
         """Return the encoded descriptor of a node, unless it has expired or is not known."""

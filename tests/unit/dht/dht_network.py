@@ -12,6 +12,7 @@ from random import Random
 from overlay.addresses import Endpoint
 from overlay.dht.core import Dht
 from overlay.dht.descriptor import OnionKey, Role, sign_descriptor
+from overlay.dht.envelope import Envelopes
 from overlay.dht.events import DescriptorFound
 from overlay.dht.settings import DhtSettings
 from overlay.identity import LocalIdentity
@@ -77,7 +78,7 @@ class AtClock:
 class Member:
     """One node of the network: its core, and all that it ever told."""
 
-    def __init__(self, number, endpoint, settings, *, seed=0):
+    def __init__(self, number, endpoint, settings, *, seed=0, envelopes=Envelopes):
         self.identity = make_identity(number)
         self.endpoint = endpoint
         self.dht = Dht(
@@ -85,6 +86,7 @@ class Member:
             network_id=NETWORK_ID,
             settings=settings,
             rng=Random(f"core {number} {seed}"),
+            envelopes=envelopes(self.identity, NETWORK_ID),
         )
         self.node_id = self.identity.node_id
         self.events = []
@@ -113,9 +115,21 @@ class Network:
         self._heap = []
         self._serial = itertools.count()
 
-    def add(self, number, *, publish=True, settings=None, seed=0, lifetime=10_000, sequence=1):
+    def add(
+        self,
+        number,
+        *,
+        publish=True,
+        settings=None,
+        seed=0,
+        lifetime=10_000,
+        sequence=1,
+        envelopes=Envelopes,
+    ):
+        """Add a node; hostile ``envelopes`` let it answer falsely (docs/decisions/0060)."""
         endpoint = public_endpoint(number)
-        member = Member(number, endpoint, settings or self.settings, seed=seed)
+        settings = settings or self.settings
+        member = Member(number, endpoint, settings, seed=seed, envelopes=envelopes)
         self.members[endpoint] = member
         if publish:
             descriptor = make_descriptor(

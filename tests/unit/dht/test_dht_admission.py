@@ -82,7 +82,7 @@ def test_limiter_forgets_who_has_all_tokens_again_and_nobody_else():
     limiter = SourceLimiter(2.0, 10)
     for second in range(100):
         assert limiter.allow(second.to_bytes(3, "big"), NOW + second)
-    assert len(limiter._buckets) == 6, "those of the last five seconds"
+    assert len(limiter) == 6, "those of the last five seconds"
     assert [limiter.allow(b"x", NOW + 100) for _ in range(11)] == [True] * 10 + [False]
     assert [limiter.allow(b"x", NOW + 103) for _ in range(7)] == [True] * 6 + [False]
 

@@ -23,5 +23,5 @@ def test_a_cookie_is_forgotten_when_it_is_too_old_to_be_used():
         calls.start(Ping(), Endpoint("11.0.0.1", 1 + number), None, now, lambda *_: None)
         data, to = sent[-1]
         calls.challenged(Challenge(envelopes.parse(data).request_id, bytes(16)), to, now)
-    assert len(calls._cookies) == 10
+    assert calls.cookies() == 10
     assert envelopes.parse(sent[-1][0]).cookie == bytes(16)

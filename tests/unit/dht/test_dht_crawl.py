@@ -254,7 +254,7 @@ def test_a_few_subnets_that_invent_nodes_neither_busy_a_crawl_nor_fill_it():
     assert len(flood.invented) == 4 * 32 * 40
     asked = {query.contact.node_id for query in world.asked} & flood.invented
     assert 4 * MAX_SILENT_K * 20 < len(asked) <= 4 * (MAX_SILENT_K * 20 + 9)
-    assert len(crawl._nodes) <= 200 + 4 * (32 + MAX_OPEN_K * 20)
+    assert len(crawl.answered_ids) + len(crawl.unanswered()) <= 200 + 4 * (32 + MAX_OPEN_K * 20)
     assert {crawl.unanswered().get(each) for each in flood.invented - asked} == {None}
 
 

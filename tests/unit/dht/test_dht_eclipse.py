@@ -11,6 +11,7 @@ from overlay.addresses import NodeId
 from overlay.dht.eclipse import (
     MAX_SAMPLES,
     MAX_SUSPICIONS,
+    MIN_SAMPLES,
     SIGNIFICANCE,
     EclipseWatch,
     chance_of_density,
@@ -230,11 +231,18 @@ def test_no_verdict_from_few_samples_few_nodes_or_a_small_k():
 def test_samples_and_suspicions_are_bounded_and_age():
     overlay = Overlay(6)
     watch = warmed(overlay, 200)
-    assert len(watch._samples) <= MAX_SAMPLES
+    assert MIN_SAMPLES < watch.samples(NOW) <= MAX_SAMPLES
     assert watch.size(NOW + 7200) is None
+    assert watch.samples(NOW + 7200) == 0
     for number in range(MAX_SUSPICIONS + 20):
-        watch._suspect(node_id(number << 100), NOW)
-    assert len(watch._suspicions) == MAX_SUSPICIONS
+        # A crawl of the honest nodes, because many eclipsed samples would change the estimate.
+        watch.crawled(map(node_id, overlay.ids), overlay.rng, NOW)
+        target = number << 150
+        near = [Contact(node_id(target + n), public_endpoint(1), bytes(32)) for n in range(K)]
+        watch.looked_up(node_id(target), near, NOW)
+        assert watch.suspected_regions(NOW) >= min(number + 1, MAX_SUSPICIONS)
+    assert watch.suspected_regions(NOW) == MAX_SUSPICIONS
+    assert watch.suspected_regions(NOW + 7200) == 0
 
 
 def test_crawl_gives_enough_samples_by_itself():

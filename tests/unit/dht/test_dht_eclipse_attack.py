@@ -5,12 +5,16 @@ other, take every record and return none.
 """
 
 import itertools
+from functools import partial
 
 import pytest
-from dht_network import Network, make_identity
+from dht_network import Network, make_identity, public_endpoint
 
+from overlay.addresses import NodeId
+from overlay.dht.envelope import Envelopes
 from overlay.dht.events import CrawlFinished, EclipseSuspected
-from overlay.dht.messages import Contact, contacts_that_fit
+from overlay.dht.messages import Contact, FindNode, FindRecord, contacts_that_fit
+from overlay.dht.routing import distance
 from overlay.dht.settings import DhtSettings
 
 HONEST, SYBILS = 24, 8
@@ -32,19 +36,20 @@ def surrounding(victim, honest):
     return list(itertools.islice(found, SYBILS))
 
 
-def corrupt(members):
-    """Let these answer with each other alone, and hold back every record."""
-    gang = [Contact.of(m.identity.identity_key, m.endpoint) for m in members]
-    for member in members:
-        responder = member.dht.parts.responder
-        responder._contacts = lambda target, asker: contacts_that_fit(
-            sorted(
-                (c for c in gang if c.node_id != asker.node_id),
-                key=lambda c: int.from_bytes(c.node_id) ^ int.from_bytes(target),
-            ),
-            SETTINGS.k,
-        )
-        responder._record = lambda key, now: None
+class Colluding(Envelopes):
+    """Name only nodes of the same adversary, and hold back every record."""
+
+    def __init__(self, identity, network_id, gang):
+        super().__init__(identity, network_id)
+        self.gang = gang
+
+    def reply(self, reply, to):
+        match to.request:
+            case FindNode(target) | FindRecord(target):
+                others = (c for c in self.gang if c.node_id != to.sender)
+                near = sorted(others, key=lambda c: distance(c.node_id, target))
+                return super().reply(contacts_that_fit(near, SETTINGS.k), to)
+        return super().reply(reply, to)
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +65,9 @@ def attack():
     network.run(5)
     others = [member for member in honest if member is not victim]
     before = network.now
-    sybils = [network.add(number) for number in surrounding(victim, others)]
-    corrupt(sybils)
+    numbers = surrounding(victim, others)
+    gang = [Contact.of(make_identity(n).identity_key, public_endpoint(n)) for n in numbers]
+    sybils = [network.add(n, envelopes=partial(Colluding, gang=gang)) for n in numbers]
     for sybil in sybils:
         network.bootstrap(sybil, *honest[:3], victim)
         network.run(0.05)
@@ -91,7 +97,12 @@ def test_record_of_the_surrounded_node_is_found_by_who_doubts_its_region(attack)
     assert reader.of(CrawlFinished)
     reader.events.clear()
     watch = reader.dht.parts.watch
-    watch._suspect(victim.node_id, network.now)
+    number = int.from_bytes(victim.node_id)
+    near = [
+        Contact(NodeId((number ^ n).to_bytes(20)), public_endpoint(1), bytes(32))
+        for n in range(SETTINGS.k)
+    ]
+    assert watch.looked_up(victim.node_id, near, network.now) is not None
     assert watch.suspects(victim.node_id, network.now)
     network.do(reader, lambda dht: dht.crawl(network.now))
     network.run(15)

@@ -11,6 +11,7 @@ from dht_network import (
 )
 
 from overlay.dht.descriptor import MixDescriptor
+from overlay.dht.envelope import Envelopes
 from overlay.dht.events import DescriptorFound, DhtCount
 from overlay.dht.messages import Contact, Contacts
 from overlay.dht.settings import DhtSettings
@@ -70,17 +71,21 @@ def test_cheap_identities_are_neither_heard_nor_filed_nor_listed():
 
 def test_contact_below_the_cost_is_not_followed():
     network = Network(settings=COSTLY)
-    members = [network.add(number) for number in take(2, cheap=False)]
-    network.bootstrap(members[1], members[0])
     (number,) = take(1, cheap=True)
     cheap = Contact.of(make_identity(number).identity_key, public_endpoint(number))
     network.stranger(cheap.endpoint, lambda *_: pytest.fail("a cheap contact was asked"))
-    original = members[0].dht.parts.responder._contacts
 
-    def lie(target, asker):
-        return Contacts((*original(target, asker).contacts, cheap))
+    class NamesCheap(Envelopes):
+        """Add the cheap contact to every answer."""
 
-    members[0].dht.parts.responder._contacts = lie
+        def reply(self, reply, to):
+            if isinstance(reply, Contacts):
+                reply = Contacts((*reply.contacts, cheap))
+            return super().reply(reply, to)
+
+    first, second = take(2, cheap=False)
+    members = [network.add(first, envelopes=NamesCheap), network.add(second)]
+    network.bootstrap(members[1], members[0])
     network.run(20)
     assert members[1].dht.counters()[DhtCount.REFUSED_CONTACT] > 0
     assert members[1].dht.parts.table.get(cheap.node_id) is None

@@ -231,8 +231,8 @@ def test_subnets_are_counted_as_a_recount_would_through_any_history():
             table.seen(known[-1])
         entries = [each for bucket in table.buckets for each in bucket.entries()]
         groups = [each.group for each in entries]
-        assert dict(table._groups) == {group: groups.count(group) for group in groups}
-        assert all(count <= 3 for count in table._groups.values())
+        assert table.subnets() == {group: groups.count(group) for group in groups}
+        assert all(count <= 3 for count in table.subnets().values())
     assert len(entries) > 10
 
 

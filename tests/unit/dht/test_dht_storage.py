@@ -160,10 +160,10 @@ def test_dates_and_tombstones_of_a_busy_owner_do_not_pile_up():
     store, _ = make_store()
     for sequence in range(1, 300):
         put(store, descriptor(sequence=sequence))
-    assert len(store._expiries) <= 66
+    assert store.load().expiry_dates <= 66
     for number in range(5000):
         store.leave(NodeId(number.to_bytes(20, "big")), 1, number.to_bytes(3, "big"))
-    assert len(store._left) == 4096
+    assert store.load().tombstones == 4096
 
 
 def test_one_subnet_cannot_wash_out_the_tombstones_of_others():
@@ -172,5 +172,5 @@ def test_one_subnet_cannot_wash_out_the_tombstones_of_others():
     for number in range(10_000):
         store.leave(NodeId(number.to_bytes(20, "big")), 1, b"mallory's")
     assert store.is_left(descriptor(1, sequence=5))
-    assert len(store._left) == 5
-    assert store._left_from == {b"alice's": 1, b"mallory's": 4}
+    assert store.load().tombstones == 5
+    assert store.tombstones_by_source() == {b"alice's": 1, b"mallory's": 4}

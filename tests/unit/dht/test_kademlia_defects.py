@@ -334,9 +334,15 @@ MALFORMED_ANSWERS = [[[1, 2, 3]], 5, {"no": "value"}, {"value": []}, [[b"i" * 20
 @pytest.mark.parametrize("answer", MALFORMED_ANSWERS)
 def test_k6_parent_look_up_raises_on_one_bad_answer(answer):
     async def run(loop):
-        spider = ValueSpiderCrawl(parent(), Node(b"t" * 20), [Node(b"p" * 20, "h", 1)], 20, 3)
+        protocol = parent()
+
+        async def call_find_value(peer, node):
+            return True, answer
+
+        protocol.call_find_value = call_find_value
+        spider = ValueSpiderCrawl(protocol, Node(b"t" * 20), [Node(b"p" * 20, "h", 1)], 20, 3)
         with pytest.raises((AttributeError, TypeError, KeyError)):
-            await spider._nodes_found({b"p" * 20: (True, answer)})
+            await spider.find()
 
     in_loop(run)
 
@@ -408,11 +414,15 @@ def test_k9_parent_returns_a_forged_value_and_restores_it():
         async def call_store(node, key, value):
             stored.append((node.id, value))
 
-        protocol.call_store = call_store
+        answers = {b"m" * 20: (True, {"value": "forged"}), b"h" * 20: (True, [])}
+
+        async def call_find_value(peer, node):
+            return answers[peer.id]
+
+        protocol.call_store, protocol.call_find_value = call_store, call_find_value
         peers = [Node(b"m" * 20, "1.1.1.1", 1), Node(b"h" * 20, "2.2.2.2", 2)]
         spider = ValueSpiderCrawl(protocol, Node(b"t" * 20), peers, 20, 3)
-        answers = {b"m" * 20: (True, {"value": "forged"}), b"h" * 20: (True, [])}
-        return await spider._nodes_found(answers), stored
+        return await spider.find(), stored
 
     value, stored = in_loop(run)
     assert value == "forged"
@@ -720,12 +730,16 @@ def test_k19_ours_counts_each_one():
 # -- K20: replies are matched by id alone, and cancelled calls leak
 
 
+def reply_to(message_id, value):
+    return b"\x01" + message_id + umsgpack.packb(value)
+
+
 def test_k20_parent_accepts_a_reply_from_anywhere():
     async def run(loop):
         protocol = parent()
         future = protocol.ping(("1.1.1.1", 1), b"s" * 20)
         message_id = protocol.transport.sent[0][0][1:21]
-        protocol._accept_response(message_id, b"forged", ("6.6.6.6", 6))
+        protocol.datagram_received(reply_to(message_id, b"forged"), ("6.6.6.6", 6))
         return await future
 
     assert in_loop(run) == (True, b"forged")
@@ -737,11 +751,14 @@ def test_k20_parent_leaks_and_raises_after_the_caller_cancelled():
         future = protocol.ping(("1.1.1.1", 1), b"s" * 20)
         message_id = protocol.transport.sent[0][0][1:21]
         future.cancel()
-        with pytest.raises(asyncio.InvalidStateError):
-            protocol._accept_response(message_id, b"late", ("1.1.1.1", 1))
-        return len(protocol._outstanding)
+        raised = []
+        for _ in range(2):  # the second time too, because the call is still in the table
+            protocol.datagram_received(reply_to(message_id, b"late"), ("1.1.1.1", 1))
+            (task,) = asyncio.all_tasks() - {asyncio.current_task()}
+            raised += await asyncio.gather(task, return_exceptions=True)
+        return [type(each) for each in raised]
 
-    assert in_loop(run) == 1
+    assert in_loop(run) == [asyncio.InvalidStateError] * 2
 
 
 def test_k20_ours_compares_the_address_and_forgets_what_ended():

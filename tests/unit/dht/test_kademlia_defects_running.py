@@ -23,6 +23,7 @@ from overlay.dht.envelope import Envelopes, UnverifiedReply, network_tag, parse_
 from overlay.dht.events import DhtCount
 from overlay.dht.lookup import Lookup
 from overlay.dht.messages import Contact, Contacts, FindNode, FindRecord, Leave, Ping, Store
+from overlay.dht.routing import Table
 from overlay.dht.settings import DhtSettings
 
 ASKER = ("7.7.7.7", 7)
@@ -117,8 +118,8 @@ def test_k18_parent_has_one_id_too_many_and_no_bucket_for_longer_ones():
 
 
 def test_k18_ours_draws_refresh_targets_up_to_the_last_id_and_refuses_longer_ones():
-    table = our_table()
-    table._rng = SimpleNamespace(choice=lambda all_: all_[-1], randint=lambda _, upper: upper)
+    last = SimpleNamespace(choice=lambda all_: all_[-1], randint=lambda _, upper: upper)
+    table = Table(NodeId(bytes(20)), DhtSettings(), last)
     assert table.refresh_target(NOW) == b"\xff" * 20
     node, peer = OurNode(), OurPeer(2)
     cookie = peer.cookie(node)
@@ -277,9 +278,11 @@ def test_k27_parent_leaves_calls_and_timers_behind():
         server = Server()
         server.protocol = parent()
         server.transport = SimpleNamespace(close=lambda: None)
+        timers, call_later = [], loop.call_later
+        loop.call_later = lambda *args: timers.append(call_later(*args)) or timers[-1]
         server.protocol.ping(("1.1.1.1", 1), b"s" * 20)
         server.stop()
-        ((_, timer),) = server.protocol._outstanding.values()
+        (timer,) = timers
         survived = not timer.cancelled()
         timer.cancel()
         return survived
