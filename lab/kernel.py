@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO, Final
 
 from lab.namespaces import LabError
+from overlay.system.programs import SYSTEM_DIRECTORIES
 
 __all__ = ["IN_KERNEL", "KernelRun", "in_kernel", "missing_kernel_requirements"]
 
@@ -43,7 +44,6 @@ IN_KERNEL: Final = "OVERLAY_IN_KERNEL"
 _KERNEL: Final = "linux.uml"
 _MODULES: Final = Path("/usr/lib/uml/modules")
 _INIT: Final = Path(__file__).with_name("kernel_init.sh")
-_SBIN: Final = "/usr/local/sbin:/usr/sbin:/sbin"
 _PROGRAMS: Final = (
     (_KERNEL, "user-mode-linux"),
     ("modprobe", "kmod"),
@@ -197,7 +197,7 @@ def _isolation() -> list[str]:
 
 
 def _search_path(environment: Mapping[str, str]) -> str:
-    return f"{environment.get('PATH', os.defpath)}:{_SBIN}"
+    return f"{environment.get('PATH', os.defpath)}:{os.pathsep.join(SYSTEM_DIRECTORIES)}"
 
 
 def _with_sbin() -> dict[str, str]:

@@ -44,12 +44,19 @@ from overlay.selection.constraints import (
 from overlay.selection.selector import MixPath, PathRequest, TopologyView
 from overlay.settings import FLAG, Settings, setting
 
-__all__ = ["DRAWS", "UniformSelector", "UniformSettings", "network_prefixes"]
+__all__ = [
+    "DRAWS",
+    "SEARCH_SCANS",
+    "PathSearch",
+    "UniformSelector",
+    "UniformSettings",
+    "network_prefixes",
+]
 
 DRAWS: Final = 1_000
 """This takes a few ms. If 1 % of all paths are valid, all draws fail in one of 20,000 cases."""
 
-_SEARCH_SCANS: Final = 3_000_000
+SEARCH_SCANS: Final = 3_000_000
 """This takes about one second. Ordinary tables need a few scans. An attacker could craft a table
 for which the search is exponential, so the search is limited."""
 
@@ -198,7 +205,7 @@ def _draw(
         drawn = _blind_draw(exits, relays, needed, marks, rng)
         if drawn is not None and is_connected(drawn, starts):
             return drawn
-    return _Search(exits, relays, needed, starts, marks, rng).path()
+    return PathSearch(exits, relays, needed, starts, marks, rng).path()
 
 
 def _blind_draw(
@@ -234,8 +241,12 @@ class _Candidate:
     marks: frozenset[bytes]
 
 
-class _Search:
-    """A depth-first search in random order, limited to ``_SEARCH_SCANS`` scans."""
+class PathSearch:
+    """A depth-first search in random order.
+
+    ``scans_left`` is the number of candidates that it may still examine, at first
+    :data:`SEARCH_SCANS`.
+    """
 
     def __init__(
         self,
@@ -249,7 +260,7 @@ class _Search:
         self._rng = rng
         self._needed = needed
         self._starts = starts
-        self._scans_left = _SEARCH_SCANS
+        self.scans_left = SEARCH_SCANS
         nodes = {d.identity_key: marks(d) for d in (*exits, *relays)}
         frequency = Counter(mark for found in nodes.values() for mark in found)
         self._shared = {
@@ -300,7 +311,7 @@ class _Search:
         if self._are_hit_by_fewer_marks(relays, needed):
             return None
         for index, relay in enumerate(relays):
-            if self._scans_left < 0:
+            if self.scans_left < 0:
                 return None
             # Paths with an earlier relay were searched when that relay was tried.
             others = self._compatible(relay, relays[index + 1 :])
@@ -310,7 +321,7 @@ class _Search:
         return None
 
     def _compatible(self, chosen: _Candidate, candidates: list[_Candidate]) -> list[_Candidate]:
-        self._scans_left -= len(candidates)
+        self.scans_left -= len(candidates)
         return [c for c in candidates if c.marks.isdisjoint(chosen.marks)]
 
     def _are_hit_by_fewer_marks(self, relays: list[_Candidate], needed: int) -> bool:
@@ -323,7 +334,7 @@ class _Search:
         for _ in range(needed - 1):
             if not rest:
                 break
-            self._scans_left -= len(rest)
+            self.scans_left -= len(rest)
             counts = Counter(mark for relay in rest for mark in relay.marks)
             frequent = counts.most_common(1)[0][0]
             rest = [relay for relay in rest if frequent not in relay.marks]

@@ -11,9 +11,16 @@ from typing import Final
 
 from overlay.system.failures import refused
 
-__all__ = ["KernelSetting", "change_setting", "listed_settings", "parse_note", "read_setting"]
+__all__ = [
+    "SETTINGS_ROOT",
+    "KernelSetting",
+    "change_setting",
+    "listed_settings",
+    "parse_note",
+    "read_setting",
+]
 
-_ROOT: Final = Path("/proc/sys")
+SETTINGS_ROOT: Final = Path("/proc/sys")
 
 KernelSetting = tuple[str, str]
 """Name and value."""
@@ -22,7 +29,7 @@ KernelSetting = tuple[str, str]
 def read_setting(name: str) -> str | None:
     """Return the value of a setting, or None if this kernel or device does not support it."""
     try:
-        return (_ROOT / name).read_text().strip()
+        return (SETTINGS_ROOT / name).read_text().strip()
     except OSError:
         return None
 
@@ -30,7 +37,7 @@ def read_setting(name: str) -> str | None:
 def listed_settings(directory: str) -> list[str]:
     """Return the sorted names in a directory of settings; none if the kernel does not have it."""
     try:
-        return sorted(each.name for each in (_ROOT / directory).iterdir())
+        return sorted(each.name for each in (SETTINGS_ROOT / directory).iterdir())
     except OSError:
         return []
 
@@ -44,7 +51,7 @@ def change_setting(name: str, value: str) -> None:
     if read_setting(name) == value:
         return
     try:
-        (_ROOT / name).write_text(value)
+        (SETTINGS_ROOT / name).write_text(value)
     except OSError as error:
         remedy = f"set it outside, with `sysctl -w {name}={value}`, where /proc/sys is read-only"
         raise refused(f"setting {name} to {value}", error, remedy) from error

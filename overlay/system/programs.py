@@ -6,13 +6,13 @@ import os
 import shutil
 from typing import Final
 
-__all__ = ["find_program"]
+__all__ = ["SYSTEM_DIRECTORIES", "find_program"]
 
-_SYSTEM_DIRECTORIES: Final = ("/usr/local/sbin", "/usr/sbin", "/sbin")
+SYSTEM_DIRECTORIES: Final = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 """Directories of nft and iptables on Debian and others, which an ordinary user's PATH lacks."""
 
 
 def find_program(name: str) -> str | None:
     """Return the file of a program in PATH or the system's directories, or None."""
     path = os.environ.get("PATH", os.defpath)
-    return shutil.which(name, path=os.pathsep.join((path, *_SYSTEM_DIRECTORIES)))
+    return shutil.which(name, path=os.pathsep.join((path, *SYSTEM_DIRECTORIES)))

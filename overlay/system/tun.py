@@ -22,7 +22,7 @@ import trio
 from overlay.errors import BackendError
 from overlay.system.failures import privilege_remedy, refused
 
-__all__ = ["MAX_NAME_BYTES", "MIN_MTU", "TunDevice", "claim_device_name"]
+__all__ = ["CLONE_DEVICE", "MAX_NAME_BYTES", "MIN_MTU", "TunDevice", "claim_device_name"]
 
 MIN_MTU: Final = 1280
 """Lowest MTU in bytes; with a lower one Linux removes IPv6 from the device (RFC 8200, section 5).
@@ -34,7 +34,8 @@ MAX_NAME_BYTES: Final = 15
 """Limit of a device's name, without the terminating zero (IFNAMSIZ in Linux's if.h is 16)."""
 
 _MAX_MTU: Final = 65_535
-_CLONE_DEVICE: Final = Path("/dev/net/tun")
+CLONE_DEVICE: Final = Path("/dev/net/tun")
+"""The device to open for a new TUN device (Linux, Documentation/networking/tuntap)."""
 
 # From Linux's if_tun.h and sockios.h.
 _TUNSETIFF: Final = 0x400454CA
@@ -203,16 +204,16 @@ def _is_multicast(packet: bytes) -> bool:
 
 def _open_clone_device() -> int:
     try:
-        return os.open(_CLONE_DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        return os.open(CLONE_DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError as error:
         remedy = "load the kernel's driver with `modprobe tun`, or pass the device to the container"
-        raise refused(f"opening {_CLONE_DEVICE}", error, remedy) from error
+        raise refused(f"opening {CLONE_DEVICE}", error, remedy) from error
     except PermissionError as error:
-        remedy = f"run as root, or allow it with `chmod 0666 {_CLONE_DEVICE}`"
-        raise refused(f"opening {_CLONE_DEVICE}", error, remedy) from error
+        remedy = f"run as root, or allow it with `chmod 0666 {CLONE_DEVICE}`"
+        raise refused(f"opening {CLONE_DEVICE}", error, remedy) from error
     except OSError as error:
         remedy = "load the kernel's driver with `modprobe tun`"
-        raise refused(f"opening {_CLONE_DEVICE}", error, remedy) from error
+        raise refused(f"opening {CLONE_DEVICE}", error, remedy) from error
 
 
 def claim_device_name(name: str) -> int | None:

@@ -26,7 +26,7 @@ from sims.acceptance.runner import parse_overrides, prepared, run, selected
 from sims.scenario.running import AcceptSettings
 from sims.studies.results.directory import free_directory
 
-__all__ = ["accept", "run_each", "table"]
+__all__ = ["accept", "run_each", "run_one", "table"]
 
 _HELD: Final = 0
 _NOT_HELD: Final = 1
@@ -86,7 +86,7 @@ def run_each(
     """
     chosen, given = selected(names, EXPERIMENTS), dict(overrides or {})
     prepared(names, EXPERIMENTS, quick=quick, overrides=given)
-    one = partial(_run_one, quick=quick, seeds=seeds, overrides=given)
+    one = partial(run_one, quick=quick, seeds=seeds, overrides=given)
     if jobs == 1:
         yield from map(one, chosen)
         return
@@ -96,13 +96,14 @@ def run_each(
             yield ended.result()
 
 
-def _run_one(
+def run_one(
     name: str,
     *,
     quick: bool,
     seeds: int | None,
     overrides: Mapping[str, Mapping[str, str]],
 ) -> ExperimentResult:
+    """Run one experiment and return its result; the arguments are those of :func:`run_each`."""
     own = {name: overrides[name]} if name in overrides else {}
     (verdict,) = run([name], EXPERIMENTS, quick=quick, seeds=seeds, progress=_say, overrides=own)
     return verdict

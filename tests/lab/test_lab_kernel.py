@@ -131,7 +131,7 @@ def test_an_ordinary_user_is_root_inside(kernel_there):
 
 def test_what_is_missing_is_named_with_its_package(monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
-    monkeypatch.setattr(kernel, "_SBIN", "/nowhere")
+    monkeypatch.setattr(kernel, "SYSTEM_DIRECTORIES", ("/nowhere",))
     missing = missing_kernel_requirements()
     assert "The program linux.uml is missing: apt install user-mode-linux." in missing
     assert "The program modprobe is missing: apt install kmod." in missing

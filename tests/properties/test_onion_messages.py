@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from overlay.addresses import Endpoint, OverlayAddress, new_circuit_address
-from overlay.apm import onion
 from overlay.apm.crypto import HYBRID_SUITE, X25519_SUITE, OnionPrivateKey
 from overlay.apm.geometry import GEOMETRIES
 from overlay.apm.layer import ExitLayer, IpVersions, Layer, LayerTerms, RelayLayer
@@ -246,17 +245,10 @@ def test_message_of_a_suite_without_key_is_not_authentic() -> None:
         peel(message, make_path(1, 1).keys[0])
 
 
-def test_authentic_layer_of_nonsense_is_malformed() -> None:
+def test_authentic_layer_of_nonsense_is_malformed(monkeypatch: pytest.MonkeyPatch) -> None:
     path = make_path(1, 1)
-
-    class Nonsense(ExitLayer):
-        def encode(self) -> bytes:
-            return b"\xff" * GEOMETRY.layer_bytes
-
-    layer = path.hops[0].layer
-    assert isinstance(layer, ExitLayer)
-    hop = OnionHop(path.hops[0].onion_key, Nonsense(layer.terms, layer.families))
-    sealed = onion._seal(hop, bytes(GEOMETRY.rest_bytes), GEOMETRY)
+    monkeypatch.setattr(ExitLayer, "encode", lambda _: b"\xff" * GEOMETRY.layer_bytes)
+    sealed = construct_onion(X25519_SUITE, path.hops, Random(2))
     with pytest.raises(Malformed):
         peel(sealed, path.keys[0])
 

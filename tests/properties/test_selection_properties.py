@@ -217,9 +217,8 @@ def test_equal_seeds_draw_equal_paths():
         assert selector.select(asked, UNEVEN, one) == selector.select(asked, UNEVEN, other)
 
 
-def test_search_of_one_provider_ends_at_once(monkeypatch):
+def test_search_of_one_provider_ends_at_once():
     """All nodes share an IPv6 /32, pairs of them an IPv4 /16: trying each pair would take long."""
-    monkeypatch.setattr(uniform, "DRAWS", 0)
     marks = {
         d: frozenset({d.identity_key, b"2001", n.to_bytes(3, "big")})
         for n in range(120)
@@ -228,6 +227,6 @@ def test_search_of_one_provider_ends_at_once(monkeypatch):
     last = mix(250, hosts=["198.20.0.1"])
     marks[last] = frozenset({last.identity_key, b"exit"})
     versions = frozenset({4})
-    search = uniform._Search([last], list(marks), 2, versions, marks.__getitem__, Random(1))
+    search = uniform.PathSearch([last], list(marks), 2, versions, marks.__getitem__, Random(1))
     assert search.path() is None
-    assert search._scans_left > uniform._SEARCH_SCANS - 1000
+    assert search.scans_left > uniform.SEARCH_SCANS - 1000

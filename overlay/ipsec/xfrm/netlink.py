@@ -38,6 +38,7 @@ __all__ = [
     "Request",
     "XfrmEvents",
     "XfrmSocket",
+    "open_socket",
     "refusal_error",
     "refusal_in",
 ]
@@ -120,7 +121,7 @@ class XfrmSocket:
         Raises:
             BackendError: the kernel has no XFRM.
         """
-        self._socket = _open(groups=())
+        self._socket = open_socket(groups=())
         self._sequence = 0
         self._marshal = MarshalXfrm()
 
@@ -246,7 +247,7 @@ class XfrmEvents:
         Raises:
             BackendError: the kernel has no XFRM, or there is no permission.
         """
-        self._socket = _open(groups)
+        self._socket = open_socket(groups)
         self._socket.settimeout(0)
         if buffer_bytes is not None:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)
@@ -287,7 +288,12 @@ class XfrmEvents:
             ]
 
 
-def _open(groups: Iterable[int]) -> socket.socket:
+def open_socket(groups: Iterable[int]) -> socket.socket:
+    """Open a socket to the kernel's IPsec that receives the events of these multicast groups.
+
+    Raises:
+        BackendError: the kernel has no XFRM, or there is no permission for the groups.
+    """
     operation = "opening a socket to the kernel's IPsec"
     remedy = f"use a kernel with CONFIG_XFRM_USER, {_USE_USERSPACE}"
     try:

@@ -48,7 +48,7 @@ from overlay.system.link_detour import LinkDetour
 from overlay.system.refused_packets import AnswerSender, RefusedPackets
 from overlay.system.udp import bound_socket
 
-__all__ = ["KernelShell"]
+__all__ = ["KernelShell", "hand_esp_over"]
 
 _log = EventLog(__name__)
 
@@ -116,7 +116,7 @@ class KernelShell:
             self._refused = _if_possible(opened, RefusedPackets, "kernel.refusals_are_silent")
             sender = _if_possible(opened, AnswerSender, "kernel.refusals_are_silent")
             self._refusals = Refusals(sender) if sender else None
-            _hand_esp_over(network)
+            hand_esp_over(network)
             self._opened = opened.pop_all()
         refusals = self._refusals
         self.path = KernelTransport(
@@ -240,7 +240,7 @@ def _exit_role(configuration: Configuration, wall: ExitFilter, backend: XfrmBack
     )
 
 
-def _hand_esp_over(network: Sockets) -> None:
+def hand_esp_over(network: Sockets) -> None:
     """Let the kernel take ESP from the node's ports.
 
     A trial socket per IP version comes first, so that a failure leaves all ports unchanged.

@@ -16,7 +16,7 @@ from sims.scenario.study import Study
 from sims.world.churn import parse_model
 from sims.world.latency import build_latency
 
-__all__ = ["check_study", "unmeasured"]
+__all__ = ["available_bytes", "check_study", "unmeasured"]
 
 _BYTES_A_NODE: Final = {"full": 60_000, "model": 1_000}
 """Upper bound of memory per node in bytes, by fidelity. The simulator is designed for it."""
@@ -114,7 +114,7 @@ def unmeasured(metric: str, scenario: Scenario) -> str | None:
 
 
 def _check_memory(scenario: Scenario, at_a_time: int) -> None:
-    available = _available_bytes()
+    available = available_bytes()
     needed = scenario.nodes * _BYTES_A_NODE[scenario.fidelity] * at_a_time
     if available is None or needed <= available:
         return
@@ -128,7 +128,7 @@ def _check_memory(scenario: Scenario, at_a_time: int) -> None:
     )
 
 
-def _available_bytes() -> int | None:
+def available_bytes() -> int | None:
     """Return the available memory in bytes (proc(5), MemAvailable)."""
     try:
         text = Path("/proc/meminfo").read_text(encoding="ascii")

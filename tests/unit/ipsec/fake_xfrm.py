@@ -31,6 +31,7 @@ class FakeKernel:
 
     def __init__(self):
         self.associations, self.policies = {}, {}
+        self.sockets = []
         self.refuse = {}
         self.lose_answers = 0
         self.deaf = 0
@@ -38,7 +39,8 @@ class FakeKernel:
         self.count = 0
 
     def socket(self, groups=()):
-        return FakeSocket(self)
+        self.sockets.append(FakeSocket(self))
+        return self.sockets[-1]
 
     def entries(self):
         return len(self.associations), len(self.policies)
@@ -107,24 +109,24 @@ class FakeSocket:
 
     def __init__(self, kernel):
         self._kernel = kernel
-        self._answers = []
+        self.answers = []
 
     def send(self, data):
         if self._kernel.deaf:
             self._kernel.deaf -= 1
             raise OSError(errno.ENOBUFS, "no room")
         answers = self._kernel.work(bytes(data))
-        if self._kernel.lose_answers or len(self._answers) > self._kernel.room:
+        if self._kernel.lose_answers or len(self.answers) > self._kernel.room:
             self._kernel.lose_answers -= bool(self._kernel.lose_answers)
             # The error is told first, and what is in the queue stays there.
-            self._answers.insert(0, OSError(errno.ENOBUFS, "overrun"))
+            self.answers.insert(0, OSError(errno.ENOBUFS, "overrun"))
             return
-        self._answers += answers
+        self.answers += answers
 
     def recv(self, _, flags=0):
-        if flags and not self._answers:
+        if flags and not self.answers:
             raise BlockingIOError
-        answer = self._answers.pop(0)
+        answer = self.answers.pop(0)
         if isinstance(answer, OSError):
             raise answer
         return answer

@@ -55,7 +55,7 @@ class Owner:
 @pytest.fixture
 def kernel(monkeypatch):
     made = FakeKernel()
-    monkeypatch.setattr(netlink, "_open", made.socket)
+    monkeypatch.setattr(netlink, "open_socket", made.socket)
     monkeypatch.setattr(backend_module, "CircuitDevice", Device)
     monkeypatch.setattr(backend_module, "Ownership", Owner)
     return made
@@ -137,7 +137,7 @@ def test_lost_answers_undo_what_was_done_though_nobody_knows_what(kernel, backen
 def test_a_queue_full_of_old_answers_does_not_keep_later_ones_out(kernel, backend):
     before = kernel.entries()
     kernel.lose_answers = 1
-    backend._netlink._socket._answers += [bytes(16)] * (kernel.room + 1)
+    kernel.sockets[0].answers += [bytes(16)] * (kernel.room + 1)
     with pytest.raises(BackendError):
         backend.install(CIRCUIT)
     assert more(kernel, before) == (0, 0)
@@ -196,11 +196,11 @@ def test_an_entry_that_the_kernel_keeps_holds_nothing_else_up(kernel, backend):
 
 def test_an_address_that_cannot_be_had_undoes_the_rest_even_if_netlink_fails(kernel, backend):
     before = kernel.entries()
-    backend._device.fails = 1
+    backend.device.fails = 1
     with pytest.raises(BackendError, match="overlay address"):
         backend.install(CIRCUIT)
     assert more(kernel, before) == (0, 0)
-    backend._device.fails, kernel.deaf = 1, 0
+    backend.device.fails, kernel.deaf = 1, 0
     kernel.refuse = {kernel.count + SAS + POLICIES + 1: errno.EPERM}
     with pytest.raises(BackendError, match="overlay address"):
         backend.install(CIRCUIT)

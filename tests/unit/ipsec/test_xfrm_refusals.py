@@ -100,7 +100,7 @@ class LossyKernel:
 
 
 def test_an_old_answer_is_never_taken_for_that_of_another_request(monkeypatch):
-    monkeypatch.setattr(netlink, "_open", lambda groups: LossyKernel())
+    monkeypatch.setattr(netlink, "open_socket", lambda groups: LossyKernel())
 
     def request():
         return Request(XFRM_MSG_DELSA, sa_id_body(SaIdentity(Spi(256), bytes(16))))

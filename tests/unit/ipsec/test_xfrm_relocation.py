@@ -44,7 +44,7 @@ def pair(spi, *, local=HERE, remote=THERE):
 @pytest.fixture
 def kernel(monkeypatch):
     made = FakeKernel()
-    monkeypatch.setattr(netlink, "_open", made.socket)
+    monkeypatch.setattr(netlink, "open_socket", made.socket)
     monkeypatch.setattr(backend_module, "CircuitDevice", Device)
     monkeypatch.setattr(backend_module, "Ownership", Owner)
     return made

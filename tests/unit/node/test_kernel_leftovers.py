@@ -72,7 +72,7 @@ def machine(tmp_path, monkeypatch):
     machine = Machine(tmp_path / "proc")
     machine.set(FORWARDING, "0")
     machine.set(LABELS, "1")
-    monkeypatch.setattr(kernel_settings, "_ROOT", machine.root)
+    monkeypatch.setattr(kernel_settings, "SETTINGS_ROOT", machine.root)
     monkeypatch.setattr(exit_filter, "Ownership", Ownership)
     monkeypatch.setattr(Ownership, "taken", frozenset())
     monkeypatch.setattr(exit_filter, "find_packet_filter", lambda: machine.filter)
@@ -103,7 +103,7 @@ def start_kernel(tmp_path, monkeypatch):
     monkeypatch.setattr(
         kernel_shell, "ControlSocket", lambda _: contextlib.closing(SimpleNamespace(close=list))
     )
-    monkeypatch.setattr(kernel_shell, "_hand_esp_over", lambda _: None)
+    monkeypatch.setattr(kernel_shell, "hand_esp_over", lambda _: None)
     backend = SimpleNamespace(
         capabilities=lambda: BackendCapabilities("xfrm", frozenset({1, 3}), 5),
         close=lambda: None,

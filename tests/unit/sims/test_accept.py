@@ -130,7 +130,7 @@ def test_a_bad_setting_gets_one_sentence(text, names):
     ],
 )
 def test_a_setting_that_makes_no_sense_is_refused_before_anything_runs(text, says, monkeypatch):
-    monkeypatch.setattr(command, "_run_one", lambda *_, **__: pytest.fail("it ran"))
+    monkeypatch.setattr(command, "run_one", lambda *_, **__: pytest.fail("it ran"))
     with pytest.raises(ConfigurationError, match=re.escape(says)):
         accept(options(experiments=["E9", text.partition(".")[0]], set=[text]))
 
@@ -230,21 +230,21 @@ def test_results_that_cannot_be_written_get_one_sentence(tmp_path):
 
 def test_a_place_that_cannot_be_written_is_told_before_anything_runs(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(command, "_run_one", lambda *_, **__: pytest.fail("it ran"))
+    monkeypatch.setattr(command, "run_one", lambda *_, **__: pytest.fail("it ran"))
     with pytest.raises(BackendError, match="cannot be written"):
         accept(options(experiments=["E14"], out=tmp_path / "file" / "results"))
 
 
 @pytest.mark.slow
 def test_what_has_ended_is_kept_when_the_rest_is_interrupted(tmp_path, monkeypatch, capsys):
-    whole = command._run_one
+    whole = command.run_one
 
     def interrupted(name, **options):
         if name == "E14":
             raise KeyboardInterrupt
         return whole(name, **options)
 
-    monkeypatch.setattr(command, "_run_one", interrupted)
+    monkeypatch.setattr(command, "run_one", interrupted)
     chosen = options(experiments=["E1", "E14"], set=["E1.draws=3000"], out=tmp_path)
     with pytest.raises(KeyboardInterrupt):
         accept(chosen)

@@ -219,7 +219,7 @@ def _alive(pid):
     ],
 )
 def test_what_cannot_be_run_is_refused_before_the_first_run(tables, words, monkeypatch):
-    monkeypatch.setattr(checks, "_available_bytes", lambda: 8 * 10**9)
+    monkeypatch.setattr(checks, "available_bytes", lambda: 8 * 10**9)
     with pytest.raises(ConfigurationError) as caught:
         check_study(study_of(tables), at_a_time=2)
     assert words in str(caught.value)

@@ -14,7 +14,7 @@ def sbin(tmp_path, monkeypatch):
     (tmp_path / "filter-tool").write_text('#!/bin/sh\necho "$1 ran"\n')
     (tmp_path / "filter-tool").chmod(0o755)
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
-    monkeypatch.setattr(programs, "_SYSTEM_DIRECTORIES", (str(tmp_path),))
+    monkeypatch.setattr(programs, "SYSTEM_DIRECTORIES", (str(tmp_path),))
     return tmp_path
 
 

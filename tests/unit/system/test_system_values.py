@@ -106,7 +106,7 @@ def test_missing_rights_have_one_remedy_everywhere():
 @pytest.fixture
 def no_programs(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr("overlay.system.programs._SYSTEM_DIRECTORIES", ())
+    monkeypatch.setattr("overlay.system.programs.SYSTEM_DIRECTORIES", ())
     return tmp_path
 
 
@@ -210,6 +210,6 @@ def test_a_tun_device_refuses_values_out_of_range(name, mtu):
 
 
 def test_a_missing_tun_driver_says_what_to_do(monkeypatch, tmp_path):
-    monkeypatch.setattr("overlay.system.tun._CLONE_DEVICE", tmp_path / "tun")
+    monkeypatch.setattr("overlay.system.tun.CLONE_DEVICE", tmp_path / "tun")
     with pytest.raises(BackendError, match="modprobe tun"):
         TunDevice.open("anon%d", 1400)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+import tracemalloc
 
 import pytest
 
@@ -116,11 +117,14 @@ def test_a_link_opened_twice_keeps_one_process() -> None:
 
 def test_links_that_come_and_go_leave_nothing_behind() -> None:
     tfc = strategy(0.001, links=4)
+    tracemalloc.start()
     for number in range(10_000):
         tfc.link_opened(LinkHandle(100 + number), NOW)
         tfc.link_closed(LinkHandle(100 + number))
-    assert len(tfc._deadlines) == 4
-    assert len(tfc._heap) <= 64
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 32_768, "10,000 links would take more than 1 MB"
+    assert {link for _, link in run(tfc, NOW + 100_000.0)} == {0, 1, 2, 3}
 
 
 @pytest.mark.parametrize("rate", [-0.1, 1000.1, math.inf, math.nan])
