@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from overlay.cli.places import control_socket_of
-from overlay.control import ControlClient, OpenPathRequest
+from overlay.control import ControlClient, OpenPathsRequest
 from overlay.destinations import parse_destination
 from overlay.errors import OverlayError
 
@@ -27,9 +27,9 @@ def main() -> int:
     parser.add_argument("program", nargs=argparse.REMAINDER)
     arguments = parser.parse_args()
     try:
-        request = OpenPathRequest(parse_destination(arguments.destination), arguments.hops)
+        request = OpenPathsRequest((parse_destination(arguments.destination),), arguments.hops)
         with ControlClient(control_socket_of(None, arguments.socket)) as node:
-            path = node.open_path(request)  # returns when the path carries packets
+            [path] = node.open_paths(request)  # returns when the path carries packets
             print(f"path {path.number} through {len(path.hops)} Mix-nodes", file=sys.stderr)
             try:
                 return subprocess.run(arguments.program, check=False).returncode

@@ -136,7 +136,7 @@ class _Asker:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.connect(self._control_socket)
         self._stage.selector.register(self._socket, selectors.EVENT_READ, self._readable)
-        self._say("open_path", {"destination": _DESTINATION, "hops": HOPS})
+        self._say("open_paths", {"destinations": [_DESTINATION], "hops": HOPS})
 
     def _say(self, method: str, parameters: dict[str, Any]) -> None:
         assert self._socket is not None  # a round is under way
@@ -152,7 +152,7 @@ class _Asker:
         while b"\n" in self._buffer:
             line, _, self._buffer = self._buffer.partition(b"\n")
             answer = json.loads(line)
-            if answer["ok"] and isinstance(answer["result"], dict):
+            if answer["ok"] and isinstance(answer["result"], list):
                 self._say("close_path", {"path": "all"})
             else:  # closed, or refused after several tries
                 self._end_round()

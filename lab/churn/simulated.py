@@ -134,7 +134,7 @@ class _Client:
             self.paths.close(path.number, now)
         self._world.heap.at(now + self._play.script.timing.path_pause_s, self.ask)
         try:
-            self.paths.request_all([PathTerms(_DESTINATION, HOPS, "uniform")], now)
+            self.paths.open_paths([PathTerms(_DESTINATION, HOPS, "uniform")], now)
         except NoSuitablePath:
             return
 

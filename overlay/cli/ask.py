@@ -18,7 +18,6 @@ from overlay.control.codec import parse_hop
 from overlay.control.reports import Report, encode_report
 from overlay.control.service import (
     MAX_DESTINATIONS,
-    OpenPathRequest,
     OpenPathsRequest,
     PathReport,
 )
@@ -74,16 +73,11 @@ def _list_paths(client: ControlClient, _arguments: argparse.Namespace) -> Comman
     return CommandOutput(paths_text(reports), _plain(reports))
 
 
-def _open_path(client: ControlClient, arguments: argparse.Namespace) -> CommandOutput:
-    request: OpenPathsRequest = arguments.request
-    if len(request.destinations) > 1:
-        reports = client.open_paths(request)
-        return CommandOutput("\n\n".join(path_text(report) for report in reports), _plain(reports))
-    single = OpenPathRequest(
-        request.destinations[0], request.hops, request.strategy, request.via, request.both_versions
-    )
-    report = client.open_path(single)
-    return CommandOutput(path_text(report), encode_report(report))
+def _open_paths(client: ControlClient, arguments: argparse.Namespace) -> CommandOutput:
+    reports = client.open_paths(arguments.request)
+    text = "\n\n".join(path_text(report) for report in reports)
+    # The answer to one destination is one object, so that scripts read its fields directly.
+    return CommandOutput(text, _plain(reports) if len(reports) > 1 else encode_report(reports[0]))
 
 
 def _close_path(client: ControlClient, arguments: argparse.Namespace) -> CommandOutput:
@@ -126,7 +120,7 @@ QUESTIONS: Final[Mapping[str, Question]] = MappingProxyType(
         "status": _status,
         "peers": _peers,
         "path list": _list_paths,
-        "path open": _open_path,
+        "path open": _open_paths,
         "path close": _close_path,
         "stop": _stop,
     }

@@ -9,7 +9,6 @@ from overlay.control.client import ControlClient, RequestFailed
 from overlay.control.service import (
     ClosePathRequest,
     ControlService,
-    OpenPathRequest,
     OpenPathsRequest,
     PathReport,
     PeerReport,
@@ -21,7 +20,6 @@ __all__ = [
     "ClosePathRequest",
     "ControlClient",
     "ControlService",
-    "OpenPathRequest",
     "OpenPathsRequest",
     "PathReport",
     "PeerReport",

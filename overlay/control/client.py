@@ -24,7 +24,6 @@ from overlay.control.codec import (
 from overlay.control.reports import decode_report
 from overlay.control.service import (
     ClosePathRequest,
-    OpenPathRequest,
     OpenPathsRequest,
     PathReport,
     PathsRequest,
@@ -119,13 +118,12 @@ class ControlClient:
         """Return the paths that the user has opened."""
         return decode_report_list(PathReport, self._ask(PathsRequest()))
 
-    def open_path(self, request: OpenPathRequest) -> PathReport:
-        """Open a path, and return its report when it carries packets."""
-        return decode_report(PathReport, self._ask(request))
-
     def open_paths(self, request: OpenPathsRequest) -> list[PathReport]:
-        """Open several paths, and return their reports when all carry packets."""
-        return decode_report_list(PathReport, self._ask(request))
+        """Open a path to each destination, and return their reports when all carry packets."""
+        reports = decode_report_list(PathReport, self._ask(request))
+        if len(reports) != len(request.destinations):
+            raise Malformed("the result must be one path report for each destination.")
+        return reports
 
     def close_path(self, which: int | IpNetwork | None) -> int:
         """Close one path, by number or destination, or all (None); return how many were closed."""

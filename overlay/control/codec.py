@@ -2,9 +2,9 @@
 
 ::
 
-    {"method": "open_path", "parameters": {"destination": "192.0.2.7/32", "hops": 3}}
+    {"method": "open_paths", "parameters": {"destinations": ["192.0.2.7/32"], "hops": 3}}
     {"method": "close_path", "parameters": {"path": "192.0.2.7/32"}}
-    {"ok": true, "result": {"number": 1, "destination": "192.0.2.7", ...}}
+    {"ok": true, "result": [{"number": 1, "destination": "192.0.2.7/32", ...}]}
     {"ok": false, "error": "there is no path 4; open paths: 1.", "kind": "ConfigurationError"}
 
 Decoding any bytes either returns a value or raises :class:`~overlay.errors.Malformed`.
@@ -29,7 +29,6 @@ from overlay.control.reports import Report, decode_report, encode_report
 from overlay.control.service import (
     MAX_DESTINATIONS,
     ClosePathRequest,
-    OpenPathRequest,
     OpenPathsRequest,
     PathsRequest,
     PeersRequest,
@@ -70,7 +69,7 @@ _PLAIN: Final[dict[str, type[StatusRequest | PeersRequest | PathsRequest]]] = {
     "paths": PathsRequest,
 }
 _OPTIONS: Final = {"hops", "strategy", "via", "both_versions"}
-"""Parameters of open_path and open_paths besides the destination."""
+"""Parameters of open_paths besides the destinations."""
 
 R = TypeVar("R", bound=Report)
 
@@ -86,9 +85,6 @@ class Failure:
 def encode_request(request: Request) -> bytes:
     """Return a request as one line, including its newline."""
     match request:
-        case OpenPathRequest():
-            where = {"destination": str(request.destination)}
-            return _line({"method": "open_path", "parameters": where | _options(request)})
         case OpenPathsRequest():
             all_of = {"destinations": [str(each) for each in request.destinations]}
             return _line({"method": "open_paths", "parameters": all_of | _options(request)})
@@ -183,7 +179,7 @@ def parse_hop(text: str) -> NodeId | OverlayAddress:
     return OverlayAddress(packed)
 
 
-def _options(request: OpenPathRequest | OpenPathsRequest) -> dict[str, object]:
+def _options(request: OpenPathsRequest) -> dict[str, object]:
     parameters: dict[str, object] = {}
     if request.hops is not None:
         parameters["hops"] = request.hops
@@ -200,15 +196,7 @@ def _format_hop(hop: bytes) -> str:
     return hop.hex() if len(hop) == NODE_ID_BYTES else format_address(hop)
 
 
-def _decode_open(parameters: object) -> OpenPathRequest:
-    table = _object(parameters, "the parameters of open_path", {"destination"}, _OPTIONS)
-    destination = table["destination"]
-    if not isinstance(destination, str):
-        raise Malformed("destination must be an address or a prefix, as text.")
-    return OpenPathRequest(parse_destination(destination), *_decode_options(table))
-
-
-def _decode_open_several(parameters: object) -> OpenPathsRequest:
+def _decode_open(parameters: object) -> OpenPathsRequest:
     table = _object(parameters, "the parameters of open_paths", {"destinations"}, _OPTIONS)
     texts = table["destinations"]
     if not isinstance(texts, list) or not all(isinstance(item, str) for item in texts):
@@ -262,8 +250,7 @@ def _decode_stop(parameters: object) -> StopRequest:
 
 
 _DECODERS: Final[dict[str, Callable[[object], Request]]] = {
-    "open_path": _decode_open,
-    "open_paths": _decode_open_several,
+    "open_paths": _decode_open,
     "close_path": _decode_close,
     "stop": _decode_stop,
 }

@@ -31,7 +31,6 @@ from overlay.control.failure import failure_of, overlay_error_in
 from overlay.control.service import (
     ClosePathRequest,
     ControlService,
-    OpenPathRequest,
     OpenPathsRequest,
     PathsRequest,
     PeersRequest,
@@ -215,7 +214,7 @@ class _Connection:
 
 
 def _late(request: Request) -> str:
-    if isinstance(request, OpenPathRequest | OpenPathsRequest):
+    if isinstance(request, OpenPathsRequest):
         return (
             f"the node did not open it within {REQUEST_TIMEOUT_S:.0f} seconds and goes on trying; "
             'its packets stay blocked meanwhile. See "overlay path list", or close it with '
@@ -232,8 +231,6 @@ async def _perform(service: ControlService, request: Request) -> bytes:
             return encode_success(list(service.peers()))
         case PathsRequest():
             return encode_success(list(service.paths()))
-        case OpenPathRequest():
-            return encode_success(await service.open_path(request))
         case OpenPathsRequest():
             return encode_success(list(await service.open_paths(request)))
         case ClosePathRequest(path=path):

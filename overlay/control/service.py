@@ -16,7 +16,6 @@ __all__ = [
     "ClosePathRequest",
     "ControlService",
     "HopReport",
-    "OpenPathRequest",
     "OpenPathsRequest",
     "PathReport",
     "PathsRequest",
@@ -49,29 +48,16 @@ class PathsRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class OpenPathRequest:
-    """Carry packets to ``destination`` through an anonymous circuit.
+class OpenPathsRequest:
+    """Carry packets to 1 to ``MAX_DESTINATIONS`` destinations, each through an anonymous circuit.
+
+    The kill switch covers all destinations before the first circuit is set up.
 
     If a field is None, the configuration decides. ``via`` has the hops that the user chose, first
     hop first and at most ``MAX_HOPS``; each is a node id (20 bytes) or an overlay address (16
-    bytes). ``both_versions`` blocks the other IP version while the path exists, except for local
-    addresses (``overlay.paths.ip_versions``).
-    """
-
-    destination: IpNetwork
-    hops: int | None = None
-    strategy: str | None = None
-    via: tuple[NodeId | OverlayAddress, ...] = ()
-    both_versions: bool | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class OpenPathsRequest:
-    """Open a path to each of several destinations.
-
-    The kill switch covers all destinations before the first circuit is set up. The other fields
-    are those of :class:`OpenPathRequest`. ``both_versions`` blocks the IP version that no
-    destination has; if the destinations have both, none is blocked.
+    bytes). ``both_versions`` blocks the IP version that no destination has, except for local
+    addresses (``overlay.paths.ip_versions``), while the paths exist. If the destinations have
+    both versions, none is blocked.
     """
 
     destinations: tuple[IpNetwork, ...]
@@ -99,13 +85,7 @@ class StopRequest:
 
 
 Request = (
-    StatusRequest
-    | PeersRequest
-    | PathsRequest
-    | OpenPathRequest
-    | OpenPathsRequest
-    | ClosePathRequest
-    | StopRequest
+    StatusRequest | PeersRequest | PathsRequest | OpenPathsRequest | ClosePathRequest | StopRequest
 )
 
 
@@ -310,16 +290,12 @@ class ControlService(Protocol):
         """Return the paths that the user has opened."""
         ...
 
-    async def open_path(self, request: OpenPathRequest) -> PathReport:
-        """Open a path, and return its report when it carries packets.
+    async def open_paths(self, request: OpenPathsRequest) -> list[PathReport]:
+        """Open a path to each destination, and return their reports when all carry packets.
 
         The call is cancelled if the client closes the connection or the request times out. The
-        destination then stays blocked, and the node continues to open the path.
+        destinations then stay blocked, and the node continues to open the paths.
         """
-        ...
-
-    async def open_paths(self, request: OpenPathsRequest) -> list[PathReport]:
-        """Open paths to several destinations, and return their reports when all carry packets."""
         ...
 
     async def close_path(self, which: int | IpNetwork | None) -> int:

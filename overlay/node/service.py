@@ -11,7 +11,6 @@ import trio
 
 from overlay.addresses import IpNetwork, NodeId, OverlayAddress, format_address
 from overlay.control.service import (
-    OpenPathRequest,
     OpenPathsRequest,
     PathReport,
     PeerReport,
@@ -63,19 +62,6 @@ class NodeService:
         self._stop()
 
     # -- paths -----------------------------------------------------------------------
-
-    async def open_path(self, request: OpenPathRequest) -> PathReport:
-        """Open a path and return when it carries packets; see :meth:`open_paths`."""
-        (report,) = await self.open_paths(
-            OpenPathsRequest(
-                (request.destination,),
-                request.hops,
-                request.strategy,
-                request.via,
-                request.both_versions,
-            )
-        )
-        return report
 
     async def open_paths(self, request: OpenPathsRequest) -> list[PathReport]:
         """Open paths and return when all carry packets.
@@ -242,7 +228,7 @@ class NodeService:
                 inner_networks=(exit_settings.inner_ipv4, exit_settings.inner_ipv6),
             )
         all_terms = [self._terms(request, each) for each in dict.fromkeys(request.destinations)]
-        return self._cores.paths.request_all(all_terms, self._now())
+        return self._cores.paths.open_paths(all_terms, self._now())
 
     def _terms(self, request: OpenPathsRequest, destination: IpNetwork) -> PathTerms:
         """Return what a request asks for, with what was left or configured for the rest."""

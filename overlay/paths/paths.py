@@ -106,7 +106,7 @@ class Paths(PathTable):
 
     # -- requests ----------------------------------------------------------
 
-    def request_all(self, all_terms: Sequence[PathTerms], now: float) -> list[RequestedPath]:
+    def open_paths(self, all_terms: Sequence[PathTerms], now: float) -> list[RequestedPath]:
         """Block all destinations, then begin their first circuits (paper, Figure 4).
 
         An existing path without an owner is taken over. If its terms differ, its circuit is

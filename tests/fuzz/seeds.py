@@ -275,7 +275,7 @@ PATH: Final = {
 
 def _lines() -> list[bytes]:
     opening = {
-        "destination": "192.0.2.7",
+        "destinations": ["192.0.2.7"],
         "hops": 3,
         "strategy": "uniform",
         "via": ["fd6d:6978::7"],
@@ -283,8 +283,8 @@ def _lines() -> list[bytes]:
     values = (
         {"method": "status"},
         {"method": "stop"},
-        {"method": "open_path", "parameters": opening},
-        {"method": "open_path", "parameters": {"destination": "2001:db8::/48"}},
+        {"method": "open_paths", "parameters": opening},
+        {"method": "open_paths", "parameters": {"destinations": ["2001:db8::/48"]}},
         {"method": "close_path", "parameters": {"path": "all"}},
         {"method": "close_path", "parameters": {"path": 7}},
         {"result": [PATH]},

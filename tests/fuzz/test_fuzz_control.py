@@ -35,7 +35,7 @@ REPORT = PATH | {
     "stays_open": ["IPv6"],
 }
 requests = st.fixed_dictionaries(
-    {"method": st.sampled_from(["status", "stop", "open_path", "open_paths", "close_path", "fly"])},
+    {"method": st.sampled_from(["status", "stop", "open_paths", "close_path", "fly"])},
     optional={
         "parameters": st.dictionaries(
             names,

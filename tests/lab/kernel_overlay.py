@@ -18,7 +18,7 @@ from lab.pinging import pings
 from lab.underlay import Underlay
 from overlay.cli.main import main as overlay_main
 from overlay.control.client import ControlClient
-from overlay.control.service import OpenPathRequest
+from overlay.control.service import OpenPathsRequest
 
 BUSY_S = 240
 """How long nodes may take to start or stop where others use the machine as well."""
@@ -133,13 +133,13 @@ class KernelOverlay:
     def request(self, hops, destination):
         """Return the request for a path through named hops."""
         via = tuple(ipaddress.ip_address(self.nodes[h].overlay_address).packed for h in hops)
-        return OpenPathRequest(ipaddress.ip_network(destination), None, "explicit", via)
+        return OpenPathsRequest((ipaddress.ip_network(destination),), None, "explicit", via)
 
     @contextlib.contextmanager
     def path(self, source, hops, destination):
         """A path through named hops while inside."""
         with client(self.nodes[source]) as asked:
-            report = asked.open_path(self.request(hops, destination))
+            [report] = asked.open_paths(self.request(hops, destination))
         try:
             yield report
         finally:

@@ -98,7 +98,7 @@ def test_a_large_packet_goes_nowhere_until_the_node_restores_its_lost_rule(overl
 def test_a_killed_source_leaks_no_fragment_and_the_next_start_mends_it(overlay, tmp_path):
     target, alice = overlay.targets()[0], overlay.nodes["alicek"]
     with client(alice) as asked:
-        asked.open_path(overlay.request(CHAINS[1], target))
+        asked.open_paths(overlay.request(CHAINS[1], target))
     overlay.ping("alicek", target, size=ECHO_BYTES)
     alice.kill()
     with alice.host.capture(tmp_path / "killed.pcap") as capture:

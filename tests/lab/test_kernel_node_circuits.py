@@ -166,7 +166,7 @@ def test_without_policies_and_when_killed_a_source_is_silent_until_the_next_star
     target, alice = overlay.targets()[0], overlay.nodes["alicek"]
     namespace = overlay.namespace("alicek")
     with client(alice) as asked:
-        report = asked.open_path(overlay.request(["mixk", "exitk"], target))
+        [report] = asked.open_paths(overlay.request(["mixk", "exitk"], target))
     overlay.ping("alicek", target)
     with alice.host.capture(tmp_path / "flushed.pcap") as capture:
         namespace.run(["ip", "xfrm", "policy", "flush"])
@@ -222,7 +222,7 @@ LARGE_BYTES = 3000
 def test_a_path_carries_again_after_devices_were_deleted_and_after_a_restart(overlay, tmp_path):
     target, alice = overlay.targets()[0], overlay.nodes["alicek"]
     with client(alice) as asked:
-        asked.open_path(overlay.request(["mixk", "exitk"], target))
+        asked.open_paths(overlay.request(["mixk", "exitk"], target))
     arrives = lambda: overlay.ping("alicek", target, check=False, size=LARGE_BYTES)  # noqa: E731
     with alice.host.capture(tmp_path / "deleted.pcap") as capture:
         for name, devices in DEVICES.items():

@@ -17,7 +17,7 @@ from kernel_overlay import KernelOverlay, client
 from test_lab_standby import Conversation
 
 from lab.nodes import wait_until
-from overlay.control.service import OpenPathRequest
+from overlay.control.service import OpenPathsRequest
 from overlay.link.machine import MAX_OLD_PAIRS
 
 pytestmark = pytest.mark.kernel(time_limit_s=600)
@@ -72,7 +72,7 @@ class Chain(KernelOverlay):
             for name in ("rmem_max", "wmem_max"):
                 Path("/proc/sys/net/core", name).write_text(f"{BUFFER_BYTES}\n")
             with client(self.nodes["alice-k"]) as asked:
-                self.opened = asked.open_path(self.request(NAMES[:2], self.bob.ipv4.ip))
+                [self.opened] = asked.open_paths(self.request(NAMES[:2], self.bob.ipv4.ip))
             self.bob.namespace.popen(["iperf3", "-s"])
         except BaseException:
             self.__exit__()
@@ -197,8 +197,8 @@ def test_a_conversation_outlives_its_relay_and_the_exits_death_is_told(chain):
     with contextlib.ExitStack() as opened:
         with client(chain.alice) as asked:
             asked.close_path(None)
-            request = OpenPathRequest(ipaddress.ip_network(target), 2, "uniform", ())
-            before = asked.open_path(request)
+            request = OpenPathsRequest((ipaddress.ip_network(target),), 2, "uniform", ())
+            [before] = asked.open_paths(request)
         relay = chain.named(before.hops[0].overlay_address)
         talk = Conversation(chain, str(target), opened)
         wait_until(

@@ -18,7 +18,7 @@ from lab.namespaces import LabError
 from lab.nodes import PORT, wait_until
 from lab.reading import ARP, ICMP, UDP
 from overlay.control.client import ControlClient, NoNodeAnswers
-from overlay.control.service import OpenPathRequest
+from overlay.control.service import OpenPathsRequest
 
 PROGRAM = """
 import ipaddress, sys, trio
@@ -51,7 +51,7 @@ def test_every_end_of_a_node_keeps_its_destination_blocked(overlay, tmp_path):
     alice, web = overlay.alice, overlay.web.address
     with alice.host.capture(tmp_path / "alice.pcap") as capture:
         with client(alice) as asked:
-            opened = asked.open_path(OpenPathRequest(network(web), 1, both_versions=True))
+            [opened] = asked.open_paths(OpenPathsRequest((network(web),), 1, both_versions=True))
         assert opened.stays_open
         assert overlay.fetch("small") == b"small"
         alice.send_signal(signal.SIGHUP)
@@ -80,7 +80,7 @@ def test_what_is_remembered_is_blocked_by_a_reboot_before_the_node_joins(overlay
     alice, web = overlay.alice, overlay.web.address
     start(alice, overlay.nodes["boot"])
     with client(alice) as asked:
-        asked.open_path(OpenPathRequest(network(web)))
+        asked.open_paths(OpenPathsRequest((network(web),)))
     alice.stop()
     alice = overlay.nodes["alice"] = rebooted(overlay, alice)
     assert reaches(overlay), "the kernel has forgotten everything"
@@ -120,9 +120,9 @@ def test_destinations_are_freed_with_and_without_a_node(overlay):
     assert ipv6_reaches(overlay)
     restart(alice, states=set())
     with client(alice) as asked:
-        asked.open_path(OpenPathRequest(network(other), both_versions=True))
+        asked.open_paths(OpenPathsRequest((network(other),), both_versions=True))
         assert not reaches(overlay)
-        asked.open_path(OpenPathRequest(network(web)))
+        asked.open_paths(OpenPathsRequest((network(web),)))
     assert overlay.fetch("small") == b"small", "the longest prefix decides"
     killed(alice)
     assert not reaches(overlay)

@@ -8,7 +8,7 @@ from overlay.cli.main import main
 from overlay.control.server import serve_control
 from overlay.control.service import (
     HopReport,
-    OpenPathRequest,
+    OpenPathsRequest,
     PathReport,
     PeerReport,
     StatusReport,
@@ -77,7 +77,7 @@ class FakeService:
     def paths(self):
         return list(self.opened.values())
 
-    async def open_path(self, request: OpenPathRequest):
+    async def open_paths(self, request: OpenPathsRequest):
         self.requests.append(request)
         if request.strategy == "never":
             try:
@@ -89,10 +89,15 @@ class FakeService:
             raise RuntimeError("secret detail")
         if request.strategy == "none-left":
             raise NoSuitablePath("no exit fits.", known=6, removed=(("policy", 6),))
+        if request.strategy == "too-few":
+            return []
+        return [self._opened(request, destination) for destination in request.destinations]
+
+    def _opened(self, request, destination):
         number = len(self.opened) + 1
         self.opened[number] = PathReport(
             number=number,
-            destination=str(request.destination),
+            destination=str(destination),
             state="open",
             hops=(HopReport("cd" * 20, "fd6d:6978::8"), HopReport("ef" * 20, "fd6d:6978::9")),
             inner_addresses=("100.64.0.2",),
@@ -101,15 +106,10 @@ class FakeService:
             strategy=request.strategy or "uniform",
             mtu=1180,
             both_versions=bool(request.both_versions),
-            permanent=str(request.destination) == PERMANENT,
+            permanent=str(destination) == PERMANENT,
             stays_open=("Packets to IPv6 addresses of the same server are not covered.",),
         )
         return self.opened[number]
-
-    async def open_paths(self, request):
-        self.requests.append(request)
-        single = [OpenPathRequest(each, strategy=request.strategy) for each in request.destinations]
-        return [await self.open_path(each) for each in single]
 
     async def leave(self, *, release):
         blocked = len(self.opened)

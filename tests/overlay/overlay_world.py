@@ -113,7 +113,7 @@ class SimulatedNode:
 
     def request(self, destination, *, hops=3):
         terms = PathTerms(ip_network(destination), hops, "uniform")
-        [path] = self.cores.paths.request_all([terms], self.world.now)
+        [path] = self.cores.paths.open_paths([terms], self.world.now)
         self.cores.settle(self.world.now)
         return path
 

@@ -15,7 +15,6 @@ from fake_control import PEER, STATUS, FakeService
 
 from overlay.control import (
     ControlClient,
-    OpenPathRequest,
     OpenPathsRequest,
     RequestFailed,
     StopReport,
@@ -27,11 +26,11 @@ from overlay.control.server import (
     REQUEST_TIMEOUT_S,
     serve_control,
 )
-from overlay.errors import BackendError, ConfigurationError, InternalError
+from overlay.errors import BackendError, ConfigurationError, InternalError, Malformed
 
 OPEN_NEVER = {
-    "method": "open_path",
-    "parameters": {"destination": "192.0.2.7", "strategy": "never"},
+    "method": "open_paths",
+    "parameters": {"destinations": ["192.0.2.7"], "strategy": "never"},
 }
 
 
@@ -93,13 +92,13 @@ def test_every_question_gets_its_report(path):
     async def scenario(service):
         assert await ask(path, lambda client: client.status()) == STATUS
         assert await ask(path, lambda client: client.peers()) == [PEER]
-        request = OpenPathRequest(parse_destination("192.0.2.7"), hops=3, strategy="uniform")
-        opened = await ask(path, lambda client: client.open_path(request))
+        request = OpenPathsRequest((parse_destination("192.0.2.7"),), hops=3, strategy="uniform")
+        [opened] = await ask(path, lambda client: client.open_paths(request))
         assert service.requests == [request]
         assert await ask(path, lambda client: client.paths()) == [opened]
         assert await ask(path, lambda client: client.close_path(opened.number)) == 1
         assert await ask(path, lambda client: client.close_path(None)) == 0
-        several = OpenPathsRequest((request.destination, parse_destination("2001:db8::7")))
+        several = OpenPathsRequest((*request.destinations, parse_destination("2001:db8::7")))
         opened = await ask(path, lambda client: client.open_paths(several))
         assert [report.number for report in opened] == [1, 2]
         by_destination = parse_destination("2001:db8::7")
@@ -135,9 +134,9 @@ def test_socket_file_is_gone_when_the_node_is(path):
 
 def test_error_of_the_node_arrives_as_its_sentence_and_kind(path):
     async def scenario(service):
-        request = OpenPathRequest(parse_destination("192.0.2.7"), strategy="none-left")
+        request = OpenPathsRequest((parse_destination("192.0.2.7"),), strategy="none-left")
         with pytest.raises(RequestFailed, match=r"no exit fits\.") as failed:
-            await ask(path, lambda client: client.open_path(request))
+            await ask(path, lambda client: client.open_paths(request))
         assert failed.value.kind == "NoSuitablePath"
         with pytest.raises(RequestFailed, match="there is no path 9"):
             await ask(path, lambda client: client.close_path(9))
@@ -145,11 +144,20 @@ def test_error_of_the_node_arrives_as_its_sentence_and_kind(path):
     serve(path, scenario)
 
 
+def test_answer_with_fewer_reports_than_destinations_is_an_error(path):
+    async def scenario(service):
+        request = OpenPathsRequest((parse_destination("192.0.2.7"),), strategy="too-few")
+        with pytest.raises(Malformed, match="one path report for each destination"):
+            await ask(path, lambda client: client.open_paths(request))
+
+    serve(path, scenario)
+
+
 def test_bug_is_reported_without_its_details_and_serving_goes_on(path, caplog):
     async def scenario(service):
-        request = OpenPathRequest(parse_destination("192.0.2.7"), strategy="buggy")
+        request = OpenPathsRequest((parse_destination("192.0.2.7"),), strategy="buggy")
         with pytest.raises(InternalError, match="RuntimeError"):
-            await ask(path, lambda client: client.open_path(request))
+            await ask(path, lambda client: client.open_paths(request))
         assert await ask(path, lambda client: client.status()) == STATUS
 
     serve(path, scenario)
@@ -215,7 +223,7 @@ def test_fifty_commands_at_once_are_all_answered(path):
 
         def open_one(number):
             with ControlClient(path) as client:
-                client.open_path(OpenPathRequest(parse_destination(f"192.0.2.{number}")))
+                client.open_paths(OpenPathsRequest((parse_destination(f"192.0.2.{number}"),)))
 
         async with trio.open_nursery() as nursery:
             for number in range(50):

@@ -11,7 +11,7 @@ from scapy.layers.inet import IP, UDP
 from scapy.packet import Raw
 
 from lab.garbage import garbage_kinds
-from overlay.control.service import OpenPathRequest
+from overlay.control.service import OpenPathsRequest
 from overlay.node.node_cores import NodeCores
 
 BOB = ipaddress.ip_network("203.0.113.10/32")
@@ -54,7 +54,7 @@ def test_esp_passes_what_waits_at_every_hop(tmp_path):
     async def program():
         async with running(participants) as nodes:
             alice = participants[-1].host
-            await nodes[-1].service.open_path(OpenPathRequest(BOB, 3))
+            await nodes[-1].service.open_paths(OpenPathsRequest((BOB,), 3))
             (device,) = alice.open_devices("anon")
             exits = participants[2].host.open_devices("exit")
             before = [node.service.status().counters["udp_received"] for node in nodes]

@@ -69,7 +69,7 @@ def test_a_circuits_whole_life_and_its_failures_leave_no_trace_in_the_logs(captu
     assert world.run(5, until=lambda: exit_of(world, path).exit_device.written)
     terms = PathTerms(ip_network("10.0.0.1/32"), 3, "uniform")
     with pytest.raises(NoSuitablePath) as refused:
-        alice.cores.paths.request_all([terms], world.now)
+        alice.cores.paths.open_paths([terms], world.now)
     for junk in (b"", b"\xff", bytes(300), bytes(4) + b"\x01" + bytes(200), world.wire[-1][2][:-1]):
         world.carry(junk, world.all[0].endpoint, alice.endpoint)
     world.crash(exit_of(world, path))

@@ -12,7 +12,7 @@ import trio
 from loopback_overlay import CancelAfter, cast, open_descriptors, run, running, until
 
 from overlay.control.client import ControlClient
-from overlay.control.service import OpenPathRequest
+from overlay.control.service import OpenPathsRequest
 from overlay.dht.topology_store import TopologyStore
 from overlay.node import run_node
 from overlay.system.udp import UdpSocket
@@ -117,7 +117,7 @@ def test_a_node_that_is_cancelled_with_an_open_path_keeps_the_destination_blocke
                 async with alice.node() as node, trio.open_nursery() as nursery:
                     nursery.start_soon(trio.sleep_forever)
                     await until(lambda: node.service.status().mix_nodes == 1)
-                    await node.service.open_path(OpenPathRequest(BOB, 1))
+                    await node.service.open_paths(OpenPathsRequest((BOB,), 1))
                     assert alice.host.blocked == {BOB}
                     scope.cancel()
             assert alice.host.blocked == {BOB}

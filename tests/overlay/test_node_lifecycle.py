@@ -18,7 +18,7 @@ from scapy.packet import Raw
 
 from overlay.cli.blocked import freed_text
 from overlay.config.load import parse_configuration
-from overlay.control.service import OpenPathRequest, OpenPathsRequest, StopReport
+from overlay.control.service import OpenPathsRequest, StopReport
 from overlay.errors import BackendError, ConfigurationError, PathError
 from overlay.node import OverlayNode
 from overlay.node.path_file import encode_paths
@@ -109,13 +109,13 @@ async def open_again(node):
 @pytest.mark.parametrize("kernel", ["kept", "rebooted"])
 def test_the_restart_restores_paths_with_their_parameters(others, alice, kernel):
     via = tuple(each.identity.overlay_address for each in others)
-    request = OpenPathRequest(BOB, 2, "explicit", via, both_versions=True)
+    request = OpenPathsRequest((BOB,), 2, "explicit", via, both_versions=True)
 
     async def program():
         async with running(others):
             async with alice.node() as node:
                 await until(lambda: node.service.status().mix_nodes == 2)
-                await node.service.open_path(request)
+                await node.service.open_paths(request)
             if kernel == "rebooted":
                 reboot(alice)
             async with alice.node() as node:
@@ -140,7 +140,7 @@ def test_the_file_is_private_and_follows_every_change(others, alice):
             await until(lambda: node.service.status().mix_nodes == 2)
             assert not file_of(alice).exists(), "a node without paths writes none"
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(node.service.open_path, OpenPathRequest(BOB, 2))
+                nursery.start_soon(node.service.open_paths, OpenPathsRequest((BOB,), 2))
                 await until(lambda: alice.host.blocked, step_s=0)
                 assert [p["destination"] for p in stored(alice)] == [str(BOB)]
             assert stat.S_IMODE(file_of(alice).stat().st_mode) == 0o600
@@ -230,11 +230,11 @@ def test_other_parameters_open_an_inherited_path_anew_behind_the_kill_switch(oth
     async def program():
         async with running(others), alice.node() as node:
             await until(lambda: node.service.status().mix_nodes == 2)
-            report = await node.service.open_path(OpenPathRequest(BOB, 1))
+            [report] = await node.service.open_paths(OpenPathsRequest((BOB,), 1))
             assert (report.number, len(report.hops)) == (1, 1)
             assert alice.host.released == []
             with pytest.raises(ConfigurationError, match="serves this destination already"):
-                await node.service.open_path(OpenPathRequest(BOB, 1))
+                await node.service.open_paths(OpenPathsRequest((BOB,), 1))
 
     run(program)
 
@@ -246,7 +246,7 @@ def test_a_node_that_stops_while_a_path_opens_leaves_it_blocked(others, alice):
                 async with alice.node() as node:
                     await until(lambda: node.service.status().mix_nodes == 2)
                     async with trio.open_nursery() as nursery:
-                        nursery.start_soon(node.service.open_path, OpenPathRequest(BOB, 2))
+                        nursery.start_soon(node.service.open_paths, OpenPathsRequest((BOB,), 2))
                         await until(lambda: alice.host.blocked, step_s=0)
                         scope.cancel()
             assert (alice.host.blocked, alice.host.released) == ({BOB}, [])
@@ -260,7 +260,7 @@ def test_a_request_for_both_families_of_a_server_covers_both(others, alice):
     async def program():
         async with running(others), alice.node() as node:
             await until(lambda: node.service.status().mix_nodes == 2)
-            one = await node.service.open_path(OpenPathRequest(BOB, 2))
+            [one] = await node.service.open_paths(OpenPathsRequest((BOB,), 2))
             assert "IPv6 addresses of the same server are not covered" in one.stays_open[0]
             await node.service.close_path(None)
             request = OpenPathsRequest((BOB, DAVE), 2, both_versions=True)
@@ -274,7 +274,7 @@ def test_a_request_for_both_families_of_a_server_covers_both(others, alice):
             )
             assert alice.host.blocked == {DAVE} | set(BLOCKED_FAMILY[4])
             assert "Local IPv4 addresses are not blocked." in report.stays_open
-            await node.service.open_path(OpenPathRequest(BOB, 2))  # the longest prefix wins
+            await node.service.open_paths(OpenPathsRequest((BOB,), 2))  # the longest prefix wins
             assert set(alice.host.carried) == {BOB, DAVE}
 
     run(program)
@@ -398,7 +398,7 @@ def test_a_disk_that_takes_no_file_keeps_no_path_from_opening(others, alice, cap
     async def program():
         async with running(others), alice.node() as node:
             await until(lambda: node.service.status().mix_nodes == 2)
-            await node.service.open_path(OpenPathRequest(BOB, 2))
+            await node.service.open_paths(OpenPathsRequest((BOB,), 2))
             assert node.service.status().counters["path_file_not_written"] >= 1
             free_the_file(alice)
             await until(lambda: file_of(alice).exists(), step_s=1)
@@ -422,7 +422,7 @@ def test_a_stopping_node_writes_no_file_without_the_paths_that_it_has_forgotten(
     async def program():
         async with running(others), alice.node() as node:
             await until(lambda: node.service.status().mix_nodes == 2)
-            await node.service.open_path(OpenPathRequest(BOB, 2))
+            await node.service.open_paths(OpenPathsRequest((BOB,), 2))
         assert not file_of(alice).exists()
 
     run(program)
@@ -502,7 +502,7 @@ def test_a_request_that_could_not_be_protected_is_not_owed_later(others, alice):
             await until(lambda: node.service.status().mix_nodes == 2)
             alice.host.refuse.add("protect")
             with pytest.raises(BackendError):
-                await node.service.open_path(OpenPathRequest(BOB, 2))
+                await node.service.open_paths(OpenPathsRequest((BOB,), 2))
             alice.host.refuse.clear()
             await trio.sleep(60)
             assert (alice.host.blocked, node.service.status().unprotected) == (set(), ())
@@ -517,8 +517,8 @@ def test_what_a_node_left_is_freed_without_a_node(others, alice):
     async def program():
         async with running(others), alice.node() as node:
             await until(lambda: node.service.status().mix_nodes == 2)
-            await node.service.open_path(OpenPathRequest(BOB, 2))
-            await node.service.open_path(OpenPathRequest(CAROL, 2, both_versions=True))
+            await node.service.open_paths(OpenPathsRequest((BOB,), 2))
+            await node.service.open_paths(OpenPathsRequest((CAROL,), 2, both_versions=True))
             with pytest.raises(AssertionError):  # the node has the kill switch
                 free_blocked(alice.configuration, host=alice.host)
 

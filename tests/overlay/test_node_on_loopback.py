@@ -17,7 +17,7 @@ from scapy.layers.inet import IP, UDP
 from scapy.packet import Raw
 
 from overlay.cli.reports import status_text
-from overlay.control.service import OpenPathRequest, StopReport
+from overlay.control.service import OpenPathsRequest, StopReport
 from overlay.errors import (
     BackendError,
     ConfigurationError,
@@ -31,7 +31,7 @@ from overlay.system.exit_problems import ExitProblem
 from overlay.system.host_networks import UsedNetwork
 
 BOB = ipaddress.ip_network("203.0.113.10/32")
-REQUEST = OpenPathRequest(BOB, 3)
+REQUEST = OpenPathsRequest((BOB,), 3)
 
 
 @pytest.fixture(autouse=True)
@@ -191,7 +191,7 @@ def test_a_path_carries_both_ways_and_is_gone_when_its_context_ends(world):
 @pytest.mark.slow
 def test_a_clean_stop_keeps_destinations_blocked(world, caplog):
     async def scenario():
-        await world.alice.service.open_path(REQUEST)
+        await world.alice.service.open_paths(REQUEST)
         assert world.host.blocked == {BOB}
 
     world.play(scenario)
@@ -202,7 +202,7 @@ def test_a_clean_stop_keeps_destinations_blocked(world, caplog):
 @pytest.mark.slow
 def test_a_stop_that_is_asked_to_release_frees_destinations(world):
     async def scenario():
-        await world.alice.service.open_path(REQUEST)
+        await world.alice.service.open_paths(REQUEST)
         assert await world.alice.service.leave(release=False) == StopReport(1, 0, 0)
         assert await world.alice.service.leave(release=True) == StopReport(0, 1, 0)
 
@@ -213,7 +213,7 @@ def test_a_stop_that_is_asked_to_release_frees_destinations(world):
 @pytest.mark.slow
 def test_an_error_inside_comes_out_as_itself_and_keeps_destinations_protected(world):
     async def scenario():
-        await world.alice.service.open_path(REQUEST)
+        await world.alice.service.open_paths(REQUEST)
         raise LookupError
 
     with pytest.raises(LookupError):
@@ -250,7 +250,7 @@ def test_a_bug_in_a_task_ends_the_node_as_a_bug_and_keeps_destinations_protected
             engine = BrokenEngine(rng=Random(5))
             async with alice.node(engine=engine) as node:
                 await until(lambda: node.service.status().mix_nodes == len(others))
-                await node.service.open_path(REQUEST)
+                await node.service.open_paths(REQUEST)
                 engine.broken = True
                 world.host.open_devices("anon")[0].from_kernel(packet_to_bob(world.host))
                 await trio.sleep_forever()
@@ -296,9 +296,9 @@ def test_destinations_that_host_and_overlay_need_are_refused(tmp_path, destinati
 
     async def program():
         async with only.node() as node:
-            request = OpenPathRequest(ipaddress.ip_network(destination))
+            request = OpenPathsRequest((ipaddress.ip_network(destination),))
             with pytest.raises(ConfigurationError, match=sentence):
-                await node.service.open_path(request)
+                await node.service.open_paths(request)
             assert node.service.paths() == []
 
     run(program)
@@ -314,7 +314,7 @@ def test_a_part_of_a_carried_prefix_may_have_a_path_of_its_own(world):
         async with world.alice.anonymous_path(wide), world.alice.anonymous_path(BOB):
             assert set(world.host.carried) == {wide, BOB}
             with pytest.raises(ConfigurationError, match="serves this destination already"):
-                await service.open_path(REQUEST)
+                await service.open_paths(REQUEST)
         assert world.host.blocked == set()
 
     world.play(scenario)
@@ -326,7 +326,7 @@ def test_a_peers_own_address_may_be_a_destination(world):
 
     async def scenario():
         peer = ipaddress.ip_network("203.0.113.200/32")
-        await world.alice.service.open_path(OpenPathRequest(peer, 1))
+        await world.alice.service.open_paths(OpenPathsRequest((peer,), 1))
         assert set(world.host.carried) == {peer}
 
     world.play(scenario)
@@ -336,10 +336,10 @@ def test_a_peers_own_address_may_be_a_destination(world):
 def test_a_path_whose_asker_hangs_up_stays_blocked_and_another_may_have_it(world):
     async def scenario():
         with trio.move_on_after(0.0) as impatient:
-            await world.alice.service.open_path(REQUEST)
+            await world.alice.service.open_paths(REQUEST)
         assert impatient.cancelled_caught
         assert (world.host.blocked, states(world)) == ({BOB}, ["rebuilding"])
-        report = await world.alice.service.open_path(REQUEST)
+        [report] = await world.alice.service.open_paths(REQUEST)
         assert (report.number, report.state, world.host.released) == (1, "open", [])
 
     world.play(scenario)
@@ -352,7 +352,7 @@ def test_who_waits_for_a_path_is_told_when_somebody_else_closes_it(world):
 
         async def wait_in_vain():
             with pytest.raises(PathError, match="closed while it was being opened"):
-                await service.open_path(REQUEST)
+                await service.open_paths(REQUEST)
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(wait_in_vain)
@@ -369,7 +369,7 @@ def test_who_waits_for_a_path_is_told_when_somebody_else_closes_it(world):
 def test_a_path_can_be_closed_while_it_is_rebuilt(world):
     async def scenario():
         service = world.alice.service
-        report = await service.open_path(REQUEST)
+        [report] = await service.open_paths(REQUEST)
         world.host.refuse.add("open_tun")
         world.host.open_devices("anon")[0].remove()
         await until(lambda: states(world) == ["rebuilding"], step_s=0)
@@ -392,10 +392,10 @@ def test_what_the_host_refuses_fails_the_path_and_not_the_node(world, operation)
 
     async def scenario():
         with pytest.raises(BackendError, match=operation):
-            await world.alice.service.open_path(REQUEST)
+            await world.alice.service.open_paths(REQUEST)
         assert (world.host.blocked, world.host.addresses, states(world)) == (set(), set(), [])
         world.host.refuse.clear()
-        await world.alice.service.open_path(REQUEST)
+        await world.alice.service.open_paths(REQUEST)
         assert set(world.host.carried) == {BOB}
 
     world.play(scenario)
@@ -408,13 +408,13 @@ def test_an_address_of_the_hosts_networks_is_not_taken_and_other_circuits_are_tr
     async def scenario():
         world.host.networks = lan
         with pytest.raises(PathError, match="in use here already; name an exit"):
-            await world.alice.service.open_path(REQUEST)
+            await world.alice.service.open_paths(REQUEST)
         assert not world.host.blocked
         assert not world.host.addresses
         world.host.networks = lan[:0]
         world.host.refuse.add("used_networks")  # what cannot be checked is not taken
         with pytest.raises(PathError, match="in use here already"):
-            await world.alice.service.open_path(REQUEST)
+            await world.alice.service.open_paths(REQUEST)
         world.host.refuse.clear()
         async with world.alice.anonymous_path(BOB, hops=3):
             assert world.host.blocked == {BOB}
@@ -426,14 +426,14 @@ def test_an_address_of_the_hosts_networks_is_not_taken_and_other_circuits_are_tr
 def test_a_kill_switch_that_cannot_be_ended_is_told_and_tried_again(world):
     async def scenario():
         service = world.alice.service
-        report = await service.open_path(REQUEST)
+        [report] = await service.open_paths(REQUEST)
         world.host.refuse |= {"release", "uncarry"}
         for _ in range(2):
             with pytest.raises(BackendError, match="stays blocked for now: release failed"):
                 await service.close_path(report.number)
             assert (world.host.blocked, states(world)) == ({BOB}, ["closing"])
         with pytest.raises(ConfigurationError, match="serves this destination already"):
-            await service.open_path(REQUEST)
+            await service.open_paths(REQUEST)
         world.host.refuse.clear()
         await until(lambda: states(world) == [])
         assert world.host.blocked == set()
@@ -447,7 +447,7 @@ def test_an_exit_tells_of_connections_that_it_could_not_forget(world):
     async def scenario():
         for each in world.participants:
             each.host.refuse.add("forget_connections")
-        report = await world.alice.service.open_path(REQUEST)
+        [report] = await world.alice.service.open_paths(REQUEST)
         await world.alice.service.close_path(report.number)
         name = "inner_addresses_not_forgotten"
         await until(lambda: any(n.service.status().counters.get(name) for n in world.nodes))
@@ -461,7 +461,7 @@ def test_an_exit_tells_of_connections_that_it_could_not_forget(world):
 @pytest.mark.slow
 def test_a_node_stops_even_if_a_kill_switch_cannot_be_ended(world, caplog):
     async def scenario():
-        await world.alice.service.open_path(REQUEST)
+        await world.alice.service.open_paths(REQUEST)
         world.host.refuse.add("release")
         assert await world.alice.service.leave(release=True) == StopReport(1, 0, 0)
 
@@ -473,7 +473,7 @@ def test_a_node_stops_even_if_a_kill_switch_cannot_be_ended(world, caplog):
 @pytest.mark.slow
 def test_a_removed_tun_device_is_replaced_and_paths_are_built_anew(world):
     async def scenario():
-        await world.alice.service.open_path(REQUEST)
+        await world.alice.service.open_paths(REQUEST)
         (device,) = world.host.open_devices("anon")
         device.remove()
         await until(lambda: not device.open, step_s=0)
@@ -491,7 +491,7 @@ def test_a_removed_tun_device_is_replaced_and_paths_are_built_anew(world):
 @pytest.mark.slow
 def test_a_routing_table_that_somebody_flushed_is_filled_again_with_the_next_circuit(world):
     async def scenario():
-        await world.alice.service.open_path(REQUEST)
+        await world.alice.service.open_paths(REQUEST)
         world.host.blocked.clear()
         world.host.open_devices("anon")[0].remove()
         await until(lambda: not world.host.carried, step_s=0)

@@ -204,7 +204,7 @@ def test_a_first_hop_that_restarted_without_a_word_is_reached_again_at_once(worl
     world.restart(world.nodes[first])
     chosen = [hop.node_id for hop in path.mix_path.hops]
     terms = PathTerms(ip_network(BOB), 3, "explicit", tuple(chosen))
-    [again] = alice.cores.paths.request_all([terms], world.now)
+    [again] = alice.cores.paths.open_paths([terms], world.now)
     alice.cores.settle(world.now)
     assert world.run(8, until=lambda: again.settled)
     assert again.state is PathState.OPEN, again.error
@@ -224,7 +224,7 @@ def test_a_relay_that_moved_is_found_by_a_source_that_needs_it(world):
     world.run(20)
     world.crashed.clear()
     terms = PathTerms(ip_network(BOB), 3, "explicit", chosen)
-    [again] = alice.cores.paths.request_all([terms], world.now)
+    [again] = alice.cores.paths.open_paths([terms], world.now)
     alice.cores.settle(world.now)
     assert world.run(30, until=lambda: again.state is PathState.OPEN), again.error
 

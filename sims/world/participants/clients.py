@@ -88,7 +88,7 @@ class Client:
             return
         try:
             terms = PathTerms(_DESTINATION, self._hops, self._strategy)
-            [path] = plane.paths.request_all([terms], heap.now)
+            [path] = plane.paths.open_paths([terms], heap.now)
         except (ConfigurationError, PluginError):
             raise  # there is no such strategy, or the strategy failed
         except OverlayError:

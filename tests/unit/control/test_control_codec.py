@@ -19,7 +19,6 @@ from overlay.control.reports import decode_report, encode_report
 from overlay.control.service import (
     ClosePathRequest,
     HopReport,
-    OpenPathRequest,
     OpenPathsRequest,
     PathReport,
     PathsRequest,
@@ -38,7 +37,7 @@ REQUESTS = [
     PathsRequest(),
     StopRequest(),
     StopRequest(release=True),
-    OpenPathRequest(ipaddress.ip_network("192.0.2.7"), both_versions=True),
+    OpenPathsRequest((ipaddress.ip_network("192.0.2.7"),), both_versions=True),
     OpenPathsRequest(
         (ipaddress.ip_network("192.0.2.7"), ipaddress.ip_network("2001:db8::7")),
         hops=2,
@@ -46,9 +45,9 @@ REQUESTS = [
         both_versions=False,
     ),
     ClosePathRequest(ipaddress.ip_network("2001:db8::/32")),
-    OpenPathRequest(ipaddress.ip_network("192.0.2.7")),
-    OpenPathRequest(
-        ipaddress.ip_network("2001:db8::/32"),
+    OpenPathsRequest((ipaddress.ip_network("192.0.2.7"),)),
+    OpenPathsRequest(
+        (ipaddress.ip_network("2001:db8::/32"),),
         hops=5,
         strategy="explicit",
         via=(NODE_ID, OVERLAY_ADDRESS),
@@ -90,18 +89,19 @@ BAD_REQUESTS = {
     '{"method":"status","extra":1}': "may have method, parameters and nothing else",
     '{"method":"status","parameters":{"x":1}}': "may have nothing and nothing else",
     '{"method":"status","parameters":[]}': "must be a JSON object",
-    '{"method":"open_path"}': "must have destination",
-    '{"method":"open_path","parameters":{"destination":7}}': "destination must be an address",
-    '{"method":"open_path","parameters":{"destination":"a.example"}}': "is a host name",
-    '{"method":"open_path","parameters":{"destination":"1.2.3.4","hops":0}}': "from 1 to 5",
-    '{"method":"open_path","parameters":{"destination":"1.2.3.4","hops":6}}': "from 1 to 5",
-    '{"method":"open_path","parameters":{"destination":"1.2.3.4","hops":true}}': "whole number",
-    '{"method":"open_path","parameters":{"destination":"1.2.3.4","hops":2.0}}': "whole number",
-    '{"method":"open_path","parameters":{"destination":"1.2.3.4","strategy":""}}': "strategy must",
-    '{"method":"open_path","parameters":{"destination":"1.2.3.4","via":"x"}}': "via must be a list",
-    '{"method":"open_path","parameters":{"destination":"1.2.3.4","via":[1]}}': "via must be a list",
-    '{"method":"open_path","parameters":{"destination":"1.2.3.4","via":["x"]}}': "names no node",
-    '{"method":"open_path","parameters":{"destination":"1.2.3.4","via":["","","","","",""]}}': (
+    '{"method":"open_path","parameters":{"destination":"1.2.3.4"}}': "there is no such method",
+    '{"method":"open_paths"}': "must have destinations",
+    '{"method":"open_paths","parameters":{"destinations":[7]}}': "destinations must be a list",
+    '{"method":"open_paths","parameters":{"destinations":["a.example"]}}': "is a host name",
+    '{"method":"open_paths","parameters":{"destinations":["1.2.3.4"],"hops":0}}': "from 1 to 5",
+    '{"method":"open_paths","parameters":{"destinations":["1.2.3.4"],"hops":6}}': "from 1 to 5",
+    '{"method":"open_paths","parameters":{"destinations":["1.2.3.4"],"hops":true}}': "whole number",
+    '{"method":"open_paths","parameters":{"destinations":["1.2.3.4"],"hops":2.0}}': "whole number",
+    '{"method":"open_paths","parameters":{"destinations":["1.2.3.4"],"strategy":""}}': "strategy",
+    '{"method":"open_paths","parameters":{"destinations":["1.2.3.4"],"via":"x"}}': "via must be",
+    '{"method":"open_paths","parameters":{"destinations":["1.2.3.4"],"via":[1]}}': "via must be",
+    '{"method":"open_paths","parameters":{"destinations":["1.2.3.4"],"via":["x"]}}': "no node",
+    '{"method":"open_paths","parameters":{"destinations":["1.2.3.4"],"via":["","","","","",""]}}': (
         "at most 5 nodes"
     ),
     '{"method":"close_path","parameters":{}}': "must have path",
@@ -110,7 +110,7 @@ BAD_REQUESTS = {
     '{"method":"close_path","parameters":{"path":[]}}': "path must be a whole number",
     '{"method":"stop","parameters":{"release":1}}': "release must be true or false",
     '{"method":"stop","parameters":{"now":true}}': "may have release and nothing else",
-    '{"method":"open_path","parameters":{"destination":"1.2.3.4","both_versions":0}}': (
+    '{"method":"open_paths","parameters":{"destinations":["1.2.3.4"],"both_versions":0}}': (
         "both_versions must be true or false"
     ),
     '{"method":"open_paths","parameters":{"destinations":[]}}': "must name 1 to 64",
@@ -139,7 +139,7 @@ def test_request_at_its_limit_is_read_and_over_it_refused():
 
 
 def test_truncated_and_extended_requests_are_refused_at_every_length():
-    line = encode_request(OpenPathRequest(ipaddress.ip_network("192.0.2.7"), 3))[:-1]
+    line = encode_request(OpenPathsRequest((ipaddress.ip_network("192.0.2.7"),), 3))[:-1]
     for length in range(len(line)):
         with pytest.raises(Malformed):
             decode_request(line[:length])

@@ -134,7 +134,7 @@ class World:
         )
 
     def request(self, destination=BOB, now=NOW):
-        [path] = self.paths.request_all([PathTerms(destination, 3, "uniform")], now)
+        [path] = self.paths.open_paths([PathTerms(destination, 3, "uniform")], now)
         return path
 
     def open(self, circuit, now=NOW):
@@ -514,7 +514,7 @@ def test_other_parameters_replace_the_circuit_and_never_release(world):
     world.open(1)
     blocked = set(world.kill_switch.protected)
     world.kill_switch.refuse.add("release")
-    (path,) = world.paths.request_all([PathTerms(BOB, 2, "uniform")], NOW)
+    (path,) = world.paths.open_paths([PathTerms(BOB, 2, "uniform")], NOW)
     assert (world.circuits.closed, path.settled) == ([1], False)
     assert world.kill_switch.protected == blocked
     assert path.terms == PathTerms(BOB, 2, "uniform", both_versions=True)
@@ -554,7 +554,7 @@ def test_all_destinations_of_a_request_are_protected_before_the_first_circuit():
         protected_at.append(set(world.kill_switch.protected)),
         begin(*arguments),
     )[1]
-    paths = world.paths.request_all([terms(BOB), terms(ALICE)], NOW)
+    paths = world.paths.open_paths([terms(BOB), terms(ALICE)], NOW)
     assert [path.destination for path in paths] == [BOB, ALICE]
     assert protected_at == [{BOB, ALICE}] * 2
 
@@ -580,14 +580,14 @@ def test_a_request_of_several_that_cannot_begin_leaves_nothing(trouble):
     else:
         world.kill_switch.refuse.add(trouble)
     with pytest.raises((NoSuitablePath, BackendError, LimitReached)):
-        world.paths.request_all([terms(BOB), terms(ALICE)], NOW)
+        world.paths.open_paths([terms(BOB), terms(ALICE)], NOW)
     assert (world.paths.all(), world.kill_switch.protected) == ([], set())
     assert world.circuits.closed == list(range(1, len(world.circuits.opened) + 1))
 
 
 def test_of_a_request_that_is_served_in_part_everything_stays_blocked():
     world = World(exits_for_both())
-    bob, alice = world.paths.request_all([terms(BOB), terms(ALICE)], NOW)
+    bob, alice = world.paths.open_paths([terms(BOB), terms(ALICE)], NOW)
     now = fail(world, alice, NOW)
     assert world.kill_switch.protected == {BOB, ALICE}, "the other one may still be opened"
     world.open(bob.circuit, now)
@@ -600,7 +600,7 @@ def test_of_a_request_that_is_served_in_part_everything_stays_blocked():
 
 def test_of_a_request_that_is_not_served_at_all_nothing_remains():
     world = World(exits_for_both())
-    bob, alice = world.paths.request_all([terms(BOB), terms(ALICE)], NOW)
+    bob, alice = world.paths.open_paths([terms(BOB), terms(ALICE)], NOW)
     now = fail(world, alice, NOW)
     fail(world, bob, now)
     assert (world.paths.all(), world.kill_switch.protected) == ([], set())
@@ -609,7 +609,7 @@ def test_of_a_request_that_is_not_served_at_all_nothing_remains():
 def test_both_families_block_the_other_version_until_the_last_such_path_ends(world):
     block = set(BLOCKED_FAMILY[6])
     carol = ip_network("203.0.114.11/32")
-    first, second = world.paths.request_all(
+    first, second = world.paths.open_paths(
         [terms(BOB, both_versions=True), terms(carol, both_versions=True)], NOW
     )
     assert world.kill_switch.protected == {BOB, carol} | block
@@ -622,7 +622,7 @@ def test_both_families_block_the_other_version_until_the_last_such_path_ends(wor
 def test_a_blocked_version_does_not_release_the_destination_of_a_path():
     world = World(exits_for_both())
     own = BLOCKED_FAMILY[4][1]  # a path may lead to a prefix that blocks as well
-    blocking, path = world.paths.request_all([terms(ALICE, both_versions=True), terms(own)], NOW)
+    blocking, path = world.paths.open_paths([terms(ALICE, both_versions=True), terms(own)], NOW)
     world.paths.close(blocking.number, NOW)
     assert world.kill_switch.protected == {own}
     world.paths.close(path.number, NOW)
@@ -661,7 +661,7 @@ def test_the_revision_tells_of_every_change_of_the_terms(world):
     world.paths.handle(CircuitLost(path.circuit, LOST), NOW)
     assert not changed()
     world.paths.disown(path.number)
-    world.paths.request_all([PathTerms(BOB, 2, "uniform")], NOW)
+    world.paths.open_paths([PathTerms(BOB, 2, "uniform")], NOW)
     assert changed()
     assert world.paths.all_terms() == [PathTerms(BOB, 2, "uniform")]
     world.paths.close(BOB, NOW)

@@ -152,7 +152,7 @@ def test_one_relay_more_gives_a_standby_that_avoids_one_of_those_in_use():
 @pytest.mark.parametrize("hops", [1, 2])
 def test_paths_without_a_relay_to_choose_have_no_standby(world, hops):
     via = () if hops == 1 else (mix(1).node_id,)
-    world.paths.request_all([PathTerms(ip_network(BOB), hops, "uniform", via)], NOW)
+    world.paths.open_paths([PathTerms(ip_network(BOB), hops, "uniform", via)], NOW)
     world.open(1)
     assert world.paths.next_deadline() > NOW + 1e6
 
