@@ -1,4 +1,4 @@
-"""The overlay's names for nodes, circuits and sockets, and how to check them.
+"""Types of the overlay's addresses and ids, with functions that make and check them.
 
 =====================  ==========================================================
 ``NodeId``             20 bytes: a hash of the identity key, Kademlia's key space
@@ -8,8 +8,8 @@
 ``Endpoint``           a UDP address on the network that carries the overlay
 =====================  ==========================================================
 
-All but the last are packed (network byte order), as the data path uses them.
-Spec: the overlay and circuit prefixes are unique local addresses (RFC 4193).
+The first four are packed (network byte order), as the data path uses them. The prefixes of overlay
+and circuit addresses are unique local addresses (RFC 4193).
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ OVERLAY_NETWORKS: Final = tuple(
     ipaddress.IPv6Network((prefix + bytes(16 - len(prefix)), 8 * len(prefix)))
     for prefix in (OVERLAY_PREFIX, CIRCUIT_PREFIX)
 )
-"""Where the addresses that circuits are made of lie; no packet to or from them is ever plain."""
+"""Networks of overlay and circuit addresses. Packets to or from them are always encrypted."""
 
 _PAIR_LABEL: Final = b"overlay circuit address v1"
 _NONCE_BYTES: Final = 4
@@ -77,8 +77,8 @@ class Endpoint(NamedTuple):
         """Check an endpoint that a peer sent and return its canonical form.
 
         Raises:
-            Malformed: ``host`` is no literal IP address or ``port`` no UDP port. Names
-                are refused: resolving one would block and tell a name server about us.
+            Malformed: ``host`` is no literal IP address or ``port`` no UDP port. Names are
+                refused, because resolving one would block, and reveal this node to a name server.
         """
         if not isinstance(host, str) or type(port) is not int or not 1 <= port <= 65535:
             raise Malformed("an endpoint needs a literal IP address and a port from 1 to 65535")
@@ -128,10 +128,10 @@ def _canonical(host: str, port: int) -> Endpoint:
 
 
 def _is_canonical(host: str) -> bool:
-    """Tell whether the text of a host surely is what :mod:`ipaddress` would make of it.
+    """Tell whether the text of a host is certainly in the form that :mod:`ipaddress` writes.
 
-    This takes a tenth of the time, which counts for datagrams from ever new addresses. False for
-    IPv6 addresses that are written with an IPv4 address in them.
+    This takes a tenth of the time of a conversion, which matters for floods of datagrams from new
+    addresses. The result is False for IPv6 addresses that are written with an IPv4 address.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     if family == socket.AF_INET6 and "." in host:
@@ -167,10 +167,10 @@ def is_circuit_address(packed: bytes) -> bool:
 def new_circuit_address(
     near_node: OverlayAddress, far_node: OverlayAddress, rng: Random
 ) -> CircuitAddress:
-    """Draw a circuit address that two neighbours can share, and nobody else.
+    """Draw a circuit address that only these two neighbours can share.
 
-    ``prefix (4) | nonce (4) | tag (8)``, the tag a hash of the nonce and both overlay
-    addresses, the one towards the source first (docs/decisions/0010).
+    Its form is ``prefix (4) | nonce (4) | tag (8)``. The tag is a hash of the nonce and both
+    overlay addresses, beginning with the one towards the source (docs/decisions/0010).
     """
     nonce = rng.randbytes(_NONCE_BYTES)
     return CircuitAddress(CIRCUIT_PREFIX + nonce + _pair_tag(nonce, near_node, far_node))
@@ -190,5 +190,5 @@ def _pair_tag(nonce: bytes, near_node: OverlayAddress, far_node: OverlayAddress)
 
 
 def format_address(packed: bytes) -> str:
-    """Render a packed address for a user who asked for it (never for a log)."""
+    """Return a packed address as text for output that the user requested, never for a log."""
     return str(ipaddress.ip_address(packed))

@@ -1,10 +1,9 @@
-"""The one clock of a node: Unix seconds that never step back, nor forth while the host is awake.
+"""The clock of a node: Unix seconds that do not follow steps of the system's time.
 
-Every core takes ``now`` as one float, for deadlines and for expiry alike. It is trio's clock
-plus an offset that is read once, so a ``MockClock`` drives whole overlays and a step of the
-system's time cannot fire or stall a timer. Trio's clock stands still while the host sleeps
-(CLOCK_MONOTONIC); that time is added afterwards, or peers would take a node that has slept for
-one whose clock is wrong, and it them.
+Every core takes ``now`` as one float, for deadlines and for expiry. It is trio's clock plus an
+offset that is read once. So a ``MockClock`` can drive whole overlays, and a step of the system's
+time neither fires nor delays a timer. Trio's clock (CLOCK_MONOTONIC) stops while the host is
+suspended. That time is added afterwards. Otherwise this node would seem to have a wrong clock.
 """
 
 from __future__ import annotations
@@ -18,16 +17,16 @@ import trio
 __all__ = ["Clock"]
 
 _NOISE_S: Final = 1.0
-"""Two clocks cannot be read at once; a shorter sleep is made up for by a later one."""
+"""Two clocks cannot be read at the same time, so shorter suspensions are added up first."""
 
 
 def _slept_s() -> float:
-    """Return how long this host has slept since it was started."""
+    """Return for how many seconds this host was suspended since its boot."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
 
 
 def _booted_s() -> float:
-    """Return when this host was started: it changes when the system's time is set."""
+    """Return the Unix time of this host's boot, which changes when the system's time is set."""
     return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
@@ -44,8 +43,8 @@ class Clock:
     ) -> None:
         """Take ``offset_s``, the Unix time at which trio's clock read zero.
 
-        ``slept_s`` tells how long the host has slept in all, ``booted_s`` when it was started as
-        the system's clock has it.
+        ``slept_s`` returns for how many seconds the host was suspended, and ``booted_s`` the time
+        of its boot by the system's clock.
         """
         self._offset = offset_s
         self._booted_s = booted_s
@@ -69,10 +68,10 @@ class Clock:
     def step_s(self) -> float:
         """Return by how many seconds the system's time was set since this clock was made.
 
-        Sleep is no step. A time service that slews the clock adds up to one, too.
+        Suspension is no step. The slewing of a time service is included.
         """
         return self._booted_s() - self._booted
 
     def to_trio(self, when: float) -> float:
-        """Return a deadline in Unix seconds as one of trio's clock."""
+        """Convert a deadline in Unix seconds to trio's clock."""
         return when - self._offset

@@ -1,9 +1,10 @@
-"""Services that a cloud provides to its hosts by their address alone, without a password.
+"""Addresses at which a cloud serves its hosts without a password.
 
-A request that comes from a host is answered with that host's secrets: its configuration, keys of
-its account, tokens. An exit on such a host would ask for its circuits. Some of these addresses look
-public, so IANA's registries do not name them. A wide prefix in ``[exit] allow_forbidden`` does not
-open them either: an operator who opens a private network does not think of them.
+Such a service answers a request of a host with that host's secrets: its configuration, keys of its
+account, tokens. An exit on such a host would send requests of its circuits there. Some of these
+addresses look like public ones, so IANA's registries do not name them. A wide prefix in
+``[exit] allow_forbidden`` does not permit them either, because an operator who permits a private
+network does not expect them to be in it.
 
 Compiled from the providers' documentation, as of :data:`SERVICES_DATE`.
 """
@@ -21,7 +22,7 @@ SERVICES_DATE: Final = "2026-11-30"
 
 
 class CloudService(NamedTuple):
-    """A prefix, and what answers there."""
+    """A prefix, with the provider and the services there."""
 
     prefix: str
     provider: str
@@ -33,7 +34,7 @@ class CloudService(NamedTuple):
 
 
 CLOUD_SERVICES: Final = (
-    # -- in space that looks public --
+    # -- in prefixes that look public --
     CloudService("168.63.129.16/32", "Azure: agent, health probes, DNS, DHCP"),
     CloudService("161.26.0.0/16", "IBM Cloud: DNS, time, mirrors"),
     CloudService("166.8.0.0/14", "IBM Cloud: service endpoints"),
@@ -41,7 +42,7 @@ CLOUD_SERVICES: Final = (
     CloudService("199.36.153.8/30", "Google Cloud: private.googleapis.com"),
     CloudService("2600:2d00:2:1000::/64", "Google Cloud: restricted.googleapis.com"),
     CloudService("2600:2d00:2:2000::/64", "Google Cloud: private.googleapis.com"),
-    # -- in special space, which a policy may open --
+    # -- in special networks, which a policy may permit --
     CloudService("169.254.169.254/32", "AWS, Azure, Google, Oracle, OpenStack: metadata"),
     CloudService("169.254.169.253/32", "AWS: DNS"),
     CloudService("169.254.169.123/32", "AWS: time"),

@@ -1,7 +1,7 @@
-"""Destinations as users write them: an IP address, or a prefix without bits beyond its length.
+"""Parse destinations as users write them: an IP address, or a prefix without host bits.
 
-What people write instead (a URL, a port, a host name, a range) is told by its kind, so that the
-answer says what to write. Nothing is ever resolved.
+Common mistakes (a URL, a port, a host name, a range) are recognised, so that the message says what
+to write instead. Names are never resolved.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def parse_destination(text: str) -> IpNetwork:
     """Return the destination that a user wrote.
 
     Raises:
-        Malformed: it is none; the sentence begins with what was written.
+        Malformed: it is no destination; the message begins with the text.
     """
     try:
         network = ipaddress.ip_network(text)
@@ -44,7 +44,7 @@ def shown_destination(text: str) -> str:
 
 
 def _why_not(network: IpNetwork) -> str | None:
-    """Return why an address or prefix is no destination, in words that follow it; or None."""
+    """Return why an address or prefix is no destination, as a predicate; None if it is one."""
     address = network.network_address
     if not isinstance(address, ipaddress.IPv6Address):
         return None
@@ -53,23 +53,23 @@ def _why_not(network: IpNetwork) -> str | None:
     if network.prefixlen != address.max_prefixlen:
         return None
     if address.ipv4_mapped is not None:
-        return f"is an IPv4 address in disguise; write {address.ipv4_mapped}"
+        return f"is an IPv4 address in IPv6 notation; write {address.ipv4_mapped}"
     if is_overlay_address(address.packed):
-        return "is a node of the overlay and no destination; nodes to go through are named in via"
+        return "is a node of the overlay and no destination; name nodes of the path with via"
     return None
 
 
 def _why_none(text: str) -> str:
-    """Return why a text is no destination, in words that follow it."""
+    """Return why a text is no destination, as a predicate."""
     bare = text.strip()
     if not bare:
         return f"is empty; write an address or a prefix, such as {_EXAMPLES}"
     if bare != text:
         return "begins or ends with spaces; write it without them"
     if "://" in text:
-        return f"is a URL; write the server's address alone, such as {_EXAMPLES}"
+        return f"is a URL; write only the server's address, such as {_EXAMPLES}"
     if _NODE_ID.fullmatch(text):
-        return "is a node id and no destination; nodes to go through are named in via"
+        return "is a node id and no destination; name nodes of the path with via"
     if "," in text or " " in text:
         return "names several destinations; write them as separate words"
     return _why_no_address(text)
@@ -79,7 +79,7 @@ def _why_no_address(text: str) -> str:
     host, slash, length = text.partition("/")
     address = _address(host.removeprefix("[").removesuffix("]"))
     if address is not None and not slash and host != str(address) and host.startswith("["):
-        return f"stands in brackets; write {address}"
+        return f"is in brackets; write {address}"
     if address is not None and slash:
         return _why_no_prefix(address, length)
     before, _colon, port = host.rpartition(":")
@@ -96,8 +96,8 @@ def _why_no_address(text: str) -> str:
         return "is not a whole IPv4 address; write four numbers from 0 to 255, with dots between"
     if ":" not in before and _HOST_NAME.fullmatch(text):
         return (
-            "is a host name, which is refused because resolving it here would tell a name server "
-            "where you go; write its address"
+            "is a host name, which is refused because resolving it would reveal your destination "
+            "to a name server; write its address"
         )
     return f"is not an IP address or prefix; write one such as {_EXAMPLES}"
 
@@ -105,7 +105,7 @@ def _why_no_address(text: str) -> str:
 def _why_no_prefix(address: ipaddress.IPv4Address | ipaddress.IPv6Address, length: str) -> str:
     most = address.max_prefixlen
     if not length:
-        return f"has no length after the slash; write {address}/{most}, or the address alone"
+        return f"has no length after the slash; write {address}/{most}, or only the address"
     try:
         inside = ipaddress.ip_interface(f"{address}/{length}").network
     except ValueError:
@@ -113,7 +113,7 @@ def _why_no_prefix(address: ipaddress.IPv4Address | ipaddress.IPv6Address, lengt
             f"has no valid length after the slash; IPv{address.version} prefixes have 0 to {most} "
             "bits"
         )
-    return f"has bits beyond its prefix; write {inside}, or the address alone"
+    return f"has bits beyond its prefix; write {inside}, or only the address"
 
 
 def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

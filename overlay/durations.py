@@ -1,4 +1,4 @@
-"""Times as people write them: "500ms", "90s", "10m", "6h", "2d"."""
+"""Parse times with units: "500ms", "90s", "10m", "6h", "2d"."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _DURATION: Final = re.compile(r"\s*(-?[0-9]{1,12}(?:\.[0-9]{1,9})?)\s*([a-z]{1,3
 
 
 def parse_duration(text: str) -> float | None:
-    """Return the seconds of a number with its unit; None if the text is none.
+    """Return the seconds of a number with its unit; None if the text is no such time.
 
-    Units are ms, s, m (or min), h and d. A number without a unit is refused, because seconds and
-    hours would both be a fair guess.
+    Units are ms, s, m (or min), h and d. A number without a unit is refused, because the user may
+    mean seconds or hours.
     """
     matched = _DURATION.fullmatch(text)
     if matched is None or matched[2] not in _UNITS_S:

@@ -1,23 +1,23 @@
-"""Every error of the overlay answers: whose fault, and what now?
+"""The errors of the overlay; each class says which party must act.
 
 ::
 
     OverlayError
-    ├─ ConfigurationError   the user: what, where, what to write instead
-    ├─ PeerError            what a peer sent or did
-    │  ├─ Malformed         bytes that are no message of ours
-    │  ├─ NotAuthentic      a signature, tag or key that does not fit
-    │  ├─ Replayed          seen before, or too old to tell
-    │  └─ Refused           the peer said no, and why
-    ├─ PathError            no circuit
+    ├─ ConfigurationError   the user must change something: what, where, what to write instead
+    ├─ PeerError            a peer sent or did something invalid
+    │  ├─ Malformed         bytes that are no message of the overlay
+    │  ├─ NotAuthentic      a signature, tag or key that does not match
+    │  ├─ Replayed          a message that was seen before, or is too old to know
+    │  └─ Refused           the peer refused the request, with a reason
+    ├─ PathError            a path could not be opened
     │  ├─ NoSuitablePath    the Mix-nodes Topology Table has no such path (with a report)
     │  ├─ CircuitRefused    a Mix-node of the path refused
-    │  └─ CircuitTimedOut   nothing came back in time
+    │  └─ CircuitTimedOut   no answer arrived in time
     ├─ BackendError         kernel, TUN, socket: the operation and its errno
-    ├─ LimitReached         a bound of ours held; safe to try again later
+    ├─ LimitReached         a limit of this node was reached; the request may be repeated later
     │  └─ TooManyConnections of the control socket
-    ├─ PluginError          a plug-in failed: whose, and how; its author must mend it
-    └─ InternalError        a broken invariant: a bug, never swallowed
+    ├─ PluginError          a plug-in failed: which one, and how; its author must fix it
+    └─ InternalError        a broken invariant: a bug, which is always reported
 """
 
 from __future__ import annotations
@@ -48,38 +48,38 @@ class OverlayError(Exception):
 
 
 class ConfigurationError(OverlayError):
-    """The user must change something; the message is one sentence that says what, where and how."""
+    """The user must change something; the message says what is wrong, where, and what to write."""
 
 
 class PeerError(OverlayError):
-    """A peer's bytes or behaviour are not acceptable; never a fault of ours."""
+    """A peer's bytes or behaviour are invalid; this is no fault of this node."""
 
 
 class Malformed(PeerError):
-    """Bytes that cannot be parsed into any message of ours."""
+    """Bytes that cannot be parsed as a message of the overlay."""
 
 
 class NotAuthentic(PeerError):
-    """A signature, an ICV or a key does not fit what it claims to protect."""
+    """A signature, an ICV or a key does not match the data that it protects."""
 
 
 class Replayed(PeerError):
-    """A message that was accepted before, or too old for us to know."""
+    """A message that was accepted before, or that is too old to know whether it was."""
 
 
 class Refused(PeerError):
-    """A peer understood the request and declined it."""
+    """A peer understood the request and refused it."""
 
 
 class PathError(OverlayError):
-    """An anonymous path could not be had."""
+    """An anonymous path could not be opened."""
 
 
 class NoSuitablePath(PathError):
     """The topology table holds no path that meets every constraint.
 
-    The message is a full sentence; ``removed`` counts, in the order in which the
-    constraints were applied, how many Mix-nodes each of them removed.
+    The message is a full sentence. ``known`` is the number of known Mix-nodes. ``removed`` says how
+    many of them each constraint removed, in the order in which the constraints were applied.
     """
 
     def __init__(self, message: str, *, known: int, removed: tuple[tuple[str, int], ...]) -> None:
@@ -117,11 +117,11 @@ class BackendError(OverlayError):
 
 
 class LimitReached(OverlayError):
-    """One of our own bounds held; nothing changed, and trying later is safe."""
+    """A limit of this node was reached; nothing changed, and the request may be repeated later."""
 
 
 class TooManyConnections(LimitReached):
-    """The control socket serves as many connections as it may; nothing was read from this one."""
+    """The control socket has its maximum of connections; nothing was read from this one."""
 
 
 class PluginError(OverlayError):
@@ -129,4 +129,4 @@ class PluginError(OverlayError):
 
 
 class InternalError(OverlayError):
-    """A broken invariant of ours: a bug that must be reported, never swallowed."""
+    """An invariant of this program is broken: a bug that must always be reported."""

@@ -1,10 +1,10 @@
-"""Where an exit lets circuits out: an ordered list of rules, signed into its Mix descriptor.
+"""The destinations that an exit permits: an ordered list of rules, signed in its Mix descriptor.
 
 Destinations that are not globally reachable (:mod:`overlay.special_networks`) are refused
-whatever the rules say, unless the exit's operator allows prefixes of them by name.
+whatever the rules say, unless the exit's operator permits prefixes of them by name.
 
-A policy has two outer forms: plain lists inside a descriptor (:meth:`ExitPolicy.encode`) and
-one line of text a rule in the configuration file (:func:`parse_exit_rule`)::
+A descriptor contains a policy as plain lists (:meth:`ExitPolicy.encode`). A configuration file has
+one line of text for each rule (:func:`parse_exit_rule`)::
 
     accept 203.0.113.0/24:80-443      reject *:25
     accept [2001:db8::]/32:*          accept *:*
@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 MAX_RULES: Final = 16
-"""Keeps a descriptor below its 1,000 bytes: 16 rules for single IPv6 hosts take 464."""
+"""This keeps a descriptor below 1,000 bytes: 16 rules for single IPv6 hosts take 464 bytes."""
 
 _ALL_NETWORKS: Final[tuple[IpNetwork, IpNetwork]] = (
     ipaddress.IPv4Network("0.0.0.0/0"),
@@ -50,15 +50,15 @@ class ExitRule:
 
     def __post_init__(self) -> None:
         if not 0 <= self.first_port <= self.last_port <= 65535:
-            raise Malformed("an exit rule's port range must lie within 0 and 65535, in order")
+            raise Malformed("the ports of an exit rule must be from 0 to 65535, lower one first")
 
     @property
     def every_port(self) -> bool:
-        """Tell whether the rule speaks of every port, and so of protocols without ports too."""
+        """Tell whether the rule covers every port, and so also protocols without ports."""
         return self.first_port == 0 and self.last_port == 65535
 
     def covers(self, destination: IpAddress, port: int | None) -> bool:
-        """Tell whether the rule speaks of this destination; None stands for any port."""
+        """Tell whether the rule covers this destination; ``port`` is None if there is no port."""
         if destination.version != self.network.version or destination not in self.network:
             return False
         if self.every_port:
@@ -68,10 +68,10 @@ class ExitRule:
 
 @dataclass(frozen=True, slots=True)
 class ExitPolicy:
-    """The first rule that covers a destination decides; none means refusal.
+    """The first rule that covers a destination decides; if no rule does, it is refused.
 
-    ``allowed_forbidden`` are forbidden prefixes that the operator opened by name. The
-    documentation networks, which laboratories open, count for nothing in the limit.
+    ``allowed_forbidden`` are forbidden prefixes that the operator permits by name. Documentation
+    networks, which laboratories permit, do not count in the limit.
     """
 
     rules: tuple[ExitRule, ...]
@@ -93,8 +93,7 @@ class ExitPolicy:
     def permits(self, destination: IpAddress, port: int | None = None) -> bool:
         """Tell whether a packet to ``destination`` may leave; ``port`` None if it has none.
 
-        When a path is chosen the port is not known yet: then a rule with a port range
-        counts as "might permit" only through :meth:`might_permit`.
+        When a path is chosen, the port is not known yet. :meth:`might_permit` is for this case.
         """
         if not self._may_be_reached(destination):
             return False
@@ -117,15 +116,15 @@ class ExitPolicy:
         return False
 
     def serves(self, version: int) -> bool:
-        """Tell whether anything of an IP version may be reached."""
+        """Tell whether any rule accepts destinations of an IP version."""
         return any(rule.accept and rule.network.version == version for rule in self.rules)
 
     def encode(self) -> list[object]:
         """Return the policy as plain msgpack values: ``[[rule, ...], [opened network, ...]]``.
 
-        A rule is ``[accept, network]``, with ``first port, last port`` behind it unless it
-        speaks of every port; a network is ``version (4 or 6), length in bits, as many bytes
-        of the prefix as the length needs``, without a list of its own in a rule.
+        A rule is ``[accept, network]``, followed by ``first port, last port`` unless it covers
+        every port. A network is ``version (4 or 6), length in bits, prefix``, where the prefix has
+        as many bytes as the length needs. Inside a rule, these three are no list of their own.
         """
         return [
             [_encode_rule(rule) for rule in self.rules],
@@ -134,10 +133,10 @@ class ExitPolicy:
 
     @classmethod
     def decode(cls, value: object) -> ExitPolicy:
-        """Check what :meth:`encode` made, as it came from a peer.
+        """Return the policy that a peer sent in the form of :meth:`encode`.
 
         Raises:
-            Malformed: whatever else ``value`` is; each policy has exactly one encoding.
+            Malformed: ``value`` is no encoding of a policy; each policy has exactly one.
         """
         rules, opened = _list_of(value, 2, 2)
         return cls(
@@ -184,7 +183,7 @@ def _decode_rule(value: object) -> ExitRule:
     fields = _list_of(value, 4, 6)
     accept, network, ports = fields[0], _decode_network(fields[1:4]), fields[4:]
     if not isinstance(accept, bool) or len(ports) == 1:
-        raise Malformed("an exit rule is [accept, version, length, prefix] and maybe two ports")
+        raise Malformed("an exit rule is [accept, version, length, prefix], optionally two ports")
     if not ports:
         return ExitRule(accept, network)
     first, last = ports
@@ -216,7 +215,7 @@ def parse_exit_rule(text: str) -> tuple[ExitRule, ...]:
     """Read one rule, such as ``accept 203.0.113.0/24:80-443``; ``*`` gives one per IP version.
 
     Raises:
-        ConfigurationError: it is no rule; the message says how one is written.
+        ConfigurationError: it is no rule; the message shows the form of a rule.
     """
     match = _RULE.fullmatch(text.strip())
     if match is None:
@@ -231,7 +230,7 @@ def parse_exit_rule(text: str) -> tuple[ExitRule, ...]:
 
 
 def format_exit_rules(rules: Iterable[ExitRule]) -> list[str]:
-    """Write rules as :func:`parse_exit_rule` reads them, ``*`` for a pair that it stands for."""
+    """Write rules in the form of :func:`parse_exit_rule`, with ``*`` for both IP versions."""
     lines: list[str] = []
     pending: ExitRule | None = None
     for rule in rules:

@@ -1,10 +1,12 @@
-"""The most Mix-nodes of a path, for every block and every format that states it.
+"""The maximum number of Mix-nodes of a path, for all blocks and formats.
 
 An onion signalling message has one slot for each hop (docs/formats/onion-signalling-message.md). An
 IPsec policy of the Linux kernel has at most six templates (``XFRM_MAX_DEPTH``): five onion layers
-and the link. Each door checks it once: the configuration, the command line, the control socket
-(``overlay.control.codec``), Python programs (``overlay.node.asked``), the file of remembered paths,
-and ``overlay.selection.constraints`` for all strategies.
+and the link.
+
+Each entry to the node checks the limit once: the configuration, the command line, the control
+socket (``overlay.control.codec``), Python programs (``overlay.node.asked``), and the file of
+remembered paths. ``overlay.selection.constraints`` checks it for all strategies.
 """
 
 from typing import Final

@@ -1,10 +1,10 @@
-"""A node's self-certifying identity and the keys that hang off it.
+"""A node's self-certifying identity and the keys that are bound to it.
 
-The identity is an Ed25519 key. ``NodeId`` and overlay address are hashes of its public
-half, so nobody can claim either without the key. Two X25519 keys serve other ends and are
-bound to the identity by its signature in the Mix descriptor: the *onion key* opens this
-node's layer of an onion-like signalling message, the *link key* is the static key of the
-Noise IK link handshake. They are apart because one key must not serve two protocols.
+The identity is an Ed25519 key. ``NodeId`` and overlay address are hashes of its public half, so a
+node without the key can claim neither of them. Two X25519 keys are bound to the identity by its
+signature in the Mix descriptor. The *onion key* opens this node's layer of an onion. The *link key*
+is the static key of the Noise IK link handshake. They are separate, because one key must not serve
+two protocols.
 
 Reasons: docs/decisions/0006.
 """
@@ -48,7 +48,7 @@ _PUZZLE_LABEL: Final = b"overlay identity puzzle v1"
 def node_id_of(identity_key: bytes) -> NodeId:
     """Return the NodeId of a 32-byte Ed25519 public key: the first 160 bits of a SHA-256.
 
-    Every datagram asks for its sender's; the same few are remembered.
+    The results are cached, because it is called for every datagram, mostly for the same keys.
     """
     return NodeId(hashlib.sha256(_NODE_ID_LABEL + identity_key).digest()[:NODE_ID_BYTES])
 
@@ -60,18 +60,18 @@ def overlay_address_of(identity_key: bytes) -> OverlayAddress:
 
 
 def identity_cost_bits(identity_key: bytes) -> int:
-    """Return what an identity cost its owner: it took about 2 to the power of this many keys.
+    """Return the cost of an identity in bits: about 2 to this power keys were tried to find it.
 
-    The static puzzle of S/Kademlia (Baumgart and Mies 2007): the leading zero bits of a hash
-    of the NodeId, which is itself a hash of the public key. Nothing is stored or sent for it:
-    whoever sees the key sees the cost.
+    This is the static puzzle of S/Kademlia (Baumgart and Mies 2007). The cost is the number of
+    leading zero bits of a hash of the NodeId, which is itself a hash of the public key. Nothing is
+    stored or sent for it, because it follows from the key.
     """
     digest = hashlib.sha256(_PUZZLE_LABEL + node_id_of(identity_key)).digest()
     return 8 * len(digest) - int.from_bytes(digest, "big").bit_length()
 
 
 def meets_cost(identity_key: bytes, cost_bits: int) -> bool:
-    """Tell whether an identity cost at least ``cost_bits``; a network that asks 0 takes all."""
+    """Tell whether an identity cost at least ``cost_bits``; 0 accepts every identity."""
     return cost_bits == 0 or identity_cost_bits(identity_key) >= cost_bits
 
 
@@ -84,7 +84,7 @@ def verify_signature(identity_key: bytes, signature: bytes, message: bytes) -> N
     try:
         Ed25519PublicKey.from_public_bytes(identity_key).verify(signature, message)
     except (InvalidSignature, ValueError) as error:
-        raise NotAuthentic("the signature does not fit the identity key") from error
+        raise NotAuthentic("the signature does not match the identity key") from error
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -139,8 +139,8 @@ class LocalIdentity:
     def sign(self, message: bytes) -> bytes:
         """Sign ``message`` with the identity key; 64 bytes (RFC 8032).
 
-        Callers start ``message`` with a label of their own, so that no signature made for
-        one purpose verifies for another.
+        Callers begin ``message`` with a label of their own. So a signature for one purpose is not
+        valid for another.
         """
         return self._signer.sign(message)
 

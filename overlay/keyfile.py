@@ -1,6 +1,6 @@
-"""The key file: a node's three private keys on disk, readable by its owner alone.
+"""Read and write the key file, which has a node's three private keys and only its owner can read.
 
-Text, one field a line, at most 4,096 bytes; lines that start with ``#`` are comments::
+It is text with one field per line and at most 4,096 bytes. Lines with ``#`` are comments::
 
     overlay private keys, version 1
     identity 64 lower-case hexadecimal digits: Ed25519 (RFC 8032)
@@ -8,8 +8,9 @@ Text, one field a line, at most 4,096 bytes; lines that start with ``#`` are com
     link 64 digits: X25519, static key of the link handshake
     check 16 digits: first 8 bytes of SHA-256 over label and the three keys
 
-The check finds a file that was damaged or edited: a changed key would be another valid one,
-and the node would silently be somebody else. It is no defence against an attacker.
+The check detects a file that was damaged or edited. Otherwise a changed key would be another valid
+key, and the node would have another identity without a message. The check is no defence against an
+attacker.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ _MAX_FILE_BYTES: Final = 4096
 
 
 def write_identity(path: Path, identity: LocalIdentity) -> None:
-    """Write a key file that did not exist before; after a crash it is whole or absent.
+    """Write a new key file; after a crash it is complete or absent.
 
     Raises:
         ConfigurationError: the file exists (it is never overwritten) or cannot be written.
@@ -49,7 +50,7 @@ def write_identity(path: Path, identity: LocalIdentity) -> None:
     try:
         _write_durably(temporary, _encode(identity))
         try:
-            # link(2), unlike rename(2), fails where the name is taken.
+            # link(2), unlike rename(2), fails if the name exists.
             os.link(temporary, path)
         finally:
             temporary.unlink()
@@ -66,13 +67,13 @@ def write_identity(path: Path, identity: LocalIdentity) -> None:
 
 
 def read_identity(path: Path, *, make: str = "overlay init") -> LocalIdentity:
-    """Read a key file; ``make`` is the command that makes it if there is none.
+    """Read a key file; ``make`` is the command that the message names if there is none.
 
     Raises:
         ConfigurationError: it is missing, not this user's, readable by others, or broken.
     """
     try:
-        # O_NONBLOCK: a FIFO in its place must not hang the node.
+        # O_NONBLOCK, so that the node does not wait for ever if the path is a FIFO.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError as error:
         raise ConfigurationError(f"there is no key file {path}; make one with: {make}") from error
@@ -132,7 +133,7 @@ def _encode(identity: LocalIdentity) -> str:
     values = (*(key.hex() for key in keys), _check(keys).hex())
     lines = [f"{name} {value}" for name, value in zip(_FIELDS, values, strict=True)]
     return "\n".join(
-        [_TITLE, "# Whoever has these is this node: keep them to yourself.", *lines, ""]
+        [_TITLE, "# These keys are the identity of this node. Keep them secret.", *lines, ""]
     )
 
 
@@ -151,12 +152,12 @@ def _decode(path: Path, data: bytes) -> LocalIdentity:
         raise _broken(path, "its keys are damaged")
     *keys, check = (bytes.fromhex(field) for field in fields.groups())
     if check != _check(tuple(keys)):
-        raise _broken(path, "its keys do not fit its check")
+        raise _broken(path, "its keys do not match its check")
     return LocalIdentity.from_private_bytes(*keys)
 
 
 def _lines(path: Path, data: bytes) -> list[str]:
-    # A copy that went through Windows has a byte-order mark and CRLF; its keys are the same.
+    # A copy from Windows has a byte-order mark and CRLF, but the same keys.
     data = data.removeprefix(codecs.BOM_UTF8)
     if len(data) > _MAX_FILE_BYTES or not data.isascii():
         raise _broken(path, "it is no key file")

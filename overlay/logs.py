@@ -1,10 +1,11 @@
-"""Logging that may be seized: events with fields, no names of anybody, bounded in rate.
+"""Log events with fields in which no peer, destination or key is named, at a bounded rate.
 
-An event is a constant name plus fields, printed as ``name field=value ...``. Only values that
-cannot name a peer, a destination or a key are printed: numbers, truth values, members of enums
-and constants wrapped in :class:`Word`. Everything else prints as ``[scrubbed]``, so that a
-careless call leaks nothing. Lines about one circuit are tied together by its process-local
-number (``circuit=7``), which means nothing elsewhere.
+An attacker that obtains the logs must not learn from them which nodes and users communicated. An
+event is a constant name with fields, printed as ``name field=value ...``. Values are printed only
+if they cannot name a peer, a destination or a key. These are numbers, truth values, members of
+enums, and constants wrapped in :class:`Word`. Every other value is printed as ``[scrubbed]``, so
+that a careless call reveals nothing. Lines about one circuit have its process-local number
+(``circuit=7``), which has no meaning outside of the process.
 
 ::
 
@@ -50,10 +51,10 @@ _EVENT: Final = "event"
 
 _PEERS_BURST: Final = 5
 _PEERS_PERIOD_S: Final = 60.0
-"""A peer can cause five lines of one event, then one a minute: a log is no amplifier."""
+"""Peers can cause five lines of one event, then one a minute, so that they cannot fill a log."""
 
 _MAX_EVENTS: Final = 1024
-"""Event names are constants of ours; the bound holds should one ever be made from data."""
+"""Event names are constants; the limit applies if one is ever made from data by mistake."""
 
 _IPV4: Final = r"\d{1,3}(?:\.\d{1,3}){3}"
 _ADDRESS_OR_ID: Final = re.compile(
@@ -67,7 +68,7 @@ _CLOCK_TIME: Final = re.compile(r"\d{1,2}:\d{2}:\d{2}")
 
 
 class Word(str):
-    """A constant of ours, such as a state's name: safe to print. Never wrap a peer's text."""
+    """A constant of this program, such as a state's name. Never wrap a peer's text."""
 
     __slots__ = ()
 
@@ -81,19 +82,22 @@ class EventLog:
         self._logger = logging.getLogger(name)
 
     def debug(self, event: str, /, *, peer_triggered: bool = False, **fields: object) -> None:
-        """Log what only we read."""
+        """Log a detail for developers."""
         self._log(logging.DEBUG, event, fields, peer_triggered=peer_triggered)
 
     def info(self, event: str, /, **fields: object) -> None:
-        """Log a rare milestone; nothing that a packet or a user's request triggers."""
+        """Log a rare event, which no packet and no request of a user can trigger."""
         self._log(logging.INFO, event, fields, peer_triggered=False)
 
     def warning(self, event: str, /, *, peer_triggered: bool = False, **fields: object) -> None:
-        """Log that something is wrong which the user would want to know."""
+        """Log a problem that the user should know about."""
         self._log(logging.WARNING, event, fields, peer_triggered=peer_triggered)
 
     def error(self, event: str, /, *, cause: BaseException | None = None, **fields: object) -> None:
-        """Log what the user must act on, or a bug; ``cause`` adds its type, never its text."""
+        """Log a problem that needs the user's action, or a bug.
+
+        The type of ``cause`` is added, but never its text, which may name a peer.
+        """
         if cause is not None:
             fields["cause"] = Word(type(cause).__name__)
         self._log(logging.ERROR, event, fields, peer_triggered=False)
@@ -108,9 +112,9 @@ class EventLog:
 
 
 class PeerTriggeredFilter(logging.Filter):
-    """Bound how often peers can make each event appear; owner of one bucket for each event.
+    """Limit the rate of each event that peers can trigger, by one bucket for each event.
 
-    Time is the record's own. What was left out is told by the next line that passes.
+    The time is that of the record. The next line that passes says how many were left out.
     """
 
     def __init__(self) -> None:
@@ -142,7 +146,7 @@ class _Bucket:
         self._left_out = 0
 
     def take(self, now: float) -> int | None:
-        """Return how many were left out since the last one that passed; None to leave this out."""
+        """Return the number left out since the last line; None if this one is left out too."""
         gained = max(0.0, now - self._updated) / _PEERS_PERIOD_S
         self._tokens = min(float(_PEERS_BURST), self._tokens + gained)
         self._updated = max(now, self._updated)
@@ -155,9 +159,9 @@ class _Bucket:
 
 
 class ScrubbingFormatter(logging.Formatter):
-    """The last line of defence: at INFO and above, what looks like an address or id is replaced.
+    """Replace everything that looks like an address or id, at INFO and above.
 
-    Our own events carry none; this is for messages and tracebacks of other code.
+    Events of this package contain none. This is for messages and tracebacks of other code.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -169,12 +173,12 @@ class ScrubbingFormatter(logging.Formatter):
 
 
 def configure_logging(level: str = "warning", stream: TextIO | None = None) -> None:
-    """Send the log to ``stream`` (standard error by default) and silence other people's loggers.
+    """Send the log to ``stream`` (standard error by default) and silence loggers of libraries.
 
-    Calling it again replaces what an earlier call set up.
+    A further call replaces the handler of an earlier one.
 
     Raises:
-        ValueError: ``level`` is none of :data:`LEVELS`.
+        ValueError: ``level`` is not one of :data:`LEVELS`.
     """
     if level not in LEVELS:
         raise ValueError(f"the log level must be one of {', '.join(LEVELS)}, not {level!r}")
@@ -190,7 +194,7 @@ def configure_logging(level: str = "warning", stream: TextIO | None = None) -> N
 
 
 def silence_loggers(names: Iterable[str]) -> None:
-    """Stop loggers of libraries that print peers' addresses and keys; call before any datagram."""
+    """Stop loggers of libraries that print peers' addresses; call it before the first datagram."""
     for name in names:
         logger = logging.getLogger(name)
         logger.setLevel(_OFF)
@@ -208,5 +212,5 @@ def _shown(value: object) -> str:
 
 
 def _scrubbed(match: re.Match[str]) -> str:
-    """Spare the time of day at a line's front, which is shaped like an IPv6 address."""
+    """Keep the time of day at the beginning of a line, which has the form of an IPv6 address."""
     return match[0] if _CLOCK_TIME.fullmatch(match[0]) else SCRUBBED

@@ -1,9 +1,9 @@
-"""Links in the IPsec engine: from handshake events to SAs, policies and usable neighbours.
+"""Turn the events of links into SAs and policies, and tell circuits which links are usable.
 
-Each neighbour has one ``reqid`` for as long as a link to it lasts, so that rekeying adds and
-removes SAs but touches no policy (docs/decisions/0004). The responder's outbound SA is
-installed only when the initiator has proved that it holds the keys, and where it is. Its
-first packets often arrive before that proof, so they wait here.
+Each neighbour has one ``reqid`` as long as a link to it exists, so that rekeying adds and removes
+SAs but changes no policy (docs/decisions/0004). The responder's outbound SA is installed only after
+the initiator has proved its keys and its endpoint. The initiator's first packets often arrive
+before this proof, so they wait here.
 """
 
 from __future__ import annotations
@@ -50,16 +50,16 @@ _FAULTS: Final = frozenset(
         LinkFailure.LIMIT,
     )
 )
-"""Ends of a link that the user hears of at the default log level."""
+"""Reasons that are logged at the default level when a link ends."""
 
 _IDLE_S: Final = 60.0
-"""How long a link without circuits is kept: the next circuit often wants the same one."""
+"""Time for which a link without circuits is kept, because the next circuit often uses it."""
 
 _MAX_EARLY: Final = 16
-"""Packets of one neighbour that wait until its link is usable: one message in fragments."""
+"""Packets of one neighbour that wait until its link is usable; one message in fragments fits."""
 
 _SOURCE: Final = slice(8, 24)
-"""Where an IPv6 packet's source address stands (RFC 8200, section 3)."""
+"""Position of the source address in an IPv6 packet (RFC 8200, section 3)."""
 
 
 class LinkBackend(IpsecBackend, Protocol):
@@ -68,20 +68,21 @@ class LinkBackend(IpsecBackend, Protocol):
     def relocate(
         self, pairs: Sequence[IpsecConfiguration], local: Endpoint, remote: Endpoint
     ) -> list[IpsecConfiguration] | None:
-        """Return what is installed after a move; None if this backend cannot do that."""
+        """Move link SAs to other endpoints and return the new SAs; None if it is not supported."""
         ...
 
     def limit_link(self, reqid: int, datagram_bytes: int) -> None:
-        """Let link SAs of this reqid make no larger datagrams, if this backend can do that."""
+        """Limit the datagrams of link SAs with this reqid, if this backend supports it."""
         ...
 
 
 @dataclass(slots=True)
 class _Neighbour:
-    """``here`` and ``endpoint`` are where the two ends are now.
+    """The state of one link.
 
-    ``local`` and ``nominal`` are the addresses of SAs: where the link began, or where it is now if
-    the kernel carries it.
+    ``here`` and ``endpoint`` are the present endpoints of this node and of the peer. ``local`` and
+    ``nominal`` are the endpoints in the SAs. If the backend moves outer addresses, they are the
+    present endpoints. Otherwise they are those with which the link began.
     """
 
     security: LinkSecurity
@@ -98,9 +99,9 @@ class _Neighbour:
 
 
 class Neighbours:
-    """Owner of what links have installed; bounded by the links core's own limit.
+    """Own the SAs and policies of links; the limit of the links core bounds their number.
 
-    ``refused`` counts links that the host or the engine could not take.
+    ``refused`` counts links that the host or the IPsec backend could not install.
     """
 
     def __init__(
@@ -139,7 +140,7 @@ class Neighbours:
         return overlay_address in self._neighbours
 
     def handle(self, event: LinkEvent, now: float) -> None:
-        """Carry out what a handshake yielded or a link's end asks for."""
+        """Install, change or remove SAs and policies as an event of the links core requires."""
         match event:
             case LinkEstablished():
                 self._established(event, now)
@@ -150,7 +151,7 @@ class Neighbours:
             case LinkSizeFound():
                 self._limited(event)
             case LinkFailed():
-                # Links for circuits of others as well: so peers can cause these lines.
+                # Peers can cause these lines, because links for circuits of others fail as well.
                 _log.warning("link.failed", peer_triggered=True, reason=event.reason)
                 self._circuits.link_lost(event.overlay_address, now)
             case LinkClosed():
@@ -159,9 +160,9 @@ class Neighbours:
                 self._closed(event.overlay_address, now)
 
     def heard_at(self, address: OverlayAddress) -> float | None:
-        """Return when the last packet came over the link from a neighbour, in Unix seconds.
+        """Return when the last packet arrived over the link from a neighbour, in Unix seconds.
 
-        None if there was none, or if the engine does not know (Linux before 6.2).
+        None if there was none, or if the backend does not report it (Linux before 6.2).
         """
         neighbour = self._neighbours.get(address)
         pairs = neighbour.pairs.values() if neighbour is not None else ()
@@ -174,9 +175,9 @@ class Neighbours:
         return max((when for when in used if when is not None), default=None)
 
     def ready(self, packets: Sequence[bytes]) -> list[bytes]:
-        """Return the control packets that can be taken now.
+        """Return the control packets that circuits can process now.
 
-        Packets over a link that is not usable yet are handed to the circuits when it is.
+        Packets over a link that is not usable yet wait, and circuits get them when it is.
         """
         taken = []
         for packet in packets:
@@ -198,9 +199,9 @@ class Neighbours:
                 self._links.close(address, now)
 
     def renew_moved(self, now: float) -> None:
-        """Renew the links whose local address this host would not use any more.
+        """Rekey the links to which this host would now send from another local address.
 
-        The peer sees the handshake come from the new address, and moves its end of the link.
+        The handshake comes from the new address, so the peer moves its end of the link.
         """
         for address, neighbour in list(self._neighbours.items()):
             if self._has_moved(neighbour):
@@ -213,7 +214,7 @@ class Neighbours:
         after: Collection[Endpoint],
         now: float,
     ) -> None:
-        """Renew the link to a node whose descriptor named the link's endpoint and now does not.
+        """Rekey the link to a node whose new descriptor no longer names the link's endpoint.
 
         Such a peer has moved. If this host is behind NAT, only its own packets reach the peer's new
         endpoint, and the peer's packets arrive only after them.
@@ -228,10 +229,10 @@ class Neighbours:
         try:
             return self._local_address(neighbour.endpoint) != neighbour.here
         except BackendError:
-            return False  # there is no route at present; a link may outlive that
+            return False  # there is no route at present, and a link may survive that
 
     def soft_expired(self, identity: SaIdentity, now: float) -> bool:
-        """An SA reached a soft limit: if it is a link's, rekey that; tell whether it is."""
+        """Rekey the link whose SA reached a soft limit; return False if no link has this SA."""
         for address, neighbour in self._neighbours.items():
             for inbound_spi, pair in neighbour.pairs.items():
                 if any(sa.identity == identity for sa in pair.associations):
@@ -246,12 +247,12 @@ class Neighbours:
             neighbour.endpoint != event.endpoint or self._has_moved(neighbour)
         ):
             if not neighbour.usable:
-                # Its initiation came from another endpoint than the one that it has proved.
+                # The initiation came from another endpoint than the one that is proved now.
                 early = neighbour.early
                 self._uninstall(self._neighbours.pop(event.overlay_address))
                 neighbour = None
             elif not self._relocate(neighbour, event.endpoint):
-                # The peer learns it, so that it and its circuits need not wait for a timeout.
+                # Closing tells the peer, so that it and its circuits need not wait for a timeout.
                 self._links.close(event.overlay_address, now)
                 return
             else:
@@ -260,8 +261,8 @@ class Neighbours:
             neighbour = neighbour or self._add(event, early)
             self._install_pair(neighbour, event)
         except (BackendError, ValueError):
-            # The route to the peer went away, or the peer chose an SPI that cannot be had: its
-            # link ends, LinkClosed undoes what was installed, and nobody else notices.
+            # The route to the peer is gone, or the SPI that the peer chose is in use. Only this
+            # link ends, and LinkClosed removes its SAs and policies.
             self.refused += 1
             self._links.close(event.overlay_address, now)
             return
@@ -284,7 +285,7 @@ class Neighbours:
         return neighbour
 
     def _relocate(self, neighbour: _Neighbour, endpoint: Endpoint) -> bool:
-        """Let a link go on between other endpoints; False if the backend cannot."""
+        """Continue a link between other endpoints; return False if the backend cannot."""
         pairs = neighbour.pairs
         try:
             here = self._local_address(endpoint)
@@ -300,7 +301,7 @@ class Neighbours:
         return True
 
     def _renew_moved_keys(self, event: LinkEstablished, neighbour: _Neighbour, now: float) -> None:
-        """Replace inbound SAs that have the former address of a peer as outer address.
+        """Replace inbound SAs that still have the former outer address of a peer.
 
         A backend that moves outer addresses reports each of their packets as one from elsewhere.
         """
@@ -308,12 +309,12 @@ class Neighbours:
             self._links.rekey(event.overlay_address, now, moved=True)
 
     def _free_reqid(self) -> int:
-        """Return the reqid after the last one drawn that no link has; they come round again."""
+        """Return the next reqid that no link uses; after the last one they begin again."""
         used = {neighbour.security.reqid for neighbour in self._neighbours.values()}
         return next(reqid for reqid in self._reqids if reqid not in used)
 
     def _install_pair(self, neighbour: _Neighbour, event: LinkEstablished) -> None:
-        """Install the pair's inbound SA, and its outbound one as soon as it may be used."""
+        """Install the pair's inbound SA, and its outbound SA if the link is usable."""
         found = neighbour.pairs.get(event.keys.inbound_spi)
         installed = found.associations if found is not None else ()
         lifetime = installed[0].lifetime if installed else None

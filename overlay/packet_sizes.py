@@ -1,4 +1,4 @@
-"""Sizes of inner packets that source and exit have in common (docs/decisions/0054)."""
+"""Sizes of inner packets, for source and exit (docs/decisions/0054)."""
 
 from __future__ import annotations
 
@@ -16,6 +16,6 @@ QUIC sends 1,252 bytes of UDP payload over IPv6 (40 + 8 bytes of headers), and R
 SEGMENT_MTU: Final = 1038
 """Bytes of the largest packet that needs no fragments on any link of 1,500 bytes.
 
-It holds for five hops with AES-GCM over UDP and IPv6. TCP segments are made for it, so that bulk
-transfers never pay two datagrams for one packet.
+This holds for five hops with AES-GCM over UDP and IPv6. TCP packets have at most this size, so
+that bulk transfers never need two datagrams for one packet.
 """

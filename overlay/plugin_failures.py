@@ -1,10 +1,10 @@
-"""Failures of plug-ins: named as theirs, with the lines where they happened.
+"""Report failures of plug-ins with the name of the plug-in and the lines of the failure.
 
-Implementations of the blocks may come from other packages. What goes wrong in one is neither a bug
-of this package nor a mistake of the user, so the sentence names the plug-in and its lines::
+Implementations of the blocks may come from other packages. A failure in one is neither a bug of
+this package nor a mistake of the user, so the message names the plug-in and its lines::
 
     the path selection strategy "mine" (mine.choice:Mine) failed: KeyError: 'x'; traceback:
-    choice.py:31 in select, choice.py:12 in _weigh. Mend it, or choose another.
+    choice.py:31 in select, choice.py:12 in _weigh. Fix it, or choose another.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _OWN_PACKAGES: Final = ("overlay", "sims")
 
 
 def broken_contract(group: str, name: str, how: str) -> PluginError:
-    """Return the error for a plug-in that returned what its Protocol does not allow."""
+    """Return the error for a plug-in whose result its Protocol does not allow."""
     return PluginError(f"the {_named(group, name)} broke its contract: {how}. {_remedy()}")
 
 
@@ -43,9 +43,9 @@ def plugin_failure(group: str, name: str, error: BaseException) -> PluginError:
 
 
 def blamed_plugin(error: BaseException) -> PluginError | None:
-    """Return the error that blames a plug-in, if one of another package raised ``error``.
+    """Return the error that names a plug-in, if one of another package raised ``error``.
 
-    It is blamed if a line of its module is on the way to the error, however deep below.
+    A plug-in is named if the traceback contains a line of its module, at any depth.
     """
     if isinstance(error, OverlayError) and not isinstance(error, InternalError):
         return None
@@ -60,7 +60,7 @@ def blamed_plugin(error: BaseException) -> PluginError | None:
     ]
     if not suspects:
         return None
-    # Several plug-ins may share a module: the one whose class has a line in it goes first.
+    # Several plug-ins may share a module. One whose class is in the traceback is preferred.
     within = [
         each for each in suspects if any(name.startswith(f"{each[1].attr}.") for _, name in lines)
     ]
@@ -69,7 +69,7 @@ def blamed_plugin(error: BaseException) -> PluginError | None:
 
 
 def _lines(trace: TracebackType | None) -> Iterator[tuple[str, str]]:
-    """Yield module and qualified name of the functions on the way to an error."""
+    """Yield module and qualified name of each function of a traceback."""
     while trace is not None:
         frame = trace.tb_frame
         yield str(frame.f_globals.get("__name__", "")), frame.f_code.co_qualname
@@ -83,7 +83,7 @@ def _named(group: str, name: str) -> str:
 
 
 def _remedy() -> str:
-    return "Mend it, or choose another."
+    return "Fix it, or choose another."
 
 
 def _is_own(filename: str) -> bool:

@@ -1,7 +1,7 @@
-"""Find the implementations of the five blocks by entry point, and load them when first named.
+"""Find implementations of the blocks by their entry points, and load them when they are needed.
 
-Those of this package register through the same entry-point groups as those of others. The groups
-are ``overlay.selection``, ``overlay.tfc``, ``overlay.forwarding`` and ``overlay.ipsec``.
+Implementations of this package and of others use the same entry-point groups. These are
+``overlay.selection``, ``overlay.tfc``, ``overlay.forwarding`` and ``overlay.ipsec``.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ NOUNS: Final = {
     "overlay.forwarding": "set of forwarding rules",
     "overlay.ipsec": "IPsec backend",
 }
-"""What the implementations of a group are, for messages."""
+"""Nouns for the implementations of a group, used in messages."""
 
 _SYNONYMS: Final = {"kernel": "xfrm", "user": "userspace", "off": "none", "random": "uniform"}
-"""Names that people try, and the registered one that they mean."""
+"""Names that users try, with the registered names that they mean."""
 
 
 def plugin_names(group: str) -> list[str]:
@@ -43,7 +43,7 @@ def load_plugin(group: str, name: str) -> Any:  # noqa: ANN401 - each group's ca
     """Import the implementation ``name`` of ``group``.
 
     Raises:
-        ConfigurationError: nothing is registered under that name; the message lists those known.
+        ConfigurationError: the name is not registered; the message lists the registered names.
     """
     found = [entry for entry in registered_plugins(group) if entry.name == name]
     if not found:
@@ -52,7 +52,7 @@ def load_plugin(group: str, name: str) -> Any:  # noqa: ANN401 - each group's ca
 
 
 def unknown_name(noun: str, name: str, known: Sequence[str]) -> ConfigurationError:
-    """Return the error for a name that nothing is registered under; it lists those known."""
+    """Return the error for a name that is not registered; it lists the known names."""
     close = difflib.get_close_matches(_SYNONYMS.get(name, name), known, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return ConfigurationError(
@@ -63,5 +63,8 @@ def unknown_name(noun: str, name: str, known: Sequence[str]) -> ConfigurationErr
 
 @cache
 def registered_plugins(group: str) -> tuple[EntryPoint, ...]:
-    """Return the entry points of a group, read once: a file for each installed distribution."""
+    """Return the entry points of a group.
+
+    They are read only once, because this opens a file of each installed distribution.
+    """
     return tuple(entry_points(group=group))

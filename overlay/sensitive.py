@@ -1,8 +1,8 @@
-"""Values that must not reach a log, a traceback or a table by accident.
+"""Wrap values that must not appear in a log, a traceback or a table by accident.
 
-A log of every relay, read side by side by an adversary, must not link two parties.
-So whatever names a peer, a destination or a circuit travels through errors and logs
-as :class:`Sensitive`, and key material lives in :class:`SecretBytes`.
+An attacker that reads the logs of all relays together must not be able to link two parties. So
+values that name a peer, a destination or a circuit are :class:`Sensitive` in errors and logs, and
+keys are :class:`SecretBytes`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class Sensitive(Generic[T]):
-    """Wrap a value so that printing it shows ``[scrubbed]``; :meth:`reveal` is the only way in."""
+    """Wrap a value so that printing it shows ``[scrubbed]``; only :meth:`reveal` returns it."""
 
     __slots__ = ("_value",)
 
@@ -26,7 +26,7 @@ class Sensitive(Generic[T]):
         self._value = value
 
     def reveal(self) -> T:
-        """Return the wrapped value; every call is a decision to show it to someone."""
+        """Return the wrapped value; each call needs a reason why it may be shown there."""
         return self._value
 
     def __repr__(self) -> str:
@@ -45,7 +45,7 @@ class Sensitive(Generic[T]):
 
 
 class SecretBytes:
-    """Key material: its ``repr`` shows only its length, and it compares in constant time."""
+    """A secret key; its ``repr`` shows only its length, and comparisons take constant time."""
 
     __slots__ = ("_value",)
 
@@ -53,7 +53,7 @@ class SecretBytes:
         self._value = bytes(value)
 
     def reveal(self) -> bytes:
-        """Return the bytes themselves, for the one call into a cipher that needs them."""
+        """Return the bytes themselves, to pass them to a cipher."""
         return self._value
 
     def __len__(self) -> int:
@@ -63,7 +63,7 @@ class SecretBytes:
         return isinstance(other, SecretBytes) and hmac.compare_digest(self._value, other._value)
 
     def __hash__(self) -> int:
-        # Secrets are no dictionary keys: a hash would be a short fingerprint of them.
+        # A hash would be a short fingerprint of the secret, so it cannot be a dictionary key.
         raise TypeError("SecretBytes cannot be hashed")
 
     def __repr__(self) -> str:

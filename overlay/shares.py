@@ -1,16 +1,15 @@
-"""Nested shares: what one address, one site and one provider may take of a bounded table.
+"""Nested shares of a bounded table for each address, site and provider.
 
-Identities are free and addresses are not. An entry is admitted only if every group on its
-way has room::
+Identities cost nothing, but addresses do. An entry is admitted only if each of its groups has
+room::
 
     IPv4   address (/32)   -> site (/24) -> provider (/16)
     IPv6   customer (/56)  -> site (/48) -> provider (/32)
 
-A group may hold at most a fraction of the places that are *still free* (the dynamic
+A group may hold at most a fraction of the places that are *still free*. This is the dynamic
 threshold of Choudhury and Hahne, "Dynamic queue length thresholds for shared-memory packet
-switches", 1998). A group that is alone therefore gets many places, and each attacking group
-leaves room for the next newcomer: ``n`` providers, one after the other, leave (2/3)^n of
-the places.
+switches" (1998). So a group that is alone gets many places, and each attacking group leaves room
+for the next one: ``n`` providers, one after the other, leave (2/3)^n of the places.
 
 Reasons: docs/decisions/0040.
 """
@@ -28,30 +27,31 @@ __all__ = ["FRACTIONS", "Group", "GroupUsage", "Groups", "Shares", "groups_of"]
 K = TypeVar("K", bound=Hashable)
 
 FRACTIONS: Final = (1 / 8, 1 / 4, 1 / 2)
-"""Of the free places, narrowest group first. Alone, a group gets f / (1 + f) of all places: an
-address a ninth, a site a fifth and a provider a third. A laboratory in one /24 needs as much."""
+"""Fractions of the free places, narrowest group first. A group that is alone gets f / (1 + f) of
+all places: an address a ninth, a site a fifth, a provider a third. A laboratory in one /24 needs
+a fifth."""
 
 _IPV4_BITS: Final = (32, 24, 16)
-"""An address costs money; a /24 is the smallest network that is routed; clouds hold /16s."""
+"""An address costs money. A /24 is the smallest network that is routed. Clouds hold /16s."""
 
 _IPV6_BITS: Final = (56, 48, 32)
 """A customer gets at least a /56 (RFC 6177), a site or a tunnel user a /48, a provider a /32."""
 
 _PRIVATE_IPV6_BITS: Final = (128, 64, 48)
-"""In a laboratory or private mesh all nodes often share one /64, so the address is a group."""
+"""In a private network all nodes often share one /64, so the address is the narrowest group."""
 
 _IPV4_IN_IPV6: Final = (
-    (bytes.fromhex("2002"), 2),  # 6to4 (RFC 3056): else one IPv4 address is a whole IPv6 site
+    (bytes.fromhex("2002"), 2),  # 6to4 (RFC 3056), where one IPv4 address owns an IPv6 /48
     (bytes.fromhex("0064ff9b") + bytes(8), 12),  # NAT64 (RFC 6052)
     (bytes(10) + b"\xff\xff", 12),  # IPv4-mapped (RFC 4291, 2.5.5.2)
 )
 
 
 class Group(NamedTuple):
-    """What shares a share.
+    """The entries that have one share together.
 
-    ``fraction`` is of the free places, above 0, and ``math.inf`` for no such bound; ``most``
-    bounds the places absolutely.
+    ``fraction`` is a fraction of the free places, above 0; ``math.inf`` means no such limit.
+    ``most`` is an absolute limit of places.
     """
 
     key: bytes
@@ -66,8 +66,8 @@ Groups = tuple[Group, ...]
 def groups_of(packed: bytes) -> Groups:
     """Return the groups of an address, narrowest first.
 
-    Private addresses are counted as public ones are, because a private mesh has attackers
-    too; the fractions leave room for a laboratory in one network.
+    Private addresses count like public ones, because a private network has attackers too. The
+    fractions are large enough for a laboratory in one network.
 
     Args:
         packed: an address in network byte order, 4 or 16 bytes.
@@ -83,21 +83,21 @@ def groups_of(packed: bytes) -> Groups:
         widths = _IPV6_BITS
     family = bytes((len(packed),))
     return tuple(
-        # The length of the key tells the width, and its first byte the family.
+        # The length of the key gives the width, and its first byte the IP version.
         Group(family + packed[: bits // 8], fraction)
         for bits, fraction in zip(widths, FRACTIONS, strict=True)
     )
 
 
 class GroupUsage:
-    """What each group has taken of a number of places.
+    """Count the places that each group has taken.
 
-    Holds one number for each group that has taken anything, so its owner bounds it. Every
-    operation takes constant time.
+    There is one number for each group that has places, so the owner's table bounds the size. Every
+    operation takes constant time, except :meth:`rescale`.
     """
 
     def __init__(self, places: float) -> None:
-        """Prepare; ``places`` is what all together may take, in any unit."""
+        """Prepare; ``places`` is the amount that all groups together may take, in any unit."""
         self._places = places
         self._taken = 0.0
         self._by_group: dict[bytes, float] = {}
@@ -106,10 +106,10 @@ class GroupUsage:
         return len(self._by_group)
 
     def admits(self, groups: Groups, amount: float = 1.0) -> bool:
-        """Tell whether there is room in all, and for every one of these groups.
+        """Tell whether there is room in total and for each of these groups.
 
-        A group that holds less than the amount may take what is free, or a small table would
-        admit nothing.
+        A group that holds less than the amount needs only free places. Otherwise a small table
+        would admit nothing, because its fractions are below one place.
         """
         free = self._places - self._taken
         if amount > free:
@@ -121,13 +121,13 @@ class GroupUsage:
         return True
 
     def take(self, groups: Groups, amount: float = 1.0) -> None:
-        """Record what was admitted."""
+        """Record an amount that was admitted."""
         self._taken += amount
         for key, _, _ in groups:
             self._by_group[key] = self._by_group.get(key, 0.0) + amount
 
     def give_back(self, groups: Groups, amount: float = 1.0) -> None:
-        """Record that what was taken is free again."""
+        """Record that an amount is free again."""
         self._taken -= amount
         for key, _, _ in groups:
             left = self._by_group[key] - amount
@@ -137,25 +137,26 @@ class GroupUsage:
                 del self._by_group[key]
 
     def resize(self, places: float) -> None:
-        """Change what all together may take; what is taken stays."""
+        """Change the total; amounts that were taken stay."""
         self._places = places
 
     def rescale(self, factor: float, least: float) -> None:
-        """Multiply all that was taken; forget groups that hold less than ``least`` afterwards.
+        """Multiply all amounts, and remove groups that hold less than ``least`` afterwards.
 
-        Takes time in proportion to the number of groups.
+        It takes time in proportion to the number of groups.
         """
         self._taken *= factor
         if self._taken < least:
-            self._taken = 0.0  # so that an amount of all places finds room again
+            self._taken = 0.0  # otherwise a remainder would keep an amount of all places out
         scaled = ((key, held * factor) for key, held in self._by_group.items())
         self._by_group = {key: held for key, held in scaled if held >= least}
 
 
 class Shares(Generic[K]):
-    """Who holds the places of one table, at most ``places`` entries.
+    """Count the places of one table by group, at most ``places`` entries.
 
-    Belongs to the owner of that table, which asks before it adds and says what is gone.
+    The owner of the table asks before it adds an entry, and calls :meth:`discard` for each entry
+    that it removes.
     """
 
     def __init__(self, places: int) -> None:
@@ -183,7 +184,7 @@ class Shares(Generic[K]):
         return self._held.get(key)
 
     def discard(self, key: K) -> None:
-        """Free the place of an entry; one that has none is no error."""
+        """Free the place of an entry; an entry without a place is no error."""
         groups = self._held.pop(key, None)
         if groups is not None:
             self._ledger.give_back(groups)

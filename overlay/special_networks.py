@@ -1,14 +1,15 @@
-"""IANA's registries of special addresses, and which of them no stranger may be sent to.
+"""IANA's registries of special addresses, and the networks that exits and links must not use.
 
-Two tables: what the registries say (:data:`SPECIAL_NETWORKS`), and what follows for this
-overlay (:data:`FORBIDDEN_NETWORKS`). A network is forbidden if the registry does not call it
-globally reachable, if IANA reserves it, if it is multicast, or if its addresses embed IPv4
-addresses, because a translator on the way could lead them into a private network. Services of
-clouds (:mod:`overlay.cloud_services`) are forbidden as well.
+:data:`SPECIAL_NETWORKS` is the content of the registries. :data:`FORBIDDEN_NETWORKS` follows from
+it. A network is forbidden in any of these cases:
+
+* The registry does not call it globally reachable, or IANA reserves it, or it is multicast.
+* Its addresses embed IPv4 addresses. A translator could lead them into a private network.
+* It belongs to a service of a cloud (:mod:`overlay.cloud_services`).
 
 Sources: iana-ipv4-special-registry and iana-ipv6-special-registry, as of :data:`REGISTRY_DATE`
-(RFC 6890, RFC 8190); multicast and reserved space from iana-multicast-addresses (RFC 5771) and
-ipv6-address-space (RFC 4291, section 2.4).
+(RFC 6890, RFC 8190). Multicast and reserved networks are from iana-multicast-addresses (RFC 5771)
+and ipv6-address-space (RFC 4291, section 2.4).
 """
 
 from __future__ import annotations
@@ -42,9 +43,9 @@ REGISTRY_DATE: Final = "2025-10-09"
 class SpecialNetwork(NamedTuple):
     """One entry of a registry.
 
-    ``kind`` completes "a ... address". ``reachable`` is the column "Globally Reachable"; None
-    stands for the registry's "N/A". ``embeds_ipv4`` tells that the addresses contain IPv4
-    addresses to which a translator forwards.
+    ``kind`` completes "a ... address". ``reachable`` is the column "Globally Reachable", and None
+    is the registry's "N/A". ``embeds_ipv4`` says that the addresses contain IPv4 addresses to which
+    a translator forwards.
     """
 
     prefix: str
@@ -68,7 +69,7 @@ SPECIAL_NETWORKS: Final = (
     SpecialNetwork("169.254.0.0/16", "link-local", "RFC 3927"),
     SpecialNetwork("172.16.0.0/12", "private", "RFC 1918"),
     SpecialNetwork("192.0.0.0/24", "protocol assignment", "RFC 6890, section 2.1"),
-    # 192.0.0.9 and 192.0.0.10 are called reachable, but a gateway of the exit's own network
+    # The registry calls 192.0.0.9 and 192.0.0.10 reachable. But a gateway of the exit's own network
     # answers there (port control, TURN), so the whole /24 stays forbidden.
     SpecialNetwork("192.0.0.9/32", "port control anycast", "RFC 7723", reachable=True),
     SpecialNetwork("192.0.0.10/32", "TURN anycast", "RFC 8155", reachable=True),
@@ -91,8 +92,9 @@ SPECIAL_NETWORKS: Final = (
     SpecialNetwork("100:0:0:1::/64", "dummy", "RFC 9780"),
     SpecialNetwork("2001::/23", "protocol assignment", "RFC 2928"),
     SpecialNetwork("2001::/32", "Teredo", "RFC 4380", reachable=None, embeds_ipv4=True),
-    # The following are called reachable or were withdrawn. Anycast addresses lead to a gateway of
-    # the exit's own network, and ORCHIDs are no locators, so all of 2001::/23 stays forbidden.
+    # The registry calls the following reachable, or they were withdrawn. Anycast addresses lead to
+    # a gateway of the exit's own network, and ORCHIDs are no locators. So all of 2001::/23 stays
+    # forbidden.
     SpecialNetwork("2001:1::1/128", "port control anycast", "RFC 7723", reachable=True),
     SpecialNetwork("2001:1::2/128", "TURN anycast", "RFC 8155", reachable=True),
     SpecialNetwork("2001:1::3/128", "service registration anycast", "RFC 9665", reachable=True),
@@ -109,18 +111,18 @@ SPECIAL_NETWORKS: Final = (
     SpecialNetwork("5f00::/16", "segment routing", "RFC 9602"),
     SpecialNetwork("fc00::/7", "private", "RFC 4193"),
     SpecialNetwork("fe80::/10", "link-local", "RFC 4291"),
-    # -- beside these registries --
+    # -- from other registries --
     SpecialNetwork("224.0.0.0/4", "multicast", "RFC 5771"),
     SpecialNetwork("::/96", "IPv4-compatible", "RFC 4291, section 2.5.5.1", embeds_ipv4=True),
     SpecialNetwork("::ffff:0:0:0/96", "IPv4-translated", "RFC 2765", embeds_ipv4=True),
     SpecialNetwork("fec0::/10", "site-local", "RFC 3879"),
     SpecialNetwork("ff00::/8", "multicast", "RFC 4291, section 2.7"),
-    # All that is not 2000::/3, from which alone global unicast addresses are allocated.
+    # All addresses outside of 2000::/3, because only that prefix has global unicast addresses.
     SpecialNetwork("::/3", "reserved", "RFC 4291, section 2.4"),
     SpecialNetwork("4000::/2", "reserved", "RFC 4291, section 2.4"),
     SpecialNetwork("8000::/1", "reserved", "RFC 4291, section 2.4"),
 )
-"""Both registries and what stands beside them; a more specific entry describes its addresses."""
+"""Entries of all registries; of several entries with an address, the most specific one applies."""
 
 _SPECIAL: Final = tuple(
     (each.network, each.kind) for each in SPECIAL_NETWORKS if not each.reachable or each.embeds_ipv4
@@ -131,14 +133,14 @@ _SERVICES: Final = tuple(each.network for each in CLOUD_SERVICES)
 _FORBIDDEN: Final = _SPECIAL + tuple(
     (each, "cloud service")
     for each in _SERVICES
-    # Those within special networks keep the name of these.
+    # A service within a special network keeps the kind of that network.
     if not any(each.version == n.version and each.network_address in n for n, _ in _SPECIAL)
 )
 
 DOCUMENTATION_NETWORKS: Final = tuple(
     each.network for each in SPECIAL_NETWORKS if each.kind == "documentation"
 )
-"""Networks that are nobody's, with which laboratories play the public Internet."""
+"""Networks without an owner, which laboratories use as public addresses."""
 
 PRIVATE_NETWORKS: Final = tuple(
     each.network for each in SPECIAL_NETWORKS if each.source in ("RFC 1918", "RFC 6598", "RFC 4193")
@@ -158,7 +160,7 @@ _SITE_KINDS: Final = frozenset(
 )
 
 SITE_NETWORKS: Final = tuple((network, kind) for network, kind in _FORBIDDEN if kind in _SITE_KINDS)
-"""What hosts use within their own site: no path may take the whole of one over (and why)."""
+"""Networks that hosts use within their site, with their kinds; no path may cover a whole one."""
 
 
 def lies_in(network: IpNetwork, other: IpNetwork) -> bool:
@@ -171,9 +173,9 @@ def lies_in(network: IpNetwork, other: IpNetwork) -> bool:
 
 
 def opens(opened: IpNetwork, destination: IpAddress) -> bool:
-    """Tell whether an operator who opens a network by name opens a destination in it.
+    """Tell whether a network that an operator permits by name permits a destination in it.
 
-    A cloud service is opened by its own prefix, or a part of it, alone.
+    Only a cloud service's own prefix, or a part of it, permits the service.
     """
     if destination.version != opened.version or destination not in opened:
         return False
@@ -181,14 +183,14 @@ def opens(opened: IpNetwork, destination: IpAddress) -> bool:
 
 
 def services_within(opened: IpNetwork) -> list[IpNetwork]:
-    """Return the cloud services that a network holds beside others."""
+    """Return the cloud services that a network contains, unless it is exactly the service."""
     return [each for each in _SERVICES if lies_in(each, opened) and each != opened]
 
 
 def _intervals(version: int) -> tuple[list[int], list[str | None]]:
-    """Return where the kind of addresses changes, and the kind from there on.
+    """Return the addresses at which the kind changes, and the kind from each on.
 
-    The networks nest, so the most specific one at each border decides.
+    Networks contain each other, so the most specific one at each address decides.
     """
     networks = [(net, kind) for net, kind in _FORBIDDEN if net.version == version]
     borders = {0}
@@ -212,9 +214,9 @@ _STARTS_V6, _KINDS_V6 = _intervals(6)
 
 
 def forbidden_network(address: IpAddress) -> str | None:
-    """Return the kind of forbidden address this is ("private", ...), or None if it is public.
+    """Return the kind of a forbidden address ("private", ...), or None if it is public.
 
-    One binary search, because exits ask for packets and path selection asks for each exit.
+    It is one binary search, because exits call it for packets and path selection for each exit.
     """
     return forbidden_packed(address.packed)
 
@@ -228,11 +230,11 @@ def forbidden_packed(packed: bytes) -> str | None:
 
 
 def _collapsed() -> Iterable[tuple[IpNetwork, str]]:
-    """Yield the forbidden networks that lie in no other forbidden network."""
+    """Yield the forbidden networks that are not part of another forbidden network."""
     for network, kind in _FORBIDDEN:
         if not any(network != other and lies_in(network, other) for other, _ in _FORBIDDEN):
             yield network, kind
 
 
 FORBIDDEN_NETWORKS: Final[tuple[tuple[IpNetwork, str], ...]] = tuple(_collapsed())
-"""The fewest networks that cover every forbidden address, for packet filters (and their kind)."""
+"""The fewest networks that cover all forbidden addresses, with their kinds; for packet filters."""

@@ -1,12 +1,11 @@
-"""Whether another user of this machine could change a file that a node obeys.
+"""Refuse files that another user of this machine could change or replace.
 
-A configuration file names plug-ins that run with the node's rights, and says where circuits may
-leave. So neither the file nor a directory on the way to it may be writable by users other than
-root and the one that runs the node. That holds for every step of the way, also where symbolic
-links lead through further directories. A directory with the sticky bit (``/tmp``) is accepted,
-because there only the owner of a file or link can replace it. The private group of an ordinary
-user may write: many systems give each user a group of the same name, of which no other user is a
-member.
+A configuration file names plug-ins that run with the node's rights, and the destinations that an
+exit permits. So only root and the user of the node may be able to write the file and each directory
+above it. This includes the directories through which symbolic links lead. A directory with the
+sticky bit (``/tmp``) is accepted, because only the owner of a file or link can replace it there.
+The private group of an ordinary user may write. Many systems give each user a group of the same
+name, which has no other member.
 """
 
 from __future__ import annotations
@@ -27,18 +26,18 @@ _UID_MAP: Final = Path("/proc/self/uid_map")
 _OVERFLOW_UID: Final = Path("/proc/sys/kernel/overflowuid")
 _WHOLE_MAP: Final = ["0", "0", "4294967295"]
 _MOST_LINKS: Final = 40
-"""Symbolic links that Linux follows on one way (path_resolution(7))."""
+"""Maximum of symbolic links that Linux follows in one path (path_resolution(7))."""
 
 
 def insist_on_trust(path: Path, descriptor: int) -> None:
     """Refuse an open file that another user may change or replace.
 
     Args:
-        path: its name, for the message and for the directories above it.
-        descriptor: the file itself, so that what is checked is what is read.
+        path: name of the file, for the message and for the directories above it.
+        descriptor: the open file, so that the file that is checked is the one that is read.
 
     Raises:
-        ConfigurationError: one sentence that says what to do.
+        ConfigurationError: another user may change it; the message says what to do.
     """
     status = os.fstat(descriptor)
     if status.st_uid not in _trusted_users():
@@ -55,10 +54,10 @@ def insist_on_trust(path: Path, descriptor: int) -> None:
 
 
 def insist_on_way(path: Path) -> None:
-    """Refuse a path of which another user may replace a step.
+    """Refuse a path if another user may replace one of its directories or symbolic links.
 
     Raises:
-        ConfigurationError: one sentence that says what to do.
+        ConfigurationError: another user may do so; the message says what to do.
     """
     for step, status in _steps_to(path.absolute()):
         if stat.S_ISLNK(status.st_mode):
@@ -68,17 +67,17 @@ def insist_on_way(path: Path) -> None:
 
 
 def insist_on_peer(path: Path, user: int) -> None:
-    """Refuse a control socket if another user may have taken the place of the node.
+    """Refuse a control socket if another user may have created it instead of the node.
 
-    A command would believe what that process says, for example that a path is open. A node of
-    another user, which root may ask, lies in directories that no further user may write.
+    A command would rely on the answers of that process, for example that a path is open. Root may
+    use the node of another user if no third user may write its directories.
 
     Args:
         path: the socket.
-        user: to which the process belongs that listens there.
+        user: user id of the process that listens there.
 
     Raises:
-        ConfigurationError: one sentence that says what to do.
+        ConfigurationError: another user may have created it; the message says what to do.
     """
     trusted = _trusted_users()
     if user in trusted:
@@ -87,9 +86,9 @@ def insist_on_peer(path: Path, user: int) -> None:
         is_open = not stat.S_ISLNK(status.st_mode) and status.st_mode & 0o022
         if is_open or status.st_uid not in {*trusted, user}:
             raise ConfigurationError(
-                f"the process that answers at {path} belongs to user {user}, which may have taken "
-                "the place of the node; let [node] control_socket name a place that no other user "
-                "may write to."
+                f"the process that answers at {path} belongs to user {user}, which may not be the "
+                "user of the node; set [node] control_socket to a path in a directory that no "
+                "other user may write to."
             )
 
 
@@ -97,7 +96,7 @@ def _insist_on_link(link: Path, status: os.stat_result, path: Path) -> None:
     if status.st_uid not in _trusted_users():
         raise ConfigurationError(
             f"the symbolic link {link} belongs to user {status.st_uid}, which could replace "
-            f"{path.name}; name the file itself, or make the link anew as this user."
+            f"{path.name}; name the file itself, or make the link again as this user."
         )
 
 
@@ -111,17 +110,17 @@ def _insist_on_directory(directory: Path, status: os.stat_result, path: Path) ->
     else:
         return
     raise ConfigurationError(
-        f"the directory {directory} {what}; move the node's files to a directory of this user "
-        "alone, and name it with --config."
+        f"the directory {directory} {what}; move the node's files to a directory that only this "
+        "user may write to, and name the file with --config."
     )
 
 
 def _steps_to(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """Yield every directory and symbolic link in which a step of the way could be replaced.
+    """Yield every directory and symbolic link through which a path leads.
 
     Args:
-        path: absolute; ``..`` stands for the parent of where the way has led. What is not there, as
-            behind a link of /proc/self/fd, ends the way: all that leads there was yielded.
+        path: an absolute path. ``..`` is the parent of the directory that is reached so far. A part
+            that does not exist, for example behind a link of /proc/self/fd, ends the iteration.
     """
     here, ahead, links = Path(path.anchor), list(reversed(path.parts[1:])), 0
     yield here, here.lstat()
@@ -145,7 +144,7 @@ def _steps_to(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
 
 
 def _others_may_write(status: os.stat_result, has_access_list: bool) -> bool:
-    # With an access control list the group's bits tell the most that any user of it may do.
+    # With an access control list, the group's bits are the maximum for every user in the list.
     if status.st_mode & stat.S_IWOTH:
         return True
     if not status.st_mode & stat.S_IWGRP:
@@ -154,7 +153,7 @@ def _others_may_write(status: os.stat_result, has_access_list: bool) -> bool:
 
 
 def _is_private_group(group: int) -> bool:
-    """Tell whether this user is the only one of a group; root has none.
+    """Tell whether this user is the only member of a group; for root the result is False.
 
     A group that the system's user database does not know counts as shared.
     """
@@ -166,7 +165,7 @@ def _is_private_group(group: int) -> bool:
     except KeyError:
         return False
     others = {name for name in entry.gr_mem if name != own.pw_name}
-    # A database of users that cannot be listed whole leaves the name as the only sign.
+    # Some user databases cannot be listed completely, so the name of the group must match too.
     others |= {each.pw_name for each in pwd.getpwall() if each.pw_gid == group} - {own.pw_name}
     return own.pw_gid == group and entry.gr_name == own.pw_name and not others
 
@@ -179,9 +178,9 @@ def _has_access_list(file: int | Path) -> bool:
 
 
 def _trusted_users() -> frozenset[int]:
-    """Return root, this user, and what stands for root inside a user namespace."""
+    """Return root, this user, and the id that represents root inside a user namespace."""
     users = {0, os.geteuid()}
     if _UID_MAP.read_text(encoding="ascii").split() != _WHOLE_MAP:
-        # Users that the namespace does not map, the machine's root among them, all look alike.
+        # All users that the namespace does not map have this id, including the machine's root.
         users.add(int(_OVERFLOW_UID.read_text(encoding="ascii")))
     return frozenset(users)

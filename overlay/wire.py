@@ -1,6 +1,6 @@
-"""Bounded readers: the only way in which bytes of the network become values.
+"""Read values from bytes of the network, with bounds.
 
-Everything here raises :class:`~overlay.errors.Malformed` and nothing else.
+All functions here raise only :class:`~overlay.errors.Malformed`.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class ByteReader:
         return int.from_bytes(self.take(8), "big")
 
     def end(self) -> None:
-        """Insist that nothing is left."""
+        """Raise an error if any bytes are left."""
         if self.remaining:
             raise Malformed("the message is longer than its fields")
 
@@ -69,11 +69,11 @@ def pack_canonical(value: object) -> bytes:
 def unpack_bounded(data: bytes, *, max_bytes: int) -> Any:  # noqa: ANN401 - parsed by the caller
     """Decode one msgpack value of at most ``max_bytes``, without maps or extensions.
 
-    The encoding must be the canonical one of :func:`pack_canonical`: a signed value has
-    exactly one encoding, so nobody can make a second message out of it.
+    The encoding must be the canonical one of :func:`pack_canonical`. So a signed value has exactly
+    one encoding, and other nodes cannot make a second message from it.
 
     Raises:
-        Malformed: whatever else the bytes are.
+        Malformed: the bytes are no such value.
     """
     if len(data) > max_bytes:
         raise Malformed("the message is larger than its bound")

@@ -131,7 +131,7 @@ def test_what_blocks_share_is_set_in_one_place():
 MISTAKES = {
     "[paths]\npermanent = 3": r"\[paths\] permanent must be a list of destinations",
     '[paths]\npermanent = ["a.example"]': r"has 'a.example', which is a host name",
-    '[paths]\npermanent = ["10.0.0.1/8"]': r"write 10.0.0.0/8, or the address alone",
+    '[paths]\npermanent = ["10.0.0.1/8"]': r"write 10.0.0.0/8, or only the address",
     '[paths]\npermanent = ["203.0.113.1:80"]': r"which names a port, .* write 203.0.113.1",
     '[paths]\npermanent = ["fe80::1%eth0"]': r"has a zone; write the address without it",
     '[paths]\npermanent = ["0.0.0.0/0"]': r"contains all of 0.0.0.0/8",

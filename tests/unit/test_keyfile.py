@@ -132,5 +132,5 @@ def test_key_file_of_a_later_version_names_it(path):
 
 def test_broken_key_file_does_not_show_its_keys(path, identity):
     data = path.read_bytes()[:-9] + b"0" * 8 + b"\n"
-    error = broken(path, data, "do not fit its check")
+    error = broken(path, data, "do not match its check")
     assert identity.identity_private.reveal().hex()[:8] not in str(error)

@@ -130,7 +130,7 @@ class ValueRequest(UnverifiedRequest):
     def verify(self, network_id: str) -> Request:  # noqa: ARG002 - the signature binds it already
         """Return the request if its sender has the private key of its identity."""
         if not self.authentic:
-            raise NotAuthentic("the signature does not fit the identity key")
+            raise NotAuthentic("the signature does not match the identity key")
         return self.request
 
 
@@ -147,7 +147,7 @@ class ValueReply(UnverifiedReply):
     def verify(self, network_id: str, request_datagram: bytes) -> Reply:  # noqa: ARG002 - as above
         """Return the reply if it was made for exactly that request."""
         if not self.authentic or self.answers is not request_datagram:
-            raise NotAuthentic("the signature does not fit the identity key")
+            raise NotAuthentic("the signature does not match the identity key")
         return self.reply
 
 

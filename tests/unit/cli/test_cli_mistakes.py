@@ -108,7 +108,7 @@ DRY_RUN = ["sim", "churn", "--nodes", "50", "--dry-run", "--expect"]
         (["path", "open", "192.0.2.7", "--hops", "6"], "must lie between 1 and 5, not 6"),
         (["init", "--identity-cost-bits", "x"], 'a whole number from 0 to 32, not "x"'),
         (["path", "open", "--via", "00" * 20, "00" * 20, "192.0.2.7"], "is a node id"),
-        (["path", "open", "--via", "fd6d:6978::1", "fd6d:6978::2", "192.0.2.7"], "named in via"),
+        (["path", "open", "--via", "fd6d:6978::1", "fd6d:6978::2", "192.0.2.7"], "with via"),
         (["path", "close", ","], "name a path by its number or destination"),
         (["path", "close", "203.0.113.7:80"], "names a port"),
         (["sim", "churn", "--duration", "2"], 'must say its unit: write "2s" for seconds'),
