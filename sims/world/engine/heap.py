@@ -1,14 +1,16 @@
 """The event heap: run events in order of time, deterministically.
 
+It is the only event heap of the simulator, of tests, of laboratories and of benchmarks.
 Events at the same time run in the order in which they were pushed. An event cannot be cancelled.
 Its owner ignores it instead; for example, a node remembers which deadline it waits for.
 
-Reasons: docs/decisions/0020.
+Reasons: docs/decisions/0020 and 0065.
 """
 
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -41,6 +43,31 @@ class EventHeap:
         now = self.now
         entry = (when if when > now else now, self._serial, action, one, other)
         heapq.heappush(self._heap, entry)
+
+    @property
+    def next_at(self) -> float:
+        """The time of the next event, or infinity if none is pending."""
+        return self._heap[0][0] if self._heap else math.inf
+
+    def step(self) -> None:
+        """Run the next event alone.
+
+        Raises:
+            IndexError: no event is pending.
+        """
+        self.now, _, action, one, other = heapq.heappop(self._heap)
+        action(one, other)
+        self.fired += 1
+
+    def pass_to(self, when: float) -> None:
+        """Set the time to ``when``, unless it is in the past.
+
+        Raises:
+            ValueError: an event is pending before ``when``.
+        """
+        if self.next_at < when:
+            raise ValueError(f"An event at {self.next_at:.6f} s is pending before {when:.6f} s.")
+        self.now = max(self.now, when)
 
     def run(self, until: float, should_stop: Callable[[], bool] | None = None) -> bool:
         """Run all events up to ``until``, which is the virtual time afterwards.
