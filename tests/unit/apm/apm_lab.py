@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import heapq
 import ipaddress
 import itertools
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from random import Random
 
@@ -25,6 +23,10 @@ from overlay.link.events import LinkKeys, LinkPeer
 from overlay.link.security import LinkSecurity, link_configuration
 from overlay.selection.selector import MixPath
 from overlay.sensitive import SecretBytes
+from sims.world.engine.deadlines import run_with_deadlines
+from sims.world.engine.heap import EventHeap
+from sims.world.engine.network import Network, OneWayDelay
+from sims.world.latency import Constant
 
 START = 1_700_000_000.0
 BOB_V4 = ipaddress.ip_network("93.184.216.34/32")
@@ -58,6 +60,8 @@ def describe(identity: LocalIdentity, endpoint: Endpoint) -> MixDescriptor:
 
 @dataclass
 class Host:
+    net: Net
+    index: int
     name: str
     identity: LocalIdentity
     endpoint: Endpoint
@@ -72,6 +76,16 @@ class Host:
         default_factory=dict
     )
     alive: bool = True
+
+    def next_deadline(self) -> float:
+        return self.manager.next_deadline()
+
+    def handle_deadline(self, now: float) -> None:
+        self.manager.handle_deadline(now)
+        self.net.pump(self)
+
+    def arrived(self, item: tuple[bytes, Endpoint]) -> None:
+        self.net.deliver(self, item)
 
     @property
     def address(self) -> OverlayAddress:
@@ -92,28 +106,30 @@ class Host:
 
 
 class Net:
-    """One event heap; verbs of hardship: ``crash``, ``lose``, ``duplicate``, ``delay``."""
+    """Hosts by name. Conditions of lines are imposed on ``network``."""
 
     def __init__(
         self,
         names: Sequence[str],
         seed: int = 1,
         settings: ApmSettings | None = None,
+        latency: OneWayDelay | None = None,
         **each: object,
     ) -> None:
         self.rng = Random(seed)
-        self.now = START
-        self._queue: list[tuple[float, int, Host, bytes]] = []
-        self._order = itertools.count()
+        self.heap = EventHeap(START)
+        self.network = Network(self.heap, latency or Constant(0.01), Random(f"network {seed}"))
         self._reqids = itertools.count(1)
         self.hosts: dict[str, Host] = {}
         self.refuse_links: set[OverlayAddress] = set()
-        self.lose: Callable[[Host, Host, bytes], bool] = lambda *_: False
-        self.copies: Callable[[], int] = lambda: 1
-        self.delay: Callable[[], float] = lambda: 0.01
         self.datagram_sizes: set[int] = set()
         for index, name in enumerate(names):
             self.hosts[name] = self._make(name, index, each.get(name, settings) or lab_settings())
+            self.network.attach(self.hosts[name])
+
+    @property
+    def now(self) -> float:
+        return self.heap.now
 
     def _make(self, name: str, index: int, settings: object) -> Host:
         assert isinstance(settings, ApmSettings)
@@ -124,7 +140,7 @@ class Net:
         pool = InnerAddressPool(INNER_V4, INNER_V6, rng)
         manager = SignallingManager(identity, engine, spis, settings, rng, pool, True)
         endpoint = Endpoint(f"10.0.0.{index + 1}", 4500)
-        return Host(name, identity, endpoint, engine, spis, pool, manager)
+        return Host(self, index, name, identity, endpoint, engine, spis, pool, manager)
 
     def __getitem__(self, name: str) -> Host:
         return self.hosts[name]
@@ -140,12 +156,9 @@ class Net:
 
     # --- links ---
 
-    def _host_at(self, endpoint: Endpoint) -> Host | None:
-        return next((h for h in self.hosts.values() if h.endpoint == endpoint), None)
-
     def _link_wanted(self, host: Host, peer: LinkPeer) -> None:
-        other = self._host_at(peer.endpoint)
-        if other is None or not other.alive:
+        other = self.network.host_at(peer.endpoint)
+        if not isinstance(other, Host):  # it crashed
             return
         if peer.overlay_address in self.refuse_links or other.address != peer.overlay_address:
             host.manager.link_lost(peer.overlay_address, self.now)
@@ -177,6 +190,11 @@ class Net:
 
     def crash(self, name: str) -> None:
         self.hosts[name].alive = False
+        self.network.crash(self.hosts[name])
+
+    def revive(self, name: str) -> None:
+        self.hosts[name].alive = True
+        self.network.attach(self.hosts[name])
 
     def notice_crash(self, of: str, by: str) -> None:
         """The link block of ``by`` finds out that ``of`` is gone."""
@@ -199,53 +217,33 @@ class Net:
                     self._link_wanted(host, event.peer)
             packets = host.manager.packets_to_send(self.now)
             if packets:
-                self._send(host, host.engine.process_outbound(packets, self.now).to_network)
+                self.send(host, host.engine.process_outbound(packets, self.now).to_network)
             if not events and not packets:
                 return
 
     def inject(self, name: str, packet: bytes) -> None:
         """A plain IP packet from the host's TUN device."""
         host = self.hosts[name]
-        self._send(host, host.engine.process_outbound([packet], self.now).to_network)
+        self.send(host, host.engine.process_outbound([packet], self.now).to_network)
         self.pump(host)
 
-    def _send(self, sender: Host, datagrams: Sequence[tuple[bytes, Endpoint]]) -> None:
+    def send(self, sender: Host, datagrams: Sequence[tuple[bytes, Endpoint]]) -> None:
         for data, endpoint in datagrams:
             self.datagram_sizes.add(len(data))
-            receiver = self._host_at(endpoint)
-            if receiver is None or self.lose(sender, receiver, data):
-                continue
-            for _ in range(self.copies()):
-                entry = (self.now + self.delay(), next(self._order), receiver, data)
-                heapq.heappush(self._queue, entry)
+            self.network.carry(data, sender.endpoint, endpoint)
 
-    def _deliver(self, host: Host, data: bytes) -> None:
-        if not host.alive:
-            return
-        processed = host.engine.process_inbound([(data, host.endpoint)], self.now)
+    def deliver(self, host: Host, item: tuple[bytes, Endpoint]) -> None:
+        """Process a datagram that arrived at a host, or that a test plays back."""
+        processed = host.engine.process_inbound([item], self.now)
         host.to_host += processed.to_host
         host.to_exit += processed.to_exit
         host.manager.receive(processed.to_control, self.now)
-        self._send(host, processed.to_network)
+        self.send(host, processed.to_network)
         self.pump(host)
 
     def run(self, seconds: float) -> None:
-        end = self.now + seconds
-        for _ in range(200_000):
-            alive = [host for host in self.hosts.values() if host.alive]
-            deadline = min((h.manager.next_deadline() for h in alive), default=math.inf)
-            arrival = self._queue[0][0] if self._queue else math.inf
-            if min(deadline, arrival) > end:
-                self.now = end
-                return
-            if arrival <= deadline:
-                self.now, _, host, data = heapq.heappop(self._queue)
-                self._deliver(host, data)
-                continue
-            self.now = max(self.now, deadline)
-            for host in alive:
-                if host.manager.next_deadline() <= self.now:
-                    host.manager.handle_deadline(self.now)
-                    assert host.manager.next_deadline() > self.now
-                    self.pump(host)
-        raise AssertionError("the network does not come to rest")
+        run_with_deadlines(
+            self.heap,
+            self.now + seconds,
+            lambda: [host for host in self.hosts.values() if host.alive],
+        )

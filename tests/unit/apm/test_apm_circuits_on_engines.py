@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import pytest
@@ -21,6 +22,8 @@ from overlay.apm.events import (
 )
 from overlay.errors import CircuitRefused, CircuitTimedOut
 from overlay.ipsec.interface import Drop
+from sims.world.engine.conditions import Flight, drop, duplicate, share, tap
+from sims.world.latency import Uniform
 
 
 def mixes(count: int) -> list[str]:
@@ -236,28 +239,21 @@ def test_stopping_exit_ends_its_circuits() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
 def test_circuit_survives_loss_duplication_and_reordering(seed: int) -> None:
-    net = Net(["alice", *mixes(3)], seed=seed)
-    net.lose = lambda *_: net.rng.random() < 0.15
-    net.copies = lambda: net.rng.choice([1, 1, 2])
-    net.delay = lambda: net.rng.uniform(0.005, 0.2)
+    net = Net(["alice", *mixes(3)], seed=seed, latency=Uniform(0.005, 0.2))
+    loss = net.network.impose(drop(share(0.15, net.rng)))
+    net.network.impose(duplicate(share(1 / 3, net.rng)))
     number = net.open("alice", mixes(3))
     net.run(18)
     assert net["alice"].manager.circuits()[0].state is CircuitState.OPEN
-    net.lose = lambda *_: False
+    net.network.lift(loss)
     net.run(30)
     assert net["alice"].manager.circuits()[0].rtt_s is not None
     close_and_check(net, "alice", number)
 
 
 def lose_nth(net: Net, sender: str, numbers: Sequence[int]) -> None:
-    sent = 0
-
-    def lose(source: Host, _: Host, __: bytes) -> bool:
-        nonlocal sent
-        sent += source.name == sender
-        return source.name == sender and sent in numbers
-
-    net.lose = lose
+    sent = itertools.count(1)
+    net.network.impose(drop(lambda _: next(sent) in numbers), sender=net[sender])
 
 
 @pytest.mark.parametrize("lost", [[1], [2], [1, 2], [2, 3]])
@@ -273,19 +269,15 @@ def test_any_early_datagram_may_be_lost(sender: str, lost: list[int]) -> None:
 
 def test_recorded_datagrams_played_back_open_nothing() -> None:
     net = Net(["alice", *mixes(2)])
-    recorded: list[tuple[Host, bytes]] = []
-
-    def record(_: Host, receiver: Host, data: bytes) -> bool:
-        recorded.append((receiver, data))
-        return False
-
-    net.lose = record
+    recorded: list[Flight] = []
+    recording = net.network.impose(tap(recorded.append))
     number = net.open("alice", mixes(2))
     net.run(3)
-    net.lose = lambda *_: False
+    net.network.lift(recording)
     before = [host.manager.relay_report() for host in net.hosts.values()]
-    for host, data in list(recorded):
-        net._deliver(host, data)
+    hosts = list(net.hosts.values())
+    for flight in recorded:
+        net.deliver(hosts[flight.receiver], (flight.datagram, flight.source))
     net.run(1)
     assert [host.manager.relay_report() for host in net.hosts.values()] == before
     assert net["mix1"].engine.drops()[Drop.IN_STATE_SEQ_ERROR] > 0
@@ -305,7 +297,7 @@ def test_control_spoofed_by_a_middle_relay_does_not_reach_the_source() -> None:
     forged = control_packet(net["mix2"].address, far, Teardown(TeardownReason.CLOSED))
     # As if mix1's engine had received it from mix2: FWD to C(1), hence into b1 and the link.
     engine = net["mix1"].engine
-    net._send(net["mix1"], engine.process_outbound([forged], net.now).to_network)
+    net.send(net["mix1"], engine.process_outbound([forged], net.now).to_network)
     net.run(1)
     assert net["alice"].manager.circuits()[0].state is CircuitState.OPEN
     assert net["alice"].engine.drops() == {Drop.IN_TMPL_MISMATCH: 1}

@@ -21,6 +21,8 @@ from overlay.apm.signalling import SignallingManager
 from overlay.ipsec.suites import SUITES
 from overlay.ipsec.userspace.engine import UserspaceEngine
 from overlay.selection.selector import MixPath
+from sims.world.engine.conditions import Flight, drop, duplicate, share
+from sims.world.latency import Constant, Uniform
 
 BOB = BOB_V4.network_address.packed
 EVERY_S = 0.01
@@ -34,13 +36,13 @@ class TracedNet(Net):
         self.carried: dict[bytes, bytes] = {}
         self.lost: set[bytes] = set()
         self.lossy = lambda: False
-        self.lose = self._lose
+        self.network.impose(drop(self._loses))
         self._carrying = b""
 
-    def _lose(self, _: Host, __: Host, data: bytes) -> bool:
+    def _loses(self, flight: Flight) -> bool:
         if not self.lossy():
             return False
-        self.lost.add(self.carried.get(data, b""))
+        self.lost.add(self.carried.get(flight.datagram, b""))
         return True
 
     def inject(self, name: str, packet: bytes) -> None:
@@ -48,15 +50,15 @@ class TracedNet(Net):
         super().inject(name, packet)
         self._carrying = b""
 
-    def _deliver(self, host: Host, data: bytes) -> None:
-        self._carrying = self.carried.get(data, b"")
-        super()._deliver(host, data)
+    def deliver(self, host: Host, item: tuple[bytes, Endpoint]) -> None:
+        self._carrying = self.carried.get(item[0], b"")
+        super().deliver(host, item)
         self._carrying = b""
 
-    def _send(self, sender: Host, datagrams: Sequence[tuple[bytes, Endpoint]]) -> None:
+    def send(self, sender: Host, datagrams: Sequence[tuple[bytes, Endpoint]]) -> None:
         if self._carrying:
             self.carried.update((data, self._carrying) for data, _ in datagrams)
-        super()._send(sender, datagrams)
+        super().send(sender, datagrams)
 
     def pump(self, host: Host) -> None:
         self._carrying = b""
@@ -140,8 +142,7 @@ def rekeying(**changed: object) -> ApmSettings:
 def test_without_loss_every_packet_arrives_once_and_in_order(
     hops: int, seed: int, delay: float
 ) -> None:
-    net = TracedNet(names_of(hops), seed=seed, settings=rekeying())
-    net.delay = lambda: delay
+    net = TracedNet(names_of(hops), seed=seed, settings=rekeying(), latency=Constant(delay))
     flow = Flow(net, hops)
     flow.run(300)
     assert min(flow.generations()) >= 3
@@ -157,11 +158,11 @@ def test_without_loss_every_packet_arrives_once_and_in_order(
 def test_with_hardship_nothing_is_lost_but_what_the_network_lost(
     hops: int, seed: int, loss: float, delay: float
 ) -> None:
-    net = TracedNet(names_of(hops), seed=seed, settings=rekeying())
+    latency = Uniform(0.001, delay)
+    net = TracedNet(names_of(hops), seed=seed, settings=rekeying(), latency=latency)
     flow = Flow(net, hops)
     net.lossy = lambda: net.rng.random() < loss
-    net.copies = lambda: net.rng.choice([1, 1, 2])
-    net.delay = lambda: net.rng.uniform(0.001, delay)
+    net.network.impose(duplicate(share(1 / 3, net.rng)))
     flow.run(300)
     for sent, arrived in zip(flow.sent, flow.arrived(), strict=True):
         assert sorted(arrived) == sorted(packet for packet in sent if packet not in net.lost)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from random import Random
 
 import pytest
-from apm_lab import BOB_V4, Host, Net
+from apm_lab import BOB_V4, Net
 from scapy.layers.inet import IP, UDP
 from scapy.packet import Raw
 
@@ -22,6 +22,7 @@ from overlay.errors import PeerError
 from overlay.ipsec.esp import InboundSa
 from overlay.ipsec.interface import SecurityAssociation, Spi
 from overlay.sensitive import SecretBytes
+from sims.world.engine.conditions import Flight, tap
 
 BEFORE, AFTER = b"said under the keys of the onion", b"said under keys of an exchange"
 
@@ -38,11 +39,11 @@ class Recorder:
                     if sa.inbound:
                         self._links[sa.spi] = InboundSa(sa, Random(1), lambda _: None)
 
-    def record(self, _: Host, __: Host, data: bytes) -> bool:
+    def record(self, flight: Flight) -> None:
+        data = flight.datagram
         opened = self._links[int.from_bytes(data[:4], "big")].open(data, 0, 0.0)
         if isinstance(opened, bytes):
             self.inside.append(opened)
-        return False
 
     def stolen_keys(self, onion_private: SecretBytes) -> tuple[HopKeys, Spi, Spi]:
         """Open the recorded onion, which was for whose key this is."""
@@ -85,7 +86,7 @@ class Story:
         self.net = Net(["alice", "mix1"])
         self.net.link(self.net["alice"], self.net["mix1"])
         self.mallory = Recorder(self.net)
-        self.net.lose = self.mallory.record
+        self.net.network.impose(tap(self.mallory.record))
         self.net.open("alice", ["mix1"])
         self.net.run(0.1)
         self.say(BEFORE)

@@ -30,6 +30,7 @@ from overlay.apm.layer import IpVersions
 from overlay.apm.switchboard import control_packet
 from overlay.errors import BackendError, LimitReached, PathError
 from overlay.ipsec.interface import IpsecConfiguration
+from sims.world.engine.conditions import drop, duplicate, share
 
 BOB = BOB_V4.network_address.packed
 LENT_LINGER_S = lab_settings().lent_address_hold_s
@@ -115,7 +116,7 @@ def test_what_took_over_ends_like_any_circuit_and_leaves_nothing() -> None:
     scene = Scene()
     scene.net.crash("mix1")
     scene.echo(3)
-    scene.net.hosts["mix1"].alive = True
+    scene.net.revive("mix1")
     scene.alice.manager.close(scene.standby, scene.net.now)
     scene.net.pump(scene.alice)
     scene.net.run(70)
@@ -183,7 +184,7 @@ def test_the_exit_may_lose_its_link_before_the_source_notices_anything() -> None
     assert opened_now(scene).inner_addresses is not None
     assert opened_now(scene).inner_addresses.ipv4 == scene.inner
     assert scene.inner not in inner_closed(scene)
-    scene.net.hosts["mix2"].alive = True
+    scene.net.revive("mix2")
     scene.alice.manager.close(scene.standby, scene.net.now)
     scene.net.pump(scene.alice)
     scene.net.run(70)
@@ -303,7 +304,7 @@ def test_a_standby_that_dies_costs_the_circuit_nothing() -> None:
 def test_a_standby_that_ends_while_it_takes_over_ends_the_lost_circuit(end: str) -> None:
     """Else the lost circuit would stay for ever: its timer has ended, and so has the move."""
     scene = Scene()
-    scene.net.lose = lambda sender, *_: sender is scene.alice
+    scene.net.network.impose(drop(), sender=scene.alice)
     scene.alice.manager.link_lost(scene.net["mix1"].address, scene.net.now)
     assert state_of(scene, scene.standby) is CircuitState.STANDBY
     assert scene.alice.events_of(CircuitLost) == []
@@ -345,7 +346,7 @@ def test_a_host_that_refuses_the_moved_policies_keeps_no_address() -> None:
     scene.alice.engine.install = refuse_policies_alone  # type: ignore[method-assign]
     scene.net.crash("mix1")
     scene.echo(4)
-    scene.net.hosts["mix1"].alive = True
+    scene.net.revive("mix1")
     assert [lost.circuit for lost in scene.alice.events_of(CircuitLost)] == [scene.standby]
     scene.net.run(90)
     check_empty(scene.net)
@@ -401,7 +402,7 @@ def tell_source(scene: Scene, number: int, position: int, message: Confirm | Tea
 def test_a_confirm_that_lies_moves_nothing(lie: str) -> None:
     """Both circuits are lost in the end, and the path is built anew over another exit."""
     scene = Scene()
-    scene.net.lose = lambda sender, *_: sender is scene.alice
+    scene.net.network.impose(drop(), sender=scene.alice)
     scene.alice.manager.link_lost(scene.net["mix1"].address, scene.net.now)
     circuits = scene.alice.manager.inspection()
     primary, standby = circuits.own_circuit(scene.number), circuits.own_circuit(scene.standby)
@@ -466,17 +467,16 @@ def test_the_ticket_of_a_circuit_that_is_closing_moves_nothing() -> None:
 def test_moves_survive_loss_and_copies(seed: int, loss: float, copies: int) -> None:
     scene = Scene()
     rng = Random(seed)
-    scene.net.lose = lambda *_: rng.random() < loss
-    scene.net.copies = lambda: copies
+    scene.net.network.impose(drop(share(loss, rng)))
+    scene.net.network.impose(duplicate(copies=copies - 1))
     scene.net.crash("mix2")
     scene.echo(6)
     ended = scene.moved() or scene.alice.events_of(CircuitLost)
     assert ended
-    scene.net.lose = lambda *_: False
-    scene.net.copies = lambda: 1
+    scene.net.network.lift()
     for report in scene.alice.manager.circuits():
         scene.alice.manager.close(report.number, scene.net.now)
-    scene.net.hosts["mix2"].alive = True
+    scene.net.revive("mix2")
     scene.net.pump(scene.alice)
     scene.net.run(120)
     check_empty(scene.net)
