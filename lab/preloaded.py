@@ -161,7 +161,7 @@ def run_preloaded(
 # -- this process's side -----------------------------------------------------------------
 
 
-class _Server:
+class _ForkServer:
     """The process that forks; it ends when this process does."""
 
     def __init__(self) -> None:
@@ -198,14 +198,14 @@ class _Server:
             self.process.wait()
 
 
-_servers: dict[int, _Server] = {}
+_servers: dict[int, _ForkServer] = {}
 """By the process that started it: a forked child of that must start its own."""
 
 
-def _the_server() -> _Server:
+def _the_server() -> _ForkServer:
     server = _servers.get(os.getpid())
     if server is None or server.process.poll() is not None:
-        server = _servers[os.getpid()] = _Server()
+        server = _servers[os.getpid()] = _ForkServer()
     return server
 
 

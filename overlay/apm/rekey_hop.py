@@ -55,7 +55,7 @@ class _Answered:
 
 
 @dataclass(slots=True, eq=False)
-class _Exchange:
+class _HopExchanges:
     """The exchanges of a circuit: an open one, and one whose SWITCHED may have been lost."""
 
     number: int
@@ -87,7 +87,7 @@ class HopRekeying:
         self._connections = connections
         self._rng = rng
         self._settings = switchboard.settings
-        self._exchanges: dict[int, _Exchange] = {}
+        self._exchanges: dict[int, _HopExchanges] = {}
         self._retired: RetiredSas[int] = RetiredSas(
             switchboard.backend, connections.release_forward_spi
         )
@@ -105,14 +105,14 @@ class HopRekeying:
             Replayed, Malformed, Refused, NotAuthentic, LimitReached: the message is dropped
                 without an answer.
         """
-        exchange = self._exchanges.get(circuit.number) or _Exchange(circuit.number)
+        exchange = self._exchanges.get(circuit.number) or _HopExchanges(circuit.number)
         if isinstance(message, RekeyOffer):
             self._on_offer(exchange, circuit, message, now)
         else:
             self._on_switch(exchange, circuit, message, now)
 
     def _on_offer(
-        self, exchange: _Exchange, circuit: InstalledHopCircuit, offer: RekeyOffer, now: float
+        self, exchange: _HopExchanges, circuit: InstalledHopCircuit, offer: RekeyOffer, now: float
     ) -> None:
         answered = exchange.answered
         if answered is not None and answered.offer == offer:
@@ -155,7 +155,7 @@ class HopRekeying:
         )
 
     def _on_switch(
-        self, exchange: _Exchange, circuit: InstalledHopCircuit, switch: RekeySwitch, now: float
+        self, exchange: _HopExchanges, circuit: InstalledHopCircuit, switch: RekeySwitch, now: float
     ) -> None:
         for meant, happened in (
             (exchange.answered, HopRekeyInput.SWITCH),
@@ -173,23 +173,23 @@ class HopRekeying:
             return
         raise Replayed("the source switches to keys that were not agreed")
 
-    def _feed(self, exchange: _Exchange, happened: HopRekeyInput, cause: _Cause) -> None:
+    def _feed(self, exchange: _HopExchanges, happened: HopRekeyInput, cause: _Cause) -> None:
         action, exchange.state = required_step(TRANSITIONS, exchange.state, happened, "an exchange")
         action(self, exchange, cause)
 
     # --- actions of the table ---
 
-    def _answer(self, exchange: _Exchange, cause: _Cause) -> None:
+    def _answer(self, exchange: _HopExchanges, cause: _Cause) -> None:
         """Accept an offer; discard the keys of an earlier offer without a switch."""
         if exchange.answered is not None:
             self._retired.discard(_new_inbound(exchange.answered))
         exchange.answered = present(cause.fresh)
         self._answer_again(exchange, cause)
 
-    def _answer_again(self, exchange: _Exchange, cause: _Cause) -> None:
+    def _answer_again(self, exchange: _HopExchanges, cause: _Cause) -> None:
         self._say(cause.circuit, present(exchange.answered).answer)
 
-    def _switch(self, exchange: _Exchange, cause: _Cause) -> None:
+    def _switch(self, exchange: _HopExchanges, cause: _Cause) -> None:
         """Send with the new keys; the outbound SA is already installed."""
         replaced, answered = cause.circuit.sas, present(exchange.answered)
         exchange.answered, exchange.switched = None, answered
@@ -199,7 +199,7 @@ class HopRekeying:
         self._retired.add(exchange.number, retired, until)
         self._switch_again(exchange, cause)
 
-    def _switch_again(self, exchange: _Exchange, cause: _Cause) -> None:
+    def _switch_again(self, exchange: _HopExchanges, cause: _Cause) -> None:
         self._say(cause.circuit, present(exchange.switched).switched)
 
     # --- time and the end ---
@@ -248,7 +248,7 @@ def _new_inbound(answered: _Answered) -> RetiredSa:
     return RetiredSa((hop_associations(answered.sas)[0],), (answered.sas.forward_spi,))
 
 
-_Step = tuple[Callable[[HopRekeying, _Exchange, _Cause], None], HopRekeyState]
+_Step = tuple[Callable[[HopRekeying, _HopExchanges, _Cause], None], HopRekeyState]
 
 
 def _table() -> Mapping[tuple[HopRekeyState, HopRekeyInput], _Step]:

@@ -71,7 +71,7 @@ class _Agreed:
 
 
 @dataclass(slots=True, eq=False)
-class _Exchange:
+class _SourceExchanges:
     """The source's side of the exchanges with one hop; times in Unix seconds.
 
     ``spread_s`` is the longest wait before the switch in seconds. ``replaced`` are the SAs that
@@ -109,7 +109,7 @@ class SourceRekeying:
         self._rng = rng
         self._lose = lose
         self._settings = switchboard.settings
-        self._exchanges: dict[_Owner, _Exchange] = {}
+        self._exchanges: dict[_Owner, _SourceExchanges] = {}
         self._timers: Timers[_Owner] = Timers()
         self._retired: RetiredSas[_Owner] = RetiredSas(
             switchboard.backend, switchboard.spis.release
@@ -123,7 +123,7 @@ class SourceRekeying:
         Each hop has its own random delay, so that a hop cannot infer its position from the order.
         """
         for position in range(1, len(circuit.path) + 1):
-            exchange = _Exchange((circuit.number, position))
+            exchange = _SourceExchanges((circuit.number, position))
             exchange.spread_s = self._settings.rekey_spread_s
             self._exchanges[exchange.owner] = exchange
             self._timers.set(exchange.owner, now + self._rng.random() * exchange.spread_s)
@@ -138,7 +138,7 @@ class SourceRekeying:
                 retired += self._held(exchange) + self._retired.take(owner)
         return retired
 
-    def _held(self, exchange: _Exchange) -> RetiredSa:
+    def _held(self, exchange: _SourceExchanges) -> RetiredSa:
         held = RetiredSa()
         if exchange.attempt is not None:
             held += RetiredSa(spis=_spis(exchange.attempt.offer))
@@ -181,7 +181,7 @@ class SourceRekeying:
         else:
             self._on_switched(exchange, message, now)
 
-    def _on_answer(self, exchange: _Exchange, answer: RekeyAnswer, now: float) -> None:
+    def _on_answer(self, exchange: _SourceExchanges, answer: RekeyAnswer, now: float) -> None:
         attempt = exchange.attempt
         if attempt is None or attempt.offer.generation != answer.generation:
             self._board.count(_why_dropped(exchange, answer))
@@ -207,7 +207,7 @@ class SourceRekeying:
         switch = RekeySwitch(offer.generation, secrets.switch_tag)
         return _Agreed(sas, switch, secrets.switched_tag)
 
-    def _on_switched(self, exchange: _Exchange, message: RekeySwitched, now: float) -> None:
+    def _on_switched(self, exchange: _SourceExchanges, message: RekeySwitched, now: float) -> None:
         agreed = exchange.agreed
         if (
             agreed is None
@@ -232,7 +232,7 @@ class SourceRekeying:
         while (owner := self._timers.pop_due(now)) is not None:
             self._due(self._exchanges[owner], now)
 
-    def _due(self, exchange: _Exchange, now: float) -> None:
+    def _due(self, exchange: _SourceExchanges, now: float) -> None:
         if exchange.state is SourceRekeyState.SETTLED:
             self._feed(exchange, SourceRekeyInput.DUE, now)
         elif exchange.state is SourceRekeyState.AGREED:
@@ -244,24 +244,24 @@ class SourceRekeying:
         else:
             self._feed(exchange, SourceRekeyInput.REPEAT_DUE, now)
 
-    def _feed(self, exchange: _Exchange, happened: SourceRekeyInput, now: float) -> None:
+    def _feed(self, exchange: _SourceExchanges, happened: SourceRekeyInput, now: float) -> None:
         action, exchange.state = required_step(TRANSITIONS, exchange.state, happened, "an exchange")
         action(self, exchange, now)
 
     # --- actions of the table ---
 
-    def _nothing(self, exchange: _Exchange, now: float) -> None:
+    def _nothing(self, exchange: _SourceExchanges, now: float) -> None:
         """Do nothing: the keys are being replaced already, or the new state records the input."""
 
-    def _offer(self, exchange: _Exchange, now: float) -> None:
+    def _offer(self, exchange: _SourceExchanges, now: float) -> None:
         exchange.gives_up_at = now + self._settings.rekey_timeout_s
         exchange.pause_s = self._settings.rekey_retry_s
         self._try(exchange, now)
 
-    def _repeat_offer(self, exchange: _Exchange, now: float) -> None:
+    def _repeat_offer(self, exchange: _SourceExchanges, now: float) -> None:
         self._try(exchange, now)
 
-    def _try(self, exchange: _Exchange, now: float) -> None:
+    def _try(self, exchange: _SourceExchanges, now: float) -> None:
         """Send the open offer, or a new one if there is none."""
         if exchange.attempt is None:
             exchange.attempt = self._new_attempt(exchange)
@@ -269,7 +269,7 @@ class SourceRekeying:
             self._say(exchange, exchange.attempt.offer)
         self._pause(exchange, now)
 
-    def _new_attempt(self, exchange: _Exchange) -> _Attempt | None:
+    def _new_attempt(self, exchange: _SourceExchanges) -> _Attempt | None:
         try:
             [(forward_spi, backward_spi)] = allocate_spis(1, self._board.spis)
         except LimitReached:
@@ -279,20 +279,20 @@ class SourceRekeying:
         offer = RekeyOffer(exchange.attempts, forward_spi, backward_spi, key.share)
         return _Attempt(offer, key)
 
-    def _wait(self, exchange: _Exchange, now: float) -> None:
+    def _wait(self, exchange: _SourceExchanges, now: float) -> None:
         """Switch after a random time, so that the hop cannot measure the distance to the source.
 
         If the keys in use reach a soft limit meanwhile, a new and shorter time is drawn.
         """
         self._timers.set(exchange.owner, now + self._rng.random() * exchange.spread_s)
 
-    def _offer_anew(self, exchange: _Exchange, now: float) -> None:
+    def _offer_anew(self, exchange: _SourceExchanges, now: float) -> None:
         """Discard keys for which this host could not install the outbound SA, and offer again."""
         agreed, exchange.agreed = present(exchange.agreed), None
         self._retired.discard(RetiredSa((_inbound(agreed.sas),), agreed.sas.own_spis))
         self._try(exchange, now)
 
-    def _switch(self, exchange: _Exchange, now: float) -> None:
+    def _switch(self, exchange: _SourceExchanges, now: float) -> None:
         """Send with the new keys from now on; the outbound SA is already installed."""
         circuit, position = self._circuit(exchange.owner)
         agreed, hops = present(exchange.agreed), list(circuit.ipsec.hops)
@@ -303,11 +303,11 @@ class SourceRekeying:
         exchange.pause_s = self._settings.rekey_retry_s
         self._repeat_switch(exchange, now)
 
-    def _repeat_switch(self, exchange: _Exchange, now: float) -> None:
+    def _repeat_switch(self, exchange: _SourceExchanges, now: float) -> None:
         self._say(exchange, present(exchange.agreed).switch)
         self._pause(exchange, now)
 
-    def _settle(self, exchange: _Exchange, now: float) -> None:
+    def _settle(self, exchange: _SourceExchanges, now: float) -> None:
         """End an exchange; the replaced inbound SA still accepts packets that are under way."""
         self._timers.cancel(exchange.owner)
         replaced, exchange.replaced = present(exchange.replaced), None
@@ -316,22 +316,22 @@ class SourceRekeying:
         retired = RetiredSa((_inbound(replaced),), replaced.own_spis)
         self._retired.add(exchange.owner, retired, now + self._settings.retired_sa_s)
 
-    def _settle_and_offer(self, exchange: _Exchange, now: float) -> None:
+    def _settle_and_offer(self, exchange: _SourceExchanges, now: float) -> None:
         self._settle(exchange, now)
         exchange.spread_s = 0.0
         self._offer(exchange, now)
 
-    def _give_up(self, exchange: _Exchange, now: float) -> None:
+    def _give_up(self, exchange: _SourceExchanges, now: float) -> None:
         number, position = exchange.owner
         self._lose(number, position, now)
 
     # --- parts ---
 
-    def _pause(self, exchange: _Exchange, now: float) -> None:
+    def _pause(self, exchange: _SourceExchanges, now: float) -> None:
         self._timers.set(exchange.owner, min(now + exchange.pause_s, exchange.gives_up_at))
         exchange.pause_s = min(2 * exchange.pause_s, LONGEST_PAUSE_S)
 
-    def _say(self, exchange: _Exchange, message: RekeyOffer | RekeySwitch) -> None:
+    def _say(self, exchange: _SourceExchanges, message: RekeyOffer | RekeySwitch) -> None:
         sas = self._sas(exchange.owner)
         self._board.send([control_packet(sas.near, sas.hop, message)])
 
@@ -347,7 +347,7 @@ class SourceRekeying:
         return circuit.ipsec.hops[position - 1]
 
 
-def _why_dropped(exchange: _Exchange, answer: RekeyAnswer | RekeySwitched) -> ApmDrop:
+def _why_dropped(exchange: _SourceExchanges, answer: RekeyAnswer | RekeySwitched) -> ApmDrop:
     """Distinguish an answer to a repeated request from an answer without a request."""
     return ApmDrop.LATE if answer.generation <= exchange.attempts else ApmDrop.UNEXPECTED
 
@@ -364,7 +364,7 @@ def _inbound(sas: OnionSas) -> SecurityAssociation:
     return source_associations(sas)[1]
 
 
-_Step = tuple[Callable[[SourceRekeying, _Exchange, float], None], SourceRekeyState]
+_Step = tuple[Callable[[SourceRekeying, _SourceExchanges, float], None], SourceRekeyState]
 
 
 def _table() -> Mapping[tuple[SourceRekeyState, SourceRekeyInput], _Step]:

@@ -122,7 +122,7 @@ class _Path:
         self.passed = self.living = 0
 
 
-class _Ask:
+class _LookupRequest:
     """One request: the path that made it, and its state."""
 
     __slots__ = ("path", "state")
@@ -158,8 +158,8 @@ class Lookup:
         self._settings = settings
         self._deadline = now + settings.lookup_time_s
         self._paths = [_Path() for _ in range(settings.disjoint_paths)]
-        self._asks: dict[Contact, _Ask] = {}
-        self._latest: dict[NodeId, _Ask] = {}
+        self._asks: dict[Contact, _LookupRequest] = {}
+        self._latest: dict[NodeId, _LookupRequest] = {}
         self._contacts: dict[NodeId, Contact] = {}
         self._in_flight = 0
         self._late = 0
@@ -313,7 +313,7 @@ class Lookup:
     def _ask(self, path: _Path, contact: Contact) -> None:
         if contact.node_id in self._latest or any(each.full for each in self._paths):
             self._look_again()  # some path may have passed it as one that cannot be asked
-        self._asks[contact] = self._latest[contact.node_id] = _Ask(path)
+        self._asks[contact] = self._latest[contact.node_id] = _LookupRequest(path)
         subnet = self._subnet(contact)
         path.subnets[subnet] += 1
         if path.subnets[subnet] >= self._settings.table_prefix_limit:

@@ -67,7 +67,7 @@ _GRACE_S: Final = 2.0
 
 
 @dataclass(slots=True)
-class _Ask:
+class _AskedNode:
     """One asked node. ``due`` is when to ask again, or, after ``sent``, to give the probe up."""
 
     contact: Contact
@@ -83,7 +83,7 @@ class _Ask:
 class _Round:
     candidates: list[Contact]
     overloaded: int
-    asks: list[_Ask] = field(default_factory=list)
+    asks: list[_AskedNode] = field(default_factory=list)
 
     def finished(self) -> bool:
         return all(ask.silent or ask.void for ask in self.asks)
@@ -199,7 +199,7 @@ class ReachTests:
         return False
 
     def _probed(
-        self, test: _Test, ask: _Ask, request: UnverifiedRequest, source: Endpoint, now: float
+        self, test: _Test, ask: _AskedNode, request: UnverifiedRequest, source: Endpoint, now: float
     ) -> None:
         if source.packed == ask.contact.endpoint.packed:
             return  # its packets pass in any case
@@ -259,18 +259,20 @@ class ReachTests:
             return
         contact = round_.candidates.pop(0)
         test.asked.add(prefix_of(contact.endpoint))
-        ask = _Ask(contact, self._rng.randbytes(PROBE_NONCE_BYTES))
+        ask = _AskedNode(contact, self._rng.randbytes(PROBE_NONCE_BYTES))
         round_.asks.append(ask)
         self._send(test, ask, now)
 
-    def _send(self, test: _Test, ask: _Ask, now: float) -> None:
+    def _send(self, test: _Test, ask: _AskedNode, now: float) -> None:
         ask.due = math.inf
         ask.polls += 1
         request = WantProbe(self._sign(now), test.endpoint.port, ask.nonce)
         answered = partial(self._answered, test, ask)
         self._calls.start(request, ask.contact.endpoint, ask.contact.node_id, now, answered)
 
-    def _answered(self, test: _Test, ask: _Ask, answer: VerifiedReply | None, now: float) -> None:
+    def _answered(
+        self, test: _Test, ask: _AskedNode, answer: VerifiedReply | None, now: float
+    ) -> None:
         if test.round is None or ask not in test.round.asks or ask.void:
             return  # the round is over
         progress = ProbeProgress.REFUSED
@@ -283,7 +285,7 @@ class ReachTests:
         else:
             self._give_up(test, ask, now)
 
-    def _give_up(self, test: _Test, ask: _Ask, now: float) -> None:
+    def _give_up(self, test: _Test, ask: _AskedNode, now: float) -> None:
         """Expect nothing of an asked node any more; ask another one, or end the round."""
         ask.void, ask.due = True, math.inf
         if test.round is not None:

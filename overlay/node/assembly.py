@@ -35,6 +35,7 @@ from overlay.link.links import DEFAULT_LINK_SUITES, Links
 from overlay.link.replay import InitiationClock
 from overlay.neighbours import Neighbours
 from overlay.node.node_cores import NodeCores
+from overlay.node.periodic_tasks import PeriodicTasks
 from overlay.node.shells.packet_transport import (
     DatagramSink,
     NodeBackend,
@@ -43,7 +44,6 @@ from overlay.node.shells.packet_transport import (
 )
 from overlay.node.shells.port_forms import Marks
 from overlay.node.shells.userspace_transport import UserspaceTransport
-from overlay.node.timers import PeriodicTasks
 from overlay.packet_sizes import INNER_MTU
 from overlay.paths.mix_choice import MixChoice
 from overlay.paths.paths import KillSwitchService, Paths
@@ -280,7 +280,7 @@ def wire_cores(
         paths=paths,
         datapath=datapath,
         network=surroundings.network,
-        chores=PeriodicTasks(),
+        periodic_tasks=PeriodicTasks(),
         forget_inner_addresses=surroundings.forget_inner_addresses,
     )
     cores.send_apart = surroundings.send_apart

@@ -53,8 +53,8 @@ from overlay.link.links import Links
 from overlay.logs import EventLog
 from overlay.neighbours import Neighbours
 from overlay.node.bootstrap_report import BootstrapReport
+from overlay.node.periodic_tasks import PeriodicTasks
 from overlay.node.shells.packet_transport import Arrived, DatagramSink, NodeBackend, PacketTransport
-from overlay.node.timers import PeriodicTasks
 from overlay.paths.paths import Paths
 from overlay.tfc.strategy import TfcStrategy
 
@@ -101,7 +101,7 @@ class NodeCores:
         paths: Paths,
         datapath: PacketTransport,
         network: DatagramSink,
-        chores: PeriodicTasks,
+        periodic_tasks: PeriodicTasks,
         forget_inner_addresses: Callable[[Iterable[InnerAddress]], None],
     ) -> None:
         self.dht = dht
@@ -113,7 +113,7 @@ class NodeCores:
         self.neighbours = neighbours
         self.paths = paths
         self.datapath = datapath
-        self.chores = chores
+        self.periodic_tasks = periodic_tasks
         self.joined = False
         self.send_apart: Callable[[bytes, Endpoint], None] = lambda *_: None
         self.reach_changed: Callable[[ReachChanged, float], None] = lambda *_: None
@@ -124,7 +124,7 @@ class NodeCores:
         self._network = network
         self._forget_inner_addresses = forget_inner_addresses
         links.endpoints.published = self._published
-        chores.every(_TIDY_INTERVAL_S, "tidy", self._tidy, first=0.0)
+        periodic_tasks.every(_TIDY_INTERVAL_S, "tidy", self._tidy, first=0.0)
 
     def receive(self, batch: Sequence[tuple[bytes, Endpoint]], now: float) -> bool:
         """Process datagrams from the UDP port: first ESP, then the control traffic of each core.
@@ -176,7 +176,7 @@ class NodeCores:
             self.circuits.next_deadline(),
             self.paths.next_deadline(),
             self.tfc.next_deadline(),
-            self.chores.next_deadline(),
+            self.periodic_tasks.next_deadline(),
         )
 
     def handle_deadline(self, now: float) -> None:
@@ -185,7 +185,7 @@ class NodeCores:
         self.links.handle_deadline(now)
         self.circuits.handle_deadline(now)
         self.paths.handle_deadline(now)
-        self.chores.handle_deadline(now)
+        self.periodic_tasks.handle_deadline(now)
         for link in self.tfc.due(now):
             self.datapath.send_dummy(link, now)
         self.settle(now)

@@ -11,7 +11,7 @@ whole. Code that changes a core from outside calls :meth:`RunningNode.settle`, w
 timers.
 
 Invalid bytes of a peer are counted inside the cores. If the host refuses something, the path, link
-or chore concerned fails. Other failures are bugs, or the loss of a socket or of the exit's device.
+or task concerned fails. Other failures are bugs, or the loss of a socket or of the exit's device.
 Then the task's supervisor records the failure and the node ends. All destinations stay blocked.
 """
 
@@ -225,7 +225,7 @@ class RunningNode:
         self._greet(now)
         self.publication.publish(now)
         self.publication.test(now)
-        self._schedule_chores(now)
+        self._schedule_tasks(now)
         self.settle(now)
 
     async def stop(self) -> None:
@@ -236,7 +236,7 @@ class RunningNode:
         """
         now, cores = self.clock.now(), self.cores
         self._stopping = True
-        cores.chores.cancel_all()
+        cores.periodic_tasks.cancel_all()
         self._refused_revision = -1
         self.remember_paths()
         self.note_blocked()
@@ -319,13 +319,13 @@ class RunningNode:
         private = self.configuration.network.allow_private_endpoints
         cores.dht.bootstrap([peer for peer in peers if private or is_public(peer)], now)
 
-    def _schedule_chores(self, now: float) -> None:
-        chores = self.cores.chores
+    def _schedule_tasks(self, now: float) -> None:
+        tasks = self.cores.periodic_tasks
         resign_at = now + RESIGN_INTERVAL_S
-        chores.every(RESIGN_INTERVAL_S, "publish", self.publication.publish, first=resign_at)
-        chores.every(_MEET_INTERVAL_S, "meet", self.neighbours.review, first=now + 1)
-        chores.every(_CLOCK_INTERVAL_S, "clock", self.clock_watch.check, first=now + 1)
-        chores.every(_SAVE_INTERVAL_S, "save", self._save, first=now + _SAVE_INTERVAL_S / 10)
+        tasks.every(RESIGN_INTERVAL_S, "publish", self.publication.publish, first=resign_at)
+        tasks.every(_MEET_INTERVAL_S, "meet", self.neighbours.review, first=now + 1)
+        tasks.every(_CLOCK_INTERVAL_S, "clock", self.clock_watch.check, first=now + 1)
+        tasks.every(_SAVE_INTERVAL_S, "save", self._save, first=now + _SAVE_INTERVAL_S / 10)
 
     def _take_over(self, now: float) -> None:
         """Restore paths of earlier processes and permanent ones; all are blocked already."""
@@ -362,7 +362,7 @@ class RunningNode:
             self.settle(self.clock.now())
 
     def remember_paths(self) -> None:
-        """Write the paths to the disk if they have changed; a chore repeats a write that failed."""
+        """Write the paths to the disk if they have changed; a failed write is repeated later."""
         paths = self.cores.paths
         if self.left_blocked is not None:
             return  # a stopping node has no paths any more, but the file must keep them
@@ -444,7 +444,7 @@ class RunningNode:
         self.cores.paths.give_up(taken, now)
         self.settle(now)
 
-    # -- chores ----------------------------------------------------------------------
+    # -- periodic tasks ------------------------------------------------------------
 
     def _begin_exit(self, now: float) -> None:
         """Test the exit role before a descriptor is signed, and after each change of the host.

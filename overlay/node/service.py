@@ -294,7 +294,7 @@ class NodeService:
         counters |= running.shell.backend.association_counts()
         counters |= running.shell.path.counters()
         troubles = {
-            "chores_failed": cores.chores.failures,
+            "periodic_tasks_failed": cores.periodic_tasks.failures,
             "kill_switch_changes_refused": cores.paths.kill_switch_refusals,
             "links_refused": cores.neighbours.refused,
             "path_file_not_written": running.paths_not_remembered,

@@ -230,7 +230,7 @@ def _blind_draw(
 
 
 @dataclass(frozen=True, slots=True)
-class _Candidate:
+class _Representative:
     """One node that represents all nodes with the same shared marks and the same IP versions.
 
     Marks that only one node has exclude no path, so they are omitted. Nodes with the same marks
@@ -291,7 +291,7 @@ class PathSearch:
 
     def _one_of_each_kind(
         self, nodes: Sequence[MixDescriptor], without_kind: int
-    ) -> list[_Candidate]:
+    ) -> list[_Representative]:
         seen: Counter[tuple[frozenset[bytes], frozenset[int]]] = Counter()
         kept = []
         for descriptor in self._rng.sample(nodes, len(nodes)):
@@ -299,11 +299,11 @@ class PathSearch:
             shared, versions = self._shared[key], versions_of(descriptor)
             if seen[shared, versions] < (1 if shared else without_kind):
                 seen[shared, versions] += 1
-                kept.append(_Candidate(descriptor, shared or frozenset({key})))
+                kept.append(_Representative(descriptor, shared or frozenset({key})))
         return kept
 
     def _search(
-        self, relays: list[_Candidate], needed: int, chosen: tuple[MixDescriptor, ...]
+        self, relays: list[_Representative], needed: int, chosen: tuple[MixDescriptor, ...]
     ) -> tuple[MixDescriptor, ...] | None:
         """Return a path of ``chosen``, which begins with the exit, and ``needed`` relays."""
         if needed == 0:
@@ -320,11 +320,13 @@ class PathSearch:
                 return found
         return None
 
-    def _compatible(self, chosen: _Candidate, candidates: list[_Candidate]) -> list[_Candidate]:
+    def _compatible(
+        self, chosen: _Representative, candidates: list[_Representative]
+    ) -> list[_Representative]:
         self.scans_left -= len(candidates)
         return [c for c in candidates if c.marks.isdisjoint(chosen.marks)]
 
-    def _are_hit_by_fewer_marks(self, relays: list[_Candidate], needed: int) -> bool:
+    def _are_hit_by_fewer_marks(self, relays: list[_Representative], needed: int) -> bool:
         """Tell whether fewer than ``needed`` marks are such that each relay has one of them.
 
         Then ``needed`` relays without a common mark do not exist. Taking the most frequent

@@ -46,7 +46,7 @@ _CHAIN_NAME_BYTES: Final = 30
 
 
 @dataclass(frozen=True, slots=True)
-class _Layout:
+class _RuleLayout:
     """Offsets in the header of one rule, in bytes; ``changing`` to ``header`` are not compared."""
 
     family: int
@@ -58,8 +58,10 @@ class _Layout:
 
 
 _LAYOUTS: Final = {
-    4: _Layout(socket.AF_INET, socket.IPPROTO_IP, target_offset=88, changing=90, header=112),
-    6: _Layout(socket.AF_INET6, socket.IPPROTO_IPV6, target_offset=140, changing=142, header=168),
+    4: _RuleLayout(socket.AF_INET, socket.IPPROTO_IP, target_offset=88, changing=90, header=112),
+    6: _RuleLayout(
+        socket.AF_INET6, socket.IPPROTO_IPV6, target_offset=140, changing=142, header=168
+    ),
 }
 
 
@@ -167,7 +169,7 @@ def _comment(rule: bytes, at: int) -> str | None:
 _NO_HOOK: Final = 0xFFFFFFFF
 
 
-def _entries(entries: bytes, layout: _Layout) -> Iterator[tuple[int, bytes, int]]:
+def _entries(entries: bytes, layout: _RuleLayout) -> Iterator[tuple[int, bytes, int]]:
     """Yield (offset, rule, offset of its target in the rule); stop at malformed data."""
     at = 0
     while at + layout.header <= len(entries):
@@ -207,7 +209,7 @@ def _bounded(size: int) -> int:
     return size
 
 
-def _ask(asking: socket.socket, layout: _Layout, option: int, request: bytes) -> bytes:
+def _ask(asking: socket.socket, layout: _RuleLayout, option: int, request: bytes) -> bytes:
     """Call getsockopt(2) with a request in its buffer, which Python's own function cannot pass."""
     buffer = ctypes.create_string_buffer(request, len(request))
     length = ctypes.c_uint32(len(request))

@@ -84,7 +84,7 @@ MEASURES: Final = (
     Measure("mtt_staleness", 0.15, 0.02, "who left is found for twenty minutes, then by nobody"),
     Measure("mtt_overlap", 0.0, 0.03, "likewise"),
     Measure("path_first_try", 0.0, 0.05, "relays fail by leaving alone"),
-    Measure("messages_per_node_s", 0.15, 0.0, "rates of chores in the mean"),
+    Measure("messages_per_node_s", 0.15, 0.0, "rates of periodic tasks in the mean"),
 )
 """All metrics of both simulations, except the fill of single buckets."""
 

@@ -140,8 +140,8 @@ def test_a_relays_process_makes_no_system_call_for_a_packet(overlay, tmp_path):
         server.wait(timeout=20)
         relayed = packets_of(overlay, "mixk") - before
     calls = int(counted.read_text().splitlines()[-1].split()[3])
-    # What is left is the node's own life: chores, the DHT, keep-alives, and twice a second a look
-    # at filters and settings that other programs may have changed, some hundred calls each.
+    # What is left is the node's own life: periodic tasks, the DHT, keep-alives, and twice a second
+    # a look at filters and settings that other programs may have changed, some hundred calls each.
     assert relayed > 5000
     assert calls < min(100 + 400 * lasted, relayed / 5), (calls, relayed, lasted)
 

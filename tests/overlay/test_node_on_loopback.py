@@ -519,19 +519,21 @@ def test_a_full_disk_stops_no_node(tmp_path, caplog):
 
     async def program():
         async with running([first, second]) as (node, _), newcomer.node():
-            failures = lambda: node.service.status().counters.get("chores_failed", 0)  # noqa: E731 - read often
+            failures = lambda: node.service.status().counters.get("periodic_tasks_failed", 0)  # noqa: E731 - read often
             with full_disk():
                 await until(lambda: failures() >= 2, step_s=1)
                 assert node.service.status().mix_nodes == 2
-            await until(lambda: messages().count("chore.recovered chore=save") == 3, step_s=1)
+            await until(
+                lambda: messages().count("periodic_task.recovered task=save") == 3, step_s=1
+            )
 
     def messages():
         return [record.message for record in caplog.records]
 
     run(program)
     # Three nodes, each once, however often it failed.
-    assert messages().count("chore.failing chore=save cause=BackendError") == 3
-    assert sum(message.startswith("chore.") for message in messages()) == 6
+    assert messages().count("periodic_task.failing task=save cause=BackendError") == 3
+    assert sum(message.startswith("periodic_task.") for message in messages()) == 6
 
 
 @pytest.mark.slow

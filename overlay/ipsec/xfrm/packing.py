@@ -17,7 +17,7 @@ __all__ = ["PackedStruct"]
 _ALIGN: Final = 4
 
 
-class _Layout(NamedTuple):
+class _StructLayout(NamedTuple):
     """``swapped`` are the (index, size) of integers in network byte order."""
 
     names: tuple[str, ...]
@@ -28,11 +28,11 @@ class _Layout(NamedTuple):
     tail: str | None
 
 
-def _layout(fields: tuple[tuple[str, str], ...]) -> _Layout:
+def _layout(fields: tuple[tuple[str, str], ...]) -> _StructLayout:
     tail = fields[-1][0] if fields and fields[-1][1] == "s" else None
     fixed = fields[:-1] if tail else fields
     values = [(name, fmt) for name, fmt in fixed if not fmt.endswith("x")]
-    return _Layout(
+    return _StructLayout(
         names=tuple(name for name, _ in values),
         defaults=tuple(b"" if fmt.endswith("s") else 0 for _, fmt in values),
         packer=struct.Struct("=" + "".join(fmt.lstrip(">") for _, fmt in fixed)),
@@ -55,10 +55,10 @@ class PackedStruct:
     __slots__ = ()
 
     fields: tuple[tuple[str, str], ...] = ()
-    _compiled: _Layout | None = None
+    _compiled: _StructLayout | None = None
 
     @classmethod
-    def layout(cls) -> _Layout:
+    def layout(cls) -> _StructLayout:
         """Return the compiled fields of this class."""
         if "_compiled" not in cls.__dict__ or cls._compiled is None:
             cls._compiled = _layout(cls.fields)

@@ -88,7 +88,7 @@ class UserspaceShell:
         self._node = node
         if self._exit is not None:
             node.spawn(self._read_exit_device, self._exit.device)
-            node.cores.chores.every(
+            node.cores.periodic_tasks.every(
                 _REFRESH_INTERVAL_S, "addresses", self._exit.refresh, first=node.now()
             )
 

@@ -67,7 +67,7 @@ def _idle_traffic(settings: Idle, seed: int) -> tuple[int, float]:
     begins = joined_s + _JOIN_S + 7 * FIRST_REPUBLISH_S * (1 + JITTER) + _CALM_S
     ends = 15 * FIRST_REPUBLISH_S * (1 - JITTER)
     if begins >= ends:
-        raise ValueError("the nodes joined too slowly for a time without chores")
+        raise ValueError("the nodes joined too slowly for a time without periodic tasks")
     pass_time(world, begins - world.time_s)
     before = world.network.sent
     _check_busy_before(world)
@@ -115,7 +115,7 @@ def _regressions(progress: Progress) -> tuple[list[CheckedValue], str]:
 E9 = Experiment(
     "E9",
     "Regressions K1 to K30, and silence when idle",
-    "every row holds; 0 messages a second 60 s after the last chore, exactly",
+    "every row holds; 0 messages a second 60 s after the last periodic task, exactly",
     "0 shown, 1 absent, 2 failed; or seed",
     "count, or messages a second",
     Idle(),
