@@ -53,7 +53,7 @@ class NodeProcess:
         self.directory = directory
         self.address = str(host.ipv6.ip if ipv6 else host.ipv4.ip)
         self.endpoint = f"[{self.address}]:{PORT}" if ipv6 else f"{self.address}:{PORT}"
-        self._runner = list(runner)
+        self.runner = list(runner)
         self._process: subprocess.Popen[bytes] | PreloadedProcess | None = None
         directory.mkdir(parents=True, exist_ok=True)
         made = json.loads(self.cli("init", "--dir", str(directory), "--json"))
@@ -94,9 +94,9 @@ class NodeProcess:
     def _started(
         self, arguments: Sequence[str], stdout: int, stderr: int
     ) -> subprocess.Popen[bytes] | PreloadedProcess:
-        namespace, entry = self.host.namespace, entry_of(self._runner)
+        namespace, entry = self.host.namespace, entry_of(self.runner)
         if entry is None:
-            return namespace.popen([*self._runner, *arguments], stdout=stdout, stderr=stderr)
+            return namespace.popen([*self.runner, *arguments], stdout=stdout, stderr=stderr)
         module, first = entry
         return start_preloaded(
             namespace, module, [*first, *arguments], stdout=stdout, stderr=stderr
@@ -126,9 +126,9 @@ class NodeProcess:
         Raises:
             LabError: it failed; with its error output.
         """
-        namespace, entry = self.host.namespace, entry_of(self._runner)
+        namespace, entry = self.host.namespace, entry_of(self.runner)
         if entry is None:
-            return namespace.run([*self._runner, *arguments], timeout_s=timeout_s).stdout
+            return namespace.run([*self.runner, *arguments], timeout_s=timeout_s).stdout
         module, first = entry
         done = run_preloaded(namespace, module, [*first, *arguments], timeout_s=timeout_s)
         if done.returncode != 0:

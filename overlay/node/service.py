@@ -57,6 +57,11 @@ class NodeService:
         self._cores = running.cores
         self._stop = stop
 
+    @property
+    def running(self) -> RunningNode:
+        """The node itself, for laboratories that examine and drive its cores."""
+        return self._running
+
     def stop(self) -> None:
         """Begin to stop the node."""
         self._stop()

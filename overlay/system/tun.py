@@ -125,6 +125,10 @@ class TunDevice:
         """
         _set_up(self.name, self.mtu)
 
+    def fileno(self) -> int:
+        """Return the descriptor to wait on, -1 after :meth:`close`."""
+        return self._descriptor
+
     async def read_batch(self) -> list[bytes]:
         """Wait until packets arrive, then return up to 256 of them.
 

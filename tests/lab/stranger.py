@@ -134,9 +134,9 @@ def told(packet):
         tcp = packet[inet.TCP]
         return " ".join(map(str, (*parts, "tcp", tcp.sport, tcp.dport, tcp.flags)))
     names = [each.__name__ for each in packet.layers()[2:]]
-    for each in (inet.ICMP, inet6._ICMPv6):
-        if each in packet:
-            parts += [packet[each].type, packet[each].code]
+    icmp = [each for each in packet.layers() if each.__name__.startswith("ICMP")]
+    if icmp:
+        parts += [packet[icmp[0]].type, packet[icmp[0]].code]
     for each in (inet.IPerror, inet6.IPerror6):
         if each in packet:
             parts += ["about", packet[each].src, packet[each].dst]

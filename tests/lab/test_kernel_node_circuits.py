@@ -119,7 +119,7 @@ def test_more_than_four_hops_are_refused_with_a_sentence(overlay):
 
 def test_a_relays_process_makes_no_system_call_for_a_packet(overlay, tmp_path):
     target = overlay.targets()[0]
-    process = overlay.nodes["mixk"]._process.pid
+    process = overlay.nodes["mixk"].pid
     counted = tmp_path / "counted"
     with overlay.path("alicek", ["mixk", "exitk"], target):
         overlay.ping("alicek", target)
@@ -476,7 +476,7 @@ async def open_and_close(alice, hops, look):
     configuration = load_configuration(alice.configuration)
     identity = read_identity(configuration.node.key_file)
     async with OverlayNode(configuration, identity) as node:
-        cores = node.service._cores
+        cores = node.service.running.cores
         addresses = [ipaddress.ip_address(hop).packed for hop in hops]
         with trio.fail_after(60):
             while not all(cores.table.by_overlay_address(each) for each in addresses):
@@ -491,8 +491,9 @@ async def open_and_close(alice, hops, look):
 
 
 async def one_round(node, cores, path, count, looked=None, look=None):
+    running = node.service.running
     destinations = [ipaddress.ip_network(f"203.0.113.{n + 20}") for n in range(count)]
-    now = node.service._now()
+    now = running.clock.now()
     failed, told = [], cores.paths.handle
     cores.paths.handle = lambda event, now: (
         failed.append(event) if isinstance(event, CircuitFailed | CircuitLost) else None,
@@ -500,7 +501,7 @@ async def one_round(node, cores, path, count, looked=None, look=None):
     )
     for each in destinations:
         cores.circuits.anonymous_connection(path, each, now)
-    node.service._running.settle(now)
+    running.settle(now)
     with trio.fail_after(150):  # a busy machine runs this kernel at a fraction of its speed
         while not all(each.inner_addresses for each in cores.circuits.circuits()):
             await trio.sleep(0.05)
@@ -508,10 +509,10 @@ async def one_round(node, cores, path, count, looked=None, look=None):
     assert (len(cores.circuits.circuits()), failed) == (count, [])
     if looked is not None and looked.busy is None:
         looked.busy = look()
-    now = node.service._now()
+    now = running.clock.now()
     for each in cores.circuits.circuits():
         cores.circuits.close(each.number, now)
-    node.service._running.settle(now)
+    running.settle(now)
     await trio.sleep(LINGERING_S)
 
 
@@ -520,7 +521,7 @@ def test_without_the_privilege_the_kernel_is_refused_with_a_sentence(overlay):
     node.stop()
     command = ["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin"]
     done = node.host.namespace.run(
-        [*command, *node._runner, "up", "--config", str(node.configuration)],
+        [*command, *node.runner, "up", "--config", str(node.configuration)],
         check=False,
     )
     assert done.returncode != 0

@@ -34,6 +34,7 @@ from overlay.ipsec.interface import (
     UdpEncapsulation,
 )
 from overlay.ipsec.suites import SUITES
+from overlay.ipsec.xfrm import netlink
 from overlay.ipsec.xfrm.algorithms import algorithm_names
 from overlay.ipsec.xfrm.backend import XfrmBackend
 from overlay.ipsec.xfrm.encapsulation import decapsulate_esp
@@ -145,7 +146,22 @@ MANY = 40
 """More refusals than fit into the smallest buffer that a socket may have."""
 
 
-def test_answers_that_are_lost_leave_nothing_behind_and_spare_what_is_not_ours(host, backend):
+@pytest.fixture
+def sockets(monkeypatch):
+    """The sockets to the kernel's IPsec that are opened after this, in their order."""
+    opened, usual = [], netlink.open_socket
+
+    def recorded(groups):
+        opened.append(usual(groups))
+        return opened[-1]
+
+    monkeypatch.setattr(netlink, "open_socket", recorded)
+    return opened
+
+
+def test_answers_that_are_lost_leave_nothing_behind_and_spare_what_is_not_ours(
+    host, sockets, backend
+):
     taken = [onion(0x3000 + number) for number in range(MANY)]
     theirs = [
         f"xfrm state add src {address(sa.source)} dst {address(sa.destination)} proto esp spi "
@@ -154,7 +170,7 @@ def test_answers_that_are_lost_leave_nothing_behind_and_spare_what_is_not_ours(h
     ]
     host.configure(theirs)
     before = shown(host)
-    answers = backend._netlink._socket
+    answers = sockets[0]
     usual = answers.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
     answers.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)
     wanted = IpsecConfiguration((onion(), *taken, link()), CONFIGURATION.policies)

@@ -123,7 +123,7 @@ def test_the_exit_refuses_what_its_policy_refuses_and_its_own_services(overlay):
     """Alice's own node refuses to ask; so the exit is asked by packets of a path to bob."""
     exit_address = overlay.nodes["exit"].address
     done = overlay.alice.host.namespace.run(
-        [*overlay.alice._runner, "path", "open", exit_address, "--config",
+        [*overlay.alice.runner, "path", "open", exit_address, "--config",
          str(overlay.alice.configuration)],
         check=False,
     )  # fmt: skip
@@ -287,7 +287,7 @@ def test_an_exit_without_ipv6_serves_ipv4_and_says_why(overlay):
 
     def refused():
         done = alice.host.namespace.run(
-            [*alice._runner, "path", "open", overlay.web.address6, "--hops", "1",
+            [*alice.runner, "path", "open", overlay.web.address6, "--hops", "1",
              "--config", str(alice.configuration)], check=False,
         )  # fmt: skip
         return done.returncode == 1 and "exit" in done.stderr
@@ -325,7 +325,7 @@ def test_an_exit_without_ipv6_serves_ipv4_and_says_why(overlay):
 def test_an_address_of_the_sources_own_network_is_not_taken(overlay):
     namespace = overlay.alice.host.namespace
     namespace.run(["ip", "address", "add", "100.64.7.1/10", "dev", "eth0"])
-    open_path = [*overlay.alice._runner, "path", "open", overlay.web.address, "--hops", "1"]
+    open_path = [*overlay.alice.runner, "path", "open", overlay.web.address, "--hops", "1"]
     done = namespace.run(
         [*open_path, "--config", str(overlay.alice.configuration)], check=False, timeout_s=120
     )

@@ -176,9 +176,8 @@ class UserspaceNode:
         with selectors.DefaultSelector() as selector:
             selector.register(self.socket, selectors.EVENT_READ, self._from_network)
             selector.register(self._stop, selectors.EVENT_READ, None)
-            tun = self.tun and self.tun._descriptor
-            if tun is not None:
-                selector.register(tun, selectors.EVENT_READ, self._from_host)
+            if self.tun is not None:
+                selector.register(self.tun, selectors.EVENT_READ, self._from_host)
             while True:
                 for key, _ in selector.select():
                     if key.data is None:
@@ -196,7 +195,7 @@ class UserspaceNode:
             self.tun.write_batch(processed.to_host + processed.to_exit)
 
     def _from_host(self):
-        packet = os.read(self.tun._descriptor, 65535)
+        packet = os.read(self.tun.fileno(), 65535)
         self._send(self.engine.process_outbound([packet], time.time()))
 
     def _send(self, processed):

@@ -1,13 +1,17 @@
 """Whole overlays under attack, and over the hours: links, next hops, probes."""
 
+from dataclasses import replace
+from ipaddress import ip_network
+
 import pytest
 from overlay_world import DELAY_S, World
 
+from overlay import neighbours
 from overlay.addresses import Endpoint
 from overlay.link.events import LinkPeer
-from overlay.link.security import FIRST_CIRCUIT_REQID
 from overlay.link.settings import LinkSettings
 from overlay.paths.paths import PathState
+from overlay.selection.selector import MixPath
 
 BOB = "203.0.113.10/32"
 OBSERVER = Endpoint("66.6.6.6", 666)
@@ -147,27 +151,41 @@ def test_an_observer_that_wins_every_race_is_corrected_and_the_path_opens(world)
 
 
 def test_a_wrong_endpoint_in_a_layer_does_not_hold_up_the_link_that_others_want(world):
-    relay, wanted = world.all[0], world.all[2]
-    lie = LinkPeer(wanted.identity.overlay_address, bytes([9]) * 32, Endpoint("99.9.9.9", 9))
-    relay.cores.circuits._board.want_link(lie)
-    relay.cores.settle(world.now)
+    """The source of the circuit lies to its relay about the next hop."""
+    source, relay, wanted = world.all[1], world.all[0], world.all[-1]
+    true = {node: source.cores.table.get(node.identity.node_id) for node in (relay, wanted)}
+    lie = replace(true[wanted], link_key=bytes([9]) * 32, endpoints=(Endpoint("99.9.9.9", 9),))
+    path = MixPath((true[relay], lie))
+    source.cores.circuits.anonymous_connection(path, ip_network(BOB), world.now)
+    source.cores.settle(world.now)
     assert world.run(2, until=lambda: wanted.identity.overlay_address in relay.cores.neighbours)
     assert not any(to.host == "99.9.9.9" for _, to, _ in world.wire)
 
 
 @pytest.mark.slow
-def test_links_never_take_the_reqids_of_circuits(world):
-    alice, mix = world.all[1], world.all[2]
-    neighbours = alice.cores.neighbours
-    for _ in range(FIRST_CIRCUIT_REQID - 2):
-        neighbours._free_reqid()
-    for other in (mix, world.all[3], world.all[4]):
-        alice.cores.links.connect(
-            LinkPeer(other.identity.overlay_address, other.identity.link_key, other.endpoint),
-            world.now,
-        )
+def test_links_never_take_the_reqids_of_circuits(monkeypatch):
+    """Here only three are theirs, so they come round again after the third link."""
+    monkeypatch.setattr(neighbours, "FIRST_CIRCUIT_REQID", 4)
+    world = World(8)
+    world.join_all()
+    alice, *others = world.all[1:6]
+
+    def connect(other):
+        peer = LinkPeer(other.identity.overlay_address, other.identity.link_key, other.endpoint)
+        alice.cores.links.connect(peer, world.now)
         alice.cores.settle(world.now)
         world.run(2)
-    reqids = [n.security.reqid for n in neighbours._neighbours.values()]
-    assert len(set(reqids)) == 3
-    assert all(0 < reqid < FIRST_CIRCUIT_REQID for reqid in reqids)
+
+    def reqids():
+        held = alice.engine.contents().associations
+        return sorted({sa.reqid for sa in held if sa.encapsulation is not None})
+
+    for other in others[:3]:
+        connect(other)
+    assert reqids() == [1, 2, 3]
+    alice.cores.links.close(others[1].identity.overlay_address, world.now)
+    alice.cores.settle(world.now)
+    world.run(5)
+    assert reqids() == [1, 3]
+    connect(others[3])
+    assert reqids() == [1, 2, 3]
